@@ -1,0 +1,28 @@
+"""CD49d status and gene signatures from single-cell RNA of chronic lymphocytic leukaemia, inside the scverse."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scbert_cll import datasets, get, model, pl, pp, tl
+    from scbert_cll.model import ScBERT, ScBERTClassifier
+
+__version__ = "0.1.0"
+__all__ = ["ScBERT", "ScBERTClassifier", "__version__", "datasets", "get", "model", "pl", "pp", "tl"]
+
+_ROOMS = frozenset({"datasets", "get", "model", "pl", "pp", "tl"})
+
+
+def __getattr__(name: str) -> Any:
+    """Open a room on first use, so that `import scbert_cll` loads neither torch nor scvi."""
+    if name in _ROOMS:
+        return importlib.import_module(f"scbert_cll.{name}")
+    if name in {"ScBERT", "ScBERTClassifier"}:
+        return getattr(importlib.import_module("scbert_cll.model"), name)
+    raise AttributeError(f"module 'scbert_cll' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

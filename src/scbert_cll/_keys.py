@@ -1,0 +1,58 @@
+"""Every AnnData key the package reads or writes, spelled once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# layers, and the `uns` entry of the same name
+BINNED: Final = "binned"
+
+# obs
+CD49D: Final = "cd49d"
+SPLIT: Final = "split"
+BALANCE_WEIGHT: Final = "balance_weight"
+IS_SYNTHETIC: Final = "is_synthetic"
+PRED: Final = "scbert_pred"
+SCORE: Final = "scbert_score"
+DONOR: Final = "donor"
+
+# obsm
+X_SCBERT: Final = "X_scbert"
+PROBA: Final = "scbert_proba"
+
+# var and varm
+IN_QUERY: Final = "in_query"
+GENE2VEC: Final = "gene2vec"
+GENE_ATTENTION: Final = "gene_attention"
+
+# uns
+ALIGN_GENES: Final = "align_genes"
+SCBERT: Final = "scbert"
+BALANCE: Final = "balance"
+TRUTH: Final = "truth"
+
+# values of obs[SPLIT]
+TRAIN: Final = "train"
+VAL: Final = "val"
+TEST: Final = "test"
+SPLIT_ORDER: Final = (TRAIN, VAL, TEST)
+
+# values of obs[CD49D + LEVEL]
+LEVEL_ORDER: Final = ("zero", "low", "high")
+
+# patient classes of the donor table, Tissino et al. 2020 (doi:10.1182/blood.2019003179)
+DONOR_CLASSES: Final = ("neg_homogeneous", "bimodal_low", "bimodal_high", "pos_homogeneous")
+
+# places where a CITE-seq protein matrix usually lies: obsm of an AnnData, modality of a MuData
+PROTEIN_KEYS: Final = ("protein", "prot", "adt", "ADT", "protein_expression", "protein_counts", "antibody_capture")
+RNA_KEYS: Final = ("rna", "gex", "RNA", "GEX", "gene_expression")
+
+
+def level(key: str) -> str:
+    """`obs` column of the ordered zero / low / high level that belongs to a label column."""
+    return f"{key}_level"
+
+
+def score(key: str) -> str:
+    """`obs` column of the posterior of 'positive' that belongs to a label column."""
+    return f"{key}_score"
