@@ -1,0 +1,26 @@
+"""Shared fixtures: small objects made once, and the real data where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+mpl.use("agg")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_file() -> Callable[[str], Path]:
+    """Path of a file of the real data folder, e.g. `shared_file("data/bmmc_cite.h5mu")`; skips where it is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"real data not here: {name} (see docs/contributing.md)")
+        return path
+
+    return find
