@@ -1,0 +1,158 @@
+"""What one training step is: two plain LightningModules, and a callback that keeps the best epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import f1_score
+from torch import Tensor
+
+from scbert_cll.model._data import Batch
+from scbert_cll.nn import Performer, mask_tokens
+
+
+class _Plan(L.LightningModule):
+    """AdamW with a linear warm-up and a cosine decay to zero, stepped per optimiser step."""
+
+    def __init__(self, module: Performer, *, lr: float, weight_decay: float, warmup: float = 0.1) -> None:
+        super().__init__()
+        self.module, self.lr, self.weight_decay, self.warmup = module, lr, weight_decay, warmup
+
+    def configure_optimizers(self) -> Any:
+        """Give vectors and biases no weight decay, as usual."""
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr)
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        rising = max(1, round(self.warmup * total))
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total - rising))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
+        """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
+        shared = {"on_step": False, "on_epoch": True, "batch_size": n, "sync_dist": self.trainer.world_size > 1}
+        self.log(f"{stage}_loss", loss, prog_bar=True, **shared)
+        self.log_dict({f"{name}_{stage}": value for name, value in metrics.items()}, **shared)
+        return loss
+
+
+class PretrainPlan(_Plan):
+    """Guess the bins of hidden genes: cross-entropy at the hidden genes only."""
+
+    def __init__(self, module: Performer, *, mask_fraction: float = 0.15, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(module, **kwargs)
+        self.mask_fraction, self.seed = mask_fraction, seed
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Hide other genes in every step."""
+        return self._step(batch, "train", self.seed + 1 + self.trainer.fit_loop.total_batch_idx)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Hide the same genes in every epoch, so that losses can be compared."""
+        return self._step(batch, "validation", batch_idx)
+
+    def _step(self, batch: Batch, stage: str, seed: int) -> Tensor:
+        tokens, genes, keep = batch["tokens"], batch.get("genes"), batch.get("keep")
+        generator = torch.Generator().manual_seed(seed)
+        seen, chosen = mask_tokens(tokens, self.module.config.mask_token, fraction=self.mask_fraction, generator=generator)
+        logits = self.module.to_bins(self.module.encode(seen, genes, keep)[chosen])  # (hidden genes, bins)
+        target = tokens[chosen]
+        accuracy = (logits.argmax(-1) == target).float().mean()
+        majority = (_commonest_bin(tokens).unsqueeze(-1).expand_as(tokens)[chosen] == target).float().mean()
+        loss = F.cross_entropy(logits, target)
+        return self.report(stage, len(target), loss, masked_accuracy=accuracy, majority_accuracy=majority)
+
+
+class ClassifyPlan(_Plan):
+    """Weighted cross-entropy on the labelled cells; macro-F1 over whole epochs.
+
+    `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's tokens: augmentation that
+    imitates a shallower cell. It needs ``tokens="expressed"``.
+    """
+
+    def __init__(self, module: Performer, *, token_drop: float = 0.0, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(module, **kwargs)
+        self.token_drop, self.seed = token_drop, seed
+        self._seen: dict[str, list[Tensor]] = {"train": [], "validation": []}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step, with tokens left out."""
+        if self.token_drop and "keep" in batch:
+            generator = torch.Generator().manual_seed(self.seed + 1 + self.trainer.fit_loop.total_batch_idx)
+            batch = batch | {"keep": _drop(batch["keep"], self.token_drop, generator)}
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The whole cell."""
+        return self._step(batch, "validation")
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        logits = self.module(batch["tokens"], batch.get("genes"), batch.get("keep"))
+        labels, weights = batch["labels"], batch["weights"]
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        loss = (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+        guess = logits.argmax(-1)
+        self._seen[stage].append(torch.stack([labels, guess]).detach().cpu())
+        return self.report(stage, len(labels), loss, accuracy=(guess == labels).float().mean())
+
+    def on_train_epoch_end(self) -> None:
+        """Macro-F1 of the epoch's training batches."""
+        self._report_f1("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Macro-F1 of all validation cells together."""
+        self._report_f1("validation")
+
+    def _report_f1(self, stage: str) -> None:
+        if self._seen[stage]:
+            labels, guess = torch.cat(self._seen[stage], dim=1).numpy()
+            score = f1_score(labels, guess, average="macro", zero_division=0)
+            self.log(f"macro_f1_{stage}", float(score), sync_dist=self.trainer.world_size > 1)
+            self._seen[stage].clear()
+
+
+class KeepBest(L.Callback):
+    """Remember the weights of the epoch with the lowest validation loss, and end with them."""
+
+    def __init__(self, monitor: str = "validation_loss") -> None:
+        self.monitor, self.best, self.weights = monitor, math.inf, None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep a copy when the loss is the lowest so far."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and not trainer.sanity_checking and float(value) < self.best:
+            self.best = float(value)
+            self.weights = copy.deepcopy(pl_module.module.state_dict())  # type: ignore[operator, union-attr]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the best weights back."""
+        if self.weights is not None:
+            pl_module.module.load_state_dict(self.weights)  # type: ignore[operator, union-attr]
+
+
+def _commonest_bin(tokens: Tensor) -> Tensor:
+    """Each cell's most frequent non-zero bin (b,): what a network knows that has learned nothing about genes."""
+    counts = F.one_hot(tokens).sum(1)
+    counts[:, 0] = -1
+    return counts.argmax(-1)
+
+
+def _drop(keep: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Leave out a random share of the tokens, up to `most`, but never all of a cell's."""
+    share = most * torch.rand(len(keep), 1, generator=generator)
+    kept = keep & (torch.rand(keep.shape, generator=generator) >= share).to(keep.device)
+    return torch.where(kept.any(-1, keepdim=True), kept, keep)
