@@ -30,6 +30,7 @@ ALIGN_GENES: Final = "align_genes"
 SCBERT: Final = "scbert"
 BALANCE: Final = "balance"
 TRUTH: Final = "truth"
+TRUTH_DONORS: Final = "truth_donors"
 
 # values of obs[SPLIT]
 TRAIN: Final = "train"

@@ -1,0 +1,319 @@
+"""Simulated data with a known truth, to learn the package on and to test it with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mudata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _keys
+
+__all__ = ["cll_toy"]
+
+# Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per cell at 1,800 UMI).
+_SYMBOLS: dict[float, str] = {
+    40.0: "11: MALAT1; 15: B2M; X: TMSB4X; 5: CD74; 6: EEF1A1; MT: MT-CO1 MT-CO3",
+    18.0: "MT: MT-CO2 MT-ND1 MT-ND4 MT-CYB MT-ATP6; 22: RPL3; 16: RPL13 RPS2; 19: RPL13A RPS19 RPL18A; 3: RPL32; "
+    "4: RPL34; 15: RPLP1; 11: RPLP2 RPS3; 6: RPS12 RPS18; 1: RPS27 RPL11; 5: RPS14; 14: RPS29; 12: RPL41; 2: TMSB10",
+    6.0: "12: RPLP0 RPL6 RPS26 NACA HNRNPA1; 17: RPL23A; X: RPL10; 9: RPS6; 2: PTMA; 13: TPT1; 6: HLA-DRA HLA-B HLA-C "
+    "HLA-A; 7: ACTB; 19: FTL; 11: FTH1",
+    2.0: "12: GAPDH BTG1 ARHGDIB LDHB; 11: MS4A1; 19: CD79A CD37; 17: CD79B; 6: HLA-DRB1 HLA-DPA1; 14: FOS; 1: JUN",
+    0.7: "16: CD19; 19: CD22 FCER2; 11: CD5 CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; 1: SELL ROR1; "
+    "4: LEF1; 10: ITGB1; 14: TCL1A",
+    0.13: "2: ITGA4",
+    0.25: "2: ZAP70; 12: CCND2 CDK4 MDM2 KRAS ETV6 STAT6 PA2G4 ITGB7; 16: ITGAL; 21: ITGB2; 4: CD38; 6: HSPA1A; 10: MKI67; "
+    "17: CCR7",
+}
+_MARKERS = {
+    "CLL": "CD19 CD22 CD79A CD79B MS4A1 FCER2 CD24 ROR1 TCL1A CD74 HLA-DRA HLA-DRB1 HLA-DPA1",
+    "T": "11: CD3E CD3D CD3G; 1: CD2; 5: IL7R; 14: TRAC",
+    "monocyte": "5: CD14; 12: LYZ; 1: S100A8 S100A9 FCER1G; 9: FCN1; 20: CST3; 17: CD68",
+}
+_CLONE = "2: IGKC; 22: IGLC2; 14: IGHM IGHD IGHV1-69 IGHV3-7 IGHV3-23 IGHV3-30 IGHV4-34 IGHV4-39"
+_SEX = {"F": "X: XIST", "M": "Y: RPS4Y1 DDX3Y UTY"}
+
+_N_UP, _N_DOWN, _N_MODULES = 20, 10, 8
+_MIN_GENES, _MIN_DONORS = 200, 5
+_CELL_TYPES = ("CLL", "T", "monocyte")
+_CLASSES = ("CD49d-", "CD49d+")
+_LOG_FC = (0.55, 0.95)  # size of a planted effect, natural log units
+_SHARE_POSITIVE = {"neg_homogeneous": 0.02, "bimodal_low": 0.20, "bimodal_high": 0.60, "pos_homogeneous": 0.97}
+# Mean counts per protein: background, and what CLL cells (of CD49d: the positive ones), T cells and monocytes add
+_PROTEINS = {
+    "CD49d": (8.0, 85.0, 110.0, 130.0),
+    "CD19": (7.0, 170.0, 0.0, 0.0),
+    "CD5": (8.0, 75.0, 190.0, 0.0),
+    "CD3": (6.0, 0.0, 150.0, 0.0),
+    "CD14": (6.0, 0.0, 0.0, 240.0),
+    "IgG1": (7.0, 0.0, 0.0, 0.0),
+}
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """One random stream per step, so that a change of one step leaves the others as they were."""
+
+    donors: np.random.Generator
+    genes: np.random.Generator
+    cells: np.random.Generator
+    rates: np.random.Generator
+    counts: np.random.Generator
+    planted: np.random.Generator
+    protein: np.random.Generator
+
+
+def cll_toy(
+    *,
+    n_donors: int = 10,
+    n_cells: int = 2000,
+    n_genes: int = 800,
+    programme: bool = True,
+    rng: int | np.random.Generator | None = 0,
+) -> mudata.MuData:
+    """Simulated CITE-seq of chronic lymphocytic leukaemia with a planted CD49d programme.
+
+    Ten donors in two libraries: CD49d-negative, CD49d-positive (one of them with trisomy 12), and two bimodal ones, one
+    below and one above the 30 % rule. A CLL cell has a latent CD49d level; it sets the CD49d protein and, through a
+    programme of 20 genes up and 10 down, its RNA, so the programme also separates the two halves of a bimodal donor.
+    RNA counts are negative binomial with log-normal library sizes; genes move in modules, donors differ in every gene,
+    in the clone's immunoglobulin genes and in sex, the two libraries differ a little, the genes of chromosome 12 are at
+    1.4-fold dosage in the CLL cells of the trisomy-12 donor, and 2 % of the RNA is ambient. *ITGA4*, the gene of CD49d,
+    is rarely detected and only weakly tied to the protein, and is no member of the programme. About 8 % of the cells are T cells
+    and monocytes, both CD49d+ on protein; the programme does not act in them.
+
+    It is made to check that code finds what is there and nothing else. It is no model of the disease: the planted genes
+    are placeholders (``"GENE0123"``), the other effects are independent of them, and no number got from it says how a
+    method fares on patients.
+
+    Parameters
+    ----------
+    n_donors
+        Number of donors, at least 5; always two bimodal and one with trisomy 12, the rest about 5 : 2 negative : positive.
+    n_cells
+        Number of cells over all donors; at least 20 a donor.
+    n_genes
+        Number of genes, at least 200: about 150 real symbols, then placeholders.
+    programme
+        Whether the planted programme acts. ``False`` gives the control: the same object, count for count, but for the 30
+        planted genes, which then know nothing of CD49d.
+    rng
+        Seed or generator. The same seed gives the same object.
+
+    Returns
+    -------
+    Paired MuData of raw counts: ``"rna"`` (CSR) and ``"prot"`` (dense; CD49d, CD19, CD5, CD3, CD14, IgG1), both float32.
+    The columns of ``mdata["rna"].obs`` are in ``mdata.obs``, too.
+
+    ``mdata["rna"].obs`` : ``donor``, ``batch``, ``cell_type`` (CLL, T, monocyte) : categorical; ``trisomy12`` : bool
+    ``mdata["rna"].obs["cd49d_true"]`` : categorical, CD49d- < CD49d+
+        What the cell is, whatever its protein counts say.
+    ``mdata["rna"].obs["cd49d_latent"]`` : float32
+        0 is a typical negative CLL cell, 1 a typical positive one; missing in other cells.
+    ``mdata["rna"].var["chromosome"]`` : categorical
+        1 to 22, X, Y, MT.
+    ``mdata["rna"].uns["truth"]`` : DataFrame
+        The programme: ``gene``, ``sign``, ``log_fc`` (natural log units per unit of the latent level; 0 in the control).
+    ``mdata["rna"].uns["truth_donors"]`` : DataFrame
+        Per donor: ``pattern``, ``trisomy12``, ``batch``, ``sex``, ``pct_positive`` (of its CLL cells).
+
+    Raises
+    ------
+    ValueError
+        If there are too few donors, cells or genes for what must be in.
+
+    Examples
+    --------
+    >>> import scbert_cll
+    >>> mdata = scbert_cll.datasets.cll_toy(n_cells=400, n_genes=300)
+    >>> mdata["rna"].uns["truth"]["sign"].value_counts().to_dict()
+    {1: 20, -1: 10}
+    """
+    _check_size(n_donors=n_donors, n_cells=n_cells, n_genes=n_genes)
+    streams = _Streams(*np.random.default_rng(rng).spawn(7))
+    donors = _donors(n_donors, streams.donors)
+    genes = _genes(n_genes, streams.genes)
+    cells = _cells(donors, n_cells, streams.cells)
+    truth = _truth(genes, programme, streams.genes)
+    rate = _rates(cells, genes, donors, streams.rates)
+    rna = AnnData(
+        sparse.csr_matrix(_rna_counts(rate, cells, truth, genes, streams)),
+        obs=cells.drop(columns="residual"),
+        var=genes[["chromosome"]].astype("category"),
+        uns={_keys.TRUTH: truth, _keys.TRUTH_DONORS: _summary(donors, cells)},
+    )
+    prot = AnnData(_protein_counts(cells, streams.protein), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS)))
+    mdata = mudata.MuData({"rna": rna, "prot": prot})
+    mdata.obs = rna.obs.copy()
+    return mdata
+
+
+def _check_size(*, n_donors: int, n_cells: int, n_genes: int) -> None:
+    """Room for two bimodal donors, the contaminants and the programme."""
+    least = {"n_donors": _MIN_DONORS, "n_cells": 20 * n_donors, "n_genes": _MIN_GENES}
+    for name, found in {"n_donors": n_donors, "n_cells": n_cells, "n_genes": n_genes}.items():
+        if found < least[name]:
+            raise ValueError(
+                f"cll_toy needs {name} >= {least[name]} (two bimodal donors, 30 planted genes); found {found}."
+            )
+
+
+def _named(text: str) -> pd.Series:
+    """Chromosome of each symbol of ``"12: LYZ LDHB; 5: CD14"``."""
+    parts = (part.split(":") for part in text.split(";"))
+    return pd.Series({symbol: chromosome.strip() for chromosome, names in parts for symbol in names.split()})
+
+
+def _donors(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    """One row per donor, classes spread evenly over the two libraries and in random order."""
+    n_positive = max(2, round(0.3 * n))
+    patterns = ["bimodal_low", "bimodal_high"] + ["pos_homogeneous"] * n_positive
+    table = pd.DataFrame({"pattern": ["neg_homogeneous"] * (n - len(patterns)) + patterns})
+    table["trisomy12"] = np.arange(n) == n - 1
+    table["batch"] = np.where(np.arange(n) % 2, "lib2", "lib1")
+    table["sex"] = rng.permutation(np.where(np.arange(n) % 2, "F", "M"))
+    table["heavy"] = rng.choice([g for g in _named(_CLONE).index if g.startswith("IGHV")], n)
+    table["light"] = rng.choice(["IGKC", "IGLC2"], n)
+    table["size"] = rng.uniform(0.75, 1.25, n)
+    table = table.iloc[rng.permutation(n)]
+    return table.set_index(pd.Index([f"D{i + 1:02d}" for i in range(n)], name=_keys.DONOR))
+
+
+def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    """One row per gene: chromosome, mean UMI per cell, log effect of each cell type, module, dispersion."""
+    blocks = [_named(text).to_frame("chromosome").assign(level=level) for level, text in _SYMBOLS.items()]
+    blocks += [_named(_MARKERS[t]).to_frame("chromosome").assign(level=0.02) for t in ("T", "monocyte")]
+    blocks += [_named(text).to_frame("chromosome").assign(level=0.02) for text in (_CLONE, *_SEX.values())]
+    named = pd.concat(blocks)
+    n_other = n - len(named)
+    other = pd.DataFrame(
+        {
+            "chromosome": rng.choice([*map(str, range(1, 23)), "X"], n_other),
+            "level": np.exp(rng.normal(-1.7, 1.2, n_other)),
+        },
+        index=[f"GENE{i + 1:04d}" for i in range(n_other)],
+    )
+    # what is planted must be expressed, and must not be the dosage of chromosome 12
+    planted = rng.choice(other.index[other["chromosome"] != "12"], _N_UP + _N_DOWN, replace=False)
+    other.loc[planted, "level"] = np.exp(rng.uniform(np.log(0.3), np.log(2.5), len(planted)))
+    genes = pd.concat([named, other])
+    genes["level"] *= np.exp(rng.normal(0, 0.2, n))
+    genes["sign"] = pd.Series(np.repeat([1, -1], [_N_UP, _N_DOWN]), planted).reindex(genes.index, fill_value=0)
+    for cell_type in ("T", "monocyte"):
+        genes[cell_type] = rng.normal(0, 0.8, n) * (rng.random(n) < 0.3)
+        genes.loc[_MARKERS["CLL"].split(), cell_type] = -3.0
+        genes.loc[_named(_MARKERS[cell_type]).index, cell_type] = 5.0
+    genes.loc["ITGA4", ["T", "monocyte"]] = 1.0
+    genes["module"] = np.where(rng.random(n) < 0.5, rng.integers(0, _N_MODULES, n), -1)
+    genes["loading"] = rng.normal(0, 0.35, n) * (genes["module"] >= 0)
+    genes["dispersion"] = rng.uniform(2, 8, n)
+    return genes
+
+
+def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
+    """One row per cell, in random order: the columns of `obs`, and what RNA and protein share beyond the class."""
+    ends = np.rint(n * donors["size"].cumsum() / donors["size"].sum()).astype(int)
+    parts = []
+    for name, pattern, size in zip(donors.index, donors["pattern"], np.diff(ends, prepend=0), strict=True):
+        n_t, n_mono = max(1, round(0.05 * size)), max(1, round(0.03 * size))
+        n_cll = size - n_t - n_mono
+        positive = np.arange(n_cll) < round(_SHARE_POSITIVE[pattern] * n_cll)
+        parts.append(
+            pd.DataFrame(
+                {
+                    _keys.DONOR: name,
+                    "cell_type": np.repeat(_CELL_TYPES, [n_cll, n_t, n_mono]),
+                    "positive": np.r_[positive, np.ones(n_t + n_mono, bool)],
+                }
+            )
+        )
+    cells = pd.concat(parts, ignore_index=True).iloc[rng.permutation(n)]
+    cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(n)])
+    cells["batch"] = pd.Categorical(cells[_keys.DONOR].map(donors["batch"]))
+    cells["trisomy12"] = cells[_keys.DONOR].map(donors["trisomy12"]).astype(bool)
+    cells[_keys.DONOR] = pd.Categorical(cells[_keys.DONOR], donors.index)
+    cells["cell_type"] = pd.Categorical(cells["cell_type"], _CELL_TYPES)
+    positive = cells.pop("positive").to_numpy()
+    cells["cd49d_true"] = pd.Categorical(np.where(positive, *reversed(_CLASSES)), _CLASSES, ordered=True)
+    latent = np.where(positive, 1.0 + 0.15 * cells["trisomy12"], 0.0) + rng.normal(0, 0.2, n)
+    cells["cd49d_latent"] = np.where(cells["cell_type"] == "CLL", latent, np.nan).astype(np.float32)
+    cells["residual"] = rng.normal(0, 1, n)
+    return cells[[_keys.DONOR, "batch", "cell_type", "trisomy12", "cd49d_true", "cd49d_latent", "residual"]]
+
+
+def _truth(genes: pd.DataFrame, programme: bool, rng: np.random.Generator) -> pd.DataFrame:
+    """The programme: one row per planted gene, those that go up first; no effect in the control."""
+    sign = genes.loc[genes["sign"] != 0, "sign"].sort_values(ascending=False, kind="stable")
+    log_fc = sign * rng.uniform(*_LOG_FC, len(sign)) * programme
+    table = pd.DataFrame({"gene": sign.index, "sign": sign * programme, "log_fc": log_fc})
+    return table.set_axis([str(i) for i in range(len(table))])
+
+
+def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """Expected counts, cells x genes, before the programme acts."""
+    n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
+    by_donor = _donor_effects(genes, donors, rng.normal(0, 0.2, (len(donors), n)))
+    by_batch = rng.normal(0, 0.1, (2, n))
+    factor = rng.normal(0, 1, (len(cells), _N_MODULES)) + rng.normal(0, 0.5, (len(donors), _N_MODULES))[donor]
+    by_type = np.stack([np.zeros(n), genes["T"], genes["monocyte"]])
+    log = np.log(genes["level"].to_numpy()) + by_batch[cells["batch"].cat.codes]
+    log += by_type[cells["cell_type"].cat.codes]
+    log += factor[:, genes["module"]] * genes["loading"].to_numpy()
+    cll = (cells["cell_type"] == "CLL").to_numpy()
+    log[cll] += by_donor[donor[cll]]
+    log[cll, genes.index.get_loc("ITGA4")] += (0.8 * cells["cd49d_latent"] + 0.6 * cells["residual"])[cll]
+    profile = np.exp(log, out=log)
+    profile += 0.02 * profile.mean(axis=0)
+    depth = 1.2 * np.exp(rng.normal(0, 0.35, len(cells))) * np.array([1.0, 1.4, 2.0])[cells["cell_type"].cat.codes]
+    rates: np.ndarray = profile * depth[:, None]
+    return rates
+
+
+def _donor_effects(genes: pd.DataFrame, donors: pd.DataFrame, effects: np.ndarray) -> np.ndarray:
+    """Log effect of each donor on the genes of its CLL cells: all genes a little, the clone, sex and dosage strongly."""
+    table = pd.DataFrame(effects.T, index=genes.index, columns=donors.index)
+    for key, donor in donors.to_dict("index").items():
+        name = str(key)
+        table.loc[[donor["heavy"], donor["light"], "IGHM", "IGHD"], name] += [5.0, 6.0, 4.0, 3.0]
+        table.loc[_named(_SEX[donor["sex"]]).index, name] += 3.5
+        table.loc[(genes["chromosome"] == "12") & donor["trisomy12"], name] += np.log(1.4)
+    return table.to_numpy().T
+
+
+def _rna_counts(
+    rate: np.ndarray, cells: pd.DataFrame, truth: pd.DataFrame, genes: pd.DataFrame, streams: _Streams
+) -> np.ndarray:
+    """Negative binomial counts; the planted genes have a stream of their own, so the control differs in them alone."""
+    planted = genes.index.get_indexer(truth.index)
+    level = cells["cd49d_latent"].fillna(0.0).to_numpy()
+    acting = rate[:, planted] * np.exp(level[:, None] * truth["log_fc"].to_numpy())
+    dispersion = genes["dispersion"].to_numpy()
+    counts = _negative_binomial(rate, dispersion, streams.counts)
+    counts[:, planted] = _negative_binomial(acting, dispersion[planted], streams.planted)
+    return counts.astype(np.float32)
+
+
+def _protein_counts(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """Antibody counts: background everywhere, the cell's own proteins, one staining depth per cell."""
+    background, *added = np.array(list(_PROTEINS.values())).T
+    own = np.stack(added)[cells["cell_type"].cat.codes] * np.exp(rng.normal(0, 0.2, (len(cells), len(_PROTEINS))))
+    own[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.2 * cells["residual"])
+    donor = np.exp(rng.normal(0, 0.1, (cells[_keys.DONOR].cat.categories.size, 1)))[cells[_keys.DONOR].cat.codes]
+    depth = np.exp(rng.normal(0, 0.2, (len(cells), 1)))
+    return _negative_binomial(depth * (background * donor + own), 15.0, rng).astype(np.float32)
+
+
+def _negative_binomial(mean: np.ndarray, dispersion: float | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Counts of variance mean + mean² / dispersion."""
+    return rng.poisson(rng.gamma(dispersion, mean / dispersion))
+
+
+def _summary(donors: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """What is true of each donor."""
+    cll = cells[cells["cell_type"] == "CLL"]
+    table = donors[["pattern", "trisomy12", "batch", "sex"]].copy()
+    table["pct_positive"] = 100 * (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True).mean()
+    return table
