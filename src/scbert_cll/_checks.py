@@ -27,8 +27,8 @@ def listed(items: Iterable[Any], n: int = 5) -> str:
     return shown + (f" and {len(items) - n} more" if len(items) > n else "")
 
 
-def anndata(adata: Any) -> AnnData:
-    """An AnnData in memory with cells, genes and unique names."""
+def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
+    """An AnnData in memory with cells, genes and unique names (genes may repeat where they are going to be summed)."""
     if not isinstance(adata, AnnData):
         hint = ' Take one modality, e.g. mdata["rna"].' if hasattr(adata, "mod") else ""
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
@@ -37,7 +37,8 @@ def anndata(adata: Any) -> AnnData:
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes.")
     unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
-    unique(adata.var_names, "var_names", "adata.var_names_make_unique(), or pp.align_genes to sum them")
+    if not repeated_genes:
+        unique(adata.var_names, "var_names", "adata.var_names_make_unique(), or pp.align_genes to sum them")
     return adata
 
 
@@ -58,6 +59,48 @@ def unique(names: pd.Index, what: str, remedy: str) -> None:
     twice = names[names.duplicated()].unique()
     if len(twice):
         raise ValueError(f"{what} must be unique; found more than once: {listed(twice)}. Remedy: {remedy}.")
+
+
+def gene_names(names: pd.Index, what: str) -> pd.Index:
+    """Gene names that can be written one a line: at least one, none empty, none twice."""
+    bad = names[[not n or n != n.strip() or len(n.splitlines()) > 1 for n in names]]
+    if len(bad) or not len(names):
+        raise ValueError(f"{what} needs names without blanks around them or line breaks; found {listed(bad)}.")
+    unique(names, what, "keep one of each")
+    return names
+
+
+def two_columns(table: pd.DataFrame, what: str) -> None:
+    """A table of aliases in a form that is known."""
+    if table.shape[1] != 2:
+        raise ValueError(
+            f"{what} must have columns 'alias' and 'symbol', or HGNC's 'symbol' and 'alias_symbol' / 'prev_symbol', "
+            f"or two columns without a header; it has {listed(table.columns, 12)}."
+        )
+
+
+def vocabulary_coverage(found: pd.DataFrame, missing: pd.Index, n_vocab: int, *, min_matched: float) -> None:
+    """Enough of a vocabulary is in the data (`found` as `GeneVocab.resolve` makes it)."""
+    n_matched = n_vocab - len(missing)
+    if n_matched and n_matched >= min_matched * n_vocab:
+        return
+    other = found.loc[found["index"] < 0, "name"]
+    ensembl = [pd.Series(names, dtype=object).str.match(r"ENS[A-Z]*G\d").mean() > 0.5 for names in (other, missing)]
+    if len(other) and ensembl[0] != ensembl[1]:
+        kinds = ("Ensembl ids", "symbols") if ensembl[0] else ("symbols", "Ensembl ids")
+        hint = f"The data are named by {kinds[0]}, the vocabulary by {kinds[1]}: put the same kind into adata.var_names."
+    elif other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
+        hint = "The names look like mouse symbols: map them to their human orthologues first."
+    else:
+        hint = (
+            "Give the matrix with all genes (not only highly variable ones), an alias table (aliases=), "
+            "or lower min_matched on purpose."
+        )
+    raise ValueError(
+        f"{n_matched} of {n_vocab} vocabulary genes are in adata ({n_matched / n_vocab:.1%}), expected at least "
+        f"{min_matched:.0%}. Only in adata ({len(other)}): {listed(other, 3)}; only in the vocabulary "
+        f"({len(missing)}): {listed(missing, 3)}. {hint}"
+    )
 
 
 def choice(value: str, allowed: Sequence[str], what: str) -> str:
@@ -159,6 +202,102 @@ def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
     if len(found) < 2:
         raise ValueError(f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(found)}.")
     return found
+
+
+def at_least(value: float, least: float, what: str) -> None:
+    """A number that is not too small."""
+    if value < least:
+        raise ValueError(f"{what} must be at least {least:g}; found {value:g}.")
+
+
+def enough_matched(names: pd.Index, known: pd.Index, what: str, *, min_matched: float) -> None:
+    """Enough of the genes of an AnnData are known by name to `what`."""
+    matched = names.isin(known)
+    if matched.mean() < min_matched or not matched.any():
+        raise ValueError(
+            f"{matched.sum()} of {len(names)} genes of adata are in {what}, expected at least {min_matched:.0%}. "
+            f"adata has {listed(names[~matched], 3)}; {what} has {listed(known[~known.isin(names)], 3)}. "
+            "Use the same kind of name on both sides (symbols or Ensembl), or lower min_matched."
+        )
+
+
+def finite_table(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Numbers only, none of them NaN or infinite."""
+    values = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
+    bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
+    if len(bad):
+        raise ValueError(f"{what} has values that are no finite numbers for {len(bad)} genes: {listed(bad)}.")
+    return values
+
+
+def tokens(adata: AnnData, layer: str, n_bins: int | None = None) -> tuple[sparse.csr_matrix, Mapping[str, Any]]:
+    """A layer that pp.bin_expression wrote, and its record in `uns`; with `n_bins`, no token may be larger."""
+    key_in(layer, adata.layers, "adata.layers", "Bin the counts first: pp.bin_expression(adata).")
+    record = adata.uns.get(layer)
+    if not isinstance(record, Mapping) or "n_bins" not in record.get("params", {}):
+        raise ValueError(
+            f"adata.uns[{layer!r}] does not say how adata.layers[{layer!r}] was binned; write both with pp.bin_expression."
+        )
+    csr = matrix(adata, layer)
+    largest = int(record["params"]["n_bins"]) if n_bins is None else n_bins
+    if csr.nnz and csr.data.max() > largest:
+        bad = csr.data > largest
+        raise ValueError(f"adata.layers[{layer!r}] may hold bins 0 to {largest}; found {_first(csr, bad, adata)}. Bin again.")
+    return csr, record
+
+
+def same_binning(found: Mapping[str, Any], expected: Mapping[str, Any], layer: str) -> None:
+    """Tokens cut the way the model's training data were."""
+    differing = [
+        f"{name} is {found['params'].get(name)!r}, the model has {expected['params'].get(name)!r}"
+        for name in ("method", "n_bins", "target_sum")
+        if found["params"].get(name) != expected["params"].get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"adata.layers[{layer!r}] was binned differently from the model's training data: {'; '.join(differing)}. "
+            "Bin the counts again with the model's parameters (model.binning['params'])."
+        )
+
+
+def tokens_in_every_cell(n_tokens: np.ndarray, adata: AnnData, layer: str) -> None:
+    """Every cell has a gene to attend to."""
+    empty = adata.obs_names[n_tokens == 0]
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} cells have no gene above bin 0 among the model's genes in adata.layers[{layer!r}] "
+            f"({listed(empty)}); remove them first."
+        )
+
+
+def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """Codes of a label column (-1 where missing), with no class that is unknown or has no cell among `rows`."""
+    column = obs_column(adata, key)
+    names = column.astype(object).where(column.notna(), None)
+    unseen = sorted({str(v) for v in names.dropna().unique()} - set(known))
+    if unseen:
+        raise ValueError(f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it knows {listed(known)}.")
+    codes = pd.Categorical(names.map(lambda v: None if v is None else str(v)), categories=list(known)).codes
+    absent = [c for i, c in enumerate(known) if not (codes[rows] == i).any()]
+    if absent:
+        raise ValueError(
+            f"No labelled training cell of class {listed(absent)} in adata.obs[{key!r}]; "
+            "split so that every class has training donors, or remove the class."
+        )
+    return codes.astype(np.int64)
+
+
+def known_genes(genes: Sequence[str], adata: AnnData) -> None:
+    """Genes that are in the data."""
+    unknown = [g for g in genes if g not in adata.var_names]
+    if unknown:
+        raise KeyError(f"{listed(unknown)} not in adata.var_names, which has e.g. {listed(adata.var_names, 3)}.")
+
+
+def weights(values: np.ndarray, key: str) -> None:
+    """Weights that training can use."""
+    if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+        raise ValueError(f"adata.obs[{key!r}] must hold finite weights of zero or more for all training cells; make it with pp.balance.")
 
 
 def _first(csr: sparse.csr_matrix, bad: np.ndarray, adata: AnnData) -> str:

@@ -1,0 +1,79 @@
+"""Ready gene vectors in the forms they come in, as a table with one row per gene name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scbert_cll import _checks
+
+
+def source(vectors: Any) -> str:
+    """What to write down about where the vectors come from."""
+    first = vectors[0] if isinstance(vectors, tuple) else vectors
+    return Path(first).name if isinstance(first, str | PathLike) else type(vectors).__name__
+
+
+def read_vectors(vectors: Any) -> pd.DataFrame:
+    """Vectors in any of the accepted forms as a table, one row per gene name."""
+    from gensim.models import KeyedVectors
+
+    if isinstance(vectors, pd.DataFrame):
+        table = vectors
+    elif isinstance(vectors, KeyedVectors):
+        table = pd.DataFrame(vectors.vectors, index=vectors.index_to_key)
+    elif isinstance(vectors, str | PathLike) or (isinstance(vectors, tuple) and len(vectors) == 2):
+        table = _read_file(*vectors) if isinstance(vectors, tuple) else _read_file(vectors)
+    else:
+        raise TypeError(
+            "vectors must be a file, (npy file, gene names), a gensim KeyedVectors or a DataFrame genes x dimensions; "
+            f"found {type(vectors).__name__}."
+        )
+    _checks.unique(table.index, "the gene names of vectors", "keep one row per gene")
+    return _checks.finite_table(table, "vectors")
+
+
+def _read_file(file: str | PathLike[str], names: str | PathLike[str] | Sequence[str] | None = None) -> pd.DataFrame:
+    """A word2vec file, text or binary, or an npy file with its names."""
+    path = Path(file)
+    try:
+        if path.suffix == ".npy":
+            return _read_npy(path, names if names is not None else path.with_suffix(".txt"))
+        if names is not None:
+            raise ValueError("gene names are given beside a .npy file only")
+        return _read_word2vec(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"vectors: {error.filename} does not exist.") from error
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"vectors: {path} cannot be read: {error}. Expected word2vec text or binary, or .npy with a .txt of gene names."
+        ) from error
+
+
+def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.DataFrame:
+    """Rows of the array get the names in the order of the list."""
+    values = np.load(path, allow_pickle=False)
+    genes = Path(names).read_text().split() if isinstance(names, str | PathLike) else list(names)
+    if values.ndim != 2 or len(values) != len(genes):
+        raise ValueError(f"its shape is {values.shape}, and there are {len(genes)} gene names")
+    return pd.DataFrame(values, index=genes)
+
+
+def _read_word2vec(path: Path) -> pd.DataFrame:
+    """Binary by gensim; text by pandas, which takes tabs and a missing header line, too."""
+    with path.open("rb") as file:
+        head = file.readline(), file.read(4096)
+    if any(byte > 127 or byte == 0 for byte in head[1]):
+        from gensim.models import KeyedVectors
+
+        read = KeyedVectors.load_word2vec_format(str(path), binary=True)
+        return pd.DataFrame(read.vectors, index=read.index_to_key)
+    has_header = len(head[0].split()) == 2
+    options: dict[str, Any] = {"sep": r"\s+", "header": None, "index_col": 0, "quoting": 3, "keep_default_na": False}
+    table: pd.DataFrame = pd.read_csv(path, skiprows=int(has_header), **options)
+    return table
