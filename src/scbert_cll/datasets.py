@@ -14,7 +14,8 @@ from scbert_cll import _keys
 
 __all__ = ["cll_toy"]
 
-# Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per cell at 1,800 UMI).
+# Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per cell).
+# CD5, CD14 and CD19 are left to the proteins: MuData wants no name twice.
 _SYMBOLS: dict[float, str] = {
     40.0: "11: MALAT1; 15: B2M; X: TMSB4X; 5: CD74; 6: EEF1A1; MT: MT-CO1 MT-CO3",
     18.0: "MT: MT-CO2 MT-ND1 MT-ND4 MT-CYB MT-ATP6; 22: RPL3; 16: RPL13 RPS2; 19: RPL13A RPS19 RPL18A; 3: RPL32; "
@@ -22,16 +23,16 @@ _SYMBOLS: dict[float, str] = {
     6.0: "12: RPLP0 RPL6 RPS26 NACA HNRNPA1; 17: RPL23A; X: RPL10; 9: RPS6; 2: PTMA; 13: TPT1; 6: HLA-DRA HLA-B HLA-C "
     "HLA-A; 7: ACTB; 19: FTL; 11: FTH1",
     2.0: "12: GAPDH BTG1 ARHGDIB LDHB; 11: MS4A1; 19: CD79A CD37; 17: CD79B; 6: HLA-DRB1 HLA-DPA1; 14: FOS; 1: JUN",
-    0.7: "16: CD19; 19: CD22 FCER2; 11: CD5 CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; 1: SELL ROR1; "
+    0.7: "19: CD22 FCER2; 11: CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; 1: SELL ROR1; "
     "4: LEF1; 10: ITGB1; 14: TCL1A",
     0.13: "2: ITGA4",
     0.25: "2: ZAP70; 12: CCND2 CDK4 MDM2 KRAS ETV6 STAT6 PA2G4 ITGB7; 16: ITGAL; 21: ITGB2; 4: CD38; 6: HSPA1A; 10: MKI67; "
     "17: CCR7",
 }
 _MARKERS = {
-    "CLL": "CD19 CD22 CD79A CD79B MS4A1 FCER2 CD24 ROR1 TCL1A CD74 HLA-DRA HLA-DRB1 HLA-DPA1",
+    "CLL": "CD22 CD79A CD79B MS4A1 FCER2 CD24 ROR1 TCL1A CD74 HLA-DRA HLA-DRB1 HLA-DPA1",
     "T": "11: CD3E CD3D CD3G; 1: CD2; 5: IL7R; 14: TRAC",
-    "monocyte": "5: CD14; 12: LYZ; 1: S100A8 S100A9 FCER1G; 9: FCN1; 20: CST3; 17: CD68",
+    "monocyte": "12: LYZ; 1: S100A8 S100A9 FCER1G; 9: FCN1; 20: CST3; 17: CD68",
 }
 _CLONE = "2: IGKC; 22: IGLC2; 14: IGHM IGHD IGHV1-69 IGHV3-7 IGHV3-23 IGHV3-30 IGHV4-34 IGHV4-39"
 _SEX = {"F": "X: XIST", "M": "Y: RPS4Y1 DDX3Y UTY"}
@@ -234,7 +235,7 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(n)])
     cells["batch"] = pd.Categorical(cells[_keys.DONOR].map(donors["batch"]))
     cells["trisomy12"] = cells[_keys.DONOR].map(donors["trisomy12"]).astype(bool)
-    cells[_keys.DONOR] = pd.Categorical(cells[_keys.DONOR], donors.index)
+    cells[_keys.DONOR] = pd.Categorical(cells[_keys.DONOR], list(donors.index))
     cells["cell_type"] = pd.Categorical(cells["cell_type"], _CELL_TYPES)
     positive = cells.pop("positive").to_numpy()
     cells["cd49d_true"] = pd.Categorical(np.where(positive, *reversed(_CLASSES)), _CLASSES, ordered=True)
