@@ -134,7 +134,7 @@ def gene2vec(
         _check_sizes(params)
         cells, donors = _training_cells(adata, donor_key, split_key)
         counts = _checks.counts(adata, layer)[cells]
-        _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], params["layer"])
+        _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
         found, numbers = _train(counts, adata.var_names, donors, params, np.random.default_rng(rng))
         if isinstance(rng, int | np.integer):
             params["rng"] = int(rng)
