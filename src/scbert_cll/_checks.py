@@ -18,6 +18,8 @@ from scbert_cll import _keys
 
 # A matrix at least this large whose largest value is no more than the number of bins is taken for binned data.
 _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES = 50, 200
+# With more bins than this raw counts may stay below them, too; tokens then give themselves away by their common maximum.
+_FEW_BINS = 10
 
 
 def listed(items: Iterable[Any], n: int = 5) -> str:
@@ -70,6 +72,18 @@ def gene_names(names: pd.Index, what: str) -> pd.Index:
     return names
 
 
+def number_in(value: Any, what: str, least: float, most: float, *, whole: bool = False) -> None:
+    """A number within limits; no truth value, no text."""
+    kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{what} must be a {'whole ' * whole}number from {least:g} to {most:g}; found {value!r}.")
+
+
+def share(value: float, what: str) -> None:
+    """A number from 0 to 1."""
+    number_in(value, what, 0, 1)
+
+
 def two_columns(table: pd.DataFrame, what: str) -> None:
     """A table of aliases in a form that is known."""
     if table.shape[1] != 2:
@@ -113,7 +127,7 @@ def choice(value: str, allowed: Sequence[str], what: str) -> str:
 def key_in(key: str, store: Mapping[str, Any] | pd.DataFrame, where: str, remedy: str = "") -> None:
     """A key that exists; the ones that do are listed."""
     if key not in store:
-        there = listed(list(store.keys()), 12)
+        there = listed([k for k in store if k is not None], 12)  # layers[None] is X
         raise KeyError(f"{key!r} is not in {where}; it has {there}." + (f" {remedy}" if remedy else ""))
 
 
@@ -155,21 +169,85 @@ def counts(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
         hint = " It looks log-transformed." if log else ""
         raise ValueError(
             f"{where} must hold raw counts (whole numbers); first other value: {_first(csr, bad, adata)}.{hint} "
-            f"Name the layer with the raw counts; this object has layers {listed(adata.layers.keys())}."
+            f"Name the layer with the raw counts; this object has layers {listed(k for k in adata.layers if k)}."
         )
     return csr
+
+
+def is_binned(adata: AnnData, layer: str | None) -> bool:
+    """A layer that `pp.bin_expression` wrote."""
+    return layer is not None and isinstance(adata.uns.get(layer), Mapping) and "edges" in adata.uns[layer]
 
 
 def not_binned(csr: sparse.csr_matrix, adata: AnnData, layer: str | None, n_bins: int) -> None:
     """Counts, not tokens: binning twice is a silent disaster."""
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    known = layer is not None and isinstance(adata.uns.get(layer), Mapping) and "edges" in adata.uns[layer]
-    large = adata.n_obs >= _LOOKS_BINNED_CELLS and adata.n_vars >= _LOOKS_BINNED_GENES
-    if known or (large and csr.nnz and csr.data.max() <= n_bins):
+    if is_binned(adata, layer) or _looks_binned(csr, n_bins):
         raise ValueError(
-            f"{where} looks binned already (its largest value is {csr.data.max():g}, n_bins={n_bins}); "
+            f"{where} looks binned already (its largest value is {csr.data.max(initial=0):g}, n_bins={n_bins}); "
             "bin raw counts, once."
         )
+
+
+def _looks_binned(csr: sparse.csr_matrix, n_bins: int) -> bool:
+    """A large matrix that never exceeds a few bins, or that meets the number of bins exactly in most cells."""
+    large = csr.shape[0] >= _LOOKS_BINNED_CELLS and csr.shape[1] >= _LOOKS_BINNED_GENES and csr.nnz > 0
+    if not large or (largest := csr.data.max()) > n_bins:
+        return False
+    if n_bins <= _FEW_BINS:
+        return True
+    at_top = np.searchsorted(csr.indptr, np.flatnonzero(csr.data == largest), side="right")
+    return bool(largest == n_bins and len(np.unique(at_top)) > csr.shape[0] / 2)
+
+
+def other_key(key_added: str, layer: str | None) -> None:
+    """Results never replace the counts they are made from."""
+    if key_added == layer:
+        raise ValueError(f"key_added={key_added!r} is the layer with the counts and would replace it; take another name.")
+
+
+def same_or_default(
+    asked: Mapping[str, Any], edges: Any, default: Mapping[str, Any], fit_on: object
+) -> dict[str, Any]:
+    """The parameters `edges` were made with; what was asked for beside them must agree or be the default."""
+    if not isinstance(edges, Mapping) or "edges" not in edges or not set(asked) <= set(edges.get("params", {})):
+        raise ValueError("edges must be the whole entry that pp.bin_expression left in the other object: adata.uns['binned'].")
+    if fit_on is not None:
+        raise ValueError("edges= are ready-made, there is nothing to fit: give either edges or fit_on.")
+    made = {name: type(value)(edges["params"][name]) for name, value in default.items()}
+    if other := [f"{n}={v!r} (edges: {made[n]!r})" for n, v in asked.items() if v not in (default[n], made[n])]:
+        raise ValueError(f"The edges were made with other parameters than {', '.join(other)}; leave these out.")
+    return made
+
+
+def edges_of_genes(edges: Any, adata: AnnData) -> Any:
+    """Edges as they are, or, where every gene has its own, in the order of the genes of `adata`."""
+    if not isinstance(edges, pd.DataFrame):
+        return np.asarray(edges, dtype=np.float64)
+    ours, theirs = adata.var_names.difference(edges.index), edges.index.difference(adata.var_names)
+    if len(ours) or len(theirs):
+        raise ValueError(
+            f"The edges belong to other genes: without edges {listed(ours)}; edges without a gene {listed(theirs)}. "
+            "Align first: pp.align_genes(adata, vocab) with the genes the edges were made on."
+        )
+    return edges.loc[adata.var_names]
+
+
+def cells(adata: AnnData, which: Any, what: str) -> np.ndarray:
+    """Chosen cells as a mask: all (None), a mask, a true/false column, or the training cells of a split column."""
+    if which is None:
+        return np.ones(adata.n_obs, dtype=bool)
+    column = obs_column(adata, which, allow_missing=False) if isinstance(which, str) else which
+    if isinstance(which, str) and not pd.api.types.is_bool_dtype(column):
+        column = split(adata, which) == _keys.TRAIN
+    mask = np.asarray(column)
+    if mask.dtype != bool or mask.shape != (adata.n_obs,) or not mask.any():
+        raise ValueError(
+            f"{what} must choose at least one cell: a true/false value for each of the {adata.n_obs} cells, or the name "
+            f"of such a column (or of a split column) of adata.obs; found {mask.dtype} of shape {mask.shape}, "
+            f"{int(mask.sum()) if mask.dtype == bool else 0} true."
+        )
+    return mask
 
 
 def no_empty_cells(totals: np.ndarray, adata: AnnData, where: str) -> None:

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _checks, _keys
+from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
+
+
+def align_genes(
+    adata: AnnData,
+    vocab: Vocabulary,
+    *,
+    layer: str | None = None,
+    aliases: Aliases | None = None,
+    min_matched: float = 0.5,
+) -> AnnData:
+    """Bring the genes of a data set into the order of a vocabulary.
+
+    A model knows a gene by its place, so every data set must hold the same genes in the same order; names decide, never
+    counts of columns. Genes are found by exact name, then by Ensembl id without version, alias and ``make_unique``
+    ending (the rules and their order: :meth:`scbert_cll.vocab.GeneVocab.resolve`); a name that could mean several genes is
+    left out, never guessed. Columns that mean the same gene are summed as counts, vocabulary genes the data do not have
+    are all-zero columns, and genes outside the vocabulary are dropped. Do this before normalising and binning, as scBERT
+    does: the library size is then that of the vocabulary's genes.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with raw counts; gene names may repeat.
+    vocab
+        A :class:`~scbert_cll.vocab.GeneVocab`, the path of one (``.txt``, ``.csv``, ``.tsv``, ``.h5ad``), gene names in
+        order, or an AnnData whose genes are the vocabulary.
+    layer
+        Where the raw counts are; ``X`` if not given.
+    aliases
+        Alias → approved name: a mapping, or a table such as HGNC's (:func:`~scbert_cll.vocab.read_aliases`).
+    min_matched
+        Smallest share of the vocabulary that must be found in the data, 0 to 1.
+
+    Returns
+    -------
+    A new AnnData with the cells of `adata` and the genes of `vocab`; `adata` stays as it is. ``obs``, ``obsm``, ``obsp``
+    and ``uns`` are carried over; ``varm``, ``varp``, ``raw`` and the columns of ``var`` are not, as missing genes have none.
+
+    ``adata.X``, ``adata.layers``
+        CSR, each matrix in its own slot, all through the same operation on columns. A matrix of whole numbers is
+        summed; where columns had to be summed, a matrix of other numbers (log values) has no meaningful sum and is left
+        out (a left-out ``X`` is empty). Tokens of an earlier :func:`~scbert_cll.pp.bin_expression` stay only if all
+        genes stay: they were cut from the totals of the old genes. ``uns["align_genes"]["left_out"]`` names what went.
+    ``adata.var['in_query']`` : bool
+        Whether the data had the gene.
+    ``adata.uns['align_genes']`` : dict
+        By name: ``matched`` and ``missing`` vocabulary genes, ``duplicated`` vocabulary genes that were summed from
+        several columns, ``renamed`` (table of ``old`` and ``new`` names), ``ambiguous`` and ``unmatched`` names of the
+        data, ``left_out`` matrices, and ``params``. ``renamed`` also says ``how`` (ensembl, alias, suffix).
+
+    Raises
+    ------
+    ValueError
+        If less than `min_matched` of the vocabulary is found, the matrix does not hold raw counts, the vocabulary
+        names a gene twice, or `adata` is backed or has no cells or genes.
+    KeyError
+        If the layer does not exist.
+
+    Notes
+    -----
+    scBERT's own preprocessing matches symbols exactly and fills the rest with zeros silently [1]_.
+
+    References
+    ----------
+    .. [1] Yang et al. (2022), scBERT as a large-scale pretrained deep language model for cell type annotation of
+       single-cell RNA-seq data, Nature Machine Intelligence 4:852, doi:10.1038/s42256-022-00534-z.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> adata = AnnData(np.array([[1, 2, 4]]), var=pd.DataFrame(index=["CD49D", "CD19", "CD19-1"]))
+    >>> aligned = align_genes(adata, ["CD5", "CD19", "ITGA4"], aliases={"CD49D": "ITGA4"})
+    >>> aligned.X.toarray()
+    array([[0, 6, 1]])
+    """
+    adata = _checks.anndata(adata, repeated_genes=True)
+    vocab = GeneVocab.of(vocab)
+    _checks.counts(adata, layer)
+    _checks.share(min_matched, "min_matched")
+    found = vocab.resolve(adata.var_names, aliases=aliases)
+    per_gene = np.bincount(found.loc[found["index"] >= 0, "index"], minlength=len(vocab))
+    _checks.vocabulary_coverage(found, vocab.names[per_gene == 0], len(vocab), min_matched=min_matched)
+
+    matrices, left_out = _matrices(adata, found["index"].to_numpy(), len(vocab), is_summed=bool((per_gene > 1).any()))
+    var = pd.DataFrame({_keys.IN_QUERY: per_gene > 0}, index=vocab.names.rename(adata.var_names.name))
+    aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **_of_cells(adata))
+    for name in left_out:
+        aligned.uns.pop(name, None)
+    aligned.uns[_keys.ALIGN_GENES] = {
+        **_report(found, per_gene, vocab),
+        "left_out": _strings(left_out),
+        "params": {"layer": layer or "X", "min_matched": float(min_matched), "aliases": aliases is not None},
+    }
+    return aligned
+
+
+def _matrices(
+    adata: AnnData, index: np.ndarray, n_genes: int, *, is_summed: bool
+) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
+    """Every matrix (`X` under None, as anndata has it) in the order of the vocabulary, and the names of those that have no meaning there."""
+    known = np.flatnonzero(index >= 0)
+    place = sparse.csr_matrix((np.ones(len(known), np.int8), (known, index[known])), shape=(len(index), n_genes))
+    same_totals = len(known) == len(index) and not is_summed
+    matrices, left_out = {}, []
+    for name, values in adata.layers.items():
+        csr = sparse.csr_matrix(values)
+        # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
+        is_fit = same_totals if _checks.is_binned(adata, name) else not is_summed or _is_whole(csr.data)
+        if is_fit:
+            matrices[name] = _moved(csr, place, is_summed=is_summed)
+        else:
+            left_out.append(name or "X")
+    return matrices, left_out
+
+
+def _of_cells(adata: AnnData) -> dict[str, Any]:
+    """Copies of all that belongs to cells, not genes."""
+    return {
+        "obs": adata.obs.copy(),
+        "obsm": {key: value.copy() for key, value in adata.obsm.items()},
+        "obsp": {key: value.copy() for key, value in adata.obsp.items()},
+        "uns": deepcopy(dict(adata.uns)),
+    }
+
+
+def _moved(csr: sparse.csr_matrix, place: sparse.csr_matrix, *, is_summed: bool) -> sparse.csr_matrix:
+    """Columns put in their place and summed by one sparse product, in a type that holds the sums."""
+    dtype = np.int64 if is_summed and csr.dtype.kind in "bui" else csr.dtype
+    moved = csr @ place.astype(dtype)
+    moved.sort_indices()
+    return moved
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    return values.dtype.kind in "bui" or bool(np.array_equal(values, np.trunc(values)))
+
+
+def _report(found: pd.DataFrame, per_gene: np.ndarray, vocab: GeneVocab) -> dict[str, Any]:
+    """What became of every name, in a form that h5ad can hold."""
+    how = found["how"]
+    renamed = found.loc[how.isin(["ensembl", "alias", "suffix"]), ["name", "gene", "how"]].drop_duplicates()
+    return {
+        "matched": _strings(vocab.names[per_gene > 0]),
+        "missing": _strings(vocab.names[per_gene == 0]),
+        "duplicated": _strings(vocab.names[per_gene > 1]),
+        "renamed": renamed.rename(columns={"name": "old", "gene": "new"}).reset_index(drop=True).astype(str),
+        "ambiguous": _strings(found.loc[how == "ambiguous", "name"].unique()),
+        "unmatched": _strings(found.loc[how == "unmatched", "name"].unique()),
+    }
+
+
+def _strings(names: Iterable[str]) -> np.ndarray:
+    return np.array(list(names), dtype=object)

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _checks, _keys
+
+type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
+
+_METHODS = ("log2", "uniform", "quantile", "gene_quantile")
+_DEFAULTS: dict[str, Any] = {"method": "log2", "n_bins": 5, "target_sum": 1e4}
+
+# Stored values taken at a time: small enough that a block and its intermediates stay in the processor's cache.
+_BLOCK = 2**18
+# Up to so many edges, counting the edges below a value beats a binary search.
+_FEW_EDGES = 40
+# Stored values turned gene-wise at a time.
+_GENE_BLOCK = 2**24
+
+
+def bin_expression(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    method: Method = "log2",
+    n_bins: int = 5,
+    target_sum: float = 1e4,
+    fit_on: str | np.ndarray | None = None,
+    edges: Mapping[str, Any] | None = None,
+    key_added: str = _keys.BINNED,
+    copy: bool = False,
+) -> AnnData | None:
+    """Turn raw counts into the small whole numbers (tokens) a language model reads.
+
+    A gene's level in a cell becomes token 1 … `n_bins`; what is not expressed is token 0. With counts c and a cell's
+    total N, let x = `target_sum` · c / N and v = log2(1 + x):
+
+    ``log2``
+        min(⌊v⌋, `n_bins`), scBERT's tokens [1]_. Nothing is learned from the data. Mind the depth of a cell: a gene with
+        v < 1 gets token 0 although it is expressed (one count where N > `target_sum`), and token 1 cannot occur where
+        N ≤ `target_sum` / 3.
+    ``uniform``
+        Ranges of equal width over [0, largest v of the cells in `fit_on`], closed at the upper end; expressed genes
+        get 1 … `n_bins`, values above the range `n_bins`. One outlier moves all edges.
+    ``quantile``
+        Per cell, over its expressed genes: 1 + ⌊R · (`n_bins` − 1) / (n − 1)⌋ where n is the number of expressed genes and
+        R how many of the others are not above this one; `n_bins` for a single gene. These are scGPT's quantile
+        edges [2]_ without its noise: equal counts get the same token, the highest they share, where scGPT spreads
+        them at random. Depends on the order of the counts only.
+    ``gene_quantile``
+        Per gene, over its expressed v in the cells of `fit_on`: token t is (Q((t − 1)/n_bins), Q(t/n_bins)], where Q are
+        observed values (inverted distribution function), so that a gene's tokens are about equally common. Values
+        below the range get 1, above it `n_bins`; a constant gene has token 1 up to its value. A gene no
+        fitting cell expresses gets token 0 everywhere: a model trained on those cells knows no other.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with raw counts, genes aligned to the model's vocabulary first (:func:`~scbert_cll.pp.align_genes`).
+    layer
+        Where the raw counts are; ``X`` if not given.
+    method
+        The definition, see above.
+    n_bins
+        Number of tokens beside 0, 1 to 254.
+    target_sum
+        Counts a cell is scaled to. Without effect for ``quantile``.
+    fit_on
+        Cells whose values set the edges of ``uniform`` and ``gene_quantile``: a boolean mask, a boolean column of ``obs``,
+        or a split column, of which the ``train`` cells are taken. All cells if not given. Learning edges from cells a
+        model is tested on leaks.
+    edges
+        ``uns["binned"]`` of another object: cut at its edges, with its method, `n_bins` and `target_sum`. For data
+        that a trained model is to read.
+    key_added
+        Name of the layer and of the entry in ``uns``.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    None, or the copy if `copy` is set, with
+
+    ``adata.layers['binned']`` : uint8
+        Tokens, CSR, zeros not stored.
+    ``adata.uns['binned']`` : dict
+        ``edges``: lower edges of the tokens 1 … `n_bins` on the scale of x, where cutting is exact (log2(1 + edges) for v);
+        for ``gene_quantile`` a table genes × tokens (the edge itself belongs to the token below; inf for a gene not
+        seen), for ``quantile`` the levels within a cell. ``params``:
+        ``method``, ``n_bins``, ``target_sum``, ``layer``, and ``n_fit_cells`` where edges were learned.
+
+    Raises
+    ------
+    ValueError
+        If the matrix holds anything but raw counts (negative, NaN, infinite, logarithms, tokens), a cell has no counts,
+        names repeat, `adata` is backed or a view (with ``copy=False``), or a parameter is out of range.
+    KeyError
+        If the layer, the column or a gene of `edges` does not exist.
+
+    References
+    ----------
+    .. [1] Yang et al. (2022), scBERT as a large-scale pretrained deep language model for cell type annotation of
+       single-cell RNA-seq data, Nature Machine Intelligence 4:852, doi:10.1038/s42256-022-00534-z.
+    .. [2] Cui et al. (2024), scGPT: toward building a foundation model for single-cell multi-omics using generative AI,
+       Nature Methods 21:1470, doi:10.1038/s41592-024-02201-0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adata = AnnData(np.array([[1, 3, 0, 996], [0, 1, 9, 9990]]))
+    >>> bin_expression(adata)
+    >>> adata.layers["binned"].toarray()
+    array([[3, 4, 0, 5],
+           [0, 1, 3, 5]], dtype=uint8)
+    """
+    adata = _checks.anndata(adata)
+    asked = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
+    params = asked if edges is None else _checks.same_or_default(asked, edges, _DEFAULTS, fit_on)
+    counts, totals = _counted(adata, layer, key_added, **params)
+    cells = _checks.cells(adata, fit_on, "fit_on")
+    if edges is None or params["method"] in ("log2", "quantile"):
+        lower = _learned(counts, totals, cells, adata.var_names, **params)
+    else:
+        lower = _checks.edges_of_genes(edges["edges"], adata)
+    tokens = _tokens(counts, totals, lower, **params)
+
+    adata = _checks.target(adata, copy=copy)
+    adata.layers[key_added] = tokens
+    plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
+    n_fit = {"n_fit_cells": int(cells.sum())} if edges is None and method in ("uniform", "gene_quantile") else {}
+    adata.uns[key_added] = {"edges": lower, "params": {**plain, "layer": layer or "X", **n_fit}}
+    return adata if copy else None
+
+
+def _counted(
+    adata: AnnData, layer: str | None, key_added: str, *, method: str, n_bins: int, target_sum: float
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """The counts, checked and without stored zeros, and every cell's total."""
+    _checks.choice(method, _METHODS, "method")
+    _checks.number_in(n_bins, "n_bins", 1, 254, whole=True)
+    _checks.number_in(target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
+    _checks.other_key(key_added, layer)
+    counts = _checks.counts(adata, layer)
+    _checks.not_binned(counts, adata, layer, n_bins)
+    totals = _totals(counts)
+    _checks.no_empty_cells(totals, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+    if counts.data.min() == 0:
+        counts = counts.copy()
+        counts.eliminate_zeros()
+    return counts, totals
+
+
+def _learned(
+    counts: sparse.csr_matrix,
+    totals: np.ndarray,
+    cells: np.ndarray,
+    genes: pd.Index,
+    *,
+    method: str,
+    n_bins: int,
+    target_sum: float,
+) -> np.ndarray | pd.DataFrame:
+    """Lower edges of the tokens 1 … n_bins, from the fitting cells where there is something to learn."""
+    if method == "log2":
+        return np.exp2(np.arange(1.0, n_bins + 1)) - 1
+    if method == "quantile":
+        return np.linspace(0, 1, n_bins)
+    if not cells.all():
+        counts, totals = counts[cells], totals[cells]
+    if method == "uniform":
+        largest = max(x.max() for _, x in _levels(counts, totals, target_sum))
+        return np.asarray(np.exp2(np.log2(1 + largest) * np.arange(n_bins) / n_bins) - 1)
+    edges = _gene_quantiles(counts, totals, n_bins, target_sum)
+    return pd.DataFrame(edges, index=genes, columns=[str(token) for token in range(1, n_bins + 1)])
+
+
+def _tokens(
+    counts: sparse.csr_matrix,
+    totals: np.ndarray,
+    lower: np.ndarray | pd.DataFrame,
+    *,
+    method: str,
+    n_bins: int,
+    target_sum: float,
+) -> sparse.csr_matrix:
+    """Cut the stored values, block by block, straight into their tokens."""
+    tokens = np.empty(counts.nnz, dtype=np.uint8)
+    if method == "quantile":
+        for start, stop in pairwise(counts.indptr):
+            tokens[start:stop] = _rank_tokens(counts.data[start:stop], n_bins)
+    else:
+        edges = np.ascontiguousarray(np.transpose(lower))
+        for stored, x in _levels(counts, totals, target_sum):
+            if method == "gene_quantile":
+                tokens[stored] = _n_below(x, edges, counts.indices[stored])
+            else:
+                tokens[stored] = _n_reached(x, edges[edges <= target_sum])
+    # The index arrays are copies: X and the layer must not change each other when scanpy sorts or prunes in place.
+    binned = sparse.csr_matrix((tokens, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
+    if not tokens.all():
+        binned.eliminate_zeros()
+    return binned
+
+
+def _row_blocks(indptr: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Whole cells at a time, and where their values are stored."""
+    first, n_cells = 0, len(indptr) - 1
+    while first < n_cells:
+        last = max(first + 1, int(np.searchsorted(indptr, int(indptr[first]) + _BLOCK, side="right")) - 1)
+        yield slice(first, last), slice(int(indptr[first]), int(indptr[last]))
+        first = last
+
+
+def _totals(counts: sparse.csr_matrix) -> np.ndarray:
+    """Counts of each cell; exact, also where float32 would not be."""
+    totals = np.empty(counts.shape[0])
+    for rows, stored in _row_blocks(counts.indptr):
+        running = np.concatenate([[0.0], np.cumsum(counts.data[stored], dtype=np.float64)])
+        totals[rows] = np.diff(running[counts.indptr[rows.start : rows.stop + 1] - stored.start])
+    return totals
+
+
+def _levels(counts: sparse.csr_matrix, totals: np.ndarray, target_sum: float) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of x = target_sum · c / N; in this order of operations a whole x is exact, and so is comparing it."""
+    for rows, stored in _row_blocks(counts.indptr):
+        n_stored = np.diff(counts.indptr[rows.start : rows.stop + 1])
+        x = counts.data[stored].astype(np.float64)
+        x *= target_sum
+        x /= np.repeat(totals[rows], n_stored)
+        yield stored, x
+
+
+def _n_reached(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """How many of the edges are not above each value."""
+    if len(edges) > _FEW_EDGES:
+        return np.searchsorted(edges, x, side="right")
+    reached = np.zeros(len(x), dtype=np.uint8)
+    for edge in edges:
+        reached += x >= edge
+    return reached
+
+
+def _n_below(x: np.ndarray, edges: np.ndarray, genes: np.ndarray) -> np.ndarray:
+    """How many of its gene's edges (tokens × genes) are below each value."""
+    below = np.zeros(len(x), dtype=np.uint8)
+    for edge in edges:
+        below += x > edge[genes]
+    return below
+
+
+def _rank_tokens(values: np.ndarray, n_bins: int) -> np.ndarray | int:
+    """Quantile digits, as scGPT's, of one cell's expressed genes, from ranks: no interpolation, so no rounding."""
+    if len(values) == 1:
+        return n_bins
+    n_not_above = np.searchsorted(np.sort(values), values, side="right") - 1
+    return 1 + n_not_above * (n_bins - 1) // (len(values) - 1)
+
+
+def _gene_quantiles(counts: sparse.csr_matrix, totals: np.ndarray, n_bins: int, target_sum: float) -> np.ndarray:
+    """Genes × tokens: the observed values at 1/n_bins, 2/n_bins … of each gene's expressed values, after a 0."""
+    edges = np.full((counts.shape[1], n_bins), np.inf)
+    step = max(1, int(counts.shape[1] * _GENE_BLOCK / max(counts.nnz, 1)))
+    for first in range(0, counts.shape[1], step):
+        columns = counts[:, first : first + step].tocsc()
+        x = columns.data.astype(np.float64) * target_sum / totals[columns.indices]
+        for gene, (start, stop) in enumerate(pairwise(columns.indptr), first):
+            if stop > start:
+                at = -(-np.arange(1, n_bins) * int(stop - start) // n_bins) - 1
+                edges[gene] = np.concatenate([[0], np.sort(x[start:stop])[at]])
+    return edges

@@ -1,0 +1,284 @@
+"""Gene vocabularies: ordered names, found by name, with aliases that are never guessed.
+
+A model's tokens are tied to an order of genes. Every gene of every data set enters that order through its name, here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import read_elem
+
+from scbert_cll import _checks
+
+type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
+type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]
+type How = Literal["exact", "ensembl", "alias", "suffix", "ambiguous", "unmatched"]
+
+_ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+(_PAR_Y)?$")
+_SUFFIX = re.compile(r"^(.+)([-.])(\d+)$")
+_TEXT, _TABLE, _H5AD = (".txt", ""), {".csv": ",", ".tsv": "\t", ".tab": "\t"}, (".h5ad",)
+
+
+class GeneVocab:
+    """Gene names in a fixed order, each once.
+
+    The order is the model's: gene ``i`` of the vocabulary is column ``i`` of the matrix and row ``i`` of every gene
+    embedding. A vocabulary does not change once made.
+
+    Parameters
+    ----------
+    names
+        Gene names in order; none empty, none twice.
+
+    Examples
+    --------
+    >>> vocab = GeneVocab(["CD5", "CD19", "ITGA4"])
+    >>> len(vocab), "ITGA4" in vocab
+    (3, True)
+    >>> vocab.index(["ITGA4", "VCAM1"])
+    array([ 2, -1])
+    """
+
+    __slots__ = ("_names",)
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = _checks.gene_names(pd.Index([str(n) for n in names], dtype=object), "the vocabulary")
+
+    @classmethod
+    def of(cls, source: Vocabulary) -> GeneVocab:
+        """Make one from whatever names genes in order: a vocabulary, a file, an AnnData (its genes) or names."""
+        if isinstance(source, GeneVocab):
+            return source
+        if isinstance(source, str | PathLike):
+            return cls.read(source)
+        return cls(source.var_names if isinstance(source, AnnData) else source)
+
+    @classmethod
+    def read(cls, path: str | PathLike[str], *, column: str | int = 0) -> GeneVocab:
+        """Read a vocabulary from a file.
+
+        Parameters
+        ----------
+        path
+            ``.txt`` (one gene a line), ``.csv`` or ``.tsv`` with a header line, or ``.h5ad`` (its ``var_names``; nothing
+            else of it is read). Text may be compressed (``.gz``).
+        column
+            Name or position of the column that holds the genes, for ``.csv`` and ``.tsv``.
+
+        Raises
+        ------
+        ValueError
+            If a name is there twice, or the kind of file is not known.
+        KeyError
+            If the column is not in the table.
+        """
+        path = Path(path)
+        kind = _kind(path)
+        if kind in _H5AD:
+            with h5py.File(path) as file:
+                return cls(_var_names(file))
+        if kind in _TEXT:
+            return cls(_read_table(path, header=None)[0].str.strip())
+        table = _read_table(path)
+        name = table.columns[column] if isinstance(column, int) else column
+        _checks.key_in(name, table, path.name)
+        return cls(table[name])
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write one gene a line, UTF-8."""
+        Path(path).write_text("".join(f"{name}\n" for name in self), encoding="utf-8")
+
+    @property
+    def names(self) -> pd.Index:
+        """The genes in order."""
+        return self._names
+
+    def index(self, names: Iterable[str]) -> np.ndarray:
+        """Position of each name in the vocabulary as int64, −1 where it is not there; exact names only."""
+        return np.asarray(self._names.get_indexer(pd.Index(list(names), dtype=object)), dtype=np.int64)
+
+    def resolve(self, names: Iterable[str], *, aliases: Aliases | None = None) -> pd.DataFrame:
+        """Say for every gene of a data set which vocabulary gene it stands for, and why.
+
+        The first rule that holds is taken:
+
+        ``exact``
+            The name is in the vocabulary. Such a name never stands for anything else.
+        ``ensembl``
+            An Ensembl gene id that is there with another version or without one (``ENSG00000115232.14``); ``_PAR_Y``
+            stays a gene of its own.
+        ``alias``
+            Name and vocabulary gene have the same approved name in `aliases`: the vocabulary may be the older side
+            (``SEPTIN7`` finds ``SEPT7``). A name the table lists as approved stands for itself even if it is also an
+            alias. A gene that the data hold under its vocabulary name takes no alias: a data set does not name one
+            gene twice, so the alias is another gene.
+        ``ambiguous``
+            The alias belongs to several approved genes, or several vocabulary genes share the approved name. Never guessed.
+        ``suffix``
+            ``TBCE-1`` or ``TBCE.1``, the mark ``var_names_make_unique`` puts on a second ``TBCE``. Taken only if
+            ``TBCE`` is in the vocabulary and in the data, the numbers before this one are in the data as well, the base
+            has no such ending itself (``IGHV1-69-2`` is not ``IGHV1-69``) and `aliases` does not know the name
+            as a gene. ``HLA-A`` and ``NKX2-1`` cannot be hit: the base is no gene.
+        ``unmatched``
+            None of these.
+
+        Parameters
+        ----------
+        names
+            All gene names of the data set; the rules look at the others, too.
+        aliases
+            Mapping alias → approved name (or names), or the file of one; see :func:`read_aliases`.
+
+        Returns
+        -------
+        One row per name: ``name``, ``gene`` (empty where there is none), ``index`` (−1), ``how``.
+        """
+        query = pd.Index([str(n) for n in names], dtype=object)
+        rules = _Rules(self, query, {} if aliases is None else read_aliases(aliases))
+        index = self.index(query)
+        how = np.where(index >= 0, "exact", "unmatched").astype(object)
+        for i in np.flatnonzero(index < 0).tolist():
+            how[i], index[i] = rules.find(query[i])
+        gene = np.where(index >= 0, self._names.to_numpy()[index], "")
+        return pd.DataFrame({"name": query, "gene": gene, "index": index, "how": how})
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __eq__(self, other: object) -> bool:
+        return self._names.equals(other._names) if isinstance(other, GeneVocab) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._names))
+
+    def __repr__(self) -> str:
+        return f"GeneVocab({len(self)} genes: {_checks.listed(self, 3)})"
+
+
+def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
+    """Read a table of gene aliases: every alias with all the approved names it may stand for.
+
+    Parameters
+    ----------
+    source
+        A mapping alias → approved name (or several), or a ``.tsv`` / ``.csv`` file, compressed or not: with columns
+        ``alias`` and ``symbol``; or HGNC's, with ``symbol`` and ``alias_symbol`` / ``prev_symbol`` (several parted by
+        ``|``); or two columns without a header, alias then approved.
+
+    Returns
+    -------
+    Alias → approved names. Approved names are in it, each standing for itself alone.
+    """
+    pairs = _alias_pairs(source)
+    approved = {symbol for _, symbol in pairs}
+    table: dict[str, set[str]] = {symbol: {symbol} for symbol in approved}
+    for alias, symbol in pairs:
+        if alias not in approved:
+            table.setdefault(alias, set()).add(symbol)
+    return {alias: frozenset(symbols) for alias, symbols in table.items()}
+
+
+class _Rules:
+    """What `GeneVocab.resolve` needs to know about both sides, worked out once."""
+
+    def __init__(self, vocab: GeneVocab, query: pd.Index, aliases: Mapping[str, frozenset[str]]) -> None:
+        self.vocab = vocab
+        self.present = frozenset(query)
+        self.aliases = aliases
+        self.by_id = _unique_positions(_without_version(name) for name in vocab)
+        self.by_approved = _unique_positions(self._approved(name) for name in vocab)
+
+    def find(self, name: str) -> tuple[How, int]:
+        """Apply the rules to a name that is not in the vocabulary."""
+        if (at := self.by_id.get(_without_version(name), -1)) >= 0:
+            return "ensembl", at
+        if name in self.aliases:
+            return self._by_alias(name)
+        return self._by_suffix(name)
+
+    def _by_alias(self, name: str) -> tuple[How, int]:
+        approved = self._approved(name)
+        at = self.by_approved.get(approved, None) if approved else -1
+        if at is None:
+            return "unmatched", -1
+        if at < 0:
+            return "ambiguous", -1
+        return ("unmatched", -1) if self.vocab.names[at] in self.present else ("alias", at)
+
+    def _by_suffix(self, name: str) -> tuple[How, int]:
+        if not (match := _SUFFIX.match(name)) or _SUFFIX.match(match[1]):
+            return "unmatched", -1
+        base, mark, number = match[1], match[2], int(match[3])
+        earlier = {base} | {f"{base}{mark}{k}" for k in range(1, min(number, 100))}
+        if number < 1 or base not in self.vocab or not earlier <= self.present:
+            return "unmatched", -1
+        return "suffix", int(self.vocab.index([base])[0])
+
+    def _approved(self, name: str) -> str | None:
+        """The one approved name of a gene: its own where the table does not know it, None where there are several."""
+        names = self.aliases.get(name, frozenset([name]))
+        return next(iter(names)) if len(names) == 1 else None
+
+
+def _unique_positions(names: Iterable[str | None]) -> dict[str, int]:
+    """Position of every name, −1 for one that occurs more than once."""
+    positions: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if name is not None:
+            positions[name] = -1 if name in positions else i
+    return positions
+
+
+def _without_version(name: str) -> str:
+    return _ENSEMBL.sub(lambda m: m[1] + (m[2] or ""), name)
+
+
+def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
+    if isinstance(source, Mapping):
+        several = ((alias, [to] if isinstance(to, str) else to) for alias, to in source.items())
+        return [(str(alias), str(symbol)) for alias, symbols in several for symbol in symbols]
+    path = Path(source)
+    table = _read_table(path)
+    if {"alias", "symbol"} <= set(table):
+        return list(zip(table["alias"], table["symbol"], strict=True))
+    hgnc = [c for c in ("prev_symbol", "alias_symbol") if c in table]
+    if "symbol" in table and hgnc:
+        cells = ((cell, symbol) for c in hgnc for cell, symbol in zip(table[c], table["symbol"], strict=True))
+        return [(alias, symbol) for cell, symbol in cells for alias in cell.split("|") if alias]
+    _checks.two_columns(table, path.name)
+    table = _read_table(path, header=None)
+    return list(zip(table[0], table[1], strict=True))
+
+
+def _kind(path: Path) -> str:
+    """The ending that says what a file is, without that of its compression."""
+    endings = [e.lower() for e in path.suffixes if e.lower() not in (".gz", ".bz2", ".xz")]
+    kinds = (*_TEXT, *_TABLE, *_H5AD)
+    return _checks.choice(endings[-1] if endings else "", kinds, f"the kind of file of {path.name!r}")
+
+
+def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:
+    # A gene may be called NA or NAN: every field is read as the text it is.
+    separator = _TABLE.get(_kind(path), "\t")
+    table: pd.DataFrame = pd.read_csv(path, sep=separator, header=header, dtype=str, keep_default_na=False)
+    return table
+
+
+def _var_names(file: h5py.File) -> Iterable[str]:
+    var: Any = read_elem(file["var"])
+    return cast("pd.DataFrame", var).index
