@@ -288,7 +288,7 @@ def _rna_counts(
     rate: np.ndarray, cells: pd.DataFrame, truth: pd.DataFrame, genes: pd.DataFrame, streams: _Streams
 ) -> np.ndarray:
     """Negative binomial counts; the planted genes have a stream of their own, so the control differs in them alone."""
-    planted = genes.index.get_indexer(truth.index)
+    planted = genes.index.get_indexer(truth["gene"])
     level = cells["cd49d_latent"].fillna(0.0).to_numpy()
     acting = rate[:, planted] * np.exp(level[:, None] * truth["log_fc"].to_numpy())
     dispersion = genes["dispersion"].to_numpy()
