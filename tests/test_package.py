@@ -1,0 +1,132 @@
+"""The house rules: what an import loads, who may import whom, how long a file and a function may be."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import scbert_cll
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "scbert_cll"
+FILES = sorted(SRC.rglob("*.py"))
+HEAVY = {"torch", "lightning", "scvi"}
+MOST_LINES, MOST_CODE = 400, 300  # of a file, with and without its docstrings
+LONGER = {"nn/performer.py": 400}  # the whole network in one file
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(SRC).as_posix()
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules a fresh interpreter has loaded after `code`."""
+    script = f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    # warnings are errors in these tests, but an interpreter of its own is asked here what a user's would do
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_import_is_light() -> None:
+    loaded = loaded_after("import scbert_cll")
+    assert "scbert_cll" in loaded
+    assert not loaded & (HEAVY | {"scanpy", "matplotlib", "sklearn", "gensim", "imblearn"})
+
+
+@pytest.mark.parametrize("room", ["pp", "pl", "get", "datasets", "vocab"])
+def test_rooms_without_a_network_load_none(room: str) -> None:
+    assert not loaded_after(f"import scbert_cll.{room}") & HEAVY
+
+
+def test_rooms_open_on_first_use() -> None:
+    code = "import scbert_cll as s; assert 'scbert_cll.pp' not in __import__('sys').modules; s.pp.bin_expression"
+    assert not loaded_after(code) & HEAVY
+
+
+@pytest.mark.parametrize("name", scbert_cll.__all__)
+def test_every_listed_name_is_there(name: str) -> None:
+    assert getattr(scbert_cll, name) is not None
+    assert name in dir(scbert_cll)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'scbert_cll' has no attribute 'umap'"):
+        _ = scbert_cll.umap
+
+
+def test_version_is_said_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert scbert_cll.__version__ == project["version"]
+    assert importlib.metadata.version("scbert-cll") == project["version"]
+
+
+def test_imports_go_down_only() -> None:
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def docstring_lines(tree: ast.AST) -> int:
+    """Lines of all docstrings in a file."""
+    owners = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    having = [node for node in ast.walk(tree) if isinstance(node, owners) and ast.get_docstring(node) is not None]
+    return sum(node.body[0].end_lineno - node.body[0].lineno + 1 for node in having)
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Top-level packages a file imports, wherever in the file."""
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_file_keeps_the_rules(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    found = imports(tree)
+    n_lines = len(text.splitlines())
+    assert n_lines <= MOST_LINES, "too long: give a part its own file"
+    assert n_lines - docstring_lines(tree) <= LONGER.get(relative(path), MOST_CODE), "too long: give a part its own file"
+    assert not found & {"pickle", "dill", "joblib"}, "a pickle runs code"
+    assert not re.search(r"weights_only\s*=\s*False|allow_pickle\s*=\s*True", text)
+    assert "scvi" not in found or relative(path) == "model/_scvi.py", "scvi is imported in model/_scvi.py only"
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), "asserts vanish with python -O: raise"
+
+
+def body_lengths() -> dict[str, int]:
+    """Lines from the first statement after the docstring to the last one, for every function."""
+    found = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                found[f"{relative(path)}:{node.lineno} {node.name}"] = lines
+    return found
+
+
+def test_functions_are_short() -> None:
+    lengths = body_lengths()
+    assert {name: n for name, n in lengths.items() if n > 60} == {}
+    assert statistics.median(lengths.values()) <= 10
+
+
+def test_readme_says_the_line_that_ci_runs() -> None:
+    """The second set-up command of the README is what `.ci/run` runs, verbatim; there are exactly two."""
+    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert len(commands) == 2
+    assert "-m scbert_cll demo" in commands[0]
+    assert commands[1] in script
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
