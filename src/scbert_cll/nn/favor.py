@@ -21,7 +21,7 @@ from torch import Tensor
 Stabilizer = Literal["cell", "head", "batch"]
 
 EPSILON: Final = 1e-4
-_SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1, 2, 3), "head": (2, 3), "batch": (0, 1, 2, 3)}
+_SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1, 2), "head": (2,), "batch": (0, 1, 2)}
 
 
 def orthogonal_features(n_features: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
@@ -36,28 +36,31 @@ def orthogonal_features(n_features: int, dim: int, generator: torch.Generator | 
 
 def query_features(q: Tensor, projection: Tensor) -> Tensor:
     """Positive features of the queries, (b, h, n, d) -> (b, h, n, r); each row is stabilised by its own maximum."""
-    exponent, half_norm = _exponent(q, projection)
-    return torch.exp(exponent - half_norm - exponent.detach().amax(-1, keepdim=True)) + EPSILON
+    return _query_exponentials(q, projection) + EPSILON
 
 
 def key_features(k: Tensor, projection: Tensor, keep: Tensor | None = None, stabilizer: Stabilizer = "cell") -> Tensor:
     """Positive features of the keys, (b, h, n, d) -> (b, h, n, r); zero where `keep` (b, n) is False."""
-    exponent, half_norm = _exponent(k, projection)
-    seen = exponent.detach()
-    if keep is not None:  # padding must not raise the maximum
-        seen = seen.masked_fill(~keep[:, None, :, None], -torch.inf)
-    features = torch.exp(exponent - half_norm - seen.amax(_SCOPE[stabilizer], keepdim=True)) + EPSILON
+    features = _key_exponentials(k, projection, keep, stabilizer) + EPSILON
     return features if keep is None else features * keep[:, None, :, None]
 
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, projection: Tensor, keep: Tensor | None = None, stabilizer: Stabilizer = "cell"
 ) -> Tensor:
-    """Attention output (b, h, n, d) in O(n r d) time, without a matrix of tokens x tokens."""
-    phi_q, phi_k = query_features(q, projection), key_features(k, projection, keep, stabilizer)
-    context = phi_k.transpose(-1, -2) @ v.to(phi_k.dtype)  # (b, h, r, d)
-    normaliser = phi_q @ phi_k.sum(-2).unsqueeze(-1)  # (b, h, n, 1)
-    return ((phi_q @ context) / normaliser).to(v.dtype)
+    """Attention output (b, h, n, d) in O(n r d) time, without a matrix of tokens x tokens.
+
+    Two exact rewritings spare passes over the large (n, r) features: the normaliser is one more value column, of ones,
+    and `EPSILON` is a rank-one term added to the small products. Padding is blotted out in the values.
+    """
+    values = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1).float()  # (b, h, n, d + 1)
+    if keep is not None:
+        values = values * keep[:, None, :, None]
+    with torch.autocast(q.device.type, enabled=False):
+        keys = _key_exponentials(k, projection, keep, stabilizer)
+        context = keys.transpose(-1, -2) @ values + EPSILON * values.sum(-2, keepdim=True)  # (b, h, r, d + 1)
+        out = _query_exponentials(q, projection) @ context + EPSILON * context.sum(-2, keepdim=True)
+        return (out[..., :-1] / out[..., -1:]).to(v.dtype)
 
 
 def received_attention(
@@ -95,8 +98,21 @@ def attention_floor(k: Tensor, projection: Tensor, keep: Tensor | None = None, s
     return EPSILON * n_tokens * k.shape[1] * len(projection) / phi_k.sum((1, 2, 3))
 
 
+def _query_exponentials(q: Tensor, projection: Tensor) -> Tensor:
+    exponent, half_norm = _exponent(q, projection)
+    return torch.exp(exponent - (half_norm + exponent.detach().amax(-1, keepdim=True)))
+
+
+def _key_exponentials(k: Tensor, projection: Tensor, keep: Tensor | None, stabilizer: Stabilizer) -> Tensor:
+    exponent, half_norm = _exponent(k, projection)
+    largest = exponent.detach().amax(-1, keepdim=True)  # (b, h, n, 1)
+    if keep is not None:  # padding must not raise the maximum
+        largest = largest.masked_fill(~keep[:, None, :, None], -torch.inf)
+    return torch.exp(exponent - (half_norm + largest.amax(_SCOPE[stabilizer], keepdim=True)))
+
+
 def _exponent(x: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
-    """Projections and half squared norms of x / d^(1/4), in float32 whatever the precision around."""
+    """Projections (b, h, n, r) and half squared norms (b, h, n, 1) of x / d^(1/4), in float32 whatever the precision around."""
     with torch.autocast(x.device.type, enabled=False):
-        x = x.float() * x.shape[-1] ** -0.25
-        return x @ projection.float().T, x.square().sum(-1, keepdim=True) / 2
+        x, scale = x.float(), x.shape[-1] ** -0.25
+        return x @ (scale * projection.float()).T, x.square().sum(-1, keepdim=True) * (scale**2 / 2)

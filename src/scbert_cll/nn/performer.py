@@ -26,10 +26,10 @@ class Config:
 
     n_genes: int
     n_bins: int = 5
-    n_hidden: int = 48
+    n_hidden: int = 32
     n_layers: int = 1
     n_heads: int = 4
-    dim_head: int = 16
+    dim_head: int = 8
     n_features: int = 0  # random features per head; 0 stands for int(dim_head * ln(dim_head))
     n_feedforward: int = 4  # width of the feed-forward layer in multiples of n_hidden
     dropout: float = 0.1
@@ -99,7 +99,7 @@ class Block(nn.Module):
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(config)
         self.feedforward = nn.Sequential(
-            nn.Linear(width, inner), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(inner, width)
+            nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(config.dropout)
         )
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -154,7 +154,6 @@ class Performer(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.n_bins + 2, config.n_hidden)
         self.gene_embedding = _gene_embedding(config, gene_vectors)
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.n_hidden)
         self.to_bins = nn.Linear(config.n_hidden, config.n_bins + 2)
@@ -171,7 +170,7 @@ class Performer(nn.Module):
         if self.gene_embedding is not None:
             table = self.gene_embedding.weight
             x = x + (table[: tokens.shape[1]] if genes is None else self.gene_embedding(genes))
-        return self.dropout(x)
+        return x
 
     def encode(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """Refine the tokens of each cell.

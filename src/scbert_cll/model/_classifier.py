@@ -1,0 +1,259 @@
+"""ScBERTClassifier: the Performer that names a cell's class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from torch import Tensor
+
+from scbert_cll import _checks, _keys
+from scbert_cll.model import _scvi
+from scbert_cll.model._base import TokenModel, as_seed
+from scbert_cll.model._data import TokenSplits
+from scbert_cll.model._plans import ClassifyPlan
+from scbert_cll.model._scbert import ScBERT
+from scbert_cll.nn.performer import mean_tokens
+
+Freeze = Literal["none", "encoder", "scbert"]
+_FREEZE: Final = ("none", "encoder", "scbert")
+
+
+class ScBERTClassifier(TokenModel):
+    """Classifier of cells: a Performer with a classification head, pretrained by :class:`ScBERT` or not.
+
+    Parameters
+    ----------
+    adata
+        Cells set up with :meth:`setup_anndata`.
+    registry
+        Instead of `adata`: the registry of a model loaded without data.
+    preset, binning, rng, **network
+        As in :class:`ScBERT`. ``head="pool"`` classifies the mean token after BatchNorm; ``head="scbert"`` is the published
+        head, which needs ``tokens="all"``.
+    labels_key, classes
+        Of a model without `adata`: the label column it was trained on, and its classes in order.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two classes.
+
+    Examples
+    --------
+    >>> model = ScBERTClassifier.from_pretrained(pretrained, adata, labels_key="cd49d")
+    >>> model.train(split_key="split")
+    >>> model.predict()
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        preset: str = "small",
+        binning: Mapping[str, Any] | None = None,
+        labels_key: str | None = None,
+        classes: Sequence[str] | None = None,
+        rng: int | np.random.Generator | None = 0,
+        **network: Any,
+    ) -> None:
+        if adata is not None:
+            labels_key = self._get_most_recent_anndata_manager(adata, required=True).registry["setup_args"]["labels_key"]
+            classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
+        if labels_key is None or classes is None:
+            raise ValueError("A classifier without adata needs labels_key= and classes=.")
+        self.labels_key, self.classes = labels_key, list(classes)
+        super().__init__(adata, registry, network, preset=preset, binning=binning, classes=self.classes, rng=rng)
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]
+        cls, adata: AnnData, *, labels_key: str, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()
+    ) -> None:
+        """Register the token layer and name the label column.
+
+        Parameters
+        ----------
+        adata
+            Cells × genes, in memory and not a view; scvi-tools adds its identifiers to `uns`.
+        labels_key
+            `obs` column of the classes; cells without one are not trained on.
+        layer, exclude_genes
+            As in :meth:`ScBERT.setup_anndata`.
+        """
+        setup_args = cls._get_setup_method_args(**locals())
+        _checks.target(_checks.anndata(adata), copy=False)
+        _checks.tokens(adata, layer)
+        _checks.obs_column(adata, labels_key)
+        _checks.known_genes(exclude_genes, adata)
+        setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
+        _scvi.register(cls, adata, layer, setup_args)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: ScBERT,
+        adata: AnnData | None = None,
+        *,
+        labels_key: str,
+        rng: int | np.random.Generator | None = 0,
+        **network: Any,
+    ) -> Self:
+        """Start from a pretrained model's genes, binning and weights; only the head is new.
+
+        Parameters
+        ----------
+        model
+            The pretrained model.
+        adata
+            Labelled cells; None: the pretrained model's. Genes are matched by name.
+        labels_key
+            `obs` column of the classes.
+        rng
+            Seed of the head's initial weights.
+        **network
+            Choices that do not change the pretrained weights: `dropout`, `head`.
+        """
+        adata = _checks.anndata(model.adata if adata is None else adata)
+        layer = model.layer
+        _checks.obs_column(adata, labels_key)
+        classes = _checks.classes(adata.obs[labels_key], labels_key)
+        setup = {"labels_key": labels_key, "layer": layer, "exclude_genes": []}
+        registry = _scvi.detached_registry(cls.__name__, list(model.genes), setup)
+        derived = {"n_genes", "n_bins", "n_classes"}
+        choices = {k: v for k, v in asdict(model.config).items() if k not in derived} | network
+        new = cls(registry=registry, binning=model.binning, labels_key=labels_key, classes=classes, rng=rng, **choices)
+        new._adata = adata
+        state = new.module.state_dict() | model.module.state_dict()
+        new.module.load_state_dict(state)
+        new.module.to(model.module.device)
+        return new
+
+    def train(  # type: ignore[override]
+        self,
+        max_epochs: int = 20,
+        *,
+        split_key: str | None = None,
+        weight_key: str | None = None,
+        freeze: Freeze = "none",
+        batch_size: int = 64,
+        lr: float = 2e-3,
+        weight_decay: float = 0.01,
+        token_drop: float = 0.0,
+        early_stopping: bool = True,
+        early_stopping_patience: int = 5,
+        rng: int | np.random.Generator | None = 0,
+        **trainer: Any,
+    ) -> None:
+        """Train on the labelled cells; the epoch with the lowest validation loss is kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells.
+        split_key
+            `obs` column of :func:`~scbert_cll.pp.split_donors`. None: a random tenth of the labelled cells validates.
+        weight_key
+            `obs` column of :func:`~scbert_cll.pp.balance`: how much a training cell counts. None: all the same.
+        freeze
+            ``"none"`` trains everything; ``"encoder"`` only the head; ``"scbert"`` the published recipe: the head, the last
+            LayerNorm and the last block but one.
+        token_drop
+            Largest share of a training cell's tokens left out at random, 0 to 1 (``tokens="expressed"`` only).
+        batch_size, lr, weight_decay, early_stopping, early_stopping_patience, rng, **trainer
+            As in :meth:`ScBERT.train`.
+
+        Raises
+        ------
+        ValueError
+            A class without a labelled training cell, labels the model does not know, or no training cell at all.
+        """
+        seed = as_seed(rng)
+        parts = self._parts(split_key, seed)
+        codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
+        parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
+        weights = self._weights(weight_key, codes, parts["train"])
+        splits = TokenSplits(self._rows(None, labels=codes, weights=weights), parts, batch_size=batch_size, seed=seed)
+        self._freeze(freeze)
+        self._fit(
+            ClassifyPlan(self.module, lr=lr, weight_decay=weight_decay, token_drop=token_drop, seed=seed),
+            splits,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            early_stopping_patience=early_stopping_patience,
+            seed=seed,
+            **trainer,
+        )
+
+    def predict(
+        self, adata: AnnData | None = None, *, soft: bool = False, batch_size: int | None = None
+    ) -> pd.Series | pd.DataFrame:
+        """Class of each cell; labels are not read.
+
+        Parameters
+        ----------
+        adata, batch_size
+            As in :meth:`get_latent_representation`.
+        soft
+            Return the probabilities of all classes instead.
+
+        Returns
+        -------
+        Categorical Series over the cells, or with `soft` a float32 DataFrame cells × classes whose rows sum to 1.
+
+        Raises
+        ------
+        RuntimeError
+            The model has not been trained.
+        """
+        probabilities, _ = self.predict_and_embed(adata, batch_size=batch_size)
+        if soft:
+            return probabilities
+        best = probabilities.to_numpy().argmax(1)
+        return pd.Series(pd.Categorical.from_codes(best, self.classes), index=probabilities.index)
+
+    def predict_and_embed(
+        self, adata: AnnData | None = None, *, batch_size: int | None = None
+    ) -> tuple[pd.DataFrame, np.ndarray]:
+        """Probabilities (cells × classes) and embeddings (cells, n_hidden) in one pass over the cells."""
+        if not self.is_trained_:
+            raise RuntimeError("This classifier has not been trained; call .train() first, or load a trained one.")
+        adata = self.adata if adata is None else adata
+        probabilities, latent = self._collect(adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify)
+        return pd.DataFrame(probabilities, index=adata.obs_names, columns=self.classes), latent
+
+    def _classify(self, tokens: Tensor, genes: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        encodings = self.module.encode(tokens, genes, keep)
+        assert self.module.head is not None  # noqa: S101
+        return self.module.head(encodings, keep).float().softmax(-1), mean_tokens(encodings, keep)
+
+    def _weights(self, key: str | None, codes: np.ndarray, train: np.ndarray) -> np.ndarray:
+        """How much each cell counts. Outside training a cell counts as the mean training cell of its class."""
+        if key is None:
+            return np.ones(len(codes), np.float32)
+        weights = _checks.obs_column(self.adata, key).to_numpy(np.float32, copy=True)
+        _checks.weights(weights[train], key)
+        by_class = np.array([weights[train[codes[train] == c]].mean() for c in range(len(self.classes))], np.float32)
+        other = np.setdiff1d(np.flatnonzero(codes >= 0), train)
+        weights[other] = by_class[codes[other]]
+        return np.nan_to_num(weights)
+
+    def _freeze(self, freeze: Freeze) -> None:
+        _checks.choice(freeze, _FREEZE, "freeze")
+        network = self.module
+        network.requires_grad_(freeze == "none")
+        if network.head is not None:
+            network.head.requires_grad_(True)
+        if freeze == "scbert":
+            network.norm.requires_grad_(True)
+            network.blocks[-2 if len(network.blocks) > 1 else -1].requires_grad_(True)
+        table = network.gene_embedding
+        if table is not None and not (self.config.train_gene_embedding and self.config.gene_embedding != "sinusoidal"):
+            table.weight.requires_grad_(False)
+
+    def _labels(self) -> dict[str, Any]:
+        return {"labels_key": self.labels_key, "classes": self.classes}

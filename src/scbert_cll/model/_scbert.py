@@ -1,0 +1,142 @@
+"""ScBERT: the Performer that guesses hidden genes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+from scbert_cll.model import _scvi
+from scbert_cll.model._base import TokenModel, as_seed
+from scbert_cll.model._data import TokenSplits
+from scbert_cll.model._plans import PretrainPlan
+
+
+class ScBERT(TokenModel):
+    """Masked-gene model: a Performer that learns to guess the expression bin of hidden genes from the rest of the cell.
+
+    Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski et al. 2021,
+    arXiv:2009.14794).
+
+    Parameters
+    ----------
+    adata
+        Cells set up with :meth:`setup_anndata`.
+    registry
+        Instead of `adata`: the registry of a model loaded without data.
+    preset
+        ``"small"`` (default) trains on a laptop: one narrow block, only expressed genes attend. ``"scbert"`` is the published
+        network: width 200, 6 blocks of 10 heads × 64, every gene attends.
+    binning
+        The `uns` record of :func:`~scbert_cll.pp.bin_expression`; taken from `adata` where there is one.
+    rng
+        Seed of the initial weights and random features.
+    **network
+        Single choices of :class:`scbert_cll.nn.Config`, e.g. ``n_hidden=64, n_layers=2, gene_embedding="learned"``.
+
+    Raises
+    ------
+    KeyError
+        ``gene_embedding="gene2vec"`` and `adata.varm` has no vectors.
+    TypeError
+        An unknown network parameter.
+
+    Examples
+    --------
+    >>> ScBERT.setup_anndata(adata)
+    >>> model = ScBERT(adata, gene_embedding="learned")
+    >>> model.train(max_epochs=5)
+    >>> adata.obsm["X_scbert"] = model.get_latent_representation()
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        preset: str = "small",
+        binning: Mapping[str, Any] | None = None,
+        rng: int | np.random.Generator | None = 0,
+        **network: Any,
+    ) -> None:
+        super().__init__(adata, registry, network, preset=preset, binning=binning, classes=(), rng=rng)
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]
+        cls, adata: AnnData, *, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()
+    ) -> None:
+        """Register the token layer.
+
+        Parameters
+        ----------
+        adata
+            Cells × genes, in memory and not a view; scvi-tools adds its identifiers to `uns`.
+        layer
+            Layer that :func:`~scbert_cll.pp.bin_expression` wrote.
+        exclude_genes
+            Genes the network shall not see, e.g. ITGA4 when the labels come from its protein.
+        """
+        setup_args = cls._get_setup_method_args(**locals())
+        _checks.target(_checks.anndata(adata), copy=False)
+        _checks.tokens(adata, layer)
+        _checks.known_genes(exclude_genes, adata)
+        setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
+        _scvi.register(cls, adata, layer, setup_args)
+
+    def train(  # type: ignore[override]
+        self,
+        max_epochs: int = 20,
+        *,
+        split_key: str | None = None,
+        batch_size: int = 64,
+        lr: float = 2e-3,
+        weight_decay: float = 0.01,
+        mask_fraction: float = 0.15,
+        early_stopping: bool = True,
+        early_stopping_patience: int = 5,
+        rng: int | np.random.Generator | None = 0,
+        **trainer: Any,
+    ) -> None:
+        """Train on hidden genes; the epoch with the lowest validation loss is kept.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells.
+        split_key
+            `obs` column of :func:`~scbert_cll.pp.split_donors`; test cells are then never seen. None: a random tenth of the
+            cells validates.
+        batch_size
+            Cells per step.
+        lr, weight_decay
+            Of AdamW, with 10 % warm-up and cosine decay.
+        mask_fraction
+            Share of a cell's expressed genes that is hidden.
+        early_stopping, early_stopping_patience
+            Stop after so many epochs without a lower validation loss.
+        rng
+            Seed of batches, masks and dropout.
+        **trainer
+            Passed to Lightning's trainer: `accelerator`, `devices`, `precision`, `accumulate_grad_batches`,
+            `gradient_clip_val`, `strategy`, …
+
+        Returns
+        -------
+        None; :attr:`history` holds `train_loss`, `validation_loss`, `masked_accuracy_*` and beside it `majority_accuracy_*`,
+        what guessing each cell's commonest bin gets.
+        """
+        seed, data = as_seed(rng), self._rows(None)
+        splits = TokenSplits(data, self._parts(split_key, seed), batch_size=batch_size, seed=seed)
+        plan = PretrainPlan(self.module, lr=lr, weight_decay=weight_decay, mask_fraction=mask_fraction, seed=seed)
+        self._fit(
+            plan,
+            splits,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            early_stopping_patience=early_stopping_patience,
+            seed=seed,
+            **trainer,
+        )
