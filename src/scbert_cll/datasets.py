@@ -25,7 +25,7 @@ _SYMBOLS: dict[float, str] = {
     2.0: "12: GAPDH BTG1 ARHGDIB LDHB; 11: MS4A1; 19: CD79A CD37; 17: CD79B; 6: HLA-DRB1 HLA-DPA1; 14: FOS; 1: JUN",
     0.7: "19: CD22 FCER2; 11: CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; 1: SELL ROR1; "
     "4: LEF1; 10: ITGB1; 14: TCL1A",
-    0.13: "2: ITGA4",
+    0.14: "2: ITGA4",
     0.25: "2: ZAP70; 12: CCND2 CDK4 MDM2 KRAS ETV6 STAT6 PA2G4 ITGB7; 16: ITGAL; 21: ITGB2; 4: CD38; 6: HSPA1A; 10: MKI67; "
     "17: CCR7",
 }
@@ -41,7 +41,7 @@ _N_UP, _N_DOWN, _N_MODULES = 20, 10, 8
 _MIN_GENES, _MIN_DONORS = 200, 5
 _CELL_TYPES = ("CLL", "T", "monocyte")
 _CLASSES = ("CD49d-", "CD49d+")
-_LOG_FC = (0.55, 0.95)  # size of a planted effect, natural log units
+_LOG_FC = (0.45, 0.85)  # size of a planted effect, natural log units
 _SHARE_POSITIVE = {"neg_homogeneous": 0.02, "bimodal_low": 0.20, "bimodal_high": 0.60, "pos_homogeneous": 0.97}
 # Mean counts per protein: background, and what CLL cells (of CD49d: the positive ones), T cells and monocytes add
 _PROTEINS = {
@@ -256,16 +256,16 @@ def _truth(genes: pd.DataFrame, programme: bool, rng: np.random.Generator) -> pd
 def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """Expected counts, cells x genes, before the programme acts."""
     n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
-    by_donor = _donor_effects(genes, donors, rng.normal(0, 0.2, (len(donors), n)))
+    by_donor = _donor_effects(genes, donors, rng.normal(0, 0.15, (len(donors), n)))
     by_batch = rng.normal(0, 0.1, (2, n))
-    factor = rng.normal(0, 1, (len(cells), _N_MODULES)) + rng.normal(0, 0.5, (len(donors), _N_MODULES))[donor]
+    factor = rng.normal(0, 1, (len(cells), _N_MODULES)) + rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
     by_type = np.stack([np.zeros(n), genes["T"], genes["monocyte"]])
     log = np.log(genes["level"].to_numpy()) + by_batch[cells["batch"].cat.codes]
     log += by_type[cells["cell_type"].cat.codes]
     log += factor[:, genes["module"]] * genes["loading"].to_numpy()
     cll = (cells["cell_type"] == "CLL").to_numpy()
     log[cll] += by_donor[donor[cll]]
-    log[cll, genes.index.get_loc("ITGA4")] += (0.8 * cells["cd49d_latent"] + 0.6 * cells["residual"])[cll]
+    log[cll, genes.index.get_loc("ITGA4")] += (1.0 * cells["cd49d_latent"] + 0.8 * cells["residual"])[cll]
     profile = np.exp(log, out=log)
     profile += 0.02 * profile.mean(axis=0)
     depth = 1.2 * np.exp(rng.normal(0, 0.35, len(cells))) * np.array([1.0, 1.4, 2.0])[cells["cell_type"].cat.codes]
@@ -301,7 +301,7 @@ def _protein_counts(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray
     """Antibody counts: background everywhere, the cell's own proteins, one staining depth per cell."""
     background, *added = np.array(list(_PROTEINS.values())).T
     own = np.stack(added)[cells["cell_type"].cat.codes] * np.exp(rng.normal(0, 0.2, (len(cells), len(_PROTEINS))))
-    own[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.2 * cells["residual"])
+    own[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.25 * cells["residual"])
     donor = np.exp(rng.normal(0, 0.1, (cells[_keys.DONOR].cat.categories.size, 1)))[cells[_keys.DONOR].cat.codes]
     depth = np.exp(rng.normal(0, 0.2, (len(cells), 1)))
     return _negative_binomial(depth * (background * donor + own), 15.0, rng).astype(np.float32)
