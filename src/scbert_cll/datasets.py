@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mudata
 import numpy as np
 import pandas as pd
@@ -54,19 +52,6 @@ _PROTEINS = {
 }
 
 
-@dataclass(frozen=True)
-class _Streams:
-    """One random stream per step, so that a change of one step leaves the others as they were."""
-
-    donors: np.random.Generator
-    genes: np.random.Generator
-    cells: np.random.Generator
-    rates: np.random.Generator
-    counts: np.random.Generator
-    planted: np.random.Generator
-    protein: np.random.Generator
-
-
 def cll_toy(
     *,
     n_donors: int = 10,
@@ -97,7 +82,7 @@ def cll_toy(
     n_cells
         Number of cells over all donors; at least 20 a donor.
     n_genes
-        Number of genes, at least 200: about 150 real symbols, then placeholders.
+        Number of genes, at least 200: about 120 real symbols, then placeholders.
     programme
         Whether the planted programme acts. ``False`` gives the control: the same object, count for count, but for the 30
         planted genes, which then know nothing of CD49d.
@@ -134,19 +119,20 @@ def cll_toy(
     {1: 20, -1: 10}
     """
     _check_size(n_donors=n_donors, n_cells=n_cells, n_genes=n_genes)
-    streams = _Streams(*np.random.default_rng(rng).spawn(7))
-    donors = _donors(n_donors, streams.donors)
-    genes = _genes(n_genes, streams.genes)
-    cells = _cells(donors, n_cells, streams.cells)
-    truth = _truth(genes, programme, streams.genes)
-    rate = _rates(cells, genes, donors, streams.rates)
+    # one random stream per step, so that a change of one step leaves the others as they were
+    streams = np.random.default_rng(rng).spawn(6)
+    donors = _donors(n_donors, streams[0])
+    genes = _genes(n_genes, streams[1])
+    cells = _cells(donors, n_cells, streams[2])
+    truth = _truth(genes, programme, streams[1])
+    rate = _rates(cells, genes, donors, streams[3])
     rna = AnnData(
-        sparse.csr_matrix(_rna_counts(rate, cells, truth, genes, streams)),
+        sparse.csr_matrix(_rna_counts(rate, cells, truth, genes, streams[4])),
         obs=cells.drop(columns="residual"),
         var=genes[["chromosome"]].astype("category"),
         uns={_keys.TRUTH: truth, _keys.TRUTH_DONORS: _summary(donors, cells)},
     )
-    prot = AnnData(_protein_counts(cells, streams.protein), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS)))
+    prot = AnnData(_protein_counts(cells, streams[5]), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS)))
     mdata = mudata.MuData({"rna": rna, "prot": prot})
     mdata.obs = rna.obs.copy()
     return mdata
@@ -157,9 +143,8 @@ def _check_size(*, n_donors: int, n_cells: int, n_genes: int) -> None:
     least = {"n_donors": _MIN_DONORS, "n_cells": 20 * n_donors, "n_genes": _MIN_GENES}
     for name, found in {"n_donors": n_donors, "n_cells": n_cells, "n_genes": n_genes}.items():
         if found < least[name]:
-            raise ValueError(
-                f"cll_toy needs {name} >= {least[name]} (two bimodal donors, 30 planted genes); found {found}."
-            )
+            need = "two bimodal donors, contaminants and 30 planted genes must fit in"
+            raise ValueError(f"cll_toy needs {name} >= {least[name]}, since {need}; found {found}.")
 
 
 def _named(text: str) -> pd.Series:
@@ -222,15 +207,8 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
         n_t, n_mono = max(1, round(0.05 * size)), max(1, round(0.03 * size))
         n_cll = size - n_t - n_mono
         positive = np.arange(n_cll) < round(_SHARE_POSITIVE[pattern] * n_cll)
-        parts.append(
-            pd.DataFrame(
-                {
-                    _keys.DONOR: name,
-                    "cell_type": np.repeat(_CELL_TYPES, [n_cll, n_t, n_mono]),
-                    "positive": np.r_[positive, np.ones(n_t + n_mono, bool)],
-                }
-            )
-        )
+        part = pd.DataFrame({"cell_type": np.repeat(_CELL_TYPES, [n_cll, n_t, n_mono])})
+        parts.append(part.assign(**{_keys.DONOR: name}, positive=np.r_[positive, np.ones(n_t + n_mono, bool)]))
     cells = pd.concat(parts, ignore_index=True).iloc[rng.permutation(n)]
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(n)])
     cells["batch"] = pd.Categorical(cells[_keys.DONOR].map(donors["batch"]))
@@ -285,15 +263,15 @@ def _donor_effects(genes: pd.DataFrame, donors: pd.DataFrame, effects: np.ndarra
 
 
 def _rna_counts(
-    rate: np.ndarray, cells: pd.DataFrame, truth: pd.DataFrame, genes: pd.DataFrame, streams: _Streams
+    rate: np.ndarray, cells: pd.DataFrame, truth: pd.DataFrame, genes: pd.DataFrame, rng: np.random.Generator
 ) -> np.ndarray:
-    """Negative binomial counts; the planted genes have a stream of their own, so the control differs in them alone."""
-    planted = genes.index.get_indexer(truth["gene"])
+    """Negative binomial counts; the planted genes are drawn last, so that the control differs in them alone."""
+    planted = genes.index.get_indexer(pd.Index(truth["gene"]))
     level = cells["cd49d_latent"].fillna(0.0).to_numpy()
     acting = rate[:, planted] * np.exp(level[:, None] * truth["log_fc"].to_numpy())
     dispersion = genes["dispersion"].to_numpy()
-    counts = _negative_binomial(rate, dispersion, streams.counts)
-    counts[:, planted] = _negative_binomial(acting, dispersion[planted], streams.planted)
+    counts = _negative_binomial(rate, dispersion, rng)
+    counts[:, planted] = _negative_binomial(acting, dispersion[planted], rng)
     return counts.astype(np.float32)
 
 
