@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from scbert_cll.pp._align_genes import align_genes
 from scbert_cll.pp._bin_expression import bin_expression
+from scbert_cll.pp._label_cd49d import label_cd49d
 
 __all__ = [
     "align_genes",
     "bin_expression",
+    "label_cd49d",
 ]

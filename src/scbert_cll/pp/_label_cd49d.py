@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from scbert_cll import _checks, _keys
+from scbert_cll.pp import _gate, _protein
+from scbert_cll.pp._donor_table import donor_table
+from scbert_cll.pp._mixture import Mixture
+
+Thresholds = float | tuple[float, float] | Mapping[str, float | tuple[float, float]]
+ALL = "all"  # the one batch where no batch_key is given
+
+
+def label_cd49d(
+    data: AnnData | MuData,
+    *,
+    protein_key: str | None = None,
+    rna_key: str | None = None,
+    marker: str = "CD49d",
+    method: Literal["gmm", "quantile", "manual"] = "gmm",
+    normalize: _protein.Normalize = "clr_cell",
+    batch_key: str | None = None,
+    donor_key: str | None = None,
+    cells: np.ndarray | pd.Series | str | None = None,
+    margin: float = 0.1,
+    quantiles: tuple[float, float] = (1 / 3, 2 / 3),
+    thresholds: Thresholds | None = None,
+    key_added: str = _keys.CD49D,
+    rng: int | np.random.Generator | None = 0,
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Label cells negative or positive for CD49d, or any marker, from its protein.
+
+    The protein is normalised and gated within each batch, all donors pooled: a homogeneous donor gated alone would be cut
+    at its own median. Labels are only given where the data have two populations; otherwise the function refuses and
+    names the alternatives. The donor table applies the clinical rule of 30 % positive cells, with bimodal donors apart.
+
+    Parameters
+    ----------
+    data
+        CITE-seq: an AnnData with raw protein counts in ``obsm``, or a MuData with an RNA and a protein modality of the
+        same cells. Results go to the AnnData, or to the RNA modality.
+    protein_key
+        ``obsm`` key or modality of the protein. By default the one with a usual name. An unnamed array takes its names
+        from ``uns[f"{protein_key}_names"]`` or ``uns["protein_names"]``.
+    rna_key
+        RNA modality of a MuData. By default the one with a usual name.
+    marker
+        Protein to gate: exact name, else the only one that differs by case, ``-_. `` or a TotalSeq-like affix.
+    method
+        ``gmm``: threshold where the posterior of a two-component Gaussian mixture is .5, per batch; needs a lower BIC than
+        one component, Ashman's D ≥ 2, and medians further apart than counting noise. ``quantile``: lower and upper part of the
+        cells of a batch; always labels, so it states a contrast, not positivity. ``manual``: your `thresholds`.
+    normalize
+        ``clr_cell``: log1p(x / g), g = exp(mean of log1p over the proteins of the cell), Seurat's CLR with margin 2; removes the
+        depth of a cell; wants a panel of a dozen proteins or more. ``clr_protein``: log1p(x) minus its mean over the gated cells of the
+        batch, the centred log-ratio across cells (Seurat's margin 1, without its second log, which crushes
+        levels below the mean). ``none``: use the values as they are, e.g. dsb-normalised.
+    batch_key
+        ``obs`` column of batches that are gated apart. Each must pool donors.
+    donor_key
+        ``obs`` column of donors; without it there is no donor table.
+    cells
+        Cells to gate, e.g. B cells: boolean array, Series aligned by name, or boolean ``obs`` column. Others stay NA.
+    margin
+        Cells with a posterior between `margin` and 1 − `margin` are ambiguous: NA (``gmm``).
+    quantiles
+        Lower and upper quantile within a batch (``quantile``).
+    thresholds
+        One level, or (low, high) with NA between, or a dict of these by batch (``manual``); on the normalised scale.
+    key_added
+        Name of the results.
+    rng
+        Seed of the mixture's starts.
+    copy
+        Return a labelled copy instead of writing to `data`.
+
+    Returns
+    -------
+    None, or the copy. Sets, for the default `key_added`:
+
+    ``adata.obs['cd49d']`` : ordered Categorical ``<marker>-`` < ``<marker>+``
+        NA in the ambiguous band and outside `cells`.
+    ``adata.obs['cd49d_level']`` : ordered Categorical ``zero`` < ``low`` < ``high``
+        ``zero`` is called negative. With two thresholds (``quantile``, ``manual`` pair) ``low`` lies between and ``high`` above
+        them; with one (``gmm``, ``manual`` number) ``low`` and ``high`` are the positive cells below and from their median in the batch.
+    ``adata.obs['cd49d_score']`` : float64
+        ``gmm``: posterior of positive, held constant beyond the point where unequal variances would turn it.
+        Otherwise the rank within the batch in (0, 1): monotone in the level, not a probability.
+    ``adata.uns['cd49d']`` : dict
+        ``params``; ``thresholds`` (batch × low, threshold, high); ``separation`` (batch × n_cells, ashman_d, bic_1, bic_2,
+        count_gap, means, sds, weight; NaN without mixture); ``classes`` (n_cells per class); ``score`` (``posterior`` or
+        ``rank``); and ``donors``: n_cells gated, n_neg and n_pos labelled, pct_positive of all gated cells by the threshold, its Wilson 95 % interval
+        ci_low–ci_high, ashman_d and bimodal of the donor's own cells (a description: it labels no cell),
+        clinical_class and cd49d_call. ``quantile`` has no threshold, so there the last two and the percentage are missing.
+
+    Raises
+    ------
+    KeyError
+        Protein, marker or column is not there; what is there is listed.
+    ValueError
+        Values that are not raw counts, unpaired cells, a constant marker, a marker without two populations.
+
+    Notes
+    -----
+    Ashman's D = √2 |μ₁ − μ₂| / √(σ₁² + σ₂²) (Ashman et al. 1994, doi:10.1086/117248). Clinical rule: positive from 30 %
+    of the CLL cells (Gattei et al. 2008, doi:10.1182/blood-2007-05-092486; Bulian et al. 2014, doi:10.1200/JCO.2013.50.8515); bimodal
+    donors behave like positive ones whatever their percentage (Tissino et al. 2020, doi:10.1182/blood.2019003179). A donor is
+    bimodal if its own cells form two components by BIC and D, each with 5 % of at least 50 cells, on the two sides of the threshold.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, scbert_cll as sb
+    >>> from anndata import AnnData
+    >>> rng = np.random.default_rng(0)
+    >>> positive = np.repeat([False, True], 100)
+    >>> protein = pd.DataFrame({"CD49d": rng.poisson(np.where(positive, 60, 4)), "CD19": rng.poisson(50, 200)}, dtype=float)
+    >>> adata = AnnData(rng.poisson(1.0, (200, 5)).astype("float32"))
+    >>> adata.obsm["protein"] = protein.set_index(adata.obs_names)
+    >>> sb.pp.label_cd49d(adata, normalize="clr_protein")
+    >>> adata.obs["cd49d"].value_counts().to_dict()
+    {'CD49d-': 100, 'CD49d+': 100}
+    """
+    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
+    gate = _gate.Gate(marker, method, margin, quantiles, thresholds, seed)
+    protein = _protein.find(data, protein_key, rna_key)
+    j = _protein.lookup(protein, marker)
+    gated = _gated(data, protein.rna, cells)
+    batch, donor = _groups(data, protein.rna, gated, batch_key, donor_key, pooled=method != "manual")
+    levels = _protein.levels(protein, j, normalize, batch, gated)
+    _not_constant(levels.level[gated], marker, protein.where)
+
+    cuts = _gate.fit(gate, levels, batch, gated)
+    result = _call(gate, cuts, levels.level, batch, gated)
+    uns = _record(gate, cuts, result["label"])
+    uns["params"] |= _params(protein, j, gated, normalize=normalize, batch_key=batch_key, donor_key=donor_key, rng=rng)
+    if donor is not None:
+        uns["donors"] = donor_table(levels, result["label"], batch, donor, gated, cuts.table)
+    return _write(data, protein.rna, result, uns, key_added, copy)
+
+
+def _gated(data: AnnData | MuData, rna: AnnData, cells: Any) -> np.ndarray:
+    gated = _protein.mask(data, rna, cells)
+    if not gated.any():
+        raise ValueError(f"cells selects none of the {rna.n_obs} cells.")
+    return gated
+
+
+def _groups(
+    data: AnnData | MuData,
+    rna: AnnData,
+    gated: np.ndarray,
+    batch_key: str | None,
+    donor_key: str | None,
+    *,
+    pooled: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Batch and donor of every cell as text, complete for the gated cells; a batch pools donors."""
+
+    def read(key: str) -> np.ndarray:
+        values = _protein.column(data, rna, key)
+        bad = rna.obs_names[gated & values.isna().to_numpy()]
+        if len(bad):
+            raise ValueError(
+                f"obs[{key!r}] is missing for {len(bad)} gated cells ({_checks.listed(bad)}); fill it or leave them out with cells=."
+            )
+        return values.astype(str).to_numpy(dtype=object)
+
+    batch = np.full(rna.n_obs, ALL, dtype=object) if batch_key is None else read(batch_key)
+    donor = None if donor_key is None else read(donor_key)
+    if pooled and donor is not None and len(set(donor[gated])) > 1:
+        n_donors = pd.Series(donor[gated]).groupby(batch[gated]).nunique()
+        alone = n_donors.index[n_donors == 1]
+        if len(alone):
+            raise ValueError(
+                f"Batches with a single donor cannot be gated apart ({_checks.listed(alone)}): a donor without two "
+                "populations would be cut in two. Pool them with batch_key=None, or give method='manual' with thresholds per batch."
+            )
+    return batch, donor
+
+
+def _not_constant(level: np.ndarray, marker: str, where: str) -> None:
+    if np.ptp(level) == 0:
+        raise ValueError(
+            f"{marker!r} in {where} has the same level ({level[0]:g}) in all {level.size} gated cells; there is nothing to label."
+        )
+
+
+def _call(
+    gate: _gate.Gate, cuts: _gate.Cuts, level: np.ndarray, batch: np.ndarray, gated: np.ndarray
+) -> dict[str, Any]:
+    """Label, three-step level and score of every cell."""
+    low, high = (cuts.table[c].reindex(batch).to_numpy() for c in ("low", "high"))
+    negative = gated & np.where(low < high, level <= low, level < low)
+    positive = gated & (level >= high)
+    names = [f"{gate.marker}-", f"{gate.marker}+"]
+    _both_occur(negative, positive, names, cuts.table, level[gated])
+    median = pd.Series(level).where(positive).groupby(batch).transform("median").to_numpy()
+    bands = (low < high) & (gate.method != "gmm")
+    is_low = np.where(bands, gated & ~negative & ~positive, positive & (level < median))
+    is_high = np.where(bands, positive, positive & (level >= median))
+    return {
+        "label": _ordered(np.select([negative, positive], [0, 1], -1), names),
+        "level": _ordered(np.select([negative, is_low, is_high], [0, 1, 2], -1), list(_keys.LEVEL_ORDER)),
+        "score": _score(level, batch, gated, cuts.mixtures),
+    }
+
+
+def _both_occur(
+    negative: np.ndarray, positive: np.ndarray, names: list[str], table: pd.DataFrame, level: np.ndarray
+) -> None:
+    for kind, name in zip((negative, positive), names, strict=True):
+        if not kind.any():
+            cuts = "; ".join(f"{b}: {row['low']:.3g}, {row['high']:.3g}" for b, row in table.iterrows())
+            raise ValueError(
+                f"No cell is labelled {name!r}: thresholds (low, high) are {cuts}, and levels run from {level.min():.3g} "
+                f"to {level.max():.3g}. Choose others, or another method=."
+            )
+
+
+def _ordered(codes: npt.NDArray[np.intp], categories: list[str]) -> pd.Series:
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(categories), ordered=True))
+
+
+def _score(level: np.ndarray, batch: np.ndarray, gated: np.ndarray, mixtures: Mapping[str, Mixture]) -> pd.Series:
+    """Posterior of positive, or the middle rank within the batch where no mixture was asked for."""
+    x = pd.Series(level).where(gated)
+    if not mixtures:
+        by_batch = x.groupby(batch)
+        return (by_batch.rank() - 0.5) / by_batch.transform("count")
+    for name, mixture in mixtures.items():
+        here = gated & (batch == name)
+        x[here] = mixture.posterior(level[here])
+    return x
+
+
+def _record(gate: _gate.Gate, cuts: _gate.Cuts, label: pd.Series) -> dict[str, Any]:
+    """The tables of `uns`; given thresholds are in theirs."""
+    return {
+        "params": {
+            "marker": gate.marker,
+            "method": gate.method,
+            "margin": float(gate.margin),
+            "quantiles": [float(q) for q in gate.quantiles],
+        },
+        "thresholds": cuts.table,
+        "separation": cuts.separation,
+        "classes": label.value_counts(sort=False).rename("n_cells").to_frame().rename(index=str),
+        "score": "posterior" if cuts.mixtures else "rank",
+    }
+
+
+def _params(protein: _protein.Protein, j: int, gated: np.ndarray, **given: Any) -> dict[str, Any]:
+    """The other arguments, as plain values; what is None is left out."""
+    plain = {k: v for k, v in given.items() if isinstance(v, (str, int, np.integer))}
+    return {"protein": protein.names[j], "protein_matrix": protein.where, "n_gated": int(gated.sum()), **plain}
+
+
+def _write(
+    data: AnnData | MuData, rna: AnnData, result: Mapping[str, pd.Series], uns: dict[str, Any], key: str, copy: bool
+) -> AnnData | MuData | None:
+    if isinstance(data, MuData):
+        rna_key = next(k for k, v in data.mod.items() if v is rna)
+        data = data.copy() if copy else data
+        adata = data.mod[rna_key] if copy else _checks.target(rna, copy=False)
+    else:
+        data = adata = _checks.target(rna, copy=copy)
+    for name, column in ((key, "label"), (_keys.level(key), "level"), (_keys.score(key), "score")):
+        adata.obs[name] = result[column].set_axis(adata.obs_names)
+    adata.uns[key] = uns
+    return data if copy else None

@@ -1,0 +1,234 @@
+"""Find the protein matrix of a CITE-seq object, look a marker up and bring it to a comparable scale."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from scbert_cll import _checks, _keys
+
+Normalize = Literal["clr_cell", "clr_protein", "none"]
+NORMALIZE: tuple[str, ...] = ("clr_cell", "clr_protein", "none")
+
+# What vendors and pipelines put around an antibody's name.
+_PREFIX = re.compile(
+    r"^(anti[-_. ]?(human|mouse)?|hu(man)?(?=[-_. ])|adt(?=[-_. ])|prot(ein)?(?=[-_. ])|ab(?=[-_. ]))[-_. ]*", re.I
+)
+_SUFFIX = re.compile(r"[-_. ]+(totalseq[-_. ]?[a-d]?|total[a-d]|[abc]?0\d{3}|adt|prot(ein)?|antibody)$", re.I)
+
+
+@dataclass(frozen=True)
+class Protein:
+    """Protein counts in the order of the cells of `rna`, and where they came from."""
+
+    rna: AnnData
+    values: sparse.csr_matrix
+    names: pd.Index
+    where: str
+
+
+def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = None) -> Protein:
+    """Protein matrix of an AnnData (`obsm`) or MuData (a modality), finite, with the cells of the RNA."""
+    if isinstance(data, MuData):
+        return _from_mudata(data, protein_key, rna_key)
+    return _from_anndata(_checks.anndata(data), protein_key)
+
+
+def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
+    """A column of the RNA's `obs`, or else of the MuData's own, aligned to the RNA's cells."""
+    if isinstance(data, MuData) and key not in rna.obs and key in data.obs:
+        found: pd.Series = data.obs[key].reindex(rna.obs_names)
+        return found
+    return _checks.obs_column(rna, key)
+
+
+def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") -> np.ndarray:
+    """A boolean per cell from a mask, a Series aligned by name, or the name of a boolean `obs` column."""
+    if cells is None:
+        return np.ones(rna.n_obs, dtype=bool)
+    if isinstance(cells, str):
+        what, cells = f"obs[{cells!r}]", column(data, rna, cells)
+    if isinstance(cells, pd.Series):
+        missing = rna.obs_names.difference(cells.index)
+        if len(missing):
+            raise ValueError(f"{what} says nothing about {len(missing)} cells: {_checks.listed(missing)}.")
+        cells = cells.reindex(rna.obs_names)
+        if cells.isna().any():
+            raise ValueError(
+                f"{what} is missing for {_checks.listed(rna.obs_names[cells.isna()])}; fill it with False."
+            )
+    found = np.asarray(cells)
+    if found.shape != (rna.n_obs,) or not all(isinstance(v, (bool, np.bool_)) for v in found):
+        raise ValueError(
+            f"{what} must hold one boolean for each of {rna.n_obs} cells; found {found.dtype} {found.shape}."
+        )
+    return found.astype(bool)
+
+
+def lookup(protein: Protein, marker: str) -> int:
+    """Position of a marker: by its exact name, else by the one name that differs in spelling only."""
+    exact = np.flatnonzero(protein.names == marker)
+    alike = [i for i, name in enumerate(protein.names) if _canonical(name) == _canonical(marker)]
+    found = [int(i) for i in exact] or alike
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise KeyError(
+            f"{marker!r} fits more than one protein in {protein.where}: {_checks.listed(protein.names[found])}; name one of them exactly."
+        )
+    close = difflib.get_close_matches(_canonical(marker), [_canonical(n) for n in protein.names], n=3, cutoff=0.0)
+    ordered = sorted(protein.names, key=lambda n: close.index(_canonical(n)) if _canonical(n) in close else len(close))
+    raise KeyError(
+        f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest first: {_checks.listed(ordered, 200)}."
+    )
+
+
+@dataclass(frozen=True)
+class Levels:
+    """One protein per cell: normalised level, the same with ties spread for a density fit, and counts where known."""
+
+    level: np.ndarray
+    spread: np.ndarray
+    counts: np.ndarray | None
+
+
+def levels(protein: Protein, j: int, normalize: str, batch: np.ndarray, gated: np.ndarray) -> Levels:
+    """Level of protein `j`; the gated cells of a batch set the zero of `clr_protein`."""
+    _checks.choice(normalize, NORMALIZE, "normalize")
+    x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
+    if normalize == "none":
+        return Levels(x, x, None)
+    _raw_counts(protein)
+    if normalize == "clr_cell":
+        logs = protein.values.astype(np.float64)
+        logs.data = np.log1p(logs.data)
+        scale, centre = np.exp(np.asarray(logs.mean(axis=1)).ravel()), np.zeros_like(x)
+    else:
+        scale = np.ones_like(x)
+        centre = pd.Series(np.log1p(x)).where(gated).groupby(batch).transform("mean").to_numpy()
+    spread = _spread(x, scale)
+    return Levels(np.log1p(x / scale) - centre, np.log1p(spread / scale) - centre, x)
+
+
+def _spread(counts: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """Counts as if measured without rounding: evenly over ±½, in an order that does not depend on that of the cells.
+
+    A pile of zeros is one point to a Gaussian mixture, which would take it for a population of its own.
+    """
+    steps = (np.arange(1, counts.size + 1) * ((np.sqrt(5) - 1) / 2)) % 1 - 0.5  # golden ratio: even over any stretch
+    spread = counts.astype(np.float64)
+    spread[np.lexsort((within, counts))] += steps
+    return spread
+
+
+def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
+    if protein_key is None and not any(k in adata.obsm for k in _keys.PROTEIN_KEYS):
+        _antibody_rows(adata)
+    key = _choose(protein_key, adata.obsm, "adata.obsm", "protein_key")
+    found, where = adata.obsm[key], f"adata.obsm[{key!r}]"
+    names = found.columns if isinstance(found, pd.DataFrame) else _names(adata, key, found.shape[1])
+    return _protein(adata, found, names, where)
+
+
+def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) -> Protein:
+    if mdata.isbacked:
+        raise ValueError("mdata is backed; read it into memory first: mudata.read_h5mu(path).")
+    prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key", _keys.PROTEIN_KEYS)
+    rest = {k: v for k, v in mdata.mod.items() if k != prot_key}
+    rna_key = _choose(rna_key, rest, "mdata.mod", "rna_key", _keys.RNA_KEYS)
+    rna, prot = _checks.anndata(mdata[rna_key]), _checks.anndata(mdata[prot_key])
+    alone = rna.obs_names.symmetric_difference(prot.obs_names)
+    if len(alone):
+        raise ValueError(
+            f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) and mdata[{prot_key!r}] "
+            f"({prot.n_obs} cells): {_checks.listed(alone)}. Keep the shared ones: mudata.pp.intersect_obs(mdata)."
+        )
+    order = prot.obs_names.get_indexer(rna.obs_names)
+    return _protein(rna, sparse.csr_matrix(prot.X)[order], prot.var_names, f"mdata[{prot_key!r}].X")
+
+
+def _choose(
+    key: str | None, store: Mapping[str, Any], where: str, argument: str, usual: Sequence[str] = _keys.PROTEIN_KEYS
+) -> str:
+    """The named key, or the only usual one that is there."""
+    if key is not None:
+        _checks.key_in(key, store, where, f"Choose one with {argument}=.")
+        return key
+    found = [k for k in usual if k in store]
+    if len(found) != 1:
+        why = "more than one of the usual names" if found else "none of the usual names"
+        raise KeyError(
+            f"{where} has {why} ({_checks.listed(found or usual, 12)}); it holds {_checks.listed(store, 12)}. Choose one with {argument}=."
+        )
+    return found[0]
+
+
+def _antibody_rows(adata: AnnData) -> None:
+    """A 10x matrix with the antibodies still among the genes gets its own sentence."""
+    kinds = adata.var.get("feature_types", pd.Series(dtype=str))
+    n = int((kinds == "Antibody Capture").sum())
+    if n:
+        raise ValueError(
+            f"{n} of {adata.n_vars} rows of adata.var are proteins (feature_types is 'Antibody Capture') and lie among the "
+            "genes; part them first: adt = adata.var['feature_types'] == 'Antibody Capture'; "
+            "data = mudata.MuData({'rna': adata[:, ~adt].copy(), 'prot': adata[:, adt].copy()})."
+        )
+
+
+def _names(adata: AnnData, key: str, n: int) -> pd.Index:
+    """Protein names of an unnamed array: `uns[<key>_names]` or, as scvi-tools has it, `uns['protein_names']`."""
+    for candidate in (f"{key}_names", "protein_names"):
+        if candidate in adata.uns:
+            names = pd.Index([str(v) for v in adata.uns[candidate]])
+            if len(names) != n:
+                raise ValueError(
+                    f"adata.uns[{candidate!r}] holds {len(names)} names for the {n} columns of adata.obsm[{key!r}]."
+                )
+            return names
+    raise KeyError(
+        f"adata.obsm[{key!r}] is an array without column names; make it a DataFrame, or put its {n} names into "
+        f"adata.uns[{key + '_names'!r}] or adata.uns['protein_names']."
+    )
+
+
+def _protein(rna: AnnData, found: Any, names: pd.Index, where: str) -> Protein:
+    values = sparse.csr_matrix(found.to_numpy(dtype=np.float64) if isinstance(found, pd.DataFrame) else found)
+    names = pd.Index([str(n) for n in names])
+    _checks.unique(names, f"protein names of {where}", "name each antibody once")
+    protein = Protein(rna, values, names, where)
+    _refuse(protein, ~np.isfinite(values.data), "NaN or infinite values", "fill or drop these cells")
+    return protein
+
+
+def _raw_counts(protein: Protein) -> None:
+    data, remedy = protein.values.data, "give the raw counts, or pass normalize='none' if they are normalised already"
+    _refuse(protein, data < 0, "negative values", remedy)
+    _refuse(protein, data != np.trunc(data), "values that are not whole numbers", remedy)
+
+
+def _refuse(protein: Protein, bad: np.ndarray, what: str, remedy: str) -> None:
+    """Name the first stored value that is bad."""
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        cell = protein.rna.obs_names[int(np.searchsorted(protein.values.indptr, i, side="right")) - 1]
+        name = protein.names[protein.values.indices[i]]
+        raise ValueError(
+            f"{protein.where} holds {what}, first {protein.values.data[i]:g} (cell {cell!r}, protein {name!r}); {remedy}."
+        )
+
+
+def _canonical(name: str) -> str:
+    """A marker's name without what vendors, pipelines and habits put around it."""
+    bare = _PREFIX.sub("", name.strip())
+    while bare != (shorter := _SUFFIX.sub("", bare)):
+        bare = shorter
+    return re.sub(r"[-_. ]", "", bare).lower()
