@@ -151,7 +151,7 @@ def matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
         raise ValueError(f"{where} is empty (None); put the counts there or name the layer that holds them.")
     csr = sparse.csr_matrix(found)
     if not csr.has_canonical_format:
-        csr = csr.copy() if csr is found else csr
+        csr = csr.copy()  # it shares the arrays of the user's matrix
         csr.sum_duplicates()
     for bad, what in ((~np.isfinite(csr.data), "NaN or infinite"), (csr.data < 0, "negative")):
         if bad.any():
