@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import metadata
+
+from sphinx.application import Sphinx
 
 info = metadata("scbert-cll")
 project = "scbert_cll"
@@ -21,6 +24,7 @@ extensions = [
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 root_doc = "index"
+default_role = "code"
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "Thumbs.db", ".DS_Store"]
 
@@ -32,8 +36,8 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": False}
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
-napoleon_use_rtype = True
-napoleon_use_param = True
+RETURNS = "Returns and writes"  # prose and a list of slots, which napoleon would read as types
+napoleon_custom_sections = [RETURNS]
 typehints_defaults = "braces"
 typehints_document_rtype = False  # "None, or the new object" is said in Returns
 
@@ -46,3 +50,17 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2, "use_download_button": False}
+
+
+def slots(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Set the Returns section as it is written: prose, then slots as a definition list."""
+    for i in range(len(lines) - 1, 0, -1):
+        if re.match(r"``.+`` : ", lines[i]) and lines[i - 1].strip():
+            lines.insert(i, "")  # a slot may stand without a text of its own
+        if lines[i].startswith("-----") and lines[i - 1] == "Returns":
+            lines[i - 1 : i + 1] = [RETURNS, "-" * len(RETURNS)]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", slots, priority=100)  # before napoleon
