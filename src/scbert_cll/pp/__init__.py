@@ -5,9 +5,11 @@ from __future__ import annotations
 from scbert_cll.pp._align_genes import align_genes
 from scbert_cll.pp._bin_expression import bin_expression
 from scbert_cll.pp._label_cd49d import label_cd49d
+from scbert_cll.pp._split_donors import split_donors
 
 __all__ = [
     "align_genes",
     "bin_expression",
     "label_cd49d",
+    "split_donors",
 ]

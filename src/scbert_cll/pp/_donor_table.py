@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
@@ -50,7 +52,7 @@ def _bimodal(spread: np.ndarray, threshold: np.ndarray) -> dict[str, float | boo
     return {"ashman_d": mixture.ashman_d, "bimodal": bool(two)}
 
 
-def _clinical(table: pd.DataFrame) -> dict[str, pd.Categorical]:
+def _clinical(table: pd.DataFrame) -> dict[str, Any]:
     """The 30 % rule and the bimodal class; missing where there is no percentage."""
     pct, bimodal = table["pct_positive"], table["bimodal"]
     code = np.select([bimodal & (pct < _CLINICAL_PCT), bimodal, pct < _CLINICAL_PCT], [1, 2, 0], 3)

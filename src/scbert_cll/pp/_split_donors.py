@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+
+_STARTS = 20
+
+
+def split_donors(
+    adata: AnnData,
+    donor_key: str,
+    *,
+    labels_key: str | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    unit: Literal["donor", "cell"] = "donor",
+    key_added: str = _keys.SPLIT,
+    rng: int | np.random.Generator | None = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Split donors, not cells, into train, val and test.
+
+    Cells of one donor share genotype, clone and batch, so a donor on both sides of a split lets a model recognise the donor
+    instead of the class. Whole donors are dealt out such that each part comes as close as whole donors allow to its
+    share of the donors, of the cells and of the cells of every class.
+
+    Parameters
+    ----------
+    adata
+        Cells to split. Neither the order of the cells nor that of the donors matters.
+    donor_key
+        ``obs`` column of donors, without missing values.
+    labels_key
+        ``obs`` column of classes to balance over the parts; every class is then sure to occur in train. Cells without a
+        label are split with their donor.
+    fractions
+        Shares of train, val and test; they sum to 1. A share of 0 leaves that part out: two donors can be split with
+        ``(0.5, 0, 0.5)``.
+    unit
+        ``donor``, or ``cell``: a random split within every donor and class, for data of one or two donors. It has the
+        same donors on both sides, so what is measured on it is optimistic; ``uns`` says so.
+    key_added
+        Name of the results.
+    rng
+        Seed of the search.
+    copy
+        Return a split copy instead of writing to `adata`.
+
+    Returns
+    -------
+    None, or the copy. Sets, for the default `key_added`:
+
+    ``adata.obs['split']`` : Categorical ``train``, ``val``, ``test``
+        The part of each cell; a donor is in exactly one (`unit` ``donor``).
+    ``adata.uns['split']`` : dict
+        ``params`` (with ``donors_shared``: whether donors are on more than one side) and ``donors``, a table of donor, split,
+        n_cells and the number of cells per class.
+
+    Raises
+    ------
+    ValueError
+        Fewer donors than parts, missing donors, or a class that cannot be in train.
+
+    Notes
+    -----
+    The sum of squared deviations from `fractions` is minimised by moving and swapping donors from random starts, with a
+    penalty for a class that is absent from a part.
+
+    Examples
+    --------
+    >>> import numpy as np, scbert_cll as sb
+    >>> from anndata import AnnData
+    >>> adata = AnnData(np.ones((60, 3), dtype="float32"))
+    >>> adata.obs["donor"] = np.repeat([f"d{i}" for i in range(6)], 10)
+    >>> sb.pp.split_donors(adata, "donor", fractions=(0.5, 0.25, 0.25))
+    >>> adata.obs.groupby("split", observed=True)["donor"].nunique().to_dict()
+    {'train': 3, 'val': 1, 'test': 2}
+    """
+    _checks.anndata(adata)
+    _checks.choice(unit, ("donor", "cell"), "unit")
+    shares = _shares(fractions)
+    donor = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
+    label = None if labels_key is None else _labels(adata, labels_key)
+    generator = np.random.default_rng(rng)
+    if unit == "donor":
+        part = _deal_donors(donor, label, shares, generator, donor_key)
+    else:
+        part = _deal_cells(donor, label, shares, generator)
+    if label is not None:
+        _every_class_in_train(part, label, donor)
+
+    params: dict[str, Any] = {"donor_key": donor_key, "fractions": [float(s) for s in shares], "unit": unit}
+    params |= {} if labels_key is None else {"labels_key": labels_key}
+    params |= {"rng": int(rng)} if isinstance(rng, (int, np.integer)) else {}
+    params["donors_shared"] = unit == "cell"
+    adata = _checks.target(adata, copy=copy)
+    adata.obs[key_added] = pd.Categorical(part, categories=list(_keys.SPLIT_ORDER))
+    adata.uns[key_added] = {"params": params, "donors": _table(donor, label, part)}
+    return adata if copy else None
+
+
+def _shares(fractions: tuple[float, float, float]) -> np.ndarray:
+    shares = np.asarray(fractions, dtype=float)
+    if shares.shape != (3,) or not (shares >= 0).all() or not np.isclose(shares.sum(), 1) or shares[0] == 0:
+        raise ValueError(
+            f"fractions must be three shares (train, val, test), none negative, train above 0, sum 1; found {fractions}."
+        )
+    return shares
+
+
+def _labels(adata: AnnData, key: str) -> pd.Series:
+    """Classes as text; unlabelled cells stay missing."""
+    label = _checks.obs_column(adata, key)
+    _checks.classes(label, key)
+    return label.astype(object).where(label.isna(), label.astype(str))
+
+
+def _deal_donors(
+    donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: np.random.Generator, donor_key: str
+) -> pd.Series:
+    """Part of each cell, whole donors only."""
+    names = np.sort(donor.unique())
+    used = np.flatnonzero(shares)
+    if names.size < used.size:
+        two = " fractions=(0.5, 0, 0.5) splits two donors;" if names.size == 2 else ""
+        raise ValueError(
+            f"adata.obs[{donor_key!r}] holds {names.size} donors ({_checks.listed(names)}) for {used.size} parts; expected at "
+            f"least one donor per part.{two} unit='cell' splits within donors, which is optimistic: every donor is on both sides."
+        )
+    present = None if label is None else pd.crosstab(donor, label).loc[names]
+    n_cells = donor.value_counts().loc[names].to_numpy()
+    columns = [np.ones(names.size), n_cells, *([] if present is None else present.to_numpy().T)]
+    weights = np.stack([c / c.sum() for c in columns], axis=1)  # (donors, 2 + classes), columns sum to 1
+    dealt = used[_search(weights, shares[used], rng)]
+    return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[dealt], strict=True)))
+
+
+def _search(weights: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Part of each donor: best local optimum over moves and swaps, from several random starts."""
+    best, best_loss = np.zeros(len(weights), dtype=int), np.inf
+    for _ in range(_STARTS):
+        part, loss = rng.choice(shares.size, size=len(weights), p=shares), np.inf
+        while True:
+            step, step_loss = _best_step(part, weights, shares)
+            if step_loss >= loss - 1e-12:
+                break
+            part, loss = step, step_loss
+        if loss < best_loss - 1e-12:
+            best, best_loss = part, loss
+    return best
+
+
+def _best_step(part: np.ndarray, weights: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, float]:
+    """The best neighbour: one donor moved, or two of different parts exchanged."""
+    n, k = len(part), shares.size
+    got = (part == np.arange(k)[:, None]) @ weights  # (parts, columns)
+    i, to = np.repeat(np.arange(n), k), np.tile(np.arange(k), n)
+    a, b = np.triu_indices(n, 1)
+    a, b = a[part[a] != part[b]], b[part[a] != part[b]]
+    # a move is an exchange with nobody, whose weight is nothing
+    i, to = np.concatenate([i, a]), np.concatenate([to, part[b]])
+    gain = weights[i] - np.concatenate([np.zeros((n * k, weights.shape[1])), weights[b]])
+    steps, rows = np.repeat(got[None], i.size, axis=0), np.arange(i.size)  # (steps, parts, columns)
+    steps[rows, part[i]] -= gain
+    steps[rows, to] += gain
+    best = int(np.argmin(loss := _loss(steps, shares)))
+    after = part.copy()
+    after[i[best]] = to[best]
+    if best >= n * k:
+        after[b[best - n * k]] = part[i[best]]
+    return after, float(loss[best])
+
+
+def _loss(got: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Squared deviation per step; an empty part costs more than a class missing in train, that more than one elsewhere."""
+    absent = got < 1e-9
+    penalty = 1e6 * absent[..., 0].sum(1) + 1e3 * absent[:, 0, 2:].sum(1) + absent[:, 1:, 2:].sum((1, 2))
+    return np.asarray(((got - shares[:, None]) ** 2).sum((1, 2)) + penalty)
+
+
+def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -> None:
+    absent = sorted(set(label.dropna()) - set(label[part == _keys.TRAIN].dropna()))
+    if absent:
+        where = "; ".join(f"{c!r} only in {_checks.listed(sorted(donor[label == c].unique()))}" for c in absent)
+        raise ValueError(
+            f"Classes that cannot be in train with every part filled: {where}. Merge or drop the class, leave a part out with a "
+            "share of 0, or split within donors with unit='cell' (optimistic: every donor is on both sides)."
+        )
+
+
+def _deal_cells(donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: np.random.Generator) -> pd.Series:
+    """Part of each cell, random within donor and class.
+
+    Cells are lined up by donor and class in random order, and each takes the part that lags its share most, so any
+    stretch of the line, and so every stratum, has the shares within about one cell.
+    """
+    if len(donor) < np.count_nonzero(shares):
+        raise ValueError(
+            f"Expected at least one cell per part; found {len(donor)} cells for {np.count_nonzero(shares)} parts."
+        )
+    strata = pd.DataFrame({"donor": donor, "label": "" if label is None else label.fillna("").astype(str)})
+    line = strata.sort_index().assign(random=rng.permutation(len(strata)))
+    line = line.sort_values(["donor", "label", "random"])
+    given, dealt = np.zeros(shares.size), np.empty(len(line), dtype=int)
+    for i in range(len(line)):
+        dealt[i] = np.argmax((i + 1) * shares - given)
+        given[dealt[i]] += 1
+    return pd.Series(np.array(_keys.SPLIT_ORDER)[dealt], index=line.index).reindex(donor.index)
+
+
+def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.DataFrame:
+    """Donor, split, number of cells, and of cells per class."""
+    keys = [donor.rename("donor"), part.rename("split")]
+    counts = donor.groupby(keys).size().rename("n_cells").to_frame()
+    if label is not None:
+        # h5ad reads a slash in a column name as a folder
+        per_class = pd.crosstab(keys, label).rename(columns=lambda c: f"n_{c}".replace("/", "|"))
+        counts = counts.join(per_class).fillna(0).astype(int)
+    table = counts.reset_index()
+    return table.set_axis(table.index.astype(str))
