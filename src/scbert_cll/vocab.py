@@ -89,7 +89,7 @@ class GeneVocab:
         if kind in _TEXT:
             return cls(_read_table(path, header=None)[0].str.strip())
         table = _read_table(path)
-        name = table.columns[column] if isinstance(column, int) else column
+        name = dict(enumerate(table.columns)).get(column, f"column {column}") if isinstance(column, int) else column
         _checks.key_in(name, table, path.name)
         return cls(table[name])
 
