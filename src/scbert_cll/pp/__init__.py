@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from scbert_cll.pp._align_genes import align_genes
+from scbert_cll.pp._balance import balance
 from scbert_cll.pp._bin_expression import bin_expression
+from scbert_cll.pp._cll_mask import cll_mask
 from scbert_cll.pp._label_cd49d import label_cd49d
 from scbert_cll.pp._split_donors import split_donors
 
 __all__ = [
     "align_genes",
+    "balance",
     "bin_expression",
+    "cll_mask",
     "label_cd49d",
     "split_donors",
 ]

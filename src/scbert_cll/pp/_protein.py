@@ -74,11 +74,15 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") 
     return found.astype(bool)
 
 
+def positions(protein: Protein, marker: str) -> list[int]:
+    """Where a marker is: by its exact name, else by names that differ in spelling only."""
+    exact = [int(i) for i in np.flatnonzero(protein.names == marker)]
+    return exact or [i for i, name in enumerate(protein.names) if _canonical(name) == _canonical(marker)]
+
+
 def lookup(protein: Protein, marker: str) -> int:
-    """Position of a marker: by its exact name, else by the one name that differs in spelling only."""
-    exact = np.flatnonzero(protein.names == marker)
-    alike = [i for i, name in enumerate(protein.names) if _canonical(name) == _canonical(marker)]
-    found = [int(i) for i in exact] or alike
+    """The one position of a marker."""
+    found = positions(protein, marker)
     if len(found) == 1:
         return found[0]
     if found:

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from imblearn.over_sampling import SMOTE, RandomOverSampler
+from imblearn.under_sampling import RandomUnderSampler
+
+from scbert_cll import _checks, _keys
+from scbert_cll.pp._smote import interpolate, neighbour_space, refuse_derived
+
+METHODS = ("weights", "oversample", "undersample", "smote")
+
+
+def balance(
+    adata: AnnData,
+    groupby: str | Sequence[str],
+    *,
+    method: Literal["weights", "oversample", "undersample", "smote"] = "weights",
+    split_key: str = _keys.SPLIT,
+    use_rep: str | None = None,
+    k_neighbors: int = 5,
+    rng: int | np.random.Generator | None = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Balance the groups of the training cells, by weights or by resampling.
+
+    Only training cells with a label take part; validation and test cells stay as they are, at the prevalence of nature. Resampling
+    before the split would put copies of a cell on both sides, so without a split this raises. Weights change no row and
+    are the default; SMOTE is there for comparison with earlier work: in thousands of genes it seldom helps.
+
+    Parameters
+    ----------
+    adata
+        Cells with labels and a split.
+    groupby
+        ``obs`` column, or several whose combinations are the groups, e.g. ``["cd49d", "donor"]``. Cells with a missing value in
+        any are left alone.
+    method
+        ``weights``; ``oversample``: copies of random cells up to the largest group; ``undersample``: random cells down to the
+        smallest; ``smote``: new cells between a cell and one of its neighbours in the group, up to the largest group.
+    split_key
+        ``obs`` column with ``train``, as :func:`split_donors` writes it.
+    use_rep
+        ``obsm`` in which SMOTE looks for neighbours. By default 50 principal components of the training cells' log-normalised ``X``.
+    k_neighbors
+        Neighbours of SMOTE; a group that is to grow needs more cells than that.
+    rng
+        Seed of the resampling.
+    copy
+        Return a balanced copy instead of writing to `adata`.
+
+    Returns
+    -------
+    None, or the copy. Sets
+
+    ``adata.obs['balance_weight']`` : float32 (``weights``)
+        Inverse of the group's size, mean 1 over the training cells with a label; 0 for all others.
+    ``adata.obs['is_synthetic']`` : bool (resampling)
+        True for the rows that were added, at the end, with new names; the original rows keep their order. ``undersample`` drops rows
+        and adds none.
+    ``adata.uns['balance']`` : dict
+        ``params`` and ``groups``, a table of n_before and n_after, or weight, per group.
+
+    Raises
+    ------
+    KeyError
+        There is no split, or no such column.
+    ValueError
+        One group only, a group no larger than `k_neighbors`, an object that was balanced before, or one with layers or graphs that
+        new cells would falsify.
+
+    Notes
+    -----
+    SMOTE (Chawla et al. 2002, doi:10.1613/jair.953) puts a new cell at (1 − u) a + u b of two cells of a group. Matrices of whole numbers in ``X``,
+    ``layers`` and ``obsm`` stay whole: each count of a is kept with probability 1 − u and each of b with u, which has that point as its
+    mean and stays as sparse as a cell. Others are interpolated. A new cell has an ``obs`` value, its donor for one, where
+    both parents share it; else it is missing. Bin afterwards: tokens have no middle.
+
+    Examples
+    --------
+    >>> import numpy as np, scbert_cll as sb
+    >>> from anndata import AnnData
+    >>> adata = AnnData(np.ones((8, 3), dtype="float32"))
+    >>> adata.obs["cd49d"] = ["CD49d-"] * 6 + ["CD49d+"] * 2
+    >>> adata.obs["split"] = "train"
+    >>> sb.pp.balance(adata, "cd49d")
+    >>> adata.obs.groupby("cd49d")["balance_weight"].sum().to_dict()
+    {'CD49d+': 4.0, 'CD49d-': 4.0}
+    """
+    _checks.anndata(adata)
+    _checks.choice(method, METHODS, "method")
+    keys = [groupby] if isinstance(groupby, str) else list(groupby)
+    _not_twice(adata, method)
+    group = _training_groups(adata, keys, split_key)
+    params: dict[str, Any] = {"groupby": keys, "method": method, "split_key": split_key}
+    if method == "weights":
+        adata = _checks.target(adata, copy=copy)
+        weight, table = _weights(group)
+        adata.obs[_keys.BALANCE_WEIGHT] = weight
+    else:
+        if not copy:
+            _checks.target(adata, copy=False)
+        seed = int(np.random.default_rng(rng).integers(2**31 - 1))
+        params |= {"rng": int(rng)} if isinstance(rng, (int, np.integer)) else {}
+        params |= {"k_neighbors": k_neighbors} if method == "smote" else {}
+        new = _resampled(adata, group, method, use_rep, k_neighbors, seed)
+        table = _sizes(group, new, keys)
+        adata = new if copy else _become(adata, new)
+    adata.uns[_keys.BALANCE] = {"params": params, "groups": table}
+    return adata if copy else None
+
+
+def _not_twice(adata: AnnData, method: str) -> None:
+    """Weights may be computed anew; nothing goes on top of a resampling, nor a resampling on top of weights."""
+    resampled = _keys.IS_SYNTHETIC in adata.obs
+    if resampled or (method != "weights" and _keys.BALANCE_WEIGHT in adata.obs):
+        found = _keys.IS_SYNTHETIC if resampled else _keys.BALANCE_WEIGHT
+        remedy = "start from the object before" if resampled else f"remove the weights first: del adata.obs[{found!r}]"
+        raise ValueError(
+            f"adata has been balanced already (it has adata.obs[{found!r}]); balancing twice counts twice: {remedy}."
+        )
+
+
+def _training_groups(adata: AnnData, keys: list[str], split_key: str) -> pd.Series:
+    """Group of each training cell with a label, missing for the others; at least two groups."""
+    if split_key not in adata.obs:
+        raise KeyError(
+            f"{split_key!r} is not in adata.obs; it has {_checks.listed(adata.obs.columns, 12)}. Balance after the split, on training "
+            "cells only: resampling before it puts copies of the same cell into training and test, and weights learned on all "
+            "cells see the test's prevalence. Run pp.split_donors first."
+        )
+    train = (_checks.split(adata, split_key) == _keys.TRAIN).to_numpy()
+    columns = [_checks.obs_column(adata, key) for key in keys]
+    use = train & np.all([c.notna() for c in columns], axis=0)
+    names = pd.Series([" | ".join(map(str, row)) for row in zip(*columns, strict=True)], index=adata.obs_names)
+    group = names.where(use)
+    if not use.any():
+        raise ValueError(f"No training cell has a value in adata.obs[{_checks.listed(keys)}].")
+    _checks.classes(group, " + ".join(keys), within=" among the training cells")
+    return group
+
+
+def _weights(group: pd.Series) -> tuple[pd.Series, pd.DataFrame]:
+    """Every group weighs the same in total; the mean over its cells is 1."""
+    size = group.value_counts().sort_index()
+    weight = size.sum() / (len(size) * size)
+    table = pd.DataFrame({"n_before": size, "weight": weight}).rename_axis("group")
+    return group.map(weight).fillna(0.0).astype(np.float32), table.rename(index=str)
+
+
+def _resampled(
+    adata: AnnData, group: pd.Series, method: str, use_rep: str | None, k_neighbors: int, seed: int
+) -> AnnData:
+    """A new object: originals in their order (less those dropped), new rows after them."""
+    rows = np.flatnonzero(group.notna())
+    y = group.iloc[rows].to_numpy(dtype=str)
+    if method == "undersample":
+        sampler = RandomUnderSampler(random_state=seed)
+        kept = rows[_sampled(sampler, y)]
+        index = np.union1d(np.flatnonzero(group.isna()), kept)
+        new = adata[index].copy()
+    else:
+        if adata.obsp:
+            raise ValueError(
+                f"adata.obsp holds {_checks.listed(adata.obsp)}: a graph over cells is wrong once cells are added. Delete it and compute it after balancing."
+            )
+        new = (
+            _oversampled(adata, rows, y, seed)
+            if method == "oversample"
+            else _smote(adata, rows, y, use_rep, k_neighbors, seed)
+        )
+    new.obs[_keys.IS_SYNTHETIC] = np.arange(new.n_obs) >= adata.n_obs
+    return new
+
+
+def _sampled(sampler: RandomOverSampler | RandomUnderSampler, y: np.ndarray) -> np.ndarray:
+    """Positions the sampler chose; the matrix itself need not take part."""
+    sampler.fit_resample(np.arange(y.size)[:, None], y)
+    return np.asarray(sampler.sample_indices_)
+
+
+def _oversampled(adata: AnnData, rows: np.ndarray, y: np.ndarray, seed: int) -> AnnData:
+    extra = rows[_sampled(RandomOverSampler(random_state=seed), y)[y.size :]]
+    return _grown(adata, extra, "copy")
+
+
+def _smote(
+    adata: AnnData, rows: np.ndarray, y: np.ndarray, use_rep: str | None, k_neighbors: int, seed: int
+) -> AnnData:
+    _enough_neighbours(y, k_neighbors)
+    refuse_derived(adata)
+    space = neighbour_space(adata, rows, use_rep, seed)
+    sampler = SMOTE(k_neighbors=k_neighbors, random_state=seed)
+    resampled, _ = sampler.fit_resample(space, y)
+    parents = resampled[y.size :, -y.size :]  # (new, training cells): 1 − u and u
+    base = rows[np.asarray(parents.argmax(axis=1)).ravel()]
+    new = _grown(adata, base, "smote")
+    interpolate(new, adata, rows, parents, np.random.default_rng(seed))
+    return new
+
+
+def _enough_neighbours(y: np.ndarray, k_neighbors: int) -> None:
+    names, sizes = np.unique(y, return_counts=True)
+    small = [f"{n!r} with {s}" for n, s in zip(names, sizes, strict=True) if s <= k_neighbors and s < sizes.max()]
+    if small:
+        raise ValueError(
+            f"SMOTE with k_neighbors={k_neighbors} needs groups of at least {k_neighbors + 1} training cells; found {', '.join(small)}. "
+            "Merge the group, lower k_neighbors, or use method='weights'."
+        )
+
+
+def _grown(adata: AnnData, extra: np.ndarray, word: str) -> AnnData:
+    """The object with the rows `extra` once more at its end, under new names."""
+    index = np.concatenate([np.arange(adata.n_obs), extra])
+    taken, names = set(adata.obs_names), []
+    for name in adata.obs_names[extra]:
+        i = 1
+        while (fresh := f"{name}-{word}{i}") in taken:
+            i += 1
+        taken.add(fresh)
+        names.append(fresh)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Observation names are not unique", UserWarning)  # until the next line
+        grown = adata[index].copy()
+    grown.obs_names = [*adata.obs_names, *names]
+    return grown
+
+
+def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
+    """Training cells per group before and after."""
+    n_before = before.value_counts().sort_index()
+    added = new.obs[new.obs[_keys.IS_SYNTHETIC]]
+    kept = before.reindex(new.obs_names).value_counts()
+    columns = [added[k].astype(str) for k in keys]
+    grown = pd.Series([" | ".join(row) for row in zip(*columns, strict=True)], dtype=object).value_counts()
+    n_after = kept.add(grown, fill_value=0).reindex(n_before.index).astype(int)
+    return pd.DataFrame({"n_before": n_before, "n_after": n_after}).rename_axis("group").rename(index=str)
+
+
+def _become(adata: AnnData, new: AnnData) -> AnnData:
+    """Make the user's object hold the new rows; anndata itself does so where a view becomes actual."""
+    adata._init_as_actual(new)  # type: ignore[no-untyped-call]
+    return adata

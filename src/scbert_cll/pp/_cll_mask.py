@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from scbert_cll import _checks
+from scbert_cll.pp import _mixture, _protein
+
+# Where the cells that passed so far are one population, positive begins above this quantile of the negative cells.
+_Z_99 = 2.326
+_USUAL_EXCLUDE = ("CD3", "CD14")
+
+
+def cll_mask(
+    data: AnnData | MuData,
+    *,
+    protein_key: str | None = None,
+    rna_key: str | None = None,
+    markers: Sequence[str] = ("CD19", "CD5"),
+    exclude: Sequence[str] | None = None,
+    normalize: _protein.Normalize = "clr_protein",
+    thresholds: Mapping[str, float] | None = None,
+) -> pd.Series:
+    """Find the CD19+CD5+ cells of a CLL sample by their protein.
+
+    CD5 is dim on CLL cells and bright on T cells, so one threshold over all cells would put CLL with the negative ones. Markers
+    are therefore gated one after the other, each among the cells that passed those before it: CD19 among all
+    cells, CD5 among the CD19+ cells, where it parts CLL from normal B cells. Where these form one population,
+    as in a pure clone, positive is what lies above 99 % of the CD5-negative cells among the cells that did not pass
+    (monocytes, NK cells): the internal negative control of flow cytometry. The mask suits ``cells=`` of
+    :func:`label_cd49d`; nothing is written.
+
+    Parameters
+    ----------
+    data, protein_key, rna_key, normalize
+        As for :func:`label_cd49d`, all cells as one batch; across cells is the better scale here, because
+        lineage markers are a large part of all that a cell binds.
+    markers
+        Proteins a cell must be positive for, in the order of gating.
+    exclude
+        Proteins a cell must not be positive for. By default CD3 and CD14, so far as the panel has them and they
+        form two populations; what is named here must.
+    thresholds
+        Level from which a marker is positive, on the normalised scale; replaces the search for that marker.
+
+    Returns
+    -------
+    Boolean Series over the cells (of the RNA); the thresholds used are in its ``attrs["thresholds"]``.
+
+    Raises
+    ------
+    KeyError
+        A protein is not in the panel; the ones that are are listed.
+    ValueError
+        A marker does not part the cells; the remedy is `thresholds`.
+
+    Examples
+    --------
+    >>> import scbert_cll as sb
+    >>> mdata = sb.datasets.cll_toy()
+    >>> mask = sb.pp.cll_mask(mdata)
+    >>> sb.pp.label_cd49d(mdata, cells=mask, normalize="clr_protein")
+    """
+    protein = _protein.find(data, protein_key, rna_key)
+    given = dict(thresholds or {})
+    unused = set(given) - {*markers, *(_USUAL_EXCLUDE if exclude is None else exclude)}
+    if unused:
+        raise KeyError(f"thresholds names {_checks.listed(sorted(unused))}, which is in neither markers nor exclude.")
+    passed, used = np.ones(protein.rna.n_obs, dtype=bool), {}
+    for marker in markers:
+        levels = _levels(protein, marker, normalize)
+        used[marker] = given[marker] if marker in given else _threshold(levels, passed, marker)
+        passed &= levels.level >= used[marker]
+    for marker in _excluded(protein, exclude, given):
+        levels = _levels(protein, marker, normalize)
+        cut = given[marker] if marker in given else _cut(levels, np.ones_like(passed))
+        if cut is None and exclude is not None:
+            raise ValueError(_sentence(marker, "the cells"))
+        if cut is not None:
+            used[marker] = cut
+            passed &= levels.level < cut
+    mask = pd.Series(passed, index=protein.rna.obs_names, name="+".join(markers))
+    mask.attrs["thresholds"] = {k: float(v) for k, v in used.items()}
+    return mask
+
+
+def _levels(protein: _protein.Protein, marker: str, normalize: str) -> _protein.Levels:
+    every = np.ones(protein.rna.n_obs, dtype=bool)
+    j = _protein.lookup(protein, marker)
+    return _protein.levels(protein, j, normalize, np.zeros(every.size, dtype=int), every)
+
+
+def _excluded(protein: _protein.Protein, exclude: Sequence[str] | None, given: Mapping[str, float]) -> list[str]:
+    if exclude is not None:
+        return list(exclude)
+    return [m for m in _USUAL_EXCLUDE if m in given or _protein.positions(protein, m)]
+
+
+def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> float:
+    """Between two populations of the cells that passed; else above the negative ones of those that did not."""
+    cut = _cut(levels, passed)
+    if cut is not None:
+        return cut
+    mixture = _fit(levels, ~passed)
+    if mixture is None:
+        raise ValueError(
+            _sentence(marker, f"the {int(passed.sum())} cells gated so far, nor the {int((~passed).sum())} others,")
+        )
+    return float(mixture.means[0] + _Z_99 * mixture.sds[0])
+
+
+def _cut(levels: _protein.Levels, cells: np.ndarray) -> float | None:
+    mixture = _fit(levels, cells)
+    return None if mixture is None else mixture.cut(0.5)
+
+
+def _fit(levels: _protein.Levels, cells: np.ndarray) -> _mixture.Mixture | None:
+    """A mixture of two populations, or nothing."""
+    if cells.sum() < _mixture.MIN_CELLS or np.ptp(levels.level[cells]) == 0:
+        return None
+    mixture = _mixture.fit(levels.spread[cells], seed=0)
+    gap = np.inf
+    if levels.counts is not None:
+        gap = _mixture.count_gap(levels.counts[cells], levels.spread[cells] > mixture.cut(0.5))
+    return mixture if mixture.separable and gap >= _mixture.MIN_COUNT_GAP else None
+
+
+def _sentence(marker: str, where: str) -> str:
+    return (
+        f"{marker!r} does not part {where} into two populations, so no threshold can be found; give one, on the "
+        f"normalised scale: thresholds={{{marker!r}: ...}}, or leave the marker out."
+    )

@@ -1,0 +1,121 @@
+"""What SMOTE needs to know about an AnnData: where cells are near, and what lies between two of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _checks
+
+
+def refuse_derived(adata: AnnData) -> None:
+    """Tokens have no middle, and `raw` would keep the old number of cells."""
+    binned = [k for k in adata.layers.keys() if k and _checks.is_binned(adata, k)]
+    if binned:
+        raise ValueError(
+            f"adata.layers[{_checks.listed(binned)}] holds bins, and there is nothing between two of them: delete it, balance, then pp.bin_expression."
+        )
+    if adata.raw is not None:
+        raise ValueError(
+            "adata.raw is set, and SMOTE makes no raw values; keep the counts in a layer and del adata.raw first."
+        )
+
+
+def neighbour_space(adata: AnnData, rows: np.ndarray, use_rep: str | None, seed: int) -> sparse.csr_matrix:
+    """Coordinates of the training cells, and beside them the identity.
+
+    Any two rows of the identity are equally far apart, so it changes no neighbour; but after interpolation it
+    holds each new cell's parents and their shares, which imbalanced-learn does not tell.
+    """
+    if use_rep is None:
+        coordinates = _components(adata, rows, seed)
+    else:
+        _checks.key_in(use_rep, adata.obsm, "adata.obsm")
+        found = adata.obsm[use_rep]
+        coordinates = found.iloc[rows].to_numpy() if isinstance(found, pd.DataFrame) else found[rows]
+    # float64: an integer matrix would have its interpolated values cut off
+    identity = sparse.eye_array(rows.size, format="csr")
+    return sparse.hstack([sparse.csr_array(coordinates).astype(np.float64), identity], format="csr")
+
+
+def interpolate(
+    new: AnnData, old: AnnData, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
+) -> None:
+    """Replace the added rows of `new` by what lies between their parents among `rows` of `old`."""
+    new.X = _between(old.X, rows, parents, rng)
+    for key in filter(None, old.layers.keys()):
+        new.layers[key] = _between(old.layers[key], rows, parents, rng)
+    for key in old.obsm.keys():
+        found = old.obsm[key]
+        if isinstance(found, pd.DataFrame):
+            table = _between(found.to_numpy(dtype=np.float64), rows, parents, rng)
+            new.obsm[key] = pd.DataFrame(table, index=new.obs_names, columns=found.columns)
+        else:
+            new.obsm[key] = _between(found, rows, parents, rng)
+    for key in old.obs.columns:
+        new.obs[key] = _shared(_checks.obs_column(old, key), _checks.obs_column(new, key), rows, parents, old.n_obs)
+
+
+def _components(adata: AnnData, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Principal components of the training cells' X, log-normalised first if it holds counts."""
+    matrix = _checks.matrix(adata, None)[rows].astype(np.float64)
+    train = AnnData(matrix)
+    if _whole(matrix):
+        sc.pp.normalize_total(train, target_sum=1e4)
+        sc.pp.log1p(train)
+    n = min(50, *(s - 1 for s in train.shape))
+    if n < 1:
+        return np.asarray(matrix.toarray())
+    sc.pp.pca(train, n_comps=n, random_state=seed, svd_solver="arpack")
+    return np.asarray(train.obsm["X_pca"])
+
+
+def _whole(values: Any) -> bool:
+    data = values.data if sparse.issparse(values) else np.asarray(values)
+    return bool((data == np.trunc(data)).all() and (data >= 0).all())
+
+
+def _between(values: Any, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator) -> Any:
+    """`values` with the new rows below: thinned where they are counts, interpolated where not; same type and dtype."""
+    if values is None:
+        return None
+    source = sparse.csr_array(values[rows])
+    made = _thinned(source, parents, rng) if _whole(values) else sparse.csr_array(parents @ source)
+    if sparse.issparse(values):
+        stacked = sparse.vstack([sparse.csr_array(values), made.astype(values.dtype)], format=values.format)
+        return type(values)(stacked)
+    return np.concatenate([np.asarray(values), made.toarray().astype(values.dtype)])
+
+
+def _thinned(source: sparse.csr_array, parents: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_array:
+    """Each count of a parent kept with the probability of its share: whole numbers, with the point between as the mean."""
+    shares = sparse.coo_array(parents)
+    drawn = source[shares.col]
+    p = np.repeat(np.clip(shares.data, 0, 1), np.diff(drawn.indptr))
+    drawn.data = rng.binomial(drawn.data.astype(np.int64), p).astype(np.float64)
+    to_child = sparse.csr_array(
+        (np.ones(shares.row.size), (shares.row, np.arange(shares.row.size))), shape=(parents.shape[0], shares.row.size)
+    )
+    made = sparse.csr_array(to_child @ drawn)
+    made.eliminate_zeros()
+    return made
+
+
+def _shared(old: pd.Series, column: pd.Series, rows: np.ndarray, parents: sparse.csr_matrix, n: int) -> pd.Series:
+    """A value that both parents have, or nothing."""
+    codes = pd.factorize(old)[0][rows]
+    child, parent = sparse.coo_array(parents).coords
+    spread = pd.Series(codes[parent]).groupby(child).agg(["min", "max"])
+    differ = np.concatenate([np.zeros(n, dtype=bool), (spread["min"] != spread["max"]).to_numpy()])
+    if not differ.any():
+        return column
+    if column.dtype.kind == "b":
+        column = column.astype("boolean")
+    elif column.dtype.kind in "iu":
+        column = column.astype(np.float64)
+    return column.mask(differ)
