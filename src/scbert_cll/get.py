@@ -125,7 +125,7 @@ def predictions(
     ValueError
         No cell is in `split`.
     """
-    obs = cast(pd.DataFrame, _checks.anndata(adata).obs)
+    obs = cast("pd.DataFrame", _checks.anndata(adata).obs)
     _checks.key_in(pred_key, obs, "adata.obs", "Run tl.finetune or tl.predict first.")
     if split is not None:
         _checks.split(adata, split_key, need=(split,))
