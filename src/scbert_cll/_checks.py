@@ -153,18 +153,20 @@ def matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     if not csr.has_canonical_format:
         csr = csr.copy()  # it shares the arrays of the user's matrix
         csr.sum_duplicates()
-    for bad, what in ((~np.isfinite(csr.data), "NaN or infinite"), (csr.data < 0, "negative")):
-        if bad.any():
-            raise ValueError(f"{where} holds {what} values, first {_first(csr, bad, adata)}; expected raw counts, zero or more.")
-    return csr
+    if csr.data.min(initial=0) >= 0 and np.isfinite(csr.data.max(initial=0)):  # a NaN makes both NaN
+        return csr
+    bad, what = ~np.isfinite(csr.data), "NaN or infinite"
+    if not bad.any():
+        bad, what = csr.data < 0, "negative"
+    raise ValueError(f"{where} holds {what} values, first {_first(csr, bad, adata)}; expected raw counts, zero or more.")
 
 
 def counts(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     """`matrix`, and all values whole numbers: raw counts."""
     csr = matrix(adata, layer)
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    bad = csr.data != np.trunc(csr.data) if csr.dtype.kind == "f" else np.zeros(0, dtype=bool)
-    if bad.any():
+    if not are_whole(csr.data):
+        bad = csr.data != np.trunc(csr.data)
         log = "log1p" in adata.uns or csr.data.max() < 20
         hint = " It looks log-transformed." if log else ""
         raise ValueError(
@@ -172,6 +174,12 @@ def counts(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
             f"Name the layer with the raw counts; this object has layers {listed(k for k in adata.layers if k)}."
         )
     return csr
+
+
+def are_whole(values: np.ndarray) -> bool:
+    """Whether all values are whole numbers; taken in parts that stay in the processor's cache."""
+    parts = (values[i : i + 2**16] for i in range(0, len(values), 2**16)) if values.dtype.kind == "f" else ()
+    return all((np.trunc(part) == part).all() for part in parts)
 
 
 def is_binned(adata: AnnData, layer: str | None) -> bool:
@@ -331,11 +339,23 @@ def same_binning(found: Mapping[str, Any], expected: Mapping[str, Any], layer: s
         for name in ("method", "n_bins", "target_sum")
         if found["params"].get(name) != expected["params"].get(name)
     ]
+    if not differing and not _same_edges(found["edges"], expected["edges"]):
+        differing = ["its edges were learned from other cells"]
     if differing:
         raise ValueError(
             f"adata.layers[{layer!r}] was binned differently from the model's training data: {'; '.join(differing)}. "
-            "Bin the counts again with the model's parameters (model.binning['params'])."
+            "Bin the counts again like the model's: pp.bin_expression(adata, edges=model.binning)."
         )
+
+
+def _same_edges(found: Any, expected: Any) -> bool:
+    if isinstance(expected, pd.DataFrame):
+        if not isinstance(found, pd.DataFrame):
+            return False
+        genes = expected.index.intersection(found.index)
+        found, expected = found.loc[genes], expected.loc[genes]
+    found, expected = np.asarray(found, float), np.asarray(expected, float)
+    return found.shape == expected.shape and np.allclose(found, expected)
 
 
 def tokens_in_every_cell(n_tokens: np.ndarray, adata: AnnData, layer: str) -> None:
@@ -376,6 +396,20 @@ def weights(values: np.ndarray, key: str) -> None:
     """Weights that training can use."""
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
         raise ValueError(f"adata.obs[{key!r}] must hold finite weights of zero or more for all training cells; make it with pp.balance.")
+
+
+def is_model(model: Any, names: Sequence[str]) -> None:
+    """A model of this package (told by its class's name, since here nothing imports torch)."""
+    if type(model).__name__ not in names:
+        raise TypeError(f"Expected a model ({listed(names)}), found {type(model).__name__}.")
+
+
+def groups(adata: AnnData, key: str) -> pd.Series:
+    """A column of groups as a categorical in which every category occurs."""
+    column = obs_column(adata, key).astype("category").cat.remove_unused_categories()
+    if not column.notna().any():
+        raise ValueError(f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to summarise.")
+    return column
 
 
 def _first(csr: sparse.csr_matrix, bad: np.ndarray, adata: AnnData) -> str:

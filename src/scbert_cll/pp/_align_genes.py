@@ -118,7 +118,7 @@ def _matrices(
     for name, values in adata.layers.items():
         csr = sparse.csr_matrix(values)
         # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
-        is_fit = same_totals if _checks.is_binned(adata, name) else not is_summed or _is_whole(csr.data)
+        is_fit = same_totals if _checks.is_binned(adata, name) else not is_summed or _checks.are_whole(csr.data)
         if is_fit:
             matrices[name] = _moved(csr, place, is_summed=is_summed)
         else:
@@ -142,10 +142,6 @@ def _moved(csr: sparse.csr_matrix, place: sparse.csr_matrix, *, is_summed: bool)
     moved = csr @ place.astype(dtype)
     moved.sort_indices()
     return moved
-
-
-def _is_whole(values: np.ndarray) -> bool:
-    return values.dtype.kind in "bui" or bool(np.array_equal(values, np.trunc(values)))
 
 
 def _report(found: pd.DataFrame, per_gene: np.ndarray, vocab: GeneVocab) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _METHODS = ("log2", "uniform", "quantile", "gene_quantile")
 _DEFAULTS: dict[str, Any] = {"method": "log2", "n_bins": 5, "target_sum": 1e4}
 
 # Stored values taken at a time: small enough that a block and its intermediates stay in the processor's cache.
-_BLOCK = 2**18
+_BLOCK = 2**16
 # Up to so many edges, counting the edges below a value beats a binary search.
 _FEW_EDGES = 40
 # Stored values turned gene-wise at a time.
@@ -210,19 +210,19 @@ def _tokens(
 
 def _row_blocks(indptr: np.ndarray) -> Iterator[tuple[slice, slice]]:
     """Whole cells at a time, and where their values are stored."""
-    first, n_cells = 0, len(indptr) - 1
-    while first < n_cells:
-        last = max(first + 1, int(np.searchsorted(indptr, int(indptr[first]) + _BLOCK, side="right")) - 1)
+    cuts = np.searchsorted(indptr, np.arange(0, indptr[-1], _BLOCK))
+    for first, last in pairwise(np.unique([0, *cuts.tolist(), len(indptr) - 1]).tolist()):
         yield slice(first, last), slice(int(indptr[first]), int(indptr[last]))
-        first = last
 
 
 def _totals(counts: sparse.csr_matrix) -> np.ndarray:
     """Counts of each cell; exact, also where float32 would not be."""
-    totals = np.empty(counts.shape[0])
+    totals = np.zeros(counts.shape[0])
     for rows, stored in _row_blocks(counts.indptr):
-        running = np.concatenate([[0.0], np.cumsum(counts.data[stored], dtype=np.float64)])
-        totals[rows] = np.diff(running[counts.indptr[rows.start : rows.stop + 1] - stored.start])
+        filled = rows.start + np.flatnonzero(np.diff(counts.indptr[rows.start : rows.stop + 1]))
+        if len(filled):
+            values = counts.data[stored].astype(np.float64)
+            totals[filled] = np.add.reduceat(values, counts.indptr[filled] - stored.start)
     return totals
 
 
@@ -242,7 +242,7 @@ def _n_reached(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
         return np.searchsorted(edges, x, side="right")
     reached = np.zeros(len(x), dtype=np.uint8)
     for edge in edges:
-        reached += x >= edge
+        reached += (x >= edge).view(np.uint8)
     return reached
 
 
@@ -250,7 +250,7 @@ def _n_below(x: np.ndarray, edges: np.ndarray, genes: np.ndarray) -> np.ndarray:
     """How many of its gene's edges (tokens × genes) are below each value."""
     below = np.zeros(len(x), dtype=np.uint8)
     for edge in edges:
-        below += x > edge[genes]
+        below += (x > edge[genes]).view(np.uint8)
     return below
 
 
