@@ -7,7 +7,7 @@ was expected, what was found, the offenders by name and the remedy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ def listed(items: Iterable[Any], n: int = 5) -> str:
 def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
     """An AnnData in memory with cells, genes and unique names (genes may repeat where they are going to be summed)."""
     if not isinstance(adata, AnnData):
-        hint = ' Take one modality, e.g. mdata["rna"].' if hasattr(adata, "mod") else ""
+        hint = ' Take one modality, e.g. mdata["rna"].' if isinstance(getattr(adata, "mod", None), Mapping) else ""
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
     if adata.isbacked:
         raise ValueError(f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = adata.to_memory()")
@@ -124,7 +124,7 @@ def choice(value: str, allowed: Sequence[str], what: str) -> str:
     return value
 
 
-def key_in(key: str, store: Mapping[str, Any] | pd.DataFrame, where: str, remedy: str = "") -> None:
+def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
     """A key that exists; the ones that do are listed."""
     if key not in store:
         there = listed([k for k in store if k is not None], 12)  # layers[None] is X
@@ -134,7 +134,7 @@ def key_in(key: str, store: Mapping[str, Any] | pd.DataFrame, where: str, remedy
 def obs_column(adata: AnnData, key: str, *, allow_missing: bool = True) -> pd.Series:
     """A column of `obs`, without missing values where they cannot be allowed."""
     key_in(key, adata.obs, "adata.obs")
-    column = adata.obs[key]
+    column: pd.Series = cast("pd.DataFrame", adata.obs)[key]
     if not allow_missing and column.isna().any():
         bad = adata.obs_names[column.isna()]
         raise ValueError(f"adata.obs[{key!r}] is missing for {len(bad)} cells ({listed(bad)}); fill it or drop these cells.")
@@ -171,7 +171,7 @@ def counts(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
         hint = " It looks log-transformed." if log else ""
         raise ValueError(
             f"{where} must hold raw counts (whole numbers); first other value: {_first(csr, bad, adata)}.{hint} "
-            f"Name the layer with the raw counts; this object has layers {listed(k for k in adata.layers if k)}."
+            f"Name the layer with the raw counts; this object has layers {listed(filter(None, adata.layers.keys()))}."
         )
     return csr
 
@@ -271,7 +271,7 @@ def no_empty_cells(totals: np.ndarray, adata: AnnData, where: str) -> None:
 def split(adata: AnnData, key: str, *, need: Sequence[str] = (_keys.TRAIN,)) -> pd.Series:
     """A split column: train / val / test only, with cells in every part that is needed."""
     key_in(key, adata.obs, "adata.obs", "Make one with pp.split_donors: donors, not cells, are held out.")
-    column = adata.obs[key].astype(object)
+    column = cast("pd.DataFrame", adata.obs)[key].astype(object)
     other = sorted({str(v) for v in column.dropna().unique()} - set(_keys.SPLIT_ORDER))
     if other:
         raise ValueError(f"adata.obs[{key!r}] may hold {listed(_keys.SPLIT_ORDER)}; found also {listed(other)}.")
@@ -309,7 +309,7 @@ def enough_matched(names: pd.Index, known: pd.Index, what: str, *, min_matched: 
 
 def finite_table(table: pd.DataFrame, what: str) -> pd.DataFrame:
     """Numbers only, none of them NaN or infinite."""
-    values = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
+    values: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
         raise ValueError(f"{what} has values that are no finite numbers for {len(bad)} genes: {listed(bad)}.")
