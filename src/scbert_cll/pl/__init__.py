@@ -1,0 +1,10 @@
+"""Plots: draw what is in the object, return Axes."""
+
+from __future__ import annotations
+
+from scbert_cll.pl._cd49d import cd49d
+from scbert_cll.pl._confusion import confusion
+from scbert_cll.pl._history import history
+from scbert_cll.pl._signature import signature
+
+__all__ = ["cd49d", "confusion", "history", "signature"]

@@ -1,0 +1,241 @@
+"""pl.cd49d: protein against RNA, for cells, within donors and between donors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from mudata import MuData
+from scipy.stats import spearmanr
+
+from scbert_cll import _checks, _keys
+from scbert_cll.pl import _style
+from scbert_cll.pp import _protein
+
+Level = Literal["cell", "within", "donor"]
+
+# Fewer cells say nothing of a correlation within a donor, fewer donors nothing of one between them.
+_LEAST_CELLS, _LEAST_DONORS = 20, 4
+_NAMED_DONORS = 20
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Gene and protein of each cell, and what they are called."""
+
+    cells: pd.DataFrame  # umi, total, rna, protein and, where known, donor
+    marker: str
+    gene: str
+    unit: str
+
+
+@_style.styled
+def cd49d(
+    data: AnnData | MuData,
+    *,
+    marker: str = "CD49d",
+    gene: str = "ITGA4",
+    protein_key: str | None = None,
+    rna_key: str | None = None,
+    layer: str | None = None,
+    normalize: _protein.Normalize = "clr_cell",
+    cells: np.ndarray | pd.Series | str | None = None,
+    donor_key: str | None = _keys.DONOR,
+    levels: Level | Sequence[Level] | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw a protein against its gene's RNA: for cells, within donors and between donors.
+
+    Why CD49d has to be learnt from other genes: *ITGA4* is detected in few cells, and where cells of one donor are compared
+    it says little about the protein. A correlation over all cells mixes that with the differences between donors, so the
+    three levels are drawn apart. *Cells*: protein by the gene's UMI count, Spearman's ρ over all cells. *Within donors*: ρ in
+    each donor with its 95 % interval, pooled by Fisher's z. *Donors*: means of the donors (pseudobulk).
+
+    Parameters
+    ----------
+    data
+        CITE-seq with raw counts: an AnnData with protein in ``obsm``, or a MuData with an RNA and a protein modality.
+    marker
+        Protein.
+    gene
+        Its gene.
+    protein_key
+        ``obsm`` key or modality of the protein. By default the one with a usual name.
+    rna_key
+        RNA modality of a MuData. By default the one with a usual name.
+    layer
+        Layer of the RNA's raw counts; by default ``X``.
+    normalize
+        Scale of the protein, as in :func:`scbert_cll.pp.label_cd49d`.
+    cells
+        Cells to draw, e.g. the CLL cells: boolean array, Series aligned by name, or boolean ``obs`` column.
+    donor_key
+        ``obs`` column of donors. None draws the cells alone.
+    levels
+        ``"cell"``, ``"within"``, ``"donor"`` or several of them. By default all.
+    figsize
+        Width and height of the figure in inches. Narrow figures have the panels under each other.
+    ax
+        Axes to draw in; for one level.
+    show
+        Whether to show the figure. By default as in scanpy.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The axes (a list if there are several levels), None if the figure is shown, or the figure.
+
+    Raises
+    ------
+    KeyError
+        Protein, marker, gene or column is not there; what is there is listed.
+    ValueError
+        Values that are not raw counts, unpaired cells, or `ax` is given for several levels.
+
+    Notes
+    -----
+    ρ within a donor is given from 20 cells on and between donors from 4; its standard error on Fisher's scale is
+    √(1.06 / (n − 3)) (Fieller, Hartley & Pearson 1957, doi:10.1093/biomet/44.3-4.470), and donors are pooled with weights n − 3.
+    """
+    chosen = _levels(levels, donor_key)
+    if ax is not None and len(chosen) > 1:
+        raise ValueError(f"ax holds one level, there are {len(chosen)}; name one with levels=, or leave ax out.")
+    protein = _protein.find(data, protein_key, rna_key)
+    pair = _pair(data, protein, marker, gene, layer, normalize, cells, donor_key)
+    if ax is None:
+        narrow = figsize is not None and figsize[0] < 2.0 * len(chosen)
+        size = figsize or (max(3.5, 2.5 * len(chosen)), 2.7)
+        fig, axes = _style.panels(len(chosen), n_columns=1 if narrow else 3, figsize=size)
+    else:
+        fig, axes = _style.figure_of(ax), [ax]
+    draw = {"cell": _draw_cells, "within": _draw_within, "donor": _draw_donors}
+    for panel, level in zip(axes, chosen, strict=True):
+        draw[level](panel, pair)
+    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+
+
+def _levels(levels: Level | Sequence[Level] | None, donor_key: str | None) -> list[str]:
+    """Panels to draw; without donors only the cells."""
+    if levels is None:
+        return list(get_args(Level)) if donor_key is not None else ["cell"]
+    chosen: list[str] = [levels] if isinstance(levels, str) else list(levels)
+    for level in chosen:
+        _checks.choice(level, get_args(Level), "levels")
+    if donor_key is None and set(chosen) - {"cell"}:
+        raise ValueError(
+            f"levels {_checks.listed(set(chosen) - {'cell'})} compare donors: name their column with donor_key=."
+        )
+    return chosen
+
+
+def _pair(
+    data: AnnData | MuData,
+    protein: _protein.Protein,
+    marker: str,
+    gene: str,
+    layer: str | None,
+    normalize: _protein.Normalize,
+    cells: np.ndarray | pd.Series | str | None,
+    donor_key: str | None,
+) -> _Pair:
+    """RNA as log2(1 + 1e4 c / N) and normalised protein of the chosen cells."""
+    rna = protein.rna
+    j = _protein.lookup(protein, marker)
+    _checks.key_in(gene, dict.fromkeys(rna.var_names), "adata.var_names")
+    counts = _checks.counts(rna, layer)
+    umi = counts[:, [rna.var_names.get_loc(gene)]].toarray().ravel()
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    kept = _protein.mask(data, rna, cells)
+    level = _protein.levels(protein, j, normalize, np.zeros(rna.n_obs, dtype=int), kept).level
+    scaled = np.log2(1 + 1e4 * umi / np.maximum(total, 1))
+    table = pd.DataFrame({"umi": umi, "total": total, "rna": scaled, "protein": level}, index=rna.obs_names)
+    if donor_key is not None:
+        table["donor"] = _protein.column(data, rna, donor_key).astype(object)
+    unit = {"clr_cell": "CLR in the cell", "clr_protein": "CLR over cells", "none": "as given"}[normalize]
+    return _Pair(table[kept], str(protein.names[j]), gene, unit)
+
+
+def _draw_cells(ax: Axes, pair: _Pair) -> None:
+    """Protein by UMI count of the gene."""
+    umi = pair.cells["umi"].clip(upper=3).astype(int)
+    parts = {n: pair.cells.loc[umi == n, "protein"].to_numpy() for n in range(4) if (umi == n).any()}
+    for i, values in enumerate(parts.values()):
+        if len(values) >= _LEAST_CELLS and np.ptp(values) > 0:
+            violin: Any = ax.violinplot(values, [i], widths=0.85, showextrema=False)
+            violin["bodies"][0].set(facecolor=_style.SKY, alpha=0.8, edgecolor="none")
+        else:
+            ax.scatter(np.full(len(values), i), values, s=6, color=_style.SKY, linewidths=0)
+        ax.hlines(np.median(values), i - 0.25, i + 0.25, color="black", linewidth=1.5)
+    names = [f"{n if n < 3 else '≥3'}\n{len(values):,}" for n, values in parts.items()]
+    ax.set_xticks(range(len(parts)), names)
+    ax.set(xlabel=f"{pair.gene} UMI (below: cells)", ylabel=f"{pair.marker} protein\n({pair.unit})")
+    rho = _rho(pair.cells["rna"], pair.cells["protein"])
+    ax.set_title(f"Cells: {_say(rho)}\n{pair.gene} detected in {np.mean(umi > 0):.0%} of {len(umi):,}")
+
+
+def _draw_within(ax: Axes, pair: _Pair) -> None:
+    """Correlation in each donor, and pooled."""
+    rho = _within(pair.cells)
+    n_donors = pair.cells["donor"].nunique()
+    if rho.empty:
+        ax.set_title("Within donors: none has enough\ncells with the gene")
+        ax.set(xticks=[], yticks=[])
+        return
+    y = np.arange(len(rho))
+    ax.hlines(y, rho["low"], rho["high"], color=_style.LIGHT, linewidth=1.5)
+    ax.scatter(rho["rho"], y, s=14, color=_style.BLUE, zorder=3)
+    z, weight = np.arctanh(rho["rho"].clip(-0.999, 0.999)), rho["n"] - 3
+    mean, half = np.average(z, weights=weight), 1.96 * np.sqrt(1.06 / weight.sum())
+    ax.hlines(-1.2, np.tanh(mean - half), np.tanh(mean + half), color=_style.RED, linewidth=2.5)
+    ax.scatter(np.tanh(mean), -1.2, s=36, marker="D", color=_style.RED, zorder=3)
+    ax.axvline(0, color=_style.GREY, linewidth=0.7, linestyle=":")
+    names = [_style.shortened(str(name), 14) for name in rho.index]
+    few = len(names) <= _NAMED_DONORS
+    ax.set_yticks([-1.2, *y] if few else [-1.2], ["pooled", *names] if few else ["pooled"])
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlabel="Spearman's ρ, 95 % interval", ylabel="" if few else f"{len(names)} donors")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set_title(f"Within donors: {_say(float(np.tanh(mean)))}\npooled over {len(rho)} of {n_donors} donors")
+
+
+def _draw_donors(ax: Axes, pair: _Pair) -> None:
+    """Pseudobulk of the gene against mean protein."""
+    donors = pair.cells.groupby("donor").agg({"umi": "sum", "total": "sum", "protein": "mean"})
+    cpm = np.log2(1 + 1e6 * donors["umi"] / donors["total"])
+    ax.scatter(cpm, donors["protein"], s=20, color=_style.BLUE, alpha=0.85, linewidths=0)
+    ax.margins(0.12)
+    ax.set(xlabel=f"{pair.gene} pseudobulk (log2 CPM)", ylabel=f"mean {pair.marker} protein\n({pair.unit})")
+    enough = len(donors) >= _LEAST_DONORS
+    title = f"Donors: {_say(_rho(cpm, donors['protein']))}" if enough else "Donors: too few for ρ"
+    ax.set_title(f"{title}\n{len(donors)} donors")
+
+
+def _within(cells: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's ρ of each donor with enough cells in which both vary, largest first."""
+    rows = {}
+    for name, part in cells.groupby("donor"):
+        rho = _rho(part["rna"], part["protein"]) if len(part) >= _LEAST_CELLS else np.nan
+        half = 1.96 * np.sqrt(1.06 / max(len(part) - 3, 1))
+        z = np.arctanh(np.clip(rho, -0.999, 0.999))
+        rows[name] = {"rho": rho, "n": len(part), "low": np.tanh(z - half), "high": np.tanh(z + half)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["rho", "n", "low", "high"])
+    return table.dropna().sort_values("rho")
+
+
+def _rho(x: pd.Series, y: pd.Series) -> float:
+    """Spearman's ρ; missing where one of the two does not vary."""
+    return float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
+
+
+def _say(rho: float) -> str:
+    return "ρ undefined" if np.isnan(rho) else f"ρ = {rho:.2f}".replace("-", "−")

@@ -1,0 +1,134 @@
+"""pl.confusion: what was predicted for which label."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from sklearn.metrics import confusion_matrix
+
+from scbert_cll import _checks, _keys, get
+from scbert_cll.pl import _style
+
+_CELLS = {_keys.TRAIN: "training cells", _keys.VAL: "validation cells", _keys.TEST: "test cells"}
+
+
+@_style.styled
+def confusion(
+    adata: AnnData,
+    *,
+    labels_key: str = _keys.CD49D,
+    pred_key: str = _keys.PRED,
+    split_key: str = _keys.SPLIT,
+    split: str | None = _keys.TEST,
+    donor_key: str | None = None,
+    normalize: bool = True,
+    cmap: str = "cividis",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw predicted classes against labels, for cells of held-out donors.
+
+    Each field holds the number of cells and their share of the row, that is of the cells with this label; the shares on
+    the diagonal are the recalls. Cells without a label are left out, and counted in the title.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with labels and predictions.
+    labels_key
+        `obs` column of the labels.
+    pred_key
+        `obs` column of the predicted classes.
+    split_key
+        `obs` column of the split.
+    split
+        Part to draw. None draws all cells, those trained on among them.
+    donor_key
+        `obs` column of donors, to say in the title how many there are.
+    normalize
+        Colour by the share of the row, and write it; otherwise counts alone.
+    cmap
+        Matplotlib colour map.
+    figsize
+        Width and height of the figure in inches.
+    ax
+        Axes to draw in.
+    show
+        Whether to show the figure. By default as in scanpy.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The axes, None if the figure is shown, or the figure.
+
+    Raises
+    ------
+    KeyError
+        A column is missing.
+    ValueError
+        No cell of this part has a label.
+    """
+    table = get.predictions(adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split)
+    donors = None if donor_key is None else _checks.obs_column(adata, donor_key)
+    known = table["label"].notna() & table["pred"].notna()
+    if not known.any():
+        raise ValueError(
+            f"None of the {len(table)} {_CELLS.get(split or '', 'cells')} has a label in adata.obs[{labels_key!r}] "
+            f"and a prediction in adata.obs[{pred_key!r}]."
+        )
+    counts = _counts(table[known])
+    longest = max(len(name) for name in counts.columns)
+    side = 1.3 + 0.55 * max(counts.shape) + 0.04 * longest
+    fig, ax = _style.one(ax, figsize or (max(3.0, side + 0.6), max(2.4, side)))
+    _fields(ax, counts, normalize=normalize, cmap=cmap)
+    ax.set_title(_title(table, known, split, None if donors is None else donors[table.index[known]]))
+    return _style.finish(fig, ax, show=show, return_fig=return_fig)
+
+
+def _counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells by label and prediction, in the order of the labels; classes that are only predicted come last."""
+    label, pred = table["label"].astype("category"), table["pred"].astype("category")
+    rows = [str(name) for name in label.cat.remove_unused_categories().cat.categories]
+    known = [str(name) for name in label.cat.categories]
+    only_predicted = [str(name) for name in pred.cat.categories if str(name) not in known]
+    columns = [c for c in known if c in rows or (pred == c).any()] + [c for c in only_predicted if (pred == c).any()]
+    found = confusion_matrix(label.astype(str), pred.astype(str), labels=columns)
+    return pd.DataFrame(found, columns, columns).loc[rows]
+
+
+def _fields(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> None:
+    """Coloured fields with numbers that can be read on them."""
+    values = counts.to_numpy()
+    share = values / values.sum(axis=1, keepdims=True)
+    image = ax.imshow(share if normalize else values, cmap=cmap, vmin=0, vmax=1 if normalize else None, aspect="auto")
+    for (i, j), n in np.ndenumerate(values):
+        text = f"{n:,}\n{share[i, j]:.0%}" if normalize else f"{n:,}"
+        red, green, blue, _ = image.to_rgba(share[i, j] if normalize else n)
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        ax.text(j, i, text, ha="center", va="center", fontsize=7, color="black" if bright else "white")
+    steep = len(counts.columns) > 3 or max(map(len, counts.columns)) > 10
+    ax.set_xticks(range(counts.shape[1]), [_style.shortened(c) for c in counts.columns])
+    ax.tick_params(axis="x", rotation=45 if steep else 0, length=0)
+    for tick in ax.get_xticklabels():
+        tick.set(ha="right" if steep else "center", rotation_mode="anchor" if steep else "default")
+    rows = [f"{_style.shortened(name)}\n(n = {n:,})" for name, n in zip(counts.index, values.sum(axis=1), strict=True)]
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="predicted", ylabel="label")
+
+
+def _title(table: pd.DataFrame, known: pd.Series, split: str | None, donors: pd.Series | None) -> str:
+    """Which cells these are."""
+    what = "all cells, training cells among them" if split is None else _CELLS[split]
+    title = f"{int(known.sum()):,} {what}"
+    if donors is not None:
+        n = len(donors.dropna().unique())
+        title += f" of {n} donor{'' if n == 1 else 's'}"
+    left_out = int((~known).sum())
+    return title + (f"\n({left_out:,} without a label left out)" if left_out else "")

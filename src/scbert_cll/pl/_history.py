@@ -1,0 +1,141 @@
+"""pl.history: how a model trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from scbert_cll import _checks
+from scbert_cll.pl import _style
+
+_PARTS: Final = {"train": (_style.BLUE, "-", "o"), "validation": (_style.RED, "-", "s")}
+_BASELINE: Final = "majority_"
+_TITLES: Final = {
+    "loss": "cross-entropy",
+    "accuracy": "accuracy",
+    "masked_accuracy": "accuracy, hidden genes",
+    "macro_f1": "macro-F1",
+}
+
+
+@_style.styled
+def history(
+    model: Any,
+    *,
+    metrics: list[str] | None = None,
+    monitor: str = "validation_loss",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw loss and accuracy over the epochs, training cells beside validation cells.
+
+    A panel per metric. Where the history holds a majority baseline (always guessing the most common bin), it is drawn
+    too: an accuracy is good only above it. The epoch with the best `monitor` is marked; its weights are those kept.
+
+    Parameters
+    ----------
+    model
+        A model of this package after training, or its ``history``: a dict of one-column DataFrames by epoch.
+    metrics
+        Panels to draw, of those recorded: ``"loss"``, ``"masked_accuracy"``, ``"accuracy"``, ``"macro_f1"``. By default all.
+    monitor
+        Entry of the history whose best epoch is marked: the lowest of a loss, the highest of anything else. Nothing is
+        marked if it was not recorded.
+    figsize
+        Width and height of the figure in inches.
+    ax
+        Axes to draw in; for one metric.
+    show
+        Whether to show the figure. By default as in scanpy.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The axes (a list if there are several metrics), None if the figure is shown, or the figure.
+
+    Raises
+    ------
+    TypeError
+        `model` is neither a model nor a history.
+    ValueError
+        The model is not trained, or `ax` is given for several metrics.
+    KeyError
+        A metric was not recorded.
+    """
+    curves = _curves(_history(model))
+    names = [name for name in curves if not name.startswith(_BASELINE)] if metrics is None else list(metrics)
+    for name in names:
+        _checks.key_in(name, curves, "the history")
+    if ax is not None and len(names) > 1:
+        raise ValueError(f"ax holds one metric, there are {len(names)}; name one with metrics=, or leave ax out.")
+    if ax is None:
+        size = figsize or (max(3.5, 2.4 * len(names)), 2.3)
+        fig, axes = _style.panels(len(names), n_columns=max(1, int(size[0] // 1.5)), figsize=size)
+    else:
+        fig, axes = _style.figure_of(ax), [ax]
+    best = _best(curves, monitor)
+    for panel, name in zip(axes, names, strict=True):
+        _draw(panel, name, curves, best)
+    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+
+
+def _history(model: Any) -> Mapping[str, pd.DataFrame]:
+    """The history of a model, or what was given."""
+    found = getattr(model, "history", model)
+    if found is None or (isinstance(found, Mapping) and not found):
+        raise ValueError("There is no history: train the model first (model.train()).")
+    if not isinstance(found, Mapping):
+        raise TypeError(
+            f"Expected a trained model or its history (a dict of DataFrames), found {type(model).__name__}."
+        )
+    return found
+
+
+def _curves(history: Mapping[str, Any]) -> dict[str, dict[str, pd.Series]]:
+    """Metric → part → values by epoch; `train_loss` and `loss_train` are the same; what is neither is left out."""
+    curves: dict[str, dict[str, pd.Series]] = {}
+    for key, found in history.items():
+        for part in _PARTS:
+            name = key.removeprefix(f"{part}_").removesuffix(f"_{part}")
+            if name != key and not name.endswith(("_step", "_epoch")):
+                series = pd.DataFrame(found).iloc[:, 0].dropna().astype(float)
+                curves.setdefault(name, {})[part] = series
+    order = {name: i for i, name in enumerate(_TITLES)}
+    return dict(sorted(curves.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def _best(curves: Mapping[str, Mapping[str, pd.Series]], monitor: str) -> int | None:
+    """Epoch with the best value of the monitored entry."""
+    for name, parts in curves.items():
+        for part, series in parts.items():
+            if monitor in (f"{part}_{name}", f"{name}_{part}") and len(series):
+                return int(series.index[int(series.argmin() if "loss" in name else series.argmax())])
+    return None
+
+
+def _draw(ax: Axes, name: str, curves: Mapping[str, Mapping[str, pd.Series]], best: int | None) -> None:
+    """One metric: both parts, the baseline and the best epoch."""
+    for part, series in curves[name].items():
+        color, line, marker = _PARTS[part]
+        few = marker if len(series) <= 30 else ""
+        ax.plot(series.index, series, line, color=color, marker=few, markersize=3, linewidth=1.2, label=part)
+    for part, series in _baseline(name, curves):
+        ax.plot(series.index, series, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}")
+    if best is not None:
+        ax.axvline(best, color=_style.GREY, linewidth=0.8, linestyle=":", label=f"best epoch ({best})", zorder=0)
+    ax.set(xlabel="epoch", ylabel=_TITLES.get(name, name.replace("_", " ")))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.legend(loc="best")
+
+
+def _baseline(name: str, curves: Mapping[str, Mapping[str, pd.Series]]) -> list[tuple[str, pd.Series]]:
+    """The majority baseline that belongs to a metric: of the validation cells where there are such."""
+    parts = curves.get(f"{_BASELINE}{name.removeprefix('masked_')}", {}) if name.endswith("accuracy") else {}
+    return [(part, parts[part]) for part in ("validation", "train") if part in parts][:1]

@@ -1,0 +1,152 @@
+"""pl.signature: the genes that set each group apart."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from scbert_cll import _keys, get
+from scbert_cll.pl import _style
+
+_CAVEAT = "Numbers: attention itself. It follows expression level: no effect size, no test."
+
+
+@_style.styled
+def signature(
+    adata: AnnData,
+    *,
+    groups: str | Iterable[str] | None = None,
+    reference: str = get.REST,
+    n_genes: int = 15,
+    key: str = _keys.GENE_ATTENTION,
+    exclude: str | Iterable[str] = (),
+    highlight: Collection[str] | None = None,
+    highlight_label: str = "highlighted",
+    n_columns: int = 3,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw the genes that receive more attention in a group than in the others.
+
+    One panel per group, on one scale: the genes with the largest difference in attention to the reference, as
+    :func:`scbert_cll.get.gene_attention` lists them. The small number at a bar is the attention itself, in the same unit: a
+    long bar at a large number is an abundant gene that moved a little. Attention follows abundance, so the bars describe
+    what the network looks at and are neither an effect size nor a test.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes after :func:`scbert_cll.tl.gene_attention`.
+    groups
+        Group or groups to draw. By default all but the reference.
+    reference
+        Group to compare with. ``"rest"`` is the mean over the other groups.
+    n_genes
+        Number of genes per group.
+    key
+        Name under which ``tl.gene_attention`` wrote.
+    exclude
+        Genes to leave out: names, or a regular expression.
+    highlight
+        Genes to mark, e.g. known ones.
+    highlight_label
+        What they are called in the legend.
+    n_columns
+        Panels beside each other.
+    figsize
+        Width and height of the figure in inches.
+    ax
+        Axes to draw in; for one group.
+    show
+        Whether to show the figure. By default as in scanpy.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The axes (a list if there are several groups), None if the figure is shown, or the figure.
+
+    Raises
+    ------
+    KeyError
+        There is no such result or group.
+    ValueError
+        `ax` is given for several groups, or there is one group only.
+    """
+    table = get.gene_attention(
+        adata, group=groups, reference=reference, key=key, n_top=n_genes, exclude=exclude, sort_by="difference"
+    )
+    names = list(dict.fromkeys(table["group"]))
+    if ax is not None and len(names) > 1:
+        raise ValueError(f"ax holds one group, there are {len(names)}; name one with groups=, or leave ax out.")
+    if ax is None:
+        fig, axes = _figure(len(names), int(table["rank"].max()), n_columns, figsize)
+    else:
+        fig, axes = _style.figure_of(ax), [ax]
+    factor, unit = _style.engineering(float(table["difference"].abs().max()))
+    marked = frozenset(highlight or ())
+    for panel, name in zip(axes, names, strict=True):
+        _bars(panel, table[table["group"] == name], factor, marked)
+        panel.set_title(_title(adata, key, name, reference))
+    _captions(fig, ax, f"difference in attention ({unit} of the total)" if unit else "difference in attention (share)")
+    if marked:
+        handle = Patch(color=_style.RED, label=highlight_label)
+        ax.legend(handles=[handle], loc="lower right") if ax else fig.legend(
+            handles=[handle], loc="outside upper right"
+        )
+    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+
+
+def _figure(n: int, n_bars: int, n_columns: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
+    """Panels on one scale, each tall enough for its bars."""
+    n_columns = min(n_columns, n)
+    rows = -(-n // n_columns)
+    size = figsize or (max(3.5, 2.4 * n_columns), rows * (0.6 + 0.16 * n_bars) + 0.6)
+    return _style.panels(n, n_columns=n_columns, figsize=size, sharex=True)
+
+
+def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) -> None:
+    """One bar per gene, largest on top, with the attention itself at its end."""
+    y, width = np.arange(len(rows)), rows["difference"].to_numpy() * factor
+    colors = [_style.RED if gene in marked else _style.BLUE for gene in rows["gene"]]
+    bars = ax.barh(y, width, color=colors, height=0.72)
+    numbers = [f"{value * factor:.2g}" for value in rows["attention"]]
+    ax.bar_label(bars, numbers, padding=2, fontsize=6, color=_style.GREY)
+    ax.set_yticks(y, [_style.shortened(gene) for gene in rows["gene"]])
+    for tick, gene in zip(ax.get_yticklabels(), rows["gene"], strict=True):
+        tick.set_fontweight("bold" if gene in marked else "normal")
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.axvline(0, color=_style.GREY, linewidth=0.7)
+    ax.margins(x=0.2)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _title(adata: AnnData, key: str, group: str, reference: str) -> str:
+    """What is compared, and how many cells it stands for."""
+    others = [name for name in map(str, pd.DataFrame(adata.varm[key])) if name != group]
+    against = reference if reference != get.REST else others[0] if len(others) == 1 else "the others"
+    n_cells = adata.uns.get(key, {}).get("n_cells", {})
+    sizes = [f"{n_cells[name]:,}" for name in (group, against) if name in n_cells]
+    return f"{_style.shortened(group)} − {_style.shortened(against)}" + (
+        f"\n{' and '.join(sizes)} cells" if sizes else ""
+    )
+
+
+def _captions(fig: Figure, ax: Axes | None, label: str) -> None:
+    """Axis label and caveat, under all panels or under the user's axes."""
+    if ax is not None:
+        ax.set_xlabel(f"{label}\n{_CAVEAT}", fontsize=7)
+        return
+    lines = textwrap.wrap(_CAVEAT, int(fig.get_figwidth() * 19))
+    fig.supxlabel("\n".join([label, *lines]), fontsize=7)
