@@ -138,15 +138,16 @@ def test_metacells_keep_every_cell_once_and_their_size(planted: AnnData) -> None
     assert capped.uns["gene2vec"]["n_metacells"] <= 50
 
 
-def test_partners_in_blocks_equal_the_whole_correlation_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("k", [3, 25, 100])  # beyond the positive correlations, and beyond the number of genes
+def test_partners_in_blocks_equal_the_whole_correlation_matrix(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=(40, 30))
     unit = (values - values.mean(axis=0)).astype(np.float32)
     unit /= np.linalg.norm(unit, axis=0)
     monkeypatch.setattr(private, "_BLOCK", 7)
     r = np.corrcoef(values.T)
     np.fill_diagonal(r, -2)
-    expected = {tuple(sorted((i, int(j)))) for i in range(30) for j in np.argsort(r[i])[-3:] if r[i, j] > 0}
-    assert {tuple(map(int, p)) for p in private._partners(unit, 3)} == expected
+    expected = {tuple(sorted((i, int(j)))) for i in range(30) for j in np.argsort(r[i])[-k:] if r[i, j] > 0}
+    assert {tuple(map(int, p)) for p in private._partners(unit, k)} == expected
 
 
 def test_survives_h5ad(planted: AnnData, tmp_path: Path) -> None:
