@@ -86,7 +86,7 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
             if adata is None:
                 raise ValueError("A model without adata needs binning=, the uns record that pp.bin_expression wrote.")
             _, binning = _checks.tokens(adata, self.layer)
-        self.binning: dict[str, Any] = _io.plain(binning)
+        self.binning: dict[str, Any] = {"params": dict(binning["params"]), "edges": binning["edges"]}
         config = self._config(preset, network, len(classes))
         vectors = _gene_vectors(adata, self.genes) if adata is not None and config.gene_embedding == "gene2vec" else None
         with seeded(as_seed(rng)):
@@ -249,6 +249,7 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
             callbacks=[*callbacks, *best],
             **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1} | trainer,
         )
+        self.module.train()  # Lightning leaves the mode as it finds it
         with seeded(seed):
             runner()
 
@@ -269,6 +270,8 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
         FileExistsError
             The folder exists and `overwrite` is False, or it holds other files.
         """
+        edges = self.binning["edges"]
+        learned = edges if isinstance(edges, pd.DataFrame) else None
         _io.save_folder(
             dir_path,
             config={
@@ -277,12 +280,13 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
                 "is_trained": bool(self.is_trained_),
                 "setup": self.registry["setup_args"],
                 "network": asdict(self.config),
-                "binning": self.binning,
+                "binning": self.binning | {"edges": None if learned is not None else self.binning["edges"]},
             },
             genes=list(self.genes),
             weights=self.module.state_dict(),
             labels=self._labels(),
             history=_wide(self.history_),
+            edges=learned,
             overwrite=overwrite,
         )
 
@@ -316,7 +320,8 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
         # excluded genes are not in the saved vocabulary, so nothing is left to exclude
         registry = _scvi.detached_registry(cls.__name__, saved["genes"], config["setup"])
         network = {name: value for name, value in config["network"].items() if name not in _DERIVED}
-        model = cls(registry=registry, binning=config["binning"], **(saved["labels"] or {}), **network)
+        binning = config["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
+        model = cls(registry=registry, binning=binning, **(saved["labels"] or {}), **network)
         model.module.load_state_dict(saved["weights"])
         use_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
         model.module.to("cuda" if use_gpu else "cpu")

@@ -1,8 +1,8 @@
 """File formats: our model folder, and scBERT's checkpoint layout.
 
 A model is a folder that a text editor can read: ``config.json`` (network, setup, binning, versions, checksum), ``vocab.txt``
-(one gene per line, in the network's order), ``labels.json`` (classifiers), ``history.csv`` and ``weights.safetensors``. Nothing
-in it is executed when it is read.
+(one gene per line, in the network's order), ``labels.json`` (classifiers), ``history.csv``, ``edges.csv`` (bins learned per gene) and
+``weights.safetensors``. Nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from scbert_cll.nn import Config
 
 FORMAT: Final = "scbert_cll model"
 FORMAT_VERSION: Final = 1
-CONFIG, VOCAB, LABELS, HISTORY, WEIGHTS = "config.json", "vocab.txt", "labels.json", "history.csv", "weights.safetensors"
+CONFIG, VOCAB, LABELS, WEIGHTS = "config.json", "vocab.txt", "labels.json", "weights.safetensors"
+HISTORY, EDGES = "history.csv", "edges.csv"
 _NEEDED: Final = (CONFIG, VOCAB, WEIGHTS)
-_OURS: Final = {CONFIG, VOCAB, LABELS, HISTORY, WEIGHTS}
+_OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES}
 
 
 def save_folder(
@@ -40,6 +41,7 @@ def save_folder(
     weights: Mapping[str, Tensor],
     labels: dict[str, Any] | None = None,
     history: pd.DataFrame | None = None,
+    edges: pd.DataFrame | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model folder aside and rename it into place, so that a crash leaves the old one as it was.
@@ -60,7 +62,9 @@ def save_folder(
             _write_json(aside / LABELS, labels)
         if history is not None:
             history.to_csv(aside / HISTORY, index_label="epoch")
-        sums = {name: _sha256(aside / name) for name in (WEIGHTS, VOCAB)}
+        if edges is not None:
+            edges.to_csv(aside / EDGES, index_label="gene")
+        sums = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
         _write_json(aside / CONFIG, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": sums} | config)
         aside.chmod(0o755)
         _swap(aside, path)
@@ -90,8 +94,8 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
             "upgrade scbert_cll to read it."
         )
     for name, expected in config["sha256"].items():
-        if _sha256(path / name) != expected:
-            raise ValueError(f"{path / name} is damaged: its checksum differs from the one in {CONFIG}. Restore the folder from a copy.")
+        if not (path / name).is_file() or _sha256(path / name) != expected:
+            raise ValueError(f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy.")
     try:
         weights = load_file(path / WEIGHTS)
     except SafetensorError as error:
@@ -100,19 +104,18 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         "config": config,
         "genes": (path / VOCAB).read_text(encoding="utf-8").splitlines(),
         "labels": _read_json(path / LABELS) if (path / LABELS).exists() else None,
-        "history": pd.read_csv(path / HISTORY, index_col="epoch") if (path / HISTORY).exists() else None,
+        "history": _read_table(path / HISTORY),
+        "edges": _read_table(path / EDGES),
         "weights": weights,
     }
 
 
 def plain(value: Any) -> Any:
-    """Turn arrays, frames and NumPy numbers into what JSON knows."""
+    """Turn arrays and NumPy numbers into what JSON knows."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, pd.DataFrame):
-        return {"__frame__": value.to_dict("list"), "index": [str(i) for i in value.index]}
     if isinstance(value, np.ndarray):
-        return [plain(v) for v in value.tolist()]
+        return value.tolist()
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value.item() if isinstance(value, np.generic) else value
@@ -240,6 +243,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object.")
     return value
+
+
+def _read_table(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path, index_col=0, float_precision="round_trip") if path.exists() else None
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,9 @@
-"""Verbs: train the model, predict with it, and write what comes out into the AnnData."""
+"""Tools: verbs over the models."""
 
-from __future__ import annotations
-
+from scbert_cll.tl._finetune import finetune
 from scbert_cll.tl._gene2vec import gene2vec
+from scbert_cll.tl._gene_attention import gene_attention
+from scbert_cll.tl._predict import predict
+from scbert_cll.tl._pretrain import pretrain
 
-__all__ = ["gene2vec"]
+__all__ = ["finetune", "gene2vec", "gene_attention", "predict", "pretrain"]

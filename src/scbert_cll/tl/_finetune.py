@@ -1,0 +1,110 @@
+"""tl.finetune: learn labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.tl import _write
+
+
+def finetune(
+    adata: AnnData,
+    model: ScBERT | None = None,
+    *,
+    labels_key: str = _keys.CD49D,
+    split_key: str = _keys.SPLIT,
+    weight_key: str | None = _keys.BALANCE_WEIGHT,
+    layer: str = _keys.BINNED,
+    exclude_genes: Sequence[str] = (),
+    freeze: Literal["none", "encoder", "scbert"] = "none",
+    max_epochs: int = 20,
+    batch_size: int = 32,
+    early_stopping: bool = True,
+    accelerator: str = "auto",
+    rng: int | np.random.Generator | None = 0,
+    network: dict[str, Any] | None = None,
+    **train: Any,
+) -> ScBERTClassifier:
+    """Train a classifier of cells on the labelled training cells, and predict all cells.
+
+    Only cells in ``"train"`` are learned from and only cells in ``"val"`` decide when to stop, so what is predicted for
+    ``"test"`` cells is honest. Cells without a label are predicted, not trained on.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with the binned layer, labels and split; changed in place.
+    model
+        A pretrained model (:func:`~scbert_cll.tl.pretrain`), whose layer and genes are then used; None trains from scratch.
+    labels_key
+        `obs` column of the classes, e.g. of :func:`~scbert_cll.pp.label_cd49d`.
+    split_key
+        `obs` column of :func:`~scbert_cll.pp.split_donors`.
+    weight_key
+        `obs` column of :func:`~scbert_cll.pp.balance`; used where it exists. None: every training cell counts the same.
+    layer, exclude_genes, network
+        Without a pretrained model: as in :func:`~scbert_cll.tl.pretrain`; `network` also takes `preset`.
+    freeze
+        ``"none"`` trains everything, ``"encoder"`` only the head, ``"scbert"`` follows the published recipe.
+    max_epochs, batch_size, early_stopping, accelerator, rng
+        As in :func:`~scbert_cll.tl.pretrain`.
+    **train
+        Passed to :meth:`ScBERTClassifier.train <scbert_cll.model.ScBERTClassifier.train>` and Lightning's trainer.
+
+    Returns
+    -------
+    The trained :class:`~scbert_cll.model.ScBERTClassifier`. In `adata`:
+
+    ``adata.obs['scbert_pred']`` : categorical
+        Most probable class.
+    ``adata.obs['scbert_score']`` : float32
+        Its probability, the largest softmax value.
+    ``adata.obsm['scbert_proba']`` : DataFrame (cells × classes), float32
+        Probability of every class.
+    ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
+        Mean of a cell's refined tokens.
+    ``adata.uns['scbert']`` : dict
+        Parameters, network, version and training history.
+
+    Raises
+    ------
+    KeyError
+        Layer, labels, split or gene vectors are missing; the ones that exist are listed.
+    ValueError
+        Fewer than two classes, or a class without a labelled training cell.
+
+    References
+    ----------
+    Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
+    """
+    _checks.target(_checks.anndata(adata), copy=False)
+    _checks.split(adata, split_key)
+    _checks.obs_column(adata, labels_key)
+    weight_key = weight_key if weight_key in adata.obs else None
+    if model is None:
+        ScBERTClassifier.setup_anndata(adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes)
+        classifier = ScBERTClassifier(adata, rng=rng, **(network or {}))
+    else:
+        classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key=labels_key, rng=rng, **(network or {}))
+    classifier.train(
+        max_epochs,
+        split_key=split_key,
+        weight_key=weight_key,
+        freeze=freeze,
+        batch_size=batch_size,
+        early_stopping=early_stopping,
+        accelerator=accelerator,
+        rng=rng,
+        **train,
+    )
+    _write.predictions(adata, classifier, *classifier.predict_and_embed(adata))
+    adata.uns[_keys.SCBERT] = _write.record(
+        classifier, labels_key=labels_key, split_key=split_key, weight_key=weight_key, freeze=freeze
+    )
+    return classifier

@@ -1,0 +1,87 @@
+"""tl.gene_attention: which genes the network attends to."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _checks, _keys
+from scbert_cll.model import ScBERT, ScBERTClassifier
+
+
+def gene_attention(
+    adata: AnnData,
+    model: ScBERT | ScBERTClassifier,
+    *,
+    groupby: str = _keys.CD49D,
+    per_cell: bool = False,
+    batch_size: int | None = None,
+    key_added: str = _keys.GENE_ATTENTION,
+    copy: bool = False,
+) -> AnnData | None:
+    """Mean attention each gene receives, per group of cells.
+
+    The attention a gene receives, averaged over the genes that attend to it, over heads, layers and the cells of a group.
+    It is computed in closed form, in time linear in the number of genes; no genes × genes matrix is ever made. Attention
+    follows abundance: read the difference between groups, and not the rank within one, and do not take either for a cause.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with the layer the model was trained on.
+    model
+        A model, pretrained or fine-tuned.
+    groupby
+        `obs` column of groups; cells without one are left out.
+    per_cell
+        Also write the attention in each cell as a layer.
+    batch_size
+        Cells at a time; affects speed and memory, not results.
+    key_added
+        Name of what is written.
+    copy
+        Return a new object instead of writing to `adata`.
+
+    Returns
+    -------
+    None, or with `copy` the new object, which then holds:
+
+    ``adata.varm['gene_attention']`` : DataFrame (genes × groups), float64
+        Share of attention; a column sums to 1. Genes the model does not know have 0.
+    ``adata.uns['gene_attention']`` : dict
+        Parameters and the number of cells in each group.
+    ``adata.layers['gene_attention']`` : CSR float32, only with ``per_cell=True``
+        Share of attention in each cell; a row sums to 1.
+
+    Raises
+    ------
+    KeyError
+        `groupby` or the layer is missing.
+    ValueError
+        No cell has a group, fewer than half of the model's genes are present, or the layer was binned in another way.
+
+    References
+    ----------
+    Choromanski et al. 2021, arXiv:2009.14794, for the attention; the closed form follows from its low rank.
+    """
+    _checks.anndata(adata)
+    _checks.is_model(model, ("ScBERT", "ScBERTClassifier"))
+    groups = _checks.groups(adata, groupby)
+    target = _checks.target(adata, copy=copy)
+    attention = model.get_gene_attention(groups, adata, batch_size=batch_size)
+    cells = model.get_cell_attention(adata, batch_size=batch_size) if per_cell else None
+    target.varm[key_added] = attention.reindex(adata.var_names, fill_value=0.0)
+    target.uns[key_added] = {
+        "params": {"groupby": groupby, "per_cell": per_cell, "layer": model.layer},
+        "n_cells": {str(name): int(n) for name, n in groups.value_counts().items()},
+    }
+    if cells is not None:
+        target.layers[key_added] = _to_columns(cells, adata.var_names.get_indexer(model.genes), adata.n_vars)
+    return target if copy else None
+
+
+def _to_columns(cells: sparse.csr_matrix, columns: np.ndarray, n: int) -> sparse.csr_matrix:
+    """From the model's gene order to the AnnData's; genes that it lacks had no token and so no attention."""
+    coo = cells.tocoo()
+    return sparse.csr_matrix((coo.data, (coo.row, columns[coo.col])), shape=(cells.shape[0], n))
