@@ -206,7 +206,7 @@ def _smote(
 
 def _enough_neighbours(y: np.ndarray, k_neighbors: int) -> None:
     names, sizes = np.unique(y, return_counts=True)
-    small = [f"{n!r} with {s}" for n, s in zip(names, sizes, strict=True) if s <= k_neighbors and s < sizes.max()]
+    small = [f"{str(n)!r} with {s}" for n, s in zip(names, sizes, strict=True) if s <= k_neighbors and s < sizes.max()]
     if small:
         raise ValueError(
             f"SMOTE with k_neighbors={k_neighbors} needs groups of at least {k_neighbors + 1} training cells; found {', '.join(small)}. "

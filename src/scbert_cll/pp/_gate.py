@@ -67,7 +67,7 @@ def fit(gate: Gate, levels: Levels, batch: np.ndarray, gated: np.ndarray) -> Cut
             cuts[name] = _given(gate.thresholds, name)
     separation = pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
     if gate.method == "gmm":
-        _two_populations(separation, mixtures, gate.marker)
+        _two_populations(separation, mixtures, gate)
     table = pd.DataFrame.from_dict(cuts, orient="index", columns=["low", "threshold", "high"]).rename_axis("batch")
     if gate.method == "quantile":
         _not_tied(table, gate)
@@ -98,21 +98,21 @@ def _evidence(levels: Levels, here: np.ndarray, mixture: _mixture.Mixture | None
     }
 
 
-def _two_populations(separation: pd.DataFrame, mixtures: Mapping[str, _mixture.Mixture], marker: str) -> None:
+def _two_populations(separation: pd.DataFrame, mixtures: Mapping[str, _mixture.Mixture], gate: Gate) -> None:
     """Refuse to make labels up where a batch has one population."""
-    why = {b: _one_population(separation.loc[b], mixtures.get(b)) for b in separation.index}
+    why = {b: _one_population(separation.loc[b], mixtures.get(b), gate.margin) for b in separation.index}
     bad = "; ".join(
         f"batch {b!r} ({separation.loc[b, 'n_cells']:.0f} cells): {', '.join(r)}" for b, r in why.items() if r
     )
     if bad:
         raise ValueError(
-            f"{marker!r} does not fall into two populations, so no labels were made up. {bad}. Alternatives: "
+            f"{gate.marker!r} does not fall into two populations, so no labels were made up. {bad}. Alternatives: "
             "method='quantile' (outer parts of the cells), method='manual' with thresholds=, another normalize=, or cells= to "
             "gate other cells."
         )
 
 
-def _one_population(row: pd.Series, mixture: _mixture.Mixture | None) -> list[str]:
+def _one_population(row: pd.Series, mixture: _mixture.Mixture | None, margin: float) -> list[str]:
     """What speaks against two populations, with the numbers; Ashman's D is always among them."""
     if mixture is None:
         return [f"fewer than {_mixture.MIN_CELLS} cells, or all at one level"]
@@ -123,8 +123,10 @@ def _one_population(row: pd.Series, mixture: _mixture.Mixture | None) -> list[st
         reasons += [f"no dip between the two means (valley {mixture.valley:.2f}, at most {_mixture.MAX_VALLEY:g})"]
     if row["count_gap"] < _mixture.MIN_COUNT_GAP:
         reasons += [f"medians {row['count_gap']:.1f} sd of counting noise apart (at least {_mixture.MIN_COUNT_GAP:g})"]
-    if not reasons and not mixture.separable:
-        reasons = ["no threshold between the two means"]
+    if not mixture.means[0] < mixture.cut(0.5) < mixture.means[1]:
+        reasons += ["no threshold between the two means"]
+    elif margin and not np.isfinite([mixture.cut(margin), mixture.cut(1 - margin)]).all():
+        reasons += [f"overlap so wide that margin={margin:g} is out of reach"]
     return [f"Ashman's D = {mixture.ashman_d:.2f}", *reasons] if reasons else []
 
 

@@ -157,7 +157,9 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
             f"({prot.n_obs} cells): {_checks.listed(alone)}. Keep the shared ones: mudata.pp.intersect_obs(mdata)."
         )
     order = prot.obs_names.get_indexer(rna.obs_names)
-    return _protein(rna, sparse.csr_matrix(prot.X)[order], prot.var_names, f"mdata[{prot_key!r}].X")
+    return _protein(
+        rna, None if prot.X is None else sparse.csr_matrix(prot.X)[order], prot.var_names, f"mdata[{prot_key!r}].X"
+    )
 
 
 def _choose(
@@ -205,6 +207,8 @@ def _names(adata: AnnData, key: str, n: int) -> pd.Index:
 
 
 def _protein(rna: AnnData, found: Any, names: pd.Index, where: str) -> Protein:
+    if found is None:
+        raise ValueError(f"{where} is empty (None); put the protein counts there.")
     values = sparse.csr_matrix(found.to_numpy(dtype=np.float64) if isinstance(found, pd.DataFrame) else found)
     names = pd.Index([str(n) for n in names])
     _checks.unique(names, f"protein names of {where}", "name each antibody once")

@@ -15,7 +15,7 @@ from scbert_cll import _checks
 
 def refuse_derived(adata: AnnData) -> None:
     """Tokens have no middle, and `raw` would keep the old number of cells."""
-    binned = [k for k in adata.layers.keys() if k and _checks.is_binned(adata, k)]
+    binned = [k for k, _ in adata.layers.items() if _checks.is_binned(adata, k)]
     if binned:
         raise ValueError(
             f"adata.layers[{_checks.listed(binned)}] holds bins, and there is nothing between two of them: delete it, balance, then pp.bin_expression."
@@ -48,10 +48,10 @@ def interpolate(
 ) -> None:
     """Replace the added rows of `new` by what lies between their parents among `rows` of `old`."""
     new.X = _between(old.X, rows, parents, rng)
-    for key in filter(None, old.layers.keys()):
-        new.layers[key] = _between(old.layers[key], rows, parents, rng)
-    for key in old.obsm.keys():
-        found = old.obsm[key]
+    for key, found in old.layers.items():
+        if key is not None:  # that is X
+            new.layers[key] = _between(found, rows, parents, rng)
+    for key, found in old.obsm.items():
         if isinstance(found, pd.DataFrame):
             table = _between(found.to_numpy(dtype=np.float64), rows, parents, rng)
             new.obsm[key] = pd.DataFrame(table, index=new.obs_names, columns=found.columns)
