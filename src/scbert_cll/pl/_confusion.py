@@ -83,7 +83,7 @@ def confusion(
         )
     counts = _counts(table[known])
     longest = max(len(name) for name in counts.columns)
-    side = 1.3 + 0.55 * max(counts.shape) + 0.04 * longest
+    side = 1.3 + 0.48 * max(counts.shape) + 0.04 * longest
     fig, ax = _style.one(ax, figsize or (max(3.0, side + 0.6), max(2.4, side)))
     _fields(ax, counts, normalize=normalize, cmap=cmap)
     ax.set_title(_title(table, known, split, None if donors is None else donors[table.index[known]]))
@@ -125,10 +125,10 @@ def _fields(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> No
 
 def _title(table: pd.DataFrame, known: pd.Series, split: str | None, donors: pd.Series | None) -> str:
     """Which cells these are."""
-    what = "all cells, training cells among them" if split is None else _CELLS[split]
-    title = f"{int(known.sum()):,} {what}"
+    title = f"{int(known.sum()):,} {_CELLS.get(split or '', 'cells')}"
     if donors is not None:
         n = len(donors.dropna().unique())
         title += f" of {n} donor{'' if n == 1 else 's'}"
     left_out = int((~known).sum())
-    return title + (f"\n({left_out:,} without a label left out)" if left_out else "")
+    title += "\ntraining cells among them" if split is None else ""
+    return title + (f"\n{left_out:,} unlabelled left out" if left_out else "")

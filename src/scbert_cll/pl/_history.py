@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scbert_cll import _checks
@@ -17,7 +18,7 @@ _BASELINE: Final = "majority_"
 _TITLES: Final = {
     "loss": "cross-entropy",
     "accuracy": "accuracy",
-    "masked_accuracy": "accuracy, hidden genes",
+    "masked_accuracy": "accuracy (hidden)",
     "macro_f1": "macro-F1",
 }
 
@@ -76,13 +77,14 @@ def history(
     if ax is not None and len(names) > 1:
         raise ValueError(f"ax holds one metric, there are {len(names)}; name one with metrics=, or leave ax out.")
     if ax is None:
-        size = figsize or (max(3.5, 2.4 * len(names)), 2.3)
+        size = figsize or (max(3.5, 2.4 * len(names)), 2.5)
         fig, axes = _style.panels(len(names), n_columns=max(1, int(size[0] // 1.5)), figsize=size)
     else:
         fig, axes = _style.figure_of(ax), [ax]
     best = _best(curves, monitor)
     for panel, name in zip(axes, names, strict=True):
         _draw(panel, name, curves, best)
+    _legend(fig, axes, apart=ax is None)
     return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
 
 
@@ -132,7 +134,21 @@ def _draw(ax: Axes, name: str, curves: Mapping[str, Mapping[str, pd.Series]], be
         ax.axvline(best, color=_style.GREY, linewidth=0.8, linestyle=":", label=f"best epoch ({best})", zorder=0)
     ax.set(xlabel="epoch", ylabel=_TITLES.get(name, name.replace("_", " ")))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.legend(loc="best")
+    if max(map(len, curves[name].values())) == 1:
+        ax.set_xticks(next(iter(curves[name].values())).index)
+
+
+def _legend(fig: Figure, axes: list[Axes], *, apart: bool) -> None:
+    """One legend for all panels, above them; inside the user's axes."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    order = sorted(handles, key=lambda label: label.startswith("best"))
+    if apart:
+        columns = len(order) if fig.get_figwidth() >= 1.3 * len(order) else 2
+        fig.legend([handles[o] for o in order], order, loc="outside upper center", ncols=columns)
+    else:
+        axes[0].legend([handles[o] for o in order], order)
 
 
 def _baseline(name: str, curves: Mapping[str, Mapping[str, pd.Series]]) -> list[tuple[str, pd.Series]]:

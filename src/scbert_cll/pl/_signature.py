@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from scbert_cll import _keys, get
 from scbert_cll.pl import _style
 
-_CAVEAT = "Numbers: attention itself. It follows expression level: no effect size, no test."
+_CAVEAT = "Grey: attention itself, which follows expression. Not a test."
 
 
 @_style.styled
@@ -112,7 +112,10 @@ def _figure(n: int, n_bars: int, n_columns: int, figsize: tuple[float, float] | 
     n_columns = min(n_columns, n)
     rows = -(-n // n_columns)
     size = figsize or (max(3.5, 2.4 * n_columns), rows * (0.6 + 0.16 * n_bars) + 0.6)
-    return _style.panels(n, n_columns=n_columns, figsize=size, sharex=True)
+    fig, axes = _style.panels(n, n_columns=n_columns, figsize=size, sharex=True)
+    for ax in axes[-n_columns:]:
+        ax.tick_params(labelbottom=True)  # the last of its column, even where the row below is not full
+    return fig, axes
 
 
 def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) -> None:
@@ -120,9 +123,9 @@ def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) 
     y, width = np.arange(len(rows)), rows["difference"].to_numpy() * factor
     colors = [_style.RED if gene in marked else _style.BLUE for gene in rows["gene"]]
     bars = ax.barh(y, width, color=colors, height=0.72)
-    numbers = [f"{value * factor:.2g}" for value in rows["attention"]]
+    numbers = [f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" if v >= 0.95 else f"{v:.2g}" for v in rows["attention"] * factor]
     ax.bar_label(bars, numbers, padding=2, fontsize=6, color=_style.GREY)
-    ax.set_yticks(y, [_style.shortened(gene) for gene in rows["gene"]])
+    ax.set_yticks(y, [_style.shortened(gene, 16) for gene in rows["gene"]])
     for tick, gene in zip(ax.get_yticklabels(), rows["gene"], strict=True):
         tick.set_fontweight("bold" if gene in marked else "normal")
     ax.set_ylim(len(rows) - 0.4, -0.6)
@@ -138,15 +141,16 @@ def _title(adata: AnnData, key: str, group: str, reference: str) -> str:
     against = reference if reference != get.REST else others[0] if len(others) == 1 else "the others"
     n_cells = adata.uns.get(key, {}).get("n_cells", {})
     sizes = [f"{n_cells[name]:,}" for name in (group, against) if name in n_cells]
-    return f"{_style.shortened(group)} − {_style.shortened(against)}" + (
-        f"\n{' and '.join(sizes)} cells" if sizes else ""
-    )
+    gap = " " if len(group) + len(against) < 22 else "\n"
+    title = f"{_style.shortened(group)}{gap}− {_style.shortened(against)}"
+    return title + (f"\n{' and '.join(sizes)} cells" if sizes else "")
 
 
 def _captions(fig: Figure, ax: Axes | None, label: str) -> None:
     """Axis label and caveat, under all panels or under the user's axes."""
-    if ax is not None:
-        ax.set_xlabel(f"{label}\n{_CAVEAT}", fontsize=7)
-        return
-    lines = textwrap.wrap(_CAVEAT, int(fig.get_figwidth() * 19))
-    fig.supxlabel("\n".join([label, *lines]), fontsize=7)
+    room = fig.get_figwidth() if ax is None else ax.get_window_extent().width / fig.dpi
+    text = "\n".join([label, *textwrap.wrap(_CAVEAT, max(20, int(room * 19)))])
+    if ax is None:
+        fig.supxlabel(text, fontsize=7)
+    else:
+        ax.set_xlabel(text, fontsize=7)

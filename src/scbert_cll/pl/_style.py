@@ -90,6 +90,8 @@ def finish(fig: Figure, drawn: Axes | Sequence[Axes], *, show: bool | None, retu
 
     `show=None` shows where scanpy would and a window or a notebook is there to show it.
     """
+    for ax in [drawn] if isinstance(drawn, Axes) else drawn:
+        _tidy(ax)
     if return_fig:
         return fig
     if show is None:
@@ -98,6 +100,14 @@ def finish(fig: Figure, drawn: Axes | Sequence[Axes], *, show: bool | None, retu
         plt.show()
         return None
     return drawn if isinstance(drawn, Axes) else list(drawn)
+
+
+def _tidy(ax: Axes) -> None:
+    """Give axes that were made outside, with other sizes, the look of our own."""
+    ax.tick_params(labelsize=_RC["xtick.labelsize"])
+    ax.spines[["top", "right"]].set_visible(False)
+    for label in (ax.xaxis.label, ax.yaxis.label):
+        label.set_fontsize(min(label.get_fontsize(), _RC["axes.labelsize"]))
 
 
 def _autoshow() -> bool:
