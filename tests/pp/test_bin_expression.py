@@ -427,11 +427,27 @@ def test_genes_without_counts_are_fine() -> None:
         assert (binned(counts, method=method)[:, 5] == 0).all()
 
 
+def test_stored_zeros_of_a_tidy_matrix_stay_the_users() -> None:
+    adata = made(np.array([[3, 5], [4, 7]]))
+    adata.X.data[0] = 0
+    pp.bin_expression(adata, method="uniform")
+    assert adata.X.nnz == 4
+    assert adata.X.indices.tolist() == [0, 1, 0, 1]
+    assert adata.layers["binned"].nnz == 3
+
+
+def test_expressed_genes_of_token_0_are_not_stored() -> None:
+    adata = made(np.array([[1, 20_000, 0], [1, 9, 1]]))
+    pp.bin_expression(adata)
+    assert adata.layers["binned"].toarray().tolist() == [[0, 5, 0], [5, 5, 5]]
+    assert adata.layers["binned"].nnz == 4
+
+
 def test_totals_are_exact_where_float32_is_not() -> None:
-    # The total is 2^24 + 2, so with one less as target_sum a single count stays below 1; float32 would add up to 2^24.
-    adata = made(np.array([[2**24 - 1, 1, 1, 1]], dtype=np.float32))
-    pp.bin_expression(adata, target_sum=2**24 + 1, n_bins=20)
-    assert adata.layers["binned"].toarray().tolist() == [[20, 0, 0, 0]]
+    # The total is 2^24 + 1, which float32 cannot hold; with a target_sum just below it, one count stays below 1.
+    adata = made(np.array([[2**24, 1]], dtype=np.float32))
+    pp.bin_expression(adata, target_sum=2**24 + 0.5, n_bins=20)
+    assert adata.layers["binned"].toarray().tolist() == [[20, 0]]
 
 
 # --- bad input: a clear error, and the user's object as it was
