@@ -156,6 +156,8 @@ def _pair(
     umi = counts[:, [rna.var_names.get_loc(gene)]].toarray().ravel()
     total = np.asarray(counts.sum(axis=1)).ravel()
     kept = _protein.mask(data, rna, cells)
+    if not kept.any():
+        raise ValueError("cells= leaves no cell to draw.")
     level = _protein.levels(protein, j, normalize, np.zeros(rna.n_obs, dtype=int), kept).level
     scaled = np.log2(1 + 1e4 * umi / np.maximum(total, 1))
     table = pd.DataFrame({"umi": umi, "total": total, "rna": scaled, "protein": level}, index=rna.obs_names)

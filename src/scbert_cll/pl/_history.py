@@ -72,6 +72,11 @@ def history(
     """
     curves = _curves(_history(model))
     names = [name for name in curves if not name.startswith(_BASELINE)] if metrics is None else list(metrics)
+    if not names:
+        raise ValueError(
+            "The history records no metric of training or validation cells (named like 'train_loss' or 'accuracy_validation'); "
+            f"it has {_checks.listed(_history(model), 12)}."
+        )
     for name in names:
         _checks.key_in(name, curves, "the history")
     if ax is not None and len(names) > 1:
