@@ -152,7 +152,7 @@ def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
 
     Returns
     -------
-    Copy of ``adata.uns[key]["donors"]``: one row per donor, with the number of gated cells, the percentage of positive
+    A copy of ``adata.uns[key]["donors"]``: one row per donor, with the number of gated cells, the percentage of positive
     ones, whether the donor is bimodal and its clinical class; the largest percentage first.
 
     Raises
@@ -164,8 +164,8 @@ def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
     _checks.key_in(key, adata.uns, "adata.uns", "Run pp.label_cd49d first.")
     where = f"adata.uns[{key!r}]"
     _checks.key_in("donors", adata.uns[key], where, "Run pp.label_cd49d with donor_key= to get a donor table.")
-    table: pd.DataFrame = adata.uns[key]["donors"].copy()
-    return table.sort_values("pct_positive", ascending=False, kind="stable") if "pct_positive" in table else table
+    table: pd.DataFrame = adata.uns[key]["donors"]
+    return table.sort_values("pct_positive", ascending=False, kind="stable")
 
 
 def _attention(adata: AnnData, key: str) -> pd.DataFrame:

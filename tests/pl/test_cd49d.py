@@ -42,6 +42,7 @@ def test_within_donors(toy):
     assert ax.get_title() == f"Within donors: ρ = {pooled:.2f}\npooled over 10 of 10 donors"
     assert [t.get_text() for t in ax.get_yticklabels()] == ["pooled", *rho.sort_values().index]
     np.testing.assert_allclose(ax.collections[1].get_offsets()[:, 0], rho.sort_values(), atol=1e-6)
+    assert ax.collections[3].get_offsets()[0, 0] == pytest.approx(pooled, abs=1e-6)
     low, high = ax.collections[0].get_segments()[0][:, 0]
     assert low < rho.min() < high
     assert np.arctanh(high) - np.arctanh(low) == pytest.approx(2 * 1.96 * np.sqrt(1.06 / n[rho.idxmin()]))
