@@ -187,7 +187,7 @@ def raw(toy: MuData) -> AnnData:
 def split(raw: AnnData) -> AnnData:
     """Labels and held-out donors."""
     adata = raw.copy()
-    sc_cll.pp.label_cd49d(adata)
+    sc_cll.pp.label_cd49d(adata, donor_key="donor")
     sc_cll.pp.split_donors(adata, "donor", labels_key="cd49d", rng=0)
     return adata
 

@@ -6,6 +6,7 @@ import doctest
 import functools
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ ROOT = Path(__file__).parents[1]
 PAGES = ["docs/quickstart.md", "README.md"]
 
 
+@pytest.fixture(autouse=True)
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of its own, and no windows."""
+    monkeypatch.chdir(tmp_path)
+    shown, sc.settings.autoshow = sc.settings.autoshow, False
+    yield
+    sc.settings.autoshow = shown
+    plt.close("all")
+
+
 def blocks(page: str) -> list[str]:
     """The Python blocks of a page, in order."""
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -26,16 +37,13 @@ def blocks(page: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks one after the other, on a smaller toy and without opening windows."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sc.settings, "autoshow", False)
-    small = functools.partial(sc_cll.datasets.cll_toy, n_cells=500, n_genes=250)
+def test_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks one after the other, on a smaller toy and for one epoch."""
+    small = functools.partial(sc_cll.datasets.cll_toy, n_cells=300, n_genes=200)
     monkeypatch.setattr(sc_cll.datasets, "cll_toy", small)
     names: dict[str, Any] = {}
     for block in blocks(page):
-        exec(compile(block, page, "exec"), names)  # noqa: S102
-    plt.close("all")
+        exec(compile(re.sub(r"max_epochs=\d+", "max_epochs=1", block), page, "exec"), names)  # noqa: S102
     assert {"scbert_pred", "cd49d", "split"} <= set(names["adata"].obs)
     assert "X_umap" in names["adata"].obsm
 
@@ -55,13 +63,10 @@ def examples() -> list[Any]:
 
 
 @pytest.mark.parametrize("thing", examples())
-def test_example_runs(thing: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sc.settings, "autoshow", False)
+def test_example_runs(thing: Any) -> None:
     module = importlib.import_module(thing.__module__)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     report: list[str] = []
     for test in doctest.DocTestFinder(recurse=False).find(thing, thing.__name__, module=module):
         runner.run(test, out=report.append)
-    plt.close("all")
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
