@@ -89,6 +89,15 @@ def test_form_of_the_matrix_does_not_matter(form: object, dtype: str) -> None:
     np.testing.assert_array_equal(aligned.X.toarray(), expected)
 
 
+def test_a_large_shuffle_comes_out_tidy() -> None:
+    rng = np.random.default_rng(0)
+    genes = [f"g{i}" for i in range(300)]
+    adata, vocab = made(genes, rng.poisson(0.3, size=(50, 300))), rng.permutation(genes).tolist()
+    aligned = pp.align_genes(adata, vocab)
+    assert sparse.csr_matrix((aligned.X.data, aligned.X.indices, aligned.X.indptr)).has_canonical_format
+    np.testing.assert_array_equal(aligned.X.toarray(), adata[:, vocab].X.toarray())
+
+
 def test_the_cells_come_along_and_the_input_stays() -> None:
     adata = made(["A", "B", "C"])
     adata.obsm["protein"] = pd.DataFrame({"CD49d": range(4)}, index=adata.obs_names)
@@ -288,7 +297,9 @@ def test_backed_is_refused(tmp_path: object) -> None:
 def test_real_counts_into_scberts_gene_order(shared_file: object) -> None:
     adata = ad.read_h5ad(shared_file("data/sorted_pbmc.h5ad"))
     vocab = GeneVocab.read(shared_file("data/panglao_gene_order_16906.txt"))
-    with pytest.raises(ValueError, match=r"of 16906 vocabulary genes are in adata.*all genes .not only highly variable"):
+    with pytest.raises(
+        ValueError, match=r"of 16906 vocabulary genes are in adata.*all genes .not only highly variable"
+    ):
         pp.align_genes(adata, vocab)
     aliases = shared_file("data/ncbi_alias_to_symbol_orgHs_3.16.tsv.gz")
     plain = pp.align_genes(adata, vocab, min_matched=0.4)
