@@ -74,8 +74,10 @@ def test_one_epoch(legible):
 
 @pytest.mark.parametrize("figsize", [None, (3.5, 2.2)])
 def test_legible(pretraining, legible, figsize):
-    fig = pl.history(pretraining, figsize=figsize, return_fig=True)
-    assert len(fig.legends[0].get_texts()) == 4
+    backwards = dict(reversed(pretraining.items()))
+    fig = pl.history(backwards, figsize=figsize, return_fig=True)
+    order = ["train", "validation", "majority, validation", "best epoch (12)"]
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == order
     legible(fig)
 
 

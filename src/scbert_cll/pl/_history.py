@@ -129,8 +129,10 @@ def _best(curves: Mapping[str, Mapping[str, pd.Series]], monitor: str) -> int | 
 
 def _draw(ax: Axes, name: str, curves: Mapping[str, Mapping[str, pd.Series]], best: int | None) -> None:
     """One metric: both parts, the baseline and the best epoch."""
-    for part, series in curves[name].items():
-        color, line, marker = _PARTS[part]
+    for part, (color, line, marker) in _PARTS.items():
+        if part not in curves[name]:
+            continue
+        series = curves[name][part]
         few = marker if len(series) <= 30 else ""
         ax.plot(series.index, series, line, color=color, marker=few, markersize=3, linewidth=1.2, label=part)
     for part, series in _baseline(name, curves):
