@@ -104,8 +104,9 @@ def test_docstring(function: Callable[..., Any]) -> None:
     found = sections(function.__doc__)
     first = found[""]
     assert first[0].endswith(".")
-    assert len(first) > 2, "one line, then a paragraph on the idea"
-    assert first[1] == ""
+    if room_of(function) in {"pp", "tl"}:
+        assert len(first) > 2, "one line, then a paragraph on the idea"
+        assert first[1] == ""
     assert set(found) >= {"Returns", "Raises"}
     names = [n.strip(" *") for line in found.get("Parameters", []) if line[:1].strip() for n in line.split(",")]
     assert sorted(names) == sorted(inspect.signature(function).parameters)

@@ -97,7 +97,9 @@ def test_file_keeps_the_rules(path: Path) -> None:
     found = imports(tree)
     n_lines = len(text.splitlines())
     assert n_lines <= MOST_LINES, "too long: give a part its own file"
-    assert n_lines - docstring_lines(tree) <= LONGER.get(relative(path), MOST_CODE), "too long: give a part its own file"
+    assert n_lines - docstring_lines(tree) <= LONGER.get(relative(path), MOST_CODE), (
+        "too long: give a part its own file"
+    )
     assert not found & {"pickle", "dill", "joblib"}, "a pickle runs code"
     assert not re.search(r"weights_only\s*=\s*False|allow_pickle\s*=\s*True", text)
     assert "scvi" not in found or relative(path) == "model/_scvi.py", "scvi is imported in model/_scvi.py only"

@@ -307,15 +307,6 @@ def enough_matched(names: pd.Index, known: pd.Index, what: str, *, min_matched: 
         )
 
 
-def finite_table(table: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Numbers only, none of them NaN or infinite."""
-    values: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
-    bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
-    if len(bad):
-        raise ValueError(f"{what} has values that are no finite numbers for {len(bad)} genes: {listed(bad)}.")
-    return values
-
-
 def tokens(adata: AnnData, layer: str, n_bins: int | None = None) -> tuple[sparse.csr_matrix, Mapping[str, Any]]:
     """A layer that pp.bin_expression wrote, and its record in `uns`; with `n_bins`, no token may be larger."""
     key_in(layer, adata.layers, "adata.layers", "Bin the counts first: pp.bin_expression(adata).")

@@ -279,10 +279,12 @@ def test_bad_vectors(
         ({"layer": "raw"}, KeyError, "'raw' is not in adata.layers"),
         ({"donor_key": "patient"}, KeyError, "'patient' is not in adata.obs; it has 'donor'"),
         ({"split_key": "fold"}, KeyError, "'fold' is not in adata.obs"),
-        ({"n_dims": 0}, ValueError, "n_dims must be at least 1"),
-        ({"epochs": 0}, ValueError, "epochs must be at least 1"),
+        ({"n_dims": 0}, ValueError, "n_dims must be"),
+        ({"epochs": 2.5}, ValueError, "epochs must be"),
+        ({"min_detected": 5}, ValueError, "min_detected must be"),
+        ({"vectors": pd.DataFrame(), "min_matched": -1}, ValueError, "min_matched must be"),
         ({"cells_per_metacell": 100}, ValueError, "a correlation needs at least 10"),
-        ({"min_detected": 1.1}, ValueError, "No two genes are co-expressed"),
+        ({"min_detected": 1}, ValueError, "No two genes are co-expressed"),
     ],
 )
 def test_bad_options(planted: AnnData, options: dict[str, object], error: type[Exception], message: str) -> None:

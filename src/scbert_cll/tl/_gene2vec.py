@@ -126,12 +126,13 @@ def gene2vec(
     params |= {"cells_per_metacell": cells_per_metacell, "n_metacells": n_metacells}
     params |= {"n_neighbors": n_neighbors, "epochs": epochs}
     if vectors is not None:
+        _checks.share(min_matched, "min_matched")
         found = read_vectors(vectors)
         _checks.enough_matched(adata.var_names, found.index, "vectors", min_matched=min_matched)
         params = {"n_dims": found.shape[1], "min_matched": min_matched, "source": source(vectors)}
         numbers: dict[str, int] = {}
     else:
-        _check_sizes(params)
+        _check_numbers(params)
         cells, donors = _training_cells(adata, donor_key, split_key)
         counts = _checks.counts(adata, layer)[cells]
         _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
@@ -147,10 +148,11 @@ def gene2vec(
     return adata if copy else None
 
 
-def _check_sizes(params: dict[str, Any]) -> None:
-    """Whole numbers, at least one of each."""
+def _check_numbers(params: dict[str, Any]) -> None:
+    """Whole numbers, at least one of each, and a share."""
     for name in ("n_dims", "cells_per_metacell", "n_metacells", "n_neighbors", "epochs"):
-        _checks.at_least(params[name], 1, name)
+        _checks.number_in(params[name], name, 1, np.inf, whole=True)
+    _checks.share(params["min_detected"], "min_detected")
 
 
 def _training_cells(adata: AnnData, donor_key: str | None, split_key: str | None) -> tuple[np.ndarray, np.ndarray]:

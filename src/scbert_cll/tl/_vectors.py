@@ -35,7 +35,11 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
             f"found {type(vectors).__name__}."
         )
     _checks.unique(table.index, "the gene names of vectors", "keep one row per gene")
-    return _checks.finite_table(table, "vectors")
+    values = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
+    bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
+    if len(bad):
+        raise ValueError(f"vectors has values that are no finite numbers for {len(bad)} genes: {_checks.listed(bad)}.")
+    return values
 
 
 def _read_file(file: str | PathLike[str], names: str | PathLike[str] | Sequence[str] | None = None) -> pd.DataFrame:
