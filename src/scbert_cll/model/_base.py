@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -250,7 +251,8 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
             **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1} | trainer,
         )
         self.module.train()  # Lightning leaves the mode as it finds it
-        with seeded(seed):
+        with seeded(seed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec")  # Lightning on PyTorch's own changes
             runner()
 
     # ---- folders

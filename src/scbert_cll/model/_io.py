@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from scbert_cll.nn import Config
@@ -54,9 +54,11 @@ def save_folder(
     path = Path(path)
     _may_replace(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    aside.mkdir()
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, aside / WEIGHTS)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        (aside / WEIGHTS).write_bytes(serialize(tensors))  # save_file would make it unreadable for the group
         (aside / VOCAB).write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
         if labels is not None:
             _write_json(aside / LABELS, labels)
@@ -66,7 +68,6 @@ def save_folder(
             edges.to_csv(aside / EDGES, index_label="gene")
         sums = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
         _write_json(aside / CONFIG, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": sums} | config)
-        aside.chmod(0o755)
         _swap(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

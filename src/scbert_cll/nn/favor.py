@@ -91,7 +91,9 @@ def naive_attention_matrix(
     return scores / scores.sum(-1, keepdim=True)
 
 
-def attention_floor(k: Tensor, projection: Tensor, keep: Tensor | None = None, stabilizer: Stabilizer = "cell") -> Tensor:
+def attention_floor(
+    k: Tensor, projection: Tensor, keep: Tensor | None = None, stabilizer: Stabilizer = "cell"
+) -> Tensor:
     """Share of the keys' features that is `EPSILON` alone, per cell: near 1 attention is uniform and says nothing."""
     phi_k = key_features(k, projection, keep, stabilizer)
     n_tokens = keep.sum(-1) if keep is not None else torch.full((len(k),), k.shape[-2], device=k.device)

@@ -128,7 +128,9 @@ class ScBERTHead(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         if config.tokens != "all":
-            raise ValueError('head="scbert" reads every gene and needs tokens="all"; with tokens="expressed" use head="pool".')
+            raise ValueError(
+                'head="scbert" reads every gene and needs tokens="all"; with tokens="expressed" use head="pool".'
+            )
         self.collapse = nn.Linear(config.n_hidden, 1)
         self.layers = nn.Sequential(
             nn.Linear(config.n_positions, 512),

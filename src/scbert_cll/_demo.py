@@ -1,0 +1,281 @@
+"""The main job, end to end: counts → labels → donors held out → scBERT → predictions, attention, figures, report.
+
+It uses the package as a user would, through `import scbert_cll as sc_cll`, and scanpy for what scanpy does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from mudata import MuData, read_h5mu
+
+import scbert_cll as sc_cll
+from scbert_cll import _baselines, _checks, _keys
+
+_log = logging.getLogger(__name__)
+_WIDE_PANEL = 12  # proteins from which the centred log-ratio within a cell is steady
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks for."""
+
+    input: Path | None = None
+    out: Path = Path("scbert_cll_demo")
+    marker: str = "CD49d"
+    gene: str = "ITGA4"
+    donor_key: str | None = _keys.DONOR
+    batch_key: str | None = None
+    label: str = "auto"
+    cells: str | None = None
+    pretrain_on: Path | None = None
+    max_epochs: int = 10
+    seed: int = 0
+    accelerator: str = "auto"
+
+
+@dataclass
+class Report:
+    """What was decided and found, in the order of the steps; printed, and written as markdown and JSON."""
+
+    steps: list[str] = field(default_factory=list)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def say(self, sentence: str) -> None:
+        """Add a sentence, and print it now: long work shows progress."""
+        self.steps.append(sentence)
+        _log.info(sentence)
+
+    def show(self, title: str, table: pd.DataFrame) -> None:
+        """Add a table, and print it now."""
+        self.tables[title] = table
+        _log.info("\n%s\n%s\n", title, table.to_string(float_format="{:.3f}".format))
+
+    def write(self, out: Path) -> None:
+        """Write report.md and report.json."""
+        lines = ["# scbert_cll report", "", *(f"- {s}" for s in self.steps), ""]
+        for title, table in self.tables.items():
+            lines += [f"## {title}", "", "```", table.to_string(float_format="{:.3f}".format), "```", ""]
+        (out / "report.md").write_text("\n".join(lines), encoding="utf-8")
+        tables = {title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()}
+        (out / "report.json").write_text(
+            json.dumps({"steps": self.steps, "tables": tables}, indent=1), encoding="utf-8"
+        )
+
+
+def run(options: Options) -> Report:
+    """Run the whole workflow and write `options.out`."""
+    start, report = time.perf_counter(), Report()
+    figures = options.out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    data = _read(options, report)
+    adata = data.mod[_rna_key(data)] if isinstance(data, MuData) else data
+    _label(data, adata, options, report)
+    _split(adata, options, report)
+    corpus = _bin(adata, options, report)
+    pretrained, classifier = _train(adata, corpus, options, report)
+    _evaluate(adata, options, report)
+    sc_cll.tl.gene_attention(adata, classifier)
+    _signature(adata, options, report)
+    _draw(data, adata, {"pretrain": pretrained, "finetune": classifier}, options, figures)
+    classifier.save(options.out / "model", overwrite=True)
+    _write(data, options)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    report.say(f"Done in {time.perf_counter() - start:.0f} s, {memory:.1f} GB at most. Everything is in {options.out}.")
+    report.write(options.out)
+    return report
+
+
+def _read(options: Options, report: Report) -> AnnData | MuData:
+    if options.input is None:
+        report.say("Input: cll_toy, simulated CLL CITE-seq with a planted CD49d programme.")
+        return sc_cll.datasets.cll_toy(rng=options.seed)
+    suffix = _checks.choice(options.input.suffix, [".h5mu", ".h5ad"], "the ending of --input")
+    report.say(f"Input: {options.input.name}.")
+    return read_h5mu(options.input) if suffix == ".h5mu" else ad.read_h5ad(options.input)
+
+
+def _rna_key(data: MuData) -> str:
+    return next(key for key in _keys.RNA_KEYS if key in data.mod)
+
+
+def _label(data: AnnData | MuData, adata: AnnData, options: Options, report: Report) -> None:
+    """Labels from protein; where the marker has no two populations, say so and contrast its outer thirds."""
+    if options.donor_key is not None and options.donor_key not in adata.obs:
+        report.say(f"No column obs[{options.donor_key!r}]: all cells are taken to be of one donor.")
+        adata.obs[options.donor_key] = pd.Categorical(["unknown"] * adata.n_obs)
+    cells = None
+    if (options.cells or ("cll" if options.input is None else "all")) == "cll":
+        cells = sc_cll.pp.cll_mask(data)
+        report.say(f"CD19+CD5+ by protein: {int(cells.sum()):,} of {adata.n_obs:,} cells; only these are labelled.")
+    common = {"marker": options.marker, "donor_key": options.donor_key, "batch_key": options.batch_key, "cells": cells}
+    n_proteins = _n_proteins(data)
+    normalize = "clr_cell" if n_proteins >= _WIDE_PANEL else "clr_protein"
+    method = options.label
+    if method in ("auto", "gmm"):
+        try:
+            sc_cll.pp.label_cd49d(data, method="gmm", normalize=normalize, **common)
+            method = "gmm"
+        except ValueError as refusal:
+            if method == "gmm":
+                raise
+            report.say(f"No labels by mixture: {refusal}")
+            method = "quantile"
+    if method == "quantile":
+        sc_cll.pp.label_cd49d(data, method="quantile", normalize=normalize, **common)
+        report.say(f"Labels are the outer thirds of the {options.marker} level: a contrast, not clinical positivity.")
+    n = adata.obs[_keys.CD49D].value_counts()
+    report.say(
+        f"{options.marker} by {method} ({normalize}, {n_proteins} proteins): "
+        + ", ".join(f"{v:,} {k}" for k, v in n.items())
+    )
+
+
+def _n_proteins(data: AnnData | MuData) -> int:
+    if isinstance(data, MuData):
+        return int(next(data.mod[k].n_vars for k in _keys.PROTEIN_KEYS if k in data.mod))
+    return int(next(data.obsm[k].shape[1] for k in _keys.PROTEIN_KEYS if k in data.obsm))
+
+
+def _split(adata: AnnData, options: Options, report: Report) -> None:
+    """Donors held out where there are three, one of two held out, or cells of one; the report says which."""
+    donor_key = options.donor_key or _keys.DONOR
+    if donor_key not in adata.obs:
+        adata.obs[donor_key] = pd.Categorical(["unknown"] * adata.n_obs)
+    n_donors = adata.obs[donor_key].nunique()
+    common = {"labels_key": _keys.CD49D, "rng": options.seed}
+    if n_donors >= 3:
+        sc_cll.pp.split_donors(adata, donor_key, **common)
+        held = ", ".join(sorted(adata.obs.loc[adata.obs[_keys.SPLIT] == _keys.TEST, donor_key].unique()))
+        report.say(f"Split by donor: {n_donors} donors; held out for the test: {held}.")
+    elif n_donors == 2:
+        sc_cll.pp.split_donors(adata, donor_key, fractions=(0.5, 0.0, 0.5), **common)
+        _validate_within_train(adata, options.seed)
+        held = adata.obs.loc[adata.obs[_keys.SPLIT] == _keys.TEST, donor_key].iloc[0]
+        report.say(
+            f"Split by donor: two donors, {held} is held out; a fifth of the other's cells only decides when to stop."
+        )
+    else:
+        sc_cll.pp.split_donors(adata, donor_key, unit="cell", **common)
+        report.say(
+            "Split by cell, stratified by class: with one donor nothing can be said of other patients (optimistic)."
+        )
+
+
+def _validate_within_train(adata: AnnData, seed: int) -> None:
+    """A fifth of the training cells validates where no donor is left to."""
+    train = np.flatnonzero(adata.obs[_keys.SPLIT] == _keys.TRAIN)
+    chosen = np.random.default_rng(seed).choice(train, len(train) // 5, replace=False)
+    split = adata.obs[_keys.SPLIT].cat.set_categories(list(_keys.SPLIT_ORDER))
+    split.iloc[chosen] = _keys.VAL
+    adata.obs[_keys.SPLIT] = split
+
+
+def _bin(adata: AnnData, options: Options, report: Report) -> AnnData:
+    """Tokens; and the cells to pretrain on, which are these or more RNA in these genes."""
+    sc_cll.pp.bin_expression(adata)
+    sc_cll.pp.balance(adata, _keys.CD49D)
+    if options.pretrain_on is None:
+        return adata
+    extra = sc_cll.pp.align_genes(ad.read_h5ad(options.pretrain_on), list(adata.var_names))
+    sc.pp.filter_cells(extra, min_counts=1)
+    train = adata[adata.obs[_keys.SPLIT] != _keys.TEST]
+    corpus = ad.concat(
+        {"here": AnnData(train.X, train.obs[[]], train.var[[]]), "extra": extra[:, train.var_names]}, index_unique="-"
+    )
+    corpus.obs[_keys.SPLIT] = pd.Categorical(
+        [*train.obs[_keys.SPLIT], *[_keys.TRAIN] * extra.n_obs], categories=list(_keys.SPLIT_ORDER)
+    )
+    sc_cll.pp.bin_expression(corpus)
+    report.say(
+        f"Pretraining also on {options.pretrain_on.name}: {extra.n_obs:,} cells, {int(extra.var[_keys.IN_QUERY].sum()):,} shared genes."
+    )
+    return corpus
+
+
+def _train(adata: AnnData, corpus: AnnData, options: Options, report: Report) -> tuple[Any, Any]:
+    sc_cll.tl.gene2vec(corpus, rng=options.seed)
+    common = {"max_epochs": options.max_epochs, "accelerator": options.accelerator, "rng": options.seed}
+    pretrained = sc_cll.tl.pretrain(corpus, **common)
+    last = {name: float(frame.iloc[:, 0].max()) for name, frame in pretrained.history.items() if "accuracy" in name}
+    stage = "validation" if "masked_accuracy_validation" in last else "train"
+    report.say(
+        f"Pretraining: {last[f'masked_accuracy_{stage}']:.1%} of hidden genes in the right bin; "
+        f"guessing each cell's commonest bin gets {last[f'majority_accuracy_{stage}']:.1%}."
+    )
+    classifier = sc_cll.tl.finetune(adata, pretrained, **common)
+    return pretrained, classifier
+
+
+def _evaluate(adata: AnnData, options: Options, report: Report) -> None:
+    """scBERT beside what costs nothing, on the same training and test cells."""
+    scores = _baselines.compare(adata, gene=options.gene, seed=options.seed)
+    report.show("Test cells, never trained on", scores)
+    best = scores["macro_f1"].drop("scBERT").idxmax()
+    gap = scores.loc["scBERT", "macro_f1"] - scores.loc[best, "macro_f1"]
+    word = "ahead of" if gap > 0.01 else "behind" if gap < -0.01 else "level with"
+    report.say(f"On this one split scBERT is {word} the best baseline, {best} ({gap:+.3f} macro-F1).")
+    report.show(
+        "Percent positive of labelled test cells, by donor",
+        _baselines.by_donor(adata, options.donor_key or _keys.DONOR),
+    )
+
+
+def _signature(adata: AnnData, options: Options, report: Report) -> None:
+    """Genes by the difference in attention between positive and negative cells; planted ones are counted if known."""
+    table = sc_cll.get.gene_attention(adata, group=f"{options.marker}+")
+    table.to_csv(options.out / "signature.csv", index=False)
+    if _keys.TRUTH in adata.uns and options.input is None:
+        report.show("Planted genes found", _baselines.recovery(adata, table))
+        report.say(
+            "Attention alone follows abundance and finds few planted genes; take the difference as a lead, not a proof."
+        )
+
+
+def _draw(data: AnnData | MuData, adata: AnnData, models: dict[str, Any], options: Options, figures: Path) -> None:
+    mpl.use("agg")
+    truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
+    plots = {
+        "signature": lambda: sc_cll.pl.signature(
+            adata, groups=f"{options.marker}+", highlight=truth, highlight_label="planted", return_fig=True
+        ),
+        "confusion": lambda: sc_cll.pl.confusion(adata, return_fig=True),
+        "umap": lambda: _umap(adata, options),
+        **{
+            f"history_{name}": lambda model=model: sc_cll.pl.history(model, return_fig=True)
+            for name, model in models.items()
+        },
+    }
+    if options.gene in adata.var_names:
+        plots["cd49d"] = lambda: sc_cll.pl.cd49d(
+            data, marker=options.marker, gene=options.gene, donor_key=options.donor_key, return_fig=True
+        )
+    for name, plot in plots.items():
+        plot().savefig(figures / f"{name}.png", dpi=200, bbox_inches="tight")
+
+
+def _umap(adata: AnnData, options: Options) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap and numba speak of their own internals
+        sc.pp.neighbors(adata, use_rep=_keys.X_SCBERT, random_state=options.seed)
+        sc.tl.umap(adata, random_state=options.seed)
+        color = [_keys.PRED, _keys.CD49D, options.donor_key or _keys.DONOR]
+        return sc.pl.umap(adata, color=color, palette="colorblind", size=8, return_fig=True, show=False, wspace=0.3)
+
+
+def _write(data: AnnData | MuData, options: Options) -> None:
+    name = "annotated.h5mu" if isinstance(data, MuData) else "annotated.h5ad"
+    data.write(options.out / name)
