@@ -156,6 +156,14 @@ def test_cells_outside_the_gate_stay_unlabelled_and_without_influence():
     assert (adata.obs["cd49d"][inside].astype(object).eq(alone.obs["cd49d"].astype(object))).mean() > 0.99
 
 
+def test_gated_cells_set_the_zero_of_clr_across_cells():
+    adata = cite()
+    inside = adata.obs["truth"].to_numpy()
+    level = np.log1p(adata.obsm["protein"]["CD49d"])
+    sb.pp.label_cd49d(adata, method="manual", thresholds=0.0, cells=inside, normalize="clr_protein")
+    assert ((adata.obs["cd49d"] == "CD49d+")[inside] == (level >= level[inside].mean())[inside]).all()
+
+
 def test_row_order_does_not_matter():
     adata = cite()
     shuffled = adata[np.random.default_rng(1).permutation(adata.n_obs)].copy()
@@ -336,6 +344,15 @@ def test_clinical_class_by_the_rule_of_30_percent(share, expected):
     assert row["cd49d_call"] == ("negative" if expected == "neg_homogeneous" else "positive")
 
 
+def test_two_populations_on_one_side_of_the_threshold_are_not_bimodal():
+    adata = cite(n=400, far=100.0)
+    adata.obs["donor"] = "A"
+    for threshold, bimodal in ((20.0, True), (1.0, False)):
+        cuts = np.log1p(threshold) - np.log1p(adata.obsm["protein"]["CD49d"]).mean()
+        sb.pp.label_cd49d(adata, method="manual", thresholds=cuts, donor_key="donor", normalize="clr_protein")
+        assert adata.uns["cd49d"]["donors"].loc["A", "bimodal"] == bimodal
+
+
 # --- where it refuses ---------------------------------------------------------------------------------------------
 
 
@@ -350,7 +367,7 @@ def test_one_population_gets_no_labels(far):
 
 
 @pytest.mark.parametrize(
-    ("mean", "size"), [(0.5, 50.0), (1.0, 50.0), (2.0, 50.0), (3.0, 2.0), (20.0, 1.0), (60.0, 2.0)]
+    ("mean", "size"), [(0.5, 50.0), (1.0, 50.0), (2.0, 50.0), (3.0, 2.0), (8.0, 1.0), (20.0, 1.0), (60.0, 2.0)]
 )
 def test_counting_noise_and_skew_are_no_second_population(mean, size):
     adata = cite()
@@ -363,6 +380,14 @@ def test_counting_noise_and_skew_are_no_second_population(mean, size):
             ValueError,
             "does not fall into two populations",
         )
+
+
+def test_populations_a_few_counts_apart_are_none():
+    adata = cite()
+    rng = np.random.default_rng(0)
+    adata.obsm["protein"]["CD49d"] = rng.poisson(np.where(adata.obs["truth"], 3.4, 0.02)).astype(float)
+    match = r"medians 2\.\d\d sd of counting noise apart \(at least 3\)"
+    unchanged(adata, lambda d: sb.pp.label_cd49d(d, normalize="clr_protein"), ValueError, match)
 
 
 def test_a_batch_with_one_population_is_named():

@@ -95,8 +95,9 @@ def test_homogeneous_donors_leave_every_class_in_every_part():
 def test_a_class_of_one_donor_goes_to_train():
     adata = patients([40] * 6, labels=[0, 0, 0, 0, 0, 1])
     for rng in range(5):
-        sb.pp.split_donors(adata, "donor", labels_key="y", rng=rng)
-        assert set(adata.obs.loc[adata.obs["y"] == "pos", "split"]) == {"train"}
+        for fractions in ((0.7, 0.15, 0.15), (0.2, 0.2, 0.6)):
+            sb.pp.split_donors(adata, "donor", labels_key="y", rng=rng, fractions=fractions)
+            assert set(adata.obs.loc[adata.obs["y"] == "pos", "split"]) == {"train"}
 
 
 def test_unlabelled_cells_follow_their_donor():

@@ -122,7 +122,7 @@ def _one_population(row: pd.Series, mixture: _mixture.Mixture | None, margin: fl
     if mixture.valley > _mixture.MAX_VALLEY:
         reasons += [f"no dip between the two means (valley {mixture.valley:.2f}, at most {_mixture.MAX_VALLEY:g})"]
     if row["count_gap"] < _mixture.MIN_COUNT_GAP:
-        reasons += [f"medians {row['count_gap']:.1f} sd of counting noise apart (at least {_mixture.MIN_COUNT_GAP:g})"]
+        reasons += [f"medians {row['count_gap']:.2f} sd of counting noise apart (at least {_mixture.MIN_COUNT_GAP:g})"]
     if not mixture.means[0] < mixture.cut(0.5) < mixture.means[1]:
         reasons += ["no threshold between the two means"]
     elif margin and not np.isfinite([mixture.cut(margin), mixture.cut(1 - margin)]).all():

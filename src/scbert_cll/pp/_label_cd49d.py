@@ -56,7 +56,7 @@ def label_cd49d(
         Protein to gate: exact name, else the only one that differs by case, ``-_. `` or a TotalSeq-like affix.
     method
         ``gmm``: threshold where the posterior of a two-component Gaussian mixture is .5, per batch; needs a lower BIC than
-        one component, Ashman's D ≥ 2, and medians further apart than counting noise. ``quantile``: lower and upper part of the
+        one component, Ashman's D ≥ 2, a dip between the two, and medians further apart than counting noise. ``quantile``: lower and upper part of the
         cells of a batch; always labels, so it states a contrast, not positivity. ``manual``: your `thresholds`.
     normalize
         ``clr_cell``: log1p(x / g), g = exp(mean of log1p over the proteins of the cell), Seurat's CLR with margin 2; removes the
@@ -95,8 +95,8 @@ def label_cd49d(
         ``gmm``: posterior of positive, held constant beyond the point where unequal variances would turn it.
         Otherwise the rank within the batch in (0, 1): monotone in the level, not a probability.
     ``adata.uns['cd49d']`` : dict
-        ``params``; ``thresholds`` (batch × low, threshold, high); ``separation`` (batch × n_cells, ashman_d, bic_1, bic_2,
-        count_gap, means, sds, weight; NaN without mixture); ``classes`` (n_cells per class); ``score`` (``posterior`` or
+        ``params``; ``thresholds`` (batch × low, threshold, high); ``separation`` (batch × n_cells, ashman_d, valley, bic_1,
+        bic_2, count_gap, means, sds, weight; NaN without mixture); ``classes`` (n_cells per class); ``score`` (``posterior`` or
         ``rank``); and ``donors``: n_cells gated, n_neg and n_pos labelled, pct_positive of all gated cells by the threshold, its Wilson 95 % interval
         ci_low–ci_high, ashman_d and bimodal of the donor's own cells (a description: it labels no cell),
         clinical_class and cd49d_call. ``quantile`` has no threshold, so there the last two and the percentage are missing.
@@ -110,10 +110,14 @@ def label_cd49d(
 
     Notes
     -----
-    Ashman's D = √2 |μ₁ − μ₂| / √(σ₁² + σ₂²) (Ashman et al. 1994, doi:10.1086/117248). Clinical rule: positive from 30 %
-    of the CLL cells (Gattei et al. 2008, doi:10.1182/blood-2007-05-092486; Bulian et al. 2014, doi:10.1200/JCO.2013.50.8515); bimodal
-    donors behave like positive ones whatever their percentage (Tissino et al. 2020, doi:10.1182/blood.2019003179). A donor is
-    bimodal if its own cells form two components by BIC and D, each with 5 % of at least 50 cells, on the two sides of the threshold.
+    Ashman's D = √2 |μ₁ − μ₂| / √(σ₁² + σ₂²) (Ashman, Bird & Zepf 1994, Astron. J. 108:2348). D ≥ 2 gives two modes only if both
+    components are alike, and two unlike ones also fit one skewed population; hence the density must dip between the means
+    as well. For the fit alone, counts are spread evenly over ±½, so that a pile of zeros is not taken for a population.
+
+    Clinical rule: positive from 30 % of the CLL cells (Gattei et al. 2008, Blood 111:865; Bulian et al. 2014, PMID 24516016);
+    bimodal donors behave like positive ones whatever their percentage (Tissino et al. 2020, doi:10.1182/blood.2019003179).
+    A donor is bimodal if its own cells form two components by the same measures, each with 5 % of at least 50 cells, on
+    the two sides of the threshold. The rule is about CLL cells: gate them with `cells`, as T cells and monocytes carry CD49d.
 
     Examples
     --------
