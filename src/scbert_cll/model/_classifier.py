@@ -63,7 +63,9 @@ class ScBERTClassifier(TokenModel):
         **network: Any,
     ) -> None:
         if adata is not None:
-            labels_key = self._get_most_recent_anndata_manager(adata, required=True).registry["setup_args"]["labels_key"]
+            labels_key = self._get_most_recent_anndata_manager(adata, required=True).registry["setup_args"][
+                "labels_key"
+            ]
             classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
         if labels_key is None or classes is None:
             raise ValueError("A classifier without adata needs labels_key= and classes=.")
@@ -223,7 +225,9 @@ class ScBERTClassifier(TokenModel):
         if not self.is_trained_:
             raise RuntimeError("This classifier has not been trained; call .train() first, or load a trained one.")
         adata = self.adata if adata is None else adata
-        probabilities, latent = self._collect(adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify)
+        probabilities, latent = self._collect(
+            adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify
+        )
         return pd.DataFrame(probabilities, index=adata.obs_names, columns=self.classes), latent
 
     def _classify(self, tokens: Tensor, genes: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,9 @@ class TokenSplits(L.LightningDataModule):
     def __init__(self, data: TokenRows, parts: dict[str, np.ndarray], *, batch_size: int, seed: int) -> None:
         super().__init__()
         self.data, self.batch_size, self.seed = data, batch_size, seed
-        self.train_idx, self.val_idx, self.test_idx = (parts.get(p, np.zeros(0, np.int64)) for p in ("train", "val", "test"))
+        self.train_idx, self.val_idx, self.test_idx = (
+            parts.get(p, np.zeros(0, np.int64)) for p in ("train", "val", "test")
+        )
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
 
     def train_dataloader(self) -> DataLoader[Batch]:

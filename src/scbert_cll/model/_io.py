@@ -96,7 +96,9 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     for name, expected in config["sha256"].items():
         if not (path / name).is_file() or _sha256(path / name) != expected:
-            raise ValueError(f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy.")
+            raise ValueError(
+                f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy."
+            )
     try:
         weights = load_file(path / WEIGHTS)
     except SafetensorError as error:
@@ -129,7 +131,7 @@ def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[s
     positions of the gene embedding, less the end token; without one it is not in the file, and `n_genes` is 0.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    theirs: dict[str, Tensor] = checkpoint["model_state_dict"] if "model_state_dict" in checkpoint else checkpoint
+    theirs: dict[str, Tensor] = checkpoint.get("model_state_dict", checkpoint)
     config = _scbert_config(theirs)
     return config, {ours: take(theirs) for ours, take in _scbert_layout(config).items()}
 
@@ -203,7 +205,9 @@ def _may_replace(path: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace the model in it, or name another folder.")
     other = sorted({p.name for p in path.iterdir()} - _OURS) if path.is_dir() else [path.name]
     if other:
-        raise FileExistsError(f"{path} holds files that are not a model's ({', '.join(other[:5])}); name another folder.")
+        raise FileExistsError(
+            f"{path} holds files that are not a model's ({', '.join(other[:5])}); name another folder."
+        )
 
 
 def _swap(aside: Path, path: Path) -> None:
@@ -229,7 +233,9 @@ def _is_ours(path: Path) -> None:
     missing = [name for name in _NEEDED if not (path / name).is_file()]
     if missing:
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-        raise FileNotFoundError(f"{path} is not a whole model folder of scbert_cll: {', '.join(missing)} missing; it holds {there}.")
+        raise FileNotFoundError(
+            f"{path} is not a whole model folder of scbert_cll: {', '.join(missing)} missing; it holds {there}."
+        )
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -68,7 +68,9 @@ class PretrainPlan(_Plan):
     def _step(self, batch: Batch, stage: str, seed: int) -> Tensor:
         tokens, genes, keep = batch["tokens"], batch.get("genes"), batch.get("keep")
         generator = torch.Generator().manual_seed(seed)
-        seen, chosen = mask_tokens(tokens, self.module.config.mask_token, fraction=self.mask_fraction, generator=generator)
+        seen, chosen = mask_tokens(
+            tokens, self.module.config.mask_token, fraction=self.mask_fraction, generator=generator
+        )
         logits = self.module.to_bins(self.module.encode(seen, genes, keep)[chosen])  # (hidden genes, bins)
         target = tokens[chosen]
         accuracy = (logits.argmax(-1) == target).float().mean()
