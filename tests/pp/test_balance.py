@@ -210,6 +210,8 @@ def test_smote_thins_counts_around_the_interpolated_point():
     parents = adata.obs_names[~added][(share > 0).any(axis=0)]
     assert (adata.obs.loc[parents, "cd49d"] == "CD49d+").all()
     assert (adata.obs.loc[parents, "split"] == "train").all()
+    norm = adata.layers["norm"].toarray()
+    np.testing.assert_allclose(norm[added], share @ norm[~added], atol=1e-5)
     mean, variance = share @ old, (share * (1 - share)) @ old
     assert (made[variance < 1e-9] == mean[variance < 1e-9].round()).all()
     z = ((made - mean) / np.sqrt(np.where(variance < 1e-9, 1, variance)))[variance > 1]
