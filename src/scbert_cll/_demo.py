@@ -221,7 +221,7 @@ def _train(adata: AnnData, corpus: AnnData, options: Options, report: Report) ->
 
 
 def _evaluate(adata: AnnData, options: Options, report: Report) -> None:
-    """scBERT beside what costs nothing, on the same training and test cells."""
+    """Score scBERT beside what costs nothing, on the same training and test cells."""
     scores = _baselines.compare(adata, gene=options.gene, seed=options.seed)
     report.show("Test cells, never trained on", scores)
     best = scores["macro_f1"].drop("scBERT").idxmax()

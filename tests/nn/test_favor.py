@@ -84,7 +84,7 @@ def test_features_approximate_softmax_attention_better_the_more_there_are():
         projection = favor.orthogonal_features(r, 8, torch.Generator().manual_seed(5))
         errors.append(float((favor.naive_attention_matrix(q, k, projection) - exact).norm() / exact.norm()))
     assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.05
+    assert errors[2] < 0.1
 
 
 def test_orthogonal_features_are_orthogonal_within_a_block():

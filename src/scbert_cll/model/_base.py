@@ -49,6 +49,14 @@ def as_seed(rng: int | np.random.Generator | None) -> int:
     return int(rng) if isinstance(rng, (int, np.integer)) else int(np.random.default_rng(rng).integers(2**31))
 
 
+def check_numbers(max_epochs: int, batch_size: int, **shares: float) -> None:
+    """Numbers that training can use; BatchNorm needs two cells at a time."""
+    _checks.number_in(max_epochs, "max_epochs", 1, np.inf, whole=True)
+    _checks.number_in(batch_size, "batch_size", 2, np.inf, whole=True)
+    for name, value in shares.items():
+        _checks.share(value, name)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """PyTorch's random numbers from `seed`, and the user's own stream untouched."""
@@ -208,8 +216,11 @@ class TokenModel(Inference):
         registry = _scvi.detached_registry(cls.__name__, saved["genes"], config["setup"])
         network = {name: value for name, value in config["network"].items() if name not in _DERIVED}
         binning = config["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
-        model = cls(registry=registry, binning=binning, **(saved["labels"] or {}), **network)
-        model.module.load_state_dict(saved["weights"])
+        try:
+            model = cls(registry=registry, binning=binning, **(saved["labels"] or {}), **network)
+            model.module.load_state_dict(saved["weights"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"{dir_path} is damaged: its config.json does not fit its weights. {error}") from error
         use_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
         model.module.to("cuda" if use_gpu else "cpu")
         model.is_trained_ = config["is_trained"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import TokenModel, as_seed
+from scbert_cll.model._base import TokenModel, as_seed, check_numbers
 from scbert_cll.model._data import TokenSplits
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._scbert import ScBERT
@@ -21,6 +21,7 @@ from scbert_cll.nn.performer import mean_tokens
 
 Freeze = Literal["none", "encoder", "scbert"]
 _FREEZE: Final = ("none", "encoder", "scbert")
+_HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}  # everything else shapes pretrained weights
 
 
 class ScBERTClassifier(TokenModel):
@@ -63,9 +64,8 @@ class ScBERTClassifier(TokenModel):
         **network: Any,
     ) -> None:
         if adata is not None:
-            labels_key = self._get_most_recent_anndata_manager(adata, required=True).registry["setup_args"][
-                "labels_key"
-            ]
+            manager = self._get_most_recent_anndata_manager(adata, required=True)
+            labels_key = manager.registry["setup_args"]["labels_key"]
             classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
         if labels_key is None or classes is None:
             raise ValueError("A classifier without adata needs labels_key= and classes=.")
@@ -118,13 +118,23 @@ class ScBERTClassifier(TokenModel):
         rng
             Seed of the head's initial weights.
         **network
-            Choices that do not change the pretrained weights: `dropout`, `head`.
+            Choices that do not change the pretrained weights: `dropout`, `head`, `train_gene_embedding`.
+
+        Raises
+        ------
+        TypeError
+            `model` is not a ScBERT, or a choice that would not fit its weights.
+        ValueError
+            Fewer than two classes, or no cells: the model was loaded without and none are given.
         """
-        adata = _checks.anndata(model.adata if adata is None else adata)
-        layer = model.layer
-        _checks.obs_column(adata, labels_key)
-        classes = _checks.classes(adata.obs[labels_key], labels_key)
-        setup = {"labels_key": labels_key, "layer": layer, "exclude_genes": []}
+        _checks.is_model(model, ("ScBERT",))
+        if other := sorted(set(network) - _HEAD_CHOICES):
+            raise TypeError(
+                f"{_checks.listed(other)} would not fit the pretrained weights; a classifier may choose {_checks.listed(sorted(_HEAD_CHOICES))}."
+            )
+        adata = model._cells(adata)
+        classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
+        setup = {"labels_key": labels_key, "layer": model.layer, "exclude_genes": []}
         registry = _scvi.detached_registry(cls.__name__, list(model.genes), setup)
         derived = {"n_genes", "n_bins", "n_classes"}
         choices = {k: v for k, v in asdict(model.config).items() if k not in derived} | network
@@ -174,11 +184,13 @@ class ScBERTClassifier(TokenModel):
         ValueError
             A class without a labelled training cell, labels the model does not know, or no training cell at all.
         """
+        check_numbers(max_epochs, batch_size, token_drop=token_drop)
         seed = as_seed(rng)
         parts = self._parts(split_key, seed)
         codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
-        weights = self._weights(weight_key, codes, parts["train"])
+        weights = self._weights(weight_key, codes, parts)
+        parts["train"] = parts["train"][weights[parts["train"]] > 0]
         splits = TokenSplits(self._rows(None, labels=codes, weights=weights), parts, batch_size=batch_size, seed=seed)
         self._freeze(freeze)
         self._fit(
@@ -224,7 +236,7 @@ class ScBERTClassifier(TokenModel):
         """Probabilities (cells × classes) and embeddings (cells, n_hidden) in one pass over the cells."""
         if not self.is_trained_:
             raise RuntimeError("This classifier has not been trained; call .train() first, or load a trained one.")
-        adata = self.adata if adata is None else adata
+        adata = self._cells(adata)
         probabilities, latent = self._collect(
             adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify
         )
@@ -235,16 +247,19 @@ class ScBERTClassifier(TokenModel):
         assert self.module.head is not None  # noqa: S101
         return self.module.head(encodings, keep).float().softmax(-1), mean_tokens(encodings, keep)
 
-    def _weights(self, key: str | None, codes: np.ndarray, train: np.ndarray) -> np.ndarray:
-        """How much each cell counts. Outside training a cell counts as the mean training cell of its class."""
+    def _weights(self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""
+        weights = np.ones(len(codes), np.float32)
         if key is None:
-            return np.ones(len(codes), np.float32)
-        weights = _checks.obs_column(self.adata, key).to_numpy(np.float32, copy=True)
+            return weights
+        train, val = parts[_keys.TRAIN], parts[_keys.VAL]
+        weights[train] = pd.to_numeric(_checks.obs_column(self.adata, key).iloc[train], errors="coerce")
         _checks.weights(weights[train], key)
-        by_class = np.array([weights[train[codes[train] == c]].mean() for c in range(len(self.classes))], np.float32)
-        other = np.setdiff1d(np.flatnonzero(codes >= 0), train)
-        weights[other] = by_class[codes[other]]
-        return np.nan_to_num(weights)
+        train = train[weights[train] > 0]
+        n = np.bincount(codes[train], minlength=len(self.classes))
+        by_class = np.bincount(codes[train], weights[train], len(self.classes)) / np.maximum(n, 1)
+        weights[val] = by_class[codes[val]] / max(by_class[codes[val]].mean(), 1e-12) if len(val) else 1
+        return weights
 
     def _freeze(self, freeze: Freeze) -> None:
         _checks.choice(freeze, _FREEZE, "freeze")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -61,7 +62,7 @@ class TokenRows(Dataset[Batch]):
 
 
 class RowBatches(Sampler[list[int]]):
-    """Lists of row numbers; shuffled anew in every epoch, the same way for the same seed."""
+    """Lists of row numbers; with a seed shuffled, in another way in every epoch (Lightning tells which one it is)."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, *, seed: int | None = None) -> None:
         self.rows, self.batch_size, self.seed, self.epoch = np.asarray(rows), batch_size, seed, 0
@@ -69,18 +70,21 @@ class RowBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self._bounds())
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order, so that a resumed run goes on with the one it would have had."""
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[list[int]]:
         rows = self.rows
         if self.seed is not None:
             rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
-            self.epoch += 1
         yield from (rows[start:stop].tolist() for start, stop in self._bounds())
 
     def _bounds(self) -> list[tuple[int, int]]:
         starts = list(range(0, len(self.rows), self.batch_size))
         if self.seed is not None and len(starts) > 1 and len(self.rows) - starts[-1] == 1:
             starts.pop()  # BatchNorm cannot train on a batch of one: the last cell joins the batch before
-        return list(zip(starts, [*starts[1:], len(self.rows)], strict=True))
+        return list(pairwise([*starts, len(self.rows)]))
 
 
 def loader(data: TokenRows, batches: RowBatches) -> DataLoader[Batch]:

@@ -36,10 +36,18 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Dimensions and choices of the network."""
         return self.module.config
 
+    def _cells(self, adata: AnnData | None) -> AnnData:
+        """Return the cells that were given, or those the model was made with."""
+        if adata is None and self.adata is None:
+            raise ValueError(
+                "This model was loaded without cells; name them (adata=…), or attach them: load(folder, adata)."
+            )
+        return _checks.anndata(self.adata if adata is None else adata)
+
     def _rows(self, adata: AnnData | None, **columns: np.ndarray) -> TokenRows:
         """Tokens of the model's genes, found by name: other orders and extra genes do not matter."""
-        adata = _checks.anndata(self.adata if adata is None else adata)
-        csr, record = _checks.tokens(adata, self.layer, self.config.n_bins)
+        adata = self._cells(adata)
+        csr, record = _checks.tokens(adata, self.layer)
         _checks.same_binning(record, self.binning, self.layer)
         _checks.model_genes(self.genes, adata)
         csr = _take_columns(csr, adata.var_names.get_indexer(self.genes))
@@ -49,14 +57,16 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
 
     def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[Batch]:
         """All cells once, on the model's device, with a progress bar on a terminal."""
+        if batch_size is not None:
+            _checks.number_in(batch_size, "batch_size", 1, np.inf, whole=True)
         longest = self.config.n_positions if self.config.tokens == "all" else int(data.lengths().max())
         fits = _FEATURES_PER_BATCH // (self.config.n_heads * self.config.features * longest)
         batches = in_order_of_length(data, batch_size or int(np.clip(fits, 1, 256)))
         self.module.eval()
-        with torch.inference_mode():
-            for batch in tqdm(batches, desc=what, unit="batch", disable=None):
-                yield {name: tensor.to(self.module.device) for name, tensor in batch.items()}
+        for batch in tqdm(batches, desc=what, unit="batch", disable=None):
+            yield {name: tensor.to(self.module.device) for name, tensor in batch.items()}
 
+    @torch.inference_mode()
     def _collect(
         self,
         adata: AnnData | None,
@@ -113,7 +123,12 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         -------
         Genes × groups, float64; a column sums to 1.
         """
-        categorical = groups.astype("category")
+        n_cells = self._cells(adata).n_obs
+        if len(groups) != n_cells:
+            raise ValueError(
+                f"groups needs one value per cell, in the order of the cells: {n_cells}, found {len(groups)}."
+            )
+        categorical = groups.astype("category").cat.remove_unused_categories()
         codes, total = (
             categorical.cat.codes.to_numpy(),
             np.zeros((len(categorical.cat.categories), self.config.n_positions)),
@@ -137,11 +152,12 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             stored = (received > 0) & (genes < len(self.genes))
             parts.append((received[stored], cell[stored], genes[stored]))
         values, cells, genes = (np.concatenate(column) for column in zip(*parts, strict=True))
-        n_cells = len(self.adata if adata is None else adata)
+        n_cells = self._cells(adata).n_obs
         csr = sparse.csr_matrix((values.astype(np.float32), (cells, genes)), shape=(n_cells, len(self.genes)))
         csr.data /= np.repeat(np.asarray(csr.sum(1)).ravel(), np.diff(csr.indptr))
         return csr
 
+    @torch.inference_mode()
     def _received(
         self, adata: AnnData | None, batch_size: int | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ FORMAT_VERSION: Final = 1
 CONFIG, VOCAB, LABELS, WEIGHTS = "config.json", "vocab.txt", "labels.json", "weights.safetensors"
 HISTORY, EDGES = "history.csv", "edges.csv"
 _NEEDED: Final = (CONFIG, VOCAB, WEIGHTS)
+_CONFIG_KEYS: Final = {"format_version", "sha256", "class", "is_trained", "setup", "network", "binning"}
 _OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES}
 
 
@@ -51,10 +53,10 @@ def save_folder(
     FileExistsError
         `path` exists and `overwrite` is False, or it holds files that are not a model's.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     _may_replace(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     aside.mkdir()
     try:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
@@ -89,7 +91,9 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     config = _read_json(path / CONFIG)
     if config.get("format") != FORMAT:
         raise ValueError(f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = {FORMAT!r}.")
-    if config.get("format_version", 0) > FORMAT_VERSION:
+    if absent := sorted(_CONFIG_KEYS - set(config)):
+        raise ValueError(f"{path / CONFIG} is damaged: it lacks {', '.join(absent)}.")
+    if config["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path} was written by a newer scbert_cll (format {config['format_version']}, this version reads {FORMAT_VERSION}); "
             "upgrade scbert_cll to read it."
@@ -107,7 +111,7 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
         "config": config,
         "genes": (path / VOCAB).read_text(encoding="utf-8").splitlines(),
         "labels": _read_json(path / LABELS) if (path / LABELS).exists() else None,
-        "history": _read_table(path / HISTORY),
+        "history": None if (history := _read_table(path / HISTORY)) is None else history.rename(index=int),
         "edges": _read_table(path / EDGES),
         "weights": weights,
     }
@@ -212,20 +216,24 @@ def _may_replace(path: Path, *, overwrite: bool) -> None:
 
 def _swap(aside: Path, path: Path) -> None:
     """Put the finished folder in place; the old one goes only when the new one is there."""
+    if not path.exists():
+        aside.rename(path)
+        return
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
+    path.rename(old)
     try:
         aside.rename(path)
-    except OSError:
-        if old.exists():
+    except BaseException:
+        if not path.exists():
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_ours(path: Path) -> None:
+    if path.is_file():
+        raise ValueError(f"{path} is a file; a model of scbert_cll is a folder.")
     if not path.is_dir():
         old = path.with_name(f".{path.name}.old")
         hint = f" A save was cut short: the model before it is in {old}." if old.exists() else ""
@@ -253,7 +261,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path, index_col=0, float_precision="round_trip") if path.exists() else None
+    """Numbers as exact as they were; a gene called NA or 7157 stays a name."""
+    if not path.exists():
+        return None
+    how: dict[str, Any] = {"float_precision": "round_trip", "keep_default_na": False, "na_values": [""]}
+    table = pd.read_csv(path, dtype={"gene": str}, **how)
+    return table.set_index(table.columns[0])
 
 
 def _sha256(path: Path) -> str:

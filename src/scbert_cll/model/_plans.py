@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -44,7 +44,12 @@ class _Plan(L.LightningModule):
 
     def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
         """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
-        shared = {"on_step": False, "on_epoch": True, "batch_size": n, "sync_dist": self.trainer.world_size > 1}
+        shared: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": n,
+            "sync_dist": self.trainer.world_size > 1,
+        }
         self.log(f"{stage}_loss", loss, prog_bar=True, **shared)
         self.log_dict({f"{name}_{stage}": value for name, value in metrics.items()}, **shared)
         return loss
@@ -105,8 +110,9 @@ class ClassifyPlan(_Plan):
     def _step(self, batch: Batch, stage: str) -> Tensor:
         logits = self.module(batch["tokens"], batch.get("genes"), batch.get("keep"))
         labels, weights = batch["labels"], batch["weights"]
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        loss = (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+        losses = F.cross_entropy(logits, labels, reduction="none") * weights
+        # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
+        loss = losses.mean() if stage == "validation" else losses.sum() / weights.sum()
         guess = logits.argmax(-1)
         self._seen[stage].append(torch.stack([labels, guess]).detach().cpu())
         return self.report(stage, len(labels), loss, accuracy=(guess == labels).float().mean())
@@ -131,19 +137,20 @@ class KeepBest(L.Callback):
     """Remember the weights of the epoch with the lowest validation loss, and end with them."""
 
     def __init__(self, monitor: str = "validation_loss") -> None:
-        self.monitor, self.best, self.weights = monitor, math.inf, None
+        self.monitor, self.best = monitor, math.inf
+        self.weights: dict[str, Tensor] | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep a copy when the loss is the lowest so far."""
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and not trainer.sanity_checking and float(value) < self.best:
             self.best = float(value)
-            self.weights = copy.deepcopy(pl_module.module.state_dict())  # type: ignore[operator, union-attr]
+            self.weights = copy.deepcopy(cast("Performer", pl_module.module).state_dict())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the best weights back."""
         if self.weights is not None:
-            pl_module.module.load_state_dict(self.weights)  # type: ignore[operator, union-attr]
+            cast("Performer", pl_module.module).load_state_dict(self.weights)
 
 
 def _commonest_bin(tokens: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import TokenModel, as_seed
+from scbert_cll.model._base import TokenModel, as_seed, check_numbers
 from scbert_cll.model._data import TokenSplits
 from scbert_cll.model._plans import PretrainPlan
 
@@ -128,6 +128,7 @@ class ScBERT(TokenModel):
         None; :attr:`history` holds `train_loss`, `validation_loss`, `masked_accuracy_*` and beside it `majority_accuracy_*`,
         what guessing each cell's commonest bin gets.
         """
+        check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
         seed, data = as_seed(rng), self._rows(None)
         splits = TokenSplits(data, self._parts(split_key, seed), batch_size=batch_size, seed=seed)
         plan = PretrainPlan(self.module, lr=lr, weight_decay=weight_decay, mask_fraction=mask_fraction, seed=seed)

@@ -87,23 +87,25 @@ def finetune(
     _checks.split(adata, split_key)
     _checks.obs_column(adata, labels_key)
     weight_key = weight_key if weight_key in adata.obs else None
-    if model is None:
-        ScBERTClassifier.setup_anndata(adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes)
-        classifier = ScBERTClassifier(adata, rng=rng, **(network or {}))
-    else:
-        classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key=labels_key, rng=rng, **(network or {}))
-    classifier.train(
-        max_epochs,
-        split_key=split_key,
-        weight_key=weight_key,
-        freeze=freeze,
-        batch_size=batch_size,
-        early_stopping=early_stopping,
-        accelerator=accelerator,
-        rng=rng,
-        **train,
-    )
-    _write.predictions(adata, classifier, *classifier.predict_and_embed(adata))
+    with _write.untouched_on_error(adata):
+        if model is None:
+            ScBERTClassifier.setup_anndata(adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes)
+            classifier = ScBERTClassifier(adata, rng=rng, **(network or {}))
+        else:
+            classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key=labels_key, rng=rng, **(network or {}))
+        classifier.train(
+            max_epochs,
+            split_key=split_key,
+            weight_key=weight_key,
+            freeze=freeze,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            accelerator=accelerator,
+            rng=rng,
+            **train,
+        )
+        found = classifier.predict_and_embed(adata)
+    _write.predictions(adata, classifier, *found)
     adata.uns[_keys.SCBERT] = _write.record(
         classifier, labels_key=labels_key, split_key=split_key, weight_key=weight_key, freeze=freeze
     )

@@ -83,17 +83,19 @@ def pretrain(
     """
     _checks.target(_checks.anndata(adata), copy=False)
     split_key = split_key if split_key in adata.obs else None
-    ScBERT.setup_anndata(adata, layer=layer, exclude_genes=exclude_genes)
-    model = ScBERT(adata, preset=preset, gene_embedding=gene_embedding, rng=rng, **(network or {}))
-    model.train(
-        max_epochs,
-        split_key=split_key,
-        batch_size=batch_size,
-        early_stopping=early_stopping,
-        accelerator=accelerator,
-        rng=rng,
-        **train,
-    )
-    adata.obsm[_keys.X_SCBERT] = model.get_latent_representation()
+    with _write.untouched_on_error(adata):
+        ScBERT.setup_anndata(adata, layer=layer, exclude_genes=exclude_genes)
+        model = ScBERT(adata, preset=preset, gene_embedding=gene_embedding, rng=rng, **(network or {}))
+        model.train(
+            max_epochs,
+            split_key=split_key,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            accelerator=accelerator,
+            rng=rng,
+            **train,
+        )
+        latent = model.get_latent_representation()
+    adata.obsm[_keys.X_SCBERT] = latent
     adata.uns[_keys.SCBERT] = _write.record(model, split_key=split_key)
     return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +14,18 @@ from anndata import AnnData
 import scbert_cll
 from scbert_cll import _keys
 from scbert_cll.model import ScBERT, ScBERTClassifier
+
+
+@contextmanager
+def untouched_on_error(adata: AnnData) -> Iterator[None]:
+    """Take back what scvi-tools wrote into `uns` when the step that follows fails."""
+    before = set(adata.uns)
+    try:
+        yield
+    except BaseException:
+        for key in set(adata.uns) - before:
+            del adata.uns[key]
+        raise
 
 
 def record(model: ScBERT | ScBERTClassifier, **params: Any) -> dict[str, Any]:

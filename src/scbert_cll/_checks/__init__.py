@@ -1,0 +1,79 @@
+"""Every check of a user's input, and the sentence that goes with it.
+
+A check never changes what it looks at. It returns what the caller needs next (a column, a matrix), or raises with what
+was expected, what was found, the offenders by name and the remedy.
+"""
+
+from __future__ import annotations
+
+from scbert_cll._checks._anndata import (
+    anndata,
+    cells,
+    classes,
+    groups,
+    labels,
+    no_empty_cells,
+    obs_column,
+    split,
+    target,
+    weights,
+)
+from scbert_cll._checks._genes import (
+    enough_matched,
+    gene_names,
+    known_genes,
+    model_genes,
+    two_columns,
+    vocabulary_coverage,
+)
+from scbert_cll._checks._matrix import are_whole, counts, first, matrix
+from scbert_cll._checks._tokens import (
+    edges_of_genes,
+    is_binned,
+    not_binned,
+    other_key,
+    same_binning,
+    same_or_default,
+    tokens,
+    tokens_in_every_cell,
+)
+from scbert_cll._checks._words import at_least, choice, is_model, key_in, listed, number_in, share, unique
+
+__all__ = [
+    "anndata",
+    "are_whole",
+    "at_least",
+    "cells",
+    "choice",
+    "classes",
+    "counts",
+    "edges_of_genes",
+    "enough_matched",
+    "first",
+    "gene_names",
+    "groups",
+    "is_binned",
+    "is_model",
+    "key_in",
+    "known_genes",
+    "labels",
+    "listed",
+    "matrix",
+    "model_genes",
+    "no_empty_cells",
+    "not_binned",
+    "number_in",
+    "obs_column",
+    "other_key",
+    "same_binning",
+    "same_or_default",
+    "share",
+    "split",
+    "target",
+    "tokens",
+    "tokens_in_every_cell",
+    "two_columns",
+    "unique",
+    "vocabulary_coverage",
+    "weights",
+]

@@ -1,0 +1,140 @@
+"""Checks of an AnnData and its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _keys
+from scbert_cll._checks._words import key_in, listed, unique
+
+
+def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
+    """An AnnData in memory with cells, genes and unique names (genes may repeat where they are going to be summed)."""
+    if not isinstance(adata, AnnData):
+        hint = ' Take one modality, e.g. mdata["rna"].' if isinstance(getattr(adata, "mod", None), Mapping) else ""
+        raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
+    if adata.isbacked:
+        raise ValueError(
+            f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = adata.to_memory()"
+        )
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise ValueError(f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes.")
+    unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
+    if not repeated_genes:
+        unique(adata.var_names, "var_names", "adata.var_names_make_unique(), or pp.align_genes to sum them")
+    return adata
+
+
+def target(adata: AnnData, *, copy: bool) -> AnnData:
+    """The object to write to: a copy, or the user's own, which then must not be a view."""
+    if copy:
+        return adata.copy()
+    if adata.is_view:
+        raise ValueError(
+            "adata is a view of another AnnData, so what is written to it would not reach the object you keep; "
+            "make it its own object first (adata = adata.copy()) or pass copy=True."
+        )
+    return adata
+
+
+def obs_column(adata: AnnData, key: str, *, allow_missing: bool = True) -> pd.Series:
+    """A column of `obs`, without missing values where they cannot be allowed."""
+    key_in(key, adata.obs, "adata.obs")
+    column: pd.Series = cast("pd.DataFrame", adata.obs)[key]
+    if not allow_missing and column.isna().any():
+        bad = adata.obs_names[column.isna()]
+        raise ValueError(
+            f"adata.obs[{key!r}] is missing for {len(bad)} cells ({listed(bad)}); fill it or drop these cells."
+        )
+    return column
+
+
+def cells(adata: AnnData, which: Any, what: str) -> np.ndarray:
+    """Chosen cells as a mask: all (None), a mask, a true/false column, or the training cells of a split column."""
+    if which is None:
+        return np.ones(adata.n_obs, dtype=bool)
+    column = obs_column(adata, which, allow_missing=False) if isinstance(which, str) else which
+    if isinstance(which, str) and not pd.api.types.is_bool_dtype(column):
+        column = split(adata, which) == _keys.TRAIN
+    mask = np.asarray(column)
+    if mask.dtype != bool or mask.shape != (adata.n_obs,) or not mask.any():
+        raise ValueError(
+            f"{what} must choose at least one cell: a true/false value for each of the {adata.n_obs} cells, or the name "
+            f"of such a column (or of a split column) of adata.obs; found {mask.dtype} of shape {mask.shape}, "
+            f"{int(mask.sum()) if mask.dtype == bool else 0} true."
+        )
+    return mask
+
+
+def no_empty_cells(totals: np.ndarray, adata: AnnData, where: str) -> None:
+    """Every cell has at least one count."""
+    empty = adata.obs_names[np.asarray(totals) == 0]
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} cells have no counts in {where} ({listed(empty)}); "
+            "remove them first: sc.pp.filter_cells(adata, min_counts=1)."
+        )
+
+
+def split(adata: AnnData, key: str, *, need: Sequence[str] = (_keys.TRAIN,)) -> pd.Series:
+    """A split column: train / val / test only, with cells in every part that is needed."""
+    key_in(key, adata.obs, "adata.obs", "Make one with pp.split_donors: donors, not cells, are held out.")
+    column = cast("pd.DataFrame", adata.obs)[key].astype(object)
+    other = sorted({str(v) for v in column.dropna().unique()} - set(_keys.SPLIT_ORDER))
+    if other:
+        raise ValueError(f"adata.obs[{key!r}] may hold {listed(_keys.SPLIT_ORDER)}; found also {listed(other)}.")
+    for part in need:
+        if not (column == part).any():
+            raise ValueError(
+                f"adata.obs[{key!r}] has no cell in {part!r}; it holds {listed(column.dropna().unique())}."
+            )
+    return column
+
+
+def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
+    """The classes that occur, in the column's own order; at least two."""
+    categorical = labels.astype("category")
+    found = [str(c) for c in categorical.cat.categories if (categorical == c).any()]
+    if len(found) < 2:
+        raise ValueError(f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(found)}.")
+    return found
+
+
+def groups(adata: AnnData, key: str) -> pd.Series:
+    """A column of groups as a categorical in which every category occurs."""
+    column = obs_column(adata, key).astype("category").cat.remove_unused_categories()
+    if not column.notna().any():
+        raise ValueError(f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to summarise.")
+    return column
+
+
+def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """Codes of a label column (-1 where missing), with no class that is unknown or has no cell among `rows`."""
+    column = obs_column(adata, key)
+    names = column.astype(object).where(column.notna(), None)
+    unseen = sorted({str(v) for v in names.dropna().unique()} - set(known))
+    if unseen:
+        raise ValueError(
+            f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it knows {listed(known)}."
+        )
+    codes = pd.Categorical(names.map(lambda v: None if v is None else str(v)), categories=list(known)).codes
+    absent = [c for i, c in enumerate(known) if not (codes[rows] == i).any()]
+    if absent:
+        raise ValueError(
+            f"No labelled training cell of class {listed(absent)} in adata.obs[{key!r}]; "
+            "split so that every class has training donors, or remove the class."
+        )
+    return codes.astype(np.int64)
+
+
+def weights(values: np.ndarray, key: str) -> None:
+    """Weights that training can use."""
+    if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+        raise ValueError(
+            f"adata.obs[{key!r}] must hold finite weights of zero or more for all training cells; make it with pp.balance."
+        )

@@ -1,0 +1,61 @@
+"""Checks of single values, and how things are listed by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def listed(items: Iterable[Any], n: int = 5) -> str:
+    """Say the first `n` items by name and how many more there are."""
+    items = [str(i) for i in items]
+    shown = ", ".join(repr(i) for i in items[:n]) or "none"
+    return shown + (f" and {len(items) - n} more" if len(items) > n else "")
+
+
+def choice(value: str, allowed: Sequence[str], what: str) -> str:
+    """One of the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{what} must be one of {listed(allowed, 20)}; found {value!r}.")
+    return value
+
+
+def number_in(value: Any, what: str, least: float, most: float, *, whole: bool = False) -> None:
+    """A number within limits; no truth value, no text."""
+    kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{what} must be a {'whole ' * whole}number from {least:g} to {most:g}; found {value!r}.")
+
+
+def share(value: float, what: str) -> None:
+    """A number from 0 to 1."""
+    number_in(value, what, 0, 1)
+
+
+def at_least(value: float, least: float, what: str) -> None:
+    """A number that is not too small."""
+    if value < least:
+        raise ValueError(f"{what} must be at least {least:g}; found {value:g}.")
+
+
+def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
+    """A key that exists; the ones that do are listed."""
+    if key not in store:
+        there = listed([k for k in store if k is not None], 12)  # layers[None] is X
+        raise KeyError(f"{key!r} is not in {where}; it has {there}." + (f" {remedy}" if remedy else ""))
+
+
+def unique(names: pd.Index, what: str, remedy: str) -> None:
+    """No name twice."""
+    twice = names[names.duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"{what} must be unique; found more than once: {listed(twice)}. Remedy: {remedy}.")
+
+
+def is_model(model: Any, names: Sequence[str]) -> None:
+    """A model of this package (told by its class's name, since here nothing imports torch)."""
+    if type(model).__name__ not in names:
+        raise TypeError(f"Expected a model ({listed(names)}), found {type(model).__name__}.")

@@ -1,0 +1,116 @@
+"""The command line, through its door."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import anndata as ad
+import matplotlib.image as mpimg
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+
+import scbert_cll as sc_cll
+from scbert_cll.__main__ import main
+
+WRITTEN = {"model", "figures", "report.md", "report.json", "signature.csv"}
+FIGURES = {"cd49d", "confusion", "history_finetune", "history_pretrain", "signature", "umap"}
+QUICK = ["--max-epochs", "2", "--accelerator", "cpu"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:n_jobs value")  # umap says so whenever it is given a seed
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    root, ours = logging.getLogger(), logging.getLogger("scbert_cll")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    yield
+    root.handlers, root.level = handlers, levels[0]
+    ours.setLevel(levels[1])
+
+
+def small_toy(n_donors: int = 10) -> mudata.MuData:
+    toy = sc_cll.datasets.cll_toy(n_cells=500, n_genes=250, rng=1)
+    donors = sorted(toy["rna"].obs["donor"].unique())[:n_donors]
+    return toy[toy["rna"].obs["donor"].isin(donors).to_numpy()].copy()
+
+
+def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
+    small_toy().write(tmp_path / "in.h5mu")
+    out = tmp_path / "out"
+    assert main(["demo", "--input", str(tmp_path / "in.h5mu"), "--out", str(out), "--cells", "cll", *QUICK]) == 0
+    assert {p.name for p in out.iterdir()} == WRITTEN | {"annotated.h5mu"}
+    assert {p.stem for p in (out / "figures").iterdir()} == FIGURES
+    assert all(mpimg.imread(p).std() > 0.01 for p in (out / "figures").iterdir())  # something is drawn
+
+    report = json.loads((out / "report.json").read_text())
+    assert any("held out for the test" in step for step in report["steps"])
+    scores = pd.DataFrame(**report["tables"]["Test cells, never trained on"])
+    assert set(scores.index) >= {"scBERT", "logistic regression", "majority"}
+
+    # the numbers are those of the file: recomputed from what was written
+    adata = mudata.read_h5mu(out / "annotated.h5mu")["rna"]
+    test = adata.obs[(adata.obs["split"] == "test") & adata.obs["cd49d"].notna()]
+    hits = [(test["cd49d"] == c) & (test["scbert_pred"] == c) for c in ("CD49d-", "CD49d+")]
+    f1 = [
+        2 * hit.sum() / ((test["cd49d"] == c).sum() + (test["scbert_pred"] == c).sum())
+        for hit, c in zip(hits, ("CD49d-", "CD49d+"), strict=True)
+    ]
+    assert scores.loc["scBERT", "macro_f1"] == pytest.approx(np.mean(f1))
+    assert scores.loc["majority", "auroc"] == 0.5
+    model = sc_cll.ScBERTClassifier.load(out / "model")
+    np.testing.assert_array_equal(model.predict(adata, soft=True), adata.obsm["scbert_proba"])
+    assert len(pd.read_csv(out / "signature.csv")) == adata.n_vars
+
+
+@pytest.mark.parametrize(("n_donors", "sentence"), [(2, "two donors, D0. is held out"), (1, "Split by cell")])
+def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence, capsys):
+    toy = small_toy(n_donors)
+    adata = toy["rna"].copy()
+    del adata.uns["truth"]
+    adata.obsm["protein"] = pd.DataFrame(toy["prot"].X.toarray(), toy.obs_names, toy["prot"].var_names)
+    if n_donors == 1:
+        del adata.obs["donor"]
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    arguments = ["--input", str(tmp_path / "in.h5ad"), "--out", str(tmp_path / "out"), "--label", "quantile", *QUICK]
+    assert main(["demo", *arguments]) == 0
+    report = (tmp_path / "out" / "report.md").read_text()
+    pd.Series([report]).str.contains(sentence).item() or pytest.fail(report)
+    assert "a contrast, not clinical positivity" in report
+    assert ad.read_h5ad(tmp_path / "out" / "annotated.h5ad").obsm["X_scbert"].shape[0] == adata.n_obs
+
+
+def test_demo_pretrains_on_more_rna(tmp_path):
+    toy = small_toy()
+    toy.write(tmp_path / "in.h5mu")
+    extra = sc_cll.datasets.cll_toy(n_cells=300, n_genes=250, rng=5)["rna"][:, ::-1].copy()
+    extra.write_h5ad(tmp_path / "extra.h5ad")
+    out = tmp_path / "out"
+    files = ["--input", str(tmp_path / "in.h5mu"), "--pretrain-on", str(tmp_path / "extra.h5ad"), "--out", str(out)]
+    assert main(["demo", *files, "--label", "quantile", *QUICK]) == 0
+    assert "Pretraining also on extra.h5ad: 300 cells" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--input", "no_such.h5mu"], "no_such.h5mu"),
+        (["--input", "cells.csv"], "the ending of --input must be one of '.h5mu', '.h5ad'; found '.csv'"),
+        (["--marker", "CD999"], "CD999"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence_and_code_2(tmp_path, capsys, arguments, sentence):
+    assert main(["demo", "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--help"])
+    assert stop.value.code == 0
+    assert "simulated CLL data whose truth is known" in " ".join(capsys.readouterr().out.split())

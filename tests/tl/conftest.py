@@ -1,0 +1,57 @@
+"""One small data set that went through all steps before the models, made once."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+import scbert_cll as sc_cll
+
+FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture(scope="session")
+def prepared() -> AnnData:
+    """Cells × genes with tokens, labels, split, weights and gene vectors; copy before changing it."""
+    mdata = sc_cll.datasets.cll_toy(n_cells=600, n_genes=250, rng=0)
+    sc_cll.pp.label_cd49d(mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor")
+    adata = mdata["rna"].copy()
+    sc_cll.pp.split_donors(adata, "donor", labels_key="cd49d", rng=0)
+    sc_cll.pp.bin_expression(adata)
+    sc_cll.pp.balance(adata, "cd49d")
+    sc_cll.tl.gene2vec(adata, n_dims=24, rng=0)
+    return adata
+
+
+@pytest.fixture(scope="session")
+def trained(prepared):
+    """The same cells after tl.pretrain and tl.finetune, and both models."""
+    adata = prepared.copy()
+    pretrained = sc_cll.tl.pretrain(adata, **FAST | {"max_epochs": 8})
+    classifier = sc_cll.tl.finetune(adata, pretrained, **FAST | {"max_epochs": 8})
+    return adata, pretrained, classifier
+
+
+@pytest.fixture
+def unchanged():
+    """Compare an AnnData with how it was: `with unchanged(adata): …`."""
+    def summary(adata):
+        parts = {"X": adata.X, **{f"layer {k}": v for k, v in adata.layers.items() if k is not None}}
+        matrices = {k: (v.toarray() if hasattr(v, "toarray") else np.asarray(v)) for k, v in parts.items()}
+        keys = {name: sorted(map(str, getattr(adata, name).keys())) for name in ("obs", "var", "obsm", "varm", "uns")}
+        return matrices, keys, adata.obs.copy(), list(adata.var_names)
+
+    @contextmanager
+    def check(adata):
+        before = summary(adata)
+        yield
+        after = summary(adata)
+        assert before[1] == after[1]
+        assert before[2].equals(after[2])
+        assert before[3] == after[3]
+        assert all(np.array_equal(before[0][k], after[0][k]) for k in before[0])
+
+    return check
