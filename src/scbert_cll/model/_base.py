@@ -146,7 +146,7 @@ class TokenModel(Inference):
 
     # ---- folders
 
-    def save(self, dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:  # type: ignore[override]
+    def save(self, dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Save the model as a folder of text files and safetensors, complete enough to predict without training data.
 
         Parameters
@@ -189,9 +189,7 @@ class TokenModel(Inference):
         return None
 
     @classmethod
-    def load(  # type: ignore[override]
-        cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, *, accelerator: str = "auto"
-    ) -> Self:
+    def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, *, accelerator: str = "auto") -> Self:
         """Load a model that :meth:`save` wrote.
 
         Parameters

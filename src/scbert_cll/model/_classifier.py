@@ -73,7 +73,7 @@ class ScBERTClassifier(TokenModel):
         super().__init__(adata, registry, network, preset=preset, binning=binning, classes=self.classes, rng=rng)
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
+    def setup_anndata(
         cls, adata: AnnData, *, labels_key: str, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()
     ) -> None:
         """Register the token layer and name the label column.
@@ -145,7 +145,7 @@ class ScBERTClassifier(TokenModel):
         new.module.to(model.module.device)
         return new
 
-    def train(  # type: ignore[override]
+    def train(
         self,
         max_epochs: int = 20,
         *,
@@ -228,7 +228,7 @@ class ScBERTClassifier(TokenModel):
         if soft:
             return probabilities
         best = probabilities.to_numpy().argmax(1)
-        return pd.Series(pd.Categorical.from_codes(best, self.classes), index=probabilities.index)
+        return pd.Series(pd.Categorical.from_codes(best, pd.Index(self.classes)), index=probabilities.index)
 
     def predict_and_embed(
         self, adata: AnnData | None = None, *, batch_size: int | None = None

@@ -265,7 +265,7 @@ def _read_table(path: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
     how: dict[str, Any] = {"float_precision": "round_trip", "keep_default_na": False, "na_values": [""]}
-    table = pd.read_csv(path, dtype={"gene": str}, **how)
+    table: pd.DataFrame = pd.read_csv(path, dtype={"gene": str}, **how)
     return table.set_index(table.columns[0])
 
 

@@ -65,9 +65,7 @@ class ScBERT(TokenModel):
         super().__init__(adata, registry, network, preset=preset, binning=binning, classes=(), rng=rng)
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
-        cls, adata: AnnData, *, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()
-    ) -> None:
+    def setup_anndata(cls, adata: AnnData, *, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()) -> None:
         """Register the token layer.
 
         Parameters
@@ -86,7 +84,7 @@ class ScBERT(TokenModel):
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
         _scvi.register(cls, adata, layer, setup_args)
 
-    def train(  # type: ignore[override]
+    def train(
         self,
         max_epochs: int = 20,
         *,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +203,7 @@ class Performer(nn.Module):
     def gene_attention(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """Attention each token receives in each layer and head: (layers, b, h, n); sums to 1 over tokens."""
         x, received = self.embed(tokens, genes), []
-        for block in self.blocks:
+        for block in cast("list[Block]", self.blocks):
             received.append(block.attention.received(block.attention_norm(x), keep))
             x = block(x, keep)
         return torch.stack(received)
@@ -211,7 +211,7 @@ class Performer(nn.Module):
     def attention_floor(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """Share of each layer's key features that is the constant floor: (layers, b)."""
         x, floors = self.embed(tokens, genes), []
-        for block in self.blocks:
+        for block in cast("list[Block]", self.blocks):
             attention = block.attention
             _, k, _ = attention.split(block.attention_norm(x))
             floors.append(favor.attention_floor(k, attention.projection, keep, attention.stabilizer))

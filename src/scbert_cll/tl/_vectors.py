@@ -35,7 +35,7 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
             f"found {type(vectors).__name__}."
         )
     _checks.unique(table.index, "the gene names of vectors", "keep one row per gene")
-    values = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
+    values: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
         raise ValueError(f"vectors has values that are no finite numbers for {len(bad)} genes: {_checks.listed(bad)}.")
