@@ -70,7 +70,7 @@ def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence
     toy = small_toy(n_donors)
     adata = toy["rna"].copy()
     del adata.uns["truth"]
-    adata.obsm["protein"] = pd.DataFrame(toy["prot"].X.toarray(), toy.obs_names, toy["prot"].var_names)
+    adata.obsm["protein"] = pd.DataFrame(np.asarray(toy["prot"].X), toy.obs_names, toy["prot"].var_names)
     if n_donors == 1:
         del adata.obs["donor"]
     adata.write_h5ad(tmp_path / "in.h5ad")

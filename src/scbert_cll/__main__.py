@@ -18,10 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from scbert_cll import _demo  # brings scanpy and torch: not for --help
 
     options.pop("command")
+    traceback = options.pop("traceback")
     try:
         _demo.run(_demo.Options(**options))
     except (FileNotFoundError, KeyError, ValueError) as error:
-        print(f"error: {error.args[0] if error.args else error}", file=sys.stderr)
+        if traceback:
+            raise
+        sentence = error.args[0] if isinstance(error, KeyError) else error  # a KeyError's own text is quoted
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     return 0
 
@@ -63,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
     demo.add_argument("--accelerator", choices=["auto", "cpu", "gpu"], default="auto", help="where to train")
+    demo.add_argument("--traceback", action="store_true", help="on an error, show where it happened")
     return parser
 
 

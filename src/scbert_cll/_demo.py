@@ -19,6 +19,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import scanpy as sc
+import seaborn as sns
 from anndata import AnnData
 from mudata import MuData, read_h5mu
 
@@ -26,6 +27,8 @@ import scbert_cll as sc_cll
 from scbert_cll import _baselines, _checks, _keys
 
 _log = logging.getLogger(__name__)
+_PRETRAIN_EPOCHS = 10
+_CELL_PASSES, _EPOCHS = 20_000, (10, 40)  # small data get more passes; the validation cells end them
 _WIDE_PANEL = 12  # proteins from which the centred log-ratio within a cell is steady
 
 
@@ -42,7 +45,7 @@ class Options:
     label: str = "auto"
     cells: str | None = None
     pretrain_on: Path | None = None
-    max_epochs: int = 10
+    max_epochs: int | None = None
     seed: int = 0
     accelerator: str = "auto"
 
@@ -158,7 +161,7 @@ def _split(adata: AnnData, options: Options, report: Report) -> None:
     n_donors = adata.obs[donor_key].nunique()
     common = {"labels_key": _keys.CD49D, "rng": options.seed}
     if n_donors >= 3:
-        sc_cll.pp.split_donors(adata, donor_key, **common)
+        sc_cll.pp.split_donors(adata, donor_key, fractions=(0.6, 0.2, 0.2), **common)
         held = ", ".join(sorted(adata.obs.loc[adata.obs[_keys.SPLIT] == _keys.TEST, donor_key].unique()))
         report.say(f"Split by donor: {n_donors} donors; held out for the test: {held}.")
     elif n_donors == 2:
@@ -208,15 +211,17 @@ def _bin(adata: AnnData, options: Options, report: Report) -> AnnData:
 
 def _train(adata: AnnData, corpus: AnnData, options: Options, report: Report) -> tuple[Any, Any]:
     sc_cll.tl.gene2vec(corpus, rng=options.seed)
-    common = {"max_epochs": options.max_epochs, "accelerator": options.accelerator, "rng": options.seed}
-    pretrained = sc_cll.tl.pretrain(corpus, **common)
-    last = {name: float(frame.iloc[:, 0].max()) for name, frame in pretrained.history.items() if "accuracy" in name}
-    stage = "validation" if "masked_accuracy_validation" in last else "train"
+    common = {"accelerator": options.accelerator, "rng": options.seed}
+    pretrained = sc_cll.tl.pretrain(corpus, max_epochs=options.max_epochs or _PRETRAIN_EPOCHS, **common)
+    best = {name: float(frame.iloc[:, 0].max()) for name, frame in pretrained.history.items() if "accuracy" in name}
     report.say(
-        f"Pretraining: {last[f'masked_accuracy_{stage}']:.1%} of hidden genes in the right bin; "
-        f"guessing each cell's commonest bin gets {last[f'majority_accuracy_{stage}']:.1%}."
+        f"Pretraining: {best['masked_accuracy_validation']:.1%} of hidden genes in the right bin; "
+        f"guessing each cell's commonest bin gets {best['majority_accuracy_validation']:.1%}."
     )
-    classifier = sc_cll.tl.finetune(adata, pretrained, **common)
+    n_train = int(((adata.obs[_keys.SPLIT] == _keys.TRAIN) & adata.obs[_keys.CD49D].notna()).sum())
+    epochs = options.max_epochs or int(np.clip(_CELL_PASSES // n_train, *_EPOCHS))
+    classifier = sc_cll.tl.finetune(adata, pretrained, max_epochs=epochs, **common)
+    report.say(f"Fine-tuning: {n_train:,} labelled training cells, {len(classifier.history['train_loss'])} epochs.")
     return pretrained, classifier
 
 
@@ -261,7 +266,13 @@ def _draw(data: AnnData | MuData, adata: AnnData, models: dict[str, Any], option
     }
     if options.gene in adata.var_names:
         plots["cd49d"] = lambda: sc_cll.pl.cd49d(
-            data, marker=options.marker, gene=options.gene, donor_key=options.donor_key, return_fig=True
+            data,
+            marker=options.marker,
+            gene=options.gene,
+            donor_key=options.donor_key or _keys.DONOR,
+            cells=adata.obs[_keys.score(_keys.CD49D)].notna(),
+            normalize=adata.uns[_keys.CD49D]["params"]["normalize"],
+            return_fig=True,
         )
     for name, plot in plots.items():
         plot().savefig(figures / f"{name}.png", dpi=200, bbox_inches="tight")
@@ -273,7 +284,8 @@ def _umap(adata: AnnData, options: Options) -> Any:
         sc.pp.neighbors(adata, use_rep=_keys.X_SCBERT, random_state=options.seed)
         sc.tl.umap(adata, random_state=options.seed)
         color = [_keys.PRED, _keys.CD49D, options.donor_key or _keys.DONOR]
-        return sc.pl.umap(adata, color=color, palette="colorblind", size=8, return_fig=True, show=False, wspace=0.3)
+        palette = sns.color_palette("colorblind").as_hex()
+        return sc.pl.umap(adata, color=color, palette=palette, size=8, return_fig=True, show=False, wspace=0.3)
 
 
 def _write(data: AnnData | MuData, options: Options) -> None:

@@ -152,7 +152,7 @@ class ScBERTClassifier(TokenModel):
         split_key: str | None = None,
         weight_key: str | None = None,
         freeze: Freeze = "none",
-        batch_size: int = 64,
+        batch_size: int = 16,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         token_drop: float = 0.0,

@@ -261,12 +261,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> pd.DataFrame | None:
-    """Numbers as exact as they were; a gene called NA or 7157 stays a name."""
+    """Numbers exactly as they were written; a gene called NA or 7157 stays a name."""
     if not path.exists():
         return None
-    how: dict[str, Any] = {"float_precision": "round_trip", "keep_default_na": False, "na_values": [""]}
-    table: pd.DataFrame = pd.read_csv(path, dtype={"gene": str}, **how)
-    return table.set_index(table.columns[0])
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers: pd.DataFrame = text.iloc[:, 1:].replace("", "nan").map(float)  # read_csv rounds in some versions of pandas
+    index = text.iloc[:, 0]
+    return numbers.set_axis(pd.Index(index.astype(int) if index.name == "epoch" else index), axis=0)
 
 
 def _sha256(path: Path) -> str:

@@ -89,7 +89,7 @@ class ScBERT(TokenModel):
         max_epochs: int = 20,
         *,
         split_key: str | None = None,
-        batch_size: int = 64,
+        batch_size: int = 32,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         mask_fraction: float = 0.15,

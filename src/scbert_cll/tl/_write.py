@@ -51,7 +51,7 @@ def predictions(
     """Write classes, their probability, all probabilities and the embedding."""
     values = probabilities.to_numpy()
     score = values.max(1)
-    names = pd.Categorical.from_codes(values.argmax(1), model.classes)
+    names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
     if unassigned_below is not None:
         names = names.add_categories(["unassigned"])
         names[score < unassigned_below] = "unassigned"
