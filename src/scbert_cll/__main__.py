@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(argv))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("scbert_cll").setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Threads that wait actively cost a shared machine several times the work itself; read when OpenMP loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from scbert_cll import _demo  # brings scanpy and torch: not for --help
 
     options.pop("command")

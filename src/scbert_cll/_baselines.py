@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -26,7 +28,8 @@ def compare(
     """
     x, y, parts = _design(adata, labels_key, split_key)
     classes = list(adata.obs[labels_key].cat.categories)
-    found = {"scBERT": adata.obsm[_keys.PROBA][classes].to_numpy()[parts["test"]]}
+    proba = cast("pd.DataFrame", adata.obsm[_keys.PROBA])
+    found = {"scBERT": proba[classes].to_numpy()[parts["test"]]}
     arms = {"logistic regression": np.arange(adata.n_vars)}
     if gene in adata.var_names:
         column = adata.var_names.get_loc(gene)
@@ -48,7 +51,8 @@ def by_donor(
 ) -> pd.DataFrame:
     """Observed and predicted percentage of the second class among each donor's labelled test cells."""
     positive = adata.obs[labels_key].cat.categories[-1]
-    test = adata.obs[(adata.obs[split_key] == _keys.TEST) & adata.obs[labels_key].notna()]
+    obs = cast("pd.DataFrame", adata.obs)
+    test = obs[(obs[split_key] == _keys.TEST) & obs[labels_key].notna()]
     grouped = test.groupby(test[donor_key].astype(str))
     return pd.DataFrame(
         {
@@ -73,7 +77,7 @@ def recovery(
         "attention (the study's ranking)": by_gene["attention"],
         "logistic regression coefficient": coefficients,
     }
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for name, values in rankings.items():
         first = values.abs().nlargest(n).index
         hits = first.intersection(truth.index)

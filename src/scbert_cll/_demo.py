@@ -10,11 +10,14 @@ import logging
 import resource
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import anndata as ad
+import lightning.pytorch  # before its logger is told to be quiet: importing resets it
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -81,6 +84,7 @@ class Report:
 
 def run(options: Options) -> Report:
     """Run the whole workflow and write `options.out`."""
+    logging.getLogger(lightning.pytorch.__name__).setLevel(logging.WARNING)
     start, report = time.perf_counter(), Report()
     figures = options.out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
@@ -111,6 +115,10 @@ def _read(options: Options, report: Report) -> AnnData | MuData:
     return read_h5mu(options.input) if suffix == ".h5mu" else ad.read_h5ad(options.input)
 
 
+def _obs(adata: AnnData) -> pd.DataFrame:
+    return cast("pd.DataFrame", adata.obs)  # in memory it is one
+
+
 def _rna_key(data: MuData) -> str:
     return next(key for key in _keys.RNA_KEYS if key in data.mod)
 
@@ -124,9 +132,14 @@ def _label(data: AnnData | MuData, adata: AnnData, options: Options, report: Rep
     if (options.cells or ("cll" if options.input is None else "all")) == "cll":
         cells = sc_cll.pp.cll_mask(data)
         report.say(f"CD19+CD5+ by protein: {int(cells.sum()):,} of {adata.n_obs:,} cells; only these are labelled.")
-    common = {"marker": options.marker, "donor_key": options.donor_key, "batch_key": options.batch_key, "cells": cells}
+    common: dict[str, Any] = {
+        "marker": options.marker,
+        "donor_key": options.donor_key,
+        "batch_key": options.batch_key,
+        "cells": cells,
+    }
     n_proteins = _n_proteins(data)
-    normalize = "clr_cell" if n_proteins >= _WIDE_PANEL else "clr_protein"
+    normalize: Literal["clr_cell", "clr_protein"] = "clr_cell" if n_proteins >= _WIDE_PANEL else "clr_protein"
     method = options.label
     if method in ("auto", "gmm"):
         try:
@@ -140,7 +153,7 @@ def _label(data: AnnData | MuData, adata: AnnData, options: Options, report: Rep
     if method == "quantile":
         sc_cll.pp.label_cd49d(data, method="quantile", normalize=normalize, **common)
         report.say(f"Labels are the outer thirds of the {options.marker} level: a contrast, not clinical positivity.")
-    n = adata.obs[_keys.CD49D].value_counts()
+    n = _obs(adata)[_keys.CD49D].value_counts()
     report.say(
         f"{options.marker} by {method} ({normalize}, {n_proteins} proteins): "
         + ", ".join(f"{v:,} {k}" for k, v in n.items())
@@ -159,15 +172,15 @@ def _split(adata: AnnData, options: Options, report: Report) -> None:
     if donor_key not in adata.obs:
         adata.obs[donor_key] = pd.Categorical(["unknown"] * adata.n_obs)
     n_donors = adata.obs[donor_key].nunique()
-    common = {"labels_key": _keys.CD49D, "rng": options.seed}
+    common: dict[str, Any] = {"labels_key": _keys.CD49D, "rng": options.seed}
     if n_donors >= 3:
         sc_cll.pp.split_donors(adata, donor_key, fractions=(0.6, 0.2, 0.2), **common)
-        held = ", ".join(sorted(adata.obs.loc[adata.obs[_keys.SPLIT] == _keys.TEST, donor_key].unique()))
+        held = ", ".join(sorted(_obs(adata).loc[_obs(adata)[_keys.SPLIT] == _keys.TEST, donor_key].unique()))
         report.say(f"Split by donor: {n_donors} donors; held out for the test: {held}.")
     elif n_donors == 2:
         sc_cll.pp.split_donors(adata, donor_key, fractions=(0.5, 0.0, 0.5), **common)
         _validate_within_train(adata, options.seed)
-        held = adata.obs.loc[adata.obs[_keys.SPLIT] == _keys.TEST, donor_key].iloc[0]
+        held = _obs(adata).loc[_obs(adata)[_keys.SPLIT] == _keys.TEST, donor_key].iloc[0]
         report.say(
             f"Split by donor: two donors, {held} is held out; a fifth of the other's cells only decides when to stop."
         )
@@ -180,11 +193,11 @@ def _split(adata: AnnData, options: Options, report: Report) -> None:
 
 def _validate_within_train(adata: AnnData, seed: int) -> None:
     """A fifth of the training cells validates where no donor is left to."""
-    train = np.flatnonzero(adata.obs[_keys.SPLIT] == _keys.TRAIN)
+    train = np.flatnonzero(_obs(adata)[_keys.SPLIT] == _keys.TRAIN)
     chosen = np.random.default_rng(seed).choice(train, len(train) // 5, replace=False)
-    split = adata.obs[_keys.SPLIT].cat.set_categories(list(_keys.SPLIT_ORDER))
-    split.iloc[chosen] = _keys.VAL
-    adata.obs[_keys.SPLIT] = split
+    split = _obs(adata)[_keys.SPLIT].to_numpy(dtype=object, copy=True)
+    split[chosen] = _keys.VAL
+    adata.obs[_keys.SPLIT] = pd.Categorical(split, categories=list(_keys.SPLIT_ORDER))
 
 
 def _bin(adata: AnnData, options: Options, report: Report) -> AnnData:
@@ -195,12 +208,16 @@ def _bin(adata: AnnData, options: Options, report: Report) -> AnnData:
         return adata
     extra = sc_cll.pp.align_genes(ad.read_h5ad(options.pretrain_on), list(adata.var_names))
     sc.pp.filter_cells(extra, min_counts=1)
-    train = adata[adata.obs[_keys.SPLIT] != _keys.TEST]
+    train = adata[_obs(adata)[_keys.SPLIT] != _keys.TEST]
     corpus = ad.concat(
-        {"here": AnnData(train.X, train.obs[[]], train.var[[]]), "extra": extra[:, train.var_names]}, index_unique="-"
+        {
+            "here": AnnData(train.X, _obs(train)[[]], cast("pd.DataFrame", train.var)[[]]),
+            "extra": extra[:, train.var_names],
+        },
+        index_unique="-",
     )
     corpus.obs[_keys.SPLIT] = pd.Categorical(
-        [*train.obs[_keys.SPLIT], *[_keys.TRAIN] * extra.n_obs], categories=list(_keys.SPLIT_ORDER)
+        [*_obs(train)[_keys.SPLIT], *[_keys.TRAIN] * extra.n_obs], categories=list(_keys.SPLIT_ORDER)
     )
     sc_cll.pp.bin_expression(corpus)
     report.say(
@@ -211,14 +228,14 @@ def _bin(adata: AnnData, options: Options, report: Report) -> AnnData:
 
 def _train(adata: AnnData, corpus: AnnData, options: Options, report: Report) -> tuple[Any, Any]:
     sc_cll.tl.gene2vec(corpus, rng=options.seed)
-    common = {"accelerator": options.accelerator, "rng": options.seed}
+    common: dict[str, Any] = {"accelerator": options.accelerator, "rng": options.seed}
     pretrained = sc_cll.tl.pretrain(corpus, max_epochs=options.max_epochs or _PRETRAIN_EPOCHS, **common)
     best = {name: float(frame.iloc[:, 0].max()) for name, frame in pretrained.history.items() if "accuracy" in name}
     report.say(
         f"Pretraining: {best['masked_accuracy_validation']:.1%} of hidden genes in the right bin; "
         f"guessing each cell's commonest bin gets {best['majority_accuracy_validation']:.1%}."
     )
-    n_train = int(((adata.obs[_keys.SPLIT] == _keys.TRAIN) & adata.obs[_keys.CD49D].notna()).sum())
+    n_train = int(((_obs(adata)[_keys.SPLIT] == _keys.TRAIN) & _obs(adata)[_keys.CD49D].notna()).sum())
     epochs = options.max_epochs or int(np.clip(_CELL_PASSES // n_train, *_EPOCHS))
     classifier = sc_cll.tl.finetune(adata, pretrained, max_epochs=epochs, **common)
     report.say(f"Fine-tuning: {n_train:,} labelled training cells, {len(classifier.history['train_loss'])} epochs.")
@@ -229,8 +246,10 @@ def _evaluate(adata: AnnData, options: Options, report: Report) -> None:
     """Score scBERT beside what costs nothing, on the same training and test cells."""
     scores = _baselines.compare(adata, gene=options.gene, seed=options.seed)
     report.show("Test cells, never trained on", scores)
-    best = scores["macro_f1"].drop("scBERT").idxmax()
-    gap = scores.loc["scBERT", "macro_f1"] - scores.loc[best, "macro_f1"]
+    f1 = {str(name): float(value) for name, value in scores["macro_f1"].items()}
+    ours = f1.pop("scBERT")
+    best = max(f1, key=lambda name: f1[name])
+    gap = ours - f1[best]
     word = "ahead of" if gap > 0.01 else "behind" if gap < -0.01 else "level with"
     report.say(f"On this one split scBERT is {word} the best baseline, {best} ({gap:+.3f} macro-F1).")
     report.show(
@@ -253,24 +272,22 @@ def _signature(adata: AnnData, options: Options, report: Report) -> None:
 def _draw(data: AnnData | MuData, adata: AnnData, models: dict[str, Any], options: Options, figures: Path) -> None:
     mpl.use("agg")
     truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
-    plots = {
+    plots: dict[str, Callable[[], Any]] = {
         "signature": lambda: sc_cll.pl.signature(
             adata, groups=f"{options.marker}+", highlight=truth, highlight_label="planted", return_fig=True
         ),
         "confusion": lambda: sc_cll.pl.confusion(adata, return_fig=True),
         "umap": lambda: _umap(adata, options),
-        **{
-            f"history_{name}": lambda model=model: sc_cll.pl.history(model, return_fig=True)
-            for name, model in models.items()
-        },
     }
+    for name, model in models.items():
+        plots[f"history_{name}"] = partial(sc_cll.pl.history, model, return_fig=True)
     if options.gene in adata.var_names:
         plots["cd49d"] = lambda: sc_cll.pl.cd49d(
             data,
             marker=options.marker,
             gene=options.gene,
             donor_key=options.donor_key or _keys.DONOR,
-            cells=adata.obs[_keys.score(_keys.CD49D)].notna(),
+            cells=_obs(adata)[_keys.score(_keys.CD49D)].notna(),
             normalize=adata.uns[_keys.CD49D]["params"]["normalize"],
             return_fig=True,
         )

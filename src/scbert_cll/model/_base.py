@@ -114,8 +114,8 @@ class TokenModel(Inference):
     def _parts(self, split_key: str | None, seed: int) -> dict[str, np.ndarray]:
         """Rows of train, val and test; without a split a tenth of the cells validates."""
         if split_key is None:
-            return random_split(self.adata.n_obs, 0.1, seed)
-        column = _checks.split(self.adata, split_key).to_numpy()
+            return random_split(self._cells(None).n_obs, 0.1, seed)
+        column = _checks.split(self._cells(None), split_key).to_numpy()
         return {part: np.flatnonzero(column == part) for part in _keys.SPLIT_ORDER}
 
     def _fit(
@@ -137,7 +137,9 @@ class TokenModel(Inference):
             early_stopping=early_stopping and splits.n_val > 0,
             early_stopping_monitor="validation_loss",
             callbacks=[*callbacks, *best],
-            **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1} | trainer,
+            **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1}
+            | trainer
+            | ({} if splits.n_val else {"limit_val_batches": 0}),
         )
         self.module.train()  # Lightning leaves the mode as it finds it
         with seeded(seed), warnings.catch_warnings():

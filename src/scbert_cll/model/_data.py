@@ -88,8 +88,8 @@ class RowBatches(Sampler[list[int]]):
 
 
 def loader(data: TokenRows, batches: RowBatches) -> DataLoader[Batch]:
-    """Loader whose batches are exactly those of `batches`."""
-    return DataLoader(data, sampler=batches, batch_size=None)
+    """Loader whose batches are exactly those of `batches`; a generator of its own leaves the user's random numbers alone."""
+    return DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
 
 
 def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
