@@ -137,9 +137,8 @@ class TokenModel(Inference):
             early_stopping=early_stopping and splits.n_val > 0,
             early_stopping_monitor="validation_loss",
             callbacks=[*callbacks, *best],
-            **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1}
-            | trainer
-            | ({} if splits.n_val else {"limit_val_batches": 0}),
+            **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1, "limit_val_batches": min(1.0, splits.n_val)}
+            | trainer,
         )
         self.module.train()  # Lightning leaves the mode as it finds it
         with seeded(seed), warnings.catch_warnings():
