@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import lightning.pytorch as L
 import numpy as np
 from hypothesis import given
@@ -24,7 +26,7 @@ def test_every_row_comes_once_in_batches_that_batch_norm_can_train_on(n, batch_s
     batches = RowBatches(rows, batch_size, seed=seed)
     found = epoch_of(batches, epoch)
     assert len(found) == len(batches)
-    assert sorted(sum(found, [])) == rows.tolist()
+    assert sorted(chain(*found)) == rows.tolist()
     assert all(len(b) == batch_size for b in found[:-1])
     if found:
         assert len(found[-1]) <= batch_size + 1
@@ -45,7 +47,7 @@ def test_order_depends_on_seed_and_epoch_alone(n, batch_size, seed):
 @given(n=SIZES["n"], batch_size=st.integers(1, 50))
 def test_without_a_seed_the_order_is_kept(n, batch_size):
     found = list(RowBatches(np.arange(n), batch_size))
-    assert sum(found, []) == list(range(n))
+    assert list(chain(*found)) == list(range(n))
     assert max(map(len, found), default=0) <= batch_size
 
 

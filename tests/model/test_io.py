@@ -377,7 +377,7 @@ def test_what_is_no_model_folder_is_refused(tmp_path):
         ScBERT.load(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        FileNotFoundError, match="config.json, vocab.txt, weights.safetensors missing; it holds nothing"
+        FileNotFoundError, match=r"config.json, vocab.txt, weights.safetensors missing; it holds nothing"
     ):
         ScBERT.load(tmp_path / "empty")
     (tmp_path / "scvi").mkdir()

@@ -62,7 +62,7 @@ def test_views_and_backed_objects_are_not_set_up(cls, adata, tmp_path):
         cls.setup_anndata(adata[:50], **labels)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    with pytest.raises(ValueError, match="backed by .* read it into memory"):
+    with pytest.raises(ValueError, match=r"backed by .* read it into memory"):
         cls.setup_anndata(backed, **labels)
     backed.file.close()
     with pytest.raises(TypeError, match="Expected an AnnData, found DataFrame"):
@@ -70,15 +70,15 @@ def test_views_and_backed_objects_are_not_set_up(cls, adata, tmp_path):
 
 
 def test_set_up_needs_tokens_and_their_record(adata):
-    with pytest.raises(KeyError, match="'tokens' is not in adata.layers; it has 'binned'. Bin the counts first"):
+    with pytest.raises(KeyError, match=r"'tokens' is not in adata.layers; it has 'binned'. Bin the counts first"):
         ScBERT.setup_anndata(adata, layer="tokens")
-    with pytest.raises(KeyError, match="'ITGA4' not in adata.var_names"):
+    with pytest.raises(KeyError, match=r"'ITGA4' not in adata.var_names"):
         ScBERT.setup_anndata(adata, exclude_genes=["ITGA4"])
     adata.layers["binned"][3, 4] = 6
-    with pytest.raises(ValueError, match="may hold bins 0 to 5; found 6 .cell 'cell3', gene 'G4'"):
+    with pytest.raises(ValueError, match=r"may hold bins 0 to 5; found 6 .cell 'cell3', gene 'G4'"):
         ScBERT.setup_anndata(adata)
     del adata.uns["binned"]
-    with pytest.raises(ValueError, match="does not say how adata.layers.'binned'. was binned"):
+    with pytest.raises(ValueError, match=r"does not say how adata.layers.'binned'. was binned"):
         ScBERT.setup_anndata(adata)
     assert not [key for key in adata.uns if "scvi" in key]
 
@@ -98,7 +98,7 @@ def test_network_choices_are_checked(adata):
         ScBERT(adata, gene_embedding="learned", n_genes=16)
     with pytest.raises(ValueError, match="preset must be one of 'small', 'scbert'; found 'large'"):
         ScBERT(adata, preset="large")
-    with pytest.raises(KeyError, match="is not in adata.varm; it has none. Make them with tl.gene2vec"):
+    with pytest.raises(KeyError, match=r"is not in adata.varm; it has none. Make them with tl.gene2vec"):
         ScBERT(adata)
 
 
@@ -146,7 +146,7 @@ def test_missing_genes_are_not_expressed(model, new_cells, answers, same):
 
 def test_too_few_known_genes_are_refused(model, new_cells):
     with pytest.raises(
-        ValueError, match="20 of the model's 60 genes are in adata, expected at least 50%.*Only the model has 'G20'"
+        ValueError, match=r"20 of the model's 60 genes are in adata, expected at least 50%.*Only the model has 'G20'"
     ):
         model.get_latent_representation(new_cells[:, :20].copy())
 
@@ -186,10 +186,10 @@ def test_other_learned_edges_are_refused_and_the_remedy_works(adata, new_cells, 
 
 def test_bad_queries_are_refused(model, new_cells, tmp_path):
     bare = AnnData(new_cells.X, obs=new_cells.obs, var=new_cells.var)
-    with pytest.raises(KeyError, match="'binned' is not in adata.layers; it has none. Bin the counts first"):
+    with pytest.raises(KeyError, match=r"'binned' is not in adata.layers; it has none. Bin the counts first"):
         model.get_latent_representation(bare)
     bare.layers["binned"] = new_cells.layers["binned"]
-    with pytest.raises(ValueError, match="write both with pp.bin_expression"):
+    with pytest.raises(ValueError, match=r"write both with pp.bin_expression"):
         model.get_latent_representation(bare)
     twice = new_cells.copy()
     twice.var_names = ["G1", *new_cells.var_names[1:]]
@@ -209,7 +209,7 @@ def test_cells_without_tokens(scbert, published, new_cells):
     tokens = new_cells.layers["binned"].tolil()
     tokens[[2, 5]] = 0
     new_cells.layers["binned"] = tokens.tocsr()
-    with pytest.raises(ValueError, match="2 cells have no gene above bin 0 .*'cell2', 'cell5'.*remove them first"):
+    with pytest.raises(ValueError, match=r"2 cells have no gene above bin 0 .*'cell2', 'cell5'.*remove them first"):
         scbert.get_latent_representation(new_cells)
     assert np.isfinite(published.get_latent_representation(new_cells)).all()  # its genes attend expressed or not
 
@@ -388,7 +388,7 @@ def test_training_goes_on_where_it_ended(adata, pretrain):
 def test_training_is_refused_what_it_cannot_use(adata):
     ScBERT.setup_anndata(adata)
     model = ScBERT(adata, gene_embedding="learned")
-    with pytest.raises(KeyError, match="'part' is not in adata.obs.*pp.split_donors"):
+    with pytest.raises(KeyError, match=r"'part' is not in adata.obs.*pp.split_donors"):
         model.train(1, split_key="part")
     with pytest.raises(ValueError, match="batch_size must be a whole number from 2"):
         model.train(1, batch_size=1)

@@ -157,7 +157,7 @@ class ScBERTClassifier(TokenModel):
         weight_decay: float = 0.01,
         token_drop: float = 0.0,
         early_stopping: bool = True,
-        early_stopping_patience: int = 5,
+        early_stopping_patience: int = 10,
         rng: int | np.random.Generator | None = 0,
         **trainer: Any,
     ) -> None:

@@ -94,7 +94,7 @@ class ScBERT(TokenModel):
         weight_decay: float = 0.01,
         mask_fraction: float = 0.15,
         early_stopping: bool = True,
-        early_stopping_patience: int = 5,
+        early_stopping_patience: int = 10,
         rng: int | np.random.Generator | None = 0,
         **trainer: Any,
     ) -> None:
