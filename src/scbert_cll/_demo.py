@@ -302,7 +302,10 @@ def _umap(adata: AnnData, options: Options) -> Any:
         sc.tl.umap(adata, random_state=options.seed)
         color = [_keys.PRED, _keys.CD49D, options.donor_key or _keys.DONOR]
         palette = sns.color_palette("colorblind").as_hex()
-        return sc.pl.umap(adata, color=color, palette=palette, size=8, return_fig=True, show=False, wspace=0.3)
+        with mpl.rc_context({"figure.figsize": (2.6, 2.6), "font.size": 8}):
+            return sc.pl.umap(
+                adata, color=color, palette=palette, size=12, frameon=False, wspace=0.45, return_fig=True, show=False
+            )
 
 
 def _write(data: AnnData | MuData, options: Options) -> None:

@@ -244,8 +244,7 @@ class ScBERTClassifier(TokenModel):
 
     def _classify(self, tokens: Tensor, genes: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor]:
         encodings = self.module.encode(tokens, genes, keep)
-        assert self.module.head is not None  # noqa: S101
-        return self.module.head(encodings, keep).float().softmax(-1), mean_tokens(encodings, keep)
+        return self.module.read(encodings, keep).float().softmax(-1), mean_tokens(encodings, keep)
 
     def _weights(self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""

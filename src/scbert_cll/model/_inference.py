@@ -173,7 +173,7 @@ def _take_columns(csr: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_mat
     """Columns by number, -1 for one of zeros; sorted, and without stored zeros."""
     if not np.array_equal(columns, np.arange(csr.shape[1])):
         padded = sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=(csr.shape[0], csr.shape[1] + 1))
-        csr = padded[:, np.where(columns < 0, csr.shape[1], columns)]
+        csr = padded[:, columns]  # -1 is the added column of zeros
     csr = sparse.csr_matrix(csr, copy=not csr.has_canonical_format or bool((csr.data == 0).any()))
     csr.sum_duplicates()
     csr.eliminate_zeros()

@@ -197,7 +197,10 @@ class Performer(nn.Module):
 
     def forward(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """Class logits (b, classes), or logits of the bins (b, n, n_bins + 2) in a network without classes."""
-        encodings = self.encode(tokens, genes, keep)
+        return self.read(self.encode(tokens, genes, keep), keep)
+
+    def read(self, encodings: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Read the logits off the encodings (b, n, w): of the classes, or of the bins in a network without classes."""
         return self.to_bins(encodings) if self.head is None else self.head(encodings, keep)
 
     def gene_attention(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:

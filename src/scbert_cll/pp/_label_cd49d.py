@@ -53,7 +53,7 @@ def label_cd49d(
     rna_key
         RNA modality of a MuData. By default the one with a usual name.
     marker
-        Protein to gate: exact name, else the only one that differs by case, ``-_. `` or a TotalSeq-like affix.
+        Protein to gate: exact name, else the only one that differs by case, blanks, any of ``-_.`` or a TotalSeq-like affix.
     method
         ``gmm``: threshold where the posterior of a two-component Gaussian mixture is .5, per batch; needs a lower BIC than
         one component, Ashman's D ≥ 2, a dip between the two, and medians further apart than counting noise. ``quantile``: lower and upper part of the
@@ -110,7 +110,7 @@ def label_cd49d(
 
     Notes
     -----
-    Ashman's D = √2 |μ₁ − μ₂| / √(σ₁² + σ₂²) (Ashman, Bird & Zepf 1994, Astron. J. 108:2348). D ≥ 2 gives two modes only if both
+    Ashman's D = √2 (μ₂ − μ₁) / √(σ₁² + σ₂²) (Ashman, Bird & Zepf 1994, Astron. J. 108:2348). D ≥ 2 gives two modes only if both
     components are alike, and two unlike ones also fit one skewed population; hence the density must dip between the means
     as well. For the fit alone, counts are spread evenly over ±½, so that a pile of zeros is not taken for a population.
 
