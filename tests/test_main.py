@@ -39,14 +39,18 @@ def small_toy(n_donors: int = 10) -> mudata.MuData:
 
 def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
     small_toy().write(tmp_path / "in.h5mu")
+    extra = sc_cll.datasets.cll_toy(n_cells=300, n_genes=250, rng=5)["rna"][:, ::-1].copy()
+    extra.write_h5ad(tmp_path / "extra.h5ad")
     out = tmp_path / "out"
-    assert main(["demo", "--input", str(tmp_path / "in.h5mu"), "--out", str(out), "--cells", "cll", *QUICK]) == 0
+    files = ["--input", str(tmp_path / "in.h5mu"), "--pretrain-on", str(tmp_path / "extra.h5ad"), "--out", str(out)]
+    assert main(["demo", *files, "--cells", "cll", *QUICK]) == 0
     assert {p.name for p in out.iterdir()} == WRITTEN | {"annotated.h5mu"}
     assert {p.stem for p in (out / "figures").iterdir()} == FIGURES
     assert all(mpimg.imread(p).std() > 0.01 for p in (out / "figures").iterdir())  # something is drawn
 
     report = json.loads((out / "report.json").read_text())
     assert any("held out for the test" in step for step in report["steps"])
+    assert any("Pretraining also on extra.h5ad: 300 cells" in step for step in report["steps"])
     scores = pd.DataFrame(**report["tables"]["Test cells, never trained on"])
     assert set(scores.index) >= {"scBERT", "logistic regression", "majority"}
 
@@ -80,17 +84,6 @@ def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence
     pd.Series([report]).str.contains(sentence).item() or pytest.fail(report)
     assert "a contrast, not clinical positivity" in report
     assert ad.read_h5ad(tmp_path / "out" / "annotated.h5ad").obsm["X_scbert"].shape[0] == adata.n_obs
-
-
-def test_demo_pretrains_on_more_rna(tmp_path):
-    toy = small_toy()
-    toy.write(tmp_path / "in.h5mu")
-    extra = sc_cll.datasets.cll_toy(n_cells=300, n_genes=250, rng=5)["rna"][:, ::-1].copy()
-    extra.write_h5ad(tmp_path / "extra.h5ad")
-    out = tmp_path / "out"
-    files = ["--input", str(tmp_path / "in.h5mu"), "--pretrain-on", str(tmp_path / "extra.h5ad"), "--out", str(out)]
-    assert main(["demo", *files, "--label", "quantile", *QUICK]) == 0
-    assert "Pretraining also on extra.h5ad: 300 cells" in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def trained(prepared):
 @pytest.fixture
 def unchanged():
     """Compare an AnnData with how it was: `with unchanged(adata): …`."""
+
     def summary(adata):
         parts = {"X": adata.X, **{f"layer {k}": v for k, v in adata.layers.items() if k is not None}}
         matrices = {k: (v.toarray() if hasattr(v, "toarray") else np.asarray(v)) for k, v in parts.items()}

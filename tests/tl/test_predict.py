@@ -72,7 +72,11 @@ def changed(adata, **uns):
         (lambda a: changed(a, method="quantile"), ValueError, "method is 'quantile', the model has 'log2'"),
         (lambda a: changed(a, target_sum=1e6), ValueError, "target_sum is 1000000.0, the model has 10000.0"),
         (lambda a: a.uns.pop("binned"), ValueError, "does not say how adata.layers"),
-        (lambda a: setattr(a, "var_names", [f"m{g}" for g in a.var_names]), ValueError, "0 of the model's 250 genes are in adata, expected at least 50%.*pp.align_genes"),
+        (
+            lambda a: setattr(a, "var_names", [f"m{g}" for g in a.var_names]),
+            ValueError,
+            "0 of the model's 250 genes are in adata, expected at least 50%.*pp.align_genes",
+        ),
     ],
 )
 def test_other_data_than_the_models_are_refused(trained, unchanged, change, error, match):
@@ -85,7 +89,7 @@ def test_other_data_than_the_models_are_refused(trained, unchanged, change, erro
 
 def test_it_wants_a_trained_classifier(trained):
     adata, pretrained, _ = trained
-    with pytest.raises(TypeError, match="Expected a model .'ScBERTClassifier'., found ScBERT"):
+    with pytest.raises(TypeError, match=r"Expected a model \('ScBERTClassifier'\), found ScBERT"):
         sc_cll.tl.predict(adata, pretrained)
     with pytest.raises(ValueError, match="unassigned_below must be a number from 0 to 1"):
         sc_cll.tl.predict(adata, trained[2], unassigned_below=2)
