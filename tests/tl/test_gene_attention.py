@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import scbert_cll as sc_cll
@@ -45,6 +46,22 @@ def test_a_pretrained_model_has_attention_too(trained):
     adata, pretrained, _ = trained
     result = sc_cll.tl.gene_attention(adata, pretrained, groupby="donor", copy=True)
     assert result.varm["gene_attention"].shape == (adata.n_vars, 10)
+
+
+def test_uniform_attention_is_told(trained):
+    adata, _, classifier = trained
+    result = sc_cll.tl.gene_attention(adata, classifier, copy=True)
+    (floor,) = result.uns["gene_attention"]["attention_floor"]
+    assert 0 < floor < 0.9
+    loud = sc_cll.ScBERTClassifier.from_pretrained(trained[1], adata, labels_key="cd49d")
+    with torch.no_grad():
+        loud.module.blocks[0].attention.qkv.weight[32:64] *= 100  # keys so long that their features vanish
+    with pytest.warns(UserWarning, match="Attention is nearly uniform: 100% of its features"):
+        result = sc_cll.tl.gene_attention(adata, loud, copy=True)
+    # what is left is how often a gene attends: each cell spreads its attention evenly
+    tokens = adata.layers["binned"][(adata.obs["cd49d"] == "CD49d+").to_numpy()]
+    even = (tokens > 0).multiply(1 / np.diff(tokens.indptr)[:, None]).mean(0)
+    np.testing.assert_allclose(result.varm["gene_attention"]["CD49d+"], np.asarray(even).ravel(), rtol=0.05, atol=1e-5)
 
 
 def test_bad_input_is_refused(trained, unchanged):

@@ -25,8 +25,9 @@ from scbert_cll.model._plans import KeepBest
 from scbert_cll.nn import Config, Performer
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    # trains on a laptop: only expressed genes attend, their mean is classified
-    "small": {},
+    # trains on a laptop: only expressed genes attend, their mean is classified; with a maximum per head none of the heads
+    # drowns in the constant floor of the features when another one's keys grow
+    "small": {"stabilizer": "head"},
     # the published network: every gene attends, gene2vec stays as it is
     "scbert": {
         "n_hidden": 200,

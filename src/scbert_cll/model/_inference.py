@@ -158,6 +158,31 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         return csr
 
     @torch.inference_mode()
+    def get_attention_floor(self, adata: AnnData | None = None, *, n_cells: int = 256) -> np.ndarray:
+        """Share of the attention features that is their constant floor, per layer; near 1 attention is uniform.
+
+        Parameters
+        ----------
+        adata
+            As in :meth:`get_latent_representation`.
+        n_cells
+            How many cells, evenly spaced, to look at.
+
+        Returns
+        -------
+        float32 (layers,), 0 to 1.
+        """
+        data, floors = self._rows(adata), []
+        self.module.eval()
+        for rows in np.array_split(
+            np.unique(np.linspace(0, len(data) - 1, n_cells).astype(int)), max(1, n_cells // 16)
+        ):
+            if len(rows):
+                batch = {name: tensor.to(self.module.device) for name, tensor in data[rows].items()}
+                floors.append(self.module.attention_floor(batch["tokens"], batch.get("genes"), batch.get("keep")))
+        return torch.cat(floors, dim=1).mean(1).float().cpu().numpy()
+
+    @torch.inference_mode()
     def _received(
         self, adata: AnnData | None, batch_size: int | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

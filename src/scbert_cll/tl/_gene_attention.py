@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import ScBERT, ScBERTClassifier
+
+_UNIFORM = 0.9
 
 
 def gene_attention(
@@ -50,7 +54,8 @@ def gene_attention(
     ``adata.varm['gene_attention']`` : DataFrame (genes × groups), float64
         Share of attention; a column sums to 1. Genes the model does not know have 0.
     ``adata.uns['gene_attention']`` : dict
-        Parameters and the number of cells in each group.
+        Parameters, the number of cells in each group, and ``attention_floor``, per layer the share of the attention features
+        that is their constant floor: near 1 attention is uniform, and a gene's share only says how often it attends.
     ``adata.layers['gene_attention']`` : CSR float32, only with ``per_cell=True``
         Share of attention in each cell; a row sums to 1.
 
@@ -60,6 +65,11 @@ def gene_attention(
         `groupby` or the layer is missing.
     ValueError
         No cell has a group, fewer than half of the model's genes are present, or the layer was binned in another way.
+
+    Warns
+    -----
+    UserWarning
+        In every layer more than 0.9 of the attention features is their floor.
 
     References
     ----------
@@ -71,9 +81,17 @@ def gene_attention(
     target = _checks.target(adata, copy=copy)
     attention = model.get_gene_attention(groups, adata, batch_size=batch_size)
     cells = model.get_cell_attention(adata, batch_size=batch_size) if per_cell else None
+    floor = model.get_attention_floor(adata)
+    if floor.min() > _UNIFORM:
+        warnings.warn(
+            f"Attention is nearly uniform: {floor.min():.0%} of its features are their constant floor. Differences between "
+            'groups are then differences in detection. Train with network={"stabilizer": "head"} or a smaller learning rate.',
+            stacklevel=2,
+        )
     target.varm[key_added] = attention.reindex(adata.var_names, fill_value=0.0)
     target.uns[key_added] = {
         "params": {"groupby": groupby, "per_cell": per_cell, "layer": model.layer},
+        "attention_floor": floor,
         "n_cells": {str(name): int(n) for name, n in groups.value_counts().items()},
     }
     if cells is not None:
