@@ -65,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         "--pretrain-on", type=Path, metavar="FILE", help=".h5ad with more RNA (raw counts) to pretrain on"
     )
     demo.add_argument(
-        "--max-epochs", type=int, default=10, metavar="N", help="passes over the training cells, each stage"
+        "--max-epochs",
+        type=int,
+        metavar="N",
+        help="passes over the training cells in each stage (default: 10 to 40 by their number)",
     )
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
     demo.add_argument("--accelerator", choices=["auto", "cpu", "gpu"], default="auto", help="where to train")
