@@ -40,7 +40,6 @@ def _parser() -> argparse.ArgumentParser:
         help="the whole workflow: label by protein, hold donors out, train, predict, draw, report",
         description="Label cells by a protein, hold donors out, train scBERT on RNA, predict, draw and report. "
         "Without --input it runs on simulated CLL data whose truth is known.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument(
         "--input",
@@ -49,14 +48,25 @@ def _parser() -> argparse.ArgumentParser:
         help=".h5mu with RNA and protein, or .h5ad with protein in obsm; raw counts",
     )
     demo.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("scbert_cll_demo"), help="folder for everything written"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("scbert_cll_demo"),
+        help="folder for everything written (default: %(default)s)",
     )
-    demo.add_argument("--marker", default="CD49d", help="protein that labels the cells")
-    demo.add_argument("--gene", default="ITGA4", help="the marker's gene, for the figure and the baselines")
-    demo.add_argument("--donor-key", default="donor", metavar="COLUMN", help="obs column of donors")
+    demo.add_argument("--marker", default="CD49d", help="protein that labels the cells (default: %(default)s)")
+    demo.add_argument(
+        "--gene", default="ITGA4", help="the marker's gene, for the figure and the baselines (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--donor-key", default="donor", metavar="COLUMN", help="obs column of donors (default: %(default)s)"
+    )
     demo.add_argument("--batch-key", metavar="COLUMN", help="obs column of batches, gated apart")
     demo.add_argument(
-        "--label", choices=["auto", "gmm", "quantile"], default="auto", help="auto: mixture, else outer thirds"
+        "--label",
+        choices=["auto", "gmm", "quantile"],
+        default="auto",
+        help="auto (default): two populations by mixture, else the outer thirds",
     )
     demo.add_argument(
         "--cells", choices=["all", "cll"], help="cells to label: all, or CD19+CD5+ (default: cll for the toy, else all)"
@@ -70,8 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="passes over the training cells in each stage (default: 10 to 40 by their number)",
     )
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
-    demo.add_argument("--accelerator", choices=["auto", "cpu", "gpu"], default="auto", help="where to train")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
+    demo.add_argument(
+        "--accelerator", choices=["auto", "cpu", "gpu"], default="auto", help="where to train (default: %(default)s)"
+    )
     demo.add_argument("--traceback", action="store_true", help="on an error, show where it happened")
     return parser
 

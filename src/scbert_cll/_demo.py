@@ -112,7 +112,9 @@ def _read(options: Options, report: Report) -> AnnData | MuData:
         return sc_cll.datasets.cll_toy(rng=options.seed)
     suffix = _checks.choice(options.input.suffix, [".h5mu", ".h5ad"], "the ending of --input")
     report.say(f"Input: {options.input.name}.")
-    return read_h5mu(options.input) if suffix == ".h5mu" else ad.read_h5ad(options.input)
+    with warnings.catch_warnings():  # a protein may have its gene's name
+        warnings.filterwarnings("ignore", message="var_names are not unique", category=UserWarning)
+        return read_h5mu(options.input) if suffix == ".h5mu" else ad.read_h5ad(options.input)
 
 
 def _obs(adata: AnnData) -> pd.DataFrame:
