@@ -68,18 +68,22 @@ class Report:
     def show(self, title: str, table: pd.DataFrame) -> None:
         """Add a table, and print it now."""
         self.tables[title] = table
-        _log.info("\n%s\n%s\n", title, table.to_string(float_format="{:.3f}".format))
+        _log.info("\n%s\n%s\n", title, _text(table))
 
     def write(self, out: Path) -> None:
         """Write report.md and report.json."""
         lines = ["# scbert_cll report", "", *(f"- {s}" for s in self.steps), ""]
         for title, table in self.tables.items():
-            lines += [f"## {title}", "", "```", table.to_string(float_format="{:.3f}".format), "```", ""]
+            lines += [f"## {title}", "", "```", _text(table), "```", ""]
         (out / "report.md").write_text("\n".join(lines), encoding="utf-8")
         tables = {title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()}
         (out / "report.json").write_text(
             json.dumps({"steps": self.steps, "tables": tables}, indent=1), encoding="utf-8"
         )
+
+
+def _text(table: pd.DataFrame) -> str:
+    return table.to_string(float_format=lambda value: f"{value:.0f}" if value.is_integer() else f"{value:.3f}")
 
 
 def run(options: Options) -> Report:
