@@ -304,6 +304,8 @@ def test_a_model_set_aside_when_the_machine_died_is_pointed_at_and_kept(folder, 
         ScBERTClassifier.load(folder)
     scbert.save(folder)
     assert contents(aside) == before
+    scbert.save(folder, overwrite=True)
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
     ScBERT.load(folder)
 
 
