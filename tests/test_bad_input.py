@@ -109,6 +109,10 @@ def rare_class(adata: AnnData) -> None:
     adata.obs["cd49d"] = pd.Categorical(values)
 
 
+def halve_tokens(adata: AnnData) -> None:
+    adata.layers["binned"] = adata.layers["binned"] * 0.5
+
+
 def nothing(adata: AnnData) -> None:
     """The call itself is the mistake."""
 
@@ -172,6 +176,7 @@ def test_bad_input_is_refused_in_words_and_changes_nothing(row):
 PREDICT_ROWS: dict[str, tuple[Callable[[AnnData], Any], type[Exception], str]] = {
     "other bins": (binned(n_bins=7), ValueError, "n_bins is 7, the model has 5"),
     "other method": (binned(method="uniform"), ValueError, "method is 'uniform', the model has 'log2'"),
+    "half a token": (halve_tokens, ValueError, r"may hold bins 0 to 5; found .*cell 'cell\d+'.*Bin again"),
     "no tokens": (lambda a: a.layers.pop("binned"), KeyError, "'binned' is not in adata.layers.*pp.bin_expression"),
     "other genes": (
         lambda a: setattr(a, "var_names", [f"Gene{i}" for i in range(30)]),

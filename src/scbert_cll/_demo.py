@@ -5,13 +5,12 @@ It uses the package as a user would, through `import scbert_cll as sc_cll`, and 
 
 from __future__ import annotations
 
-import json
 import logging
 import resource
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,8 +27,8 @@ from mudata import MuData, read_h5mu
 
 import scbert_cll as sc_cll
 from scbert_cll import _baselines, _checks, _keys
+from scbert_cll._report import Report
 
-_log = logging.getLogger(__name__)
 _PRETRAIN_EPOCHS = 10
 _CELL_PASSES, _EPOCHS = 20_000, (10, 40)  # small data get more passes; the validation cells end them
 _WIDE_PANEL = 12  # proteins from which the centred log-ratio within a cell is steady
@@ -51,39 +50,6 @@ class Options:
     max_epochs: int | None = None
     seed: int = 0
     accelerator: str = "auto"
-
-
-@dataclass
-class Report:
-    """What was decided and found, in the order of the steps; printed, and written as markdown and JSON."""
-
-    steps: list[str] = field(default_factory=list)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-
-    def say(self, sentence: str) -> None:
-        """Add a sentence, and print it now: long work shows progress."""
-        self.steps.append(sentence)
-        _log.info(sentence)
-
-    def show(self, title: str, table: pd.DataFrame) -> None:
-        """Add a table, and print it now."""
-        self.tables[title] = table
-        _log.info("\n%s\n%s\n", title, _text(table))
-
-    def write(self, out: Path) -> None:
-        """Write report.md and report.json."""
-        lines = ["# scbert_cll report", "", *(f"- {s}" for s in self.steps), ""]
-        for title, table in self.tables.items():
-            lines += [f"## {title}", "", "```", _text(table), "```", ""]
-        (out / "report.md").write_text("\n".join(lines), encoding="utf-8")
-        tables = {title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()}
-        (out / "report.json").write_text(
-            json.dumps({"steps": self.steps, "tables": tables}, indent=1), encoding="utf-8"
-        )
-
-
-def _text(table: pd.DataFrame) -> str:
-    return table.to_string(float_format=lambda value: f"{value:.0f}" if value.is_integer() else f"{value:.3f}")
 
 
 def run(options: Options) -> Report:

@@ -11,12 +11,16 @@ import torch
 from performer_pytorch import PerformerLM
 
 torch.manual_seed(20)
-model = PerformerLM(num_tokens=7, max_seq_len=24, dim=16, depth=2, heads=2, dim_head=8, rotary_position_emb=False).eval()
+model = PerformerLM(
+    num_tokens=7, max_seq_len=24, dim=16, depth=2, heads=2, dim_head=8, rotary_position_emb=False
+).eval()
 torch.nn.init.normal_(model.pos_emb.emb.weight)
 tokens = torch.randint(0, 7, (2, 24))
 with torch.inference_mode():
     results = {"tokens": tokens, "logits": model(tokens), "encodings": model(tokens, return_encodings=True)}
 state = {f"state/{name}": value.numpy() for name, value in model.state_dict().items()}
 np.savez_compressed(
-    Path(__file__).with_name("performer_pytorch_1.1.4.npz"), **state, **{name: value.numpy() for name, value in results.items()}
+    Path(__file__).with_name("performer_pytorch_1.1.4.npz"),
+    **state,
+    **{name: value.numpy() for name, value in results.items()},
 )

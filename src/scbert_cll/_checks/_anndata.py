@@ -37,7 +37,7 @@ def target(adata: AnnData, *, copy: bool) -> AnnData:
     if adata.is_view:
         raise ValueError(
             "adata is a view of another AnnData, so what is written to it would not reach the object you keep; "
-            "make it its own object first (adata = adata.copy()) or pass copy=True."
+            "make it its own object first: adata = adata.copy()."
         )
     return adata
 

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._matrix import first, matrix
+from scbert_cll._checks._matrix import are_whole, first, matrix
 from scbert_cll._checks._words import key_in, listed
 
 # A matrix at least this large whose largest value is no more than the number of bins is taken for binned data.
@@ -80,8 +80,8 @@ def edges_of_genes(edges: Any, adata: AnnData) -> Any:
     return edges.loc[adata.var_names]
 
 
-def tokens(adata: AnnData, layer: str, n_bins: int | None = None) -> tuple[sparse.csr_matrix, Mapping[str, Any]]:
-    """A layer that pp.bin_expression wrote, and its record in `uns`; with `n_bins`, no token may be larger."""
+def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, Any]]:
+    """A layer that pp.bin_expression wrote, and its record in `uns`."""
     key_in(layer, adata.layers, "adata.layers", "Bin the counts first: pp.bin_expression(adata).")
     record = adata.uns.get(layer)
     if not isinstance(record, Mapping) or "n_bins" not in record.get("params", {}):
@@ -89,9 +89,9 @@ def tokens(adata: AnnData, layer: str, n_bins: int | None = None) -> tuple[spars
             f"adata.uns[{layer!r}] does not say how adata.layers[{layer!r}] was binned; write both with pp.bin_expression."
         )
     csr = matrix(adata, layer)
-    largest = int(record["params"]["n_bins"]) if n_bins is None else n_bins
-    if csr.nnz and csr.data.max() > largest:
-        bad = csr.data > largest
+    largest = int(record["params"]["n_bins"])
+    if csr.data.max(initial=0) > largest or not are_whole(csr.data):
+        bad = (csr.data > largest) | (csr.data != np.trunc(csr.data))
         raise ValueError(
             f"adata.layers[{layer!r}] may hold bins 0 to {largest}; found {first(csr, bad, adata)}. Bin again."
         )

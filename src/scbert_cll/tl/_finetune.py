@@ -92,7 +92,9 @@ def finetune(
             ScBERTClassifier.setup_anndata(adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes)
             classifier = ScBERTClassifier(adata, rng=rng, **(network or {}))
         else:
-            classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key=labels_key, rng=rng, **(network or {}))
+            classifier = ScBERTClassifier.from_pretrained(
+                model, adata, labels_key=labels_key, rng=rng, **(network or {})
+            )
         classifier.train(
             max_epochs,
             split_key=split_key,
