@@ -272,11 +272,22 @@ def _umap(adata: AnnData, options: Options) -> Any:
         warnings.simplefilter("ignore")  # umap and numba speak of their own internals
         sc.pp.neighbors(adata, use_rep=_keys.X_SCBERT, random_state=options.seed)
         sc.tl.umap(adata, random_state=options.seed)
-        color = [_keys.PRED, _keys.CD49D, options.donor_key or _keys.DONOR]
+        donor_key = options.donor_key or _keys.DONOR
+        panels = {_keys.PRED: "predicted", _keys.CD49D: f"{options.marker} protein", donor_key: "donor"}
+        if _obs(adata)[donor_key].nunique() == 1:
+            del panels[donor_key]
         palette = sns.color_palette("colorblind").as_hex()
         with mpl.rc_context({"figure.figsize": (2.6, 2.6), "font.size": 8}):
             return sc.pl.umap(
-                adata, color=color, palette=palette, size=12, frameon=False, wspace=0.45, return_fig=True, show=False
+                adata,
+                color=list(panels),
+                title=list(panels.values()),
+                palette=palette,
+                size=12,
+                frameon=False,
+                wspace=0.45,
+                return_fig=True,
+                show=False,
             )
 
 
