@@ -70,7 +70,7 @@ def test_target() -> None:
     assert _checks.target(adata, copy=True) is not adata
     view = adata[:2]
     assert not _checks.target(view, copy=True).is_view
-    with pytest.raises(ValueError, match=r"is a view of another AnnData.*adata.copy\(\).*copy=True"):
+    with pytest.raises(ValueError, match=r"is a view of another AnnData.*adata.copy\(\)"):
         _checks.target(view, copy=False)
 
 
