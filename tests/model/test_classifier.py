@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+
+import lightning.pytorch as L
 import numpy as np
 import pandas as pd
 import pytest
@@ -410,3 +413,36 @@ def test_a_loaded_pretrained_model_is_as_good(scbert, adata, tmp_path):
     with pytest.raises(ValueError, match="loaded without cells"):
         fine_tuned(loaded, None)
     assert equal(state(fine_tuned(loaded, adata)), state(fine_tuned(scbert, adata)))
+
+
+class PressCtrlC(L.Callback):
+    """As a user would, in the third epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
+class StopAfterTwo(L.Callback):
+    """End by Lightning's own means after the second epoch."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch == 1
+
+
+def test_ctrl_c_keeps_the_best_epoch_and_training_goes_on(adata):
+    handler = signal.getsignal(signal.SIGINT)
+    ScBERTClassifier.setup_anndata(adata, labels_key="label")
+    model = ScBERTClassifier(adata, n_hidden=16, n_heads=2, gene_embedding="learned")
+    with pytest.raises(KeyboardInterrupt, match="The model has its best epoch"):
+        model.train(5, callbacks=[PressCtrlC()], **QUIET)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert len(model.history["validation_loss"]) == 2
+    before = model.predict(soft=True)
+
+    two = ScBERTClassifier(adata, n_hidden=16, n_heads=2, gene_embedding="learned")
+    two.train(5, callbacks=[StopAfterTwo()], **QUIET)  # the same two epochs without the key
+    np.testing.assert_array_equal(before, two.predict(soft=True))
+
+    model.train(1, **QUIET)
+    assert not np.array_equal(before, model.predict(soft=True))

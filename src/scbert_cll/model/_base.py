@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,19 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as Python has it: Lightning would end the process, and ignore the key from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt(
+            "Training was interrupted. The model has its best epoch; train() goes on from it."
+        ) from stop
 
 
 class TokenModel(Inference):
@@ -144,7 +158,13 @@ class TokenModel(Inference):
         self.module.train()  # Lightning leaves the mode as it finds it
         with seeded(seed), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec")  # Lightning on PyTorch's own changes
-            runner()
+            try:
+                with interruptible():
+                    runner()
+            except KeyboardInterrupt:
+                self.module.eval()
+                self.is_trained_ = bool(best) and best[0].weights is not None
+                raise
 
     # ---- folders
 

@@ -152,6 +152,10 @@ class KeepBest(L.Callback):
         if self.weights is not None:
             cast("Performer", pl_module.module).load_state_dict(self.weights)
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Put them back after Ctrl-C, too."""
+        self.on_train_end(trainer, pl_module)
+
 
 def _commonest_bin(tokens: Tensor) -> Tensor:
     """Each cell's most frequent non-zero bin (b,): what a network knows that has learned nothing about genes."""
