@@ -116,6 +116,17 @@ def test_bad_input_ends_in_a_sentence_and_code_2(tmp_path, capsys, arguments, se
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("suffix", [".h5ad", ".h5mu"])
+def test_a_file_without_protein_ends_in_a_sentence(tmp_path, capsys, suffix):
+    rna = small_toy()["rna"].copy()
+    path = tmp_path / f"in{suffix}"
+    rna.write_h5ad(path) if suffix == ".h5ad" else mudata.MuData({"rna": rna}).write(path)
+    assert main(["demo", "--input", str(path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "protein" in error
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["demo", "--help"])

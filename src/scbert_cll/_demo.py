@@ -28,6 +28,7 @@ from mudata import MuData, read_h5mu
 import scbert_cll as sc_cll
 from scbert_cll import _baselines, _checks, _keys
 from scbert_cll._report import Report
+from scbert_cll.pp import _protein
 
 _PRETRAIN_EPOCHS = 10
 _CELL_PASSES, _EPOCHS = 20_000, (10, 40)  # small data get more passes; the validation cells end them
@@ -42,7 +43,7 @@ class Options:
     out: Path = Path("scbert_cll_demo")
     marker: str = "CD49d"
     gene: str = "ITGA4"
-    donor_key: str | None = _keys.DONOR
+    donor_key: str = _keys.DONOR
     batch_key: str | None = None
     label: str = "auto"
     cells: str | None = None
@@ -59,8 +60,9 @@ def run(options: Options) -> Report:
     figures = options.out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     data = _read(options, report)
-    adata = data.mod[_rna_key(data)] if isinstance(data, MuData) else data
-    _label(data, adata, options, report)
+    protein = _protein.find(data, None)
+    adata, n_proteins = protein.rna, len(protein.names)
+    _label(data, adata, n_proteins, options, report)
     _split(adata, options, report)
     corpus = _bin(adata, options, report)
     pretrained, classifier = _train(adata, corpus, options, report)
@@ -91,13 +93,9 @@ def _obs(adata: AnnData) -> pd.DataFrame:
     return cast("pd.DataFrame", adata.obs)  # in memory it is one
 
 
-def _rna_key(data: MuData) -> str:
-    return next(key for key in _keys.RNA_KEYS if key in data.mod)
-
-
-def _label(data: AnnData | MuData, adata: AnnData, options: Options, report: Report) -> None:
+def _label(data: AnnData | MuData, adata: AnnData, n_proteins: int, options: Options, report: Report) -> None:
     """Labels from protein; where the marker has no two populations, say so and contrast its outer thirds."""
-    if options.donor_key is not None and options.donor_key not in adata.obs:
+    if options.donor_key not in adata.obs:
         report.say(f"No column obs[{options.donor_key!r}]: all cells are taken to be of one donor.")
         adata.obs[options.donor_key] = pd.Categorical(["unknown"] * adata.n_obs)
     cells = None
@@ -110,7 +108,6 @@ def _label(data: AnnData | MuData, adata: AnnData, options: Options, report: Rep
         "batch_key": options.batch_key,
         "cells": cells,
     }
-    n_proteins = _n_proteins(data)
     normalize: Literal["clr_cell", "clr_protein"] = "clr_cell" if n_proteins >= _WIDE_PANEL else "clr_protein"
     method = options.label
     if method in ("auto", "gmm"):
@@ -132,17 +129,9 @@ def _label(data: AnnData | MuData, adata: AnnData, options: Options, report: Rep
     )
 
 
-def _n_proteins(data: AnnData | MuData) -> int:
-    if isinstance(data, MuData):
-        return int(next(data.mod[k].n_vars for k in _keys.PROTEIN_KEYS if k in data.mod))
-    return int(next(data.obsm[k].shape[1] for k in _keys.PROTEIN_KEYS if k in data.obsm))
-
-
 def _split(adata: AnnData, options: Options, report: Report) -> None:
     """Donors held out where there are three, one of two held out, or cells of one; the report says which."""
-    donor_key = options.donor_key or _keys.DONOR
-    if donor_key not in adata.obs:
-        adata.obs[donor_key] = pd.Categorical(["unknown"] * adata.n_obs)
+    donor_key = options.donor_key
     n_donors = adata.obs[donor_key].nunique()
     common: dict[str, Any] = {"labels_key": _keys.CD49D, "rng": options.seed}
     if n_donors >= 3:
@@ -204,7 +193,7 @@ def _train(adata: AnnData, corpus: AnnData, options: Options, report: Report) ->
     pretrained = sc_cll.tl.pretrain(corpus, max_epochs=options.max_epochs or _PRETRAIN_EPOCHS, **common)
     best = {name: float(frame.iloc[:, 0].max()) for name, frame in pretrained.history.items() if "accuracy" in name}
     report.say(
-        f"Pretraining: {best['masked_accuracy_validation']:.1%} of hidden genes in the right bin; "
+        f"Pretraining: {best['masked_accuracy_validation']:.1%} of hidden genes in the right bin at best; "
         f"guessing each cell's commonest bin gets {best['majority_accuracy_validation']:.1%}."
     )
     n_train = int(((_obs(adata)[_keys.SPLIT] == _keys.TRAIN) & _obs(adata)[_keys.CD49D].notna()).sum())
@@ -226,7 +215,7 @@ def _evaluate(adata: AnnData, options: Options, report: Report) -> None:
     report.say(f"On this one split scBERT is {word} the best baseline, {best} ({gap:+.3f} macro-F1).")
     report.show(
         "Percent positive of labelled test cells, by donor",
-        _baselines.by_donor(adata, options.donor_key or _keys.DONOR),
+        _baselines.by_donor(adata, options.donor_key),
     )
 
 
@@ -258,7 +247,7 @@ def _draw(data: AnnData | MuData, adata: AnnData, models: dict[str, Any], option
             data,
             marker=options.marker,
             gene=options.gene,
-            donor_key=options.donor_key or _keys.DONOR,
+            donor_key=options.donor_key,
             cells=_obs(adata)[_keys.score(_keys.CD49D)].notna(),
             normalize=adata.uns[_keys.CD49D]["params"]["normalize"],
             return_fig=True,
@@ -272,7 +261,7 @@ def _umap(adata: AnnData, options: Options) -> Any:
         warnings.simplefilter("ignore")  # umap and numba speak of their own internals
         sc.pp.neighbors(adata, use_rep=_keys.X_SCBERT, random_state=options.seed)
         sc.tl.umap(adata, random_state=options.seed)
-        donor_key = options.donor_key or _keys.DONOR
+        donor_key = options.donor_key
         panels = {_keys.PRED: "predicted", _keys.CD49D: f"{options.marker} protein", donor_key: "donor"}
         if _obs(adata)[donor_key].nunique() == 1:
             del panels[donor_key]
