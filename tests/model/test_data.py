@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scbert_cll.model._data import RowBatches, TokenRows, in_order_of_length, random_split
+from scbert_cll.model._data import RowBatches, Rows, TokenRows, in_order_of_length, random_split
+from scbert_cll.nn import Config
 
 SIZES = {"n": st.integers(0, 200), "batch_size": st.integers(2, 50), "seed": st.integers(0, 2**31 - 1)}
 
 
 def epoch_of(batches: RowBatches, epoch: int) -> list[list[int]]:
     batches.set_epoch(epoch)
-    return list(batches)
+    return [asked.rows for asked in batches]
 
 
 @given(**SIZES, epoch=st.integers(0, 5))
@@ -46,12 +47,12 @@ def test_order_depends_on_seed_and_epoch_alone(n, batch_size, seed):
 
 @given(n=SIZES["n"], batch_size=st.integers(1, 50))
 def test_without_a_seed_the_order_is_kept(n, batch_size):
-    found = list(RowBatches(np.arange(n), batch_size))
+    found = [asked.rows for asked in RowBatches(np.arange(n), batch_size)]
     assert list(chain(*found)) == list(range(n))
     assert max(map(len, found), default=0) <= batch_size
 
 
-class Rows(L.Callback):
+class SeenRows(L.Callback):
     def __init__(self):
         self.epochs = []
 
@@ -59,38 +60,113 @@ class Rows(L.Callback):
         self.epochs.append([])
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.epochs[-1].append(batch["rows"].tolist())
+        self.epochs[-1].append(sorted(batch["rows"].tolist()))
 
 
 def test_lightning_tells_the_sampler_its_epoch(adata, pretrain):
-    seen = Rows()
+    seen = SeenRows()
     pretrain(adata, 3, callbacks=[seen], rng=5)
     train = np.flatnonzero(adata.obs["split"] == "train")
-    assert seen.epochs == [epoch_of(RowBatches(train, 32, seed=5), epoch) for epoch in range(3)]
+    expected = RowBatches(train, 32, seed=5)
+    assert seen.epochs == [[sorted(rows) for rows in epoch_of(expected, epoch)] for epoch in range(3)]
 
 
 TABLE = sparse.csr_matrix(np.array([[0, 2, 0, 5], [1, 0, 0, 0], [0, 3, 4, 1]], np.uint8))
 
 
-def test_expressed_tokens_are_padded_to_the_longest_of_the_batch():
-    batch = TokenRows(TABLE, "expressed", labels=np.array([7, 8, 9]))[[1, 0]]
-    assert batch["rows"].tolist() == [1, 0]
-    assert batch["labels"].tolist() == [8, 7]
-    assert batch["tokens"].tolist() == [[1, 0], [2, 5]]
-    assert batch["genes"].tolist() == [[0, 0], [1, 3]]
-    assert batch["keep"].tolist() == [[True, False], [True, True]]
+def table(tokens: str, *, end_token: bool = False, n_background: int = 500, **columns: np.ndarray) -> TokenRows:
+    config = Config(n_genes=4, tokens=tokens, end_token=end_token, n_background=n_background)
+    return TokenRows(TABLE, config, **columns)
+
+
+def test_expressed_tokens_of_like_length_share_a_tensor():
+    batch = table("expressed", labels=np.array([7, 8, 9]))[Rows([1, 0, 2])]
+    assert batch["rows"].tolist() == [2, 0, 1]
+    assert batch["labels"].tolist() == [9, 7, 8]
+    first, second, third = batch["cells"]
+    assert first["tokens"].tolist() == [[3, 4, 1]]
+    assert first["genes"].tolist() == [[1, 2, 3]]
+    assert second["tokens"].tolist() == [[2, 5]]
+    assert third["genes"].tolist() == [[0]]
+    assert all("weight" not in cells for cells in batch["cells"])
+
+
+def test_little_is_padding():
+    lengths = np.random.default_rng(0).integers(50, 400, 64)
+    csr = sparse.csr_matrix((np.arange(400) < lengths[:, None]).astype(np.uint8))
+    cells = TokenRows(csr, Config(n_genes=400))[Rows(list(range(64)))]["cells"]
+    assert sum(len(part["tokens"]) for part in cells) == 64
+    for part in cells:
+        kept = part.get("weight", (part["tokens"] > 0).float())
+        assert ((part["tokens"] > 0) == (kept == 1)).all()  # padding has weight 0
+        assert (kept.sum(1) >= 0.8 * part["tokens"].shape[1]).all()
 
 
 def test_all_tokens_and_the_end_token():
-    batch = TokenRows(TABLE, "all", end_token=True)[[2, 0]]
-    assert batch["tokens"].tolist() == [[0, 3, 4, 1, 0], [0, 2, 0, 5, 0]]
-    assert batch.keys() == {"tokens", "rows"}
-    assert TokenRows(TABLE, "all")[[0]]["tokens"].tolist() == [[0, 2, 0, 5]]
+    (cells,) = table("all", end_token=True)[Rows([2, 0])]["cells"]
+    assert cells["tokens"].tolist() == [[0, 3, 4, 1, 0], [0, 2, 0, 5, 0]]
+    assert cells.keys() == {"tokens"}
+    assert table("all")[Rows([0])]["cells"][0]["tokens"].tolist() == [[0, 2, 0, 5]]
+
+
+def sample(data: TokenRows, row: int, draw: int | None = None) -> tuple[list[int], list[float]]:
+    """Background genes of a cell and their weights."""
+    (cells,) = data[Rows([row], draw)]["cells"]
+    zero = cells["tokens"][0] == 0
+    weight = cells.get("weight", zero.float()[None])
+    return cells["genes"][0][zero].tolist(), weight[0][zero].tolist()
+
+
+@given(n_background=st.integers(1, 60), seed=st.integers(0, 100), draw=st.none() | st.integers(0, 5))
+def test_background_genes_stand_for_all_zero_genes(n_background, seed, draw):
+    csr = sparse.random(5, 60, 0.4, format="csr", random_state=seed, data_rvs=lambda n: np.full(n, 3)).astype(np.uint8)
+    data = TokenRows(csr, Config(n_genes=60, tokens="background", n_background=n_background), seed=seed)
+    for row in range(5):
+        expressed = set(csr[row].indices)
+        genes, weights = sample(data, row, draw)
+        assert (
+            len(genes)
+            == len(set(genes))
+            == min(n_background, 60 - len(expressed))
+            == data.n_tokens()[row] - len(expressed)
+        )
+        assert not set(genes) & expressed
+        np.testing.assert_allclose(sum(weights), 60 - len(expressed), rtol=1e-6)
+        assert len(set(weights)) == 1
+
+
+def test_background_is_redrawn_in_training_and_fixed_otherwise():
+    csr = sparse.csr_matrix((np.arange(200) < np.array([[40], [50]])).astype(np.uint8))
+    config = Config(n_genes=200, tokens="background", n_background=20)
+    one, other = (TokenRows(csr, config, seed=seed) for seed in (1, 2))
+    assert sample(one, 0) == sample(other, 0)
+    assert sample(one, 0, 3) == sample(TokenRows(csr, config, seed=1), 0, 3)
+    assert len({tuple(sample(data, 0, draw)[0]) for data in (one, other) for draw in (None, 0, 1)}) == 5
+    alone = TokenRows(csr[1:], config, seed=7)
+    assert sample(alone, 0) == sample(one, 1)  # whichever row it is
+
+
+def test_end_token_is_in_the_background():
+    (cells,) = table("background", end_token=True, n_background=1)[Rows([1])]["cells"]
+    assert cells["tokens"].tolist() == [[1, 0, 0]]
+    assert cells["genes"][0, 2] == 4
+    assert cells["weight"].tolist() == [[1, 3, 1]]
 
 
 def test_cells_of_like_length_share_a_batch():
-    found = [batch["rows"].tolist() for batch in in_order_of_length(TokenRows(TABLE, "expressed"), 2)]
-    assert found == [[1, 0], [2]]
+    found = [batch["rows"].tolist() for batch in in_order_of_length(table("expressed"), 2)]
+    assert found == [[0, 1], [2]]
+
+
+@given(n=st.integers(20, 200), batch_size=st.integers(8, 50), seed=st.integers(0, 100), world=st.integers(2, 4))
+def test_processes_share_every_batch(n, batch_size, seed, world):
+    whole = [asked.rows for asked in RowBatches(np.arange(n), batch_size, seed=seed)]
+    shares = [list(RowBatches(np.arange(n), batch_size, seed=seed, rank=r, world=world)) for r in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    seen = [sorted(chain(*(asked.rows for asked in step))) for step in zip(*shares, strict=True)]
+    assert sorted(chain(*seen)) == list(range(n))
+    assert seen[0] == sorted(whole[0]) or len(seen) == 1
+    assert all(len(asked.rows) > 1 for share in shares for asked in share)
 
 
 @given(n=st.integers(1, 300), fraction=st.floats(0, 0.9), seed=st.integers(0, 100))

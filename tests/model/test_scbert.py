@@ -255,12 +255,12 @@ def test_views_can_be_asked_about_and_stay_views(model, new_cells, answers, same
 
 
 def test_an_interrupted_question_leaves_pytorch_as_it_was(scbert, new_cells, monkeypatch):
-    monkeypatch.setattr(type(scbert.module), "encode", lambda *args: 1 / 0)
+    monkeypatch.setattr(type(scbert.module), "encode", lambda *args, **cells: 1 / 0)
     with pytest.raises(ZeroDivisionError) as kept:  # as a notebook keeps the last traceback
         scbert.get_latent_representation(new_cells)
     assert kept.tb is not None
     assert not torch.is_inference_mode_enabled()
-    next(scbert._received(new_cells, 4))
+    next(scbert._received(new_cells, 4, scbert.module.gene_attention, ()))
     assert not torch.is_inference_mode_enabled()
 
 
@@ -411,7 +411,7 @@ def test_training_is_refused_what_it_cannot_use(adata):
 
 
 def queries_and_keys(model, adata: AnnData, cell: int):
-    """The genes that attend in one cell, and in each layer the attention with its queries and keys (1, h, n, d)."""
+    """The genes that attend in one cell, and in each layer the attention with its queries and keys (1, n, h, d)."""
     row = adata[cell, list(model.genes)].layers["binned"].toarray()[0]
     genes = np.flatnonzero(row) if model.config.tokens == "expressed" else np.arange(len(row))
     tokens = torch.from_numpy(row[genes].astype(np.int64))[None]
@@ -420,8 +420,8 @@ def queries_and_keys(model, adata: AnnData, cell: int):
     with torch.no_grad():
         x = model.module.embed(tokens, torch.from_numpy(genes)[None])
         for block in model.module.blocks:
-            q, k, _ = block.attention.split(block.attention_norm(x))
-            yield genes, q, k, block.attention.projection
+            normed = block.attention_norm(x)
+            yield genes, block.attention.queries(normed), block.attention.keys(normed), block.attention.projection
             x = block(x)
 
 
@@ -466,17 +466,66 @@ def test_attention_per_cell_agrees_with_groups(scbert, new_cells):
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-6)
 
 
+def test_attention_of_layers_and_heads_averages_to_the_mean(model, new_cells):
+    groups = pd.Series(np.where(np.arange(40) < 20, "x", "y"))
+    mean = model.get_gene_attention(groups, new_cells)
+    layers = model.get_gene_attention(groups, new_cells, reduce="layers")
+    heads = model.get_gene_attention(groups, new_cells, reduce="heads", batch_size=7)
+    assert layers.columns.names == ["group", "layer"]
+    assert heads.columns.names == ["group", "layer", "head"]
+    assert heads.shape == (60, 2 * model.config.n_layers * model.config.n_heads)
+    np.testing.assert_allclose(heads.sum(), 1, rtol=1e-9)
+    if not model.config.end_token:  # with one, heads differ in what they give it
+        by_layer = heads.T.groupby(["group", "layer"]).mean().T
+        np.testing.assert_allclose(by_layer, layers, rtol=1e-5)
+    assert np.abs(heads["x"].T.to_numpy() - heads["x"].mean(axis=1).to_numpy()).max() > 1e-4
+    if model.config.n_layers == 1:
+        np.testing.assert_allclose(layers.droplevel("layer", axis=1), mean, rtol=1e-6)
+
+
+def test_attention_behind_the_residual_connection_is_another_one(published, new_cells):
+    groups = pd.Series(["x"] * 40)
+    used, original = (published.get_gene_attention(groups, new_cells, mode=mode) for mode in ("used", "original"))
+    assert np.abs(used - original).to_numpy().max() > 1e-5
+    with pytest.raises(ValueError, match="mode must be one of 'used', 'original'"):
+        published.get_gene_attention(groups, new_cells, mode="returned")
+    with pytest.raises(ValueError, match="reduce must be one of 'mean', 'layers', 'heads'"):
+        published.get_gene_attention(groups, new_cells, reduce="sum")
+
+
+def test_attention_of_chosen_genes(model, new_cells):
+    some = new_cells[:5].copy()
+    chosen = ["G3", "G12"]
+    total = np.zeros(model.config.n_positions)
+    for cell in range(5):
+        for genes, q, k, projection in queries_and_keys(model, some, cell):
+            asks = np.isin(genes, model.genes.get_indexer(chosen))
+            if asks.any():
+                matrix = favor.naive_attention_matrix(q, k, projection, stabilizer=model.config.stabilizer)
+                total[genes] += matrix[0][:, asks].mean((0, 1)).numpy()
+    expected = total[:60] / total[:60].sum()
+    found = model.attention_to(chosen, pd.Series(["x"] * 5), some, batch_size=2)
+    np.testing.assert_allclose(found["x"], expected, rtol=0, atol=1e-5)
+    assert np.abs(found["x"] - model.get_gene_attention(pd.Series(["x"] * 5), some)["x"]).max() > 1e-4
+    with pytest.raises(KeyError, match="'G99' is not among its 60, e.g. 'G0', 'G1', 'G2'"):
+        model.attention_to(["G1", "G99"], pd.Series(["x"] * 5), some)
+    with pytest.raises(KeyError, match="none is not among"):
+        model.attention_to([], pd.Series(["x"] * 5), some)
+
+
 def test_groups_of_other_cells_are_refused(scbert, new_cells):
     with pytest.raises(ValueError, match="one value per cell, in the order of the cells: 40, found 120"):
         scbert.get_gene_attention(scbert.adata.obs["label"], new_cells)
     with pytest.raises(ValueError, match="120, found 40"):
         scbert.get_gene_attention(pd.Series(["x"] * 40))
+    with pytest.raises(ValueError, match="groups is missing for all 40 cells"):
+        scbert.get_gene_attention(pd.Series([None] * 40), new_cells)
 
 
 def test_attention_floor_is_the_constant_share_of_the_features(model, new_cells):
     def floor(cell: int) -> list[float]:
         layers = list(queries_and_keys(model, new_cells, cell))
-        features = [favor.key_features(k, p, stabilizer=model.config.stabilizer) for _, _, k, p in layers]
+        features = [favor.naive_features(k, p, None, model.config.stabilizer) for _, _, k, p in layers]
         return [favor.EPSILON / phi.mean().item() for phi in features]
 
     found = model.get_attention_floor(new_cells)

@@ -111,15 +111,12 @@ def cell(generator: torch.Generator, n: int) -> tuple[torch.Tensor, torch.Tensor
 def test_a_cell_does_not_depend_on_padding_companions_or_the_order_of_its_genes(small):
     generator = torch.Generator().manual_seed(3)
     cells = [cell(generator, n) for n in (7, 30, 19)]
-    tokens, genes, keep = (
-        torch.zeros(3, 30, dtype=torch.long),
-        torch.zeros(3, 30, dtype=torch.long),
-        torch.zeros(3, 30) > 0,
-    )
+    tokens, genes = torch.zeros(2, 3, 30, dtype=torch.long)
+    weight = torch.zeros(3, 30)
     for i, (t, g) in enumerate(cells):
-        tokens[i, : len(t)], genes[i, : len(t)], keep[i, : len(t)] = t, g, True
+        tokens[i, : len(t)], genes[i, : len(t)], weight[i, : len(t)] = t, g, 1
     with torch.inference_mode():
-        together = small(tokens, genes, keep)
+        together = small(tokens, genes, weight)
         for i, (t, g) in enumerate(cells):
             order = torch.randperm(len(t), generator=generator)
             alone = small(t[None], g[None])

@@ -113,6 +113,16 @@ def groups(adata: AnnData, key: str) -> pd.Series:
     return column
 
 
+def one_group_per_cell(groups: pd.Series, adata: AnnData) -> None:
+    """As many groups as cells, and not all of them missing."""
+    if len(groups) != adata.n_obs:
+        raise ValueError(
+            f"groups needs one value per cell, in the order of the cells: {adata.n_obs}, found {len(groups)}."
+        )
+    if not groups.notna().any():
+        raise ValueError(f"groups is missing for all {adata.n_obs} cells; there is no group to summarise.")
+
+
 def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
     """Codes of a label column (-1 where missing), with no class that is unknown or has no cell among `rows`."""
     column = obs_column(adata, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
@@ -82,3 +83,15 @@ def model_genes(genes: pd.Index, adata: AnnData, *, min_matched: float = 0.5) ->
             f"Only the model has {listed(genes[~found], 3)}; only adata has {listed(other, 3)}. "
             "Bring the counts to the model's genes: pp.align_genes(adata, list(model.genes), aliases=…)."
         )
+
+
+def places_in_model(names: Sequence[str], genes: pd.Index) -> np.ndarray:
+    """Where named genes are among a model's."""
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in names if name not in genes]
+    if unknown or not names:
+        raise KeyError(
+            f"Name genes of the model; {listed(unknown) if unknown else 'none'} is not among its {len(genes)}, "
+            f"e.g. {listed(genes, 3)}."
+        )
+    return np.asarray(genes.get_indexer(pd.Index(names)))

@@ -191,7 +191,9 @@ class ScBERTClassifier(TokenModel):
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
         weights = self._weights(weight_key, codes, parts)
         parts["train"] = parts["train"][weights[parts["train"]] > 0]
-        splits = TokenSplits(self._rows(None, labels=codes, weights=weights), parts, batch_size=batch_size, seed=seed)
+        splits = TokenSplits(
+            self._rows(None, seed=seed, labels=codes, weights=weights), parts, batch_size=batch_size, seed=seed
+        )
         self._freeze(freeze)
         self._fit(
             ClassifyPlan(self.module, lr=lr, weight_decay=weight_decay, token_drop=token_drop, seed=seed),
@@ -242,9 +244,11 @@ class ScBERTClassifier(TokenModel):
         )
         return pd.DataFrame(probabilities, index=adata.obs_names, columns=self.classes), latent
 
-    def _classify(self, tokens: Tensor, genes: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-        encodings = self.module.encode(tokens, genes, keep)
-        return self.module.read(encodings, keep).float().softmax(-1), mean_tokens(encodings, keep)
+    def _classify(
+        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        encodings = self.module.encode(tokens, genes, weight)
+        return self.module.read(encodings, weight).float().softmax(-1), mean_tokens(encodings, weight)
 
     def _weights(self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Final, NamedTuple
 
 import lightning.pytorch as L
 import numpy as np
@@ -13,59 +13,119 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-Batch = dict[str, Tensor]
+from scbert_cll.nn import Config
+
+Cells = dict[str, Tensor]  # tokens (b, n), and where needed genes (b, n) and weight (b, n)
+Batch = dict[str, Any]  # "cells": list of Cells; "rows" and further columns, in the order of the cells
+_WASTE: Final = 0.2  # cells whose tokens would be padded by a larger share go into a tensor of their own
+
+
+class Rows(NamedTuple):
+    """What to ask `TokenRows` for: row numbers, and which sample of background genes (None is the fixed one)."""
+
+    rows: list[int]
+    draw: int | None = None
 
 
 class TokenRows(Dataset[Batch]):
-    """Cells as token batches; one item is a whole batch, asked for by its row numbers.
+    """Cells as token batches; one item is a whole batch, asked for by its `Rows`.
 
-    With ``tokens="expressed"`` a cell is its non-zero genes, padded to the longest of the batch; with ``"all"`` it is every
-    gene, plus the constant end token where the network has one.
+    With ``tokens="expressed"`` a cell is its non-zero genes. ``"background"`` adds a sample of its zero genes, each of which stands
+    for as many as make up all of them: the first `n_background` that the cell does not express in one random order of all
+    genes, so that a cell's sample depends on nothing but the cell. With ``"all"`` a cell is every gene. The end token belongs to the
+    latter two. Cells of about the same length share a tensor, so that little is padding.
     """
 
-    def __init__(
-        self,
-        csr: sparse.csr_matrix,
-        tokens: Literal["expressed", "all"],
-        *,
-        end_token: bool = False,
-        **columns: np.ndarray,
-    ) -> None:
-        self.csr, self.tokens, self.end_token = csr, tokens, end_token
+    def __init__(self, csr: sparse.csr_matrix, config: Config, *, seed: int = 0, **columns: np.ndarray) -> None:
+        self.csr, self.config, self.seed = csr, config, seed
         self.columns = {name: torch.as_tensor(values) for name, values in columns.items()}
+        self._order: tuple[int | None, np.ndarray] = (None, self._genes_in_order(None))
 
     def __len__(self) -> int:
         return int(self.csr.shape[0])
 
-    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> Batch:
-        rows = np.asarray(rows)
-        batch = self._expressed(rows) if self.tokens == "expressed" else self._all(rows)
-        batch["rows"] = torch.from_numpy(rows.astype(np.int64))
-        return batch | {name: values[rows] for name, values in self.columns.items()}
+    def __getitem__(self, asked: Rows) -> Batch:
+        lengths = self.lengths()[asked.rows]
+        order = np.argsort(-lengths, kind="stable")
+        rows, lengths = np.asarray(asked.rows, np.int64)[order], lengths[order]
+        parts = [(0, len(rows))] if self.config.tokens == "all" else list(pairwise(_bounds(lengths)))
+        cells = [self._cells(rows[start:stop], asked.draw) for start, stop in parts]
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return {"cells": cells, "rows": torch.from_numpy(rows)} | columns
 
     def lengths(self) -> np.ndarray:
         """Number of tokens of each cell that are not zero."""
         return np.diff(self.csr.indptr)
 
-    def _expressed(self, rows: np.ndarray) -> Batch:
-        starts, lengths = self.csr.indptr[rows].astype(np.int64), self.lengths()[rows]
-        place = np.arange(lengths.max())
-        keep = place < lengths[:, None]
-        source = (starts[:, None] + place)[keep]
-        tokens, genes = np.zeros(keep.shape, np.int64), np.zeros(keep.shape, np.int64)
-        tokens[keep], genes[keep] = self.csr.data[source], self.csr.indices[source]
-        return {"tokens": torch.from_numpy(tokens), "genes": torch.from_numpy(genes), "keep": torch.from_numpy(keep)}
+    def n_tokens(self) -> np.ndarray:
+        """Number of tokens that attend in each cell."""
+        if self.config.tokens == "all":
+            return np.full(len(self), self.config.n_positions)
+        if self.config.tokens == "expressed":
+            return self.lengths()
+        background = np.minimum(self.config.n_background, self.config.n_genes - self.lengths())
+        return self.lengths() + background + self.config.end_token
 
-    def _all(self, rows: np.ndarray) -> Batch:
-        tokens = torch.from_numpy(self.csr[rows].toarray().astype(np.int64))
-        return {"tokens": torch.nn.functional.pad(tokens, (0, int(self.end_token)))}
+    def _cells(self, rows: np.ndarray, draw: int | None) -> Cells:
+        if self.config.tokens == "all":
+            tokens = torch.from_numpy(self.csr[rows].toarray().astype(np.int64))
+            return {"tokens": torch.nn.functional.pad(tokens, (0, int(self.config.end_token)))}
+        place = np.arange(self.n_tokens()[rows].max())
+        lengths = self.lengths()[rows]
+        expressed = place < lengths[:, None]
+        source = (self.csr.indptr[rows].astype(np.int64)[:, None] + place)[expressed]
+        tokens, genes = np.zeros(expressed.shape, np.int64), np.zeros(expressed.shape, np.int64)
+        tokens[expressed], genes[expressed] = self.csr.data[source], self.csr.indices[source]
+        weight = expressed.astype(np.float32)
+        if self.config.tokens == "background":
+            order = self._genes_in_order(draw)
+            for i, n in enumerate(lengths):
+                _add_background(genes[i], weight[i], n, order, self.config)
+        cells = {"tokens": torch.from_numpy(tokens), "genes": torch.from_numpy(genes)}
+        return cells if (weight == 1).all() else cells | {"weight": torch.from_numpy(weight)}
+
+    def _genes_in_order(self, draw: int | None) -> np.ndarray:
+        if getattr(self, "_order", None) is not None and self._order[0] == draw:
+            return self._order[1]
+        seed = [0] if draw is None else [self.seed, draw]
+        self._order = (draw, np.random.default_rng(seed).permutation(self.config.n_genes))
+        return self._order[1]
 
 
-class RowBatches(Sampler[list[int]]):
-    """Lists of row numbers; with a seed shuffled, in another way in every epoch (Lightning tells which one it is)."""
+def _add_background(genes: np.ndarray, weight: np.ndarray, n: int, order: np.ndarray, config: Config) -> None:
+    """Behind the n expressed genes of one cell: zero genes that stand for all others, and the end token."""
+    n_zero = config.n_genes - n
+    known = np.zeros(config.n_genes, bool)
+    known[genes[:n]] = True
+    first = order[: n + config.n_background]
+    sample = first[~known[first]][: config.n_background]
+    end = n + len(sample)
+    genes[n:end], weight[n:end] = sample, n_zero / max(len(sample), 1)
+    if config.end_token:
+        genes[end], weight[end] = config.n_genes, 1
 
-    def __init__(self, rows: np.ndarray, batch_size: int, *, seed: int | None = None) -> None:
+
+def _bounds(lengths: np.ndarray) -> list[int]:
+    """Where falling lengths are to be cut so that none is much shorter than the longest of its part."""
+    bounds, longest = [0], lengths[0]
+    for i, length in enumerate(lengths):
+        if length < (1 - _WASTE) * longest:
+            bounds.append(i)
+            longest = length
+    return [*bounds, len(lengths)]
+
+
+class RowBatches(Sampler[Rows]):
+    """Row numbers, batch by batch; with a seed shuffled, in another way in every epoch (Lightning tells which one it is).
+
+    Of several processes (`world`), each gets its share of every batch, so that `batch_size` counts the cells of all.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, batch_size: int, *, seed: int | None = None, rank: int = 0, world: int = 1
+    ) -> None:
         self.rows, self.batch_size, self.seed, self.epoch = np.asarray(rows), batch_size, seed, 0
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return len(self._bounds())
@@ -74,16 +134,16 @@ class RowBatches(Sampler[list[int]]):
         """Choose the order, so that a resumed run goes on with the one it would have had."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[int]]:
-        rows = self.rows
+    def __iter__(self) -> Iterator[Rows]:
+        rows, draw = self.rows, None
         if self.seed is not None:
-            rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
-        yield from (rows[start:stop].tolist() for start, stop in self._bounds())
+            rows, draw = np.random.default_rng([self.seed, self.epoch]).permutation(rows), self.epoch
+        yield from (Rows(rows[start:stop][self.rank :: self.world].tolist(), draw) for start, stop in self._bounds())
 
     def _bounds(self) -> list[tuple[int, int]]:
         starts = list(range(0, len(self.rows), self.batch_size))
-        if self.seed is not None and len(starts) > 1 and len(self.rows) - starts[-1] == 1:
-            starts.pop()  # BatchNorm cannot train on a batch of one: the last cell joins the batch before
+        if self.seed is not None and len(starts) > 1 and len(self.rows) - starts[-1] < 2 * self.world:
+            starts.pop()  # BatchNorm cannot train on a batch of one: the last cells join the batch before
         return list(pairwise([*starts, len(self.rows)]))
 
 
@@ -93,7 +153,7 @@ def loader(data: TokenRows, batches: RowBatches) -> DataLoader[Batch]:
 
 
 def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
-    """All cells, those with as many tokens together: little padding. Results are put back by their `rows`."""
+    """All cells, those with as many tokens together. Results are put back by their `rows`."""
     order = np.argsort(data.lengths(), kind="stable")
     return loader(data, RowBatches(order, batch_size))
 
@@ -110,11 +170,12 @@ class TokenSplits(L.LightningDataModule):
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of training cells."""
-        return loader(self.data, RowBatches(self.train_idx, self.batch_size, seed=self.seed))
+        """Shuffled batches of training cells, of which each process gets its share."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return loader(self.data, RowBatches(self.train_idx, self.batch_size, seed=self.seed, rank=rank, world=world))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Batches of validation cells in a fixed order."""
+        """Batches of validation cells in a fixed order; every process sees them all, so that all agree on the best epoch."""
         return loader(self.data, RowBatches(self.val_idx, self.batch_size)) if self.n_val else []
 
 

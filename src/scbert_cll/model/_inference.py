@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,14 @@ from tqdm.auto import tqdm
 
 from scbert_cll import _checks
 from scbert_cll.model import _scvi
-from scbert_cll.model._data import Batch, TokenRows, in_order_of_length
+from scbert_cll.model._data import Cells, TokenRows, in_order_of_length
 from scbert_cll.nn import Config, Performer
 from scbert_cll.nn.performer import mean_tokens
 
-# Features of one inference batch (cells x heads x features x tokens) stay under this: about 0.5 GB a tensor in float32.
-_FEATURES_PER_BATCH: Final = 2**27
+Reduce = Literal["mean", "layers", "heads"]
+_KEPT: Final[dict[str, tuple[str, ...]]] = {"mean": (), "layers": ("layer",), "heads": ("layer", "head")}
+# Numbers in one tensor of an inference batch (cells × tokens × width): 64 MB in float32 on a CPU, 1 GB on a GPU.
+_NUMBERS_PER_BATCH: Final = {"cpu": 2**24, "cuda": 2**28}
 
 
 class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
@@ -44,27 +47,31 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             )
         return _checks.anndata(self.adata if adata is None else adata)
 
-    def _rows(self, adata: AnnData | None, **columns: np.ndarray) -> TokenRows:
+    def _rows(self, adata: AnnData | None, *, seed: int = 0, **columns: np.ndarray) -> TokenRows:
         """Tokens of the model's genes, found by name: other orders and extra genes do not matter."""
         adata = self._cells(adata)
         csr, record = _checks.tokens(adata, self.layer)
         _checks.same_binning(record, self.binning, self.layer)
         _checks.model_genes(self.genes, adata)
         csr = _take_columns(csr, adata.var_names.get_indexer(self.genes))
-        if self.config.tokens == "expressed":
+        if self.config.tokens != "all":
             _checks.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
-        return TokenRows(csr, self.config.tokens, end_token=self.config.end_token, **columns)
+        return TokenRows(csr, self.config, seed=seed, **columns)
 
-    def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[Batch]:
-        """All cells once, on the model's device, with a progress bar on a terminal."""
+    def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[tuple[Cells, np.ndarray]]:
+        """All cells once, on the model's device, and their rows; with a progress bar on a terminal."""
         if batch_size is not None:
             _checks.number_in(batch_size, "batch_size", 1, np.inf, whole=True)
-        longest = self.config.n_positions if self.config.tokens == "all" else int(data.lengths().max())
-        fits = _FEATURES_PER_BATCH // (self.config.n_heads * self.config.features * longest)
+        config, device = self.config, self.module.device
+        width = config.n_hidden if config.attention == "favor" else 3 * config.n_heads * config.dim_head
+        at_a_time = _NUMBERS_PER_BATCH.get(device.type, _NUMBERS_PER_BATCH["cpu"])
+        fits = at_a_time // (width * int(data.n_tokens().max()))
         batches = in_order_of_length(data, batch_size or int(np.clip(fits, 1, 256)))
         self.module.eval()
         for batch in tqdm(batches, desc=what, unit="batch", disable=None):
-            yield {name: tensor.to(self.module.device) for name, tensor in batch.items()}
+            rows = batch["rows"].split([len(cells["tokens"]) for cells in batch["cells"]])
+            for cells, found in zip(batch["cells"], rows, strict=True):
+                yield {name: tensor.to(device) for name, tensor in cells.items()}, found.numpy()
 
     @torch.inference_mode()
     def _collect(
@@ -77,10 +84,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Results of `infer` for every cell, in the order of the cells."""
         data = self._rows(adata)
         found = [np.empty((len(data), w), np.float32) for w in width]
-        for batch in self._batches(data, batch_size, "cells"):
-            results = infer(batch["tokens"], batch.get("genes"), batch.get("keep"))
-            for place, result in zip(found, results, strict=True):
-                place[batch["rows"].cpu().numpy()] = result.float().cpu().numpy()
+        for cells, rows in self._batches(data, batch_size, "cells"):
+            for place, result in zip(found, infer(**cells), strict=True):
+                place[rows] = result.float().cpu().numpy()
         return found
 
     def get_latent_representation(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> np.ndarray:
@@ -97,20 +103,26 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         -------
         float32 (cells, n_hidden).
         """
-        (latent,) = self._collect(adata, batch_size, [self.config.n_hidden], lambda *x: [self._embed(*x)])
+        (latent,) = self._collect(adata, batch_size, [self.config.n_hidden], lambda **cells: [self._embed(**cells)])
         return latent
 
-    def _embed(self, tokens: Tensor, genes: Tensor | None, keep: Tensor | None) -> Tensor:
-        return mean_tokens(self.module.encode(tokens, genes, keep), keep)
+    def _embed(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        return mean_tokens(self.module.encode(tokens, genes, weight), weight)
 
     def get_gene_attention(
-        self, groups: pd.Series, adata: AnnData | None = None, *, batch_size: int | None = None
+        self,
+        groups: pd.Series,
+        adata: AnnData | None = None,
+        *,
+        reduce: Reduce = "mean",
+        mode: Literal["used", "original"] = "used",
+        batch_size: int | None = None,
     ) -> pd.DataFrame:
         """Mean attention each gene receives, per group of cells.
 
         The mean over queries, heads, layers and the cells of a group, by the closed form that is linear in the number of
         genes; a gene that does not attend in a cell counts as zero there. Attention that goes to scBERT's end token is left
-        out before a column is scaled to sum to 1.
+        out before a column is scaled to sum to 1. Always in float32; memory does not grow with the number of cells.
 
         Parameters
         ----------
@@ -118,28 +130,89 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             Group of each cell, in the order of the cells; cells without one are left out.
         adata, batch_size
             As in :meth:`get_latent_representation`.
+        reduce
+            ``"mean"`` over layers and heads; ``"layers"`` keeps the layers apart, ``"heads"`` the layers and their heads.
+        mode
+            ``"used"`` is the attention of the forward pass. ``"original"`` evaluates it a second time behind the residual
+            connection, which is what scBERT returns.
 
         Returns
         -------
-        Genes × groups, float64; a column sums to 1.
+        Genes × groups, float64; a column sums to 1. Columns have the levels group, layer with ``reduce="layers"`` and group, layer,
+        head with ``reduce="heads"``, counted from 0.
+
+        Raises
+        ------
+        ValueError
+            Not one group per cell, or no cell with a group.
         """
-        n_cells = self._cells(adata).n_obs
-        if len(groups) != n_cells:
-            raise ValueError(
-                f"groups needs one value per cell, in the order of the cells: {n_cells}, found {len(groups)}."
-            )
+        _checks.choice(mode, ["used", "original"], "mode")
+        infer = partial(self.module.gene_attention, original=mode == "original")
+        return self._attention_of_groups(groups, adata, reduce, batch_size, infer)
+
+    def attention_to(
+        self,
+        genes: Sequence[str],
+        groups: pd.Series,
+        adata: AnnData | None = None,
+        *,
+        reduce: Reduce = "mean",
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Where the attention of chosen genes goes: the mean attention each gene receives from them.
+
+        As :meth:`get_gene_attention`, but the mean over queries is over `genes` alone; a cell in which none of them attends
+        takes no part.
+
+        Parameters
+        ----------
+        genes
+            Genes whose attention is followed, e.g. ``["ITGA4"]``.
+        groups, adata, reduce, batch_size
+            As in :meth:`get_gene_attention`.
+
+        Returns
+        -------
+        As :meth:`get_gene_attention`; a group in which none of the genes attends has zeros.
+
+        Raises
+        ------
+        KeyError
+            The model does not know one of the genes.
+        """
+        chosen = np.isin(np.arange(self.config.n_positions), _checks.places_in_model(genes, self.genes))
+        asks = torch.from_numpy(chosen).to(self.module.device)
+
+        def infer(tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+            share = asks.float().expand(tokens.shape) if genes is None else asks[genes].float()
+            share = share if weight is None else share * (weight > 0)
+            share = share / share.sum(1, keepdim=True).clamp(min=1)
+            return self.module.gene_attention(tokens, genes, weight, share=share)
+
+        return self._attention_of_groups(groups, adata, reduce, batch_size, infer)
+
+    def _attention_of_groups(
+        self,
+        groups: pd.Series,
+        adata: AnnData | None,
+        reduce: Reduce,
+        batch_size: int | None,
+        infer: Callable[..., Tensor],
+    ) -> pd.DataFrame:
+        _checks.choice(reduce, list(_KEPT), "reduce")
+        _checks.one_group_per_cell(groups, self._cells(adata))
         categorical = groups.astype("category").cat.remove_unused_categories()
-        codes, total = (
-            categorical.cat.codes.to_numpy(),
-            np.zeros((len(categorical.cat.categories), self.config.n_positions)),
-        )
-        for rows, genes, received in self._received(adata, batch_size):
-            known = codes[rows] >= 0
-            place = np.broadcast_to(codes[rows][:, None], genes.shape)[known]
-            np.add.at(total, (place, genes[known]), received[known])
-        total = total[:, : len(self.genes)]
-        share = total / total.sum(1, keepdims=True)
-        return pd.DataFrame(share.T, index=self.genes, columns=[str(c) for c in categorical.cat.categories])
+        codes, names = categorical.cat.codes.to_numpy(), [str(name) for name in categorical.cat.categories]
+        dims = {"layer": self.config.n_layers, "head": self.config.n_heads}
+        kept = _KEPT[reduce]
+        total = np.zeros((len(names), *(dims[name] for name in kept), self.config.n_positions))
+        for row, genes, received in self._received(adata, batch_size, infer, kept):
+            if codes[row] >= 0:
+                total[codes[row]][..., genes] += received
+        total = total[..., : len(self.genes)].reshape(-1, len(self.genes))
+        share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
+        columns = pd.MultiIndex.from_product([names, *(range(dims[name]) for name in kept)], names=["group", *kept])
+        return pd.DataFrame(share.T, index=self.genes, columns=columns if kept else names)
 
     def get_cell_attention(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> sparse.csr_matrix:
         """Attention each gene receives in each cell: CSR float32 (cells, genes of the model); a row sums to 1.
@@ -147,10 +220,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         Only genes that attend are stored, so with ``tokens="expressed"`` it is as sparse as the data.
         """
         parts = []
-        for rows, genes, received in self._received(adata, batch_size):
-            cell = np.broadcast_to(rows[:, None], genes.shape)
-            stored = (received > 0) & (genes < len(self.genes))
-            parts.append((received[stored], cell[stored], genes[stored]))
+        for row, genes, received in self._received(adata, batch_size, self.module.gene_attention, ()):
+            known = genes < len(self.genes)
+            parts.append((received[known], np.full(known.sum(), row), genes[known]))
         values, cells, genes = (np.concatenate(column) for column in zip(*parts, strict=True))
         n_cells = self._cells(adata).n_obs
         csr = sparse.csr_matrix((values.astype(np.float32), (cells, genes)), shape=(n_cells, len(self.genes)))
@@ -172,26 +244,27 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         -------
         float32 (layers,), 0 to 1.
         """
-        data, floors = self._rows(adata), []
-        self.module.eval()
-        for rows in np.array_split(
-            np.unique(np.linspace(0, len(data) - 1, n_cells).astype(int)), max(1, n_cells // 16)
-        ):
-            if len(rows):
-                batch = {name: tensor.to(self.module.device) for name, tensor in data[rows].items()}
-                floors.append(self.module.attention_floor(batch["tokens"], batch.get("genes"), batch.get("keep")))
+        adata = self._cells(adata)
+        some = np.unique(np.linspace(0, adata.n_obs - 1, n_cells).astype(int))
+        batches = self._batches(self._rows(adata[some]), None, "attention floor")
+        floors = [self.module.attention_floor(**cells) for cells, _ in batches]
         return torch.cat(floors, dim=1).mean(1).float().cpu().numpy()
 
     @torch.inference_mode()
     def _received(
-        self, adata: AnnData | None, batch_size: int | None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Rows (b,), genes (b, n) and the attention they receive, mean over layers and heads (b, n)."""
-        for batch in self._batches(self._rows(adata), batch_size, "attention"):
-            received = self.module.gene_attention(batch["tokens"], batch.get("genes"), batch.get("keep")).mean((0, 2))
-            everything = torch.arange(received.shape[1]).expand(received.shape)
-            genes = batch.get("genes", everything)
-            yield batch["rows"].cpu().numpy(), genes.cpu().numpy(), received.cpu().numpy()
+        self, adata: AnnData | None, batch_size: int | None, infer: Callable[..., Tensor], kept: Sequence[str]
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Row, genes (n,) and the attention they receive, (n,) or with what is kept (layers, heads, n), of every cell."""
+        averaged = [axis for name, axis in (("head", 2), ("layer", 1)) if name not in kept]
+        for cells, rows in self._batches(self._rows(adata), batch_size, "attention"):
+            received = infer(**cells).transpose(0, 1)  # (b, layers, h, n)
+            for axis in averaged:
+                received = received.mean(axis)
+            everything = torch.ones(cells["tokens"].shape)
+            genes = cells.get("genes", everything.cumsum(1).long() - 1).cpu().numpy()
+            attends = (cells.get("weight", everything) > 0).cpu().numpy()
+            for row, gene, found, here in zip(rows, genes, received.cpu().numpy(), attends, strict=True):
+                yield int(row), gene[here], found[..., here]
 
 
 def _take_columns(csr: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 from torch import Tensor
 
-from scbert_cll.model._data import Batch
+from scbert_cll.model._data import Batch, Cells
 from scbert_cll.nn import Performer, mask_tokens
 
 
@@ -71,24 +71,28 @@ class PretrainPlan(_Plan):
         return self._step(batch, "validation", batch_idx)
 
     def _step(self, batch: Batch, stage: str, seed: int) -> Tensor:
-        tokens, genes, keep = batch["tokens"], batch.get("genes"), batch.get("keep")
         generator = torch.Generator().manual_seed(seed)
-        seen, chosen = mask_tokens(
-            tokens, self.module.config.mask_token, fraction=self.mask_fraction, generator=generator
-        )
-        logits = self.module.to_bins(self.module.encode(seen, genes, keep)[chosen])  # (hidden genes, bins)
-        target = tokens[chosen]
+        encodings, targets, majority = [], [], []
+        for cells in batch["cells"]:
+            tokens = cells["tokens"]
+            seen, chosen = mask_tokens(
+                tokens, self.module.config.mask_token, fraction=self.mask_fraction, generator=generator
+            )
+            encodings.append(self.module.encode(**cells | {"tokens": seen}, at=chosen))
+            targets.append(tokens[chosen])
+            majority.append(_commonest_bin(tokens).unsqueeze(-1).expand_as(tokens)[chosen])
+        logits, target = self.module.to_bins(torch.cat(encodings)), torch.cat(targets)  # (hidden genes, bins)
         accuracy = (logits.argmax(-1) == target).float().mean()
-        majority = (_commonest_bin(tokens).unsqueeze(-1).expand_as(tokens)[chosen] == target).float().mean()
+        commonest = (torch.cat(majority) == target).float().mean()
         loss = F.cross_entropy(logits, target)
-        return self.report(stage, len(target), loss, masked_accuracy=accuracy, majority_accuracy=majority)
+        return self.report(stage, len(target), loss, masked_accuracy=accuracy, majority_accuracy=commonest)
 
 
 class ClassifyPlan(_Plan):
     """Weighted cross-entropy on the labelled cells; macro-F1 over whole epochs.
 
     `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's tokens: augmentation that
-    imitates a shallower cell. It needs ``tokens="expressed"``.
+    imitates a shallower cell. With ``tokens="all"`` it does nothing.
     """
 
     def __init__(self, module: Performer, *, token_drop: float = 0.0, seed: int = 0, **kwargs: Any) -> None:
@@ -98,9 +102,9 @@ class ClassifyPlan(_Plan):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step, with tokens left out."""
-        if self.token_drop and "keep" in batch:
+        if self.token_drop:
             generator = torch.Generator().manual_seed(self.seed + 1 + self.trainer.fit_loop.total_batch_idx)
-            batch = batch | {"keep": _drop(batch["keep"], self.token_drop, generator)}
+            batch = batch | {"cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]}
         return self._step(batch, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -108,7 +112,7 @@ class ClassifyPlan(_Plan):
         return self._step(batch, "validation")
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits = self.module(batch["tokens"], batch.get("genes"), batch.get("keep"))
+        logits = self.module.classify(batch["cells"])
         labels, weights = batch["labels"], batch["weights"]
         losses = F.cross_entropy(logits, labels, reduction="none") * weights
         # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
@@ -164,8 +168,12 @@ def _commonest_bin(tokens: Tensor) -> Tensor:
     return counts.argmax(-1)
 
 
-def _drop(keep: Tensor, most: float, generator: torch.Generator) -> Tensor:
+def _drop(cells: Cells, most: float, generator: torch.Generator) -> Cells:
     """Leave out a random share of the tokens, up to `most`, but never all of a cell's."""
-    share = most * torch.rand(len(keep), 1, generator=generator)
-    kept = keep & (torch.rand(keep.shape, generator=generator) >= share).to(keep.device)
-    return torch.where(kept.any(-1, keepdim=True), kept, keep)
+    if "genes" not in cells:
+        return cells
+    tokens = cells["tokens"]
+    weight = cells.get("weight", torch.ones_like(tokens, dtype=torch.float32))
+    share = most * torch.rand(len(tokens), 1, generator=generator)
+    kept = weight * (torch.rand(tokens.shape, generator=generator) >= share).to(weight.device)
+    return cells | {"weight": torch.where((kept > 0).any(-1, keepdim=True), kept, weight)}

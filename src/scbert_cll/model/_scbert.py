@@ -127,7 +127,8 @@ class ScBERT(TokenModel):
         what guessing each cell's commonest bin gets.
         """
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
-        seed, data = as_seed(rng), self._rows(None)
+        seed = as_seed(rng)
+        data = self._rows(None, seed=seed)
         splits = TokenSplits(data, self._parts(split_key, seed), batch_size=batch_size, seed=seed)
         plan = PretrainPlan(self.module, lr=lr, weight_decay=weight_decay, mask_fraction=mask_fraction, seed=seed)
         self._fit(

@@ -11,13 +11,17 @@ for tokens and heads. Letters in shapes: b cells, n tokens, w width, h heads, d 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from scbert_cll.nn import favor
+from scbert_cll.nn import favor, softmax
+
+_UNITS_AT_A_TIME: Final = 2**20  # of the feed-forward layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +39,13 @@ class Config:
     dropout: float = 0.1
     gene_embedding: Literal["gene2vec", "learned", "sinusoidal", "none"] = "gene2vec"
     train_gene_embedding: bool = True
-    tokens: Literal["expressed", "all"] = "expressed"
+    tokens: Literal["expressed", "background", "all"] = "expressed"
+    n_background: int = 500  # zero genes that stand for all of a cell's, with tokens="background"
     end_token: bool = False  # scBERT's constant token 0 behind the genes
     out_bias: bool = True  # bias of the attention's output (scBERT yes, performer-pytorch no)
     head: Literal["pool", "scbert"] = "pool"
     n_classes: int = 0
+    attention: Literal["favor", "exact"] = "favor"
     stabilizer: favor.Stabilizer = "cell"
 
     @property
@@ -59,39 +65,57 @@ class Config:
 
 
 class Attention(nn.Module):
-    """Multi-head FAVOR+ attention with fixed random features (a saved buffer)."""
+    """Multi-head attention with one weight matrix for queries, keys and values, and saved random features."""
 
     projection: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.n_heads, self.stabilizer = config.n_heads, config.stabilizer
+        self.kind, self.n_heads, self.stabilizer = config.attention, config.n_heads, config.stabilizer
         inner = config.n_heads * config.dim_head
         self.qkv = nn.Linear(config.n_hidden, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.n_hidden, bias=config.out_bias)
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("projection", favor.orthogonal_features(config.features, config.dim_head))
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of x (b, n, w), each (b, h, n, d)."""
-        b, n, _ = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        return q, k, v
+    def forward(self, x: Tensor, weight: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+        """(b, n, w) -> (b, n, w), or of the tokens `asking` (b, m, w) only: (b, m, w)."""
+        if self.kind == "exact":
+            asking = x if asking is None else asking
+            return self.mix(softmax.attention(self.queries(asking), *self.keys_values(x), weight))
+        return self.mix(favor.attention(x, self.qkv.weight, self.projection, weight, self.stabilizer, asking))
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(b, n, w) -> (b, n, w)."""
-        q, k, v = self.split(x)
-        heads = favor.attention(q, k, v, self.projection, keep, self.stabilizer)  # (b, h, n, d)
-        return self.dropout(self.out(heads.transpose(1, 2).flatten(2)))
+    def queries(self, x: Tensor) -> Tensor:
+        """(b, n, w) -> (b, n, h, d)."""
+        return self._heads(x, 0)
 
-    def received(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Attention each token receives, (b, h, n), in float32."""
-        q, k, _ = self.split(x)
-        return favor.received_attention(q.float(), k.float(), self.projection, keep, self.stabilizer)
+    def keys(self, x: Tensor) -> Tensor:
+        """(b, n, w) -> (b, n, h, d)."""
+        return self._heads(x, 1)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, n, w) -> twice (b, n, h, d)."""
+        return self._heads(x, 1), self._heads(x, 2)
+
+    def mix(self, heads: Tensor) -> Tensor:
+        """What the heads heard, (b, n, h, d) -> (b, n, w)."""
+        return self.dropout(self.out(heads.flatten(2)))
+
+    def received(self, x: Tensor, share: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Attention one gene behind each token receives from the tokens, each counted by `share` (b, n): (b, h, n)."""
+        if self.kind == "exact":
+            return softmax.received_attention(self.queries(x), self.keys(x), share, weight)
+        q, k = (lambda *at: self.queries(x[at])), (lambda *at: self.keys(x[at]))
+        return favor.received_attention(q, k, self.projection, share, weight, self.stabilizer)
+
+    def _heads(self, x: Tensor, which: int) -> Tensor:
+        return favor.heads(x, self.qkv.weight.chunk(3)[which], self.projection.shape[1])
 
 
 class Block(nn.Module):
     """Pre-LayerNorm attention and feed-forward layer, each added to the residual stream."""
+
+    recompute = False  # keep only what enters the block, and compute the rest again for the gradients
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -102,10 +126,44 @@ class Block(nn.Module):
             nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(config.dropout)
         )
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(b, n, w) -> (b, n, w)."""
-        x = x + self.attention(self.attention_norm(x), keep)
+    def forward(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """(b, n, w) -> (b, n, w), or of the tokens in `index` (b, m) only: (b, m, w)."""
+        if not torch.is_grad_enabled():
+            return self.stream(x, weight, index) if self.attention.kind == "favor" else self.whole(x, weight, index)
+        if self.recompute:
+            return checkpoint(self.whole, x, weight, index, use_reentrant=False)
+        return self.whole(x, weight, index)
+
+    def whole(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """All tokens at once, for gradients."""
+        normed = self.attention_norm(x)
+        heard = self.attention(normed, weight, None if index is None else _take(normed, index))
+        x = heard + (x if index is None else _take(x, index))
+        spans = [
+            self.refine(span) for span in x.flatten(0, 1).split(_UNITS_AT_A_TIME // self.feedforward[0].out_features)
+        ]
+        return torch.cat(spans).view_as(x)
+
+    def refine(self, x: Tensor) -> Tensor:
+        """The feed-forward half, (…, w) -> (…, w); its wide hidden layer is computed again for the gradients."""
+        if torch.is_grad_enabled():
+            return x + checkpoint(lambda y: self.feedforward(self.feedforward_norm(y)), x, use_reentrant=False)
         return x + self.feedforward(self.feedforward_norm(x))
+
+    def stream(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """A span of tokens at a time, without gradients: nothing but the residual stream is kept."""
+        attention, normed = self.attention, lambda *at: self.attention_norm(x[at])
+        source = x if index is None else _take(x, index)
+        result = torch.empty_like(source)
+        parts = favor.contexts(
+            lambda *at: attention.keys_values(normed(*at)), x, attention.projection, weight, attention.stabilizer
+        )
+        for cells, spans, context in parts:
+            for span in favor.steps(source.shape[1], spans[0].stop):
+                part = source[cells, span]
+                heads, _ = context.read(attention.queries(self.attention_norm(part)))
+                result[cells, span] = self.refine(part + attention.mix(heads))
+        return result
 
 
 class PoolHead(nn.Module):
@@ -117,9 +175,13 @@ class PoolHead(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(config.n_hidden, config.n_classes)
 
-    def forward(self, encodings: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(b, n, w) -> (b, classes)."""
-        return self.classify(self.dropout(self.norm(mean_tokens(encodings, keep))))
+    def summarize(self, encodings: Tensor, weight: Tensor | None = None) -> Tensor:
+        """One vector per cell, whatever its number of tokens: (b, n, w) -> (b, w)."""
+        return mean_tokens(encodings, weight)
+
+    def forward(self, summary: Tensor) -> Tensor:
+        """(b, w) -> (b, classes)."""
+        return self.classify(self.dropout(self.norm(summary)))
 
 
 class ScBERTHead(nn.Module):
@@ -129,7 +191,7 @@ class ScBERTHead(nn.Module):
         super().__init__()
         if config.tokens != "all":
             raise ValueError(
-                'head="scbert" reads every gene and needs tokens="all"; with tokens="expressed" use head="pool".'
+                f'head="scbert" reads every gene and needs tokens="all"; with tokens="{config.tokens}" use head="pool".'
             )
         self.collapse = nn.Linear(config.n_hidden, 1)
         self.layers = nn.Sequential(
@@ -142,13 +204,17 @@ class ScBERTHead(nn.Module):
             nn.Linear(128, config.n_classes),
         )
 
-    def forward(self, encodings: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(b, n, w) -> (b, classes)."""
-        return self.layers(torch.relu(self.collapse(encodings).squeeze(-1)))
+    def summarize(self, encodings: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(b, n, w) -> (b, n)."""
+        return torch.relu(self.collapse(encodings).squeeze(-1))
+
+    def forward(self, summary: Tensor) -> Tensor:
+        """(b, n) -> (b, classes)."""
+        return self.layers(summary)
 
 
 class Performer(nn.Module):
-    """The network. Inputs are always a triple (tokens, genes, keep), see `encode`."""
+    """The network. Inputs are always a triple (tokens, genes, weight), see `encode`."""
 
     def __init__(self, config: Config, gene_vectors: Tensor | None = None) -> None:
         """Build the network with random weights; `gene_vectors` (genes, any width) start the gene embedding."""
@@ -174,7 +240,9 @@ class Performer(nn.Module):
             x = x + (table[: tokens.shape[1]] if genes is None else self.gene_embedding(genes))
         return x
 
-    def encode(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def encode(
+        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None, at: Tensor | None = None
+    ) -> Tensor:
         """Refine the tokens of each cell.
 
         Parameters
@@ -183,51 +251,123 @@ class Performer(nn.Module):
             Bins, int64 (b, n).
         genes
             Which gene each token is, int64 (b, n); None when position j is gene j.
-        keep
-            False where a token is padding, bool (b, n); None when there is none.
+        weight
+            How many genes a token stands for, float32 (b, n): 0 is padding; None when every token is one gene.
+        at
+            Tokens whose encodings are wanted, bool (b, n); None is all. The last block then works for these alone.
 
         Returns
         -------
-        Encodings after the last LayerNorm, (b, n, w).
+        Encodings after the last LayerNorm, (b, n, w), or with `at` (number wanted, w), cell by cell.
         """
+        if self._collapses:
+            encodings = self._encode_levels(tokens, weight)
+            return encodings if at is None else encodings[at]
+        index, wanted = (None, None) if at is None else _index(at)
         x = self.embed(tokens, genes)
-        for block in self.blocks:
-            x = block(x, keep)
-        return self.norm(x)
+        for i, block in enumerate(self.blocks, 1):
+            x = block(x, weight, index if i == len(self.blocks) else None)
+        return self.norm(x if wanted is None else x[wanted])
 
-    def forward(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Class logits (b, classes), or logits of the bins (b, n, n_bins + 2) in a network without classes."""
-        return self.read(self.encode(tokens, genes, keep), keep)
+        return self.read(self.encode(tokens, genes, weight), weight)
 
-    def read(self, encodings: Tensor, keep: Tensor | None = None) -> Tensor:
+    def read(self, encodings: Tensor, weight: Tensor | None = None) -> Tensor:
         """Read the logits off the encodings (b, n, w): of the classes, or of the bins in a network without classes."""
-        return self.to_bins(encodings) if self.head is None else self.head(encodings, keep)
+        return self.to_bins(encodings) if self.head is None else self.head(self.head.summarize(encodings, weight))
 
-    def gene_attention(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """Attention each token receives in each layer and head: (layers, b, h, n); sums to 1 over tokens."""
+    def summarize(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """One vector per cell for the head of the classes, or its mean token in a network without classes: (b, …)."""
+        encodings = self.encode(tokens, genes, weight)
+        return mean_tokens(encodings, weight) if self.head is None else self.head.summarize(encodings, weight)
+
+    def classify(self, cells: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Class logits of a batch that comes in several tensors, because its cells differ in length: (b, classes)."""
+        head = cast("PoolHead | ScBERTHead", self.head)
+        return head(torch.cat([self.summarize(**part) for part in cells]))
+
+    def gene_attention(
+        self,
+        tokens: Tensor,
+        genes: Tensor | None = None,
+        weight: Tensor | None = None,
+        *,
+        share: Tensor | None = None,
+        original: bool = False,
+    ) -> Tensor:
+        """Attention one gene behind each token receives, in each layer and head: float32 (layers, b, h, n).
+
+        Averaged over the tokens that attend, each counted by `share` (b, n), None for all alike; times `weight` a row sums to 1.
+        With `original` the attention is evaluated a second time behind the residual connection, as scBERT returns it.
+        """
+        share = favor.mean_share(tokens, weight) if share is None else share
         x, received = self.embed(tokens, genes), []
-        for block in cast("list[Block]", self.blocks):
-            received.append(block.attention.received(block.attention_norm(x), keep))
-            x = block(x, keep)
+        with torch.autocast(x.device.type, enabled=False):
+            for block in cast("list[Block]", self.blocks):
+                seen = x + block.attention(block.attention_norm(x), weight) if original else x
+                received.append(block.attention.received(block.attention_norm(seen), share, weight))
+                x = block(x, weight)
         return torch.stack(received)
 
-    def attention_floor(self, tokens: Tensor, genes: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+    def attention_floor(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Share of each layer's key features that is the constant floor: (layers, b)."""
         x, floors = self.embed(tokens, genes), []
         for block in cast("list[Block]", self.blocks):
-            attention = block.attention
-            _, k, _ = attention.split(block.attention_norm(x))
-            floors.append(favor.attention_floor(k, attention.projection, keep, attention.stabilizer))
-            x = block(x, keep)
+            attention, normed = block.attention, block.attention_norm(x)
+            floors.append(
+                favor.attention_floor(attention.keys(normed), attention.projection, weight, attention.stabilizer)
+            )
+            x = block(x, weight)
         return torch.stack(floors)
 
+    def set_recompute(self, recompute: bool) -> None:
+        """Whether training keeps only what enters each block: a third more time for a half of the memory."""
+        for block in cast("list[Block]", self.blocks):
+            block.recompute = recompute
 
-def mean_tokens(encodings: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Mean over the tokens that are not padding: (b, n, w) -> (b, w)."""
-    if keep is None:
+    def redraw_features(self, generator: torch.Generator) -> None:
+        """Draw the random features of all layers anew; only while pretraining, the weights learn to do with any."""
+        for block in cast("list[Block]", self.blocks):
+            features = favor.orthogonal_features(self.config.features, self.config.dim_head, generator)
+            block.attention.projection.copy_(features)
+
+    @property
+    def _collapses(self) -> bool:
+        """Without gene vectors, tokens of one level are one and the same, unless dropout tells them apart."""
+        return self.gene_embedding is None and not (self.training and self.config.dropout > 0)
+
+    def _encode_levels(self, tokens: Tensor, weight: Tensor | None) -> Tensor:
+        """Encode each level once, weighted by how many genes of the cell have it: exact."""
+        level = nn.functional.one_hot(tokens, self.config.n_bins + 2).float()  # (b, n, levels)
+        counts = level.sum(1) if weight is None else (weight.unsqueeze(1) @ level).squeeze(1)
+        x = self.token_embedding.weight.expand(len(tokens), -1, -1)
+        for block in self.blocks:
+            x = block(x, counts)
+        return self.norm(x).gather(1, tokens.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def mean_tokens(encodings: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over the genes the tokens stand for: (b, n, w) -> (b, w)."""
+    if weight is None:
         return encodings.mean(1)
-    weight = keep.to(encodings.dtype).unsqueeze(-1)
+    weight = weight.to(encodings.dtype).unsqueeze(-1)
     return (encodings * weight).sum(1) / weight.sum(1)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens `index` (b, m) of x (b, n, w): (b, m, w)."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _index(at: Tensor) -> tuple[Tensor, Tensor]:
+    """Where `at` (b, n) is True: places (b, m), filled up to the cell that has most, and which of them are meant."""
+    place = at.nonzero()[:, 1]
+    counts = at.sum(1)
+    wanted = torch.arange(int(counts.max()), device=at.device) < counts.unsqueeze(1)  # (b, m)
+    index = torch.zeros_like(wanted, dtype=torch.long)
+    index[wanted] = place
+    return index, wanted
 
 
 def _gene_embedding(config: Config, vectors: Tensor | None) -> nn.Embedding | None:
