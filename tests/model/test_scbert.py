@@ -507,7 +507,7 @@ def test_attention_of_chosen_genes(model, new_cells):
     found = model.attention_to(chosen, pd.Series(["x"] * 5), some, batch_size=2)
     np.testing.assert_allclose(found["x"], expected, rtol=0, atol=1e-5)
     assert np.abs(found["x"] - model.get_gene_attention(pd.Series(["x"] * 5), some)["x"]).max() > 1e-4
-    with pytest.raises(KeyError, match="'G99' is not among its 60, e.g. 'G0', 'G1', 'G2'"):
+    with pytest.raises(KeyError, match="'G99' is not among its 60"):
         model.attention_to(["G1", "G99"], pd.Series(["x"] * 5), some)
     with pytest.raises(KeyError, match="none is not among"):
         model.attention_to([], pd.Series(["x"] * 5), some)

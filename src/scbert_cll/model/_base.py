@@ -8,21 +8,29 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import lightning.pytorch as L
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _io, _scvi
-from scbert_cll.model._data import TokenSplits, random_split
+from scbert_cll.model._data import TokenRows, TokenSplits, random_split
 from scbert_cll.model._inference import Inference
-from scbert_cll.model._plans import KeepBest
+from scbert_cll.model._plans import KeepBest, Plan
+from scbert_cll.model._resources import (
+    announcement,
+    enough_memory,
+    fitting_batch_size,
+    forecast,
+    training_device,
+)
 from scbert_cll.nn import Config, Performer
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -51,10 +59,11 @@ def as_seed(rng: int | np.random.Generator | None) -> int:
     return int(rng) if isinstance(rng, (int, np.integer)) else int(np.random.default_rng(rng).integers(2**31))
 
 
-def check_numbers(max_epochs: int, batch_size: int, **shares: float) -> None:
+def check_numbers(max_epochs: int, batch_size: int | Literal["auto"], **shares: float) -> None:
     """Numbers that training can use; BatchNorm needs two cells at a time."""
     _checks.number_in(max_epochs, "max_epochs", 1, np.inf, whole=True)
-    _checks.number_in(batch_size, "batch_size", 2, np.inf, whole=True)
+    if batch_size != "auto":
+        _checks.number_in(batch_size, "batch_size", 2, np.inf, whole=True)
     for name, value in shares.items():
         _checks.share(value, name)
 
@@ -135,36 +144,66 @@ class TokenModel(Inference):
 
     def _fit(
         self,
-        plan: L.LightningModule,
-        splits: TokenSplits,
+        plan: Plan,
+        data: TokenRows,
+        parts: dict[str, np.ndarray],
         *,
+        max_epochs: int,
+        batch_size: int | Literal["auto"],
+        recompute: bool,
         early_stopping: bool,
         seed: int,
         callbacks: Sequence[L.Callback] = (),
         **trainer: Any,
     ) -> None:
         """Run Lightning through scvi-tools' runner; the best epoch's weights are kept where there are validation cells."""
+        self.module.set_recompute(recompute)
+        batch_size = self._prepare(plan, data, parts[_keys.TRAIN], batch_size, max_epochs, trainer)
+        splits = TokenSplits(data, parts, batch_size=batch_size, seed=seed)
         best = [KeepBest()] if splits.n_val else []
         runner = _scvi.TrainRunner(
             self,
             training_plan=plan,
             data_splitter=splits,
+            max_epochs=max_epochs,
             early_stopping=early_stopping and splits.n_val > 0,
             early_stopping_monitor="validation_loss",
             callbacks=[*callbacks, *best],
             **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1, "limit_val_batches": min(1.0, splits.n_val)}
+            | {"use_distributed_sampler": False}  # RowBatches shares the cells out itself
             | trainer,
         )
         self.module.train()  # Lightning leaves the mode as it finds it
         with seeded(seed), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec")  # Lightning on PyTorch's own changes
             try:
-                with interruptible():
+                with interruptible(), enough_memory(self.config, batch_size, training=True):
                     runner()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, MemoryError):
                 self.module.eval()
                 self.is_trained_ = bool(best) and best[0].weights is not None
                 raise
+
+    def _prepare(
+        self,
+        plan: Plan,
+        data: TokenRows,
+        rows: np.ndarray,
+        batch_size: int | Literal["auto"],
+        max_epochs: int,
+        trainer: Mapping[str, Any],
+    ) -> int:
+        """Rehearse a step: find the batch that fits where that is wished, and announce a long training."""
+        device, precision = training_device(trainer), trainer.get("precision")
+        with enough_memory(self.config, None if batch_size == "auto" else batch_size, training=True):
+            if batch_size == "auto":
+                batch_size = fitting_batch_size(plan, data, rows, device, precision)
+                rank_zero_info(f"batch_size={batch_size} fits.")
+            found = forecast(plan, data, rows, device, precision, batch_size)
+        said = announcement(found, data, rows, batch_size=batch_size, max_epochs=max_epochs)
+        if said is not None:
+            rank_zero_info(said)
+        return batch_size
 
     # ---- folders
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel, as_seed, check_numbers
-from scbert_cll.model._data import TokenSplits
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.nn.performer import mean_tokens
@@ -152,10 +151,11 @@ class ScBERTClassifier(TokenModel):
         split_key: str | None = None,
         weight_key: str | None = None,
         freeze: Freeze = "none",
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = 16,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         token_drop: float = 0.0,
+        recompute: bool = False,
         early_stopping: bool = True,
         early_stopping_patience: int = 10,
         rng: int | np.random.Generator | None = 0,
@@ -175,8 +175,8 @@ class ScBERTClassifier(TokenModel):
             ``"none"`` trains everything; ``"encoder"`` only the head; ``"scbert"`` the published recipe: the head, the last
             LayerNorm and the last block but one.
         token_drop
-            Largest share of a training cell's tokens left out at random, 0 to 1 (``tokens="expressed"`` only).
-        batch_size, lr, weight_decay, early_stopping, early_stopping_patience, rng, **trainer
+            Largest share of a training cell's tokens left out at random, 0 to 1 (not with ``tokens="all"``).
+        batch_size, lr, weight_decay, recompute, early_stopping, early_stopping_patience, rng, **trainer
             As in :meth:`ScBERT.train`.
 
         Raises
@@ -191,14 +191,15 @@ class ScBERTClassifier(TokenModel):
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
         weights = self._weights(weight_key, codes, parts)
         parts["train"] = parts["train"][weights[parts["train"]] > 0]
-        splits = TokenSplits(
-            self._rows(None, seed=seed, labels=codes, weights=weights), parts, batch_size=batch_size, seed=seed
-        )
+        data = self._rows(None, seed=seed, labels=codes, weights=weights)
         self._freeze(freeze)
         self._fit(
             ClassifyPlan(self.module, lr=lr, weight_decay=weight_decay, token_drop=token_drop, seed=seed),
-            splits,
+            data,
+            parts,
             max_epochs=max_epochs,
+            batch_size=batch_size,
+            recompute=recompute,
             early_stopping=early_stopping,
             early_stopping_patience=early_stopping_patience,
             seed=seed,
@@ -268,6 +269,7 @@ class ScBERTClassifier(TokenModel):
         _checks.choice(freeze, _FREEZE, "freeze")
         network = self.module
         network.requires_grad_(freeze == "none")
+        network.to_bins.requires_grad_(False)  # takes no part, which distributed training would complain about
         if network.head is not None:
             network.head.requires_grad_(True)
         if freeze == "scbert":

@@ -39,7 +39,7 @@ class TokenRows(Dataset[Batch]):
     def __init__(self, csr: sparse.csr_matrix, config: Config, *, seed: int = 0, **columns: np.ndarray) -> None:
         self.csr, self.config, self.seed = csr, config, seed
         self.columns = {name: torch.as_tensor(values) for name, values in columns.items()}
-        self._order: tuple[int | None, np.ndarray] = (None, self._genes_in_order(None))
+        self._order: dict[int | None, np.ndarray] = {}
 
     def __len__(self) -> int:
         return int(self.csr.shape[0])
@@ -55,7 +55,7 @@ class TokenRows(Dataset[Batch]):
 
     def lengths(self) -> np.ndarray:
         """Number of tokens of each cell that are not zero."""
-        return np.diff(self.csr.indptr)
+        return np.asarray(np.diff(self.csr.indptr))
 
     def n_tokens(self) -> np.ndarray:
         """Number of tokens that attend in each cell."""
@@ -64,12 +64,12 @@ class TokenRows(Dataset[Batch]):
         if self.config.tokens == "expressed":
             return self.lengths()
         background = np.minimum(self.config.n_background, self.config.n_genes - self.lengths())
-        return self.lengths() + background + self.config.end_token
+        return np.asarray(self.lengths() + background + self.config.end_token)
 
     def _cells(self, rows: np.ndarray, draw: int | None) -> Cells:
         if self.config.tokens == "all":
-            tokens = torch.from_numpy(self.csr[rows].toarray().astype(np.int64))
-            return {"tokens": torch.nn.functional.pad(tokens, (0, int(self.config.end_token)))}
+            whole = torch.from_numpy(self.csr[rows].toarray().astype(np.int64))
+            return {"tokens": torch.nn.functional.pad(whole, (0, int(self.config.end_token)))}
         place = np.arange(self.n_tokens()[rows].max())
         lengths = self.lengths()[rows]
         expressed = place < lengths[:, None]
@@ -81,15 +81,14 @@ class TokenRows(Dataset[Batch]):
             order = self._genes_in_order(draw)
             for i, n in enumerate(lengths):
                 _add_background(genes[i], weight[i], n, order, self.config)
-        cells = {"tokens": torch.from_numpy(tokens), "genes": torch.from_numpy(genes)}
+        cells: Cells = {"tokens": torch.from_numpy(tokens), "genes": torch.from_numpy(genes)}
         return cells if (weight == 1).all() else cells | {"weight": torch.from_numpy(weight)}
 
     def _genes_in_order(self, draw: int | None) -> np.ndarray:
-        if getattr(self, "_order", None) is not None and self._order[0] == draw:
-            return self._order[1]
-        seed = [0] if draw is None else [self.seed, draw]
-        self._order = (draw, np.random.default_rng(seed).permutation(self.config.n_genes))
-        return self._order[1]
+        if draw not in self._order:
+            seed = [0] if draw is None else [self.seed, draw]
+            self._order = {draw: np.random.default_rng(seed).permutation(self.config.n_genes)}
+        return self._order[draw]
 
 
 def _add_background(genes: np.ndarray, weight: np.ndarray, n: int, order: np.ndarray, config: Config) -> None:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from scbert_cll import _checks
 from scbert_cll.model import _scvi
 from scbert_cll.model._data import Cells, TokenRows, in_order_of_length
+from scbert_cll.model._resources import enough_memory
 from scbert_cll.nn import Config, Performer
 from scbert_cll.nn.performer import mean_tokens
 
@@ -66,7 +67,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         width = config.n_hidden if config.attention == "favor" else 3 * config.n_heads * config.dim_head
         at_a_time = _NUMBERS_PER_BATCH.get(device.type, _NUMBERS_PER_BATCH["cpu"])
         fits = at_a_time // (width * int(data.n_tokens().max()))
-        batches = in_order_of_length(data, batch_size or int(np.clip(fits, 1, 256)))
+        batch_size = batch_size or int(np.clip(fits, 1, 256))
+        batches = in_order_of_length(data, batch_size)
         self.module.eval()
         for batch in tqdm(batches, desc=what, unit="batch", disable=None):
             rows = batch["rows"].split([len(cells["tokens"]) for cells in batch["cells"]])
@@ -85,7 +87,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         data = self._rows(adata)
         found = [np.empty((len(data), w), np.float32) for w in width]
         for cells, rows in self._batches(data, batch_size, "cells"):
-            for place, result in zip(found, infer(**cells), strict=True):
+            with enough_memory(self.config, len(rows), training=False):
+                results = infer(**cells)
+            for place, result in zip(found, results, strict=True):
                 place[rows] = result.float().cpu().numpy()
         return found
 
@@ -257,7 +261,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Row, genes (n,) and the attention they receive, (n,) or with what is kept (layers, heads, n), of every cell."""
         averaged = [axis for name, axis in (("head", 2), ("layer", 1)) if name not in kept]
         for cells, rows in self._batches(self._rows(adata), batch_size, "attention"):
-            received = infer(**cells).transpose(0, 1)  # (b, layers, h, n)
+            with enough_memory(self.config, len(rows), training=False):
+                received = infer(**cells).transpose(0, 1)  # (b, layers, h, n)
             for axis in averaged:
                 received = received.mean(axis)
             everything = torch.ones(cells["tokens"].shape)

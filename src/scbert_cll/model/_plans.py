@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import lightning.pytorch as L
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor
 from scbert_cll.model._data import Batch, Cells
 from scbert_cll.nn import Performer, mask_tokens
 
+_APART: Final = 1_000_003  # between the seeds of two processes
 
-class _Plan(L.LightningModule):
+
+class Plan(L.LightningModule):
     """AdamW with a linear warm-up and a cosine decay to zero, stepped per optimiser step."""
 
     def __init__(self, module: Performer, *, lr: float, weight_decay: float, warmup: float = 0.1) -> None:
@@ -42,6 +44,10 @@ class _Plan(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of one training batch, for a rehearsal."""
+        raise NotImplementedError
+
     def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
         """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
         shared: dict[str, Any] = {
@@ -55,22 +61,44 @@ class _Plan(L.LightningModule):
         return loss
 
 
-class PretrainPlan(_Plan):
-    """Guess the bins of hidden genes: cross-entropy at the hidden genes only."""
+class PretrainPlan(Plan):
+    """Guess the bins of hidden genes: cross-entropy at the hidden genes only.
 
-    def __init__(self, module: Performer, *, mask_fraction: float = 0.15, seed: int = 0, **kwargs: Any) -> None:
+    With `redraw_every` the random features are drawn anew every so many steps.
+    """
+
+    def __init__(
+        self,
+        module: Performer,
+        *,
+        mask_fraction: float = 0.15,
+        redraw_every: int | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(module, **kwargs)
-        self.mask_fraction, self.seed = mask_fraction, seed
+        self.mask_fraction, self.redraw_every, self.seed = mask_fraction, redraw_every, seed
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Hide other genes in every step."""
-        return self._step(batch, "train", self.seed + 1 + self.trainer.fit_loop.total_batch_idx)
+        """Hide other genes in every step, and in every process."""
+        done = self.trainer.fit_loop.total_batch_idx
+        if self.redraw_every and done and done % self.redraw_every == 0:
+            self.module.redraw_features(torch.Generator().manual_seed(self.seed + done))
+        return self._step(batch, "train", self.seed + 1 + done + _APART * self.trainer.global_rank)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Hide the same genes in every epoch, so that losses can be compared."""
         return self._step(batch, "validation", batch_idx)
 
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of one batch."""
+        return self._guess(batch, self.seed)[1]
+
     def _step(self, batch: Batch, stage: str, seed: int) -> Tensor:
+        n, loss, metrics = self._guess(batch, seed)
+        return self.report(stage, n, loss, **metrics)
+
+    def _guess(self, batch: Batch, seed: int) -> tuple[int, Tensor, dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
         encodings, targets, majority = [], [], []
         for cells in batch["cells"]:
@@ -84,11 +112,11 @@ class PretrainPlan(_Plan):
         logits, target = self.module.to_bins(torch.cat(encodings)), torch.cat(targets)  # (hidden genes, bins)
         accuracy = (logits.argmax(-1) == target).float().mean()
         commonest = (torch.cat(majority) == target).float().mean()
-        loss = F.cross_entropy(logits, target)
-        return self.report(stage, len(target), loss, masked_accuracy=accuracy, majority_accuracy=commonest)
+        loss = F.cross_entropy(logits.float(), target)
+        return len(target), loss, {"masked_accuracy": accuracy, "majority_accuracy": commonest}
 
 
-class ClassifyPlan(_Plan):
+class ClassifyPlan(Plan):
     """Weighted cross-entropy on the labelled cells; macro-F1 over whole epochs.
 
     `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's tokens: augmentation that
@@ -103,7 +131,9 @@ class ClassifyPlan(_Plan):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step, with tokens left out."""
         if self.token_drop:
-            generator = torch.Generator().manual_seed(self.seed + 1 + self.trainer.fit_loop.total_batch_idx)
+            generator = torch.Generator().manual_seed(
+                self.seed + 1 + self.trainer.fit_loop.total_batch_idx + _APART * self.trainer.global_rank
+            )
             batch = batch | {"cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]}
         return self._step(batch, "train")
 
@@ -111,8 +141,13 @@ class ClassifyPlan(_Plan):
         """The whole cell."""
         return self._step(batch, "validation")
 
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of one batch, whatever its labels."""
+        logits = self.module.classify(batch["cells"]).float()
+        return F.cross_entropy(logits, batch["labels"].clamp(min=0))
+
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits = self.module.classify(batch["cells"])
+        logits = self.module.classify(batch["cells"]).float()
         labels, weights = batch["labels"], batch["weights"]
         losses = F.cross_entropy(logits, labels, reduction="none") * weights
         # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -11,7 +11,6 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel, as_seed, check_numbers
-from scbert_cll.model._data import TokenSplits
 from scbert_cll.model._plans import PretrainPlan
 
 
@@ -89,10 +88,12 @@ class ScBERT(TokenModel):
         max_epochs: int = 20,
         *,
         split_key: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | Literal["auto"] = 32,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         mask_fraction: float = 0.15,
+        feature_redraw_interval: int | None = None,
+        recompute: bool = False,
         early_stopping: bool = True,
         early_stopping_patience: int = 10,
         rng: int | np.random.Generator | None = 0,
@@ -108,11 +109,16 @@ class ScBERT(TokenModel):
             `obs` column of :func:`~scbert_cll.pp.split_donors`; test cells are then never seen. None: a random tenth of the
             cells validates.
         batch_size
-            Cells per step.
+            Cells per step, of all devices together. ``"auto"``: as many as fit, a power of two up to 256.
         lr, weight_decay
             Of AdamW, with 10 % warm-up and cosine decay.
         mask_fraction
             Share of a cell's expressed genes that is hidden.
+        feature_redraw_interval
+            Draw the random features of the attention anew after so many steps (1000 in performer-pytorch); None keeps them.
+        recompute
+            Keep only what enters each block and compute the rest again for the gradients: less than half of the memory for
+            about a quarter more time.
         early_stopping, early_stopping_patience
             Stop after so many epochs without a lower validation loss.
         rng
@@ -127,14 +133,25 @@ class ScBERT(TokenModel):
         what guessing each cell's commonest bin gets.
         """
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
+        if feature_redraw_interval is not None:
+            _checks.number_in(feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True)
         seed = as_seed(rng)
         data = self._rows(None, seed=seed)
-        splits = TokenSplits(data, self._parts(split_key, seed), batch_size=batch_size, seed=seed)
-        plan = PretrainPlan(self.module, lr=lr, weight_decay=weight_decay, mask_fraction=mask_fraction, seed=seed)
+        plan = PretrainPlan(
+            self.module,
+            lr=lr,
+            weight_decay=weight_decay,
+            mask_fraction=mask_fraction,
+            redraw_every=feature_redraw_interval,
+            seed=seed,
+        )
         self._fit(
             plan,
-            splits,
+            data,
+            self._parts(split_key, seed),
             max_epochs=max_epochs,
+            batch_size=batch_size,
+            recompute=recompute,
             early_stopping=early_stopping,
             early_stopping_patience=early_stopping_patience,
             seed=seed,

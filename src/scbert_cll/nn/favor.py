@@ -90,7 +90,7 @@ def attention(
 
 def heads(x: Tensor, matrix: Tensor, dim_head: int) -> Tensor:
     """Queries, keys or values (b, n, h, d) of tokens x (b, n, w) by a matrix (h d, w)."""
-    return F.linear(x, matrix).unflatten(-1, (-1, dim_head))
+    return F.linear(x, matrix).view(*x.shape[:-1], -1, dim_head)
 
 
 def received_attention(
@@ -188,6 +188,7 @@ class Context:
         self.features, self.n_features = _features(projection), len(projection)
         self.stabilizer = stabilizer
         self.empty = True
+        self.collected: Tensor | float = 0.0  # (b, h, r, 1), see `collect`
 
     @_float32
     def add(self, k: Tensor, v: Tensor | None, weight: Tensor | None = None) -> Self:
@@ -227,19 +228,20 @@ class Context:
 
     @_float32
     def collect(self, q: Tensor, share: Tensor) -> None:
-        """Queries of some more tokens, for `received`: u += sum_i share_i phi(q_i) / normaliser_i."""
+        """Queries of some more tokens, for `received`: sum_i share_i phi(q_i) / normaliser_i."""
         features, scale = self._queries(q)
         normalizer = (features @ self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
         counts = share[:, None, :, None] / normalizer  # (b, h, m, 1)
         u = features.transpose(-1, -2) @ (scale * counts) + EPSILON * counts.sum(2, keepdim=True)
         u[:, :, self.n_features :] = 0
-        self.u = self.u + u if hasattr(self, "u") else u
+        self.collected = self.collected + u
 
     @_float32
     def received(self, k: Tensor, weight: Tensor | None = None) -> Tensor:
         """Attention that each of the keys (b, n, h, d) gets from the queries that were collected: (b, h, n)."""
         features, scale, _ = self._keys(k, weight, self.largest)
-        received = (features @ self.u).mul_(scale).add_(EPSILON * self.u.sum(2, keepdim=True)).squeeze(-1)
+        u = torch.as_tensor(self.collected)
+        received = (features @ u).mul_(scale).add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
         return received if weight is None else received * (weight > 0)[:, None, :]
 
     def _queries(self, q: Tensor) -> tuple[Tensor, Tensor]:

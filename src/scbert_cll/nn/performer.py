@@ -120,6 +120,7 @@ class Block(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         width, inner = config.n_hidden, config.n_feedforward * config.n_hidden
+        self.inner = inner
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(config)
         self.feedforward = nn.Sequential(
@@ -139,25 +140,28 @@ class Block(nn.Module):
         normed = self.attention_norm(x)
         heard = self.attention(normed, weight, None if index is None else _take(normed, index))
         x = heard + (x if index is None else _take(x, index))
-        spans = [
-            self.refine(span) for span in x.flatten(0, 1).split(_UNITS_AT_A_TIME // self.feedforward[0].out_features)
-        ]
-        return torch.cat(spans).view_as(x)
+        tokens = x.flatten(0, 1)
+        spans = favor.steps(len(tokens), max(1, _UNITS_AT_A_TIME // self.inner))
+        return torch.cat([self.refine(tokens[span]) for span in spans]).view_as(x)
 
     def refine(self, x: Tensor) -> Tensor:
         """The feed-forward half, (…, w) -> (…, w); its wide hidden layer is computed again for the gradients."""
-        if torch.is_grad_enabled():
-            return x + checkpoint(lambda y: self.feedforward(self.feedforward_norm(y)), x, use_reentrant=False)
-        return x + self.feedforward(self.feedforward_norm(x))
+
+        def wide(x: Tensor) -> Tensor:
+            return self.feedforward(self.feedforward_norm(x))
+
+        return x + (checkpoint(wide, x, use_reentrant=False) if torch.is_grad_enabled() else wide(x))
 
     def stream(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """A span of tokens at a time, without gradients: nothing but the residual stream is kept."""
-        attention, normed = self.attention, lambda *at: self.attention_norm(x[at])
+        attention = self.attention
         source = x if index is None else _take(x, index)
         result = torch.empty_like(source)
-        parts = favor.contexts(
-            lambda *at: attention.keys_values(normed(*at)), x, attention.projection, weight, attention.stabilizer
-        )
+
+        def keys_values(*at: slice) -> tuple[Tensor, Tensor]:
+            return attention.keys_values(self.attention_norm(x[at]))
+
+        parts = favor.contexts(keys_values, x, attention.projection, weight, attention.stabilizer)
         for cells, spans, context in parts:
             for span in favor.steps(source.shape[1], spans[0].stop):
                 part = source[cells, span]
@@ -232,6 +236,10 @@ class Performer(nn.Module):
         """Where the weights are."""
         return self.norm.weight.device
 
+    @property
+    def _head(self) -> PoolHead | ScBERTHead:
+        return cast("PoolHead | ScBERTHead", self.head)
+
     def embed(self, tokens: Tensor, genes: Tensor | None = None) -> Tensor:
         """What enters the first block: (b, n) -> (b, n, w)."""
         x = self.token_embedding(tokens)
@@ -275,17 +283,16 @@ class Performer(nn.Module):
 
     def read(self, encodings: Tensor, weight: Tensor | None = None) -> Tensor:
         """Read the logits off the encodings (b, n, w): of the classes, or of the bins in a network without classes."""
-        return self.to_bins(encodings) if self.head is None else self.head(self.head.summarize(encodings, weight))
+        return self.to_bins(encodings) if self.head is None else self._head(self._head.summarize(encodings, weight))
 
     def summarize(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """One vector per cell for the head of the classes, or its mean token in a network without classes: (b, …)."""
         encodings = self.encode(tokens, genes, weight)
-        return mean_tokens(encodings, weight) if self.head is None else self.head.summarize(encodings, weight)
+        return mean_tokens(encodings, weight) if self.head is None else self._head.summarize(encodings, weight)
 
     def classify(self, cells: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Class logits of a batch that comes in several tensors, because its cells differ in length: (b, classes)."""
-        head = cast("PoolHead | ScBERTHead", self.head)
-        return head(torch.cat([self.summarize(**part) for part in cells]))
+        return self._head(torch.cat([self.summarize(**part) for part in cells]))
 
     def gene_attention(
         self,

@@ -24,10 +24,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor | None = None) -> 
 def received_attention(q: Tensor, k: Tensor, share: Tensor, weight: Tensor | None = None) -> Tensor:
     """Attention one gene behind each key receives from the queries, each counted by `share` (b, n): (b, h, n)."""
     received = torch.zeros(k.shape[0], k.shape[2], k.shape[1], device=k.device)
-    for q_part, share_part in zip(
-        q.split(_QUERIES_AT_A_TIME, dim=1), share.split(_QUERIES_AT_A_TIME, dim=1), strict=True
-    ):
-        received += share_part[:, None, None, :].matmul(attention_matrix(q_part, k, weight)).squeeze(2)
+    for start in range(0, q.shape[1], _QUERIES_AT_A_TIME):
+        span = slice(start, start + _QUERIES_AT_A_TIME)
+        received += (share[:, None, None, span] @ attention_matrix(q[:, span], k, weight)).squeeze(2)
     return received if weight is None else received * (1 / weight).where(weight > 0, 0.0)[:, None, :]
 
 

@@ -1,0 +1,153 @@
+"""Checks of scBERT checkpoints: everything that does not fit, at once and by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scbert_cll._checks._words import listed, unique
+
+type Shape = tuple[int | str, ...]
+
+_HEADS = {False: "of pretraining, without classes", True: "fine-tuned to name classes"}
+_DOORS = {
+    False: "ScBERT.from_scbert_checkpoint(path, vocab=…), and ScBERTClassifier.from_pretrained(model, adata, labels_key=…) "
+    "to train a classifier from it",
+    True: "ScBERTClassifier.from_scbert_checkpoint(path, vocab=…, classes=…)",
+}
+
+
+def checkpoint_file(path: Path) -> None:
+    """A file that is there."""
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder, and a checkpoint of scBERT is one file. A model folder of this package is read with .load(folder)."
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+
+
+def new_file(path: Path, *, overwrite: bool) -> None:
+    """A place for a file, which only replaces another file that it is told to."""
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder; name a file.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or name another file.")
+
+
+def unreadable(path: Path, foreign: str | None, reason: str) -> str:
+    """Say why a file was not read: it holds more than weights, or something else altogether."""
+    if foreign is None:
+        return f"{path} is not a checkpoint, or it is damaged: {reason}. Expected a file that torch.save wrote."
+    return (
+        f"{path} holds {foreign}, no weights alone: to read it, code that it names would have to be run, so it was refused. "
+        'Where you trust it, save its weights alone: torch.save({"model_state_dict": model.state_dict()}, path).'
+    )
+
+
+def state_dict(content: Any, tensor: type, path: Path) -> dict[str, Any]:
+    """The tensors of a checkpoint by name."""
+    found = content.get("model_state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(
+            f"{path} holds a {type(found).__name__}; a checkpoint of scBERT holds a dict with tensors by name, as 'model_state_dict'."
+        )
+    other = [name for name, value in found.items() if not isinstance(value, tensor)]
+    if other:
+        raise ValueError(
+            f"{path} is no checkpoint of scBERT: expected a tensor for every name, found something else for {listed(other)}."
+        )
+    return {str(name): value for name, value in found.items()}
+
+
+def checkpoint_kind(path: Path, *, finetuned: bool, expected: bool) -> None:
+    """A pretrained network where one is expected, a fine-tuned one where that is."""
+    if finetuned != expected:
+        raise ValueError(
+            f"{path} is {_HEADS[finetuned]}; expected a checkpoint {_HEADS[expected]}. Read it with {_DOORS[finetuned]}."
+        )
+
+
+def layout_problems(
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], dispensable: Collection[str] = ()
+) -> list[str]:
+    """Say what is missing, too many, or of another shape."""
+    if not set(expected) & set(found):
+        return [f"none of its tensors is scBERT's: expected {listed(expected, 3)} …, found {listed(found, 3)}"]
+    missing = [name for name in expected if name not in found and name not in dispensable]
+    unexpected = [name for name in found if name not in expected]
+    other = [
+        f"{name}: expected {_shape(shape)}, found {_shape(found[name])}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    named = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+    return [f"{len(names)} tensors {what}: {listed(names, 8)}" for what, names in named.items() if names]
+
+
+def vocabulary_problems(n_genes: int, n_positions: int | None, *, replaceable: bool) -> list[str]:
+    """Say whether the vocabulary names every position of a gene (None: any number will do)."""
+    if n_positions is None or n_genes == n_positions - 1:
+        return []
+    remedy = "; or give gene2vec= for other genes" if replaceable else ""
+    return [
+        f"vocab has {n_genes} genes, and the checkpoint positions for {n_positions - 1} (and the end token): "
+        f"name all of them, in the order they were trained in{remedy}"
+    ]
+
+
+def class_problems(classes: Sequence[str], n_classes: int | None) -> list[str]:
+    """Say whether there is one name for every class."""
+    unique(pd.Index(classes), "classes", "give every class its own name")
+    if n_classes is None or len(classes) == n_classes:
+        return []
+    return [
+        f"classes names {len(classes)} ({listed(classes)}), and the checkpoint has {n_classes}: "
+        "name all of them, in the order they were trained in"
+    ]
+
+
+def gene_vector_problems(vectors: pd.DataFrame, genes: pd.Index, width: int | None) -> list[str]:
+    """Say which genes have no vector, and whether the vectors are as wide as the network."""
+    if not isinstance(vectors, pd.DataFrame):
+        raise TypeError(
+            f"gene2vec must be a DataFrame genes x dimensions, indexed by gene name; found {type(vectors).__name__}."
+        )
+    unique(vectors.index, "the gene names of gene2vec", "keep one row per gene")
+    problems, missing = [], genes[~genes.isin(vectors.index)]
+    if len(missing):
+        problems.append(
+            f"{len(missing)} of the {len(genes)} genes of vocab have no vector in gene2vec: {listed(missing)}"
+        )
+    if width is not None and vectors.shape[1] != width:
+        problems.append(f"gene2vec has {vectors.shape[1]} dimensions, and the checkpoint's network is {width} wide")
+    values = vectors.loc[genes[genes.isin(vectors.index)]].apply(pd.to_numeric, errors="coerce")
+    bad = values.index[~np.isfinite(values.to_numpy(float)).all(axis=1)]
+    if len(bad):
+        problems.append(f"gene2vec has values that are no finite numbers for {len(bad)} genes: {listed(bad)}")
+    return problems
+
+
+def no_problems(what: str, problems: Iterable[str]) -> None:
+    """Nothing was found wrong; else everything is said, a line each."""
+    if problems := list(problems):
+        raise ValueError(f"{what}:\n" + "\n".join(f"- {problem}." for problem in problems))
+
+
+def fits_scbert(network: Mapping[str, Any], published: Mapping[str, Any]) -> None:
+    """Choices of a network that scBERT's layout has a place for."""
+    unfit = [f"{name}={network[name]!r}" for name, value in published.items() if network[name] != value]
+    if unfit:
+        raise ValueError(
+            f"A checkpoint of scBERT cannot hold this network: {listed(unfit)}. Train one with "
+            f'{", ".join(f"{name}={value!r}" for name, value in published.items())}, as preset="scbert" does; '
+            "or keep this one with .save(folder)."
+        )
+
+
+def _shape(shape: Shape) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
