@@ -39,10 +39,10 @@ def new_file(path: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or name another file.")
 
 
-def unreadable(path: Path, foreign: str | None, reason: str) -> str:
+def unreadable(path: Path, foreign: str | None) -> str:
     """Say why a file was not read: it holds more than weights, or something else altogether."""
     if foreign is None:
-        return f"{path} is not a checkpoint, or it is damaged: {reason}. Expected a file that torch.save wrote."
+        return f"{path} is not a checkpoint, or it is damaged; expected a file that torch.save wrote."
     return (
         f"{path} holds {foreign}, no weights alone: to read it, code that it names would have to be run, so it was refused. "
         'Where you trust it, save its weights alone: torch.save({"model_state_dict": model.state_dict()}, path).'
@@ -94,10 +94,8 @@ def vocabulary_problems(n_genes: int, n_positions: int | None, *, replaceable: b
     if n_positions is None or n_genes == n_positions - 1:
         return []
     remedy = "; or give gene2vec= for other genes" if replaceable else ""
-    return [
-        f"vocab has {n_genes} genes, and the checkpoint positions for {n_positions - 1} (and the end token): "
-        f"name all of them, in the order they were trained in{remedy}"
-    ]
+    problem = f"vocab has {n_genes} genes, and the checkpoint positions for {n_positions - 1} (and the end token)"
+    return [f"{problem}: name all of them, in the order they were trained in{remedy}"]
 
 
 def class_problems(classes: Sequence[str], n_classes: int | None) -> list[str]:
@@ -105,10 +103,8 @@ def class_problems(classes: Sequence[str], n_classes: int | None) -> list[str]:
     unique(pd.Index(classes), "classes", "give every class its own name")
     if n_classes is None or len(classes) == n_classes:
         return []
-    return [
-        f"classes names {len(classes)} ({listed(classes)}), and the checkpoint has {n_classes}: "
-        "name all of them, in the order they were trained in"
-    ]
+    problem = f"classes names {len(classes)} ({listed(classes)}), and the checkpoint has {n_classes}"
+    return [f"{problem}: name all of them, in the order they were trained in"]
 
 
 def gene_vector_problems(vectors: pd.DataFrame, genes: pd.Index, width: int | None) -> list[str]:

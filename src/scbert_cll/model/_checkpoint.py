@@ -83,16 +83,18 @@ _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 # Share of the genes a simulated cell expresses, and how many cells tell whether attention is uniform (seconds each at full size).
 _EXPRESSED: Final = 0.09
 _N_CELLS: Final = 4
+_SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the genes"
 
 
 def layout(n_layers: int, *, gene_vectors: bool, classes: bool) -> list[Place]:
-    """scBERT's tensors in the order of its file."""
+    """List the tensors of scBERT in the order of its file."""
     places = [Place("token_emb.weight", "token_embedding.weight", ("tokens", "width"))]
     places += [_GENES] if gene_vectors else []
     places.append(Place(_COUNTER, "", (), torch.int64))
     for i in range(n_layers):
         places += [
-            Place(f"performer.net.layers.{i}.{theirs}", f"blocks.{i}.{ours}", shape) for theirs, ours, shape, _ in _BLOCK
+            Place(f"performer.net.layers.{i}.{theirs}", f"blocks.{i}.{ours}", shape)
+            for theirs, ours, shape, _ in _BLOCK
         ]
     return [*places, *_NORM, *(_CLASSES if classes else _BINS)]
 
@@ -130,8 +132,9 @@ class Checkpoint:
         self.finetuned = any(name.startswith(("to_out.conv", "to_out.fc")) for name in self.tensors)
         self.gene_vectors = _GENES.theirs in self.tensors
         layers = {found[1] for name in self.tensors if (found := re.match(r"performer\.net\.layers\.(\d+)\.", name))}
-        self.places = layout(len(layers) or 1, gene_vectors=self.gene_vectors, classes=self.finetuned)
-        self.n_layers, self.sizes = len(layers), self._sizes()
+        self.n_layers = len(layers) or 1
+        self.places = layout(self.n_layers, gene_vectors=self.gene_vectors, classes=self.finetuned)
+        self.sizes = self._sizes()
 
     def _sizes(self) -> dict[str, int]:
         """Size of every dimension, by majority: one odd tensor is then the one that is named."""
@@ -159,7 +162,7 @@ class Checkpoint:
                 f"token_emb.weight has {sizes['tokens']} rows, expected at least 3: not expressed, a bin and the mask"
             )
         for large, small in (("inner", "dim_head"), ("units", "width")):
-            if sizes[large] % sizes[small]:
+            if not sizes[large] * sizes[small] or sizes[large] % sizes[small]:
                 problems.append(f"{large} ({sizes[large]}) is no multiple of {small} ({sizes[small]})")
         bad = [name for name, tensor in self.tensors.items() if not bool(tensor.float().isfinite().all())]
         if bad:
@@ -190,8 +193,9 @@ class Checkpoint:
     def check(self, genes: pd.Index, gene2vec: pd.DataFrame | None, classes: list[str] | None) -> None:
         """The tensors make a network, and it fits the genes and classes; whatever does not is said at once."""
         _checks.checkpoint_kind(self.path, finetuned=self.finetuned, expected=classes is not None)
-        problems, free = self.problems(), not self.finetuned and (gene2vec is not None or not self.gene_vectors)
-        positions = None if free else self.sizes.get("positions")
+        problems = self.problems()
+        fixed = self.finetuned or (self.gene_vectors and gene2vec is None)
+        positions = self.sizes.get("positions") if fixed else None
         problems += _checks.vocabulary_problems(len(genes), positions, replaceable=not self.finetuned)
         if classes is not None:
             problems += _checks.class_problems(classes, self.sizes.get("classes"))
@@ -233,7 +237,7 @@ class CheckpointModel(TokenModel):
         Parameters
         ----------
         path
-            The file, by scBERT's custom ``.pth``; it appears whole or not at all.
+            The file, usually ``.pth``; it appears whole or not at all.
         overwrite
             Replace a file that is there.
 
@@ -322,12 +326,8 @@ class CheckpointModel(TokenModel):
         expressed = rng.choice(n_genes, max(1, round(_EXPRESSED * n_genes)), replace=False)
         tokens = np.zeros((1, n_genes), np.uint8)
         tokens[0, expressed] = rng.integers(1, self.config.n_bins + 1, len(expressed))
-        cell = AnnData(sparse.csr_matrix(tokens), var=pd.DataFrame(index=self.genes))
-        cell.layers[self.layer], cell.uns[self.layer] = cell.X.copy(), self.binning
-        return cell
-
-
-_SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the genes"
+        layers = {self.layer: sparse.csr_matrix(tokens)}
+        return AnnData(layers=layers, var=pd.DataFrame(index=self.genes), uns={self.layer: self.binning})
 
 
 def _binning(n_bins: int) -> dict[str, Any]:
@@ -344,10 +344,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings(action="ignore"):  # PyTorch's, on pickles it does not know, which are refused
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
-        raise ValueError(_checks.unreadable(path, _foreign(path, error), _last_sentence(error))) from error
+        raise ValueError(_checks.unreadable(path, _foreign(path, error))) from error
     return _checks.state_dict(content, Tensor, path)
 
 
@@ -357,3 +357,16 @@ def _foreign(path: Path, error: Exception) -> str | None:
         return named[1]
     with path.open("rb") as file:
         return "pickled Python objects" if file.read(1) == b"\x80" else None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write aside and rename, so that a crash leaves the old file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with aside.open("wb") as file:
+            torch.save(content, file)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal, Self
@@ -13,17 +14,19 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import TokenModel, as_seed, check_numbers
+from scbert_cll.model._base import as_seed, check_numbers
+from scbert_cll.model._checkpoint import CheckpointModel
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.nn.performer import mean_tokens
+from scbert_cll.vocab import Vocabulary
 
 Freeze = Literal["none", "encoder", "scbert"]
 _FREEZE: Final = ("none", "encoder", "scbert")
 _HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}  # everything else shapes pretrained weights
 
 
-class ScBERTClassifier(TokenModel):
+class ScBERTClassifier(CheckpointModel):
     """Classifier of cells: a Performer with a classification head, pretrained by :class:`ScBERT` or not.
 
     Parameters
@@ -143,6 +146,48 @@ class ScBERTClassifier(TokenModel):
         new.module.load_state_dict(state)
         new.module.to(model.module.device)
         return new
+
+    @classmethod
+    def from_scbert_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        vocab: Vocabulary,
+        classes: Sequence[str],
+        labels_key: str = _keys.CD49D,
+        gene2vec: pd.DataFrame | None = None,
+        adata: AnnData | None = None,
+        layer: str = _keys.BINNED,
+        accelerator: str = "auto",
+        **network: Any,
+    ) -> Self:
+        """Read a checkpoint that scBERT fine-tuned; it can predict at once, or be trained on.
+
+        Parameters
+        ----------
+        path, gene2vec, adata, layer, accelerator, **network
+            As in :meth:`ScBERT.from_scbert_checkpoint`.
+        vocab
+            As there; the published head reads every position, so `vocab` must name the checkpoint's genes with `gene2vec`, too.
+        classes
+            Names of the classes, in the order of the checkpoint's outputs.
+        labels_key
+            `obs` column of the labels, if it is trained on.
+
+        Raises
+        ------
+        FileNotFoundError, TypeError, ValueError
+            As in :meth:`ScBERT.from_scbert_checkpoint`; or `classes` do not fit the head.
+
+        Warns
+        -----
+        UserWarning
+            As in :meth:`ScBERT.from_scbert_checkpoint`.
+        """
+        labels = {"labels_key": labels_key, "classes": list(classes)}
+        return cls._from_checkpoint(
+            path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network, labels=labels
+        )
 
     def train(
         self,

@@ -1,4 +1,4 @@
-"""File formats: our model folder, and scBERT's checkpoint layout.
+"""The file format of a model: a folder.
 
 A model is a folder that a text editor can read: ``config.json`` (network, setup, binning, versions, checksum), ``vocab.txt``
 (one gene per line, in the network's order), ``labels.json`` (classifiers), ``history.csv``, ``edges.csv`` (bins learned per gene) and
@@ -12,19 +12,16 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
-
-from scbert_cll.nn import Config
 
 FORMAT: Final = "scbert_cll model"
 FORMAT_VERSION: Final = 1
@@ -126,80 +123,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value.item() if isinstance(value, np.generic) else value
-
-
-def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[str, Tensor]]:
-    """Read a checkpoint in the layout scBERT saves, as our `Config` and state dict.
-
-    Only tensors are read (``weights_only=True``): nothing in the file is executed. The number of genes comes from the
-    positions of the gene embedding, less the end token; without one it is not in the file, and `n_genes` is 0.
-    """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    theirs: dict[str, Tensor] = checkpoint.get("model_state_dict", checkpoint)
-    config = _scbert_config(theirs)
-    return config, {ours: take(theirs) for ours, take in _scbert_layout(config).items()}
-
-
-def _scbert_config(theirs: Mapping[str, Tensor]) -> Config:
-    """Read the network's dimensions off the shapes of its weights."""
-    n_tokens, width = theirs["token_emb.weight"].shape
-    features, dim_head = theirs["performer.net.layers.0.0.fn.fast_attention.projection_matrix"].shape
-    positions = theirs["pos_emb.emb.weight"].shape[0] if "pos_emb.emb.weight" in theirs else 1
-    finetuned = "to_out.fc3.weight" in theirs
-    if finetuned:
-        positions = theirs["to_out.fc1.weight"].shape[1]
-    return Config(
-        n_genes=positions - 1,
-        n_bins=n_tokens - 2,
-        n_hidden=width,
-        n_layers=1 + max(int(k.split(".")[3]) for k in theirs if k.startswith("performer.net.layers.")),
-        n_heads=theirs["performer.net.layers.0.0.fn.to_q.weight"].shape[0] // dim_head,
-        dim_head=dim_head,
-        n_features=features,
-        dropout=0.0,
-        gene_embedding="gene2vec" if "pos_emb.emb.weight" in theirs else "none",
-        train_gene_embedding=False,
-        tokens="all",
-        end_token=True,
-        head="scbert",
-        n_classes=theirs["to_out.fc3.weight"].shape[0] if finetuned else 0,
-    )
-
-
-def _scbert_layout(config: Config) -> dict[str, Callable[[Mapping[str, Tensor]], Tensor]]:
-    """For each of our weights, how to take it from theirs."""
-
-    def same(name: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        return lambda theirs: theirs[name].float()
-
-    layout = {"token_embedding.weight": same("token_emb.weight")}
-    pairs = {"norm": "norm"}
-    if config.gene_embedding == "gene2vec":
-        layout["gene_embedding.weight"] = same("pos_emb.emb.weight")
-    for i in range(config.n_layers):
-        attention, feedforward = f"performer.net.layers.{i}.0", f"performer.net.layers.{i}.1"
-        layout[f"blocks.{i}.attention.qkv.weight"] = _stacked([f"{attention}.fn.to_{x}.weight" for x in "qkv"])
-        layout[f"blocks.{i}.attention.projection"] = same(f"{attention}.fn.fast_attention.projection_matrix")
-        pairs |= {
-            f"blocks.{i}.attention_norm": f"{attention}.norm",
-            f"blocks.{i}.attention.out": f"{attention}.fn.to_out",
-            f"blocks.{i}.feedforward_norm": f"{feedforward}.norm",
-            f"blocks.{i}.feedforward.0": f"{feedforward}.fn.fn.w1",
-            f"blocks.{i}.feedforward.2": f"{feedforward}.fn.fn.w2",
-        }
-    if config.n_classes:
-        pairs |= {"head.layers.0": "to_out.fc1", "head.layers.3": "to_out.fc2", "head.layers.6": "to_out.fc3"}
-        layout["head.collapse.weight"] = lambda theirs: theirs["to_out.conv1.weight"].float().flatten(1).view(1, -1)
-        layout["head.collapse.bias"] = same("to_out.conv1.bias")
-    else:
-        pairs["to_bins"] = "to_out"
-    for ours, name in pairs.items():
-        layout |= {f"{ours}.{part}": same(f"{name}.{part}") for part in ("weight", "bias")}
-    return layout
-
-
-def _stacked(names: list[str]) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    return lambda theirs: torch.cat([theirs[name] for name in names]).float()
 
 
 def _may_replace(path: Path, *, overwrite: bool) -> None:

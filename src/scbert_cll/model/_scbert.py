@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import TokenModel, as_seed, check_numbers
+from scbert_cll.model._base import as_seed, check_numbers
+from scbert_cll.model._checkpoint import CheckpointModel
 from scbert_cll.model._plans import PretrainPlan
+from scbert_cll.vocab import Vocabulary
 
 
-class ScBERT(TokenModel):
+class ScBERT(CheckpointModel):
     """Masked-gene model: a Performer that learns to guess the expression bin of hidden genes from the rest of the cell.
 
     Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski et al. 2021,
@@ -82,6 +86,66 @@ class ScBERT(TokenModel):
         _checks.known_genes(exclude_genes, adata)
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
         _scvi.register(cls, adata, layer, setup_args)
+
+    @classmethod
+    def from_scbert_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        vocab: Vocabulary,
+        gene2vec: pd.DataFrame | None = None,
+        adata: AnnData | None = None,
+        layer: str = _keys.BINNED,
+        accelerator: str = "auto",
+        **network: Any,
+    ) -> Self:
+        """Read a pretrained checkpoint that scBERT saved.
+
+        The file knows positions, not genes; `vocab` names them, and from then on genes are found by name in any AnnData. Only
+        weights are read, nothing in the file is executed. Cells are binned as scBERT does, which is the default of
+        :func:`~scbert_cll.pp.bin_expression`.
+
+        Parameters
+        ----------
+        path
+            The file (``.pth``).
+        vocab
+            The genes in the checkpoint's order: a :class:`~scbert_cll.vocab.GeneVocab`, a file of them, or names.
+        gene2vec
+            Gene vectors, one row per gene name, as wide as the network; they take the place of the checkpoint's, and `vocab` may
+            then be any genes that have one. From a word2vec file: ``kv = gensim.models.KeyedVectors.load_word2vec_format(file)``,
+            ``pd.DataFrame(kv.vectors, index=kv.index_to_key)``.
+        adata
+            Cells to attach, binned.
+        layer
+            Layer of the tokens.
+        accelerator
+            As in :meth:`load`.
+        **network
+            Choices that do not change the weights: `dropout`, `train_gene_embedding`, `tokens`, `n_background`, `attention`,
+            `stabilizer`; by default scBERT's.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        TypeError
+            A choice that would not fit the weights.
+        ValueError
+            The file holds more than weights, or another network; tensors are missing, unknown or of another shape; or they do
+            not fit `vocab` or `gene2vec`. Everything that does not fit is said at once.
+
+        Warns
+        -----
+        UserWarning
+            The network's attention is nearly uniform, measured on a few cells of `adata`, or on a simulated one.
+
+        Examples
+        --------
+        >>> model = ScBERT.from_scbert_checkpoint("panglao_pretrain.pth", vocab="genes.txt")
+        >>> classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key="cd49d", head="pool")
+        """
+        return cls._from_checkpoint(path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network)
 
     def train(
         self,

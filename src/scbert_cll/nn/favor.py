@@ -31,6 +31,7 @@ Stabilizer = Literal["cell", "head", "batch"]
 Part = Callable[[slice, slice], Tensor]  # makes the part (cells, span, h, d) of a tensor (b, n, h, d)
 
 EPSILON: Final = 1e-4
+UNIFORM: Final = 0.9  # with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
 _SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1,), "head": (), "batch": (0, 1)}  # beyond tokens and features
 _LEAST: Final = torch.finfo(torch.float32).min
 # Features held at a time: what stays in the cache of a CPU core, or fills a GPU.

@@ -10,8 +10,7 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import ScBERT, ScBERTClassifier
-
-_UNIFORM = 0.9
+from scbert_cll.nn.favor import UNIFORM
 
 
 def gene_attention(
@@ -82,7 +81,7 @@ def gene_attention(
     attention = model.get_gene_attention(groups, adata, batch_size=batch_size)
     cells = model.get_cell_attention(adata, batch_size=batch_size) if per_cell else None
     floor = model.get_attention_floor(adata)
-    if floor.min() > _UNIFORM:
+    if floor.min() > UNIFORM:
         warnings.warn(
             f"Attention is nearly uniform: {floor.min():.0%} of its features are their constant floor. Differences between "
             'groups are then differences in detection. Train with network={"stabilizer": "head"} or a smaller learning rate.',
