@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scbert_cll.nn import favor, softmax
+from scbert_cll.nn import context, favor, softmax
 
 STABILIZERS = ["cell", "head", "batch"]
 WEIGHTS = ["none", "padding", "background"]
@@ -38,7 +38,7 @@ def split(x: torch.Tensor, qkv: torch.Tensor) -> list[torch.Tensor]:
 def _at_a_time(request, monkeypatch):
     """Few features at a time, so that small tensors are cut as large ones are."""
     if request.param is not None:
-        monkeypatch.setattr(favor, "_AT_A_TIME", dict.fromkeys(("cpu", "cuda"), request.param))
+        monkeypatch.setattr(context, "_AT_A_TIME", dict.fromkeys(("cpu", "cuda"), request.param))
 
 
 def naive_attention(x, qkv, projection, weight, stabilizer, asking):

@@ -12,6 +12,9 @@ subtracted in the exponent, would cancel too were it not for `EPSILON`; so its s
 
 A `weight` (b, n) says how many genes a key stands for: 0 is padding, None is 1 for all.
 
+In scBERT gradients flow through these maxima, and through those of the queries; performer-pytorch holds them constant. So do
+the scopes that stand for them.
+
 No tensor of tokens × features is kept. `Context` sees the tokens a span at a time and holds O(r d) per head; `attention` is
 built on it, and for gradients computes queries, keys, values and features again, span by span. `naive_attention_matrix` is
 the plain O(n²) twin of everything here.
@@ -19,49 +22,72 @@ the plain O(n²) twin of everything here.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, Self
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Stabilizer = Literal["cell", "head", "batch"]
+from scbert_cll.nn.context import (
+    EPSILON,
+    LEAST,
+    SCOPE,
+    Context,
+    Stabilizer,
+    at_a_time,
+    contexts,
+    cut,
+    float32,
+    largest_exponents,
+    orthogonal_features,
+    product,
+    steps,
+    with_ones,
+)
+
+__all__ = [
+    "EPSILON",
+    "UNIFORM",
+    "Context",
+    "Stabilizer",
+    "at_a_time",
+    "attention",
+    "attention_floor",
+    "contexts",
+    "heads",
+    "largest_exponents",
+    "mean_share",
+    "naive_attention_matrix",
+    "naive_features",
+    "orthogonal_features",
+    "received_attention",
+    "steps",
+]
+
 Part = Callable[[slice, slice], Tensor]  # makes the part (cells, span, h, d) of a tensor (b, n, h, d)
 
-EPSILON: Final = 1e-4
 UNIFORM: Final = 0.9  # with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
-_SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1,), "head": (), "batch": (0, 1)}  # beyond tokens and features
-_LEAST: Final = torch.finfo(torch.float32).min
-# Features held at a time: what stays in the cache of a CPU core, or fills a GPU.
-_AT_A_TIME: Final = {"cpu": 2**20, "cuda": 2**27}
-_PAD_TO: Final = 16  # matrix kernels like round numbers
-
-
-def orthogonal_features(n_features: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
-    """Rows of stacked random orthogonal matrices, each as long as a Gaussian vector: (r, d)."""
-    blocks = []
-    for start in range(0, n_features, dim):
-        q, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-        blocks.append(q.T[: n_features - start])
-    lengths = torch.randn(n_features, dim, generator=generator).norm(dim=1, keepdim=True)
-    return lengths * torch.cat(blocks)
+_FOLLOWS: Final = {"cell": True, "batch": True, "head": False}  # whether gradients flow through the maxima
 
 
 def naive_features(
-    x: Tensor, projection: Tensor, weight: Tensor | None = None, stabilizer: Stabilizer | None = None
+    x: Tensor,
+    projection: Tensor,
+    weight: Tensor | None = None,
+    stabilizer: Stabilizer = "cell",
+    *,
+    of_keys: bool = True,
 ) -> Tensor:
-    """Positive features (b, h, n, r) of x (b, n, h, d): of queries, or with a stabiliser of keys."""
+    """Positive features (b, h, n, r) of keys or queries x (b, n, h, d)."""
     x = x.transpose(1, 2).float() * x.shape[-1] ** -0.25
     exponent = x @ projection.float().T
-    seen = exponent.detach()
-    if stabilizer is None:
-        largest = seen.amax(-1, keepdim=True)
+    seen = exponent if _FOLLOWS[stabilizer] else exponent.detach()
+    if of_keys:
+        seen = seen if weight is None else seen.masked_fill(weight[:, None, :, None] == 0, LEAST)
+        largest = seen.amax((*SCOPE[stabilizer], 2, 3), keepdim=True)
     else:
-        if weight is not None:
-            seen = seen.masked_fill(weight[:, None, :, None] == 0, _LEAST)
-        largest = seen.amax((*_SCOPE[stabilizer], 2, 3), keepdim=True)
+        largest = seen.amax(-1, keepdim=True)
     return torch.exp(exponent - x.square().sum(-1, keepdim=True) / 2 - largest) + EPSILON
 
 
@@ -69,7 +95,8 @@ def naive_attention_matrix(
     q: Tensor, k: Tensor, projection: Tensor, weight: Tensor | None = None, stabilizer: Stabilizer = "cell"
 ) -> Tensor:
     """The whole attention matrix (b, h, m, n), O(n²); a row sums to 1."""
-    scores = naive_features(q, projection) @ naive_features(k, projection, weight, stabilizer).transpose(-1, -2)
+    phi_q = naive_features(q, projection, None, stabilizer, of_keys=False)
+    scores = phi_q @ naive_features(k, projection, weight, stabilizer).transpose(-1, -2)
     scores = scores if weight is None else scores * weight[:, None, None, :]
     return scores / scores.sum(-1, keepdim=True)
 
@@ -112,7 +139,7 @@ def received_attention(
     for cells, spans, context in contexts(lambda *at: (key(*at), None), share, projection, weight, stabilizer):
         for span in spans:
             context.collect(query(cells, span), share[cells, span])
-        parts = [context.received(key(cells, span), _cut(weight, cells, span)) for span in spans]
+        parts = [context.received(key(cells, span), cut(weight, cells, span)) for span in spans]
         found.append(torch.cat(parts, dim=-1))
     return torch.cat(found)
 
@@ -135,136 +162,12 @@ def attention_floor(
     return torch.cat(floors)
 
 
-def contexts(
-    keys_values: Callable[[slice, slice], tuple[Tensor, Tensor | None]],
-    like: Tensor,
-    projection: Tensor,
-    weight: Tensor | None = None,
-    stabilizer: Stabilizer = "cell",
-) -> Iterator[tuple[slice, list[slice], Context]]:
-    """Go through the tokens (b, n, …) with few features at a time: groups of cells, spans of tokens, and the cells' context.
-
-    `keys_values` makes the keys and values (cells, span, h, d) of a part when they are needed.
-    """
-    b, n = like.shape[:2]
-    n_heads = keys_values(slice(0, 1), slice(0, 1))[0].shape[2]
-    tokens = max(_PAD_TO, _AT_A_TIME.get(like.device.type, _AT_A_TIME["cuda"]) // (len(projection) * n_heads))
-    group = b if stabilizer == "batch" else max(1, tokens // n)
-    spans = list(steps(n, max(_PAD_TO, tokens // group // _PAD_TO * _PAD_TO)))
-    for cells in steps(b, group):
-        context = Context(projection, stabilizer)
-        for span in spans:
-            context.add(*keys_values(cells, span), _cut(weight, cells, span))
-        yield cells, spans, context.close()
-
-
-def steps(n: int, step: int) -> Iterator[slice]:
-    """Cut n things in slices of `step`."""
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _float32(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Switch autocast off: precision is decided here."""
-
-    @functools.wraps(method)
-    def run(self: Context, x: Tensor, *args: Any) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            return method(self, x, *args)
-
-    return run
-
-
-class Context:
-    """What the keys of some cells say together, gathered span by span: `total` = sum_j w_j phi(k_j) [v_j, 1]ᵀ.
-
-    While it gathers, `EPSILON` is left out and the stabiliser is the largest exponent so far: when a larger one comes, the
-    sum is rescaled. `close` rescales to the scope of the stabiliser and adds `EPSILON`, a rank-one term.
-    """
-
-    total: Tensor  # (b, h, r, d + 1), float32
-    values: Tensor  # (b, h, 1, d + 1): sum_j w_j [v_j, 1]
-    largest: Tensor  # (b, h, 1, 1)
-
-    def __init__(self, projection: Tensor, stabilizer: Stabilizer = "cell") -> None:
-        self.features, self.n_features = _features(projection), len(projection)
-        self.stabilizer = stabilizer
-        self.empty = True
-        self.collected: Tensor | float = 0.0  # (b, h, r, 1), see `collect`
-
-    @_float32
-    def add(self, k: Tensor, v: Tensor | None, weight: Tensor | None = None) -> Self:
-        """Keys and values (b, n, h, d) of some more tokens; without values only the normaliser is gathered."""
-        exponent, scale, largest = self._keys(k, weight)
-        if not self.empty:
-            largest = torch.maximum(largest, self.largest)
-        scale = scale if weight is None else scale * weight[:, None, :, None]
-        values = _with_ones(k, v)
-        gathered = _product(exponent.sub_(largest).exp_().transpose(-1, -2), scale * values, k.dtype)
-        values = values.sum(2, keepdim=True) if weight is None else weight[:, None, None, :] @ values
-        if self.empty:
-            self.total, self.values, self.empty = gathered, values, False
-        else:
-            self.total = self.total.mul_((self.largest - largest).exp_()).add_(gathered)
-            self.values += values
-        self.largest = largest
-        return self
-
-    def close(self) -> Self:
-        """All keys are in: bring the sum to the stabiliser's scope."""
-        scope = _SCOPE[self.stabilizer]
-        largest = self.largest.amax(scope, keepdim=True) if scope else self.largest
-        self.total.mul_((self.largest - largest).exp_()).add_(self.values, alpha=EPSILON)
-        self.total[:, :, self.n_features :] = 0  # the features that only fill up
-        self.largest = largest
-        self.floor = EPSILON * self.total.sum(2, keepdim=True)  # (b, h, 1, d + 1)
-        return self
-
-    @_float32
-    def read(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries (b, m, h, d) hear: (b, m, h, d), and their normalisers (b, h, m, 1)."""
-        features, scale = self._queries(q)
-        heard = _product(features, self.total, q.dtype).mul_(scale).add_(self.floor)  # (b, h, m, d + 1)
-        normalizer = heard[..., -1:]
-        return (heard[..., :-1] / normalizer).transpose(1, 2).to(q.dtype), normalizer
-
-    @_float32
-    def collect(self, q: Tensor, share: Tensor) -> None:
-        """Queries of some more tokens, for `received`: sum_i share_i phi(q_i) / normaliser_i."""
-        features, scale = self._queries(q)
-        normalizer = (features @ self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
-        counts = share[:, None, :, None] / normalizer  # (b, h, m, 1)
-        u = features.transpose(-1, -2) @ (scale * counts) + EPSILON * counts.sum(2, keepdim=True)
-        u[:, :, self.n_features :] = 0
-        self.collected = self.collected + u
-
-    @_float32
-    def received(self, k: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Attention that each of the keys (b, n, h, d) gets from the queries that were collected: (b, h, n)."""
-        features, scale, _ = self._keys(k, weight, self.largest)
-        u = torch.as_tensor(self.collected)
-        received = (features @ u).mul_(scale).add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
-        return received if weight is None else received * (weight > 0)[:, None, :]
-
-    def _queries(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Exponentials (b, h, m, r) under their own maximum, and the scale (b, h, m, 1) by the queries' lengths."""
-        exponent = _project(q, self.features)
-        return exponent.sub_(exponent.amax(-1, keepdim=True)).exp_(), _length_scale(q)
-
-    def _keys(self, k: Tensor, weight: Tensor | None, largest: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Exponents (b, h, n, r), or exponentials under a known maximum; the scale by length; the maximum."""
-        exponent = _project(k, self.features)
-        if weight is not None:  # padding must not raise the maximum
-            exponent.masked_fill_((weight == 0)[:, None, :, None], _LEAST)
-        if largest is not None:
-            return exponent.sub_(largest).exp_(), _length_scale(k), largest
-        return exponent, _length_scale(k), exponent.amax((2, 3), keepdim=True)
-
-
 class _Attention(torch.autograd.Function):
     """`attention`, which remembers its inputs, its output and the context, and for gradients computes the rest again.
 
-    With E the exponentials and s the scale by length, phi = s E + EPSILON; heard = phi(q) total; out = heard / normaliser. The
-    maxima are constants. What flows back through an exponent is s E ∘ (g totalᵀ), and through the length its row sum.
+    With E the exponentials and s the scale by length, phi = s E + EPSILON; heard = phi(q) total; out = heard / normaliser. What
+    flows back through an exponent is G = s E ∘ (g totalᵀ), through the length the row sum of G, and through a maximum the sum of
+    all G under it, which goes to the one exponent that is the maximum.
     """
 
     @staticmethod
@@ -319,85 +222,93 @@ class _Attention(torch.autograd.Function):
                     dq = _query_gradient(context, dtotal, q, out[at], normal, grad[at])
                     dasking[at] = through(0, dq, asking[at])
                 dtotal[:, :, context.n_features :] = 0
+                peak = _Peak()
                 for span in spans:
                     at = (cells, span)
                     k, v = (heads(x[at], matrix, d) for matrix in matrices[1:])
-                    dk, dv = _key_gradients(context, dtotal, k, v, _cut(weight, *at))
+                    dk, dv = _key_gradients(context, dtotal, k, v, cut(weight, *at), peak, span.start)
                     dx[at] = through(1, dk, x[at]).add_(through(2, dv, x[at]))
+                if _FOLLOWS[context.stabilizer]:
+                    token, dk = peak.gradient(context)
+                    place = torch.arange(len(token), device=x.device) + cells.start, token
+                    dx[place] += through(1, dk.to(grad.dtype), x[place].unsqueeze(1)).squeeze(1)
         return dasking, dx, dqkv, None, None, None
 
 
-@_float32
+@float32
 def _query_gradient(
     context: Context, dtotal: Tensor, q: Tensor, out: Tensor, normalizer: Tensor, grad: Tensor
 ) -> Tensor:
     """Gradient of the queries (b, m, h, d); what flows to the context is added to `dtotal`."""
     out, grad = out.transpose(1, 2).float(), grad.transpose(1, 2).float()  # (b, h, m, d)
     dheard = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1) / normalizer
-    features, scale = context._queries(q)
-    dtotal += _product(features.transpose(-1, -2), scale * dheard, q.dtype)
+    features, scale = context.queries(q)
+    dtotal += product(features.transpose(-1, -2), scale * dheard, q.dtype)
     dtotal += EPSILON * dheard.sum(2, keepdim=True)
-    dexponent = features.mul_(_product(scale * dheard, context.total.transpose(-1, -2), q.dtype))
     heard = torch.cat([out, torch.ones_like(normalizer)], dim=-1) * normalizer - context.floor
-    return _through_features(context, q, dexponent, (dheard * heard).sum(-1, keepdim=True))
+    row_sum = (dheard * heard).sum(-1, keepdim=True)
+    largest = features.max(-1, keepdim=True).indices if _FOLLOWS[context.stabilizer] else None
+    dexponent = features.mul_(product(scale * dheard, context.total.transpose(-1, -2), q.dtype))
+    if largest is not None:
+        dexponent.scatter_add_(-1, largest, -row_sum)
+    return _through_features(context, q, dexponent, row_sum)
 
 
-@_float32
+@float32
 def _key_gradients(
-    context: Context, dtotal: Tensor, k: Tensor, v: Tensor, weight: Tensor | None
+    context: Context, dtotal: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, peak: _Peak, start: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the keys and the values (b, n, h, d)."""
-    features, scale, _ = context._keys(k, weight, context.largest)
-    values, counts = _with_ones(k, v), None if weight is None else weight[:, None, :, None]
+    """Gradients of the keys and the values (b, n, h, d) from token `start` on; what flows to the maximum goes to `peak`."""
+    features, scale, _ = context.keys(k, weight, context.largest)
+    values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]
     scale = scale if counts is None else scale * counts
-    heard = _product(features, dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
+    heard = product(features, dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
     floor = EPSILON * dtotal.sum(2, keepdim=True)
     dvalues = heard + (floor if counts is None else floor * counts)
-    dexponent = features.mul_(_product(scale * values, dtotal.transpose(-1, -2), k.dtype))
-    dk = _through_features(context, k, dexponent, (values * heard).sum(-1, keepdim=True))
+    row_sum = (values * heard).sum(-1, keepdim=True)
+    if _FOLLOWS[context.stabilizer]:
+        peak.look(features, row_sum, start)
+    dexponent = features.mul_(product(scale * values, dtotal.transpose(-1, -2), k.dtype))
+    dk = _through_features(context, k, dexponent, row_sum)
     return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype)
 
 
 def _through_features(context: Context, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:
     """From exponents (b, h, n, r), and their row sums (b, h, n, 1), to what was projected (b, n, h, d)."""
-    dx = _product(dexponent, context.features, x.dtype)
+    dx = product(dexponent, context.features, x.dtype)
     return dx.transpose(1, 2).sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()).to(x.dtype)
+
+
+class _Peak:
+    """Where among the keys of some cells the largest exponential is, and what flows back to it."""
+
+    def look(self, features: Tensor, row_sum: Tensor, start: int) -> None:
+        """Some more keys: exponentials (b, h, n, r), the sums (b, h, n, 1) of what flows back, and the first one's place."""
+        value, flows = features.amax((2, 3)), row_sum.sum((2, 3))  # (b, h)
+        if start == 0:
+            self.value, self.flows = torch.full_like(value, -1.0), torch.zeros_like(value)
+            self.token, self.feature = (torch.zeros_like(value, dtype=torch.long) for _ in range(2))
+        self.flows += flows
+        if (value > self.value).any():
+            place = features.flatten(2).argmax(-1)
+            larger = value > self.value
+            self.token = torch.where(larger, start + place // features.shape[-1], self.token)
+            self.feature = torch.where(larger, place % features.shape[-1], self.feature)
+            self.value = torch.where(larger, value, self.value)
+
+    def gradient(self, context: Context) -> tuple[Tensor, Tensor]:
+        """For each cell a token (b,), and the gradient of its keys (b, 1, h, d): zero but for the largest."""
+        b, h = self.value.shape
+        if context.stabilizer == "batch":
+            best = self.value.flatten().argmax()
+            flows = torch.zeros(b * h, device=self.value.device).index_fill_(0, best, 1) * self.flows.sum()
+        else:
+            best = self.value.argmax(1) + h * torch.arange(b, device=self.value.device)
+            flows = torch.zeros(b * h, device=self.value.device).index_copy_(0, best, self.flows.sum(1))
+        token = self.token.flatten()[best].expand(b)
+        dk = -flows.view(b, h, 1) * context.features[self.feature]  # (b, h, d)
+        return token, dk.unsqueeze(1)
 
 
 def _part_of(x: Tensor | Part) -> Part:
     return (lambda *at: x[at]) if isinstance(x, Tensor) else x
-
-
-def _cut(weight: Tensor | None, cells: slice, span: slice) -> Tensor | None:
-    return None if weight is None else weight[cells, span]
-
-
-def _features(projection: Tensor) -> Tensor:
-    """The projection scaled by d^-1/4, filled up to a round number with copies of a row, which leave maxima as they are."""
-    features = projection.float() * projection.shape[1] ** -0.25
-    return torch.cat([features, features[:1].expand(-len(features) % _PAD_TO, -1)])
-
-
-def _project(x: Tensor, features: Tensor) -> Tensor:
-    """Projections (b, h, n, r) of x (b, n, h, d), float32 whatever the precision of x."""
-    x = x.transpose(1, 2)
-    if x.is_cuda and x.dtype != torch.float32:  # tensor cores that hand their float32 sums over
-        flat = torch.mm(x.reshape(-1, x.shape[-1]), features.T.to(x.dtype), out_dtype=torch.float32)
-        return flat.view(*x.shape[:-1], -1)
-    return x.float() @ features.T
-
-
-def _length_scale(x: Tensor) -> Tensor:
-    """exp(-|x|² / 2) of the scaled x (b, n, h, d): (b, h, n, 1)."""
-    return x.transpose(1, 2).float().square().sum(-1, keepdim=True).mul_(-(x.shape[-1] ** -0.5) / 2).exp_()
-
-
-def _with_ones(k: Tensor, v: Tensor | None) -> Tensor:
-    """Values and a one, from which the normaliser comes: (b, h, n, d + 1) float32; without values the one alone."""
-    ones = torch.ones(k.shape[0], k.shape[2], k.shape[1], 1, device=k.device)
-    return ones if v is None else torch.cat([v.transpose(1, 2).float(), ones], dim=-1)
-
-
-def _product(a: Tensor, b: Tensor, precision: torch.dtype) -> Tensor:
-    """Multiply in `precision`, hand on in float32."""
-    return (a.to(precision) @ b.to(precision)).float()

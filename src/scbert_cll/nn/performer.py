@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scbert_cll.nn import favor, softmax
+from scbert_cll.nn import background, favor, softmax
+from scbert_cll.nn.embedding import gene_embedding
 
 _UNITS_AT_A_TIME: Final = 2**20  # of the feed-forward layer
+_FEW: Final = 0.3  # share of expressed genes below which the others are worth sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +227,7 @@ class Performer(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.n_bins + 2, config.n_hidden)
-        self.gene_embedding = _gene_embedding(config, gene_vectors)
+        self.gene_embedding = gene_embedding(config, gene_vectors)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.n_hidden)
         self.to_bins = nn.Linear(config.n_hidden, config.n_bins + 2)
@@ -272,9 +274,12 @@ class Performer(nn.Module):
             encodings = self._encode_levels(tokens, weight)
             return encodings if at is None else encodings[at]
         index, wanted = (None, None) if at is None else _index(at)
-        x = self.embed(tokens, genes)
-        for i, block in enumerate(self.blocks, 1):
-            x = block(x, weight, index if i == len(self.blocks) else None)
+        x, blocks = self.embed(tokens, genes), list(self.blocks)
+        if self._shares_zeros(tokens, genes, weight):
+            first = self._first_block(tokens, x)
+            x, blocks = (x, blocks) if first is None else (first, blocks[1:])
+        for block in blocks:
+            x = block(x, weight, index if block is blocks[-1] else None)
         return self.norm(x if wanted is None else x[wanted])
 
     def forward(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
@@ -339,6 +344,23 @@ class Performer(nn.Module):
             features = favor.orthogonal_features(self.config.features, self.config.dim_head, generator)
             block.attention.projection.copy_(features)
 
+    def _shares_zeros(self, tokens: Tensor, genes: Tensor | None, weight: Tensor | None) -> bool:
+        """Whether several cells go through the first of several blocks with all their genes, and without gradients."""
+        return (
+            genes is None
+            and weight is None
+            and len(tokens) >= background.FEWEST_CELLS
+            and len(self.blocks) > 1
+            and self.config.attention == "favor"
+            and self.config.stabilizer != "batch"
+            and not (torch.is_grad_enabled() or self.training)
+            and bool((tokens != 0).float().mean() < _FEW)
+        )
+
+    def _first_block(self, tokens: Tensor, x: Tensor) -> Tensor | None:
+        zeros = self.embed(torch.zeros_like(tokens[:1]))
+        return background.first_block(cast("Block", self.blocks[0]), zeros, x, *_index(tokens != 0))
+
     @property
     def _collapses(self) -> bool:
         """Without gene vectors, tokens of one level are one and the same, unless dropout tells them apart."""
@@ -375,34 +397,3 @@ def _index(at: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.zeros_like(wanted, dtype=torch.long)
     index[wanted] = place
     return index, wanted
-
-
-def _gene_embedding(config: Config, vectors: Tensor | None) -> nn.Embedding | None:
-    """The vector per gene (and for the end token); frozen where nothing is to be learned."""
-    if config.gene_embedding == "none":
-        return None
-    embedding = nn.Embedding(config.n_positions, config.n_hidden)
-    if config.gene_embedding == "sinusoidal":
-        embedding.weight.data.copy_(_sinusoids(config.n_positions, config.n_hidden))
-    elif config.gene_embedding == "gene2vec" and vectors is not None:
-        embedding.weight.data.zero_()  # scBERT's end token has the zero vector
-        embedding.weight.data[: config.n_genes] = _fit_width(vectors, config.n_hidden)
-    embedding.weight.requires_grad_(config.train_gene_embedding and config.gene_embedding != "sinusoidal")
-    return embedding
-
-
-def _fit_width(vectors: Tensor, width: int) -> Tensor:
-    """Gene vectors as wide as the network: unchanged, or their leading principal directions at unit scale."""
-    vectors = vectors.float()
-    if vectors.shape[1] == width:
-        return vectors
-    u, s, _ = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-    scores = nn.functional.pad((u * s)[:, :width], (0, max(0, width - u.shape[1])))
-    return scores / scores.square().mean().sqrt().clamp(min=1e-12)
-
-
-def _sinusoids(n: int, width: int) -> Tensor:
-    """Sines then cosines of the position at geometric wavelengths (Vaswani et al. 2017): (n, width)."""
-    wavelength = 10000 ** (torch.arange(0, width, 2) / width)
-    angle = torch.arange(n).unsqueeze(1) / wavelength
-    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]

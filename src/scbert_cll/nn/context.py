@@ -1,0 +1,214 @@
+"""Random features of FAVOR+, and what the keys of a cell say together: sums that are gathered span by span.
+
+Letters in shapes and the meaning of `weight` and `stabilizer` are those of `favor`, whose fast paths are built on this.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, Self
+
+import torch
+from torch import Tensor
+
+Stabilizer = Literal["cell", "head", "batch"]
+
+EPSILON: Final = 1e-4
+SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1,), "head": (), "batch": (0, 1)}  # beyond tokens and features
+LEAST: Final = torch.finfo(torch.float32).min
+# Features held at a time: what stays in the cache of a CPU core, or fills a GPU.
+_AT_A_TIME: Final = {"cpu": 2**20, "cuda": 2**27}
+_PAD_TO: Final = 16  # matrix kernels like round numbers
+
+
+def orthogonal_features(n_features: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
+    """Rows of stacked random orthogonal matrices, each as long as a Gaussian vector: (r, d)."""
+    blocks = []
+    for start in range(0, n_features, dim):
+        q, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
+        blocks.append(q.T[: n_features - start])
+    lengths = torch.randn(n_features, dim, generator=generator).norm(dim=1, keepdim=True)
+    return lengths * torch.cat(blocks)
+
+
+def contexts(
+    keys_values: Callable[[slice, slice], tuple[Tensor, Tensor | None]],
+    like: Tensor,
+    projection: Tensor,
+    weight: Tensor | None = None,
+    stabilizer: Stabilizer = "cell",
+) -> Iterator[tuple[slice, list[slice], Context]]:
+    """Go through the tokens (b, n, …) with few features at a time: groups of cells, spans of tokens, and the cells' context.
+
+    `keys_values` makes the keys and values (cells, span, h, d) of a part when they are needed.
+    """
+    b, n = like.shape[:2]
+    n_heads = keys_values(slice(0, 1), slice(0, 1))[0].shape[2]
+    tokens = max(_PAD_TO, at_a_time(like.device) // (len(projection) * n_heads))
+    group = b if stabilizer == "batch" else max(1, tokens // n)
+    spans = list(steps(n, max(_PAD_TO, tokens // group // _PAD_TO * _PAD_TO)))
+    for cells in steps(b, group):
+        context = Context(projection, stabilizer)
+        for span in spans:
+            context.add(*keys_values(cells, span), cut(weight, cells, span))
+        yield cells, spans, context.close()
+
+
+def at_a_time(device: torch.device) -> int:
+    """Features to hold at a time."""
+    return _AT_A_TIME.get(device.type, _AT_A_TIME["cuda"])
+
+
+def largest_exponents(k: Tensor, projection: Tensor, meant: Tensor | None = None) -> Tensor:
+    """Largest exponent of each key (b, n, h, d) and head: (b, n, h); nothing where `meant` (b, n) is False."""
+    with torch.autocast(k.device.type, enabled=False):
+        largest = _project(k, _features(projection)).amax(-1).transpose(1, 2)
+    return largest if meant is None else largest.masked_fill(~meant.unsqueeze(-1), LEAST)
+
+
+def steps(n: int, step: int) -> Iterator[slice]:
+    """Cut n things in slices of `step`."""
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def cut(weight: Tensor | None, cells: slice, span: slice) -> Tensor | None:
+    """Weights of a part of the tokens, where there are any."""
+    return None if weight is None else weight[cells, span]
+
+
+def float32(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Switch autocast off: precision is decided here."""
+
+    @functools.wraps(method)
+    def run(self: Context, x: Tensor, *args: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return method(self, x, *args)
+
+    return run
+
+
+class Context:
+    """What the keys of some cells say together, gathered span by span: `total` = sum_j w_j phi(k_j) [v_j, 1]ᵀ.
+
+    While it gathers, `EPSILON` is left out and the stabiliser is the largest exponent so far: when a larger one comes, the
+    sum is rescaled. `close` rescales to the scope of the stabiliser and adds `EPSILON`, a rank-one term.
+    """
+
+    total: Tensor  # (b, h, r, d + 1), float32
+    values: Tensor  # (b, h, 1, d + 1): sum_j w_j [v_j, 1]
+    largest: Tensor  # (b, h, 1, 1)
+
+    def __init__(self, projection: Tensor, stabilizer: Stabilizer = "cell") -> None:
+        self.features, self.n_features = _features(projection), len(projection)
+        self.stabilizer = stabilizer
+        self.empty = True
+        self.collected: Tensor | float = 0.0  # (b, h, r, 1), see `collect`
+
+    @float32
+    def add(self, k: Tensor, v: Tensor | None, weight: Tensor | None = None) -> Self:
+        """Keys and values (b, n, h, d) of some more tokens; without values only the normaliser is gathered."""
+        exponent, scale, largest = self.keys(k, weight)
+        if not self.empty:
+            largest = torch.maximum(largest, self.largest)
+        scale = scale if weight is None else scale * weight[:, None, :, None]
+        values = with_ones(k, v)
+        gathered = product(exponent.sub_(largest).exp_().transpose(-1, -2), scale * values, k.dtype)
+        values = values.sum(2, keepdim=True) if weight is None else weight[:, None, None, :] @ values
+        if self.empty:
+            self.total, self.values, self.empty = gathered, values, False
+        else:
+            self.total = self.total.mul_((self.largest - largest).exp_()).add_(gathered)
+            self.values += values
+        self.largest = largest
+        return self
+
+    def repeat(self, n: int) -> None:
+        """Make the context of one cell that of n cells."""
+        self.total, self.values, self.largest = (x.repeat(n, 1, 1, 1) for x in (self.total, self.values, self.largest))
+
+    def close(self, largest: Tensor | None = None) -> Self:
+        """All keys are in: bring the sum to the stabiliser's scope, or to a maximum that is known."""
+        if largest is None:
+            scope = SCOPE[self.stabilizer]
+            largest = self.largest.amax(scope, keepdim=True) if scope else self.largest
+        self.total.mul_((self.largest - largest).exp_()).add_(self.values, alpha=EPSILON)
+        self.total[:, :, self.n_features :] = 0  # the features that only fill up
+        self.largest = largest
+        self.floor = EPSILON * self.total.sum(2, keepdim=True)  # (b, h, 1, d + 1)
+        return self
+
+    @float32
+    def read(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries (b, m, h, d) hear: (b, m, h, d), and their normalisers (b, h, m, 1); those of one cell ask for all."""
+        features, scale = self.queries(q)
+        if len(q) == len(self.total):
+            heard = product(features, self.total, q.dtype)  # (b, h, m, d + 1)
+        else:
+            heard = torch.einsum("hmr,bhrd->bhmd", features[0].to(q.dtype), self.total.to(q.dtype)).float()
+        heard = heard.mul_(scale).add_(self.floor)
+        normalizer = heard[..., -1:]
+        return (heard[..., :-1] / normalizer).transpose(1, 2).to(q.dtype), normalizer
+
+    @float32
+    def collect(self, q: Tensor, share: Tensor) -> None:
+        """Queries of some more tokens, for `received`: sum_i share_i phi(q_i) / normaliser_i."""
+        features, scale = self.queries(q)
+        normalizer = (features @ self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
+        counts = share[:, None, :, None] / normalizer  # (b, h, m, 1)
+        u = features.transpose(-1, -2) @ (scale * counts) + EPSILON * counts.sum(2, keepdim=True)
+        u[:, :, self.n_features :] = 0
+        self.collected = self.collected + u
+
+    @float32
+    def received(self, k: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Attention that each of the keys (b, n, h, d) gets from the queries that were collected: (b, h, n)."""
+        features, scale, _ = self.keys(k, weight, self.largest)
+        u = torch.as_tensor(self.collected)
+        received = (features @ u).mul_(scale).add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
+        return received if weight is None else received * (weight > 0)[:, None, :]
+
+    def queries(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Exponentials (b, h, m, r) under their own maximum, and the scale (b, h, m, 1) by the queries' lengths."""
+        exponent = _project(q, self.features)
+        return exponent.sub_(exponent.amax(-1, keepdim=True)).exp_(), _length_scale(q)
+
+    def keys(self, k: Tensor, weight: Tensor | None, largest: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Exponents (b, h, n, r), or exponentials under a known maximum; the scale by length; the maximum."""
+        exponent = _project(k, self.features)
+        if weight is not None:  # padding must not raise the maximum
+            exponent.masked_fill_((weight == 0)[:, None, :, None], LEAST)
+        if largest is not None:
+            return exponent.sub_(largest).exp_(), _length_scale(k), largest
+        return exponent, _length_scale(k), exponent.amax((2, 3), keepdim=True)
+
+
+def _features(projection: Tensor) -> Tensor:
+    """The projection scaled by d^-1/4, filled up to a round number with copies of a row, which leave maxima as they are."""
+    features = projection.float() * projection.shape[1] ** -0.25
+    return torch.cat([features, features[:1].expand(-len(features) % _PAD_TO, -1)])
+
+
+def _project(x: Tensor, features: Tensor) -> Tensor:
+    """Projections (b, h, n, r) of x (b, n, h, d), float32 whatever the precision of x."""
+    x = x.transpose(1, 2)
+    if x.is_cuda and x.dtype != torch.float32:  # tensor cores that hand their float32 sums over
+        flat = torch.mm(x.reshape(-1, x.shape[-1]), features.T.to(x.dtype), out_dtype=torch.float32)
+        return flat.view(*x.shape[:-1], -1)
+    return x.float() @ features.T
+
+
+def _length_scale(x: Tensor) -> Tensor:
+    """exp(-|x|² / 2) of the scaled x (b, n, h, d): (b, h, n, 1)."""
+    return x.transpose(1, 2).float().square().sum(-1, keepdim=True).mul_(-(x.shape[-1] ** -0.5) / 2).exp_()
+
+
+def with_ones(k: Tensor, v: Tensor | None) -> Tensor:
+    """Values and a one, from which the normaliser comes: (b, h, n, d + 1) float32; without values the one alone."""
+    ones = torch.ones(k.shape[0], k.shape[2], k.shape[1], 1, device=k.device)
+    return ones if v is None else torch.cat([v.transpose(1, 2).float(), ones], dim=-1)
+
+
+def product(a: Tensor, b: Tensor, precision: torch.dtype) -> Tensor:
+    """Multiply in `precision`, hand on in float32."""
+    return (a.to(precision) @ b.to(precision)).float()
