@@ -13,7 +13,7 @@ from scbert_cll._checks._words import listed, unique
 
 type Shape = tuple[int | str, ...]
 
-_HEADS = {False: "of pretraining, without classes", True: "fine-tuned to name classes"}
+_KINDS = {False: "a pretrained network, without classes", True: "a network fine-tuned to name classes"}
 _DOORS = {
     False: "ScBERT.from_scbert_checkpoint(path, vocab=…), and ScBERTClassifier.from_pretrained(model, adata, labels_key=…) "
     "to train a classifier from it",
@@ -68,7 +68,7 @@ def checkpoint_kind(path: Path, *, finetuned: bool, expected: bool) -> None:
     """A pretrained network where one is expected, a fine-tuned one where that is."""
     if finetuned != expected:
         raise ValueError(
-            f"{path} is {_HEADS[finetuned]}; expected a checkpoint {_HEADS[expected]}. Read it with {_DOORS[finetuned]}."
+            f"{path} holds {_KINDS[finetuned]}; expected {_KINDS[expected]}. Read it with {_DOORS[finetuned]}."
         )
 
 
@@ -86,7 +86,7 @@ def layout_problems(
         if name in found and tuple(found[name]) != tuple(shape)
     ]
     named = {"missing": missing, "unexpected": unexpected, "of another shape": other}
-    return [f"{len(names)} tensors {what}: {listed(names, 8)}" for what, names in named.items() if names]
+    return [f"{what} ({len(names)}): {listed(names, 8)}" for what, names in named.items() if names]
 
 
 def vocabulary_problems(n_genes: int, n_positions: int | None, *, replaceable: bool) -> list[str]:

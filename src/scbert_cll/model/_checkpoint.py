@@ -82,7 +82,7 @@ _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 
 # Share of the genes a simulated cell expresses, and how many cells tell whether attention is uniform (seconds each at full size).
 _EXPRESSED: Final = 0.09
-_N_CELLS: Final = 4
+_N_CELLS: Final = 2
 _SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the genes"
 
 
@@ -308,6 +308,16 @@ class CheckpointModel(TokenModel):
         model._warn_if_uniform(adata)
         return model
 
+    def _fit(self, *args: Any, **kwargs: Any) -> None:
+        """Train; a model that comes trained but without a history starts one, for which scvi-tools must think it untrained."""
+        trained = self.is_trained_
+        self.is_trained_ = trained and bool(self.history_)
+        try:
+            super()._fit(*args, **kwargs)
+        except Exception:
+            self.is_trained_ = trained
+            raise
+
     def _warn_if_uniform(self, adata: AnnData | None) -> None:
         if self.config.attention != "favor":
             return
@@ -341,22 +351,23 @@ def _binning(n_bins: int) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name."""
     _checks.checkpoint_file(path)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # PyTorch's, on pickles it does not know, which are refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(_checks.unreadable(path, _foreign(path, error))) from error
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # on pickles that are refused anyway
+        pickled = file.read(1) == b"\x80"
+        file.seek(0)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(_checks.unreadable(path, _foreign(error, pickled=pickled))) from error
     return _checks.state_dict(content, Tensor, path)
 
 
-def _foreign(path: Path, error: Exception) -> str | None:
+def _foreign(error: Exception, *, pickled: bool) -> str | None:
     """Name what is more than a weight; None where the file is something else altogether."""
     if named := re.search(r"GLOBAL (\S+)", str(error)):
         return named[1]
-    with path.open("rb") as file:
-        return "pickled Python objects" if file.read(1) == b"\x80" else None
+    return "pickled Python objects" if pickled else None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
