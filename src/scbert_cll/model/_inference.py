@@ -87,7 +87,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         data = self._rows(adata)
         found = [np.empty((len(data), w), np.float32) for w in width]
         for cells, rows in self._batches(data, batch_size, "cells"):
-            with enough_memory(self.config, len(rows), training=False):
+            with enough_memory(self.config, batch_size, training=False):
                 results = infer(**cells)
             for place, result in zip(found, results, strict=True):
                 place[rows] = result.float().cpu().numpy()
@@ -261,7 +261,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Row, genes (n,) and the attention they receive, (n,) or with what is kept (layers, heads, n), of every cell."""
         averaged = [axis for name, axis in (("head", 2), ("layer", 1)) if name not in kept]
         for cells, rows in self._batches(self._rows(adata), batch_size, "attention"):
-            with enough_memory(self.config, len(rows), training=False):
+            with enough_memory(self.config, batch_size, training=False):
                 received = infer(**cells).transpose(0, 1)  # (b, layers, h, n)
             for axis in averaged:
                 received = received.mean(axis)

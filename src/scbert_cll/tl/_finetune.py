@@ -24,7 +24,7 @@ def finetune(
     exclude_genes: Sequence[str] = (),
     freeze: Literal["none", "encoder", "scbert"] = "none",
     max_epochs: int = 20,
-    batch_size: int = 16,
+    batch_size: int | Literal["auto"] = 16,
     early_stopping: bool = True,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -22,7 +22,7 @@ def pretrain(
     preset: str = "small",
     gene_embedding: str = "gene2vec",
     max_epochs: int = 20,
-    batch_size: int = 32,
+    batch_size: int | Literal["auto"] = 32,
     early_stopping: bool = True,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,
@@ -51,15 +51,18 @@ def pretrain(
         What tells genes apart: ``"gene2vec"`` (`adata.varm`, see :func:`~scbert_cll.tl.gene2vec`), ``"learned"``,
         ``"sinusoidal"`` or ``"none"``.
     max_epochs, batch_size, early_stopping
-        Passes over the training cells, cells per step, and whether to stop when the validation loss no longer falls.
+        Passes over the training cells, cells per step (``"auto"``: as many as fit), and whether to stop when the validation
+        loss no longer falls.
     accelerator
         ``"auto"`` takes a GPU where there is one.
     rng
         Seed of weights, batches and masks.
     network
-        Further choices of :class:`scbert_cll.nn.Config`, e.g. ``{"n_hidden": 64, "n_layers": 2}``.
+        Further choices of :class:`scbert_cll.nn.Config`, e.g. ``{"n_hidden": 64, "n_layers": 2}``, or ``{"tokens": "background"}``
+        to let a weighted sample of the genes that are not expressed attend, too.
     **train
-        Passed to :meth:`ScBERT.train <scbert_cll.model.ScBERT.train>` and Lightning's trainer.
+        Passed to :meth:`ScBERT.train <scbert_cll.model.ScBERT.train>` and Lightning's trainer, e.g. ``precision="bf16-mixed"``,
+        ``recompute=True`` (less memory), ``devices=2``.
 
     Returns
     -------
