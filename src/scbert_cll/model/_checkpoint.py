@@ -12,22 +12,16 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
-from scipy import sparse
 from torch import Tensor
 
-from scbert_cll import _checks, _keys, pp
-from scbert_cll.model import _scvi
-from scbert_cll.model._base import TokenModel
-from scbert_cll.nn import Config, favor
-from scbert_cll.vocab import GeneVocab, Vocabulary
+from scbert_cll import _checks
+from scbert_cll.nn import Config
 
 
 class Place(NamedTuple):
@@ -73,17 +67,6 @@ _CLASSES: Final = (
     Place("to_out.fc3.weight", "head.layers.6.weight", ("classes", 128)),
     Place("to_out.fc3.bias", "head.layers.6.bias", ("classes",)),
 )
-
-# What the layout takes for granted, and what whoever reads the file does unless told otherwise.
-_PUBLISHED: Final = {"out_bias": True, "end_token": True}
-_UNSAID: Final = {"tokens": "all", "attention": "favor", "stabilizer": "cell"}
-_CHOICES: Final = {*_UNSAID, "dropout", "n_background", "train_gene_embedding"}  # everything else shapes the weights
-_DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
-
-# Share of the genes a simulated cell expresses, and how many cells tell whether attention is uniform (seconds each at full size).
-_EXPRESSED: Final = 0.09
-_N_CELLS: Final = 2
-_SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the genes"
 
 
 def layout(n_layers: int, *, gene_vectors: bool, classes: bool) -> list[Place]:
@@ -225,127 +208,19 @@ def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[s
     return checkpoint.config(), to_ours(checkpoint.tensors, checkpoint.places)
 
 
-class CheckpointModel(TokenModel):
-    """A model that comes from a checkpoint of scBERT, and that can be written as one."""
-
-    def to_scbert_checkpoint(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the weights as a checkpoint that scBERT reads.
-
-        The file holds weights alone. Keep the genes beside it (``GeneVocab(model.genes).save("genes.txt")``), and the classes
-        of a classifier: :meth:`from_scbert_checkpoint` asks for them. :meth:`save` forgets nothing.
-
-        Parameters
-        ----------
-        path
-            The file, usually ``.pth``; it appears whole or not at all.
-        overwrite
-            Replace a file that is there.
-
-        Raises
-        ------
-        FileExistsError
-            The file exists and `overwrite` is False, or it is a folder.
-        ValueError
-            scBERT's layout has no place for this network: it has no end token, no bias behind the attention or another head.
-
-        Warns
-        -----
-        UserWarning
-            The network or its tokens are used in another way than scBERT does, which a checkpoint cannot say.
-        """
-        path = Path(path)
-        _checks.new_file(path, overwrite=overwrite)
-        classes = bool(self.config.n_classes)
-        _checks.fits_scbert(asdict(self.config), _PUBLISHED | ({"head": "scbert"} if classes else {}))
-        if unsaid := self._unsaid():
-            warnings.warn(
-                f"A checkpoint cannot say {_checks.listed(unsaid, 8)}: whoever reads it takes scBERT's choices, and gets other results.",
-                stacklevel=2,
-            )
-        gene_vectors = self.config.gene_embedding != "none"
-        places = layout(self.config.n_layers, gene_vectors=gene_vectors, classes=classes)
-        _write(path, {"epoch": 0, "model_state_dict": to_theirs(self.module.state_dict(), places), "losses": 0.0})
-
-    def _unsaid(self) -> list[str]:
-        """Choices that matter, differ from scBERT's, and have no place in the file."""
-        params, published = self.binning["params"], _binning(self.config.n_bins)["params"]
-        found = {name: (getattr(self.config, name), value) for name, value in _UNSAID.items()}
-        found |= {f"binning's {name}": (params[name], published[name]) for name in ("method", "target_sum")}
-        return [f"{name}={ours!r} (scBERT: {theirs!r})" for name, (ours, theirs) in found.items() if ours != theirs]
-
-    @classmethod
-    def _from_checkpoint(
-        cls,
-        path: str | os.PathLike[str],
-        vocab: Vocabulary,
-        gene2vec: pd.DataFrame | None,
-        adata: AnnData | None,
-        *,
-        layer: str,
-        accelerator: str,
-        network: dict[str, Any],
-        labels: dict[str, Any] | None = None,
-    ) -> Self:
-        """What both models share of `from_scbert_checkpoint`; `labels` has the arguments of a classifier."""
-        if other := sorted(set(network) - _CHOICES):
-            raise TypeError(
-                f"{_checks.listed(other)} would not fit the checkpoint's weights; you may choose {_checks.listed(sorted(_CHOICES), 8)}."
-            )
-        labels, classes = labels or {}, labels["classes"] if labels else None
-        genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
-        checkpoint.check(genes, gene2vec, classes)
-        config = checkpoint.config(len(genes))
-        setup = {k: v for k, v in labels.items() if k != "classes"} | {"layer": layer, "exclude_genes": []}
-        registry = _scvi.detached_registry(cls.__name__, list(genes), setup)
-        choices = {k: v for k, v in asdict(config).items() if k not in _DERIVED} | network
-        model = cls(registry=registry, binning=_binning(config.n_bins), **labels, **choices)
-        model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
-        use_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-        model.module.to("cuda" if use_gpu else "cpu")
-        model.is_trained_ = True
-        if adata is not None:
-            model._adata = _checks.anndata(adata)
-        model._warn_if_uniform(adata)
-        return model
-
-    def _fit(self, *args: Any, **kwargs: Any) -> None:
-        """Train; a model that comes trained but without a history starts one, for which scvi-tools must think it untrained."""
-        trained = self.is_trained_
-        self.is_trained_ = trained and bool(self.history_)
-        try:
-            super()._fit(*args, **kwargs)
-        except Exception:
-            self.is_trained_ = trained
-            raise
-
-    def _warn_if_uniform(self, adata: AnnData | None) -> None:
-        if self.config.attention != "favor":
-            return
-        cells, where = (adata, "in these cells") if adata is not None else (self._simulated_cell(), _SIMULATED)
-        floor = self.get_attention_floor(cells, n_cells=_N_CELLS).min()
-        if floor > favor.UNIFORM:
-            warnings.warn(
-                f"Attention of the checkpoint's network is nearly uniform {where}: in every layer at least {floor:.0%} of its features "
-                "are their constant floor, so gene attention will mostly say which genes are there.",
-                stacklevel=4,
-            )
-
-    def _simulated_cell(self) -> AnnData:
-        """One cell that expresses some genes, at random levels."""
-        rng, n_genes = np.random.default_rng(0), len(self.genes)
-        expressed = rng.choice(n_genes, max(1, round(_EXPRESSED * n_genes)), replace=False)
-        tokens = np.zeros((1, n_genes), np.uint8)
-        tokens[0, expressed] = rng.integers(1, self.config.n_bins + 1, len(expressed))
-        layers = {self.layer: sparse.csr_matrix(tokens)}
-        return AnnData(layers=layers, var=pd.DataFrame(index=self.genes), uns={self.layer: self.binning})
-
-
-def _binning(n_bins: int) -> dict[str, Any]:
-    """What `pp.bin_expression` writes down for scBERT's tokens, which are the same whatever the cells."""
-    cell = AnnData(np.ones((1, 2)))
-    pp.bin_expression(cell, method="log2", n_bins=n_bins, target_sum=1e4)
-    record: dict[str, Any] = cell.uns[_keys.BINNED]
-    return record
+def write_scbert_checkpoint(path: Path, ours: Mapping[str, Tensor], config: Config) -> None:
+    """Write what scBERT saves, aside and renamed, so that a crash leaves the old file as it was."""
+    places = layout(config.n_layers, gene_vectors=config.gene_embedding != "none", classes=bool(config.n_classes))
+    content = {"epoch": 0, "model_state_dict": to_theirs(ours, places), "losses": 0.0}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with aside.open("wb") as file:
+            torch.save(content, file)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -368,16 +243,3 @@ def _foreign(error: Exception, *, pickled: bool) -> str | None:
     if named := re.search(r"GLOBAL (\S+)", str(error)):
         return named[1]
     return "pickled Python objects" if pickled else None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write aside and rename, so that a crash leaves the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        with aside.open("wb") as file:
-            torch.save(content, file)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise

@@ -15,7 +15,7 @@ from torch import Tensor
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import as_seed, check_numbers
-from scbert_cll.model._checkpoint import CheckpointModel
+from scbert_cll.model._exchange import CheckpointModel
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.nn.performer import mean_tokens

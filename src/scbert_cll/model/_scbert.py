@@ -13,7 +13,7 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import as_seed, check_numbers
-from scbert_cll.model._checkpoint import CheckpointModel
+from scbert_cll.model._exchange import CheckpointModel
 from scbert_cll.model._plans import PretrainPlan
 from scbert_cll.vocab import Vocabulary
 
