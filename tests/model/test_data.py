@@ -6,6 +6,7 @@ from itertools import chain
 
 import lightning.pytorch as L
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
@@ -79,27 +80,32 @@ def table(tokens: str, *, end_token: bool = False, n_background: int = 500, **co
     return TokenRows(TABLE, config, **columns)
 
 
-def test_expressed_tokens_of_like_length_share_a_tensor():
-    batch = table("expressed", labels=np.array([7, 8, 9]))[Rows([1, 0, 2])]
-    assert batch["rows"].tolist() == [2, 0, 1]
-    assert batch["labels"].tolist() == [9, 7, 8]
-    first, second, third = batch["cells"]
-    assert first["tokens"].tolist() == [[3, 4, 1]]
-    assert first["genes"].tolist() == [[1, 2, 3]]
-    assert second["tokens"].tolist() == [[2, 5]]
-    assert third["genes"].tolist() == [[0]]
-    assert all("weight" not in cells for cells in batch["cells"])
+def test_expressed_tokens_are_padded_to_the_longest():
+    batch = table("expressed", labels=np.array([7, 8, 9]))[Rows([1, 0])]
+    assert batch["rows"].tolist() == [0, 1]
+    assert batch["labels"].tolist() == [7, 8]
+    (cells,) = batch["cells"]
+    assert cells["tokens"].tolist() == [[2, 5], [1, 0]]
+    assert cells["genes"].tolist() == [[1, 3], [0, 0]]
+    assert cells["weight"].tolist() == [[1, 1], [1, 0]]
+    (alone,) = table("expressed")[Rows([2])]["cells"]
+    assert alone["tokens"].tolist() == [[3, 4, 1]]
+    assert "weight" not in alone
 
 
-def test_little_is_padding():
-    lengths = np.random.default_rng(0).integers(50, 400, 64)
-    csr = sparse.csr_matrix((np.arange(400) < lengths[:, None]).astype(np.uint8))
-    cells = TokenRows(csr, Config(n_genes=400))[Rows(list(range(64)))]["cells"]
+@pytest.mark.parametrize("network", [{}, {"n_hidden": 200, "n_layers": 6}], ids=["small", "published"])
+def test_padding_costs_less_than_a_tensor_of_its_own(network):
+    lengths = np.random.default_rng(0).integers(300, 4000, 64)
+    csr = sparse.csr_matrix((np.arange(4000) < lengths[:, None]).astype(np.uint8))
+    cells = TokenRows(csr, Config(n_genes=4000, **network))[Rows(list(range(64)))]["cells"]
     assert sum(len(part["tokens"]) for part in cells) == 64
     for part in cells:
         kept = part.get("weight", (part["tokens"] > 0).float())
         assert ((part["tokens"] > 0) == (kept == 1)).all()  # padding has weight 0
-        assert (kept.sum(1) >= 0.8 * part["tokens"].shape[1]).all()
+    padded = sum(part["tokens"].numel() for part in cells)
+    assert padded < (1.2 if network == {} else 1.05) * lengths.sum()
+    assert len(cells) <= (20 if network == {} else 64)
+    assert sorted(int(n) for part in cells for n in (part["tokens"] > 0).sum(1)) == sorted(lengths.tolist())
 
 
 def test_all_tokens_and_the_end_token():

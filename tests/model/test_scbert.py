@@ -100,6 +100,14 @@ def test_network_choices_are_checked(adata):
         ScBERT(adata, preset="large")
     with pytest.raises(KeyError, match=r"is not in adata.varm; it has none. Make them with tl.gene2vec"):
         ScBERT(adata)
+    for wrong in ({"tokens": "half"}, {"attention": "softmax"}, {"stabilizer": "row"}, {"gene_embedding": "svd"}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} must be one of '"):
+            ScBERT(adata, **wrong)
+    for wrong in ({"n_background": 0}, {"n_hidden": 16.5}, {"n_layers": -1}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} must be a whole number from 1"):
+            ScBERT(adata, **wrong)
 
 
 def test_presets_can_be_changed_in_single_choices(adata):

@@ -154,6 +154,7 @@ def test_attention_floor_is_the_share_of_epsilon(weights):
     assert favor.attention_floor(40 * k, projection, weight).min() > expected.max()
 
 
+@pytest.mark.parametrize("_size", ["spans"], indirect=True)
 def test_nothing_of_tokens_by_features_is_kept_for_the_gradients():
     x, qkv, projection, _ = tensors(10, n=400)
     kept = []
@@ -189,6 +190,14 @@ def test_softmax_equals_its_matrix(weights):
     share = favor.mean_share(x[..., 0], weight)
     received = softmax.received_attention(q, k, share, weight) * counts[:, None]
     torch.testing.assert_close(received, torch.einsum("bi,bhij->bhj", share, matrix), rtol=1e-5, atol=1e-7)
+
+
+def test_features_are_kept_where_they_are_few(monkeypatch):
+    x, qkv, projection, _ = tensors(14)  # 40 features per token, 111 tokens
+    for most, in_all, small in ((40, 4440, True), (39, 4440, False), (40, 4439, False)):
+        monkeypatch.setattr(favor, "_SMALL", most)
+        monkeypatch.setattr(favor, "_SMALL_IN_ALL", in_all)
+        assert favor.is_small(x, qkv, projection) == small
 
 
 def test_heads_are_a_linear_map_cut_in_pieces():

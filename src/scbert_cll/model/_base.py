@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
 import lightning.pytorch as L
 import numpy as np
@@ -52,6 +52,8 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 }
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 _NETWORK: Final = [f.name for f in fields(Config) if f.name not in _DERIVED]
+_CHOICES: Final = {name: list(get_args(kind)) for name, kind in get_type_hints(Config).items() if get_args(kind)}
+_COUNTS: Final = {"n_hidden", "n_layers", "n_heads", "dim_head", "n_feedforward", "n_background"}
 
 
 def as_seed(rng: int | np.random.Generator | None) -> int:
@@ -130,6 +132,11 @@ class TokenModel(Inference):
             raise TypeError(
                 f"Unknown network parameters {_checks.listed(unknown)}; there are {_checks.listed(_NETWORK, 20)}."
             )
+        for name, known in _CHOICES.items():
+            if name in network:
+                _checks.choice(network[name], known, name)
+        for name in _COUNTS & set(network):
+            _checks.number_in(network[name], name, 1, np.inf, whole=True)
         derived = {"n_genes": len(self.genes), "n_bins": int(self.binning["params"]["n_bins"]), "n_classes": n_classes}
         return Config(**(PRESETS[preset] | dict(network) | derived))
 

@@ -17,7 +17,7 @@ from scbert_cll.nn import Config
 
 Cells = dict[str, Tensor]  # tokens (b, n), and where needed genes (b, n) and weight (b, n)
 Batch = dict[str, Any]  # "cells": list of Cells; "rows" and further columns, in the order of the cells
-_WASTE: Final = 0.2  # cells whose tokens would be padded by a larger share go into a tensor of their own
+_OVERHEAD: Final = 2**17  # what a further tensor costs, as numbers of the residual stream (tokens × width × blocks)
 
 
 class Rows(NamedTuple):
@@ -48,7 +48,7 @@ class TokenRows(Dataset[Batch]):
         lengths = self.lengths()[asked.rows]
         order = np.argsort(-lengths, kind="stable")
         rows, lengths = np.asarray(asked.rows, np.int64)[order], lengths[order]
-        parts = [(0, len(rows))] if self.config.tokens == "all" else list(pairwise(_bounds(lengths)))
+        parts = [(0, len(rows))] if self.config.tokens == "all" else list(pairwise(_bounds(lengths, self.config)))
         cells = [self._cells(rows[start:stop], asked.draw) for start, stop in parts]
         columns = {name: values[rows] for name, values in self.columns.items()}
         return {"cells": cells, "rows": torch.from_numpy(rows)} | columns
@@ -104,11 +104,12 @@ def _add_background(genes: np.ndarray, weight: np.ndarray, n: int, order: np.nda
         genes[end], weight[end] = config.n_genes, 1
 
 
-def _bounds(lengths: np.ndarray) -> list[int]:
-    """Where falling lengths are to be cut so that none is much shorter than the longest of its part."""
+def _bounds(lengths: np.ndarray, config: Config) -> list[int]:
+    """Where falling lengths are cut: where the padding that all later ones are spared is worth a further tensor."""
     bounds, longest = [0], lengths[0]
+    worth = _OVERHEAD / (config.n_hidden * config.n_layers)
     for i, length in enumerate(lengths):
-        if length < (1 - _WASTE) * longest:
+        if (longest - length) * (len(lengths) - i) > worth:
             bounds.append(i)
             longest = length
     return [*bounds, len(lengths)]

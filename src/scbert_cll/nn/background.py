@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scbert_cll.nn import favor
+from scbert_cll.nn.context import take
 
 if TYPE_CHECKING:
     from scbert_cll.nn.performer import Block
@@ -38,7 +39,7 @@ def first_block(block: Block, still: Tensor, x: Tensor, index: Tensor, moved: Te
     attention, n_heads = block.attention, block.attention.n_heads
     projection, stabilizer = attention.projection, attention.stabilizer
     context, tops = _sum_of_zeros(block, still)
-    old, new = (block.attention_norm(_take(y.expand_as(x), index)) for y in (still, x))
+    old, new = (block.attention_norm(take(y.expand_as(x), index)) for y in (still, x))
     context.repeat(len(x))
     for tokens, sign in ((old, -1.0), (new, 1.0)):
         context.add(*attention.keys_values(tokens), sign * moved.float())
@@ -70,7 +71,7 @@ def _read(block: Block, context: favor.Context, still: Tensor, x: Tensor, index:
     for span in _spans(block, x):
         heads, _ = context.read(attention.queries(block.attention_norm(still[:, span])))
         result[:, span] = block.refine(still[:, span] + attention.mix(heads))
-    tokens = _take(x, index)
+    tokens = take(x, index)
     heads, _ = context.read(attention.queries(block.attention_norm(tokens)))
     cell = torch.arange(len(x), device=x.device).unsqueeze(1).expand_as(index)
     result[cell[moved], index[moved]] = block.refine(tokens + attention.mix(heads))[moved]
@@ -81,7 +82,3 @@ def _spans(block: Block, x: Tensor) -> list[slice]:
     """Spans of tokens that hold few features at a time."""
     per_token = len(block.attention.projection) * block.attention.n_heads
     return list(favor.steps(x.shape[1], max(16, favor.at_a_time(x.device) // per_token)))
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -72,6 +72,11 @@ def steps(n: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens `index` (b, m) of x (b, n, w): (b, m, w)."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
 def cut(weight: Tensor | None, cells: slice, span: slice) -> Tensor | None:
     """Weights of a part of the tokens, where there are any."""
     return None if weight is None else weight[cells, span]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from scbert_cll.nn.performer import Config
+from scbert_cll.nn.config import Config
 
 
 def gene_embedding(config: Config, vectors: Tensor | None) -> nn.Embedding | None:

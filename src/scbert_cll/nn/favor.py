@@ -56,6 +56,8 @@ __all__ = [
     "attention_floor",
     "contexts",
     "heads",
+    "is_small",
+    "kept_attention",
     "largest_exponents",
     "mean_share",
     "naive_attention_matrix",
@@ -64,6 +66,9 @@ __all__ = [
     "received_attention",
     "steps",
 ]
+
+_SMALL: Final = 512  # features per token, heads × r
+_SMALL_IN_ALL: Final = 2**24  # features of a batch: 64 MB in float32
 
 Part = Callable[[slice, slice], Tensor]  # makes the part (cells, span, h, d) of a tensor (b, n, h, d)
 
@@ -78,17 +83,19 @@ def naive_features(
     stabilizer: Stabilizer = "cell",
     *,
     of_keys: bool = True,
+    epsilon: float = EPSILON,
 ) -> Tensor:
     """Positive features (b, h, n, r) of keys or queries x (b, n, h, d)."""
-    x = x.transpose(1, 2).float() * x.shape[-1] ** -0.25
-    exponent = x @ projection.float().T
+    x, scale = x.transpose(1, 2).float(), x.shape[-1] ** -0.25
+    exponent = x @ (scale * projection.float()).T
     seen = exponent if _FOLLOWS[stabilizer] else exponent.detach()
     if of_keys:
         seen = seen if weight is None else seen.masked_fill(weight[:, None, :, None] == 0, LEAST)
         largest = seen.amax((*SCOPE[stabilizer], 2, 3), keepdim=True)
     else:
         largest = seen.amax(-1, keepdim=True)
-    return torch.exp(exponent - x.square().sum(-1, keepdim=True) / 2 - largest) + EPSILON
+    features = torch.exp(exponent - (x.square().sum(-1, keepdim=True) * (scale**2 / 2) + largest))
+    return features + epsilon if epsilon else features
 
 
 def naive_attention_matrix(
@@ -113,7 +120,32 @@ def attention(
 
     `qkv` (3 h d, w) makes queries, keys and values.
     """
+    if is_small(x, qkv, projection):
+        return kept_attention(x, qkv, projection, weight, stabilizer, asking)
     return _Attention.apply(x if asking is None else asking, x, qkv, projection, weight, stabilizer)
+
+
+def is_small(x: Tensor, qkv: Tensor, projection: Tensor) -> bool:
+    """Whether the features are so few that keeping them costs less than computing them again."""
+    per_token = len(projection) * qkv.shape[0] // (3 * projection.shape[1])
+    return per_token <= _SMALL and x.shape[0] * x.shape[1] * per_token <= _SMALL_IN_ALL
+
+
+def kept_attention(
+    x: Tensor, qkv: Tensor, projection: Tensor, weight: Tensor | None, stabilizer: Stabilizer, asking: Tensor | None
+) -> Tensor:
+    """`attention` with its features kept for the gradients, by autograd alone."""
+    b, n, _ = x.shape
+    q, k, v = F.linear(x, qkv).view(b, n, 3, -1, projection.shape[1]).unbind(2)
+    q = q if asking is None else heads(asking, qkv.chunk(3)[0], projection.shape[1])
+    values = with_ones(k, v)
+    with torch.autocast(x.device.type, enabled=False):
+        values = values if weight is None else values * weight[:, None, :, None]
+        keys = naive_features(k, projection, weight, stabilizer, epsilon=0.0)
+        total = keys.transpose(-1, -2) @ values + EPSILON * values.sum(2, keepdim=True)
+        queries = naive_features(q, projection, None, stabilizer, of_keys=False, epsilon=0.0)
+        heard = queries @ total + EPSILON * total.sum(2, keepdim=True)
+        return (heard[..., :-1] / heard[..., -1:]).transpose(1, 2).to(v.dtype)
 
 
 def heads(x: Tensor, matrix: Tensor, dim_head: int) -> Tensor:

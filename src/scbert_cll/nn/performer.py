@@ -1,4 +1,4 @@
-"""The whole network: scBERT's Performer over genes, with one `Config`.
+"""The network: scBERT's Performer over genes, shaped by one `Config`.
 
 A cell is a set of genes, each a token: its bin of expression (0 not expressed … `n_bins`, then the mask token) plus a
 vector that says which gene it is. Pre-LayerNorm blocks of FAVOR+ attention and a feed-forward layer refine the tokens; one
@@ -10,60 +10,20 @@ for tokens and heads. Letters in shapes: b cells, n tokens, w width, h heads, d 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scbert_cll.nn import background, favor, softmax
+from scbert_cll.nn.config import Config
+from scbert_cll.nn.context import take
 from scbert_cll.nn.embedding import gene_embedding
 
 _UNITS_AT_A_TIME: Final = 2**20  # of the feed-forward layer
 _FEW: Final = 0.3  # share of expressed genes below which the others are worth sharing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Everything that shapes the network; plain values, so that it is saved as JSON."""
-
-    n_genes: int
-    n_bins: int = 5
-    n_hidden: int = 32
-    n_layers: int = 1
-    n_heads: int = 4
-    dim_head: int = 8
-    n_features: int = 0  # random features per head; 0 stands for int(dim_head * ln(dim_head))
-    n_feedforward: int = 4  # width of the feed-forward layer in multiples of n_hidden
-    dropout: float = 0.1
-    gene_embedding: Literal["gene2vec", "learned", "sinusoidal", "none"] = "gene2vec"
-    train_gene_embedding: bool = True
-    tokens: Literal["expressed", "background", "all"] = "expressed"
-    n_background: int = 500  # zero genes that stand for all of a cell's, with tokens="background"
-    end_token: bool = False  # scBERT's constant token 0 behind the genes
-    out_bias: bool = True  # bias of the attention's output (scBERT yes, performer-pytorch no)
-    head: Literal["pool", "scbert"] = "pool"
-    n_classes: int = 0
-    attention: Literal["favor", "exact"] = "favor"
-    stabilizer: favor.Stabilizer = "cell"
-
-    @property
-    def mask_token(self) -> int:
-        """Token that hides a gene."""
-        return self.n_bins + 1
-
-    @property
-    def n_positions(self) -> int:
-        """Tokens of a cell when all genes attend."""
-        return self.n_genes + self.end_token
-
-    @property
-    def features(self) -> int:
-        """Random features per head."""
-        return self.n_features or int(self.dim_head * math.log(self.dim_head))
 
 
 class Attention(nn.Module):
@@ -110,6 +70,10 @@ class Attention(nn.Module):
         q, k = (lambda *at: self.queries(x[at])), (lambda *at: self.keys(x[at]))
         return favor.received_attention(q, k, self.projection, share, weight, self.stabilizer)
 
+    def can_stream(self, x: Tensor) -> bool:
+        """Whether going through the tokens span by span is possible, and worth it."""
+        return self.kind == "favor" and not favor.is_small(x, self.qkv.weight, self.projection)
+
     def _heads(self, x: Tensor, which: int) -> Tensor:
         return favor.heads(x, self.qkv.weight.chunk(3)[which], self.projection.shape[1])
 
@@ -131,33 +95,35 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """(b, n, w) -> (b, n, w), or of the tokens in `index` (b, m) only: (b, m, w)."""
-        if not torch.is_grad_enabled():
-            return self.stream(x, weight, index) if self.attention.kind == "favor" else self.whole(x, weight, index)
-        if self.recompute:
+        if not torch.is_grad_enabled() and self.attention.can_stream(x):
+            return self.stream(x, weight, index)
+        if self.recompute and torch.is_grad_enabled():
             return checkpoint(self.whole, x, weight, index, use_reentrant=False)
         return self.whole(x, weight, index)
 
     def whole(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """All tokens at once, for gradients."""
         normed = self.attention_norm(x)
-        heard = self.attention(normed, weight, None if index is None else _take(normed, index))
-        x = heard + (x if index is None else _take(x, index))
+        heard = self.attention(normed, weight, None if index is None else take(normed, index))
+        x = heard + (x if index is None else take(x, index))
         tokens = x.flatten(0, 1)
         spans = favor.steps(len(tokens), max(1, _UNITS_AT_A_TIME // self.inner))
         return torch.cat([self.refine(tokens[span]) for span in spans]).view_as(x)
 
     def refine(self, x: Tensor) -> Tensor:
-        """The feed-forward half, (…, w) -> (…, w); its wide hidden layer is computed again for the gradients."""
+        """The feed-forward half, (…, w) -> (…, w); a hidden layer of many units is computed again for the gradients."""
 
         def wide(x: Tensor) -> Tensor:
             return self.feedforward(self.feedforward_norm(x))
 
-        return x + (checkpoint(wide, x, use_reentrant=False) if torch.is_grad_enabled() else wide(x))
+        if torch.is_grad_enabled() and x.shape[0] * self.inner > _UNITS_AT_A_TIME // 2:
+            return x + checkpoint(wide, x, use_reentrant=False)
+        return x + wide(x)
 
     def stream(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """A span of tokens at a time, without gradients: nothing but the residual stream is kept."""
         attention = self.attention
-        source = x if index is None else _take(x, index)
+        source = x if index is None else take(x, index)
         result = torch.empty_like(source)
 
         def keys_values(*at: slice) -> tuple[Tensor, Tensor]:
@@ -275,7 +241,7 @@ class Performer(nn.Module):
             return encodings if at is None else encodings[at]
         index, wanted = (None, None) if at is None else _index(at)
         x, blocks = self.embed(tokens, genes), list(self.blocks)
-        if self._shares_zeros(tokens, genes, weight):
+        if self._shares_zeros(x, tokens, genes, weight):
             first = self._first_block(tokens, x)
             x, blocks = (x, blocks) if first is None else (first, blocks[1:])
         for block in blocks:
@@ -344,14 +310,14 @@ class Performer(nn.Module):
             features = favor.orthogonal_features(self.config.features, self.config.dim_head, generator)
             block.attention.projection.copy_(features)
 
-    def _shares_zeros(self, tokens: Tensor, genes: Tensor | None, weight: Tensor | None) -> bool:
+    def _shares_zeros(self, x: Tensor, tokens: Tensor, genes: Tensor | None, weight: Tensor | None) -> bool:
         """Whether several cells go through the first of several blocks with all their genes, and without gradients."""
         return (
             genes is None
             and weight is None
             and len(tokens) >= background.FEWEST_CELLS
             and len(self.blocks) > 1
-            and self.config.attention == "favor"
+            and cast("Block", self.blocks[0]).attention.can_stream(x)
             and self.config.stabilizer != "batch"
             and not (torch.is_grad_enabled() or self.training)
             and bool((tokens != 0).float().mean() < _FEW)
@@ -382,11 +348,6 @@ def mean_tokens(encodings: Tensor, weight: Tensor | None = None) -> Tensor:
         return encodings.mean(1)
     weight = weight.to(encodings.dtype).unsqueeze(-1)
     return (encodings * weight).sum(1) / weight.sum(1)
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens `index` (b, m) of x (b, n, w): (b, m, w)."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def _index(at: Tensor) -> tuple[Tensor, Tensor]:
