@@ -15,7 +15,7 @@ A `weight` (b, n) says how many genes a key stands for: 0 is padding, None is 1 
 In scBERT gradients flow through these maxima, and through those of the queries; performer-pytorch holds them constant. So do
 the scopes that stand for them.
 
-No tensor of tokens × features is kept. `Context` sees the tokens a span at a time and holds O(r d) per head; `attention` is
+No tensor of tokens × features is kept, but in small networks (`kept_attention`). `Context` sees the tokens a span at a time and holds O(r d) per head; `attention` is
 built on it, and for gradients computes queries, keys, values and features again, span by span. `naive_attention_matrix` is
 the plain O(n²) twin of everything here.
 """
@@ -28,6 +28,7 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from scbert_cll.nn.context import (
     EPSILON,
@@ -232,6 +233,7 @@ class _Attention(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         asking, x, qkv, weight, out, normalizer = ctx.saved_tensors
         d, matrices = out.shape[-1], qkv.chunk(3)
