@@ -159,9 +159,9 @@ class Context:
     def collect(self, q: Tensor, share: Tensor) -> None:
         """Queries of some more tokens, for `received`: sum_i share_i phi(q_i) / normaliser_i."""
         features, scale = self.queries(q)
-        normalizer = (features @ self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
+        normalizer = along(features, self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
         counts = share[:, None, :, None] / normalizer  # (b, h, m, 1)
-        u = features.transpose(-1, -2) @ (scale * counts) + EPSILON * counts.sum(2, keepdim=True)
+        u = along(features.transpose(-1, -2), scale * counts) + EPSILON * counts.sum(2, keepdim=True)
         u[:, :, self.n_features :] = 0
         self.collected = self.collected + u
 
@@ -170,7 +170,7 @@ class Context:
         """Attention that each of the keys (b, n, h, d) gets from the queries that were collected: (b, h, n)."""
         features, scale, _ = self.keys(k, weight, self.largest)
         u = torch.as_tensor(self.collected)
-        received = (features @ u).mul_(scale).add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
+        received = along(features, u).mul_(scale).add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
         return received if weight is None else received * (weight > 0)[:, None, :]
 
     def queries(self, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,3 +217,8 @@ def with_ones(k: Tensor, v: Tensor | None) -> Tensor:
 def product(a: Tensor, b: Tensor, precision: torch.dtype) -> Tensor:
     """Multiply in `precision`, hand on in float32."""
     return (a.to(precision) @ b.to(precision)).float()
+
+
+def along(matrix: Tensor, column: Tensor) -> Tensor:
+    """Matrix times one column, as its row times the transpose: many times faster where the kernels are made for rows."""
+    return (column.transpose(-1, -2) @ matrix.transpose(-1, -2)).transpose(-1, -2)
