@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import scanpy as sc
+from _measure import apart, held, machine, spread, start_of_peak, versions
 from scipy import sparse
 
 from scbert_cll import pp
@@ -94,47 +90,17 @@ def measure(folder: Path, n_genes: int, name: str) -> dict[str, float]:
     """One run in this process: seconds, and bytes at the peak with the input in them."""
     adata = load(folder, n_genes)
     CANDIDATES[name](adata[:200].copy())  # compiles what is compiled on first use
-    before = _start_of_peak()
+    before = start_of_peak()
     start = time.perf_counter()
     CANDIDATES[name](adata)
     seconds = time.perf_counter() - start
     size = sum(a.nbytes for a in (adata.X.data, adata.X.indices, adata.X.indptr))
-    return {"seconds": seconds, "input_bytes": size, "peak_bytes": size + _bytes("VmHWM") - before}
-
-
-def _start_of_peak() -> int:
-    """Forget the peak so far; memory held now. (`ru_maxrss` would do neither: it even survives from the parent.)"""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _bytes("VmRSS")
-
-
-def _bytes(field: str) -> int:
-    line = next(li for li in Path("/proc/self/status").read_text().splitlines() if li.startswith(field))
-    return 1024 * int(line.split()[1])
-
-
-def measure_apart(folder: Path, n_genes: int, name: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--genes", str(n_genes), "--measure", name, "--folder", str(folder)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": seconds, "input_bytes": size, "peak_bytes": size + held("VmHWM") - before}
 
 
 def summary(runs: list[dict[str, float]]) -> dict[str, object]:
-    seconds = [run["seconds"] for run in runs]
     ratios = [run["peak_bytes"] / run["input_bytes"] for run in runs]
-    return {
-        "seconds": {"median": float(np.median(seconds)), "min": min(seconds), "max": max(seconds)},
-        "peak_over_input": {"median": float(np.median(ratios)), "min": min(ratios), "max": max(ratios)},
-        "runs": runs,
-    }
-
-
-def machine() -> dict[str, object]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": round(memory), "system": platform.system()}
+    return {"seconds": spread([run["seconds"] for run in runs]), "peak_over_input": spread(ratios), "runs": runs}
 
 
 def main() -> None:
@@ -159,7 +125,7 @@ def main() -> None:
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in CANDIDATES}
         for _ in range(args.repeats):
             for name, done in runs.items():
-                done.append(measure_apart(folder, args.genes, name))
+                done.append(apart(__file__, ["--genes", args.genes, "--measure", name, "--folder", folder]))
 
     results = {name: summary(done) for name, done in runs.items()}
     ratios = [a["seconds"] / b["seconds"] for a, b in zip(*runs.values(), strict=True)]
@@ -171,10 +137,9 @@ def main() -> None:
         "density": stored / (shape[0] * shape[1]),
         "median_counts_per_cell": float(np.median(totals)),
         "machine": machine(),
-        "versions": {p: version(p) for p in ("scbert-cll", "anndata", "scanpy", "numpy", "scipy")}
-        | {"python": platform.python_version()},
+        "versions": versions("scbert-cll", "anndata", "scanpy", "numpy", "scipy"),
         "results": results,
-        "seconds_ratio": {"median": float(np.median(ratios)), "min": min(ratios), "max": max(ratios)},
+        "seconds_ratio": spread(ratios),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")

@@ -1,0 +1,60 @@
+"""The benchmarks run: in their quick form, which writes nothing. What they measure is no matter of the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = [ROOT / "benchmarks" / "results", ROOT / "docs" / "_static"]
+
+
+def rows(output: str) -> dict[str, list[list[str]]]:
+    """Cells of the markdown tables, by the first cell of their line."""
+    found: dict[str, list[list[str]]] = {}
+    for line in output.splitlines():
+        if line.startswith("| "):
+            first, *others = (cell.strip() for cell in line.strip("|").split("|"))
+            found.setdefault(first, []).append(others)
+    return found
+
+
+def written() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for folder in RESULTS for path in folder.rglob("*")}
+
+
+def run_quick(script: str) -> dict[str, list[list[str]]]:
+    before = written()
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert written() == before
+    return rows(done.stdout)
+
+
+@pytest.mark.slow
+def test_engine_compares_everything_it_says():
+    found = run_quick("engine.py")
+    for what in ("forward, float32", "forward, ours in bfloat16", "training step, float32"):
+        assert [line[0] for line in found[what]] == ["256", "256"]  # time, then memory
+    assert [line[0] for line in found["one layer"]] == ["128", "256"] * 2
+    assert {"all", "background 20", "expressed", "no gene vectors: each level once"} <= set(found)
+    # the exact modes have no error, the others have one
+    assert found["all"][0][5] == "0"
+    assert found["expressed"][0][5].split("%")[0] > "0"
+
+
+@pytest.mark.slow
+def test_approximation_reports_every_network_and_quantity():
+    found = run_quick("approximation.py")
+    networks = {"published", "published, q and k × 2", "published, q and k × 4", "small, trained"}
+    assert networks <= set(found)
+    for name in networks:
+        assert [line[:2] for line in found[name]] == [
+            [stabilizer, quantity]
+            for stabilizer in ("cell", "head")
+            for quantity in ("output", "encodings", "received")
+        ]
