@@ -48,7 +48,7 @@ def _speed(ax: Axes, rows: list[Row]) -> None:
         _line(ax, x, middle, colour, marker, label)
         ax.vlines(x, low, high, color=colour, lw=1.2)
     ax.axhline(1, color=GREY, lw=0.8, ls=":")
-    _log(ax, x=_tokens(rows, "time"))
+    log_axes(ax, x=_tokens(rows, "time"))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 6, 8)))
     ax.set(xlabel="tokens", ylabel="times faster than performer-pytorch")
     _legend(ax)
@@ -62,7 +62,7 @@ def _memory(ax: Axes, rows: list[Row]) -> None:
             beside = [row["beside"]["median"] / 1e6 for row in found]
             _line(ax, x, beside, colour, marker, f"{label}, performer-pytorch", theirs=True)
         _line(ax, x, [row["ours"]["median"] / 1e6 for row in found], colour, marker, label)
-    _log(ax, x=_tokens(rows, "memory"))
+    log_axes(ax, x=_tokens(rows, "memory"))
     ax.set(xlabel="tokens", ylabel="peak memory (MB)")
     _legend(ax)
 
@@ -74,7 +74,7 @@ def _attention(ax: Axes, rows: list[Row]) -> None:
     _line(ax, x, [row["ours"]["median"] for row in found], BLUE, "o", "scbert_cll")
     for row in found:
         _note(ax, f"{row['ratio']['median']:.1f}×", (row["tokens"], row["beside"]["median"]), (0, 6), ha="center")
-    _log(ax, x=x)
+    log_axes(ax, x=x)
     ax.margins(x=0.1, y=0.15)
     ax.set(xlabel="tokens", ylabel="gene attention of a layer (s)")
     _legend(ax)
@@ -101,7 +101,7 @@ def _modes(ax: Axes, rows: list[Row]) -> None:
         ha="right",
         va="center",
     )
-    _log(ax)
+    log_axes(ax)
     ax.margins(x=0.1, y=0.15)
     ax.set(xlabel="seconds per cell", ylabel="error of encodings (%)")
 
@@ -131,7 +131,7 @@ def _legend(ax: Axes) -> None:
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
 
 
-def _log(ax: Axes, x: list[int] | None = None) -> None:
+def log_axes(ax: Axes, x: list[int] | None = None) -> None:
     """Logarithmic axes with plain numbers."""
     ax.set(xscale="log", yscale="log")
     for axis in (ax.xaxis, ax.yaxis):

@@ -29,17 +29,17 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from _engine_figure import log_axes
 from _measure import machine, spread, versions
 from _tables import grid
 from _workloads import BINS, PUBLISHED
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 
 import scbert_cll as sc_cll
 from scbert_cll.model._data import Rows, TokenRows
 from scbert_cll.nn import Config, Performer, favor
-from scbert_cll.pl._style import BLUE, GREEN, ORANGE, SKY, styled
+from scbert_cll.pl._style import BLUE, GREEN, GREY, ORANGE, SKY, styled
 
 mpl.use("agg")
 ROOT = Path(__file__).parents[1]
@@ -248,7 +248,7 @@ def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
         axes[i, 0].set_ylabel(f"relative error (%)\nmaximum per {stabilizer}")
     fig.supxlabel("random features per head", fontsize=8)
     handles = [Line2D([], [], color=c, marker="o", ms=3.5, label=name) for name, c in COLOURS.items()]
-    handles.append(Line2D([], [], color="#6B6B6B", ls=":", label="uniform attention"))
+    handles.append(Line2D([], [], color=GREY, ls=":", label="uniform attention"))
     fig.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=1.6)
     fig.savefig(path, dpi=200)
     plt.close(fig)
@@ -264,10 +264,7 @@ def _panel(ax: Any, rows: list[dict[str, Any]]) -> None:
         ax.plot(x, middle, color=colour, marker="o", ms=3.5, lw=1.2)
         ax.fill_between(x, low, high, color=colour, alpha=0.25, lw=0)
         ax.axhline(100 * own[0]["uniform"], color=colour, lw=1, ls=":")
-    ax.set(xscale="log", yscale="log", xticks=x)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    log_axes(ax, x)
 
 
 def main() -> None:
