@@ -1,0 +1,1 @@
+"""Folds, metrics and their uncertainty: arrays in, tables out; no AnnData, no network."""
