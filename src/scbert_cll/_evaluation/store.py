@@ -1,0 +1,90 @@
+"""Finished folds on disk, so that a run that was interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class Done(NamedTuple):
+    """What one model made of one fold."""
+
+    proba: np.ndarray  # (test cells, classes)
+    seconds: float
+
+
+class FoldStore:
+    """A folder with one small file per finished fold of a model; without a folder nothing is kept.
+
+    A file's name holds a fingerprint of everything its numbers depend on, so that a run with other data, folds or settings
+    computes its own folds and never takes over another's.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise ValueError(f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds.")
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, name: str, fingerprint: str) -> Done | None:
+        """What was found before, if it was; a damaged file counts as none."""
+        if self.folder is None or not (path := self._path(name, fingerprint)).exists():
+            return None
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                return Done(file["proba"], float(file["seconds"]))
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile):
+            return None
+
+    def save(self, name: str, fingerprint: str, done: Done) -> None:
+        """Write aside and rename, so that a file is whole or not there."""
+        if self.folder is None:
+            return
+        path = self._path(name, fingerprint)
+        aside = path.with_name(f".{secrets.token_hex(4)}.tmp")
+        try:
+            with aside.open("wb") as file:
+                np.savez(file, proba=done.proba, seconds=np.float64(done.seconds))
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _path(self, name: str, fingerprint: str) -> Path:
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]
+        return Path(str(self.folder)) / f"{slug}.{fingerprint[:16]}.npz"
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash of arrays and plain values; of objects what they say of themselves, less where they lie in memory."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray) and part.dtype != object:
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(json.dumps(part, default=_told, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return fingerprint(value) if value.dtype != object else value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if hasattr(value, "get_params"):
+        return {"class": type(value).__qualname__} | dict(value.get_params(deep=False))
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _ADDRESS.sub("", repr(value))
