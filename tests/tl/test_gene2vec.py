@@ -15,7 +15,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from scbert_cll import tl
-from scbert_cll.tl import _gene2vec as private
+from scbert_cll.model import _gene_vectors as private
 
 MODULES = 6
 

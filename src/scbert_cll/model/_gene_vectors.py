@@ -1,0 +1,128 @@
+"""Vectors of genes from the data's own co-expression: cells to metacells to pairs to vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+_MIN_DF = 10  # a correlation over fewer independent metacells is noise
+_N_COMPONENTS = 20
+_BLOCK = 1024  # rows of the gene-by-gene correlation that exist at one time
+_ALPHA = 0.1  # gensim's 0.025 is for corpora of millions of words: here it leaves the vectors where they started
+
+
+def co_expression_vectors(
+    counts: sparse.csr_matrix, names: pd.Index, donors: np.ndarray, params: dict[str, Any], rng: np.random.Generator
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Counts to metacells to pairs to vectors, indexed by gene name, and how many there were of each.
+
+    `params` are those of :func:`scbert_cll.tl.gene2vec`: n_dims, n_neighbors, min_detected, cells_per_metacell,
+    n_metacells, epochs; `donors` are codes.
+    """
+    n_cells = counts.shape[0]
+    detected = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / n_cells
+    genes = np.flatnonzero((detected >= params["min_detected"]) & (detected > 0))
+    size = max(params["cells_per_metacell"], -(-n_cells // params["n_metacells"]))
+    profiles = _metacell_profiles(counts, genes, donors, size)
+    varying = np.linalg.norm(profiles, axis=0) > 1e-6  # rounding is no variation
+    genes, profiles = genes[varying], profiles[:, varying] / np.linalg.norm(profiles[:, varying], axis=0)
+    pairs = _partners(profiles, params["n_neighbors"])
+    if not len(pairs):
+        raise ValueError(
+            f"No two genes are co-expressed: {len(genes)} of {len(names)} genes are found in at least "
+            f"min_detected={params['min_detected']:g} of the cells and vary. Lower min_detected, or give vectors=."
+        )
+    found = _skip_gram(pairs, names[genes], params["n_dims"], params["epochs"], seed=int(rng.integers(2**31)))
+    return found, {"n_cells": n_cells, "n_metacells": len(profiles), "n_pairs": len(pairs)}
+
+
+def _metacell_profiles(counts: sparse.csr_matrix, genes: np.ndarray, donors: np.ndarray, size: int) -> np.ndarray:
+    """Log-normalised metacells minus the mean of their donor's, for the given genes."""  # (metacells, genes)
+    centred = []
+    for donor in np.unique(donors):
+        own = counts[donors == donor]
+        groups = _metacells(own[:, genes], own.sum(axis=1).A1, size)
+        if len(groups) > 1:  # one metacell has nothing to be compared with
+            member = sparse.csr_matrix(
+                (np.ones(own.shape[0]), np.concatenate(groups), np.cumsum([0, *map(len, groups)]))
+            )
+            summed = member @ own
+            log = np.log1p(summed[:, genes].toarray() * (1e4 / summed.sum(axis=1).A1[:, None]))
+            centred.append((log - log.mean(axis=0)).astype(np.float32))
+    df = sum(len(c) - 1 for c in centred)
+    if df < _MIN_DF:
+        raise ValueError(
+            f"{counts.shape[0]} training cells of {len(np.unique(donors))} donors make metacells of {size} or more "
+            f"cells for {df} degrees of freedom; a correlation needs at least {_MIN_DF}. Use more cells, lower "
+            "cells_per_metacell, or give vectors=."
+        )
+    return np.concatenate(centred)
+
+
+def _metacells(counts: sparse.csr_matrix, totals: np.ndarray, size: int) -> list[np.ndarray]:
+    """Groups of `size` to 2·`size` − 1 like cells: halve at the median of the widest component while that is possible."""
+    cells = np.arange(len(totals))
+    if size == 1:
+        return np.split(cells, cells[1:])
+    points = _components(counts, totals) if len(cells) >= 2 * size else np.zeros((len(cells), 1))
+    todo, done = [cells], []
+    while todo:
+        cells = todo.pop()
+        if len(cells) < 2 * size:
+            done.append(cells)
+            continue
+        widest = points[cells].var(axis=0).argmax()
+        ordered = cells[np.argsort(points[cells, widest], kind="stable")]
+        todo += [ordered[: len(cells) // 2], ordered[len(cells) // 2 :]]
+    return done
+
+
+def _components(counts: sparse.csr_matrix, totals: np.ndarray) -> np.ndarray:
+    """Principal components of one donor's log-normalised cells; sparse stays sparse."""  # (cells, components)
+    from sklearn.decomposition import PCA
+
+    n = min(_N_COMPONENTS, *(d - 1 for d in counts.shape))
+    log = (sparse.diags(1e4 / totals) @ counts).log1p().tocsr()
+    components: np.ndarray = PCA(n, svd_solver="arpack", random_state=0).fit_transform(log)
+    return components
+
+
+def _partners(unit: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Each gene with the genes it correlates with best, every unordered pair once; one block of rows at a time."""
+    n_genes = unit.shape[1]
+    k = min(n_neighbors, n_genes - 1)
+    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    for start in range(0, n_genes if k > 0 else 0, _BLOCK):
+        r = unit[:, start : start + _BLOCK].T @ unit  # (block, genes)
+        rows = np.arange(len(r))
+        r[rows, start + rows] = -np.inf
+        best = np.argpartition(r, -k, axis=1)[:, -k:]
+        row, nth = np.nonzero(np.take_along_axis(r, best, axis=1) > 0)
+        pairs.append(np.stack([start + row, best[row, nth]], axis=1))
+    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+
+
+def _skip_gram(pairs: np.ndarray, names: pd.Index, n_dims: int, epochs: int, *, seed: int) -> pd.DataFrame:
+    """Word2Vec on sentences of two genes; one worker, so that the seed decides everything."""
+    from gensim.models import Word2Vec
+
+    words = names.astype(str).to_numpy(dtype=object)
+    shuffled = np.random.default_rng(seed).permutation(pairs)
+    sentences = words[shuffled].tolist()
+    model = Word2Vec(
+        sentences,
+        vector_size=n_dims,
+        window=1,
+        min_count=1,
+        sg=1,
+        negative=5,
+        sample=0,
+        workers=1,
+        epochs=epochs,
+        alpha=_ALPHA,
+        seed=seed,
+    )
+    return pd.DataFrame(model.wv.vectors, index=model.wv.index_to_key)
