@@ -32,6 +32,7 @@ from scbert_cll._checks._checkpoint import (
     unreadable,
     vocabulary_problems,
 )
+from scbert_cll._checks._estimators import is_classifier, labelled, one_per_cell, space, takes_weights, weight_per_cell
 from scbert_cll._checks._genes import (
     enough_matched,
     gene_names,
@@ -73,9 +74,11 @@ __all__ = [
     "gene_vector_problems",
     "groups",
     "is_binned",
+    "is_classifier",
     "is_model",
     "key_in",
     "known_genes",
+    "labelled",
     "labels",
     "layout_problems",
     "listed",
@@ -88,13 +91,16 @@ __all__ = [
     "number_in",
     "obs_column",
     "one_group_per_cell",
+    "one_per_cell",
     "other_key",
     "places_in_model",
     "same_binning",
     "same_or_default",
     "share",
+    "space",
     "split",
     "state_dict",
+    "takes_weights",
     "target",
     "tokens",
     "tokens_in_every_cell",
@@ -103,5 +109,6 @@ __all__ = [
     "unreadable",
     "vocabulary_coverage",
     "vocabulary_problems",
+    "weight_per_cell",
     "weights",
 ]

@@ -5,17 +5,43 @@ Renamed and removed names are what breaks packages built on scvi-tools; here is 
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
+import numpy as np
+import pandas as pd
+import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi import __version__ as SCVI_VERSION
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
+from scvi.model import SCANVI, SCVI
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner
 
-__all__ = ["SCVI_VERSION", "BaseModelClass", "TrainRunner", "detached_registry", "register"]
+__all__ = [
+    "SCVI_VERSION",
+    "BaseModelClass",
+    "TrainRunner",
+    "class_probabilities",
+    "detached_registry",
+    "latent",
+    "register",
+    "train_scanvi",
+    "train_scvi",
+]
+
+# all cells train, in the order they come: scvi-tools draws its split from a generator of its own
+_TRAINING: Final[dict[str, Any]] = {
+    "train_size": 1.0,
+    "shuffle_set_split": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def register(cls: type[BaseModelClass], adata: AnnData, layer: str, setup_args: dict[str, Any]) -> None:
@@ -40,3 +66,52 @@ def detached_registry(class_name: str, genes: list[str], setup_args: dict[str, A
         "setup_args": setup_args,
         "field_registries": {REGISTRY_KEYS.X_KEY: x},
     }
+
+
+def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
+    """Train scVI on counts, without batches."""
+    with _quietly(seed):
+        SCVI.setup_anndata(adata)
+        model = SCVI(adata)
+        model.train(max_epochs, **_TRAINING)
+    return model
+
+
+def train_scanvi(adata: AnnData, labels_key: str, unlabelled: str, *, max_epochs: int | None, seed: int) -> SCANVI:
+    """Train scVI, and scANVI started from it."""
+    first = train_scvi(adata, max_epochs=max_epochs, seed=seed)
+    with _quietly(seed):
+        model = SCANVI.from_scvi_model(first, unlabelled, labels_key=labels_key)
+        model.train(max_epochs, **_TRAINING)
+    return model
+
+
+def latent(model: SCVI, adata: AnnData) -> np.ndarray:
+    """Mean of each cell's place in the latent space."""
+    with _quietly(0):
+        return np.asarray(model.get_latent_representation(adata))
+
+
+def class_probabilities(model: SCANVI, adata: AnnData) -> pd.DataFrame:
+    """Probability of each class that scANVI was trained with, by name."""
+    with _quietly(0):
+        return pd.DataFrame(model.predict(adata, soft=True))
+
+
+@contextmanager
+def _quietly(seed: int) -> Iterator[None]:
+    """PyTorch's and numpy's random numbers from `seed`, the user's own streams untouched, and nothing printed."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
+    levels, state = [log.level for log in loggers], np.random.get_state()  # noqa: NPY002 (scvi-tools uses it)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning on loaders, scvi-tools on labels: nothing a user could act on
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        for log in loggers:
+            log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)

@@ -1,0 +1,20 @@
+"""Classifiers of cells: scikit-learn's fit and predict_proba, with an AnnData in the place of a matrix."""
+
+from __future__ import annotations
+
+from scbert_cll.estimators._base import CellEstimator, OnMatrix, as_estimator, seeded
+from scbert_cll.estimators._baselines import baselines
+from scbert_cll.estimators._latent import optional_baselines
+from scbert_cll.estimators._resampled import Resampled
+from scbert_cll.estimators._tuned import Tuned
+
+__all__ = [
+    "CellEstimator",
+    "OnMatrix",
+    "Resampled",
+    "Tuned",
+    "as_estimator",
+    "baselines",
+    "optional_baselines",
+    "seeded",
+]

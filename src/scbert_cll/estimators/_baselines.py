@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from scbert_cll import _checks
+from scbert_cll.estimators._base import CellEstimator, OnMatrix, OnRows, examples, expression
+from scbert_cll.estimators._inner import EarlyStopped, Searched
+
+# scikit-learn 1.8 chooses the penalty by l1_ratio, and deprecates its former name
+_L1: Final[dict[str, Any]] = {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
+_CLIP: Final = 10.0
+
+
+def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
+    """What a network has to be compared with: from nothing at all to the strongest usual classifiers.
+
+    All see raw counts of the training cells only, and what they choose they choose on inner folds by donor. Expression is log2(1 + 10,000
+    c / N) unless said otherwise.
+
+    ``majority``
+        The share of each class among the training cells, for every cell.
+    ``gene_only``
+        Class-balanced logistic regression on one gene. Without that gene it is ``majority``, and warns.
+    ``library_size``
+        Class-balanced logistic regression on the logarithms of total counts and number of genes: what depth alone gives away.
+    ``logistic_l2``
+        Class-balanced L2 logistic regression on genes scaled to unit variance, penalty 10⁻⁴ … 1 by inner log-loss. The
+        linear model a network must beat.
+    ``logistic_l1``
+        L1 logistic regression, one class against the rest, as in [1]_, penalty 0.01 … 1 by inner log-loss.
+    ``logistic_sgd``
+        CellTypist's recipe [2]_: scaled genes (not centred, so they stay sparse) clipped at 10, logistic regression by stochastic gradient
+        descent.
+    ``random_forest``
+        500 trees, classes balanced per tree.
+    ``gradient_boosting``
+        Histogram gradient boosting on the (at most) 2,000 most variable genes.
+    ``knn``
+        15 nearest neighbours in 50 principal components.
+    ``mlp_tokens``
+        scBERT's classification head without the Performer: hidden layers of 512 and 128 on its tokens, epochs by early stopping.
+    ``pseudobulk``
+        Logistic regression on the summed counts of each donor and class; a cell is scored with its weights, and the training cells' scores
+        set slope and intercept.
+
+    Parameters
+    ----------
+    gene
+        The gene of ``gene_only``.
+
+    Returns
+    -------
+    Unfitted estimators by name.
+
+    References
+    ----------
+    .. [1] Boiarsky et al. (2024), Deeper evaluation of a single-cell foundation model, Nature Machine Intelligence 6:1443,
+       doi:10.1038/s42256-024-00949-w.
+    .. [2] Domínguez Conde et al. (2022), Cross-tissue immune cell analysis reveals tissue-specific features in humans,
+       Science 376:eabl5197, doi:10.1126/science.abl5197.
+
+    Examples
+    --------
+    >>> import scbert_cll as sb
+    >>> sorted(sb.estimators.baselines())[:3]
+    ['gene_only', 'gradient_boosting', 'knn']
+    """
+    return {
+        "majority": OnMatrix(DummyClassifier(strategy="prior")),
+        "gene_only": GeneOnly(gene),
+        "library_size": LibrarySize(),
+        "logistic_l2": OnMatrix(_l2()),
+        "logistic_l1": OnMatrix(_l1()),
+        "logistic_sgd": OnMatrix(_celltypist()),
+        "random_forest": OnMatrix(RandomForestClassifier(500, class_weight="balanced_subsample")),
+        "gradient_boosting": OnMatrix(
+            make_pipeline(MostVariable(2000), HistGradientBoostingClassifier(early_stopping=False))
+        ),
+        "knn": OnMatrix(make_pipeline(Components(50), KNeighborsClassifier(15))),
+        "mlp_tokens": OnMatrix(EarlyStopped(MLPClassifier((512, 128))), features="tokens"),
+        "pseudobulk": Pseudobulk(),
+    }
+
+
+def _balanced() -> LogisticRegression:
+    return LogisticRegression(class_weight="balanced", max_iter=2000)
+
+
+def _l2() -> Searched:
+    model = make_pipeline(StandardScaler(with_mean=False), _balanced())
+    return Searched(model, {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]})
+
+
+def _l1() -> Searched:
+    model = OneVsRestClassifier(LogisticRegression(solver="liblinear", max_iter=1000, **_L1))
+    return Searched(model, {"estimator__C": [1e-2, 1e-1, 1.0]})
+
+
+def _celltypist() -> Any:
+    return make_pipeline(
+        StandardScaler(with_mean=False),
+        FunctionTransformer(clipped, accept_sparse=True),
+        SGDClassifier(loss="log_loss", alpha=1e-4),
+    )
+
+
+def clipped(x: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Values of zero or more, cut at 10."""
+    return x.minimum(_CLIP)
+
+
+class GeneOnly(OnRows):
+    """Logistic regression on one gene; the classes' shares where the data do not have it."""
+
+    def __init__(self, gene: str = "ITGA4", rng: int = 0) -> None:
+        self.gene = gene
+        self.rng = rng
+
+    def fit(
+        self,
+        adata: AnnData,
+        y: pd.Series,
+        groups: pd.Series | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> Self:
+        """Learn from the labelled cells."""
+        self.has_gene_ = self.gene in _checks.anndata(adata).var_names
+        if not self.has_gene_:
+            warnings.warn(
+                f"{self.gene!r} is not in adata.var_names, so gene_only knows nothing but the share of each class; "
+                "name a gene of the data: baselines(gene=…).",
+                UserWarning,
+                stacklevel=2,
+            )
+        return super().fit(adata, y, groups, sample_weight)
+
+    def _rows(self, adata: AnnData) -> np.ndarray:
+        x = expression(adata, "log2")
+        if not self.has_gene_:
+            return np.zeros((adata.n_obs, 1), np.float32)
+        return np.asarray(x[:, [adata.var_names.get_loc(self.gene)]].toarray())
+
+    def _classifier(self) -> Any:
+        return _balanced() if self.has_gene_ else DummyClassifier(strategy="prior")
+
+
+class LibrarySize(OnRows):
+    """Logistic regression on depth: logarithms of total counts and of the number of genes."""
+
+    def __init__(self, rng: int = 0) -> None:
+        self.rng = rng
+
+    def _rows(self, adata: AnnData) -> np.ndarray:
+        counts = _checks.counts(adata, None)
+        totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+        _checks.no_empty_cells(totals, adata, "adata.X")
+        n_genes = np.asarray(counts.astype(bool).sum(axis=1)).ravel()
+        return np.log(np.column_stack([totals, n_genes]))
+
+    def _classifier(self) -> Any:
+        return make_pipeline(StandardScaler(), _balanced())
+
+
+class Pseudobulk(OnRows):
+    """Logistic regression on the profiles of donor × class, and another one that makes a cell's score a probability."""
+
+    def __init__(self, C: float = 1.0, rng: int = 0) -> None:
+        self.C = C
+        self.rng = rng
+
+    def fit(
+        self,
+        adata: AnnData,
+        y: pd.Series,
+        groups: pd.Series | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> Self:
+        """Learn from the labelled cells."""
+        known = examples(adata, y, groups)
+        donors = np.zeros_like(known.codes) if known.donors is None else known.donors
+        profiles, codes = _profiles(_checks.counts(adata[known.rows], None), known.codes, donors)
+        self.n_profiles_, self.weights_ = len(codes), np.zeros((adata.n_vars, 1))
+        if len(known.classes) > 1:
+            model = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
+            self.weights_ = model.fit(profiles - profiles.mean(axis=0), codes).coef_.T
+        return super().fit(adata, y, groups, sample_weight)
+
+    def _rows(self, adata: AnnData) -> np.ndarray:
+        return np.asarray(expression(adata, "log2") @ self.weights_)
+
+    def _classifier(self) -> Any:
+        return make_pipeline(StandardScaler(), _balanced())
+
+
+def _profiles(counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log2(1 + counts per 10,000) of the summed cells of each donor × class, and the class of each sum."""
+    pairs, member = np.unique(np.column_stack([donors, codes]), axis=0, return_inverse=True)
+    cells = np.arange(len(codes))
+    summing = sparse.csr_matrix((np.ones(len(codes)), (member.ravel(), cells)), shape=(len(pairs), len(codes)))
+    sums = (summing @ counts).toarray()
+    return np.log2(1 + 1e4 * sums / sums.sum(axis=1, keepdims=True)), pairs[:, 1]
+
+
+class MostVariable(TransformerMixin, BaseEstimator):
+    """The genes of the largest variance among the cells it is fitted to, dense."""
+
+    def __init__(self, n_top: int = 2000) -> None:
+        self.n_top = n_top
+
+    def fit(self, X: sparse.csr_matrix, y: np.ndarray | None = None) -> Self:
+        """Find them."""
+        variance = StandardScaler(with_mean=False).fit(X).var_
+        self.columns_ = np.sort(np.argsort(-variance, kind="stable")[: self.n_top])
+        return self
+
+    def transform(self, X: sparse.csr_matrix) -> np.ndarray:
+        """Take their columns."""
+        return np.asarray(X[:, self.columns_].toarray(), dtype=np.float32)
+
+
+class Components(TransformerMixin, BaseEstimator):
+    """Principal components, as many as there can be up to a number; the matrix stays sparse."""
+
+    def __init__(self, n_components: int = 50, random_state: int = 0) -> None:
+        self.n_components = n_components
+        self.random_state = random_state
+
+    def fit(self, X: sparse.csr_matrix, y: np.ndarray | None = None) -> Self:
+        """Find them."""
+        n = min(self.n_components, min(X.shape) - 1)
+        self.pca_ = PCA(n, svd_solver="arpack", random_state=self.random_state).fit(X.astype(np.float64))
+        return self
+
+    def transform(self, X: sparse.csr_matrix) -> np.ndarray:
+        """Coordinates of cells."""
+        return np.asarray(self.pca_.transform(X.astype(np.float64)))

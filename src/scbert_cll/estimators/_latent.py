@@ -1,0 +1,116 @@
+"""scVI and scANVI as classifiers of cells: slow, and worth seeing beside the others."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from scbert_cll import _checks
+from scbert_cll.estimators._base import CellEstimator, OnRows, examples, of_genes, sum_to_one
+from scbert_cll.estimators._inner import Searched
+
+_LABEL, _UNLABELLED = "label", "unlabelled"
+
+
+def optional_baselines(max_epochs: int | None = None) -> dict[str, CellEstimator]:
+    """Baselines that train a network of their own: scVI and scANVI. They take minutes per fold.
+
+    Both learn from all cells of the training donors, with or without a label. No batch is registered, since the donors to be predicted
+    are not among those of the training; their cells are encoded without training.
+
+    ``scvi_logistic``
+        Class-balanced logistic regression on scVI's latent space [1]_, penalty by inner log-loss.
+    ``scanvi``
+        scANVI [2]_ on top of it.
+
+    Parameters
+    ----------
+    max_epochs
+        Epochs of scVI, and of scANVI at most; scvi-tools' own rules where not given.
+
+    Returns
+    -------
+    Unfitted estimators by name.
+
+    References
+    ----------
+    .. [1] Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature Methods 15:1053,
+       doi:10.1038/s41592-018-0229-2.
+    .. [2] Xu et al. (2021), Probabilistic harmonization and annotation of single-cell transcriptomics data with deep generative
+       models, Molecular Systems Biology 17:e9620, doi:10.15252/msb.20209620.
+    """
+    return {"scvi_logistic": SCVILogistic(max_epochs), "scanvi": SCANVIClassifier(max_epochs)}
+
+
+class SCVILogistic(OnRows):
+    """Logistic regression on scVI's latent means."""
+
+    def __init__(self, max_epochs: int | None = None, rng: int = 0) -> None:
+        self.max_epochs = max_epochs
+        self.rng = rng
+
+    def fit(
+        self,
+        adata: AnnData,
+        y: pd.Series,
+        groups: pd.Series | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> Self:
+        """Train scVI on all cells, then learn from the labelled ones."""
+        examples(adata, y, groups)  # before minutes of training
+        self.network_ = _scvi().train_scvi(_bare(adata), max_epochs=self.max_epochs, seed=self.rng)
+        return super().fit(adata, y, groups, sample_weight)
+
+    def _rows(self, adata: AnnData) -> np.ndarray:
+        return np.asarray(_scvi().latent(self.network_, _bare(adata)))
+
+    def _classifier(self) -> Any:
+        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+        return Searched(model, {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]})
+
+
+class SCANVIClassifier(CellEstimator):
+    """scANVI started from scVI; cells without a label are learned from as such."""
+
+    def __init__(self, max_epochs: int | None = None, rng: int = 0) -> None:
+        self.max_epochs = max_epochs
+        self.rng = rng
+
+    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+        """Train scVI, then scANVI."""
+        known = examples(adata, y, groups)
+        self.genes_, self.classes_ = adata.var_names, known.classes
+        names = np.full(adata.n_obs, _UNLABELLED, dtype=object)
+        names[known.rows] = known.codes.astype(str)
+        self.network_ = _scvi().train_scanvi(
+            _bare(adata, names), _LABEL, _UNLABELLED, max_epochs=self.max_epochs, seed=self.rng
+        )
+        return self
+
+    def predict_proba(self, adata: AnnData) -> np.ndarray:
+        """Probability of each class (cells × ``classes_``)."""
+        check_is_fitted(self, "network_")
+        cells = _bare(of_genes(adata, self.genes_), np.full(adata.n_obs, _UNLABELLED, dtype=object))
+        found = _scvi().class_probabilities(self.network_, cells)
+        return sum_to_one(found[[str(code) for code in range(len(self.classes_))]].to_numpy())
+
+
+def _bare(adata: AnnData, labels: np.ndarray | None = None) -> AnnData:
+    """Counts under the cells' and genes' names: scvi-tools writes to what it is given."""
+    counts = _checks.counts(adata, None).astype(np.float32)
+    obs = pd.DataFrame({} if labels is None else {_LABEL: pd.Categorical(labels)}, index=adata.obs_names)
+    return AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
+
+
+def _scvi() -> Any:
+    """The one file that imports scvi-tools, when it is needed: it takes many seconds."""
+    from scbert_cll.model import _scvi
+
+    return _scvi

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from sklearn.utils.validation import has_fit_parameter
+
+from scbert_cll import _checks, _keys, pp
+from scbert_cll.estimators._base import CellEstimator, OnMatrix, as_estimator, examples, seeded
+
+type Method = Literal["none", "weights", "oversample", "undersample", "smote"]
+
+_METHODS = ("none", "weights", "oversample", "undersample", "smote")
+_LABEL, _DONOR, _PART = "_label", "_donor", "_part"
+_NEIGHBOURS = 5
+
+
+class Resampled(CellEstimator):
+    """An estimator whose training cells are balanced by class, inside the fit.
+
+    So each way of balancing is one call for any estimator, and no copy of a cell can be on both sides of an outer fold. Probabilities
+    are those of balanced classes; they are not brought back to the classes' shares.
+
+    Parameters
+    ----------
+    estimator
+        An estimator of cells, or a scikit-learn classifier, which is put :class:`OnMatrix`.
+    method
+        As in :func:`~scbert_cll.pp.balance`: ``oversample``, ``undersample``, ``smote``; ``weights`` for estimators that take `sample_weight`;
+        ``none``, for comparison.
+    rng
+        Seed of the resampling and of the estimator.
+
+    Notes
+    -----
+    The estimator gets ``X``, ``obs``, ``var``, ``varm`` and ``uns`` of the cells; layers, ``obsm`` and graphs are left out. Copies stay with their
+    originals in inner folds: they share the donor, and a classifier :class:`OnMatrix` without `groups` is told the original
+    cell in its place. SMOTE's cells count to the donor of their nearer parent, so that something of a cell can be on both sides of
+    an inner fold. There, and wherever inner folds cannot be by donor, choices are optimistic; the outer test cells are never
+    concerned. With fewer than 6 cells in a class SMOTE looks at fewer neighbours.
+    """
+
+    def __init__(self, estimator: Any, method: Method = "oversample", rng: int = 0) -> None:
+        self.estimator = estimator
+        self.method = method
+        self.rng = rng
+
+    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+        """Balance the labelled cells by class, then learn from them.
+
+        Parameters
+        ----------
+        adata
+            All cells of the training donors, raw counts in ``X``.
+        y
+            Class of each cell; missing where it is unlabelled.
+        groups
+            Donor of each cell.
+        """
+        _checks.choice(self.method, _METHODS, "method")
+        inner = seeded(as_estimator(self.estimator), self.rng)
+        if self.method == "weights":
+            _checks.takes_weights(inner, has_fit_parameter(inner, "sample_weight"))
+        known = examples(adata, y, groups)
+        if self.method == "none" or len(known.classes) == 1:
+            self.estimator_ = inner.fit(adata, y, groups)
+        else:
+            new = self._balanced(adata, y, groups, int(np.bincount(known.codes).min()))
+            obs = cast("pd.DataFrame", new.obs)
+            labels, members = obs.pop(_LABEL), _donors(obs.pop(_DONOR), groups)
+            # without donors, cells take their place where they serve inner folds and nothing else
+            donors = members if groups is not None or isinstance(inner, OnMatrix) else None
+            weight = {"sample_weight": obs.pop(_keys.BALANCE_WEIGHT).to_numpy()} if self.method == "weights" else {}
+            self.estimator_ = inner.fit(new, labels, donors, **weight)
+        self.classes_ = self.estimator_.classes_
+        return self
+
+    def predict_proba(self, adata: AnnData) -> np.ndarray:
+        """Probability of each class (cells × ``classes_``), the classes being balanced.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts in ``X``.
+        """
+        return np.asarray(self.estimator_.predict_proba(adata))
+
+    def _balanced(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, smallest: int) -> AnnData:
+        """An object of its own with the cells after balancing, their labels and their donors."""
+        obs = cast("pd.DataFrame", adata.obs).copy()
+        obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
+        obs[_DONOR] = obs.index.astype(str) if groups is None else groups.astype(str)
+        new = AnnData(_checks.counts(adata, None), obs=obs, var=cast("pd.DataFrame", adata.var))
+        new.varm.update(adata.varm)
+        new.uns.update(adata.uns)
+        method = cast("Any", self.method)
+        neighbours = max(1, min(_NEIGHBOURS, smallest - 1))
+        pp.balance(new, _LABEL, method=method, split_key=_PART, k_neighbors=neighbours, rng=self.rng)
+        del cast("pd.DataFrame", new.obs)[_PART]
+        return new
+
+
+def _donors(donors: pd.Series, groups: pd.Series | None) -> pd.Series:
+    """Donor of each cell; of a cell between two donors, that of the nearer one, whose name it goes by."""
+    donors = donors.astype(object)
+    between = donors.isna()
+    if between.any():
+        parents = [re.sub(r"-smote\d+$", "", name) for name in donors.index[between]]
+        donors[between] = parents if groups is None else groups.astype(str).loc[parents].to_numpy()
+    return donors
