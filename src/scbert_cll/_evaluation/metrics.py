@@ -53,12 +53,13 @@ class Predicted(NamedTuple):
     @property
     def called(self) -> np.ndarray:
         """The class of the highest probability, the first one of several."""
-        return self.proba.argmax(1)
+        return np.asarray(self.proba.argmax(1))
 
     @property
     def hot(self) -> np.ndarray:
         """Whether a cell is of a class; of the last one only where there are two."""
-        return self.y[:, None] == np.arange(len(self.classes))[-1 if len(self.classes) == 2 else 0 :]
+        codes = np.arange(len(self.classes))
+        return np.asarray(self.y[:, None] == codes[-1 if codes.size == 2 else 0 :])
 
     def absent(self) -> list[str]:
         """Classes without a cell."""
@@ -101,6 +102,13 @@ def chance(name: str, y: np.ndarray, n_classes: int) -> float:
             "log_loss": -(known * np.log(known)).sum(),
         }.get(name, np.nan)
     )
+
+
+def ends(name: str, n_classes: int) -> tuple[float, float]:
+    """Smallest and largest possible value."""
+    least = -1.0 if name in ("mcc", "kappa_quadratic") else 0.0
+    most = {"brier": 1.0 if n_classes == 2 else 2.0, "log_loss": -float(np.log(_SMALLEST))}
+    return least, most.get(name, 1.0)
 
 
 def certainty(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

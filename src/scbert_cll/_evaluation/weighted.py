@@ -14,7 +14,7 @@ from scbert_cll._evaluation.metrics import N_BINS, cell_brier, cell_log_loss, ce
 
 # Up to so many units, running sums are kept per unit and a draw is a product of matrices; beyond, each draw is summed anew.
 _FEW_UNITS = 64
-_CHUNK = 1_000_000  # cells × draws at a time, 8 MB an array
+_CHUNK = 400_000  # cells × draws at a time: 3 MB an array, which a cache holds
 
 
 def weighted(
@@ -77,7 +77,7 @@ def _mean(values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> np.ndarr
 def _ratio(part: np.ndarray, whole: np.ndarray, nothing: float = np.nan) -> np.ndarray:
     """Part of whole, and `nothing` where the whole is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, dtype=float), np.asarray(whole, dtype=float))
-    return np.divide(part, whole, out=np.full(part.shape, nothing, dtype=float), where=whole != 0)
+    return np.asarray(np.divide(part, whole, out=np.full(part.shape, nothing, dtype=float), where=whole != 0))
 
 
 def _accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ def _kappa_quadratic(confusion: np.ndarray) -> np.ndarray:
 
 
 def _hits(confusion: np.ndarray) -> np.ndarray:
-    return np.einsum("bii->bi", confusion)
+    return np.asarray(np.einsum("bii->bi", confusion))
 
 
 def _same_question(name: str, y: np.ndarray, confusion: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ def _same_question(name: str, y: np.ndarray, confusion: np.ndarray) -> np.ndarra
     there = confusion.sum(2) > 0  # (draws, classes)
     if name in ("macro_f1", "balanced_accuracy"):
         complete = there[:, np.unique(y)].all(1)
-        return complete if name == "macro_f1" else complete & (there.sum(1) > 1)
+        return np.asarray(complete if name == "macro_f1" else complete & (there.sum(1) > 1))
     return np.asarray(there.sum(1) > (1 if name in ("mcc", "kappa_quadratic") else 0))
 
 
