@@ -5,9 +5,23 @@ from itertools import combinations
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from scbert_cll._evaluation import intervals
+
+CLASSES = ["CD49d-", "CD49d+"]
+METRICS = ("macro_f1", "auroc", "brier", "ece")
+NAMES = [
+    *("scbert", "logistic_l2", "majority", "gene_only", "random_forest", "scbert_linear", "knn", "library_size"),
+    *("scbert_from_scratch_expressed_tokens", "scbert_from_scratch_all_genes", "logistic_l1", "logistic_sgd"),
+    *("gradient_boosting", "mlp_tokens", "pseudobulk", "scvi_logistic", "scanvi", "logistic_l2_without_ITGA4"),
+    *("random_forest_smote", "scbert_ensemble_of_five_seeds"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +67,65 @@ def _beyond_limits(fig: Figure) -> set[int]:
             for tick in axis.majorTicks:
                 found |= set() if tick in drawn else {id(tick.label1), id(tick.label2)}
     return found
+
+
+# -- the result of a cross-validation, made up ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def evaluated() -> Callable[..., AnnData]:
+    """An object as tl.cross_validate leaves it: `evaluated(n_models=, n_donors=, undefined=)`."""
+    made: dict[tuple[int, int, bool], AnnData] = {}
+
+    def make(n_models: int = 4, n_donors: int = 10, *, undefined: bool = False) -> AnnData:
+        what = (n_models, n_donors, undefined)
+        if what not in made:
+            made[what] = _evaluated(*what)
+        return made[what].copy()
+
+    return make
+
+
+def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3) -> AnnData:
+    """Probabilities whose logits hold the truth and noise, better models less of it."""
+    rng = np.random.default_rng(n_models + n_donors)
+    n = 1200
+    adata = AnnData(np.ones((n, 1), np.float32), obs=pd.DataFrame(index=[f"c{i}" for i in range(n)]))
+    donors = rng.integers(0, n_donors, n)
+    share = np.linspace(0.03, 0.8, n_donors) if n_donors > 1 else np.array([0.4])
+    y = (rng.random(n) < share[donors]).astype(int)
+    adata.obs["donor"] = pd.Categorical([f"CLL{i + 1:02d}" for i in donors])
+    adata.obs["cd49d"] = pd.Categorical.from_codes(np.where(rng.random(n) < 0.1, -1, y), CLASSES, ordered=True)
+    known = adata.obs["cd49d"].notna().to_numpy()
+    names = NAMES[:n_models]
+    baselines = [name for name in names if "scbert" not in name]
+    columns, proba = {}, {}
+    for i, name in enumerate(names):
+        logit = (2 * y - 1) * 1.5 / (1 + 0.2 * i) + rng.normal(0, 1, (n_repeats, n)) * 0.4 + rng.normal(0, 1, n)
+        p = np.full((n_repeats, n), y.mean()) if name == "majority" else 1 / (1 + np.exp(-logit))
+        proba[name] = np.stack([1 - p, p], axis=2)[:, known]
+        for repeat in range(n_repeats):
+            for label, value in zip(CLASSES, (1 - p[repeat], p[repeat]), strict=True):
+                columns[f"{name}|{repeat}|{label}"] = np.where(known, value, np.nan).astype(np.float32)
+    adata.obsm["cv_proba"] = pd.DataFrame(columns, index=adata.obs_names)
+    if undefined:
+        proba[names[3]][0] = np.nan
+    found = intervals.OutOfFold(
+        CLASSES, True, y[known], adata.obs["donor"].astype(str).to_numpy()[known], proba, baselines
+    )
+    tables, unit, n_units = intervals.tables(found, metrics=METRICS, n_bootstrap=50, seed=0)
+    if undefined:
+        row = (tables["summary"]["model"] == names[1]) & (tables["summary"]["metric"] == "auroc")
+        tables["summary"].loc[row, ["estimate", "low", "high", "note"]] = [np.nan] * 3 + ["one class only; and more"]
+        row = (tables["scores"]["model"] == names[1]) & (tables["scores"]["metric"] == "auroc")
+        tables["scores"].loc[row, "value"] = np.nan
+    params = {
+        "scheme": "leave_one_donor_out" if n_donors > 1 else "random_cell",
+        "labels_key": "cd49d",
+        "donor_key": "donor",
+        "positive_from": 30.0,
+        "baselines": baselines,
+    }
+    held = {"params": params, "classes": np.array(CLASSES), "ordered": True, "unit": unit, "n_units": n_units}
+    adata.uns["cv"] = held | tables
+    return adata

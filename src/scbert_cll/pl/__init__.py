@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from scbert_cll.pl._cd49d import cd49d
 from scbert_cll.pl._confusion import confusion
+from scbert_cll.pl._donor_agreement import donor_agreement
+from scbert_cll.pl._evaluation import evaluation
 from scbert_cll.pl._history import history
+from scbert_cll.pl._reliability import reliability
 from scbert_cll.pl._signature import signature
 
-__all__ = ["cd49d", "confusion", "history", "signature"]
+__all__ = ["cd49d", "confusion", "donor_agreement", "evaluation", "history", "reliability", "signature"]

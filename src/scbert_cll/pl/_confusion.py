@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
 from scbert_cll import _checks, _keys, get
-from scbert_cll.pl import _style
+from scbert_cll.pl import _evaluation, _style
 
 _CELLS = {_keys.TRAIN: "training cells", _keys.VAL: "validation cells", _keys.TEST: "test cells"}
 
@@ -23,6 +23,8 @@ def confusion(
     split_key: str = _keys.SPLIT,
     split: str | None = _keys.TEST,
     donor_key: str | None = None,
+    model: str | None = None,
+    key: str = "cv",
     normalize: bool = True,
     cmap: str = "cividis",
     figsize: tuple[float, float] | None = None,
@@ -49,6 +51,13 @@ def confusion(
         Part to draw. None draws all cells, those trained on among them.
     donor_key
         `obs` column of donors, to say in the title how many there are.
+    model
+        Model of :func:`scbert_cll.tl.cross_validate` whose out-of-fold predictions to draw: each cell's class by models that
+        have not seen it, the most probable one on average over the repeats. Labels and donors are then those of the
+        cross-validation, all labelled cells are drawn, and `labels_key`, `pred_key`, `split_key`, `split` and `donor_key`
+        are not used.
+    key
+        Name under which ``tl.cross_validate`` wrote.
     normalize
         Colour by the share of the row, and write it; otherwise counts alone.
     cmap
@@ -69,12 +78,18 @@ def confusion(
     Raises
     ------
     KeyError
-        A column is missing.
+        A column, or the model, is missing.
     ValueError
         No cell of this part has a label.
     """
-    table = get.predictions(adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split)
-    donors = None if donor_key is None else _checks.obs_column(adata, donor_key)
+    if model is None:
+        table = get.predictions(adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split)
+        donors = None if donor_key is None else _checks.obs_column(adata, donor_key)
+        how = "training cells among them" if split is None else ""
+    else:
+        table, split = _evaluation.averaged(adata, model, key).reindex(adata.obs_names), None
+        donors = table.get("donor")
+        how = f"out of fold: {_evaluation.short(model)}"
     known = table["label"].notna() & table["pred"].notna()
     if not known.any():
         raise ValueError(
@@ -86,7 +101,7 @@ def confusion(
     side = 1.3 + 0.48 * max(counts.shape) + 0.04 * longest
     fig, ax = _style.one(ax, figsize or (max(3.0, side + 0.6), max(2.4, side)))
     _fields(ax, counts, normalize=normalize, cmap=cmap)
-    ax.set_title(_title(table, known, split, None if donors is None else donors[table.index[known]]))
+    ax.set_title(_title(table, known, split, how, None if donors is None else donors[table.index[known]]))
     return _style.finish(fig, ax, show=show, return_fig=return_fig)
 
 
@@ -123,12 +138,12 @@ def _fields(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> No
     ax.set(xlabel="predicted", ylabel="label")
 
 
-def _title(table: pd.DataFrame, known: pd.Series, split: str | None, donors: pd.Series | None) -> str:
-    """Which cells these are."""
+def _title(table: pd.DataFrame, known: pd.Series, split: str | None, how: str, donors: pd.Series | None) -> str:
+    """Which cells these are, and how they were predicted."""
     title = f"{int(known.sum()):,} {_CELLS.get(split or '', 'cells')}"
     if donors is not None:
         n = len(donors.dropna().unique())
         title += f" of {n} donor{'' if n == 1 else 's'}"
     left_out = int((~known).sum())
-    title += "\ntraining cells among them" if split is None else ""
+    title += f"\n{how}" if how else ""
     return title + (f"\n{left_out:,} unlabelled left out" if left_out else "")

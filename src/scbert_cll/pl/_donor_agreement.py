@@ -1,0 +1,188 @@
+"""pl.donor_agreement: whether each donor gets the call that the measured protein gives."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, Final, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox, BboxBase
+
+from scbert_cll import get
+from scbert_cll.pl import _evaluation, _style
+
+_SHOWN: Final = 2
+_NAMED_DONORS: Final = 20
+_SAME, _OTHER = (_style.BLUE, "o"), (_style.RED, "D")
+_SMALL: Final = 6  # points
+# places of a name beside its donor, in points; those further away get a line to it
+_AROUND: Final = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7))
+_PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product((5, 8, 12, 18, 25), _AROUND)]
+_NEAR: Final = 5
+_LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
+
+
+@_style.styled
+def donor_agreement(
+    adata: AnnData,
+    *,
+    model: str | Sequence[str] | None = None,
+    key: str = "cv",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw the predicted against the observed percentage of positive cells, a point per donor.
+
+    A donor is called positive from 30 % of the cells on, as in the clinic; the lines are drawn there. In the shaded fields
+    the call from predictions is not the call from the labels. Bars: Wilson's 95 % interval of the observed percentage, and
+    the range over repeats of the predicted one. The title gives the share of donors with the same call, its
+    Clopper-Pearson 95 % interval, the mean absolute error in percentage points, and Spearman's ρ over the donors.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes after :func:`scbert_cll.tl.cross_validate` with a ``donor_key``.
+    model
+        Model or models to draw, a panel each. By default the best own model and the best baseline.
+    key
+        Name under which ``tl.cross_validate`` wrote.
+    figsize
+        Width and height of the figure in inches. Narrow figures have the panels under each other.
+    ax
+        Axes to draw in; for one model.
+    show
+        Whether to show the figure. By default as in scanpy.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The axes (a list if there are several models), None if the figure is shown, or the figure.
+
+    Raises
+    ------
+    KeyError
+        There is no such result or model; what there is is listed.
+    ValueError
+        Donors are not known, or `ax` is given for several models.
+    """
+    names = _evaluation.chosen(adata, key, model, _SHOWN, "macro_f1")
+    if ax is not None and len(names) > 1:
+        raise ValueError(f"ax holds one model, there are {len(names)}; name one with model=, or leave ax out.")
+    donors = get.evaluation(adata, table="donors", key=key)
+    if donors.empty:
+        raise ValueError(f"adata.uns[{key!r}]['donors'] is empty: run tl.cross_validate with donor_key=.")
+    agreement = get.evaluation(adata, table="agreement", key=key).set_index("model")
+    if ax is None:
+        columns = min(len(names), 3 if figsize is None else max(1, int(figsize[0] // 2)))
+        size = figsize or (max(3.3, 2.3 * columns), 2.9 * -(-len(names) // columns))
+        fig, axes = _style.panels(len(names), n_columns=columns, figsize=size)
+    else:
+        fig, axes = _style.figure_of(ax), [ax]
+    positive = _style.shortened(str(adata.uns[key]["classes"][-1]), 16)
+    limit = float(adata.uns[key]["params"].get("positive_from", 30))
+    for panel, name in zip(axes, names, strict=True):
+        _fields(panel, limit, positive)
+        _points(panel, donors[donors["model"] == name])
+        panel.set_title(_title(name, cast("pd.Series", agreement.loc[name])))
+    fig.draw_without_rendering()  # lays the panels out; only now it is known where a name has room
+    for panel, name in zip(axes, names, strict=True):
+        _names(panel, donors[donors["model"] == name], limit)
+    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+
+
+def _fields(ax: Axes, limit: float, positive: str) -> None:
+    """Four fields, those shaded in which the calls differ."""
+    for x, y in ((_LOW, limit), (limit, _LOW)):
+        size = (limit - _LOW, _HIGH - limit) if x < limit else (_HIGH - limit, limit - _LOW)
+        ax.add_patch(Rectangle((x, y), *size, facecolor=_style.RED, alpha=0.1, linewidth=0, zorder=0))
+    ax.axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.7, linestyle=":", zorder=1)
+    for line in (ax.axhline, ax.axvline):
+        line(limit, color=_style.GREY, linewidth=0.9, linestyle="--", zorder=1)
+    ticks = [0, int(limit), 50, 75, 100]
+    ax.set(xlim=(_LOW, _HIGH), ylim=(_LOW, _HIGH), xticks=ticks, yticks=ticks)
+    ax.set(xlabel=f"observed {positive} cells, %", ylabel=f"predicted {positive} cells, %")
+
+
+def _points(ax: Axes, donors: pd.DataFrame) -> None:
+    """Donors with their intervals; colour and marker say whether the calls are the same."""
+    same = (donors["observed_call"] == donors["predicted_call"]).to_numpy()
+    for rows, (color, marker) in ((donors[same], _SAME), (donors[~same], _OTHER)):
+        look: dict[str, Any] = {"color": color, "linewidth": 0.8, "zorder": 2}
+        ax.hlines(rows["predicted"], rows["observed_low"], rows["observed_high"], **look)
+        ax.vlines(rows["observed"], rows["predicted_low"], rows["predicted_high"], **look)
+        ax.scatter(rows["observed"], rows["predicted"], s=16, marker=marker, color=color, zorder=3)
+
+
+def _title(name: str, found: pd.Series) -> str:
+    """Agreement in numbers."""
+    agree = f"agree: {found['n_agree']:.0f}/{found['n_donors']:.0f} donors ({100 * found['low']:.0f}–{100 * found['high']:.0f} %)"
+    values = [f"MAE {found['mae']:.0f} points" if np.isfinite(found["mae"]) else "MAE undefined"]
+    values += [f"ρ = {found['spearman']:.2f}".replace("-", "−") if np.isfinite(found["spearman"]) else "ρ undefined"]
+    reason = textwrap.wrap(str(found["note"]), 38) if "undefined" in " ".join(values) else []
+    return "\n".join([_evaluation.short(name, 30), agree, ", ".join(values), *reason])
+
+
+def _names(ax: Axes, donors: pd.DataFrame, limit: float) -> None:
+    """Name the donors where that covers nothing; of many donors only those whose calls differ."""
+    few = len(donors) <= _NAMED_DONORS
+    taken = _drawn(ax, donors, limit)
+    for _, row in donors.iterrows():
+        if few or row["observed_call"] != row["predicted_call"]:
+            taken.append(_name(ax, row, taken))
+
+
+def _drawn(ax: Axes, donors: pd.DataFrame, limit: float) -> list[Bbox]:
+    """Where points, bars and lines lie, in pixels."""
+    pixels = _style.figure_of(ax).dpi / 72
+    lines = [((_LOW, limit), (_HIGH, limit)), ((limit, _LOW), (limit, _HIGH))]
+    found = [Bbox(ax.transData.transform(line)).padded(pixels / 2) for line in lines]
+    for _, row in donors.iterrows():
+        x, y = row["observed"], row["predicted"]
+        for start, end, pad in (
+            ((x, y), (x, y), 4 * pixels),
+            ((row["observed_low"], y), (row["observed_high"], y), pixels / 2),
+            ((x, row["predicted_low"]), (x, row["predicted_high"]), pixels / 2),
+        ):
+            found.append(Bbox(ax.transData.transform([start, end])).padded(pad))
+    return found
+
+
+def _name(ax: Axes, row: pd.Series, taken: list[Bbox]) -> Bbox:
+    """Write a donor's name where it covers least without being far away, and say where that is."""
+    point, text = (row["observed"], row["predicted"]), _style.shortened(str(row["donor"]), 12)
+    measured = ax.text(*point, text, fontsize=_SMALL)
+    size = np.asarray(measured.get_window_extent().size)
+    measured.remove()
+    pixels = float(_style.figure_of(ax).dpi) / 72
+    center = ax.transData.transform(point) - size / 2
+    moves = [(r, pixels * np.array([x, y]) + np.sign([x, y]) * size / 2) for r, x, y in _PLACES]
+    boxes = [Bbox([center + move, center + move + size]) for _, move in moves]
+    costs = [_covered(box, taken, ax.bbox) + 2 * r * pixels**2 for box, (r, _) in zip(boxes, moves, strict=True)]
+    best = int(np.argmin(costs))
+    line = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY, "shrinkA": 0, "shrinkB": 2}
+    x, y = moves[best][1] / pixels
+    look: dict[str, Any] = {
+        "ha": "center",
+        "va": "center",
+        "fontsize": _SMALL,
+        "arrowprops": line if moves[best][0] > _NEAR else None,
+    }
+    ax.annotate(text, point, (float(x), float(y)), textcoords="offset points", **look).set_in_layout(False)
+    return boxes[best]
+
+
+def _covered(box: Bbox, taken: list[Bbox], inside: BboxBase) -> float:
+    """Area of what a name would cover; what it would have outside the axes counts ten times."""
+    within = Bbox.intersection(box, inside)
+    outside = box.width * box.height - (within.width * within.height if within else 0)
+    both = [Bbox.intersection(box, other) for other in taken]
+    return float(10 * outside + sum(b.width * b.height for b in both if b))

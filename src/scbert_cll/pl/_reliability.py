@@ -1,0 +1,132 @@
+"""pl.reliability: whether a predicted probability is the share that comes true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scbert_cll import get
+from scbert_cll.pl import _evaluation, _style
+
+_MARKERS: Final = ("o", "s", "D", "^", "v", "P")
+_SHOWN, _MOST = 4, len(_MARKERS)
+_BARS: Final = np.linspace(0, 1, 21)
+
+
+@_style.styled
+def reliability(
+    adata: AnnData,
+    *,
+    models: str | Sequence[str] | None = None,
+    key: str = "cv",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw the observed share of the last class against its predicted probability.
+
+    Cells are put into bins of equal size by their out-of-fold probability. On the diagonal a probability of 70 % comes true
+    in 70 % of the cells; below it the model promises too much. Bars are Wilson's 95 % intervals: they take cells as
+    independent, which cells of one donor are not. Below, how many cells have which probability. The legend gives expected
+    calibration error and Brier score (smaller is better), where they were computed.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes after :func:`scbert_cll.tl.cross_validate`.
+    models
+        Models to draw, at most six. By default up to four: the best own model, the best baseline, and who else is ahead by
+        the Brier score (or the first metric).
+    key
+        Name under which ``tl.cross_validate`` wrote.
+    figsize
+        Width and height of the figure in inches.
+    ax
+        Axes to draw in, without the probabilities below.
+    show
+        Whether to show the figure. By default as in scanpy.
+    return_fig
+        Return the figure.
+
+    Returns
+    -------
+    The two axes (one if `ax` is given), None if the figure is shown, or the figure.
+
+    Raises
+    ------
+    KeyError
+        There is no such result or model; what there is is listed.
+    ValueError
+        More models than can be told apart.
+    """
+    table = get.evaluation(adata, table="reliability", key=key)
+    names = _evaluation.chosen(adata, key, models, _SHOWN, "brier")
+    if len(names) > _MOST:
+        raise ValueError(
+            f"At most {_MOST} models can be told apart in one plot, found {len(names)}; name fewer in models=."
+        )
+    positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
+    if ax is None:
+        fig, axes = _style.panels(
+            2, n_columns=1, figsize=figsize or (3.3, 3.3 + 0.15 * len(names)), sharex=True, height_ratios=[3, 1]
+        )
+        _histogram(axes[1], [_evaluation.averaged(adata, name, key).iloc[:, -1] for name in names])
+    else:
+        fig, axes = _style.figure_of(ax), [ax]
+    axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
+    for i, name in enumerate(names):
+        _curve(axes[0], table[table["model"] == name], i, _legend_of(adata, name, key))
+    axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"observed share of {positive}")
+    axes[-1].set_xlabel(f"predicted probability of {positive}")
+    _frame(fig, axes[0], _evaluation.unit(adata, key, interval=False), apart=ax is None)
+    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+
+
+def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
+    """One model: a point per bin with its interval."""
+    bins = bins.sort_values("predicted")
+    observed = bins["observed"].to_numpy()
+    error = np.abs(np.stack([observed - bins["low"], bins["high"] - observed]))
+    look: dict[str, Any] = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "markersize": 3.5, "linewidth": 0.9}
+    ax.errorbar(bins["predicted"], observed, yerr=error, elinewidth=0.7, label=label, **look)
+
+
+def _legend_of(adata: AnnData, name: str, key: str) -> str:
+    """Name of a model with its calibration error and Brier score, as far as computed."""
+    summary = get.evaluation(adata, key=key, model=name).set_index("metric")["estimate"]
+    parts = [
+        f"{word} {_number(summary[metric])}"
+        for metric, word in (("ece", "ECE"), ("brier", "Brier"))
+        if metric in summary
+    ]
+    return f"{_evaluation.short(name)}: {', '.join(parts)}" if parts else _evaluation.short(name)
+
+
+def _number(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.3f}"
+
+
+def _histogram(ax: Axes, probabilities: Sequence[pd.Series]) -> None:
+    """Share of the cells by probability of the last class."""
+    for i, values in enumerate(probabilities):
+        n, _ = np.histogram(values, _BARS)
+        ax.stairs(100 * n / n.sum(), _BARS, color=_style.PALETTE[i], linewidth=0.9)
+    ax.set_ylabel("cells, %")
+
+
+def _frame(fig: Figure, ax: Axes, title: str, *, apart: bool) -> None:
+    """Legend and title, outside the axes where the figure is ours."""
+    handles, labels = ax.get_legend_handles_labels()
+    if apart:
+        fig.legend(handles, labels, loc="outside lower center")
+        fig.suptitle(_evaluation.wrapped(title, fig.get_figwidth()), fontsize=8)
+    else:
+        ax.legend(handles, labels, fontsize=6)
+        ax.set_title(title, wrap=True)
