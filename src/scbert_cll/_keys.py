@@ -16,9 +16,11 @@ PRED: Final = "scbert_pred"
 SCORE: Final = "scbert_score"
 DONOR: Final = "donor"
 
-# obsm
+# obsm, and stems of them
 X_SCBERT: Final = "X_scbert"
 PROBA: Final = "scbert_proba"
+LINEAR_PROBA: Final = "linear_proba"
+CV: Final = "cv"
 
 # var and varm
 IN_QUERY: Final = "in_query"

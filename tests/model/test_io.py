@@ -93,7 +93,7 @@ def test_a_fresh_process_needs_the_folder_and_new_counts_only(scbert, published,
 
 
 def test_the_folder_can_be_read_with_a_text_editor(folder, classifier):
-    assert {file.name for file in folder.iterdir()} == FILES | {"labels.json"}
+    assert {file.name for file in folder.iterdir()} == FILES | {"labels.json", "linear.safetensors"}
     config = json.loads((folder / "config.json").read_text())
     assert config["class"] == "ScBERTClassifier"
     assert config["network"]["n_hidden"] == 16

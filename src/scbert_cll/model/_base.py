@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import warnings
@@ -160,6 +161,7 @@ class TokenModel(Inference):
         recompute: bool,
         early_stopping: bool,
         seed: int,
+        start: float = math.inf,
         callbacks: Sequence[L.Callback] = (),
         **trainer: Any,
     ) -> None:
@@ -167,7 +169,7 @@ class TokenModel(Inference):
         self.module.set_recompute(recompute)
         batch_size = self._prepare(plan, data, parts[_keys.TRAIN], batch_size, max_epochs, trainer)
         splits = TokenSplits(data, parts, batch_size=batch_size, seed=seed)
-        best = [KeepBest()] if splits.n_val else []
+        best = [KeepBest(start=start)] if splits.n_val else []
         runner = _scvi.TrainRunner(
             self,
             training_plan=plan,
@@ -241,6 +243,7 @@ class TokenModel(Inference):
                     "torch": torch.__version__,
                 },
                 "is_trained": bool(self.is_trained_),
+                "joined": self._joined(),
                 "setup": self.registry["setup_args"],
                 "network": asdict(self.config),
                 "binning": self.binning | {"edges": None if learned is not None else self.binning["edges"]},
@@ -250,11 +253,22 @@ class TokenModel(Inference):
             labels=self._labels(),
             history=_wide(self.history_),
             edges=learned,
+            linear=self._linear_arrays(),
             overwrite=overwrite,
         )
 
     def _labels(self) -> dict[str, Any] | None:
         return None
+
+    def _joined(self) -> dict[str, Any] | None:
+        """How a linear part takes part in predictions, where there is one."""
+        return None
+
+    def _linear_arrays(self) -> dict[str, np.ndarray] | None:
+        return None
+
+    def _take_linear(self, joined: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Take over a linear part that was saved."""
 
     @classmethod
     def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, *, accelerator: str = "auto") -> Self:
@@ -290,6 +304,8 @@ class TokenModel(Inference):
         use_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
         model.module.to("cuda" if use_gpu else "cpu")
         model.is_trained_ = config["is_trained"]
+        if saved["linear"] is not None:
+            model._take_linear(config["joined"], saved["linear"])
         model.history_ = _long(saved["history"])
         if adata is not None:
             model._adata = _checks.anndata(adata)

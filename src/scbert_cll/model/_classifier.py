@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,13 +10,15 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
+from scipy.special import softmax
 from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import as_seed, check_numbers
-from scbert_cll.model._exchange import CheckpointModel
+from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions, loss_of_logits
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.nn.performer import mean_tokens
@@ -26,7 +29,7 @@ _FREEZE: Final = ("none", "encoder", "scbert")
 _HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}  # everything else shapes pretrained weights
 
 
-class ScBERTClassifier(CheckpointModel):
+class ScBERTClassifier(LinearBeside):
     """Classifier of cells: a Performer with a classification head, pretrained by :class:`ScBERT` or not.
 
     Parameters
@@ -195,6 +198,8 @@ class ScBERTClassifier(CheckpointModel):
         *,
         split_key: str | None = None,
         weight_key: str | None = None,
+        donor_key: str | None = None,
+        combine: Combine = "none",
         freeze: Freeze = "none",
         batch_size: int | Literal["auto"] = 16,
         lr: float = 2e-3,
@@ -208,6 +213,9 @@ class ScBERTClassifier(CheckpointModel):
     ) -> None:
         """Train on the labelled cells; the epoch with the lowest validation loss is kept.
 
+        A logistic regression is always fitted to the same tokens of the same training cells, with its penalty chosen on the
+        validation cells: without it nobody knows what the network is worth.
+
         Parameters
         ----------
         max_epochs
@@ -216,6 +224,12 @@ class ScBERTClassifier(CheckpointModel):
             `obs` column of :func:`~scbert_cll.pp.split_donors`. None: a random tenth of the labelled cells validates.
         weight_key
             `obs` column of :func:`~scbert_cll.pp.balance`: how much a training cell counts. None: all the same.
+        donor_key
+            `obs` column of donors: what the linear part needs held-out cells for is then decided on other donors.
+        combine
+            ``"none"`` predicts with the network alone; ``"average"`` with the mean of its log-probabilities and the linear
+            part's; with ``"residual"`` the network learns what the linear
+            part, frozen, leaves to be learned, and is left out if that does not help.
         freeze
             ``"none"`` trains everything; ``"encoder"`` only the head; ``"scbert"`` the published recipe: the head, the last
             LayerNorm and the last block but one.
@@ -236,7 +250,15 @@ class ScBERTClassifier(CheckpointModel):
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
         weights = self._weights(weight_key, codes, parts)
         parts["train"] = parts["train"][weights[parts["train"]] > 0]
+        groups = None if donor_key is None else _checks.obs_column(self.adata, donor_key).astype(str).to_numpy()
+        _checks.choice(combine, COMBINE, "combine")
+        self.combine = combine
         data = self._rows(None, seed=seed, labels=codes, weights=weights)
+        offset = self._fit_linear(data.csr, codes, weights, parts, groups, seed)
+        start = math.inf
+        if offset is not None:
+            data.columns["offset"] = torch.from_numpy(offset.astype(np.float32))
+            start = self._start_from(offset, codes, weights, parts[_keys.VAL])
         self._freeze(freeze)
         self._fit(
             ClassifyPlan(self.module, lr=lr, weight_decay=weight_decay, token_drop=token_drop, seed=seed),
@@ -248,8 +270,16 @@ class ScBERTClassifier(CheckpointModel):
             early_stopping=early_stopping,
             early_stopping_patience=early_stopping_patience,
             seed=seed,
+            start=start,
             **trainer,
         )
+
+    def _start_from(self, offset: np.ndarray, codes: np.ndarray, weights: np.ndarray, val: np.ndarray) -> float:
+        """Begin with the linear part alone; its validation loss, which the network has to beat."""
+        if self.is_trained_:
+            return math.inf
+        self.module.silence()
+        return loss_of_logits(offset[val], codes[val], weights[val]) if len(val) else math.inf
 
     def predict(
         self, adata: AnnData | None = None, *, soft: bool = False, batch_size: int | None = None
@@ -282,19 +312,48 @@ class ScBERTClassifier(CheckpointModel):
         self, adata: AnnData | None = None, *, batch_size: int | None = None
     ) -> tuple[pd.DataFrame, np.ndarray]:
         """Probabilities (cells × classes) and embeddings (cells, n_hidden) in one pass over the cells."""
+        found = self.predict_parts(adata, batch_size=batch_size)
+        return found.joined, found.latent
+
+    def predict_parts(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> Predictions:
+        """Probabilities as they are predicted, of the network and of the logistic regression beside it; and embeddings.
+
+        Parameters
+        ----------
+        adata, batch_size
+            As in :meth:`get_latent_representation`.
+
+        Returns
+        -------
+        Named tuple of ``joined``, ``network`` and ``linear`` (None in a model trained without), each a float32 DataFrame cells × classes,
+        and ``latent``, float32 (cells, n_hidden).
+
+        Raises
+        ------
+        RuntimeError
+            The model has not been trained.
+        """
         if not self.is_trained_:
             raise RuntimeError("This classifier has not been trained; call .train() first, or load a trained one.")
         adata = self._cells(adata)
-        probabilities, latent = self._collect(
-            adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify
-        )
-        return pd.DataFrame(probabilities, index=adata.obs_names, columns=self.classes), latent
+        network, latent = self._logits(adata, batch_size)
+        linear = self._linear_logits(adata)
+
+        def table(proba: np.ndarray) -> pd.DataFrame:
+            return pd.DataFrame(proba.astype(np.float32), index=adata.obs_names, columns=self.classes)
+
+        alone = None if linear is None else table(softmax(linear, axis=1))
+        return Predictions(table(self._joined_proba(network, linear)), table(softmax(network, axis=1)), alone, latent)
+
+    def _logits(self, adata: AnnData, batch_size: int | None = None) -> list[np.ndarray]:
+        """Logits (cells, classes) and embeddings (cells, n_hidden)."""
+        return self._collect(adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify)
 
     def _classify(
         self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         encodings = self.module.encode(tokens, genes, weight)
-        return self.module.read(encodings, weight).float().softmax(-1), mean_tokens(encodings, weight)
+        return self.module.read(encodings, weight).float(), mean_tokens(encodings, weight)
 
     def _weights(self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""

@@ -1,8 +1,8 @@
 """The file format of a model: a folder.
 
 A model is a folder that a text editor can read: ``config.json`` (network, setup, binning, versions, checksum), ``vocab.txt``
-(one gene per line, in the network's order), ``labels.json`` (classifiers), ``history.csv``, ``edges.csv`` (bins learned per gene) and
-``weights.safetensors``. Nothing in it is executed when it is read.
+(one gene per line, in the network's order), ``labels.json`` (classifiers), ``history.csv``, ``edges.csv`` (bins learned per gene),
+``linear.safetensors`` (the logistic regression beside a classifier) and ``weights.safetensors``. Nothing in it is executed when it is read.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save as serialize_arrays
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 FORMAT: Final = "scbert_cll model"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2  # 2: with the linear part
 CONFIG, VOCAB, LABELS, WEIGHTS = "config.json", "vocab.txt", "labels.json", "weights.safetensors"
-HISTORY, EDGES = "history.csv", "edges.csv"
+HISTORY, EDGES, LINEAR = "history.csv", "edges.csv", "linear.safetensors"
 _NEEDED: Final = (CONFIG, VOCAB, WEIGHTS)
 _CONFIG_KEYS: Final = {"format_version", "sha256", "class", "is_trained", "setup", "network", "binning"}
-_OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES}
+_OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES, LINEAR}
 
 
 def save_folder(
@@ -41,6 +43,7 @@ def save_folder(
     labels: dict[str, Any] | None = None,
     history: pd.DataFrame | None = None,
     edges: pd.DataFrame | None = None,
+    linear: Mapping[str, np.ndarray] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model folder aside and rename it into place, so that a crash leaves the old one as it was.
@@ -65,6 +68,8 @@ def save_folder(
             history.to_csv(aside / HISTORY, index_label="epoch")
         if edges is not None:
             edges.to_csv(aside / EDGES, index_label="gene")
+        if linear is not None:
+            (aside / LINEAR).write_bytes(serialize_arrays(dict(linear)))
         sums = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
         _write_json(aside / CONFIG, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": sums} | config)
         _swap(aside, path)
@@ -100,16 +105,14 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy."
             )
-    try:
-        weights = load_file(path / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{path / WEIGHTS} is damaged: {error}.") from error
+    weights = _read_tensors(path / WEIGHTS, load_file)
     return {
         "config": config,
         "genes": (path / VOCAB).read_text(encoding="utf-8").splitlines(),
         "labels": _read_json(path / LABELS) if (path / LABELS).exists() else None,
         "history": None if (history := _read_table(path / HISTORY)) is None else history.rename(index=int),
         "edges": _read_table(path / EDGES),
+        "linear": _read_tensors(path / LINEAR, load_arrays) if (path / LINEAR).exists() else None,
         "weights": weights,
     }
 
@@ -167,6 +170,13 @@ def _is_ours(path: Path) -> None:
         raise FileNotFoundError(
             f"{path} is not a whole model folder of scbert_cll: {', '.join(missing)} missing; it holds {there}."
         )
+
+
+def _read_tensors(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return read(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -120,7 +120,8 @@ class ClassifyPlan(Plan):
     """Weighted cross-entropy on the labelled cells; macro-F1 over whole epochs.
 
     `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's tokens: augmentation that
-    imitates a shallower cell. With ``tokens="all"`` it does nothing.
+    imitates a shallower cell. With ``tokens="all"`` it does nothing. Where a batch has an ``offset``, logits of the linear part, the
+    network learns what these leave to be learned.
     """
 
     def __init__(self, module: Performer, *, token_drop: float = 0.0, seed: int = 0, **kwargs: Any) -> None:
@@ -143,11 +144,14 @@ class ClassifyPlan(Plan):
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one batch, whatever its labels."""
+        return F.cross_entropy(self._logits(batch), batch["labels"].clamp(min=0))
+
+    def _logits(self, batch: Batch) -> Tensor:
         logits = self.module.classify(batch["cells"]).float()
-        return F.cross_entropy(logits, batch["labels"].clamp(min=0))
+        return logits + batch["offset"] if "offset" in batch else logits
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits = self.module.classify(batch["cells"]).float()
+        logits = self._logits(batch)
         labels, weights = batch["labels"], batch["weights"]
         losses = F.cross_entropy(logits, labels, reduction="none") * weights
         # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
@@ -173,11 +177,19 @@ class ClassifyPlan(Plan):
 
 
 class KeepBest(L.Callback):
-    """Remember the weights of the epoch with the lowest validation loss, and end with them."""
+    """Remember the weights of the epoch with the lowest validation loss, and end with them.
 
-    def __init__(self, monitor: str = "validation_loss") -> None:
-        self.monitor, self.best = monitor, math.inf
+    With `start`, the validation loss before training, the untrained network is among those to choose from.
+    """
+
+    def __init__(self, monitor: str = "validation_loss", *, start: float = math.inf) -> None:
+        self.monitor, self.best = monitor, start
         self.weights: dict[str, Tensor] | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what there is before training, where that may be the best."""
+        if math.isfinite(self.best):
+            self.weights = copy.deepcopy(cast("Performer", pl_module.module).state_dict())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep a copy when the loss is the lowest so far."""

@@ -155,6 +155,11 @@ class PoolHead(nn.Module):
         """(b, w) -> (b, classes)."""
         return self.classify(self.dropout(self.norm(summary)))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer whose outputs are the logits."""
+        return self.classify
+
 
 class ScBERTHead(nn.Module):
     """The published head: one scalar per position, then 512 and 128 units. It reads every gene, expressed or not."""
@@ -183,6 +188,11 @@ class ScBERTHead(nn.Module):
     def forward(self, summary: Tensor) -> Tensor:
         """(b, n) -> (b, classes)."""
         return self.layers(summary)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer whose outputs are the logits."""
+        return cast("nn.Linear", self.layers[-1])
 
 
 class Performer(nn.Module):
@@ -264,6 +274,11 @@ class Performer(nn.Module):
     def classify(self, cells: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Class logits of a batch that comes in several tensors, because its cells differ in length: (b, classes)."""
         return self._head(torch.cat([self.summarize(**part) for part in cells]))
+
+    def silence(self) -> None:
+        """Let the head start from logits of zero, whatever the cell."""
+        nn.init.zeros_(self._head.last.weight)
+        nn.init.zeros_(self._head.last.bias)
 
     def gene_attention(
         self,

@@ -20,8 +20,10 @@ def finetune(
     labels_key: str = _keys.CD49D,
     split_key: str = _keys.SPLIT,
     weight_key: str | None = _keys.BALANCE_WEIGHT,
+    donor_key: str | None = None,
     layer: str = _keys.BINNED,
     exclude_genes: Sequence[str] = (),
+    combine: Literal["none", "average", "residual"] = "average",
     freeze: Literal["none", "encoder", "scbert"] = "none",
     max_epochs: int = 20,
     batch_size: int | Literal["auto"] = 16,
@@ -36,6 +38,9 @@ def finetune(
     Only cells in ``"train"`` are learned from and only cells in ``"val"`` decide when to stop, so what is predicted for
     ``"test"`` cells is honest. Cells without a label are predicted, not trained on.
 
+    A logistic regression on the same tokens of the same cells is always fitted, too, and shown beside the network in
+    ``adata.uns['scbert']['comparison']``: without it nobody knows what the network is worth. By default the two are joined.
+
     Parameters
     ----------
     adata
@@ -48,8 +53,13 @@ def finetune(
         `obs` column of :func:`~scbert_cll.pp.split_donors`.
     weight_key
         `obs` column of :func:`~scbert_cll.pp.balance`; used where it exists. None: every training cell counts the same.
+    donor_key
+        `obs` column of donors, so that cells the linear part holds out are of other donors.
     layer, exclude_genes, network
         Without a pretrained model: as in :func:`~scbert_cll.tl.pretrain`; `network` also takes `preset`.
+    combine
+        What is predicted: ``"average"``, the mean of the network's and the logistic regression's log-probabilities; ``"residual"``, a network that learns what the logistic regression leaves to
+        be learned; ``"none"``, the network alone.
     freeze
         ``"none"`` trains everything, ``"encoder"`` only the head, ``"scbert"`` follows the published recipe.
     max_epochs, batch_size, early_stopping, accelerator, rng
@@ -67,10 +77,13 @@ def finetune(
         Its probability, the largest softmax value.
     ``adata.obsm['scbert_proba']`` : DataFrame (cells × classes), float32
         Probability of every class.
+    ``adata.obsm['linear_proba']`` : DataFrame (cells × classes), float32
+        The same of the logistic regression alone.
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
     ``adata.uns['scbert']`` : dict
-        Parameters, network, version and training history.
+        Parameters, network, version and training history; ``linear``: how it is combined, and its penalty; ``comparison``: scores of the
+        logistic regression, the network and what is predicted on validation and test cells.
 
     Raises
     ------
@@ -99,6 +112,8 @@ def finetune(
             max_epochs,
             split_key=split_key,
             weight_key=weight_key,
+            donor_key=donor_key,
+            combine=combine,
             freeze=freeze,
             batch_size=batch_size,
             early_stopping=early_stopping,
@@ -106,9 +121,10 @@ def finetune(
             rng=rng,
             **train,
         )
-        found = classifier.predict_and_embed(adata)
-    _write.predictions(adata, classifier, *found)
-    adata.uns[_keys.SCBERT] = _write.record(
-        classifier, labels_key=labels_key, split_key=split_key, weight_key=weight_key, freeze=freeze
+        found = classifier.predict_parts(adata)
+    _write.predictions(adata, classifier, found)
+    record = _write.record(
+        classifier, labels_key=labels_key, split_key=split_key, weight_key=weight_key, combine=combine, freeze=freeze
     )
+    adata.uns[_keys.SCBERT] = record | {"comparison": _write.comparison(adata, found, labels_key, split_key)}
     return classifier

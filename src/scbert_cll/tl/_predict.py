@@ -45,6 +45,8 @@ def predict(
         Its probability.
     ``adata.obsm['scbert_proba']`` : DataFrame (cells × classes), float32
         Probability of every class.
+    ``adata.obsm['linear_proba']`` : DataFrame (cells × classes), float32
+        The same of the logistic regression beside the network.
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
     ``adata.uns['scbert']`` : dict
@@ -64,7 +66,7 @@ def predict(
     if unassigned_below is not None:
         _checks.share(unassigned_below, "unassigned_below")
     target = _checks.target(adata, copy=copy)
-    probabilities, latent = model.predict_and_embed(adata, batch_size=batch_size)
-    _write.predictions(target, model, probabilities, latent, unassigned_below=unassigned_below)
+    found = model.predict_parts(adata, batch_size=batch_size)
+    _write.predictions(target, model, found, unassigned_below=unassigned_below)
     target.uns[_keys.SCBERT] = _write.record(model, labels_key=model.labels_key, unassigned_below=unassigned_below)
     return target if copy else None

@@ -12,8 +12,12 @@ import pandas as pd
 from anndata import AnnData
 
 import scbert_cll
-from scbert_cll import _keys
+from scbert_cll import _checks, _keys
+from scbert_cll._evaluation.metrics import score
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model._joined import Predictions
+
+_COMPARED = ("macro_f1", "balanced_accuracy", "auroc", "log_loss")
 
 
 @contextmanager
@@ -36,20 +40,16 @@ def record(model: ScBERT | ScBERTClassifier, **params: Any) -> dict[str, Any]:
         "network": asdict(model.config),
         "n_genes": len(model.genes),
         "version": scbert_cll.__version__,
+        **({"linear": linear} if (linear := model._joined()) else {}),
         "history": {name: frame.iloc[:, 0].to_numpy(np.float64) for name, frame in history.items()},
     }
 
 
 def predictions(
-    adata: AnnData,
-    model: ScBERTClassifier,
-    probabilities: pd.DataFrame,
-    latent: np.ndarray,
-    *,
-    unassigned_below: float | None = None,
+    adata: AnnData, model: ScBERTClassifier, found: Predictions, *, unassigned_below: float | None = None
 ) -> None:
-    """Write classes, their probability, all probabilities and the embedding."""
-    values = probabilities.to_numpy()
+    """Write classes, their probability, all probabilities, those of the logistic regression alone, and the embedding."""
+    values = found.joined.to_numpy()
     score = values.max(1)
     names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
     if unassigned_below is not None:
@@ -57,5 +57,24 @@ def predictions(
         names[score < unassigned_below] = "unassigned"
     adata.obs[_keys.PRED] = names
     adata.obs[_keys.SCORE] = score
-    adata.obsm[_keys.PROBA] = probabilities
-    adata.obsm[_keys.X_SCBERT] = latent
+    adata.obsm[_keys.PROBA] = found.joined
+    if found.linear is not None:
+        adata.obsm[_keys.LINEAR_PROBA] = found.linear
+    adata.obsm[_keys.X_SCBERT] = found.latent
+
+
+def comparison(adata: AnnData, found: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:
+    """Network, logistic regression and what is predicted, on the same labelled validation and test cells."""
+    classes = list(found.joined.columns)
+    codes = _checks.obs_column(adata, labels_key).astype(str).map({c: i for i, c in enumerate(classes)}).to_numpy()
+    split = _checks.split(adata, split_key).to_numpy()
+    models = {"logistic regression": found.linear, "network": found.network, "predicted": found.joined}
+    rows: list[dict[str, Any]] = []
+    for part in (_keys.VAL, _keys.TEST):
+        cells = np.flatnonzero((split == part) & ~pd.isna(codes))
+        for name, proba in models.items() if len(cells) else ():
+            if proba is not None:
+                truth, guess = codes[cells].astype(int), proba.to_numpy(np.float64)[cells]
+                values = {m: score(m, truth, guess / guess.sum(1, keepdims=True), classes).value for m in _COMPARED}
+                rows.append({"part": part, "model": name, "n_cells": len(cells)} | values)
+    return pd.DataFrame(rows, columns=["part", "model", "n_cells", *_COMPARED]).rename(index=str)
