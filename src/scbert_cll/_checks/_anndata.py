@@ -142,6 +142,18 @@ def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> 
     return codes.astype(np.int64)
 
 
+def no_resampled_rows(adata: AnnData) -> None:
+    """Every row is a cell that was measured."""
+    if _keys.IS_SYNTHETIC not in adata.obs:
+        return
+    added = adata.obs_names[np.asarray(adata.obs[_keys.IS_SYNTHETIC], dtype=bool)]
+    if len(added):
+        raise ValueError(
+            f"{len(added)} cells were added by resampling ({listed(added)}); copies of a cell would be on both sides of a fold. "
+            "Start from the cells as measured; each model balances its own training cells."
+        )
+
+
 def weights(values: np.ndarray, key: str) -> None:
     """Weights that training can use."""
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:

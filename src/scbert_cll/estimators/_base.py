@@ -197,7 +197,7 @@ def as_estimator(model: Any) -> CellEstimator:
     """
     if isinstance(model, CellEstimator):
         return model
-    _checks.is_classifier(model, not isinstance(model, type) and _is_classifier(model))
+    _checks.is_classifier(model, isinstance(model, BaseEstimator) and _is_classifier(model))
     return OnMatrix(model if hasattr(model, "predict_proba") else Calibrated(model))
 
 

@@ -1,0 +1,309 @@
+"""scBERT as an estimator: from the raw counts of training donors to a classifier, all of it inside the fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal, Self
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
+
+from scbert_cll import _checks, _keys, pp
+from scbert_cll._evaluation.folds import inner_folds
+from scbert_cll.estimators._base import CellEstimator, examples, of_genes, sum_to_one
+
+Balance = Literal["none", "weights", "oversample", "undersample", "smote"]
+Binning = Literal["log2", "uniform", "quantile", "gene_quantile"]
+Genes = Literal["gene2vec", "shuffled", "learned", "sinusoidal", "none"]
+
+_BALANCE: Final = ("none", "weights", "oversample", "undersample", "smote")
+_GENES: Final = ("gene2vec", "shuffled", "learned", "sinusoidal", "none")
+_VALIDATION: Final = 5  # a fifth of the training donors decides when to stop
+_LABEL, _DONOR = "label", "donor"
+_CELL_PASSES, _FEWEST, _MOST = 20_000, 10, 40
+_VECTORS: Final = {
+    "n_dims": 200,
+    "n_neighbors": 10,
+    "min_detected": 0.05,
+    "cells_per_metacell": 1,
+    "n_metacells": 2000,
+    "epochs": 20,
+}
+
+
+class ScBERTEstimator(CellEstimator):
+    """Tokens, gene vectors, pretraining where wished, and a classifier; each is made of the training cells alone.
+
+    A fifth of the training donors (of the cells where donors do not suffice) decides when to stop and, with it, everything else there is to
+    choose. Its parameters are the arms of an ablation.
+
+    Parameters
+    ----------
+    combine
+        How the network and the logistic regression are joined, see :meth:`ScBERTClassifier.train
+        <scbert_cll.model.ScBERTClassifier.train>`.
+    n_members
+        Networks of different seeds whose probabilities are averaged.
+    pretrain_epochs
+        Epochs of masked pretraining on the training donors' cells, labelled or not; 0 for none.
+    extra
+        Further cells to pretrain on, raw counts in ``X``; genes are matched by name, and absent ones count as not expressed.
+    gene_embedding
+        ``"gene2vec"`` starts from co-expression in the training cells, ``"shuffled"`` gives every gene another's vector (a control: an
+        identity, but no meaning), the others as in :class:`~scbert_cll.nn.Config`.
+    balance
+        Method of :func:`~scbert_cll.pp.balance`, on training cells only; ``"none"`` leaves the classes as they are.
+    freeze
+        ``"none"``, ``"encoder"`` or ``"scbert"``.
+    exclude_genes
+        Genes it shall not see, e.g. ``["ITGA4"]``.
+    binning
+        Method of :func:`~scbert_cll.pp.bin_expression`; edges are learned from training cells.
+    max_epochs
+        Epochs of fine-tuning at most; None: 10 to 40, more for fewer cells.
+    network
+        Choices of the network, e.g. ``{"dropout": 0.3, "tokens": "background"}``, or ``{"preset": "scbert"}``.
+    train
+        Choices of the training, e.g. ``{"lr": 1e-3, "token_drop": 0.3}``.
+    accelerator
+        ``"auto"`` takes a GPU where there is one.
+    rng
+        Seed.
+
+    Examples
+    --------
+    >>> import scbert_cll as sc_cll
+    >>> rna = sc_cll.datasets.cll_toy(n_cells=400, n_genes=200)["rna"]
+    >>> arm = sc_cll.estimators.ScBERTEstimator(max_epochs=2, gene_embedding="learned")
+    >>> arm.fit(rna, rna.obs["cd49d_true"], rna.obs["donor"]).predict_proba(rna).shape
+    (400, 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        combine: str = "average",
+        n_members: int = 1,
+        pretrain_epochs: int = 0,
+        extra: AnnData | None = None,
+        gene_embedding: Genes = "gene2vec",
+        balance: Balance = "weights",
+        freeze: str = "none",
+        exclude_genes: Sequence[str] = (),
+        binning: Binning = "log2",
+        max_epochs: int | None = None,
+        network: Mapping[str, Any] | None = None,
+        train: Mapping[str, Any] | None = None,
+        accelerator: str = "auto",
+        rng: int = 0,
+    ) -> None:
+        self.combine = combine
+        self.n_members = n_members
+        self.pretrain_epochs = pretrain_epochs
+        self.extra = extra
+        self.gene_embedding = gene_embedding
+        self.balance = balance
+        self.freeze = freeze
+        self.exclude_genes = exclude_genes
+        self.binning = binning
+        self.max_epochs = max_epochs
+        self.network = network
+        self.train = train
+        self.accelerator = accelerator
+        self.rng = rng
+
+    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+        """Learn from the labelled cells.
+
+        Parameters
+        ----------
+        adata
+            All cells of the training donors, raw counts in ``X``.
+        y
+            Class of each cell; missing where it is unlabelled, which pretraining may use.
+        groups
+            Donor of each cell.
+
+        Raises
+        ------
+        ValueError
+            Fewer than two classes have a training cell, or a parameter is out of range.
+        """
+        self._check()
+        known = examples(adata, y, groups)
+        self.genes_, self.classes_ = adata.var_names, known.classes
+        cells = self._cells(adata, y, groups, known)
+        with _quiet():
+            self.members_ = [self._member(cells, self.rng + i) for i in range(self.n_members)]
+        return self
+
+    def predict_proba(self, adata: AnnData) -> np.ndarray:
+        """Probability of each class (cells × ``classes_``); a cell's depends on that cell alone.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts in ``X``; genes in any order.
+        """
+        check_is_fitted(self, "members_")
+        cells = _bare(of_genes(adata, self.genes_))
+        pp.bin_expression(cells, edges=self.members_[0].binning)
+        with _quiet():
+            found = [member.predict(cells, soft=True).to_numpy() for member in self.members_]
+        return sum_to_one(np.mean(found, axis=0))
+
+    def _check(self) -> None:
+        _checks.choice(self.balance, _BALANCE, "balance")
+        _checks.choice(self.gene_embedding, _GENES, "gene_embedding")
+        _checks.number_in(self.n_members, "n_members", 1, np.inf, whole=True)
+        _checks.number_in(self.pretrain_epochs, "pretrain_epochs", 0, np.inf, whole=True)
+        if self.max_epochs is not None:
+            _checks.number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
+
+    def _cells(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, known: Any) -> AnnData:
+        """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
+        cells = _bare(adata)
+        cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), known.classes)
+        cells.obs[_DONOR] = "one" if groups is None else groups.astype(str).to_numpy()
+        cells.obs[_keys.SPLIT] = self._split(cells, known)
+        if self.balance != "none":
+            pp.balance(cells, _LABEL, method=self.balance, rng=self.rng)
+        pp.bin_expression(cells, method=self.binning, fit_on=_keys.SPLIT)
+        if self.gene_embedding in ("gene2vec", "shuffled"):
+            cells.varm[_keys.GENE2VEC] = self._vectors(cells)
+        return cells
+
+    def _split(self, cells: AnnData, known: Any) -> pd.Categorical:
+        """Donors that train and donors that validate, with their unlabelled cells; or cells, where donors do not suffice."""
+        split = np.full(cells.n_obs, _keys.TRAIN, dtype=object)
+        if np.bincount(known.codes).min() > 1:
+            _, val = inner_folds(known.codes, known.donors, _VALIDATION, self.rng)[0]
+            split[known.rows[val]] = _keys.VAL
+            donors = cells.obs[_DONOR].to_numpy()
+            whole = set(donors[known.rows[val]]) - set(np.delete(donors[known.rows], val))
+            split[np.isin(donors, list(whole))] = _keys.VAL
+        return pd.Categorical(split, categories=list(_keys.SPLIT_ORDER))
+
+    def _vectors(self, cells: AnnData) -> np.ndarray:
+        """Co-expression vectors of the genes, from the cells that train."""
+        from scbert_cll.model._gene_vectors import co_expression_vectors  # gensim takes seconds
+
+        train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
+        donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
+        rng = np.random.default_rng(self.rng)
+        found, _ = co_expression_vectors(sparse.csr_matrix(train.X), cells.var_names, donors, dict(_VECTORS), rng)
+        if self.gene_embedding == "shuffled":
+            found = found.set_axis(rng.permutation(found.index), axis=0)
+        return found.reindex(cells.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
+
+    def _member(self, cells: AnnData, seed: int) -> Any:
+        """One trained classifier."""
+        from scbert_cll.model import ScBERTClassifier
+
+        network: dict[str, Any] = {
+            "gene_embedding": "gene2vec" if self.gene_embedding == "shuffled" else self.gene_embedding
+        }
+        network |= dict(self.network or {})
+        common: dict[str, Any] = {"split_key": _keys.SPLIT, "rng": seed, "accelerator": self.accelerator}
+        common |= {"enable_progress_bar": False}
+        cells = cells.copy()  # scvi-tools notes in it what was set up
+        if self.pretrain_epochs:
+            pretrained = self._pretrained(cells, network, common)
+            classifier = ScBERTClassifier.from_pretrained(pretrained, cells, labels_key=_LABEL, rng=seed)
+        else:
+            ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, exclude_genes=list(self.exclude_genes))
+            classifier = ScBERTClassifier(cells, rng=seed, **network)
+        choices: dict[str, Any] = {"donor_key": _DONOR, "combine": self.combine, "freeze": self.freeze}
+        choices |= {"weight_key": _keys.BALANCE_WEIGHT} if self.balance == "weights" else {}
+        classifier.train(self.max_epochs or _epochs(cells), **common | choices | dict(self.train or {}))
+        return classifier
+
+    def _pretrained(self, cells: AnnData, network: dict[str, Any], common: dict[str, Any]) -> Any:
+        from scbert_cll.model import ScBERT
+
+        corpus = cells if self.extra is None else self._corpus(cells, self.extra)
+        ScBERT.setup_anndata(corpus, exclude_genes=list(self.exclude_genes))
+        pretrained = ScBERT(corpus, rng=common["rng"], **network)
+        pretrained.train(self.pretrain_epochs, **common)
+        return pretrained
+
+    def _corpus(self, cells: AnnData, extra: AnnData) -> AnnData:
+        """The training cells and the further ones, which train, too."""
+        more = pp.align_genes(_bare(extra), list(cells.var_names))
+        more = _bare(more[_checks.counts(more, None).sum(axis=1).A1 > 0])
+        more.obs[_keys.SPLIT] = _keys.TRAIN
+        own = _bare(cells)
+        own.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)
+        corpus = ad.concat({"own": own, "extra": more}, index_unique="-")
+        pp.bin_expression(corpus, edges=cells.uns[_keys.BINNED])
+        corpus.varm.update(cells.varm)
+        return corpus
+
+
+# the arms of an ablation: what each changes in the default
+ARMS: Final[dict[str, dict[str, Any]]] = {
+    "scbert": {},
+    "scbert_network": {"combine": "none"},
+    "scbert_residual": {"combine": "residual"},
+    "scbert_pretrained": {"pretrain_epochs": 10},
+    "scbert_frozen": {"pretrain_epochs": 10, "freeze": "encoder"},
+    "scbert_frozen_random": {"freeze": "encoder"},
+    "scbert_learned_genes": {"gene_embedding": "learned"},
+    "scbert_shuffled_genes": {"gene_embedding": "shuffled"},
+    "scbert_background": {"network": {"tokens": "background"}},
+    "scbert_unweighted": {"balance": "none"},
+    "scbert_oversample": {"balance": "oversample"},
+    "scbert_undersample": {"balance": "undersample"},
+    "scbert_smote": {"balance": "smote"},
+}
+
+
+def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
+    """ScBERT and its ablations, by name.
+
+    Parameters
+    ----------
+    gene
+        The gene that ``"scbert_without_gene"`` does not see.
+
+    Returns
+    -------
+    Unfitted estimators. All but ``"scbert"`` and ``"scbert_residual"`` differ from the former in one thing; ablations are of the
+    joined predictor, ``"scbert_network"`` is the network alone.
+    """
+    arms = {name: ScBERTEstimator(**choices) for name, choices in ARMS.items()}
+    return arms | {"scbert_without_gene": ScBERTEstimator(exclude_genes=[gene])}
+
+
+def _bare(adata: AnnData) -> AnnData:
+    """Counts and names, nothing else."""
+    cells = AnnData(sparse.csr_matrix(_checks.counts(adata, None), dtype=np.float32, copy=True))
+    cells.obs.index = adata.obs_names.copy()
+    cells.var.index = adata.var_names.copy()
+    return cells
+
+
+def _epochs(cells: AnnData) -> int:
+    """More epochs for fewer cells; the validation cells end them."""
+    n = int(((cells.obs[_keys.SPLIT] == _keys.TRAIN) & cells.obs[_LABEL].notna()).sum())
+    return int(np.clip(_CELL_PASSES // max(n, 1), _FEWEST, _MOST))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks on devices, of which there would be a page per fold."""
+    import lightning.pytorch
+
+    logger = logging.getLogger(lightning.pytorch.__name__)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
