@@ -446,3 +446,78 @@ def test_ctrl_c_keeps_the_best_epoch_and_training_goes_on(adata):
 
     model.train(1, **QUIET)
     assert not np.array_equal(before, model.predict(soft=True))
+
+
+# ---- proteins as further things to learn
+
+
+def with_proteins(adata: AnnData) -> AnnData:
+    """Two proteins: one high in class "b", one that says nothing; and a constant one."""
+    rng = np.random.default_rng(0)
+    high = np.where(adata.obs["label"] == "b", 50, 5)
+    adata.obsm["protein"] = pd.DataFrame(
+        {"A": rng.poisson(high), "B": rng.poisson(20, adata.n_obs), "C": 1}, index=adata.obs_names
+    )
+    return adata
+
+
+def test_proteins_alone_teach_the_encoder(simulate, classify):
+    """With no label but two, cells whose classes differ are told apart by what the proteins taught."""
+    adata = with_proteins(simulate(160))
+    few = adata.copy()
+    train = rows(few, "train")
+    kept = [next(r for r in train if few.obs["label"].iloc[r] == c) for c in ("a", "b")]
+    few.obs.loc[few.obs_names[np.setdiff1d(np.arange(few.n_obs), kept)], "label"] = None
+    taught = classify(few.copy(), 20, protein_key="protein", early_stopping=False)
+    alone = classify(few.copy(), 20, early_stopping=False)
+    test = rows(adata, "test")
+    truth = (adata.obs["label"] == "b").to_numpy()[test]
+
+    def separation(model) -> float:
+        latent = model.get_latent_representation(adata)[test]
+        shift = latent[truth].mean(0) - latent[~truth].mean(0)
+        return float(np.linalg.norm(shift) / latent.std(0).mean())
+
+    assert separation(taught) > separation(alone)
+
+
+def test_the_end_of_the_labels_is_not_the_end_of_the_proteins(simulate, classify):
+    """Unlabelled training cells change what is learned with proteins, and nothing without."""
+    adata = with_proteins(simulate())
+    train = rows(adata, "train")
+    adata.obs.loc[adata.obs_names[train[:20]], "label"] = None
+    other = poison(adata, train[:20])
+    assert equal(state(classify(adata.copy())), state(classify(other.copy())))
+    both = [state(classify(a.copy(), protein_key="protein")) for a in (adata, other)]
+    assert not equal(*both)
+
+
+def test_prediction_needs_no_protein(simulate, classify, new_cells):
+    model = classify(with_proteins(simulate()), protein_key="protein")
+    assert "protein" not in new_cells.obsm
+    assert model.predict(new_cells, soft=True).to_numpy().sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_held_out_proteins_are_not_looked_at(simulate, classify):
+    adata = with_proteins(simulate())
+    other = adata.copy()
+    held = np.flatnonzero(adata.obs["split"] != "train")
+    other.obsm["protein"].iloc[held] = 1000
+    assert equal(*(state(classify(a, protein_key="protein")) for a in (adata, other)))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((120, 2), -1.0), "must hold raw protein counts: finite, none negative"),
+        (np.full((120, 2), np.nan), "must hold raw protein counts"),
+        (np.full((120, 2), "x"), "must hold numbers"),
+    ],
+)
+def test_proteins_must_be_counts(simulate, classify, values, message):
+    adata = simulate()
+    adata.obsm["protein"] = values
+    with pytest.raises(ValueError, match=message):
+        classify(adata, protein_key="protein")
+    with pytest.raises(KeyError, match=r"mdata\[.prot.\]\.to_df"):
+        classify(simulate(), protein_key="protein")

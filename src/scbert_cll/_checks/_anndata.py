@@ -154,6 +154,20 @@ def no_resampled_rows(adata: AnnData) -> None:
         )
 
 
+def protein_counts(adata: AnnData, key: str) -> np.ndarray:
+    """Counts of the proteins in `obsm`: (cells, proteins), finite and not negative."""
+    key_in(key, adata.obsm, "adata.obsm", 'Put them there, e.g. adata.obsm["protein"] = mdata["prot"].to_df().')
+    found: Any = adata.obsm[key]
+    values = np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
+        raise ValueError(f"adata.obsm[{key!r}] must hold numbers, cells × proteins; found {values.dtype}.")
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(
+            f"adata.obsm[{key!r}] must hold raw protein counts: finite, none negative; found values from {values.min():g} to {values.max():g}."
+        )
+    return values.astype(np.float64)
+
+
 def weights(values: np.ndarray, key: str) -> None:
     """Weights that training can use."""
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:

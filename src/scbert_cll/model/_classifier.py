@@ -17,15 +17,15 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import as_seed, check_numbers
+from scbert_cll.model._base import as_seed, check_numbers, seeded
+from scbert_cll.model._freeze import Freeze, leave_trainable
 from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions, loss_of_logits
 from scbert_cll.model._plans import ClassifyPlan
+from scbert_cll.model._proteins import protein_targets
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.nn.performer import mean_tokens
 from scbert_cll.vocab import Vocabulary
 
-Freeze = Literal["none", "encoder", "scbert"]
-_FREEZE: Final = ("none", "encoder", "scbert")
 _HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}  # everything else shapes pretrained weights
 
 
@@ -199,6 +199,7 @@ class ScBERTClassifier(LinearBeside):
         split_key: str | None = None,
         weight_key: str | None = None,
         donor_key: str | None = None,
+        protein_key: str | None = None,
         combine: Combine = "none",
         freeze: Freeze = "none",
         batch_size: int | Literal["auto"] = 16,
@@ -226,10 +227,13 @@ class ScBERTClassifier(LinearBeside):
             `obs` column of :func:`~scbert_cll.pp.balance`: how much a training cell counts. None: all the same.
         donor_key
             `obs` column of donors: what the linear part needs held-out cells for is then decided on other donors.
+        protein_key
+            `obsm` with the raw counts of all measured proteins: the network learns to predict their levels, too, which tells it more about
+            a cell than its class; training cells without a label take part in that. Prediction needs no protein.
         combine
             ``"none"`` predicts with the network alone; ``"average"`` with the mean of its log-probabilities and the linear
-            part's; with ``"residual"`` the network learns what the linear
-            part, frozen, leaves to be learned, and is left out if that does not help.
+            part's; with ``"residual"`` the network learns what the linear part, frozen, leaves to be learned, and is left out if
+            that does not help.
         freeze
             ``"none"`` trains everything; ``"encoder"`` only the head; ``"scbert"`` the published recipe: the head, the last
             LayerNorm and the last block but one.
@@ -247,6 +251,7 @@ class ScBERTClassifier(LinearBeside):
         seed = as_seed(rng)
         parts = self._parts(split_key, seed)
         codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
+        unlabelled = parts["train"][codes[parts["train"]] < 0]
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
         weights = self._weights(weight_key, codes, parts)
         parts["train"] = parts["train"][weights[parts["train"]] > 0]
@@ -259,9 +264,21 @@ class ScBERTClassifier(LinearBeside):
         if offset is not None:
             data.columns["offset"] = torch.from_numpy(offset.astype(np.float32))
             start = self._start_from(offset, codes, weights, parts[_keys.VAL])
-        self._freeze(freeze)
+        if protein_key is not None:
+            parts["train"] = np.sort(np.concatenate([parts["train"], unlabelled]))
+            data.columns["proteins"] = torch.from_numpy(protein_targets(self.adata, protein_key, parts["train"]))
+        leave_trainable(self.module, freeze)
+        with seeded(seed):
+            plan = ClassifyPlan(
+                self.module,
+                lr=lr,
+                weight_decay=weight_decay,
+                token_drop=token_drop,
+                n_proteins=0 if protein_key is None else data.columns["proteins"].shape[1],
+                seed=seed,
+            )
         self._fit(
-            ClassifyPlan(self.module, lr=lr, weight_decay=weight_decay, token_drop=token_drop, seed=seed),
+            plan,
             data,
             parts,
             max_epochs=max_epochs,
@@ -357,7 +374,7 @@ class ScBERTClassifier(LinearBeside):
 
     def _weights(self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""
-        weights = np.ones(len(codes), np.float32)
+        weights = (codes >= 0).astype(np.float32)
         if key is None:
             return weights
         train, val = parts[_keys.TRAIN], parts[_keys.VAL]
@@ -368,20 +385,6 @@ class ScBERTClassifier(LinearBeside):
         by_class = np.bincount(codes[train], weights[train], len(self.classes)) / np.maximum(n, 1)
         weights[val] = by_class[codes[val]] / max(by_class[codes[val]].mean(), 1e-12) if len(val) else 1
         return weights
-
-    def _freeze(self, freeze: Freeze) -> None:
-        _checks.choice(freeze, _FREEZE, "freeze")
-        network = self.module
-        network.requires_grad_(freeze == "none")
-        network.to_bins.requires_grad_(False)  # takes no part, which distributed training would complain about
-        if network.head is not None:
-            network.head.requires_grad_(True)
-        if freeze == "scbert":
-            network.norm.requires_grad_(True)
-            network.blocks[-2 if len(network.blocks) > 1 else -1].requires_grad_(True)
-        table = network.gene_embedding
-        if table is not None and not (self.config.train_gene_embedding and self.config.gene_embedding != "sinusoidal"):
-            table.weight.requires_grad_(False)
 
     def _labels(self) -> dict[str, Any]:
         return {"labels_key": self.labels_key, "classes": self.classes}

@@ -27,7 +27,7 @@ class Plan(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Give vectors and biases no weight decay, as usual."""
-        trained = [p for p in self.module.parameters() if p.requires_grad]
+        trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -121,12 +121,16 @@ class ClassifyPlan(Plan):
 
     `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's tokens: augmentation that
     imitates a shallower cell. With ``tokens="all"`` it does nothing. Where a batch has an ``offset``, logits of the linear part, the
-    network learns what these leave to be learned.
+    network learns what these leave to be learned. Where it has ``proteins``, standardised levels, their mean squared error is added, and cells
+    without a label (-1) count for that alone; what guesses them is left behind with the plan.
     """
 
-    def __init__(self, module: Performer, *, token_drop: float = 0.0, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, module: Performer, *, token_drop: float = 0.0, n_proteins: int = 0, seed: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(module, **kwargs)
         self.token_drop, self.seed = token_drop, seed
+        self.to_proteins = torch.nn.Linear(module.n_features, n_proteins) if n_proteins else None
         self._seen: dict[str, list[Tensor]] = {"train": [], "validation": []}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -144,21 +148,29 @@ class ClassifyPlan(Plan):
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one batch, whatever its labels."""
-        return F.cross_entropy(self._logits(batch), batch["labels"].clamp(min=0))
+        logits, proteins = self._guess(batch)
+        return F.cross_entropy(logits, batch["labels"].clamp(min=0)) + proteins
 
-    def _logits(self, batch: Batch) -> Tensor:
-        logits = self.module.classify(batch["cells"]).float()
-        return logits + batch["offset"] if "offset" in batch else logits
+    def _guess(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Class logits, and the error of the guessed proteins, 0 without any."""
+        features = self.module.features(batch["cells"])
+        logits = self.module.logits(features).float()
+        logits = logits + batch["offset"] if "offset" in batch else logits
+        if self.to_proteins is None:
+            return logits, logits.new_zeros(())
+        return logits, F.mse_loss(self.to_proteins(features).float(), batch["proteins"])
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        logits = self._logits(batch)
+        logits, proteins = self._guess(batch)
         labels, weights = batch["labels"], batch["weights"]
-        losses = F.cross_entropy(logits, labels, reduction="none") * weights
+        losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none") * weights
         # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
-        loss = losses.mean() if stage == "validation" else losses.sum() / weights.sum()
-        guess = logits.argmax(-1)
+        loss = losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6) + proteins
+        known = labels >= 0
+        labels, guess = labels[known], logits.argmax(-1)[known]
         self._seen[stage].append(torch.stack([labels, guess]).detach().cpu())
-        return self.report(stage, len(labels), loss, accuracy=(guess == labels).float().mean())
+        right = {"accuracy": (guess == labels).float().mean()} if len(labels) else {}
+        return self.report(stage, len(known), loss, **right)
 
     def on_train_epoch_end(self) -> None:
         """Macro-F1 of the epoch's training batches."""

@@ -151,9 +151,9 @@ class PoolHead(nn.Module):
         """One vector per cell, whatever its number of tokens: (b, n, w) -> (b, w)."""
         return mean_tokens(encodings, weight)
 
-    def forward(self, summary: Tensor) -> Tensor:
-        """(b, w) -> (b, classes)."""
-        return self.classify(self.dropout(self.norm(summary)))
+    def features(self, summary: Tensor) -> Tensor:
+        """What the last layer reads: (b, w) -> (b, w)."""
+        return self.dropout(self.norm(summary))
 
     @property
     def last(self) -> nn.Linear:
@@ -185,9 +185,9 @@ class ScBERTHead(nn.Module):
         """(b, n, w) -> (b, n)."""
         return torch.relu(self.collapse(encodings).squeeze(-1))
 
-    def forward(self, summary: Tensor) -> Tensor:
-        """(b, n) -> (b, classes)."""
-        return self.layers(summary)
+    def features(self, summary: Tensor) -> Tensor:
+        """What the last layer reads: (b, n) -> (b, 128)."""
+        return self.layers[:-1](summary)
 
     @property
     def last(self) -> nn.Linear:
@@ -264,7 +264,9 @@ class Performer(nn.Module):
 
     def read(self, encodings: Tensor, weight: Tensor | None = None) -> Tensor:
         """Read the logits off the encodings (b, n, w): of the classes, or of the bins in a network without classes."""
-        return self.to_bins(encodings) if self.head is None else self._head(self._head.summarize(encodings, weight))
+        if self.head is None:
+            return self.to_bins(encodings)
+        return self._head.last(self._head.features(self._head.summarize(encodings, weight)))
 
     def summarize(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """One vector per cell for the head of the classes, or its mean token in a network without classes: (b, …)."""
@@ -273,7 +275,20 @@ class Performer(nn.Module):
 
     def classify(self, cells: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Class logits of a batch that comes in several tensors, because its cells differ in length: (b, classes)."""
-        return self._head(torch.cat([self.summarize(**part) for part in cells]))
+        return self.logits(self.features(cells))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(b, w) -> (b, classes)."""
+        return self._head.last(features)
+
+    @property
+    def n_features(self) -> int:
+        """Width of what the logits are linear in."""
+        return self._head.last.in_features
+
+    def features(self, cells: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """What the logits of such a batch are linear in: (b, w), or (b, 128) of the published head."""
+        return self._head.features(torch.cat([self.summarize(**part) for part in cells]))
 
     def silence(self) -> None:
         """Let the head start from logits of zero, whatever the cell."""
