@@ -118,11 +118,11 @@ def limits(estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, 
 
     Notes
     -----
-    NOTES_HERE
+    (numbers follow)
     """
-    centre, spread = _to_line(np.asarray(estimate), ends), _to_line(draws, ends).std(ddof=1)
-    if spread == 0:
+    if np.ptp(draws) == 0:
         return np.array([estimate, estimate])
+    centre, spread = _to_line(np.asarray(estimate), ends), _to_line(draws, ends).std(ddof=1)
     line = centre + np.array([-1, 1]) * norm.ppf(_LEVEL[1]) * widening(n_units) * spread
     low, high = ends[0] + (ends[1] - ends[0]) * expit(line)
     return np.array([min(low, estimate), max(high, estimate)])
@@ -133,7 +133,7 @@ def difference_limits(difference: float, draws: np.ndarray, n_units: int) -> np.
 
     Notes
     -----
-    NOTES_TOO
+    (numbers follow)
     """
     return np.asarray(np.quantile(_widened(difference, draws, n_units), _LEVEL))
 

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from scbert_cll._evaluation import weighted as fast
+from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, chance, ends, equal_mass_bins, score
+from scbert_cll._evaluation.weighted import weighted
+
+NAMES = "abcd"
+
+
+def predictions(n, n_classes, seed, *, coarse=False, skill=1.0):
+    """Codes and probabilities; coarse ones have many equal values, as those of neighbours or trees."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)]))
+    z = rng.normal(size=(n, n_classes))
+    z[np.arange(n), y] += skill
+    proba = np.exp(z)
+    if coarse:
+        proba = np.ceil(4 * proba / proba.sum(1, keepdims=True))
+    return y, proba / proba.sum(1, keepdims=True)
+
+
+def values(y, proba):
+    classes = NAMES[: proba.shape[1]]
+    return {name: score(name, y, proba, classes, ordered=True).value for name in METRICS}
+
+
+def brute_ece(y, proba, weight):
+    """Each cell written out as often as it counts, sorted, dealt into 15 bins by the middle of its run of equal values."""
+    y, proba = np.repeat(y, weight), np.repeat(proba, weight, axis=0)
+    two = proba.shape[1] == 2
+    sure = proba[:, 1] if two else proba.max(1)
+    right = (y == 1) if two else (y == proba.argmax(1))
+    below, upto = (sure[None] < sure[:, None]).sum(1), (sure[None] <= sure[:, None]).sum(1)
+    bins = np.floor(15 * (below + upto) / 2 / len(y))
+    return sum(abs((right[bins == b] - sure[bins == b]).sum()) for b in range(15)) / len(y)
+
+
+def of_sklearn(y, proba, w):
+    """scikit-learn's numbers with sample weights."""
+    k, called = proba.shape[1], proba.argmax(1)
+    hot, two = np.eye(k)[y], k == 2
+    squares = ((proba - hot) ** 2).sum(1) / (2 if two else 1)
+    ovr = {} if two else {"multi_class": "ovr", "average": "macro"}
+    return {
+        "accuracy": sk.accuracy_score(y, called, sample_weight=w),
+        "macro_f1": sk.f1_score(y, called, labels=range(k), average="macro", zero_division=0, sample_weight=w),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, called, sample_weight=w),
+        "mcc": sk.matthews_corrcoef(y, called, sample_weight=w),
+        "auroc": sk.roc_auc_score(y, proba[:, 1] if two else proba, sample_weight=w, **ovr),
+        "auprc": sk.average_precision_score(
+            hot[:, 1:] if two else hot, proba[:, 1:] if two else proba, sample_weight=w
+        ),
+        "kappa_quadratic": sk.cohen_kappa_score(y, called, weights="quadratic", sample_weight=w),
+        "brier": np.average(squares, weights=w),
+        "log_loss": sk.log_loss(y, proba, labels=range(k), sample_weight=w),
+    }
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("many_units", [False, True])
+def test_weighted_metrics_are_scikit_learns(n_classes, coarse, many_units):
+    y, proba = predictions(400, n_classes, 3, coarse=coarse)
+    rng = np.random.default_rng(1)
+    n_units = 400 if many_units else 7
+    unit = np.arange(400) if many_units else rng.integers(0, n_units, 400)
+    weights = rng.multinomial(n_units, np.full(n_units, 1 / n_units), 6).astype(float)
+    found = dict(zip(METRICS, weighted(METRICS, y, proba, unit, weights), strict=True))
+    for i, row in enumerate(weights[:, unit]):
+        assert set(y[row > 0]) == set(range(n_classes))
+        expected = of_sklearn(y[row > 0], proba[row > 0], row[row > 0]) | {"ece": brute_ece(y, proba, row.astype(int))}
+        assert {name: found[name][i] for name in METRICS} == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_single_values_are_those_of_weight_one(n_classes):
+    y, proba = predictions(300, n_classes, 5)
+    ones = weighted(METRICS, y, proba, np.zeros(300, dtype=int), np.ones((1, 1)))[:, 0]
+    assert values(y, proba) == pytest.approx(dict(zip(METRICS, ones, strict=True)), abs=1e-12)
+    assert values(y, proba) == pytest.approx(
+        of_sklearn(y, proba, None) | {"ece": brute_ece(y, proba, np.ones(300, dtype=int))}, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(("n_classes", "scaled"), [(2, True), (3, False)])
+def test_brier_is_scikit_learns(n_classes, scaled):
+    y, proba = predictions(100, n_classes, 2)
+    expected = sk.brier_score_loss(y, proba, labels=range(n_classes), scale_by_half=scaled)
+    assert values(y, proba)["brier"] == pytest.approx(expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(8, 60), n_classes=st.integers(2, 4), coarse=st.booleans())
+def test_order_does_not_matter_and_values_stay_in_range(seed, n, n_classes, coarse):
+    y, proba = predictions(n, n_classes, seed, coarse=coarse)
+    order = np.random.default_rng(seed).permutation(n)
+    found = values(y, proba)
+    assert values(y[order], proba[order]) == pytest.approx(found)
+    for name, value in found.items():
+        least, most = ends(name, n_classes)
+        assert least - 1e-12 <= value <= most + 1e-12, name
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n_classes=st.integers(2, 3), coarse=st.booleans())
+def test_a_unit_that_counts_twice_is_its_cells_twice(seed, n_classes, coarse):
+    y, proba = predictions(50, n_classes, seed, coarse=coarse)
+    unit = np.random.default_rng(seed).integers(0, 4, 50)
+    weights = np.ones((1, 4))
+    weights[0, 2] = 2
+    twice = np.concatenate([np.arange(50), np.flatnonzero(unit == 2)])
+    found = dict(zip(METRICS, weighted(METRICS, y, proba, unit, weights)[:, 0], strict=True))
+    assert found == pytest.approx(values(y[twice], proba[twice]), abs=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), n_classes=st.integers(2, 3))
+def test_perfect_predictions_have_the_best_value(seed, n_classes):
+    y, _ = predictions(40, n_classes, seed)
+    for name, value in values(y, np.eye(n_classes)[y]).items():
+        assert value == pytest.approx(0 if name in LOWER_IS_BETTER else 1, abs=1e-6), name
+
+
+def test_running_sums_by_unit_are_those_summed_anew(monkeypatch):
+    rng = np.random.default_rng(0)
+    unit, number, at = rng.integers(0, 5, 60), rng.normal(size=60), np.array([-1, 0, 7, 59])
+    weights = rng.integers(0, 4, (9, 5)).astype(float)
+    by_unit = fast.RunningSums(unit, number, 5, at)
+    monkeypatch.setattr(fast, "_FEW_UNITS", 1)
+    anew = fast.RunningSums(unit, number, 5, at)
+    assert by_unit.by_unit is not None
+    assert anew.by_unit is None
+    np.testing.assert_allclose(by_unit(weights), anew(weights), atol=1e-12)
+    assert (anew(weights)[:, 0] == 0).all()
+
+
+def test_bins_hold_equally_many_and_equal_values_stay_together():
+    sure = np.random.default_rng(0).permutation(150) / 150
+    assert np.bincount(equal_mass_bins(sure)).tolist() == [10] * 15
+    few = np.repeat([0.1, 0.2, 0.9], [70, 50, 30])
+    bins = equal_mass_bins(few)
+    assert len(set(zip(few, bins, strict=True))) == 3
+    assert (np.diff(bins) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("auroc", "one class only"),
+        ("auprc", "one class only"),
+        ("mcc", "one class only"),
+        ("balanced_accuracy", "one class only"),
+        ("kappa_quadratic", "one class only"),
+    ],
+)
+def test_one_class_has_no_value_and_a_reason(name, note):
+    _, proba = predictions(20, 2, 0)
+    value, why = score(name, np.zeros(20, dtype=int), proba, "ab", ordered=True)
+    assert np.isnan(value)
+    assert why == note
+
+
+def test_what_is_agreed_upon_is_said():
+    y, proba = predictions(60, 3, 0)
+    some, proba = y[y != 2], proba[y != 2]
+    assert score("macro_f1", some, proba, "abc").note == "no cell of 'c', whose F1 counts as 0"
+    assert score("balanced_accuracy", some, proba, "abc").note == "no cell of 'c', left out of the mean"
+    assert score("auroc", some, proba, "abc").note == "no cell of 'c'"
+    assert np.isnan(score("auroc", some, proba, "abc").value)
+    constant = np.tile([0.7, 0.2, 0.1], (60, 1))
+    assert score("mcc", y, constant, "abc") == (0, "every cell is called 'a': 0 by convention")
+
+
+def test_other_reasons():
+    y, proba = predictions(20, 2, 0)
+    assert score("kappa_quadratic", y, proba, "ab").note == "the classes are not ordered"
+    gaps = np.where(np.arange(20)[:, None] < 3, np.nan, proba)
+    assert score("brier", y, gaps, "ab").note == "no prediction for 3 of 20 cells"
+    assert score("accuracy", y[:0], proba[:0], "ab").note == "no cells"
+    with pytest.raises(ValueError, match=r"A metric must be one of .*'macro_f1'.*; found 'f1'"):
+        score("f1", y, proba, "ab")
+
+
+def test_a_draw_without_a_class_is_another_question():
+    y, unit = np.array([0, 1, 2, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
+    proba = np.eye(3)[y] * 0.7 + 0.1
+    found = dict(zip(METRICS, weighted(METRICS, y, proba, unit, np.array([[1.0, 1], [0, 2], [0, 0]])), strict=True))
+    for name in METRICS:
+        assert np.isfinite(found[name][0])
+        assert np.isnan(found[name][2])
+    gone = {name for name in METRICS if np.isnan(found[name][1])}
+    assert gone == {"macro_f1", "balanced_accuracy", "auroc", "auprc"}
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_chance_is_what_shares_alone_reach(n_classes):
+    y, _ = predictions(500, n_classes, 0)
+    shares = np.bincount(y) / 500
+    found = values(y, np.tile(shares, (500, 1)))
+    for name in set(METRICS) - {"ece"}:
+        assert found[name] == pytest.approx(chance(name, y, n_classes), abs=1e-6), name
+    assert np.isnan(chance("ece", y, n_classes))
