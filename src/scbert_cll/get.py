@@ -145,7 +145,7 @@ def evaluation(
     adata: AnnData,
     *,
     table: str = "summary",
-    key: str = "cv",
+    key: str = _keys.CV,
     metric: str | Iterable[str] | None = None,
     model: str | Iterable[str] | None = None,
 ) -> pd.DataFrame:
@@ -189,7 +189,7 @@ def evaluation(
 
 
 def out_of_fold(
-    adata: AnnData, *, model: str | Iterable[str] | None = None, repeat: int | None = None, key: str = "cv"
+    adata: AnnData, *, model: str | Iterable[str] | None = None, repeat: int | None = None, key: str = _keys.CV
 ) -> pd.DataFrame:
     """Prediction of each labelled cell by models that have not seen it.
 

@@ -89,7 +89,7 @@ def evaluated() -> Callable[..., AnnData]:
 def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3) -> AnnData:
     """Probabilities whose logits hold the truth and noise, better models less of it."""
     rng = np.random.default_rng(n_models + n_donors)
-    n = 1200
+    n = 600
     adata = AnnData(np.ones((n, 1), np.float32), obs=pd.DataFrame(index=[f"c{i}" for i in range(n)]))
     donors = rng.integers(0, n_donors, n)
     share = np.linspace(0.03, 0.8, n_donors) if n_donors > 1 else np.array([0.4])
@@ -113,7 +113,7 @@ def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3
     found = intervals.OutOfFold(
         CLASSES, True, y[known], adata.obs["donor"].astype(str).to_numpy()[known], proba, baselines
     )
-    tables, unit, n_units = intervals.tables(found, metrics=METRICS, n_bootstrap=50, seed=0)
+    tables, unit, n_units = intervals.tables(found, metrics=METRICS, n_bootstrap=20, seed=0)
     if undefined:
         row = (tables["summary"]["model"] == names[1]) & (tables["summary"]["metric"] == "auroc")
         tables["summary"].loc[row, ["estimate", "low", "high", "note"]] = [np.nan] * 3 + ["one class only; and more"]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from scbert_cll import pl
+from scbert_cll import get, pl
 
 LABEL = ["CD49d-"] * 6 + ["CD49d+"] * 3 + [None]
 PRED = ["CD49d-"] * 4 + ["CD49d+"] * 2 + ["CD49d+"] * 3 + ["CD49d-"]
@@ -139,3 +139,31 @@ def test_no_label_at_all(adata):
     adata.obs["cd49d"] = pd.Categorical([None] * 30, ["CD49d-", "CD49d+"])
     with pytest.raises(ValueError, match=r"None of the 10 test cells has a label in adata.obs\['cd49d'\]"):
         pl.confusion(adata)
+
+
+class TestOutOfFold:
+    def test_mean_over_repeats(self, evaluated):
+        adata = evaluated(2)
+        runs = get.out_of_fold(adata, model="scbert")
+        positive = runs["proba_CD49d+"].groupby(level=0).mean() > 0.5
+        label = adata.obs["cd49d"].dropna().loc[positive.index] == "CD49d+"
+        expected = {(int(i), int(j)): int(((label == i) & (positive == j)).sum()) for i in (0, 1) for j in (0, 1)}
+        found = {
+            at: int(text.split("\n")[0]) for at, text in fields(pl.confusion(adata, model="scbert", show=False)).items()
+        }
+        assert found == expected
+        assert sum(found.values()) == adata.obs["cd49d"].notna().sum()
+
+    def test_title(self, evaluated):
+        adata = evaluated(2)
+        n = int(adata.obs["cd49d"].notna().sum())
+        title = pl.confusion(adata, model="scbert", show=False).get_title()
+        assert title == f"{n:,} cells of 10 donors\nout of fold: scbert\n{adata.n_obs - n} unlabelled left out"
+
+    def test_legible(self, evaluated, legible):
+        adata = evaluated(20)
+        legible(pl.confusion(adata, model="scbert_from_scratch_expressed_tokens", return_fig=True))
+
+    def test_model_that_is_not_there(self, evaluated):
+        with pytest.raises(KeyError, match=r"'svm' is not in the models of adata.obsm.*'scbert', 'logistic_l2'"):
+            pl.confusion(evaluated(2), model="svm")

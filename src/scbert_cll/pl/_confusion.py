@@ -24,7 +24,7 @@ def confusion(
     split: str | None = _keys.TEST,
     donor_key: str | None = None,
     model: str | None = None,
-    key: str = "cv",
+    key: str = _keys.CV,
     normalize: bool = True,
     cmap: str = "cividis",
     figsize: tuple[float, float] | None = None,

@@ -14,16 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox, BboxBase
 
-from scbert_cll import get
+from scbert_cll import _keys, get
 from scbert_cll.pl import _evaluation, _style
 
 _SHOWN: Final = 2
-_NAMED_DONORS: Final = 20
+_NAMED_DONORS: Final = 12
 _SAME, _OTHER = (_style.BLUE, "o"), (_style.RED, "D")
 _SMALL: Final = 6  # points
 # places of a name beside its donor, in points; those further away get a line to it
 _AROUND: Final = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7))
-_PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product((5, 8, 12, 18, 25), _AROUND)]
+_PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product((5, 8, 12, 18, 25, 33), _AROUND)]
 _NEAR: Final = 5
 _LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
 
@@ -33,7 +33,7 @@ def donor_agreement(
     adata: AnnData,
     *,
     model: str | Sequence[str] | None = None,
-    key: str = "cv",
+    key: str = _keys.CV,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -123,21 +123,22 @@ def _points(ax: Axes, donors: pd.DataFrame) -> None:
 
 
 def _title(name: str, found: pd.Series) -> str:
-    """Agreement in numbers."""
-    agree = f"agree: {found['n_agree']:.0f}/{found['n_donors']:.0f} donors ({100 * found['low']:.0f}–{100 * found['high']:.0f} %)"
-    values = [f"MAE {found['mae']:.0f} points" if np.isfinite(found["mae"]) else "MAE undefined"]
-    values += [f"ρ = {found['spearman']:.2f}".replace("-", "−") if np.isfinite(found["spearman"]) else "ρ undefined"]
-    reason = textwrap.wrap(str(found["note"]), 38) if "undefined" in " ".join(values) else []
-    return "\n".join([_evaluation.short(name, 30), agree, ", ".join(values), *reason])
+    """Agreement in numbers, or why there is none."""
+    agree = f"calls agree: {found['n_agree']:.0f}/{found['n_donors']:.0f} ({100 * found['low']:.0f}–{100 * found['high']:.0f} %)"
+    error = f"MAE {found['mae']:.0f} points" if np.isfinite(found["mae"]) else "MAE undefined"
+    if np.isfinite(found["spearman"]):
+        return f"{_evaluation.short(name, 30)}\n{agree}\n{error}, ρ = {found['spearman']:.2f}".replace("= -", "= −")
+    reason = f"ρ undefined: {str(found['note']).removeprefix('Spearman: ')}"
+    return "\n".join([_evaluation.short(name, 30), agree, error, *textwrap.wrap(reason, 30)])
 
 
 def _names(ax: Axes, donors: pd.DataFrame, limit: float) -> None:
     """Name the donors where that covers nothing; of many donors only those whose calls differ."""
     few = len(donors) <= _NAMED_DONORS
-    taken = _drawn(ax, donors, limit)
+    drawn, names = _drawn(ax, donors, limit), list[Bbox]()
     for _, row in donors.iterrows():
         if few or row["observed_call"] != row["predicted_call"]:
-            taken.append(_name(ax, row, taken))
+            names.append(_name(ax, row, drawn, names))
 
 
 def _drawn(ax: Axes, donors: pd.DataFrame, limit: float) -> list[Bbox]:
@@ -156,7 +157,7 @@ def _drawn(ax: Axes, donors: pd.DataFrame, limit: float) -> list[Bbox]:
     return found
 
 
-def _name(ax: Axes, row: pd.Series, taken: list[Bbox]) -> Bbox:
+def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbox:
     """Write a donor's name where it covers least without being far away, and say where that is."""
     point, text = (row["observed"], row["predicted"]), _style.shortened(str(row["donor"]), 12)
     measured = ax.text(*point, text, fontsize=_SMALL)
@@ -166,22 +167,20 @@ def _name(ax: Axes, row: pd.Series, taken: list[Bbox]) -> Bbox:
     center = ax.transData.transform(point) - size / 2
     moves = [(r, pixels * np.array([x, y]) + np.sign([x, y]) * size / 2) for r, x, y in _PLACES]
     boxes = [Bbox([center + move, center + move + size]) for _, move in moves]
-    costs = [_covered(box, taken, ax.bbox) + 2 * r * pixels**2 for box, (r, _) in zip(boxes, moves, strict=True)]
-    best = int(np.argmin(costs))
-    line = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY, "shrinkA": 0, "shrinkB": 2}
-    x, y = moves[best][1] / pixels
-    look: dict[str, Any] = {
-        "ha": "center",
-        "va": "center",
-        "fontsize": _SMALL,
-        "arrowprops": line if moves[best][0] > _NEAR else None,
-    }
-    ax.annotate(text, point, (float(x), float(y)), textcoords="offset points", **look).set_in_layout(False)
-    return boxes[best]
+    far = [2 * r * pixels**2 for r, _ in moves]
+    costs = [_covered(box, drawn, ax.bbox) + 9 * _covered(box, names, ax.bbox) for box in boxes]
+    best = int(np.argmin(np.add(costs, far)))
+    x, y = (float(d) for d in moves[best][1] / pixels)
+    look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": _SMALL}
+    ax.annotate(text, point, (x, y), **look).set_in_layout(False)
+    if moves[best][0] > _NEAR:
+        line = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY, "shrinkA": _SMALL / 2, "shrinkB": 2}
+        ax.annotate("", point, (x, y), arrowprops=line, **look).set_in_layout(False)
+    return boxes[best].padded(pixels / 2)
 
 
 def _covered(box: Bbox, taken: list[Bbox], inside: BboxBase) -> float:
-    """Area of what a name would cover; what it would have outside the axes counts ten times."""
+    """Area of what a name would cover, and ten times that of what would be outside the axes."""
     within = Bbox.intersection(box, inside)
     outside = box.width * box.height - (within.width * within.height if within else 0)
     both = [Bbox.intersection(box, other) for other in taken]

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll import get
+from scbert_cll import _keys, get
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER
 from scbert_cll.pl import _style
 
@@ -44,7 +44,7 @@ def evaluation(
     metrics: str | Sequence[str] = ("macro_f1", "auroc"),
     models: Sequence[str] | None = None,
     sort_by: str | None = None,
-    key: str = "cv",
+    key: str = _keys.CV,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
@@ -165,7 +165,7 @@ def unit(adata: AnnData, key: str, *, interval: bool = True) -> str:
         who = f"{donors}: cells held out at random (optimistic)"
     else:
         who = f"{n_donors} donors held out"
-    return f"{who}, {_kind(held['summary']['interval'])}" if interval else who
+    return f"{who}\n{_kind(held['summary']['interval'])}" if interval else who
 
 
 def _kind(intervals: pd.Series) -> str:
@@ -174,17 +174,17 @@ def _kind(intervals: pd.Series) -> str:
     if known.empty:
         return "no interval"
     kind = str(known.mode()[0])
-    return f"95\u00a0% interval: {kind}" if kind.startswith("bootstrap") else f"lines: {kind}"
+    return f"95 % interval: {kind}" if kind.startswith("bootstrap") else "lines: lowest to highest single donor"
 
 
 def wrapped(text: str, inches: float) -> str:
     """Text of 8 points, broken to fit a width."""
-    return "\n".join(textwrap.wrap(text, max(20, int(inches * 17))))
+    return "\n".join("\n".join(textwrap.wrap(line, max(20, int(inches * 17)))) for line in text.split("\n"))
 
 
 def _figure(n: int, n_rows: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
     """Panels beside each other, as high as the models need."""
-    size = figsize or (max(3.3, 1.3 + 1.15 * n), 1.55 + 0.17 * max(n_rows, 3))
+    size = figsize or (max(3.3, 1.3 + 1.15 * n), 1.7 + 0.17 * max(n_rows, 3))
     return _style.panels(n, n_columns=n, figsize=size, sharey=True)
 
 
@@ -260,7 +260,7 @@ def _undefined(ax: Axes, rows: pd.DataFrame) -> None:
     fig.draw_without_rendering()  # lays the panels out; only now their width is known
     room = int(ax.get_window_extent().width / fig.dpi * 72 / (0.53 * _SMALL))
     for i, note in missing:
-        lines = textwrap.wrap(f"undefined: {note}", room, max_lines=2, placeholder="…")
+        lines = textwrap.wrap(f"undefined: {note.split(';')[0]}", room, max_lines=2, placeholder="…")
         text = ax.text(0.02, i, "\n".join(lines), transform=ax.get_yaxis_transform(), va="center", fontsize=_SMALL)
         text.set(color=_style.GREY, linespacing=0.9, zorder=5, in_layout=False)
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})

@@ -11,7 +11,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scbert_cll import get
+from scbert_cll import _keys, get
 from scbert_cll.pl import _evaluation, _style
 
 _MARKERS: Final = ("o", "s", "D", "^", "v", "P")
@@ -24,7 +24,7 @@ def reliability(
     adata: AnnData,
     *,
     models: str | Sequence[str] | None = None,
-    key: str = "cv",
+    key: str = _keys.CV,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
