@@ -70,8 +70,8 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
 
     References
     ----------
-    .. [1] Boiarsky et al. (2024), Deeper evaluation of a single-cell foundation model, Nature Machine Intelligence 6:1443,
-       doi:10.1038/s42256-024-00949-w.
+    .. [1] Boiarsky et al. (2023), A deep dive into single-cell RNA sequencing foundation models, bioRxiv,
+       doi:10.1101/2023.10.19.563100.
     .. [2] Domínguez Conde et al. (2022), Cross-tissue immune cell analysis reveals tissue-specific features in humans,
        Science 376:eabl5197, doi:10.1126/science.abl5197.
 
