@@ -24,8 +24,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "label_cd49d", "split_donors"},
-    "tl": {"finetune", "gene2vec", "gene_attention", "predict", "pretrain"},
-    "pl": {"cd49d", "confusion", "history", "signature"},
+    "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "leakage_audit", "predict", "pretrain"},
+    "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "history", "reliability", "signature"},
     "get": set(),
     "datasets": {"cll_toy"},
 }
@@ -214,6 +214,7 @@ def done(ready: AnnData, model: Any) -> AnnData:
     adata = ready.copy()
     sc_cll.tl.predict(adata, model)
     sc_cll.tl.gene_attention(adata, model, groupby="cd49d")
+    sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
     return adata
 
 
@@ -238,6 +239,11 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
         [lambda f, adata, _: f(adata, labels_key="cd49d", max_epochs=1)],
     ),
     "tl.predict": ("ready", [lambda f, adata, model, **kw: f(adata, model, **kw)]),
+    "tl.cross_validate": (
+        "split",
+        [lambda f, adata, _, **kw: f(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20, **kw)],
+    ),
+    "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),
     "tl.gene_attention": (
         "ready",
         [

@@ -24,9 +24,8 @@ Genes = Literal["gene2vec", "shuffled", "learned", "sinusoidal", "none"]
 
 _BALANCE: Final = ("none", "weights", "oversample", "undersample", "smote")
 _GENES: Final = ("gene2vec", "shuffled", "learned", "sinusoidal", "none")
-_VALIDATION: Final = 5  # a fifth of the training donors decides when to stop
-_LABEL, _DONOR = "label", "donor"
-_CELL_PASSES, _FEWEST, _MOST = 20_000, 10, 40
+_VALIDATION: Final = 5  # a fifth of the training donors, where a validation is needed
+_LABEL, _DONOR, _PROTEIN = "label", "donor", "protein"
 _VECTORS: Final = {
     "n_dims": 200,
     "n_neighbors": 10,
@@ -40,8 +39,9 @@ _VECTORS: Final = {
 class ScBERTEstimator(CellEstimator):
     """Tokens, gene vectors, pretraining where wished, and a classifier; each is made of the training cells alone.
 
-    A fifth of the training donors (of the cells where donors do not suffice) decides when to stop and, with it, everything else there is to
-    choose. Its parameters are the arms of an ablation.
+    All training donors are learned from; the penalty of the linear part is chosen on inner folds by donor. Where a validation is asked
+    for (``combine="residual"``, or early stopping in `train`), a fifth of the donors is kept for it, of the cells where donors do not suffice.
+    Its parameters are the arms of an ablation.
 
     Parameters
     ----------
@@ -54,6 +54,8 @@ class ScBERTEstimator(CellEstimator):
         Epochs of masked pretraining on the training donors' cells, labelled or not; 0 for none.
     extra
         Further cells to pretrain on, raw counts in ``X``; genes are matched by name, and absent ones count as not expressed.
+    protein_key
+        `obsm` with the raw counts of all proteins, learned beside the class where it is there; None leaves them aside.
     gene_embedding
         ``"gene2vec"`` starts from co-expression in the training cells, ``"shuffled"`` gives every gene another's vector (a control: an
         identity, but no meaning), the others as in :class:`~scbert_cll.nn.Config`.
@@ -66,7 +68,7 @@ class ScBERTEstimator(CellEstimator):
     binning
         Method of :func:`~scbert_cll.pp.bin_expression`; edges are learned from training cells.
     max_epochs
-        Epochs of fine-tuning at most; None: 10 to 40, more for fewer cells.
+        Epochs of fine-tuning; None: 8 to 20, more for fewer cells.
     network
         Choices of the network, e.g. ``{"dropout": 0.3, "tokens": "background"}``, or ``{"preset": "scbert"}``.
     train
@@ -92,6 +94,7 @@ class ScBERTEstimator(CellEstimator):
         n_members: int = 1,
         pretrain_epochs: int = 0,
         extra: AnnData | None = None,
+        protein_key: str | None = "protein",
         gene_embedding: Genes = "gene2vec",
         balance: Balance = "weights",
         freeze: str = "none",
@@ -107,6 +110,7 @@ class ScBERTEstimator(CellEstimator):
         self.n_members = n_members
         self.pretrain_epochs = pretrain_epochs
         self.extra = extra
+        self.protein_key = protein_key
         self.gene_embedding = gene_embedding
         self.balance = balance
         self.freeze = freeze
@@ -169,6 +173,8 @@ class ScBERTEstimator(CellEstimator):
     def _cells(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, known: Any) -> AnnData:
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
         cells = _bare(adata)
+        if self.protein_key is not None and self.protein_key in adata.obsm:
+            cells.obsm[_PROTEIN] = _checks.protein_counts(adata, self.protein_key)
         cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), known.classes)
         cells.obs[_DONOR] = "one" if groups is None else groups.astype(str).to_numpy()
         cells.obs[_keys.SPLIT] = self._split(cells, known)
@@ -182,7 +188,8 @@ class ScBERTEstimator(CellEstimator):
     def _split(self, cells: AnnData, known: Any) -> pd.Categorical:
         """Donors that train and donors that validate, with their unlabelled cells; or cells, where donors do not suffice."""
         split = np.full(cells.n_obs, _keys.TRAIN, dtype=object)
-        if np.bincount(known.codes).min() > 1:
+        validates = self.combine == "residual" or dict(self.train or {}).get("early_stopping", False)
+        if validates and np.bincount(known.codes).min() > 1:
             _, val = inner_folds(known.codes, known.donors, _VALIDATION, self.rng)[0]
             split[known.rows[val]] = _keys.VAL
             donors = cells.obs[_DONOR].to_numpy()
@@ -220,8 +227,9 @@ class ScBERTEstimator(CellEstimator):
             ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, exclude_genes=list(self.exclude_genes))
             classifier = ScBERTClassifier(cells, rng=seed, **network)
         choices: dict[str, Any] = {"donor_key": _DONOR, "combine": self.combine, "freeze": self.freeze}
+        choices |= {"protein_key": _PROTEIN} if _PROTEIN in cells.obsm else {}
         choices |= {"weight_key": _keys.BALANCE_WEIGHT} if self.balance == "weights" else {}
-        classifier.train(self.max_epochs or _epochs(cells), **common | choices | dict(self.train or {}))
+        classifier.train(self.max_epochs, **common | choices | dict(self.train or {}))
         return classifier
 
     def _pretrained(self, cells: AnnData, network: dict[str, Any], common: dict[str, Any]) -> Any:
@@ -238,7 +246,7 @@ class ScBERTEstimator(CellEstimator):
         more = pp.align_genes(_bare(extra), list(cells.var_names))
         more = _bare(more[_checks.counts(more, None).sum(axis=1).A1 > 0])
         more.obs[_keys.SPLIT] = _keys.TRAIN
-        own = _bare(cells)
+        own = _bare(cells)  # without labels and proteins
         own.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)
         corpus = ad.concat({"own": own, "extra": more}, index_unique="-")
         pp.bin_expression(corpus, edges=cells.uns[_keys.BINNED])
@@ -287,12 +295,6 @@ def _bare(adata: AnnData) -> AnnData:
     cells.obs.index = adata.obs_names.copy()
     cells.var.index = adata.var_names.copy()
     return cells
-
-
-def _epochs(cells: AnnData) -> int:
-    """More epochs for fewer cells; the validation cells end them."""
-    n = int(((cells.obs[_keys.SPLIT] == _keys.TRAIN) & cells.obs[_LABEL].notna()).sum())
-    return int(np.clip(_CELL_PASSES // max(n, 1), _FEWEST, _MOST))
 
 
 @contextmanager

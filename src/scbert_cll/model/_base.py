@@ -165,11 +165,12 @@ class TokenModel(Inference):
         callbacks: Sequence[L.Callback] = (),
         **trainer: Any,
     ) -> None:
-        """Run Lightning through scvi-tools' runner; the best epoch's weights are kept where there are validation cells."""
+        """Run Lightning through scvi-tools' runner; with early stopping the best epoch's weights are kept, else the last one's."""
         self.module.set_recompute(recompute)
         batch_size = self._prepare(plan, data, parts[_keys.TRAIN], batch_size, max_epochs, trainer)
         splits = TokenSplits(data, parts, batch_size=batch_size, seed=seed)
-        best = [KeepBest(start=start)] if splits.n_val else []
+        keep_best = early_stopping or math.isfinite(start)
+        best = [KeepBest(start=start, restore=keep_best)] if splits.n_val else []
         runner = _scvi.TrainRunner(
             self,
             training_plan=plan,

@@ -18,10 +18,10 @@ from torch import Tensor
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import as_seed, check_numbers, seeded
-from scbert_cll.model._freeze import Freeze, leave_trainable
 from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions, loss_of_logits
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._proteins import protein_targets
+from scbert_cll.model._recipe import Freeze, leave_trainable, usual_epochs
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.nn.performer import mean_tokens
 from scbert_cll.vocab import Vocabulary
@@ -194,7 +194,7 @@ class ScBERTClassifier(LinearBeside):
 
     def train(
         self,
-        max_epochs: int = 20,
+        max_epochs: int | None = None,
         *,
         split_key: str | None = None,
         weight_key: str | None = None,
@@ -205,14 +205,14 @@ class ScBERTClassifier(LinearBeside):
         batch_size: int | Literal["auto"] = 16,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
-        token_drop: float = 0.0,
+        token_drop: float = 0.3,
         recompute: bool = False,
-        early_stopping: bool = True,
+        early_stopping: bool = False,
         early_stopping_patience: int = 10,
         rng: int | np.random.Generator | None = 0,
         **trainer: Any,
     ) -> None:
-        """Train on the labelled cells; the epoch with the lowest validation loss is kept.
+        """Train on the labelled cells, for a fixed number of epochs with a learning rate that falls to zero.
 
         A logistic regression is always fitted to the same tokens of the same training cells, with its penalty chosen on the
         validation cells: without it nobody knows what the network is worth.
@@ -220,7 +220,7 @@ class ScBERTClassifier(LinearBeside):
         Parameters
         ----------
         max_epochs
-            Passes over the training cells.
+            Passes over the training cells; None: 10,000 / number of labelled training cells, but 8 to 20.
         split_key
             `obs` column of :func:`~scbert_cll.pp.split_donors`. None: a random tenth of the labelled cells validates.
         weight_key
@@ -239,7 +239,10 @@ class ScBERTClassifier(LinearBeside):
             LayerNorm and the last block but one.
         token_drop
             Largest share of a training cell's tokens left out at random, 0 to 1 (not with ``tokens="all"``).
-        batch_size, lr, weight_decay, recompute, early_stopping, early_stopping_patience, rng, **trainer
+        early_stopping
+            Stop when the validation loss no longer falls, and keep the best epoch. Needs many validation cells: with few, the
+            last epoch was better.
+        batch_size, lr, weight_decay, recompute, early_stopping_patience, rng, **trainer
             As in :meth:`ScBERT.train`.
 
         Raises
@@ -247,7 +250,7 @@ class ScBERTClassifier(LinearBeside):
         ValueError
             A class without a labelled training cell, labels the model does not know, or no training cell at all.
         """
-        check_numbers(max_epochs, batch_size, token_drop=token_drop)
+        check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
         seed = as_seed(rng)
         parts = self._parts(split_key, seed)
         codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
@@ -261,6 +264,7 @@ class ScBERTClassifier(LinearBeside):
         data = self._rows(None, seed=seed, labels=codes, weights=weights)
         offset = self._fit_linear(data.csr, codes, weights, parts, groups, seed)
         start = math.inf
+        max_epochs = max_epochs or usual_epochs(len(parts[_keys.TRAIN]))
         if offset is not None:
             data.columns["offset"] = torch.from_numpy(offset.astype(np.float32))
             start = self._start_from(offset, codes, weights, parts[_keys.VAL])

@@ -189,13 +189,13 @@ class ClassifyPlan(Plan):
 
 
 class KeepBest(L.Callback):
-    """Remember the weights of the epoch with the lowest validation loss, and end with them.
+    """Remember the weights of the epoch with the lowest validation loss, and end with them (`restore`), at least after Ctrl-C.
 
     With `start`, the validation loss before training, the untrained network is among those to choose from.
     """
 
-    def __init__(self, monitor: str = "validation_loss", *, start: float = math.inf) -> None:
-        self.monitor, self.best = monitor, start
+    def __init__(self, monitor: str = "validation_loss", *, start: float = math.inf, restore: bool = True) -> None:
+        self.monitor, self.best, self.restore = monitor, start, restore
         self.weights: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -212,12 +212,16 @@ class KeepBest(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the best weights back."""
-        if self.weights is not None:
-            cast("Performer", pl_module.module).load_state_dict(self.weights)
+        if self.restore:
+            self._put_back(pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Put them back after Ctrl-C, too."""
-        self.on_train_end(trainer, pl_module)
+        """Put them back after Ctrl-C in any case."""
+        self._put_back(pl_module)
+
+    def _put_back(self, pl_module: L.LightningModule) -> None:
+        if self.weights is not None:
+            cast("Performer", pl_module.module).load_state_dict(self.weights)
 
 
 def _commonest_bin(tokens: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
 
+_PROTEIN = "protein"  # where estimators look for it
+_VERSION = scbert_cll.__version__
 DEFAULT_MODELS = ("majority", "gene_only", "logistic_l2", "scbert")
 
 
@@ -36,6 +38,7 @@ def cross_validate(
     n_repeats: int = 5,
     metrics: Sequence[str] = _metrics.METRICS,
     layer: str | None = None,
+    protein_key: str | None = None,
     gene: str = "ITGA4",
     n_bootstrap: int = 2000,
     positive_from: float = 30.0,
@@ -77,6 +80,9 @@ def cross_validate(
         (15 equal-mass bins).
     layer
         Layer with the raw counts; None means `adata.X`.
+    protein_key
+        `obsm` with the raw counts of all proteins: training cells hand them to the models that can learn from them (scBERT); test cells
+        never do.
     gene
         Gene of the model ``"gene_only"`` and of those without it, *ITGA4* for CD49d.
     n_bootstrap
@@ -130,7 +136,7 @@ def cross_validate(
     >>> sc_cll.get.evaluation(adata, metric="macro_f1")["model"].tolist()
     ['logistic_l2', 'majority']
     """
-    task = _task(adata, labels_key, donor_key, layer)
+    task = _task(adata, labels_key, donor_key, layer, protein_key)
     _check(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, metrics=metrics, n_bootstrap=n_bootstrap)
     chosen = _models(models, gene)
     parts = folds.outer_folds(task.codes, task.groups, scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, seed=rng)
@@ -150,6 +156,7 @@ def cross_validate(
         "models": list(chosen),
         "metrics": list(metrics),
         "layer": layer or "X",
+        "protein_key": protein_key or "none",
         "gene": gene,
         "n_bootstrap": n_bootstrap,
         "positive_from": positive_from,
@@ -192,7 +199,7 @@ class _Task:
         return cells, y, None if self.groups is None else pd.Series(self.groups[rows], cells.obs_names)
 
 
-def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | None) -> _Task:
+def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | None, protein_key: str | None) -> _Task:
     adata = _checks.anndata(adata)
     labels = _checks.obs_column(adata, labels_key)
     classes = _checks.classes(labels, labels_key)
@@ -206,6 +213,8 @@ def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | N
     cells = AnnData(sparse.csr_matrix(counts, dtype=np.float32, copy=True))
     cells.obs.index = adata.obs_names.copy()
     cells.var.index = adata.var_names.copy()
+    if protein_key is not None:
+        cells.obsm[_PROTEIN] = _checks.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)
     return _Task(cells, codes, classes, ordered, groups)
 
@@ -260,7 +269,8 @@ def _predict_all(
     proba = {name: np.full(shape, np.nan, np.float32) for name in models}
     seconds = dict.fromkeys(models, 0.0)
     counts = task.counts
-    data = fingerprint(counts.data, counts.indices, counts.indptr, list(task.cells.var_names))
+    protein = np.asarray(task.cells.obsm.get(_PROTEIN, np.zeros(0)))
+    data = fingerprint(counts.data, counts.indices, counts.indptr, list(task.cells.var_names), protein)
     with tqdm(total=len(parts) * len(models), unit="fit", disable=None) as bar:
         for fold in parts:
             own = int(np.random.SeedSequence([seed, fold.repeat, fold.fold]).generate_state(1)[0] % 2**31)
@@ -282,6 +292,7 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
     with _told(name, fold):
         train, y, groups = task.train(fold.train)
         test = task.cells[fold.test].copy()
+        test.obsm.clear()
         test.obs_names = [f"cell{i}" for i in range(test.n_obs)]  # a name may tell its donor
         fitted = model.fit(train, y, groups)
         proba = np.zeros((len(fold.test), len(task.classes)), np.float32)
@@ -289,9 +300,6 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
     done = Done(proba, time.perf_counter() - start)
     store.save(name, key, done)
     return done
-
-
-_VERSION = scbert_cll.__version__
 
 
 def _donors(task: _Task, rows: np.ndarray) -> list[str] | None:

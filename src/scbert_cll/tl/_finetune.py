@@ -21,13 +21,14 @@ def finetune(
     split_key: str = _keys.SPLIT,
     weight_key: str | None = _keys.BALANCE_WEIGHT,
     donor_key: str | None = None,
+    protein_key: str | None = None,
     layer: str = _keys.BINNED,
     exclude_genes: Sequence[str] = (),
     combine: Literal["none", "average", "residual"] = "average",
     freeze: Literal["none", "encoder", "scbert"] = "none",
-    max_epochs: int = 20,
+    max_epochs: int | None = None,
     batch_size: int | Literal["auto"] = 16,
-    early_stopping: bool = True,
+    early_stopping: bool = False,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,
     network: dict[str, Any] | None = None,
@@ -35,8 +36,8 @@ def finetune(
 ) -> ScBERTClassifier:
     """Train a classifier of cells on the labelled training cells, and predict all cells.
 
-    Only cells in ``"train"`` are learned from and only cells in ``"val"`` decide when to stop, so what is predicted for
-    ``"test"`` cells is honest. Cells without a label are predicted, not trained on.
+    Only cells in ``"train"`` are learned from and only cells in ``"val"`` are used to choose (a penalty, with `early_stopping`
+    the epoch), so what is predicted for ``"test"`` cells is honest. Cells without a label are predicted, not trained on.
 
     A logistic regression on the same tokens of the same cells is always fitted, too, and shown beside the network in
     ``adata.uns['scbert']['comparison']``: without it nobody knows what the network is worth. By default the two are joined.
@@ -55,6 +56,9 @@ def finetune(
         `obs` column of :func:`~scbert_cll.pp.balance`; used where it exists. None: every training cell counts the same.
     donor_key
         `obs` column of donors, so that cells the linear part holds out are of other donors.
+    protein_key
+        `obsm` with the raw counts of all measured proteins (cells × proteins), to be learned beside the class: more to learn from
+        per cell, unlabelled training cells included. Needed for training only.
     layer, exclude_genes, network
         Without a pretrained model: as in :func:`~scbert_cll.tl.pretrain`; `network` also takes `preset`.
     combine
@@ -62,7 +66,11 @@ def finetune(
         be learned; ``"none"``, the network alone.
     freeze
         ``"none"`` trains everything, ``"encoder"`` only the head, ``"scbert"`` follows the published recipe.
-    max_epochs, batch_size, early_stopping, accelerator, rng
+    max_epochs
+        Passes over the training cells; None: fewer for more cells, 8 to 20.
+    early_stopping
+        Stop when the validation loss no longer falls, and keep the best epoch instead of the last.
+    batch_size, accelerator, rng
         As in :func:`~scbert_cll.tl.pretrain`.
     **train
         Passed to :meth:`ScBERTClassifier.train <scbert_cll.model.ScBERTClassifier.train>` and Lightning's trainer.
@@ -113,6 +121,7 @@ def finetune(
             split_key=split_key,
             weight_key=weight_key,
             donor_key=donor_key,
+            protein_key=protein_key,
             combine=combine,
             freeze=freeze,
             batch_size=batch_size,
@@ -123,8 +132,7 @@ def finetune(
         )
         found = classifier.predict_parts(adata)
     _write.predictions(adata, classifier, found)
-    record = _write.record(
-        classifier, labels_key=labels_key, split_key=split_key, weight_key=weight_key, combine=combine, freeze=freeze
-    )
+    used = {"split_key": split_key, "weight_key": weight_key, "protein_key": protein_key}
+    record = _write.record(classifier, labels_key=labels_key, combine=combine, freeze=freeze, **used)
     adata.uns[_keys.SCBERT] = record | {"comparison": _write.comparison(adata, found, labels_key, split_key)}
     return classifier

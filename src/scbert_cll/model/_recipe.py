@@ -1,14 +1,23 @@
-"""Which weights a fine-tuning may change."""
+"""Which weights a fine-tuning may change, and for how long."""
 
 from __future__ import annotations
 
 from typing import Final, Literal
+
+import numpy as np
 
 from scbert_cll import _checks
 from scbert_cll.nn import Performer
 
 Freeze = Literal["none", "encoder", "scbert"]
 _FREEZE: Final = ("none", "encoder", "scbert")
+_CELL_PASSES: Final = 10_000
+_EPOCHS: Final = (8, 20)
+
+
+def usual_epochs(n_cells: int) -> int:
+    """Fewer passes over more cells: some hundred steps of 16 cells are needed, and more passes than 20 overfit."""
+    return int(np.clip(_CELL_PASSES // max(n_cells, 1), *_EPOCHS))
 
 
 def leave_trainable(network: Performer, freeze: Freeze) -> None:
