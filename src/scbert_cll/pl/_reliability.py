@@ -34,7 +34,7 @@ def reliability(
 
     Cells are put into bins of equal size by their out-of-fold probability. On the diagonal a probability of 70 % comes true
     in 70 % of the cells; below it the model promises too much. Bars are Wilson's 95 % intervals: they take cells as
-    independent, which cells of one donor are not. Below, how many cells have which probability. The legend gives expected
+    independent, which cells of one donor are not. Below, how the probabilities are spread. Repeats are pooled. The legend gives expected
     calibration error and Brier score (smaller is better), where they were computed.
 
     Parameters
@@ -77,7 +77,7 @@ def reliability(
         fig, axes = _style.panels(
             2, n_columns=1, figsize=figsize or (3.3, 3.3 + 0.15 * len(names)), sharex=True, height_ratios=[3, 1]
         )
-        _histogram(axes[1], [_evaluation.averaged(adata, name, key).iloc[:, -1] for name in names])
+        _histogram(axes[1], [get.out_of_fold(adata, model=name, key=key).iloc[:, -1] for name in names])
     else:
         fig, axes = _style.figure_of(ax), [ax]
     axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
@@ -114,11 +114,11 @@ def _number(value: float) -> str:
 
 
 def _histogram(ax: Axes, probabilities: Sequence[pd.Series]) -> None:
-    """Share of the cells by probability of the last class."""
+    """Share of the predictions by probability of the last class, all repeats together as in the bins."""
     for i, values in enumerate(probabilities):
         n, _ = np.histogram(values, _BARS)
         ax.stairs(100 * n / n.sum(), _BARS, color=_style.PALETTE[i], linewidth=0.9)
-    ax.set_ylabel("cells, %")
+    ax.set_ylabel("share, %")
 
 
 def _frame(fig: Figure, ax: Axes, title: str, *, apart: bool) -> None:
