@@ -118,7 +118,24 @@ def limits(estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, 
 
     Notes
     -----
-    (numbers follow)
+    Chosen by simulation: patients with a random share of positives, shift and separation of the scores, about 150 cells each, 1,000
+    studies of 1,000 draws, the share of 95 % intervals that hold the population's value (standard error .007). Given for 5 / 10 / 20
+    donors; `middling` has AUROC .78, `strong` .96, `uneven` .81 with many donors nearly all positive or all negative.
+
+    ======== ========== ================== ================== ================== ==================
+    metric   population percentile         BCa                t                  t, logit scale
+    ======== ========== ================== ================== ================== ==================
+    macro-F1 middling   .846 / .903 / .917 .817 / .876 / .885 .955 / .952 / .935 .946 / .951 / .937
+    macro-F1 strong     .801 / .875 / .887 .780 / .858 / .880 .899 / .898 / .897 .936 / .935 / .906
+    macro-F1 uneven     .858 / .916 / .920 .820 / .880 / .902 .954 / .949 / .921 .958 / .952 / .931
+    AUROC    middling   .836 / .888 / .903 .786 / .856 / .887 .933 / .927 / .915 .945 / .936 / .934
+    AUROC    strong     .681 / .767 / .828 .685 / .789 / .848 .780 / .800 / .836 .923 / .899 / .889
+    AUROC    uneven     .790 / .870 / .881 .755 / .848 / .877 .889 / .884 / .893 .941 / .935 / .912
+    ======== ========== ================== ================== ================== ==================
+
+    So limits near a perfect value are still somewhat too narrow (about 90 % instead of 95). The donors are resampled, not the
+    training: what another set of training donors would have changed in the models is not in the interval. Run
+    ``python tests/evaluation/test_intervals.py`` for the numbers.
     """
     if np.ptp(draws) == 0:
         return np.array([estimate, estimate])
@@ -133,7 +150,10 @@ def difference_limits(difference: float, draws: np.ndarray, n_units: int) -> np.
 
     Notes
     -----
-    (numbers follow)
+    Coverage in the simulation of `limits`, 5 / 10 / 20 donors: macro-F1 .951 / .952 / .948 (middling), .917 / .940 / .915 (strong),
+    .964 / .940 / .937 (uneven); AUROC .961 / .955 / .949, .803 / .839 / .870, .960 / .935 / .923. Plain percentiles:
+    .848 / .910 / .930 and .872 / .910 / .927 (middling). Student's t does no better (.964 / .956 / .943 and
+    .953 / .932 / .937), and its p would not be a share of draws. Near a perfect AUROC, p is too small and the limits too narrow.
     """
     return np.asarray(np.quantile(_widened(difference, draws, n_units), _LEVEL))
 
