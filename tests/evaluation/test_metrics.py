@@ -25,9 +25,19 @@ def predictions(n, n_classes, seed, *, coarse=False, skill=1.0):
     return y, proba / proba.sum(1, keepdims=True)
 
 
-def values(y, proba):
+def within(y, proba, unit, weights):
+    """AUROC of each unit and class by scikit-learn, weighted by its pairs."""
+    found = []
+    for code in [1] if proba.shape[1] == 2 else range(proba.shape[1]):
+        each = [(y[unit == u] == code, proba[unit == u, code], weights[u]) for u in np.unique(unit)]
+        each = [(hit, value, w * hit.sum() * (~hit).sum()) for hit, value, w in each if hit.any() and not hit.all()]
+        found.append(np.average([sk.roc_auc_score(h, v) for h, v, _ in each], weights=[w for *_, w in each]))
+    return np.mean(found)
+
+
+def values(y, proba, donors=None):
     classes = NAMES[: proba.shape[1]]
-    return {name: score(name, y, proba, classes, ordered=True).value for name in METRICS}
+    return {name: score(name, y, proba, classes, ordered=True, donors=donors).value for name in METRICS}
 
 
 def brute_ece(y, proba, weight):
@@ -75,6 +85,7 @@ def test_weighted_metrics_are_scikit_learns(n_classes, coarse, many_units):
     for i, row in enumerate(weights[:, unit]):
         assert set(y[row > 0]) == set(range(n_classes))
         expected = of_sklearn(y[row > 0], proba[row > 0], row[row > 0]) | {"ece": brute_ece(y, proba, row.astype(int))}
+        expected["auroc_within"] = expected["auroc"] if many_units else within(y, proba, unit, weights[i])
         assert {name: found[name][i] for name in METRICS} == pytest.approx(expected, abs=1e-9)
 
 
@@ -83,9 +94,8 @@ def test_single_values_are_those_of_weight_one(n_classes):
     y, proba = predictions(300, n_classes, 5)
     ones = weighted(METRICS, y, proba, np.zeros(300, dtype=int), np.ones((1, 1)))[:, 0]
     assert values(y, proba) == pytest.approx(dict(zip(METRICS, ones, strict=True)), abs=1e-12)
-    assert values(y, proba) == pytest.approx(
-        of_sklearn(y, proba, None) | {"ece": brute_ece(y, proba, np.ones(300, dtype=int))}, abs=1e-12
-    )
+    expected = of_sklearn(y, proba, None) | {"ece": brute_ece(y, proba, np.ones(300, dtype=int))}
+    assert values(y, proba) == pytest.approx(expected | {"auroc_within": expected["auroc"]}, abs=1e-12)
 
 
 @pytest.mark.parametrize(("n_classes", "scaled"), [(2, True), (3, False)])
@@ -116,7 +126,8 @@ def test_a_unit_that_counts_twice_is_its_cells_twice(seed, n_classes, coarse):
     weights[0, 2] = 2
     twice = np.concatenate([np.arange(50), np.flatnonzero(unit == 2)])
     found = dict(zip(METRICS, weighted(METRICS, y, proba, unit, weights)[:, 0], strict=True))
-    assert found == pytest.approx(values(y[twice], proba[twice]), abs=1e-9)
+    donors = np.concatenate([unit, np.full((unit == 2).sum(), 4)])
+    assert found == pytest.approx(values(y[twice], proba[twice], donors), abs=1e-9, nan_ok=True)
 
 
 @settings(max_examples=15, deadline=None)
@@ -195,7 +206,7 @@ def test_a_draw_without_a_class_is_another_question():
         assert np.isfinite(found[name][0])
         assert np.isnan(found[name][2])
     gone = {name for name in METRICS if np.isnan(found[name][1])}
-    assert gone == {"macro_f1", "balanced_accuracy", "auroc", "auprc"}
+    assert gone == {"macro_f1", "balanced_accuracy", "auroc", "auroc_within", "auprc"}
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -206,3 +217,48 @@ def test_chance_is_what_shares_alone_reach(n_classes):
     for name in set(METRICS) - {"ece"}:
         assert found[name] == pytest.approx(chance(name, y, n_classes), abs=1e-6), name
     assert np.isnan(chance("ece", y, n_classes))
+
+
+# ---- within donors
+
+
+def test_auroc_within_donors_is_the_mean_of_each_donors_weighted_by_its_pairs() -> None:
+    rng = np.random.default_rng(0)
+    y, donors = rng.integers(0, 2, 200), rng.integers(0, 4, 200)
+    p = np.round(rng.random(200), 1)  # with ties
+    proba = np.stack([1 - p, p], axis=1)
+    each = [
+        (sk.roc_auc_score(y[donors == d], p[donors == d]), (y[donors == d] == 1).sum() * (y[donors == d] == 0).sum())
+        for d in range(4)
+    ]
+    expected = np.average([a for a, _ in each], weights=[n for _, n in each])
+    assert score("auroc_within", y, proba, ["a", "b"], donors=donors).value == pytest.approx(expected, abs=1e-12)
+    assert score("auroc_within", y, proba, ["a", "b"]).value == pytest.approx(sk.roc_auc_score(y, p), abs=1e-12)
+
+
+def test_telling_donors_apart_is_worth_nothing_within_them() -> None:
+    donors = np.repeat([0, 1], 50)
+    y = np.r_[np.arange(50) % 5 == 0, np.arange(50) % 5 != 0].astype(int)
+    p = np.where(donors == 1, 0.9, 0.1)
+    proba = np.stack([1 - p, p], axis=1)
+    assert score("auroc", y, proba, ["a", "b"]).value == pytest.approx(0.8)
+    assert score("auroc_within", y, proba, ["a", "b"], donors=donors).value == 0.5
+
+
+def test_auroc_within_is_undefined_where_every_donor_has_one_class() -> None:
+    proba = np.tile([0.4, 0.6], (10, 1))
+    found = score("auroc_within", np.repeat([0, 1], 5), proba, ["a", "b"], donors=np.repeat([0, 1], 5))
+    assert np.isnan(found.value)
+    assert found.note == "no donor has cells of a class and of others"
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_weighting_a_donor_twice_equals_its_cells_as_two_donors(k) -> None:
+    rng = np.random.default_rng(k)
+    y, donors = rng.integers(0, k, 90), np.repeat([0, 1, 2], 30)
+    proba = rng.dirichlet(np.ones(k), 90)
+    (found,) = weighted(["auroc_within"], y, proba, donors, np.array([[1.0, 2.0, 0.0]]))[0]
+    rows = np.r_[np.arange(30), np.arange(30, 60), np.arange(30, 60)]
+    twice = np.repeat([0, 1, 2], 30)
+    expected = score("auroc_within", y[rows], proba[rows], list("abc")[:k], donors=twice).value
+    assert found == pytest.approx(expected, abs=1e-12)

@@ -123,7 +123,7 @@ def tables(
 def _scores(found: OutOfFold, proba: Mapping[str, np.ndarray], metrics: Sequence[str]) -> pd.DataFrame:
     rows = [
         {"model": model, "repeat": repeat, "metric": name}
-        | score(name, found.y, one, found.classes, ordered=found.ordered)._asdict()
+        | score(name, found.y, one, found.classes, ordered=found.ordered, donors=found.donors)._asdict()
         for model, repeats in proba.items()
         for repeat, one in enumerate(repeats)
         for name in metrics

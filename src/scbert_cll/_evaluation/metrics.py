@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.metrics import (
     average_precision_score,
     cohen_kappa_score,
@@ -24,6 +25,7 @@ METRICS = (
     "balanced_accuracy",
     "mcc",
     "auroc",
+    "auroc_within",
     "auprc",
     "kappa_quadratic",
     "brier",
@@ -49,6 +51,7 @@ class Predicted(NamedTuple):
     y: np.ndarray  # (n,)
     proba: np.ndarray  # (n, classes), rows sum to 1
     classes: Sequence[str]
+    donors: np.ndarray | None = None  # (n,)
 
     @property
     def called(self) -> np.ndarray:
@@ -66,10 +69,23 @@ class Predicted(NamedTuple):
         return [c for code, c in enumerate(self.classes) if not (self.y == code).any()]
 
 
-def score(name: str, y: np.ndarray, proba: np.ndarray, classes: Sequence[str], *, ordered: bool = False) -> Score:
+def score(
+    name: str,
+    y: np.ndarray,
+    proba: np.ndarray,
+    classes: Sequence[str],
+    *,
+    ordered: bool = False,
+    donors: np.ndarray | None = None,
+) -> Score:
     """One metric of one set of predictions; NaN and the reason where it is undefined.
 
     Two classes: the last one is the positive one. More: averages over classes, each against the rest.
+
+    ``auroc`` ranks all cells in one line, though cells of different folds were scored by different models: one that knows no more than the
+    share of positives it was trained on ranks folds and not cells, and comes out below .5. ``auroc_within`` is the share of pairs of a
+    positive and a negative cell of the same donor that are ranked right, the AUROC within donors weighted by their number of pairs: it
+    cannot be raised by telling donors apart. Without donors the two are the same.
 
     Notes
     -----
@@ -79,7 +95,7 @@ def score(name: str, y: np.ndarray, proba: np.ndarray, classes: Sequence[str], *
     single precision's resolution (1.2e-7) count as that in log_loss, which is at most about 15.9.
     """
     _checks.choice(name, METRICS, "A metric")
-    found = Predicted(y, proba, classes)
+    found = Predicted(y, proba, classes, donors)
     reason = _undefined(name, found, ordered)
     return Score(np.nan, reason) if reason else Score(float(_VALUES[name](found)), _agreed(name, found))
 
@@ -96,6 +112,7 @@ def chance(name: str, y: np.ndarray, n_classes: int) -> float:
             "balanced_accuracy": 1 / max(known.size, 1),
             "mcc": 0.0,
             "auroc": 0.5,
+            "auroc_within": 0.5,
             "auprc": shares[-1] if two else shares.mean(),
             "kappa_quadratic": 0.0,
             "brier": (1 - (shares**2).sum()) / (2 if two else 1),
@@ -157,10 +174,12 @@ def _undefined(name: str, found: Predicted, ordered: bool) -> str:
         return "the classes are not ordered"
     if len(found.classes) - len(absent) == 1 and name in _NEED_TWO:
         return "one class only"
+    if name == "auroc_within" and not absent and np.isnan(_auroc_within(found)):
+        return "no donor has cells of a class and of others"
     return f"no cell of {_checks.listed(absent)}" if absent and name in _NEED_ALL else ""
 
 
-_NEED_ALL = frozenset({"auroc", "auprc"})
+_NEED_ALL = frozenset({"auroc", "auroc_within", "auprc"})
 _NEED_TWO = _NEED_ALL | {"balanced_accuracy", "mcc", "kappa_quadratic"}
 
 
@@ -196,6 +215,31 @@ def _auroc(p: Predicted) -> float:
     return float(roc_auc_score(p.y, p.proba, multi_class="ovr", average="macro", labels=np.arange(len(p.classes))))
 
 
+def _auroc_within(p: Predicted) -> float:
+    unit = np.zeros(len(p.y), int) if p.donors is None else np.unique(p.donors, return_inverse=True)[1]
+    right, pairs = pairs_within(p.y, p.proba, unit)
+    right, pairs = right.sum(0), pairs.sum(0)
+    return float(np.mean(np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)))
+
+
+def pairs_within(y: np.ndarray, proba: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a cell of a class and another one of the same unit: how many are ranked right, ties half, and how many there are.
+
+    Both (units, classes), of two classes the last one only.
+    """
+    codes = [1] if proba.shape[1] == 2 else list(range(proba.shape[1]))
+    right, pairs = np.zeros((2, unit.max() + 1, len(codes)))
+    for u in range(unit.max() + 1):
+        own = np.flatnonzero(unit == u)
+        for j, code in enumerate(codes):
+            hit = y[own] == code
+            n = hit.sum()
+            pairs[u, j] = n * (len(own) - n)
+            if pairs[u, j]:
+                right[u, j] = rankdata(proba[own, code])[hit].sum() - n * (n + 1) / 2
+    return right, pairs
+
+
 def _auprc(p: Predicted) -> float:
     return float(average_precision_score(p.hot, p.proba[:, -p.hot.shape[1] :], average="macro"))
 
@@ -224,6 +268,7 @@ _VALUES: dict[str, Callable[[Predicted], float]] = {
     "balanced_accuracy": _balanced_accuracy,
     "mcc": lambda p: float(matthews_corrcoef(p.y, p.called)),
     "auroc": _auroc,
+    "auroc_within": _auroc_within,
     "auprc": _auprc,
     "kappa_quadratic": _kappa_quadratic,
     "brier": _brier,

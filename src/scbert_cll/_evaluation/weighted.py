@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from scbert_cll._evaluation.metrics import N_BINS, cell_brier, cell_log_loss, certainty
+from scbert_cll._evaluation.metrics import N_BINS, cell_brier, cell_log_loss, certainty, pairs_within
 
 # Up to so many units, running sums are kept per unit and a draw is a product of matrices; beyond, each draw is summed anew.
 _FEW_UNITS = 64
@@ -22,7 +22,7 @@ def weighted(
 ) -> np.ndarray:
     """Metrics of the cells, each cell as often as its unit's weight says.
 
-    A draw without any cell of a class that the cells have is undefined (NaN) for macro_f1, balanced_accuracy, auroc and auprc, and
+    A draw without any cell of a class that the cells have is undefined (NaN) for macro_f1, balanced_accuracy, auroc, auroc_within and auprc, and
     with one class only for mcc and kappa_quadratic: it is no smaller sample of the same question, but another question.
 
     Parameters
@@ -55,9 +55,12 @@ def weighted(
             found[name] = _mean(_OF_CELLS[word](y, proba), unit, weights)
         elif word == "ece":
             found[name] = _ece(*certainty(y, proba), unit, weights)
-    if {"auroc", "auprc"} & set(names):
-        both = dict(zip(("auroc", "auprc"), _ranked(y, proba, unit, weights), strict=True))
-        found |= {name: values for name, values in both.items() if name in found}
+    if {"auroc", "auroc_within", "auprc"} & set(names):
+        area, precision = _ranked(y, proba, unit, weights)
+        apart = weights.shape[1] < len(y)  # units are donors, not cells of one
+        all_three = {"auroc": area, "auprc": precision}
+        all_three["auroc_within"] = _within(y, proba, unit, weights) if apart else area
+        found |= {name: values for name, values in all_three.items() if name in found}
     return np.stack([found[name] for name in names])
 
 
@@ -164,6 +167,12 @@ def _one_against_rest(value: np.ndarray, hit: np.ndarray, unit: np.ndarray, weig
     neither = (n_hit == 0) | (n_miss == 0)
     found = np.stack([_ratio(area, n_hit * n_miss), _ratio(precision, n_hit)])
     return np.where(neither, np.nan, found)
+
+
+def _within(y: np.ndarray, proba: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Share of the pairs within a unit that are ranked right (draws,)."""
+    right, pairs = pairs_within(y, proba, unit)
+    return np.asarray(_ratio(weights @ right, weights @ pairs).mean(1))
 
 
 def _ece(sure: np.ndarray, right: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -35,6 +35,11 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
     rng: int
     classes_: np.ndarray
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it is made of beside the whole, each predicting classes of its own (:meth:`predict_parts`)."""
+        return ()
+
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Learn from the labelled cells.
 
@@ -48,6 +53,16 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
             Donor of each cell.
         """
         raise NotImplementedError
+
+    def predict_parts(self, adata: AnnData) -> list[np.ndarray]:
+        """Probabilities (cells × ``classes_``) of the whole, then of each of its :attr:`parts`.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts in ``X``.
+        """
+        return [self.predict_proba(adata)]
 
     def predict_proba(self, adata: AnnData) -> np.ndarray:
         """Probability of each class (cells × ``classes_``); a cell's depends on that cell alone.

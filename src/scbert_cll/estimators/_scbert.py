@@ -147,8 +147,23 @@ class ScBERTEstimator(CellEstimator):
             self.members_ = [self._member(cells, self.rng + i) for i in range(self.n_members)]
         return self
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The logistic regression beside the network, and the network where the two are averaged."""
+        return ("network", "linear") if self.combine == "average" else ("linear",)
+
     def predict_proba(self, adata: AnnData) -> np.ndarray:
         """Probability of each class (cells × ``classes_``); a cell's depends on that cell alone.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts in ``X``; genes in any order.
+        """
+        return self.predict_parts(adata)[0]
+
+    def predict_parts(self, adata: AnnData) -> list[np.ndarray]:
+        """Probabilities (cells × ``classes_``) of the whole, then of each of its :attr:`parts`.
 
         Parameters
         ----------
@@ -159,8 +174,9 @@ class ScBERTEstimator(CellEstimator):
         cells = _bare(of_genes(adata, self.genes_))
         pp.bin_expression(cells, edges=self.members_[0].binning)
         with _quiet():
-            found = [member.predict(cells, soft=True).to_numpy() for member in self.members_]
-        return sum_to_one(np.mean(found, axis=0))
+            found = [member.predict_parts(cells) for member in self.members_]
+        names = ("joined", *self.parts)
+        return [sum_to_one(np.mean([getattr(member, name) for member in found], axis=0)) for name in names]
 
     def _check(self) -> None:
         _checks.choice(self.balance, _BALANCE, "balance")
@@ -257,7 +273,6 @@ class ScBERTEstimator(CellEstimator):
 # the arms of an ablation: what each changes in the default
 ARMS: Final[dict[str, dict[str, Any]]] = {
     "scbert": {},
-    "scbert_network": {"combine": "none"},
     "scbert_residual": {"combine": "residual"},
     "scbert_pretrained": {"pretrain_epochs": 10},
     "scbert_frozen": {"pretrain_epochs": 10, "freeze": "encoder"},
@@ -282,8 +297,7 @@ def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
 
     Returns
     -------
-    Unfitted estimators. All but ``"scbert"`` and ``"scbert_residual"`` differ from the former in one thing; ablations are of the
-    joined predictor, ``"scbert_network"`` is the network alone.
+    Unfitted estimators. Each differs from ``"scbert"`` in one thing. What the network and the linear part of each do alone is shown with them.
     """
     arms = {name: ScBERTEstimator(**choices) for name, choices in ARMS.items()}
     return arms | {"scbert_without_gene": ScBERTEstimator(exclude_genes=[gene])}

@@ -67,7 +67,7 @@ def cross_validate(
     models
         Names (:func:`scbert_cll.estimators.available`), or a dict of a name of your own to such a name, a
         :class:`~scbert_cll.estimators.CellEstimator`, or any classifier of scikit-learn, which gets log2(1 + counts per 10,000)
-        as a sparse matrix.
+        as a sparse matrix. scBERT's network and logistic regression are shown alone, too: ``"scbert_network"``, ``"scbert_linear"``.
     scheme
         ``"leave_one_donor_out"``; ``"group_kfold"``, `n_splits` folds of whole donors, stratified by class, others in each repeat;
         ``"random_cell"``, folds of cells, with every donor on both sides: optimistic, and all that is left with one donor.
@@ -76,8 +76,8 @@ def cross_validate(
     n_repeats
         How often everything is repeated, each time with another seed. Five or more show how much is chance.
     metrics
-        Any of accuracy, macro_f1, balanced_accuracy, mcc, auroc, auprc, kappa_quadratic (ordered labels), brier, log_loss and ece
-        (15 equal-mass bins).
+        Any of accuracy, macro_f1, balanced_accuracy, mcc, auroc, auroc_within (over pairs of cells of the same donor), auprc,
+        kappa_quadratic (ordered labels), brier, log_loss and ece (15 equal-mass bins).
     layer
         Layer with the raw counts; None means `adata.X`.
     protein_key
@@ -143,7 +143,8 @@ def cross_validate(
     _no_twins(task, parts)
     target = _checks.target(adata, copy=copy)
     proba, seconds = _predict_all(task, chosen, parts, n_repeats, FoldStore(checkpoint), rng)
-    found = task.out_of_fold(proba, [name for name, model in chosen.items() if not isinstance(model, ScBERTEstimator)])
+    baselines = [row for name, model in chosen.items() for row in _rows(name, model) if _is_baseline(row, name, model)]
+    found = task.out_of_fold(proba, baselines)
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
@@ -153,7 +154,8 @@ def cross_validate(
         "scheme": scheme,
         "n_splits": n_splits,
         "n_repeats": n_repeats,
-        "models": list(chosen),
+        "models": list(proba),
+        "baselines": baselines,
         "metrics": list(metrics),
         "layer": layer or "X",
         "protein_key": protein_key or "none",
@@ -243,6 +245,16 @@ def _models(models: Sequence[str] | Mapping[str, Any], gene: str) -> dict[str, C
     return {name: known[what] if isinstance(what, str) else as_estimator(what) for name, what in asked.items()}
 
 
+def _rows(name: str, model: CellEstimator) -> list[str]:
+    """Rows of the tables that a model fills: its own, and one for each part of it."""
+    return [name, *(f"{name}_{part}" for part in model.parts)]
+
+
+def _is_baseline(row: str, name: str, model: CellEstimator) -> bool:
+    """Whatever is no network of ours: other models, and the linear part of ours."""
+    return not isinstance(model, ScBERTEstimator) or row == f"{name}_linear"
+
+
 def _no_twins(task: _Task, parts: Sequence[folds.Fold]) -> None:
     """No expression profile may be on both sides of a fold."""
     twins = pd.factorize(duplicates.profile_hashes(task.counts))[0]
@@ -266,7 +278,7 @@ def _predict_all(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Out-of-fold probabilities (repeats, cells, classes) of every model, and its mean seconds per fold."""
     shape = (n_repeats, len(task.codes), len(task.classes))
-    proba = {name: np.full(shape, np.nan, np.float32) for name in models}
+    proba = {row: np.full(shape, np.nan, np.float32) for name, model in models.items() for row in _rows(name, model)}
     seconds = dict.fromkeys(models, 0.0)
     counts = task.counts
     protein = np.asarray(task.cells.obsm.get(_PROTEIN, np.zeros(0)))
@@ -277,7 +289,8 @@ def _predict_all(
             for name, model in models.items():
                 bar.set_description(f"{name}, repeat {fold.repeat + 1}, fold {fold.fold + 1}")
                 done = _predict_fold(task, name, seeded(model, own), fold, store, data)
-                proba[name][fold.repeat, fold.test] = done.proba
+                for row, part in zip(_rows(name, model), done.proba, strict=True):
+                    proba[row][fold.repeat, fold.test] = part
                 seconds[name] += done.seconds / len(parts)
                 bar.update()
     return proba, seconds
@@ -286,7 +299,8 @@ def _predict_all(
 def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold, store: FoldStore, data: str) -> Done:
     """Fit to the training part, predict the test part; or take both over from an earlier run."""
     key = fingerprint(data, task.codes[fold.train], fold.train, fold.test, _donors(task, fold.train), model, _VERSION)
-    if (found := store.load(name, key)) is not None and found.proba.shape == (len(fold.test), len(task.classes)):
+    shape = (len(_rows(name, model)), len(fold.test), len(task.classes))
+    if (found := store.load(name, key)) is not None and found.proba.shape == shape:
         return found
     start = time.perf_counter()
     with _told(name, fold):
@@ -295,8 +309,8 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
         test.obsm.clear()
         test.obs_names = [f"cell{i}" for i in range(test.n_obs)]  # a name may tell its donor
         fitted = model.fit(train, y, groups)
-        proba = np.zeros((len(fold.test), len(task.classes)), np.float32)
-        proba[:, [task.classes.index(str(c)) for c in fitted.classes_]] = fitted.predict_proba(test)
+        proba = np.zeros(shape, np.float32)
+        proba[:, :, [task.classes.index(str(c)) for c in fitted.classes_]] = fitted.predict_parts(test)
     done = Done(proba, time.perf_counter() - start)
     store.save(name, key, done)
     return done
