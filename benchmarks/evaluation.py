@@ -2,7 +2,8 @@
 
     python benchmarks/evaluation.py --data ../shared/data --sets bmmc --repeats 5
     python benchmarks/evaluation.py --sets toy --models scbert logistic_l2
-    python benchmarks/evaluation.py --sets toy --models ablations --scheme group_kfold
+    python benchmarks/evaluation.py --sets bmmc --models few ablations --suffix ablations
+    python benchmarks/evaluation.py --page
 
 Finished folds are kept in --checkpoint, so a run that was interrupted goes on, and a further model or repeat computes only
 itself. One set after the other; several sets at a time are several commands.
@@ -25,12 +26,14 @@ import matplotlib as mpl
 mpl.use("agg")
 import pandas as pd
 import torch
+from _evaluation_page import write_tables
 from _evaluation_sets import SETS, Set, load
 
 import scbert_cll as sc_cll
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evaluation"
+FIGURES = HERE.parent / "docs" / "_static" / "evaluation"
 SMALL = ("majority", "gene_only", "library_size", "pseudobulk")
 STRONG = ("logistic_l2", "logistic_l1", "logistic_sgd", "random_forest", "gradient_boosting", "knn", "mlp_tokens")
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -95,8 +98,11 @@ def run(name: str, arguments: argparse.Namespace) -> None:
         f"\n{data.title}\n{summary[['macro_f1', 'auroc']].sort_values('macro_f1', ascending=False).round(4)}",
         flush=True,
     )
+    if not arguments.suffix:
+        FIGURES.mkdir(parents=True, exist_ok=True)
+        figure = sc_cll.pl.evaluation(data.adata, return_fig=True, show=False)
+        figure.savefig(FIGURES / f"{name}.png", dpi=200, bbox_inches="tight")
     if arguments.keep:
-        del data.adata.obsm[list(data.adata.obsm)[0]]
         data.adata.write_h5ad(arguments.checkpoint / f"{name}.h5ad")
 
 
@@ -114,7 +120,13 @@ def main() -> None:
     parser.add_argument(
         "--keep", action="store_true", help="also keep the cells with their predictions, as h5ad in --checkpoint"
     )
+    parser.add_argument(
+        "--page", action="store_true", help="only write the tables of docs/evaluation.md from the results at hand"
+    )
     arguments = parser.parse_args()
+    if arguments.page:
+        write_tables(RESULTS, HERE.parent / "docs" / "_static" / "evaluation" / "tables.md")
+        return
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     pd.set_option("display.width", 160)
     for name in arguments.sets:

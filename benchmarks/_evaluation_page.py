@@ -1,0 +1,148 @@
+"""Tables of docs/evaluation.md out of the results of the evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+SETS = {
+    "toy": "cll_toy",
+    "bmmc": "CD49d, marrow",
+    "CD45RA": "CD45RA",
+    "TIGIT": "TIGIT",
+    "CD127": "CD127",
+    "CD4": "CD4",
+    "CD8a": "CD8a",
+    "t_versus_b": "T versus B",
+}
+TITLES = {
+    "macro_f1": "Macro-F1",
+    "auroc": "AUROC",
+    "balanced_accuracy": "Balanced accuracy",
+    "brier": "Brier score (lower is better)",
+}
+OURS = ("scbert", "scbert_network", "scbert_linear")
+
+
+def write_tables(results: Path, out: Path) -> None:
+    found = {name: results / name for name in SETS if (results / name / "summary.csv").exists()}
+    lines = []
+    for metric in ("macro_f1", "auroc"):
+        lines += [
+            f"**{TITLES[metric]}**, estimate and 95 % interval (range over donors where there are two)",
+            "",
+            *_overview(found, metric),
+            "",
+        ]
+    lines += ["**scBERT against the best baseline of each set**", "", *_differences(found), ""]
+    controls = [name for name in ("toy_permuted", "toy_no_programme") if (results / name / "summary.csv").exists()]
+    if controls:
+        lines += ["**Nothing to find**", "", *_controls(results, controls), ""]
+    ablations = sorted(path for path in results.glob("*_ablations") if (path / "summary.csv").exists())
+    for path in ablations:
+        lines += [f"**Ablations, {SETS[path.name.removesuffix('_ablations')]}**", "", *_ablations(path), ""]
+    lines += ["**How it was run**", "", *_runs(results), ""]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return (
+        "–"
+        if np.isnan(value)
+        else f"{value:.{digits}f}".replace("0.", ".", 1)
+        if abs(value) < 1
+        else f"{value:.{digits}f}"
+    )
+
+
+def _interval(row: pd.Series) -> str:
+    return "" if np.isnan(row["low"]) else f"<br>{_number(row['low'])}–{_number(row['high'])}"
+
+
+def _overview(found: dict[str, Path], metric: str) -> list[str]:
+    tables = {
+        name: pd.read_csv(path / "summary.csv").query("metric == @metric").set_index("model")
+        for name, path in found.items()
+    }
+    models = list(dict.fromkeys(model for table in tables.values() for model in table.index))
+    mean = pd.DataFrame({name: table["estimate"] for name, table in tables.items()}).mean(axis=1, skipna=False)
+    models.sort(key=lambda model: -np.inf if np.isnan(mean[model]) else -mean[model])
+    rows = []
+    for model in models:
+        cells = []
+        for table in tables.values():
+            if model not in table.index:
+                cells.append("")
+                continue
+            row = table.loc[model]
+            best = row["estimate"] >= table["estimate"].max() - 5e-4
+            value = _number(row["estimate"])
+            cells.append((f"**{value}**" if best else value) + _interval(row))
+        rows.append([f"**{model}**" if model in OURS else model, *cells, _number(mean[model])])
+    return _table(["model", *(SETS[name] for name in found), "mean"], rows)
+
+
+def _differences(found: dict[str, Path]) -> list[str]:
+    rows = []
+    for name, path in found.items():
+        table = pd.read_csv(path / "differences.csv")
+        for metric in ("macro_f1", "auroc"):
+            row = table[(table["metric"] == metric) & (table["model"] == "scbert")].iloc[0]
+            interval = "" if np.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+            p = "" if np.isnan(row["p"]) else f"{row['p']:.3f}"
+            rows.append([SETS[name], TITLES[metric], str(row["reference"]), f"{row['difference']:+.3f}", interval, p])
+    return _table(["set", "metric", "best baseline", "scBERT minus it", "95 % interval", "p"], rows)
+
+
+def _controls(results: Path, names: list[str]) -> list[str]:
+    titles = {"toy_permuted": "labels permuted within donors", "toy_no_programme": "no programme planted"}
+    rows = []
+    for name in names:
+        summary = pd.read_csv(results / name / "summary.csv")
+        for model in ("logistic_l2", "scbert", "scbert_network"):
+            row = [titles[name], model]
+            for metric in ("auroc_within", "auroc", "macro_f1"):
+                found = summary[(summary["metric"] == metric) & (summary["model"] == model)].iloc[0]
+                row.append(f"{_number(found['estimate'])} ({_number(found['low'])}–{_number(found['high'])})")
+            rows.append(row)
+    return _table(["control", "model", "AUROC within donors", "AUROC", "macro-F1"], rows)
+
+
+def _ablations(path: Path) -> list[str]:
+    summary = pd.read_csv(path / "summary.csv")
+    wide = {m: summary.query("metric == @m").set_index("model")["estimate"] for m in ("macro_f1", "auroc")}
+    arms = [m for m in wide["auroc"].index if m.startswith("scbert") and not m.endswith(("_network", "_linear"))]
+    rows = []
+    for arm in sorted(arms, key=lambda a: -wide["auroc"][a]):
+        network = f"{arm}_network"
+        alone = [_number(wide[m].get(network, np.nan)) for m in wide]
+        rows.append([arm, *(_number(wide[m][arm]) for m in wide), *alone])
+    rows.append(["logistic_l2", *(_number(wide[m]["logistic_l2"]) for m in wide), "", ""])
+    return _table(["arm", "macro-F1", "AUROC", "network alone: macro-F1", "AUROC"], rows)
+
+
+def _runs(results: Path) -> list[str]:
+    rows = []
+    for path in sorted(results.glob("*/run.json")):
+        run = json.loads(path.read_text())
+        p = run["params"]
+        unit = {"donor": "donors", "cell": "cells (one donor)"}[run["unit"]]
+        rows.append(
+            [
+                run["title"],
+                f"{run['n_labelled']:,} × {run['n_genes']:,}",
+                p["scheme"],
+                str(p["n_repeats"]),
+                f"{run['n_units']:,} {unit}",
+                run["date"],
+            ]
+        )
+    return _table(["set", "labelled cells × genes", "folds", "repeats", "unit of the interval", "date"], rows)
