@@ -51,8 +51,8 @@ def load(name: str, folder: Path) -> Set:
         return SETS[name](folder)
 
 
-def toy(_: Path, *, programme: bool = True) -> Set:
-    mdata = sc_cll.datasets.cll_toy(programme=programme)
+def toy(_: Path, *, programme: bool = True, **size: int) -> Set:
+    mdata = sc_cll.datasets.cll_toy(programme=programme, **size)
     rna = _with_protein(mdata)
     sc_cll.pp.label_cd49d(mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor")
     title = "cll_toy, CD49d" if programme else "cll_toy without programme, CD49d"

@@ -24,10 +24,9 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("agg")
-import pandas as pd
 import torch
 from _evaluation_page import write_tables
-from _evaluation_sets import SETS, Set, load
+from _evaluation_sets import SETS, Set, load, toy
 
 import scbert_cll as sc_cll
 
@@ -58,20 +57,19 @@ def models(asked: list[str], data: Set) -> dict[str, Any]:
     return chosen
 
 
-def run(name: str, arguments: argparse.Namespace) -> None:
-    data = load(name, arguments.data)
-    how = data.arguments | ({"scheme": arguments.scheme} if arguments.scheme else {})
-    start = time.perf_counter()
+def evaluate(data: Set, asked: list[str], *, repeats: int, scheme: str | None, checkpoint: Path | None) -> None:
+    how = data.arguments | ({"scheme": scheme} if scheme else {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sc_cll.tl.cross_validate(
-            data.adata,
-            **how,
-            models=models(arguments.models, data),
-            n_repeats=arguments.repeats,
-            metrics=METRICS,
-            checkpoint=arguments.checkpoint / name,
+            data.adata, **how, models=models(asked, data), n_repeats=repeats, metrics=METRICS, checkpoint=checkpoint
         )
+    summary = data.adata.uns["cv"]["summary"].pivot_table(index="model", columns="metric", values="estimate")
+    lines = [f"| {model} | {row['macro_f1']:.4f} | {row['auroc']:.4f} |" for model, row in summary.iterrows()]
+    print(f"\n{data.title}\n\n| model | macro-F1 | AUROC |\n|---|---|---|", *lines, sep="\n", flush=True)
+
+
+def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -> None:
     found = data.adata.uns["cv"]
     out = RESULTS / (name if not arguments.suffix else f"{name}_{arguments.suffix}")
     out.mkdir(parents=True, exist_ok=True)
@@ -87,17 +85,12 @@ def run(name: str, arguments: argparse.Namespace) -> None:
         "unit": found["unit"],
         "n_units": int(found["n_units"]),
         "params": found["params"],
-        "seconds_of_this_command": round(time.perf_counter() - start),
+        "seconds_of_this_command": round(seconds),
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
     }
     (out / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
-    summary = found["summary"].pivot_table(index="model", columns="metric", values="estimate")
-    print(
-        f"\n{data.title}\n{summary[['macro_f1', 'auroc']].sort_values('macro_f1', ascending=False).round(4)}",
-        flush=True,
-    )
     if not arguments.suffix:
         FIGURES.mkdir(parents=True, exist_ok=True)
         figure = sc_cll.pl.evaluation(data.adata, return_fig=True, show=False)
@@ -120,6 +113,7 @@ def main() -> None:
     parser.add_argument(
         "--keep", action="store_true", help="also keep the cells with their predictions, as h5ad in --checkpoint"
     )
+    parser.add_argument("--quick", action="store_true", help="two baselines on a small toy; writes nothing")
     parser.add_argument(
         "--page", action="store_true", help="only write the tables of docs/evaluation.md from the results at hand"
     )
@@ -128,9 +122,20 @@ def main() -> None:
         write_tables(RESULTS, HERE.parent / "docs" / "_static" / "evaluation" / "tables.md")
         return
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    pd.set_option("display.width", 160)
+    if arguments.quick:
+        evaluate(
+            toy(arguments.data, n_cells=300, n_genes=220),
+            ["majority", "logistic_sgd"],
+            repeats=1,
+            scheme="group_kfold",
+            checkpoint=None,
+        )
+        return
     for name in arguments.sets:
-        run(name, arguments)
+        start, data = time.perf_counter(), load(name, arguments.data)
+        how = {"repeats": arguments.repeats, "scheme": arguments.scheme, "checkpoint": arguments.checkpoint / name}
+        evaluate(data, arguments.models, **how)
+        write(name, data, arguments, time.perf_counter() - start)
 
 
 if __name__ == "__main__":
