@@ -139,7 +139,7 @@ def _runs(results: Path) -> list[str]:
             [
                 run["title"],
                 f"{run['n_labelled']:,} × {run['n_genes']:,}",
-                p["scheme"],
+                p["scheme"] if p["scheme"] == "leave_one_donor_out" else f"{p['scheme']}, {p['n_splits']} folds",
                 str(p["n_repeats"]),
                 f"{run['n_units']:,} {unit}",
                 run["date"],

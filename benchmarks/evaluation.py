@@ -57,8 +57,10 @@ def models(asked: list[str], data: Set) -> dict[str, Any]:
     return chosen
 
 
-def evaluate(data: Set, asked: list[str], *, repeats: int, scheme: str | None, checkpoint: Path | None) -> None:
-    how = data.arguments | ({"scheme": scheme} if scheme else {})
+def evaluate(
+    data: Set, asked: list[str], *, repeats: int, scheme: str | None, checkpoint: Path | None, splits: int = 5
+) -> None:
+    how = data.arguments | ({"scheme": scheme} if scheme else {}) | {"n_splits": splits}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sc_cll.tl.cross_validate(
@@ -107,6 +109,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--models", nargs="+", default=["all"], help=f"names, or {', '.join(GROUPS)}")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--splits", type=int, default=5, help="folds, where the scheme is not one donor at a time")
     parser.add_argument("--scheme", help="instead of the set's own, e.g. group_kfold")
     parser.add_argument("--suffix", default="", help="of the folder of results, for another scheme or other models")
     parser.add_argument("--checkpoint", type=Path, default=HERE / "cache", help="folder of finished folds")
@@ -133,7 +136,8 @@ def main() -> None:
         return
     for name in arguments.sets:
         start, data = time.perf_counter(), load(name, arguments.data)
-        how = {"repeats": arguments.repeats, "scheme": arguments.scheme, "checkpoint": arguments.checkpoint / name}
+        how = {"repeats": arguments.repeats, "scheme": arguments.scheme, "splits": arguments.splits}
+        how |= {"checkpoint": arguments.checkpoint / name}
         evaluate(data, arguments.models, **how)
         write(name, data, arguments, time.perf_counter() - start)
 
