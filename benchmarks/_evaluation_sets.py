@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData, read_h5mu
+from sklearn.model_selection import train_test_split
 
 import scbert_cll as sc_cll
 
@@ -91,6 +92,16 @@ def t_versus_b(folder: Path) -> Set:
     is_t = kept.obs["cell_type"].astype(str).isin(T_CELLS).to_numpy()
     kept.obs["kind"] = pd.Categorical(np.where(is_t, "T", "B"), ["B", "T"])
     return Set("sorted PBMC, T versus B", kept, "kind", None, "random_cell", "CD3E")
+
+
+def some(data: Set, n_cells: int) -> Set:
+    """So many labelled cells, in the proportions of their classes, and none without a label."""
+    labels = data.adata.obs[data.labels_key]
+    known = np.flatnonzero(labels.notna())
+    kept, _ = train_test_split(known, train_size=n_cells, stratify=labels.iloc[known], random_state=0)
+    data.adata = data.adata[np.sort(kept)].copy()
+    data.title += f" ({n_cells:,} cells)"
+    return data
 
 
 def _with_protein(mdata: MuData) -> AnnData:

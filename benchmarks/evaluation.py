@@ -26,7 +26,7 @@ import matplotlib as mpl
 mpl.use("agg")
 import torch
 from _evaluation_page import write_tables
-from _evaluation_sets import SETS, Set, load, toy
+from _evaluation_sets import SETS, Set, load, some, toy
 
 import scbert_cll as sc_cll
 
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["all"], help=f"names, or {', '.join(GROUPS)}")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--splits", type=int, default=5, help="folds, where the scheme is not one donor at a time")
+    parser.add_argument("--cells", type=int, help="so many labelled cells only, drawn by class")
     parser.add_argument("--scheme", help="instead of the set's own, e.g. group_kfold")
     parser.add_argument("--suffix", default="", help="of the folder of results, for another scheme or other models")
     parser.add_argument("--checkpoint", type=Path, default=HERE / "cache", help="folder of finished folds")
@@ -136,6 +137,8 @@ def main() -> None:
         return
     for name in arguments.sets:
         start, data = time.perf_counter(), load(name, arguments.data)
+        if arguments.cells:
+            data = some(data, arguments.cells)
         how = {"repeats": arguments.repeats, "scheme": arguments.scheme, "splits": arguments.splits}
         how |= {"checkpoint": arguments.checkpoint / name}
         evaluate(data, arguments.models, **how)
