@@ -8,11 +8,18 @@ from pathlib import Path
 
 # Two test processes share two cores; more threads would wait for each other (before anything loads OpenMP).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import matplotlib as mpl
 import pytest
+from numba.core import config
+from numba.np.ufunc import parallel
 
 mpl.use("agg")
+# Numba, which scanpy calls, hands its number of threads to OpenMP and so to PyTorch, which is then ten times slower where
+# processes share a core. Without pytest-xdist it was loaded before the lines above, by the filters of warnings.
+config.reload_config()
+parallel.NUM_THREADS = config.NUMBA_NUM_THREADS
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -70,7 +70,7 @@ class Resampled(CellEstimator):
         else:
             new = self._balanced(adata, y, groups, int(np.bincount(known.codes).min()))
             obs = cast("pd.DataFrame", new.obs)
-            labels, members = obs.pop(_LABEL), _donors(obs.pop(_DONOR), groups)
+            labels, members = obs.pop(_LABEL), donors_of_all(obs.pop(_DONOR), groups)
             # without donors, cells take their place where they serve inner folds and nothing else
             donors = members if groups is not None or isinstance(inner, OnMatrix) else None
             weight = {"sample_weight": obs.pop(_keys.BALANCE_WEIGHT).to_numpy()} if self.method == "weights" else {}
@@ -103,7 +103,7 @@ class Resampled(CellEstimator):
         return new
 
 
-def _donors(donors: pd.Series, groups: pd.Series | None) -> pd.Series:
+def donors_of_all(donors: pd.Series, groups: pd.Series | None) -> pd.Series:
     """Donor of each cell; of a cell between two donors, that of the nearer one, whose name it goes by."""
     donors = donors.astype(object)
     between = donors.isna()

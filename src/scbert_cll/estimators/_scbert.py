@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._evaluation.folds import inner_folds
 from scbert_cll.estimators._base import CellEstimator, examples, of_genes, sum_to_one
+from scbert_cll.estimators._resampled import donors_of_all
 
 Balance = Literal["none", "weights", "oversample", "undersample", "smote"]
 Binning = Literal["log2", "uniform", "quantile", "gene_quantile"]
@@ -196,6 +197,7 @@ class ScBERTEstimator(CellEstimator):
         cells.obs[_keys.SPLIT] = self._split(cells, known)
         if self.balance != "none":
             pp.balance(cells, _LABEL, method=self.balance, rng=self.rng)
+            cells.obs[_DONOR] = donors_of_all(pd.Series(cells.obs[_DONOR]), groups)
         pp.bin_expression(cells, method=self.binning, fit_on=_keys.SPLIT)
         if self.gene_embedding in ("gene2vec", "shuffled"):
             cells.varm[_keys.GENE2VEC] = self._vectors(cells)

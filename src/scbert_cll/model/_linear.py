@@ -72,9 +72,12 @@ def out_of_fold_logits(
 ) -> np.ndarray:
     """Logits for every cell; those of a training cell are from a fit that has not seen it: float64 (cells, classes).
 
-    Fitted logits of the training cells themselves would leave a network nothing to learn.
+    Fitted logits of the training cells themselves would leave a network nothing to learn. Where a class has one training
+    cell there is no such fit, and all are from `part`.
     """
     logits = part.logits(tokens)
+    if np.bincount(codes[train]).min() < 2:
+        return logits
     for fit, left_out in inner_folds(codes[train], _taken(groups, train), _INNER, seed):
         fold = _fitted(tokens, codes, weights, train[fit], part.strength)
         logits[train[left_out]] = fold.logits(tokens[train[left_out]])
