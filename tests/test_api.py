@@ -157,7 +157,7 @@ def snapshot(adata: AnnData) -> dict[tuple[str, str], Any]:
 def comparable(value: Any) -> Any:
     """Plain values that `==` compares, NaN equal to itself."""
     if isinstance(value, dict):
-        return {str(k): comparable(v) for k, v in value.items()}
+        return {str(k): comparable(v) for k, v in value.items() if k != "seconds"}  # no two runs take the same
     if isinstance(value, pd.DataFrame):
         return {str(c): comparable(value[c]) for c in value}
     if isinstance(value, pd.Series):
@@ -234,10 +234,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "pp.cll_mask": ("raw", [lambda f, adata, _: f(adata)]),
     "tl.gene2vec": ("split", [lambda f, adata, _, **kw: f(adata, n_dims=4, epochs=1, **kw)]),
     "tl.pretrain": ("ready", [lambda f, adata, _: f(adata, max_epochs=1)]),
-    "tl.finetune": (
-        "ready",
-        [lambda f, adata, _: f(adata, labels_key="cd49d", max_epochs=1)],
-    ),
+    "tl.finetune": ("ready", [lambda f, adata, _: f(adata, labels_key="cd49d", max_epochs=1)]),
     "tl.predict": ("ready", [lambda f, adata, model, **kw: f(adata, model, **kw)]),
     "tl.cross_validate": (
         "split",

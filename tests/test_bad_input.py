@@ -121,6 +121,21 @@ def finetune(adata: AnnData) -> None:
     tl.finetune(adata, network=NETWORK, **FAST)
 
 
+def oversampled(adata: AnnData) -> None:
+    adata.obs.loc[adata.obs_names[:6], "cd49d"] = None  # of P0, so that the classes differ in size
+    adata.obs.loc[adata.obs_names[6:9], "cd49d"] = "CD49d-"
+    pp.balance(adata, "cd49d", method="oversample")
+
+
+def copied_cell(adata: AnnData) -> None:
+    """cell70, of donor P5, has the counts of cell0, of donor P0."""
+    adata.X = sparse.vstack([adata.X[:70], adata.X[:1], adata.X[71:]], format="csr")
+
+
+def cross_validate(adata: AnnData, **kwargs: Any) -> None:
+    tl.cross_validate(adata, **{"models": ["majority"], "n_repeats": 1, "n_bootstrap": 10} | kwargs)
+
+
 ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     "negative count": (put(-1), pp.bin_expression, ValueError, r"negative values, first -1 \(cell 'cell2', gene 'GENE3'\)"),
     "NaN": (put(np.nan), pp.bin_expression, ValueError, r"NaN or infinite values, first nan \(cell 'cell2', gene 'GENE3'\)"),
@@ -157,7 +172,29 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         ValueError,
         "cell",
     ),
+    "no split to audit": (lambda a: a.obs.pop("split"), tl.leakage_audit, KeyError, "'split' is not in adata.obs.*pp.split_donors"),
+    "nothing to test": (lambda a: a.obs.__setitem__("split", "train"), tl.leakage_audit, ValueError, "has no cell in 'test'"),
+    "a model nobody knows": (nothing, lambda a: tl.cross_validate(a, models=["xgboost"]), KeyError, "'xgboost' is not in the models.*'majority'"),
+    "resampled rows to cross-validate": (
+        lambda a: a.obs.__setitem__("is_synthetic", np.arange(72) > 70),
+        lambda a: tl.cross_validate(a, models=["majority"]),
+        ValueError,
+        r"1 cells were added by resampling \('cell71'\)",
+    ),
+    "proteins that are no counts": (
+        lambda a: a.obsm["protein"].__setitem__("CD19", -1.0),
+        lambda a: tl.finetune(a, protein_key="protein", network=NETWORK, **FAST),
+        ValueError,
+        "must hold raw protein counts: finite, none negative",
+    ),
     "missing modality": (nothing, lambda a: pp.label_cd49d(MuData({"rna": a.copy()})), (KeyError, ValueError), "rna"),
+    "resampled rows in a cross-validation": (oversampled, cross_validate, ValueError, r"cells were added by resampling \(.*-copy1.*Start from the cells as measured"),
+    "copies across folds": (copied_cell, cross_validate, ValueError, r"2 cells have the same counts as another one on the other side of a fold \('cell0', 'cell70'\)"),
+    "unknown model name": (nothing, lambda a: cross_validate(a, models=["xgboost"]), KeyError, "'xgboost' is not in the models that go by a name; it has.*'majority'"),
+    "no model at all": (nothing, lambda a: cross_validate(a, models={"x": 3}), TypeError, "a scikit-learn classifier, found int"),
+    "no donors to hold out": (lambda a: a.obs.pop("donor"), cross_validate, KeyError, "'donor' is not in adata.obs; it has 'cd49d', 'split'"),
+    "no split to audit": (lambda a: a.obs.pop("split"), tl.leakage_audit, KeyError, r"'split' is not in adata.obs.*pp.split_donors"),
+    "nothing to test": (lambda a: a.obs.__setitem__("split", "train"), tl.leakage_audit, ValueError, "has no cell in 'test'"),
 }  # fmt: skip
 
 

@@ -248,13 +248,18 @@ def test_the_same_seed_gives_the_same_numbers(cells) -> None:
 
 
 def test_permuted_labels_are_at_chance(cells) -> None:
-    """Labels without meaning: AUROC .5 within what chance allows, whatever the donors."""
-    rng = np.random.default_rng(0)
-    cells.obs["random"] = pd.Categorical(rng.permutation(np.arange(cells.n_obs) % 2).astype(str))
-    sc_cll.tl.cross_validate(cells, labels_key="random", models=["pseudobulk"], n_repeats=1, metrics=["auroc"])
-    (row,) = cells.uns["cv"]["summary"].to_dict("records")
-    assert row["low"] < 0.5 < row["high"]
-    assert abs(row["estimate"] - 0.5) < 0.12
+    """Labels without meaning: AUROC .5 on average; its intervals of 95 % hold .5, of four all or all but one."""
+    found = []
+    for seed in range(4):
+        labels = np.random.default_rng(seed).permutation(np.arange(cells.n_obs) % 2).astype(str)
+        cells.obs["random"] = pd.Categorical(labels)
+        sc_cll.tl.cross_validate(
+            cells, labels_key="random", models=["pseudobulk"], scheme="group_kfold", n_repeats=1, metrics=["auroc"]
+        )
+        found.append(cells.uns["cv"]["summary"].loc["0", ["low", "estimate", "high"]].to_numpy(float))
+    low, estimate, high = np.transpose(found)
+    assert abs(estimate.mean() - 0.5) < 0.08
+    assert ((low < 0.5) & (high > 0.5)).sum() >= 3
 
 
 def test_errors_say_which_model_and_fold(cells) -> None:

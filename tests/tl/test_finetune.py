@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 import scbert_cll as sc_cll
 
@@ -28,6 +28,54 @@ def test_slots_agree_with_each_other(trained):
     assert adata.uns["scbert"]["params"]["weight_key"] == "balance_weight"
 
 
+def test_the_network_is_shown_beside_a_logistic_regression(trained):
+    """The comparison holds scikit-learn's numbers of what lies in obsm."""
+    adata, _, classifier = trained
+    table = adata.uns["scbert"]["comparison"].set_index(["part", "model"])
+    assert adata.uns["scbert"]["linear"] == {"combine": "average", "strength": classifier.linear_.strength}
+    network = classifier.predict_parts(adata).network
+    found = {
+        "predicted": adata.obsm["scbert_proba"],
+        "logistic regression": adata.obsm["linear_proba"],
+        "network": network,
+    }
+    for part in ("val", "test"):
+        cells = (adata.obs["split"] == part) & adata.obs["cd49d"].notna()
+        truth = adata.obs.loc[cells, "cd49d"] == "CD49d+"
+        for name, proba in found.items():
+            p = proba.loc[cells, "CD49d+"]
+            row = table.loc[part, name]
+            assert row["n_cells"] == cells.sum()
+            assert row["auroc"] == pytest.approx(roc_auc_score(truth, p), abs=1e-6)
+            assert row["macro_f1"] == pytest.approx(f1_score(truth, p > 0.5, average="macro"), abs=1e-9)
+
+
+def test_joined_is_not_worse_than_the_logistic_regression_by_more_than_noise(trained):
+    table = trained[0].uns["scbert"]["comparison"].set_index(["part", "model"])["auroc"]
+    assert table["test", "predicted"] > table["test", "logistic regression"] - 0.05
+
+
+@pytest.mark.parametrize("combine", ["none", "residual"])
+def test_other_ways_to_combine(prepared, combine):
+    adata = prepared.copy()
+    model = sc_cll.tl.finetune(adata, combine=combine, **FAST)
+    assert model.combine == adata.uns["scbert"]["linear"]["combine"] == combine
+    assert np.allclose(adata.obsm["scbert_proba"], model.predict_parts(adata).network) == (combine == "none")
+
+
+def test_proteins_are_learned_beside_the_class(prepared):
+    with_protein, without = prepared.copy(), prepared.copy()
+    rng = np.random.default_rng(0)
+    with_protein.obsm["prot"] = pd.DataFrame(rng.poisson(9, (prepared.n_obs, 4)), index=prepared.obs_names).add_prefix(
+        "p"
+    )
+    sc_cll.tl.finetune(with_protein, protein_key="prot", **FAST)
+    sc_cll.tl.finetune(without, **FAST)
+    assert with_protein.uns["scbert"]["params"]["protein_key"] == "prot"
+    assert not np.array_equal(with_protein.obsm["X_scbert"], without.obsm["X_scbert"])
+    np.testing.assert_array_equal(with_protein.obsm["linear_proba"], without.obsm["linear_proba"])
+
+
 def test_model_none_trains_from_scratch_and_the_same_seed_gives_the_same(prepared):
     results = []
     for seed in (0, 0, 1):
@@ -36,6 +84,69 @@ def test_model_none_trains_from_scratch_and_the_same_seed_gives_the_same(prepare
         results.append(adata.obsm["scbert_proba"].to_numpy())
     np.testing.assert_array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
+
+
+def test_the_comparison_is_of_what_the_object_holds(trained):
+    adata, _, classifier = trained
+    table = adata.uns["scbert"]["comparison"].set_index(["part", "model"])
+    assert list(table.index.levels[0]) == ["test", "val"]
+    assert set(table.loc["test"].index) == {"logistic regression", "network", "predicted"}
+    held = {"predicted": "scbert_proba", "logistic regression": "linear_proba"}
+    for (part, model), row in table.iterrows():
+        cells = ((adata.obs["split"] == part) & adata.obs["cd49d"].notna()).to_numpy()
+        network = classifier.predict_parts(adata).network
+        proba = (adata.obsm[held[model]] if model in held else network)[cells].to_numpy(np.float64)
+        proba /= proba.sum(axis=1, keepdims=True)
+        truth = (adata.obs["cd49d"][cells] == "CD49d+").to_numpy().astype(int)
+        assert row["n_cells"] == cells.sum()
+        assert row["macro_f1"] == pytest.approx(f1_score(truth, proba.argmax(1), average="macro"))
+        assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, proba.argmax(1)))
+        assert row["auroc"] == pytest.approx(roc_auc_score(truth, proba[:, 1]))
+        assert row["log_loss"] == pytest.approx(log_loss(truth, proba))
+
+
+@pytest.mark.parametrize("combine", ["none", "average", "residual"])
+def test_how_network_and_logistic_regression_are_joined(prepared, combine):
+    adata = prepared.copy()
+    classifier = sc_cll.tl.finetune(adata, combine=combine, donor_key="donor", **FAST)
+    record = adata.uns["scbert"]
+    assert record["params"]["combine"] == record["linear"]["combine"] == combine
+    found = classifier.predict_parts(adata)
+    pd.testing.assert_frame_equal(adata.obsm["linear_proba"], found.linear)
+    joined, network, linear = (table.to_numpy() for table in found[:3])
+    np.testing.assert_array_equal(adata.obsm["scbert_proba"], joined)
+    product = np.sqrt(network * linear)
+    expected = {
+        "none": network,
+        "average": product / product.sum(axis=1, keepdims=True),
+        "residual": network * linear / (network * linear).sum(axis=1, keepdims=True),
+    }
+    np.testing.assert_allclose(joined, expected[combine], atol=1e-5)
+
+
+def with_protein(adata, scale=1):
+    """Counts of two proteins, the first one high where the cell is positive."""
+    rng = np.random.default_rng(0)
+    level = np.where(adata.obs["cd49d"] == "CD49d+", 200, 10)
+    adata.obsm["protein"] = pd.DataFrame(
+        {"CD49d": scale * rng.poisson(level), "CD19": rng.poisson(40, adata.n_obs)}, index=adata.obs_names
+    )
+    return adata
+
+
+def test_proteins_of_training_cells_are_learned_from_and_needed_for_nothing_else(prepared):
+    plain, adata, other = prepared.copy(), with_protein(prepared.copy()), with_protein(prepared.copy())
+    held = (other.obs["split"] == "test").to_numpy()
+    other.obsm["protein"].loc[held] = 0
+    sc_cll.tl.finetune(plain, **FAST)
+    classifier = sc_cll.tl.finetune(adata, protein_key="protein", **FAST)
+    sc_cll.tl.finetune(other, protein_key="protein", **FAST)
+    assert adata.uns["scbert"]["params"]["protein_key"] == "protein"
+    assert not np.array_equal(adata.obsm["scbert_proba"], plain.obsm["scbert_proba"])
+    np.testing.assert_array_equal(adata.obsm["linear_proba"], plain.obsm["linear_proba"])
+    np.testing.assert_array_equal(adata.obsm["scbert_proba"][held], other.obsm["scbert_proba"][held])
+    sc_cll.tl.predict(prepared_again := prepared.copy(), classifier)
+    np.testing.assert_array_equal(prepared_again.obsm["scbert_proba"], adata.obsm["scbert_proba"])
 
 
 def test_labels_and_tokens_of_test_cells_are_never_learned_from(prepared):
@@ -84,3 +195,24 @@ def test_bad_labels_and_splits_are_refused(prepared, unchanged, change, error, m
     change(adata)
     with unchanged(adata), pytest.raises(error, match=match):
         sc_cll.tl.finetune(adata, **FAST)
+
+
+@pytest.mark.parametrize(
+    ("choices", "error", "match"),
+    [
+        ({"combine": "sum"}, ValueError, "combine must be one of 'none', 'average', 'residual'; found 'sum'"),
+        ({"freeze": "half"}, ValueError, "freeze must be one of"),
+        ({"donor_key": "patient"}, KeyError, "'patient' is not in adata.obs"),
+        ({"protein_key": "adt"}, KeyError, "'adt' is not in adata.obsm"),
+        (
+            {"protein_key": "scaled"},
+            ValueError,
+            "must hold raw protein counts: finite, none negative; found values from -1",
+        ),
+    ],
+)
+def test_bad_choices_are_refused(prepared, unchanged, choices, error, match):
+    adata = prepared.copy()
+    adata.obsm["scaled"] = np.full((adata.n_obs, 2), -1.0)
+    with unchanged(adata), pytest.raises(error, match=match):
+        sc_cll.tl.finetune(adata, **FAST | choices)

@@ -14,7 +14,21 @@ def test_it_reads_no_labels_and_gives_what_finetune_gave(trained):
         del new.obs[column]
     sc_cll.tl.predict(new, classifier)
     np.testing.assert_array_equal(new.obsm["scbert_proba"], adata.obsm["scbert_proba"])
+    np.testing.assert_array_equal(new.obsm["linear_proba"], adata.obsm["linear_proba"])
     np.testing.assert_array_equal(new.obsm["X_scbert"], adata.obsm["X_scbert"])
+
+
+def test_the_logistic_regression_is_shown_beside(trained):
+    adata, _, classifier = trained
+    result = sc_cll.tl.predict(adata, classifier, copy=True)
+    proba = result.obsm["linear_proba"]
+    assert list(proba.columns) == classifier.classes
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+    assert not np.allclose(proba, result.obsm["scbert_proba"])
+    tokens = adata[:, classifier.genes].layers["binned"]
+    linear = classifier.linear_
+    logits = tokens @ (linear.coefficients[1] - linear.coefficients[0]) + linear.intercept[1] - linear.intercept[0]
+    np.testing.assert_allclose(proba["CD49d+"], 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
 def test_gene_order_does_not_matter(trained):
