@@ -172,15 +172,6 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         ValueError,
         "cell",
     ),
-    "no split to audit": (lambda a: a.obs.pop("split"), tl.leakage_audit, KeyError, "'split' is not in adata.obs.*pp.split_donors"),
-    "nothing to test": (lambda a: a.obs.__setitem__("split", "train"), tl.leakage_audit, ValueError, "has no cell in 'test'"),
-    "a model nobody knows": (nothing, lambda a: tl.cross_validate(a, models=["xgboost"]), KeyError, "'xgboost' is not in the models.*'majority'"),
-    "resampled rows to cross-validate": (
-        lambda a: a.obs.__setitem__("is_synthetic", np.arange(72) > 70),
-        lambda a: tl.cross_validate(a, models=["majority"]),
-        ValueError,
-        r"1 cells were added by resampling \('cell71'\)",
-    ),
     "proteins that are no counts": (
         lambda a: a.obsm["protein"].__setitem__("CD19", -1.0),
         lambda a: tl.finetune(a, protein_key="protein", network=NETWORK, **FAST),

@@ -18,6 +18,13 @@ import scbert_cll as sc_cll
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["docs/quickstart.md", "README.md"]
+TUTORIAL = "docs/tutorials/study_reproduced.md"
+LESS = {
+    r"max_epochs=\d+": "max_epochs=1",
+    r"ScBERTEstimator\(": 'ScBERTEstimator(gene_embedding="learned", ',
+    r'"n_splits": \d+': '"n_splits": 2',
+    r"n_repeats=3": "n_repeats=1",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +53,47 @@ def test_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(re.sub(r"max_epochs=\d+", "max_epochs=1", block), page, "exec"), names)  # noqa: S102
     assert {"scbert_pred", "cd49d", "split"} <= set(names["adata"].obs)
     assert "X_umap" in names["adata"].obsm
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the names of the tutorial hold after all blocks but those of real data, on a smaller toy and for one epoch."""
+    names: dict[str, Any] = {}
+    shown, sc.settings.autoshow = sc.settings.autoshow, False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("tutorial"))
+        small = functools.partial(sc_cll.datasets.cll_toy, n_cells=240, n_genes=200)
+        patch.setattr(sc_cll.datasets, "cll_toy", small)
+        patch.setattr(sc_cll.tl, "cross_validate", functools.partial(sc_cll.tl.cross_validate, n_bootstrap=50))
+        for block in blocks(TUTORIAL):
+            for pattern, fewer in LESS.items():
+                block = re.sub(pattern, fewer, block)
+            if "read_h5mu" not in block:
+                exec(compile(block, TUTORIAL, "exec"), names)  # noqa: S102
+    sc.settings.autoshow = shown
+    plt.close("all")
+    return names
+
+
+@pytest.mark.slow
+def test_tutorial_scores_every_model_on_held_out_donors(tutorial: dict[str, Any]) -> None:
+    for key, models in (("cv", tutorial["models"]), ("cv_two", tutorial["two"]), ("cv_steps", tutorial["steps"])):
+        found = tutorial["adata"].uns[key]
+        assert set(models) <= set(found["summary"]["model"])
+        assert (found["unit"], found["n_units"], found["params"]["scheme"]) == ("donor", 10, "group_kfold")
+
+
+@pytest.mark.slow
+def test_tutorial_finds_the_leaks_it_makes(tutorial: dict[str, Any]) -> None:
+    status = tutorial["report"].findings.set_index("check")["status"]
+    assert status[["exact duplicates", "shared donors"]].tolist() == ["leak", "leak"]
+
+
+@pytest.mark.slow
+def test_tutorial_works_without_a_programme_only_by_the_study(tutorial: dict[str, Any]) -> None:
+    forest = tutorial["both"]["none"].loc["random_forest"]
+    assert forest["study"] > 0.8
+    assert forest["estimate"] < 0.4
 
 
 def test_pages_have_code() -> None:
