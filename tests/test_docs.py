@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 import scanpy as sc
+from sklearn.ensemble import RandomForestClassifier
 
 import scbert_cll as sc_cll
 
@@ -55,6 +56,11 @@ def test_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "X_umap" in names["adata"].obsm
 
 
+def small_forest(_: int, **choices: Any) -> RandomForestClassifier:
+    """A forest of fewer trees than it is asked for."""
+    return RandomForestClassifier(50, **choices)
+
+
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the names of the tutorial hold after all blocks but those of real data, on a smaller toy and for one epoch."""
@@ -65,6 +71,7 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         small = functools.partial(sc_cll.datasets.cll_toy, n_cells=240, n_genes=200)
         patch.setattr(sc_cll.datasets, "cll_toy", small)
         patch.setattr(sc_cll.tl, "cross_validate", functools.partial(sc_cll.tl.cross_validate, n_bootstrap=50))
+        patch.setattr("scbert_cll.estimators._baselines.RandomForestClassifier", small_forest)
         for block in blocks(TUTORIAL):
             for pattern, fewer in LESS.items():
                 block = re.sub(pattern, fewer, block)
