@@ -46,12 +46,13 @@ def test_model_none_trains_from_scratch_and_the_same_seed_gives_the_same(prepare
 def test_the_comparison_is_of_what_the_object_holds(trained):
     adata, _, classifier = trained
     table = adata.uns["scbert"]["comparison"].set_index(["part", "model"])
+    assert adata.uns["scbert"]["linear"] == {"combine": "average", "strength": classifier.linear_.strength}
     assert list(table.index.levels[0]) == ["test", "val"]
     assert set(table.loc["test"].index) == {"logistic regression", "network", "predicted"}
     held = {"predicted": "scbert_proba", "logistic regression": "linear_proba"}
+    network = classifier.predict_parts(adata).network
     for (part, model), row in table.iterrows():
         cells = ((adata.obs["split"] == part) & adata.obs["cd49d"].notna()).to_numpy()
-        network = classifier.predict_parts(adata).network
         proba = (adata.obsm[held[model]] if model in held else network)[cells].to_numpy(np.float64)
         proba = proba / proba.sum(axis=1, keepdims=True)
         truth = (adata.obs["cd49d"][cells] == "CD49d+").to_numpy().astype(int)
@@ -81,12 +82,12 @@ def test_how_network_and_logistic_regression_are_joined(prepared, combine):
     np.testing.assert_allclose(joined, expected[combine], atol=1e-5)
 
 
-def with_protein(adata, scale=1):
+def with_protein(adata):
     """Counts of two proteins, the first one high where the cell is positive."""
     rng = np.random.default_rng(0)
     level = np.where(adata.obs["cd49d"] == "CD49d+", 200, 10)
     adata.obsm["protein"] = pd.DataFrame(
-        {"CD49d": scale * rng.poisson(level), "CD19": rng.poisson(40, adata.n_obs)}, index=adata.obs_names
+        {"CD49d": rng.poisson(level), "CD19": rng.poisson(40, adata.n_obs)}, index=adata.obs_names
     )
     return adata
 

@@ -21,10 +21,11 @@ from scbert_cll.estimators._resampled import donors_of_all
 
 Balance = Literal["none", "weights", "oversample", "undersample", "smote"]
 Binning = Literal["log2", "uniform", "quantile", "gene_quantile"]
-Genes = Literal["gene2vec", "shuffled", "learned", "sinusoidal", "none"]
+Genes = Literal["svd", "gene2vec", "shuffled", "learned", "sinusoidal", "none"]
 
 _BALANCE: Final = ("none", "weights", "oversample", "undersample", "smote")
-_GENES: Final = ("gene2vec", "shuffled", "learned", "sinusoidal", "none")
+_VECTORS_OF_CELLS: Final = ("svd", "gene2vec", "shuffled")
+_GENES: Final = ("svd", "gene2vec", "shuffled", "learned", "sinusoidal", "none")
 _VALIDATION: Final = 5  # a fifth of the training donors, where a validation is needed
 _LABEL, _DONOR, _PROTEIN = "label", "donor", "protein"
 _VECTORS: Final = {
@@ -58,8 +59,8 @@ class ScBERTEstimator(CellEstimator):
     protein_key
         `obsm` with the raw counts of all proteins, learned beside the class where it is there; None leaves them aside.
     gene_embedding
-        ``"gene2vec"`` starts from co-expression in the training cells, ``"shuffled"`` gives every gene another's vector (a control: an
-        identity, but no meaning), the others as in :class:`~scbert_cll.nn.Config`.
+        ``"svd"`` and ``"gene2vec"`` (skip-gram) start from co-expression in the training cells (:func:`~scbert_cll.tl.gene2vec`),
+        ``"shuffled"`` gives every gene another's vector of the former (a control: an identity, but no meaning), the others as in :class:`~scbert_cll.nn.Config`.
     balance
         Method of :func:`~scbert_cll.pp.balance`, on training cells only; ``"none"`` leaves the classes as they are.
     freeze
@@ -96,7 +97,7 @@ class ScBERTEstimator(CellEstimator):
         pretrain_epochs: int = 0,
         extra: AnnData | None = None,
         protein_key: str | None = "protein",
-        gene_embedding: Genes = "gene2vec",
+        gene_embedding: Genes = "svd",
         balance: Balance = "weights",
         freeze: str = "none",
         exclude_genes: Sequence[str] = (),
@@ -199,7 +200,7 @@ class ScBERTEstimator(CellEstimator):
             pp.balance(cells, _LABEL, method=self.balance, rng=self.rng)
             cells.obs[_DONOR] = donors_of_all(pd.Series(cells.obs[_DONOR]), groups)
         pp.bin_expression(cells, method=self.binning, fit_on=_keys.SPLIT)
-        if self.gene_embedding in ("gene2vec", "shuffled"):
+        if self.gene_embedding in _VECTORS_OF_CELLS:
             cells.varm[_keys.GENE2VEC] = self._vectors(cells)
         return cells
 
@@ -217,12 +218,17 @@ class ScBERTEstimator(CellEstimator):
 
     def _vectors(self, cells: AnnData) -> np.ndarray:
         """Co-expression vectors of the genes, from the cells that train."""
-        from scbert_cll.model._gene_vectors import co_expression_vectors  # gensim takes seconds
+        from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors  # gensim takes seconds
 
         train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
-        donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
-        rng = np.random.default_rng(self.rng)
-        found, _ = co_expression_vectors(sparse.csr_matrix(train.X), cells.var_names, donors, dict(_VECTORS), rng)
+        counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)
+        if self.gene_embedding == "gene2vec":
+            donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
+            found, _ = co_expression_vectors(counts, cells.var_names, donors, dict(_VECTORS), rng)
+        else:
+            network = dict(self.network or {})
+            n_dims = network.get("n_hidden", 200 if network.get("preset") == "scbert" else 32)
+            found = principal_vectors(counts, cells.var_names, n_dims=n_dims, seed=self.rng)
         if self.gene_embedding == "shuffled":
             found = found.set_axis(rng.permutation(found.index), axis=0)
         return found.reindex(cells.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
@@ -279,6 +285,7 @@ ARMS: Final[dict[str, dict[str, Any]]] = {
     "scbert_pretrained": {"pretrain_epochs": 10},
     "scbert_frozen": {"pretrain_epochs": 10, "freeze": "encoder"},
     "scbert_frozen_random": {"freeze": "encoder"},
+    "scbert_gene2vec": {"gene_embedding": "gene2vec"},
     "scbert_learned_genes": {"gene_embedding": "learned"},
     "scbert_shuffled_genes": {"gene_embedding": "shuffled"},
     "scbert_background": {"network": {"tokens": "background"}},

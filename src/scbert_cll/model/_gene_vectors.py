@@ -14,6 +14,35 @@ _BLOCK = 1024  # rows of the gene-by-gene correlation that exist at one time
 _ALPHA = 0.1  # gensim's 0.025 is for corpora of millions of words: here it leaves the vectors where they started
 
 
+def principal_vectors(
+    counts: sparse.csr_matrix, names: pd.Index, *, n_dims: int, min_detected: float = 0.0, seed: int = 0
+) -> pd.DataFrame:
+    """Vectors whose products come close to the genes' correlations over cells: genes × n_dims, by gene name.
+
+    Principal directions of log2(1 + counts per 10,000), every gene at unit variance, times their singular values, at unit scale. Sparse
+    stays sparse; zero in dimensions that the cells do not span.
+    """
+    from sklearn.decomposition import PCA
+
+    log = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
+    log.data *= 1e4 / np.repeat(log.sum(axis=1).A1, np.diff(log.indptr))
+    log.data = np.log2(1 + log.data)
+    mean = log.mean(axis=0).A1
+    spread = np.sqrt(np.maximum(log.multiply(log).mean(axis=0).A1 - mean**2, 0))
+    detected = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
+    genes = np.flatnonzero((spread > 1e-6) & (detected >= min_detected))
+    n = min(n_dims, len(genes) - 1, counts.shape[0] - 1)
+    if n < 1:
+        raise ValueError(
+            f"{len(genes)} of {len(names)} genes vary over {counts.shape[0]} cells and are found in at least "
+            f"min_detected={min_detected:g} of them; vectors need two of each. Use more cells, lower min_detected, or give vectors=."
+        )
+    pca = PCA(n, svd_solver="arpack", random_state=seed).fit((log[:, genes] @ sparse.diags(1 / spread[genes])).tocsr())
+    vectors = np.zeros((len(genes), n_dims))
+    vectors[:, :n] = pca.components_.T * pca.singular_values_
+    return pd.DataFrame(vectors / np.sqrt(np.mean(vectors[:, :n] ** 2)), index=names[genes])
+
+
 def co_expression_vectors(
     counts: sparse.csr_matrix, names: pd.Index, donors: np.ndarray, params: dict[str, Any], rng: np.random.Generator
 ) -> tuple[pd.DataFrame, dict[str, int]]:

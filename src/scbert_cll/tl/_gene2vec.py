@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll.model._gene_vectors import co_expression_vectors
+from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
 from scbert_cll.tl._vectors import read_vectors, source
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 def gene2vec(
     adata: AnnData,
     *,
+    method: Literal["svd", "skip_gram"] = "svd",
     n_dims: int = 200,
     layer: str | None = None,
     donor_key: str | None = None,
@@ -36,7 +37,9 @@ def gene2vec(
 ) -> AnnData | None:
     """Give every gene a vector that lies close to those of the genes it is expressed with.
 
-    Cells of one donor that look alike are summed to metacells, as few as keeps their number within `n_metacells`.
+    ``"svd"`` takes the principal directions of the log-normalised training cells, all genes at unit variance, times their singular
+    values: the product of two genes' vectors then comes close to their correlation. On small data a network started from these
+    learned more than from ``"skip_gram"``, which is gene2vec proper: cells of one donor that look alike are summed to metacells, as few as keeps their number within `n_metacells`.
     Metacells are log-normalised and centred within their donor, so that what differs between donors (clone, sex,
     batch) makes no pairs; each gene is paired with the genes it correlates with best, and skip-gram with negative
     sampling turns the pairs into vectors. Held-out cells are not looked at. With `vectors`, nothing is trained and
@@ -46,12 +49,14 @@ def gene2vec(
     ----------
     adata
         Cells × genes with raw counts.
+    method
+        ``"svd"`` or ``"skip_gram"``.
     n_dims
-        Length of a vector; with `vectors` the file decides.
+        Length of a vector; with `vectors` the file decides. The network's own width (32 in the small preset) is taken over as it is.
     layer
         Layer with the raw counts; None means `adata.X`.
     donor_key
-        Column of `adata.obs` that names the donor. None takes all cells for one donor's.
+        Column of `adata.obs` that names the donor, for ``"skip_gram"``. None takes all cells for one donor's.
     split_key
         Column of `adata.obs` with train / val / test. Where the default column exists, only its training cells are
         used; another name must exist; None uses all cells.
@@ -86,7 +91,7 @@ def gene2vec(
     ``adata.varm['gene2vec']`` : float32 array, genes × dimensions
         The vectors. A gene without one has zeros.
     ``adata.uns['gene2vec']`` : dict
-        ``n_genes`` and ``n_genes_with_vector``; ``n_cells``, ``n_metacells`` and ``n_pairs`` if trained; ``params``.
+        ``n_genes`` and ``n_genes_with_vector``; ``n_cells`` if trained, with ``n_metacells`` and ``n_pairs`` of skip-gram; ``params``.
 
     Raises
     ------
@@ -116,7 +121,8 @@ def gene2vec(
     32
     """
     adata = _checks.anndata(adata)
-    params: dict[str, Any] = {"n_dims": n_dims, "layer": layer or "X", "source": "co-expression"}
+    _checks.choice(method, ("svd", "skip_gram"), "method")
+    params: dict[str, Any] = {"method": method, "n_dims": n_dims, "layer": layer or "X", "source": "co-expression"}
     params |= {"donor_key": donor_key or "none", "split_key": split_key or "none", "min_detected": min_detected}
     params |= {"cells_per_metacell": cells_per_metacell, "n_metacells": n_metacells}
     params |= {"n_neighbors": n_neighbors, "epochs": epochs}
@@ -131,7 +137,13 @@ def gene2vec(
         cells, donors = _training_cells(adata, donor_key, split_key)
         counts = _checks.counts(adata, layer)[cells]
         _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
-        found, numbers = co_expression_vectors(counts, adata.var_names, donors, params, np.random.default_rng(rng))
+        generator = np.random.default_rng(rng)
+        if method == "svd":
+            seed = int(generator.integers(2**31))
+            found = principal_vectors(counts, adata.var_names, n_dims=n_dims, min_detected=min_detected, seed=seed)
+            numbers = {"n_cells": counts.shape[0]}
+        else:
+            found, numbers = co_expression_vectors(counts, adata.var_names, donors, params, generator)
         if isinstance(rng, int | np.integer):
             params["rng"] = int(rng)
     numbers |= {"n_genes": adata.n_vars, "n_genes_with_vector": int(adata.var_names.isin(found.index).sum())}
