@@ -237,9 +237,8 @@ class ScBERTEstimator(CellEstimator):
         """One trained classifier."""
         from scbert_cll.model import ScBERTClassifier
 
-        network: dict[str, Any] = {
-            "gene_embedding": "gene2vec" if self.gene_embedding == "shuffled" else self.gene_embedding
-        }
+        kind = "gene2vec" if self.gene_embedding in _VECTORS_OF_CELLS else self.gene_embedding
+        network: dict[str, Any] = {"gene_embedding": kind}
         network |= dict(self.network or {})
         common: dict[str, Any] = {"split_key": _keys.SPLIT, "rng": seed, "accelerator": self.accelerator}
         common |= {"enable_progress_bar": False}
