@@ -356,14 +356,14 @@ class Validated(L.Callback):
         self.weights.append({k: v.clone() for k, v in pl_module.module.state_dict().items()})
 
 
-def test_the_best_epoch_is_kept(adata, pretrain):
+@pytest.mark.parametrize(("early_stopping", "kept"), [(True, 2), (False, 5)])
+def test_the_best_epoch_is_kept_where_it_may_stop_early(adata, pretrain, early_stopping, kept):
+    """Else the last one: a run of a fixed length ends where its learning rate does."""
     seen = Validated(spoil_from=3)
-    model = pretrain(adata, 6, callbacks=[seen], early_stopping=False)
-    losses = history(model)["validation_loss"]
-    best = int(np.argmin(losses))
-    assert best == 2
-    assert equal(state(model), seen.weights[best])
-    assert not equal(state(model), seen.weights[-1])
+    model = pretrain(adata, 6, callbacks=[seen], early_stopping=early_stopping)
+    assert int(np.argmin(history(model)["validation_loss"])) == 2
+    assert len(seen.weights) == 6
+    assert [equal(state(model), weights) for weights in seen.weights] == [i == kept for i in range(6)]
 
 
 def test_early_stopping_and_the_users_callbacks(adata, pretrain):

@@ -163,7 +163,7 @@ class ScBERT(CheckpointModel):
         rng: int | np.random.Generator | None = 0,
         **trainer: Any,
     ) -> None:
-        """Train on hidden genes; the epoch with the lowest validation loss is kept.
+        """Train on hidden genes.
 
         Parameters
         ----------
@@ -184,7 +184,7 @@ class ScBERT(CheckpointModel):
             Keep only what enters each block and compute the rest again for the gradients: less than half of the memory for
             about a quarter more time.
         early_stopping, early_stopping_patience
-            Stop after so many epochs without a lower validation loss.
+            Stop after so many epochs without a lower validation loss, and keep the epoch with the lowest; else the last one is kept.
         rng
             Seed of batches, masks and dropout.
         **trainer
