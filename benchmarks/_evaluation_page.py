@@ -44,6 +44,8 @@ def write_tables(results: Path, out: Path) -> None:
     ablations = sorted(path for path in results.glob("*_ablations") if (path / "summary.csv").exists())
     for path in ablations:
         lines += [f"**Ablations, {SETS[path.name.removesuffix('_ablations')]}**", "", *_ablations(path), ""]
+    notes = {json.loads((path / "run.json").read_text()).get("note") for path in found.values()} - {None}
+    lines += [*(f"† {note}." for note in sorted(notes)), ""] if notes else []
     lines += ["**How it was run**", "", *_runs(results), ""]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines), encoding="utf-8")
@@ -87,7 +89,14 @@ def _overview(found: dict[str, Path], metric: str) -> list[str]:
             value = _number(row["estimate"])
             cells.append((f"**{value}**" if best else value) + _interval(row))
         rows.append([f"**{model}**" if model in OURS else model, *cells, _number(mean[model])])
-    return _table(["model", *(SETS[name] for name in found), "mean"], rows)
+    return _table(["model", *(_title(name, path) for name, path in found.items()), "mean"], rows)
+
+
+def _title(name: str, path: Path) -> str:
+    """The set, with a dagger where the run has a note, and its number of cells where not all were taken."""
+    run = json.loads((path / "run.json").read_text())
+    part = f" ({run['n_labelled']:,} cells)" if "cells)" in run["title"] else ""
+    return SETS[name] + part + (" †" if run.get("note") else "")
 
 
 def _differences(found: dict[str, Path]) -> list[str]:
@@ -98,7 +107,9 @@ def _differences(found: dict[str, Path]) -> list[str]:
             row = table[(table["metric"] == metric) & (table["model"] == "scbert")].iloc[0]
             interval = "" if np.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
             p = "" if np.isnan(row["p"]) else f"{row['p']:.3f}"
-            rows.append([SETS[name], TITLES[metric], str(row["reference"]), f"{row['difference']:+.3f}", interval, p])
+            rows.append(
+                [_title(name, path), TITLES[metric], str(row["reference"]), f"{row['difference']:+.3f}", interval, p]
+            )
     return _table(["set", "metric", "best baseline", "scBERT minus it", "95 % interval", "p"], rows)
 
 
