@@ -44,9 +44,11 @@ def test(_small) -> AnnData:
 @pytest.fixture
 def quick_vectors(monkeypatch) -> None:
     """Gene vectors of one epoch and few dimensions."""
-    from scbert_cll.estimators import _scbert
+    from scbert_cll.model import _gene_vectors
 
-    monkeypatch.setattr(_scbert, "_VECTORS", _scbert._VECTORS | {"epochs": 1, "n_dims": 16, "n_metacells": 100})
+    monkeypatch.setattr(
+        _gene_vectors, "SKIP_GRAM", _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100}
+    )
 
 
 def arm(**kwargs) -> ScBERTEstimator:
@@ -71,10 +73,12 @@ def plain(_small) -> ScBERTEstimator:
 @pytest.fixture(scope="session")
 def default(_small) -> np.ndarray:
     """Predictions of the arm that the others are compared with, with protein and as quick vectors as theirs."""
-    from scbert_cll.estimators import _scbert
+    from scbert_cll.model import _gene_vectors
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_scbert, "_VECTORS", _scbert._VECTORS | {"epochs": 1, "n_dims": 16, "n_metacells": 100})
+        patch.setattr(
+            _gene_vectors, "SKIP_GRAM", _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100}
+        )
         train, test = (_small[(_small.obs["test"] == part).to_numpy()].copy() for part in (False, True))
         return ScBERTEstimator(**FAST).fit(train, train.obs["label"], train.obs["donor"]).predict_proba(test)
 
@@ -382,8 +386,6 @@ def test_bad_choices(train, choices, error, match):
 
 def test_bad_cells(train, test, plain):
     y, donors = train.obs["label"], train.obs["donor"]
-    with pytest.raises(ValueError, match="at least two classes among the training cells; found 'pos'"):
-        arm().fit(train, y.where(y == "pos"), donors)
     with pytest.raises(ValueError, match=r"y has no label in any of the .* training cells"):
         arm().fit(train, pd.Series(np.nan, train.obs_names, dtype=object), donors)
     with pytest.raises(ValueError, match="y must have one value per cell"):
@@ -401,3 +403,17 @@ def test_bad_cells(train, test, plain):
         plain.predict_proba(test[:, test.var_names != "ITGA4"])
     with pytest.raises(TypeError, match="Expected an AnnData, found ndarray"):
         plain.predict_proba(test.X.toarray())
+
+
+def test_one_class_among_the_training_cells_is_all_it_predicts(train, test) -> None:
+    train.obs.loc[train.obs["label"] == "pos", "label"] = np.nan
+    found = fitted(train)
+    assert list(found.classes_) == ["neg"]
+    assert [part.tolist() for part in found.predict_parts(test)] == [[[1.0]] * test.n_obs] * 3
+    assert set(found.predict(test)) == {"neg"}
+
+
+def test_smote_with_few_cells_of_a_class_takes_fewer_neighbours(train, test) -> None:
+    pos = np.flatnonzero(train.obs["label"] == "pos")
+    train.obs.iloc[pos[3:], train.obs.columns.get_loc("label")] = np.nan
+    assert proba(train, test, balance="smote").shape == (test.n_obs, 2)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -78,3 +81,20 @@ def test_fingerprints_look_into_pipelines_and_not_at_addresses() -> None:
 
     assert fingerprint(pipe(1.0)) == fingerprint(pipe(1.0)) != fingerprint(pipe(2.0))
     assert fingerprint({"f": object()}) == fingerprint({"f": object()})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: AnnData(sparse.csr_matrix(x)),
+        lambda x: {"extra": sparse.csc_matrix(x)},
+        lambda x: [pd.DataFrame(x)],
+        lambda x: pd.Series(x[:, 0]),
+    ],
+)
+def test_two_that_print_alike_are_told_apart_by_their_values(make) -> None:
+    values = np.arange(40_000, dtype=np.float32).reshape(200, 200)
+    other = values.copy()
+    other[100, 0] += 1
+    assert fingerprint(make(values)) == fingerprint(make(values.copy()))
+    assert fingerprint(make(values)) != fingerprint(make(other))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 
 import anndata as ad
@@ -367,3 +368,8 @@ def test_dimensions_that_the_cells_do_not_span_are_zero(planted: AnnData) -> Non
         tl.gene2vec(planted, min_detected=1.0)
     with pytest.raises(ValueError, match="method must be one of"):
         tl.gene2vec(planted, method="pca")
+
+
+def test_the_estimators_defaults_are_those_of_the_function() -> None:
+    defaults = {name: p.default for name, p in inspect.signature(tl.gene2vec).parameters.items()}
+    assert {name: defaults[name] for name in private.SKIP_GRAM} == private.SKIP_GRAM

@@ -446,6 +446,25 @@ def test_donors_with_their_own_class_mix_help_a_split_by_cells() -> None:
     assert score["A"] > score["B"] > score["C"] + 0.05
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["is_synthetic", "plain copies"])
+def test_copies_that_are_there_already_are_left_out_of_the_gap(clean: AnnData, known: bool) -> None:
+    oversampled = clean.copy()
+    oversampled.obs["split"] = "train"
+    sb.pp.balance(oversampled, "cd49d", method="oversample")
+    by_random_cells(oversampled)
+    if not known:
+        del oversampled.obs["is_synthetic"]
+    found, expected = (audit(adata, gap=True, n_repeats=1).gap for adata in (oversampled, clean.copy()))
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_smoted_cells_are_left_out_of_the_gap(clean: AnnData) -> None:
+    adata = clean.copy()
+    sb.pp.balance(adata, "cd49d", method="smote")
+    found, expected = (audit(a, gap=True, n_repeats=1).gap for a in (adata, clean.copy()))
+    pd.testing.assert_frame_equal(found, expected)
+
+
 def test_gap_without_donors_has_two_rows(clean: AnnData) -> None:
     adata = clean[:300].copy()
     report = leakage_audit(adata, donor_key=None, n_repeats=1)

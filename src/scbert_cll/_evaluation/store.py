@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -67,7 +70,7 @@ class FoldStore:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash of arrays and plain values; of objects what they say of themselves, less where they lie in memory."""
+    """Hash of arrays and plain values; of other objects what they say of themselves, less where they lie in memory."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype != object:
@@ -81,6 +84,13 @@ def fingerprint(*parts: Any) -> str:
 def _told(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return fingerprint(value) if value.dtype != object else value.tolist()
+    if isinstance(value, AnnData):
+        return [value.obs_names.tolist(), value.var_names.tolist(), _told(value.X)]
+    if sparse.issparse(value):
+        csr = sparse.csr_matrix(value)
+        return [list(csr.shape), *(fingerprint(part) for part in (csr.data, csr.indices, csr.indptr))]
+    if isinstance(value, pd.DataFrame | pd.Series):
+        return [np.shape(value), fingerprint(pd.util.hash_pandas_object(value).to_numpy())]
     if isinstance(value, np.generic):
         return value.item()
     if hasattr(value, "get_params"):

@@ -256,6 +256,14 @@ def of_genes(adata: AnnData, genes: pd.Index) -> AnnData:
     return adata[:, genes]
 
 
+def bare(adata: AnnData) -> AnnData:
+    """Raw counts (CSR float32, a copy) under the cells' and genes' names, nothing else."""
+    cells = AnnData(sparse.csr_matrix(_checks.counts(adata, None), dtype=np.float32, copy=True))
+    cells.obs.index = adata.obs_names.copy()
+    cells.var.index = adata.var_names.copy()
+    return cells
+
+
 def sum_to_one(proba: np.ndarray) -> np.ndarray:
     """Probabilities in double precision: float32 rows sum to one only as exactly as float32 can."""
     proba = np.asarray(proba, dtype=np.float64)

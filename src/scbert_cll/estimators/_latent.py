@@ -12,8 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from scbert_cll import _checks
-from scbert_cll.estimators._base import CellEstimator, OnRows, examples, of_genes, sum_to_one
+from scbert_cll.estimators._base import CellEstimator, OnRows, bare, examples, of_genes, sum_to_one
 from scbert_cll.estimators._inner import Searched
 
 _LABEL, _UNLABELLED = "label", "unlabelled"
@@ -65,11 +64,11 @@ class SCVILogistic(OnRows):
     ) -> Self:
         """Train scVI on all cells, then learn from the labelled ones."""
         examples(adata, y, groups)  # before minutes of training
-        self.network_ = _scvi().train_scvi(_bare(adata), max_epochs=self.max_epochs, seed=self.rng)
+        self.network_ = _scvi().train_scvi(bare(adata), max_epochs=self.max_epochs, seed=self.rng)
         return super().fit(adata, y, groups, sample_weight)
 
     def _rows(self, adata: AnnData) -> np.ndarray:
-        return np.asarray(_scvi().latent(self.network_, _bare(adata)))
+        return np.asarray(_scvi().latent(self.network_, bare(adata)))
 
     def _classifier(self) -> Any:
         model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
@@ -90,23 +89,23 @@ class SCANVIClassifier(CellEstimator):
         names = np.full(adata.n_obs, _UNLABELLED, dtype=object)
         names[known.rows] = known.codes.astype(str)
         self.network_ = _scvi().train_scanvi(
-            _bare(adata, names), _LABEL, _UNLABELLED, max_epochs=self.max_epochs, seed=self.rng
+            _labelled(adata, names), _LABEL, _UNLABELLED, max_epochs=self.max_epochs, seed=self.rng
         )
         return self
 
     def predict_proba(self, adata: AnnData) -> np.ndarray:
         """Probability of each class (cells × ``classes_``)."""
         check_is_fitted(self, "network_")
-        cells = _bare(of_genes(adata, self.genes_), np.full(adata.n_obs, _UNLABELLED, dtype=object))
+        cells = _labelled(of_genes(adata, self.genes_), np.full(adata.n_obs, _UNLABELLED, dtype=object))
         found = _scvi().class_probabilities(self.network_, cells)
         return sum_to_one(found[[str(code) for code in range(len(self.classes_))]].to_numpy())
 
 
-def _bare(adata: AnnData, labels: np.ndarray | None = None) -> AnnData:
-    """Counts under the cells' and genes' names: scvi-tools writes to what it is given."""
-    counts = _checks.counts(adata, None).astype(np.float32)
-    obs = pd.DataFrame({} if labels is None else {_LABEL: pd.Categorical(labels)}, index=adata.obs_names)
-    return AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
+def _labelled(adata: AnnData, labels: np.ndarray) -> AnnData:
+    """The cells with a column of labels: scvi-tools writes to what it is given."""
+    cells = bare(adata)
+    cells.obs[_LABEL] = pd.Categorical(labels)
+    return cells
 
 
 def _scvi() -> Any:

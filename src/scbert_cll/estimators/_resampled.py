@@ -97,10 +97,14 @@ class Resampled(CellEstimator):
         new.varm.update(adata.varm)
         new.uns.update(adata.uns)
         method = cast("Any", self.method)
-        neighbours = max(1, min(_NEIGHBOURS, smallest - 1))
-        pp.balance(new, _LABEL, method=method, split_key=_PART, k_neighbors=neighbours, rng=self.rng)
+        pp.balance(new, _LABEL, method=method, split_key=_PART, k_neighbors=smote_neighbours(smallest), rng=self.rng)
         del cast("pd.DataFrame", new.obs)[_PART]
         return new
+
+
+def smote_neighbours(n_cells: int) -> int:
+    """How many of its own class a cell of the smallest one, of so many cells, can be paired with."""
+    return max(1, min(_NEIGHBOURS, n_cells - 1))
 
 
 def donors_of_all(donors: pd.Series, groups: pd.Series | None) -> pd.Series:

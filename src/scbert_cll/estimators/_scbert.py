@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._evaluation.folds import inner_folds
-from scbert_cll.estimators._base import CellEstimator, examples, of_genes, sum_to_one
-from scbert_cll.estimators._resampled import donors_of_all
+from scbert_cll.estimators._base import CellEstimator, bare, examples, of_genes, sum_to_one
+from scbert_cll.estimators._resampled import donors_of_all, smote_neighbours
 
 Balance = Literal["none", "weights", "oversample", "undersample", "smote"]
 Binning = Literal["log2", "uniform", "quantile", "gene_quantile"]
@@ -28,14 +28,6 @@ _VECTORS_OF_CELLS: Final = ("svd", "gene2vec", "shuffled")
 _GENES: Final = ("svd", "gene2vec", "shuffled", "learned", "sinusoidal", "none")
 _VALIDATION: Final = 5  # a fifth of the training donors, where a validation is needed
 _LABEL, _DONOR, _PROTEIN = "label", "donor", "protein"
-_VECTORS: Final = {
-    "n_dims": 200,
-    "n_neighbors": 10,
-    "min_detected": 0.05,
-    "cells_per_metacell": 1,
-    "n_metacells": 2000,
-    "epochs": 20,
-}
 
 
 class ScBERTEstimator(CellEstimator):
@@ -132,18 +124,21 @@ class ScBERTEstimator(CellEstimator):
         adata
             All cells of the training donors, raw counts in ``X``.
         y
-            Class of each cell; missing where it is unlabelled, which pretraining may use.
+            Class of each cell; missing where it is unlabelled. Cells without one serve the gene vectors, the proteins' levels and pretraining.
         groups
             Donor of each cell.
 
         Raises
         ------
         ValueError
-            Fewer than two classes have a training cell, or a parameter is out of range.
+            No cell has a class, or a parameter is out of range. With cells of one class only, this class is all that is predicted.
         """
         self._check()
         known = examples(adata, y, groups)
         self.genes_, self.classes_ = adata.var_names, known.classes
+        self.members_: list[Any] = []
+        if len(self.classes_) == 1:
+            return self
         cells = self._cells(adata, y, groups, known)
         with _quiet():
             self.members_ = [self._member(cells, self.rng + i) for i in range(self.n_members)]
@@ -173,11 +168,13 @@ class ScBERTEstimator(CellEstimator):
             Cells with raw counts in ``X``; genes in any order.
         """
         check_is_fitted(self, "members_")
-        cells = _bare(of_genes(adata, self.genes_))
+        cells = bare(of_genes(adata, self.genes_))
+        names = ("joined", *self.parts)
+        if not self.members_:
+            return [np.ones((cells.n_obs, 1)) for _ in names]
         pp.bin_expression(cells, edges=self.members_[0].binning)
         with _quiet():
             found = [member.predict_parts(cells) for member in self.members_]
-        names = ("joined", *self.parts)
         return [sum_to_one(np.mean([getattr(member, name) for member in found], axis=0)) for name in names]
 
     def _check(self) -> None:
@@ -190,14 +187,16 @@ class ScBERTEstimator(CellEstimator):
 
     def _cells(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, known: Any) -> AnnData:
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
-        cells = _bare(adata)
+        cells = bare(adata)
         if self.protein_key is not None and self.protein_key in adata.obsm:
             cells.obsm[_PROTEIN] = _checks.protein_counts(adata, self.protein_key)
         cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), known.classes)
         cells.obs[_DONOR] = "one" if groups is None else groups.astype(str).to_numpy()
         cells.obs[_keys.SPLIT] = self._split(cells, known)
         if self.balance != "none":
-            pp.balance(cells, _LABEL, method=self.balance, rng=self.rng)
+            trains = np.flatnonzero(cells.obs[_keys.SPLIT] == _keys.TRAIN)
+            fewest = int(cells.obs[_LABEL].iloc[trains].value_counts().min())
+            pp.balance(cells, _LABEL, method=self.balance, k_neighbors=smote_neighbours(fewest), rng=self.rng)
             cells.obs[_DONOR] = donors_of_all(pd.Series(cells.obs[_DONOR]), groups)
         pp.bin_expression(cells, method=self.binning, fit_on=_keys.SPLIT)
         if self.gene_embedding in _VECTORS_OF_CELLS:
@@ -224,7 +223,7 @@ class ScBERTEstimator(CellEstimator):
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)
         if self.gene_embedding == "gene2vec":
             donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
-            found, _ = co_expression_vectors(counts, cells.var_names, donors, dict(_VECTORS), rng)
+            found, _ = co_expression_vectors(counts, cells.var_names, donors, {}, rng)
         else:
             network = dict(self.network or {})
             n_dims = network.get("n_hidden", 200 if network.get("preset") == "scbert" else 32)
@@ -266,10 +265,10 @@ class ScBERTEstimator(CellEstimator):
 
     def _corpus(self, cells: AnnData, extra: AnnData) -> AnnData:
         """The training cells and the further ones, which train, too."""
-        more = pp.align_genes(_bare(extra), list(cells.var_names))
-        more = _bare(more[_checks.counts(more, None).sum(axis=1).A1 > 0])
+        more = pp.align_genes(bare(extra), list(cells.var_names))
+        more = bare(more[_checks.counts(more, None).sum(axis=1).A1 > 0])
         more.obs[_keys.SPLIT] = _keys.TRAIN
-        own = _bare(cells)  # without labels and proteins
+        own = bare(cells)  # without labels and proteins
         own.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)
         corpus = ad.concat({"own": own, "extra": more}, index_unique="-")
         pp.bin_expression(corpus, edges=cells.uns[_keys.BINNED])
@@ -310,18 +309,10 @@ def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
 
     Returns
     -------
-    Unfitted estimators. Each differs from ``"scbert"`` in one thing. What the network and the linear part of each do alone is shown with them.
+    Unfitted estimators. Each differs from ``"scbert"`` in one thing (early stopping brings a limit of 30 epochs). What the network and the linear part of each do alone is shown with them.
     """
     arms = {name: ScBERTEstimator(**choices) for name, choices in ARMS.items()}
     return arms | {"scbert_without_gene": ScBERTEstimator(exclude_genes=[gene])}
-
-
-def _bare(adata: AnnData) -> AnnData:
-    """Counts and names, nothing else."""
-    cells = AnnData(sparse.csr_matrix(_checks.counts(adata, None), dtype=np.float32, copy=True))
-    cells.obs.index = adata.obs_names.copy()
-    cells.var.index = adata.var_names.copy()
-    return cells
 
 
 @contextmanager

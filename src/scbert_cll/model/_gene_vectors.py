@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+SKIP_GRAM: Final[dict[str, Any]] = {
+    "n_dims": 200,
+    "n_neighbors": 10,
+    "min_detected": 0.05,
+    "cells_per_metacell": 1,
+    "n_metacells": 2000,
+    "epochs": 20,
+}
 _MIN_DF = 10  # a correlation over fewer independent metacells is noise
 _N_COMPONENTS = 20
 _BLOCK = 1024  # rows of the gene-by-gene correlation that exist at one time
@@ -44,13 +53,13 @@ def principal_vectors(
 
 
 def co_expression_vectors(
-    counts: sparse.csr_matrix, names: pd.Index, donors: np.ndarray, params: dict[str, Any], rng: np.random.Generator
+    counts: sparse.csr_matrix, names: pd.Index, donors: np.ndarray, params: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Counts to metacells to pairs to vectors, indexed by gene name, and how many there were of each.
 
-    `params` are those of :func:`scbert_cll.tl.gene2vec`: n_dims, n_neighbors, min_detected, cells_per_metacell,
-    n_metacells, epochs; `donors` are codes.
+    `params` are those of :func:`scbert_cll.tl.gene2vec`, by default `SKIP_GRAM`; `donors` are codes.
     """
+    params = SKIP_GRAM | dict(params)
     n_cells = counts.shape[0]
     detected = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / n_cells
     genes = np.flatnonzero((detected >= params["min_detected"]) & (detected > 0))

@@ -138,6 +138,8 @@ def cross_validate(
     """
     task = _task(adata, labels_key, donor_key, layer, protein_key)
     _check(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, metrics=metrics, n_bootstrap=n_bootstrap)
+    _checks.number_in(positive_from, "positive_from", 0, 100)
+    _checks.number_in(rng, "rng", 0, np.inf, whole=True)
     chosen = _models(models, gene)
     parts = folds.outer_folds(task.codes, task.groups, scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, seed=rng)
     _no_twins(task, parts)
