@@ -92,7 +92,7 @@ def _agreement(found: pd.DataFrame) -> dict[str, object]:
 def _no_correlation(found: pd.DataFrame) -> str:
     """Why percentages cannot be correlated; nothing where they can."""
     if len(found) < _FEWEST_DONORS:
-        return f"fewer than {_FEWEST_DONORS} donors, {len(found)}" if len(found) else "no donors"
+        return f"{len(found)} donor{'s' * (len(found) > 1)}, fewer than {_FEWEST_DONORS}" if len(found) else "no donors"
     same = [side for side in ("observed", "predicted") if found[side].nunique() == 1]
     return f"every donor has the same {same[0]} percentage" if same else ""
 
