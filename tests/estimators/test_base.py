@@ -13,8 +13,9 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.svm import LinearSVC
 
 import scbert_cll as sb
@@ -57,6 +58,29 @@ def test_classifier_sees_labelled_cells_as_log2_and_donors_as_groups(train):
     pairs = {*zip(seen["groups"], train.obs["donor"][labelled], strict=True)}
     assert len(pairs) == train.obs["donor"].nunique() == len(set(seen["groups"]))
     assert seen["random_state"] == 7
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_search_that_splits_by_groups_is_told_the_donors(train, piped):
+    seen = []
+
+    class ByDonor(GroupKFold):
+        def split(self, X, y=None, groups=None):
+            seen.append(groups)
+            return super().split(X, y, groups)
+
+    search = GridSearchCV(logistic(), {"C": [0.01, 0.1]}, cv=ByDonor(3))
+    OnMatrix(make_pipeline(MaxAbsScaler(), search) if piped else search).fit(
+        train, train.obs["label"], train.obs["donor"]
+    )
+    labelled = train.obs["label"].notna()
+    assert seen
+    assert all(len(set(groups)) == train.obs["donor"][labelled].nunique() for groups in seen)
+
+
+def test_a_search_that_splits_rows_is_not(train):
+    search = GridSearchCV(logistic(), {"C": [0.01, 0.1]}, cv=3)  # a warning if groups came along
+    OnMatrix(search).fit(train, train.obs["label"], train.obs["donor"])
 
 
 def test_tokens_are_those_of_bin_expression(train):

@@ -167,7 +167,8 @@ class OnMatrix(OnRows):
     Parameters
     ----------
     estimator
-        A scikit-learn classifier or pipeline with ``predict_proba``. If its ``fit`` takes `groups`, it is given the donors.
+        A scikit-learn classifier or pipeline with ``predict_proba``. If its ``fit`` takes `groups`, it is given the donors; so is a
+        search whose ``cv`` splits by groups, e.g. ``GridSearchCV(…, cv=GroupKFold(3))``.
     features
         ``log2``: log2(1 + 10,000 c / N), with counts c and a cell's total N; ``tokens``: scBERT's tokens of it, 0 to 5
         (:func:`~scbert_cll.pp.bin_expression`).

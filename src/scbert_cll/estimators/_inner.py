@@ -141,4 +141,10 @@ def accepted(estimator: Any, **given: np.ndarray | None) -> dict[str, np.ndarray
     if isinstance(estimator, Pipeline):
         name, last = estimator.steps[-1]
         return {f"{name}__{argument}": value for argument, value in accepted(last, **given).items()}
-    return {name: v for name, v in given.items() if v is not None and has_fit_parameter(estimator, name)}
+    return {name: v for name, v in given.items() if v is not None and _takes(estimator, name)}
+
+
+def _takes(estimator: Any, argument: str) -> bool:
+    """Whether its fit has the argument; a search passes groups on to splitters that are told by groups, and only to these."""
+    by_groups = argument == "groups" and hasattr(getattr(estimator, "cv", None), "set_split_request")
+    return by_groups or has_fit_parameter(estimator, argument)
