@@ -24,15 +24,16 @@ TITLES = {
     "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score (lower is better)",
 }
+LOWER = ("brier",)
 OURS = ("scbert", "scbert_network", "scbert_linear")
 
 
 def write_tables(results: Path, out: Path) -> None:
     found = {name: results / name for name in SETS if (results / name / "summary.csv").exists()}
     lines = []
-    for metric in ("macro_f1", "auroc"):
+    for metric in ("macro_f1", "auroc", "brier"):
         lines += [
-            f"**{TITLES[metric]}**, estimate and 95 % interval (range over donors where there are two)",
+            f"**{TITLES[metric]}**: estimate, and 95 % interval (range over donors where there are two)",
             "",
             *_overview(found, metric),
             "",
@@ -44,6 +45,9 @@ def write_tables(results: Path, out: Path) -> None:
     ablations = sorted(path for path in results.glob("*_ablations") if (path / "summary.csv").exists())
     for path in ablations:
         lines += [f"**Ablations, {SETS[path.name.removesuffix('_ablations')]}**", "", *_ablations(path), ""]
+    targets = results.parent / "targets.csv"
+    if targets.exists():
+        lines += ["**Other things to learn from, on inner folds** (macro-F1 / AUROC)", "", *_targets(targets), ""]
     notes = {json.loads((path / "run.json").read_text()).get("note") for path in found.values()} - {None}
     lines += [*(f"† {note}." for note in sorted(notes)), ""] if notes else []
     lines += ["**How it was run**", "", *_runs(results), ""]
@@ -76,7 +80,8 @@ def _overview(found: dict[str, Path], metric: str) -> list[str]:
     }
     models = list(dict.fromkeys(model for table in tables.values() for model in table.index))
     mean = pd.DataFrame({name: table["estimate"] for name, table in tables.items()}).mean(axis=1, skipna=False)
-    models.sort(key=lambda model: -np.inf if np.isnan(mean[model]) else -mean[model])
+    best_of = -1 if metric in LOWER else 1
+    models.sort(key=lambda model: -np.inf if np.isnan(mean[model]) else -best_of * mean[model])
     rows = []
     for model in models:
         cells = []
@@ -85,7 +90,7 @@ def _overview(found: dict[str, Path], metric: str) -> list[str]:
                 cells.append("")
                 continue
             row = table.loc[model]
-            best = row["estimate"] >= table["estimate"].max() - 5e-4
+            best = best_of * row["estimate"] >= (best_of * table["estimate"]).max() - 5e-4
             value = _number(row["estimate"])
             cells.append((f"**{value}**" if best else value) + _interval(row))
         rows.append([f"**{model}**" if model in OURS else model, *cells, _number(mean[model])])
@@ -138,6 +143,21 @@ def _ablations(path: Path) -> list[str]:
         rows.append([arm, *(_number(wide[m][arm]) for m in wide), *alone])
     rows.append(["logistic_l2", *(_number(wide[m]["logistic_l2"]) for m in wide), "", ""])
     return _table(["arm", "macro-F1", "AUROC", "network alone: macro-F1", "AUROC"], rows)
+
+
+def _targets(path: Path) -> list[str]:
+    """The arms of benchmarks/targets.py: one row each, whole and network alone, one column per set."""
+    found = pd.read_csv(path)
+    sets = list(dict.fromkeys(found["set"]))
+    names = [name for name in dict.fromkeys(found["model"]) if not name.endswith("_linear")]
+    names.sort(key=lambda name: (name.endswith("_network"), name))
+    rows = []
+    for name in ["scbert_linear", *names]:
+        own = found[found["model"] == name].set_index("set")
+        cells = [f"{_number(own['macro_f1'][s])} / {_number(own['auroc'][s])}" if s in own.index else "" for s in sets]
+        rows.append([name, *cells])
+    sizes = found.groupby("set")["n_cells"].first()
+    return _table(["arm", *(f"{s} ({sizes[s]:,} cells)" for s in sets)], rows)
 
 
 def _runs(results: Path) -> list[str]:
