@@ -48,8 +48,6 @@ def write_tables(results: Path, out: Path) -> None:
     targets = results.parent / "targets.csv"
     if targets.exists():
         lines += ["**Other things to learn from, on inner folds** (macro-F1 / AUROC)", "", *_targets(targets), ""]
-    notes = {json.loads((path / "run.json").read_text()).get("note") for path in found.values()} - {None}
-    lines += [*(f"† {note}." for note in sorted(notes)), ""] if notes else []
     lines += ["**How it was run**", "", *_runs(results), ""]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines), encoding="utf-8")
@@ -98,10 +96,10 @@ def _overview(found: dict[str, Path], metric: str) -> list[str]:
 
 
 def _title(name: str, path: Path) -> str:
-    """The set, with a dagger where the run has a note, and its number of cells where not all were taken."""
+    """The set, and its number of cells where not all were taken."""
     run = json.loads((path / "run.json").read_text())
     part = f" ({run['n_labelled']:,} cells)" if "cells)" in run["title"] else ""
-    return SETS[name] + part + (" †" if run.get("note") else "")
+    return SETS[name] + part
 
 
 def _differences(found: dict[str, Path]) -> list[str]:
