@@ -1,4 +1,4 @@
-"""Other things to learn from than the class: ordered levels within it, levels alone, donors balanced, donors unlearned.
+"""Other things to learn from than the class: ordered levels within it, levels alone, donors balanced, donors unlearned; and more width.
 
     python benchmarks/targets.py --data ../shared/data
     python benchmarks/targets.py --sets toy --models scbert donors_balanced
@@ -157,6 +157,7 @@ def models(data: Set, marker: str, asked: list[str]) -> dict[str, Any]:
     column = list(data.adata.obsm[PROTEIN].columns).index(marker)
     known: dict[str, Any] = {
         "scbert": ScBERT(),
+        "wide": ScBERT(network={"n_hidden": 64}),
         "ordered_levels": type("OrderedLevels", (OrderedLevels,), {"column": column})(),  # clones keep it
         "levels_only": LevelsOnly(),
         "donors_balanced": DonorsBalanced(),
@@ -190,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
     parser.add_argument("--sets", nargs="+", default=["bmmc", "toy", "TIGIT", "CD127"], choices=list(MARKERS))
-    names = ["scbert", "ordered_levels", "levels_only", "donors_balanced", "donors_unlearned"]
+    names = ["scbert", "wide", "ordered_levels", "levels_only", "donors_balanced", "donors_unlearned"]
     parser.add_argument("--models", nargs="+", default=names, choices=names)
     parser.add_argument("--cells", type=int, default=600)
     parser.add_argument("--checkpoint", type=Path, default=HERE / "cache" / "targets")
