@@ -147,7 +147,7 @@ def _split(adata: AnnData, options: Options, report: Report) -> None:
         _validate_within_train(adata, options.seed)
         held = _obs(adata).loc[_obs(adata)[_keys.SPLIT] == _keys.TEST, donor_key].iloc[0]
         report.say(
-            f"Split by donor: two donors, {held} is held out; a fifth of the other's cells only decides when to stop."
+            f"Split by donor: two donors, {held} is held out; a fifth of the other's cells only decides when pretraining stops and how strong the linear part's penalty is."
         )
     else:
         sc_cll.pp.split_donors(adata, donor_key, unit="cell", **common)
