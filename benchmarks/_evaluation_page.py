@@ -166,7 +166,7 @@ def _runs(results: Path) -> list[str]:
         unit = {"donor": "donors", "cell": "cells (one donor)"}[run["unit"]]
         rows.append(
             [
-                run["title"],
+                run["title"] + ", ablations" * path.parent.name.endswith("_ablations"),
                 f"{run['n_labelled']:,} × {run['n_genes']:,}",
                 p["scheme"] if p["scheme"] == "leave_one_donor_out" else f"{p['scheme']}, {p['n_splits']} folds",
                 str(p["n_repeats"]),
