@@ -321,7 +321,7 @@ def test_one_donor_or_none_draws_cells_and_says_what_that_means(n_donors):
     assert "speaks of other cells of this donor, not of other patients" in summary["note"]
     assert summary["low"] < summary["estimate"] < summary["high"]
     assert len(made.tables["donors"]) == 4 * n_donors
-    assert made.tables["agreement"]["note"].str.contains("donors").all()
+    assert made.tables["agreement"]["note"].str.contains("donor").all()
 
 
 def test_cells_are_drawn_within_their_class():
