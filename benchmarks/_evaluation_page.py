@@ -45,6 +45,8 @@ def write_tables(results: Path, out: Path) -> None:
     ablations = sorted(path for path in results.glob("*_ablations") if (path / "summary.csv").exists())
     for path in ablations:
         lines += [f"**Ablations, {SETS[path.name.removesuffix('_ablations')]}**", "", *_ablations(path), ""]
+    for path in sorted(path for path in results.glob("*_optional") if (path / "summary.csv").exists()):
+        lines += [f"**scVI and scANVI, {SETS[path.name.removesuffix('_optional')]}**", "", *_optional(path), ""]
     targets = results.parent / "targets.csv"
     if targets.exists():
         lines += ["**Other things to learn from, on inner folds** (macro-F1 / AUROC)", "", *_targets(targets), ""]
@@ -143,6 +145,17 @@ def _ablations(path: Path) -> list[str]:
     return _table(["arm", "macro-F1", "AUROC", "network alone: macro-F1", "AUROC"], rows)
 
 
+def _optional(path: Path) -> list[str]:
+    summary = pd.read_csv(path / "summary.csv")
+    rows = []
+    for model in dict.fromkeys(summary["model"]):
+        own = summary[summary["model"] == model].set_index("metric")
+        rows.append(
+            [model, *(_number(own["estimate"][m]) + _interval(own.loc[m]) for m in ("macro_f1", "auroc", "brier"))]
+        )
+    return _table(["model", "macro-F1", "AUROC", "Brier score"], rows)
+
+
 def _targets(path: Path) -> list[str]:
     """The arms of benchmarks/targets.py: one row each, whole and network alone, one column per set."""
     found = pd.read_csv(path)
@@ -158,6 +171,11 @@ def _targets(path: Path) -> list[str]:
     return _table(["arm", *(f"{s} ({sizes[s]:,} cells)" for s in sets)], rows)
 
 
+def _part(folder: str) -> str:
+    """What a folder of results holds beside the main table."""
+    return next((f", {part}" for part in ("ablations", "optional") if folder.endswith(f"_{part}")), "")
+
+
 def _runs(results: Path) -> list[str]:
     rows = []
     for path in sorted(results.glob("*/run.json")):
@@ -166,7 +184,7 @@ def _runs(results: Path) -> list[str]:
         unit = {"donor": "donors", "cell": "cells (one donor)"}[run["unit"]]
         rows.append(
             [
-                run["title"] + ", ablations" * path.parent.name.endswith("_ablations"),
+                run["title"] + _part(path.parent.name),
                 f"{run['n_labelled']:,} × {run['n_genes']:,}",
                 p["scheme"] if p["scheme"] == "leave_one_donor_out" else f"{p['scheme']}, {p['n_splits']} folds",
                 str(p["n_repeats"]),
