@@ -28,11 +28,11 @@ from mudata import MuData, read_h5mu
 import scbert_cll as sc_cll
 from scbert_cll import _baselines, _checks, _keys
 from scbert_cll._report import Report
+from scbert_cll.model._base import width
 from scbert_cll.pp import _protein
 
 _PRETRAIN_EPOCHS = 10
 _PROTEIN = "protein"
-_WIDTH = 32  # of the small network
 _WIDE_PANEL = 12  # proteins from which the centred log-ratio within a cell is steady
 
 
@@ -192,7 +192,7 @@ def _bin(adata: AnnData, options: Options, report: Report) -> AnnData:
 
 
 def _train(adata: AnnData, corpus: AnnData, options: Options, report: Report) -> tuple[Any, Any]:
-    sc_cll.tl.gene2vec(corpus, n_dims=_WIDTH, min_detected=0.0, rng=options.seed)
+    sc_cll.tl.gene2vec(corpus, n_dims=width(), min_detected=0.0, rng=options.seed)
     common: dict[str, Any] = {"accelerator": options.accelerator, "rng": options.seed}
     pretrained = sc_cll.tl.pretrain(corpus, max_epochs=options.max_epochs or _PRETRAIN_EPOCHS, **common)
     best = {name: float(frame.iloc[:, 0].max()) for name, frame in pretrained.history.items() if "accuracy" in name}

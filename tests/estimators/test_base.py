@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.metrics import brier_score_loss, roc_auc_score
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.svm import LinearSVC
@@ -79,8 +79,16 @@ def test_a_search_that_splits_by_groups_is_told_the_donors(train, piped):
 
 
 def test_a_search_that_splits_rows_is_not(train):
-    search = GridSearchCV(logistic(), {"C": [0.01, 0.1]}, cv=3)  # a warning if groups came along
+    seen = []
+
+    class ByRow(KFold):
+        def split(self, X, y=None, groups=None):
+            seen.append(groups)
+            return super().split(X, y, groups)
+
+    search = GridSearchCV(logistic(), {"C": [0.01, 0.1]}, cv=ByRow(3))
     OnMatrix(search).fit(train, train.obs["label"], train.obs["donor"])
+    assert seen == [None] * len(seen) != []
 
 
 def test_tokens_are_those_of_bin_expression(train):

@@ -98,3 +98,8 @@ def test_two_that_print_alike_are_told_apart_by_their_values(make) -> None:
     other[100, 0] += 1
     assert fingerprint(make(values)) == fingerprint(make(values.copy()))
     assert fingerprint(make(values)) != fingerprint(make(other))
+
+
+def test_columns_count_by_their_names() -> None:
+    table = pd.DataFrame({"a": [1.0], "b": [2.0]})
+    assert fingerprint([table]) != fingerprint([table.set_axis(["b", "a"], axis=1)])

@@ -90,7 +90,8 @@ def _told(value: Any) -> Any:
         csr = sparse.csr_matrix(value)
         return [list(csr.shape), *(fingerprint(part) for part in (csr.data, csr.indices, csr.indptr))]
     if isinstance(value, pd.DataFrame | pd.Series):
-        return [np.shape(value), fingerprint(pd.util.hash_pandas_object(value).to_numpy())]
+        names = list(value.columns) if isinstance(value, pd.DataFrame) else value.name
+        return [names, fingerprint(pd.util.hash_pandas_object(value).to_numpy())]
     if isinstance(value, np.generic):
         return value.item()
     if hasattr(value, "get_params"):

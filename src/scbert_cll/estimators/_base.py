@@ -257,9 +257,9 @@ def of_genes(adata: AnnData, genes: pd.Index) -> AnnData:
     return adata[:, genes]
 
 
-def bare(adata: AnnData) -> AnnData:
+def bare(adata: AnnData, layer: str | None = None) -> AnnData:
     """Raw counts (CSR float32, a copy) under the cells' and genes' names, nothing else."""
-    cells = AnnData(sparse.csr_matrix(_checks.counts(adata, None), dtype=np.float32, copy=True))
+    cells = AnnData(sparse.csr_matrix(_checks.counts(adata, layer), dtype=np.float32, copy=True))
     cells.obs.index = adata.obs_names.copy()
     cells.var.index = adata.var_names.copy()
     return cells

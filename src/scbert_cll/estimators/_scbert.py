@@ -217,6 +217,7 @@ class ScBERTEstimator(CellEstimator):
 
     def _vectors(self, cells: AnnData) -> np.ndarray:
         """Co-expression vectors of the genes, from the cells that train."""
+        from scbert_cll.model._base import width
         from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors  # gensim takes seconds
 
         train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
@@ -225,8 +226,7 @@ class ScBERTEstimator(CellEstimator):
             donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
             found, _ = co_expression_vectors(counts, cells.var_names, donors, {}, rng)
         else:
-            network = dict(self.network or {})
-            n_dims = network.get("n_hidden", 200 if network.get("preset") == "scbert" else 32)
+            n_dims = width(**dict(self.network or {}))
             found = principal_vectors(counts, cells.var_names, n_dims=n_dims, seed=self.rng)
         if self.gene_embedding == "shuffled":
             found = found.set_axis(rng.permutation(found.index), axis=0)

@@ -57,6 +57,12 @@ _CHOICES: Final = {name: list(get_args(kind)) for name, kind in get_type_hints(C
 _COUNTS: Final = {"n_hidden", "n_layers", "n_heads", "dim_head", "n_feedforward", "n_background"}
 
 
+def width(*, preset: str = "small", **network: Any) -> int:
+    """Width of the network that these choices make."""
+    found: int = (PRESETS.get(preset, {}) | network).get("n_hidden", Config.n_hidden)
+    return found
+
+
 def as_seed(rng: int | np.random.Generator | None) -> int:
     """Draw an integer seed from what users pass as `rng`."""
     return int(rng) if isinstance(rng, (int, np.integer)) else int(np.random.default_rng(rng).integers(2**31))

@@ -21,6 +21,7 @@ from scbert_cll._evaluation import duplicates, folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
+from scbert_cll.estimators._base import bare
 
 _PROTEIN = "protein"  # where estimators look for it
 _VERSION = scbert_cll.__version__
@@ -212,11 +213,9 @@ def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | N
     groups = None
     if donor_key is not None:
         groups = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str).to_numpy()
-    counts = _checks.counts(adata, layer)
-    _checks.no_empty_cells(counts.sum(axis=1).A1, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
-    cells = AnnData(sparse.csr_matrix(counts, dtype=np.float32, copy=True))
-    cells.obs.index = adata.obs_names.copy()
-    cells.var.index = adata.var_names.copy()
+    cells = bare(adata, layer)
+    totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
+    _checks.no_empty_cells(totals, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
     if protein_key is not None:
         cells.obsm[_PROTEIN] = _checks.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)

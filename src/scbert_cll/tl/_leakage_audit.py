@@ -156,7 +156,9 @@ def leakage_audit(
     findings, named = _findings(adata, cells, log, donor, near_duplicate_alpha, generator)
     report = LeakageReport(check.table(findings), cells=named)
     if label is not None:
-        report.gap = _gap(log, _originals(adata, matrix), label, donor, n_repeats, generator)
+        known = label.notna() if donor is None else label.notna() & donor.notna()
+        rows = _originals(adata, matrix, np.flatnonzero(known))
+        report.gap = _gap(log, rows, label, donor, n_repeats, generator)
         report.findings = check.table([*findings, check.gap(report.gap)])
     params: dict[str, Any] = {"split_key": split_key, "donor_key": donor_key or "none", "labels_key": labels_key}
     params |= {"layer": layer or "X", "near_duplicate_alpha": float(near_duplicate_alpha), "gap": gap}
@@ -177,10 +179,10 @@ def _synthetic(adata: AnnData) -> np.ndarray | None:
     return adata.obs[_keys.IS_SYNTHETIC].isin([True]).to_numpy() if _keys.IS_SYNTHETIC in adata.obs else None
 
 
-def _originals(adata: AnnData, matrix: sparse.csr_matrix) -> np.ndarray:
-    """Rows that are cells: none that is known to be added, and of equal profiles the first."""
+def _originals(adata: AnnData, matrix: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
+    """Those of the rows that are cells: none that is known to be added, and of equal profiles the first."""
     synthetic = _synthetic(adata)
-    rows = np.arange(adata.n_obs) if synthetic is None else np.flatnonzero(~synthetic)
+    rows = rows if synthetic is None else rows[~synthetic[rows]]
     _, first = np.unique(duplicates.profile_hashes(matrix[rows]), return_index=True)
     return rows[np.sort(first)]
 
@@ -260,12 +262,10 @@ def _gap(
     n_repeats: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """The three ways, on those of the rows that have a label and, where there are donors, a donor."""
-    known = label.notna() if donor is None else label.notna() & donor.notna()
-    use = rows[known.to_numpy()[rows]]
-    y = pd.factorize(label.iloc[use])[0]
-    codes = None if donor is None else pd.factorize(donor.iloc[use])[0]
-    return audit_gap.gap(log[use], y, codes, n_repeats=n_repeats, rng=rng)
+    """The three ways, on rows that have a label and, where there are donors, a donor."""
+    y = pd.factorize(label.iloc[rows])[0]
+    codes = None if donor is None else pd.factorize(donor.iloc[rows])[0]
+    return audit_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=rng)
 
 
 def _record(report: LeakageReport, params: dict[str, Any]) -> dict[str, Any]:
