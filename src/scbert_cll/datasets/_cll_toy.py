@@ -1,4 +1,4 @@
-"""Simulated data with a known truth, to learn the package on and to test it with."""
+"""datasets.cll_toy: CITE-seq of leukaemia with a planted programme."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _keys
-
-__all__ = ["cll_toy"]
 
 # Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per cell).
 # CD5, CD14 and CD19 are left to the proteins: MuData wants no name twice.
