@@ -26,10 +26,13 @@ CV: Final = "cv"
 IN_QUERY: Final = "in_query"
 GENE2VEC: Final = "gene2vec"
 GENE_ATTENTION: Final = "gene_attention"
+GENE_ATTRIBUTION: Final = "gene_attribution"
+PERTURB: Final = "perturb"
 
 # uns
 ALIGN_GENES: Final = "align_genes"
 SCBERT: Final = "scbert"
+SIGNATURE: Final = "signature"
 BALANCE: Final = "balance"
 TRUTH: Final = "truth"
 TRUTH_DONORS: Final = "truth_donors"

@@ -1,0 +1,26 @@
+"""Genes that tell donors, clones, sexes or stressed cells apart whatever is asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+# of a gene's symbol; the first that fits
+_FAMILIES = {
+    "immunoglobulin": r"^IG[HKL][VDJCMGAE]|^IGHD$|^JCHAIN$",
+    "HLA": r"^HLA-",
+    "sex": r"^(XIST|TSIX|RPS4Y[12]|DDX3Y|UTY|KDM5D|EIF1AY|USP9Y|ZFY|NLGN4Y|TMSB4Y|PRKY|SRY|TXLNGY|TTTY\d+)$",
+    "mitochondrial": r"^MT-",
+    "ribosomal": r"^RP[LS]\d+[ALXY]?\d*(L\d*)?$|^RPL?P[012]$|^RPSA$",
+}
+
+
+def family(genes: pd.Index, marker: str | None) -> np.ndarray:
+    """Family of each gene that a signature should be read without, the marker's own gene, or nothing."""
+    names = pd.Series(genes.astype(str))
+    found = pd.Series("", index=names.index)
+    for name, pattern in _FAMILIES.items():
+        found = found.where((found != "") | ~names.str.contains(pattern.replace("(", "(?:")), name)
+    if marker is not None:
+        found = found.where(names != marker, "marker")
+    return found.to_numpy(dtype=object)

@@ -1,0 +1,61 @@
+"""Counts summed per donor and class, brought to one scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+_PRIOR_COUNT = 2.0  # added before the logarithm
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One row per donor and class with enough cells: its log2 sums over the genes, and who it is."""
+
+    log: np.ndarray  # (samples, genes)
+    donor: np.ndarray  # names
+    code: np.ndarray  # of the class
+    n_cells: np.ndarray
+    size_factor: np.ndarray
+
+    def table(self, classes: list[str]) -> pd.DataFrame:
+        """What there is of each sample."""
+        columns = {"donor": self.donor.astype(str), "class": np.array(classes)[self.code], "n_cells": self.n_cells}
+        return pd.DataFrame(columns | {"size_factor": self.size_factor}).rename(index=str)
+
+
+def cells_per_donor(codes: np.ndarray, donors: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """Number of cells, donors × classes."""
+    known = codes >= 0
+    table = pd.crosstab(donors[known], pd.Categorical.from_codes(codes[known], pd.Index(classes)), dropna=False)
+    return table.reindex(columns=classes, fill_value=0).rename_axis(index=None, columns=None)
+
+
+def samples(
+    counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray, kept: pd.DataFrame, classes: list[str]
+) -> Samples:
+    """Sum the counts of each donor and class that `kept` (true/false, donors × classes) names, and scale them."""
+    pairs = [(donor, k) for donor in kept.index for k, name in enumerate(classes) if kept.loc[donor, name]]
+    rows = [np.flatnonzero((donors == donor) & (codes == k)) for donor, k in pairs]
+    sizes = np.array([len(r) for r in rows])
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    members = sparse.csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), counts.shape[0]))
+    total = (members @ counts).toarray().astype(np.float64)
+    factor = size_factors(total)
+    log = np.log2(total / factor[:, None] + _PRIOR_COUNT)
+    return Samples(log, np.array([d for d, _ in pairs], object), np.array([k for _, k in pairs]), sizes, factor)
+
+
+def size_factors(total: np.ndarray) -> np.ndarray:
+    """Median of ratios to the geometric mean sample (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106).
+
+    Of the genes found in every sample; where there is none, the ratios of the totals.
+    """
+    found = (total > 0).all(axis=0)
+    if not found.any():
+        return np.asarray(total.sum(1) / np.exp(np.log(total.sum(1)).mean()))
+    log = np.log(total[:, found])
+    return np.asarray(np.exp(np.median(log - log.mean(axis=0), axis=1)))

@@ -1,0 +1,115 @@
+"""tl.signature finds what is planted within donors, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse, stats
+
+import scbert_cll as sb
+
+
+def found(adata: AnnData, **kwargs) -> pd.DataFrame:
+    sb.tl.signature(adata, **{"groupby": "label"} | kwargs)
+    genes = adata.uns["signature"]["genes"]
+    return genes[genes["selected"]].set_index("gene") if len(genes) else genes
+
+
+def scored(adata: AnnData) -> tuple[float, float]:
+    """Recall of the planted genes and share of false ones; signs must be right."""
+    signature, truth = found(adata), adata.var["truth"]
+    hits = truth[signature.index] != 0
+    assert (truth[signature.index][hits] == signature["sign"][hits]).all()
+    return hits.sum() / (truth != 0).sum(), float((~hits & (signature.index != "ITGA4")).mean())
+
+
+@pytest.mark.parametrize(
+    ("design", "size", "recall", "false"),
+    [("paired", 1.2, 0.95, 0.05), ("paired", 0.6, 0.9, 0.08), ("gated", 1.2, 0.9, 0.05), ("gated", 0.6, 0.75, 0.08)],
+)
+def test_planted_genes_are_found(design, size, recall, false) -> None:
+    scores = [scored(sb.datasets.planted_donors(design=design, size=size, rng=seed)) for seed in range(5)]
+    mean = np.mean(scores, axis=0)
+    assert mean[0] >= recall
+    assert mean[1] <= false
+    assert max(score[1] for score in scores) <= 0.15
+
+
+@pytest.mark.parametrize("effect", ["none", "abundance", "slope"])
+@pytest.mark.parametrize("design", ["paired", "gated"])
+def test_nothing_is_found_where_nothing_is(design, effect) -> None:
+    n = []
+    for seed in range(5):
+        adata = sb.datasets.planted_donors(design=design, effect=effect, rng=seed)
+        n.append(len(found(adata)))
+        if not n[-1]:
+            assert adata.uns["signature"]["reason"].startswith(("no gene has q < 0.05", "1 genes have", "2 genes have"))
+    assert np.mean(n) <= 0.2
+
+
+def test_a_gene_that_is_there_twice_is_found_twice() -> None:
+    adata = sb.datasets.planted_donors(rng=0)
+    planted = np.flatnonzero(adata.var["truth"] != 0)
+    twin = adata[:, planted].copy()
+    twin.var_names = twin.var_names + "_twin"
+    both = ad.concat([adata, twin], axis=1, merge="same")
+    names = set(found(both).index)
+    genes = adata.var_names[planted]
+    assert sum({gene, f"{gene}_twin"} <= names for gene in genes) >= 0.95 * len(genes)
+
+
+def test_the_unit_is_the_donor() -> None:
+    """Genes that a single donor raises in its positive cells are no signature, however many cells it has."""
+    adata = sb.datasets.planted_donors(effect="none", rng=1)
+    counts = adata.X.toarray()
+    raised = ((adata.obs["donor"] == "D01") & (adata.obs["label"] == "positive")).to_numpy()
+    counts[np.ix_(raised, range(10, 20))] *= 4
+    adata.X = sparse.csr_matrix(counts)
+    assert not set(adata.var_names[10:20]) & set(found(adata).index)
+
+
+def test_too_few_donors_are_told(tmp_path) -> None:
+    adata = sb.datasets.planted_donors(n_donors=8, rng=0)
+    adata = adata[adata.obs["donor"].isin(["D01", "D02", "D03"])].copy()
+    assert not len(found(adata))
+    assert adata.uns["signature"]["reason"] == (
+        "3 donors have 20 cells of every class (D01, D02, D03; negative: 3 donors; positive: 3 donors), "
+        "and 4 are needed to tell genes from donors"
+    )
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert ad.read_h5ad(tmp_path / "a.h5ad").uns["signature"]["n_donors"] == 0
+
+
+def test_what_is_written_is_consistent_and_survives_a_file(tmp_path) -> None:
+    adata = sb.datasets.planted_donors(size=0.6, rng=0)
+    sb.tl.signature(adata, groupby="label")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    record = ad.read_h5ad(tmp_path / "a.h5ad").uns["signature"]
+    genes = record["genes"].set_index("gene")
+    differences = record["differences"].loc[genes.index]
+    np.testing.assert_allclose(differences.mean(axis=1), genes["log2_fc"], atol=1e-12)
+    np.testing.assert_allclose(genes["log2_fc"] / genes["error"], genes["t"])
+    np.testing.assert_allclose(stats.false_discovery_control(genes["p"]), genes["q"])
+    assert (genes["low"] < genes["log2_fc"]).all()
+    assert (genes["selected"] == ((genes["q"] < 0.05) & genes["agrees"])).all()
+    assert genes.loc[genes["selected"], "coefficient"].abs().min() > record["gate"]
+    assert record["samples"]["n_cells"].sum() == adata.n_obs
+    assert record["n_tested"] == len(genes)
+    assert genes["n_left_out"].max() == record["n_donors"] == 8
+
+
+def test_ordered_levels_are_a_slope() -> None:
+    adata = sb.datasets.planted_donors(n_cells=240, rng=0)
+    halves = np.random.default_rng(0).random(adata.n_obs) < 0.5
+    positive = adata.obs["label"] == "positive"
+    level = np.where(halves, "low", np.where(positive, "high", "zero"))  # the middle level is a mixture of both
+    adata.obs["level"] = pd.Categorical(level, ["zero", "low", "high"], ordered=True)
+    by_level, by_class = found(adata.copy(), groupby="level"), found(adata)
+    truth = adata.var["truth"]
+    assert (truth[by_level.index] != 0).sum() >= 0.9 * (truth != 0).sum()
+    both = by_level.index.intersection(by_class.index)
+    np.testing.assert_allclose(by_level.loc[both, "log2_fc"], by_class.loc[both, "log2_fc"], atol=0.5)
+    assert list(adata.uns["signature"]["params"]["classes"]) == ["negative", "positive"]
