@@ -66,6 +66,23 @@ def test_attention_equals_its_naive_twin_gradients_included(stabilizer, weights,
 
 
 @pytest.mark.parametrize("stabilizer", STABILIZERS)
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.usefixtures("_at_a_time")
+def test_gradients_reach_the_weights(stabilizer, small, monkeypatch):
+    """How an output changes when a token counts a little less."""
+    monkeypatch.setattr(favor, "_SMALL", 10**6 if small else 0)
+    x, qkv, projection, weight = tensors(2, weights="background")
+    results = []
+    for function in (favor.attention, naive_attention):
+        counts = weight.clone().requires_grad_()
+        out = function(x, qkv, projection, counts, stabilizer, None)
+        probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        (out * probe).sum().backward()
+        results.append(counts.grad[weight > 0])  # a token of no weight is padding
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stabilizer", STABILIZERS)
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.usefixtures("_at_a_time")
 def test_received_attention_is_the_column_mean_of_the_matrix(stabilizer, weights):

@@ -75,7 +75,6 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             for cells, found in zip(batch["cells"], rows, strict=True):
                 yield {name: tensor.to(device) for name, tensor in cells.items()}, found.numpy()
 
-    @torch.inference_mode()
     def _collect(
         self,
         adata: AnnData | None,
@@ -84,7 +83,12 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         infer: Callable[..., Sequence[Tensor]],
     ) -> list[np.ndarray]:
         """Results of `infer` for every cell, in the order of the cells."""
-        data = self._rows(adata)
+        return self._collect_rows(self._rows(adata), batch_size, width, infer)
+
+    @torch.inference_mode()
+    def _collect_rows(
+        self, data: TokenRows, batch_size: int | None, width: Sequence[int], infer: Callable[..., Sequence[Tensor]]
+    ) -> list[np.ndarray]:
         found = [np.empty((len(data), w), np.float32) for w in width]
         for cells, rows in self._batches(data, batch_size, "cells"):
             with enough_memory(self.config, batch_size, training=False):

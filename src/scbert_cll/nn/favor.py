@@ -238,6 +238,7 @@ class _Attention(torch.autograd.Function):
         asking, x, qkv, weight, out, normalizer = ctx.saved_tensors
         d, matrices = out.shape[-1], qkv.chunk(3)
         dasking, dx, dqkv = torch.empty_like(asking), torch.empty_like(x), torch.zeros_like(qkv)
+        dweight = torch.empty_like(weight) if ctx.needs_input_grad[4] else None
         dmatrices = dqkv.chunk(3)
 
         def through(which: int, dheads: Tensor, source: Tensor) -> Tensor:
@@ -260,13 +261,15 @@ class _Attention(torch.autograd.Function):
                 for span in spans:
                     at = (cells, span)
                     k, v = (heads(x[at], matrix, d) for matrix in matrices[1:])
-                    dk, dv = _key_gradients(context, dtotal, k, v, cut(weight, *at), peak, span.start)
+                    dk, dv, found = _key_gradients(context, dtotal, k, v, cut(weight, *at), peak, span.start)
+                    if dweight is not None:
+                        dweight[at] = found
                     dx[at] = through(1, dk, x[at]).add_(through(2, dv, x[at]))
                 if _FOLLOWS[context.stabilizer]:
                     token, dk = peak.gradient(context)
                     place = torch.arange(len(token), device=x.device) + cells.start, token
                     dx[place] += through(1, dk.to(grad.dtype), x[place].unsqueeze(1)).squeeze(1)
-        return dasking, dx, dqkv, None, None, None
+        return dasking, dx, dqkv, None, dweight, None
 
 
 @float32
@@ -291,20 +294,24 @@ def _query_gradient(
 @float32
 def _key_gradients(
     context: Context, dtotal: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, peak: _Peak, start: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the keys and the values (b, n, h, d) from token `start` on; what flows to the maximum goes to `peak`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the keys and the values (b, n, h, d) from token `start` on, and of their weights (b, n).
+
+    What flows to the maximum goes to `peak`; the maximum is of the tokens with any weight, however small, so none flows to these.
+    """
     features, scale, _ = context.keys(k, weight, context.largest)
     values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]
-    scale = scale if counts is None else scale * counts
     heard = product(features, dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
-    floor = EPSILON * dtotal.sum(2, keepdim=True)
-    dvalues = heard + (floor if counts is None else floor * counts)
+    dvalues = heard + EPSILON * dtotal.sum(2, keepdim=True)
+    dweight = (values * dvalues).sum((1, 3))
+    if counts is not None:
+        scale, heard, dvalues = scale * counts, heard.mul_(counts), dvalues.mul_(counts)
     row_sum = (values * heard).sum(-1, keepdim=True)
     if _FOLLOWS[context.stabilizer]:
         peak.look(features, row_sum, start)
     dexponent = features.mul_(product(scale * values, dtotal.transpose(-1, -2), k.dtype))
     dk = _through_features(context, k, dexponent, row_sum)
-    return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype)
+    return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype), dweight
 
 
 def _through_features(context: Context, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""What each gene does to a class's logit, summed over the cells of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from torch import Tensor
+
+from scbert_cll import _checks
+from scbert_cll.model._inference import Inference
+from scbert_cll.model._resources import enough_memory
+from scbert_cll.nn import attribution
+from scbert_cll.nn.performer import Performer
+
+Method = Literal["gate_gradient", "gradient_input", "integrated_gradients", "rollout"]
+METHODS: Final = ("gate_gradient", "gradient_input", "integrated_gradients", "rollout")
+
+
+class Attribution(NamedTuple):
+    """Mean attribution of each gene in each group (float64), and how far sums are from the change they stand for, per cell."""
+
+    values: pd.DataFrame
+    error: np.ndarray | None
+
+
+class Attributed(Inference):
+    """A classifier that says which genes speak for a class."""
+
+    classes: list[str]
+
+    def get_gene_attribution(
+        self,
+        groups: pd.Series,
+        adata: AnnData | None = None,
+        *,
+        method: Method = "gate_gradient",
+        target: str | None = None,
+        n_steps: int = 32,
+        batch_size: int | None = None,
+    ) -> Attribution:
+        """Mean effect of each gene's token on the logit of a class against the mean of the others, per group of cells.
+
+        A gene without a token in a cell counts as zero there. Memory does not grow with the number of cells.
+
+        Parameters
+        ----------
+        groups
+            Group of each cell, in the order of the cells; cells without one are left out.
+        adata, batch_size
+            As in :meth:`get_latent_representation`.
+        method
+            ``"gate_gradient"``: derivative by how much the token counts, in attention and in pooling; the first order of leaving it
+            out. ``"gradient_input"`` and ``"integrated_gradients"``: by the expression part of the token, from no expression on.
+            ``"rollout"``: attention followed through the layers; unsigned, and without regard to the class.
+        target
+            The class; None: the last one.
+        n_steps
+            Points of ``"integrated_gradients"``.
+
+        Returns
+        -------
+        Named tuple of ``values``, DataFrame genes × groups, float64; and ``error``, for ``"integrated_gradients"`` the distance of each cell's
+        sum from the change of its logit along the path, float32 (cells,), missing in cells without a group; else None.
+
+        Raises
+        ------
+        ValueError
+            ``"gradient_input"`` or ``"integrated_gradients"`` of a model with ``tokens="expressed"``, an unknown class, or not one group per cell.
+        """
+        _checks.choice(method, METHODS, "method")
+        target = self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
+        if method in ("gradient_input", "integrated_gradients") and self.config.tokens == "expressed":
+            raise ValueError(
+                f'method="{method}" starts from genes that are not expressed, and a model with tokens="expressed" has never seen '
+                'one: its answer there is arbitrary. Use method="gate_gradient", or train with network={"tokens": "background"}.'
+            )
+        _checks.one_group_per_cell(groups, self._cells(adata))
+        contrast = attribution.contrast_of(len(self.classes), self.classes.index(target))
+        return self._attributed(groups, adata, _function(method, contrast, n_steps), batch_size)
+
+    def _attributed(
+        self,
+        groups: pd.Series,
+        adata: AnnData | None,
+        infer: Callable[..., tuple[Tensor, Tensor | None]],
+        batch_size: int | None,
+    ) -> Attribution:
+        categorical = groups.astype("category").cat.remove_unused_categories()
+        codes, names = categorical.cat.codes.to_numpy(), [str(name) for name in categorical.cat.categories]
+        total = np.zeros((len(names), self.config.n_positions))
+        error = np.full(len(codes), np.nan, np.float32)
+        kept = np.flatnonzero(codes >= 0)
+        data = self._rows(self._cells(adata)[kept] if len(kept) < len(codes) else adata)
+        for cells, rows in self._batches(data, batch_size, "attribution"):
+            with enough_memory(self.config, batch_size, training=True):
+                found, off = infer(self.module, cells)
+            genes = cells.get("genes", torch.arange(found.shape[1]).expand(found.shape)).cpu().numpy()
+            group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
+            np.add.at(total, (group, genes), found.detach().cpu().numpy())
+            if off is not None:
+                error[kept[rows]] = off.cpu().numpy()
+        mean = total[:, : len(self.genes)] / np.bincount(codes[kept], minlength=len(names))[:, None]
+        values = pd.DataFrame(mean.T, index=self.genes, columns=names)
+        return Attribution(values, error if np.isfinite(error).any() else None)
+
+
+def _function(method: Method, contrast: Tensor, n_steps: int) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Attribution of each token, (b, n), and the error of each cell's sum where there is one."""
+    if method == "rollout":
+        return lambda module, cells: (attribution.rollout(module, cells), None)
+    if method == "gate_gradient":
+        return lambda module, cells: (attribution.gate_gradient(module, cells, contrast), None)
+    if method == "gradient_input":
+        return lambda module, cells: (attribution.gradient_input(module, cells, contrast), None)
+
+    def integrated(module: Performer, cells: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        values, _, error = attribution.integrated_gradients(module, cells, contrast, n_steps)
+        return values, error
+
+    return integrated

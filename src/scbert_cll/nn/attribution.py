@@ -1,0 +1,125 @@
+"""What each token does to a cell's logit: by gradients, along a path, by leaving tokens out, and by the way attention goes.
+
+Everything takes cells as the network does, (tokens, genes, weight), and gives float32 (b, n), one number per token. `contrast` (classes,)
+says which combination of the logits is meant. Cells do not touch each other: the network must be in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scbert_cll.nn import favor
+from scbert_cll.nn.performer import Block, Performer
+
+Cells = Mapping[str, Tensor]
+
+
+def contrast_of(n_classes: int, target: int) -> Tensor:
+    """One class against the mean of the others: (classes,)."""
+    contrast = torch.full((n_classes,), -1 / (n_classes - 1))
+    contrast[target] = 1.0
+    return contrast
+
+
+def gate_gradient(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
+    """Change of the logit for a token that counts a little more, in attention and in the pooling: positive if the token speaks for it.
+
+    The first order of dropping the token, with the sign turned.
+    """
+    with torch.enable_grad():
+        weight = _weight(cells).clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(_logit(module, {**cells, "weight": weight}, contrast).sum(), weight)
+    return gradient.where(weight > 0, 0.0)
+
+
+def gradient_input(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
+    """Gradient by the expression part of a token, times its distance from the token of no expression."""
+    return _along_path(module, cells, contrast, np.ones(1), np.ones(1))[0]
+
+
+def integrated_gradients(
+    module: Performer, cells: Cells, contrast: Tensor, n_steps: int = 32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients along the straight path from no expression to the cell, by Gauss and Legendre's rule.
+
+    Also the change of the logit along the path (b,), to which a row should sum, and the sum's difference from it.
+    Source: Sundararajan et al. 2017 (arXiv:1703.01365).
+    """
+    at, share = np.polynomial.legendre.leggauss(n_steps)
+    found, change = _along_path(module, cells, contrast, (at + 1) / 2, share / 2)
+    return found, change, found.sum(1) - change
+
+
+@torch.no_grad()
+def occlusion(module: Performer, cells: Cells, contrast: Tensor, dropped: Tensor) -> Tensor:
+    """Logit of the whole cell less its logit without the tokens `dropped` (b, n), True where a token is left out: (b,)."""
+    weight = _weight(cells)
+    without = weight * ~dropped
+    keeps = (without > 0).any(1, keepdim=True)  # a cell of nothing else has no logit without
+    whole = _logit(module, {**cells, "weight": weight}, contrast)
+    other = _logit(module, {**cells, "weight": torch.where(keeps, without, weight)}, contrast)
+    return torch.where(keeps.squeeze(1), whole - other, torch.full_like(whole, torch.nan))
+
+
+@torch.no_grad()
+def rollout(module: Performer, cells: Cells) -> Tensor:
+    """Attention followed through all blocks, half of each step staying where it is: what the cell's mean token is made of; a row sums to 1.
+
+    The product of the attention matrices (Abnar and Zuidema 2020, arXiv:2005.00928) is never made: the row vector that starts from
+    the mean over the tokens goes through them one after the other, each time in linear time.
+    """
+    tokens, genes, weight = cells["tokens"], cells.get("genes"), cells.get("weight")
+    x, inputs = module.embed(tokens, genes), []
+    for block in cast("list[Block]", module.blocks):
+        inputs.append(x)
+        x = block(x, weight)
+    share = favor.mean_share(tokens, weight)
+    for block, seen in zip(reversed(cast("list[Block]", module.blocks)), reversed(inputs), strict=True):
+        received = block.attention.received(block.attention_norm(seen), share, weight).mean(1)
+        share = 0.5 * (received if weight is None else received * weight) + 0.5 * share
+    return share
+
+
+def _logit(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
+    return module(**cells).float() @ contrast.to(module.device)
+
+
+def _weight(cells: Cells) -> Tensor:
+    return cells.get("weight", torch.ones(cells["tokens"].shape, device=cells["tokens"].device))
+
+
+def _along_path(
+    module: Performer, cells: Cells, contrast: Tensor, at: np.ndarray, share: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Gradients at some places of the path, weighted, times its direction; and the change of the logit between its ends."""
+    zero = module.token_embedding.weight[0].detach()
+    direction = (module.token_embedding(cells["tokens"]) - zero).detach()
+    total = torch.zeros(cells["tokens"].shape, device=module.device)
+    for place, weight in zip(at, share, strict=True):
+        with torch.enable_grad():
+            expression = (zero + float(place) * direction).requires_grad_()
+            with _expressing(module, expression):
+                (gradient,) = torch.autograd.grad(_logit(module, cells, contrast).sum(), expression)
+        total += float(weight) * (gradient * direction).sum(-1)
+    ends = []
+    for place in (0.0, 1.0):
+        with torch.no_grad(), _expressing(module, zero + place * direction):
+            ends.append(_logit(module, cells, contrast))
+    return total, ends[1] - ends[0]
+
+
+@contextmanager
+def _expressing(module: Performer, expression: Tensor) -> Iterator[None]:
+    """Let the network read these vectors (b, n, w) in the place of those of its tokens."""
+    hook: Callable[..., Tensor] = lambda *_: expression  # noqa: E731
+    handle = module.token_embedding.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
