@@ -24,10 +24,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "label_cd49d", "split_donors"},
-    "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "leakage_audit", "predict", "pretrain"},
+    "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
+    | {"predict", "pretrain", "signature"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "history", "reliability", "signature"},
     "get": set(),
-    "datasets": {"cll_toy"},
+    "datasets": {"cll_toy", "planted_donors"},
 }
 FIRST = {"pp": {"adata", "data"}, "tl": {"adata"}, "pl": {"adata", "data", "model"}, "get": {"adata", "data", "model"}}
 SLOTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
@@ -240,6 +241,12 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
         "split",
         [lambda f, adata, _, **kw: f(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20, **kw)],
     ),
+    "tl.gene_attribution": (
+        "ready",
+        [lambda f, adata, model, **kw: f(adata, model, groupby="cd49d", donor_key="donor", split_key="none", **kw)],
+    ),
+    "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),
+    "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
     "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),
     "tl.gene_attention": (
         "ready",

@@ -13,6 +13,7 @@ from scipy.special import log_softmax, softmax
 from scbert_cll import _keys
 from scbert_cll.model._exchange import CheckpointModel
 from scbert_cll.model._linear import LinearPart, fit_linear, joined, out_of_fold_logits
+from scbert_cll.model._perturbation import Perturbed
 
 Combine = Literal["none", "average", "residual"]
 COMBINE: Final = ("none", "average", "residual")
@@ -28,7 +29,7 @@ class Predictions(NamedTuple):
     latent: np.ndarray
 
 
-class LinearBeside(CheckpointModel):
+class LinearBeside(Perturbed, CheckpointModel):
     """What a classifier does with the logistic regression that is fitted to its training cells.
 
     ``combine="none"`` keeps it for comparison only. ``"average"`` takes the mean of both log-probabilities. With ``"residual"`` the linear logits are part of the network's: it learns what they leave to be learned, starts
