@@ -238,8 +238,7 @@ class _Attention(torch.autograd.Function):
         asking, x, qkv, weight, out, normalizer = ctx.saved_tensors
         d, matrices = out.shape[-1], qkv.chunk(3)
         dasking, dx, dqkv = torch.empty_like(asking), torch.empty_like(x), torch.zeros_like(qkv)
-        dweight = torch.empty_like(weight) if ctx.needs_input_grad[4] else None
-        dmatrices = dqkv.chunk(3)
+        dweight, dmatrices = x.new_empty(x.shape[:2], dtype=torch.float32), dqkv.chunk(3)
 
         def through(which: int, dheads: Tensor, source: Tensor) -> Tensor:
             """From the gradient of queries, keys or values to that of their source, and of the matrix between."""
@@ -261,15 +260,13 @@ class _Attention(torch.autograd.Function):
                 for span in spans:
                     at = (cells, span)
                     k, v = (heads(x[at], matrix, d) for matrix in matrices[1:])
-                    dk, dv, found = _key_gradients(context, dtotal, k, v, cut(weight, *at), peak, span.start)
-                    if dweight is not None:
-                        dweight[at] = found
+                    dk, dv, dweight[at] = _key_gradients(context, dtotal, k, v, cut(weight, *at), peak, span.start)
                     dx[at] = through(1, dk, x[at]).add_(through(2, dv, x[at]))
                 if _FOLLOWS[context.stabilizer]:
                     token, dk = peak.gradient(context)
                     place = torch.arange(len(token), device=x.device) + cells.start, token
                     dx[place] += through(1, dk.to(grad.dtype), x[place].unsqueeze(1)).squeeze(1)
-        return dasking, dx, dqkv, None, dweight, None
+        return dasking, dx, dqkv, None, dweight if ctx.needs_input_grad[4] else None, None
 
 
 @float32

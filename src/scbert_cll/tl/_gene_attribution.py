@@ -135,7 +135,7 @@ def _over_donors(found: pd.DataFrame, groups: pd.Series, donors: pd.Series) -> p
     of = pd.DataFrame({"column": _fine(groups, donors), "group": groups.astype(object)}).dropna()
     n_cells = pd.crosstab(of["column"].astype(str), of["group"].astype(str))
     weight = n_cells.reindex(index=found.columns, columns=[str(g) for g in groups.cat.categories])
-    return found @ (weight / weight.sum())
+    return (found @ (weight / weight.sum())).rename_axis(columns=None)
 
 
 def _attributed(
