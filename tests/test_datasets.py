@@ -70,6 +70,13 @@ def test_survives_h5mu(toy, tmp_path):
     assert (back["rna"].X != toy["rna"].X).nnz == 0
 
 
+def test_the_default_object_stays_as_it_was(toy):
+    """What is written about the toy was measured on this object; other processors may round a count otherwise."""
+    X, prot = toy["rna"].X.astype(np.float64), toy["prot"].X
+    sums = [X.sum(), X.getnnz(), (X @ np.arange(800)).sum(), (np.arange(2000) @ X).sum(), prot.sum(dtype=np.float64)]
+    np.testing.assert_allclose(sums, [3724918, 556519, 457021468, 3711380753, 732380], rtol=1e-5)
+
+
 def test_seed_decides(toy):
     again, other = cll_toy(rng=np.random.default_rng(0)), cll_toy(rng=1)
     assert (again["rna"].X != toy["rna"].X).nnz == 0
@@ -126,6 +133,22 @@ def test_donors(n_donors, seed):
     low, high = table.groupby("pattern")["pct_positive"].min(), table.groupby("pattern")["pct_positive"].max()
     assert high["neg_homogeneous"] < 5 < 10 < low["bimodal_low"] <= high["bimodal_low"] < 30
     assert 30 < low["bimodal_high"] <= high["bimodal_high"] < 80 < 90 < low["pos_homogeneous"]
+
+
+@pytest.mark.parametrize(("n_donors", "n_bimodal"), [(10, 6), (10, 7), (12, 5), (6, 3)])
+def test_more_bimodal_donors(n_donors, n_bimodal):
+    table = cll_toy(n_donors=n_donors, n_cells=40 * n_donors, n_genes=200, n_bimodal=n_bimodal)["rna"].uns[
+        "truth_donors"
+    ]
+    counts = table["pattern"].value_counts()
+    assert counts["bimodal_low"] == (n_bimodal + 1) // 2
+    assert counts["bimodal_high"] == n_bimodal // 2
+    assert counts["pos_homogeneous"] >= 2
+    assert counts["neg_homogeneous"] >= 1
+    assert counts.sum() == n_donors
+    low, high = table["pattern"] == "bimodal_low", table["pattern"] == "bimodal_high"
+    assert table.loc[low, "pct_positive"].between(10, 30).all()
+    assert table.loc[high, "pct_positive"].between(50, 70).all()
 
 
 def test_libraries_hold_whole_donors_of_both_kinds(toy):
@@ -246,6 +269,8 @@ def test_difficulty_with_donors_held_out(toy, control, programme):
         ({"n_donors": 4}, "n_donors >= 5.*found 4"),
         ({"n_cells": 199}, "n_cells >= 200.*found 199"),
         ({"n_genes": 199}, "n_genes >= 200.*found 199"),
+        ({"n_bimodal": 1}, "n_bimodal from 2 to n_donors - 3 = 7.*two positive donors.*found 1"),
+        ({"n_bimodal": 8}, "n_bimodal from 2 to n_donors - 3 = 7.*found 8"),
     ],
 )
 def test_too_small_is_refused(size, match):

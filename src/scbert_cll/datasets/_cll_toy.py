@@ -34,7 +34,7 @@ _CLONE = "2: IGKC; 22: IGLC2; 14: IGHM IGHD IGHV1-69 IGHV3-7 IGHV3-23 IGHV3-30 I
 _SEX = {"F": "X: XIST", "M": "Y: RPS4Y1 DDX3Y UTY"}
 
 _N_UP, _N_DOWN, _N_MODULES = 20, 10, 8
-_MIN_GENES, _MIN_DONORS = 200, 5
+_MIN_GENES, _MIN_DONORS, _MIN_BIMODAL = 200, 5, 2
 _CELL_TYPES = ("CLL", "T", "monocyte")
 _CLASSES = ("CD49d-", "CD49d+")
 _LOG_FC = (0.45, 0.85)  # size of a planted effect, natural log units
@@ -55,12 +55,13 @@ def cll_toy(
     n_donors: int = 10,
     n_cells: int = 2000,
     n_genes: int = 800,
+    n_bimodal: int = 2,
     programme: bool = True,
     rng: int | np.random.Generator | None = 0,
 ) -> mudata.MuData:
     """Simulated CITE-seq of chronic lymphocytic leukaemia with a planted CD49d programme.
 
-    Ten donors in two libraries: CD49d-negative, CD49d-positive (one of them with trisomy 12), and two bimodal ones, one
+    Ten donors in two libraries: CD49d-negative, CD49d-positive (one of them with trisomy 12), and two bimodal ones (or more), one
     below and one above the 30 % rule. A CLL cell has a latent CD49d level; it sets the CD49d protein and, through a
     programme of 20 genes up and 10 down, its RNA, so the programme also separates the two halves of a bimodal donor.
     RNA counts are negative binomial with log-normal library sizes; genes move in modules, donors differ in every gene,
@@ -76,11 +77,14 @@ def cll_toy(
     Parameters
     ----------
     n_donors
-        Number of donors, at least 5; always two bimodal and one with trisomy 12, the rest about 5 : 2 negative : positive.
+        Number of donors, at least 5; one of them with trisomy 12.
     n_cells
         Number of cells over all donors; at least 20 a donor.
     n_genes
         Number of genes, at least 200: about 120 real symbols, then placeholders.
+    n_bimodal
+        Number of bimodal donors, 2 to ``n_donors - 3``, in turn below and above the 30 % rule; of the others about three eighths, but at
+        least two, are positive. Comparisons within donors need more than two.
     programme
         Whether the planted programme acts. ``False`` gives the control: the same object, count for count, but for the 30
         planted genes, which then know nothing of CD49d.
@@ -107,7 +111,7 @@ def cll_toy(
     Raises
     ------
     ValueError
-        If there are too few donors, cells or genes for what must be in.
+        If there are too few donors, cells or genes for what must be in, or too few or too many bimodal donors.
 
     Examples
     --------
@@ -117,9 +121,10 @@ def cll_toy(
     {1: 20, -1: 10}
     """
     _check_size(n_donors=n_donors, n_cells=n_cells, n_genes=n_genes)
+    _check_bimodal(n_bimodal, n_donors)
     # one random stream per step, so that a change of one step leaves the others as they were
     streams = np.random.default_rng(rng).spawn(6)
-    donors = _donors(n_donors, streams[0])
+    donors = _donors(n_donors, n_bimodal, streams[0])
     genes = _genes(n_genes, streams[1])
     cells = _cells(donors, n_cells, streams[2])
     truth = _truth(genes, programme, streams[1])
@@ -145,16 +150,26 @@ def _check_size(*, n_donors: int, n_cells: int, n_genes: int) -> None:
             raise ValueError(f"cll_toy needs {name} >= {least[name]}, since {need}; found {found}.")
 
 
+def _check_bimodal(n_bimodal: int, n_donors: int) -> None:
+    """Both kinds of bimodal donors, and two positive and a negative one beside them."""
+    if not _MIN_BIMODAL <= n_bimodal <= n_donors - 3:
+        need = "one below and one above the 30 % rule, two positive donors and a negative one must be in"
+        raise ValueError(
+            f"cll_toy needs n_bimodal from {_MIN_BIMODAL} to n_donors - 3 = {n_donors - 3}, since {need}; found {n_bimodal}."
+        )
+
+
 def _named(text: str) -> pd.Series:
     """Chromosome of each symbol of ``"12: LYZ LDHB; 5: CD14"``."""
     parts = (part.split(":") for part in text.split(";"))
     return pd.Series({symbol: chromosome.strip() for chromosome, names in parts for symbol in names.split()})
 
 
-def _donors(n: int, rng: np.random.Generator) -> pd.DataFrame:
+def _donors(n: int, n_bimodal: int, rng: np.random.Generator) -> pd.DataFrame:
     """One row per donor, classes spread evenly over the two libraries and in random order."""
-    n_positive = max(2, round(0.3 * n))
-    patterns = ["bimodal_low", "bimodal_high"] + ["pos_homogeneous"] * n_positive
+    n_positive = max(2, round(0.3 * n * (n - n_bimodal) / (n - _MIN_BIMODAL)))
+    bimodal = [("bimodal_low", "bimodal_high")[i % 2] for i in range(n_bimodal)]
+    patterns = bimodal + ["pos_homogeneous"] * n_positive
     table = pd.DataFrame({"pattern": ["neg_homogeneous"] * (n - len(patterns)) + patterns})
     table["trisomy12"] = np.arange(n) == n - 1
     table["batch"] = np.where(np.arange(n) % 2, "lib2", "lib1")
