@@ -26,7 +26,7 @@ EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "label_cd49d", "split_donors"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
     | {"predict", "pretrain", "signature"},
-    "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "history", "reliability", "signature"},
+    "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "reliability"},
     "get": set(),
     "datasets": {"cll_toy", "planted_donors"},
 }

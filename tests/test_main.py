@@ -16,7 +16,7 @@ import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 
 WRITTEN = {"model", "figures", "report.md", "report.json", "signature.csv"}
-FIGURES = {"cd49d", "confusion", "history_finetune", "history_pretrain", "signature", "umap"}
+FIGURES = {"cd49d", "confusion", "gene_attention", "history_finetune", "history_pretrain", "umap"}
 QUICK = ["--max-epochs", "2", "--accelerator", "cpu"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:n_jobs value")  # umap says so whenever it is given a seed

@@ -34,7 +34,7 @@ def test_scanpy_before_and_after_then_file_then_predict_again(tmp_path):
     sc.tl.umap(adata, maxiter=20)
     figure = sc.pl.umap(adata, color=["scbert_pred", "cd49d"], show=False, return_fig=True)
     assert [axis.get_title() for axis in figure.axes[:2]] == ["scbert_pred", "cd49d"]
-    sc_cll.pl.signature(adata, show=False)
+    sc_cll.pl.gene_attention(adata, show=False)
     plt.close("all")
 
     model.save(tmp_path / "model")

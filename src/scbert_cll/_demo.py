@@ -246,7 +246,7 @@ def _draw(data: AnnData | MuData, adata: AnnData, models: dict[str, Any], option
     mpl.use("agg")
     truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
     plots: dict[str, Callable[[], Any]] = {
-        "signature": lambda: sc_cll.pl.signature(
+        "gene_attention": lambda: sc_cll.pl.gene_attention(
             adata, groups=f"{options.marker}+", highlight=truth, highlight_label="planted", return_fig=True
         ),
         "confusion": lambda: sc_cll.pl.confusion(adata, return_fig=True),

@@ -6,8 +6,8 @@ from scbert_cll.pl._cd49d import cd49d
 from scbert_cll.pl._confusion import confusion
 from scbert_cll.pl._donor_agreement import donor_agreement
 from scbert_cll.pl._evaluation import evaluation
+from scbert_cll.pl._gene_attention import gene_attention
 from scbert_cll.pl._history import history
 from scbert_cll.pl._reliability import reliability
-from scbert_cll.pl._signature import signature
 
-__all__ = ["cd49d", "confusion", "donor_agreement", "evaluation", "history", "reliability", "signature"]
+__all__ = ["cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "reliability"]

@@ -38,7 +38,7 @@ def genes(ax):
 
 
 def test_bars_are_the_differences_that_get_lists(two):
-    axes = pl.signature(two, n_genes=7, show=False)
+    axes = pl.gene_attention(two, n_genes=7, show=False)
     assert len(axes) == 2
     for ax, group in zip(axes, ["CD49d-", "CD49d+"], strict=True):
         table = get.gene_attention(two, group=group, n_top=7)
@@ -52,7 +52,7 @@ def test_bars_are_the_differences_that_get_lists(two):
 
 
 def test_says_what_is_compared(two):
-    fig = pl.signature(two, return_fig=True)
+    fig = pl.gene_attention(two, return_fig=True)
     assert [ax.get_title() for ax in fig.axes] == [
         "CD49d- − CD49d+\n1,000 and 1,001 cells",
         "CD49d+ − CD49d-\n1,001 and 1,000 cells",
@@ -64,18 +64,18 @@ def test_says_what_is_compared(two):
 
 def test_more_groups_are_compared_with_the_others_or_a_reference():
     adata = make(["zero", "low", "high"])
-    titles = [ax.get_title() for ax in pl.signature(adata, show=False)]
+    titles = [ax.get_title() for ax in pl.gene_attention(adata, show=False)]
     assert titles == [
         "zero − the others\n1,000 cells",
         "low − the others\n1,001 cells",
         "high − the others\n1,002 cells",
     ]
-    titles = [ax.get_title() for ax in pl.signature(adata, reference="zero", show=False)]
+    titles = [ax.get_title() for ax in pl.gene_attention(adata, reference="zero", show=False)]
     assert titles == ["low − zero\n1,001 and 1,000 cells", "high − zero\n1,002 and 1,000 cells"]
 
 
 def test_panels_share_a_scale():
-    axes = pl.signature(make(["zero", "low", "high"]), show=False)
+    axes = pl.gene_attention(make(["zero", "low", "high"]), show=False)
     assert len({ax.get_xlim() for ax in axes}) == 1
 
 
@@ -84,12 +84,14 @@ def test_unit_follows_the_size_of_the_differences(two):
         pd.DataFrame({"a": [1.0, 0.0], "b": [0.0, 1.0]}, ["x", "y"]).reindex(two.var_names).fillna(0)
     )
     two.varm["gene_attention"] = two.varm["gene_attention"] + np.linspace(0, 1e-6, two.n_vars)[:, None] * [1, 3]
-    assert "10⁻⁶ of the total" in pl.signature(two, groups="b", return_fig=True).get_supxlabel()
+    assert "10⁻⁶ of the total" in pl.gene_attention(two, groups="b", return_fig=True).get_supxlabel()
 
 
 def test_highlight(two):
     marked = get.gene_attention(two, group="CD49d+", n_top=3)["gene"].tolist()[::2]
-    fig = pl.signature(two, groups="CD49d+", n_genes=3, highlight=marked, highlight_label="planted", return_fig=True)
+    fig = pl.gene_attention(
+        two, groups="CD49d+", n_genes=3, highlight=marked, highlight_label="planted", return_fig=True
+    )
     colors = [b.get_facecolor() for b in bars(fig.axes[0])]
     assert colors[0] == colors[2] != colors[1]
     assert [t.get_fontweight() for t in fig.axes[0].get_yticklabels()] == ["bold", "normal", "bold"]
@@ -98,53 +100,53 @@ def test_highlight(two):
 
 def test_exclude(two):
     first = get.gene_attention(two, group="CD49d+", n_top=1)["gene"].iloc[0]
-    ax = pl.signature(two, groups="CD49d+", exclude=[first], show=False)
+    ax = pl.gene_attention(two, groups="CD49d+", exclude=[first], show=False)
     assert first not in genes(ax)
 
 
 def test_users_axes(two, legible):
     fig, ax = plt.subplots(figsize=(3.5, 3), layout="constrained")
     before = len(plt.get_fignums())
-    assert pl.signature(two, groups="CD49d+", ax=ax, n_genes=8, highlight=["GENE1"], show=False) is ax
+    assert pl.gene_attention(two, groups="CD49d+", ax=ax, n_genes=8, highlight=["GENE1"], show=False) is ax
     assert len(plt.get_fignums()) == before
     assert "difference in attention" in ax.get_xlabel()
     legible(fig)
 
 
 def test_what_comes_back(two, monkeypatch):
-    assert isinstance(pl.signature(two, groups="CD49d+"), Axes)  # nothing to show on without a screen
-    assert isinstance(pl.signature(two, return_fig=True), Figure)
+    assert isinstance(pl.gene_attention(two, groups="CD49d+"), Axes)  # nothing to show on without a screen
+    assert isinstance(pl.gene_attention(two, return_fig=True), Figure)
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(True))
-    assert pl.signature(two, show=True) is None
+    assert pl.gene_attention(two, show=True) is None
     assert shown == [True]
 
 
 @pytest.mark.parametrize("figsize", [None, (3.5, 3.4)])
 def test_two_groups_are_legible(two, legible, figsize):
-    legible(pl.signature(two, figsize=figsize, highlight=["GENE3"], return_fig=True))
+    legible(pl.gene_attention(two, figsize=figsize, highlight=["GENE3"], return_fig=True))
 
 
 def test_many_groups_and_long_names_are_legible(legible):
     adata = make(
         ["zero", "low", "high", "CD4+ naive T cells", "CD14+ monocytes of the classical kind", "NK", "pDC"], long=True
     )
-    legible(pl.signature(adata, n_genes=8, return_fig=True))
+    legible(pl.gene_attention(adata, n_genes=8, return_fig=True))
 
 
 def test_changes_nothing(two):
     before = two.copy()
-    pl.signature(two, show=False)
+    pl.gene_attention(two, show=False)
     pd.testing.assert_frame_equal(two.varm["gene_attention"], before.varm["gene_attention"])
     assert two.uns == before.uns
 
 
 def test_errors(two):
     with pytest.raises(ValueError, match="ax holds one group, there are 2; name one with groups="):
-        pl.signature(two, ax=plt.figure().add_subplot(), show=False)
+        pl.gene_attention(two, ax=plt.figure().add_subplot(), show=False)
     with pytest.raises(KeyError, match=r"'x' is not in adata.varm.*Run tl.gene_attention first"):
-        pl.signature(two, key="x")
+        pl.gene_attention(two, key="x")
     with pytest.raises(KeyError, match=r"'x' is not in adata.varm"):
-        pl.signature(two, groups="x")
+        pl.gene_attention(two, groups="x")
     with pytest.raises(ValueError, match="there is no other to take the difference to"):
-        pl.signature(make(["only"]))
+        pl.gene_attention(make(["only"]))

@@ -1,4 +1,4 @@
-"""pl.signature: the genes that set each group apart."""
+"""pl.gene_attention: the genes that receive more attention in a group than in the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CAVEAT = "Grey: attention itself, which follows expression. Not a test."
 
 
 @_style.styled
-def signature(
+def gene_attention(
     adata: AnnData,
     *,
     groups: str | Iterable[str] | None = None,
