@@ -1,4 +1,4 @@
-"""Limma's moderated t with an abundance trend, for paired differences."""
+"""Limma's moderated t with an abundance trend, for paired differences and for two groups."""
 
 from __future__ import annotations
 
@@ -21,20 +21,30 @@ class Moderated(NamedTuple):
     df_prior: float
 
 
-def moderated_t(differences: np.ndarray, abundance: np.ndarray) -> Moderated:
-    """Test that the mean difference is zero, with variances shrunk towards their trend over abundance.
+def paired(differences: np.ndarray, abundance: np.ndarray) -> Moderated:
+    """Test that the mean of the differences, donors × genes, is zero. `abundance` has one value per gene."""
+    n = len(differences)
+    return _moderated(differences.mean(0), differences.var(0, ddof=1), n - 1, 1 / n, abundance)
 
-    `differences` are donors × genes, `abundance` one value per gene. Smyth 2004 (doi:10.2202/1544-6115.1027) with the trend of limma: the
-    log-variances are regressed on a natural cubic spline of abundance, and what is left of their variance beyond that of a
-    scaled chi-square gives the prior's degrees of freedom.
+
+def two_groups(last: np.ndarray, first: np.ndarray, abundance: np.ndarray) -> Moderated:
+    """Test that the means of two groups, donors × genes, are the same."""
+    n, m = len(last), len(first)
+    within = (n * last.var(0) + m * first.var(0)) / (n + m - 2)
+    return _moderated(last.mean(0) - first.mean(0), within, n + m - 2, 1 / n + 1 / m, abundance)
+
+
+def _moderated(effect: np.ndarray, variance: np.ndarray, df: int, unscaled: float, abundance: np.ndarray) -> Moderated:
+    """Shrink the variances towards their trend over abundance.
+
+    Smyth 2004 (doi:10.2202/1544-6115.1027) with the trend of limma (Law et al. 2014, doi:10.1186/gb-2014-15-2-r29): the log-variances are
+    regressed on a natural cubic spline of abundance, and what is left of their variance beyond that of a scaled chi-square gives the
+    prior's degrees of freedom.
     """
-    n, n_genes = differences.shape
-    df = n - 1
-    effect, variance = differences.mean(0), differences.var(0, ddof=1)
     prior, df_prior = _prior(variance, df, abundance)
     posterior = prior if np.isinf(df_prior) else (df * variance + df_prior * prior) / (df + df_prior)
-    df_total = min(df + df_prior, df * n_genes)
-    error = np.sqrt(posterior / n)
+    df_total = min(df + df_prior, df * len(effect))
+    error = np.sqrt(posterior * unscaled)
     t = effect / error
     return Moderated(effect, error, t, 2 * stats.t.sf(np.abs(t), df_total), df_total, df_prior)
 

@@ -1,4 +1,4 @@
-"""Which genes differ between classes within donors, with the evidence for each; nothing where there is nothing."""
+"""Which genes go with a class, donor by donor, with the evidence for each; nothing where there is nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pandas as pd
 from scipy import sparse, stats
 
 from scbert_cll._signature import gate
-from scbert_cll._signature.moderated import Moderated, moderated_t
-from scbert_cll._signature.pseudobulk import Samples, cells_per_donor, samples
+from scbert_cll._signature.design import Design, enough_between, enough_within
+from scbert_cll._signature.moderated import Moderated
+from scbert_cll._signature.pseudobulk import cells_per_donor, samples
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Found:
 
     genes: pd.DataFrame
     samples: pd.DataFrame
+    expression: pd.DataFrame  # genes × "donor|class", log2 of the scaled sums
     differences: pd.DataFrame  # genes × donors, log2
     n_cells: pd.DataFrame
     reason: str
@@ -49,45 +51,44 @@ def find(
     classes: list[str],
     limits: Limits,
 ) -> Found:
-    """Pseudobulk, size factors, moderated t of paired differences, Benjamini and Hochberg, and the linear gate."""
+    """Pseudobulk, size factors, moderated t, Benjamini and Hochberg, and the linear gate."""
     known = np.flatnonzero(codes >= 0)
     counts, codes, donors = counts[known], codes[known], donors[known]
     n_cells = cells_per_donor(codes, donors, classes)
-    enough = n_cells >= limits.min_cells
-    whole = enough.all(axis=1)
-    if whole.sum() < limits.min_donors:
-        return _nothing(n_cells, _too_few(enough, classes, limits))
+    kept = (enough_within if limits.paired else enough_between)(n_cells, limits.min_cells)
+    if not _enough_donors(kept, limits):
+        return _nothing(n_cells, _too_few(n_cells, kept, limits))
     detected = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
     tested = np.flatnonzero(detected >= limits.min_detected)
     if not len(tested):
         return _nothing(n_cells, f"no gene is found in {limits.min_detected:.0%} of the cells")
-    counts = counts[:, tested]
-    pairs = samples(counts, codes, donors, enough[whole], classes)
-    differences = per_donor(pairs, len(classes))
-    test = moderated_t(differences, pairs.log.mean(axis=0))
-    ends = np.isin(codes, [0, len(classes) - 1])  # the gate tells the outer classes apart
-    coefficient = gate.coefficients(counts[np.flatnonzero(ends)], codes[ends] > 0, donors[ends])
-    table = _table(names[tested], test, coefficient, detected[tested], pairs, limits)
-    table["n_left_out"] = _left_out(differences, pairs, table, limits)
-    reason = "" if table["selected"].any() else _none(table, limits)
-    facts: dict[str, float | int] = {"n_donors": int(whole.sum()), "n_tested": len(tested)}
+    counts, names = counts[:, tested], names[tested]
+    design = Design(samples(counts, codes, donors, kept, classes), len(classes), limits.paired)
+    own = np.isin(codes, [0, len(classes) - 1])  # the gate tells the outer classes apart
+    if not limits.paired:
+        own &= kept.to_numpy()[kept.index.get_indexer(donors), codes] & np.isin(donors, kept.index)
+    coefficient = gate.coefficients(counts[np.flatnonzero(own)], codes[own] > 0, donors[own])
+    abundance = design.samples.log.mean(axis=0)
+    test = design.test(abundance)
+    table = _table(names, test, coefficient, limits)
+    table = table.assign(n_left_out=_left_out(design, table, limits), abundance=abundance, detected=detected[tested])
+    facts: dict[str, float | int] = {"n_donors": len(design.donors), "n_tested": len(tested)}
     facts |= {"df": float(test.df), "df_prior": float(min(test.df_prior, 1e6)), "gate": gate.threshold(coefficient)}
-    by_donor = pd.DataFrame(differences.T, index=names[tested], columns=list(dict.fromkeys(pairs.donor)))
     order = table.sort_values(["selected", "q", "p"], ascending=[False, True, True], kind="stable").index
-    return Found(table.loc[order].reset_index(drop=True), pairs.table(classes), by_donor, n_cells, reason, facts)
+    of_samples = design.samples.table(classes)
+    expression = pd.DataFrame(design.samples.log.T, names, of_samples["donor"] + "|" + of_samples["class"])
+    differences = design.differences.T.set_axis(names)
+    reason = "" if table["selected"].any() else _none(table, limits)
+    return Found(table.loc[order].reset_index(drop=True), of_samples, expression, differences, n_cells, reason, facts)
 
 
-def per_donor(pairs: Samples, n_classes: int) -> np.ndarray:
-    """Change in log2 from the first class to the last, donors × genes; with more classes, by the slope over all of them."""
-    log = pairs.log.reshape(-1, n_classes, pairs.log.shape[1])
-    step = np.arange(n_classes) - (n_classes - 1) / 2
-    return np.asarray(np.tensordot(step / (step**2).sum(), log, axes=(0, 1)) * (n_classes - 1))
+def _enough_donors(kept: pd.DataFrame, limits: Limits) -> bool:
+    """Of every class, with one of these cells per donor or all."""
+    return bool((kept.sum() >= limits.min_donors).all())
 
 
-def _table(
-    names: pd.Index, test: Moderated, coefficient: np.ndarray, detected: np.ndarray, pairs: Samples, limits: Limits
-) -> pd.DataFrame:
-    """One row per tested gene, the clearest first."""
+def _table(names: pd.Index, test: Moderated, coefficient: np.ndarray, limits: Limits) -> pd.DataFrame:
+    """One row per tested gene."""
     q = stats.false_discovery_control(test.p)
     reach = test.error * stats.t.ppf(0.975, test.df)
     sign = np.sign(test.effect).astype(np.int64)
@@ -95,17 +96,15 @@ def _table(
     columns = {"gene": names.astype(str), "sign": sign, "selected": (q < limits.alpha) & agrees}
     columns |= {"log2_fc": test.effect, "error": test.error, "low": test.effect - reach, "high": test.effect + reach}
     columns |= {"t": test.t, "p": test.p, "q": q, "coefficient": coefficient, "agrees": agrees}
-    columns |= {"abundance": pairs.log.mean(axis=0), "detected": detected}
     return pd.DataFrame(columns)
 
 
-def _left_out(differences: np.ndarray, pairs: Samples, table: pd.DataFrame, limits: Limits) -> np.ndarray:
+def _left_out(design: Design, table: pd.DataFrame, limits: Limits) -> np.ndarray:
     """Without how many of the donors, one at a time, the gene is still found with the same sign (the gate as it is)."""
     count = np.zeros(len(table), dtype=np.int64)
-    abundance = table["abundance"].to_numpy()
-    for i in range(len(differences)):
-        rest = np.delete(differences, i, axis=0)
-        test = moderated_t(rest, abundance)
+    for donor in design.donors:
+        rest = design.without(donor)
+        test = rest.test(rest.samples.log.mean(axis=0))
         same = np.sign(test.effect) == table["sign"].to_numpy()
         count += same & (stats.false_discovery_control(test.p) < limits.alpha) & table["agrees"].to_numpy()
     return count
@@ -113,16 +112,20 @@ def _left_out(differences: np.ndarray, pairs: Samples, table: pd.DataFrame, limi
 
 def _nothing(n_cells: pd.DataFrame, reason: str) -> Found:
     empty = pd.DataFrame()
-    return Found(empty, empty, empty, n_cells, reason, {"n_donors": 0, "n_tested": 0})
+    return Found(empty, empty, empty, empty, n_cells, reason, {"n_donors": 0, "n_tested": 0})
 
 
-def _too_few(enough: pd.DataFrame, classes: list[str], limits: Limits) -> str:
-    have = ", ".join(enough.index[enough.all(axis=1)].astype(str)) or "none"
-    lacking = "; ".join(f"{name}: {int(enough[name].sum())} donors" for name in classes)
-    return (
-        f"{int(enough.all(axis=1).sum())} donors have {limits.min_cells} cells of every class ({have}; {lacking}), "
-        f"and {limits.min_donors} are needed to tell genes from donors"
-    )
+def _too_few(n_cells: pd.DataFrame, kept: pd.DataFrame, limits: Limits) -> str:
+    have = ", ".join(kept.index.astype(str)) or "none"
+    if limits.paired:
+        enough = (n_cells >= limits.min_cells).sum()
+        each = "; ".join(f"{name}: {n} donors" for name, n in enough.items())
+        return (
+            f"{len(kept)} donors have {limits.min_cells} cells of every class ({have}; {each}), "
+            f"and {limits.min_donors} are needed to tell genes from donors"
+        )
+    each = "; ".join(f"{name}: {n}" for name, n in kept.sum().items())
+    return f"{len(kept)} donors are mostly of one class ({each}), and {limits.min_donors} of each are needed"
 
 
 def _none(table: pd.DataFrame, limits: Limits) -> str:

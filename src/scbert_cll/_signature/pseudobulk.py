@@ -21,6 +21,10 @@ class Samples:
     n_cells: np.ndarray
     size_factor: np.ndarray
 
+    def of(self, kept: np.ndarray) -> Samples:
+        """Some of the samples, scaled as they are."""
+        return Samples(self.log[kept], self.donor[kept], self.code[kept], self.n_cells[kept], self.size_factor[kept])
+
     def table(self, classes: list[str]) -> pd.DataFrame:
         """What there is of each sample."""
         columns = {"donor": self.donor.astype(str), "class": np.array(classes)[self.code], "n_cells": self.n_cells}
@@ -37,7 +41,7 @@ def cells_per_donor(codes: np.ndarray, donors: np.ndarray, classes: list[str]) -
 def samples(
     counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray, kept: pd.DataFrame, classes: list[str]
 ) -> Samples:
-    """Sum the counts of each donor and class that `kept` (true/false, donors × classes) names, and scale them."""
+    """Sum the counts of each donor and class that `kept` (true/false, donors × classes) says, and scale them."""
     pairs = [(donor, k) for donor in kept.index for k, name in enumerate(classes) if kept.loc[donor, name]]
     rows = [np.flatnonzero((donors == donor) & (codes == k)) for donor, k in pairs]
     sizes = np.array([len(r) for r in rows])
