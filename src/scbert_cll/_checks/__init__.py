@@ -35,6 +35,7 @@ from scbert_cll._checks._checkpoint import (
     vocabulary_problems,
 )
 from scbert_cll._checks._estimators import is_classifier, labelled, one_per_cell, space, takes_weights, weight_per_cell
+from scbert_cll._checks._gene_sets import among_tested, gene_set_source, gene_sets, gmt_lines
 from scbert_cll._checks._genes import (
     enough_matched,
     gene_names,
@@ -58,6 +59,7 @@ from scbert_cll._checks._tokens import (
 from scbert_cll._checks._words import at_least, choice, is_model, key_in, listed, number_in, share, unique
 
 __all__ = [
+    "among_tested",
     "anndata",
     "are_whole",
     "at_least",
@@ -73,7 +75,10 @@ __all__ = [
     "first",
     "fits_scbert",
     "gene_names",
+    "gene_set_source",
+    "gene_sets",
     "gene_vector_problems",
+    "gmt_lines",
     "groups",
     "is_binned",
     "is_classifier",
