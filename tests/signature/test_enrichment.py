@@ -33,6 +33,7 @@ def test_the_table_is_fishers() -> None:
     np.testing.assert_allclose(found["q"][:3], stats.false_discovery_control(found["p"][:3]))
 
 
+@pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaPendingDeprecationWarning")  # decoupler's own
 def test_odds_ratios_are_decouplers_and_its_two_sided_p_is_never_smaller() -> None:
     net = pd.DataFrame([(k, g) for k, genes in SETS.items() for g in genes], columns=["source", "target"])
     ranking = pd.DataFrame([[2.0 if g in CHOSEN else 1.0 for g in UNIVERSE]], index=["s"], columns=UNIVERSE)
