@@ -12,8 +12,8 @@ from anndata import AnnData
 from torch import Tensor
 
 from scbert_cll import _checks
-from scbert_cll.model._inference import Inference
 from scbert_cll.model._resources import enough_memory
+from scbert_cll.model._set_effects import SetEffects
 from scbert_cll.nn import attribution
 from scbert_cll.nn.performer import Performer
 
@@ -28,10 +28,8 @@ class Attribution(NamedTuple):
     error: np.ndarray | None
 
 
-class Attributed(Inference):
+class Attributed(SetEffects):
     """A classifier that says which genes speak for a class."""
-
-    classes: list[str]
 
     def get_gene_attribution(
         self,

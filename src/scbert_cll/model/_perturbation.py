@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 from scbert_cll import _checks
 from scbert_cll.model._attribution import Attributed
 from scbert_cll.model._data import TokenRows
+from scbert_cll.model._randomized import Randomized
+from scbert_cll.model._set_effects import without
 
 _LEAST = 1e-7  # probabilities of float32 have no logarithm closer to 0 or 1
 
@@ -26,7 +28,7 @@ class Change(NamedTuple):
     shift: np.ndarray
 
 
-class Perturbed(Attributed):
+class Perturbed(Attributed, Randomized):
     """A classifier that predicts cells as they are not."""
 
     def perturb_genes(
@@ -93,13 +95,11 @@ class Perturbed(Attributed):
 
 def _set(csr: sparse.csr_matrix, columns: np.ndarray, level: int) -> sparse.csr_matrix:
     """Some columns at one level."""
-    other = csr.copy()
-    other.data[np.isin(other.indices, columns)] = 0
+    other = without(csr, np.isin(csr.indices, columns))
     if level:
         n = csr.shape[0]
         rows, cols = np.repeat(np.arange(n), len(columns)), np.tile(columns, n)
         other = other + sparse.csr_matrix((np.full(len(rows), level, csr.dtype), (rows, cols)), shape=csr.shape)
-    other = sparse.csr_matrix(other.astype(csr.dtype))
-    other.eliminate_zeros()
-    other.sort_indices()
+        other = sparse.csr_matrix(other.astype(csr.dtype))
+        other.sort_indices()
     return other
