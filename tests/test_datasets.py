@@ -222,6 +222,7 @@ def test_truth_names_twenty_up_and_ten_down(toy, control):
     off = control["rna"].uns["truth"]
     assert off["gene"].equals(truth["gene"])
     assert (off[["sign", "log_fc"]] == 0).all(axis=None)
+    assert (truth["part"] == "programme").all()
 
 
 def test_control_differs_in_the_planted_genes_alone(toy, control):
@@ -238,6 +239,82 @@ def test_programme_acts_within_bimodal_donors(toy):
         assert (np.sign(planted["effect"]) == truth["sign"]).mean() > 0.9
         assert (planted["p"] < 0.05).mean() > 0.5
         assert (other["p"] < 0.05).mean() < 0.1
+
+
+@pytest.fixture(scope="module")
+def combination():
+    return cll_toy(n_bimodal=6, programme="combination")
+
+
+@pytest.fixture(scope="module")
+def subset():
+    return cll_toy(n_bimodal=6, programme="subset")
+
+
+def part_scores(mdata, cells):
+    """Signed sum of standardised logs over the genes of each part, by CLL cell."""
+    logs, _, donor = cll_cells(mdata)
+    logs = logs[cells] if cells is not None else logs
+    scaled = logs.groupby(donor.loc[logs.index], observed=True).transform(lambda x: (x - x.mean()) / (x.std() + 1e-9))
+    truth = mdata["rna"].uns["truth"]
+    return {part: scaled[own["gene"]] @ own["sign"].to_numpy() for part, own in truth.groupby("part")}
+
+
+def bimodal_cells(mdata):
+    """Which CLL cells are of a bimodal donor."""
+    _, _, donor = cll_cells(mdata)
+    return donor.map(mdata["rna"].uns["truth_donors"]["pattern"]).str.startswith("bimodal").to_numpy()
+
+
+@pytest.mark.parametrize("programme", ["combination", "subset"])
+def test_variants_differ_in_the_planted_genes_alone(programme, request):
+    other, plain = request.getfixturevalue(programme), cll_toy(n_bimodal=6, programme=False)
+    differs = np.ravel((other["rna"].X != plain["rna"].X).sum(0)) > 0
+    assert set(other["rna"].var_names[differs]) == set(other["rna"].uns["truth"]["gene"])
+    assert (other["prot"].X == plain["prot"].X).all()
+    assert set(other.obs) - set(plain.obs) == {"switch"}
+    assert not other.obs.loc[other.obs["cell_type"] != "CLL", "switch"].any()
+
+
+def test_combination_has_no_effect_of_a_single_gene(combination):
+    truth = combination["rna"].uns["truth"]
+    assert truth["part"].value_counts().to_dict() == {"first": 15, "second": 15}
+    hits = sum((table.loc[truth["gene"], "p"] < 0.05).sum() for table in within_bimodal(combination))
+    assert hits <= 18  # 180 tests at 5 %: 9 expected
+
+
+def test_combination_tells_the_class_by_both_parts(combination):
+    bimodal = bimodal_cells(combination)
+    _, positive, _ = cll_cells(combination)
+    parts = part_scores(combination, bimodal)
+    assert 0.4 < roc_auc_score(positive[bimodal], parts["first"]) < 0.6
+    assert 0.4 < roc_auc_score(positive[bimodal], parts["second"]) < 0.6
+    assert roc_auc_score(positive[bimodal], -parts["first"] * parts["second"]) > 0.9
+    on = combination.obs["switch"].loc[parts["first"].index]
+    assert roc_auc_score(on, parts["first"]) > 0.9
+    assert roc_auc_score(on != positive[bimodal], parts["second"]) > 0.9
+
+
+def test_subset_acts_where_its_markers_are(subset):
+    truth, bimodal = subset["rna"].uns["truth"], bimodal_cells(subset)
+    assert truth["part"].value_counts().to_dict() == {"programme": 24, "marker": 6}
+    _, positive, _ = cll_cells(subset)
+    on = subset.obs["switch"].loc[positive.index]
+    assert on.mean() == pytest.approx(0.3, abs=0.04)
+    assert abs(on[positive].mean() - on[~positive].mean()) < 0.05
+    parts = part_scores(subset, bimodal)
+    assert roc_auc_score(on[bimodal], parts["marker"]) > 0.65
+    inside, outside = (on == here for here in (True, False))
+    for cells, low, high in ((inside, 0.85, 1.0), (outside, 0.4, 0.6)):
+        chosen = cells[bimodal]
+        assert low < roc_auc_score(positive[bimodal][chosen], parts["programme"][chosen]) < high
+
+
+def test_unknown_programme_is_refused():
+    with pytest.raises(
+        ValueError, match=r"programme must be one of 'additive', 'combination', 'subset'; found 'epistatic'"
+    ):
+        cll_toy(programme="epistatic")
 
 
 def test_control_has_no_programme(toy, control):

@@ -15,6 +15,7 @@ IS_SYNTHETIC: Final = "is_synthetic"
 PRED: Final = "scbert_pred"
 SCORE: Final = "scbert_score"
 DONOR: Final = "donor"
+SWITCH: Final = "switch"
 
 # obsm, and stems of them
 X_SCBERT: Final = "X_scbert"
@@ -34,6 +35,7 @@ ALIGN_GENES: Final = "align_genes"
 SCBERT: Final = "scbert"
 SIGNATURE: Final = "signature"
 BALANCE: Final = "balance"
+GENE_INTERACTIONS: Final = "gene_interactions"
 TRUTH: Final = "truth"
 TRUTH_DONORS: Final = "truth_donors"
 

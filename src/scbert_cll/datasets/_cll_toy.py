@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _keys
+from scbert_cll.datasets._programme import Programme, acting, kind_of, switches, truth
 
 # Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per cell).
 # CD5, CD14 and CD19 are left to the proteins: MuData wants no name twice.
@@ -37,7 +38,6 @@ _N_UP, _N_DOWN, _N_MODULES = 20, 10, 8
 _MIN_GENES, _MIN_DONORS, _MIN_BIMODAL = 200, 5, 2
 _CELL_TYPES = ("CLL", "T", "monocyte")
 _CLASSES = ("CD49d-", "CD49d+")
-_LOG_FC = (0.45, 0.85)  # size of a planted effect, natural log units
 _SHARE_POSITIVE = {"neg_homogeneous": 0.02, "bimodal_low": 0.20, "bimodal_high": 0.60, "pos_homogeneous": 0.97}
 # Mean counts per protein: background, and what CLL cells (of CD49d: the positive ones), T cells and monocytes add
 _PROTEINS = {
@@ -56,7 +56,7 @@ def cll_toy(
     n_cells: int = 2000,
     n_genes: int = 800,
     n_bimodal: int = 2,
-    programme: bool = True,
+    programme: bool | Programme = True,
     rng: int | np.random.Generator | None = 0,
 ) -> mudata.MuData:
     """Simulated CITE-seq of chronic lymphocytic leukaemia with a planted CD49d programme.
@@ -86,8 +86,10 @@ def cll_toy(
         Number of bimodal donors, 2 to ``n_donors - 3``, in turn below and above the 30 % rule; of the others about three eighths, but at
         least two, are positive. Comparisons within donors need more than two.
     programme
-        Whether the planted programme acts. ``False`` gives the control: the same object, count for count, but for the 30
-        planted genes, which then know nothing of CD49d.
+        How the planted programme acts. ``True`` is ``"additive"``: every planted gene follows the CD49d level. ``"combination"``: half of the
+        genes follow one hidden switch and half another, both independent of CD49d, and a CLL cell is CD49d+ where the two differ; no gene
+        has an effect of its own. ``"subset"``: the genes follow CD49d in 30 % of the CLL cells only, which a fifth of them mark, whatever
+        the cell's CD49d. ``False`` is the control. Whatever it is, the rest of the object is the same, count for count: only the counts of the 30 planted genes differ.
     rng
         Seed or generator. The same seed gives the same object.
 
@@ -101,17 +103,20 @@ def cll_toy(
         What the cell is, whatever its protein counts say.
     ``mdata["rna"].obs["cd49d_latent"]`` : float32
         0 is a typical negative CLL cell, 1 a typical positive one; missing in other cells.
+    ``mdata["rna"].obs["switch"]`` : bool, of a combination (its first switch) or a subset
+        What is hidden: whether it is on.
     ``mdata["rna"].var["chromosome"]`` : categorical
         1 to 22, X, Y, MT.
     ``mdata["rna"].uns["truth"]`` : DataFrame
-        The programme: ``gene``, ``sign``, ``log_fc`` (natural log units per unit of the latent level; 0 in the control).
+        The programme: ``gene``, ``sign``, ``log_fc`` (natural log units per unit of the latent level, or between a switch on and off; 0 in the
+        control), ``part`` (``"programme"``; ``"first"`` or ``"second"`` switch of a combination; ``"marker"`` of a subset).
     ``mdata["rna"].uns["truth_donors"]`` : DataFrame
         Per donor: ``pattern``, ``trisomy12``, ``batch``, ``sex``, ``pct_positive`` (of its CLL cells).
 
     Raises
     ------
     ValueError
-        If there are too few donors, cells or genes for what must be in, or too few or too many bimodal donors.
+        If there are too few donors, cells or genes for what must be in, too few or too many bimodal donors, or an unknown programme.
 
     Examples
     --------
@@ -122,18 +127,19 @@ def cll_toy(
     """
     _check_size(n_donors=n_donors, n_cells=n_cells, n_genes=n_genes)
     _check_bimodal(n_bimodal, n_donors)
+    kind = kind_of(programme)
     # one random stream per step, so that a change of one step leaves the others as they were
-    streams = np.random.default_rng(rng).spawn(6)
+    streams = np.random.default_rng(rng).spawn(7)
     donors = _donors(n_donors, n_bimodal, streams[0])
     genes = _genes(n_genes, streams[1])
-    cells = _cells(donors, n_cells, streams[2])
-    truth = _truth(genes, programme, streams[1])
+    cells = switches(_cells(donors, n_cells, streams[2]), kind, streams[6])
+    planted = truth(genes["sign"], kind, streams[1])
     rate = _rates(cells, genes, donors, streams[3])
     rna = AnnData(
-        sparse.csr_matrix(_rna_counts(rate, cells, truth, genes, streams[4])),
+        sparse.csr_matrix(_rna_counts(rate, genes, planted["gene"], acting(cells, planted, kind), streams[4])),
         obs=cells.drop(columns="residual"),
         var=genes[["chromosome"]].astype("category"),
-        uns={_keys.TRUTH: truth, _keys.TRUTH_DONORS: _summary(donors, cells)},
+        uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: _summary(donors, cells)},
     )
     prot = AnnData(_protein_counts(cells, streams[5]), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS)))
     mdata = mudata.MuData({"rna": rna, "prot": prot})
@@ -236,14 +242,6 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     return cells[[_keys.DONOR, "batch", "cell_type", "trisomy12", "cd49d_true", "cd49d_latent", "residual"]]
 
 
-def _truth(genes: pd.DataFrame, programme: bool, rng: np.random.Generator) -> pd.DataFrame:
-    """The programme: one row per planted gene, those that go up first; no effect in the control."""
-    sign = genes.loc[genes["sign"] != 0, "sign"].sort_values(ascending=False, kind="stable")
-    log_fc = sign * rng.uniform(*_LOG_FC, len(sign)) * programme
-    table = pd.DataFrame({"gene": sign.index, "sign": sign * programme, "log_fc": log_fc})
-    return table.set_axis([str(i) for i in range(len(table))])
-
-
 def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """Expected counts, cells x genes, before the programme acts."""
     n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
@@ -276,15 +274,13 @@ def _donor_effects(genes: pd.DataFrame, donors: pd.DataFrame, effects: np.ndarra
 
 
 def _rna_counts(
-    rate: np.ndarray, cells: pd.DataFrame, truth: pd.DataFrame, genes: pd.DataFrame, rng: np.random.Generator
+    rate: np.ndarray, genes: pd.DataFrame, names: pd.Series, change: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Negative binomial counts; the planted genes are drawn last, so that the control differs in them alone."""
-    planted = genes.index.get_indexer(pd.Index(truth["gene"]))
-    level = cells["cd49d_latent"].fillna(0.0).to_numpy()
-    acting = rate[:, planted] * np.exp(level[:, None] * truth["log_fc"].to_numpy())
+    planted = genes.index.get_indexer(pd.Index(names))
     dispersion = genes["dispersion"].to_numpy()
     counts = _negative_binomial(rate, dispersion, rng)
-    counts[:, planted] = _negative_binomial(acting, dispersion[planted], rng)
+    counts[:, planted] = _negative_binomial(rate[:, planted] * np.exp(change), dispersion[planted], rng)
     return counts.astype(np.float32)
 
 
