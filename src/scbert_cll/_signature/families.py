@@ -7,12 +7,13 @@ import pandas as pd
 
 # of a gene's symbol; the first that fits
 _FAMILIES = {
-    "immunoglobulin": r"^IG[HKL][VDJCMGAE]|^IGHD$|^JCHAIN$",
+    "immunoglobulin": r"^IG[HKL][VDJ]|^IGKC$|^IGLC\d|^IGLL[15]$|^IGH(M|E|G[1-4P]|A[12]|EP\d)$|^JCHAIN$",
     "HLA": r"^HLA-",
     "sex": r"^(XIST|TSIX|RPS4Y[12]|DDX3Y|UTY|KDM5D|EIF1AY|USP9Y|ZFY|NLGN4Y|TMSB4Y|PRKY|SRY|TXLNGY|TTTY\d+)$",
     "mitochondrial": r"^MT-",
     "ribosomal": r"^RP[LS]\d+[ALXY]?\d*(L\d*)?$|^RPL?P[012]$|^RPSA$",
 }
+FAMILIES = (*_FAMILIES, "marker")
 
 
 def family(genes: pd.Index, marker: str | None) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""get.predictions: predicted classes, beside their labels."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+
+
+def predictions(
+    adata: AnnData,
+    *,
+    labels_key: str | None = None,
+    pred_key: str = _keys.PRED,
+    split_key: str = _keys.SPLIT,
+    split: str | None = None,
+) -> pd.DataFrame:
+    """Predicted class of each cell, beside its label.
+
+    What ``tl.finetune`` and ``tl.predict`` wrote, one row per cell in the order of the cells.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with predictions.
+    labels_key
+        `obs` column of the labels to put beside the predictions.
+    pred_key
+        `obs` column of the predicted classes. Score and probabilities are those of the same name, where they exist:
+        ``scbert_pred`` goes with ``scbert_score`` and ``scbert_proba``.
+    split_key
+        `obs` column of the split; listed where it exists.
+    split
+        Only these cells: ``"train"``, ``"val"`` or ``"test"``. By default all cells, those trained on among them.
+
+    Returns
+    -------
+    DataFrame by cell, with ``split`` and ``label`` where there are such, ``pred``, ``score`` (largest probability) and one
+    ``proba_<class>`` per class.
+
+    Raises
+    ------
+    KeyError
+        A column is missing; those that exist are listed.
+    ValueError
+        No cell is in `split`.
+    """
+    obs = cast("pd.DataFrame", _checks.anndata(adata).obs)
+    _checks.key_in(pred_key, obs, "adata.obs", "Run tl.finetune or tl.predict first.")
+    if split is not None:
+        _checks.split(adata, split_key, need=(split,))
+    stem = pred_key.removesuffix("_pred")
+    columns = {"split": split_key, "label": labels_key, "pred": pred_key, "score": f"{stem}_score"}
+    if labels_key is not None:
+        _checks.key_in(labels_key, obs, "adata.obs")
+    table = pd.DataFrame({name: obs[key] for name, key in columns.items() if key in obs}, obs.index).rename_axis("cell")
+    proba = adata.obsm.get(f"{stem}_proba")
+    if isinstance(proba, pd.DataFrame):
+        table = table.join(proba.add_prefix("proba_"))
+    return table if split is None else table[table["split"] == split]
