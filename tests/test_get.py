@@ -331,16 +331,17 @@ def test_evaluation_is_the_same_from_disk(evaluated, tmp_path):
     pd.testing.assert_frame_equal(get.out_of_fold(back), get.out_of_fold(evaluated))
 
 
-class TestSignature:
-    @pytest.fixture(scope="class")
-    def planted(self) -> AnnData:
-        """Two planted genes under names of families, and ITGA4 among the planted."""
-        adata = sb.datasets.planted_donors(n_genes=100, n_planted=12, rng=0)
-        first = adata.var_names[adata.var["truth"] != 0][:3]
-        adata.var_names = adata.var_names.to_series().replace(dict(zip(first, FAMILY_NAMES, strict=True))).to_numpy()
-        sb.tl.signature(adata, groupby="label", gene="CD38")
-        return adata
+@pytest.fixture(scope="module")
+def planted() -> AnnData:
+    """Two planted genes under names of families, and ITGA4 among the planted."""
+    adata = sb.datasets.planted_donors(n_genes=100, n_planted=12, rng=0)
+    first = adata.var_names[adata.var["truth"] != 0][:3]
+    adata.var_names = adata.var_names.to_series().replace(dict(zip(first, FAMILY_NAMES, strict=True))).to_numpy()
+    sb.tl.signature(adata, groupby="label", gene="CD38")
+    return adata
 
+
+class TestSignature:
     def test_lists_the_selected_genes_with_the_clearest_first(self, planted: AnnData) -> None:
         table = get.signature(planted)
         assert table["selected"].all()
