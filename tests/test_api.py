@@ -25,9 +25,10 @@ ROOMS = ("pp", "tl", "pl", "get", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "label_cd49d", "split_donors"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
-    | {"predict", "pretrain", "signature"},
-    "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "reliability"},
-    "get": set(),
+    | {"gene_interactions", "predict", "pretrain", "signature"},
+    "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
+    | {"signature", "signature_heatmap"},
+    "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"},
     "datasets": {"cll_toy", "planted_donors"},
 }
 FIRST = {"pp": {"adata", "data"}, "tl": {"adata"}, "pl": {"adata", "data", "model"}, "get": {"adata", "data", "model"}}
@@ -215,6 +216,8 @@ def done(ready: AnnData, model: Any) -> AnnData:
     adata = ready.copy()
     sc_cll.tl.predict(adata, model)
     sc_cll.tl.gene_attention(adata, model, groupby="cd49d")
+    sc_cll.tl.signature(adata)
+    sc_cll.tl.perturb(adata, model, ["ITGA4", "CD44"])
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
     return adata
 
@@ -245,6 +248,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
         "ready",
         [lambda f, adata, model, **kw: f(adata, model, groupby="cd49d", donor_key="donor", split_key="none", **kw)],
     ),
+    "tl.gene_interactions": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["CD74", "B2M"], **kw)]),
     "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),
     "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
     "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),

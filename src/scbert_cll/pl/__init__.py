@@ -8,6 +8,20 @@ from scbert_cll.pl._donor_agreement import donor_agreement
 from scbert_cll.pl._evaluation import evaluation
 from scbert_cll.pl._gene_attention import gene_attention
 from scbert_cll.pl._history import history
+from scbert_cll.pl._perturb import perturb
 from scbert_cll.pl._reliability import reliability
+from scbert_cll.pl._signature import signature
+from scbert_cll.pl._signature_heatmap import signature_heatmap
 
-__all__ = ["cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "reliability"]
+__all__ = [
+    "cd49d",
+    "confusion",
+    "donor_agreement",
+    "evaluation",
+    "gene_attention",
+    "history",
+    "perturb",
+    "reliability",
+    "signature",
+    "signature_heatmap",
+]
