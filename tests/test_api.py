@@ -21,11 +21,11 @@ from scipy import sparse
 import scbert_cll as sc_cll
 
 DOCS = Path(__file__).parents[1] / "docs"
-ROOMS = ("pp", "tl", "pl", "get", "datasets")
+ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "label_cd49d", "split_donors"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
-    | {"gene_interactions", "predict", "pretrain", "signature"},
+    | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
     | {"signature", "signature_heatmap"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"},
@@ -250,6 +250,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     ),
     "tl.gene_interactions": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["CD74", "B2M"], **kw)]),
     "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),
+    "tl.score_signature": ("split", [lambda f, adata, _, **kw: f(adata, ["ITGA4", "ITGB1"], **kw)]),
     "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
     "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),
     "tl.gene_attention": (

@@ -5,10 +5,12 @@ from scbert_cll.tl._finetune import finetune
 from scbert_cll.tl._gene2vec import gene2vec
 from scbert_cll.tl._gene_attention import gene_attention
 from scbert_cll.tl._gene_attribution import gene_attribution
+from scbert_cll.tl._gene_interactions import gene_interactions
 from scbert_cll.tl._leakage_audit import leakage_audit
 from scbert_cll.tl._perturb import perturb
 from scbert_cll.tl._predict import predict
 from scbert_cll.tl._pretrain import pretrain
+from scbert_cll.tl._score_signature import score_signature
 from scbert_cll.tl._signature import signature
 
 __all__ = [
@@ -17,9 +19,11 @@ __all__ = [
     "gene2vec",
     "gene_attention",
     "gene_attribution",
+    "gene_interactions",
     "leakage_audit",
     "perturb",
     "predict",
     "pretrain",
+    "score_signature",
     "signature",
 ]
