@@ -29,6 +29,7 @@ EXPECTED = {
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
     | {"signature", "signature_heatmap"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"},
+    "io": {"read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_toy", "planted_donors"},
 }
 FIRST = {"pp": {"adata", "data"}, "tl": {"adata"}, "pl": {"adata", "data", "model"}, "get": {"adata", "data", "model"}}
@@ -246,7 +247,15 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     ),
     "tl.gene_attribution": (
         "ready",
-        [lambda f, adata, model, **kw: f(adata, model, groupby="cd49d", donor_key="donor", split_key="none", **kw)],
+        [
+            lambda f, adata, model, **kw: f(adata, model, groupby="cd49d", donor_key="donor", split_key="none", **kw),
+            lambda f, adata, model: f(
+                adata, model, method="attention", per_layer=True, groupby="cd49d", split_key="none"
+            ),
+            lambda f, adata, model: f(
+                adata, model, method="group_occlusion", gene_sets={"one": ["ITGA4"]}, groupby="cd49d", split_key="none"
+            ),
+        ],
     ),
     "tl.gene_interactions": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["CD74", "B2M"], **kw)]),
     "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import scbert_cll as sb
-from scbert_cll.model import ScBERTClassifier
+from scbert_cll.model import ScBERTClassifier, _set_effects
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +17,18 @@ def cells():
     return adata
 
 
-@pytest.fixture(scope="module", params=["expressed", "all"])
+NETWORKS = {
+    "expressed": {},
+    "background": {"tokens": "background", "n_background": 40},
+    "all": {"tokens": "all"},
+    "scbert": {"tokens": "all", "end_token": True, "head": "scbert"},
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def trained(request, cells):
     ScBERTClassifier.setup_anndata(cells, labels_key="cd49d_true")
-    model = ScBERTClassifier(cells, rng=0, tokens=request.param, gene_embedding="learned")
+    model = ScBERTClassifier(cells, rng=0, gene_embedding="learned", **NETWORKS[request.param])
     model.train(2, accelerator="cpu", enable_progress_bar=False)
     return model
 
@@ -78,3 +86,35 @@ def test_a_perturbation_is_the_prediction_of_the_changed_cells(trained, cells):
         np.testing.assert_allclose(change.log_odds, (odds[0] - odds[1]).to_numpy()[change.rows], atol=2e-3)
         latent = [trained.get_latent_representation(c)[change.rows] for c in (changed, cells)]
         np.testing.assert_allclose(change.shift, np.linalg.norm(latent[0] - latent[1], axis=1), atol=1e-4)
+
+
+def test_occlusion_is_the_mean_effect_of_a_gene_alone(trained, cells):
+    groups = cells.obs["cd49d_true"].copy()
+    groups.iloc[:20] = np.nan
+    genes = list(trained.genes[:3])
+    found = trained.get_gene_occlusion(groups, genes=genes, batch_size=50)
+    effects = -trained.get_set_effects({gene: [gene] for gene in genes}, cells).fillna(0.0)
+    expected = effects.groupby(groups.to_numpy(), observed=True).mean().T
+    np.testing.assert_allclose(found.loc[genes], expected.loc[genes, list(found)], atol=1e-5)
+    assert found.abs().to_numpy().max() > 0
+    assert list(found.index) == genes
+
+
+def test_occlusion_looks_at_some_cells_of_each_group(trained, cells):
+    """One cell of each group: the values are those of that cell alone, and all genes are there."""
+    found = trained.get_gene_occlusion(cells.obs["cd49d_true"], cells, n_cells=1)
+    assert list(found.index) == list(trained.genes)
+    first = cells[[np.flatnonzero(cells.obs["cd49d_true"] == name)[0] for name in found]].copy()
+    alone = trained.get_gene_occlusion(pd.Series(list(found)), first)
+    np.testing.assert_allclose(found, alone[list(found)], atol=1e-5)
+    expressed = (first.X > 0).toarray().T
+    assert (found.to_numpy()[~expressed] == 0).all()
+    with pytest.raises(KeyError, match="NOGENE"):
+        trained.get_gene_occlusion(cells.obs["cd49d_true"], genes=["NOGENE"])
+
+
+def test_many_changed_cells_are_told(trained, cells, monkeypatch, caplog):
+    monkeypatch.setattr(_set_effects, "_MANY", 0)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        trained.get_gene_occlusion(cells.obs["cd49d_true"], genes=["ITGA4"], n_cells=30)
+    assert "n_cells= or genes= there are fewer" in caplog.text

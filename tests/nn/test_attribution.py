@@ -1,9 +1,10 @@
-"""Attributions against what they stand for: finite differences, sums, leaving out, and the whole attention matrices."""
+"""Attributions against what they stand for: finite differences, sums, captum's numbers, and the whole attention matrices."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from captum.attr import LayerGradientXActivation, LayerIntegratedGradients, Saliency
 
 from scbert_cll.nn import Config, Performer, attribution, favor
 
@@ -69,6 +70,45 @@ def test_integrated_gradients_are_complete():
     torch.testing.assert_close(found.sum(1), change, rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.parametrize("n_steps", [1, 8])
+def test_integrated_gradients_are_captums(n_steps):
+    """The same path, quadrature and layer; float32, so within 1e-5 of the largest value."""
+    module, cells = network(), some_cells()
+    found, _, _ = attribution.integrated_gradients(module, cells, CONTRAST, n_steps=n_steps)
+    method = LayerIntegratedGradients(lambda *cell: module(*cell) @ CONTRAST, module.token_embedding)
+    expected = method.attribute(
+        cells["tokens"],
+        baselines=torch.zeros_like(cells["tokens"]),
+        additional_forward_args=(cells["genes"], cells["weight"]),
+        n_steps=n_steps,
+        method="gausslegendre",
+    ).sum(-1)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_gradient_input_is_captums():
+    """Captum multiplies by the vector itself, which is its distance from no expression where that has the vector zero."""
+    module, cells = network(), some_cells()
+    with torch.no_grad():
+        module.token_embedding.weight[0] = 0
+    method = LayerGradientXActivation(lambda *cell: module(*cell) @ CONTRAST, module.token_embedding)
+    expected = method.attribute(cells["tokens"], additional_forward_args=(cells["genes"], cells["weight"]))
+    expected = expected.sum(-1).detach()
+    found = attribution.gradient_input(module, cells, CONTRAST)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_gate_gradient_is_captums_by_the_weight():
+    module, cells = network(), some_cells()
+    method = Saliency(lambda weight, *cell: module(*cell, weight) @ CONTRAST)
+    expected = method.attribute(
+        cells["weight"].clone().requires_grad_(), additional_forward_args=(cells["tokens"], cells["genes"]), abs=False
+    )
+    found = attribution.gate_gradient(module, cells, CONTRAST)
+    there = cells["weight"] > 0
+    torch.testing.assert_close(found[there], expected[there], rtol=1e-4, atol=1e-6)
+
+
 def test_gradient_input_is_the_first_order_of_a_small_step():
     module, cells = network(), some_cells()
     with torch.no_grad():  # tokens close to that of no expression: the first order is all there is
@@ -76,22 +116,6 @@ def test_gradient_input_is_the_first_order_of_a_small_step():
     found, change, _ = attribution.integrated_gradients(module, cells, CONTRAST, n_steps=8)
     torch.testing.assert_close(attribution.gradient_input(module, cells, CONTRAST), found, rtol=0.02, atol=1e-5)
     assert change.abs().max() > 1e-5
-
-
-def test_occlusion_is_the_cell_without_the_token():
-    module, cells = network(), some_cells(weights=False)
-    dropped = torch.zeros(B, N, dtype=torch.bool)
-    dropped[:, 2] = True
-    kept = {name: torch.cat([x[:, :2], x[:, 3:]], dim=1) for name, x in cells.items()}
-    found = attribution.occlusion(module, cells, CONTRAST, dropped)
-    torch.testing.assert_close(found, logit(module, cells) - logit(module, kept))
-
-
-def test_a_cell_of_nothing_else_has_no_occlusion():
-    module, cells = network(), some_cells()
-    dropped = torch.zeros(B, N, dtype=torch.bool)
-    dropped[1] = True
-    assert attribution.occlusion(module, cells, CONTRAST, dropped).isnan().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("weights", [False, True])

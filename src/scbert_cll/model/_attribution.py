@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll.model._resources import enough_memory
-from scbert_cll.model._set_effects import SetEffects
+from scbert_cll.model._set_effects import SetEffects, coded
 from scbert_cll.nn import attribution
 from scbert_cll.nn.performer import Performer
 
@@ -88,8 +88,7 @@ class Attributed(SetEffects):
         infer: Callable[..., tuple[Tensor, Tensor | None]],
         batch_size: int | None,
     ) -> Attribution:
-        categorical = groups.astype("category").cat.remove_unused_categories()
-        codes, names = categorical.cat.codes.to_numpy(), [str(name) for name in categorical.cat.categories]
+        codes, names = coded(groups)
         total = np.zeros((len(names), self.config.n_positions))
         error = np.full(len(codes), np.nan, np.float32)
         kept = np.flatnonzero(codes >= 0)

@@ -1,4 +1,8 @@
-"""What each token does to a cell's logit: by gradients, along a path, by leaving tokens out, and by the way attention goes.
+"""What each token does to a cell's logit: by gradients, along a path, and by the way attention goes.
+
+What leaving tokens out does is asked of whole cells, in `model/_set_effects.py`. Captum (a test binds the two) has the same gate gradient,
+gradient × input and integrated gradients for whoever brings it the forward function; its path holds all its points at once, and it has neither rollout
+in linear time nor sums per gene over cells that differ in their tokens.
 
 Everything takes cells as the network does, (tokens, genes, weight), and gives float32 (b, n), one number per token. `contrast` (classes,)
 says which combination of the logits is meant. Cells do not touch each other: the network must be in evaluation mode.
@@ -54,17 +58,6 @@ def integrated_gradients(
     at, share = np.polynomial.legendre.leggauss(n_steps)
     found, change = _along_path(module, cells, contrast, (at + 1) / 2, share / 2)
     return found, change, found.sum(1) - change
-
-
-@torch.no_grad()
-def occlusion(module: Performer, cells: Cells, contrast: Tensor, dropped: Tensor) -> Tensor:
-    """Logit of the whole cell less its logit without the tokens `dropped` (b, n), True where a token is left out: (b,)."""
-    weight = _weight(cells)
-    without = weight * ~dropped
-    keeps = (without > 0).any(1, keepdim=True)  # a cell of nothing else has no logit without
-    whole = _logit(module, {**cells, "weight": weight}, contrast)
-    other = _logit(module, {**cells, "weight": torch.where(keeps, without, weight)}, contrast)
-    return torch.where(keeps.squeeze(1), whole - other, torch.full_like(whole, torch.nan))
 
 
 @torch.no_grad()
