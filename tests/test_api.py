@@ -25,9 +25,10 @@ ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "label_cd49d", "split_donors"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
-    | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"},
+    | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"}
+    | {"signature_report"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
-    | {"signature", "signature_heatmap"},
+    | {"faithfulness", "signature", "signature_heatmap", "signature_report", "stability"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"},
     "io": {"read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_toy", "planted_donors"},
@@ -212,11 +213,21 @@ def model(ready: AnnData) -> Any:
 
 
 @pytest.fixture(scope="session")
+def found(split: AnnData) -> AnnData:
+    """A signature, or why there is none."""
+    adata = split.copy()
+    sc_cll.tl.signature(adata, min_cells=5)
+    return adata
+
+
+@pytest.fixture(scope="session")
 def done(ready: AnnData, model: Any) -> AnnData:
     """Everything a plot needs."""
     adata = ready.copy()
     sc_cll.tl.predict(adata, model)
     sc_cll.tl.gene_attention(adata, model, groupby="cd49d")
+    sc_cll.tl.signature(adata, min_cells=5)
+    sc_cll.tl.signature_report(adata, n_random=19, n_permutations=2)
     sc_cll.tl.signature(adata)
     sc_cll.tl.perturb(adata, model, ["ITGA4", "CD44"])
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
@@ -261,6 +272,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),
     "tl.score_signature": ("split", [lambda f, adata, _, **kw: f(adata, ["ITGA4", "ITGB1"], **kw)]),
     "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
+    "tl.signature_report": ("found", [lambda f, adata, _: f(adata, n_random=19, n_permutations=2)]),
     "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),
     "tl.gene_attention": (
         "ready",

@@ -6,22 +6,28 @@ from scbert_cll.pl._cd49d import cd49d
 from scbert_cll.pl._confusion import confusion
 from scbert_cll.pl._donor_agreement import donor_agreement
 from scbert_cll.pl._evaluation import evaluation
+from scbert_cll.pl._faithfulness import faithfulness
 from scbert_cll.pl._gene_attention import gene_attention
 from scbert_cll.pl._history import history
 from scbert_cll.pl._perturb import perturb
 from scbert_cll.pl._reliability import reliability
 from scbert_cll.pl._signature import signature
 from scbert_cll.pl._signature_heatmap import signature_heatmap
+from scbert_cll.pl._signature_report import signature_report
+from scbert_cll.pl._stability import stability
 
 __all__ = [
     "cd49d",
     "confusion",
     "donor_agreement",
     "evaluation",
+    "faithfulness",
     "gene_attention",
     "history",
     "perturb",
     "reliability",
     "signature",
     "signature_heatmap",
+    "signature_report",
+    "stability",
 ]

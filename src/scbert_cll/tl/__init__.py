@@ -12,6 +12,7 @@ from scbert_cll.tl._predict import predict
 from scbert_cll.tl._pretrain import pretrain
 from scbert_cll.tl._score_signature import score_signature
 from scbert_cll.tl._signature import signature
+from scbert_cll.tl._signature_report import signature_report
 
 __all__ = [
     "cross_validate",
@@ -26,4 +27,5 @@ __all__ = [
     "pretrain",
     "score_signature",
     "signature",
+    "signature_report",
 ]
