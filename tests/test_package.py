@@ -43,7 +43,7 @@ def test_import_is_light() -> None:
     assert not loaded & (HEAVY | {"scanpy", "matplotlib", "sklearn", "gensim", "imblearn"})
 
 
-@pytest.mark.parametrize("room", ["pp", "pl", "get", "datasets", "vocab"])
+@pytest.mark.parametrize("room", ["pp", "pl", "get", "io", "datasets", "vocab"])
 def test_rooms_without_a_network_load_none(room: str) -> None:
     assert not loaded_after(f"import scbert_cll.{room}") & HEAVY
 

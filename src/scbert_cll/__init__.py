@@ -6,13 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scbert_cll import datasets, estimators, get, model, pl, pp, tl
+    from scbert_cll import datasets, estimators, get, io, model, pl, pp, tl
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
 __version__ = "0.1.0"
-__all__ = ["ScBERT", "ScBERTClassifier", "__version__", "datasets", "estimators", "get", "model", "pl", "pp", "tl"]
+__all__ = [
+    "ScBERT",
+    "ScBERTClassifier",
+    "__version__",
+    "datasets",
+    "estimators",
+    "get",
+    "io",
+    "model",
+    "pl",
+    "pp",
+    "tl",
+]
 
-_ROOMS = frozenset({"datasets", "estimators", "get", "model", "pl", "pp", "tl"})
+_ROOMS = frozenset({"datasets", "estimators", "get", "io", "model", "pl", "pp", "tl"})
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks._matrix import are_whole, counts
+from scbert_cll._checks._words import key_in, listed, unique
 
 
 def gene_set_source(source: Any) -> None:
@@ -55,3 +60,137 @@ def among_tested(chosen: Collection[str], universe: Collection[str]) -> None:
         raise ValueError(
             f"universe must hold all genes that could have been chosen, so all that were; it lacks {listed(others)}."
         )
+
+
+def signature_record(adata: AnnData, key: str) -> dict[str, Any]:
+    """What tl.signature wrote."""
+    key_in(key, adata.uns, "adata.uns", "Run tl.signature first, or hand over a signature.")
+    record: Any = adata.uns[key]
+    if not isinstance(record, Mapping) or not isinstance(record.get("genes"), pd.DataFrame):
+        raise ValueError(f"adata.uns[{key!r}] was not written by tl.signature: it has no table 'genes'.")
+    return dict(record)
+
+
+def not_empty(n: int, reason: str, what: str) -> None:
+    """A signature that holds a gene."""
+    if not n:
+        why = f" ({reason})" if reason else ""
+        raise ValueError(f"The signature is empty{why}: {what}.")
+
+
+def signature_table(table: Any) -> None:
+    """A table of genes with something that can be their weights."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"Expected an AnnData or the table of a signature, found {type(table).__name__}.")
+    if "gene" not in table or not {"weight", "log2_fc"} & set(table):
+        if table.empty:
+            raise ValueError("The signature is empty: its table has no gene.")
+        raise ValueError(
+            "A table of a signature needs the columns 'gene' and 'weight' (or 'log2_fc', as tl.signature has it); "
+            f"it has {listed(table.columns, 12)}."
+        )
+
+
+def signature_source(source: Any) -> None:
+    """Something that weights of genes can be read from."""
+    if isinstance(source, pd.DataFrame):
+        signature_table(source)
+    elif isinstance(source, str) and not source.endswith((".gmt", ".gmt.gz")):
+        raise ValueError(f"signature={source!r} is not the path of a .gmt file; to score one gene, pass [{source!r}].")
+    elif not isinstance(source, Iterable | PathLike):
+        raise TypeError(
+            "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the path of a .gmt file; "
+            f"found {type(source).__name__}."
+        )
+
+
+def one_signature(sets: Mapping[str, Any], up: str, down: str) -> None:
+    """One set of genes, or the two halves of one signature."""
+    names = list(sets)
+    stems = {name.upper().removesuffix(up).removesuffix(down) for name in names}
+    ends = {name.upper()[-len(up) :] for name in names}
+    if len(names) != 1 and not (len(names) == 2 and len(stems) == 1 and ends == {up, down}):
+        raise ValueError(
+            f"Expected one set of genes, or two whose names end with {up!r} and {down!r}; found {len(names)}: {listed(names)}. "
+            "Choose one: io.read_gmt(path)[name]."
+        )
+
+
+def gene_weights(found: pd.Series) -> pd.Series:
+    """Weights of genes as numbers: at least one, finite, none zero, no gene twice."""
+    weights = pd.to_numeric(found, errors="coerce").astype(np.float64)
+    weights.index = weights.index.astype(str)
+    not_empty(len(weights), "", "there is no gene to weigh")
+    unique(weights.index, "The genes of a signature", "keep one of each")
+    bad = weights.index[~np.isfinite(weights) | (weights == 0)]
+    if len(bad):
+        raise ValueError(
+            f"The weights of a signature must be finite and not zero; they are not for {listed(bad)}. Leave these genes out."
+        )
+    return weights
+
+
+def enough_weight(weights: pd.Series, present: np.ndarray, where: str, *, min_matched: float) -> None:
+    """Enough of a signature's weight lies on genes that are in the data."""
+    share = float(weights.abs()[present].sum() / weights.abs().sum())
+    if share < min_matched or not present.any():
+        raise ValueError(
+            f"{present.sum()} of the {len(weights)} genes of the signature, with {share:.0%} of its weight, are in {where}; expected at "
+            f"least {min_matched:.0%} of the weight. Missing: {listed(weights.index[~present])}. Use the same kind of name on both "
+            "sides (symbols or Ensembl), or lower min_matched."
+        )
+
+
+def counts_to_normalize(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
+    """Raw counts, or a hint at what to do with other values."""
+    try:
+        return counts(adata, layer)
+    except ValueError as error:
+        raise ValueError(f"{error} If these are log-expression values, pass normalize=False.") from error
+
+
+def log_values(adata: AnnData, layer: str | None) -> np.ndarray | sparse.csr_matrix:
+    """Values that are on a log scale already: finite, and not all of them whole numbers."""
+    if layer is not None:
+        key_in(layer, adata.layers, "adata.layers")
+    found: Any = adata.X if layer is None else adata.layers[layer]
+    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    if found is None:
+        raise ValueError(f"{where} is empty (None); put the values there or name the layer that holds them.")
+    values = sparse.csr_matrix(found) if sparse.issparse(found) else np.asarray(found)
+    held = np.asarray(values.data if isinstance(values, sparse.csr_matrix) else values).ravel()
+    if not np.isfinite(held).all():
+        raise ValueError(f"{where} holds {int((~np.isfinite(held)).sum())} values that are NaN or infinite; fill them.")
+    if are_whole(held):
+        raise ValueError(
+            f"{where} holds whole numbers only, so no log-expression; leave normalize=True for raw counts."
+        )
+    return values
+
+
+def can_be_scored(values: np.ndarray | sparse.csr_matrix, weights: pd.Series, adata: AnnData, method: str) -> None:
+    """Values that differ within each cell, and weights that differ between genes."""
+    if values.shape[1] == len(weights) and weights.nunique() == 1:
+        raise ValueError(
+            f"method={method!r} holds a signature against other genes, and adata has none but the {len(weights)} of the signature; "
+            "score an object with all genes."
+        )
+    ends: list[Any] = [values.max(axis=1), values.min(axis=1)]
+    most, least = (end.toarray().ravel() if sparse.issparse(end) else end for end in ends)
+    flat = adata.obs_names[most == least]
+    if len(flat):
+        raise ValueError(
+            f"{len(flat)} cells have one value for all genes, so method={method!r} has no score for them: {listed(flat)}; remove them."
+        )
+
+
+def gmt_name(name: str) -> None:
+    """A name of a set that every reader takes whole."""
+    if not name or name.split() != [name]:
+        raise ValueError(f"name must be one word without blanks; found {name!r}.")
+
+
+def gmt_genes(genes: Iterable[str]) -> None:
+    """Names of genes that every reader takes whole."""
+    if bad := [gene for gene in genes if gene.split() != [gene]]:
+        raise ValueError(f"A GMT file is parted by blanks, so names of genes must have none; found {listed(bad)}.")
