@@ -129,3 +129,69 @@ def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3
     held = {"params": params, "classes": np.array(CLASSES), "ordered": True, "unit": unit, "n_units": n_units}
     adata.uns["cv"] = held | tables
     return adata
+
+
+# -- a signature, made up -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signed() -> Callable[..., AnnData]:
+    """An object as tl.signature leaves it."""
+    return _signed
+
+
+def _signed(
+    n_up: int = 6,
+    n_down: int = 4,
+    *,
+    n_other: int = 30,
+    n_donors: int = 6,
+    classes: tuple[str, ...] = ("CD49d-", "CD49d+"),
+    names: dict[int, str] | None = None,
+    families: dict[int, str] | None = None,
+    between: bool = False,
+) -> AnnData:
+    """Genes in order: those that go up, those that go down, those that do not pass; `names` and `families` by place."""
+    rng = np.random.default_rng(0)
+    n = n_up + n_down + n_other
+    places = np.arange(n)
+    effect = np.select([places < n_up, places < n_up + n_down], [1.0, -0.8], rng.normal(0, 0.1, n))
+    effect *= rng.uniform(0.6, 1.4, n)
+    genes = pd.Index([(names or {}).get(i, f"GENE{i:02d}") for i in places])
+    donors = [f"CLL{i + 1:02d}" for i in range(n_donors)]
+    differences = pd.DataFrame(effect[:, None] + rng.normal(0, 0.2, (n, n_donors)), genes, donors)
+    samples = pd.DataFrame(
+        [(d, k, 40, 1.0) for d in donors for k in classes], columns=["donor", "class", "n_cells", "size_factor"]
+    )
+    level = rng.normal(6, 2, (n, 1)) + rng.normal(0, 1, (n, n_donors)).repeat(len(classes), axis=1)
+    step = np.tile(np.linspace(0, 1, len(classes)), n_donors)
+    expression = level + differences.to_numpy().repeat(len(classes), axis=1) * step
+    mean, q = differences.mean(axis=1).to_numpy(), np.where(places < n_up + n_down, 1e-9 * 4.0**places, 0.4)
+    columns = {"gene": genes, "sign": np.sign(mean).astype(int), "selected": places < n_up + n_down}
+    columns |= {"log2_fc": mean, "low": mean - 0.25, "high": mean + 0.25, "q": np.minimum(q, 0.4)}
+    columns |= {"n_left_out": np.where(places < n_up + n_down, n_donors, 0)}
+    columns |= {"family": [(families or {}).get(i, "") for i in places]}
+    held = {
+        "genes": pd.DataFrame(columns).rename(index=str),
+        "differences": differences,
+        "samples": samples.rename(index=str),
+        "expression": pd.DataFrame(expression, genes, samples["donor"] + "|" + samples["class"]),
+        "reason": "" if n_up + n_down else "no gene has q < 0.05; the smallest is 0.4",
+        "n_donors": n_donors,
+        "n_tested": n,
+        "params": {"classes": list(classes), "paired": not between},
+    }
+    adata = AnnData(np.ones((2, n), np.float32), var=pd.DataFrame(index=genes))
+    adata.uns["signature"] = held
+    return adata
+
+
+@pytest.fixture
+def untestable() -> AnnData:
+    """A signature for which there were too few donors."""
+    adata = _signed(0, 0)
+    empty = pd.DataFrame()
+    adata.uns["signature"] |= {"genes": empty, "differences": empty, "samples": empty, "expression": empty}
+    adata.uns["signature"] |= {"reason": "2 donors have 20 cells of every class, and 4 are needed", "n_donors": 0}
+    adata.uns["signature"] |= {"n_tested": 0}
+    return adata

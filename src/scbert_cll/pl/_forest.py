@@ -37,13 +37,13 @@ def donors(ax: Axes, row: int, values: np.ndarray, *, color: str) -> None:
     ax.scatter(known, np.full(len(known), row + _BELOW), s=4, color=color, alpha=0.55, linewidths=0, zorder=2)
 
 
-def frame(ax: Axes, names: Sequence[str], *, longest: int = 22) -> None:
+def frame(ax: Axes, names: Sequence[str], *, longest: int = 20) -> None:
     """Names of the rows, the first on top, and the line of no change."""
     ax.set_yticks(range(len(names)), [_style.shortened(name, longest) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=_style.GREY, linewidth=0.7, zorder=1)
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     ax.margins(x=0.08)
     for row in range(1, len(names), 2):
         ax.axhspan(row - 0.5, row + 0.5, facecolor="black", alpha=0.035, linewidth=0, zorder=0)
@@ -93,10 +93,10 @@ def words_instead(ax: Axes, text: str) -> None:
 
 
 def number(value: float) -> str:
-    """A share of errors: three digits, or a power of ten."""
+    """A share of errors in few characters, never rounded up to 0.05."""
     if not np.isfinite(value):
         return _UNKNOWN
-    if value >= 0.0095:
+    if value >= 0.0995:
         return f"{value:.2f}"
     if value >= 0.00095:
         return f"{value:.3f}"

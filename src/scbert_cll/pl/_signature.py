@@ -82,7 +82,7 @@ def signature(
     size = figsize or (4.6, 1.35 + _forest.ROW * max(len(table), 3))
     fig, panel = _style.one(ax, size)
     if table.empty:
-        _forest.words_instead(panel, f"{against(held)}\nnone passes: {held['reason'] or left_out}")
+        _forest.words_instead(panel, instead(held, left_out))
         return _style.finish(fig, panel, show=show, return_fig=return_fig)
     _rows(panel, table, held)
     _forest.frame(panel, list(table["gene"]))
@@ -152,6 +152,11 @@ def against(held: Mapping[str, Any]) -> str:
     n = int(held["n_donors"])
     where = f", {'within' if paired(held) else 'between'} {n} donors" if n else ""
     return f"{classes[-1]} against {classes[0]}{where}"
+
+
+def instead(held: Mapping[str, Any], left_out: str) -> str:
+    """What stands where no gene is drawn."""
+    return f"{against(held)}\n" + (f"none passes: {held['reason']}" if held["reason"] else left_out)
 
 
 def title(held: Mapping[str, Any], left_out: str) -> str:

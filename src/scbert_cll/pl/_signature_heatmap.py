@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from scbert_cll import _checks, _keys
 from scbert_cll.pl import _forest, _style
-from scbert_cll.pl._signature import BETWEEN, against, found, paired, rows, title
+from scbert_cll.pl._signature import BETWEEN, found, instead, paired, rows, title
 
 OrderBy = Literal["class", "donor"]
 
@@ -23,7 +23,8 @@ OrderBy = Literal["class", "donor"]
 _CLASSES: Final = (_style.SKY, _style.ORANGE, _style.GREEN, _style.PURPLE)
 _ROW: Final = 0.13  # inches
 _STRIP, _TOP = 0.7, -1.4  # rows: height of the classes' strip above the heatmap, and where it starts
-_NAMED: Final = 48  # samples whose donors have room for a name
+_NAME: Final = 7.6  # points, for the name of a donor
+_NARROW: Final = 4.0  # inches, of axes that have no room for a colour bar beside them
 _CLIPPED: Final = 99  # per cent of the values within the colours
 
 
@@ -88,14 +89,14 @@ def signature_heatmap(
     size = figsize or (_width(len(held["samples"]) if len(table) else 0), 1.5 + _ROW * max(len(table), 5))
     fig, panel = _style.one(ax, size)
     if table.empty:
-        _forest.words_instead(panel, f"{against(held)}\nnone passes: {held['reason'] or left_out}")
+        _forest.words_instead(panel, instead(held, left_out))
         return _style.finish(fig, panel, show=show, return_fig=return_fig)
     samples = _columns(held, order_by)
     values = _centred(held, key, list(table["gene"]), samples)
     image = _cells(panel, values, table)
     _strip(panel, samples, [str(name) for name in held["params"]["classes"]], order_by)
-    _donors(panel, samples, order_by)
     _bar(fig, panel, image, held)
+    _donors(panel, samples, order_by)
     panel.spines[:].set_visible(False)
     _forest.captions(fig, ax, title(held, left_out), "" if paired(held) else BETWEEN)
     return _style.finish(fig, panel, show=show, return_fig=return_fig)
@@ -155,25 +156,26 @@ def _strip(ax: Axes, samples: pd.DataFrame, classes: list[str], order_by: OrderB
 
 
 def _donors(ax: Axes, samples: pd.DataFrame, order_by: OrderBy) -> None:
-    """Name the donors below, once each where their columns are side by side, as far as there is room."""
+    """Name the donors below, once each where their columns are side by side, if there is room."""
     ax.tick_params(axis="both", length=0, pad=2)
     names = samples.assign(place=range(len(samples)))
     if order_by == "donor":
         names = names.groupby("donor", sort=False)["place"].mean().reset_index()
-    if len(names) > _NAMED:
-        ax.set_xticks([])
+    ax.set_xticks([])
+    ax.set_xlabel("donor")
+    fig = _style.figure_of(ax)
+    fig.draw_without_rendering()  # lays the rest out; only now the width is known
+    if ax.get_window_extent().width / fig.dpi * 72 < _NAME * len(names):
         ax.set_xlabel(f"{samples['donor'].nunique()} donors")
         return
-    labels = [_style.shortened(name, 12) for name in names["donor"]]
-    ax.set_xticks(names["place"], labels, rotation=90)
-    ax.tick_params(axis="x", labelsize=_forest.SMALL)
-    ax.set_xlabel("donor")
+    ax.set_xticks(names["place"], [_style.shortened(name, 12) for name in names["donor"]], rotation=90)
 
 
 def _bar(fig: Figure, ax: Axes, image: AxesImage, held: Mapping[str, Any]) -> None:
-    """Colour bar with its unit."""
-    bar = fig.colorbar(image, ax=ax, extend="both", shrink=0.6, aspect=14, pad=0.03)
-    centre = "donor's mean" if paired(held) else "gene's mean"
-    bar.set_label(f"log₂ expression − {centre}", fontsize=7)
+    """Colour bar with its unit: at the side or, in a narrow figure, below."""
+    narrow = ax.get_window_extent().width / fig.dpi < _NARROW
+    place: dict[str, Any] = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 14}
+    bar = fig.colorbar(image, ax=ax, extend="both", shrink=0.8 if narrow else 0.6, pad=0.03, **place)
+    bar.set_label(f"log₂ expression − {'donor' if paired(held) else 'gene'}'s mean", fontsize=7)
     bar.ax.tick_params(labelsize=_forest.SMALL, length=2)
     bar.outline.set_visible(False)
