@@ -110,7 +110,7 @@ def test_pages_have_code() -> None:
 def examples() -> list[Any]:
     """Public functions and classes with examples, but for the models, which need a prepared object."""
     found = []
-    for room in ("pp", "tl", "pl", "get", "estimators", "datasets", "vocab"):
+    for room in ("pp", "tl", "pl", "get", "io", "estimators", "datasets", "vocab"):
         if importlib.util.find_spec(f"scbert_cll.{room}") is not None:
             module = importlib.import_module(f"scbert_cll.{room}")
             found += [pytest.param(getattr(module, n), id=f"{room}.{n}") for n in getattr(module, "__all__", ())]

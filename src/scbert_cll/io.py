@@ -65,9 +65,10 @@ def write_gmt(
     Examples
     --------
     >>> import pandas as pd, scbert_cll as sc_cll
-    >>> table = pd.DataFrame({"gene": ["ITGA4", "CXCR4"], "weight": [1.0, -1.0]})
-    >>> sc_cll.io.write_gmt(table, "signature.gmt", overwrite=True)
-    >>> sc_cll.io.read_gmt("signature.gmt")
+    >>> from tempfile import mkdtemp
+    >>> path = f"{mkdtemp()}/signature.gmt"
+    >>> sc_cll.io.write_gmt(pd.DataFrame({"gene": ["ITGA4", "CXCR4"], "weight": [1.0, -1.0]}), path)
+    >>> sc_cll.io.read_gmt(path)
     {'CD49D_UP': ['ITGA4'], 'CD49D_DN': ['CXCR4']}
     """
     path = Path(path)
@@ -122,8 +123,13 @@ def write_csv(
     Examples
     --------
     >>> import pandas as pd, scbert_cll as sc_cll
-    >>> table = pd.DataFrame({"gene": ["ITGA4", "CXCR4"], "weight": [1.0, -1.0]})
-    >>> sc_cll.io.write_csv(table, "signature.csv", overwrite=True)
+    >>> from tempfile import mkdtemp
+    >>> path = f"{mkdtemp()}/signature.csv"
+    >>> sc_cll.io.write_csv(pd.DataFrame({"gene": ["ITGA4", "CXCR4"], "weight": [1.0, -1.0]}), path)
+    >>> pd.read_csv(path)
+        gene  weight
+    0  ITGA4     1.0
+    1  CXCR4    -1.0
     """
     path = Path(path)
     _checks.choice(path.suffix, (".csv",), "The ending of the file")
