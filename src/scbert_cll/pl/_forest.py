@@ -20,7 +20,7 @@ _CHARACTER: Final = 0.6  # of the font's size, mean width
 _GAP: Final = 7  # points between columns
 _BELOW: Final = 0.27  # rows, of donors under their mean
 _TITLE_CHARACTERS: Final = 17  # of 8 points in an inch
-_CAPTION_CHARACTERS: Final = 19  # of 7 points
+_CAPTION_CHARACTERS: Final = 18  # of 7 points
 _UNKNOWN: Final = "–"
 
 
@@ -43,7 +43,7 @@ def frame(ax: Axes, names: Sequence[str], *, longest: int = 20) -> None:
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=_style.GREY, linewidth=0.7, zorder=1)
-    ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     ax.margins(x=0.08)
     for row in range(1, len(names), 2):
         ax.axhspan(row - 0.5, row + 0.5, facecolor="black", alpha=0.035, linewidth=0, zorder=0)

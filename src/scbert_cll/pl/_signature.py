@@ -89,7 +89,7 @@ def signature(
     _forest.columns(panel, _texts(table, int(held["n_donors"])))
     panel.set_xlabel(_axis(held))
     if _selected(held).empty:
-        panel.text(0.98, 0.02, "none passes", transform=panel.transAxes, ha="right", fontsize=11, color=_style.GREY)
+        _none_passes(panel, len(table))
     _forest.captions(fig, ax, title(held, left_out), _caption(table, held))
     return _style.finish(fig, panel, show=show, return_fig=return_fig)
 
@@ -177,6 +177,14 @@ def _rows(ax: Axes, table: pd.DataFrame, held: Mapping[str, Any]) -> None:
         _forest.interval(ax, i, gene["log2_fc"], gene["low"], gene["high"], color=color, hollow=gene["family"] != "")
         if gene["gene"] in donors.index:
             _forest.donors(ax, i, donors.loc[gene["gene"]].to_numpy(dtype=float), color=_style.GREY)
+
+
+def _none_passes(ax: Axes, n_rows: int) -> None:
+    """Say so under the rows, where nothing else is."""
+    ax.set_ylim(bottom=n_rows + 0.8)
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10, "color": _style.GREY}
+    text = ax.text(0.5, n_rows + 0.15, "none passes", transform=ax.get_yaxis_transform(), **look)
+    text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
 
 
 def _texts(table: pd.DataFrame, n_donors: int) -> dict[str, list[str]]:
