@@ -87,7 +87,9 @@ def gene_interactions(
     -----
     With ``tokens="expressed"`` the mean over n tokens makes pairs of any network non-additive: leaving out both tokens moves it by more than the sum, by
     (Δa + Δb) / (n − 2), Δ being the single changes. This is taken off, so that a network without attention has no interaction. What
-    attention's own normaliser adds is left in: compare with pairs of genes that have nothing to do with each other.
+    attention's own normaliser adds is left in, and q says only that a pair's effect is not zero in the network, which holds for most pairs of a
+    network with attention. So go by the size, beside that of pairs of genes that have nothing to do with each other (see the page on
+    non-additive programmes).
     """
     _checks.anndata(adata)
     _checks.is_model(model, ("ScBERTClassifier",))
