@@ -28,7 +28,7 @@ EXPECTED = {
     | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"}
     | {"signature_report"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
-    | {"faithfulness", "signature", "signature_heatmap", "signature_report", "stability"},
+    | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"},
     "io": {"read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_toy", "planted_donors"},
@@ -226,6 +226,7 @@ def done(ready: AnnData, model: Any) -> AnnData:
     adata = ready.copy()
     sc_cll.tl.predict(adata, model)
     sc_cll.tl.gene_attention(adata, model, groupby="cd49d")
+    sc_cll.tl.gene_attribution(adata, model, method="attention", per_layer=True, split_key="none")
     sc_cll.tl.signature(adata, min_cells=5)
     sc_cll.tl.signature_report(adata, n_random=19, n_permutations=2)
     sc_cll.tl.signature(adata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scbert_cll.pl._attention_layers import attention_layers
 from scbert_cll.pl._cd49d import cd49d
 from scbert_cll.pl._confusion import confusion
 from scbert_cll.pl._donor_agreement import donor_agreement
@@ -17,6 +18,7 @@ from scbert_cll.pl._signature_report import signature_report
 from scbert_cll.pl._stability import stability
 
 __all__ = [
+    "attention_layers",
     "cd49d",
     "confusion",
     "donor_agreement",

@@ -23,18 +23,15 @@ def attention_layers(
     found = model.get_gene_attention(groups, adata, reduce="heads", batch_size=batch_size)
     tokens, _ = _checks.tokens(adata, model.layer)
     rows = []
-    for group, of_group in found.T.groupby(level="group"):
+    for group in found.columns.unique("group"):
         of_cells = tokens[(groups.astype(str) == group).to_numpy()]
-        abundance = (
-            pd.Series(np.asarray(of_cells.sum(axis=0, dtype=np.int64)).ravel(), adata.var_names)
-            .reindex(found.index)
-            .fillna(0)
-        )
+        abundance = pd.Series(np.asarray(of_cells.sum(axis=0, dtype=np.int64)).ravel(), adata.var_names)
+        abundance = abundance.reindex(found.index).fillna(0)
         expressed = (abundance > 0).to_numpy()
-        for layer, of_layer in of_group.groupby(level="layer"):
-            heads = {str(head): values for (_, _, head), values in of_layer.iterrows()} | {MEAN: of_layer.mean()}
-            for head, values in heads.items():
-                r = stats.spearmanr(values[expressed], abundance[expressed]).statistic
-                rows.append({"group": str(group), "layer": int(layer), "head": head, "abundance": float(r)})
-    flat = found.set_axis([f"{group}|{layer}|{head}" for group, layer, head in found.columns], axis=1)
+        for layer in range(model.config.n_layers):
+            heads = pd.DataFrame(found.xs((group, layer), axis=1, level=("group", "layer")))
+            for head, values in {**{str(name): heads[name] for name in heads}, MEAN: heads.mean(axis=1)}.items():
+                r = float(stats.spearmanr(values[expressed], abundance[expressed]).statistic)
+                rows.append({"group": str(group), "layer": layer, "head": head, "abundance": r})
+    flat = found.set_axis(["|".join(map(str, column)) for column in found.columns], axis=1)
     return flat, pd.DataFrame(rows).rename(index=str)
