@@ -227,10 +227,14 @@ def pairs(adata: AnnData, model: ScBERTClassifier) -> dict[str, float]:
     if not cross.any():
         return {}
     size = table["effect"].abs().fillna(0)
+    relative = size / (table["alone_a"].abs() + table["alone_b"].abs())
+    of_combined, of_others = (float(relative[kind].median()) for kind in (cross, ~planted))
     return {
         "pairs across against all others, size of effect": roc_auc_score(cross, size),
         "pairs across against all others, effect turned": roc_auc_score(cross, -table["effect"].fillna(0)),
         "pairs of planted genes against others, size of effect": roc_auc_score(planted, size),
+        "effect relative to both genes alone, median of pairs across": of_combined,
+        "the same, median of pairs with another gene": of_others,
         "share of pairs across with q < .05": float((table["q"][cross] < 0.05).mean()),
         "share of pairs of other genes with q < .05": float((table["q"][[k == {""} for k in kinds]] < 0.05).mean()),
     }
@@ -300,7 +304,7 @@ def markdown(table: pd.DataFrame, runs: dict[str, dict[str, float]]) -> str:
         m.split(",")[0]: [f"{r.held_out:.2f}" for r in _rows(means, m, n.index)]
         for m in _methods(table[table["held_out"].notna()])
     }
-    kinds = list(dict.fromkeys(name for r in runs.values() for name in r if "pairs" in name))
+    kinds = list(dict.fromkeys(name for r in runs.values() for name in r if name not in ("chance", "seconds")))
     found = {
         kind: [_mean([r.get(kind) for k, r in runs.items() if k.startswith(f"{c} ")]) for c in n.index]
         for kind in kinds

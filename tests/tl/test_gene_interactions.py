@@ -78,6 +78,9 @@ def test_is_the_second_difference_of_the_logit(learned) -> None:
     np.testing.assert_allclose(found["p"], test.pvalue, rtol=0.02)
     np.testing.assert_allclose(found[["low", "high"]].astype(float), test.confidence_interval(), atol=1e-5)
     assert found["n_cells"] == both.sum()
+    for name, without_one in (("alone_a", without_a), ("alone_b", without_b)):
+        single = pd.Series((whole - without_one)[both]).groupby(adata.obs["donor"].to_numpy()[both]).mean().mean()
+        np.testing.assert_allclose(found[name], single, atol=1e-5)
     assert found["n_donors"] == 6
 
 
@@ -134,7 +137,7 @@ def test_pairs_that_too_few_cells_express_have_no_value(learned) -> None:
     sb.tl.gene_interactions(adata, model, GENES[:2], min_cells=100)
     table = adata.uns["gene_interactions"]["pairs"]
     assert table[["n_cells", "n_donors"]].eq(0).all(axis=None)
-    assert table[["effect", "low", "high", "p", "q"]].isna().all(axis=None)
+    assert table[["effect", "low", "high", "alone_a", "alone_b", "p", "q"]].isna().all(axis=None)
 
 
 def test_bad_input(learned, unchanged) -> None:

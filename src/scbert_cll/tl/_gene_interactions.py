@@ -72,7 +72,7 @@ def gene_interactions(
 
     ``adata.uns['gene_interactions']`` : dict
         ``pairs``, DataFrame: ``group``, ``a``, ``b``, ``effect`` (mean over donors of the mean over their cells that express both; logit units), ``low`` and ``high``
-        (95 %, Student's t over donors), ``p``, ``q`` (Benjamini and Hochberg, over all rows), ``n_cells``, ``n_donors``, the clearest first; ``params``.
+        (95 %, Student's t over donors), ``alone_a`` and ``alone_b`` (mean of f(x) − f(x without a), in the same cells), ``p``, ``q`` (Benjamini and Hochberg, over all rows), ``n_cells``, ``n_donors``, the clearest first; ``params``.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def gene_interactions(
     chosen = adata[cells.index.to_numpy()].copy()
     found = _of_cells(chosen, model, genes, target, batch_size)
     rows = [
-        {"group": str(group)} | _summary(pair, values[own], cells["donor"].to_numpy()[own], min_cells)
+        {"group": str(group)} | _summary(pair, values[own], cells["donor"].iloc[own], min_cells)
         for group, own in cells.groupby("group", sort=False).indices.items()
         for pair, values in found.items()
     ]
@@ -135,7 +135,7 @@ def _some(cells: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame
 def _of_cells(
     adata: AnnData, model: ScBERTClassifier, genes: list[str], target: str | None, batch_size: int | None
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Interaction of every pair in every cell, missing where the cell does not express both."""
+    """Of every pair in every cell: interaction, what a and what b says alone; missing where the cell does not express both."""
     pairs = list(combinations(range(len(genes)), 2))
     members = [[gene] for gene in genes] + [[genes[a], genes[b]] for a, b in pairs]
     sets = {str(i): names for i, names in enumerate(members)}
@@ -144,24 +144,27 @@ def _of_cells(
     expressed = _checks.tokens(adata, model.layer)[0] > 0
     has = expressed[:, adata.var_names.get_indexer(pd.Index(genes))].toarray()
     a, b = np.array(pairs).T
-    sums = alone[:, a] + alone[:, b]
+    first, second = alone[:, a], alone[:, b]
     n_tokens = np.asarray(expressed[:, adata.var_names.isin(model.genes)].sum(axis=1))
-    pooling = sums / np.maximum(n_tokens - 2, 1) if model.config.tokens == "expressed" else 0.0
-    values = np.where(has[:, a] & has[:, b], together - sums - pooling, np.nan)
-    return {(genes[i], genes[j]): own for (i, j), own in zip(pairs, values.T, strict=True)}
+    pooling = 1 / np.maximum(n_tokens - 2, 1) if model.config.tokens == "expressed" else 0.0
+    values = np.stack([together - (1 + pooling) * (first + second), -first, -second], axis=-1)
+    values[~(has[:, a] & has[:, b])] = np.nan
+    return {(genes[i], genes[j]): values[:, k] for k, (i, j) in enumerate(pairs)}
 
 
-def _summary(pair: tuple[str, str], values: np.ndarray, donors: np.ndarray, min_cells: int) -> dict[str, Any]:
-    """Mean over donors, with Student's interval and test."""
-    by_donor = pd.Series(values).dropna().groupby(pd.Series(donors)).agg(["mean", "size"])
+def _summary(pair: tuple[str, str], values: np.ndarray, donors: pd.Series, min_cells: int) -> dict[str, Any]:
+    """Mean over donors, with Student's interval and test of the interaction."""
+    table = pd.DataFrame(values, columns=["effect", "alone_a", "alone_b"]).assign(donor=donors.to_numpy()).dropna()
+    by_donor = table.groupby("donor").mean().assign(size=table.groupby("donor").size())
     by_donor = by_donor[by_donor["size"] >= min_cells]
-    n, mean, reach, p = len(by_donor), by_donor["mean"].mean(), np.nan, np.nan
+    n, mean, reach, p = len(by_donor), by_donor["effect"].mean(), np.nan, np.nan
     if n >= _FEW_DONORS:
-        error = by_donor["mean"].std() / np.sqrt(n)
+        error = by_donor["effect"].std() / np.sqrt(n)
         reach = stats.t.ppf(0.975, n - 1) * error
         p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if error > 0 else float(mean == 0)
-    found = {"a": pair[0], "b": pair[1], "effect": mean, "low": mean - reach, "high": mean + reach, "p": p, "q": np.nan}
-    return found | {"n_cells": int(by_donor["size"].sum()), "n_donors": n}
+    found = {"a": pair[0], "b": pair[1], "effect": mean, "low": mean - reach, "high": mean + reach}
+    found |= {name: by_donor[name].mean() for name in ("alone_a", "alone_b")}
+    return found | {"p": p, "q": np.nan, "n_cells": int(by_donor["size"].sum()), "n_donors": n}
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
