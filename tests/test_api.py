@@ -228,7 +228,7 @@ def done(ready: AnnData, model: Any) -> AnnData:
     sc_cll.tl.gene_attention(adata, model, groupby="cd49d")
     sc_cll.tl.gene_attribution(adata, model, method="attention", per_layer=True, split_key="none")
     sc_cll.tl.signature(adata, min_cells=5)
-    sc_cll.tl.signature_report(adata, n_random=19, n_permutations=2)
+    sc_cll.tl.signature_report(adata, n_random=19, n_permutations=19)
     sc_cll.tl.signature(adata)
     sc_cll.tl.perturb(adata, model, ["ITGA4", "CD44"])
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
@@ -273,7 +273,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),
     "tl.score_signature": ("split", [lambda f, adata, _, **kw: f(adata, ["ITGA4", "ITGB1"], **kw)]),
     "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
-    "tl.signature_report": ("found", [lambda f, adata, _: f(adata, n_random=19, n_permutations=2)]),
+    "tl.signature_report": ("found", [lambda f, adata, _: f(adata, n_random=19, n_permutations=19)]),
     "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),
     "tl.gene_attention": (
         "ready",

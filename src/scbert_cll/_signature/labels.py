@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scbert_cll._signature.gates import PERMUTED, STABILITY, Gate, Numbers, high_of, not_run, p_of
+from scbert_cll._signature.gates import LEVEL, PERMUTED, STABILITY, Gate, Numbers, high_of, not_run, p_of
 from scbert_cll._signature.ranking import Ranking
 from scbert_cll._signature.stability import Stability, stability
 from scbert_cll._signature.study import Study, clearest_without_each, found_without_each, n_found
 
-_AS_MANY = "index above the null's 95 %"
+_RULE = "p ≤ 0.05"
 
 
 def permuted_gates(n_genes: int, permuted: list[Study], rankings: dict[str, Ranking], k: int) -> list[Gate]:
     """How many genes there are, and how many where labels mean nothing."""
     null = np.array([n_found(study) for study in permuted], dtype=float)
-    rule = "more genes than the null's 95 %, and there at most 1 on average"
-    passed = n_genes > high_of(null) and null.mean() <= 1
+    rule = f"{_RULE}, and at most 1 gene on average where labels are permuted"
     numbers = Numbers(float(n_genes), null=null.mean(), null_high=high_of(null), p=p_of(n_genes, null))
+    passed = numbers.p <= LEVEL and numbers.null <= 1
     note = "a ranking has as many genes as are taken from its top, whatever the labels"
     same = Numbers(float(k), null=float(k), null_high=float(k), p=1.0)
     plain = [Gate.of(PERMUTED, name, same, rule, passed=False, note=note) for name in rankings]
@@ -51,7 +51,7 @@ def _stable(name: str, runs: list[Stability], note: str) -> Gate:
         return not_run(STABILITY, [name], "no index: all runs choose no gene, or all genes")[0]
     p = p_of(own.nogueira, null)
     numbers = Numbers(own.nogueira, own.low, own.high, null.mean(), high_of(null), p)
-    return Gate.of(STABILITY, name, numbers, _AS_MANY, passed=own.nogueira > high_of(null), note=note)
+    return Gate.of(STABILITY, name, numbers, _RULE, passed=p <= LEVEL, note=note)
 
 
 def _row(name: str, run: int, found: Stability) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from scbert_cll.tl._within import Pairs
 ATTENTION, ATTRIBUTION, REFITTED = "attention", "attribution", "refitted on permuted labels"
 _OF, _DRAWN = "network ", "limits: smallest and largest of the draws"
 _MOST_CELLS: Final = 300
+_FIRST: Final = 5  # genes, from which a network is asked
 _BAND: Final = 5  # random sets behind a curve of the network
 _N_RANDOM: Final = 5  # draws of random weights
 _RANDOM_WEIGHTS: Final[dict[Literal["head", "all"], tuple[str, float]]] = {
@@ -111,7 +112,7 @@ class Network:
         """The network with nothing but the genes, and without them."""
         known = np.flatnonzero(self.model.genes.get_indexer(study.genes) >= 0)
         matcher = Matcher(study.tested_counts.mean(axis=0).A1[known], study.detected[study.tested][known])
-        steps = [step for step in STEPS if step and matcher.fits(step)]
+        steps = [step for step in STEPS if step >= _FIRST and matcher.fits(step)]
 
         def like(genes: np.ndarray, n_sets: int) -> list[np.ndarray]:
             return list(known[matcher.draw(np.searchsorted(known, genes), n_sets, rng)])

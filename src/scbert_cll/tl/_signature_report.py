@@ -22,7 +22,7 @@ from scbert_cll.tl import _faithfulness, _network_gates
 
 _USUAL: Final = 20  # genes of a ranking where the signature has none
 _N_DRAWS: Final = 1000  # of random genes beside the reference genes
-_LEAST_RANDOM: Final = 19  # sets, with which p can be 0.05
+_LEAST: Final = 19  # random sets or permutations, with which p can be 0.05
 _REFITTED: Final = (*_faithfulness.KINDS, gates.PERMUTED, gates.STABILITY)
 
 
@@ -179,14 +179,14 @@ def signature_report(
     >>> import scbert_cll as sb
     >>> adata = sb.datasets.planted_donors(n_cells=80, n_genes=200)
     >>> sb.tl.signature(adata, groupby="label")
-    >>> report = sb.tl.signature_report(adata, n_random=19, n_permutations=4)
+    >>> report = sb.tl.signature_report(adata, n_random=19, n_permutations=19)
     >>> report.passed
     True
     """
     adata = _checks.target(_checks.anndata(adata), copy=False)
-    _checks.number_in(n_random, "n_random", _LEAST_RANDOM, np.inf, whole=True)
-    _checks.number_in(n_network, "n_network", _LEAST_RANDOM, np.inf, whole=True)
-    _checks.number_in(n_permutations, "n_permutations", 2, np.inf, whole=True)
+    _checks.number_in(n_random, "n_random", _LEAST, np.inf, whole=True)
+    _checks.number_in(n_network, "n_network", _LEAST, np.inf, whole=True)
+    _checks.number_in(n_permutations, "n_permutations", _LEAST, np.inf, whole=True)
     _checks.number_in(n_refits, "n_refits", 0, np.inf, whole=True)
     if model is not None:
         _checks.is_model(model, ("ScBERTClassifier",))
