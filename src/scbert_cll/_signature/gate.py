@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 STRENGTH = 0.003  # C of an L2 penalty: strong enough that genes of one module share their weight
 N_FOLDS = 4
@@ -28,8 +29,10 @@ def coefficients(counts: sparse.csr_matrix, positive: np.ndarray, donors: np.nda
     found = []
     for train, _ in GroupKFold(n_folds).split(log, positive, donors):
         if len(np.unique(positive[train])) == 2:
-            model = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(C=STRENGTH, max_iter=2000))
-            found.append(model.fit(log[train], positive[train])[-1].coef_[0])
+            scaler = StandardScaler(with_mean=False, copy=False)
+            model = make_pipeline(scaler, LogisticRegression(C=STRENGTH, max_iter=2000))
+            with threadpool_limits(1, user_api="blas"):  # vectors of genes are too short for several
+                found.append(model.fit(log[train], positive[train])[-1].coef_[0])
     return np.mean(found, axis=0) if found else np.zeros(counts.shape[1])
 
 

@@ -66,7 +66,7 @@ def find(
     design = Design(samples(counts, codes, donors, kept, classes), len(classes), limits.paired)
     own = np.isin(codes, [0, len(classes) - 1])  # the gate tells the outer classes apart
     if not limits.paired:
-        own &= kept.to_numpy()[kept.index.get_indexer(donors), codes] & np.isin(donors, kept.index)
+        own &= kept.to_numpy()[kept.index.get_indexer(pd.Index(donors)), codes] & np.isin(donors, kept.index)
     coefficient = gate.coefficients(counts[np.flatnonzero(own)], codes[own] > 0, donors[own])
     abundance = design.samples.log.mean(axis=0)
     test = design.test(abundance)

@@ -2,8 +2,9 @@
 
 from scbert_cll.get._donor_table import donor_table
 from scbert_cll.get._evaluation import evaluation, out_of_fold
-from scbert_cll.get._gene_attention import REST, gene_attention
+from scbert_cll.get._gene_attention import REST as REST
+from scbert_cll.get._gene_attention import gene_attention
 from scbert_cll.get._predictions import predictions
 from scbert_cll.get._signature import signature
 
-__all__ = ["REST", "donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"]
+__all__ = ["donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"]
