@@ -38,7 +38,7 @@ def test_planted_genes_are_found(design, size, recall, false) -> None:
     assert max(score[1] for score in scores) <= 0.15
 
 
-@pytest.mark.parametrize("effect", ["none", "abundance", "slope"])
+@pytest.mark.parametrize("effect", ["none", "donor", "abundance", "slope"])
 @pytest.mark.parametrize("design", ["paired", "gated"])
 def test_nothing_is_found_where_nothing_is(design, effect) -> None:
     n = []

@@ -12,10 +12,11 @@ from scipy import sparse
 from scbert_cll import _checks, _keys
 
 Design = Literal["paired", "gated"]
-Effect = Literal["additive", "combination", "switch", "none", "abundance", "slope"]
+Effect = Literal["additive", "combination", "switch", "none", "donor", "abundance", "slope"]
 
 _DESIGNS: Final = ("paired", "gated")
-_EFFECTS: Final = ("additive", "combination", "switch", "none", "abundance", "slope")
+_EFFECTS: Final = ("additive", "combination", "switch", "none", "donor", "abundance", "slope")
+_OF_THE_CLASS: Final = ("additive", "combination", "switch")
 _CLASSES: Final = ("negative", "positive")
 _N_MODULES: Final = 12
 _HOMOGENEOUS: Final = (0.02, 0.97, 0.03)  # shares of positive cells of the last donors of the gated design
@@ -48,7 +49,7 @@ def planted_donors(
         ``"additive"``: two thirds of the planted genes go up with the class, the others down. Without any effect of a single gene:
         ``"combination"`` (two hidden switches, each with its genes; the class is whether they differ) and ``"switch"`` (the planted genes go up with the
         class where a hidden switch, with genes of its own, is on, and down where it is off). Nothing of the class: ``"none"``;
-        ``"abundance"`` (positive cells have twice the depth); ``"slope"`` (in each donor every gene goes with the class, in a direction of the donor's own).
+        ``"donor"`` (donors with more positive cells have the planted genes changed, in all their cells); ``"abundance"`` (positive cells have twice the depth); ``"slope"`` (in each donor every gene goes with the class, in a direction of the donor's own).
     size
         Of the effect, natural log units.
     n_donors, n_cells, n_genes, n_planted
@@ -101,7 +102,9 @@ def _genes(n: int, n_planted: int, effect: Effect, rng: np.random.Generator) -> 
     genes.loc[genes.index[planted], "level"] = np.exp(rng.uniform(np.log(0.2), np.log(3), n_planted))
     part = np.zeros(n, dtype=np.int64)
     part[planted] = 1 + (np.arange(n_planted) % 3 == 2)  # 1 or 2: up or down, of one switch or the other
-    genes["part"] = part if effect in ("additive", "combination", "switch") else 0
+    genes["part"] = part if effect in (*_OF_THE_CLASS, "donor") else 0
+    if effect not in _OF_THE_CLASS:
+        return genes.assign(truth=0)
     genes["truth"] = np.select([genes["part"] == 1, genes["part"] == 2], [1, -1 if effect == "additive" else 1], 0)
     return genes
 
@@ -111,13 +114,15 @@ def _cells(design: Design, effect: Effect, n_donors: int, n: int, rng: np.random
     homogeneous = dict(zip(range(n_donors - len(_HOMOGENEOUS), n_donors), _HOMOGENEOUS, strict=True))
     parts = []
     for donor in range(n_donors):
-        share = rng.uniform(0.35, 0.65)
+        share = rng.uniform(0.35, 0.65) + (effect == "donor") * (0.25 if donor % 2 else -0.25)
         share = homogeneous.get(donor, share) if design == "gated" else share
         positive = rng.random(n) < share
         protein = positive + (rng.normal(0, 0.25, n) if design == "gated" else 0.0)
         first = rng.random(n) < 0.5
         label = protein > 0.5 if design == "gated" else positive
-        parts.append(pd.DataFrame({"code": donor, "positive": label, "protein": protein, "first": first}))
+        parts.append(
+            pd.DataFrame({"code": donor, "positive": label, "protein": protein, "first": first, "odd": donor % 2})
+        )
     cells = pd.concat(parts, ignore_index=True)
     cells["second"] = cells["first"] ^ cells["positive"]  # the class is whether the two differ
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(len(cells))])
@@ -138,7 +143,7 @@ def _counts(
     log += size * _acting(genes, cells, effect)
     if effect == "slope":
         log += cells["positive"].to_numpy()[:, None] * slope
-    if design == "gated" and genes["part"].any():
+    if design == "gated" and genes["truth"].any():
         log[:, 0] += 0.3 * cells["protein"].to_numpy()
     profile = np.exp(log + rng.normal(0, 0.3, log.shape))
     depth = np.exp(rng.normal(0, 0.35 if design == "paired" else 0.6, len(cells)))
@@ -157,6 +162,8 @@ def _acting(genes: pd.DataFrame, cells: pd.DataFrame, effect: Effect) -> Any:
         return level * one - level * other
     if effect == "combination":
         return on * one + np.where(cells["second"], 0.5, -0.5)[:, None] * other
+    if effect == "donor":
+        return cells["odd"].to_numpy()[:, None] * (one.astype(float) - other)
     if effect == "switch":
         return 2 * on * (level - 0.5) * one + on * other
     return 0.0
