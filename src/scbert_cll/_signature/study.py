@@ -18,11 +18,31 @@ N_FOLDS = 4
 
 
 @dataclass(frozen=True)
-class Study:
-    """Labelled cells: counts of all genes asked for, and codes of the classes and names of the donors of the cells."""
+class Measured:
+    """Counts of cells × genes, and which of the genes enough cells express."""
 
     counts: sparse.csr_matrix
     names: pd.Index
+    min_detected: float
+
+    @cached_property
+    def detected(self) -> np.ndarray:
+        """Share of the cells that express each gene."""
+        found = self.counts.indices[self.counts.data > 0]
+        return np.asarray(np.bincount(found, minlength=self.counts.shape[1]) / self.counts.shape[0])
+
+    @cached_property
+    def tested(self) -> Measured:
+        """Those genes only."""
+        kept = np.flatnonzero(self.detected >= self.min_detected)
+        return Measured(self.counts[:, kept], self.names[kept], self.min_detected)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Labelled cells: what was measured (shared by all permutations of labels), codes of the classes, and names of the donors."""
+
+    measured: Measured
     codes: np.ndarray
     donors: np.ndarray
     classes: list[str]
@@ -38,26 +58,20 @@ class Study:
         """Their names."""
         return [str(name) for name in self.kept.index]
 
-    @cached_property
-    def detected(self) -> np.ndarray:
-        """Share of the cells that express each gene."""
-        found = self.counts.indices[self.counts.data > 0]
-        return np.asarray(np.bincount(found, minlength=self.counts.shape[1]) / self.counts.shape[0])
-
-    @cached_property
-    def tested(self) -> np.ndarray:
-        """Positions of the genes that enough cells express."""
-        return np.flatnonzero(self.detected >= self.limits.min_detected)
-
-    @cached_property
+    @property
     def tested_counts(self) -> sparse.csr_matrix:
-        """Counts of those genes."""
-        return self.counts[:, self.tested]
+        """Counts of the genes that enough cells express."""
+        return self.measured.tested.counts
 
     @property
     def genes(self) -> pd.Index:
-        """Names of those genes."""
-        return self.names[self.tested]
+        """Their names."""
+        return self.measured.tested.names
+
+    @property
+    def detected(self) -> np.ndarray:
+        """In which share of the cells they are."""
+        return self.measured.tested.detected
 
     @property
     def positive(self) -> np.ndarray:
@@ -69,13 +83,11 @@ class Study:
         """Positions of the cells of the first and the last class."""
         return np.flatnonzero(np.isin(self.codes, [0, len(self.classes) - 1]))
 
-    def rows(self, kept: np.ndarray) -> Study:
-        """Some of the cells."""
-        return replace(self, counts=self.counts[kept], codes=self.codes[kept], donors=self.donors[kept])
-
     def without(self, left_out: list[str]) -> Study:
         """The cells of the other donors."""
-        return self.rows(np.flatnonzero(~np.isin(self.donors, left_out)))
+        kept = np.flatnonzero(~np.isin(self.donors, left_out))
+        measured = replace(self.measured, counts=self.measured.counts[kept])
+        return replace(self, measured=measured, codes=self.codes[kept], donors=self.donors[kept])
 
     def permuted(self, rng: np.random.Generator) -> Study:
         """The same cells with the labels of each donor's cells in another order."""
@@ -87,7 +99,8 @@ class Study:
 
     def find(self) -> Found:
         """The whole procedure."""
-        return find(self.counts, self.names, self.codes, self.donors, self.classes, self.limits)
+        measured = self.measured
+        return find(measured.counts, measured.names, self.codes, self.donors, self.classes, self.limits)
 
     def design(self) -> Design:
         """Sums per donor and class, of the tested genes."""

@@ -31,7 +31,7 @@ def held_out(
 ) -> tuple[list[Gate], pd.DataFrame]:
     """Both gates of every subject and the curves, by a logistic regression; each fold finds its own genes."""
     log = log_counts(study.tested_counts[study.outer])
-    matcher = Matcher(log.mean(axis=0).A1, study.detected[study.tested])
+    matcher = Matcher(log.mean(axis=0).A1, study.detected)
     scores: dict[tuple[str, str], list[Pairs]] = {}
     curves: dict[tuple[str, str], list[Pairs]] = {}
     steps = [step for step in STEPS if matcher.fits(step)]

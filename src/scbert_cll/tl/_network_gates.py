@@ -111,7 +111,7 @@ class Network:
     ) -> tuple[list[Gate], pd.DataFrame]:
         """The network with nothing but the genes, and without them."""
         known = np.flatnonzero(self.model.genes.get_indexer(study.genes) >= 0)
-        matcher = Matcher(study.tested_counts.mean(axis=0).A1[known], study.detected[study.tested][known])
+        matcher = Matcher(study.tested_counts.mean(axis=0).A1[known], study.detected[known])
         steps = [step for step in STEPS if step >= _FIRST and matcher.fits(step)]
 
         def like(genes: np.ndarray, n_sets: int) -> list[np.ndarray]:
@@ -156,7 +156,7 @@ class Network:
         groups = pd.Series("all", cells.obs_names, dtype="category")
         signed = model.get_gene_attribution(groups, cells, target=study.classes[-1], batch_size=size).values["all"]
         attention = model.get_gene_attention(groups, cells, batch_size=size)["all"]
-        per_cell = signed.abs().reindex(study.genes, fill_value=0.0).to_numpy() / study.detected[study.tested]
+        per_cell = signed.abs().reindex(study.genes, fill_value=0.0).to_numpy() / study.detected
         return {ATTRIBUTION: per_cell, ATTENTION: attention.reindex(study.genes, fill_value=0.0).to_numpy()}
 
     def _sane(self, study: Study, rows: np.ndarray, rng: np.random.Generator) -> list[Gate]:

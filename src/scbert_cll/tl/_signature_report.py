@@ -16,7 +16,7 @@ from scbert_cll._signature import gene_sets as sets_of
 from scbert_cll._signature.gates import Gate
 from scbert_cll._signature.procedure import Limits
 from scbert_cll._signature.ranking import Ranking, abundance
-from scbert_cll._signature.study import Study
+from scbert_cll._signature.study import Measured, Study
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.tl import _faithfulness, _network_gates
 
@@ -237,7 +237,8 @@ def _study(adata: AnnData, params: Mapping[str, Any]) -> tuple[Study, np.ndarray
     genes = np.flatnonzero(~adata.var_names.isin([str(gene) for gene in params["exclude_genes"]]))
     numbers = int(params["min_cells"]), int(params["min_donors"]), float(params["min_detected"]), float(params["alpha"])
     limits = Limits(*numbers, bool(params.get("paired", True)))
-    return Study(counts[known][:, genes], adata.var_names[genes], codes[known], donors[known], classes, limits), known
+    measured = Measured(counts[known][:, genes], adata.var_names[genes], limits.min_detected)
+    return Study(measured, codes[known], donors[known], classes, limits), known
 
 
 def _blocked(study: Study, record: Mapping[str, Any]) -> str:
