@@ -72,6 +72,18 @@ def test_the_gate_gradient_says_what_leaving_a_token_out_does(learned) -> None:
         assert np.corrcoef(some.varm["gate"][group], some.varm["drop"][group])[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("part", ["blocks", "all"])
+def test_an_attribution_does_not_survive_without_what_was_learned(learned, part) -> None:
+    adata, model = learned
+    sb.tl.gene_attribution(adata, model, groupby="label", key_added="trained")
+    sb.tl.gene_attribution(adata, model.randomized(part), groupby="label", split_key="none", key_added="random")
+    both = [adata.varm[name].mean(axis=1).abs() for name in ("trained", "random")]
+    assert both[0].corr(both[1], method="spearman") < 0.5
+    planted = (adata.var["truth"] != 0).to_numpy()
+    assert planted[both[0].argsort()[-12:]].mean() >= 0.8
+    assert planted[both[1].argsort()[-12:]].mean() < 0.6
+
+
 def test_occlusion_of_some_genes_leaves_the_others_missing(learned) -> None:
     adata, model = learned
     genes = list(adata.var_names[adata.var["truth"] != 0][:4])

@@ -9,10 +9,12 @@ import numpy as np
 
 from scbert_cll import _checks
 from scbert_cll.model import _scvi
+from scbert_cll.model._base import as_seed
 from scbert_cll.model._inference import Inference
 
 Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {"head": ("head.",), "blocks": ("head.", "norm.", "blocks."), "all": ("",)}
+_OTHER: Final = 1810  # sets the draw apart from that of a classifier made with the same seed
 _GENES: Final = "gene_embedding."
 
 
@@ -20,7 +22,7 @@ class Randomized(Inference):
     """A classifier that can forget what it has learned."""
 
     def randomized(self, part: Part, rng: int | np.random.Generator | None = 0) -> Self:
-        """Copy the classifier and draw part of the copy's network as it was before any training.
+        """Copy the classifier and draw part of the copy's network anew, as before any training.
 
         From the output towards the input, as in Adebayo et al. 2018 (arXiv:1810.03292): an attribution that stays what it was says nothing about
         what was learned. The linear part stays.
@@ -30,7 +32,7 @@ class Randomized(Inference):
         part
             ``"head"``; ``"blocks"``, these and the head; ``"all"``, also the vectors of tokens and of genes, but for gene vectors that are not trained.
         rng
-            Seed of the new weights.
+            Seed of the new weights; they are never those that the classifier itself started from, to which a trained head stays close.
 
         Returns
         -------
@@ -42,7 +44,7 @@ class Randomized(Inference):
             Unknown part.
         """
         anew = _PARTS[_checks.choice(part, list(_PARTS), "part")]
-        new = self._untrained(rng)
+        new = self._untrained(np.random.default_rng([as_seed(rng), _OTHER]))
         trains_genes = self.config.train_gene_embedding
         old = self.module.state_dict()
         kept = {name for name in old if not name.startswith(anew) or (name.startswith(_GENES) and not trains_genes)}

@@ -78,7 +78,7 @@ def gene_attribution(
         A trained classifier.
     method
         ``"gate_gradient"`` (signed): derivative of the logit by how much a token counts, which is the first order of leaving it out; inside
-        attention this is gradient × attention, summed over all tokens that ask.
+        attention this is gradient × attention, centred and summed over all tokens that ask.
         ``"gradient_input"`` and ``"integrated_gradients"`` (signed): by the expression part of the token, from no expression on; not with
         ``tokens="expressed"``, which has never seen a gene without.
         ``"occlusion"`` (signed): what the logit loses when the cell does not express the gene; one prediction for each gene of each cell, some
