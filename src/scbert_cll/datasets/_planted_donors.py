@@ -114,7 +114,7 @@ def _cells(design: Design, effect: Effect, n_donors: int, n: int, rng: np.random
     homogeneous = dict(zip(range(n_donors - len(_HOMOGENEOUS), n_donors), _HOMOGENEOUS, strict=True))
     parts = []
     for donor in range(n_donors):
-        share = rng.uniform(0.35, 0.65) + (effect == "donor") * (0.25 if donor % 2 else -0.25)
+        share = rng.uniform(0.35, 0.65) + (effect == "donor") * (0.15 if donor % 2 else -0.15)
         share = homogeneous.get(donor, share) if design == "gated" else share
         positive = rng.random(n) < share
         protein = positive + (rng.normal(0, 0.25, n) if design == "gated" else 0.0)

@@ -11,7 +11,8 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll._signature.families import FAMILIES
 
-_COLUMNS: Final = ("gene", "sign", "selected", "log2_fc", "q", "coefficient", "n_left_out", "family")
+_COLUMNS: Final = ("gene", "sign", "selected", "log2_fc", "error", "low", "high", "t", "p", "q", "coefficient")
+_FURTHER: Final = ("agrees", "n_left_out", "abundance", "detected", "family")
 
 
 def signature(
@@ -66,7 +67,7 @@ def signature(
         _checks.at_least(n_top, 1, "n_top")
     table = cast("pd.DataFrame", adata.uns[key]["genes"])
     if not len(table):
-        return pd.DataFrame(columns=list(_COLUMNS))
+        return pd.DataFrame(columns=[*_COLUMNS, *_FURTHER])
     if selected:
         table = table[table["selected"]]
     table = table[~_in_family(table["family"], drop_families)]
