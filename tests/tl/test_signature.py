@@ -83,6 +83,57 @@ def test_too_few_donors_are_told(tmp_path) -> None:
     assert ad.read_h5ad(tmp_path / "a.h5ad").uns["signature"]["n_donors"] == 0
 
 
+def test_two_donors_can_be_asked_for_and_spare_none() -> None:
+    adata = sb.datasets.planted_donors(rng=0)
+    adata = adata[adata.obs["donor"].isin(["D01", "D02"])].copy()
+    found(adata, min_donors=2)
+    record = adata.uns["signature"]
+    assert record["n_donors"] == 2
+    assert (record["genes"]["n_left_out"] == 0).all()
+    assert record["genes"]["p"].between(0, 1).all()
+
+
+def test_donors_are_compared_with_each_other_on_request_only() -> None:
+    """Half of the donors are nearly all positive: nothing is within donors, and what tells the donors apart is in the rest."""
+    adata = sb.datasets.planted_donors(n_donors=12, n_cells=80, rng=0)
+    odd = adata.obs["donor"].cat.codes.to_numpy() % 2 == 1
+    positive = (adata.obs["label"] == "positive").to_numpy()
+    adata = adata[odd == positive].copy()  # each donor of one class
+    assert not len(found(adata))
+    assert adata.uns["signature"]["reason"].startswith("0 donors have 20 cells of every class")
+    with pytest.warns(UserWarning, match="whatever else tells them apart"):
+        signature = found(adata, paired=False)
+    truth = adata.var["truth"]
+    assert (truth[signature.index] != 0).sum() >= 0.5 * (truth != 0).sum()
+    record = adata.uns["signature"]
+    means = record["differences"].mean(axis=1)
+    np.testing.assert_allclose(means[signature.index], signature["log2_fc"])
+    assert set(record["samples"]["class"]) == {"negative", "positive"}
+    assert len(record["samples"]) == 12
+    with pytest.warns(UserWarning, match="tells them apart"):
+        assert not len(found(adata, paired=False, min_donors=7))
+    assert adata.uns["signature"]["reason"] == (
+        "12 donors are mostly of one class (negative: 6; positive: 6), and 7 of each are needed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"paired": False, "groupby": "three"}, "paired=False compares two classes"),
+        ({"veto": True}, "veto=True needs a model"),
+        ({"min_donors": 1}, "min_donors"),
+        ({"alpha": 0.7}, "alpha"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, match) -> None:
+    adata = sb.datasets.planted_donors(n_cells=30, n_genes=60, rng=0)
+    adata.obs["three"] = pd.Categorical(np.arange(adata.n_obs) % 3)
+    with pytest.raises(ValueError, match=match):
+        found(adata, **options)
+    assert "signature" not in adata.uns
+
+
 def test_what_is_written_is_consistent_and_survives_a_file(tmp_path) -> None:
     adata = sb.datasets.planted_donors(size=0.6, rng=0)
     sb.tl.signature(adata, groupby="label")

@@ -13,6 +13,8 @@ from scbert_cll._signature.design import Design, enough_between, enough_within
 from scbert_cll._signature.moderated import Moderated
 from scbert_cll._signature.pseudobulk import cells_per_donor, samples
 
+_FEWEST = 2  # donors that have a variance, and that cannot spare one
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -102,7 +104,7 @@ def _table(names: pd.Index, test: Moderated, coefficient: np.ndarray, limits: Li
 def _left_out(design: Design, table: pd.DataFrame, limits: Limits) -> np.ndarray:
     """Without how many of the donors, one at a time, the gene is still found with the same sign (the gate as it is)."""
     count = np.zeros(len(table), dtype=np.int64)
-    for donor in design.donors:
+    for donor in design.donors if len(design.donors) > _FEWEST else []:
         rest = design.without(donor)
         test = rest.test(rest.samples.log.mean(axis=0))
         same = np.sign(test.effect) == table["sign"].to_numpy()
