@@ -243,7 +243,15 @@ def test_errors(signed, plot):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.4, "0.40"), (0.0472, "0.047"), (0.0042, "0.004"), (3.2e-12, "3×10⁻¹²"), (9.7e-5, "1×10⁻⁴"), (np.nan, "–")],
+    [
+        (0.4, "0.40"),
+        (0.0472, "0.047"),
+        (0.0042, "0.004"),
+        (3.2e-12, "3×10⁻¹²"),
+        (9.7e-5, "1×10⁻⁴"),
+        (0.0, "<10⁻³⁰⁰"),
+        (np.nan, "–"),
+    ],
 )
 def test_q_is_short(value, text):
     assert _forest.number(value) == text

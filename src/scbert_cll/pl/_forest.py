@@ -22,6 +22,7 @@ _BELOW: Final = 0.27  # rows, of donors under their mean
 _TITLE_CHARACTERS: Final = 17  # of 8 points in an inch
 _CAPTION_CHARACTERS: Final = 18  # of 7 points
 _UNKNOWN: Final = "–"
+_LEAST: Final = -300  # power of ten below which a double is hardly more than zero
 
 
 def interval(ax: Axes, row: int, mean: float, low: float, high: float, *, color: str, hollow: bool = False) -> None:
@@ -100,10 +101,16 @@ def number(value: float) -> str:
         return f"{value:.2f}"
     if value >= 0.00095:
         return f"{value:.3f}"
-    power = int(np.floor(np.log10(max(value, 1e-300))))
+    if value < 10.0**_LEAST:
+        return f"<10{_raised(_LEAST)}"
+    power = int(np.floor(np.log10(value)))
     mantissa = round(value / 10.0**power)
     mantissa, power = (1, power + 1) if mantissa == 10 else (mantissa, power)
-    return f"{mantissa}×10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    return f"{mantissa}×10{_raised(power)}"
+
+
+def _raised(power: int) -> str:
+    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def signed(value: float, digits: int = 1) -> str:
