@@ -230,3 +230,23 @@ def test_bad_input(learned, unchanged) -> None:
         del adata.obs["one"]
         with pytest.raises(ValueError, match="has never seen one"):
             sb.tl.gene_attribution(adata, model, method="integrated_gradients", groupby="label")
+
+
+def test_size_is_the_mean_absolute_value_in_expressing_cells(learned) -> None:
+    adata, model = learned
+    sb.tl.gene_attribution(adata, model, groupby="label", donor_key="donor")
+    cells = pd.Series(pd.Categorical(adata.obs_names, adata.obs_names), adata.obs_names)
+    single = model.get_gene_attribution(cells, adata).values.loc[adata.var_names].to_numpy().T  # cells × genes
+    expressed = adata.layers["binned"].toarray() > 0
+    for group, found in adata.varm["gene_attribution_size"].items():
+        own = (adata.obs["label"] == group).to_numpy()
+        n = expressed[own].sum(0)
+        np.testing.assert_allclose(found, np.abs(single[own]).sum(0) / np.maximum(n, 1), rtol=1e-3, atol=1e-6)
+    alone = sb.tl.gene_attribution(adata, model, groupby="label", copy=True)
+    pd.testing.assert_frame_equal(
+        alone.varm["gene_attribution_size"],
+        adata.varm["gene_attribution_size"],
+        rtol=1e-4,
+        atol=1e-7,
+        check_names=False,
+    )

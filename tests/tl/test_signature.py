@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 import scbert_cll as sb
+from scbert_cll.model import ScBERTClassifier
 
 
 def found(adata: AnnData, **kwargs) -> pd.DataFrame:
@@ -164,3 +165,64 @@ def test_ordered_levels_are_a_slope() -> None:
     both = by_level.index.intersection(by_class.index)
     np.testing.assert_allclose(by_level.loc[both, "log2_fc"], by_class.loc[both, "log2_fc"], atol=0.5)
     assert list(adata.uns["signature"]["params"]["classes"]) == ["negative", "positive"]
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """Donors of an additive effect, and a network trained on six of them."""
+    adata = sb.datasets.planted_donors(n_cells=80, n_genes=120, n_planted=18, rng=0)
+    sb.pp.split_donors(adata, "donor", labels_key="label", rng=0)
+    sb.pp.bin_expression(adata)
+    ScBERTClassifier.setup_anndata(adata, labels_key="label")
+    model = ScBERTClassifier(adata, rng=0, gene_embedding="learned")
+    model.train(12, split_key="split", accelerator="cpu", enable_progress_bar=False)
+    return adata, model
+
+
+def test_a_network_puts_its_evidence_beside_each_gene_and_selects_none(learned) -> None:
+    adata, model = learned[0].copy(), learned[1]
+    alone = sb.tl.signature(adata, groupby="label", copy=True).uns["signature"]["genes"]
+    sb.tl.signature(adata, model, groupby="label")
+    record = adata.uns["signature"]
+    pd.testing.assert_frame_equal(record["genes"][list(alone)], alone)
+    assert record["auroc_within"] > 0.9
+    signature = sb.get.signature(adata)
+    truth = adata.var["truth"][signature["gene"]].to_numpy()
+    assert (np.sign(signature["attribution"])[truth != 0] == truth[truth != 0]).mean() >= 0.9
+    assert (signature["attribution_z"] * signature["attribution"] > 0).all()
+    held = adata[adata.obs["split"].isin(["test", "val"])].copy()
+    sb.tl.gene_attribution(held, model, groupby="label", donor_key="donor", split_key="none")
+    assert record["n_attribution_donors"] == held.obs["donor"].nunique()
+    by_donor = model.get_gene_attribution(held.obs["donor"], held).values.loc[signature["gene"]]
+    np.testing.assert_allclose(by_donor.mean(axis=1), signature["attribution"], rtol=1e-3, atol=1e-6)
+
+
+def test_a_veto_takes_genes_away_and_adds_none(learned) -> None:
+    adata, model = learned[0].copy(), learned[1]
+    signature = found(adata, groupby="label")
+    sb.tl.signature(adata, model, groupby="label", veto=True)
+    vetoed = sb.get.signature(adata)
+    assert set(vetoed["gene"]) <= set(signature.index)
+    assert vetoed["attribution_agrees"].all()
+    assert adata.uns["signature"]["n_selected"] == len(vetoed)
+    assert adata.uns["signature"]["arms"].loc["0", "n_selected"] == len(vetoed)
+
+
+def test_a_network_that_has_learned_nothing_has_no_veto(learned) -> None:
+    adata, model = learned[0].copy(), learned[1].randomized("all", rng=1)
+    with (
+        pytest.warns(UserWarning, match="there is little to attribute"),
+        pytest.raises(ValueError, match=r"veto=True needs an AUROC of 0\.75"),
+    ):
+        sb.tl.signature(adata, model, groupby="label", veto=True)
+    assert "signature" not in adata.uns
+
+
+def test_cells_the_network_was_trained_on_are_told(learned) -> None:
+    adata, model = learned[0].copy(), learned[1]
+    with pytest.warns(UserWarning, match="says what it has memorised"):
+        sb.tl.signature(adata, model, groupby="label", split_key="none")
+    assert adata.uns["signature"]["attribution_cells"] == "any"
+    adata.obs["split"] = "train"
+    with pytest.raises(ValueError, match=r"No donor has 20 labelled cells that are test or validation cells"):
+        sb.tl.signature(adata, model, groupby="label")

@@ -78,8 +78,8 @@ def markdown(gates: pd.DataFrame) -> list[str]:
         cells = [_cell(by.loc[subject]) if subject in by.index else "" for subject in subjects]
         rule = next((text for text in rows["rule"] if text), "")
         lines.append(f"| {name} | {' | '.join(cells)} | {rule} |")
-    said = gates[gates["note"] != ""].groupby(["gate", "note"], sort=False)["subject"]
-    notes = [f"- {gate} ({', '.join(who)}): {note}" for (gate, note), who in said]
+    said = gates[gates["note"] != ""].groupby("note", sort=False)
+    notes = [f"- {', '.join(dict.fromkeys(r['gate']))} ({', '.join(dict.fromkeys(r['subject']))}): {n}" for n, r in said]
     return [*lines, "", *notes] if notes else lines
 
 

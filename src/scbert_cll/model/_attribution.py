@@ -22,9 +22,14 @@ METHODS: Final = ("gate_gradient", "gradient_input", "integrated_gradients", "ro
 
 
 class Attribution(NamedTuple):
-    """Mean attribution of each gene in each group (float64), and how far sums are from the change they stand for, per cell."""
+    """Of each gene in each group, float64: mean attribution, and the mean of its size over the cells that express the gene.
+
+    Also the number of these cells; and how far sums are from the change they stand for, per cell.
+    """
 
     values: pd.DataFrame
+    size: pd.DataFrame
+    n_expressing: pd.DataFrame
     error: np.ndarray | None
 
 
@@ -62,7 +67,8 @@ class Attributed(SetEffects):
 
         Returns
         -------
-        Named tuple of ``values``, DataFrame genes × groups, float64; and ``error``, for ``"integrated_gradients"`` the distance of each cell's
+        Named tuple of ``values``, DataFrame genes × groups, float64; ``size``, the mean absolute value over the cells that express the gene (0
+        where none does), and ``n_expressing``, their number, of the same shape; and ``error``, for ``"integrated_gradients"`` the distance of each cell's
         sum from the change of its logit along the path, float32 (cells,), missing in cells without a group; else None.
 
         Raises
@@ -89,7 +95,7 @@ class Attributed(SetEffects):
         batch_size: int | None,
     ) -> Attribution:
         codes, names = coded(groups)
-        total = np.zeros((len(names), self.config.n_positions))
+        total, size, n_expressing = np.zeros((3, len(names), self.config.n_positions))
         error = np.full(len(codes), np.nan, np.float32)
         kept = np.flatnonzero(codes >= 0)
         data = self._rows(self._cells(adata)[kept] if len(kept) < len(codes) else adata)
@@ -98,12 +104,16 @@ class Attributed(SetEffects):
                 found, off = infer(self.module, cells)
             genes = cells.get("genes", torch.arange(found.shape[1]).expand(found.shape)).cpu().numpy()
             group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
-            np.add.at(total, (group, genes), found.detach().cpu().numpy())
+            effect, expressed = found.detach().cpu().numpy(), (cells["tokens"] > 0).cpu().numpy()
+            np.add.at(total, (group, genes), effect)
+            np.add.at(size, (group, genes), np.abs(effect) * expressed)
+            np.add.at(n_expressing, (group, genes), expressed)
             if off is not None:
                 error[kept[rows]] = off.cpu().numpy()
-        mean = total[:, : len(self.genes)] / np.bincount(codes[kept], minlength=len(names))[:, None]
-        values = pd.DataFrame(mean.T, index=self.genes, columns=names)
-        return Attribution(values, error if np.isfinite(error).any() else None)
+        mean = total / np.bincount(codes[kept], minlength=len(names))[:, None]
+        tables = (mean, size / np.maximum(n_expressing, 1), n_expressing)
+        values, sizes, n_cells = (pd.DataFrame(table.T[: len(self.genes)], self.genes, names) for table in tables)
+        return Attribution(values, sizes, n_cells, error if np.isfinite(error).any() else None)
 
 
 def _function(method: Method, contrast: Tensor, n_steps: int) -> Callable[..., tuple[Tensor, Tensor | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
@@ -11,10 +10,11 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll._evaluation.metrics import score
 from scbert_cll.model import ScBERTClassifier
+from scbert_cll.model._attribution import Attribution
 from scbert_cll.model._set_effects import coded, evenly_spaced
 from scbert_cll.tl._attention_layers import attention_layers
+from scbert_cll.tl._held_out import held_out_auroc
 
 Method = Literal[
     "gate_gradient",
@@ -31,7 +31,6 @@ _BY_GRADIENT: Final = ("gate_gradient", "gradient_input", "integrated_gradients"
 _BY_DROPPING: Final = ("occlusion", "group_occlusion")
 _BY_ATTENTION: Final = ("attention", "attention_difference")
 _METHODS: Final = (*_BY_GRADIENT, *_BY_DROPPING, "rollout", *_BY_ATTENTION)
-_BLIND: Final = 0.6  # AUROC within donors of held-out cells, below which there is little to attribute
 _BETWEEN: Final = "|"
 
 
@@ -118,6 +117,9 @@ def gene_attribution(
     ``adata.varm['gene_attribution']`` : DataFrame (genes × groups), float64
         Mean over the cells of a group, a gene without token counting as zero. Genes the model does not know have 0, those that were not asked
         for are missing.
+    ``adata.varm['gene_attribution_size']`` : DataFrame (genes × groups), float64, with ``"gate_gradient"``, ``"gradient_input"`` and ``"integrated_gradients"``
+        Mean absolute value over the cells that express the gene. A gene that speaks for the class in some cells and against it in others, as
+        in a combination of genes, has a size and no mean; it has no sign either.
     ``adata.varm['gene_attribution_donors']`` : DataFrame (genes × "donor|group"), float64, with `donor_key`
         The same for the cells of each donor; a difference is that within the donor.
     ``adata.varm['gene_attribution_layers']`` : DataFrame (genes × "group|layer|head"), float64, with `per_layer`
@@ -157,11 +159,12 @@ def gene_attribution(
     donors = None if donor_key is None else _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
     destination = _checks.target(adata, copy=copy)
     asked = _Asked(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
-    auroc = _held_out_auroc(adata, model, split_key, donors, target, batch_size)
+    auroc = held_out_auroc(adata, model, split_key, donors, target, batch_size)
     found, more = _attributed(model, adata, _fine(groups, donors), asked)
     by_group = found if donors is None else _over_donors(found, groups, donors)
     if method == "attention_difference":
         found, by_group = _within_donors(found, groups, donors), _less_others(by_group)
+    size = _over_expressing(more.pop("of_expressing"), groups, donors) if "of_expressing" in more else None
     layers = None
     if per_layer:
         layers, table = attention_layers(model, adata, groups, batch_size)
@@ -184,6 +187,7 @@ def gene_attribution(
         {"": by_group}
         | ({} if donors is None else {"_donors": found})
         | ({} if layers is None else {"_layers": layers})
+        | ({} if size is None else {"_size": size})
     )
     for name, of_genes in tables.items():
         destination.varm[f"{key_added}{name}"] = _in_order(of_genes, adata.var_names, model.genes)
@@ -237,6 +241,18 @@ def _over_donors(found: pd.DataFrame, groups: pd.Series, donors: pd.Series) -> p
     return (found @ (weight / weight.sum())).rename_axis(columns=None)
 
 
+def _over_expressing(found: Attribution, groups: pd.Series, donors: pd.Series | None) -> pd.DataFrame:
+    """Mean size over the expressing cells of a group, from those of each donor in it."""
+    if donors is None:
+        return found.size
+    of = pd.DataFrame({"column": _fine(groups, donors), "group": groups.astype(object)}).dropna().astype(str)
+    of = of.drop_duplicates().set_index("column").loc[found.size.columns]
+    names = [str(group) for group in groups.cat.categories]
+    member = pd.DataFrame({name: (of["group"] == name).astype(float) for name in names})
+    n_cells = found.n_expressing @ member
+    return (((found.size * found.n_expressing) @ member) / n_cells.clip(lower=1.0)).rename_axis(columns=None)
+
+
 def _less_others(table: pd.DataFrame) -> pd.DataFrame:
     """Each column less the mean of the others; missing where there is no other."""
     others = {name: table.drop(columns=name).mean(axis=1) for name in table}
@@ -265,8 +281,11 @@ def _attributed(
     if asked.gene_sets is not None:
         return _without_sets(model, adata, groups, asked, of_class), {}
     how = of_class | {"method": asked.method, "n_steps": asked.n_steps}
-    values, error = model.get_gene_attribution(groups, adata, **how)
-    return values, {} if error is None else {"completeness_error": float(np.nanmean(np.abs(error)))}
+    every = model.get_gene_attribution(groups, adata, **how)
+    more: dict[str, Any] = {"of_expressing": every} if asked.method in _BY_GRADIENT else {}
+    if every.error is not None:
+        more["completeness_error"] = float(np.nanmean(np.abs(every.error)))
+    return every.values, more
 
 
 def _without_sets(
@@ -277,34 +296,3 @@ def _without_sets(
     rows = evenly_spaced(codes, asked.n_cells)
     effects = model.get_set_effects(asked.gene_sets or {}, adata[rows], **of_class)
     return (-effects).groupby(codes[rows]).mean().set_axis(names, axis=0).T
-
-
-def _held_out_auroc(
-    adata: AnnData,
-    model: ScBERTClassifier,
-    split_key: str,
-    donors: pd.Series | None,
-    target: str | None,
-    batch_size: int | None,
-) -> float:
-    """AUROC of the network on cells it was not trained on, within donors where they are known; missing if that cannot be told."""
-    if split_key not in adata.obs or model.labels_key not in adata.obs:
-        return float("nan")
-    parts = _checks.split(adata, split_key, need=()).to_numpy()
-    labels = adata.obs[model.labels_key].astype(object)
-    known = labels.notna().to_numpy() & labels.astype(str).isin(model.classes).to_numpy()
-    held = next((found for part in (_keys.TEST, _keys.VAL) if (found := known & (parts == part)).any()), None)
-    if held is None:
-        return float("nan")
-    positive = (labels[held].astype(str) == (target or model.classes[-1])).to_numpy().astype(np.int64)
-    proba = model.predict_parts(adata[held], batch_size=batch_size).network[target or model.classes[-1]].to_numpy()
-    who = None if donors is None else donors[held].to_numpy()
-    name = "auroc" if who is None else "auroc_within"
-    found = score(name, positive, np.column_stack([1 - proba, proba]), ["others", "target"], donors=who).value
-    if found < _BLIND:
-        warnings.warn(
-            f"On the {int(held.sum())} cells held out the network's AUROC{' within donors' * (who is not None)} is {found:.2f}: it has learned little of "
-            f"{model.labels_key!r} that holds for other cells, and there is little to attribute.",
-            stacklevel=3,
-        )
-    return float(found)

@@ -14,7 +14,7 @@ from scbert_cll import _checks, _keys
 from scbert_cll._signature.gate import threshold
 from scbert_cll._signature.moderated import paired
 from scbert_cll.model import ScBERTClassifier
-from scbert_cll.tl._gene_attribution import _held_out_auroc
+from scbert_cll.tl._held_out import held_out_auroc
 
 _LEAST_DONORS: Final = 2  # for a z
 
@@ -51,7 +51,7 @@ def network_evidence(
             f"No donor has {asked.min_cells} labelled cells that are {which}; the network's evidence is that of cells it was not "
             "trained on. Run pp.split_donors so that test or validation donors have some, or lower min_cells=."
         )
-    auroc = _held_out_auroc(adata, model, asked.split_key, donors, asked.target, asked.batch_size)
+    auroc = held_out_auroc(adata, model, asked.split_key, donors, asked.target, asked.batch_size, stacklevel=4)
     by_donor = model.get_gene_attribution(groups, adata, target=asked.target, batch_size=asked.batch_size).values
     by_donor = by_donor.reindex(genes["gene"])
     positive = classes.where(groups.notna() & (classes == asked.target))

@@ -154,9 +154,9 @@ class Network:
         """Attribution by its size in the cells that express a gene; attention as rankings take it, over all cells."""
         cells, size = self.cells[rows], self.batch_size
         groups = pd.Series("all", cells.obs_names, dtype="category")
-        signed = model.get_gene_attribution(groups, cells, target=study.classes[-1], batch_size=size).values["all"]
+        found = model.get_gene_attribution(groups, cells, target=study.classes[-1], batch_size=size).size["all"]
         attention = model.get_gene_attention(groups, cells, batch_size=size)["all"]
-        per_cell = signed.abs().reindex(study.genes, fill_value=0.0).to_numpy() / study.detected
+        per_cell = found.reindex(study.genes, fill_value=0.0).to_numpy()
         return {ATTRIBUTION: per_cell, ATTENTION: attention.reindex(study.genes, fill_value=0.0).to_numpy()}
 
     def _sane(self, study: Study, rows: np.ndarray, rng: np.random.Generator) -> list[Gate]:

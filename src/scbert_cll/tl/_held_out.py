@@ -1,0 +1,48 @@
+"""How well a network tells cells apart that it was not trained on: what its opinion of a gene is worth."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+from scbert_cll._evaluation.metrics import score
+from scbert_cll.model import ScBERTClassifier
+
+_BLIND: Final = 0.6  # AUROC within donors, below which there is little to attribute
+
+
+def held_out_auroc(
+    adata: AnnData,
+    model: ScBERTClassifier,
+    split_key: str,
+    donors: pd.Series | None,
+    target: str | None,
+    batch_size: int | None,
+    stacklevel: int = 3,
+) -> float:
+    """AUROC of the network on cells it was not trained on, within donors where they are known; missing if that cannot be told."""
+    if split_key not in adata.obs or model.labels_key not in adata.obs:
+        return float("nan")
+    parts = _checks.split(adata, split_key, need=()).to_numpy()
+    labels = adata.obs[model.labels_key].astype(object)
+    known = labels.notna().to_numpy() & labels.astype(str).isin(model.classes).to_numpy()
+    held = next((found for part in (_keys.TEST, _keys.VAL) if (found := known & (parts == part)).any()), None)
+    if held is None:
+        return float("nan")
+    positive = (labels[held].astype(str) == (target or model.classes[-1])).to_numpy().astype(np.int64)
+    proba = model.predict_parts(adata[held], batch_size=batch_size).network[target or model.classes[-1]].to_numpy()
+    who = None if donors is None else donors[held].to_numpy()
+    name = "auroc" if who is None else "auroc_within"
+    found = score(name, positive, np.column_stack([1 - proba, proba]), ["others", "target"], donors=who).value
+    if found < _BLIND:
+        warnings.warn(
+            f"On the {int(held.sum())} cells held out the network's AUROC{' within donors' * (who is not None)} is {found:.2f}: it has learned little of "
+            f"{model.labels_key!r} that holds for other cells, and there is little to attribute.",
+            stacklevel=stacklevel,
+        )
+    return float(found)
