@@ -15,8 +15,9 @@ import pytest
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 
-WRITTEN = {"model", "figures", "report.md", "report.json", "signature.csv"}
-FIGURES = {"cd49d", "confusion", "gene_attention", "history_finetune", "history_pretrain", "umap"}
+WRITTEN = {"model", "figures", "report.md", "report.json", "gene_attention.csv"}
+SIGNATURE = {"signature.csv", "signature.json", "signature.gmt"}
+FIGURES = {"cd49d", "confusion", "gene_attention", "history_finetune", "history_pretrain", "signature", "umap"}
 QUICK = ["--max-epochs", "2", "--accelerator", "cpu"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:n_jobs value")  # umap says so whenever it is given a seed
@@ -37,14 +38,19 @@ def small_toy(n_donors: int = 10) -> mudata.MuData:
     return toy[toy["rna"].obs["donor"].isin(donors).to_numpy()].copy()
 
 
+def with_signature() -> mudata.MuData:
+    """Four donors with enough cells of both classes."""
+    return sc_cll.datasets.cll_toy(n_donors=7, n_cells=1100, n_genes=250, n_bimodal=4, rng=1)
+
+
 def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
-    small_toy().write(tmp_path / "in.h5mu")
+    with_signature().write(tmp_path / "in.h5mu")
     extra = sc_cll.datasets.cll_toy(n_cells=300, n_genes=250, rng=5)["rna"][:, ::-1].copy()
     extra.write_h5ad(tmp_path / "extra.h5ad")
     out = tmp_path / "out"
     files = ["--input", str(tmp_path / "in.h5mu"), "--pretrain-on", str(tmp_path / "extra.h5ad"), "--out", str(out)]
     assert main(["demo", *files, "--cells", "cll", *QUICK]) == 0
-    assert {p.name for p in out.iterdir()} == WRITTEN | {"annotated.h5mu"}
+    assert {p.name for p in out.iterdir()} == WRITTEN | SIGNATURE | {"annotated.h5mu"}
     assert {p.stem for p in (out / "figures").iterdir()} == FIGURES
     assert all(mpimg.imread(p).std() > 0.01 for p in (out / "figures").iterdir())  # something is drawn
 
@@ -73,7 +79,35 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
     assert scores.loc["majority", "auroc"] == 0.5
     model = sc_cll.ScBERTClassifier.load(out / "model")
     np.testing.assert_array_equal(model.predict(adata, soft=True), adata.obsm["scbert_proba"])
-    assert len(pd.read_csv(out / "signature.csv")) == adata.n_vars
+    assert len(pd.read_csv(out / "gene_attention.csv")) == adata.n_vars
+
+    # so is the signature; the network said something of each gene
+    found = adata.uns["signature"]
+    written = pd.read_csv(out / "signature.csv", keep_default_na=False)
+    assert written["gene"].tolist() == found["genes"]["gene"].tolist()
+    chosen = written.loc[written["selected"], "gene"]
+    assert set(chosen) == {g for genes in sc_cll.io.read_gmt(out / "signature.gmt").values() for g in genes}
+    assert set(chosen) & set(adata.uns["truth"]["gene"])
+    assert "attribution" in written
+    said = next(step for step in report["steps"] if step.startswith("Signature: "))
+    assert f"Signature: {len(chosen)} genes" in said
+    assert f"{found['n_tested']} genes were tested within {found['n_donors']} donors" in said
+    assert f"AUROC within held-out donors is {found['auroc_within']:.2f}" in said
+
+
+def test_demo_counts_the_planted_genes_that_each_way_names(tmp_path, monkeypatch):
+    toy = with_signature()
+    monkeypatch.setattr(sc_cll.datasets, "cll_toy", lambda **_: toy)
+    for name in ("signature.csv", "signature.gmt"):
+        (tmp_path / name).write_text("of an earlier run")
+    assert main(["demo", "--out", str(tmp_path), *QUICK]) == 0
+    table = pd.DataFrame(**json.loads((tmp_path / "report.json").read_text())["tables"]["Planted genes found"])
+    found, truth = toy["rna"].uns["signature"], toy["rna"].uns["truth"]
+    chosen = found["genes"].loc[found["genes"]["selected"], "gene"]
+    own = table.loc["signature"]
+    assert own.tolist() == [len(chosen), chosen.isin(truth["gene"]).sum(), 30, own["planted"]]
+    assert own["planted"] > table.loc["attention (the study's ranking)", "planted"]
+    assert "of an earlier run" not in (tmp_path / "signature.csv").read_text()
 
 
 @pytest.mark.parametrize(("n_donors", "sentence"), [(2, "two donors, D0. is held out"), (1, "Split by cell")])
@@ -90,6 +124,9 @@ def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence
     report = (tmp_path / "out" / "report.md").read_text()
     pd.Series([report]).str.contains(sentence).item() or pytest.fail(report)
     assert "a contrast, not clinical positivity" in report
+    assert "donors have 20 cells of every class" in report.partition("Signature: none. ")[2]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN | {"annotated.h5ad"}
+    assert mpimg.imread(tmp_path / "out" / "figures" / "signature.png").std() > 0.01  # the reason is written
     assert ad.read_h5ad(tmp_path / "out" / "annotated.h5ad").obsm["X_scbert"].shape[0] == adata.n_obs
 
 

@@ -12,6 +12,7 @@ from scbert_cll import _checks, _keys
 from scbert_cll._evaluation.donors import by_donor as _by_donor
 from scbert_cll._evaluation.metrics import score
 from scbert_cll.estimators import baselines, seeded
+from scbert_cll.get import signature
 from scbert_cll.model import ScBERTClassifier
 
 _SHOWN = {"logistic_l2": "logistic regression on log expression", "gene_only": "logistic regression on {gene} alone"}
@@ -55,22 +56,27 @@ def by_donor(
 
 
 def recovery(adata: AnnData, attention: pd.DataFrame, classifier: ScBERTClassifier) -> pd.DataFrame:
-    """How many planted genes are among as many first genes of each ranking."""
+    """How many planted genes are in the signature, and among as many first genes of each ranking."""
     truth = adata.uns[_keys.TRUTH].set_index("gene")["sign"]
-    n = len(truth)
-    by_gene = attention.set_index("gene")
+    n, by_gene = len(truth), attention.set_index("gene")
     rankings = {
         "attention difference": by_gene["difference"],
         "attention (the study's ranking)": by_gene["attention"],
         "logistic regression coefficient": _coefficients(adata, classifier),
     }
-    rows: dict[str, dict[str, float]] = {}
+    rows = {"signature": _hits(signature(adata).set_index("gene")["sign"], truth)}
     for name, values in rankings.items():
-        first = values.abs().nlargest(n).index
-        hits = first.intersection(truth.index)
-        rows[name] = {"found": len(hits), "of": n, "sign_right": int((np.sign(values[hits]) == truth[hits]).sum())}
-    rows["expected by chance"] = {"found": n * n / adata.n_vars, "of": n, "sign_right": n * n / adata.n_vars / 2}
+        rows[name] = _hits(values[values.abs().nlargest(n).index], truth)
+    chance = n * n / adata.n_vars
+    rows["expected by chance"] = {"named": n, "planted": chance, "of": n, "sign_right": chance / 2}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _hits(values: pd.Series, truth: pd.Series) -> dict[str, float]:
+    """Of the genes named, those that were planted, and with which sign."""
+    hits = values.index.intersection(truth.index)
+    right = int((np.sign(values[hits]) == truth[hits]).sum())
+    return {"named": len(values), "planted": len(hits), "of": len(truth), "sign_right": right}
 
 
 def _coefficients(adata: AnnData, classifier: ScBERTClassifier) -> pd.Series:

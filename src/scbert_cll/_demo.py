@@ -1,4 +1,4 @@
-"""The main job, end to end: counts → labels → donors held out → scBERT → predictions, attention, figures, report.
+"""The main job, end to end: counts → labels → donors held out → scBERT → predictions, signature, figures, report.
 
 It uses the package as a user would, through `import scbert_cll as sc_cll`, and scanpy for what scanpy does.
 """
@@ -9,7 +9,8 @@ import logging
 import resource
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Literal, cast
 import anndata as ad
 import lightning.pytorch  # before its logger is told to be quiet: importing resets it
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scanpy as sc
@@ -26,7 +28,7 @@ from anndata import AnnData
 from mudata import MuData, read_h5mu
 
 import scbert_cll as sc_cll
-from scbert_cll import _baselines, _checks, _keys
+from scbert_cll import _baselines, _checks, _demo_signature, _keys
 from scbert_cll._report import Report
 from scbert_cll.model._base import width
 from scbert_cll.pp import _protein
@@ -71,8 +73,7 @@ def run(options: Options) -> Report:
     corpus = _bin(adata, options, report)
     pretrained, classifier = _train(adata, corpus, options, report)
     _evaluate(adata, options, report)
-    sc_cll.tl.gene_attention(adata, classifier)
-    _signature(adata, classifier, options, report)
+    _genes(adata, classifier, options, report)
     _draw(data, adata, {"pretrain": pretrained, "finetune": classifier}, options, figures)
     classifier.save(options.out / "model", overwrite=True)
     _write(data, options)
@@ -84,13 +85,22 @@ def run(options: Options) -> Report:
 
 def _read(options: Options, report: Report) -> AnnData | MuData:
     if options.input is None:
-        report.say("Input: cll_toy, simulated CLL CITE-seq with a planted CD49d programme.")
-        return sc_cll.datasets.cll_toy(rng=options.seed)
+        report.say(
+            "Input: cll_toy, simulated CLL CITE-seq with a planted CD49d programme; six of ten donors are bimodal."
+        )
+        return sc_cll.datasets.cll_toy(n_bimodal=6, rng=options.seed)
     suffix = _checks.choice(options.input.suffix, [".h5mu", ".h5ad"], "the ending of --input")
     report.say(f"Input: {options.input.name}.")
-    with warnings.catch_warnings():  # a protein may have its gene's name
-        warnings.filterwarnings("ignore", message="var_names are not unique", category=UserWarning)
+    with _shared_names():
         return read_h5mu(options.input) if suffix == ".h5mu" else ad.read_h5ad(options.input)
+
+
+@contextmanager
+def _shared_names() -> Iterator[None]:
+    """No warning of a protein that has its gene's name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="var_names are not unique", category=UserWarning)
+        yield
 
 
 def _obs(adata: AnnData) -> pd.DataFrame:
@@ -231,21 +241,21 @@ def _evaluate(adata: AnnData, options: Options, report: Report) -> None:
     )
 
 
-def _signature(adata: AnnData, classifier: Any, options: Options, report: Report) -> None:
-    """Genes by the difference in attention between positive and negative cells; planted ones are counted if known."""
-    table = sc_cll.get.gene_attention(adata, group=f"{options.marker}+")
-    table.to_csv(options.out / "signature.csv", index=False)
+def _genes(adata: AnnData, classifier: Any, options: Options, report: Report) -> None:
+    """The signature and the ranking by attention; planted genes are counted where they are known."""
+    group = f"{options.marker}+"
+    _demo_signature.attention(adata, classifier, group, options.out)
+    names: dict[str, str] = {"donor_key": options.donor_key, "gene": options.gene, "marker": options.marker}
+    _demo_signature.signature(adata, classifier, report, out=options.out, **names)
     if _keys.TRUTH in adata.uns and options.input is None:
-        report.show("Planted genes found", _baselines.recovery(adata, table, classifier))
-        report.say(
-            "Attention alone follows abundance and finds few planted genes; take the difference as a lead, not a proof."
-        )
+        _demo_signature.planted(adata, classifier, group, report)
 
 
 def _draw(data: AnnData | MuData, adata: AnnData, models: dict[str, Any], options: Options, figures: Path) -> None:
     mpl.use("agg")
     truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
     plots: dict[str, Callable[[], Any]] = {
+        "signature": lambda: sc_cll.pl.signature(adata, return_fig=True),
         "gene_attention": lambda: sc_cll.pl.gene_attention(
             adata, groups=f"{options.marker}+", highlight=truth, highlight_label="planted", return_fig=True
         ),
@@ -265,7 +275,9 @@ def _draw(data: AnnData | MuData, adata: AnnData, models: dict[str, Any], option
             return_fig=True,
         )
     for name, plot in plots.items():
-        plot().savefig(figures / f"{name}.png", dpi=200, bbox_inches="tight")
+        figure = plot()
+        figure.savefig(figures / f"{name}.png", dpi=200, bbox_inches="tight")
+        plt.close(figure)
 
 
 def _umap(adata: AnnData, options: Options) -> Any:
@@ -294,4 +306,5 @@ def _umap(adata: AnnData, options: Options) -> Any:
 
 def _write(data: AnnData | MuData, options: Options) -> None:
     name = "annotated.h5mu" if isinstance(data, MuData) else "annotated.h5ad"
-    data.write(options.out / name)
+    with _shared_names():
+        data.write(options.out / name)
