@@ -53,6 +53,11 @@ def test_rooms_open_on_first_use() -> None:
     assert not loaded_after(code) & HEAVY
 
 
+@pytest.mark.parametrize("room", ["datasets", "get", "io", "vocab"])
+def test_a_room_opens_whether_or_not_another_did(room: str) -> None:
+    assert "scbert_cll" in loaded_after(f"import scbert_cll; scbert_cll.{room}.__doc__")
+
+
 @pytest.mark.parametrize("name", scbert_cll.__all__)
 def test_every_listed_name_is_there(name: str) -> None:
     assert getattr(scbert_cll, name) is not None

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scbert_cll import datasets, estimators, get, io, model, pl, pp, tl
+    from scbert_cll import datasets, estimators, get, io, model, pl, pp, tl, vocab
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
 __version__ = "0.1.0"
@@ -22,9 +22,10 @@ __all__ = [
     "pl",
     "pp",
     "tl",
+    "vocab",
 ]
 
-_ROOMS = frozenset({"datasets", "estimators", "get", "io", "model", "pl", "pp", "tl"})
+_ROOMS = frozenset({"datasets", "estimators", "get", "io", "model", "pl", "pp", "tl", "vocab"})
 
 
 def __getattr__(name: str) -> Any:
