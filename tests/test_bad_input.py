@@ -132,6 +132,15 @@ def copied_cell(adata: AnnData) -> None:
     adata.X = sparse.vstack([adata.X[:70], adata.X[:1], adata.X[71:]], format="csr")
 
 
+def empty_signature(adata: AnnData) -> None:
+    tl.signature(adata)  # six cells of each class per donor
+
+
+def unlearned(adata: AnnData) -> None:
+    """Labels that follow no gene, where the network is asked."""
+    adata.obs["cd49d"] = adata.obs["cd49d"].to_numpy()[np.random.default_rng(1).permutation(72)]
+
+
 def cross_validate(adata: AnnData, **kwargs: Any) -> None:
     tl.cross_validate(adata, **{"models": ["majority"], "n_repeats": 1, "n_bootstrap": 10} | kwargs)
 
@@ -186,6 +195,31 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     "no donors to hold out": (lambda a: a.obs.pop("donor"), cross_validate, KeyError, "'donor' is not in adata.obs; it has 'cd49d', 'split'"),
     "no split to audit": (lambda a: a.obs.pop("split"), tl.leakage_audit, KeyError, r"'split' is not in adata.obs.*pp.split_donors"),
     "nothing to test": (lambda a: a.obs.__setitem__("split", "train"), tl.leakage_audit, ValueError, "has no cell in 'test'"),
+    "a signature of logs": (take_logs, tl.signature, ValueError, "It looks log-transformed. Name the layer with the raw counts"),
+    "a signature of one class": (labels("CD49d+"), tl.signature, ValueError, r"needs at least two classes; found 'CD49d\+'"),
+    "one donor's difference": (nothing, lambda a: tl.signature(a, min_donors=1), ValueError, "min_donors must be a whole number from 2 to inf; found 1"),
+    "genes to leave out that are not there": (nothing, lambda a: tl.signature(a, exclude_genes=["ITGA4"]), KeyError, "'ITGA4'"),
+    "three classes between donors": (
+        labels(np.arange(72) % 3),
+        lambda a: tl.signature(a, paired=False),
+        ValueError,
+        r"paired=False compares two classes; adata.obs\['cd49d'\] has '0', '1', '2'",
+    ),
+    "a veto of nobody": (nothing, lambda a: tl.signature(a, veto=True), ValueError, "veto=True needs a model"),
+    "no signature to report": (nothing, tl.signature_report, KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
+    "no signature to list": (nothing, sc_cll.get.signature, KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
+    "no signature to draw": (nothing, lambda a: sc_cll.pl.signature(a, show=False), KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
+    "no signature to write": (nothing, lambda a: sc_cll.io.write_gmt(a, "no.gmt"), KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
+    "an empty signature to write": (empty_signature, lambda a: sc_cll.io.write_gmt(a, "no.gmt"), ValueError, r"The signature is empty \(0 donors have 20 cells .*no set without genes"),
+    "an empty signature to score": (empty_signature, tl.score_signature, ValueError, r"The signature is empty \(0 donors have 20 cells .*hand over a signature"),
+    "logs to score": (take_logs, lambda a: tl.score_signature(a, ["GENE0"]), ValueError, "If these are log-expression values, pass normalize=False"),
+    "a signature of other genes": (
+        nothing,
+        lambda a: tl.score_signature(a, ["ITGA4", "ITGB1", "GENE0"]),
+        ValueError,
+        "1 of the 3 genes of the signature, with 33% of its weight, are in adata; expected at least 50%.*Missing: 'ITGA4', 'ITGB1'",
+    ),
+    "no set of genes": (nothing, lambda a: tl.score_signature(a, "GENE0"), ValueError, r"is not the path of a .gmt file; to score one gene, pass \['GENE0'\]"),
 }  # fmt: skip
 
 
@@ -223,6 +257,80 @@ def test_data_a_model_cannot_read_are_refused(row, classifier):
     with pytest.raises(error, match=sentence):
         tl.predict(adata, classifier)
     assert _same(before, adata)
+
+
+ASK_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
+    "no held-out cells": (
+        nothing,
+        lambda a, m: tl.signature(a[a.obs["split"] == "train"].copy(), m, min_cells=5, min_donors=3),
+        ValueError,
+        "No donor has 5 labelled cells that are test or validation cells.*Run pp.split_donors",
+    ),
+    "a veto of a network that learned nothing": (
+        unlearned,
+        lambda a, m: tl.signature(a, m, min_cells=5, veto=True),
+        ValueError,
+        "veto=True needs an AUROC of 0.75 within held-out donors; the network's is 0.*Leave veto out",
+    ),
+    "zero as a baseline that was never seen": (
+        nothing,
+        lambda a, m: tl.gene_attribution(a, m, method="integrated_gradients"),
+        ValueError,
+        'starts from genes that are not expressed.*Use method="gate_gradient"',
+    ),
+    "sets for single genes": (
+        nothing,
+        lambda a, m: tl.gene_attribution(a, m, gene_sets={"one": ["GENE0"]}),
+        ValueError,
+        'gene_sets= and method="group_occlusion" belong together; found method=\'gate_gradient\'',
+    ),
+    "an empty signature to knock out": (empty_signature, tl.perturb, ValueError, r"The signature is empty \(0 donors .*; name genes="),
+    "a gene to knock out that is not there": (nothing, lambda a, m: tl.perturb(a, m, ["ITGA4"]), KeyError, "'ITGA4'"),
+    "a level that is not named": (nothing, lambda a, m: tl.perturb(a, m, ["GENE0"], kind="set"), ValueError, 'kind="set" needs level='),
+    "a level beyond the bins": (nothing, lambda a, m: tl.perturb(a, m, ["GENE0"], kind="set", level=9), ValueError, "level must be a whole number from 0 to 5; found 9"),
+    "a pair of one": (nothing, lambda a, m: tl.gene_interactions(a, m, ["GENE0"]), ValueError, "The number of genes must be a whole number from 2"),
+    "no classifier": (nothing, lambda a, m: tl.signature(a, "model"), TypeError, "ScBERTClassifier"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*there is little to attribute:UserWarning")  # true, and not the mistake
+@pytest.mark.parametrize("row", ASK_ROWS)
+def test_what_cannot_be_asked_of_a_network_is_refused(row, classifier):
+    spoil, call, error, sentence = ASK_ROWS[row]
+    adata = _cells()
+    spoil(adata)
+    before = adata.copy()
+    with pytest.raises(error, match=sentence):
+        call(adata, classifier)
+    assert _same(before, adata)
+
+
+def test_files_of_a_signature_are_not_replaced_unasked(tmp_path):
+    table = pd.DataFrame({"gene": ["ITGA4"], "weight": [1.0]})
+    for write, name in ((sc_cll.io.write_gmt, "s.gmt"), (sc_cll.io.write_csv, "s.csv")):
+        path = tmp_path / name
+        path.write_text("mine")
+        with pytest.raises(FileExistsError, match=rf"{name} exists; pass overwrite=True"):
+            write(table, path)
+        assert path.read_text() == "mine"
+
+
+def test_a_file_that_is_no_gmt_is_refused(tmp_path):
+    path = tmp_path / "sets.gmt"
+    path.write_text("NAME,GENE0,GENE1\n")
+    with pytest.raises(
+        ValueError,
+        match=r"is no GMT file: every line needs a name, a description and at least one gene.*line '1' has not",
+    ):
+        sc_cll.io.read_gmt(path)
+
+
+def test_too_few_donors_is_an_answer_and_no_error():
+    adata = _cells()
+    tl.signature(adata)
+    assert adata.uns["signature"]["reason"].startswith("0 donors have 20 cells of every class")
+    assert sc_cll.get.signature(adata).empty
+    assert tl.signature_report(adata).reason == adata.uns["signature"]["reason"]
 
 
 def test_a_backed_object_is_refused(tmp_path, classifier):
