@@ -79,7 +79,9 @@ def markdown(gates: pd.DataFrame) -> list[str]:
         rule = next((text for text in rows["rule"] if text), "")
         lines.append(f"| {name} | {' | '.join(cells)} | {rule} |")
     said = gates[gates["note"] != ""].groupby("note", sort=False)
-    notes = [f"- {', '.join(dict.fromkeys(r['gate']))} ({', '.join(dict.fromkeys(r['subject']))}): {n}" for n, r in said]
+    notes = [
+        f"- {', '.join(dict.fromkeys(r['gate']))} ({', '.join(dict.fromkeys(r['subject']))}): {n}" for n, r in said
+    ]
     return [*lines, "", *notes] if notes else lines
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 from scipy import sparse, stats
 
 from scbert_cll._signature import gate
-from scbert_cll._signature.design import Design, enough_between, enough_within
+from scbert_cll._signature.design import Design, design_of, enough_between, enough_within
 from scbert_cll._signature.moderated import Moderated
-from scbert_cll._signature.pseudobulk import cells_per_donor, samples
+from scbert_cll._signature.pseudobulk import cells_per_donor
 
 _FEWEST = 2  # donors that have a variance, and that cannot spare one
 
@@ -65,7 +65,7 @@ def find(
     if not len(tested):
         return _nothing(n_cells, f"no gene is found in {limits.min_detected:.0%} of the cells")
     counts, names = counts[:, tested], names[tested]
-    design = Design(samples(counts, codes, donors, kept, classes), len(classes), limits.paired)
+    design = design_of(counts, codes, donors, kept, within=limits.paired, alpha=limits.alpha)
     own = np.isin(codes, [0, len(classes) - 1])  # the gate tells the outer classes apart
     if not limits.paired:
         own &= kept.to_numpy()[kept.index.get_indexer(pd.Index(donors)), codes] & np.isin(donors, kept.index)

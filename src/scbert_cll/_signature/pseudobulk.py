@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -13,17 +14,26 @@ _PRIOR_COUNT = 2.0  # added before the logarithm
 
 @dataclass(frozen=True)
 class Samples:
-    """One row per donor and class with enough cells: its log2 sums over the genes, and who it is."""
+    """One row per donor and class with enough cells: its sums over the genes, and who it is."""
 
-    log: np.ndarray  # (samples, genes)
+    total: np.ndarray  # (samples, genes)
     donor: np.ndarray  # names
     code: np.ndarray  # of the class
     n_cells: np.ndarray
     size_factor: np.ndarray
 
+    @cached_property
+    def log(self) -> np.ndarray:
+        """Scaled sums in log2, (samples, genes)."""
+        return np.asarray(np.log2(self.total / self.size_factor[:, None] + _PRIOR_COUNT))
+
     def of(self, kept: np.ndarray) -> Samples:
         """Some of the samples, scaled as they are."""
-        return Samples(self.log[kept], self.donor[kept], self.code[kept], self.n_cells[kept], self.size_factor[kept])
+        return Samples(self.total[kept], self.donor[kept], self.code[kept], self.n_cells[kept], self.size_factor[kept])
+
+    def scaled_by(self, genes: np.ndarray) -> Samples:
+        """The same samples, with size factors from some of the genes, true/false."""
+        return replace(self, size_factor=size_factors(self.total[:, genes]))
 
     def table(self, classes: list[str]) -> pd.DataFrame:
         """What there is of each sample."""
@@ -48,9 +58,8 @@ def samples(
     ends = np.concatenate([[0], np.cumsum(sizes)])
     members = sparse.csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), counts.shape[0]))
     total = (members @ counts).toarray().astype(np.float64)
-    factor = size_factors(total)
-    log = np.log2(total / factor[:, None] + _PRIOR_COUNT)
-    return Samples(log, np.array([d for d, _ in pairs], object), np.array([k for _, k in pairs]), sizes, factor)
+    donor, code = np.array([d for d, _ in pairs], object), np.array([k for _, k in pairs])
+    return Samples(total, donor, code, sizes, size_factors(total))
 
 
 def size_factors(total: np.ndarray) -> np.ndarray:

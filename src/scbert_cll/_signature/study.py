@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import sparse, stats
 from sklearn.model_selection import GroupKFold
 
-from scbert_cll._signature.design import Design, enough_within
+from scbert_cll._signature.design import Design, design_of, enough_within
 from scbert_cll._signature.procedure import Found, Limits, find
-from scbert_cll._signature.pseudobulk import cells_per_donor, samples
+from scbert_cll._signature.pseudobulk import cells_per_donor
 
 N_FOLDS = 4
 
@@ -104,8 +104,8 @@ class Study:
 
     def design(self) -> Design:
         """Sums per donor and class, of the tested genes."""
-        pairs = samples(self.tested_counts, self.codes, self.donors, self.kept, self.classes)
-        return Design(pairs, len(self.classes), within=True)
+        alpha = self.limits.alpha
+        return design_of(self.tested_counts, self.codes, self.donors, self.kept, within=True, alpha=alpha)
 
     def folds(self) -> list[list[str]]:
         """Donors to hold out, a fold at a time; those that are left must suffice for the procedure. Empty if they never do."""

@@ -130,7 +130,8 @@ def signature(
 
     Notes
     -----
-    Size factors are medians of ratios (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106). The test is limma's with an abundance trend
+    Size factors are medians of ratios (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106) over the genes that do not change, in up to three rounds of
+    testing and scaling (Sun et al. 2013, doi:10.1186/1471-2105-14-219). The test is limma's with an abundance trend
     (Smyth 2004, doi:10.2202/1544-6115.1027; Law et al. 2014, doi:10.1186/gb-2014-15-2-r29) of log2(sum + 2). The guarantee of Benjamini and
     Hochberg is that of the test; what the classifier takes away is known from simulations only.
 
