@@ -103,6 +103,18 @@ def test_tutorial_works_without_a_programme_only_by_the_study(tutorial: dict[str
     assert forest["estimate"] < 0.4
 
 
+def test_quickstart_says_what_its_signature_finds() -> None:
+    mdata = sc_cll.datasets.cll_toy(n_bimodal=6)
+    adata = mdata["rna"]
+    sc_cll.pp.label_cd49d(mdata, cells=sc_cll.pp.cll_mask(mdata), donor_key="donor")
+    sc_cll.tl.signature(adata)
+    genes = sc_cll.get.signature(adata)["gene"]
+    n_planted = genes.isin(adata.uns["truth"]["gene"]).sum()
+    assert (adata.uns["signature"]["n_donors"], len(genes) - n_planted, "ITGA4" in set(genes)) == (6, 2, True)
+    said = f"{len(genes)} genes pass, with six donors: {n_planted} of the 30 planted ones, *ITGA4*"
+    assert said in (ROOT / "docs/quickstart.md").read_text()
+
+
 def test_pages_have_code() -> None:
     assert all(blocks(page) for page in PAGES)
 
