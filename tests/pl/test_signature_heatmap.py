@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -77,6 +79,24 @@ def test_colours_are_even_around_zero_and_have_a_unit(signed):
     assert fig.axes[1].get_xlabel() == "log₂ expression − donor's mean"
     wide = pl.signature_heatmap(signed(), figsize=(7, 4), return_fig=True)
     assert wide.axes[1].get_ylabel() == "log₂ expression − donor's mean"
+
+
+@pytest.mark.parametrize("most", [0.6, 1.06, 2.4])
+def test_numbers_of_the_colour_bar_are_a_number_apart(signed, most):
+    adata = signed()
+    held = adata.uns["signature"]
+    held["expression"] *= most / np.abs(values(pl.signature_heatmap(adata, show=False))).max()
+    fig = pl.signature_heatmap(adata, figsize=(4.0, 5.0), return_fig=True)
+    fig.canvas.draw()
+    ticks = fig.axes[1].get_xticklabels()
+    boxes = [
+        t.get_window_extent()
+        for t in ticks
+        if fig.axes[1].get_xlim()[0] <= t.get_position()[0] <= fig.axes[1].get_xlim()[1]
+    ]
+    assert len(boxes) >= 3
+    gaps = [right.x0 - left.x1 for left, right in pairwise(boxes)]
+    assert min(gaps) > 5
 
 
 def test_directions_are_named_and_apart(signed):

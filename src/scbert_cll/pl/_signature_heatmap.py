@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from scbert_cll import _checks, _keys
 from scbert_cll.pl import _forest, _style
@@ -177,5 +178,7 @@ def _bar(fig: Figure, ax: Axes, image: AxesImage, held: Mapping[str, Any]) -> No
     place: dict[str, Any] = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 14}
     bar = fig.colorbar(image, ax=ax, extend="both", shrink=0.8 if narrow else 0.6, pad=0.03, **place)
     bar.set_label(f"log₂ expression − {'donor' if paired(held) else 'gene'}'s mean", fontsize=7)
+    bar.locator = MaxNLocator(4)  # more would touch each other
+    bar.update_ticks()
     bar.ax.tick_params(labelsize=_forest.SMALL, length=2)
     bar.outline.set_visible(False)
