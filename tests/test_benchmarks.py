@@ -1,4 +1,4 @@
-"""The benchmarks run: in their quick form, which writes nothing. What they measure is no matter of the tests."""
+"""The benchmarks run: in their quick form, which writes nothing. How long a thing takes is no matter of the tests."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def rows(output: str) -> dict[str, list[list[str]]]:
             first, *others = (cell.strip() for cell in line.strip("|").split("|"))
             found.setdefault(first, []).append(others)
     return found
+
+
+def recall(cell: str) -> float:
+    """First number of a cell of a table of recalls."""
+    return float(cell.split()[0])
 
 
 def written() -> dict[Path, int]:
@@ -65,3 +70,29 @@ def test_evaluation_scores_every_model():
     found = run_quick("evaluation.py")
     majority, linear = (float(found[name][0][1]) for name in ("majority", "logistic_sgd"))
     assert majority < 0.5 < linear, "AUROC"
+
+
+@pytest.mark.slow
+def test_signature_finds_what_was_planted_and_nothing_where_nothing_was():
+    found = run_quick("signature.py")
+    ours, ranking = found["tl.signature"][0], found["abundance, first 24"][0]
+    assert len(ours) == 5  # two designs, two sizes, nulls
+    assert all(recall(cell) >= 0.8 for cell in ours[:4])
+    assert recall(ours[0]) >= 0.9, "the larger effect within donors"
+    assert recall(ranking[0]) < 0.5
+    mean_on_nulls = [float(line[-1].split(" (")[0]) for line in (ours, ranking)]
+    assert mean_on_nulls[0] <= 1 < 20 < mean_on_nulls[1]
+
+
+@pytest.mark.slow
+def test_nonadditive_compares_every_method_on_a_combination():
+    found = run_quick("nonadditive.py")
+    assert recall(found["difference of correlations"][0][0]) >= 0.9
+    assert recall(found["pseudobulk, size of t"][0][0]) <= 0.5, "no gene has an effect of its own"
+    networks = {name for name in found if name.startswith("network, ")}
+    assert len(networks) == 5
+    shown = networks | {"boosted trees, permutation", "logistic regression, size of coefficient", "chance"}
+    assert all(0 <= float(value) <= 1 for name in shown for value in found[name][0][0].split(" / "))
+    for name in ("network", "boosted trees", "logistic regression"):  # cells held out
+        assert 0 <= float(found[name][0][0]) <= 1
+    assert "pairs across against all others, size of effect" in found
