@@ -190,6 +190,12 @@ def test_dropping_planted_genes_turns_the_logit_against_their_sign(learned, tmp_
     summary = adata.uns["perturb"]["summary"].set_index("name")
     assert (np.sign(summary["log_odds"]) == -truth[names]).mean() >= 0.85
     assert (summary["low"] <= summary["log_odds"]).all()
+    wide = adata.varm["perturb_summary"].dropna()
+    pd.testing.assert_frame_equal(
+        wide.loc[names].set_axis(["log_odds", "low", "high", "shift"], axis=1),
+        summary.loc[names, ["log_odds", "low", "high", "shift"]],
+        check_names=False,
+    )
     assert adata.varm["perturb"].loc[names].notna().any(axis=1).all()
     assert adata.varm["perturb"].drop(names).isna().all(axis=None)
     adata.write_h5ad(tmp_path / "a.h5ad")

@@ -149,6 +149,9 @@ def test_what_is_written_is_consistent_and_survives_a_file(tmp_path) -> None:
     assert (genes["selected"] == ((genes["q"] < 0.05) & genes["agrees"])).all()
     assert genes.loc[genes["selected"], "coefficient"].abs().min() > record["gate"]
     assert record["samples"]["n_cells"].sum() == adata.n_obs
+    same = np.sign(differences).eq(genes["sign"], axis=0).sum(axis=1)
+    assert (same == genes["n_same_sign"]).all()
+    assert genes.loc[genes["selected"], "n_same_sign"].min() >= 5
     assert record["n_tested"] == len(genes)
     assert genes["n_left_out"].max() == record["n_donors"] == 8
 

@@ -73,13 +73,19 @@ def find(
     abundance = design.samples.log.mean(axis=0)
     test = design.test(abundance)
     table = _table(names, test, coefficient, limits)
-    table = table.assign(n_left_out=_left_out(design, table, limits), abundance=abundance, detected=detected[tested])
+    differences = design.differences.T.set_axis(names)
+    same = np.sign(differences.to_numpy()) == table["sign"].to_numpy()[:, None]
+    table = table.assign(
+        n_same_sign=same.sum(axis=1),
+        n_left_out=_left_out(design, table, limits),
+        abundance=abundance,
+        detected=detected[tested],
+    )
     facts: dict[str, float | int] = {"n_donors": len(design.donors), "n_tested": len(tested)}
     facts |= {"df": float(test.df), "df_prior": float(min(test.df_prior, 1e6)), "gate": gate.threshold(coefficient)}
     order = table.sort_values(["selected", "q", "p"], ascending=[False, True, True], kind="stable").index
     of_samples = design.samples.table(classes)
     expression = pd.DataFrame(design.samples.log.T, names, of_samples["donor"] + "|" + of_samples["class"])
-    differences = design.differences.T.set_axis(names)
     reason = "" if table["selected"].any() else _none(table, limits)
     return Found(table.loc[order].reset_index(drop=True), of_samples, expression, differences, n_cells, reason, facts)
 

@@ -75,6 +75,8 @@ def perturb(
         donors), ``shift`` (how far the embedding moves), ``n_cells``, ``n_donors``; ``donors``, the same per donor; ``params``.
     ``adata.varm['perturb']`` : DataFrame (genes × "group|donor"), float64, unless sets were named
         Mean change of the log-odds; missing for genes that were not changed and donors with too few cells.
+    ``adata.varm['perturb_summary']`` : DataFrame (genes × "group|log_odds", "group|low", "group|high", "group|shift"), float64, unless sets were named
+        The columns of the summary, per group.
 
     Raises
     ------
@@ -107,6 +109,7 @@ def perturb(
             index="name", columns="column", values="log_odds", observed=True
         )
         destination.varm[key_added] = wide.reindex(adata.var_names).rename_axis(columns=None)
+        destination.varm[f"{key_added}_summary"] = _by_gene(summary).reindex(adata.var_names)
     return destination if copy else None
 
 
@@ -143,6 +146,13 @@ def _per_donor(
     found = found.reset_index().astype({"group": str, "donor": str, "log_odds": float, "shift": float, "n_cells": int})
     found.insert(0, "name", name)
     return found
+
+
+def _by_gene(summary: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of the summary, genes × "group|number"."""
+    numbers = ["log_odds", "low", "high", "shift"]
+    parts = {str(group): rows.set_index("name")[numbers] for group, rows in summary.groupby("group", sort=False)}
+    return pd.concat([rows.add_prefix(f"{group}|") for group, rows in parts.items()], axis=1)
 
 
 def _summary(by_donor: pd.DataFrame, names: list[str], groups: list[str]) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def signature(
     ``adata.uns['signature']`` : dict
         ``genes``, DataFrame of all tested genes, the clearest first: ``gene``, ``sign``, ``selected``, ``log2_fc`` from the first class to the last with its
         standard ``error`` and 95 % limits ``low`` and ``high``, ``t``, ``p``, ``q``, ``coefficient`` (per standard deviation of log-expression),
-        ``agrees`` (the classifier does), ``n_left_out`` (leaving out one donor at a time: without how many the gene is still
+        ``agrees`` (the classifier does), ``n_same_sign`` (donors whose own difference has the sign), ``n_left_out`` (leaving out one donor at a time: without how many the gene is still
         found), ``abundance`` (mean log2 sum), ``detected`` (share of cells), ``family`` (immunoglobulin, HLA, sex, mitochondrial, ribosomal, marker: genes that
         differ between donors or cells whatever is asked). With a network ``attribution`` (how the logit changes with the presence of
         the gene's token; positive speaks for the last class), ``attribution_z`` over donors, ``attribution_agrees``, and ``attention``, the plain

@@ -164,6 +164,8 @@ def signature_report(
     *Nested.* A signature scored in the donors it was found in would always do well. So for sufficiency and comprehensiveness up to four parts of the
     donors are held out in turn, and the whole procedure, rankings included, runs on the others. Intervals draw donors anew.
 
+    What a network's ``veto`` took away is not taken away again in other donors or under other labels.
+
     *Sufficiency* is the AUROC within held-out donors of a logistic regression of the genes alone. *Comprehensiveness* is what a logistic
     regression of all genes loses when theirs are taken out of its sum (DeYoung et al. 2020, arXiv:1911.03429); it is not fitted again, since what
     stand-ins could do is a question about them. p is the share of matched random sets that do as well (with the genes themselves counted).
