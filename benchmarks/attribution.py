@@ -29,6 +29,7 @@ from scbert_cll.model import ScBERTClassifier
 GENES, QUICK_GENES = 16_906, 500
 CELLS, COUNTS = 4, 6_000
 RESULTS = Path(__file__).parent / "results" / "attribution.json"
+TABLE = Path(__file__).parents[1] / "docs" / "_static" / "signature" / "attribution.md"
 TOKENS = ("expressed", "background", "all")
 N_SETS, SET_SIZE, N_OCCLUDED = 20, 24, 50
 METHODS: dict[str, dict[str, Any]] = {
@@ -106,7 +107,8 @@ def main() -> None:
     check(n_genes)
     modes = TOKENS[:1] if args.quick else TOKENS
     rows = []
-    print("| method | " + " | ".join(f"tokens: {t}" for t in modes) + " |\n|---" + "|---" * len(modes) + "|")
+    lines = ["| method | " + " | ".join(f"tokens: {t}" for t in modes) + " |", "|---" + "|---" * len(modes) + "|"]
+    print("\n".join(lines))
     for name in METHODS:
         cells_of_row = []
         for tokens in modes:
@@ -115,10 +117,12 @@ def main() -> None:
                 continue
             rows.append({"method": name, "tokens": tokens} | apart(__file__, ["--measure", n_genes, tokens, name]))
             cells_of_row.append(f"{rows[-1]['seconds']:.2f} s, {rows[-1]['peak_bytes'] / 1e6:.0f} MB")
-        print(f"| {name} | " + " | ".join(cells_of_row) + " |", flush=True)
+        lines.append(f"| {name} | " + " | ".join(cells_of_row) + " |")
+        print(lines[-1], flush=True)
     if not args.quick:
         stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "genes": n_genes, "cells": CELLS}
         stamp |= {"versions": versions("scbert-cll", "torch", "numpy"), "threads": 1}
+        TABLE.write_text("\n".join([*lines, ""]))
         RESULTS.write_text(json.dumps(stamp | {"rows": rows}, indent=1) + "\n")
 
 

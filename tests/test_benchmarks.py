@@ -96,3 +96,10 @@ def test_nonadditive_compares_every_method_on_a_combination():
     for name in ("network", "boosted trees", "logistic regression"):  # cells held out
         assert 0 <= float(found[name][0][0]) <= 1
     assert "pairs across against all others, size of effect" in found
+
+
+@pytest.mark.slow
+def test_attribution_times_every_method():
+    found = run_quick("attribution.py")
+    assert {"gate gradient", "rollout", "attention", "attention by layer and head"} <= set(found)
+    assert found["integrated gradients, 32 points"][0] == ["refused"]
