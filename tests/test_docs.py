@@ -1,4 +1,4 @@
-"""The Python in the docs runs: quickstart, README, and the examples of the public functions."""
+"""The Python in the docs runs: quickstart, README, tutorials, and the examples of the public functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import doctest
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ LESS = {
     r'"n_splits": \d+': '"n_splits": 2',
     r"n_repeats=3": "n_repeats=1",
 }
+SIGNATURE = "docs/tutorials/cd49d_signature.md"
+FEWER = {
+    r"max_epochs=\d+": "max_epochs=3",
+    r"n_cells=\d+": "n_cells=2400",
+    r"n_random=\d+": "n_random=19, n_network=19, n_permutations=19",
+    r"range\(1, 6\)": "range(1, 2)",
+}
+REAL = ("bmmc_cite.h5mu", "h.all.v7.4.symbols.gmt")
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +109,87 @@ def test_tutorial_works_without_a_programme_only_by_the_study(tutorial: dict[str
     forest = tutorial["both"]["none"].loc["random_forest"]
     assert forest["study"] > 0.8
     assert forest["estimate"] < 0.4
+
+
+def of_signature(names: dict[str, Any], *, real: bool) -> dict[str, Any]:
+    """What `names` hold after the blocks of the signature's tutorial: those of simulated cells, or the first one and those of real ones."""
+    first, *others = blocks(SIGNATURE)
+    small = functools.partial(sc_cll.datasets.cll_toy, n_genes=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sc_cll.datasets, "cll_toy", small)
+        for block in (first, *(block for block in others if ("marrow" in block) == real)):
+            for pattern, fewer in FEWER.items():
+                block = re.sub(pattern, fewer, block)
+            exec(compile(block, SIGNATURE, "exec"), names)  # noqa: S102
+    return names
+
+
+@pytest.fixture(scope="module")
+def signature(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the names of the signature's tutorial hold after all blocks of simulated cells, on fewer of them."""
+    shown, sc.settings.autoshow = sc.settings.autoshow, False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("signature"))
+        names = of_signature({}, real=False)
+        names["written"] = sc_cll.io.read_gmt("cd49d.gmt")
+    sc.settings.autoshow = shown
+    plt.close("all")
+    return names
+
+
+@pytest.mark.slow
+def test_tutorial_finds_the_planted_genes_and_few_others(signature: dict[str, Any]) -> None:
+    found, planted = set(signature["found"]["gene"]), signature["planted"]
+    assert len(found & planted) >= 27
+    assert len(found - planted - {"ITGA4"}) <= 4
+    assert set.union(*map(set, signature["written"].values())) == found
+    throws = signature["throws"].set_index("programme")
+    assert throws.loc[True, "planted"] >= 27
+    assert throws.loc[False, "planted"] == 0
+    assert throws["false"].max() <= 4
+
+
+@pytest.mark.slow
+def test_tutorial_finds_nothing_but_the_marker_without_a_programme(signature: dict[str, Any]) -> None:
+    assert sc_cll.get.signature(signature["control"])["gene"].tolist() == ["ITGA4"]
+    assert sc_cll.get.signature(signature["control"], key="without_itga4").empty
+    assert signature["control"].uns["without_itga4"]["reason"].startswith("no gene has q < 0.05")
+    assert signature["few"].uns["signature"]["reason"].startswith("2 donors have 20 cells of every class")
+
+
+@pytest.mark.slow
+def test_tutorial_puts_signature_attention_and_abundance_through_the_gates(signature: dict[str, Any]) -> None:
+    gates = signature["report"].gates.pivot_table(index="gate", columns="subject", values="passed", aggfunc="first")
+    assert set(gates) == {"signature", "attention", "abundance", "attribution"}
+    asked = ["sufficiency", "comprehensiveness", "permuted labels", "stability"]
+    assert gates.loc[asked, "signature"].tolist() == ["yes"] * 4
+    assert gates.loc[asked, "abundance"].tolist() == ["no"] * 4
+    assert gates.loc[["permuted labels", "random network"], "attention"].tolist() == ["no", "no"]
+
+
+@pytest.mark.slow
+def test_tutorial_has_the_network_agree_and_the_score_hold_in_other_donors(signature: dict[str, Any]) -> None:
+    asked = signature["unseen"].uns["perturb"]["summary"].set_index("name")["log_odds"]
+    assert asked[f"all {len(signature['up'])} up"] < 0 < asked[f"all {len(signature['down'])} down"]
+    auroc = signature["auroc"]
+    assert auroc["signature_score"].min() > 0.8
+    assert (auroc["signature_score"] > auroc["ITGA4"]).all()
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore:var_names are not unique:UserWarning")
+def test_tutorial_refuses_two_donors_of_bone_marrow(shared_file: Callable[[str], Path]) -> None:
+    for name in REAL:
+        Path(name).symlink_to(shared_file(f"data/{name}"))
+    names = of_signature({}, real=True)
+    held = names["marrow"].uns
+    assert held["signature"]["n_selected"] == 0
+    assert held["signature"]["reason"].startswith("2 donors have 20 cells of every class")
+    assert held["would_have_been"]["n_selected"] > 0
+    sign = names["genes"].set_index("gene")["sign"]
+    assert sign[["HBB", "LYZ"]].tolist() == [1, -1]
+    assert not names["marrow_report"].passed
+    assert names["marrow_report"].enrichment["set"].iloc[0] == "HALLMARK_HEME_METABOLISM"
 
 
 def test_quickstart_says_what_its_signature_finds() -> None:
