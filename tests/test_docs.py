@@ -28,7 +28,7 @@ LESS = {
 }
 SIGNATURE = "docs/tutorials/cd49d_signature.md"
 FEWER = {
-    r"max_epochs=\d+": "max_epochs=3",
+    r"max_epochs=\d+": "max_epochs=2",
     r"n_cells=\d+": "n_cells=2400",
     r"n_random=\d+": "n_random=19, n_network=19, n_permutations=19",
     r"range\(1, 6\)": "range(1, 2)",
