@@ -127,13 +127,17 @@ def _too_few(n_cells: pd.DataFrame, kept: pd.DataFrame, limits: Limits) -> str:
     have = ", ".join(kept.index.astype(str)) or "none"
     if limits.paired:
         enough = (n_cells >= limits.min_cells).sum()
-        each = "; ".join(f"{name}: {n} donors" for name, n in enough.items())
+        each = "; ".join(f"{name}: {_donors(n)}" for name, n in enough.items())
         return (
-            f"{len(kept)} donors have {limits.min_cells} cells of every class ({have}; {each}), "
+            f"{_donors(len(kept))} {'has' if len(kept) == 1 else 'have'} {limits.min_cells} cells of every class ({have}; {each}), "
             f"and {limits.min_donors} are needed to tell genes from donors"
         )
     each = "; ".join(f"{name}: {n}" for name, n in kept.sum().items())
     return f"{len(kept)} donors are mostly of one class ({each}), and {limits.min_donors} of each are needed"
+
+
+def _donors(n: int) -> str:
+    return "1 donor" if n == 1 else f"{n} donors"
 
 
 def _none(table: pd.DataFrame, limits: Limits) -> str:
