@@ -139,11 +139,14 @@ def test_families_and_reference_genes_are_looked_for() -> None:
     names, truth = adata.var_names.to_numpy(dtype=object).copy(), np.flatnonzero(adata.var["truth"] != 0)
     names[truth[:5]] = ["MT-CO1", "MT-CO2", "MT-ND1", "RPL3", "RPS4X"]
     names[truth[5:9]] = ["CD38", "ITGB1", "MKI67", "CCL3"]
+    names[truth[9]], names[np.flatnonzero(adata.var["truth"] == 0)[1]] = "LYZ", "CD3E"
     adata.var_names = names
     sb.tl.signature(adata, groupby="label")
     report = sb.tl.signature_report(adata, **FEW)
     assert gate(report, "families")["passed"] == "no"
     assert gate(report, "families")["note"] == "3 mitochondrial, 2 ribosomal"
+    assert gate(report, "other cells")["note"] == "LYZ"
+    assert gate(report, "other cells")["passed"] == "no"
     known = gate(report, "reference genes")
     assert known["value"] > 0.8
     assert known["passed"] == "information"
@@ -288,7 +291,7 @@ def test_same_seed_same_report_and_nothing_else_changes(reported, unchanged) -> 
 
 def test_the_report_reads_as_markdown(reported) -> None:
     text = str(reported[1])
-    assert text.startswith("# Signature report\n\nPassed: 4 gates passed, 0 not, 2 not run.\n")
+    assert text.startswith("# Signature report\n\nPassed: 4 gates passed, 0 not, 3 not run.\n")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {5}
     assert rows[0] == "| gate | signature | abundance | passes if |"

@@ -10,7 +10,7 @@ import pandas as pd
 from scbert_cll._signature import reference
 from scbert_cll._signature.enrichment import over_representation
 from scbert_cll._signature.families import family
-from scbert_cll._signature.gates import FAMILIES, LEVEL, REFERENCE, SETS, Gate, Numbers, not_run
+from scbert_cll._signature.gates import CONTAMINATION, FAMILIES, LEVEL, REFERENCE, SETS, Gate, Numbers, not_run
 
 _RULE = "p ≥ 0.05: not more than by chance"
 _TIERS = ("T1", "T2")
@@ -37,6 +37,18 @@ def family_gate(subject: str, chosen: Sequence[str], universe: pd.Index) -> Gate
     counts = kinds[list(chosen)].value_counts().drop("", errors="ignore")
     note = ", ".join(f"{n} {kind}" for kind, n in counts.items())
     return apart(FAMILIES, subject, chosen, universe, [str(gene) for gene in kinds.index[kinds != ""]], note)
+
+
+def contamination_gate(subject: str, chosen: Sequence[str], universe: pd.Index) -> Gate:
+    """Genes of T cells, monocytes, macrophages and stroma, which leukaemic B cells should not have."""
+    known = reference.genes()
+    foreign = known.loc[known["tier"] == "contamination", "gene"]
+    if not universe.isin(list(foreign)).any() or not len(chosen):
+        return not_run(CONTAMINATION, [subject], "none of these genes was tested")[0]
+    there = [gene for gene in foreign if gene in set(chosen)]
+    return Gate.of(
+        CONTAMINATION, subject, Numbers(float(len(there))), "no gene of theirs", passed=not there, note=", ".join(there)
+    )
 
 
 def set_gate(

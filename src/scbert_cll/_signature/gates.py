@@ -12,7 +12,8 @@ YES, NO, NOT_RUN, INFORMATION = "yes", "no", "not run", "information"
 LEVEL: Final = 0.05
 PERMUTED, STABILITY = "permuted labels", "stability"
 CHROMOSOME, FAMILIES, SETS, REFERENCE = "chromosome 12", "families", "gene sets", "reference genes"
-_COUNTED: Final = (PERMUTED, SETS)
+CONTAMINATION = "other cells"
+_COUNTED: Final = (PERMUTED, SETS, CONTAMINATION)
 
 
 class Numbers(NamedTuple):

@@ -14,6 +14,7 @@ from scbert_cll.pl import _forest, _style
 
 UP, DOWN = _style.RED, _style.BLUE
 _NEAREST: Final = 15  # genes drawn where none passes
+_FEWEST: Final = 2  # donors, of which none can be left out
 _FAMILIES: Final = {"immunoglobulin": "IG", "mitochondrial": "MT", "ribosomal": "ribo"}
 _WORDS: Final = "Mean over donors with 95 % interval; small dots: single donors."
 _DOTS: Final = "Small dots: donors of the last class, less the mean of the others."
@@ -190,7 +191,8 @@ def _none_passes(ax: Axes, n_rows: int) -> None:
 def _texts(table: pd.DataFrame, n_donors: int) -> dict[str, list[str]]:
     """What stands beside the rows."""
     texts = {"q": [_forest.number(q) for q in table["q"]]}
-    texts["leave\none out"] = [f"{n}/{n_donors}" for n in table["n_left_out"]]
+    can = n_donors > _FEWEST
+    texts["leave\none out"] = [f"{n}/{n_donors}" if can else "–" for n in table["n_left_out"]]
     if "attribution_z" in table:
         texts["attri-\nbution z"] = [_forest.signed(z) for z in table["attribution_z"]]
     if (table["family"] != "").any():

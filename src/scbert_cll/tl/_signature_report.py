@@ -109,7 +109,7 @@ def signature_report(
 
     Is it faithful: do its genes suffice to tell the cells of other donors apart, and are they missed, more than random genes that are expressed
     as much? Is it sane: is there none where labels are permuted? Is it stable, beyond what any ranking is? And which genes are in it: a
-    chromosome's, or those that differ whatever is asked? The first genes by abundance and, with a model, by plain attention go
+    chromosome's, those that differ whatever is asked, or those of other cells? The first genes by abundance and, with a model, by plain attention go
     through the same gates.
 
     Parameters
@@ -283,6 +283,7 @@ def _content(
     chosen[_faithfulness.SIGNATURE] = _chosen(record)
     found = [_chromosome(name, genes, universe, chromosome) for name, genes in chosen.items()]
     found += [content.family_gate(name, genes, universe) for name, genes in chosen.items()]
+    found += [content.contamination_gate(name, genes, universe) for name, genes in chosen.items()]
     tables = {}
     if sets is not None:
         parts = [content.set_gate(name, genes, universe, sets) for name, genes in chosen.items()]
