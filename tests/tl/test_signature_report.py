@@ -130,7 +130,7 @@ def test_a_signature_of_chromosome_12_fails() -> None:
     assert found["passed"] == "no"
     assert found["value"] > 0.8
     assert found["null"] == pytest.approx(15 / 90, abs=0.02)
-    adata.var["chr"] = (np.arange(adata.n_vars) % 22 + 1).astype(str)
+    adata.var["chr"] = np.where((adata.var["truth"] == 0) & (np.arange(adata.n_vars) % 9 == 0), "12", "1")
     assert gate(sb.tl.signature_report(adata, chromosome_key="chr", **FEW), "chromosome 12")["passed"] == "yes"
 
 

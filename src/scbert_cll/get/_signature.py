@@ -59,7 +59,7 @@ def signature(
     >>> sc_cll.get.signature(adata, n_top=2)[["gene", "sign", "selected"]]
            gene  sign  selected
     0  GENE0062     1      True
-    1  GENE0028     1      True
+    1  GENE0090     1      True
     """
     _checks.anndata(adata)
     _checks.key_in(key, adata.uns, "adata.uns", "Run tl.signature first.")

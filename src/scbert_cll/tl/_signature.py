@@ -138,9 +138,13 @@ def signature(
     Examples
     --------
     >>> import scbert_cll as sc_cll
-    >>> adata = sc_cll.datasets.cll_toy(n_cells=400, n_genes=200)["rna"]
-    >>> sc_cll.tl.signature(adata, groupby="cd49d_true")
-    >>> adata.uns["signature"]["reason"]
+    >>> adata = sc_cll.datasets.planted_donors(n_genes=100, rng=0)
+    >>> sc_cll.tl.signature(adata, groupby="label")
+    >>> adata.uns["signature"]["n_selected"]
+    24
+    >>> sc_cll.tl.signature(adata, groupby="label", min_cells=80)
+    >>> adata.uns["signature"]["n_selected"], adata.uns["signature"]["reason"][:41]
+    (0, '0 donors have 80 cells of every class (no')
     """
     adata = _checks.anndata(adata)
     limits = Limits(min_cells, min_donors, min_detected, alpha, paired)
