@@ -143,5 +143,6 @@ def _donors(n: int) -> str:
 def _none(table: pd.DataFrame, limits: Limits) -> str:
     n = int((table["q"] < limits.alpha).sum())
     if n:
-        return f"{n} genes have q < {limits.alpha:g}, and the linear classifier agrees on none of them"
+        genes, them = ("1 gene has", "it") if n == 1 else (f"{n} genes have", "any of them")
+        return f"{genes} q < {limits.alpha:g}, and the linear classifier does not agree on {them}"
     return f"no gene has q < {limits.alpha:g}; the smallest is {table['q'].min():.2g}"
