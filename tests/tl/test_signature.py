@@ -69,6 +69,16 @@ def test_a_gene_that_is_there_twice_is_found_twice() -> None:
     assert sum({gene, f"{gene}_twin"} <= names for gene in genes) >= 0.95 * len(genes)
 
 
+def test_stored_zeros_are_no_counts() -> None:
+    """A cell of nothing but stored zeros, and zeros stored here and there, change nothing."""
+    adata = sb.datasets.planted_donors(n_cells=60, n_genes=80, rng=0)
+    adata.X.data[: adata.X.indptr[1]] = 0
+    with_zeros = adata.copy()
+    adata.X.eliminate_zeros()
+    assert with_zeros.X.nnz > adata.X.nnz
+    pd.testing.assert_frame_equal(found(with_zeros), found(adata))
+
+
 def test_the_unit_is_the_donor() -> None:
     """Genes that a single donor raises in its positive cells are no signature, however many cells it has."""
     adata = sb.datasets.planted_donors(effect="none", rng=1)

@@ -11,10 +11,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from scbert_cll._signature.scale import log_counts
+
 STRENGTH = 0.003  # C of an L2 penalty: strong enough that genes of one module share their weight
 N_FOLDS = 4
 N_DEVIATIONS = 2.0
-_TARGET_SUM = 1e4
 
 
 def coefficients(counts: sparse.csr_matrix, positive: np.ndarray, donors: np.ndarray) -> np.ndarray:
@@ -22,9 +23,7 @@ def coefficients(counts: sparse.csr_matrix, positive: np.ndarray, donors: np.nda
 
     Sparse stays sparse: centring would change nothing but the intercept, which is not penalised.
     """
-    log = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
-    log.data *= _TARGET_SUM / np.repeat(log.sum(axis=1).A1, np.diff(log.indptr))
-    log.data = np.log1p(log.data)
+    log = log_counts(counts)
     n_folds = min(N_FOLDS, len(np.unique(donors)))
     found = []
     for train, _ in GroupKFold(n_folds).split(log, positive, donors):

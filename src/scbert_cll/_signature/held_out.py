@@ -13,16 +13,6 @@ from sklearn.preprocessing import StandardScaler
 from scbert_cll._signature.gate import STRENGTH
 from scbert_cll._signature.study import Study
 
-_TARGET_SUM = 1e4
-
-
-def log_counts(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """log(1 + counts per 10,000), of the genes that are there."""
-    log = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
-    totals = np.maximum(log.sum(axis=1).A1, 1.0)
-    log.data = np.log1p(log.data * (_TARGET_SUM / np.repeat(totals, np.diff(log.indptr))))
-    return log
-
 
 @dataclass(frozen=True)
 class Fold:

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll._signature.gates import LEVEL, Gate, Numbers, high_of, p_of
-from scbert_cll._signature.held_out import Fold, log_counts
+from scbert_cll._signature.held_out import Fold
 from scbert_cll._signature.matched import Matcher
 from scbert_cll._signature.ranking import Ranking
+from scbert_cll._signature.scale import log_counts
 from scbert_cll._signature.study import Study, selected
 from scbert_cll.tl._within import Pairs
 

@@ -11,12 +11,12 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._signature.scale import log_counts
 from scbert_cll._signature.weights import Weights, weights
 
 Method = Literal["ulm", "waggr", "zscore", "aucell"]
 
 _METHODS: Final = ("ulm", "waggr", "zscore", "aucell")
-_TARGET_SUM: Final = 1e4
 _CELLS_AT_ONCE: Final = 2000  # that decoupler makes dense
 _SET: Final = "signature"
 
@@ -136,11 +136,9 @@ def _values(adata: AnnData, layer: str | None, normalize: bool) -> np.ndarray | 
     """Log-expression; sparse stays sparse."""
     if not normalize:
         return _checks.log_values(adata, layer).astype(np.float64)
-    log = sparse.csr_matrix(_checks.counts_to_normalize(adata, layer), dtype=np.float64, copy=True)
-    totals = np.asarray(log.sum(axis=1)).ravel()
-    _checks.no_empty_cells(totals, adata, layer or "X")
-    log.data = np.log1p(log.data * (_TARGET_SUM / np.repeat(totals, np.diff(log.indptr))))
-    return log
+    counts = _checks.counts_to_normalize(adata, layer)
+    _checks.no_empty_cells(np.asarray(counts.sum(axis=1)).ravel(), adata, layer or "X")
+    return log_counts(counts)
 
 
 def _scores(values: np.ndarray | sparse.csr_matrix, names: pd.Index, weight: pd.Series, method: Method) -> np.ndarray:
