@@ -83,4 +83,7 @@ def _tell(adata: AnnData, opinion: str, report: Report) -> None:
         f"and a linear classifier of other donors' cells agrees. {opinion}"
     )
     columns = [name for name in _COLUMNS if name in genes]
-    report.show(f"Signature, the clearest {min(_SHOWN, len(genes))} genes", genes[columns].head(_SHOWN))
+    report.show(
+        f"Signature, the clearest {min(_SHOWN, len(genes))} genes",
+        genes[columns].head(_SHOWN).assign(q=genes["q"].map("{:.1g}".format)),
+    )

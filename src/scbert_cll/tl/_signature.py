@@ -174,7 +174,8 @@ def signature(
         warnings.warn(_BETWEEN, stacklevel=2)
     target = _checks.target(adata, copy=copy)
     target.uns[key_added] = record | {"params": params}
-    logger.info("%d of %d genes selected. %s", record["n_selected"], found.facts["n_tested"], record["reason"])
+    why = f": {record['reason']}" if record["reason"] else ""
+    logger.info("%d of %d genes selected%s.", record["n_selected"], found.facts["n_tested"], why)
     return target if copy else None
 
 
