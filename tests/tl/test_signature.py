@@ -238,6 +238,17 @@ def test_a_network_that_has_learned_nothing_has_no_veto(learned) -> None:
     assert "signature" not in adata.uns
 
 
+def test_held_out_donors_without_positive_cells_have_no_attention_to_show(learned) -> None:
+    adata, model = learned[0].copy(), learned[1]
+    held, positive = adata.obs["split"] != "train", adata.obs["label"] == "positive"
+    adata.obs["label"] = adata.obs["label"].where(~(held & positive))
+    sb.tl.signature(adata, model, groupby="label", min_donors=6)
+    genes = adata.uns["signature"]["genes"]
+    assert genes["attention"].isna().all()
+    assert genes["attribution"].notna().all()
+    assert np.isnan(adata.uns["signature"]["auroc_within"])
+
+
 def test_cells_the_network_was_trained_on_are_told(learned) -> None:
     adata, model = learned[0].copy(), learned[1]
     with pytest.warns(UserWarning, match="says what it has memorised"):

@@ -7,7 +7,6 @@ from scipy import sparse
 from scipy.stats import median_abs_deviation
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -28,11 +27,15 @@ def coefficients(counts: sparse.csr_matrix, positive: np.ndarray, donors: np.nda
     found = []
     for train, _ in GroupKFold(n_folds).split(log, positive, donors):
         if len(np.unique(positive[train])) == 2:
-            scaler = StandardScaler(with_mean=False, copy=False)
-            model = make_pipeline(scaler, LogisticRegression(C=STRENGTH, max_iter=2000))
-            with threadpool_limits(1, user_api="blas"):  # vectors of genes are too short for several
-                found.append(model.fit(log[train], positive[train])[-1].coef_[0])
+            scaled = StandardScaler(with_mean=False, copy=False).fit_transform(log[train])
+            found.append(ridge(scaled, positive[train]).coef_[0])
     return np.mean(found, axis=0) if found else np.zeros(counts.shape[1])
+
+
+def ridge(scaled: np.ndarray | sparse.csr_matrix, positive: np.ndarray) -> LogisticRegression:
+    """The linear classifier of all that asks one; on one thread, since vectors of genes are too short for several."""
+    with threadpool_limits(1, user_api="blas"):
+        return LogisticRegression(C=STRENGTH, max_iter=2000).fit(scaled, positive)
 
 
 def threshold(coefficient: np.ndarray) -> float:

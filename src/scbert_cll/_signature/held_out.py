@@ -7,10 +7,9 @@ from functools import cached_property
 
 import numpy as np
 from scipy import sparse
-from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from scbert_cll._signature.gate import STRENGTH
+from scbert_cll._signature.gate import ridge
 from scbert_cll._signature.study import Study
 
 
@@ -33,8 +32,7 @@ class Fold:
     def weights(self) -> tuple[np.ndarray, float]:
         """Of each gene's log-expression in a logistic regression of all genes, and the intercept."""
         scaler = StandardScaler(with_mean=False).fit(self.log[self.train])
-        model = LogisticRegression(C=STRENGTH, max_iter=2000)
-        model.fit(scaler.transform(self.log[self.train]), self.positive[self.train])
+        model = ridge(scaler.transform(self.log[self.train]), self.positive[self.train])
         return model.coef_[0] / scaler.scale_, float(model.intercept_[0])
 
     @cached_property
@@ -48,8 +46,7 @@ class Fold:
         for i, columns in enumerate(sets if sets.shape[1] else ()):
             few = self.by_gene[:, columns].toarray()
             scaler = StandardScaler().fit(few[self.train])
-            model = LogisticRegression(C=STRENGTH, max_iter=2000)
-            model.fit(scaler.transform(few[self.train]), self.positive[self.train])
+            model = ridge(scaler.transform(few[self.train]), self.positive[self.train])
             found[:, i] = model.decision_function(scaler.transform(few[self.test]))
         return found
 

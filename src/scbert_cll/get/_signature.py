@@ -11,8 +11,10 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll._signature.families import FAMILIES
 
-_COLUMNS: Final = ("gene", "sign", "selected", "log2_fc", "error", "low", "high", "t", "p", "q", "coefficient")
-_FURTHER: Final = ("agrees", "n_same_sign", "n_left_out", "abundance", "detected", "family")
+_COLUMNS: Final = (
+    *("gene", "sign", "selected", "log2_fc", "error", "low", "high", "t", "p", "q", "coefficient", "agrees"),
+    *("n_same_sign", "n_left_out", "abundance", "detected", "family"),
+)
 
 
 def signature(
@@ -67,7 +69,7 @@ def signature(
         _checks.at_least(n_top, 1, "n_top")
     table = cast("pd.DataFrame", adata.uns[key]["genes"])
     if not len(table):
-        return pd.DataFrame(columns=[*_COLUMNS, *_FURTHER])
+        return pd.DataFrame(columns=list(_COLUMNS))
     if selected:
         table = table[table["selected"]]
     table = table[~_in_family(table["family"], drop_families)]

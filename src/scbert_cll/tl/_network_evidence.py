@@ -54,17 +54,21 @@ def network_evidence(
     auroc = held_out_auroc(adata, model, asked.split_key, donors, asked.target, asked.batch_size, stacklevel=4)
     by_donor = model.get_gene_attribution(groups, adata, target=asked.target, batch_size=asked.batch_size).values
     by_donor = by_donor.reindex(genes["gene"])
-    positive = classes.where(groups.notna() & (classes == asked.target))
-    attention = model.get_gene_attention(positive, adata, batch_size=asked.batch_size)[asked.target].reindex(
-        genes["gene"]
-    )
     columns = pd.DataFrame({"attribution": by_donor.mean(axis=1), "attribution_z": _z(by_donor, genes)})
-    columns["attention"] = attention
+    columns["attention"] = _attention(adata, model, classes.where(groups.notna()), asked)
     columns = columns.reset_index(drop=True)
     large = columns["attribution"].abs() > threshold(columns["attribution"].dropna().to_numpy())
     columns["attribution_agrees"] = large & (np.sign(columns["attribution"]) == genes["sign"])
     facts = {"auroc_within": auroc, "attribution_cells": which, "n_attribution_donors": by_donor.shape[1]}
     return columns, facts
+
+
+def _attention(adata: AnnData, model: ScBERTClassifier, classes: pd.Series, asked: Asked) -> pd.Series | float:
+    """Plain attention in the cells of the class meant, by gene; missing where there is no such cell."""
+    of_class = classes.where(classes == asked.target)
+    if not of_class.notna().any():
+        return np.nan
+    return model.get_gene_attention(of_class, adata, batch_size=asked.batch_size)[asked.target]
 
 
 def _held_out(adata: AnnData, split_key: str) -> tuple[np.ndarray, str]:

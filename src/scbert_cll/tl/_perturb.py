@@ -119,10 +119,10 @@ def _sets(adata: AnnData, genes: Sequence[str] | Mapping[str, Sequence[str]] | N
         return {str(name): list(members) for name, members in genes.items()}
     if genes is None:
         _checks.key_in(_keys.SIGNATURE, adata.uns, "adata.uns", "Run tl.signature first, or name genes=.")
-        table = adata.uns[_keys.SIGNATURE]["genes"]
+        record = adata.uns[_keys.SIGNATURE]
+        table = record["genes"]
         genes = table.loc[table["selected"], "gene"].tolist() if len(table) else []
-        if not genes:
-            raise ValueError(f"The signature is empty ({adata.uns[_keys.SIGNATURE]['reason']}); name genes=.")
+        _checks.not_empty(len(genes), str(record["reason"]), "there is nothing to change; name genes=")
     return {gene: [gene] for gene in ([genes] if isinstance(genes, str) else genes)}
 
 
