@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 import scbert_cll
 from scbert_cll import pl
-from scbert_cll.pl import _forest, _style
+from scbert_cll.pl import _rows, _style
 
 LONG = {1: "ENSG00000123456.12-AS1-LINC01234", 7: "IGHV4-39_CDR3_consensus_2"}
 
@@ -61,7 +61,7 @@ def test_rows_are_the_selected_genes_from_up_to_down_with_all_their_numbers(sign
     np.testing.assert_allclose(intervals(ax), table[["low", "high"]])
     np.testing.assert_allclose(dots(ax), held["differences"].loc[table["gene"]])
     assert column(ax, "leave\none out") == ["6/6"] * 10
-    assert column(ax, "q") == [_forest.number(q) for q in table["q"]]
+    assert column(ax, "q") == [_rows.number(q) for q in table["q"]]
     low, high = ax.get_ylim()
     assert low > high  # the first gene on top
     assert ax.get_xlabel() == "log₂ fold change, CD49d+ / CD49d-"
@@ -128,7 +128,7 @@ def test_named_genes_are_drawn_whether_they_pass_or_not(signed):
     fig = pl.signature(signed(), genes=["GENE20", "GENE00"], return_fig=True)
     ax = fig.axes[0]
     assert genes(ax) == ["GENE00", "GENE20"]
-    assert [m[1].upper() for m in means(ax)] == [_style.RED, _forest.FAINT]
+    assert [m[1].upper() for m in means(ax)] == [_style.RED, _rows.FAINT]
     assert words(fig)[1].endswith("Grey: does not pass.")
     assert genes(pl.signature(signed(), genes="GENE03", show=False)) == ["GENE03"]
 
@@ -152,7 +152,7 @@ def test_an_empty_signature_never_looks_like_one(signed, legible):
     fig = pl.signature(adata, return_fig=True)
     ax = fig.axes[0]
     assert len(genes(ax)) == 15
-    assert {m[1].upper() for m in means(ax)} == {_forest.FAINT}
+    assert {m[1].upper() for m in means(ax)} == {_rows.FAINT}
     (said,) = [t for t in ax.texts if t.get_text() == "none passes"]
     assert said.get_position()[1] > 14.5  # below the last row
     title, caption = words(fig)
@@ -254,4 +254,4 @@ def test_errors(signed, plot):
     ],
 )
 def test_q_is_short(value, text):
-    assert _forest.number(value) == text
+    assert _rows.number(value) == text

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scbert_cll import _checks, _keys
-from scbert_cll.pl import _forest, _style
+from scbert_cll.pl import _rows, _style
 
 _CAPTION: Final = (
     "Mean over donors with 95 % interval (t); small dots: single donors; shift: how far the embedding moves. "
 )
 _SINGLE: Final = "Hollow: one donor, no interval. "
 _CAVEAT: Final = "The network's opinion, not an experiment."
-_UNKNOWN: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": _forest.SMALL, "color": _style.GREY}
+_UNKNOWN: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": _rows.SMALL, "color": _style.GREY}
 
 
 @_style.styled
@@ -86,12 +86,12 @@ def perturb(
         fig, axes = _style.figure_of(ax), [ax]
     for panel, group in zip(axes, wanted, strict=True):
         rows = table[table["group"] == group].set_index("name").loc[names]
-        _rows(panel, rows, _counted(held, group))
-        _forest.frame(panel, names)
-        _forest.columns(panel, {"shift": [_number(v) for v in rows["shift"]]})
+        _draw_rows(panel, rows, _counted(held, group))
+        _rows.frame(panel, names)
+        _rows.columns(panel, {"shift": [_number(v) for v in rows["shift"]]})
         panel.set_title(_heading(group, rows, alone=len(wanted) == 1), pad=12)
         panel.set_xlabel("change of log-odds")
-    _forest.captions(fig, ax, _title(held["params"]), _caption(table))
+    _rows.captions(fig, ax, _title(held["params"]), _caption(table))
     return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
 
 
@@ -128,7 +128,7 @@ def _counted(held: Mapping[str, Any], group: str) -> pd.DataFrame:
     return donors[enough & (donors["group"].astype(str) == group)]
 
 
-def _rows(ax: Axes, rows: pd.DataFrame, donors: pd.DataFrame) -> None:
+def _draw_rows(ax: Axes, rows: pd.DataFrame, donors: pd.DataFrame) -> None:
     """Mean, interval and donors of each gene; a hollow mean is one donor's."""
     for i, (name, row) in enumerate(rows.iterrows()):
         if not np.isfinite(row["log_odds"]):
@@ -136,17 +136,17 @@ def _rows(ax: Axes, rows: pd.DataFrame, donors: pd.DataFrame) -> None:
             continue
         single = bool(np.isnan(row["low"]))
         color = _style.BLUE if row["log_odds"] < 0 else _style.RED
-        _forest.interval(ax, i, row["log_odds"], row["low"], row["high"], color=color, hollow=single)
+        _rows.interval(ax, i, row["log_odds"], row["low"], row["high"], color=color, hollow=single)
         own = donors.loc[donors["name"].astype(str) == name, "log_odds"].to_numpy(dtype=float)
         if len(own) > 1:
-            _forest.donors(ax, i, own, color=_style.GREY)
+            _rows.donors(ax, i, own, color=_style.GREY)
 
 
 def _figure(n: int, n_rows: int, n_columns: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
     """Panels on one scale, each tall enough for its rows."""
     n_columns = min(n, n_columns)
     lines = -(-n // n_columns)
-    size = figsize or (max(3.6, 0.9 + 2.0 * n_columns), 0.8 + lines * (0.75 + _forest.ROW * max(n_rows, 2)))
+    size = figsize or (max(3.6, 0.9 + 2.0 * n_columns), 0.8 + lines * (0.75 + _rows.ROW * max(n_rows, 2)))
     fig, axes = _style.panels(n, n_columns=n_columns, figsize=size, sharex=True, sharey=True)
     for ax in axes:
         ax.tick_params(labelbottom=True)

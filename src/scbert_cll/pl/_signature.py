@@ -10,7 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbert_cll import _checks, _keys
-from scbert_cll.pl import _forest, _style
+from scbert_cll.pl import _rows, _style
 
 UP, DOWN = _style.RED, _style.BLUE
 _NEAREST: Final = 15  # genes drawn where none passes
@@ -80,18 +80,18 @@ def signature(
     """
     held = found(adata, key)
     table, left_out = rows(held, n_genes, genes, key, show_masked=show_masked)
-    size = figsize or (4.6, 1.35 + _forest.ROW * max(len(table), 3))
+    size = figsize or (4.6, 1.35 + _rows.ROW * max(len(table), 3))
     fig, panel = _style.one(ax, size)
     if table.empty:
-        _forest.words_instead(panel, instead(held, left_out))
+        _rows.words_instead(panel, instead(held, left_out))
         return _style.finish(fig, panel, show=show, return_fig=return_fig)
-    _rows(panel, table, held)
-    _forest.frame(panel, list(table["gene"]))
-    _forest.columns(panel, _texts(table, int(held["n_donors"])))
+    _draw_rows(panel, table, held)
+    _rows.frame(panel, list(table["gene"]))
+    _rows.columns(panel, _texts(table, int(held["n_donors"])))
     panel.set_xlabel(_axis(held))
     if _selected(held).empty:
         _none_passes(panel, len(table))
-    _forest.captions(fig, ax, title(held, left_out), _caption(table, held))
+    _rows.captions(fig, ax, title(held, left_out), _caption(table, held))
     return _style.finish(fig, panel, show=show, return_fig=return_fig)
 
 
@@ -170,14 +170,14 @@ def title(held: Mapping[str, Any], left_out: str) -> str:
     return f"{against(held)}\n{counts}" + (f" ({left_out})" if left_out else "")
 
 
-def _rows(ax: Axes, table: pd.DataFrame, held: Mapping[str, Any]) -> None:
+def _draw_rows(ax: Axes, table: pd.DataFrame, held: Mapping[str, Any]) -> None:
     """Mean, interval and donors of each gene."""
     donors: pd.DataFrame = held["differences"]
     for i, (_, gene) in enumerate(table.iterrows()):
-        color = _forest.FAINT if not gene["selected"] else UP if gene["sign"] > 0 else DOWN
-        _forest.interval(ax, i, gene["log2_fc"], gene["low"], gene["high"], color=color, hollow=gene["family"] != "")
+        color = _rows.FAINT if not gene["selected"] else UP if gene["sign"] > 0 else DOWN
+        _rows.interval(ax, i, gene["log2_fc"], gene["low"], gene["high"], color=color, hollow=gene["family"] != "")
         if gene["gene"] in donors.index:
-            _forest.donors(ax, i, donors.loc[gene["gene"]].to_numpy(dtype=float), color=_style.GREY)
+            _rows.donors(ax, i, donors.loc[gene["gene"]].to_numpy(dtype=float), color=_style.GREY)
 
 
 def _none_passes(ax: Axes, n_rows: int) -> None:
@@ -190,11 +190,11 @@ def _none_passes(ax: Axes, n_rows: int) -> None:
 
 def _texts(table: pd.DataFrame, n_donors: int) -> dict[str, list[str]]:
     """What stands beside the rows."""
-    texts = {"q": [_forest.number(q) for q in table["q"]]}
+    texts = {"q": [_rows.number(q) for q in table["q"]]}
     can = n_donors > _FEWEST
     texts["leave\none out"] = [f"{n}/{n_donors}" if can else "–" for n in table["n_left_out"]]
     if "attribution_z" in table:
-        texts["attri-\nbution z"] = [_forest.signed(z) for z in table["attribution_z"]]
+        texts["attri-\nbution z"] = [_rows.signed(z) for z in table["attribution_z"]]
     if (table["family"] != "").any():
         texts["family"] = [_FAMILIES.get(name, name) for name in table["family"]]
     return texts

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from scbert_cll import _checks, _keys
-from scbert_cll.pl import _forest, _style
+from scbert_cll.pl import _rows, _style
 from scbert_cll.pl._signature import BETWEEN, found, instead, paired, rows, title
 
 OrderBy = Literal["class", "donor"]
@@ -90,7 +90,7 @@ def signature_heatmap(
     size = figsize or (_width(len(held["samples"]) if len(table) else 0), 1.5 + _ROW * max(len(table), 5))
     fig, panel = _style.one(ax, size)
     if table.empty:
-        _forest.words_instead(panel, instead(held, left_out))
+        _rows.words_instead(panel, instead(held, left_out))
         return _style.finish(fig, panel, show=show, return_fig=return_fig)
     samples = _columns(held, order_by)
     values = _centred(held, key, list(table["gene"]), samples)
@@ -99,7 +99,7 @@ def signature_heatmap(
     _bar(fig, panel, image, held)
     _donors(panel, samples, order_by)
     panel.spines[:].set_visible(False)
-    _forest.captions(fig, ax, title(held, left_out), "" if paired(held) else BETWEEN)
+    _rows.captions(fig, ax, title(held, left_out), "" if paired(held) else BETWEEN)
     return _style.finish(fig, panel, show=show, return_fig=return_fig)
 
 
@@ -180,5 +180,5 @@ def _bar(fig: Figure, ax: Axes, image: AxesImage, held: Mapping[str, Any]) -> No
     bar.set_label(f"log₂ expression − {'donor' if paired(held) else 'gene'}'s mean", fontsize=7)
     bar.locator = MaxNLocator(4)  # more would touch each other
     bar.update_ticks()
-    bar.ax.tick_params(labelsize=_forest.SMALL, length=2)
+    bar.ax.tick_params(labelsize=_rows.SMALL, length=2)
     bar.outline.set_visible(False)
