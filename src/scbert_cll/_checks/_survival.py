@@ -1,0 +1,191 @@
+"""Checks of outcomes and of what is to explain them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scbert_cll._checks._words import key_in, listed
+
+_REMEDY = "Put the outcome into obs, one row per patient."
+
+
+def patients(index: pd.Index) -> None:
+    """One row per patient."""
+    twice = index[index.duplicated()].unique()
+    if len(twice):
+        raise ValueError(
+            f"{len(twice)} samples are in adata more than once: {listed(twice)}. A patient counts once: keep one sample of each, "
+            "or rename samples of different patients (obs_names_make_unique would only hide it)."
+        )
+
+
+def outcome_columns(
+    obs: pd.DataFrame,
+    time_key: str | None,
+    event_key: str,
+    entry_key: str | None,
+    competing_key: str | None,
+    strata: Sequence[str],
+) -> pd.DataFrame:
+    """Numbers of the outcome, NaN where there is none; nothing is below zero, no event is half an event."""
+    patients(obs.index)
+    keys = [key for key in (time_key, event_key, entry_key, competing_key, *strata) if key]
+    for key in keys:
+        key_in(key, obs, "adata.obs", _REMEDY)
+    if time_key is None and (entry_key or competing_key or strata):
+        raise ValueError("Without time_key the outcome is yes or no; entry_key, competing_key and strata need times.")
+    columns = {key: obs[key] for key in strata}
+    columns |= {key: _times(obs, key) for key in (time_key, entry_key) if key}
+    columns |= {key: _yes_or_no(obs, key) for key in (event_key, competing_key) if key}
+    found = pd.DataFrame(columns, index=obs.index)
+    if time_key and entry_key:
+        _in_order(found, entry_key, time_key)
+    if competing_key:
+        _one_end(found, event_key, competing_key)
+    return found
+
+
+def _times(obs: pd.DataFrame, key: str) -> pd.Series:
+    """Finite times from 0."""
+    values = _numbers(obs, key, "times in numbers (years, say)")
+    bad = values.index[(values < 0) | np.isinf(values)]
+    if len(bad):
+        raise ValueError(
+            f"adata.obs[{key!r}] must hold times from 0; {len(bad)} are negative or infinite, of {listed(bad)} (least {values.min():g}). "
+            "Check the dates they come from; a missing time is NaN."
+        )
+    return values
+
+
+def _numbers(obs: pd.DataFrame, key: str, expected: str) -> pd.Series:
+    values = obs[key]
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(object)
+    numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    bad = values.index[numbers.isna() & values.notna()]
+    if len(bad):
+        raise ValueError(
+            f"adata.obs[{key!r}] must hold {expected}; found {listed(values[bad].unique())} in {listed(bad)}."
+        )
+    return numbers
+
+
+def _yes_or_no(obs: pd.DataFrame, key: str) -> pd.Series:
+    """0 and 1, or False and True."""
+    values = _numbers(obs, key, "0 (no event, censored) and 1 (event)")
+    bad = sorted(set(values.dropna()) - {0.0, 1.0})
+    if bad:
+        hint = " 1 and 2 are R's words: subtract 1." if set(values.dropna()) <= {1.0, 2.0} else ""
+        raise ValueError(
+            f"adata.obs[{key!r}] must be 0 (no event, censored) or 1 (event); found {listed(f'{v:g}' for v in bad)}.{hint}"
+        )
+    return values
+
+
+def _in_order(found: pd.DataFrame, entry_key: str, time_key: str) -> None:
+    """Who leaves before entering has two clocks."""
+    late = found.index[found[entry_key] > found[time_key]]
+    if len(late):
+        raise ValueError(
+            f"{len(late)} patients leave ({time_key!r}) before they enter ({entry_key!r}): {listed(late)}. Both must run on one clock, e.g. "
+            "years since diagnosis."
+        )
+
+
+def _one_end(found: pd.DataFrame, event_key: str, competing_key: str) -> None:
+    both = found.index[(found[event_key] == 1) & (found[competing_key] == 1)]
+    if len(both):
+        raise ValueError(
+            f"{len(both)} patients have both the event {event_key!r} and the competing one {competing_key!r}: {listed(both)}. Follow-up ends "
+            "with the first of the two; set the other to 0."
+        )
+
+
+def enough_events(event: np.ndarray, kept: np.ndarray, event_key: str, *, timed: bool) -> None:
+    """Somebody who has an outcome, and somebody who has the event."""
+    if not kept.any():
+        raise ValueError(
+            f"No patient has an outcome (adata.obs[{event_key!r}] with its time); see that samples and clinical data match."
+        )
+    if not event.any():
+        raise ValueError(
+            f"All {int(kept.sum())} patients are censored: nobody has the event {event_key!r}, and nothing can be learned of it. If events are "
+            "coded the other way round, turn the column."
+        )
+    if not timed and event.sum() == kept.sum():
+        raise ValueError(
+            f"All {int(kept.sum())} patients have the event {event_key!r}; without times there is nothing to compare."
+        )
+
+
+def covariates(obs: pd.DataFrame, keys: Sequence[str], taken: Sequence[str]) -> pd.DataFrame:
+    """Columns that can explain an outcome, and are no part of it."""
+    if isinstance(keys, str):
+        raise TypeError(
+            f"covariates must be a list of columns of adata.obs; found the text {keys!r}. Write [{keys!r}]."
+        )
+    for key in keys:
+        key_in(key, obs, "adata.obs", "Covariates are columns of obs.")
+        if key in taken:
+            raise ValueError(f"{key!r} is part of the outcome, so it cannot explain it; take it out of covariates.")
+    if len(set(keys)) < len(keys):
+        raise ValueError(
+            f"Covariates are named twice: {listed([k for k in dict.fromkeys(keys) if list(keys).count(k) > 1])}."
+        )
+    return pd.DataFrame({key: obs[key] for key in keys}, index=obs.index)
+
+
+def they_vary(design: pd.DataFrame, n: int) -> None:
+    """Columns of numbers that differ between patients, and not all in the same way."""
+    flat = design.columns[design.nunique() < 2]
+    if len(flat):
+        raise ValueError(
+            f"{listed(flat)} is the same in all {n} patients that are left; take it out of covariates, or merge its categories."
+        )
+    rank = np.linalg.matrix_rank(np.column_stack([np.ones(n), design.to_numpy(dtype=np.float64)]))
+    if rank <= design.shape[1]:
+        raise ValueError(
+            f"The covariates say the same thing twice: {listed(design.columns, 12)} have {design.shape[1]} columns, but only {rank - 1} differ. "
+            "Take one out."
+        )
+
+
+def events_per_variable(n_events: int, n_variables: int, least: float, names: Sequence[str], *, timed: bool) -> None:
+    """Enough events for what is to be learned from them."""
+    if n_events < least * n_variables:
+        what = "events" if timed else "patients in the rarer group"
+        raise ValueError(
+            f"{n_variables} coefficients ({listed(names, 12)}) need {least:g} {what} each, that is {least * n_variables:g}; there are {n_events}. "
+            f"Name at most {max(int(n_events // least) - 1, 0)} covariates beside the score, or lower min_events_per_variable "
+            "and mistrust the result."
+        )
+
+
+def no_separation(coef: pd.Series, se: pd.Series, scale: pd.Series) -> None:
+    """A covariate that knows the outcome has no finite effect."""
+    wild = coef.index[~np.isfinite(coef) | ~np.isfinite(se) | ((coef * scale).abs() > 7) | (se * scale > 20)]
+    if len(wild):
+        raise ValueError(
+            f"{listed(wild)} tells (almost) exactly who has the event, so its effect has no finite size. Was it recorded after the outcome, or "
+            "is it the outcome under another name (ever treated, for time to treatment)? Take it out; if a rare group has no events, merge it."
+        )
+
+
+def score_column(obs: pd.DataFrame, key: str) -> pd.Series:
+    """A column of numbers that can be a score."""
+    key_in(key, obs, "adata.obs", "Name the column that holds the score.")
+    return _numbers(obs, key, "numbers (for groups there is tl.survival)")
+
+
+def cut(value: Any) -> None:
+    """The median, or the share of patients above the cut."""
+    if value == "median" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1):
+        return
+    raise ValueError(
+        f"cut must be 'median' or the share of patients in the high group (above 0, below 1); found {value!r}. A cut that is chosen to make "
+        "p small is not offered."
+    )

@@ -1,0 +1,1 @@
+"""Who had an event and when: outcomes, Cox and logistic models, curves and added value; frames in, tables out."""

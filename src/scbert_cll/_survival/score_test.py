@@ -1,0 +1,81 @@
+"""The score test of many scores at once: what each would add to one fitted model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scbert_cll._survival.outcome import Outcome
+
+
+def score_test(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.ndarray) -> np.ndarray:
+    """Z of each column of `scores` (n × k), beside `covariates` (n × p) whose fitted linear predictor is `risk` (n).
+
+    Rao's test: slope and curvature of the log-likelihood in the score's direction, where it has no effect. One fit serves all scores. For a
+    group and no covariates it is the log-rank test, with strata and delayed entry. Ties as Efron's.
+    """
+    slope, curvature, mixed, own = (
+        _logistic(outcome, scores, covariates, risk)
+        if outcome.time is None
+        else _cox(outcome, scores, covariates, risk)
+    )
+    if covariates.shape[1]:
+        curvature = curvature - (mixed * np.linalg.solve(own, mixed)).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = slope / np.sqrt(curvature)
+    return np.where(curvature > 1e-9, z, 0.0)  # a score that is no more than its covariates says nothing
+
+
+type _Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _cox(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.ndarray) -> _Parts:
+    """Observed minus expected at each event, and variances among those at risk."""
+    weight, event = risk_weights(outcome, risk), outcome.event
+    mean_s, mean_x = weight @ scores, weight @ covariates
+    slope = (scores[event] - mean_s).sum(axis=0)
+    everywhere = weight.sum(axis=0)  # each patient's share of all events
+    curvature = everywhere @ scores**2 - (mean_s**2).sum(axis=0)
+    mixed = (covariates * everywhere[:, None]).T @ scores - mean_x.T @ mean_s
+    own = (covariates * everywhere[:, None]).T @ covariates - mean_x.T @ mean_x
+    return slope, curvature, mixed, own
+
+
+def risk_weights(outcome: Outcome, risk: np.ndarray) -> np.ndarray:
+    """Events × patients: how likely each patient was the one who had the event (rows add up to 1).
+
+    Of d events at one time, the k-th counts those of the d with weight 1 − k/d (Efron).
+    """
+    time, event = np.asarray(outcome.time), outcome.event
+    at = time[event][:, None]
+    at_risk = time >= at
+    if outcome.entry is not None:
+        at_risk &= outcome.entry < at
+    stratum = np.zeros(len(time), dtype=np.int64) if outcome.strata is None else outcome.strata
+    at_risk &= stratum == stratum[event][:, None]
+    tied = at_risk & event & (time == at)
+    order = np.arange(len(at))
+    earlier = tied[:, event] & (order[None, :] < order[:, None])  # those of the tie that come before it in the list
+    fraction = earlier.sum(axis=1) / tied.sum(axis=1)
+    weight = np.exp(risk - risk.max()) * at_risk * (1 - fraction[:, None] * tied)
+    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+
+def _logistic(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.ndarray) -> _Parts:
+    """Observed minus expected, with the intercept among the covariates."""
+    expected = _with_intercept(outcome.event, risk)
+    weight = expected * (1 - expected)
+    centred = scores - weight @ scores / weight.sum()
+    x = covariates - weight @ covariates / weight.sum()
+    slope = (outcome.event - expected) @ scores
+    wx = (x * weight[:, None]).T
+    return slope, weight @ centred**2, wx @ centred, wx @ x
+
+
+def _with_intercept(event: np.ndarray, risk: np.ndarray) -> np.ndarray:
+    """Probabilities whose sum is the number of events."""
+    from scipy.optimize import brentq
+    from scipy.special import expit
+
+    return np.asarray(
+        expit(risk + brentq(lambda a: expit(risk + a).sum() - event.sum(), -50 - risk.max(), 50 - risk.min()))
+    )
