@@ -15,6 +15,17 @@ from scbert_cll._checks._words import key_in, listed, unique
 
 def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
     """An AnnData in memory with cells, genes and unique names (genes may repeat where they are going to be summed)."""
+    in_memory(adata)
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise ValueError(f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes.")
+    unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
+    if not repeated_genes:
+        unique(adata.var_names, "var_names", "adata.var_names_make_unique(), or pp.align_genes to sum them")
+    return adata
+
+
+def in_memory(adata: Any) -> AnnData:
+    """An AnnData, and not a file."""
     if not isinstance(adata, AnnData):
         hint = ' Take one modality, e.g. mdata["rna"].' if isinstance(getattr(adata, "mod", None), Mapping) else ""
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
@@ -22,11 +33,6 @@ def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
         raise ValueError(
             f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = adata.to_memory()"
         )
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        raise ValueError(f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes.")
-    unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
-    if not repeated_genes:
-        unique(adata.var_names, "var_names", "adata.var_names_make_unique(), or pp.align_genes to sum them")
     return adata
 
 

@@ -7,20 +7,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
+from scbert_cll._checks._anndata import in_memory
 from scbert_cll._checks._words import key_in, listed
 
 _REMEDY = "Put the outcome into obs, one row per patient."
 
 
-def patients(index: pd.Index) -> None:
-    """One row per patient."""
-    twice = index[index.duplicated()].unique()
+def patients(adata: Any) -> AnnData:
+    """An AnnData with one row per patient; genes are not needed for what is in `obs`."""
+    in_memory(adata)
+    twice = adata.obs_names[adata.obs_names.duplicated()].unique()
     if len(twice):
         raise ValueError(
             f"{len(twice)} samples are in adata more than once: {listed(twice)}. A patient counts once: keep one sample of each, "
             "or rename samples of different patients (obs_names_make_unique would only hide it)."
         )
+    if not adata.n_obs:
+        raise ValueError("Expected at least one patient; adata has none.")
+    return adata
 
 
 def outcome_columns(
@@ -32,7 +39,6 @@ def outcome_columns(
     strata: Sequence[str],
 ) -> pd.DataFrame:
     """Numbers of the outcome, NaN where there is none; nothing is below zero, no event is half an event."""
-    patients(obs.index)
     keys = [key for key in (time_key, event_key, entry_key, competing_key, *strata) if key]
     for key in keys:
         key_in(key, obs, "adata.obs", _REMEDY)
@@ -189,3 +195,29 @@ def cut(value: Any) -> None:
         f"cut must be 'median' or the share of patients in the high group (above 0, below 1); found {value!r}. A cut that is chosen to make "
         "p small is not offered."
     )
+
+
+def log_expression(adata: AnnData, layer: str | None) -> np.ndarray:
+    """Dense log-expression of bulk samples; what was not measured (NaN) stays so."""
+    if layer is not None:
+        key_in(layer, adata.layers, "adata.layers")
+    found: Any = adata.X if layer is None else adata.layers[layer]
+    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    if found is None or not adata.n_vars:
+        raise ValueError(
+            f"{where} has no expression, and a signature needs some; score_key= takes a column of obs instead."
+        )
+    values = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float64)
+    if np.isinf(values).any():
+        raise ValueError(
+            f"{where} holds {int(np.isinf(values).sum())} infinite values (log of 0?); add 1 before taking logs."
+        )
+    known = values[np.isfinite(values)]
+    if not known.size:
+        raise ValueError(f"{where} holds no value that is not NaN.")
+    if known.max() > 50:
+        raise ValueError(
+            f"{where} must be log-expression; its largest value is {known.max():g}. For counts or intensities take logs first: "
+            "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) for counts, np.log2 for intensities."
+        )
+    return values
