@@ -29,7 +29,8 @@ EXPECTED = {
     | {"signature_report"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
     | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"},
-    "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "signature"},
+    "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
+    | {"survival"},
     "io": {"read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_toy", "planted_donors"},
 }

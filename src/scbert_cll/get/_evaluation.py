@@ -55,7 +55,7 @@ def evaluation(
     _checks.key_in(table, tables, where)
     found = tables[table].copy()
     for column, asked in (("metric", metric), ("model", model)):
-        found = _only(found, column, asked, f"{where}[{table!r}]")
+        found = only(found, column, asked, f"{where}[{table!r}]")
     return (_best_first(found) if table == "summary" else found).reset_index(drop=True)
 
 
@@ -112,7 +112,7 @@ def _evaluated(adata: AnnData, key: str) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", adata.uns[key])
 
 
-def _only(table: pd.DataFrame, column: str, asked: str | Iterable[str] | None, where: str) -> pd.DataFrame:
+def only(table: pd.DataFrame, column: str, asked: str | Iterable[str] | None, where: str) -> pd.DataFrame:
     """The rows asked for."""
     if asked is None:
         return table

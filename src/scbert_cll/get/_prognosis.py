@@ -1,0 +1,79 @@
+"""get.prognosis: what tl.prognosis found of a signature and an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+from scbert_cll.get._evaluation import only
+
+
+def prognosis(
+    adata: AnnData,
+    table: str = "cox",
+    *,
+    key: str = _keys.PROGNOSIS,
+    model: str | Iterable[str] | None = None,
+) -> pd.DataFrame:
+    """One of the tables that ``tl.prognosis`` wrote.
+
+    Parameters
+    ----------
+    adata
+        Samples × genes after :func:`scbert_cll.tl.prognosis`.
+    table
+        ``"cox"`` (hazard or odds ratios of each model), ``"models"``, ``"added_value"``, ``"null_tests"`` (against random sets of genes), ``"null"``
+        (these sets' z), ``"auc"``, ``"linearity"``, ``"power"``, ``"flow"`` (who was left out), ``"genes"`` or ``"survival"`` (the curves of
+        :func:`get.survival <scbert_cll.get.survival>`).
+    key
+        Name under which ``tl.prognosis`` wrote.
+    model
+        Only this model or these models, e.g. ``"clinical + score"``.
+
+    Returns
+    -------
+    A copy of ``adata.uns[key][table]``, or the rows of it asked for. What is no table but a few numbers (linearity, power) has one row.
+
+    Raises
+    ------
+    KeyError
+        There is no such result, table or model; what there is is listed.
+    ValueError
+        The table is not by model.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from anndata import AnnData
+    >>> import scbert_cll as sc_cll
+    >>> adata = AnnData(obs=pd.DataFrame(index=["patient"]))
+    >>> adata.uns["prognosis"] = {"power": {"n_events": 40, "power": 0.71}, "params": {}}
+    >>> sc_cll.get.prognosis(adata, "power")
+       n_events  power
+    0        40   0.71
+    """
+    _checks.anndata(adata)
+    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.prognosis first.")
+    found = tables(adata.uns[key])
+    where = f"adata.uns[{key!r}]"
+    _checks.key_in(table, found, where, f"adata.uns[{key!r}]['notes'] says what was not done, and why.")
+    return only(found[table], "model", model, f"{where}[{table!r}]").reset_index(drop=True)
+
+
+def tables(held: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Copies of the tables in a record, and its sets of a few numbers as tables of one row."""
+    found = {name: value.copy() for name, value in held.items() if isinstance(value, pd.DataFrame)}
+    for name, value in held.items():
+        if isinstance(value, Mapping) and name != "params":
+            found[name] = value["curves"].copy() if "curves" in value else pd.DataFrame([_plain(value)])
+    return found
+
+
+def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers as they were before a file made arrays of them."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers.items()}

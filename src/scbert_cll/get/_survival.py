@@ -1,0 +1,61 @@
+"""get.survival: curves of groups of patients, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+from scbert_cll.get._prognosis import tables
+
+
+def survival(adata: AnnData, table: str = "curves", *, key: str = _keys.SURVIVAL) -> pd.DataFrame:
+    """One of the tables that ``tl.survival`` wrote, or ``tl.prognosis`` of the groups of its score.
+
+    Parameters
+    ----------
+    adata
+        Patients × genes after :func:`scbert_cll.tl.survival` or :func:`scbert_cll.tl.prognosis`.
+    table
+        ``"curves"`` (Kaplan–Meier), ``"groups"`` (patients, events, median, hazard ratio against the first), ``"logrank"``, ``"flow"`` (who was
+        left out), ``"incidence"`` (Aalen–Johansen, with competing events) or ``"cox"`` (with covariates).
+    key
+        Name under which it was written; ``"prognosis"`` for the groups of ``tl.prognosis``.
+
+    Returns
+    -------
+    A copy of ``adata.uns[key][table]``. The log-rank test has one row.
+
+    Raises
+    ------
+    KeyError
+        There is no such result or table; what there is is listed.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from anndata import AnnData
+    >>> import scbert_cll as sc_cll
+    >>> adata = AnnData(obs=pd.DataFrame(index=["patient"]))
+    >>> adata.uns["survival"] = {"curves": pd.DataFrame(), "logrank": {"chi2": 4.5, "df": 1, "p": 0.034}}
+    >>> sc_cll.get.survival(adata, "logrank")
+       chi2  df      p
+    0   4.5   1  0.034
+    """
+    found = tables(record(adata, key))
+    _checks.key_in(table, found, f"adata.uns[{key!r}]")
+    return found[table].reset_index(drop=True)
+
+
+def record(adata: AnnData, key: str) -> Mapping[str, Any]:
+    """What there is on groups of patients, whichever of the two wrote it."""
+    _checks.anndata(adata)
+    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.survival or tl.prognosis first.")
+    held = adata.uns[key]
+    if "curves" not in held and "survival" in held:
+        held = held["survival"]
+    _checks.key_in("curves", held, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=.")
+    return cast("Mapping[str, Any]", held)
