@@ -32,12 +32,14 @@ PERTURB: Final = "perturb"
 
 # uns
 ALIGN_GENES: Final = "align_genes"
+COHORT: Final = "cohort"
+COLLAPSE_PROBES: Final = "collapse_probes"
 SCBERT: Final = "scbert"
 SIGNATURE: Final = "signature"
 SIGNATURE_REPORT: Final = "signature_report"
 SIGNATURE_SCORE: Final = "signature_score"  # and obs
 SURVIVAL: Final = "survival"
-PROGNOSIS: Final = "prognosis"
+PROGNOSIS: Final = "prognosis"  # and stem of obs columns
 BALANCE: Final = "balance"
 GENE_INTERACTIONS: Final = "gene_interactions"
 TRUTH: Final = "truth"
@@ -54,6 +56,12 @@ LEVEL_ORDER: Final = ("zero", "low", "high")
 
 # patient classes of the donor table, Tissino et al. 2020 (doi:10.1182/blood.2019003179)
 DONOR_CLASSES: Final = ("neg_homogeneous", "bimodal_low", "bimodal_high", "pos_homogeneous")
+
+# cell division: the 11 of PAM50's proliferation index (Nielsen et al. 2010, doi:10.1158/1078-0432.CCR-10-1282), and PCNA
+PROLIFERATION: Final = (
+    *("BIRC5", "CCNB1", "CDC20", "CEP55", "MKI67", "NDC80", "NUF2", "PTTG1", "RRM2", "TYMS", "UBE2C"),
+    "PCNA",
+)
 
 # places where a CITE-seq protein matrix usually lies: obsm of an AnnData, modality of a MuData
 PROTEIN_KEYS: Final = ("protein", "prot", "adt", "ADT", "protein_expression", "protein_counts", "antibody_capture")

@@ -15,13 +15,13 @@ from scbert_cll._checks._words import key_in, listed, unique
 
 def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
     """An AnnData in memory with cells, genes and unique names (genes may repeat where they are going to be summed)."""
-    in_memory(adata)
+    found = in_memory(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes.")
     unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
     if not repeated_genes:
         unique(adata.var_names, "var_names", "adata.var_names_make_unique(), or pp.align_genes to sum them")
-    return adata
+    return found
 
 
 def in_memory(adata: Any) -> AnnData:
@@ -33,7 +33,8 @@ def in_memory(adata: Any) -> AnnData:
         raise ValueError(
             f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = adata.to_memory()"
         )
-    return adata
+    found: AnnData = adata
+    return found
 
 
 def target(adata: AnnData, *, copy: bool) -> AnnData:

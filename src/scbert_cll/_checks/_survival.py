@@ -18,7 +18,7 @@ _REMEDY = "Put the outcome into obs, one row per patient."
 
 def patients(adata: Any) -> AnnData:
     """An AnnData with one row per patient; genes are not needed for what is in `obs`."""
-    in_memory(adata)
+    found = in_memory(adata)
     twice = adata.obs_names[adata.obs_names.duplicated()].unique()
     if len(twice):
         raise ValueError(
@@ -27,7 +27,7 @@ def patients(adata: Any) -> AnnData:
         )
     if not adata.n_obs:
         raise ValueError("Expected at least one patient; adata has none.")
-    return adata
+    return found
 
 
 def outcome_columns(

@@ -13,11 +13,10 @@ from scipy import sparse
 from scbert_cll import _checks, _keys
 from scbert_cll._signature.scale import log_counts
 from scbert_cll._signature.weights import Weights, weights
+from scbert_cll.tl import _decoupler
 
 Method = Literal["ulm", "waggr", "zscore", "aucell"]
 
-_METHODS: Final = ("ulm", "waggr", "zscore", "aucell")
-_CELLS_AT_ONCE: Final = 2000  # that decoupler makes dense
 _SET: Final = "signature"
 
 
@@ -99,7 +98,7 @@ def score_signature(
     0
     """
     _checks.anndata(adata)
-    _checks.choice(method, _METHODS, "method")
+    _checks.choice(method, _decoupler.METHODS, "method")
     _checks.share(min_matched, "min_matched")
     weight = _own(adata, key) if signature is None else weights(signature)
     measured = np.asarray(adata.var.get(_keys.IN_QUERY, np.ones(adata.n_vars, dtype=bool)), dtype=bool)
@@ -109,7 +108,7 @@ def score_signature(
     values = _values(adata, layer, normalize)[:, np.flatnonzero(measured)]
     if method in ("ulm", "zscore"):
         _checks.can_be_scored(values, weight[found], adata, method)
-    scores = _scores(values, names, weight[found], method)
+    scores = _decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
     target = _checks.target(adata, copy=copy)
     record = _record(weight, found)
     params: dict[str, Any] = {
@@ -139,28 +138,6 @@ def _values(adata: AnnData, layer: str | None, normalize: bool) -> np.ndarray | 
     counts = _checks.counts_to_normalize(adata, layer)
     _checks.no_empty_cells(np.asarray(counts.sum(axis=1)).ravel(), adata, layer or "X")
     return log_counts(counts)
-
-
-def _scores(values: np.ndarray | sparse.csr_matrix, names: pd.Index, weight: pd.Series, method: Method) -> np.ndarray:
-    """One score per row."""
-    try:
-        import decoupler
-    except ImportError as error:
-        raise ImportError(
-            "tl.score_signature needs decoupler, which is not installed: pip install 'scbert-cll[score]'"
-        ) from error
-    signs = np.where(weight > 0, "up", "down") if method == "aucell" else _SET
-    net = pd.DataFrame({"source": signs, "target": weight.index.astype(str), "weight": weight.to_numpy()})
-    # `empty` would leave out genes that none of these cells expresses: a score would depend on the companions
-    options: dict[str, Any] = {"tmin": 1, "empty": False, "bsize": _CELLS_AT_ONCE}
-    options |= {"times": 0} if method == "waggr" else {}
-    cells = AnnData(values, var=pd.DataFrame(index=names))
-    getattr(decoupler.mt, method)(cells, net, **options)
-    table: Any = cells.obsm[f"score_{method}"]  # cells × sets
-    if method == "aucell":
-        table = table.reindex(columns=["up", "down"], fill_value=0.0)
-        return np.asarray(table["up"] - table["down"], dtype=np.float64)
-    return np.asarray(table[_SET], dtype=np.float64)
 
 
 def _record(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:
