@@ -32,7 +32,7 @@ EXPECTED = {
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
     | {"survival"},
     "io": {"read_gmt", "write_csv", "write_gmt"},
-    "datasets": {"cll_toy", "planted_donors"},
+    "datasets": {"cll_cohort", "cll_toy", "planted_donors"},
 }
 FIRST = {"pp": {"adata", "data"}, "tl": {"adata"}, "pl": {"adata", "data", "model"}, "get": {"adata", "data", "model"}}
 SLOTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")

@@ -1,0 +1,272 @@
+"""datasets.cll_cohort: bulk expression and outcome of leukaemia patients, with a planted programme."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+
+# The 11 proliferation genes of PAM50 (`InProliferation` of its annotation file), and PCNA
+_PROLIFERATION: Final = (
+    *("BIRC5", "CCNB1", "CDC20", "CEP55", "MKI67", "NDC80", "NUF2", "PTTG1", "RRM2", "TYMS", "UBE2C"),
+    "PCNA",
+)
+_N_DECOY: Final = 30
+_N_MODULES: Final = 16
+_MIN_ORDINARY: Final = 100  # genes that are neither planted nor proliferation
+_SIGNAL: Final = 19.0  # variance of the programme over that of noise in the planted sum: reliability 19 / 20
+# Variance of the programme that is that of IGHV and trisomy 12
+_EXPLAINED: Final = 0.7**2 * 0.24 + 0.9**2 * 0.1275 + 2 * 0.7 * 0.9 * 0.075 * 0.24
+_MISSING: Final = {"IGHV": 0.04, "TP53": 0.03, "NOTCH1": 0.03}
+
+# Hazard ratios of treatment and of death; of the programme, that of treatment is given and that of death is 1
+_RATIOS: Final = {
+    "IGHV: unmutated": (2.2, 1.5),
+    "TP53": (1.8, 2.0),
+    "trisomy12": (1.2, 1.0),
+    "NOTCH1": (1.1, 1.1),
+    "pretreated": (2.0, 1.6),
+    "age (10 years)": (1.0, 1.7),
+    "proliferation": (1.5, 1.0),
+}
+_RATE: Final = (0.14, 0.027)  # per year, at average covariates
+_FOLLOW_UP: Final = (2.0, 11.0)  # years from sample to the end of the study
+
+
+def cll_cohort(
+    *,
+    n_patients: int = 300,
+    n_genes: int = 1500,
+    n_planted: int = 30,
+    hazard_ratio: float = 1.6,
+    programme: Mapping[str, float] | None = None,
+    rng: int | np.random.Generator | None = 0,
+) -> AnnData:
+    """Simulate bulk expression, clinical covariates and outcome of a cohort in which a programme raises the hazard.
+
+    Each patient has a CD49d programme and a proliferation factor, both with mean 0 and standard deviation 1. The programme is higher with unmutated IGHV and with
+    trisomy 12 and is carried by *ITGA4* and other planted genes, up and down; their weighted sum of z-scores has a reliability of .95. Proliferation is
+    carried by the twelve genes named below and, a little, by the whole transcriptome: as in breast cancer (Venet et al. 2011), random sets of genes
+    are therefore often significant, and more often so if all their genes have the same sign. Genes also move in modules (one with IGHV, one with trisomy 12) and with a broad factor of no meaning.
+
+    Treatment and death have constant hazards. Treatment depends on the programme, proliferation, IGHV, TP53, trisomy 12, NOTCH1 and earlier treatment;
+    death, before or after treatment, on age, TP53, IGHV, NOTCH1 and earlier treatment, not on the programme. About half of the patients are treated, and one in ten dies untreated.
+
+    The decoy is a signature that looks prognostic and is not: 30 ordinary genes drawn at random, all with weight 1. Its p is small, as it is for most such sets;
+    it says nothing of the programme, and nothing beyond random genes.
+
+    It is made to check that code finds what is there and nothing else. It is no model of the disease: no number got from it says anything about patients.
+
+    Parameters
+    ----------
+    n_patients, n_genes
+        Patients, one sample each, and genes.
+    n_planted
+        Genes that carry the programme, *ITGA4* among them; two thirds go up with it.
+    hazard_ratio
+        Of treatment, per standard deviation of the programme, given the covariates and proliferation. With 1 the planted signature says nothing beyond its covariates.
+        It changes times and events only, no expression.
+    programme
+        Genes that carry the programme and their signs (or weights, of which the signs are taken) in the place of `n_planted` placeholders, e.g. those of
+        :func:`~scbert_cll.datasets.cll_toy`, to follow a signature from cells to patients.
+    rng
+        Seed or generator. The same seed gives the same object.
+
+    Returns
+    -------
+    AnnData of log2 expression (patients × genes, float64, about 3 to 14), with
+
+    ``obs['TTT']``, ``obs['treated']``, ``obs['died_untreated']`` : float64, int64
+        Years from the sample to treatment, death or the end of follow-up; whether treated (1), or dead without treatment, the competing event.
+    ``obs['OS']``, ``obs['died']`` : float64, int64
+        Years from the sample to death or the end of follow-up.
+    ``obs['years_to_sample']``, ``obs['TTFT']`` : float64
+        Years from diagnosis to the sample, and to first treatment or censoring. Patients enter with the sample: TTFT needs delayed entry. It is missing for those
+        treated before the sample.
+    ``obs['IGHV']``, ``obs['Binet']`` : categorical
+        mutated < unmutated; A < B < C (related to IGHV and earlier treatment, without an effect of its own).
+    ``obs['TP53']``, ``obs['NOTCH1']`` : float64; ``obs['trisomy12']``, ``obs['pretreated']`` : int64
+        0 or 1. IGHV, TP53 and NOTCH1 are missing at random for a few per cent.
+    ``obs['age']`` : float64
+        Years.
+    ``var['programme']``, ``var['proliferation']`` : float64
+        Correlation of a gene with either.
+    ``uns['truth']`` : dict
+        ``signature`` and ``decoy`` (gene, weight), ``proliferation`` (genes), ``hazard_ratio``, ``hazard_ratios`` (variable, treatment, death) and ``patients`` (programme, proliferation).
+
+    Raises
+    ------
+    ValueError
+        Too few patients or genes, a hazard ratio that is not positive, or a programme of one gene, without weights, or with proliferation genes.
+
+    Notes
+    -----
+    Proliferation genes: the eleven of PAM50 (Nielsen et al. 2010, doi:10.1158/1078-0432.CCR-10-1282), and *PCNA*. Random sets: Venet, Dumont & Detours 2011
+    (doi:10.1371/journal.pcbi.1002240).
+
+    Examples
+    --------
+    >>> import scbert_cll
+    >>> cohort = scbert_cll.datasets.cll_cohort(n_patients=100, n_genes=300)
+    >>> cohort.shape, cohort.uns["truth"]["signature"]["gene"].iloc[0]
+    ((100, 300), 'ITGA4')
+    """
+    _checks.number_in(n_patients, "n_patients", 20, np.inf, whole=True)
+    _checks.number_in(n_planted, "n_planted", 2, np.inf, whole=True)
+    _checks.number_in(hazard_ratio, "hazard_ratio", 0.01, 100)
+    signs = _placeholders(n_planted) if programme is None else _given(programme)
+    least = len(signs) + len(_PROLIFERATION) + _MIN_ORDINARY
+    _checks.number_in(n_genes, "n_genes", least, np.inf, whole=True)
+    # one random stream per step, so that a change of one step leaves the others as they were
+    for_missing, for_genes, for_values, for_outcome, for_patients = np.random.default_rng(rng).spawn(5)
+    patients, latent = _patients(n_patients, for_patients)
+    genes = _genes(signs, n_genes, for_genes)
+    values = _expression(genes, patients, latent, for_values)
+    patients = patients.join(_outcome(patients, latent, hazard_ratio, for_outcome))
+    return AnnData(
+        values,
+        obs=_with_missing(patients, for_missing),
+        var=genes[["programme", "proliferation"]],
+        uns={_keys.TRUTH: _truth(genes, latent, hazard_ratio)},
+    )
+
+
+def _placeholders(n: int) -> dict[str, float]:
+    """Names and signs of the planted genes; every third goes down."""
+    names = ["ITGA4", *(f"PLANTED{i:02d}" for i in range(1, n))]
+    return {name: -1.0 if i % 3 == 1 else 1.0 for i, name in enumerate(names)}
+
+
+def _given(programme: Mapping[str, float]) -> dict[str, float]:
+    """Signs of the user's genes."""
+    signs = {str(gene): float(np.sign(weight)) for gene, weight in programme.items()}
+    none = [gene for gene, sign in signs.items() if sign not in (-1.0, 1.0)]
+    if len(signs) < 2 or none:
+        raise ValueError(
+            f"programme must give at least two genes weights above or below 0; found {len(signs)}, without such a weight {_checks.listed(none)}."
+        )
+    if taken := sorted(set(signs) & set(_PROLIFERATION)):
+        raise ValueError(
+            f"programme must leave the proliferation genes to proliferation; found {_checks.listed(taken)}. Remove them."
+        )
+    return signs
+
+
+def _patients(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Covariates, and what is behind the expression: programme and proliferation."""
+    unmutated = rng.random(n) < 0.40
+    trisomy12 = rng.random(n) < 0.12 + 0.075 * unmutated
+    tp53 = rng.random(n) < 0.07 + 0.075 * unmutated
+    notch1 = rng.random(n) < 0.05 + 0.08 * unmutated + 0.12 * trisomy12
+    pretreated = rng.random(n) < 0.12 + 0.15 * unmutated
+    stage = rng.normal(0, 1, n) + 0.4 * unmutated + 0.5 * pretreated
+    names = pd.Index([f"P{i + 1:04d}" for i in range(n)])
+    columns = {
+        "IGHV": pd.Categorical.from_codes(unmutated.astype(int), pd.Index(["mutated", "unmutated"]), ordered=True),
+        "TP53": tp53.astype(float),
+        "trisomy12": trisomy12.astype(int),
+        "NOTCH1": notch1.astype(float),
+        "age": np.clip(rng.normal(64, 10, n), 30, 92).round(1),
+        "Binet": pd.Categorical.from_codes(np.digitize(stage, [0.9, 1.8]), pd.Index(list("ABC")), ordered=True),
+        "pretreated": pretreated.astype(int),
+        "years_to_sample": rng.gamma(1.2, 2.5, n).round(2) + 0.01,
+    }
+    z = 0.7 * (unmutated - 0.40) + 0.9 * (trisomy12 - 0.15) + rng.normal(0, np.sqrt(1 - _EXPLAINED), n)
+    return pd.DataFrame(columns, names), pd.DataFrame({"programme": z, "proliferation": rng.normal(0, 1, n)}, names)
+
+
+def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.DataFrame:
+    """One row per gene: level, spread, and the correlation with each factor; the decoy is among the ordinary ones."""
+    special = [*signs, *_PROLIFERATION]
+    ordinary = [name for i in range(n) if (name := f"GENE{i + 1:04d}") not in signs][: n - len(special)]
+    genes = pd.DataFrame(index=[*special, *ordinary])
+    genes["level"] = 5.5 + 6.5 * rng.beta(1.6, 1.9, n)
+    genes["spread"] = np.exp(rng.normal(np.log(0.45), 0.25, n))
+    planted, rest = genes.index.isin(list(signs)), genes.index.isin(ordinary)
+    ratio = rng.uniform(0.5, 1.5, len(signs))
+    ratio *= _SIGNAL / ratio.sum()  # r² / (1 − r²) of each gene; the best weighted sum adds them up
+    genes["programme"] = 0.0
+    genes.loc[planted, "programme"] = np.array(list(signs.values())) * np.sqrt(ratio / (1 + ratio))
+    genes["proliferation"] = np.where(rest, np.clip(rng.normal(0.24, 0.22, n), -0.5, 0.7), 0.0)
+    genes.loc[list(_PROLIFERATION), "proliferation"] = rng.uniform(0.7, 0.85, len(_PROLIFERATION))
+    genes["broad"] = np.where(rest, np.clip(rng.normal(0, 0.3, n), -0.6, 0.6), 0.0)
+    genes["module"] = rng.integers(0, _N_MODULES, n)
+    genes["own"] = np.where(rest & (rng.random(n) < 0.5), rng.choice([-1, 1], n) * rng.uniform(0.2, 0.5, n), 0.0)
+    decoy = rng.choice(np.flatnonzero(rest), _N_DECOY, replace=False)
+    genes["decoy"] = np.isin(np.arange(n), decoy)
+    return genes
+
+
+def _expression(
+    genes: pd.DataFrame, patients: pd.DataFrame, latent: pd.DataFrame, rng: np.random.Generator
+) -> np.ndarray:
+    """Log2 expression, patients × genes."""
+    n = len(patients)
+    modules = rng.normal(0, 1, (n, _N_MODULES))
+    for i, status in enumerate((patients["IGHV"].cat.codes, patients["trisomy12"])):
+        modules[:, i] = (status - status.mean()) / max(status.std(), 0.1)
+    factors = ["programme", "proliferation", "broad", "own"]
+    shared = sum(np.outer(latent[f], genes[f]) for f in factors[:2]) + np.outer(rng.normal(0, 1, n), genes["broad"])
+    shared = shared + modules[:, genes["module"]] * genes["own"].to_numpy()
+    noise = np.sqrt(1 - np.clip((genes[factors] ** 2).sum(axis=1), 0, 0.9)).to_numpy()
+    values = shared + noise * rng.normal(0, 1, shared.shape)
+    return np.asarray(genes["level"].to_numpy() + genes["spread"].to_numpy() * values)
+
+
+def _outcome(
+    patients: pd.DataFrame, latent: pd.DataFrame, hazard_ratio: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Times in years and events, of treatment with death as its competitor, and of death."""
+    n = len(patients)
+    covariates = _covariates(patients).assign(proliferation=latent["proliferation"])
+    log_ratios = np.log(np.array([_RATIOS[str(name)] for name in covariates]))
+    risk = (covariates - covariates.mean()).to_numpy() @ log_ratios  # (patients, 2)
+    risk[:, 0] += np.log(hazard_ratio) * latent["programme"]
+    treatment, death = (rng.exponential(1, (n, 2)) / (np.array(_RATE) * np.exp(risk))).T
+    end = rng.uniform(*_FOLLOW_UP, n)
+    treated, died = treatment <= np.minimum(death, end), death <= end
+    survival = np.minimum(death, end)
+    ttt = np.minimum(treatment, survival)
+    columns = {
+        "TTT": ttt,
+        "treated": treated.astype(int),
+        "died_untreated": (died & ~treated).astype(int),
+        "OS": survival,
+        "died": died.astype(int),
+        "TTFT": np.where(patients["pretreated"] == 1, np.nan, patients["years_to_sample"] + ttt),
+    }
+    return pd.DataFrame(columns, patients.index)
+
+
+def _covariates(patients: pd.DataFrame) -> pd.DataFrame:
+    """What the hazards depend on, as numbers."""
+    plain = patients[["TP53", "trisomy12", "NOTCH1", "pretreated"]].astype(float)
+    unmutated = patients["IGHV"].cat.codes.astype(float)
+    return plain.assign(**{"IGHV: unmutated": unmutated, "age (10 years)": patients["age"] / 10})
+
+
+def _with_missing(patients: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Some tests were not done, whoever the patient is."""
+    for name, share in _MISSING.items():
+        patients.loc[rng.random(len(patients)) < share, name] = np.nan
+    return patients
+
+
+def _truth(genes: pd.DataFrame, latent: pd.DataFrame, hazard_ratio: float) -> dict[str, Any]:
+    planted, decoy = genes.index[genes["programme"] != 0], genes.index[genes["decoy"]]
+    r = genes.loc[planted, "programme"].to_numpy()
+    ratios = _RATIOS | {"programme": (float(hazard_ratio), 1.0)}
+    table = pd.DataFrame.from_dict(ratios, orient="index", columns=["treatment", "death"])
+    return {
+        "signature": pd.DataFrame({"gene": planted, "weight": r / (1 - r**2)}).rename(index=str),
+        "decoy": pd.DataFrame({"gene": decoy, "weight": 1.0}).rename(index=str),
+        "proliferation": list(_PROLIFERATION),
+        "hazard_ratio": float(hazard_ratio),
+        "hazard_ratios": table.rename_axis("variable").reset_index().rename(index=str),
+        "patients": latent,
+    }
