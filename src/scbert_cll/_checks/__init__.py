@@ -64,6 +64,7 @@ from scbert_cll._checks._genes import (
     vocabulary_coverage,
 )
 from scbert_cll._checks._matrix import are_whole, counts, first, matrix
+from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
 from scbert_cll._checks._survival import (
     covariates,
     cut,
@@ -98,6 +99,7 @@ __all__ = [
     "checkpoint_file",
     "checkpoint_kind",
     "choice",
+    "chosen_groups",
     "class_problems",
     "classes",
     "counts",
@@ -109,6 +111,7 @@ __all__ = [
     "enough_matched",
     "enough_weight",
     "events_per_variable",
+    "events_to_compare",
     "first",
     "fits_scbert",
     "gene_names",
@@ -128,6 +131,7 @@ __all__ = [
     "known_genes",
     "labelled",
     "labels",
+    "large_groups",
     "layout_problems",
     "listed",
     "log_expression",
@@ -148,6 +152,7 @@ __all__ = [
     "one_signature",
     "other_key",
     "outcome_columns",
+    "patient_groups",
     "patients",
     "places_in_model",
     "protein_counts",

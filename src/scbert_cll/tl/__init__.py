@@ -13,6 +13,7 @@ from scbert_cll.tl._pretrain import pretrain
 from scbert_cll.tl._score_signature import score_signature
 from scbert_cll.tl._signature import signature
 from scbert_cll.tl._signature_report import signature_report
+from scbert_cll.tl._survival import survival
 
 __all__ = [
     "cross_validate",
@@ -28,4 +29,5 @@ __all__ = [
     "score_signature",
     "signature",
     "signature_report",
+    "survival",
 ]
