@@ -23,7 +23,7 @@ import scbert_cll as sc_cll
 DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
-    "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "label_cd49d", "split_donors"},
+    "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
     | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"}
     | {"signature_report"},
@@ -32,7 +32,8 @@ EXPECTED = {
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
     | {"survival"},
     "io": {"read_gmt", "write_csv", "write_gmt"},
-    "datasets": {"cll_cohort", "cll_toy", "planted_donors"},
+    "datasets": {"cll_cohort", "cll_toy", "planted_donors"}
+    | {"download_geo_series", "read_cohort", "read_geo_series", "read_mofacll"},
 }
 FIRST = {"pp": {"adata", "data"}, "tl": {"adata"}, "pl": {"adata", "data", "model"}, "get": {"adata", "data", "model"}}
 SLOTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
@@ -249,6 +250,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
             lambda f, adata, _, **kw: f(adata, "cd49d", method="oversample", **kw),
         ],
     ),
+    "pp.collapse_probes": ("raw", [lambda f, adata, _: f(adata, {g: g[:3] for g in adata.var_names})]),
     "pp.cll_mask": ("raw", [lambda f, adata, _: f(adata)]),
     "tl.gene2vec": ("split", [lambda f, adata, _, **kw: f(adata, n_dims=4, epochs=1, **kw)]),
     "tl.pretrain": ("ready", [lambda f, adata, _: f(adata, max_epochs=1)]),

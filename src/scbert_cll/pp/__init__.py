@@ -6,6 +6,7 @@ from scbert_cll.pp._align_genes import align_genes
 from scbert_cll.pp._balance import balance
 from scbert_cll.pp._bin_expression import bin_expression
 from scbert_cll.pp._cll_mask import cll_mask
+from scbert_cll.pp._collapse_probes import collapse_probes
 from scbert_cll.pp._label_cd49d import label_cd49d
 from scbert_cll.pp._split_donors import split_donors
 
@@ -14,6 +15,7 @@ __all__ = [
     "balance",
     "bin_expression",
     "cll_mask",
+    "collapse_probes",
     "label_cd49d",
     "split_donors",
 ]

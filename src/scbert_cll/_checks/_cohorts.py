@@ -1,0 +1,297 @@
+"""Checks of tables of patients: their files, names, times and events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from scbert_cll._checks._words import listed, unique
+
+PER_YEAR: Final = {"years": 1.0, "months": 12.0, "days": 365.25}
+
+_LONGEST, _SHORTEST = 60.0, 0.1  # years, of the longest follow-up of a cohort
+_YES_NO: Final = {"0": 0, "1": 1, "FALSE": 0, "TRUE": 1, "F": 0, "T": 1}
+_ACCESSION: Final = re.compile(r"GSE\d+(-GPL\d+)?")
+_CLEARLY: Final = 1.96
+
+
+def same_sum(name: str, found: str, expected: str | None) -> None:
+    """A file is the one that was meant."""
+    if expected is not None and found != expected.strip().lower():
+        raise ValueError(
+            f"{name} is not the file that was expected: its SHA-256 is {found}, not {expected}. Get the file again, or change the "
+            "checksum on purpose."
+        )
+
+
+def known_files(named: Collection[str], files: Collection[str]) -> None:
+    """Checksums are given for files that are read."""
+    if isinstance(named, str) or (unknown := [name for name in named if name not in files]):
+        found = repr(named) if isinstance(named, str) else listed(unknown)
+        raise ValueError(f"sha256 must map names of files ({listed(files)}) to their checksums; found {found}.")
+
+
+def separated(separator: str | None, name: str) -> str:
+    """A table with more than one column."""
+    if separator is None:
+        raise ValueError(
+            f"{name} has no comma, tab or semicolon in its first line; say what separates its columns: sep="
+        )
+    return separator
+
+
+def as_wide_as_its_header(n_header: int, n_columns: int, name: str) -> None:
+    """As many fields as names, or one more, as R writes row names."""
+    if n_columns not in (n_header, n_header + 1):
+        raise ValueError(
+            f"{name} has {n_header} names of columns, but {n_columns} fields in its first row; write it with R's write.csv, or name the "
+            "separator: sep="
+        )
+
+
+def column_names(names: pd.Index, what: str) -> None:
+    """No name of a column twice."""
+    unique(names, f"Columns of {what}", "rename one of them")
+
+
+def sample_names(names: pd.Index, what: str) -> None:
+    """Every sample has a name, and no other has it."""
+    if blank := int(sum(not str(name).strip() for name in names)):
+        raise ValueError(f"{blank} samples of {what} have no name; name them or leave them out.")
+    unique(names, f"Samples of {what}", "keep one sample of each patient")
+
+
+def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
+    """Numbers, or NaN where nothing was measured."""
+    text = [name for name, dtype in table.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
+    if text:
+        found = table[text[0]]
+        bad = found[pd.to_numeric(found, errors="coerce").isna() & found.notna()]
+        hint = "these look like decimal commas, so write it with write.csv, not write.csv2"
+        if not bad.astype(str).str.fullmatch(r"-?\d+,\d+").all():
+            hint = "the first column holds the names, all others numbers, and a missing number is NA"
+        raise ValueError(f"{what} must hold numbers; {listed(text)} has e.g. {listed(bad, 3)}: {hint}.")
+    values = table.to_numpy(dtype=np.float64)
+    if np.isinf(values).any():
+        infinite = table.columns[np.isinf(values).any(axis=0)]
+        raise ValueError(
+            f"{what} holds infinite values in {listed(infinite)}; the logarithm of zero? Add 1 before it is taken."
+        )
+    return values
+
+
+def shared_samples(samples: pd.Index, others: pd.Index, clinical: pd.DataFrame, key: str) -> None:
+    """Samples that are in both tables; if there are none, where they are."""
+    if samples.isin(clinical.index).any():
+        return
+    if others.isin(clinical.index).any():
+        hint = "They are named in the other direction of the expression table: transpose=True (or not)."
+    else:
+        n_found = {name: int(samples.isin(clinical[name].astype(str)).sum()) for name in clinical}
+        best = max(n_found, key=lambda name: n_found[name], default="")
+        hint = "Use the same names in both."
+        if best and n_found[best]:
+            hint = f"The column {best!r} has {n_found[best]} of them: sample_key={best!r}."
+    raise ValueError(
+        f"No sample is in both tables. The expression has {listed(samples, 3)}; {key!r} of the clinical table has "
+        f"{listed(clinical.index, 3)}. {hint}"
+    )
+
+
+def outcome_keys(time_key: str | None, event_key: str | None, entry_key: str | None, competing_key: str | None) -> None:
+    """A time has an event, and what needs them has them."""
+    if time_key and not event_key:
+        raise ValueError(
+            f"time_key={time_key!r} needs event_key=: a time alone does not say whether the event came or was not awaited."
+        )
+    for name, key in (("entry_key", entry_key), ("competing_key", competing_key)):
+        if key and not time_key:
+            raise ValueError(f"{name}={key!r} needs time_key= and event_key=.")
+    keys = pd.Index([key for key in (time_key, event_key, entry_key, competing_key) if key])
+    unique(keys, "The columns of the outcome", "name a column of its own for each")
+
+
+def times(column: pd.Series, key: str) -> pd.Series:
+    """Times as numbers from 0, NaN where there is none."""
+    found = pd.to_numeric(column.astype(object), errors="coerce").astype(np.float64)
+    if len(text := column[found.isna() & column.notna()]):
+        raise ValueError(
+            f"{key!r} must hold times as numbers; {listed(text.index)} has {listed(text.unique(), 3)}. Dates become times by "
+            "subtraction: (end - start).dt.days, with unit='days'."
+        )
+    if len(bad := found.index[(found < 0) | np.isinf(found)]):
+        raise ValueError(
+            f"{key!r} has {len(bad)} times that are negative or infinite: {listed(bad)} (least {found.min():g}). Check the dates they come from."
+        )
+    return found
+
+
+def plausible_times(found: pd.Series, key: str, unit: str, *, least: float = _SHORTEST) -> None:
+    """Times that can be what the unit says: the longest is between five weeks and sixty years."""
+    most = float(found.max())
+    years = most / PER_YEAR[unit]
+    if np.isnan(years) or least <= years <= _LONGEST:
+        return
+    likely = [u for u, n in PER_YEAR.items() if u != unit and 0.5 <= most / n <= _LONGEST]
+    hints = " or ".join(f"unit={u!r} (then the longest is {most / PER_YEAR[u]:.1f} years)" for u in reversed(likely))
+    raise ValueError(
+        f"{key!r} does not look like {unit}: median {found.median():g}, maximum {most:g}, that is {years:.3g} years. "
+        f"{hints + '?' if hints else 'Check the dates it comes from.'}"
+    )
+
+
+def in_order(entry: pd.Series, time: pd.Series, entry_key: str, time_key: str) -> None:
+    """Nobody leaves before entering."""
+    if len(late := entry.index[entry > time]):
+        raise ValueError(
+            f"{len(late)} patients leave ({time_key!r}) before they enter ({entry_key!r}): {listed(late)}. Both must count from the same day "
+            "and in the same unit."
+        )
+
+
+def one_end(event: pd.Series, competing: pd.Series, event_key: str, competing_key: str) -> None:
+    """Follow-up ends with the first of two events."""
+    if len(both := event.index[(event == 1) & (competing == 1)]):
+        raise ValueError(
+            f"{len(both)} patients have both {event_key!r} and {competing_key!r}: {listed(both)}. Follow-up ends with the first of the two; "
+            "set the other to 0."
+        )
+
+
+def event_meanings(values: Any) -> dict[str, int] | None:
+    """What the words of a file mean: 0 or 1."""
+    if values is None:
+        return None
+    if not isinstance(values, Mapping) or not values or not set(values.values()) <= {0, 1}:
+        raise ValueError(
+            f"event_values must map the file's words to 0 (censored) or 1 (event), e.g. {{'dead': 1, 'alive': 0}}; found {values!r}."
+        )
+    return {_word(word): int(meaning) for word, meaning in values.items()}
+
+
+def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> pd.Series:
+    """Events as 0 and 1, NaN where it is not known."""
+    present = column.dropna()
+    words = present.astype(object).map(_word)
+    known = _YES_NO if meanings is None else meanings
+    found = words.map(lambda word: known.get(word.upper() if meanings is None else word, np.nan)).astype(np.float64)
+    if found.isna().any():
+        bad = words[found.isna()]
+        hint = "say what they mean: event_values={'dead': 1, 'alive': 0}"
+        if set(words) <= {"1", "2"}:
+            hint = "if they are R's (2 is the event): event_values={1: 0, 2: 1}"
+        elif meanings is not None:
+            hint = "add them to event_values, or make them missing"
+        raise ValueError(
+            f"{key!r} must be 0 (censored) or 1 (event); found {listed(bad.unique())}, e.g. in {listed(bad.index, 3)}: {hint}."
+        )
+    return found.reindex(column.index)
+
+
+def _word(value: Any) -> str:
+    """A word as text; 1.0, 1 and '1' are one word."""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).upper()
+    text = str(value).strip()
+    return text[:-2] if re.fullmatch(r"-?\d+\.0", text) else text
+
+
+def has_columns(table: pd.DataFrame, needed: Collection[str], what: str, remedy: str) -> None:
+    """A table that holds what is needed."""
+    if missing := [name for name in needed if name not in table]:
+        raise KeyError(f"{what} has no column {listed(missing)}; it has {listed(table.columns, 12)}. {remedy}")
+
+
+def ighv_words(column: pd.Series) -> pd.Series:
+    """Mutated or unmutated, in whatever words."""
+    meanings = {
+        "1": "mutated",
+        "M": "mutated",
+        "MUTATED": "mutated",
+        "0": "unmutated",
+        "U": "unmutated",
+        "UNMUTATED": "unmutated",
+    }
+    words = column.dropna().astype(object).map(lambda value: _word(value).upper())
+    if unknown := sorted(set(words) - set(meanings)):
+        raise ValueError(f"IGHV must be 1 (mutated) or 0 (unmutated), or M and U; found {listed(unknown)}.")
+    return words.map(meanings).reindex(column.index)
+
+
+def ighv_direction(mutated: pd.Series, time: pd.Series, event: pd.Series) -> None:
+    """Patients with mutated IGHV are treated later; the opposite, and clearly so, is a table with its words exchanged."""
+    known = mutated.notna() & time.notna() & event.notna()
+    sums = [
+        (event[known & (mutated == word)].sum(), time[known & (mutated == word)].sum())
+        for word in ("mutated", "unmutated")
+    ]
+    (events_m, years_m), (events_u, years_u) = sums
+    if min(events_m, events_u, years_m, years_u) <= 0:
+        return
+    ratio = (events_m / years_m) / (events_u / years_u)
+    if np.log(ratio) / np.sqrt(1 / events_m + 1 / events_u) > _CLEARLY:
+        raise ValueError(
+            f"IGHV looks exchanged: patients called mutated are treated {ratio:.1f} times as often a year as the unmutated ({events_m:.0f} and "
+            f"{events_u:.0f} events), and they are known to be treated later. In mofaCLL 1 is mutated."
+        )
+
+
+def accession(name: str) -> str:
+    """Name of a series in GEO, with its platform where it has several."""
+    if not isinstance(name, str) or not _ACCESSION.fullmatch(name):
+        raise ValueError(
+            f"Expected the accession of a series in GEO, e.g. 'GSE39671' or 'GSE22762-GPL570'; found {name!r}."
+        )
+    return name
+
+
+def series_matrix(is_one: bool, is_complete: bool, name: str) -> None:
+    """A series matrix of GEO, with its end."""
+    if not is_one:
+        raise ValueError(
+            f"{name} is not a series matrix of GEO: it has no line !Sample_geo_accession. Get GSE..._series_matrix.txt.gz."
+        )
+    if not is_complete:
+        raise ValueError(
+            f"{name} ends before its table does (no line !series_matrix_table_end), so it is not complete; get it again."
+        )
+
+
+def same_samples(in_table: pd.Index, described: pd.Index, name: str) -> None:
+    """The samples of the table are the ones that are described."""
+    if set(in_table) != set(described):
+        other = sorted(set(in_table) ^ set(described))
+        raise ValueError(
+            f"{name}: the table and the !Sample_ lines name different samples: {listed(other)}. Get the file again."
+        )
+
+
+def probe_table(table: pd.DataFrame) -> None:
+    """A table of probes and genes."""
+    if not {"probe", "gene"} <= set(table) and not {"ID", "Gene Symbol"} <= set(table) and table.shape[1] != 2:
+        raise ValueError(
+            "A table of probes must have the columns 'probe' and 'gene' (or GEO's 'ID' and 'Gene Symbol'), or two columns, probe then gene; "
+            f"it has {listed(table.columns, 12)}."
+        )
+
+
+def probe_source(source: Any) -> None:
+    """Something that genes of probes can be read from."""
+    if not isinstance(source, pd.DataFrame | Mapping | pd.Series | str) and not hasattr(source, "__fspath__"):
+        raise TypeError(
+            "probes is a DataFrame with 'probe' and 'gene', a mapping from probe to gene, the path of a table, or the name of a column of "
+            f"adata.var; found {type(source).__name__}."
+        )
+
+
+def annotated_probes(n_found: int, in_data: pd.Index, in_table: pd.Index) -> None:
+    """At least one probe of the data has a gene."""
+    if not n_found:
+        raise ValueError(
+            f"No probe of adata has a gene. adata has {listed(in_data, 3)}; the table has {listed(in_table, 3)}. Use the annotation of "
+            "this platform; genes go from probe to gene, not the other way."
+        )

@@ -1,0 +1,162 @@
+"""datasets.read_cohort: expression and outcome of patients, from tables as R writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys
+from scbert_cll.datasets import _tables
+from scbert_cll.datasets._tables import Table, Unit
+
+
+def read_cohort(
+    expression: Table | None,
+    clinical: Table,
+    *,
+    sample_key: str | None = None,
+    time_key: str | None = None,
+    event_key: str | None = None,
+    entry_key: str | None = None,
+    competing_key: str | None = None,
+    unit: Unit = "years",
+    event_values: Mapping[Any, int] | None = None,
+    sep: str | None = None,
+    transpose: bool = False,
+    sha256: Mapping[str, str] | None = None,
+) -> AnnData:
+    """Read a cohort: the expression of its patients and what became of them.
+
+    Samples are joined by name, never by position, and who is in one table only is left out and told. Times become years; a column whose times
+    cannot be in `unit` is refused, and so is an event that is not plainly 0 or 1. No value is filled in: a protein that was not measured
+    and an outcome that is not known stay NaN.
+
+    Parameters
+    ----------
+    expression
+        Genes × samples, names of genes in the first column and of samples in the first line, as R's ``write.csv`` has it; comma, tab or semicolon, compressed (``.gz``)
+        or not; or a DataFrame. None: patients without expression, and no genes.
+    clinical
+        Patients × columns, likewise.
+    sample_key
+        Column of `clinical` with the names of the samples; the first one if not given (the index of a DataFrame).
+    time_key, event_key
+        Columns of the outcome: time to event or end of follow-up, and whether the event came. An event without a time is a yes or no.
+    entry_key
+        Column of the time at which a patient came under observation, counted from the same day as `time_key` (delayed entry).
+    competing_key
+        Column of an event that makes the other impossible, such as death before treatment.
+    unit
+        Unit of the times in the table.
+    event_values
+        What the words of the file mean, e.g. ``{"dead": 1, "alive": 0}``, for `event_key`, and for `competing_key` if it has one of these words. Without it 0/1, TRUE/FALSE and T/F are read;
+        R's 1/2 is refused, as it is also an event that was coded 1 and something else.
+    sep
+        What separates columns, if the first line does not tell.
+    transpose
+        The expression is samples × genes.
+    sha256
+        Checksums that files must have, by name of file.
+
+    Returns
+    -------
+    AnnData of patients × genes, float64 as in the file, in the order of the expression table, with
+
+    ``obs``
+        The columns of the clinical table; words are categories, yes and no are 0 and 1 where some are missing, and a ``/`` in a name is ``_``. The columns of time
+        are in years, those of events 0 and 1 (int64, or float64 with NaN).
+    ``uns['cohort']`` : dict
+        ``n_samples``, ``only_expression`` and ``only_clinical`` (names), ``files`` (table, file, sha256), ``outcome`` (with `event_key`: ``n`` with an outcome,
+        ``n_events``; with `time_key` also ``n_time_zero``, ``median`` and ``maximum`` in years), ``params``.
+
+    Raises
+    ------
+    KeyError
+        A column is not there.
+    ValueError
+        Samples, genes or columns are named twice; no sample is in both tables; values are no numbers; times are negative or not in `unit`; an event is not
+        0 or 1; a patient leaves before entering, or has both events; a checksum differs.
+
+    Warns
+    -----
+    UserWarning
+        Samples are in one table only; values cannot be logarithms (none is transformed).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> rna = pd.DataFrame({"P1": [5.1, 7.0], "P2": [6.3, 6.8]}, index=["ITGA4", "CD38"])
+    >>> seen = pd.DataFrame({"days": [700, 1461], "state": ["treated", "watched"]}, index=["P1", "P2"])
+    >>> words = {"treated": 1, "watched": 0}
+    >>> adata = read_cohort(rna, seen, time_key="days", event_key="state", unit="days", event_values=words)
+    >>> adata.obs.round(2).to_dict("list")
+    {'days': [1.92, 4.0], 'state': [1, 0]}
+    """
+    _checks.choice(unit, _tables.UNITS, "unit")
+    _checks.outcome_keys(time_key, event_key, entry_key, competing_key)
+    meanings = _checks.event_meanings(event_values)
+    tables, files = _tables.read_tables({"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256)
+    seen = _tables.named_rows(tables["clinical"], sample_key, "clinical")
+    keys = {"time_key": time_key, "event_key": event_key, "entry_key": entry_key, "competing_key": competing_key}
+    for key in filter(None, keys.values()):
+        _checks.key_in(key, seen, "the clinical table")
+    values = None
+    if "expression" in tables:
+        values = _tables.expression_matrix(tables["expression"], transpose=transpose)
+        _checks.shared_samples(values.index, values.columns, seen, sample_key or "the first column")
+    obs = _tables.columns_of_obs(seen)
+    for key, column in _outcome(seen, keys, unit, meanings).items():
+        obs[key.replace("/", "_")] = column
+    adata, record = _tables.joined(values, obs)
+    _tables.tell_scale(adata, "the expression table")
+    params = {name: value for name, value in keys.items() if value} | {"unit": unit, "transpose": transpose}
+    outcome = _summary(obs.loc[adata.obs_names], time_key, event_key)
+    adata.uns[_keys.COHORT] = record | {"files": files, "outcome": outcome, "params": params}
+    return adata
+
+
+def _outcome(
+    seen: pd.DataFrame, keys: Mapping[str, str | None], unit: Unit, meanings: Mapping[str, int] | None
+) -> dict[str, pd.Series]:
+    """The columns of the outcome in years and in 0 and 1."""
+    time_key, event_key, entry_key, competing_key = keys.values()
+    found: dict[str, pd.Series] = {}
+    if event_key:
+        found[event_key] = _checks.events(seen[event_key], event_key, meanings)
+    if time_key:
+        found[time_key] = _years(seen, time_key, unit)
+    if time_key and entry_key:
+        found[entry_key] = _years(seen, entry_key, unit, least=0.0)
+        _checks.in_order(found[entry_key], found[time_key], entry_key, time_key)
+    if event_key and competing_key:
+        found[competing_key] = _competing(seen[competing_key], competing_key, meanings)
+        _checks.one_end(found[event_key], found[competing_key], event_key, competing_key)
+    return {key: column if key in (time_key, entry_key) else _tables.yes_or_no(column) for key, column in found.items()}
+
+
+def _years(seen: pd.DataFrame, key: str, unit: Unit, **least: float) -> pd.Series:
+    found = _checks.times(seen[key], key)
+    _checks.plausible_times(found, key, unit, **least)
+    return found / _checks.PER_YEAR[unit]
+
+
+def _competing(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> pd.Series:
+    """Words of its own, or plain 0 and 1."""
+    is_worded = meanings is not None and column.dropna().astype(str).isin(list(meanings)).any()
+    return _checks.events(column, key, meanings if is_worded else None)
+
+
+def _summary(obs: pd.DataFrame, time_key: str | None, event_key: str | None) -> dict[str, float]:
+    """How many patients have an outcome, and how long they were seen."""
+    keys = [key.replace("/", "_") for key in (event_key, time_key) if key]
+    known = obs[keys].dropna()
+    if not event_key:
+        return {}
+    found: dict[str, float] = {"n": len(known), "n_events": int(known[keys[0]].sum())}
+    if time_key and len(known):
+        time = known[keys[1]]
+        found |= {"n_time_zero": int((time == 0).sum()), "median": float(time.median()), "maximum": float(time.max())}
+    return found
