@@ -221,3 +221,27 @@ def log_expression(adata: AnnData, layer: str | None) -> np.ndarray:
             "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) for counts, np.log2 for intensities."
         )
     return values
+
+
+def names(keys: Sequence[str], what: str) -> list[str]:
+    """Several names, not the letters of one."""
+    if isinstance(keys, str):
+        raise TypeError(f"{what} must be a list of columns of adata.obs; found the text {keys!r}. Write [{keys!r}].")
+    return list(keys)
+
+
+def no_missing(values: np.ndarray, adata: AnnData, method: str) -> None:
+    """What decoupler does not take."""
+    bad = adata.obs_names[~np.isfinite(values).all(axis=1)]
+    if len(bad):
+        raise ValueError(
+            f"method={method!r} needs every gene in every sample; NaN in {len(bad)} samples: {listed(bad)}. method='weighted' does without."
+        )
+
+
+def two_groups(high: np.ndarray) -> None:
+    """A cut that parts the patients."""
+    if not high.any() or high.all():
+        raise ValueError(
+            f"The cut leaves all {len(high)} patients in one group, because many share one value of the score; tl.survival compares such groups."
+        )

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from scbert_cll._survival.models import Fit, concordance, fit
 from scbert_cll._survival.outcome import Outcome
+from scbert_cll._survival.score_test import maximize
 
 type Measure = Callable[[Outcome, np.ndarray], float]
 
@@ -84,8 +85,14 @@ def _risks(
     outcome: Outcome, base: pd.DataFrame, full: pd.DataFrame, base_of: pd.DataFrame, full_of: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
     """Linear predictors of both models, learned on the first tables, for the rows of the second."""
-    of_base = np.zeros(len(base_of)) if base.empty else base_of.to_numpy() @ fit(outcome, base).coef.to_numpy()
-    return of_base, full_of.to_numpy() @ fit(outcome, full).coef.to_numpy()
+    of_base = np.zeros(len(base_of)) if base.empty else base_of.to_numpy() @ _coefficients(outcome, base)
+    return of_base, full_of.to_numpy() @ _coefficients(outcome, full)
+
+
+def _coefficients(outcome: Outcome, columns: pd.DataFrame) -> np.ndarray:
+    if outcome.time is None:
+        return fit(outcome, columns).coef.to_numpy()
+    return maximize(outcome, columns.to_numpy(dtype=np.float64))
 
 
 def _values(outcome: Outcome, measures: dict[str, Measure], base: np.ndarray, full: np.ndarray) -> dict[str, _Pair]:

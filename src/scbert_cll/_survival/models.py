@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from scbert_cll import _checks
+from scbert_cll._survival import score_test
 from scbert_cll._survival.outcome import Outcome
 
 _TIME, _EVENT, _ENTRY, _STRATA = "__time", "__event", "__entry", "__strata"  # no column of a user's has these names
@@ -66,7 +67,6 @@ def lifelines() -> Any:
     """The library, or how to get it."""
     try:
         import lifelines
-        import lifelines.statistics
     except ImportError as error:
         raise ImportError(
             "Survival analysis needs lifelines, which is not installed: pip install 'scbert-cll[prognosis]'"
@@ -90,20 +90,14 @@ def _cox(outcome: Outcome, columns: pd.DataFrame, proportional: bool) -> Fit:
             wild = pd.Series(np.nan, columns.columns)
             _checks.no_separation(wild, wild, columns.std())
             raise
-        ph = _proportional(package, cox, frame) if proportional else pd.Series(np.nan, cox.params_.index)
     half = cox.log_likelihood_ratio_test().test_statistic / 2
     risk = columns.to_numpy() @ cox.params_.to_numpy()
-    n_events = outcome.n_events
+    tested = score_test.proportional(outcome, columns.to_numpy(), risk) if proportional else np.nan
+    ph, n_events = pd.Series(tested, cox.params_.index), outcome.n_events
     return Fit(
         cox.params_.rename(None), cox.standard_errors_.rename(None), ph, cox.log_likelihood_, cox.log_likelihood_ - half,
         risk, len(columns), n_events, n_events,
     )  # fmt: skip
-
-
-def _proportional(package: Any, cox: Any, frame: pd.DataFrame) -> pd.Series:
-    """P of a trend of each effect with time (Grambsch and Therneau's test on Kaplan–Meier's scale)."""
-    test = package.statistics.proportional_hazard_test(cox, frame, time_transform="km")
-    return pd.Series(np.atleast_1d(test.p_value).astype(np.float64), cox.params_.index)
 
 
 def _logistic(outcome: Outcome, columns: pd.DataFrame) -> Fit:

@@ -1,0 +1,332 @@
+"""The questions that are asked of a score and an outcome."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from scbert_cll import _checks
+from scbert_cll._survival import added_value, models, power
+from scbert_cll._survival.models import Fit, design, fit
+from scbert_cll._survival.outcome import Flow, Outcome
+from scbert_cll._survival.score_test import score_test
+from scbert_cll.tl._bulk_score import WEIGHTED, Bulk
+
+SCORE, CLINICAL, DIVISION, MARKER = "score", "clinical", "proliferation", "marker"
+COMPLETE: Final = "score (complete cases)"
+NOTHING: Final = "none"
+_LEVEL: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The choices of a user."""
+
+    method: str
+    marker: str | None
+    proliferation: tuple[str, ...]
+    min_events_per_variable: float
+    expected_ratio: float
+    times: tuple[float, ...]
+    n_random: int
+    n_bootstrap: int
+
+    def plain(self) -> dict[str, Any]:
+        """Values that a file can hold."""
+        found = asdict(self) | {"marker": self.marker or "", "times": [float(time) for time in self.times]}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in found.items()
+            if name != "method"
+        }
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All samples, and who of them is followed and scored."""
+
+    outcome: Outcome
+    flow: Flow
+    score: pd.Series
+    covariates: pd.DataFrame
+    bulk: Bulk | None
+    genes: pd.DataFrame
+    place: np.ndarray  # of the signature's genes in `bulk`
+
+
+@dataclass
+class Patients:
+    """Some of the samples, with the columns of the models."""
+
+    outcome: Outcome
+    score: pd.DataFrame  # one column
+    clinical: pd.DataFrame  # numbers
+    division: pd.DataFrame  # one column, or none
+
+    @classmethod
+    def of(cls, cohort: Cohort, rows: np.ndarray, division: np.ndarray | None, *, clinical: bool) -> Patients:
+        """The samples of `rows`, with or without covariates."""
+        index = cohort.score.index[rows]
+        meta = pd.DataFrame(index=index)
+        if division is not None:
+            meta[DIVISION] = division[rows]
+        known = design(cohort.covariates.iloc[rows]) if clinical else pd.DataFrame(index=index)
+        return cls(cohort.outcome.take(rows), cohort.score.iloc[rows].to_frame(SCORE), known, meta)
+
+
+def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str, Any]:
+    """All tables of a prognosis but the curves."""
+    streams = rng.spawn(3)
+    flow = cohort.flow.branch()
+    for name in cohort.covariates:
+        flow.keep(cohort.covariates[name].notna().to_numpy(), f"{name} is missing")
+    division, notes = _division(cohort, asked)
+    scored = Patients.of(cohort, np.flatnonzero(cohort.flow.kept), division, clinical=False)
+    complete = scored
+    if cohort.covariates.shape[1]:
+        _checks.enough_events(
+            flow.event & flow.kept, flow.kept, "of the complete cases", timed=cohort.outcome.time is not None
+        )
+        complete = Patients.of(cohort, np.flatnonzero(flow.kept), division, clinical=True)
+    _enough(complete, asked)
+    marker, more = _marker(cohort, asked)
+    fits = _fits(scored, complete, marker)
+    value, auc, limits = _added_value(scored, complete, marker, asked, streams[0], fits)
+    null, tests, doubts = _null(cohort, asked, scored, complete, flow.kept, streams[1])
+    of_score = np.asarray(complete.score[SCORE])
+    return {
+        "cox": _stacked({name: one.table() for name, one in fits.items()}),
+        "models": _summary(fits, scored, complete, marker),
+        "added_value": value,
+        "null": null,
+        "null_tests": tests,
+        "linearity": power.linearity(complete.outcome, complete.score[SCORE], complete.clinical),
+        "power": power.power(complete.outcome, of_score, complete.clinical.to_numpy(), asked.expected_ratio),
+        "flow": flow.table(),
+        "genes": cohort.genes.rename(index=str),
+        "notes": [*_missing(cohort.genes), *notes, *more, *limits, *doubts],
+    } | ({} if auc is None else {"auc": auc})
+
+
+def _enough(patients: Patients, asked: Asked) -> None:
+    """Events for the score and the covariates; cell division is a question beside them."""
+    names = [SCORE, *patients.clinical]
+    timed = patients.outcome.time is not None
+    _checks.events_per_variable(
+        patients.outcome.n_informative, len(names), asked.min_events_per_variable, names, timed=timed
+    )
+
+
+def _missing(genes: pd.DataFrame) -> list[str]:
+    lost = genes.loc[~genes["found"].astype(bool), "gene"]
+    if not len(lost):
+        return []
+    return [
+        f"{len(lost)} of the {len(genes)} genes of the signature are not there, or do not differ between samples: {_checks.listed(lost)}."
+    ]
+
+
+def _division(cohort: Cohort, asked: Asked) -> tuple[np.ndarray | None, list[str]]:
+    """The meta-gene of cell division, by sample."""
+    if cohort.bulk is None:
+        return None, ["There is no expression, so nothing is adjusted for cell division."]
+    meta, found = cohort.bulk.meta_gene(asked.proliferation)
+    if meta is None:
+        return None, [
+            f"{len(found)} of the {len(asked.proliferation)} genes of cell division are there, and 2 are needed: no adjustment for it."
+        ]
+    return meta, []
+
+
+def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
+    """A single gene in standard deviations, among the patients that are scored."""
+    if asked.marker is None or cohort.bulk is None:
+        return None, []
+    if asked.marker not in cohort.bulk.names:
+        return None, [f"{asked.marker} is not among the genes: no comparison with it alone."]
+    if list(cohort.genes.loc[cohort.genes["found"].astype(bool), "gene"]) == [asked.marker]:
+        return None, []
+    known = cohort.bulk.values[:, cohort.bulk.names.get_indexer(pd.Index([asked.marker]))[0]]
+    values = pd.Series(np.where(cohort.flow.kept, known, np.nan), cohort.score.index, name=asked.marker)
+    lost = int(values[cohort.flow.kept].isna().sum())
+    notes = (
+        [f"{asked.marker} was not measured in {lost} of the patients: the comparison with it is without them."]
+        if lost
+        else []
+    )
+    return (values - values.mean()) / values.std(), notes
+
+
+def _fits(scored: Patients, complete: Patients, marker: pd.Series | None) -> dict[str, Fit]:
+    """Every model by name."""
+    found = {SCORE: fit(scored.outcome, scored.score, proportional=True)}
+    base = ""
+    if complete is not scored:
+        base = f"{CLINICAL} + "
+        if len(complete.score) < len(scored.score):
+            found[COMPLETE] = fit(complete.outcome, complete.score, proportional=True)
+        found[CLINICAL] = fit(complete.outcome, complete.clinical, proportional=True)
+        both = pd.concat([complete.clinical, complete.score], axis=1)
+        found[base + SCORE] = fit(complete.outcome, both, proportional=True)
+    if complete.division.shape[1]:
+        columns = pd.concat([complete.clinical, complete.score, complete.division], axis=1)
+        found[f"{base}{SCORE} + {DIVISION}"] = fit(complete.outcome, columns, proportional=True)
+    if marker is not None:
+        outcome, alone, both = _with_marker(scored, marker)
+        found[MARKER] = fit(outcome, alone, proportional=True)
+        found[f"{MARKER} + {SCORE}"] = fit(outcome, both, proportional=True)
+    return found
+
+
+def _with_marker(scored: Patients, marker: pd.Series) -> tuple[Outcome, pd.DataFrame, pd.DataFrame]:
+    """The patients in whom the marker was measured, with it and with both."""
+    known = marker.reindex(scored.score.index).notna().to_numpy()
+    alone = marker.reindex(scored.score.index[known]).to_frame()
+    return scored.outcome.take(np.flatnonzero(known)), alone, pd.concat([alone, scored.score[known]], axis=1)
+
+
+def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    parts = [table.assign(model=name)[["model", *table]] for name, table in tables.items()]
+    return pd.concat(parts, ignore_index=True).rename(index=str)
+
+
+def _summary(fits: dict[str, Fit], scored: Patients, complete: Patients, marker: pd.Series | None) -> pd.DataFrame:
+    """One row per model."""
+    rows = []
+    for name, one in fits.items():
+        outcome = scored.outcome if name == SCORE else complete.outcome
+        if marker is not None and name.startswith(MARKER):
+            outcome, _, _ = _with_marker(scored, marker)
+        rows.append(
+            {
+                "model": name,
+                "n": one.n,
+                "n_events": one.n_events,
+                "n_parameters": len(one.coef),
+                "events_per_variable": one.n_informative / len(one.coef),
+                "log_likelihood": one.log_likelihood,
+                "c_index": models.concordance(outcome, one.risk),
+            }
+        )
+    return pd.DataFrame(rows).rename(index=str)
+
+
+def _added_value(
+    scored: Patients,
+    complete: Patients,
+    marker: pd.Series | None,
+    asked: Asked,
+    rng: np.random.Generator,
+    fits: dict[str, Fit],
+) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
+    """What the score adds to the covariates (or to nothing), and to the marker; and the AUC at some times."""
+    timed = complete.outcome.time is not None
+    horizon = float(np.quantile(np.asarray(complete.outcome.time), 0.9)) if timed else None
+    measures, notes = added_value.measures(complete.outcome, horizon)
+    full = pd.concat([complete.clinical, complete.score], axis=1)
+    name = NOTHING if complete is scored else CLINICAL
+    full_name = SCORE if complete is scored else f"{CLINICAL} + {SCORE}"
+    parts = [(name, full_name, complete.outcome, complete.clinical, full)]
+    if marker is not None:
+        parts += [(MARKER, f"{MARKER} + {SCORE}", *_with_marker(scored, marker))]
+    rows: list[dict[str, Any]] = []
+    for (base_name, name_of_full, outcome, base, both), stream in zip(parts, rng.spawn(len(parts)), strict=True):
+        own, _ = added_value.measures(outcome, horizon)  # Uno's C weighs by the censoring of these patients
+        gains = added_value.gains(outcome, base, both, own, n_bootstrap=asked.n_bootstrap, rng=stream)
+        ratio = added_value.likelihood_ratio(fits.get(base_name), fits[name_of_full])
+        rows += [_row(measure, base_name, name_of_full, gain) | ratio for measure, gain in gains.items()]
+    auc = _auc(complete, fits, asked) if "Uno C" in measures else None
+    return pd.DataFrame(rows).rename(index=str), auc, notes
+
+
+def _row(measure: str, base: str, full: str, gain: added_value.Gain) -> dict[str, Any]:
+    return {
+        "measure": measure,
+        "base": base,
+        "full": full,
+        "base_value": gain.base,
+        "full_value": gain.full,
+        "delta": gain.delta,
+        "optimism": gain.optimism,
+        "delta_corrected": gain.delta - gain.optimism,
+        "ci_low": gain.low,
+        "ci_high": gain.high,
+        "n_bootstrap": gain.n_bootstrap,
+    }
+
+
+def _auc(complete: Patients, fits: dict[str, Fit], asked: Asked) -> pd.DataFrame:
+    """AUC(t) of the models of the same patients, apparent."""
+    times = np.asarray(asked.times, dtype=np.float64)
+    names = [
+        name for name in (COMPLETE if COMPLETE in fits else SCORE, CLINICAL, f"{CLINICAL} + {SCORE}") if name in fits
+    ]
+    end, event = np.asarray(complete.outcome.time), complete.outcome.event
+    until = [int((event & (end <= time)).sum()) for time in times]
+    parts = [
+        pd.DataFrame({"model": name, "time": times, "auc": added_value.auc(complete.outcome, fits[name].risk, times), "n_events": until})
+        for name in names
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True).rename(index=str)
+
+
+def _null(
+    cohort: Cohort, asked: Asked, scored: Patients, complete: Patients, kept: np.ndarray, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Z of random sets, and where the signature stands among them, beside nothing, the covariates and cell division."""
+    drawn, notes = _random_scores(cohort, asked, rng)
+    rows_of = {id(scored): np.flatnonzero(cohort.flow.kept), id(complete): np.flatnonzero(kept)}
+    arms = [(NOTHING, scored, pd.DataFrame(index=scored.score.index))]
+    arms += [(DIVISION, scored, scored.division)] if scored.division.shape[1] else []
+    if complete is not scored:
+        arms += [(CLINICAL, complete, complete.clinical)]
+        both = pd.concat([complete.clinical, complete.division], axis=1)
+        arms += [(f"{CLINICAL} + {DIVISION}", complete, both)] if complete.division.shape[1] else []
+    found = [_against(name, patients, columns, drawn[rows_of[id(patients)]]) for name, patients, columns in arms]
+    null = pd.concat([table for table, _ in found], ignore_index=True).rename(index=str)
+    return null, pd.DataFrame([test for _, test in found]).rename(index=str), notes
+
+
+def _random_scores(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """Samples × random sets, or why there are none."""
+    none = np.empty((len(cohort.score), 0))
+    if cohort.bulk is None or not len(cohort.place):
+        return none, ["A column of obs is no set of genes: there is no test against random sets."]
+    if not asked.n_random:
+        return none, ["No random sets were asked for: there is no empirical p."]
+    sets = cohort.bulk.random_sets(cohort.place, asked.n_random, rng)
+    if sets is None:
+        return none, [
+            f"{len(cohort.bulk.usable)} genes are too few to draw others like the {len(cohort.place)} of the signature: no random sets."
+        ]
+    weight = cohort.genes.loc[cohort.genes["found"].astype(bool), "weight"].to_numpy()
+    return cohort.bulk.scores(sets, weight, asked.method or WEIGHTED), []
+
+
+def _against(
+    name: str, patients: Patients, columns: pd.DataFrame, drawn: np.ndarray
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The score and random ones beside the same columns."""
+    risk = fit(patients.outcome, columns).risk if columns.shape[1] else np.zeros(len(columns))
+    spread = drawn.std(axis=0)
+    random = (drawn - drawn.mean(axis=0)) / np.where(spread > 0, spread, np.inf)
+    both = np.column_stack([patients.score.to_numpy(), random])
+    z = score_test(patients.outcome, both, columns.to_numpy(dtype=np.float64), risk)
+    own, others = z[0], np.abs(z[1:])
+    n = len(others)
+    test = {
+        "adjusted": name,
+        "z": own,
+        "naive_p": 2 * stats.norm.sf(abs(own)),
+        "empirical_p": (1 + (others >= abs(own)).sum()) / (1 + n) if n else np.nan,
+        "n_sets": n,
+        "share_significant": (others > stats.norm.ppf(1 - _LEVEL / 2)).mean() if n else np.nan,
+        "median_abs_z": np.median(others) if n else np.nan,
+    }
+    return pd.DataFrame({"adjusted": name, "z": z[1:]}), {
+        key: float(v) if isinstance(v, np.floating) else v for key, v in test.items()
+    }
