@@ -24,9 +24,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"},
-    "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
+    "tl": {"patient_cd49d"}
+    | {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
     | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"}
-    | {"signature_report"},
+    | {"signature_report", "survival"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
     | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
@@ -191,6 +192,12 @@ def raw(toy: MuData) -> AnnData:
 
 
 @pytest.fixture(scope="session")
+def patients() -> AnnData:
+    """Bulk samples with outcome."""
+    return sc_cll.datasets.cll_cohort(n_patients=120, n_genes=200)
+
+
+@pytest.fixture(scope="session")
 def split(raw: AnnData) -> AnnData:
     """Labels and held-out donors."""
     adata = raw.copy()
@@ -234,6 +241,8 @@ def done(ready: AnnData, model: Any) -> AnnData:
     sc_cll.tl.signature(adata)
     sc_cll.tl.perturb(adata, model, ["ITGA4", "CD44"])
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
+    adata.obs["years"], adata.obs["event"] = np.random.default_rng(0).uniform(1, 9, adata.n_obs), 1
+    sc_cll.tl.survival(adata, "cd49d", time_key="years", event_key="event")
     return adata
 
 
@@ -277,6 +286,11 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "tl.score_signature": ("split", [lambda f, adata, _, **kw: f(adata, ["ITGA4", "ITGB1"], **kw)]),
     "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
     "tl.signature_report": ("found", [lambda f, adata, _: f(adata, n_random=19, n_permutations=19)]),
+    "tl.survival": (
+        "patients",
+        [lambda f, adata, _, **kw: f(adata, "IGHV", time_key="TTT", event_key="treated", covariates=["TP53"], **kw)],
+    ),
+    "tl.patient_cd49d": ("done", [lambda f, adata, _: f(adata, model="gene_only")]),
     "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),
     "tl.gene_attention": (
         "ready",
