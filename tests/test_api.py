@@ -29,7 +29,8 @@ EXPECTED = {
     | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"}
     | {"signature_report", "survival"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
-    | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"},
+    | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"}
+    | {"forest", "prognosis_null", "survival"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
     | {"survival"},
     "io": {"read_gmt", "write_csv", "write_gmt"},

@@ -39,6 +39,7 @@ SIGNATURE: Final = "signature"
 SIGNATURE_REPORT: Final = "signature_report"
 SIGNATURE_SCORE: Final = "signature_score"  # and obs
 SURVIVAL: Final = "survival"
+PATIENT_CD49D: Final = "patient_cd49d"
 PROGNOSIS: Final = "prognosis"  # and stem of obs columns
 BALANCE: Final = "balance"
 GENE_INTERACTIONS: Final = "gene_interactions"

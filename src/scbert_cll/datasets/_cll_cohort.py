@@ -11,11 +11,6 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 
-# The 11 proliferation genes of PAM50 (`InProliferation` of its annotation file), and PCNA
-_PROLIFERATION: Final = (
-    *("BIRC5", "CCNB1", "CDC20", "CEP55", "MKI67", "NDC80", "NUF2", "PTTG1", "RRM2", "TYMS", "UBE2C"),
-    "PCNA",
-)
 _N_DECOY: Final = 30
 _N_MODULES: Final = 16
 _MIN_ORDINARY: Final = 100  # genes that are neither planted nor proliferation
@@ -120,7 +115,7 @@ def cll_cohort(
     _checks.number_in(n_planted, "n_planted", 2, np.inf, whole=True)
     _checks.number_in(hazard_ratio, "hazard_ratio", 0.01, 100)
     signs = _placeholders(n_planted) if programme is None else _given(programme)
-    least = len(signs) + len(_PROLIFERATION) + _MIN_ORDINARY
+    least = len(signs) + len(_keys.PROLIFERATION) + _MIN_ORDINARY
     _checks.number_in(n_genes, "n_genes", least, np.inf, whole=True)
     # one random stream per step, so that a change of one step leaves the others as they were
     for_missing, for_genes, for_values, for_outcome, for_patients = np.random.default_rng(rng).spawn(5)
@@ -150,7 +145,7 @@ def _given(programme: Mapping[str, float]) -> dict[str, float]:
         raise ValueError(
             f"programme must give at least two genes weights above or below 0; found {len(signs)}, without such a weight {_checks.listed(none)}."
         )
-    if taken := sorted(set(signs) & set(_PROLIFERATION)):
+    if taken := sorted(set(signs) & set(_keys.PROLIFERATION)):
         raise ValueError(
             f"programme must leave the proliferation genes to proliferation; found {_checks.listed(taken)}. Remove them."
         )
@@ -182,7 +177,7 @@ def _patients(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFr
 
 def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.DataFrame:
     """One row per gene: level, spread, and the correlation with each factor; the decoy is among the ordinary ones."""
-    special = [*signs, *_PROLIFERATION]
+    special = [*signs, *_keys.PROLIFERATION]
     ordinary = [name for i in range(n) if (name := f"GENE{i + 1:04d}") not in signs][: n - len(special)]
     genes = pd.DataFrame(index=[*special, *ordinary])
     genes["level"] = 5.5 + 6.5 * rng.beta(1.6, 1.9, n)
@@ -193,7 +188,7 @@ def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.D
     genes["programme"] = 0.0
     genes.loc[planted, "programme"] = np.array(list(signs.values())) * np.sqrt(ratio / (1 + ratio))
     genes["proliferation"] = np.where(rest, np.clip(rng.normal(0.24, 0.22, n), -0.5, 0.7), 0.0)
-    genes.loc[list(_PROLIFERATION), "proliferation"] = rng.uniform(0.7, 0.85, len(_PROLIFERATION))
+    genes.loc[list(_keys.PROLIFERATION), "proliferation"] = rng.uniform(0.7, 0.85, len(_keys.PROLIFERATION))
     genes["broad"] = np.where(rest, np.clip(rng.normal(0, 0.3, n), -0.6, 0.6), 0.0)
     genes["module"] = rng.integers(0, _N_MODULES, n)
     genes["own"] = np.where(rest & (rng.random(n) < 0.5), rng.choice([-1, 1], n) * rng.uniform(0.2, 0.5, n), 0.0)
@@ -265,7 +260,7 @@ def _truth(genes: pd.DataFrame, latent: pd.DataFrame, hazard_ratio: float) -> di
     return {
         "signature": pd.DataFrame({"gene": planted, "weight": r / (1 - r**2)}).rename(index=str),
         "decoy": pd.DataFrame({"gene": decoy, "weight": 1.0}).rename(index=str),
-        "proliferation": list(_PROLIFERATION),
+        "proliferation": list(_keys.PROLIFERATION),
         "hazard_ratio": float(hazard_ratio),
         "hazard_ratios": table.rename_axis("variable").reset_index().rename(index=str),
         "patients": latent,

@@ -7,6 +7,7 @@ from scbert_cll.tl._gene_attention import gene_attention
 from scbert_cll.tl._gene_attribution import gene_attribution
 from scbert_cll.tl._gene_interactions import gene_interactions
 from scbert_cll.tl._leakage_audit import leakage_audit
+from scbert_cll.tl._patient_cd49d import patient_cd49d
 from scbert_cll.tl._perturb import perturb
 from scbert_cll.tl._predict import predict
 from scbert_cll.tl._pretrain import pretrain
@@ -24,6 +25,7 @@ __all__ = [
     "gene_attribution",
     "gene_interactions",
     "leakage_audit",
+    "patient_cd49d",
     "perturb",
     "predict",
     "pretrain",

@@ -1,0 +1,272 @@
+"""tl.patient_cd49d: from cells to patients, for questions of survival."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scbert_cll import _checks, _keys, get
+from scbert_cll.tl import _patient_share
+
+_MEASURED: Final = (
+    *("n_cells", "n_measured", "pct_measured", "pct_measured_low", "pct_measured_high"),
+    *("bimodal", "clinical_class", "cd49d_call"),
+)
+_PREDICTED: Final = (
+    *("n_predicted", "pct_predicted", "pct_predicted_low", "pct_predicted_high"),
+    *("cd49d_predicted", "in_training", "note"),
+)
+
+
+def patient_cd49d(
+    adata: AnnData,
+    *,
+    donor_key: str = _keys.DONOR,
+    key: str = _keys.CD49D,
+    labels_key: str | None = None,
+    model: str | None = None,
+    cv_key: str = _keys.CV,
+    proba_key: str = _keys.PROBA,
+    split_key: str | None = _keys.SPLIT,
+    cells: Any = None,
+    layer: str | None = None,
+    positive_from: float = 30.0,
+    min_cells: int = 20,
+    obs_keys: Sequence[str] = (),
+    key_added: str = _keys.PATIENT_CD49D,
+) -> AnnData:
+    """Sum the cells of each donor, and say of each patient how many cells are CD49d+, as measured and as predicted.
+
+    Outcome belongs to patients, not to cells: a thousand cells of one patient are one patient. The object made here has one row per donor, to which outcomes are
+    joined by name.
+
+    The share of cells that are called positive is a biased estimate of the share that is positive (Forman 2008), and an interval of a binomial leaves out
+    what a model gets wrong in all cells of a donor alike. So what is given is the mean predicted probability, with a prediction interval from how far off it was in other donors:
+    donors with measured CD49d that the model has not learned from. Without four of them there is no interval, and without an interval no call.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes with raw counts, after :func:`~scbert_cll.pp.label_cd49d` with a `donor_key`. Donors without protein may be in it, if `cells` of `label_cd49d` left them out.
+    donor_key
+        `obs` column of donors.
+    key
+        Name of the results of :func:`~scbert_cll.pp.label_cd49d`.
+    labels_key
+        `obs` column that the predictions are of; None: `key`. Their last class is "positive".
+    model
+        Take the out-of-fold predictions of this model of :func:`~scbert_cll.tl.cross_validate`; no donor trained the model that predicts it. None takes `proba_key`.
+    cv_key
+        Name of the results of :func:`~scbert_cll.tl.cross_validate`.
+    proba_key
+        `obsm` with the probabilities of :func:`~scbert_cll.tl.finetune` or :func:`~scbert_cll.tl.predict`. Where it is not, only what was measured is told.
+    split_key
+        `obs` column of the split that the model of `proba_key` was trained with. Donors in ``"train"`` or ``"val"`` took part. None: no donor of `adata` did, as when a saved model predicts new patients.
+    cells
+        Cells to count: boolean array, Series aligned by name, or boolean `obs` column, best those given to `label_cd49d`. None: the cells that `label_cd49d` gated, and all cells of donors of whom it gated none.
+    layer
+        Layer with the raw counts; None means `adata.X`.
+    positive_from
+        Percentage of positive cells from which a patient is positive.
+    min_cells
+        Cells that a donor needs to get an interval, or to tell anything of the error of others.
+    obs_keys
+        Columns of `obs` with one value per donor (age, batch, outcome) to take along.
+    key_added
+        Name of the record.
+
+    Returns
+    -------
+    New AnnData (patients × genes); `adata` stays as it is. `X` holds sums of raw counts (float64), `var` is that of `adata`, and
+
+    ``adata.obs['n_cells']`` : int64
+        Cells that were counted and summed.
+    ``adata.obs['n_measured']`` : int64
+        Cells that were gated by protein.
+    ``adata.obs['pct_measured']``, ``adata.obs['pct_measured_low']``, ``adata.obs['pct_measured_high']`` : float64
+        Percentage of positive cells by protein, with Wilson's 95 % interval, which is of these cells, not of another sample.
+    ``adata.obs['bimodal']`` : float64, 0 or 1
+        Whether the donor's own cells form two populations.
+    ``adata.obs['clinical_class']``, ``adata.obs['cd49d_call']`` : categorical
+        Four classes, and negative or positive: from 30 %, or bimodal whatever the percentage.
+    ``adata.obs['n_predicted']`` : int64
+        Counted cells with a prediction (out of fold: those with a label).
+    ``adata.obs['pct_predicted']`` : float64
+        Mean predicted probability of positive, in percent.
+    ``adata.obs['pct_predicted_low']``, ``adata.obs['pct_predicted_high']`` : float64
+        95 % prediction interval of the percentage that would be measured.
+    ``adata.obs['cd49d_predicted']`` : ordered Categorical, negative < positive
+        Where the whole interval lies; missing (uncertain) where it spans `positive_from`. By percentage alone: bimodality cannot be predicted, so a bimodal patient below 30 % is negative here and positive in `cd49d_call`.
+    ``adata.obs['in_training']`` : bool
+        The model learned from this donor, so its prediction looks better than it is. It gets no interval.
+    ``adata.obs['note']`` : str
+        Why there is no interval.
+    ``adata.uns['patient_cd49d']`` : dict
+        ``params``; ``predictions``: where they came from, or why there are none; ``calibration``: measured and predicted log odds of the donors that the intervals come from.
+
+    The columns of predictions (from n_predicted on) are there only if there are predictions.
+
+    Raises
+    ------
+    KeyError
+        There is no donor table, or a column, layer, model or split is missing.
+    TypeError
+        What `proba_key` holds has no names of classes.
+    ValueError
+        No raw counts, a counted cell without a donor, predictions of other labels or other donors, or several values of a column in one donor.
+
+    Notes
+    -----
+    The interval is found on log odds, with half a cell added to either side, and is that of a further observation. With six or more other donors the truth is read off the regression line of measured over
+    predicted log odds, with its usual prediction interval; so it need not be centred at `pct_predicted`. Models often predict too close to the middle, which the line
+    mends. With four or five the prediction is taken as it is: t quantile × root of the sum of squared errors over n − 1, × √(1 + 1/n). A donor never tells of its own error. Where the line does not rise there is no interval: the
+    model knows nothing of the share. It is supposed that new patients are like these donors, and that errors are about normal; with ten donors intervals are wide.
+
+    Quantification: Forman 2008 (doi:10.1007/s10618-008-0097-y). The 30 % rule: Gattei et al. 2008 (Blood 111:865); bimodal patients: Tissino et al. 2020 (doi:10.1182/blood.2019003179).
+
+    Examples
+    --------
+    >>> import scbert_cll as sc_cll
+    >>> mdata = sc_cll.datasets.cll_toy()
+    >>> sc_cll.pp.label_cd49d(mdata, cells=sc_cll.pp.cll_mask(mdata), donor_key="donor", normalize="clr_protein")
+    >>> adata = mdata["rna"]
+    >>> sc_cll.tl.cross_validate(adata, models=["logistic_l2"], n_repeats=1, n_bootstrap=20)
+    >>> patients = sc_cll.tl.patient_cd49d(adata, model="logistic_l2")
+    >>> patients.shape
+    (10, 800)
+    """
+    _checks.anndata(adata)
+    _checks.number_in(positive_from, "positive_from", 0, 100)
+    _checks.number_in(min_cells, "min_cells", 1, np.inf, whole=True)
+    labels_key = labels_key or key
+    table = _donor_table(adata, key, donor_key)
+    counted = _counted(adata, donor_key, key, cells)
+    donor = _checks.obs_column(adata[counted], donor_key, allow_missing=False).astype(str)
+    obs = cast("pd.DataFrame", adata.obs).loc[counted]
+    _checks.donor_columns(obs, donor, obs_keys, (*_MEASURED, *_PREDICTED))
+    found = _predictions(adata, donor, model, cv_key, proba_key, split_key, donor_key, labels_key)
+
+    patients = _sums(adata, counted, donor, layer)
+    known = _measured(table, donor, patients.obs_names)
+    record: dict[str, Any] = {"predictions": found.source}
+    if found.positive is not None:
+        known, record["calibration"] = _with_predictions(known, found, donor, min_cells, positive_from)
+    first = ~donor.duplicated().to_numpy()
+    patients.obs = known.join(obs.loc[first, list(obs_keys)].set_axis(donor[first].to_numpy()))
+    params: dict[str, Any] = {"donor_key": donor_key, "key": key, "labels_key": labels_key, "model": model or "none"}
+    params |= {"proba_key": proba_key, "split_key": split_key or "none", "layer": layer or "X"}
+    params |= {"positive_from": float(positive_from), "min_cells": int(min_cells), "obs_keys": list(obs_keys)}
+    patients.uns[key_added] = record | {"params": params}
+    return patients
+
+
+class _Found(NamedTuple):
+    """Probability of positive by cell, donors the model learned from, and where it is from; None: there is none."""
+
+    positive: pd.Series | None
+    trained: set[str]
+    source: str
+
+
+def _donor_table(adata: AnnData, key: str, donor_key: str) -> pd.DataFrame:
+    """What pp.label_cd49d says of each donor, by name."""
+    table = get.donor_table(adata, key=key)
+    _checks.recorded(adata.uns[key].get("params", {}), "donor_key", donor_key, f"pp.label_cd49d (key {key!r})")
+    return table.set_axis(table.index.astype(str))
+
+
+def _counted(adata: AnnData, donor_key: str, key: str, cells: Any) -> np.ndarray:
+    """Cells to count: those asked for, or those that were gated, and all of donors without any."""
+    if cells is not None:
+        return _checks.cells(adata, cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells, "cells")
+    gated = _checks.obs_column(adata, _keys.score(key)).notna()  # a score is given to gated cells only
+    donor = _checks.obs_column(adata, donor_key)
+    return np.asarray(gated | ~donor.isin(donor[gated]))
+
+
+def _predictions(
+    adata: AnnData,
+    donor: pd.Series,
+    model: str | None,
+    cv_key: str,
+    proba_key: str,
+    split_key: str | None,
+    donor_key: str,
+    labels_key: str,
+) -> _Found:
+    if model is not None:
+        return _out_of_fold(adata, donor, model, cv_key, donor_key, labels_key)
+    if proba_key not in adata.obsm:
+        return _Found(
+            None, set(), f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate was named"
+        )
+    proba = _checks.probabilities(adata.obsm[proba_key], proba_key)
+    params = adata.uns.get(_keys.SCBERT, {}).get("params", {}) if proba_key == _keys.PROBA else {}
+    _checks.recorded(params, "labels_key", labels_key, f"The model of adata.obsm[{proba_key!r}]")
+    _checks.recorded(params, "split_key", str(split_key), f"The model of adata.obsm[{proba_key!r}]")
+    source = f"adata.obsm[{proba_key!r}], class {str(proba.columns[-1])!r}"
+    return _Found(proba.iloc[:, -1], _trained(adata, donor, split_key), source)
+
+
+def _trained(adata: AnnData, donor: pd.Series, split_key: str | None) -> set[str]:
+    """Donors with a cell that the model was fitted to, or chosen on."""
+    if split_key is None:
+        return set()
+    _checks.known_training(split_key, cast("pd.DataFrame", adata.obs))
+    part = _checks.split(adata, split_key, need=()).loc[donor.index]
+    return set(donor[part.isin([_keys.TRAIN, _keys.VAL])])
+
+
+def _out_of_fold(adata: AnnData, donor: pd.Series, model: str, cv_key: str, donor_key: str, labels_key: str) -> _Found:
+    """Mean over repeats of what models said of donors they had not seen; with folds of cells they had."""
+    found = get.out_of_fold(adata, model=model, key=cv_key)
+    params, label = adata.uns[cv_key]["params"], str(adata.uns[cv_key]["classes"][-1])
+    for name, asked in (("labels_key", labels_key), ("donor_key", donor_key)):
+        _checks.recorded(params, name, asked, f"tl.cross_validate (key {cv_key!r})")
+    positive = found[f"proba_{label}"].groupby(level=0).mean().reindex(adata.obs_names)
+    seen = set(donor) if params["scheme"] == "random_cell" else set()
+    return _Found(
+        positive, seen, f"out of fold by {model!r} (adata.uns[{cv_key!r}], {params['scheme']}), class {label!r}"
+    )
+
+
+def _sums(adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | None) -> AnnData:
+    """Raw counts summed by donor."""
+    import scanpy as sc  # seconds to import
+
+    counts = _checks.counts(adata, layer)[counted]
+    by_donor = pd.DataFrame({_keys.DONOR: pd.Categorical(donor)}, index=donor.index)
+    found = sc.get.aggregate(AnnData(counts, obs=by_donor), _keys.DONOR, "sum").layers["sum"]
+    names = by_donor[_keys.DONOR].cat.categories.astype(object)
+    return AnnData(
+        np.asarray(found, dtype=np.float64), obs=pd.DataFrame(index=names), var=cast("pd.DataFrame", adata.var).copy()
+    )
+
+
+def _measured(table: pd.DataFrame, donor: pd.Series, names: pd.Index) -> pd.DataFrame:
+    """Columns of what the protein says; missing for donors without gated cells."""
+    renamed = {"n_cells": "n_measured", "ci_low": "pct_measured_low", "ci_high": "pct_measured_high"}
+    found = table.rename(columns=renamed | {"pct_positive": "pct_measured"}).reindex(names)
+    found["n_cells"] = donor.value_counts().reindex(names)
+    found = found.astype({"bimodal": np.float64}).assign(n_measured=found["n_measured"].fillna(0))
+    return found[list(_MEASURED)].astype({"n_cells": np.int64, "n_measured": np.int64})
+
+
+def _with_predictions(
+    known: pd.DataFrame, found: _Found, donor: pd.Series, min_cells: int, positive_from: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What was measured, joined by what was predicted, and the donors that the intervals come from."""
+    positive = cast("pd.Series", found.positive).loc[donor.index].astype(np.float64).groupby(donor.to_numpy())
+    known = known.assign(
+        n_predicted=positive.count().reindex(known.index).astype(np.int64),
+        pct_predicted=100 * positive.mean().reindex(known.index),
+        in_training=known.index.isin(list(found.trained)),
+    )
+    others = _patient_share.calibration(known, min_cells)
+    known = known.join(_patient_share.intervals(known, others, min_cells))
+    known["cd49d_predicted"] = _patient_share.call(known, positive_from)
+    return known[[*_MEASURED, *_PREDICTED]], others
