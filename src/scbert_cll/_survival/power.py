@@ -29,7 +29,8 @@ def power(outcome: Outcome, score: np.ndarray, covariates: np.ndarray, ratio: fl
     per_event = outcome.n_events / max(effective, 1e-12)
     needed = ((z + stats.norm.ppf(_POWER)) / size) ** 2 * per_event if size else np.inf
     found = float(stats.norm.cdf(size * np.sqrt(effective) - z))
-    detectable = float(np.exp((z + stats.norm.ppf(_POWER)) / np.sqrt(max(effective, 1e-12))))
+    with np.errstate(over="ignore"):  # nothing is detectable if the covariates say all
+        detectable = float(np.exp((z + stats.norm.ppf(_POWER)) / np.sqrt(max(effective, 1e-12))))
     return {
         "n_events": outcome.n_events,
         "ratio": float(ratio),
@@ -61,7 +62,7 @@ def linearity(outcome: Outcome, score: pd.Series, covariates: pd.DataFrame) -> d
 def restricted_cubic(x: np.ndarray) -> np.ndarray:
     """What bends: cubic between three knots, straight outside (Harrell, Regression Modeling Strategies, 2.4.5)."""
     low, middle, high = np.quantile(x, _KNOTS)
-    if not low < middle < high:
+    if len(np.unique(x)) < 3 or not low < middle < high:
         return np.zeros_like(x)
     cubes = [np.maximum(x - knot, 0) ** 3 for knot in (low, middle, high)]
     outer = high - middle

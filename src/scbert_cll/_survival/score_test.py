@@ -42,13 +42,15 @@ def proportional(outcome: Outcome, columns: np.ndarray, risk: np.ndarray) -> np.
     mean = weight @ columns
     slope = g @ (columns[event] - mean)
 
-    def information(power: int) -> np.ndarray:
-        each = g**power
-        return (columns * (weight.T @ each)[:, None]).T @ columns - (mean * each[:, None]).T @ mean
-
-    plain, mixed, own = (information(power) for power in range(3))
+    plain, mixed, own = (_information(columns, weight, mean, g**power) for power in range(3))
     variance = np.diag(own - mixed @ np.linalg.solve(plain, mixed))
     return np.asarray(stats.chi2.sf(slope**2 / np.maximum(variance, 1e-12), 1))
+
+
+def _information(columns: np.ndarray, weight: np.ndarray, mean: np.ndarray, each: np.ndarray) -> np.ndarray:
+    """Sum over events of each event's variance among those at risk."""
+    everywhere = weight.T @ each
+    return np.asarray((columns * everywhere[:, None]).T @ columns - (mean * each[:, None]).T @ mean)
 
 
 def _before_event(outcome: Outcome) -> np.ndarray:
@@ -98,7 +100,7 @@ def _cox(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.
     everywhere = weight.sum(axis=0)  # each patient's share of all events
     curvature = everywhere @ scores**2 - (mean_s**2).sum(axis=0)
     mixed = (covariates * everywhere[:, None]).T @ scores - mean_x.T @ mean_s
-    own = (covariates * everywhere[:, None]).T @ covariates - mean_x.T @ mean_x
+    own = _information(covariates, weight, mean_x, np.ones(len(weight)))
     return slope, curvature, mixed, own
 
 
