@@ -192,6 +192,11 @@ def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> p
     return found.reindex(column.index)
 
 
+def are_plain(column: pd.Series) -> bool:
+    """Whether a column says 0 and 1, or TRUE and FALSE."""
+    return {_word(value).upper() for value in column.dropna()} <= set(_YES_NO)
+
+
 def _word(value: Any) -> str:
     """A word as text; 1.0, 1 and '1' are one word."""
     if isinstance(value, bool | np.bool_):

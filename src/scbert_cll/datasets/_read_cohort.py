@@ -52,8 +52,8 @@ def read_cohort(
     unit
         Unit of the times in the table.
     event_values
-        What the words of the file mean, e.g. ``{"dead": 1, "alive": 0}``, for `event_key`, and for `competing_key` if it has one of these words. Without it 0/1, TRUE/FALSE and T/F are read;
-        R's 1/2 is refused, as it is also an event that was coded 1 and something else.
+        What the words of the file mean, e.g. ``{"dead": 1, "alive": 0}``, for `event_key`, and for `competing_key` unless it is plainly 0/1. Without it
+        0/1, TRUE/FALSE and T/F are read; R's 1/2 is refused, since 1 may be meant either way.
     sep
         What separates columns, if the first line does not tell.
     transpose
@@ -144,9 +144,8 @@ def _years(seen: pd.DataFrame, key: str, unit: Unit, **least: float) -> pd.Serie
 
 
 def _competing(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> pd.Series:
-    """Words of its own, or plain 0 and 1."""
-    is_worded = meanings is not None and column.dropna().astype(str).isin(list(meanings)).any()
-    return _checks.events(column, key, meanings if is_worded else None)
+    """Plain 0 and 1 are what they are, whatever the words of the other event mean."""
+    return _checks.events(column, key, None if _checks.are_plain(column) else meanings)
 
 
 def _summary(obs: pd.DataFrame, time_key: str | None, event_key: str | None) -> dict[str, float]:

@@ -7,7 +7,7 @@ import warnings
 from itertools import count
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,6 @@ _ACCESSION: Final = "!Sample_geo_accession"
 _BEGIN, _END = "!series_matrix_table_begin", "!series_matrix_table_end"
 _CHARACTERISTICS: Final = "characteristics_ch"
 _OF_SERIES: Final = ("title", "geo_accession", "platform_id", "pubmed_id", "type")
-_NOTHING: Final = frozenset(("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "--"))
 
 
 def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> AnnData:
@@ -112,11 +111,7 @@ def _parts(path: Path) -> tuple[dict[str, list[list[str]]], pd.DataFrame, bool]:
 def _table(file: TextIO) -> tuple[pd.DataFrame, bool]:
     """The values under their header (ID_REF and samples), and whether the line after them is the end."""
     header = next(csv.reader([file.readline().rstrip("\r\n")], delimiter="\t"), [])
-    options: dict[str, Any] = {"converters": {0: str}, "float_precision": "round_trip", "low_memory": False}
-    try:
-        table = pd.read_csv(file, sep="\t", header=None, names=range(len(header)), **options)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame(), False
+    table = _tables.read_body(file, "\t", len(header)).reindex(columns=range(len(header)))
     is_complete = bool(len(table)) and str(table.iloc[-1, 0]).startswith(_END)
     return table.iloc[:-1].set_axis(pd.Index(header, dtype=object), axis=1), is_complete
 
@@ -147,7 +142,7 @@ def _split(cell: str, field: str) -> tuple[str, str]:
 
 def _put(columns: dict[str, dict[str, str]], key: str, sample: str, said: str) -> None:
     """Under its name, or under name_2 where the sample has that one already."""
-    if said in _NOTHING:
+    if said in _tables.MISSING:
         return
     names = (key if i == 1 else f"{key}_{i}" for i in count(1))
     name = next(name for name in names if sample not in columns.get(name, {}))

@@ -116,7 +116,8 @@ def read_mofacll(
     outcomes = list(obs.columns)
     clinical["survival"] = clinical["survival"].drop(columns=outcomes, errors="ignore")
     for what, table in clinical.items():
-        obs = obs.join(_described(table, what), rsuffix=f"_{what}")
+        more = _described(table)
+        obs = obs.join(more.rename(columns={name: f"{name}_{what}" for name in more if name in obs}))
     if {"IGHV", "TTT", "treated"} <= set(obs):
         _checks.ighv_direction(obs["IGHV"], obs["TTT"], obs["treated"])
     values, of_proteins = _values(tables)
@@ -154,7 +155,7 @@ def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
     return obs
 
 
-def _described(table: pd.DataFrame, what: str) -> pd.DataFrame:
+def _described(table: pd.DataFrame) -> pd.DataFrame:
     """Columns of patients; IGHV in words, and TP53 mutated or lost."""
     obs = _tables.columns_of_obs(table)
     if "IGHV" in obs:

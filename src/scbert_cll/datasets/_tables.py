@@ -21,6 +21,7 @@ Unit = Literal["years", "months", "days"]
 type Table = pd.DataFrame | str | PathLike[str]
 
 UNITS: Final = tuple(_checks.PER_YEAR)
+MISSING: Final = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "--")
 _SEPARATORS: Final = "\t,;"
 _LOG_MAX: Final = 50.0  # no logarithm of an intensity or a count comes near it
 
@@ -64,16 +65,21 @@ def _read(path: Path, sep: str | None) -> pd.DataFrame:
         line = file.readline()
         sep = _checks.separated(sep or _separator(line), path.name)
         header = next(csv.reader([line], delimiter=sep))
-        try:
-            # names are text, also 01005 and a gene called NA
-            table = pd.read_csv(
-                file, sep=sep, header=None, converters={0: str}, float_precision="round_trip", low_memory=False
-            )
-        except pd.errors.EmptyDataError:
-            table = pd.DataFrame(columns=range(len(header)))
+        table = read_body(file, sep, len(header))
     _checks.as_wide_as_its_header(len(header), table.shape[1], path.name)
     table.columns = pd.Index([""] * (table.shape[1] - len(header)) + header, dtype=object)
     return table
+
+
+def read_body(file: TextIO, sep: str, n_columns: int) -> pd.DataFrame:
+    """What follows a header. The first column is text whatever it holds: 01005, and a gene called NA."""
+    missing: Any = {i: list(MISSING) for i in range(1, n_columns + 1)}
+    try:
+        return pd.read_csv(
+            file, sep=sep, header=None, dtype={0: str}, keep_default_na=False, na_values=missing, low_memory=False
+        )
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=range(n_columns))
 
 
 def _separator(line: str) -> str | None:

@@ -52,7 +52,7 @@ def collapse_probes(
     carried over, layers and what belonged to probes are not.
 
     ``adata.var['probe']`` : str
-        The probe that was taken; with ``"mean"`` all of them, parted by `` /// ``.
+        The probe that was taken; with ``"mean"`` all of them, parted by ``" /// "``.
     ``adata.var['n_probes']`` : int64
         Probes of the gene.
     ``adata.uns['collapse_probes']`` : dict
