@@ -195,3 +195,121 @@ def untestable() -> AnnData:
     adata.uns["signature"] |= {"reason": "2 donors have 20 cells of every class, and 4 are needed", "n_donors": 0}
     adata.uns["signature"] |= {"n_tested": 0}
     return adata
+
+
+# -- outcomes, made up ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def survived() -> Callable[..., AnnData]:
+    """An object as tl.survival leaves it."""
+    return _survived
+
+
+@pytest.fixture
+def prognosed() -> Callable[..., AnnData]:
+    """An object as tl.prognosis leaves it."""
+    return _prognosed
+
+
+def _survived(hazards: dict[str, float] | None = None, *, n: int = 60, competing: bool = False) -> AnnData:
+    """Patients in groups of `n`, with exponential times and censoring at 2 to 10 years; a hazard of 0 has no event."""
+    adata = AnnData(np.ones((2, 1), np.float32))
+    adata.uns["survival"] = _groups(hazards or {"mutated": 0.1, "unmutated": 0.35}, n, competing)
+    return adata
+
+
+def _groups(hazards: dict[str, float], n: int, competing: bool) -> dict[str, object]:
+    rng = np.random.default_rng(0)
+    curves, incidence, rows = [], [], []
+    for i, (name, hazard) in enumerate(hazards.items()):
+        times = [rng.exponential(1 / h, n) if h else np.full(n, np.inf) for h in (hazard, 0.05 * competing)]
+        end = np.minimum(*times)
+        stop = rng.uniform(2, 10, n)
+        time = np.minimum(end, stop)
+        cause = np.where(end > stop, 0, np.where(times[0] <= times[1], 1, 2))
+        curve, both = _estimates(time, cause)
+        curves.append(curve.assign(group=name))
+        incidence.append(both.assign(group=name))
+        below = curve.loc[curve["survival"] <= 0.5, "time"]
+        median = below.iloc[0] if len(below) else np.nan
+        first, reach = next(iter(hazards.values())), 0.4
+        ratio = hazard / first if first else np.nan
+        row = {"group": name, "n": n, "n_events": int((cause == 1).sum())}
+        row |= {"median": median, "median_low": 0.8 * median, "median_high": np.nan if i else 1.3 * median}
+        known = {"ratio": ratio, "ci_low": ratio * np.exp(-reach), "ci_high": ratio * np.exp(reach), "p": 0.001}
+        rows.append(row | (known if i else {"ratio": 1.0, "ci_low": np.nan, "ci_high": np.nan, "p": np.nan}))
+    front = ["group", "time"]
+    held = {"curves": pd.concat(curves), "groups": pd.DataFrame(rows)}
+    held |= {"incidence": pd.concat(incidence)} if competing else {}
+    held = {k: t[front + [c for c in t if c not in front] if "time" in t else list(t)] for k, t in held.items()}
+    held = {k: t.reset_index(drop=True).rename(index=str) for k, t in held.items()}
+    params = {"groupby": "IGHV", "groups": list(hazards), "time_key": "TTT", "event_key": "treated"}
+    params |= {"competing_key": "died_untreated" if competing else "none", "time_unit": "years", "measure": "HR"}
+    return held | {"logrank": {"chi2": 13.2, "df": len(hazards) - 1, "p": 0.00028}, "params": params}
+
+
+def _estimates(time: np.ndarray, cause: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Kaplan–Meier and Aalen–Johansen at each time, in plain words and with rough intervals."""
+    steps = np.unique(time)
+    at_risk = np.array([(time >= t).sum() for t in steps])
+    counts = np.array([[((time == t) & (cause == c)).sum() for c in range(3)] for t in steps])
+    survival = np.cumprod(1 - counts[:, 1] / at_risk)
+    free = np.r_[1, np.cumprod(1 - counts[:, 1:].sum(axis=1) / at_risk)[:-1]]
+    reach = 1.96 * np.sqrt(np.cumsum(counts[:, 1] / at_risk**2))
+    table = pd.DataFrame({"time": steps, "survival": survival, "ci_low": survival * np.exp(-reach)})
+    table["ci_high"] = np.minimum(survival * np.exp(reach), 1)
+    table = table.assign(at_risk=at_risk, n_events=counts[:, 1], n_censored=counts[:, 0] + counts[:, 2])
+    start = {"time": 0.0, "survival": 1.0, "ci_low": 1.0, "ci_high": 1.0, "at_risk": len(time)}
+    start |= {"n_events": 0, "n_censored": 0}
+    parts = []
+    for c, name in ((1, "event"), (2, "competing")):
+        value = np.cumsum(free * counts[:, c] / at_risk)
+        part = pd.DataFrame({"time": np.r_[0, steps], "incidence": np.r_[0, value]}).assign(cause=name)
+        parts.append(part.assign(ci_low=0.8 * part["incidence"], ci_high=1.2 * part["incidence"]))
+    return pd.concat([pd.DataFrame([start]), table], ignore_index=True), pd.concat(parts, ignore_index=True)
+
+
+COVARIATES = {"IGHV: unmutated": 2.2, "TP53": 1.8, "trisomy12": 1.3, "NOTCH1": 0.8, "age": 1.02, "Binet: C": 2.9}
+
+
+def _prognosed(
+    *,
+    measure: str = "HR",
+    covariates: dict[str, float] | None = None,
+    violated: tuple[str, ...] = (),
+    n_sets: int = 200,
+) -> AnnData:
+    """A score with a ratio of 1.6 alone and 1.3 beside the covariates, that random sets of genes reach half of the time."""
+    covariates = COVARIATES if covariates is None else covariates
+    rng = np.random.default_rng(1)
+    models = {"score": {"score": 1.6}, "clinical": covariates, "clinical + score": covariates | {"score": 1.3}}
+    models["clinical + score + proliferation"] = models["clinical + score"] | {"proliferation": 1.4}
+    rows = []
+    for model, effects in models.items():
+        n = 250 if model == "score" else 171
+        for variable, ratio in effects.items():
+            coef, se = np.log(ratio), 0.12 if variable in ("score", "age") else 0.3
+            row = {"model": model, "variable": variable, "coef": coef, "se": se, "ratio": ratio}
+            row |= {"ci_low": np.exp(coef - 1.96 * se), "ci_high": np.exp(coef + 1.96 * se), "z": coef / se}
+            row |= {"p": float(np.exp(-((coef / se) ** 2) / 2))}
+            row["ph_p"] = np.nan if measure == "OR" else 0.012 if variable in violated else 0.4
+            rows.append(row | {"n": n, "n_events": 130 if n == 250 else 88})
+    tests, null = [], []
+    for adjusted, z, spread in (("none", 3.9, 2.6), ("clinical", 2.2, 1.6), ("clinical + proliferation", 2.0, 1.0)):
+        random = rng.normal(0, spread, n_sets)
+        null.append(pd.DataFrame({"adjusted": adjusted, "z": random}))
+        found = {"adjusted": adjusted, "z": z, "naive_p": float(np.exp(-(z**2) / 2))}
+        found["empirical_p"] = (1 + (np.abs(random) >= z).sum()) / (1 + n_sets)
+        found |= {"n_sets": n_sets, "share_significant": float((np.abs(random) > 1.96).mean())}
+        tests.append(found | {"median_abs_z": float(np.median(np.abs(random)))})
+    held: dict[str, object] = {"cox": pd.DataFrame(rows), "null_tests": pd.DataFrame(tests)}
+    held["null"] = pd.concat(null, ignore_index=True)
+    held = {name: table.rename(index=str) for name, table in held.items()}
+    if measure == "HR":
+        held["survival"] = _groups({"low": 0.1, "high": 0.3}, 125, competing=False)
+        held["survival"]["params"] |= {"groupby": "prognosis_group"}
+    held["params"] = {"measure": measure, "time_key": "TTT", "event_key": "treated", "time_unit": "years"}
+    adata = AnnData(np.ones((2, 1), np.float32))
+    adata.uns["prognosis"] = held
+    return adata

@@ -106,6 +106,7 @@ from scbert_cll._checks._survival import (
     outcome_columns,
     patients,
     score_column,
+    some_random_sets,
     they_vary,
     two_groups,
 )
@@ -226,6 +227,7 @@ __all__ = [
     "signature_record",
     "signature_source",
     "signature_table",
+    "some_random_sets",
     "space",
     "split",
     "state_dict",

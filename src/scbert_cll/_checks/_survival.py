@@ -245,3 +245,12 @@ def two_groups(high: np.ndarray) -> None:
         raise ValueError(
             f"The cut leaves all {len(high)} patients in one group, because many share one value of the score; tl.survival compares such groups."
         )
+
+
+def some_random_sets(n: int, key: str) -> None:
+    """A test against random sets of genes that was made."""
+    if not n:
+        raise ValueError(
+            f"adata.uns[{key!r}] holds no random sets of genes; adata.uns[{key!r}]['notes'] says why. Run tl.prognosis with a signature and "
+            "n_random above 0."
+        )

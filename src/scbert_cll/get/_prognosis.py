@@ -57,7 +57,7 @@ def prognosis(
        n_events  power
     0        40   0.71
     """
-    _checks.anndata(adata)
+    _checks.in_memory(adata)
     _checks.key_in(key, adata.uns, "adata.uns", "Run tl.prognosis first.")
     found = tables(adata.uns[key])
     where = f"adata.uns[{key!r}]"

@@ -52,7 +52,7 @@ def survival(adata: AnnData, table: str = "curves", *, key: str = _keys.SURVIVAL
 
 def record(adata: AnnData, key: str) -> Mapping[str, Any]:
     """What there is on groups of patients, whichever of the two wrote it."""
-    _checks.anndata(adata)
+    _checks.in_memory(adata)
     _checks.key_in(key, adata.uns, "adata.uns", "Run tl.survival or tl.prognosis first.")
     held = adata.uns[key]
     if "curves" not in held and "survival" in held:

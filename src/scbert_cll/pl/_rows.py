@@ -17,7 +17,11 @@ ROW: Final = 0.15  # inches
 FAINT: Final = "#A0A0A0"
 SMALL: Final = 6  # points, of text beside a row
 _CHARACTER: Final = 0.6  # of the font's size, mean width
+_NAME: Final = 7  # points, of a row's name
+_LEAST_AXES: Final = 54  # points
+_SHORTEST: Final = 12  # characters of a name
 _GAP: Final = 7  # points between columns
+ABOVE: Final = 0.08  # rows, of a mean over the row's middle, where donors are under it
 _BELOW: Final = 0.27  # rows, of donors under their mean
 _TITLE_CHARACTERS: Final = 17  # of 8 points in an inch
 _CAPTION_CHARACTERS: Final = 18  # of 7 points
@@ -25,9 +29,9 @@ _UNKNOWN: Final = "–"
 _LEAST: Final = -300  # power of ten below which a double is hardly more than zero
 
 
-def interval(ax: Axes, row: int, mean: float, low: float, high: float, *, color: str, hollow: bool = False) -> None:
+def interval(ax: Axes, row: float, mean: float, low: float, high: float, *, color: str, hollow: bool = False) -> None:
     """A row's mean and interval."""
-    y = row - 0.08
+    y = row - ABOVE
     ax.hlines(y, low, high, color=color, linewidth=1.3, zorder=3)
     ax.scatter(mean, y, s=14, facecolor="white" if hollow else color, edgecolor=color, linewidth=1, zorder=4)
 
@@ -54,7 +58,7 @@ def columns(ax: Axes, texts: Mapping[str, Sequence[str]]) -> None:
     """Columns of text to the right of the rows, each under its header."""
     offset = float(_GAP)
     for header, cells in texts.items():
-        width = _CHARACTER * SMALL * max(len(text) for text in (*header.split("\n"), *cells))
+        width = _width(header, cells)
         place: dict[str, Any] = {
             "textcoords": "offset points",
             "ha": "center",
@@ -71,26 +75,39 @@ def columns(ax: Axes, texts: Mapping[str, Sequence[str]]) -> None:
         offset += width + _GAP
 
 
+def _width(header: str, cells: Sequence[str]) -> float:
+    """Points that a column takes."""
+    return _CHARACTER * SMALL * max(len(text) for text in (*header.split("\n"), *cells))
+
+
+def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, own: bool, most: int = 24) -> int:
+    """Characters of a row's name that leave room for the columns and for axes, in a figure of our own or in the user's axes."""
+    fig = _style.figure_of(ax)
+    room = 72 * (fig.get_figwidth() if own else ax.get_window_extent().width / fig.dpi)
+    taken = _LEAST_AXES + sum(_width(header, cells) + _GAP for header, cells in texts.items())
+    return int(np.clip((room - taken) / (_CHARACTER * _NAME), _SHORTEST, most))
+
+
 def captions(fig: Figure, ax: Axes | None, title: str, caption: str) -> None:
     """Title and caption of a whole figure, or of the user's axes; in those the caption goes under the axis label."""
     if ax is None:
         room = fig.get_figwidth()
-        fig.suptitle(_broken(title, room * _TITLE_CHARACTERS), fontsize=8)
+        fig.suptitle(broken(title, room * _TITLE_CHARACTERS), fontsize=8)
         if caption:
-            fig.supxlabel(_broken(caption, room * _CAPTION_CHARACTERS), fontsize=7, color=_style.GREY)
+            fig.supxlabel(broken(caption, room * _CAPTION_CHARACTERS), fontsize=7, color=_style.GREY)
         return
     fig.draw_without_rendering()  # lays the texts beside the rows out; only now the width is known
     room = ax.get_window_extent().width / fig.dpi
-    ax.set_title(_broken(title, room * _TITLE_CHARACTERS), pad=16)
+    ax.set_title(broken(title, room * _TITLE_CHARACTERS), pad=16)
     if caption:
-        ax.set_xlabel("\n".join([ax.get_xlabel(), _broken(caption, room * _CAPTION_CHARACTERS)]), fontsize=7)
+        ax.set_xlabel("\n".join([ax.get_xlabel(), broken(caption, room * _CAPTION_CHARACTERS)]), fontsize=7)
 
 
 def words_instead(ax: Axes, text: str) -> None:
     """Say in empty axes why nothing is drawn."""
     ax.set_axis_off()
     room = ax.get_window_extent().width / _style.figure_of(ax).dpi
-    ax.text(0.5, 0.5, _broken(text, room * 15), transform=ax.transAxes, ha="center", va="center", fontsize=8)
+    ax.text(0.5, 0.5, broken(text, room * 15), transform=ax.transAxes, ha="center", va="center", fontsize=8)
 
 
 def number(value: float) -> str:
@@ -109,6 +126,34 @@ def number(value: float) -> str:
     return f"{mantissa}×10{_raised(power)}"
 
 
+def p_value(p: float) -> str:
+    """'p = 0.03', or that it is smaller than can be said."""
+    said = number(p)
+    return f"p {said.replace('<', '< ')}" if said.startswith("<") else f"p = {said}"
+
+
+def ratio(value: float) -> str:
+    """A hazard or odds ratio in few characters."""
+    if not np.isfinite(value):
+        return _UNKNOWN
+    if value > 999:
+        return ">999"
+    return (
+        "<0.01"
+        if value < 0.005
+        else f"{value:.2f}"
+        if value < 9.995
+        else f"{value:.1f}"
+        if value < 99.95
+        else f"{value:.0f}"
+    )
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A ratio and its 95 % interval."""
+    return f"{ratio(value)} ({ratio(low)}–{ratio(high)})" if np.isfinite(value) else _UNKNOWN
+
+
 def _raised(power: int) -> str:
     return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
@@ -118,7 +163,7 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{value:+.{digits}f}".replace("-", "−") if np.isfinite(value) else _UNKNOWN
 
 
-def _broken(text: str, n_characters: float) -> str:
+def broken(text: str, n_characters: float) -> str:
     """Lines of at most so many characters."""
     n = max(18, int(n_characters))
     return "\n".join("\n".join(textwrap.wrap(line, n)) for line in text.split("\n"))
