@@ -11,7 +11,7 @@ from scipy import stats
 
 from scbert_cll._survival import curves, models
 from scbert_cll._survival.outcome import Outcome
-from scbert_cll._survival.score_test import risk_weights, score_test
+from scbert_cll._survival.score_test import maximize, risk_weights, score_test
 
 lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
 
@@ -128,6 +128,14 @@ def test_many_ties_as_r(recorded: dict[str, np.ndarray]) -> None:
     printed(2 * (fit.log_likelihood - fit.log_likelihood_null), ratio, 2)
 
 
+def test_quick_maximum_as_r(rossi: pd.DataFrame, lung: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
+    found = maximize(outcome_of(rossi, "week", "arrest"), rossi[ROSSI].to_numpy(dtype=np.float64))
+    printed(found, recorded["r_rossi_coef"], 5)
+    patients = complete(lung)
+    found = maximize(outcome_of(patients, "time", "status", "inst"), patients[LUNG].to_numpy(dtype=np.float64))
+    printed(found, recorded["r_strata_coef"], 7)
+
+
 def test_cox_as_scikit_survival(simulated: Outcome, recorded: dict[str, np.ndarray]) -> None:
     fit = models.fit(simulated, pd.DataFrame(recorded["x"], columns=["a", "b", "c"]))
     np.testing.assert_allclose(fit.coef, recorded["cox_coef"], atol=1e-5)
@@ -162,6 +170,7 @@ def test_estimate_as_r_where_the_likelihood_is_by_hand(recorded: dict[str, np.nd
     fit = models.fit(outcome, pd.DataFrame({"x": x}))
     expected = recorded[f"r_{name}_coef"][0]
     assert fit.coef["x"] == pytest.approx(expected, abs=1e-4), "lifelines stops a step earlier than R"
+    printed(maximize(outcome, x[:, None])[0], expected, 6)
     slope, _ = likelihood(outcome, x[:, None], expected * x)
     assert slope[0] == pytest.approx(0, abs=1e-6)
 
