@@ -231,7 +231,7 @@ def found(split: AnnData) -> AnnData:
 
 
 @pytest.fixture(scope="session")
-def done(ready: AnnData, model: Any) -> AnnData:
+def done(ready: AnnData, model: Any, patients: AnnData) -> AnnData:
     """Everything a plot needs."""
     adata = ready.copy()
     sc_cll.tl.predict(adata, model)
@@ -244,6 +244,9 @@ def done(ready: AnnData, model: Any) -> AnnData:
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
     adata.obs["years"], adata.obs["event"] = np.random.default_rng(0).uniform(1, 9, adata.n_obs), 1
     sc_cll.tl.survival(adata, "cd49d", time_key="years", event_key="event")
+    cohort, truth = patients.copy(), patients.uns["truth"]["signature"]
+    sc_cll.tl.prognosis(cohort, truth, time_key="TTT", event_key="treated", n_random=20, n_bootstrap=0)
+    adata.uns["prognosis"] = cohort.uns["prognosis"]
     return adata
 
 
