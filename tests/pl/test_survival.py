@@ -151,6 +151,9 @@ def test_incidence_goes_up_with_the_competing_one_dashed(survived):
             assert y[-1] == y[-2]
     assert ax.get_ylabel() == "with event (treated), %"
     assert "Dashed: died_untreated (competing)." in caption(fig)
+    assert said_in(ax)[1] == "cause-specific log-rank p = 3×10⁻⁴"
+    assert "median (years)" not in table(fig)  # it would be Kaplan–Meier's
+    assert "NR" not in caption(fig)
     assert "died_untreated counts as censored." in caption(pl.survival(adata, return_fig=True))
 
 

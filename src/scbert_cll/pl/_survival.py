@@ -71,7 +71,8 @@ def survival(
     key
         Name under which it was written; ``"prognosis"`` for the groups of ``tl.prognosis``.
     incidence
-        Draw the share with the event instead, and dashed the share with the competing one (Aalen–Johansen).
+        Draw the share with the event instead, and dashed the share with the competing one (Aalen–Johansen), without medians. Test and hazard
+        ratio stay cause-specific: competing events are censored in them.
     at_risk
         Write numbers at risk under the axis.
     time_unit
@@ -116,7 +117,8 @@ def survival(
     _frame(ax, held, curves, end, time_unit, incidence=incidence)
     if at_risk:
         _numbers_at_risk(ax, held["curves"], colors)
-    _group_table(ax, held["groups"], colors, _unit(held, time_unit), own=own)
+    # medians are of Kaplan–Meier curves, which take competing events for censoring
+    _group_table(ax, held["groups"], colors, "" if incidence else _unit(held, time_unit), own=own)
     _captions(fig, ax, _caption(held, end, incidence=incidence), len(colors) * at_risk, own=own)
     _test(fig, ax, _said(adata, key, held), curves)
     return _style.finish(fig, ax, show=show, return_fig=return_fig)
@@ -223,7 +225,8 @@ def _numbers_at_risk(ax: Axes, curves: pd.DataFrame, colors: Mapping[str, str]) 
 def _group_table(ax: Axes, groups: pd.DataFrame, colors: Mapping[str, str], unit: str, *, own: bool) -> None:
     """Above the axes a line per group: its line, name, events, median and, of more than two groups, hazard ratio."""
     columns = {"events/patients": [f"{r.n_events}/{r.n}" for r in groups.itertuples()]}
-    columns[f"median ({unit})"] = [_median(row) for _, row in groups.iterrows()]
+    if unit:
+        columns[f"median ({unit})"] = [_median(row) for _, row in groups.iterrows()]
     if len(groups) > 2:
         rows = groups[["ratio", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
         columns["hazard ratio"] = ["1", *(_rows.with_interval(*row) for row in rows[1:])]
@@ -274,7 +277,8 @@ def _said(adata: AnnData, key: str, held: Mapping[str, Any]) -> str:
         lines.append(
             f"hazard ratio {_rows.with_interval(*row)}" if estimable else "hazard ratio: a group has no events"
         )
-    lines.append(f"log-rank {_rows.p_value(p)}" if np.isfinite(p) else "log-rank test: undefined")
+    of = "log-rank" if held["params"].get("competing_key") in _UNSET else "cause-specific log-rank"
+    lines.append(f"{of} {_rows.p_value(p)}" if np.isfinite(p) else "log-rank test: undefined")
     return "\n".join([*lines, *_against_random_sets(adata.uns[key])])
 
 
@@ -303,7 +307,7 @@ def _caption(held: Mapping[str, Any], end: float, *, incidence: bool) -> str:
         words.append(dashed if incidence else ended)
     if params.get("entry_key") not in _UNSET:
         words.append("Patients count from their entry on.")
-    unknown = held["groups"][["median", "median_low", "median_high"]].isna().to_numpy().any()
+    unknown = not incidence and held["groups"][["median", "median_low", "median_high"]].isna().to_numpy().any()
     words += [f"{_NOT_REACHED}: not reached."] if unknown else []
     changes = "ph_p" in held["groups"] and (held["groups"]["ph_p"] < _NOT_PROPORTIONAL).any()
     words += ["The hazard ratio changes with time: an average."] if changes else []
