@@ -20,6 +20,7 @@ SCORE, CLINICAL, DIVISION, MARKER = "score", "clinical", "proliferation", "marke
 COMPLETE: Final = "score (complete cases)"
 NOTHING: Final = "none"
 _LEVEL: Final = 0.05
+_SAME: Final = 0.999  # correlation, from which two columns cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,10 @@ def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
         return None, []
     if asked.marker not in cohort.bulk.names:
         return None, [f"{asked.marker} is not among the genes: no comparison with it alone."]
-    if list(cohort.genes.loc[cohort.genes["found"].astype(bool), "gene"]) == [asked.marker]:
-        return None, []
     known = cohort.bulk.values[:, cohort.bulk.names.get_indexer(pd.Index([asked.marker]))[0]]
     values = pd.Series(np.where(cohort.flow.kept, known, np.nan), cohort.score.index, name=asked.marker)
+    if abs(values.corr(cohort.score)) > _SAME:
+        return None, [f"The score is {asked.marker} itself: no comparison of the two."]
     lost = int(values[cohort.flow.kept].isna().sum())
     notes = (
         [f"{asked.marker} was not measured in {lost} of the patients: the comparison with it is without them."]
