@@ -131,13 +131,13 @@ def patient_cd49d(
     Examples
     --------
     >>> import scbert_cll as sc_cll
-    >>> mdata = sc_cll.datasets.cll_toy()
+    >>> mdata = sc_cll.datasets.cll_toy(n_cells=600, n_genes=200)
     >>> sc_cll.pp.label_cd49d(mdata, cells=sc_cll.pp.cll_mask(mdata), donor_key="donor", normalize="clr_protein")
     >>> adata = mdata["rna"]
-    >>> sc_cll.tl.cross_validate(adata, models=["logistic_l2"], n_repeats=1, n_bootstrap=20)
-    >>> patients = sc_cll.tl.patient_cd49d(adata, model="logistic_l2")
+    >>> sc_cll.tl.cross_validate(adata, models=["gene_only"], n_repeats=1, n_bootstrap=20)
+    >>> patients = sc_cll.tl.patient_cd49d(adata, model="gene_only")
     >>> patients.shape
-    (10, 800)
+    (10, 200)
     """
     _checks.anndata(adata)
     _checks.number_in(positive_from, "positive_from", 0, 100)
@@ -223,10 +223,11 @@ def _trained(adata: AnnData, donor: pd.Series, split_key: str | None) -> set[str
 
 def _out_of_fold(adata: AnnData, donor: pd.Series, model: str, cv_key: str, donor_key: str, labels_key: str) -> _Found:
     """Mean over repeats of what models said of donors they had not seen; with folds of cells they had."""
-    found = get.out_of_fold(adata, model=model, key=cv_key)
+    _checks.key_in(cv_key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
     params, label = adata.uns[cv_key]["params"], str(adata.uns[cv_key]["classes"][-1])
     for name, asked in (("labels_key", labels_key), ("donor_key", donor_key)):
         _checks.recorded(params, name, asked, f"tl.cross_validate (key {cv_key!r})")
+    found = get.out_of_fold(adata, model=model, key=cv_key)
     positive = found[f"proba_{label}"].groupby(level=0).mean().reindex(adata.obs_names)
     seen = set(donor) if params["scheme"] == "random_cell" else set()
     return _Found(
