@@ -103,3 +103,15 @@ def test_attribution_times_every_method():
     found = run_quick("attribution.py")
     assert {"gate gradient", "rollout", "attention", "attention by layer and head"} <= set(found)
     assert found["integrated gradients, 32 points"][0] == ["refused"]
+
+
+@pytest.mark.slow
+def test_prognosis_agrees_on_every_set():
+    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    found = run_quick("prognosis.py")
+    for beside in ("nothing", "clinical covariates"):
+        (line,) = found[beside]
+        assert float(line[3].split(";")[0]) >= 0.999, "correlation of the two z"
+        score, wald = (float(z) for z in line[4].split(" / "))
+        assert score == pytest.approx(wald, abs=0.1)
+        assert score > 2, "the planted signature"
