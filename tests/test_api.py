@@ -24,10 +24,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"},
-    "tl": {"patient_cd49d"}
-    | {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
-    | {"gene_interactions", "predict", "pretrain", "score_signature", "signature"}
-    | {"signature_report", "survival"},
+    "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
+    | {"gene_interactions", "patient_cd49d", "predict", "pretrain", "score_signature", "signature"}
+    | {"prognosis", "signature_report", "survival"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
     | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"}
     | {"forest", "prognosis_null", "survival"},
@@ -306,6 +305,14 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "tl.survival": (
         "patients",
         [lambda f, adata, _, **kw: f(adata, "IGHV", time_key="TTT", event_key="treated", covariates=["TP53"], **kw)],
+    ),
+    "tl.prognosis": (
+        "patients",
+        [
+            lambda f, adata, _: f(
+                adata, ["ITGA4", "PCNA"], time_key="TTT", event_key="treated", n_random=20, n_bootstrap=0
+            )
+        ],
     ),
     "tl.patient_cd49d": ("done", [lambda f, adata, _: f(adata, model="gene_only")]),
     "tl.leakage_audit": ("split", [lambda f, adata, _: f(adata, n_repeats=1)]),

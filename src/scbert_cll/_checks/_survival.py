@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll._checks._anndata import in_memory
+from scbert_cll._checks._cohorts import in_order, one_end, times
 from scbert_cll._checks._words import key_in, listed
 
 _REMEDY = "Put the outcome into obs, one row per patient."
@@ -45,26 +46,14 @@ def outcome_columns(
     if time_key is None and (entry_key or competing_key or strata):
         raise ValueError("Without time_key the outcome is yes or no; entry_key, competing_key and strata need times.")
     columns = {key: obs[key] for key in strata}
-    columns |= {key: _times(obs, key) for key in (time_key, entry_key) if key}
+    columns |= {key: times(obs[key], key) for key in (time_key, entry_key) if key}
     columns |= {key: _yes_or_no(obs, key) for key in (event_key, competing_key) if key}
     found = pd.DataFrame(columns, index=obs.index)
     if time_key and entry_key:
-        _in_order(found, entry_key, time_key)
+        in_order(found[entry_key], found[time_key], entry_key, time_key)
     if competing_key:
-        _one_end(found, event_key, competing_key)
+        one_end(found[event_key], found[competing_key], event_key, competing_key)
     return found
-
-
-def _times(obs: pd.DataFrame, key: str) -> pd.Series:
-    """Finite times from 0."""
-    values = _numbers(obs, key, "times in numbers (years, say)")
-    bad = values.index[(values < 0) | np.isinf(values)]
-    if len(bad):
-        raise ValueError(
-            f"adata.obs[{key!r}] must hold times from 0; {len(bad)} are negative or infinite, of {listed(bad)} (least {values.min():g}). "
-            "Check the dates they come from; a missing time is NaN."
-        )
-    return values
 
 
 def _numbers(obs: pd.DataFrame, key: str, expected: str) -> pd.Series:
@@ -92,25 +81,6 @@ def _yes_or_no(obs: pd.DataFrame, key: str) -> pd.Series:
     return values
 
 
-def _in_order(found: pd.DataFrame, entry_key: str, time_key: str) -> None:
-    """Who leaves before entering has two clocks."""
-    late = found.index[found[entry_key] > found[time_key]]
-    if len(late):
-        raise ValueError(
-            f"{len(late)} patients leave ({time_key!r}) before they enter ({entry_key!r}): {listed(late)}. Both must run on one clock, e.g. "
-            "years since diagnosis."
-        )
-
-
-def _one_end(found: pd.DataFrame, event_key: str, competing_key: str) -> None:
-    both = found.index[(found[event_key] == 1) & (found[competing_key] == 1)]
-    if len(both):
-        raise ValueError(
-            f"{len(both)} patients have both the event {event_key!r} and the competing one {competing_key!r}: {listed(both)}. Follow-up ends "
-            "with the first of the two; set the other to 0."
-        )
-
-
 def enough_events(event: np.ndarray, kept: np.ndarray, event_key: str, *, timed: bool) -> None:
     """Somebody who has an outcome, and somebody who has the event."""
     if not kept.any():
@@ -128,20 +98,17 @@ def enough_events(event: np.ndarray, kept: np.ndarray, event_key: str, *, timed:
         )
 
 
-def covariates(obs: pd.DataFrame, keys: Sequence[str], taken: Sequence[str]) -> pd.DataFrame:
-    """Columns that can explain an outcome, and are no part of it."""
-    if isinstance(keys, str):
-        raise TypeError(
-            f"covariates must be a list of columns of adata.obs; found the text {keys!r}. Write [{keys!r}]."
-        )
-    for key in keys:
+def covariates(adata: AnnData, keys: Sequence[str], taken: Sequence[str]) -> pd.DataFrame:
+    """Columns that can explain an outcome, and are no part of it, nor of another one that a loader has marked as such."""
+    obs: Any = adata.obs
+    outcomes = {*taken, *adata.uns.get("cohort", {}).get("outcomes", [])}
+    for key in names(keys, "covariates"):
         key_in(key, obs, "adata.obs", "Covariates are columns of obs.")
-        if key in taken:
-            raise ValueError(f"{key!r} is part of the outcome, so it cannot explain it; take it out of covariates.")
+        if key in outcomes:
+            raise ValueError(f"{key!r} is an outcome, so it cannot explain one; take it out of covariates.")
     if len(set(keys)) < len(keys):
-        raise ValueError(
-            f"Covariates are named twice: {listed([k for k in dict.fromkeys(keys) if list(keys).count(k) > 1])}."
-        )
+        twice = [key for key in dict.fromkeys(keys) if list(keys).count(key) > 1]
+        raise ValueError(f"Covariates are named twice: {listed(twice)}.")
     return pd.DataFrame({key: obs[key] for key in keys}, index=obs.index)
 
 

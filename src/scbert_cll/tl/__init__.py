@@ -12,7 +12,6 @@ from scbert_cll.tl._perturb import perturb
 from scbert_cll.tl._predict import predict
 from scbert_cll.tl._pretrain import pretrain
 from scbert_cll.tl._prognosis import prognosis
-from scbert_cll.tl._prognosis_report import Prognosis as Prognosis
 from scbert_cll.tl._score_signature import score_signature
 from scbert_cll.tl._signature import signature
 from scbert_cll.tl._signature_report import signature_report

@@ -15,7 +15,8 @@ from scbert_cll._survival import curves
 from scbert_cll._survival import outcome as outcomes
 from scbert_cll.tl import _decoupler
 from scbert_cll.tl._bulk_score import WEIGHTED, Bulk, unit
-from scbert_cll.tl._prognosis_models import Asked, Cohort, answers
+from scbert_cll.tl._prognosis_data import Asked, Cohort
+from scbert_cll.tl._prognosis_models import answers
 from scbert_cll.tl._prognosis_report import Prognosis
 
 Score = Literal["weighted", "ulm", "waggr", "zscore", "aucell"]
@@ -161,7 +162,7 @@ def prognosis(
         strata=_checks.names(strata, "strata"),
     )
     taken = [key for key in (time_key, event_key, entry_key, competing_key, score_key, *strata) if key]
-    clinical = _checks.covariates(obs, covariates, taken)
+    clinical = _checks.covariates(adata, covariates, taken)
     bulk = _bulk(adata, layer, needed=score_key is None)
     score, genes, place = _score(adata, bulk, signature, score_key, method, min_matched)
     flow.keep(np.isfinite(score), "the score is missing")

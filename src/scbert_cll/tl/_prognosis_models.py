@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from scbert_cll import _checks
 from scbert_cll._survival import added_value, models, power
-from scbert_cll._survival.models import Fit, design, fit
-from scbert_cll._survival.outcome import Flow, Outcome
-from scbert_cll._survival.score_test import score_test
-from scbert_cll.tl._bulk_score import WEIGHTED, Bulk
-
-SCORE, CLINICAL, DIVISION, MARKER = "score", "clinical", "proliferation", "marker"
-COMPLETE: Final = "score (complete cases)"
-NOTHING: Final = "none"
-_LEVEL: Final = 0.05
-_SAME: Final = 0.999  # correlation, from which two columns cannot be told apart
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The choices of a user."""
-
-    method: str
-    marker: str | None
-    proliferation: tuple[str, ...]
-    min_events_per_variable: float
-    expected_ratio: float
-    times: tuple[float, ...]
-    n_random: int
-    n_bootstrap: int
-
-    def plain(self) -> dict[str, Any]:
-        """Values that a file can hold."""
-        found = asdict(self) | {"marker": self.marker or "", "times": [float(time) for time in self.times]}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in found.items()
-            if name != "method"
-        }
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """All samples, and who of them is followed and scored."""
-
-    outcome: Outcome
-    flow: Flow
-    score: pd.Series
-    covariates: pd.DataFrame
-    bulk: Bulk | None
-    genes: pd.DataFrame
-    place: np.ndarray  # of the signature's genes in `bulk`
-
-
-@dataclass
-class Patients:
-    """Some of the samples, with the columns of the models."""
-
-    outcome: Outcome
-    score: pd.DataFrame  # one column
-    clinical: pd.DataFrame  # numbers
-    division: pd.DataFrame  # one column, or none
-
-    @classmethod
-    def of(cls, cohort: Cohort, rows: np.ndarray, division: np.ndarray | None, *, clinical: bool) -> Patients:
-        """The samples of `rows`, with or without covariates."""
-        index = cohort.score.index[rows]
-        meta = pd.DataFrame(index=index)
-        if division is not None:
-            meta[DIVISION] = division[rows]
-        known = design(cohort.covariates.iloc[rows]) if clinical else pd.DataFrame(index=index)
-        return cls(cohort.outcome.take(rows), cohort.score.iloc[rows].to_frame(SCORE), known, meta)
+from scbert_cll._survival.models import Fit, fit
+from scbert_cll._survival.outcome import Outcome
+from scbert_cll.tl._prognosis_data import (
+    CLINICAL,
+    COMPLETE,
+    DIVISION,
+    MARKER,
+    NOTHING,
+    SAME,
+    SCORE,
+    Asked,
+    Cohort,
+    Patients,
+)
+from scbert_cll.tl._prognosis_null import against_random_sets
 
 
 def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str, Any]:
@@ -97,7 +44,7 @@ def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str,
     marker, more = _marker(cohort, asked)
     fits = _fits(scored, complete, marker)
     value, auc, limits = _added_value(scored, complete, marker, asked, streams[0], fits)
-    null, tests, doubts = _null(cohort, asked, scored, complete, flow.kept, streams[1])
+    null, tests, doubts = against_random_sets(cohort, asked, scored, complete, flow.kept, streams[1])
     of_score = np.asarray(complete.score[SCORE])
     return {
         "cox": _stacked({name: one.table() for name, one in fits.items()}),
@@ -151,7 +98,7 @@ def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
         return None, [f"{asked.marker} is not among the genes: no comparison with it alone."]
     known = cohort.bulk.values[:, cohort.bulk.names.get_indexer(pd.Index([asked.marker]))[0]]
     values = pd.Series(np.where(cohort.flow.kept, known, np.nan), cohort.score.index, name=asked.marker)
-    if abs(values.corr(cohort.score)) > _SAME:
+    if abs(values.corr(cohort.score)) > SAME:
         return None, [f"The score is {asked.marker} itself: no comparison of the two."]
     lost = int(values[cohort.flow.kept].isna().sum())
     notes = (
@@ -273,61 +220,3 @@ def _auc(complete: Patients, fits: dict[str, Fit], asked: Asked) -> pd.DataFrame
         for name in names
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True).rename(index=str)
-
-
-def _null(
-    cohort: Cohort, asked: Asked, scored: Patients, complete: Patients, kept: np.ndarray, rng: np.random.Generator
-) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Z of random sets, and where the signature stands among them, beside nothing, the covariates and cell division."""
-    drawn, notes = _random_scores(cohort, asked, rng)
-    rows_of = {id(scored): np.flatnonzero(cohort.flow.kept), id(complete): np.flatnonzero(kept)}
-    arms = [(NOTHING, scored, pd.DataFrame(index=scored.score.index))]
-    arms += [(DIVISION, scored, scored.division)] if scored.division.shape[1] else []
-    if complete is not scored:
-        arms += [(CLINICAL, complete, complete.clinical)]
-        both = pd.concat([complete.clinical, complete.division], axis=1)
-        arms += [(f"{CLINICAL} + {DIVISION}", complete, both)] if complete.division.shape[1] else []
-    found = [_against(name, patients, columns, drawn[rows_of[id(patients)]]) for name, patients, columns in arms]
-    null = pd.concat([table for table, _ in found], ignore_index=True).rename(index=str)
-    return null, pd.DataFrame([test for _, test in found]).rename(index=str), notes
-
-
-def _random_scores(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-    """Samples × random sets, or why there are none."""
-    none = np.empty((len(cohort.score), 0))
-    if cohort.bulk is None or not len(cohort.place):
-        return none, ["A column of obs is no set of genes: there is no test against random sets."]
-    if not asked.n_random:
-        return none, ["No random sets were asked for: there is no empirical p."]
-    sets = cohort.bulk.random_sets(cohort.place, asked.n_random, rng)
-    if sets is None:
-        return none, [
-            f"{len(cohort.bulk.usable)} genes are too few to draw others like the {len(cohort.place)} of the signature: no random sets."
-        ]
-    weight = cohort.genes.loc[cohort.genes["found"].astype(bool), "weight"].to_numpy()
-    return cohort.bulk.scores(sets, weight, asked.method or WEIGHTED), []
-
-
-def _against(
-    name: str, patients: Patients, columns: pd.DataFrame, drawn: np.ndarray
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The score and random ones beside the same columns."""
-    risk = fit(patients.outcome, columns).risk if columns.shape[1] else np.zeros(len(columns))
-    spread = drawn.std(axis=0)
-    random = (drawn - drawn.mean(axis=0)) / np.where(spread > 0, spread, np.inf)
-    both = np.column_stack([patients.score.to_numpy(), random])
-    z = score_test(patients.outcome, both, columns.to_numpy(dtype=np.float64), risk)
-    own, others = z[0], np.abs(z[1:])
-    n = len(others)
-    test = {
-        "adjusted": name,
-        "z": own,
-        "naive_p": 2 * stats.norm.sf(abs(own)),
-        "empirical_p": (1 + (others >= abs(own)).sum()) / (1 + n) if n else np.nan,
-        "n_sets": n,
-        "share_significant": (others > stats.norm.ppf(1 - _LEVEL / 2)).mean() if n else np.nan,
-        "median_abs_z": np.median(others) if n else np.nan,
-    }
-    return pd.DataFrame({"adjusted": name, "z": z[1:]}), {
-        key: float(v) if isinstance(v, np.floating) else v for key, v in test.items()
-    }

@@ -128,7 +128,7 @@ def survival(
     taken = [*(key for key in keys.values() if key), *strata]
     group = _checks.patient_groups(obs, groupby, [*taken, *covariates])
     order = _checks.chosen_groups(group, groupby, groups)
-    columns = _checks.covariates(obs, covariates, taken)
+    columns = _checks.covariates(adata, covariates, taken)
     flow.keep(group.notna().to_numpy(), f"{groupby} is missing")
     flow.keep(group.isin(order).to_numpy(), f"another group of {groupby}")
     rows = np.flatnonzero(flow.kept)
