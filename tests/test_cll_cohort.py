@@ -53,7 +53,7 @@ def proliferation(cohort):
 
 def adjusted(cohort, **scores):
     """Cox model of treatment on covariates and scores, complete cases."""
-    lifelines = pytest.importorskip("lifelines", reason="the prognosis extra is not installed")
+    lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     table = cohort.obs.assign(unmutated=cohort.obs["IGHV"].map({"mutated": 0.0, "unmutated": 1.0}).astype(float))
     table = table[["TTT", "treated", *COVARIATES]].assign(**scores).dropna()
     return lifelines.CoxPHFitter().fit(table, "TTT", "treated").summary

@@ -366,7 +366,7 @@ def mofacll(shared_file: SharedFile) -> ad.AnnData:
 
 @pytest.mark.realdata
 def test_real_mofacll(mofacll: ad.AnnData) -> None:
-    lifelines = pytest.importorskip("lifelines")
+    lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     assert mofacll.shape == (276, 0)
     obs = mofacll.obs
     assert (obs["died"].sum(), obs["treated"].sum(), obs["died_untreated"].sum()) == (37, 131, 11)
