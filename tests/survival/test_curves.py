@@ -15,12 +15,12 @@ from scbert_cll._survival.outcome import Outcome
 pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
 pytest.importorskip("sksurv", reason="needs the extra uno")
 
-from lifelines import AalenJohansenFitter, KaplanMeierFitter  # noqa: E402
-from lifelines.statistics import multivariate_logrank_test  # noqa: E402
-from lifelines.utils import median_survival_times  # noqa: E402
-from sksurv.linear_model import CoxPHSurvivalAnalysis  # noqa: E402
-from sksurv.nonparametric import cumulative_incidence_competing_risks, kaplan_meier_estimator  # noqa: E402
-from sksurv.util import Surv  # noqa: E402
+from lifelines import AalenJohansenFitter, KaplanMeierFitter
+from lifelines.statistics import multivariate_logrank_test
+from lifelines.utils import median_survival_times
+from sksurv.linear_model import CoxPHSurvivalAnalysis
+from sksurv.nonparametric import cumulative_incidence_competing_risks, kaplan_meier_estimator
+from sksurv.util import Surv
 
 LIMITS = ["ci_low", "ci_high"]
 
