@@ -36,6 +36,7 @@ _PLACES: Final = (  # of the test, the usual one first: where on the axes, and w
     (0.98, 0.50, "right", "center"),
     (0.03, 0.50, "left", "center"),
 )
+_ABOVE: Final = (0.03, 0.985, "left", "top")
 _NOT_PROPORTIONAL: Final = 0.05
 _NOT_REACHED: Final = "NR"
 _UNSET: Final = (None, "", "none")
@@ -342,6 +343,10 @@ def _test(fig: Figure, ax: Axes, text: str, curves: Mapping[str, pd.DataFrame]) 
         _put(drawn, *place)
         covered.append(int(Bbox(drawn.get_window_extent()).count_contains(points)))
     _put(drawn, *_PLACES[int(np.argmin(covered))])
+    if min(covered) and len(curves) > 1:  # incidences end anywhere below 100 %, so there can be room above them
+        height = Bbox(drawn.get_window_extent()).height / ax.get_window_extent().height + 0.06
+        ax.set_ylim(top=ax.get_ylim()[1] / (1 - height))
+        _put(drawn, *_ABOVE)
 
 
 def _put(text: Text, x: float, y: float, ha: str, va: str) -> None:
