@@ -198,6 +198,26 @@ def test_scores_of_decoupler(cohort: AnnData, method: str) -> None:
     assert report.null_tests["n_sets"].iloc[0] == 30
 
 
+@pytest.mark.slow
+def test_gsva_takes_up_from_down(cohort: AnnData) -> None:
+    pytest.importorskip("decoupler", reason="needs the extra score")
+    adata = cohort[:80, :150].copy()
+    options = QUICK | {"n_random": 3, "min_events_per_variable": 5}
+    up, down = (
+        sc_cll.tl.prognosis(
+            adata, dict.fromkeys(adata.var_names[:12], weight), **options, method="gsva", key_added=name
+        )
+        for name, weight in (("up", 1.0), ("down", -2.0))
+    )
+    np.testing.assert_allclose(adata.obs["up_score"], -adata.obs["down_score"], atol=1e-9)
+    assert up.null_tests["z"].iloc[0] == pytest.approx(-down.null_tests["z"].iloc[0])
+
+
+def test_a_view_is_refused_before_anything_is_done(cohort: AnnData) -> None:
+    with pytest.raises(ValueError, match="view of another AnnData"):
+        sc_cll.tl.prognosis(cohort[:100], ["ITGA4"], **QUICK)
+
+
 def test_random_sets_are_alike_and_never_the_signature_itself(cohort: AnnData) -> None:
     bulk = Bulk(np.asarray(cohort.X, dtype=float), cohort.var_names)
     genes = bulk.names.get_indexer(cohort.uns["truth"]["signature"]["gene"])
@@ -344,6 +364,14 @@ def twice(adata: AnnData) -> None:
     adata.obs_names = names
 
 
+def words_of_age(adata: AnnData) -> None:
+    adata.obs["age"] = adata.obs["age"].astype(str)
+
+
+def days(adata: AnnData) -> None:
+    adata.obs["TTT"] *= 365.25
+
+
 def counts(adata: AnnData) -> None:
     adata.X = 2 ** np.asarray(adata.X)
 
@@ -358,7 +386,7 @@ def nothing(adata: AnnData) -> None:
 
 REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Exception], str]] = [
     ("negative times", put("TTT", -1.0), {}, ValueError, r"'TTT' has 2 times that are negative or infinite"),
-    ("times in words", put("TTT", "long"), {}, ValueError, r"'TTT' must hold times as numbers; .* has 'long'"),
+    ("times in words", put("TTT", "long"), {}, ValueError, r"'TTT' must hold times as numbers; .*'long'"),
     ("event is 2", put("treated", 2.0), {}, ValueError, r"'treated'.* must be 0 .*or 1 .*found '2'"),
     ("events as R has them", as_r, {}, ValueError, r"1 and 2 are R's words: subtract 1"),
     ("all censored", put("treated", 0.0, 300), {}, ValueError, r"All 300 patients are censored"),
@@ -392,7 +420,71 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         r"4 coefficients \('score', 'IGHV: unmutated', .*\) need 10 events each, that is 40; there are \d+",
     ),
     ("an unknown cut", nothing, {"cut": "best"}, ValueError, r"cut must be 'median' or the share"),
-    ("an unknown method", nothing, {"method": "pca"}, ValueError, r"method must be one of 'weighted', 'ulm'"),
+    ("an unknown method", nothing, {"method": "pca"}, ValueError, r"method must be one of 'weighted', 'ulm', .*'gsva'"),
+    (
+        "words that are numbers as covariate",
+        words_of_age,
+        {"covariates": ["age"]},
+        ValueError,
+        r"'age' has \d+ different words.*pd.to_numeric",
+    ),
+    (
+        "an infinite covariate",
+        put("age", np.inf),
+        {"covariates": ["age"]},
+        ValueError,
+        r"'age' is infinite in 'P0001', 'P0002'",
+    ),
+    (
+        "an unmeasured covariate",
+        put("age", np.nan, 300),
+        {"covariates": ["age"]},
+        ValueError,
+        r"0 patients have all covariates.*Missing: 'age' in 300",
+    ),
+    (
+        "another outcome as covariate",
+        nothing,
+        {"covariates": ["OS"]},
+        ValueError,
+        r"'OS' is an outcome, so it cannot explain one",
+    ),
+    (
+        "a marker list",
+        nothing,
+        {"marker": ["ITGA4"]},
+        TypeError,
+        r"marker must be the name of one gene, or None; found \['ITGA4'\]",
+    ),
+    (
+        "one gene of cell division",
+        nothing,
+        {"proliferation": "MKI67"},
+        TypeError,
+        r"proliferation must be a list of genes.*found 'MKI67'",
+    ),
+    ("one time", nothing, {"times": 5}, TypeError, r"times must be a list of times, e.g. \[2, 5\]; found 5"),
+    (
+        "a time below zero",
+        nothing,
+        {"times": [-1.0]},
+        ValueError,
+        r"Each of times must be a number from 0 to inf; found -1.0",
+    ),
+    (
+        "a number in words",
+        nothing,
+        {"min_events_per_variable": "10"},
+        ValueError,
+        r"min_events_per_variable must be a number",
+    ),
+    (
+        "days called years",
+        days,
+        {},
+        ValueError,
+        r"'TTT' does not look like years: median .*Make it years.*/ 365.25, or say .*time_unit='days'",
+    ),
     ("entry without time", nothing, {"time_key": None, "entry_key": "TTFT"}, ValueError, r"need times"),
     ("entry after the end", nothing, {"entry_key": "TTFT"}, ValueError, r"patients leave \('TTT'\) before they enter"),
     ("two scores", nothing, {"score_key": "age"}, ValueError, r"either a signature or score_key="),
@@ -420,6 +512,19 @@ def test_a_covariate_that_knows_the_outcome_is_refused(cohort: AnnData) -> None:
     adata.obs["ever_treated"] = adata.obs["treated"]
     with pytest.raises(ValueError, match=r"'ever_treated' tells .almost. exactly who has the event"):
         sc_cll.tl.prognosis(adata, ["ITGA4"], **QUICK, covariates=["ever_treated"])
+
+
+def test_an_outcome_is_no_score(cohort: AnnData) -> None:
+    for key in ("TTT", "died"):
+        with pytest.raises(
+            ValueError, match=f"'{key}' is an outcome, so it cannot explain one; name another score_key"
+        ):
+            sc_cll.tl.prognosis(cohort.copy(), score_key=key, **TIMED)
+
+
+def test_a_score_needs_expression(cohort: AnnData) -> None:
+    with pytest.raises(ValueError, match=r"adata.X has no expression.*score_key= takes a column of obs"):
+        sc_cll.tl.prognosis(AnnData(obs=cohort.obs), ["ITGA4"], **QUICK)
 
 
 def test_a_score_that_is_the_marker_is_not_compared_with_it(cohort: AnnData) -> None:

@@ -1,4 +1,4 @@
-"""Scores of sets of genes by decoupler, of which nothing depends on the companions of a row."""
+"""Scores of sets of genes by decoupler; but for GSVA nothing depends on the companions of a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-METHODS: Final = ("ulm", "waggr", "zscore", "aucell")
+METHODS: Final = ("ulm", "waggr", "zscore", "aucell")  # of each row alone
+OF_COHORTS: Final = (*METHODS, "gsva")
+_SIGNS_ONLY: Final = ("aucell", "gsva")
 _ROWS_AT_ONCE: Final = 2000  # that decoupler makes dense
 _UP, _DOWN = "up", "down"
 
@@ -32,7 +34,7 @@ def scores(
     rows = AnnData(values, var=pd.DataFrame(index=names))
     getattr(decoupler.mt, method)(rows, net, **options)
     table: Any = rows.obsm[f"score_{method}"]  # rows × sets
-    if method != "aucell":
+    if method not in _SIGNS_ONLY:
         return np.asarray(table[list(weights)], dtype=np.float64)
     up, down = (
         table.reindex(columns=[f"{name} {way}" for name in weights], fill_value=0.0).to_numpy() for way in (_UP, _DOWN)
@@ -43,6 +45,6 @@ def scores(
 def _net(name: str, weight: pd.Series, method: str) -> pd.DataFrame:
     """The form that decoupler takes; where only signs count, two sets."""
     source: Any = name
-    if method == "aucell":
+    if method in _SIGNS_ONLY:
         source = np.where(weight > 0, f"{name} {_UP}", f"{name} {_DOWN}")
     return pd.DataFrame({"source": source, "target": weight.index.astype(str), "weight": weight.to_numpy()})

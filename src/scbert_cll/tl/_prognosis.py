@@ -19,7 +19,7 @@ from scbert_cll.tl._prognosis_data import Asked, Cohort
 from scbert_cll.tl._prognosis_models import answers
 from scbert_cll.tl._prognosis_report import Prognosis
 
-Score = Literal["weighted", "ulm", "waggr", "zscore", "aucell"]
+Score = Literal["weighted", "ulm", "waggr", "zscore", "aucell", "gsva"]
 
 _GROUPS: Final = ("low", "high")
 
@@ -79,7 +79,8 @@ def prognosis(
         ``obs`` column: 1 if follow-up ended with an event after which the other cannot come (death before treatment). Cox models are then
         cause-specific, and cumulative incidences (Aalen–Johansen) are given beside Kaplan–Meier.
     method
-        ``"weighted"``: sum of the weights times the genes' standard deviations from their means over the samples. Otherwise decoupler's, of each sample alone.
+        ``"weighted"``: sum of the weights times the genes' standard deviations from their means over the samples. Otherwise decoupler's: of each sample alone as in
+        :func:`~scbert_cll.tl.score_signature`, or ``"gsva"``, by ranks of genes within the cohort (a minute or two with 1,000 random sets); of the weights only the signs count in it.
     score_key
         ``obs`` column of a score to take instead of a signature (percentage of CD49d-positive cells, say); there are no random sets for it then.
     layer
@@ -150,7 +151,9 @@ def prognosis(
     True
     """
     _checks.patients(adata)
+    _checks.target(adata, copy=False)
     _check_choices(signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio)
+    _check_lists(marker, proliferation, times, min_events_per_variable)
     generator = np.random.default_rng(rng)
     obs: Any = adata.obs
     outcome, flow = outcomes.read(
@@ -161,8 +164,10 @@ def prognosis(
         competing_key=competing_key,
         strata=_checks.names(strata, "strata"),
     )
-    taken = [key for key in (time_key, event_key, entry_key, competing_key, score_key, *strata) if key]
-    clinical = _checks.covariates(adata, covariates, taken)
+    if time_key is not None:
+        _checks.named_unit(pd.Series(np.asarray(outcome.time)[flow.kept]), time_key, time_unit)
+    taken = [key for key in (time_key, event_key, entry_key, competing_key, *strata) if key]
+    clinical = _clinical(adata, covariates, score_key, taken)
     bulk = _bulk(adata, layer, needed=score_key is None)
     score, genes, place = _score(adata, bulk, signature, score_key, method, min_matched)
     flow.keep(np.isfinite(score), "the score is missing")
@@ -211,7 +216,7 @@ def _check_choices(
 ) -> None:
     if (signature is None) == (score_key is None):
         raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
-    _checks.choice(method, (WEIGHTED, *_decoupler.METHODS), "method")
+    _checks.choice(method, (WEIGHTED, *_decoupler.OF_COHORTS), "method")
     _checks.cut(cut)
     _checks.share(min_matched, "min_matched")
     _checks.number_in(n_random, "n_random", 0, np.inf, whole=True)
@@ -219,12 +224,27 @@ def _check_choices(
     _checks.number_in(ratio, "expected_ratio", 1.01, 100)
 
 
+def _check_lists(marker: Any, proliferation: Any, times: Any, min_events_per_variable: Any) -> None:
+    _checks.one_gene(marker)
+    _checks.genes(proliferation, "proliferation")
+    _checks.moments(times)
+    _checks.number_in(min_events_per_variable, "min_events_per_variable", 0, np.inf)
+
+
+def _clinical(adata: AnnData, covariates: Sequence[str], score_key: str | None, taken: Sequence[str]) -> pd.DataFrame:
+    """What the clinic knows; as a score of the user's, it is no outcome."""
+    if score_key is not None:
+        _checks.no_outcome(adata, score_key, taken, "name another score_key")
+    return _checks.covariates(adata, covariates, taken)
+
+
 def _bulk(adata: AnnData, layer: str | None, *, needed: bool) -> Bulk | None:
     """The expression; a score of the user's does without."""
     if not needed and (adata.X is None or not adata.n_vars):
         return None
+    values = _checks.log_expression(adata, layer)
     _checks.anndata(adata)
-    return Bulk(_checks.log_expression(adata, layer), adata.var_names)
+    return Bulk(values, adata.var_names)
 
 
 def _score(
@@ -268,7 +288,6 @@ def _curves(outcome: outcomes.Outcome, flow: outcomes.Flow, group: Any, params: 
 
 
 def _write(adata: AnnData, score: np.ndarray, group: Any, record: dict[str, Any], key: str) -> None:
-    target = _checks.target(adata, copy=False)
-    target.obs[f"{key}_score"] = score
-    target.obs[f"{key}_group"] = group
-    target.uns[key] = record
+    adata.obs[f"{key}_score"] = score
+    adata.obs[f"{key}_group"] = group
+    adata.uns[key] = record

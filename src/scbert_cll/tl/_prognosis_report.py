@@ -70,8 +70,13 @@ class Prognosis:
     def _patients(self) -> str:
         lost = [f"{row.n_left_out} left out: {row.step}" for row in _records(self.flow) if row.n_left_out]
         first, last = self.flow.iloc[0], self.flow.iloc[-1]
-        said = f"{first['n']} samples, {last['n']} with {last['n_events']} events in the fullest model"
-        return said + (f" ({'; '.join(lost)})." if lost else ".")
+        least = self.models["events_per_variable"].min()
+        said = f"{first['n']} samples, {last['n']} with {last['n_events']} events in the models with covariates"
+        said = (
+            said if self.params["covariates"] else f"{first['n']} samples, {last['n']} with {last['n_events']} events"
+        )
+        lost_text = f" ({'; '.join(lost)})" if lost else ""
+        return f"{said}{lost_text}; at least {least:.0f} events for each coefficient."
 
     def _effects(self) -> str:
         measure = self.params["measure"]
@@ -116,9 +121,9 @@ class Prognosis:
         )
 
     def _hazards(self) -> list[str]:
-        wrong = self.cox[self.cox["ph_p"] < 0.05]
+        wrong = self.cox[self.cox["ph_p"] < 0.05].sort_values("ph_p").drop_duplicates("variable")
         said = [f"{row.variable} in '{row.model}' (p = {p_text(row.ph_p)})" for row in _records(wrong)]
-        return [f"Hazards are not proportional: {'; '.join(said)}. Its ratio is a mean over time."] if said else []
+        return [f"Hazards are not proportional: {'; '.join(said)}. Such a ratio is a mean over time."] if said else []
 
     def _line(self) -> list[str]:
         p = self.linearity["p"]
