@@ -138,6 +138,7 @@ def test_survives_h5ad(cohort, tmp_path):
     for name in ("signature", "decoy", "hazard_ratios", "patients"):
         pd.testing.assert_frame_equal(back.uns["truth"][name], cohort.uns["truth"][name])
     assert list(back.uns["truth"]["proliferation"]) == cohort.uns["truth"]["proliferation"]
+    assert set(back.uns["cohort"]["outcomes"]) == set(cohort.uns["cohort"]["outcomes"]) < set(back.obs)
 
 
 # -- the truth ----------------------------------------------------------------------------------------------------

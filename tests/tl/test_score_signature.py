@@ -86,7 +86,7 @@ def test_all_forms_of_a_signature_are_the_same(found, tmp_path) -> None:
     genes, weight = seen.uns["signature"]["genes"], weights_of(seen)
     table = pd.DataFrame({"gene": weight.index, "weight": weight.to_numpy()})
     expected = score(unseen, genes)
-    for form in (dict(weight), table, genes[genes["selected"]]):
+    for form in (dict(weight), weight, table, genes[genes["selected"]]):
         np.testing.assert_array_equal(score(unseen, form), expected)
     own = unseen.copy()
     own.uns["other"] = seen.uns["signature"]
@@ -97,6 +97,9 @@ def test_all_forms_of_a_signature_are_the_same(found, tmp_path) -> None:
     signed = score(unseen, dict(np.sign(weight)))
     for form in (path, str(path), halves):
         np.testing.assert_allclose(score(unseen, form), signed)
+    names = list(weight.index)
+    for form in (pd.Series(names), pd.Index(names), np.array(names, dtype=object)):
+        np.testing.assert_array_equal(score(unseen, form), score(unseen, names))
     np.testing.assert_allclose(score(unseen, {"A_DN": list(weight.index)}), score(unseen, list(weight.index)))
 
 
@@ -196,6 +199,11 @@ def test_an_empty_signature_has_no_score() -> None:
     [
         (None, KeyError, "'signature' is not in adata.uns; .* Run tl.signature first"),
         (3, TypeError, "a DataFrame, a mapping from genes to weights, a list of genes or the path .* found int"),
+        (
+            AnnData(np.ones((1, 1))),
+            TypeError,
+            r"found AnnData. Of an object that holds one, pass get.signature\(adata\)",
+        ),
         ("ITGA4", ValueError, r"not the path of a .gmt file; to score one gene, pass \['ITGA4'\]"),
         ([], ValueError, "The signature is empty: there is no gene to weigh"),
         ({"ITGA4": 0.0}, ValueError, "must be finite and not zero; they are not for 'ITGA4'"),

@@ -212,6 +212,13 @@ def a_patient_twice(adata: AnnData) -> None:
     [
         (put("TTT", -1.0, [3]), {}, ValueError, r"'TTT' has 1 times that are negative or infinite: .*'P03'"),
         (put("treated", 2, [3]), {}, ValueError, r"\['treated'\] must be 0 \(no event, censored\) or 1 \(event\); found '2'"),
+        (put("treated", "yes", [3]), {}, ValueError, r"found 'yes' in 'P03'. Say what the words mean, .*\['treated'\].map\({'yes': 1, 'no': 0}\)"),
+        (put("TTT", "2 years", [3]), {}, ValueError, r"'TTT' must hold times as numbers; found '2 years' in 'P03'. Dates become times"),
+        (put("TTT", pd.to_timedelta(9, "D")), {}, ValueError, r"found '9 days 00:00:00' in .* differences of dates; in years they are .dt.days / 365.25"),
+        (put("TTT", True), {}, ValueError, "'TTT' must hold times as numbers, and holds True and False; is it the column of the event"),
+        (put("TTT", 4000.0, [3]), {}, ValueError, "'TTT' does not look like years: .* maximum 4000, .* time_unit='days'"),
+        (nothing, {"time_key": "treated"}, ValueError, "columns of the outcome and strata must be unique; .* 'treated'"),
+        (nothing, {"groupby": ["group"]}, TypeError, "Expected one name of adata.obs, found list: 'group'"),
         (put("treated", 0), {}, ValueError, "All 40 patients are censored: nobody has the event 'treated'"),
         (put("treated", 0, [0, 1]), {"groups": ["b", "a"], "min_group": 50}, ValueError, "needs 50 patients .* 'b' has"),
         (put("TTT", np.nan), {}, ValueError, "No patient has an outcome"),

@@ -14,6 +14,7 @@ from scbert_cll._checks._words import listed, unique
 PER_YEAR: Final = {"years": 1.0, "months": 12.0, "days": 365.25}
 
 _LONGEST, _SHORTEST = 60.0, 0.1  # years, of the longest follow-up of a cohort
+_OLDEST: Final = 120.0
 _YES_NO: Final = {"0": 0, "1": 1, "FALSE": 0, "TRUE": 1, "F": 0, "T": 1}
 _ACCESSION: Final = re.compile(r"GSE\d+(-GPL\d+)?")
 _CLEARLY: Final = 1.96
@@ -117,15 +118,21 @@ def outcome_keys(time_key: str | None, event_key: str | None, entry_key: str | N
 
 def times(column: pd.Series, key: str) -> pd.Series:
     """Times as numbers from 0, NaN where there is none."""
+    if pd.api.types.is_bool_dtype(column):
+        raise ValueError(
+            f"{key!r} must hold times as numbers, and holds True and False; is it the column of the event?"
+        )
     found = pd.to_numeric(column.astype(object), errors="coerce").astype(np.float64)
     if len(text := column[found.isna() & column.notna()]):
+        hint = "Dates become times by subtraction, in years: (end - start).dt.days / 365.25."
+        if pd.api.types.is_timedelta64_dtype(column):
+            hint = "These are differences of dates; in years they are .dt.days / 365.25."
         raise ValueError(
-            f"{key!r} must hold times as numbers; {listed(text.index)} has {listed(text.unique(), 3)}. Dates become times by "
-            "subtraction: (end - start).dt.days, with unit='days'."
+            f"{key!r} must hold times as numbers; found {listed(text.unique(), 3)} in {listed(text.index, 3)}. {hint}"
         )
     if len(bad := found.index[(found < 0) | np.isinf(found)]):
         raise ValueError(
-            f"{key!r} has {len(bad)} times that are negative or infinite: {listed(bad)} (least {found.min():g}). Check the dates they come from."
+            f"{key!r} has {len(bad)} times that are negative or infinite: {listed(bad)} (first {found[bad].iloc[0]:g}). Check the dates they come from."
         )
     return found
 
@@ -142,6 +149,15 @@ def plausible_times(found: pd.Series, key: str, unit: str, *, least: float = _SH
         f"{key!r} does not look like {unit}: median {found.median():g}, maximum {most:g}, that is {years:.3g} years. "
         f"{hints + '?' if hints else 'Check the dates it comes from.'}"
     )
+
+
+def named_unit(times: pd.Series, key: str, unit: str) -> None:
+    """Times of an object that can be what plots and report will call them; the clock may be age."""
+    if unit in PER_YEAR and (years := float(times.max()) / PER_YEAR[unit]) > _OLDEST:
+        raise ValueError(
+            f"{key!r} does not look like {unit}: median {times.median():g}, maximum {times.max():g}, that is {years:.3g} years. Make it years, "
+            f"e.g. of days adata.obs[{key!r}] / 365.25, or say what it is: time_unit='days' or 'months'."
+        )
 
 
 def in_order(entry: pd.Series, time: pd.Series, entry_key: str, time_key: str) -> None:

@@ -98,9 +98,10 @@ def signature_source(source: Any) -> None:
     elif isinstance(source, str) and not source.endswith((".gmt", ".gmt.gz")):
         raise ValueError(f"signature={source!r} is not the path of a .gmt file; to score one gene, pass [{source!r}].")
     elif not isinstance(source, Iterable | PathLike):
+        hint = " Of an object that holds one, pass get.signature(adata)." * isinstance(source, AnnData)
         raise TypeError(
             "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the path of a .gmt file; "
-            f"found {type(source).__name__}."
+            f"found {type(source).__name__}.{hint}"
         )
 
 

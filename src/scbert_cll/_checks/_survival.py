@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from scipy import sparse
 
 from scbert_cll._checks._anndata import in_memory
 from scbert_cll._checks._cohorts import in_order, one_end, times
-from scbert_cll._checks._words import key_in, listed
+from scbert_cll._checks._words import key_in, listed, number_in, unique
 
 _REMEDY = "Put the outcome into obs, one row per patient."
+_MOST = 10  # categories
 
 
 def patients(adata: Any) -> AnnData:
@@ -45,6 +46,7 @@ def outcome_columns(
         key_in(key, obs, "adata.obs", _REMEDY)
     if time_key is None and (entry_key or competing_key or strata):
         raise ValueError("Without time_key the outcome is yes or no; entry_key, competing_key and strata need times.")
+    unique(pd.Index(keys, dtype=object), "The columns of the outcome and strata", "name a column of its own for each")
     columns = {key: obs[key] for key in strata}
     columns |= {key: times(obs[key], key) for key in (time_key, entry_key) if key}
     columns |= {key: _yes_or_no(obs, key) for key in (event_key, competing_key) if key}
@@ -56,7 +58,7 @@ def outcome_columns(
     return found
 
 
-def _numbers(obs: pd.DataFrame, key: str, expected: str) -> pd.Series:
+def _numbers(obs: pd.DataFrame, key: str, expected: str, remedy: str = "") -> pd.Series:
     values = obs[key]
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)
@@ -64,14 +66,15 @@ def _numbers(obs: pd.DataFrame, key: str, expected: str) -> pd.Series:
     bad = values.index[numbers.isna() & values.notna()]
     if len(bad):
         raise ValueError(
-            f"adata.obs[{key!r}] must hold {expected}; found {listed(values[bad].unique())} in {listed(bad)}."
+            f"adata.obs[{key!r}] must hold {expected}; found {listed(values[bad].unique())} in {listed(bad, 3)}.{remedy}"
         )
     return numbers
 
 
 def _yes_or_no(obs: pd.DataFrame, key: str) -> pd.Series:
     """0 and 1, or False and True."""
-    values = _numbers(obs, key, "0 (no event, censored) and 1 (event)")
+    remedy = f" Say what the words mean, e.g. adata.obs[{key!r}].map({{'yes': 1, 'no': 0}})."
+    values = _numbers(obs, key, "0 (no event, censored) and 1 (event)", remedy)
     bad = sorted(set(values.dropna()) - {0.0, 1.0})
     if bad:
         hint = " 1 and 2 are R's words: subtract 1." if set(values.dropna()) <= {1.0, 2.0} else ""
@@ -101,15 +104,44 @@ def enough_events(event: np.ndarray, kept: np.ndarray, event_key: str, *, timed:
 def covariates(adata: AnnData, keys: Sequence[str], taken: Sequence[str]) -> pd.DataFrame:
     """Columns that can explain an outcome, and are no part of it, nor of another one that a loader has marked as such."""
     obs: Any = adata.obs
-    outcomes = {*taken, *adata.uns.get("cohort", {}).get("outcomes", [])}
     for key in names(keys, "covariates"):
         key_in(key, obs, "adata.obs", "Covariates are columns of obs.")
-        if key in outcomes:
-            raise ValueError(f"{key!r} is an outcome, so it cannot explain one; take it out of covariates.")
+        no_outcome(adata, key, taken, "take it out of covariates")
+        _explains(obs[key], key)
     if len(set(keys)) < len(keys):
         twice = [key for key in dict.fromkeys(keys) if list(keys).count(key) > 1]
         raise ValueError(f"Covariates are named twice: {listed(twice)}.")
     return pd.DataFrame({key: obs[key] for key in keys}, index=obs.index)
+
+
+def no_outcome(adata: AnnData, key: str, taken: Sequence[str], remedy: str) -> None:
+    """A column that is no part of the outcome, nor of another one that a loader has marked as such."""
+    if key in {*taken, *adata.uns.get("cohort", {}).get("outcomes", [])}:
+        raise ValueError(f"{key!r} is an outcome, so it cannot explain one; {remedy}.")
+
+
+def _explains(values: pd.Series, key: str) -> None:
+    """Finite numbers, or a few categories."""
+    if pd.api.types.is_numeric_dtype(values):
+        if len(bad := values.index[np.isinf(values.astype(np.float64))]):
+            raise ValueError(f"The covariate {key!r} is infinite in {listed(bad)}; make it missing (NaN).")
+    elif (n := values.nunique()) > _MOST:
+        raise ValueError(
+            f"The covariate {key!r} has {n} different words ({listed(values.dropna().unique(), 3)}), and each would get an effect of its own; at most "
+            f"{_MOST} are taken. If they are numbers, make them so: pd.to_numeric(adata.obs[{key!r}]); of dates take years; merge categories."
+        )
+
+
+def complete_cases(event: np.ndarray, kept: np.ndarray, lacking: Mapping[Any, int], *, timed: bool) -> None:
+    """Patients who have all covariates, and somebody of them who has the event."""
+    both = kept & event
+    if both.any() and (timed or both.sum() < kept.sum()):
+        return
+    missing = ", ".join(f"{key!r} in {n}" for key, n in lacking.items() if n) or "none"
+    raise ValueError(
+        f"{int(kept.sum())} patients have all covariates, {int(both.sum())} of them with the event, so there is nothing to compare. Missing: {missing}. "
+        "Leave out the covariates that few patients have."
+    )
 
 
 def they_vary(design: pd.DataFrame, n: int) -> None:
@@ -152,6 +184,26 @@ def score_column(obs: pd.DataFrame, key: str) -> pd.Series:
     """A column of numbers that can be a score."""
     key_in(key, obs, "adata.obs", "Name the column that holds the score.")
     return _numbers(obs, key, "numbers (for groups there is tl.survival)")
+
+
+def moments(times: Any) -> None:
+    """Times at which something is asked."""
+    if isinstance(times, str) or not isinstance(times, Iterable):
+        raise TypeError(f"times must be a list of times, e.g. [2, 5]; found {times!r}.")
+    for time in times:
+        number_in(time, "Each of times", 0, np.inf)
+
+
+def one_gene(marker: Any) -> None:
+    """The name of a gene, or none."""
+    if marker is not None and not isinstance(marker, str):
+        raise TypeError(f"marker must be the name of one gene, or None; found {marker!r}.")
+
+
+def genes(names: Any, what: str) -> None:
+    """A list of genes."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"{what} must be a list of genes (or empty: ()); found {names!r}.")
 
 
 def cut(value: Any) -> None:

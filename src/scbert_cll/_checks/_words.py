@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ def at_least(value: float, least: float, what: str) -> None:
 
 def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
     """A key that exists; the ones that do are listed."""
+    if not isinstance(key, Hashable):
+        raise TypeError(f"Expected one name of {where}, found {type(key).__name__}: {listed(key)}.")
     if key not in store:
         there = listed([k for k in store if k is not None], 12)  # layers[None] is X
         raise KeyError(f"{key!r} is not in {where}; it has {there}." + (f" {remedy}" if remedy else ""))

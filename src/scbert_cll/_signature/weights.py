@@ -29,6 +29,8 @@ def weights(source: Weights) -> pd.Series:
         isinstance(source, Mapping) and any(isinstance(v, Iterable) for v in source.values())
     ):
         found = _of_sets(gene_sets.read(source))
+    elif isinstance(source, pd.Series) and pd.api.types.is_numeric_dtype(source):
+        found = source  # weights under the names of genes; of text, the genes are the values
     elif isinstance(source, Mapping):
         found = pd.Series(dict(source), dtype=object)
     else:

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 
+_OUTCOMES: Final = ("TTT", "treated", "died_untreated", "OS", "died", "TTFT")
 _N_DECOY: Final = 30
 _N_MODULES: Final = 16
 _MIN_ORDINARY: Final = 100  # genes that are neither planted nor proliferation
@@ -93,6 +94,8 @@ def cll_cohort(
         Correlation of a gene with either.
     ``uns['truth']`` : dict
         ``signature`` and ``decoy`` (gene, weight), ``proliferation`` (genes), ``hazard_ratio``, ``hazard_ratios`` (variable, treatment, death) and ``patients`` (programme, proliferation).
+    ``uns['cohort']`` : dict
+        ``outcomes``, the columns that belong to an outcome: none of them is taken as a covariate.
 
     Raises
     ------
@@ -127,7 +130,10 @@ def cll_cohort(
         values,
         obs=_with_missing(patients, for_missing),
         var=genes[["programme", "proliferation"]],
-        uns={_keys.TRUTH: _truth(genes, latent, hazard_ratio)},
+        uns={
+            _keys.TRUTH: _truth(genes, latent, hazard_ratio),
+            _keys.COHORT: {"outcomes": np.array(_OUTCOMES, dtype=object)},
+        },
     )
 
 

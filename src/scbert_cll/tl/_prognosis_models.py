@@ -36,9 +36,8 @@ def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str,
     scored = Patients.of(cohort, np.flatnonzero(cohort.flow.kept), division, clinical=False)
     complete = scored
     if cohort.covariates.shape[1]:
-        _checks.enough_events(
-            flow.event & flow.kept, flow.kept, "of the complete cases", timed=cohort.outcome.time is not None
-        )
+        lacking = cohort.covariates[cohort.flow.kept].isna().sum().to_dict()
+        _checks.complete_cases(flow.event, flow.kept, lacking, timed=cohort.outcome.time is not None)
         complete = Patients.of(cohort, np.flatnonzero(flow.kept), division, clinical=True)
     _enough(complete, asked)
     marker, more = _marker(cohort, asked)

@@ -125,6 +125,7 @@ def survival(
     keys: dict[str, Any] = {"time_key": time_key, "event_key": event_key}
     keys |= {"entry_key": entry_key, "competing_key": competing_key}
     ends, flow = outcome.read(obs, strata=strata, **keys)
+    _checks.named_unit(pd.Series(np.asarray(ends.time)[flow.kept]), time_key, time_unit)
     taken = [*(key for key in keys.values() if key), *strata]
     group = _checks.patient_groups(obs, groupby, [*taken, *covariates])
     order = _checks.chosen_groups(group, groupby, groups)
