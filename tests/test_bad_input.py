@@ -6,9 +6,11 @@ One row a kind of mistake, through the public door; the test file of each room h
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import anndata as ad
 import numpy as np
@@ -303,6 +305,164 @@ def test_what_cannot_be_asked_of_a_network_is_refused(row, classifier):
     with pytest.raises(error, match=sentence):
         call(adata, classifier)
     assert _same(before, adata)
+
+
+# -- patients and their outcome ---------------------------------------------------------------------------------------
+
+
+def _patients() -> AnnData:
+    """60 patients × 172 genes with an outcome."""
+    return sc_cll.datasets.cll_cohort(n_patients=60, n_genes=172)
+
+
+def column(key: str, value: Any, n: int = 60) -> Callable[[AnnData], None]:
+    """Spoil a column of the first patients."""
+
+    def change(adata: AnnData) -> None:
+        values = adata.obs[key].astype(object)
+        values.iloc[:n] = value
+        adata.obs[key] = values.infer_objects()
+
+    return change
+
+
+def times_365(adata: AnnData) -> None:
+    adata.obs["TTT"] *= 365.25
+
+
+def r_words(adata: AnnData) -> None:
+    adata.obs["treated"] += 1
+
+
+def dates(adata: AnnData) -> None:
+    adata.obs["TTT"] = pd.to_timedelta(adata.obs["TTT"].round() * 365, "D")
+
+
+def intensities(adata: AnnData) -> None:
+    adata.X = 2**adata.X
+
+
+def no_expression(adata: AnnData) -> None:
+    adata.X = None
+
+
+def treated_ever(adata: AnnData) -> None:
+    adata.obs["ever"] = adata.obs["treated"]
+
+
+def prognosis(adata: AnnData, signature: Any = ("ITGA4", "PLANTED01"), **options: Any) -> None:
+    asked = {"time_key": "TTT", "event_key": "treated", "n_random": 20, "n_bootstrap": 0}
+    tl.prognosis(adata, None if "score_key" in options else signature, **asked | options)
+
+
+def asked_with(*args: Any, **options: Any) -> Callable[[AnnData], None]:
+    return lambda adata: prognosis(adata, *args, **options)
+
+
+def survival(adata: AnnData, groupby: Any = "IGHV", **options: Any) -> None:
+    tl.survival(adata, groupby, **{"time_key": "TTT", "event_key": "treated"} | options)
+
+
+def grouped_by(groupby: Any, **options: Any) -> Callable[[AnnData], None]:
+    return lambda adata: survival(adata, groupby, **options)
+
+
+OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
+    "a time below zero": (column("TTT", -1.0, 1), survival, ValueError, r"'TTT' has 1 times that are negative or infinite: 'P0001' \(first -1\)"),
+    "days called years": (times_365, prognosis, ValueError, "'TTT' does not look like years: median .*Make it years, e.g. of days .* / 365.25, or say what it is: time_unit='days'"),
+    "differences of dates": (dates, prognosis, ValueError, "must hold times as numbers; found .* in 'P0001'.*differences of dates; in years they are .dt.days / 365.25"),
+    "a time in words": (column("TTT", "2 years", 1), survival, ValueError, "found '2 years' in 'P0001'. Dates become times by subtraction"),
+    "the event as time": (nothing, asked_with(time_key="treated"), ValueError, "columns of the outcome and strata must be unique; found more than once: 'treated'"),
+    "yes and no": (column("treated", "yes", 1), survival, ValueError, r"0 \(no event, censored\) and 1 \(event\); found 'yes' in 'P0001'. Say what the words mean, .*{'yes': 1, 'no': 0}"),
+    "R's 1 and 2": (r_words, survival, ValueError, "found '2'. 1 and 2 are R's words: subtract 1"),
+    "all censored": (column("treated", 0), prognosis, ValueError, "All 60 patients are censored: nobody has the event 'treated'"),
+    "no outcome": (column("TTT", np.nan), survival, ValueError, "No patient has an outcome .*; see that samples and clinical data match"),
+    "a patient twice": (rename("obs_names"), prognosis, ValueError, "1 samples are in adata more than once: 'P0001'. A patient counts once"),
+    "left before entering": (nothing, asked_with(entry_key="years_to_sample"), ValueError, r"patients leave \('TTT'\) before they enter \('years_to_sample'\).*same day and in the same unit"),
+    "two ends": (column("died_untreated", 1), asked_with(competing_key="died_untreated"), ValueError, "have both 'treated' and 'died_untreated'.*Follow-up ends with the first"),
+    "too few events": (nothing, asked_with(covariates=["IGHV", "TP53", "age", "Binet"]), ValueError, r"6 coefficients \('score', 'IGHV: unmutated'.*need 10 events each, that is 60; there are \d+. Name at most"),
+    "the outcome as covariate": (nothing, asked_with(covariates=["TTT"]), ValueError, "'TTT' is an outcome, so it cannot explain one; take it out"),
+    "another outcome as covariate": (nothing, asked_with(covariates=["OS"]), ValueError, "'OS' is an outcome, so it cannot explain one; take it out"),
+    "an outcome as score": (nothing, asked_with(score_key="died"), ValueError, "'died' is an outcome, so it cannot explain one; name another score_key"),
+    "the outcome under another name": (treated_ever, asked_with(covariates=["ever"]), ValueError, r"'ever' tells \(almost\) exactly who has the event.*Was it recorded after the outcome"),
+    "a constant covariate": (column("age", 60.0), asked_with(covariates=["age"]), ValueError, "'age' is the same in all .* patients that are left"),
+    "names as covariate": (lambda a: a.obs.__setitem__("who", a.obs_names.to_numpy(dtype=object)), asked_with(covariates=["who"]), ValueError, r"'who' has 60 different words \('P0001', .*at most 10 are taken.*pd.to_numeric"),
+    "a covariate nobody has": (column("TP53", np.nan), asked_with(covariates=["TP53"]), ValueError, "0 patients have all covariates.*Missing: 'TP53' in 60"),
+    "one covariate, no list": (nothing, asked_with(covariates="IGHV"), TypeError, r"covariates must be a list .*found the text 'IGHV'. Write \['IGHV'\]"),
+    "counts for a prognosis": (intensities, prognosis, ValueError, "adata.X must be log-expression; its largest value is .* take logs first"),
+    "no expression": (no_expression, prognosis, ValueError, "adata.X has no expression, and a signature needs some; score_key="),
+    "genes of other names": (nothing, asked_with(["ENSG00000115232", "ENSG00000132646"]), ValueError, r"0 of the 2 genes of the signature, .*Missing: 'ENSG00000115232'.*\(symbols or Ensembl\)"),
+    "an object for a signature": (nothing, lambda a: prognosis(a, a), TypeError, r"found AnnData. Of an object that holds one, pass get.signature\(adata\)"),
+    "a cut that is looked for": (nothing, asked_with(cut="best"), ValueError, "cut must be 'median' or the share .*chosen to make p small is not offered"),
+    "groups of a measurement": (nothing, grouped_by("age"), ValueError, r"holds \d+ different numbers, and groups are categories. Cut it first .*tl.prognosis\(score_key='age'\)"),
+    "one group": (column("IGHV", "mutated"), survival, ValueError, "A comparison needs at least two groups; .* has 'mutated'"),
+    "a small group": (column("Binet", "A", 56), grouped_by("Binet", min_group=10), ValueError, "Every group needs 10 patients with an outcome; .*Merge groups"),
+    "several columns of groups": (nothing, grouped_by(["IGHV", "TP53"]), TypeError, "Expected one name of adata.obs, found list: 'IGHV', 'TP53'"),
+    "cells for patients": (lambda a: a.obs.__delitem__("TTT"), survival, KeyError, "'TTT' is not in adata.obs; .* one row per patient"),
+    "a view of patients": (nothing, lambda a: prognosis(a[:50]), ValueError, "is a view of another AnnData.*adata.copy"),
+    "no prognosis to list": (nothing, sc_cll.get.prognosis, KeyError, "'prognosis' is not in adata.uns; .*Run tl.prognosis first"),
+    "no curves to draw": (nothing, lambda a: sc_cll.pl.survival(a, show=False), KeyError, "'survival' is not in adata.uns; .*Run tl.survival or tl.prognosis first"),
+}  # fmt: skip
+FITTED = {"the outcome under another name"}  # a model must be fitted to see it
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique:UserWarning")
+@pytest.mark.parametrize("row", OUTCOME_ROWS)
+def test_an_outcome_that_cannot_be_is_refused(row):
+    if row in FITTED:
+        pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    spoil, call, error, sentence = OUTCOME_ROWS[row]
+    adata = _patients()
+    spoil(adata)
+    before = adata.copy()
+    with pytest.raises(error, match=sentence):
+        call(adata)
+    assert before.obs.equals(adata.obs)
+    assert set(before.uns) == set(adata.uns)
+    assert (before.X is None and adata.X is None) or np.array_equal(before.X, adata.X)
+
+
+def test_without_lifelines_what_to_install_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lifelines", None)
+    for call in (prognosis, survival):
+        with pytest.raises(
+            ImportError, match=r"needs lifelines, which is not installed: pip install 'scbert-cll\[prognosis\]'"
+        ):
+            call(_patients())
+
+
+COHORT_ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = {
+    "samples of other names": ({"sample": ["X1", "X2"]}, {}, ValueError, "No sample is in both tables. The expression has 'P1', 'P2'; .* 'X1', 'X2'. Use the same names"),
+    "samples in another column": ({"sample": ["X1", "X2"], "rna": ["P1", "P2"]}, {}, ValueError, "The column 'rna' has 2 of them: sample_key='rna'"),
+    "a sample twice": ({"sample": ["P1", "P1"]}, {}, ValueError, "Samples of the clinical table must be unique; found more than once: 'P1'"),
+    "days in a table of years": ({"t": [700, 4000]}, {}, ValueError, r"'t' does not look like years: .*unit='days' \(then the longest is 11.0 years\)"),
+    "words without a meaning": ({"e": ["dead", "alive"]}, {}, ValueError, "found 'dead', 'alive', .*: say what they mean: event_values="),
+    "a time without an event": ({}, {"event_key": None}, ValueError, "time_key='t' needs event_key=: a time alone does not say"),
+    "a unit that is none": ({}, {"unit": "weeks"}, ValueError, "unit must be one of 'years', 'months', 'days'; found 'weeks'"),
+    "the outcome elsewhere": ({}, {"time_key": "TTT"}, KeyError, "'TTT' is not in the clinical table; it has 't', 'e'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", COHORT_ROWS)
+def test_tables_of_patients_that_do_not_fit_are_refused(row):
+    columns, options, error, sentence = COHORT_ROWS[row]
+    rna = pd.DataFrame({"P1": [5.0, 6.0], "P2": [7.0, 8.0]}, index=["ITGA4", "CD38"])
+    seen = pd.DataFrame({"sample": ["P1", "P2"], "t": [1.0, 2.0], "e": [0, 1]} | columns)
+    with pytest.raises(error, match=sentence):
+        sc_cll.datasets.read_cohort(rna, seen, **{"time_key": "t", "event_key": "e"} | options)
+
+
+def test_without_a_network_where_to_put_the_file_is_said(tmp_path, monkeypatch):
+    def nobody(*args: Any, **kwargs: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("scbert_cll.datasets._download_geo_series.urlopen", nobody)
+    with pytest.raises(
+        ConnectionError,
+        match=r"Could not load https.*GSE39671.*no network.*load it elsewhere and put it at .*GSE39671_series_matrix.txt.gz",
+    ):
+        sc_cll.datasets.download_geo_series("GSE39671", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_of_a_signature_are_not_replaced_unasked(tmp_path):
