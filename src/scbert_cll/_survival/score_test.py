@@ -16,7 +16,7 @@ def score_test(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, ris
     """Z of each column of `scores` (n × k), beside `covariates` (n × p) whose fitted linear predictor is `risk` (n).
 
     Rao's test: slope and curvature of the log-likelihood in the score's direction, where it has no effect. One fit serves all scores. For a
-    group and no covariates it is the log-rank test, with strata and delayed entry. Ties as Efron's.
+    group and no covariates it is the log-rank test where no times are tied. Ties as Efron's.
     """
     slope, curvature, mixed, own = (
         _logistic(outcome, scores, covariates, risk)
