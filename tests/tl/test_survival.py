@@ -12,7 +12,9 @@ import pytest
 from anndata import AnnData
 from mudata import MuData
 
-import scbert_cll as sb
+import scbert_cll as sc_cll
+
+pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
 
 OUTCOME = {"time_key": "TTT", "event_key": "treated"}
 
@@ -20,7 +22,7 @@ OUTCOME = {"time_key": "TTT", "event_key": "treated"}
 @pytest.fixture(scope="module")
 def cohort() -> AnnData:
     """Patients of a simulated cohort, without genes; IGHV and TP53 are missing for some."""
-    found = sb.datasets.cll_cohort(n_patients=300, n_genes=200)
+    found = sc_cll.datasets.cll_cohort(n_patients=300, n_genes=200)
     return AnnData(obs=found.obs)
 
 
@@ -36,7 +38,7 @@ def patients() -> AnnData:
 
 
 def run(adata: AnnData, groupby: str = "group", **options: Any) -> dict[str, Any]:
-    return sb.tl.survival(adata, groupby, **OUTCOME | options, copy=True).uns["survival"]
+    return sc_cll.tl.survival(adata, groupby, **OUTCOME | options, copy=True).uns["survival"]
 
 
 # -- what is found ----------------------------------------------------------------------------------------------------
@@ -173,7 +175,9 @@ def test_a_group_without_events_is_told(patients) -> None:
 
 def test_what_is_written_survives_a_file(cohort, tmp_path) -> None:
     adata = cohort.copy()
-    sb.tl.survival(adata, "Binet", **OUTCOME, competing_key="died_untreated", covariates=["age"], strata=["pretreated"])
+    sc_cll.tl.survival(
+        adata, "Binet", **OUTCOME, competing_key="died_untreated", covariates=["age"], strata=["pretreated"]
+    )
     adata.write_h5ad(tmp_path / "a.h5ad")
     held, back = adata.uns["survival"], ad.read_h5ad(tmp_path / "a.h5ad").uns["survival"]
     for name in ("curves", "groups", "incidence", "cox", "flow"):
@@ -253,7 +257,7 @@ def test_bad_input_is_named(patients, unchanged, change, options, error, sentenc
     obs["name"], obs["flat"] = obs.index.to_numpy(dtype=object), 1.0
     change(patients)
     with unchanged(patients), pytest.raises(error, match=sentence):
-        sb.tl.survival(patients, **{"groupby": "group"} | OUTCOME | options)
+        sc_cll.tl.survival(patients, **{"groupby": "group"} | OUTCOME | options)
 
 
 def test_events_of_the_others_do_not_count(patients) -> None:
@@ -264,11 +268,13 @@ def test_events_of_the_others_do_not_count(patients) -> None:
 
 def test_other_objects_are_refused(patients) -> None:
     with pytest.raises(TypeError, match="Expected an AnnData, found DataFrame"):
-        sb.tl.survival(patients.obs, "group", **OUTCOME)
+        sc_cll.tl.survival(patients.obs, "group", **OUTCOME)
     with pytest.raises(TypeError, match=r'found MuData. Take one modality, e.g. mdata\["rna"\]'):
-        sb.tl.survival(MuData({"rna": sb.datasets.cll_toy(n_cells=400, n_genes=200)["rna"]}), "group", **OUTCOME)
+        sc_cll.tl.survival(
+            MuData({"rna": sc_cll.datasets.cll_toy(n_cells=400, n_genes=200)["rna"]}), "group", **OUTCOME
+        )
     with pytest.raises(ValueError, match="Expected at least one patient"):
-        sb.tl.survival(patients[:0], "group", **OUTCOME)
+        sc_cll.tl.survival(patients[:0], "group", **OUTCOME)
 
 
 def test_lifelines_is_optional(patients, monkeypatch) -> None:
@@ -283,7 +289,7 @@ def test_lifelines_is_optional(patients, monkeypatch) -> None:
 @pytest.mark.realdata
 def test_unmutated_ighv_is_treated_earlier(shared_file) -> None:
     files = [shared_file(f"data/mofaCLL_{name}.csv") for name in ("survival", "genetics")]
-    adata = sb.datasets.read_mofacll(*files)
+    adata = sc_cll.datasets.read_mofacll(*files)
     found = run(adata, "IGHV", competing_key="died_untreated", covariates=["TP53", "trisomy12"])
     row = found["groups"].set_index("group").loc["unmutated"]
     assert row["ratio"] > 1
