@@ -51,6 +51,12 @@ def test_titles_say_both_p_and_how_usual_a_small_one_is(prognosed):
     ]
 
 
+def test_titles_of_many_sets_have_room(prognosed, legible):
+    adata = prognosed(n_sets=1000)
+    adata.uns["prognosis"]["null_tests"]["share_significant"] = 1.0
+    legible(pl.prognosis_null(adata, return_fig=True))
+
+
 def test_what_the_naive_p_takes_for_granted_has_the_area_of_the_sets(prognosed):
     ax = pl.prognosis_null(prognosed(n_sets=1000), adjusted="clinical", show=False)
     x, y = next(line.get_data() for line in ax.lines if line.get_label() == "if no gene mattered")

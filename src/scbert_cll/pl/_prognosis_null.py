@@ -102,7 +102,7 @@ def _wanted(tests: pd.DataFrame, adjusted: str | Sequence[str] | None, key: str)
 def _figure(n: int, n_columns: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
     """Panels as wide as their texts; under each other in a narrow figure."""
     columns = min(n, n_columns if figsize is None else max(1, int(figsize[0] // 2.2)))
-    size = figsize or (max(3.4, 2.5 * columns), 0.3 + 2.3 * -(-n // columns))
+    size = figsize or (max(3.4, 2.8 * columns), 0.3 + 2.3 * -(-n // columns))
     return _style.panels(n, n_columns=columns, figsize=size)
 
 
