@@ -533,6 +533,23 @@ def test_a_score_that_is_the_marker_is_not_compared_with_it(cohort: AnnData) -> 
     assert "The score is ITGA4 itself" in str(report)
 
 
+def test_a_score_that_is_cell_division_is_not_adjusted_for_it(cohort: AnnData) -> None:
+    report = sc_cll.tl.prognosis(cohort.copy(), cohort.uns["truth"]["proliferation"], **QUICK)
+    assert "The score is cell division itself" in str(report)
+    assert list(report.null_tests["adjusted"]) == ["none"]
+
+
+def test_a_marker_in_few_patients_or_without_differences_is_left_out(cohort: AnnData) -> None:
+    few, flat = cohort.copy(), cohort.copy()
+    place = few.var_names.get_loc("ITGA4")
+    few.X[20:, place] = np.nan
+    flat.X[:, place] = 7.0
+    for adata, said in ((few, "too few to compare the score with it"), (flat, "does not differ between samples")):
+        report = sc_cll.tl.prognosis(adata, cohort.uns["truth"]["decoy"], **QUICK)
+        assert said in str(report)
+        assert "marker" not in set(report.models["model"])
+
+
 def test_a_score_of_two_values_wants_groups(cohort: AnnData) -> None:
     adata = cohort.copy()
     adata.obs["call"] = (np.arange(adata.n_obs) % 10 != 0).astype(int)

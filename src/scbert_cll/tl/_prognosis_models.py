@@ -86,6 +86,8 @@ def _division(cohort: Cohort, asked: Asked) -> tuple[np.ndarray | None, list[str
         return None, [
             f"{len(found)} of the {len(asked.proliferation)} genes of cell division are there, and 2 are needed: no adjustment for it."
         ]
+    if abs(np.corrcoef(meta[cohort.flow.kept], cohort.score[cohort.flow.kept])[0, 1]) > SAME:
+        return None, ["The score is cell division itself: no adjustment for it."]
     return meta, []
 
 
@@ -93,12 +95,17 @@ def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
     """A single gene in standard deviations, among the patients that are scored."""
     if asked.marker is None or cohort.bulk is None:
         return None, []
-    if asked.marker not in cohort.bulk.names:
-        return None, [f"{asked.marker} is not among the genes: no comparison with it alone."]
+    if asked.marker not in cohort.bulk.names[cohort.bulk.usable]:
+        return None, [f"{asked.marker} is not there, or does not differ between samples: no comparison with it alone."]
     known = cohort.bulk.values[:, cohort.bulk.names.get_indexer(pd.Index([asked.marker]))[0]]
     values = pd.Series(np.where(cohort.flow.kept, known, np.nan), cohort.score.index, name=asked.marker)
     if abs(values.corr(cohort.score)) > SAME:
         return None, [f"The score is {asked.marker} itself: no comparison of the two."]
+    both = cohort.outcome.take(np.flatnonzero(values.notna()))
+    if both.n_informative < 2 * asked.min_events_per_variable:
+        return None, [
+            f"{both.n_informative} events in patients with {asked.marker} are too few to compare the score with it."
+        ]
     lost = int(values[cohort.flow.kept].isna().sum())
     notes = (
         [f"{asked.marker} was not measured in {lost} of the patients: the comparison with it is without them."]
