@@ -452,6 +452,20 @@ def test_tables_of_patients_that_do_not_fit_are_refused(row):
         sc_cll.datasets.read_cohort(rna, seen, **{"time_key": "t", "event_key": "e"} | options)
 
 
+def test_other_things_than_tables_are_refused(tmp_path):
+    with pytest.raises(
+        TypeError,
+        match=r"expression must be a DataFrame or the path of a table; found AnnData. Of an AnnData, adata.to_df\(\).T",
+    ):
+        sc_cll.datasets.read_cohort(_patients(), _patients().obs)
+    path = tmp_path / "patients.xlsx"
+    path.write_bytes(b"PK\x03\x04\x14\x00\xff")
+    with pytest.raises(
+        ValueError, match=r"patients.xlsx is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel"
+    ):
+        sc_cll.datasets.read_cohort(None, path)
+
+
 def test_without_a_network_where_to_put_the_file_is_said(tmp_path, monkeypatch):
     def nobody(*args: Any, **kwargs: Any) -> None:
         raise URLError("no network")

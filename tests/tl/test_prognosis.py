@@ -368,6 +368,10 @@ def words_of_age(adata: AnnData) -> None:
     adata.obs["age"] = adata.obs["age"].astype(str)
 
 
+def score_of_old(adata: AnnData) -> None:
+    adata.obs["score"] = adata.obs["age"] / 10
+
+
 def days(adata: AnnData) -> None:
     adata.obs["TTT"] *= 365.25
 
@@ -448,6 +452,13 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         {"covariates": ["OS"]},
         ValueError,
         r"'OS' is an outcome, so it cannot explain one",
+    ),
+    (
+        "a covariate called score",
+        score_of_old,
+        {"covariates": ["score"]},
+        ValueError,
+        r"cannot be called 'score', as columns of the models are: rename",
     ),
     (
         "a marker list",

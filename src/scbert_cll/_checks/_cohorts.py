@@ -20,40 +20,6 @@ _ACCESSION: Final = re.compile(r"GSE\d+(-GPL\d+)?")
 _CLEARLY: Final = 1.96
 
 
-def same_sum(name: str, found: str, expected: str | None) -> None:
-    """A file is the one that was meant."""
-    if expected is not None and found != expected.strip().lower():
-        raise ValueError(
-            f"{name} is not the file that was expected: its SHA-256 is {found}, not {expected}. Get the file again, or change the "
-            "checksum on purpose."
-        )
-
-
-def known_files(named: Collection[str], files: Collection[str]) -> None:
-    """Checksums are given for files that are read."""
-    if isinstance(named, str) or (unknown := [name for name in named if name not in files]):
-        found = repr(named) if isinstance(named, str) else listed(unknown)
-        raise ValueError(f"sha256 must map names of files ({listed(files)}) to their checksums; found {found}.")
-
-
-def separated(separator: str | None, name: str) -> str:
-    """A table with more than one column."""
-    if separator is None:
-        raise ValueError(
-            f"{name} has no comma, tab or semicolon in its first line; say what separates its columns: sep="
-        )
-    return separator
-
-
-def as_wide_as_its_header(n_header: int, n_columns: int, name: str) -> None:
-    """As many fields as names, or one more, as R writes row names."""
-    if n_columns not in (n_header, n_header + 1):
-        raise ValueError(
-            f"{name} has {n_header} names of columns, but {n_columns} fields in its first row; write it with R's write.csv, or name the "
-            "separator: sep="
-        )
-
-
 def column_names(names: pd.Index, what: str) -> None:
     """No name of a column twice."""
     unique(names, f"Columns of {what}", "rename one of them")

@@ -120,6 +120,14 @@ def no_outcome(adata: AnnData, key: str, taken: Sequence[str], remedy: str) -> N
         raise ValueError(f"{key!r} is an outcome, so it cannot explain one; {remedy}.")
 
 
+def not_named(keys: Sequence[str], taken: Sequence[str]) -> None:
+    """Columns whose names are free in the tables of results."""
+    if clash := [key for key in keys if key in taken]:
+        raise ValueError(
+            f"Covariates cannot be called {listed(clash)}, as columns of the models are: rename the column, adata.obs.rename(columns=...)."
+        )
+
+
 def _explains(values: pd.Series, key: str) -> None:
     """Finite numbers, or a few categories."""
     if pd.api.types.is_numeric_dtype(values):

@@ -31,6 +31,8 @@ def read_tables(
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The tables by what they are, first columns as text; and the files they came from with their checksums."""
     given = {what: source for what, source in sources.items() if source is not None}
+    for what, source in given.items():
+        _checks.table_source(source, what)
     paths = {what: Path(source) for what, source in given.items() if not isinstance(source, pd.DataFrame)}
     expected = {} if sha256 is None else sha256
     _checks.known_files(expected, [path.name for path in paths.values()])
@@ -54,7 +56,9 @@ def checked_sum(path: Path, expected: str | None) -> str:
 def open_text(path: Path) -> TextIO:
     """A text file, compressed or not."""
     with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
+        start = file.read(4)
+    _checks.is_text(start, path.name)
+    is_gzip = start.startswith(b"\x1f\x8b")
     # what Excel writes begins with a mark that is no part of the first name
     return cast("TextIO", (gzip.open if is_gzip else open)(path, "rt", encoding="utf-8-sig", newline=""))
 

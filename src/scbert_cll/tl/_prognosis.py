@@ -15,7 +15,7 @@ from scbert_cll._survival import curves
 from scbert_cll._survival import outcome as outcomes
 from scbert_cll.tl import _decoupler
 from scbert_cll.tl._bulk_score import WEIGHTED, Bulk, unit
-from scbert_cll.tl._prognosis_data import Asked, Cohort
+from scbert_cll.tl._prognosis_data import DIVISION, SCORE, Asked, Cohort
 from scbert_cll.tl._prognosis_models import answers
 from scbert_cll.tl._prognosis_report import Prognosis
 
@@ -235,7 +235,9 @@ def _clinical(adata: AnnData, covariates: Sequence[str], score_key: str | None, 
     """What the clinic knows; as a score of the user's, it is no outcome."""
     if score_key is not None:
         _checks.no_outcome(adata, score_key, taken, "name another score_key")
-    return _checks.covariates(adata, covariates, taken)
+    found = _checks.covariates(adata, covariates, taken)
+    _checks.not_named(covariates, (SCORE, DIVISION))
+    return found
 
 
 def _bulk(adata: AnnData, layer: str | None, *, needed: bool) -> Bulk | None:
