@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import functools
 import importlib.util
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import scanpy as sc
 from sklearn.ensemble import RandomForestClassifier
@@ -34,6 +37,20 @@ FEWER = {
     r"range\(1, 6\)": "range(1, 2)",
 }
 REAL = ("bmmc_cite.h5mu", "h.all.v7.4.symbols.gmt")
+PROGNOSIS = "docs/tutorials/prognosis.md"
+QUICKER = {
+    r"n_bootstrap=[1-9]\d*": "n_bootstrap=30",
+    r"n_random=200": "n_random=100",
+    r"range\(1, 6\)": "range(1, 3)",
+    r"size=\(100,": "size=(30,",
+    r"n_donors=80, n_bimodal=16, n_cells=8000": "n_donors=40, n_bimodal=16, n_cells=4000",
+    r"in hallmarks\.items\(\)": "in list(hallmarks.items())[:3]",
+}
+COHORTS = (
+    *("mofaCLL_survival.csv", "mofaCLL_genetics.csv", "mofaCLL_protein_log2.csv.gz", "sCLLex_exprs.csv.gz"),
+    *("sCLLex_pheno.csv", "ALL_exprs.csv.gz", "ALL_pheno.csv", "hgu95A_probe_symbol.csv"),
+    *("ncbi_alias_to_symbol_orgHs_3.16.tsv.gz", "h.all.v7.4.symbols.gmt"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +65,11 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def blocks(page: str) -> list[str]:
     """The Python blocks of a page, in order."""
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    return blocks_of((ROOT / page).read_text())
+
+
+def blocks_of(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
@@ -190,6 +211,166 @@ def test_tutorial_refuses_two_donors_of_bone_marrow(shared_file: Callable[[str],
     assert sign[["HBB", "LYZ"]].tolist() == [1, -1]
     assert not names["marrow_report"].passed
     assert names["marrow_report"].enrichment["set"].iloc[0] == "HALLMARK_HEME_METABOLISM"
+
+
+def of_prognosis(*, real: bool) -> dict[str, Any]:
+    """What is there after the blocks of the tutorial on prognosis, of simulated patients or of real ones, and what they `said`."""
+    simulated, of_patients = (blocks_of(part) for part in (ROOT / PROGNOSIS).read_text().split("\n## Real patients\n"))
+    names: dict[str, Any] = {}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for block in [simulated[0], *of_patients] if real else simulated:
+            for pattern, fewer in QUICKER.items():
+                block = re.sub(pattern, fewer, block)
+            exec(compile(block, PROGNOSIS, "exec"), names)  # noqa: S102
+            plt.close("all")
+    return names | {"said": " ".join(said.getvalue().split())}
+
+
+def score_of(report: Any, model: str) -> pd.Series:
+    """The row of the score in a model."""
+    return report.cox.query("variable == 'score'").set_index("model").loc[model]
+
+
+def ratios(report: Any) -> list[str]:
+    """The lines of a report with hazard ratios."""
+    found = [line for line in str(report).splitlines() if re.match(r"\| .*score.* \| \d+ \| \d+ \|", line)]
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def prognosis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the names of the tutorial on prognosis hold after its blocks of simulated patients, with fewer draws."""
+    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    shown, sc.settings.autoshow = sc.settings.autoshow, False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("prognosis"))
+        names = of_prognosis(real=False)
+    sc.settings.autoshow = shown
+    return names
+
+
+@pytest.mark.slow
+def test_tutorial_has_the_planted_ratio_in_its_interval_and_a_gain(prognosis: dict[str, Any]) -> None:
+    report, page = prognosis["report"], (ROOT / PROGNOSIS).read_text()
+    full = score_of(report, "clinical + score + proliferation")
+    assert full["ci_low"] < prognosis["truth"]["hazard_ratio"] == 1.6 < full["ci_high"]
+    assert report.null_tests["empirical_p"].max() < 0.01
+    gain = report.added_value.iloc[0]
+    assert gain[["base_value", "full_value"]].tolist() == pytest.approx([0.700, 0.746], abs=0.01)
+    assert gain["delta_corrected"] > 0.02
+    assert all(line in page for line in ratios(report) + ratios(prognosis["decoy"]))
+    assert "among the 23 coefficients" in " ".join(page.split())
+    assert report.cox["ph_p"].notna().sum() == 23
+
+
+@pytest.mark.slow
+def test_tutorial_does_not_fall_for_the_decoy(prognosis: dict[str, Any]) -> None:
+    tests = prognosis["decoy"].null_tests.set_index("adjusted")
+    assert tests.loc[["none", "clinical"], "naive_p"].max() < 1e-4
+    assert tests["empirical_p"].min() > 0.2
+    assert tests.loc["none", "share_significant"] > 0.9
+    left = score_of(prognosis["decoy"], "clinical + score + proliferation")
+    assert left["ci_low"] < 1 < left["ci_high"]
+
+
+@pytest.mark.slow
+def test_tutorial_finds_nothing_where_the_programme_does_nothing(prognosis: dict[str, Any]) -> None:
+    alone, beside = (score_of(prognosis["without"], model) for model in ("score", "clinical + score"))
+    assert alone["p"] < 0.001
+    assert beside["p"] > 0.1
+    throws = prognosis["throws"].set_index("signature")
+    assert throws.loc["planted, 1.6", "p, random"].max() < 0.05
+    assert throws.drop("planted, 1.6")["p, random"].min() > 0.05
+
+
+@pytest.mark.slow
+def test_tutorial_shows_that_a_signature_cannot_be_judged_where_it_was_found(prognosis: dict[str, Any]) -> None:
+    here, others = (table.iloc[0] for table in prognosis["judged"])
+    assert here["ci_low"] > 3
+    assert others["ci_low"] < 1 < others["ci_high"]
+    assert prognosis["tested"][0]["empirical_p"].max() < 0.01
+    assert prognosis["tested"][1].set_index("adjusted")["empirical_p"]["clinical + proliferation"] > 0.2
+
+
+@pytest.mark.slow
+def test_tutorial_falls_into_no_trap(prognosis: dict[str, Any]) -> None:
+    wrong, right = (
+        sc_cll.get.survival(prognosis["cohort"], "groups", key=key).set_index("group").loc["unmutated"]
+        for key in prognosis["delayed"]
+    )
+    assert (wrong["median"], right["median"]) == pytest.approx((5.92, 2.17), abs=0.01)
+    shares = pd.DataFrame(prognosis["rows"])
+    assert (shares["treated"] < shares["1 - KM"] - 0.03).all()
+    assert (shares["treated"] + shares["died first"] < 1).all()
+    assert (prognosis["tried"].min(axis=1) < 0.05).mean() > (prognosis["tried"][:, 4] < 0.05).mean() + 0.05
+    for told in (
+        "'ever_treated' tells (almost) exactly who has the event",
+        "need 10 events each, that is 90; there are 34",
+        "A cut that is chosen to make p small is not offered",
+    ):
+        assert told in prognosis["said"]
+
+
+@pytest.mark.slow
+def test_tutorial_joins_outcome_to_patients_by_name(prognosis: dict[str, Any]) -> None:
+    patients, outcome = prognosis["patients"], prognosis["outcome"]
+    assert patients.obs_names.tolist() != outcome.index.tolist()
+    assert patients.obs["TTT"].tolist() == outcome["TTT"][patients.obs_names].tolist()
+    assert sc_cll.get.survival(patients, "groups")["n"].sum() == patients.n_obs == 40
+
+
+@pytest.fixture(scope="module")
+def real_prognosis(tmp_path_factory: pytest.TempPathFactory, shared_file: Callable[[str], Path]) -> dict[str, Any]:
+    """The same after the blocks of real patients."""
+    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    folder = tmp_path_factory.mktemp("cohorts")
+    for name in COHORTS:
+        (folder / name).symlink_to(shared_file(f"data/{name}"))
+    shown, sc.settings.autoshow = sc.settings.autoshow, False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        names = of_prognosis(real=True)
+    sc.settings.autoshow = shown
+    return names
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:46 samples are in both tables:UserWarning")
+def test_tutorial_has_the_clinical_floor_and_says_what_is_underpowered(real_prognosis: dict[str, Any]) -> None:
+    floor = real_prognosis["floor"].models.set_index("model")
+    assert tuple(floor.loc["clinical + score", ["n", "n_events"]]) == (171, 88)
+    assert floor.loc["score (complete cases)", "c_index"] == pytest.approx(0.634, abs=0.01)
+    assert floor.loc["clinical + score", "c_index"] == pytest.approx(0.689, abs=0.01)
+    assert real_prognosis["floor"].cox["ph_p"].notna().sum() == 9
+    assert "'treated_ever' is an outcome" in real_prognosis["said"]
+    for name, counts in {"protein": (23, 15), "filled": (45, 26)}.items():
+        report = real_prognosis[name]
+        assert tuple(score_of(report, "score")[["n", "n_events"]]) == counts
+        assert "Underpowered" in str(report)
+        assert report.null_tests["empirical_p"].iloc[0] > 0.5
+    page = (ROOT / PROGNOSIS).read_text()
+    assert all(line in page for line in ratios(real_prognosis["protein"]) + ratios(real_prognosis["e2f"]))
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:46 samples are in both tables:UserWarning")
+def test_tutorial_has_both_p_of_the_real_arrays(real_prognosis: dict[str, Any]) -> None:
+    small = real_prognosis["small"].set_index("signature")
+    assert small[["naive_p", "empirical_p"]].min(axis=None) > 0.05
+    assert "power for an odds ratio of 1.5 per SD: 15%" in real_prognosis["said"]
+    listed = pd.read_csv(ROOT / "src/scbert_cll/_signature/cd49d_reference.csv").query("tier in ['T1', 'T2']")
+    assert real_prognosis["reference"] == dict(zip(listed["gene"], listed["direction"], strict=True))
+    e2f = real_prognosis["e2f"]
+    assert tuple(score_of(e2f, "score")[["n", "n_events"]]) == (88, 64)
+    assert score_of(e2f, "score")["ci_high"] < 1
+    tests = e2f.null_tests.set_index("adjusted")
+    assert tests.loc["none", "empirical_p"] < tests.loc["none", "naive_p"] < 0.01
+    assert tests.loc["clinical + proliferation", ["naive_p", "empirical_p"]].min() > 0.05
+    assert len(real_prognosis["fifty"]) == 3
 
 
 def test_quickstart_says_what_its_signature_finds() -> None:
