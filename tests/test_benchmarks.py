@@ -106,6 +106,17 @@ def test_attribution_times_every_method():
 
 
 @pytest.mark.slow
+def test_prognosis_says_what_is_true_of_simulated_cohorts():
+    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    found = run_quick("prognosis_truth.py")
+    (cohorts,), (coverage,) = found["cohorts"], found["coverage of its interval"]
+    assert cohorts == ["1", "1", "1"]
+    assert coverage[2] == "–", "a decoy has no true ratio"
+    for name in ("gain: apparent", "gain: corrected", "gain: in new patients"):
+        assert all(-0.5 < float(value) < 0.5 for value in found[name][0])
+
+
+@pytest.mark.slow
 def test_prognosis_agrees_on_every_set():
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     found = run_quick("prognosis.py")

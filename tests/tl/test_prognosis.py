@@ -581,7 +581,7 @@ def test_missing_values_and_decoupler_do_not_go_together(cohort: AnnData) -> Non
 
 @pytest.mark.realdata
 def test_the_clinical_floor_of_mofacll(shared_file: Callable[[str], Path]) -> None:
-    """171 complete cases with 88 treatments: mutated IGHV alone has C = .634. The published floor of .743 also has age and pretreatment, which these tables lack."""
+    """171 complete cases with 88 treatments: mutated IGHV alone has C = .634. The floor of .743 that was found with age and pretreatment cannot be had from these tables."""
     survival, genetics = (shared_file(f"data/mofaCLL_{name}.csv") for name in ("survival", "genetics"))
     adata = sc_cll.datasets.read_mofacll(survival, genetics)
     rest = ["TP53ab", "trisomy12", "NOTCH1"]
