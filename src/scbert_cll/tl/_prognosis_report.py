@@ -93,7 +93,11 @@ class Prognosis:
             share = f"{row.share_significant:.0%}" if row.n_sets else _UNKNOWN
             lines.append(f"| {row.adjusted} | {p_text(row.naive_p)} | {p_text(row.empirical_p)} | {share} |")
         n = int(self.null_tests["n_sets"].max())
-        return "\n".join(lines) + (f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two p the larger counts." if n else "")
+        return "\n".join(lines) + (
+            f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two p the larger counts."
+            if n
+            else ""
+        )
 
     def _added(self) -> str:
         lines = [
