@@ -24,7 +24,7 @@ from anndata import AnnData
 from scipy.stats import binomtest
 
 from scbert_cll import datasets, tl
-from scbert_cll._survival import models
+from scbert_cll._survival import added_value, models
 from scbert_cll._survival.outcome import Outcome
 
 RESULTS = Path(__file__).parent / "results"
@@ -87,6 +87,26 @@ def true_gain(report: Any, new: AnnData, which: str) -> float:
     return concordance("clinical + score") - concordance("clinical")
 
 
+def alone(n: int, timed: bool, n_cohorts: int, size: Size) -> dict[str, Any]:
+    """A score without any effect, against nothing: how often the gain's interval lies above 0, and how often the likelihood ratio has p < .05."""
+    above, small, gains = [], [], []
+    for seed in range(n_cohorts):
+        rng = np.random.default_rng(seed)
+        x = pd.DataFrame({"score": rng.normal(size=n)})
+        time, censored = rng.exponential(size=n), rng.exponential(size=n)
+        outcome = Outcome(time <= censored, np.minimum(time, censored) if timed else None)
+        measure = {"C": models.concordance}
+        found = added_value.gains(outcome, x[[]], x, measure, n_bootstrap=size.redraws, rng=rng, progress=False)["C"]
+        above.append(found.low > 0)
+        small.append(added_value.likelihood_ratio(None, models.fit(outcome, x))["lr_p"] < LEVEL)
+        gains.append((found.delta, found.delta - found.optimism))
+    row = {"patients": n, "outcome": "times" if timed else "yes or no", "cohorts": n_cohorts}
+    row |= {"interval above 0": share(pd.Series(above)), "likelihood ratio p < .05": share(pd.Series(small))}
+    return row | dict(
+        zip(("gain: apparent", "gain: corrected"), (f"{v:.3f}" for v in np.nanmean(gains, axis=0)), strict=True)
+    )
+
+
 def share(hits: pd.Series) -> str:
     """A share with its 95 % interval."""
     limits = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
@@ -115,7 +135,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    lines = ["| | " + " | ".join(table.columns) + " |", "|---" * (table.shape[1] + 1) + "|"]
+    lines = ["| | " + " | ".join(map(str, table.columns)) + " |", "|---" * (table.shape[1] + 1) + "|"]
     return (
         "\n".join(
             lines
@@ -128,22 +148,43 @@ def markdown(table: pd.DataFrame) -> str:
     )
 
 
+def of_cohorts(n: int, size: Size, workers: int) -> tuple[str, list[dict[str, Any]]]:
+    """The first table, and what it is made of."""
+    jobs = [(kind, seed, size) for seed in range(n) for kind in KINDS]
+    if workers == 1:
+        runs = [one(*job) for job in jobs]
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            runs = list(pool.map(one, *zip(*jobs, strict=True)))
+    return markdown(summary(pd.DataFrame(runs))), runs
+
+
+def of_nothing(n: int, size: Size) -> str:
+    """The second table."""
+    rows = [
+        alone(patients, timed, n, size)
+        for patients, timed in ((22, False), (30, True), (60, True), (150, True), (300, True))
+    ]
+    return markdown(pd.DataFrame(rows).set_index("patients").T)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small cohort of each kind; writes nothing")
     parser.add_argument("--cohorts", type=int, default=100, help="of each kind")
+    parser.add_argument("--alone", action="store_true", help="only the second table: scores without any effect")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     n, size = (1, SMALL) if args.quick else (args.cohorts, Size())
-    jobs = [(kind, seed, size) for seed in range(n) for kind in KINDS]
-    if args.workers == 1:
-        runs = [one(*job) for job in jobs]
-    else:
-        with ProcessPoolExecutor(args.workers) as pool:
-            runs = list(pool.map(one, *zip(*jobs, strict=True)))
-    table = markdown(summary(pd.DataFrame(runs)))
-    print(table)
-    if not args.quick:
+    if not args.alone:
+        table, runs = of_cohorts(n, size, args.workers)
+        print(table)
+    nothing = of_nothing(2 * n, size)
+    print(nothing)
+    if args.quick:
+        return
+    (RESULTS / "prognosis_nothing.md").write_text(nothing)
+    if not args.alone:
         stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
         stamp |= {"versions": versions("scbert-cll", "lifelines", "pandas", "numpy", "scipy"), "runs": runs}
         (RESULTS / "prognosis_truth.json").write_text(json.dumps(stamp, indent=1, default=float) + "\n")

@@ -97,12 +97,24 @@ def test_a_covariate_that_knows_the_outcome_is_refused() -> None:
         models.fit(outcome, x.assign(known=outcome.event.astype(float)))
 
 
+def test_redraws_of_one_answer_are_left_out() -> None:
+    _, x = simulated(22, effect=0.0)
+    rare = Outcome(np.arange(22) < 2)
+    found = added_value.gains(
+        rare, x[[]], x[["a"]], {"C": models.concordance}, n_bootstrap=60, rng=np.random.default_rng(0), progress=False
+    )["C"]
+    assert 20 < found.n_bootstrap < 60
+
+
 def test_logistic_regression_without_times() -> None:
     outcome, x = simulated(400)
     found = models.fit(Outcome(outcome.event), x)
     logit = stats.norm.sf  # of the Wald test
     table = found.table()
     np.testing.assert_allclose(table["p"], 2 * logit(np.abs(table["coef"] / table["se"])))
+    share = outcome.event.mean()
+    alone = 400 * (share * np.log(share) + (1 - share) * np.log(1 - share))
+    assert found.log_likelihood_null == pytest.approx(alone)
     assert models.concordance(Outcome(outcome.event), found.risk) == pytest.approx(
         roc_auc_score(outcome.event, found.risk)
     )

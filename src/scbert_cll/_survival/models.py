@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.special import xlogy
 
 from scbert_cll import _checks
 from scbert_cll._survival import score_test
@@ -111,9 +112,15 @@ def _logistic(outcome: Outcome, columns: pd.DataFrame) -> Fit:
     coef, se = pd.Series(found.params[1:], names), pd.Series(found.bse[1:], names)
     risk = columns.to_numpy() @ coef.to_numpy()
     return Fit(
-        coef, se, pd.Series(np.nan, names), float(found.llf), float(found.llnull), risk, len(columns), outcome.n_events,
+        coef, se, pd.Series(np.nan, names), float(found.llf), _without_columns(outcome.event), risk, len(columns), outcome.n_events,
         outcome.n_informative,
     )  # fmt: skip
+
+
+def _without_columns(event: np.ndarray) -> float:
+    """Log-likelihood of a logistic regression with nothing but an intercept."""
+    n, n_events = len(event), int(event.sum())
+    return float(xlogy(n_events, n_events / n) + xlogy(n - n_events, 1 - n_events / n))
 
 
 def concordance(outcome: Outcome, risk: np.ndarray) -> float:
