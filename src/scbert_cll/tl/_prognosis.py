@@ -136,7 +136,7 @@ def prognosis(
     Notes
     -----
     Random sets: Venet et al. 2011 (doi:10.1371/journal.pcbi.1002240). Each gene is replaced by one of like mean and spread, with the same weight; z is that of Rao's
-    score test, one fit for all sets. Optimism: Harrell's bootstrap; interval of the gain: Noma et al. 2021 (doi:10.1002/sim.9148); without covariates it is too narrow, and the likelihood ratio is to be read. Models: lifelines, ties as Efron's;
+    score test, one fit for all sets. Optimism: Harrell's bootstrap; interval of the gain: Noma et al. 2021 (doi:10.1002/sim.9148); without covariates a part of the optimism stays in. Models: lifelines, ties as Efron's;
     proportional hazards: Grambsch and Therneau 1994. Uno's C and AUC(t): scikit-survival (extra ``uno``). Power: Schoenfeld 1983, Hsieh and Lavori 2000.
 
     Examples
