@@ -223,7 +223,10 @@ def test_risk_weights_share_each_event_out() -> None:
 
 
 def test_proportional_hazards_as_r_prints_them() -> None:
-    """R's cox.zph since survival 3.0, lung data, age + sex + wt.loss: chi² .508, 2.549, .014. lifelines' own test differs from R's (its issue 997)."""
+    """R's cox.zph since survival 3.0, lung data, age + sex + wt.loss: chi² .508, 2.549, .014, as tutorials print them; no page could be opened to cite.
+
+    lifelines' own test differs from R's (its issue 997).
+    """
     lung = datasets.load_lung()[["time", "status", "age", "sex", "wt.loss"]].dropna()
     outcome = Outcome(lung["status"].to_numpy() == lung["status"].max(), lung["time"].to_numpy(dtype=float))
     found = models.fit(outcome, lung[["age", "sex", "wt.loss"]].astype(float), proportional=True)

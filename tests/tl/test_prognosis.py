@@ -513,6 +513,25 @@ def test_refused(
     assert not [key for key in (*adata.obs, *adata.uns) if key.startswith("prognosis")]
 
 
+@pytest.mark.parametrize(
+    ("n", "covariates", "advice"),
+    [
+        (
+            8,
+            [],
+            "One coefficient needs 10 events; there are 8. There are too few for the score alone. Wait for more, or lower",
+        ),
+        (15, ["trisomy12"], "need 10 events each, that is 20; there are 15. Leave the covariates out, or lower"),
+        (25, ["trisomy12", "age"], "that is 30; there are 25. Name at most 1 covariates beside the score, or lower"),
+    ],
+)
+def test_advice_where_events_are_few(cohort: AnnData, n: int, covariates: list[str], advice: str) -> None:
+    adata = cohort.copy()
+    adata.obs["treated"] = (adata.obs["treated"].cumsum() <= n).astype(int) * adata.obs["treated"]
+    with pytest.raises(ValueError, match=advice):
+        sc_cll.tl.prognosis(adata, ["ITGA4"], **QUICK, covariates=covariates)
+
+
 def test_genes_of_other_names_are_refused(cohort: AnnData) -> None:
     with pytest.raises(ValueError, match=r"0 of the 2 genes of the signature, with 0% of its weight"):
         sc_cll.tl.prognosis(cohort.copy(), ["ENSG00000115232", "ENSG00000132646"], **QUICK)

@@ -171,10 +171,13 @@ def events_per_variable(n_events: int, n_variables: int, least: float, names: Se
     """Enough events for what is to be learned from them."""
     if n_events < least * n_variables:
         what = "events" if timed else "patients in the rarer group"
+        own = "One coefficient needs" if n_variables == 1 else f"{n_variables} coefficients ({listed(names, 12)}) need"
+        each = "" if n_variables == 1 else f" each, that is {least * n_variables:g}"
+        n_left = int(n_events // least) - 1  # beside the score
+        advice = {-1: "There are too few for the score alone. Wait for more", 0: "Leave the covariates out"}
         raise ValueError(
-            f"{n_variables} coefficients ({listed(names, 12)}) need {least:g} {what} each, that is {least * n_variables:g}; there are {n_events}. "
-            f"Name at most {max(int(n_events // least) - 1, 0)} covariates beside the score, or lower min_events_per_variable "
-            "and mistrust the result."
+            f"{own} {least:g} {what}{each}; there are {n_events}. {advice.get(n_left, f'Name at most {n_left} covariates beside the score')}, or "
+            "lower min_events_per_variable and mistrust the result."
         )
 
 
