@@ -10,7 +10,6 @@ from scipy import stats
 
 from scbert_cll._survival.models import fit
 from scbert_cll._survival.score_test import score_test
-from scbert_cll.tl._bulk_score import WEIGHTED
 from scbert_cll.tl._prognosis_data import CLINICAL, DIVISION, LEVEL, NOTHING, Asked, Cohort, Patients
 
 
@@ -44,7 +43,7 @@ def _random_scores(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> tu
             f"{len(cohort.bulk.usable)} genes are too few to draw others like the {len(cohort.place)} of the signature: no random sets."
         ]
     weight = cohort.genes.loc[cohort.genes["found"].astype(bool), "weight"].to_numpy()
-    return cohort.bulk.scores(sets, weight, asked.method or WEIGHTED), []
+    return cohort.bulk.scores(sets, weight, asked.method), []
 
 
 def _against(
