@@ -7,8 +7,6 @@ A model is a folder that a text editor can read: ``config.json`` (network, setup
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -24,6 +22,8 @@ from safetensors.numpy import save as serialize_arrays
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
+
+from scbert_cll._files import read_json, sha256, write_json
 
 FORMAT: Final = "scbert_cll model"
 FORMAT_VERSION: Final = 2  # 2: with the linear part
@@ -63,15 +63,15 @@ def save_folder(
         (aside / WEIGHTS).write_bytes(serialize(tensors))  # save_file would make it unreadable for the group
         (aside / VOCAB).write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
         if labels is not None:
-            _write_json(aside / LABELS, labels)
+            write_json(aside / LABELS, labels)
         if history is not None:
             history.to_csv(aside / HISTORY, index_label="epoch")
         if edges is not None:
             edges.to_csv(aside / EDGES, index_label="gene")
         if linear is not None:
             (aside / LINEAR).write_bytes(serialize_arrays(dict(linear)))
-        sums = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
-        _write_json(aside / CONFIG, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": sums} | config)
+        sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+        write_json(aside / CONFIG, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": sums} | config)
         _swap(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -90,7 +90,7 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     _is_ours(path)
-    config = _read_json(path / CONFIG)
+    config = read_json(path / CONFIG)
     if config.get("format") != FORMAT:
         raise ValueError(f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = {FORMAT!r}.")
     if absent := sorted(_CONFIG_KEYS - set(config)):
@@ -101,7 +101,7 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
             "upgrade scbert_cll to read it."
         )
     for name, expected in config["sha256"].items():
-        if not (path / name).is_file() or _sha256(path / name) != expected:
+        if not (path / name).is_file() or sha256(path / name) != expected:
             raise ValueError(
                 f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy."
             )
@@ -109,23 +109,12 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {
         "config": config,
         "genes": (path / VOCAB).read_text(encoding="utf-8").splitlines(),
-        "labels": _read_json(path / LABELS) if (path / LABELS).exists() else None,
+        "labels": read_json(path / LABELS) if (path / LABELS).exists() else None,
         "history": None if (history := _read_table(path / HISTORY)) is None else history.rename(index=int),
         "edges": _read_table(path / EDGES),
         "linear": _read_tensors(path / LINEAR, load_arrays) if (path / LINEAR).exists() else None,
         "weights": weights,
     }
-
-
-def plain(value: Any) -> Any:
-    """Turn arrays and NumPy numbers into what JSON knows."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _may_replace(path: Path, *, overwrite: bool) -> None:
@@ -179,20 +168,6 @@ def _read_tensors(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[st
         raise ValueError(f"{path} is damaged: {error}.") from error
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object.")
-    return value
-
-
 def _read_table(path: Path) -> pd.DataFrame | None:
     """Numbers exactly as they were written; a gene called NA or 7157 stays a name."""
     if not path.exists():
@@ -201,8 +176,3 @@ def _read_table(path: Path) -> pd.DataFrame | None:
     numbers: pd.DataFrame = text.iloc[:, 1:].replace("", "nan").map(float)  # read_csv rounds in some versions of pandas
     index = text.iloc[:, 0]
     return numbers.set_axis(pd.Index(index.astype(int) if index.name == "epoch" else index), axis=0)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
