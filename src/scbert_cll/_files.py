@@ -19,6 +19,10 @@ _LOCK: Final = ".lock"
 _WRITER: Final = ".writer"  # who holds the lock, for the sentence to the others
 
 
+class InUse(RuntimeError):
+    """Another process is writing there."""
+
+
 def sha256(path: Path) -> str:
     """Checksum of a file."""
     with path.open("rb") as file:
@@ -80,7 +84,7 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
 
     Raises
     ------
-    RuntimeError
+    InUse
         Another process holds it; the sentence names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,7 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
     except Timeout as error:
         writer = folder / _WRITER
         who = writer.read_text(encoding="utf-8").strip() if writer.is_file() else "another process"
-        raise RuntimeError(
+        raise InUse(
             f"{folder} is being written to by {who}. Wait until that has ended, stop it, or name another folder for {what}."
         ) from error
     try:

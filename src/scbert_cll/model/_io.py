@@ -54,7 +54,7 @@ def save_folder(
         `path` exists and `overwrite` is False, or it holds files that are not a model's.
     """
     path = Path(path).resolve()
-    _may_replace(path, overwrite=overwrite)
+    may_replace(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     aside.mkdir()
@@ -117,7 +117,8 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _may_replace(path: Path, *, overwrite: bool) -> None:
+def may_replace(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place that holds a model without `overwrite`, or anything else at all."""
     if not path.exists():
         return
     if not overwrite:
