@@ -91,6 +91,7 @@ from scbert_cll._checks._genes import (
 )
 from scbert_cll._checks._matrix import are_whole, counts, first, matrix
 from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
+from scbert_cll._checks._sharing import evaluation_of, no_paths
 from scbert_cll._checks._survival import (
     complete_cases,
     covariates,
@@ -155,6 +156,7 @@ __all__ = [
     "enough_events",
     "enough_matched",
     "enough_weight",
+    "evaluation_of",
     "event_meanings",
     "events",
     "events_per_variable",
@@ -201,6 +203,7 @@ __all__ = [
     "no_empty_cells",
     "no_missing",
     "no_outcome",
+    "no_paths",
     "no_problems",
     "no_resampled_rows",
     "no_separation",

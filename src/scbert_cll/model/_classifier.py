@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -20,16 +19,14 @@ from scbert_cll.model import _scvi
 from scbert_cll.model._base import as_seed, check_numbers, seeded
 from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions, loss_of_logits
 from scbert_cll.model._plans import ClassifyPlan
+from scbert_cll.model._pretrained import Pretrained
 from scbert_cll.model._proteins import protein_targets
 from scbert_cll.model._recipe import Freeze, leave_trainable, usual_epochs
-from scbert_cll.model._scbert import ScBERT
 from scbert_cll.nn.performer import mean_tokens
 from scbert_cll.vocab import Vocabulary
 
-_HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}  # everything else shapes pretrained weights
 
-
-class ScBERTClassifier(LinearBeside):
+class ScBERTClassifier(Pretrained, LinearBeside):
     """Classifier of cells: a Performer with a classification head, pretrained by :class:`ScBERT` or not.
 
     Parameters
@@ -99,56 +96,6 @@ class ScBERTClassifier(LinearBeside):
         _checks.known_genes(exclude_genes, adata)
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
         _scvi.register(cls, adata, layer, setup_args)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: ScBERT,
-        adata: AnnData | None = None,
-        *,
-        labels_key: str,
-        rng: int | np.random.Generator | None = 0,
-        **network: Any,
-    ) -> Self:
-        """Start from a pretrained model's genes, binning and weights; only the head is new.
-
-        Parameters
-        ----------
-        model
-            The pretrained model.
-        adata
-            Labelled cells; None: the pretrained model's. Genes are matched by name.
-        labels_key
-            `obs` column of the classes.
-        rng
-            Seed of the head's initial weights.
-        **network
-            Choices that do not change the pretrained weights: `dropout`, `head`, `train_gene_embedding`.
-
-        Raises
-        ------
-        TypeError
-            `model` is not a ScBERT, or a choice that would not fit its weights.
-        ValueError
-            Fewer than two classes, or no cells: the model was loaded without and none are given.
-        """
-        _checks.is_model(model, ("ScBERT",))
-        if other := sorted(set(network) - _HEAD_CHOICES):
-            raise TypeError(
-                f"{_checks.listed(other)} would not fit the pretrained weights; a classifier may choose {_checks.listed(sorted(_HEAD_CHOICES))}."
-            )
-        adata = model._cells(adata)
-        classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
-        setup = {"labels_key": labels_key, "layer": model.layer, "exclude_genes": []}
-        registry = _scvi.detached_registry(cls.__name__, list(model.genes), setup)
-        derived = {"n_genes", "n_bins", "n_classes"}
-        choices = {k: v for k, v in asdict(model.config).items() if k not in derived} | network
-        new = cls(registry=registry, binning=model.binning, labels_key=labels_key, classes=classes, rng=rng, **choices)
-        new._adata = adata
-        state = new.module.state_dict() | model.module.state_dict()
-        new.module.load_state_dict(state)
-        new.module.to(model.module.device)
-        return new
 
     @classmethod
     def from_scbert_checkpoint(

@@ -14,11 +14,12 @@ from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import as_seed, check_numbers
 from scbert_cll.model._exchange import CheckpointModel
+from scbert_cll.model._hub import Shared, class_of, model_folder
 from scbert_cll.model._plans import PretrainPlan
 from scbert_cll.vocab import Vocabulary
 
 
-class ScBERT(CheckpointModel):
+class ScBERT(Shared, CheckpointModel):
     """Masked-gene model: a Performer that learns to guess the expression bin of hidden genes from the rest of the cell.
 
     Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski et al. 2021,
@@ -146,6 +147,51 @@ class ScBERT(CheckpointModel):
         >>> classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key="cd49d", head="pool")
         """
         return cls._from_checkpoint(path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        adata: AnnData | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        accelerator: str = "auto",
+    ) -> Self:
+        """Load a model from a folder or from Hugging Face.
+
+        Of a repository only the files of :meth:`save` are downloaded: text and safetensors, nothing that is executed when it is read.
+
+        Parameters
+        ----------
+        source
+            A folder, or ``"org/name"``; a folder of that name comes first, and is loaded without network.
+        adata
+            Cells to attach, so that methods can be called without naming them.
+        revision
+            Branch, tag or commit. None: the latest of the main branch.
+        token
+            Of a private repository; None: the one of ``hf auth login``.
+        accelerator
+            As in :meth:`load`.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such folder, repository or revision, or it is private.
+        ImportError
+            huggingface_hub is not installed.
+        ValueError
+            It holds something else, or the model is of another class, of a newer version, or damaged.
+
+        Examples
+        --------
+        >>> model = ScBERT.from_pretrained("our-lab/cll-scbert")
+        """
+        folder = model_folder(source, revision=revision, token=token)
+        if (found := class_of(folder)) not in (None, cls.__name__):
+            raise ValueError(f"{source} holds a {found}, not a {cls.__name__}; use {found}.from_pretrained.")
+        return cls.load(folder, adata, accelerator=accelerator)
 
     def train(
         self,

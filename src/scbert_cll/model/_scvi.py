@@ -9,8 +9,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Final
 
+import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -29,6 +31,7 @@ __all__ = [
     "TrainRunner",
     "class_probabilities",
     "detached_registry",
+    "hub_metadata",
     "latent",
     "register",
     "train_scanvi",
@@ -66,6 +69,14 @@ def detached_registry(class_name: str, genes: list[str], setup_args: dict[str, A
         "setup_args": setup_args,
         "field_registries": {REGISTRY_KEYS.X_KEY: x},
     }
+
+
+def hub_metadata(class_name: str) -> dict[str, Any]:
+    """Return what scvi-tools' HubModel reads beside a model of ours, to know whose `load` it calls."""
+    from scvi.hub import HubMetadata  # imports much that nobody else needs
+
+    where = "scbert_cll.model"
+    return asdict(HubMetadata(SCVI_VERSION, anndata.__version__, class_name, model_parent_module=where))
 
 
 def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
