@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from textwrap import dedent
 from typing import Any, Final
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -93,7 +93,7 @@ def _versions() -> dict[str, str]:
     return {
         "scbert_cll": scbert_cll.__version__,
         "scvi-tools": _scvi.SCVI_VERSION,
-        "anndata": anndata.__version__,
+        "anndata": version("anndata"),
         "torch": torch.__version__,
     }
 

@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any, Final
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -76,7 +76,7 @@ def hub_metadata(class_name: str) -> dict[str, Any]:
     from scvi.hub import HubMetadata  # imports much that nobody else needs
 
     where = "scbert_cll.model"
-    return asdict(HubMetadata(SCVI_VERSION, anndata.__version__, class_name, model_parent_module=where))
+    return asdict(HubMetadata(SCVI_VERSION, version("anndata"), class_name, model_parent_module=where))
 
 
 def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
