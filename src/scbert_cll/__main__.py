@@ -1,91 +1,213 @@
-"""Command line: ``python -m scbert_cll demo``."""
+"""Command line: ``python -m scbert_cll demo|corpus|check|pretrain|finetune|predict|signature``."""
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from argparse import SUPPRESS, Action
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any, Final, Literal, NoReturn, get_args, get_origin
+
+from docstring_parser import DocstringStyle
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from scbert_cll import _cli
+from scbert_cll._files import InUse
+
+_PROG: Final = "python -m scbert_cll"
+_LESSON: Final = """\
+CD49d status and gene signatures from single-cell RNA of chronic lymphocytic leukaemia, with scBERT.
+
+From many files to a model: corpus, pretrain, finetune, predict. From labelled cells to genes: signature. Each command has its own
+--help. Options can stand in a file, too: --config run.yaml, which --print_config writes; the command line wins over the file."""
+_CODES: Final = """\
+exit codes:
+
+  0    done
+  1    something unforeseen; Python says where
+  2    bad input or usage, in one sentence (--traceback shows where)
+  3    another run is writing to the same folder
+  130  interrupted by Ctrl-C"""
+_BAD_INPUT: Final = (FileExistsError, FileNotFoundError, ImportError, KeyError, ValueError)
+_REFUSED: Final = re.compile(
+    r'Parser key "(?P<key>[^"]+)": '
+    r"(?:.*Subtypes: \[(?P<several>.*?)\] Errors: .*Given value: |Expected an? (?P<one>.*?)\. Got value: )(?P<found>.*)"
+)
+_Described = tuple[inspect.Parameter, str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 2 with one sentence on bad input."""
-    options = vars(_parser().parse_args(argv))
+    """Run a command; returns its exit code."""
+    chosen = _parser().parse_args(_files_first(sys.argv[1:] if argv is None else argv))
+    name, options = chosen.command, dict(vars(chosen[chosen.command]))
+    show = options.pop("traceback")
+    options.pop("config")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("scbert_cll").setLevel(logging.INFO)
     # Threads that wait actively cost a shared machine several times the work itself; read when OpenMP loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from scbert_cll import _demo  # brings scanpy and torch: not for --help
-
-    options.pop("command")
-    traceback = options.pop("traceback")
     try:
-        _demo.run(_demo.Options(**options))
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        if traceback:
+        _call(_cli.COMMANDS[name], options)
+    except (*_BAD_INPUT, InUse) as error:
+        if show:
             raise
         sentence = error.args[0] if isinstance(error, KeyError) else error  # a KeyError's own text is quoted
         print(f"error: {sentence}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, InUse) else 2
+    except KeyboardInterrupt:
+        print(f"interrupted. {_cli.after_interruption(name, options)}", file=sys.stderr)
+        return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scbert_cll", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="the whole workflow: label by protein, hold donors out, train, predict, draw, report",
-        description="Label cells by a protein, hold donors out, train scBERT on RNA, predict, draw and report. "
-        "Without --input it runs on simulated CLL data whose truth is known.",
-    )
-    demo.add_argument(
-        "--input",
-        type=Path,
-        metavar="FILE",
-        help=".h5mu with RNA and protein, or .h5ad with protein in obsm; raw counts",
-    )
-    demo.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        default=Path("scbert_cll_demo"),
-        help="folder for everything written (default: %(default)s)",
-    )
-    demo.add_argument("--marker", default="CD49d", help="protein that labels the cells (default: %(default)s)")
-    demo.add_argument(
-        "--gene", default="ITGA4", help="the marker's gene, for the figure and the baselines (default: %(default)s)"
-    )
-    demo.add_argument(
-        "--donor-key", default="donor", metavar="COLUMN", help="obs column of donors (default: %(default)s)"
-    )
-    demo.add_argument("--batch-key", metavar="COLUMN", help="obs column of batches, gated apart")
-    demo.add_argument(
-        "--label",
-        choices=["auto", "gmm", "quantile"],
-        default="auto",
-        help="auto (default): two populations by mixture, else the outer thirds",
-    )
-    demo.add_argument(
-        "--cells", choices=["all", "cll"], help="cells to label: all, or CD19+CD5+ (default: cll for the toy, else all)"
-    )
-    demo.add_argument(
-        "--pretrain-on", type=Path, metavar="FILE", help=".h5ad with more RNA (raw counts) to pretrain on"
-    )
-    demo.add_argument(
-        "--max-epochs",
-        type=int,
-        metavar="N",
-        help="passes over the training cells in each stage (default: 10 to 40 by their number)",
-    )
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
-    demo.add_argument(
-        "--accelerator", choices=["auto", "cpu", "gpu"], default="auto", help="where to train (default: %(default)s)"
-    )
-    demo.add_argument("--traceback", action="store_true", help="on an error, show where it happened")
+def _files_first(words: Sequence[str]) -> list[str]:
+    """Put --config behind the command's name: what is read later wins, and that is to be the command line."""
+    files: list[str] = []
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--config":
+            files += [word, *(name for name in [next(left, None)] if name is not None)]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return [*others[:1], *files, *others[1:]]
+
+
+def _call(command: Callable[..., None], options: dict[str, Any]) -> None:
+    """Call a command; its group of options, which is a dataclass, is made of those with the names of its fields."""
+    given = {}
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        group = _group(parameter)
+        given[name] = (
+            options[name] if group is None else group(**{field: options[field] for field in _described(group)})
+        )
+    command(**given)
+
+
+def _group(parameter: inspect.Parameter) -> Callable[..., Any] | None:
+    """The dataclass that a parameter is to be, where it is one."""
+    kind = parameter.annotation
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def _described(function: Callable[..., Any]) -> dict[str, _Described]:
+    """Parameters of a command with their help; those of its group of options stand among them."""
+    sections = parse_docstring(inspect.getdoc(function) or "", style=DocstringStyle.NUMPYDOC).params
+    texts = {name: section.description or "" for section in sections for name in section.arg_name.split(", ")}
+    found: dict[str, _Described] = {}
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        group = _group(parameter)
+        found |= {name: (parameter, " ".join(texts[name].split()))} if group is None else _described(group)
+    return found
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog=_PROG, usage=f"{_PROG} COMMAND ...", description=_LESSON)
+    commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
+    for name, function in _cli.COMMANDS.items():
+        lesson, _, _ = (inspect.getdoc(function) or "").partition("\n\nParameters\n")
+        described = _described(function)
+        own = _Parser(usage=_usage(name, described), description=lesson)
+        own.add_argument("--config", action="config", metavar="FILE", help="options in YAML")
+        for parameter, text in described.values():
+            _add(own, parameter, text)
+        own.add_argument("--traceback", action="store_true", help="on an error, show where it happened")
+        commands.add_subcommand(name, own, help=lesson.partition("\n")[0])
     return parser
+
+
+def _usage(name: str, described: dict[str, _Described]) -> str:
+    """What must be given."""
+    words = [_PROG, name]
+    for parameter, _ in described.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            several = get_origin(parameter.annotation) is Sequence
+            words.append(parameter.name.upper() + " ..." * several)
+        elif parameter.default is parameter.empty:
+            words.append(f"{_flag(parameter)} {parameter.name.upper()}")
+    return " ".join([*words, "[options]"])
+
+
+def _flag(parameter: inspect.Parameter) -> str:
+    return "--" + parameter.name.replace("_", "-")
+
+
+def _add(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
+    """Add a parameter: a positional one as it is, one of keywords as an option with dashes (or underscores)."""
+    kind = parameter.annotation
+    how: dict[str, Any] = {"help": text, "type": kind, "metavar": _metavar(kind)}
+    several = get_origin(kind) is Sequence
+    if several:
+        how |= {"type": get_args(kind)[0], "nargs": "+"}
+    if parameter.kind is not parameter.KEYWORD_ONLY:
+        parser.add_argument(parameter.name, **how | {"metavar": parameter.name.upper()})
+        return
+    if parameter.default is False:
+        how = {"help": text, "action": "store_true"}
+    elif parameter.default is parameter.empty:
+        how["required"] = True
+    else:
+        how["default"] = list(parameter.default) if several else parameter.default
+    parser.add_argument(*dict.fromkeys([_flag(parameter), f"--{parameter.name}"]), **how)
+
+
+def _metavar(kind: Any) -> str:
+    """Words of a Literal; else a word for what is expected."""
+    kinds = [k for k in get_args(kind) or [kind] if k is not NoneType]
+    if get_origin(kind) is Literal or get_origin(kinds[0]) is Literal:
+        return "{" + ",".join(get_args(kind if len(kinds) > 1 else kinds[0])) + "}"
+    words = {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}
+    return words.get(kinds[0], ".NAME VALUE" if get_origin(kinds[0]) is dict else "NAME")
+
+
+class _Help(DefaultHelpFormatter):
+    """Sentences instead of types, and paragraphs."""
+
+    def _get_help_string(self, action: Action) -> str:
+        plain = any(action.default is value for value in (None, False, SUPPRESS)) or action.default == []
+        plain = plain or "(default" in (action.help or "")
+        return (action.help or "") + ("" if plain else " (default: %(default)s)")
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = action.option_strings
+        action.option_strings = [name for name in names if "_" not in name] or names  # both are taken, one is taught
+        try:
+            return super()._format_action_invocation(action)
+        finally:
+            action.option_strings = names
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(p if p.startswith(" ") else fill(p, width, indent) for p in text.split("\n\n"))
+
+
+class _Parser(ArgumentParser):
+    """A parser that says in one sentence what is wrong."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, epilog=_CODES, allow_abbrev=False, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say it, and where to read on; exit code 2."""
+        self.exit(2, f"error: {_sentence(message)}\nOptions: {(self.usage or _PROG).partition(' [')[0]} --help\n")
+
+
+def _sentence(message: str) -> str:
+    """What jsonargparse says, in one line and in words of the command line."""
+    text = " ".join(message.split())
+    found = _REFUSED.fullmatch(text)
+    if found is None:
+        return re.sub(r"(required: )\w+\.", r"\1", text)
+    kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", found["several"] or found["one"])
+    kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
+    return f"--{found['key'].replace('_', '-')} must be one of {kinds}; found {found['found']!r}."
 
 
 if __name__ == "__main__":

@@ -1,0 +1,393 @@
+"""The commands of ``python -m scbert_cll``: a function each, whose parameters are its options and whose docstring is its help.
+
+Everything heavy is imported inside, so that asking for help is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from scbert_cll import _keys
+from scbert_cll._cli_shared import CELLS, Accelerator, new_file, read_cells, say, source, table
+from scbert_cll._cli_train import finetune, pretrain
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+
+_NO_DONORS: Final = "none"
+_SIGNATURE: Final = ("signature.csv", "signature.json", "signature.gmt", "signature.png")
+_SHOWN: Final = 5
+
+
+def demo(
+    *,
+    input: Path | None = None,  # noqa: A002
+    out: Path = Path("scbert_cll_demo"),
+    marker: str = "CD49d",
+    gene: str = "ITGA4",
+    donor_key: str = _keys.DONOR,
+    batch_key: str | None = None,
+    label: Literal["auto", "gmm", "quantile"] = "auto",
+    cells: Literal["all", "cll"] | None = None,
+    pretrain_on: Path | None = None,
+    max_epochs: int | None = None,
+    seed: int = 0,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Run the whole workflow: label by protein, hold donors out, train, predict, draw, report.
+
+    Labels cells by a protein, holds donors out, trains scBERT on RNA, predicts, finds the signature, draws and reports. Without --input
+    it runs on simulated CLL data whose truth is known.
+
+    Parameters
+    ----------
+    input
+        .h5mu with RNA and protein, or .h5ad with protein in obsm; raw counts.
+    out
+        Folder for everything written.
+    marker
+        Protein that labels the cells.
+    gene
+        The marker's gene, for the figure and the baselines.
+    donor_key
+        obs column of donors.
+    batch_key
+        obs column of batches, gated apart.
+    label
+        auto: two populations by mixture, else the outer thirds.
+    cells
+        Cells to label: all, or CD19+CD5+ (default: cll for the toy, else all).
+    pretrain_on
+        .h5ad with more RNA (raw counts) to pretrain on.
+    max_epochs
+        Passes over the training cells in each stage (default: 10 to 40 by their number).
+    seed
+        Of everything random.
+    accelerator
+        Where to train.
+    """
+    options = dict(locals())
+    from scbert_cll import _demo
+
+    _demo.run(_demo.Options(**options))
+
+
+def corpus(
+    files: Sequence[Path],
+    *,
+    out: Path,
+    vocab: Path,
+    layer: str | None = None,
+    raw: bool = False,
+    method: Literal["log2", "uniform", "quantile", "gene_quantile"] = "log2",
+    n_bins: int = 5,
+    target_sum: float = 1e4,
+    aliases: Path | None = None,
+    min_matched: float = 0.5,
+    min_genes: int = 1,
+    donor_key: str = _keys.DONOR,
+    obs_columns: Sequence[str] = (),
+    val_fraction: float = 0.1,
+    val_donors: Sequence[str] = (),
+    on_error: Literal["raise", "skip"] = "raise",
+    memory: str = "1GB",
+    seed: int = 0,
+) -> None:
+    """Bring many files to one corpus on disk: the same genes, binned, shuffled, donors held apart for validation.
+
+    What to pretrain, finetune and predict from where the cells do not fit into memory. A run that was cut short goes on where it was:
+    the same command again.
+
+    Parameters
+    ----------
+    files
+        .h5ad, .h5mu or 10x .h5 files with raw counts.
+    out
+        Folder of the corpus, which must not exist.
+    vocab
+        Genes of the corpus: a file of names, one per line; a .csv or .h5ad of them; or the folder of a model, whose genes and bins are then
+        used.
+    layer
+        Layer with the raw counts (default: X).
+    raw
+        Keep the counts as they are instead of binning them.
+    method, n_bins, target_sum
+        How counts become bins, as pp.bin_expression has it.
+    aliases
+        Table of other names of genes and their approved ones, such as HGNC's.
+    min_matched
+        Share of the vocabulary that a file must have.
+    min_genes
+        Genes of the vocabulary that a cell must express to be kept.
+    donor_key
+        obs column of donors; none: every file is one donor.
+    obs_columns
+        Further obs columns to keep, e.g. the labels.
+    val_fraction
+        Share of the cells that validates, of donors that are not trained on.
+    val_donors
+        Donors that validate instead.
+    on_error
+        Whether a bad file ends all (raise) or is left out and told (skip).
+    memory
+        Most data to hold at a time.
+    seed
+        Of everything random.
+    """
+    from scbert_cll import pp
+
+    genes, edges = _genes_and_bins(vocab)
+    found = pp.build_corpus(
+        list(files),
+        out,
+        vocab=genes,
+        layer=layer,
+        binned=not raw,
+        aliases=aliases,
+        min_matched=min_matched,
+        min_genes=min_genes,
+        donor_key=None if donor_key == _NO_DONORS else donor_key,
+        obs_columns=tuple(obs_columns),
+        val_fraction=val_fraction,
+        val_donors=tuple(val_donors) or None,
+        on_error=on_error,
+        memory=memory,
+        rng=seed,
+        **(edges or {"method": method, "n_bins": n_bins, "target_sum": target_sum}),
+    )
+    say(f"{table(found)}\nThe corpus is in {out}.")
+
+
+def check(corpus: Path) -> None:
+    """Compare every file of a corpus with its checksum.
+
+    Parameters
+    ----------
+    corpus
+        Folder of the corpus.
+    """
+    from scbert_cll import io
+
+    say(table(io.check_corpus(corpus)))
+
+
+def predict(
+    data: Path,
+    *,
+    model: Path,
+    out: Path,
+    unassigned_below: float | None = None,
+    batch_size: int | None = None,
+    groupby: str | None = None,
+    parts: Sequence[str] = (_keys.TRAIN, _keys.VAL),
+    shard: str = "0/1",
+    accelerator: Accelerator = "auto",
+    overwrite: bool = False,
+) -> None:
+    """Predict the class of each cell. Labels are never read.
+
+    Parameters
+    ----------
+    data
+        A corpus, or an .h5ad or .h5mu with the layer that the model was trained on.
+    model
+        Folder of a model of the command finetune.
+    out
+        What to write: .h5ad with the cells and obs, obsm of tl.predict; of a corpus .zarr with obs, obsm and the attention of genes, without counts.
+    unassigned_below
+        Call a cell unassigned where its largest probability is below this (0 to 1).
+    batch_size
+        Cells at a time; affects speed and memory, not results.
+    groupby
+        obs column whose groups the attention is averaged in (corpus).
+    parts
+        Parts to predict (corpus).
+    shard
+        This share of the cells, e.g. 0/4, 1/4, 2/4 and 3/4 on four machines (corpus).
+    accelerator
+        Where to compute.
+    overwrite
+        Replace --out (.h5ad).
+    """
+    if data.suffix in CELLS:
+        new_file(out, ".h5ad", overwrite=overwrite)
+    share = _shard(shard)
+    cells = source(data)
+    from scbert_cll import ScBERTClassifier, tl
+
+    classifier = ScBERTClassifier.load(model, accelerator=accelerator)
+    if isinstance(cells, Path):
+        asked: dict[str, Any] = {"groupby": groupby, "parts": tuple(parts), "shard": share}
+        tl.predict_corpus(cells, classifier, out, unassigned_below=unassigned_below, batch_size=batch_size, **asked)
+        say(f"The predictions are in {out}.")
+        return
+    tl.predict(cells, classifier, unassigned_below=unassigned_below, batch_size=batch_size)
+    counts = cells.obs[_keys.PRED].value_counts()
+    _write_whole(cells, out)
+    say(f"{cells.n_obs:,} cells: {', '.join(f'{n:,} {name}' for name, n in counts.items())}. They are in {out}.")
+
+
+def signature(
+    data: Path,
+    *,
+    out: Path,
+    labels_key: str = _keys.CD49D,
+    donor_key: str = _keys.DONOR,
+    model: Path | None = None,
+    layer: str | None = None,
+    gene: str = "ITGA4",
+    exclude_genes: Sequence[str] = (),
+    min_cells: int = 20,
+    min_donors: int = 4,
+    min_detected: float = 0.02,
+    alpha: float = 0.05,
+    between: bool = False,
+    name: str = "CD49D",
+    overwrite: bool = False,
+) -> None:
+    """Find the genes whose expression goes with a class of cells within donors, or say why there are none.
+
+    The donor is the unit. Writes signature.csv with the evidence for every tested gene, signature.gmt with the selected ones and
+    signature.png.
+
+    Parameters
+    ----------
+    data
+        .h5ad or .h5mu with raw counts, classes and donors.
+    out
+        Folder for the files.
+    labels_key
+        obs column of the classes: the last one is compared with the first.
+    donor_key
+        obs column of donors.
+    model
+        Folder of a classifier, whose evidence is put beside each gene.
+    layer
+        Layer with the raw counts (default: X).
+    gene
+        The marker's own gene, which is marked.
+    exclude_genes
+        Genes to leave out from the start.
+    min_cells
+        Cells of every class that a donor needs to count.
+    min_donors
+        Donors needed.
+    min_detected
+        Share of the cells that must express a gene for it to be tested.
+    alpha
+        Expected share of false genes among those that pass the test.
+    between
+        Compare donors with each other instead of classes within donors.
+    name
+        Name of the sets in the .gmt, one word.
+    overwrite
+        Replace files of a signature that are in --out.
+    """
+    from scbert_cll import _checks
+
+    _checks.gmt_name(name)
+    if out.exists() and not overwrite:
+        raise FileExistsError(
+            f"{out} exists. Name another folder with --out, or pass --overwrite to replace the signature in it."
+        )
+    adata = read_cells(data)
+    from scbert_cll import ScBERTClassifier, tl
+
+    logging.getLogger(tl.signature.__module__).setLevel(logging.WARNING)  # what it says is said below
+    network = None if model is None else ScBERTClassifier.load(model)
+    asked: dict[str, Any] = {"groupby": labels_key, "donor_key": donor_key, "layer": layer, "gene": gene}
+    asked |= {"exclude_genes": list(exclude_genes), "min_cells": min_cells, "min_donors": min_donors}
+    tl.signature(adata, network, min_detected=min_detected, alpha=alpha, paired=not between, **asked)
+    _write_signature(adata, out, name)
+    say(_found(adata.uns[_keys.SIGNATURE], out))
+
+
+COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
+    f.__name__: f for f in (demo, corpus, check, pretrain, finetune, predict, signature)
+}
+
+
+def after_interruption(command: str, options: Mapping[str, Any]) -> str:
+    """How to go on after Ctrl-C."""
+    if command == "corpus":
+        return "The same command goes on after the last finished part."
+    if command in ("pretrain", "finetune"):
+        folder = options["checkpoint_dir"]
+        if folder is None:
+            return "No model was written; with --checkpoint-dir the same command goes on where it was."
+        return (
+            f"No model was written; the same command goes on from the last checkpoint in {folder}, if there is one yet."
+        )
+    if command == "predict" and Path(options["data"]).is_dir():
+        return "The same command goes on where it was."
+    return "Start the same command again."
+
+
+def _genes_and_bins(vocab: Path) -> tuple[Any, dict[str, Any] | None]:
+    """A file of genes; or those of a saved model, and how it bins."""
+    if not vocab.is_dir():
+        return vocab, None
+    from scbert_cll.model import _io
+
+    saved = _io.load_folder(vocab)
+    binning = saved["config"]["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
+    asked = {name: binning["params"][name] for name in ("method", "n_bins", "target_sum")}
+    return saved["genes"], {"edges": binning, **asked}
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Which share of how many: 0/4 is the first of four."""
+    place, slash, number = text.partition("/")
+    if not (slash and place.isdigit() and number.isdigit() and int(place) < int(number)):
+        raise ValueError(f"--shard must be a share such as 0/4, the first of four, to 3/4, the last; found {text!r}.")
+    return int(place), int(number)
+
+
+def _write_whole(adata: AnnData, path: Path) -> None:
+    """Write a file aside and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        adata.write_h5ad(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write_signature(adata: AnnData, out: Path, name: str) -> None:
+    """Write what there is: an empty signature has no sets, and without donors there is no table."""
+    import matplotlib as mpl
+
+    from scbert_cll import io, pl
+
+    out.mkdir(parents=True, exist_ok=True)
+    for file in _SIGNATURE:  # of an earlier run: this one may find none
+        (out / file).unlink(missing_ok=True)
+    found = adata.uns[_keys.SIGNATURE]
+    if found["n_tested"]:
+        io.write_csv(adata, out / "signature.csv")
+    if found["n_selected"]:
+        io.write_gmt(adata, out / "signature.gmt", name=name)
+    mpl.use("agg")
+    figure = cast("Figure", pl.signature(adata, return_fig=True))
+    figure.savefig(out / "signature.png", dpi=200, bbox_inches="tight")
+
+
+def _found(found: Mapping[str, Any], out: Path) -> str:
+    """What was found, or why nothing was."""
+    tested = (
+        f"{found['n_tested']:,} genes were tested in {found['n_donors']} donors"
+        if found["n_tested"]
+        else "No gene was tested"
+    )
+    if not found["n_selected"]:
+        return f"No gene is selected. {tested}: {found['reason']}. What there is to see is in {out}."
+    genes = found["genes"][found["genes"]["selected"]]
+    n_up = int((genes["sign"] > 0).sum())
+    clearest = ", ".join(genes["gene"].head(_SHOWN))
+    return f"{len(genes)} genes, {n_up} up and {len(genes) - n_up} down, the clearest {clearest}. {tested}. They are in {out}."
