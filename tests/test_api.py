@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ import scbert_cll as sc_cll
 DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
-    "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"},
+    "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"}
+    | {"build_corpus"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
     | {"gene_interactions", "patient_cd49d", "predict", "pretrain", "score_signature", "signature"}
     | {"prognosis", "signature_report", "survival"},
@@ -32,13 +34,18 @@ EXPECTED = {
     | {"forest", "prognosis_null", "survival"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
     | {"survival"},
-    "io": {"read_gmt", "write_csv", "write_gmt"},
+    "io": {"check_corpus", "read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_cohort", "cll_toy", "planted_donors"}
     | {"download_geo_series", "read_cohort", "read_geo_series", "read_mofacll"},
 }
 NEED_LIFELINES = {f"{room}.{name}" for room in ("tl", "get", "pl") for name in ("survival", "prognosis")}
 NEED_LIFELINES |= {"pl.forest", "pl.prognosis_null"}
-FIRST = {"pp": {"adata", "data"}, "tl": {"adata"}, "pl": {"adata", "data", "model"}, "get": {"adata", "data", "model"}}
+FIRST = {
+    "pp": {"adata", "data", "paths"},
+    "tl": {"adata"},
+    "pl": {"adata", "data", "model"},
+    "get": {"adata", "data", "model"},
+}
 SLOTS = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
 SLOT = re.compile(rf"adata\.({'|'.join(SLOTS)})\[['\"](.+?)['\"]\]")
 
@@ -262,6 +269,13 @@ def done(ready: AnnData, model: Any, patients: AnnData) -> AnnData:
     return adata
 
 
+def build_corpus(function: Any, adata: AnnData) -> None:
+    """Through a file, in a folder of its own."""
+    folder = Path(tempfile.mkdtemp())
+    adata.copy().write_h5ad(folder / "a.h5ad")
+    function([folder / "a.h5ad"], folder / "corpus.zarr", vocab=adata)
+
+
 # Function: the fixture it starts from, and calls that together write all its slots
 CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "pp.align_genes": ("raw", [lambda f, adata, _: f(adata, adata.var_names[::-1].tolist())]),
@@ -275,6 +289,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
             lambda f, adata, _, **kw: f(adata, "cd49d", method="oversample", **kw),
         ],
     ),
+    "pp.build_corpus": ("raw", [lambda f, adata, _: build_corpus(f, adata)]),
     "pp.collapse_probes": ("raw", [lambda f, adata, _: f(adata, {g: g[:3] for g in adata.var_names})]),
     "pp.cll_mask": ("raw", [lambda f, adata, _: f(adata)]),
     "tl.gene2vec": ("split", [lambda f, adata, _, **kw: f(adata, n_dims=4, epochs=1, **kw)]),

@@ -1,4 +1,4 @@
-"""Files of a signature: gene sets (GMT) and its whole table (CSV), written and read."""
+"""Files of a signature: gene sets (GMT) and its whole table (CSV), written and read; whether those of a corpus are whole."""
 
 from __future__ import annotations
 
@@ -16,10 +16,48 @@ from anndata import AnnData
 
 import scbert_cll
 from scbert_cll import _checks, _keys
+from scbert_cll._corpus.format import read_manifest, states
 from scbert_cll._signature import gene_sets
 from scbert_cll._signature.weights import DOWN, UP, weights
 
-__all__ = ["read_gmt", "write_csv", "write_gmt"]
+__all__ = ["check_corpus", "read_gmt", "write_csv", "write_gmt"]
+
+
+def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
+    """Compare every file of a corpus with its checksum.
+
+    Reading a corpus finds out about damaged chunks, too, but when it comes to them. This reads all of it: after copying one, or before days of training.
+
+    Parameters
+    ----------
+    path
+        A corpus of :func:`~scbert_cll.pp.build_corpus`.
+
+    Returns
+    -------
+    One row per file: ``file``, ``bytes`` it should have, ``is_whole``, and ``problem`` (``missing``, its size, ``checksum differs``; else empty).
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no corpus.
+    ValueError
+        It is something else, or of a newer version.
+
+    Examples
+    --------
+    >>> import scbert_cll as sc_cll
+    >>> from tempfile import mkdtemp
+    >>> folder = mkdtemp()
+    >>> rna = sc_cll.datasets.cll_toy(n_cells=60, n_genes=100)["rna"]
+    >>> rna.write_h5ad(f"{folder}/a.h5ad")
+    >>> table = sc_cll.pp.build_corpus([f"{folder}/a.h5ad"], f"{folder}/corpus.zarr", vocab=rna)
+    >>> bool(sc_cll.io.check_corpus(f"{folder}/corpus.zarr")["is_whole"].all())
+    True
+    """
+    table = pd.DataFrame(states(read_manifest(path)), columns=["file", "bytes", "problem"])
+    table.insert(2, "is_whole", table["problem"] == "")
+    return table
 
 
 def write_gmt(

@@ -72,6 +72,13 @@ def open_corpus(path: str | os.PathLike[str]) -> Corpus:
     ValueError
         It is something else, of a newer version, or damaged; the file is named.
     """
+    corpus = read_manifest(path)
+    refuse_damage(corpus, damage(corpus, large=False))
+    return corpus
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Corpus:
+    """Read the manifest; no other file is looked at."""
     path = Path(path)
     if not (path / MANIFEST).is_file():
         building = path.with_name(path.name + ".building")
@@ -86,23 +93,25 @@ def open_corpus(path: str | os.PathLike[str]) -> Corpus:
         raise ValueError(f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = {FORMAT!r}.")
     if record["format_version"] > FORMAT_VERSION:
         raise ValueError(f"{path} was built by a newer scbert_cll; upgrade scbert_cll to read it.")
-    corpus = Corpus(path, record)
-    refuse_damage(corpus, damage(corpus, large=False))
-    return corpus
+    return Corpus(path, record)
 
 
 def damage(corpus: Corpus, *, large: bool = True) -> list[str]:
     """Files that are missing or differ from the manifest, by name; without `large` the shards of X are only measured."""
-    found = []
+    return [f"{name} ({problem})" for name, _, problem in states(corpus, large=large) if problem]
+
+
+def states(corpus: Corpus, *, large: bool = True) -> Iterator[tuple[str, int, str]]:
+    """Name, expected size and what is wrong (nothing: empty) of every file but the manifest."""
     for name, size, checksum in _files(corpus.record):
-        file = corpus.path / name
+        file, problem = corpus.path / name, ""
         if not file.is_file():
-            found.append(f"{name} (missing)")
+            problem = "missing"
         elif file.stat().st_size != size:
-            found.append(f"{name} ({file.stat().st_size:,} bytes instead of {size:,})")
+            problem = f"{file.stat().st_size:,} bytes instead of {size:,}"
         elif (large or not any(mark in name for mark in _LARGE)) and sha256(file) != checksum:
-            found.append(f"{name} (checksum differs)")
-    return found
+            problem = "checksum differs"
+        yield name, size, problem
 
 
 def refuse_damage(corpus: Corpus, found: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scbert_cll.pp._align_genes import align_genes
 from scbert_cll.pp._balance import balance
 from scbert_cll.pp._bin_expression import bin_expression
+from scbert_cll.pp._build_corpus import build_corpus
 from scbert_cll.pp._cll_mask import cll_mask
 from scbert_cll.pp._collapse_probes import collapse_probes
 from scbert_cll.pp._label_cd49d import label_cd49d
@@ -14,6 +15,7 @@ __all__ = [
     "align_genes",
     "balance",
     "bin_expression",
+    "build_corpus",
     "cll_mask",
     "collapse_probes",
     "label_cd49d",

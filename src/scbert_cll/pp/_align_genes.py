@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._corpus.columns import Columns
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
 
@@ -91,10 +92,11 @@ def align_genes(
     _checks.counts(adata, layer)
     _checks.share(min_matched, "min_matched")
     found = vocab.resolve(adata.var_names, aliases=aliases)
-    per_gene = np.bincount(found.loc[found["index"] >= 0, "index"], minlength=len(vocab))
+    columns = Columns(found["index"].to_numpy(), len(vocab))
+    per_gene = columns.per_gene
     _checks.vocabulary_coverage(found, vocab.names[per_gene == 0], len(vocab), min_matched=min_matched)
 
-    matrices, left_out = _matrices(adata, found["index"].to_numpy(), len(vocab), is_summed=bool((per_gene > 1).any()))
+    matrices, left_out = _matrices(adata, columns)
     var = pd.DataFrame({_keys.IN_QUERY: per_gene > 0}, index=vocab.names.rename(adata.var_names.name))
     aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **_of_cells(adata))
     for name in left_out:
@@ -107,20 +109,16 @@ def align_genes(
     return aligned
 
 
-def _matrices(
-    adata: AnnData, index: np.ndarray, n_genes: int, *, is_summed: bool
-) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
+def _matrices(adata: AnnData, columns: Columns) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
     """Every matrix (`X` under None, as anndata has it) in the order of the vocabulary, and the names of those that have no meaning there."""
-    known = np.flatnonzero(index >= 0)
-    place = sparse.csr_matrix((np.ones(len(known), np.int8), (known, index[known])), shape=(len(index), n_genes))
-    same_totals = len(known) == len(index) and not is_summed
+    same_totals = columns.is_complete and not columns.is_summed
     matrices, left_out = {}, []
     for name, values in adata.layers.items():
         csr = sparse.csr_matrix(values)
         # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
-        is_fit = same_totals if _checks.is_binned(adata, name) else not is_summed or _checks.are_whole(csr.data)
+        is_fit = same_totals if _checks.is_binned(adata, name) else not columns.is_summed or _checks.are_whole(csr.data)
         if is_fit:
-            matrices[name] = _moved(csr, place, is_summed=is_summed)
+            matrices[name] = columns.moved(csr)
         else:
             left_out.append(name or "X")
     return matrices, left_out
@@ -134,14 +132,6 @@ def _of_cells(adata: AnnData) -> dict[str, Any]:
         "obsp": {key: value.copy() for key, value in adata.obsp.items()},
         "uns": deepcopy(dict(adata.uns)),
     }
-
-
-def _moved(csr: sparse.csr_matrix, place: sparse.csr_matrix, *, is_summed: bool) -> sparse.csr_matrix:
-    """Columns put in their place and summed by one sparse product, in a type that holds the sums."""
-    dtype = np.int64 if is_summed and csr.dtype.kind in "bui" else csr.dtype
-    moved = csr @ place.astype(dtype)
-    moved.sort_indices()
-    return moved
 
 
 def _report(found: pd.DataFrame, per_gene: np.ndarray, vocab: GeneVocab) -> dict[str, Any]:

@@ -138,13 +138,40 @@ def bin_expression(
     return adata if copy else None
 
 
+def cuts(
+    genes: pd.Index, *, method: str, n_bins: int, target_sum: float, edges: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What `bin_expression` leaves in `uns`, for cells that are not here yet: nothing is learned from them."""
+    asked: dict[str, Any] = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
+    params = asked if edges is None else _checks.same_or_default(asked, edges, _DEFAULTS, None)
+    _in_range(**params)
+    _checks.learned_bins(params["method"], edges)
+    if edges is not None and params["method"] in ("uniform", "gene_quantile"):
+        lower = _checks.edges_of_genes(edges["edges"], AnnData(var=pd.DataFrame(index=genes)))
+    else:
+        nothing = sparse.csr_matrix((0, len(genes)))
+        lower = _learned(nothing, np.zeros(0), np.ones(0, dtype=bool), genes, **params)
+    plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
+    return {"edges": lower, "params": plain}
+
+
+def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matrix:
+    """Tokens of counts without stored zeros, by such a record; a cell without counts has none."""
+    params = {name: record["params"][name] for name in _DEFAULTS}
+    return _tokens(counts, _totals(counts), record["edges"], **params)
+
+
+def _in_range(*, method: str, n_bins: int, target_sum: float) -> None:
+    _checks.choice(method, _METHODS, "method")
+    _checks.number_in(n_bins, "n_bins", 1, 254, whole=True)
+    _checks.number_in(target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
+
+
 def _counted(
     adata: AnnData, layer: str | None, key_added: str, *, method: str, n_bins: int, target_sum: float
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     """The counts, checked and without stored zeros, and every cell's total."""
-    _checks.choice(method, _METHODS, "method")
-    _checks.number_in(n_bins, "n_bins", 1, 254, whole=True)
-    _checks.number_in(target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
+    _in_range(method=method, n_bins=n_bins, target_sum=target_sum)
     _checks.other_key(key_added, layer)
     counts = _checks.counts(adata, layer)
     _checks.not_binned(counts, adata, layer, n_bins)

@@ -1,0 +1,199 @@
+"""The folder a corpus is built in: what is done, so that an interrupted build goes on, and moving the whole into place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+from tqdm import tqdm
+
+from scbert_cll import _checks
+from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, PARTS, VOCAB
+from scbert_cll._corpus.plan import Run
+from scbert_cll._corpus.scan import Request, Scan, scan
+from scbert_cll._corpus.sources import UNREADABLE
+from scbert_cll._corpus.write import Job, write_dataset, write_part
+from scbert_cll._files import digest, plain, read_json, sha256, write_json
+from scbert_cll.vocab import GeneVocab
+
+_PLAN: Final = "plan.json"
+_SCANNED: Final = (
+    "layer",
+    "binned",
+    "min_matched",
+    "min_genes",
+    "donor_key",
+    "obs_columns",
+    "vocab",
+    "binning",
+    "aliases",
+)
+_BYTES_ON_DISK: Final = 2  # of a token with its gene, compressed
+_VERSIONS: Final = ("scbert-cll", "anndata", "annbatch", "zarr", "numpy", "scipy")
+
+
+class Building:
+    """The folder beside the corpus. What it holds is whole or not there: arrays and datasets first, the note that they are done after."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.corpus = folder / "corpus"
+        self._scans, self._done = folder / "scans", folder / "done"
+
+    def begin(self, call: dict[str, Any]) -> None:
+        """Start, or go on with what the same call started; where no dataset is done yet, another call may as well start."""
+        plan = self.folder / _PLAN
+        if self._is_begun:
+            _checks.same_call(plain(call), read_json(plan), self.folder)
+        else:
+            shutil.rmtree(self.corpus, ignore_errors=True)
+        for folder in (self.corpus, self._scans, self._done):
+            folder.mkdir(exist_ok=True)
+        write_json(plan, call)
+
+    def scan(
+        self, paths: Sequence[Path], labels: Sequence[str], request: Request, call: Mapping[str, Any]
+    ) -> tuple[dict[int, Scan], dict[int, str]]:
+        """What every file holds, and why the others cannot be used, by number."""
+        asked = digest({name: call[name] for name in _SCANNED})
+        good, bad, changed = dict[int, Scan](), dict[int, str](), []
+        for i, path in enumerate(tqdm(paths, desc="Reading", unit="file", disable=None)):
+            head = {"file": labels[i], "sha256": _checksum(path), "asked": asked}
+            known = self._note(i)
+            if any(known.get(name) != value for name, value in head.items()):
+                if self._is_begun:
+                    changed.append(labels[i])
+                    continue
+                known = self._scan(i, path, head, request)
+            if "reason" in known:
+                bad[i] = known["reason"]
+            else:
+                good[i] = Scan.load(self._scans / str(i))
+        _checks.unchanged(changed, self.folder)
+        return _without_copies(good, bad)
+
+    def put_small(self, vocab: GeneVocab, binning: Mapping[str, Any] | None) -> None:
+        """Write the vocabulary, and the edges where every gene has its own."""
+        vocab.save(self.corpus / VOCAB)
+        if binning is not None and isinstance(binning["edges"], pd.DataFrame):
+            binning["edges"].to_csv(self.corpus / EDGES)
+
+    def write(self, runs: dict[str, list[list[Run]]], job: Job) -> dict[str, list[dict[str, Any]]]:
+        """Every dataset that is not done, and what was written of all."""
+        todo = [(part, i, own) for part in runs for i, own in enumerate(runs[part])]
+        done: dict[str, list[dict[str, Any]]] = {part: [] for part, own in runs.items() if own}
+        left = sum(run.n_tokens for *_, own in todo for run in own)
+        there = sum(path.stat().st_size for path in self.corpus.rglob("*") if path.is_file())
+        _checks.enough_space(shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder)
+        with tqdm(total=len(todo), desc="Writing", unit="dataset", disable=None) as bar:
+            for part, i, own in todo:
+                done[part].append(self._dataset(part, i, own, job, left))
+                left -= sum(run.n_tokens for run in own)
+                bar.update()
+        return done
+
+    def finish(self, record: dict[str, Any], out: Path) -> None:
+        """Write the manifest, and put the whole in its place."""
+        names = [
+            VOCAB,
+            *([EDGES] if (self.corpus / EDGES).exists() else []),
+            *(f"{p}/zarr.json" for p in record["parts"]),
+        ]
+        files = {name: [(self.corpus / name).stat().st_size, sha256(self.corpus / name)] for name in names}
+        versions = {name: version(name) for name in _VERSIONS}
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions, "sha256": files}
+        write_json(self.corpus / MANIFEST, head | record)
+        self.corpus.rename(out)
+        shutil.rmtree(self.folder)
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether a dataset is done, so that nothing may change any more."""
+        return any(self._done.glob("*.json"))
+
+    def _note(self, i: int) -> dict[str, Any]:
+        note = self._scans / f"{i}.json"
+        return read_json(note) if note.exists() else {}
+
+    def _scan(self, i: int, path: Path, head: dict[str, Any], request: Request) -> dict[str, Any]:
+        """Scan a file and note what it holds, or why it cannot be used."""
+        try:
+            scan(path, head, request).save(self._scans / str(i))
+        except UNREADABLE as error:
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            write_json(self._scans / f"{i}.json", head | {"reason": " ".join(str(text).split())})
+        return self._note(i)
+
+    def _dataset(self, part: str, number: int, runs: list[Run], job: Job, left: int) -> dict[str, Any]:
+        folder, note = self.corpus / part / f"dataset_{number}", self._done / f"{part}_{number}.json"
+        if note.exists() and _is_whole(folder, read_json(note)):
+            return read_json(note)
+        try:
+            write_part(folder.parent)
+            done = write_dataset(folder, part, number, runs, job)
+            write_json(note, done)
+        except OSError as error:
+            raise _checks.disk_full(error, left * _BYTES_ON_DISK, self.folder) from error
+        return done
+
+
+def _checksum(path: Path) -> str:
+    """Checksum of a file; empty where it cannot be read."""
+    try:
+        return sha256(path)
+    except OSError:
+        return ""
+
+
+def _is_whole(folder: Path, done: dict[str, Any]) -> bool:
+    """Whether a finished dataset is on the disk as it was written; after a power failure it may not be."""
+    files = {folder / name: checksum for name, (_, checksum) in done["files"].items()}
+    return all(file.is_file() and sha256(file) == checksum for file, checksum in files.items())
+
+
+def _without_copies(good: dict[int, Scan], bad: dict[int, str]) -> tuple[dict[int, Scan], dict[int, str]]:
+    """A file that is another one's copy would count its cells twice."""
+    first: dict[str, str] = {}
+    for i, scanned in good.items():
+        original = first.setdefault(scanned.record["sha256"], scanned.record["file"])
+        if original != scanned.record["file"]:
+            bad[i] = f"is a copy of {original}"
+    return {i: scanned for i, scanned in good.items() if i not in bad}, bad
+
+
+def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, list[str] | None]:
+    """Categories of each obs column over all files, None where it holds numbers."""
+    merged: dict[str, list[str] | None] = {}
+    for key in keys:
+        found = {
+            scanned.record["file"]: scanned.record["columns"][key]
+            for scanned in scans.values()
+            if key in scanned.record["columns"]
+        }
+        numbers = [name for name, categories in found.items() if categories is None]
+        _checks.one_kind(key, numbers, [name for name in found if name not in numbers])
+        merged[key] = None if numbers else sorted({c for categories in found.values() for c in categories or ()})
+    return merged
+
+
+def report(labels: Sequence[str], scans: dict[int, Scan], bad: dict[int, str]) -> pd.DataFrame:
+    """What became of every file."""
+    rows = []
+    for i, label in enumerate(labels):
+        record = scans[i].record if i in scans else {}
+        numbers = {name: record.get(name, 0) for name in ("n_cells", "n_kept", "n_genes", "n_matched")}
+        n_donors = sum(n > 0 for n in record.get("donors", {}).values())
+        used = "used" if i in scans else "skipped"
+        rows.append({"file": label, "status": used, **numbers, "n_donors": n_donors, "reason": bad.get(i, "")})
+    return pd.DataFrame(rows)
+
+
+def donors_per_part(scans: dict[int, Scan], val_donors: Sequence[str]) -> dict[str, list[str]]:
+    """Donors with a cell, by part."""
+    names = {name for scanned in scans.values() for name, n in scanned.record["donors"].items() if n}
+    train, val = PARTS
+    return {train: sorted(names.difference(val_donors)), val: sorted(val_donors)}

@@ -1,0 +1,40 @@
+"""Columns of a matrix brought to the places of a vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+
+class Columns:
+    """Where each column of a data set belongs, for all its matrices and blocks of cells.
+
+    Parameters
+    ----------
+    index
+        Place of each column, −1 for one that is left out, as :meth:`~scbert_cll.vocab.GeneVocab.resolve` gives it.
+    n_genes
+        Length of the vocabulary.
+    """
+
+    def __init__(self, index: np.ndarray, n_genes: int) -> None:
+        known = np.flatnonzero(index >= 0)
+        self.per_gene = np.bincount(index[known], minlength=n_genes)
+        self._place = sparse.csr_matrix((np.ones(len(known), np.int8), (known, index[known])), (len(index), n_genes))
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether several columns share a place."""
+        return bool((self.per_gene > 1).any())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no column is left out."""
+        return bool(self.per_gene.sum() == self._place.shape[0])
+
+    def moved(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Put columns in their place and sum them by one sparse product, in a type that holds the sums."""
+        dtype = np.int64 if self.is_summed and csr.dtype.kind in "bui" else csr.dtype
+        moved = csr @ self._place.astype(dtype)
+        moved.sort_indices()
+        return moved

@@ -1,0 +1,207 @@
+"""The first of two passes: what every file holds, and whether it can be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scbert_cll import _checks
+from scbert_cll._corpus.columns import Columns
+from scbert_cll._corpus.sources import Source
+from scbert_cll._files import read_json, write_json
+from scbert_cll.vocab import GeneVocab
+
+# Bytes a stored value takes while a block is read, placed and binned (measured), and the most values of a block.
+_BYTES_PER_VALUE: Final = 128
+_MOST_VALUES: Final = 2**21
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of every file."""
+
+    vocab: GeneVocab
+    cut: Callable[[sparse.csr_matrix], sparse.csr_matrix]  # counts to what is stored: tokens, or counts
+    n_bins: int
+    layer: str | None
+    aliases: Any
+    min_matched: float
+    min_genes: int
+    donor_key: str | None
+    obs_columns: Sequence[str]
+    memory: int
+
+    @property
+    def n_values(self) -> int:
+        """Stored values of a block."""
+        return int(np.clip(self.memory // 8 // _BYTES_PER_VALUE, 1, _MOST_VALUES))
+
+    def open(self, path: Path) -> Source:
+        """A file, open for reading."""
+        return Source(path, layer=self.layer, memory=self.memory)
+
+    def aligned(self, source: Source, columns: Columns, start: int, stop: int) -> sparse.csr_matrix:
+        """Counts of some cells in the order of the vocabulary, without stored zeros."""
+        counts = columns.moved(source.counts(start, stop))
+        counts.eliminate_zeros()
+        return counts
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a file holds."""
+
+    record: dict[str, Any]
+    n_tokens: np.ndarray  # (cells,) stored values of each; 0: left out
+    donor: np.ndarray  # (cells,) number in record["donors"]
+    index: np.ndarray  # (columns,) place in the vocabulary
+
+    def save(self, stem: Path) -> None:
+        """Write arrays first: where there is a record, there are arrays."""
+        np.savez(stem.with_suffix(".npz"), n_tokens=self.n_tokens, donor=self.donor, index=self.index)
+        write_json(stem.with_suffix(".json"), self.record)
+
+    @classmethod
+    def load(cls, stem: Path) -> Scan:
+        """Read what `save` wrote."""
+        with np.load(stem.with_suffix(".npz")) as arrays:
+            return cls(read_json(stem.with_suffix(".json")), **{name: arrays[name] for name in arrays.files})
+
+
+class _Tally:
+    """What is learned block by block."""
+
+    def __init__(self, n_cells: int) -> None:
+        self.n_tokens, self.donor = np.zeros(n_cells, np.int32), np.zeros(n_cells, np.int32)
+        self.names = np.zeros(n_cells, np.uint64)
+        self.donors: dict[str, int] = {}
+        self.kinds: dict[str, str] = {}
+        self.categories: dict[str, set[str]] = {}
+        self.largest, self.n_at_top = 0.0, 0
+
+    def add_column(self, key: str, column: pd.Series) -> None:
+        """Kind and categories of a column of obs; a column without values has neither."""
+        present = column.dropna()
+        if len(present):
+            is_number = pd.api.types.is_numeric_dtype(present) and not pd.api.types.is_bool_dtype(present)
+            self.kinds[key] = "number" if is_number else "text"
+        if self.kinds.get(key) == "text":
+            self.categories.setdefault(key, set()).update(present.astype(str).unique())
+
+
+def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
+    """Read all of a file once and say what it holds.
+
+    Raises
+    ------
+    ValueError
+        It cannot be used; the sentence says why.
+    """
+    with request.open(path) as source:
+        _checks.not_a_layer_of_tokens(is_binned=source.is_binned())
+        found = source.resolve(request.vocab, request.aliases)
+        columns = Columns(found["index"].to_numpy(), len(request.vocab))
+        missing = request.vocab.names[columns.per_gene == 0]
+        _checks.vocabulary_coverage(found, missing, len(request.vocab), min_matched=request.min_matched)
+        tally = _tallied(source, columns, head["file"], request)
+        _unique_names(source, tally.names)
+    _checks.not_tokens(tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins)
+    record = {**head, "size": path.stat().st_size, **_genes(found, columns), **_cells(tally)}
+    return Scan(record, tally.n_tokens, tally.donor, found["index"].to_numpy(np.int32))
+
+
+def stem(label: str) -> str:
+    """A file's name without its ending."""
+    return label[: -len(suffix)] if (suffix := Path(label).suffix) else label
+
+
+def donor_names(source: Source, label: str, key: str | None, start: int, stop: int) -> np.ndarray:
+    """Donor of each cell; a file's name where it says nothing of donors or nothing is asked."""
+    if key is None or source.is_10x:
+        return np.full(stop - start, stem(label), dtype=object)
+    _checks.key_in(
+        key, source.obs_columns, "obs", "Name the column of donors (donor_key); None takes every file for one donor."
+    )
+    column = source.column(key, start, stop)
+    column = pd.Series(dtype=object) if column is None else column
+    if column.isna().any():
+        _checks.of_a_donor(source.names(start, stop)[column.isna()], key)
+    return column.astype(str).to_numpy(dtype=object)
+
+
+def _tallied(source: Source, columns: Columns, label: str, request: Request) -> _Tally:
+    """Go through the file."""
+    tally = _Tally(source.n_cells)
+    for start, stop in source.blocks(0, source.n_cells, request.n_values):
+        rows = slice(start, stop)
+        counts = request.aligned(source, columns, start, stop)
+        tokens = np.diff(request.cut(counts).indptr)
+        tally.n_tokens[rows] = np.where(np.diff(counts.indptr) >= request.min_genes, tokens, 0)
+        tally.largest = max(tally.largest, counts.data.max(initial=0))
+        tally.n_at_top += _n_rows_with(counts, request.n_bins) if tally.largest <= request.n_bins else 0
+        names, codes = np.unique(
+            donor_names(source, label, request.donor_key, start, stop).astype(str), return_inverse=True
+        )
+        known = [tally.donors.setdefault(str(name), len(tally.donors)) for name in names]
+        tally.donor[rows] = np.asarray(known, dtype=np.int32)[codes]
+        tally.names[rows] = pd.util.hash_array(source.names(start, stop))
+        for key in request.obs_columns:
+            if (column := source.column(key, start, stop)) is not None:
+                tally.add_column(key, column)
+    return tally
+
+
+def _n_rows_with(counts: sparse.csr_matrix, value: float) -> int:
+    """Cells in which a value occurs."""
+    at = np.searchsorted(counts.indptr, np.flatnonzero(counts.data == value), side="right")
+    return len(np.unique(at))
+
+
+def _unique_names(source: Source, hashed: np.ndarray) -> None:
+    """No name of a cell twice; names are only read again where their hashes say so."""
+    if len(np.unique(hashed)) < len(hashed):
+        _checks.unique(pd.Index(source.names(0, source.n_cells)), "obs_names", "adata.obs_names_make_unique()")
+
+
+def _genes(found: pd.DataFrame, columns: Columns) -> dict[str, Any]:
+    """What became of the genes."""
+    how = found["how"]
+    renamed = found[how.isin(["ensembl", "alias", "suffix"])]
+    return {
+        "n_genes": int((how != "no gene").sum()),
+        "n_matched": int((columns.per_gene > 0).sum()),
+        "renamed": dict(zip(renamed["name"], renamed["gene"], strict=True)),
+        "ambiguous": sorted(set(found.loc[how == "ambiguous", "name"])),
+    }
+
+
+def _cells(tally: _Tally) -> dict[str, Any]:
+    """What became of the cells."""
+    kept = tally.n_tokens > 0
+    per_donor = Counter(tally.donor[kept].tolist())
+    return {
+        "n_cells": len(kept),
+        "n_kept": int(kept.sum()),
+        "n_tokens": int(tally.n_tokens.sum(dtype=np.int64)),
+        "donors": {name: per_donor[code] for name, code in tally.donors.items()},
+        "columns": {
+            key: sorted(tally.categories[key]) if kind == "text" else None for key, kind in tally.kinds.items()
+        },
+    }
+
+
+def labels(paths: Iterable[Path]) -> list[str]:
+    """A name for each file: its last parts, as many as tell all files apart."""
+    parts = [path.resolve().parts for path in paths]
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-n:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return names

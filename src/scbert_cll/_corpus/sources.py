@@ -1,0 +1,249 @@
+"""The files a corpus is built from, read block by block: .h5ad, .h5mu and 10x .h5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import read_elem, sparse_dataset
+from scipy import sparse
+
+from scbert_cll import _checks
+from scbert_cll.vocab import GeneVocab
+
+# Reading a damaged file raises any of these, by HDF5, by anndata or by a check.
+UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError)
+
+
+class _Rows(Protocol):
+    """Rows of a matrix on disk."""
+
+    n_rows: int
+
+    def stored_before(self, row: int) -> int:
+        """Values that are read for the rows before this one."""
+        ...
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Rows from `start` up to `stop`."""
+        ...
+
+
+class _Csr:
+    """By cells, as most files are."""
+
+    def __init__(self, group: h5py.Group, shape: tuple[int, int]) -> None:
+        self.n_rows, self._n_columns = shape
+        self._data, self._indices = group["data"], group["indices"]
+        self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
+        _checks.of_one_shape(self._indptr, min(len(self._data), len(self._indices)), self.n_rows)
+
+    def stored_before(self, row: int) -> int:
+        return int(self._indptr[row])
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        first, last = self._indptr[start], self._indptr[stop]
+        indices = self._indices[first:last]
+        _checks.within(indices, self._n_columns)
+        indptr = (self._indptr[start : stop + 1] - first).astype(np.int32)
+        columns = indices.astype(np.int32, copy=False)
+        return sparse.csr_matrix((self._data[first:last], columns, indptr), shape=(stop - start, self._n_columns))
+
+
+class _Dense:
+    """Every number written out."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self.n_rows, self._n_columns = dataset.shape
+        self._dataset = dataset
+
+    def stored_before(self, row: int) -> int:
+        return row * int(self._n_columns)
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        return sparse.csr_matrix(self._dataset[start:stop])
+
+
+class _Csc:
+    """By genes: read as a whole, when it is first needed."""
+
+    def __init__(self, group: h5py.Group, shape: tuple[int, int], memory: int) -> None:
+        self.n_rows = shape[0]
+        self._group = group
+        self._csr: sparse.csr_matrix | None = None
+        _checks.of_one_shape(np.asarray(group["indptr"][:], dtype=np.int64), len(group["data"]), shape[1])
+        _checks.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
+
+    def stored_before(self, row: int) -> int:
+        return int(self._whole().indptr[row])
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        return self._whole()[start:stop]
+
+    def _whole(self) -> sparse.csr_matrix:
+        if self._csr is None:
+            _checks.within(self._group["indices"][:], self.n_rows)
+            self._csr = sparse.csr_matrix(read_elem(self._group))
+        return self._csr
+
+
+class Source:
+    """One file, open for reading.
+
+    Parameters
+    ----------
+    path
+        The file; what it is is told by what it holds, not by its ending.
+    layer
+        Where the raw counts are in an AnnData; ``X`` if not given. A 10x file has one matrix.
+    memory
+        Bytes a matrix that is stored by genes may take.
+    """
+
+    def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
+        _checks.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
+        self._file = h5py.File(path)
+        self._layer, self._memory = layer, memory
+        self._obs: h5py.Group | None = None
+        try:
+            self._open()
+            self.n_cells = self._rows.n_rows
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    @property
+    def is_10x(self) -> bool:
+        """Whether it has no `obs`."""
+        return self._obs is None
+
+    def resolve(self, vocab: GeneVocab, aliases: Any) -> pd.DataFrame:
+        """Which vocabulary gene each column stands for, and why, as :meth:`~scbert_cll.vocab.GeneVocab.resolve` says."""
+        columns = np.flatnonzero(self._is_gene)
+        found = vocab.resolve(self._gene_names(vocab)[columns], aliases=aliases)
+        return (
+            found.set_axis(columns)
+            .reindex(np.arange(len(self._is_gene)))
+            .fillna({"name": "", "gene": "", "index": -1, "how": "no gene"})
+            .astype({"index": np.int64})
+        )
+
+    def blocks(self, start: int, stop: int, n_values: int) -> Iterator[tuple[int, int]]:
+        """Whole rows of at most `n_values` stored values at a time, at least one."""
+        while start < stop:
+            last = start + 1
+            limit = self._rows.stored_before(start) + n_values
+            low, high = last, stop
+            while low <= high:
+                middle = (low + high) // 2
+                if self._rows.stored_before(middle) <= limit:
+                    last, low = max(last, middle), middle + 1
+                else:
+                    high = middle - 1
+            yield start, last
+            start = last
+
+    def counts(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Raw counts of some cells, checked."""
+        found = self._rows.read(start, stop)
+        found.sum_duplicates()
+        values = found.data
+        if values.min(initial=0) < 0 or not np.isfinite(values.max(initial=0)) or not _checks.are_whole(values):
+            names = pd.Index(self.names(start, stop))
+            # what is wrong is said by the check that looks at objects in memory
+            block = AnnData(X=found, obs=pd.DataFrame(index=names), var=pd.DataFrame(index=self._genes))
+            _checks.counts(block, None)
+        return found
+
+    def names(self, start: int, stop: int) -> np.ndarray:
+        """Names of cells."""
+        return values(self._cells, slice(start, stop)).astype(str).to_numpy(dtype=object)
+
+    def column(self, key: str, start: int, stop: int) -> pd.Series | None:
+        """A column of `obs`; None where the file has none of that name."""
+        if self._obs is None or key not in self._obs:
+            return None
+        return values(self._obs[key], slice(start, stop))
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Columns of `obs`."""
+        return [] if self._obs is None else [str(name) for name in self._obs.attrs.get("column-order", self._obs)]
+
+    def is_binned(self) -> bool:
+        """Whether the layer is one that pp.bin_expression wrote."""
+        return self._layer is not None and f"uns/{self._layer}/edges" in self._root
+
+    def _open(self) -> None:
+        if "matrix" in self._file:
+            self._open_10x(self._file["matrix"])
+        elif "mod" in self._file:
+            self._open_anndata(self._file["mod"][_checks.rna_modality(self._file["mod"])])
+        elif "obs" in self._file and "var" in self._file:
+            self._open_anndata(self._file)
+        else:
+            raise _checks.known_layout(self._file)
+
+    def _open_10x(self, matrix: h5py.Group) -> None:
+        if "features" not in matrix:
+            raise _checks.known_layout(self._file)
+        self._root, self._cells = matrix, matrix["barcodes"]
+        features = matrix["features"]
+        self._genes = pd.Index(values(features["name"], slice(None)))
+        self._ids = pd.Index(values(features["id"], slice(None)))
+        self._is_gene = (values(features["feature_type"], slice(None)) == "Gene Expression").to_numpy()
+        n_features, n_cells = (int(n) for n in matrix["shape"][:])
+        self._rows: _Rows = _Csr(matrix, (n_cells, n_features))
+
+    def _open_anndata(self, group: h5py.Group) -> None:
+        _checks.not_too_old(is_new=isinstance(group["obs"], h5py.Group) and isinstance(group["var"], h5py.Group))
+        self._root, self._obs = group, group["obs"]
+        self._cells = group["obs"][group["obs"].attrs["_index"]]
+        self._genes = pd.Index(values(group["var"][group["var"].attrs["_index"]], slice(None)))
+        self._ids, self._is_gene = self._genes, np.ones(len(self._genes), dtype=bool)
+        if self._layer is not None:
+            _checks.key_in(self._layer, group.get("layers", {}), "adata.layers")
+        matrix = group["X"] if self._layer is None else group["layers"][self._layer]
+        if isinstance(matrix, h5py.Dataset):
+            self._rows = _Dense(matrix)
+            return
+        backed = sparse_dataset(matrix)
+        csr = backed.format == "csr"
+        self._rows = _Csr(matrix, backed.shape) if csr else _Csc(matrix, backed.shape, self._memory)
+
+    def _gene_names(self, vocab: GeneVocab) -> pd.Index:
+        """Symbols, or the ids of a 10x file where the vocabulary has those."""
+        by_symbol, by_id = (names.isin(vocab.names).sum() for names in (self._genes, self._ids))
+        names: pd.Index = self._ids if by_id > by_symbol else self._genes
+        return names
+
+
+def values(elem: h5py.Group | h5py.Dataset, rows: slice) -> pd.Series:
+    """Some rows of a column as anndata writes it: plain, text, categorical (also that of anndata 0.7) or nullable."""
+    if isinstance(elem, h5py.Group) and "categories" in elem:
+        return _categorical(elem["codes"][rows], elem["categories"])
+    if isinstance(elem, h5py.Group):
+        found = values(elem["values"], rows)
+        return (
+            found.astype(object).mask(elem["mask"][rows]) if found.dtype == object else found.mask(elem["mask"][rows])
+        )
+    if "categories" in elem.attrs:
+        return _categorical(elem[rows], elem.file[elem.attrs["categories"]])
+    is_text = h5py.check_string_dtype(elem.dtype) is not None
+    return pd.Series(elem.asstr()[rows] if is_text else elem[rows], dtype=object if is_text else None)
+
+
+def _categorical(codes: np.ndarray, categories: h5py.Group | h5py.Dataset) -> pd.Series:
+    return pd.Series(pd.Categorical.from_codes(codes, pd.Index(values(categories, slice(None)))))
