@@ -7,11 +7,23 @@ from itertools import chain
 import lightning.pytorch as L
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.fabric.utilities import move_data_to_device
 from scipy import sparse
+from torch.utils.data import default_convert
 
-from scbert_cll.model._data import RowBatches, Rows, TokenRows, in_order_of_length, random_split
+from scbert_cll.model._data import (
+    RowBatches,
+    Rows,
+    TokenRows,
+    compact,
+    expand,
+    gene_order,
+    in_order_of_length,
+    random_split,
+)
 from scbert_cll.nn import Config
 
 SIZES = {"n": st.integers(0, 200), "batch_size": st.integers(2, 50), "seed": st.integers(0, 2**31 - 1)}
@@ -157,6 +169,34 @@ def test_end_token_is_in_the_background():
     assert cells["tokens"].tolist() == [[1, 0, 0]]
     assert cells["genes"][0, 2] == 4
     assert cells["weight"].tolist() == [[1, 3, 1]]
+
+
+def test_a_compact_batch_moves_as_bytes_and_its_lengths_stay():
+    batch = move_data_to_device(compact(TABLE, [1, 0, 2], Config(n_genes=4)), torch.device("meta"))
+    assert batch.values.device == batch.genes.device == torch.device("meta")
+    assert (batch.values.dtype, batch.genes.dtype) == (torch.uint8, torch.int32)
+    assert batch.lengths == [[3, 2, 1]]
+
+
+@pytest.mark.parametrize("mode", ["expressed", "background", "all"])
+@pytest.mark.parametrize("kind", [np.int64, np.float32], ids=["int64", "float32"])
+def test_a_compact_batch_expands_to_what_the_rows_are(mode, kind):
+    """Also out of a matrix of other types, as a corpus on disk may be read, and after a worker's conversion."""
+    lengths = np.random.default_rng(0).integers(10, 300, 24)
+    csr = sparse.csr_matrix((np.arange(400) < lengths[:, None]).astype(np.uint8) * 3)
+    config = Config(n_genes=400, tokens=mode, n_background=20, end_token=True, n_hidden=200, n_layers=6)
+    whole = TokenRows(csr, config, seed=4)[Rows(list(range(24)), 2)]
+    other = csr.astype(kind)
+    other.indices, other.indptr = other.indices.astype(np.int64), other.indptr.astype(np.int64)
+    batch = default_convert(compact(other, range(24), config))
+    assert torch.equal(batch.rows, whole["rows"])
+    assert (np.diff(lengths[batch.rows]) <= 0).all()
+    cells = expand(batch, config, gene_order(config, 4, 2))
+    assert len(cells) == len(whole["cells"]) == len(batch.lengths)
+    assert (len(cells) > 1) == (mode != "all")
+    for found, expected in zip(cells, whole["cells"], strict=True):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def test_cells_of_like_length_share_a_batch():

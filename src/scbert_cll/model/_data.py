@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from typing import Any, Final, NamedTuple
 
 import lightning.pytorch as L
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scbert_cll.nn import Config
+from scbert_cll.nn.tokens import cut, tokens
 
 Cells = dict[str, Tensor]  # tokens (b, n), and where needed genes (b, n) and weight (b, n)
 Batch = dict[str, Any]  # "cells": list of Cells; "rows" and further columns, in the order of the cells
@@ -25,6 +26,44 @@ class Rows(NamedTuple):
 
     rows: list[int]
     draw: int | None = None
+
+
+class Compact(NamedTuple):
+    """A batch as it is cheapest to move: expressed genes only, cell by cell, the longest cell first.
+
+    Moved to a GPU as it is, and expanded there. `lengths` stays on the host, where the shapes of the tokens are made of it.
+    """
+
+    rows: Tensor  # (b,) int64: which cells these are
+    values: Tensor  # (nnz,) uint8
+    genes: Tensor  # (nnz,) int32
+    lengths: list[list[int]]  # expressed genes of each cell, one list for each tensor of tokens
+
+
+def compact(csr: sparse.csr_matrix, rows: Sequence[int] | np.ndarray, config: Config) -> Compact:
+    """Take some rows, sorted by falling length and cut into parts of about the same length, so that little is padding."""
+    rows = np.asarray(rows, np.int64)
+    rows = rows[np.argsort(csr.indptr[rows] - csr.indptr[rows + 1], kind="stable")]
+    taken = csr[rows]
+    lengths = np.diff(taken.indptr)
+    bounds = [0, len(rows)] if config.tokens == "all" else _bounds(lengths, config)
+    values, genes = taken.data.astype(np.uint8, copy=False), taken.indices.astype(np.int32, copy=False)
+    parts = [lengths[start:stop].tolist() for start, stop in pairwise(bounds)]
+    return Compact(torch.from_numpy(rows), torch.from_numpy(values), torch.from_numpy(genes), parts)
+
+
+def expand(batch: Compact, config: Config, order: Tensor | None) -> list[Cells]:
+    """Tokens of each part, on whichever device the batch is; `order` is `gene_order`'s."""
+    whole = tokens(batch.values, batch.genes, list(chain(*batch.lengths)), config, order)
+    return cut(whole, batch.lengths, config) if len(batch.lengths) > 1 else [whole]
+
+
+def gene_order(config: Config, seed: int, draw: int | None) -> Tensor | None:
+    """All genes in the random order of a draw (None is the one that is the same for all seeds); None where there is no background."""
+    if config.tokens != "background":
+        return None
+    rng = np.random.default_rng([0] if draw is None else [seed, draw])
+    return torch.from_numpy(rng.permutation(config.n_genes))
 
 
 class TokenRows(Dataset[Batch]):
@@ -39,19 +78,15 @@ class TokenRows(Dataset[Batch]):
     def __init__(self, csr: sparse.csr_matrix, config: Config, *, seed: int = 0, **columns: np.ndarray) -> None:
         self.csr, self.config, self.seed = csr, config, seed
         self.columns = {name: torch.as_tensor(values) for name, values in columns.items()}
-        self._order: dict[int | None, np.ndarray] = {}
+        self._order: dict[int | None, Tensor | None] = {}
 
     def __len__(self) -> int:
         return int(self.csr.shape[0])
 
     def __getitem__(self, asked: Rows) -> Batch:
-        lengths = self.lengths()[asked.rows]
-        order = np.argsort(-lengths, kind="stable")
-        rows, lengths = np.asarray(asked.rows, np.int64)[order], lengths[order]
-        parts = [(0, len(rows))] if self.config.tokens == "all" else list(pairwise(_bounds(lengths, self.config)))
-        cells = [self._cells(rows[start:stop], asked.draw) for start, stop in parts]
-        columns = {name: values[rows] for name, values in self.columns.items()}
-        return {"cells": cells, "rows": torch.from_numpy(rows)} | columns
+        batch = compact(self.csr, asked.rows, self.config)
+        columns = {name: values[batch.rows] for name, values in self.columns.items()}
+        return {"cells": expand(batch, self.config, self._genes_in_order(asked.draw)), "rows": batch.rows} | columns
 
     def lengths(self) -> np.ndarray:
         """Number of tokens of each cell that are not zero."""
@@ -66,42 +101,10 @@ class TokenRows(Dataset[Batch]):
         background = np.minimum(self.config.n_background, self.config.n_genes - self.lengths())
         return np.asarray(self.lengths() + background + self.config.end_token)
 
-    def _cells(self, rows: np.ndarray, draw: int | None) -> Cells:
-        if self.config.tokens == "all":
-            whole = torch.from_numpy(self.csr[rows].toarray().astype(np.int64))
-            return {"tokens": torch.nn.functional.pad(whole, (0, int(self.config.end_token)))}
-        place = np.arange(self.n_tokens()[rows].max())
-        lengths = self.lengths()[rows]
-        expressed = place < lengths[:, None]
-        source = (self.csr.indptr[rows].astype(np.int64)[:, None] + place)[expressed]
-        tokens, genes = np.zeros(expressed.shape, np.int64), np.zeros(expressed.shape, np.int64)
-        tokens[expressed], genes[expressed] = self.csr.data[source], self.csr.indices[source]
-        weight = expressed.astype(np.float32)
-        if self.config.tokens == "background":
-            order = self._genes_in_order(draw)
-            for i, n in enumerate(lengths):
-                _add_background(genes[i], weight[i], n, order, self.config)
-        cells: Cells = {"tokens": torch.from_numpy(tokens), "genes": torch.from_numpy(genes)}
-        return cells if (weight == 1).all() else cells | {"weight": torch.from_numpy(weight)}
-
-    def _genes_in_order(self, draw: int | None) -> np.ndarray:
+    def _genes_in_order(self, draw: int | None) -> Tensor | None:
         if draw not in self._order:
-            seed = [0] if draw is None else [self.seed, draw]
-            self._order = {draw: np.random.default_rng(seed).permutation(self.config.n_genes)}
+            self._order = {draw: gene_order(self.config, self.seed, draw)}
         return self._order[draw]
-
-
-def _add_background(genes: np.ndarray, weight: np.ndarray, n: int, order: np.ndarray, config: Config) -> None:
-    """Behind the n expressed genes of one cell: zero genes that stand for all others, and the end token."""
-    n_zero = config.n_genes - n
-    known = np.zeros(config.n_genes, bool)
-    known[genes[:n]] = True
-    first = order[: n + config.n_background]
-    sample = first[~known[first]][: config.n_background]
-    end = n + len(sample)
-    genes[n:end], weight[n:end] = sample, n_zero / max(len(sample), 1)
-    if config.end_token:
-        genes[end], weight[end] = config.n_genes, 1
 
 
 def _bounds(lengths: np.ndarray, config: Config) -> list[int]:
