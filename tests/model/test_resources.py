@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scbert_cll.model import ScBERT, _base, _resources
+from scbert_cll.model import ScBERT, _resources, _training
 from scbert_cll.model._data import TokenRows
 from scbert_cll.model._plans import ClassifyPlan, PretrainPlan
 from scbert_cll.nn import Config
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def said(monkeypatch):
     """What a user reads before a training."""
     sentences = []
-    monkeypatch.setattr(_base, "rank_zero_info", sentences.append)
+    monkeypatch.setattr(_training, "rank_zero_info", sentences.append)
     return sentences
 
 
@@ -58,7 +58,7 @@ def tokens(mode: str, **choices) -> TokenRows:
 
 
 def announce(data: TokenRows, found: _resources.Rehearsal, max_epochs: int = 10) -> str | None:
-    return _resources.announcement(found, data, np.arange(100), batch_size=16, max_epochs=max_epochs)
+    return _resources.announcement(found, data, np.arange(100), n_cells=100, batch_size=16, max_epochs=max_epochs)
 
 
 def test_a_long_training_is_announced_with_time_memory_and_cheaper_tokens():

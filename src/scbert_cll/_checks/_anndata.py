@@ -140,13 +140,18 @@ def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> 
             f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it knows {listed(known)}."
         )
     codes = pd.Categorical(names.map(lambda v: None if v is None else str(v)), categories=list(known)).codes
-    absent = [c for i, c in enumerate(known) if not (codes[rows] == i).any()]
+    every_class(codes[rows], known, f"adata.obs[{key!r}]")
+    return codes.astype(np.int64)
+
+
+def every_class(codes: np.ndarray, known: Sequence[str], where: str) -> None:
+    """A labelled training cell of every class."""
+    absent = [c for i, c in enumerate(known) if not (codes == i).any()]
     if absent:
         raise ValueError(
-            f"No labelled training cell of class {listed(absent)} in adata.obs[{key!r}]; "
+            f"No labelled training cell of class {listed(absent)} in {where}; "
             "split so that every class has training donors, or remove the class."
         )
-    return codes.astype(np.int64)
 
 
 def no_resampled_rows(adata: AnnData) -> None:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-import signal
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
-import lightning.pytorch as L
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _io, _scvi
-from scbert_cll.model._data import TokenRows, TokenSplits, random_split
-from scbert_cll.model._inference import Inference
-from scbert_cll.model._plans import KeepBest, Plan
-from scbert_cll.model._resources import (
-    announcement,
-    enough_memory,
-    fitting_batch_size,
-    forecast,
-    training_device,
-)
+from scbert_cll.model._training import Training, as_seed, long, seeded, wide
 from scbert_cll.nn import Config, Performer
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -63,42 +48,7 @@ def width(*, preset: str = "small", **network: Any) -> int:
     return found
 
 
-def as_seed(rng: int | np.random.Generator | None) -> int:
-    """Draw an integer seed from what users pass as `rng`."""
-    return int(rng) if isinstance(rng, (int, np.integer)) else int(np.random.default_rng(rng).integers(2**31))
-
-
-def check_numbers(max_epochs: int, batch_size: int | Literal["auto"], **shares: float) -> None:
-    """Numbers that training can use; BatchNorm needs two cells at a time."""
-    _checks.number_in(max_epochs, "max_epochs", 1, np.inf, whole=True)
-    if batch_size != "auto":
-        _checks.number_in(batch_size, "batch_size", 2, np.inf, whole=True)
-    for name, value in shares.items():
-        _checks.share(value, name)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """PyTorch's random numbers from `seed`, and the user's own stream untouched."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C as Python has it: Lightning would end the process, and ignore the key from then on."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stop:
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt(
-            "Training was interrupted. The model has its best epoch; train() goes on from it."
-        ) from stop
-
-
-class TokenModel(Inference):
+class TokenModel(Training):
     """A Performer over binned genes, with the verbs of scvi-tools."""
 
     def __init__(
@@ -147,80 +97,6 @@ class TokenModel(Inference):
         derived = {"n_genes": len(self.genes), "n_bins": int(self.binning["params"]["n_bins"]), "n_classes": n_classes}
         return Config(**(PRESETS[preset] | dict(network) | derived))
 
-    # ---- training
-
-    def _parts(self, split_key: str | None, seed: int) -> dict[str, np.ndarray]:
-        """Rows of train, val and test; without a split a tenth of the cells validates."""
-        if split_key is None:
-            return random_split(self._cells(None).n_obs, 0.1, seed)
-        column = _checks.split(self._cells(None), split_key).to_numpy()
-        return {part: np.flatnonzero(column == part) for part in _keys.SPLIT_ORDER}
-
-    def _fit(
-        self,
-        plan: Plan,
-        data: TokenRows,
-        parts: dict[str, np.ndarray],
-        *,
-        max_epochs: int,
-        batch_size: int | Literal["auto"],
-        recompute: bool,
-        early_stopping: bool,
-        seed: int,
-        start: float = math.inf,
-        callbacks: Sequence[L.Callback] = (),
-        **trainer: Any,
-    ) -> None:
-        """Run Lightning through scvi-tools' runner; with early stopping the best epoch's weights are kept, else the last one's."""
-        self.module.set_recompute(recompute)
-        batch_size = self._prepare(plan, data, parts[_keys.TRAIN], batch_size, max_epochs, trainer)
-        splits = TokenSplits(data, parts, batch_size=batch_size, seed=seed)
-        keep_best = early_stopping or math.isfinite(start)
-        best = [KeepBest(start=start, restore=keep_best)] if splits.n_val else []
-        runner = _scvi.TrainRunner(
-            self,
-            training_plan=plan,
-            data_splitter=splits,
-            max_epochs=max_epochs,
-            early_stopping=early_stopping and splits.n_val > 0,
-            early_stopping_monitor="validation_loss",
-            callbacks=[*callbacks, *best],
-            **{"check_val_every_n_epoch": 1, "log_every_n_steps": 1, "limit_val_batches": min(1.0, splits.n_val)}
-            | {"use_distributed_sampler": False}  # RowBatches shares the cells out itself
-            | trainer,
-        )
-        self.module.train()  # Lightning leaves the mode as it finds it
-        with seeded(seed), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec")  # Lightning on PyTorch's own changes
-            try:
-                with interruptible(), enough_memory(self.config, batch_size, training=True):
-                    runner()
-            except (KeyboardInterrupt, MemoryError):
-                self.module.eval()
-                self.is_trained_ = bool(best) and best[0].weights is not None
-                raise
-
-    def _prepare(
-        self,
-        plan: Plan,
-        data: TokenRows,
-        rows: np.ndarray,
-        batch_size: int | Literal["auto"],
-        max_epochs: int,
-        trainer: Mapping[str, Any],
-    ) -> int:
-        """Rehearse a step: find the batch that fits where that is wished, and announce a long training."""
-        device, precision = training_device(trainer), trainer.get("precision")
-        with enough_memory(self.config, None if batch_size == "auto" else batch_size, training=True):
-            if batch_size == "auto":
-                batch_size = fitting_batch_size(plan, data, rows, device, precision)
-                rank_zero_info(f"batch_size={batch_size} fits.")
-            found = forecast(plan, data, rows, device, precision, batch_size)
-        said = announcement(found, data, rows, batch_size=batch_size, max_epochs=max_epochs)
-        if said is not None:
-            rank_zero_info(said)
-        return batch_size
-
     # ---- folders
 
     def save(self, dir_path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -258,7 +134,7 @@ class TokenModel(Inference):
             genes=list(self.genes),
             weights=self.module.state_dict(),
             labels=self._labels(),
-            history=_wide(self.history_),
+            history=wide(self.history_),
             edges=learned,
             linear=self._linear_arrays(),
             overwrite=overwrite,
@@ -323,7 +199,7 @@ class TokenModel(Inference):
         model.is_trained_ = config["is_trained"]
         if saved["linear"] is not None:
             model._take_linear(config["joined"], saved["linear"])
-        model.history_ = _long(saved["history"])
+        model.history_ = long(saved["history"])
         if adata is not None:
             model._adata = _checks.anndata(adata)
         return model
@@ -335,11 +211,3 @@ def _gene_vectors(adata: AnnData, genes: pd.Index) -> Tensor:
     _checks.key_in(_keys.GENE2VEC, adata.varm, "adata.varm", remedy)
     vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)
     return torch.from_numpy(vectors[adata.var_names.get_indexer(genes)])
-
-
-def _wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:
-    return pd.concat(list(history.values()), axis=1) if history else None
-
-
-def _long(history: pd.DataFrame | None) -> dict[str, pd.DataFrame] | None:
-    return None if history is None else {str(name): history[[name]].dropna() for name in history}

@@ -9,24 +9,25 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scipy.special import softmax
 from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import as_seed, check_numbers, seeded
-from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions, loss_of_logits
+from scbert_cll.model._corpus import CorpusData
+from scbert_cll.model._data import TokenSplits
+from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions
+from scbert_cll.model._labelled import Labelled
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._pretrained import Pretrained
-from scbert_cll.model._proteins import protein_targets
 from scbert_cll.model._recipe import Freeze, leave_trainable, usual_epochs
+from scbert_cll.model._training import as_seed, check_numbers, seeded
 from scbert_cll.nn.performer import mean_tokens
 from scbert_cll.vocab import Vocabulary
 
 
-class ScBERTClassifier(Pretrained, LinearBeside):
+class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
     """Classifier of cells: a Performer with a classification head, pretrained by :class:`ScBERT` or not.
 
     Parameters
@@ -157,6 +158,7 @@ class ScBERTClassifier(Pretrained, LinearBeside):
         early_stopping: bool = False,
         early_stopping_patience: int = 10,
         rng: int | np.random.Generator | None = 0,
+        datamodule: CorpusData | None = None,
         **trainer: Any,
     ) -> None:
         """Train on the labelled cells, for a fixed number of epochs with a learning rate that falls to zero.
@@ -189,8 +191,12 @@ class ScBERTClassifier(Pretrained, LinearBeside):
         early_stopping
             Stop when the validation loss no longer falls, and keep the best epoch. Needs many validation cells: with few, the
             last epoch was better.
+        datamodule
+            Train on the labelled cells of a corpus instead of those in memory; its donors that were held out validate. The logistic
+            regression is then fitted to a sample of 20,000 of them. `split_key`, `weight_key`, `donor_key`, `protein_key` and
+            ``combine="residual"`` are for cells in memory; to balance name columns in ``CorpusData(balance=…)``.
         batch_size, lr, weight_decay, recompute, early_stopping_patience, rng, **trainer
-            As in :meth:`ScBERT.train`.
+            As in :meth:`ScBERT.train`, `checkpoint_dir` and the arguments that belong to it among them.
 
         Raises
         ------
@@ -199,25 +205,13 @@ class ScBERTClassifier(Pretrained, LinearBeside):
         """
         check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
         seed = as_seed(rng)
-        parts = self._parts(split_key, seed)
-        codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
-        unlabelled = parts["train"][codes[parts["train"]] < 0]
-        parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
-        weights = self._weights(weight_key, codes, parts)
-        parts["train"] = parts["train"][weights[parts["train"]] > 0]
-        groups = None if donor_key is None else _checks.obs_column(self.adata, donor_key).astype(str).to_numpy()
         _checks.choice(combine, COMBINE, "combine")
-        self.combine = combine
-        data = self._rows(None, seed=seed, labels=codes, weights=weights)
-        offset = self._fit_linear(data.csr, codes, weights, parts, groups, seed)
-        start = math.inf
-        max_epochs = max_epochs or usual_epochs(len(parts[_keys.TRAIN]))
-        if offset is not None:
-            data.columns["offset"] = torch.from_numpy(offset.astype(np.float32))
-            start = self._start_from(offset, codes, weights, parts[_keys.VAL])
-        if protein_key is not None:
-            parts["train"] = np.sort(np.concatenate([parts["train"], unlabelled]))
-            data.columns["proteins"] = torch.from_numpy(protein_targets(self.adata, protein_key, parts["train"]))
+        keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
+        data: TokenSplits | CorpusData
+        if datamodule is None:
+            data, start = self._labelled(seed, combine, **keys)
+        else:
+            data, start = self._labelled_corpus(datamodule, seed, combine, keys), math.inf
         leave_trainable(self.module, freeze)
         with seeded(seed):
             plan = ClassifyPlan(
@@ -225,14 +219,13 @@ class ScBERTClassifier(Pretrained, LinearBeside):
                 lr=lr,
                 weight_decay=weight_decay,
                 token_drop=token_drop,
-                n_proteins=0 if protein_key is None else data.columns["proteins"].shape[1],
+                n_proteins=data.n_proteins,
                 seed=seed,
             )
         self._fit(
             plan,
             data,
-            parts,
-            max_epochs=max_epochs,
+            max_epochs=max_epochs or usual_epochs(data.n_labelled),
             batch_size=batch_size,
             recompute=recompute,
             early_stopping=early_stopping,
@@ -241,13 +234,6 @@ class ScBERTClassifier(Pretrained, LinearBeside):
             start=start,
             **trainer,
         )
-
-    def _start_from(self, offset: np.ndarray, codes: np.ndarray, weights: np.ndarray, val: np.ndarray) -> float:
-        """Begin with the linear part alone; its validation loss, which the network has to beat."""
-        if self.is_trained_:
-            return math.inf
-        self.module.silence()
-        return loss_of_logits(offset[val], codes[val], weights[val]) if len(val) else math.inf
 
     def predict(
         self, adata: AnnData | None = None, *, soft: bool = False, batch_size: int | None = None
@@ -322,20 +308,6 @@ class ScBERTClassifier(Pretrained, LinearBeside):
     ) -> tuple[Tensor, Tensor]:
         encodings = self.module.encode(tokens, genes, weight)
         return self.module.read(encodings, weight).float(), mean_tokens(encodings, weight)
-
-    def _weights(self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
-        """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""
-        weights = (codes >= 0).astype(np.float32)
-        if key is None:
-            return weights
-        train, val = parts[_keys.TRAIN], parts[_keys.VAL]
-        weights[train] = pd.to_numeric(_checks.obs_column(self.adata, key).iloc[train], errors="coerce")
-        _checks.weights(weights[train], key)
-        train = train[weights[train] > 0]
-        n = np.bincount(codes[train], minlength=len(self.classes))
-        by_class = np.bincount(codes[train], weights[train], len(self.classes)) / np.maximum(n, 1)
-        weights[val] = by_class[codes[val]] / max(by_class[codes[val]].mean(), 1e-12) if len(val) else 1
-        return weights
 
     def _labels(self) -> dict[str, Any]:
         return {"labels_key": self.labels_key, "classes": self.classes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from typing import Any, Final, NamedTuple
@@ -129,6 +130,7 @@ class RowBatches(Sampler[Rows]):
     ) -> None:
         self.rows, self.batch_size, self.seed, self.epoch = np.asarray(rows), batch_size, seed, 0
         self.rank, self.world = rank, world
+        self.skip = 0  # batches of the next epoch that a run which is resumed has seen
 
     def __len__(self) -> int:
         return len(self._bounds())
@@ -139,9 +141,12 @@ class RowBatches(Sampler[Rows]):
 
     def __iter__(self) -> Iterator[Rows]:
         rows, draw = self.rows, None
+        skip, self.skip = self.skip, 0
         if self.seed is not None:
             rows, draw = np.random.default_rng([self.seed, self.epoch]).permutation(rows), self.epoch
-        yield from (Rows(rows[start:stop][self.rank :: self.world].tolist(), draw) for start, stop in self._bounds())
+        yield from (
+            Rows(rows[start:stop][self.rank :: self.world].tolist(), draw) for start, stop in self._bounds()[skip:]
+        )
 
     def _bounds(self) -> list[tuple[int, int]]:
         starts = list(range(0, len(self.rows), self.batch_size))
@@ -150,9 +155,30 @@ class RowBatches(Sampler[Rows]):
         return list(pairwise([*starts, len(self.rows)]))
 
 
+class PlacedLoader(DataLoader[Batch]):
+    """A loader that knows how far it is in its epoch; Lightning saves and restores the place."""
+
+    sampler: RowBatches
+    done = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there."""
+        self.sampler.skip = state["done"]
+
+    def __iter__(self) -> Any:
+        self.done = self.sampler.skip
+        for batch in super().__iter__():
+            self.done += 1
+            yield batch
+
+
 def loader(data: TokenRows, batches: RowBatches) -> DataLoader[Batch]:
     """Loader whose batches are exactly those of `batches`; a generator of its own leaves the user's random numbers alone."""
-    return DataLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
+    return PlacedLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
 
 
 def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
@@ -164,13 +190,35 @@ def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
 class TokenSplits(L.LightningDataModule):
     """Training and validation rows of one `TokenRows`, for Lightning."""
 
-    def __init__(self, data: TokenRows, parts: dict[str, np.ndarray], *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        data: TokenRows,
+        parts: dict[str, np.ndarray],
+        *,
+        seed: int,
+        batch_size: int = 32,
+        n_labelled: int | None = None,
+    ) -> None:
         super().__init__()
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.train_idx, self.val_idx, self.test_idx = (
             parts.get(p, np.zeros(0, np.int64)) for p in ("train", "val", "test")
         )
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
+        self.n_labelled = self.n_train if n_labelled is None else n_labelled
+        self.n_proteins = data.columns["proteins"].shape[1] if "proteins" in data.columns else 0
+
+    def rehearsal(self) -> tuple[TokenRows, np.ndarray, int]:
+        """The cells, which of them are trained on, and how many these are."""
+        return self.data, self.train_idx, self.n_train
+
+    def digest(self) -> str:
+        """Checksum of all that is trained on and validated with."""
+        found = hashlib.sha256()
+        csr, columns = self.data.csr, self.data.columns
+        for array in (csr.data, csr.indices, csr.indptr, self.train_idx, self.val_idx, *columns.values()):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of training cells, of which each process gets its share."""
@@ -187,3 +235,14 @@ def random_split(n: int, fraction: float, seed: int) -> dict[str, np.ndarray]:
     order = np.random.default_rng(seed).permutation(n)
     n_val = round(n * fraction)
     return {"train": np.sort(order[n_val:]), "val": np.sort(order[:n_val])}
+
+
+def take_columns(csr: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
+    """Columns by number, -1 for one of zeros; sorted, and without stored zeros."""
+    if not np.array_equal(columns, np.arange(csr.shape[1])):
+        padded = sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=(csr.shape[0], csr.shape[1] + 1))
+        csr = padded[:, columns]  # -1 is the added column of zeros
+    csr = sparse.csr_matrix(csr, copy=not csr.has_canonical_format or bool((csr.data == 0).any()))
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    return csr

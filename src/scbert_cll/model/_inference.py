@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from scbert_cll import _checks
 from scbert_cll.model import _scvi
-from scbert_cll.model._data import Cells, TokenRows, in_order_of_length
+from scbert_cll.model._data import Cells, TokenRows, in_order_of_length, take_columns
 from scbert_cll.model._resources import enough_memory
 from scbert_cll.nn import Config, Performer
 from scbert_cll.nn.performer import mean_tokens
@@ -54,7 +54,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         csr, record = _checks.tokens(adata, self.layer)
         _checks.same_binning(record, self.binning, self.layer)
         _checks.model_genes(self.genes, adata)
-        csr = _take_columns(csr, adata.var_names.get_indexer(self.genes))
+        csr = take_columns(csr, adata.var_names.get_indexer(self.genes))
         if self.config.tokens != "all":
             _checks.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
         return TokenRows(csr, self.config, seed=seed, **columns)
@@ -274,14 +274,3 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             attends = (cells.get("weight", everything) > 0).cpu().numpy()
             for row, gene, found, here in zip(rows, genes, received.cpu().numpy(), attends, strict=True):
                 yield int(row), gene[here], found[..., here]
-
-
-def _take_columns(csr: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
-    """Columns by number, -1 for one of zeros; sorted, and without stored zeros."""
-    if not np.array_equal(columns, np.arange(csr.shape[1])):
-        padded = sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=(csr.shape[0], csr.shape[1] + 1))
-        csr = padded[:, columns]  # -1 is the added column of zeros
-    csr = sparse.csr_matrix(csr, copy=not csr.has_canonical_format or bool((csr.data == 0).any()))
-    csr.sum_duplicates()
-    csr.eliminate_zeros()
-    return csr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import Any, Final, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from scbert_cll.model._data import Batch, Cells
 from scbert_cll.nn import Performer, mask_tokens
 
-_APART: Final = 1_000_003  # between the seeds of two processes
+APART: Final = 1_000_003  # between the seeds of two processes
 
 
 class Plan(L.LightningModule):
@@ -47,6 +48,15 @@ class Plan(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one training batch, for a rehearsal."""
         raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What was chosen: its plain attributes."""
+        names = [*inspect.signature(Plan).parameters, *inspect.signature(type(self)).parameters]
+        return {
+            name: getattr(self, name)
+            for name in dict.fromkeys(names)
+            if name not in ("module", "kwargs", "seed", "n_proteins")
+        }
 
     def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
         """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
@@ -84,7 +94,7 @@ class PretrainPlan(Plan):
         done = self.trainer.fit_loop.total_batch_idx
         if self.redraw_every and done and done % self.redraw_every == 0:
             self.module.redraw_features(torch.Generator().manual_seed(self.seed + done))
-        return self._step(batch, "train", self.seed + 1 + done + _APART * self.trainer.global_rank)
+        return self._step(batch, "train", self.seed + 1 + done + APART * self.trainer.global_rank)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Hide the same genes in every epoch, so that losses can be compared."""
@@ -137,7 +147,7 @@ class ClassifyPlan(Plan):
         """One step, with tokens left out."""
         if self.token_drop:
             generator = torch.Generator().manual_seed(
-                self.seed + 1 + self.trainer.fit_loop.total_batch_idx + _APART * self.trainer.global_rank
+                self.seed + 1 + self.trainer.fit_loop.total_batch_idx + APART * self.trainer.global_rank
             )
             batch = batch | {"cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]}
         return self._step(batch, "train")
@@ -198,9 +208,17 @@ class KeepBest(L.Callback):
         self.monitor, self.best, self.restore = monitor, start, restore
         self.weights: dict[str, Tensor] | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.best, self.weights = state_dict["best"], state_dict["weights"]
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what there is before training, where that may be the best."""
-        if math.isfinite(self.best):
+        if math.isfinite(self.best) and self.weights is None:
             self.weights = copy.deepcopy(cast("Performer", pl_module.module).state_dict())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks
 from scbert_cll.model import _scvi
+from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._hub import Shared, class_of, model_folder
 from scbert_cll.model._scbert import ScBERT
 
@@ -28,7 +29,7 @@ class Pretrained(Shared):
     def from_pretrained(
         cls,
         model: ScBERT | str | os.PathLike[str],
-        adata: AnnData | None = None,
+        adata: AnnData | CorpusData | None = None,
         *,
         labels_key: str | None = None,
         revision: str | None = None,
@@ -45,7 +46,7 @@ class Pretrained(Shared):
             The pretrained model, its folder, or ``"org/name"`` on Hugging Face. A folder or repository that holds a classifier
             is loaded as it is, ready to predict.
         adata
-            Labelled cells; None: the pretrained model's. Genes are matched by name.
+            Labelled cells, in memory or a corpus; None: the pretrained model's. Genes are matched by name.
         labels_key
             `obs` column of the classes. Of a classifier that is loaded: leave it out.
         revision, token, accelerator
@@ -71,7 +72,8 @@ class Pretrained(Shared):
         if isinstance(model, (str, os.PathLike)):
             folder = model_folder(model, revision=revision, token=token)
             if class_of(folder) == cls.__name__:
-                return cls._ready(folder, adata, accelerator, labels_key=labels_key, network=network)
+                cells = adata if isinstance(adata, AnnData) else None
+                return cls._ready(folder, cells, accelerator, labels_key=labels_key, network=network)
             model = ScBERT.load(folder, accelerator=accelerator)
         return cls._started(model, adata, labels_key, rng, network)
 
@@ -96,7 +98,7 @@ class Pretrained(Shared):
     def _started(
         cls,
         model: ScBERT,
-        adata: AnnData | None,
+        adata: AnnData | CorpusData | None,
         labels_key: str | None,
         rng: int | np.random.Generator | None,
         network: dict[str, Any],
@@ -109,15 +111,18 @@ class Pretrained(Shared):
             raise TypeError(
                 f"{_checks.listed(other)} would not fit the pretrained weights; a classifier may choose {_checks.listed(sorted(_HEAD_CHOICES))}."
             )
-        adata = model._cells(adata)
-        classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
+        if isinstance(adata, CorpusData):
+            classes = adata.classes(labels_key)
+        else:
+            adata = model._cells(adata)
+            classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
         excluded = model.registry["setup_args"]["exclude_genes"]
         setup = {"labels_key": labels_key, "layer": model.layer, "exclude_genes": list(excluded)}
         registry = _scvi.detached_registry(cls.__name__, list(model.genes), setup)
         kept = {k: v for k, v in asdict(model.config).items() if k not in _DERIVED}
         choices = kept | network | {"labels_key": labels_key, "classes": classes}
         new = cls(registry=registry, binning=model.binning, rng=rng, **choices)
-        new._adata = adata
+        new._adata = None if isinstance(adata, CorpusData) else adata
         new.module.load_state_dict(new.module.state_dict() | model.module.state_dict())
         new.module.to(model.module.device)
         return new

@@ -9,8 +9,8 @@ import numpy as np
 
 from scbert_cll import _checks
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import as_seed
 from scbert_cll.model._inference import Inference
+from scbert_cll.model._training import as_seed
 
 Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {"head": ("head.",), "blocks": ("head.", "norm.", "blocks."), "all": ("",)}

@@ -82,15 +82,15 @@ def rehearse(
 
 
 def announcement(
-    found: Rehearsal, data: TokenRows, rows: np.ndarray, *, batch_size: int, max_epochs: int, devices: int = 1
+    found: Rehearsal, data: TokenRows, rows: np.ndarray, *, n_cells: int, batch_size: int, max_epochs: int
 ) -> str | None:
-    """How long a training on `rows` will take, at most, and how to make it cheaper; None for a short one."""
+    """How long a training on `n_cells` cells like those in `rows` will take, at most, and how to make it cheaper; None for a short one."""
     lengths = data.n_tokens()
-    epoch = found.seconds * lengths[rows].sum() / found.n_tokens / devices
+    epoch = found.seconds * lengths[rows].mean() * n_cells / found.n_tokens
     if epoch * max_epochs < LONG:
         return None
     said = (
-        f"One epoch of {len(rows):,} cells will take about {_duration(epoch)}, {max_epochs} epochs at most about "
+        f"One epoch of {n_cells:,} cells will take about {_duration(epoch)}, {max_epochs} epochs at most about "
         f"{_duration(epoch * max_epochs)}"
     )
     if found.n_bytes is not None:

@@ -12,14 +12,18 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import as_seed, check_numbers
+from scbert_cll.model._corpus import CorpusData
+from scbert_cll.model._data import TokenSplits
 from scbert_cll.model._exchange import CheckpointModel
 from scbert_cll.model._hub import Shared, class_of, model_folder
+from scbert_cll.model._monitor import Asked
+from scbert_cll.model._on_corpus import OnCorpus
 from scbert_cll.model._plans import PretrainPlan
+from scbert_cll.model._training import as_seed, check_numbers
 from scbert_cll.vocab import Vocabulary
 
 
-class ScBERT(Shared, CheckpointModel):
+class ScBERT(Shared, OnCorpus, CheckpointModel):
     """Masked-gene model: a Performer that learns to guess the expression bin of hidden genes from the rest of the cell.
 
     Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski et al. 2021,
@@ -207,6 +211,12 @@ class ScBERT(Shared, CheckpointModel):
         early_stopping: bool = True,
         early_stopping_patience: int = 10,
         rng: int | np.random.Generator | None = 0,
+        datamodule: CorpusData | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_minutes: float | None = 30,
+        checkpoint_steps: int | None = None,
+        resume: bool = True,
+        logger: Asked | Sequence[Asked] = None,
         **trainer: Any,
     ) -> None:
         """Train on hidden genes.
@@ -233,20 +243,44 @@ class ScBERT(Shared, CheckpointModel):
             Stop after so many epochs without a lower validation loss, and keep the epoch with the lowest; else the last one is kept.
         rng
             Seed of batches, masks and dropout.
+        datamodule
+            Train on the cells of a corpus instead of those in memory; its donors that were held out validate.
+        checkpoint_dir
+            Folder for checkpoints. Where it has some of the same run, this goes on from the newest, to the same weights as
+            if it had never been interrupted.
+        checkpoint_minutes, checkpoint_steps
+            Write one every so many minutes, and every so many steps of the optimiser; None: not by that. The last two are kept. When the system asks
+            for the machine (SIGTERM, or SIGUSR1 from SLURM, whose job is then queued again), one is written at once.
+        resume
+            Go on where `checkpoint_dir` has checkpoints; False refuses such a folder.
+        logger
+            Beside :attr:`history`: ``"csv"``, ``"tensorboard"`` (in `checkpoint_dir`, or the working directory), or loggers of
+            Lightning.
         **trainer
-            Passed to Lightning's trainer: `accelerator`, `devices`, `precision`, `accumulate_grad_batches`,
-            `gradient_clip_val`, `strategy`, …
+            Passed to Lightning's trainer: `accelerator`, `devices`, `num_nodes`, `strategy`, `precision`, `max_steps`,
+            `accumulate_grad_batches`, `gradient_clip_val`, `val_check_interval`, `limit_val_batches`, …
 
         Returns
         -------
         None; :attr:`history` holds `train_loss`, `validation_loss`, `masked_accuracy_*` and beside it `majority_accuracy_*`,
         what guessing each cell's commonest bin gets.
+
+        Raises
+        ------
+        RuntimeError
+            Another run is writing to `checkpoint_dir`.
+        ValueError
+            `checkpoint_dir` holds checkpoints of another run: the data or a setting differs, which is named.
         """
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
         if feature_redraw_interval is not None:
             _checks.number_in(feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True)
         seed = as_seed(rng)
-        data = self._rows(None, seed=seed)
+        data: TokenSplits | CorpusData
+        if datamodule is None:
+            data = TokenSplits(self._rows(None, seed=seed), self._parts(split_key, seed), seed=seed)
+        else:
+            data = self._attached(datamodule, seed)
         plan = PretrainPlan(
             self.module,
             lr=lr,
@@ -258,12 +292,16 @@ class ScBERT(Shared, CheckpointModel):
         self._fit(
             plan,
             data,
-            self._parts(split_key, seed),
             max_epochs=max_epochs,
             batch_size=batch_size,
             recompute=recompute,
             early_stopping=early_stopping,
             early_stopping_patience=early_stopping_patience,
             seed=seed,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_steps=checkpoint_steps,
+            resume=resume,
+            logger=logger,
             **trainer,
         )

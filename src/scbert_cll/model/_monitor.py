@@ -1,0 +1,119 @@
+"""What a training says while it runs: its history, and how fast it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import lightning.pytorch as L
+import pandas as pd
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from scbert_cll import _checks
+
+_EVERY: Final = 10  # steps between two looks at the speed
+
+Asked = str | Logger | None
+
+
+class History(Logger):
+    """Metrics per epoch, kept in memory as scvi-tools' models show them: a table for each name.
+
+    scvi-tools' own logger leaves a pickle in the working directory when several processes train.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: dict[str, dict[int, float]] = {}
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return "history"
+
+    @property
+    def version(self) -> int:
+        """Always the first."""
+        return 0
+
+    @property
+    def history(self) -> dict[str, pd.DataFrame]:
+        """Tables with one column, by epoch."""
+        return {
+            name: pd.DataFrame({name: pd.Series(values, dtype=float)}).rename_axis("epoch")
+            for name, values in self._values.items()
+        }
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Hyperparameters are in the model's folder."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Note what belongs to an epoch."""
+        if "epoch" in metrics:
+            epoch = int(metrics["epoch"])
+            for name, value in metrics.items():
+                if name != "epoch":
+                    self._values.setdefault(name, {})[epoch] = float(value)
+
+    def restore(self, values: Mapping[str, Mapping[int, float]]) -> None:
+        """Take over the history of a run that is resumed."""
+        self._values = {name: dict(column) for name, column in values.items()}
+
+
+def loggers(asked: Asked | Sequence[Asked], folder: Path | None) -> list[Logger]:
+    """The history, and the loggers that were asked for by name or brought along."""
+    given = [asked] if isinstance(asked, (str, Logger)) else list(asked or [])
+    further = [_named(one, folder) if isinstance(one, str) else one for one in given]
+    return [History(), *(logger for logger in further if logger is not None)]
+
+
+def _named(name: str, folder: Path | None) -> Logger:
+    _checks.choice(name, ["csv", "tensorboard"], "logger")
+    where: dict[str, Any] = {"save_dir": folder or Path.cwd(), "name": "logs"}
+    return CSVLogger(**where) if name == "csv" else TensorBoardLogger(**where)
+
+
+class Throughput(L.Callback):
+    """Cells per second and the share of the time spent waiting for data, in the progress bar and the loggers."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin to count."""
+        self._begin(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say how fast the last steps were."""
+        self._cells += len(batch["rows"]) * trainer.world_size
+        if (batch_idx + 1) % _EVERY:
+            return
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        waited = (_waited(trainer) - self._waited) / seconds
+        speed = {"cells_per_second": self._cells / seconds, "data_wait": min(max(waited, 0.0), 1.0)}
+        for name, value in speed.items():
+            pl_module.log(name, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in trainer.loggers[1:]:
+            logger.log_metrics({"train_loss_step": _loss(outputs), "learning_rate": rate, **speed}, trainer.global_step)
+        self._begin(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A validation is not training."""
+        self._begin(trainer)
+
+    def _begin(self, trainer: L.Trainer) -> None:
+        self._start, self._cells, self._waited = time.perf_counter(), 0, _waited(trainer)
+
+
+def _waited(trainer: L.Trainer) -> float:
+    return float(getattr(trainer.train_dataloader, "waited", 0.0))
+
+
+def _loss(outputs: Any) -> float:
+    loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+    return float(loss.detach()) if isinstance(loss, Tensor) else float("nan")

@@ -1,0 +1,216 @@
+"""How both models train: rehearsal, Lightning through scvi-tools' runner, the best epoch, and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from typing import Any, Literal
+
+import lightning.pytorch as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities import rank_zero_info
+
+from scbert_cll import _checks, _keys
+from scbert_cll._files import digest
+from scbert_cll.model import _scvi
+from scbert_cll.model._checkpoints import Checkpoints, Preempted, Run, StepRandom, WholeCheckpoints, tensors_digest
+from scbert_cll.model._corpus import CorpusData
+from scbert_cll.model._data import TokenSplits, random_split
+from scbert_cll.model._inference import Inference
+from scbert_cll.model._monitor import Asked, Throughput, loggers
+from scbert_cll.model._plans import KeepBest, Plan
+from scbert_cll.model._resources import (
+    announcement,
+    enough_memory,
+    fitting_batch_size,
+    forecast,
+    training_device,
+)
+
+BatchSize = int | Literal["auto"]
+
+
+def as_seed(rng: int | np.random.Generator | None) -> int:
+    """Draw an integer seed from what users pass as `rng`."""
+    return int(rng) if isinstance(rng, (int, np.integer)) else int(np.random.default_rng(rng).integers(2**31))
+
+
+def check_numbers(max_epochs: int, batch_size: BatchSize, **shares: float) -> None:
+    """Numbers that training can use; BatchNorm needs two cells at a time."""
+    _checks.number_in(max_epochs, "max_epochs", 1, np.inf, whole=True)
+    if batch_size != "auto":
+        _checks.number_in(batch_size, "batch_size", 2, np.inf, whole=True)
+    for name, value in shares.items():
+        _checks.share(value, name)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """PyTorch's random numbers from `seed`, and the user's own stream untouched."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def interruptible(run: Run | None) -> Iterator[None]:
+    """Ctrl-C as Python has it: Lightning would end the process, and ignore the key from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except Preempted:
+        raise
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, handler)
+        on = (
+            "train() goes on from it."
+            if run is None
+            else f"The same call goes on from the last checkpoint in {run.folder}."
+        )
+        raise KeyboardInterrupt(f"Training was interrupted. The model has its best epoch; {on}") from stop
+
+
+class Training(Inference):
+    """A model that Lightning trains."""
+
+    def _parts(self, split_key: str | None, seed: int) -> dict[str, np.ndarray]:
+        """Rows of train, val and test; without a split a tenth of the cells validates."""
+        if split_key is None:
+            return random_split(self._cells(None).n_obs, 0.1, seed)
+        column = _checks.split(self._cells(None), split_key).to_numpy()
+        return {part: np.flatnonzero(column == part) for part in _keys.SPLIT_ORDER}
+
+    def _fit(
+        self,
+        plan: Plan,
+        data: TokenSplits | CorpusData,
+        *,
+        max_epochs: int,
+        batch_size: BatchSize,
+        recompute: bool,
+        early_stopping: bool,
+        early_stopping_patience: int,
+        seed: int,
+        start: float = math.inf,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_minutes: float | None = 30,
+        checkpoint_steps: int | None = None,
+        resume: bool = True,
+        logger: Asked | Sequence[Asked] = None,
+        callbacks: Sequence[L.Callback] = (),
+        plugins: Sequence[Any] = (),
+        **trainer: Any,
+    ) -> None:
+        """Run Lightning through scvi-tools' runner; with early stopping the best epoch's weights are kept, else the last one's."""
+        run = Run.of(checkpoint_dir, minutes=checkpoint_minutes, steps=checkpoint_steps, resume=resume)
+        self.module.set_recompute(recompute)
+        data.batch_size = self._prepare(plan, data, batch_size, max_epochs, trainer)
+        best = [KeepBest(start=start, restore=early_stopping or math.isfinite(start))] if data.n_val else []
+        stop = [EarlyStopping("validation_loss", patience=early_stopping_patience)] if early_stopping and best else []
+        watched = isinstance(data, CorpusData) or logger is not None
+        runner = self._runner(
+            plan,
+            data,
+            max_epochs=max_epochs,
+            logger=loggers(logger, None if run is None else run.folder),
+            callbacks=[*callbacks, *best, *stop]
+            + ([Throughput()] if watched else [])
+            + ([Checkpoints(run)] if run else [])
+            + ([StepRandom(seed)] if run or isinstance(data, CorpusData) else []),
+            plugins=[*plugins, WholeCheckpoints()],
+            **({"simple_progress_bar": False} if watched else {}) | trainer,
+        )
+        settings = {} if run is None else self._settings(plan, data, runner.trainer, seed, max_epochs)
+        self.module.train()  # Lightning leaves the mode as it finds it
+        with nullcontext() if run is None else run.begin(settings) as newest, seeded(seed), _quiet():
+            runner.ckpt_path = newest
+            try:
+                with interruptible(run), enough_memory(self.config, data.batch_size, training=True):
+                    runner()
+            except BaseException:
+                self.module.eval()
+                self.is_trained_ = bool(best) and best[0].weights is not None
+                raise
+
+    def _runner(self, plan: Plan, data: TokenSplits | CorpusData, *, callbacks: list[Any], **trainer: Any) -> Any:
+        defaults = {
+            "check_val_every_n_epoch": 1,
+            "log_every_n_steps": 1,
+            "limit_val_batches": min(1.0, data.n_val),
+            "use_distributed_sampler": False,  # the data share the cells out themselves
+        }
+        with _quiet():
+            return _scvi.TrainRunner(
+                self, training_plan=plan, data_splitter=data, callbacks=callbacks, **defaults | trainer
+            )
+
+    def _settings(
+        self, plan: Plan, data: TokenSplits | CorpusData, trainer: L.Trainer, seed: int, max_epochs: int
+    ) -> dict[str, Any]:
+        """All that decides what comes out of a training: a run with other settings is another run."""
+        return {
+            "class": type(self).__name__,
+            "network": asdict(self.config),
+            "genes_sha256": digest(list(self.genes)),
+            "start_sha256": tensors_digest(self.module.state_dict()),
+            "data_sha256": data.digest(),
+            "plan": plan.settings(),
+            "batch_size": data.batch_size,
+            "max_epochs": max_epochs,
+            "max_steps": trainer.max_steps,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "precision": str(trainer.precision),
+            "processes": trainer.world_size,
+            "seed": seed,
+        }
+
+    def _prepare(
+        self,
+        plan: Plan,
+        data: TokenSplits | CorpusData,
+        batch_size: BatchSize,
+        max_epochs: int,
+        trainer: Mapping[str, Any],
+    ) -> int:
+        """Rehearse a step: find the batch that fits where that is wished, and announce a long training."""
+        device, precision = training_device(trainer), trainer.get("precision")
+        cells, rows, n_cells = data.rehearsal()
+        with enough_memory(self.config, None if batch_size == "auto" else batch_size, training=True):
+            if batch_size == "auto":
+                batch_size = fitting_batch_size(plan, cells, rows, device, precision)
+                rank_zero_info(f"batch_size={batch_size} fits.")
+            found = forecast(plan, cells, rows, device, precision, batch_size)
+        said = announcement(found, cells, rows, n_cells=n_cells, batch_size=batch_size, max_epochs=max_epochs)
+        if said is not None:
+            rank_zero_info(said)
+        return batch_size
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings that nobody here can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec")  # Lightning on PyTorch's own changes
+        warnings.filterwarnings(
+            "ignore", message="early_stopping was automatically disabled"
+        )  # Lightning's own is used
+        yield
+
+
+def wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:
+    """Tables by name as one."""
+    return pd.concat(list(history.values()), axis=1) if history else None
+
+
+def long(history: pd.DataFrame | None) -> dict[str, pd.DataFrame] | None:
+    """One table as tables by name."""
+    return None if history is None else {str(name): history[[name]].dropna() for name in history}
