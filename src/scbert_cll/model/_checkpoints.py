@@ -17,7 +17,6 @@ from typing import Any, Final
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
@@ -131,7 +130,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         _sum(Path(path)).unlink(missing_ok=True)
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(L.Callback):
     """Write a checkpoint every so many minutes and steps, and when the cluster asks for the machine.
 
     Lightning's own requeueing saves inside the handler of the signal, in the middle of a step; here the step is finished
@@ -199,7 +198,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         path = self.run.folder / f"step_{trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)  # with all that a run needs to go on
         self.due, self._saved = False, time.monotonic()
         if trainer.is_global_zero:
             for old in written(self.run.folder)[:-_KEPT]:

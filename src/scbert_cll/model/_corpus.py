@@ -301,7 +301,7 @@ class CorpusLoader:
         self.labels, self.lengths, self.weights = labels, lengths, weights
         self.epoch, self.done, self.waited = 0, 0, 0.0
         self._from = 0
-        self.sampler = self  # where Lightning looks for who wants to know the epoch
+        self.sampler, self.batch_sampler = self, None  # where Lightning looks for who wants to know the epoch
 
     def __len__(self) -> int:
         return self.data.windows.total
