@@ -1,8 +1,7 @@
 """From the expressed genes of cells, one cell behind the other, to padded tokens, on whichever device they are.
 
-Letters in shapes: b cells, n tokens of the longest, k genes of the largest background sample, nnz expressed genes of all cells together.
-All shapes follow from the lengths, which stay on the host, so that nothing here waits for a GPU; but where a cell has fewer zero genes
-than its sample should have (`_sample`).
+Letters in shapes: b cells, n tokens of the longest, nnz expressed genes of all cells together.
+All shapes follow from the lengths, which stay on the host: no step asks a GPU for a number.
 """
 
 from __future__ import annotations
@@ -47,14 +46,7 @@ def tokens(
         every = torch.zeros(len(n_expressed) * config.n_positions, dtype=torch.long, device=values.device)
         every.scatter_(0, _rows(n_expressed, genes) * config.n_positions + genes, values.long())
         return {"tokens": every.view(-1, config.n_positions)}
-    cells, expressed = _padded(values, genes, n_expressed, config)
-    if config.tokens == "background":
-        weight = _add_background(
-            cells["genes"], expressed, n_expressed, config, _sample(genes, n_expressed, config, order)
-        )
-    else:
-        weight = expressed.float()
-    return _without_ones(cells | {"weight": weight}, n_expressed, config)
+    return _without_ones(_padded(values, genes, n_expressed, config, order), n_expressed, config)
 
 
 def cut(cells: dict[str, Tensor], lengths: Sequence[Sequence[int]], config: Config) -> list[dict[str, Tensor]]:
@@ -70,50 +62,54 @@ def cut(cells: dict[str, Tensor], lengths: Sequence[Sequence[int]], config: Conf
     return parts
 
 
-def _padded(values: Tensor, genes: Tensor, n_expressed: Tensor, config: Config) -> tuple[dict[str, Tensor], Tensor]:
-    """Expressed genes, with zeros behind them, and where they are, bool (b, n)."""
+def _padded(
+    values: Tensor, genes: Tensor, n_expressed: Tensor, config: Config, order: Tensor | None
+) -> dict[str, Tensor]:
+    """Expressed genes, the background where it is wanted, and zeros behind them."""
     place = torch.arange(int(_n_tokens(n_expressed, config).max()), device=genes.device)
-    expressed = place < _column(n_expressed, genes)
-    cells = {}
-    for name, x in (("tokens", values), ("genes", genes)):
-        nothing = torch.zeros(expressed.shape, dtype=torch.long, device=genes.device)
-        cells[name] = nothing.masked_scatter_(expressed, x.long())
-    return cells, expressed
+    expressed = place < _column(n_expressed, genes)  # (b, n)
+    found = torch.zeros(expressed.shape, dtype=torch.long, device=genes.device)
+    found.masked_scatter_(expressed, values.long())
+    # one number more than the table has places: there goes what is not meant
+    spilling = torch.zeros(found.numel() + 1, dtype=torch.long, device=genes.device)
+    cells = {"tokens": found, "genes": spilling[:-1].view(found.shape), "weight": expressed.float()}
+    cells["genes"].masked_scatter_(expressed, genes.long())
+    if config.tokens == "background":
+        _write_sample(spilling, found.shape[1], genes, n_expressed, config, order)
+        _weigh_background(cells, place, n_expressed, config)
+    return cells
 
 
-def _add_background(genes: Tensor, expressed: Tensor, n_expressed: Tensor, config: Config, sample: Tensor) -> Tensor:
-    """Write the sample and the end token behind the expressed genes (b, n); the weights of all."""
-    n_sample = _n_sample(n_expressed, config)
-    place = torch.arange(genes.shape[1], device=genes.device)
-    end = _column(n_expressed + n_sample, genes)
-    sampled = (place < end) & ~expressed
-    genes.masked_scatter_(sampled, sample)
-    # divided on the host, so that no device rounds otherwise
-    share = (config.n_genes - n_expressed).float() / n_sample.clamp(min=1)
-    weight = torch.where(sampled, _column(share, genes), expressed.float())
-    if config.end_token:
-        genes.masked_fill_(place == end, config.n_genes)
-        weight.masked_fill_(place == end, 1)
-    return weight
-
-
-def _sample(genes: Tensor, n_expressed: Tensor, config: Config, order: Tensor | None) -> Tensor:
-    """The first genes in `order` that each cell does not express, cell by cell."""
+def _write_sample(
+    spilling: Tensor, n: int, genes: Tensor, n_expressed: Tensor, config: Config, order: Tensor | None
+) -> None:
+    """Behind the expressed genes of each cell, in a flat table: the first genes in `order` that it does not express."""
     if order is None:
         raise ValueError('tokens="background" draws its samples in one random order of all genes; name it (order=…).')
-    n_sample = _n_sample(n_expressed, config)
+    b = len(n_expressed)
     first = order[: int(n_expressed.max()) + config.n_background].to(genes.device, non_blocking=genes.is_cuda)
     m = len(first)  # whatever a cell expresses, its sample is among these
     column = torch.full((config.n_genes,), m, device=genes.device)  # all other genes share one
     column.scatter_(0, first, torch.arange(m, device=genes.device))
-    free = torch.ones(len(n_expressed), m + 1, dtype=torch.bool, device=genes.device)
+    free = torch.ones(b, m + 1, dtype=torch.bool, device=genes.device)
     free.view(-1).scatter_(0, _rows(n_expressed, genes) * (m + 1) + column.index_select(0, genes), False)
-    rank = torch.arange(int(n_sample.max()), dtype=torch.int32, device=genes.device)
-    wanted = (rank + 1).repeat(len(n_expressed), 1)  # (b, k)
-    found = torch.searchsorted(free.cumsum(1, dtype=torch.int32), wanted)
-    if bool((n_sample < len(rank)).any()):
-        found = found[rank < _column(n_sample, genes)]
-    return first.index_select(0, found.flatten())
+    n_free = free.cumsum(1)  # one more at each gene that the cell does not express
+    wanted = free & (n_free <= _column(_n_sample(n_expressed, config), genes))
+    at = n_free + _column(torch.arange(b) * n + n_expressed - 1, genes)
+    at = at.masked_fill_(~wanted, len(spilling) - 1)[:, :m]
+    spilling.scatter_(0, at.flatten(), first.repeat(b))
+
+
+def _weigh_background(cells: dict[str, Tensor], place: Tensor, n_expressed: Tensor, config: Config) -> None:
+    """The sample stands for all zero genes; the end token comes behind it."""
+    n_sample = _n_sample(n_expressed, config)
+    start, end = _column(n_expressed, place), _column(n_expressed + n_sample, place)
+    # divided on the host, so that no device rounds otherwise
+    share = (config.n_genes - n_expressed).float() / n_sample.clamp(min=1)
+    cells["weight"] = torch.where((place >= start) & (place < end), _column(share, place), cells["weight"])
+    if config.end_token:
+        cells["genes"].masked_fill_(place == end, config.n_genes)
+        cells["weight"].masked_fill_(place == end, 1)
 
 
 def _n_sample(n_expressed: Tensor, config: Config) -> Tensor:
