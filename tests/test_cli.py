@@ -359,3 +359,88 @@ def test_what_is_unforeseen_is_shown_by_python(cells: Path, tmp_path: Path, monk
     monkeypatch.setattr(sc_cll.tl, "pretrain", fails)
     with pytest.raises(ZeroDivisionError):
         run("pretrain", cells, "--out", tmp_path / "m")
+
+
+# ---- corpora
+
+
+@pytest.fixture(scope="module")
+def corpus(cells: Path) -> Path:
+    """The donors in two files, brought to one corpus by the command."""
+    pytest.importorskip("annbatch", reason="needs the extra corpus")
+    adata = ad.read_h5ad(cells)
+    adata = ad.AnnData(adata.X, adata.obs[["donor", "label"]], adata.var[[]])
+    first = adata.obs["donor"].isin(sorted(adata.obs["donor"].unique())[:4]).to_numpy()
+    files = [cells.with_name("a.h5ad"), cells.with_name("b.h5ad")]
+    for file, mask in zip(files, (first, ~first), strict=True):
+        adata[mask].write_h5ad(file)
+    vocab, out = cells.with_name("genes.txt"), cells.with_name("corpus.zarr")
+    vocab.write_text("".join(f"{gene}\n" for gene in adata.var_names))
+    assert run("corpus", *files, "--out", out, "--vocab", vocab, "--obs-columns", "label", "--val-fraction", 0.3) == 0
+    return out
+
+
+def test_corpus_tells_of_every_file_and_can_be_checked(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check", corpus) == 0
+    assert "corpus.zarr is whole: " in caplog.text
+    files = [corpus.with_name("a.h5ad"), tmp_path / "bad.h5ad"]
+    files[1].write_text("no HDF5")
+    words = ("--out", tmp_path / "c.zarr", "--vocab", corpus.with_name("genes.txt"), "--val-fraction", 0)
+    assert run("corpus", *files, *words) == 2
+    assert "bad.h5ad" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match=r"bad\.h5ad"):
+        assert run("corpus", *files, *words, "--on-error", "skip") == 0
+    assert "skipped" in caplog.text
+    manifest = tmp_path / "c.zarr" / "vocab.txt"
+    manifest.write_text(manifest.read_text() + "MORE\n")
+    assert run("check", tmp_path / "c.zarr") == 2
+    assert "1 of " in (error := capsys.readouterr().err)
+    assert "are damaged. Restore them from a copy" in error
+    assert "vocab.txt" in caplog.text
+
+
+def test_a_models_genes_and_bins_are_those_of_its_folder(corpus: Path, models: Path, tmp_path: Path) -> None:
+    words = ("--out", tmp_path / "c.zarr", "--vocab", models / "m1", "--val-fraction", 0)
+    assert run("corpus", corpus.with_name("a.h5ad"), *words) == 0
+    made = sc_cll.model.CorpusData(tmp_path / "c.zarr")
+    model = sc_cll.ScBERT.load(models / "m1", accelerator="cpu")
+    assert made.genes.tolist() == model.genes.tolist()
+    assert made.binning["params"]["method"] == model.binning["params"]["method"]
+
+
+def test_models_learn_from_a_corpus(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    quick = ("--max-epochs", 1, "--accelerator", "cpu")
+    words = ("--checkpoint-dir", tmp_path / "run", "--checkpoint-steps", 4, "--exclude-genes", "GENE0001")
+    assert run("pretrain", corpus, "--out", tmp_path / "m1", *quick, *words, "--network.n_hidden", 8) == 0
+    pretrained = sc_cll.ScBERT.load(tmp_path / "m1", accelerator="cpu")
+    assert (pretrained.config.n_hidden, pretrained.config.gene_embedding, "GENE0001" in pretrained.genes) == (
+        8,
+        "learned",
+        False,
+    )
+    assert "of hidden genes in the right bin at best (validation)" in caplog.text
+    assert list((tmp_path / "run").glob("*.ckpt"))
+    words = ("--labels-key", "label", "--pretrained", tmp_path / "m1", "--balance", "label", "donor")
+    assert run("finetune", corpus, "--out", tmp_path / "m2", *quick, *words) == 0
+    words = ("--labels-key", "label", "--network.n_hidden", 4, "--exclude-genes", "GENE0002")
+    assert run("finetune", corpus, "--out", tmp_path / "m3", *quick, *words) == 0
+    found = [sc_cll.ScBERTClassifier.load(tmp_path / name, accelerator="cpu") for name in ("m2", "m3")]
+    assert [model.config.n_hidden for model in found] == [8, 4]
+    assert "GENE0002" not in found[1].genes
+
+
+# ---- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_the_first_writes_it(cells: Path, tmp_path: Path) -> None:
+    words = [cells, "--out", tmp_path / "m", "--devices", 2, "--strategy", "ddp", *QUICK]
+    command = [sys.executable, "-m", "scbert_cll", "pretrain", *(str(word) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of hidden genes in the right bin at best (validation)") == 1
+    assert done.stdout.count("The model is in") == 1
+    assert "error: " not in done.stderr
+    assert len(sc_cll.ScBERT.load(tmp_path / "m", accelerator="cpu").history["train_loss"]) == 1

@@ -34,7 +34,8 @@ exit codes:
   1    something unforeseen; Python says where
   2    bad input or usage, in one sentence (--traceback shows where)
   3    another run is writing to the same folder
-  130  interrupted by Ctrl-C"""
+  130  interrupted by Ctrl-C
+  143  stopped by the system (SIGTERM); with --checkpoint-dir a checkpoint is whole"""
 _BAD_INPUT: Final = (FileExistsError, FileNotFoundError, ImportError, KeyError, ValueError)
 _REFUSED: Final = re.compile(
     r'Parser key "(?P<key>[^"]+)": '

@@ -164,7 +164,9 @@ def corpus(
 
 
 def check(corpus: Path) -> None:
-    """Compare every file of a corpus with its checksum.
+    """Compare every file of a corpus with its checksum; damaged ones are named, with code 2.
+
+    Reads all of it: after copying a corpus, or before days of training.
 
     Parameters
     ----------
@@ -173,7 +175,14 @@ def check(corpus: Path) -> None:
     """
     from scbert_cll import io
 
-    say(table(io.check_corpus(corpus)))
+    files = io.check_corpus(corpus)
+    damaged = files[~files["is_whole"]]
+    if len(damaged):
+        say(table(damaged[["file", "problem"]]))
+        raise ValueError(
+            f"{len(damaged)} of {len(files):,} files of the corpus {corpus} are damaged. Restore them from a copy, or build it again."
+        )
+    say(f"{corpus} is whole: {len(files):,} files, {files['bytes'].sum() / 1e6:,.1f} MB.")
 
 
 def predict(

@@ -115,17 +115,21 @@ def table(frame: pd.DataFrame) -> str:
 
 def only_our_news() -> None:
     """Leave out what Lightning says of itself; what this package says through it stays."""
+    import lightning.pytorch  # noqa: F401 - sets its loggers up
+
+    logging.getLogger("lightning").handlers.clear()  # the root has one, too
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addFilter(lambda record: record.levelno > logging.INFO or _PACKAGE in Path(record.pathname).parents)
 
 
-def known_choices(network: dict[str, Value] | None) -> None:
+def known_choices(network: dict[str, Value] | None, *others: str) -> None:
     """Single choices of the network by their names."""
     from scbert_cll import _checks
     from scbert_cll.nn import Config
 
     for name in network or {}:
-        _checks.choice(name, [field.name for field in fields(Config)], "A choice of --network")
+        _checks.choice(name, [*(field.name for field in fields(Config)), *others], "A choice of --network")
 
 
 def learned(model: ScBERT) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scbert_cll import _keys
 from scbert_cll._cli_shared import (
     Accelerator,
     Value,
+    first_process,
     known_choices,
     learned,
     model_folder,
@@ -20,6 +21,11 @@ from scbert_cll._cli_shared import (
     source,
     table,
 )
+
+if TYPE_CHECKING:
+    from scbert_cll.model import CorpusData
+
+_READING: Final = ("balance", "num_workers", "more")  # options of Training that its functions do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +54,14 @@ class Training:
         Machines.
     strategy
         How several devices share the work, e.g. ddp.
+    balance
+        obs columns of a corpus, of whose values every combination is drawn equally often in training, e.g. the labels and donor.
     num_workers
         Processes that read a corpus beside the one that trains.
     checkpoint_dir
         Folder of checkpoints: the same command goes on from the last one after an interruption.
     checkpoint_minutes
-        Minutes between two checkpoints.
+        Minutes between two checkpoints (default: 30).
     checkpoint_steps
         Steps between two checkpoints.
     logger
@@ -74,7 +82,8 @@ class Training:
     devices: int | str | None = None
     num_nodes: int | None = None
     strategy: str | None = None
-    num_workers: int | None = None
+    balance: Sequence[str] = ()
+    num_workers: int = 0
     checkpoint_dir: Path | None = None
     checkpoint_minutes: float | None = None
     checkpoint_steps: int | None = None
@@ -84,12 +93,16 @@ class Training:
 
     def given(self) -> dict[str, Any]:
         """What the functions of the package are to be called with."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"}
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _READING}
         asked = {name: value for name, value in found.items() if value is not None}
         asked["rng"] = asked.pop("seed")
-        if self.checkpoint_dir is not None:
-            asked["resume"] = True
         return asked | (self.more or {})
+
+    def corpus(self, path: Path) -> CorpusData:
+        """A corpus as it is to be read."""
+        from scbert_cll.model import CorpusData
+
+        return CorpusData(path, balance=self.balance, num_workers=self.num_workers)
 
 
 def pretrain(
@@ -135,17 +148,22 @@ def pretrain(
     known_choices(network)
     only_our_news()
     cells = source(data)
-    from scbert_cll import tl
+    from scbert_cll import ScBERT, tl
 
-    choices: dict[str, Any] = {"preset": preset, "exclude_genes": list(exclude_genes), "network": network}
+    choices: dict[str, Any] = {"preset": preset, "exclude_genes": list(exclude_genes)}
     if gene_embedding == "auto":
-        choices["gene_embedding"] = "gene2vec" if _keys.GENE2VEC in getattr(cells, "varm", {}) else "learned"
+        gene_embedding = "gene2vec" if _keys.GENE2VEC in getattr(cells, "varm", {}) else "learned"
+    choices["gene_embedding"] = gene_embedding
+    if isinstance(cells, Path):
+        corpus = training.corpus(cells)
+        choices |= {"rng": training.seed} | (network or {})
+        model = ScBERT.from_corpus(corpus, **choices)
+        model.train(datamodule=corpus, **training.given())
     else:
-        choices["gene_embedding"] = gene_embedding
-    if not isinstance(cells, Path):
-        choices |= {"layer": layer, "split_key": split_key}
-    model = tl.pretrain(cells, **choices, **training.given())
-    say(learned(model))
+        choices |= {"layer": layer, "split_key": split_key, "network": network}
+        model = tl.pretrain(cells, **choices, **training.given())
+    if first_process():  # the others have no history
+        say(learned(model))
     save(model, out, overwrite=overwrite)
 
 
@@ -196,7 +214,7 @@ def finetune(
     freeze
         What of the pretrained network is not trained: nothing, all but the head (encoder), or what the published recipe freezes.
     network
-        Single choices of a network from scratch, or of the head, e.g. --network.dropout 0.2.
+        Single choices of a network from scratch, or of the head, e.g. --network.dropout 0.2; --network.preset scbert is the published one.
     exclude_genes
         Genes that a network from scratch shall not see, e.g. ITGA4.
     layer
@@ -205,17 +223,24 @@ def finetune(
         Replace a model that is in --out.
     """
     model_folder(out, overwrite=overwrite)
-    known_choices(network)
+    known_choices(network, "preset")
     only_our_news()
     cells = source(data)
-    from scbert_cll import ScBERT, tl
+    from scbert_cll import ScBERT, ScBERTClassifier, tl
 
-    model = None if pretrained is None else ScBERT.load(pretrained)
-    choices: dict[str, Any] = {"labels_key": labels_key, "combine": combine, "freeze": freeze, "network": network}
-    if not isinstance(cells, Path):
-        choices |= {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "layer": layer}
-        choices |= {"protein_key": protein_key, "exclude_genes": list(exclude_genes)}
-    classifier = tl.finetune(cells, model, **choices, **training.given())
-    if not isinstance(cells, Path):
+    start = None if pretrained is None else ScBERT.load(pretrained)
+    asked: dict[str, Any] = {"combine": combine, "freeze": freeze} | training.given()
+    if isinstance(cells, Path):
+        corpus = training.corpus(cells)
+        choices: dict[str, Any] = {"labels_key": labels_key, "rng": training.seed, **(network or {})}
+        if start is None:
+            classifier = ScBERTClassifier.from_corpus(corpus, exclude_genes=list(exclude_genes), **choices)
+        else:
+            classifier = ScBERTClassifier.from_pretrained(start, corpus, **choices)
+        classifier.train(datamodule=corpus, **asked)
+    else:
+        asked |= {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "layer": layer}
+        asked |= {"protein_key": protein_key, "exclude_genes": list(exclude_genes), "network": network}
+        classifier = tl.finetune(cells, start, labels_key=labels_key, **asked)
         say(table(cells.uns[_keys.SCBERT]["comparison"]))
     save(classifier, out, overwrite=overwrite)
