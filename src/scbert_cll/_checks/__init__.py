@@ -123,6 +123,7 @@ from scbert_cll._checks._genes import (
     vocabulary_coverage,
 )
 from scbert_cll._checks._matrix import are_whole, counts, first, matrix
+from scbert_cll._checks._on_corpus import corpus_path, not_chosen_twice, not_of_a_corpus, only_of_a_corpus
 from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
 from scbert_cll._checks._sharing import evaluation_of, no_paths
 from scbert_cll._checks._survival import (
@@ -183,6 +184,7 @@ __all__ = [
     "columns_somewhere",
     "complete_cases",
     "corpus_extra",
+    "corpus_path",
     "counts",
     "counts_fit",
     "counts_to_normalize",
@@ -258,8 +260,10 @@ __all__ = [
     "no_separation",
     "not_a_layer_of_tokens",
     "not_binned",
+    "not_chosen_twice",
     "not_empty",
     "not_named",
+    "not_of_a_corpus",
     "not_tokens",
     "not_too_old",
     "number_in",
@@ -272,6 +276,7 @@ __all__ = [
     "one_kind",
     "one_per_cell",
     "one_signature",
+    "only_of_a_corpus",
     "other_key",
     "outcome_columns",
     "outcome_keys",

@@ -11,10 +11,11 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.tl import _write
+from scbert_cll.tl._corpus_data import ON_DISK, OnDisk, opened
 
 
 def finetune(
-    adata: AnnData,
+    adata: AnnData | OnDisk,
     model: ScBERT | None = None,
     *,
     labels_key: str = _keys.CD49D,
@@ -31,6 +32,8 @@ def finetune(
     early_stopping: bool = False,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,
+    balance: Sequence[str] = (),
+    num_workers: int = 0,
     network: dict[str, Any] | None = None,
     **train: Any,
 ) -> ScBERTClassifier:
@@ -42,14 +45,18 @@ def finetune(
     A logistic regression on the same tokens of the same cells is always fitted, too, and shown beside the network in
     ``adata.uns['scbert']['comparison']``: without it nobody knows what the network is worth. By default the two are joined.
 
+    Cells that do not fit into memory are read from a corpus on disk, which has its donors split; the logistic regression is then fitted to a
+    sample of them. Nothing but the model comes out; :func:`~scbert_cll.tl.predict_corpus` predicts all of its cells.
+
     Parameters
     ----------
     adata
-        Cells × genes with the binned layer, labels and split; changed in place.
+        Cells × genes with the binned layer, labels and split; changed in place. Or a corpus: its path, or a
+        :class:`~scbert_cll.model.CorpusData`; it is only read.
     model
         A pretrained model (:func:`~scbert_cll.tl.pretrain`), whose layer and genes are then used; None trains from scratch.
     labels_key
-        `obs` column of the classes, e.g. of :func:`~scbert_cll.pp.label_cd49d`.
+        `obs` column of the classes, e.g. of :func:`~scbert_cll.pp.label_cd49d`; of a corpus one of its `obs_columns`.
     split_key
         `obs` column of :func:`~scbert_cll.pp.split_donors`.
     weight_key
@@ -58,12 +65,13 @@ def finetune(
         `obs` column of donors, so that cells the linear part holds out are of other donors.
     protein_key
         `obsm` with the raw counts of all measured proteins (cells × proteins), to be learned beside the class: more to learn from
-        per cell, unlabelled training cells included. Needed for training only.
+        per cell, unlabelled training cells included. Needed for training only. As `split_key`, `weight_key`, `donor_key` and `layer` not
+        for a corpus, which was split and binned when it was built.
     layer, exclude_genes, network
         Without a pretrained model: as in :func:`~scbert_cll.tl.pretrain`; `network` also takes `preset`.
     combine
         What is predicted: ``"average"``, the mean of the network's and the logistic regression's log-probabilities; ``"residual"``, a network that learns what the logistic regression leaves to
-        be learned; ``"none"``, the network alone.
+        be learned (not on a corpus); ``"none"``, the network alone.
     freeze
         ``"none"`` trains everything, ``"encoder"`` only the head, ``"scbert"`` follows the published recipe.
     max_epochs
@@ -72,12 +80,16 @@ def finetune(
         Stop when the validation loss no longer falls, and keep the best epoch instead of the last.
     batch_size, accelerator, rng
         As in :func:`~scbert_cll.tl.pretrain`.
+    balance, num_workers
+        For the path of a corpus: `obs` columns, e.g. ``("cd49d", "donor")``, whose combinations are drawn equally often in training, and
+        processes that read ahead; see :class:`~scbert_cll.model.CorpusData`.
     **train
-        Passed to :meth:`ScBERTClassifier.train <scbert_cll.model.ScBERTClassifier.train>` and Lightning's trainer.
+        Passed to :meth:`ScBERTClassifier.train <scbert_cll.model.ScBERTClassifier.train>` and Lightning's trainer, e.g. ``checkpoint_dir="run"``:
+        a training that was interrupted then goes on when it is called the same way.
 
     Returns
     -------
-    The trained :class:`~scbert_cll.model.ScBERTClassifier`. In `adata`:
+    The trained :class:`~scbert_cll.model.ScBERTClassifier`. In `adata`, if that is an AnnData:
 
     ``adata.obs['scbert_pred']`` : categorical
         Most probable class.
@@ -98,41 +110,73 @@ def finetune(
     KeyError
         Layer, labels, split or gene vectors are missing; the ones that exist are listed.
     ValueError
-        Fewer than two classes, or a class without a labelled training cell.
+        Fewer than two classes, or a class without a labelled training cell. The corpus is damaged, or an argument is not for a corpus, or
+        only for one.
+    FileNotFoundError
+        There is no such corpus.
+    ImportError
+        annbatch is not installed (``pip install 'scbert-cll[corpus]'``).
+
+    Examples
+    --------
+    >>> classifier = sc_cll.tl.finetune("corpus.zarr", model, balance=("cd49d", "donor"))
 
     References
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
+    keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
+    fit: dict[str, Any] = {
+        "combine": combine,
+        "freeze": freeze,
+        "batch_size": batch_size,
+        "early_stopping": early_stopping,
+    }
+    fit |= {"max_epochs": max_epochs, "accelerator": accelerator, "rng": rng} | train
+    start: dict[str, Any] = {"labels_key": labels_key, "rng": rng} | (network or {})
+    if isinstance(adata, ON_DISK):
+        usual = {"split_key": _keys.SPLIT, "weight_key": _keys.BALANCE_WEIGHT}
+        given = {name: key not in (None, usual.get(name)) for name, key in keys.items()}
+        _checks.not_of_a_corpus({"layer": layer != _keys.BINNED} | given)
+        binning = None if model is None else model.binning
+        data = opened(adata, balance=balance, num_workers=num_workers, binning=binning)
+        if model is None:
+            classifier = ScBERTClassifier.from_corpus(data, exclude_genes=exclude_genes, **start)
+        else:
+            classifier = ScBERTClassifier.from_pretrained(model, data, **start)
+        classifier.train(datamodule=data, **fit)
+        return classifier
+    only = {"balance": bool(balance), "num_workers": num_workers != 0}
+    _checks.only_of_a_corpus(only, remedy="Balance with pp.balance.")
+    return _in_memory(adata, model, layer, exclude_genes, start, keys, fit)
+
+
+def _in_memory(
+    adata: AnnData,
+    model: ScBERT | None,
+    layer: str,
+    exclude_genes: Sequence[str],
+    start: dict[str, Any],
+    keys: dict[str, Any],
+    fit: dict[str, Any],
+) -> ScBERTClassifier:
+    """Train on the labelled cells and predict all."""
+    labels_key = start["labels_key"]
     _checks.target(_checks.anndata(adata), copy=False)
-    _checks.split(adata, split_key)
+    _checks.split(adata, keys["split_key"])
     _checks.obs_column(adata, labels_key)
-    weight_key = weight_key if weight_key in adata.obs else None
+    keys["weight_key"] = keys["weight_key"] if keys["weight_key"] in adata.obs else None
     with _write.untouched_on_error(adata):
         if model is None:
             ScBERTClassifier.setup_anndata(adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes)
-            classifier = ScBERTClassifier(adata, rng=rng, **(network or {}))
+            classifier = ScBERTClassifier(adata, **{name: x for name, x in start.items() if name != "labels_key"})
         else:
-            classifier = ScBERTClassifier.from_pretrained(
-                model, adata, labels_key=labels_key, rng=rng, **(network or {})
-            )
-        classifier.train(
-            max_epochs,
-            split_key=split_key,
-            weight_key=weight_key,
-            donor_key=donor_key,
-            protein_key=protein_key,
-            combine=combine,
-            freeze=freeze,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            accelerator=accelerator,
-            rng=rng,
-            **train,
-        )
+            classifier = ScBERTClassifier.from_pretrained(model, adata, **start)
+        classifier.train(**keys, **fit)
         found = classifier.predict_parts(adata)
     _write.predictions(adata, classifier, found)
-    used = {"split_key": split_key, "weight_key": weight_key, "protein_key": protein_key}
-    record = _write.record(classifier, labels_key=labels_key, combine=combine, freeze=freeze, **used)
-    adata.uns[_keys.SCBERT] = record | {"comparison": _write.comparison(adata, found, labels_key, split_key)}
+    used = {name: keys[name] for name in ("split_key", "weight_key", "protein_key")}
+    record = _write.record(classifier, labels_key=labels_key, combine=fit["combine"], freeze=fit["freeze"], **used)
+    compared = _write.comparison(adata, found, labels_key, keys["split_key"])
+    adata.uns[_keys.SCBERT] = record | {"comparison": compared}
     return classifier

@@ -6,26 +6,31 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import ScBERT
 from scbert_cll.tl import _write
+from scbert_cll.tl._corpus_data import ON_DISK, OnDisk, opened
 
 
 def pretrain(
-    adata: AnnData,
+    adata: AnnData | OnDisk,
     *,
     layer: str = _keys.BINNED,
     split_key: str | None = _keys.SPLIT,
     exclude_genes: Sequence[str] = (),
     preset: str = "small",
-    gene_embedding: str = "gene2vec",
+    gene_embedding: str | None = None,
+    gene_vectors: pd.DataFrame | None = None,
     max_epochs: int = 20,
     batch_size: int | Literal["auto"] = 32,
     early_stopping: bool = True,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,
+    balance: Sequence[str] = (),
+    num_workers: int = 0,
     network: dict[str, Any] | None = None,
     **train: Any,
 ) -> ScBERT:
@@ -34,22 +39,28 @@ def pretrain(
     Needs no labels, so all RNA at hand can be used. Where the cells are split, only training cells are learned from and
     validation cells decide when to stop; test cells are embedded but never trained on.
 
+    Cells that do not fit into memory are read from a corpus on disk (:func:`~scbert_cll.pp.build_corpus`). Nothing but the model then
+    comes out; :func:`~scbert_cll.tl.predict_corpus` embeds them.
+
     Parameters
     ----------
     adata
-        Cells × genes with the binned layer; changed in place.
+        Cells × genes with the binned layer; changed in place. Or a corpus: its path, or a
+        :class:`~scbert_cll.model.CorpusData`; it is only read.
     layer
-        Layer that :func:`~scbert_cll.pp.bin_expression` wrote.
+        Layer that :func:`~scbert_cll.pp.bin_expression` wrote. Not for a corpus, which was binned when it was built.
     split_key
         `obs` column of :func:`~scbert_cll.pp.split_donors`; where it does not exist, or is None, a random tenth of the cells
-        validates.
+        validates. Not for a corpus, whose donors were split when it was built.
     exclude_genes
         Genes the network shall not see, e.g. ``["ITGA4"]``.
     preset
         ``"small"`` trains on a laptop, ``"scbert"`` is the published network; see :class:`~scbert_cll.model.ScBERT`.
     gene_embedding
         What tells genes apart: ``"gene2vec"`` (`adata.varm`, see :func:`~scbert_cll.tl.gene2vec`), ``"learned"``,
-        ``"sinusoidal"`` or ``"none"``.
+        ``"sinusoidal"`` or ``"none"``. None: gene2vec; of a corpus learned, or gene2vec with `gene_vectors`.
+    gene_vectors
+        For a corpus: one row per gene, e.g. ``sample.varm["gene2vec"]`` of cells that ``CorpusData.sample`` drew.
     max_epochs, batch_size, early_stopping
         Passes over the training cells, cells per step (``"auto"``: as many as fit), and whether to stop when the validation
         loss no longer falls.
@@ -57,16 +68,20 @@ def pretrain(
         ``"auto"`` takes a GPU where there is one.
     rng
         Seed of weights, batches and masks.
+    balance, num_workers
+        For the path of a corpus: `obs` columns whose combinations are drawn equally often, and processes that read ahead; see
+        :class:`~scbert_cll.model.CorpusData`.
     network
         Further choices of :class:`scbert_cll.nn.Config`, e.g. ``{"n_hidden": 64, "n_layers": 2}``, or ``{"tokens": "background"}``
         to let a weighted sample of the genes that are not expressed attend, too.
     **train
         Passed to :meth:`ScBERT.train <scbert_cll.model.ScBERT.train>` and Lightning's trainer, e.g. ``precision="bf16-mixed"``,
-        ``recompute=True`` (less memory), ``devices=2``.
+        ``recompute=True`` (less memory), ``devices=2``. With ``checkpoint_dir="run"`` a training that was interrupted goes on when it
+        is called the same way; ``checkpoint_minutes`` and ``checkpoint_steps`` say how often one is written.
 
     Returns
     -------
-    The trained :class:`~scbert_cll.model.ScBERT`. In `adata`:
+    The trained :class:`~scbert_cll.model.ScBERT`. In `adata`, if that is an AnnData:
 
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
@@ -78,26 +93,56 @@ def pretrain(
     KeyError
         The layer, or with ``gene_embedding="gene2vec"`` the gene vectors, are missing.
     ValueError
-        The layer holds no tokens of :func:`~scbert_cll.pp.bin_expression`, or a cell has no token.
+        The layer holds no tokens of :func:`~scbert_cll.pp.bin_expression`, or a cell has no token. The corpus is damaged, or an argument
+        is not for a corpus, or only for one.
+    FileNotFoundError
+        There is no such corpus.
+    ImportError
+        annbatch is not installed (``pip install 'scbert-cll[corpus]'``).
+
+    Examples
+    --------
+    >>> model = sc_cll.tl.pretrain("corpus.zarr", checkpoint_dir="run", devices=2, strategy="ddp")
 
     References
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
+    fit: dict[str, Any] = {
+        "batch_size": batch_size,
+        "early_stopping": early_stopping,
+        "accelerator": accelerator,
+        "rng": rng,
+    } | train
+    choices: dict[str, Any] = {"preset": preset, "rng": rng} | (network or {})
+    if gene_embedding is not None:
+        choices["gene_embedding"] = gene_embedding
+    if isinstance(adata, ON_DISK):
+        _checks.not_of_a_corpus({"layer": layer != _keys.BINNED, "split_key": split_key not in (None, _keys.SPLIT)})
+        data = opened(adata, balance=balance, num_workers=num_workers)
+        model = ScBERT.from_corpus(data, exclude_genes=exclude_genes, gene_vectors=gene_vectors, **choices)
+        model.train(max_epochs, datamodule=data, **fit)
+        return model
+    only = {"gene_vectors": gene_vectors is not None, "balance": bool(balance), "num_workers": num_workers != 0}
+    _checks.only_of_a_corpus(only, remedy='Gene vectors are read from adata.varm["gene2vec"].')
+    return _in_memory(adata, layer, split_key, exclude_genes, choices, {"max_epochs": max_epochs} | fit)
+
+
+def _in_memory(
+    adata: AnnData,
+    layer: str,
+    split_key: str | None,
+    exclude_genes: Sequence[str],
+    choices: dict[str, Any],
+    fit: dict[str, Any],
+) -> ScBERT:
+    """Train on the cells and embed them."""
     _checks.target(_checks.anndata(adata), copy=False)
     split_key = split_key if split_key in adata.obs else None
     with _write.untouched_on_error(adata):
         ScBERT.setup_anndata(adata, layer=layer, exclude_genes=exclude_genes)
-        model = ScBERT(adata, preset=preset, gene_embedding=gene_embedding, rng=rng, **(network or {}))
-        model.train(
-            max_epochs,
-            split_key=split_key,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            accelerator=accelerator,
-            rng=rng,
-            **train,
-        )
+        model = ScBERT(adata, **choices)
+        model.train(split_key=split_key, **fit)
         latent = model.get_latent_representation()
     adata.obsm[_keys.X_SCBERT] = latent
     adata.uns[_keys.SCBERT] = _write.record(model, split_key=split_key)
