@@ -70,7 +70,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         batch_size = batch_size or int(np.clip(fits, 1, 256))
         batches = in_order_of_length(data, batch_size)
         self.module.eval()
-        for batch in tqdm(batches, desc=what, unit="batch", disable=None):
+        for batch in tqdm(batches, desc=what, unit="batch", leave=None, disable=None):
             rows = batch["rows"].split([len(cells["tokens"]) for cells in batch["cells"]])
             for cells, found in zip(batch["cells"], rows, strict=True):
                 yield {name: tensor.to(device) for name, tensor in cells.items()}, found.numpy()
@@ -211,16 +211,36 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         _checks.one_group_per_cell(groups, self._cells(adata))
         categorical = groups.astype("category").cat.remove_unused_categories()
         codes, names = categorical.cat.codes.to_numpy(), [str(name) for name in categorical.cat.categories]
-        dims = {"layer": self.config.n_layers, "head": self.config.n_heads}
-        kept = _KEPT[reduce]
-        total = np.zeros((len(names), *(dims[name] for name in kept), self.config.n_positions))
-        for row, genes, received in self._received(adata, batch_size, infer, kept):
+        total = self._attention_sums(codes, len(names), adata, batch_size, infer, _KEPT[reduce])
+        return self._attention_shares(total, names, _KEPT[reduce])
+
+    def _attention_sums(
+        self,
+        codes: np.ndarray,
+        n_groups: int,
+        adata: AnnData | None,
+        batch_size: int | None,
+        infer: Callable[..., Tensor] | None = None,
+        kept: Sequence[str] = (),
+    ) -> np.ndarray:
+        """Attention received, summed over the cells of each group (code -1: none): (groups, what is kept, positions)."""
+        total = np.zeros((n_groups, *(self._sizes[name] for name in kept), self.config.n_positions))
+        for row, genes, received in self._received(adata, batch_size, infer or self.module.gene_attention, kept):
             if codes[row] >= 0:
                 total[codes[row]][..., genes] += received
+        return total
+
+    def _attention_shares(self, total: np.ndarray, names: Sequence[str], kept: Sequence[str] = ()) -> pd.DataFrame:
+        """Sums of :meth:`_attention_sums` as shares of the genes: genes × groups."""
         total = total[..., : len(self.genes)].reshape(-1, len(self.genes))
         share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
-        columns = pd.MultiIndex.from_product([names, *(range(dims[name]) for name in kept)], names=["group", *kept])
-        return pd.DataFrame(share.T, index=self.genes, columns=columns if kept else names)
+        levels = [list(names), *(range(self._sizes[name]) for name in kept)]
+        columns = pd.MultiIndex.from_product(levels, names=["group", *kept])
+        return pd.DataFrame(share.T, index=self.genes, columns=columns if kept else list(names))
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {"layer": self.config.n_layers, "head": self.config.n_heads}
 
     def get_cell_attention(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> sparse.csr_matrix:
         """Attention each gene receives in each cell: CSR float32 (cells, genes of the model); a row sums to 1.
