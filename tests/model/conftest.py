@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,23 @@ def _cells() -> AnnData:
 def adata(_cells: AnnData) -> AnnData:
     """Binned cells of one's own."""
     return _cells.copy()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of three files of six donors each, two of which have no label; not to be changed."""
+    folder = tmp_path_factory.mktemp("corpus")
+    paths = []
+    for number in range(3):
+        adata = _simulate(100 + number, seed=number)
+        adata.obs["donor"] = [f"{donor} of {number}" for donor in adata.obs["donor"]]
+        adata.obs.loc[adata.obs.index[:2], "label"] = None
+        paths.append(folder / f"{number}.h5ad")
+        adata.write_h5ad(paths[-1])
+    out = folder / "corpus.zarr"
+    how = {"obs_columns": ["label"], "target_sum": 300, "val_fraction": 0.2, "memory": "200KB"}
+    pp.build_corpus(paths, out, vocab=list(adata.var_names), **how)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""Models with the verbs of scvi-tools: set up, train, predict, save, load."""
+"""Models with the verbs of scvi-tools: set up, train, predict, save, load; and a corpus to train them on."""
 
 from scbert_cll.model._classifier import ScBERTClassifier
+from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._scbert import ScBERT
 
-__all__ = ["ScBERT", "ScBERTClassifier"]
+__all__ = ["CorpusData", "ScBERT", "ScBERTClassifier"]

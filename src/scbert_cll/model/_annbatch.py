@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import zarr
 from annbatch import DatasetCollection, Loader
 from annbatch.abc import Sampler
 from anndata import AnnData
-from anndata.io import sparse_dataset
+from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from scbert_cll._corpus.format import Corpus, damage, refuse_damage
@@ -81,6 +81,11 @@ class Reader:
         """Columns of `obs` of all cells."""
         found: pd.DataFrame = self._collection().obs(list(columns))
         return found
+
+    def names(self) -> pd.Index:
+        """Names of all cells."""
+        frames = [cast("pd.DataFrame", read_elem(group["obs"])) for group in self._groups()]
+        return pd.Index(np.concatenate([frame.index for frame in frames]))
 
     def _open(self) -> Loader[Any, Any]:
         if self._loader is None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import lightning.pytorch as L
 import numpy as np
 import pandas as pd
 import torch
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._corpus.format import PARTS, Corpus, open_corpus
 from scbert_cll._files import digest
-from scbert_cll.model._data import Batch, TokenRows, compact, expand, gene_order, take_columns
+from scbert_cll.model._data import Batch, Placed, TokenRows, compact, expand, gene_order, take_columns
 from scbert_cll.model._windows import Windows
 from scbert_cll.nn import Config
 
@@ -38,7 +37,7 @@ class Stored(NamedTuple):
     adata: AnnData
 
 
-class CorpusData(L.LightningDataModule):
+class CorpusData(Placed):
     """Cells of a corpus that :func:`~scbert_cll.pp.build_corpus` wrote, for training and inference without reading it into memory.
 
     Cells are read through annbatch in windows: chunks of neighbours from all over the (shuffled) corpus. Every process reads its share of
@@ -119,6 +118,10 @@ class CorpusData(L.LightningDataModule):
             self._obs_cache[part, column] = self.readers[part].obs([column])[column]
         return self._obs_cache[part, column]
 
+    def names(self, part: str) -> pd.Index:
+        """Names of the cells of a part: number of their file, and the name they had there."""
+        return self.readers[part].names()
+
     def classes(self, labels_key: str) -> list[str]:
         """Classes of the training cells."""
         return _checks.classes(self.obs(_keys.TRAIN, labels_key), labels_key)
@@ -142,6 +145,7 @@ class CorpusData(L.LightningDataModule):
         if self.labels:
             self.n_train, self.n_val = (int((self.labels[part] >= 0).sum()) for part in PARTS)
         self._lengths: dict[str, np.ndarray] = {}
+        self._orders: dict[int | None, Tensor | None] = {}
         self._described = {"labels_key": labels_key, "classes": list(classes)}
 
     def digest(self) -> str:
@@ -151,7 +155,7 @@ class CorpusData(L.LightningDataModule):
 
     def train_dataloader(self) -> CorpusLoader:
         """Shuffled batches; each process gets its share."""
-        return self._loader(_keys.TRAIN, self.seed)
+        return self.placed(self._loader(_keys.TRAIN, self.seed))
 
     def val_dataloader(self) -> CorpusLoader | list[Any]:
         """Validation cells, once each, in the order in which they are stored."""
@@ -161,7 +165,10 @@ class CorpusData(L.LightningDataModule):
         """Tokens, made where the network is."""
         if "cells" in batch:
             return batch
-        order = gene_order(self.config, self.seed, batch["draw"])
+        draw = batch["draw"]
+        if draw not in self._orders:
+            self._orders = {draw: gene_order(self.config, self.seed, draw)}
+        order = self._orders[draw]
         columns = {name: value for name, value in batch.items() if name not in ("compact", "draw")}
         return {"cells": expand(batch["compact"], self.config, order)} | columns
 
@@ -219,7 +226,7 @@ class CorpusData(L.LightningDataModule):
     def weights(self, part: str) -> np.ndarray:
         """One over the number of cells with the same values; 0 where one is missing."""
         values = pd.DataFrame({name: self.obs(part, name).to_numpy() for name in self.balance})
-        groups = values.groupby(self.balance, observed=True, dropna=True).ngroup().to_numpy()
+        groups = values.groupby(self.balance, observed=True, dropna=True).ngroup().fillna(-1).to_numpy(np.int64)
         counts = np.bincount(groups[groups >= 0])
         return np.where(groups >= 0, 1 / np.maximum(counts, 1)[groups], 0.0)
 
@@ -324,7 +331,7 @@ class CorpusLoader:
         batches = self._epoch(self.epoch, first)
         while True:
             before = time.perf_counter()
-            batch = next(batches, None)
+            batch = _next(batches)
             self.waited += time.perf_counter() - before
             if batch is None:
                 return
@@ -371,6 +378,19 @@ class CorpusLoader:
             if self.labels is not None:
                 batch |= {"labels": torch.from_numpy(self.labels[rows]), "weights": torch.ones(len(rows))}
             yield batch
+
+
+def _next(batches: Iterator[Batch]) -> Batch | None:
+    """The next batch; None at the end."""
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RuntimeError(
+            f"A process that reads ahead ended: {error}. It may have run out of memory: try fewer num_workers or a smaller preload_nchunks. "
+            "Started again, the run goes on from its last checkpoint."
+        ) from error
 
 
 def _reader(corpus: Corpus, part: str) -> Reader:

@@ -187,7 +187,32 @@ def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
     return loader(data, RowBatches(order, batch_size))
 
 
-class TokenSplits(L.LightningDataModule):
+class Placed(L.LightningDataModule):
+    """Data whose place in the epoch is part of a checkpoint.
+
+    Lightning, too, saves the place of a loader, but does not hand it back where a schedule had to know the number of steps before.
+    """
+
+    _train: Any = None
+    _done = 0
+
+    def placed[Loader](self, train: Loader) -> Loader:
+        """Let a training loader go on where the checkpoint says, and remember it."""
+        train.load_state_dict({"done": self._done})  # type: ignore[attr-defined]
+        self._train, self._done = train, 0
+        return train
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        found: dict[str, Any] = {} if self._train is None else self._train.state_dict()
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self._done = state_dict["done"]
+
+
+class TokenSplits(Placed):
     """Training and validation rows of one `TokenRows`, for Lightning."""
 
     def __init__(
@@ -223,7 +248,8 @@ class TokenSplits(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of training cells, of which each process gets its share."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return loader(self.data, RowBatches(self.train_idx, self.batch_size, seed=self.seed, rank=rank, world=world))
+        rows = RowBatches(self.train_idx, self.batch_size, seed=self.seed, rank=rank, world=world)
+        return self.placed(loader(self.data, rows))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of validation cells in a fixed order; every process sees them all, so that all agree on the best epoch."""
