@@ -91,6 +91,7 @@ from scbert_cll._checks._corpus import (
     unchanged,
     val_donors,
     warn_of_skipped,
+    with_raw,
     within,
 )
 from scbert_cll._checks._donors import donor_columns, known_training, probabilities, recorded
@@ -329,5 +330,6 @@ __all__ = [
     "warn_of_skipped",
     "weight_per_cell",
     "weights",
+    "with_raw",
     "within",
 ]

@@ -268,6 +268,12 @@ def not_too_old(*, is_new: bool) -> None:
         )
 
 
+def with_raw(error: ValueError, *, has_raw: bool) -> ValueError:
+    """The same error; what to do where the counts are likely in `raw`."""
+    hint = " Its adata.raw may hold the counts: write adata.raw.to_adata() to a file of its own." if has_raw else ""
+    return ValueError(f"{error}{hint}")
+
+
 def of_a_donor(missing: np.ndarray, key: str) -> None:
     """Every cell belongs to somebody."""
     if len(missing):

@@ -16,7 +16,7 @@ from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, P
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
 from scbert_cll._corpus.sources import UNREADABLE
-from scbert_cll._corpus.write import Job, write_dataset, write_part
+from scbert_cll._corpus.write import Job, stamp, write_dataset, write_part
 from scbert_cll._files import digest, plain, read_json, sha256, write_json
 from scbert_cll.vocab import GeneVocab
 
@@ -42,6 +42,7 @@ class Building:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.corpus = folder / "corpus"
+        self.stamps: dict[int, tuple[int, int]] = {}  # size and time of each file when its checksum was made
         self._scans, self._done = folder / "scans", folder / "done"
 
     def begin(self, call: dict[str, Any]) -> None:
@@ -62,12 +63,14 @@ class Building:
         asked = digest({name: call[name] for name in _SCANNED})
         good, bad, changed = dict[int, Scan](), dict[int, str](), []
         for i, path in enumerate(tqdm(paths, desc="Reading", unit="file", disable=None)):
+            self.stamps[i] = stamp(path)
             head = {"file": labels[i], "sha256": _checksum(path), "asked": asked}
             known = self._note(i)
-            if any(known.get(name) != value for name, value in head.items()):
-                if self._is_begun:
-                    changed.append(labels[i])
-                    continue
+            is_known = all(known.get(name) == value for name, value in head.items())
+            if self._is_begun and not is_known:
+                changed.append(labels[i])
+                continue
+            if not is_known or ("reason" in known and not self._is_begun):  # what was wrong may be mended
                 known = self._scan(i, path, head, request)
             if "reason" in known:
                 bad[i] = known["reason"]
@@ -168,6 +171,8 @@ def _without_copies(good: dict[int, Scan], bad: dict[int, str]) -> tuple[dict[in
 def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, list[str] | None]:
     """Categories of each obs column over all files, None where it holds numbers."""
     merged: dict[str, list[str] | None] = {}
+    there = {key for scanned in scans.values() for key in scanned.record["columns"]}
+    _checks.columns_somewhere([key for key in keys if key not in there], len(scans))
     for key in keys:
         found = {
             scanned.record["file"]: scanned.record["columns"][key]
@@ -175,7 +180,7 @@ def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, lis
             if key in scanned.record["columns"]
         }
         numbers = [name for name, categories in found.items() if categories is None]
-        _checks.one_kind(key, numbers, [name for name in found if name not in numbers])
+        _checks.one_kind(key, numbers, [name for name, categories in found.items() if categories])
         merged[key] = None if numbers else sorted({c for categories in found.values() for c in categories or ()})
     return merged
 

@@ -32,9 +32,13 @@ class Columns:
         """Whether no column is left out."""
         return bool(self.per_gene.sum() == self._place.shape[0])
 
-    def moved(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Put columns in their place and sum them by one sparse product, in a type that holds the sums."""
+    def placed(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Put columns in their place and sum them by one sparse product, in a type that holds the sums; genes of a cell in any order."""
         dtype = np.int64 if self.is_summed and csr.dtype.kind in "bui" else csr.dtype
-        moved = csr @ self._place.astype(dtype)
+        return csr @ self._place.astype(dtype)
+
+    def moved(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        """The same, genes of every cell in order."""
+        moved = self.placed(csr)
         moved.sort_indices()
         return moved

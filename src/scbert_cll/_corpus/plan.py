@@ -62,7 +62,7 @@ def deal_runs(
 ) -> list[list[Run]]:
     """Runs of each dataset of a part, in random order over all files; datasets are about equal and fit into the memory."""
     number = PARTS.index(part)
-    most = max(1, memory // (_BYTES_PER_VALUE + 3 * np.dtype(dtype).itemsize))
+    most = int(np.clip(memory // (_BYTES_PER_VALUE + 3 * np.dtype(dtype).itemsize), 1, 2**31 - 1))
     totals = [(scans[i].n_tokens[parts[i] == number].sum(dtype=np.int64), (parts[i] == number).sum()) for i in scans]
     n_tokens, n_cells = (int(n) for n in np.sum(totals, axis=0))
     if n_cells == 0:

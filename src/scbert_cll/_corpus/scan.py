@@ -48,8 +48,8 @@ class Request:
         return Source(path, layer=self.layer, memory=self.memory)
 
     def aligned(self, source: Source, columns: Columns, start: int, stop: int) -> sparse.csr_matrix:
-        """Counts of some cells in the order of the vocabulary, without stored zeros."""
-        counts = columns.moved(source.counts(start, stop))
+        """Counts of some cells for the genes of the vocabulary, without stored zeros; genes of a cell in any order."""
+        counts = columns.placed(source.counts(start, stop))
         counts.eliminate_zeros()
         return counts
 
@@ -88,6 +88,7 @@ class _Tally:
 
     def add_column(self, key: str, column: pd.Series) -> None:
         """Kind and categories of a column of obs; a column without values has neither."""
+        self.kinds.setdefault(key, "empty")
         present = column.dropna()
         if len(present):
             is_number = pd.api.types.is_numeric_dtype(present) and not pd.api.types.is_bool_dtype(present)
@@ -192,7 +193,8 @@ def _cells(tally: _Tally) -> dict[str, Any]:
         "n_tokens": int(tally.n_tokens.sum(dtype=np.int64)),
         "donors": {name: per_donor[code] for name, code in tally.donors.items()},
         "columns": {
-            key: sorted(tally.categories[key]) if kind == "text" else None for key, kind in tally.kinds.items()
+            key: None if kind == "number" else sorted(tally.categories.get(key, ()))
+            for key, kind in tally.kinds.items()
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -64,7 +65,7 @@ class _Dense:
         self._dataset = dataset
 
     def stored_before(self, row: int) -> int:
-        return row * int(self._n_columns)
+        return row * int(self._n_columns) // 8  # a zero is gone as soon as it is read
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         return sparse.csr_matrix(self._dataset[start:stop])
@@ -108,9 +109,10 @@ class Source:
 
     def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
         _checks.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
-        self._file = h5py.File(path)
+        self._file = h5py.File(path, rdcc_nbytes=2**25)
         self._layer, self._memory = layer, memory
         self._obs: h5py.Group | None = None
+        self._categories: dict[str, pd.Index] = {}
         try:
             self._open()
             self.n_cells = self._rows.n_rows
@@ -161,10 +163,7 @@ class Source:
         found.sum_duplicates()
         values = found.data
         if values.min(initial=0) < 0 or not np.isfinite(values.max(initial=0)) or not _checks.are_whole(values):
-            names = pd.Index(self.names(start, stop))
-            # what is wrong is said by the check that looks at objects in memory
-            block = AnnData(X=found, obs=pd.DataFrame(index=names), var=pd.DataFrame(index=self._genes))
-            _checks.counts(block, None)
+            self._complain(found, start, stop)
         return found
 
     def names(self, start: int, stop: int) -> np.ndarray:
@@ -175,7 +174,7 @@ class Source:
         """A column of `obs`; None where the file has none of that name."""
         if self._obs is None or key not in self._obs:
             return None
-        return values(self._obs[key], slice(start, stop))
+        return values(self._obs[key], slice(start, stop), self._categories)
 
     @property
     def obs_columns(self) -> list[str]:
@@ -185,6 +184,20 @@ class Source:
     def is_binned(self) -> bool:
         """Whether the layer is one that pp.bin_expression wrote."""
         return self._layer is not None and f"uns/{self._layer}/edges" in self._root
+
+    def _complain(self, found: sparse.csr_matrix, start: int, stop: int) -> None:
+        """What is wrong with values is said by the check of objects in memory."""
+        obs, var = pd.DataFrame(index=pd.Index(self.names(start, stop))), pd.DataFrame(index=self._genes)
+        layers = dict.fromkeys(self._root.get("layers", ()), sparse.csr_matrix(found.shape))
+        X, layers = (found, layers) if self._layer is None else (None, layers | {self._layer: found})
+        uns: dict[str, Any] = {"log1p": {}} if "uns/log1p" in self._root else {}
+        try:
+            # gene names may repeat, of which AnnData warns
+            with warnings.catch_warnings(action="ignore"):
+                block = AnnData(X=X, layers=layers, obs=obs, var=var, uns=uns)
+            _checks.counts(block, self._layer)
+        except ValueError as error:
+            raise _checks.with_raw(error, has_raw="raw" in self._root) from error
 
     def _open(self) -> None:
         if "matrix" in self._file:
@@ -230,20 +243,25 @@ class Source:
         return names
 
 
-def values(elem: h5py.Group | h5py.Dataset, rows: slice) -> pd.Series:
-    """Some rows of a column as anndata writes it: plain, text, categorical (also that of anndata 0.7) or nullable."""
+def values(elem: h5py.Group | h5py.Dataset, rows: slice, known: dict[str, pd.Index] | None = None) -> pd.Series:
+    """Some rows of a column as anndata writes it: plain, text, categorical (also that of anndata 0.7) or nullable; `known` keeps categories."""
     if isinstance(elem, h5py.Group) and "categories" in elem:
-        return _categorical(elem["codes"][rows], elem["categories"])
+        return _categorical(elem["codes"][rows], elem["categories"], known)
     if isinstance(elem, h5py.Group):
         found = values(elem["values"], rows)
         return (
             found.astype(object).mask(elem["mask"][rows]) if found.dtype == object else found.mask(elem["mask"][rows])
         )
     if "categories" in elem.attrs:
-        return _categorical(elem[rows], elem.file[elem.attrs["categories"]])
+        return _categorical(elem[rows], elem.file[elem.attrs["categories"]], known)
     is_text = h5py.check_string_dtype(elem.dtype) is not None
     return pd.Series(elem.asstr()[rows] if is_text else elem[rows], dtype=object if is_text else None)
 
 
-def _categorical(codes: np.ndarray, categories: h5py.Group | h5py.Dataset) -> pd.Series:
-    return pd.Series(pd.Categorical.from_codes(codes, pd.Index(values(categories, slice(None)))))
+def _categorical(
+    codes: np.ndarray, categories: h5py.Group | h5py.Dataset, known: dict[str, pd.Index] | None
+) -> pd.Series:
+    known = {} if known is None else known
+    if categories.name not in known:
+        known[categories.name] = pd.Index(values(categories, slice(None)))
+    return pd.Series(pd.Categorical.from_codes(codes, known[categories.name]))

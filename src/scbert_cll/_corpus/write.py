@@ -35,6 +35,7 @@ class Job:
     request: Request
     paths: Sequence[Path]
     scans: dict[int, Scan]
+    stamps: dict[int, tuple[int, int]]  # of each file when it was scanned
     parts: dict[int, np.ndarray]  # of each file's cells
     donors: Sequence[str]
     columns: dict[str, list[str] | None]  # obs columns: their categories, None for numbers
@@ -72,6 +73,12 @@ class _Cells:
         self.data[to], self.indices[to] = tokens.data, tokens.indices
         for name, found in obs.items():
             self.obs[name][rows] = found
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size of a file, and when it was last written to."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def write_part(folder: Path) -> None:
@@ -130,14 +137,15 @@ def _add_file(cells: _Cells, file: int, runs: Sequence[Run], part: int, job: Job
     """Read the runs of one file."""
     scanned = job.scans[file]
     columns = Columns(scanned.index, len(job.request.vocab))
+    _checks.still_the_same(same=stamp(job.paths[file]) == job.stamps[file], name=scanned.record["file"])
     with job.request.open(job.paths[file]) as source:
-        _checks.still_the_same(same=source.n_cells == len(scanned.n_tokens), name=scanned.record["file"])
         for run in runs:
             for start, stop in source.blocks(run.start, run.stop, job.request.n_values):
                 mine = np.flatnonzero(job.parts[file][start:stop] == part)
                 if len(mine):
-                    tokens = job.request.cut(job.request.aligned(source, columns, start, stop))
-                    cells.add(tokens[mine], _obs(source, file, start, stop, mine, job), scanned.record["file"])
+                    tokens = job.request.cut(job.request.aligned(source, columns, start, stop)[mine])
+                    tokens.sort_indices()
+                    cells.add(tokens, _obs(source, file, start, stop, mine, job), scanned.record["file"])
 
 
 def _obs(source: Any, file: int, start: int, stop: int, mine: np.ndarray, job: Job) -> dict[str, np.ndarray]:

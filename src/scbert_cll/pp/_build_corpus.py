@@ -187,7 +187,7 @@ def _build(
     if call["on_error"] == "raise":
         _checks.no_bad_files(reasons, len(files))
     _checks.some_cells(sum(scan.record["n_kept"] for scan in scans.values()), len(files), reasons, request.min_genes)
-    job, held = _planned(scans, files, request, call)
+    job, held = _planned(folder, scans, files, request, call)
     runs = {
         part: deal_runs(scans, job.parts, part, memory=request.memory, dtype=job.dtype, seed=job.seed) for part in PARTS
     }
@@ -210,7 +210,7 @@ def _build(
 
 
 def _planned(
-    scans: dict[int, Scan], files: list[Path], request: Request, call: Mapping[str, Any]
+    folder: Building, scans: dict[int, Scan], files: list[Path], request: Request, call: Mapping[str, Any]
 ) -> tuple[Job, list[str]]:
     """What datasets are made from, and the donors that are held out."""
     columns = merged_columns(scans, request.obs_columns)
@@ -220,7 +220,8 @@ def _planned(
     held = deal_donors(cells, call["val_fraction"], call["val_donors"], call["rng"])
     parts = {i: parts_of(scan, held) for i, scan in scans.items()}
     donors = sorted(name for name, n in cells.items() if n)
-    return Job(request, files, scans, parts, donors, columns, call["rng"], call["binned"]), held
+    job = Job(request, files, scans, folder.stamps, parts, donors, columns, call["rng"], call["binned"])
+    return job, held
 
 
 def _stored(counts: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -1,0 +1,230 @@
+"""What a model says of every cell of a corpus: an AnnData without X in a zarr store, filled window by window.
+
+Everything has its size from the start and is cut into chunks of one window, so that processes can fill it at the same time; nothing is
+held in memory but a window, or the `obs` of one dataset.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import read_elem, write_elem
+
+from scbert_cll import _keys
+from scbert_cll._corpus.format import Corpus
+from scbert_cll._corpus.write import SOURCE
+from scbert_cll._files import read_json, write_json
+
+PART: Final = "part"
+_INDEX: Final = "_index"
+_NAMES_PER_CHUNK: Final = 2**16
+_PROGRESS: Final = "progress.json"
+_FRAME: Final = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": _INDEX}
+_CATEGORICAL: Final = {"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False}
+
+
+class Piece(NamedTuple):
+    """Neighbouring cells of a part, and the row of the first among all that are predicted."""
+
+    part: str
+    cells: np.ndarray
+    row: int
+
+
+def n_cells(corpus: Corpus, parts: Sequence[str]) -> int:
+    """Cells of some parts."""
+    return sum(corpus.n_cells(part) for part in parts)
+
+
+def pieces(corpus: Corpus, parts: Sequence[str], start: int, stop: int) -> Iterator[Piece]:
+    """Rows `start` to `stop` of the parts, put one after the other."""
+    before = 0
+    for part in parts:
+        first, last = max(start - before, 0), min(stop - before, corpus.n_cells(part))
+        if first < last:
+            yield Piece(part, np.arange(first, last), before + first)
+        before += corpus.n_cells(part)
+
+
+def categories(corpus: Corpus, parts: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of `obs` that are groups of cells, and the groups."""
+    donors = sorted({donor for names in corpus.record["donors"].values() for donor in names})
+    files = [source["file"] for source in corpus.record["sources"]]
+    columns = corpus.record["obs_columns"].items()
+    known = {name: list(kinds) for name, kinds in columns if kinds is not None}
+    return {_keys.DONOR: donors, SOURCE: files, PART: list(parts)} | known
+
+
+@dataclass(frozen=True)
+class Results:
+    """What there will be of every cell: an embedding, and of a classifier its classes and tables of their probabilities."""
+
+    width: int
+    classes: Sequence[str] = ()
+    names: Sequence[str] = ()  # what a cell can be called: the classes, and "unassigned" where that may be
+    tables: Sequence[str] = ()
+
+    def bytes_per_cell(self) -> int:
+        """Size on disk, about."""
+        return 4 * (self.width + len(self.tables) * len(self.classes) + 2) + 16 * (1 + len(self.tables))
+
+
+class Store:
+    """The zarr store.
+
+    Parameters
+    ----------
+    folder
+        Where it is, or will be.
+    window
+        Cells in a chunk.
+    """
+
+    def __init__(self, folder: Path, window: int) -> None:
+        self.folder, self.window = folder, window
+
+    @property
+    def group(self) -> Any:
+        """The store, open for changes."""
+        import zarr
+
+        return zarr.open_group(self.folder, mode="a", zarr_format=3)
+
+    def create(self, corpus: Corpus, parts: Sequence[str], results: Results) -> None:
+        """Lay everything out, with the `obs` that the corpus has; the store appears when that is done."""
+        aside = Store(self.folder.with_name(f"{self.folder.name}.new"), self.window)
+        shutil.rmtree(aside.folder, ignore_errors=True)
+        write_elem(aside.group, "/", AnnData(var=pd.DataFrame(index=corpus.genes)))
+        n = n_cells(corpus, parts)
+        aside._lay_obs(n, corpus, parts, results)
+        aside._lay_obsm(n, results)
+        frames = ["obs", *(f"obsm/{name}" for name in results.tables)]
+        for row, part, obs in _obs(corpus, parts):
+            aside._write_obs(row, part, obs, frames, categories(corpus, parts))
+        aside.folder.rename(self.folder)
+
+    def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
+        """Put results by path, e.g. ``obsm/X_scbert``, from a row on."""
+        group = self.group
+        for path, found in values.items():
+            group[path][row : row + len(found)] = found
+
+    def read(self, path: str, row: int, n: int) -> np.ndarray:
+        """Some rows of an array."""
+        return np.asarray(self.group[path][row : row + n])
+
+    def finish(self, slots: Mapping[str, Any], out: Path) -> None:
+        """Write what is of all cells together, and put the whole into its place."""
+        for path, value in slots.items():
+            write_elem(self.group, path, value)
+        for cut_short in self.folder.rglob("*.partial"):
+            if cut_short.is_file():
+                cut_short.unlink()
+        self.folder.rename(out)
+
+    def _lay_obs(self, n: int, corpus: Corpus, parts: Sequence[str], results: Results) -> None:
+        groups = categories(corpus, parts)
+        columns = [_keys.DONOR, SOURCE, PART, *corpus.record["obs_columns"]]
+        own = [_keys.PRED, _keys.SCORE] if results.classes else []
+        del self.group["obs"]
+        self._lay_frame("obs", n, [*columns, *own])
+        for name in columns:
+            if name in groups:
+                self._lay_categorical(f"obs/{name}", n, groups[name], _NAMES_PER_CHUNK)
+            else:
+                self._lay_array(f"obs/{name}", (n,), "float64", np.nan, _NAMES_PER_CHUNK)
+        if results.classes:
+            self._lay_categorical(f"obs/{_keys.PRED}", n, results.names, self.window)
+            self._lay_array(f"obs/{_keys.SCORE}", (n,), "float32", np.nan, self.window)
+
+    def _lay_obsm(self, n: int, results: Results) -> None:
+        self._lay_array(f"obsm/{_keys.X_SCBERT}", (n, results.width), "float32", np.nan, self.window)
+        for table in results.tables:
+            self._lay_frame(f"obsm/{table}", n, results.classes)
+            for name in results.classes:
+                self._lay_array(f"obsm/{table}/{name}", (n,), "float32", np.nan, self.window)
+
+    def _lay_frame(self, path: str, n: int, columns: Sequence[str]) -> None:
+        self.group.create_group(path, attributes=_FRAME | {"column-order": list(columns)})
+        self._lay_array(f"{path}/{_INDEX}", (n,), "str", "", _NAMES_PER_CHUNK, kind="string-array")
+
+    def _lay_categorical(self, path: str, n: int, names: Sequence[str], rows: int) -> None:
+        self.group.create_group(path, attributes=_CATEGORICAL)
+        write_elem(self.group, f"{path}/categories", np.array(names, dtype=object))
+        dtype = str(pd.Categorical.from_codes([], pd.Index(names)).codes.dtype)
+        self._lay_array(f"{path}/codes", (n,), dtype, -1, rows)
+
+    def _lay_array(
+        self, path: str, shape: tuple[int, ...], dtype: str, fill: Any, rows: int, kind: str = "array"
+    ) -> None:
+        encoding = {"encoding-type": kind, "encoding-version": "0.2.0"}
+        chunks = (min(rows, shape[0]), *shape[1:])
+        self.group.create_array(path, shape=shape, dtype=dtype, chunks=chunks, fill_value=fill, attributes=encoding)
+
+    def _write_obs(
+        self, row: int, part: str, obs: pd.DataFrame, frames: Sequence[str], groups: Mapping[str, Sequence[str]]
+    ) -> None:
+        values = {f"{frame}/{_INDEX}": obs.index.to_numpy(dtype=object) for frame in frames}
+        obs = obs.assign(**{PART: pd.Categorical([part] * len(obs))})
+        for name, column in obs.items():
+            if name in groups:
+                codes = column.astype("category").cat.set_categories(groups[str(name)]).cat.codes
+                values[f"obs/{name}/codes"] = codes.to_numpy()
+            else:
+                values[f"obs/{name}"] = column.to_numpy(dtype=float)
+        self.write(row, values)
+
+
+def _obs(corpus: Corpus, parts: Sequence[str]) -> Iterator[tuple[int, str, pd.DataFrame]]:
+    """First row, part and `obs` of each dataset."""
+    import zarr
+
+    row = 0
+    for part in parts:
+        for dataset in corpus.datasets(part):
+            obs: Any = read_elem(zarr.open_group(corpus.path / part / dataset["name"] / "obs", mode="r"))
+            yield row, part, obs
+            row += dataset["n_cells"]
+
+
+class Share:
+    """How far one share of the windows is. Sums over its cells are written first and the note that names them after."""
+
+    def __init__(self, folder: Path, number: int, n_shares: int, n_windows: int) -> None:
+        self.folder = folder / f"share_{number}"
+        self.windows = list(range(number, n_windows, n_shares))
+        self.done, self.without_token = 0, 0
+        self.sums: dict[str, np.ndarray] = {}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every window is."""
+        return self.done == len(self.windows)
+
+    def load(self) -> Share:
+        """Go on where the last note was made."""
+        if (self.folder / _PROGRESS).exists():
+            note = read_json(self.folder / _PROGRESS)
+            self.done, self.without_token = note["done"], note["without_token"]
+            with np.load(self._sums(self.done)) as found:
+                self.sums = dict(found)
+        return self
+
+    def add(self, sums: Mapping[str, np.ndarray], without_token: int) -> None:
+        """Note that a window is done."""
+        self.sums = {name: self.sums.get(name, 0) + found for name, found in sums.items()}
+        self.without_token += without_token
+        self.done += 1
+        np.savez(self._sums(self.done), **self.sums)  # type: ignore[arg-type]
+        write_json(self.folder / _PROGRESS, {"done": self.done, "without_token": self.without_token})
+        self._sums(self.done - 1).unlink(missing_ok=True)
+
+    def _sums(self, done: int) -> Path:
+        return self.folder / f"sums_{done}.npz"
