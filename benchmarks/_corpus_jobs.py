@@ -22,7 +22,8 @@ from typing import Any
 
 from _measure import held
 
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+CHECKED, TOLERANCE = 500, 1e-4  # cells of a prediction that are compared, and how far they may be apart
 POLL = 0.02  # seconds between two looks for a checkpoint
 
 
@@ -145,8 +146,36 @@ def predict(corpus: str, model: str, out: str, **how: Any) -> dict[str, Any]:
     from scbert_cll import tl
     from scbert_cll.model import ScBERT
 
+    how["shard"] = tuple(how.get("shard", (0, 1)))
     tl.predict_corpus(corpus, ScBERT.load(model, accelerator="cpu"), out, **how)
     return {}
+
+
+def check_predicted(corpus: str, model: str, out: str) -> dict[str, Any]:
+    """Every cell is there once, and some have the embedding that the model gives them in memory."""
+    import anndata as ad
+    import numpy as np
+
+    from scbert_cll.model import CorpusData, ScBERT
+
+    found, data = ad.read_zarr(out), CorpusData(corpus)
+    n = data.n_train + data.n_val
+    if found.n_obs != n or not found.obs_names.is_unique or not np.isfinite(found.obsm["X_scbert"]).all():
+        raise SystemExit(f"{found.n_obs} cells were embedded, not {n}, or not all of them once and in finite numbers")
+    some = np.sort(np.random.default_rng(0).choice(data.n_train, min(CHECKED, data.n_train), replace=False))
+    cells = data.cells("train", some, obs=True)
+    expected = ScBERT.load(model, accelerator="cpu").get_latent_representation(cells)
+    apart = float(np.abs(found[cells.obs_names].obsm["X_scbert"] - expected).max())
+    if apart > TOLERANCE:
+        raise SystemExit(f"embeddings differ by {apart} from those in memory")
+    return {"cells_embedded": n, "compared": len(some), "largest_difference": apart}
+
+
+def load(**how: Any) -> dict[str, Any]:
+    """Cells per second of a loader."""
+    from _corpus_loading import load
+
+    return load(**how)
 
 
 def _rank() -> int:
@@ -157,7 +186,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     path = Path(sys.argv[1])
     request = json.loads(path.read_text())
-    work = {"build": build, "train": train, "predict": predict}[request.pop("job")]
+    work = {"build": build, "train": train, "predict": predict, "load": load, "check_predicted": check_predicted}[
+        request.pop("job")
+    ]
     start = time.perf_counter()
     found = work(**request)
     found |= {"seconds": time.perf_counter() - start, "peak_bytes": held("VmHWM"), "rank": _rank()}
