@@ -1,0 +1,307 @@
+"""A run that is killed, asked to leave, or out of disk space loses nothing, and ends with the same weights."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import stat
+import textwrap
+import time
+
+import lightning.pytorch as L
+import pytest
+import torch
+
+from scbert_cll import pp
+from scbert_cll._files import only_writer
+from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier, _checkpoints
+
+HOW = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 16, "max_epochs": 2, "checkpoint_steps": 5}
+CORPUS = {"chunk_size": 16, "preload_nchunks": 3}
+NETWORK = {"n_hidden": 16, "n_heads": 2}
+
+# What a process does before it dies; it runs in a child of a process that has imported everything already.
+CHILD = """
+import os, signal, time
+import lightning.pytorch as L
+import torch
+from scbert_cll.model import CorpusData, ScBERT
+
+torch.set_num_threads(1)
+
+class Die(L.Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if fault == "step" and trainer.global_step == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "wait":
+            time.sleep(0.05)
+
+save = torch.save
+def half_of_it(what, file):
+    if trainer_step["n"] == 1:
+        file.write(b"half of a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    trainer_step["n"] += 1
+    save(what, file)
+
+trainer_step = {"n": 0}
+if fault == "saving":
+    torch.save = half_of_it
+
+data = CorpusData(corpus, **windows)
+model = ScBERT.from_corpus(data, **network)
+model.train(datamodule=data, checkpoint_dir=folder, callbacks=[Die()], **how)
+"""
+
+
+@pytest.fixture(scope="module")
+def in_a_child(tmp_path_factory, corpus):
+    """Start the training in a process of its own: `in_a_child(folder, fault, env)`."""
+    script = tmp_path_factory.mktemp("child") / "child.py"
+    script.write_text(textwrap.dedent(CHILD))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scbert_cll.model", "scbert_cll.model._annbatch"])
+
+    def start(folder, fault):
+        given = {"corpus": str(corpus), "folder": str(folder), "fault": fault}
+        given |= {"how": HOW, "windows": CORPUS, "network": NETWORK}
+        process = context.Process(target=runpy.run_path, args=(str(script),), kwargs={"init_globals": given})
+        process.start()
+        return process
+
+    return start
+
+
+def _run(corpus, folder=None, *, callbacks=(), **how):
+    data = CorpusData(corpus, **CORPUS)
+    model = ScBERT.from_corpus(data, **NETWORK)
+    model.train(datamodule=data, checkpoint_dir=folder, callbacks=list(callbacks), **HOW | how)
+    return model
+
+
+class Stop(L.Callback):
+    """Interrupt a training in this process."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.at:
+            raise InterruptedError("stopped by the test")
+
+
+def _same_weights(one, other):
+    for name, weight in one.module.state_dict().items():
+        torch.testing.assert_close(other.module.state_dict()[name], weight, rtol=0, atol=0, msg=name)
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus):
+    """The same training in one go; not to be changed."""
+    return _run(corpus)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["step", "saving"])
+def test_a_killed_run_goes_on_to_the_same_weights(corpus, tmp_path, in_a_child, uninterrupted, fault):
+    child = in_a_child(tmp_path, fault)
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    whole = ["step_10.ckpt", "step_5.ckpt"] if fault == "step" else ["step_5.ckpt"]
+    assert [name for name in _names(tmp_path) if name.endswith(".ckpt")] == whole
+    resumed = _run(corpus, tmp_path)
+    _same_weights(uninterrupted, resumed)
+    for name, values in resumed.history.items():
+        if name.endswith("_validation"):
+            assert values.equals(uninterrupted.history[name])
+
+
+@pytest.mark.slow
+def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
+    corpus, tmp_path, in_a_child, uninterrupted, monkeypatch
+):
+    """SIGUSR1, which `sbatch --signal` sends: the step is finished, a checkpoint written, the job queued again."""
+    asked, command = tmp_path / "asked", tmp_path / "bin" / "scontrol"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "pretrain", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost"}
+    code = tmp_path / "child.py"
+    code.write_text(
+        f"import os\nos.environ |= {job}\nos.environ['PATH'] = '{command.parent}:' + os.environ['PATH']\n" + CHILD
+    )
+    given = {"corpus": str(corpus), "folder": str(tmp_path / "run"), "fault": "wait"}
+    given |= {"how": HOW, "windows": CORPUS, "network": NETWORK}
+    context = multiprocessing.get_context("forkserver")
+    child = context.Process(target=runpy.run_path, args=(str(code),), kwargs={"init_globals": given})
+    child.start()
+    _wait_for(tmp_path / "run" / "step_5.ckpt")
+    os.kill(child.pid, signal.SIGUSR1)
+    child.join(60)
+    assert child.exitcode == 128 + signal.SIGTERM
+    assert asked.read_text() == "requeue 4711\n"
+    newest = _checkpoints.written(tmp_path / "run")[-1]
+    assert newest.stem not in ("step_5", "step_10")
+    assert _checkpoints.is_whole(newest)
+    _same_weights(uninterrupted, _run(corpus, tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_end_writes_a_checkpoint_first(corpus, tmp_path, in_a_child, uninterrupted):
+    child = in_a_child(tmp_path, "wait")
+    _wait_for(tmp_path / "step_5.ckpt")
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == 128 + signal.SIGTERM
+    assert _checkpoints.written(tmp_path)[-1].stem not in ("step_5", "step_10")
+    _same_weights(uninterrupted, _run(corpus, tmp_path))
+
+
+def _wait_for(path):
+    until = time.monotonic() + 90
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not come"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"accumulate_grad_batches": 3, "gradient_clip_val": 1.0},
+        {"early_stopping": False, "max_steps": 20},
+        {"val_check_interval": 7},
+        {"feature_redraw_interval": 4},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_whatever_is_chosen_a_resumed_run_is_the_same_run(corpus, tmp_path, how):
+    """Interrupted twice: in the middle of an epoch, and at its end, where the validation has not been yet."""
+    whole = _run(corpus, **how)
+    n = whole.trainer.num_training_batches
+    for at in (8, n):
+        with pytest.raises(InterruptedError):
+            _run(corpus, tmp_path, callbacks=[Stop(at)], **how | {"checkpoint_steps": 3})
+    _same_weights(whole, _run(corpus, tmp_path, **how | {"checkpoint_steps": 3}))
+
+
+def test_cells_in_memory_resume_too(adata, scbert, tmp_path):
+    """With a linear part, tokens left out at random and dropout."""
+
+    def train(folder=None, callbacks=()):
+        model = ScBERTClassifier.from_pretrained(scbert, adata, labels_key="label", dropout=0.2)
+        how = HOW | {"split_key": "split", "combine": "residual", "early_stopping": True}
+        model.train(checkpoint_dir=folder, callbacks=list(callbacks), **how)
+        return model
+
+    folder = tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        train(folder, [Stop(7)])
+    assert _checkpoints.written(folder)
+    resumed = train(folder)
+    again = train(tmp_path / "whole")
+    _same_weights(again, resumed)
+
+
+def test_checkpoints_come_by_minutes_too_and_two_are_kept(corpus, tmp_path):
+    _run(corpus, tmp_path, checkpoint_minutes=0, checkpoint_steps=None, max_epochs=1)
+    names = [name for name in _names(tmp_path) if name.startswith("step")]
+    assert len(names) == 4  # and their checksums
+    assert all(_checkpoints.is_whole(path) for path in _checkpoints.written(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_others_are_not_guessed(corpus, tmp_path, uninterrupted):
+    with pytest.raises(InterruptedError):
+        _run(corpus, tmp_path, callbacks=[Stop(12)])
+    _, newest = _checkpoints.written(tmp_path)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(bytes(content))
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path, kept, ignore=shutil.ignore_patterns("kept"))
+    _same_weights(uninterrupted, _run(corpus, tmp_path))
+    for path in _checkpoints.written(kept):
+        path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"All checkpoints in .*kept are damaged: 'step_5.ckpt', 'step_10.ckpt'"):
+        _run(corpus, kept)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path, uninterrupted, monkeypatch):
+    save, n = torch.save, iter(range(9))
+
+    def full(what, file):
+        if next(n) == 1:
+            file.write(b"half of a checkpoint")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(what, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"could not be written .No space left on device.; the ones before it are whole"):
+        _run(corpus, tmp_path)
+    assert [path.name for path in _checkpoints.written(tmp_path)] == ["step_5.ckpt"]
+    assert not list(tmp_path.glob(".*.new"))
+    _same_weights(uninterrupted, _run(corpus, tmp_path))
+
+
+def test_two_runs_do_not_write_to_one_folder(corpus, tmp_path):
+    with only_writer(tmp_path, "anything"), pytest.raises(RuntimeError, match=r"is being written to by process \d+ on"):
+        _run(corpus, tmp_path)
+    assert not _checkpoints.written(tmp_path)
+
+
+def test_another_run_is_not_resumed(corpus, tmp_path):
+    with pytest.raises(InterruptedError):
+        _run(corpus, tmp_path, callbacks=[Stop(8)])
+    with pytest.raises(ValueError, match=r"of another run: batch_size was 16, is 32; max_epochs was 2, is 3\. Start"):
+        _run(corpus, tmp_path, batch_size=32, max_epochs=3)
+    with pytest.raises(FileExistsError, match=r"holds checkpoints of a run \(step_5.ckpt\); pass resume=True"):
+        _run(corpus, tmp_path, resume=False)
+
+
+def test_a_corpus_that_has_changed_is_not_gone_on_with(corpus, tmp_path):
+    copy = tmp_path / "corpus.zarr"
+    shutil.copytree(corpus, copy)
+    with pytest.raises(InterruptedError):
+        _run(copy, tmp_path / "run", callbacks=[Stop(8)])
+    shutil.rmtree(copy)
+    paths = [corpus.parent / f"{number}.h5ad" for number in range(3)]
+    how = {"obs_columns": ["label"], "target_sum": 300, "val_fraction": 0.2, "rng": 1}
+    pp.build_corpus(paths, copy, vocab=[f"G{i}" for i in range(60)], **how)
+    with pytest.raises(ValueError, match=r"of another run: data_sha256 has changed"):
+        _run(copy, tmp_path / "run")
+
+
+def test_what_was_chosen_is_written_where_it_can_be_read(corpus, tmp_path):
+    model = _run(corpus, tmp_path, max_epochs=1)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["network"]["n_hidden"] == model.config.n_hidden
+    assert run["plan"]["lr"] == 2e-3
+    assert run["processes"] == 1
+
+
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+def test_loggers_say_how_fast_it_is(corpus, tmp_path, logger):
+    _run(corpus, tmp_path, logger=logger, max_epochs=1)
+    (folder,) = (tmp_path / "logs").iterdir()
+    if logger == "csv":
+        header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+        assert {"cells_per_second", "data_wait", "train_loss_step", "learning_rate"} <= set(header)
+    else:
+        assert any(path.name.startswith("events") for path in folder.iterdir())
+
+
+def test_choices_that_make_no_sense_are_refused(corpus, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_steps must be a whole number from 1"):
+        _run(corpus, tmp_path, checkpoint_steps=0)
+    with pytest.raises(ValueError, match="logger must be one of 'csv', 'tensorboard'; found 'wandb'"):
+        _run(corpus, tmp_path, logger="wandb")
