@@ -20,7 +20,7 @@ from scbert_cll import pp
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 
 class Seen(L.Callback):
-    """Which cells this process saw, in which epoch."""
+    # which cells this process saw, in which epoch
     def __init__(self):
         self.rows = {"train": {}, "validation": {}}
     def on_train_batch_end(self, trainer, module, outputs, batch, *args):
@@ -75,7 +75,12 @@ def test_two_processes_train_one_network(tmp_path, corpus):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(
-        [sys.executable, script, tmp_path, corpus], capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path
+        [sys.executable, script, tmp_path, corpus],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
