@@ -36,6 +36,7 @@ exit codes:
   3    another run is writing to the same folder
   130  interrupted by Ctrl-C
   143  stopped by the system (SIGTERM); with --checkpoint-dir a checkpoint is whole"""
+_INTERRUPTED: Final = 130
 _BAD_INPUT: Final = (FileExistsError, FileNotFoundError, ImportError, KeyError, ValueError)
 _REFUSED: Final = re.compile(
     r'Parser key "(?P<key>[^"]+)": '
@@ -57,14 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _call(_cli.COMMANDS[name], options)
     except (*_BAD_INPUT, InUse) as error:
-        if show:
+        if show or (
+            isinstance(error, ImportError) and error.name
+        ):  # Python's own name a module, ours an extra to install
             raise
         sentence = error.args[0] if isinstance(error, KeyError) else error  # a KeyError's own text is quoted
         print(f"error: {sentence}", file=sys.stderr)
         return 3 if isinstance(error, InUse) else 2
     except KeyboardInterrupt:
         print(f"interrupted. {_cli.after_interruption(name, options)}", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     return 0
 
 
@@ -197,7 +200,8 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it, and where to read on; exit code 2."""
-        self.exit(2, f"error: {_sentence(message)}\nOptions: {(self.usage or _PROG).partition(' [')[0]} --help\n")
+        command = re.match(r"[a-z_. -]*", self.usage or _PROG)
+        self.exit(2, f"error: {_sentence(message)}\nOptions: {command[0].strip() if command else _PROG} --help\n")
 
 
 def _sentence(message: str) -> str:
@@ -205,11 +209,17 @@ def _sentence(message: str) -> str:
     text = " ".join(message.split())
     found = _REFUSED.fullmatch(text)
     if found is None:
-        return re.sub(r"(required: )\w+\.", r"\1", text)
+        commands = "|".join(_cli.COMMANDS)
+        return re.sub(rf"\b({commands})\.", "", text) if "are required" in text else text
     kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", found["several"] or found["one"])
     kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
-    return f"--{found['key'].replace('_', '-')} must be one of {kinds}; found {found['found']!r}."
+    return f"--{found['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found {found['found']!r}."
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == _INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a read of zarr that was cut would tell of itself at length while Python ends
+    sys.exit(code)

@@ -233,7 +233,11 @@ def predict(
     if isinstance(cells, Path):
         asked: dict[str, Any] = {"groupby": groupby, "parts": tuple(parts), "shard": share}
         tl.predict_corpus(cells, classifier, out, unassigned_below=unassigned_below, batch_size=batch_size, **asked)
-        say(f"The predictions are in {out}.")
+        say(
+            f"The predictions are in {out}."
+            if out.exists()
+            else f"This share is done; {out} appears with the last one."
+        )
         return
     tl.predict(cells, classifier, unassigned_below=unassigned_below, batch_size=batch_size)
     counts = cells.obs[_keys.PRED].value_counts()

@@ -140,3 +140,15 @@ def learned(model: ScBERT) -> str:
         f"{best[f'masked_accuracy_{part}']:.1%} of hidden genes in the right bin at best ({part}); "
         f"guessing each cell's commonest bin gets {best[f'majority_accuracy_{part}']:.1%}."
     )
+
+
+def validated(model: ScBERTClassifier) -> str:
+    """What the network came to on donors that it has not learned from."""
+    last = {
+        name.removesuffix("_validation"): float(frame.iloc[-1, 0])
+        for name, frame in (model.history or {}).items()
+        if "validation" in name
+    }
+    if not last:
+        return "No donor validates, so nothing is known of its worth."
+    return f"Donors held out, in the last epoch: {', '.join(f'{name} {value:.3f}' for name, value in last.items())} (the network alone)."

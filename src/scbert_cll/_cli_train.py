@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Literal
 
 from scbert_cll import _keys
 from scbert_cll._cli_shared import (
@@ -20,12 +20,8 @@ from scbert_cll._cli_shared import (
     say,
     source,
     table,
+    validated,
 )
-
-if TYPE_CHECKING:
-    from scbert_cll.model import CorpusData
-
-_READING: Final = ("balance", "num_workers", "more")  # options of Training that its functions do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +89,10 @@ class Training:
 
     def given(self) -> dict[str, Any]:
         """What the functions of the package are to be called with."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _READING}
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"}
         asked = {name: value for name, value in found.items() if value is not None}
         asked["rng"] = asked.pop("seed")
         return asked | (self.more or {})
-
-    def corpus(self, path: Path) -> CorpusData:
-        """A corpus as it is to be read."""
-        from scbert_cll.model import CorpusData
-
-        return CorpusData(path, balance=self.balance, num_workers=self.num_workers)
 
 
 def pretrain(
@@ -148,20 +138,14 @@ def pretrain(
     known_choices(network)
     only_our_news()
     cells = source(data)
-    from scbert_cll import ScBERT, tl
+    from scbert_cll import tl
 
     choices: dict[str, Any] = {"preset": preset, "exclude_genes": list(exclude_genes)}
     if gene_embedding == "auto":
         gene_embedding = "gene2vec" if _keys.GENE2VEC in getattr(cells, "varm", {}) else "learned"
     choices["gene_embedding"] = gene_embedding
-    if isinstance(cells, Path):
-        corpus = training.corpus(cells)
-        choices |= {"rng": training.seed} | (network or {})
-        model = ScBERT.from_corpus(corpus, **choices)
-        model.train(datamodule=corpus, **training.given())
-    else:
-        choices |= {"layer": layer, "split_key": split_key, "network": network}
-        model = tl.pretrain(cells, **choices, **training.given())
+    choices |= {"layer": layer, "split_key": split_key, "network": network}
+    model = tl.pretrain(cells, **choices, **training.given())
     if first_process():  # the others have no history
         say(learned(model))
     save(model, out, overwrite=overwrite)
@@ -226,21 +210,13 @@ def finetune(
     known_choices(network, "preset")
     only_our_news()
     cells = source(data)
-    from scbert_cll import ScBERT, ScBERTClassifier, tl
+    from scbert_cll import ScBERT, tl
 
     start = None if pretrained is None else ScBERT.load(pretrained)
-    asked: dict[str, Any] = {"combine": combine, "freeze": freeze} | training.given()
-    if isinstance(cells, Path):
-        corpus = training.corpus(cells)
-        choices: dict[str, Any] = {"labels_key": labels_key, "rng": training.seed, **(network or {})}
-        if start is None:
-            classifier = ScBERTClassifier.from_corpus(corpus, exclude_genes=list(exclude_genes), **choices)
-        else:
-            classifier = ScBERTClassifier.from_pretrained(start, corpus, **choices)
-        classifier.train(datamodule=corpus, **asked)
-    else:
-        asked |= {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "layer": layer}
-        asked |= {"protein_key": protein_key, "exclude_genes": list(exclude_genes), "network": network}
-        classifier = tl.finetune(cells, start, labels_key=labels_key, **asked)
-        say(table(cells.uns[_keys.SCBERT]["comparison"]))
+    asked: dict[str, Any] = {"labels_key": labels_key, "split_key": split_key, "weight_key": weight_key, "layer": layer}
+    asked |= {"donor_key": donor_key, "protein_key": protein_key, "exclude_genes": list(exclude_genes)}
+    asked |= {"combine": combine, "freeze": freeze, "network": network}
+    classifier = tl.finetune(cells, start, **asked, **training.given())
+    if first_process():
+        say(validated(classifier) if isinstance(cells, Path) else table(cells.uns[_keys.SCBERT]["comparison"]))
     save(classifier, out, overwrite=overwrite)
