@@ -27,7 +27,7 @@ EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"}
     | {"build_corpus"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
-    | {"gene_interactions", "patient_cd49d", "predict", "pretrain", "score_signature", "signature"}
+    | {"gene_interactions", "patient_cd49d", "predict", "predict_corpus", "pretrain", "score_signature", "signature"}
     | {"prognosis", "signature_report", "survival"},
     "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
     | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"}
@@ -42,7 +42,7 @@ NEED_LIFELINES = {f"{room}.{name}" for room in ("tl", "get", "pl") for name in (
 NEED_LIFELINES |= {"pl.forest", "pl.prognosis_null"}
 FIRST = {
     "pp": {"adata", "data", "paths"},
-    "tl": {"adata"},
+    "tl": {"adata", "corpus"},
     "pl": {"adata", "data", "model"},
     "get": {"adata", "data", "model"},
 }
@@ -276,6 +276,14 @@ def build_corpus(function: Any, adata: AnnData) -> None:
     function([folder / "a.h5ad"], folder / "corpus.zarr", vocab=adata)
 
 
+def predict_corpus(function: Any, adata: AnnData, model: Any) -> None:
+    """What it writes lies in a file."""
+    folder = Path(tempfile.mkdtemp())
+    adata.copy().write_h5ad(folder / "a.h5ad")
+    sc_cll.pp.build_corpus([folder / "a.h5ad"], folder / "corpus.zarr", vocab=adata)
+    function(folder / "corpus.zarr", model, folder / "cells.zarr")
+
+
 # Function: the fixture it starts from, and calls that together write all its slots
 CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "pp.align_genes": ("raw", [lambda f, adata, _: f(adata, adata.var_names[::-1].tolist())]),
@@ -296,6 +304,7 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "tl.pretrain": ("ready", [lambda f, adata, _: f(adata, max_epochs=1)]),
     "tl.finetune": ("ready", [lambda f, adata, _: f(adata, labels_key="cd49d", max_epochs=1)]),
     "tl.predict": ("ready", [lambda f, adata, model, **kw: f(adata, model, **kw)]),
+    "tl.predict_corpus": ("ready", [lambda f, adata, model: predict_corpus(f, adata, model)]),
     "tl.cross_validate": (
         "split",
         [lambda f, adata, _, **kw: f(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20, **kw)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
+from scbert_cll._corpus.predictions import Store
 from scbert_cll.model import CorpusData, ScBERT
 
 pytest.importorskip("annbatch")
@@ -99,7 +102,7 @@ def test_finetuning_from_scratch_and_balanced(corpus):
     model = sc_cll.tl.finetune(corpus, labels_key="kind", **TINY, **options)
     assert model.classes == list(KINDS)
     assert len(model.genes) == 39
-    with pytest.raises(KeyError, match="'cd49d' is not in the obs columns of .*obs_columns= of pp.build_corpus"):
+    with pytest.raises(KeyError, match=r"'cd49d' is not in the obs columns of .*obs_columns= of pp.build_corpus"):
         sc_cll.tl.finetune(corpus, **TINY)
 
 
@@ -143,3 +146,173 @@ def test_what_is_no_corpus_is_refused(folder, tmp_path):
         sc_cll.tl.pretrain(folder / "0.h5ad")
     with pytest.raises(TypeError, match="Expected an AnnData, found list"):
         sc_cll.tl.pretrain([1])
+
+
+# -- predicting -------------------------------------------------------------------------------------------------------
+
+
+def opened(corpus, **reading):
+    """The corpus in windows of 64 cells: five of them, one over the border of two parts."""
+    return CorpusData(corpus, chunk_size=16, preload_nchunks=4, **reading)
+
+
+@pytest.fixture(scope="module")
+def predicted(corpus, classifier, folder):
+    sc_cll.tl.predict_corpus(opened(corpus), classifier, folder / "cells.zarr", groupby="kind")
+    return ad.read_zarr(folder / "cells.zarr")
+
+
+@pytest.fixture(scope="module")
+def in_memory(corpus, classifier):
+    """The same cells, through the verbs for cells in memory."""
+    data = CorpusData(corpus)
+    parts = [data.cells(part, np.arange(data.corpus.n_cells(part)), obs=True) for part in ("train", "val")]
+    adata = ad.concat(parts)
+    adata.uns["binned"] = parts[0].uns["binned"]
+    sc_cll.tl.predict(adata, classifier)
+    sc_cll.tl.gene_attention(adata, classifier, groupby="kind")
+    return adata
+
+
+def files(folder):
+    """Every file and its bytes."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_predictions_are_those_of_the_same_cells_in_memory(predicted, in_memory):
+    assert list(predicted.obs_names) == list(in_memory.obs_names)
+    assert predicted.X is None
+    for name in ("donor", "kind", "age", "batch", "scbert_pred"):
+        assert predicted.obs[name].astype(object).equals(in_memory.obs[name].astype(object)), name
+    assert list(predicted.obs["part"].value_counts()) == [240, 60]
+    assert set(predicted.obs["source"]) == {f"{donor}.h5ad" for donor in range(5)}
+    assert list(predicted.obs["scbert_pred"].cat.categories) == list(KINDS)
+    np.testing.assert_allclose(predicted.obs["scbert_score"], in_memory.obs["scbert_score"], atol=1e-6)
+    np.testing.assert_allclose(predicted.obsm["X_scbert"], in_memory.obsm["X_scbert"], atol=1e-6)
+    for table in ("scbert_proba", "linear_proba"):
+        assert list(predicted.obsm[table].columns) == list(KINDS)
+        assert set(predicted.obsm[table].dtypes) == {np.dtype("float32")}
+        pd.testing.assert_frame_equal(predicted.obsm[table], in_memory.obsm[table], atol=1e-6, check_names=False)
+
+
+def test_attention_of_groups_is_that_of_the_same_cells_in_memory(predicted, in_memory):
+    found, expected = predicted.varm["gene_attention"], in_memory.varm["gene_attention"]
+    pd.testing.assert_frame_equal(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found.sum(), 1)
+    record, other = predicted.uns["gene_attention"], in_memory.uns["gene_attention"]
+    assert record["n_cells"]["n_cells"].to_dict() == other["n_cells"]
+    np.testing.assert_allclose(record["attention_floor"], other["attention_floor"], atol=1e-6)
+    assert len(sc_cll.get.gene_attention(predicted)) > 0
+
+
+def test_scanpy_goes_on_from_there(predicted):
+    import scanpy as sc
+
+    adata = predicted.copy()
+    sc.pp.neighbors(adata, use_rep="X_scbert", n_neighbors=5)
+    assert adata.obsp["connectivities"].shape == (300, 300)
+    assert sc_cll.get.predictions(adata).shape[0] == 300
+
+
+def test_batch_size_and_windows_do_not_matter(corpus, classifier, predicted, tmp_path):
+    data = CorpusData(corpus, chunk_size=7, preload_nchunks=3)
+    sc_cll.tl.predict_corpus(data, classifier, tmp_path / "a.zarr", groupby="kind", batch_size=5)
+    same_results(ad.read_zarr(tmp_path / "a.zarr"), predicted)
+
+
+def same_results(found, expected):
+    pd.testing.assert_frame_equal(found.obs, expected.obs, atol=1e-6)
+    np.testing.assert_allclose(found.obsm["X_scbert"], expected.obsm["X_scbert"], atol=1e-6)
+    for table in ("scbert_proba", "linear_proba"):
+        pd.testing.assert_frame_equal(found.obsm[table], expected.obsm[table], atol=1e-6)
+    pd.testing.assert_frame_equal(found.varm["gene_attention"], expected.varm["gene_attention"], atol=1e-6)
+
+
+def test_a_pretrained_model_embeds(corpus, pretrained, tmp_path):
+    sc_cll.tl.predict_corpus(corpus, pretrained, tmp_path / "a.zarr", parts="val", groupby="donor")
+    adata = ad.read_zarr(tmp_path / "a.zarr")
+    assert adata.shape == (60, 40)
+    assert list(adata.obsm) == ["X_scbert"]
+    assert list(adata.varm["gene_attention"]) == ["d4"]
+    assert "scbert_pred" not in adata.obs
+
+
+def test_a_cell_can_be_unassigned(corpus, classifier, predicted, tmp_path):
+    sc_cll.tl.predict_corpus(corpus, classifier, tmp_path / "a.zarr", unassigned_below=0.999)
+    adata = ad.read_zarr(tmp_path / "a.zarr")
+    left = adata.obs["scbert_pred"] == "unassigned"
+    assert (left == (predicted.obs["scbert_score"] < 0.999)).all()
+    assert 0 < left.sum() < 300
+    assert adata.uns["scbert"]["params"]["unassigned_below"] == 0.999
+
+
+def test_a_model_from_elsewhere_finds_its_genes_by_name(folder, classifier, predicted, tmp_path):
+    other = [*reversed(GENES), "NEW1", "NEW2"]
+    paths = sorted(folder.glob("*.h5ad"))
+    sc_cll.pp.build_corpus(paths, tmp_path / "raw.zarr", vocab=other, obs_columns=["kind"], binned=False, min_matched=0)
+    sc_cll.tl.predict_corpus(tmp_path / "raw.zarr", classifier, tmp_path / "a.zarr", groupby="kind")
+    adata = ad.read_zarr(tmp_path / "a.zarr")[predicted.obs_names]
+    np.testing.assert_allclose(adata.obsm["X_scbert"], predicted.obsm["X_scbert"], atol=1e-6)
+    assert list(adata.var_names) == other
+    assert (adata.varm["gene_attention"].loc[["NEW1", "NEW2"]] == 0).all(axis=None)
+    attention = adata.varm["gene_attention"].loc[GENES]
+    np.testing.assert_allclose(attention, predicted.varm["gene_attention"], atol=1e-6)
+
+
+def test_cells_without_a_token_have_no_prediction_and_are_counted(corpus, folder, tmp_path):
+    few = sc_cll.tl.finetune(corpus, labels_key="kind", **TINY, exclude_genes=GENES[5:], network=SMALL)
+    with pytest.warns(UserWarning, match=r"\d+ of 300 cells have no gene above bin 0 among the model's genes"):
+        sc_cll.tl.predict_corpus(opened(corpus), few, tmp_path / "a.zarr", groupby="donor")
+    adata = ad.read_zarr(tmp_path / "a.zarr")
+    empty = np.isnan(adata.obsm["X_scbert"]).all(axis=1)
+    assert 0 < empty.sum() == adata.uns["scbert"]["n_without_token"]
+    assert adata.obs["scbert_pred"].isna().equals(adata.obs["scbert_score"].isna())
+    assert (adata.obs["scbert_pred"].isna() == empty).all()
+    assert not np.isnan(adata.obsm["scbert_proba"].to_numpy()[~empty]).any()
+    assert adata.uns["gene_attention"]["n_cells"]["n_cells"].sum() == (~empty).sum()
+
+
+# -- predicting: interrupted, in shares, refused ------------------------------------------------------------------------
+
+
+class StopError(Exception):
+    """An interruption."""
+
+
+def cut_short(monkeypatch, corpus, model, out, *, after, error=StopError, **options):
+    """Predict until some windows are done."""
+    write, done = Store.write, []
+
+    def counted(self, row, values):
+        if "obsm/X_scbert" in values:
+            done.append(row)
+            if len(done) > after:
+                raise error
+        write(self, row, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", counted)
+        with pytest.raises(type(error) if isinstance(error, Exception) else error) as raised:
+            sc_cll.tl.predict_corpus(opened(corpus), model, out, **options)
+    return raised.value
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_a_call_that_was_cut_short_goes_on_to_the_same_bytes(
+    corpus, classifier, folder, predicted, tmp_path, monkeypatch, after
+):
+    out = tmp_path / "a.zarr"
+    cut_short(monkeypatch, corpus, classifier, out, after=after, groupby="kind")
+    assert not out.exists()
+    first = len(json.loads(p.read_text())["done"] * "w") if (p := progress(out)).exists() else 0
+    seen = []
+    read = CorpusData.cells
+    monkeypatch.setattr(CorpusData, "cells", lambda *a, **k: seen.append(len(a[2])) or read(*a, **k))
+    sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
+    assert files(out) == files(folder / "cells.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    assert sum(seen) - 64 - 256 == 300 - 64 * first  # 64 to look at first, 256 for the floor of the attention
+
+
+def progress(out):
+    return out.with_name(f"{out.name}.writing") / "share_0" / "progress.json"

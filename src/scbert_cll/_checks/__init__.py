@@ -124,7 +124,21 @@ from scbert_cll._checks._genes import (
     vocabulary_coverage,
 )
 from scbert_cll._checks._matrix import are_whole, counts, first, matrix
-from scbert_cll._checks._on_corpus import corpus_path, not_chosen_twice, not_of_a_corpus, only_of_a_corpus
+from scbert_cll._checks._on_corpus import (
+    corpus_path,
+    for_a_classifier,
+    free_columns,
+    full_while_predicting,
+    groups_of_corpus,
+    names_for_zarr,
+    not_chosen_twice,
+    not_of_a_corpus,
+    only_of_a_corpus,
+    parts_with_cells,
+    same_predictions,
+    share_of,
+    warn_of_cells_without_token,
+)
 from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
 from scbert_cll._checks._sharing import evaluation_of, no_paths
 from scbert_cll._checks._survival import (
@@ -208,6 +222,9 @@ __all__ = [
     "expression_numbers",
     "first",
     "fits_scbert",
+    "for_a_classifier",
+    "free_columns",
+    "full_while_predicting",
     "gene_names",
     "gene_set_source",
     "gene_sets",
@@ -219,6 +236,7 @@ __all__ = [
     "gmt_lines",
     "gmt_name",
     "groups",
+    "groups_of_corpus",
     "has_columns",
     "ighv_direction",
     "ighv_words",
@@ -248,6 +266,7 @@ __all__ = [
     "moments",
     "named_unit",
     "names",
+    "names_for_zarr",
     "new_columns",
     "new_file",
     "new_folder",
@@ -281,6 +300,7 @@ __all__ = [
     "other_key",
     "outcome_columns",
     "outcome_keys",
+    "parts_with_cells",
     "patient_groups",
     "patients",
     "places_in_model",
@@ -294,6 +314,7 @@ __all__ = [
     "same_binning",
     "same_call",
     "same_or_default",
+    "same_predictions",
     "same_samples",
     "same_sum",
     "sample_names",
@@ -301,6 +322,7 @@ __all__ = [
     "separated",
     "series_matrix",
     "share",
+    "share_of",
     "shared_samples",
     "signature_record",
     "signature_source",
@@ -327,6 +349,7 @@ __all__ = [
     "val_donors",
     "vocabulary_coverage",
     "vocabulary_problems",
+    "warn_of_cells_without_token",
     "warn_of_skipped",
     "weight_per_cell",
     "weights",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scbert_cll._checks._words import listed
+
+_RESERVED: Final = {"", ".", "..", "zarr.json", "_index"}  # no names in a zarr store
 
 
 def corpus_path(value: Any) -> Path:
@@ -39,3 +44,88 @@ def not_chosen_twice(given: Mapping[str, bool]) -> None:
     """How a corpus is read was said when it was opened."""
     if names := [name for name, is_given in given.items() if is_given]:
         raise ValueError(f"{listed(names)} belong into CorpusData(…), which was opened already; leave them out here.")
+
+
+def share_of(value: Any) -> tuple[int, int]:
+    """The number of a share, counted from 0, and how many there are."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(pair) != 2 or not all(type(number) is int for number in pair) or not 0 <= pair[0] < pair[1]:
+        raise ValueError(
+            f"shard must be (i, n), the share's number from 0 to n - 1 and how many there are; found {value!r}."
+        )
+    return pair[0], pair[1]
+
+
+def parts_with_cells(parts: Sequence[str], found: Mapping[str, int]) -> None:
+    """Parts that a corpus has, each once, and a cell in them."""
+    if not parts or len(set(parts)) < len(parts) or not set(parts) <= set(found):
+        raise ValueError(f"parts must name some of {listed(found)}, each once; found {listed(parts)}.")
+    if not any(found[part] for part in parts):
+        raise ValueError(
+            f"The corpus has no cell in {listed(parts)}; it has {listed(f'{p}: {n}' for p, n in found.items())}."
+        )
+
+
+def groups_of_corpus(key: str | None, groups: Sequence[str], numbers: Sequence[str]) -> None:
+    """A column of `obs` that has groups."""
+    if key in numbers:
+        raise ValueError(f"groupby={key!r} holds numbers; it must name groups of cells: {listed(groups, 12)}.")
+    if key is not None and key not in groups:
+        raise KeyError(
+            f"groupby={key!r} is no obs column of the corpus, which has {listed(groups, 12)}. Name it in obs_columns= of pp.build_corpus."
+        )
+
+
+def free_columns(names: Sequence[str], taken: Sequence[str]) -> None:
+    """Columns of a corpus that predictions do not replace."""
+    if both := [name for name in names if name in taken]:
+        raise ValueError(
+            f"The corpus has obs columns {listed(both)}, which predictions would replace; build it with other names."
+        )
+
+
+def names_for_zarr(names: Sequence[str], what: str) -> None:
+    """Names that can lie beside each other in a zarr store: a slash in one makes a folder of it."""
+    paths = [(*re.split(r"[/\\\\]", name), "") for name in names]
+    bad = [name for name, path in zip(names, paths, strict=True) if _RESERVED & set(path[:-1])]
+    bad += [a for a, p in zip(names, paths, strict=True) for q in paths if p != q and p[:-1] == q[: len(p) - 1]]
+    if bad:
+        raise ValueError(f"{what} have names that a zarr store cannot hold side by side: {listed(bad)}. Rename them.")
+
+
+def for_a_classifier(*, is_one: bool) -> None:
+    """Only classes can be left unassigned."""
+    if not is_one:
+        raise ValueError(
+            "unassigned_below is for a ScBERTClassifier; a ScBERT embeds cells and has no classes. Leave it out."
+        )
+
+
+def same_predictions(asked: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
+    """What is gone on with was begun with the same corpus, model and parameters."""
+    if differing := [
+        f"{name} (was {found.get(name)!r}, now {asked[name]!r})" for name in asked if asked[name] != found.get(name)
+    ]:
+        raise ValueError(
+            f"{folder} holds predictions that were begun differently: {'; '.join(differing)}. Call it the same way to go on, or delete "
+            f"{folder} to begin anew."
+        )
+
+
+def full_while_predicting(error: OSError, needed: str, folder: Path) -> OSError:
+    """The same error, with what to do about it; for others as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return OSError(
+        error.errno,
+        f"The disk is full; about {needed} more are needed. Free them and call tl.predict_corpus the same way: it goes on from {folder}",
+    )
+
+
+def warn_of_cells_without_token(n: int, n_cells: int) -> None:
+    """Say that some cells have nothing to be predicted from."""
+    if n:
+        warnings.warn(
+            f"{n:,} of {n_cells:,} cells have no gene above bin 0 among the model's genes: their embedding is NaN, and they have no prediction.",
+            stacklevel=3,
+        )

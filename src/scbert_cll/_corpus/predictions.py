@@ -34,7 +34,8 @@ class Piece(NamedTuple):
     """Neighbouring cells of a part, and the row of the first among all that are predicted."""
 
     part: str
-    cells: np.ndarray
+    start: int
+    stop: int
     row: int
 
 
@@ -49,7 +50,7 @@ def pieces(corpus: Corpus, parts: Sequence[str], start: int, stop: int) -> Itera
     for part in parts:
         first, last = max(start - before, 0), min(stop - before, corpus.n_cells(part))
         if first < last:
-            yield Piece(part, np.arange(first, last), before + first)
+            yield Piece(part, first, last, before + first)
         before += corpus.n_cells(part)
 
 
@@ -123,11 +124,25 @@ class Store:
     def finish(self, slots: Mapping[str, Any], out: Path) -> None:
         """Write what is of all cells together, and put the whole into its place."""
         for path, value in slots.items():
-            write_elem(self.group, path, value)
+            if isinstance(value, pd.DataFrame):
+                self._write_frame(path, value)
+            else:
+                slot, name = path.split("/")
+                write_elem(self.group[slot], name, value)
         for cut_short in self.folder.rglob("*.partial"):
             if cut_short.is_file():
                 cut_short.unlink()
         self.folder.rename(out)
+
+    def _write_frame(self, path: str, table: pd.DataFrame) -> None:
+        """Names of groups may have slashes, which anndata reads and does not write."""
+        if path in self.group:
+            del self.group[path]  # of a process that was interrupted right here
+        self._lay_frame(path, len(table), [str(name) for name in table.columns])
+        self.write(0, {f"{path}/{_INDEX}": table.index.to_numpy(dtype=object)})
+        for name in table.columns:
+            self._lay_array(f"{path}/{name}", (len(table),), "float64", np.nan, len(table))
+            self.write(0, {f"{path}/{name}": table[name].to_numpy()})
 
     def _lay_obs(self, n: int, corpus: Corpus, parts: Sequence[str], results: Results) -> None:
         groups = categories(corpus, parts)
@@ -157,7 +172,7 @@ class Store:
 
     def _lay_categorical(self, path: str, n: int, names: Sequence[str], rows: int) -> None:
         self.group.create_group(path, attributes=_CATEGORICAL)
-        write_elem(self.group, f"{path}/categories", np.array(names, dtype=object))
+        write_elem(self.group[path], "categories", np.array(names, dtype=object))
         dtype = str(pd.Categorical.from_codes([], pd.Index(names)).codes.dtype)
         self._lay_array(f"{path}/codes", (n,), dtype, -1, rows)
 
@@ -213,18 +228,27 @@ class Share:
         if (self.folder / _PROGRESS).exists():
             note = read_json(self.folder / _PROGRESS)
             self.done, self.without_token = note["done"], note["without_token"]
-            with np.load(self._sums(self.done)) as found:
-                self.sums = dict(found)
+            if note["has_sums"]:
+                with np.load(self._sums(self.done)) as found:
+                    self.sums = dict(found)
         return self
 
     def add(self, sums: Mapping[str, np.ndarray], without_token: int) -> None:
         """Note that a window is done."""
-        self.sums = {name: self.sums.get(name, 0) + found for name, found in sums.items()}
+        self.sums = added(self.sums, sums)
         self.without_token += without_token
         self.done += 1
-        np.savez(self._sums(self.done), **self.sums)  # type: ignore[arg-type]
-        write_json(self.folder / _PROGRESS, {"done": self.done, "without_token": self.without_token})
+        if self.sums:
+            arrays: dict[str, Any] = dict(self.sums)
+            np.savez(self._sums(self.done), **arrays)
+        note = {"done": self.done, "without_token": self.without_token, "has_sums": bool(self.sums)}
+        write_json(self.folder / _PROGRESS, note)
         self._sums(self.done - 1).unlink(missing_ok=True)
 
     def _sums(self, done: int) -> Path:
         return self.folder / f"sums_{done}.npz"
+
+
+def added(sums: Mapping[str, np.ndarray], more: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Sums by name, and more of them."""
+    return {**sums, **{name: sums[name] + found if name in sums else found for name, found in more.items()}}

@@ -10,6 +10,7 @@ from scbert_cll.tl._leakage_audit import leakage_audit
 from scbert_cll.tl._patient_cd49d import patient_cd49d
 from scbert_cll.tl._perturb import perturb
 from scbert_cll.tl._predict import predict
+from scbert_cll.tl._predict_corpus import predict_corpus
 from scbert_cll.tl._pretrain import pretrain
 from scbert_cll.tl._prognosis import prognosis
 from scbert_cll.tl._score_signature import score_signature
@@ -28,6 +29,7 @@ __all__ = [
     "patient_cd49d",
     "perturb",
     "predict",
+    "predict_corpus",
     "pretrain",
     "prognosis",
     "score_signature",

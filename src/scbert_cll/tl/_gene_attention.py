@@ -81,12 +81,7 @@ def gene_attention(
     attention = model.get_gene_attention(groups, adata, batch_size=batch_size)
     cells = model.get_cell_attention(adata, batch_size=batch_size) if per_cell else None
     floor = model.get_attention_floor(adata)
-    if floor.min() > UNIFORM:
-        warnings.warn(
-            f"Attention is nearly uniform: {floor.min():.0%} of its features are their constant floor. Differences between "
-            'groups are then differences in detection. Train with network={"stabilizer": "head"} or a smaller learning rate.',
-            stacklevel=2,
-        )
+    warn_if_uniform(floor)
     target.varm[key_added] = attention.reindex(adata.var_names, fill_value=0.0)
     target.uns[key_added] = {
         "params": {"groupby": groupby, "per_cell": per_cell, "layer": model.layer},
@@ -96,6 +91,16 @@ def gene_attention(
     if cells is not None:
         target.layers[key_added] = _to_columns(cells, adata.var_names.get_indexer(model.genes), adata.n_vars)
     return target if copy else None
+
+
+def warn_if_uniform(floor: np.ndarray) -> None:
+    """Say what differences in attention are worth where it is nearly uniform."""
+    if floor.min() > UNIFORM:
+        warnings.warn(
+            f"Attention is nearly uniform: {floor.min():.0%} of its features are their constant floor. Differences between "
+            'groups are then differences in detection. Train with network={"stabilizer": "head"} or a smaller learning rate.',
+            stacklevel=3,
+        )
 
 
 def _to_columns(cells: sparse.csr_matrix, columns: np.ndarray, n: int) -> sparse.csr_matrix:

@@ -1,0 +1,377 @@
+"""tl.predict_corpus: what a model says of every cell of a corpus."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from scbert_cll import _checks, _keys
+from scbert_cll._corpus.format import PARTS
+from scbert_cll._corpus.predictions import PART, Results, Share, Store, added, categories, n_cells, pieces
+from scbert_cll._files import digest, only_writer, read_json, write_json
+from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model._checkpoints import tensors_digest
+from scbert_cll.model._corpus import CorpusData
+from scbert_cll.model._data import take_columns
+from scbert_cll.tl import _write
+from scbert_cll.tl._corpus_data import OnDisk, opened
+from scbert_cll.tl._gene_attention import warn_if_uniform
+
+_PLAN: Final = "plan.json"
+_ATTENTION: Final = f"uns/{_keys.GENE_ATTENTION}"
+_FLOOR_CELLS: Final = 256  # as ScBERT.get_attention_floor looks at
+
+
+def predict_corpus(
+    corpus: OnDisk,
+    model: ScBERT | ScBERTClassifier,
+    out: str | PathLike[str],
+    *,
+    groupby: str | None = None,
+    parts: Sequence[str] = PARTS,
+    unassigned_below: float | None = None,
+    batch_size: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> None:
+    """Embed and predict every cell of a corpus that is larger than memory, straight to a file.
+
+    Cells go from disk to disk, a window at a time, so memory does not grow with their number. The results are those of
+    :func:`~scbert_cll.tl.predict` and :func:`~scbert_cll.tl.gene_attention` on the same cells in memory; labels are never read. The file appears when it
+    is whole. A call that was interrupted, or killed, goes on when it is made the same way, and ends in the same bytes.
+
+    Parameters
+    ----------
+    corpus
+        The path of what :func:`~scbert_cll.pp.build_corpus` wrote, or a :class:`~scbert_cll.model.CorpusData`. Genes are matched by name, so
+        the model may have been trained elsewhere.
+    model
+        A model, pretrained or fine-tuned.
+    out
+        Zarr store to make, e.g. ``cells.zarr``. It is written in ``cells.zarr.writing`` beside it.
+    groupby
+        `obs` column of the corpus: also the mean attention each gene receives, per group of cells.
+    parts
+        Parts of the corpus, in the order in which their cells are written.
+    unassigned_below
+        Of a classifier: call a cell ``"unassigned"`` when its largest probability is below this (0 to 1).
+    batch_size
+        Cells at a time; affects speed and memory, not results.
+    shard
+        ``(i, n)`` does the i-th of n shares, counted from 0: the jobs of an array on a cluster, at the same time or not, which share
+        `out`. The one that ends last puts the whole in its place.
+
+    Returns
+    -------
+    None. ``anndata.read_zarr(out)`` is then an AnnData without X, of cells × genes of the corpus:
+
+    ``obs``
+        Cells by their names in the corpus: ``donor``, ``source`` (the file), ``part``, the corpus' own columns, and of a classifier
+        ``scbert_pred`` (categorical) and ``scbert_score`` (float32).
+    ``obsm``
+        ``X_scbert``, float32 (cells, n_hidden), the mean of a cell's refined tokens. Of a classifier ``scbert_proba`` and ``linear_proba``, DataFrames cells
+        × classes, float32.
+    ``varm``
+        With `groupby` ``gene_attention``, DataFrame genes × groups, float64; a column sums to 1.
+    ``uns``
+        ``scbert``: parameters, network, version and the number of cells without a token. With `groupby` ``gene_attention``, as
+        :func:`~scbert_cll.tl.gene_attention` writes it.
+
+    Raises
+    ------
+    FileExistsError
+        `out` exists.
+    FileNotFoundError
+        There is no corpus.
+    KeyError
+        The corpus has no column `groupby`.
+    ValueError
+        The corpus is damaged, was binned in another way, or lacks more than half of the model's genes; parameters out of range; or `out` was begun
+        with another corpus, model or parameters, which are named.
+    RuntimeError
+        The classifier has not been trained, or another process does the same share.
+    OSError
+        The disk is full. The call goes on when it is made again.
+    ImportError
+        annbatch is not installed (``pip install 'scbert-cll[corpus]'``).
+
+    Warns
+    -----
+    UserWarning
+        Cells have no token among the model's genes: their embedding and probabilities are NaN and their prediction is missing. With `groupby`
+        also as :func:`~scbert_cll.tl.gene_attention`.
+
+    Examples
+    --------
+    >>> sc_cll.tl.predict_corpus("corpus.zarr", classifier, "cells.zarr", groupby="cd49d")
+    >>> adata = anndata.read_zarr("cells.zarr")
+    >>> sc.pp.neighbors(adata, use_rep="X_scbert")
+    """
+    _checks.corpus_extra()
+    _checks.is_model(model, ("ScBERT", "ScBERTClassifier"))
+    if unassigned_below is not None:
+        _checks.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
+        _checks.share(unassigned_below, "unassigned_below")
+    number, n_shares = _checks.share_of(shard)
+    out = Path(out)
+    _checks.new_folder(out)
+    parts = [parts] if isinstance(parts, str) else list(parts)
+    job = _Job(opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size)
+    job.check()
+    work = _Work(job, out, n_shares)
+    work.begin()
+    work.do(number)
+    work.finish()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Cells, a model, and what is asked of it."""
+
+    data: CorpusData
+    model: ScBERT | ScBERTClassifier
+    groupby: str | None
+    parts: list[str]
+    unassigned_below: float | None
+    batch_size: int | None
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups whose attention is averaged."""
+        return [] if self.groupby is None else categories(self.data.corpus, self.parts)[self.groupby]
+
+    def check(self) -> None:
+        """Refuse what does not fit before anything is written; some cells are predicted to that end."""
+        corpus, model = self.data.corpus, self.model
+        _checks.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
+        _checks.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
+        numbers = [name for name, kinds in corpus.record["obs_columns"].items() if kinds is None]
+        _checks.groups_of_corpus(self.groupby, list(categories(corpus, self.parts)), numbers)
+        _checks.names_for_zarr(list(corpus.record["obs_columns"]), "obs columns")
+        _checks.names_for_zarr(self.groups, f"Groups of {self.groupby!r}")
+        _checks.names_for_zarr(self.results().classes, "Classes")
+        _checks.same_binning(self.data.binning, model.binning, str(corpus.path))
+        _checks.model_genes(model.genes, AnnData(var=pd.DataFrame(index=self.data.genes)))
+        part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
+        known, cells = self.cells(part, np.arange(start, stop))
+        if len(known):
+            self.predicted(cells)
+
+    def results(self) -> Results:
+        """What there will be of every cell."""
+        width = self.model.config.n_hidden
+        if isinstance(self.model, ScBERT):
+            return Results(width)
+        names = [*self.model.classes, *([] if self.unassigned_below is None else ["unassigned"])]
+        tables = [_keys.PROBA, *([] if self.model.linear_ is None else [_keys.LINEAR_PROBA])]
+        return Results(width, self.model.classes, names, tables)
+
+    def plan(self) -> dict[str, Any]:
+        """All that decides what is written."""
+        model, data = self.model, self.data
+        edges = model.binning["edges"]
+        cut = edges.to_csv() if isinstance(edges, pd.DataFrame) else list(edges)
+        known: dict[str, Any] = {"network": asdict(model.config), "weights": tensors_digest(model.module.state_dict())}
+        known |= {"genes": list(model.genes), "edges": cut, "params": model.binning["params"]}
+        known |= {"linear": model._linear_arrays(), "joined": model._joined(), "labels": model._labels()}
+        return {
+            "corpus": data.corpus.digest[:12],
+            "model": digest(known)[:12],
+            "groupby": self.groupby,
+            "parts": self.parts,
+            "unassigned_below": self.unassigned_below,
+            "cells at a time": data.chunk_size * data.preload_nchunks,
+        }
+
+    def cells(self, part: str, cells: np.ndarray) -> tuple[np.ndarray, AnnData]:
+        """Of some cells those that have a token among the model's genes: which these are, and the cells."""
+        adata = self.data.cells(part, cells)
+        if self.model.config.tokens == "all":
+            return np.arange(len(cells)), adata
+        csr: Any = adata.layers[_keys.BINNED]
+        known = np.flatnonzero(np.diff(take_columns(csr, adata.var_names.get_indexer(self.model.genes)).indptr))
+        return known, adata if len(known) == len(cells) else adata[known].copy()
+
+    def predicted(self, cells: AnnData) -> dict[str, np.ndarray]:
+        """What is written of these cells, by path."""
+        if isinstance(self.model, ScBERT):
+            cells.obsm[_keys.X_SCBERT] = self.model.get_latent_representation(cells, batch_size=self.batch_size)
+        else:
+            found = self.model.predict_parts(cells, batch_size=self.batch_size)
+            _write.predictions(cells, self.model, found, unassigned_below=self.unassigned_below)
+        return _arrays(cells)
+
+    def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
+        """Attention summed over the cells of each group, and how many these are."""
+        sums = self.model._attention_sums(codes, len(self.groups), cells, self.batch_size)
+        return {"attention": sums, "n_cells": np.bincount(codes[codes >= 0], minlength=len(self.groups))}
+
+    def floor(self) -> np.ndarray:
+        """Floor of the attention in some cells, evenly spaced over all."""
+        n = n_cells(self.data.corpus, self.parts)
+        rows = np.unique(np.linspace(0, n - 1, _FLOOR_CELLS).astype(int))
+        found, seen = np.zeros(self.model.config.n_layers), 0
+        for part, _, stop, row in pieces(self.data.corpus, self.parts, 0, n):
+            known, cells = self.cells(part, rows[(rows >= row) & (rows < row + stop)] - row)
+            if len(known):
+                found += len(known) * self.model.get_attention_floor(cells)
+                seen += len(known)
+        return (found / max(seen, 1)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The folder in which a job is done, in shares."""
+
+    job: _Job
+    out: Path
+    n_shares: int
+
+    @property
+    def folder(self) -> Path:
+        """Beside `out`."""
+        return self.out.with_name(f"{self.out.name}.writing")
+
+    @property
+    def store(self) -> Store:
+        """What will be `out`."""
+        return Store(self.folder / "store", self.job.data.chunk_size * self.job.data.preload_nchunks)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all shares."""
+        return n_cells(self.job.data.corpus, self.job.parts)
+
+    def share(self, number: int) -> Share:
+        """One of the shares, as far as it is."""
+        return Share(self.folder, number, self.n_shares, -(-self.n_cells // self.store.window)).load()
+
+    def begin(self) -> None:
+        """Lay the store out, or go on with the one that was; of processes that begin together the first one does it."""
+        plan = self.job.plan() | {"shares": self.n_shares}
+        with self.one_at_a_time(), self.disk(self.n_cells):
+            if self.out.exists():
+                shutil.rmtree(self.folder, ignore_errors=True)
+            _checks.new_folder(self.out)
+            if self.store.folder.exists():
+                _checks.same_predictions(plan, read_json(self.folder / _PLAN), self.folder)
+                return
+            for old in self.folder.glob("share_*"):
+                shutil.rmtree(old)
+            write_json(self.folder / _PLAN, plan)
+            self.store.create(self.job.data.corpus, self.job.parts, self.job.results())
+
+    def do(self, number: int) -> None:
+        """Every window of a share that is not done."""
+        share, size = self.share(number), self.store.window
+        with only_writer(share.folder, "the predictions"):
+            share = share.load()
+            cells = [min(size, self.n_cells - window * size) for window in share.windows]
+            bar = {"desc": "Predicting", "unit": "cell", "unit_scale": True, "initial": sum(cells[: share.done])}
+            with tqdm(total=sum(cells), disable=None, **bar) as shown:
+                for window in share.windows[share.done :]:
+                    with self.disk(sum(cells[share.done :])):
+                        self._window(window, share)
+                    shown.update(cells[share.done - 1])
+
+    def _window(self, window: int, share: Share) -> None:
+        """Predict the cells of a window, write that, and note it."""
+        size, sums, without = self.store.window, dict[str, np.ndarray](), 0
+        for part, start, stop, row in pieces(self.job.data.corpus, self.job.parts, window * size, (window + 1) * size):
+            known, cells = self.job.cells(part, np.arange(start, stop))
+            without += stop - start - len(known)
+            if not len(known):
+                continue  # the store has no values from the start
+            found = self.job.predicted(cells)
+            self.store.write(row, {path: _in_rows(values, known, stop - start) for path, values in found.items()})
+            if self.job.groupby is not None:
+                codes = self.store.read(f"obs/{self.job.groupby}/codes", row, stop - start)[known]
+                sums = added(sums, self.job.attention(cells, codes))
+        share.add(sums, without)
+
+    def finish(self) -> None:
+        """Put the whole in its place, if all shares are done."""
+        with self.one_at_a_time():
+            shares = [self.share(number) for number in range(self.n_shares)]
+            is_last = self.store.folder.exists() and all(share.is_done for share in shares)
+            if is_last:
+                slots = self._slots(shares)
+                with self.disk(0):
+                    self.store.finish(slots, self.out)
+        if self.out.exists():  # a process that waited for the last one made the folder anew
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if is_last:
+            if _ATTENTION in slots:
+                warn_if_uniform(slots[_ATTENTION]["attention_floor"])
+            _checks.warn_of_cells_without_token(sum(share.without_token for share in shares), self.n_cells)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Wait for processes that do other shares."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            yield
+
+    @contextmanager
+    def disk(self, n_left: int) -> Iterator[None]:
+        """Say what to do when the disk is full."""
+        try:
+            yield
+        except OSError as error:
+            needed = _checks.gigabytes(n_left * self.job.results().bytes_per_cell())
+            raise _checks.full_while_predicting(error, needed, self.folder) from error
+
+    def _slots(self, shares: list[Share]) -> dict[str, Any]:
+        """What is of all cells together."""
+        slots = {f"uns/{_keys.SCBERT}": self._record(sum(share.without_token for share in shares))}
+        if sums := [share.sums for share in shares if share.sums]:
+            slots |= self._attention(sums)
+        return slots
+
+    def _record(self, without: int) -> dict[str, Any]:
+        asked = {"groupby": self.job.groupby, "parts": self.job.parts, "unassigned_below": self.job.unassigned_below}
+        labels_key = getattr(self.job.model, "labels_key", None)
+        found = _write.record(self.job.model, labels_key=labels_key, **asked)
+        return found | {"n_cells": self.n_cells, "n_without_token": without}
+
+    def _attention(self, sums: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+        """Shares of attention by group, as :func:`~scbert_cll.tl.gene_attention` writes them."""
+        job, floor = self.job, self.job.floor()
+        total, counts = (np.sum([found[name] for found in sums], axis=0) for name in ("attention", "n_cells"))
+        there = np.flatnonzero(counts)
+        names = [job.groups[i] for i in there]
+        table = job.model._attention_shares(total[there], names).reindex(job.data.genes, fill_value=0.0)
+        params = {"groupby": job.groupby, "per_cell": False, "layer": job.model.layer}
+        n = pd.DataFrame({"n_cells": counts[there]}, index=names)
+        record = {"params": params, "attention_floor": floor, "n_cells": n}
+        return {f"varm/{_keys.GENE_ATTENTION}": table, _ATTENTION: record}
+
+
+def _arrays(adata: AnnData) -> dict[str, np.ndarray]:
+    """Results as they lie in the store."""
+    found = {f"obsm/{_keys.X_SCBERT}": np.asarray(adata.obsm[_keys.X_SCBERT])}
+    if _keys.PRED in adata.obs:
+        found[f"obs/{_keys.PRED}/codes"] = adata.obs[_keys.PRED].cat.codes.to_numpy()
+        found[f"obs/{_keys.SCORE}"] = adata.obs[_keys.SCORE].to_numpy()
+    for table in (_keys.PROBA, _keys.LINEAR_PROBA):
+        frame: Any = adata.obsm.get(table, {})
+        found |= {f"obsm/{table}/{name}": frame[name].to_numpy() for name in frame}
+    return found
+
+
+def _in_rows(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    """Values in their rows of `n`; the others have none."""
+    fill = -1 if values.dtype.kind == "i" else np.nan
+    found = np.full((n, *values.shape[1:]), fill, values.dtype)
+    found[rows] = values
+    return found
