@@ -232,23 +232,17 @@ class CorpusData(Placed):
 
     # ---- inference
 
-    def inference_dataloader(self, parts: Sequence[str] = PARTS, *, start: int = 0, step: int = 1) -> Iterator[Stored]:
-        """Go through all cells in the order in which they are stored, a window at a time; of these every `step`-th from `start`.
+    def inference_dataloader(self, parts: Sequence[str] = PARTS) -> Iterator[Stored]:
+        """Go through all cells in the order in which they are stored, a window at a time.
 
-        Each comes as an AnnData with ``layers["binned"]``, which every method of a model takes.
+        Each comes as an AnnData with ``layers["binned"]``, which every method of a model takes. :func:`~scbert_cll.tl.predict_corpus` writes what
+        models say straight to disk.
         """
-        for number, (part, first, stop) in enumerate(self.windows(parts)):
-            if number >= start and (number - start) % step == 0:
-                yield Stored(part, first, self.cells(part, np.arange(first, stop)))
-
-    def windows(self, parts: Sequence[str] = PARTS) -> list[tuple[str, int, int]]:
-        """Part, first and last cell (exclusive) of each window of :meth:`inference_dataloader`."""
         size = self.chunk_size * self.preload_nchunks
-        return [
-            (part, start, min(start + size, self.corpus.n_cells(part)))
-            for part in parts
-            for start in range(0, self.corpus.n_cells(part), size)
-        ]
+        for part in parts:
+            n = self.corpus.n_cells(part)
+            for start in range(0, n, size):
+                yield Stored(part, start, self.cells(part, np.arange(start, min(start + size, n))))
 
     def sample(self, n_cells: int, *, part: str = _keys.TRAIN, rng: int | np.random.Generator | None = 0) -> AnnData:
         """Cells drawn at random, in memory, with all columns of `obs`: to look at, or for :func:`~scbert_cll.tl.gene2vec`."""
