@@ -433,18 +433,25 @@ def test_models_learn_from_a_corpus(corpus: Path, tmp_path: Path, caplog: pytest
     assert [model.config.n_hidden for model in found] == [8, 4]
     assert "GENE0002" not in found[1].genes
 
-    # its cells are predicted, in shares
+    # its cells are predicted
     words = ("predict", corpus, "--model", tmp_path / "m2", "--out", tmp_path / "p.zarr", "--accelerator", "cpu")
-    assert run(*words, "--shard", "0/2") == 0
-    assert not (tmp_path / "p.zarr").exists()
-    assert "This share is done; " in caplog.messages[-1]
-    assert run(*words, "--shard", "1/2") == 0
+    assert run(*words) == 0
     assert caplog.messages[-1] == f"The predictions are in {tmp_path / 'p.zarr'}."
     written = ad.read_zarr(tmp_path / "p.zarr")
-    assert written.n_obs == sum(
-        pd.read_json(corpus / "manifest.json", typ="series")["parts"][part][0]["n_cells"] for part in ("train", "val")
-    )
+    data = sc_cll.model.CorpusData(corpus)
+    assert written.n_obs == data.n_train + data.n_val
     assert set(written.obs["scbert_pred"]) <= set(found[0].classes)
+
+
+def test_a_share_of_a_corpus_is_passed_on(
+    corpus: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(sc_cll.tl, "predict_corpus", lambda *_, **options: asked.update(options))
+    words = ("--model", models / "m2", "--out", tmp_path / "p.zarr", "--shard", "1/4", "--parts", "val")
+    assert run("predict", corpus, *words, "--groupby", "label") == 0
+    assert (asked["shard"], asked["parts"], asked["groupby"]) == ((1, 4), ("val",), "label")
+    assert caplog.messages[-1] == f"This share is done; {tmp_path / 'p.zarr'} appears with the last one."
 
 
 # ---- several processes
