@@ -110,6 +110,7 @@ def test_workers_change_nothing(corpus, data):
     data.attach(data.genes, _config(data), seed=0)
     ahead = CorpusData(corpus, **SMALL, num_workers=2)
     ahead.attach(data.genes, _config(data), seed=0)
+    ahead.rehearsal()  # the files are open already when the workers start
     _same(_epoch(data), _epoch(ahead))
 
 

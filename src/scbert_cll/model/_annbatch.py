@@ -85,7 +85,8 @@ class Reader:
     def names(self) -> pd.Index:
         """Names of all cells."""
         frames = [cast("pd.DataFrame", read_elem(group["obs"])) for group in self._groups()]
-        return pd.Index(np.concatenate([frame.index for frame in frames]))
+        names: pd.Index = pd.Index(np.concatenate([frame.index for frame in frames]))
+        return names
 
     def _open(self) -> Loader[Any, Any]:
         if self._loader is None:
