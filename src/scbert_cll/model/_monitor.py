@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import lightning.pytorch as L
 import pandas as pd
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from scbert_cll import _checks
 
 _EVERY: Final = 10  # steps between two looks at the speed
+_LOGGED: Final = 100  # steps between two lines of a log file
 
 Asked = str | Logger | None
 
@@ -76,6 +79,11 @@ def _named(name: str, folder: Path | None) -> Logger:
     _checks.choice(name, ["csv", "tensorboard"], "logger")
     where: dict[str, Any] = {"save_dir": folder or Path.cwd(), "name": "logs"}
     return CSVLogger(**where) if name == "csv" else TensorBoardLogger(**where)
+
+
+def step_bar() -> TQDMProgressBar:
+    """Lightning's bar for long epochs: a line that is overwritten, and in a log file one now and then."""
+    return TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else _LOGGED)
 
 
 class Throughput(L.Callback):

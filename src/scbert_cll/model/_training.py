@@ -25,7 +25,7 @@ from scbert_cll.model._checkpoints import Checkpoints, Preempted, Run, StepRando
 from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._data import TokenSplits, random_split
 from scbert_cll.model._inference import Inference
-from scbert_cll.model._monitor import Asked, Throughput, loggers
+from scbert_cll.model._monitor import Asked, Throughput, loggers, step_bar
 from scbert_cll.model._plans import KeepBest, Plan
 from scbert_cll.model._resources import (
     announcement,
@@ -123,6 +123,7 @@ class Training(Inference):
             logger=loggers(logger, None if run is None else run.folder),
             callbacks=[*callbacks, *best, *stop]
             + ([Throughput()] if watched else [])
+            + ([step_bar()] if watched and trainer.get("enable_progress_bar", True) else [])
             + ([Checkpoints(run)] if run else [])
             + ([StepRandom(seed)] if run or isinstance(data, CorpusData) else []),
             plugins=[*plugins, WholeCheckpoints()],
