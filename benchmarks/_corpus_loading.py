@@ -114,11 +114,11 @@ LOADERS: dict[str, Callable[[Path], Loader]] = {
 }
 
 
-def load(folder: str, name: str, sizes: list[int], most_seconds: float) -> dict[str, Any]:
+def load(where: str, loader: str, sizes: list[int], most_seconds: float) -> dict[str, Any]:
     """Cells per second of one loader after its cells are checked; a slow one is stopped after `most_seconds`."""
     torch.set_num_threads(1)
-    batches, to_tokens = LOADERS[name](Path(folder))
-    checked = check(Path(folder), (to_tokens(batch) for batch in batches(max(sizes))), most_seconds)
+    batches, to_tokens = LOADERS[loader](Path(where))
+    checked = check(Path(where), (to_tokens(batch) for batch in batches(max(sizes))), most_seconds)
     found: dict[str, Any] = {"checked": checked}
     for size in sizes:
         for what, work in (("delivered", _size_of), ("tokens", lambda batch: _n(to_tokens(batch)))):

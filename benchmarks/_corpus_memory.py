@@ -9,8 +9,6 @@ from typing import Any
 from _corpus_jobs import run
 from _corpus_stages import Place
 
-from scbert_cll import tl
-
 STEPS, BATCH, SHARDS = 50, 64, 2
 
 
@@ -43,12 +41,14 @@ def _row(place: Place, n: int) -> dict[str, Any]:
     corpus, built = place.corpus(n)
     model = place.folder / f"model_{n}"
     trained = place.stage(f"train_{n}", lambda: _train(place, n, corpus, model))
-    peaks = {"building": built["peak_bytes"], "training": trained["peak_bytes"]}
-    seconds = {"building": built["seconds"], "training": trained["seconds"]}
-    if hasattr(tl, "predict_corpus"):
-        found = predicted(place, n, corpus, model)
-        peaks["predicting"], seconds["predicting"] = max(found["peak_bytes"]), found["seconds"]
-    return {"cells": n, "seconds": seconds, **peaks}
+    embedded = predicted(place, n, corpus, model)
+    done = {
+        "building": built,
+        "training": trained,
+        "predicting": embedded | {"peak_bytes": max(embedded["peak_bytes"])},
+    }
+    seconds = {what: found["seconds"] for what, found in done.items()}
+    return {"cells": n, "seconds": seconds} | {what: found["peak_bytes"] for what, found in done.items()}
 
 
 def _train(place: Place, n: int, corpus: Path, model: Path) -> dict[str, Any]:

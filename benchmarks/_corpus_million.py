@@ -10,8 +10,6 @@ from _corpus_jobs import run, run_and_kill
 from _corpus_memory import predicted
 from _corpus_stages import Place, size
 
-from scbert_cll import tl
-
 BATCH, MOST_BYTES = 64, 4e9
 
 
@@ -24,8 +22,7 @@ def million(place: Place) -> dict[str, Any]:
     killed = place.stage("million_killed", lambda: _train(place, corpus, "resumed", kill=True))
     resumed = place.stage("million_resumed", lambda: _train(place, corpus, "resumed"))
     stages = {"simulate": made, "build": built, "train": straight, "killed": killed, "resumed": resumed}
-    if hasattr(tl, "predict_corpus"):
-        stages["predict"] = predicted(place, n, corpus, place.folder / "model_resumed")
+    stages["predict"] = predicted(place, n, corpus, place.folder / "model_resumed")
     peaks = {name: _peaks(found) for name, found in stages.items() if name != "simulate"}
     same = straight["weights_sha256"] == resumed["weights_sha256"]
     if not same:

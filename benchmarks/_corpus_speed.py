@@ -29,7 +29,6 @@ WAYS: dict[str, tuple[int, int, int]] = {
     "2 processes, 1 thread each": (2, 1, 64),
     "2 processes, 1 thread each, twice the batch": (2, 1, 128),
 }
-STEPS_SCALING = 64
 MOST_LOAD = 0.5  # with more than that beside them, two processes say nothing about two cores
 PATIENCE = 120  # seconds for the load of the process before to fade
 
@@ -40,12 +39,12 @@ def loading(place: Place) -> dict[str, Any]:
     if not (place.folder / _corpus_loading.TOKENS).exists():
         _corpus_loading.prepare(place.folder)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in _corpus_loading.LOADERS}
-    asked = {"folder": place.folder.resolve(), "sizes": BATCHES, "most_seconds": place.scale.loading_seconds}
+    asked = {"where": place.folder, "sizes": BATCHES, "most_seconds": place.scale.loading_seconds}
     for i in range(place.scale.repeats):
         for number, (name, done) in enumerate(runs.items()):
             stage = f"loading_{number}_{i}"
             done.append(
-                place.stage(stage, lambda n=name, s=stage: run(place.folder / "jobs", s, "load", name=n, **asked))
+                place.stage(stage, lambda n=name, s=stage: run(place.folder / "jobs", s, "load", loader=n, **asked))
             )
     return {"runs": runs, "rows": [_summary(name, done, runs["CorpusData"]) for name, done in runs.items()]}
 
@@ -67,7 +66,7 @@ def loader_share(place: Place) -> dict[str, Any]:
     corpus, _ = place.corpus(place.scale.loading_cells, "loading", val_fraction=0.0)
     rows = []
     for number, (name, (network, batch)) in enumerate(SHARES.items()):
-        for workers in (0, 1):
+        for workers in place.scale.workers:
             window = CHUNK * place.scale.n_chunks
             whole = network["preset"] == "small"
             steps = WARM_UP + place.scale.windows * window // batch if whole else 1 + place.scale.full_steps
@@ -113,7 +112,7 @@ def scaling(place: Place) -> dict[str, Any]:
             asked = {
                 "network": SMALL,
                 "batch_size": batch,
-                "steps": WARM_UP + STEPS_SCALING,
+                "steps": WARM_UP + place.scale.scaling_steps,
                 "warm_up": WARM_UP,
                 "data": {"preload_nchunks": n_chunks, "chunk_size": CHUNK},
             } | ({"devices": 2, "strategy": "ddp"} if processes == 2 else {})

@@ -29,13 +29,13 @@ def _simulate(report: Report) -> list[str]:
 def _loading(report: Report) -> list[str]:
     sizes = [key.split(", ")[1] for key in report["rows"][0]["ours_over_it"]]
     titles = ["loader"] + [f"batches of {n}: {what}" for n in sizes for what in ("as delivered", "as tokens")]
-    titles += [f"CorpusData is faster by, {n}" for n in sizes] + ["memory"]
+    titles += [f"CorpusData is faster by, {n}" for n in sizes] + ["memory", "cells checked"]
     rows = []
     for row in report["rows"]:
         rates, ratios = row["cells_per_second"], row["ours_over_it"]
         cells = [_range(rates[f"{what}, {n}"]) for n in sizes for what in ("delivered", "tokens")]
         cells += [_range(ratios[f"tokens, {n}"], ".2f") for n in sizes]
-        rows.append([row["loader"], *cells, _gb(row["peak_bytes"])])
+        rows.append([row["loader"], *cells, _gb(row["peak_bytes"]), f"{row['checked']:,}"])
     return ["**Cells per second.**", "", *_table(titles, rows)]
 
 
@@ -100,11 +100,15 @@ def _million(report: Report) -> list[str]:
     for stage, found in report["stages"].items():
         peaks = " / ".join(_gb(peak) for peak in report["peak_bytes"].get(stage, []))
         rows.append([names[stage], _time(found.get("whole_seconds", found.get("seconds"))), peaks])
-    same = "bit for bit those" if report["same_weights"] else "not those"
+    same, check = "bit for bit those" if report["same_weights"] else "not those", report["stages"]["predict"]["check"]
+    said = (
+        f"The weights after resuming are {same} of the run that was not interrupted. Embeddings of {check['compared']} cells drawn at random are "
+        f"those of the model in memory ({check['largest_difference']:.1g} apart at most)."
+    )
     return [
         *_table([f"{report['cells']:,} cells", "time", "peak memory of each process"], rows),
         "",
-        f"The weights after resuming are {same} of the run that was not interrupted.",
+        said,
     ]
 
 

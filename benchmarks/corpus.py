@@ -67,7 +67,8 @@ def main() -> None:
     if args.out is None and args.part != "plan" and not args.quick:
         parser.error("--out is where the files are to be made")
     with tempfile.TemporaryDirectory() as aside:
-        report = measure(args.part, args.out or Path(aside), scale, args.price)
+        folder = args.out or Path(aside)
+        report = measure(args.part, folder / "quick" if args.quick else folder, scale, args.price)
     print(markdown(args.part, report))
     if not args.quick:
         keep(args.part, report)

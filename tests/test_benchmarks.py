@@ -31,9 +31,9 @@ def written() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for folder in RESULTS for path in folder.rglob("*")}
 
 
-def run_quick(script: str) -> dict[str, list[list[str]]]:
+def run_quick(script: str, *arguments: str) -> dict[str, list[list[str]]]:
     before = written()
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick"]
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert written() == before
@@ -125,3 +125,63 @@ def test_prognosis_agrees_on_every_set():
         score, wald = (float(z) for z in line[4].split(" / "))
         assert score == pytest.approx(wald, abs=0.1)
         assert score > 2, "the planted signature"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> str:
+    """Cells and corpora that the parts of the corpus' benchmark share."""
+    pytest.importorskip("annbatch", reason="needs the extra corpus")
+    return str(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.mark.slow
+def test_corpus_million_resumes_to_the_same_weights_and_embeds_every_cell(made):
+    """The program ends where weights or embeddings differ."""
+    found = run_quick("corpus.py", "million", "--out", made)
+    assert found["3,000 cells"][0][0] == "time"
+    peaks = {name: line[0][1].split(" / ") for name, line in found.items() if "GB" in line[0][1]}
+    assert [len(found) for found in peaks.values()] == [1, 2, 2, 2, 2], "built by one process, the rest by two"
+    again = run_quick("corpus.py", "million", "--out", made)
+    assert again == found, "what is there is not made again"
+
+
+@pytest.mark.slow
+def test_corpus_memory_is_that_of_every_kind_of_work(made):
+    found = run_quick("corpus.py", "memory", "--out", made)
+    assert {"1,000", "3,000", "a further cell"} <= set(found)
+    assert all("GB" in cell for n in ("1,000", "3,000") for cell in found[n][0])
+    assert len(found["a further cell"][0]) == len(["building", "training", "predicting"])
+
+
+@pytest.mark.slow
+def test_corpus_loading_checks_the_cells_of_every_loader(made):
+    found = run_quick("corpus.py", "loading", "--out", made)
+    loaders = {name for name in found if "Loader" in name or "CorpusData" in name}
+    assert len(loaders) == 7
+    assert {found[name][0][-1] for name in loaders if "backed" not in name} == {"2,000"}
+    assert found["CorpusData"][0][4:6] == ["1.00", "1.00"], "compared with itself"
+
+
+@pytest.mark.slow
+def test_corpus_speed_says_what_goes_into_data_and_what_a_second_process_brings(made):
+    shares = run_quick("corpus.py", "loader-share", "--out", made)
+    networks = [name for name in shares if "network, " in name]
+    assert len(networks) == 4
+    assert all(0 < float(cell.rstrip("%")) < 100 for name in networks for cell in shares[name][0][3:5])
+    ways = run_quick("corpus.py", "scaling", "--out", made)
+    assert ways["1 process, 1 thread"][0][1] == "100%"
+    assert "2 processes, 1 thread each" in ways
+
+
+@pytest.mark.slow
+def test_corpus_simulates_whole_files_and_plans(made):
+    made_cells = run_quick("corpus.py", "simulate", "--out", made)
+    assert made_cells["3,000"][0][0] == "3"
+    network = "published network, full length"
+    plan, dear = (run_quick("corpus.py", "plan", "--price", price)[network] for price in ("2.5", "5"))
+    on_gpus = [line for line in plan if "GPU" in line[1]]
+    assert [line[-1] for line in on_gpus] == ["arithmetic"] * len(on_gpus)
+    assert on_gpus[0][:3] == ["1,100,000", "1 GPU", "279"]
+    assert on_gpus[0][3] == "5.5 h"
+    costs = [[float(line[4].strip("$").replace(",", "")) for line in lines if line[4]] for lines in (plan, dear)]
+    assert costs[1] == pytest.approx([2 * cost for cost in costs[0]], abs=1)
