@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import anndata as ad
 import numpy as np
@@ -12,8 +18,10 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
+from scbert_cll import _checks
 from scbert_cll._corpus.predictions import Store
-from scbert_cll.model import CorpusData, ScBERT
+from scbert_cll._files import InUse, only_writer
+from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 
 pytest.importorskip("annbatch")
 
@@ -316,3 +324,176 @@ def test_a_call_that_was_cut_short_goes_on_to_the_same_bytes(
 
 def progress(out):
     return out.with_name(f"{out.name}.writing") / "share_0" / "progress.json"
+
+
+SCRIPT = """
+import sys
+from scbert_cll import ScBERTClassifier, tl
+from scbert_cll.model import CorpusData
+corpus, model, out, number, of = sys.argv[1:]
+data = CorpusData(corpus, chunk_size=16, preload_nchunks=4)
+classifier = ScBERTClassifier.load(model, accelerator="cpu")
+tl.predict_corpus(data, classifier, out, groupby="kind", shard=(int(number), int(of)))
+"""
+
+
+def process(corpus, saved, out, number=0, of=1):
+    """Predict a share in a process of its own."""
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *map(str, (corpus, saved, out, number, of))])
+
+
+@pytest.fixture(scope="module")
+def saved(classifier, folder):
+    classifier.save(folder / "model")
+    return folder / "model"
+
+
+def test_a_process_that_was_killed_goes_on_to_the_same_bytes(corpus, classifier, saved, folder, predicted, tmp_path):
+    out = tmp_path / "a.zarr"
+    with process(corpus, saved, out) as running:
+        while not progress(out).exists() and not out.exists():
+            time.sleep(0.002)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL, "it was killed before it had ended"
+    assert not out.exists()
+    sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
+    assert files(out) == files(folder / "cells.zarr")
+
+
+def test_two_processes_at_once_share_the_cells(corpus, saved, folder, predicted, tmp_path):
+    out = tmp_path / "a.zarr"
+    with process(corpus, saved, out, 0, 2) as one, process(corpus, saved, out, 1, 2) as other:
+        assert (one.wait(), other.wait()) == (0, 0)
+    same_results(ad.read_zarr(out), predicted)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    assert files(out).keys() == files(folder / "cells.zarr").keys()
+
+
+def test_shares_one_after_the_other_some_of_them_without_a_window(corpus, classifier, predicted, tmp_path):
+    out = tmp_path / "a.zarr"
+    for number in (6, 4, 0, 3, 2):
+        sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind", shard=(number, 7))
+        assert not out.exists()
+    with pytest.raises(ValueError, match=r"begun differently: shares \(was 7, now 5\)"):
+        sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind", shard=(1, 5))
+    sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind", shard=(1, 7))
+    same_results(ad.read_zarr(out), predicted)
+
+
+def test_another_corpus_model_or_question_is_refused_by_name(
+    corpus, classifier, pretrained, folder, tmp_path, monkeypatch
+):
+    out = tmp_path / "a.zarr"
+    cut_short(monkeypatch, corpus, classifier, out, after=2)
+    paths = [folder / "0.h5ad", folder / "4.h5ad"]
+    sc_cll.pp.build_corpus(paths, tmp_path / "b.zarr", vocab=GENES, obs_columns=["kind"])
+    for (data, model, options), named in {
+        (tmp_path / "b.zarr", classifier, ()): "corpus",
+        (corpus, pretrained, ()): "model",
+        (corpus, classifier, (("groupby", "kind"),)): "groupby",
+        (corpus, classifier, (("parts", ("val",)),)): "parts",
+        (corpus, classifier, (("unassigned_below", 0.5),)): "unassigned_below",
+    }.items():
+        with pytest.raises(ValueError, match=rf"a\.zarr\.writing holds .* begun differently: {named} \(was"):
+            sc_cll.tl.predict_corpus(opened(data), model, out, **dict(options))
+    sc_cll.tl.predict_corpus(opened(corpus), classifier, out)
+    assert ad.read_zarr(out).n_obs == 300
+
+
+def test_a_full_disk_is_said_and_gone_on_from(corpus, classifier, folder, predicted, tmp_path, monkeypatch):
+    out = tmp_path / "a.zarr"
+    full = OSError(errno.ENOSPC, "No space left on device")
+    error = cut_short(monkeypatch, corpus, classifier, out, after=3, error=full, groupby="kind")
+    assert re.search(r"The disk is full; about 0\.0\d+ MB more.*call tl\.predict_corpus the same way", str(error))
+    sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
+    assert files(out) == files(folder / "cells.zarr")
+
+
+def test_one_process_does_a_share(corpus, classifier, tmp_path, monkeypatch):
+    out = tmp_path / "a.zarr"
+    cut_short(monkeypatch, corpus, classifier, out, after=1)
+    with only_writer(progress(out).parent, "the predictions"), pytest.raises(InUse, match=r"share_0 is being written"):
+        sc_cll.tl.predict_corpus(opened(corpus), classifier, out)
+
+
+def test_what_exists_is_left_alone(corpus, classifier, tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(FileExistsError, match=r"a\.zarr exists; delete it"):
+        sc_cll.tl.predict_corpus(corpus, classifier, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"groupby": "age"}, ValueError, r"groupby='age' holds numbers; .* groups of cells: 'donor', 'source', 'part'"),
+        ({"groupby": "cd49d"}, KeyError, r"groupby='cd49d' is no obs column of the corpus.*obs_columns="),
+        ({"parts": ["test"]}, ValueError, r"parts must name some of 'train', 'val', each once; found 'test'"),
+        ({"parts": ["val", "val"]}, ValueError, "each once; found 'val', 'val'"),
+        ({"parts": []}, ValueError, "found none"),
+        ({"unassigned_below": 2}, ValueError, "unassigned_below must be a number from 0 to 1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number from 1"),
+        ({"shard": (2, 2)}, ValueError, r"shard must be \(i, n\).*found \(2, 2\)"),
+        ({"shard": 1}, ValueError, r"shard must be \(i, n\).*found 1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(corpus, classifier, tmp_path, options, error, match):
+    with pytest.raises(error, match=match):
+        sc_cll.tl.predict_corpus(corpus, classifier, tmp_path / "a.zarr", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_do_not_fit_are_refused_before_anything_is_written(corpus, pretrained, folder, tmp_path):
+    out = tmp_path / "out" / "a.zarr"
+    data = CorpusData(corpus)
+    raw = ScBERTClassifier.from_pretrained(pretrained, data, labels_key="kind")
+    with pytest.raises(RuntimeError, match="has not been trained"):
+        sc_cll.tl.predict_corpus(corpus, raw, out)
+    with pytest.raises(ValueError, match="unassigned_below is for a ScBERTClassifier"):
+        sc_cll.tl.predict_corpus(corpus, pretrained, out, unassigned_below=0.5)
+    with pytest.raises(TypeError, match="Expected a model"):
+        sc_cll.tl.predict_corpus(corpus, "model", out)
+    asked = {"vocab": [*GENES[:10], *(f"H{i}" for i in range(30))], "min_matched": 0, "val_fraction": 0}
+    sc_cll.pp.build_corpus([folder / "0.h5ad"], tmp_path / "few.zarr", **asked)
+    with pytest.raises(ValueError, match="10 of the model's 40 genes"):
+        sc_cll.tl.predict_corpus(tmp_path / "few.zarr", pretrained, out)
+    with pytest.raises(ValueError, match="The corpus has no cell in 'val'"):
+        sc_cll.tl.predict_corpus(tmp_path / "few.zarr", pretrained, out, parts="val")
+    sc_cll.pp.build_corpus([folder / "0.h5ad"], tmp_path / "cut.zarr", vocab=GENES, method="quantile", val_fraction=0)
+    with pytest.raises(ValueError, match="binned differently"):
+        sc_cll.tl.predict_corpus(tmp_path / "cut.zarr", pretrained, out)
+    assert not out.parent.exists()
+
+
+def test_columns_that_would_be_replaced_are_refused(folder, pretrained, tmp_path):
+    adata = ad.read_h5ad(folder / "0.h5ad")
+    adata.obs["scbert_pred"] = "B"
+    adata.write_h5ad(tmp_path / "0.h5ad")
+    asked = {"vocab": GENES, "val_fraction": 0, "obs_columns": ["scbert_pred"]}
+    sc_cll.pp.build_corpus([tmp_path / "0.h5ad"], tmp_path / "b.zarr", **asked)
+    with pytest.raises(ValueError, match="has obs columns 'scbert_pred', which predictions would replace"):
+        sc_cll.tl.predict_corpus(tmp_path / "b.zarr", pretrained, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("names", [["T", "T/NK"], ["a//b"], ["x", "_index"], ["../up"]])
+def test_names_that_a_store_cannot_hold_are_refused(names):
+    with pytest.raises(ValueError, match="Classes have names that a zarr store cannot hold side by side"):
+        _checks.names_for_zarr(names, "Classes")
+    _checks.names_for_zarr(["T", "T cell", "B/NK", "B/NKT"], "Classes")
+
+
+def test_no_more_than_a_window_is_held(corpus, pretrained, tmp_path, monkeypatch):
+    """Memory does not grow with the cells: what is read and written at once is a window, or the `obs` of a dataset."""
+    read, written = [], []
+    cells, write = CorpusData.cells, Store.write
+    monkeypatch.setattr(
+        CorpusData, "cells", lambda self, part, rows, **kw: read.append(rows) or cells(self, part, rows)
+    )
+    monkeypatch.setattr(Store, "write", lambda self, row, found: written.append(found) or write(self, row, found))
+    data = CorpusData(corpus, chunk_size=10, preload_nchunks=3)
+    sc_cll.tl.predict_corpus(data, pretrained, tmp_path / "a.zarr")
+    assert max(len(rows) for rows in read[1:]) == 30  # the first are looked at before
+    assert sum(len(rows) for rows in read[1:]) == 300
+    results = [found["obsm/X_scbert"] for found in written if "obsm/X_scbert" in found]
+    assert max(len(found) for found in results) == 30
+    largest = max(dataset["n_cells"] for part in ("train", "val") for dataset in data.corpus.datasets(part))
+    assert max(len(column) for found in written for column in found.values()) == largest

@@ -103,12 +103,12 @@ class Store:
         aside = Store(self.folder.with_name(f"{self.folder.name}.new"), self.window)
         shutil.rmtree(aside.folder, ignore_errors=True)
         write_elem(aside.group, "/", AnnData(var=pd.DataFrame(index=corpus.genes)))
-        n = n_cells(corpus, parts)
-        aside._lay_obs(n, corpus, parts, results)
+        n, groups = n_cells(corpus, parts), categories(corpus, parts)
+        aside._lay_obs(n, groups, list(corpus.record["obs_columns"]), results)
         aside._lay_obsm(n, results)
         frames = ["obs", *(f"obsm/{name}" for name in results.tables)]
         for row, part, obs in _obs(corpus, parts):
-            aside._write_obs(row, part, obs, frames, categories(corpus, parts))
+            aside._write_obs(row, part, obs, frames, groups)
         aside.folder.rename(self.folder)
 
     def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
@@ -144,9 +144,8 @@ class Store:
             self._lay_array(f"{path}/{name}", (len(table),), "float64", np.nan, len(table))
             self.write(0, {f"{path}/{name}": table[name].to_numpy()})
 
-    def _lay_obs(self, n: int, corpus: Corpus, parts: Sequence[str], results: Results) -> None:
-        groups = categories(corpus, parts)
-        columns = [_keys.DONOR, SOURCE, PART, *corpus.record["obs_columns"]]
+    def _lay_obs(self, n: int, groups: Mapping[str, Sequence[str]], more: Sequence[str], results: Results) -> None:
+        columns = [_keys.DONOR, SOURCE, PART, *more]
         own = [_keys.PRED, _keys.SCORE] if results.classes else []
         del self.group["obs"]
         self._lay_frame("obs", n, [*columns, *own])

@@ -85,7 +85,7 @@ def predict_corpus(
         With `groupby` ``gene_attention``, DataFrame genes × groups, float64; a column sums to 1.
     ``uns``
         ``scbert``: parameters, network, version and the number of cells without a token. With `groupby` ``gene_attention``, as
-        :func:`~scbert_cll.tl.gene_attention` writes it.
+        :func:`~scbert_cll.tl.gene_attention` writes it, ``n_cells`` as a table.
 
     Raises
     ------
