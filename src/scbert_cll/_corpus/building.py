@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -49,7 +50,7 @@ class Building:
         """Start, or go on with what the same call started; where no dataset is done yet, another call may as well start."""
         plan = self.folder / _PLAN
         if self._is_begun:
-            _checks.same_call(plain(call), read_json(plan), self.folder)
+            _checks.corpus.same_call(plain(call), read_json(plan), self.folder)
         else:
             shutil.rmtree(self.corpus, ignore_errors=True)
         for folder in (self.corpus, self._scans, self._done):
@@ -76,7 +77,7 @@ class Building:
                 bad[i] = known["reason"]
             else:
                 good[i] = Scan.load(self._scans / str(i))
-        _checks.unchanged(changed, self.folder)
+        _checks.corpus.unchanged(changed, self.folder)
         return _without_copies(good, bad)
 
     def put_small(self, vocab: GeneVocab, binning: Mapping[str, Any] | None) -> None:
@@ -91,11 +92,12 @@ class Building:
         done: dict[str, list[dict[str, Any]]] = {part: [] for part, own in runs.items() if own}
         left = sum(run.n_tokens for *_, own in todo for run in own)
         there = sum(path.stat().st_size for path in self.corpus.rglob("*") if path.is_file())
-        _checks.enough_space(shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder)
+        _checks.corpus.enough_space(shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder)
         with tqdm(total=len(todo), desc="Writing", unit="dataset", disable=None) as bar:
             for part, i, own in todo:
                 done[part].append(self._dataset(part, i, own, job, left))
                 left -= sum(run.n_tokens for run in own)
+                gc.collect()  # zarr's and anndata's objects refer to each other, and keep a dataset's arrays until Python looks
                 bar.update()
         return done
 
@@ -140,7 +142,7 @@ class Building:
             done = write_dataset(folder, part, number, runs, job)
             write_json(note, done)
         except OSError as error:
-            raise _checks.disk_full(error, left * _BYTES_ON_DISK, self.folder) from error
+            raise _checks.corpus.disk_full(error, left * _BYTES_ON_DISK, self.folder) from error
         return done
 
 
@@ -172,7 +174,7 @@ def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, lis
     """Categories of each obs column over all files, None where it holds numbers."""
     merged: dict[str, list[str] | None] = {}
     there = {key for scanned in scans.values() for key in scanned.record["columns"]}
-    _checks.columns_somewhere([key for key in keys if key not in there], len(scans))
+    _checks.corpus.columns_somewhere([key for key in keys if key not in there], len(scans))
     for key in keys:
         found = {
             scanned.record["file"]: scanned.record["columns"][key]
@@ -180,7 +182,7 @@ def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, lis
             if key in scanned.record["columns"]
         }
         numbers = [name for name, categories in found.items() if categories is None]
-        _checks.one_kind(key, numbers, [name for name, categories in found.items() if categories])
+        _checks.corpus.one_kind(key, numbers, [name for name, categories in found.items() if categories])
         merged[key] = None if numbers else sorted({c for categories in found.values() for c in categories or ()})
     return merged
 

@@ -38,10 +38,10 @@ def deal_donors(cells: dict[str, int], val_fraction: float, asked: Any, seed: in
     """Donors of the validation part: whole donors in random order as long as that brings the part closer to its share of the cells."""
     donors = sorted(name for name, n in cells.items() if n)
     if asked is not None:
-        return _checks.val_donors(asked, donors)
+        return _checks.corpus.val_donors(asked, donors)
     if val_fraction == 0:
         return []
-    _checks.enough_donors(donors)
+    _checks.corpus.enough_donors(donors)
     wanted, held, chosen = val_fraction * sum(cells.values()), 0, list[str]()
     for i in np.random.default_rng([seed, _SIDES]).permutation(len(donors)):
         name = donors[i]

@@ -106,14 +106,14 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
         It cannot be used; the sentence says why.
     """
     with request.open(path) as source:
-        _checks.not_a_layer_of_tokens(is_binned=source.is_binned())
+        _checks.corpus.not_a_layer_of_tokens(is_binned=source.is_binned())
         found = source.resolve(request.vocab, request.aliases)
         columns = Columns(found["index"].to_numpy(), len(request.vocab))
         missing = request.vocab.names[columns.per_gene == 0]
         _checks.vocabulary_coverage(found, missing, len(request.vocab), min_matched=request.min_matched)
         tally = _tallied(source, columns, head["file"], request)
         _unique_names(source, tally.names)
-    _checks.not_tokens(tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins)
+    _checks.corpus.not_tokens(tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins)
     record = {**head, "size": path.stat().st_size, **_genes(found, columns), **_cells(tally)}
     return Scan(record, tally.n_tokens, tally.donor, found["index"].to_numpy(np.int32))
 
@@ -133,7 +133,7 @@ def donor_names(source: Source, label: str, key: str | None, start: int, stop: i
     column = source.column(key, start, stop)
     column = pd.Series(dtype=object) if column is None else column
     if column.isna().any():
-        _checks.of_a_donor(source.names(start, stop)[column.isna()], key)
+        _checks.corpus.of_a_donor(source.names(start, stop)[column.isna()], key)
     return column.astype(str).to_numpy(dtype=object)
 
 

@@ -43,7 +43,7 @@ class _Csr:
         self.n_rows, self._n_columns = shape
         self._data, self._indices = group["data"], group["indices"]
         self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
-        _checks.of_one_shape(self._indptr, min(len(self._data), len(self._indices)), self.n_rows)
+        _checks.corpus.of_one_shape(self._indptr, min(len(self._data), len(self._indices)), self.n_rows)
 
     def stored_before(self, row: int) -> int:
         return int(self._indptr[row])
@@ -51,7 +51,7 @@ class _Csr:
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         first, last = self._indptr[start], self._indptr[stop]
         indices = self._indices[first:last]
-        _checks.within(indices, self._n_columns)
+        _checks.corpus.within(indices, self._n_columns)
         indptr = (self._indptr[start : stop + 1] - first).astype(np.int32)
         columns = indices.astype(np.int32, copy=False)
         return sparse.csr_matrix((self._data[first:last], columns, indptr), shape=(stop - start, self._n_columns))
@@ -78,8 +78,8 @@ class _Csc:
         self.n_rows = shape[0]
         self._group = group
         self._csr: sparse.csr_matrix | None = None
-        _checks.of_one_shape(np.asarray(group["indptr"][:], dtype=np.int64), len(group["data"]), shape[1])
-        _checks.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
+        _checks.corpus.of_one_shape(np.asarray(group["indptr"][:], dtype=np.int64), len(group["data"]), shape[1])
+        _checks.corpus.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
 
     def stored_before(self, row: int) -> int:
         return int(self._whole().indptr[row])
@@ -89,7 +89,7 @@ class _Csc:
 
     def _whole(self) -> sparse.csr_matrix:
         if self._csr is None:
-            _checks.within(self._group["indices"][:], self.n_rows)
+            _checks.corpus.within(self._group["indices"][:], self.n_rows)
             self._csr = sparse.csr_matrix(read_elem(self._group))
         return self._csr
 
@@ -108,7 +108,7 @@ class Source:
     """
 
     def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
-        _checks.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
+        _checks.corpus.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
         self._file = h5py.File(path, rdcc_nbytes=2**25)
         self._layer, self._memory = layer, memory
         self._obs: h5py.Group | None = None
@@ -197,21 +197,21 @@ class Source:
                 block = AnnData(X=X, layers=layers, obs=obs, var=var, uns=uns)
             _checks.counts(block, self._layer)
         except ValueError as error:
-            raise _checks.with_raw(error, has_raw="raw" in self._root) from error
+            raise _checks.corpus.with_raw(error, has_raw="raw" in self._root) from error
 
     def _open(self) -> None:
         if "matrix" in self._file:
             self._open_10x(self._file["matrix"])
         elif "mod" in self._file:
-            self._open_anndata(self._file["mod"][_checks.rna_modality(self._file["mod"])])
+            self._open_anndata(self._file["mod"][_checks.corpus.rna_modality(self._file["mod"])])
         elif "obs" in self._file and "var" in self._file:
             self._open_anndata(self._file)
         else:
-            raise _checks.known_layout(self._file)
+            raise _checks.corpus.known_layout(self._file)
 
     def _open_10x(self, matrix: h5py.Group) -> None:
         if "features" not in matrix:
-            raise _checks.known_layout(self._file)
+            raise _checks.corpus.known_layout(self._file)
         self._root, self._cells = matrix, matrix["barcodes"]
         features = matrix["features"]
         self._genes = pd.Index(values(features["name"], slice(None)))
@@ -221,7 +221,7 @@ class Source:
         self._rows: _Rows = _Csr(matrix, (n_cells, n_features))
 
     def _open_anndata(self, group: h5py.Group) -> None:
-        _checks.not_too_old(is_new=isinstance(group["obs"], h5py.Group) and isinstance(group["var"], h5py.Group))
+        _checks.corpus.not_too_old(is_new=isinstance(group["obs"], h5py.Group) and isinstance(group["var"], h5py.Group))
         self._root, self._obs = group, group["obs"]
         self._cells = group["obs"][group["obs"].attrs["_index"]]
         self._genes = pd.Index(values(group["var"][group["var"].attrs["_index"]], slice(None)))

@@ -68,7 +68,7 @@ class _Cells:
         rows = self.order[self.filled : self.filled + tokens.shape[0]]
         self.filled += tokens.shape[0]
         lengths = np.diff(tokens.indptr)
-        _checks.still_the_same(same=np.array_equal(lengths, np.diff(self.indptr)[rows]), name=source)
+        _checks.corpus.still_the_same(same=np.array_equal(lengths, np.diff(self.indptr)[rows]), name=source)
         to = np.repeat(self.indptr[rows] - tokens.indptr[:-1], lengths) + np.arange(tokens.nnz)
         self.data[to], self.indices[to] = tokens.data, tokens.indices
         for name, found in obs.items():
@@ -137,7 +137,7 @@ def _add_file(cells: _Cells, file: int, runs: Sequence[Run], part: int, job: Job
     """Read the runs of one file."""
     scanned = job.scans[file]
     columns = Columns(scanned.index, len(job.request.vocab))
-    _checks.still_the_same(same=stamp(job.paths[file]) == job.stamps[file], name=scanned.record["file"])
+    _checks.corpus.still_the_same(same=stamp(job.paths[file]) == job.stamps[file], name=scanned.record["file"])
     with job.request.open(job.paths[file]) as source:
         for run in runs:
             for start, stop in source.blocks(run.start, run.stop, job.request.n_values):

@@ -145,7 +145,7 @@ def cuts(
     asked: dict[str, Any] = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
     params = asked if edges is None else _checks.same_or_default(asked, edges, _DEFAULTS, None)
     _in_range(**params)
-    _checks.learned_bins(params["method"], edges)
+    _checks.corpus.learned_bins(params["method"], edges)
     if edges is not None and params["method"] in ("uniform", "gene_quantile"):
         lower = _checks.edges_of_genes(edges["edges"], AnnData(var=pd.DataFrame(index=genes)))
     else:

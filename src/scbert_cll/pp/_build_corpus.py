@@ -124,7 +124,7 @@ def build_corpus(
     0  a.h5ad   used       60
     """
     _checks.corpus_extra()
-    files, out, genes = _checks.source_files(paths), Path(out), GeneVocab.of(vocab)
+    files, out, genes = _checks.corpus.source_files(paths), Path(out), GeneVocab.of(vocab)
     columns = [obs_columns] if isinstance(obs_columns, str) else list(obs_columns)
     call: dict[str, Any] = {
         "binned": binned,
@@ -133,7 +133,7 @@ def build_corpus(
         "val_fraction": val_fraction,
     }
     call |= {"layer": layer or "X", "donor_key": donor_key, "obs_columns": columns, "val_donors": val_donors}
-    call |= {"on_error": on_error, "rng": rng, "memory": _checks.memory_size(memory)}
+    call |= {"on_error": on_error, "rng": rng, "memory": _checks.corpus.memory_size(memory)}
     _checked(call, len(genes))
     binning = cuts(genes.names, method=method, n_bins=n_bins, target_sum=target_sum, edges=edges) if binned else None
     if binning is not None:
@@ -157,7 +157,7 @@ def build_corpus(
     with only_writer(folder.folder, "the corpus"):
         _checks.new_folder(out)
         table = _build(folder, files, request, call, binning, out)
-    _checks.warn_of_skipped(dict(zip(table["file"], table["reason"], strict=True)))
+    _checks.corpus.warn_of_skipped(dict(zip(table["file"], table["reason"], strict=True)))
     return table
 
 
@@ -168,7 +168,7 @@ def _checked(call: Mapping[str, Any], n_genes: int) -> None:
     _checks.share(call["min_matched"], "min_matched")
     _checks.number_in(call["min_genes"], "min_genes", 1, n_genes, whole=True)
     _checks.number_in(call["rng"], "rng", 0, 2**63, whole=True)
-    _checks.new_columns(call["obs_columns"], (_keys.DONOR, SOURCE))
+    _checks.corpus.new_columns(call["obs_columns"], (_keys.DONOR, SOURCE))
 
 
 def _build(
@@ -185,8 +185,10 @@ def _build(
     scans, bad = folder.scan(files, names, request, call)
     reasons = {names[i]: bad[i] for i in sorted(bad)}
     if call["on_error"] == "raise":
-        _checks.no_bad_files(reasons, len(files))
-    _checks.some_cells(sum(scan.record["n_kept"] for scan in scans.values()), len(files), reasons, request.min_genes)
+        _checks.corpus.no_bad_files(reasons, len(files))
+    _checks.corpus.some_cells(
+        sum(scan.record["n_kept"] for scan in scans.values()), len(files), reasons, request.min_genes
+    )
     job, held = _planned(folder, scans, files, request, call)
     runs = {
         part: deal_runs(scans, job.parts, part, memory=request.memory, dtype=job.dtype, seed=job.seed) for part in PARTS
@@ -226,7 +228,7 @@ def _planned(
 
 def _stored(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """Raw counts as they are stored."""
-    _checks.counts_fit(counts)
+    _checks.corpus.counts_fit(counts)
     return counts
 
 
