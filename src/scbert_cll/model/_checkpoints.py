@@ -198,7 +198,7 @@ class Checkpoints(L.Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         path = self.run.folder / f"step_{trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)  # with all that a run needs to go on
+        trainer.save_checkpoint(path, False)  # not the weights alone: all that a run needs to go on
         self.due, self._saved = False, time.monotonic()
         if trainer.is_global_zero:
             for old in written(self.run.folder)[:-_KEPT]:

@@ -196,6 +196,10 @@ class Placed(L.LightningDataModule):
     _train: Any = None
     _done = 0
 
+    def setup(self, stage: str) -> None:
+        """Begin anew."""
+        self._train, self._done = None, 0
+
     def placed[Loader](self, train: Loader) -> Loader:
         """Let a training loader go on where the checkpoint says, and remember it."""
         train.load_state_dict({"done": self._done})  # type: ignore[attr-defined]
@@ -208,8 +212,11 @@ class Placed(L.LightningDataModule):
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self._done = state_dict["done"]
+        """From a checkpoint; a network that is shared out is read after the loaders were made."""
+        if self._train is None:
+            self._done = state_dict["done"]
+        else:
+            self._train.load_state_dict(state_dict)
 
 
 class TokenSplits(Placed):

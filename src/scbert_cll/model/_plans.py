@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from typing import Any, Final, cast
@@ -14,6 +13,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 
 from scbert_cll.model._data import Batch, Cells
+from scbert_cll.model._sharded import all_weights, is_sharded, share_out
 from scbert_cll.nn import Performer, mask_tokens
 
 APART: Final = 1_000_003  # between the seeds of two processes
@@ -25,6 +25,11 @@ class Plan(L.LightningModule):
     def __init__(self, module: Performer, *, lr: float, weight_decay: float, warmup: float = 0.1) -> None:
         super().__init__()
         self.module, self.lr, self.weight_decay, self.warmup = module, lr, weight_decay, warmup
+
+    def configure_model(self) -> None:
+        """Share the network out where the strategy is one for that."""
+        if is_sharded(self.trainer.strategy):
+            share_out(self)
 
     def configure_optimizers(self) -> Any:
         """Give vectors and biases no weight decay, as usual."""
@@ -204,8 +209,8 @@ class KeepBest(L.Callback):
     With `start`, the validation loss before training, the untrained network is among those to choose from.
     """
 
-    def __init__(self, monitor: str = "validation_loss", *, start: float = math.inf, restore: bool = True) -> None:
-        self.monitor, self.best, self.restore = monitor, start, restore
+    def __init__(self, network: Performer, *, start: float = math.inf, restore: bool = True) -> None:
+        self.network, self.best, self.restore = network, start, restore
         self.weights: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,27 +224,27 @@ class KeepBest(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what there is before training, where that may be the best."""
         if math.isfinite(self.best) and self.weights is None:
-            self.weights = copy.deepcopy(cast("Performer", pl_module.module).state_dict())
+            self.weights = all_weights(cast("Performer", pl_module.module))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep a copy when the loss is the lowest so far."""
-        value = trainer.callback_metrics.get(self.monitor)
+        value = trainer.callback_metrics.get("validation_loss")
         if value is not None and not trainer.sanity_checking and float(value) < self.best:
             self.best = float(value)
-            self.weights = copy.deepcopy(cast("Performer", pl_module.module).state_dict())
+            self.weights = all_weights(cast("Performer", pl_module.module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the best weights back."""
         if self.restore:
-            self._put_back(pl_module)
+            self._put_back()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Put them back after Ctrl-C in any case."""
-        self._put_back(pl_module)
+        self._put_back()
 
-    def _put_back(self, pl_module: L.LightningModule) -> None:
+    def _put_back(self) -> None:
         if self.weights is not None:
-            cast("Performer", pl_module.module).load_state_dict(self.weights)
+            self.network.load_state_dict(self.weights)
 
 
 def _commonest_bin(tokens: Tensor) -> Tensor:

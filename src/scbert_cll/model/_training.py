@@ -34,6 +34,7 @@ from scbert_cll.model._resources import (
     forecast,
     training_device,
 )
+from scbert_cll.model._sharded import Sharded, is_sharded, strategy_of
 
 BatchSize = int | Literal["auto"]
 
@@ -113,7 +114,8 @@ class Training(Inference):
         run = Run.of(checkpoint_dir, minutes=checkpoint_minutes, steps=checkpoint_steps, resume=resume)
         self.module.set_recompute(recompute)
         data.batch_size = self._prepare(plan, data, batch_size, max_epochs, trainer)
-        best = [KeepBest(start=start, restore=early_stopping or math.isfinite(start))] if data.n_val else []
+        restore = early_stopping or math.isfinite(start)
+        best = [KeepBest(self.module, start=start, restore=restore)] if data.n_val else []
         stop = [EarlyStopping("validation_loss", patience=early_stopping_patience)] if early_stopping and best else []
         watched = isinstance(data, CorpusData) or logger is not None
         runner = self._runner(
@@ -148,10 +150,11 @@ class Training(Inference):
             "limit_val_batches": min(1.0, data.n_val),
             "use_distributed_sampler": False,  # the data share the cells out themselves
         }
+        trainer = defaults | trainer | {"strategy": strategy_of(trainer.get("strategy", "auto"))}
+        if is_sharded(trainer["strategy"]):
+            callbacks = [Sharded(self.module), *callbacks]  # first, so that the best epoch's weights have the last word
         with _quiet():
-            return _scvi.TrainRunner(
-                self, training_plan=plan, data_splitter=data, callbacks=callbacks, **defaults | trainer
-            )
+            return _scvi.TrainRunner(self, training_plan=plan, data_splitter=data, callbacks=callbacks, **trainer)
 
     def _settings(
         self, plan: Plan, data: TokenSplits | CorpusData, trainer: L.Trainer, seed: int, max_epochs: int
@@ -171,6 +174,7 @@ class Training(Inference):
             "gradient_clip_val": trainer.gradient_clip_val,
             "precision": str(trainer.precision),
             "processes": trainer.world_size,
+            "sharded": is_sharded(trainer.strategy),
             "seed": seed,
         }
 
@@ -204,6 +208,7 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message="early_stopping was automatically disabled"
         )  # Lightning's own is used
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of changes in place, which nobody makes
         yield
 
 
