@@ -203,6 +203,12 @@ def test_what_does_not_fit_a_corpus_is_refused(data, trained, corpus, cells):
         trained.train(1, datamodule="corpus.zarr")
     with pytest.raises(FileNotFoundError, match=r"There is no corpus .*nowhere: it has no manifest\.json"):
         CorpusData(corpus.parent / "nowhere")
+    other = CorpusData(corpus)
+    other.binning["params"]["target_sum"] = 1e4
+    with pytest.raises(
+        ValueError, match=r"The corpus .* was binned differently .*target_sum is 10000.0.*pp\.build_corpus"
+    ):
+        trained.train(1, datamodule=other)
     model = ScBERTClassifier.from_corpus(data, labels_key="label", **TINY)
     with pytest.raises(ValueError, match="'split_key' name columns of cells in memory"):
         model.train(1, datamodule=data, split_key="split")

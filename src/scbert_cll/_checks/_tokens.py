@@ -98,7 +98,7 @@ def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, 
     return csr, record
 
 
-def same_binning(found: Mapping[str, Any], expected: Mapping[str, Any], layer: str) -> None:
+def same_binning(found: Mapping[str, Any], expected: Mapping[str, Any], where: str, remedy: str = "") -> None:
     """Tokens cut the way the model's training data were."""
     differing = [
         f"{name} is {found['params'].get(name)!r}, the model has {expected['params'].get(name)!r}"
@@ -109,8 +109,8 @@ def same_binning(found: Mapping[str, Any], expected: Mapping[str, Any], layer: s
         differing = ["its edges were learned from other cells"]
     if differing:
         raise ValueError(
-            f"adata.layers[{layer!r}] was binned differently from the model's training data: {'; '.join(differing)}. "
-            "Bin the counts again like the model's: pp.bin_expression(adata, edges=model.binning)."
+            f"{where} was binned differently from the model's training data: {'; '.join(differing)}. "
+            f"Bin the counts again like the model's: {remedy or 'pp.bin_expression(adata, edges=model.binning)'}."
         )
 
 

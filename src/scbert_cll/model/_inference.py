@@ -52,7 +52,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Tokens of the model's genes, found by name: other orders and extra genes do not matter."""
         adata = self._cells(adata)
         csr, record = _checks.tokens(adata, self.layer)
-        _checks.same_binning(record, self.binning, self.layer)
+        _checks.same_binning(record, self.binning, f"adata.layers[{self.layer!r}]")
         _checks.model_genes(self.genes, adata)
         csr = take_columns(csr, adata.var_names.get_indexer(self.genes))
         if self.config.tokens != "all":

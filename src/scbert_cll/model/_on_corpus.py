@@ -83,7 +83,8 @@ class OnCorpus(Training):
         """Get the corpus ready for this model."""
         if not isinstance(data, CorpusData):
             raise TypeError(f'datamodule must be a CorpusData, found {type(data).__name__}: CorpusData("corpus.zarr").')
-        _checks.same_binning(data.binning, self.binning, str(data.corpus.path))
+        remedy = "pp.build_corpus(…, edges=model.binning)"
+        _checks.same_binning(data.binning, self.binning, f"The corpus {data.corpus.path}", remedy)
         data.attach(self.genes, self.config, seed=seed, **labels)
         return data
 

@@ -160,7 +160,8 @@ class _Job:
         _checks.names_for_zarr(list(corpus.record["obs_columns"]), "obs columns")
         _checks.names_for_zarr(self.groups, f"Groups of {self.groupby!r}")
         _checks.names_for_zarr(self.results().classes, "Classes")
-        _checks.same_binning(self.data.binning, model.binning, str(corpus.path))
+        remedy = "pp.build_corpus(…, edges=model.binning)"
+        _checks.same_binning(self.data.binning, model.binning, f"The corpus {corpus.path}", remedy)
         _checks.model_genes(model.genes, AnnData(var=pd.DataFrame(index=self.data.genes)))
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
         known, cells = self.cells(part, np.arange(start, stop))
