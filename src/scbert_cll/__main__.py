@@ -19,7 +19,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from scbert_cll import _cli
-from scbert_cll._files import InUse
+from scbert_cll._files import InUseError
 
 _PROG: Final = "python -m scbert_cll"
 _LESSON: Final = """\
@@ -57,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _call(_cli.COMMANDS[name], options)
-    except (*_BAD_INPUT, InUse) as error:
+    except (*_BAD_INPUT, InUseError) as error:
         if show or (
             isinstance(error, ImportError) and error.name
         ):  # Python's own name a module, ours an extra to install
             raise
         sentence = error.args[0] if isinstance(error, KeyError) else error  # a KeyError's own text is quoted
         print(f"error: {sentence}", file=sys.stderr)
-        return 3 if isinstance(error, InUse) else 2
+        return 3 if isinstance(error, InUseError) else 2
     except KeyboardInterrupt:
         print(f"interrupted. {_cli.after_interruption(name, options)}", file=sys.stderr)
         return _INTERRUPTED

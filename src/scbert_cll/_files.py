@@ -19,7 +19,7 @@ _LOCK: Final = ".lock"
 _WRITER: Final = ".writer"  # who holds the lock, for the sentence to the others
 
 
-class InUse(RuntimeError):
+class InUseError(RuntimeError):
     """Another process is writing there."""
 
 
@@ -84,7 +84,7 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
 
     Raises
     ------
-    InUse
+    InUseError
         Another process holds it; the sentence names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
     except Timeout as error:
         writer = folder / _WRITER
         who = writer.read_text(encoding="utf-8").strip() if writer.is_file() else "another process"
-        raise InUse(
+        raise InUseError(
             f"{folder} is being written to by {who}. Wait until that has ended, stop it, or name another folder for {what}."
         ) from error
     try:

@@ -20,7 +20,7 @@ from scipy import sparse
 import scbert_cll as sc_cll
 from scbert_cll import _checks
 from scbert_cll._corpus.predictions import Store
-from scbert_cll._files import InUse, only_writer
+from scbert_cll._files import InUseError, only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 
 pytest.importorskip("annbatch")
@@ -412,7 +412,7 @@ def test_a_full_disk_is_said_and_gone_on_from(corpus, classifier, folder, predic
 def test_one_process_does_a_share(corpus, classifier, tmp_path, monkeypatch):
     out = tmp_path / "a.zarr"
     cut_short(monkeypatch, corpus, classifier, out, after=1)
-    with only_writer(progress(out).parent, "the predictions"), pytest.raises(InUse, match=r"share_0 is being written"):
+    with only_writer(progress(out).parent, "the predictions"), pytest.raises(InUseError, match=r"share_0 is being written"):
         sc_cll.tl.predict_corpus(opened(corpus), classifier, out)
 
 
