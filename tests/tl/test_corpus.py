@@ -412,7 +412,10 @@ def test_a_full_disk_is_said_and_gone_on_from(corpus, classifier, folder, predic
 def test_one_process_does_a_share(corpus, classifier, tmp_path, monkeypatch):
     out = tmp_path / "a.zarr"
     cut_short(monkeypatch, corpus, classifier, out, after=1)
-    with only_writer(progress(out).parent, "the predictions"), pytest.raises(InUseError, match=r"share_0 is being written"):
+    with (
+        only_writer(progress(out).parent, "the predictions"),
+        pytest.raises(InUseError, match=r"share_0 is being written"),
+    ):
         sc_cll.tl.predict_corpus(opened(corpus), classifier, out)
 
 
