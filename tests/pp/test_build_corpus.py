@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anndata as ad
 import h5py
@@ -28,7 +29,7 @@ from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll import _files
-from scbert_cll._corpus import building
+from scbert_cll._corpus import building, scan
 from scbert_cll._corpus.format import open_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Variable|Observation) names are not unique")
@@ -91,6 +92,7 @@ def file(draw: st.DrawFn, i: int) -> AnnData:
     return AnnData(matrix(X), obs=obs, var=pd.DataFrame(index=genes))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.DataObject) -> None:
@@ -112,7 +114,8 @@ def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.
     donors = {donor for _, donor in expected.values()}
     arguments = {"vocab": GENES[:8], "method": method, "min_genes": min_genes, "min_matched": 0.1, "memory": memory}
     arguments["val_fraction"] = 0.3 if len(donors) > 1 else 0
-    with tempfile.TemporaryDirectory() as folder:
+    fewest = data.draw(st.sampled_from([1, 2**12]))  # values of a block
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(scan, "_FEWEST_VALUES", fewest):
         if not expected:
             with pytest.raises(ValueError, match="No cell is left"):
                 build(Path(folder), *files, **arguments)
@@ -415,7 +418,7 @@ def test_bad_files_are_left_out_whole_and_reported(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys, warnings
 from scbert_cll import pp
-from scbert_cll._corpus import building
+from scbert_cll._corpus import building, scan
 write, calls = building.write_dataset, []
 def write_some(folder, *arguments):
     calls.append(folder)
@@ -538,8 +541,8 @@ def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert len(list((tmp_path / f"{n}.zarr").glob("train/dataset_*"))) > 1
     per_cell = (peaks[8] - peaks[1]) / (7 * 2000)  # what the plan knows of a cell; its counts take 70 times 12 bytes
-    assert per_cell < 60
-    assert peaks[8] < 2 * 10**6
+    assert per_cell < 120
+    assert peaks[8] < 3 * 10**6
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------

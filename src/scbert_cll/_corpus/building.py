@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -97,7 +96,6 @@ class Building:
             for part, i, own in todo:
                 done[part].append(self._dataset(part, i, own, job, left))
                 left -= sum(run.n_tokens for run in own)
-                gc.collect()  # zarr's and anndata's objects refer to each other, and keep a dataset's arrays until Python looks
                 bar.update()
         return done
 

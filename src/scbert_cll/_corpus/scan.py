@@ -18,9 +18,9 @@ from scbert_cll._corpus.sources import Source
 from scbert_cll._files import read_json, write_json
 from scbert_cll.vocab import GeneVocab
 
-# Bytes a stored value takes while a block is read, placed and binned (measured), and the most values of a block.
+# Bytes a stored value takes while a block is read, placed and binned (measured), and how many values a block has.
 _BYTES_PER_VALUE: Final = 128
-_MOST_VALUES: Final = 2**21
+_FEWEST_VALUES, _MOST_VALUES = 2**12, 2**21
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Request:
     @property
     def n_values(self) -> int:
         """Stored values of a block."""
-        return int(np.clip(self.memory // 8 // _BYTES_PER_VALUE, 1, _MOST_VALUES))
+        return int(np.clip(self.memory // 8 // _BYTES_PER_VALUE, _FEWEST_VALUES, _MOST_VALUES))
 
     def open(self, path: Path) -> Source:
         """A file, open for reading."""
