@@ -49,7 +49,7 @@ def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
     >>> import scbert_cll as sc_cll
     >>> from tempfile import mkdtemp
     >>> folder = mkdtemp()
-    >>> rna = sc_cll.datasets.cll_toy(n_cells=200, n_genes=100)["rna"]
+    >>> rna = sc_cll.datasets.cll_toy(n_cells=200, n_genes=200)["rna"]
     >>> rna.write_h5ad(f"{folder}/a.h5ad")
     >>> table = sc_cll.pp.build_corpus([f"{folder}/a.h5ad"], f"{folder}/corpus.zarr", vocab=rna)
     >>> bool(sc_cll.io.check_corpus(f"{folder}/corpus.zarr")["is_whole"].all())
