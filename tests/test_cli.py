@@ -16,6 +16,7 @@ from pathlib import Path
 import anndata as ad
 import matplotlib.image as mpimg
 import mudata
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -441,6 +442,15 @@ def test_models_learn_from_a_corpus(corpus: Path, tmp_path: Path, caplog: pytest
     data = sc_cll.model.CorpusData(corpus)
     assert written.n_obs == data.n_train + data.n_val
     assert set(written.obs["scbert_pred"]) <= set(found[0].classes)
+
+
+def test_a_pretrained_model_embeds(corpus: Path, models: Path, cells: Path, tmp_path: Path) -> None:
+    words = ("--model", models / "m1", "--accelerator", "cpu")
+    assert run("predict", cells, "--out", tmp_path / "o.h5ad", *words) == 0
+    written = ad.read_h5ad(tmp_path / "o.h5ad")
+    model = sc_cll.ScBERT.load(models / "m1", accelerator="cpu")
+    np.testing.assert_allclose(written.obsm["X_scbert"], model.get_latent_representation(written), atol=1e-6)
+    assert "scbert_pred" not in written.obs
 
 
 def test_a_share_of_a_corpus_is_passed_on(

@@ -195,14 +195,14 @@ def predict(
     accelerator: Accelerator = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Predict the class of each cell. Labels are never read.
+    """Predict the class of each cell, and embed it. Labels are never read.
 
     Parameters
     ----------
     data
         A corpus, or an .h5ad or .h5mu with the layer that the model was trained on.
     model
-        Folder of a model of the command finetune.
+        Folder of a model of the command finetune; of one of pretrain cells are embedded only.
     out
         What to write: .h5ad with the cells and obs, obsm of tl.predict; of a corpus .zarr with obs, obsm and the attention of genes, without counts.
     unassigned_below
@@ -224,22 +224,25 @@ def predict(
         new_file(out, ".h5ad", overwrite=overwrite)
     share = _shard(shard)
     cells = source(data)
-    from scbert_cll import ScBERTClassifier, tl
+    from scbert_cll import ScBERT, ScBERTClassifier, tl
+    from scbert_cll.model._hub import class_of
 
-    classifier = ScBERTClassifier.load(model, accelerator=accelerator)
+    kind = ScBERT if class_of(model) == "ScBERT" else ScBERTClassifier
+    loaded = kind.load(model, accelerator=accelerator)
     if isinstance(cells, Path):
         asked: dict[str, Any] = {"groupby": groupby, "parts": tuple(parts), "shard": share}
-        tl.predict_corpus(cells, classifier, out, unassigned_below=unassigned_below, batch_size=batch_size, **asked)
-        say(
-            f"The predictions are in {out}."
-            if out.exists()
-            else f"This share is done; {out} appears with the last one."
-        )
+        tl.predict_corpus(cells, loaded, out, unassigned_below=unassigned_below, batch_size=batch_size, **asked)
+        what = "predictions" if kind is ScBERTClassifier else "embeddings"
+        say(f"The {what} are in {out}." if out.exists() else f"This share is done; {out} appears with the last one.")
         return
-    tl.predict(cells, classifier, unassigned_below=unassigned_below, batch_size=batch_size)
-    counts = cells.obs[_keys.PRED].value_counts()
+    if isinstance(loaded, ScBERTClassifier):
+        tl.predict(cells, loaded, unassigned_below=unassigned_below, batch_size=batch_size)
+        said = ", ".join(f"{n:,} {name}" for name, n in cells.obs[_keys.PRED].value_counts().items())
+    else:
+        cells.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(cells, batch_size=batch_size)
+        said = "embedded"
     _write_whole(cells, out)
-    say(f"{cells.n_obs:,} cells: {', '.join(f'{n:,} {name}' for name, n in counts.items())}. They are in {out}.")
+    say(f"{cells.n_obs:,} cells: {said}. They are in {out}.")
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
