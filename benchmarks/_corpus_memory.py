@@ -24,7 +24,7 @@ def predicted(place: Place, n: int, corpus: Path, model: Path) -> dict[str, Any]
     out = place.folder / f"predicted_{n}.zarr"
 
     def shard(i: int) -> dict[str, Any]:
-        request = {"corpus": corpus, "model": model, "out": out, "groupby": "label", "shard": [i, SHARDS]}
+        request = {"corpus": corpus, "model": model, "out": out, "shard": [i, SHARDS]}
         return run(place.folder / "jobs", f"predict_{n}_{i}", "predict", **request)
 
     def work() -> dict[str, Any]:
