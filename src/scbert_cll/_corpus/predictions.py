@@ -219,8 +219,8 @@ class Share:
 
     @property
     def is_done(self) -> bool:
-        """Whether every window is."""
-        return self.done == len(self.windows)
+        """Whether every window is; a share without any is when its job has said so, lest the whole appear before that job has begun."""
+        return self.done == len(self.windows) and (self.folder / _PROGRESS).exists()
 
     def load(self) -> Share:
         """Go on where the last note was made."""
@@ -237,12 +237,16 @@ class Share:
         self.sums = added(self.sums, sums)
         self.without_token += without_token
         self.done += 1
+        self.note()
+        self._sums(self.done - 1).unlink(missing_ok=True)
+
+    def note(self) -> None:
+        """Write down how far it is."""
         if self.sums:
             arrays: dict[str, Any] = dict(self.sums)
             np.savez(self._sums(self.done), **arrays)
         note = {"done": self.done, "without_token": self.without_token, "has_sums": bool(self.sums)}
         write_json(self.folder / _PROGRESS, note)
-        self._sums(self.done - 1).unlink(missing_ok=True)
 
     def _sums(self, done: int) -> Path:
         return self.folder / f"sums_{done}.npz"

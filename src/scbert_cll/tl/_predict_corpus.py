@@ -277,6 +277,8 @@ class _Work:
         share, size = self.share(number), self.store.window
         with only_writer(share.folder, "the predictions"):
             share = share.load()
+            if not share.windows:
+                share.note()
             cells = [min(size, self.n_cells - window * size) for window in share.windows]
             bar = {"desc": "Predicting", "unit": "cell", "unit_scale": True, "initial": sum(cells[: share.done])}
             with tqdm(total=sum(cells), disable=None, **bar) as shown:
