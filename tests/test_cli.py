@@ -253,7 +253,10 @@ def test_overwrite_replaces_a_model(models: Path, cells: Path, tmp_path: Path) -
         (("pretrain", "{cells}", "--out", "m", "--network.width", "3"), "A choice of --network must be one of"),
         (("finetune", "{cells}", "--out", "m", "--labels-key", "x"), "'x' is not in adata.obs"),
         (("finetune", "{cells}", "--out", "m", "--pretrained", "none"), "There is no model folder none."),
-        (("predict", "{cells}", "--out", "m.h5ad", "--model", "{m1}"), "holds a ScBERT, not a ScBERTClassifier"),
+        (
+            ("predict", "{cells}", "--out", "m.h5ad", "--model", "{m1}", "--unassigned-below", "0.5"),
+            "unassigned_below",
+        ),
         (("predict", "{cells}", "--out", "m.zarr", "--model", "{m2}"), "--out must be one of '.h5ad'; found '.zarr'."),
         (("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--shard", "4/4"), "--shard must be a share"),
         (("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--unassigned-below", "2"), "unassigned_below"),

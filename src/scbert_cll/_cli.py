@@ -224,7 +224,7 @@ def predict(
         new_file(out, ".h5ad", overwrite=overwrite)
     share = _shard(shard)
     cells = source(data)
-    from scbert_cll import ScBERT, ScBERTClassifier, tl
+    from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
     from scbert_cll.model._hub import class_of
 
     kind = ScBERT if class_of(model) == "ScBERT" else ScBERTClassifier
@@ -239,6 +239,8 @@ def predict(
         tl.predict(cells, loaded, unassigned_below=unassigned_below, batch_size=batch_size)
         said = ", ".join(f"{n:,} {name}" for name, n in cells.obs[_keys.PRED].value_counts().items())
     else:
+        if unassigned_below is not None:
+            _checks.for_a_classifier(is_one=False)
         cells.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(cells, batch_size=batch_size)
         said = "embedded"
     _write_whole(cells, out)

@@ -119,7 +119,9 @@ def finetune(
 
     Examples
     --------
-    >>> classifier = sc_cll.tl.finetune("corpus.zarr", model, balance=("cd49d", "donor"))
+    .. code-block:: python
+
+        classifier = sc_cll.tl.finetune("corpus.zarr", model, balance=("cd49d", "donor"))
 
     References
     ----------

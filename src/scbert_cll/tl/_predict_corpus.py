@@ -113,9 +113,11 @@ def predict_corpus(
 
     Examples
     --------
-    >>> sc_cll.tl.predict_corpus("corpus.zarr", classifier, "cells.zarr", groupby="cd49d")
-    >>> adata = anndata.read_zarr("cells.zarr")
-    >>> sc.pp.neighbors(adata, use_rep="X_scbert")
+    .. code-block:: python
+
+        sc_cll.tl.predict_corpus("corpus.zarr", classifier, "cells.zarr", groupby="cd49d")
+        adata = anndata.read_zarr("cells.zarr")
+        sc.pp.neighbors(adata, use_rep="X_scbert")
     """
     _checks.corpus_extra()
     _checks.is_model(model, ("ScBERT", "ScBERTClassifier"))

@@ -102,7 +102,9 @@ def pretrain(
 
     Examples
     --------
-    >>> model = sc_cll.tl.pretrain("corpus.zarr", checkpoint_dir="run", devices=2, strategy="ddp")
+    .. code-block:: python
+
+        model = sc_cll.tl.pretrain("corpus.zarr", checkpoint_dir="run", devices=2, strategy="ddp")
 
     References
     ----------
