@@ -44,8 +44,9 @@ class Corpus:
         record: dict[str, Any] | None = self.record["binning"]
         if record is None or not (self.path / EDGES).exists():
             return record
-        edges = pd.read_csv(self.path / EDGES, index_col=0, keep_default_na=False, float_precision="round_trip")
-        return record | {"edges": edges.astype(float)}
+        text = pd.read_csv(self.path / EDGES, index_col=0, dtype=str, keep_default_na=False)
+        edges: pd.DataFrame = text.map(float)  # read_csv rounds in some versions of pandas
+        return record | {"edges": edges}
 
     @property
     def digest(self) -> str:
