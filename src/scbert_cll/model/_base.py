@@ -16,7 +16,7 @@ from torch import Tensor
 import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _io, _scvi
-from scbert_cll.model._training import Training, as_seed, long, seeded, wide
+from scbert_cll.model._training import Training, as_seed, seeded
 from scbert_cll.nn import Config, Performer
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -134,7 +134,7 @@ class TokenModel(Training):
             genes=list(self.genes),
             weights=self.module.state_dict(),
             labels=self._labels(),
-            history=wide(self.history_),
+            history=_wide(self.history_),
             edges=learned,
             linear=self._linear_arrays(),
             overwrite=overwrite,
@@ -199,7 +199,7 @@ class TokenModel(Training):
         model.is_trained_ = config["is_trained"]
         if saved["linear"] is not None:
             model._take_linear(config["joined"], saved["linear"])
-        model.history_ = long(saved["history"])
+        model.history_ = _long(saved["history"])
         if adata is not None:
             model._adata = _checks.anndata(adata)
         return model
@@ -211,3 +211,13 @@ def _gene_vectors(adata: AnnData, genes: pd.Index) -> Tensor:
     _checks.key_in(_keys.GENE2VEC, adata.varm, "adata.varm", remedy)
     vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)
     return torch.from_numpy(vectors[adata.var_names.get_indexer(genes)])
+
+
+def _wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:
+    """Tables by name as one."""
+    return pd.concat(list(history.values()), axis=1) if history else None
+
+
+def _long(history: pd.DataFrame | None) -> dict[str, pd.DataFrame] | None:
+    """One table as tables by name."""
+    return None if history is None else {str(name): history[[name]].dropna() for name in history}

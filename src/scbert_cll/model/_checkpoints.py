@@ -64,7 +64,8 @@ class Run:
                     f"{self.folder} holds checkpoints of a run ({newest.name}); pass resume=True to go on with it, or name another folder."
                 )
             if newest is not None:
-                _refuse_other_run(self.folder, read_json(self.folder / RUN), settings)
+                begun = self.folder / RUN
+                _refuse_other_run(self.folder, read_json(begun) if begun.is_file() else {}, settings)
                 rank_zero_info(f"Going on from {newest}.")
             elif _is_first():
                 write_json(self.folder / RUN, settings)

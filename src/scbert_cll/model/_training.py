@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as L
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
@@ -210,13 +209,3 @@ def _quiet() -> Iterator[None]:
         )  # Lightning's own is used
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of changes in place, which nobody makes
         yield
-
-
-def wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:
-    """Tables by name as one."""
-    return pd.concat(list(history.values()), axis=1) if history else None
-
-
-def long(history: pd.DataFrame | None) -> dict[str, pd.DataFrame] | None:
-    """One table as tables by name."""
-    return None if history is None else {str(name): history[[name]].dropna() for name in history}
