@@ -49,7 +49,7 @@ def _measured() -> dict[str, float]:
         if row["workers"] == 0 and row["what"] in (FULL, EXPRESSED_ONLY):
             found[row["what"]] = 2 * row["cells_per_second"]  # two processes of one thread each, as below
     for row in [] if ways is None else ways["rows"]:
-        if row["way"] == "2 processes, 1 thread each":
+        if row["way"] == "2 processes":
             found[SMALL] = row["cells_per_second"]["median"]
             for name in (FULL, EXPRESSED_ONLY):
                 if name in found:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import _corpus_loading
 from _corpus_jobs import run
 from _corpus_stages import Place
-from _measure import spread
+from _measure import busy, spread
 
 BATCHES = [32, 256]
 CHUNK, WARM_UP = 256, 5
@@ -22,15 +22,29 @@ SHARES: dict[str, tuple[dict[str, Any], int]] = {
     "small network, background": (SMALL | {"tokens": "background"}, 32),
     "small network, expressed genes": (SMALL, 32),
 }
-# processes, threads of each, cells per step of all
-WAYS: dict[str, tuple[int, int, int]] = {
-    "1 process, 1 thread": (1, 1, 64),
-    "1 process, 2 threads": (1, 2, 64),
-    "2 processes, 1 thread each": (2, 1, 64),
-    "2 processes, 1 thread each, twice the batch": (2, 1, 128),
+
+
+class Way(NamedTuple):
+    """How cores are used."""
+
+    processes: int
+    threads: int  # of each process
+    batch: int  # cells per step, of all processes
+    apart: bool = False  # trainings of their own, which share nothing: more than that two cores cannot give
+
+
+ONE = "1 process, 1 thread"
+WAYS: dict[str, Way] = {
+    ONE: Way(1, 1, 64),
+    "1 process, 2 threads": Way(1, 2, 64),
+    "2 trainings apart": Way(2, 1, 64, apart=True),
+    "2 processes": Way(2, 1, 64),
+    "2 trainings apart, twice the batch": Way(2, 1, 128, apart=True),
+    "2 processes, twice the batch": Way(2, 1, 128),
 }
-MOST_LOAD = 0.5  # with more than that beside them, two processes say nothing about two cores
-PATIENCE = 120  # seconds for the load of the process before to fade
+MOST_BUSY = 0.1  # share of all cores that others may use before; with more, two processes say nothing about two cores
+LOOK = 3.0  # seconds
+PATIENCE = 120  # seconds for them to end
 
 
 def loading(place: Place) -> dict[str, Any]:
@@ -105,34 +119,49 @@ def scaling(place: Place) -> dict[str, Any]:
     """Cells per second of one and of two processes; alternating, on cores that are idle before."""
     corpus, _ = place.corpus(place.scale.loading_cells, "loading", val_fraction=0.0)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
-    # of one process two windows, of two processes one: whole windows in both
+    # of one process whole windows, of two half as many
     n_chunks = max(place.scale.n_chunks // 2, 2)
     for i in range(place.scale.repeats):
-        for number, (name, (processes, threads, batch)) in enumerate(WAYS.items()):
+        for number, (name, way) in enumerate(WAYS.items()):
             asked = {
+                "corpus": corpus,
                 "network": SMALL,
-                "batch_size": batch,
+                "batch_size": way.batch // way.processes if way.apart else way.batch,
                 "steps": WARM_UP + place.scale.scaling_steps,
                 "warm_up": WARM_UP,
                 "data": {"preload_nchunks": n_chunks, "chunk_size": CHUNK},
-            } | ({"devices": 2, "strategy": "ddp"} if processes == 2 else {})
+            } | ({"devices": 2, "strategy": "ddp"} if way.processes == 2 and not way.apart else {})
             stage = f"scaling_{number}_{i}"
-            runs[name].append(place.stage(stage, lambda s=stage, a=asked, t=threads: _alone(place, s, corpus, a, t)))
+            runs[name].append(place.stage(stage, lambda s=stage, a=asked, w=way: _alone(place, s, a, w)))
     return {"rows": [_efficiency(name, done, runs) for name, done in runs.items()], "runs": runs}
 
 
-def _alone(place: Place, stage: str, corpus: Any, asked: dict[str, Any], threads: int) -> dict[str, Any]:
+def _alone(place: Place, stage: str, asked: dict[str, Any], way: Way) -> dict[str, Any]:
     """Wait until nothing else runs, or say that something did."""
-    patience = PATIENCE if place.scale.repeats > 1 else 0
-    start = time.monotonic()
-    while os.getloadavg()[0] > MOST_LOAD and time.monotonic() - start < patience:
-        time.sleep(5)
-    return run(place.folder / "jobs", stage, "train", threads=threads, corpus=corpus, **asked)
+    start, before = time.monotonic(), busy(LOOK)
+    while before > MOST_BUSY and place.scale.repeats > 1 and time.monotonic() - start < PATIENCE:
+        before = busy(LOOK)
+    names = [f"{stage}_{i}" for i in range(way.processes)] if way.apart else [stage]
+
+    def training(name: str) -> dict[str, Any]:
+        return run(place.folder / "jobs", name, "train", threads=way.threads, **asked)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        found = list(pool.map(training, names))
+    rate = sum(one["cells_per_second"] for one in found)
+    return {"cells_per_second": rate, "busy_before": before, "trainings": found}
 
 
 def _efficiency(name: str, runs: list[dict[str, Any]], all_runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    cores = WAYS[name][0] * WAYS[name][1]
-    one = all_runs["1 process, 1 thread"]
-    ratios = [b["cells_per_second"] / (cores * a["cells_per_second"]) for a, b in zip(one, runs, strict=True)]
+    """Against one core times their number; and two processes against two trainings apart."""
+    way = WAYS[name]
     found = {"way": name, "cells_per_second": spread([run["cells_per_second"] for run in runs])}
-    return found | {"efficiency": spread(ratios), "load_before": spread([run["load_before"] for run in runs])}
+    found["efficiency"] = _ratios(runs, all_runs[ONE], way.processes * way.threads)
+    same = [other for other, of in WAYS.items() if of == way._replace(apart=True) and not way.apart]
+    found["of_apart"] = _ratios(runs, all_runs[same[0]], 1) if same else None
+    return found | {"busy_before": spread([run["busy_before"] for run in runs])}
+
+
+def _ratios(runs: list[dict[str, Any]], others: list[dict[str, Any]], times: int) -> dict[str, float]:
+    pairs = zip(runs, others, strict=True)
+    return spread([a["cells_per_second"] / (times * b["cells_per_second"]) for a, b in pairs])

@@ -30,7 +30,7 @@ class Scale(NamedTuple):
     n_chunks: int = 16  # of 256 cells in a window
     workers: tuple[int, ...] = (0, 1)  # that read ahead in a training
     windows: int = 2  # that a share of the time is measured over
-    scaling_steps: int = 64
+    scaling_steps: int = 128
     full_steps: int = 4  # training steps at full length
     steps: int = 100  # of the run that is killed
     checkpoint_steps: int = 20

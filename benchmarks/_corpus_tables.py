@@ -63,11 +63,13 @@ def _scaling(report: Report) -> list[str]:
             row["way"],
             _range(row["cells_per_second"]),
             _range(row["efficiency"], ".0%"),
-            _range(row["load_before"], ".1f"),
+            "" if row["of_apart"] is None else _range(row["of_apart"], ".0%"),
+            _range(row["busy_before"], ".0%"),
         ]
         for row in report["rows"]
     ]
-    return _table(["training", "cells/s", "per core, of one process on one core", "load before"], rows)
+    titles = ["training", "cells/s", "of one core's, per core", "of two trainings apart", "cores in use before"]
+    return _table(titles, rows)
 
 
 def _plan(report: Report) -> list[str]:

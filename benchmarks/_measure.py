@@ -92,6 +92,20 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": float(np.median(values)), "min": float(min(values)), "max": float(max(values))}
 
 
+def busy(seconds: float) -> float:
+    """Share of all cores that was in use for some seconds (Linux)."""
+    before = _ticks()
+    time.sleep(seconds)
+    idle, total = (b - a for a, b in zip(before, _ticks(), strict=True))
+    return 1 - idle / max(total, 1)
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all cores since the start: idle (or waiting for a disk), and altogether."""
+    ticks = [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
 def machine() -> dict[str, object]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
