@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import platform
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -500,3 +502,26 @@ def test_no_more_than_a_window_is_held(corpus, pretrained, tmp_path, monkeypatch
     assert max(len(found) for found in results) == 30
     largest = max(dataset["n_cells"] for part in ("train", "val") for dataset in data.corpus.datasets(part))
     assert max(len(column) for found in written for column in found.values()) == largest
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators give memory back on their own")
+def test_freed_memory_is_given_back_after_a_window(corpus, pretrained, tmp_path, monkeypatch):
+    """Pieces between others in use stay with the process unless it hands them back."""
+    original, kept = pretrained.get_latent_representation, []
+
+    def scattered(*args, **kwargs):
+        blocks = [np.ones(8_000) for _ in range(4_000)]  # 256 MB, in pieces that are no mappings of their own
+        kept.append(blocks[-1])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(pretrained, "get_latent_representation", scattered)
+    before = resident()
+    sc_cll.tl.predict_corpus(corpus, pretrained, tmp_path / "cells.zarr")
+    assert kept
+    assert resident() - before < 100e6
