@@ -194,3 +194,25 @@ def test_cells_for_fewer_parts():
 def test_a_view_is_refused():
     with pytest.raises(ValueError, match="view of another AnnData"):
         sb.pp.split_donors(patients([10] * 4)[:35], "donor")
+
+
+@pytest.mark.parametrize("n_mixed", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_mixed_holds_donors_of_several_classes_out_where_there_are_any(n_mixed: int, seed: int) -> None:
+    donor = np.repeat([f"d{i}" for i in range(10)], 40)
+    is_mixed = np.isin(donor, [f"d{i}" for i in range(n_mixed)])
+    label = np.where(is_mixed, np.tile(["neg", "pos"], 200), np.where(np.isin(donor, ["d7", "d8", "d9"]), "pos", "neg"))
+    adata = AnnData(np.ones((400, 2), dtype="float32"))
+    adata.obs["donor"], adata.obs["label"] = donor, label
+    asked = {"labels_key": "label", "fractions": (0.6, 0.2, 0.2), "mixed": True, "rng": seed}
+    sb.pp.split_donors(adata, "donor", **asked)
+    assert adata.obs.loc[is_mixed, "split"].isin(["test"]).any()
+    assert set(adata.obs.loc[adata.obs["split"] == "train", "label"]) == {"neg", "pos"}
+    assert adata.uns["split"]["params"]["mixed"]
+
+
+def test_mixed_without_classes_or_donors_is_refused() -> None:
+    adata = AnnData(np.ones((40, 2), dtype="float32"))
+    adata.obs["donor"] = np.repeat(list("abcd"), 10)
+    with pytest.raises(ValueError, match="name labels_key, and unit='donor'"):
+        sb.pp.split_donors(adata, "donor", mixed=True)

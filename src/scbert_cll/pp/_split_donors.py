@@ -9,6 +9,9 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 
 _STARTS = 20
+_NO_PAIRS = (
+    50.0  # test without a donor of several classes: worse than a class missing there, not than one missing in train
+)
 
 
 def split_donors(
@@ -18,6 +21,7 @@ def split_donors(
     labels_key: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     unit: Literal["donor", "cell"] = "donor",
+    mixed: bool = False,
     key_added: str = _keys.SPLIT,
     rng: int | np.random.Generator | None = 0,
     copy: bool = False,
@@ -43,6 +47,10 @@ def split_donors(
     unit
         ``donor``, or ``cell``: a random split within every donor and class, for data of one or two donors. It has the
         same donors on both sides, so what is measured on it is optimistic; ``uns`` says so.
+    mixed
+        Also deal out, by their share, the cells that are not of their donor's most frequent class (`unit` ``donor``, with `labels_key`). So test has
+        donors with cells of several classes where there are any, and models can be compared within them: between donors of one class
+        each, who tells the donors apart tells the classes apart.
     key_added
         Name of the results.
     rng
@@ -82,19 +90,21 @@ def split_donors(
     """
     _checks.anndata(adata)
     _checks.choice(unit, ("donor", "cell"), "unit")
+    if mixed and (labels_key is None or unit == "cell"):
+        raise ValueError("mixed=True deals donors by the classes of their cells: name labels_key, and unit='donor'.")
     shares = _shares(fractions)
     donor = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
     label = None if labels_key is None else _labels(adata, labels_key)
     generator = np.random.default_rng(rng)
     if unit == "donor":
-        part = _deal_donors(donor, label, shares, generator, donor_key)
+        part = _deal_donors(donor, label, shares, generator, donor_key, mixed=mixed)
     else:
         part = _deal_cells(donor, label, shares, generator)
     if label is not None:
         _every_class_in_train(part, label, donor)
 
     params: dict[str, Any] = {"donor_key": donor_key, "fractions": [float(s) for s in shares], "unit": unit}
-    params |= {} if labels_key is None else {"labels_key": labels_key}
+    params |= {} if labels_key is None else {"labels_key": labels_key, "mixed": mixed}
     params |= {"rng": int(rng)} if isinstance(rng, (int, np.integer)) else {}
     params["donors_shared"] = unit == "cell"
     adata = _checks.target(adata, copy=copy)
@@ -120,7 +130,13 @@ def _labels(adata: AnnData, key: str) -> pd.Series:
 
 
 def _deal_donors(
-    donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: np.random.Generator, donor_key: str
+    donor: pd.Series,
+    label: pd.Series | None,
+    shares: np.ndarray,
+    rng: np.random.Generator,
+    donor_key: str,
+    *,
+    mixed: bool,
 ) -> pd.Series:
     """Part of each cell, whole donors only."""
     names = np.sort(donor.unique())
@@ -135,17 +151,29 @@ def _deal_donors(
     n_cells = donor.value_counts().loc[names].to_numpy()
     columns = [np.ones(names.size), n_cells, *([] if present is None else present.to_numpy().T)]
     weights = np.stack([c / c.sum() for c in columns], axis=1)  # (donors, 2 + classes), columns sum to 1
-    dealt = used[_search(weights, shares[used], rng)]
+    absent = _cost_of_absence(used.size, weights.shape[1])
+    if mixed and present is not None and (others := present.sum(axis=1) - present.max(axis=1)).any():
+        weights = np.column_stack([weights, others / others.sum()])
+        absent = np.column_stack([absent, [1.0] * (used.size - 1) + [_NO_PAIRS]])
+    dealt = used[_search(weights, shares[used], absent, rng)]
     return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[dealt], strict=True)))
 
 
-def _search(weights: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _cost_of_absence(n_parts: int, n_columns: int) -> np.ndarray:
+    """What it costs that a part has nothing of a column: no donor more than a class missing in train, that more than one elsewhere."""
+    cost = np.ones((n_parts, n_columns))
+    cost[0, 2:] = 1e3
+    cost[:, :2] = [1e6, 0]
+    return cost
+
+
+def _search(weights: np.ndarray, shares: np.ndarray, absent: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Part of each donor: best local optimum over moves and swaps, from several random starts."""
     best, best_loss = np.zeros(len(weights), dtype=int), np.inf
     for _ in range(_STARTS):
         part, loss = rng.choice(shares.size, size=len(weights), p=shares), np.inf
         while True:
-            step, step_loss = _best_step(part, weights, shares)
+            step, step_loss = _best_step(part, weights, shares, absent)
             if step_loss >= loss - 1e-12:
                 break
             part, loss = step, step_loss
@@ -154,7 +182,9 @@ def _search(weights: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -
     return best
 
 
-def _best_step(part: np.ndarray, weights: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, float]:
+def _best_step(
+    part: np.ndarray, weights: np.ndarray, shares: np.ndarray, absent: np.ndarray
+) -> tuple[np.ndarray, float]:
     """The best neighbour: one donor moved, or two of different parts exchanged."""
     n, k = len(part), shares.size
     got = (part == np.arange(k)[:, None]) @ weights  # (parts, columns)
@@ -167,7 +197,7 @@ def _best_step(part: np.ndarray, weights: np.ndarray, shares: np.ndarray) -> tup
     steps, rows = np.repeat(got[None], i.size, axis=0), np.arange(i.size)  # (steps, parts, columns)
     steps[rows, part[i]] -= gain
     steps[rows, to] += gain
-    best = int(np.argmin(loss := _loss(steps, shares)))
+    best = int(np.argmin(loss := _loss(steps, shares, absent)))
     after = part.copy()
     after[i[best]] = to[best]
     if best >= n * k:
@@ -175,11 +205,9 @@ def _best_step(part: np.ndarray, weights: np.ndarray, shares: np.ndarray) -> tup
     return after, float(loss[best])
 
 
-def _loss(got: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Squared deviation per step; an empty part costs more than a class missing in train, that more than one elsewhere."""
-    absent = got < 1e-9
-    penalty = 1e6 * absent[..., 0].sum(1) + 1e3 * absent[:, 0, 2:].sum(1) + absent[:, 1:, 2:].sum((1, 2))
-    return np.asarray(((got - shares[:, None]) ** 2).sum((1, 2)) + penalty)
+def _loss(got: np.ndarray, shares: np.ndarray, absent: np.ndarray) -> np.ndarray:
+    """Squared deviation per step, and the cost of what a part has nothing of."""
+    return np.asarray(((got - shares[:, None]) ** 2).sum((1, 2)) + ((got < 1e-9) * absent).sum((1, 2)))
 
 
 def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -> None:
