@@ -377,7 +377,7 @@ def grouped_by(groupby: Any, **options: Any) -> Callable[[AnnData], None]:
 
 OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     "a time below zero": (column("TTT", -1.0, 1), survival, ValueError, r"'TTT' has 1 times that are negative or infinite: 'P0001' \(first -1\)"),
-    "days called years": (times_365, prognosis, ValueError, "'TTT' does not look like years: median .*Make it years, e.g. of days .* / 365.25, or say what it is: time_unit='days'"),
+    "days called years": (times_365, prognosis, ValueError, "'TTT' does not look like years: median .*time_unit='days' .*Or make them years: of days .* / 365.25"),
     "differences of dates": (dates, prognosis, ValueError, "must hold times as numbers; found .* in 'P0001'.*differences of dates; in years they are .dt.days / 365.25"),
     "a time in words": (column("TTT", "2 years", 1), survival, ValueError, "found '2 years' in 'P0001'. Dates become times by subtraction"),
     "the event as time": (nothing, asked_with(time_key="treated"), ValueError, "columns of the outcome and strata must be unique; found more than once: 'treated'"),

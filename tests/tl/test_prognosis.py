@@ -494,7 +494,7 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         days,
         {},
         ValueError,
-        r"'TTT' does not look like years: median .*Make it years.*/ 365.25, or say .*time_unit='days'",
+        r"'TTT' does not look like years: median .*time_unit='days' .*Or make them years: of days .* / 365.25",
     ),
     ("entry without time", nothing, {"time_key": None, "entry_key": "TTFT"}, ValueError, r"need times"),
     ("entry after the end", nothing, {"entry_key": "TTFT"}, ValueError, r"patients leave \('TTT'\) before they enter"),

@@ -8,13 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from scbert_cll._checks._words import listed, unique
+from scbert_cll._checks._words import choice, listed, unique
 
 PER_YEAR: Final = {"years": 1.0, "months": 12.0, "days": 365.25}
 
 _LONGEST, _SHORTEST = 60.0, 0.1  # years, of the longest follow-up of a cohort
-_OLDEST: Final = 120.0
+_OLDEST: Final = 120.0  # years, of a clock that is age
+_IS_LIKELY: Final = 0.5  # years from which another unit is offered
 _YES_NO: Final = {"0": 0, "1": 1, "FALSE": 0, "TRUE": 1, "F": 0, "T": 1}
 _ACCESSION: Final = re.compile(r"GSE\d+(-GPL\d+)?")
 _CLEARLY: Final = 1.96
@@ -103,26 +105,40 @@ def times(column: pd.Series, key: str) -> pd.Series:
     return found
 
 
-def plausible_times(found: pd.Series, key: str, unit: str, *, least: float = _SHORTEST) -> None:
-    """Times that can be what the unit says: the longest is between five weeks and sixty years."""
-    most = float(found.max())
-    years = most / PER_YEAR[unit]
-    if np.isnan(years) or least <= years <= _LONGEST:
+def plausible_times(
+    found: pd.Series, key: str, unit: str, *, parameter: str = "unit", entry: pd.Series | None = None
+) -> None:
+    """Times that can be what the unit says: patients are followed for five weeks to sixty years, and no clock counts more than 120.
+
+    Without an entry the clock starts with the follow-up; with one it may be age.
+    """
+    choice(unit, list(PER_YEAR), parameter)
+    followed = found if entry is None else found - entry
+    most, longest = float(found.max()), float(followed.max())
+    years = longest / PER_YEAR[unit]
+    if np.isnan(years) or (_SHORTEST <= years <= _LONGEST and most / PER_YEAR[unit] <= _OLDEST):
         return
-    likely = [u for u, n in PER_YEAR.items() if u != unit and 0.5 <= most / n <= _LONGEST]
-    hints = " or ".join(f"unit={u!r} (then the longest is {most / PER_YEAR[u]:.1f} years)" for u in reversed(likely))
+    likely = [u for u, n in PER_YEAR.items() if u != unit and _IS_LIKELY <= longest / n <= _LONGEST]
+    hints = " or ".join(
+        f"{parameter}={u!r} (then the longest is {longest / PER_YEAR[u]:.1f} years)" for u in reversed(likely)
+    )
+    smaller = [u for u in likely if PER_YEAR[u] > PER_YEAR[unit]] if parameter == "time_unit" else []
+    made = " or ".join(f"of {u} adata.obs[{key!r}] / {PER_YEAR[u] / PER_YEAR[unit]:g}" for u in reversed(smaller))
     raise ValueError(
-        f"{key!r} does not look like {unit}: median {found.median():g}, maximum {most:g}, that is {years:.3g} years. "
-        f"{hints + '?' if hints else 'Check the dates it comes from.'}"
+        f"{key!r} does not look like {unit}: median {found.median():g}, maximum {most:g}"
+        f"{'' if entry is None else f', followed for {longest:g} at most'}, that is {years:.3g} years. "
+        f"{hints + '?' if hints else 'Check the dates it comes from.'}{f' Or make them {unit}: {made}.' if made else ''}"
     )
 
 
-def named_unit(times: pd.Series, key: str, unit: str) -> None:
-    """Times of an object that can be what plots and report will call them; the clock may be age."""
-    if unit in PER_YEAR and (years := float(times.max()) / PER_YEAR[unit]) > _OLDEST:
+def own_unit(adata: AnnData, key: str, unit: str) -> None:
+    """Times that a reader has brought to years are not called anything else because their column is."""
+    read = adata.uns.get("cohort", {}).get("params", {})
+    brought = {str(read[name]).replace("/", "_") for name in ("time_key", "entry_key") if name in read}
+    if unit != "years" and key in brought:
         raise ValueError(
-            f"{key!r} does not look like {unit}: median {times.median():g}, maximum {times.max():g}, that is {years:.3g} years. Make it years, "
-            f"e.g. of days adata.obs[{key!r}] / 365.25, or say what it is: time_unit='days' or 'months'."
+            f"datasets.read_cohort has brought {key!r} from {read.get('unit', 'years')} to years, so it holds no {unit}: leave time_unit= out. "
+            f"To have {unit}, multiply: adata.obs['{key}, {unit}'] = adata.obs[{key!r}] * {PER_YEAR[unit]:g}, and name that column."
         )
 
 

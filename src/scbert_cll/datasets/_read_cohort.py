@@ -127,20 +127,23 @@ def _outcome(
     if event_key:
         found[event_key] = _checks.events(seen[event_key], event_key, meanings)
     if time_key:
-        found[time_key] = _years(seen, time_key, unit)
-    if time_key and entry_key:
-        found[entry_key] = _years(seen, entry_key, unit, least=0.0)
-        _checks.in_order(found[entry_key], found[time_key], entry_key, time_key)
+        found |= _years(seen, time_key, entry_key, unit)
     if event_key and competing_key:
         found[competing_key] = _competing(seen[competing_key], competing_key, meanings)
         _checks.one_end(found[event_key], found[competing_key], event_key, competing_key)
     return {key: column if key in (time_key, entry_key) else _tables.yes_or_no(column) for key, column in found.items()}
 
 
-def _years(seen: pd.DataFrame, key: str, unit: Unit, **least: float) -> pd.Series:
-    found = _checks.times(seen[key], key)
-    _checks.plausible_times(found, key, unit, **least)
-    return found / _checks.PER_YEAR[unit]
+def _years(seen: pd.DataFrame, time_key: str, entry_key: str | None, unit: Unit) -> dict[str, pd.Series]:
+    """Time and entry, which are on one clock."""
+    time = _checks.times(seen[time_key], time_key)
+    if entry_key is None:
+        _checks.plausible_times(time, time_key, unit)
+        return {time_key: time / _checks.PER_YEAR[unit]}
+    entry = _checks.times(seen[entry_key], entry_key)
+    _checks.in_order(entry, time, entry_key, time_key)
+    _checks.plausible_times(time, time_key, unit, entry=entry)
+    return {key: column / _checks.PER_YEAR[unit] for key, column in ((time_key, time), (entry_key, entry))}
 
 
 def _competing(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> pd.Series:

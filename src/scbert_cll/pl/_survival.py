@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox, ScaledTranslation, blended_transform_factory
 
 from scbert_cll import _checks, _keys
+from scbert_cll._survival.units import Unit, in_unit
 from scbert_cll.get._survival import record
 from scbert_cll.pl import _rows, _style
 
@@ -49,7 +50,7 @@ def survival(
     key: str = _keys.SURVIVAL,
     incidence: bool = False,
     at_risk: bool = True,
-    time_unit: str | None = None,
+    time_unit: Unit | None = None,
     max_time: float | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
@@ -77,7 +78,7 @@ def survival(
     at_risk
         Write numbers at risk under the axis.
     time_unit
-        Unit of time. By default as in the result.
+        Unit to draw in: ``"years"``, ``"months"`` or ``"days"``; times and medians are converted. By default as in the result.
     max_time
         Where the curves end, in units of time. By default as above.
     figsize
@@ -98,14 +99,14 @@ def survival(
     KeyError
         There is no such result, or there are no competing events in it.
     ValueError
-        `max_time` is not above 0.
+        `max_time` is not above 0, or there is no such unit.
 
     Notes
     -----
     Where a plot should end, and that it shows numbers at risk and intervals: Pocock, Clayton & Altman 2002
     (doi:10.1016/S0140-6736(02)08594-X).
     """
-    held = record(adata, key)
+    held = in_unit(record(adata, key), time_unit)
     if incidence:
         _checks.key_in("incidence", held, f"adata.uns[{key!r}]", "Run tl.survival with competing_key= for it.")
     colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(held["groups"]["group"].astype(str))}
@@ -115,11 +116,11 @@ def survival(
     curves = _steps(held, incidence=incidence)
     for name, color in colors.items():
         _curve(ax, {way: steps[steps["group"].astype(str) == name] for way, steps in curves.items()}, color)
-    _frame(ax, held, curves, end, time_unit, incidence=incidence)
+    _frame(ax, held, curves, end, incidence=incidence)
     if at_risk:
         _numbers_at_risk(ax, held["curves"], colors)
     # medians are of Kaplan–Meier curves, which take competing events for censoring
-    _group_table(ax, held["groups"], colors, "" if incidence else _unit(held, time_unit), own=own)
+    _group_table(ax, held["groups"], colors, "" if incidence else _unit(held), own=own)
     _captions(fig, ax, _caption(held, end, incidence=incidence), len(colors) * at_risk, own=own)
     _test(fig, ax, _said(adata, key, held), curves)
     return _style.finish(fig, ax, show=show, return_fig=return_fig)
@@ -180,7 +181,6 @@ def _frame(
     held: Mapping[str, Any],
     curves: Mapping[str, pd.DataFrame],
     end: float,
-    time_unit: str | None,
     *,
     incidence: bool,
 ) -> None:
@@ -189,16 +189,16 @@ def _frame(
     largest = max(table.loc[table["time"] <= end, "ci_high"].max() for table in curves.values()) if incidence else 1
     top = 100.0 if np.isnan(largest) else float(min(100.0, 10 * np.ceil(10 * largest + 0.2)))
     ax.set(xlim=(0, end), ylim=(0, top * 1.02))
-    steps = [1.2, 2.4, 3.6, 6, 10] if _unit(held, time_unit) == "months" else [1, 2, 2.5, 5, 10]
+    steps = [1.2, 2.4, 3.6, 6, 10] if _unit(held) == "months" else [1, 2, 2.5, 5, 10]
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=steps))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     time, event = (_style.shortened(str(params.get(name, ""))) for name in ("time_key", "event_key"))
-    ax.set_xlabel(f"{time}, {_unit(held, time_unit)}".removeprefix(", "))
+    ax.set_xlabel(f"{time}, {_unit(held)}".removeprefix(", "))
     ax.set_ylabel(f"{'with' if incidence else 'without'} event{f' ({event})' if event else ''}, %")
 
 
-def _unit(held: Mapping[str, Any], asked: str | None) -> str:
-    return str(asked or held["params"].get("time_unit", "years"))
+def _unit(held: Mapping[str, Any]) -> str:
+    return str(held["params"].get("time_unit", "years"))
 
 
 def _numbers_at_risk(ax: Axes, curves: pd.DataFrame, colors: Mapping[str, str]) -> None:

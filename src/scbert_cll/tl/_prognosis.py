@@ -11,8 +11,9 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll._signature.weights import Weights, weights
-from scbert_cll._survival import curves
+from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
+from scbert_cll._survival.units import Unit
 from scbert_cll.tl import _decoupler
 from scbert_cll.tl._bulk_score import WEIGHTED, Bulk, unit
 from scbert_cll.tl._prognosis_data import DIVISION, SCORE, Asked, Cohort
@@ -43,10 +44,10 @@ def prognosis(
     min_matched: float = 0.7,
     min_events_per_variable: float = 10,
     expected_ratio: float = 1.5,
-    times: Sequence[float] = (2.0, 5.0),
+    times: Sequence[float] | None = None,
     n_random: int = 1000,
     n_bootstrap: int = 200,
-    time_unit: str = "years",
+    time_unit: Unit = "years",
     rng: int | np.random.Generator | None = 0,
     key_added: str = _keys.PROGNOSIS,
 ) -> Prognosis:
@@ -98,13 +99,13 @@ def prognosis(
     expected_ratio
         Hazard ratio per standard deviation that power is stated for. *CD49d* itself has about 2 between the groups (Bulian et al. 2014), which is 1.4 per standard deviation.
     times
-        Times for the AUC, in the unit of `time_key`.
+        Times for the AUC, in the unit of `time_key`. None: two and five years.
     n_random
         Random sets. 0 for none, which also takes the empirical p away.
     n_bootstrap
         Times that patients are drawn with replacement, for what discrimination gains. 0 for none.
     time_unit
-        Word for plots and report.
+        Unit of `time_key`, `entry_key` and `times`: ``"years"``, ``"months"`` or ``"days"``. Nothing is converted; tables, plots and report are in it.
     rng
         Seed or generator for random sets and bootstrap.
     key_added
@@ -130,7 +131,7 @@ def prognosis(
     KeyError
         A column is not in `obs`.
     ValueError
-        Times are negative, an event is neither 0 nor 1, nobody has it, samples are named twice, too little of the signature is there, there are
+        Times are negative or cannot be in `time_unit`, an event is neither 0 nor 1, nobody has it, samples are named twice, too little of the signature is there, there are
         too few events for the covariates, a covariate is constant, redundant or knows the outcome, or the values are not on a log scale.
 
     Notes
@@ -153,6 +154,7 @@ def prognosis(
     _checks.patients(adata)
     _checks.target(adata, copy=False)
     _check_choices(signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio)
+    times = units.usual_times(time_unit) if times is None else times
     _check_lists(marker, proliferation, times, min_events_per_variable)
     generator = np.random.default_rng(rng)
     obs: Any = adata.obs
@@ -165,7 +167,7 @@ def prognosis(
         strata=_checks.names(strata, "strata"),
     )
     if time_key is not None:
-        _checks.named_unit(pd.Series(np.asarray(outcome.time)[flow.kept]), time_key, time_unit)
+        units.check(adata, outcome, flow, time_key, time_unit)
     taken = [key for key in (time_key, event_key, entry_key, competing_key, *strata) if key]
     clinical = _clinical(adata, covariates, score_key, taken)
     bulk = _bulk(adata, layer, needed=score_key is None)

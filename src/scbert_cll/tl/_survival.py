@@ -11,7 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll._survival import curves, outcome
+from scbert_cll._survival import curves, outcome, units
+from scbert_cll._survival.units import Unit
 
 
 def survival(
@@ -25,7 +26,7 @@ def survival(
     strata: Sequence[str] | None = None,
     covariates: Sequence[str] = (),
     groups: Sequence[str] | None = None,
-    time_unit: str = "years",
+    time_unit: Unit = "years",
     min_group: int = 5,
     key_added: str = _keys.SURVIVAL,
     copy: bool = False,
@@ -60,7 +61,7 @@ def survival(
     groups
         Groups to compare, the reference first. None takes all, in the column's order.
     time_unit
-        For axes and tables.
+        Unit of `time_key` and `entry_key`: ``"years"``, ``"months"`` or ``"days"``. Nothing is converted; tables and axes are in it.
     min_group
         Patients with an outcome that every group needs.
     key_added
@@ -90,7 +91,7 @@ def survival(
     TypeError
         One name where a list is expected.
     ValueError
-        Samples or an outcome that cannot be (a time below 0, an event that is neither 0 nor 1, nobody with the event), fewer than two groups, a group that is too small, numbers that are
+        Samples or an outcome that cannot be (a time below 0 or that cannot be in `time_unit`, an event that is neither 0 nor 1, nobody with the event), fewer than two groups, a group that is too small, numbers that are
         no groups, or covariates that tell the outcome or each other exactly.
 
     Warns
@@ -125,7 +126,7 @@ def survival(
     keys: dict[str, Any] = {"time_key": time_key, "event_key": event_key}
     keys |= {"entry_key": entry_key, "competing_key": competing_key}
     ends, flow = outcome.read(obs, strata=strata, **keys)
-    _checks.named_unit(pd.Series(np.asarray(ends.time)[flow.kept]), time_key, time_unit)
+    units.check(adata, ends, flow, time_key, time_unit)
     taken = [*(key for key in keys.values() if key), *strata]
     group = _checks.patient_groups(obs, groupby, [*taken, *covariates])
     order = _checks.chosen_groups(group, groupby, groups)
