@@ -267,7 +267,7 @@ def fail_second(call):
 CRASHES = {
     "weights": (_io, "serialize", full),
     "history": (pd.DataFrame, "to_csv", full),
-    "text": (Path, "write_text", full),
+    "text": (Path, "write_bytes", full),
     "stopped": (pd.DataFrame, "to_csv", stop),
     "first rename": (Path, "rename", full),
     "second rename": (Path, "rename", fail_second(Path.rename)),

@@ -2,6 +2,7 @@
 
 from scbert_cll.model._classifier import ScBERTClassifier
 from scbert_cll.model._corpus import CorpusData
+from scbert_cll.model._repair import repair_model
 from scbert_cll.model._scbert import ScBERT
 
-__all__ = ["CorpusData", "ScBERT", "ScBERTClassifier"]
+__all__ = ["CorpusData", "ScBERT", "ScBERTClassifier", "repair_model"]

@@ -13,7 +13,6 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _io, _scvi
 from scbert_cll.model._training import Training, as_seed, seeded
@@ -120,11 +119,6 @@ class TokenModel(Training):
             dir_path,
             config={
                 "class": type(self).__name__,
-                "versions": {
-                    "scbert_cll": scbert_cll.__version__,
-                    "scvi-tools": _scvi.SCVI_VERSION,
-                    "torch": torch.__version__,
-                },
                 "is_trained": bool(self.is_trained_),
                 "joined": self._joined(),
                 "setup": self.registry["setup_args"],

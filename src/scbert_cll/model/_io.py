@@ -8,30 +8,36 @@ A model is a folder that a text editor can read: ``config.json`` (network, setup
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save as serialize_arrays
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from scbert_cll._files import read_json, sha256, write_json
+from scbert_cll import _files
+from scbert_cll._files import plain, read_json, same, set_aside, sha256, versions, write_json
 
 FORMAT: Final = "scbert_cll model"
-FORMAT_VERSION: Final = 2  # 2: with the linear part
+FORMAT_VERSION: Final = (
+    3  # 2: with the linear part; 3: its arrays lie in the order they are read in, whichever safetensors wrote them
+)
 CONFIG, VOCAB, LABELS, WEIGHTS = "config.json", "vocab.txt", "labels.json", "weights.safetensors"
 HISTORY, EDGES, LINEAR = "history.csv", "edges.csv", "linear.safetensors"
 _NEEDED: Final = (CONFIG, VOCAB, WEIGHTS)
 _CONFIG_KEYS: Final = {"format_version", "sha256", "class", "is_trained", "setup", "network", "binning"}
 _OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES, LINEAR}
+_WRITERS: Final = ("scvi-tools", "torch", "safetensors", "numpy", "pandas", "scikit-learn")
+ORDERED: Final = 3  # the first version whose arrays are sure to lie in the order they are read in
+_TABLES: Final = {"history": HISTORY, "edges": EDGES}
+MANY: Final = 3  # classes
+
+Order = Literal["C", "F"]
 
 
 def save_folder(
@@ -46,47 +52,86 @@ def save_folder(
     linear: Mapping[str, np.ndarray] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model folder aside and rename it into place, so that a crash leaves the old one as it was.
+    """Write a model folder aside, load it and compare, and rename it into place; a crash leaves the old one as it was.
 
     Raises
     ------
     FileExistsError
         `path` exists and `overwrite` is False, or it holds files that are not a model's.
+    NotAsWrittenError
+        What is loaded is not what was to be saved.
     """
     path = Path(path).resolve()
     may_replace(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    aside.mkdir()
-    try:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        (aside / WEIGHTS).write_bytes(serialize(tensors))  # save_file would make it unreadable for the group
-        (aside / VOCAB).write_text("".join(f"{gene}\n" for gene in genes), encoding="utf-8")
-        if labels is not None:
-            write_json(aside / LABELS, labels)
-        if history is not None:
-            history.to_csv(aside / HISTORY, index_label="epoch")
-        if edges is not None:
-            edges.to_csv(aside / EDGES, index_label="gene")
-        if linear is not None:
-            (aside / LINEAR).write_bytes(serialize_arrays(dict(linear)))
-        sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
-        write_json(aside / CONFIG, {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": sums} | config)
-        _swap(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    model = {"config": config, "genes": genes, "labels": labels, "history": history, "edges": edges}
+    model |= {"linear": None if linear is None else _contiguous(linear), "weights": _contiguous(weights)}
+    _files.replace(path, lambda aside: _write(aside, model), lambda aside: _is(load_folder(aside), model))
 
 
-def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _write(folder: Path, model: Mapping[str, Any]) -> None:
+    folder.mkdir()
+    (folder / WEIGHTS).write_bytes(serialize(model["weights"]))  # save_file would make it unreadable for the group
+    _files.write_names(folder / VOCAB, model["genes"])
+    if model["labels"] is not None:
+        write_json(folder / LABELS, model["labels"])
+    if model["history"] is not None:
+        _files.write_numbers(folder / HISTORY, model["history"], "epoch")
+    if model["edges"] is not None:
+        _files.write_numbers(folder / EDGES, model["edges"], "gene")
+    if model["linear"] is not None:
+        (folder / LINEAR).write_bytes(serialize(model["linear"]))
+    sums = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": sums}
+    write_json(folder / CONFIG, head | model["config"])
+
+
+def _contiguous(arrays: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as they are handed to safetensors, which may write memory order whatever the strides (0.8 does)."""
+    tensors = {
+        name: torch.as_tensor(np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a) for name, a in arrays.items()
+    }
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _is(found: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    """Whether a loaded folder is the model that was to be saved, to the bit."""
+    config = {name: found["config"].get(name) for name in model["config"]}
+    values = same(config, plain(model["config"])) and same(found["labels"], plain(model["labels"]))
+    values = values and found["genes"] == list(model["genes"])
+    tables = all(
+        (found[name] is None) == (model[name] is None) for name in _TABLES
+    )  # numbers were compared when written
+    weights = same(_bits(found["weights"]), _bits(model["weights"]))
+    if model["linear"] is None:
+        return values and tables and weights and found["linear"] is None
+    return values and tables and weights and same(_bits(_contiguous(found["linear"])), _bits(model["linear"]))
+
+
+def _bits(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Kind, shape and bytes of each tensor."""
+    return {
+        name: [str(tensor.dtype), list(tensor.shape), tensor.contiguous().reshape(-1).view(torch.uint8).numpy()]
+        for name, tensor in sorted(tensors.items())
+    }
+
+
+def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = None) -> dict[str, Any]:
     """Read a model folder: its config, genes, labels, history and weights (on the CPU).
+
+    Parameters
+    ----------
+    path
+        The folder.
+    linear_order
+        Of a folder of an older format: how the coefficients of the linear part were written, row by row ("C") or column by column ("F").
 
     Raises
     ------
     FileNotFoundError
         There is no such folder, or files are missing from it.
     ValueError
-        It is not a model folder of this package, was written by a newer version, or is damaged.
+        It is not a model folder of this package, was written by a newer version, or is damaged; or it is of an older format, has three or more
+        classes, and `linear_order` is not given.
     """
     path = Path(path)
     _is_ours(path)
@@ -105,16 +150,37 @@ def load_folder(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy."
             )
-    weights = _read_tensors(path / WEIGHTS, load_file)
+    tables = {
+        name: _files.read_numbers(path / file) if (path / file).exists() else None for name, file in _TABLES.items()
+    }
     return {
         "config": config,
-        "genes": (path / VOCAB).read_text(encoding="utf-8").splitlines(),
+        "genes": _files.read_names(path / VOCAB),
         "labels": read_json(path / LABELS) if (path / LABELS).exists() else None,
-        "history": None if (history := _read_table(path / HISTORY)) is None else history.rename(index=int),
-        "edges": _read_table(path / EDGES),
-        "linear": _read_tensors(path / LINEAR, load_arrays) if (path / LINEAR).exists() else None,
-        "weights": weights,
+        "history": None if tables["history"] is None else tables["history"].rename(index=int),
+        "edges": tables["edges"],
+        "linear": _read_linear(path, config, linear_order) if (path / LINEAR).exists() else None,
+        "weights": _read_tensors(path / WEIGHTS),
     }
+
+
+def _read_linear(path: Path, config: Mapping[str, Any], order: Order | None) -> dict[str, np.ndarray]:
+    """Coefficients (classes, genes) and intercept; of an old folder in the order that they are known to have been written in."""
+    arrays = {name: tensor.numpy().copy() for name, tensor in _read_tensors(path / LINEAR).items()}
+    if order is not None:
+        return arrays | {"coefficients": in_order(arrays["coefficients"], order)}
+    if config["format_version"] < ORDERED and len(arrays["coefficients"]) >= MANY:
+        raise ValueError(
+            f"{path} was saved by an older scbert_cll and has {len(arrays['coefficients'])} classes. With safetensors 0.8 or later that version "
+            "mixed up the coefficients of the logistic regression, and the predictions with them. Remedy: "
+            f'sc_cll.model.repair_model({str(path)!r}, "repaired"), then load "repaired".'
+        )
+    return arrays
+
+
+def in_order(coefficients: np.ndarray, order: Order) -> np.ndarray:
+    """Coefficients (classes, genes) whose bytes were written row by row ("C") or column by column ("F")."""
+    return np.ascontiguousarray(coefficients.reshape(-1).reshape(coefficients.shape, order=order))
 
 
 def may_replace(path: Path, *, overwrite: bool) -> None:
@@ -130,28 +196,11 @@ def may_replace(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def _swap(aside: Path, path: Path) -> None:
-    """Put the finished folder in place; the old one goes only when the new one is there."""
-    if not path.exists():
-        aside.rename(path)
-        return
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    path.rename(old)
-    try:
-        aside.rename(path)
-    except BaseException:
-        if not path.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _is_ours(path: Path) -> None:
     if path.is_file():
         raise ValueError(f"{path} is a file; a model of scbert_cll is a folder.")
     if not path.is_dir():
-        old = path.with_name(f".{path.name}.old")
+        old = set_aside(path)
         hint = f" A save was cut short: the model before it is in {old}." if old.exists() else ""
         raise FileNotFoundError(f"There is no model folder {path}.{hint}")
     missing = [name for name in _NEEDED if not (path / name).is_file()]
@@ -162,18 +211,9 @@ def _is_ours(path: Path) -> None:
         )
 
 
-def _read_tensors(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return read(path)
+        found: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
-
-
-def _read_table(path: Path) -> pd.DataFrame | None:
-    """Numbers exactly as they were written; a gene called NA or 7157 stays a name."""
-    if not path.exists():
-        return None
-    text = pd.read_csv(path, dtype=str, keep_default_na=False)
-    numbers: pd.DataFrame = text.iloc[:, 1:].replace("", "nan").map(float)  # read_csv rounds in some versions of pandas
-    index = text.iloc[:, 0]
-    return numbers.set_axis(pd.Index(index.astype(int) if index.name == "epoch" else index), axis=0)
+    return found
