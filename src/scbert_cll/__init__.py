@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scbert_cll import datasets, estimators, get, io, model, pl, pp, tl, vocab
+    from scbert_cll._settings import settings
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "model",
     "pl",
     "pp",
+    "settings",
     "tl",
     "vocab",
 ]
@@ -34,6 +36,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"scbert_cll.{name}")
     if name in {"ScBERT", "ScBERTClassifier"}:
         return getattr(importlib.import_module("scbert_cll.model"), name)
+    if name == "settings":
+        return importlib.import_module("scbert_cll._settings").settings
     raise AttributeError(f"module 'scbert_cll' has no attribute {name!r}")
 
 

@@ -34,13 +34,13 @@ A_MODEL = (sc_cll.ScBERT, sc_cll.ScBERTClassifier)
 # What a sentence may begin a dotted name with, and what that may be.
 ROOTS: dict[str, tuple[Any, ...]] = {
     **{room: (getattr(sc_cll, room),) for room in ROOMS},
-    **{name: (sc_cll,) for name in ("sc_cll", "scbert_cll")},
+    **dict.fromkeys(("sc_cll", "scbert_cll"), (sc_cll,)),
     **{cls.__name__: (cls,) for cls in A_MODEL},
     "model": (*A_MODEL, sc_cll.model, torch.nn.Module),
     "data": (AnnData, sc_cll.model.CorpusData),
-    **{name: (AnnData,) for name in ("adata", "sample", "query", "rna")},
+    **dict.fromkeys(("adata", "sample", "query", "rna"), (AnnData,)),
     "mdata": (mudata.MuData,),
-    **{"ad": (ad,), "anndata": (ad,), "sc": (sc,), "pd": (pd,), "np": (np,), "plt": (plt,), "mudata": (mudata,), "torch": (torch,)},
+    "ad": (ad,), "anndata": (ad,), "sc": (sc,), "pd": (pd,), "np": (np,), "plt": (plt,), "mudata": (mudata,), "torch": (torch,),
 }  # fmt: skip
 # Attributes that an instance has and its class has not.
 OF_INSTANCES = {"binning", "genes", "layer", "classes", "labels_key", "config"}

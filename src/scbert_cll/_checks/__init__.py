@@ -6,6 +6,7 @@ was expected, what was found, the offenders by name and the remedy.
 
 from __future__ import annotations
 
+from scbert_cll._checks import _by_name as by_name
 from scbert_cll._checks import _corpus as corpus
 from scbert_cll._checks._anndata import (
     anndata,
@@ -24,6 +25,7 @@ from scbert_cll._checks._anndata import (
     target,
     weights,
 )
+from scbert_cll._checks._by_name import class_names, donors
 from scbert_cll._checks._checkpoint import (
     checkpoint_file,
     checkpoint_kind,
@@ -155,12 +157,14 @@ __all__ = [
     "are_whole",
     "as_wide_as_its_header",
     "at_least",
+    "by_name",
     "can_be_scored",
     "cells",
     "checkpoint_file",
     "checkpoint_kind",
     "choice",
     "chosen_groups",
+    "class_names",
     "class_problems",
     "classes",
     "column_names",
@@ -173,6 +177,7 @@ __all__ = [
     "covariates",
     "cut",
     "donor_columns",
+    "donors",
     "edges_of_genes",
     "enough_events",
     "enough_matched",

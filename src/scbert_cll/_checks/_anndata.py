@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
+from scbert_cll._checks._by_name import class_names, class_order, warn_of_missing_words
 from scbert_cll._checks._words import key_in, listed, unique
 
 
@@ -104,9 +105,9 @@ def split(adata: AnnData, key: str, *, need: Sequence[str] = (_keys.TRAIN,)) -> 
 
 
 def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
-    """The classes that occur, in the column's own order; at least two."""
-    categorical = labels.astype("category")
-    found = [str(c) for c in categorical.cat.categories if (categorical == c).any()]
+    """The classes that occur, as text, in the column's own order; at least two."""
+    found = class_order(labels)
+    warn_of_missing_words(found, key)
     if len(found) < 2:
         raise ValueError(f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(found)}.")
     return found
@@ -133,13 +134,13 @@ def one_group_per_cell(groups: pd.Series, adata: AnnData) -> None:
 def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
     """Codes of a label column (-1 where missing), with no class that is unknown or has no cell among `rows`."""
     column = obs_column(adata, key)
-    names = column.astype(object).where(column.notna(), None)
-    unseen = sorted({str(v) for v in names.dropna().unique()} - set(known))
+    names = class_names(column)
+    unseen = sorted(set(names.dropna()) - set(known))
     if unseen:
         raise ValueError(
             f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it knows {listed(known)}."
         )
-    codes = pd.Categorical(names.map(lambda v: None if v is None else str(v)), categories=list(known)).codes
+    codes = pd.Categorical(names, categories=list(known)).codes
     every_class(codes[rows], known, f"adata.obs[{key!r}]")
     return codes.astype(np.int64)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scbert_cll._checks._by_name import donor_name
 from scbert_cll._checks._words import choice, listed, unique
 
 PER_YEAR: Final = {"years": 1.0, "months": 12.0, "days": 365.25}
@@ -199,8 +200,7 @@ def _word(value: Any) -> str:
     """A word as text; 1.0, 1 and '1' are one word."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).upper()
-    text = str(value).strip()
-    return text[:-2] if re.fullmatch(r"-?\d+\.0", text) else text
+    return donor_name(value)
 
 
 def has_columns(table: pd.DataFrame, needed: Collection[str], what: str, remedy: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from scbert_cll._checks._by_name import class_name
 from scbert_cll._checks._words import key_in, listed
 
 _MOST = 10
@@ -28,12 +27,7 @@ def patient_groups(obs: pd.DataFrame, key: str, taken: Sequence[str]) -> pd.Seri
             f"beforehand, since one that is chosen to make p small proves nothing; or keep it continuous: tl.prognosis(score_key={key!r})."
         )
     found = values.astype("category").cat.remove_unused_categories()
-    return found.cat.rename_categories({c: _text(c) for c in found.cat.categories})
-
-
-def _text(value: Any) -> str:
-    """1.0 is 1 under a column with missing values."""
-    return str(int(value)) if isinstance(value, float | np.floating) and value == int(value) else str(value)
+    return found.cat.rename_categories({c: class_name(c) for c in found.cat.categories})
 
 
 def chosen_groups(found: pd.Series, key: str, groups: Sequence[str] | None) -> list[str]:
@@ -41,7 +35,7 @@ def chosen_groups(found: pd.Series, key: str, groups: Sequence[str] | None) -> l
     if isinstance(groups, str):
         raise TypeError(f"groups must be a list of groups, the reference first; found the text {groups!r}.")
     there = list(found.cat.categories)
-    order = there if groups is None else [_text(g) for g in groups]
+    order = there if groups is None else [class_name(g) for g in groups]
     unknown = [g for g in order if g not in there]
     if unknown:
         raise ValueError(f"adata.obs[{key!r}] has no group {listed(unknown)}; it has {listed(there, _MOST)}.")

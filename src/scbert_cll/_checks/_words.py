@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+
+_ALIKE: Final = 0.6  # letters in common, from which a name may be meant
 
 
 def listed(items: Iterable[Any], n: int = 5) -> str:
@@ -42,12 +45,25 @@ def at_least(value: float, least: float, what: str) -> None:
 
 
 def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
-    """A key that exists; the ones that do are listed."""
+    """A key that exists; the ones that do are listed, the likeliest first."""
     if not isinstance(key, Hashable):
         raise TypeError(f"Expected one name of {where}, found {type(key).__name__}: {listed(key)}.")
     if key not in store:
-        there = listed([k for k in store if k is not None], 12)  # layers[None] is X
+        there = listed(closest_first(key, [k for k in store if k is not None]), 12)  # layers[None] is X
         raise KeyError(f"{key!r} is not in {where}; it has {there}." + (f" {remedy}" if remedy else ""))
+
+
+def closest_first(asked: Any, names: Iterable[Any]) -> list[Any]:
+    """Names that are meant most likely first: by capitals only, with the one in the other, of about the same letters; others as they were."""
+    wanted = str(asked).casefold()
+
+    def distance(name: Any) -> float:
+        text = str(name).casefold()
+        within = bool(text) and (wanted in text or text in wanted)
+        ratio = difflib.SequenceMatcher(None, wanted, text).ratio()
+        return -(text == wanted) - within - (ratio if ratio > _ALIKE else 0.0)
+
+    return sorted(names, key=distance)
 
 
 def unique(names: pd.Index, what: str, remedy: str) -> None:
