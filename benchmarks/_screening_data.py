@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from mudata import read_h5mu
 from scipy import sparse
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 import scbert_cll as sc_cll
+from scbert_cll._evaluation.folds import donor_folds
 from scbert_cll.datasets import cll_toy
 
 MARKERS = ("CD45RA", "TIGIT", "CD127", "CD4", "CD8a")
@@ -141,4 +142,4 @@ def _splits(data: Set, rows: np.ndarray, n: int, seed: int) -> list[tuple[np.nda
     if donors is None or len(np.unique(donors)) < 2:
         return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(y, y))
     n = min(n, len(np.unique(donors)))
-    return list(StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(y, y, donors))
+    return donor_folds(y, donors, n, seed)

@@ -7,7 +7,9 @@ import pandas as pd
 from scipy import sparse
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
+
+from scbert_cll._evaluation.folds import Parts, donor_folds
 
 SCHEMES = {
     "A": "oversampled, then split at random",
@@ -18,8 +20,6 @@ COLUMNS = ("scheme", "how", "macro_f1", "low", "high", "n_repeats", "n_train", "
 N_FOLDS = 5  # a fold is the 20 % that are tested
 N_TREES = 200
 MAX_CELLS, MAX_GENES = 4000, 500
-
-type _Fold = tuple[np.ndarray, np.ndarray]
 
 
 def gap(
@@ -62,23 +62,22 @@ def _resampled(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.arange(len(y)), *extra])
 
 
-def _cell_folds(y: np.ndarray, n: int, seed: int) -> list[_Fold]:
+def _cell_folds(y: np.ndarray, n: int, seed: int) -> list[Parts]:
     """One fifth of the cells a repeat; five repeats test every cell once."""
     parts = [StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed + i).split(y, y) for i in range(-(-n // N_FOLDS))]
     return [fold for part in parts for fold in part][:n]
 
 
-def _donor_folds(y: np.ndarray, donors: np.ndarray, n: int, seed: int) -> list[_Fold]:
+def _donor_folds(y: np.ndarray, donors: np.ndarray, n: int, seed: int) -> list[Parts]:
     """The same with whole donors; a fold that leaves no second class to learn from is passed over."""
     n_folds = min(N_FOLDS, len(np.unique(donors)))
-    found: list[_Fold] = []
+    found: list[Parts] = []
     for i in range(-(-n // n_folds)):
-        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed + i)
-        found += list(splitter.split(y, y, donors))
-    return [(train, test) for train, test in found[:n] if len(test) and len(np.unique(y[train])) > 1]
+        found += donor_folds(y, donors, n_folds, seed + i)
+    return [(train, test) for train, test in found[:n] if len(np.unique(y[train])) > 1]
 
 
-def _runs(x: np.ndarray, y: np.ndarray, folds: list[_Fold], seed: int) -> pd.DataFrame:
+def _runs(x: np.ndarray, y: np.ndarray, folds: list[Parts], seed: int) -> pd.DataFrame:
     """Score and sizes of each repeat."""
     found = []
     for i, (train, test) in enumerate(folds):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
-from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold
+
+from scbert_cll import _deal
 
 Scheme = Literal["leave_one_donor_out", "group_kfold", "random_cell"]
 SCHEMES: Final = ("leave_one_donor_out", "group_kfold", "random_cell")
-_TRIES: Final = 10
+_NONE: Final = 1e-9  # a share that is none but for rounding
 
 Parts = tuple[np.ndarray, np.ndarray]
 
@@ -59,7 +60,7 @@ def _tests(y: np.ndarray, groups: np.ndarray | None, scheme: Scheme, n_splits: i
         yield from (test for _, test in LeaveOneGroupOut().split(y, y, groups))
         return
     _enough(n_donors, n_splits, "donors with labelled cells")
-    yield from (test for _, test in _grouped(y, groups, n_splits, seed))
+    yield from (test for _, test in donor_folds(y, groups, n_splits, seed))
 
 
 def _enough(n: int, needed: int, what: str) -> None:
@@ -78,10 +79,9 @@ def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
     """
     n_donors = 0 if groups is None else len(np.unique(groups))
     for n in range(min(n_splits, n_donors), 1, -1):
-        for attempt in range(_TRIES):
-            folds = list(_grouped(y, groups, n, seed + attempt))
-            if all(len(val) and _complete(y, train) for train, val in folds):
-                return folds
+        folds = donor_folds(y, groups, n, seed)
+        if all(_complete(y, train) for train, _ in folds):
+            return folds
     _, counts = np.unique(y, return_counts=True)
     n = min(n_splits, int(counts.min()))
     if n < 2:
@@ -89,10 +89,25 @@ def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
     return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(y, y))
 
 
-def _grouped(y: np.ndarray, groups: np.ndarray | None, n: int, seed: int) -> Iterator[Parts]:
-    with warnings.catch_warnings():  # a class in fewer cells than folds is possible, and looked at by who asks
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        yield from StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(y, y, groups)
+def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
+    """Positions (train, test): every donor is in exactly one of `n_splits` folds, which have about as many donors, cells and cells
+    of each class as whole donors allow.
+
+    Every class is in every training part if that can be. scikit-learn's ``StratifiedGroupKFold`` is not used: it sorts the groups after it has
+    shuffled them, so that its seed changes nothing where no two donors are alike.
+    """
+    names, donor = np.unique(np.asarray(groups), return_inverse=True)
+    classes, code = np.unique(y, return_inverse=True)
+    held = np.zeros((classes.size, names.size))
+    np.add.at(held, (code, donor), 1)
+    shares = np.full(n_splits, 1 / n_splits)
+    fold = _deal.deal(_deal.weights_of(held.sum(0), *held), shares, np.random.default_rng(seed), lacking=_untaught)[donor]
+    return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(n_splits)]
+
+
+def _untaught(got: np.ndarray) -> np.ndarray:
+    """Classes that are all in one fold, and so in no training part of it; folds without a donor."""
+    return _deal.EMPTY * (got[..., 0] < _NONE).sum(1) + (got[..., 2:] > 1 - _NONE).sum((1, 2))
 
 
 def _complete(y: np.ndarray, train: np.ndarray) -> bool:

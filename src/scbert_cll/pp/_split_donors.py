@@ -6,12 +6,16 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+<<<<<<< HEAD
 from scbert_cll import _checks, _keys
 
 _STARTS = 20
 _NO_PAIRS = (
     50.0  # test without a donor of several classes: worse than a class missing there, not than one missing in train
 )
+=======
+from scbert_cll import _checks, _deal, _keys
+>>>>>>> 8781abd (Deal donors to folds by own search; a seed moves them)
 
 
 def split_donors(
@@ -54,7 +58,7 @@ def split_donors(
     key_added
         Name of the results.
     rng
-        Seed of the search.
+        Of the search: among splits that are about equally even, which one.
     copy
         Return a split copy instead of writing to `adata`.
 
@@ -75,8 +79,8 @@ def split_donors(
 
     Notes
     -----
-    The sum of squared deviations from `fractions` is minimised by moving and swapping donors from random starts, with a
-    penalty for a class that is absent from a part.
+    Donors are moved and swapped, from random starts, until the root mean squared deviation from `fractions` is close to the smallest one that was found;
+    classes that are absent from a part come before evenness. Splits that are about equally even differ by `rng`.
 
     Examples
     --------
@@ -149,6 +153,7 @@ def _deal_donors(
         )
     present = None if label is None else pd.crosstab(donor, label).loc[names]
     n_cells = donor.value_counts().loc[names].to_numpy()
+<<<<<<< HEAD
     columns = [np.ones(names.size), n_cells, *([] if present is None else present.to_numpy().T)]
     weights = np.stack([c / c.sum() for c in columns], axis=1)  # (donors, 2 + classes), columns sum to 1
     absent = _cost_of_absence(used.size, weights.shape[1])
@@ -208,6 +213,18 @@ def _best_step(
 def _loss(got: np.ndarray, shares: np.ndarray, absent: np.ndarray) -> np.ndarray:
     """Squared deviation per step, and the cost of what a part has nothing of."""
     return np.asarray(((got - shares[:, None]) ** 2).sum((1, 2)) + ((got < 1e-9) * absent).sum((1, 2)))
+=======
+    weights = _deal.weights_of(n_cells, *([] if present is None else present.to_numpy().T))
+    dealt = used[_deal.deal(weights, shares[used], rng, lacking=_lacking)]
+    return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[dealt], strict=True)))
+
+
+def _lacking(got: np.ndarray) -> np.ndarray:
+    """An empty part is worse than a class missing in train, that worse than classes missing elsewhere."""
+    absent = got < 1e-9
+    untaught = 1e3 * absent[:, 0, 2:].sum(1)
+    return np.asarray(_deal.EMPTY * absent[..., 0].sum(1) + untaught + absent[:, 1:, 2:].sum((1, 2)))
+>>>>>>> 8781abd (Deal donors to folds by own search; a seed moves them)
 
 
 def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -> None:
