@@ -90,18 +90,19 @@ def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
 
 
 def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
-    """Positions (train, test): every donor is in exactly one of `n_splits` folds, which have about as many donors, cells and cells
-    of each class as whole donors allow.
+    """Positions (train, test) of folds of whole donors, which have about as many donors, cells and cells of each class.
 
-    Every class is in every training part if that can be. scikit-learn's ``StratifiedGroupKFold`` is not used: it sorts the groups after it has
-    shuffled them, so that its seed changes nothing where no two donors are alike.
+    Every class is in every training part if that can be. scikit-learn's ``StratifiedGroupKFold`` sorts the groups after it has shuffled them,
+    so that its seed changes nothing where no two donors are alike.
     """
     names, donor = np.unique(np.asarray(groups), return_inverse=True)
     classes, code = np.unique(y, return_inverse=True)
     held = np.zeros((classes.size, names.size))
     np.add.at(held, (code, donor), 1)
     shares = np.full(n_splits, 1 / n_splits)
-    fold = _deal.deal(_deal.weights_of(held.sum(0), *held), shares, np.random.default_rng(seed), lacking=_untaught)[donor]
+    fold = _deal.deal(_deal.weights_of(held.sum(0), *held), shares, np.random.default_rng(seed), lacking=_untaught)[
+        donor
+    ]
     return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(n_splits)]
 
 

@@ -6,16 +6,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-<<<<<<< HEAD
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _deal, _keys
 
-_STARTS = 20
 _NO_PAIRS = (
     50.0  # test without a donor of several classes: worse than a class missing there, not than one missing in train
 )
-=======
-from scbert_cll import _checks, _deal, _keys
->>>>>>> 8781abd (Deal donors to folds by own search; a seed moves them)
 
 
 def split_donors(
@@ -153,14 +148,13 @@ def _deal_donors(
         )
     present = None if label is None else pd.crosstab(donor, label).loc[names]
     n_cells = donor.value_counts().loc[names].to_numpy()
-<<<<<<< HEAD
-    columns = [np.ones(names.size), n_cells, *([] if present is None else present.to_numpy().T)]
-    weights = np.stack([c / c.sum() for c in columns], axis=1)  # (donors, 2 + classes), columns sum to 1
-    absent = _cost_of_absence(used.size, weights.shape[1])
+    counted = [n_cells, *([] if present is None else present.to_numpy().T)]
+    absent = _cost_of_absence(used.size, 1 + len(counted))
     if mixed and present is not None and (others := present.sum(axis=1) - present.max(axis=1)).any():
-        weights = np.column_stack([weights, others / others.sum()])
+        counted.append(others.to_numpy())
         absent = np.column_stack([absent, [1.0] * (used.size - 1) + [_NO_PAIRS]])
-    dealt = used[_search(weights, shares[used], absent, rng)]
+    weights = _deal.weights_of(*counted)
+    dealt = used[_deal.deal(weights, shares[used], rng, lacking=lambda got: ((got < 1e-9) * absent).sum((1, 2)))]
     return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[dealt], strict=True)))
 
 
@@ -168,63 +162,8 @@ def _cost_of_absence(n_parts: int, n_columns: int) -> np.ndarray:
     """What it costs that a part has nothing of a column: no donor more than a class missing in train, that more than one elsewhere."""
     cost = np.ones((n_parts, n_columns))
     cost[0, 2:] = 1e3
-    cost[:, :2] = [1e6, 0]
+    cost[:, :2] = [_deal.EMPTY, 0]
     return cost
-
-
-def _search(weights: np.ndarray, shares: np.ndarray, absent: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Part of each donor: best local optimum over moves and swaps, from several random starts."""
-    best, best_loss = np.zeros(len(weights), dtype=int), np.inf
-    for _ in range(_STARTS):
-        part, loss = rng.choice(shares.size, size=len(weights), p=shares), np.inf
-        while True:
-            step, step_loss = _best_step(part, weights, shares, absent)
-            if step_loss >= loss - 1e-12:
-                break
-            part, loss = step, step_loss
-        if loss < best_loss - 1e-12:
-            best, best_loss = part, loss
-    return best
-
-
-def _best_step(
-    part: np.ndarray, weights: np.ndarray, shares: np.ndarray, absent: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """The best neighbour: one donor moved, or two of different parts exchanged."""
-    n, k = len(part), shares.size
-    got = (part == np.arange(k)[:, None]) @ weights  # (parts, columns)
-    i, to = np.repeat(np.arange(n), k), np.tile(np.arange(k), n)
-    a, b = np.triu_indices(n, 1)
-    a, b = a[part[a] != part[b]], b[part[a] != part[b]]
-    # a move is an exchange with nobody, whose weight is nothing
-    i, to = np.concatenate([i, a]), np.concatenate([to, part[b]])
-    gain = weights[i] - np.concatenate([np.zeros((n * k, weights.shape[1])), weights[b]])
-    steps, rows = np.repeat(got[None], i.size, axis=0), np.arange(i.size)  # (steps, parts, columns)
-    steps[rows, part[i]] -= gain
-    steps[rows, to] += gain
-    best = int(np.argmin(loss := _loss(steps, shares, absent)))
-    after = part.copy()
-    after[i[best]] = to[best]
-    if best >= n * k:
-        after[b[best - n * k]] = part[i[best]]
-    return after, float(loss[best])
-
-
-def _loss(got: np.ndarray, shares: np.ndarray, absent: np.ndarray) -> np.ndarray:
-    """Squared deviation per step, and the cost of what a part has nothing of."""
-    return np.asarray(((got - shares[:, None]) ** 2).sum((1, 2)) + ((got < 1e-9) * absent).sum((1, 2)))
-=======
-    weights = _deal.weights_of(n_cells, *([] if present is None else present.to_numpy().T))
-    dealt = used[_deal.deal(weights, shares[used], rng, lacking=_lacking)]
-    return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[dealt], strict=True)))
-
-
-def _lacking(got: np.ndarray) -> np.ndarray:
-    """An empty part is worse than a class missing in train, that worse than classes missing elsewhere."""
-    absent = got < 1e-9
-    untaught = 1e3 * absent[:, 0, 2:].sum(1)
-    return np.asarray(_deal.EMPTY * absent[..., 0].sum(1) + untaught + absent[:, 1:, 2:].sum((1, 2)))
->>>>>>> 8781abd (Deal donors to folds by own search; a seed moves them)
 
 
 def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -> None:
