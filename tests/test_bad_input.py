@@ -543,10 +543,7 @@ INSTEAD: dict[str, str] = {
 
 def follow(row: str, call: Callable, adata: AnnData, model: Any = None) -> None:
     """Do what the remedy says, on the refused object."""
-    if adata.n_obs == 72 or model is not None:
-        protein = pd.DataFrame(_cells().obsm["protein"])
-    else:
-        protein = None
+    protein = pd.DataFrame(_cells().obsm["protein"])
     names = {"adata": adata, "model": model, "protein": protein, "sc_cll": sc_cll, "ad": ad, "mudata": mudata, "np": np, "pd": pd, "sc": sc}  # fmt: skip
     if row in INSTEAD:
         exec(INSTEAD[row], names)  # noqa: S102 - the table is ours
