@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scbert_cll import _keys
-from scbert_cll._cli_shared import CELLS, Accelerator, new_file, say, source, table
+from scbert_cll._cli_shared import CELLS, Accelerator, known_device, new_file, say, source, table
 from scbert_cll._cli_signature import signature
 from scbert_cll._cli_train import finetune, pretrain
 
@@ -69,6 +69,7 @@ def demo(
         Where to train.
     """
     options = dict(locals())
+    known_device(accelerator)
     from scbert_cll import _demo
 
     _demo.run(_demo.Options(**options))
@@ -223,6 +224,7 @@ def predict(
     if data.suffix in CELLS:
         new_file(out, ".h5ad", overwrite=overwrite)
     share = _shard(shard)
+    known_device(accelerator)
     cells = source(data)
     from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
     from scbert_cll.model._hub import class_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -125,11 +124,16 @@ def only_our_news() -> None:
 
 def known_choices(network: dict[str, Value] | None, *others: str) -> None:
     """Single choices of the network by their names."""
-    from scbert_cll import _checks
-    from scbert_cll.nn import Config
+    from scbert_cll.model._base import check_network
 
-    for name in network or {}:
-        _checks.choice(name, [*(field.name for field in fields(Config)), *others], "A choice of --network")
+    check_network(network or {}, *others)
+
+
+def known_device(accelerator: Accelerator) -> None:
+    """A device that is here."""
+    from scbert_cll.model._asked import device_of
+
+    device_of(accelerator)
 
 
 def learned(model: ScBERT) -> str:

@@ -87,6 +87,15 @@ class Training:
     seed: int = 0
     more: dict[str, Value] | None = None
 
+    def check(self, command: Literal["pretrain", "finetune"]) -> None:
+        """Refuse names, devices and precision that cannot be, before any cell is read."""
+        from scbert_cll import ScBERT, ScBERTClassifier
+        from scbert_cll.model._asked import check_training, names_of_training, training_device
+
+        kind = ScBERT if command == "pretrain" else ScBERTClassifier
+        check_training(self.more or {}, names_of_training(kind.train, "datamodule"), "--more")
+        training_device(self.given())
+
     def given(self) -> dict[str, Any]:
         """What the functions of the package are to be called with."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"}
@@ -136,6 +145,7 @@ def pretrain(
     """
     model_folder(out, overwrite=overwrite)
     known_choices(network)
+    training.check("pretrain")
     only_our_news()
     cells = source(data)
     from scbert_cll import tl
@@ -208,6 +218,7 @@ def finetune(
     """
     model_folder(out, overwrite=overwrite)
     known_choices(network, "preset")
+    training.check("finetune")
     only_our_news()
     cells = source(data)
     from scbert_cll import ScBERT, tl

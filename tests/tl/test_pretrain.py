@@ -59,7 +59,7 @@ def test_without_gene_vectors_it_says_what_to_do_and_leaves_nothing_behind(prepa
         ({"layer": "nothing"}, KeyError, r"'nothing' is not in adata.layers.*pp.bin_expression"),
         ({"exclude_genes": ["NOGENE"]}, KeyError, "'NOGENE' not in adata.var_names"),
         ({"preset": "huge"}, ValueError, "preset must be one of 'small', 'scbert'"),
-        ({"network": {"depth": 3}}, TypeError, "Unknown network parameters 'depth'"),
+        ({"network": {"depth": 3}}, TypeError, "The network has no argument 'depth'"),
     ],
 )
 def test_bad_input_is_refused(prepared, unchanged, kwargs, error, match):

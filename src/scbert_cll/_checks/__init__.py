@@ -94,6 +94,7 @@ from scbert_cll._checks._genes import (
     two_columns,
     vocabulary_coverage,
 )
+from scbert_cll._checks._keywords import UnknownArgumentError, hint, keywords
 from scbert_cll._checks._matrix import are_whole, counts, first, matrix
 from scbert_cll._checks._on_corpus import (
     corpus_path,
@@ -149,6 +150,7 @@ from scbert_cll._checks._words import at_least, choice, is_model, key_in, listed
 
 __all__ = [
     "PER_YEAR",
+    "UnknownArgumentError",
     "accession",
     "among_tested",
     "anndata",
@@ -207,6 +209,7 @@ __all__ = [
     "groups",
     "groups_of_corpus",
     "has_columns",
+    "hint",
     "ighv_direction",
     "ighv_words",
     "in_memory",
@@ -216,6 +219,7 @@ __all__ = [
     "is_model",
     "is_text",
     "key_in",
+    "keywords",
     "known_files",
     "known_genes",
     "known_training",

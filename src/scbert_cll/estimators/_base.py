@@ -40,6 +40,9 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
         """What it is made of beside the whole, each predicting classes of its own (:meth:`predict_parts`)."""
         return ()
 
+    def check(self) -> None:
+        """Refuse parameters that cannot be, before anything is fitted."""
+
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Learn from the labelled cells.
 

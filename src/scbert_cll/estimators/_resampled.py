@@ -48,6 +48,10 @@ class Resampled(CellEstimator):
         self.method = method
         self.rng = rng
 
+    def check(self) -> None:
+        """Refuse parameters that cannot be, before anything is fitted."""
+        as_estimator(self.estimator).check()
+
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Balance the labelled cells by class, then learn from them.
 

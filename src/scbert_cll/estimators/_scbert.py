@@ -131,9 +131,9 @@ class ScBERTEstimator(CellEstimator):
         Raises
         ------
         ValueError
-            No cell has a class, or a parameter is out of range. With cells of one class only, this class is all that is predicted.
+            No cell has a class, a parameter is out of range, or there is no such device. With cells of one class only, this class is all that is predicted.
         """
-        self._check()
+        self.check()
         known = examples(adata, y, groups)
         self.genes_, self.classes_ = adata.var_names, known.classes
         self.members_: list[Any] = []
@@ -177,13 +177,25 @@ class ScBERTEstimator(CellEstimator):
             found = [member.predict_parts(cells) for member in self.members_]
         return [sum_to_one(np.mean([getattr(member, name) for member in found], axis=0)) for name in names]
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse parameters that cannot be, before anything is fitted."""
         _checks.choice(self.balance, _BALANCE, "balance")
         _checks.choice(self.gene_embedding, _GENES, "gene_embedding")
         _checks.number_in(self.n_members, "n_members", 1, np.inf, whole=True)
         _checks.number_in(self.pretrain_epochs, "pretrain_epochs", 0, np.inf, whole=True)
         if self.max_epochs is not None:
             _checks.number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
+        self._check_asked()
+
+    def _check_asked(self) -> None:
+        """Names in `network` and `train`, and the device."""
+        from scbert_cll.model import ScBERTClassifier
+        from scbert_cll.model._asked import check_training, names_of_training
+        from scbert_cll.model._base import check_network
+
+        check_network(dict(self.network or {}), "preset")
+        known = names_of_training(ScBERTClassifier.train, "datamodule", "max_epochs")
+        check_training({"accelerator": self.accelerator} | dict(self.train or {}), known, "train of ScBERTEstimator")
 
     def _cells(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, known: Any) -> AnnData:
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""

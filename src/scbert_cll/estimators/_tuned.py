@@ -67,6 +67,10 @@ class Tuned(CellEstimator):
         self.metric = metric
         self.rng = rng
 
+    def check(self) -> None:
+        """Refuse parameters that cannot be, before anything is fitted."""
+        as_estimator(self.estimator).check()
+
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Search, then learn from the labelled cells.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _io, _scvi
+from scbert_cll.model._asked import device_of
 from scbert_cll.model._training import Training, as_seed, seeded
 from scbert_cll.nn import Config, Performer
 
@@ -39,6 +40,16 @@ _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 _NETWORK: Final = [f.name for f in fields(Config) if f.name not in _DERIVED]
 _CHOICES: Final = {name: list(get_args(kind)) for name, kind in get_type_hints(Config).items() if get_args(kind)}
 _COUNTS: Final = {"n_hidden", "n_layers", "n_heads", "dim_head", "n_feedforward", "n_background"}
+
+
+def check_network(network: Mapping[str, Any], *others: str) -> None:
+    """Choices of a network by their names, and words and counts among them that can be."""
+    _checks.keywords(network, [*_NETWORK, *others], "The network")
+    for name, known in _CHOICES.items():
+        if name in network:
+            _checks.choice(network[name], known, name)
+    for name in _COUNTS & set(network):
+        _checks.number_in(network[name], name, 1, np.inf, whole=True)
 
 
 def width(*, preset: str = "small", **network: Any) -> int:
@@ -83,16 +94,7 @@ class TokenModel(Training):
 
     def _config(self, preset: str, network: Mapping[str, Any], n_classes: int) -> Config:
         _checks.choice(preset, list(PRESETS), "preset")
-        unknown = [name for name in network if name not in _NETWORK]
-        if unknown:
-            raise TypeError(
-                f"Unknown network parameters {_checks.listed(unknown)}; there are {_checks.listed(_NETWORK, 20)}."
-            )
-        for name, known in _CHOICES.items():
-            if name in network:
-                _checks.choice(network[name], known, name)
-        for name in _COUNTS & set(network):
-            _checks.number_in(network[name], name, 1, np.inf, whole=True)
+        check_network(network)
         derived = {"n_genes": len(self.genes), "n_bins": int(self.binning["params"]["n_bins"]), "n_classes": n_classes}
         return Config(**(PRESETS[preset] | dict(network) | derived))
 
@@ -165,15 +167,16 @@ class TokenModel(Training):
         adata
             Cells to attach, so that methods can be called without naming them; genes may be in any order.
         accelerator
-            ``"auto"`` takes a GPU where there is one; ``"cpu"`` or ``"gpu"`` decide.
+            ``"auto"`` takes an NVIDIA GPU where there is one; ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"`` decide.
         device
             Number of the GPU where there are several.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            The folder is missing, incomplete, damaged, of another class or not a model of this package.
+            The folder is missing, incomplete, damaged, of another class or not a model of this package; there is no such device.
         """
+        place = device_of(accelerator, device)
         saved = _io.load_folder(dir_path)
         config = saved["config"]
         if config["class"] != cls.__name__:
@@ -187,9 +190,7 @@ class TokenModel(Training):
             model.module.load_state_dict(saved["weights"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"{dir_path} is damaged: its config.json does not fit its weights. {error}") from error
-        use_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-        gpu = "cuda" if device == "auto" else f"cuda:{device}"
-        model.module.to(gpu if use_gpu else "cpu")
+        model.module.to(place)
         model.is_trained_ = config["is_trained"]
         if saved["linear"] is not None:
             model._take_linear(config["joined"], saved["linear"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
+from scbert_cll.model._asked import check_training, names_of_training
 from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._data import TokenSplits
 from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions
@@ -203,6 +204,7 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         ValueError
             A class without a labelled training cell, labels the model does not know, or no training cell at all.
         """
+        check_training(trainer, names_of_training(ScBERTClassifier.train), "ScBERTClassifier.train")
         check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
         seed = as_seed(rng)
         _checks.choice(combine, COMBINE, "combine")

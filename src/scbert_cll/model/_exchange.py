@@ -10,12 +10,12 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, pp
 from scbert_cll.model import _scvi
+from scbert_cll.model._asked import device_of
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model._checkpoint import Checkpoint, write_scbert_checkpoint
 from scbert_cll.nn import favor
@@ -93,9 +93,11 @@ class CheckpointModel(TokenModel):
         labels: dict[str, Any] | None = None,
     ) -> Self:
         """What both models share of `from_scbert_checkpoint`; `labels` has the arguments of a classifier."""
+        place = device_of(accelerator)
         if other := sorted(set(network) - _CHOICES):
-            raise TypeError(
+            raise _checks.UnknownArgumentError(
                 f"{_checks.listed(other)} would not fit the checkpoint's weights; you may choose {_checks.listed(sorted(_CHOICES), 8)}."
+                f"{_checks.hint(other, _CHOICES)}"
             )
         labels, classes = labels or {}, labels["classes"] if labels else None
         genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
@@ -106,8 +108,7 @@ class CheckpointModel(TokenModel):
         choices = {k: v for k, v in asdict(config).items() if k not in _DERIVED} | network
         model = cls(registry=registry, binning=_binning(config.n_bins), **labels, **choices)
         model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
-        use_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-        model.module.to("cuda" if use_gpu else "cpu")
+        model.module.to(place)
         model.is_trained_ = True
         if adata is not None:
             model._adata = _checks.anndata(adata)

@@ -17,6 +17,7 @@ from scbert_cll.model._hub import Shared, class_of, model_folder
 from scbert_cll.model._scbert import ScBERT
 
 _HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}  # everything else shapes pretrained weights
+_OWN: Final = ("adata", "labels_key", "revision", "token", "accelerator", "rng")
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 
 
@@ -108,8 +109,9 @@ class Pretrained(Shared):
         if labels_key is None:
             raise TypeError("A new classifier needs labels_key=, the obs column of its classes.")
         if other := sorted(set(network) - _HEAD_CHOICES):
-            raise TypeError(
+            raise _checks.UnknownArgumentError(
                 f"{_checks.listed(other)} would not fit the pretrained weights; a classifier may choose {_checks.listed(sorted(_HEAD_CHOICES))}."
+                f"{_checks.hint(other, [*_HEAD_CHOICES, *_OWN])}"
             )
         if isinstance(adata, CorpusData):
             classes = adata.classes(labels_key)

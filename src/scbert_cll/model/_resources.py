@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -33,13 +33,6 @@ class Rehearsal:
     n_tokens: int
     seconds: float
     n_bytes: int | None  # None where the system does not tell
-
-
-def training_device(trainer: Mapping[str, Any]) -> torch.device:
-    """Where Lightning is going to train."""
-    accelerator = trainer.get("accelerator", "auto")
-    use_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_gpu else "cpu")
 
 
 def forecast(

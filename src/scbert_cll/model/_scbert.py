@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
+from scbert_cll.model._asked import check_training, names_of_training
 from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._data import TokenSplits
 from scbert_cll.model._exchange import CheckpointModel
@@ -272,6 +273,7 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         ValueError
             `checkpoint_dir` holds checkpoints of another run: the data or a setting differs, which is named.
         """
+        check_training(trainer, names_of_training(ScBERT.train), "ScBERT.train")
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
         if feature_redraw_interval is not None:
             _checks.number_in(feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True)

@@ -23,12 +23,13 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
 from scvi.model import SCANVI, SCVI
 from scvi.model.base import BaseModelClass
-from scvi.train import TrainRunner
+from scvi.train import Trainer, TrainRunner
 
 __all__ = [
     "SCVI_VERSION",
     "BaseModelClass",
     "TrainRunner",
+    "Trainer",
     "class_probabilities",
     "detached_registry",
     "hub_metadata",

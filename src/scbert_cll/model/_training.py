@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from scbert_cll import _checks, _keys
 from scbert_cll._files import digest
 from scbert_cll.model import _scvi
+from scbert_cll.model._asked import training_device
 from scbert_cll.model._checkpoints import Checkpoints, Preempted, Run, StepRandom, WholeCheckpoints, tensors_digest
 from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._data import TokenSplits, random_split
@@ -31,7 +32,6 @@ from scbert_cll.model._resources import (
     enough_memory,
     fitting_batch_size,
     forecast,
-    training_device,
 )
 from scbert_cll.model._sharded import Sharded, is_sharded, strategy_of
 

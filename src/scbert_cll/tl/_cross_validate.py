@@ -243,7 +243,10 @@ def _models(models: Sequence[str] | Mapping[str, Any], gene: str) -> dict[str, C
     for what in asked.values():
         if isinstance(what, str):
             _checks.key_in(what, known, "the models that go by a name")
-    return {name: known[what] if isinstance(what, str) else as_estimator(what) for name, what in asked.items()}
+    found = {name: known[what] if isinstance(what, str) else as_estimator(what) for name, what in asked.items()}
+    for model in found.values():
+        model.check()
+    return found
 
 
 def _rows(name: str, model: CellEstimator) -> list[str]:

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.tl import _write
+from scbert_cll.tl._asked import check_asked
 from scbert_cll.tl._corpus_data import ON_DISK, OnDisk, opened
 
 
@@ -111,7 +112,9 @@ def finetune(
         Layer, labels, split or gene vectors are missing; the ones that exist are listed.
     ValueError
         Fewer than two classes, or a class without a labelled training cell. The corpus is damaged, or an argument is not for a corpus, or
-        only for one.
+        only for one. There is no such device, or it cannot compute with this `precision`.
+    TypeError
+        No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError
         There is no such corpus.
     ImportError
@@ -127,6 +130,7 @@ def finetune(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
+    check_asked("tl.finetune", finetune, ScBERTClassifier, train | {"accelerator": accelerator}, network, "preset")
     keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
     fit: dict[str, Any] = {
         "combine": combine,

@@ -12,6 +12,7 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll.model import ScBERT
 from scbert_cll.tl import _write
+from scbert_cll.tl._asked import check_asked
 from scbert_cll.tl._corpus_data import ON_DISK, OnDisk, opened
 
 
@@ -94,7 +95,9 @@ def pretrain(
         The layer, or with ``gene_embedding="gene2vec"`` the gene vectors, are missing.
     ValueError
         The layer holds no tokens of :func:`~scbert_cll.pp.bin_expression`, or a cell has no token. The corpus is damaged, or an argument
-        is not for a corpus, or only for one.
+        is not for a corpus, or only for one. There is no such device, or it cannot compute with this `precision`.
+    TypeError
+        No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError
         There is no such corpus.
     ImportError
@@ -110,6 +113,7 @@ def pretrain(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
+    check_asked("tl.pretrain", pretrain, ScBERT, train | {"accelerator": accelerator}, network)
     fit: dict[str, Any] = {
         "batch_size": batch_size,
         "early_stopping": early_stopping,

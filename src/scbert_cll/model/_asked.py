@@ -1,0 +1,113 @@
+"""What a training or a model is asked for: names of arguments, and devices that are there. Looked at before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
+
+from scbert_cll import _checks
+from scbert_cll.model import _scvi
+
+_GPU: Final = ("gpu", "cuda", "mps")
+_WHOLE: Final = ("32-true", "32", "None")
+_PRECISIONS: Final = (*_WHOLE, "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "bf16", "16", "64")
+_HELP: Final = 'Pass accelerator="auto", which takes a GPU where there is one, or "cpu".'
+
+
+def names_of_training(train: Any, *without: str) -> list[str]:
+    """Names that a `train` method takes: its own and those of Lightning's trainer, as scvi-tools calls it."""
+    own = [p.name for p in inspect.signature(train).parameters.values() if p.kind != p.VAR_KEYWORD]
+    trainer = [*inspect.signature(L.Trainer.__init__).parameters, *inspect.signature(_scvi.Trainer.__init__).parameters]
+    # scvi-tools' early stopping is another one, which is never switched on
+    others = [name for name in trainer if not name.startswith("early_stopping") and name != "kwargs"]
+    return [name for name in dict.fromkeys([*own, *others]) if name not in ("self", *without)]
+
+
+def check_training(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
+    """Arguments of a training by their names, and a device that can do it."""
+    _checks.keywords(given, known, what)
+    training_device(given)
+
+
+def training_device(trainer: Mapping[str, Any]) -> torch.device:
+    """Where Lightning is going to train; refused if that is not there, or cannot compute so."""
+    kind = _kind(trainer.get("accelerator", "auto"))
+    _enough(trainer.get("devices", "auto"), kind)
+    _can_compute(trainer.get("precision"), kind)
+    strategy = trainer.get("strategy", "auto")
+    if isinstance(strategy, str):
+        _checks.choice(strategy, ["auto", *StrategyRegistry.available_strategies()], "strategy")
+    return torch.device("cpu" if kind == "tpu" else kind)
+
+
+def device_of(accelerator: Any = "auto", device: int | Literal["auto"] = "auto") -> torch.device:
+    """Where a model is to be; refused if that is not there."""
+    kind = _kind(accelerator)
+    if device == "auto" or kind != "cuda":
+        return torch.device(kind)
+    n = torch.cuda.device_count()
+    if not isinstance(device, int) or isinstance(device, bool) or not 0 <= device < n:
+        raise ValueError(f'device must be the number of a GPU, 0 to {n - 1}, or "auto"; found {device!r}.')
+    return torch.device(f"cuda:{device}")
+
+
+def _kind(accelerator: Any) -> str:
+    """Kind of device: cpu, cuda, mps or tpu."""
+    if isinstance(accelerator, Accelerator):
+        return type(accelerator).__name__.removesuffix("Accelerator").lower().replace("xla", "tpu")
+    known = ["auto", "cpu", "gpu", *sorted(set(AcceleratorRegistry.available_accelerators()) - {"cpu"})]
+    _checks.choice(accelerator, known, "accelerator")
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu":
+        accelerator = "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else "cuda"
+    if accelerator != "cpu" and not AcceleratorRegistry[accelerator]["accelerator"].is_available():
+        what = {"cuda": "an NVIDIA GPU", "mps": "a GPU of Apple", "tpu": "a TPU"}.get(accelerator, accelerator)
+        raise ValueError(
+            f"accelerator={accelerator!r} asks for {what}, and PyTorch {torch.__version__} finds none here. {_HELP}"
+        )
+    return str(accelerator)
+
+
+def _enough(devices: Any, kind: str) -> None:
+    """As many devices as there are; of a CPU it is a number of processes."""
+    there = torch.cuda.device_count() if kind == "cuda" else 1
+    found: Any = devices
+    if isinstance(devices, str):
+        if devices == "auto":
+            return
+        parts = [part.strip() for part in devices.split(",") if part.strip()]
+        if not parts or not all(part.lstrip("-").isdigit() for part in parts):
+            raise ValueError(f'devices must be "auto", a number or the numbers of GPUs; found {devices!r}.')
+        found = [int(part) for part in parts] if "," in devices else int(parts[0])
+    if kind in ("cpu", "tpu"):
+        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+            raise ValueError(f"devices must be a number of processes from 1 on a {kind.upper()}; found {devices!r}.")
+        return
+    asked = list(range(there if found == -1 else found)) if isinstance(found, int) else list(found)
+    if not asked or isinstance(found, bool) or not set(asked) <= set(range(there)):
+        raise ValueError(
+            f"devices={devices!r} asks for GPUs that are not here: there {'is' if there == 1 else 'are'} {there}."
+        )
+
+
+def _can_compute(precision: Any, kind: str) -> None:
+    """Numbers that the device can compute with."""
+    asked = str(precision)
+    if asked.startswith("transformer-engine"):
+        return  # a package of its own, which says so itself
+    _checks.choice(asked, _PRECISIONS, "precision")
+    if asked in ("16", "16-mixed") and kind == "cpu":
+        raise ValueError(f'precision={precision!r} needs a GPU; a CPU has "bf16-mixed", or leave precision out.')
+    if asked.startswith("bf16") and kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f'precision={precision!r} needs a GPU with bfloat16, which {torch.cuda.get_device_name()} has not; take "16-mixed".'
+        )
+    if asked.startswith("64") and kind == "mps":
+        raise ValueError(f"precision={precision!r} is not for GPUs of Apple; leave precision out.")
