@@ -232,7 +232,7 @@ def _plain(value: Any) -> Any:
 def _write(texts: Mapping[Path, str], *, overwrite: bool) -> None:
     """Write all files aside, then rename them: each is whole or not there."""
     for path in texts:
-        _checks.new_file(path, overwrite=overwrite)
+        _checks.checkpoint.new_file(path, overwrite=overwrite)
     aside = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.new") for path in texts}
     try:
         for path, text in texts.items():

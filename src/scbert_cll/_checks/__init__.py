@@ -7,6 +7,7 @@ was expected, what was found, the offenders by name and the remedy.
 from __future__ import annotations
 
 from scbert_cll._checks import _by_name as by_name
+from scbert_cll._checks import _checkpoint as checkpoint
 from scbert_cll._checks import _corpus as corpus
 from scbert_cll._checks._anndata import (
     anndata,
@@ -26,19 +27,6 @@ from scbert_cll._checks._anndata import (
     weights,
 )
 from scbert_cll._checks._by_name import class_names, donors
-from scbert_cll._checks._checkpoint import (
-    checkpoint_file,
-    checkpoint_kind,
-    class_problems,
-    fits_scbert,
-    gene_vector_problems,
-    layout_problems,
-    new_file,
-    no_problems,
-    state_dict,
-    unreadable,
-    vocabulary_problems,
-)
 from scbert_cll._checks._cohorts import (
     PER_YEAR,
     accession,
@@ -162,12 +150,10 @@ __all__ = [
     "by_name",
     "can_be_scored",
     "cells",
-    "checkpoint_file",
-    "checkpoint_kind",
+    "checkpoint",
     "choice",
     "chosen_groups",
     "class_names",
-    "class_problems",
     "classes",
     "column_names",
     "complete_cases",
@@ -192,14 +178,12 @@ __all__ = [
     "every_class",
     "expression_numbers",
     "first",
-    "fits_scbert",
     "for_a_classifier",
     "free_columns",
     "full_while_predicting",
     "gene_names",
     "gene_set_source",
     "gene_sets",
-    "gene_vector_problems",
     "gene_weights",
     "genes",
     "gigabytes",
@@ -226,7 +210,6 @@ __all__ = [
     "labelled",
     "labels",
     "large_groups",
-    "layout_problems",
     "listed",
     "log_expression",
     "log_values",
@@ -235,13 +218,11 @@ __all__ = [
     "moments",
     "names",
     "names_for_zarr",
-    "new_file",
     "new_folder",
     "no_empty_cells",
     "no_missing",
     "no_outcome",
     "no_paths",
-    "no_problems",
     "no_resampled_rows",
     "no_separation",
     "not_binned",
@@ -289,7 +270,6 @@ __all__ = [
     "some_random_sets",
     "space",
     "split",
-    "state_dict",
     "table_source",
     "takes_weights",
     "target",
@@ -300,9 +280,7 @@ __all__ = [
     "two_columns",
     "two_groups",
     "unique",
-    "unreadable",
     "vocabulary_coverage",
-    "vocabulary_problems",
     "warn_of_cells_without_token",
     "weight_per_cell",
     "weights",

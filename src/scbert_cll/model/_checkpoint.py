@@ -135,7 +135,7 @@ class Checkpoint:
         expected = {
             p.theirs: tuple(self.sizes.get(d, d) if isinstance(d, str) else d for d in p.shape) for p in self.places
         }
-        return _checks.layout_problems(found, expected, {_COUNTER}) or self._odd_values()
+        return _checks.checkpoint.layout_problems(found, expected, {_COUNTER}) or self._odd_values()
 
     def _odd_values(self) -> list[str]:
         """Tensors of the right shape that still make no network."""
@@ -175,18 +175,18 @@ class Checkpoint:
 
     def check(self, genes: pd.Index, gene2vec: pd.DataFrame | None, classes: list[str] | None) -> None:
         """The tensors make a network, and it fits the genes and classes; whatever does not is said at once."""
-        _checks.checkpoint_kind(self.path, finetuned=self.finetuned, expected=classes is not None)
+        _checks.checkpoint.checkpoint_kind(self.path, finetuned=self.finetuned, expected=classes is not None)
         problems = self.problems()
         fixed = self.finetuned or (self.gene_vectors and gene2vec is None)
         positions = self.sizes.get("positions") if fixed else None
-        problems += _checks.vocabulary_problems(len(genes), positions, replaceable=not self.finetuned)
+        problems += _checks.checkpoint.vocabulary_problems(len(genes), positions, replaceable=not self.finetuned)
         if classes is not None:
-            problems += _checks.class_problems(classes, self.sizes.get("classes"))
+            problems += _checks.checkpoint.class_problems(classes, self.sizes.get("classes"))
         if gene2vec is not None:
-            problems += _checks.gene_vector_problems(gene2vec, genes, self.sizes.get("width"))
+            problems += _checks.checkpoint.gene_vector_problems(gene2vec, genes, self.sizes.get("width"))
             if not self.gene_vectors:
                 problems.append("gene2vec is given, and the checkpoint's network does without gene vectors")
-        _checks.no_problems(f"{self.path} does not fit", problems)
+        _checks.checkpoint.no_problems(f"{self.path} does not fit", problems)
 
     def weights(self, genes: pd.Index, gene2vec: pd.DataFrame | None) -> dict[str, Tensor]:
         """Our weights; with `gene2vec` its vectors take the place of the stored ones, and the end token keeps its own."""
@@ -204,7 +204,7 @@ def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[s
     and `n_genes` is 0.
     """
     checkpoint = Checkpoint(path)
-    _checks.no_problems(f"{path} is no whole checkpoint of scBERT", checkpoint.problems())
+    _checks.checkpoint.no_problems(f"{path} is no whole checkpoint of scBERT", checkpoint.problems())
     return checkpoint.config(), to_ours(checkpoint.tensors, checkpoint.places)
 
 
@@ -225,7 +225,7 @@ def write_scbert_checkpoint(path: Path, ours: Mapping[str, Tensor], config: Conf
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name."""
-    _checks.checkpoint_file(path)
+    _checks.checkpoint.checkpoint_file(path)
     with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # on pickles that are refused anyway
         pickled = file.read(1) == b"\x80"
         file.seek(0)
@@ -234,8 +234,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         except MemoryError:
             raise
         except Exception as error:
-            raise ValueError(_checks.unreadable(path, _foreign(error, pickled=pickled))) from error
-    return _checks.state_dict(content, Tensor, path)
+            raise ValueError(_checks.checkpoint.unreadable(path, _foreign(error, pickled=pickled))) from error
+    return _checks.checkpoint.state_dict(content, Tensor, path)
 
 
 def _foreign(error: Exception, *, pickled: bool) -> str | None:

@@ -62,9 +62,9 @@ class CheckpointModel(TokenModel):
             The network or its tokens are used in another way than scBERT does, which a checkpoint cannot say.
         """
         path = Path(path)
-        _checks.new_file(path, overwrite=overwrite)
+        _checks.checkpoint.new_file(path, overwrite=overwrite)
         head = {"head": "scbert"} if self.config.n_classes else {}
-        _checks.fits_scbert(asdict(self.config), _PUBLISHED | head)
+        _checks.checkpoint.fits_scbert(asdict(self.config), _PUBLISHED | head)
         if unsaid := self._unsaid():
             warnings.warn(
                 f"A checkpoint cannot say {_checks.listed(unsaid, 8)}: whoever reads it takes scBERT's choices, and gets other results.",
