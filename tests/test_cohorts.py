@@ -235,7 +235,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception]
         (RNA.replace('"NA"', '""'), "needs names without blanks"),
         (RNA.replace('"P2"', '""'), "1 samples of the expression table have no name"),
         (RNA.replace("7.25", "high"), "must hold numbers; 'P3' has e.g. 'high'"),
-        (RNA.replace(",", ";").replace("7.25", "7,25"), "decimal commas, so write it with write.csv, not write.csv2"),
+        (RNA.replace(",", ";").replace("7.25", "7,25"), "has numbers with decimal commas, and others with points"),
         (RNA.replace("7.25", "Inf"), "holds infinite values in 'P3'"),
         (RNA.replace("P", "Q"), "No sample is in both tables. The expression has 'Q1', 'Q2', 'Q3'.*Use the same names"),
         ("g,ITGA4,CD38\nP1,1,2\nP2,1,2\n", r"other direction of the expression table: transpose=True"),

@@ -198,6 +198,13 @@ class _Parser(ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Help, epilog=_CODES, allow_abbrev=False, **options)
 
+    def parse_path(self, cfg_path: Any, *args: Any, **options: Any) -> Any:
+        """Read a file of options, which is text in UTF-8."""
+        try:
+            return super().parse_path(cfg_path, *args, **options)
+        except UnicodeDecodeError:
+            self.error(f"--config {cfg_path} is not text in UTF-8; save it as UTF-8.")
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it, and where to read on; exit code 2."""
         command = re.match(r"[a-z_. -]*", self.usage or _PROG)

@@ -70,7 +70,7 @@ class GeneVocab:
         ----------
         path
             ``.txt`` (one gene a line), ``.csv`` or ``.tsv`` with a header line, or ``.h5ad`` (its ``var_names``; nothing
-            else of it is read). Text may be compressed (``.gz``).
+            else of it is read). Text may be compressed (``.gz``), and in UTF-8, UTF-16 or Windows-1252.
         column
             Name or position of the column that holds the genes, for ``.csv`` and ``.tsv``.
 
@@ -274,8 +274,10 @@ def _kind(path: Path) -> str:
 
 def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:
     # A gene may be called NA or NAN: every field is read as the text it is.
-    separator = _TABLE.get(_kind(path), "\t")
-    table: pd.DataFrame = pd.read_csv(path, sep=separator, header=header, dtype=str, keep_default_na=False)
+    usual = _TABLE.get(_kind(path), "\t")
+    file, found = _checks.open_table(path)
+    separator = found if found == ";" and usual == "," else usual  # as Excel writes .csv where the comma is decimal
+    table: pd.DataFrame = pd.read_csv(file, sep=separator, header=header, dtype=str, keep_default_na=False)
     return table
 
 

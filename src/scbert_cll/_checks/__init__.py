@@ -123,7 +123,8 @@ from scbert_cll._checks._survival import (
     they_vary,
     two_groups,
 )
-from scbert_cll._checks._tables import as_wide_as_its_header, is_text, known_files, same_sum, separated, table_source
+from scbert_cll._checks._tables import as_wide_as_its_header, known_files, same_sum, separated, table_source
+from scbert_cll._checks._text import numbers_as_written, open_table, read_text
 from scbert_cll._checks._tokens import (
     edges_of_genes,
     is_binned,
@@ -201,7 +202,6 @@ __all__ = [
     "is_binned",
     "is_classifier",
     "is_model",
-    "is_text",
     "key_in",
     "keywords",
     "known_files",
@@ -231,6 +231,7 @@ __all__ = [
     "not_named",
     "not_of_a_corpus",
     "number_in",
+    "numbers_as_written",
     "obs_column",
     "one_end",
     "one_gene",
@@ -238,6 +239,7 @@ __all__ = [
     "one_per_cell",
     "one_signature",
     "only_of_a_corpus",
+    "open_table",
     "other_key",
     "outcome_columns",
     "outcome_keys",
@@ -251,6 +253,7 @@ __all__ = [
     "probe_source",
     "probe_table",
     "protein_counts",
+    "read_text",
     "recorded",
     "same_binning",
     "same_or_default",

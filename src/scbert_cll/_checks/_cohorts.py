@@ -41,7 +41,7 @@ def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     if text:
         found = table[text[0]]
         bad = found[pd.to_numeric(found, errors="coerce").isna() & found.notna()]
-        hint = "these look like decimal commas, so write it with write.csv, not write.csv2"
+        hint = "these look like decimal commas, so write it with write.csv, not write.csv2, or pass pd.read_csv(path, decimal=',')"
         if not bad.astype(str).str.fullmatch(r"-?\d+,\d+").all():
             hint = "the first column holds the names, all others numbers, and a missing number is NA"
         raise ValueError(f"{what} must hold numbers; {listed(text)} has e.g. {listed(bad, 3)}: {hint}.")
@@ -96,6 +96,8 @@ def times(column: pd.Series, key: str) -> pd.Series:
         hint = "Dates become times by subtraction, in years: (end - start).dt.days / 365.25."
         if pd.api.types.is_timedelta64_dtype(column):
             hint = "These are differences of dates; in years they are .dt.days / 365.25."
+        elif text.astype(str).str.fullmatch(r"-?\d+,\d+").all():
+            hint = "These look like decimal commas: pd.read_csv(path, decimal=','), or column.str.replace(',', '.').astype(float)."
         raise ValueError(
             f"{key!r} must hold times as numbers; found {listed(text.unique(), 3)} in {listed(text.index, 3)}. {hint}"
         )

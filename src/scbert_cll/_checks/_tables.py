@@ -30,12 +30,6 @@ def table_source(source: Any, what: str) -> None:
         raise TypeError(f"{what} must be a DataFrame or the path of a table; found {type(source).__name__}.{hint}")
 
 
-def is_text(start: bytes, name: str) -> None:
-    """A file that is no archive, as workbooks are."""
-    if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise ValueError(f"{name} is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel(...).")
-
-
 def known_files(named: Collection[str], files: Collection[str]) -> None:
     """Checksums are given for files that are read."""
     if isinstance(named, str) or (unknown := [name for name in named if name not in files]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
@@ -31,8 +30,7 @@ def read(source: GeneSets) -> dict[str, list[str]]:
 
 def read_gmt(path: Path) -> dict[str, list[str]]:
     """Sets of a GMT file, compressed (``.gz``) or not; lines without content do not count."""
-    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
-    fields = [line.rstrip().split("\t") for line in text.splitlines() if line.strip()]
+    fields = [line.rstrip().split("\t") for line in _checks.read_text(path).split("\n") if line.strip()]
     _checks.gmt_lines(fields, str(path))
     sets = {name: [gene for gene in dict.fromkeys(genes) if gene] for name, _, *genes in fields}
     _checks.gene_sets(sets, str(path))

@@ -37,8 +37,8 @@ def read_cohort(
     Parameters
     ----------
     expression
-        Genes × samples, names of genes in the first column and of samples in the first line, as R's ``write.csv`` has it; comma, tab or semicolon, compressed (``.gz``)
-        or not; or a DataFrame. None: patients without expression, and no genes.
+        Genes × samples, names of genes in the first column and of samples in the first line, as R's ``write.csv`` has it; comma, tab or semicolon, compressed
+        or not, in UTF-8, UTF-16 or Windows-1252; also as ``write.csv2`` and Excel have it (decimal commas, a first line ``sep=;``); or a DataFrame. None: patients without expression, and no genes.
     clinical
         Patients × columns, likewise.
     sample_key
@@ -78,12 +78,12 @@ def read_cohort(
         A column is not there.
     ValueError
         Samples, genes or columns are named twice; no sample is in both tables; values are no numbers; times are negative or not in `unit`; an event is not
-        0 or 1; a patient leaves before entering, or has both events; a checksum differs.
+        0 or 1; a patient leaves before entering, or has both events; a checksum differs; numbers that may have decimal commas or thousands.
 
     Warns
     -----
     UserWarning
-        Samples are in one table only; values cannot be logarithms (none is transformed).
+        A file is not UTF-8, and read as Windows-1252; samples are in one table only; values cannot be logarithms (none is transformed).
 
     Examples
     --------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from io import StringIO
 from itertools import count
 from os import PathLike
 from pathlib import Path
@@ -96,13 +97,13 @@ def _parts(path: Path) -> tuple[dict[str, list[list[str]]], pd.DataFrame, bool]:
     """Lines by their name, each as its values; the table; and whether it has its end."""
     about: dict[str, list[list[str]]] = {}
     try:
-        with _tables.open_text(path) as file:
-            for line in iter(file.readline, ""):
-                if line.startswith(_BEGIN):
-                    return about, *_table(file)
-                if line.startswith("!"):
-                    name, *cells = next(csv.reader([line.rstrip("\r\n")], delimiter="\t"))
-                    about.setdefault(name, []).append([cell.strip() for cell in cells])
+        file = StringIO(_checks.read_text(path))
+        for line in iter(file.readline, ""):
+            if line.startswith(_BEGIN):
+                return about, *_table(file)
+            if line.startswith("!"):
+                name, *cells = next(csv.reader([line.rstrip("\n")], delimiter="\t"))
+                about.setdefault(name, []).append([cell.strip() for cell in cells])
     except EOFError:  # a compressed file that was cut off
         about.setdefault(_ACCESSION, [])
     return about, pd.DataFrame(), False

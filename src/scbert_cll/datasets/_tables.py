@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import warnings
 from collections.abc import Mapping
+from io import StringIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO, cast
+from typing import Any, Final, Literal, TextIO
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,6 @@ type Table = pd.DataFrame | str | PathLike[str]
 
 UNITS: Final = tuple(_checks.PER_YEAR)
 MISSING: Final = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "--")
-_SEPARATORS: Final = "\t,;"
 _LOG_MAX: Final = 50.0  # no logarithm of an intensity or a count comes near it
 
 
@@ -53,41 +52,31 @@ def checked_sum(path: Path, expected: str | None) -> str:
     return found
 
 
-def open_text(path: Path) -> TextIO:
-    """A text file, compressed or not."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    _checks.is_text(start, path.name)
-    is_gzip = start.startswith(b"\x1f\x8b")
-    # what Excel writes begins with a mark that is no part of the first name
-    return cast("TextIO", (gzip.open if is_gzip else open)(path, "rt", encoding="utf-8-sig", newline=""))
-
-
 def _read(path: Path, sep: str | None) -> pd.DataFrame:
     """A table with its header; pandas would rename columns that have one name."""
-    with open_text(path) as file:
-        line = file.readline()
-        sep = _checks.separated(sep or _separator(line), path.name)
-        header = next(csv.reader([line], delimiter=sep))
-        table = read_body(file, sep, len(header))
+    file, sep = _checks.open_table(path, sep)
+    sep = _checks.separated(sep, path.name)
+    header = next(csv.reader([file.readline()], delimiter=sep), [])
+    body = file.read()
+    table = read_body(StringIO(body), sep, len(header))
     _checks.as_wide_as_its_header(len(header), table.shape[1], path.name)
     table.columns = pd.Index([""] * (table.shape[1] - len(header)) + header, dtype=object)
-    return table
+
+    def texts() -> pd.DataFrame:
+        return read_body(StringIO(body), sep, len(header), dtype=str)
+
+    return _checks.numbers_as_written(table, texts, sep, path.name)
 
 
-def read_body(file: TextIO, sep: str, n_columns: int) -> pd.DataFrame:
+def read_body(file: TextIO, sep: str, n_columns: int, dtype: Any = {0: str}) -> pd.DataFrame:  # noqa: B006 (read only)
     """What follows a header. The first column is text whatever it holds: 01005, and a gene called NA."""
     missing: Any = {i: list(MISSING) for i in range(1, n_columns + 1)}
     try:
         return pd.read_csv(
-            file, sep=sep, header=None, dtype={0: str}, keep_default_na=False, na_values=missing, low_memory=False
+            file, sep=sep, header=None, dtype=dtype, keep_default_na=False, na_values=missing, low_memory=False
         )
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=range(n_columns))
-
-
-def _separator(line: str) -> str | None:
-    return max((s for s in _SEPARATORS if s in line), key=line.count, default=None)
 
 
 def _in_memory(table: pd.DataFrame) -> pd.DataFrame:

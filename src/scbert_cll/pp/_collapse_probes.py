@@ -125,8 +125,9 @@ def _genes(adata: AnnData, probes: Probes) -> pd.Series:
         pairs = pd.DataFrame(list(probes.items()), columns=["probe", "gene"])
     else:
         path = Path(probes)
-        sep = "," if ".csv" in path.suffixes else "\t"
-        pairs = _pairs(pd.read_csv(path, sep=sep, dtype=str, comment="#", keep_default_na=False))
+        usual = "," if ".csv" in path.suffixes else "\t"
+        file, found = _checks.open_table(path, comment="#")
+        pairs = _pairs(pd.read_csv(file, sep=found or usual, dtype=str, comment="#", keep_default_na=False))
     pairs = pd.DataFrame({"probe": pairs["probe"].map(str), "gene": [_text(gene) for gene in pairs["gene"]]})
     several = pairs.drop_duplicates().groupby("probe", sort=False)["gene"]
     return several.agg(lambda genes: " /// ".join(gene for gene in genes if gene not in _NO_GENE))

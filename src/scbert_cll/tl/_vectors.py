@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def _read_file(file: str | PathLike[str], names: str | PathLike[str] | Sequence[
 def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.DataFrame:
     """Rows of the array get the names in the order of the list."""
     values = np.load(path, allow_pickle=False)
-    genes = Path(names).read_text().split() if isinstance(names, str | PathLike) else list(names)
+    genes = _checks.read_text(names).split() if isinstance(names, str | PathLike) else list(names)
     if values.ndim != 2 or len(values) != len(genes):
         raise ValueError(f"its shape is {values.shape}, and there are {len(genes)} gene names")
     return pd.DataFrame(values, index=genes)
@@ -72,12 +73,14 @@ def _read_word2vec(path: Path) -> pd.DataFrame:
     """Binary by gensim; text by pandas, which takes tabs and a missing header line, too."""
     with path.open("rb") as file:
         head = file.readline(), file.read(4096)
-    if any(byte > 127 or byte == 0 for byte in head[1]):
+    is_marked = head[0].startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))  # UTF-16 has zeros, too
+    if not is_marked and any(byte > 127 or byte == 0 for byte in head[1]):
         from gensim.models import KeyedVectors
 
         read = KeyedVectors.load_word2vec_format(str(path), binary=True)
         return pd.DataFrame(read.vectors, index=read.index_to_key)
-    has_header = len(head[0].split()) == 2
+    text = _checks.read_text(path)
+    has_header = len(text.partition("\n")[0].split()) == 2
     options: dict[str, Any] = {"sep": r"\s+", "header": None, "index_col": 0, "quoting": 3, "keep_default_na": False}
-    table: pd.DataFrame = pd.read_csv(path, skiprows=int(has_header), **options)
+    table: pd.DataFrame = pd.read_csv(StringIO(text), skiprows=int(has_header), **options)
     return table

@@ -1,0 +1,154 @@
+"""Text as files of the world hold it: encodings, compression, separators, and how numbers are written."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import warnings
+import zlib
+from collections.abc import Callable
+from io import StringIO
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from scbert_cll._checks._words import listed
+
+_MARKS: Final = (  # how a file of each encoding may begin; that of UTF-32 begins with that of UTF-16
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_COMPRESSED: Final = ((b"\x1f\x8b", gzip.decompress), (b"BZh", bz2.decompress), (b"\xfd7zXZ", lzma.decompress))
+_WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+_ZEROS: Final = 0.3  # share of zero bytes from which text is of two bytes a letter
+_SEPARATORS: Final = "\t,;"
+_EXCEL: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # a first line that tells Excel what separates columns
+_SPACES: Final = "[ \u00a0\u202f']"  # between thousands
+_COMMA: Final = re.compile(rf",|{_SPACES}")
+_MARKED: Final = re.compile(rf"[,.]|{_SPACES}")
+_POWER: Final = r"(?:[eE][-+]?\d+)?"
+_NUMBER: Final = re.compile(rf"[-+]?(?:\d|[.,]|{_SPACES}(?=\d{{3}}))*\d[.,]?{_POWER}")
+_DECIMAL: Final = re.compile(rf"[-+]?(?:\d*|\d{{1,3}}(?:\.\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:,\d*)?{_POWER}")
+_THOUSANDS: Final = re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:\.\d*)?{_POWER}")
+
+
+def read_text(path: str | PathLike[str]) -> str:
+    """The text of a file, compressed or not: UTF-8, UTF-16 or UTF-32, and where it is none of them that of Windows in Western Europe (told)."""
+    path = Path(path)
+    data = _decompressed(path.read_bytes(), path.name)
+    if data.startswith(_WORKBOOK):
+        raise ValueError(f"{path.name} is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel(...).")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(data)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8" or b"\0" in data:
+            raise ValueError(
+                f"{path.name} is no text, or damaged ({error}); save it as CSV or text in UTF-8."
+            ) from error
+        text = _western(data, path.name)
+    if "\0" in text:
+        raise ValueError(f"{path.name} is no text: it holds zero bytes. Save it as CSV or text in UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decompressed(data: bytes, name: str) -> bytes:
+    for mark, decompress in _COMPRESSED:
+        if data.startswith(mark):
+            try:
+                return decompress(data)
+            except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+                raise EOFError(f"{name} is compressed, and cannot be unpacked: {error}. Get the file again.") from error
+    return data
+
+
+def _unmarked(data: bytes) -> str:
+    """UTF-16 shows by the zero bytes beside its letters."""
+    start = data[:4096]
+    if start.count(0) < _ZEROS * len(start) or not start:
+        return "utf-8"
+    return "utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be"
+
+
+def _western(data: bytes, name: str) -> str:
+    """Windows-1252; the few bytes that it lacks are taken as Latin-1 has them."""
+    warnings.warn(
+        f"{name} is not UTF-8; it is read as Windows-1252 (Western Europe). If letters look wrong, save it as UTF-8.",
+        stacklevel=4,
+    )
+    try:
+        return data.decode("cp1252")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def open_table(
+    path: str | PathLike[str], sep: str | None = None, *, comment: str | None = None
+) -> tuple[StringIO, str | None]:
+    """A table's text from its first line on, and what separates its columns (None: nothing does)."""
+    text = read_text(path)
+    if told := _EXCEL.match(text):
+        text, sep = text[told.end() :], sep or told[1]
+    lines = (line for line in text.splitlines() if line.strip() and not (comment and line.startswith(comment)))
+    first = next(lines, "")
+    return StringIO(text), sep or max((s for s in _SEPARATORS if s in first), key=first.count, default=None)
+
+
+def numbers_as_written(table: pd.DataFrame, texts: Callable[[], pd.DataFrame], sep: str, name: str) -> pd.DataFrame:
+    """Columns of numbers with decimal commas, or with marks between thousands, as numbers; what may be either is refused.
+
+    A comma in a table that commas separate is no decimal one: there only thousands are read. `texts` gives the table as it was written.
+    """
+    found = {i: held for i in range(1, table.shape[1]) if (held := _with_marks(table.iloc[:, i])) is not None}
+    values = pd.concat(list(found.values())) if found else pd.Series(dtype=object)
+    values = values[values.astype(object).map(lambda value: bool(_MARKED.search(value)))]
+    is_decimal, is_thousands = (all(kind.fullmatch(value) for value in values) for kind in (_DECIMAL, _THOUSANDS))
+    is_decimal = is_decimal and any("," in value for value in values)
+    if not found or not (is_thousands or (is_decimal and sep != ",")):
+        return table
+    if is_decimal and is_thousands:
+        raise ValueError(
+            f"{name} has numbers such as {listed(values.unique(), 3)} (column {str(table.columns[next(iter(found))])!r}), which may have decimal "
+            f"commas or thousands. Say which: pass pd.read_csv(path, sep={sep!r}, decimal=',') or pd.read_csv(path, sep={sep!r}, thousands=',')."
+        )
+    if is_decimal:
+        _no_points(table, texts(), name)
+    table = table.copy()
+    for i, held in found.items():
+        plain = [_plain(value, is_decimal=is_decimal) for value in held]
+        numbers = pd.Series(pd.to_numeric(pd.Series(plain)).to_numpy(), held.index).reindex(table.index)
+        table.isetitem(i, numbers.to_numpy())
+    return table
+
+
+def _no_points(table: pd.DataFrame, texts: pd.DataFrame, name: str) -> None:
+    """Where numbers have decimal commas, none has a point, which could mean thousands."""
+    for i in range(1, table.shape[1]):
+        if pd.api.types.is_numeric_dtype(table.iloc[:, i]):
+            pointed = [text for text in texts.iloc[:, i].dropna() if "." in text]
+            if pointed:
+                raise ValueError(
+                    f"{name} has numbers with decimal commas, and others with points, e.g. {listed(pointed, 3)} (column {str(table.columns[i])!r}): "
+                    "decimals or thousands? Write all in one way, or pass a DataFrame: pd.read_csv(path, decimal=..., thousands=...)."
+                )
+
+
+def _with_marks(column: pd.Series) -> pd.Series | None:
+    """The values of a column of text that are all numbers, some of them with a comma or a space in it."""
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return None
+    held = column.dropna().map(lambda value: str(value).strip()).astype(object)
+    is_number = len(held) > 0 and all(_NUMBER.fullmatch(value) for value in held)
+    return held if is_number and any(_COMMA.search(value) for value in held) else None
+
+
+def _plain(value: str, *, is_decimal: bool) -> str:
+    value = re.sub(_SPACES, "", value)
+    return value.replace(".", "").replace(",", ".") if is_decimal else value.replace(",", "")
