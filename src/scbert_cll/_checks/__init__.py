@@ -123,7 +123,14 @@ from scbert_cll._checks._survival import (
     they_vary,
     two_groups,
 )
-from scbert_cll._checks._tables import as_wide_as_its_header, known_files, same_sum, separated, table_source
+from scbert_cll._checks._tables import (
+    as_wide_as_its_header,
+    known_files,
+    only_numbers,
+    same_sum,
+    separated,
+    table_source,
+)
 from scbert_cll._checks._text import numbers_as_written, open_table, read_text
 from scbert_cll._checks._tokens import (
     edges_of_genes,
@@ -238,6 +245,7 @@ __all__ = [
     "one_group_per_cell",
     "one_per_cell",
     "one_signature",
+    "only_numbers",
     "only_of_a_corpus",
     "open_table",
     "other_key",

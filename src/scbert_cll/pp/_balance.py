@@ -79,7 +79,7 @@ def balance(
     SMOTE (Chawla et al. 2002, doi:10.1613/jair.953) puts a new cell at (1 − u) a + u b of two cells of a group. Matrices of whole numbers in ``X``,
     ``layers`` and ``obsm`` stay whole: each count of a is kept with probability 1 − u and each of b with u, which has that point as its
     mean and stays as sparse as a cell. Others are interpolated. A new cell has an ``obs`` value, its donor for one, where
-    both parents share it; else it is missing. Bin afterwards: tokens have no middle.
+    both parents share it; else it is missing. So it is with words, categories, dates and truth values in a table of ``obsm``. Bin afterwards: tokens have no middle.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,9 @@ def neighbour_space(adata: AnnData, rows: np.ndarray, use_rep: str | None, seed:
     else:
         _checks.key_in(use_rep, adata.obsm, "adata.obsm")
         found = adata.obsm[use_rep]
-        coordinates = found.iloc[rows].to_numpy() if isinstance(found, pd.DataFrame) else found[rows]
+        if isinstance(found, pd.DataFrame):
+            _checks.only_numbers(found, f"adata.obsm[{use_rep!r}]")
+        coordinates = found.iloc[rows].to_numpy(np.float64) if isinstance(found, pd.DataFrame) else found[rows]
     # float64: an integer matrix would have its interpolated values cut off
     identity = sparse.eye_array(rows.size, format="csr")
     return sparse.hstack([sparse.csr_array(coordinates).astype(np.float64), identity], format="csr")
@@ -53,10 +55,11 @@ def interpolate(
             new.layers[key] = _between(found, rows, parents, rng)
     for key, found in old.obsm.items():
         if isinstance(found, pd.DataFrame):
-            table = _between(found.to_numpy(dtype=np.float64), rows, parents, rng)
-            new.obsm[key] = pd.DataFrame(table, index=new.obs_names, columns=found.columns)
-        else:
+            new.obsm[key] = _between_tables(found, cast("pd.DataFrame", new.obsm[key]), rows, parents, rng)
+        elif np.asarray(found[:0]).dtype.kind in "biufc" or sparse.issparse(found):
             new.obsm[key] = _between(found, rows, parents, rng)
+        else:
+            new.obsm[key] = _between_words(np.asarray(found), np.asarray(new.obsm[key]), rows, parents, rng)
     for key in old.obs.columns:
         new.obs[key] = _shared(_checks.obs_column(old, key), _checks.obs_column(new, key), rows, parents, old.n_obs)
 
@@ -75,6 +78,35 @@ def _components(adata: AnnData, rows: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(train.obsm["X_pca"])
 
 
+def _between_tables(
+    old: pd.DataFrame, new: pd.DataFrame, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Columns of numbers between the parents; of words, categories, dates and truth values what both parents have."""
+    is_number = [_is_number(old.iloc[:, i]) for i in range(old.shape[1])]
+    columns = {i: new.iloc[:, i] for i in range(old.shape[1])}
+    if any(is_number):
+        values = _between(old.loc[:, is_number].to_numpy(dtype=np.float64, na_value=np.nan), rows, parents, rng)
+        columns |= {i: pd.Series(values[:, j], new.index) for j, i in enumerate(np.flatnonzero(is_number).tolist())}
+    for i in np.flatnonzero(~np.array(is_number, dtype=bool)).tolist():
+        shared = _shared(old.iloc[:, i], new.iloc[:, i], rows, parents, len(old))
+        is_text = pd.api.types.is_object_dtype(shared) and shared.isna().any()
+        columns[i] = shared.astype("category") if is_text else shared  # no file holds a gap in plain text
+    return pd.DataFrame(columns, index=new.index).set_axis(old.columns, axis=1)
+
+
+def _between_words(
+    old: np.ndarray, new: np.ndarray, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
+) -> np.ndarray:
+    """Words in an array: those that both parents have, else none ("")."""
+    first, second = (pd.DataFrame(values.reshape(len(values), -1)) for values in (old, new))
+    found = _between_tables(first, second, rows, parents, rng).astype(object).fillna("")
+    return found.to_numpy(dtype=object).reshape(new.shape)
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
 def _whole(values: Any) -> bool:
     data = values.data if sparse.issparse(values) else np.asarray(values)
     return bool((data == np.trunc(data)).all() and (data >= 0).all())
@@ -84,12 +116,14 @@ def _between(values: Any, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.
     """`values` with the new rows below: thinned where they are counts, interpolated where not; same type and dtype."""
     if values is None:
         return None
-    source = sparse.csr_array(values[rows])
+    held = values[rows]
+    source = sparse.csr_array(held if sparse.issparse(held) else np.asarray(held).reshape(len(held), -1))
     made = _thinned(source, parents, rng) if _whole(values) else sparse.csr_array(parents @ source)
     if sparse.issparse(values):
         stacked = sparse.vstack([sparse.csr_array(values), made.astype(values.dtype)], format=values.format)
         return type(values)(stacked)
-    return np.concatenate([np.asarray(values), made.toarray().astype(values.dtype)])
+    added = made.toarray().astype(values.dtype).reshape(-1, *values.shape[1:])
+    return np.concatenate([np.asarray(values), added])
 
 
 def _thinned(source: sparse.csr_array, parents: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_array:
