@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names
 from scbert_cll._evaluation.donors import by_donor as _by_donor
 from scbert_cll._evaluation.metrics import score
 from scbert_cll.estimators import baselines, seeded
@@ -49,7 +49,7 @@ def by_donor(
     """Observed and predicted percentage of the last class among each donor's labelled test cells."""
     cells = _labelled(adata, labels_key, split_key, _keys.TEST)
     classes = list(cells.obs[labels_key].cat.categories)
-    proba = cast("pd.DataFrame", cells.obsm[_keys.PROBA])[classes].to_numpy(float)[None]
+    proba = _names.own_columns(cast("pd.DataFrame", cells.obsm[_keys.PROBA]), cells.uns)[classes].to_numpy(float)[None]
     donors = cells.obs[donor_key].astype(str).to_numpy()
     table = _by_donor(cells.obs[labels_key].cat.codes.to_numpy(), donors, {"scBERT": proba}, classes)
     return table.set_index("donor")[["n_cells", "observed", "predicted"]]

@@ -92,6 +92,11 @@ def own_index(found: Iterable[Any], uns: Mapping[str, Any] | None = None) -> pd.
     return pd.Index([own(str(one), uns) for one in found], dtype=object)
 
 
+def own_keys(found: Mapping[str, Any], uns: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Values by the users' names."""
+    return {own(str(one), uns): value for one, value in found.items()}
+
+
 def columns_of(*names: Sequence[Hashable]) -> pd.Index:
     """Columns that several names make together: an index of tuples, of which :func:`key` makes keys."""
     made = np.empty(len(names[0]), dtype=object)

@@ -90,7 +90,6 @@ from scbert_cll._checks._on_corpus import (
     free_columns,
     full_while_predicting,
     groups_of_corpus,
-    names_for_zarr,
     not_chosen_twice,
     not_of_a_corpus,
     only_of_a_corpus,
@@ -101,6 +100,7 @@ from scbert_cll._checks._on_corpus import (
 )
 from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
 from scbert_cll._checks._sharing import evaluation_of, no_paths
+from scbert_cll._checks._slots import new_key
 from scbert_cll._checks._survival import (
     complete_cases,
     covariates,
@@ -224,8 +224,9 @@ __all__ = [
     "model_genes",
     "moments",
     "names",
-    "names_for_zarr",
+    "new_file",
     "new_folder",
+    "new_key",
     "no_empty_cells",
     "no_missing",
     "no_outcome",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from scbert_cll._checks._words import listed
-
-_RESERVED: Final = {"", ".", "..", "zarr.json", "_index"}  # no names in a zarr store
 
 
 def corpus_path(value: Any) -> Path:
@@ -82,15 +79,6 @@ def free_columns(names: Sequence[str], taken: Sequence[str]) -> None:
         raise ValueError(
             f"The corpus has obs columns {listed(both)}, which predictions would replace; build it with other names."
         )
-
-
-def names_for_zarr(names: Sequence[str], what: str) -> None:
-    """Names that can lie beside each other in a zarr store: a slash in one makes a folder of it."""
-    paths = [(*re.split(r"[/\\\\]", name), "") for name in names]
-    bad = [name for name, path in zip(names, paths, strict=True) if _RESERVED & set(path[:-1])]
-    bad += [a for a, p in zip(names, paths, strict=True) for q in paths if p != q and p[:-1] == q[: len(p) - 1]]
-    if bad:
-        raise ValueError(f"{what} have names that a zarr store cannot hold side by side: {listed(bad)}. Rename them.")
 
 
 def for_a_classifier(*, is_one: bool) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem, write_elem
 
-from scbert_cll import _keys
+from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import Corpus
 from scbert_cll._corpus.write import SOURCE
 from scbert_cll._files import read_json, write_json
@@ -72,6 +72,11 @@ class Results:
     names: Sequence[str] = ()  # what a cell can be called: the classes, and "unassigned" where that may be
     tables: Sequence[str] = ()
 
+    @property
+    def keys(self) -> list[str]:
+        """Columns of the tables."""
+        return _names.keys(self.classes, "Classes")
+
     def bytes_per_cell(self) -> int:
         """Size on disk, about."""
         return 4 * (self.width + len(self.tables) * len(self.classes) + 2) + 16 * (1 + len(self.tables))
@@ -121,39 +126,31 @@ class Store:
         """Some rows of an array."""
         return np.asarray(self.group[path][row : row + n])
 
-    def finish(self, slots: Mapping[str, Any], out: Path) -> None:
+    def finish(self, slots: Mapping[str, Any], results: Results, out: Path) -> None:
         """Write what is of all cells together, and put the whole into its place."""
-        for path, value in slots.items():
-            if isinstance(value, pd.DataFrame):
-                self._write_frame(path, value)
-            else:
-                slot, name = path.split("/")
-                write_elem(self.group[slot], name, value)
+        long = _names.long_ones(results.classes)
+        made = {path: _record.storable(value, long, rows=path.startswith("varm/")) for path, value in slots.items()}
+        for path, value in (made | ({f"uns/{_names.LONG}": long} if long else {})).items():
+            if path in self.group:
+                del self.group[path]  # of a process that was interrupted right here
+            slot, name = path.split("/")
+            write_elem(self.group[slot], name, value)
         for cut_short in self.folder.rglob("*.partial"):
             if cut_short.is_file():
                 cut_short.unlink()
         self.folder.rename(out)
 
-    def _write_frame(self, path: str, table: pd.DataFrame) -> None:
-        """Names of groups may have slashes, which anndata reads and does not write."""
-        if path in self.group:
-            del self.group[path]  # of a process that was interrupted right here
-        self._lay_frame(path, len(table), [str(name) for name in table.columns])
-        self.write(0, {f"{path}/{_INDEX}": table.index.to_numpy(dtype=object)})
-        for name in table.columns:
-            self._lay_array(f"{path}/{name}", (len(table),), "float64", np.nan, len(table))
-            self.write(0, {f"{path}/{name}": table[name].to_numpy()})
-
     def _lay_obs(self, n: int, groups: Mapping[str, Sequence[str]], more: Sequence[str], results: Results) -> None:
         columns = [_keys.DONOR, SOURCE, PART, *more]
         own = [_keys.PRED, _keys.SCORE] if results.classes else []
         del self.group["obs"]
-        self._lay_frame("obs", n, [*columns, *own])
+        self._lay_frame("obs", n, _names.keys([*columns, *own]))
         for name in columns:
+            path = f"obs/{_names.key(name)}"
             if name in groups:
-                self._lay_categorical(f"obs/{name}", n, groups[name], _NAMES_PER_CHUNK)
+                self._lay_categorical(path, n, groups[name], _NAMES_PER_CHUNK)
             else:
-                self._lay_array(f"obs/{name}", (n,), "float64", np.nan, _NAMES_PER_CHUNK)
+                self._lay_array(path, (n,), "float64", np.nan, _NAMES_PER_CHUNK)
         if results.classes:
             self._lay_categorical(f"obs/{_keys.PRED}", n, results.names, self.window)
             self._lay_array(f"obs/{_keys.SCORE}", (n,), "float32", np.nan, self.window)
@@ -161,8 +158,8 @@ class Store:
     def _lay_obsm(self, n: int, results: Results) -> None:
         self._lay_array(f"obsm/{_keys.X_SCBERT}", (n, results.width), "float32", np.nan, self.window)
         for table in results.tables:
-            self._lay_frame(f"obsm/{table}", n, results.classes)
-            for name in results.classes:
+            self._lay_frame(f"obsm/{table}", n, results.keys)
+            for name in results.keys:
                 self._lay_array(f"obsm/{table}/{name}", (n,), "float32", np.nan, self.window)
 
     def _lay_frame(self, path: str, n: int, columns: Sequence[str]) -> None:
@@ -188,11 +185,12 @@ class Store:
         values = {f"{frame}/{_INDEX}": obs.index.to_numpy(dtype=object) for frame in frames}
         obs = obs.assign(**{PART: pd.Categorical([part] * len(obs))})
         for name, column in obs.items():
+            path = f"obs/{_names.key(name)}"
             if name in groups:
                 codes = column.astype("category").cat.set_categories(groups[str(name)]).cat.codes
-                values[f"obs/{name}/codes"] = codes.to_numpy()
+                values[f"{path}/codes"] = codes.to_numpy()
             else:
-                values[f"obs/{name}"] = column.to_numpy(dtype=float)
+                values[path] = column.to_numpy(dtype=float)
         self.write(row, values)
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER
 
 
@@ -91,7 +91,8 @@ def out_of_fold(
     held = _evaluated(adata, key)
     _checks.key_in(f"{key}_proba", adata.obsm, "adata.obsm", "Run tl.cross_validate first.")
     proba = cast("pd.DataFrame", adata.obsm[f"{key}_proba"])
-    runs = list(dict.fromkeys(tuple(str(column).split("|", 2)[:2]) for column in proba.columns))
+    of = [_names.parts(str(column), adata.uns)[:2] for column in proba.columns]
+    runs = list(dict.fromkeys(of))
     models, repeats = dict.fromkeys(name for name, _ in runs), dict.fromkeys(int(number) for _, number in runs)
     where = f"adata.obsm['{key}_proba']"
     asked = list(models) if model is None else [model] if isinstance(model, str) else list(model)
@@ -102,7 +103,9 @@ def out_of_fold(
     classes = pd.CategoricalDtype([str(name) for name in held["classes"]], ordered=bool(held.get("ordered", False)))
     cells = _tested(adata, held["params"], classes)
     wanted = [(name, n) for name in asked for n in repeats if (name, str(n)) in runs and repeat in (None, n)]
-    return pd.concat([_run(proba, cells, name, n, classes) for name, n in wanted])
+    return pd.concat(
+        [_run(proba.loc[:, [run == (name, str(n)) for run in of]], cells, name, n, classes) for name, n in wanted]
+    )
 
 
 def _evaluated(adata: AnnData, key: str) -> Mapping[str, Any]:
@@ -147,9 +150,8 @@ def _tested(adata: AnnData, params: Mapping[str, Any], classes: pd.CategoricalDt
 def _run(
     proba: pd.DataFrame, cells: pd.DataFrame, model: str, repeat: int, classes: pd.CategoricalDtype
 ) -> pd.DataFrame:
-    """One model's predictions in one repeat, of the cells it was tested on."""
-    own = [column for column in proba.columns if column.startswith(f"{model}|{repeat}|")]  # in the classes' order
-    values = proba[own].set_axis([f"proba_{name}" for name in classes.categories], axis=1)
+    """One model's predictions in one repeat, of the cells it was tested on; columns in the classes' order."""
+    values = proba.set_axis([f"proba_{name}" for name in classes.categories], axis=1)
     tested = values.notna().all(axis=1).to_numpy()
     pred = pd.Categorical.from_codes(values[tested].to_numpy().argmax(axis=1), dtype=classes)
     return cells[tested].assign(model=model, repeat=repeat, pred=pred).join(values)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names
 
 REST = "rest"
 
@@ -95,7 +95,7 @@ def _attention(adata: AnnData, key: str) -> pd.DataFrame:
             f"adata.varm[{key!r}] must be a DataFrame of genes × groups, as tl.gene_attention writes it; "
             f"found {type(table).__name__}."
         )
-    return table.set_axis(table.columns.astype(str), axis=1)
+    return _names.own_columns(table, adata.uns)
 
 
 def _groups(table: pd.DataFrame, group: str | Iterable[str] | None, reference: str, key: str) -> list[str]:

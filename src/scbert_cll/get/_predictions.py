@@ -7,7 +7,7 @@ from typing import cast
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names
 
 
 def predictions(
@@ -59,5 +59,5 @@ def predictions(
     table = pd.DataFrame({name: obs[key] for name, key in columns.items() if key in obs}, obs.index).rename_axis("cell")
     proba = adata.obsm.get(f"{stem}_proba")
     if isinstance(proba, pd.DataFrame):
-        table = table.join(proba.add_prefix("proba_"))
+        table = table.join(_names.own_columns(proba, adata.uns).add_prefix("proba_"))
     return table if split is None else table[table["split"] == split]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names
 from scbert_cll.pl import _style
 
 _REMEDY: Final = 'Run tl.gene_attribution(adata, model, method="attention", per_layer=True) first.'
@@ -105,7 +105,8 @@ def _found(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     table, record = pd.DataFrame(adata.varm[f"{key}_layers"]), adata.uns[key]
     _checks.key_in("layers", record, f"adata.uns[{key!r}]", _REMEDY)
     parts = [str(column).rsplit("|", 2) for column in table]
-    index = pd.MultiIndex.from_tuples([(g, int(layer), int(head)) for g, layer, head in parts])
+    of = [(_names.own(group, adata.uns), int(layer), int(head)) for group, layer, head in parts]
+    index = pd.MultiIndex.from_tuples(of)
     return table.set_axis(index.set_names(["group", "layer", "head"]), axis=1), record
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll import _keys, get
+from scbert_cll import _keys, _names, get
 from scbert_cll.pl import _style
 
 _CAVEAT = "Grey: attention itself, which follows expression. Not a test."
@@ -137,9 +137,9 @@ def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) 
 
 def _title(adata: AnnData, key: str, group: str, reference: str) -> str:
     """What is compared, and how many cells it stands for."""
-    others = [name for name in map(str, pd.DataFrame(adata.varm[key])) if name != group]
+    others = [name for name in _names.own_index(pd.DataFrame(adata.varm[key]), adata.uns) if name != group]
     against = reference if reference != get.REST else others[0] if len(others) == 1 else "the others"
-    n_cells = adata.uns.get(key, {}).get("n_cells", {})
+    n_cells = _names.own_keys(adata.uns.get(key, {}).get("n_cells", {}), adata.uns)
     sizes = [f"{n_cells[name]:,}" for name in (group, against) if name in n_cells]
     gap = " " if len(group) + len(against) < 22 else "\n"
     title = f"{_style.shortened(group)}{gap}− {_style.shortened(against)}"

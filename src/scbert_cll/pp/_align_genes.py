@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll._corpus.columns import Columns
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
@@ -87,6 +87,7 @@ def align_genes(
     >>> aligned.X.toarray()
     array([[0, 6, 1]])
     """
+    params = _record.params(locals())
     adata = _checks.anndata(adata, repeated_genes=True)
     vocab = GeneVocab.of(vocab)
     _checks.counts(adata, layer)
@@ -101,11 +102,9 @@ def align_genes(
     aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **_of_cells(adata))
     for name in left_out:
         aligned.uns.pop(name, None)
-    aligned.uns[_keys.ALIGN_GENES] = {
-        **_report(found, per_gene, vocab),
-        "left_out": _strings(left_out),
-        "params": {"layer": layer or "X", "min_matched": float(min_matched), "aliases": aliases is not None},
-    }
+    params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"}
+    record = {**_report(found, per_gene, vocab), "left_out": _strings(left_out), "params": params}
+    _record.write(aligned, uns={_keys.ALIGN_GENES: record})
     return aligned
 
 

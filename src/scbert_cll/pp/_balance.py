@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from anndata import AnnData
 from imblearn.over_sampling import SMOTE, RandomOverSampler
 from imblearn.under_sampling import RandomUnderSampler
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.pp._smote import interpolate, neighbour_space, refuse_derived
 
 METHODS = ("weights", "oversample", "undersample", "smote")
@@ -92,27 +92,28 @@ def balance(
     >>> adata.obs.groupby("cd49d")["balance_weight"].sum().to_dict()
     {'CD49d+': 4.0, 'CD49d-': 4.0}
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
     _checks.choice(method, METHODS, "method")
     keys = [groupby] if isinstance(groupby, str) else list(groupby)
     _not_twice(adata, method)
     group = _training_groups(adata, keys, split_key)
-    params: dict[str, Any] = {"groupby": keys, "method": method, "split_key": split_key}
+    params["groupby"] = keys
     if method == "weights":
         adata = _checks.target(adata, copy=copy)
         weight, table = _weights(group)
-        adata.obs[_keys.BALANCE_WEIGHT] = weight
-    else:
-        if not copy:
-            _checks.target(adata, copy=False)
-        seed = int(np.random.default_rng(rng).integers(2**31 - 1))
-        params |= {"rng": int(rng)} if isinstance(rng, (int, np.integer)) else {}
-        params |= {"k_neighbors": k_neighbors} if method == "smote" else {}
-        new = _resampled(adata, group, method, use_rep, k_neighbors, seed)
-        table = _sizes(group, new, keys)
-        adata = new if copy else _become(adata, new)
-    adata.uns[_keys.BALANCE] = {"params": params, "groups": table}
-    return adata if copy else None
+        _record.write(
+            adata, obs={_keys.BALANCE_WEIGHT: weight}, uns={_keys.BALANCE: {"params": params, "groups": table}}
+        )
+        return adata if copy else None
+    if not copy:
+        _checks.target(adata, copy=False)
+    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
+    new = _resampled(adata, group, method, use_rep, k_neighbors, seed)
+    _record.write(new, uns={_keys.BALANCE: {"params": params, "groups": _sizes(group, new, keys)}})
+    if not copy:
+        _record.become(adata, new)
+    return new if copy else None
 
 
 def _not_twice(adata: AnnData, method: str) -> None:
@@ -240,9 +241,3 @@ def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
     grown = pd.Series([" | ".join(row) for row in zip(*columns, strict=True)], dtype=object).value_counts()
     n_after = kept.add(grown, fill_value=0).reindex(n_before.index).astype(int)
     return pd.DataFrame({"n_before": n_before, "n_after": n_after}).rename_axis("group").rename(index=str)
-
-
-def _become(adata: AnnData, new: AnnData) -> AnnData:
-    """Make the user's object hold the new rows; anndata itself does so where a view becomes actual."""
-    adata._init_as_actual(new)  # type: ignore[no-untyped-call]
-    return adata

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 
 type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
 
@@ -119,7 +119,9 @@ def bin_expression(
     array([[3, 4, 0, 5],
            [0, 1, 3, 5]], dtype=uint8)
     """
+    given = _record.params(locals())
     adata = _checks.anndata(adata)
+    _checks.new_key(key_added)
     asked = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
     params = asked if edges is None else _checks.same_or_default(asked, edges, _DEFAULTS, fit_on)
     counts, totals = _counted(adata, layer, key_added, **params)
@@ -131,10 +133,10 @@ def bin_expression(
     tokens = _tokens(counts, totals, lower, **params)
 
     adata = _checks.target(adata, copy=copy)
-    adata.layers[key_added] = tokens
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
     n_fit = {"n_fit_cells": int(cells.sum())} if edges is None and method in ("uniform", "gene_quantile") else {}
-    adata.uns[key_added] = {"edges": lower, "params": {**plain, "layer": layer or "X", **n_fit}}
+    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit}
+    _record.write(adata, layers={key_added: tokens}, uns={key_added: {"edges": lower, "params": given}})
     return adata if copy else None
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 
 Method = Literal["max_mean", "mean"]
 type Probes = pd.DataFrame | pd.Series | Mapping[str, Any] | str | PathLike[str]
@@ -91,7 +91,9 @@ def collapse_probes(
     >>> genes.var["probe"].to_dict()
     {'ITGA4': '35731_at', 'RABGGTA': '100_g_at'}
     """
+    params = _record.params(locals())
     adata = _checks.anndata(adata)
+    _checks.new_key(key_added)
     _checks.choice(method, _METHODS, "method")
     of_probe = _genes(adata, probes)
     found = pd.Series(adata.var_names, dtype=object).map(of_probe)
@@ -104,13 +106,14 @@ def collapse_probes(
     table = pd.DataFrame({"at": np.flatnonzero(is_one), "gene": gene[is_one]})
     collapsed, var = _collapsed(values, table, adata.var_names, method)
     made = AnnData(collapsed, var=var, **_of_samples(adata))
-    made.uns[key_added] = {
+    record = {
         "n_probes": adata.n_vars,
         "n_genes": made.n_vars,
         "several_genes": adata.var_names[(gene != "") & ~is_one].to_numpy(dtype=object),
         "no_gene": adata.var_names[gene == ""].to_numpy(dtype=object),
-        "params": {"method": method},
+        "params": params,
     }
+    _record.write(made, uns={key_added: record})
     return made
 
 

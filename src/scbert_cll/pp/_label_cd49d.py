@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.pp import _gate, _protein
 from scbert_cll.pp._donor_table import donor_table
 from scbert_cll.pp._mixture import Mixture
@@ -132,6 +132,10 @@ def label_cd49d(
     >>> adata.obs["cd49d"].value_counts().to_dict()
     {'CD49d-': 100, 'CD49d+': 100}
     """
+    asked = _record.params(locals())
+    _checks.new_key(
+        key_added, [batch_key, donor_key, cells if isinstance(cells, str) else None], stems=("", "_level", "_score")
+    )
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     gate = _gate.Gate(marker, method, margin, quantiles, thresholds, seed)
     protein = _protein.find(data, protein_key, rna_key)
@@ -143,8 +147,8 @@ def label_cd49d(
 
     cuts = _gate.fit(gate, levels, batch, gated)
     result = _call(gate, cuts, levels.level, batch, gated)
-    uns = _record(gate, cuts, result["label"])
-    uns["params"] |= _params(protein, j, gated, normalize=normalize, batch_key=batch_key, donor_key=donor_key, rng=rng)
+    uns = _tables(gate, cuts, result["label"])
+    uns["params"] = asked | {"protein": protein.names[j], "protein_matrix": protein.where, "n_gated": int(gated.sum())}
     if donor is not None:
         uns["donors"] = donor_table(levels, result["label"], batch, donor, gated, cuts.table)
     return _write(data, protein.rna, result, uns, key_added, copy)
@@ -245,26 +249,14 @@ def _score(level: np.ndarray, batch: np.ndarray, gated: np.ndarray, mixtures: Ma
     return x
 
 
-def _record(gate: _gate.Gate, cuts: _gate.Cuts, label: pd.Series) -> dict[str, Any]:
+def _tables(gate: _gate.Gate, cuts: _gate.Cuts, label: pd.Series) -> dict[str, Any]:
     """The tables of `uns`; given thresholds are in theirs."""
     return {
-        "params": {
-            "marker": gate.marker,
-            "method": gate.method,
-            "margin": float(gate.margin),
-            "quantiles": [float(q) for q in gate.quantiles],
-        },
         "thresholds": cuts.table,
         "separation": cuts.separation,
         "classes": label.value_counts(sort=False).rename("n_cells").to_frame().rename(index=str),
         "score": "posterior" if cuts.mixtures else "rank",
     }
-
-
-def _params(protein: _protein.Protein, j: int, gated: np.ndarray, **given: Any) -> dict[str, Any]:
-    """The other arguments, as plain values; what is None is left out."""
-    plain = {k: v for k, v in given.items() if isinstance(v, (str, int, np.integer))}
-    return {"protein": protein.names[j], "protein_matrix": protein.where, "n_gated": int(gated.sum()), **plain}
 
 
 def _write(
@@ -276,7 +268,7 @@ def _write(
         adata = data.mod[rna_key] if copy else _checks.target(rna, copy=False)
     else:
         data = adata = _checks.target(rna, copy=copy)
-    for name, column in ((key, "label"), (_keys.level(key), "level"), (_keys.score(key), "score")):
-        adata.obs[name] = result[column].set_axis(adata.obs_names)
-    adata.uns[key] = uns
+    named = ((key, "label"), (_keys.level(key), "level"), (_keys.score(key), "score"))
+    obs = {name: result[column].set_axis(adata.obs_names) for name, column in named}
+    _record.write(adata, obs=obs, uns={key: uns})
     return data if copy else None

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _deal, _keys
+from scbert_cll import _checks, _deal, _keys, _record
 
 _NO_PAIRS = (
     50.0  # test without a donor of several classes: worse than a class missing there, not than one missing in train
@@ -87,7 +87,9 @@ def split_donors(
     >>> adata.obs.groupby("split", observed=True)["donor"].nunique().to_dict()
     {'train': 3, 'val': 1, 'test': 2}
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
+    _checks.new_key(key_added, [donor_key, labels_key])
     _checks.choice(unit, ("donor", "cell"), "unit")
     if mixed and (labels_key is None or unit == "cell"):
         raise ValueError("mixed=True deals donors by the classes of their cells: name labels_key, and unit='donor'.")
@@ -102,13 +104,11 @@ def split_donors(
     if label is not None:
         _every_class_in_train(part, label, donor)
 
-    params: dict[str, Any] = {"donor_key": donor_key, "fractions": [float(s) for s in shares], "unit": unit}
-    params |= {} if labels_key is None else {"labels_key": labels_key, "mixed": mixed}
-    params |= {"rng": int(rng)} if isinstance(rng, (int, np.integer)) else {}
-    params["donors_shared"] = unit == "cell"
+    params |= {"fractions": [float(s) for s in shares], "donors_shared": unit == "cell"}
     adata = _checks.target(adata, copy=copy)
-    adata.obs[key_added] = pd.Categorical(part, categories=list(_keys.SPLIT_ORDER))
-    adata.uns[key_added] = {"params": params, "donors": _table(donor, label, part)}
+    column = pd.Categorical(part, categories=list(_keys.SPLIT_ORDER))
+    record = {"params": params, "donors": _table(donor, label, part)}
+    _record.write(adata, obs={key_added: column}, uns={key_added: record})
     return adata if copy else None
 
 
@@ -201,8 +201,6 @@ def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.Dat
     keys = [donor.rename("donor"), part.rename("split")]
     counts = donor.groupby(keys).size().rename("n_cells").to_frame()
     if label is not None:
-        # h5ad reads a slash in a column name as a folder
-        per_class = pd.crosstab(keys, label).rename(columns=lambda c: f"n_{c}".replace("/", "|"))
+        per_class = pd.crosstab(keys, label).rename(columns=lambda c: f"n_{c}")
         counts = counts.join(per_class).fillna(0).astype(int)
-    table = counts.reset_index()
-    return table.set_axis(table.index.astype(str))
+    return counts.reset_index()

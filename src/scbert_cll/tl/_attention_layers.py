@@ -16,7 +16,7 @@ MEAN = "mean"  # in the place of a head: of all heads of a layer
 def attention_layers(
     model: ScBERTClassifier, adata: AnnData, groups: pd.Series, batch_size: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Genes × "group|layer|head", and a table of the correlation with abundance per group, layer and head (or their mean).
+    """Genes × (group, layer, head), and a table of the correlation with abundance per group, layer and head (or their mean).
 
     Abundance is the mean token of a gene in the cells of the group; genes that none of them expresses are left out.
     """
@@ -33,5 +33,4 @@ def attention_layers(
             for head, values in {**{str(name): heads[name] for name in heads}, MEAN: heads.mean(axis=1)}.items():
                 r = float(stats.spearmanr(values[expressed], abundance[expressed]).statistic)
                 rows.append({"group": str(group), "layer": layer, "head": head, "abundance": r})
-    flat = found.set_axis(["|".join(map(str, column)) for column in found.columns], axis=1)
-    return flat, pd.DataFrame(rows).rename(index=str)
+    return found, pd.DataFrame(rows).rename(index=str)

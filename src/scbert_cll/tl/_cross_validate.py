@@ -16,7 +16,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 import scbert_cll
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._evaluation import duplicates, folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
@@ -137,6 +137,8 @@ def cross_validate(
     >>> sc_cll.get.evaluation(adata, metric="macro_f1")["model"].tolist()
     ['logistic_l2', 'majority']
     """
+    asked = _record.params(locals())
+    _checks.new_key(key_added, [protein_key], stems=("_proba", "_pred"))
     task = _task(adata, labels_key, donor_key, layer, protein_key)
     _check(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, metrics=metrics, n_bootstrap=n_bootstrap)
     _checks.number_in(positive_from, "positive_from", 0, 100)
@@ -151,23 +153,7 @@ def cross_validate(
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
-    params = {
-        "labels_key": labels_key,
-        "donor_key": donor_key or "none",
-        "scheme": scheme,
-        "n_splits": n_splits,
-        "n_repeats": n_repeats,
-        "models": list(proba),
-        "baselines": baselines,
-        "metrics": list(metrics),
-        "layer": layer or "X",
-        "protein_key": protein_key or "none",
-        "gene": gene,
-        "n_bootstrap": n_bootstrap,
-        "positive_from": positive_from,
-        "rng": rng,
-        "version": scbert_cll.__version__,
-    }
+    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__}
     record = {"params": params, "classes": np.array(task.classes), "folds": _fold_table(task, parts)}
     record |= {"seconds": pd.DataFrame({"model": list(seconds), "seconds": list(seconds.values())}).rename(index=str)}
     record |= {"ordered": task.ordered, "unit": made.unit, "n_units": made.n_units}
@@ -358,7 +344,7 @@ def _fold_table(task: _Task, parts: Sequence[folds.Fold]) -> pd.DataFrame:
 
 def _write(adata: AnnData, task: _Task, proba: Mapping[str, np.ndarray], record: dict[str, Any], key: str) -> None:
     columns = {
-        f"{name}|{repeat}|{label.replace('/', '∕')}": values[repeat, :, i]
+        (name, repeat, label): values[repeat, :, i]
         for name, values in proba.items()
         for repeat in range(len(values))
         for i, label in enumerate(task.classes)
@@ -368,6 +354,7 @@ def _write(adata: AnnData, task: _Task, proba: Mapping[str, np.ndarray], record:
     for name, values in proba.items():
         best = np.where(task.codes >= 0, values.mean(0).argmax(1), -1)
         calls[name] = pd.Categorical.from_codes(best, classes, ordered=task.ordered)
-    adata.obsm[f"{key}_proba"] = pd.DataFrame(columns, index=adata.obs_names)
-    adata.obsm[f"{key}_pred"] = pd.DataFrame(calls, index=adata.obs_names)
-    adata.uns[key] = record
+    table = pd.DataFrame(dict(enumerate(columns.values())), index=adata.obs_names)
+    table = table.set_axis(_names.columns_of(*zip(*columns, strict=True)), axis=1)
+    tables = {f"{key}_proba": table, f"{key}_pred": pd.DataFrame(calls, index=adata.obs_names)}
+    _record.write(adata, obsm=tables, uns={key: record})

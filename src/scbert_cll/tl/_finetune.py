@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.tl import _write
 from scbert_cll.tl._asked import check_asked
@@ -104,7 +104,11 @@ def finetune(
         Mean of a cell's refined tokens.
     ``adata.uns['scbert']`` : dict
         Parameters, network, version and training history; ``linear``: how it is combined, and its penalty; ``comparison``: scores of the
-        logistic regression, the network and what is predicted on validation and test cells.
+        logistic regression, the network and what is predicted on validation and test cells. An entry of an earlier :func:`~scbert_cll.tl.predict`
+        goes, since what it was of is replaced.
+
+    Columns of the tables are the classes; a class that no file can hold as a name, such as ``T/NK``, is ``T%2FNK`` there.
+    :func:`get.predictions <scbert_cll.get.predictions>` gives the classes' own names.
 
     Raises
     ------
@@ -130,6 +134,7 @@ def finetune(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
+    params = _record.params(locals())
     check_asked("tl.finetune", finetune, ScBERTClassifier, train | {"accelerator": accelerator}, network, "preset")
     keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
     fit: dict[str, Any] = {
@@ -154,7 +159,7 @@ def finetune(
         return classifier
     only = {"balance": bool(balance), "num_workers": num_workers != 0}
     _checks.only_of_a_corpus(only, remedy="Balance with pp.balance.")
-    return _in_memory(adata, model, layer, exclude_genes, start, keys, fit)
+    return _in_memory(adata, model, layer, exclude_genes, start, keys, fit, params)
 
 
 def _in_memory(
@@ -165,6 +170,7 @@ def _in_memory(
     start: dict[str, Any],
     keys: dict[str, Any],
     fit: dict[str, Any],
+    params: dict[str, Any],
 ) -> ScBERTClassifier:
     """Train on the labelled cells and predict all."""
     labels_key = start["labels_key"]
@@ -172,7 +178,7 @@ def _in_memory(
     _checks.split(adata, keys["split_key"])
     _checks.obs_column(adata, labels_key)
     keys["weight_key"] = keys["weight_key"] if keys["weight_key"] in adata.obs else None
-    with _write.untouched_on_error(adata):
+    with _record.untouched_on_error(adata):
         if model is None:
             ScBERTClassifier.setup_anndata(adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes)
             classifier = ScBERTClassifier(adata, **{name: x for name, x in start.items() if name != "labels_key"})
@@ -180,9 +186,8 @@ def _in_memory(
             classifier = ScBERTClassifier.from_pretrained(model, adata, **start)
         classifier.train(**keys, **fit)
         found = classifier.predict_parts(adata)
-    _write.predictions(adata, classifier, found)
-    used = {name: keys[name] for name in ("split_key", "weight_key", "protein_key")}
-    record = _write.record(classifier, labels_key=labels_key, combine=fit["combine"], freeze=fit["freeze"], **used)
-    compared = _write.comparison(adata, found, labels_key, keys["split_key"])
-    adata.uns[_keys.SCBERT] = record | {"comparison": compared}
+        record = _write.record(classifier, params | {"weight_key": keys["weight_key"]})
+        record["comparison"] = _write.comparison(adata, found, labels_key, keys["split_key"])
+        predicted = ("uns", _keys.SCBERT_PREDICT)  # by another model; what it is of is replaced here
+        _record.write(adata, **_write.predictions(classifier, found), uns={_keys.SCBERT: record}, replaces=[predicted])
     return classifier

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
 from scbert_cll.tl._vectors import read_vectors, source
 
@@ -120,17 +120,16 @@ def gene2vec(
     >>> adata.varm["gene2vec"].shape[1]
     32
     """
+    params = _record.params(locals())
     adata = _checks.anndata(adata)
+    _checks.new_key(key_added)
     _checks.choice(method, ("svd", "skip_gram"), "method")
-    params: dict[str, Any] = {"method": method, "n_dims": n_dims, "layer": layer or "X", "source": "co-expression"}
-    params |= {"donor_key": donor_key or "none", "split_key": split_key or "none", "min_detected": min_detected}
-    params |= {"cells_per_metacell": cells_per_metacell, "n_metacells": n_metacells}
-    params |= {"n_neighbors": n_neighbors, "epochs": epochs}
+    params["source"] = "co-expression"
     if vectors is not None:
         _checks.share(min_matched, "min_matched")
         found = read_vectors(vectors)
         _checks.enough_matched(adata.var_names, found.index, "vectors", min_matched=min_matched)
-        params = {"n_dims": found.shape[1], "min_matched": min_matched, "source": source(vectors)}
+        params |= {"n_dims": found.shape[1], "source": source(vectors)}
         numbers: dict[str, int] = {}
     else:
         _check_numbers(params)
@@ -144,14 +143,12 @@ def gene2vec(
             numbers = {"n_cells": counts.shape[0]}
         else:
             found, numbers = co_expression_vectors(counts, adata.var_names, donors, params, generator)
-        if isinstance(rng, int | np.integer):
-            params["rng"] = int(rng)
     numbers |= {"n_genes": adata.n_vars, "n_genes_with_vector": int(adata.var_names.isin(found.index).sum())}
     logger.info("%d of %d genes have a vector", numbers["n_genes_with_vector"], adata.n_vars)
 
     adata = _checks.target(adata, copy=copy)
-    adata.varm[key_added] = found.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
-    adata.uns[key_added] = {"params": params, **numbers}
+    table = found.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
+    _record.write(adata, varm={key_added: table}, uns={key_added: {"params": params, **numbers}})
     return adata if copy else None
 
 

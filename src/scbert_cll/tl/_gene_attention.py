@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.nn.favor import UNIFORM
 
@@ -51,7 +51,8 @@ def gene_attention(
     None, or with `copy` the new object, which then holds:
 
     ``adata.varm['gene_attention']`` : DataFrame (genes × groups), float64
-        Share of attention; a column sums to 1. Genes the model does not know have 0.
+        Share of attention; a column sums to 1. Genes the model does not know have 0. A group that no file can hold as a name, such as
+        ``T/NK``, is ``T%2FNK`` here; :func:`get.gene_attention <scbert_cll.get.gene_attention>` gives the groups' own names.
     ``adata.uns['gene_attention']`` : dict
         Parameters, the number of cells in each group, and ``attention_floor``, per layer the share of the attention features
         that is their constant floor: near 1 attention is uniform, and a gene's share only says how often it attends.
@@ -74,22 +75,27 @@ def gene_attention(
     ----------
     Choromanski et al. 2021, arXiv:2009.14794, for the attention; the closed form follows from its low rank.
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
     _checks.is_model(model, ("ScBERT", "ScBERTClassifier"))
+    _checks.new_key(key_added, [model.layer])
     groups = _checks.groups(adata, groupby)
     target = _checks.target(adata, copy=copy)
     attention = model.get_gene_attention(groups, adata, batch_size=batch_size)
     cells = model.get_cell_attention(adata, batch_size=batch_size) if per_cell else None
     floor = model.get_attention_floor(adata)
     warn_if_uniform(floor)
-    target.varm[key_added] = attention.reindex(adata.var_names, fill_value=0.0)
-    target.uns[key_added] = {
-        "params": {"groupby": groupby, "per_cell": per_cell, "layer": model.layer},
+    record = {
+        "params": params | {"layer": model.layer},
         "attention_floor": floor,
         "n_cells": {str(name): int(n) for name, n in groups.value_counts().items()},
     }
+    table = attention.reindex(adata.var_names, fill_value=0.0)
+    layers = {}
     if cells is not None:
-        target.layers[key_added] = _to_columns(cells, adata.var_names.get_indexer(model.genes), adata.n_vars)
+        layers[key_added] = _to_columns(cells, adata.var_names.get_indexer(model.genes), adata.n_vars)
+    own = [("layers", key_added)] if key_added in target.uns else []
+    _record.write(target, varm={key_added: table}, layers=layers, uns={key_added: record}, replaces=own)
     return target if copy else None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.model._attribution import Attribution
 from scbert_cll.model._set_effects import coded, evenly_spaced
@@ -31,7 +31,7 @@ _BY_GRADIENT: Final = ("gate_gradient", "gradient_input", "integrated_gradients"
 _BY_DROPPING: Final = ("occlusion", "group_occlusion")
 _BY_ATTENTION: Final = ("attention", "attention_difference")
 _METHODS: Final = (*_BY_GRADIENT, *_BY_DROPPING, "rollout", *_BY_ATTENTION)
-_BETWEEN: Final = "|"
+_BETWEEN: Final = "\x00"  # of donor and group; in no name that a file holds
 
 
 class _Asked(NamedTuple):
@@ -151,9 +151,11 @@ def gene_attribution(
     ----------
     Sundararajan et al. 2017, arXiv:1703.01365, for integrated gradients; Abnar and Zuidema 2020, arXiv:2005.00928, for rollout.
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
     _checks.is_model(model, ("ScBERTClassifier",))
     _checks.choice(method, _METHODS, "method")
+    _checks.new_key(key_added)
     groups = _checks.groups(adata, groupby)
     _goes_together(method, groups, genes, gene_sets, per_layer=per_layer)
     donors = None if donor_key is None else _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
@@ -169,30 +171,28 @@ def gene_attribution(
     if per_layer:
         layers, table = attention_layers(model, adata, groups, batch_size)
         more |= {"layers": table, "attention_floor": model.get_attention_floor(adata)}
-    params: dict[str, Any] = {
-        "method": method,
-        "groupby": groupby,
-        "donor_key": donor_key or "none",
-        "layer": model.layer,
-    }
-    params |= {"target": target or model.classes[-1], "n_steps": n_steps, "split_key": split_key}
-    params |= {"n_cells": "all" if n_cells is None else n_cells} if method in _BY_DROPPING else {}
+    params |= {"layer": model.layer, "target": target or model.classes[-1]}
+    params |= {"n_cells": "all"} if n_cells is None else {}
     record = {"params": params, "n_cells": {str(k): int(n) for k, n in groups.value_counts().items()}}
     record |= {"auroc_within": auroc} | more
+    of_donors = {} if donors is None else {"donors": found.set_axis(_pairs(found.columns), axis=1)}
     if method == "group_occlusion":
-        own = {"effects": by_group} | ({} if donors is None else {"donors": found})
-        destination.uns[f"{key_added}_sets"] = record | own
+        _record.write(destination, uns={f"{key_added}_sets": record | {"effects": by_group} | of_donors})
         return destination if copy else None
-    tables = (
-        {"": by_group}
-        | ({} if donors is None else {"_donors": found})
-        | ({} if layers is None else {"_layers": layers})
-        | ({} if size is None else {"_size": size})
-    )
-    for name, of_genes in tables.items():
-        destination.varm[f"{key_added}{name}"] = _in_order(of_genes, adata.var_names, model.genes)
-    destination.uns[key_added] = record
+    tables = {"": by_group, "_layers": layers, "_size": size, "_donors": of_donors.get("donors")}
+    varm = {
+        f"{key_added}{name}": _in_order(of_genes, adata.var_names, model.genes)
+        for name, of_genes in tables.items()
+        if of_genes is not None
+    }
+    own = [("varm", f"{key_added}{name}") for name in tables]
+    _record.write(destination, varm=varm, uns={key_added: record}, replaces=own if key_added in destination.uns else [])
     return destination if copy else None
+
+
+def _pairs(columns: pd.Index) -> pd.Index:
+    """Donor and group, of columns that hold both."""
+    return _names.columns_of(*zip(*(str(column).split(_BETWEEN) for column in columns), strict=True))
 
 
 def _goes_together(

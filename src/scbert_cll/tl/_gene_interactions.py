@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import stats
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERTClassifier
 
 _MOST_GENES: Final = 50
@@ -91,8 +91,10 @@ def gene_interactions(
     network with attention. So go by the size, beside that of pairs of genes that have nothing to do with each other (see the page on
     non-additive programmes).
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
     _checks.is_model(model, ("ScBERTClassifier",))
+    _checks.new_key(key_added)
     genes = _named(genes, adata, model)
     _checks.number_in(n_cells, "n_cells", 1, np.inf, whole=True)
     groups = pd.Series("all", adata.obs_names, dtype="category") if groupby is None else _checks.groups(adata, groupby)
@@ -108,10 +110,8 @@ def gene_interactions(
         for group, own in cells.groupby("group", sort=False).indices.items()
         for pair, values in found.items()
     ]
-    params: dict[str, Any] = {"genes": genes, "groupby": groupby or "none", "donor_key": donor_key}
-    params |= {"target": target or model.classes[-1], "n_cells": n_cells, "min_cells": min_cells}
-    params |= {"rng": rng} if isinstance(rng, int) else {}
-    destination.uns[key_added] = {"pairs": _table(rows), "params": params}
+    params |= {"genes": genes, "target": target or model.classes[-1]}
+    _record.write(destination, uns={key_added: {"pairs": _table(rows), "params": params}})
     return destination if copy else None
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll._evaluation import audit_findings as check
 from scbert_cll._evaluation import audit_gap, duplicates
 from scbert_cll._evaluation import audit_preprocessing as fitted
@@ -141,7 +141,9 @@ def leakage_audit(
     >>> sb.tl.leakage_audit(adata, gap=False).passed
     True
     """
+    params = _record.params(locals())
     adata = _checks.target(_checks.anndata(adata), copy=False)
+    _checks.new_key(key_added)
     _checks.number_in(near_duplicate_alpha, "near_duplicate_alpha", 1e-300, 0.5)
     _checks.number_in(n_repeats, "n_repeats", 1, 1000, whole=True)
     parts = _checks.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(dtype=object)
@@ -160,10 +162,7 @@ def leakage_audit(
         rows = _originals(adata, matrix, np.flatnonzero(known))
         report.gap = _gap(log, rows, label, donor, n_repeats, generator)
         report.findings = check.table([*findings, check.gap(report.gap)])
-    params: dict[str, Any] = {"split_key": split_key, "donor_key": donor_key or "none", "labels_key": labels_key}
-    params |= {"layer": layer or "X", "near_duplicate_alpha": float(near_duplicate_alpha), "gap": gap}
-    params |= {"n_repeats": int(n_repeats)} | ({"rng": int(rng)} if isinstance(rng, int | np.integer) else {})
-    adata.uns[key_added] = _record(report, params)
+    _record.write(adata, uns={key_added: _tables(report, params)})
     return report
 
 
@@ -268,7 +267,7 @@ def _gap(
     return audit_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=rng)
 
 
-def _record(report: LeakageReport, params: dict[str, Any]) -> dict[str, Any]:
+def _tables(report: LeakageReport, params: dict[str, Any]) -> dict[str, Any]:
     """Plain values and tables that a file can hold."""
     gap = {"gap": report.gap} if len(report.gap) else {}
     return {"params": params, "findings": report.findings, "cells": report.cells, **gap, "passed": report.passed}

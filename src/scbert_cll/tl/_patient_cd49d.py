@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, get
+from scbert_cll import _checks, _keys, _names, _record, get
 from scbert_cll.tl import _patient_share
 
 _MEASURED: Final = (
@@ -139,7 +139,9 @@ def patient_cd49d(
     >>> patients.shape
     (10, 200)
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
+    _checks.new_key(key_added)
     _checks.number_in(positive_from, "positive_from", 0, 100)
     _checks.number_in(min_cells, "min_cells", 1, np.inf, whole=True)
     labels_key = labels_key or key
@@ -157,10 +159,8 @@ def patient_cd49d(
         known, record["calibration"] = _with_predictions(known, found, donor, min_cells, positive_from)
     first = ~donor.duplicated().to_numpy()
     patients.obs = known.join(obs.loc[first, list(obs_keys)].set_axis(donor[first].to_numpy()))
-    params: dict[str, Any] = {"donor_key": donor_key, "key": key, "labels_key": labels_key, "model": model or "none"}
-    params |= {"proba_key": proba_key, "split_key": split_key or "none", "layer": layer or "X"}
-    params |= {"positive_from": float(positive_from), "min_cells": int(min_cells), "obs_keys": list(obs_keys)}
-    patients.uns[key_added] = record | {"params": params}
+    params |= {"labels_key": labels_key, "positive_from": float(positive_from)}
+    _record.write(patients, uns={key_added: record | {"params": params}})
     return patients
 
 
@@ -205,10 +205,13 @@ def _predictions(
             None, set(), f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate was named"
         )
     proba = _checks.probabilities(adata.obsm[proba_key], proba_key)
-    params = adata.uns.get(_keys.SCBERT, {}).get("params", {}) if proba_key == _keys.PROBA else {}
+    made = adata.uns.get(
+        _keys.SCBERT_PREDICT, adata.uns.get(_keys.SCBERT, {})
+    )  # the latter wrote the probabilities, if it is there
+    params = made.get("params", {}) if proba_key == _keys.PROBA else {}
     _checks.recorded(params, "labels_key", labels_key, f"The model of adata.obsm[{proba_key!r}]")
     _checks.recorded(params, "split_key", str(split_key), f"The model of adata.obsm[{proba_key!r}]")
-    source = f"adata.obsm[{proba_key!r}], class {str(proba.columns[-1])!r}"
+    source = f"adata.obsm[{proba_key!r}], class {_names.own(str(proba.columns[-1]), adata.uns)!r}"
     return _Found(proba.iloc[:, -1], _trained(adata, donor, split_key), source)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import stats
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERTClassifier
 
 Kind = Literal["drop", "set"]
@@ -87,9 +87,11 @@ def perturb(
     ValueError
         The signature is empty, ``"set"`` without a `level`, or a level that is no token.
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
     _checks.is_model(model, ("ScBERTClassifier",))
     _checks.choice(kind, _KINDS, "kind")
+    _checks.new_key(key_added)
     sets = _sets(adata, genes)
     groups = pd.Series("all", adata.obs_names, dtype="category") if groupby is None else _checks.groups(adata, groupby)
     donors = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
@@ -100,16 +102,18 @@ def perturb(
     ]
     by_donor = pd.concat(tables, ignore_index=True)
     summary = _summary(by_donor[by_donor["n_cells"] >= min_cells], list(sets), [str(g) for g in groups.cat.categories])
-    params: dict[str, Any] = {"kind": kind, "level": 0 if level is None else level, "groupby": groupby or "none"}
-    params |= {"donor_key": donor_key, "target": target or model.classes[-1], "min_cells": min_cells}
-    destination.uns[key_added] = {"summary": summary, "donors": by_donor.rename(index=str), "params": params}
+    params |= {"level": 0 if level is None else level, "target": target or model.classes[-1]}
+    record = {"summary": summary, "donors": by_donor, "params": params}
+    varm = {}
     if not isinstance(genes, Mapping):
         enough = by_donor[by_donor["n_cells"] >= min_cells]
-        wide = enough.assign(column=enough["group"] + "|" + enough["donor"]).pivot_table(
-            index="name", columns="column", values="log_odds", observed=True
-        )
-        destination.varm[key_added] = wide.reindex(adata.var_names).rename_axis(columns=None)
-        destination.varm[f"{key_added}_summary"] = _by_gene(summary).reindex(adata.var_names)
+        wide = enough.pivot_table(index="name", columns=["group", "donor"], values="log_odds", observed=True)
+        varm = {
+            key_added: wide.reindex(adata.var_names),
+            f"{key_added}_summary": _by_gene(summary).reindex(adata.var_names),
+        }
+    own = [("varm", key_added), ("varm", f"{key_added}_summary")] if key_added in destination.uns else []
+    _record.write(destination, varm=varm, uns={key_added: record}, replaces=own)
     return destination if copy else None
 
 
@@ -152,7 +156,7 @@ def _by_gene(summary: pd.DataFrame) -> pd.DataFrame:
     """The numbers of the summary, genes × "group|number"."""
     numbers = ["log_odds", "low", "high", "shift"]
     parts = {str(group): rows.set_index("name")[numbers] for group, rows in summary.groupby("group", sort=False)}
-    return pd.concat([rows.add_prefix(f"{group}|") for group, rows in parts.items()], axis=1)
+    return pd.concat(parts, axis=1)
 
 
 def _summary(by_donor: pd.DataFrame, names: list[str], groups: list[str]) -> pd.DataFrame:

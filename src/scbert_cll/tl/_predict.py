@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.tl import _write
 
@@ -49,8 +49,11 @@ def predict(
         The same of the logistic regression beside the network.
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
-    ``adata.uns['scbert']`` : dict
-        Parameters, network and version.
+    ``adata.uns['scbert_predict']`` : dict
+        Parameters, network, version and training history of the model. What :func:`~scbert_cll.tl.finetune` wrote to ``adata.uns['scbert']`` stays.
+
+    Columns of the tables are the classes, with what no file can hold in a name written as in ``T%2FNK``;
+    :func:`get.predictions <scbert_cll.get.predictions>` gives the classes' own names.
 
     Raises
     ------
@@ -61,12 +64,14 @@ def predict(
     RuntimeError
         The model has not been trained.
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
     _checks.is_model(model, ("ScBERTClassifier",))
     if unassigned_below is not None:
         _checks.share(unassigned_below, "unassigned_below")
     target = _checks.target(adata, copy=copy)
     found = model.predict_parts(adata, batch_size=batch_size)
-    _write.predictions(target, model, found, unassigned_below=unassigned_below)
-    target.uns[_keys.SCBERT] = _write.record(model, labels_key=model.labels_key, unassigned_below=unassigned_below)
+    record = _write.record(model, params | {"labels_key": model.labels_key})
+    slots = _write.predictions(model, found, unassigned_below=unassigned_below)
+    _record.write(target, **slots, uns={_keys.SCBERT_PREDICT: record}, replaces=[("obsm", _keys.LINEAR_PROBA)])
     return target if copy else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -18,7 +18,7 @@ from anndata import AnnData
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import PART, Results, Share, Store, added, categories, n_cells, pieces
 from scbert_cll._files import digest, only_writer, read_json, write_json
@@ -86,8 +86,8 @@ def predict_corpus(
     ``varm``
         With `groupby` ``gene_attention``, DataFrame genes × groups, float64; a column sums to 1.
     ``uns``
-        ``scbert``: parameters, network, version and the number of cells without a token. With `groupby` ``gene_attention``, as
-        :func:`~scbert_cll.tl.gene_attention` writes it, ``n_cells`` as a table.
+        ``scbert_predict``: parameters, network, version and the number of cells without a token. With `groupby` ``gene_attention``, as
+        :func:`~scbert_cll.tl.gene_attention` writes it.
 
     Raises
     ------
@@ -161,9 +161,6 @@ class _Job:
         _checks.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
         numbers = [name for name, kinds in corpus.record["obs_columns"].items() if kinds is None]
         _checks.groups_of_corpus(self.groupby, list(categories(corpus, self.parts)), numbers)
-        _checks.names_for_zarr(list(corpus.record["obs_columns"]), "obs columns")
-        _checks.names_for_zarr(self.groups, f"Groups of {self.groupby!r}")
-        _checks.names_for_zarr(self.results().classes, "Classes")
         remedy = "pp.build_corpus(…, edges=model.binning)"
         _checks.same_binning(self.data.binning, model.binning, f"The corpus {corpus.path}", remedy)
         _checks.model_genes(model.genes, AnnData(var=pd.DataFrame(index=self.data.genes)))
@@ -210,11 +207,10 @@ class _Job:
     def predicted(self, cells: AnnData) -> dict[str, np.ndarray]:
         """What is written of these cells, by path."""
         if isinstance(self.model, ScBERT):
-            cells.obsm[_keys.X_SCBERT] = self.model.get_latent_representation(cells, batch_size=self.batch_size)
-        else:
-            found = self.model.predict_parts(cells, batch_size=self.batch_size)
-            _write.predictions(cells, self.model, found, unassigned_below=self.unassigned_below)
-        return _arrays(cells)
+            latent = self.model.get_latent_representation(cells, batch_size=self.batch_size)
+            return _arrays({"obsm": {_keys.X_SCBERT: latent}})
+        found = self.model.predict_parts(cells, batch_size=self.batch_size)
+        return _arrays(_write.predictions(self.model, found, unassigned_below=self.unassigned_below))
 
     def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Attention summed over the cells of each group, and how many these are."""
@@ -303,7 +299,7 @@ class _Work:
             found = self.job.predicted(cells)
             self.store.write(row, {path: _in_rows(values, known, stop - start) for path, values in found.items()})
             if self.job.groupby is not None:
-                codes = self.store.read(f"obs/{self.job.groupby}/codes", row, stop - start)[known]
+                codes = self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)[known]
                 sums = added(sums, self.job.attention(cells, codes))
         share.add(sums, without)
 
@@ -315,7 +311,7 @@ class _Work:
             if is_last:
                 slots = self._slots(shares)
                 with self.disk(0):
-                    self.store.finish(slots, self.out)
+                    self.store.finish(slots, self.job.results(), self.out)
         if self.out.exists():  # a process that waited for the last one made the folder anew
             shutil.rmtree(self.folder, ignore_errors=True)
         if is_last:
@@ -341,15 +337,15 @@ class _Work:
 
     def _slots(self, shares: list[Share]) -> dict[str, Any]:
         """What is of all cells together."""
-        slots = {f"uns/{_keys.SCBERT}": self._record(sum(share.without_token for share in shares))}
+        slots = {f"uns/{_keys.SCBERT_PREDICT}": self._record(sum(share.without_token for share in shares))}
         if sums := [share.sums for share in shares if share.sums]:
             slots |= self._attention(sums)
         return slots
 
     def _record(self, without: int) -> dict[str, Any]:
         asked = {"groupby": self.job.groupby, "parts": self.job.parts, "unassigned_below": self.job.unassigned_below}
-        labels_key = getattr(self.job.model, "labels_key", None)
-        found = _write.record(self.job.model, labels_key=labels_key, **asked)
+        asked |= {"labels_key": getattr(self.job.model, "labels_key", None)}
+        found = _write.record(self.job.model, _record.params(asked))
         return found | {"n_cells": self.n_cells, "n_without_token": without}
 
     def _attention(self, sums: list[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -360,7 +356,7 @@ class _Work:
         names = [job.groups[i] for i in there]
         table = job.model._attention_shares(total[there], names).reindex(job.data.genes, fill_value=0.0)
         params = {"groupby": job.groupby, "per_cell": False, "layer": job.model.layer}
-        n = pd.DataFrame({"n_cells": counts[there]}, index=names)
+        n = dict(zip(names, counts[there].tolist(), strict=True))
         record = {"params": params, "attention_floor": floor, "n_cells": n}
         return {f"varm/{_keys.GENE_ATTENTION}": table, _ATTENTION: record}
 
@@ -372,15 +368,17 @@ def _give_back() -> None:
         trim(0)
 
 
-def _arrays(adata: AnnData) -> dict[str, np.ndarray]:
+def _arrays(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Results as they lie in the store."""
-    found = {f"obsm/{_keys.X_SCBERT}": np.asarray(adata.obsm[_keys.X_SCBERT])}
-    if _keys.PRED in adata.obs:
-        found[f"obs/{_keys.PRED}/codes"] = adata.obs[_keys.PRED].cat.codes.to_numpy()
-        found[f"obs/{_keys.SCORE}"] = adata.obs[_keys.SCORE].to_numpy()
-    for table in (_keys.PROBA, _keys.LINEAR_PROBA):
-        frame: Any = adata.obsm.get(table, {})
-        found |= {f"obsm/{table}/{name}": frame[name].to_numpy() for name in frame}
+    found: dict[str, np.ndarray] = {}
+    for name, value in [*slots.get("obs", {}).items(), *slots["obsm"].items()]:
+        path = f"{'obs' if name in slots.get('obs', {}) else 'obsm'}/{name}"
+        if isinstance(value, pd.DataFrame):
+            found |= {f"{path}/{_names.key(column)}": value[column].to_numpy() for column in value}
+        elif isinstance(value, pd.Categorical):
+            found[f"{path}/codes"] = value.codes
+        else:
+            found[path] = np.asarray(value)
     return found
 
 

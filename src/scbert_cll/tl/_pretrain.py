@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERT
 from scbert_cll.tl import _write
 from scbert_cll.tl._asked import check_asked
@@ -86,7 +86,7 @@ def pretrain(
 
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
-    ``adata.uns['scbert']`` : dict
+    ``adata.uns['scbert_pretrain']`` : dict
         Parameters, versions, and masked accuracy beside that of the commonest bin.
 
     Raises
@@ -113,6 +113,7 @@ def pretrain(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
+    params = _record.params(locals())
     check_asked("tl.pretrain", pretrain, ScBERT, train | {"accelerator": accelerator}, network)
     fit: dict[str, Any] = {
         "batch_size": batch_size,
@@ -131,7 +132,7 @@ def pretrain(
         return model
     only = {"gene_vectors": gene_vectors is not None, "balance": bool(balance), "num_workers": num_workers != 0}
     _checks.only_of_a_corpus(only, remedy='Gene vectors are read from adata.varm["gene2vec"].')
-    return _in_memory(adata, layer, split_key, exclude_genes, choices, {"max_epochs": max_epochs} | fit)
+    return _in_memory(adata, layer, split_key, exclude_genes, choices, {"max_epochs": max_epochs} | fit, params)
 
 
 def _in_memory(
@@ -141,15 +142,16 @@ def _in_memory(
     exclude_genes: Sequence[str],
     choices: dict[str, Any],
     fit: dict[str, Any],
+    params: dict[str, Any],
 ) -> ScBERT:
     """Train on the cells and embed them."""
     _checks.target(_checks.anndata(adata), copy=False)
     split_key = split_key if split_key in adata.obs else None
-    with _write.untouched_on_error(adata):
+    with _record.untouched_on_error(adata):
         ScBERT.setup_anndata(adata, layer=layer, exclude_genes=exclude_genes)
         model = ScBERT(adata, **choices)
         model.train(split_key=split_key, **fit)
         latent = model.get_latent_representation()
-    adata.obsm[_keys.X_SCBERT] = latent
-    adata.uns[_keys.SCBERT] = _write.record(model, split_key=split_key)
+        record = _write.record(model, params | {"split_key": split_key})
+        _record.write(adata, obsm={_keys.X_SCBERT: latent}, uns={_keys.SCBERT_PRETRAIN: record})
     return model

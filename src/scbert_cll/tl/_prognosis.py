@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll._signature.weights import Weights, weights
 from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
@@ -151,8 +151,11 @@ def prognosis(
     >>> bool(report.null_tests["empirical_p"].iloc[0] < 0.05)
     True
     """
+    params = _record.params(locals())
     _checks.patients(adata)
     _checks.target(adata, copy=False)
+    read = [time_key, event_key, entry_key, competing_key, score_key, *covariates, *strata]
+    _checks.new_key(key_added, read, stems=("_score", "_group"))
     _check_choices(signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio)
     times = units.usual_times(time_unit) if times is None else times
     _check_lists(marker, proliferation, times, min_events_per_variable)
@@ -186,23 +189,12 @@ def prognosis(
     )
     cohort = Cohort(outcome, flow, pd.Series(score, adata.obs_names, name="score"), clinical, bulk, genes, place)
     found = answers(cohort, asked, generator)
-    params: dict[str, Any] = {
-        "time_key": time_key or "",
-        "event_key": event_key,
-        "entry_key": entry_key or "",
-        "competing_key": competing_key or "",
-        "strata": list(strata),
-        "covariates": list(covariates),
-        "method": method if score_key is None else "",
-        "score_key": score_key or "",
-        "cut": cut,
-        "measure": "OR" if time_key is None else "HR",
-        "time_unit": time_unit,
-    }  # fmt: skip
+    params |= {"method": method} if score_key is None else {"method": _record.NOTHING}
+    params["measure"] = "OR" if time_key is None else "HR"
     group = _groups(score, flow.kept, cut)
     if time_key is not None:
         found["survival"] = _curves(outcome, flow, group, params)
-    _write(adata, score, group, found | {"params": params | asked.plain()}, key_added)
+    _write(adata, score, group, found | {"params": params}, key_added)
     return Prognosis.of(adata.uns[key_added])
 
 
@@ -292,6 +284,5 @@ def _curves(outcome: outcomes.Outcome, flow: outcomes.Flow, group: Any, params: 
 
 
 def _write(adata: AnnData, score: np.ndarray, group: Any, record: dict[str, Any], key: str) -> None:
-    adata.obs[f"{key}_score"] = score
-    adata.obs[f"{key}_group"] = group
-    adata.uns[key] = record
+    obs = {f"{key}_score": score, f"{key}_group": group}
+    _record.write(adata, obs=obs, uns={key: record})

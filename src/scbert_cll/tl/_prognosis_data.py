@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -31,15 +31,6 @@ class Asked:
     times: tuple[float, ...]
     n_random: int
     n_bootstrap: int
-
-    def plain(self) -> dict[str, Any]:
-        """Values that a file can hold."""
-        found = asdict(self) | {"marker": self.marker or "", "times": [float(time) for time in self.times]}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in found.items()
-            if name != "method"
-        }
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll._signature.scale import log_counts
 from scbert_cll._signature.weights import Weights, weights
 from scbert_cll.tl import _decoupler
@@ -97,7 +97,9 @@ def score_signature(
     >>> adata.uns["signature_score"]["n_missing"]
     0
     """
+    params = _record.params(locals())
     _checks.anndata(adata)
+    _checks.new_key(key_added)
     _checks.choice(method, _decoupler.METHODS, "method")
     _checks.share(min_matched, "min_matched")
     weight = _own(adata, key) if signature is None else weights(signature)
@@ -110,15 +112,8 @@ def score_signature(
         _checks.can_be_scored(values, weight[found], adata, method)
     scores = _decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
     target = _checks.target(adata, copy=copy)
-    record = _record(weight, found)
-    params: dict[str, Any] = {
-        "method": method,
-        "layer": layer or "X",
-        "normalize": normalize,
-        "min_matched": min_matched,
-    }
-    target.obs[key_added] = scores
-    target.uns[key_added] = record | {"params": params}
+    record = _told(weight, found)
+    _record.write(target, obs={key_added: scores}, uns={key_added: record | {"params": params}})
     return target if copy else None
 
 
@@ -140,7 +135,7 @@ def _values(adata: AnnData, layer: str | None, normalize: bool) -> np.ndarray | 
     return log_counts(counts)
 
 
-def _record(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:
+def _told(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:
     """What was scored and what was not; missing genes are told."""
     missing = weight.index[~found]
     share = float(weight.abs()[found].sum() / weight.abs().sum())

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import stats
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._signature.families import family
 from scbert_cll._signature.procedure import Found, Limits, find
 from scbert_cll.model import ScBERTClassifier
@@ -146,7 +146,9 @@ def signature(
     >>> adata.uns["signature"]["n_selected"], adata.uns["signature"]["reason"][:41]
     (0, '0 donors have 80 cells of every class (no')
     """
+    params = _record.params(locals())
     adata = _checks.anndata(adata)
+    _checks.new_key(key_added)
     limits = Limits(min_cells, min_donors, min_detected, alpha, paired)
     _check(limits, model, veto)
     classes = _checks.classes(_checks.obs_column(adata, groupby), groupby)
@@ -158,10 +160,8 @@ def signature(
     counts = _checks.counts(adata, layer)
     kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
     found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
-    params: dict[str, Any] = {"groupby": groupby, "donor_key": donor_key, "layer": layer or "X", "gene": gene or "none"}
-    params |= {"exclude_genes": list(exclude_genes), "min_cells": min_cells, "min_donors": min_donors}
-    params |= {"min_detected": min_detected, "alpha": alpha, "paired": paired, "veto": veto, "classes": classes}
-    record = _record(found, gene)
+    params["classes"] = classes
+    record = _tables(found, gene)
     if model is not None and len(found.genes):
         labels = np.array([*classes, None], dtype=object)[codes]  # −1 is the last: no label
         asked = Asked(classes[-1], split_key, min_cells, batch_size)
@@ -173,7 +173,7 @@ def signature(
     if not paired:
         warnings.warn(_BETWEEN, stacklevel=2)
     target = _checks.target(adata, copy=copy)
-    target.uns[key_added] = record | {"params": params}
+    _record.write(target, uns={key_added: record | {"params": params}})
     why = f": {record['reason']}" if record["reason"] else ""
     logger.info("%d of %d genes selected%s.", record["n_selected"], found.facts["n_tested"], why)
     return target if copy else None
@@ -190,7 +190,7 @@ def _check(limits: Limits, model: ScBERTClassifier | None, veto: bool) -> None:
         raise ValueError("veto=True needs a model, whose opinion it is.")
 
 
-def _record(found: Found, gene: str | None) -> dict[str, Any]:
+def _tables(found: Found, gene: str | None) -> dict[str, Any]:
     """Tables and plain values that a file can hold."""
     genes = found.genes.assign(family=family(pd.Index(found.genes["gene"]), gene)) if len(found.genes) else found.genes
     tables = {
@@ -199,7 +199,11 @@ def _record(found: Found, gene: str | None) -> dict[str, Any]:
         "donors": found.n_cells,
         "arms": pd.DataFrame(),
     }
-    tables |= {"expression": found.expression, "differences": found.differences}
+    expression = found.expression
+    if len(found.samples):
+        pairs = _names.columns_of(*(found.samples[name].tolist() for name in ("donor", "class")))
+        expression = expression.set_axis(pairs, axis=1)
+    tables |= {"expression": expression, "differences": found.differences}
     return tables | {"reason": found.reason, "n_selected": found.n_selected} | found.facts
 
 

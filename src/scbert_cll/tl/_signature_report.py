@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll._signature import content, gates, labels
 from scbert_cll._signature import gene_sets as sets_of
 from scbert_cll._signature.gates import Gate
@@ -186,7 +186,9 @@ def signature_report(
     >>> report.passed
     True
     """
+    asked = _record.params(locals())
     adata = _checks.target(_checks.anndata(adata), copy=False)
+    _checks.new_key(key_added, [key])
     _checks.number_in(n_random, "n_random", _LEAST, np.inf, whole=True)
     _checks.number_in(n_network, "n_network", _LEAST, np.inf, whole=True)
     _checks.number_in(n_permutations, "n_permutations", _LEAST, np.inf, whole=True)
@@ -219,15 +221,8 @@ def signature_report(
         chromosome = cast("pd.DataFrame", adata.var).get(chromosome_key)
         found.add(*_content(record, rankings, k, chromosome, sets, seeds[3]))
     report = SignatureReport(_honest(gates.table(found.gates), record), **found.tables, reason=str(record["reason"]))
-    params: dict[str, Any] = {
-        "key": key,
-        "chromosome_key": chromosome_key,
-        "n_random": n_random,
-        "n_permutations": n_permutations,
-    }
-    params |= {"n_network": n_network, "n_refits": n_refits, "with_model": model is not None, "n_genes": k}
-    params |= {"rng": int(rng)} if isinstance(rng, int | np.integer) else {}
-    adata.uns[key_added] = _record(report) | {"params": params}
+    params = asked | {"with_model": model is not None, "n_genes": k}
+    _record.write(adata, uns={key_added: _tables(report) | {"params": params}})
     return report
 
 
@@ -314,7 +309,7 @@ def _honest(table: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
     return table
 
 
-def _record(report: SignatureReport) -> dict[str, Any]:
+def _tables(report: SignatureReport) -> dict[str, Any]:
     """Plain values and tables that a file can hold."""
     tables = {
         "gates": report.gates,

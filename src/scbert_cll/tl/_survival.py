@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _keys, _record
 from scbert_cll._survival import curves, outcome, units
 from scbert_cll._survival.units import Unit
 
@@ -119,7 +119,9 @@ def survival(
     0     -  6         3     8.0
     1     +  6         3     5.0
     """
+    params = _record.params(locals())
     adata = _checks.patients(adata)
+    _checks.new_key(key_added)
     _checks.number_in(min_group, "min_group", 1, np.inf, whole=True)
     strata, covariates = _checks.names(strata or (), "strata"), _checks.names(covariates, "covariates")
     obs = cast("pd.DataFrame", adata.obs)
@@ -142,14 +144,7 @@ def survival(
     found = curves.survival(ends.take(rows), own, name=groupby, covariates=columns.iloc[rows])
     for note in found["notes"]:
         warnings.warn(note, stacklevel=2)
-    params: dict[str, Any] = {"groupby": groupby, "groups": order} | {name: key or "none" for name, key in keys.items()}
-    params |= {
-        "strata": strata,
-        "covariates": covariates,
-        "time_unit": time_unit,
-        "min_group": min_group,
-        "measure": "HR",
-    }
+    params |= {"groups": order, "strata": strata, "measure": "HR"}
     target = _checks.target(adata, copy=copy)
-    target.uns[key_added] = found | {"flow": flow.table(), "params": params}
+    _record.write(target, uns={key_added: found | {"flow": flow.table(), "params": params}})
     return target if copy else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,23 +19,11 @@ from scbert_cll.model._joined import Predictions
 _COMPARED = ("macro_f1", "balanced_accuracy", "auroc", "log_loss")
 
 
-@contextmanager
-def untouched_on_error(adata: AnnData) -> Iterator[None]:
-    """Take back what scvi-tools wrote into `uns` when the step that follows fails."""
-    before = set(adata.uns)
-    try:
-        yield
-    except BaseException:
-        for key in set(adata.uns) - before:
-            del adata.uns[key]
-        raise
-
-
-def record(model: ScBERT | ScBERTClassifier, **params: Any) -> dict[str, Any]:
-    """Plain values for `uns`: parameters, network, version, and the last values of the training history."""
+def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of `uns`: parameters, network, version, and the last values of the training history."""
     history = model.history or {}
     return {
-        "params": {name: value for name, value in params.items() if value is not None} | {"layer": model.layer},
+        "params": dict(params) | {"layer": model.layer},
         "network": asdict(model.config),
         "n_genes": len(model.genes),
         "version": scbert_cll.__version__,
@@ -46,21 +33,17 @@ def record(model: ScBERT | ScBERTClassifier, **params: Any) -> dict[str, Any]:
 
 
 def predictions(
-    adata: AnnData, model: ScBERTClassifier, found: Predictions, *, unassigned_below: float | None = None
-) -> None:
-    """Write classes, their probability, all probabilities, those of the logistic regression alone, and the embedding."""
+    model: ScBERTClassifier, found: Predictions, *, unassigned_below: float | None = None
+) -> dict[str, dict[str, Any]]:
+    """Slots of classes, their probability, all probabilities, those of the logistic regression alone, and the embedding."""
     values = found.joined.to_numpy()
     score = values.max(1)
     names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
     if unassigned_below is not None:
         names = names.add_categories(["unassigned"])
         names[score < unassigned_below] = "unassigned"
-    adata.obs[_keys.PRED] = names
-    adata.obs[_keys.SCORE] = score
-    adata.obsm[_keys.PROBA] = found.joined
-    if found.linear is not None:
-        adata.obsm[_keys.LINEAR_PROBA] = found.linear
-    adata.obsm[_keys.X_SCBERT] = found.latent
+    tables = {_keys.PROBA: found.joined} | ({} if found.linear is None else {_keys.LINEAR_PROBA: found.linear})
+    return {"obs": {_keys.PRED: names, _keys.SCORE: score}, "obsm": tables | {_keys.X_SCBERT: found.latent}}
 
 
 def comparison(adata: AnnData, found: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:

@@ -1,0 +1,29 @@
+"""Checks of where a result is to go, before it is computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from scbert_cll import _names
+from scbert_cll._checks._words import listed
+
+_OTHER: Final = re.compile(r"[^\w.+-]+")
+_MOST: Final = 60  # characters of a proposal
+
+
+def new_key(
+    key: Any, inputs: Iterable[str | None] = (), *, what: str = "key_added", stems: Iterable[str] = ("",)
+) -> None:
+    """A name for results: a file can hold it, and with none of its endings is it a name of what is read."""
+    if not isinstance(key, str) or not _names.is_key(key):
+        proposal = _OTHER.sub("_", str(key))[:_MOST].strip("_.") or "result"
+        raise ValueError(
+            f"{what}={key!r} cannot be a name in a file: expected a text of 1 to 200 characters without / and \\. Choose another, e.g. {what}={proposal!r}."
+        )
+    read = {name for name in inputs if name is not None}
+    if taken := [f"{key}{stem}" for stem in stems if f"{key}{stem}" in read]:
+        raise ValueError(
+            f"{what}={key!r} would replace {listed(taken)}, which is read here. Choose another, e.g. {what}={f'{key}_result'!r}."
+        )

@@ -1,0 +1,209 @@
+"""The one door through which results enter an AnnData.
+
+Whatever a verb writes goes through :func:`write`: names become keys that files can hold (:mod:`scbert_cll._names`), values become what an h5ad and a zarr store can hold, and
+either all of it is put in place or nothing. What a verb was called with is taken by :func:`params`, every keyword by the same rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _names
+
+NOTHING: Final = "none"  # None, which not every file holds
+_X: Final = "X"  # None as a layer
+_FEW: Final = 50  # values of an array, or entries of a dict, that are recorded as they are
+
+NOT_RECORDED: Final[Mapping[str, str]] = {
+    "adata": "the object itself",
+    "data": "the object itself",
+    "copy": "where the result goes, not what it is",
+    "key_added": "the name of the entry",
+    "checkpoint": "a folder of this machine; what is computed does not depend on it",
+    "checkpoint_dir": "a folder of this machine; what is computed does not depend on it",
+}
+
+type Place = tuple[str, str]  # slot and key, such as ("obsm", "X_scbert")
+
+
+def params(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every argument of a verb as plain values, from the `locals()` of its first line; further keywords by their own names."""
+    asked = dict(given)
+    asked |= asked.pop("train", {})
+    return {
+        name: _X if name == "layer" and value is None else _plain(value)
+        for name, value in asked.items()
+        if name not in NOT_RECORDED
+    }
+
+
+def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[str, Any]) -> None:
+    """Put results into slots, all of them or none.
+
+    Parameters
+    ----------
+    adata
+        The object that is written to.
+    replaces
+        Places of an earlier result of the same verb. Those that are not written anew are removed, lest old and new be read together.
+    **slots
+        Values by key for each of ``obs``, ``obsm``, ``var``, ``varm``, ``layers`` and ``uns``. Keys of dicts and columns of tables may be any names; a tuple is several that go together.
+    """
+    long: dict[str, str] = {}
+    made = {
+        (slot, key): _of_obs(value) if slot in ("obs", "var") else storable(value, long, rows=slot in ("obsm", "varm"))
+        for slot, values in slots.items()
+        for key, value in values.items()
+    }
+    if long:
+        made["uns", _names.LONG] = dict(adata.uns.get(_names.LONG, {})) | long
+    old = [place for place in replaces if place not in made and place[1] in getattr(adata, place[0])]
+    with _taken_back_on_error(adata, [*made, *old]):
+        for (slot, key), value in made.items():
+            getattr(adata, slot)[key] = value
+        for slot, key in old:
+            del getattr(adata, slot)[key]
+
+
+def become(adata: AnnData, new: AnnData) -> None:
+    """Make the user's object hold the rows of another; anndata itself does so where a view becomes actual."""
+    before = dict(vars(adata))
+    try:
+        adata._init_as_actual(new)  # type: ignore[no-untyped-call]
+    except BaseException:
+        vars(adata).clear()
+        vars(adata).update(before)
+        raise
+
+
+@contextmanager
+def untouched_on_error(adata: AnnData) -> Iterator[None]:
+    """Take back what others (scvi-tools) wrote into `uns` when the step that follows fails."""
+    before = dict(adata.uns)
+    try:
+        yield
+    except BaseException:
+        for key in [*adata.uns]:
+            if key not in before:
+                del adata.uns[key]
+        adata.uns.update(before)
+        raise
+
+
+@contextmanager
+def _taken_back_on_error(adata: AnnData, places: Sequence[Place]) -> Iterator[None]:
+    """As it was, if anything goes wrong in between, a key of the user's among it."""
+    before = {(slot, key): getattr(adata, slot)[key] for slot, key in places if key in getattr(adata, slot)}
+    try:
+        yield
+    except BaseException:
+        for slot, key in places:
+            if (slot, key) in before:
+                getattr(adata, slot)[key] = before[slot, key]
+            elif key in getattr(adata, slot):
+                del getattr(adata, slot)[key]
+        raise
+
+
+def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
+    """A value that files can hold; `long` takes the names that were cut. With `rows` the index is that of cells or genes and stays."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, Mapping):
+        found = _keys(value, long)
+        return {key: storable(part, long) for key, part in zip(found, value.values(), strict=True)}
+    if isinstance(value, pd.DataFrame):
+        return _table(value, long, rows=rows)
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in "biuf" else np.array([_text(one) for one in value.ravel()], dtype=object)
+    if isinstance(value, (list, tuple, set, frozenset, pd.Index, pd.Series)):
+        return _list(value)
+    if isinstance(value, (pd.Categorical, bool, int, float, np.number, np.bool_)) or sparse.issparse(value):
+        return value
+    return str(value)
+
+
+def _keys(names: Iterable[Hashable], long: dict[str, str]) -> list[str]:
+    """File-safe keys of names."""
+    given = list(names)
+    long |= _names.long_ones(given)
+    return _names.keys(given)
+
+
+def _table(table: pd.DataFrame, long: dict[str, str], *, rows: bool) -> pd.DataFrame:
+    """Columns under keys, each of one type, with text for an index."""
+    made = table.set_axis(_keys(table.columns, long), axis=1)
+    for name in [name for name in made if _is_loose(made[name])]:
+        made[name] = _of_obs(made[name])
+    if rows:
+        return made
+    name = made.index.name
+    made.index = pd.Index([_text(one) for one in made.index], dtype=object)
+    return made if name is None or str(name) in made else made.rename_axis(str(name))
+
+
+def _is_loose(column: pd.Series) -> bool:
+    """Text, or objects of whatever type."""
+    return column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+
+
+def _of_obs(column: Any) -> Any:
+    """A column of one type: text, with categories where it is missing; else numbers, or whatever there is as text."""
+    if not isinstance(column, pd.Series) or not _is_loose(column):
+        return column
+    known = column.dropna()
+    if not len(known) or all(isinstance(one, (bool, int, float, np.number, np.bool_)) for one in known):
+        return column.astype(known.infer_objects().dtype if len(known) == len(column) and len(known) else np.float64)
+    text = column.astype(object).where(column.notna(), None).map(_text, na_action="ignore").astype(object)
+    return text if len(known) == len(column) else text.astype("category")
+
+
+def _list(values: Any) -> Any:
+    """Values of one type as they are, others as text."""
+    found = list(values)
+    kinds = {bool if isinstance(one, (bool, np.bool_)) else type(one) for one in found}
+    numbers = all(issubclass(kind, (int, float, np.number)) and kind is not bool for kind in kinds)
+    if kinds <= {str} or kinds <= {bool} or numbers:
+        return found
+    return [_text(one) for one in found]
+
+
+def _text(value: Any) -> str:
+    return NOTHING if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """An argument as numbers, text, lists and dicts; of what is large, or is no value, its kind and size."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, (np.generic, np.ndarray)) and value.size <= _FEW:
+        return _plain(value.tolist())
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (str, PathLike)):
+        return _without_folder(value)
+    if isinstance(value, Mapping) and len(value) <= _FEW:
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(part) for part in value]
+    if hasattr(value, "shape") or isinstance(value, Mapping):
+        shape = getattr(value, "shape", None) or (len(value),)
+        return f"{type(value).__name__}, {' × '.join(map(str, shape))}"
+    return getattr(value, "__qualname__", type(value).__name__)
+
+
+def _without_folder(value: str | PathLike[str]) -> str:
+    """No path of this machine in what others are going to read."""
+    if not isinstance(value, str):
+        return PurePath(value).name
+    is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+    return PurePath(value).name if is_path else value
