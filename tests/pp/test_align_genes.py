@@ -46,7 +46,8 @@ def test_order_missing_and_dropped_genes() -> None:
     assert record["unmatched"].tolist() == ["B"]
     assert record["duplicated"].tolist() == record["ambiguous"].tolist() == record["left_out"].tolist() == []
     assert record["renamed"].empty
-    assert record["params"] == {"layer": "X", "min_matched": 0.5, "aliases": False}
+    given = {"layer": "X", "min_matched": 0.5, "aliases": False}
+    assert record["params"] == given | {"vocab": f"{aligned.n_vars} genes"}
 
 
 def test_columns_of_one_gene_are_summed_as_counts() -> None:

@@ -39,7 +39,7 @@ def test_the_most_abundant_probe_is_taken() -> None:
     assert (record["n_probes"], record["n_genes"]) == (5, 2)
     assert record["several_genes"].tolist() == ["p4"]
     assert record["no_gene"].tolist() == ["p5"]
-    assert record["params"] == {"method": "max_mean"}
+    assert record["params"] == {"method": "max_mean", "probes": GENES | {"p5": "none"}}
     assert adata.var_names.tolist() == PROBES
     assert not adata.uns
 

@@ -148,7 +148,7 @@ def test_copy_and_survival_on_disk(tmp_path):
     out.write_h5ad(tmp_path / "x.h5ad")
     back = ad.read_h5ad(tmp_path / "x.h5ad")
     pd.testing.assert_series_equal(back.obs["split"], out.obs["split"])
-    assert back.uns["split"]["donors"]["n_CD4|CD8"].tolist() == out.uns["split"]["donors"]["n_CD4|CD8"].tolist()
+    assert back.uns["split"]["donors"]["n_CD4%2FCD8"].tolist() == out.uns["split"]["donors"]["n_CD4%2FCD8"].tolist()
     assert list(back.uns["split"]["params"]["fractions"]) == [0.7, 0.15, 0.15]
 
 
