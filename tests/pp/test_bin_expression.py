@@ -380,8 +380,12 @@ def test_in_place_and_copy() -> None:
     assert pp.bin_expression(adata) is None
     np.testing.assert_array_equal(adata.layers["binned"].toarray(), done.layers["binned"].toarray())
     assert adata.uns["binned"]["params"] == {
-        **{"method": "log2", "n_bins": 5, "target_sum": 1e4},
-        **{"layer": "X", "fit_on": "none", "edges": "none"},
+        "method": "log2",
+        "n_bins": 5,
+        "target_sum": 1e4,
+        "layer": "X",
+        "fit_on": "none",
+        "edges": "none",
     }
     np.testing.assert_array_equal(adata.uns["binned"]["edges"], [1, 3, 7, 15, 31])
 

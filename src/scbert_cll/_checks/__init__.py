@@ -224,7 +224,6 @@ __all__ = [
     "model_genes",
     "moments",
     "names",
-    "new_file",
     "new_folder",
     "new_key",
     "no_empty_cells",
