@@ -28,7 +28,7 @@ from anndata import AnnData
 from mudata import MuData, read_h5mu
 
 import scbert_cll as sc_cll
-from scbert_cll import _baselines, _checks, _demo_signature, _keys
+from scbert_cll import _baselines, _checks, _demo_signature, _keys, _record
 from scbert_cll._report import Report
 from scbert_cll.model._base import width
 from scbert_cll.pp import _protein
@@ -67,7 +67,8 @@ def run(options: Options) -> Report:
     adata, n_proteins = protein.rna, len(protein.names)
     if _PROTEIN not in adata.obsm and n_proteins > 1:  # to be learned beside the class
         counts = protein.values.toarray()
-        adata.obsm[_PROTEIN] = pd.DataFrame(counts, index=adata.obs_names, columns=protein.names.astype(str))
+        of_protein = pd.DataFrame(counts, index=adata.obs_names, columns=protein.names.astype(str))
+        _record.write(adata, obsm={_PROTEIN: of_protein})
     _label(data, adata, n_proteins, options, report)
     _split(adata, options, report)
     corpus = _bin(adata, options, report)

@@ -15,6 +15,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._names import own_index
 
 Normalize = Literal["clr_cell", "clr_protein", "none"]
 NORMALIZE: tuple[str, ...] = ("clr_cell", "clr_protein", "none")
@@ -139,7 +140,9 @@ def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
         _antibody_rows(adata)
     key = _choose(protein_key, adata.obsm, "adata.obsm", "protein_key")
     found, where = adata.obsm[key], f"adata.obsm[{key!r}]"
-    names = found.columns if isinstance(found, pd.DataFrame) else _names(adata, key, found.shape[1])
+    names = (
+        own_index(found.columns, adata.uns) if isinstance(found, pd.DataFrame) else _names(adata, key, found.shape[1])
+    )
     return _protein(adata, found, names, where)
 
 
