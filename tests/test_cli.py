@@ -85,7 +85,7 @@ def test_help_teaches_every_option_and_the_exit_codes(command: str, capsys: pyte
     assert "130 interrupted" in text
     assert "NoneType" not in text
     for name in inspect.signature(_cli.COMMANDS[command]).parameters:
-        assert name == "training" or name.upper() in text or f"--{name.replace('_', '-')}" in text
+        assert name in ("training", "reading") or name.upper() in text or f"--{name.replace('_', '-')}" in text
 
 
 def test_the_training_options_stand_among_the_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,9 +142,7 @@ def test_underscores_are_dashes(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "command"),
         (["train"], "invalid choice: 'train'"),
-        (["pretrain"], "the following arguments are required: data"),
         (["pretrain", "a.h5ad"], "the following arguments are required: out"),
         (["pretrain", "a.h5ad", "--out", "m", "--max-epochs", "few"], "--max-epochs must be int; found 'few'."),
         (
@@ -248,7 +246,7 @@ def test_overwrite_replaces_a_model(models: Path, cells: Path, tmp_path: Path) -
         (("pretrain", "no_such.h5ad", "--out", "m"), "There is no file no_such.h5ad."),
         (("pretrain", "no_such.zarr", "--out", "m"), "There is no corpus no_such.zarr"),
         (("pretrain", "text.h5ad", "--out", "m"), "text.h5ad cannot be read: "),
-        (("pretrain", "text.csv", "--out", "m"), "must be one of '.h5ad', '.h5mu'; found '.csv'."),
+        (("pretrain", "text.csv", "--out", "m"), "must be one of '.h5ad', '.h5mu', '.zarr'; found '.csv'."),
         (("pretrain", "{cells}", "--out", "m", "--layer", "x"), "'x' is not in adata.layers; it has 'binned'."),
         (("pretrain", "{cells}", "--out", "m", "--network.width", "3"), "A choice of --network must be one of"),
         (("finetune", "{cells}", "--out", "m", "--labels-key", "x"), "'x' is not in adata.obs"),
@@ -259,7 +257,10 @@ def test_overwrite_replaces_a_model(models: Path, cells: Path, tmp_path: Path) -
         ),
         (("predict", "{cells}", "--out", "m.zarr", "--model", "{m2}"), "--out must be one of '.h5ad'; found '.zarr'."),
         (("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--shard", "4/4"), "--shard must be a share"),
-        (("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--unassigned-below", "2"), "unassigned_below"),
+        (
+            ("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--unassigned-below", "2"),
+            "--unassigned-below must",
+        ),
         (("signature", "{cells}", "--out", "s", "--labels-key", "x"), "'x' is not in adata.obs"),
         (("signature", "{cells}", "--out", "s", "--name", "two words"), "two words"),
         (("signature", "{cells}", "--out", "."), ". exists. Name another folder with --out"),

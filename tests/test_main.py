@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import anndata as ad
 import matplotlib.image as mpimg
@@ -11,6 +12,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
@@ -30,6 +32,12 @@ def _logging_as_it_was():
     yield
     root.handlers, root.level = handlers, levels[0]
     ours.setLevel(levels[1])
+
+
+def with_probability(adata, test):
+    """Test cells of each donor, with the probability of the positive class."""
+    found = test.assign(p=adata.obsm["scbert_proba"].loc[test.index, "CD49d+"])
+    return [part for _, part in found.groupby(found["donor"].astype(str))]
 
 
 def small_toy(n_donors: int = 10) -> mudata.MuData:
@@ -66,6 +74,7 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
         "logistic regression on log expression",
         "logistic regression on ITGA4 alone",
         "majority",
+        "knowing the donor alone",
     }
 
     # the numbers are those of the file: recomputed from what was written
@@ -77,7 +86,19 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
         for hit, c in zip(hits, ("CD49d-", "CD49d+"), strict=True)
     ]
     assert scores.loc["scBERT", "macro_f1"] == pytest.approx(np.mean(f1))
-    assert scores.loc["majority", "auroc"] == 0.5
+    assert scores.loc["majority", "auroc_within"] == scores.loc["knowing the donor alone", "auroc_within"] == 0.5
+    assert ((scores["macro_f1_low"] <= scores["macro_f1"]) & (scores["macro_f1"] <= scores["macro_f1_high"])).all()
+
+    # every held-out donor has cells of both classes, and what is said of them is computed from the file
+    counts = pd.crosstab(test["donor"].astype(str), test["cd49d"])
+    assert (counts > 0).all().all()
+    sentence = next(step for step in report["steps"] if step.startswith("Within the held-out donors"))
+    within = [roc_auc_score(c["cd49d"] == "CD49d+", c["p"]) for c in with_probability(adata, test)]
+    pairs = counts.prod(axis=1).to_numpy()
+    assert scores.loc["scBERT", "auroc_within"] == pytest.approx(np.average(within, weights=pairs), abs=1e-6)
+    low, high = re.search(r"interval ([+-][\d.]+) to ([+-][\d.]+)\)", sentence).groups()
+    word = "is ahead of" if float(low) > 0 else "is behind" if float(high) < 0 else "cannot be told apart from"
+    assert f"scBERT {word} " in sentence
     model = sc_cll.ScBERTClassifier.load(out / "model")
     np.testing.assert_array_equal(model.predict(adata, soft=True), adata.obsm["scbert_proba"])
     assert len(pd.read_csv(out / "gene_attention.csv")) == adata.n_vars
@@ -101,9 +122,11 @@ def test_demo_counts_the_planted_genes_that_each_way_names(tmp_path, monkeypatch
     monkeypatch.setattr(sc_cll.datasets, "cll_toy", lambda **_: toy)
     for name in ("signature.csv", "signature.gmt"):
         (tmp_path / name).write_text("of an earlier run")
-    assert main(["demo", "--out", str(tmp_path), *QUICK]) == 0
+    assert main(["demo", "--out", str(tmp_path), *QUICK]) == 2
+    assert main(["demo", "--out", str(tmp_path), *QUICK, "--overwrite"]) == 0
     table = pd.DataFrame(**json.loads((tmp_path / "report.json").read_text())["tables"]["Planted genes found"])
-    found, truth = toy["rna"].uns["signature"], toy["rna"].uns["truth"]
+    uns = mudata.read_h5mu(tmp_path / "annotated.h5mu")["rna"].uns
+    found, truth = uns["signature"], uns["truth"]
     chosen = found["genes"].loc[found["genes"]["selected"], "gene"]
     own = table.loc["signature"]
     assert own.tolist() == [len(chosen), chosen.isin(truth["gene"]).sum(), 30, own["planted"]]
@@ -117,10 +140,20 @@ def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence
     adata = toy["rna"].copy()
     del adata.uns["truth"]
     adata.obsm["protein"] = pd.DataFrame(np.asarray(toy["prot"].X), toy.obs_names, toy["prot"].var_names)
-    if n_donors == 1:
+    none = ["--donor-key", "none"] if n_donors == 1 else []
+    if none:
         del adata.obs["donor"]
     adata.write_h5ad(tmp_path / "in.h5ad")
-    arguments = ["--input", str(tmp_path / "in.h5ad"), "--out", str(tmp_path / "out"), "--label", "quantile", *QUICK]
+    arguments = [
+        "--input",
+        str(tmp_path / "in.h5ad"),
+        "--out",
+        str(tmp_path / "out"),
+        "--label",
+        "quantile",
+        *QUICK,
+        *none,
+    ]
     assert main(["demo", *arguments]) == 0
     report = (tmp_path / "out" / "report.md").read_text()
     pd.Series([report]).str.contains(sentence).item() or pytest.fail(report)
@@ -143,14 +176,14 @@ def test_demo_on_bone_marrow_makes_no_labels_up_and_holds_a_donor_out(shared_fil
     scores = pd.DataFrame(**json.loads((out / "report.json").read_text())["tables"]["Test cells, never trained on"])
     linear = scores.loc["logistic regression on log expression"]
     assert linear["macro_f1"] == pytest.approx(0.82, abs=0.03)
-    assert linear["auroc"] == pytest.approx(0.90, abs=0.03)
+    assert linear["auroc_within"] == pytest.approx(0.90, abs=0.03)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--input", "no_such.h5mu"], "no_such.h5mu"),
-        (["--input", "cells.csv"], "the ending of --input must be one of '.h5mu', '.h5ad'; found '.csv'"),
+        (["--input", "cells.csv"], "must be one of '.h5ad', '.h5mu', '.zarr'; found '.csv'"),
         (["--marker", "CD999"], "CD999"),
     ],
 )

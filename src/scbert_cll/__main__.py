@@ -5,49 +5,37 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import re
 import sys
-from argparse import SUPPRESS, Action
-from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import NoneType
-from typing import Any, Final, Literal, NoReturn, get_args, get_origin
-
-from docstring_parser import DocstringStyle
-from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from typing import Any, Final
 
 from scbert_cll import _cli
-from scbert_cll._files import InUseError
+from scbert_cll._cli_parser import command_parser, described_of, group_of, options_of, whole_parser
+from scbert_cll._cli_words import flag, in_options
+from scbert_cll._files import FigureError, InUseError, NotAsWrittenError
 
-_PROG: Final = "python -m scbert_cll"
-_LESSON: Final = """\
-CD49d status and gene signatures from single-cell RNA of chronic lymphocytic leukaemia, with scBERT.
-
-From many files to a model: corpus, pretrain, finetune, predict. From labelled cells to genes: signature. Each command has its own
---help. Options can stand in a file, too: --config run.yaml, which --print_config writes; the command line wins over the file."""
-_CODES: Final = """\
-exit codes:
-
-  0    done
-  1    something unforeseen; Python says where
-  2    bad input or usage, in one sentence (--traceback shows where)
-  3    another run is writing to the same folder
-  130  interrupted by Ctrl-C
-  143  stopped by the system (SIGTERM); with --checkpoint-dir a checkpoint is whole"""
 _INTERRUPTED: Final = 130
-_BAD_INPUT: Final = (FileExistsError, FileNotFoundError, ImportError, KeyError, ValueError)
-_REFUSED: Final = re.compile(
-    r'Parser key "(?P<key>[^"]+)": '
-    r"(?:.*Subtypes: \[(?P<several>.*?)\] Errors: .*Given value: |Expected an? (?P<one>.*?)\. Got value: )(?P<found>.*)"
+_NO_FIGURE: Final = 4
+_BAD_INPUT: Final = (
+    FileExistsError,
+    FileNotFoundError,
+    ImportError,
+    KeyError,
+    NotAsWrittenError,
+    PermissionError,
+    ValueError,
 )
-_Described = tuple[inspect.Parameter, str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    chosen = _parser().parse_args(_files_first(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if (code := _bare(words)) is not None:
+        return code
+    chosen = whole_parser().parse_args(_files_first(words))
     name, options = chosen.command, dict(vars(chosen[chosen.command]))
     show = options.pop("traceback")
     options.pop("config")
@@ -56,19 +44,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait actively cost a shared machine several times the work itself; read when OpenMP loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        _call(_cli.COMMANDS[name], options)
+        with _warnings_in_a_sentence():
+            _call(_cli.COMMANDS[name], options)
     except (*_BAD_INPUT, InUseError) as error:
         if show or (
             isinstance(error, ImportError) and error.name
         ):  # Python's own name a module, ours an extra to install
             raise
-        sentence = error.args[0] if isinstance(error, KeyError) else error  # a KeyError's own text is quoted
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {in_options(_told(error), name, options_of(name))}", file=sys.stderr)
         return 3 if isinstance(error, InUseError) else 2
+    except FigureError as error:
+        if show:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return _NO_FIGURE
     except KeyboardInterrupt:
         print(f"interrupted. {_cli.after_interruption(name, options)}", file=sys.stderr)
         return _INTERRUPTED
     return 0
+
+
+def _bare(words: Sequence[str]) -> int | None:
+    """Help where nothing was asked for: alone, as pip does; of a command that needs more, with what it needs."""
+    if not words:
+        whole_parser().print_help()
+        return 0
+    function = _cli.COMMANDS.get(words[0])
+    if function is None or len(words) > 1:
+        return None
+    described = described_of(function)
+    needed = [
+        parameter.name.upper() if parameter.kind is not parameter.KEYWORD_ONLY else flag(parameter.name)
+        for parameter, _ in described.values()
+        if parameter.default is parameter.empty
+    ]
+    if not needed:
+        return None
+    command_parser(words[0], function).print_help()
+    sys.stdout.flush()
+    print(f"error: {words[0]} needs {' and '.join(needed)}.", file=sys.stderr)
+    return 2
+
+
+def _told(error: Exception) -> str:
+    """The sentence of an error; a KeyError's own text is quoted, the system's names no place."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+@contextmanager
+def _warnings_in_a_sentence() -> Iterator[None]:
+    """A warning is its sentence, once, without the place in the code."""
+    said, before = set[str](), warnings.formatwarning
+
+    def sentence(message: Warning | str, *_: Any, **__: Any) -> str:
+        text = " ".join(str(message).split())
+        new = text not in said
+        said.add(text)
+        return f"warning: {text}\n" * new
+
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _files_first(words: Sequence[str]) -> list[str]:
@@ -88,139 +128,17 @@ def _call(command: Callable[..., None], options: dict[str, Any]) -> None:
     """Call a command; its group of options, which is a dataclass, is made of those with the names of its fields."""
     given = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        group = _group(parameter)
-        given[name] = (
-            options[name] if group is None else group(**{field: options[field] for field in _described(group)})
-        )
+        group = group_of(parameter)
+        own = {field: _path(options[field]) for field in ([name] if group is None else described_of(group))}
+        given[name] = own[name] if group is None else group(**own)
     command(**given)
 
 
-def _group(parameter: inspect.Parameter) -> Callable[..., Any] | None:
-    """The dataclass that a parameter is to be, where it is one."""
-    kind = parameter.annotation
-    return kind if isinstance(kind, type) and is_dataclass(kind) else None
-
-
-def _described(function: Callable[..., Any]) -> dict[str, _Described]:
-    """Parameters of a command with their help; those of its group of options stand among them."""
-    sections = parse_docstring(inspect.getdoc(function) or "", style=DocstringStyle.NUMPYDOC).params
-    texts = {name: section.description or "" for section in sections for name in section.arg_name.split(", ")}
-    found: dict[str, _Described] = {}
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        group = _group(parameter)
-        found |= {name: (parameter, " ".join(texts[name].split()))} if group is None else _described(group)
-    return found
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog=_PROG, usage=f"{_PROG} COMMAND ...", description=_LESSON)
-    commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
-    for name, function in _cli.COMMANDS.items():
-        lesson, _, _ = (inspect.getdoc(function) or "").partition("\n\nParameters\n")
-        described = _described(function)
-        own = _Parser(usage=_usage(name, described), description=lesson)
-        own.add_argument("--config", action="config", metavar="FILE", help="options in YAML")
-        for parameter, text in described.values():
-            _add(own, parameter, text)
-        own.add_argument("--traceback", action="store_true", help="on an error, show where it happened")
-        commands.add_subcommand(name, own, help=lesson.partition("\n")[0])
-    return parser
-
-
-def _usage(name: str, described: dict[str, _Described]) -> str:
-    """What must be given."""
-    words = [_PROG, name]
-    for parameter, _ in described.values():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            several = get_origin(parameter.annotation) is Sequence
-            words.append(parameter.name.upper() + " ..." * several)
-        elif parameter.default is parameter.empty:
-            words.append(f"{_flag(parameter)} {parameter.name.upper()}")
-    return " ".join([*words, "[options]"])
-
-
-def _flag(parameter: inspect.Parameter) -> str:
-    return "--" + parameter.name.replace("_", "-")
-
-
-def _add(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
-    """Add a parameter: a positional one as it is, one of keywords as an option with dashes (or underscores)."""
-    kind = parameter.annotation
-    how: dict[str, Any] = {"help": text, "type": kind, "metavar": _metavar(kind)}
-    several = get_origin(kind) is Sequence
-    if several:
-        how |= {"type": get_args(kind)[0], "nargs": "+"}
-    if parameter.kind is not parameter.KEYWORD_ONLY:
-        parser.add_argument(parameter.name, **how | {"metavar": parameter.name.upper()})
-        return
-    if parameter.default is False:
-        how = {"help": text, "action": "store_true"}
-    elif parameter.default is parameter.empty:
-        how["required"] = True
-    else:
-        how["default"] = list(parameter.default) if several else parameter.default
-    parser.add_argument(*dict.fromkeys([_flag(parameter), f"--{parameter.name}"]), **how)
-
-
-def _metavar(kind: Any) -> str:
-    """Words of a Literal; else a word for what is expected."""
-    kinds = [k for k in get_args(kind) or [kind] if k is not NoneType]
-    if get_origin(kind) is Literal or get_origin(kinds[0]) is Literal:
-        return "{" + ",".join(get_args(kind if len(kinds) > 1 else kinds[0])) + "}"
-    words = {Path: "PATH", bool: "{true,false}", int: "N", float: "X"}
-    return words.get(kinds[0], ".NAME VALUE" if get_origin(kinds[0]) is dict else "NAME")
-
-
-class _Help(DefaultHelpFormatter):
-    """Sentences instead of types, and paragraphs."""
-
-    def _get_help_string(self, action: Action) -> str:
-        plain = any(action.default is value for value in (None, False, SUPPRESS)) or action.default == []
-        plain = plain or "(default" in (action.help or "")
-        return (action.help or "") + ("" if plain else " (default: %(default)s)")
-
-    def _format_action_invocation(self, action: Action) -> str:
-        names = action.option_strings
-        action.option_strings = [name for name in names if "_" not in name] or names  # both are taken, one is taught
-        try:
-            return super()._format_action_invocation(action)
-        finally:
-            action.option_strings = names
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        return "\n\n".join(p if p.startswith(" ") else fill(p, width, indent) for p in text.split("\n\n"))
-
-
-class _Parser(ArgumentParser):
-    """A parser that says in one sentence what is wrong."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Help, epilog=_CODES, allow_abbrev=False, **options)
-
-    def parse_path(self, cfg_path: Any, *args: Any, **options: Any) -> Any:
-        """Read a file of options, which is text in UTF-8."""
-        try:
-            return super().parse_path(cfg_path, *args, **options)
-        except UnicodeDecodeError:
-            self.error(f"--config {cfg_path} is not text in UTF-8; save it as UTF-8.")
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say it, and where to read on; exit code 2."""
-        command = re.match(r"[a-z_. -]*", self.usage or _PROG)
-        self.exit(2, f"error: {_sentence(message)}\nOptions: {command[0].strip() if command else _PROG} --help\n")
-
-
-def _sentence(message: str) -> str:
-    """What jsonargparse says, in one line and in words of the command line."""
-    text = " ".join(message.split())
-    found = _REFUSED.fullmatch(text)
-    if found is None:
-        commands = "|".join(_cli.COMMANDS)
-        return re.sub(rf"\b({commands})\.", "", text) if "are required" in text else text
-    kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", found["several"] or found["one"])
-    kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
-    return f"--{found['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found {found['found']!r}."
+def _path(value: Any) -> Any:
+    """~ is the home folder, also where the shell leaves it (--out=~/run)."""
+    if isinstance(value, list):
+        return [_path(one) for one in value]
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 if __name__ == "__main__":

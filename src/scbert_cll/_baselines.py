@@ -1,58 +1,46 @@
-"""What the demo shows beside scBERT: baselines on the same cells, donors one by one, and planted genes found."""
+"""What the demo shows next to scBERT: baselines of the same cells, donors one by one, and planted genes found."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names
-from scbert_cll._evaluation.donors import by_donor as _by_donor
-from scbert_cll._evaluation.metrics import score
+from scbert_cll import _checks, _keys
+from scbert_cll._evaluation.donors import by_donor
 from scbert_cll.estimators import baselines, seeded
 from scbert_cll.get import signature
 from scbert_cll.model import ScBERTClassifier
 
 _SHOWN = {"logistic_l2": "logistic regression on log expression", "gene_only": "logistic regression on {gene} alone"}
-_METRICS = ("macro_f1", "auroc")
+
+__all__ = ["by_donor", "labelled", "probabilities", "recovery"]
 
 
-def compare(
-    adata: AnnData, *, gene: str, labels_key: str = _keys.CD49D, split_key: str = _keys.SPLIT, seed: int = 0
-) -> pd.DataFrame:
-    """Macro-F1 and AUROC on the labelled test cells: what tl.finetune found, and baselines trained on the same cells."""
-    found: pd.DataFrame = adata.uns[_keys.SCBERT]["comparison"]
-    table = found[found["part"] == _keys.TEST].set_index("model")[[*_METRICS, "n_cells"]]
-    table = table.rename({"predicted": "scBERT", "network": "its network alone"})
-    table = table.rename({"logistic regression": "its logistic regression alone (on tokens)"}).iloc[::-1]
-    known = baselines(gene)
-    names = ["logistic_l2", *(["gene_only"] if gene in adata.var_names else []), "majority"]
-    parts = {part: _labelled(adata, labels_key, split_key, part) for part in (_keys.TRAIN, _keys.TEST)}
-    train, test = (AnnData(cells.X, var=pd.DataFrame(index=cells.var_names)) for cells in parts.values())
-    y = {part: cells.obs[labels_key] for part, cells in parts.items()}
-    classes = list(y[_keys.TRAIN].cat.categories)
+def probabilities(
+    adata: AnnData, *, gene: str | None, labels_key: str = _keys.CD49D, split_key: str = _keys.SPLIT, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Baselines trained on the labelled training cells: name → probabilities of the labelled test cells (n, classes)."""
+    known = baselines(gene or "")
+    names = ["logistic_l2", *(["gene_only"] if gene is not None else []), "majority"]
+    parts = {part: labelled(adata, labels_key, split_key, part) for part in (_keys.TRAIN, _keys.TEST)}
+    train, test = (AnnData(_counts(cells), var=pd.DataFrame(index=cells.var_names)) for cells in parts.values())
+    y = parts[_keys.TRAIN].obs[labels_key]
+    classes, found = list(y.cat.categories), {}
     for name in names:
         model = seeded(known[name], seed)
-        model.fit(train, y[_keys.TRAIN].set_axis(train.obs_names))
+        model.fit(train, y.set_axis(train.obs_names))
         proba = pd.DataFrame(model.predict_proba(test), columns=model.classes_).reindex(columns=classes, fill_value=0.0)
-        codes = y[_keys.TEST].cat.codes.to_numpy()
-        row = {metric: score(metric, codes, proba.to_numpy(), classes).value for metric in _METRICS}
-        table.loc[_SHOWN.get(name, name).format(gene=gene)] = row | {"n_cells": float(len(codes))}
-    return table
+        found[_SHOWN.get(name, name).format(gene=gene)] = proba.to_numpy(float)
+    return found
 
 
-def by_donor(
-    adata: AnnData, donor_key: str, *, labels_key: str = _keys.CD49D, split_key: str = _keys.SPLIT
-) -> pd.DataFrame:
-    """Observed and predicted percentage of the last class among each donor's labelled test cells."""
-    cells = _labelled(adata, labels_key, split_key, _keys.TEST)
-    classes = list(cells.obs[labels_key].cat.categories)
-    proba = _names.own_columns(cast("pd.DataFrame", cells.obsm[_keys.PROBA]), cells.uns)[classes].to_numpy(float)[None]
-    donors = cells.obs[donor_key].astype(str).to_numpy()
-    table = _by_donor(cells.obs[labels_key].cat.codes.to_numpy(), donors, {"scBERT": proba}, classes)
-    return table.set_index("donor")[["n_cells", "observed", "predicted"]]
+def _counts(cells: AnnData) -> Any:
+    """The raw counts that were binned."""
+    layer = cells.uns[_keys.BINNED]["params"]["layer"]
+    return cells.X if layer == "X" else cells.layers[layer]
 
 
 def recovery(adata: AnnData, attention: pd.DataFrame, classifier: ScBERTClassifier) -> pd.DataFrame:
@@ -90,6 +78,7 @@ def _coefficients(adata: AnnData, classifier: ScBERTClassifier) -> pd.Series:
     return pd.Series((linear.coefficients[-1] - linear.coefficients[0]) * spread, index=classifier.genes)
 
 
-def _labelled(adata: AnnData, labels_key: str, split_key: str, part: str) -> AnnData:
+def labelled(adata: AnnData, labels_key: str, split_key: str, part: str) -> AnnData:
+    """Cells of a part of the split that have a label."""
     known = (adata.obs[split_key] == part) & adata.obs[labels_key].notna()
     return adata[known.to_numpy()]

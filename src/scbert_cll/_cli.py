@@ -5,60 +5,69 @@ Everything heavy is imported inside, so that asking for help is quick.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from scbert_cll import _keys
-from scbert_cll._cli_shared import CELLS, Accelerator, known_device, new_file, say, source, table
+from scbert_cll._cli_shared import (
+    Accelerator,
+    can_write,
+    known_device,
+    model_folder,
+    new_file,
+    new_folder_of,
+    of_donors,
+    only_of_a_corpus,
+    results_to,
+    say,
+    source,
+    table,
+    with_tokens,
+)
 from scbert_cll._cli_signature import signature
 from scbert_cll._cli_train import finetune, pretrain
+from scbert_cll._reading import NO_DONORS, OUTPUTS, Reading, ReadingTokens, is_cells
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
-
-_NO_DONORS: Final = "none"
 
 
 def demo(
     *,
     input: Path | None = None,  # noqa: A002
     out: Path = Path("scbert_cll_demo"),
+    reading: Reading,
     marker: str = "CD49d",
-    gene: str = "ITGA4",
-    donor_key: str = _keys.DONOR,
+    gene: str | None = None,
     batch_key: str | None = None,
     label: Literal["auto", "gmm", "quantile"] = "auto",
-    cells: Literal["all", "cll"] | None = None,
     pretrain_on: Path | None = None,
     max_epochs: int | None = None,
     seed: int = 0,
     accelerator: Accelerator = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Run the whole workflow: label by protein, hold donors out, train, predict, draw, report.
 
     Labels cells by a protein, holds donors out, trains scBERT on RNA, predicts, finds the signature, draws and reports. Without --input
-    it runs on simulated CLL data whose truth is known.
+    it runs on simulated CLL data whose truth is known, of which it uses the CLL cells.
 
     Parameters
     ----------
     input
-        .h5mu with RNA and protein, or .h5ad with protein in obsm; raw counts.
+        .h5mu with RNA and protein, or .h5ad with protein in obsm (or a .zarr store of either); raw counts.
     out
         Folder for everything written.
     marker
         Protein that labels the cells.
     gene
-        The marker's gene, for the figure and the baselines.
-    donor_key
-        obs column of donors.
+        The marker's gene, for the figure and the baselines (default: ITGA4 for CD49d, where it is there).
     batch_key
         obs column of batches, gated apart.
     label
         auto: two populations by mixture, else the outer thirds.
-    cells
-        Cells to label: all, or CD19+CD5+ (default: cll for the toy, else all).
     pretrain_on
         .h5ad with more RNA (raw counts) to pretrain on.
     max_epochs
@@ -67,9 +76,15 @@ def demo(
         Of everything random.
     accelerator
         Where to train.
+    overwrite
+        Replace the files of a run that are in --out.
     """
     options = dict(locals())
     known_device(accelerator)
+    new_folder_of(out, OUTPUTS, "the run", overwrite=options.pop("overwrite"))
+    if (out / "model").exists():
+        model_folder(out / "model", overwrite=True)
+    options["reading"] = of_donors(reading)
     from scbert_cll import _demo
 
     _demo.run(_demo.Options(**options))
@@ -149,7 +164,7 @@ def corpus(
         aliases=aliases,
         min_matched=min_matched,
         min_genes=min_genes,
-        donor_key=None if donor_key == _NO_DONORS else donor_key,
+        donor_key=None if donor_key == NO_DONORS else donor_key,
         obs_columns=tuple(obs_columns),
         val_fraction=val_fraction,
         val_donors=tuple(val_donors) or None,
@@ -188,6 +203,7 @@ def predict(
     *,
     model: Path,
     out: Path,
+    reading: ReadingTokens,
     unassigned_below: float | None = None,
     batch_size: int | None = None,
     groupby: str | None = None,
@@ -201,7 +217,7 @@ def predict(
     Parameters
     ----------
     data
-        A corpus, or an .h5ad or .h5mu with the layer that the model was trained on.
+        A corpus, or an .h5ad or .h5mu with the layer that the model was trained on or, with --layer, raw counts.
     model
         Folder of a model of the command finetune; of one of pretrain cells are embedded only.
     out
@@ -221,12 +237,17 @@ def predict(
     overwrite
         Replace --out (.h5ad).
     """
-    if data.suffix in CELLS:
-        new_file(out, ".h5ad", overwrite=overwrite)
     share = _shard(shard)
     known_device(accelerator)
-    cells = source(data)
+    if is_cells(data):
+        new_file(out, [".h5ad"], overwrite=overwrite)
+        corpus_only = {"groupby": groupby is not None, "parts": list(parts) != [_keys.TRAIN, _keys.VAL]}
+        only_of_a_corpus(data, **corpus_only, shard=share != (0, 1))
+    else:
+        can_write(out)
+    cells = source(data, reading)
     from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
+    from scbert_cll._write_cells import write_cells
     from scbert_cll.model._hub import class_of
 
     kind = ScBERT if class_of(model) == "ScBERT" else ScBERTClassifier
@@ -237,16 +258,29 @@ def predict(
         what = "predictions" if kind is ScBERTClassifier else "embeddings"
         say(f"The {what} are in {out}." if out.exists() else f"This share is done; {out} appears with the last one.")
         return
+    tokens = with_tokens(cells, reading, loaded)
+    said = "embedded"
     if isinstance(loaded, ScBERTClassifier):
-        tl.predict(cells, loaded, unassigned_below=unassigned_below, batch_size=batch_size)
-        said = ", ".join(f"{n:,} {name}" for name, n in cells.obs[_keys.PRED].value_counts().items())
+        tl.predict(tokens, loaded, unassigned_below=unassigned_below, batch_size=batch_size)
+        said = ", ".join(f"{n:,} {name}" for name, n in tokens.obs[_keys.PRED].value_counts().items())
     else:
         if unassigned_below is not None:
             _checks.for_a_classifier(is_one=False)
-        cells.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(cells, batch_size=batch_size)
-        said = "embedded"
-    _write_whole(cells, out)
-    say(f"{cells.n_obs:,} cells: {said}. They are in {out}.")
+        tokens.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(tokens, batch_size=batch_size)
+    results_to(cells.rna, tokens)
+    write_cells(out, cells.rna)
+    if cells.donor_key is not None and isinstance(loaded, ScBERTClassifier):
+        say(table(_by_donor(cells.rna, cells.donor_key)))
+    say(f"{tokens.n_obs:,} cells: {said}. They are in {out}.")
+
+
+def _by_donor(adata: AnnData, donor_key: str) -> pd.DataFrame:
+    """Cells of each donor, and how many are predicted to be of each class."""
+    import pandas as pd
+
+    obs: Any = adata.obs
+    counts = pd.crosstab(obs[donor_key].astype(str).rename("donor"), obs[_keys.PRED])
+    return counts.assign(n_cells=counts.sum(axis=1)).rename_axis(columns=None).reset_index()
 
 
 COMMANDS: Final[Mapping[str, Callable[..., None]]] = {
@@ -288,14 +322,3 @@ def _shard(text: str) -> tuple[int, int]:
     if not (slash and place.isdigit() and number.isdigit() and int(place) < int(number)):
         raise ValueError(f"--shard must be a share such as 0/4, the first of four, to 3/4, the last; found {text!r}.")
     return int(place), int(number)
-
-
-def _write_whole(adata: AnnData, path: Path) -> None:
-    """Write a file aside and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        adata.write_h5ad(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from scbert_cll import _keys
+from scbert_cll import _keys, _names
+from scbert_cll._reading import ENDINGS, Cells, Reading, is_cells, read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,56 +22,139 @@ Value = int | float | bool | str
 Accelerator = Literal["auto", "cpu", "gpu"]
 
 _log = logging.getLogger(__name__)
+_GENE: Final = "ITGA4"  # of CD49d
 _PACKAGE: Final = Path(__file__).parent
-CELLS: Final = (".h5ad", ".h5mu")
 
 
-def source(path: Path) -> Path | AnnData:
+def source(path: Path, asked: Reading, *columns: str | None) -> Path | Cells:
     """Cells in memory, or a corpus, which stays on disk; a damaged one is refused now."""
     from scbert_cll import _checks
     from scbert_cll._corpus.format import open_corpus
 
-    if path.suffix in CELLS:
-        return read_cells(path)
+    if is_cells(path):
+        found = read(path, asked, columns=columns)
+        for news in found.news:
+            say(news)
+        return found
     if path.is_file():
-        _checks.choice(path.suffix, CELLS, "What is no corpus must be a file of cells: its ending")
+        _checks.choice(path.suffix, ENDINGS, "What is no corpus must be a file of cells: its ending")
     open_corpus(path)
+    only_of_cells(path, **dict.fromkeys(asked.given(), True))
     return path
 
 
-def read_cells(path: Path) -> AnnData:
-    """Read the cells of a file, of several modalities the RNA.
+def only_of_cells(corpus: Path, **given: bool) -> None:
+    """Nothing is asked for that only a file of cells has."""
+    if names := [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]:
+        raise ValueError(
+            f"{', '.join(names)}: {corpus} is a corpus, whose genes, bins, cells and donors were chosen when it was built. Leave this out."
+        )
 
-    Raises
-    ------
-    FileNotFoundError, KeyError, ValueError
-        There is no such file, it has no RNA, or it cannot be read.
-    """
+
+def only_of_a_corpus(file: Path, **given: bool) -> None:
+    """Nothing is asked for that only a corpus has."""
+    if names := [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]:
+        raise ValueError(f"{', '.join(names)}: only for a corpus, and {file} is a file of cells. Leave this out.")
+
+
+def typed_column(cells: Cells, option: str, key: str | None, default: str | None) -> str | None:
+    """A column of obs: the one that was asked for, which must be there; else the usual one, where there is one."""
     from scbert_cll import _checks
 
-    _checks.choice(path.suffix, CELLS, "The ending of a file of cells")
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    import anndata as ad
-    import mudata
+    if key is not None:
+        _checks.key_in(key, cells.rna.obs, "adata.obs", f"Name the column with {option}.")
+        return key
+    return default if default in cells.rna.obs else None
 
-    try:
-        if path.suffix == ".h5ad":
-            return ad.read_h5ad(path)
-        modalities = mudata.read_h5mu(path).mod
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
-    found = [name for name in _keys.RNA_KEYS if name in modalities]
-    if not found:
-        raise KeyError(
-            f"{path} has no RNA: expected a modality {_checks.listed(_keys.RNA_KEYS)}, found {_checks.listed(modalities)}."
-        )
-    rna: AnnData = modalities[found[0]]
-    return rna
+
+def typed_gene(adata: AnnData, gene: str | None, default: str | None = _GENE) -> str | None:
+    """The marker's gene: the one that was asked for, which must be there; else the usual one, where it is there."""
+    from scbert_cll import _checks
+
+    if gene is not None:
+        _checks.key_in(gene, adata.var_names, "adata.var_names", "Name the gene with --gene, or leave it out.")
+        return gene
+    return default if default in adata.var_names else None
+
+
+def of_donors(asked: Reading) -> Reading:
+    """What is read where donors are needed: without another name they are in the usual column."""
+    return replace(asked, donor_key=asked.donor_key or _keys.DONOR)
+
+
+def with_tokens(cells: Cells, asked: Reading, model: ScBERT | ScBERTClassifier | None = None) -> AnnData:
+    """The cells with the layer of tokens that is to be read: the one in the file, or made of the raw counts that --layer names."""
+    from scbert_cll import _checks, pp
+
+    rna, name = cells.rna, _keys.BINNED if model is None else str(model.layer)
+    if asked.layer is None:
+        remedy = "Bin the cells with pp.bin_expression; or name the raw counts with --layer (X, a layer, or raw), and they are binned now."
+        _checks.key_in(name, rna.layers, "adata.layers", remedy)
+        return rna
+    if cells.layer is not None and _checks.is_binned(rna, cells.layer):
+        if cells.layer != name:
+            rna.layers[name], rna.uns[name] = rna.layers[cells.layer], rna.uns[cells.layer]
+        return rna
+    if model is None:
+        pp.bin_expression(rna, layer=cells.layer, key_added=name)
+        say(f"Raw counts were binned (pp.bin_expression) in {rna.n_vars:,} genes.")
+        return rna
+    aligned = pp.align_genes(rna, list(model.genes), layer=cells.layer)
+    aligned.layers.pop(name, None)
+    pp.bin_expression(aligned, layer=cells.layer, edges=model.binning, key_added=name)
+    n = int(aligned.var[_keys.IN_QUERY].sum())
+    say(
+        f"Raw counts were aligned to the model's genes ({n:,} of {aligned.n_vars:,} are there) and binned as its own were."
+    )
+    return aligned
+
+
+def results_to(cells: AnnData, tokens: AnnData) -> None:
+    """Take what is new in an object that was aligned to a model back to the one that was read."""
+    if tokens is cells:
+        return
+    made = (_keys.PRED, _keys.SCORE, _keys.PROBA, _keys.LINEAR_PROBA, _keys.X_SCBERT, _keys.SCBERT, _names.LONG)
+    for slot in ("obs", "obsm", "uns"):
+        mine, theirs = getattr(cells, slot), getattr(tokens, slot)
+        for key in theirs:
+            if key not in mine or key in made:
+                mine[key] = theirs[key]
+
+
+def with_protein(cells: Cells, tokens: AnnData, key: str) -> str:
+    """Where the counts of all proteins are in obsm; those of a modality, whose names may be anything, are put there without them."""
+    from scbert_cll import _checks
+    from scbert_cll.pp import _protein
+
+    if cells.rna_key is None:
+        _checks.key_in(key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key.")
+        return key
+    found = _protein.find(cells.data, key, cells.rna_key)
+    tokens.obsm[key] = found.values.toarray()
+    return key
+
+
+def with_split(cells: Cells, key: str | None, labels_key: str | None = None) -> str | None:
+    """The column of the split; without one, donors that are known are held out now."""
+    from scbert_cll import pp
+
+    found = typed_column(cells, "--split-key", key, _keys.SPLIT)
+    if found is not None or cells.donor_key is None:
+        return found
+    shares = (0.9, 0.1, 0.0) if labels_key is None else (0.7, 0.15, 0.15)
+    pp.split_donors(cells.rna, cells.donor_key, labels_key=labels_key, fractions=shares, mixed=labels_key is not None)
+    donors = cells.rna.uns[_keys.SPLIT]["donors"]
+    held = {
+        part: ", ".join(donors.loc[donors["split"] == part, "donor"].astype(str)) for part in (_keys.VAL, _keys.TEST)
+    }
+    said = [f"{names} ({part})" for part, names in held.items() if names]
+    say(f"There is no split, so donors are held out: {'; '.join(said)}.")
+    return _keys.SPLIT
 
 
 def model_folder(path: Path, *, overwrite: bool) -> None:
     """Refuse before the work what could not be written after it."""
+    can_write(path)
     if path.exists() and not overwrite:
         raise FileExistsError(
             f"{path} exists. Name another folder with --out, or pass --overwrite to replace the model in it."
@@ -77,13 +164,38 @@ def model_folder(path: Path, *, overwrite: bool) -> None:
     _io.may_replace(path, overwrite=overwrite)
 
 
-def new_file(path: Path, ending: str, *, overwrite: bool) -> None:
-    """A place for a file of this ending."""
+def new_file(path: Path, endings: Sequence[str], *, overwrite: bool) -> None:
+    """A place for a file of one of these endings."""
     from scbert_cll import _checks
 
-    _checks.choice(path.suffix, (ending,), "The ending of --out")
+    _checks.choice(path.suffix, endings, "The ending of --out")
+    can_write(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists. Name another file with --out, or pass --overwrite to replace it.")
+
+
+def new_folder_of(path: Path, names: Collection[str] | None, what: str, *, overwrite: bool) -> None:
+    """A place for files of these names (or of any): nothing is replaced without being asked to."""
+    from scbert_cll import _checks
+
+    can_write(path / "file")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file. Name a folder with --out.")
+    there = sorted(file.name for file in path.iterdir()) if path.exists() else []
+    found = [name for name in there if names is None or name in names]
+    if found and not overwrite:
+        raise FileExistsError(
+            f"{path} exists. Name another folder with --out, or pass --overwrite to replace {what} in it; it has {_checks.listed(found, 3)}."
+        )
+
+
+def can_write(path: Path) -> None:
+    """The place can be written to, as far as its folders tell."""
+    parent = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    if not parent.is_dir():
+        raise FileExistsError(f"{parent} is a file, so nothing can be put into it. Name another place with --out.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise FileExistsError(f"{parent} cannot be written to. Name another place with --out.")
 
 
 def save(model: ScBERT | ScBERTClassifier, path: Path, *, overwrite: bool) -> None:

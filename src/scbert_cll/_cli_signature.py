@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from scbert_cll import _keys
-from scbert_cll._cli_shared import read_cells, say
+from scbert_cll._cli_shared import new_folder_of, of_donors, say, source, typed_column, typed_gene
+from scbert_cll._reading import ENDINGS, Reading
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,10 +23,9 @@ def signature(
     *,
     out: Path,
     labels_key: str = _keys.CD49D,
-    donor_key: str = _keys.DONOR,
+    reading: Reading,
     model: Path | None = None,
-    layer: str | None = None,
-    gene: str = "ITGA4",
+    gene: str | None = None,
     exclude_genes: Sequence[str] = (),
     min_cells: int = 20,
     min_donors: int = 4,
@@ -44,19 +43,15 @@ def signature(
     Parameters
     ----------
     data
-        .h5ad or .h5mu with raw counts, classes and donors.
+        .h5ad, .h5mu or .zarr with raw counts, classes and donors.
     out
         Folder for the files.
     labels_key
         obs column of the classes: the last one is compared with the first.
-    donor_key
-        obs column of donors.
     model
         Folder of a classifier, whose evidence is put beside each gene.
-    layer
-        Layer with the raw counts (default: X).
     gene
-        The marker's own gene, which is marked.
+        The marker's own gene, which is marked (default: ITGA4, where it is there).
     exclude_genes
         Genes to leave out from the start.
     min_cells
@@ -77,39 +72,44 @@ def signature(
     from scbert_cll import _checks
 
     _checks.gmt_name(name)
-    if out.exists() and not overwrite:
-        raise FileExistsError(
-            f"{out} exists. Name another folder with --out, or pass --overwrite to replace the signature in it."
+    new_folder_of(out, None, "the signature", overwrite=overwrite)
+    cells = source(data, of_donors(reading), labels_key)
+    if isinstance(cells, Path):
+        raise ValueError(f"{data} is a corpus; the signature is of a file of cells: {', '.join(ENDINGS)}.")
+    typed_column(cells, "--labels-key", labels_key, None)
+    if cells.donor_key is None:
+        raise ValueError(
+            "A signature is tested over donors, and --donor-key none knows none. Name their column with --donor-key."
         )
-    adata = read_cells(data)
-    from scbert_cll import ScBERTClassifier, tl
+    from scbert_cll import ScBERTClassifier, pl, tl
+    from scbert_cll._report import draw, quiet
 
-    logging.getLogger(tl.signature.__module__).setLevel(logging.WARNING)  # what it says is said below
+    adata = cells.rna
     network = None if model is None else ScBERTClassifier.load(model)
-    asked: dict[str, Any] = {"groupby": labels_key, "donor_key": donor_key, "layer": layer, "gene": gene}
-    asked |= {"exclude_genes": list(exclude_genes), "min_cells": min_cells, "min_donors": min_donors}
-    tl.signature(adata, network, min_detected=min_detected, alpha=alpha, paired=not between, **asked)
+    asked: dict[str, Any] = {"groupby": labels_key, "donor_key": cells.donor_key, "layer": cells.layer}
+    asked |= {"gene": typed_gene(adata, gene), "exclude_genes": list(exclude_genes)}
+    asked |= {"min_cells": min_cells, "min_donors": min_donors}
+    with quiet(tl.signature.__module__):  # what it says is said below
+        tl.signature(adata, network, min_detected=min_detected, alpha=alpha, paired=not between, **asked)
     _write_signature(adata, out, name)
     say(_found(adata.uns[_keys.SIGNATURE], out))
+    draw({out / "signature.png": lambda: cast("Figure", pl.signature(adata, return_fig=True))}, say)
 
 
 def _write_signature(adata: AnnData, out: Path, name: str) -> None:
     """Write what there is: an empty signature has no sets, and without donors there is no table."""
-    import matplotlib as mpl
-
-    from scbert_cll import io, pl
+    from scbert_cll import io
 
     out.mkdir(parents=True, exist_ok=True)
-    for file in _SIGNATURE:  # of an earlier run: this one may find none
-        (out / file).unlink(missing_ok=True)
-    found = adata.uns[_keys.SIGNATURE]
+    found, written = adata.uns[_keys.SIGNATURE], set()
     if found["n_tested"]:
-        io.write_csv(adata, out / "signature.csv")
+        io.write_csv(adata, out / "signature.csv", overwrite=True)
+        written |= {"signature.csv", "signature.json"}
     if found["n_selected"]:
-        io.write_gmt(adata, out / "signature.gmt", name=name)
-    mpl.use("agg")
-    figure = cast("Figure", pl.signature(adata, return_fig=True))
-    figure.savefig(out / "signature.png", dpi=200, bbox_inches="tight")
+        io.write_gmt(adata, out / "signature.gmt", name=name, overwrite=True)
+        written.add("signature.gmt")
+    for file in set(_SIGNATURE) - written:  # of an earlier run: this one may have found none
+        (out / file).unlink(missing_ok=True)
 
 
 def _found(found: Mapping[str, Any], out: Path) -> str:

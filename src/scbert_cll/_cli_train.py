@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scbert_cll import _keys
 from scbert_cll._cli_shared import (
@@ -15,13 +15,24 @@ from scbert_cll._cli_shared import (
     known_choices,
     learned,
     model_folder,
+    only_of_cells,
     only_our_news,
     save,
     say,
     source,
     table,
+    typed_column,
     validated,
+    with_protein,
+    with_split,
+    with_tokens,
 )
+from scbert_cll._reading import Cells, ReadingTokens
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scbert_cll.model import ScBERT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +123,8 @@ def pretrain(
     network: dict[str, Value] | None = None,
     gene_embedding: Literal["auto", "gene2vec", "learned", "sinusoidal", "none"] = "auto",
     exclude_genes: Sequence[str] = (),
-    layer: str = _keys.BINNED,
-    split_key: str = _keys.SPLIT,
+    split_key: str | None = None,
+    reading: ReadingTokens,
     training: Training,
     overwrite: bool = False,
 ) -> None:
@@ -125,7 +136,7 @@ def pretrain(
     Parameters
     ----------
     data
-        A corpus (see the command corpus), or an .h5ad or .h5mu with a layer of pp.bin_expression.
+        A corpus (see the command corpus), or an .h5ad or .h5mu with a layer of pp.bin_expression or, with --layer, raw counts.
     out
         Folder for the model.
     preset
@@ -136,10 +147,8 @@ def pretrain(
         What tells genes apart; auto: gene2vec where the file has the vectors, else learned.
     exclude_genes
         Genes that the network shall not see, e.g. ITGA4.
-    layer
-        Layer of tokens (.h5ad).
     split_key
-        obs column of the split (.h5ad); where there is none, a random tenth of the cells validates.
+        obs column of the split (default: split, where it is there). Without a split a tenth validates: of the donors where --donor-key names them, else of the cells.
     overwrite
         Replace a model that is in --out.
     """
@@ -147,15 +156,21 @@ def pretrain(
     known_choices(network)
     training.check("pretrain")
     only_our_news()
-    cells = source(data)
+    cells = source(data, reading, split_key)
     from scbert_cll import tl
 
     choices: dict[str, Any] = {"preset": preset, "exclude_genes": list(exclude_genes)}
+    tokens: Path | AnnData
+    if isinstance(cells, Path):
+        only_of_cells(cells, split_key=split_key is not None)
+        tokens = cells
+    else:
+        choices["split_key"] = with_split(cells, split_key)
+        tokens = with_tokens(cells, reading)
     if gene_embedding == "auto":
-        gene_embedding = "gene2vec" if _keys.GENE2VEC in getattr(cells, "varm", {}) else "learned"
-    choices["gene_embedding"] = gene_embedding
-    choices |= {"layer": layer, "split_key": split_key, "network": network}
-    model = tl.pretrain(cells, **choices, **training.given())
+        gene_embedding = "gene2vec" if _keys.GENE2VEC in getattr(tokens, "varm", {}) else "learned"
+    choices |= {"gene_embedding": gene_embedding, "network": network}
+    model = tl.pretrain(tokens, **choices, **training.given())
     if first_process():  # the others have no history
         say(learned(model))
     save(model, out, overwrite=overwrite)
@@ -167,15 +182,13 @@ def finetune(
     out: Path,
     pretrained: Path | None = None,
     labels_key: str = _keys.CD49D,
-    split_key: str = _keys.SPLIT,
-    weight_key: str = _keys.BALANCE_WEIGHT,
-    donor_key: str | None = None,
-    protein_key: str | None = None,
+    split_key: str | None = None,
+    weight_key: str | None = None,
     combine: Literal["none", "average", "residual"] = "average",
     freeze: Literal["none", "encoder", "scbert"] = "none",
     network: dict[str, Value] | None = None,
     exclude_genes: Sequence[str] = (),
-    layer: str = _keys.BINNED,
+    reading: ReadingTokens,
     training: Training,
     overwrite: bool = False,
 ) -> None:
@@ -187,7 +200,7 @@ def finetune(
     Parameters
     ----------
     data
-        A corpus, or an .h5ad or .h5mu with a layer of pp.bin_expression, labels and a split.
+        A corpus, or an .h5ad or .h5mu with labels, a split or donors, and a layer of pp.bin_expression or, with --layer, raw counts.
     out
         Folder for the model.
     pretrained
@@ -195,13 +208,9 @@ def finetune(
     labels_key
         obs column of the classes.
     split_key
-        obs column of pp.split_donors (.h5ad).
+        obs column of the split (default: split, where it is there). Without a split donors are held out where --donor-key names them.
     weight_key
-        obs column of pp.balance, used where it exists (.h5ad).
-    donor_key
-        obs column of donors, so that cells the logistic regression holds out are of other donors (.h5ad).
-    protein_key
-        obsm with the raw counts of all measured proteins, to be learned beside the class (.h5ad).
+        obs column of weights (default: balance_weight of pp.balance, where it is there).
     combine
         What is predicted: the mean of the network's and the logistic regression's log-probabilities (average), what the network learns
         of what the other leaves (residual), or the network alone (none).
@@ -211,8 +220,6 @@ def finetune(
         Single choices of a network from scratch, or of the head, e.g. --network.dropout 0.2; --network.preset scbert is the published one.
     exclude_genes
         Genes that a network from scratch shall not see, e.g. ITGA4.
-    layer
-        Layer of tokens of a network from scratch (.h5ad).
     overwrite
         Replace a model that is in --out.
     """
@@ -220,14 +227,45 @@ def finetune(
     known_choices(network, "preset")
     training.check("finetune")
     only_our_news()
-    cells = source(data)
+    cells = source(data, reading, labels_key, split_key, weight_key)
     from scbert_cll import ScBERT, tl
 
     start = None if pretrained is None else ScBERT.load(pretrained)
-    asked: dict[str, Any] = {"labels_key": labels_key, "split_key": split_key, "weight_key": weight_key, "layer": layer}
-    asked |= {"donor_key": donor_key, "protein_key": protein_key, "exclude_genes": list(exclude_genes)}
+    asked: dict[str, Any] = {"labels_key": labels_key, "exclude_genes": list(exclude_genes)}
     asked |= {"combine": combine, "freeze": freeze, "network": network}
-    classifier = tl.finetune(cells, start, **asked, **training.given())
+    tokens: Path | AnnData
+    if isinstance(cells, Path):
+        only_of_cells(cells, split_key=split_key is not None, weight_key=weight_key is not None)
+        tokens = cells
+    else:
+        tokens = _labelled(cells, reading, start, asked, split_key=split_key, weight_key=weight_key)
+    classifier = tl.finetune(tokens, start, **asked, **training.given())
     if first_process():
-        say(validated(classifier) if isinstance(cells, Path) else table(cells.uns[_keys.SCBERT]["comparison"]))
+        say(validated(classifier) if isinstance(tokens, Path) else table(tokens.uns[_keys.SCBERT]["comparison"]))
     save(classifier, out, overwrite=overwrite)
+
+
+def _labelled(
+    cells: Cells,
+    reading: ReadingTokens,
+    start: ScBERT | None,
+    asked: dict[str, Any],
+    *,
+    split_key: str | None,
+    weight_key: str | None,
+) -> AnnData:
+    """Cells with tokens, labels, a split and what else is in the file, all under the names that `asked` then has."""
+    labels_key = typed_column(cells, "--labels-key", asked["labels_key"], None)
+    asked["split_key"] = with_split(cells, split_key, labels_key)
+    if asked["split_key"] is None:
+        raise KeyError(
+            "There is no split. Name its obs column with --split-key, or the donors with --donor-key, and they are held out now."
+        )
+    asked["weight_key"] = typed_column(cells, "--weight-key", weight_key, _keys.BALANCE_WEIGHT)
+    asked["donor_key"] = cells.donor_key
+    tokens = with_tokens(cells, reading, start)
+    if start is None and _keys.GENE2VEC not in tokens.varm:  # as pretrain's auto chooses
+        asked["network"] = {"gene_embedding": "learned"} | (asked["network"] or {})
+    if reading.protein_key is not None:
+        asked["protein_key"] = with_protein(cells, tokens, reading.protein_key)
+    return tokens

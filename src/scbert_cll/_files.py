@@ -41,6 +41,10 @@ class NotAsWrittenError(RuntimeError):
     """What is read back from a file is not what was to be written to it."""
 
 
+class FigureError(RuntimeError):
+    """A figure could not be drawn; everything else is written."""
+
+
 def sha256(path: Path) -> str:
     """Checksum of a file."""
     with path.open("rb") as file:
