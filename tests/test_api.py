@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
     "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"}
-    | {"build_corpus"},
+    | {"build_corpus", "intersect_obs"},
     "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
     | {"gene_interactions", "patient_cd49d", "predict", "predict_corpus", "pretrain", "score_signature", "signature"}
     | {"prognosis", "signature_report", "survival"},
@@ -299,6 +299,10 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     ),
     "pp.build_corpus": ("raw", [lambda f, adata, _: build_corpus(f, adata)]),
     "pp.collapse_probes": ("raw", [lambda f, adata, _: f(adata, {g: g[:3] for g in adata.var_names})]),
+    "pp.intersect_obs": (
+        "raw",
+        [lambda f, adata, _: f(MuData({"rna": adata.copy(), "prot": AnnData(adata.obsm["protein"][9:])}))],
+    ),
     "pp.cll_mask": ("raw", [lambda f, adata, _: f(adata)]),
     "tl.gene2vec": ("split", [lambda f, adata, _, **kw: f(adata, n_dims=4, epochs=1, **kw)]),
     "tl.pretrain": ("ready", [lambda f, adata, _: f(adata, max_epochs=1)]),

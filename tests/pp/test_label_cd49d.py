@@ -422,7 +422,7 @@ def test_a_donor_is_never_gated_alone():
 
 def corrupt(value):
     adata = cite()
-    adata.obsm["protein"].iloc[7, 2] = value
+    adata.obsm["protein"].iloc[7, 0] = value
     return adata
 
 
@@ -475,12 +475,12 @@ def unpaired():
 
 
 BAD = {
-    "negative": (lambda: corrupt(-1.0), {}, ValueError, r"negative values, first -1 \(cell 'cell7', protein 'CD5'\)"),
+    "negative": (lambda: corrupt(-1.0), {}, ValueError, r"negative values, first -1 \(cell 'cell7', protein 'CD49d'\)"),
     "NaN": (
         lambda: corrupt(np.nan),
         {},
         ValueError,
-        r"NaN or infinite values, first nan \(cell 'cell7', protein 'CD5'\)",
+        r"NaN or infinite values, first nan \(cell 'cell7', protein 'CD49d'\)",
     ),
     "infinite": (lambda: corrupt(np.inf), {}, ValueError, "NaN or infinite"),
     "not whole": (lambda: corrupt(1.5), {}, ValueError, r"not whole numbers, first 1\.5 .*normalize='none'"),
@@ -494,9 +494,14 @@ BAD = {
         lambda: renamed(CD49d="CD49d_TotalSeqB", CD19="CD49d_TotalSeqC"),
         {},
         KeyError,
-        "fits more than one protein.*TotalSeqB.*TotalSeqC",
+        "fits more than one protein.*TotalSeqB.*TotalSeqC.*name one of them exactly, e.g. 'CD49d_TotalSeqB' in place of 'CD49d'",
     ),
-    "twice": (lambda: renamed(CD19="CD49d"), {}, ValueError, "protein names of .* must be unique.*CD49d"),
+    "twice": (
+        lambda: renamed(CD19="CD49d"),
+        {},
+        ValueError,
+        "protein names of .* must be unique.*CD49d.*make_index_unique",
+    ),
     "constant": (constant, {"normalize": "clr_protein"}, ValueError, "same level .0. in all 400 gated cells"),
     "no protein": (
         none_at_all,
@@ -509,7 +514,12 @@ BAD = {
     "no names": (without_names, {}, KeyError, r"without column names.*protein_names"),
     "wrong names": (wrong_names, {}, ValueError, "holds 3 names for the 6 columns"),
     "10x": (antibodies_among_genes, {}, ValueError, "2 of 6 rows of adata.var are proteins.*mudata.MuData"),
-    "unpaired": (unpaired, {}, ValueError, r"3 cells are in only one.*'cell0', 'cell398', 'cell399'.*intersect_obs"),
+    "unpaired": (
+        unpaired,
+        {},
+        ValueError,
+        r"3 cells are in only one.*'cell0', 'cell398', 'cell399'.*sc_cll.pp.intersect_obs\(mdata\)",
+    ),
     "no rna": (
         lambda: as_mudata(cite(), rna="transcripts"),
         {},

@@ -155,6 +155,16 @@ def test_bad_labels_and_splits_are_refused(prepared, unchanged, change, error, m
         sc_cll.tl.finetune(adata, **FAST)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, -1.0, "high"])
+def test_a_protein_without_counts_is_left_out_and_named(prepared, wrong):
+    plain, adata = with_protein(prepared.copy()), with_protein(prepared.copy())
+    adata.obsm["protein"].insert(1, "CD38", [wrong, *[1.0] * (adata.n_obs - 1)])
+    sc_cll.tl.finetune(plain, protein_key="protein", **FAST)
+    with pytest.warns(UserWarning, match="1 of 3 proteins in .* missing or negative values and are left out: 'CD38'"):
+        sc_cll.tl.finetune(adata, protein_key="protein", **FAST)
+    np.testing.assert_array_equal(adata.obsm["scbert_proba"], plain.obsm["scbert_proba"])
+
+
 @pytest.mark.parametrize(
     ("choices", "error", "match"),
     [

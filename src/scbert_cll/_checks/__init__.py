@@ -23,6 +23,7 @@ from scbert_cll._checks._anndata import (
     one_group_per_cell,
     protein_counts,
     split,
+    table_numbers,
     target,
     weights,
 )
@@ -281,6 +282,7 @@ __all__ = [
     "some_random_sets",
     "space",
     "split",
+    "table_numbers",
     "table_source",
     "takes_weights",
     "target",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -168,17 +169,35 @@ def no_resampled_rows(adata: AnnData) -> None:
 
 
 def protein_counts(adata: AnnData, key: str) -> np.ndarray:
-    """Counts of the proteins in `obsm`: (cells, proteins), finite and not negative."""
+    """Counts of the proteins in `obsm`: (cells, proteins), finite and not negative; some others are left out and told."""
     key_in(key, adata.obsm, "adata.obsm", 'Put them there, e.g. adata.obsm["protein"] = mdata["prot"].to_df().')
     found: Any = adata.obsm[key]
-    values = np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+    names = [str(name) for name in found] if isinstance(found, pd.DataFrame) else None
+    values = table_numbers(found) if names else np.asarray(found.toarray() if hasattr(found, "toarray") else found)
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
         raise ValueError(f"adata.obsm[{key!r}] must hold numbers, cells × proteins; found {values.dtype}.")
-    if not np.isfinite(values).all() or (values < 0).any():
+    bad = ~(np.isfinite(values) & (values >= 0)).all(0)
+    told = listed(np.asarray(names or [f"column {j}" for j in range(bad.size)])[bad])
+    if bad.sum() >= 0.5 * bad.size:
         raise ValueError(
-            f"adata.obsm[{key!r}] must hold raw protein counts: finite, none negative; found values from {values.min():g} to {values.max():g}."
+            f"adata.obsm[{key!r}] must hold raw protein counts: finite, none negative; found values from {values.min():g} to "
+            f"{values.max():g}, and {bad.sum()} of {bad.size} proteins that hold others: {told}."
         )
-    return values.astype(np.float64)
+    if bad.any():
+        warnings.warn(
+            f"{bad.sum()} of {bad.size} proteins in adata.obsm[{key!r}] hold missing or negative values and are left out: {told}.",
+            stacklevel=2,
+        )
+    return values[:, ~bad].astype(np.float64)
+
+
+def table_numbers(table: pd.DataFrame) -> np.ndarray:
+    """Values of a table as float64; what is no number is missing, which concerns its column alone."""
+    try:
+        return table.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        columns = [pd.to_numeric(table.iloc[:, j], errors="coerce") for j in range(table.shape[1])]
+        return np.column_stack([column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns])
 
 
 def weights(values: np.ndarray, key: str) -> None:

@@ -179,7 +179,8 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             `obs` column of donors: what the linear part needs held-out cells for is then decided on other donors.
         protein_key
             `obsm` with the raw counts of all measured proteins: the network learns to predict their levels, too, which tells it more about
-            a cell than its class; training cells without a label take part in that. Prediction needs no protein.
+            a cell than its class; training cells without a label take part in that. Prediction needs no protein. Proteins with
+            missing or negative values are left out, with a warning.
         combine
             ``"none"`` predicts with the network alone; ``"average"`` with the mean of its log-probabilities and the linear
             part's; with ``"residual"`` the network learns what the linear part, frozen, leaves to be learned, and is left out if

@@ -65,7 +65,7 @@ def cd49d(
     data
         CITE-seq with raw counts: an AnnData with protein in ``obsm``, or a MuData with an RNA and a protein modality.
     marker
-        Protein.
+        Protein, found as in :func:`scbert_cll.pp.label_cd49d`; the axis shows the name it was found under.
     gene
         Its gene.
     protein_key
@@ -98,7 +98,7 @@ def cd49d(
     Raises
     ------
     KeyError
-        Protein, marker, gene or column is not there; what is there is listed.
+        Protein, marker, gene or column is not there, or the marker fits several proteins; what is there is listed.
     ValueError
         Values that are not raw counts, unpaired cells, or `ax` is given for several levels.
 

@@ -8,6 +8,7 @@ from scbert_cll.pp._bin_expression import bin_expression
 from scbert_cll.pp._build_corpus import build_corpus
 from scbert_cll.pp._cll_mask import cll_mask
 from scbert_cll.pp._collapse_probes import collapse_probes
+from scbert_cll.pp._intersect_obs import intersect_obs
 from scbert_cll.pp._label_cd49d import label_cd49d
 from scbert_cll.pp._split_donors import split_donors
 
@@ -18,6 +19,7 @@ __all__ = [
     "build_corpus",
     "cll_mask",
     "collapse_probes",
+    "intersect_obs",
     "label_cd49d",
     "split_donors",
 ]

@@ -40,7 +40,7 @@ def cll_mask(
         As for :func:`label_cd49d`, all cells as one batch; across cells is the better scale here, because
         lineage markers are a large part of all that a cell binds.
     markers
-        Proteins a cell must be positive for, in the order of gating.
+        Proteins a cell must be positive for, in the order of gating; found as `marker` of :func:`label_cd49d`.
     exclude
         Proteins a cell must not be positive for. By default CD3 and CD14, so far as the panel has them and they
         form two populations; what is named here must.
@@ -49,12 +49,13 @@ def cll_mask(
 
     Returns
     -------
-    Boolean Series over the cells (of the RNA); the thresholds used are in its ``attrs["thresholds"]``.
+    Boolean Series over the cells (of the RNA); its ``attrs`` hold ``thresholds``, the levels used, and ``proteins``,
+    the name that each marker was found under.
 
     Raises
     ------
     KeyError
-        A protein is not in the panel; the ones that are are listed.
+        A protein is not in the panel, or a marker fits several; the ones that are there are listed.
     ValueError
         A marker does not part the cells; the remedy is `thresholds`.
 
@@ -71,11 +72,13 @@ def cll_mask(
     if unused:
         raise KeyError(f"thresholds names {_checks.listed(sorted(unused))}, which is in neither markers nor exclude.")
     passed, used = np.ones(protein.rna.n_obs, dtype=bool), {}
+    excluded = _excluded(protein, exclude, given)
+    proteins = {m: str(protein.names[_protein.lookup(protein, m)]) for m in (*markers, *excluded)}
     for marker in markers:
         levels = _levels(protein, marker, normalize)
         used[marker] = given[marker] if marker in given else _threshold(levels, passed, marker)
         passed &= levels.level >= used[marker]
-    for marker in _excluded(protein, exclude, given):
+    for marker in excluded:
         levels = _levels(protein, marker, normalize)
         cut = given[marker] if marker in given else _cut(levels, np.ones_like(passed))
         if cut is None and exclude is not None:
@@ -85,6 +88,7 @@ def cll_mask(
             passed &= levels.level < cut
     mask = pd.Series(passed, index=protein.rna.obs_names, name="+".join(markers))
     mask.attrs["thresholds"] = {k: float(v) for k, v in used.items()}
+    mask.attrs["proteins"] = {marker: proteins[marker] for marker in used}
     return mask
 
 

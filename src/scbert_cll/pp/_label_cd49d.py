@@ -53,14 +53,19 @@ def label_cd49d(
     rna_key
         RNA modality of a MuData. By default the one with a usual name.
     marker
-        Protein to gate: exact name, else the only one that differs by case, blanks, any of ``-_.`` or a TotalSeq-like affix.
+        Protein to gate. Its exact name wins. Otherwise it is looked for as a word of the names, in capitals or not:
+        ``CD49d`` is found in ``CD49d-CCATTCAACTTCCGG``, ``C0576_anti-human_CD49d`` and ``CD49d|ITGA4|AHS0063|pAbO``. A name with
+        only the gene of a CD number counts, too (``ITGA4``, by HGNC). Digits never run together: CD31 is not ``CD3-1``, and
+        CD45 is not ``CD45RA``. Isotype controls, tetramers, antibodies against the mouse in a human panel, and one antibody
+        against several targets (``CD66a/c/e``) are only taken by their exact name. Two matches are refused by name.
     method
         ``gmm``: threshold where the posterior of a two-component Gaussian mixture is .5, per batch; needs a lower BIC than
         one component, Ashman's D ≥ 2, a dip between the two, and medians further apart than counting noise. ``quantile``: lower and upper part of the
         cells of a batch; always labels, so it states a contrast, not positivity. ``manual``: your `thresholds`.
     normalize
         ``clr_cell``: log1p(x / g), g = exp(mean of log1p over the proteins of the cell), Seurat's CLR with margin 2; removes the
-        depth of a cell; wants a panel of a dozen proteins or more. ``clr_protein``: log1p(x) minus its mean over the gated cells of the
+        depth of a cell; wants a panel of a dozen proteins or more. Proteins that hold anything but raw counts are left out of
+        g, with a warning that names them. ``clr_protein``: log1p(x) minus its mean over the gated cells of the
         batch, the centred log-ratio across cells (Seurat's margin 1, without its second log, which crushes
         levels below the mean). ``none``: use the values as they are, e.g. dsb-normalised.
     batch_key
@@ -95,7 +100,8 @@ def label_cd49d(
         ``gmm``: posterior of positive, held constant beyond the point where unequal variances would turn it.
         Otherwise the rank within the batch in (0, 1): monotone in the level, not a probability.
     ``adata.uns['cd49d']`` : dict
-        ``params``; ``thresholds`` (batch × low, threshold, high); ``separation`` (batch × n_cells, ashman_d, valley, bic_1,
+        ``params``, with ``protein``, the name that the marker was found under, and ``left_out``, the proteins that
+        ``clr_cell`` left out, if any; ``thresholds`` (batch × low, threshold, high); ``separation`` (batch × n_cells, ashman_d, valley, bic_1,
         bic_2, count_gap, means, sds, weight; NaN without mixture); ``classes`` (n_cells per class); ``score`` (``posterior`` or
         ``rank``); and ``donors``: n_cells gated, n_neg and n_pos labelled, pct_positive of all gated cells by the threshold, its Wilson 95 % interval
         ci_low–ci_high, ashman_d and bimodal of the donor's own cells (a description: it labels no cell),
@@ -104,9 +110,9 @@ def label_cd49d(
     Raises
     ------
     KeyError
-        Protein, marker or column is not there; what is there is listed.
+        Protein, marker or column is not there, or the marker fits several proteins; what is there is listed.
     ValueError
-        Values that are not raw counts, unpaired cells, a constant marker, a marker without two populations.
+        Values of the marker that are not raw counts, unpaired cells, a constant marker, a marker without two populations.
 
     Notes
     -----
@@ -149,6 +155,8 @@ def label_cd49d(
     result = _call(gate, cuts, levels.level, batch, gated)
     uns = _tables(gate, cuts, result["label"])
     uns["params"] = asked | {"protein": protein.names[j], "protein_matrix": protein.where, "n_gated": int(gated.sum())}
+    if levels.left_out:
+        uns["params"]["left_out"] = list(levels.left_out)
     if donor is not None:
         uns["donors"] = donor_table(levels, result["label"], batch, donor, gated, cuts.table)
     return _write(data, protein.rna, result, uns, key_added, copy)

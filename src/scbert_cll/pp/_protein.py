@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,15 +15,10 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys
 from scbert_cll._names import own_index
+from scbert_cll.pp import _protein_names
 
 Normalize = Literal["clr_cell", "clr_protein", "none"]
 NORMALIZE: tuple[str, ...] = ("clr_cell", "clr_protein", "none")
-
-# What vendors and pipelines put around an antibody's name.
-_PREFIX = re.compile(
-    r"^(anti[-_. ]?(human|mouse)?|hu(man)?(?=[-_. ])|adt(?=[-_. ])|prot(ein)?(?=[-_. ])|ab(?=[-_. ]))[-_. ]*", re.I
-)
-_SUFFIX = re.compile(r"[-_. ]+(totalseq[-_. ]?[a-d]?|total[a-d]|[abc]?0\d{3}|adt|prot(ein)?|antibody)$", re.I)
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class Protein:
 
 
 def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = None) -> Protein:
-    """Protein matrix of an AnnData (`obsm`) or MuData (a modality), finite, with the cells of the RNA."""
+    """Protein matrix of an AnnData (`obsm`) or MuData (a modality), with the cells of the RNA."""
     if isinstance(data, MuData):
         return _from_mudata(data, protein_key, rna_key)
     return _from_anndata(_checks.anndata(data), protein_key)
@@ -76,9 +70,8 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") 
 
 
 def positions(protein: Protein, marker: str) -> list[int]:
-    """Where a marker is: by its exact name, else by names that differ in spelling only."""
-    exact = [int(i) for i in np.flatnonzero(protein.names == marker)]
-    return exact or [i for i, name in enumerate(protein.names) if _canonical(name) == _canonical(marker)]
+    """Where a marker is: by its exact name, else as a word of the names (see `_protein_names`)."""
+    return _protein_names.positions(list(protein.names), marker)
 
 
 def lookup(protein: Protein, marker: str) -> int:
@@ -88,12 +81,13 @@ def lookup(protein: Protein, marker: str) -> int:
         return found[0]
     if found:
         raise KeyError(
-            f"{marker!r} fits more than one protein in {protein.where}: {_checks.listed(protein.names[found])}; name one of them exactly."
+            f"{marker!r} fits more than one protein in {protein.where}: {_checks.listed(protein.names[found])}; "
+            f"name one of them exactly, e.g. {protein.names[found[0]]!r} in place of {marker!r}."
         )
-    close = difflib.get_close_matches(_canonical(marker), [_canonical(n) for n in protein.names], n=3, cutoff=0.0)
-    ordered = sorted(protein.names, key=lambda n: close.index(_canonical(n)) if _canonical(n) in close else len(close))
+    ordered = _protein_names.closest_first(list(protein.names), marker)
     raise KeyError(
-        f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest first: {_checks.listed(ordered, 200)}."
+        f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest first: {_checks.listed(ordered, 200)}. "
+        "If one of them is meant, give its name exactly."
     )
 
 
@@ -104,24 +98,51 @@ class Levels:
     level: np.ndarray
     spread: np.ndarray
     counts: np.ndarray | None
+    left_out: tuple[str, ...] = ()  # proteins that the scale of a cell could not take in
 
 
 def levels(protein: Protein, j: int, normalize: str, batch: np.ndarray, gated: np.ndarray) -> Levels:
-    """Level of protein `j`; the gated cells of a batch set the zero of `clr_protein`."""
+    """Level of protein `j`, whose own values alone must be right; the gated cells of a batch set the zero of `clr_protein`."""
     _checks.choice(normalize, NORMALIZE, "normalize")
     x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
+    _refuse(protein, j, x, ~np.isfinite(x), "NaN or infinite values", "fill or drop these cells")
     if normalize == "none":
         return Levels(x, x, None)
-    _raw_counts(protein)
+    remedy = "give the raw counts, or pass normalize='none' if they are normalised already"
+    _refuse(protein, j, x, x < 0, "negative values", remedy)
+    _refuse(protein, j, x, x != np.trunc(x), "values that are not whole numbers", remedy)
+    left_out: tuple[str, ...] = ()
     if normalize == "clr_cell":
-        logs = protein.values.astype(np.float64)
-        logs.data = np.log1p(logs.data)
-        scale, centre = np.exp(np.asarray(logs.mean(axis=1)).ravel()), np.zeros_like(x)
+        (scale, left_out), centre = _depth(protein), np.zeros_like(x)
     else:
         scale = np.ones_like(x)
         centre = pd.Series(np.log1p(x)).where(gated).groupby(batch).transform("mean").to_numpy()
     spread = _spread(x, scale)
-    return Levels(np.log1p(x / scale) - centre, np.log1p(spread / scale) - centre, x)
+    return Levels(np.log1p(x / scale) - centre, np.log1p(spread / scale) - centre, x, left_out)
+
+
+def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Scale of each cell by the proteins that hold raw counts, and the names of the others, which are told."""
+    counts = _are_counts(protein.values)
+    left_out = tuple(protein.names[~counts])
+    if left_out:
+        warnings.warn(
+            f"{len(left_out)} of {counts.size} proteins in {protein.where} hold values that are not raw counts (missing, "
+            f"negative or not whole) and are left out of the scale of a cell: {_checks.listed(left_out)}. "
+            "normalize='clr_protein' needs no other protein.",
+            stacklevel=4,
+        )
+    logs = protein.values[:, counts].astype(np.float64)
+    logs.data = np.log1p(logs.data)
+    return np.exp(np.asarray(logs.mean(axis=1)).ravel()), left_out
+
+
+def _are_counts(values: sparse.csr_matrix) -> np.ndarray:
+    """A boolean per protein: all of its values are whole numbers of zero or more."""
+    data = values.data
+    bad = ~np.isfinite(data) | (data < 0) | (data != np.trunc(data))
+    found: np.ndarray = np.bincount(values.indices[bad], minlength=values.shape[1]) == 0
+    return found
 
 
 def _spread(counts: np.ndarray, within: np.ndarray) -> np.ndarray:
@@ -157,7 +178,7 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
     if len(alone):
         raise ValueError(
             f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) and mdata[{prot_key!r}] "
-            f"({prot.n_obs} cells): {_checks.listed(alone)}. Keep the shared ones: mudata.pp.intersect_obs(mdata)."
+            f"({prot.n_obs} cells): {_checks.listed(alone)}. Keep the shared ones: sc_cll.pp.intersect_obs(mdata)."
         )
     order = prot.obs_names.get_indexer(rna.obs_names)
     return _protein(
@@ -212,34 +233,17 @@ def _names(adata: AnnData, key: str, n: int) -> pd.Index:
 def _protein(rna: AnnData, found: Any, names: pd.Index, where: str) -> Protein:
     if found is None:
         raise ValueError(f"{where} is empty (None); put the protein counts there.")
-    values = sparse.csr_matrix(found.to_numpy(dtype=np.float64) if isinstance(found, pd.DataFrame) else found)
+    values = sparse.csr_matrix(_checks.table_numbers(found) if isinstance(found, pd.DataFrame) else found)
     names = pd.Index([str(n) for n in names])
-    _checks.unique(names, f"protein names of {where}", "name each antibody once")
-    protein = Protein(rna, values, names, where)
-    _refuse(protein, ~np.isfinite(values.data), "NaN or infinite values", "fill or drop these cells")
-    return protein
+    remedy = f"{where}.columns = anndata.utils.make_index_unique({where}.columns), or name each antibody once"
+    _checks.unique(names, f"protein names of {where}", remedy)
+    return Protein(rna, values, names, where)
 
 
-def _raw_counts(protein: Protein) -> None:
-    data, remedy = protein.values.data, "give the raw counts, or pass normalize='none' if they are normalised already"
-    _refuse(protein, data < 0, "negative values", remedy)
-    _refuse(protein, data != np.trunc(data), "values that are not whole numbers", remedy)
-
-
-def _refuse(protein: Protein, bad: np.ndarray, what: str, remedy: str) -> None:
-    """Name the first stored value that is bad."""
+def _refuse(protein: Protein, j: int, x: np.ndarray, bad: np.ndarray, what: str, remedy: str) -> None:
+    """Name the first value of protein `j` that is bad."""
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
-        cell = protein.rna.obs_names[int(np.searchsorted(protein.values.indptr, i, side="right")) - 1]
-        name = protein.names[protein.values.indices[i]]
         raise ValueError(
-            f"{protein.where} holds {what}, first {protein.values.data[i]:g} (cell {cell!r}, protein {name!r}); {remedy}."
+            f"{protein.where} holds {what}, first {x[i]:g} (cell {protein.rna.obs_names[i]!r}, protein {protein.names[j]!r}); {remedy}."
         )
-
-
-def _canonical(name: str) -> str:
-    """A marker's name without what vendors, pipelines and habits put around it."""
-    bare = _PREFIX.sub("", name.strip())
-    while bare != (shorter := _SUFFIX.sub("", bare)):
-        bare = shorter
-    return re.sub(r"[-_. ]", "", bare).lower()

@@ -66,7 +66,8 @@ def finetune(
         `obs` column of donors, so that cells the linear part holds out are of other donors.
     protein_key
         `obsm` with the raw counts of all measured proteins (cells × proteins), to be learned beside the class: more to learn from
-        per cell, unlabelled training cells included. Needed for training only. As `split_key`, `weight_key`, `donor_key` and `layer` not
+        per cell, unlabelled training cells included. Needed for training only. Proteins with missing or negative values are left
+        out, with a warning that names them. As `split_key`, `weight_key`, `donor_key` and `layer` not
         for a corpus, which was split and binned when it was built.
     layer, exclude_genes, network
         Without a pretrained model: as in :func:`~scbert_cll.tl.pretrain`; `network` also takes `preset`.
