@@ -95,6 +95,10 @@ def test_a_marker_is_found_under_a_vendors_name(name):
         (["CD11a/CD18 (LFA-1)", "CD18"], "CD18", "CD18"),
         (["IgM", "CD19 (Mouse IgM)"], "IgM", "IgM"),
         (["IgG1", "CD4"], "IgG1", "IgG1"),
+        (["HLA-DR (Mouse IgG2a, κ)", "CD4"], "HLA-DR", "HLA-DR (Mouse IgG2a, κ)"),
+        (["CD40L (CD154)", "CD40"], "CD154", "CD40L (CD154)"),
+        (["AB_CD40LG", "CD40"], "CD154", "AB_CD40LG"),
+        (["CD49d, κ", "CD29"], "CD49d", "CD49d, κ"),
     ],
 )
 def test_the_protein_that_is_meant(names, marker, expected):
@@ -107,7 +111,8 @@ def test_the_protein_that_is_meant(names, marker, expected):
         (["CD3-1", "CD3-2"], "CD31"),
         (["CD3-1", "CD3-2"], "CD32"),
         (["CD4.1"], "CD41"),
-        (["CD31"], "CD3-1"),
+        (["CD31", "CD3-2"], "CD3-1"),
+        (["CD19"], "Ms.CD19"),
         (["CD14-1", "CD141"], "CD1"),
         (["CD49d"], "CD49"),
         (["CD11b"], "CD11"),

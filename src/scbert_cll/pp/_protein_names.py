@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 # CD number and gene where one gene makes the target: symbols, earlier symbols and aliases of HGNC (genenames.org, CC0, 2018).
@@ -75,16 +75,22 @@ _GLUED: Final = re.compile(
 )
 _CD: Final = re.compile(
     r"\bcd-?(?P<number>\d+)(?P<letters>[a-z]{0,2}\d?)\b"
-    r"(?:-(?P<apart>r[abco]?|[a-z])\b|[-/](?P<partner>ligand|lg|receptor)\b|(?P<more>(?:/(?:[a-z]\d?|\d{2,3})\b)+))?"
+    r"(?:-(?P<apart>r[abco]?|[a-z])\b|[-/](?P<partner>ligand|lg|receptor)\b|(?P<more>(?:/(?:[a-h]\d?|\d{2,3})\b)+))?"
 )
-_MOUSE: Final = re.compile(
-    r"\b(?:mouse|murine|mus|mm10|rat|hamster|(?:ms|mu|mmu?|m)(?=-cd))\b|^ms\b|cd(?:45|90)\.[12]\b"
-)
+_MOUSE: Final = re.compile(r"\b(?:mouse|murine|mus|mm10|rat|hamster|(?:ms|mu|mmu?|m)(?=-cd))\b|^ms\b")
+_MOUSE_ALLELE: Final = re.compile(r"cd(?:45|90)\.[12]\b")
 _HUMAN: Final = re.compile(r"\b(?:human|hum|hu|hs|homo|hg38|grch38|h(?=-cd))\b")
-_ISOTYPE: Final = re.compile(r"\b(?:(?:mouse|rat|hamster|rabbit|goat|ms|m|r)-?)ig[gmade]\w*|\w*isotyp\w*")
+_ISOTYPE: Final = re.compile(
+    r"\b(?:(?:mouse|rat|hamster|rabbit|goat|ms|m|r)-?)ig[gmade]\w*(?:[-/][kl]\b)?|\w*isotyp\w*"
+)
 _NO_TARGET: Final = re.compile(
     r"\b(?:control|ctrl|ctl|iso|isoig\w*|hashtag\d*|hto\d*|cmo\d*|sampletag\d*|\w*(?:tetra|dextra|penta|multi)mer|car|scfv)\b"
 )
+
+
+@lru_cache(maxsize=4096)
+def _read(given: str) -> Name:
+    return Name(given)
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,13 @@ class Name:
     @cached_property
     def is_marker(self) -> bool:
         """Neither an isotype control nor a reagent against something that carries the marker's name."""
-        return bool(self.text) and not _NO_TARGET.search(self.text) and (bool(self.targets) or self.text == self.full)
+        return bool(self.text) and not _NO_TARGET.search(self.text)
 
     @cached_property
     def is_mouse(self) -> bool:
         """An antibody against the mouse's protein alone."""
-        words = self.text if "." not in self.given else f"{self.text} {self.given.lower()}"
-        return bool(_MOUSE.search(words)) and not _HUMAN.search(self.text)
+        of_mouse = _MOUSE.search(self.text) or _MOUSE_ALLELE.search(self.given.lower())
+        return bool(of_mouse) and not _HUMAN.search(self.text)
 
 
 def positions(names: Sequence[str], marker: str) -> list[int]:
@@ -128,7 +134,7 @@ def positions(names: Sequence[str], marker: str) -> list[int]:
     exact = [i for i, name in enumerate(names) if name == marker]
     if exact:
         return exact
-    asked, panel = Name(marker), [Name(name) for name in names]
+    asked, panel = _read(marker), [_read(name) for name in names]
     of_mouse = sum(name.is_mouse for name in panel) > len(panel) / 2
     within = [i for i, name in enumerate(panel) if name.is_marker and (of_mouse or not name.is_mouse)]
     for means in (_is_same, _has_word, _has_synonym):
@@ -139,12 +145,12 @@ def positions(names: Sequence[str], marker: str) -> list[int]:
 
 def closest_first(names: Sequence[str], marker: str) -> list[str]:
     """The names that hold the marker in any way, those of its number, and the others by likeness."""
-    asked = Name(marker)
+    asked = _read(marker)
     numbers = {_number(target) for target in asked.targets}
 
     def distance(given: str) -> tuple[bool, bool, float]:
-        name = Name(given)
-        holds = _holds(asked, name) or _has_synonym(asked, name)
+        name = _read(given)
+        holds = bool(asked.targets & name.targets) or _holds(asked, name) or _has_synonym(asked, name)
         near = any(_number(target) in numbers for target in name.targets)
         return not holds, not near, -difflib.SequenceMatcher(None, asked.full, name.full).ratio()
 
@@ -160,40 +166,39 @@ def _has_word(asked: Name, name: Name) -> bool:
     """The marker is the one target of the name."""
     if (target := _only_target(asked)) is not None:
         return target in name.targets and all(_kin(target, other) for other in name.targets)
-    immunoglobulin = re.match(r"ig[gmade]", asked.full)  # after another target it is the isotype of the antibody
-    return _holds(asked, name) and not (immunoglobulin and name.targets)
+    if re.match(r"ig[gmade]", asked.full) and (name.targets or "isotyp" in name.full):
+        return False  # it is the isotype of the antibody
+    return _holds(asked, name)
 
 
 def _has_synonym(asked: Name, name: Name) -> bool:
     """The name holds the gene of the CD number, or the CD number of the gene, and no other target."""
     target = _only_target(asked)
-    if target is None:
-        numbers = _numbers_of(asked.given.upper())
-        return bool(name.targets) and name.targets <= numbers
-    gene = _GENES.get(target.removeprefix("cd"))
+    gene = asked.given.upper() if target is None else _GENES.get(target.removeprefix("cd"))
     if name.targets:
-        return name.targets <= _CHAINS.get(target, frozenset()) | (
-            _numbers_of(gene) - {target} if gene else frozenset()
-        )
-    return gene is not None and _holds(Name(gene), name)
+        same = _numbers_of(gene) if gene else frozenset()
+        if target is not None:
+            same |= _CHAINS.get(target, frozenset()) | (_read(gene).targets if gene else frozenset())
+        return name.targets <= same
+    return target is not None and gene is not None and _holds(_read(gene), name)
 
 
+@lru_cache(maxsize=1024)
 def _numbers_of(gene: str) -> frozenset[str]:
     return frozenset(f"cd{number}" for number, symbol in _GENES.items() if symbol == gene)
 
 
 def _holds(asked: Name, name: Name) -> bool:
     """The marker is among the words of the name, however separated, but digits stay together and apart as they are."""
-    if asked.targets:
-        return asked.targets <= name.targets
-    if not asked.full:
-        return False
-    pattern = "".join(
-        left + ("" if left.isdigit() and right.isdigit() else "[-/]?")
-        for left, right in zip(asked.full, asked.full[1:] + "-", strict=True)
-        if left.isalnum()
-    ).removesuffix("[-/]?")
-    return bool(re.search(rf"\b{pattern}\b(?![-/](?:[a-z]|ligand|lg|receptor)\b)", name.text))
+    return bool(asked.full) and _pattern(asked.full).search(name.text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _pattern(full: str) -> re.Pattern[str]:
+    """Words with or without separators, but not in front of what would make another target of them (Fas-L, ICOS ligand)."""
+    joined = re.sub(r"(?<=[a-z])[-/]|[-/](?=[a-z])", "", full)  # digits stay apart
+    words = re.sub(r"(?<=[a-z0-9])(?=[a-z])|(?<=[a-z])(?=[0-9])", "[-/]?", joined)
+    return re.compile(rf"\b{words}\b(?![-/](?:[a-z]|ligand|lg|receptor)\b)")
 
 
 def _only_target(asked: Name) -> str | None:
@@ -219,7 +224,11 @@ def _number(target: str) -> str:
 
 
 def _kin(asked: str, other: str) -> bool:
-    """The same target, once more or less exact: CD8 and CD8A. CD45RA is not CD45, nor CD40L CD40."""
+    """The same target: by another number, or once more or less exact (CD8 and CD8A). CD45RA is not CD45, nor CD40L CD40."""
+    gene = _GENES.get(asked.removeprefix("cd"))
+    if gene is not None and other in _numbers_of(gene):
+        return True
     short, long = sorted((asked, other), key=len)
     added = long.removeprefix(short)
-    return long.startswith(short) and not added[:1].isdigit() and not added.startswith(("l", "r"))
+    narrower = long == other and added.startswith(("l", "r"))
+    return long.startswith(short) and not added[:1].isdigit() and not narrower
