@@ -12,6 +12,7 @@ from anndata import AnnData
 
 import scbert_cll as sc_cll
 from scbert_cll import _baselines, _keys
+from scbert_cll._files import write_text
 from scbert_cll._report import Report, quiet
 
 _SHOWN = 10
@@ -54,7 +55,7 @@ def find(adata: AnnData, classifier: Any, report: Report, *, donor_key: str, gen
 
 def write(adata: AnnData, found: Found, out: Path) -> set[str]:
     """Write the tables there are; their names."""
-    found.attention.to_csv(out / "gene_attention.csv", index=False)
+    write_text(out / "gene_attention.csv", found.attention.to_csv(index=False, lineterminator="\n"))
     written = {"gene_attention.csv"}
     if found.n_tested:
         sc_cll.io.write_csv(adata, out / "signature.csv", overwrite=True)

@@ -40,6 +40,13 @@ class InUseError(RuntimeError):
 class NotAsWrittenError(RuntimeError):
     """What is read back from a file is not what was to be written to it."""
 
+    def __init__(self, path: Path, where: str = "") -> None:
+        super().__init__(
+            f"{path} was not written: {where or 'what'} is read back as something else than what was to be written. What was there before is as "
+            "it was. The disk or a library may be at fault. Remedy: write to another disk; if that fails, too, "
+            "pip install --upgrade safetensors h5py zarr anndata."
+        )
+
 
 class FigureError(RuntimeError):
     """A figure could not be drawn; everything else is written."""
@@ -70,7 +77,7 @@ def plain(value: Any) -> Any:
         if len(found) < len(value):
             raise ValueError(f"Two of these keys are written alike, so one would be lost: {sorted(map(repr, value))}.")
         return found
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | pd.api.extensions.ExtensionArray):
         return value.tolist()
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
@@ -103,11 +110,7 @@ def written(path: Path, write: Write, same: Same, what: Path | None = None) -> N
     """
     write(path)
     if not same(path):
-        raise NotAsWrittenError(
-            f"{what or path} was not written: what is read back from it differs from what was to be written. "
-            "What was there before is as it was. A library that writes it may be at fault, or the disk: "
-            "write to another disk; if that fails, too, update the libraries (pip install --upgrade safetensors h5py zarr)."
-        )
+        raise NotAsWrittenError(what or path)
 
 
 def replace(path: Path, write: Write, same: Same) -> None:
@@ -131,8 +134,11 @@ def replace(path: Path, write: Write, same: Same) -> None:
 
 
 def replace_all(files: Mapping[Path, tuple[Write, Same]]) -> None:
-    """Write several files or folders aside; when all are read back and right, put them in their places."""
-    aside = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.new{path.suffix}") for path in files}
+    """Write several files or folders aside; when all are read back and right, put them in their places.
+
+    A file aside has the ending of its name, since that says what it is.
+    """
+    aside = {path: path.with_name(f".new_{secrets.token_hex(4)}_{path.name}") for path in files}
     try:
         for path, (write, same) in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +198,7 @@ def same(found: Any, expected: Any) -> bool:
     if isinstance(expected, np.ndarray):
         return isinstance(found, np.ndarray) and _same_arrays(found, expected)
     if isinstance(expected, Mapping):
-        there = isinstance(found, Mapping) and list(found) == list(expected)
+        there = isinstance(found, Mapping) and found.keys() == expected.keys()
         return there and all(same(found[name], value) for name, value in expected.items())
     if isinstance(expected, list | tuple):
         there = isinstance(found, list | tuple) and len(found) == len(expected)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from scbert_cll._files import FigureError, replace, write_text
+from scbert_cll._files import FigureError, replace, versions, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
+_FORMAT_VERSION = 1  # of report.json
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Report:
             lines += [f"## {title}", "", "```", text, "```", ""]
         write_text(out / "report.md", "\n".join(lines))
         tables = {title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()}
-        write_text(out / "report.json", json.dumps({"steps": self.steps, "tables": tables}, indent=1))
+        found = {"format_version": _FORMAT_VERSION, "versions": versions("pandas"), "steps": self.steps, "tables": tables}
+        write_json(out / "report.json", found)
 
 
 def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None]) -> None:

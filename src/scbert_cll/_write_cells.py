@@ -45,12 +45,13 @@ def differing_slots(path: Path, data: Any) -> list[str]:
     """Slots of a file that differ from those in memory, e.g. ``obs['donor']``; a modality's come after its name."""
     with h5py.File(path, "r") as file:
         if isinstance(data, AnnData):
-            return list(_of_anndata(file, data))
-        parts = [f"{name}: {slot}" for name, part in data.mod.items() for slot in _of_anndata(file["mod"][name], part)]
+            return list(differing(file, data))
+        parts = [f"{name}: {slot}" for name, part in data.mod.items() for slot in differing(file["mod"][name], part)]
         return [*parts, *_of_table(file["obs"], data.obs, "obs"), *_of_keys(file, data, "uns")]
 
 
-def _of_anndata(group: Any, adata: AnnData) -> Iterator[str]:
+def differing(group: Any, adata: AnnData) -> Iterator[str]:
+    """Slots of an AnnData in an HDF5 or zarr group that differ from those in memory."""
     for axis in ("obs", "var"):
         yield from _of_table(group[axis], getattr(adata, axis), axis)
     if adata.X is not None and not _same_values(group["X"], adata.X):
@@ -102,7 +103,7 @@ def _same_values(group: Any, expected: Any) -> bool:
         if not hasattr(csx, "indptr") or shape != csx.shape:
             return bool(shape == csx.shape)
         return all(_same_array(group[name], getattr(csx, name)) for name in ("indptr", "indices", "data"))
-    if isinstance(expected, np.ndarray) and isinstance(group, h5py.Dataset):
+    if isinstance(expected, np.ndarray) and hasattr(group, "dtype"):
         return _same_array(group, expected)
     return isinstance(group, Mapping) or tuple(group.shape) == tuple(expected.shape)  # lazy, structured: opened is all
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -17,10 +18,14 @@ from anndata import AnnData
 import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._corpus.format import read_manifest, states
+from scbert_cll._files import Same, Write, as_text, replace_all, same, versions
 from scbert_cll._signature import gene_sets
 from scbert_cll._signature.weights import DOWN, UP, weights
 
-__all__ = ["check_corpus", "read_gmt", "write_csv", "write_gmt"]
+__all__ = ["check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"]
+
+_COLUMNS = "columns"  # kinds of the columns, in the .json beside a .csv
+_FORMAT_VERSION = 2  # of that .json; 2: with the kinds of the columns
 
 
 def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
@@ -79,7 +84,7 @@ def write_gmt(
         An object with a signature of :func:`~scbert_cll.tl.signature`; or a table with ``gene`` and ``weight``, or one of `tl.signature`, of which the
         selected genes are written.
     path
-        File to write, ``.gmt``.
+        File to write, ``.gmt``; ``.gmt.gz`` is compressed.
     name
         Name of the sets, one word.
     key
@@ -118,7 +123,8 @@ def write_gmt(
     _checks.gmt_genes(weight.index)
     halves = {name + UP: weight.index[weight > 0], name + DOWN: weight.index[weight < 0]}
     lines = ["\t".join([half, _origin(facts), *genes]) for half, genes in halves.items() if len(genes)]
-    _write({path: "\n".join(lines) + "\n"}, overwrite=overwrite)
+    expected = {half: list(genes) for half, genes in halves.items() if len(genes)}
+    _write({path: _as_gmt(path, lines, expected)}, overwrite=overwrite)
 
 
 def write_csv(
@@ -130,8 +136,8 @@ def write_csv(
 ) -> None:
     """Write a signature with the evidence for every tested gene.
 
-    ``pandas.read_csv`` reads the table back, and :func:`~scbert_cll.tl.score_signature` takes it as it is. Where it is from goes to a file of the same name that
-    ends with ``.json``.
+    :func:`read_csv` reads the table back to the bit, and :func:`~scbert_cll.tl.score_signature` takes it as it is. Where it is from goes to a file of the same name that
+    ends with ``.json``. Other programs must not take a gene called NA for a missing one: ``pandas.read_csv(path, keep_default_na=False)``.
 
     Parameters
     ----------
@@ -146,8 +152,8 @@ def write_csv(
 
     Returns
     -------
-    None. The ``.csv`` has the columns of ``uns["signature"]["genes"]``; the ``.json`` the version of the package, the parameters, the numbers of donors and genes, and
-    the reason if nothing was selected (for a table: the version alone).
+    None. The ``.csv`` has the columns of ``uns["signature"]["genes"]``; the ``.json`` the versions of what wrote it, the kinds of the columns, the parameters, the numbers of
+    donors and genes, and the reason if nothing was selected (for a table: versions and kinds alone).
 
     Raises
     ------
@@ -164,7 +170,7 @@ def write_csv(
     >>> from tempfile import mkdtemp
     >>> path = f"{mkdtemp()}/signature.csv"
     >>> sc_cll.io.write_csv(pd.DataFrame({"gene": ["ITGA4", "CXCR4"], "weight": [1.0, -1.0]}), path)
-    >>> pd.read_csv(path)
+    >>> sc_cll.io.read_csv(path)
         gene  weight
     0  ITGA4     1.0
     1  CXCR4    -1.0
@@ -173,8 +179,48 @@ def write_csv(
     _checks.choice(path.suffix, (".csv",), "The ending of the file")
     table, facts = _parts(signature, key)
     _checks.not_empty(len(table), str(facts.get("reason", "")), "there is no gene to write")
-    origin = json.dumps(_plain({"scbert_cll": scbert_cll.__version__} | facts), indent=1, ensure_ascii=False)
-    _write({path: table.to_csv(index=False), path.with_suffix(".json"): origin + "\n"}, overwrite=overwrite)
+    _checks.unique(pd.Index([str(name) for name in table]), "the columns of the table", "keep one of each")
+    table = _tidy(table)
+    kinds = {str(name): str(column.dtype) for name, column in table.items()}
+    head = {
+        "scbert_cll": scbert_cll.__version__,
+        "format_version": _FORMAT_VERSION,
+        "versions": versions("pandas", "numpy"),
+        _COLUMNS: kinds,
+    }
+    origin = _plain(head | facts)
+    text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
+    is_table: Same = lambda aside: same(_read(aside, kinds), table)  # noqa: E731
+    is_origin: Same = lambda aside: same(json.loads(aside.read_text(encoding="utf-8")), origin)  # noqa: E731
+    written = as_text(_as_csv(table), is_table), as_text(text, is_origin)
+    _write(dict(zip((path, path.with_suffix(".json")), written, strict=True)), overwrite=overwrite)
+
+
+def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
+    """Read the table of a signature that :func:`write_csv` wrote, as it was.
+
+    Numbers come back to the bit, and names stay names: a gene called NA, 1-Mar or 7157 is text.
+
+    Parameters
+    ----------
+    path
+        The ``.csv``. The ``.json`` beside it says which columns are numbers; without it, those are whose every field is a number or empty, ``gene`` never.
+
+    Returns
+    -------
+    The table: text (a missing one is empty), numbers and bools.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The ``.json`` is of another table.
+    """
+    path = Path(path)
+    beside = path.with_suffix(".json")
+    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return _read(path, facts.get(_COLUMNS))
 
 
 def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
@@ -229,17 +275,69 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _write(texts: Mapping[Path, str], *, overwrite: bool) -> None:
-    """Write all files aside, then rename them: each is whole or not there."""
-    for path in texts:
+def _as_gmt(path: Path, lines: list[str], sets: Mapping[str, list[str]]) -> tuple[Write, Same]:
+    """What writes lines of sets, and reads them back."""
+    data = ("\n".join(lines) + "\n").encode()
+    data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
+    return lambda aside: aside.write_bytes(data), lambda aside: same(gene_sets.read_gmt(aside), sets)
+
+
+def _as_csv(table: pd.DataFrame) -> str:
+    """Text of a table; a carriage return needs the quotes that pandas only gives to line feeds."""
+    fields = [*table, *(field for _, column in table.items() if column.dtype == object for field in column)]
+    returns = any("\r" in field for field in fields)
+    how: Any = {"quoting": csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL, "lineterminator": "\n"}
+    return str(table.to_csv(index=False, **how))
+
+
+def _tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of NumPy's bools, integers and floats; everything else as text, an empty one where it is missing."""
+    return pd.DataFrame({str(name): _tidy_column(column) for name, column in table.reset_index(drop=True).items()})
+
+
+def _tidy_column(column: pd.Series) -> pd.Series:
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
+        return column
+    if pd.api.types.is_numeric_dtype(column) and column.dtype != object:  # pandas' own numbers, which may be missing
+        return pd.Series(column.to_numpy(np.float64, na_value=np.nan))
+    return column.astype(object).where(column.notna(), "").map(str).astype(object)
+
+
+def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
+    """Fields as the kinds of their columns, which are told from the fields where they are not known."""
+    text = pd.read_csv(path, dtype=str, keep_default_na=False).astype(object)
+    if kinds is not None and list(kinds) != list(text):
+        raise ValueError(
+            f"{path.with_suffix('.json')} is of another table: it has the columns {_checks.listed(kinds, 12)}, and {path.name} has "
+            f"{_checks.listed(text, 12)}. Put the .json that was written with it beside it, or remove this one."
+        )
+    kinds = {str(name): _kind(str(name), column) for name, column in text.items()} if kinds is None else kinds
+    return pd.DataFrame({name: _as_kind(text[name], kind) for name, kind in kinds.items()})
+
+
+def _kind(name: str, fields: pd.Series) -> str:
+    """What the fields of a column are; where all are empty, text."""
+    filled = fields[fields != ""]
+    if name == "gene" or filled.empty:
+        return "object"
+    if set(filled) <= {"True", "False"} and len(filled) == len(fields):
+        return "bool"
+    if pd.to_numeric(filled, errors="coerce").isna().any() or filled.str.match(r"[+-]?0\d").any():  # 01 is a name
+        return "object"
+    return "int64" if len(filled) == len(fields) and filled.str.fullmatch(r"[+-]?\d+").all() else "float64"
+
+
+def _as_kind(fields: pd.Series, kind: str) -> pd.Series:
+    if kind == "bool":
+        return fields == "True"
+    if kind == "object":
+        return fields
+    whole = np.dtype(kind).kind in "iu"
+    return pd.Series([int(field) if whole else float(field or "nan") for field in fields], dtype=kind)
+
+
+def _write(files: Mapping[Path, tuple[Write, Same]], *, overwrite: bool) -> None:
+    """Write all files aside, read them back, then rename them: each is whole or not there."""
+    for path in files:
         _checks.checkpoint.new_file(path, overwrite=overwrite)
-    aside = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.new") for path in texts}
-    try:
-        for path, text in texts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside[path].write_text(text, encoding="utf-8")
-        for path in texts:
-            aside[path].replace(path)
-    finally:
-        for left in aside.values():
-            left.unlink(missing_ok=True)
+    replace_all(files)

@@ -18,6 +18,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 
 from scbert_cll import _checks
+from scbert_cll._files import replace
 
 type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
 type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]
@@ -94,8 +95,23 @@ class GeneVocab:
         return cls(table[name])
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one gene a line, UTF-8."""
-        Path(path).write_text("".join(f"{name}\n" for name in self), encoding="utf-8")
+        """Write the genes to a file that :meth:`read` takes, and replace what is there when they read back as they are.
+
+        Parameters
+        ----------
+        path
+            ``.txt`` (one gene a line, UTF-8), or ``.csv`` or ``.tsv`` with the header ``gene``; with ``.gz`` compressed.
+
+        Raises
+        ------
+        ValueError
+            The kind of file is another one.
+        """
+        path = Path(path)
+        kind = _checks.choice(_kind(path), (*_TEXT, *_TABLE), f"the kind of file of {path.name!r}")
+        table = pd.DataFrame({"gene": self._names})
+        how: Any = {"sep": _TABLE.get(kind, "\t"), "index": False, "header": kind in _TABLE, "lineterminator": "\n"}
+        replace(path, lambda aside: table.to_csv(aside, **how), lambda aside: GeneVocab.read(aside) == self)
 
     @property
     def names(self) -> pd.Index:

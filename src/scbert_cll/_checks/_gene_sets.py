@@ -89,6 +89,11 @@ def signature_table(table: Any) -> None:
             "A table of a signature needs the columns 'gene' and 'weight' (or 'log2_fc', as tl.signature has it); "
             f"it has {listed(table.columns, 12)}."
         )
+    if n := int(table["gene"].isna().sum()):
+        raise ValueError(
+            f"{n} genes of the table have no name: pandas.read_csv takes a gene called NA for a missing one. "
+            "Read the file with sc_cll.io.read_csv(path), or remove these rows: table.dropna(subset=['gene'])."
+        )
 
 
 def signature_source(source: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,17 @@ from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
 from scbert_cll._corpus.sources import UNREADABLE
 from scbert_cll._corpus.write import Job, stamp, write_dataset, write_part
-from scbert_cll._files import digest, plain, read_json, sha256, write_json
+from scbert_cll._files import (
+    digest,
+    plain,
+    put_in_place,
+    read_json,
+    sha256,
+    versions,
+    write_json,
+    write_names,
+    write_numbers,
+)
 from scbert_cll.vocab import GeneVocab
 
 _PLAN: Final = "plan.json"
@@ -33,7 +42,7 @@ _SCANNED: Final = (
     "aliases",
 )
 _BYTES_ON_DISK: Final = 2  # of a token with its gene, compressed
-_VERSIONS: Final = ("scbert-cll", "anndata", "annbatch", "zarr", "numpy", "scipy")
+_WRITERS: Final = ("anndata", "annbatch", "zarr", "numpy", "scipy", "pandas")
 
 
 class Building:
@@ -81,9 +90,9 @@ class Building:
 
     def put_small(self, vocab: GeneVocab, binning: Mapping[str, Any] | None) -> None:
         """Write the vocabulary, and the edges where every gene has its own."""
-        vocab.save(self.corpus / VOCAB)
+        write_names(self.corpus / VOCAB, vocab)
         if binning is not None and isinstance(binning["edges"], pd.DataFrame):
-            binning["edges"].to_csv(self.corpus / EDGES)
+            write_numbers(self.corpus / EDGES, binning["edges"], "gene")
 
     def write(self, runs: dict[str, list[list[Run]]], job: Job) -> dict[str, list[dict[str, Any]]]:
         """Every dataset that is not done, and what was written of all."""
@@ -107,10 +116,9 @@ class Building:
             *(f"{p}/zarr.json" for p in record["parts"]),
         ]
         files = {name: [(self.corpus / name).stat().st_size, sha256(self.corpus / name)] for name in names}
-        versions = {name: version(name) for name in _VERSIONS}
-        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions, "sha256": files}
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": files}
         write_json(self.corpus / MANIFEST, head | record)
-        self.corpus.rename(out)
+        put_in_place(self.corpus, out)
         shutil.rmtree(self.folder)
 
     @property

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pandas as pd
 
 from scbert_cll import _keys
-from scbert_cll._files import digest, read_json, sha256
+from scbert_cll._files import digest, read_json, read_names, read_numbers, sha256
 
 FORMAT: Final = "scbert_cll corpus"
 FORMAT_VERSION: Final = 1
@@ -36,7 +36,7 @@ class Corpus:
     @cached_property
     def genes(self) -> pd.Index:
         """The vocabulary, in the order of the columns."""
-        return pd.Index((self.path / VOCAB).read_text(encoding="utf-8").splitlines())
+        return pd.Index(read_names(self.path / VOCAB))
 
     @cached_property
     def binning(self) -> dict[str, Any] | None:
@@ -44,9 +44,7 @@ class Corpus:
         record: dict[str, Any] | None = self.record["binning"]
         if record is None or not (self.path / EDGES).exists():
             return record
-        text = pd.read_csv(self.path / EDGES, index_col=0, dtype=str, keep_default_na=False)
-        edges: pd.DataFrame = text.map(float)  # read_csv rounds in some versions of pandas
-        return record | {"edges": edges}
+        return record | {"edges": read_numbers(self.path / EDGES)}
 
     @property
     def digest(self) -> str:

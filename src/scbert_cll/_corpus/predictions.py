@@ -20,9 +20,22 @@ from anndata.io import read_elem, write_elem
 from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import Corpus
 from scbert_cll._corpus.write import SOURCE
-from scbert_cll._files import read_json, write_json
+from scbert_cll._files import (
+    NotAsWrittenError,
+    plain,
+    put_in_place,
+    read_arrays,
+    read_json,
+    same,
+    versions,
+    write_arrays,
+    write_json,
+)
 
 PART: Final = "part"
+_FORMAT: Final = "scbert_cll predictions"
+_FORMAT_VERSION: Final = 1
+_WRITERS: Final = ("anndata", "zarr", "numpy", "torch")
 _INDEX: Final = "_index"
 _NAMES_PER_CHUNK: Final = 2**16
 _PROGRESS: Final = "progress.json"
@@ -114,13 +127,23 @@ class Store:
         frames = ["obs", *(f"obsm/{name}" for name in results.tables)]
         for row, part, obs in _obs(corpus, parts):
             aside._write_obs(row, part, obs, frames, groups)
-        aside.folder.rename(self.folder)
+        aside.group.attrs[_FORMAT] = {"format_version": _FORMAT_VERSION, "versions": versions(*_WRITERS)}
+        put_in_place(aside.folder, self.folder)
 
     def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
-        """Put results by path, e.g. ``obsm/X_scbert``, from a row on."""
+        """Put results by path, e.g. ``obsm/X_scbert``, from a row on, and read them back.
+
+        Raises
+        ------
+        NotAsWrittenError
+            Something else is read back.
+        """
         group = self.group
         for path, found in values.items():
-            group[path][row : row + len(found)] = found
+            array, rows = group[path], slice(row, row + len(found))
+            array[rows] = found
+            if not same(np.asarray(array[rows], found.dtype), found):
+                raise NotAsWrittenError(self.folder, path)
 
     def read(self, path: str, row: int, n: int) -> np.ndarray:
         """Some rows of an array."""
@@ -135,10 +158,12 @@ class Store:
                 del self.group[path]  # of a process that was interrupted right here
             slot, name = path.split("/")
             write_elem(self.group[slot], name, value)
+            if not same(plain(read_elem(self.group[path])), plain(value)):
+                raise NotAsWrittenError(self.folder, path)
         for cut_short in self.folder.rglob("*.partial"):
             if cut_short.is_file():
                 cut_short.unlink()
-        self.folder.rename(out)
+        put_in_place(self.folder, out)
 
     def _lay_obs(self, n: int, groups: Mapping[str, Sequence[str]], more: Sequence[str], results: Results) -> None:
         columns = [_keys.DONOR, SOURCE, PART, *more]
@@ -226,8 +251,7 @@ class Share:
             note = read_json(self.folder / _PROGRESS)
             self.done, self.without_token = note["done"], note["without_token"]
             if note["has_sums"]:
-                with np.load(self._sums(self.done)) as found:
-                    self.sums = dict(found)
+                self.sums = read_arrays(self._sums(self.done))
         return self
 
     def add(self, sums: Mapping[str, np.ndarray], without_token: int) -> None:
@@ -241,8 +265,7 @@ class Share:
     def note(self) -> None:
         """Write down how far it is."""
         if self.sums:
-            arrays: dict[str, Any] = dict(self.sums)
-            np.savez(self._sums(self.done), **arrays)
+            write_arrays(self._sums(self.done), self.sums)
         note = {"done": self.done, "without_token": self.without_token, "has_sums": bool(self.sums)}
         write_json(self.folder / _PROGRESS, note)
 

@@ -15,7 +15,7 @@ from scipy import sparse
 from scbert_cll import _checks
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.sources import Source
-from scbert_cll._files import read_json, write_json
+from scbert_cll._files import read_arrays, read_json, write_arrays, write_json
 from scbert_cll.vocab import GeneVocab
 
 # Bytes a stored value takes while a block is read, placed and binned (measured), and how many values a block has.
@@ -65,14 +65,14 @@ class Scan:
 
     def save(self, stem: Path) -> None:
         """Write arrays first: where there is a record, there are arrays."""
-        np.savez(stem.with_suffix(".npz"), n_tokens=self.n_tokens, donor=self.donor, index=self.index)
+        arrays = {"n_tokens": self.n_tokens, "donor": self.donor, "index": self.index}
+        write_arrays(stem.with_suffix(".npz"), arrays)
         write_json(stem.with_suffix(".json"), self.record)
 
     @classmethod
     def load(cls, stem: Path) -> Scan:
         """Read what `save` wrote."""
-        with np.load(stem.with_suffix(".npz")) as arrays:
-            return cls(read_json(stem.with_suffix(".json")), **{name: arrays[name] for name in arrays.files})
+        return cls(read_json(stem.with_suffix(".json")), **read_arrays(stem.with_suffix(".npz")))
 
 
 class _Tally:

@@ -20,7 +20,8 @@ from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan
-from scbert_cll._files import sha256
+from scbert_cll._files import sha256, write_text, written
+from scbert_cll._write_cells import differing
 
 SOURCE: Final = "source"
 _COLLECTION: Final = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}  # annbatch's mark
@@ -91,7 +92,7 @@ def write_part(folder: Path) -> None:
 def write_dataset(folder: Path, part: str, number: int, runs: Sequence[Run], job: Job) -> dict[str, Any]:
     """Read the cells of a dataset, write them and say what was written."""
     adata = _gathered(part, number, sorted(runs, key=lambda run: (run.file, run.start)), job)
-    _write(folder, adata)
+    written(folder, lambda path: _write(path, adata), lambda path: _is(path, adata))
     matrix: Any = adata.X
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     sums = {name: [files[name].stat().st_size, sha256(files[name])] for name in sorted(files)}
@@ -114,7 +115,14 @@ def _write(folder: Path, adata: AnnData) -> None:
     root = folder / "zarr.json"
     metadata = json.loads(root.read_text(encoding="utf-8"))
     metadata.pop("consolidated_metadata", None)
-    root.write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(root, json.dumps(metadata, indent=2, sort_keys=True) + "\n")
+
+
+def _is(folder: Path, adata: AnnData) -> bool:
+    """Whether the cells can be read back as they are."""
+    import zarr
+
+    return not list(differing(zarr.open_group(folder, mode="r"), adata))
 
 
 def _gathered(part: str, number: int, runs: Sequence[Run], job: Job) -> AnnData:

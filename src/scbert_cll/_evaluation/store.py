@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+
+from scbert_cll._files import read_arrays, write_arrays
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -46,23 +47,16 @@ class FoldStore:
         if self.folder is None or not (path := self._path(name, fingerprint)).exists():
             return None
         try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                return Done(file["proba"], float(file["seconds"]))
+            arrays = read_arrays(path)
+            return Done(arrays["proba"], float(arrays["seconds"]))
         except (ValueError, KeyError, OSError, EOFError, BadZipFile):
             return None
 
     def save(self, name: str, fingerprint: str, done: Done) -> None:
-        """Write aside and rename, so that a file is whole or not there."""
-        if self.folder is None:
-            return
-        path = self._path(name, fingerprint)
-        aside = path.with_name(f".{secrets.token_hex(4)}.tmp")
-        try:
-            with aside.open("wb") as file:
-                np.savez(file, proba=done.proba, seconds=np.float64(done.seconds))
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        """Write aside, read back and rename, so that a file is whole or not there."""
+        if self.folder is not None:
+            arrays = {"proba": done.proba, "seconds": np.asarray(done.seconds, np.float64)}
+            write_arrays(self._path(name, fingerprint), arrays)
 
     def _path(self, name: str, fingerprint: str) -> Path:
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]

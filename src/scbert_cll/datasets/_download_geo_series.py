@@ -11,6 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from scbert_cll import _checks
+from scbert_cll._files import write_text
 from scbert_cll.datasets import _tables
 
 _BASE: Final = "https://ftp.ncbi.nlm.nih.gov/geo/series"
@@ -59,7 +60,7 @@ def download_geo_series(
     else:
         folder.mkdir(parents=True, exist_ok=True)
         found = _load(_address(accession, path.name), path, sha256)
-    noted.write_text(f"{found}  {path.name}\n", encoding="utf-8")
+    write_text(noted, f"{found}  {path.name}\n")
     return path
 
 

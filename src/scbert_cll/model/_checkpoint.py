@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor
 
 from scbert_cll import _checks
+from scbert_cll._files import replace, same, versions
+from scbert_cll.model._io import bits
 from scbert_cll.nn import Config
 
 
@@ -99,7 +100,7 @@ def to_theirs(ours: Mapping[str, Tensor], places: list[Place]) -> dict[str, Tens
         stacked = [other.theirs for other in places if other.ours == place.ours]
         tensor = ours[place.ours].chunk(len(stacked))[stacked.index(place.theirs)] if place.ours else torch.zeros(())
         tensor = tensor[(None,) * (len(place.shape) - tensor.ndim)]
-        theirs[place.theirs] = tensor.detach().to("cpu", place.dtype, copy=True)
+        theirs[place.theirs] = tensor.detach().to("cpu", place.dtype, copy=True).contiguous()
     return theirs
 
 
@@ -209,18 +210,20 @@ def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[s
 
 
 def write_scbert_checkpoint(path: Path, ours: Mapping[str, Tensor], config: Config) -> None:
-    """Write what scBERT saves, aside and renamed, so that a crash leaves the old file as it was."""
+    """Write what scBERT saves, aside, read back and renamed, so that a crash leaves the old file as it was."""
     places = layout(config.n_layers, gene_vectors=config.gene_embedding != "none", classes=bool(config.n_classes))
     content = {"epoch": 0, "model_state_dict": to_theirs(ours, places), "losses": 0.0}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        with aside.open("wb") as file:
-            torch.save(content, file)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    content["versions"] = versions("torch")  # whoever reads the weights by their name passes this over
+    replace(path, lambda aside: _save(aside, content), lambda aside: _is(aside, content))
+
+
+def _save(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
+def _is(path: Path, content: Mapping[str, Any]) -> bool:
+    return same(bits(torch.load(path, map_location="cpu", weights_only=True)), bits(content))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

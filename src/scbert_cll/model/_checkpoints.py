@@ -20,8 +20,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from scbert_cll import _checks
-from scbert_cll._files import only_writer, read_json, sha256, write_json
+from scbert_cll import _checks, _files
+from scbert_cll._files import NotAsWrittenError, only_writer, read_json, same, sha256, versions, write_json
+from scbert_cll.model._io import bits
 from scbert_cll.model._monitor import History
 from scbert_cll.model._plans import APART
 
@@ -97,7 +98,7 @@ def is_whole(path: Path) -> bool:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint aside, with its checksum, and rename it into place; read nothing but tensors and plain values."""
+    """Write a checkpoint aside, read it back, and rename it into place with its checksum; read nothing but tensors and plain values."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write, and leave no half of a file under the name of a whole one."""
@@ -105,12 +106,12 @@ class WholeCheckpoints(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.new")
         try:
-            with aside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            _sum(path).write_text(sha256(aside) + "\n", encoding="ascii")
-            aside.replace(path)
+            _files.written(aside, lambda file: _save(file, checkpoint), lambda file: self._is(file, checkpoint), path)
+            _files.write_text(_sum(path), sha256(aside) + "\n")
+            _files.put_in_place(aside, path)
+        except NotAsWrittenError:
+            aside.unlink(missing_ok=True)
+            raise
         except OSError as error:
             aside.unlink(missing_ok=True)
             raise OSError(
@@ -124,6 +125,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Read; whatever is asked, nothing in the file is executed."""
         found: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         return found
+
+    def _is(self, path: Path, checkpoint: dict[str, Any]) -> bool:
+        """Whether a run that goes on from the file gets what this one has."""
+        return same(bits(self.load_checkpoint(path)), bits(checkpoint))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove the file and its checksum."""
@@ -172,6 +177,7 @@ class Checkpoints(L.Callback):
         """Take the history along."""
         history = getattr(trainer.logger, "history", None) or {}
         checkpoint["history"] = {name: frame[name].to_dict() for name, frame in history.items()}
+        checkpoint["versions"] = versions("torch", "lightning", "numpy")
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the history."""
@@ -243,6 +249,11 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
 def _is_first() -> bool:
     """Whether this process is the one that writes."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _save(path: Path, checkpoint: dict[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
 
 
 def _sum(path: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scbert_cll import _checks
-from scbert_cll._files import read_json, write_json
+from scbert_cll._files import read_json, write_json, write_text
 from scbert_cll.model import _io, _scvi
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model._model_card import model_card
@@ -68,7 +68,7 @@ class Shared(TokenModel):
         for name in (_io.CONFIG, _io.LABELS):
             if (folder / name).exists():
                 _checks.no_paths(read_json(folder / name), str(folder / name))
-        (folder / CARD).write_text(card, encoding="utf-8")
+        write_text(folder / CARD, card)
         write_json(folder / SCVI_METADATA, _scvi.hub_metadata(type(self).__name__))
 
     def push_to_hub(

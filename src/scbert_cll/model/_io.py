@@ -101,18 +101,20 @@ def _is(found: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     tables = all(
         (found[name] is None) == (model[name] is None) for name in _TABLES
     )  # numbers were compared when written
-    weights = same(_bits(found["weights"]), _bits(model["weights"]))
+    weights = same(bits(found["weights"]), bits(model["weights"]))
     if model["linear"] is None:
         return values and tables and weights and found["linear"] is None
-    return values and tables and weights and same(_bits(_contiguous(found["linear"])), _bits(model["linear"]))
+    return values and tables and weights and same(bits(_contiguous(found["linear"])), bits(model["linear"]))
 
 
-def _bits(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Kind, shape and bytes of each tensor."""
-    return {
-        name: [str(tensor.dtype), list(tensor.shape), tensor.contiguous().reshape(-1).view(torch.uint8).numpy()]
-        for name, tensor in sorted(tensors.items())
-    }
+def bits(value: Any) -> Any:
+    """Tensors, in whatever mappings and lists, as kind, shape and bytes, which `same` compares."""
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        return [str(value.dtype), list(value.shape), flat.view(torch.uint8).numpy()]
+    if isinstance(value, Mapping):
+        return {name: bits(v) for name, v in value.items()}
+    return [bits(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = None) -> dict[str, Any]:
