@@ -117,7 +117,7 @@ def test_a_failed_write_leaves_the_old_file(found, tmp_path, monkeypatch) -> Non
     def full(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
         sb.io.write_gmt(found, path, overwrite=True)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.gmt", b"old")]

@@ -42,8 +42,8 @@ class NotAsWrittenError(RuntimeError):
 
     def __init__(self, path: Path, where: str = "") -> None:
         super().__init__(
-            f"{path} was not written: {where or 'what'} is read back as something else than what was to be written. What was there before is as "
-            "it was. The disk or a library may be at fault. Remedy: write to another disk; if that fails, too, "
+            f"{path} was not written: {where or 'it'} reads back as something else. What was there before is as it was. "
+            "The disk or a library may be at fault. Remedy: write to another disk; if that fails, too, "
             "pip install --upgrade safetensors h5py zarr anndata."
         )
 
@@ -213,7 +213,7 @@ def _same_arrays(found: np.ndarray, expected: np.ndarray) -> bool:
         return False
     if expected.dtype == object:
         return same(found.tolist(), expected.tolist())
-    return np.ascontiguousarray(found).tobytes() == np.ascontiguousarray(expected).tobytes()
+    return found.tobytes() == expected.tobytes()
 
 
 def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
@@ -259,7 +259,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    contiguous: dict[str, Any] = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with path.open("wb") as file:
         np.savez(file, **contiguous)
 

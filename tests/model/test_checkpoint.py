@@ -162,7 +162,9 @@ def changed(tmp_path) -> Callable[..., Path]:
 
 def test_layout_of_the_file(path, kind):
     found = content(path)
-    assert {name: found[name] for name in found if name != "model_state_dict"} == {"epoch": 0, "losses": 0.0}
+    assert (found["epoch"], found["losses"]) == (0, 0.0)
+    assert found.keys() == {"epoch", "model_state_dict", "losses", "versions"}
+    assert found["versions"].keys() == {"scbert_cll", "torch"}
     names = ["token_emb.weight", "pos_emb.emb.weight", "performer.calls_since_last_redraw"]
     names += [f"performer.net.layers.{i}.{name}" for i in range(2) for name in BLOCK]
     assert list(found["model_state_dict"]) == [*names, "norm.weight", "norm.bias", *HEADS[kind]]
