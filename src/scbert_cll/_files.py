@@ -106,10 +106,17 @@ def written(path: Path, write: Write, same: Same, what: Path | None = None) -> N
     Raises
     ------
     NotAsWrittenError
-        `same` says that what is read back is something else.
+        `same` says that what is read back is something else, or cannot read it.
     """
-    write(path)
-    if not same(path):
+    try:
+        write(path)
+    except NotAsWrittenError as error:  # of a file in a folder
+        raise NotAsWrittenError(what or path) from error
+    try:
+        right = same(path)
+    except (ValueError, KeyError, EOFError) as error:  # it cannot even be read
+        raise NotAsWrittenError(what or path) from error
+    if not right:
         raise NotAsWrittenError(what or path)
 
 

@@ -17,6 +17,7 @@ from scbert_cll.model import _scvi
 _GPU: Final = ("gpu", "cuda", "mps")
 _WHOLE: Final = ("32-true", "32", "None")
 _PRECISIONS: Final = (*_WHOLE, "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "bf16", "16", "64")
+_RUN: Final = ("checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "resume")  # passed on by every `train`
 _HELP: Final = 'Pass accelerator="auto", which takes a GPU where there is one, or "cpu".'
 
 
@@ -26,7 +27,7 @@ def names_of_training(train: Any, *without: str) -> list[str]:
     trainer = [*inspect.signature(L.Trainer.__init__).parameters, *inspect.signature(_scvi.Trainer.__init__).parameters]
     # scvi-tools' early stopping is another one, which is never switched on
     others = [name for name in trainer if not name.startswith("early_stopping") and name != "kwargs"]
-    return [name for name in dict.fromkeys([*own, *others]) if name not in ("self", *without)]
+    return [name for name in dict.fromkeys([*own, *_RUN, *others]) if name not in ("self", *without)]
 
 
 def check_training(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
