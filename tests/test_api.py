@@ -34,7 +34,7 @@ EXPECTED = {
     | {"forest", "prognosis_null", "survival"},
     "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
     | {"survival"},
-    "io": {"check_corpus", "read_gmt", "write_csv", "write_gmt"},
+    "io": {"check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_cohort", "cll_toy", "planted_donors"}
     | {"download_geo_series", "read_cohort", "read_geo_series", "read_mofacll"},
 }
