@@ -47,7 +47,12 @@ class Report:
             lines += [f"## {title}", "", "```", text, "```", ""]
         write_text(out / "report.md", "\n".join(lines))
         tables = {title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()}
-        found = {"format_version": _FORMAT_VERSION, "versions": versions("pandas"), "steps": self.steps, "tables": tables}
+        found = {
+            "format_version": _FORMAT_VERSION,
+            "versions": versions("pandas"),
+            "steps": self.steps,
+            "tables": tables,
+        }
         write_json(out / "report.json", found)
 
 

@@ -540,7 +540,6 @@ KNOWN = {  # who may write without being read back by `_files`, and why
     ("model/_checkpoints.py", "torch.save"),
     ("model/_resources.py", "write_text"),  # to the system
     ("vocab.py", "to_csv"),
-    ("_cli.py", "write_h5ad"),
     ("_corpus/write.py", "write_sharded"),
     ("_corpus/predictions.py", "write_elem"),  # read back array by array
     ("io.py", "write_bytes"),
