@@ -137,9 +137,12 @@ def positions(names: Sequence[str], marker: str) -> list[int]:
     asked, panel = _read(marker), [_read(name) for name in names]
     of_mouse = sum(name.is_mouse for name in panel) > len(panel) / 2
     within = [i for i, name in enumerate(panel) if name.is_marker and (of_mouse or not name.is_mouse)]
-    for means in (_is_same, _has_word, _has_synonym):
+    if found := [i for i in within if _is_same(asked, panel[i])]:
+        return found
+    alike = {i for i in within if _runs_together(asked, panel[i])}
+    for means in (_has_word, _has_synonym):
         if found := [i for i in within if means(asked, panel[i])]:
-            return found
+            return [*found, *sorted(alike.difference(found))]  # with CD14-1 there, CD141_Thrombomodulin is a question
     return []
 
 
@@ -160,6 +163,11 @@ def closest_first(names: Sequence[str], marker: str) -> list[str]:
 def _is_same(asked: Name, name: Name) -> bool:
     """Nothing but case and separators differs."""
     return bool(asked.full) and asked.full == name.full
+
+
+def _runs_together(asked: Name, name: Name) -> bool:
+    """The name would be the marker if its separators were dropped; it is not, but a reader may think so."""
+    return re.sub(r"[-/]", "", asked.full) == re.sub(r"[-/]", "", name.full)
 
 
 def _has_word(asked: Name, name: Name) -> bool:
