@@ -33,12 +33,20 @@ _ROOMS = frozenset({"datasets", "estimators", "get", "io", "model", "pl", "pp", 
 def __getattr__(name: str) -> Any:
     """Open a room on first use, so that `import scbert_cll` loads neither torch nor scvi."""
     if name in _ROOMS:
-        return importlib.import_module(f"scbert_cll.{name}")
+        return _opened(name)
     if name in {"ScBERT", "ScBERTClassifier"}:
-        return getattr(importlib.import_module("scbert_cll.model"), name)
+        return getattr(_opened("model"), name)
     if name == "settings":
         return importlib.import_module("scbert_cll._settings").settings
     raise AttributeError(f"module 'scbert_cll' has no attribute {name!r}")
+
+
+def _opened(room: str) -> Any:
+    """Load a room, and with it OpenMP, whose threads are to sleep while they wait."""
+    from scbert_cll._threads import passive
+
+    with passive():
+        return importlib.import_module(f"scbert_cll.{room}")
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,7 @@ from scbert_cll import _cli
 from scbert_cll._cli_parser import command_parser, described_of, group_of, options_of, whole_parser
 from scbert_cll._cli_words import flag, in_options
 from scbert_cll._files import FigureError, InUseError, NotAsWrittenError
+from scbert_cll._threads import passive
 
 _INTERRUPTED: Final = 130
 _NO_FIGURE: Final = 4
@@ -41,10 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.pop("config")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("scbert_cll").setLevel(logging.INFO)
-    # Threads that wait actively cost a shared machine several times the work itself; read when OpenMP loads
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with _warnings_in_a_sentence():
+        with passive(), _warnings_in_a_sentence():  # processes that a command starts inherit how threads wait
             _call(_cli.COMMANDS[name], options)
     except (*_BAD_INPUT, InUseError) as error:
         if show or (

@@ -18,6 +18,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _names
+from scbert_cll._strings import plain_strings
 
 NOTHING: Final = "none"  # None, which not every file holds
 _X: Final = "X"  # None as a layer
@@ -72,12 +73,14 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
             getattr(adata, slot)[key] = value
         for slot, key in old:
             del getattr(adata, slot)[key]
+    plain_strings(adata)
 
 
 def become(adata: AnnData, new: AnnData) -> None:
     """Make the user's object hold the rows of another; anndata itself does so where a view becomes actual."""
     before = dict(vars(adata))
     try:
+        plain_strings(new)
         adata._init_as_actual(new)  # type: ignore[no-untyped-call]
     except BaseException:
         vars(adata).clear()

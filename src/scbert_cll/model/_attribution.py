@@ -99,17 +99,18 @@ class Attributed(SetEffects):
         error = np.full(len(codes), np.nan, np.float32)
         kept = np.flatnonzero(codes >= 0)
         data = self._rows(self._cells(adata)[kept] if len(kept) < len(codes) else adata)
-        for cells, rows in self._batches(data, batch_size, "attribution"):
-            with enough_memory(self.config, batch_size, training=True):
-                found, off = infer(self.module, cells)
-            genes = cells.get("genes", torch.arange(found.shape[1]).expand(found.shape)).cpu().numpy()
-            group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
-            effect, expressed = found.detach().cpu().numpy(), (cells["tokens"] > 0).cpu().numpy()
-            np.add.at(total, (group, genes), effect)
-            np.add.at(size, (group, genes), np.abs(effect) * expressed)
-            np.add.at(n_expressing, (group, genes), expressed)
-            if off is not None:
-                error[kept[rows]] = off.cpu().numpy()
+        with self._calm():
+            for cells, rows in self._batches(data, batch_size, "attribution"):
+                with enough_memory(self.config, batch_size, training=True):
+                    found, off = infer(self.module, cells)
+                genes = cells.get("genes", torch.arange(found.shape[1]).expand(found.shape)).cpu().numpy()
+                group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
+                effect, expressed = found.detach().cpu().numpy(), (cells["tokens"] > 0).cpu().numpy()
+                np.add.at(total, (group, genes), effect)
+                np.add.at(size, (group, genes), np.abs(effect) * expressed)
+                np.add.at(n_expressing, (group, genes), expressed)
+                if off is not None:
+                    error[kept[rows]] = off.cpu().numpy()
         mean = total / np.bincount(codes[kept], minlength=len(names))[:, None]
         tables = (mean, size / np.maximum(n_expressing, 1), n_expressing)
         values, sizes, n_cells = (pd.DataFrame(table.T[: len(self.genes)], self.genes, names) for table in tables)

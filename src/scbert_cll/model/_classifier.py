@@ -225,18 +225,19 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
                 n_proteins=data.n_proteins,
                 seed=seed,
             )
-        self._fit(
-            plan,
-            data,
-            max_epochs=max_epochs or usual_epochs(data.n_labelled),
-            batch_size=batch_size,
-            recompute=recompute,
-            early_stopping=early_stopping,
-            early_stopping_patience=early_stopping_patience,
-            seed=seed,
-            start=start,
-            **trainer,
-        )
+        with self._calm():
+            self._fit(
+                plan,
+                data,
+                max_epochs=max_epochs or usual_epochs(data.n_labelled),
+                batch_size=batch_size,
+                recompute=recompute,
+                early_stopping=early_stopping,
+                early_stopping_patience=early_stopping_patience,
+                seed=seed,
+                start=start,
+                **trainer,
+            )
 
     def predict(
         self, adata: AnnData | None = None, *, soft: bool = False, batch_size: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scbert_cll import _checks
+from scbert_cll._threads import calm
 from scbert_cll.model import _scvi
 from scbert_cll.model._data import Cells, TokenRows, in_order_of_length, take_columns
 from scbert_cll.model._resources import enough_memory
@@ -27,6 +29,7 @@ _KEPT: Final[dict[str, tuple[str, ...]]] = {"mean": (), "layers": ("layer",), "h
 # a CPU, whose caches hold that: the small network embeds cells of 1,000 genes 1.5 times as fast as with 64 MB.
 _NUMBERS_PER_BATCH: Final = {"cpu": 2**24, "cuda": 2**28}
 _SHORT_ON_CPU: Final = 2**20
+_SMALL_WIDTH: Final = 128  # of all heads together: one thread is enough for it, and threads would wait more than work
 
 
 class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
@@ -41,6 +44,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     def config(self) -> Config:
         """Dimensions and choices of the network."""
         return self.module.config
+
+    def _calm(self) -> AbstractContextManager[None]:
+        """No thread spins while a network of this size is at work."""
+        return calm(small=self.config.n_heads * self.config.dim_head <= _SMALL_WIDTH)
 
     def _cells(self, adata: AnnData | None) -> AnnData:
         """Return the cells that were given, or those the model was made with."""
@@ -94,11 +101,12 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         self, data: TokenRows, batch_size: int | None, width: Sequence[int], infer: Callable[..., Sequence[Tensor]]
     ) -> list[np.ndarray]:
         found = [np.empty((len(data), w), np.float32) for w in width]
-        for cells, rows in self._batches(data, batch_size, "cells"):
-            with enough_memory(self.config, batch_size, training=False):
-                results = infer(**cells)
-            for place, result in zip(found, results, strict=True):
-                place[rows] = result.float().cpu().numpy()
+        with self._calm():
+            for cells, rows in self._batches(data, batch_size, "cells"):
+                with enough_memory(self.config, batch_size, training=False):
+                    results = infer(**cells)
+                for place, result in zip(found, results, strict=True):
+                    place[rows] = result.float().cpu().numpy()
         return found
 
     def get_latent_representation(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> np.ndarray:
@@ -229,9 +237,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     ) -> np.ndarray:
         """Attention received, summed over the cells of each group (code -1: none): (groups, what is kept, positions)."""
         total = np.zeros((n_groups, *(self._sizes[name] for name in kept), self.config.n_positions))
-        for row, genes, received in self._received(adata, batch_size, infer or self.module.gene_attention, kept):
-            if codes[row] >= 0:
-                total[codes[row]][..., genes] += received
+        with self._calm():
+            for row, genes, received in self._received(adata, batch_size, infer or self.module.gene_attention, kept):
+                if codes[row] >= 0:
+                    total[codes[row]][..., genes] += received
         return total
 
     def _attention_shares(self, total: np.ndarray, names: Sequence[str], kept: Sequence[str] = ()) -> pd.DataFrame:
@@ -252,9 +261,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         Only genes that attend are stored, so with ``tokens="expressed"`` it is as sparse as the data.
         """
         parts = []
-        for row, genes, received in self._received(adata, batch_size, self.module.gene_attention, ()):
-            known = genes < len(self.genes)
-            parts.append((received[known], np.full(known.sum(), row), genes[known]))
+        with self._calm():
+            for row, genes, received in self._received(adata, batch_size, self.module.gene_attention, ()):
+                known = genes < len(self.genes)
+                parts.append((received[known], np.full(known.sum(), row), genes[known]))
         values, cells, genes = (np.concatenate(column) for column in zip(*parts, strict=True))
         n_cells = self._cells(adata).n_obs
         csr = sparse.csr_matrix((values.astype(np.float32), (cells, genes)), shape=(n_cells, len(self.genes)))
@@ -279,7 +289,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         adata = self._cells(adata)
         some = np.unique(np.linspace(0, adata.n_obs - 1, n_cells).astype(int))
         batches = self._batches(self._rows(adata[some]), None, "attention floor")
-        floors = [self.module.attention_floor(**cells) for cells, _ in batches]
+        with self._calm():
+            floors = [self.module.attention_floor(**cells) for cells, _ in batches]
         return torch.cat(floors, dim=1).mean(1).float().cpu().numpy()
 
     @torch.inference_mode()

@@ -291,19 +291,20 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
             redraw_every=feature_redraw_interval,
             seed=seed,
         )
-        self._fit(
-            plan,
-            data,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            recompute=recompute,
-            early_stopping=early_stopping,
-            early_stopping_patience=early_stopping_patience,
-            seed=seed,
-            checkpoint_dir=checkpoint_dir,
-            checkpoint_minutes=checkpoint_minutes,
-            checkpoint_steps=checkpoint_steps,
-            resume=resume,
-            logger=logger,
-            **trainer,
-        )
+        with self._calm():
+            self._fit(
+                plan,
+                data,
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                recompute=recompute,
+                early_stopping=early_stopping,
+                early_stopping_patience=early_stopping_patience,
+                seed=seed,
+                checkpoint_dir=checkpoint_dir,
+                checkpoint_minutes=checkpoint_minutes,
+                checkpoint_steps=checkpoint_steps,
+                resume=resume,
+                logger=logger,
+                **trainer,
+            )

@@ -11,6 +11,7 @@ from imblearn.over_sampling import SMOTE, RandomOverSampler
 from imblearn.under_sampling import RandomUnderSampler
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._threads import calm
 from scbert_cll.pp._smote import interpolate, neighbour_space, refuse_derived
 
 METHODS = ("weights", "oversample", "undersample", "smote")
@@ -197,7 +198,8 @@ def _smote(
     refuse_derived(adata)
     space = neighbour_space(adata, rows, use_rep, seed)
     sampler = SMOTE(k_neighbors=k_neighbors, random_state=seed)
-    resampled, _ = sampler.fit_resample(space, y)
+    with calm():
+        resampled, _ = sampler.fit_resample(space, y)
     parents = resampled[y.size :, -y.size :]  # (new, training cells): 1 − u and u
     base = rows[np.asarray(parents.argmax(axis=1)).ravel()]
     new = _grown(adata, base, "smote")

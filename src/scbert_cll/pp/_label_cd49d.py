@@ -10,6 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._strings import plain_strings
 from scbert_cll.pp import _gate, _protein
 from scbert_cll.pp._donor_table import donor_table
 from scbert_cll.pp._mixture import Mixture
@@ -279,4 +280,5 @@ def _write(
     named = ((key, "label"), (_keys.level(key), "level"), (_keys.score(key), "score"))
     obs = {name: result[column].set_axis(adata.obs_names) for name, column in named}
     _record.write(adata, obs=obs, uns={key: uns})
+    plain_strings(data)
     return data if copy else None

@@ -20,6 +20,7 @@ from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._evaluation import duplicates, folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
+from scbert_cll._threads import calm
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
 from scbert_cll.estimators._base import bare
 
@@ -293,7 +294,7 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
     if (found := store.load(name, key)) is not None and found.proba.shape == shape:
         return found
     start = time.perf_counter()
-    with _told(name, fold):
+    with _told(name, fold), calm():
         train, y, groups = task.train(fold.train)
         test = task.cells[fold.test].copy()
         test.obsm.clear()
