@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,7 +126,9 @@ class World(NamedTuple):
 
 def held(adata: AnnData) -> dict[tuple[str, str], Any]:
     """Everything in the object, by slot and key."""
-    values = {(slot, key): getattr(adata, slot)[key] for slot in SLOTS for key in getattr(adata, slot) if key is not None}
+    values = {
+        (slot, key): getattr(adata, slot)[key] for slot in SLOTS for key in getattr(adata, slot) if key is not None
+    }
     return {place: value.copy() if hasattr(value, "copy") else value for place, value in values.items()}
 
 
@@ -236,7 +239,7 @@ def test_a_verb_leaves_the_entries_of_others_as_they_are(world: World) -> None:
     shared = {("obs", "scbert_pred"), ("obs", "scbert_score"), ("obsm", "scbert_proba"), ("obsm", "linear_proba")}
     shared |= {("obsm", "X_scbert"), ("uns", "long_names")}  # predictions; names, of which there are only ever more
     names = list(world.after)
-    for before, after in zip(names, names[1:], strict=False):
+    for before, after in pairwise(names):
         old, new = world.after[before], world.after[after]
         assert set(old) <= set(new), after
         changed = [place for place, value in old.items() if place not in shared and not same(value, new[place])]
@@ -271,9 +274,7 @@ def keywords(function: Callable[..., Any]) -> set[str]:
 def test_every_keyword_of_every_verb_is_recorded(world: World) -> None:
     entries = {name: step.entry for name, step in (BEFORE | AFTER).items() if find_spec(step.needs)}
     entries |= {"tl.pretrain": "scbert_pretrain", "tl.finetune": "scbert"}
-    missing = {
-        name: keywords(verb(name)) - set(world.adata.uns[entry]["params"]) for name, entry in entries.items()
-    }
+    missing = {name: keywords(verb(name)) - set(world.adata.uns[entry]["params"]) for name, entry in entries.items()}
     assert {name: absent for name, absent in missing.items() if absent} == {}
 
 
@@ -282,7 +283,11 @@ def test_verbs_that_make_a_new_object_record_every_keyword(world: World) -> None
     probes = AnnData(np.ones((2, 2)), var=pd.DataFrame(index=["p/1", "p|2"]))
     collapsed = pp.collapse_probes(probes, {"p/1": "A/B", "p|2": "C"})
     patients = tl.patient_cd49d(world.adata, labels_key="lab")
-    for name, made in {"pp.align_genes": aligned, "pp.collapse_probes": collapsed, "tl.patient_cd49d": patients}.items():
+    for name, made in {
+        "pp.align_genes": aligned,
+        "pp.collapse_probes": collapsed,
+        "tl.patient_cd49d": patients,
+    }.items():
         found = made.uns[name.split(".")[1]]["params"]
         assert keywords(verb(name)) <= set(found), name
 
@@ -299,7 +304,9 @@ def test_no_verb_is_forgotten() -> None:
 def test_prognosis_records_every_keyword_and_survives(tmp_path: Path) -> None:
     pytest.importorskip("lifelines")
     cohort = sc_cll.datasets.cll_cohort(n_patients=120, n_genes=200)
-    cohort.obs["IGHV"] = cohort.obs["IGHV"].astype(str).astype("category").cat.rename_categories(lambda name: f"{name}/x|y")
+    cohort.obs["IGHV"] = (
+        cohort.obs["IGHV"].astype(str).astype("category").cat.rename_categories(lambda name: f"{name}/x|y")
+    )
     truth = cohort.uns["truth"]["signature"]
     tl.prognosis(cohort, truth, time_key="TTT", event_key="treated", covariates=["IGHV"], n_random=20, n_bootstrap=0)
     tl.survival(cohort, "IGHV", time_key="TTT", event_key="treated")
@@ -320,11 +327,17 @@ def test_an_error_midway_leaves_the_object_as_it_was(
 ) -> None:
     if name in AFTER and not find_spec(AFTER[name].needs):
         pytest.skip(f"{AFTER[name].needs} is not installed")
-    if world.classes != CLASSES[0] or (name not in ("tl.predict", "tl.finetune", "tl.gene_attention", "tl.cross_validate") and error is OSError):
+    if world.classes != CLASSES[0] or (
+        name not in ("tl.predict", "tl.finetune", "tl.gene_attention", "tl.cross_validate") and error is OSError
+    ):
         pytest.skip("once is enough")
     adata = world.adata.copy()
     for place in [place for place in world.after[name] if place not in world.after["tl.gene2vec"]]:
-        if not place[1].startswith("_scvi") and place[1] not in ("years", "event", "signature") and place[0] in ("uns", "varm"):
+        if (
+            not place[1].startswith("_scvi")
+            and place[1] not in ("years", "event", "signature")
+            and place[0] in ("uns", "varm")
+        ):
             getattr(adata, place[0]).pop(place[1], None)  # some slots are new, others are replaced
     before, put, n = held(adata), _record._put, 0
 
