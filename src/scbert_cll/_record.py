@@ -69,8 +69,8 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
         made["uns", _names.LONG] = dict(adata.uns.get(_names.LONG, {})) | long
     old = [place for place in replaces if place not in made and place[1] in getattr(adata, place[0])]
     with _taken_back_on_error(adata, [*made, *old]):
-        for (slot, key), value in made.items():
-            getattr(adata, slot)[key] = value
+        for place, value in made.items():
+            _put(adata, place, value)
         for slot, key in old:
             del getattr(adata, slot)[key]
     plain_strings(adata)
@@ -100,6 +100,11 @@ def untouched_on_error(adata: AnnData) -> Iterator[None]:
                 del adata.uns[key]
         adata.uns.update(before)
         raise
+
+
+def _put(adata: AnnData, place: Place, value: Any) -> None:
+    slot, key = place
+    getattr(adata, slot)[key] = value
 
 
 @contextmanager

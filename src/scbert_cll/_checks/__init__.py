@@ -101,7 +101,7 @@ from scbert_cll._checks._on_corpus import (
 )
 from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
 from scbert_cll._checks._sharing import evaluation_of, no_paths
-from scbert_cll._checks._slots import new_key
+from scbert_cll._checks._slots import new_key, not_replaced
 from scbert_cll._checks._survival import (
     complete_cases,
     covariates,
@@ -238,6 +238,7 @@ __all__ = [
     "not_empty",
     "not_named",
     "not_of_a_corpus",
+    "not_replaced",
     "number_in",
     "numbers_as_written",
     "obs_column",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from scbert_cll import _names
@@ -27,3 +27,14 @@ def new_key(
         raise ValueError(
             f"{what}={key!r} would replace {listed(taken)}, which is read here. Choose another, e.g. {what}={f'{key}_result'!r}."
         )
+
+
+def not_replaced(inputs: Mapping[str, str | None], written: Iterable[str], slot: str) -> None:
+    """What is read lies elsewhere than what is written."""
+    taken = set(written)
+    for name, key in inputs.items():
+        if key in taken:
+            raise ValueError(
+                f"{name}={key!r} is where the result goes, and would be replaced. Copy it first and name the copy, e.g. "
+                f"adata.{slot}['my_{key}'] = adata.{slot}[{key!r}], {name}='my_{key}'."
+            )

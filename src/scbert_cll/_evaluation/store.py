@@ -41,6 +41,9 @@ class FoldStore:
             if self.folder.exists() and not self.folder.is_dir():
                 raise ValueError(f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds.")
             self.folder.mkdir(parents=True, exist_ok=True)
+            tried = self.folder / f".{secrets.token_hex(4)}.tmp"  # now, not after the first model was fitted
+            tried.touch()
+            tried.unlink()
 
     def load(self, name: str, fingerprint: str) -> Done | None:
         """What was found before, if it was; a damaged file counts as none."""

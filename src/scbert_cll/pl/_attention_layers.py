@@ -107,6 +107,7 @@ def _found(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     parts = [str(column).rsplit("|", 2) for column in table]
     of = [(_names.own(group, adata.uns), int(layer), int(head)) for group, layer, head in parts]
     index = pd.MultiIndex.from_tuples(of)
+    record = dict(record) | {"n_cells": _names.own_keys(record["n_cells"], adata.uns)}
     return table.set_axis(index.set_names(["group", "layer", "head"]), axis=1), record
 
 

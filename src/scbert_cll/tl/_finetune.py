@@ -176,6 +176,10 @@ def _in_memory(
     """Train on the labelled cells and predict all."""
     labels_key = start["labels_key"]
     _checks.target(_checks.anndata(adata), copy=False)
+    in_obs = {"labels_key": labels_key} | {name: keys[name] for name in ("split_key", "weight_key", "donor_key")}
+    _checks.not_replaced(in_obs, (_keys.PRED, _keys.SCORE), "obs")
+    in_obsm = {"protein_key": keys["protein_key"]}
+    _checks.not_replaced(in_obsm, (_keys.PROBA, _keys.LINEAR_PROBA, _keys.X_SCBERT), "obsm")
     _checks.split(adata, keys["split_key"])
     _checks.obs_column(adata, labels_key)
     keys["weight_key"] = keys["weight_key"] if keys["weight_key"] in adata.obs else None

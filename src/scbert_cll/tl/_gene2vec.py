@@ -125,6 +125,7 @@ def gene2vec(
     _checks.new_key(key_added)
     _checks.choice(method, ("svd", "skip_gram"), "method")
     _no_idle_donors(donor_key, method, vectors)
+    adata = _checks.target(adata, copy=copy)
     params["source"] = "co-expression"
     if vectors is not None:
         _checks.share(min_matched, "min_matched")
@@ -147,7 +148,6 @@ def gene2vec(
     numbers |= {"n_genes": adata.n_vars, "n_genes_with_vector": int(adata.var_names.isin(found.index).sum())}
     logger.info("%d of %d genes have a vector", numbers["n_genes_with_vector"], adata.n_vars)
 
-    adata = _checks.target(adata, copy=copy)
     table = found.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
     _record.write(adata, varm={key_added: table}, uns={key_added: {"params": params, **numbers}})
     return adata if copy else None

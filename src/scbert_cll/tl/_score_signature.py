@@ -102,6 +102,7 @@ def score_signature(
     _checks.new_key(key_added)
     _checks.choice(method, _decoupler.METHODS, "method")
     _checks.share(min_matched, "min_matched")
+    target = _checks.target(adata, copy=copy)
     weight = _own(adata, key) if signature is None else weights(signature)
     measured = np.asarray(adata.var.get(_keys.IN_QUERY, np.ones(adata.n_vars, dtype=bool)), dtype=bool)
     names = adata.var_names[measured]
@@ -111,7 +112,6 @@ def score_signature(
     if method in ("ulm", "zscore"):
         _checks.can_be_scored(values, weight[found], adata, method)
     scores = _decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
-    target = _checks.target(adata, copy=copy)
     record = _told(weight, found)
     _record.write(target, obs={key_added: scores}, uns={key_added: record | {"params": params}})
     return target if copy else None

@@ -157,6 +157,7 @@ def signature(
     codes = _checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
     donors = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
     _checks.known_genes(exclude_genes, adata)
+    target = _checks.target(adata, copy=copy)
     counts = _checks.counts(adata, layer)
     kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
     found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
@@ -172,7 +173,6 @@ def signature(
         record["arms"] = _arms(genes, genes["agrees"] & genes["attribution_agrees"] if veto else genes["agrees"], alpha)
     if not paired:
         warnings.warn(_BETWEEN, stacklevel=2)
-    target = _checks.target(adata, copy=copy)
     _record.write(target, uns={key_added: record | {"params": params}})
     why = f": {record['reason']}" if record["reason"] else ""
     logger.info("%d of %d genes selected%s.", record["n_selected"], found.facts["n_tested"], why)

@@ -124,6 +124,7 @@ def survival(
     _checks.new_key(key_added)
     _checks.number_in(min_group, "min_group", 1, np.inf, whole=True)
     strata, covariates = _checks.names(strata or (), "strata"), _checks.names(covariates, "covariates")
+    target = _checks.target(adata, copy=copy)
     obs = cast("pd.DataFrame", adata.obs)
     keys: dict[str, Any] = {"time_key": time_key, "event_key": event_key}
     keys |= {"entry_key": entry_key, "competing_key": competing_key}
@@ -145,6 +146,5 @@ def survival(
     for note in found["notes"]:
         warnings.warn(note, stacklevel=2)
     params |= {"groups": order, "strata": strata, "measure": "HR"}
-    target = _checks.target(adata, copy=copy)
     _record.write(target, uns={key_added: found | {"flow": flow.table(), "params": params}})
     return target if copy else None
