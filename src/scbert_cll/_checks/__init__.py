@@ -53,9 +53,21 @@ from scbert_cll._checks._cohorts import (
     shared_samples,
     times,
 )
+from scbert_cll._checks._counts import (
+    RAW,
+    Counts,
+    counts,
+    genes_of,
+    is_binned,
+    matrix,
+    name_of,
+    nearly_whole,
+    noted_counts,
+)
 from scbert_cll._checks._corpus import corpus_extra, gigabytes, new_folder
 from scbert_cll._checks._donors import donor_columns, known_training, probabilities, recorded
 from scbert_cll._checks._estimators import is_classifier, labelled, one_per_cell, space, takes_weights, weight_per_cell
+from scbert_cll._checks._features import Features, features, only_genes
 from scbert_cll._checks._gene_sets import (
     among_tested,
     can_be_scored,
@@ -84,7 +96,7 @@ from scbert_cll._checks._genes import (
     vocabulary_coverage,
 )
 from scbert_cll._checks._keywords import UnknownArgumentError, hint, keywords
-from scbert_cll._checks._matrix import are_whole, counts, first, matrix
+from scbert_cll._checks._matrix import are_finite, are_whole, as_csr, first, in_core
 from scbert_cll._checks._on_corpus import (
     corpus_path,
     for_a_classifier,
@@ -135,25 +147,31 @@ from scbert_cll._checks._tables import (
 from scbert_cll._checks._text import numbers_as_written, open_table, read_text
 from scbert_cll._checks._tokens import (
     edges_of_genes,
-    is_binned,
     not_binned,
     other_key,
     same_binning,
     same_or_default,
+    same_totals,
     tokens,
     tokens_in_every_cell,
+    totals_of,
 )
 from scbert_cll._checks._words import at_least, choice, is_model, key_in, listed, number_in, share, unique
 
 __all__ = [
     "PER_YEAR",
     "UnknownArgumentError",
+    "RAW",
+    "Counts",
+    "Features",
     "accession",
     "among_tested",
     "anndata",
     "annotated_probes",
+    "are_finite",
     "are_plain",
     "are_whole",
+    "as_csr",
     "as_wide_as_its_header",
     "at_least",
     "by_name",
@@ -186,6 +204,7 @@ __all__ = [
     "events_to_compare",
     "every_class",
     "expression_numbers",
+    "features",
     "first",
     "for_a_classifier",
     "free_columns",
@@ -195,6 +214,7 @@ __all__ = [
     "gene_sets",
     "gene_weights",
     "genes",
+    "genes_of",
     "gigabytes",
     "gmt_genes",
     "gmt_lines",
@@ -205,6 +225,7 @@ __all__ = [
     "hint",
     "ighv_direction",
     "ighv_words",
+    "in_core",
     "in_memory",
     "in_order",
     "is_binned",
@@ -224,7 +245,9 @@ __all__ = [
     "matrix",
     "model_genes",
     "moments",
+    "name_of",
     "names",
+    "nearly_whole",
     "new_folder",
     "new_key",
     "no_empty_cells",
@@ -238,6 +261,7 @@ __all__ = [
     "not_empty",
     "not_named",
     "not_of_a_corpus",
+    "noted_counts",
     "number_in",
     "numbers_as_written",
     "obs_column",
@@ -247,6 +271,7 @@ __all__ = [
     "one_per_cell",
     "one_signature",
     "only_numbers",
+    "only_genes",
     "only_of_a_corpus",
     "open_table",
     "other_key",
@@ -268,6 +293,7 @@ __all__ = [
     "same_or_default",
     "same_predictions",
     "same_samples",
+    "same_totals",
     "same_sum",
     "sample_names",
     "score_column",
@@ -290,6 +316,7 @@ __all__ = [
     "times",
     "tokens",
     "tokens_in_every_cell",
+    "totals_of",
     "two_columns",
     "two_groups",
     "unique",

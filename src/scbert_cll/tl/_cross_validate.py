@@ -21,7 +21,7 @@ from scbert_cll._evaluation import duplicates, folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
-from scbert_cll.estimators._base import bare
+from scbert_cll.estimators._base import named
 
 _PROTEIN = "protein"  # where estimators look for it
 _VERSION = scbert_cll.__version__
@@ -80,7 +80,7 @@ def cross_validate(
         Any of accuracy, macro_f1, balanced_accuracy, mcc, auroc, auroc_within (over pairs of cells of the same donor), auprc,
         kappa_quadratic (ordered labels), brier, log_loss and ece (15 equal-mass bins).
     layer
-        Layer with the raw counts; None means `adata.X`.
+        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     protein_key
         `obsm` with the raw counts of all proteins: training cells hand them to the models that can learn from them (scBERT); test cells
         never do.
@@ -153,7 +153,7 @@ def cross_validate(
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
-    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__}
+    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__} | task.note
     record = {"params": params, "classes": np.array(task.classes), "folds": _fold_table(task, parts)}
     record |= {"seconds": pd.DataFrame({"model": list(seconds), "seconds": list(seconds.values())}).rename(index=str)}
     record |= {"ordered": task.ordered, "unit": made.unit, "n_units": made.n_units}
@@ -170,6 +170,7 @@ class _Task:
     classes: list[str]
     ordered: bool
     groups: np.ndarray | None
+    note: dict[str, int]  # of the counts, for the record
 
     def out_of_fold(self, proba: Mapping[str, np.ndarray], baselines: list[str]) -> intervals.OutOfFold:
         known = self.codes >= 0
@@ -199,13 +200,14 @@ def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | N
     groups = None
     if donor_key is not None:
         groups = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str).to_numpy()
-    cells = bare(adata, layer)
+    counts, note = _checks.noted_counts(adata, layer)
+    cells = named(counts, adata)
     totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
-    _checks.no_empty_cells(totals, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+    _checks.no_empty_cells(totals, adata, _checks.name_of(layer))
     if protein_key is not None:
         cells.obsm[_PROTEIN] = _checks.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)
-    return _Task(cells, codes, classes, ordered, groups)
+    return _Task(cells, codes, classes, ordered, groups, note)
 
 
 def _check(*, scheme: str, n_splits: int, n_repeats: int, metrics: Sequence[str], n_bootstrap: int) -> None:
