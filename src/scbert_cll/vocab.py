@@ -187,7 +187,9 @@ class GeneVocab:
         """Names without the genome before them; empty for genes of another species."""
         table = query.to_series(index=range(len(query))).str.extract(_GENOME)
         found = {species: table["gene"].where(table[species].notna()) for species in ("human", "mouse")}
-        found["mouse"] = found["mouse"].where(~found["mouse"].str.isupper().eq(True) | found["mouse"].str.startswith("ENSMUSG", na=False))
+        found["mouse"] = found["mouse"].where(
+            ~found["mouse"].str.isupper().eq(True) | found["mouse"].str.startswith("ENSMUSG", na=False)
+        )
         n = {species: int(names.isin(self._names).sum()) for species, names in found.items()}
         is_mouse = n["mouse"] > n["human"] or not found["human"].notna().any()
         chosen = found["mouse" if is_mouse else "human"]

@@ -53,6 +53,7 @@ from scbert_cll._checks._cohorts import (
     shared_samples,
     times,
 )
+from scbert_cll._checks._corpus import corpus_extra, gigabytes, new_folder
 from scbert_cll._checks._counts import (
     RAW,
     Counts,
@@ -64,10 +65,9 @@ from scbert_cll._checks._counts import (
     nearly_whole,
     noted_counts,
 )
-from scbert_cll._checks._corpus import corpus_extra, gigabytes, new_folder
 from scbert_cll._checks._donors import donor_columns, known_training, probabilities, recorded
 from scbert_cll._checks._estimators import is_classifier, labelled, one_per_cell, space, takes_weights, weight_per_cell
-from scbert_cll._checks._features import Features, features, only_genes
+from scbert_cll._checks._features import Features, features, may_tell_features, only_genes
 from scbert_cll._checks._gene_sets import (
     among_tested,
     can_be_scored,
@@ -243,6 +243,7 @@ __all__ = [
     "log_expression",
     "log_values",
     "matrix",
+    "may_tell_features",
     "model_genes",
     "moments",
     "name_of",
@@ -293,8 +294,8 @@ __all__ = [
     "same_or_default",
     "same_predictions",
     "same_samples",
-    "same_totals",
     "same_sum",
+    "same_totals",
     "sample_names",
     "score_column",
     "separated",

@@ -61,7 +61,7 @@ def features(var: pd.DataFrame, where: str = "adata.var") -> Features:
     """
     names = pd.Index(var.index).astype(str)
     for column in var.columns:
-        if re.sub(r"[\W_]", "", str(column)).lower() not in _COLUMNS:
+        if not may_tell_features(column):
             continue
         words = var[column].astype(object).where(var[column].notna(), None)
         kinds = {word: _kind(word) for word in words.unique() if word is not None}
@@ -73,6 +73,11 @@ def features(var: pd.DataFrame, where: str = "adata.var") -> Features:
             return Features(is_gene.to_numpy(dtype=bool), str(column), genes, others, names)
     marked = np.asarray(names.str.contains(MARKS, case=False), dtype=bool)
     return Features(~marked, None, [], [], names)
+
+
+def may_tell_features(column: object) -> bool:
+    """Whether a column of this name says what rows are."""
+    return re.sub(r"[\W_]", "", str(column)).lower() in _COLUMNS
 
 
 def only_genes(found: Features, adata: str = "adata", then: str = "") -> None:

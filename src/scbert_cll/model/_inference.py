@@ -68,7 +68,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     def _fits(self, record: Mapping[str, Any], names: pd.Index, where: str, *, is_corpus: bool = False) -> None:
         """Refuse tokens that were cut at other edges or from totals of other genes than the model's."""
         hidden = list(self.registry["setup_args"]["exclude_genes"])
-        _checks.same_binning(record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else "")
+        _checks.same_binning(
+            record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
+        )
         expected = self.binning["params"]
         _checks.same_totals(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
 

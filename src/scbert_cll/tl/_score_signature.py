@@ -127,7 +127,9 @@ def _own(adata: AnnData, key: str) -> pd.Series:
     return weights(table)
 
 
-def _values(adata: AnnData, layer: str | None, normalize: bool) -> tuple[np.ndarray | sparse.csr_matrix, dict[str, int]]:
+def _values(
+    adata: AnnData, layer: str | None, normalize: bool
+) -> tuple[np.ndarray | sparse.csr_matrix, dict[str, int]]:
     """Log-expression, sparse if it was; and what is to be noted of the counts."""
     if not normalize:
         return _checks.log_values(adata, layer).astype(np.float64), {}
