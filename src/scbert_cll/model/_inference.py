@@ -39,7 +39,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     layer: str
     genes: pd.Index
     binning: dict[str, Any]
-    _n_missing: int | None = None  # of the model's genes in the cells it last saw
+    _missing: tuple[int, str] = (
+        -1,
+        "",
+    )  # how many of the model's genes the cells lack that it last saw, and the first of the cells
 
     @property
     def config(self) -> Config:
@@ -59,7 +62,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         adata = self._cells(adata)
         csr, record = _checks.tokens(adata, self.layer)
         self._fits(record, adata.var_names, f"adata.layers[{self.layer!r}]")
-        self._tell_missing(_checks.model_genes(self.genes, adata))
+        self._tell_missing(_checks.model_genes(self.genes, adata), adata.obs_names[0])
         csr = take_columns(csr, adata.var_names.get_indexer(self.genes))
         if self.config.tokens != "all":
             _checks.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
@@ -74,10 +77,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         expected = self.binning["params"]
         _checks.same_totals(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
 
-    def _tell_missing(self, missing: pd.Index) -> None:
-        """Say how many of the model's genes cells lack, once for cells of a kind."""
-        if len(missing) != self._n_missing:
-            self._n_missing = len(missing)
+    def _tell_missing(self, missing: pd.Index, first_cell: str) -> None:
+        """Say how many of the model's genes cells lack; once, though verbs read the same cells more than once."""
+        if (len(missing), first_cell) != self._missing:
+            self._missing = (len(missing), first_cell)
             logger.info("%d of the model's %d genes are in the data", len(self.genes) - len(missing), len(self.genes))
 
     def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[tuple[Cells, np.ndarray]]:

@@ -82,7 +82,7 @@ class OnCorpus(Training):
     def _fits_corpus(self, data: CorpusData) -> None:
         """Refuse a corpus whose tokens mean something else, or that lacks most of the model's genes."""
         self._fits(data.binning, data.genes, f"The corpus {data.corpus.path}", is_corpus=True)
-        self._tell_missing(_checks.model_genes(self.genes, AnnData(var=pd.DataFrame(index=data.genes))))
+        self._tell_missing(_checks.model_genes(self.genes, AnnData(var=pd.DataFrame(index=data.genes))), "0")
 
     def _attached(self, data: CorpusData, seed: int, **labels: Any) -> CorpusData:
         """Get the corpus ready for this model."""

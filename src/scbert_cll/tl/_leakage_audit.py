@@ -149,7 +149,7 @@ def leakage_audit(
     parts = _checks.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(dtype=object)
     donor = _donors(adata, donor_key)
     label = _labels(adata, labels_key) if gap else None
-    matrix = _checks.matrix(adata, layer)
+    matrix = _checks.counts_or_values(adata, layer)
     _checks.no_empty_cells(matrix.sum(axis=1).A1, adata, _checks.name_of(layer))
 
     generator = np.random.default_rng(rng)
