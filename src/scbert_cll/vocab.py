@@ -185,7 +185,7 @@ class GeneVocab:
 
     def _without_genome(self, query: pd.Index) -> pd.Index:
         """Names without the genome before them; empty for genes of another species."""
-        table = query.to_series(index=range(len(query))).str.extract(_GENOME)
+        table = pd.Series(list(query), dtype=object).str.extract(_GENOME)
         found = {species: table["gene"].where(table[species].notna()) for species in ("human", "mouse")}
         found["mouse"] = found["mouse"].where(
             ~found["mouse"].str.isupper().eq(True) | found["mouse"].str.startswith("ENSMUSG", na=False)
@@ -193,8 +193,11 @@ class GeneVocab:
         n = {species: int(names.isin(self._names).sum()) for species, names in found.items()}
         is_mouse = n["mouse"] > n["human"] or not found["human"].notna().any()
         chosen = found["mouse" if is_mouse else "human"]
-        plain = chosen.fillna(pd.Series(query, dtype=object).where(table["gene"].isna() | query.isin(self._names), ""))
-        return pd.Index(plain, dtype=object)
+        plain = chosen.fillna(
+            pd.Series(list(query), dtype=object).where(table["gene"].isna() | query.isin(self._names), "")
+        )
+        found_names: pd.Index = pd.Index(plain, dtype=object)
+        return found_names
 
     def __len__(self) -> int:
         return len(self._names)
@@ -341,4 +344,4 @@ def _genes(var: pd.DataFrame) -> pd.Index:
     found = _checks.features(var)
     if not found.is_gene.any():
         _checks.only_genes(found)
-    return cast("pd.Index", var.index[found.is_gene])
+    return var.index[found.is_gene]

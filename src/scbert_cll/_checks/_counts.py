@@ -30,7 +30,7 @@ class Slot(NamedTuple):
     """Where counts are asked for: the matrix as it is stored, its genes, and its name in Python."""
 
     values: Any
-    var: pd.DataFrame
+    var: Any
     where: str
 
 
@@ -104,7 +104,8 @@ def genes_of(adata: AnnData, layer: str | None) -> AnnData:
     found = slot(adata, layer)
     if found.where != "adata.raw.X":
         return adata
-    whole = AnnData(as_csr(found.values, found.where), obs=adata.obs, var=found.var)
+    obs: Any = adata.obs
+    whole = AnnData(as_csr(found.values, found.where), obs=obs, var=found.var)
     whole.obsm.update(adata.obsm)
     whole.obsp.update(adata.obsp)
     whole.uns.update(adata.uns)

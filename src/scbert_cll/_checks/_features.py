@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ class Features(NamedTuple):
         return f"{chosen}({self.genes!r})" if self.genes else f"~{chosen}({self.others!r})"
 
 
-def features(var: pd.DataFrame, where: str = "adata.var") -> Features:
+def features(var: Any, where: str = "adata.var") -> Features:
     """Which rows are genes.
 
     A column ``feature_types`` (also ``feature_type``, ``modality``, ``library_type``) decides, if it has words that are known. Where some rows are

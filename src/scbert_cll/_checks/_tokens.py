@@ -147,7 +147,7 @@ def same_totals(
         return
     if found["genes_digest"] == expected["genes_digest"]:
         return
-    whole = genes.append(pd.Index(hidden, dtype=object).difference(genes))
+    whole = genes.append(pd.Index(list(hidden)).difference(genes))
     ours, theirs = int(found["n_genes"]), int(expected["n_genes"])
     are_named = [totals_of(n)["genes_digest"] == p["genes_digest"] for n, p in ((names, found), (whole, expected))]
     if all(are_named):

@@ -110,6 +110,7 @@ class Source:
     def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
         self._file = _opened(path)
         self._layer, self._memory = layer, memory
+        self._is_gene = np.zeros(0, dtype=bool)
         self.n_rounded = 0  # values that were beside whole numbers by round-off, of the blocks that were read
         self._obs: Any = None
         self._categories: dict[str, pd.Index] = {}
@@ -227,7 +228,8 @@ class Source:
                     cells.raw = AnnData(raw, obs=obs, var=pd.DataFrame(index=_index_of(root["raw"]["var"])))
                 cells = cells[:, genes]
             cells = cells.copy()
-        cells.uns |= {"log1p": {}} if "log1p" in root.get("uns", ()) else {}
+        if "log1p" in root.get("uns", ()):
+            cells.uns["log1p"] = {}
         _checks.counts(cells, None if self._is_raw else self._layer)
         raise ValueError("its matrix must hold raw counts.")
 
@@ -314,12 +316,13 @@ def _is_group(elem: Any) -> bool:
 
 
 def _is_null(elem: Any) -> bool:
-    return elem.attrs.get("encoding-type") == "null"
+    return bool(elem.attrs.get("encoding-type") == "null")
 
 
 def _index_of(table: Any) -> pd.Index:
     """Names of the rows of a table on disk."""
-    return pd.Index(values(table[table.attrs["_index"]], slice(None)))
+    names: pd.Index = pd.Index(values(table[table.attrs["_index"]], slice(None)))
+    return names
 
 
 def values(elem: Any, rows: slice, known: dict[str, pd.Index] | None = None) -> pd.Series:
