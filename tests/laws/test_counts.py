@@ -82,12 +82,11 @@ def _score(adata: AnnData, layer: str | None = None) -> list[Any]:
 
 
 def _audit(adata: AnnData, layer: str | None = None) -> list[Any]:
-    report = tl.leakage_audit(adata.copy(), layer=layer, gap=False)
+    report = tl.leakage_audit(adata, layer=layer, gap=False)
     return [report.findings[["check", "status", "n"]].iloc[:3].to_numpy(dtype=str)]
 
 
 def _patients(adata: AnnData, layer: str | None = None) -> list[Any]:
-    adata = adata.copy()
     pp.label_cd49d(adata, donor_key="donor", normalize="clr_protein", method="quantile")
     return [tl.patient_cd49d(adata, layer=layer).X]
 
