@@ -138,7 +138,9 @@ def bin_expression(
     adata = _checks.target(adata, copy=copy)
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
     n_fit = {"n_fit_cells": int(cells.sum())} if edges is None and method in ("uniform", "gene_quantile") else {}
-    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit, **note} | _checks.totals_of(adata.var_names)
+    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit, **note} | _checks.totals_of(
+        adata.var_names
+    )
     _record.write(adata, layers={key_added: tokens}, uns={key_added: {"edges": lower, "params": given}})
     return adata if copy else None
 
