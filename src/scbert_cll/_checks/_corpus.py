@@ -194,7 +194,9 @@ def gigabytes(n_bytes: float) -> str:
 def is_hdf5(*, is_it: bool) -> None:
     """A file in HDF5, whole as far as its header goes."""
     if not is_it:
-        raise ValueError("is not an HDF5 file, or was cut off; .h5ad, .h5mu and 10x .h5 files are.")
+        raise ValueError(
+            "is not an HDF5 file, or was cut off; .h5ad, .h5mu and 10x .h5 files are. A .zarr is a folder."
+        )
 
 
 def is_zarr(path: Path) -> None:

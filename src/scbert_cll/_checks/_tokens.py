@@ -23,6 +23,7 @@ _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES = 50, 200
 _FEW_BINS = 10
 # Numbers of genes that differ by less make much the same totals; where their names are not known.
 _ABOUT = 0.1
+_MANY_HIDDEN = 0.05  # of the genes of a total
 
 
 def not_binned(csr: sparse.csr_matrix, adata: AnnData, layer: str | None, n_bins: int) -> None:
@@ -153,6 +154,7 @@ def same_totals(
     if all(are_named):
         others = names[~names.isin(whole)]
         if not len(others):
+            _warn_of_hidden([gene for gene in hidden if gene not in names], len(whole), where)
             return
         why = f", {len(others)} of them not among the model's: {listed(others, 3)}"
     elif abs(ours - theirs) <= _ABOUT * theirs:
@@ -168,6 +170,16 @@ def same_totals(
         f"{where} was cut from totals of {ours:,} genes{why}; the model's training data from totals of {theirs:,} genes. The same cell gets other "
         f"tokens. {_bin_anew(hidden, is_named=are_named[1], n=theirs, is_corpus=is_corpus)}"
     )
+
+
+def _warn_of_hidden(absent: Sequence[str], n: int, where: str) -> None:
+    """Genes that a model is not shown are in its totals, and easily forgotten when genes are aligned."""
+    if len(absent) > _MANY_HIDDEN * n:
+        warnings.warn(
+            f"The model's totals hold {len(absent)} genes that it is not shown ({listed(absent, 3)}), and {where} was binned without them. If they "
+            "were measured, align to these, too: pp.align_genes(adata, [*model.genes, *model.registry['setup_args']['exclude_genes']]).",
+            stacklevel=4,
+        )
 
 
 def _bin_anew(hidden: Sequence[str], *, is_named: bool, n: int, is_corpus: bool) -> str:
