@@ -341,7 +341,7 @@ def _var_names(file: h5py.File) -> Iterable[str]:
 
 def _genes(var: pd.DataFrame) -> pd.Index:
     """Names of the rows that are genes."""
-    found = _checks.features(var)
+    found = _checks.features.of(var)
     if not found.is_gene.any():
-        _checks.only_genes(found)
+        _checks.features.only_genes(found)
     return var.index[found.is_gene]

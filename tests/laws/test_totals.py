@@ -87,7 +87,7 @@ def test_the_remedy_gives_the_result_of_the_genes_alone(model: Any) -> None:
     tl.predict(done, model)
     tl.predict(right, model)
     pd.testing.assert_frame_equal(done.obsm["scbert_proba"], right.obsm["scbert_proba"])
-    assert done.uns["scbert"]["n_genes_missing"] == 0
+    assert done.uns["scbert_predict"]["n_genes_missing"] == 0
 
 
 def test_genes_the_network_does_not_see_are_in_its_totals() -> None:
@@ -116,7 +116,7 @@ def test_cells_that_lack_genes_are_right_and_told(aligned: bool, model: Any, cap
     pp.bin_expression(adata, edges=model.binning)
     with caplog.at_level(logging.INFO, logger="scbert_cll"):
         tl.predict(adata, model)
-    assert adata.uns["scbert"]["n_genes_missing"] == 2
+    assert adata.uns["scbert_predict"]["n_genes_missing"] == 2
     assert "38 of the model's 40 genes are in the data" in caplog.text
 
 
@@ -177,4 +177,4 @@ def test_a_corpus_of_more_genes_is_refused(kept: str, model: Any, tmp_path: Path
             call()
     pp.build_corpus([tmp_path / "a.h5ad"], tmp_path / "d.zarr", vocab=list(model.genes), edges=model.binning, **build)
     tl.predict_corpus(tmp_path / "d.zarr", model, tmp_path / "out.zarr")
-    assert ad.read_zarr(tmp_path / "out.zarr").uns["scbert"]["n_genes_missing"] == 0
+    assert ad.read_zarr(tmp_path / "out.zarr").uns["scbert_predict"]["n_genes_missing"] == 0

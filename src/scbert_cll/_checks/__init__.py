@@ -9,6 +9,9 @@ from __future__ import annotations
 from scbert_cll._checks import _by_name as by_name
 from scbert_cll._checks import _checkpoint as checkpoint
 from scbert_cll._checks import _corpus as corpus
+from scbert_cll._checks import _counts as slots
+from scbert_cll._checks import _features as features
+from scbert_cll._checks import _totals as totals
 from scbert_cll._checks._anndata import (
     anndata,
     cells,
@@ -54,21 +57,9 @@ from scbert_cll._checks._cohorts import (
     times,
 )
 from scbert_cll._checks._corpus import corpus_extra, gigabytes, new_folder
-from scbert_cll._checks._counts import (
-    RAW,
-    Counts,
-    counts,
-    counts_or_values,
-    genes_of,
-    is_binned,
-    matrix,
-    name_of,
-    nearly_whole,
-    noted_counts,
-)
+from scbert_cll._checks._counts import counts, is_binned, matrix
 from scbert_cll._checks._donors import donor_columns, known_training, probabilities, recorded
 from scbert_cll._checks._estimators import is_classifier, labelled, one_per_cell, space, takes_weights, weight_per_cell
-from scbert_cll._checks._features import Features, features, may_tell_features, only_genes
 from scbert_cll._checks._gene_sets import (
     among_tested,
     can_be_scored,
@@ -97,7 +88,7 @@ from scbert_cll._checks._genes import (
     vocabulary_coverage,
 )
 from scbert_cll._checks._keywords import UnknownArgumentError, hint, keywords
-from scbert_cll._checks._matrix import are_finite, are_whole, as_csr, first, in_core
+from scbert_cll._checks._matrix import are_whole
 from scbert_cll._checks._on_corpus import (
     corpus_path,
     for_a_classifier,
@@ -152,27 +143,20 @@ from scbert_cll._checks._tokens import (
     other_key,
     same_binning,
     same_or_default,
-    same_totals,
     tokens,
     tokens_in_every_cell,
-    totals_of,
 )
 from scbert_cll._checks._words import at_least, choice, is_model, key_in, listed, number_in, share, unique
 
 __all__ = [
     "PER_YEAR",
-    "RAW",
-    "Counts",
-    "Features",
     "UnknownArgumentError",
     "accession",
     "among_tested",
     "anndata",
     "annotated_probes",
-    "are_finite",
     "are_plain",
     "are_whole",
-    "as_csr",
     "as_wide_as_its_header",
     "at_least",
     "by_name",
@@ -189,7 +173,6 @@ __all__ = [
     "corpus_extra",
     "corpus_path",
     "counts",
-    "counts_or_values",
     "counts_to_normalize",
     "covariates",
     "cut",
@@ -207,7 +190,6 @@ __all__ = [
     "every_class",
     "expression_numbers",
     "features",
-    "first",
     "for_a_classifier",
     "free_columns",
     "full_while_predicting",
@@ -216,7 +198,6 @@ __all__ = [
     "gene_sets",
     "gene_weights",
     "genes",
-    "genes_of",
     "gigabytes",
     "gmt_genes",
     "gmt_lines",
@@ -227,7 +208,6 @@ __all__ = [
     "hint",
     "ighv_direction",
     "ighv_words",
-    "in_core",
     "in_memory",
     "in_order",
     "is_binned",
@@ -245,12 +225,9 @@ __all__ = [
     "log_expression",
     "log_values",
     "matrix",
-    "may_tell_features",
     "model_genes",
     "moments",
-    "name_of",
     "names",
-    "nearly_whole",
     "new_folder",
     "new_key",
     "no_empty_cells",
@@ -264,7 +241,6 @@ __all__ = [
     "not_empty",
     "not_named",
     "not_of_a_corpus",
-    "noted_counts",
     "number_in",
     "numbers_as_written",
     "obs_column",
@@ -273,7 +249,6 @@ __all__ = [
     "one_group_per_cell",
     "one_per_cell",
     "one_signature",
-    "only_genes",
     "only_numbers",
     "only_of_a_corpus",
     "open_table",
@@ -297,7 +272,6 @@ __all__ = [
     "same_predictions",
     "same_samples",
     "same_sum",
-    "same_totals",
     "sample_names",
     "score_column",
     "separated",
@@ -308,6 +282,7 @@ __all__ = [
     "signature_record",
     "signature_source",
     "signature_table",
+    "slots",
     "some_random_sets",
     "space",
     "split",
@@ -319,7 +294,7 @@ __all__ = [
     "times",
     "tokens",
     "tokens_in_every_cell",
-    "totals_of",
+    "totals",
     "two_columns",
     "two_groups",
     "unique",

@@ -15,9 +15,12 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._features import features, only_genes
-from scbert_cll._checks._matrix import _FLOAT16_WHOLE, are_finite, are_whole, as_csr, first, stored_as
+from scbert_cll._checks._features import of as features_of
+from scbert_cll._checks._features import only_genes
+from scbert_cll._checks._matrix import FLOAT16_WHOLE, are_finite, are_whole, as_csr, first, in_core, stored_as
 from scbert_cll._checks._words import key_in, listed
+
+__all__ = ["RAW", "are_finite", "as_csr", "counts", "in_core", "matrix"]  # and what is defined here
 
 RAW: Final = "raw"
 _EPSILON: Final = 4 * float(np.finfo(np.float32).eps)
@@ -128,7 +131,7 @@ def _values(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix
 
 def stored(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
     """What a slot holds of the genes, whatever the values."""
-    only_genes(features(adata.var))
+    only_genes(features_of(adata.var))
     if found.values is None:
         hint = f" {_elsewhere(adata, layer)}".rstrip()
         raise ValueError(
@@ -144,7 +147,7 @@ def stored(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
 
 def _columns_of_raw(adata: AnnData) -> np.ndarray:
     """Where the genes of `adata` are in `adata.raw`, by name; antibodies there are no genes, whatever their names."""
-    found = features(adata.raw.var, "adata.raw.var")
+    found = features_of(adata.raw.var, "adata.raw.var")
     names = pd.Index(adata.raw.var_names).where(found.is_gene, None)
     missing = adata.var_names[~adata.var_names.isin(names)]
     twice = adata.var_names[adata.var_names.isin(names[names.duplicated() & found.is_gene])]
@@ -158,9 +161,9 @@ def _columns_of_raw(adata: AnnData) -> np.ndarray:
 
 
 def _warn_of_float16(values: Any, csr: sparse.csr_matrix, where: str) -> None:
-    if getattr(values, "dtype", None) == np.float16 and csr.data.max(initial=0) > _FLOAT16_WHOLE:
+    if getattr(values, "dtype", None) == np.float16 and csr.data.max(initial=0) > FLOAT16_WHOLE:
         warnings.warn(
-            f"{where} is of float16, which has all whole numbers up to {_FLOAT16_WHOLE:,} only; larger counts were rounded when it was made.",
+            f"{where} is of float16, which has all whole numbers up to {FLOAT16_WHOLE:,} only; larger counts were rounded when it was made.",
             stacklevel=4,
         )
 

@@ -52,7 +52,7 @@ class Features(NamedTuple):
         return f"{chosen}({self.genes!r})" if self.genes else f"~{chosen}({self.others!r})"
 
 
-def features(var: Any, where: str = "adata.var") -> Features:
+def of(var: Any, where: str = "adata.var") -> Features:
     """Which rows are genes.
 
     A column ``feature_types`` (also ``feature_type``, ``modality``, ``library_type``) decides, if it has words that are known. Where some rows are
@@ -61,7 +61,7 @@ def features(var: Any, where: str = "adata.var") -> Features:
     """
     names = pd.Index(var.index).astype(str)
     for column in var.columns:
-        if not may_tell_features(column):
+        if not may_tell(column):
             continue
         words = var[column].astype(object).where(var[column].notna(), None)
         kinds = {word: _kind(word) for word in words.unique() if word is not None}
@@ -75,7 +75,7 @@ def features(var: Any, where: str = "adata.var") -> Features:
     return Features(~marked, None, [], [], names)
 
 
-def may_tell_features(column: object) -> bool:
+def may_tell(column: object) -> bool:
     """Whether a column of this name says what rows are."""
     return re.sub(r"[\W_]", "", str(column)).lower() in _COLUMNS
 

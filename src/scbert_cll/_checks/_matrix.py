@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-_FLOAT16_WHOLE = 2048  # above this a float16 has no odd numbers
+FLOAT16_WHOLE = 2048  # above this a float16 has no odd numbers
 
 
 def as_csr(found: Any, where: str) -> sparse.csr_matrix:

@@ -16,6 +16,7 @@ from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._corpus.elements import index_of, is_group, is_null, opened, values
 from scbert_cll.vocab import GeneVocab
 
 # Reading a damaged file raises any of these, by HDF5, by anndata or by a check.
@@ -68,7 +69,7 @@ class _Dense:
         return row * int(self._n_columns) // 8  # a zero is gone as soon as it is read
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        return _checks.as_csr(self._dataset[start:stop], "its matrix")
+        return _checks.slots.as_csr(self._dataset[start:stop], "its matrix")
 
 
 class _Csc:
@@ -108,7 +109,7 @@ class Source:
     """
 
     def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
-        self._file = _opened(path)
+        self._file = opened(path)
         self._layer, self._memory = layer, memory
         self._is_gene = np.zeros(0, dtype=bool)
         self.n_rounded = 0  # values that were beside whole numbers by round-off, of the blocks that were read
@@ -164,13 +165,13 @@ class Source:
 
     def counts(self, start: int, stop: int) -> sparse.csr_matrix:
         """Raw counts of some cells, checked."""
-        found = _checks.as_csr(self._rows.read(start, stop), "its matrix")
+        found = _checks.slots.as_csr(self._rows.read(start, stop), "its matrix")
         of_genes = slice(None) if self._is_gene.all() else self._is_gene[found.indices]
         known = found.data[of_genes]
-        if not _checks.are_finite(known):
+        if not _checks.slots.are_finite(known):
             self._complain(start, stop)
         if not _checks.are_whole(known):
-            whole = _checks.nearly_whole(known)
+            whole = _checks.slots.nearly_whole(known)
             if whole is None:
                 self._complain(start, stop)
             self.n_rounded += int((whole != known).sum())
@@ -225,7 +226,7 @@ class Source:
                 var = pd.DataFrame(index=self._genes)
                 cells = AnnData(X, obs=obs, var=var, layers=layers)
                 if raw is not None:
-                    cells.raw = AnnData(raw, obs=obs, var=pd.DataFrame(index=_index_of(root["raw"]["var"])))
+                    cells.raw = AnnData(raw, obs=obs, var=pd.DataFrame(index=index_of(root["raw"]["var"])))
                 cells = cells[:, genes]
             cells = cells.copy()
         if "log1p" in root.get("uns", ()):
@@ -256,16 +257,16 @@ class Source:
         self._rows: _Rows = _Csr(matrix, (n_cells, n_features))
 
     def _open_anndata(self, group: Any) -> None:
-        _checks.corpus.not_too_old(is_new=_is_group(group["obs"]) and _is_group(group["var"]))
+        _checks.corpus.not_too_old(is_new=is_group(group["obs"]) and is_group(group["var"]))
         self._root, self._obs = group, group["obs"]
         self._cells = group["obs"][group["obs"].attrs["_index"]]
         layers = group.get("layers", {})
-        self._is_raw = self._layer == _checks.RAW and _checks.RAW not in layers and "raw" in group
+        self._is_raw = self._layer == _checks.slots.RAW and _checks.slots.RAW not in layers and "raw" in group
         slots = group["raw"] if self._is_raw else group
         var = slots["var"]
-        self._genes = _index_of(var)
+        self._genes = index_of(var)
         self._ids = self._genes
-        kinds = {key: values(var[key], slice(None)).to_numpy() for key in var if _checks.may_tell_features(key)}
+        kinds = {key: values(var[key], slice(None)).to_numpy() for key in var if _checks.features.may_tell(key)}
         self._take_features(pd.DataFrame(kinds, index=self._genes))
         if _keys.IN_QUERY in var:  # zeros of pp.align_genes
             self._is_gene = self._is_gene & values(var[_keys.IN_QUERY], slice(None)).to_numpy(dtype=bool)
@@ -274,19 +275,19 @@ class Source:
             self._rows = self._matrix(layers[self._layer])
         else:
             _checks.corpus.has_x(
-                there="X" in slots and not _is_null(slots["X"]), layers=list(layers), raw="raw" in group
+                there="X" in slots and not is_null(slots["X"]), layers=list(layers), raw="raw" in group
             )
             self._rows = self._matrix(slots["X"])
 
     def _take_features(self, var: pd.DataFrame) -> None:
         """Which rows are genes; some must be."""
-        self._features = _checks.features(var)
+        self._features = _checks.features.of(var)
         if not self._features.is_gene.any():
-            _checks.only_genes(self._features)
+            _checks.features.only_genes(self._features)
         self._is_gene = self._features.is_gene
 
     def _matrix(self, matrix: Any) -> _Rows:
-        if not _is_group(matrix):
+        if not is_group(matrix):
             return _Dense(matrix)
         backed = sparse_dataset(matrix)
         csr = backed.format == "csr"
@@ -297,53 +298,3 @@ class Source:
         by_symbol, by_id = (names.isin(vocab.names).sum() for names in (self._genes, self._ids))
         names: pd.Index = self._ids if by_id > by_symbol else self._genes
         return names
-
-
-def _opened(path: Path) -> Any:
-    """A file of HDF5, or a folder of zarr."""
-    if path.is_dir():
-        import zarr
-
-        _checks.corpus.is_zarr(path)
-        return zarr.open_group(path, mode="r")
-    _checks.corpus.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
-    return h5py.File(path, rdcc_nbytes=2**25)
-
-
-def _is_group(elem: Any) -> bool:
-    """A group, of HDF5 or zarr, and no array."""
-    return hasattr(elem, "keys")
-
-
-def _is_null(elem: Any) -> bool:
-    return bool(elem.attrs.get("encoding-type") == "null")
-
-
-def _index_of(table: Any) -> pd.Index:
-    """Names of the rows of a table on disk."""
-    names: pd.Index = pd.Index(values(table[table.attrs["_index"]], slice(None)))
-    return names
-
-
-def values(elem: Any, rows: slice, known: dict[str, pd.Index] | None = None) -> pd.Series:
-    """Some rows of a column as anndata writes it: plain, text, categorical (also that of anndata 0.7) or nullable; `known` keeps categories."""
-    if _is_group(elem) and "categories" in elem:
-        return _categorical(elem["codes"][rows], elem["categories"], known)
-    if _is_group(elem):
-        found = values(elem["values"], rows)
-        return (
-            found.astype(object).mask(elem["mask"][rows]) if found.dtype == object else found.mask(elem["mask"][rows])
-        )
-    if "categories" in elem.attrs:
-        return _categorical(elem[rows], elem.file[elem.attrs["categories"]], known)
-    if hasattr(elem, "asstr") and h5py.check_string_dtype(elem.dtype) is not None:
-        return pd.Series(elem.asstr()[rows], dtype=object)
-    found = elem[rows]
-    return pd.Series(found.astype(object) if found.dtype.kind in "OTU" else found)
-
-
-def _categorical(codes: np.ndarray, categories: Any, known: dict[str, pd.Index] | None) -> pd.Series:
-    known = {} if known is None else known
-    if categories.name not in known:
-        known[categories.name] = pd.Index(values(categories, slice(None)))
-    return pd.Series(pd.Categorical.from_codes(codes, known[categories.name]))

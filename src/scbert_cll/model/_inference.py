@@ -75,7 +75,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
         )
         expected = self.binning["params"]
-        _checks.same_totals(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
+        _checks.totals.same(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
 
     def _tell_missing(self, missing: pd.Index, first_cell: str) -> None:
         """Say how many of the model's genes cells lack; once, though verbs read the same cells more than once."""

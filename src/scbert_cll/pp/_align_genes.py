@@ -96,9 +96,9 @@ def align_genes(
     adata = _checks.anndata(adata, repeated_genes=True)
     vocab = GeneVocab.of(vocab)
     _checks.share(min_matched, "min_matched")
-    whole = _checks.genes_of(adata, layer)
+    whole = _checks.slots.genes_of(adata, layer)
     source, others = _genes(whole)
-    note = _checks.noted_counts(source, layer if whole is adata else None).note
+    note = _checks.slots.noted_counts(source, layer if whole is adata else None).note
     found = vocab.resolve(source.var_names, aliases=aliases, others=others)
     columns = Columns(found["index"].to_numpy(), len(vocab))
     per_gene = columns.per_gene
@@ -112,7 +112,7 @@ def align_genes(
         aligned.uns.pop(name, None)
     for name in filter(None, matrices):
         if _checks.is_binned(aligned, name):  # all its genes are here, whatever they were called
-            aligned.uns[name]["params"] |= _checks.totals_of(vocab.names)
+            aligned.uns[name]["params"] |= _checks.totals.of(vocab.names)
     params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"} | note
     record = {**_report(found, per_gene, vocab), "left_out": _strings(left_out), "no_genes": _strings(others)}
     _record.write(aligned, uns={_keys.ALIGN_GENES: record | {"params": params}})
@@ -122,11 +122,11 @@ def align_genes(
 
 def _genes(adata: AnnData) -> tuple[AnnData, pd.Index]:
     """The cells with their genes, and the names of the rows that are none: antibodies and others, which are left out."""
-    found = _checks.features(adata.var)
+    found = _checks.features.of(adata.var)
     if found.n_others and found.is_gene.any():
         logger.info("Left out: %s", found.told)
     elif found.n_others:
-        _checks.only_genes(found)
+        _checks.features.only_genes(found)
     others = adata.var_names[~found.is_gene]
     kept = found.is_gene & np.asarray(adata.var.get(_keys.IN_QUERY, True), dtype=bool)  # zeros of an earlier alignment
     return (adata if kept.all() else adata[:, kept]), others
@@ -137,7 +137,7 @@ def _matrices(adata: AnnData, columns: Columns, *, is_whole: bool) -> tuple[dict
     same_totals = is_whole and columns.is_complete and not columns.is_summed
     matrices, left_out = {}, []
     for name, values in adata.layers.items():
-        csr = _checks.as_csr(values, _checks.name_of(name))
+        csr = _checks.slots.as_csr(values, _checks.slots.name_of(name))
         # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
         is_fit = same_totals if _checks.is_binned(adata, name) else not columns.is_summed or _checks.are_whole(csr.data)
         if is_fit:

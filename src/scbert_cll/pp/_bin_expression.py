@@ -138,7 +138,7 @@ def bin_expression(
     adata = _checks.target(adata, copy=copy)
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
     n_fit = {"n_fit_cells": int(cells.sum())} if edges is None and method in ("uniform", "gene_quantile") else {}
-    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit, **note} | _checks.totals_of(
+    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit, **note} | _checks.totals.of(
         adata.var_names
     )
     _record.write(adata, layers={key_added: tokens}, uns={key_added: {"edges": lower, "params": given}})
@@ -159,7 +159,7 @@ def cuts(
         nothing = sparse.csr_matrix((0, len(genes)))
         lower = _learned(nothing, np.zeros(0), np.ones(0, dtype=bool), genes, **params)
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
-    return {"edges": lower, "params": plain | _checks.totals_of(genes)}
+    return {"edges": lower, "params": plain | _checks.totals.of(genes)}
 
 
 def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matrix:
@@ -180,10 +180,10 @@ def _counted(
     """The counts, checked and without stored zeros, every cell's total, and what is to be noted."""
     _in_range(method=method, n_bins=n_bins, target_sum=target_sum)
     _checks.other_key(key_added, layer)
-    counts, note = _checks.noted_counts(adata, layer)
+    counts, note = _checks.slots.noted_counts(adata, layer)
     _checks.not_binned(counts, adata, layer, n_bins)
     totals = _totals(counts)
-    _checks.no_empty_cells(totals, adata, _checks.name_of(layer))
+    _checks.no_empty_cells(totals, adata, _checks.slots.name_of(layer))
     if counts.data.min() == 0:
         counts = counts.copy()
         counts.eliminate_zeros()

@@ -200,10 +200,10 @@ def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | N
     groups = None
     if donor_key is not None:
         groups = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str).to_numpy()
-    counts, note = _checks.noted_counts(adata, layer)
+    counts, note = _checks.slots.noted_counts(adata, layer)
     cells = named(counts, adata)
     totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
-    _checks.no_empty_cells(totals, adata, _checks.name_of(layer))
+    _checks.no_empty_cells(totals, adata, _checks.slots.name_of(layer))
     if protein_key is not None:
         cells.obsm[_PROTEIN] = _checks.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)

@@ -134,7 +134,7 @@ def gene2vec(
     else:
         _check_numbers(params)
         cells, donors = _training_cells(adata, donor_key, split_key)
-        counts, note = _checks.noted_counts(adata, layer)
+        counts, note = _checks.slots.noted_counts(adata, layer)
         counts = counts[cells]
         params |= note
         _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")

@@ -242,7 +242,7 @@ def _sums(adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | No
     """Raw counts summed by donor, and what is to be noted of them."""
     import scanpy as sc  # seconds to import
 
-    counts, note = _checks.noted_counts(adata, layer)
+    counts, note = _checks.slots.noted_counts(adata, layer)
     counts = counts[counted]
     by_donor = pd.DataFrame({_keys.DONOR: pd.Categorical(donor)}, index=donor.index)
     found = sc.get.aggregate(AnnData(counts, obs=by_donor), _keys.DONOR, "sum").layers["sum"]

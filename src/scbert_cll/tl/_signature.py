@@ -157,7 +157,7 @@ def signature(
     codes = _checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
     donors = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
     _checks.known_genes(exclude_genes, adata)
-    counts, note = _checks.noted_counts(adata, layer)
+    counts, note = _checks.slots.noted_counts(adata, layer)
     kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
     found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
     params |= {"classes": classes} | note
