@@ -119,14 +119,14 @@ def corpus(
     Parameters
     ----------
     files
-        .h5ad, .h5mu or 10x .h5 files with raw counts.
+        .h5ad, .h5mu, .zarr or 10x .h5 files with raw counts.
     out
         Folder of the corpus, which must not exist.
     vocab
         Genes of the corpus: a file of names, one per line; a .csv or .h5ad of them; or the folder of a model, whose genes and bins are then
         used.
     layer
-        Layer with the raw counts (default: X).
+        Layer with the raw counts, or raw for adata.raw (default: X).
     raw
         Keep the counts as they are instead of binning them.
     method, n_bins, target_sum
@@ -305,7 +305,7 @@ def after_interruption(command: str, options: Mapping[str, Any]) -> str:
 
 
 def _genes_and_bins(vocab: Path) -> tuple[Any, dict[str, Any] | None]:
-    """A file of genes; or those of a saved model, and how it bins."""
+    """A file of genes; or those that the totals of a saved model are of, and how it bins."""
     if not vocab.is_dir():
         return vocab, None
     from scbert_cll.model import _io
@@ -313,7 +313,8 @@ def _genes_and_bins(vocab: Path) -> tuple[Any, dict[str, Any] | None]:
     saved = _io.load_folder(vocab)
     binning = saved["config"]["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
     asked = {name: binning["params"][name] for name in ("method", "n_bins", "target_sum")}
-    return saved["genes"], {"edges": binning, **asked}
+    hidden = [gene for gene in saved["config"]["setup"]["exclude_genes"] if gene not in set(saved["genes"])]
+    return [*saved["genes"], *hidden], {"edges": binning, **asked}  # totals are of those it is not shown, too
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -53,9 +53,20 @@ class FigureError(RuntimeError):
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file."""
+    """Checksum of a file, or of all files of a folder with their names."""
+    if path.is_dir():
+        return digest(
+            {file.relative_to(path).as_posix(): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}
+        )
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes of a file, or of all files of a folder, and when one was last written to."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    found = [file.stat() for file in files]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
 
 
 def digest(value: Any) -> str:

@@ -22,9 +22,14 @@ from scbert_cll._files import replace
 
 type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
 type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]
-type How = Literal["exact", "ensembl", "alias", "suffix", "ambiguous", "unmatched"]
+type How = Literal["exact", "genome", "ensembl", "alias", "suffix", "ambiguous", "unmatched"]
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+(_PAR_Y)?$")
+# What Cell Ranger, Seurat and others put before names where there is more than one genome: GRCh38_ITGA4, mm10___Itga4, hg38-ITGA4.
+_GENOME = re.compile(
+    r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|(?P<mouse>GRCm3[89]|mm9|mm10|mm39))(?:[-_]20\d\d[-_][A-Z])?[-_.]+(?P<gene>.+)$",
+    re.I,
+)
 _SUFFIX = re.compile(r"^(.+)([-.])(\d+)$")
 _TEXT, _TABLE, _H5AD = (".txt", ""), {".csv": ",", ".tsv": "\t", ".tab": "\t"}, (".h5ad",)
 
@@ -56,12 +61,12 @@ class GeneVocab:
 
     @classmethod
     def of(cls, source: Vocabulary) -> GeneVocab:
-        """Make one from whatever names genes in order: a vocabulary, a file, an AnnData (its genes) or names."""
+        """Make one from whatever names genes in order: a vocabulary, a file, an AnnData (its genes, no antibodies) or names."""
         if isinstance(source, GeneVocab):
             return source
         if isinstance(source, str | PathLike):
             return cls.read(source)
-        return cls(source.var_names if isinstance(source, AnnData) else source)
+        return cls(_genes(cast("pd.DataFrame", source.var)) if isinstance(source, AnnData) else source)
 
     @classmethod
     def read(cls, path: str | PathLike[str], *, column: str | int = 0) -> GeneVocab:
@@ -70,8 +75,9 @@ class GeneVocab:
         Parameters
         ----------
         path
-            ``.txt`` (one gene a line), ``.csv`` or ``.tsv`` with a header line, or ``.h5ad`` (its ``var_names``; nothing
-            else of it is read). Text may be compressed (``.gz``), and in UTF-8, UTF-16 or Windows-1252.
+            ``.txt`` (one gene a line), ``.csv`` or ``.tsv`` with a header line, or ``.h5ad`` (the genes of its ``var``,
+            without antibodies and others that ``feature_types`` tells of; nothing else of it is read). Text may be compressed (``.gz``), and
+            in UTF-8, UTF-16 or Windows-1252.
         column
             Name or position of the column that holds the genes, for ``.csv`` and ``.tsv``.
 
@@ -122,13 +128,19 @@ class GeneVocab:
         """Position of each name in the vocabulary as int64, −1 where it is not there; exact names only."""
         return np.asarray(self._names.get_indexer(pd.Index(list(names), dtype=object)), dtype=np.int64)
 
-    def resolve(self, names: Iterable[str], *, aliases: Aliases | None = None) -> pd.DataFrame:
+    def resolve(
+        self, names: Iterable[str], *, aliases: Aliases | None = None, others: Iterable[str] = ()
+    ) -> pd.DataFrame:
         """Say for every gene of a data set which vocabulary gene it stands for, and why.
 
         The first rule that holds is taken:
 
         ``exact``
             The name is in the vocabulary. Such a name never stands for anything else.
+        ``genome``
+            It is in the vocabulary without the name of a genome before it (``GRCh38_ITGA4``, ``hg38-ITGA4``, ``mm10___Itga4``). The rules below see the
+            name without it, too. Of two species only the one is taken that has more genes in the vocabulary, and a mouse gene never stands for
+            one that is written in capitals: mouse genes are no human genes.
         ``ensembl``
             An Ensembl gene id that is there with another version or without one (``ENSG00000115232.14``); ``_PAR_Y``
             stays a gene of its own.
@@ -153,19 +165,39 @@ class GeneVocab:
             All gene names of the data set; the rules look at the others, too.
         aliases
             Mapping alias → approved name (or names), or the file of one; see :func:`read_aliases`.
+        others
+            Names in the same data that are no genes, e.g. antibodies: a gene that was called ``CD19-1`` because of them is ``CD19``.
 
         Returns
         -------
         One row per name: ``name``, ``gene`` (empty where there is none), ``index`` (−1), ``how``.
         """
         query = pd.Index([str(n) for n in names], dtype=object)
-        rules = _Rules(self, query, {} if aliases is None else read_aliases(aliases))
+        plain = self._without_genome(query)
+        known = read_aliases(aliases) if aliases is not None else {}
+        rules = _Rules(self, plain, known, [str(n) for n in others])
         index = self.index(query)
         how = np.where(index >= 0, "exact", "unmatched").astype(object)
-        for i in np.flatnonzero(index < 0).tolist():
-            how[i], index[i] = rules.find(query[i])
+        for i in np.flatnonzero((index < 0) & (plain != "")).tolist():
+            how[i], index[i] = rules.find(plain[i])
         gene = np.where(index >= 0, self._names.to_numpy()[index], "")
         return pd.DataFrame({"name": query, "gene": gene, "index": index, "how": how})
+
+    def _without_genome(self, query: pd.Index) -> pd.Index:
+        """Names without the genome before them; empty for genes of another species."""
+        table = pd.Series(list(query), dtype=object).str.extract(_GENOME)
+        found = {species: table["gene"].where(table[species].notna()) for species in ("human", "mouse")}
+        found["mouse"] = found["mouse"].where(
+            ~found["mouse"].str.isupper().eq(True) | found["mouse"].str.startswith("ENSMUSG", na=False)
+        )
+        n = {species: int(names.isin(self._names).sum()) for species, names in found.items()}
+        is_mouse = n["mouse"] > n["human"] or not found["human"].notna().any()
+        chosen = found["mouse" if is_mouse else "human"]
+        plain = chosen.fillna(
+            pd.Series(list(query), dtype=object).where(table["gene"].isna() | query.isin(self._names), "")
+        )
+        found_names: pd.Index = pd.Index(plain, dtype=object)
+        return found_names
 
     def __len__(self) -> int:
         return len(self._names)
@@ -212,15 +244,20 @@ def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
 class _Rules:
     """What `GeneVocab.resolve` needs to know about both sides, worked out once."""
 
-    def __init__(self, vocab: GeneVocab, query: pd.Index, aliases: Mapping[str, frozenset[str]]) -> None:
+    def __init__(
+        self, vocab: GeneVocab, query: pd.Index, aliases: Mapping[str, frozenset[str]], others: Iterable[str]
+    ) -> None:
         self.vocab = vocab
         self.present = frozenset(query)
+        self.taken = self.present | frozenset(others)
         self.aliases = aliases
         self.by_id = _unique_positions(_without_version(name) for name in vocab)
         self.by_approved = _unique_positions(self._approved(name) for name in vocab)
 
     def find(self, name: str) -> tuple[How, int]:
         """Apply the rules to a name that is not in the vocabulary."""
+        if (at := int(self.vocab.index([name])[0])) >= 0:
+            return "genome", at
         if (at := self.by_id.get(_without_version(name), -1)) >= 0:
             return "ensembl", at
         if name in self.aliases:
@@ -241,7 +278,7 @@ class _Rules:
             return "unmatched", -1
         base, mark, number = match[1], match[2], int(match[3])
         earlier = {base} | {f"{base}{mark}{k}" for k in range(1, min(number, 100))}
-        if number < 1 or base not in self.vocab or not earlier <= self.present:
+        if number < 1 or base not in self.vocab or not earlier <= self.taken:
             return "unmatched", -1
         return "suffix", int(self.vocab.index([base])[0])
 
@@ -299,4 +336,12 @@ def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:
 
 def _var_names(file: h5py.File) -> Iterable[str]:
     var: Any = read_elem(file["var"])
-    return cast("pd.DataFrame", var).index
+    return _genes(var)
+
+
+def _genes(var: pd.DataFrame) -> pd.Index:
+    """Names of the rows that are genes."""
+    found = _checks.features.of(var)
+    if not found.is_gene.any():
+        _checks.features.only_genes(found)
+    return var.index[found.is_gene]

@@ -9,6 +9,9 @@ from __future__ import annotations
 from scbert_cll._checks import _by_name as by_name
 from scbert_cll._checks import _checkpoint as checkpoint
 from scbert_cll._checks import _corpus as corpus
+from scbert_cll._checks import _counts as slots
+from scbert_cll._checks import _features as features
+from scbert_cll._checks import _totals as totals
 from scbert_cll._checks._anndata import (
     anndata,
     cells,
@@ -54,6 +57,7 @@ from scbert_cll._checks._cohorts import (
     times,
 )
 from scbert_cll._checks._corpus import corpus_extra, gigabytes, new_folder
+from scbert_cll._checks._counts import counts, is_binned, matrix
 from scbert_cll._checks._donors import donor_columns, known_training, probabilities, recorded
 from scbert_cll._checks._estimators import is_classifier, labelled, one_per_cell, space, takes_weights, weight_per_cell
 from scbert_cll._checks._gene_sets import (
@@ -84,7 +88,7 @@ from scbert_cll._checks._genes import (
     vocabulary_coverage,
 )
 from scbert_cll._checks._keywords import UnknownArgumentError, hint, keywords
-from scbert_cll._checks._matrix import are_whole, counts, first, matrix
+from scbert_cll._checks._matrix import are_whole
 from scbert_cll._checks._on_corpus import (
     corpus_path,
     for_a_classifier,
@@ -135,7 +139,6 @@ from scbert_cll._checks._tables import (
 from scbert_cll._checks._text import numbers_as_written, open_table, read_text
 from scbert_cll._checks._tokens import (
     edges_of_genes,
-    is_binned,
     not_binned,
     other_key,
     same_binning,
@@ -186,7 +189,7 @@ __all__ = [
     "events_to_compare",
     "every_class",
     "expression_numbers",
-    "first",
+    "features",
     "for_a_classifier",
     "free_columns",
     "full_while_predicting",
@@ -280,6 +283,7 @@ __all__ = [
     "signature_record",
     "signature_source",
     "signature_table",
+    "slots",
     "some_random_sets",
     "space",
     "split",
@@ -291,6 +295,7 @@ __all__ = [
     "times",
     "tokens",
     "tokens_in_every_cell",
+    "totals",
     "two_columns",
     "two_groups",
     "unique",

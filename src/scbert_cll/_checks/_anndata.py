@@ -35,6 +35,10 @@ def in_memory(adata: Any) -> AnnData:
         raise ValueError(
             f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = adata.to_memory()"
         )
+    if not isinstance(adata.obs, pd.DataFrame):  # ad.experimental.read_lazy
+        raise ValueError(
+            "adata is lazy: its tables are still on disk; read it into memory first: adata = adata.to_memory()"
+        )
     found: AnnData = adata
     return found
 

@@ -42,11 +42,11 @@ def source_files(paths: Any) -> list[Path]:
     """Files, each named once."""
     paths = [paths] if isinstance(paths, str | PathLike) else paths
     if not isinstance(paths, Iterable):
-        raise TypeError(f"paths must be files (.h5ad, .h5mu or 10x .h5); found {type(paths).__name__}.")
+        raise TypeError(f"paths must be files (.h5ad, .h5mu, .zarr or 10x .h5); found {type(paths).__name__}.")
     files = [Path(path) for path in paths]
     if not files:
-        raise ValueError("paths names no file; a corpus is built from .h5ad, .h5mu or 10x .h5 files.")
-    if absent := [str(file) for file in files if not file.is_file()]:
+        raise ValueError("paths names no file; a corpus is built from .h5ad, .h5mu, .zarr or 10x .h5 files.")
+    if absent := [str(file) for file in files if not file.exists()]:
         raise FileNotFoundError(f"{len(absent)} of {len(files)} files are not there: {listed(absent)}.")
     whole = [file.resolve() for file in files]
     if twice := sorted({str(file) for file, at in zip(files, whole, strict=True) if whole.count(at) > 1}):
@@ -197,7 +197,31 @@ def gigabytes(n_bytes: float) -> str:
 def is_hdf5(*, is_it: bool) -> None:
     """A file in HDF5, whole as far as its header goes."""
     if not is_it:
-        raise ValueError("is not an HDF5 file, or was cut off; .h5ad, .h5mu and 10x .h5 files are.")
+        raise ValueError(
+            "is not an HDF5 file, or was cut off; .h5ad, .h5mu and 10x .h5 files are. A .zarr is a folder."
+        )
+
+
+def is_zarr(path: Path) -> None:
+    """A folder that is a zarr store, and no corpus of ours."""
+    if (path / "manifest.json").exists():
+        raise ValueError("is a corpus already; a corpus is built from files of cells.")
+    if not any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+        hint = (
+            " Of Cell Ranger's matrix: sc.read_10x_mtx(path).write_h5ad('cells.h5ad')."
+            if any(path.glob("matrix.mtx*"))
+            else ""
+        )
+        raise ValueError(f"is a folder, and no zarr store as adata.write_zarr makes them.{hint}")
+
+
+def has_x(*, there: bool, layers: Sequence[str], raw: bool) -> None:
+    """A matrix where none is named."""
+    if not there:
+        where = [f"layer={name!r}" for name in layers] + (["layer='raw' (adata.raw)"] if raw else [])
+        raise ValueError(
+            f"has no X. Name the layer with the raw counts; there are {listed(where) if where else 'none'}."
+        )
 
 
 def known_layout(found: Iterable[str]) -> ValueError:
@@ -269,12 +293,6 @@ def not_too_old(*, is_new: bool) -> None:
         raise ValueError(
             "was written by an anndata before 0.7; read it and write it again: ad.read_h5ad(path).write_h5ad(path)."
         )
-
-
-def with_raw(error: ValueError, *, has_raw: bool) -> ValueError:
-    """The same error; what to do where the counts are likely in `raw`."""
-    hint = " Its adata.raw may hold the counts: write adata.raw.to_adata() to a file of its own." if has_raw else ""
-    return ValueError(f"{error}{hint}")
 
 
 def of_a_donor(missing: np.ndarray, key: str) -> None:

@@ -12,7 +12,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._matrix import are_whole, counts
+from scbert_cll._checks._counts import Counts, noted_counts, slot, stored
+from scbert_cll._checks._matrix import are_whole
 from scbert_cll._checks._words import key_in, listed, unique
 
 
@@ -147,31 +148,27 @@ def enough_weight(weights: pd.Series, present: np.ndarray, where: str, *, min_ma
         )
 
 
-def counts_to_normalize(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
+def counts_to_normalize(adata: AnnData, layer: str | None) -> Counts:
     """Raw counts, or a hint at what to do with other values."""
     try:
-        return counts(adata, layer)
+        return noted_counts(adata, layer)
     except ValueError as error:
         raise ValueError(f"{error} If these are log-expression values, pass normalize=False.") from error
 
 
 def log_values(adata: AnnData, layer: str | None) -> np.ndarray | sparse.csr_matrix:
     """Values that are on a log scale already: finite, and not all of them whole numbers."""
-    if layer is not None:
-        key_in(layer, adata.layers, "adata.layers")
-    found: Any = adata.X if layer is None else adata.layers[layer]
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    if found is None:
-        raise ValueError(f"{where} is empty (None); put the values there or name the layer that holds them.")
-    values = sparse.csr_matrix(found) if sparse.issparse(found) else np.asarray(found)
-    held = np.asarray(values.data if isinstance(values, sparse.csr_matrix) else values).ravel()
-    if not np.isfinite(held).all():
-        raise ValueError(f"{where} holds {int((~np.isfinite(held)).sum())} values that are NaN or infinite; fill them.")
-    if are_whole(held):
+    found = slot(adata, layer)
+    where, values = found.where, stored(adata, layer, found)
+    is_dense = isinstance(found.values, np.ndarray)
+    if not np.isfinite(values.data).all():
+        n = int((~np.isfinite(values.data)).sum())
+        raise ValueError(f"{where} holds {n} values that are NaN or infinite; fill them.")
+    if are_whole(values.data):
         raise ValueError(
             f"{where} holds whole numbers only, so no log-expression; leave normalize=True for raw counts."
         )
-    return values
+    return values.toarray() if is_dense else values
 
 
 def can_be_scored(values: np.ndarray | sparse.csr_matrix, weights: pd.Series, adata: AnnData, method: str) -> None:

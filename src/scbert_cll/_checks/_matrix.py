@@ -1,47 +1,31 @@
-"""Checks of a matrix of counts."""
+"""Checks of a matrix, whatever it is stored as."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._words import key_in, listed
+FLOAT16_WHOLE = 2048  # above this a float16 has no odd numbers
 
 
-def matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
-    """`X` or a layer as canonical CSR, whatever it was (csr, csc, csr_array, dense); finite and not negative."""
-    if layer is not None:
-        key_in(layer, adata.layers, "adata.layers")
-    found = adata.X if layer is None else adata.layers[layer]
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    if found is None:
-        raise ValueError(f"{where} is empty (None); put the counts there or name the layer that holds them.")
-    csr = sparse.csr_matrix(found)
+def as_csr(found: Any, where: str) -> sparse.csr_matrix:
+    """Any matrix of numbers (sparse, dense, lazy, masked, of objects) as canonical CSR in memory; never the user's own arrays changed."""
+    csr = sparse.csr_matrix(_as_numbers(in_core(found), where))
     if not csr.has_canonical_format:
         csr = csr.copy()  # it shares the arrays of the user's matrix
         csr.sum_duplicates()
-    if csr.data.min(initial=0) >= 0 and np.isfinite(csr.data.max(initial=0)):  # a NaN makes both NaN
-        return csr
-    bad, what = ~np.isfinite(csr.data), "NaN or infinite"
-    if not bad.any():
-        bad, what = csr.data < 0, "negative"
-    raise ValueError(f"{where} holds {what} values, first {first(csr, bad, adata)}; expected raw counts, zero or more.")
-
-
-def counts(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
-    """`matrix`, and all values whole numbers: raw counts."""
-    csr = matrix(adata, layer)
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    if not are_whole(csr.data):
-        bad = csr.data != np.trunc(csr.data)
-        log = "log1p" in adata.uns or csr.data.max() < 20
-        hint = " It looks log-transformed." if log else ""
-        raise ValueError(
-            f"{where} must hold raw counts (whole numbers); first other value: {first(csr, bad, adata)}.{hint} "
-            f"Name the layer with the raw counts; this object has layers {listed(filter(None, adata.layers.keys()))}."
-        )
     return csr
+
+
+def stored_as(found: Any) -> str:
+    """``sparse``, ``dense``, or ``other`` for what Python of NumPy and SciPy does not take as it is."""
+    if sparse.issparse(found):
+        return "sparse"
+    return "dense" if isinstance(found, np.ndarray) and found.dtype.kind in "biuf" else "other"
 
 
 def are_whole(values: np.ndarray) -> bool:
@@ -50,8 +34,48 @@ def are_whole(values: np.ndarray) -> bool:
     return all((np.trunc(part) == part).all() for part in parts)
 
 
-def first(csr: sparse.csr_matrix, bad: np.ndarray, adata: AnnData) -> str:
+def are_finite(values: np.ndarray) -> bool:
+    """Whether all values are finite and none is negative."""
+    return bool(values.min(initial=0) >= 0 and np.isfinite(values.max(initial=0)))  # a NaN makes both NaN
+
+
+def first(csr: sparse.csr_matrix, bad: np.ndarray, adata: AnnData, genes: pd.Index | None = None) -> str:
     """Name the first stored value that is bad: its value, cell and gene."""
     i = int(np.flatnonzero(bad)[0])
     row = int(np.searchsorted(csr.indptr, i, side="right") - 1)
-    return f"{csr.data[i]:g} (cell {adata.obs_names[row]!r}, gene {adata.var_names[csr.indices[i]]!r})"
+    genes = adata.var_names if genes is None else genes
+    return f"{csr.data[i]:g} (cell {adata.obs_names[row]!r}, gene {genes[csr.indices[i]]!r})"
+
+
+def in_core(found: Any) -> Any:
+    """A matrix as it is, or read if it is lazy (dask) or on disk."""
+    if hasattr(found, "compute"):
+        found = found.compute()
+    return found.to_memory() if hasattr(found, "to_memory") else found
+
+
+def _as_numbers(found: Any, where: str) -> Any:
+    """A sparse matrix or array in a type that sparse matrices have."""
+    if isinstance(found, np.ma.MaskedArray):
+        if np.ma.is_masked(found):
+            raise ValueError(
+                f"{where} is a masked array, and {int(np.ma.getmaskarray(found).sum())} of its values are masked. If these are zeros: "
+                f"{where} = {where}.filled(0)."
+            )
+        found = found.data
+    if sparse.issparse(found):
+        if found.dtype == np.float16:
+            found = found.tocsr()
+            wide = found.data.astype(np.float32)
+            return sparse.csr_matrix((wide, found.indices, found.indptr), shape=found.shape)
+        return found.astype(np.uint8) if found.dtype == bool else found
+    array = np.asarray(found)
+    if array.dtype == object:
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where} holds objects that are no numbers ({error}); expected raw counts.") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{where} holds {array.dtype}, expected numbers: raw counts.")
+    narrow = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}
+    return array.astype(narrow.get(array.dtype, array.dtype), copy=False)

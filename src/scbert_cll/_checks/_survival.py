@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scbert_cll._checks._anndata import in_memory
 from scbert_cll._checks._cohorts import in_order, one_end, times
+from scbert_cll._checks._counts import slot, stored
 from scbert_cll._checks._words import key_in, listed, number_in, unique
 
 _REMEDY = "Put the outcome into obs, one row per patient."
@@ -229,15 +229,13 @@ def cut(value: Any) -> None:
 
 def log_expression(adata: AnnData, layer: str | None) -> np.ndarray:
     """Dense log-expression of bulk samples; what was not measured (NaN) stays so."""
-    if layer is not None:
-        key_in(layer, adata.layers, "adata.layers")
-    found: Any = adata.X if layer is None else adata.layers[layer]
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    asked = slot(adata, layer)
+    found, where = asked.values, asked.where
     if found is None or not adata.n_vars:
         raise ValueError(
             f"{where} has no expression, and a signature needs some; score_key= takes a column of obs instead."
         )
-    values = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float64)
+    values = np.asarray(stored(adata, layer, asked).toarray(), dtype=np.float64)
     if np.isinf(values).any():
         raise ValueError(
             f"{where} holds {int(np.isinf(values).sum())} infinite values (log of 0?); add 1 before taking logs."

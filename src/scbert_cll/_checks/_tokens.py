@@ -10,7 +10,10 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._matrix import are_whole, first, matrix
+from scbert_cll._checks._counts import is_binned, matrix, name_of
+from scbert_cll._checks._features import of as features_of
+from scbert_cll._checks._features import only_genes
+from scbert_cll._checks._matrix import are_whole, first
 from scbert_cll._checks._words import key_in, listed
 
 # A matrix at least this large whose largest value is no more than the number of bins is taken for binned data.
@@ -19,14 +22,9 @@ _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES = 50, 200
 _FEW_BINS = 10
 
 
-def is_binned(adata: AnnData, layer: str | None) -> bool:
-    """A layer that `pp.bin_expression` wrote."""
-    return layer is not None and isinstance(adata.uns.get(layer), Mapping) and "edges" in adata.uns[layer]
-
-
 def not_binned(csr: sparse.csr_matrix, adata: AnnData, layer: str | None, n_bins: int) -> None:
     """Counts, not tokens: binning twice is a silent disaster."""
-    where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    where = name_of(layer)
     if is_binned(adata, layer) or _looks_binned(csr, n_bins):
         raise ValueError(
             f"{where} looks binned already (its largest value is {csr.data.max(initial=0):g}, n_bins={n_bins}); "
@@ -88,6 +86,7 @@ def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, 
         raise ValueError(
             f"adata.uns[{layer!r}] does not say how adata.layers[{layer!r}] was binned; write both with pp.bin_expression."
         )
+    only_genes(features_of(adata.var), then=", and bin again: pp.bin_expression(adata)")
     csr = matrix(adata, layer)
     largest = int(record["params"]["n_bins"])
     if csr.data.max(initial=0) > largest or not are_whole(csr.data):

@@ -42,6 +42,7 @@ _SCANNED: Final = (
     "binning",
     "aliases",
 )
+_RULES: Final = 2  # of what is a gene; what an older version read is read again
 _BYTES_ON_DISK: Final = 2  # of a token with its gene, compressed
 _WRITERS: Final = ("anndata", "annbatch", "zarr", "numpy", "scipy", "pandas")
 
@@ -70,7 +71,7 @@ class Building:
         self, paths: Sequence[Path], labels: Sequence[str], request: Request, call: Mapping[str, Any]
     ) -> tuple[dict[int, Scan], dict[int, str]]:
         """What every file holds, and why the others cannot be used, by number."""
-        asked = digest({name: call[name] for name in _SCANNED})
+        asked = digest({name: call[name] for name in _SCANNED} | {"rules": _RULES})
         good, bad, changed = dict[int, Scan](), dict[int, str](), []
         for i, path in enumerate(tqdm(paths, desc="Reading", unit="file", disable=None)):
             self.stamps[i] = stamp(path)

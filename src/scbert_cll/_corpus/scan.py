@@ -15,7 +15,7 @@ from scipy import sparse
 from scbert_cll import _checks
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.sources import Source
-from scbert_cll._files import read_arrays, read_json, write_arrays, write_json
+from scbert_cll._files import read_arrays, read_json, size_and_time, write_arrays, write_json
 from scbert_cll.vocab import GeneVocab
 
 # Bytes a stored value takes while a block is read, placed and binned (measured), and how many values a block has.
@@ -134,8 +134,9 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
         if request.donor_key is not None and not source.is_10x:
             tally.leave_out_no_donors(f"obs[{request.donor_key!r}]")
         _unique_names(source, tally.names)
+        of_counts = {"no_genes": source.others, "n_rounded": source.n_rounded}
     _checks.corpus.not_tokens(tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins)
-    record = {**head, "size": path.stat().st_size, **_genes(found, columns), **_cells(tally)}
+    record = {**head, "size": size_and_time(path)[0], **_genes(found, columns), **_cells(tally), **of_counts}
     return Scan(record, tally.n_tokens, tally.donor, found["index"].to_numpy(np.int32))
 
 
@@ -195,7 +196,7 @@ def _unique_names(source: Source, hashed: np.ndarray) -> None:
 def _genes(found: pd.DataFrame, columns: Columns) -> dict[str, Any]:
     """What became of the genes."""
     how = found["how"]
-    renamed = found[how.isin(["ensembl", "alias", "suffix"])]
+    renamed = found[how.isin(["genome", "ensembl", "alias", "suffix"])]
     return {
         "n_genes": int((how != "no gene").sum()),
         "n_matched": int((columns.per_gene > 0).sum()),

@@ -1,4 +1,4 @@
-"""The files a corpus is built from, read block by block: .h5ad, .h5mu and 10x .h5."""
+"""The files a corpus is built from, read block by block: .h5ad, .h5mu, .zarr and 10x .h5."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import h5py
 import numpy as np
@@ -15,7 +15,8 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
-from scbert_cll import _checks
+from scbert_cll import _checks, _keys
+from scbert_cll._corpus.elements import index_of, is_group, is_null, opened, values
 from scbert_cll.vocab import GeneVocab
 
 # Reading a damaged file raises any of these, by HDF5, by anndata or by a check.
@@ -39,11 +40,11 @@ class _Rows(Protocol):
 class _Csr:
     """By cells, as most files are."""
 
-    def __init__(self, group: h5py.Group, shape: tuple[int, int]) -> None:
+    def __init__(self, group: Any, shape: tuple[int, int]) -> None:
         self.n_rows, self._n_columns = shape
         self._data, self._indices = group["data"], group["indices"]
         self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
-        _checks.corpus.of_one_shape(self._indptr, min(len(self._data), len(self._indices)), self.n_rows)
+        _checks.corpus.of_one_shape(self._indptr, min(self._data.shape[0], self._indices.shape[0]), self.n_rows)
 
     def stored_before(self, row: int) -> int:
         return int(self._indptr[row])
@@ -60,7 +61,7 @@ class _Csr:
 class _Dense:
     """Every number written out."""
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.n_rows, self._n_columns = dataset.shape
         self._dataset = dataset
 
@@ -68,17 +69,17 @@ class _Dense:
         return row * int(self._n_columns) // 8  # a zero is gone as soon as it is read
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        return sparse.csr_matrix(self._dataset[start:stop])
+        return _checks.slots.as_csr(self._dataset[start:stop], "its matrix")
 
 
 class _Csc:
     """By genes: read as a whole, when it is first needed."""
 
-    def __init__(self, group: h5py.Group, shape: tuple[int, int], memory: int) -> None:
+    def __init__(self, group: Any, shape: tuple[int, int], memory: int) -> None:
         self.n_rows = shape[0]
         self._group = group
         self._csr: sparse.csr_matrix | None = None
-        _checks.corpus.of_one_shape(np.asarray(group["indptr"][:], dtype=np.int64), len(group["data"]), shape[1])
+        _checks.corpus.of_one_shape(np.asarray(group["indptr"][:], dtype=np.int64), group["data"].shape[0], shape[1])
         _checks.corpus.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
 
     def stored_before(self, row: int) -> int:
@@ -108,25 +109,30 @@ class Source:
     """
 
     def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
-        _checks.corpus.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
-        self._file = h5py.File(path, rdcc_nbytes=2**25)
+        self._file = opened(path)
         self._layer, self._memory = layer, memory
-        self._obs: h5py.Group | None = None
-        self._mudata: tuple[str, h5py.Group] | None = None  # name of the modality, and what it is part of
+        self._is_gene = np.zeros(0, dtype=bool)
+        self.n_rounded = 0  # values that were beside whole numbers by round-off, of the blocks that were read
+        self._obs: Any = None
+        self._mudata: tuple[str, Any] | None = None  # name of the modality, and what it is part of
         self._shared: dict[str, pd.Series] = {}
         self._categories: dict[str, pd.Index] = {}
         try:
             self._open()
             self.n_cells = self._rows.n_rows
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        self._close()
+
+    def _close(self) -> None:
+        if isinstance(self._file, h5py.File):
+            self._file.close()
 
     @property
     def is_10x(self) -> bool:
@@ -135,8 +141,8 @@ class Source:
 
     def resolve(self, vocab: GeneVocab, aliases: Any) -> pd.DataFrame:
         """Which vocabulary gene each column stands for, and why, as :meth:`~scbert_cll.vocab.GeneVocab.resolve` says."""
-        columns = np.flatnonzero(self._is_gene)
-        found = vocab.resolve(self._gene_names(vocab)[columns], aliases=aliases)
+        columns, names = np.flatnonzero(self._is_gene), self._gene_names(vocab)
+        found = vocab.resolve(names[columns], aliases=aliases, others=self._features.names[~self._features.is_gene])
         return (
             found.set_axis(columns)
             .reindex(np.arange(len(self._is_gene)))
@@ -161,12 +167,23 @@ class Source:
 
     def counts(self, start: int, stop: int) -> sparse.csr_matrix:
         """Raw counts of some cells, checked."""
-        found = self._rows.read(start, stop)
-        found.sum_duplicates()
-        values = found.data
-        if values.min(initial=0) < 0 or not np.isfinite(values.max(initial=0)) or not _checks.are_whole(values):
-            self._complain(found, start, stop)
+        found = _checks.slots.as_csr(self._rows.read(start, stop), "its matrix")
+        of_genes = slice(None) if self._is_gene.all() else self._is_gene[found.indices]
+        known = found.data[of_genes]
+        if not _checks.slots.are_finite(known):
+            self._complain(start, stop)
+        if not _checks.are_whole(known):
+            whole = _checks.slots.nearly_whole(known)
+            if whole is None:
+                self._complain(start, stop)
+            self.n_rounded += int((whole != known).sum())
+            found.data[of_genes] = whole
         return found
+
+    @property
+    def others(self) -> list[str]:
+        """Names of what is no gene: antibodies, hashtags and others."""
+        return [str(name) for name in self._features.names[~self._features.is_gene]]
 
     def names(self, start: int, stop: int) -> np.ndarray:
         """Names of cells."""
@@ -204,19 +221,37 @@ class Source:
         """Whether the layer is one that pp.bin_expression wrote."""
         return self._layer is not None and f"uns/{self._layer}/edges" in self._root
 
-    def _complain(self, found: sparse.csr_matrix, start: int, stop: int) -> None:
-        """What is wrong with values is said by the check of objects in memory."""
-        obs, var = pd.DataFrame(index=pd.Index(self.names(start, stop))), pd.DataFrame(index=self._genes)
-        layers = dict.fromkeys(self._root.get("layers", ()), sparse.csr_matrix(found.shape))
-        X, layers = (found, layers) if self._layer is None else (None, layers | {self._layer: found})
-        uns: dict[str, Any] = {"log1p": {}} if "uns/log1p" in self._root else {}
-        try:
-            # gene names may repeat, of which AnnData warns
-            with warnings.catch_warnings(action="ignore"):
-                block = AnnData(X=X, layers=layers, obs=obs, var=var, uns=uns)
-            _checks.counts(block, self._layer)
-        except ValueError as error:
-            raise _checks.corpus.with_raw(error, has_raw="raw" in self._root) from error
+    def _complain(self, start: int, stop: int) -> NoReturn:
+        """What is wrong with values is said by the check of objects in memory, on the same cells of all matrices."""
+        obs, genes = pd.DataFrame(index=pd.Index(self.names(start, stop))), np.flatnonzero(self._is_gene)
+
+        def block(elem: Any) -> Any:
+            try:
+                rows = self._matrix(elem)
+                found = rows.read(start, stop)
+                return found.toarray() if isinstance(rows, _Dense) else found
+            except UNREADABLE:  # another matrix than the one that is asked for
+                return None
+
+        root: Any = self._root
+        layers = {name: found for name in root.get("layers", ()) if (found := block(root["layers"][name])) is not None}
+        X = None if self.is_10x or "X" not in root else block(root["X"])
+        raw = None if self.is_10x or "raw" not in root else block(root["raw"]["X"])
+        # gene names may repeat, of which AnnData warns
+        with warnings.catch_warnings(action="ignore"):
+            if self._is_raw or self.is_10x:  # its genes are not those of X
+                cells = AnnData(self._rows.read(start, stop), obs=obs, var=pd.DataFrame(index=self._genes))[:, genes]
+            else:
+                var = pd.DataFrame(index=self._genes)
+                cells = AnnData(X, obs=obs, var=var, layers=layers)
+                if raw is not None:
+                    cells.raw = AnnData(raw, obs=obs, var=pd.DataFrame(index=index_of(root["raw"]["var"])))
+                cells = cells[:, genes]
+            cells = cells.copy()
+        if "log1p" in root.get("uns", ()):
+            cells.uns["log1p"] = {}
+        _checks.counts(cells, None if self._is_raw else self._layer)
+        raise ValueError("its matrix must hold raw counts.")
 
     def _open(self) -> None:
         if "matrix" in self._file:
@@ -230,59 +265,57 @@ class Source:
         else:
             raise _checks.corpus.known_layout(self._file)
 
-    def _open_10x(self, matrix: h5py.Group) -> None:
+    def _open_10x(self, matrix: Any) -> None:
         if "features" not in matrix:
             raise _checks.corpus.known_layout(self._file)
-        self._root, self._cells = matrix, matrix["barcodes"]
-        features = matrix["features"]
-        self._genes = pd.Index(values(features["name"], slice(None)))
-        self._ids = pd.Index(values(features["id"], slice(None)))
-        self._is_gene = (values(features["feature_type"], slice(None)) == "Gene Expression").to_numpy()
+        self._root, self._cells, self._is_raw = matrix, matrix["barcodes"], False
+        found = matrix["features"]
+        self._genes = pd.Index(values(found["name"], slice(None)))
+        self._ids = pd.Index(values(found["id"], slice(None)))
+        kinds = pd.DataFrame({"feature_type": values(found["feature_type"], slice(None)).to_numpy()}, index=self._genes)
+        self._take_features(kinds)
         n_features, n_cells = (int(n) for n in matrix["shape"][:])
         self._rows: _Rows = _Csr(matrix, (n_cells, n_features))
 
-    def _open_anndata(self, group: h5py.Group) -> None:
-        _checks.corpus.not_too_old(is_new=isinstance(group["obs"], h5py.Group) and isinstance(group["var"], h5py.Group))
+    def _open_anndata(self, group: Any) -> None:
+        _checks.corpus.not_too_old(is_new=is_group(group["obs"]) and is_group(group["var"]))
         self._root, self._obs = group, group["obs"]
         self._cells = group["obs"][group["obs"].attrs["_index"]]
-        self._genes = pd.Index(values(group["var"][group["var"].attrs["_index"]], slice(None)))
-        self._ids, self._is_gene = self._genes, np.ones(len(self._genes), dtype=bool)
-        if self._layer is not None:
-            _checks.key_in(self._layer, group.get("layers", {}), "adata.layers")
-        matrix = group["X"] if self._layer is None else group["layers"][self._layer]
-        if isinstance(matrix, h5py.Dataset):
-            self._rows = _Dense(matrix)
-            return
+        layers = group.get("layers", {})
+        self._is_raw = self._layer == _checks.slots.RAW and _checks.slots.RAW not in layers and "raw" in group
+        slots = group["raw"] if self._is_raw else group
+        var = slots["var"]
+        self._genes = index_of(var)
+        self._ids = self._genes
+        kinds = {key: values(var[key], slice(None)).to_numpy() for key in var if _checks.features.may_tell(key)}
+        self._take_features(pd.DataFrame(kinds, index=self._genes))
+        if _keys.IN_QUERY in var:  # zeros of pp.align_genes
+            self._is_gene = self._is_gene & values(var[_keys.IN_QUERY], slice(None)).to_numpy(dtype=bool)
+        if self._layer is not None and not self._is_raw:
+            _checks.key_in(self._layer, layers, "adata.layers")
+            self._rows = self._matrix(layers[self._layer])
+        else:
+            _checks.corpus.has_x(
+                there="X" in slots and not is_null(slots["X"]), layers=list(layers), raw="raw" in group
+            )
+            self._rows = self._matrix(slots["X"])
+
+    def _take_features(self, var: pd.DataFrame) -> None:
+        """Which rows are genes; some must be."""
+        self._features = _checks.features.of(var)
+        if not self._features.is_gene.any():
+            _checks.features.only_genes(self._features)
+        self._is_gene = self._features.is_gene
+
+    def _matrix(self, matrix: Any) -> _Rows:
+        if not is_group(matrix):
+            return _Dense(matrix)
         backed = sparse_dataset(matrix)
         csr = backed.format == "csr"
-        self._rows = _Csr(matrix, backed.shape) if csr else _Csc(matrix, backed.shape, self._memory)
+        return _Csr(matrix, backed.shape) if csr else _Csc(matrix, backed.shape, self._memory)
 
     def _gene_names(self, vocab: GeneVocab) -> pd.Index:
         """Symbols, or the ids of a 10x file where the vocabulary has those."""
         by_symbol, by_id = (names.isin(vocab.names).sum() for names in (self._genes, self._ids))
         names: pd.Index = self._ids if by_id > by_symbol else self._genes
         return names
-
-
-def values(elem: h5py.Group | h5py.Dataset, rows: slice, known: dict[str, pd.Index] | None = None) -> pd.Series:
-    """Some rows of a column as anndata writes it: plain, text, categorical (also that of anndata 0.7) or nullable; `known` keeps categories."""
-    if isinstance(elem, h5py.Group) and "categories" in elem:
-        return _categorical(elem["codes"][rows], elem["categories"], known)
-    if isinstance(elem, h5py.Group):
-        found = values(elem["values"], rows)
-        return (
-            found.astype(object).mask(elem["mask"][rows]) if found.dtype == object else found.mask(elem["mask"][rows])
-        )
-    if "categories" in elem.attrs:
-        return _categorical(elem[rows], elem.file[elem.attrs["categories"]], known)
-    is_text = h5py.check_string_dtype(elem.dtype) is not None
-    return pd.Series(elem.asstr()[rows] if is_text else elem[rows], dtype=object if is_text else None)
-
-
-def _categorical(
-    codes: np.ndarray, categories: h5py.Group | h5py.Dataset, known: dict[str, pd.Index] | None
-) -> pd.Series:
-    known = {} if known is None else known
-    if categories.name not in known:
-        known[categories.name] = pd.Index(values(categories, slice(None)))
-    return pd.Series(pd.Categorical.from_codes(codes, known[categories.name]))

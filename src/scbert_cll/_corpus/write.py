@@ -20,7 +20,7 @@ from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan
-from scbert_cll._files import sha256, write_text, written
+from scbert_cll._files import sha256, size_and_time, write_text, written
 from scbert_cll._write_cells import differing
 
 SOURCE: Final = "source"
@@ -77,9 +77,8 @@ class _Cells:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size of a file, and when it was last written to."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    """Size of a file or folder, and when it was last written to."""
+    return size_and_time(path)
 
 
 def write_part(folder: Path) -> None:

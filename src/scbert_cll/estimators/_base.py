@@ -238,7 +238,7 @@ def seeded(estimator: Any, seed: int) -> Any:
 def expression(adata: AnnData, features: str) -> sparse.csr_matrix:
     """Expression as CSR float32: log2(1 + counts per 10,000), or scBERT's tokens of it."""
     _checks.choice(features, _FEATURES, "features")
-    counts = _checks.counts(adata, None)
+    counts = _checks.counts(adata, None, only_x=True)
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     _checks.no_empty_cells(totals, adata, "adata.X")
     if features == "tokens":
@@ -260,9 +260,14 @@ def of_genes(adata: AnnData, genes: pd.Index) -> AnnData:
     return adata[:, genes]
 
 
-def bare(adata: AnnData, layer: str | None = None) -> AnnData:
-    """Raw counts (CSR float32, a copy) under the cells' and genes' names, nothing else."""
-    cells = AnnData(sparse.csr_matrix(_checks.counts(adata, layer), dtype=np.float32, copy=True))
+def bare(adata: AnnData) -> AnnData:
+    """Raw counts in ``X`` (CSR float32, a copy) under the cells' and genes' names, nothing else."""
+    return named(_checks.counts(adata, None, only_x=True), adata)
+
+
+def named(counts: sparse.csr_matrix, adata: AnnData) -> AnnData:
+    """Counts (CSR float32, a copy) under the names of cells and genes, nothing else."""
+    cells = AnnData(sparse.csr_matrix(counts, dtype=np.float32, copy=True))
     cells.obs.index = adata.obs_names.copy()
     cells.var.index = adata.var_names.copy()
     return cells

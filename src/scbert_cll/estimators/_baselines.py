@@ -167,7 +167,7 @@ class LibrarySize(OnRows):
         self.rng = rng
 
     def _rows(self, adata: AnnData) -> np.ndarray:
-        counts = _checks.counts(adata, None)
+        counts = _checks.counts(adata, None, only_x=True)
         totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
         _checks.no_empty_cells(totals, adata, "adata.X")
         n_genes = np.asarray(counts.astype(bool).sum(axis=1)).ravel()
@@ -194,7 +194,7 @@ class Pseudobulk(OnRows):
         """Learn from the labelled cells."""
         known = examples(adata, y, groups)
         donors = np.zeros_like(known.codes) if known.donors is None else known.donors
-        profiles, codes = _profiles(_checks.counts(adata[known.rows], None), known.codes, donors)
+        profiles, codes = _profiles(_checks.counts(adata[known.rows], None, only_x=True), known.codes, donors)
         self.n_profiles_, self.weights_ = len(codes), np.zeros((adata.n_vars, 1))
         if len(known.classes) > 1:
             model = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)

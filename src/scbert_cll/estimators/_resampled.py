@@ -97,7 +97,7 @@ class Resampled(CellEstimator):
         obs = cast("pd.DataFrame", adata.obs).copy()
         obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
         obs[_DONOR] = obs.index.astype(str) if groups is None else groups.astype(str)
-        new = AnnData(_checks.counts(adata, None), obs=obs, var=cast("pd.DataFrame", adata.var))
+        new = AnnData(_checks.counts(adata, None, only_x=True), obs=obs, var=cast("pd.DataFrame", adata.var))
         new.varm.update(adata.varm)
         new.uns.update(adata.uns)
         method = cast("Any", self.method)

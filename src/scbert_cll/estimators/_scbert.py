@@ -278,7 +278,7 @@ class ScBERTEstimator(CellEstimator):
     def _corpus(self, cells: AnnData, extra: AnnData) -> AnnData:
         """The training cells and the further ones, which train, too."""
         more = pp.align_genes(bare(extra), list(cells.var_names))
-        more = bare(more[_checks.counts(more, None).sum(axis=1).A1 > 0])
+        more = bare(more[_checks.counts(more, None, only_x=True).sum(axis=1).A1 > 0])
         more.obs[_keys.SPLIT] = _keys.TRAIN
         own = bare(cells)  # without labels and proteins
         own.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)

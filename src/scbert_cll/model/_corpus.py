@@ -91,6 +91,8 @@ class CorpusData(Placed):
         self._raw = self.corpus.binning is None
         stored = self.corpus.binning or binning or {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
         self.binning: dict[str, Any] = {"params": dict(stored["params"]), "edges": stored["edges"]}
+        if self._raw:  # binned when they are read, with all genes of the corpus
+            self.binning["params"] |= _checks.totals.of(self.genes)
         self.readers = {part: _reader(self.corpus, part) for part in PARTS}
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.labels: dict[str, np.ndarray] = {}

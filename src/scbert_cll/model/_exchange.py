@@ -74,7 +74,7 @@ class CheckpointModel(TokenModel):
 
     def _unsaid(self) -> list[str]:
         """Choices that matter, differ from scBERT's, and have no place in the file."""
-        params, published = self.binning["params"], _binning(self.config.n_bins)["params"]
+        params, published = self.binning["params"], _binning(self.config.n_bins, self.genes)["params"]
         found = {name: (getattr(self.config, name), value) for name, value in _UNSAID.items()}
         found |= {f"binning's {name}": (params[name], published[name]) for name in ("method", "target_sum")}
         return [f"{name}={ours!r} (scBERT: {theirs!r})" for name, (ours, theirs) in found.items() if ours != theirs]
@@ -106,7 +106,7 @@ class CheckpointModel(TokenModel):
         setup = {k: v for k, v in labels.items() if k != "classes"} | {"layer": layer, "exclude_genes": []}
         registry = _scvi.detached_registry(cls.__name__, list(genes), setup)
         choices = {k: v for k, v in asdict(config).items() if k not in _DERIVED} | network
-        model = cls(registry=registry, binning=_binning(config.n_bins), **labels, **choices)
+        model = cls(registry=registry, binning=_binning(config.n_bins, genes), **labels, **choices)
         model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
         model.module.to(place)
         model.is_trained_ = True
@@ -147,9 +147,9 @@ class CheckpointModel(TokenModel):
         return AnnData(layers=layers, var=pd.DataFrame(index=self.genes), uns={self.layer: self.binning})
 
 
-def _binning(n_bins: int) -> dict[str, Any]:
-    """What `pp.bin_expression` writes down for scBERT's tokens, which are the same whatever the cells."""
-    cell = AnnData(np.ones((1, 2)))
+def _binning(n_bins: int, genes: pd.Index) -> dict[str, Any]:
+    """What `pp.bin_expression` writes down for scBERT's tokens of these genes, which are the same whatever the cells."""
+    cell = AnnData(np.ones((1, len(genes))), var=pd.DataFrame(index=genes))
     pp.bin_expression(cell, method="log2", n_bins=n_bins, target_sum=1e4)
     record: dict[str, Any] = cell.uns[_keys.BINNED]
     return record

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, Literal
@@ -23,6 +24,8 @@ from scbert_cll.model._resources import enough_memory
 from scbert_cll.nn import Config, Performer
 from scbert_cll.nn.performer import mean_tokens
 
+logger = logging.getLogger(__name__)
+
 Reduce = Literal["mean", "layers", "heads"]
 _KEPT: Final[dict[str, tuple[str, ...]]] = {"mean": (), "layers": ("layer",), "heads": ("layer", "head")}
 # Numbers in one tensor of an inference batch (cells × tokens × width): 64 MB in float32 on a CPU, 1 GB on a GPU; in the short modes 4 MB on
@@ -39,6 +42,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     layer: str
     genes: pd.Index
     binning: dict[str, Any]
+    _missing: tuple[int, str] = (
+        -1,
+        "",
+    )  # how many of the model's genes the cells lack that it last saw, and the first of the cells
 
     @property
     def config(self) -> Config:
@@ -61,12 +68,27 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Tokens of the model's genes, found by name: other orders and extra genes do not matter."""
         adata = self._cells(adata)
         csr, record = _checks.tokens(adata, self.layer)
-        _checks.same_binning(record, self.binning, f"adata.layers[{self.layer!r}]")
-        _checks.model_genes(self.genes, adata)
+        self._fits(record, adata.var_names, f"adata.layers[{self.layer!r}]")
+        self._tell_missing(_checks.model_genes(self.genes, adata), adata.obs_names[0])
         csr = take_columns(csr, adata.var_names.get_indexer(self.genes))
         if self.config.tokens != "all":
             _checks.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
         return TokenRows(csr, self.config, seed=seed, **columns)
+
+    def _fits(self, record: Mapping[str, Any], names: pd.Index, where: str, *, is_corpus: bool = False) -> None:
+        """Refuse tokens that were cut at other edges or from totals of other genes than the model's."""
+        hidden = list(self.registry["setup_args"]["exclude_genes"])
+        _checks.same_binning(
+            record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
+        )
+        expected = self.binning["params"]
+        _checks.totals.same(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
+
+    def _tell_missing(self, missing: pd.Index, first_cell: str) -> None:
+        """Say how many of the model's genes cells lack; once, though verbs read the same cells more than once."""
+        if (len(missing), first_cell) != self._missing:
+            self._missing = (len(missing), first_cell)
+            logger.info("%d of the model's %d genes are in the data", len(self.genes) - len(missing), len(self.genes))
 
     def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[tuple[Cells, np.ndarray]]:
         """All cells once, on the model's device, and their rows; with a progress bar on a terminal."""

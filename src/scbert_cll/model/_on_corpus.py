@@ -79,12 +79,16 @@ class OnCorpus(Training):
                 model.module = Performer(model.config, vectors).eval()
         return model
 
+    def _fits_corpus(self, data: CorpusData) -> None:
+        """Refuse a corpus whose tokens mean something else, or that lacks most of the model's genes."""
+        self._fits(data.binning, data.genes, f"The corpus {data.corpus.path}", is_corpus=True)
+        self._tell_missing(_checks.model_genes(self.genes, AnnData(var=pd.DataFrame(index=data.genes))), "0")
+
     def _attached(self, data: CorpusData, seed: int, **labels: Any) -> CorpusData:
         """Get the corpus ready for this model."""
         if not isinstance(data, CorpusData):
             raise TypeError(f'datamodule must be a CorpusData, found {type(data).__name__}: CorpusData("corpus.zarr").')
-        remedy = "pp.build_corpus(…, edges=model.binning)"
-        _checks.same_binning(data.binning, self.binning, f"The corpus {data.corpus.path}", remedy)
+        self._fits_corpus(data)
         data.attach(self.genes, self.config, seed=seed, **labels)
         return data
 

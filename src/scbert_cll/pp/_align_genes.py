@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
@@ -12,6 +13,8 @@ from scipy import sparse
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._corpus.columns import Columns
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 def align_genes(
@@ -28,7 +31,8 @@ def align_genes(
     counts of columns. Genes are found by exact name, then by Ensembl id without version, alias and ``make_unique``
     ending (the rules and their order: :meth:`scbert_cll.vocab.GeneVocab.resolve`); a name that could mean several genes is
     left out, never guessed. Columns that mean the same gene are summed as counts, vocabulary genes the data do not have
-    are all-zero columns, and genes outside the vocabulary are dropped. Do this before normalising and binning, as scBERT
+    are all-zero columns, and genes outside the vocabulary are dropped. So are rows that are no genes: antibodies, hashtags, guides and others, by
+    ``var["feature_types"]``. Do this before normalising and binning, as scBERT
     does: the library size is then that of the vocabulary's genes.
 
     Parameters
@@ -39,7 +43,8 @@ def align_genes(
         A :class:`~scbert_cll.vocab.GeneVocab`, the path of one (``.txt``, ``.csv``, ``.tsv``, ``.h5ad``), gene names in
         order, or an AnnData whose genes are the vocabulary.
     layer
-        Where the raw counts are; ``X`` if not given.
+        Where the raw counts are; ``X`` if not given. ``"raw"`` takes all genes of `adata.raw`, if no layer is called so; they become ``X``, and the
+        matrices of `adata` are left out.
     aliases
         Alias → approved name: a mapping, or a table such as HGNC's (:func:`~scbert_cll.vocab.read_aliases`).
     min_matched
@@ -60,7 +65,7 @@ def align_genes(
     ``adata.uns['align_genes']`` : dict
         By name: ``matched`` and ``missing`` vocabulary genes, ``duplicated`` vocabulary genes that were summed from
         several columns, ``renamed`` (table of ``old`` and ``new`` names), ``ambiguous`` and ``unmatched`` names of the
-        data, ``left_out`` matrices, and ``params``. ``renamed`` also says ``how`` (ensembl, alias, suffix).
+        data, ``no_genes`` (antibodies and others), ``left_out`` matrices, and ``params``. ``renamed`` also says ``how`` (genome, ensembl, alias, suffix).
 
     Raises
     ------
@@ -90,30 +95,49 @@ def align_genes(
     params = _record.params(locals())
     adata = _checks.anndata(adata, repeated_genes=True)
     vocab = GeneVocab.of(vocab)
-    _checks.counts(adata, layer)
     _checks.share(min_matched, "min_matched")
-    found = vocab.resolve(adata.var_names, aliases=aliases)
+    whole = _checks.slots.genes_of(adata, layer)
+    source, others = _genes(whole)
+    note = _checks.slots.noted_counts(source, layer if whole is adata else None).note
+    found = vocab.resolve(source.var_names, aliases=aliases, others=others)
     columns = Columns(found["index"].to_numpy(), len(vocab))
     per_gene = columns.per_gene
     _checks.vocabulary_coverage(found, vocab.names[per_gene == 0], len(vocab), min_matched=min_matched)
 
-    matrices, left_out = _matrices(adata, columns)
+    matrices, left_out = _matrices(source, columns, is_whole=not len(others))
+    left_out += [] if whole is adata else [name or "X" for name in adata.layers.keys()]  # noqa: SIM118 - with X
     var = pd.DataFrame({_keys.IN_QUERY: per_gene > 0}, index=vocab.names.rename(adata.var_names.name))
     aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **_of_cells(adata))
     for name in left_out:
         aligned.uns.pop(name, None)
-    params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"}
-    record = {**_report(found, per_gene, vocab), "left_out": _strings(left_out), "params": params}
-    _record.write(aligned, uns={_keys.ALIGN_GENES: record})
+    for name in filter(None, matrices):
+        if _checks.is_binned(aligned, name):  # all its genes are here, whatever they were called
+            aligned.uns[name]["params"] |= _checks.totals.of(vocab.names)
+    params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"} | note
+    record = {**_report(found, per_gene, vocab), "left_out": _strings(left_out), "no_genes": _strings(others)}
+    _record.write(aligned, uns={_keys.ALIGN_GENES: record | {"params": params}})
+    logger.info("%d of the %d genes of the vocabulary are in the data", int((per_gene > 0).sum()), len(vocab))
     return aligned
 
 
-def _matrices(adata: AnnData, columns: Columns) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
+def _genes(adata: AnnData) -> tuple[AnnData, pd.Index]:
+    """The cells with their genes, and the names of the rows that are none: antibodies and others, which are left out."""
+    found = _checks.features.of(adata.var)
+    if found.n_others and found.is_gene.any():
+        logger.info("Left out: %s", found.told)
+    elif found.n_others:
+        _checks.features.only_genes(found)
+    others = adata.var_names[~found.is_gene]
+    kept = found.is_gene & np.asarray(adata.var.get(_keys.IN_QUERY, True), dtype=bool)  # zeros of an earlier alignment
+    return (adata if kept.all() else adata[:, kept]), others
+
+
+def _matrices(adata: AnnData, columns: Columns, *, is_whole: bool) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
     """Every matrix (`X` under None, as anndata has it) in the order of the vocabulary, and the names of those that have no meaning there."""
-    same_totals = columns.is_complete and not columns.is_summed
+    same_totals = is_whole and columns.is_complete and not columns.is_summed
     matrices, left_out = {}, []
     for name, values in adata.layers.items():
-        csr = sparse.csr_matrix(values)
+        csr = _checks.slots.as_csr(values, _checks.slots.name_of(name))
         # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
         is_fit = same_totals if _checks.is_binned(adata, name) else not columns.is_summed or _checks.are_whole(csr.data)
         if is_fit:
@@ -136,7 +160,7 @@ def _of_cells(adata: AnnData) -> dict[str, Any]:
 def _report(found: pd.DataFrame, per_gene: np.ndarray, vocab: GeneVocab) -> dict[str, Any]:
     """What became of every name, in a form that h5ad can hold."""
     how = found["how"]
-    renamed = found.loc[how.isin(["ensembl", "alias", "suffix"]), ["name", "gene", "how"]].drop_duplicates()
+    renamed = found.loc[how.isin(["genome", "ensembl", "alias", "suffix"]), ["name", "gene", "how"]].drop_duplicates()
     return {
         "matched": _strings(vocab.names[per_gene > 0]),
         "missing": _strings(vocab.names[per_gene == 0]),

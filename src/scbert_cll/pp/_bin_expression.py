@@ -64,7 +64,7 @@ def bin_expression(
     adata
         Cells × genes with raw counts, genes aligned to the model's vocabulary first (:func:`~scbert_cll.pp.align_genes`).
     layer
-        Where the raw counts are; ``X`` if not given.
+        Where the raw counts are; ``X`` if not given. ``"raw"`` takes `adata.raw` (genes by name), if no layer is called so.
     method
         The definition, see above.
     n_bins
@@ -93,12 +93,15 @@ def bin_expression(
         ``edges``: lower edges of the tokens 1 … `n_bins` on the scale of x, where cutting is exact (log2(1 + edges) for v);
         for ``gene_quantile`` a table genes × tokens (the edge itself belongs to the token below; inf for a gene not
         seen), for ``quantile`` the levels within a cell. ``params``:
-        ``method``, ``n_bins``, ``target_sum``, ``layer``, and ``n_fit_cells`` where edges were learned.
+        ``method``, ``n_bins``, ``target_sum``, ``layer``; ``n_genes`` and ``genes_digest``, how many genes a cell's total is of and a checksum of
+        their names, by which a model knows tokens that were cut from other totals; ``n_fit_cells`` where edges were learned; ``n_rounded``
+        where values differed from whole numbers by float32 round-off.
 
     Raises
     ------
     ValueError
-        If the matrix holds anything but raw counts (negative, NaN, infinite, logarithms, tokens), a cell has no counts,
+        If the matrix holds anything but raw counts (negative, NaN, infinite, logarithms, fractions, tokens), or rows that are no genes
+        (antibodies and others by ``var["feature_types"]``), a cell has no counts,
         names repeat, `adata` is backed or a view (with ``copy=False``), or a parameter is out of range.
     KeyError
         If the layer, the column or a gene of `edges` does not exist.
@@ -124,7 +127,7 @@ def bin_expression(
     _checks.new_key(key_added)
     asked = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
     params = asked if edges is None else _checks.same_or_default(asked, edges, _DEFAULTS, fit_on)
-    counts, totals = _counted(adata, layer, key_added, **params)
+    counts, totals, note = _counted(adata, layer, key_added, **params)
     cells = _checks.cells(adata, fit_on, "fit_on")
     if edges is None or params["method"] in ("log2", "quantile"):
         lower = _learned(counts, totals, cells, adata.var_names, **params)
@@ -135,7 +138,9 @@ def bin_expression(
     adata = _checks.target(adata, copy=copy)
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
     n_fit = {"n_fit_cells": int(cells.sum())} if edges is None and method in ("uniform", "gene_quantile") else {}
-    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit}
+    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit, **note} | _checks.totals.of(
+        adata.var_names
+    )
     _record.write(adata, layers={key_added: tokens}, uns={key_added: {"edges": lower, "params": given}})
     return adata if copy else None
 
@@ -154,7 +159,7 @@ def cuts(
         nothing = sparse.csr_matrix((0, len(genes)))
         lower = _learned(nothing, np.zeros(0), np.ones(0, dtype=bool), genes, **params)
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
-    return {"edges": lower, "params": plain}
+    return {"edges": lower, "params": plain | _checks.totals.of(genes)}
 
 
 def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matrix:
@@ -171,18 +176,18 @@ def _in_range(*, method: str, n_bins: int, target_sum: float) -> None:
 
 def _counted(
     adata: AnnData, layer: str | None, key_added: str, *, method: str, n_bins: int, target_sum: float
-) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """The counts, checked and without stored zeros, and every cell's total."""
+) -> tuple[sparse.csr_matrix, np.ndarray, dict[str, int]]:
+    """The counts, checked and without stored zeros, every cell's total, and what is to be noted."""
     _in_range(method=method, n_bins=n_bins, target_sum=target_sum)
     _checks.other_key(key_added, layer)
-    counts = _checks.counts(adata, layer)
+    counts, note = _checks.slots.noted_counts(adata, layer)
     _checks.not_binned(counts, adata, layer, n_bins)
     totals = _totals(counts)
-    _checks.no_empty_cells(totals, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+    _checks.no_empty_cells(totals, adata, _checks.slots.name_of(layer))
     if counts.data.min() == 0:
         counts = counts.copy()
         counts.eliminate_zeros()
-    return counts, totals
+    return counts, totals, note
 
 
 def _learned(

@@ -55,14 +55,15 @@ def build_corpus(
     Parameters
     ----------
     paths
-        Files with raw counts: ``.h5ad``, ``.h5mu`` (its RNA modality) or 10x ``.h5`` (Cell Ranger 3 or later, its gene expression; symbols or ids, whichever
-        the vocabulary has). By cells (CSR or dense); a matrix by genes (CSC) must fit into `memory`.
+        Files with raw counts: ``.h5ad``, ``.h5mu`` (its RNA modality), ``.zarr`` (a folder with either) or 10x ``.h5`` (Cell Ranger 3 or later;
+        symbols or ids, whichever the vocabulary has). Antibodies and others that ``feature_types`` tells of are left out, and named in the manifest. By cells (CSR or dense); a matrix by genes (CSC) must fit into `memory`.
     out
         Folder to make, e.g. ``corpus.zarr``. It is built in ``corpus.zarr.building`` beside it.
     vocab
         Genes of the corpus in order, as :func:`align_genes` takes them.
     layer
-        Where the raw counts are; ``X`` if not given. 10x files have one matrix.
+        Where the raw counts are; ``X`` if not given, ``"raw"`` for `adata.raw` with its own genes, if no layer is called so. 10x files have one
+        matrix.
     binned
         Store tokens (uint8); False stores raw counts (int32) of the vocabulary's genes.
     method, n_bins, target_sum

@@ -22,7 +22,7 @@ from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
 from scbert_cll._threads import calm
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
-from scbert_cll.estimators._base import bare
+from scbert_cll.estimators._base import named
 
 _PROTEIN = "protein"  # where estimators look for it
 _VERSION = scbert_cll.__version__
@@ -82,7 +82,7 @@ def cross_validate(
         pairs of cells of the same donor, which is what to look at where donors are held out), auprc,
         kappa_quadratic (ordered labels), brier, log_loss and ece (15 equal-mass bins).
     layer
-        Layer with the raw counts; None means `adata.X`.
+        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     protein_key
         `obsm` with the raw counts of all proteins: training cells hand them to the models that can learn from them (scBERT); test cells
         never do.
@@ -155,7 +155,7 @@ def cross_validate(
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
-    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__} | task.left_out
+    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__} | task.note
     record = {"params": params, "classes": np.array(task.classes), "folds": _fold_table(task, parts)}
     record |= {"seconds": pd.DataFrame({"model": list(seconds), "seconds": list(seconds.values())}).rename(index=str)}
     record |= {"ordered": task.ordered, "unit": made.unit, "n_units": made.n_units}
@@ -172,7 +172,7 @@ class _Task:
     classes: list[str]
     ordered: bool
     groups: np.ndarray | None
-    left_out: dict[str, Any]
+    note: dict[str, Any]  # of counts and donors, for the record
 
     def folds(self, **how: Any) -> list[folds.Fold]:
         """Folds of the cells that have a donor, where donors are asked for."""
@@ -216,14 +216,16 @@ def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | N
     _checks.no_resampled_rows(adata)
     donors = None if donor_key is None else _checks.donors(adata, donor_key)
     codes = codes if donors is None else np.where(donors.notna(), codes, -1)
-    cells = bare(adata, layer)
+    counts, note = _checks.slots.noted_counts(adata, layer)
+    cells = named(counts, adata)
     totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
-    _checks.no_empty_cells(totals, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+    _checks.no_empty_cells(totals, adata, _checks.slots.name_of(layer))
     if protein_key is not None:
         cells.obsm[_PROTEIN] = _checks.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)
+    groups = None if donors is None else donors.to_numpy(dtype=object)
     left_out = {} if donors is None else _checks.by_name.left_out(donors)
-    return _Task(cells, codes, classes, ordered, None if donors is None else donors.to_numpy(dtype=object), left_out)
+    return _Task(cells, codes, classes, ordered, groups, note | left_out)
 
 
 def _check(*, scheme: str, n_splits: int, n_repeats: int, metrics: Sequence[str], n_bootstrap: int) -> None:

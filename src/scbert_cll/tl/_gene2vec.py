@@ -54,7 +54,7 @@ def gene2vec(
     n_dims
         Length of a vector; with `vectors` the file decides. The network's own width (32 in the small preset) is taken over as it is.
     layer
-        Layer with the raw counts; None means `adata.X`.
+        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     donor_key
         Column of `adata.obs` that names the donor, for ``"skip_gram"`` only. None takes all cells for one donor's.
     split_key
@@ -136,7 +136,9 @@ def gene2vec(
     else:
         _check_numbers(params)
         cells, donors = _training_cells(adata, donor_key, split_key)
-        counts = _checks.counts(adata, layer)[cells]
+        counts, note = _checks.slots.noted_counts(adata, layer)
+        counts = counts[cells]
+        params |= note
         _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
         generator = np.random.default_rng(rng)
         if method == "svd":

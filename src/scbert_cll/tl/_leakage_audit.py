@@ -86,7 +86,7 @@ def leakage_audit(
     split_key
         ``obs`` column with ``train``, ``test`` and, if there is one, ``val``. Cells without a part are left out.
     layer
-        Where the expression is that the model learns from, best raw counts; ``X`` if not given. Other values of zero or more
+        Where the expression is that the model learns from, best raw counts; ``X`` if not given, ``"raw"`` for `adata.raw` (genes by name). Other values of zero or more
         are compared, too, by their distances (data that were resampled after the logarithm).
     near_duplicate_alpha
         Chance that any pair of different cells is called a near duplicate (counts only).
@@ -149,8 +149,8 @@ def leakage_audit(
     parts = _checks.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(dtype=object)
     donor = _donors(adata, donor_key, split_key)
     label = _labels(adata, labels_key) if gap else None
-    matrix = _checks.matrix(adata, layer)
-    _checks.no_empty_cells(matrix.sum(axis=1).A1, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+    matrix = _checks.slots.counts_or_values(adata, layer)
+    _checks.no_empty_cells(matrix.sum(axis=1).A1, adata, _checks.slots.name_of(layer))
 
     generator = np.random.default_rng(rng)
     cells = check.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
@@ -229,11 +229,11 @@ def _by_values(adata: AnnData, cells: check.Cells, who: fitted.Fitted) -> Iterat
     if "X_pca" in adata.obsm:
         yield fitted.components(adata.obsm["X_pca"], who)
     if "highly_variable" in adata.var:
-        matrices = [cells.matrix] if adata.X is None else [cells.matrix, adata.X]
+        matrices = [cells.matrix] if adata.X is None else [cells.matrix, _checks.slots.in_core(adata.X)]
         means = cast("pd.DataFrame", adata.var).get("means")
         yield fitted.variable_genes(means, matrices, who)
     if {"mean", "std"} <= set(adata.var):
-        yield fitted.scaled(adata.X, who)
+        yield fitted.scaled(_checks.slots.in_core(adata.X), who)
     if "log1p" in adata.uns:
         meaning = "The logarithm is of each cell alone; at most the common target_sum (by default the median cell's) knows the others."
         yield check.Finding("uns['log1p']", "ok", meaning)

@@ -69,7 +69,7 @@ def patient_cd49d(
     cells
         Cells to count: boolean array, Series aligned by name, or boolean `obs` column, best those given to `label_cd49d`. None: the cells that `label_cd49d` gated, and all cells of donors of whom it gated none.
     layer
-        Layer with the raw counts; None means `adata.X`.
+        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     positive_from
         Percentage of positive cells from which a patient is positive.
     min_cells
@@ -155,14 +155,14 @@ def patient_cd49d(
     _checks.donor_columns(obs, donor, obs_keys, (*_MEASURED, *_PREDICTED))
     found = _predictions(adata, donor, model, cv_key, proba_key, split_key, donor_key, labels_key)
 
-    patients = _sums(adata, counted, donor, layer)
+    patients, note = _sums(adata, counted, donor, layer)
     known = _measured(table, donor, patients.obs_names)
     record: dict[str, Any] = {"predictions": found.source}
     if found.positive is not None:
         known, record["calibration"] = _with_predictions(known, found, donor, min_cells, positive_from)
     first = ~donor.duplicated().to_numpy()
     patients.obs = known.join(obs.loc[first, list(obs_keys)].set_axis(donor[first].to_numpy()))
-    params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | not_donors
+    params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | note | not_donors
     _record.write(patients, uns={key_added: record | {"params": params}})
     return patients
 
@@ -242,17 +242,17 @@ def _out_of_fold(adata: AnnData, donor: pd.Series, model: str, cv_key: str, dono
     )
 
 
-def _sums(adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | None) -> AnnData:
-    """Raw counts summed by donor."""
+def _sums(adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | None) -> tuple[AnnData, dict[str, int]]:
+    """Raw counts summed by donor, and what is to be noted of them."""
     import scanpy as sc  # seconds to import
 
-    counts = _checks.counts(adata, layer)[counted]
+    counts, note = _checks.slots.noted_counts(adata, layer)
+    counts = counts[counted]
     by_donor = pd.DataFrame({_keys.DONOR: pd.Categorical(donor)}, index=donor.index)
     found = sc.get.aggregate(AnnData(counts, obs=by_donor), _keys.DONOR, "sum").layers["sum"]
     names = by_donor[_keys.DONOR].cat.categories.astype(object)
-    return AnnData(
-        np.asarray(found, dtype=np.float64), obs=pd.DataFrame(index=names), var=cast("pd.DataFrame", adata.var).copy()
-    )
+    var = cast("pd.DataFrame", adata.var).copy()
+    return AnnData(np.asarray(found, dtype=np.float64), obs=pd.DataFrame(index=names), var=var), note
 
 
 def _measured(table: pd.DataFrame, donor: pd.Series, names: pd.Index) -> pd.DataFrame:

@@ -162,9 +162,7 @@ class _Job:
         _checks.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
         numbers = [name for name, kinds in corpus.record["obs_columns"].items() if kinds is None]
         _checks.groups_of_corpus(self.groupby, list(categories(corpus, self.parts)), numbers)
-        remedy = "pp.build_corpus(…, edges=model.binning)"
-        _checks.same_binning(self.data.binning, model.binning, f"The corpus {corpus.path}", remedy)
-        _checks.model_genes(model.genes, AnnData(var=pd.DataFrame(index=self.data.genes)))
+        model._fits_corpus(self.data)
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
         known, cells = self.cells(part, np.arange(start, stop))
         if len(known):

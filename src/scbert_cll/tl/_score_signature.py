@@ -51,7 +51,7 @@ def score_signature(
         signs. ``"zscore"``: this mean times √(number of genes), in standard deviations of the cell's genes. ``"aucell"``: area under the
         recovery curve of the set of genes in the first 5 % of the cell's genes, up minus down; of the weights only the signs count.
     layer
-        Layer with the values; None means `adata.X`.
+        Layer with the values; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     normalize
         The values are raw counts, and log(1 + counts per 10,000) is scored. False: they are log-expression, as of bulk samples.
     min_matched
@@ -108,12 +108,13 @@ def score_signature(
     names = adata.var_names[measured]
     found = weight.index.isin(names)
     _checks.enough_weight(weight, found, "adata", min_matched=min_matched)
-    values = _values(adata, layer, normalize)[:, np.flatnonzero(measured)]
+    values, note = _values(adata, layer, normalize)
+    values = values[:, np.flatnonzero(measured)]
     if method in ("ulm", "zscore"):
         _checks.can_be_scored(values, weight[found], adata, method)
     scores = _decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
     record = _told(weight, found)
-    _record.write(target, obs={key_added: scores}, uns={key_added: record | {"params": params}})
+    _record.write(target, obs={key_added: scores}, uns={key_added: record | {"params": params | note}})
     return target if copy else None
 
 
@@ -126,13 +127,15 @@ def _own(adata: AnnData, key: str) -> pd.Series:
     return weights(table)
 
 
-def _values(adata: AnnData, layer: str | None, normalize: bool) -> np.ndarray | sparse.csr_matrix:
-    """Log-expression; sparse stays sparse."""
+def _values(
+    adata: AnnData, layer: str | None, normalize: bool
+) -> tuple[np.ndarray | sparse.csr_matrix, dict[str, int]]:
+    """Log-expression, sparse if it was; and what is to be noted of the counts."""
     if not normalize:
-        return _checks.log_values(adata, layer).astype(np.float64)
-    counts = _checks.counts_to_normalize(adata, layer)
+        return _checks.log_values(adata, layer).astype(np.float64), {}
+    counts, note = _checks.counts_to_normalize(adata, layer)
     _checks.no_empty_cells(np.asarray(counts.sum(axis=1)).ravel(), adata, layer or "X")
-    return log_counts(counts)
+    return log_counts(counts), note
 
 
 def _told(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def signature(
     donor_key
         `obs` column of donors.
     layer
-        Layer with the raw counts; None means `adata.X`.
+        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     gene
         The marker's own gene, which is marked in the table. None marks none.
     exclude_genes
@@ -159,10 +159,10 @@ def signature(
     codes = np.where(donors.notna(), codes, -1)
     _checks.known_genes(exclude_genes, adata)
     target = _checks.target(adata, copy=copy)
-    counts = _checks.counts(adata, layer)
+    counts, note = _checks.slots.noted_counts(adata, layer)
     kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
     found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
-    params |= {"classes": classes} | _checks.by_name.left_out(donors)
+    params |= {"classes": classes} | note | _checks.by_name.left_out(donors)
     record = _tables(found, gene)
     if model is not None and len(found.genes):
         labels = np.array([*classes, None], dtype=object)[codes]  # −1 is the last: no label
