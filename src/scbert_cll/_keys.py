@@ -15,6 +15,7 @@ IS_SYNTHETIC: Final = "is_synthetic"
 PRED: Final = "scbert_pred"
 SCORE: Final = "scbert_score"
 DONOR: Final = "donor"
+UNASSIGNED: Final = "unassigned"
 SWITCH: Final = "switch"
 
 # obsm, and stems of them

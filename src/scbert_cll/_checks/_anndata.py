@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks._by_name import class_names, class_order, warn_of_missing_words
+from scbert_cll._checks._by_name import categories_of, class_names, class_order, warn_of_missing_words
 from scbert_cll._checks._words import key_in, listed, unique
 
 
@@ -115,8 +115,8 @@ def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
 
 
 def groups(adata: AnnData, key: str) -> pd.Series:
-    """A column of groups as a categorical in which every category occurs."""
-    column = obs_column(adata, key).astype("category").cat.remove_unused_categories()
+    """A column of groups as a categorical of text in which every category occurs."""
+    column = categories_of(obs_column(adata, key))
     if not column.notna().any():
         raise ValueError(f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to summarise.")
     return column

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll._checks._words import key_in, listed
+from scbert_cll import _keys
+from scbert_cll._checks._words import closest_first, key_in, listed
 from scbert_cll._settings import settings
 
 _PACKAGE: Final = f"{Path(__file__).parents[1]}/"
@@ -22,6 +23,7 @@ _INVISIBLE: Final = "\ufeff\u200b\u200e\u200f\x00"
 # Said with a name before or after it, these words are still no donor: DBL-P1-P2, pool2_unassigned. "negative" is not one of them: IGHV_negative.
 _UNMISTAKABLE: Final = frozenset({"doublet", "multiplet", "dbl", "amb", "ambiguous", "unassigned"})
 _MISSING: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>"})
+_LEFT_OUT: Final = "left_out"
 _BETWEEN: Final = r"[-_+,/|;: ]"
 MDATA_REMEDY: Final = "If it is in the obs of a MuData: mdata['rna'].obs[{key!r}] = mdata.obs[{key!r}]."
 
@@ -54,17 +56,30 @@ def class_names(column: pd.Series) -> pd.Series:
     return named(column, class_name)
 
 
-def class_order(column: pd.Series) -> list[str]:
-    """The classes that occur: in the order of categories, else of their values."""
+def class_order(column: pd.Series, *, unused: bool = False) -> list[str]:
+    """The classes that occur, or all that may: in the order of categories, else of their values."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        values = list(column.cat.remove_unused_categories().cat.categories)
-    else:
-        values = list(column.dropna().unique())
-        try:
-            values.sort()
-        except TypeError:  # of several types
-            values.sort(key=class_name)
-    return list(dict.fromkeys(class_name(value) for value in values))
+        column = column if unused else column.cat.remove_unused_categories()
+        values = list(column.cat.categories)
+        return list(dict.fromkeys(class_name(value) for value in values))
+    values = list(column.dropna().unique())
+    if all(isinstance(value, float | int | np.number) for value in values):
+        return list(dict.fromkeys(class_name(value) for value in sorted(values)))
+    return sorted_names(class_name(value) for value in values)
+
+
+def categories_of(column: pd.Series) -> pd.Series:
+    """A column as a categorical of text, in the order of its categories or values; every category occurs."""
+    ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.cat.ordered)
+    found = pd.Categorical(class_names(column), categories=class_order(column), ordered=ordered)
+    return pd.Series(found, index=column.index, name=column.name)
+
+
+def sorted_names(names: Iterable[str]) -> list[str]:
+    """Text in the order that anndata gives it in a file: c2 is before c10."""
+    return sorted(
+        set(names), key=lambda name: [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]
+    )
 
 
 def warn_of_missing_words(classes: Iterable[str], key: str) -> None:
@@ -72,7 +87,34 @@ def warn_of_missing_words(classes: Iterable[str], key: str) -> None:
     if words := [name for name in classes if name.strip().casefold() in _MISSING]:
         warnings.warn(
             f"adata.obs[{key!r}] has a class called {listed(words)}, and it is taken for a class. If these cells have no label: "
-            f"adata.obs[{key!r}] = adata.obs[{key!r}].replace({words[0]!r}, None).",
+            f"adata.obs[{key!r}] = adata.obs[{key!r}].where(adata.obs[{key!r}] != {words[0]!r}).",
+            skip_file_prefixes=(_PACKAGE,),
+        )
+
+
+def mudata_column(mdata: Any, rna: AnnData, key: str) -> pd.Series:
+    """A column of a modality's obs, or of the MuData's own for the cells of the modality; "rna:donor" is the modality's."""
+    name = next(name for name, one in mdata.mod.items() if one is rna)
+    obs, bare = cast("pd.DataFrame", rna.obs), key.removeprefix(f"{name}:")
+    for found in (obs.get(key), mdata.obs.get(key), obs.get(bare)):
+        if found is not None:
+            return cast("pd.Series", found.reindex(rna.obs_names))
+    elsewhere = [other for other, one in mdata.mod.items() if key in one.obs]
+    remedy = (
+        f" It is in that of another modality: mdata[{name!r}].obs[{key!r}] = mdata[{elsewhere[0]!r}].obs[{key!r}]."
+        if elsewhere
+        else ""
+    )
+    there = listed(closest_first(key, dict.fromkeys([*obs, *mdata.obs])), 12)
+    raise KeyError(f"{key!r} is neither in mdata[{name!r}].obs nor in mdata.obs; they have {there}.{remedy}")
+
+
+def warn_of_a_class_called_unassigned(classes: Iterable[str]) -> None:
+    """Say that a cell may be called so for two reasons."""
+    if _keys.UNASSIGNED in classes:
+        warnings.warn(
+            f"The model has a class called {_keys.UNASSIGNED!r}, and cells below unassigned_below are called the same; their probability is below it, "
+            f"too: adata.obs[{_keys.SCORE!r}] < unassigned_below.",
             skip_file_prefixes=(_PACKAGE,),
         )
 
@@ -108,13 +150,21 @@ def donors_of(
         of_a_donor(column.index[missing & own], where)
     found = named(column, donor_name)
     people, others = people_of(found.dropna().unique())
+    left_out = Counter(found[own & found.isin(list(others)).to_numpy()])
     if not quiet:
         warn_of_alike(people, where)
-        warn_of_not_donors(Counter(found[own & found.isin(list(others)).to_numpy()]), others, where)
+        warn_of_not_donors(left_out, others, where)
     found = found.where(found.isin(people), None)
+    found.attrs[_LEFT_OUT] = dict(left_out)
     if not found[own].notna().any():
         no_donor(others, where)
     return found
+
+
+def left_out(donor: pd.Series) -> dict[str, Any]:
+    """What of a column of donors is not in the results, for their record: the words, and how many cells have each."""
+    found: dict[str, int] = donor.attrs.get(_LEFT_OUT, {})
+    return {"not_donors": list(found), "n_not_donors": list(found.values())} if found else {}
 
 
 def of_a_donor(cells: pd.Index | np.ndarray, where: str) -> None:

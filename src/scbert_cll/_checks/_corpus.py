@@ -15,8 +15,9 @@ import numpy as np
 from scipy import sparse
 
 from scbert_cll import _keys
+from scbert_cll._checks._by_name import donor_name
 from scbert_cll._checks._tokens import _FEW_BINS, _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES
-from scbert_cll._checks._words import listed
+from scbert_cll._checks._words import closest_first, listed
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?) *([KMGT]?)I?B?", re.IGNORECASE)
 _STEP = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -122,10 +123,12 @@ def enough_donors(donors: Sequence[str]) -> None:
 
 def val_donors(asked: Any, donors: Sequence[str]) -> list[str]:
     """Donors that are there, and not all of them."""
-    names = [asked] if isinstance(asked, str) else [str(name) for name in asked]
+    names = [
+        donor_name(name) for name in ([asked] if isinstance(asked, str) or not isinstance(asked, Iterable) else asked)
+    ]
     if unknown := [name for name in names if name not in donors]:
         raise KeyError(
-            f"val_donors names {listed(unknown)}, which no kept cell has; the donors are {listed(donors, 12)}."
+            f"val_donors names {listed(unknown)}, which no kept cell has; the donors are {listed(closest_first(unknown[0], donors), 12)}."
         )
     if not names or len(set(names)) == len(donors):
         raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scbert_cll._checks._by_name import categories_of
 from scbert_cll._checks._words import listed
 
 _SPECS = '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'
@@ -28,7 +29,7 @@ def one_per_cell(values: Any, adata: AnnData, what: str) -> pd.Series:
 
 def labelled(y: pd.Series) -> pd.Series:
     """Classes as a categorical in which every category has a cell; at least one."""
-    column = y.astype("category").cat.remove_unused_categories()
+    column = categories_of(y)
     if not column.notna().any():
         raise ValueError(f"y has no label in any of the {len(y)} training cells; there is nothing to learn from.")
     return column

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from scbert_cll._checks._by_name import class_name
+from scbert_cll._checks._by_name import categories_of, class_name
 from scbert_cll._checks._words import key_in, listed
 
 _MOST = 10
@@ -26,8 +26,7 @@ def patient_groups(obs: pd.DataFrame, key: str, taken: Sequence[str]) -> pd.Seri
             f"adata.obs[{key!r}] holds {values.nunique()} different numbers, and groups are categories. Cut it first (pd.cut) where the cut was fixed "
             f"beforehand, since one that is chosen to make p small proves nothing; or keep it continuous: tl.prognosis(score_key={key!r})."
         )
-    found = values.astype("category").cat.remove_unused_categories()
-    return found.cat.rename_categories({c: class_name(c) for c in found.cat.categories})
+    return categories_of(values)
 
 
 def chosen_groups(found: pd.Series, key: str, groups: Sequence[str] | None) -> list[str]:

@@ -36,6 +36,7 @@ _SCANNED: Final = (
     "min_matched",
     "min_genes",
     "donor_key",
+    "not_donors",
     "obs_columns",
     "vocab",
     "binning",
@@ -189,8 +190,19 @@ def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, lis
         }
         numbers = [name for name, categories in found.items() if categories is None]
         _checks.corpus.one_kind(key, numbers, [name for name, categories in found.items() if categories])
-        merged[key] = None if numbers else sorted({c for categories in found.values() for c in categories or ()})
+        there_is = {c for categories in found.values() for c in categories or ()}
+        orders = [scanned.record["order"][key] for scanned in scans.values() if key in scanned.record["order"]]
+        merged[key] = None if numbers else [c for c in _one_order(orders) if c in there_is]
     return merged
+
+
+def _one_order(orders: Sequence[Sequence[str]]) -> list[str]:
+    """Categories in the order of the files, where these agree on one; else sorted."""
+    longest = max(orders, key=len)
+    places = [[longest.index(c) if c in longest else -1 for c in order] for order in orders]
+    if all(-1 not in own and own == sorted(own) for own in places):
+        return list(longest)
+    return _checks.by_name.sorted_names({c for order in orders for c in order})
 
 
 def report(labels: Sequence[str], scans: dict[int, Scan], bad: dict[int, str]) -> pd.DataFrame:

@@ -84,6 +84,8 @@ class _Tally:
         self.donors: dict[str, int] = {}
         self.kinds: dict[str, str] = {}
         self.categories: dict[str, set[str]] = {}
+        self.order: dict[str, list[str]] = {}
+        self.not_donors: dict[str, int] = {}
         self.largest, self.n_at_top = 0.0, 0
 
     def add_column(self, key: str, column: pd.Series) -> None:
@@ -94,7 +96,24 @@ class _Tally:
             is_number = pd.api.types.is_numeric_dtype(present) and not pd.api.types.is_bool_dtype(present)
             self.kinds[key] = "number" if is_number else "text"
         if self.kinds.get(key) == "text":
-            self.categories.setdefault(key, set()).update(present.astype(str).unique())
+            self.categories.setdefault(key, set()).update(_checks.class_names(present).unique())
+            if isinstance(column.dtype, pd.CategoricalDtype):
+                self.order.setdefault(key, _checks.by_name.class_order(column, unused=True))
+
+    def in_order(self, key: str) -> list[str]:
+        """Categories of a column, as they are ordered in the file."""
+        found = self.categories.get(key, set())
+        return self.order.get(key) or _checks.by_name.sorted_names(found)
+
+    def leave_out_no_donors(self, where: str) -> None:
+        """Cells of no donor are not kept."""
+        people, words = _checks.by_name.people_of(self.donors)
+        if not people:
+            _checks.by_name.no_donor(words, where)
+        for name in words:
+            own = (self.donor == self.donors[name]) & (self.n_tokens > 0)
+            self.not_donors[name] = int(own.sum())
+            self.n_tokens[own] = 0
 
 
 def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
@@ -112,6 +131,8 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
         missing = request.vocab.names[columns.per_gene == 0]
         _checks.vocabulary_coverage(found, missing, len(request.vocab), min_matched=request.min_matched)
         tally = _tallied(source, columns, head["file"], request)
+        if request.donor_key is not None and not source.is_10x:
+            tally.leave_out_no_donors(f"obs[{request.donor_key!r}]")
         _unique_names(source, tally.names)
     _checks.corpus.not_tokens(tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins)
     record = {**head, "size": path.stat().st_size, **_genes(found, columns), **_cells(tally)}
@@ -127,14 +148,14 @@ def donor_names(source: Source, label: str, key: str | None, start: int, stop: i
     """Donor of each cell; a file's name where it says nothing of donors or nothing is asked."""
     if key is None or source.is_10x:
         return np.full(stop - start, stem(label), dtype=object)
-    _checks.key_in(
-        key, source.obs_columns, "obs", "Name the column of donors (donor_key); None takes every file for one donor."
-    )
     column = source.column(key, start, stop)
-    column = pd.Series(dtype=object) if column is None else column
+    if column is None:
+        remedy = "Name the column of donors (donor_key); None takes every file for one donor."
+        _checks.key_in(key, [name for name in source.obs_columns if name != key], "obs", remedy)
+        return np.zeros(0, dtype=object)
     if column.isna().any():
         _checks.corpus.of_a_donor(source.names(start, stop)[column.isna()], key)
-    return column.astype(str).to_numpy(dtype=object)
+    return _checks.by_name.named(column, _checks.by_name.donor_name).to_numpy(dtype=object)
 
 
 def _tallied(source: Source, columns: Columns, label: str, request: Request) -> _Tally:
@@ -192,10 +213,12 @@ def _cells(tally: _Tally) -> dict[str, Any]:
         "n_kept": int(kept.sum()),
         "n_tokens": int(tally.n_tokens.sum(dtype=np.int64)),
         "donors": {name: per_donor[code] for name, code in tally.donors.items()},
+        "not_donors": tally.not_donors,
         "columns": {
-            key: None if kind == "number" else sorted(tally.categories.get(key, ()))
+            key: None if kind == "number" else _checks.by_name.sorted_names(tally.categories.get(key, ()))
             for key, kind in tally.kinds.items()
         },
+        "order": {key: tally.in_order(key) for key in tally.kinds},
     }
 
 

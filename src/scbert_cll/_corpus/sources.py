@@ -112,6 +112,8 @@ class Source:
         self._file = h5py.File(path, rdcc_nbytes=2**25)
         self._layer, self._memory = layer, memory
         self._obs: h5py.Group | None = None
+        self._mudata: tuple[str, h5py.Group] | None = None  # name of the modality, and what it is part of
+        self._shared: dict[str, pd.Series] = {}
         self._categories: dict[str, pd.Index] = {}
         try:
             self._open()
@@ -171,15 +173,32 @@ class Source:
         return values(self._cells, slice(start, stop)).astype(str).to_numpy(dtype=object)
 
     def column(self, key: str, start: int, stop: int) -> pd.Series | None:
-        """A column of `obs`; None where the file has none of that name."""
-        if self._obs is None or key not in self._obs:
+        """A column of `obs`, or of the MuData's own; None where the file has none of that name."""
+        if self._obs is not None and key in self._obs:
+            return values(self._obs[key], slice(start, stop), self._categories)
+        if self._mudata is None:
             return None
-        return values(self._obs[key], slice(start, stop), self._categories)
+        modality, whole = self._mudata
+        if key in whole["obs"]:
+            return self._of_all(key, modality, whole).iloc[start:stop].reset_index(drop=True)
+        bare = key.removeprefix(f"{modality}:")
+        return None if bare == key else self.column(bare, start, stop)
 
     @property
     def obs_columns(self) -> list[str]:
         """Columns of `obs`."""
-        return [] if self._obs is None else [str(name) for name in self._obs.attrs.get("column-order", self._obs)]
+        shared = [] if self._mudata is None else [self._mudata[1]["obs"]]
+        frames = shared if self._obs is None else [self._obs, *shared]
+        return list(dict.fromkeys(str(name) for frame in frames for name in frame.attrs.get("column-order", frame)))
+
+    def _of_all(self, key: str, modality: str, whole: h5py.Group) -> pd.Series:
+        """A column of a MuData's own `obs` for the cells of the modality, whose places are in its `obsmap`, counted from 1."""
+        if key not in self._shared:
+            places = np.asarray(whole["obsmap"][modality][:], dtype=np.int64).ravel()
+            rows = np.flatnonzero(places)
+            rows = rows[np.argsort(places[rows], kind="stable")]
+            self._shared[key] = values(whole["obs"][key], slice(None)).iloc[rows].reset_index(drop=True)
+        return self._shared[key]
 
     def is_binned(self) -> bool:
         """Whether the layer is one that pp.bin_expression wrote."""
@@ -203,7 +222,9 @@ class Source:
         if "matrix" in self._file:
             self._open_10x(self._file["matrix"])
         elif "mod" in self._file:
-            self._open_anndata(self._file["mod"][_checks.corpus.rna_modality(self._file["mod"])])
+            modality = _checks.corpus.rna_modality(self._file["mod"])
+            self._mudata = modality, self._file
+            self._open_anndata(self._file["mod"][modality])
         elif "obs" in self._file and "var" in self._file:
             self._open_anndata(self._file)
         else:

@@ -185,5 +185,4 @@ def _column(name: str, found: np.ndarray, job: Job) -> Any:
     categories = known[name]() if name in known else job.columns[name]
     if categories is None:
         return found
-    text = [None if value is None or value != value else str(value) for value in found]
-    return pd.Categorical(text, categories=list(categories))
+    return pd.Categorical(_checks.class_names(pd.Series(found, dtype=object)), categories=list(categories))

@@ -105,9 +105,9 @@ def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples
     rows = np.flatnonzero(column.notna())
     donors = None
     if groups is not None:
-        names = _checks.one_per_cell(groups, adata, "groups").astype(str)
+        names = _checks.by_name.named(_checks.one_per_cell(groups, adata, "groups"), _checks.by_name.donor_name)
         donors = pd.factorize(names)[0][rows]
-    classes = column.cat.categories.astype(str).to_numpy(dtype=str)
+    classes = column.cat.categories.to_numpy(dtype=str)
     return Examples(rows, column.cat.codes.to_numpy()[rows].astype(np.int64), donors, classes)
 
 

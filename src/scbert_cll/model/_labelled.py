@@ -35,12 +35,18 @@ class Labelled(OnCorpus, LinearBeside):
     ) -> tuple[TokenSplits, float]:
         """Cells in memory, and the validation loss that the network has to beat."""
         parts = self._parts(split_key, seed)
+        groups = None
+        if donor_key is not None:
+            used = _checks.obs_column(self.adata, self.labels_key).notna().to_numpy()
+            used &= np.isin(np.arange(self.adata.n_obs), np.concatenate([parts[_keys.TRAIN], parts[_keys.VAL]]))
+            donors = _checks.donors(self.adata, donor_key, cells=used)
+            parts = {part: rows[donors.iloc[rows].notna()] for part, rows in parts.items()}
+            groups = donors.to_numpy(dtype=object)
         codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
         unlabelled = parts["train"][codes[parts["train"]] < 0]
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
         weights = self._weights(weight_key, codes, parts)
         parts["train"] = parts["train"][weights[parts["train"]] > 0]
-        groups = None if donor_key is None else _checks.obs_column(self.adata, donor_key).astype(str).to_numpy()
         self.combine = combine
         data = self._rows(None, seed=seed, labels=codes, weights=weights)
         offset = self._fit_linear(data.csr, codes, weights, parts, groups, seed)

@@ -162,7 +162,8 @@ def _pair(
     scaled = np.log2(1 + 1e4 * umi / np.maximum(total, 1))
     table = pd.DataFrame({"umi": umi, "total": total, "rna": scaled, "protein": level}, index=rna.obs_names)
     if donor_key is not None:
-        table["donor"] = _protein.column(data, rna, donor_key).astype(object)
+        table["donor"] = _protein.donors(data, rna, donor_key, kept)
+        kept &= table["donor"].notna().to_numpy()
     unit = {"clr_cell": "CLR in the cell", "clr_protein": "CLR over cells", "none": "as given"}[normalize]
     return _Pair(table[kept], str(protein.names[j]), gene, unit)
 

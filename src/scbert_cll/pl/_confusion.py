@@ -84,7 +84,7 @@ def confusion(
     """
     if model is None:
         table = get.predictions(adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split)
-        donors = None if donor_key is None else _checks.obs_column(adata, donor_key)
+        donors = None if donor_key is None else _checks.donors(adata, donor_key, allow_missing=True)
         how = "training cells among them" if split is None else ""
     else:
         table, split = _evaluation.averaged(adata, model, key).reindex(adata.obs_names), None
@@ -107,12 +107,11 @@ def confusion(
 
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
     """Cells by label and prediction, in the order of the labels; classes that are only predicted come last."""
-    label, pred = table["label"].astype("category"), table["pred"].astype("category")
-    rows = [str(name) for name in label.cat.remove_unused_categories().cat.categories]
-    known = [str(name) for name in label.cat.categories]
-    only_predicted = [str(name) for name in pred.cat.categories if str(name) not in known]
-    columns = [c for c in known if c in rows or (pred == c).any()] + [c for c in only_predicted if (pred == c).any()]
-    found = confusion_matrix(label.astype(str), pred.astype(str), labels=columns)
+    label, pred = (_checks.class_names(table[name]) for name in ("label", "pred"))
+    rows, predicted = (_checks.by_name.class_order(table[name]) for name in ("label", "pred"))
+    known = _checks.by_name.class_order(table["label"], unused=True)
+    columns = [c for c in known if c in rows or c in predicted] + [c for c in predicted if c not in known]
+    found = confusion_matrix(label, pred, labels=columns)
     return pd.DataFrame(found, columns, columns).loc[rows]
 
 

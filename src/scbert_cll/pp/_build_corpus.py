@@ -17,6 +17,7 @@ from scbert_cll._corpus.plan import deal_donors, deal_runs, parts_of
 from scbert_cll._corpus.scan import Request, Scan, labels
 from scbert_cll._corpus.write import SOURCE, Job
 from scbert_cll._files import digest, only_writer
+from scbert_cll._settings import settings
 from scbert_cll.pp._bin_expression import Method, cut, cuts
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases
 
@@ -75,10 +76,12 @@ def build_corpus(
     min_genes
         Cells with fewer expressed genes of the vocabulary, or without any token, are left out and counted.
     donor_key
-        ``obs`` column of donors, called ``donor`` in the corpus; the same name in two files is the same donor. A 10x file has no `obs`: it is one donor
-        with its own name. With None every file is.
+        ``obs`` column of donors, called ``donor`` in the corpus; the same name in two files is the same donor, whether it is ``1``, ``1.0`` or ``"1 "`` there. Cells of
+        no donor (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are left out, with a count. A 10x file has no `obs`: it is one donor with its own name. With None
+        every file is. A ``.h5mu`` file may have the column in the `obs` of its RNA, or of the whole.
     obs_columns
-        Columns of ``obs`` to keep: numbers, or categories, which are unified over the files; missing where a file has none.
+        Columns of ``obs`` to keep: numbers, or categories, which are unified over the files; missing where a file has none. Categories keep the order that they have
+        in the files, or are sorted where files differ in it.
     val_fraction
         Share of the cells to hold out, in whole donors; 0 for no validation part.
     val_donors
@@ -133,7 +136,12 @@ def build_corpus(
         "val_fraction": val_fraction,
     }
     call |= {"layer": layer or "X", "donor_key": donor_key, "obs_columns": columns, "val_donors": val_donors}
-    call |= {"on_error": on_error, "rng": rng, "memory": _checks.corpus.memory_size(memory)}
+    call |= {
+        "not_donors": sorted(settings.not_donors),
+        "on_error": on_error,
+        "rng": rng,
+        "memory": _checks.corpus.memory_size(memory),
+    }
     _checked(call, len(genes))
     binning = cuts(genes.names, method=method, n_bins=n_bins, target_sum=target_sum, edges=edges) if binned else None
     if binning is not None:
@@ -203,7 +211,9 @@ def _build(
         "parts": parts,
         "donors": donors_per_part(scans, held),
         "obs_columns": job.columns,
-        "sources": [{k: v for k, v in scan.record.items() if k not in ("asked", "columns")} for scan in scans.values()],
+        "sources": [
+            {k: v for k, v in scan.record.items() if k not in ("asked", "columns", "order")} for scan in scans.values()
+        ],
         "skipped": [{"file": name, "reason": reason} for name, reason in reasons.items()],
         "params": call,
     }
@@ -219,6 +229,12 @@ def _planned(
     cells: Counter[str] = Counter()
     for scan in scans.values():
         cells.update(scan.record["donors"])
+    not_donors: Counter[str] = Counter()
+    for scan in scans.values():
+        not_donors.update(scan.record["not_donors"])
+    where = f"obs[{request.donor_key!r}]"
+    _checks.by_name.warn_of_not_donors(not_donors, _checks.by_name.people_of(cells)[1], where)
+    _checks.by_name.warn_of_alike([name for name, n in cells.items() if n], where)
     held = deal_donors(cells, call["val_fraction"], call["val_donors"], call["rng"])
     parts = {i: parts_of(scan, held) for i, scan in scans.items()}
     donors = sorted(name for name, n in cells.items() if n)

@@ -71,7 +71,7 @@ def label_cd49d(
     batch_key
         ``obs`` column of batches that are gated apart. Each must pool donors.
     donor_key
-        ``obs`` column of donors; without it there is no donor table.
+        ``obs`` column of donors; without it there is no donor table. Cells of no donor (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are not gated.
     cells
         Cells to gate, e.g. B cells: boolean array, Series aligned by name, or boolean ``obs`` column. Others stay NA.
     margin
@@ -147,7 +147,9 @@ def label_cd49d(
     protein = _protein.find(data, protein_key, rna_key)
     j = _protein.lookup(protein, marker)
     gated = _gated(data, protein.rna, cells)
-    batch, donor = _groups(data, protein.rna, gated, batch_key, donor_key, pooled=method != "manual")
+    donor = None if donor_key is None else _protein.donors(data, protein.rna, donor_key, gated)
+    gated = gated if donor is None else gated & donor.notna().to_numpy()
+    batch = _batches(data, protein.rna, gated, batch_key, donor if method != "manual" else None)
     levels = _protein.levels(protein, j, normalize, batch, gated)
     _not_constant(levels.level[gated], marker, protein.where)
 
@@ -158,7 +160,8 @@ def label_cd49d(
     if levels.left_out:
         uns["params"]["left_out"] = list(levels.left_out)
     if donor is not None:
-        uns["donors"] = donor_table(levels, result["label"], batch, donor, gated, cuts.table)
+        uns["params"] |= _checks.by_name.left_out(donor)
+        uns["donors"] = donor_table(levels, result["label"], batch, donor.to_numpy(dtype=object), gated, cuts.table)
     return _write(data, protein.rna, result, uns, key_added, copy)
 
 
@@ -169,37 +172,27 @@ def _gated(data: AnnData | MuData, rna: AnnData, cells: Any) -> np.ndarray:
     return gated
 
 
-def _groups(
-    data: AnnData | MuData,
-    rna: AnnData,
-    gated: np.ndarray,
-    batch_key: str | None,
-    donor_key: str | None,
-    *,
-    pooled: bool,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Batch and donor of every cell as text, complete for the gated cells; a batch pools donors."""
-
-    def read(key: str) -> np.ndarray:
-        values = _protein.column(data, rna, key)
-        bad = rna.obs_names[gated & values.isna().to_numpy()]
-        if len(bad):
+def _batches(
+    data: AnnData | MuData, rna: AnnData, gated: np.ndarray, batch_key: str | None, donor: pd.Series | None
+) -> np.ndarray:
+    """Batch of every cell as text, complete for the gated cells; a batch pools donors."""
+    batch = np.full(rna.n_obs, ALL, dtype=object)
+    if batch_key is not None:
+        values = _protein.column(data, rna, batch_key)
+        if len(bad := rna.obs_names[gated & values.isna().to_numpy()]):
             raise ValueError(
-                f"obs[{key!r}] is missing for {len(bad)} gated cells ({_checks.listed(bad)}); fill it or leave them out with cells=."
+                f"obs[{batch_key!r}] is missing for {len(bad)} gated cells ({_checks.listed(bad)}); fill it or leave them out with cells=."
             )
-        return values.astype(str).to_numpy(dtype=object)
-
-    batch = np.full(rna.n_obs, ALL, dtype=object) if batch_key is None else read(batch_key)
-    donor = None if donor_key is None else read(donor_key)
-    if pooled and donor is not None and len(set(donor[gated])) > 1:
-        n_donors = pd.Series(donor[gated]).groupby(batch[gated]).nunique()
+        batch = _checks.class_names(values).fillna("").to_numpy(dtype=object)
+    if donor is not None and donor[gated].nunique() > 1:
+        n_donors = donor[gated].groupby(batch[gated]).nunique()
         alone = n_donors.index[n_donors == 1]
         if len(alone):
             raise ValueError(
                 f"Batches with a single donor cannot be gated apart ({_checks.listed(alone)}): a donor without two "
                 "populations would be cut in two. Pool them with batch_key=None, or give method='manual' with thresholds per batch."
             )
-    return batch, donor
+    return batch
 
 
 def _not_constant(level: np.ndarray, marker: str, where: str) -> None:

@@ -40,10 +40,14 @@ def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = 
 
 def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
     """A column of the RNA's `obs`, or else of the MuData's own, aligned to the RNA's cells."""
-    if isinstance(data, MuData) and key not in rna.obs and key in data.obs:
-        found: pd.Series = data.obs[key].reindex(rna.obs_names)
-        return found
-    return _checks.obs_column(rna, key)
+    return _checks.by_name.mudata_column(data, rna, key) if isinstance(data, MuData) else _checks.obs_column(rna, key)
+
+
+def donors(data: AnnData | MuData, rna: AnnData, key: str, cells: np.ndarray) -> pd.Series:
+    """Donor of each of the RNA's cells, wherever the column is; None for cells of no donor."""
+    if isinstance(data, MuData):
+        return _checks.by_name.donors_of(column(data, rna, key), f"obs[{key!r}]", cells=cells)
+    return _checks.donors(rna, key, cells=cells)
 
 
 def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") -> np.ndarray:

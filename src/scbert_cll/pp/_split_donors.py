@@ -36,7 +36,7 @@ def split_donors(
     adata
         Cells to split. Neither the order of the cells nor that of the donors matters.
     donor_key
-        ``obs`` column of donors, without missing values.
+        ``obs`` column of donors, without missing values; cells of no donor (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are left out.
     labels_key
         ``obs`` column of classes to balance over the parts; every class is then sure to occur in train. Cells without a
         label are split with their donor.
@@ -62,7 +62,7 @@ def split_donors(
     None, or the copy. Sets, for the default `key_added`:
 
     ``adata.obs['split']`` : Categorical ``train``, ``val``, ``test``
-        The part of each cell; a donor is in exactly one (`unit` ``donor``).
+        The part of each cell; a donor is in exactly one (`unit` ``donor``). NA where a cell has no donor.
     ``adata.uns['split']`` : dict
         ``params`` (with ``donors_shared``: whether donors are on more than one side) and ``donors``, a table of donor, split,
         n_cells and the number of cells per class.
@@ -94,8 +94,9 @@ def split_donors(
     if mixed and (labels_key is None or unit == "cell"):
         raise ValueError("mixed=True deals donors by the classes of their cells: name labels_key, and unit='donor'.")
     shares = _shares(fractions)
-    donor = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
-    label = None if labels_key is None else _labels(adata, labels_key)
+    of_all = _checks.donors(adata, donor_key)
+    donor = of_all.dropna()
+    label = None if labels_key is None else _labels(adata, labels_key).loc[donor.index]
     generator = np.random.default_rng(rng)
     if unit == "donor":
         part = _deal_donors(donor, label, shares, generator, donor_key, mixed=mixed)
@@ -105,8 +106,9 @@ def split_donors(
         _every_class_in_train(part, label, donor)
 
     params |= {"fractions": [float(s) for s in shares], "donors_shared": unit == "cell"}
+    params |= _checks.by_name.left_out(of_all)
     adata = _checks.target(adata, copy=copy)
-    column = pd.Categorical(part, categories=list(_keys.SPLIT_ORDER))
+    column = pd.Categorical(part.reindex(adata.obs_names), categories=list(_keys.SPLIT_ORDER))
     record = {"params": params, "donors": _table(donor, label, part)}
     _record.write(adata, obs={key_added: column}, uns={key_added: record})
     return adata if copy else None
@@ -125,7 +127,7 @@ def _labels(adata: AnnData, key: str) -> pd.Series:
     """Classes as text; unlabelled cells stay missing."""
     label = _checks.obs_column(adata, key)
     _checks.classes(label, key)
-    return label.astype(object).where(label.isna(), label.astype(str))
+    return _checks.class_names(label)
 
 
 def _deal_donors(

@@ -144,7 +144,7 @@ def cross_validate(
     _checks.number_in(positive_from, "positive_from", 0, 100)
     _checks.number_in(rng, "rng", 0, np.inf, whole=True)
     chosen = _models(models, gene)
-    parts = folds.outer_folds(task.codes, task.groups, scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, seed=rng)
+    parts = task.folds(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, seed=rng)
     _no_twins(task, parts)
     target = _checks.target(adata, copy=copy)
     proba, seconds = _predict_all(task, chosen, parts, n_repeats, FoldStore(checkpoint), rng)
@@ -153,7 +153,7 @@ def cross_validate(
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
-    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__}
+    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__} | task.left_out
     record = {"params": params, "classes": np.array(task.classes), "folds": _fold_table(task, parts)}
     record |= {"seconds": pd.DataFrame({"model": list(seconds), "seconds": list(seconds.values())}).rename(index=str)}
     record |= {"ordered": task.ordered, "unit": made.unit, "n_units": made.n_units}
@@ -170,6 +170,15 @@ class _Task:
     classes: list[str]
     ordered: bool
     groups: np.ndarray | None
+    left_out: dict[str, Any]
+
+    def folds(self, **how: Any) -> list[folds.Fold]:
+        """Folds of the cells that have a donor, where donors are asked for."""
+        if self.groups is None:
+            return folds.outer_folds(self.codes, None, **how)
+        rows = np.flatnonzero(pd.notna(self.groups))
+        found = folds.outer_folds(self.codes[rows], self.groups[rows].astype(str), **how)
+        return [fold._replace(train=rows[fold.train], test=rows[fold.test]) for fold in found]
 
     def out_of_fold(self, proba: Mapping[str, np.ndarray], baselines: list[str]) -> intervals.OutOfFold:
         known = self.codes >= 0
@@ -196,16 +205,16 @@ def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | N
     classes = _checks.classes(labels, labels_key)
     codes = _checks.labels(adata, labels_key, classes, np.arange(adata.n_obs))
     _checks.no_resampled_rows(adata)
-    groups = None
-    if donor_key is not None:
-        groups = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str).to_numpy()
+    donors = None if donor_key is None else _checks.donors(adata, donor_key)
+    codes = codes if donors is None else np.where(donors.notna(), codes, -1)
     cells = bare(adata, layer)
     totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
     _checks.no_empty_cells(totals, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
     if protein_key is not None:
         cells.obsm[_PROTEIN] = _checks.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)
-    return _Task(cells, codes, classes, ordered, groups)
+    left_out = {} if donors is None else _checks.by_name.left_out(donors)
+    return _Task(cells, codes, classes, ordered, None if donors is None else donors.to_numpy(dtype=object), left_out)
 
 
 def _check(*, scheme: str, n_splits: int, n_repeats: int, metrics: Sequence[str], n_bootstrap: int) -> None:

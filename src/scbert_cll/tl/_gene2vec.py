@@ -166,4 +166,5 @@ def _training_cells(adata: AnnData, donor_key: str | None, split_key: str | None
         cells = np.flatnonzero(_checks.split(adata, split_key) == _keys.TRAIN)
     if donor_key is None:
         return cells, np.zeros(len(cells), dtype=np.intp)
-    return cells, pd.factorize(_checks.obs_column(adata, donor_key, allow_missing=False).iloc[cells])[0]
+    donors = _checks.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells)).iloc[cells]
+    return cells[donors.notna()], pd.factorize(donors.dropna())[0]

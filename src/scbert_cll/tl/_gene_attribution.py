@@ -158,7 +158,8 @@ def gene_attribution(
     _checks.new_key(key_added)
     groups = _checks.groups(adata, groupby)
     _goes_together(method, groups, genes, gene_sets, per_layer=per_layer)
-    donors = None if donor_key is None else _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
+    donors = None if donor_key is None else _checks.donors(adata, donor_key)
+    groups = groups if donors is None else groups.where(donors.notna()).cat.remove_unused_categories()
     destination = _checks.target(adata, copy=copy)
     asked = _Asked(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
     auroc = held_out_auroc(adata, model, split_key, donors, target, batch_size)
@@ -229,7 +230,7 @@ def _fine(groups: pd.Series, donors: pd.Series | None) -> pd.Series:
     """Donor and group in one column, where donors are asked for."""
     if donors is None:
         return groups
-    both = donors + _BETWEEN + groups.astype(object).where(groups.notna(), "").astype(str)
+    both = donors.fillna("") + _BETWEEN + groups.astype(object).where(groups.notna(), "").astype(str)
     return both.where(groups.notna())
 
 

@@ -98,7 +98,7 @@ def gene_interactions(
     genes = _named(genes, adata, model)
     _checks.number_in(n_cells, "n_cells", 1, np.inf, whole=True)
     groups = pd.Series("all", adata.obs_names, dtype="category") if groupby is None else _checks.groups(adata, groupby)
-    donors = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
+    donors = _checks.donors(adata, donor_key)
     _checks.tokens(adata, model.layer)
     destination = _checks.target(adata, copy=copy)
     cells = pd.DataFrame({"group": groups.astype(object), "donor": donors}).reset_index(drop=True).dropna()
@@ -110,7 +110,7 @@ def gene_interactions(
         for group, own in cells.groupby("group", sort=False).indices.items()
         for pair, values in found.items()
     ]
-    params |= {"genes": genes, "target": target or model.classes[-1]}
+    params |= {"genes": genes, "target": target or model.classes[-1]} | _checks.by_name.left_out(donors)
     _record.write(destination, uns={key_added: {"pairs": _table(rows), "params": params}})
     return destination if copy else None
 

@@ -29,12 +29,13 @@ def held_out_auroc(
     if split_key not in adata.obs or model.labels_key not in adata.obs:
         return float("nan")
     parts = _checks.split(adata, split_key, need=()).to_numpy()
-    labels = adata.obs[model.labels_key].astype(object)
-    known = labels.notna().to_numpy() & labels.astype(str).isin(model.classes).to_numpy()
+    labels = _checks.class_names(_checks.obs_column(adata, model.labels_key))
+    known = labels.isin(model.classes).to_numpy()
+    known &= True if donors is None else donors.notna().to_numpy()
     held = next((found for part in (_keys.TEST, _keys.VAL) if (found := known & (parts == part)).any()), None)
     if held is None:
         return float("nan")
-    positive = (labels[held].astype(str) == (target or model.classes[-1])).to_numpy().astype(np.int64)
+    positive = (labels[held] == (target or model.classes[-1])).to_numpy().astype(np.int64)
     proba = model.predict_parts(adata[held], batch_size=batch_size).network[target or model.classes[-1]].to_numpy()
     who = None if donors is None else donors[held].to_numpy()
     name = "auroc" if who is None else "auroc_within"

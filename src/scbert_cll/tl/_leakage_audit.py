@@ -147,7 +147,7 @@ def leakage_audit(
     _checks.number_in(near_duplicate_alpha, "near_duplicate_alpha", 1e-300, 0.5)
     _checks.number_in(n_repeats, "n_repeats", 1, 1000, whole=True)
     parts = _checks.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(dtype=object)
-    donor = _donors(adata, donor_key)
+    donor = _donors(adata, donor_key, split_key)
     label = _labels(adata, labels_key) if gap else None
     matrix = _checks.matrix(adata, layer)
     _checks.no_empty_cells(matrix.sum(axis=1).A1, adata, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
@@ -166,11 +166,11 @@ def leakage_audit(
     return report
 
 
-def _donors(adata: AnnData, key: str | None) -> pd.Series | None:
+def _donors(adata: AnnData, key: str | None, split_key: str) -> pd.Series | None:
     """The donor column; the default one may be missing, one that was asked for may not."""
     if key is None or (key == _keys.DONOR and key not in adata.obs):
         return None
-    return _checks.obs_column(adata, key)
+    return _checks.donors(adata, key, cells=adata.obs[split_key].notna().to_numpy(), allow_missing=True)
 
 
 def _synthetic(adata: AnnData) -> np.ndarray | None:

@@ -147,7 +147,10 @@ def patient_cd49d(
     labels_key = labels_key or key
     table = _donor_table(adata, key, donor_key)
     counted = _counted(adata, donor_key, key, cells)
-    donor = _checks.obs_column(adata[counted], donor_key, allow_missing=False).astype(str)
+    donor = _checks.donors(adata, donor_key, cells=counted)
+    not_donors = _checks.by_name.left_out(donor)
+    counted = counted & donor.notna().to_numpy()
+    donor = donor[counted]
     obs = cast("pd.DataFrame", adata.obs).loc[counted]
     _checks.donor_columns(obs, donor, obs_keys, (*_MEASURED, *_PREDICTED))
     found = _predictions(adata, donor, model, cv_key, proba_key, split_key, donor_key, labels_key)
@@ -159,7 +162,7 @@ def patient_cd49d(
         known, record["calibration"] = _with_predictions(known, found, donor, min_cells, positive_from)
     first = ~donor.duplicated().to_numpy()
     patients.obs = known.join(obs.loc[first, list(obs_keys)].set_axis(donor[first].to_numpy()))
-    params |= {"labels_key": labels_key, "positive_from": float(positive_from)}
+    params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | not_donors
     _record.write(patients, uns={key_added: record | {"params": params}})
     return patients
 
@@ -184,8 +187,9 @@ def _counted(adata: AnnData, donor_key: str, key: str, cells: Any) -> np.ndarray
     if cells is not None:
         return _checks.cells(adata, cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells, "cells")
     gated = _checks.obs_column(adata, _keys.score(key)).notna()  # a score is given to gated cells only
-    donor = _checks.obs_column(adata, donor_key)
-    return np.asarray(gated | ~donor.isin(donor[gated]))
+    donor = _checks.donors(adata, donor_key, allow_missing=True, quiet=True)
+    missing = cast("pd.DataFrame", adata.obs)[donor_key].isna()
+    return np.asarray(gated | missing | (donor.notna() & ~donor.isin(donor[gated].dropna())))
 
 
 def _predictions(

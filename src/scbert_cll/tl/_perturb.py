@@ -94,7 +94,8 @@ def perturb(
     _checks.new_key(key_added)
     sets = _sets(adata, genes)
     groups = pd.Series("all", adata.obs_names, dtype="category") if groupby is None else _checks.groups(adata, groupby)
-    donors = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
+    donors = _checks.donors(adata, donor_key)
+    groups = groups.where(donors.notna())
     destination = _checks.target(adata, copy=copy)
     tables = [
         _per_donor(change.name, change.rows, change.log_odds, change.shift, groups, donors)
@@ -103,6 +104,7 @@ def perturb(
     by_donor = pd.concat(tables, ignore_index=True)
     summary = _summary(by_donor[by_donor["n_cells"] >= min_cells], list(sets), [str(g) for g in groups.cat.categories])
     params |= {"level": 0 if level is None else level, "target": target or model.classes[-1]}
+    params |= _checks.by_name.left_out(donors)
     record = {"summary": summary, "donors": by_donor, "params": params}
     varm = {}
     if not isinstance(genes, Mapping):

@@ -29,7 +29,7 @@ def predict(
     model
         A trained classifier, e.g. ``ScBERTClassifier.load("model")``.
     unassigned_below
-        Call a cell ``"unassigned"`` when its largest probability is below this (0 to 1).
+        Call a cell ``"unassigned"`` when its largest probability is below this (0 to 1). A class may be called so, too; a warning says it.
     batch_size
         Cells at a time; affects speed and memory, not results.
     copy
@@ -69,6 +69,7 @@ def predict(
     _checks.is_model(model, ("ScBERTClassifier",))
     if unassigned_below is not None:
         _checks.share(unassigned_below, "unassigned_below")
+        _checks.by_name.warn_of_a_class_called_unassigned(model.classes)
     target = _checks.target(adata, copy=copy)
     found = model.predict_parts(adata, batch_size=batch_size)
     record = _write.record(model, params | {"labels_key": model.labels_key})

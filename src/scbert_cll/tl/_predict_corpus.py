@@ -126,6 +126,7 @@ def predict_corpus(
     if unassigned_below is not None:
         _checks.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
         _checks.share(unassigned_below, "unassigned_below")
+        _checks.by_name.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
     number, n_shares = _checks.share_of(shard)
     out = Path(out)
     _checks.new_folder(out)
@@ -174,7 +175,7 @@ class _Job:
         width = self.model.config.n_hidden
         if isinstance(self.model, ScBERT):
             return Results(width)
-        names = [*self.model.classes, *([] if self.unassigned_below is None else ["unassigned"])]
+        names = _write.called(self.model, self.unassigned_below)
         tables = [_keys.PROBA, *([] if self.model.linear_ is None else [_keys.LINEAR_PROBA])]
         return Results(width, self.model.classes, names, tables)
 

@@ -155,12 +155,13 @@ def signature(
     if not paired and len(classes) > 2:
         raise ValueError(f"paired=False compares two classes; adata.obs[{groupby!r}] has {_checks.listed(classes)}.")
     codes = _checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
-    donors = _checks.obs_column(adata, donor_key, allow_missing=False).astype(str)
+    donors = _checks.donors(adata, donor_key)
+    codes = np.where(donors.notna(), codes, -1)
     _checks.known_genes(exclude_genes, adata)
     counts = _checks.counts(adata, layer)
     kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
     found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
-    params["classes"] = classes
+    params |= {"classes": classes} | _checks.by_name.left_out(donors)
     record = _tables(found, gene)
     if model is not None and len(found.genes):
         labels = np.array([*classes, None], dtype=object)[codes]  # −1 is the last: no label

@@ -230,14 +230,14 @@ def _study(adata: AnnData, params: Mapping[str, Any]) -> tuple[Study, np.ndarray
     """What tl.signature looked at, and which rows of `adata` these are."""
     classes = [str(name) for name in params["classes"]]
     codes = _checks.labels(adata, str(params["groupby"]), classes, np.arange(adata.n_obs))
-    donors = _checks.obs_column(adata, str(params["donor_key"]), allow_missing=False).astype(str).to_numpy()
+    donors = _checks.donors(adata, str(params["donor_key"]))
     counts = _checks.counts(adata, None if params["layer"] == "X" else str(params["layer"]))
-    known = np.flatnonzero(codes >= 0)
+    known = np.flatnonzero((codes >= 0) & donors.notna())
     genes = np.flatnonzero(~adata.var_names.isin([str(gene) for gene in params["exclude_genes"]]))
     numbers = int(params["min_cells"]), int(params["min_donors"]), float(params["min_detected"]), float(params["alpha"])
     limits = Limits(*numbers, bool(params.get("paired", True)))
     measured = Measured(counts[known][:, genes], adata.var_names[genes], limits.min_detected)
-    return Study(measured, codes[known], donors[known], classes, limits), known
+    return Study(measured, codes[known], donors.to_numpy()[known], classes, limits), known
 
 
 def _blocked(study: Study, record: Mapping[str, Any]) -> str:

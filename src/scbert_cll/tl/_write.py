@@ -40,16 +40,22 @@ def predictions(
     score = values.max(1)
     names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
     if unassigned_below is not None:
-        names = names.add_categories(["unassigned"])
-        names[score < unassigned_below] = "unassigned"
+        names = names.set_categories(called(model, unassigned_below))
+        names[score < unassigned_below] = _keys.UNASSIGNED
     tables = {_keys.PROBA: found.joined} | ({} if found.linear is None else {_keys.LINEAR_PROBA: found.linear})
     return {"obs": {_keys.PRED: names, _keys.SCORE: score}, "obsm": tables | {_keys.X_SCBERT: found.latent}}
+
+
+def called(model: ScBERTClassifier, unassigned_below: float | None) -> list[str]:
+    """What a cell can be called: a class, or unassigned where that may be (which a class may be called, too)."""
+    return list(dict.fromkeys([*model.classes, *([] if unassigned_below is None else [_keys.UNASSIGNED])]))
 
 
 def comparison(adata: AnnData, found: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:
     """Network, logistic regression and what is predicted, on the same labelled validation and test cells."""
     classes = list(found.joined.columns)
-    codes = _checks.obs_column(adata, labels_key).astype(str).map({c: i for i, c in enumerate(classes)}).to_numpy()
+    names = _checks.class_names(_checks.obs_column(adata, labels_key))
+    codes = names.map({c: i for i, c in enumerate(classes)}).to_numpy(dtype=float, na_value=np.nan)
     split = _checks.split(adata, split_key).to_numpy()
     models = {"logistic regression": found.linear, "network": found.network, "predicted": found.joined}
     rows: list[dict[str, Any]] = []
