@@ -92,7 +92,7 @@ def _signature(adata: AnnData, model: Any) -> Any:
 
 def _report(adata: AnnData, _: Any) -> Any:
     sc_cll.tl.signature(adata, groupby="label", min_cells=5, min_donors=3)
-    return [sc_cll.tl.signature_report(adata, n_random=19, n_permutations=2).gates]
+    return [sc_cll.tl.signature_report(adata, n_random=19, n_permutations=19).gates]
 
 
 def _cross_validate(adata: AnnData, _: Any) -> Any:

@@ -613,7 +613,7 @@ def test_missing_donor_of_a_gated_cell():
         adata,
         lambda d: sb.pp.label_cd49d(d, donor_key="donor"),
         ValueError,
-        r"obs\['donor'\] is missing for 1 gated cells \('cell5'\)",
+        r"obs\['donor'\] is missing for 1 cells \('cell5'\)",
     )
     outside = np.arange(adata.n_obs) != 5
     sb.pp.label_cd49d(adata, donor_key="donor", cells=outside)
