@@ -180,7 +180,7 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         "No labelled training cell of class",
     ),
     "one donor": (lambda a: a.obs.__setitem__("donor", "P0"), lambda a: pp.split_donors(a, "donor"), ValueError, "donor"),
-    "NaN donors": (lambda a: a.obs.__setitem__("donor", [None, *a.obs["donor"][1:]]), lambda a: pp.split_donors(a, "donor"), ValueError, "cell0"),
+    "NaN donors": (lambda a: setattr(a, "obs", a.obs.assign(donor=[None, *a.obs["donor"][1:]])), lambda a: pp.split_donors(a, "donor"), ValueError, "cell0"),
     "no split": (lambda a: a.obs.pop("split"), lambda a: pp.balance(a, "cd49d"), KeyError, "split"),
     "small class for SMOTE": (rare_class, lambda a: pp.balance(a, "cd49d", method="smote"), ValueError, r"CD49d\+"),
     "a view": (nothing, lambda a: pp.bin_expression(a[:40]), ValueError, "is a view of another AnnData.*adata.copy"),

@@ -15,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll import _checks
+from scbert_cll import _checks, _names
 
 NETWORK = {"n_hidden": 8, "n_layers": 1, "n_heads": 2, "gene_embedding": "learned"}
 FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
@@ -137,7 +137,8 @@ def test_verbs_take_labels_of_any_type(kind: str) -> None:
             adata, labels_key="label", models=["majority", "gene_only"], n_repeats=1, n_bootstrap=5
         )
         assert model.classes == KINDS[kind][1]
-        assert list(adata.obsm["scbert_proba"].columns) == model.classes == list(adata.varm["gene_attention"].columns)
+        for table in (adata.obsm["scbert_proba"], adata.varm["gene_attention"]):
+            assert [_names.own(column) for column in table] == model.classes
         axes = sc_cll.pl.confusion(adata, labels_key="label", show=False)
         assert [tick.get_text().split("\n")[0] for tick in axes.get_yticklabels()] == model.classes
         plt.close("all")

@@ -133,7 +133,7 @@ def relabelled(adata, values):
     ("change", "error", "match"),
     [
         (lambda a: a.obs.pop("split"), KeyError, "'split' is not in adata.obs.*pp.split_donors"),
-        (lambda a: a.obs.pop("cd49d"), KeyError, "'cd49d' is not in adata.obs; it has 'donor'"),
+        (lambda a: a.obs.pop("cd49d"), KeyError, "'cd49d' is not in adata.obs; it has .*'donor'"),
         (lambda a: relabelled(a, ["one"] * a.n_obs), ValueError, "at least two classes; found 'one'"),
         (lambda a: relabelled(a, [None] * a.n_obs), ValueError, "at least two classes; found none"),
         (

@@ -68,7 +68,8 @@ def over_donors(n: int, n_draws: int, rng: np.random.Generator) -> Plan | None:
     """Draws of donors, one row of cells each; a range where there are two to four, and nothing of a single one."""
     if n < 2:
         return None
-    unit, once = np.arange(n), np.ones((n_draws, 1))
+    unit: np.ndarray = np.arange(n)
+    once: np.ndarray = np.ones((n_draws, 1))
     if n >= _FEWEST:
         return Plan(OVER_DONORS, unit, rng.multinomial(n, np.full(n, 1 / n), n_draws), once, "", n)
     note = f"{n} donors, too few for a bootstrap: lowest and highest value of single donors"

@@ -143,7 +143,7 @@ def tables(
 def _scores(
     found: OutOfFold, proba: Mapping[str, np.ndarray], ranked: Mapping[str, np.ndarray], metrics: Sequence[str]
 ) -> pd.DataFrame:
-    how = {"ordered": found.ordered, "donors": found.donors}
+    how: dict[str, Any] = {"ordered": found.ordered, "donors": found.donors}
     rows = []
     for model, repeats in proba.items():
         for repeat, one in enumerate(repeats):

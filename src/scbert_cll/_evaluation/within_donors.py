@@ -105,8 +105,9 @@ def _cells_within_donors(y: np.ndarray, donors: np.ndarray, n_draws: int, seed: 
     for code in np.unique(stratum):
         at = np.flatnonzero(stratum == code)
         weights[:, at] = rng.multinomial(at.size, np.full(at.size, 1 / at.size), n_draws)
+    fewest = int(np.unique(y, return_counts=True)[1].min())
     note = "speaks of other cells of these donors, not of other patients"
-    return Plan(WITHIN_DONORS, np.arange(len(y)), weights, np.ones((n_draws, 1)), note)
+    return Plan(WITHIN_DONORS, np.arange(len(y)), weights, np.ones((n_draws, 1)), note, fewest)
 
 
 def _drawn(y: np.ndarray, donors: np.ndarray, proba: np.ndarray, plan: Plan, *, few: bool) -> dict[str, np.ndarray]:

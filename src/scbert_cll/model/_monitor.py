@@ -34,7 +34,7 @@ class History(Logger):
     def __init__(self, before: Mapping[str, pd.DataFrame] | None = None) -> None:
         super().__init__()
         self._values: dict[str, dict[int, float]] = {
-            name: {int(epoch): float(value) for epoch, value in frame.iloc[:, 0].items()}
+            name: dict(zip(map(int, frame.index), map(float, frame.iloc[:, 0]), strict=True))
             for name, frame in (before or {}).items()
         }
         self.past = max((epoch for column in self._values.values() for epoch in column), default=0)
