@@ -92,7 +92,7 @@ def test_a_model_needs_cells_that_were_set_up(adata):
 
 def test_network_choices_are_checked(adata):
     ScBERT.setup_anndata(adata)
-    with pytest.raises(TypeError, match="The network has no argument 'n_hiden' .did you mean 'n_hidden'"):
+    with pytest.raises(TypeError, match=r"The network has no argument 'n_hiden' .did you mean 'n_hidden'"):
         ScBERT(adata, gene_embedding="learned", n_hiden=16)
     with pytest.raises(TypeError, match="The network has no argument 'n_genes'"):
         ScBERT(adata, gene_embedding="learned", n_genes=16)

@@ -139,7 +139,9 @@ def test_errors(toy):
         pl.cd49d(toy, marker="CD38")
     with pytest.raises(KeyError, match=r"'ITGA9' is not in adata.var_names"):
         pl.cd49d(toy, gene="ITGA9")
-    with pytest.raises(KeyError, match=r"'patient' is neither in mdata\['rna'\].obs nor in mdata.obs; they have 'donor'"):
+    with pytest.raises(
+        KeyError, match=r"'patient' is neither in mdata\['rna'\].obs nor in mdata.obs; they have 'donor'"
+    ):
         pl.cd49d(toy, donor_key="patient")
     with pytest.raises(ValueError, match="levels must be one of 'cell', 'within', 'donor'; found 'cells'"):
         pl.cd49d(toy, levels="cells")

@@ -315,7 +315,15 @@ def test_everything_survives_h5ad(method: str, tmp_path: object) -> None:
     pp.bin_expression(new, edges=train.uns["tokens"])
     pp.bin_expression(same, edges=back.uns["tokens"])
     np.testing.assert_array_equal(new.layers["binned"].toarray(), same.layers["binned"].toarray())
-    params = {"method": method, "n_bins": 6, "target_sum": 5e3, "layer": "X", "fit_on": "none", "edges": "given", "n_genes": 60}
+    params = {
+        "method": method,
+        "n_bins": 6,
+        "target_sum": 5e3,
+        "layer": "X",
+        "fit_on": "none",
+        "edges": "given",
+        "n_genes": 60,
+    }
     assert new.uns["binned"]["params"] == same.uns["binned"]["params"]
     assert new.uns["binned"]["params"].items() >= params.items()
 
@@ -380,7 +388,15 @@ def test_in_place_and_copy() -> None:
     assert "binned" not in adata.uns
     assert pp.bin_expression(adata) is None
     np.testing.assert_array_equal(adata.layers["binned"].toarray(), done.layers["binned"].toarray())
-    params = {"method": "log2", "n_bins": 5, "target_sum": 1e4, "layer": "X", "fit_on": "none", "edges": "none", "n_genes": 60}
+    params = {
+        "method": "log2",
+        "n_bins": 5,
+        "target_sum": 1e4,
+        "layer": "X",
+        "fit_on": "none",
+        "edges": "none",
+        "n_genes": 60,
+    }
     assert adata.uns["binned"]["params"].items() >= params.items()
     np.testing.assert_array_equal(adata.uns["binned"]["edges"], [1, 3, 7, 15, 31])
 

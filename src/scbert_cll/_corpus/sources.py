@@ -111,15 +111,10 @@ class Source:
     def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
         self._file = opened(path)
         self._layer, self._memory = layer, memory
-<<<<<<< HEAD
         self._is_gene = np.zeros(0, dtype=bool)
         self.n_rounded = 0  # values that were beside whole numbers by round-off, of the blocks that were read
         self._obs: Any = None
         self._mudata: tuple[str, Any] | None = None  # name of the modality, and what it is part of
-=======
-        self._obs: h5py.Group | None = None
-        self._mudata: tuple[str, h5py.Group] | None = None  # name of the modality, and what it is part of
->>>>>>> main
         self._shared: dict[str, pd.Series] = {}
         self._categories: dict[str, pd.Index] = {}
         try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

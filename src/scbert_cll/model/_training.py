@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as L
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
@@ -81,6 +82,8 @@ def interruptible(run: Run | None) -> Iterator[None]:
 class Training(Inference):
     """A model that Lightning trains."""
 
+    is_trained_: bool
+    history_: dict[str, pd.DataFrame] | None
     kept_epoch_: int | None = None  # of the history: the one whose weights the model has; 0 before the first
 
     def _parts(self, split_key: str | None, seed: int) -> dict[str, np.ndarray]:

@@ -162,11 +162,7 @@ def patient_cd49d(
         known, record["calibration"] = _with_predictions(known, found, donor, min_cells, positive_from)
     first = ~donor.duplicated().to_numpy()
     patients.obs = known.join(obs.loc[first, list(obs_keys)].set_axis(donor[first].to_numpy()))
-<<<<<<< HEAD
     params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | note | not_donors
-=======
-    params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | not_donors
->>>>>>> main
     _record.write(patients, uns={key_added: record | {"params": params}})
     return patients
 

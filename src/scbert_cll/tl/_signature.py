@@ -162,11 +162,7 @@ def signature(
     counts, note = _checks.slots.noted_counts(adata, layer)
     kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
     found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
-<<<<<<< HEAD
     params |= {"classes": classes} | note | _checks.by_name.left_out(donors)
-=======
-    params |= {"classes": classes} | _checks.by_name.left_out(donors)
->>>>>>> main
     record = _tables(found, gene)
     if model is not None and len(found.genes):
         labels = np.array([*classes, None], dtype=object)[codes]  # −1 is the last: no label
