@@ -94,10 +94,10 @@ def run(options: Options) -> Report:
     if _keys.TRUTH in job.adata.uns and options.input is None:
         _demo_signature.planted(job.adata, classifier, f"{options.marker}+", report)
     _write(job, classifier, found, report)
-    figures = _demo_figures.plots(
-        job.data, job.adata, {"pretrain": pretrained, "finetune": classifier}, donor_key=job.donor_key,
-        layer=job.cells.layer, gene=job.gene, marker=options.marker, seed=options.seed,
-    )  # fmt: skip
+    places = {"layer": job.cells.layer, "rna_key": job.cells.rna_key, "protein_key": options.reading.protein_key}
+    names: dict[str, Any] = {"donor_key": job.donor_key, "gene": job.gene, "marker": options.marker}
+    models = {"pretrain": pretrained, "finetune": classifier}
+    figures = _demo_figures.plots(job.data, job.adata, models, places=places, seed=options.seed, **names)
     failed = None
     try:
         draw({options.out / "figures" / f"{name}.png": plot for name, plot in figures.items()}, report.say)

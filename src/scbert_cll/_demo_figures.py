@@ -24,12 +24,12 @@ def plots(
     models: Mapping[str, Any],
     *,
     donor_key: str,
-    layer: str | None,
+    places: Mapping[str, Any],
     gene: str | None,
     marker: str,
     seed: int,
 ) -> dict[str, Callable[[], Any]]:
-    """Name of a figure → what draws it."""
+    """Name of a figure → what draws it; `places` says where the counts, the RNA and the protein are."""
     truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
     found: dict[str, Callable[[], Any]] = {
         "signature": lambda: sc_cll.pl.signature(adata, return_fig=True),
@@ -42,16 +42,14 @@ def plots(
     for name, model in models.items():
         found[f"history_{name}"] = partial(sc_cll.pl.history, model, return_fig=True)
     if gene is not None:
-        asked = adata.uns[_keys.CD49D]["params"]
         found["cd49d"] = lambda: sc_cll.pl.cd49d(
             data,
             marker=marker,
             gene=gene,
             donor_key=donor_key,
-            layer=layer,
             cells=cast("pd.DataFrame", adata.obs)[_keys.score(_keys.CD49D)].notna(),
-            normalize=asked["normalize"],
-            **{name: asked[name] for name in ("protein_key", "rna_key") if name in asked},
+            normalize=adata.uns[_keys.CD49D]["params"]["normalize"],
+            **places,
             return_fig=True,
         )
     return found

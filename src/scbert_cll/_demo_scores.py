@@ -32,7 +32,8 @@ def evaluate(
     for sentence in (_compared(found), _with_donor_alone(found, donors)):
         report.say(sentence)
     classes = list(obs[_keys.CD49D].cat.categories)
-    report.show("Percent positive of labelled test cells, by donor", _by_donor(y, donors, proba[OURS], classes))
+    table = _by_donor(y, donors, proba[OURS], classes)
+    report.show("Percent positive of labelled test cells, by donor", table, _readable_donors(table))
     return found
 
 
@@ -70,7 +71,7 @@ def _what_is_shown(found: within_donors.Compared, y: np.ndarray, donors: np.ndar
         else "no test donor has cells of both classes"
     )
     return (
-        f"In brackets: 95 % intervals, {found.unit}{_of_whom(found)}. There are {len(y):,} test cells. AUROC within donors compares cells of the same donor only: {which}. "
+        f"In brackets: 95 % intervals, {found.unit}{_of_whom(found)}. What another training would change is not in them. There are {len(y):,} test cells. AUROC within donors compares cells of the same donor only: {which}. "
         f"{DONOR_ALONE.capitalize()} is no model: it gives every cell its donor's share of positive test cells."
     )
 
@@ -116,4 +117,16 @@ def _by_donor(y: np.ndarray, donors: np.ndarray, proba: np.ndarray, classes: lis
     """Observed percentage with Wilson's limits, predicted percentage, and AUROC among the donor's own cells."""
     table = _baselines.by_donor(y, donors, {OURS: (proba / proba.sum(1, keepdims=True))[None]}, classes)
     columns = ["n_cells", "n_positive", "observed", "observed_low", "observed_high", "predicted", "auroc"]
-    return table.set_index("donor")[columns].round(dict.fromkeys(columns[2:6], 1))
+    return table.set_index("donor")[columns]
+
+
+def _readable_donors(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with Wilson's limits in brackets."""
+    observed = [f"{row.observed:.1f} [{row.observed_low:.1f}, {row.observed_high:.1f}]" for row in table.itertuples()]
+    aurocs = ["undefined" if np.isnan(value) else f"{value:.3f}" for value in table["auroc"]]
+    shown = {
+        "test cells": table["n_cells"],
+        "observed % [95 % by Wilson]": observed,
+        "predicted %": table["predicted"].map("{:.1f}".format),
+    }
+    return pd.DataFrame(shown | {"AUROC of its cells": aurocs}, index=table.index)
