@@ -498,7 +498,7 @@ def test_the_page_shows_every_command_and_each_can_be_parsed(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("data: corpus.zarr\nout: pretrained\n")
     lines = [shlex.split(line) for line in commands_of_the_page()]
-    assert {words[3] for words in lines} == set(_cli.COMMANDS) - {"demo"}
+    assert {words[3] for words in lines} == set(_cli.COMMANDS)
     for words in lines:
         assert words[:3] == ["python", "-m", "scbert_cll"]
         printed(capsys, *(word for word in words[3:] if word != "--print_config"))

@@ -44,9 +44,10 @@ def test_bars_are_the_differences_that_get_lists(two):
         table = get.gene_attention(two, group=group, n_top=7)
         assert genes(ax) == table["gene"].tolist()
         np.testing.assert_allclose([b.get_width() for b in bars(ax)], 1e3 * table["difference"])
-        assert [t.get_text() for t in ax.texts] == [
-            f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" for v in 1e3 * table["attention"]
-        ]
+        numbers = [f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" for v in 1e3 * table["attention"]]
+        assert [t.get_text() for t in ax.texts] == [*numbers, "attention"]
+        widest = max(b.get_window_extent().x1 for b in bars(ax))
+        assert all(t.get_window_extent().x0 > widest for t in ax.texts)  # a column, not labels of the bars
         low, high = ax.get_ylim()
         assert low > high  # the first gene on top
 
@@ -95,7 +96,7 @@ def test_highlight(two):
     colors = [b.get_facecolor() for b in bars(fig.axes[0])]
     assert colors[0] == colors[2] != colors[1]
     assert [t.get_fontweight() for t in fig.axes[0].get_yticklabels()] == ["bold", "normal", "bold"]
-    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["planted"]
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["planted", "others"]
 
 
 def test_exclude(two):

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from scbert_cll import _keys, _names, get
 from scbert_cll.pl import _style
 
-_CAVEAT = "Grey: attention itself, which follows expression. Not a test."
+_CAVEAT = "Grey column: the attention itself, in the same unit; it follows expression. Not a test."
 
 
 @_style.styled
@@ -39,8 +39,8 @@ def gene_attention(
     """Draw the genes that receive more attention in a group than in the others.
 
     One panel per group, on one scale: the genes with the largest difference in attention to the reference, as
-    :func:`scbert_cll.get.gene_attention` lists them. The small number at a bar is the attention itself, in the same unit: a
-    long bar at a large number is an abundant gene that moved a little. Attention follows abundance, so the bars describe
+    :func:`scbert_cll.get.gene_attention` lists them. The grey column is the attention itself, in the same unit: a
+    long bar in the row of a large number is an abundant gene that moved a little. Attention follows abundance, so the bars describe
     what the network looks at and are neither an effect size nor a test.
 
     Parameters
@@ -100,9 +100,9 @@ def gene_attention(
         panel.set_title(_title(adata, key, name, reference))
     _captions(fig, ax, f"difference in attention ({unit} of the total)" if unit else "difference in attention (share)")
     if marked:
-        handle = Patch(color=_style.RED, label=highlight_label)
-        ax.legend(handles=[handle], loc="lower right") if ax else fig.legend(
-            handles=[handle], loc="outside upper right"
+        handles = [Patch(color=_style.RED, label=highlight_label), Patch(color=_style.BLUE, label="others")]
+        ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(0.85, 0)) if ax else fig.legend(
+            handles=handles, loc="outside upper center", ncols=2
         )
     return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
 
@@ -119,19 +119,20 @@ def _figure(n: int, n_bars: int, n_columns: int, figsize: tuple[float, float] | 
 
 
 def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) -> None:
-    """One bar per gene, largest on top, with the attention itself at its end."""
+    """One bar per gene, largest on top, and the attention itself in a column of its own."""
     y, width = np.arange(len(rows)), rows["difference"].to_numpy() * factor
     colors = [_style.RED if gene in marked else _style.BLUE for gene in rows["gene"]]
-    bars = ax.barh(y, width, color=colors, height=0.72)
+    ax.barh(y, width, color=colors, height=0.72)
     numbers = [f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" if v >= 0.95 else f"{v:.2g}" for v in rows["attention"] * factor]
-    ax.bar_label(bars, numbers, padding=2, fontsize=6, color=_style.GREY)
+    for at, text in [*zip(y, numbers, strict=True), (-1, "attention")]:
+        ax.text(1, at, text, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=6, color=_style.GREY)
     ax.set_yticks(y, [_style.shortened(gene, 16) for gene in rows["gene"]])
     for tick, gene in zip(ax.get_yticklabels(), rows["gene"], strict=True):
         tick.set_fontweight("bold" if gene in marked else "normal")
-    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_ylim(len(rows) - 0.4, -1.6)
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=_style.GREY, linewidth=0.7)
-    ax.margins(x=0.2)
+    ax.margins(x=0.3)
     ax.xaxis.set_major_locator(MaxNLocator(4))
 
 
