@@ -65,11 +65,7 @@ def _probabilities(
 
 def _what_is_shown(found: within_donors.Compared, y: np.ndarray, donors: np.ndarray) -> str:
     mixed = [donor for donor in sorted(set(donors)) if len(set(y[donors == donor])) > 1]
-    which = (
-        f"{len(mixed)} of {len(set(donors))} test donors have cells of both classes"
-        if mixed
-        else "no test donor has cells of both classes"
-    )
+    which = f"there are cells of both classes in {len(mixed) or 'none'} of {len(set(donors))} test donors"
     return (
         f"In brackets: 95 % intervals, {found.unit}{_of_whom(found)}. What another training would change is not in them. There are {len(y):,} test cells. AUROC within donors compares cells of the same donor only: {which}. "
         f"{DONOR_ALONE.capitalize()} is no model: it gives every cell its donor's share of positive test cells."

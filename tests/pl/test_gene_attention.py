@@ -45,7 +45,7 @@ def test_bars_are_the_differences_that_get_lists(two):
         assert genes(ax) == table["gene"].tolist()
         np.testing.assert_allclose([b.get_width() for b in bars(ax)], 1e3 * table["difference"])
         numbers = [f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" for v in 1e3 * table["attention"]]
-        assert [t.get_text() for t in ax.texts] == [*numbers, "attention"]
+        assert [t.get_text() for t in ax.texts] == ["attention", *numbers]
         widest = max(b.get_window_extent().x1 for b in bars(ax))
         assert all(t.get_window_extent().x0 > widest for t in ax.texts)  # a column, not labels of the bars
         low, high = ax.get_ylim()

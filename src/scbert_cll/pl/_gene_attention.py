@@ -124,7 +124,7 @@ def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) 
     colors = [_style.RED if gene in marked else _style.BLUE for gene in rows["gene"]]
     ax.barh(y, width, color=colors, height=0.72)
     numbers = [f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" if v >= 0.95 else f"{v:.2g}" for v in rows["attention"] * factor]
-    for at, text in [*zip(y.tolist(), numbers, strict=True), (-1, "attention")]:
+    for at, text in zip([-1, *range(len(rows))], ["attention", *numbers], strict=True):
         ax.text(1, at, text, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=6, color=_style.GREY)
     ax.set_yticks(y, [_style.shortened(gene, 16) for gene in rows["gene"]])
     for tick, gene in zip(ax.get_yticklabels(), rows["gene"], strict=True):
