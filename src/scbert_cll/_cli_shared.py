@@ -260,11 +260,13 @@ def learned(model: ScBERT) -> str:
 
 def validated(model: ScBERTClassifier) -> str:
     """What the network came to on donors that it has not learned from."""
-    last = {
-        name.removesuffix("_validation"): float(frame.iloc[-1, 0])
+    kept = model.kept_epoch_
+    found = {
+        name.removesuffix("_validation"): float(frame.iloc[:, 0][kept])
         for name, frame in (model.history or {}).items()
-        if "validation" in name
+        if "validation" in name and kept in frame.index
     }
-    if not last:
+    if not found:
         return "No donor validates, so nothing is known of its worth."
-    return f"Donors held out, in the last epoch: {', '.join(f'{name} {value:.3f}' for name, value in last.items())} (the network alone)."
+    values = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+    return f"Donors held out, in epoch {kept}, whose weights are kept: {values} (the network alone)."

@@ -122,6 +122,7 @@ class TokenModel(Training):
             config={
                 "class": type(self).__name__,
                 "is_trained": bool(self.is_trained_),
+                "kept_epoch": self.kept_epoch_,
                 "joined": self._joined(),
                 "setup": self.registry["setup_args"],
                 "network": asdict(self.config),
@@ -192,6 +193,7 @@ class TokenModel(Training):
             raise ValueError(f"{dir_path} is damaged: its config.json does not fit its weights. {error}") from error
         model.module.to(place)
         model.is_trained_ = config["is_trained"]
+        model.kept_epoch_ = config.get("kept_epoch")  # models of before did not say
         if saved["linear"] is not None:
             model._take_linear(config["joined"], saved["linear"])
         model.history_ = _long(saved["history"])

@@ -151,18 +151,21 @@ def _binning(binning: Mapping[str, Any]) -> str:
 
 
 def _training(model: TokenModel) -> str:
-    return "\n\n".join(filter(None, [_history(model.history_), _linear(model._joined())]))
+    return "\n\n".join(filter(None, [_history(model.history_, model.kept_epoch_), _linear(model._joined())]))
 
 
-def _history(history: Mapping[str, pd.DataFrame] | None) -> str:
-    """Last value of everything that was followed."""
+def _history(history: Mapping[str, pd.DataFrame] | None, kept: int | None) -> str:
+    """Value of everything that was followed, in the epoch whose weights the model has; in the last one where that is not known."""
     if not history:
         return "The files hold no training history."
-    last = {name: float(values.to_numpy()[-1, 0]) for name, values in history.items() if len(values)}
+    known = {name: values.iloc[:, 0].dropna() for name, values in history.items()}
+    shown = {name: values for name, values in known.items() if len(values) and (kept is None or kept in values.index)}
+    last = {name: float(values.iloc[-1] if kept is None else values[kept]) for name, values in shown.items()}
     n_epochs = max(len(values) for values in history.values())
+    which = "the last one" if kept is None else f"epoch {kept}, whose weights these are"
     said = [
-        f"{n_epochs} epochs; values of the last one, on training and validation cells. They are no evaluation: validation cells may have been used to choose.",
-        _table(["followed", "last value"], ((name, _number(value)) for name, value in last.items())),
+        f"{n_epochs} epochs; values of {which}, on training and validation cells. They are no evaluation: validation cells may have been used to choose.",
+        _table(["followed", "value"], ((name, _number(value)) for name, value in last.items())),
     ]
     if "masked_accuracy_validation" in last:
         said.append(

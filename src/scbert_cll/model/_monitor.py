@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,14 +25,19 @@ Asked = str | Logger | None
 
 
 class History(Logger):
-    """Metrics per epoch, kept in memory as scvi-tools' models show them: a table for each name.
+    """Metrics per epoch, kept in memory as scvi-tools' models show them: a table for each name; the first epoch is 1.
 
-    scvi-tools' own logger leaves a pickle in the working directory when several processes train.
+    scvi-tools' own logger leaves a pickle in the working directory when several processes train. A training that goes on (`before`) counts
+    on, and keeps what only one of the two recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Mapping[str, pd.DataFrame] | None = None) -> None:
         super().__init__()
-        self._values: dict[str, dict[int, float]] = {}
+        self._values: dict[str, dict[int, float]] = {
+            name: {int(epoch): float(value) for epoch, value in frame.iloc[:, 0].items()}
+            for name, frame in (before or {}).items()
+        }
+        self.past = max((epoch for column in self._values.values() for epoch in column), default=0)
 
     @property
     def name(self) -> str:
@@ -58,7 +64,7 @@ class History(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Note what belongs to an epoch."""
         if "epoch" in metrics:
-            epoch = int(metrics["epoch"])
+            epoch = self.past + int(metrics["epoch"]) + 1
             for name, value in metrics.items():
                 if name != "epoch":
                     self._values.setdefault(name, {})[epoch] = float(value)
@@ -68,11 +74,11 @@ class History(Logger):
         self._values = {name: dict(column) for name, column in values.items()}
 
 
-def loggers(asked: Asked | Sequence[Asked], folder: Path | None) -> list[Logger]:
+def loggers(history: History, asked: Asked | Sequence[Asked], folder: Path | None) -> list[Logger]:
     """The history, and the loggers that were asked for by name or brought along."""
     given = [asked] if isinstance(asked, (str, Logger)) else list(asked or [])
     further = [_named(one, folder) if isinstance(one, str) else one for one in given]
-    return [History(), *(logger for logger in further if logger is not None)]
+    return [history, *(logger for logger in further if logger is not None)]
 
 
 def _named(name: str, folder: Path | None) -> Logger:
@@ -83,7 +89,18 @@ def _named(name: str, folder: Path | None) -> Logger:
 
 def step_bar() -> TQDMProgressBar:
     """Lightning's bar for long epochs: a line that is overwritten, and in a log file one now and then."""
-    return TQDMProgressBar(refresh_rate=1 if sys.stdout.isatty() else _LOGGED)
+    return _StepBar(refresh_rate=1 if sys.stdout.isatty() else _LOGGED)
+
+
+class _StepBar(TQDMProgressBar):
+    """Its epochs are counted as in the history and in the bar of short epochs: the first one is 1."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Begin anew, and name the epoch."""
+        total = self.total_train_batches
+        self.train_progress_bar.reset(None if math.isinf(total) else total)
+        of = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{of}")
 
 
 class Throughput(L.Callback):
@@ -123,5 +140,5 @@ def _waited(trainer: L.Trainer) -> float:
 
 
 def _loss(outputs: Any) -> float:
-    loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+    loss = outputs.get("train_loss", outputs["loss"]) if isinstance(outputs, dict) else outputs
     return float(loss.detach()) if isinstance(loss, Tensor) else float("nan")

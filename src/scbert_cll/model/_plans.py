@@ -65,15 +65,15 @@ class Plan(L.LightningModule):
 
     def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
         """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
-        shared: dict[str, Any] = {
-            "on_step": False,
-            "on_epoch": True,
-            "batch_size": n,
-            "sync_dist": self.trainer.world_size > 1,
-        }
-        self.log(f"{stage}_loss", loss, prog_bar=True, **shared)
-        self.log_dict({f"{name}_{stage}": value for name, value in metrics.items()}, **shared)
+        if n:
+            self._note({f"{stage}_loss": loss}, n, prog_bar=True)
+            self._note({f"{name}_{stage}": value for name, value in metrics.items()}, n)
         return loss
+
+    def _note(self, values: dict[str, Tensor | float], n: int, *, prog_bar: bool = False) -> None:
+        """Log means over the epoch, in which this batch counts as `n` cells."""
+        several = self.trainer.world_size > 1
+        self.log_dict(values, prog_bar=prog_bar, batch_size=n, on_step=False, on_epoch=True, sync_dist=several)
 
 
 class PretrainPlan(Plan):
@@ -136,8 +136,9 @@ class ClassifyPlan(Plan):
 
     `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's tokens: augmentation that
     imitates a shallower cell. With ``tokens="all"`` it does nothing. Where a batch has an ``offset``, logits of the linear part, the
-    network learns what these leave to be learned. Where it has ``proteins``, standardised levels, their mean squared error is added, and cells
-    without a label (-1) count for that alone; what guesses them is left behind with the plan.
+    network learns what these leave to be learned. Where it has ``proteins``, standardised levels, their mean squared error is learned from, too,
+    and logged apart, so that both losses are the same quantity on training and validation cells; cells without a label (-1) count for
+    the proteins alone. What guesses them is left behind with the plan.
     """
 
     def __init__(
@@ -148,18 +149,19 @@ class ClassifyPlan(Plan):
         self.to_proteins = torch.nn.Linear(module.n_features, n_proteins) if n_proteins else None
         self._seen: dict[str, list[Tensor]] = {"train": [], "validation": []}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step, with tokens left out."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One step, with tokens left out; ``loss`` is minimised, ``train_loss`` the classes' part of it."""
         if self.token_drop:
             generator = torch.Generator().manual_seed(
                 self.seed + 1 + self.trainer.fit_loop.total_batch_idx + APART * self.trainer.global_rank
             )
             batch = batch | {"cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]}
-        return self._step(batch, "train")
+        classes, proteins = self._step(batch, "train")
+        return {"loss": classes + proteins, "train_loss": classes.detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The whole cell."""
-        return self._step(batch, "validation")
+        """The whole cell; the classes' loss, by which epochs are told apart."""
+        return self._step(batch, "validation")[0]
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one batch, whatever its labels."""
@@ -175,17 +177,20 @@ class ClassifyPlan(Plan):
             return logits, logits.new_zeros(())
         return logits, F.mse_loss(self.to_proteins(features).float(), batch["proteins"])
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the classes, and error of the proteins; each is logged."""
         logits, proteins = self._guess(batch)
         labels, weights = batch["labels"], batch["weights"]
         losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none") * weights
         # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
-        loss = losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6) + proteins
+        loss = losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6)
+        if self.to_proteins is not None:
+            self._note({f"protein_loss_{stage}": proteins}, len(labels))
         known = labels >= 0
         labels, guess = labels[known], logits.argmax(-1)[known]
         self._seen[stage].append(torch.stack([labels, guess]).detach().cpu())
-        right = {"accuracy": (guess == labels).float().mean()} if len(labels) else {}
-        return self.report(stage, len(known), loss, **right)
+        right = {"accuracy": (guess == labels).float().mean()}
+        return self.report(stage, len(labels), loss, **right), proteins
 
     def on_train_epoch_end(self) -> None:
         """Macro-F1 of the epoch's training batches."""
@@ -210,16 +215,16 @@ class KeepBest(L.Callback):
     """
 
     def __init__(self, network: Performer, *, start: float = math.inf, restore: bool = True) -> None:
-        self.network, self.best, self.restore = network, start, restore
+        self.network, self.best, self.restore, self.epoch = network, start, restore, 0  # epochs count from 1
         self.weights: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"best": self.best, "weights": self.weights}
+        return {"best": self.best, "weights": self.weights, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
-        self.best, self.weights = state_dict["best"], state_dict["weights"]
+        self.best, self.weights, self.epoch = state_dict["best"], state_dict["weights"], state_dict["epoch"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what there is before training, where that may be the best."""
@@ -230,7 +235,7 @@ class KeepBest(L.Callback):
         """Keep a copy when the loss is the lowest so far."""
         value = trainer.callback_metrics.get("validation_loss")
         if value is not None and not trainer.sanity_checking and float(value) < self.best:
-            self.best = float(value)
+            self.best, self.epoch = float(value), trainer.current_epoch + 1
             self.weights = all_weights(cast("Performer", pl_module.module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -60,5 +60,6 @@ class Randomized(Inference):
         labels = {"labels_key": self.labels_key, "classes": self.classes}
         new = type(self)(registry=registry, binning=self.binning, rng=rng, **labels, **network)
         new._adata, new.is_trained_, new.history_ = self._adata, self.is_trained_, self.history_
+        new.kept_epoch_ = self.kept_epoch_
         new.combine, new.linear_ = self.combine, self.linear_
         return new

@@ -264,7 +264,7 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         Returns
         -------
         None; :attr:`history` holds `train_loss`, `validation_loss`, `masked_accuracy_*` and beside it `majority_accuracy_*`,
-        what guessing each cell's commonest bin gets.
+        what guessing each cell's commonest bin gets, by epoch from 1 on. ``kept_epoch_`` is the epoch whose weights the model has.
 
         Raises
         ------

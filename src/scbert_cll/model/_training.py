@@ -25,7 +25,7 @@ from scbert_cll.model._checkpoints import Checkpoints, Preempted, Run, StepRando
 from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._data import TokenSplits, random_split
 from scbert_cll.model._inference import Inference
-from scbert_cll.model._monitor import Asked, Throughput, loggers, step_bar
+from scbert_cll.model._monitor import Asked, History, Throughput, loggers, step_bar
 from scbert_cll.model._plans import KeepBest, Plan
 from scbert_cll.model._resources import (
     announcement,
@@ -81,6 +81,8 @@ def interruptible(run: Run | None) -> Iterator[None]:
 class Training(Inference):
     """A model that Lightning trains."""
 
+    kept_epoch_: int | None = None  # of the history: the one whose weights the model has; 0 before the first
+
     def _parts(self, split_key: str | None, seed: int) -> dict[str, np.ndarray]:
         """Rows of train, val and test; without a split a tenth of the cells validates."""
         if split_key is None:
@@ -114,6 +116,7 @@ class Training(Inference):
         self.module.set_recompute(recompute)
         data.batch_size = self._prepare(plan, data, batch_size, max_epochs, trainer)
         restore = early_stopping or math.isfinite(start)
+        history = History(self.history_ if self.is_trained_ else None)
         best = [KeepBest(self.module, start=start, restore=restore)] if data.n_val else []
         stop = [EarlyStopping("validation_loss", patience=early_stopping_patience)] if early_stopping and best else []
         watched = isinstance(data, CorpusData) or logger is not None
@@ -121,7 +124,7 @@ class Training(Inference):
             plan,
             data,
             max_epochs=max_epochs,
-            logger=loggers(logger, None if run is None else run.folder),
+            logger=loggers(history, logger, None if run is None else run.folder),
             callbacks=[*callbacks, *best, *stop]
             + ([Throughput()] if watched else [])
             + ([step_bar()] if watched and trainer.get("enable_progress_bar", True) else [])
@@ -137,10 +140,15 @@ class Training(Inference):
             try:
                 with interruptible(run), enough_memory(self.config, data.batch_size, training=True):
                     runner()
+                self.kept_epoch_ = history.past + (best[0].epoch if best and restore else runner.trainer.current_epoch)
             except BaseException:
                 self.module.eval()
                 self.is_trained_ = bool(best) and best[0].weights is not None
+                self.kept_epoch_ = history.past + best[0].epoch if self.is_trained_ else None
                 raise
+            finally:  # scvi-tools' own bookkeeping counts from 0 where a training goes on
+                if runner.trainer.is_global_zero:
+                    self.history_ = history.history or self.history_
 
     def _runner(self, plan: Plan, data: TokenSplits | CorpusData, *, callbacks: list[Any], **trainer: Any) -> Any:
         defaults = {

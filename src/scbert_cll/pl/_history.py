@@ -17,6 +17,7 @@ _PARTS: Final = {"train": (_style.BLUE, "-", "o"), "validation": (_style.RED, "-
 _BASELINE: Final = "majority_"
 _TITLES: Final = {
     "loss": "cross-entropy",
+    "protein_loss": "proteins: squared error",
     "accuracy": "accuracy",
     "masked_accuracy": "accuracy (hidden)",
     "macro_f1": "macro-F1",
@@ -28,26 +29,28 @@ def history(
     model: Any,
     *,
     metrics: list[str] | None = None,
-    monitor: str = "validation_loss",
+    monitor: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool = False,
 ) -> _style.Drawn:
-    """Draw loss and accuracy over the epochs, training cells beside validation cells.
+    """Draw loss and accuracy over the epochs, for training and validation cells.
 
-    A panel per metric. Where the history holds a majority baseline (always guessing the most common bin), it is drawn
-    too: an accuracy is good only above it. The epoch with the best `monitor` is marked; its weights are those kept.
+    A panel per metric, the same quantity for both kinds of cells: ``loss`` is the cross-entropy, of a classifier that of the classes alone; what it
+    learns of proteins at the same time is ``protein_loss``. Training cells are measured while the epoch lasts, with dropout and tokens left out,
+    validation cells at its end, without. Where the history holds a majority baseline (always guessing the most common bin), it is drawn
+    too: an accuracy is good only above it. The epoch whose weights the model has is marked: the best one after early stopping, else the last.
 
     Parameters
     ----------
     model
-        A model of this package after training, or its ``history``: a dict of one-column DataFrames by epoch.
+        A model of this package after training, or its ``history``: a dict of one-column DataFrames by epoch, the first of which is 1.
     metrics
-        Panels to draw, of those recorded: ``"loss"``, ``"masked_accuracy"``, ``"accuracy"``, ``"macro_f1"``. By default all.
+        Panels to draw, of those recorded: ``"loss"``, ``"protein_loss"``, ``"masked_accuracy"``, ``"accuracy"``, ``"macro_f1"``. By default all.
     monitor
-        Entry of the history whose best epoch is marked: the lowest of a loss, the highest of anything else. Nothing is
-        marked if it was not recorded.
+        Entry of the history whose best epoch is marked instead: the lowest of a loss, the highest of anything else. Nothing is
+        marked if it was not recorded. None: the epoch that the model keeps; a history does not say which, so its best ``"validation_loss"``.
     figsize
         Width and height of the figure in inches.
     ax
@@ -86,9 +89,9 @@ def history(
         fig, axes = _style.panels(len(names), n_columns=max(1, int(size[0] // 1.5)), figsize=size)
     else:
         fig, axes = _style.figure_of(ax), [ax]
-    best = _best(curves, monitor)
+    marked = _marked(model, curves, monitor)
     for panel, name in zip(axes, names, strict=True):
-        _draw(panel, name, curves, best)
+        _draw(panel, name, curves, marked)
     _legend(fig, axes, apart=ax is None)
     return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
 
@@ -127,8 +130,17 @@ def _best(curves: Mapping[str, Mapping[str, pd.Series]], monitor: str) -> int | 
     return None
 
 
-def _draw(ax: Axes, name: str, curves: Mapping[str, Mapping[str, pd.Series]], best: int | None) -> None:
-    """One metric: both parts, the baseline and the best epoch."""
+def _marked(model: Any, curves: Mapping[str, Mapping[str, pd.Series]], monitor: str | None) -> tuple[int, str] | None:
+    """The epoch to mark, and what it is."""
+    kept = getattr(model, "kept_epoch_", None) if monitor is None else None
+    if kept is not None:
+        return kept, f"weights kept (epoch {kept})" if kept else "weights kept (before training)"
+    best = _best(curves, monitor or "validation_loss")
+    return None if best is None else (best, f"best epoch ({best})")
+
+
+def _draw(ax: Axes, name: str, curves: Mapping[str, Mapping[str, pd.Series]], marked: tuple[int, str] | None) -> None:
+    """One metric: both parts, the baseline and the marked epoch."""
     for part, (color, line, marker) in _PARTS.items():
         if part not in curves[name]:
             continue
@@ -137,8 +149,8 @@ def _draw(ax: Axes, name: str, curves: Mapping[str, Mapping[str, pd.Series]], be
         ax.plot(series.index, series, line, color=color, marker=few, markersize=3, linewidth=1.2, label=part)
     for part, series in _baseline(name, curves):
         ax.plot(series.index, series, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}")
-    if best is not None:
-        ax.axvline(best, color=_style.GREY, linewidth=0.8, linestyle=":", label=f"best epoch ({best})", zorder=0)
+    if marked is not None:
+        ax.axvline(marked[0], color=_style.GREY, linewidth=0.8, linestyle=":", label=marked[1], zorder=0)
     ax.set(xlabel="epoch", ylabel=_TITLES.get(name, name.replace("_", " ")))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if max(map(len, curves[name].values())) == 1:
@@ -150,7 +162,7 @@ def _legend(fig: Figure, axes: list[Axes], *, apart: bool) -> None:
     handles: dict[str, Any] = {}
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    order = sorted(handles, key=lambda label: label.startswith("best"))
+    order = sorted(handles, key=lambda label: label.startswith(("best", "weights")))
     if apart:
         columns = len(order) if fig.get_figwidth() >= 1.3 * len(order) else 2
         fig.legend([handles[o] for o in order], order, loc="outside upper center", ncols=columns)
