@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning.pytorch as L
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,6 +34,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def drawn(model, metric: str = "loss") -> dict[str, pd.Series]:
     """Lines of a panel by their label, as values by epoch; and where the marked epoch is."""
     ax = pl.history(model, metrics=[metric], show=False)
+    plt.close(ax.figure)
     return {line.get_label(): pd.Series(line.get_ydata(), line.get_xdata()) for line in ax.get_lines()}
 
 

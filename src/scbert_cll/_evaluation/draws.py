@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
-from scipy.stats import norm, t
+from scipy.stats import binomtest, norm, t
 
 from scbert_cll._evaluation.weighted import weighted
 
@@ -15,6 +15,8 @@ OVER_DONORS, OVER_CELLS, RANGE, NONE = "bootstrap over donors", "bootstrap over 
 _FEWEST = 5  # donors for a bootstrap
 _LEVEL = np.array([0.025, 0.975])
 _NEAR = 1e-5  # as close to perfect as the logit scale resolves
+_POOLED = "all donors together are outside the range of single donors, which is widened to them"
+_EDGE = "draws at the end of the scale: percentiles, or Wilson's limits where all of them are"
 _BLOCK = 4_000_000  # weights at a time
 
 
@@ -26,6 +28,7 @@ class Plan(NamedTuple):
     weights: np.ndarray  # (draws, units)
     repeats: np.ndarray  # (draws, repeats)
     note: str
+    n_fewest: int  # donors, or cells of the smallest class: of how many nothing went wrong where a metric is perfect
 
     @property
     def n_units(self) -> int:
@@ -51,14 +54,25 @@ def plan_draws(y: np.ndarray, donors: np.ndarray | None, n_repeats: int, n_draws
     n = names.size
     repeats = rng.multinomial(n_repeats, np.full(n_repeats, 1 / n_repeats), n_draws)
     one = "" if n_repeats > 1 else "one repeat: what differs between seeds is not in the interval"
-    if n >= _FEWEST:
-        return Plan(OVER_DONORS, unit, rng.multinomial(n, np.full(n, 1 / n), n_draws), repeats, one)
-    if n > 1:
-        note = f"{n} donors, too few for a bootstrap: lowest and highest value of single donors"
-        return Plan(RANGE, unit, np.eye(n), np.ones((n, n_repeats)), note)
+    if (plan := over_donors(n, n_draws, rng)) is not None:
+        few = plan.interval == RANGE
+        repeats = np.ones((n, n_repeats)) if few else repeats
+        return plan._replace(unit=unit, repeats=repeats, note=plan.note if few else one)
     note = "speaks of other cells of this donor, not of other patients"
     weights = _draw_cells(y, n_draws, rng)
-    return Plan(OVER_CELLS, np.arange(len(y)), weights, repeats, "; ".join(filter(None, [note, one])))
+    fewest = int(np.unique(y, return_counts=True)[1].min())
+    return Plan(OVER_CELLS, np.arange(len(y)), weights, repeats, "; ".join(filter(None, [note, one])), fewest)
+
+
+def over_donors(n: int, n_draws: int, rng: np.random.Generator) -> Plan | None:
+    """Draws of donors, one row of cells each; a range where there are two to four, and nothing of a single one."""
+    if n < 2:
+        return None
+    unit, once = np.arange(n), np.ones((n_draws, 1))
+    if n >= _FEWEST:
+        return Plan(OVER_DONORS, unit, rng.multinomial(n, np.full(n, 1 / n), n_draws), once, "", n)
+    note = f"{n} donors, too few for a bootstrap: lowest and highest value of single donors"
+    return Plan(RANGE, unit, np.eye(n), once[:n], note, n)
 
 
 def _draw_cells(y: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -84,7 +98,11 @@ def draw(names: Sequence[str], y: np.ndarray, proba: np.ndarray, plan: Plan) -> 
 
 
 def interval_of(estimate: float, draws: np.ndarray, plan: Plan, ends: tuple[float, float] | None) -> Limits:
-    """Interval of an estimate; of a difference where there are no ends."""
+    """Interval of an estimate, which it always contains; of a difference where there are no ends.
+
+    A range over donors is widened to the value of all donors together where that is outside of it: a metric of pooled cells is no mean of the
+    donors' metrics.
+    """
     there = draws[np.isfinite(draws)]
     n_undefined = len(draws) - len(there)
     if not np.isfinite(estimate):
@@ -94,12 +112,40 @@ def interval_of(estimate: float, draws: np.ndarray, plan: Plan, ends: tuple[floa
     if len(there) < max(len(draws) / 2, 2):
         return Limits(np.nan, np.nan, NONE, n_undefined, gone)
     if plan.interval == RANGE:
-        return Limits(float(there.min()), float(there.max()), RANGE, n_undefined, gone)
+        low, high = _around(estimate, there.min(), there.max())
+        wider = _POOLED if (low, high) != (there.min(), there.max()) else ""
+        return Limits(low, high, RANGE, n_undefined, "; ".join(filter(None, [gone, wider])))
     if ends is None:
-        low, high = difference_limits(estimate, there, plan.n_units)
+        low, high = _around(estimate, *difference_limits(estimate, there, plan.n_units))
         return Limits(low, high, plan.interval, n_undefined, gone, p_value(estimate, there, plan.n_units))
-    low, high = limits(estimate, there, plan.n_units, ends)
-    return Limits(low, high, plan.interval, n_undefined, gone)
+    at_an_end = limits_at_an_end(estimate, there, plan.n_units, plan.n_fewest, ends)
+    low, high = limits(estimate, there, plan.n_units, ends) if at_an_end is None else at_an_end
+    return Limits(
+        low, high, plan.interval, n_undefined, "; ".join(filter(None, [gone, _EDGE * (at_an_end is not None)]))
+    )
+
+
+def _around(estimate: float, low: float, high: float) -> tuple[float, float]:
+    return float(min(low, estimate)), float(max(high, estimate))
+
+
+def limits_at_an_end(
+    estimate: float, draws: np.ndarray, n_units: int, n_fewest: int, ends: tuple[float, float]
+) -> tuple[float, float] | None:
+    """Limits where draws are at the smallest or largest possible value, whose logit says nothing; None where none is.
+
+    Percentiles, moved away from the estimate as few units ask for, within the ends. Where every draw is perfect they would say that the truth is,
+    too: then Wilson's limit of a share of none among so many donors, or cells of the smallest class.
+    """
+    share, estimated = ((np.asarray(x) - ends[0]) / (ends[1] - ends[0]) for x in (draws, estimate))
+    if not ((share <= _NEAR) | (share >= 1 - _NEAR)).any():
+        return None
+    if np.ptp(share) == 0:
+        wilson = binomtest(round(float(share[0]) * n_fewest), n_fewest).proportion_ci(method="wilson")
+        low, high = float(wilson.low), float(wilson.high)
+    else:
+        low, high = np.clip(np.quantile(_widened(float(estimated), share, n_units), _LEVEL), 0, 1)
+    return _around(estimate, ends[0] + (ends[1] - ends[0]) * low, ends[0] + (ends[1] - ends[0]) * high)
 
 
 def limits(estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, float]) -> np.ndarray:

@@ -92,8 +92,8 @@ def tables(
 
     Notes
     -----
-    With 5 donors or more: bootstrap over donors, see `limits`. With 2 to 4 a bootstrap means nothing, and the limits are the
-    lowest and highest value of single donors. With one donor or none cells are drawn, stratified by class, which tells of
+    With 5 donors or more: bootstrap over donors, see `limits`, and `limits_at_an_end` near a perfect value. With 2 to 4 a bootstrap means
+    nothing, and the limits are the lowest and highest value of single donors. With one donor or none cells are drawn, stratified by class, which tells of
     other cells of this donor and not of other patients.
 
     The reference of a metric is the baseline with the best estimate on these same cells: a model is compared with a baseline

@@ -108,7 +108,8 @@ def _gain(apparent: _Pair, drawn: list[tuple[_Pair, _Pair]]) -> Gain:
         return Gain(base, full, np.nan, np.nan, np.nan, int(known.sum()))
     mean = float(optimism[known].mean())
     low, high = np.percentile(own[known] - mean, [2.5, 97.5])
-    return Gain(base, full, mean, float(low), float(high), int(known.sum()))
+    corrected = full - base - mean  # percentiles of a skewed gain can lie beside it
+    return Gain(base, full, mean, float(min(low, corrected)), float(max(high, corrected)), int(known.sum()))
 
 
 def measures(outcome: Outcome, horizon: float | None) -> tuple[dict[str, Measure], list[str]]:

@@ -84,7 +84,7 @@ def gates_of(scores: Mapping[tuple[str, str], Pairs], rng: np.random.Generator, 
     found = []
     for (subject, kind), pairs in scores.items():
         value, null = pairs.auroc()[0], pairs.auroc()[1:]
-        low, high = pairs.interval(rng)
+        low, high = pairs.interval(rng, difference=kind == COMPREHENSIVENESS)
         p, rule = p_of(value, null), "p ≤ 0.05"
         passed = p <= LEVEL
         if subject != ABUNDANCE and (ABUNDANCE, kind) in scores:
@@ -123,5 +123,6 @@ def curve_table(curves: Mapping[tuple[str, str], Pairs], steps: list[int], reade
         for step, values in zip(steps, pairs.auroc().reshape(len(steps), -1), strict=True):
             ends = np.quantile(values, [0.05, 0.95]) if subject == RANDOM else (np.nan, np.nan)
             row = {"reader": reader, "subject": subject, "direction": direction, "k": step}
-            rows.append(row | {"value": values.mean(), "low": ends[0], "high": ends[1]})
+            mean = values.mean()
+            rows.append(row | {"value": mean, "low": np.minimum(ends[0], mean), "high": np.maximum(ends[1], mean)})
     return pd.DataFrame(rows).rename(index=str)

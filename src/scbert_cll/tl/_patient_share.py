@@ -13,6 +13,7 @@ FEWEST: Final = 4  # donors with a known truth that a prediction interval needs
 FOR_A_LINE: Final = 6  # of them, before the truth is read off a line through them
 _IN_SAMPLE: Final = "predicted by a model that learned from this donor: no interval"
 _NOT_RISING: Final = "in the other donors the predicted share does not rise with the measured one: no interval"
+_WIDENED: Final = "donors with such a prediction had other measured shares: the interval is widened to the prediction"
 
 
 def log_odds(share: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -63,8 +64,16 @@ def intervals(donors: pd.DataFrame, known: pd.DataFrame, min_cells: int) -> pd.D
         if not note:
             low, high = limits(float(at), others["predicted"].to_numpy(), others["measured"].to_numpy())
             note = _NOT_RISING if np.isnan(low) else ""
-        rows.append({"pct_predicted_low": 100 * low, "pct_predicted_high": 100 * high, "note": note})
+        limited = _around(donor["pct_predicted"], 100 * low, 100 * high, note)
+        rows.append(dict(zip(["pct_predicted_low", "pct_predicted_high", "note"], limited, strict=True)))
     return pd.DataFrame(rows, donors.index)
+
+
+def _around(predicted: float, low: float, high: float, note: str) -> tuple[float, float, str]:
+    """The interval widened to the predicted share, from which the other donors' truths may all be away to one side."""
+    if np.isnan(low) or low <= predicted <= high:
+        return low, high, note
+    return min(low, predicted), max(high, predicted), _WIDENED
 
 
 def _of_donors(donors: pd.DataFrame, kind: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scbert_cll._evaluation.draws import interval_of, over_donors
 from scbert_cll._evaluation.metrics import pairs_within
 
 _N_DRAWS = 1000
@@ -38,13 +39,15 @@ class Pairs(NamedTuple):
         """Differences of the two, donor by donor."""
         return Pairs(self.right - other.right, self.n)
 
-    def interval(self, rng: np.random.Generator) -> tuple[float, float]:
-        """95 % limits of the first logit's AUROC, drawing donors anew; none with a single donor."""
-        n_donors = len(self.n)
-        if n_donors == 1:
+    def interval(self, rng: np.random.Generator, *, difference: bool = False) -> tuple[float, float]:
+        """Limits of the first logit's AUROC (or of a `difference` of two) as in a cross-validation: 95 % over donors, the range of two to four.
+
+        None with a single donor.
+        """
+        plan = over_donors(len(self.n), _N_DRAWS, rng)
+        if plan is None:
             return float("nan"), float("nan")
-        weight = rng.multinomial(n_donors, np.full(n_donors, 1 / n_donors), _N_DRAWS)
-        total = weight @ self.n
-        drawn = (weight @ self.right[:, 0])[total > 0] / total[total > 0]
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        return float(low), float(high)
+        total = plan.weights @ self.n
+        drawn = np.divide(plan.weights @ self.right[:, 0], total, out=np.full(len(total), np.nan), where=total > 0)
+        found = interval_of(float(self.auroc()[0]), drawn, plan, None if difference else (0.0, 1.0))
+        return found.low, found.high
