@@ -75,10 +75,10 @@ def studies(draw) -> OutOfFold:
     return OutOfFold([f"c{i}" for i in range(k)], True, y, donors, proba, baselines)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(studies(), st.integers(0, 9))
 def test_every_interval_of_an_evaluation_contains_its_estimate(found: OutOfFold, seed: int) -> None:
-    made = tables(found, n_bootstrap=60, seed=seed)
+    made = tables(found, n_bootstrap=40, seed=seed)
     assert made.tables.keys() == TRIPLES.keys()
     for name, triples in TRIPLES.items():
         for triple in triples:
