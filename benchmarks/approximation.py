@@ -112,7 +112,7 @@ def trained(settings: Settings) -> Case:
     sc_cll.pp.label_cd49d(mdata, cells=sc_cll.pp.cll_mask(mdata), donor_key="donor")
     sc_cll.pp.split_donors(adata, "donor", labels_key="cd49d", rng=0)
     sc_cll.pp.bin_expression(adata)
-    sc_cll.tl.gene2vec(adata, n_dims=32, donor_key="donor")
+    sc_cll.tl.gene2vec(adata, n_dims=32)
     how = {"accelerator": "cpu", "enable_progress_bar": False}
     pretrained = sc_cll.tl.pretrain(adata, max_epochs=settings.epochs[0], **how)
     model = sc_cll.tl.finetune(adata, pretrained, labels_key="cd49d", max_epochs=settings.epochs[1], **how)

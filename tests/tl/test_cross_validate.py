@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from matplotlib.collections import PathCollection
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -332,3 +333,23 @@ def test_one_class_or_logarithms_are_refused(cells, unchanged) -> None:
     cells.X = cells.X.log1p()
     with unchanged(cells), pytest.raises(ValueError, match="counts"):
         bad(cells)
+
+
+@pytest.mark.parametrize("scheme", ["leave_one_donor_out", "group_kfold", "random_cell"])
+def test_a_model_that_ranks_nothing_is_at_chance(cells, scheme) -> None:
+    """Pooled over folds, the share of positives that it was trained on would rank the folds, and the wrong way round."""
+    metrics = ["macro_f1", "auroc", "auroc_within", "auprc", "brier"]
+    call = {"labels_key": "label", "models": ["majority", "logistic_sgd"], "n_repeats": 2, "n_bootstrap": 40}
+    sc_cll.tl.cross_validate(cells, **call, scheme=scheme, n_splits=4, metrics=metrics)
+    summary = sc_cll.get.evaluation(cells, model="majority").set_index("metric")
+    assert summary.loc[["auroc", "auroc_within"], ["estimate", "low", "high"]].eq(0.5).all(axis=None)
+    positive = (cells.obs["label"].dropna() == "pos").mean()
+    assert summary.loc["auprc", "estimate"] == pytest.approx(positive)
+    assert summary.loc["auroc", "note"].startswith("the model says the same of every cell of a fold")
+    assert summary.loc["brier", "estimate"] > positive * (1 - positive)  # its probabilities are still those it gave
+    axes = sc_cll.pl.evaluation(cells, show=False)
+    assert [ax.get_title() for ax in axes] == ["macro-F1", "AUROC within donors"]
+    dots = [c.get_offsets() for c in axes[1].collections if isinstance(c, PathCollection)]
+    drawn = [float(one[0, 0]) for one in dots if len(one) == 1]
+    assert len(drawn) == 2
+    assert min(drawn) >= 0.5

@@ -117,12 +117,12 @@ def test_held_out_cells_are_not_seen(planted: AnnData) -> None:
     adata.obs["split"] = pd.Categorical(np.where(np.arange(600) % 4 == 3, "test", "train"))
     changed = adata.copy()
     changed.X = sparse.vstack([adata.X[[i]][:, :: -1 if i % 4 == 3 else 1] for i in range(600)], format="csr")
-    first, second = (tl.gene2vec(a, n_dims=16, donor_key="donor", copy=True) for a in (adata, changed))
+    first, second = (tl.gene2vec(a, n_dims=16, copy=True) for a in (adata, changed))
     assert_array_equal(first.varm["gene2vec"], second.varm["gene2vec"])
     assert first.uns["gene2vec"]["n_cells"] == 450
-    seen = tl.gene2vec(changed, n_dims=16, donor_key="donor", split_key=None, copy=True)
+    seen = tl.gene2vec(changed, n_dims=16, split_key=None, copy=True)
     assert not np.array_equal(first.varm["gene2vec"], seen.varm["gene2vec"])
-    everything = tl.gene2vec(adata, n_dims=16, donor_key="donor", split_key=None, copy=True)
+    everything = tl.gene2vec(adata, n_dims=16, split_key=None, copy=True)
     assert everything.uns["gene2vec"]["n_cells"] == 600
 
 
@@ -373,3 +373,16 @@ def test_dimensions_that_the_cells_do_not_span_are_zero(planted: AnnData) -> Non
 def test_the_estimators_defaults_are_those_of_the_function() -> None:
     defaults = {name: p.default for name, p in inspect.signature(tl.gene2vec).parameters.items()}
     assert {name: defaults[name] for name in private.SKIP_GRAM} == private.SKIP_GRAM
+
+
+def test_donors_that_would_not_be_looked_at_are_refused(planted: AnnData) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"donor_key='donor' has no effect on method='svd'.*Leave donor_key out, or choose method=\"skip_gram\"",
+    ):
+        tl.gene2vec(planted, n_dims=8, donor_key="donor")
+    ready = pd.DataFrame(np.ones((planted.n_vars, 4)), planted.var_names)
+    with pytest.raises(ValueError, match=r"donor_key='donor' has no effect on ready vectors \(vectors=\)"):
+        tl.gene2vec(planted, vectors=ready, method="skip_gram", donor_key="donor")
+    tl.gene2vec(planted, n_dims=8, method="skip_gram", epochs=1, donor_key="donor")
+    assert planted.uns["gene2vec"]["params"]["donor_key"] == "donor"

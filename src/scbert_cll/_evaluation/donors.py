@@ -52,7 +52,9 @@ def _donor(y: np.ndarray, proba: np.ndarray, classes: Sequence[str], positive_fr
         "n_cells": n,
         "n_positive": n_positive,
         "observed": observed,
-        "predicted": np.clip(share.mean(), share.min(), share.max()),  # a mean of equal numbers may be off by a rounding
+        "predicted": np.clip(
+            share.mean(), share.min(), share.max()
+        ),  # a mean of equal numbers may be off by a rounding
         "observed_low": 100 * low,
         "observed_high": 100 * high,
         "predicted_low": share.min(),

@@ -13,7 +13,10 @@ from sklearn.metrics import precision_recall_fscore_support
 from scbert_cll import _checks
 from scbert_cll._evaluation import donors as _donors
 from scbert_cll._evaluation.draws import NONE, OVER_CELLS, Limits, Plan, draw, interval_of, plan_draws
-from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, chance, ends, score
+from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, OF_RANKS, chance, ends, score
+
+_SAME = 1e-6  # probabilities that are the same but for single precision
+_FLAT = "the model says the same of every cell of a fold: cells are tied, and folds are not ranked"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class OutOfFold:
     donors: np.ndarray | None  # (n,) names
     proba: Mapping[str, np.ndarray]  # model -> (repeats, n, classes); NaN where a repeat has no prediction
     baselines: Sequence[str]
+    folds: np.ndarray | None = None  # (repeats, n) codes: cells of the same one were scored by the same fitted model
 
     def __post_init__(self) -> None:
         shape = (len(next(iter(self.proba.values()), ())), len(self.y), len(self.classes))
@@ -44,6 +48,10 @@ class OutOfFold:
             )
         if self.donors is not None and len(self.donors) != len(self.y):
             raise ValueError(f"donors must name the donor of each of {len(self.y)} cells; found {len(self.donors)}.")
+        if self.folds is not None and self.folds.shape != shape[:2]:
+            raise ValueError(
+                f"folds must name the fold of {shape[0]} repeats × {shape[1]} cells; found {self.folds.shape}."
+            )
         unknown = sorted(set(self.baselines) - set(self.proba))
         if unknown:
             raise ValueError(f"Baselines without predictions: {_checks.listed(unknown)}.")
@@ -52,6 +60,14 @@ class OutOfFold:
         """Probabilities in double precision whose rows sum to 1."""
         double = {model: np.asarray(found, dtype=float) for model, found in self.proba.items()}
         return {model: found / found.sum(2, keepdims=True) for model, found in double.items()}
+
+    def flat(self, proba: np.ndarray) -> bool:
+        """Whether a model says the same of every cell that it scored, so that pooled over folds it would rank folds, and no cell."""
+        return self.folds is not None and all(
+            np.ptp(one[fold == code], axis=0).max() < _SAME
+            for one, fold in zip(proba, self.folds, strict=True)
+            for code in np.unique(fold)
+        )
 
 
 class Evaluation(NamedTuple):
@@ -102,10 +118,14 @@ def tables(
     for name in metrics:
         _checks.choice(name, METRICS, "A metric")
     proba = found.exact()
+    ranked = {m: np.tile(p.mean((0, 1)), (*p.shape[:2], 1)) if found.flat(p) else p for m, p in proba.items()}
     plan = plan_draws(found.y, found.donors, len(next(iter(proba.values()))), n_bootstrap, seed)
     names = [*metrics, *(f"{side}|{code}" for side in ("precision", "recall") for code in range(len(found.classes)))]
     draws = {model: dict(zip(names, draw(names, found.y, p, plan), strict=True)) for model, p in proba.items()}
-    scores = _scores(found, proba, metrics)
+    ranks = [name for name in metrics if name in OF_RANKS]
+    for model in [m for m in proba if ranks and ranked[m] is not proba[m]]:
+        draws[model] |= dict(zip(ranks, draw(ranks, found.y, ranked[model], plan), strict=True))
+    scores = _scores(found, proba, ranked, metrics)
     summary = _summary(found, scores, draws, plan)
     by_donor = _donors.by_donor(found.y, found.donors, proba, found.classes, positive_from=positive_from)
     made = {
@@ -120,14 +140,18 @@ def tables(
     return Evaluation(made, "cell" if plan.interval == OVER_CELLS else "donor", plan.n_units)
 
 
-def _scores(found: OutOfFold, proba: Mapping[str, np.ndarray], metrics: Sequence[str]) -> pd.DataFrame:
-    rows = [
-        {"model": model, "repeat": repeat, "metric": name}
-        | score(name, found.y, one, found.classes, ordered=found.ordered, donors=found.donors)._asdict()
-        for model, repeats in proba.items()
-        for repeat, one in enumerate(repeats)
-        for name in metrics
-    ]
+def _scores(
+    found: OutOfFold, proba: Mapping[str, np.ndarray], ranked: Mapping[str, np.ndarray], metrics: Sequence[str]
+) -> pd.DataFrame:
+    how = {"ordered": found.ordered, "donors": found.donors}
+    rows = []
+    for model, repeats in proba.items():
+        for repeat, one in enumerate(repeats):
+            for name in metrics:
+                flat = name in OF_RANKS and ranked[model] is not proba[model]
+                value, note = score(name, found.y, ranked[model][repeat] if flat else one, found.classes, **how)
+                note = _joined(note, _FLAT if flat and np.isfinite(value) else "")
+                rows.append({"model": model, "repeat": repeat, "metric": name, "value": value, "note": note})
     return _donors.table(rows, _SCORES)
 
 

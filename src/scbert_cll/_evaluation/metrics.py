@@ -32,6 +32,7 @@ METRICS = (
     "log_loss",
     "ece",
 )
+OF_RANKS = ("auroc", "auroc_within", "auprc")
 LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece"})
 N_BINS = 15
 # Out-of-fold probabilities are kept in single precision, which has no numbers closer to 1 than this.
@@ -82,8 +83,8 @@ def score(
 
     Two classes: the last one is the positive one. More: averages over classes, each against the rest.
 
-    ``auroc`` ranks all cells in one line, though cells of different folds were scored by different models: one that knows no more than the
-    share of positives it was trained on ranks folds and not cells, and comes out below .5. ``auroc_within`` is the share of pairs of a
+    ``auroc`` ranks all cells in one line, though cells of different folds were scored by different models, whose shares of positives differ against
+    those of the cells that they score: it errs downwards. ``auroc_within`` is the share of pairs of a
     positive and a negative cell of the same donor that are ranked right, the AUROC within donors weighted by their number of pairs: it
     cannot be raised by telling donors apart. Without donors the two are the same.
 

@@ -23,6 +23,7 @@ TITLES: Final = {
     "balanced_accuracy": "balanced accuracy",
     "mcc": "MCC",
     "auroc": "AUROC",
+    "auroc_within": "AUROC within donors",
     "auprc": "AUPRC",
     "kappa_quadratic": "quadratic κ",
     "brier": "Brier score",
@@ -41,7 +42,7 @@ _SMALL: Final = 6  # points, of text in a row
 def evaluation(
     adata: AnnData,
     *,
-    metrics: str | Sequence[str] = ("macro_f1", "auroc"),
+    metrics: str | Sequence[str] | None = None,
     models: Sequence[str] | None = None,
     sort_by: str | None = None,
     key: str = _keys.CV,
@@ -63,7 +64,8 @@ def evaluation(
     adata
         Cells × genes after :func:`scbert_cll.tl.cross_validate`.
     metrics
-        Metric or metrics to draw, of those computed.
+        Metric or metrics to draw, of those computed. By default macro-F1 and the AUROC within donors, or over all cells where that alone was
+        computed: where donors are held out, cells of different donors were scored by different models.
     models
         Models to draw. By default all. Chance and best baseline are drawn either way.
     sort_by
@@ -90,7 +92,7 @@ def evaluation(
     ValueError
         `ax` is given for several metrics.
     """
-    wanted = [metrics] if isinstance(metrics, str) else list(metrics)
+    wanted = _default(adata, key) if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
     if ax is not None and len(wanted) > 1:
         raise ValueError(f"ax holds one metric, there are {len(wanted)}; name one with metrics=, or leave ax out.")
     summary = get.evaluation(adata, key=key, metric=wanted)
@@ -110,6 +112,13 @@ def evaluation(
     for panel, metric in zip(axes, wanted, strict=True):
         _undefined(panel, summary[summary["metric"] == metric].set_index("model").loc[names])
     return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+
+
+def _default(adata: AnnData, key: str) -> list[str]:
+    """Macro-F1 and an AUROC, else what there is."""
+    there = list(dict.fromkeys(get.evaluation(adata, key=key)["metric"]))
+    area = next((name for name in ("auroc_within", "auroc") if name in there), "")
+    return [name for name in ("macro_f1", area) if name in there] or there[:2]
 
 
 def baselines(adata: AnnData, key: str) -> set[str]:

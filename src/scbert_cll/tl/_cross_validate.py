@@ -77,7 +77,8 @@ def cross_validate(
     n_repeats
         How often everything is repeated, each time with another seed. Five or more show how much is chance.
     metrics
-        Any of accuracy, macro_f1, balanced_accuracy, mcc, auroc, auroc_within (over pairs of cells of the same donor), auprc,
+        Any of accuracy, macro_f1, balanced_accuracy, mcc, auroc (all cells in one line, though several models scored them), auroc_within (over
+        pairs of cells of the same donor, which is what to look at where donors are held out), auprc,
         kappa_quadratic (ordered labels), brier, log_loss and ece (15 equal-mass bins).
     layer
         Layer with the raw counts; None means `adata.X`.
@@ -149,7 +150,7 @@ def cross_validate(
     target = _checks.target(adata, copy=copy)
     proba, seconds = _predict_all(task, chosen, parts, n_repeats, FoldStore(checkpoint), rng)
     baselines = [row for name, model in chosen.items() for row in _rows(name, model) if _is_baseline(row, name, model)]
-    found = task.out_of_fold(proba, baselines)
+    found = task.out_of_fold(proba, baselines, parts)
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
@@ -180,11 +181,18 @@ class _Task:
         found = folds.outer_folds(self.codes[rows], self.groups[rows].astype(str), **how)
         return [fold._replace(train=rows[fold.train], test=rows[fold.test]) for fold in found]
 
-    def out_of_fold(self, proba: Mapping[str, np.ndarray], baselines: list[str]) -> intervals.OutOfFold:
+    def out_of_fold(
+        self, proba: Mapping[str, np.ndarray], baselines: list[str], parts: Sequence[folds.Fold]
+    ) -> intervals.OutOfFold:
         known = self.codes >= 0
         donors = None if self.groups is None else self.groups[known]
         kept = {name: values[:, known] for name, values in proba.items()}
-        return intervals.OutOfFold(self.classes, self.ordered, self.codes[known], donors, kept, baselines)
+        fold = np.full((len(next(iter(proba.values()))), len(known)), -1)
+        for part in parts:
+            fold[part.repeat, part.test] = part.fold
+        return intervals.OutOfFold(
+            self.classes, self.ordered, self.codes[known], donors, kept, baselines, fold[:, known]
+        )
 
     @property
     def counts(self) -> sparse.csr_matrix:

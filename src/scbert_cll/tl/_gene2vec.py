@@ -56,7 +56,7 @@ def gene2vec(
     layer
         Layer with the raw counts; None means `adata.X`.
     donor_key
-        Column of `adata.obs` that names the donor, for ``"skip_gram"``. None takes all cells for one donor's.
+        Column of `adata.obs` that names the donor, for ``"skip_gram"`` only. None takes all cells for one donor's.
     split_key
         Column of `adata.obs` with train / val / test. Where the default column exists, only its training cells are
         used; another name must exist; None uses all cells.
@@ -100,8 +100,8 @@ def gene2vec(
     TypeError
         If `adata` is not an AnnData or `vectors` is none of the forms above.
     ValueError
-        If the values are not raw counts, there are too few cells for metacells, `vectors` cannot be read or covers too
-        few genes, or `adata` is a view and `copy=False`.
+        If `donor_key` is given where it would have no effect, the values are not raw counts, there are too few cells for metacells, `vectors`
+        cannot be read or covers too few genes, or `adata` is a view and `copy=False`.
     FileNotFoundError
         If a file of `vectors` or of its names does not exist.
 
@@ -116,7 +116,7 @@ def gene2vec(
     --------
     >>> import scbert_cll as sc_cll
     >>> adata = sc_cll.datasets.cll_toy()["rna"]
-    >>> sc_cll.tl.gene2vec(adata, n_dims=32, donor_key="donor")
+    >>> sc_cll.tl.gene2vec(adata, n_dims=32)
     >>> adata.varm["gene2vec"].shape[1]
     32
     """
@@ -124,6 +124,7 @@ def gene2vec(
     adata = _checks.anndata(adata)
     _checks.new_key(key_added)
     _checks.choice(method, ("svd", "skip_gram"), "method")
+    _no_idle_donors(donor_key, method, vectors)
     params["source"] = "co-expression"
     if vectors is not None:
         _checks.share(min_matched, "min_matched")
@@ -150,6 +151,16 @@ def gene2vec(
     table = found.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
     _record.write(adata, varm={key_added: table}, uns={key_added: {"params": params, **numbers}})
     return adata if copy else None
+
+
+def _no_idle_donors(donor_key: str | None, method: str, vectors: Any) -> None:
+    """Donors that are named and not looked at would be a promise that is not kept."""
+    if donor_key is not None and (method != "skip_gram" or vectors is not None):
+        what = "ready vectors (vectors=)" if vectors is not None else f"method={method!r}"
+        raise ValueError(
+            f"donor_key={donor_key!r} has no effect on {what}: only skip-gram tells donors apart. Leave donor_key out, or choose "
+            'method="skip_gram" without vectors=.'
+        )
 
 
 def _check_numbers(params: dict[str, Any]) -> None:
