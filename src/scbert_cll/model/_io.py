@@ -88,7 +88,8 @@ def _write(folder: Path, model: Mapping[str, Any]) -> None:
 def _contiguous(arrays: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
     """Arrays as they are handed to safetensors, which may write memory order whatever the strides (0.8 does)."""
     tensors = {
-        name: torch.as_tensor(np.asarray(a, order="C") if isinstance(a, np.ndarray) else a) for name, a in arrays.items()
+        name: torch.as_tensor(np.asarray(a, order="C") if isinstance(a, np.ndarray) else a)
+        for name, a in arrays.items()
     }
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
