@@ -98,7 +98,7 @@ def patient_cd49d(
     ``adata.obs['pct_predicted']`` : float64
         Mean predicted probability of positive, in percent.
     ``adata.obs['pct_predicted_low']``, ``adata.obs['pct_predicted_high']`` : float64
-        95 % prediction interval of the percentage that would be measured.
+        95 % prediction interval of the percentage that would be measured, widened to the predicted one where other donors' truths lie to one side of it.
     ``adata.obs['cd49d_predicted']`` : ordered Categorical, negative < positive
         Where the whole interval lies; missing (uncertain) where it spans `positive_from`. By percentage alone: bimodality cannot be predicted, so a bimodal patient below 30 % is negative here and positive in `cd49d_call`.
     ``adata.obs['in_training']`` : bool

@@ -13,7 +13,6 @@ FEWEST: Final = 4  # donors with a known truth that a prediction interval needs
 FOR_A_LINE: Final = 6  # of them, before the truth is read off a line through them
 _IN_SAMPLE: Final = "predicted by a model that learned from this donor: no interval"
 _NOT_RISING: Final = "in the other donors the predicted share does not rise with the measured one: no interval"
-_WIDENED: Final = "donors with such a prediction had other measured shares: the interval is widened to the prediction"
 
 
 def log_odds(share: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -56,7 +55,10 @@ def calibration(donors: pd.DataFrame, min_cells: int) -> pd.DataFrame:
 
 
 def intervals(donors: pd.DataFrame, known: pd.DataFrame, min_cells: int) -> pd.DataFrame:
-    """Interval of each donor in percent, from the other donors of `known`; where there is none, why."""
+    """Interval of each donor in percent, from the other donors of `known`; where there is none, why.
+
+    It speaks of the truth, which may be away to one side of what is predicted; then it is widened to the prediction.
+    """
     rows = []
     for (name, donor), at in zip(donors.iterrows(), _of_donors(donors, "predicted"), strict=True):
         others = known[known["donor"] != str(name)]
@@ -64,16 +66,13 @@ def intervals(donors: pd.DataFrame, known: pd.DataFrame, min_cells: int) -> pd.D
         if not note:
             low, high = limits(float(at), others["predicted"].to_numpy(), others["measured"].to_numpy())
             note = _NOT_RISING if np.isnan(low) else ""
-        limited = _around(donor["pct_predicted"], 100 * low, 100 * high, note)
-        rows.append(dict(zip(["pct_predicted_low", "pct_predicted_high", "note"], limited, strict=True)))
+        predicted = donor["pct_predicted"]
+        sides = {
+            "pct_predicted_low": np.minimum(100 * low, predicted),
+            "pct_predicted_high": np.maximum(100 * high, predicted),
+        }
+        rows.append(sides | {"note": note})
     return pd.DataFrame(rows, donors.index)
-
-
-def _around(predicted: float, low: float, high: float, note: str) -> tuple[float, float, str]:
-    """The interval widened to the predicted share, from which the other donors' truths may all be away to one side."""
-    if np.isnan(low) or low <= predicted <= high:
-        return low, high, note
-    return min(low, predicted), max(high, predicted), _WIDENED
 
 
 def _of_donors(donors: pd.DataFrame, kind: str) -> np.ndarray:
