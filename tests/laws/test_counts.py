@@ -346,6 +346,8 @@ def test_a_refusal_says_what_to_do_and_that_works(form: str, plain: dict[str, li
         adata = spoil(adata) or adata
         if form == "antibodies" and name == "pp.align_genes":
             continue  # leaves them out
+        if form == "sparse float16" and name not in ("pp.bin_expression", "tl.gene2vec", "tl.signature"):
+            continue  # SciPy cannot index it, either
         if name == "tl.leakage_audit" and (
             form.startswith("fractions") or form in ("counts in raw", "counts in a layer")
         ):
