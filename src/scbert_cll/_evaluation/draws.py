@@ -52,7 +52,7 @@ def plan_draws(y: np.ndarray, donors: np.ndarray | None, n_repeats: int, n_draws
     rng = np.random.default_rng(seed)
     names, unit = np.unique(np.zeros(len(y)) if donors is None else donors, return_inverse=True)
     n = names.size
-    repeats = rng.multinomial(n_repeats, np.full(n_repeats, 1 / n_repeats), n_draws)
+    repeats: np.ndarray = rng.multinomial(n_repeats, np.full(n_repeats, 1 / n_repeats), n_draws)
     one = "" if n_repeats > 1 else "one repeat: what differs between seeds is not in the interval"
     if (plan := over_donors(n, n_draws, rng)) is not None:
         few = plan.interval == RANGE

@@ -146,7 +146,7 @@ def cross_validate(
     _checks.number_in(positive_from, "positive_from", 0, 100)
     _checks.number_in(rng, "rng", 0, np.inf, whole=True)
     chosen = _models(models, gene)
-    parts = task.folds(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, seed=rng)
+    parts = task.parts(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, seed=rng)
     _no_twins(task, parts)
     target = _checks.target(adata, copy=copy)
     proba, seconds = _predict_all(task, chosen, parts, n_repeats, FoldStore(checkpoint), rng)
@@ -174,7 +174,7 @@ class _Task:
     groups: np.ndarray | None
     note: dict[str, Any]  # of counts and donors, for the record
 
-    def folds(self, **how: Any) -> list[folds.Fold]:
+    def parts(self, **how: Any) -> list[folds.Fold]:
         """Folds of the cells that have a donor, where donors are asked for."""
         if self.groups is None:
             return folds.outer_folds(self.codes, None, **how)
