@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import logging
@@ -126,6 +127,7 @@ def literal(node: ast.AST) -> str | None:
     return None
 
 
+@functools.cache
 def sentences() -> list[str]:
     """Every string with a blank in it, docstrings apart."""
     found: list[str] = []
