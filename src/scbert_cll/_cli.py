@@ -278,8 +278,11 @@ def _by_donor(adata: AnnData, donor_key: str) -> pd.DataFrame:
     """Cells of each donor, and how many are predicted to be of each class."""
     import pandas as pd
 
+    from scbert_cll import _checks
+
+    donors: Any = _checks.donors(adata, donor_key, quiet=True).rename("donor")
     obs: Any = adata.obs
-    counts = pd.crosstab(obs[donor_key].astype(str).rename("donor"), obs[_keys.PRED])
+    counts = pd.crosstab(donors, obs[_keys.PRED])
     return counts.assign(n_cells=counts.sum(axis=1)).rename_axis(columns=None).reset_index()
 
 

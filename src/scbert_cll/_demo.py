@@ -201,7 +201,7 @@ def _label(job: Job, report: Report) -> None:
 def _split(job: Job, report: Report) -> None:
     """Donors held out where there are three, one of two held out, or cells of one; the report says which."""
     adata, donor_key, seed = job.adata, job.donor_key, job.options.seed
-    n_donors = _obs(adata)[donor_key].nunique()
+    n_donors = _checks.donors(adata, donor_key, quiet=True).nunique()
     common: dict[str, Any] = {"labels_key": _keys.CD49D, "rng": seed}
     if n_donors >= 3:
         sc_cll.pp.split_donors(adata, donor_key, fractions=(0.6, 0.2, 0.2), mixed=True, **common)

@@ -15,7 +15,7 @@ from anndata import AnnData
 from mudata import MuData
 
 import scbert_cll as sc_cll
-from scbert_cll import _keys
+from scbert_cll import _checks, _keys
 
 
 def plots(
@@ -58,7 +58,11 @@ def plots(
 def _umap(adata: AnnData, donor_key: str, marker: str, seed: int) -> Any:
     """Embedded cells, of an object of its own: scanpy writes graphs and colours to what it draws."""
     obs = cast("pd.DataFrame", adata.obs)
-    panels = {"predicted": obs[_keys.PRED], f"{marker} protein": obs[_keys.CD49D], "donor": obs[donor_key].astype(str)}
+    panels = {
+        "predicted": obs[_keys.PRED],
+        f"{marker} protein": obs[_keys.CD49D],
+        "donor": _checks.donors(adata, donor_key, quiet=True),
+    }
     panels["split"] = obs[_keys.SPLIT]
     if panels["donor"].nunique() == 1:
         del panels["donor"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _baselines, _keys
+from scbert_cll import _baselines, _checks, _keys
 from scbert_cll._evaluation import within_donors
 from scbert_cll._report import Report
 
@@ -24,7 +24,7 @@ def evaluate(
     test = _baselines.labelled(adata, _keys.CD49D, _keys.SPLIT, _keys.TEST)
     obs = cast("pd.DataFrame", test.obs)
     y = obs[_keys.CD49D].cat.codes.to_numpy().astype(int)
-    donors = obs[donor_key].astype(str).to_numpy()
+    donors = _checks.donors(test, donor_key, quiet=True).to_numpy(dtype=str)
     proba = _probabilities(adata, test, y, donors, classifier, gene, seed)
     found = within_donors.compare(y, donors, proba, seed=seed)
     report.show("Test cells, never trained on", found.table, _readable(found.table))
