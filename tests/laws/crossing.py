@@ -42,7 +42,7 @@ def cells() -> AnnData:
 
 def of_networks(adata: AnnData, folder: Path) -> None:
     pretrained = sc_cll.tl.pretrain(adata, network={k: v for k, v in NETWORK.items() if k != "gene_embedding"}, **QUICK)
-    classifier = sc_cll.tl.finetune(adata, pretrained, **QUICK)
+    classifier = sc_cll.tl.finetune(adata, pretrained, donor_key="donor", **QUICK)
     classifier.save(folder / "model", overwrite=True)
     sc_cll.tl.predict(adata, classifier, unassigned_below=0.5)
     sc_cll.tl.gene_attention(adata, classifier)

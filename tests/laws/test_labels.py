@@ -70,26 +70,29 @@ def test_classes_have_names(kind: str) -> None:
     assert _checks.classes(adata.obs["label"], "label") == wanted
     codes = _checks.labels(adata, "label", wanted, np.arange(adata.n_obs))
     names = np.array([*wanted, None], dtype=object)[codes]
-    assert _checks.class_names(adata.obs["label"]).where(adata.obs["label"].notna(), None).tolist() == names.tolist()
+    assert (
+        _checks.by_name.class_names(adata.obs["label"]).where(adata.obs["label"].notna(), None).tolist()
+        == names.tolist()
+    )
 
 
 @EVERY_KIND
 def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Path) -> None:
     adata, wanted = cells(kind), KINDS[kind][1]
-    names = _checks.class_names(adata.obs["label"])
+    names = _checks.by_name.class_names(adata.obs["label"])
     for end, read, write in (("h5ad", ad.read_h5ad, "write_h5ad"), ("zarr", ad.read_zarr, "write_zarr")):
         path = tmp_path / f"cells.{end}"
         getattr(adata.copy(), write)(path)
         found = read(path).obs["label"]
         assert _checks.classes(found, "label") == wanted
-        assert _checks.class_names(found).tolist() == names.tolist()
+        assert _checks.by_name.class_names(found).tolist() == names.tolist()
     sc_cll.pp.build_corpus(
         [tmp_path / "cells.h5ad"], tmp_path / "c.zarr", vocab=adata, obs_columns=["label"], val_donors=["P5"]
     )
     data = sc_cll.model.CorpusData(tmp_path / "c.zarr")
     assert data.classes("label") == wanted
     for part in ("train", "val"):
-        kept = _checks.class_names(data.obs(part, "label")).set_axis(data.names(part).str.removeprefix("0:"))
+        kept = _checks.by_name.class_names(data.obs(part, "label")).set_axis(data.names(part).str.removeprefix("0:"))
         known = names[kept.index]
         assert kept.where(kept.notna(), None).tolist() == known.where(known.notna(), None).tolist()
         codes = pd.Series(data._codes(part, "label", wanted), kept.index)
@@ -124,7 +127,7 @@ def test_verbs_take_labels_of_any_type(kind: str) -> None:
     for how in ("as it is", "as text"):
         adata = cells(kind)
         if how == "as text":
-            names = _checks.class_names(adata.obs["label"])
+            names = _checks.by_name.class_names(adata.obs["label"])
             adata.obs["label"] = pd.Categorical(names, KINDS[kind][1])
         sc_cll.pp.split_donors(adata, "donor", labels_key="label", fractions=(0.5, 0.25, 0.25))
         sc_cll.pp.bin_expression(adata)

@@ -5,6 +5,7 @@ Needs a second interpreter with the other pandas: SCBERT_CLL_OTHER_PYTHON=path/t
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import scbert_cll as sc_cll
 from scbert_cll._write_cells import write_cells
 
 OTHER = os.environ.get("SCBERT_CLL_OTHER_PYTHON")
+SOURCE = Path(sc_cll.__file__).parent
 SCRIPT = Path(__file__).with_name("crossing.py")
 
 
@@ -80,3 +82,31 @@ def test_what_a_command_writes_is_plain_and_the_setting_stays(tmp_path: Path) ->
     found.write_h5ad(tmp_path / "again.h5ad")
     write_cells(tmp_path / "gaps.h5ad", of_pandas_3())
     assert ad.read_h5ad(tmp_path / "gaps.h5ad").uns["old"]["table"]["x"].isna().tolist() == [False, True]
+
+
+def changed_in_place(function: ast.FunctionDef) -> list[str]:
+    """Names that hold what `to_numpy()` handed out, a view that pandas 3 makes read-only, and are changed in place later."""
+    handed, found = set(), []
+    for node in sorted((n for n in ast.walk(function) if hasattr(n, "lineno")), key=lambda n: (n.lineno, n.col_offset)):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            value, name = node.value, node.targets[0].id
+            is_view = (
+                isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "to_numpy"
+            )
+            copied = is_view and any(keyword.arg == "copy" for keyword in value.keywords)
+            (handed.add if is_view and not copied else handed.discard)(name)
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        )
+        for target in targets:
+            is_part = isinstance(target, ast.Subscript)
+            held: ast.expr = target.value if isinstance(target, ast.Subscript) else target
+            if isinstance(held, ast.Name) and held.id in handed and (is_part or isinstance(node, ast.AugAssign)):
+                found.append(f"{held.id}, line {node.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_nothing_is_changed_in_place_that_pandas_3_hands_out_read_only(path: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert [said for function in functions for said in changed_in_place(function)] == []

@@ -30,7 +30,7 @@ from scbert_cll._checks._anndata import (
     target,
     weights,
 )
-from scbert_cll._checks._by_name import class_names, donors
+from scbert_cll._checks._by_name import donors
 from scbert_cll._checks._cohorts import (
     PER_YEAR,
     accession,
@@ -165,7 +165,6 @@ __all__ = [
     "checkpoint",
     "choice",
     "chosen_groups",
-    "class_names",
     "classes",
     "column_names",
     "complete_cases",

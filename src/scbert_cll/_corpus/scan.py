@@ -96,7 +96,7 @@ class _Tally:
             is_number = pd.api.types.is_numeric_dtype(present) and not pd.api.types.is_bool_dtype(present)
             self.kinds[key] = "number" if is_number else "text"
         if self.kinds.get(key) == "text":
-            self.categories.setdefault(key, set()).update(_checks.class_names(present).unique())
+            self.categories.setdefault(key, set()).update(_checks.by_name.class_names(present).unique())
             if isinstance(column.dtype, pd.CategoricalDtype):
                 self.order.setdefault(key, _checks.by_name.class_order(column, unused=True))
 

@@ -184,4 +184,4 @@ def _column(name: str, found: np.ndarray, job: Job) -> Any:
     categories = known[name]() if name in known else job.columns[name]
     if categories is None:
         return found
-    return pd.Categorical(_checks.class_names(pd.Series(found, dtype=object)), categories=list(categories))
+    return pd.Categorical(_checks.by_name.class_names(pd.Series(found, dtype=object)), categories=list(categories))

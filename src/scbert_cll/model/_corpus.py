@@ -221,7 +221,7 @@ class CorpusData(Placed):
         if not self.corpus.n_cells(part):
             return np.zeros(0, np.int64)
         column = self.obs(part, labels_key)
-        known = pd.Categorical(_checks.class_names(column), categories=list(classes))
+        known = pd.Categorical(_checks.by_name.class_names(column), categories=list(classes))
         return np.asarray(known.codes, np.int64)
 
     def weights(self, part: str) -> np.ndarray:

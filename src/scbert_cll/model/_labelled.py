@@ -38,7 +38,7 @@ class Labelled(OnCorpus, LinearBeside):
         groups = None
         if donor_key is not None:
             used = _checks.obs_column(self.adata, self.labels_key).notna().to_numpy()
-            used &= np.isin(np.arange(self.adata.n_obs), np.concatenate([parts[_keys.TRAIN], parts[_keys.VAL]]))
+            used = used & np.isin(np.arange(self.adata.n_obs), np.concatenate([parts[_keys.TRAIN], parts[_keys.VAL]]))
             donors = _checks.donors(self.adata, donor_key, cells=used)
             parts = {part: rows[donors.iloc[rows].notna()] for part, rows in parts.items()}
             groups = donors.to_numpy(dtype=object)

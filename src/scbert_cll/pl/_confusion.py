@@ -107,7 +107,7 @@ def confusion(
 
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
     """Cells by label and prediction, in the order of the labels; classes that are only predicted come last."""
-    label, pred = (_checks.class_names(table[name]) for name in ("label", "pred"))
+    label, pred = (_checks.by_name.class_names(table[name]) for name in ("label", "pred"))
     rows, predicted = (_checks.by_name.class_order(table[name]) for name in ("label", "pred"))
     known = _checks.by_name.class_order(table["label"], unused=True)
     columns = [c for c in known if c in rows or c in predicted] + [c for c in predicted if c not in known]

@@ -137,7 +137,7 @@ def _training_groups(adata: AnnData, keys: list[str], split_key: str) -> pd.Seri
             "cells see the test's prevalence. Run pp.split_donors first."
         )
     train = (_checks.split(adata, split_key) == _keys.TRAIN).to_numpy()
-    columns = [_checks.class_names(_checks.obs_column(adata, key)) for key in keys]
+    columns = [_checks.by_name.class_names(_checks.obs_column(adata, key)) for key in keys]
     use = train & np.all([c.notna() for c in columns], axis=0)
     names = pd.Series([" | ".join(map(str, row)) for row in zip(*columns, strict=True)], index=adata.obs_names)
     group = names.where(use)
@@ -239,7 +239,7 @@ def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
     n_before = before.value_counts().sort_index()
     added = new.obs[new.obs[_keys.IS_SYNTHETIC]]
     kept = before.reindex(new.obs_names).value_counts()
-    columns = [_checks.class_names(cast("pd.Series", added[k])) for k in keys]
+    columns = [_checks.by_name.class_names(cast("pd.Series", added[k])) for k in keys]
     grown = pd.Series([" | ".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=object).value_counts()
     n_after = kept.add(grown, fill_value=0).reindex(n_before.index).astype(int)
     return pd.DataFrame({"n_before": n_before, "n_after": n_after}).rename_axis("group").rename(index=str)

@@ -184,7 +184,7 @@ def _batches(
             raise ValueError(
                 f"obs[{batch_key!r}] is missing for {len(bad)} gated cells ({_checks.listed(bad)}); fill it or leave them out with cells=."
             )
-        batch = _checks.class_names(values).fillna("").to_numpy(dtype=object)
+        batch = _checks.by_name.class_names(values).fillna("").to_numpy(dtype=object)
     if donor is not None and donor[gated].nunique() > 1:
         n_donors = donor[gated].groupby(batch[gated]).nunique()
         alone = n_donors.index[n_donors == 1]

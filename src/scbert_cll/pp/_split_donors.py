@@ -127,7 +127,7 @@ def _labels(adata: AnnData, key: str) -> pd.Series:
     """Classes as text; unlabelled cells stay missing."""
     label = _checks.obs_column(adata, key)
     _checks.classes(label, key)
-    return _checks.class_names(label)
+    return _checks.by_name.class_names(label)
 
 
 def _deal_donors(

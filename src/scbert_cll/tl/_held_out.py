@@ -29,9 +29,11 @@ def held_out_auroc(
     if split_key not in adata.obs or model.labels_key not in adata.obs:
         return float("nan")
     parts = _checks.split(adata, split_key, need=()).to_numpy()
-    labels = _checks.class_names(_checks.obs_column(adata, model.labels_key))
+    labels = _checks.by_name.class_names(_checks.obs_column(adata, model.labels_key))
     known = labels.isin(model.classes).to_numpy()
-    known &= True if donors is None else donors.notna().to_numpy()
+    known = known & (
+        True if donors is None else donors.notna().to_numpy()
+    )  # not in place: what pandas 3 hands out is read-only
     held = next((found for part in (_keys.TEST, _keys.VAL) if (found := known & (parts == part)).any()), None)
     if held is None:
         return float("nan")
