@@ -135,6 +135,8 @@ def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
         return value if value.dtype.kind in "biuf" else np.array([_text(one) for one in value.ravel()], dtype=object)
     if isinstance(value, (list, tuple, set, frozenset, pd.Index, pd.Series)):
         return _list(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
     if isinstance(value, (pd.Categorical, bool, int, float, np.number, np.bool_)) or sparse.issparse(value):
         return value
     return str(value)

@@ -25,7 +25,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll import _record, get, pl, pp, tl
+from scbert_cll import _names, _record, get, pl, pp, tl
 
 DONORS = ("2021/17", "a|b", "P.1", 'D"x"', "D'y'", " blank ", "7", "Jürgen Ø", "d" * 200)
 CLASSES = (("T/NK", "ü" * 200), (".", " 1|2"))
@@ -208,6 +208,21 @@ def test_the_users_own_names_come_out_of_a_file(world: World, read: AnnData) -> 
     assert len(get.signature(adata)) > 0
 
 
+def test_names_that_go_together_are_told_apart(world: World, read: AnnData) -> None:
+    adata = read
+    found = {
+        name: {_names.parts(key, adata.uns) for key in adata.varm[name]}
+        for name in ("gene_attribution_donors", "perturb")
+    }
+    assert found["gene_attribution_donors"] == {(donor, name) for donor in DONORS for name in world.classes}
+    assert found["perturb"] == {(donor, donor) for donor in DONORS}
+    expression = {_names.parts(key, adata.uns) for key in adata.uns["signature"]["expression"]}
+    assert expression == {(donor, name) for donor in DONORS for name in world.classes}
+    assert {_names.own(key, adata.uns) for key in adata.uns["signature"]["differences"]} == set(DONORS)
+    assert set(_names.own_keys(adata.uns["gene_attention"]["n_cells"], adata.uns)) == set(DONORS)
+    assert set(world.classes) <= {_names.own(key, adata.uns).removeprefix("n_") for key in adata.uns["split"]["donors"]}
+
+
 def drawn(adata: AnnData, model: Any) -> dict[str, Any]:
     """Figures in which names of the user's are."""
     figures = {
@@ -355,3 +370,78 @@ def test_an_error_midway_leaves_the_object_as_it_was(
     after = held(adata)
     assert set(after) == set(before)
     assert [place for place, value in before.items() if not same(value, after[place])] == []
+
+
+# --- names and places are tried before anything runs
+
+
+def refused(world: World, call: Callable[[AnnData], Any], sentence: str) -> None:
+    """Nothing was trained or written when it was refused."""
+    adata = world.adata.copy()
+    before = held(adata)
+    with pytest.raises((ValueError, OSError), match=sentence):
+        call(adata)
+    after = held(adata)
+    assert set(after) == set(before)
+    assert [place for place, value in before.items() if not same(value, after[place])] == []
+
+
+VERBS = ("signature", "cross_validate", "leakage_audit", "signature_report", "score_signature", "gene2vec")
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_key_that_no_file_holds_is_refused_first(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scbert_cll._checks.counts", None)  # nothing is computed before
+    for key in ("my/key", "", "..", "k" * 300, 3):
+        with pytest.raises(ValueError, match=r"cannot be a name in a file.*Choose another, e.g. key_added='"):
+            getattr(tl, name)(world.adata, key_added=key)
+
+
+def test_a_key_that_is_read_is_refused(world: World) -> None:
+    refused(
+        world, lambda a: pp.split_donors(a, "donor", key_added="donor"), "would replace 'donor', which is read here"
+    )
+    asked = {"labels_key": "scbert_pred", **FAST}
+    refused(world, lambda a: tl.finetune(a, **asked), "labels_key='scbert_pred' is where the result goes")
+    asked = {"labels_key": "lab", "protein_key": "X_scbert", **FAST}
+    refused(world, lambda a: tl.finetune(a, **asked), "protein_key='X_scbert' is where the result goes")
+
+
+def test_the_place_of_a_training_is_tried_first(world: World, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    asked = {"labels_key": "lab", "checkpoint_dir": tmp_path / "file", **FAST}
+    refused(world, lambda a: tl.finetune(a, **asked), "file")
+    refused(world, lambda a: tl.cross_validate(a, labels_key="lab", checkpoint=tmp_path / "file"), "is a file")
+
+
+# --- the door itself
+
+
+def test_names_that_were_cut_are_found_again(tmp_path: Path) -> None:
+    adata = AnnData(np.ones((2, 1), np.float32))
+    long, other = "é" * 300, "é" * 299 + "e"
+    table = pd.DataFrame({long: [1.0, 2.0], other: [3.0, 4.0]}, adata.obs_names)
+    _record.write(adata, obsm={"table": table}, uns={"entry": {"n": {long: 1, other: 2}, "nothing": None}})
+    assert max(len(key.encode()) for key in adata.obsm["table"]) <= 255
+    adata.write_zarr(tmp_path / "a.zarr")
+    back = ad.read_zarr(tmp_path / "a.zarr")
+    assert same(_names.own_columns(back.obsm["table"], back.uns), table)
+    assert _names.own_keys(back.uns["entry"]["n"], back.uns) == {long: 1, other: 2}
+    assert back.uns["entry"]["nothing"] == _record.NOTHING
+
+
+def test_tables_of_loose_objects_become_of_one_type(tmp_path: Path) -> None:
+    adata = AnnData(np.ones((2, 1), np.float32))
+    columns = {"text": ["a", None], "mixed": ["a", 1], "flag": [True, None], "none": [None, None]}
+    entry = {"table": pd.DataFrame(columns, index=[3, 4]), "pair": (1, 2), "set": {"a"}, "mixed": ["a", 1]}
+    _record.write(adata, uns={"entry": entry | {"path": tmp_path, "big": 2**80, "deep": {"x": {"y/z": None}}}})
+    for end in ENDS:
+        getattr(adata, f"write_{end}")(tmp_path / f"a.{end}")
+        assert same(adata.uns["entry"], getattr(ad, f"read_{end}")(tmp_path / f"a.{end}").uns["entry"])
+    assert adata.uns["entry"]["table"]["mixed"].tolist() == ["a", "1"]
+    assert adata.uns["entry"]["table"]["flag"].isna().tolist() == [False, True]
+
+
+def test_no_path_of_this_machine_is_recorded() -> None:
+    given = {"vectors": "/home/a/b.npy", "vocab": Path("/home/c.txt"), "layer": None, "train": {"lr": 0.1}}
+    assert _record.params(given) == {"vectors": "b.npy", "vocab": "c.txt", "layer": "X", "lr": 0.1}

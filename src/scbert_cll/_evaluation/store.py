@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -42,9 +43,8 @@ class FoldStore:
             if self.folder.exists() and not self.folder.is_dir():
                 raise ValueError(f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds.")
             self.folder.mkdir(parents=True, exist_ok=True)
-            tried = self.folder / f".{secrets.token_hex(4)}.tmp"  # now, not after the first model was fitted
-            tried.touch()
-            tried.unlink()
+            with TemporaryFile(dir=self.folder):
+                pass  # a place that cannot be written to is found now, not after the first model was fitted
 
     def load(self, name: str, fingerprint: str) -> Done | None:
         """What was found before, if it was; a damaged file counts as none."""

@@ -31,7 +31,7 @@ _BY_GRADIENT: Final = ("gate_gradient", "gradient_input", "integrated_gradients"
 _BY_DROPPING: Final = ("occlusion", "group_occlusion")
 _BY_ATTENTION: Final = ("attention", "attention_difference")
 _METHODS: Final = (*_BY_GRADIENT, *_BY_DROPPING, "rollout", *_BY_ATTENTION)
-_BETWEEN: Final = "\x00"  # of donor and group; in no name that a file holds
+_BETWEEN: Final = "\x1f"  # of donor and group, the separator of units: in no name
 
 
 class _Asked(NamedTuple):
