@@ -27,7 +27,7 @@ from scipy import sparse
 import scbert_cll as sc_cll
 from scbert_cll import _names, _record, get, pl, pp, tl
 
-DONORS = ("2021/17", "a|b", "P.1", 'D"x"', "D'y'", " blank ", "7", "Jürgen Ø", "d" * 200)
+DONORS = ("2021/17", "a|b", "P.1", 'D"x"', "D'y'", "Pat 1", "7", "Jürgen Ø", "d" * 200)
 CLASSES = (("T/NK", "ü" * 200), (".", " 1|2"))
 PROTEINS = ("CD49d", "CD19", "CD5", "CD66a/c/e", "TCR α/β", "..", "p" * 200, "CD 3.1 (UCHT'1)")
 GENES = tuple(f"G{i}" if i % 10 else f"HLA/{i}|x" for i in range(30))
