@@ -606,7 +606,7 @@ COHORT_ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], st
     "days in a table of years": ({"t": [700, 4000]}, {}, ValueError, r"'t' does not look like years: .*unit='days' \(then the longest is 11.0 years\)"),
     "words without a meaning": ({"e": ["dead", "alive"]}, {}, ValueError, "found 'dead', 'alive', .*: say what they mean: event_values="),
     "a time without an event": ({}, {"event_key": None}, ValueError, "time_key='t' needs event_key=: a time alone does not say"),
-    "a unit that is none": ({}, {"unit": "weeks"}, ValueError, "unit must be one of 'years', 'months', 'days'; found 'weeks'"),
+    "a unit that is none": ({"t": [60.0, 150.0]}, {"unit": "weeks"}, ValueError, "unit must be one of 'years', 'months', 'days'; found 'weeks'"),
     "the outcome elsewhere": ({}, {"time_key": "TTT"}, KeyError, "'TTT' is not in the clinical table; it has 't', 'e'"),
 }  # fmt: skip
 
@@ -615,7 +615,7 @@ READ = "sc_cll.datasets.read_cohort(rna, clinical, time_key='t', event_key='e'{}
 COHORT_REMEDIES = {
     "samples of other names": "clinical['sample'] = clinical['sample'].str.replace('X', 'P')\n" + READ.format(""),
     "samples in another column": READ.format(", sample_key='rna'"),
-    "a sample twice": "clinical = clinical.drop_duplicates('sample')\n" + READ.format(""),
+    "a sample twice": "clinical = clinical.drop_duplicates('sample', ignore_index=True)\n" + READ.format(""),
     "days in a table of years": READ.format(", unit='days'"),
     "words without a meaning": READ.format(", event_values={'dead': 1, 'alive': 0}"),
     "a time without an event": READ.format(""),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import anndata as ad
+import lightning as L
 import matplotlib.pyplot as plt
 import mudata
 import numpy as np
@@ -37,7 +38,7 @@ ROOTS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("sc_cll", "scbert_cll"), (sc_cll,)),
     **{cls.__name__: (cls,) for cls in A_MODEL},
     "model": (*A_MODEL, sc_cll.model, torch.nn.Module),
-    "data": (AnnData, sc_cll.model.CorpusData),
+    "data": (AnnData, sc_cll.model.CorpusData, np.ndarray),
     **dict.fromkeys(("adata", "sample", "query", "rna"), (AnnData,)),
     "mdata": (mudata.MuData,),
     "ad": (ad,), "anndata": (ad,), "sc": (sc,), "pd": (pd,), "np": (np,), "plt": (plt,), "mudata": (mudata,), "torch": (torch,),
@@ -106,8 +107,8 @@ def _has(thing: Any, path: list[str]) -> bool:
 
 
 def keywords_of_the_package() -> set[str]:
-    """Parameters of everything public, and the fields of the network."""
-    found = {field.name for field in fields(Config)}
+    """Parameters of everything public, the fields of the network, and what the methods of a table take."""
+    found = _parameters(pd.DataFrame.dropna) | _parameters(pd.DataFrame.drop) | {field.name for field in fields(Config)}
     for room in (getattr(sc_cll, name) for name in ROOMS):
         for thing in (getattr(room, name) for name in dir(room) if not name.startswith("_")):
             own = [n for n in dir(thing) if not n.startswith("_")] if isinstance(thing, type) else []
@@ -138,7 +139,7 @@ def test_the_law_sees_a_function_that_does_not_exist():
 
 def test_every_keyword_a_sentence_names_exists():
     """`name=` in a sentence is a parameter of the package, or of the library's function that is called in that sentence."""
-    known, bad = keywords_of_the_package() | NOTATION, []
+    known, bad = keywords_of_the_package() | NOTATION | _parameters(L.Trainer), []
     for place, text in sentences():
         of_calls = {p for name, called in named(text) if called for thing in _things(name) for p in _parameters(thing)}
         bad += [f"{place}: {m['name']}=" for m in KEYWORD.finditer(text) if m["name"] not in known | of_calls]

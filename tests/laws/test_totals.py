@@ -162,19 +162,42 @@ def test_alignment_keeps_what_tokens_are_of() -> None:
     tl.predict(pp.align_genes(adata, CHOSEN), model)
 
 
-@pytest.mark.parametrize("kept", ["tokens", "counts"])
-def test_a_corpus_of_more_genes_is_refused(kept: str, model: Any, tmp_path: Path) -> None:
+def _corpora(folder: Path, **build: Any) -> Path:
+    cells().write_h5ad(folder / "a.h5ad")
+    build = {"val_fraction": 0, "obs_columns": ["cd49d"]} | build
+    pp.build_corpus([folder / "a.h5ad"], folder / "c.zarr", vocab=GENES, **build)
+    return folder / "c.zarr"
+
+
+def test_a_corpus_of_more_genes_is_refused(model: Any, tmp_path: Path) -> None:
     pytest.importorskip("annbatch")
-    cells().write_h5ad(tmp_path / "a.h5ad")
-    build: dict[str, Any] = {"binned": kept == "tokens", "val_fraction": 0, "obs_columns": ["cd49d"]}
-    pp.build_corpus([tmp_path / "a.h5ad"], tmp_path / "c.zarr", vocab=GENES, **build)
+    corpus = _corpora(tmp_path)
     pretrained = tl.pretrain(binned(CHOSEN), network={"n_hidden": 8, "n_heads": 2}, gene_embedding="learned", **FAST)
     for call in (
-        lambda: tl.predict_corpus(tmp_path / "c.zarr", model, tmp_path / "out.zarr"),
-        lambda: tl.finetune(tmp_path / "c.zarr", pretrained, **FAST),
+        lambda: tl.predict_corpus(corpus, model, tmp_path / "out.zarr"),
+        lambda: tl.finetune(corpus, pretrained, **FAST),
     ):
         with pytest.raises(ValueError, match=r"totals of 300 genes.*pp.build_corpus\(…, vocab=list\(model.genes\)"):
             call()
-    pp.build_corpus([tmp_path / "a.h5ad"], tmp_path / "d.zarr", vocab=list(model.genes), edges=model.binning, **build)
+    build: dict[str, Any] = {"vocab": list(model.genes), "edges": model.binning, "val_fraction": 0}
+    pp.build_corpus([tmp_path / "a.h5ad"], tmp_path / "d.zarr", **build)
     tl.predict_corpus(tmp_path / "d.zarr", model, tmp_path / "out.zarr")
     assert ad.read_zarr(tmp_path / "out.zarr").uns["scbert_predict"]["n_genes_missing"] == 0
+
+
+@pytest.mark.parametrize("lacking", [0, 2])
+def test_raw_counts_of_a_corpus_are_binned_with_the_models_genes(lacking: int, tmp_path: Path) -> None:
+    pytest.importorskip("annbatch")
+    model = trained(binned(CHOSEN), exclude_genes=["G3"])
+    adata = cells(GENES[lacking:])
+    right = pp.align_genes(adata, CHOSEN)
+    pp.bin_expression(right, edges=model.binning)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    build: dict[str, Any] = {"binned": False, "val_fraction": 0, "vocab": adata}
+    pp.build_corpus([tmp_path / "a.h5ad"], tmp_path / "c.zarr", **build)
+    tl.predict_corpus(tmp_path / "c.zarr", model, tmp_path / "out.zarr")
+    found = ad.read_zarr(tmp_path / "out.zarr")
+    found.obs_names = [name.split(":")[1] for name in found.obs_names]
+    expected = model.predict_parts(right).joined.loc[found.obs_names]
+    np.testing.assert_allclose(found.obsm["scbert_proba"].to_numpy(), expected.to_numpy(), atol=1e-5)
+    assert found.uns["scbert_predict"]["n_genes_missing"] == lacking

@@ -257,6 +257,7 @@ def test_stored_zeros_do_not_matter_and_stay(model, new_cells, answers, same):
     assert new_cells.layers["binned"].nnz == tokens.size
 
 
+@pytest.mark.filterwarnings("ignore:5 of the model's 60 genes are not in adata:UserWarning")  # and so it is
 def test_views_can_be_asked_about_and_stay_views(model, new_cells, answers, same):
     view = new_cells[10:30, 5:]
     same(answers(model, view), answers(model, new_cells[10:30, 5:].copy()), atol=0)

@@ -20,6 +20,7 @@ from scbert_cll.model._corpus_loader import CorpusLoader, WindowRows
 from scbert_cll.model._data import Batch, Placed, TokenRows, expand, gene_order, take_columns
 from scbert_cll.model._windows import Windows
 from scbert_cll.nn import Config
+from scbert_cll.pp._bin_expression import cut
 
 if TYPE_CHECKING:
     from scbert_cll.model._annbatch import Reader
@@ -91,8 +92,7 @@ class CorpusData(Placed):
         self._raw = self.corpus.binning is None
         stored = self.corpus.binning or binning or {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
         self.binning: dict[str, Any] = {"params": dict(stored["params"]), "edges": stored["edges"]}
-        if self._raw:  # binned when they are read, with all genes of the corpus
-            self.binning["params"] |= _checks.totals.of(self.genes)
+        self.count(self.genes, _checks.totals.of(self.genes))
         self.readers = {part: _reader(self.corpus, part) for part in PARTS}
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.labels: dict[str, np.ndarray] = {}
@@ -185,12 +185,29 @@ class CorpusData(Placed):
         columns = self.genes.get_indexer(self.model_genes)
         return take_columns(self._binned(self.readers[part].read(rows)), columns)
 
+    def count(self, genes: pd.Index, params: Mapping[str, Any]) -> None:
+        """Of raw counts, which are binned when they are read: make totals of the genes of a model, whose `params` tell whether these are all."""
+        if self._raw:
+            is_known = _checks.totals.of(genes)["genes_digest"] == params.get("genes_digest")
+            self._counted = np.flatnonzero(self.genes.isin(genes)) if is_known else np.arange(len(self.genes))
+            totals = params if is_known else _checks.totals.of(self.genes)
+            self.binning["params"] |= {name: totals[name] for name in ("n_genes", "genes_digest")}
+
     def _binned(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
         if not self._raw:
             return csr
+        if len(self._counted) < len(self.genes):
+            return self._binned_in_some(csr)
         adata = AnnData(csr, var=pd.DataFrame(index=self.genes))
         pp.bin_expression(adata, edges=self.binning)
         return adata.layers[_keys.BINNED]
+
+    def _binned_in_some(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Tokens of the genes that are counted; the others have none."""
+        edges = self.binning["edges"]
+        edges = edges.loc[self.genes[self._counted]] if isinstance(edges, pd.DataFrame) else edges
+        tokens = cut(csr[:, self._counted], self.binning | {"edges": edges})
+        return sparse.csr_matrix((tokens.data, self._counted[tokens.indices], tokens.indptr), shape=csr.shape)
 
     def _loader(self, part: str, seed: int | None) -> CorpusLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
