@@ -27,7 +27,7 @@ from scbert_cll._cli_shared import (
 )
 from scbert_cll._cli_signature import signature
 from scbert_cll._cli_train import finetune, pretrain
-from scbert_cll._reading import NO_DONORS, OUTPUTS, Reading, ReadingTokens, is_cells
+from scbert_cll._reading import ALL, CLL, NO_DONORS, OUTPUTS, Reading, ReadingTokens, is_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,9 @@ def corpus(
     *,
     out: Path,
     vocab: Path,
+    modality: str | None = None,
     layer: str | None = None,
+    cells: str | None = None,
     raw: bool = False,
     method: Literal["log2", "uniform", "quantile", "gene_quantile"] = "log2",
     n_bins: int = 5,
@@ -125,8 +127,12 @@ def corpus(
     vocab
         Genes of the corpus: a file of names, one per line; a .csv or .h5ad of them; or the folder of a model, whose genes and bins are then
         used.
+    modality
+        Modality of an .h5mu with the RNA (default: the one with a usual name, such as rna).
     layer
-        Layer with the raw counts, or raw for adata.raw (default: X).
+        Where the raw counts are: X, a layer, or raw for adata.raw (default: X).
+    cells
+        Cells to use: all, or the obs column of true and false that chooses them (default: all).
     raw
         Keep the counts as they are instead of binning them.
     method, n_bins, target_sum
@@ -154,12 +160,20 @@ def corpus(
     """
     from scbert_cll import pp
 
+    if cells == CLL:
+        raise ValueError(
+            "--cells cll gates proteins of cells in memory, and a corpus is read block by block. Write the gate to a column of obs "
+            "(adata.obs['is_cll'] = pp.cll_mask(adata)), and name that column with --cells."
+        )
+    can_write(out)
     genes, edges = _genes_and_bins(vocab)
     found = pp.build_corpus(
         list(files),
         out,
         vocab=genes,
-        layer=layer,
+        layer=None if layer == "X" else layer,
+        modality=modality,
+        cells=None if cells == ALL else cells,
         binned=not raw,
         aliases=aliases,
         min_matched=min_matched,

@@ -84,9 +84,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- what is offered
 
 
-@pytest.mark.parametrize("command", [name for name in READERS if name != "corpus"])
+@pytest.mark.parametrize("command", READERS)
 def test_every_command_that_reads_cells_has_the_shared_options(command: str) -> None:
-    assert set(SHARED) <= set(described_of(_cli.COMMANDS[command]))
+    no_protein = {"protein_key"} if command == "corpus" else set()  # which reads RNA only
+    assert set(SHARED) - no_protein <= set(described_of(_cli.COMMANDS[command]))
 
 
 def test_the_list_of_commands_that_read_cells_is_complete() -> None:
@@ -352,6 +353,29 @@ def test_integer_donors_odd_names_and_raw_counts_go_through(folder: Path, tmp_pa
         == 0
     )
     assert (out / "s" / "signature.csv").is_file()
+
+
+def test_a_corpus_takes_the_modality_and_the_chosen_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("annbatch", reason="needs the extra corpus")
+    adata = cite(integers=True)
+    adata.obs["donor"] = adata.obs["donor"].astype(float).where(np.arange(240) >= 5)  # of cells that are not chosen
+    mdata = as_mudata(adata, rna="cells")
+    mdata.write(tmp_path / "a.h5mu")
+    (tmp_path / "genes.txt").write_text("".join(f"{gene}\n" for gene in adata.var_names))
+    words = ("corpus", tmp_path / "a.h5mu", "--vocab", tmp_path / "genes.txt", "--out", tmp_path / "c.zarr")
+    assert run(*words) == 2
+    assert "has no RNA modality" in (error := capsys.readouterr().err)
+    assert "Name the RNA with --modality" in error
+    assert run(*words, "--modality", "rna") == 2
+    assert "'rna' is not in its modalities; it has 'cells', 'prot'" in capsys.readouterr().err
+    assert run(*words, "--modality", "cells", "--cells", "best") == 2
+    assert "'best' is not in obs" in (error := capsys.readouterr().err)
+    assert "--cells names a column of true and false" in error
+    assert run(*words, "--modality", "cells", "--cells", "cll") == 2
+    assert "name that column with --cells" in capsys.readouterr().err
+    assert run(*words, "--modality", "cells", "--cells", "good") == 0
+    made = sc_cll.model.CorpusData(tmp_path / "c.zarr")
+    assert made.n_train + made.n_val == 228
 
 
 def test_a_zarr_store_of_cells_is_read_as_a_file_of_them(folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from scipy import sparse
 from scbert_cll import _keys
 from scbert_cll._checks._by_name import donor_name
 from scbert_cll._checks._tokens import _FEW_BINS, _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES
-from scbert_cll._checks._words import closest_first, listed
+from scbert_cll._checks._words import closest_first, key_in, listed
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?) *([KMGT]?)I?B?", re.IGNORECASE)
 _STEP = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -278,13 +278,35 @@ def one_kind(key: str, numbers: Sequence[str], texts: Sequence[str]) -> None:
         )
 
 
-def rna_modality(modalities: Iterable[str]) -> str:
-    """The modality that is RNA."""
+def rna_modality(modalities: Iterable[str], asked: str | None = None) -> str:
+    """The modality that is RNA: the one that was asked for, or one with a usual name."""
     names = list(modalities)
+    if asked is not None:
+        key_in(asked, names, "its modalities", "Name the RNA with modality=.")
+        return asked
     for name in _keys.RNA_KEYS:
         if name in names:
             return name
-    raise KeyError(f"has no RNA modality ({listed(_keys.RNA_KEYS)}); it holds {listed(names)}.")
+    raise KeyError(
+        f"has no RNA modality ({listed(_keys.RNA_KEYS)}); it holds {listed(names)}. Name the RNA with modality=."
+    )
+
+
+def no_modalities(asked: str | None) -> None:
+    """A file of one matrix has no modality of any name."""
+    if asked is not None:
+        raise ValueError(f"it is one matrix without modalities, so modality={asked!r} is not in it; leave that out.")
+
+
+def chosen_cells(column: Any, key: str, there: Sequence[str]) -> np.ndarray:
+    """Which cells a column of true and false chooses."""
+    if column is None:
+        key_in(key, [name for name in there if name != key], "obs", "cells= names a column of true and false.")
+    if column.isna().any() or not all(isinstance(value, bool | np.bool_) for value in column.unique()):
+        raise ValueError(
+            f"obs[{key!r}], which cells= names, must be true or false for every cell; found {listed(column.unique())}."
+        )
+    return np.asarray(column, dtype=bool)
 
 
 def not_too_old(*, is_new: bool) -> None:

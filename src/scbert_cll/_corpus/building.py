@@ -32,6 +32,8 @@ from scbert_cll.vocab import GeneVocab
 _PLAN: Final = "plan.json"
 _SCANNED: Final = (
     "layer",
+    "modality",
+    "cells",
     "binned",
     "min_matched",
     "min_genes",

@@ -37,6 +37,8 @@ class Request:
     donor_key: str | None
     obs_columns: Sequence[str]
     memory: int
+    modality: str | None = None
+    cells: str | None = None
 
     @property
     def n_values(self) -> int:
@@ -45,7 +47,7 @@ class Request:
 
     def open(self, path: Path) -> Source:
         """A file, open for reading."""
-        return Source(path, layer=self.layer, memory=self.memory)
+        return Source(path, layer=self.layer, memory=self.memory, modality=self.modality)
 
     def aligned(self, source: Source, columns: Columns, start: int, stop: int) -> sparse.csr_matrix:
         """Counts of some cells for the genes of the vocabulary, without stored zeros; genes of a cell in any order."""
@@ -112,7 +114,8 @@ class _Tally:
             _checks.by_name.no_donor(words, where)
         for name in words:
             own = (self.donor == self.donors[name]) & (self.n_tokens > 0)
-            self.not_donors[name] = int(own.sum())
+            if own.any():
+                self.not_donors[name] = int(own.sum())
             self.n_tokens[own] = 0
 
 
@@ -145,8 +148,17 @@ def stem(label: str) -> str:
     return label[: -len(suffix)] if (suffix := Path(label).suffix) else label
 
 
-def donor_names(source: Source, label: str, key: str | None, start: int, stop: int) -> np.ndarray:
-    """Donor of each cell; a file's name where it says nothing of donors or nothing is asked."""
+def chosen(source: Source, key: str | None, start: int, stop: int) -> np.ndarray:
+    """Which cells a column of obs chooses; all where none is named."""
+    if key is None:
+        return np.ones(stop - start, dtype=bool)
+    return _checks.corpus.chosen_cells(source.column(key, start, stop), key, source.obs_columns)
+
+
+def donor_names(
+    source: Source, label: str, key: str | None, start: int, stop: int, own: np.ndarray | None = None
+) -> np.ndarray:
+    """Donor of each cell; a file's name where it says nothing of donors or nothing is asked. `own` are the cells that matter."""
     if key is None or source.is_10x:
         return np.full(stop - start, stem(label), dtype=object)
     column = source.column(key, start, stop)
@@ -154,8 +166,9 @@ def donor_names(source: Source, label: str, key: str | None, start: int, stop: i
         remedy = "Name the column of donors (donor_key); None takes every file for one donor."
         _checks.key_in(key, [name for name in source.obs_columns if name != key], "obs", remedy)
         return np.zeros(0, dtype=object)
-    if column.isna().any():
-        _checks.corpus.of_a_donor(source.names(start, stop)[column.isna()], key)
+    missing = column.isna().to_numpy() & (True if own is None else own)
+    if missing.any():
+        _checks.corpus.of_a_donor(source.names(start, stop)[missing], key)
     return _checks.by_name.named(column, _checks.by_name.donor_name).to_numpy(dtype=object)
 
 
@@ -166,11 +179,12 @@ def _tallied(source: Source, columns: Columns, label: str, request: Request) -> 
         rows = slice(start, stop)
         counts = request.aligned(source, columns, start, stop)
         tokens = np.diff(request.cut(counts).indptr)
-        tally.n_tokens[rows] = np.where(np.diff(counts.indptr) >= request.min_genes, tokens, 0)
+        own = chosen(source, request.cells, start, stop)
+        tally.n_tokens[rows] = np.where(own & (np.diff(counts.indptr) >= request.min_genes), tokens, 0)
         tally.largest = max(tally.largest, counts.data.max(initial=0))
         tally.n_at_top += _n_rows_with(counts, request.n_bins) if tally.largest <= request.n_bins else 0
         names, codes = np.unique(
-            donor_names(source, label, request.donor_key, start, stop).astype(str), return_inverse=True
+            donor_names(source, label, request.donor_key, start, stop, own).astype(str), return_inverse=True
         )
         known = [tally.donors.setdefault(str(name), len(tally.donors)) for name in names]
         tally.donor[rows] = np.asarray(known, dtype=np.int32)[codes]

@@ -106,11 +106,13 @@ class Source:
         Where the raw counts are in an AnnData; ``X`` if not given. A 10x file has one matrix.
     memory
         Bytes a matrix that is stored by genes may take.
+    modality
+        Modality of a MuData with the RNA; one with a usual name if not given.
     """
 
-    def __init__(self, path: Path, *, layer: str | None, memory: int) -> None:
+    def __init__(self, path: Path, *, layer: str | None, memory: int, modality: str | None = None) -> None:
         self._file = opened(path)
-        self._layer, self._memory = layer, memory
+        self._layer, self._memory, self._modality = layer, memory, modality
         self._is_gene = np.zeros(0, dtype=bool)
         self.n_rounded = 0  # values that were beside whole numbers by round-off, of the blocks that were read
         self._obs: Any = None
@@ -254,10 +256,12 @@ class Source:
         raise ValueError("its matrix must hold raw counts.")
 
     def _open(self) -> None:
+        if "mod" not in self._file:
+            _checks.corpus.no_modalities(self._modality)
         if "matrix" in self._file:
             self._open_10x(self._file["matrix"])
         elif "mod" in self._file:
-            modality = _checks.corpus.rna_modality(self._file["mod"])
+            modality = _checks.corpus.rna_modality(self._file["mod"], self._modality)
             self._mudata = modality, self._file
             self._open_anndata(self._file["mod"][modality])
         elif "obs" in self._file and "var" in self._file:

@@ -28,6 +28,8 @@ def build_corpus(
     *,
     vocab: Vocabulary,
     layer: str | None = None,
+    modality: str | None = None,
+    cells: str | None = None,
     binned: bool = True,
     method: Method = "log2",
     n_bins: int = 5,
@@ -64,6 +66,10 @@ def build_corpus(
     layer
         Where the raw counts are; ``X`` if not given, ``"raw"`` for `adata.raw` with its own genes, if no layer is called so. 10x files have one
         matrix.
+    modality
+        Modality of an ``.h5mu`` with the RNA; the one with a usual name (such as ``rna``) if not given.
+    cells
+        ``obs`` column of true and false that chooses the cells to keep, in every file; all if not given.
     binned
         Store tokens (uint8); False stores raw counts (int32) of the vocabulary's genes.
     method, n_bins, target_sum
@@ -136,6 +142,7 @@ def build_corpus(
         "min_genes": min_genes,
         "val_fraction": val_fraction,
     }
+    call |= {"modality": modality, "cells": cells}
     call |= {"layer": layer or "X", "donor_key": donor_key, "obs_columns": columns, "val_donors": val_donors}
     call |= {
         "not_donors": sorted(settings.not_donors),
@@ -161,6 +168,8 @@ def build_corpus(
         donor_key=donor_key,
         obs_columns=columns,
         memory=call["memory"],
+        modality=modality,
+        cells=cells,
     )
     folder = Building(out.with_name(f"{out.name}.building"))
     with only_writer(folder.folder, "the corpus"):
