@@ -1,13 +1,19 @@
-"""Tables of docs/evaluation.md out of the results of the evaluation."""
+"""Tables and figures of docs/evaluation.md out of the results of the evaluation."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from matplotlib.figure import Figure
 
+import scbert_cll as sc_cll
+
+DRAWN = ("summary", "scores", "donors")
 SETS = {
     "toy": "cll_toy",
     "bmmc": "CD49d, marrow",
@@ -20,7 +26,7 @@ SETS = {
 }
 TITLES = {
     "macro_f1": "Macro-F1",
-    "auroc": "AUROC",
+    "auroc_within": "AUROC within donors",
     "balanced_accuracy": "Balanced accuracy",
     "brier": "Brier score (lower is better)",
 }
@@ -28,10 +34,33 @@ LOWER = ("brier",)
 OURS = ("scbert", "scbert_network", "scbert_linear")
 
 
-def write_tables(results: Path, out: Path) -> None:
+AREA = "auroc_within"  # cells of one donor were scored by one model; of several donors they were not
+FIGURES = ("toy", "bmmc")
+
+
+def write_page(results: Path, out: Path) -> None:
+    """The tables, and the figures, which hold nothing else."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "tables.md").write_text(tables(results), encoding="utf-8")
+    for name in FIGURES:
+        figure(results / name).savefig(out / f"{name}.png", dpi=200, bbox_inches="tight")
+
+
+def figure(folder: Path) -> Figure:
+    """What pl.evaluation draws of a set."""
+    run = json.loads((folder / "run.json").read_text())
+    read = {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""]) for name in DRAWN}
+    text = {name: table.fillna(dict.fromkeys(table.select_dtypes(object), "")) for name, table in read.items()}
+    adata = AnnData(np.zeros((1, 1), dtype="float32"))
+    adata.uns["cv"] = text | {"params": run["params"], "unit": run["unit"], "n_units": run["n_units"]}
+    return cast("Figure", sc_cll.pl.evaluation(adata, return_fig=True, show=False))
+
+
+def tables(results: Path) -> str:
+    """Markdown of all of them."""
     found = {name: results / name for name in SETS if (results / name / "summary.csv").exists()}
     lines = []
-    for metric in ("macro_f1", "auroc", "brier"):
+    for metric in ("macro_f1", AREA, "brier"):
         lines += [
             f"**{TITLES[metric]}**: estimate, and 95 % interval (range over donors where there are two)",
             "",
@@ -51,8 +80,7 @@ def write_tables(results: Path, out: Path) -> None:
     if targets.exists():
         lines += ["**Other things to learn from, on inner folds** (macro-F1 / AUROC)", "", *_targets(targets), ""]
     lines += ["**How it was run**", "", *_runs(results), ""]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -108,7 +136,7 @@ def _differences(found: dict[str, Path]) -> list[str]:
     rows = []
     for name, path in found.items():
         table = pd.read_csv(path / "differences.csv")
-        for metric in ("macro_f1", "auroc"):
+        for metric in ("macro_f1", AREA):
             row = table[(table["metric"] == metric) & (table["model"] == "scbert")].iloc[0]
             interval = "" if np.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
             p = "" if np.isnan(row["p"]) else f"{row['p']:.3f}"
@@ -125,24 +153,24 @@ def _controls(results: Path, names: list[str]) -> list[str]:
         summary = pd.read_csv(results / name / "summary.csv")
         for model in ("logistic_l2", "scbert", "scbert_network"):
             row = [titles[name], model]
-            for metric in ("auroc_within", "auroc", "macro_f1"):
+            for metric in (AREA, "auroc", "macro_f1"):
                 found = summary[(summary["metric"] == metric) & (summary["model"] == model)].iloc[0]
                 row.append(f"{_number(found['estimate'])} ({_number(found['low'])}–{_number(found['high'])})")
             rows.append(row)
-    return _table(["control", "model", "AUROC within donors", "AUROC", "macro-F1"], rows)
+    return _table(["control", "model", "AUROC within donors", "AUROC over all cells", "macro-F1"], rows)
 
 
 def _ablations(path: Path) -> list[str]:
     summary = pd.read_csv(path / "summary.csv")
-    wide = {m: summary.query("metric == @m").set_index("model")["estimate"] for m in ("macro_f1", "auroc")}
-    arms = [m for m in wide["auroc"].index if m.startswith("scbert") and not m.endswith(("_network", "_linear"))]
+    wide = {m: summary.query("metric == @m").set_index("model")["estimate"] for m in ("macro_f1", AREA)}
+    arms = [m for m in wide[AREA].index if m.startswith("scbert") and not m.endswith(("_network", "_linear"))]
     rows = []
-    for arm in sorted(arms, key=lambda a: -wide["auroc"][a]):
+    for arm in sorted(arms, key=lambda a: -wide[AREA][a]):
         network = f"{arm}_network"
         alone = [_number(wide[m].get(network, np.nan)) for m in wide]
         rows.append([arm, *(_number(wide[m][arm]) for m in wide), *alone])
     rows.append(["logistic_l2", *(_number(wide[m]["logistic_l2"]) for m in wide), "", ""])
-    return _table(["arm", "macro-F1", "AUROC", "network alone: macro-F1", "AUROC"], rows)
+    return _table(["arm", "macro-F1", TITLES[AREA], "network alone: macro-F1", TITLES[AREA]], rows)
 
 
 def _optional(path: Path) -> list[str]:
@@ -151,9 +179,9 @@ def _optional(path: Path) -> list[str]:
     for model in dict.fromkeys(summary["model"]):
         own = summary[summary["model"] == model].set_index("metric")
         rows.append(
-            [model, *(_number(own["estimate"][m]) + _interval(own.loc[m]) for m in ("macro_f1", "auroc", "brier"))]
+            [model, *(_number(own["estimate"][m]) + _interval(own.loc[m]) for m in ("macro_f1", AREA, "brier"))]
         )
-    return _table(["model", "macro-F1", "AUROC", "Brier score"], rows)
+    return _table(["model", "macro-F1", TITLES[AREA], "Brier score"], rows)
 
 
 def _targets(path: Path) -> list[str]:

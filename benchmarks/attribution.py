@@ -94,6 +94,16 @@ def measure(n_genes: int, tokens: str, name: str) -> dict[str, float]:
     return {"seconds": run["seconds"] / CELLS, "peak_bytes": run["peak_bytes"], "expressed": n_tokens}
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Seconds per cell and memory, a row per method; what is refused was not measured."""
+    modes = list(dict.fromkeys(row["tokens"] for row in rows))
+    said = {(r["method"], r["tokens"]): f"{r['seconds']:.2f} s, {r['peak_bytes'] / 1e6:.0f} MB" for r in rows}
+    cells = [[name, *(said.get((name, tokens), "refused") for tokens in modes)] for name in METHODS]
+    table = [["method", *(f"tokens: {tokens}" for tokens in modes)], *cells]
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    return "\n".join([lines[0], "|---" + "|---" * len(modes) + "|", *lines[1:], ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
@@ -106,23 +116,16 @@ def main() -> None:
     n_genes = QUICK_GENES if args.quick else GENES
     check(n_genes)
     modes = TOKENS[:1] if args.quick else TOKENS
+    asked = [(name, tokens) for name in METHODS for tokens in modes if tokens != "expressed" or name not in NO_ZERO]
     rows = []
-    lines = ["| method | " + " | ".join(f"tokens: {t}" for t in modes) + " |", "|---" + "|---" * len(modes) + "|"]
-    print("\n".join(lines))
-    for name in METHODS:
-        cells_of_row = []
-        for tokens in modes:
-            if tokens == "expressed" and name in NO_ZERO:
-                cells_of_row.append("refused")
-                continue
-            rows.append({"method": name, "tokens": tokens} | apart(__file__, ["--measure", n_genes, tokens, name]))
-            cells_of_row.append(f"{rows[-1]['seconds']:.2f} s, {rows[-1]['peak_bytes'] / 1e6:.0f} MB")
-        lines.append(f"| {name} | " + " | ".join(cells_of_row) + " |")
-        print(lines[-1], flush=True)
+    for name, tokens in asked:
+        rows.append({"method": name, "tokens": tokens} | apart(__file__, ["--measure", n_genes, tokens, name]))
+        print(f"{name}, {tokens}: {rows[-1]['seconds']:.2f} s", flush=True)
+    print(markdown(rows))
     if not args.quick:
         stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "genes": n_genes, "cells": CELLS}
         stamp |= {"versions": versions("scbert-cll", "torch", "numpy"), "threads": 1}
-        TABLE.write_text("\n".join([*lines, ""]))
+        TABLE.write_text(markdown(rows))
         RESULTS.write_text(json.dumps(stamp | {"rows": rows}, indent=1) + "\n")
 
 

@@ -45,12 +45,17 @@ def measure(part: str, folder: Path, scale: Scale, price: float) -> dict[str, An
 def keep(part: str, report: dict[str, Any]) -> None:
     """Write the result, and all tables anew."""
     (RESULTS / f"corpus_{part}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "corpus.md").write_text(page())
+
+
+def page() -> str:
+    """The tables of docs/cluster.md from the results at hand."""
     texts = []
     for name in TABLES:
         path = RESULTS / f"corpus_{name}.json"
         if path.exists():
             texts.append(f"## {name}\n\n{markdown(name, json.loads(path.read_text()))}")
-    (RESULTS / "corpus.md").write_text("\n".join(texts))
+    return "\n".join(texts)
 
 
 def main() -> None:

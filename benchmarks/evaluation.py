@@ -25,7 +25,7 @@ import matplotlib as mpl
 
 mpl.use("agg")
 import torch
-from _evaluation_page import write_tables
+from _evaluation_page import write_page
 from _evaluation_sets import SETS, Set, load, some, toy
 
 import scbert_cll as sc_cll
@@ -93,10 +93,6 @@ def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -
         "versions": {package: version(package) for package in packages},
     }
     (out / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
-    if not arguments.suffix:
-        FIGURES.mkdir(parents=True, exist_ok=True)
-        figure = sc_cll.pl.evaluation(data.adata, return_fig=True, show=False)
-        figure.savefig(FIGURES / f"{name}.png", dpi=200, bbox_inches="tight")
     if arguments.keep:
         data.adata.write_h5ad(arguments.checkpoint / f"{name}.h5ad")
 
@@ -119,11 +115,13 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="two baselines on a small toy; writes nothing")
     parser.add_argument(
-        "--page", action="store_true", help="only write the tables of docs/evaluation.md from the results at hand"
+        "--page",
+        action="store_true",
+        help="only write the tables and figures of docs/evaluation.md from the results at hand",
     )
     arguments = parser.parse_args()
     if arguments.page:
-        write_tables(RESULTS, HERE.parent / "docs" / "_static" / "evaluation" / "tables.md")
+        write_page(RESULTS, FIGURES)
         return
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if arguments.quick:
