@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _keys
 from scbert_cll._checks._by_name import categories_of, class_names, class_order, warn_of_missing_words
+from scbert_cll._checks._matrix import can_be_copied
 from scbert_cll._checks._words import key_in, listed, unique
 
 
@@ -46,6 +47,8 @@ def in_memory(adata: Any) -> AnnData:
 def target(adata: AnnData, *, copy: bool) -> AnnData:
     """The object to write to: a copy, or the user's own, which then must not be a view."""
     if copy:
+        for name, values in adata.layers.items():  # X under None
+            can_be_copied(values, "adata.X" if name is None else f"adata.layers[{name!r}]")
         return adata.copy()
     if adata.is_view:
         raise ValueError(

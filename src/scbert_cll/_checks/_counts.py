@@ -17,7 +17,16 @@ from scipy import sparse
 
 from scbert_cll._checks._features import of as features_of
 from scbert_cll._checks._features import only_genes
-from scbert_cll._checks._matrix import FLOAT16_WHOLE, are_finite, are_whole, as_csr, first, in_core, stored_as
+from scbert_cll._checks._matrix import (
+    FLOAT16_WHOLE,
+    are_finite,
+    are_whole,
+    as_csr,
+    can_be_copied,
+    first,
+    in_core,
+    stored_as,
+)
 from scbert_cll._checks._words import key_in, listed
 
 __all__ = ["RAW", "are_finite", "as_csr", "counts", "in_core", "matrix"]  # and what is defined here
@@ -137,10 +146,7 @@ def stored(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
         raise ValueError(
             f"{found.where} is empty (None); put the values there or name the layer that holds them.{hint}"
         )
-    if sparse.issparse(found.values) and found.values.dtype == np.float16:
-        raise ValueError(
-            f"{found.where} is a sparse matrix of float16, which SciPy cannot copy: {found.where}.data = {found.where}.data.astype('float32')."
-        )
+    can_be_copied(found.values, found.where)
     csr = as_csr(found.values, found.where)
     return csr[:, _columns_of_raw(adata)] if found.where == "adata.raw.X" else csr
 

@@ -12,6 +12,14 @@ from scipy import sparse
 FLOAT16_WHOLE = 2048  # above this a float16 has no odd numbers
 
 
+def can_be_copied(found: Any, where: str) -> None:
+    """No sparse matrix of a type that SciPy cannot copy."""
+    if sparse.issparse(found) and found.dtype == np.float16:
+        raise ValueError(
+            f"{where} is a sparse matrix of float16, which SciPy cannot copy: {where}.data = {where}.data.astype('float32')."
+        )
+
+
 def as_csr(found: Any, where: str) -> sparse.csr_matrix:
     """Any matrix of numbers (sparse, dense, lazy, masked, of objects) as canonical CSR in memory; never the user's own arrays changed."""
     csr = sparse.csr_matrix(_as_numbers(in_core(found), where))
