@@ -88,7 +88,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Say how many of the model's genes cells lack; once, though verbs read the same cells more than once."""
         if (len(missing), first_cell) != self._missing:
             self._missing = (len(missing), first_cell)
-            logger.info("%d of the model's %d genes are in the data", len(self.genes) - len(missing), len(self.genes))
+            level = logging.INFO if len(missing) else logging.DEBUG  # that all are there is in the record, and no news
+            logger.log(
+                level, "%d of the model's %d genes are in the data", len(self.genes) - len(missing), len(self.genes)
+            )
 
     def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[tuple[Cells, np.ndarray]]:
         """All cells once, on the model's device, and their rows; with a progress bar on a terminal."""
