@@ -185,7 +185,7 @@ def test_a_corpus_of_more_genes_is_refused(model: Any, tmp_path: Path) -> None:
     assert ad.read_zarr(tmp_path / "out.zarr").uns["scbert_predict"]["n_genes_missing"] == 0
 
 
-@pytest.mark.parametrize("lacking", [0, 2])
+@pytest.mark.parametrize("lacking", [0, 1])
 def test_raw_counts_of_a_corpus_are_binned_with_the_models_genes(lacking: int, tmp_path: Path) -> None:
     pytest.importorskip("annbatch")
     model = trained(binned(CHOSEN), exclude_genes=["G3"])

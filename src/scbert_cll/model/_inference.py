@@ -68,20 +68,20 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Tokens of the model's genes, found by name: other orders and extra genes do not matter."""
         adata = self._cells(adata)
         csr, record = _checks.tokens(adata, self.layer)
-        self._fits(record, adata.var_names, f"adata.layers[{self.layer!r}]")
-        self._tell_missing(_checks.model_genes(self.genes, adata), adata.obs_names[0])
+        self._fits(record, adata, f"adata.layers[{self.layer!r}]")
         csr = take_columns(csr, adata.var_names.get_indexer(self.genes))
         if self.config.tokens != "all":
             _checks.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
         return TokenRows(csr, self.config, seed=seed, **columns)
 
-    def _fits(self, record: Mapping[str, Any], names: pd.Index, where: str, *, is_corpus: bool = False) -> None:
-        """Refuse tokens that were cut at other edges or from totals of other genes than the model's."""
+    def _fits(self, record: Mapping[str, Any], adata: AnnData, where: str, *, is_corpus: bool = False) -> None:
+        """Refuse tokens that were cut at other edges or from totals of other genes than the model's, or that most of its genes are missing from."""
         hidden = list(self.registry["setup_args"]["exclude_genes"])
         _checks.same_binning(
             record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
         )
-        expected = self.binning["params"]
+        self._tell_missing(_checks.model_genes(self.genes, adata), str(adata.obs_names[0]) if adata.n_obs else "0")
+        names, expected = adata.var_names, self.binning["params"]
         _checks.totals.same(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
 
     def _tell_missing(self, missing: pd.Index, first_cell: str) -> None:

@@ -83,8 +83,8 @@ class OnCorpus(Training):
         """Refuse a corpus whose tokens mean something else, or that lacks most of the model's genes."""
         hidden = pd.Index(list(self.registry["setup_args"]["exclude_genes"]))
         data.count(self.genes.append(hidden.difference(self.genes)), self.binning["params"])
-        self._fits(data.binning, data.genes, f"The corpus {data.corpus.path}", is_corpus=True)
-        self._tell_missing(_checks.model_genes(self.genes, AnnData(var=pd.DataFrame(index=data.genes))), "0")
+        genes = AnnData(var=pd.DataFrame(index=data.genes))
+        self._fits(data.binning, genes, f"The corpus {data.corpus.path}", is_corpus=True)
 
     def _attached(self, data: CorpusData, seed: int, **labels: Any) -> CorpusData:
         """Get the corpus ready for this model."""
