@@ -203,8 +203,9 @@ def test_another_antibodys_values_block_nothing(wrong, as_mudata):
         pd.testing.assert_series_equal(
             label(cells("CD38"), normalize=normalize)[0], label(cells(), normalize=normalize)[0]
         )
+    data = cells("CD38")
     with pytest.warns(UserWarning, match="1 of 5 proteins in .* are left out of the scale of a cell: 'CD38'"):
-        got, params = label(cells("CD38"))
+        got, params = label(data)
     expected, without = label(cells())
     pd.testing.assert_series_equal(got, expected)
     assert params["left_out"] == ["CD38"]
