@@ -70,7 +70,7 @@ def test_approximation_reports_every_network_and_quantity():
 def test_evaluation_scores_every_model():
     found = run_quick("evaluation.py")
     majority, linear = (float(found[name][0][1]) for name in ("majority", "logistic_sgd"))
-    assert majority < 0.5 < linear, "AUROC"
+    assert majority <= 0.5 < linear, "AUROC"
 
 
 @pytest.mark.slow

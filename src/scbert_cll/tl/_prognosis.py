@@ -158,8 +158,8 @@ def prognosis(
     _checks.new_key(key_added, read, stems=("_score", "_group"))
     _check_choices(signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio)
     times = units.usual_times(time_unit) if times is None else times
-    params["times"] = [float(time) for time in times]
     _check_lists(marker, proliferation, times, min_events_per_variable)
+    params["times"] = [float(time) for time in times]
     generator = np.random.default_rng(rng)
     obs: Any = adata.obs
     outcome, flow = outcomes.read(
