@@ -29,7 +29,7 @@ def evaluate(
     found = within_donors.compare(y, donors, proba, seed=seed)
     report.show("Test cells, never trained on", found.table, _readable(found.table))
     report.say(_what_is_shown(found, y, donors))
-    for sentence in (_compared(found), _with_donor_alone(found, donors)):
+    for sentence in (_compared(found, donors), _with_donor_alone(found, donors)):
         report.say(sentence)
     classes = list(obs[_keys.CD49D].cat.categories)
     table = _by_donor(y, donors, proba[OURS], classes)
@@ -80,7 +80,7 @@ def _of_whom(found: within_donors.Compared) -> str:
     )
 
 
-def _compared(found: within_donors.Compared) -> str:
+def _compared(found: within_donors.Compared, donors: np.ndarray) -> str:
     """Ahead, behind, or neither: by the interval of the paired difference, within donors."""
     metric = "auroc_within"
     values = dict(zip(found.table.index, found.table[metric].to_numpy(float), strict=True))
@@ -92,7 +92,8 @@ def _compared(found: within_donors.Compared) -> str:
     if np.isnan(values[OURS]) or not others:
         return "Within held-out donors nothing can be compared: none of them has test cells of both classes."
     best = max(others, key=lambda name: others[name])
-    return f"Within the held-out donors of this one split scBERT {_difference(found, best, metric)}, the best of the others."
+    where = "Within the held-out donors" if len(set(donors)) > 1 else "Among the held-out cells of the one donor"
+    return f"{where} of this one split scBERT {_difference(found, best, metric)}, the best of the others."
 
 
 def _with_donor_alone(found: within_donors.Compared, donors: np.ndarray) -> str:
