@@ -459,7 +459,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(corpus, p
         sc_cll.tl.predict_corpus(corpus, "model", out)
     asked = {"vocab": [*GENES[:10], *(f"H{i}" for i in range(30))], "min_matched": 0, "val_fraction": 0}
     sc_cll.pp.build_corpus([folder / "0.h5ad"], tmp_path / "few.zarr", **asked)
-    with pytest.raises(ValueError, match=r"totals of 40 genes, 30 of them not among the model's: 'H0'"):
+    with pytest.raises(ValueError, match=r"10 of the model's 40 genes.*pp.build_corpus"):
         sc_cll.tl.predict_corpus(tmp_path / "few.zarr", pretrained, out)
     with pytest.raises(ValueError, match="The corpus has no cell in 'val'"):
         sc_cll.tl.predict_corpus(tmp_path / "few.zarr", pretrained, out, parts="val")

@@ -79,7 +79,7 @@ def enough_matched(names: pd.Index, known: pd.Index, what: str, *, min_matched: 
         )
 
 
-def model_genes(genes: pd.Index, adata: AnnData, *, min_matched: float = 0.5) -> pd.Index:
+def model_genes(genes: pd.Index, adata: AnnData, *, min_matched: float = 0.5, is_corpus: bool = False) -> pd.Index:
     """Enough of a model's genes are in the data by name; those that are missing, with a warning where they are many.
 
     Genes that `pp.align_genes` filled in with zeros are missing, too. Who lowered its `min_matched` did so on purpose.
@@ -95,7 +95,11 @@ def model_genes(genes: pd.Index, adata: AnnData, *, min_matched: float = 0.5) ->
         raise ValueError(
             f"{found.sum()} of the model's {len(genes)} genes are in adata, expected at least {min_matched:.0%}. "
             f"Only the model has {listed(genes[~found], 3)}; only adata has {listed(other, 3)}. "
-            "Bring the counts to the model's genes: pp.align_genes(adata, list(model.genes), aliases=…)."
+            + (
+                "Build a corpus of the model's genes: pp.build_corpus(…, vocab=list(model.genes), edges=model.binning, aliases=…)."
+                if is_corpus
+                else "Bring the counts to the model's genes: pp.align_genes(adata, list(model.genes), aliases=…)."
+            )
         )
     missing = genes[~found]
     if len(missing) > _FEW_MISSING * len(genes):

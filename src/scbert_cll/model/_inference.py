@@ -80,7 +80,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         _checks.same_binning(
             record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
         )
-        self._tell_missing(_checks.model_genes(self.genes, adata), str(adata.obs_names[0]) if adata.n_obs else "0")
+        self._tell_missing(
+            _checks.model_genes(self.genes, adata, is_corpus=is_corpus), str(adata.obs_names[0]) if adata.n_obs else "0"
+        )
         names, expected = adata.var_names, self.binning["params"]
         _checks.totals.same(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
 
