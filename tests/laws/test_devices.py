@@ -79,6 +79,24 @@ def test_a_device_that_is_not_here(door: str, accelerator: str, tmp_path: Path) 
         DOORS[door](tmp_path, accelerator=accelerator)
 
 
+@needs_none
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda", "an NVIDIA GPU"),
+        ("cuda:0", "an NVIDIA GPU"),
+        ("mps", "Apple"),
+        (0, "an NVIDIA GPU"),
+        ("gpu", "found 'gpu'"),
+    ],
+)
+def test_a_model_is_not_moved_where_there_is_nothing(device: Any, said: str) -> None:
+    made = model()
+    with pytest.raises(ValueError, match=said):
+        made.to_device(device)
+    made.to_device("cpu")
+
+
 @pytest.mark.parametrize("accelerator", ["GPU", "cpus", "", None, 1])
 @pytest.mark.parametrize("door", list(DOORS))
 def test_a_device_that_does_not_exist(door: str, accelerator: Any, tmp_path: Path) -> None:

@@ -58,6 +58,16 @@ def device_of(accelerator: Any = "auto", device: int | Literal["auto"] = "auto")
     return torch.device(f"cuda:{device}")
 
 
+def known_place(device: str | int) -> torch.device:
+    """A device by PyTorch's name for it, e.g. ``"cuda:0"``; refused if that is not there."""
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'device must be "cpu", "cuda", "cuda:0" or "mps"; found {device!r}.') from error
+    device_of(place.type, "auto" if place.index is None else place.index)
+    return place
+
+
 def _kind(accelerator: Any) -> str:
     """Kind of device: cpu, cuda, mps or tpu."""
     if isinstance(accelerator, Accelerator):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _io, _scvi
-from scbert_cll.model._asked import device_of
+from scbert_cll.model._asked import device_of, known_place
 from scbert_cll.model._training import Training, as_seed, seeded
 from scbert_cll.nn import Config, Performer
 
@@ -97,6 +97,21 @@ class TokenModel(Training):
         check_network(network)
         derived = {"n_genes": len(self.genes), "n_bins": int(self.binning["params"]["n_bins"]), "n_classes": n_classes}
         return Config(**(PRESETS[preset] | dict(network) | derived))
+
+    def to_device(self, device: str | int) -> None:
+        """Move the network to a device.
+
+        Parameters
+        ----------
+        device
+            PyTorch's name of it: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``, or the number of a GPU.
+
+        Raises
+        ------
+        ValueError
+            There is no such device.
+        """
+        super().to_device(known_place(device))
 
     # ---- folders
 
