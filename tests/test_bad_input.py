@@ -8,8 +8,14 @@ refused object: `MEND` is followed by the same call, `INSTEAD` is the call that 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import os
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +33,7 @@ from mudata import MuData
 from scipy import sparse
 
 import scbert_cll as sc_cll
+from scbert_cll.__main__ import main
 
 pp, tl = sc_cll.pp, sc_cll.tl
 FAST = {"max_epochs": 1, "batch_size": 32, "accelerator": "cpu", "enable_progress_bar": False}
@@ -58,6 +65,7 @@ def classifier() -> sc_cll.ScBERTClassifier:
 
 def _same(first: AnnData, second: AnnData) -> bool:
     def matrix(x: Any) -> np.ndarray:
+        x = 0 if x is None else x
         return x.toarray() if sparse.issparse(x) else np.asarray(x)
 
     return (
@@ -140,6 +148,61 @@ def oversampled(adata: AnnData) -> None:
 def copied_cell(adata: AnnData) -> None:
     """cell70, of donor P5, has the counts of cell0, of donor P0."""
     adata.X = sparse.vstack([adata.X[:70], adata.X[:1], adata.X[71:]], format="csr")
+
+
+def antibodies(adata: AnnData) -> None:
+    """The last two rows are antibodies, as in a file of Cell Ranger."""
+    adata.var["feature_types"] = ["Gene Expression"] * 28 + ["Antibody Capture"] * 2
+
+
+def half_said(adata: AnnData) -> None:
+    adata.var["feature_types"] = ["Gene Expression"] * 29 + [None]
+
+
+def soup(adata: AnnData) -> None:
+    """Some genes corrected for what floats in the droplet."""
+    adata.X = adata.X.toarray()
+    adata.X[:, :6] *= 0.93
+
+
+def masked(adata: AnnData) -> None:
+    adata.X = adata.X.toarray()
+    adata.X[2, 3] = np.nan
+
+
+def counts_in_raw(adata: AnnData) -> None:
+    adata.raw = adata.copy()
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+
+
+def no_matrix(adata: AnnData) -> None:
+    adata.layers["counts"], adata.X = adata.X, None
+
+
+def proteins(*names: str) -> Callable[[AnnData], None]:
+    def change(adata: AnnData) -> None:
+        adata.obsm["protein"] = adata.obsm["protein"].set_axis(list(names), axis=1)
+
+    return change
+
+
+def a_verdict(adata: AnnData) -> None:
+    """What a demultiplexer says of the droplets."""
+    adata.obs["demux"] = np.where(np.arange(72) % 5 == 0, "Doublet", "Negative")
+
+
+def own_prediction(adata: AnnData) -> None:
+    adata.obs["scbert_pred"] = adata.obs["cd49d"]
+
+
+def more_genes(adata: AnnData) -> None:
+    """The same cells with 15 genes more, binned with them."""
+    rng = np.random.default_rng(1)
+    counts = sparse.hstack([adata.X, sparse.csr_matrix(rng.poisson(2.0, (72, 15)))], format="csr", dtype=np.float32)
+    whole = AnnData(counts, adata.obs, pd.DataFrame(index=[*adata.var_names, *(f"MORE{i}" for i in range(15))]))
+    pp.bin_expression(whole)
+    adata._init_as_actual(whole)
 
 
 def empty_signature(adata: AnnData) -> None:
@@ -229,6 +292,23 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         ValueError,
         "1 of the 3 genes of the signature, with 33% of its weight, are in adata; expected at least 50%.*Missing: 'ITGA4', 'ITGB1'",
     ),
+    "antibodies among the genes": (antibodies, pp.bin_expression, ValueError, r"2 of 30 rows of var are no genes \(var\['feature_types'\] is 'Antibody Capture'\): 'GENE28', 'GENE29'"),
+    "antibodies among the genes of a signature": (antibodies, tl.signature, ValueError, r"2 of 30 rows of var are no genes.*Leave them out: adata = adata\["),
+    "rows of which nothing is said": (half_said, pp.bin_expression, ValueError, r"says nothing of 1 rows \('GENE29'\): are they genes"),
+    "fractions of counts": (soup, pp.bin_expression, ValueError, r"These look like fractions of counts \(SoupX.*round them, adata.X = np.rint"),
+    "counts in adata.raw": (counts_in_raw, pp.bin_expression, ValueError, "adata.raw holds whole numbers: pass layer='raw'"),
+    "counts in adata.raw, for a signature": (counts_in_raw, tl.signature, ValueError, "adata.raw holds whole numbers: pass layer='raw'"),
+    "a gene that was not measured": (masked, pp.bin_expression, ValueError, r"If a gene that was not measured is to count as not expressed: adata.X = np.nan_to_num"),
+    "no matrix": (no_matrix, pp.bin_expression, ValueError, r"adata.X is empty \(None\).*adata.layers\['counts'\] holds whole numbers: pass layer='counts'"),
+    "two clones of a protein": (proteins("CD49d-1", "CD49d-2"), pp.label_cd49d, KeyError, "'CD49d' fits more than one protein .*: 'CD49d-1', 'CD49d-2'; name one of them exactly"),
+    "a protein whose number begins alike": (proteins("CD38", "CD31"), lambda a: pp.label_cd49d(a, marker="CD3"), KeyError, "'CD3' is not among the 2 proteins .*, closest first: 'CD38', 'CD31'"),
+    "no donors but doublets": (a_verdict, lambda a: pp.split_donors(a, "demux"), ValueError, "No cell has a donor: .* holds 'Doublet', 'Negative', which are no donors"),
+    "a slash in the name of a result": (nothing, lambda a: pp.bin_expression(a, key_added="my/key"), ValueError, r"cannot be a name in a file.*Choose another, e.g. key_added='my_key'"),
+    "a result in the place of what is read": (nothing, lambda a: pp.split_donors(a, "donor", key_added="donor"), ValueError, "key_added='donor' would replace 'donor', which is read here. Choose another, e.g. key_added='donor_result'"),
+    "labels where the predictions go": (own_prediction, lambda a: tl.finetune(a, labels_key="scbert_pred", network=NETWORK, **FAST), ValueError, r"labels_key='scbert_pred' is where the result goes.*adata.obs\['my_scbert_pred'\] = adata.obs\['scbert_pred'\]"),
+    "a keyword with a slip": (nothing, lambda a: tl.finetune(a, network=NETWORK, max_epoch=1), TypeError, r"tl.finetune has no argument 'max_epoch' \(did you mean 'max_epochs'\?\)"),
+    "a keyword of another package": (nothing, lambda a: tl.finetune(a, network=NETWORK, random_state=1), TypeError, r"'random_state' \(did you mean 'rng'\?\)"),
+    "donors that have no effect": (nothing, lambda a: tl.gene2vec(a, donor_key="donor"), ValueError, "donor_key='donor' has no effect on method='svd'"),
     "no set of genes": (nothing, lambda a: tl.score_signature(a, "GENE0"), ValueError, r"is not the path of a .gmt file; to score one gene, pass \['GENE0'\]"),
 }  # fmt: skip
 
@@ -249,6 +329,11 @@ PREDICT_ROWS: dict[str, tuple[Callable[[AnnData], Any], type[Exception], str]] =
     "other bins": (binned(n_bins=7), ValueError, "n_bins is 7, the model has 5"),
     "other method": (binned(method="uniform"), ValueError, "method is 'uniform', the model has 'log2'"),
     "half a token": (halve_tokens, ValueError, r"may hold bins 0 to 5; found .*cell 'cell\d+'.*Bin again"),
+    "totals of other genes": (
+        more_genes,
+        ValueError,
+        r"was cut from totals of 45 genes, 15 of them not among the model's: 'MORE0'.*totals of 30 genes",
+    ),
     "no tokens": (lambda a: a.layers.pop("binned"), KeyError, "'binned' is not in adata.layers.*pp.bin_expression"),
     "other genes": (
         lambda a: setattr(a, "var_names", [f"Gene{i}" for i in range(30)]),
@@ -338,6 +423,10 @@ def times_365(adata: AnnData) -> None:
     adata.obs["TTT"] *= 365.25
 
 
+def times_12(adata: AnnData) -> None:
+    adata.obs["TTT"] *= 12
+
+
 def r_words(adata: AnnData) -> None:
     adata.obs["treated"] += 1
 
@@ -378,6 +467,7 @@ def grouped_by(groupby: Any, **options: Any) -> Callable[[AnnData], None]:
 OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     "a time below zero": (column("TTT", -1.0, 1), survival, ValueError, r"'TTT' has 1 times that are negative or infinite: 'P0001' \(first -1\)"),
     "days called years": (times_365, prognosis, ValueError, "'TTT' does not look like years: median .*time_unit='days' .*Or make them years: of days .* / 365.25"),
+    "months called years": (times_12, survival, ValueError, "'TTT' does not look like years: .*time_unit='months' .*Or make them years: of months .* / 12"),
     "differences of dates": (dates, prognosis, ValueError, "must hold times as numbers; found .* in 'P0001'.*differences of dates; in years they are .dt.days / 365.25"),
     "a time in words": (column("TTT", "2 years", 1), survival, ValueError, "found '2 years' in 'P0001'. Dates become times by subtraction"),
     "the event as time": (nothing, asked_with(time_key="treated"), ValueError, "columns of the outcome and strata must be unique; found more than once: 'treated'"),
@@ -469,6 +559,14 @@ MEND: dict[str, str] = {
     ),
     **dict.fromkeys(("other bins", "other method", "half a token", "no tokens"), BIN_AGAIN),
     "other genes": f"aliases = {{f'Gene{{i}}': f'GENE{{i}}' for i in range(30)}}\nadata = sc_cll.pp.align_genes(adata, list(model.genes), aliases=aliases)\n{BIN_AGAIN}",
+    **dict.fromkeys(
+        ("antibodies among the genes", "antibodies among the genes of a signature"),
+        "adata = adata[:, adata.var['feature_types'].isin(['Gene Expression'])].copy()",
+    ),
+    "rows of which nothing is said": "adata.var['feature_types'] = adata.var['feature_types'].astype(object).fillna('Gene Expression')",
+    "fractions of counts": "adata.X = np.rint(np.asarray(adata.X, dtype=float))",
+    "a gene that was not measured": "adata.X = np.nan_to_num(np.asarray(adata.X, dtype=float))",
+    "totals of other genes": f"adata = sc_cll.pp.align_genes(adata, list(model.genes))\n{BIN_AGAIN}",
     "a time below zero": "adata = adata[adata.obs['TTT'] >= 0].copy()",
     "days called years": "adata.obs['TTT'] /= 365.25",
     "differences of dates": "adata.obs['TTT'] = adata.obs['TTT'].dt.days / 365.25",
@@ -482,6 +580,7 @@ MEND: dict[str, str] = {
     "no curves to draw": "sc_cll.tl.survival(adata, 'IGHV', time_key='TTT', event_key='treated')",
 }  # fmt: skip
 
+FINETUNE = "sc_cll.tl.finetune(adata, {}, network={{'gene_embedding': 'learned'}}, accelerator='cpu')"
 CROSS = "sc_cll.tl.cross_validate(adata, models={}, n_repeats=1, n_bootstrap=10)"
 OUTCOME = "time_key='TTT', event_key='treated'"
 PROGNOSIS = f"sc_cll.tl.prognosis(adata, ['ITGA4', 'PLANTED01'], {OUTCOME}, n_random=20, n_bootstrap=0{{}})"
@@ -511,6 +610,18 @@ INSTEAD: dict[str, str] = {
     "logs to score": "sc_cll.tl.score_signature(adata, ['GENE0'], normalize=False)",
     "a signature of other genes": "sc_cll.tl.score_signature(adata, ['ITGA4', 'ITGB1', 'GENE0'], min_matched=0.3)",
     "no set of genes": "sc_cll.tl.score_signature(adata, ['GENE0'])",
+    "counts in adata.raw": "sc_cll.pp.bin_expression(adata, layer='raw')",
+    "counts in adata.raw, for a signature": "sc_cll.tl.signature(adata, layer='raw')",
+    "no matrix": "sc_cll.pp.bin_expression(adata, layer='counts')",
+    "two clones of a protein": "sc_cll.pp.label_cd49d(adata, marker='CD49d-1', normalize='clr_protein')",
+    "a protein whose number begins alike": "sc_cll.pp.label_cd49d(adata, marker='CD38', normalize='clr_protein')",
+    "no donors but doublets": "sc_cll.pp.split_donors(adata, 'donor')",
+    "a slash in the name of a result": "sc_cll.pp.bin_expression(adata, key_added='my_key')",
+    "a result in the place of what is read": "sc_cll.pp.split_donors(adata, 'donor', key_added='donor_result')",
+    "labels where the predictions go": "adata.obs['my_scbert_pred'] = adata.obs['scbert_pred']\n" + FINETUNE.format("labels_key='my_scbert_pred', max_epochs=1"),
+    "a keyword with a slip": FINETUNE.format("max_epochs=1"),
+    "a keyword of another package": FINETUNE.format("max_epochs=1, rng=1"),
+    "donors that have no effect": "sc_cll.tl.gene2vec(adata)",
     "no held-out cells": "sc_cll.tl.signature(adata, model, min_cells=5, min_donors=3)",
     "a veto of a network that learned nothing": "sc_cll.tl.signature(adata, model, min_cells=5)",
     "zero as a baseline that was never seen": "sc_cll.tl.gene_attribution(adata, model, method='gate_gradient')",
@@ -535,6 +646,7 @@ INSTEAD: dict[str, str] = {
     "groups of a measurement": f"adata.obs['age group'] = pd.cut(adata.obs['age'], [0, 65, 120], labels=['to 65', 'above'])\nsc_cll.tl.survival(adata, 'age group', {OUTCOME})",
     "one group": f"sc_cll.tl.survival(adata, 'TP53', {OUTCOME}, min_group=1)",
     "a small group": f"adata.obs['Binet'] = adata.obs['Binet'].astype(str).replace({{'B': 'B or C', 'C': 'B or C'}})\nsc_cll.tl.survival(adata, 'Binet', {OUTCOME}, min_group=1)",
+    "months called years": f"sc_cll.tl.survival(adata, 'IGHV', {OUTCOME}, time_unit='months')",
     "several columns of groups": f"adata.obs['both'] = adata.obs['IGHV'].astype(str) + ', ' + adata.obs['TP53'].astype(str)\nsc_cll.tl.survival(adata, 'both', {OUTCOME}, min_group=1)",
     "cells for patients": "sc_cll.tl.survival(adata, 'IGHV', time_key='OS', event_key='died')",
     "a view of patients": "part = adata[:50].copy()\nsc_cll.tl.prognosis(part, ['ITGA4', 'PLANTED01'], time_key='TTT', event_key='treated', n_random=20, n_bootstrap=0)",
@@ -639,6 +751,150 @@ def test_tables_of_patients_that_do_not_fit_are_refused(row):
     exec(COHORT_REMEDIES[row], {"sc_cll": sc_cll, "rna": rna, "clinical": clinical})  # noqa: S102
 
 
+# -- files and commands ------------------------------------------------------------------------------------------------
+
+COHORT = "sc_cll.datasets.read_cohort(None, 'patients.csv', time_key='t', event_key='died')"
+OF_A_TABLE = (
+    "seen = pd.read_csv('patients.csv', {})\nsc_cll.datasets.read_cohort(None, seen, time_key='t', event_key='died')"
+)
+SIGNATURE_CSV = "gene,weight\nITGA4,1.0\n"
+
+# Files that lie there, what is called, and what is answered.
+FILE_ROWS: dict[str, tuple[dict[str, str], str, type[Exception], str]] = {
+    "commas of decimals or of thousands": ({"patients.csv": "id;t;died;LDH\nP1;1;1;1,234\nP2;2;0;2,345\n"}, COHORT, ValueError, r"'1,234', '2,345' \(column 'LDH'\), which may have decimal commas or thousands. Say which: pass pd.read_csv"),
+    "commas here and points there": ({"patients.csv": "id;t;died;LDH\nP1;3,5;1;1.000\nP2;2,5;0;2.000\n"}, COHORT, ValueError, "numbers with decimal commas, and others with points, e.g. '1.000', '2.000'"),
+    "decimal commas between commas": ({"patients.csv": 'id,t,died\nP1,"3,5",1\nP2,"2,25",0\n'}, COHORT, ValueError, "These look like decimal commas"),
+    "a workbook": ({"patients.csv": "PK\x03\x04 and so on"}, COHORT, ValueError, "patients.csv is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel"),
+    "a column twice": ({}, "table = pd.DataFrame([['ITGA4', 1.0, 2.0]], columns=['gene', 'weight', 'weight'])\nsc_cll.io.write_csv(table, 'signature.csv')", ValueError, "the columns of the table must be unique; found more than once: 'weight'. Remedy: keep one of each"),
+    "the record of another table": ({"signature.csv": SIGNATURE_CSV, "signature.json": '{"columns": {"gene": "object", "log2_fc": "float64"}}'}, "sc_cll.io.read_csv('signature.csv')", ValueError, "signature.json is of another table: it has the columns 'gene', 'log2_fc', and signature.csv has 'gene', 'weight'"),
+    "no file of sets": ({"sets.gmt": "NAME,GENE0,GENE1\n"}, "sc_cll.io.read_gmt('sets.gmt')", ValueError, "is no GMT file: every line needs a name, a description and at least one gene"),
+    "a file in the place of a result": ({"s.gmt": "mine"}, "sc_cll.io.write_gmt(pd.DataFrame({'gene': ['ITGA4'], 'weight': [1.0]}), 's.gmt')", FileExistsError, "s.gmt exists; pass overwrite=True"),
+}  # fmt: skip
+FILE_REMEDIES = {
+    "commas of decimals or of thousands": OF_A_TABLE.format("sep=';', decimal=','"),
+    "commas here and points there": OF_A_TABLE.format("sep=';', decimal=',', thousands='.'"),
+    "decimal commas between commas": OF_A_TABLE.format("decimal=','"),
+    "a workbook": "seen = pd.DataFrame({'id': ['P1', 'P2'], 't': [3.5, 2.25], 'died': [1, 0]})  # pd.read_excel(...)\nsc_cll.datasets.read_cohort(None, seen, time_key='t', event_key='died')",
+    "a column twice": "table = pd.DataFrame([['ITGA4', 1.0, 2.0]], columns=['gene', 'weight', 'weight'])\nsc_cll.io.write_csv(table.loc[:, ~table.columns.duplicated()], 'signature.csv')",
+    "the record of another table": "Path('signature.json').unlink()\nsc_cll.io.read_csv('signature.csv')",
+    "no file of sets": "lines = [line.split(',') for line in Path('sets.gmt').read_text().splitlines()]\nPath('sets.gmt').write_text(''.join('\\t'.join([name, '-', *genes]) + '\\n' for name, *genes in lines))\nsc_cll.io.read_gmt('sets.gmt')",
+    "a file in the place of a result": "sc_cll.io.write_gmt(pd.DataFrame({'gene': ['ITGA4'], 'weight': [1.0]}), 's.gmt', overwrite=True)",
+}  # fmt: skip
+
+
+def _with_files(row: str) -> dict[str, Any]:
+    """Put the files of a row here; the names that its code needs."""
+    for name, text in FILE_ROWS[row][0].items():
+        Path(name).write_bytes(text.encode("latin-1"))
+    return {"sc_cll": sc_cll, "pd": pd, "Path": Path}
+
+
+@IGNORED
+@pytest.mark.parametrize("row", FILE_ROWS)
+def test_files_that_cannot_be_read_as_they_are_are_refused(row, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = _with_files(row)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FILE_ROWS[row][2], match=FILE_ROWS[row][3]):
+        exec(FILE_ROWS[row][1], names)  # noqa: S102 - the table is ours
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    exec(FILE_REMEDIES[row], names)  # noqa: S102
+
+
+QUICK = "--max-epochs 1 --accelerator cpu"
+# What is typed, and what is answered with exit status 2; then what works.
+COMMAND_ROWS: dict[str, tuple[str, str]] = {
+    "two modalities that may be the RNA": ("signature two.h5mu --labels-key cd49d --out s", r"several modalities that may be the RNA \('rna', 'gex'\).*Name the RNA with --modality"),
+    "an RNA of another name": ("predict cells.h5mu --model model --layer X --out p.h5ad", "no RNA by its usual name; it has the modalities 'cells', 'prot'. Name the RNA with --modality"),
+    "a folder below a file": ("signature cells.h5ad --labels-key cd49d --out notes.txt/s", "notes.txt is a file, so nothing can be put into it. Name another place with --out"),
+    "a result in the place of the cells": ("predict cells.h5ad --model model --out cells.h5ad", "cells.h5ad exists. Name another file with --out, or pass --overwrite to replace it"),
+    "a model in the place of another": (f"finetune cells.h5ad --labels-key cd49d --out model {QUICK}", "model exists. Name another folder with --out, or pass --overwrite"),
+    "a demo in the place of another": ("demo --input cells.h5ad --out earlier", "earlier exists. Name another folder with --out, or pass --overwrite to replace the run in it; it has .report.md."),
+    "a column that is not there": ("signature cells.h5ad --labels-key CD49d --out s", "'CD49d' is not in adata.obs; it has 'cd49d'.*Name the column with --labels-key"),
+    "donors that are not there": ("signature cells.h5ad --labels-key cd49d --donor-key patient --out s", "'patient' is not in adata.obs; it has 'donor'.*Name the column with --donor-key, or pass --donor-key none"),
+    "cells that are not there": ("predict cells.h5ad --model model --cells best --out p.h5ad", "'best' is not in adata.obs; it has .*Name the column with --cells"),
+    "logarithms": ("signature logs.h5ad --labels-key cd49d --out s", r"It looks log-transformed.*adata.layers\['counts'\] holds whole numbers: pass --layer counts"),
+    "cells that were not binned": (f"finetune logs.h5ad --labels-key cd49d --out m {QUICK}", "'binned' is not in adata.layers; it has 'counts'.*name the raw counts with --layer"),
+    "an option of a corpus": ("predict cells.h5ad --model model --groupby donor --out p.h5ad", "--groupby: only for a corpus, and cells.h5ad is a file of cells. Leave this out"),
+    "an option with a slip": (f"finetune cells.h5ad --labels-key cd49d --more.learning_rate 0.01 --out m {QUICK}", r"--more has no argument 'learning_rate' \(did you mean 'lr'\?\)"),
+    "a result of another kind": ("predict cells.h5ad --model model --out p.csv", "The ending of --out must be one of '.h5ad'; found '.csv'"),
+    "no such model": ("predict cells.h5ad --model modell --out p.h5ad", "There is no model folder modell"),
+    "no such file": ("predict cell.h5ad --model model --out p.h5ad", "There is no file cell.h5ad"),
+}  # fmt: skip
+COMMAND_REMEDIES = {
+    "two modalities that may be the RNA": "signature two.h5mu --modality rna --labels-key cd49d --out s",
+    "an RNA of another name": "predict cells.h5mu --modality cells --model model --layer X --out p.h5ad",
+    **dict.fromkeys(("a folder below a file", "a column that is not there", "donors that are not there"), "signature cells.h5ad --labels-key cd49d --out s"),
+    "a result in the place of the cells": "predict cells.h5ad --model model --out p.h5ad",
+    "a model in the place of another": f"finetune cells.h5ad --labels-key cd49d --out model --overwrite {QUICK}",
+    "a demo in the place of another": f"demo --input cells.h5ad --out d {QUICK}",
+    **dict.fromkeys(("cells that are not there", "an option of a corpus", "a result of another kind", "no such model", "no such file"), "predict cells.h5ad --model model --out p.h5ad"),
+    "logarithms": "signature logs.h5ad --layer counts --labels-key cd49d --out s",
+    "cells that were not binned": f"finetune logs.h5ad --layer counts --labels-key cd49d --out m {QUICK}",
+    "an option with a slip": f"finetune cells.h5ad --labels-key cd49d --more.lr 0.01 --out m {QUICK}",
+}  # fmt: skip
+
+
+def _lab(folder: Path, model: Any) -> None:
+    """What a lab has lying about: cells in several files, a trained model, notes."""
+    adata = _cells()
+    adata.write_h5ad(folder / "cells.h5ad")
+    model.save(folder / "model")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "earlier").mkdir()
+    (folder / "earlier" / "report.md").write_text("of an earlier demo")
+    plain = AnnData(adata.X, adata.obs, adata.var)
+    logs = plain.copy()
+    take_logs(logs)
+    logs.write_h5ad(folder / "logs.h5ad")
+    protein = AnnData(adata.obsm["protein"].to_numpy(), adata.obs[[]], pd.DataFrame(index=list(adata.obsm["protein"])))
+    for name, modalities in {"cells.h5mu": ["cells"], "two.h5mu": ["rna", "gex"]}.items():
+        found = {modality: plain.copy() for modality in modalities}
+        if "gex" in found:
+            found["gex"].var_names = "other " + found["gex"].var_names
+        MuData({**found, "prot": protein}).write(folder / name)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, classifier) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    _lab(folder, classifier)
+    return folder
+
+
+@pytest.fixture
+def here(lab, tmp_path, monkeypatch) -> Path:
+    """A copy of it to work in, with logging as it was afterwards."""
+    shutil.copytree(lab, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    loggers = [logging.getLogger(name) for name in ("", "scbert_cll", "lightning.pytorch.utilities.rank_zero")]
+    before = [(list(log.handlers), list(log.filters), log.level) for log in loggers]
+    yield tmp_path
+    for log, (handlers, filters, level) in zip(loggers, before, strict=True):
+        log.handlers, log.filters = handlers, filters
+        log.setLevel(level)
+
+
+def _state(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@IGNORED
+@pytest.mark.parametrize("row", COMMAND_ROWS)
+def test_a_command_that_cannot_be_carried_out_is_refused_and_the_remedy_works(row, here, capsys):
+    command, sentence = COMMAND_ROWS[row]
+    before = _state(here)
+    assert main(command.split()) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert _state(here) == before
+    assert main(COMMAND_REMEDIES[row].split()) == 0
+
+
+def test_every_file_and_command_has_one_remedy():
+    assert set(FILE_ROWS) == set(FILE_REMEDIES)
+    assert set(COMMAND_ROWS) == set(COMMAND_REMEDIES)
+
+
 def test_other_things_than_tables_are_refused(tmp_path):
     with pytest.raises(
         TypeError,
@@ -674,16 +930,6 @@ def test_files_of_a_signature_are_not_replaced_unasked(tmp_path):
         with pytest.raises(FileExistsError, match=rf"{name} exists; pass overwrite=True"):
             write(table, path)
         assert path.read_text() == "mine"
-
-
-def test_a_file_that_is_no_gmt_is_refused(tmp_path):
-    path = tmp_path / "sets.gmt"
-    path.write_text("NAME,GENE0,GENE1\n")
-    with pytest.raises(
-        ValueError,
-        match=r"is no GMT file: every line needs a name, a description and at least one gene.*line '1' has not",
-    ):
-        sc_cll.io.read_gmt(path)
 
 
 def test_too_few_donors_is_an_answer_and_no_error():
@@ -786,7 +1032,7 @@ offenders. Your object is then as it was.
 This page is made from the table that the tests run: each input is given to the function, the sentence is what it answered, and
 the remedy was then executed on the refused object and ended well. A remedy is followed by the same call, or is the call that works.
 In the code `adata` is the refused object, `model` a trained classifier, `protein` a table of protein counts of the same cells,
-`rna` and `clinical` the tables of a cohort.
+`rna` and `clinical` the tables of a cohort. A command is typed after `python -m scbert_cll`.
 """
 _LONGEST = 420
 
@@ -797,17 +1043,42 @@ def page() -> str:
     cells: list[list[str]] = []
     parts = [INTRODUCTION]
     for title, rows in SECTIONS.items():
-        cells = [_line(row, _said(row, rows, model), _remedy(row)) for row in rows]
+        cells = [_line(_asked(row), _said(row, rows, model), _remedy(row)) for row in rows]
         parts.append(f"## {title}\n\n| input | what is said | remedy |\n|---|---|---|\n" + "".join(cells))
     return "\n".join(parts)
 
 
 def _remedy(row: str) -> str:
-    return {**MEND, **INSTEAD, **COHORT_REMEDIES}[row]
+    return {**MEND, **INSTEAD, **COHORT_REMEDIES, **FILE_REMEDIES, **COMMAND_REMEDIES}[row]
+
+
+def _asked(row: str) -> str:
+    """The mistake in words, and of a command what was typed."""
+    return f"{row}: `{COMMAND_ROWS[row][0]}`" if row in COMMAND_ROWS else row
+
+
+def _answer(row: str, model: Any) -> str:
+    """What a command, or a call with files, answers in a folder of its own."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder),
+        contextlib.redirect_stderr(io.StringIO()) as told,
+    ):
+        if row in COMMAND_ROWS:
+            _lab(Path(folder), model)
+            main(COMMAND_ROWS[row][0].split())
+            return told.getvalue().strip().rpartition("error: ")[2].replace(f"{os.path.realpath(folder)}/", "")
+        try:
+            exec(FILE_ROWS[row][1], _with_files(row))  # noqa: S102
+        except (ValueError, FileExistsError) as error:
+            return f"`{type(error).__name__}`: {error.args[0]}"
+    raise AssertionError(f"{row} is not refused")
 
 
 def _said(row: str, rows: dict[str, Any], model: Any) -> str:
     """The sentence that this row's call answers with."""
+    if rows is FILE_ROWS or rows is COMMAND_ROWS:
+        return _answer(row, model)
     try:
         if rows is COHORT_ROWS:
             columns, options, _, _ = rows[row]
@@ -839,6 +1110,8 @@ SECTIONS = {
     "What cannot be asked of a network": ASK_ROWS,
     "Patients and their outcome": OUTCOME_ROWS,
     "Tables of a cohort": COHORT_ROWS,
+    "Files": FILE_ROWS,
+    "The command line": COMMAND_ROWS,
 }
 
 

@@ -179,7 +179,6 @@ def write_csv(
     _checks.choice(path.suffix, (".csv",), "The ending of the file")
     table, facts = _parts(signature, key)
     _checks.not_empty(len(table), str(facts.get("reason", "")), "there is no gene to write")
-    _checks.unique(pd.Index([str(name) for name in table]), "the columns of the table", "keep one of each")
     table = _tidy(table)
     kinds = {str(name): str(column.dtype) for name, column in table.items()}
     head = {

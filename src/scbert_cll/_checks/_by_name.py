@@ -151,13 +151,13 @@ def donors_of(
     found = named(column, donor_name)
     people, others = people_of(found.dropna().unique())
     left_out = Counter(found[own & found.isin(list(others)).to_numpy()])
+    if not found[own].isin(people).any():
+        no_donor(others, where)
     if not quiet:
         warn_of_alike(people, where)
         warn_of_not_donors(left_out, others, where)
     found = found.where(found.isin(people), None)
     found.attrs[_LEFT_OUT] = dict(left_out)
-    if not found[own].notna().any():
-        no_donor(others, where)
     return found
 
 

@@ -90,6 +90,7 @@ def signature_table(table: Any) -> None:
             "A table of a signature needs the columns 'gene' and 'weight' (or 'log2_fc', as tl.signature has it); "
             f"it has {listed(table.columns, 12)}."
         )
+    unique(pd.Index([str(name) for name in table]), "the columns of the table", "keep one of each")
     if n := int(table["gene"].isna().sum()):
         raise ValueError(
             f"{n} genes of the table have no name: pandas.read_csv takes a gene called NA for a missing one. "

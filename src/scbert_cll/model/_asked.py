@@ -76,12 +76,13 @@ def _kind(accelerator: Any) -> str:
     _checks.choice(accelerator, known, "accelerator")
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    asked = accelerator
     if accelerator == "gpu":
         accelerator = "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else "cuda"
     if accelerator != "cpu" and not AcceleratorRegistry[accelerator]["accelerator"].is_available():
         what = {"cuda": "an NVIDIA GPU", "mps": "a GPU of Apple", "tpu": "a TPU"}.get(accelerator, accelerator)
         raise ValueError(
-            f"accelerator={accelerator!r} asks for {what}, and PyTorch {torch.__version__} finds none here. {_HELP}"
+            f"accelerator={asked!r} asks for {what}, and PyTorch {torch.__version__} finds none here. {_HELP}"
         )
     return str(accelerator)
 
