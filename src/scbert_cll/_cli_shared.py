@@ -99,12 +99,13 @@ def with_tokens(cells: Cells, asked: Reading, model: ScBERT | ScBERTClassifier |
         pp.bin_expression(rna, layer=cells.layer, key_added=name)
         say(f"Raw counts were binned (pp.bin_expression) in {rna.n_vars:,} genes.")
         return rna
-    aligned = pp.align_genes(rna, list(model.genes), layer=cells.layer)
+    unseen = [gene for gene in model.registry["setup_args"].get("exclude_genes") or () if gene not in model.genes]
+    aligned = pp.align_genes(rna, [*model.genes, *unseen], layer=cells.layer)  # these are in the totals
     aligned.layers.pop(name, None)
     pp.bin_expression(aligned, layer=cells.layer, edges=model.binning, key_added=name)
-    n = int(aligned.var[_keys.IN_QUERY].sum())
+    n = int(aligned.var[_keys.IN_QUERY].loc[model.genes].sum())
     say(
-        f"Raw counts were aligned to the model's genes ({n:,} of {aligned.n_vars:,} are there) and binned as its own were."
+        f"Raw counts were aligned to the model's genes ({n:,} of {len(model.genes):,} are there) and binned as its own were."
     )
     return aligned
 

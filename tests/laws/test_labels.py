@@ -188,11 +188,15 @@ def test_a_model_learns_and_predicts_from_a_corpus(kind: str, tmp_path: Path) ->
     )
     model = sc_cll.tl.finetune(tmp_path / "c.zarr", labels_key="label", network=NETWORK, **FAST)
     assert model.classes == KINDS[kind][1]
-    sc_cll.tl.predict_corpus(tmp_path / "c.zarr", model, tmp_path / "out.zarr")
+    sc_cll.tl.predict_corpus(tmp_path / "c.zarr", model, tmp_path / "out.zarr", groupby="label")
     found = ad.read_zarr(tmp_path / "out.zarr")
     found.obs_names = found.obs_names.str.removeprefix("0:")
     sc_cll.pp.bin_expression(adata)
     sc_cll.tl.predict(adata, model)
+    sc_cll.tl.gene_attention(adata, model, groupby="label")
+    assert dict(found.uns["gene_attention"]["n_cells"]) == dict(adata.uns["gene_attention"]["n_cells"])
+    of_corpus, in_memory = (a.varm["gene_attention"].loc[adata.var_names] for a in (found, adata))
+    pd.testing.assert_frame_equal(of_corpus, in_memory, check_names=False, rtol=1e-4, atol=1e-6)
     pd.testing.assert_frame_equal(
         adata.obsm["scbert_proba"].loc[found.obs_names],
         found.obsm["scbert_proba"],
@@ -200,6 +204,28 @@ def test_a_model_learns_and_predicts_from_a_corpus(kind: str, tmp_path: Path) ->
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_groups_of_a_corpus_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adata = cells("integers")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    sc_cll.pp.build_corpus(
+        [tmp_path / "cells.h5ad"], tmp_path / "c.zarr", vocab=adata, obs_columns=["label"], val_fraction=0
+    )
+    model = sc_cll.tl.pretrain(tmp_path / "c.zarr", network=NETWORK, **FAST)
+    monkeypatch.setattr("scbert_cll._checks._on_corpus._MOST_GROUPS", 1)
+    with pytest.raises(ValueError, match=r"groupby='label' has .* different values, and groups are at most 1"):
+        sc_cll.tl.predict_corpus(tmp_path / "c.zarr", model, tmp_path / "out.zarr", groupby="label")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("name", ["cells", "cells (class)"])
+def test_a_class_called_as_a_column_of_the_table(name: str) -> None:
+    adata = cells(labels=lambda y: np.array([name, "donor", "split"], dtype=object)[y % 3])
+    sc_cll.pp.split_donors(adata, "donor", labels_key="label")
+    table = adata.uns["split"]["donors"]
+    assert table["n_cells"].sum() == adata.n_obs
+    assert len(table.columns) == len(set(table.columns)) == 6
 
 
 def test_files_that_differ_in_their_order(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
+from scbert_cll.__main__ import main
 
 pp, tl = sc_cll.pp, sc_cll.tl
 FAST = {"max_epochs": 1, "batch_size": 32, "accelerator": "cpu", "enable_progress_bar": False}
@@ -97,6 +98,48 @@ def test_genes_the_network_does_not_see_are_in_its_totals() -> None:
     with pytest.raises(ValueError, match=r"\[\*model.genes, 'G3', 'G7'\]") as error:
         tl.predict(adata, model)
     tl.predict(remedied(adata, model, error.value), model)
+
+
+@pytest.mark.parametrize("order", [GENES, GENES[::-1]])
+def test_the_command_line_cuts_raw_counts_as_the_models_cells_were(order: list[str], tmp_path: Path) -> None:
+    """Also of genes that the network is not shown, and whatever else is in the file."""
+    hidden = CHOSEN[:12]  # enough of the totals to move tokens
+    model = trained(binned(CHOSEN), exclude_genes=hidden)
+    model.save(tmp_path / "model")
+    right = binned(CHOSEN, edges=model.binning)
+    tl.predict(right, model)
+    cells(order).write_h5ad(tmp_path / "raw.h5ad")
+    out = tmp_path / "out.h5ad"
+    words = [
+        "predict",
+        str(tmp_path / "raw.h5ad"),
+        "--model",
+        str(tmp_path / "model"),
+        "--layer",
+        "X",
+        "--out",
+        str(out),
+    ]
+    assert main(words) == 0
+    found = ad.read_h5ad(out)
+    assert found.uns["scbert_predict"]["n_genes_missing"] == 0
+    pd.testing.assert_frame_equal(found.obsm["scbert_proba"], right.obsm["scbert_proba"])
+
+
+def test_the_code_of_a_model_card_too(tmp_path: Path) -> None:
+    model = trained(binned(CHOSEN), exclude_genes=CHOSEN[:12])
+    model.save(tmp_path / "model")
+    model.save_for_hub(tmp_path / "shared")
+    code = re.search(r"adata = pp.align_genes.*", (tmp_path / "shared" / "README.md").read_text())
+    assert code
+    names = {"adata": cells(), "model": model, "pp": pp}
+    exec(code[0], names)  # noqa: S102
+    done: Any = names["adata"]
+    pp.bin_expression(done, edges=model.binning)
+    right = binned(CHOSEN, edges=model.binning)
+    for adata in (done, right):
+        tl.predict(adata, model)
+    pd.testing.assert_frame_equal(done.obsm["scbert_proba"], right.obsm["scbert_proba"])
 
 
 def test_a_saved_model_knows(model: Any, tmp_path: Path) -> None:

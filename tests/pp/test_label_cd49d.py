@@ -513,7 +513,7 @@ BAD = {
     "two matrices": (two_matrices, {}, KeyError, "more than one of the usual names .'protein', 'adt'.*protein_key"),
     "no names": (without_names, {}, KeyError, r"without column names.*protein_names"),
     "wrong names": (wrong_names, {}, ValueError, "holds 3 names for the 6 columns"),
-    "10x": (antibodies_among_genes, {}, ValueError, "2 of 6 rows of adata.var are proteins.*mudata.MuData"),
+    "10x": (antibodies_among_genes, {}, ValueError, "2 of 6 rows of var are no genes.*part them first.*mudata.MuData"),
     "unpaired": (
         unpaired,
         {},
@@ -585,6 +585,19 @@ BAD = {
     ),
     "type": (lambda: 3, {}, TypeError, "Expected an AnnData, found int"),
 }
+
+
+@pytest.mark.parametrize("word", ["Antibody Capture", "Custom", "ADT", "protein"])
+def test_the_remedy_for_antibodies_among_the_genes(word):
+    adata = antibodies_among_genes()
+    adata.var["feature_types"] = adata.var["feature_types"].astype(str).replace("Antibody Capture", word)
+    adata.var_names = [f"G{i}" for i in range(4)] + ["CD49d", "CD19"]
+    with pytest.raises(ValueError, match="2 of 6 rows of var are no genes") as told:
+        sb.pp.label_cd49d(adata)
+    names = {"adata": adata, "mudata": md}
+    exec(str(told.value).split("part them first: ")[1].removesuffix("."), names)  # noqa: S102 - the sentence's own code
+    assert list(names["data"]["prot"].var_names) == ["CD49d", "CD19"]
+    assert names["data"]["rna"].n_vars == 4
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -430,7 +430,6 @@ def test_what_exists_is_left_alone(corpus, classifier, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"groupby": "age"}, ValueError, r"groupby='age' holds numbers; .* groups of cells: 'donor', 'source', 'part'"),
         ({"groupby": "cd49d"}, KeyError, r"groupby='cd49d' is no obs column of the corpus.*obs_columns="),
         ({"parts": ["test"]}, ValueError, r"parts must name some of 'train', 'val', each once; found 'test'"),
         ({"parts": ["val", "val"]}, ValueError, "each once; found 'val', 'val'"),

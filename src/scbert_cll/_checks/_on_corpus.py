@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from scbert_cll._checks._words import listed
+
+_MOST_GROUPS: Final = 1000  # whose attention is held beside that of every gene
 
 
 def corpus_path(value: Any) -> Path:
@@ -63,13 +65,20 @@ def parts_with_cells(parts: Sequence[str], found: Mapping[str, int]) -> None:
         )
 
 
-def groups_of_corpus(key: str | None, groups: Sequence[str], numbers: Sequence[str]) -> None:
-    """A column of `obs` that has groups."""
-    if key in numbers:
-        raise ValueError(f"groupby={key!r} holds numbers; it must name groups of cells: {listed(groups, 12)}.")
+def groups_of_corpus(key: str | None, groups: Sequence[str]) -> None:
+    """A column of `obs` that the corpus has."""
     if key is not None and key not in groups:
         raise KeyError(
             f"groupby={key!r} is no obs column of the corpus, which has {listed(groups, 12)}. Name it in obs_columns= of pp.build_corpus."
+        )
+
+
+def not_too_many_groups(key: str | None, n: int) -> None:
+    """Few enough for a table of genes × groups."""
+    if n > _MOST_GROUPS:
+        raise ValueError(
+            f"groupby={key!r} has {n:,} different values, and groups are at most {_MOST_GROUPS:,}. Name another column, or cut it into groups "
+            "(pandas.cut) before the corpus is built."
         )
 
 

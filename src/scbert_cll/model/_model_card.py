@@ -112,6 +112,8 @@ def _loading(model: TokenModel, name: str) -> str:
     door = (
         "tl.predict(adata, model)" if classifies else 'adata.obsm["X_scbert"] = model.get_latent_representation(adata)'
     )
+    hidden = ", *model.registry['setup_args']['exclude_genes']"  # these are in the totals of its cells
+    genes = f"[*model.genes{hidden}]" if model.registry["setup_args"]["exclude_genes"] else "model.genes.tolist()"
     code = f"""\
         import anndata as ad
         from scbert_cll import pp{", tl" * classifies}
@@ -119,7 +121,7 @@ def _loading(model: TokenModel, name: str) -> str:
 
         model = {kind}.from_pretrained("{name}")
         adata = ad.read_h5ad("cells.h5ad")  # raw counts
-        adata = pp.align_genes(adata, model.genes.tolist())
+        adata = pp.align_genes(adata, {genes})
         pp.bin_expression(adata, edges=model.binning, key_added=model.layer)
         {door}"""
     return f"```bash\npip install 'scbert-cll[hub]'\n```\n\n```python\n{dedent(code)}\n```"

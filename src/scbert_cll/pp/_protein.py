@@ -208,13 +208,11 @@ def _choose(
 
 def _antibody_rows(adata: AnnData) -> None:
     """A 10x matrix with the antibodies still among the genes gets its own sentence."""
-    kinds = adata.var.get("feature_types", pd.Series(dtype=str))
-    n = int((kinds == "Antibody Capture").sum())
-    if n:
+    found = _checks.features.of(adata.var)
+    if found.n_others:
         raise ValueError(
-            f"{n} of {adata.n_vars} rows of adata.var are proteins (feature_types is 'Antibody Capture') and lie among the "
-            "genes; part them first: adt = adata.var['feature_types'] == 'Antibody Capture'; "
-            "data = mudata.MuData({'rna': adata[:, ~adt].copy(), 'prot': adata[:, adt].copy()})."
+            f"{found.told}, and lie among the genes; part them first: is_gene = {found.selection('adata')}; "
+            "data = mudata.MuData({'rna': adata[:, is_gene].copy(), 'prot': adata[:, ~is_gene].copy()})."
         )
 
 

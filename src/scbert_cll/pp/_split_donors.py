@@ -204,5 +204,5 @@ def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.Dat
     counts = donor.groupby(keys).size().rename("n_cells").to_frame()
     if label is not None:
         per_class = pd.crosstab(keys, label).rename(columns=lambda c: f"n_{c}")
-        counts = counts.join(per_class).fillna(0).astype(int)
+        counts = counts.join(per_class, rsuffix=" (class)").fillna(0).astype(int)  # of a class called "cells"
     return counts.reset_index()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,7 @@ def predict_corpus(
     out
         Zarr store to make, e.g. ``cells.zarr``. It is written in ``cells.zarr.writing`` beside it.
     groupby
-        `obs` column of the corpus: also the mean attention each gene receives, per group of cells.
+        `obs` column of the corpus, of text or of numbers: also the mean attention each gene receives, per group of cells.
     parts
         Parts of the corpus, in the order in which their cells are written.
     unassigned_below
@@ -150,23 +151,39 @@ class _Job:
     unassigned_below: float | None
     batch_size: int | None
 
-    @property
+    @cached_property
     def groups(self) -> list[str]:
         """Names of the groups whose attention is averaged."""
-        return [] if self.groupby is None else categories(self.data.corpus, self.parts)[self.groupby]
+        if self.groupby is None:
+            return []
+        stored = categories(self.data.corpus, self.parts)
+        if self.groupby in stored:
+            return stored[self.groupby]
+        filled = [part for part in self.parts if self.data.corpus.n_cells(part)]
+        return _checks.by_name.class_order(pd.concat([self.data.obs(part, self.groupby) for part in filled]))
+
+    def codes(self, part: str, start: int, stop: int) -> np.ndarray:
+        """Which group each of some cells is of; -1 for none. Of a column that the corpus has as numbers."""
+        values = self.data.obs(part, str(self.groupby)).iloc[start:stop]
+        return np.asarray(pd.Categorical(_checks.by_name.class_names(values), categories=self.groups).codes)
 
     def check(self) -> None:
         """Refuse what does not fit before anything is written; some cells are predicted to that end."""
         corpus, model = self.data.corpus, self.model
         _checks.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
         _checks.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
-        numbers = [name for name, kinds in corpus.record["obs_columns"].items() if kinds is None]
-        _checks.groups_of_corpus(self.groupby, list(categories(corpus, self.parts)), numbers)
+        _checks.groups_of_corpus(self.groupby, [*categories(corpus, self.parts), *self.numbers])
+        _checks.not_too_many_groups(self.groupby, len(self.groups))
         model._fits_corpus(self.data)
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
         known, cells = self.cells(part, np.arange(start, stop))
         if len(known):
             self.predicted(cells)
+
+    @property
+    def numbers(self) -> list[str]:
+        """Columns that the corpus has as numbers."""
+        return [name for name, kinds in self.data.corpus.record["obs_columns"].items() if kinds is None]
 
     def results(self) -> Results:
         """What there will be of every cell."""
@@ -298,9 +315,14 @@ class _Work:
             found = self.job.predicted(cells)
             self.store.write(row, {path: _in_rows(values, known, stop - start) for path, values in found.items()})
             if self.job.groupby is not None:
-                codes = self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)[known]
-                sums = added(sums, self.job.attention(cells, codes))
+                sums = added(sums, self.job.attention(cells, self._codes(part, start, stop, row)[known]))
         share.add(sums, without)
+
+    def _codes(self, part: str, start: int, stop: int, row: int) -> np.ndarray:
+        """Which group each of some cells is of."""
+        if self.job.groupby in self.job.numbers:
+            return self.job.codes(part, start, stop)
+        return self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)
 
     def finish(self) -> None:
         """Put the whole in its place, if all shares are done."""
