@@ -179,6 +179,12 @@ VERBS: dict[str, Callable[[AnnData, Any], Any]] = {
     "pl.cd49d": _cd49d_plot,
     "pl.confusion": _confusion_plot,
 }
+# Verbs that write down whose cells they left out, and where; signature_report goes by the record of tl.signature.
+WRITES = {
+    "pp.split_donors": "own", "tl.signature": "signature", "tl.signature_report": "signature", "tl.cross_validate": "cv",
+    "tl.leakage_audit": "leakage_audit", "tl.finetune": "scbert", "tl.perturb": "perturb", "tl.gene2vec": "gene2vec",
+    "tl.gene_interactions": "gene_interactions", "tl.gene_attribution": "gene_attribution", "pp.label_cd49d": "cd49d",
+}  # fmt: skip
 EVERY_VERB = pytest.mark.parametrize("verb", VERBS)
 NEED_A_MODEL = {"tl.signature", "tl.perturb", "tl.gene_interactions", "tl.gene_attribution", "pl.confusion"}
 
@@ -241,6 +247,9 @@ def test_cells_of_no_donor_change_nothing(verb: str, with_words: AnnData, model:
     with pytest.warns(UserWarning, match="cells are left out, since they have no donor") as told:
         found = VERBS[verb](adata, model)
     assert "'Unassigned' (10)" in str(told[0].message)
+    if verb in WRITES:
+        params = adata.uns[WRITES[verb]]["params"]
+        assert dict(zip(params["not_donors"], params["n_not_donors"], strict=True)) == dict.fromkeys(WORDS, 10)
     _same(found, expected(verb), DONORS * CELLS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ class Labelled(OnCorpus, LinearBeside):
 
     labels_key: str
     classes: list[str]
+    _not_donors: dict[str, Any]  # words in the column of donors, and the cells that were left out for each
 
     def _labelled(
         self,
@@ -35,13 +37,13 @@ class Labelled(OnCorpus, LinearBeside):
     ) -> tuple[TokenSplits, float]:
         """Cells in memory, and the validation loss that the network has to beat."""
         parts = self._parts(split_key, seed)
-        groups = None
+        groups, self._not_donors = None, {}
         if donor_key is not None:
             used = _checks.obs_column(self.adata, self.labels_key).notna().to_numpy()
             used = used & np.isin(np.arange(self.adata.n_obs), np.concatenate([parts[_keys.TRAIN], parts[_keys.VAL]]))
             donors = _checks.donors(self.adata, donor_key, cells=used)
             parts = {part: rows[donors.iloc[rows].notna()] for part, rows in parts.items()}
-            groups = donors.to_numpy(dtype=object)
+            groups, self._not_donors = donors.to_numpy(dtype=object), _checks.by_name.left_out(donors)
         codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
         unlabelled = parts["train"][codes[parts["train"]] < 0]
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}

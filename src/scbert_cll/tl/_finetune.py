@@ -191,7 +191,7 @@ def _in_memory(
             classifier = ScBERTClassifier.from_pretrained(model, adata, **start)
         classifier.train(**keys, **fit)
         found = classifier.predict_parts(adata)
-        record = _write.record(classifier, params | {"weight_key": keys["weight_key"]})
+        record = _write.record(classifier, params | {"weight_key": keys["weight_key"]} | classifier._not_donors)
         record["comparison"] = _write.comparison(adata, found, labels_key, keys["split_key"])
         predicted = ("uns", _keys.SCBERT_PREDICT)  # by another model; what it is of is replaced here
         _record.write(adata, **_write.predictions(classifier, found), uns={_keys.SCBERT: record}, replaces=[predicted])

@@ -135,10 +135,10 @@ def gene2vec(
         numbers: dict[str, int] = {}
     else:
         _check_numbers(params)
-        cells, donors = _training_cells(adata, donor_key, split_key)
+        cells, donors, not_donors = _training_cells(adata, donor_key, split_key)
         counts, note = _checks.slots.noted_counts(adata, layer)
         counts = counts[cells]
-        params |= note
+        params |= note | not_donors
         _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
         generator = np.random.default_rng(rng)
         if method == "svd":
@@ -172,12 +172,15 @@ def _check_numbers(params: dict[str, Any]) -> None:
     _checks.share(params["min_detected"], "min_detected")
 
 
-def _training_cells(adata: AnnData, donor_key: str | None, split_key: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that may be looked at, and the donor of each."""
+def _training_cells(
+    adata: AnnData, donor_key: str | None, split_key: str | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Rows that may be looked at, the donor of each, and whose cells are left out."""
     cells = np.arange(adata.n_obs)
     if split_key is not None and (split_key in adata.obs or split_key != _keys.SPLIT):
         cells = np.flatnonzero(_checks.split(adata, split_key) == _keys.TRAIN)
     if donor_key is None:
-        return cells, np.zeros(len(cells), dtype=np.intp)
-    donors = _checks.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells)).iloc[cells]
-    return cells[donors.notna()], pd.factorize(donors.dropna())[0]
+        return cells, np.zeros(len(cells), dtype=np.intp), {}
+    of_all = _checks.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells))
+    donors = of_all.iloc[cells]
+    return cells[donors.notna()], pd.factorize(donors.dropna())[0], _checks.by_name.left_out(of_all)

@@ -174,6 +174,7 @@ def gene_attribution(
         more |= {"layers": table, "attention_floor": model.get_attention_floor(adata)}
     params |= {"layer": model.layer, "target": target or model.classes[-1]}
     params |= {"n_cells": "all"} if n_cells is None else {}
+    params |= {} if donors is None else _checks.by_name.left_out(donors)
     record = {"params": params, "n_cells": {str(k): int(n) for k, n in groups.value_counts().items()}}
     record |= {"auroc_within": auroc} | more
     of_donors = {} if donors is None else {"donors": found.set_axis(_pairs(found.columns), axis=1)}

@@ -162,6 +162,7 @@ def leakage_audit(
         rows = _originals(adata, matrix, np.flatnonzero(known))
         report.gap = _gap(log, rows, label, donor, n_repeats, generator)
         report.findings = check.table([*findings, check.gap(report.gap)])
+    params |= {} if donor is None else _checks.by_name.left_out(donor)
     _record.write(adata, uns={key_added: _tables(report, params)})
     return report
 
