@@ -51,6 +51,8 @@ TABLES: dict[str, tuple[str, Callable[[ModuleType], str]]] = {
     "docs/_static/evaluation/tables.md": ("_evaluation_page", lambda m: m.tables(RESULTS / "evaluation")),
     "docs/_static/signature/tables.md": ("signature", lambda m: m.page()),
     "docs/_static/signature/attribution.md": ("attribution", lambda m: m.markdown(of_json("attribution.json")["rows"])),
+    "docs/_static/real_data/bmmc.md": ("real_data", lambda m: m.table("bmmc")),
+    "docs/_static/real_data/pbmc.md": ("real_data", lambda m: m.table("pbmc")),
     "benchmarks/results/engine.md": ("_tables", lambda m: m.markdown(of_json("engine.json"))),
     "benchmarks/results/corpus.md": ("corpus", lambda m: m.page()),
     "benchmarks/results/prognosis.md": ("prognosis", lambda m: m.table(of_json("prognosis.json")["beside"])),
