@@ -33,14 +33,13 @@ NO_PROSE = (
     re.compile(r"\b\d{4}-\d\d-\d\d\b"),
     re.compile(r"\b\d+\.\d+\.\d+\b"),
 )
-WORDS = dict(
-    enumerate("no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split())
-) | {20: "twenty"}
-PARTS = {8: "an eighth", 9: "a ninth", 12: "a twelfth", 13: "a thirteenth", 17: "a seventeenth", 18: "an eighteenth"}
+WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
+WORDS |= {11: "eleven", 12: "twelve", 20: "twenty"}
+PARTS = {8: "an eighth", 9: "a ninth", 12: "a twelfth", 13: "a thirteenth", 18: "an eighteenth"}
 UNITS = r"%|percent|[kMGT]i?B|m?s|seconds?|min|minutes?|h|hours?|days?|times|×"
 NUMBER = re.compile(
     rf"(?<![\w.])(?:\d[\d,]*)?\.\d+|(?<![\w.])\d[\d,]*(?= ?(?:{UNITS})(?!\w))"
-    rf"|\b(?:{'|'.join(list(WORDS.values())[1:])})(?= (?:{UNITS})(?!\w))",
+    rf"|\b(?:{'|'.join(WORDS.values())})(?= (?:{UNITS})(?!\w))",
     re.IGNORECASE,
 )
 
@@ -212,12 +211,9 @@ def kept(table: str, what: str) -> float:
 
 
 def share(value: float) -> str:
-    """In words, where it is within a fiftieth of one that has some."""
-    (found,) = (
-        word
-        for at, word in ((1 / 2, "half"), (2 / 3, "two thirds"), (2, "twice"))
-        if abs(value - at) < 0.02 * max(1, at * 2)
-    )
+    """In words, where it is within a twentieth of one that has some."""
+    words = {1 / 2: "half", 2 / 3: "two thirds", 2: "twice"}
+    (found,) = (word for at, word in words.items() if abs(value / at - 1) < 0.05)
     return found
 
 
@@ -580,7 +576,8 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
         ),
         "not learned": lambda: (
             f"At an effect of 1.2 the network does not learn the combination ({cells('combination-1.2', MEAN_GATE)} and {cells('switch-1.2', MEAN_GATE)}), nor "
-            f"more than a part of the toy's ({cells('toy-combination', MEAN_GATE)}), and its attribution finds nothing there. Boosted trees have "
+            f"more than a part of the toy's ({cells('toy-combination', MEAN_GATE)}), and its attribution finds little there "
+            f"(recall {to([r for case in SMALL_EFFECT for r in of_network(case, 'recall')])}). Boosted trees have "
             f"{listed([cells(c, TREES) for c in SMALL_EFFECT])}."
         ),
         "q": of_other_genes,
@@ -647,7 +644,7 @@ def test_what_sentences_say_in_words_of_performance() -> None:
     assert all(found["agreement"][key] <= most for key, most in constant("_agreement.py", "LIMITS").items())
     ours = [engine("time", f"forward, {which}")["ours"]["median"] for which in ("ours in bfloat16", "float32")]
     assert ours[0] >= ours[1], "bfloat16 gains nothing"
-    assert ratio("time", PEER, 1000) < 1.5 and ratio("time", STEP, 1000) < 1, "little to gain at a thousand tokens"
+    assert max(ratio("time", what, 1000) for what in (PEER, STEP)) < 1.5, "little to gain at a thousand tokens"
     missed = {(r["table"], r["what"]) for r in found["rows"] if r["met"] is False or r.get("met_error") is False}
     assert missed == {
         ("time", "forward, ours in bfloat16"),
@@ -670,8 +667,8 @@ def test_what_sentences_say_in_words_of_random_sets() -> None:
         for name, part in parts.items()
     }
     assert all(1000 <= value < 100_000 for value in times["nothing"])
-    assert all(100 <= median(times["clinical covariates"]) < 1000 for _ in times)
     assert min(times["clinical covariates"]) >= 100
+    assert median(times["clinical covariates"]) < 1000
     assert sum(beside(name, "Cox fits") for name in parts) > 2 * 60
     assert sum(beside(name, "score test") for name in parts) < 1
     assert beside("nothing", "score test") < 0.1 * beside("clinical covariates", "score test"), "the fit takes the time"
@@ -701,19 +698,24 @@ def test_what_sentences_say_in_words_of_non_additive_programmes() -> None:
 
 
 def test_what_sentences_say_in_words_of_prognosis() -> None:
+    for name in (PLANTED, NONE, DECOY):
+        usual, empirical = (significant(name, f"{way}, clinical + proliferation") for way in ("naive", "empirical"))
+        assert usual == pytest.approx(empirical, abs=3), "the two agree beside all"
     lowest = {
         name: [float(re.search(r"\((\S+)–", cell)[1]) for cell in of_nothing()[name]]  # type: ignore[index]
         for name in ("interval above 0", "likelihood ratio p < .05")
     }
     for lows in lowest.values():
         assert lows[0] > LEVEL > max(lows[1:]), "too often with 22 patients and no times, and only there"
-    assert of_nothing()[""][0] == "22" and of_nothing()["outcome"] == ["yes or no"] + ["times"] * 4
+    assert of_nothing()[""][0] == "22"
+    assert of_nothing()["outcome"] == ["yes or no"] + ["times"] * 4
 
 
 def test_targets_in_the_table_of_scripts_are_those_of_the_files() -> None:
     """Which the sentences below it call met."""
-    found, ratios = of_json("bin_expression.json"), text(README)
-    assert "under 2.5 × the input; at most 1.5 × scanpy's time" in ratios and "Both targets are met." in ratios
+    found, page = of_json("bin_expression.json"), text(README)
+    assert "under 2.5 × the input; at most 1.5 × scanpy's time" in page
+    assert "Both targets are met." in page
     assert found["results"]["bin_expression"]["peak_over_input"]["median"] < 2.5
     assert found["seconds_ratio"]["median"] <= 1.5
 
@@ -724,7 +726,7 @@ def test_targets_in_the_table_of_scripts_are_those_of_the_files() -> None:
 NOT_MEASURED: dict[str, dict[str, str]] = {
     SIGNATURE: {
         "Genes found in less than 2 % of the cells are left out": "a threshold of tl.signature",
-        "(C = 0.003)": "the penalty of its linear model",
+        "(C = 0.003), fitted four times": "the penalty of its linear model, and its folds",
         "if *q* < 0.05": "the level of its test",
         "1.2 and 0.6 are the effects in natural log units": "the effects that were planted",
         "signs right in 99 %; genes that are there twice found twice in 95 %": "targets, set before the measurement",
@@ -754,6 +756,21 @@ def uncovered(page: str, pieces: list[str]) -> list[str]:
         for m in NUMBER.finditer(masked(page))
         if not any(first <= m.start() and m.end() <= last for first, last in spans)
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "numbers"),
+    [
+        ("an effect of 2.0.", ["2.0"]),
+        ("more than .05, and 1,234.5 in 15 cells", [".05", "1,234.5"]),
+        ("15 %, 15%, 191 MB and 2.8 times in 30 minutes", ["15", "15", "191", "2.8", "30"]),
+        ("three times as fast, in 8 donors, on two cores", ["three"]),
+        ("half a minute with 3 mice (Anders and Huber 2010)", []),
+    ],
+)
+def test_numbers_are_found(said: str, numbers: list[str]) -> None:
+    """By their decimal point, or the unit behind them."""
+    assert NUMBER.findall(said) == numbers
 
 
 def claimed(page: str) -> list[str]:
