@@ -57,19 +57,21 @@ CLAIMS: dict[str, Callable[[], str]] = {
     "marrow, cells": lambda: (
         f"{cells('bmmc')['n_cells']} cells of all types × {cells('bmmc')['n_genes']:,} genes, {said('bmmc', r'(\d+) proteins')[1]} proteins"
     ),
-    "marrow, mixture": lambda: (
-        "({1} against {0})".format(*said("bmmc", r"BIC (\d+) with two components, (\d+) with one").groups())
+    "marrow, mixture": lambda: "({1} against {0})".format(
+        *said("bmmc", r"BIC (\d+) with two components, (\d+) with one").groups()
     ),
     "marrow, Ashman": lambda: f"although Ashman's D is {said('bmmc', r'D = ([\d.]+)')[1]}",
     "marrow, thirds": lambda: f"{set(cells('bmmc')['classes'].values()).pop()} cells each",
-    "marrow, split": lambda: (
-        "one donor trains ({train} labelled cells; {val} more decide".format(**cells("bmmc")["labelled_in_split"])
+    "marrow, split": lambda: "one donor trains ({train} labelled cells; {val} more decide".format(
+        **cells("bmmc")["labelled_in_split"]
     ),
     "marrow, held out": lambda: "held out ({test} labelled cells)".format(**cells("bmmc")["labelled_in_split"]),
     "marrow, lead": lambda: lead("bmmc"),
-    "marrow, cost": lambda: f"The run took {found('bmmc')['time']} and {found('bmmc')['memory']}".replace(" s ", " seconds "),
+    "marrow, cost": lambda: f"The run took {found('bmmc')['time']} and {found('bmmc')['memory']}".replace(
+        " s ", " seconds "
+    ),
     "marrow, pretraining": lambda: (
-        "{0} % of hidden genes in the right bin, where guessing a cell's commonest bin gets {1} %".format(
+        "{} % of hidden genes in the right bin, where guessing a cell's commonest bin gets {} %".format(
             *pretraining("bmmc")
         )
     ),
@@ -90,8 +92,8 @@ CLAIMS: dict[str, Callable[[], str]] = {
         **cells("pbmc")["labelled_in_split"]
     ),
     "blood, lead": lambda: lead("pbmc"),
-    "blood, pretraining": lambda: (
-        "puts {0} % of hidden genes in the right bin against {1} % for guessing".format(*pretraining("pbmc"))
+    "blood, pretraining": lambda: "puts {} % of hidden genes in the right bin against {} % for guessing".format(
+        *pretraining("pbmc")
     ),
     "blood, cost": lambda: f"The run took {found('pbmc')['time']} and {found('pbmc')['memory']}",
     "marrow, the gene alone": lambda: (
@@ -121,7 +123,10 @@ def test_verdicts_are_those_of_the_reports() -> None:
 
 @pytest.mark.parametrize("name", ["bmmc", "pbmc"])
 def test_genes_that_the_page_names_are_among_the_first(name: str) -> None:
-    start, end = {"bmmc": ("What attention names", "97 of the"), "pbmc": ("largest difference in attention", "cell type again")}[name]
+    start, end = {
+        "bmmc": ("What attention names", "97 of the"),
+        "pbmc": ("largest difference in attention", "cell type again"),
+    }[name]
     passage = text().partition(start)[2].partition(end)[0]
     first = {gene for genes in cells(name)["attention"].values() for gene in genes}
     named = set(re.findall(r"\*([A-Z0-9]+)\*", passage))
@@ -131,6 +136,8 @@ def test_genes_that_the_page_names_are_among_the_first(name: str) -> None:
 
 def test_what_the_low_cells_are() -> None:
     kinds = cells("bmmc")["cell_types"]["CD49d-"]
-    assert sum(n for kind, n in kinds.items() if "naive" in kind or "Mono" in kind) > cells("bmmc")["classes"]["CD49d-"] / 2
+    assert (
+        sum(n for kind, n in kinds.items() if "naive" in kind or "Mono" in kind)
+        > cells("bmmc")["classes"]["CD49d-"] / 2
+    )
     assert cells("bmmc")["erythroid"]["CD49d-"] == 1
-
