@@ -11,6 +11,7 @@ from scbert_cll._checks import _checkpoint as checkpoint
 from scbert_cll._checks import _corpus as corpus
 from scbert_cll._checks import _counts as slots
 from scbert_cll._checks import _features as features
+from scbert_cll._checks import _finite as finite
 from scbert_cll._checks import _totals as totals
 from scbert_cll._checks._anndata import (
     anndata,
@@ -190,6 +191,7 @@ __all__ = [
     "every_class",
     "expression_numbers",
     "features",
+    "finite",
     "for_a_classifier",
     "free_columns",
     "full_while_predicting",

@@ -31,8 +31,9 @@ def names_of_training(train: Any, *without: str) -> list[str]:
 
 
 def check_training(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
-    """Arguments of a training by their names, and a device that can do it."""
+    """Arguments of a training by their names, numbers that are finite, and a device that can do it."""
     _checks.keywords(given, known, what)
+    _checks.finite.training_numbers(given)
     training_device(given)
 
 

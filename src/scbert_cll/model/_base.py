@@ -50,6 +50,8 @@ def check_network(network: Mapping[str, Any], *others: str) -> None:
             _checks.choice(network[name], known, name)
     for name in _COUNTS & set(network):
         _checks.number_in(network[name], name, 1, np.inf, whole=True)
+    if "dropout" in network:
+        _checks.share(network["dropout"], "dropout")
 
 
 def width(*, preset: str = "small", **network: Any) -> int:
@@ -129,6 +131,8 @@ class TokenModel(Training):
         ------
         FileExistsError
             The folder exists and `overwrite` is False, or it holds other files.
+        ValueError
+            Weights are not finite.
         """
         edges = self.binning["edges"]
         learned = edges if isinstance(edges, pd.DataFrame) else None
@@ -190,7 +194,8 @@ class TokenModel(Training):
         Raises
         ------
         FileNotFoundError, ValueError
-            The folder is missing, incomplete, damaged, of another class or not a model of this package; there is no such device.
+            The folder is missing, incomplete, damaged, of another class or not a model of this package, or its weights are not finite; there is no such
+            device.
         """
         place = device_of(accelerator, device)
         saved = _io.load_folder(dir_path)
@@ -221,8 +226,8 @@ def _gene_vectors(adata: AnnData, genes: pd.Index) -> Tensor:
     """Rows of varm['gene2vec'] for the model's genes."""
     remedy = 'Make them with tl.gene2vec(adata), or choose gene_embedding="learned".'
     _checks.key_in(_keys.GENE2VEC, adata.varm, "adata.varm", remedy)
-    vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)
-    return torch.from_numpy(vectors[adata.var_names.get_indexer(genes)])
+    vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)[adata.var_names.get_indexer(genes)]
+    return torch.from_numpy(_checks.finite.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]"))
 
 
 def _wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._files import replace, same, versions
+from scbert_cll.model._finite import usable
 from scbert_cll.model._io import bits
 from scbert_cll.nn import Config
 
@@ -211,6 +212,7 @@ def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[s
 
 def write_scbert_checkpoint(path: Path, ours: Mapping[str, Tensor], config: Config) -> None:
     """Write what scBERT saves, aside, read back and renamed, so that a crash leaves the old file as it was."""
+    usable(ours)
     places = layout(config.n_layers, gene_vectors=config.gene_embedding != "none", classes=bool(config.n_classes))
     content = {"epoch": 0, "model_state_dict": to_theirs(ours, places), "losses": 0.0}
     content["versions"] = versions("torch")  # whoever reads the weights by their name passes this over

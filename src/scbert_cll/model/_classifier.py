@@ -209,13 +209,16 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         Raises
         ------
         ValueError
-            A class without a labelled training cell, labels the model does not know, or no training cell at all.
+            A class without a labelled training cell, labels the model does not know, or no training cell at all. Or, as in :meth:`ScBERT.train`,
+            something is not finite, or the training diverged.
         """
-        check_training(trainer, names_of_training(ScBERTClassifier.train), "ScBERTClassifier.train")
+        numbers = {"lr": lr, "weight_decay": weight_decay}
+        check_training(trainer | numbers, names_of_training(ScBERTClassifier.train), "ScBERTClassifier.train")
         check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
         seed = as_seed(rng)
         _checks.choice(combine, COMBINE, "combine")
         keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
+        linear = self.linear_, self.combine
         data: TokenSplits | CorpusData
         if datamodule is None:
             data, start = self._labelled(seed, combine, **keys)
@@ -231,7 +234,7 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
                 n_proteins=data.n_proteins,
                 seed=seed,
             )
-        with self._calm():
+        with self._calm(), self._linear_back(*linear):
             self._fit(
                 plan,
                 data,

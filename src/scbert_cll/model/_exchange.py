@@ -121,6 +121,9 @@ class CheckpointModel(TokenModel):
         self.is_trained_ = trained and bool(self.history_)
         try:
             super()._fit(*args, **kwargs)
+        except _checks.finite.DivergedError:
+            self.is_trained_ = trained or self.is_trained_  # it may have a good epoch
+            raise
         except Exception:
             self.is_trained_ = trained
             raise

@@ -20,6 +20,7 @@ from scbert_cll import _checks
 from scbert_cll._threads import calm
 from scbert_cll.model import _scvi
 from scbert_cll.model._data import Cells, TokenRows, in_order_of_length, take_columns
+from scbert_cll.model._finite import usable
 from scbert_cll.model._resources import enough_memory
 from scbert_cll.nn import Config, Performer
 from scbert_cll.nn.performer import mean_tokens
@@ -95,8 +96,13 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
                 level, "%d of the model's %d genes are in the data", len(self.genes) - len(missing), len(self.genes)
             )
 
+    def _refuse_not_finite(self) -> None:
+        """Say nothing about cells with weights that are no finite numbers."""
+        usable(self.module.state_dict())
+
     def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[tuple[Cells, np.ndarray]]:
         """All cells once, on the model's device, and their rows; with a progress bar on a terminal."""
+        self._refuse_not_finite()
         if batch_size is not None:
             _checks.number_in(batch_size, "batch_size", 1, np.inf, whole=True)
         config, device = self.config, self.module.device
@@ -121,12 +127,18 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         infer: Callable[..., Sequence[Tensor]],
     ) -> list[np.ndarray]:
         """Results of `infer` for every cell, in the order of the cells."""
-        return self._collect_rows(self._rows(adata), batch_size, width, infer)
+        return self._collect_rows(self._rows(adata), batch_size, width, infer, self._cells(adata).obs_names)
 
     @torch.inference_mode()
     def _collect_rows(
-        self, data: TokenRows, batch_size: int | None, width: Sequence[int], infer: Callable[..., Sequence[Tensor]]
+        self,
+        data: TokenRows,
+        batch_size: int | None,
+        width: Sequence[int],
+        infer: Callable[..., Sequence[Tensor]],
+        names: pd.Index | None = None,
     ) -> list[np.ndarray]:
+        """The same of tokens; of cells without names a refusal tells the number."""
         found = [np.empty((len(data), w), np.float32) for w in width]
         with self._calm():
             for cells, rows in self._batches(data, batch_size, "cells"):
@@ -134,6 +146,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
                     results = infer(**cells)
                 for place, result in zip(found, results, strict=True):
                     place[rows] = result.float().cpu().numpy()
+        for values in found:
+            _checks.finite.results(values, pd.RangeIndex(len(data)) if names is None else names)
         return found
 
     def get_latent_representation(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> np.ndarray:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scbert_cll import _files
 from scbert_cll._files import plain, read_json, same, set_aside, sha256, versions, write_json
+from scbert_cll.model._finite import usable
 
 FORMAT: Final = "scbert_cll model"
 FORMAT_VERSION: Final = (
@@ -58,9 +59,13 @@ def save_folder(
     ------
     FileExistsError
         `path` exists and `overwrite` is False, or it holds files that are not a model's.
+    ValueError
+        Weights are not finite.
     NotAsWrittenError
         What is loaded is not what was to be saved.
     """
+    usable(weights)
+    usable(linear or {}, "The logistic regression beside the network")
     path = Path(path).resolve()
     may_replace(path, overwrite=overwrite)
     model = {"config": config, "genes": genes, "labels": labels, "history": history, "edges": edges}
@@ -133,7 +138,7 @@ def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = No
     FileNotFoundError
         There is no such folder, or files are missing from it.
     ValueError
-        It is not a model folder of this package, was written by a newer version, or is damaged; or it is of an older format, has three or more
+        It is not a model folder of this package, was written by a newer version, is damaged, or holds weights that are not finite; or it is of an older format, has three or more
         classes, and `linear_order` is not given.
     """
     path = Path(path)
@@ -219,4 +224,5 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         found: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
+    usable(found, str(path))
     return found

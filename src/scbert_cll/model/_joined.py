@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -10,13 +11,15 @@ import pandas as pd
 from anndata import AnnData
 from scipy.special import log_softmax, softmax
 
-from scbert_cll import _keys
+from scbert_cll import _checks, _keys
 from scbert_cll.model._exchange import CheckpointModel
+from scbert_cll.model._finite import usable
 from scbert_cll.model._linear import LinearPart, fit_linear, joined, out_of_fold_logits
 from scbert_cll.model._perturbation import Perturbed
 
 Combine = Literal["none", "average", "residual"]
 COMBINE: Final = ("none", "average", "residual")
+_LINEAR: Final = "The logistic regression beside the network"
 _SHARE: Final = 0.5  # of the network in an average; choosing it on validation cells was no better, on few of them worse
 
 
@@ -51,9 +54,25 @@ class LinearBeside(Perturbed, CheckpointModel):
         """Fit the linear part; return its logits for every cell where the network is to learn the rest."""
         train, val = parts[_keys.TRAIN], parts[_keys.VAL]
         self.linear_ = fit_linear(tokens, codes, weights, train, val, groups=groups, seed=seed)
+        usable(self._linear_arrays() or {}, _LINEAR)
         if self.combine != "residual":
             return None
         return out_of_fold_logits(self.linear_, tokens, codes, weights, train, groups=groups, seed=seed)
+
+    def _refuse_not_finite(self) -> None:
+        """Neither with coefficients."""
+        super()._refuse_not_finite()
+        usable(self._linear_arrays() or {}, _LINEAR)
+
+    @contextmanager
+    def _linear_back(self, linear: LinearPart | None, combine: Combine) -> Iterator[None]:
+        """The linear part from before a training that diverged and left nothing: it belongs to the weights from before."""
+        try:
+            yield
+        except _checks.finite.DivergedError as error:
+            if error.kept is None:
+                self.linear_, self.combine = linear, combine
+            raise
 
     def _joined_proba(self, network: np.ndarray, linear: np.ndarray | None) -> np.ndarray:
         """Probabilities from the network's and the linear part's logits (cells, classes)."""

@@ -69,6 +69,13 @@ class History(Logger):
                 if name != "epoch":
                     self._values.setdefault(name, {})[epoch] = float(value)
 
+    def end_before(self, epoch: int) -> None:
+        """Forget an epoch of this training, from 1, and those behind it."""
+        for column in self._values.values():
+            for later in [one for one in column if one >= self.past + epoch]:
+                del column[later]
+        self._values = {name: column for name, column in self._values.items() if column}
+
     def restore(self, values: Mapping[str, Mapping[int, float]]) -> None:
         """Take over the history of a run that is resumed."""
         self._values = {name: dict(column) for name, column in values.items()}

@@ -121,4 +121,5 @@ def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
         raise KeyError(
             f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: {_checks.listed(missing)}."
         )
-    return torch.from_numpy(vectors.loc[genes].to_numpy(np.float32))
+    values = vectors.loc[genes].to_numpy(np.float32)
+    return torch.from_numpy(_checks.finite.gene_vectors(values, genes, "gene_vectors", is_table=True))

@@ -271,9 +271,13 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         RuntimeError
             Another run is writing to `checkpoint_dir`.
         ValueError
+            Numbers of the training, gene vectors or weights of the network are not finite. Or the training diverged, its loss or weights becoming
+            NaN or infinite: it ends there, and the sentence names step, epoch and learning rate. The model then has the weights of the epoch with the
+            lowest validation loss before (of the last one, where nothing validates), as ``kept_epoch_`` says, or, where there is no good epoch, is as it was.
             `checkpoint_dir` holds checkpoints of another run: the data or a setting differs, which is named.
         """
-        check_training(trainer, names_of_training(ScBERT.train), "ScBERT.train")
+        numbers = {"lr": lr, "weight_decay": weight_decay}
+        check_training(trainer | numbers, names_of_training(ScBERT.train), "ScBERT.train")
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
         if feature_redraw_interval is not None:
             _checks.number_in(feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True)

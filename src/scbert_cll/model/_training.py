@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll._files import digest
@@ -25,6 +26,7 @@ from scbert_cll.model._asked import training_device
 from scbert_cll.model._checkpoints import Checkpoints, Preempted, Run, StepRandom, WholeCheckpoints, tensors_digest
 from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._data import TokenSplits, random_split
+from scbert_cll.model._finite import NotFinite, StopWhereNotFinite, not_finite, usable
 from scbert_cll.model._inference import Inference
 from scbert_cll.model._monitor import Asked, History, Throughput, loggers, step_bar
 from scbert_cll.model._plans import KeepBest, Plan
@@ -34,7 +36,7 @@ from scbert_cll.model._resources import (
     fitting_batch_size,
     forecast,
 )
-from scbert_cll.model._sharded import Sharded, is_sharded, strategy_of
+from scbert_cll.model._sharded import Sharded, all_weights, is_sharded, strategy_of
 
 BatchSize = int | Literal["auto"]
 
@@ -114,21 +116,27 @@ class Training(Inference):
         plugins: Sequence[Any] = (),
         **trainer: Any,
     ) -> None:
-        """Run Lightning through scvi-tools' runner; with early stopping the best epoch's weights are kept, else the last one's."""
+        """Run Lightning through scvi-tools' runner; with early stopping the best epoch's weights are kept, else the last one's.
+
+        Of a training that diverges the best epoch before is kept, else the weights from before.
+        """
+        before, past, was_trained = all_weights(self.module), self.history_, self.is_trained_
+        usable(before)
         run = Run.of(checkpoint_dir, minutes=checkpoint_minutes, steps=checkpoint_steps, resume=resume)
         self.module.set_recompute(recompute)
         data.batch_size = self._prepare(plan, data, batch_size, max_epochs, trainer)
         restore = early_stopping or math.isfinite(start)
         history = History(self.history_ if self.is_trained_ else None)
-        best = [KeepBest(self.module, start=start, restore=restore)] if data.n_val else []
-        stop = [EarlyStopping("validation_loss", patience=early_stopping_patience)] if early_stopping and best else []
+        best = KeepBest(self.module, start=start, restore=restore)
+        stops = early_stopping and data.n_val
+        stop = [EarlyStopping("validation_loss", patience=early_stopping_patience)] if stops else []
         watched = isinstance(data, CorpusData) or logger is not None
         runner = self._runner(
             plan,
             data,
             max_epochs=max_epochs,
             logger=loggers(history, logger, None if run is None else run.folder),
-            callbacks=[*callbacks, *best, *stop]
+            callbacks=[*callbacks, StopWhereNotFinite(), best, *stop]
             + ([Throughput()] if watched else [])
             + ([step_bar()] if watched and trainer.get("enable_progress_bar", True) else [])
             + ([Checkpoints(run)] if run else [])
@@ -143,15 +151,37 @@ class Training(Inference):
             try:
                 with interruptible(run), enough_memory(self.config, data.batch_size, training=True):
                     runner()
-                self.kept_epoch_ = history.past + (best[0].epoch if best and restore else runner.trainer.current_epoch)
-            except BaseException:
-                self.module.eval()
-                self.is_trained_ = bool(best) and best[0].weights is not None
-                self.kept_epoch_ = history.past + best[0].epoch if self.is_trained_ else None
-                raise
+                if not_finite(self.module.state_dict()):  # whatever a callback did at the end
+                    self.is_trained_ = was_trained
+                    raise NotFinite("weights", runner.trainer.global_step, max(runner.trainer.current_epoch - 1, 0))
+                self.kept_epoch_ = history.past + (best.epoch if restore else runner.trainer.current_epoch)
+            except BaseException as error:
+                good = self._keep_good(best, before, history.past, diverged=isinstance(error, NotFinite))
+                if not isinstance(error, NotFinite):
+                    raise
+                history.end_before(error.epoch + 1)
+                at: dict[str, Any] = {"epoch": history.past + error.epoch + 1, "step": error.step, "lr": plan.lr}
+                kept = history.past * bool(best.epoch) + best.epoch if good else None
+                raise _checks.finite.diverged(
+                    error.what, **at, kept=kept, asked=trainer | {"checkpoint_dir": checkpoint_dir}, model=self
+                ) from None
             finally:  # scvi-tools' own bookkeeping counts from 0 where a training goes on
                 if runner.trainer.is_global_zero:
-                    self.history_ = history.history or self.history_
+                    self.history_ = history.history or past
+
+    def _keep_good(self, best: KeepBest, before: dict[str, Tensor], past: int, *, diverged: bool) -> bool:
+        """Behind an error: the best epoch's weights, if there is one; what is not finite is replaced by the weights from before."""
+        self.module.eval()
+        good = best.weights is not None and not not_finite(best.weights)
+        if diverged and good:
+            self.module.load_state_dict(best.weights or {})
+        elif diverged or not_finite(self.module.state_dict()):
+            self.module.to(before["token_embedding.weight"].dtype)  # precision="16-true" may have changed it
+            self.module.load_state_dict(before)
+            return False  # and whether it is trained, and how far, stays as it was
+        self.is_trained_ = good
+        self.kept_epoch_ = past + best.epoch if good else None
+        return good
 
     def _runner(self, plan: Plan, data: TokenSplits | CorpusData, *, callbacks: list[Any], **trainer: Any) -> Any:
         defaults = {

@@ -310,7 +310,7 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
     """Fit to the training part, predict the test part; or take both over from an earlier run."""
     key = fingerprint(data, task.codes[fold.train], fold.train, fold.test, _donors(task, fold.train), model, _VERSION)
     shape = (len(_rows(name, model)), len(fold.test), len(task.classes))
-    if (found := store.load(name, key)) is not None and found.proba.shape == shape:
+    if (found := store.load(name, key)) is not None and found.proba.shape == shape and np.isfinite(found.proba).all():
         return found
     start = time.perf_counter()
     with _told(name, fold), calm():
@@ -321,6 +321,7 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
         fitted = model.fit(train, y, groups)
         proba = np.zeros(shape, np.float32)
         proba[:, :, [task.classes.index(str(c)) for c in fitted.classes_]] = fitted.predict_parts(test)
+        _checks.finite.probabilities(proba, type(model).__name__)
     done = Done(proba, time.perf_counter() - start)
     store.save(name, key, done)
     return done

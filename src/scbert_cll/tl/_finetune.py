@@ -117,7 +117,9 @@ def finetune(
         Layer, labels, split or gene vectors are missing; the ones that exist are listed.
     ValueError
         Fewer than two classes, or a class without a labelled training cell. The corpus is damaged, or an argument is not for a corpus, or
-        only for one. There is no such device, or it cannot compute with this `precision`.
+        only for one. There is no such device, or it cannot compute with this `precision`. Gene vectors or
+        numbers of the training are not finite; or the training diverged: `adata` is as it was, and ``error.model`` has the weights of the best epoch before, if
+        there was one.
     TypeError
         No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError

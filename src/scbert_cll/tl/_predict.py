@@ -60,7 +60,7 @@ def predict(
     KeyError
         The layer is missing.
     ValueError
-        Fewer than half of the model's genes are present, or the layer was binned in another way.
+        Fewer than half of the model's genes are present, or the layer was binned in another way. Weights of the model are not finite.
     RuntimeError
         The model has not been trained.
     """

@@ -95,7 +95,9 @@ def pretrain(
         The layer, or with ``gene_embedding="gene2vec"`` the gene vectors, are missing.
     ValueError
         The layer holds no tokens of :func:`~scbert_cll.pp.bin_expression`, or a cell has no token. The corpus is damaged, or an argument
-        is not for a corpus, or only for one. There is no such device, or it cannot compute with this `precision`.
+        is not for a corpus, or only for one. There is no such device, or it cannot compute with this `precision`. Gene vectors or
+        numbers of the training are not finite; or the training diverged: `adata` is as it was, and ``error.model`` has the weights of the best epoch before, if
+        there was one.
     TypeError
         No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError
