@@ -328,10 +328,13 @@ def test_a_weight_that_the_loss_does_not_read(adata):
     assert model.kept_epoch_ == 1
 
 
+@pytest.mark.parametrize("how", [{}, {"limit_val_batches": 0}, {"check_val_every_n_epoch": EPOCHS}])
 @pytest.mark.parametrize("kind", ["ScBERT", "ScBERTClassifier"])
-def test_without_validation_the_last_good_epoch_is_kept(adata, kind):
-    adata.obs["split"] = "train"
-    model, error = train(kind, adata, callbacks=[Poison(3)])
+def test_without_validation_the_last_good_epoch_is_kept(adata, kind, how):
+    """Whether no cell validates, or none did so far."""
+    if not how:
+        adata.obs["split"] = "train"
+    model, error = train(kind, adata, callbacks=[Poison(3)], early_stopping=False, **how)
     assert "in epoch 3" in str(error)
     assert is_finite(model)
     assert model.is_trained_

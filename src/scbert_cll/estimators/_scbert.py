@@ -131,7 +131,7 @@ class ScBERTEstimator(CellEstimator):
         Raises
         ------
         ValueError
-            No cell has a class, a parameter is out of range, or there is no such device. With cells of one class only, this class is all that is predicted.
+            No cell has a class, a parameter is out of range, there is no such device, or the training diverged. With cells of one class only, this class is all that is predicted.
         """
         self.check()
         known = examples(adata, y, groups)

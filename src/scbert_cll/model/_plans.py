@@ -211,8 +211,8 @@ class ClassifyPlan(Plan):
 class KeepBest(L.Callback):
     """Remember the weights of the epoch with the lowest validation loss, and end with them (`restore`), at least after Ctrl-C.
 
-    With `start`, the validation loss before training, the untrained network is among those to choose from. Where nothing validates, the
-    last epoch is remembered.
+    With `start`, the validation loss before training, the untrained network is among those to choose from. As long as nothing was
+    validated, the last epoch is remembered.
     """
 
     def __init__(self, network: Performer, *, start: float = math.inf, restore: bool = True) -> None:
@@ -240,8 +240,8 @@ class KeepBest(L.Callback):
             self.weights = all_weights(cast("Performer", pl_module.module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep a copy of every epoch where none can be told to be better."""
-        if not trainer.enable_validation:
+        """Keep a copy of every epoch as long as nothing was validated, so that none can be told to be better."""
+        if not math.isfinite(self.best):
             self.epoch, self.weights = trainer.current_epoch + 1, all_weights(cast("Performer", pl_module.module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
