@@ -279,7 +279,7 @@ def predict(
         said = ", ".join(f"{n:,} {name}" for name, n in tokens.obs[_keys.PRED].value_counts().items())
     else:
         if unassigned_below is not None:
-            _checks.for_a_classifier(is_one=False)
+            _checks.on_corpus.for_a_classifier(is_one=False)
         tokens.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(tokens, batch_size=batch_size)
     results_to(cells.rna, tokens)
     write_cells(out, cells.rna)

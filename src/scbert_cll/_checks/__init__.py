@@ -12,6 +12,7 @@ from scbert_cll._checks import _corpus as corpus
 from scbert_cll._checks import _counts as slots
 from scbert_cll._checks import _features as features
 from scbert_cll._checks import _finite as finite
+from scbert_cll._checks import _on_corpus as on_corpus
 from scbert_cll._checks import _totals as totals
 from scbert_cll._checks._anndata import (
     anndata,
@@ -90,21 +91,6 @@ from scbert_cll._checks._genes import (
 )
 from scbert_cll._checks._keywords import UnknownArgumentError, hint, keywords
 from scbert_cll._checks._matrix import are_whole
-from scbert_cll._checks._on_corpus import (
-    corpus_path,
-    for_a_classifier,
-    free_columns,
-    full_while_predicting,
-    groups_of_corpus,
-    not_chosen_twice,
-    not_of_a_corpus,
-    not_too_many_groups,
-    only_of_a_corpus,
-    parts_with_cells,
-    same_predictions,
-    share_of,
-    warn_of_cells_without_token,
-)
 from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
 from scbert_cll._checks._sharing import evaluation_of, no_paths
 from scbert_cll._checks._slots import new_key, not_replaced
@@ -172,7 +158,6 @@ __all__ = [
     "complete_cases",
     "corpus",
     "corpus_extra",
-    "corpus_path",
     "counts",
     "counts_to_normalize",
     "covariates",
@@ -192,9 +177,6 @@ __all__ = [
     "expression_numbers",
     "features",
     "finite",
-    "for_a_classifier",
-    "free_columns",
-    "full_while_predicting",
     "gene_names",
     "gene_set_source",
     "gene_sets",
@@ -205,7 +187,6 @@ __all__ = [
     "gmt_lines",
     "gmt_name",
     "groups",
-    "groups_of_corpus",
     "has_columns",
     "hint",
     "ighv_direction",
@@ -239,28 +220,24 @@ __all__ = [
     "no_resampled_rows",
     "no_separation",
     "not_binned",
-    "not_chosen_twice",
     "not_empty",
     "not_named",
-    "not_of_a_corpus",
     "not_replaced",
-    "not_too_many_groups",
     "number_in",
     "numbers_as_written",
     "obs_column",
+    "on_corpus",
     "one_end",
     "one_gene",
     "one_group_per_cell",
     "one_per_cell",
     "one_signature",
     "only_numbers",
-    "only_of_a_corpus",
     "open_table",
     "other_key",
     "outcome_columns",
     "outcome_keys",
     "own_unit",
-    "parts_with_cells",
     "patient_groups",
     "patients",
     "places_in_model",
@@ -273,7 +250,6 @@ __all__ = [
     "recorded",
     "same_binning",
     "same_or_default",
-    "same_predictions",
     "same_samples",
     "same_sum",
     "sample_names",
@@ -281,7 +257,6 @@ __all__ = [
     "separated",
     "series_matrix",
     "share",
-    "share_of",
     "shared_samples",
     "signature_record",
     "signature_source",
@@ -303,7 +278,6 @@ __all__ = [
     "two_groups",
     "unique",
     "vocabulary_coverage",
-    "warn_of_cells_without_token",
     "weight_per_cell",
     "weights",
 ]

@@ -18,6 +18,6 @@ def opened(
 ) -> CorpusData:
     """The corpus; `binning` is for one of raw counts."""
     if isinstance(corpus, CorpusData):
-        _checks.not_chosen_twice({"balance": bool(balance), "num_workers": num_workers != 0})
+        _checks.on_corpus.not_chosen_twice({"balance": bool(balance), "num_workers": num_workers != 0})
         return corpus
-    return CorpusData(_checks.corpus_path(corpus), balance=balance, num_workers=num_workers, binning=binning)
+    return CorpusData(_checks.on_corpus.corpus_path(corpus), balance=balance, num_workers=num_workers, binning=binning)

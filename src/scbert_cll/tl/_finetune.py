@@ -151,7 +151,7 @@ def finetune(
     if isinstance(adata, ON_DISK):
         usual = {"split_key": _keys.SPLIT, "weight_key": _keys.BALANCE_WEIGHT}
         given = {name: key not in (None, usual.get(name)) for name, key in keys.items()}
-        _checks.not_of_a_corpus({"layer": layer != _keys.BINNED} | given)
+        _checks.on_corpus.not_of_a_corpus({"layer": layer != _keys.BINNED} | given)
         binning = None if model is None else model.binning
         data = opened(adata, balance=balance, num_workers=num_workers, binning=binning)
         if model is None:
@@ -161,7 +161,7 @@ def finetune(
         classifier.train(datamodule=data, **fit)
         return classifier
     only = {"balance": bool(balance), "num_workers": num_workers != 0}
-    _checks.only_of_a_corpus(only, remedy="Balance with pp.balance.")
+    _checks.on_corpus.only_of_a_corpus(only, remedy="Balance with pp.balance.")
     return _in_memory(adata, model, layer, exclude_genes, start, keys, fit, params)
 
 

@@ -125,10 +125,10 @@ def predict_corpus(
     _checks.corpus_extra()
     _checks.is_model(model, ("ScBERT", "ScBERTClassifier"))
     if unassigned_below is not None:
-        _checks.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
+        _checks.on_corpus.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
         _checks.share(unassigned_below, "unassigned_below")
         _checks.by_name.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
-    number, n_shares = _checks.share_of(shard)
+    number, n_shares = _checks.on_corpus.share_of(shard)
     out = Path(out)
     _checks.new_folder(out)
     parts = [parts] if isinstance(parts, str) else list(parts)
@@ -170,10 +170,10 @@ class _Job:
     def check(self) -> None:
         """Refuse what does not fit before anything is written; some cells are predicted to that end."""
         corpus, model = self.data.corpus, self.model
-        _checks.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
-        _checks.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
-        _checks.groups_of_corpus(self.groupby, [*categories(corpus, self.parts), *self.numbers])
-        _checks.not_too_many_groups(self.groupby, len(self.groups))
+        _checks.on_corpus.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
+        _checks.on_corpus.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
+        _checks.on_corpus.groups_of_corpus(self.groupby, [*categories(corpus, self.parts), *self.numbers])
+        _checks.on_corpus.not_too_many_groups(self.groupby, len(self.groups))
         model._fits_corpus(self.data)
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
         known, cells = self.cells(part, np.arange(start, stop))
@@ -281,7 +281,7 @@ class _Work:
                 shutil.rmtree(self.folder, ignore_errors=True)
             _checks.new_folder(self.out)
             if self.store.folder.exists():
-                _checks.same_predictions(plan, read_json(self.folder / _PLAN), self.folder)
+                _checks.on_corpus.same_predictions(plan, read_json(self.folder / _PLAN), self.folder)
                 return
             for old in self.folder.glob("share_*"):
                 shutil.rmtree(old)
@@ -338,7 +338,7 @@ class _Work:
         if is_last:
             if _ATTENTION in slots:
                 warn_if_uniform(slots[_ATTENTION]["attention_floor"])
-            _checks.warn_of_cells_without_token(sum(share.without_token for share in shares), self.n_cells)
+            _checks.on_corpus.warn_of_cells_without_token(sum(share.without_token for share in shares), self.n_cells)
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
@@ -354,7 +354,7 @@ class _Work:
             yield
         except OSError as error:
             needed = _checks.gigabytes(n_left * self.job.results().bytes_per_cell())
-            raise _checks.full_while_predicting(error, needed, self.folder) from error
+            raise _checks.on_corpus.full_while_predicting(error, needed, self.folder) from error
 
     def _slots(self, shares: list[Share]) -> dict[str, Any]:
         """What is of all cells together."""

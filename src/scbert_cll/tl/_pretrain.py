@@ -127,13 +127,15 @@ def pretrain(
     if gene_embedding is not None:
         choices["gene_embedding"] = gene_embedding
     if isinstance(adata, ON_DISK):
-        _checks.not_of_a_corpus({"layer": layer != _keys.BINNED, "split_key": split_key not in (None, _keys.SPLIT)})
+        _checks.on_corpus.not_of_a_corpus(
+            {"layer": layer != _keys.BINNED, "split_key": split_key not in (None, _keys.SPLIT)}
+        )
         data = opened(adata, balance=balance, num_workers=num_workers)
         model = ScBERT.from_corpus(data, exclude_genes=exclude_genes, gene_vectors=gene_vectors, **choices)
         model.train(max_epochs, datamodule=data, **fit)
         return model
     only = {"gene_vectors": gene_vectors is not None, "balance": bool(balance), "num_workers": num_workers != 0}
-    _checks.only_of_a_corpus(only, remedy='Gene vectors are read from adata.varm["gene2vec"].')
+    _checks.on_corpus.only_of_a_corpus(only, remedy='Gene vectors are read from adata.varm["gene2vec"].')
     return _in_memory(adata, layer, split_key, exclude_genes, choices, {"max_epochs": max_epochs} | fit, params)
 
 
