@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 import scbert_cll
 
+CHECKSUM: Final = "checksum"  # of a list or note, in itself
 _LOCK: Final = ".lock"
 _WRITER: Final = ".writer"  # who holds the lock, for the sentence to the others
 
@@ -95,6 +96,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, str) else value
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with a checksum of themselves, which covers what no other file's checksum does."""
+    found: dict[str, Any] = plain({name: one for name, one in value.items() if name != CHECKSUM})
+    return found | {CHECKSUM: digest(found)}
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool:
+    """Whether plain values are what their checksum of themselves says."""
+    return CHECKSUM in value and value[CHECKSUM] == sealed(value)[CHECKSUM]
 
 
 def versions(*libraries: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from scbert_cll._checks import _checkpoint as checkpoint
 from scbert_cll._checks import _corpus as corpus
 from scbert_cll._checks import _counts as slots
 from scbert_cll._checks import _features as features
+from scbert_cll._checks import _manifests as manifests
 from scbert_cll._checks import _totals as totals
 from scbert_cll._checks._anndata import (
     anndata,
@@ -224,6 +225,7 @@ __all__ = [
     "listed",
     "log_expression",
     "log_values",
+    "manifests",
     "matrix",
     "model_genes",
     "moments",

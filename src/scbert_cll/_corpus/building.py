@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from scbert_cll import _checks
-from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, PARTS, VOCAB
+from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, PARTS, VOCAB, Corpus, unlisted
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
 from scbert_cll._corpus.sources import UNREADABLE
@@ -21,6 +21,8 @@ from scbert_cll._files import (
     plain,
     put_in_place,
     read_json,
+    remove,
+    sealed,
     sha256,
     versions,
     write_json,
@@ -121,7 +123,10 @@ class Building:
         ]
         files = {name: [(self.corpus / name).stat().st_size, sha256(self.corpus / name)] for name in names}
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": files}
-        write_json(self.corpus / MANIFEST, head | record)
+        record = sealed(head | record)
+        write_json(self.corpus / MANIFEST, record)
+        for name in unlisted(Corpus(self.corpus, record)):
+            remove(self.corpus / name)  # of a process that was interrupted
         put_in_place(self.corpus, out)
         shutil.rmtree(self.folder)
 

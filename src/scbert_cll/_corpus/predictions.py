@@ -226,7 +226,7 @@ def _obs(corpus: Corpus, parts: Sequence[str]) -> Iterator[tuple[int, str, pd.Da
     row = 0
     for part in parts:
         for dataset in corpus.datasets(part):
-            obs: Any = read_elem(zarr.open_group(corpus.path / part / dataset["name"] / "obs", mode="r"))
+            obs: Any = read_elem(zarr.open_group(corpus.path / part / dataset["name"] / "obs", mode="r", zarr_format=3))
             yield row, part, obs
             row += dataset["n_cells"]
 
