@@ -13,7 +13,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +26,8 @@ from filelock import FileLock, Timeout
 import scbert_cll
 
 CHECKSUM: Final = "checksum"  # of a list or note, in itself
+_SEAL: Final = "seal"  # of arrays, among them
+MARKER: Final = ".scbert_cll"  # in a working folder: it is ours
 _LOCK: Final = ".lock"
 _WRITER: Final = ".writer"  # who holds the lock, for the sentence to the others
 
@@ -343,6 +345,90 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object.")
     return value
+
+
+# ---- left-overs of a call that may be interrupted, and the folders they lie in
+
+
+def write_note(path: Path, note: Mapping[str, Any], call: str) -> None:
+    """Replace a note (.json) that says which call made it, with a checksum of itself."""
+    write_json(path, sealed({**note, "call": call}))
+
+
+def read_note(path: Path, call: str) -> dict[str, Any] | None:
+    """A note, if this call made it and it is whole; else None, so that it is made again."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return found if is_sealed(found) and found.get("call") == call else None
+
+
+def write_kept(path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any], call: str) -> None:
+    """Replace arrays (.npz) with a note beside them, which call made them, and their checksums, all in one file."""
+    seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})
+    write_arrays(path, {**arrays, _SEAL: np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)})
+
+
+def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Note and arrays, if this call made them and they are whole; else None, so that they are made again."""
+    try:
+        arrays = read_arrays(path)
+        seal = json.loads(arrays.pop(_SEAL).tobytes())
+        is_right = is_sealed(seal) and seal["call"] == call and seal["arrays"] == _sums(arrays)
+    except Exception:  # noqa: BLE001 (what NumPy and zipfile make of damaged bytes is of every kind)
+        return None
+    return (seal["note"], arrays) if is_right else None
+
+
+def _sums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Checksum of each array, of what kind and shape it is, and of its bytes."""
+    heads = {name: f"{array.dtype.str}{array.shape}".encode() for name, array in arrays.items()}
+    return {
+        name: hashlib.sha256(heads[name] + np.asarray(array, order="C").tobytes()).hexdigest()
+        for name, array in arrays.items()
+    }
+
+
+def claim(folder: Path, what: str) -> None:
+    """Make a working folder, or go on in one of ours; a folder that somebody else put there is left as it is.
+
+    Raises
+    ------
+    FileExistsError
+        There is something without our marker.
+    """
+    if not (folder / MARKER).is_file() and (there := _foreign(folder)):
+        more = f" and {len(there) - 5} more" if len(there) > 5 else ""
+        raise FileExistsError(
+            f"{folder} is the folder to work in for {what}, and what is there is not of scbert_cll: {', '.join(there[:5])}{more}. Move it to "
+            f"another place, or name another folder for {what}."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / MARKER).write_text("Working folder of scbert_cll: what lies here is deleted when the work is done.\n")
+    except FileNotFoundError:  # another process has ended its work, and removed the folder, since it was made
+        claim(folder, what)
+
+
+def discard(folder: Path, *names: str) -> None:
+    """Remove from a working folder of ours what has these names (``*`` for any), and the folder if nothing else is in it."""
+    if (folder / MARKER).is_file():
+        for name in (*names, ".new_*"):
+            for path in folder.glob(name):
+                remove(path)
+    if not _foreign(folder):  # the marker goes last: what is interrupted here is still ours
+        for name in (_LOCK, _WRITER, MARKER):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # another process has begun again, or has ended this before
+            folder.rmdir()
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What is there beside our marker and locks; of a file, its name."""
+    if not folder.is_dir():
+        return [folder.name] if folder.exists() or folder.is_symlink() else []
+    return sorted({path.name for path in folder.iterdir()} - {_LOCK, _WRITER, MARKER})
 
 
 @contextmanager

@@ -143,15 +143,15 @@ def states(corpus: Corpus, *, large: bool = True) -> Iterator[tuple[str, int, st
         yield name, 0, _UNLISTED
 
 
-def unlisted(corpus: Corpus) -> Iterator[str]:
-    """Files and folders that the manifest does not list; hidden ones, which systems leave and nothing reads, are passed over."""
+def unlisted(corpus: Corpus, *, hidden: bool = False) -> Iterator[str]:
+    """Files and folders that the manifest does not list; hidden ones, which systems leave and nothing reads, only where asked for."""
     files = {MANIFEST, *(name for name, *_ in _files(corpus.record))}
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
     for place, inner, there in os.walk(corpus.path, followlinks=True):
         at = Path(place).relative_to(corpus.path)
         names = {kind: [(at / n).as_posix() for n in sorted(found)] for kind, found in ((0, there), (1, inner))}
         seen = [name for name in names[0] if name not in files] + [name for name in names[1] if name not in folders]
-        yield from (name for name in seen if not name.rpartition("/")[2].startswith("."))
+        yield from (name for name in seen if hidden or not name.rpartition("/")[2].startswith("."))
         inner[:] = [name for name in inner if (at / name).as_posix() in folders]
 
 

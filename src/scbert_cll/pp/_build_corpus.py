@@ -109,7 +109,7 @@ def build_corpus(
     Raises
     ------
     FileExistsError
-        `out` exists.
+        `out` exists, or the folder to build it in does and is not one of ours.
     FileNotFoundError
         A file does not.
     ValueError
@@ -172,6 +172,7 @@ def build_corpus(
         cells=cells,
     )
     folder = Building(out.with_name(f"{out.name}.building"))
+    folder.claim()
     with only_writer(folder.folder, "the corpus"):
         _checks.new_folder(out)
         table = _build(folder, files, request, call, binning, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import PART, Results, Share, Store, added, categories, n_cells, pieces
-from scbert_cll._files import digest, only_writer, read_json, write_json
+from scbert_cll._files import claim, digest, discard, only_writer, plain, read_note, remove, write_note
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model._checkpoints import tensors_digest
 from scbert_cll.model._corpus import CorpusData
@@ -32,6 +31,7 @@ from scbert_cll.tl._corpus_data import OnDisk, opened
 from scbert_cll.tl._gene_attention import warn_if_uniform
 
 _PLAN: Final = "plan.json"
+_OURS: Final = (_PLAN, "laid.json", "store", "store.new", "share_*")  # in the folder in which it is done
 _ATTENTION: Final = f"uns/{_keys.GENE_ATTENTION}"
 _FLOOR_CELLS: Final = 256  # as ScBERT.get_attention_floor looks at
 
@@ -93,7 +93,7 @@ def predict_corpus(
     Raises
     ------
     FileExistsError
-        `out` exists.
+        `out` exists, or the folder to work in does and is not one of ours.
     FileNotFoundError
         There is no corpus.
     KeyError
@@ -135,9 +135,9 @@ def predict_corpus(
     job = _Job(opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size)
     job.check()
     work = _Work(job, out, n_shares)
-    work.begin()
+    laid = work.begin()
     work.do(number)
-    work.finish()
+    work.finish(laid)
 
 
 @dataclass(frozen=True)
@@ -269,24 +269,35 @@ class _Work:
         """Cells of all shares."""
         return n_cells(self.job.data.corpus, self.job.parts)
 
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """All that decides what is written, and by how many."""
+        return self.job.plan() | {"shares": self.n_shares}
+
+    @cached_property
+    def call(self) -> str:
+        """What every left-over of this call carries."""
+        return digest(self.plan)
+
     def share(self, number: int) -> Share:
         """One of the shares, as far as it is."""
-        return Share(self.folder, number, self.n_shares, -(-self.n_cells // self.store.window)).load()
+        return Share(self.folder, number, self.n_shares, -(-self.n_cells // self.store.window), self.call).load()
 
-    def begin(self) -> None:
-        """Lay the store out, or go on with the one that was; of processes that begin together the first one does it."""
-        plan = self.job.plan() | {"shares": self.n_shares}
+    def begin(self) -> list[str]:
+        """Lay the store out, or go on with the one that was; of processes that begin together the first one does it. Names its files."""
         with self.one_at_a_time(), self.disk(self.n_cells):
             if self.out.exists():
-                shutil.rmtree(self.folder, ignore_errors=True)
+                discard(self.folder, *_OURS)
             _checks.new_folder(self.out)
-            if self.store.folder.exists():
-                _checks.same_predictions(plan, read_json(self.folder / _PLAN), self.folder)
-                return
-            for old in self.folder.glob("share_*"):
-                shutil.rmtree(old)
-            write_json(self.folder / _PLAN, plan)
-            self.store.create(self.job.data.corpus, self.job.parts, self.job.results())
+            known = read_note(self.folder / _PLAN, _PLAN)
+            if known is not None and self.store.folder.exists():
+                _checks.same_predictions(plain(self.plan), known["asked"], self.folder)
+                if (laid := self.store.laid(self.call)) is not None:
+                    return laid
+            for old in (self.store.folder, *self.folder.glob("share_*")):
+                remove(old)
+            write_note(self.folder / _PLAN, {"asked": self.plan}, _PLAN)
+            return self.store.create(self.job.data.corpus, self.job.parts, self.job.results(), self.call)
 
     def do(self, number: int) -> None:
         """Every window of a share that is not done."""
@@ -300,13 +311,15 @@ class _Work:
             with tqdm(total=sum(cells), disable=None, **bar) as shown:
                 for window in share.windows[share.done :]:
                     with self.disk(sum(cells[share.done :])):
-                        self._window(window, share)
+                        sums, without = self._window(window)
+                        share.add(sums, without, self.store.chunks(window, self.job.results()))
                     _give_back()
                     shown.update(cells[share.done - 1])
 
-    def _window(self, window: int, share: Share) -> None:
-        """Predict the cells of a window, write that, and note it."""
+    def _window(self, window: int) -> tuple[dict[str, np.ndarray], int]:
+        """Predict the cells of a window and write that; sums over them, and how many have no token."""
         size, sums, without = self.store.window, dict[str, np.ndarray](), 0
+        self.store.clear(window, self.job.results())
         for part, start, stop, row in pieces(self.job.data.corpus, self.job.parts, window * size, (window + 1) * size):
             known, cells = self.job.cells(part, np.arange(start, stop))
             without += stop - start - len(known)
@@ -316,7 +329,18 @@ class _Work:
             self.store.write(row, {path: _in_rows(values, known, stop - start) for path, values in found.items()})
             if self.job.groupby is not None:
                 sums = added(sums, self.job.attention(cells, self._codes(part, start, stop, row)[known]))
-        share.add(sums, without)
+        return sums, without
+
+    def _mended(self, shares: list[Share]) -> list[str]:
+        """Every file of results; a window that is not as it was written is predicted again, and its sums are as they were."""
+        found: list[str] = []
+        for share, window in ((one, window) for one in shares for window in one.windows):
+            files = share.files(window)
+            if files is None or not self.store.are_whole(files):
+                self._window(window)
+                files = self.store.chunks(window, self.job.results())
+            found += files
+        return found
 
     def _codes(self, part: str, start: int, stop: int, row: int) -> np.ndarray:
         """Which group each of some cells is of."""
@@ -324,17 +348,17 @@ class _Work:
             return self.job.codes(part, start, stop)
         return self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)
 
-    def finish(self) -> None:
-        """Put the whole in its place, if all shares are done."""
+    def finish(self, laid: list[str]) -> None:
+        """Put the whole in its place, if all shares are done; `laid` are the files of the store before the first of them."""
         with self.one_at_a_time():
             shares = [self.share(number) for number in range(self.n_shares)]
             is_last = self.store.folder.exists() and all(share.is_done for share in shares)
             if is_last:
                 slots = self._slots(shares)
                 with self.disk(0):
-                    self.store.finish(slots, self.job.results(), self.out)
+                    self.store.finish(slots, self.job.results(), self.out, [*laid, *self._mended(shares)])
         if self.out.exists():  # a process that waited for the last one made the folder anew
-            shutil.rmtree(self.folder, ignore_errors=True)
+            discard(self.folder, *_OURS)
         if is_last:
             if _ATTENTION in slots:
                 warn_if_uniform(slots[_ATTENTION]["attention_floor"])
@@ -343,7 +367,7 @@ class _Work:
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         """Wait for processes that do other shares."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        claim(self.folder, "the predictions")
         with FileLock(self.folder / ".lock"):
             yield
 
