@@ -24,7 +24,7 @@ import yaml
 import scbert_cll as sc_cll
 from scbert_cll import _cli
 from scbert_cll.__main__ import main
-from scbert_cll._files import only_writer
+from scbert_cll._left_overs import only_writer
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "scanpy", "scvi", "lightning", "anndata", "matplotlib")
@@ -405,7 +405,7 @@ def test_corpus_tells_of_every_file_and_can_be_checked(
     manifest.write_text(manifest.read_text() + "MORE\n")
     assert run("check", tmp_path / "c.zarr") == 2
     assert "1 of " in (error := capsys.readouterr().err)
-    assert "are damaged. Restore them from a copy" in error
+    assert "are damaged. Restore these files from a copy" in error
     assert "vocab.txt" in caplog.text
 
 

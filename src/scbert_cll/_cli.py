@@ -191,7 +191,7 @@ def corpus(
 
 
 def check(corpus: Path) -> None:
-    """Compare every file of a corpus with its checksum; damaged ones are named, with code 2.
+    """Compare every file of a corpus with its checksum; damaged ones and those that its manifest does not list are named, with code 2.
 
     Reads all of it: after copying a corpus, or before days of training.
 
@@ -201,13 +201,14 @@ def check(corpus: Path) -> None:
         Folder of the corpus.
     """
     from scbert_cll import io
+    from scbert_cll._corpus.format import remedy
 
     files = io.check_corpus(corpus)
     damaged = files[~files["is_whole"]]
     if len(damaged):
         say(table(damaged[["file", "problem"]]))
         raise ValueError(
-            f"{len(damaged)} of {len(files):,} files of the corpus {corpus} are damaged. Restore them from a copy, or build it again."
+            f"{len(damaged)} of {len(files):,} files of the corpus {corpus} are damaged. {remedy(damaged['problem'])}"
         )
     say(f"{corpus} is whole: {len(files):,} files, {files['bytes'].sum() / 1e6:,.1f} MB.")
 

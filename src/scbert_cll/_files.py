@@ -1,4 +1,4 @@
-"""Files that must be whole: checksums, writing and reading back, renaming into place, and one writer at a time.
+"""Files that must be whole: checksums, writing and reading back, and renaming into place.
 
 Every file and folder that the package writes goes through `replace` or `replace_all`: it is written aside, read back by what will read it,
 compared, and only then put in the place of what was there. What lies in a folder that is itself still aside goes through `written`.
@@ -11,30 +11,21 @@ import json
 import os
 import secrets
 import shutil
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 import scbert_cll
 
-_LOCK: Final = ".lock"
-_WRITER: Final = ".writer"  # who holds the lock, for the sentence to the others
+CHECKSUM: Final = "checksum"  # of a list or note, in itself
 
 
 type Write = Callable[[Path], object]
 type Same = Callable[[Path], bool]
-
-
-class InUseError(RuntimeError):
-    """Another process is writing there."""
 
 
 class NotAsWrittenError(RuntimeError):
@@ -95,6 +86,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, str) else value
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with a checksum of themselves, which covers what no other file's checksum does."""
+    found: dict[str, Any] = plain({name: one for name, one in value.items() if name != CHECKSUM})
+    return found | {CHECKSUM: digest(found)}
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool:
+    """Whether plain values are what their checksum of themselves says."""
+    return CHECKSUM in value and value[CHECKSUM] == sealed(value)[CHECKSUM]
 
 
 def versions(*libraries: str) -> dict[str, str]:
@@ -331,31 +333,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object.")
     return value
-
-
-@contextmanager
-def only_writer(folder: Path, what: str) -> Iterator[None]:
-    """Hold the one right to write to `folder`; the system gives it back when the process ends, however it ends.
-
-    Raises
-    ------
-    InUseError
-        Another process holds it; the sentence names it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        writer = folder / _WRITER
-        who = writer.read_text(encoding="utf-8").strip() if writer.is_file() else "another process"
-        raise InUseError(
-            f"{folder} is being written to by {who}. Wait until that has ended, stop it, or name another folder for {what}."
-        ) from error
-    try:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        (folder / _WRITER).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
-        yield
-    finally:
-        (folder / _WRITER).unlink(missing_ok=True)
-        lock.release()

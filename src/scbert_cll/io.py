@@ -29,7 +29,7 @@ _FORMAT_VERSION = 2  # of that .json; 2: with the kinds of the columns
 
 
 def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
-    """Compare every file of a corpus with its checksum.
+    """Compare every file of a corpus with its checksum, and the folder with its manifest.
 
     Reading a corpus finds out about damaged chunks, too, but when it comes to them. This reads all of it: after copying one, or before days of training.
 
@@ -40,14 +40,15 @@ def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
 
     Returns
     -------
-    One row per file: ``file``, ``bytes`` it should have, ``is_whole``, and ``problem`` (``missing``, its size, ``checksum differs``; else empty).
+    One row per file: ``file``, ``bytes`` it should have, ``is_whole``, and ``problem`` (``missing``, its size, ``checksum differs``, ``not in the manifest``; else
+    empty). A folder that the manifest does not list is one row.
 
     Raises
     ------
     FileNotFoundError
         There is no corpus.
     ValueError
-        It is something else, or of a newer version.
+        It is something else, or of a newer version; or its manifest is damaged.
 
     Examples
     --------

@@ -265,6 +265,7 @@ def as_old(folder: Path, out: Path, order: str) -> Path:
     config = json.loads((out / "config.json").read_text())
     config |= {"format_version": 2, "versions": {"scbert_cll": "0.1.0"}}
     config["sha256"]["linear.safetensors"] = _files.sha256(out / "linear.safetensors")
+    del config["checksum"]  # of itself, since format 4
     (out / "config.json").write_text(json.dumps(config))
     return out
 
@@ -297,7 +298,9 @@ def test_an_old_folder_that_was_always_right_still_loads(name, folders, said, ce
     if name == "pretrained":
         shutil.copytree(folders / name, tmp_path / "model")
         config = tmp_path / "model" / "config.json"
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"format_version": 1}))
+        old = json.loads(config.read_text()) | {"format_version": 1}
+        del old["checksum"]  # of itself, since format 4
+        config.write_text(json.dumps(old))
         found = ScBERT.load(tmp_path / "model", accelerator="cpu")
     else:
         found = load(as_old(folders / name, tmp_path / "model", "C").parent, "model")
@@ -307,7 +310,7 @@ def test_an_old_folder_that_was_always_right_still_loads(name, folders, said, ce
 
 
 def test_a_new_folder_needs_no_repair_and_an_unclear_one_is_said(folders, tmp_path) -> None:
-    with pytest.raises(ValueError, match="needs no repair: it has format 3 and 3 classes"):
+    with pytest.raises(ValueError, match="needs no repair: it has format 4 and 3 classes"):
         sc_cll.model.repair_model(folders / "average_3", tmp_path / "other")
     with pytest.raises(ValueError, match="order must be one of"):
         sc_cll.model.repair_model(folders / "average_3", tmp_path / "other", order="K")
@@ -322,7 +325,7 @@ def test_a_new_folder_needs_no_repair_and_an_unclear_one_is_said(folders, tmp_pa
 
 def test_formats_say_their_version_and_what_wrote_them(folders, corpus, models, tmp_path) -> None:
     config = json.loads((folders / "average_3" / "config.json").read_text())
-    assert config["format_version"] == 3
+    assert config["format_version"] == 4
     assert {"scbert_cll", "safetensors", "torch", "numpy", "scvi-tools"} <= config["versions"].keys()
     manifest = json.loads((corpus / "manifest.json").read_text())
     assert manifest["format_version"]

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from scbert_cll import pp
-from scbert_cll._files import only_writer
+from scbert_cll._left_overs import only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier, _checkpoints
 
 HOW = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 16, "max_epochs": 2, "checkpoint_steps": 5}

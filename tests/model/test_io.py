@@ -18,6 +18,7 @@ from anndata import AnnData
 from safetensors.numpy import load_file
 
 from scbert_cll import pp
+from scbert_cll._files import sealed
 from scbert_cll.model import ScBERT, ScBERTClassifier, _io
 
 FILES = {"config.json", "vocab.txt", "history.csv", "weights.safetensors"}
@@ -28,9 +29,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def edit_config(folder: Path, **changes: object) -> None:
-    """Change entries of config.json; None takes one out."""
+    """Change entries of config.json, as if it had been written so; None takes one out."""
     config = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    (folder / "config.json").write_text(json.dumps(sealed({k: v for k, v in config.items() if v is not None})))
 
 
 def state(model) -> dict[str, torch.Tensor]:
@@ -63,6 +64,7 @@ PREDICT = """
 import sys
 import anndata as ad, numpy as np
 from scbert_cll import pp
+from scbert_cll._files import sealed
 from scbert_cll.model import ScBERT, ScBERTClassifier
 
 folder, counts, out = sys.argv[1:]

@@ -12,6 +12,7 @@ from scbert_cll._checks import _corpus as corpus
 from scbert_cll._checks import _counts as slots
 from scbert_cll._checks import _features as features
 from scbert_cll._checks import _finite as finite
+from scbert_cll._checks import _manifests as manifests
 from scbert_cll._checks import _on_corpus as on_corpus
 from scbert_cll._checks import _totals as totals
 from scbert_cll._checks._anndata import (
@@ -207,6 +208,7 @@ __all__ = [
     "listed",
     "log_expression",
     "log_values",
+    "manifests",
     "matrix",
     "model_genes",
     "moments",

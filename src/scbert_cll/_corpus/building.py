@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from scbert_cll import _checks
-from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, PARTS, VOCAB
+from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, PARTS, VOCAB, Corpus, unlisted
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
 from scbert_cll._corpus.sources import UNREADABLE
@@ -20,13 +20,15 @@ from scbert_cll._files import (
     digest,
     plain,
     put_in_place,
-    read_json,
+    remove,
+    sealed,
     sha256,
     versions,
     write_json,
     write_names,
     write_numbers,
 )
+from scbert_cll._left_overs import claim, discard, read_note, write_note
 from scbert_cll.vocab import GeneVocab
 
 _PLAN: Final = "plan.json"
@@ -50,24 +52,34 @@ _WRITERS: Final = ("anndata", "annbatch", "zarr", "numpy", "scipy", "pandas")
 
 
 class Building:
-    """The folder beside the corpus. What it holds is whole or not there: arrays and datasets first, the note that they are done after."""
+    """The folder beside the corpus. Every left-over says which call made it, with a checksum of itself; what does not fit is made again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.corpus = folder / "corpus"
         self.stamps: dict[int, tuple[int, int]] = {}  # size and time of each file when its checksum was made
         self._scans, self._done = folder / "scans", folder / "done"
+        self._call: dict[str, Any] = {}
+        self._sources: dict[str, str] = {}  # checksums of the files that datasets are made of
+        self._is_begun = False  # a dataset is done, so that nothing may change any more
+
+    def claim(self) -> None:
+        """Take the folder, unless it is somebody else's."""
+        claim(self.folder, "the corpus")
 
     def begin(self, call: dict[str, Any]) -> None:
         """Start, or go on with what the same call started; where no dataset is done yet, another call may as well start."""
-        plan = self.folder / _PLAN
-        if self._is_begun:
-            _checks.corpus.same_call(plain(call), read_json(plan), self.folder)
+        self._call = plain({**call, "rules": _RULES})
+        plan = read_note(self.folder / _PLAN, _PLAN)
+        if plan is not None and any(read_note(note, _key(plan)) for note in self._done.glob("*.json")):
+            _checks.corpus.same_call(self._call, plan["asked"], self.folder)
+            self._sources, self._is_begun = plan["sources"], True
         else:
-            shutil.rmtree(self.corpus, ignore_errors=True)
+            for folder in (self.corpus, self._done):
+                remove(folder)
+            self._note_plan()
         for folder in (self.corpus, self._scans, self._done):
             folder.mkdir(exist_ok=True)
-        write_json(plan, call)
 
     def scan(
         self, paths: Sequence[Path], labels: Sequence[str], request: Request, call: Mapping[str, Any]
@@ -75,21 +87,22 @@ class Building:
         """What every file holds, and why the others cannot be used, by number."""
         asked = digest({name: call[name] for name in _SCANNED} | {"rules": _RULES})
         good, bad, changed = dict[int, Scan](), dict[int, str](), []
+        sources: dict[str, str] = {}
         for i, path in enumerate(tqdm(paths, desc="Reading", unit="file", disable=None)):
             self.stamps[i] = stamp(path)
             head = {"file": labels[i], "sha256": _checksum(path), "asked": asked}
-            known = self._note(i)
-            is_known = all(known.get(name) == value for name, value in head.items())
-            if self._is_begun and not is_known:
+            sources[labels[i]] = head["sha256"]
+            if self._is_begun and self._sources.get(labels[i]) != head["sha256"]:
                 changed.append(labels[i])
                 continue
-            if not is_known or ("reason" in known and not self._is_begun):  # what was wrong may be mended
-                known = self._scan(i, path, head, request)
-            if "reason" in known:
-                bad[i] = known["reason"]
+            found = self._scan(i, path, head, request)
+            if found.reason is None:
+                good[i] = found
             else:
-                good[i] = Scan.load(self._scans / str(i))
+                bad[i] = found.reason
         _checks.corpus.unchanged(changed, self.folder)
+        self._sources = sources
+        self._note_plan()
         return _without_copies(good, bad)
 
     def put_small(self, vocab: GeneVocab, binning: Mapping[str, Any] | None) -> None:
@@ -105,6 +118,8 @@ class Building:
         left = sum(run.n_tokens for *_, own in todo for run in own)
         there = sum(path.stat().st_size for path in self.corpus.rglob("*") if path.is_file())
         _checks.corpus.enough_space(shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder)
+        for part in done:
+            write_part(self.corpus / part)
         with tqdm(total=len(todo), desc="Writing", unit="dataset", disable=None) as bar:
             for part, i, own in todo:
                 done[part].append(self._dataset(part, i, own, job, left))
@@ -121,39 +136,47 @@ class Building:
         ]
         files = {name: [(self.corpus / name).stat().st_size, sha256(self.corpus / name)] for name in names}
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": files}
-        write_json(self.corpus / MANIFEST, head | record)
+        record = sealed(head | record)
+        write_json(self.corpus / MANIFEST, record)
+        for name in list(unlisted(Corpus(self.corpus, record), hidden=True)):
+            remove(self.corpus / name)  # of a process that was interrupted
         put_in_place(self.corpus, out)
-        shutil.rmtree(self.folder)
+        discard(self.folder, *(path.name for path in (self.corpus, self._scans, self._done)), _PLAN)
 
-    @property
-    def _is_begun(self) -> bool:
-        """Whether a dataset is done, so that nothing may change any more."""
-        return any(self._done.glob("*.json"))
+    def _note_plan(self) -> None:
+        """Write down what was asked, of which files."""
+        write_note(self.folder / _PLAN, {"asked": self._call, "sources": self._sources}, _PLAN)
 
-    def _note(self, i: int) -> dict[str, Any]:
-        note = self._scans / f"{i}.json"
-        return read_json(note) if note.exists() else {}
-
-    def _scan(self, i: int, path: Path, head: dict[str, Any], request: Request) -> dict[str, Any]:
-        """Scan a file and note what it holds, or why it cannot be used."""
+    def _scan(self, i: int, path: Path, head: dict[str, Any], request: Request) -> Scan:
+        """What was noted of a file, or, where nothing was, or what was wrong may be mended, what a scan of it finds."""
+        note, asked = self._scans / f"{i}.npz", digest(head)
+        known = Scan.load(note, asked)
+        if known is not None and (known.reason is None or self._is_begun):
+            return known
         try:
-            scan(path, head, request).save(self._scans / str(i))
+            found = scan(path, head, request)
         except UNREADABLE as error:
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            write_json(self._scans / f"{i}.json", head | {"reason": " ".join(str(text).split())})
-        return self._note(i)
+            found = Scan.refused(head, " ".join(str(text).split()))
+        found.save(note, asked)
+        return Scan.load(note, asked) or found
 
     def _dataset(self, part: str, number: int, runs: list[Run], job: Job, left: int) -> dict[str, Any]:
         folder, note = self.corpus / part / f"dataset_{number}", self._done / f"{part}_{number}.json"
-        if note.exists() and _is_whole(folder, read_json(note)):
-            return read_json(note)
+        key = _key({"asked": self._call, "sources": self._sources})
+        if (known := read_note(note, key)) is not None and _is_whole(folder, known["dataset"]):
+            return dict(known["dataset"])
         try:
-            write_part(folder.parent)
             done = write_dataset(folder, part, number, runs, job)
-            write_json(note, done)
+            write_note(note, {"dataset": done}, key)
         except OSError as error:
             raise _checks.corpus.disk_full(error, left * _BYTES_ON_DISK, self.folder) from error
         return done
+
+
+def _key(plan: Mapping[str, Any]) -> str:
+    """What datasets of a build carry: all that was asked, of which files."""
+    return digest({name: plan[name] for name in ("asked", "sources")})
 
 
 def _checksum(path: Path) -> str:

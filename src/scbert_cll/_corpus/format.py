@@ -1,29 +1,51 @@
 """What a corpus looks like on disk, and whether it is whole.
 
-A corpus is a folder: ``manifest.json`` (files, checksums, cells, donors, versions), ``vocab.txt``, ``edges.csv`` where bins were learned per
+A corpus is a folder: ``manifest.json`` (files, checksums, cells, donors, versions, a checksum of itself), ``vocab.txt``, ``edges.csv`` where bins were learned per
 gene, and for each part (``train``, ``val``) a zarr group that annbatch opens as a `DatasetCollection`: ``dataset_0``, ``dataset_1`` … each an
-AnnData whose ``X`` is CSR with the genes of the vocabulary.
+AnnData whose ``X`` is CSR with the genes of the vocabulary. What the manifest lists is read, and nothing else: what lies beside it is refused.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import pandas as pd
 
-from scbert_cll import _keys
-from scbert_cll._files import digest, read_json, read_names, read_numbers, sha256
+from scbert_cll import _checks, _keys
+from scbert_cll._checks import manifests
+from scbert_cll._files import CHECKSUM, digest, is_sealed, read_json, read_names, read_numbers, sha256
 
 FORMAT: Final = "scbert_cll corpus"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2  # 2: the manifest has a checksum of itself
+SEALED: Final = 2  # the first version of which that is so
 MANIFEST, VOCAB, EDGES = "manifest.json", "vocab.txt", "edges.csv"
 PARTS: Final = (_keys.TRAIN, _keys.VAL)
 _LARGE: Final = ("X/data/c/", "X/indices/c/")  # every chunk of these carries its own checksum, checked when it is read
+
+
+_REMEDY: Final = "Restore it from a copy, or build it again."
+_UNLISTED: Final = "not in the manifest"
+_LISTED: Final = manifests.Each((int, str), manifests.FILES)
+_DATASET: Final = manifests.Keys({"name": re.compile(r"dataset_\d+"), "n_cells": int, "files": _LISTED})
+_PARAMS: Final = manifests.Keys({"method": str, "n_bins": int, "target_sum": manifests.Maybe(manifests.NUMBER)})
+_BINNING: Final = manifests.Keys({"params": _PARAMS}, {"edges": [manifests.NUMBER]})
+_MANIFEST: Final = manifests.Keys(
+    {
+        "format_version": int,
+        "sha256": _LISTED,
+        "parts": manifests.Each([_DATASET], "|".join(PARTS)),
+        "binning": manifests.Maybe(_BINNING),
+        "donors": manifests.Each([str]),
+        "obs_columns": manifests.Each(manifests.Maybe([str])),
+        "sources": [manifests.Keys({"file": str})],
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,7 @@ class Corpus:
     def binning(self) -> dict[str, Any] | None:
         """Edges and parameters as :func:`~scbert_cll.pp.bin_expression` records them; None where the counts are raw."""
         record: dict[str, Any] | None = self.record["binning"]
-        if record is None or not (self.path / EDGES).exists():
+        if record is None or EDGES not in self.record["sha256"]:
             return record
         return record | {"edges": read_numbers(self.path / EDGES)}
 
@@ -69,7 +91,7 @@ def open_corpus(path: str | os.PathLike[str]) -> Corpus:
     FileNotFoundError
         There is no corpus.
     ValueError
-        It is something else, of a newer version, or damaged; the file is named.
+        It is something else, of a newer version, or damaged, or holds what its manifest does not list; the file is named.
     """
     corpus = read_manifest(path)
     refuse_damage(corpus, damage(corpus, large=False))
@@ -90,18 +112,24 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
     record = read_json(path / MANIFEST)
     if record.get("format") != FORMAT:
         raise ValueError(f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = {FORMAT!r}.")
-    if record["format_version"] > FORMAT_VERSION:
+    version = record.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(f"{path} was built by a newer scbert_cll; upgrade scbert_cll to read it.")
+    is_whole = None if version in range(1, SEALED) and CHECKSUM not in record else is_sealed(record)
+    manifests.readable_list(record, _MANIFEST, path / MANIFEST, is_whole=is_whole, remedy=_REMEDY)
+    needed = [VOCAB, *(f"{part}/zarr.json" for part in record["parts"])]
+    if absent := [name for name in needed if name not in record["sha256"]]:
+        raise ValueError(f"{path / MANIFEST} is damaged: it does not list {_checks.listed(absent)}. {_REMEDY}")
     return Corpus(path, record)
 
 
 def damage(corpus: Corpus, *, large: bool = True) -> list[str]:
-    """Files that are missing or differ from the manifest, by name; without `large` the shards of X are only measured."""
+    """What is missing, differs from the manifest, or is not in it, by name; without `large` the shards of X are only measured."""
     return [f"{name} ({problem})" for name, _, problem in states(corpus, large=large) if problem]
 
 
 def states(corpus: Corpus, *, large: bool = True) -> Iterator[tuple[str, int, str]]:
-    """Name, expected size and what is wrong (nothing: empty) of every file but the manifest."""
+    """Name, expected size and what is wrong (nothing: empty) of every file but the manifest, and of what the manifest does not list."""
     for name, size, checksum in _files(corpus.record):
         file, problem = corpus.path / name, ""
         if not file.is_file():
@@ -111,15 +139,34 @@ def states(corpus: Corpus, *, large: bool = True) -> Iterator[tuple[str, int, st
         elif (large or not any(mark in name for mark in _LARGE)) and sha256(file) != checksum:
             problem = "checksum differs"
         yield name, size, problem
+    for name in unlisted(corpus):
+        yield name, 0, _UNLISTED
+
+
+def unlisted(corpus: Corpus, *, hidden: bool = False) -> Iterator[str]:
+    """Files and folders that the manifest does not list; hidden ones, which systems leave and nothing reads, only where asked for."""
+    files = {MANIFEST, *(name for name, *_ in _files(corpus.record))}
+    folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
+    for place, inner, there in os.walk(corpus.path, followlinks=True):
+        at = Path(place).relative_to(corpus.path)
+        names = {kind: [(at / n).as_posix() for n in sorted(found)] for kind, found in ((0, there), (1, inner))}
+        seen = [name for name in names[0] if name not in files] + [name for name in names[1] if name not in folders]
+        yield from (name for name in seen if hidden or not name.rpartition("/")[2].startswith("."))
+        inner[:] = [name for name in inner if (at / name).as_posix() in folders]
 
 
 def refuse_damage(corpus: Corpus, found: list[str]) -> None:
-    """Name the damaged files."""
+    """Name the damaged files, and what is not of this corpus."""
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise ValueError(
-            f"The corpus {corpus.path} is damaged: {'; '.join(found[:5])}{more}. Restore these files from a copy, or build it again."
-        )
+        raise ValueError(f"The corpus {corpus.path} is damaged: {'; '.join(found[:5])}{more}. {remedy(found)}")
+
+
+def remedy(problems: Iterable[str]) -> str:
+    """What to do about damage, and about what is not of the corpus."""
+    extra = [_UNLISTED in problem for problem in problems]
+    said = [f"Delete what is {_UNLISTED}: it was left there by another corpus."] if any(extra) else []
+    return " ".join([*said, *([] if all(extra) else ["Restore these files from a copy, or build it again."])])
 
 
 def _files(record: dict[str, Any]) -> Iterator[tuple[str, int, str]]:

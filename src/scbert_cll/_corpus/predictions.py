@@ -7,7 +7,7 @@ held in memory but a window, or the `obs` of one dataset.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,17 +20,8 @@ from anndata.io import read_elem, write_elem
 from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import Corpus
 from scbert_cll._corpus.write import SOURCE
-from scbert_cll._files import (
-    NotAsWrittenError,
-    plain,
-    put_in_place,
-    read_arrays,
-    read_json,
-    same,
-    versions,
-    write_arrays,
-    write_json,
-)
+from scbert_cll._files import NotAsWrittenError, digest, plain, put_in_place, remove, same, sha256, versions
+from scbert_cll._left_overs import read_kept, read_note, write_kept, write_note
 
 PART: Final = "part"
 _FORMAT: Final = "scbert_cll predictions"
@@ -39,6 +30,7 @@ _WRITERS: Final = ("anndata", "zarr", "numpy", "torch")
 _INDEX: Final = "_index"
 _NAMES_PER_CHUNK: Final = 2**16
 _PROGRESS: Final = "progress.json"
+_LAID: Final = "laid.json"  # files of the store before the first window
 _FRAME: Final = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": _INDEX}
 _CATEGORICAL: Final = {"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False}
 
@@ -90,6 +82,16 @@ class Results:
         """Columns of the tables."""
         return _names.keys(self.classes, "Classes")
 
+    @property
+    def arrays(self) -> list[str]:
+        """Where in the store the results lie."""
+        own = [f"obs/{_keys.PRED}/codes", f"obs/{_keys.SCORE}"] if self.classes else []
+        return [
+            f"obsm/{_keys.X_SCBERT}",
+            *own,
+            *(f"obsm/{table}/{name}" for table in self.tables for name in self.keys),
+        ]
+
     def bytes_per_cell(self) -> int:
         """Size on disk, about."""
         return 4 * (self.width + len(self.tables) * len(self.classes) + 2) + 16 * (1 + len(self.tables))
@@ -116,8 +118,8 @@ class Store:
 
         return zarr.open_group(self.folder, mode="a", zarr_format=3)
 
-    def create(self, corpus: Corpus, parts: Sequence[str], results: Results) -> None:
-        """Lay everything out, with the `obs` that the corpus has; the store appears when that is done."""
+    def create(self, corpus: Corpus, parts: Sequence[str], results: Results, call: str) -> list[str]:
+        """Lay everything out, with the `obs` that the corpus has; the store appears when that is done and its files are listed."""
         aside = Store(self.folder.with_name(f"{self.folder.name}.new"), self.window)
         shutil.rmtree(aside.folder, ignore_errors=True)
         write_elem(aside.group, "/", AnnData(var=pd.DataFrame(index=corpus.genes)))
@@ -128,7 +130,38 @@ class Store:
         for row, part, obs in _obs(corpus, parts):
             aside._write_obs(row, part, obs, frames, groups)
         aside.group.attrs[_FORMAT] = {"format_version": _FORMAT_VERSION, "versions": versions(*_WRITERS)}
+        files = {name: sha256(aside.folder / name) for name in aside._names()}
+        write_note(self._laid, {"files": files}, call)
         put_in_place(aside.folder, self.folder)
+        return list(files)
+
+    @property
+    def _laid(self) -> Path:
+        return self.folder.with_name(_LAID)
+
+    def laid(self, call: str) -> list[str] | None:
+        """Files that this call laid out; None where they are not there as they were."""
+        note = read_note(self._laid, call)
+        return list(note["files"]) if note is not None and self.are_whole(note["files"]) else None
+
+    def are_whole(self, files: Mapping[str, str]) -> bool:
+        """Whether these files of the store are as they were written."""
+        there = all((self.folder / name).is_file() for name in files)
+        return there and all(sha256(self.folder / name) == checksum for name, checksum in files.items())
+
+    def chunks(self, window: int, results: Results) -> dict[str, str]:
+        """Files that hold the results of a window, and their checksums; where no value is but the default, there is no file."""
+        places = [self.folder / path / "c" / str(window) for path in results.arrays]
+        found = [one for place in places for one in ([place] if place.is_file() else sorted(place.rglob("*")))]
+        return {one.relative_to(self.folder).as_posix(): sha256(one) for one in found if one.is_file()}
+
+    def clear(self, window: int, results: Results) -> None:
+        """Remove what is left of a window that was cut short: its cells may be written in two halves, which meet in one file."""
+        for path in results.arrays:
+            remove(self.folder / path / "c" / str(window))
+
+    def _names(self) -> list[str]:
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
 
     def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
         """Put results by path, e.g. ``obsm/X_scbert``, from a row on, and read them back.
@@ -149,20 +182,17 @@ class Store:
         """Some rows of an array."""
         return np.asarray(self.group[path][row : row + n])
 
-    def finish(self, slots: Mapping[str, Any], results: Results, out: Path) -> None:
-        """Write what is of all cells together, and put the whole into its place."""
+    def finish(self, slots: Mapping[str, Any], results: Results, out: Path, files: Collection[str]) -> None:
+        """Write what is of all cells together beside `files`, and put the whole into its place; what else was left goes."""
+        for name in set(self._names()).difference(files):
+            (self.folder / name).unlink()
         long = _names.long_ones(results.classes)
         made = {path: _record.storable(value, long, rows=path.startswith("varm/")) for path, value in slots.items()}
         for path, value in (made | ({f"uns/{_names.LONG}": long} if long else {})).items():
-            if path in self.group:
-                del self.group[path]  # of a process that was interrupted right here
             slot, name = path.split("/")
             write_elem(self.group[slot], name, value)
             if not same(plain(read_elem(self.group[path])), plain(value)):
                 raise NotAsWrittenError(self.folder, path)
-        for cut_short in self.folder.rglob("*.partial"):
-            if cut_short.is_file():
-                cut_short.unlink()
         put_in_place(self.folder, out)
 
     def _lay_obs(self, n: int, groups: Mapping[str, Sequence[str]], more: Sequence[str], results: Results) -> None:
@@ -226,36 +256,49 @@ def _obs(corpus: Corpus, parts: Sequence[str]) -> Iterator[tuple[int, str, pd.Da
     row = 0
     for part in parts:
         for dataset in corpus.datasets(part):
-            obs: Any = read_elem(zarr.open_group(corpus.path / part / dataset["name"] / "obs", mode="r"))
+            obs: Any = read_elem(zarr.open_group(corpus.path / part / dataset["name"] / "obs", mode="r", zarr_format=3))
             yield row, part, obs
             row += dataset["n_cells"]
 
 
 class Share:
-    """How far one share of the windows is. Sums over its cells are written first and the note that names them after."""
+    """How far one share of the windows is. Sums over its cells are written first and the note that names them after.
 
-    def __init__(self, folder: Path, number: int, n_shares: int, n_windows: int) -> None:
+    Each file says which call made it, with a checksum of its own; where one does not fit, the share begins anew.
+    """
+
+    def __init__(self, folder: Path, number: int, n_shares: int, n_windows: int, call: str) -> None:
         self.folder = folder / f"share_{number}"
         self.windows = list(range(number, n_windows, n_shares))
+        self.call = digest({"call": call, "share": number, "of": n_shares})
+        self._begin()
+
+    def _begin(self) -> None:
         self.done, self.without_token = 0, 0
         self.sums: dict[str, np.ndarray] = {}
+        self._is_noted = False
 
     @property
     def is_done(self) -> bool:
         """Whether every window is; a share without any is when its job has said so, lest the whole appear before that job has begun."""
-        return self.done == len(self.windows) and (self.folder / _PROGRESS).exists()
+        return self.done == len(self.windows) and self._is_noted
 
     def load(self) -> Share:
         """Go on where the last note was made."""
-        if (self.folder / _PROGRESS).exists():
-            note = read_json(self.folder / _PROGRESS)
+        self._begin()
+        note = read_note(self.folder / _PROGRESS, self.call)
+        sums = (
+            None if note is None else read_kept(self._sums(note["done"]), self.call) if note["has_sums"] else ({}, {})
+        )
+        if note is not None and sums is not None and sums[0].get("done", note["done"]) == note["done"]:
             self.done, self.without_token = note["done"], note["without_token"]
-            if note["has_sums"]:
-                self.sums = read_arrays(self._sums(self.done))
+            self.sums, self._is_noted = sums[1], True
         return self
 
-    def add(self, sums: Mapping[str, np.ndarray], without_token: int) -> None:
-        """Note that a window is done."""
+    def add(self, sums: Mapping[str, np.ndarray], without_token: int, files: Mapping[str, str]) -> None:
+        """Note that a window is done, and which files hold it."""
+        window = self.windows[self.done]
+        write_note(self._window(window), {"files": files}, self._of(window))
         self.sums = added(self.sums, sums)
         self.without_token += without_token
         self.done += 1
@@ -265,9 +308,21 @@ class Share:
     def note(self) -> None:
         """Write down how far it is."""
         if self.sums:
-            write_arrays(self._sums(self.done), self.sums)
+            write_kept(self._sums(self.done), self.sums, {"done": self.done}, self.call)
         note = {"done": self.done, "without_token": self.without_token, "has_sums": bool(self.sums)}
-        write_json(self.folder / _PROGRESS, note)
+        write_note(self.folder / _PROGRESS, note, self.call)
+        self._is_noted = True
+
+    def files(self, window: int) -> dict[str, str] | None:
+        """Files that hold the results of a window, with their checksums; None where no note of it fits."""
+        note = read_note(self._window(window), self._of(window))
+        return None if note is None else dict(note["files"])
+
+    def _window(self, window: int) -> Path:
+        return self.folder / f"window_{window}.json"
+
+    def _of(self, window: int) -> str:
+        return digest({"share": self.call, "window": window})
 
     def _sums(self, done: int) -> Path:
         return self.folder / f"sums_{done}.npz"

@@ -15,7 +15,8 @@ from scipy import sparse
 from scbert_cll import _checks
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.sources import Source
-from scbert_cll._files import read_arrays, read_json, size_and_time, write_arrays, write_json
+from scbert_cll._files import size_and_time
+from scbert_cll._left_overs import read_kept, write_kept
 from scbert_cll.vocab import GeneVocab
 
 # Bytes a stored value takes while a block is read, placed and binned (measured), and how many values a block has.
@@ -65,16 +66,27 @@ class Scan:
     donor: np.ndarray  # (cells,) number in record["donors"]
     index: np.ndarray  # (columns,) place in the vocabulary
 
-    def save(self, stem: Path) -> None:
-        """Write arrays first: where there is a record, there are arrays."""
+    @classmethod
+    def refused(cls, head: dict[str, Any], reason: str) -> Scan:
+        """Of a file that cannot be used."""
+        nothing = np.zeros(0, np.int32)
+        return cls(head | {"reason": reason}, nothing, nothing, nothing)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the file cannot be used, if it cannot."""
+        return self.record.get("reason")
+
+    def save(self, path: Path, call: str) -> None:
+        """Write all of it as one file, which says what was asked of which file."""
         arrays = {"n_tokens": self.n_tokens, "donor": self.donor, "index": self.index}
-        write_arrays(stem.with_suffix(".npz"), arrays)
-        write_json(stem.with_suffix(".json"), self.record)
+        write_kept(path, arrays, self.record, call)
 
     @classmethod
-    def load(cls, stem: Path) -> Scan:
-        """Read what `save` wrote."""
-        return cls(read_json(stem.with_suffix(".json")), **read_arrays(stem.with_suffix(".npz")))
+    def load(cls, path: Path, call: str) -> Scan | None:
+        """Read what `save` wrote; None where it is damaged, or of another call."""
+        found = read_kept(path, call)
+        return None if found is None else cls(found[0], **found[1])
 
 
 class _Tally:

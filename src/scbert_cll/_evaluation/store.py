@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._files import read_arrays, write_arrays
+from scbert_cll._files import digest
+from scbert_cll._left_overs import read_kept, write_kept
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -46,20 +46,17 @@ class FoldStore:
                 pass  # a place that cannot be written to is found now, not after the first model was fitted
 
     def load(self, name: str, fingerprint: str) -> Done | None:
-        """What was found before, if it was; a damaged file counts as none."""
-        if self.folder is None or not (path := self._path(name, fingerprint)).exists():
+        """What was found before, if it was; a file that is damaged, or of another model or run, counts as none."""
+        if self.folder is None:
             return None
-        try:
-            arrays = read_arrays(path)
-            return Done(arrays["proba"], float(arrays["seconds"]))
-        except (ValueError, KeyError, OSError, EOFError, BadZipFile):
-            return None
+        found = read_kept(self._path(name, fingerprint), digest([name, fingerprint]))
+        return None if found is None else Done(found[1]["proba"], found[0]["seconds"])
 
     def save(self, name: str, fingerprint: str, done: Done) -> None:
         """Write aside, read back and rename, so that a file is whole or not there."""
         if self.folder is not None:
-            arrays = {"proba": done.proba, "seconds": np.asarray(done.seconds, np.float64)}
-            write_arrays(self._path(name, fingerprint), arrays)
+            path, call = self._path(name, fingerprint), digest([name, fingerprint])
+            write_kept(path, {"proba": done.proba}, {"seconds": float(done.seconds)}, call)
 
     def _path(self, name: str, fingerprint: str) -> Path:
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]
@@ -68,14 +65,14 @@ class FoldStore:
 
 def fingerprint(*parts: Any) -> str:
     """Hash of arrays and plain values; of other objects what they say of themselves, less where they lie in memory."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype != object:
-            digest.update(f"{part.dtype}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
+            found.update(f"{part.dtype}{part.shape}".encode())
+            found.update(np.ascontiguousarray(part).data)
         else:
-            digest.update(json.dumps(part, default=_told, sort_keys=True).encode())
-    return digest.hexdigest()
+            found.update(json.dumps(part, default=_told, sort_keys=True).encode())
+    return found.hexdigest()
 
 
 def _told(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import zarr
-from annbatch import DatasetCollection, Loader
+from annbatch import Loader
 from annbatch.abc import Sampler
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
@@ -71,21 +71,20 @@ class Reader:
 
     def lengths(self) -> np.ndarray:
         """Stored values of each cell."""
-        counts = [
-            np.diff(np.asarray(zarr.open_array(group.store, path=f"{group.path}/X/indptr", mode="r")[:]))
-            for group in self._groups()
-        ]
-        return np.concatenate(counts).astype(np.int32)
+        counts = [np.diff(np.asarray(cast("Any", group["X/indptr"])[:])) for group in self._groups()]
+        return np.concatenate([np.zeros(0, np.int64), *counts]).astype(np.int32)
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of `obs` of all cells."""
-        found: pd.DataFrame = self._collection().obs(list(columns))
-        return found
+        frames = [
+            pd.DataFrame({name: read_elem(obs[name]) for name in columns if name in obs}, index=self._index(obs))
+            for obs in self._obs()
+        ]
+        return pd.concat(frames) if frames else pd.DataFrame(columns=list(columns))
 
     def names(self) -> pd.Index:
         """Names of all cells."""
-        frames = [cast("pd.DataFrame", read_elem(group["obs"])) for group in self._groups()]
-        names: pd.Index = pd.Index(np.concatenate([frame.index for frame in frames]))
+        names: pd.Index = pd.Index(np.concatenate([np.zeros(0, object), *(self._index(obs) for obs in self._obs())]))
         return names
 
     def _open(self) -> Loader[Any, Any]:
@@ -94,8 +93,14 @@ class Reader:
             self._loader = loader.add_adatas([AnnData(X=sparse_dataset(group["X"])) for group in self._groups()])
         return self._loader
 
-    def _collection(self) -> DatasetCollection:
-        return DatasetCollection(zarr.open_group(self.corpus.path / self.part, mode="r"))
-
     def _groups(self) -> list[zarr.Group]:
-        return list(self._collection())
+        """The datasets that the manifest lists, in its order; what else lies in the folder is not looked at."""
+        names = [dataset["name"] for dataset in self.corpus.datasets(self.part)]
+        return [zarr.open_group(self.corpus.path / self.part / name, mode="r", zarr_format=3) for name in names]
+
+    def _obs(self) -> list[Any]:
+        return [group["obs"] for group in self._groups()]
+
+    @staticmethod
+    def _index(obs: Any) -> np.ndarray:
+        return np.asarray(read_elem(obs[obs.attrs["_index"]]), dtype=object)

@@ -21,7 +21,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from scbert_cll import _checks, _files
-from scbert_cll._files import NotAsWrittenError, only_writer, read_json, same, sha256, versions, write_json
+from scbert_cll._files import NotAsWrittenError, read_json, same, sha256, versions, write_json
+from scbert_cll._left_overs import only_writer
 from scbert_cll.model._io import bits
 from scbert_cll.model._monitor import History
 from scbert_cll.model._plans import APART

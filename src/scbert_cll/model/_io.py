@@ -1,13 +1,15 @@
 """The file format of a model: a folder.
 
-A model is a folder that a text editor can read: ``config.json`` (network, setup, binning, versions, checksum), ``vocab.txt``
+A model is a folder that a text editor can read: ``config.json`` (network, setup, binning, versions, checksums of all files and of itself), ``vocab.txt``
 (one gene per line, in the network's order), ``labels.json`` (classifiers), ``history.csv``, ``edges.csv`` (bins learned per gene),
-``linear.safetensors`` (the logistic regression beside a classifier) and ``weights.safetensors``. Nothing in it is executed when it is read.
+``linear.safetensors`` (the logistic regression beside a classifier) and ``weights.safetensors``. Nothing in it is executed when it is read, and of
+these files only those that ``config.json`` lists are read: one that it does not list is another model's, and refused.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,18 +23,46 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from scbert_cll import _files
-from scbert_cll._files import plain, read_json, same, set_aside, sha256, versions, write_json
+from scbert_cll._checks import manifests
+from scbert_cll._files import (
+    CHECKSUM,
+    is_sealed,
+    plain,
+    read_json,
+    same,
+    sealed,
+    set_aside,
+    sha256,
+    versions,
+    write_json,
+)
 from scbert_cll.model._finite import usable
 
 FORMAT: Final = "scbert_cll model"
-FORMAT_VERSION: Final = (
-    3  # 2: with the linear part; 3: its arrays lie in the order they are read in, whichever safetensors wrote them
-)
+# 2: with the linear part; 3: its arrays lie in the order they are read in, whichever safetensors wrote them; 4: config.json has a
+# checksum of itself
+FORMAT_VERSION: Final = 4
+SEALED: Final = 4  # the first version of which that is so
 CONFIG, VOCAB, LABELS, WEIGHTS = "config.json", "vocab.txt", "labels.json", "weights.safetensors"
 HISTORY, EDGES, LINEAR = "history.csv", "edges.csv", "linear.safetensors"
 _NEEDED: Final = (CONFIG, VOCAB, WEIGHTS)
 _CONFIG_KEYS: Final = {"format_version", "sha256", "class", "is_trained", "setup", "network", "binning"}
 _OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES, LINEAR}
+_BINNING: Final = manifests.Keys(
+    {"params": manifests.Keys({"n_bins": int})}, {"edges": manifests.Maybe([manifests.NUMBER])}
+)
+_KINDS: Final = manifests.Keys(
+    {
+        "format_version": int,
+        "sha256": manifests.Each(str, "|".join(sorted(map(re.escape, _OURS - {CONFIG})))),
+        "class": str,
+        "is_trained": bool,
+        "setup": manifests.Keys({"layer": str}),
+        "network": manifests.Keys({}),
+        "binning": _BINNING,
+    },
+    {"kept_epoch": manifests.Maybe(int), "joined": manifests.Maybe(manifests.Keys({}))},
+)
 _WRITERS: Final = ("scvi-tools", "torch", "safetensors", "numpy", "pandas", "scikit-learn")
 ORDERED: Final = 3  # the first version whose arrays are sure to lie in the order they are read in
 _TABLES: Final = {"history": HISTORY, "edges": EDGES}
@@ -68,6 +98,8 @@ def save_folder(
     usable(linear or {}, "The logistic regression beside the network")
     path = Path(path).resolve()
     may_replace(path, overwrite=overwrite)
+    if path.exists():  # where the model that is there lies for a moment
+        may_replace(set_aside(path), overwrite=overwrite)
     model = {"config": config, "genes": genes, "labels": labels, "history": history, "edges": edges}
     model |= {"linear": None if linear is None else _contiguous(linear), "weights": _contiguous(weights)}
     _files.replace(path, lambda aside: _write(aside, model), lambda aside: _is(load_folder(aside), model))
@@ -87,7 +119,7 @@ def _write(folder: Path, model: Mapping[str, Any]) -> None:
         (folder / LINEAR).write_bytes(serialize(model["linear"]))
     sums = {file.name: sha256(file) for file in sorted(folder.iterdir())}
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": sums}
-    write_json(folder / CONFIG, head | model["config"])
+    write_json(folder / CONFIG, sealed(head | model["config"]))
 
 
 def _contiguous(arrays: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
@@ -148,28 +180,48 @@ def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = No
         raise ValueError(f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = {FORMAT!r}.")
     if absent := sorted(_CONFIG_KEYS - set(config)):
         raise ValueError(f"{path / CONFIG} is damaged: it lacks {', '.join(absent)}.")
-    if config["format_version"] > FORMAT_VERSION:
+    version = config["format_version"]
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(
-            f"{path} was written by a newer scbert_cll (format {config['format_version']}, this version reads {FORMAT_VERSION}); "
+            f"{path} was written by a newer scbert_cll (format {version}, this version reads {FORMAT_VERSION}); "
             "upgrade scbert_cll to read it."
         )
-    for name, expected in config["sha256"].items():
+    listed = _listed(path, config)
+    for name, expected in listed.items():
         if not (path / name).is_file() or sha256(path / name) != expected:
             raise ValueError(
                 f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy."
             )
-    tables = {
-        name: _files.read_numbers(path / file) if (path / file).exists() else None for name, file in _TABLES.items()
-    }
+    tables = {name: _files.read_numbers(path / file) if file in listed else None for name, file in _TABLES.items()}
     return {
         "config": config,
         "genes": _files.read_names(path / VOCAB),
-        "labels": read_json(path / LABELS) if (path / LABELS).exists() else None,
+        "labels": read_json(path / LABELS) if LABELS in listed else None,
         "history": None if tables["history"] is None else tables["history"].rename(index=int),
         "edges": tables["edges"],
-        "linear": _read_linear(path, config, linear_order) if (path / LINEAR).exists() else None,
+        "linear": _read_linear(path, config, linear_order) if LINEAR in listed else None,
         "weights": _read_tensors(path / WEIGHTS),
     }
+
+
+def _listed(path: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Files of the model and their checksums, once config.json is known to be whole and nothing else of a model lies beside it."""
+    is_old = config["format_version"] in range(1, SEALED) and CHECKSUM not in config
+    remedy = "Restore the folder from a copy, or save the model again."
+    manifests.readable_list(
+        config, _KINDS, path / CONFIG, is_whole=None if is_old else is_sealed(config), remedy=remedy
+    )
+    listed: dict[str, str] = config["sha256"]
+    if absent := [name for name in _NEEDED if name != CONFIG and name not in listed]:
+        raise ValueError(f"{path / CONFIG} is damaged: it does not list {', '.join(absent)}. {remedy}")
+    if LINEAR in listed and config.get("joined") is None:
+        raise ValueError(f"{path / CONFIG} is damaged: it lists {LINEAR} and does not say how it is joined. {remedy}")
+    if others := sorted(name for name in _OURS - {CONFIG, *listed} if (path / name).exists()):
+        raise ValueError(
+            f"{path} holds {', '.join(others)}, which {CONFIG} does not list: another model was there before, and left it. Delete what is not "
+            "listed, or save the model again."
+        )
+    return listed
 
 
 def _read_linear(path: Path, config: Mapping[str, Any], order: Order | None) -> dict[str, np.ndarray]:

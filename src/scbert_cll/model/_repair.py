@@ -9,11 +9,12 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from scbert_cll import _checks
+from scbert_cll._files import CHECKSUM
 from scbert_cll.model import _io
 
 _ZERO: Final = 1e-6  # of the largest coefficient: what rounding leaves of a sum over classes that is zero
 _FAR: Final = 1e-3  # what no rounding leaves
-_HEAD: Final = ("format", "format_version", "versions", "sha256")  # what the writer puts into a config itself
+_HEAD: Final = ("format", "format_version", "versions", "sha256", CHECKSUM)  # what the writer puts into a config itself
 
 
 def repair_model(

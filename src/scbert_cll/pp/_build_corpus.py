@@ -16,7 +16,8 @@ from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import deal_donors, deal_runs, parts_of
 from scbert_cll._corpus.scan import Request, Scan, labels
 from scbert_cll._corpus.write import SOURCE, Job
-from scbert_cll._files import digest, only_writer
+from scbert_cll._files import digest
+from scbert_cll._left_overs import only_writer
 from scbert_cll._settings import settings
 from scbert_cll.pp._bin_expression import Method, cut, cuts
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases
@@ -109,7 +110,7 @@ def build_corpus(
     Raises
     ------
     FileExistsError
-        `out` exists.
+        `out` exists, or the folder to build it in does and is not one of ours.
     FileNotFoundError
         A file does not.
     ValueError
@@ -172,6 +173,7 @@ def build_corpus(
         cells=cells,
     )
     folder = Building(out.with_name(f"{out.name}.building"))
+    folder.claim()
     with only_writer(folder.folder, "the corpus"):
         _checks.new_folder(out)
         table = _build(folder, files, request, call, binning, out)

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
-from anndata import AnnData
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._corpus.format import PARTS
-from scbert_cll._corpus.predictions import PART, Results, Share, Store, added, categories, n_cells, pieces
-from scbert_cll._files import digest, only_writer, read_json, write_json
+from scbert_cll._corpus.predictions import Share, Store, added, n_cells, pieces
+from scbert_cll._files import digest, plain, remove
+from scbert_cll._left_overs import claim, discard, only_writer, read_note, write_note
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model._checkpoints import tensors_digest
-from scbert_cll.model._corpus import CorpusData
-from scbert_cll.model._data import take_columns
 from scbert_cll.tl import _write
 from scbert_cll.tl._corpus_data import OnDisk, opened
 from scbert_cll.tl._gene_attention import warn_if_uniform
+from scbert_cll.tl._prediction_job import Job
 
 _PLAN: Final = "plan.json"
+_OURS: Final = (_PLAN, "laid.json", "store", "store.new", "share_*")  # in the folder in which it is done
 _ATTENTION: Final = f"uns/{_keys.GENE_ATTENTION}"
-_FLOOR_CELLS: Final = 256  # as ScBERT.get_attention_floor looks at
 
 
 def predict_corpus(
@@ -93,7 +89,7 @@ def predict_corpus(
     Raises
     ------
     FileExistsError
-        `out` exists.
+        `out` exists, or the folder to work in does and is not one of ours.
     FileNotFoundError
         There is no corpus.
     KeyError
@@ -132,125 +128,19 @@ def predict_corpus(
     out = Path(out)
     _checks.new_folder(out)
     parts = [parts] if isinstance(parts, str) else list(parts)
-    job = _Job(opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size)
+    job = Job(opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size)
     job.check()
     work = _Work(job, out, n_shares)
-    work.begin()
+    laid = work.begin()
     work.do(number)
-    work.finish()
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Cells, a model, and what is asked of it."""
-
-    data: CorpusData
-    model: ScBERT | ScBERTClassifier
-    groupby: str | None
-    parts: list[str]
-    unassigned_below: float | None
-    batch_size: int | None
-
-    @cached_property
-    def groups(self) -> list[str]:
-        """Names of the groups whose attention is averaged."""
-        if self.groupby is None:
-            return []
-        stored = categories(self.data.corpus, self.parts)
-        if self.groupby in stored:
-            return stored[self.groupby]
-        filled = [part for part in self.parts if self.data.corpus.n_cells(part)]
-        return _checks.by_name.class_order(pd.concat([self.data.obs(part, self.groupby) for part in filled]))
-
-    def codes(self, part: str, start: int, stop: int) -> np.ndarray:
-        """Which group each of some cells is of; -1 for none. Of a column that the corpus has as numbers."""
-        values = self.data.obs(part, str(self.groupby)).iloc[start:stop]
-        return np.asarray(pd.Categorical(_checks.by_name.class_names(values), categories=self.groups).codes)
-
-    def check(self) -> None:
-        """Refuse what does not fit before anything is written; some cells are predicted to that end."""
-        corpus, model = self.data.corpus, self.model
-        _checks.on_corpus.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
-        _checks.on_corpus.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
-        _checks.on_corpus.groups_of_corpus(self.groupby, [*categories(corpus, self.parts), *self.numbers])
-        _checks.on_corpus.not_too_many_groups(self.groupby, len(self.groups))
-        model._fits_corpus(self.data)
-        part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
-        known, cells = self.cells(part, np.arange(start, stop))
-        if len(known):
-            self.predicted(cells)
-
-    @property
-    def numbers(self) -> list[str]:
-        """Columns that the corpus has as numbers."""
-        return [name for name, kinds in self.data.corpus.record["obs_columns"].items() if kinds is None]
-
-    def results(self) -> Results:
-        """What there will be of every cell."""
-        width = self.model.config.n_hidden
-        if isinstance(self.model, ScBERT):
-            return Results(width)
-        names = _write.called(self.model, self.unassigned_below)
-        tables = [_keys.PROBA, *([] if self.model.linear_ is None else [_keys.LINEAR_PROBA])]
-        return Results(width, self.model.classes, names, tables)
-
-    def plan(self) -> dict[str, Any]:
-        """All that decides what is written."""
-        model, data = self.model, self.data
-        edges = model.binning["edges"]
-        cut = edges.to_csv() if isinstance(edges, pd.DataFrame) else list(edges)
-        known: dict[str, Any] = {"network": asdict(model.config), "weights": tensors_digest(model.module.state_dict())}
-        known |= {"genes": list(model.genes), "edges": cut, "params": model.binning["params"]}
-        known |= {"linear": model._linear_arrays(), "joined": model._joined(), "labels": model._labels()}
-        return {
-            "corpus": data.corpus.digest[:12],
-            "model": digest(known)[:12],
-            "groupby": self.groupby,
-            "parts": self.parts,
-            "unassigned_below": self.unassigned_below,
-            "cells at a time": data.chunk_size * data.preload_nchunks,
-        }
-
-    def cells(self, part: str, cells: np.ndarray) -> tuple[np.ndarray, AnnData]:
-        """Of some cells those that have a token among the model's genes: which these are, and the cells."""
-        adata = self.data.cells(part, cells)
-        if self.model.config.tokens == "all":
-            return np.arange(len(cells)), adata
-        csr: Any = adata.layers[_keys.BINNED]
-        known = np.flatnonzero(np.diff(take_columns(csr, adata.var_names.get_indexer(self.model.genes)).indptr))
-        return known, adata if len(known) == len(cells) else adata[known].copy()
-
-    def predicted(self, cells: AnnData) -> dict[str, np.ndarray]:
-        """What is written of these cells, by path."""
-        if isinstance(self.model, ScBERT):
-            latent = self.model.get_latent_representation(cells, batch_size=self.batch_size)
-            return _arrays({"obsm": {_keys.X_SCBERT: latent}})
-        found = self.model.predict_parts(cells, batch_size=self.batch_size)
-        return _arrays(_write.predictions(self.model, found, unassigned_below=self.unassigned_below))
-
-    def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
-        """Attention summed over the cells of each group, and how many these are."""
-        sums = self.model._attention_sums(codes, len(self.groups), cells, self.batch_size)
-        return {"attention": sums, "n_cells": np.bincount(codes[codes >= 0], minlength=len(self.groups))}
-
-    def floor(self) -> np.ndarray:
-        """Floor of the attention in some cells, evenly spaced over all."""
-        n = n_cells(self.data.corpus, self.parts)
-        rows = np.unique(np.linspace(0, n - 1, _FLOOR_CELLS).astype(int))
-        found, seen = np.zeros(self.model.config.n_layers), 0
-        for part, _, stop, row in pieces(self.data.corpus, self.parts, 0, n):
-            known, cells = self.cells(part, rows[(rows >= row) & (rows < row + stop)] - row)
-            if len(known):
-                found += len(known) * self.model.get_attention_floor(cells)
-                seen += len(known)
-        return (found / max(seen, 1)).astype(np.float32)
+    work.finish(laid)
 
 
 @dataclass(frozen=True)
 class _Work:
     """The folder in which a job is done, in shares."""
 
-    job: _Job
+    job: Job
     out: Path
     n_shares: int
 
@@ -269,24 +159,35 @@ class _Work:
         """Cells of all shares."""
         return n_cells(self.job.data.corpus, self.job.parts)
 
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """All that decides what is written, and by how many."""
+        return self.job.plan() | {"shares": self.n_shares}
+
+    @cached_property
+    def call(self) -> str:
+        """What every left-over of this call carries."""
+        return digest(self.plan)
+
     def share(self, number: int) -> Share:
         """One of the shares, as far as it is."""
-        return Share(self.folder, number, self.n_shares, -(-self.n_cells // self.store.window)).load()
+        return Share(self.folder, number, self.n_shares, -(-self.n_cells // self.store.window), self.call).load()
 
-    def begin(self) -> None:
-        """Lay the store out, or go on with the one that was; of processes that begin together the first one does it."""
-        plan = self.job.plan() | {"shares": self.n_shares}
+    def begin(self) -> list[str]:
+        """Lay the store out, or go on with the one that was; of processes that begin together the first one does it. Names its files."""
         with self.one_at_a_time(), self.disk(self.n_cells):
             if self.out.exists():
-                shutil.rmtree(self.folder, ignore_errors=True)
+                discard(self.folder, *_OURS)
             _checks.new_folder(self.out)
-            if self.store.folder.exists():
-                _checks.on_corpus.same_predictions(plan, read_json(self.folder / _PLAN), self.folder)
-                return
-            for old in self.folder.glob("share_*"):
-                shutil.rmtree(old)
-            write_json(self.folder / _PLAN, plan)
-            self.store.create(self.job.data.corpus, self.job.parts, self.job.results())
+            known = read_note(self.folder / _PLAN, _PLAN)
+            if known is not None and self.store.folder.exists():
+                _checks.on_corpus.same_predictions(plain(self.plan), known["asked"], self.folder)
+                if (laid := self.store.laid(self.call)) is not None:
+                    return laid
+            for old in (self.store.folder, *self.folder.glob("share_*")):
+                remove(old)
+            write_note(self.folder / _PLAN, {"asked": self.plan}, _PLAN)
+            return self.store.create(self.job.data.corpus, self.job.parts, self.job.results(), self.call)
 
     def do(self, number: int) -> None:
         """Every window of a share that is not done."""
@@ -300,13 +201,15 @@ class _Work:
             with tqdm(total=sum(cells), disable=None, **bar) as shown:
                 for window in share.windows[share.done :]:
                     with self.disk(sum(cells[share.done :])):
-                        self._window(window, share)
+                        sums, without = self._window(window)
+                        share.add(sums, without, self.store.chunks(window, self.job.results()))
                     _give_back()
                     shown.update(cells[share.done - 1])
 
-    def _window(self, window: int, share: Share) -> None:
-        """Predict the cells of a window, write that, and note it."""
+    def _window(self, window: int) -> tuple[dict[str, np.ndarray], int]:
+        """Predict the cells of a window and write that; sums over them, and how many have no token."""
         size, sums, without = self.store.window, dict[str, np.ndarray](), 0
+        self.store.clear(window, self.job.results())
         for part, start, stop, row in pieces(self.job.data.corpus, self.job.parts, window * size, (window + 1) * size):
             known, cells = self.job.cells(part, np.arange(start, stop))
             without += stop - start - len(known)
@@ -316,7 +219,18 @@ class _Work:
             self.store.write(row, {path: _in_rows(values, known, stop - start) for path, values in found.items()})
             if self.job.groupby is not None:
                 sums = added(sums, self.job.attention(cells, self._codes(part, start, stop, row)[known]))
-        share.add(sums, without)
+        return sums, without
+
+    def _mended(self, shares: list[Share]) -> list[str]:
+        """Every file of results; a window that is not as it was written is predicted again, and its sums are as they were."""
+        found: list[str] = []
+        for share, window in ((one, window) for one in shares for window in one.windows):
+            files = share.files(window)
+            if files is None or not self.store.are_whole(files):
+                self._window(window)
+                files = self.store.chunks(window, self.job.results())
+            found += files
+        return found
 
     def _codes(self, part: str, start: int, stop: int, row: int) -> np.ndarray:
         """Which group each of some cells is of."""
@@ -324,17 +238,17 @@ class _Work:
             return self.job.codes(part, start, stop)
         return self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)
 
-    def finish(self) -> None:
-        """Put the whole in its place, if all shares are done."""
+    def finish(self, laid: list[str]) -> None:
+        """Put the whole in its place, if all shares are done; `laid` are the files of the store before the first of them."""
         with self.one_at_a_time():
             shares = [self.share(number) for number in range(self.n_shares)]
             is_last = self.store.folder.exists() and all(share.is_done for share in shares)
             if is_last:
                 slots = self._slots(shares)
                 with self.disk(0):
-                    self.store.finish(slots, self.job.results(), self.out)
+                    self.store.finish(slots, self.job.results(), self.out, [*laid, *self._mended(shares)])
         if self.out.exists():  # a process that waited for the last one made the folder anew
-            shutil.rmtree(self.folder, ignore_errors=True)
+            discard(self.folder, *_OURS)
         if is_last:
             if _ATTENTION in slots:
                 warn_if_uniform(slots[_ATTENTION]["attention_floor"])
@@ -343,7 +257,7 @@ class _Work:
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         """Wait for processes that do other shares."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        claim(self.folder, "the predictions")
         with FileLock(self.folder / ".lock"):
             yield
 
@@ -387,20 +301,6 @@ def _give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # musl has none
     if trim is not None:
         trim(0)
-
-
-def _arrays(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Results as they lie in the store."""
-    found: dict[str, np.ndarray] = {}
-    for name, value in [*slots.get("obs", {}).items(), *slots["obsm"].items()]:
-        path = f"{'obs' if name in slots.get('obs', {}) else 'obsm'}/{name}"
-        if isinstance(value, pd.DataFrame):
-            found |= {f"{path}/{_names.key(column)}": value[column].to_numpy() for column in value}
-        elif isinstance(value, pd.Categorical):
-            found[f"{path}/codes"] = value.codes
-        else:
-            found[path] = np.asarray(value)
-    return found
 
 
 def _in_rows(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
