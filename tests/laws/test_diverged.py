@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 import scbert_cll as sc_cll
 from scbert_cll import pp, tl
-from scbert_cll._files import sha256
+from scbert_cll._files import sealed, sha256
 from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 from scbert_cll.model._finite import StopWhereNotFinite
@@ -490,7 +490,7 @@ def spoiled(folder: Path, file: str, name: str, value: float) -> None:
     save_file(tensors, folder / file)
     config = json.loads((folder / "config.json").read_text())
     config["sha256"][file] = sha256(folder / file)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(sealed(config)))
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)
