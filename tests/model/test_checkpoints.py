@@ -38,8 +38,9 @@ class Die(L.Callback):
     def on_train_batch_end(self, trainer, *args):
         if fault == "step" and trainer.global_step == 12:
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "wait":
-            time.sleep(0.05)
+        if fault == "wait" and trainer.global_step == 7:  # between two checkpoints, and long enough to be told something
+            open(f"{folder}.at_step_7", "w").close()
+            time.sleep(2)
 
 save = torch.save
 def half_of_it(what, file):
@@ -146,7 +147,7 @@ def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
     context = multiprocessing.get_context("forkserver")
     child = context.Process(target=runpy.run_path, args=(str(code),), kwargs={"init_globals": given})
     child.start()
-    _wait_for(tmp_path / "run" / "step_5.ckpt")
+    _wait_for(tmp_path / "run.at_step_7")
     os.kill(child.pid, signal.SIGUSR1)
     child.join(60)
     assert child.exitcode == 128 + signal.SIGTERM
@@ -160,7 +161,7 @@ def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
 @pytest.mark.slow
 def test_a_run_that_is_told_to_end_writes_a_checkpoint_first(corpus, tmp_path, in_a_child, uninterrupted):
     child = in_a_child(tmp_path, "wait")
-    _wait_for(tmp_path / "step_5.ckpt")
+    _wait_for(tmp_path.with_name(f"{tmp_path.name}.at_step_7"))
     child.terminate()
     child.join(60)
     assert child.exitcode == 128 + signal.SIGTERM
