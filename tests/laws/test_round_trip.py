@@ -536,7 +536,7 @@ WRITE |= {
 KNOWN = {  # who may write without being read back by `_files`, and why
     ("_files.py", "write_bytes"),
     ("_files.py", "savez"),
-    ("_files.py", "write_text"),  # who holds a lock
+    ("_left_overs.py", "write_text"),  # who holds a lock, and that a folder is ours
     ("model/_io.py", "write_bytes"),  # inside a folder that is read back as a whole
     ("model/_io.py", "serialize"),
     ("model/_checkpoint.py", "torch.save"),
