@@ -203,6 +203,6 @@ def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.Dat
     keys = [donor.rename("donor"), part.rename("split")]
     counts = donor.groupby(keys).size().rename("n_cells").to_frame()
     if label is not None:
-        per_class = pd.crosstab(keys, label).rename(columns=lambda c: f"n_{c}")
-        counts = counts.join(per_class, rsuffix=" (class)").fillna(0).astype(int)  # of a class called "cells"
+        names = {name: f"n_{name}" if name != "cells" else "n_cells (class)" for name in label.dropna().unique()}
+        counts = counts.join(pd.crosstab(keys, label).rename(columns=names)).fillna(0).astype(int)
     return counts.reset_index()
