@@ -41,7 +41,7 @@ def predictions(
     score = values.max(1)
     names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
     if unassigned_below is not None:
-        names = names.set_categories(called(model, unassigned_below)).copy()  # pandas 3 may give what cannot be written to
+        names = names.set_categories(called(model, unassigned_below)).copy()  # else pandas 3 may forbid to write
         names[score < unassigned_below] = _keys.UNASSIGNED
     tables = {_keys.PROBA: found.joined} | ({} if found.linear is None else {_keys.LINEAR_PROBA: found.linear})
     return {"obs": {_keys.PRED: names, _keys.SCORE: score}, "obsm": tables | {_keys.X_SCBERT: found.latent}}
