@@ -99,8 +99,7 @@ def with_tokens(cells: Cells, asked: Reading, model: ScBERT | ScBERTClassifier |
         pp.bin_expression(rna, layer=cells.layer, key_added=name)
         say(f"Raw counts were binned (pp.bin_expression) in {rna.n_vars:,} genes.")
         return rna
-    unseen = [gene for gene in model.registry["setup_args"].get("exclude_genes") or () if gene not in model.genes]
-    aligned = pp.align_genes(rna, [*model.genes, *unseen], layer=cells.layer)  # these are in the totals
+    aligned = pp.align_genes(rna, [*model.genes, *model._hidden_genes], layer=cells.layer)  # of these are the totals
     aligned.layers.pop(name, None)
     pp.bin_expression(aligned, layer=cells.layer, edges=model.binning, key_added=name)
     n = int(aligned.var[_keys.IN_QUERY].loc[model.genes].sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import warnings
@@ -20,7 +21,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 import scbert_cll as sc_cll
-from scbert_cll import pp, tl
+from scbert_cll import _checks, pp, tl
 from scbert_cll._files import sealed, sha256
 from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
@@ -481,6 +482,11 @@ def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from(adata, tmp_path):
 def trained(world: AnnData) -> dict[str, Any]:
     """A model of each kind; not to be changed."""
     return {kind: train(kind, world.copy(), 1)[0] for kind in ("ScBERT", "average")}
+
+
+@pytest.mark.parametrize("kind", [sc_cll.ScBERT, sc_cll.ScBERTClassifier])
+def test_the_default_that_the_sentence_names_is_the_default(kind: Any) -> None:
+    assert inspect.signature(kind.train).parameters["lr"].default == _checks.finite._LR
 
 
 def spoiled(folder: Path, file: str, name: str, value: float) -> None:

@@ -77,7 +77,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
 
     def _fits(self, record: Mapping[str, Any], adata: AnnData, where: str, *, is_corpus: bool = False) -> None:
         """Refuse tokens that were cut at other edges or from totals of other genes than the model's, or that most of its genes are missing from."""
-        hidden = list(self.registry["setup_args"]["exclude_genes"])
+        hidden = self._hidden_genes
         _checks.same_binning(
             record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
         )
@@ -86,6 +86,11 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         )
         names, expected = adata.var_names, self.binning["params"]
         _checks.totals.same(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
+
+    @property
+    def _hidden_genes(self) -> list[str]:
+        """Genes that are in the totals of its tokens, and that it is not shown."""
+        return list(self.registry["setup_args"]["exclude_genes"])
 
     def _tell_missing(self, missing: pd.Index, first_cell: str) -> None:
         """Say how many of the model's genes cells lack; once, though verbs read the same cells more than once."""

@@ -113,7 +113,7 @@ def _loading(model: TokenModel, name: str) -> str:
         "tl.predict(adata, model)" if classifies else 'adata.obsm["X_scbert"] = model.get_latent_representation(adata)'
     )
     hidden = ", *model.registry['setup_args']['exclude_genes']"  # these are in the totals of its cells
-    genes = f"[*model.genes{hidden}]" if model.registry["setup_args"]["exclude_genes"] else "model.genes.tolist()"
+    genes = f"[*model.genes{hidden}]" if model._hidden_genes else "model.genes.tolist()"
     code = f"""\
         import anndata as ad
         from scbert_cll import pp{", tl" * classifies}
@@ -139,7 +139,7 @@ def _marker(model: TokenModel) -> str:
 
 def _genes(model: TokenModel) -> str:
     first = _code(model.genes[:_N_GENES])
-    excluded = model.registry["setup_args"]["exclude_genes"]
+    excluded = model._hidden_genes
     left_out = _code(excluded) if excluded else "none were named"
     return f"{len(model.genes):,} genes, all in `vocab.txt`; the first are {first}. Left out on purpose: {left_out}."
 

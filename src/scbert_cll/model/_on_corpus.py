@@ -81,7 +81,7 @@ class OnCorpus(Training):
 
     def _fits_corpus(self, data: CorpusData) -> None:
         """Refuse a corpus whose tokens mean something else, or that lacks most of the model's genes."""
-        hidden = pd.Index(list(self.registry["setup_args"]["exclude_genes"]))
+        hidden = pd.Index(self._hidden_genes)
         data.count(self.genes.append(hidden.difference(self.genes)), self.binning["params"])
         genes = AnnData(var=pd.DataFrame(index=data.genes))
         self._fits(data.binning, genes, f"The corpus {data.corpus.path}", is_corpus=True)
