@@ -15,7 +15,8 @@ from typing import Any, Final
 from scbert_cll import _cli
 from scbert_cll._cli_parser import command_parser, described_of, group_of, options_of, whole_parser
 from scbert_cll._cli_words import flag, in_options
-from scbert_cll._files import FigureError, NotAsWrittenError
+from scbert_cll._files import FigureError
+from scbert_cll._in_place import NotAsWrittenError
 from scbert_cll._left_overs import InUseError
 from scbert_cll._threads import passive
 

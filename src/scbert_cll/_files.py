@@ -1,17 +1,13 @@
-"""Files that must be whole: checksums, writing and reading back, and renaming into place.
+"""Kinds of files: what writes and reads each, so that what is read is what was written, and checksums.
 
-Every file and folder that the package writes goes through `replace` or `replace_all`: it is written aside, read back by what will read it,
-compared, and only then put in the place of what was there. What lies in a folder that is itself still aside goes through `written`.
+A pair of `as_...` goes to `replace` in `_in_place`, or, for a file of a folder that is itself still aside, to `written`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -20,23 +16,9 @@ import numpy as np
 import pandas as pd
 
 import scbert_cll
+from scbert_cll._in_place import Same, Write, replace
 
 CHECKSUM: Final = "checksum"  # of a list or note, in itself
-
-
-type Write = Callable[[Path], object]
-type Same = Callable[[Path], bool]
-
-
-class NotAsWrittenError(RuntimeError):
-    """What is read back from a file is not what was to be written to it."""
-
-    def __init__(self, path: Path, where: str = "") -> None:
-        super().__init__(
-            f"{path} was not written: {where or 'it'} reads back as something else. What was there before is as it was. "
-            "The disk or a library may be at fault. Remedy: write to another disk; if that fails, too, "
-            "pip install --upgrade safetensors h5py zarr anndata."
-        )
 
 
 class FigureError(RuntimeError):
@@ -110,102 +92,7 @@ def versions(*libraries: str) -> dict[str, str]:
     return found
 
 
-# ---- written aside, read back, put in place
-
-
-def written(path: Path, write: Write, same: Same, what: Path | None = None) -> None:
-    """Write a file or folder where it is, and read it back; `what` is the name that the user knows it by.
-
-    Raises
-    ------
-    NotAsWrittenError
-        `same` says that what is read back is something else, or cannot read it.
-    """
-    try:
-        write(path)
-    except NotAsWrittenError as error:  # of a file in a folder
-        raise NotAsWrittenError(what or path) from error
-    try:
-        right = same(path)
-    except (ValueError, KeyError, EOFError) as error:  # it cannot even be read
-        raise NotAsWrittenError(what or path) from error
-    if not right:
-        raise NotAsWrittenError(what or path)
-
-
-def replace(path: Path, write: Write, same: Same) -> None:
-    """Write a file or folder aside, read it back, and only then put it in the place of what is there.
-
-    Parameters
-    ----------
-    path
-        The file or folder; its parents are made.
-    write
-        Writes to the path it is given.
-    same
-        Reads the path it is given, and says whether it holds what was to be written.
-
-    Raises
-    ------
-    NotAsWrittenError
-        It does not. What was there is as it was.
-    """
-    replace_all({path: (write, same)})
-
-
-def replace_all(files: Mapping[Path, tuple[Write, Same]]) -> None:
-    """Write several files or folders aside; when all are read back and right, put them in their places.
-
-    A file aside has the ending of its name, since that says what it is.
-    """
-    aside = {path: path.with_name(f".new_{secrets.token_hex(4)}_{path.name}") for path in files}
-    try:
-        for path, (write, same) in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            written(aside[path], write, same, path)
-        for path in files:
-            put_in_place(aside[path], path)
-    finally:
-        for left in aside.values():
-            remove(left)
-
-
-def put_in_place(aside: Path, path: Path) -> None:
-    """Rename what is finished to the name it is looked for under; an old folder goes only when the new one is there."""
-    if aside.is_file():
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    elif not path.exists():
-        aside.rename(path)
-    else:
-        _swap(aside, path)
-
-
-def set_aside(path: Path) -> Path:
-    """Where the folder that is being replaced lies for a moment."""
-    return path.with_name(f".{path.name}.old")
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _swap(aside: Path, path: Path) -> None:
-    old = set_aside(path)
-    shutil.rmtree(old, ignore_errors=True)
-    path.rename(old)
-    try:
-        aside.rename(path)
-    except BaseException:
-        if not path.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+# ---- what is read back
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -249,43 +136,26 @@ def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
 # ---- kinds of files
 
 
-def write_text(path: Path, text: str, same: Same | None = None) -> None:
-    """Replace a text file (UTF-8, lines end as they do in `text`)."""
-    replace(path, *as_text(text, same))
-
-
 def as_text(text: str, same: Same | None = None) -> tuple[Write, Same]:
-    """What writes a text, and reads it back; `same` reads it as its user will."""
+    """What writes a text (UTF-8, lines end as they do in `text`), and reads it back; `same` reads it as its user will."""
     data = text.encode()
     return lambda path: path.write_bytes(data), lambda path: path.read_bytes() == data and (same is None or same(path))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace a file of plain values."""
+def as_json(value: Any) -> tuple[Write, Same]:
+    """What writes plain values, and reads them back."""
     expected = plain(value)
     text = json.dumps(expected, indent=1, allow_nan=False) + "\n"
-    write_text(path, text, lambda found: same(json.loads(found.read_text(encoding="utf-8")), expected))
+    return as_text(text, lambda found: same(json.loads(found.read_text(encoding="utf-8")), expected))
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Replace a file of arrays by name (.npz)."""
-    replace(path, lambda aside: _savez(aside, arrays), lambda aside: same(read_arrays(aside), dict(arrays)))
+def as_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Write, Same]:
+    """What writes arrays by name (.npz), and reads them back."""
+    return lambda path: _savez(path, arrays), lambda path: same(read_arrays(path), dict(arrays))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read arrays by name; nothing is unpickled."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-        return dict(found)
-
-
-def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    contiguous: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    with path.open("wb") as file:
-        np.savez(file, **contiguous)
-
-
-def write_names(path: Path, names: Iterable[str]) -> None:
-    """Replace a file of names, one a line.
+def as_names(names: Iterable[str]) -> tuple[Write, Same]:
+    """What writes names, one a line, and reads them back.
 
     Raises
     ------
@@ -295,20 +165,41 @@ def write_names(path: Path, names: Iterable[str]) -> None:
     expected = list(names)
     if broken := [name for name in expected if "\n" in name or "\r" in name]:
         raise ValueError(f"A name with a line break cannot be written one a line: {broken[0]!r}. Rename it.")
-    text = "".join(f"{name}\n" for name in expected)
-    write_text(path, text, lambda found: read_names(found) == expected)
+    return as_text("".join(f"{name}\n" for name in expected), lambda found: read_names(found) == expected)
+
+
+def as_numbers(table: pd.DataFrame, index_label: str) -> tuple[Write, Same]:
+    """What writes a table of numbers (.csv) with names of rows and columns, and reads it back; every number comes back to the bit."""
+    numbers = table.astype(np.float64)
+    text = numbers.to_csv(index_label=index_label, lineterminator="\n")
+    return as_text(text, lambda found: same(read_numbers(found), numbers.rename(index=str, columns=str)))
+
+
+def write_text(path: Path, text: str, same: Same | None = None) -> None:
+    """Replace a text file."""
+    replace(path, *as_text(text, same))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file of plain values."""
+    replace(path, *as_json(value))
+
+
+def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    contiguous: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with path.open("wb") as file:
+        np.savez(file, **contiguous)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read arrays by name; nothing is unpickled."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        return dict(found)
 
 
 def read_names(path: Path) -> list[str]:
     """Read names, one a line; only a line break parts two names."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-
-
-def write_numbers(path: Path, table: pd.DataFrame, index_label: str) -> None:
-    """Replace a table of numbers (.csv) with names of rows and columns; every number comes back to the bit."""
-    numbers = table.astype(np.float64)
-    text = numbers.to_csv(index_label=index_label, lineterminator="\n")
-    write_text(path, text, lambda found: same(read_numbers(found), numbers.rename(index=str, columns=str)))
 
 
 def read_numbers(path: Path) -> pd.DataFrame:

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from filelock import FileLock, Timeout
 
-from scbert_cll._files import is_sealed, read_arrays, read_json, remove, sealed, write_arrays, write_json
+from scbert_cll._files import as_arrays, is_sealed, read_arrays, read_json, sealed, write_json, write_text
+from scbert_cll._in_place import OURS, remove, replace
 
 MARKER: Final = ".scbert_cll"  # in a working folder: it is ours
 _SEAL: Final = "seal"  # of arrays, among them
@@ -44,7 +45,7 @@ def read_note(path: Path, call: str) -> dict[str, Any] | None:
 def write_kept(path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any], call: str) -> None:
     """Replace arrays (.npz) with a note beside them, which call made them, and their checksums, all in one file."""
     seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})
-    write_arrays(path, {**arrays, _SEAL: np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)})
+    replace(path, *as_arrays({**arrays, _SEAL: np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)}))
 
 
 def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -81,17 +82,14 @@ def claim(folder: Path, what: str) -> None:
             f"{folder} is the folder to work in for {what}, and what is there is not of scbert_cll: {', '.join(there[:5])}{more}. Move it to "
             f"another place, or name another folder for {what}."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        (folder / MARKER).write_text("Working folder of scbert_cll: what lies here is deleted when the work is done.\n")
-    except FileNotFoundError:  # another process has ended its work, and removed the folder, since it was made
-        claim(folder, what)
+    if not (folder / MARKER).is_file():
+        write_text(folder / MARKER, "Working folder of scbert_cll: what lies here is deleted when the work is done.\n")
 
 
 def discard(folder: Path, *names: str) -> None:
     """Remove from a working folder of ours what has these names (``*`` for any), and the folder if nothing else is in it."""
     if (folder / MARKER).is_file():
-        for name in (*names, ".new_*"):
+        for name in (*names, f"{OURS}*"):
             for path in folder.glob(name):
                 remove(path)
     if not _foreign(folder):  # the marker goes last: what is interrupted here is still ours
@@ -102,10 +100,11 @@ def discard(folder: Path, *names: str) -> None:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """What is there beside our marker and locks; of a file, its name."""
+    """What is there beside our marker and locks, and what lies aside; of a file, its name."""
     if not folder.is_dir():
         return [folder.name] if folder.exists() or folder.is_symlink() else []
-    return sorted({path.name for path in folder.iterdir()} - {_LOCK, _WRITER, MARKER})
+    names = {path.name for path in folder.iterdir()} - {_LOCK, _WRITER, MARKER}
+    return sorted(name for name in names if not name.startswith(OURS))
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from scbert_cll._files import FigureError, replace, versions, write_json, write_text
+from scbert_cll._files import FigureError, versions, write_json, write_text
+from scbert_cll._in_place import replace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

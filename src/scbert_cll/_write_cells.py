@@ -14,7 +14,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 from scipy import sparse
 
-from scbert_cll._files import replace
+from scbert_cll._in_place import replace
 
 _AT_A_TIME: Final = 2**22  # values of a matrix that are compared at a time
 _ALIGNED: Final = ("layers", "obsm", "varm", "obsp", "varp")

@@ -18,7 +18,8 @@ from anndata import AnnData
 import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._corpus.format import read_manifest, states
-from scbert_cll._files import Same, Write, as_text, replace_all, same, versions
+from scbert_cll._files import as_text, same, versions
+from scbert_cll._in_place import Same, Write, replace_all
 from scbert_cll._signature import gene_sets
 from scbert_cll._signature.weights import DOWN, UP, weights
 

@@ -16,7 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll import _files
+from scbert_cll import _files, _in_place
 from scbert_cll.__main__ import main
 from scbert_cll._corpus import building
 from scbert_cll._corpus.predictions import Share
@@ -112,7 +112,7 @@ def empty_folder(corpus: Path, other: Path) -> str:
 
 def stray_edges(corpus: Path, other: Path) -> str:
     """Edges of another corpus, which its own does not have."""
-    _files.write_numbers(corpus / "edges.csv", pd.DataFrame(np.ones((30, 4)), index=GENES), "gene")
+    _in_place.replace(corpus / "edges.csv", *_files.as_numbers(pd.DataFrame(np.ones((30, 4)), index=GENES), "gene"))
     return "edges.csv"
 
 
@@ -154,7 +154,7 @@ def test_the_remedy_of_the_refusal_holds(
     with pytest.raises(ValueError, match="Delete what is not in the manifest") as refusal:
         sc_cll.model.CorpusData(corpus)
     assert name in str(refusal.value)
-    _files.remove(corpus / name)
+    _in_place.remove(corpus / name)
     assert said_by(corpus) == said_by(of_one)
 
 
@@ -382,13 +382,15 @@ def test_no_edit_of_a_model_with_right_checksums_ends_in_a_traceback(
     assert not [problem for problem in bad if not problem.endswith("is believed")], bad
 
 
-def test_a_folder_of_the_user_where_a_model_lies_for_a_moment_stays(model: Any, tmp_path: Path) -> None:
-    model.save(tmp_path / "model")
-    (tmp_path / ".model.old").mkdir()
-    (tmp_path / ".model.old" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"\.model\.old holds files that are not a model's \(notes.txt\)"):
+def test_folders_of_the_user_beside_a_model_stay(model: Any, tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in (".model.old", ".model.new", "model.new", "model.old", ".new_model", "model~")]
+    for folder in mine:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+    for _ in range(2):
         model.save(tmp_path / "model", overwrite=True)
-    assert (tmp_path / ".model.old" / "notes.txt").read_text() == "mine"
+    assert all((folder / "notes.txt").read_text() == "mine" for folder in mine)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", *(folder.name for folder in mine)}
 
 
 # ---- left-overs of another call
@@ -540,7 +542,7 @@ def test_a_build_leaves_nothing_in_the_corpus_that_it_does_not_list(
 ) -> None:
     cut_build(sources, tmp_path / "c.zarr", 3)
     begun = tmp_path / "c.zarr.building" / "corpus"
-    (begun / ".new_0123abcd_vocab.txt").write_text("half")
+    (begun / ".scbert_cll-new-vocab.txt").write_text("half")
     shutil.copytree(begun / "train" / "dataset_0", begun / "train" / "dataset_99")
     (begun / "train" / "dataset_0" / "X" / "stray").write_text("x")
     build(sources, tmp_path / "c.zarr")
@@ -646,7 +648,7 @@ def test_what_other_predictions_left_is_not_taken_over(
     options = {"other parts": {"parts": ["train"]}, "no groups": {"groupby": None}}.get(how, {})
     other = cut_predictions(of_one, network, tmp_path / "o.zarr", 5, **options)
     folder = cut_predictions(of_one, model, tmp_path / "p.zarr", 3)
-    _files.remove(folder / what)
+    _in_place.remove(folder / what)
     (shutil.copytree if (other / what).is_dir() else shutil.copy)(other / what, folder / what)
     sc_cll.tl.predict_corpus(opened(of_one), model, tmp_path / "p.zarr", groupby="kind")
     assert checksums(tmp_path / "p.zarr") == predicted

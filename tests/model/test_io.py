@@ -299,19 +299,6 @@ def test_a_crash_while_saving_leaves_nothing_half_made(scbert, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_set_aside_when_the_machine_died_is_pointed_at_and_kept(folder, scbert):
-    aside = folder.with_name(".model.old")
-    folder.rename(aside)
-    before = contents(aside)
-    with pytest.raises(FileNotFoundError, match=r"A save was cut short: the model before it is in .*\.model\.old"):
-        ScBERTClassifier.load(folder)
-    scbert.save(folder)
-    assert contents(aside) == before
-    scbert.save(folder, overwrite=True)
-    assert [p.name for p in folder.parent.iterdir()] == ["model"]
-    ScBERT.load(folder)
-
-
 # ---- what is refused
 
 

@@ -16,18 +16,8 @@ from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
 from scbert_cll._corpus.sources import UNREADABLE
 from scbert_cll._corpus.write import Job, stamp, write_dataset, write_part
-from scbert_cll._files import (
-    digest,
-    plain,
-    put_in_place,
-    remove,
-    sealed,
-    sha256,
-    versions,
-    write_json,
-    write_names,
-    write_numbers,
-)
+from scbert_cll._files import as_names, as_numbers, digest, plain, sealed, sha256, versions, write_json
+from scbert_cll._in_place import put_in_place, remove, replace
 from scbert_cll._left_overs import claim, discard, read_note, write_note
 from scbert_cll.vocab import GeneVocab
 
@@ -107,9 +97,9 @@ class Building:
 
     def put_small(self, vocab: GeneVocab, binning: Mapping[str, Any] | None) -> None:
         """Write the vocabulary, and the edges where every gene has its own."""
-        write_names(self.corpus / VOCAB, vocab)
+        replace(self.corpus / VOCAB, *as_names(vocab))
         if binning is not None and isinstance(binning["edges"], pd.DataFrame):
-            write_numbers(self.corpus / EDGES, binning["edges"], "gene")
+            replace(self.corpus / EDGES, *as_numbers(binning["edges"], "gene"))
 
     def write(self, runs: dict[str, list[list[Run]]], job: Job) -> dict[str, list[dict[str, Any]]]:
         """Every dataset that is not done, and what was written of all."""

@@ -20,6 +20,7 @@ import pandas as pd
 from scbert_cll import _checks, _keys
 from scbert_cll._checks import manifests
 from scbert_cll._files import CHECKSUM, digest, is_sealed, read_json, read_names, read_numbers, sha256
+from scbert_cll._in_place import settle
 
 FORMAT: Final = "scbert_cll corpus"
 FORMAT_VERSION: Final = 2  # 2: the manifest has a checksum of itself
@@ -101,6 +102,7 @@ def open_corpus(path: str | os.PathLike[str]) -> Corpus:
 def read_manifest(path: str | os.PathLike[str]) -> Corpus:
     """Read the manifest; no other file is looked at."""
     path = Path(path)
+    settle(path)
     if not (path / MANIFEST).is_file():
         building = path.with_name(path.name + ".building")
         hint = (

@@ -20,7 +20,8 @@ from anndata.io import read_elem, write_elem
 from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import Corpus
 from scbert_cll._corpus.write import SOURCE
-from scbert_cll._files import NotAsWrittenError, digest, plain, put_in_place, remove, same, sha256, versions
+from scbert_cll._files import digest, plain, same, sha256, versions
+from scbert_cll._in_place import NotAsWrittenError, put_in_place, remove
 from scbert_cll._left_overs import read_kept, read_note, write_kept, write_note
 
 PART: Final = "part"

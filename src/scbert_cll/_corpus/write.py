@@ -20,7 +20,8 @@ from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan
-from scbert_cll._files import sha256, size_and_time, write_text, written
+from scbert_cll._files import sha256, size_and_time, write_text
+from scbert_cll._in_place import written
 from scbert_cll._write_cells import differing
 
 SOURCE: Final = "source"

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from scbert_cll import _checks
-from scbert_cll._files import replace, same, versions
+from scbert_cll._files import same, versions
+from scbert_cll._in_place import replace
 from scbert_cll.model._finite import usable
 from scbert_cll.model._io import bits
 from scbert_cll.nn import Config

@@ -20,8 +20,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from scbert_cll import _checks, _files
-from scbert_cll._files import NotAsWrittenError, read_json, same, sha256, versions, write_json
+from scbert_cll import _checks, _files, _in_place
+from scbert_cll._files import read_json, same, sha256, versions, write_json
+from scbert_cll._in_place import NotAsWrittenError
 from scbert_cll._left_overs import only_writer
 from scbert_cll.model._io import bits
 from scbert_cll.model._monitor import History
@@ -107,9 +108,11 @@ class WholeCheckpoints(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.new")
         try:
-            _files.written(aside, lambda file: _save(file, checkpoint), lambda file: self._is(file, checkpoint), path)
+            _in_place.written(
+                aside, lambda file: _save(file, checkpoint), lambda file: self._is(file, checkpoint), path
+            )
             _files.write_text(_sum(path), sha256(aside) + "\n")
-            _files.put_in_place(aside, path)
+            _in_place.put_in_place(aside, path)
         except NotAsWrittenError:
             aside.unlink(missing_ok=True)
             raise

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from scbert_cll import _checks
 from scbert_cll._files import read_json, write_json, write_text
+from scbert_cll._in_place import settle, whole
 from scbert_cll.model import _io, _scvi
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model._model_card import model_card
@@ -148,6 +149,7 @@ def model_folder(source: str | os.PathLike[str], *, revision: str | None = None,
     ValueError
         The repository holds something else.
     """
+    settle(Path(source))
     if not isinstance(source, str) or Path(source).exists() or not _REPOSITORY.fullmatch(source):
         return Path(source)
     hub = huggingface()
@@ -165,9 +167,10 @@ def model_folder(source: str | os.PathLike[str], *, revision: str | None = None,
 
 def class_of(folder: Path) -> str | None:
     """Class of the model in a folder; None where it holds something else, or nothing."""
-    if not (folder / _io.CONFIG).is_file():
+    try:
+        config = whole(folder, lambda place: read_json(place / _io.CONFIG))
+    except OSError:
         return None
-    config = read_json(folder / _io.CONFIG)
     return str(config.get("class")) if config.get("format") == _io.FORMAT else None
 
 

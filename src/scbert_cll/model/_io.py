@@ -31,11 +31,10 @@ from scbert_cll._files import (
     read_json,
     same,
     sealed,
-    set_aside,
     sha256,
     versions,
-    write_json,
 )
+from scbert_cll._in_place import replace, settle, whole, written
 from scbert_cll.model._finite import usable
 
 FORMAT: Final = "scbert_cll model"
@@ -98,28 +97,31 @@ def save_folder(
     usable(linear or {}, "The logistic regression beside the network")
     path = Path(path).resolve()
     may_replace(path, overwrite=overwrite)
-    if path.exists():  # where the model that is there lies for a moment
-        may_replace(set_aside(path), overwrite=overwrite)
     model = {"config": config, "genes": genes, "labels": labels, "history": history, "edges": edges}
     model |= {"linear": None if linear is None else _contiguous(linear), "weights": _contiguous(weights)}
-    _files.replace(path, lambda aside: _write(aside, model), lambda aside: _is(load_folder(aside), model))
+
+    def write(aside: Path) -> None:
+        _refuse_others(path, overwrite=overwrite)  # by now nobody else writes there
+        _write(aside, model)
+
+    replace(path, write, lambda aside: _is(load_folder(aside), model))
 
 
 def _write(folder: Path, model: Mapping[str, Any]) -> None:
     folder.mkdir()
     (folder / WEIGHTS).write_bytes(serialize(model["weights"]))  # save_file would make it unreadable for the group
-    _files.write_names(folder / VOCAB, model["genes"])
+    written(folder / VOCAB, *_files.as_names(model["genes"]))
     if model["labels"] is not None:
-        write_json(folder / LABELS, model["labels"])
+        written(folder / LABELS, *_files.as_json(model["labels"]))
     if model["history"] is not None:
-        _files.write_numbers(folder / HISTORY, model["history"], "epoch")
+        written(folder / HISTORY, *_files.as_numbers(model["history"], "epoch"))
     if model["edges"] is not None:
-        _files.write_numbers(folder / EDGES, model["edges"], "gene")
+        written(folder / EDGES, *_files.as_numbers(model["edges"], "gene"))
     if model["linear"] is not None:
         (folder / LINEAR).write_bytes(serialize(model["linear"]))
     sums = {file.name: sha256(file) for file in sorted(folder.iterdir())}
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": sums}
-    write_json(folder / CONFIG, sealed(head | model["config"]))
+    written(folder / CONFIG, *_files.as_json(sealed(head | model["config"])))
 
 
 def _contiguous(arrays: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
@@ -173,7 +175,10 @@ def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = No
         It is not a model folder of this package, was written by a newer version, is damaged, or holds weights that are not finite; or it is of an older format, has three or more
         classes, and `linear_order` is not given.
     """
-    path = Path(path)
+    return whole(Path(path), lambda folder: _load(folder, linear_order))
+
+
+def _load(path: Path, linear_order: Order | None) -> dict[str, Any]:
     _is_ours(path)
     config = read_json(path / CONFIG)
     if config.get("format") != FORMAT:
@@ -245,6 +250,11 @@ def in_order(coefficients: np.ndarray, order: Order) -> np.ndarray:
 
 def may_replace(path: Path, *, overwrite: bool) -> None:
     """Refuse a place that holds a model without `overwrite`, or anything else at all."""
+    settle(path)
+    _refuse_others(path, overwrite=overwrite)
+
+
+def _refuse_others(path: Path, *, overwrite: bool) -> None:
     if not path.exists():
         return
     if not overwrite:
@@ -260,9 +270,7 @@ def _is_ours(path: Path) -> None:
     if path.is_file():
         raise ValueError(f"{path} is a file; a model of scbert_cll is a folder.")
     if not path.is_dir():
-        old = set_aside(path)
-        hint = f" A save was cut short: the model before it is in {old}." if old.exists() else ""
-        raise FileNotFoundError(f"There is no model folder {path}.{hint}")
+        raise FileNotFoundError(f"There is no model folder {path}.")
     missing = [name for name in _NEEDED if not (path / name).is_file()]
     if missing:
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"

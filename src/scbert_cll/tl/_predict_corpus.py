@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import Share, Store, added, n_cells, pieces
-from scbert_cll._files import digest, plain, remove
+from scbert_cll._files import digest, plain
+from scbert_cll._in_place import remove
 from scbert_cll._left_overs import claim, discard, only_writer, read_note, write_note
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.tl import _write
