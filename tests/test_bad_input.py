@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import anndata as ad
 import mudata
@@ -31,6 +30,7 @@ import scanpy as sc
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from urllib3.exceptions import HTTPError
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
@@ -911,9 +911,9 @@ def test_other_things_than_tables_are_refused(tmp_path):
 
 def test_without_a_network_where_to_put_the_file_is_said(tmp_path, monkeypatch):
     def nobody(*args: Any, **kwargs: Any) -> None:
-        raise URLError("no network")
+        raise HTTPError("no network")
 
-    monkeypatch.setattr("scbert_cll.datasets._download_geo_series.urlopen", nobody)
+    monkeypatch.setattr("urllib3.PoolManager.request", nobody)
     with pytest.raises(
         ConnectionError,
         match=r"Could not load https.*GSE39671.*no network.*load it elsewhere and put it at .*GSE39671_series_matrix.txt.gz",

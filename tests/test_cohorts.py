@@ -536,7 +536,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Length", "1000")
             self.end_headers()
-            self.wfile.write(b"half")
+            self.wfile.write(b"\x1f\x8b\x08\x00")
         elif "GSE77" in self.path:
             self.send_error(503)
         else:

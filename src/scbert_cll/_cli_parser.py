@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from scbert_cll import __version__, _cli
 from scbert_cll._cli_words import flag
+from scbert_cll._cli_yaml import PLAIN_YAML
 
 _PROG: Final = "python -m scbert_cll"
 _LESSON: Final = """\
@@ -157,10 +158,16 @@ class _Parser(ArgumentParser):
     """A parser that says in one sentence what is wrong."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Help, epilog=_CODES, allow_abbrev=False, **options)
+        super().__init__(formatter_class=_Help, epilog=_CODES, allow_abbrev=False, parser_mode=PLAIN_YAML, **options)
 
     def parse_path(self, cfg_path: Any, *args: Any, **options: Any) -> Any:
-        """Read a file of options, which is text in UTF-8."""
+        """Read a file of options, which is short text in UTF-8."""
+        from scbert_cll._checks._paths import MOST_OPTIONS, plain_file
+
+        try:
+            plain_file(str(cfg_path), most=MOST_OPTIONS)
+        except (OSError, ValueError) as error:
+            self.error(f"--config: {error}")
         try:
             return super().parse_path(cfg_path, *args, **options)
         except UnicodeDecodeError:

@@ -36,7 +36,8 @@ def source(path: Path, asked: Reading, *columns: str | None) -> Path | Cells:
         for news in found.news:
             say(news)
         return found
-    if path.is_file():
+    if not path.is_dir() and path.exists():
+        _checks.paths.plain_file(path)
         _checks.choice(path.suffix, ENDINGS, "What is no corpus must be a file of cells: its ending")
     open_corpus(path)
     only_of_cells(path, **dict.fromkeys(asked.given(), True))

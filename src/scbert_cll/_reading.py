@@ -115,8 +115,7 @@ def load(path: Path) -> AnnData | MuData:
     from scbert_cll import _checks
 
     _checks.choice(path.suffix, ENDINGS, "The ending of a file of cells")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}.")
+    _checks.paths.plain_or_folder(path)
     import anndata as ad
     import mudata
 

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 from collections.abc import Mapping
+from io import StringIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from anndata import AnnData
 import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._corpus.format import read_manifest, states
-from scbert_cll._files import as_text, same, versions
+from scbert_cll._files import as_text, read_json, same, versions
 from scbert_cll._in_place import Same, Write, replace_all
 from scbert_cll._signature import gene_sets
 from scbert_cll._signature.weights import DOWN, UP, weights
@@ -218,10 +219,12 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
     ValueError
         The ``.json`` is of another table.
     """
-    path = Path(path)
+    path = _checks.paths.plain_file(path)
     beside = path.with_suffix(".json")
-    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    return _read(path, facts.get(_COLUMNS))
+    facts = read_json(beside) if beside.exists() and _checks.paths.plain_file(beside) else {}
+    kinds = facts.get(_COLUMNS)
+    _checks.kinds_of_columns(kinds, beside.name)
+    return _read(path, kinds)
 
 
 def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
@@ -306,7 +309,7 @@ def _tidy_column(column: pd.Series) -> pd.Series:
 
 def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
     """Fields as the kinds of their columns, which are told from the fields where they are not known."""
-    text = pd.read_csv(path, dtype=str, keep_default_na=False).astype(object)
+    text = pd.read_csv(_utf8(path), dtype=str, keep_default_na=False).astype(object)
     if kinds is not None and list(kinds) != list(text):
         raise ValueError(
             f"{path.with_suffix('.json')} is of another table: it has the columns {_checks.listed(kinds, 12)}, and {path.name} has "
@@ -314,6 +317,14 @@ def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
         )
     kinds = {str(name): _kind(str(name), column) for name, column in text.items()} if kinds is None else kinds
     return pd.DataFrame({name: _as_kind(text[name], kind) for name, kind in kinds.items()})
+
+
+def _utf8(path: Path) -> StringIO:
+    """Text of a file that was written here, every line break in it as it is."""
+    try:
+        return StringIO(_checks.text.read_bytes(path).decode("utf-8-sig"), newline="")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not text in UTF-8, as io.write_csv writes it; save it as UTF-8.") from error
 
 
 def _kind(name: str, fields: pd.Series) -> str:

@@ -91,7 +91,7 @@ class GeneVocab:
         path = Path(path)
         kind = _kind(path)
         if kind in _H5AD:
-            with h5py.File(path) as file:
+            with h5py.File(_checks.paths.plain_file(path)) as file:
                 return cls(_var_names(file))
         if kind in _TEXT:
             return cls(_read_table(path, header=None)[0].str.strip())

@@ -14,6 +14,9 @@ from scbert_cll._checks import _features as features
 from scbert_cll._checks import _finite as finite
 from scbert_cll._checks import _manifests as manifests
 from scbert_cll._checks import _on_corpus as on_corpus
+from scbert_cll._checks import _paths as paths
+from scbert_cll._checks import _series as series
+from scbert_cll._checks import _text as text
 from scbert_cll._checks import _totals as totals
 from scbert_cll._checks._anndata import (
     anndata,
@@ -36,7 +39,6 @@ from scbert_cll._checks._anndata import (
 from scbert_cll._checks._by_name import donors
 from scbert_cll._checks._cohorts import (
     PER_YEAR,
-    accession,
     annotated_probes,
     are_plain,
     column_names,
@@ -53,9 +55,7 @@ from scbert_cll._checks._cohorts import (
     plausible_times,
     probe_source,
     probe_table,
-    same_samples,
     sample_names,
-    series_matrix,
     shared_samples,
     times,
 )
@@ -74,6 +74,7 @@ from scbert_cll._checks._gene_sets import (
     gmt_genes,
     gmt_lines,
     gmt_name,
+    kinds_of_columns,
     log_values,
     not_empty,
     one_signature,
@@ -135,12 +136,21 @@ from scbert_cll._checks._tokens import (
     tokens,
     tokens_in_every_cell,
 )
-from scbert_cll._checks._words import at_least, choice, is_model, key_in, listed, number_in, share, unique
+from scbert_cll._checks._words import (
+    at_least,
+    bytes_in_words,
+    choice,
+    is_model,
+    key_in,
+    listed,
+    number_in,
+    share,
+    unique,
+)
 
 __all__ = [
     "PER_YEAR",
     "UnknownArgumentError",
-    "accession",
     "among_tested",
     "anndata",
     "annotated_probes",
@@ -149,6 +159,7 @@ __all__ = [
     "as_wide_as_its_header",
     "at_least",
     "by_name",
+    "bytes_in_words",
     "can_be_scored",
     "cells",
     "checkpoint",
@@ -199,6 +210,7 @@ __all__ = [
     "is_model",
     "key_in",
     "keywords",
+    "kinds_of_columns",
     "known_files",
     "known_genes",
     "known_training",
@@ -240,6 +252,7 @@ __all__ = [
     "outcome_columns",
     "outcome_keys",
     "own_unit",
+    "paths",
     "patient_groups",
     "patients",
     "places_in_model",
@@ -252,12 +265,11 @@ __all__ = [
     "recorded",
     "same_binning",
     "same_or_default",
-    "same_samples",
     "same_sum",
     "sample_names",
     "score_column",
     "separated",
-    "series_matrix",
+    "series",
     "share",
     "shared_samples",
     "signature_record",
@@ -271,6 +283,7 @@ __all__ = [
     "table_source",
     "takes_weights",
     "target",
+    "text",
     "they_vary",
     "times",
     "tokens",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scbert_cll._checks._words import listed, unique
+from scbert_cll._checks._paths import plain_file, stored_archive
+from scbert_cll._checks._words import bytes_in_words, listed, unique
 
 type Shape = tuple[int | str, ...]
 
@@ -27,8 +28,8 @@ def checkpoint_file(path: Path) -> None:
         raise ValueError(
             f"{path} is a folder, and a checkpoint of scBERT is one file. A model folder of this package is read with .load(folder)."
         )
-    if not path.exists():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    plain_file(path, "checkpoint")
+    stored_archive(path)
 
 
 def new_file(path: Path, *, overwrite: bool) -> None:
@@ -62,6 +63,29 @@ def state_dict(content: Any, tensor: type, path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of scBERT: expected a tensor for every name, found something else for {listed(other)}."
         )
     return {str(name): value for name, value in found.items()}
+
+
+def held_by_the_file(n_bytes: Mapping[str, int], path: Path) -> None:
+    """Tensors that are no larger than the file: one number may be said to be a tensor of any shape."""
+    size = path.stat().st_size
+    if sum(n_bytes.values()) > size:
+        largest = max(n_bytes, key=lambda name: n_bytes[name])
+        raise ValueError(
+            f"{path} is damaged: its tensors are said to hold {bytes_in_words(sum(n_bytes.values()))} ({largest} {bytes_in_words(n_bytes[largest])}), "
+            f"and the file has {bytes_in_words(size)}. Get it again; or save tensors that share no memory: torch.save(tensor.clone(), path)."
+        )
+
+
+def sizes_as_saved(asked: Mapping[str, tuple[int, int | None]], folder: object) -> None:
+    """Sizes that a model's config.json asks for are those of its weights; no network is made before."""
+    if wrong := [
+        f"{name} is {wanted:,}, and the weights have {'none' if found is None else f'{found:,}'}"
+        for name, (wanted, found) in asked.items()
+        if wanted != found
+    ]:
+        raise ValueError(
+            f"{folder} is damaged: its config.json does not fit its weights: {'; '.join(wrong)}. Restore the folder from a copy, or save the model again."
+        )
 
 
 def checkpoint_kind(path: Path, *, finetuned: bool, expected: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
@@ -19,7 +18,6 @@ _LONGEST, _SHORTEST = 60.0, 0.1  # years, of the longest follow-up of a cohort
 _OLDEST: Final = 120.0  # years, of a clock that is age
 _IS_LIKELY: Final = 0.5  # years from which another unit is offered
 _YES_NO: Final = {"0": 0, "1": 1, "FALSE": 0, "TRUE": 1, "F": 0, "T": 1}
-_ACCESSION: Final = re.compile(r"GSE\d+(-GPL\d+)?")
 _CLEARLY: Final = 1.96
 
 
@@ -242,36 +240,6 @@ def ighv_direction(mutated: pd.Series, time: pd.Series, event: pd.Series) -> Non
         raise ValueError(
             f"IGHV looks exchanged: patients called mutated are treated {ratio:.1f} times as often a year as the unmutated ({events_m:.0f} and "
             f"{events_u:.0f} events), and they are known to be treated later. In mofaCLL 1 is mutated."
-        )
-
-
-def accession(name: str) -> str:
-    """Name of a series in GEO, with its platform where it has several."""
-    if not isinstance(name, str) or not _ACCESSION.fullmatch(name):
-        raise ValueError(
-            f"Expected the accession of a series in GEO, e.g. 'GSE39671' or 'GSE22762-GPL570'; found {name!r}."
-        )
-    return name
-
-
-def series_matrix(is_one: bool, is_complete: bool, name: str) -> None:
-    """A series matrix of GEO, with its end."""
-    if not is_one:
-        raise ValueError(
-            f"{name} is not a series matrix of GEO: it has no line !Sample_geo_accession. Get GSE..._series_matrix.txt.gz."
-        )
-    if not is_complete:
-        raise ValueError(
-            f"{name} ends before its table does (no line !series_matrix_table_end), so it is not complete; get it again."
-        )
-
-
-def same_samples(in_table: pd.Index, described: pd.Index, name: str) -> None:
-    """The samples of the table are the ones that are described."""
-    if set(in_table) != set(described):
-        other = sorted(set(in_table) ^ set(described))
-        raise ValueError(
-            f"{name}: the table and the !Sample_ lines name different samples: {listed(other)}. Get the file again."
         )
 
 

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from scbert_cll import _keys
 from scbert_cll._checks._by_name import donor_name
+from scbert_cll._checks._paths import plain_or_folder
 from scbert_cll._checks._tokens import _FEW_BINS, _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES
 from scbert_cll._checks._words import closest_first, key_in, listed
 
@@ -48,6 +49,8 @@ def source_files(paths: Any) -> list[Path]:
         raise ValueError("paths names no file; a corpus is built from .h5ad, .h5mu, .zarr or 10x .h5 files.")
     if absent := [str(file) for file in files if not file.exists()]:
         raise FileNotFoundError(f"{len(absent)} of {len(files)} files are not there: {listed(absent)}.")
+    for file in files:
+        plain_or_folder(file)
     whole = [file.resolve() for file in files]
     if twice := sorted({str(file) for file, at in zip(files, whole, strict=True) if whole.count(at) > 1}):
         raise ValueError(f"paths names a file more than once: {listed(twice)}. Name each once.")

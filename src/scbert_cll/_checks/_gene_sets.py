@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from scipy import sparse
 from scbert_cll._checks._counts import Counts, noted_counts, slot, stored
 from scbert_cll._checks._matrix import are_whole
 from scbert_cll._checks._words import key_in, listed, unique
+
+_KIND: Final = re.compile(r"object|bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 def gene_set_source(source: Any) -> None:
@@ -28,6 +31,16 @@ def gene_set_source(source: Any) -> None:
         raise TypeError(
             "Gene sets are a mapping from a name to genes, the path of a .gmt file, or a DataFrame with the columns "
             f"'source' and 'target'; found {type(source).__name__}."
+        )
+
+
+def kinds_of_columns(kinds: Any, name: str) -> None:
+    """Kinds of a table's columns, as the file beside it says them; None: it says none."""
+    if kinds is not None and not (
+        isinstance(kinds, Mapping) and all(isinstance(kind, str) and _KIND.fullmatch(kind) for kind in kinds.values())
+    ):
+        raise ValueError(
+            f"{name} is damaged: its columns must map names to kinds such as 'float64'. Remove it, or get it again."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import lzma
 import re
@@ -11,12 +12,12 @@ import zlib
 from collections.abc import Callable
 from io import StringIO
 from os import PathLike
-from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 import pandas as pd
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks._paths import MOST_LINE, MOST_TEXT, plain_file
+from scbert_cll._checks._words import bytes_in_words, listed
 
 _MARKS: Final = (  # how a file of each encoding may begin; that of UTF-32 begins with that of UTF-16
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -25,7 +26,12 @@ _MARKS: Final = (  # how a file of each encoding may begin; that of UTF-32 begin
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-_COMPRESSED: Final = ((b"\x1f\x8b", gzip.decompress), (b"BZh", bz2.decompress), (b"\xfd7zXZ", lzma.decompress))
+_COMPRESSED: Final[tuple[tuple[bytes, Callable[..., Any]], ...]] = (
+    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ", lzma.LZMAFile),
+)
+_AT_A_TIME: Final = 2**20  # bytes
 _WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _ZEROS: Final = 0.3  # share of zero bytes from which text is of two bytes a letter
 _SEPARATORS: Final = "\t,;"
@@ -41,8 +47,8 @@ _THOUSANDS: Final = re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?
 
 def read_text(path: str | PathLike[str]) -> str:
     """The text of a file, compressed or not: UTF-8, UTF-16 or UTF-32, and where it is none of them that of Windows in Western Europe (told)."""
-    path = Path(path)
-    data = _decompressed(path.read_bytes(), path.name)
+    path = plain_file(path)
+    data = read_bytes(path)
     if data.startswith(_WORKBOOK):
         raise ValueError(f"{path.name} is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel(...).")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(data)
@@ -59,14 +65,40 @@ def read_text(path: str | PathLike[str]) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _decompressed(data: bytes, name: str) -> bytes:
-    for mark, decompress in _COMPRESSED:
-        if data.startswith(mark):
-            try:
-                return decompress(data)
-            except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
-                raise EOFError(f"{name} is compressed, and cannot be unpacked: {error}. Get the file again.") from error
-    return data
+def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
+    """The bytes of a plain file, unpacked where it is compressed: at most `MOST_TEXT`, and of text at most `MOST_LINE` in a line."""
+    path = plain_file(path, most=MOST_TEXT)
+    with path.open("rb") as file:
+        start = file.read(6)
+        file.seek(0)
+        unpack = next((unpack for mark, unpack in _COMPRESSED if start.startswith(mark)), None)
+        if unpack is None:
+            return _bounded(file, path.name, lines=lines)
+        try:
+            return _bounded(unpack(file), path.name, lines=lines)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise EOFError(
+                f"{path.name} is compressed, and cannot be unpacked: {error}. Get the file again."
+            ) from error
+
+
+def _bounded(file: IO[bytes], name: str, *, lines: bool) -> bytes:
+    """All of a file, unless it is larger than its text can be worked with: 13 MB may unpack to 3 GB."""
+    data, line = bytearray(), 0
+    while chunk := file.read(_AT_A_TIME):
+        data += chunk
+        end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
+        line = line + len(chunk) if end < 0 else len(chunk) - end - 1
+        if lines and line > MOST_LINE:
+            raise ValueError(
+                f"{name} has a line of more than {bytes_in_words(MOST_LINE)}, so it is no table or list of this package. "
+                "Write a line for each row, or pass a DataFrame."
+            )
+        if len(data) > MOST_TEXT:
+            raise ValueError(
+                f"{name} holds more than {bytes_in_words(MOST_TEXT)}, unpacked; at most that is read. Take the rows and columns that are needed."
+            )
+    return bytes(data)
 
 
 def _unmarked(data: bytes) -> str:
@@ -92,13 +124,56 @@ def _western(data: bytes, name: str) -> str:
 def open_table(
     path: str | PathLike[str], sep: str | None = None, *, comment: str | None = None
 ) -> tuple[StringIO, str | None]:
-    """A table's text from its first line on, and what separates its columns (None: nothing does)."""
+    """A table's text from its first line on, and what separates its columns (None: nothing does); no quote in it swallows rows."""
     text = read_text(path)
     if told := _EXCEL.match(text):
         text, sep = text[told.end() :], sep or told[1]
-    lines = (line for line in text.splitlines() if line.strip() and not (comment and line.startswith(comment)))
+    lines = (line for line in StringIO(text) if line.strip() and not (comment and line.startswith(comment)))
     first = next(lines, "")
-    return StringIO(text), sep or max((s for s in _SEPARATORS if s in first), key=first.count, default=None)
+    sep = sep or max((s for s in _SEPARATORS if s in first), key=first.count, default=None)
+    no_swallowed_rows(text, sep, plain_file(path).name, comment=comment)
+    return StringIO(text), sep
+
+
+def fields_of(line: str, sep: str, name: str) -> list[str]:
+    """Fields of one line of a table."""
+    try:
+        return next(csv.reader([line], delimiter=sep), [])
+    except csv.Error as error:
+        raise _no_field(line, name) from error
+
+
+def no_swallowed_rows(text: str, sep: str | None, name: str, *, comment: str | None = None) -> None:
+    """No quoted field goes over several lines and holds what separates fields: its quote was not closed, and the rows in it would be lost."""
+    if odd_quotes(text) is None:
+        return
+    lines = ("" if comment and line.startswith(comment) else line for line in StringIO(text))
+    reader, before = csv.reader(lines, delimiter=sep or "\t"), 0
+    try:
+        for row in reader:
+            if reader.line_num > before + 1 and any("\n" in field and (sep is None or sep in field) for field in row):
+                raise ValueError(
+                    f"{name} has a quote in line {before + 1} that is closed in line {reader.line_num} or never, so the rows between would be lost. "
+                    "Close it or take it out; where the text is meant to be that long, pass a DataFrame: pd.read_csv(path)."
+                )
+            before = reader.line_num
+    except csv.Error as error:
+        raise _no_field("", name) from error
+
+
+def odd_quotes(text: str) -> int | None:
+    """Number of the first line in which a quote is not closed; None where there is none."""
+    if '"' not in text:
+        return None
+    return next((i for i, line in enumerate(StringIO(text), 1) if line.count('"') % 2), None)
+
+
+def _no_field(line: str, name: str) -> ValueError:
+    start = f", which begins with {line[:30]!r}," if line else ""
+    return ValueError(
+        f"{name} has a field of more than {csv.field_size_limit():,} characters{start} so its table is damaged: "
+        "a quote is not closed, or a separator is missing. Get the file again, or say what separates its columns."
+    )
 
 
 def numbers_as_written(table: pd.DataFrame, texts: Callable[[], pd.DataFrame], sep: str, name: str) -> pd.DataFrame:

@@ -19,6 +19,14 @@ def listed(items: Iterable[Any], n: int = 5) -> str:
     return shown + (f" and {len(items) - n} more" if len(items) > n else "")
 
 
+def bytes_in_words(n: int) -> str:
+    """A number of bytes as people say it."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return f"{n} bytes"
+
+
 def choice(value: str, allowed: Sequence[str], what: str) -> str:
     """One of the allowed words."""
     if value not in allowed:

@@ -19,6 +19,7 @@ def opened(path: Path) -> Any:
 
         _checks.corpus.is_zarr(path)
         return zarr.open_group(path, mode="r")
+    _checks.paths.plain_file(path)
     _checks.corpus.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
     return h5py.File(path, rdcc_nbytes=2**25)
 

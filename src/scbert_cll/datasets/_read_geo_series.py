@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from io import StringIO
 from itertools import count
@@ -67,14 +66,13 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     """
     path = Path(path)
     found = _tables.checked_sum(path, sha256)
-    about, table, is_complete = _parts(path)
-    _checks.series_matrix(_ACCESSION in about, is_complete, path.name)
+    about, table = parts(path, path.name)
     samples = pd.Index(about[_ACCESSION][0], dtype=object)
     _checks.sample_names(samples, path.name)
     values = (
         _tables.expression_matrix(table, transpose=False, what=path.name) if len(table) else pd.DataFrame(index=samples)
     )
-    _checks.same_samples(values.index, samples, path.name)
+    _checks.series.same_samples(values.index, samples, path.name)
     obs = _tables.columns_of_obs(_described(about, samples))
     var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
     adata = AnnData(values.loc[samples].to_numpy(dtype=np.float64), obs=obs, var=var)
@@ -93,26 +91,33 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     return adata
 
 
-def _parts(path: Path) -> tuple[dict[str, list[list[str]]], pd.DataFrame, bool]:
-    """Lines by their name, each as its values; the table; and whether it has its end."""
+def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFrame]:
+    """Lines of a whole series matrix by their name, each as its values; and the table."""
     about: dict[str, list[list[str]]] = {}
+    table, is_complete = pd.DataFrame(), False
     try:
-        file = StringIO(_checks.read_text(path))
-        for line in iter(file.readline, ""):
-            if line.startswith(_BEGIN):
-                return about, *_table(file)
-            if line.startswith("!"):
-                name, *cells = next(csv.reader([line.rstrip("\n")], delimiter="\t"))
-                about.setdefault(name, []).append([cell.strip() for cell in cells])
+        text = _checks.read_text(path)
     except EOFError:  # a compressed file that was cut off
-        about.setdefault(_ACCESSION, [])
-    return about, pd.DataFrame(), False
+        about[_ACCESSION], text = [], ""
+    file = StringIO(text)
+    for line in iter(file.readline, ""):
+        if line.startswith(_BEGIN):
+            table, is_complete = _table(file, name)
+            break
+        if line.startswith("!"):
+            key, *cells = _checks.text.fields_of(line.rstrip("\n"), "\t", name)
+            about.setdefault(key, []).append([cell.strip() for cell in cells])
+    _checks.series.series_matrix(_ACCESSION in about, is_complete, name)
+    _checks.series.one_value_per_sample(about, _SAMPLE, _ACCESSION, _checks.text.odd_quotes(text), name)
+    return about, table
 
 
-def _table(file: TextIO) -> tuple[pd.DataFrame, bool]:
+def _table(file: TextIO, name: str) -> tuple[pd.DataFrame, bool]:
     """The values under their header (ID_REF and samples), and whether the line after them is the end."""
-    header = next(csv.reader([file.readline().rstrip("\r\n")], delimiter="\t"), [])
-    table = _tables.read_body(file, "\t", len(header)).reindex(columns=range(len(header)))
+    header = _checks.text.fields_of(file.readline().rstrip("\r\n"), "\t", name)
+    body = file.read()
+    _checks.series.no_open_quote(body, name)
+    table = _tables.read_body(StringIO(body), "\t", len(header)).reindex(columns=range(len(header)))
     is_complete = bool(len(table)) and str(table.iloc[-1, 0]).startswith(_END)
     return table.iloc[:-1].set_axis(pd.Index(header, dtype=object), axis=1), is_complete
 

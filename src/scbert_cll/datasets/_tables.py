@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import warnings
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ def read_tables(
 
 def checked_sum(path: Path, expected: str | None) -> str:
     """SHA-256 of a file, compared with the one that was given."""
-    with path.open("rb") as file:
+    with _checks.paths.plain_file(path).open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     _checks.same_sum(path.name, found, expected)
     return found
@@ -56,7 +55,7 @@ def _read(path: Path, sep: str | None) -> pd.DataFrame:
     """A table with its header; pandas would rename columns that have one name."""
     file, sep = _checks.open_table(path, sep)
     sep = _checks.separated(sep, path.name)
-    header = next(csv.reader([file.readline()], delimiter=sep), [])
+    header = _checks.text.fields_of(file.readline(), sep, path.name)
     body = file.read()
     table = read_body(StringIO(body), sep, len(header))
     _checks.as_wide_as_its_header(len(header), table.shape[1], path.name)

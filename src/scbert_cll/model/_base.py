@@ -16,6 +16,7 @@ from torch import Tensor
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _io, _scvi
 from scbert_cll.model._asked import device_of, known_place
+from scbert_cll.model._sizes import as_saved
 from scbert_cll.model._training import Training, as_seed, seeded
 from scbert_cll.nn import Config, Performer
 
@@ -50,8 +51,20 @@ def check_network(network: Mapping[str, Any], *others: str) -> None:
             _checks.choice(network[name], known, name)
     for name in _COUNTS & set(network):
         _checks.number_in(network[name], name, 1, np.inf, whole=True)
+    if "n_features" in network:
+        _checks.number_in(network["n_features"], "n_features", 0, np.inf, whole=True)
     if "dropout" in network:
         _checks.share(network["dropout"], "dropout")
+
+
+def _config(
+    n_genes: int, binning: Mapping[str, Any], preset: str, network: Mapping[str, Any], n_classes: int
+) -> Config:
+    """What shapes the network: the preset, what differs from it, and what genes, bins and classes give."""
+    _checks.choice(preset, list(PRESETS), "preset")
+    check_network(network)
+    derived = {"n_genes": n_genes, "n_bins": int(binning["params"]["n_bins"]), "n_classes": n_classes}
+    return Config(**(PRESETS[preset] | dict(network) | derived))
 
 
 def width(*, preset: str = "small", **network: Any) -> int:
@@ -84,7 +97,7 @@ class TokenModel(Training):
                 raise ValueError("A model without adata needs binning=, the uns record that pp.bin_expression wrote.")
             _, binning = _checks.tokens(adata, self.layer)
         self.binning: dict[str, Any] = {"params": dict(binning["params"]), "edges": binning["edges"]}
-        config = self._config(preset, network, len(classes))
+        config = _config(len(self.genes), self.binning, preset, network, len(classes))
         vectors = (
             _gene_vectors(adata, self.genes) if adata is not None and config.gene_embedding == "gene2vec" else None
         )
@@ -93,12 +106,6 @@ class TokenModel(Training):
         self.module.eval()
         self._model_summary_string = f"{type(self).__name__}: {config}"
         self.init_params_ = self._get_init_params(locals())
-
-    def _config(self, preset: str, network: Mapping[str, Any], n_classes: int) -> Config:
-        _checks.choice(preset, list(PRESETS), "preset")
-        check_network(network)
-        derived = {"n_genes": len(self.genes), "n_bins": int(self.binning["params"]["n_bins"]), "n_classes": n_classes}
-        return Config(**(PRESETS[preset] | dict(network) | derived))
 
     def to_device(self, device: str | int) -> None:
         """Move the network to a device.
@@ -206,8 +213,11 @@ class TokenModel(Training):
         registry = _scvi.detached_registry(cls.__name__, saved["genes"], config["setup"])
         network = {name: value for name, value in config["network"].items() if name not in _DERIVED}
         binning = config["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
+        labels = saved["labels"] or {}
         try:
-            model = cls(registry=registry, binning=binning, **(saved["labels"] or {}), **network)
+            asked = _config(len(saved["genes"]), binning, "small", network, len(labels.get("classes", ())))
+            as_saved(asked, saved["weights"], dir_path)
+            model = cls(registry=registry, binning=binning, **labels, **network)
             model.module.load_state_dict(saved["weights"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"{dir_path} is damaged: its config.json does not fit its weights. {error}") from error

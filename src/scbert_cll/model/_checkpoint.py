@@ -241,7 +241,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise
         except Exception as error:
             raise ValueError(_checks.checkpoint.unreadable(path, _foreign(error, pickled=pickled))) from error
-    return _checks.checkpoint.state_dict(content, Tensor, path)
+    tensors = _checks.checkpoint.state_dict(content, Tensor, path)
+    _checks.checkpoint.held_by_the_file({name: one.numel() * one.element_size() for name, one in tensors.items()}, path)
+    return tensors
 
 
 def _foreign(error: Exception, *, pickled: bool) -> str | None:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from io import StringIO
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from scbert_cll import _checks
+
+_HEAD: Final = 2**16  # bytes, of the first line and what follows it
+_DIGITS: Final = 12  # of a number of vectors
 
 
 def source(vectors: Any) -> str:
@@ -53,7 +56,7 @@ def _read_file(file: str | PathLike[str], names: str | PathLike[str] | Sequence[
             raise ValueError("gene names are given beside a .npy file only")
         return _read_word2vec(path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"vectors: {error.filename} does not exist.") from error
+        raise FileNotFoundError(f"vectors: {error}") from error
     except (ValueError, EOFError) as error:
         raise ValueError(
             f"vectors: {path} cannot be read: {error}. Expected word2vec text or binary, or .npy with a .txt of gene names."
@@ -62,25 +65,43 @@ def _read_file(file: str | PathLike[str], names: str | PathLike[str] | Sequence[
 
 def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.DataFrame:
     """Rows of the array get the names in the order of the list."""
-    values = np.load(path, allow_pickle=False)
+    values = np.load(_checks.paths.plain_file(path), mmap_mode="r", allow_pickle=False)  # no larger than the file
     genes = _checks.read_text(names).split() if isinstance(names, str | PathLike) else list(names)
+    if not isinstance(values, np.ndarray):
+        raise ValueError("it holds several arrays, as .npz does")
     if values.ndim != 2 or len(values) != len(genes):
         raise ValueError(f"its shape is {values.shape}, and there are {len(genes)} gene names")
-    return pd.DataFrame(values, index=genes)
+    return pd.DataFrame(np.array(values), index=genes)
 
 
 def _read_word2vec(path: Path) -> pd.DataFrame:
-    """Binary by gensim; text by pandas, which takes tabs and a missing header line, too."""
-    with path.open("rb") as file:
-        head = file.readline(), file.read(4096)
-    is_marked = head[0].startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))  # UTF-16 has zeros, too
-    if not is_marked and any(byte > 127 or byte == 0 for byte in head[1]):
-        from gensim.models import KeyedVectors
-
-        read = KeyedVectors.load_word2vec_format(str(path), binary=True)
-        return pd.DataFrame(read.vectors, index=read.index_to_key)
+    """Binary, or text by pandas, which takes tabs and a missing header line, too."""
+    data = _checks.text.read_bytes(path, lines=False)
+    head, _, rest = data[:_HEAD].partition(b"\n")
+    is_marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))  # UTF-16 has zeros, too
+    if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):
+        return _read_binary(data, head)
     text = _checks.read_text(path)
     has_header = len(text.partition("\n")[0].split()) == 2
     options: dict[str, Any] = {"sep": r"\s+", "header": None, "index_col": 0, "quoting": 3, "keep_default_na": False}
     table: pd.DataFrame = pd.read_csv(StringIO(text), skiprows=int(has_header), **options)
     return table
+
+
+def _read_binary(data: bytes, head: bytes) -> pd.DataFrame:
+    """Vectors whose number and size the first line says, each behind its name; they must be there."""
+    said = head.split()
+    if len(said) != 2 or not all(word.isdigit() and len(word) < _DIGITS for word in said):
+        raise ValueError(
+            f"its first line must be two numbers, of vectors and of their dimensions; it begins with {head[:20]!r}"
+        )
+    n, size = map(int, said)
+    if not size or n * (size * 4 + 2) > len(data):
+        raise ValueError(f"its first line says {n:,} vectors of {size:,} dimensions, and it holds {len(data):,} bytes")
+    names, values, at = [], np.empty((n, size), dtype=np.float32), len(head) + 1
+    for i in range(n):
+        end = data.index(b" ", at)
+        names.append(data[at:end].lstrip(b"\n").decode())
+        values[i] = np.frombuffer(data, "<f4", size, end + 1)
+        at = end + 1 + size * 4
+    return pd.DataFrame(values, index=names)
