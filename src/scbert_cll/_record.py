@@ -6,11 +6,14 @@ either all of it is put in place or nothing. What a verb was called with is take
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from functools import partial
+from operator import call
 from os import PathLike
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _names
+from scbert_cll._process import uninterrupted
 from scbert_cll._strings import plain_strings
 
 NOTHING: Final = "none"  # None, which not every file holds
@@ -32,6 +36,9 @@ NOT_RECORDED: Final[Mapping[str, str]] = {
     "checkpoint": "a folder of this machine; what is computed does not depend on it",
     "checkpoint_dir": "a folder of this machine; what is computed does not depend on it",
 }
+
+_TABLES: Final = ("obs", "var")
+_MAPPINGS: Final = ("obsm", "varm", "layers", "uns")
 
 type Place = tuple[str, str]  # slot and key, such as ("obsm", "X_scbert")
 
@@ -68,58 +75,71 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
     if long:
         made["uns", _names.LONG] = dict(adata.uns.get(_names.LONG, {})) | long
     old = [place for place in replaces if place not in made and place[1] in getattr(adata, place[0])]
-    with _taken_back_on_error(adata, [*made, *old]):
-        for place, value in made.items():
-            _put(adata, place, value)
-        for slot, key in old:
-            del getattr(adata, slot)[key]
-    plain_strings(adata)
+    steps = [partial(_put, adata, place, value) for place, value in made.items()]
+    steps += [partial(_remove, adata, place) for place in old]
+    with uninterrupted(), untouched_on_error(adata):
+        deque(map(call, steps), maxlen=0)
+        plain_strings(adata)
 
 
 def become(adata: AnnData, new: AnnData) -> None:
     """Make the user's object hold the rows of another; anndata itself does so where a view becomes actual."""
     before = dict(vars(adata))
-    try:
-        plain_strings(new)
-        adata._init_as_actual(new)  # type: ignore[no-untyped-call]
-    except BaseException:
-        vars(adata).clear()
-        vars(adata).update(before)
-        raise
+    with uninterrupted():
+        try:
+            plain_strings(new)
+            adata._init_as_actual(new)  # type: ignore[no-untyped-call]
+        except BaseException:
+            vars(adata).clear()
+            vars(adata).update(before)
+            raise
 
 
 @contextmanager
 def untouched_on_error(adata: AnnData) -> Iterator[None]:
-    """Take back what others (scvi-tools) wrote into `uns` when the step that follows fails."""
-    before = dict(adata.uns)
+    """Take back all that was written to the slots within, also by others (scvi-tools), when a step of it fails."""
+    frames = {slot: cast("pd.DataFrame", getattr(adata, slot)).copy(deep=False) for slot in _TABLES}
+    others = {slot: _entries(getattr(adata, slot)) for slot in _MAPPINGS}
     try:
         yield
     except BaseException:
-        for key in [*adata.uns]:
-            if key not in before:
-                del adata.uns[key]
-        adata.uns.update(before)
+        with uninterrupted():
+            for slot, frame in frames.items():
+                _columns_back(getattr(adata, slot), frame)
+            for slot, entries in others.items():
+                _entries_back(getattr(adata, slot), entries)
         raise
+
+
+def _columns_back(now: pd.DataFrame, before: pd.DataFrame) -> None:
+    """Columns of a table of the user's; the table stays the same object."""
+    for name in [name for name in now if name not in before]:
+        del now[name]
+    for name in before:
+        if name not in now or not (now[name].dtype == before[name].dtype and now[name].equals(before[name])):
+            now[name] = before[name]
+
+
+def _entries(slot: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What is in a slot; X, which some versions of anndata list among the layers under None, is no entry."""
+    return {name: slot[name] for name in slot if name is not None}
+
+
+def _entries_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> None:
+    """Entries of a slot, each the object that it was."""
+    for name in [name for name in _entries(now) if name not in before]:
+        del now[name]
+    for name, value in before.items():
+        if name not in now or now[name] is not value:
+            now[name] = value
 
 
 def _put(adata: AnnData, place: Place, value: Any) -> None:
-    slot, key = place
-    getattr(adata, slot)[key] = value
+    getattr(adata, place[0])[place[1]] = value
 
 
-@contextmanager
-def _taken_back_on_error(adata: AnnData, places: Sequence[Place]) -> Iterator[None]:
-    """As it was, if anything goes wrong in between, a key of the user's among it."""
-    before = {(slot, key): getattr(adata, slot)[key] for slot, key in places if key in getattr(adata, slot)}
-    try:
-        yield
-    except BaseException:
-        for slot, key in places:
-            if (slot, key) in before:
-                getattr(adata, slot)[key] = before[slot, key]
-            elif key in getattr(adata, slot):
-                del getattr(adata, slot)[key]
-        raise
+def _remove(adata: AnnData, place: Place) -> None:
+    del getattr(adata, place[0])[place[1]]
 
 
 def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:

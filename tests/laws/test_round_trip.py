@@ -540,7 +540,7 @@ KNOWN = {  # who may write without being read back by `_files`, and why
     ("model/_io.py", "write_bytes"),  # inside a folder that is read back as a whole
     ("model/_io.py", "serialize"),
     ("model/_checkpoint.py", "torch.save"),
-    ("model/_checkpoints.py", "torch.save"),
+    ("model/_checkpoint_file.py", "torch.save"),  # to memory
     ("model/_resources.py", "write_text"),  # to the system
     ("vocab.py", "to_csv"),
     ("_corpus/write.py", "write_sharded"),

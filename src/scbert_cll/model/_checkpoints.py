@@ -7,28 +7,28 @@ import hashlib
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import lightning.pytorch as L
+import numpy as np
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from scbert_cll import _checks, _files, _in_place
-from scbert_cll._files import read_json, same, sha256, versions, write_json
-from scbert_cll._in_place import NotAsWrittenError
+from scbert_cll import _checks
+from scbert_cll._files import versions, write_json
 from scbert_cll._left_overs import only_writer
-from scbert_cll.model._io import bits
+from scbert_cll._process import in_main_thread
+from scbert_cll.model._checkpoint_file import RUN, WholeCheckpoints, is_whole, tidy, written
 from scbert_cll.model._monitor import History
 from scbert_cll.model._plans import APART
+from scbert_cll.model._run_settings import comparable, news, refuse_other_run
 
-RUN: Final = "run.json"
+RUN_FILE: Final = "run.json"  # to be read by people; a run is known by what its checkpoints hold
 _KEPT: Final = 2  # should the newest be damaged, there is the one before
 _SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -37,14 +37,15 @@ class Preempted(SystemExit):
     """The cluster asked for the machine; a checkpoint was written."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """Where a training keeps its checkpoints, and how often."""
+    """Where a training keeps its checkpoints, how often, and with which settings it was begun."""
 
     folder: Path
     minutes: float | None
     steps: int | None
     resume: bool
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -55,89 +56,51 @@ class Run:
             _checks.number_in(minutes, "checkpoint_minutes", 0, float("inf"))
         if steps is not None:
             _checks.number_in(steps, "checkpoint_steps", 1, float("inf"), whole=True)
-        return None if folder is None else cls(Path(folder), minutes, steps, resume)
+        if folder is None:
+            return None
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise FileExistsError(f"checkpoint_dir={str(folder)!r} is a file. Name a folder, or a new name for one.")
+        return cls(Path(folder), minutes, steps, resume)
 
     @contextlib.contextmanager
     def begin(self, settings: dict[str, Any]) -> Iterator[Path | None]:
         """Be the only run in the folder, with these settings; hand over the checkpoint to go on from."""
+        self.settings = comparable(settings)
         with only_writer(self.folder, "the checkpoints") if _is_first() else contextlib.nullcontext():
+            if _is_first():
+                tidy(self.folder)
             newest = self._newest()
             if newest is not None and not self.resume:
                 raise FileExistsError(
                     f"{self.folder} holds checkpoints of a run ({newest.name}); pass resume=True to go on with it, or name another folder."
                 )
             if newest is not None:
-                begun = self.folder / RUN
-                _refuse_other_run(self.folder, read_json(begun) if begun.is_file() else {}, settings)
-                rank_zero_info(f"Going on from {newest}.")
-            elif _is_first():
-                write_json(self.folder / RUN, settings)
+                self._go_on(newest)
+            if _is_first() and not (self.folder / RUN_FILE).is_dir():
+                write_json(self.folder / RUN_FILE, self.settings)
             yield newest
 
     def _newest(self) -> Path | None:
         """The newest checkpoint that is whole."""
-        found = written(self.folder)
+        found = written(self.folder) if self.folder.is_dir() else []
         for path in reversed(found):
             if is_whole(path):
                 return path
-            rank_zero_info(f"{path} is damaged: its checksum differs. Looking for the one before.")
+            rank_zero_info(
+                f"{path} is damaged, or of an earlier version: its seal does not fit. Looking for the one before."
+            )
         if found:
             raise ValueError(
-                f"All checkpoints in {self.folder} are damaged: {_checks.listed(p.name for p in found)}. Name another folder to start again."
+                f"All checkpoints in {self.folder} are damaged, or of an earlier version: {_checks.listed(p.name for p in found)}. "
+                "Name another folder to start again."
             )
         return None
 
-
-def written(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step_*.ckpt"), key=lambda path: int(path.stem.removeprefix("step_")))
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is what was written."""
-    beside = _sum(path)
-    return beside.is_file() and beside.read_text(encoding="ascii").strip() == sha256(path)
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint aside, read it back, and rename it into place with its checksum; read nothing but tensors and plain values."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write, and leave no half of a file under the name of a whole one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.new")
-        try:
-            _in_place.written(
-                aside, lambda file: _save(file, checkpoint), lambda file: self._is(file, checkpoint), path
-            )
-            _files.write_text(_sum(path), sha256(aside) + "\n")
-            _in_place.put_in_place(aside, path)
-        except NotAsWrittenError:
-            aside.unlink(missing_ok=True)
-            raise
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise OSError(
-                error.errno,
-                f"The checkpoint could not be written ({error.strerror or error}); the ones before it are whole. "
-                "Make room and start the same run again: it goes on from there",
-                str(path),
-            ) from error
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read; whatever is asked, nothing in the file is executed."""
-        found: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        return found
-
-    def _is(self, path: Path, checkpoint: dict[str, Any]) -> bool:
-        """Whether a run that goes on from the file gets what this one has."""
-        return same(bits(self.load_checkpoint(path)), bits(checkpoint))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove the file and its checksum."""
-        Path(path).unlink(missing_ok=True)
-        _sum(Path(path)).unlink(missing_ok=True)
+    def _go_on(self, newest: Path) -> None:
+        """Refuse another run, and say what has changed of this one."""
+        there = WholeCheckpoints().load_checkpoint(newest).get(RUN, {})
+        refuse_other_run(self.folder, there, self.settings)
+        rank_zero_info(f"Going on from {newest}. {news(there, self.settings)}".strip())
 
 
 class Checkpoints(L.Callback):
@@ -153,13 +116,13 @@ class Checkpoints(L.Callback):
         self.asked: int | None = None
         self.due = False
         self._saved = 0.0
-        self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen to the cluster."""
+        """Listen to the cluster; who listened before does so again when the training has ended."""
         self.asked, self.due, self._saved = None, False, time.monotonic()
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._listen) for number in _SIGNALS}
+        if in_main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._listen)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -171,14 +134,9 @@ class Checkpoints(L.Callback):
         if self.due and stepped and not self._something_follows(trainer, batch_idx):
             self._save(trainer)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the signals to who had them."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the history along."""
+        """Take the history along, and what the run was begun with."""
+        checkpoint[RUN] = self.run.settings
         history = getattr(trainer.logger, "history", None) or {}
         checkpoint["history"] = {name: frame[name].to_dict() for name, frame in history.items()}
         checkpoint["versions"] = versions("torch", "lightning", "numpy")
@@ -241,38 +199,20 @@ class StepRandom(L.Callback):
         torch.manual_seed(self.seed + 1 + trainer.fit_loop.total_batch_idx + APART * trainer.global_rank)
 
 
-def tensors_digest(tensors: dict[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Checksum of a network's weights."""
+    return arrays_digest({name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()})
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Checksum of arrays and their names."""
     found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, array in sorted(arrays.items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        found.update(array.tobytes())
     return found.hexdigest()
 
 
 def _is_first() -> bool:
     """Whether this process is the one that writes."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
-def _save(path: Path, checkpoint: dict[str, Any]) -> None:
-    with path.open("wb") as file:
-        torch.save(checkpoint, file)
-
-
-def _sum(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _refuse_other_run(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Name what differs between the run that was begun and this one."""
-    differ = [name for name in sorted(there.keys() | now.keys()) if there.get(name) != now.get(name)]
-    if not differ:
-        return
-    said = [
-        f"{name} has changed" if "sha256" in name else f"{name} was {there.get(name)!r}, is {now.get(name)!r}"
-        for name in differ[:6]
-    ]
-    raise ValueError(
-        f"{folder} holds checkpoints of another run: {'; '.join(said)}. Start with the same data and settings to go on with it, or name another folder."
-    )

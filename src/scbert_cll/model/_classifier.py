@@ -23,6 +23,7 @@ from scbert_cll.model._labelled import Labelled
 from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._pretrained import Pretrained
 from scbert_cll.model._recipe import Freeze, leave_trainable, usual_epochs
+from scbert_cll.model._run_settings import arguments
 from scbert_cll.model._training import as_seed, check_numbers, seeded
 from scbert_cll.nn.performer import mean_tokens
 from scbert_cll.vocab import Vocabulary
@@ -212,6 +213,7 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             A class without a labelled training cell, labels the model does not know, or no training cell at all. Or, as in :meth:`ScBERT.train`,
             something is not finite, or the training diverged.
         """
+        asked = arguments(locals())
         numbers = {"lr": lr, "weight_decay": weight_decay}
         check_training(trainer | numbers, names_of_training(ScBERTClassifier.train), "ScBERTClassifier.train")
         check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
@@ -238,6 +240,7 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             self._fit(
                 plan,
                 data,
+                asked,
                 max_epochs=max_epochs or usual_epochs(data.n_labelled),
                 batch_size=batch_size,
                 recompute=recompute,

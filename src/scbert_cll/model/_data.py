@@ -246,10 +246,13 @@ class TokenSplits(Placed):
 
     def digest(self) -> str:
         """Checksum of all that is trained on and validated with."""
-        found = hashlib.sha256()
-        csr, columns = self.data.csr, self.data.columns
-        for array in (csr.data, csr.indices, csr.indptr, self.train_idx, self.val_idx, *columns.values()):
-            found.update(np.ascontiguousarray(array).tobytes())
+        csr, found = self.data.csr, hashlib.sha256()
+        matrix = {"values": csr.data, "genes": csr.indices, "cells": csr.indptr}
+        rows = {"train": self.train_idx, "val": self.val_idx}
+        for name, values in (matrix | rows | self.data.columns).items():
+            array = np.ascontiguousarray(values)
+            found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            found.update(array.tobytes())
         return found.hexdigest()
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -90,7 +90,12 @@ def loggers(history: History, asked: Asked | Sequence[Asked], folder: Path | Non
 
 def _named(name: str, folder: Path | None) -> Logger:
     _checks.choice(name, ["csv", "tensorboard"], "logger")
-    where: dict[str, Any] = {"save_dir": folder or Path.cwd(), "name": "logs"}
+    if folder is None:
+        raise ValueError(
+            f'logger="{name}" writes into the folder of the run: name checkpoint_dir="run", or hand over a logger of Lightning, e.g. '
+            'CSVLogger(save_dir="logs").'
+        )
+    where: dict[str, Any] = {"save_dir": folder, "name": "logs"}
     return CSVLogger(**where) if name == "csv" else TensorBoardLogger(**where)
 
 

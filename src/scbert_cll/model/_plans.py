@@ -9,7 +9,6 @@ from typing import Any, Final, cast
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
 from torch import Tensor
 
 from scbert_cll.model._data import Batch, Cells
@@ -17,6 +16,7 @@ from scbert_cll.model._sharded import all_weights, is_sharded, share_out
 from scbert_cll.nn import Performer, mask_tokens
 
 APART: Final = 1_000_003  # between the seeds of two processes
+_F1_OF_TRAINING: Final = "macro_f1_train"
 
 
 class Plan(L.LightningModule):
@@ -25,6 +25,7 @@ class Plan(L.LightningModule):
     def __init__(self, module: Performer, *, lr: float, weight_decay: float, warmup: float = 0.1) -> None:
         super().__init__()
         self.module, self.lr, self.weight_decay, self.warmup = module, lr, weight_decay, warmup
+        self.so_far: dict[str, Tensor] = {}  # of the epoch: sum over its cells, and their number
 
     def configure_model(self) -> None:
         """Share the network out where the strategy is one for that."""
@@ -66,14 +67,60 @@ class Plan(L.LightningModule):
     def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
         """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
         if n:
-            self._note({f"{stage}_loss": loss}, n, prog_bar=True)
-            self._note({f"{name}_{stage}": value for name, value in metrics.items()}, n)
+            own = {f"{name}_{stage}": value for name, value in metrics.items()}
+            self.note({f"{stage}_loss": loss, **own}, stage, n)
         return loss
 
-    def _note(self, values: dict[str, Tensor | float], n: int, *, prog_bar: bool = False) -> None:
-        """Log means over the epoch, in which this batch counts as `n` cells."""
+    def note(self, values: dict[str, Tensor | float], stage: str, n: int) -> None:
+        """Log means over the epoch, in which this batch counts as `n` cells.
+
+        Those of training are kept here, not by Lightning, so that a run which was interrupted goes on with them.
+        """
+        if stage == "train":
+            for name, value in values.items():
+                mean = torch.as_tensor(value).detach()
+                self.count(name, torch.stack([mean * n, torch.full_like(mean, n)]))
+            return
         several = self.trainer.world_size > 1
-        self.log_dict(values, prog_bar=prog_bar, batch_size=n, on_step=False, on_epoch=True, sync_dist=several)
+        for name, value in values.items():
+            self.log(name, value, prog_bar=_in_bar(name), batch_size=n, on_step=False, on_epoch=True, sync_dist=several)
+
+    def count(self, name: str, found: Tensor) -> None:
+        """Add to what is known of the epoch."""
+        self.so_far[name] = self.so_far[name] + found if name in self.so_far else found
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the training metrics of an epoch when it is over."""
+        if self.trainer.is_last_batch:
+            self._log_epoch()
+
+    def on_train_epoch_end(self) -> None:
+        """The same of an epoch that ended in the midst."""
+        self._log_epoch()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """For a checkpoint; of several processes what all of them found."""
+        checkpoint["so_far"] = {name: self._of_all(found).cpu() for name, found in sorted(self.so_far.items())}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """From a checkpoint; one process goes on with what all had found."""
+        if self.trainer.is_global_zero:
+            self.so_far = {name: found.to(self.device) for name, found in checkpoint["so_far"].items()}
+
+    def _log_epoch(self) -> None:
+        found = {name: self._of_all(one) for name, one in sorted(self.so_far.items())}
+        self.so_far = {}
+        for name, one in found.items():
+            self.log(name, self.mean(one), prog_bar=_in_bar(name), batch_size=1, on_step=False, on_epoch=True)
+
+    def mean(self, found: Tensor) -> Tensor | float:
+        """What is logged of an epoch."""
+        return found[0] / found[1]
+
+    def _of_all(self, found: Tensor) -> Tensor:
+        """Sum over the processes."""
+        summed: Tensor = self.trainer.strategy.reduce(found.clone(), reduce_op="sum")
+        return summed
 
 
 class PretrainPlan(Plan):
@@ -146,8 +193,8 @@ class ClassifyPlan(Plan):
     ) -> None:
         super().__init__(module, **kwargs)
         self.token_drop, self.seed = token_drop, seed
+        self._validated: Tensor | None = None
         self.to_proteins = torch.nn.Linear(module.n_features, n_proteins) if n_proteins else None
-        self._seen: dict[str, list[Tensor]] = {"train": [], "validation": []}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step, with tokens left out; ``loss`` is minimised, ``train_loss`` the classes' part of it."""
@@ -185,27 +232,37 @@ class ClassifyPlan(Plan):
         # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
         loss = losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6)
         if self.to_proteins is not None:
-            self._note({f"protein_loss_{stage}": proteins}, len(labels))
+            self.note({f"protein_loss_{stage}": proteins}, stage, len(labels))
         known = labels >= 0
         labels, guess = labels[known], logits.argmax(-1)[known]
-        self._seen[stage].append(torch.stack([labels, guess]).detach().cpu())
+        self._count_calls(stage, labels, guess)
         right = {"accuracy": (guess == labels).float().mean()}
         return self.report(stage, len(labels), loss, **right), proteins
 
-    def on_train_epoch_end(self) -> None:
-        """Macro-F1 of the epoch's training batches."""
-        self._report_f1("train")
+    def _count_calls(self, stage: str, labels: Tensor, guess: Tensor) -> None:
+        """How many cells of each class were called what, for the macro-F1 of an epoch."""
+        n = self.module.config.n_classes
+        calls = torch.bincount(labels * n + guess, minlength=n * n).reshape(n, n)
+        if stage == "train":
+            self.count(_F1_OF_TRAINING, calls)
+        else:
+            self._validated = calls if self._validated is None else self._validated + calls
 
     def on_validation_epoch_end(self) -> None:
-        """Macro-F1 of all validation cells together."""
-        self._report_f1("validation")
+        """Macro-F1 of all validation cells together; every process has seen them all."""
+        if self._validated is not None:
+            self.log("macro_f1_validation", macro_f1(self._validated))
+            self._validated = None
 
-    def _report_f1(self, stage: str) -> None:
-        if self._seen[stage]:
-            labels, guess = torch.cat(self._seen[stage], dim=1).numpy()
-            score = f1_score(labels, guess, average="macro", zero_division=0)
-            self.log(f"macro_f1_{stage}", float(score), sync_dist=self.trainer.world_size > 1)
-            self._seen[stage].clear()
+    def mean(self, found: Tensor) -> Tensor | float:
+        """Of numbers of calls their macro-F1."""
+        return macro_f1(found) if found.ndim > 1 else super().mean(found)
+
+
+def macro_f1(calls: Tensor) -> float:
+    """Mean F1 of the classes that occur, as labels or as calls: (true class, called class)."""
+    right, seen = calls.diagonal().double(), (calls.sum(0) + calls.sum(1)).double()
+    return float((2 * right / seen)[seen > 0].mean())
 
 
 class KeepBest(L.Callback):
@@ -256,6 +313,11 @@ class KeepBest(L.Callback):
     def _put_back(self) -> None:
         if self.weights is not None:
             self.network.load_state_dict(self.weights)
+
+
+def _in_bar(name: str) -> bool:
+    """Whether a progress bar shows it."""
+    return name in ("train_loss", "validation_loss")
 
 
 def _commonest_bin(tokens: Tensor) -> Tensor:

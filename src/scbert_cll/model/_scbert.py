@@ -20,6 +20,7 @@ from scbert_cll.model._hub import Shared, class_of, model_folder
 from scbert_cll.model._monitor import Asked
 from scbert_cll.model._on_corpus import OnCorpus
 from scbert_cll.model._plans import PretrainPlan
+from scbert_cll.model._run_settings import arguments
 from scbert_cll.model._training import as_seed, check_numbers
 from scbert_cll.vocab import Vocabulary
 
@@ -276,6 +277,7 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
             lowest validation loss before (of the last one, where nothing validates), as ``kept_epoch_`` says, or, where there is no good epoch, is as it was.
             `checkpoint_dir` holds checkpoints of another run: the data or a setting differs, which is named.
         """
+        asked = arguments(locals())
         numbers = {"lr": lr, "weight_decay": weight_decay}
         check_training(trainer | numbers, names_of_training(ScBERT.train), "ScBERT.train")
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
@@ -299,6 +301,7 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
             self._fit(
                 plan,
                 data,
+                asked,
                 max_epochs=max_epochs,
                 batch_size=batch_size,
                 recompute=recompute,

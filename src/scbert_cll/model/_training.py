@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import lightning.pytorch as L
 import numpy as np
@@ -20,10 +21,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from scbert_cll import _checks, _keys
-from scbert_cll._files import digest
+from scbert_cll._files import digest, versions
+from scbert_cll._process import as_it_was
 from scbert_cll.model import _scvi
 from scbert_cll.model._asked import training_device
-from scbert_cll.model._checkpoints import Checkpoints, Preempted, Run, StepRandom, WholeCheckpoints, tensors_digest
+from scbert_cll.model._checkpoint_file import MAY_CHANGE, WholeCheckpoints
+from scbert_cll.model._checkpoints import Checkpoints, Preempted, Run, StepRandom, arrays_digest, tensors_digest
 from scbert_cll.model._corpus import CorpusData
 from scbert_cll.model._data import TokenSplits, random_split
 from scbert_cll.model._finite import NotFinite, StopWhereNotFinite, not_finite, usable
@@ -55,10 +58,13 @@ def check_numbers(max_epochs: int, batch_size: BatchSize, **shares: float) -> No
         _checks.share(value, name)
 
 
+_one_at_a_time: Final = threading.RLock()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """PyTorch's random numbers from `seed`, and the user's own stream untouched."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    """PyTorch's random numbers from `seed`, and the user's own stream untouched; there is one stream, so another thread waits."""
+    with _one_at_a_time, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
@@ -86,6 +92,7 @@ class Training(Inference):
 
     is_trained_: bool
     history_: dict[str, pd.DataFrame] | None
+    n_threads_: int | None = None  # of PyTorch, with which it was trained: they change the last digits of weights
     kept_epoch_: int | None = None  # of the history: the one whose weights the model has; 0 before the first
 
     def _parts(self, split_key: str | None, seed: int) -> dict[str, np.ndarray]:
@@ -95,10 +102,19 @@ class Training(Inference):
         column = _checks.split(self._cells(None), split_key).to_numpy()
         return {part: np.flatnonzero(column == part) for part in _keys.SPLIT_ORDER}
 
-    def _fit(
+    def _fit(self, plan: Plan, data: TokenSplits | CorpusData, asked: Mapping[str, Any], **how: Any) -> None:
+        """Train, one training at a time, and leave the user's process as it was; `asked` are the arguments that make it this training."""
+        with _one_at_a_time, as_it_was():
+            self.n_threads_ = torch.get_num_threads()
+            stopped = self._run(plan, data, asked, **how)
+        if stopped is not None:  # when nothing was left that could have been cut
+            signal.raise_signal(stopped)
+
+    def _run(
         self,
         plan: Plan,
         data: TokenSplits | CorpusData,
+        asked: Mapping[str, Any],
         *,
         max_epochs: int,
         batch_size: BatchSize,
@@ -115,10 +131,11 @@ class Training(Inference):
         callbacks: Sequence[L.Callback] = (),
         plugins: Sequence[Any] = (),
         **trainer: Any,
-    ) -> None:
+    ) -> int | None:
         """Run Lightning through scvi-tools' runner; with early stopping the best epoch's weights are kept, else the last one's.
 
-        Of a training that diverges the best epoch before is kept, else the weights from before.
+        Of a training that diverges the best epoch before is kept, else the weights from before. Returns the signal that came too late for a
+        checkpoint.
         """
         before, past, was_trained = all_weights(self.module), self.history_, self.is_trained_
         usable(before)
@@ -131,6 +148,7 @@ class Training(Inference):
         stops = early_stopping and data.n_val
         stop = [EarlyStopping("validation_loss", patience=early_stopping_patience)] if stops else []
         watched = isinstance(data, CorpusData) or logger is not None
+        checkpoints = None if run is None else Checkpoints(run)
         runner = self._runner(
             plan,
             data,
@@ -139,12 +157,12 @@ class Training(Inference):
             callbacks=[*callbacks, StopWhereNotFinite(), best, *stop]
             + ([Throughput()] if watched else [])
             + ([step_bar()] if watched and trainer.get("enable_progress_bar", True) else [])
-            + ([Checkpoints(run)] if run else [])
-            + ([StepRandom(seed)] if run or isinstance(data, CorpusData) else []),
+            + ([] if checkpoints is None else [checkpoints])
+            + [StepRandom(seed)],
             plugins=[*plugins, WholeCheckpoints()],
             **({"simple_progress_bar": False} if watched else {}) | trainer,
         )
-        settings = {} if run is None else self._settings(plan, data, runner.trainer, seed, max_epochs)
+        settings = {} if run is None else {**asked, **self._settings(plan, data, runner.trainer, seed, max_epochs)}
         self.module.train()  # Lightning leaves the mode as it finds it
         with nullcontext() if run is None else run.begin(settings) as newest, seeded(seed), _quiet():
             runner.ckpt_path = newest
@@ -168,6 +186,7 @@ class Training(Inference):
             finally:  # scvi-tools' own bookkeeping counts from 0 where a training goes on
                 if runner.trainer.is_global_zero:
                     self.history_ = history.history or past
+        return None if checkpoints is None else checkpoints.asked
 
     def _keep_good(self, best: KeepBest, before: dict[str, Tensor], past: int, *, diverged: bool) -> bool:
         """Behind an error: the best epoch's weights, if there is one; what is not finite is replaced by the weights from before."""
@@ -204,7 +223,10 @@ class Training(Inference):
             "class": type(self).__name__,
             "network": asdict(self.config),
             "genes_sha256": digest(list(self.genes)),
-            "start_sha256": tensors_digest(self.module.state_dict()),
+            "labels_sha256": digest(self._labels()),
+            "start_sha256": tensors_digest(plan.state_dict()),
+            "linear_sha256": arrays_digest(self._linear_arrays() or {}),
+            "trained_sha256": digest([name for name, one in plan.named_parameters() if one.requires_grad]),
             "data_sha256": data.digest(),
             "plan": plan.settings(),
             "batch_size": data.batch_size,
@@ -216,6 +238,7 @@ class Training(Inference):
             "processes": trainer.world_size,
             "sharded": is_sharded(trainer.strategy),
             "seed": seed,
+            MAY_CHANGE: {"threads": self.n_threads_, "versions": versions("torch", "lightning", "numpy")},
         }
 
     def _prepare(

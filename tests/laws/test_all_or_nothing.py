@@ -1,0 +1,261 @@
+"""Results are written to an AnnData all or not at all, wherever a call is cut."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+import scbert_cll as sc_cll
+from scbert_cll import _record
+from scbert_cll._process import uninterrupted
+
+SOURCE = str(Path(sc_cll.__file__).parent)
+FAILURES = (RuntimeError, KeyboardInterrupt, MemoryError)
+SLOTS = ("obs", "var", "obsm", "varm", "layers", "uns")
+QUICK: dict[str, Any] = {
+    "max_epochs": 1,
+    "batch_size": 64,
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "network": {"n_hidden": 8, "n_layers": 1, "n_heads": 2, "gene_embedding": "learned"},
+}
+
+
+class Cut:
+    """Raise at the n-th line of this package that is run from here on; without `at` only count."""
+
+    def __init__(self, at: int | None = None, kind: type[BaseException] = RuntimeError) -> None:
+        self.at, self.kind, self.n = at, kind, 0
+
+    def __enter__(self) -> Cut:
+        self._before = sys.gettrace()
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _call(self, frame: Any, event: str, arg: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(SOURCE) else None
+
+    def _line(self, frame: Any, event: str, arg: Any) -> Any:
+        if event == "line":
+            self.n += 1
+            if self.n == self.at:
+                raise self.kind("cut here")
+        return self._line
+
+
+def held(adata: AnnData) -> dict[tuple[str, str], Any]:
+    """Every entry of every slot, to be compared; and the order of columns."""
+    found: dict[tuple[str, str], Any] = {}
+    for slot in SLOTS:
+        table = getattr(adata, slot)
+        found |= {(slot, key): _plain(table[key]) for key in table if key is not None}
+    return found | {("columns", "obs"): list(adata.obs), ("columns", "var"): list(adata.var)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if not str(key).startswith("_scvi")}
+    if isinstance(value, pd.DataFrame):
+        return {name: _plain(value[name]) for name in value}
+    if isinstance(value, pd.Series):
+        return [str(value.dtype), value.astype(str).tolist()]
+    if sparse.issparse(value):
+        return [part.tolist() for part in sparse.find(value)]
+    return value.astype(str).tolist() if isinstance(value, np.ndarray) else repr(value)
+
+
+# ---- the writer itself, at each of its lines
+
+
+def small() -> AnnData:
+    """Five cells with an earlier result, two of whose entries are replaced and one of which goes."""
+    adata = AnnData(
+        np.ones((5, 3), np.float32), obs=pd.DataFrame({"a": list("vwxyz")}, index=[f"c{i}" for i in range(5)])
+    )
+    adata.obs["called"] = pd.Categorical(["old"] * 5)
+    adata.obsm["table"] = pd.DataFrame({"old": np.zeros(5)}, index=adata.obs_names)
+    adata.obsm["gone"] = np.zeros((5, 2))
+    adata.uns["entry"] = {"params": {"which": "old"}}
+    return adata
+
+
+def write_small(adata: AnnData) -> None:
+    table = pd.DataFrame({"new": np.ones(5)}, index=adata.obs_names)
+    _record.write(
+        adata,
+        obs={"called": pd.Categorical(["new"] * 5), "added": np.arange(5.0)},
+        obsm={"table": table, "further": np.ones((5, 2))},
+        varm={"genes": np.ones((3, 2))},
+        uns={"entry": {"params": {"which": "new"}}},
+        replaces=[("obsm", "gone")],
+    )
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_the_one_writer_can_be_cut_at_each_of_its_lines(kind: type[BaseException]) -> None:
+    adata = small()
+    with Cut() as count:
+        write_small(adata)
+    whole, before, seen = held(adata), held(small()), set()
+    for at in range(1, count.n + 1):
+        adata = small()
+        with Cut(at, kind), pytest.raises(kind):
+            write_small(adata)
+        after = held(adata)
+        assert after in (before, whole), f"line {at} of {count.n}"
+        seen.add(after == before)
+    assert before != whole
+    assert True in seen
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("slot", ["obs", "obsm", "uns"])
+def test_a_slot_that_cannot_take_its_result_leaves_the_others_as_they_were(
+    slot: str, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = _record._put
+
+    def fails(adata: AnnData, place: tuple[str, str], value: Any) -> None:
+        if place[0] == slot:
+            raise kind("no room")
+        put(adata, place, value)
+
+    monkeypatch.setattr(_record, "_put", fails)
+    adata = small()
+    with pytest.raises(kind):
+        write_small(adata)
+    assert held(adata) == held(small())
+
+
+def test_ctrl_c_waits_until_all_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = _record._put
+
+    def pressed(adata: AnnData, place: tuple[str, str], value: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        put(adata, place, value)
+
+    expected = small()
+    write_small(expected)
+    monkeypatch.setattr(_record, "_put", pressed)
+    adata, before = small(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_small(adata)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert held(adata) == held(expected)
+
+
+def test_what_is_held_back_is_the_key_not_an_error() -> None:
+    with pytest.raises(ValueError, match="of ours"), uninterrupted():
+        raise ValueError("of ours")
+
+
+# ---- every verb, at many of its lines
+
+
+@pytest.fixture(scope="module")
+def world() -> dict[str, Any]:
+    """Cells and bulk samples with all that the verbs need, and a model; not to be changed."""
+    toy = sc_cll.datasets.cll_toy(n_cells=240, n_genes=200, rng=1)
+    raw = toy["rna"].copy()
+    raw.obsm["protein"] = pd.DataFrame(toy["prot"].X, index=raw.obs_names, columns=toy["prot"].var_names.astype(object))
+    split = raw.copy()
+    sc_cll.pp.label_cd49d(split, donor_key="donor")
+    sc_cll.pp.split_donors(split, "donor", labels_key="cd49d", rng=0)
+    ready = split.copy()
+    sc_cll.pp.bin_expression(ready)
+    model = sc_cll.tl.finetune(ready.copy(), **QUICK)
+    return {
+        "raw": raw,
+        "split": split,
+        "ready": ready,
+        "model": model,
+        "patients": sc_cll.datasets.cll_cohort(n_patients=120, n_genes=200),
+    }
+
+
+def _train(adata: AnnData) -> None:
+    """A method of a model that was set up by hand."""
+    network = QUICK["network"]
+    sc_cll.ScBERT.setup_anndata(adata)
+    sc_cll.ScBERT(adata, **network).train(1, batch_size=64, accelerator="cpu", enable_progress_bar=False)
+
+
+VERBS: dict[str, tuple[str, Callable[[AnnData, Any], Any]]] = {
+    "tl.pretrain": ("ready", lambda adata, _: sc_cll.tl.pretrain(adata, **QUICK)),
+    "tl.finetune": ("ready", lambda adata, _: sc_cll.tl.finetune(adata, **QUICK)),
+    "ScBERT.train": ("ready", lambda adata, _: _train(adata)),
+    "tl.predict": ("ready", lambda adata, model: sc_cll.tl.predict(adata, model)),
+    "tl.gene_attention": ("ready", lambda adata, model: sc_cll.tl.gene_attention(adata, model, groupby="cd49d")),
+    "tl.gene_attribution": (
+        "ready",
+        lambda adata, model: sc_cll.tl.gene_attribution(
+            adata, model, method="attention", groupby="cd49d", donor_key="donor", split_key="none"
+        ),
+    ),
+    "tl.perturb": ("ready", lambda adata, model: sc_cll.tl.perturb(adata, model, ["ITGA4"])),
+    "tl.signature": ("split", lambda adata, _: sc_cll.tl.signature(adata)),
+    "tl.score_signature": ("split", lambda adata, _: sc_cll.tl.score_signature(adata, ["ITGA4", "ITGB1"])),
+    "tl.prognosis": (
+        "patients",
+        lambda adata, _: sc_cll.tl.prognosis(
+            adata, ["ITGA4", "PCNA"], time_key="TTT", event_key="treated", n_random=5, n_bootstrap=0
+        ),
+    ),
+    "pp.split_donors": ("raw", lambda adata, _: sc_cll.pp.split_donors(adata, "donor", labels_key="cd49d_true")),
+    "pp.label_cd49d": ("raw", lambda adata, _: sc_cll.pp.label_cd49d(adata, donor_key="donor")),
+    "pp.bin_expression": ("raw", lambda adata, _: sc_cll.pp.bin_expression(adata)),
+    "pp.balance": ("split", lambda adata, _: sc_cll.pp.balance(adata, "cd49d")),
+    "pp.balance, rows": ("split", lambda adata, _: sc_cll.pp.balance(adata, "cd49d", method="oversample")),
+}
+LAST, SPREAD = 16, 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_can_be_cut_at_its_last_lines_and_before(name: str, world: dict[str, Any]) -> None:
+    if name == "tl.prognosis":
+        pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    start, call = VERBS[name]
+    adata = world[start].copy()
+    before = held(adata)
+    with Cut() as count:
+        call(adata, world["model"])
+    whole, n = held(adata), count.n
+    places = {*np.linspace(1, n, SPREAD).astype(int).tolist(), *range(max(1, n - LAST), n + 1)}
+    for i, at in enumerate(sorted(places)):
+        adata, kind = world[start].copy(), FAILURES[i % len(FAILURES)]
+        with _cut_or_whole(at, kind):
+            call(adata, world["model"])
+        after = held(adata)
+        assert after == before or after.keys() == whole.keys(), (
+            f"{name}, line {at} of {n}: {after.keys() ^ before.keys()}"
+        )
+
+
+@contextmanager
+def _cut_or_whole(at: int, kind: type[BaseException]) -> Iterator[None]:
+    """Lines that are run may be a few fewer than they were when they were counted (what is cached is not made again)."""
+    try:
+        with Cut(at, kind):
+            yield
+    except BaseException as error:
+        if isinstance(error, kind) or isinstance(error.__cause__, kind):
+            return
+        raise
