@@ -1,0 +1,206 @@
+"""Crash and power: after every prefix of what a writer did, the old version or the new one is read, whole; when it has returned, the new one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+import scbert_cll as sc_cll
+from scbert_cll import _files
+from scbert_cll._write_cells import write_cells
+
+sys.path.insert(0, str(Path(__file__).parent))
+from disk import Disk
+
+GENES = [f"G{i}" for i in range(30)]
+TINY = {"preset": "small", "n_hidden": 16, "n_layers": 1, "n_heads": 2, "dim_head": 8, "gene_embedding": "none"}
+
+
+def cells(rng: int) -> AnnData:
+    random = np.random.default_rng(rng)
+    X = sparse.csr_matrix(random.poisson(0.3 + np.arange(30) / 12, (40, 30)).astype(np.float32))
+    obs = pd.DataFrame({"donor": random.choice(list("ABC"), 40)}, index=[f"c{i}" for i in range(40)])
+    obs["kind"] = pd.Categorical(random.choice(["a", "b"], 40))
+    return AnnData(X, obs=obs, var=pd.DataFrame(index=GENES))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("sources")
+    for i in range(2):
+        cells(i).write_h5ad(folder / f"f{i}.h5ad")
+    return sorted(folder.iterdir())
+
+
+def build(sources: list[Path], out: Path) -> None:
+    sc_cll.pp.build_corpus(sources, out, vocab=GENES, memory="20KB", obs_columns=["kind"])
+
+
+@pytest.fixture(scope="module")
+def corpus(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build(sources, out := tmp_path_factory.mktemp("corpus") / "c.zarr")
+    return out
+
+
+def model_of(corpus: Path, rng: int) -> sc_cll.model.ScBERT:
+    return sc_cll.model.ScBERT.from_corpus(sc_cll.model.CorpusData(corpus), rng=rng, **TINY)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): _files.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@dataclass
+class Work:
+    """What is written, and how it is told which version is there."""
+
+    write: Callable[[Path, int], object]  # version 0 or 1
+    read: Callable[[Path], Any]
+    name: str
+    made_once: bool = False  # of a name that is there nothing is replaced
+
+
+def weights(path: Path) -> bytes:
+    model = sc_cll.model.ScBERT.load(path, accelerator="cpu")
+    return b"".join(tensor.numpy().tobytes() for tensor in model.module.state_dict().values())
+
+
+def both(version: int) -> Any:
+    """Two modalities."""
+    protein = AnnData(np.ones((40, 2), np.float32) * version, obs=cells(0).obs[["donor"]])
+    return mudata.MuData({"rna": cells(version), "prot": protein})
+
+
+@pytest.fixture(scope="module")
+def works(sources: list[Path], corpus: Path) -> dict[str, Work]:
+    models = [model_of(corpus, version) for version in (0, 1)]
+    vocabularies = [sc_cll.vocab.GeneVocab(GENES[:n]) for n in (20, 25)]
+    tables = [pd.DataFrame({"gene": GENES[:3], "weight": [1.0, 2.0, version]}) for version in (3.0, 4.0)]
+
+    def predict(out: Path, version: int) -> None:
+        data = sc_cll.model.CorpusData(corpus, chunk_size=8, preload_nchunks=2)
+        sc_cll.tl.predict_corpus(data, models[1], out, groupby="kind")
+
+    return {
+        "model": Work(lambda path, v: models[v].save(path, overwrite=True), weights, "model"),
+        "csv": Work(
+            lambda path, v: sc_cll.io.write_csv(tables[v], path, overwrite=True),
+            lambda path: sc_cll.io.read_csv(path).to_csv(),
+            "a.csv",
+        ),
+        "gmt": Work(
+            lambda path, v: sc_cll.io.write_gmt(tables[v], path, name=f"V{v}", overwrite=True),
+            sc_cll.io.read_gmt,
+            "a.gmt",
+        ),
+        "json": Work(lambda path, v: _files.write_json(path, {"v": v}), _files.read_json, "a.json"),
+        "vocabulary": Work(
+            lambda path, v: vocabularies[v].save(path), lambda path: list(sc_cll.vocab.GeneVocab.read(path)), "v.csv"
+        ),
+        "h5ad": Work(
+            lambda path, v: write_cells(path, cells(v)), lambda path: ad.read_h5ad(path).X.toarray().tolist(), "a.h5ad"
+        ),
+        "h5mu": Work(
+            lambda path, v: write_cells(path, both(v)),
+            lambda path: mudata.read_h5mu(path)["prot"].X.tolist(),
+            "a.h5mu",
+        ),
+        "corpus": Work(lambda path, _: build(sources, path), _whole_corpus, "c.zarr", made_once=True),
+        "predictions": Work(predict, _whole_predictions, "p.zarr", made_once=True),
+    }
+
+
+def _whole_corpus(path: Path) -> dict[str, str]:
+    assert not sc_cll.io.check_corpus(path)["problem"].any()
+    return checksums(path)
+
+
+def _whole_predictions(path: Path) -> dict[str, str]:
+    ad.read_zarr(path)
+    return checksums(path)
+
+
+KINDS = ["model", "csv", "gmt", "json", "vocabulary", "h5ad", "h5mu", "corpus", "predictions"]
+
+
+def record(work: Work, root: Path, *, forcing: bool = True) -> tuple[Disk, list[Any]]:
+    """Write the old version, then record how the new one takes its place; both as they are read."""
+    path = root / "in" / "a folder" / work.name if work.made_once else root / work.name
+    versions = []
+    if not work.made_once:
+        work.write(path, 0)
+        versions.append(work.read(path))
+    disk = Disk(root)
+    with disk.recorded(forcing=forcing):
+        work.write(path, 1)
+    return disk, [*versions, work.read(path)]
+
+
+def losses(work: Work, disk: Disk, versions: list[Any]) -> list[str]:
+    """States of the disk in which neither version is read, or, when the call had returned, not the new one."""
+    path = next(disk.root.rglob(work.name))
+    found = []
+    name = path.relative_to(disk.root).as_posix()
+    for when, tree in disk.states.values():
+        if work.made_once and name not in tree:
+            continue  # nothing is there yet
+        disk.lay(tree)
+        try:
+            said = work.read(path)
+        except FileNotFoundError as error:
+            if not work.made_once:
+                found.append(f"{when}: {error}")
+            continue
+        except Exception as error:  # noqa: BLE001 (whatever a damaged file brings out)
+            found.append(f"{when}: {error!r}")
+            continue
+        if said not in versions:
+            found.append(f"{when}: something else is read")
+    for tree in disk.last:
+        disk.lay(tree)
+        try:
+            said = work.read(path)
+        except Exception as error:  # noqa: BLE001
+            said = error
+        if said != versions[-1]:
+            found.append(f"the call had returned, and its result is gone: {said!r}")
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_a_crash_the_old_or_the_new_is_read(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
+    disk, versions = record(works[kind], tmp_path)
+    assert len(disk.states) >= 5
+    assert not losses(works[kind], disk, versions)
+
+
+@pytest.mark.parametrize("kind", ["model", "csv", "h5ad", "corpus"])
+def test_a_writer_that_forces_nothing_is_found_out(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
+    """The law bites."""
+    disk, versions = record(works[kind], tmp_path, forcing=False)
+    assert losses(works[kind], disk, versions)
+
+
+@pytest.mark.slow  # what was cut short is done again, from many places
+@pytest.mark.parametrize("kind", ["corpus", "predictions"])
+def test_after_a_crash_the_same_call_ends_in_the_same_bytes(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
+    work = works[kind]
+    disk, (whole,) = record(work, tmp_path)
+    path = next(tmp_path.rglob(work.name))
+    states = list(disk.states.values())
+    for when, tree in states[:: max(len(states) // 24, 1)]:
+        disk.lay(tree)
+        if not path.exists():
+            work.write(path, 1)
+        assert work.read(path) == whole, when
