@@ -23,6 +23,7 @@ OURS: Final = ".scbert_cll-"  # how the name of whatever lies aside begins
 _NEW, _OLD, _BIN, _LOCK = "new", "old", "bin", "lock"
 _LONGEST: Final = 200  # bytes of a name; file systems allow 255, and ours is longer
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_NO_SPACE: Final = os.strerror(errno.ENOSPC)
 _BUSY: Final = {errno.EBUSY, errno.EXDEV}
 _CANNOT_FORCE: Final = {
     errno.EINVAL,
@@ -285,11 +286,19 @@ def _mounted(place: Path, number: int) -> OSError:
 def _sentence_where_full(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL or os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(
-                error.errno or errno.ENOSPC,
-                f"{os.strerror(error.errno or errno.ENOSPC)}: not written, and what was there before is as it was. Make room, or name a place on another disk",
-                str(path),
-            ) from error
-        raise
+    except (OSError, RuntimeError) as error:  # HDF5 says it either way
+        if not _is_full(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"{_NO_SPACE}: not written, and what was there before is as it was. Make room, or name a place on another disk",
+            str(path),
+        ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or a quota, is behind an error."""
+    if error is None:
+        return False
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _FULL or _NO_SPACE in str(error) or _is_full(error.__cause__)

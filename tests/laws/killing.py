@@ -50,7 +50,7 @@ def forked(work: Callable[[], object]) -> int:
         work()
         code = 0
     except BaseException as error:  # noqa: BLE001 (the child must end here)
-        print(f"{type(error).__name__}: {error}", flush=True)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
     os._exit(code)
 
 
@@ -109,7 +109,7 @@ def at_every_line(folder: Path) -> int:
 def at_any_moment(folder: Path) -> int:
     """A process that saves again and again is killed."""
     old, new = models()
-    known, dice = {weights(old), weights(new)}, random.Random(0)
+    known, dice = {weights(old), weights(new)}, random.Random(0)  # noqa: S311
     old.save(folder)
 
     def work() -> None:
@@ -152,4 +152,4 @@ def at_the_same_time(folder: Path) -> int:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     ways = {"lines": at_every_line, "moments": at_any_moment, "together": at_the_same_time}
-    print(ways[sys.argv[1]](Path(sys.argv[2])))
+    sys.stdout.write(f"{ways[sys.argv[1]](Path(sys.argv[2]))}\n")
