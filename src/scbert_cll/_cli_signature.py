@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from scbert_cll import _keys
 from scbert_cll._cli_shared import new_folder_of, of_donors, say, source, typed_column, typed_gene
+from scbert_cll._in_place import make_folder
 from scbert_cll._reading import ENDINGS, Reading
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _write_signature(adata: AnnData, out: Path, name: str) -> None:
     """Write what there is: an empty signature has no sets, and without donors there is no table."""
     from scbert_cll import io
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     found, written = adata.uns[_keys.SIGNATURE], set()
     if found["n_tested"]:
         io.write_csv(adata, out / "signature.csv", overwrite=True)

@@ -25,6 +25,7 @@ import scbert_cll as sc_cll
 from scbert_cll import _checks, _demo_figures, _demo_scores, _demo_signature, _keys
 from scbert_cll._cli_words import in_options
 from scbert_cll._files import FigureError
+from scbert_cll._in_place import make_folder
 from scbert_cll._reading import ALL, CLL, OUTPUTS, Cells, Reading, choose, load, shared_names
 from scbert_cll._report import Report, draw
 from scbert_cll._write_cells import write_cells
@@ -292,7 +293,7 @@ def _train(job: Job, corpus: AnnData, report: Report) -> tuple[Any, Any]:
 def _write(job: Job, classifier: Any, found: _demo_signature.Found, report: Report) -> None:
     """Everything but the figures; what an earlier run left and this one has not made goes."""
     out = job.options.out
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     classifier.save(out / "model", overwrite=True)
     name = "annotated.h5mu" if isinstance(job.data, MuData) else "annotated.h5ad"
     with shared_names():

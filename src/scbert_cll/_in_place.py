@@ -135,6 +135,14 @@ def force(path: Path) -> None:
             os.fsync(file.fileno())
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, each with its name on the disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _force_folder(path.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
@@ -175,7 +183,7 @@ def _alone(*places: Path) -> Iterator[None]:
     """Hold the one right to write under some names; the system gives it back however the process ends. Nothing is left of dead processes."""
     with ExitStack() as held:
         for place in sorted(places):  # in one order, lest two processes wait for each other
-            _make_folder(place.parent)
+            make_folder(place.parent)
             held.enter_context(FileLock(_beside(place, _LOCK), mode=0o664))
             held.callback(_beside(place, _LOCK).unlink, missing_ok=True)
             _end(place)
@@ -242,14 +250,6 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_ctime_ns
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder and its parents, each with its name on the disk."""
-    if not path.is_dir():
-        _make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _force_folder(path.parent)
 
 
 def _force_folder(path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from scbert_cll._files import as_arrays, is_sealed, read_arrays, read_json, sealed, write_json, write_text
-from scbert_cll._in_place import OURS, remove, replace
+from scbert_cll._in_place import OURS, make_folder, remove, replace
 
 MARKER: Final = ".scbert_cll"  # in a working folder: it is ours
 _SEAL: Final = "seal"  # of arrays, among them
@@ -116,7 +116,7 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
     InUseError
         Another process holds it; the sentence names it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)

@@ -27,9 +27,9 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.states: dict[
-            int, tuple[str, Tree]
-        ] = {}  # by content, in the order in which they came: when it was, and the tree
+        self.states: dict[int, tuple[str, Tree]] = {}  # by content, as they came: when it was, and the tree
+        self.returned = 0  # calls of the work that have returned, told by who watches it
+        self.promised: list[int] = []  # how many had, by state
         self.last: list[Tree] = []  # both states when the work has returned
         self._one_at_a_time = threading.RLock()  # zarr writes in threads
         self._held: dict[int, int] = {}  # inodes are kept open, lest their numbers are used again
@@ -122,9 +122,11 @@ class Disk:
             ("forced names", self._names, dict.fromkeys(self._folders) | self._bytes),
         ):
             tree = dict(_tree(self._root_inode, entries, data))
-            key = hash(tuple(sorted(tree.items())))
+            key = hash((self.returned, *sorted(tree.items())))
             self.last.append(tree)
-            self.states.setdefault(key, (f"{kind}, {when}", tree))
+            if key not in self.states:
+                self.states[key] = f"{kind}, {when}", tree
+                self.promised.append(self.returned)
 
     @property
     def _root_inode(self) -> int:

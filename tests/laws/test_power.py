@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
+import http.server
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,8 @@ from scipy import sparse
 import scbert_cll as sc_cll
 from scbert_cll import _files
 from scbert_cll._write_cells import write_cells
+from scbert_cll.datasets import _download_geo_series
+from scbert_cll.model import _checkpoint_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from disk import Disk
@@ -131,7 +137,7 @@ def _whole_predictions(path: Path) -> dict[str, str]:
     return checksums(path)
 
 
-KINDS = ["model", "csv", "gmt", "json", "vocabulary", "h5ad", "h5mu", "corpus", "predictions"]
+KINDS = ["model", "csv", "gmt", "json", "vocabulary", "h5ad", "h5mu", "corpus"]
 
 
 def record(work: Work, root: Path, *, forcing: bool = True) -> tuple[Disk, list[Any]]:
@@ -178,7 +184,7 @@ def losses(work: Work, disk: Disk, versions: list[Any]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, pytest.param("predictions", marks=pytest.mark.slow)])
 def test_after_a_crash_the_old_or_the_new_is_read(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
     disk, versions = record(works[kind], tmp_path)
     assert len(disk.states) >= 5
@@ -204,3 +210,58 @@ def test_after_a_crash_the_same_call_ends_in_the_same_bytes(kind: str, works: di
         if not path.exists():
             work.write(path, 1)
         assert work.read(path) == whole, when
+
+
+def test_after_a_crash_the_last_checkpoint_that_was_written_counts(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(tmp_path)
+    save = _checkpoint_file.WholeCheckpoints.save_checkpoint
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        disk.returned += 1
+
+    monkeypatch.setattr(_checkpoint_file.WholeCheckpoints, "save_checkpoint", watched)
+    data = sc_cll.model.CorpusData(corpus, chunk_size=8, preload_nchunks=2)
+    how = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "max_epochs": 1, "checkpoint_steps": 1}
+    with disk.recorded():
+        model_of(corpus, 0).train(datamodule=data, checkpoint_dir=tmp_path / "run", **how)
+    assert disk.returned >= 4
+    for (when, tree), n in zip(disk.states.values(), disk.promised, strict=True):
+        disk.lay(tree)
+        folder = tmp_path / "run"
+        whole = [path for path in _checkpoint_file.written(folder) if _checkpoint_file.is_whole(path)] if n else []
+        assert not n or int(whole[-1].stem.removeprefix("step_")) >= n, when
+
+
+def test_after_a_crash_a_series_is_not_there_or_whole(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "GSE99999_series_matrix.txt.gz"
+    there = tmp_path / "geo" / "GSE99nnn" / "GSE99999" / "matrix"
+    there.mkdir(parents=True)
+    table = ["!series_matrix_table_begin", '"ID_REF"\t"GSM1"', '"a"\t1', '"b"\t2', "!series_matrix_table_end"]
+    head = ['!Series_geo_accession\t"GSE99999"', '!Sample_title\t"s"', '!Sample_geo_accession\t"GSM1"']
+    (there / name).write_bytes(gzip.compress("\n".join([*head, *table, ""]).encode()))
+    handler = functools.partial(Quiet, directory=str(tmp_path / "geo"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(_download_geo_series, "_BASE", f"http://127.0.0.1:{server.server_port}")
+        (tmp_path / "here").mkdir()
+        work = Work(
+            lambda path, _: sc_cll.datasets.download_geo_series("GSE99999", path.parent, overwrite=True),
+            lambda path: sc_cll.datasets.read_geo_series(path).X.tolist(),
+            name,
+            made_once=True,
+        )
+        disk = Disk(tmp_path / "here")
+        with disk.recorded():
+            work.write(tmp_path / "here" / name, 0)
+        server.shutdown()
+    assert not losses(work, disk, [work.read(tmp_path / "here" / name)])
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""

@@ -17,6 +17,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll._files import digest
+from scbert_cll._in_place import make_folder
 from scbert_cll._left_overs import read_kept, write_kept
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -41,7 +42,7 @@ class FoldStore:
         if self.folder is not None:
             if self.folder.exists() and not self.folder.is_dir():
                 raise ValueError(f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds.")
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with TemporaryFile(dir=self.folder):
                 pass  # a place that cannot be written to is found now, not after the first model was fitted
 

@@ -72,7 +72,6 @@ def download_geo_series(
     if path.exists() and not overwrite:
         found = _tables.checked_sum(path, sha256 or _noted(noted))
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         found = _load(_address(accession, path.name), path, noted, sha256)
     write_text(noted, f"{found}  {path.name}\n")
     return path

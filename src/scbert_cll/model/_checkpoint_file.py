@@ -87,7 +87,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         PyTorch writes to memory: to a file that it writes itself it says nothing of a full disk that anybody could act on.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _in_place.make_folder(path.parent)
         aside = path.with_name(f".{path.name}.new")
         try:
             parts = _parts(checkpoint)
