@@ -31,6 +31,8 @@ def sha256(path: Path) -> str:
         return digest(
             {file.relative_to(path).as_posix(): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}
         )
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a pipe, socket or device, and a plain file is expected. Remove it.")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -219,7 +221,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, numbers of any length, brackets within brackets
         raise ValueError(f"{path} is damaged: {error}.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object.")

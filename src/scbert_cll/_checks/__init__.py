@@ -94,7 +94,7 @@ from scbert_cll._checks._genes import (
 from scbert_cll._checks._keywords import UnknownArgumentError, hint, keywords
 from scbert_cll._checks._matrix import are_whole
 from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
-from scbert_cll._checks._sharing import evaluation_of, no_paths
+from scbert_cll._checks._sharing import evaluation_of, names_in_evaluation, nothing_private
 from scbert_cll._checks._slots import new_key, not_replaced
 from scbert_cll._checks._survival import (
     complete_cases,
@@ -225,18 +225,19 @@ __all__ = [
     "model_genes",
     "moments",
     "names",
+    "names_in_evaluation",
     "new_folder",
     "new_key",
     "no_empty_cells",
     "no_missing",
     "no_outcome",
-    "no_paths",
     "no_resampled_rows",
     "no_separation",
     "not_binned",
     "not_empty",
     "not_named",
     "not_replaced",
+    "nothing_private",
     "number_in",
     "numbers_as_written",
     "obs_column",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
+import numpy as np
+
 from scbert_cll._checks._words import listed
 
+_PATH: Final = re.compile(  # within a text, too
+    r"""(?:^|[\s'"(\[<=,;|])(?:~[\w.-]*[\\/]|[a-zA-Z]:[\\/](?!/)|\\\\[\w.-]+\\|\$\{?\w+\}?[\\/]|%\w+%[\\/]|/(?:home|Users|root|mnt|media|srv|scratch|tmp|var|opt|data)/)|\bfile:/""",
+    re.IGNORECASE,
+)
+_MAIL: Final = re.compile(r"[\w.+-]+@[\w-]+\.\w[\w.-]*")
 _EVALUATED: Final = ("summary", "params", "classes", "unit", "n_units")
 
 
@@ -33,13 +41,23 @@ def evaluation_of(found: Any, classes: Sequence[str] | None) -> Mapping[str, Any
     return found
 
 
-def no_paths(content: Mapping[str, Any], file: str) -> None:
-    """No path of this machine in what others are going to read."""
-    found = [name for name, text in _texts(content) if _is_path(text)]
-    if found:
-        raise ValueError(
-            f"{file} would publish paths of this machine: {listed(found)}. Name layers and columns without them, and save again."
-        )
+def names_in_evaluation(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What others named in an evaluation, and a card repeats."""
+    if evaluation is None:
+        return {}
+    params = evaluation["params"]
+    said = {name: [str(one) for one in np.ravel(params.get(name, ()))] for name in ("models", "baselines", "scheme")}
+    return {"evaluation": said | {"unit": str(evaluation["unit"])}}
+
+
+def nothing_private(content: Mapping[str, Any], file: str) -> None:
+    """No path of this machine and no address of a person in what others are going to read."""
+    texts = list(_texts(content))
+    for is_private, what in ((_is_path, "paths of this machine"), (_MAIL.search, "e-mail addresses")):
+        if found := list(dict.fromkeys(name for name, text in texts if is_private(text))):
+            raise ValueError(
+                f"{file} would publish {what}: {listed(found)}. Name layers, columns, classes and genes without them, and save again."
+            )
 
 
 def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -48,6 +66,7 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, value
     elif isinstance(value, Mapping):
         for key, part in value.items():
+            yield f"{name}.{key}".lstrip("."), str(key)
             yield from _texts(part, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list):
         for part in value:
@@ -55,4 +74,5 @@ def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_path(text: str) -> bool:
-    return PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    whole = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    return whole or _PATH.search(text) is not None

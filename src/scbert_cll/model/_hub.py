@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from scbert_cll import _checks
 from scbert_cll._files import read_json, write_json, write_text
-from scbert_cll._in_place import settle, whole
+from scbert_cll._in_place import replace, settle, whole
 from scbert_cll.model import _io, _scvi
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model._model_card import model_card
@@ -56,7 +56,7 @@ class Shared(TokenModel):
         ImportError
             huggingface_hub is not installed.
         TypeError, ValueError
-            `evaluation` is something else or of other classes, or a file would hold paths of this machine.
+            `evaluation` is something else or of other classes, `repo_id` is none, or a file would hold paths of this machine or e-mail addresses. No folder is then left.
         """
         huggingface()
         folder = Path(dir_path)
@@ -64,13 +64,21 @@ class Shared(TokenModel):
             raise FileExistsError(f"{folder} exists, and a card in it may have been edited; name another folder.")
         if evaluation is not None:
             _checks.evaluation_of(evaluation, (self._labels() or {}).get("classes"))
+        if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
+            raise ValueError(f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.')
         card = model_card(self, repo_id=repo_id, evaluation=evaluation, licence=license)
-        self.save(folder)
-        for name in (_io.CONFIG, _io.LABELS):
-            if (folder / name).exists():
-                _checks.no_paths(read_json(folder / name), str(folder / name))
-        write_text(folder / CARD, card)
-        write_json(folder / SCVI_METADATA, _scvi.hub_metadata(type(self).__name__))
+        named = {"genes": list(self.genes), "licence": license} | _checks.names_in_evaluation(evaluation)
+        _checks.nothing_private(named, f"The model card of {folder}")
+
+        def write(aside: Path) -> None:
+            self.save(aside)
+            for name in (_io.CONFIG, _io.LABELS):
+                if (aside / name).exists():
+                    _checks.nothing_private(read_json(aside / name), str(folder / name))
+            write_text(aside / CARD, card)
+            write_json(aside / SCVI_METADATA, _scvi.hub_metadata(type(self).__name__))
+
+        replace(folder, write, lambda aside: class_of(aside) == type(self).__name__)
 
     def push_to_hub(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -11,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 
 import scbert_cll
 from scbert_cll._evaluation.draws import NONE
@@ -23,7 +26,7 @@ _TAGS: Final = ("biology", "genomics", "single-cell", "scRNA-seq", "chronic-lymp
 _WHAT: Final = {
     "ScBERT": "A Performer that guesses the expression of hidden genes from the rest of a cell, for embeddings and to start classifiers from. "
     "It names no classes.",
-    "ScBERTClassifier": "A Performer that names the class of a cell from its expressed genes, by `{labels_key}`: {classes}.",
+    "ScBERTClassifier": "A Performer that names the class of a cell from its expressed genes, by {labels_key}: {classes}.",
 }
 _COMBINE: Final = {
     "none": "for comparison only: predictions are the network's alone.",
@@ -62,7 +65,7 @@ def model_card(
         "Binning": _binning(model.binning),
         "Network": _table(["choice", "value"], asdict(model.config).items()),
         "Written with": _table(["package", "version"], _versions().items()),
-        "Licence": licence or "Not said by those who published it.",
+        "Licence": _text(licence) if licence else "Not said by those who published it.",
     }
     text = "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections.items())
     return f"---\n{_front_matter(model, name, evaluation, licence)}\n---\n\n# {repo_id or type(model).__name__}\n\n{text}\n"
@@ -74,16 +77,17 @@ def _front_matter(model: TokenModel, name: str, evaluation: Mapping[str, Any] | 
     kind, versions = type(model).__name__, _versions()
     tags = [f"model_cls_name:{kind}", *(f"{p}_version:{versions[q]}" for p, q in _SCVI_TAGS.items())]
     results = [] if evaluation is None else _results(evaluation)
-    metrics = None if evaluation is None else list(dict.fromkeys(evaluation["summary"]["metric"].map(str)))
+    metrics = None if evaluation is None else list(dict.fromkeys(map(_visible, evaluation["summary"]["metric"])))
     data = ModelCardData(
         library_name="scbert_cll",
-        license=licence,
+        license=None if licence is None else _visible(licence),
         tags=[*_TAGS, *tags],
         metrics=metrics,
         model_name=name.rpartition("/")[2] if results else None,
         eval_results=results or None,
     )
-    return str(data.to_yaml()).strip()
+    content: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    return str(yaml.safe_dump(content, sort_keys=False, width=10**6)).strip()
 
 
 _SCVI_TAGS: Final = {"scvi": "scvi-tools", "anndata": "anndata"}  # scvi-tools' hub looks for them
@@ -102,7 +106,7 @@ def _head(model: TokenModel) -> str:
     labels = model._labels() or {}
     what = _WHAT[type(model).__name__]
     if labels:
-        what = what.format(labels_key=labels["labels_key"], classes=_code(labels["classes"]))
+        what = what.format(labels_key=_code([labels["labels_key"]]), classes=_code(labels["classes"]))
     untrained = "" if model.is_trained_ else "\n\n**It has not been trained: its weights are random.**"
     return f"{what} Made with the Python package `scbert_cll`.{untrained}"
 
@@ -190,7 +194,7 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     models, metrics = (list(dict.fromkeys(summary[column])) for column in ("model", "metric"))
     rows = ([metric, *(cells[name, metric] for name in models)] for metric in metrics)
     kinds = [kind for kind in dict.fromkeys(summary["interval"]) if kind != NONE]
-    around = f"Brackets hold 95 % intervals ({', '.join(kinds)}). " if kinds else "There are no intervals. "
+    around = f"Brackets hold 95 % intervals ({_text(', '.join(kinds))}). " if kinds else "There are no intervals. "
     return (
         f"{_held_out(evaluation)} Each model was made anew in every fold, so the numbers are of the procedure, not of these very weights. "
         f"{around}Baselines: {_code(params['baselines'])}.\n\n{_table(['metric', *models], rows)}"
@@ -204,7 +208,7 @@ def _held_out(evaluation: Mapping[str, Any]) -> str:
             "**Donors were not held out** (`random_cell`): cells of one donor were trained on and scored, "
             "so the numbers are optimistic, and say nothing of other patients."
         )
-    return f"Donors were held out (`{scheme}`, {n} {unit}s): no cell was scored by a model that had seen its donor."
+    return f"Donors were held out ({_code([scheme])}, {n} {_text(unit)}s): no cell was scored by a model that had seen its donor."
 
 
 def _with_interval(row: Any) -> str:
@@ -229,9 +233,11 @@ def _results(evaluation: Mapping[str, Any]) -> list[Any]:
             task_type="tabular-classification",
             task_name="class of cells",
             dataset_type="single-cell-rna",
-            dataset_name=f"cross-validation ({params['scheme']}, {evaluation['n_units']} {evaluation['unit']}s)",
-            metric_type=str(row.metric),
-            metric_name=f"{row.metric}: {_with_interval(row)}",
+            dataset_name=_visible(
+                f"cross-validation ({params['scheme']}, {evaluation['n_units']} {evaluation['unit']}s)"
+            ),
+            metric_type=_visible(row.metric),
+            metric_name=_visible(f"{row.metric}: {_with_interval(row)}"),
             metric_value=round(float(row.estimate), 4),
         )
         for row in summary[summary["model"] == own[0]].itertuples()
@@ -244,7 +250,27 @@ def _number(value: float) -> str:
 
 
 def _code(names: Iterable[Any]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none"
+    """Names as they are, in as many backticks as none of them has in a row; nothing in them is Markdown or HTML."""
+    return ", ".join(map(_one_code, names)) or "none"
+
+
+def _one_code(name: Any) -> str:
+    text = _visible(name)
+    marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    room = " " * (text.startswith("`") or text.endswith("`") or not text.strip())
+    return f"{marks}{room}{text}{room}{marks}"
+
+
+def _visible(name: Any) -> str:
+    """A name in one line: what is no letter, mark or plain blank, such as the end of a line, is written as Python writes it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
+def _text(name: Any) -> str:
+    """A name in running text: no mark in it is Markdown, HTML or a link."""
+    text = html.escape(_visible(name), quote=False)
+    text = re.sub(r"([\\`*\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", text).replace("@", "&#64;").replace("://", "&#58;//")
+    return re.sub(r"\bwww\.", "www&#46;", text, flags=re.IGNORECASE)
 
 
 def _bullets(sentences: Sequence[str]) -> str:
@@ -253,5 +279,6 @@ def _bullets(sentences: Sequence[str]) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Markdown table; a bar within a name would end its cell."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [[_text(cell).replace("|", "\\|") for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
