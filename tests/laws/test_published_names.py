@@ -123,7 +123,7 @@ def test_what_is_private_is_not_published(tmp_path: Path, case: str, where: str)
     evaluation = evaluation_of(pick("evaluation", "scbert"), classes) | {"unit": pick("unit", "donor")}
     if where == "layer":
         model.registry["setup_args"]["layer"] = text
-    with pytest.raises(ValueError, match="would publish (paths of this machine|e-mail addresses): '"):
+    with pytest.raises(ValueError, match=r"would publish (paths of this machine|e-mail addresses): '"):
         model.save_for_hub(tmp_path / "out" / "m", evaluation=evaluation, license=pick("licence", "mit"))
     left = [p for p in (tmp_path / "out").rglob("*") if "lock" not in p.name] if (tmp_path / "out").exists() else []
     assert not left

@@ -26,6 +26,7 @@ from scbert_cll.datasets._read_geo_series import parts
 _BASE: Final = "https://ftp.ncbi.nlm.nih.gov/geo/series"
 _TIMEOUT: Final = 60  # seconds without an answer
 _LONGEST: Final = 3600  # seconds of one file: an answer may go on for ever
+_WAIT: Final = 0.3  # seconds before an address is asked for the third time, and twice as long before the fourth
 _MOST: Final = 10**9  # bytes of one file
 _GZIP: Final = b"\x1f\x8b"
 _AT_A_TIME: Final = 2**18  # bytes
@@ -115,7 +116,7 @@ def _copy(address: str, aside: Path, path: Path) -> str:
     found, n, start, until = hashlib.sha256(), 0, b"", time.monotonic() + _LONGEST
     try:
         with _answer(address) as answer, aside.open("wb") as file:
-            for part in answer.stream(_AT_A_TIME, decode_content=False):
+            while part := answer.read1(_AT_A_TIME, decode_content=False):  # as it comes, not as much as was asked for
                 start = (start + part)[:20]
                 _checks.series.packed_series(_GZIP.startswith(start[:2]), start, address)
                 n += file.write(part)
@@ -135,7 +136,7 @@ def _copy(address: str, aside: Path, path: Path) -> str:
 @contextmanager
 def _answer(address: str) -> Iterator[BaseHTTPResponse]:
     """What the address answers; asked again where that may help, and through the proxy that the environment names."""
-    again = Retry(total=3, redirect=5, status_forcelist=_AGAIN, backoff_factor=0.3, respect_retry_after_header=False)
+    again = Retry(total=3, redirect=5, status_forcelist=_AGAIN, backoff_factor=_WAIT, respect_retry_after_header=False)
     options: dict[str, Any] = {
         "retries": again,
         "timeout": Timeout(_TIMEOUT),

@@ -72,7 +72,6 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     values = (
         _tables.expression_matrix(table, transpose=False, what=path.name) if len(table) else pd.DataFrame(index=samples)
     )
-    _checks.series.same_samples(values.index, samples, path.name)
     obs = _tables.columns_of_obs(_described(about, samples))
     var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
     adata = AnnData(values.loc[samples].to_numpy(dtype=np.float64), obs=obs, var=var)
@@ -109,6 +108,8 @@ def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFra
             about.setdefault(key, []).append([cell.strip() for cell in cells])
     _checks.series.series_matrix(_ACCESSION in about, is_complete, name)
     _checks.series.one_value_per_sample(about, _SAMPLE, _ACCESSION, _checks.text.odd_quotes(text), name)
+    if len(table):
+        _checks.series.same_samples(table.columns[1:], pd.Index(about[_ACCESSION][0]), name)
     return about, table
 
 
