@@ -18,6 +18,7 @@ from scbert_cll._cli_words import flag, in_options
 from scbert_cll._files import FigureError
 from scbert_cll._in_place import NotAsWrittenError
 from scbert_cll._left_overs import InUseError
+from scbert_cll._process import as_it_was, same_logs, same_random_state, to_change
 from scbert_cll._threads import passive
 
 _INTERRUPTED: Final = 130
@@ -42,11 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, options = chosen.command, dict(vars(chosen[chosen.command]))
     show = options.pop("traceback")
     options.pop("config")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("scbert_cll").setLevel(logging.INFO)
     try:
-        with passive(), _warnings_in_a_sentence():  # processes that a command starts inherit how threads wait
-            _call(_cli.COMMANDS[name], options)
+        with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_in_a_sentence():
+            _tell_on_stdout()
+            _call(_cli.COMMANDS[name], options)  # processes that it starts inherit how threads wait
     except (*_BAD_INPUT, InUseError) as error:
         if show or (
             isinstance(error, ImportError) and error.name
@@ -92,6 +92,15 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+def _tell_on_stdout() -> None:
+    """News of this package as they are; where a program that calls has chosen who tells, it stays with that."""
+    root = to_change()
+    if not root.handlers:
+        root.addHandler(logging.StreamHandler(sys.stdout))  # whose sentences stand alone
+        root.setLevel(logging.WARNING)
+    to_change("scbert_cll").setLevel(logging.INFO)
 
 
 @contextmanager

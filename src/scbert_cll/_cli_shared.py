@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from scbert_cll import _keys, _names
+from scbert_cll._process import to_change
 from scbert_cll._reading import ENDINGS, Cells, Reading, is_cells, read
 
 if TYPE_CHECKING:
@@ -229,9 +230,9 @@ def only_our_news() -> None:
     """Leave out what Lightning says of itself; what this package says through it stays."""
     import lightning.pytorch  # noqa: F401 - sets its loggers up
 
-    logging.getLogger("lightning").handlers.clear()  # the root has one, too
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    to_change("lightning").handlers.clear()  # the root has one, too
+    to_change("lightning.fabric").setLevel(logging.WARNING)
+    log = to_change("lightning.pytorch.utilities.rank_zero")
     log.addFilter(lambda record: record.levelno > logging.INFO or _PACKAGE in Path(record.pathname).parents)
 
 

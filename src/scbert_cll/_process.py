@@ -7,6 +7,7 @@ thread's, too.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import random
 import signal
@@ -17,9 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
-
-import numpy as np
-from tqdm import TMonitor
 
 type PutBack = Callable[[], None]
 
@@ -59,12 +57,37 @@ def as_it_was() -> Iterator[None]:
 @contextmanager
 def same_random_state() -> Iterator[None]:
     """The global random numbers of Python and NumPy, which some library draws from, go on where they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (another library's)
+    numpy: Any = sys.modules.get("numpy")
+    of_python, of_numpy = random.getstate(), None if numpy is None else numpy.random.get_state()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        random.setstate(of_python)
+        if numpy is not None:
+            numpy.random.set_state(of_numpy)
+
+
+_logs: dict[str, tuple[list[logging.Handler], list[Any], int]] = {}
+
+
+def to_change(name: str = "") -> logging.Logger:
+    """A logger whose handlers, filters and level are to be changed until :func:`same_logs` ends."""
+    log = logging.getLogger(name or None)
+    _logs.setdefault(name, (log.handlers[:], log.filters[:], log.level))
+    return log
+
+
+@contextmanager
+def same_logs() -> Iterator[None]:
+    """Take back what is done to loggers of :func:`to_change` within."""
+    try:
+        yield
+    finally:
+        for name, (handlers, filters, level) in _logs.items():
+            log = logging.getLogger(name or None)
+            log.handlers[:], log.filters[:] = handlers, filters
+            log.setLevel(level)
+        _logs.clear()
 
 
 def _signals() -> PutBack:
@@ -80,12 +103,13 @@ def _signals() -> PutBack:
 
 
 def _figures() -> PutBack:
-    """Style of figures: of matplotlib's own, where it has not been loaded."""
-    import matplotlib as mpl
-
-    before = mpl.rcParams.copy()
+    """Style of figures, where matplotlib has been loaded."""
+    mpl: Any = sys.modules.get("matplotlib")
+    before = {} if mpl is None else mpl.rcParams.copy()
 
     def put_back() -> None:
+        if mpl is None:
+            return
         with warnings.catch_warnings(action="ignore"):  # on entries that matplotlib will not have for long
             mpl.rcParams.update({name: value for name, value in before.items() if mpl.rcParams[name] != value})
 
@@ -121,7 +145,7 @@ def _monitors() -> PutBack:
 
     def put_back() -> None:
         for thread in set(threading.enumerate()) - before:
-            if isinstance(thread, TMonitor):
-                thread.exit()
+            if type(thread).__module__.startswith("tqdm."):
+                cast("Any", thread).exit()
 
     return put_back

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from scbert_cll import _keys
+from scbert_cll._process import same_random_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,8 +172,8 @@ def choose(
 
 @contextmanager
 def shared_names() -> Iterator[None]:
-    """No warning of a protein that has its gene's name."""
-    with warnings.catch_warnings():
+    """No warning of a protein that has its gene's name, and none of the user's random numbers for names of mudata's."""
+    with same_random_state(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="var_names are not unique", category=UserWarning)
         yield
 

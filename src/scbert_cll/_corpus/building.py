@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
-from tqdm import tqdm
 
 from scbert_cll import _checks
+from scbert_cll._bar import Bar
 from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, PARTS, VOCAB, Corpus, unlisted
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
@@ -78,7 +78,7 @@ class Building:
         asked = digest({name: call[name] for name in _SCANNED} | {"rules": _RULES})
         good, bad, changed = dict[int, Scan](), dict[int, str](), []
         sources: dict[str, str] = {}
-        for i, path in enumerate(tqdm(paths, desc="Reading", unit="file", disable=None)):
+        for i, path in enumerate(Bar(paths, desc="Reading", unit="file", disable=None)):
             self.stamps[i] = stamp(path)
             head = {"file": labels[i], "sha256": _checksum(path), "asked": asked}
             sources[labels[i]] = head["sha256"]
@@ -110,7 +110,7 @@ class Building:
         _checks.corpus.enough_space(shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder)
         for part in done:
             write_part(self.corpus / part)
-        with tqdm(total=len(todo), desc="Writing", unit="dataset", disable=None) as bar:
+        with Bar(total=len(todo), desc="Writing", unit="dataset", disable=None) as bar:
             for part, i, own in todo:
                 done[part].append(self._dataset(part, i, own, job, left))
                 left -= sum(run.n_tokens for run in own)

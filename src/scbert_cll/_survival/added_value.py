@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from tqdm.auto import tqdm
 
+from scbert_cll._bar import Bar
 from scbert_cll._survival.models import Fit, concordance, fit
 from scbert_cll._survival.outcome import Outcome
 from scbert_cll._survival.score_test import maximize
@@ -59,7 +59,7 @@ def gains(
     """
     apparent = _values(outcome, measures, *_risks(outcome, base, full, base, full))
     drawn, n = [], len(base)
-    for stream in tqdm(rng.spawn(n_bootstrap), desc="bootstrap", leave=False, disable=not progress or n_bootstrap < 2):
+    for stream in Bar(rng.spawn(n_bootstrap), desc="bootstrap", leave=False, disable=not progress or n_bootstrap < 2):
         one = _redraw(outcome, base, full, measures, stream.integers(0, n, n))
         drawn += [] if one is None else [one]
     return {name: _gain(apparent[name], [one[name] for one in drawn]) for name in measures}

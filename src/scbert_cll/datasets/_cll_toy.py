@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _keys
+from scbert_cll._process import same_random_state
 from scbert_cll.datasets._programme import Programme, acting, kind_of, switches, truth
 
 # Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per cell).
@@ -142,7 +143,8 @@ def cll_toy(
         uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: _summary(donors, cells)},
     )
     prot = AnnData(_protein_counts(cells, streams[5]), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS)))
-    mdata = mudata.MuData({"rna": rna, "prot": prot})
+    with same_random_state():  # mudata draws a name that nobody sees
+        mdata = mudata.MuData({"rna": rna, "prot": prot})
     mdata.obs = rna.obs.copy()
     return mdata
 

@@ -14,9 +14,9 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from scbert_cll import _checks
+from scbert_cll._bar import Bar
 from scbert_cll._threads import calm
 from scbert_cll.model import _scvi
 from scbert_cll.model._data import Cells, TokenRows, in_order_of_length, take_columns
@@ -119,7 +119,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         batch_size = batch_size or int(np.clip(fits, 1, 256))
         batches = in_order_of_length(data, batch_size)
         self.module.eval()
-        for batch in tqdm(batches, desc=what, unit="batch", leave=None, disable=None):
+        for batch in Bar(batches, desc=what, unit="batch", leave=None, disable=None):
             rows = batch["rows"].split([len(cells["tokens"]) for cells in batch["cells"]])
             for cells, found in zip(batch["cells"], rows, strict=True):
                 yield {name: tensor.to(device) for name, tensor in cells.items()}, found.numpy()

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
-from tqdm.auto import tqdm
 
 from scbert_cll import _checks
+from scbert_cll._bar import Bar
 from scbert_cll.model._attribution import Attributed
 from scbert_cll.model._data import TokenRows
 from scbert_cll.model._randomized import Randomized
@@ -72,7 +72,7 @@ class Perturbed(Attributed, Randomized):
         places = {name: _checks.places_in_model(list(members), self.genes) for name, members in genes.items()}
         whole, code = self._rows(adata), self.classes.index(target)
         before, latent = self._odds(whole, code, batch_size)
-        for name, columns in tqdm(places.items(), desc="perturbation", unit="set", disable=None):
+        for name, columns in Bar(places.items(), desc="perturbation", unit="set", disable=None):
             csr = _set(whole.csr, columns, level)
             rows = np.flatnonzero(np.diff((csr != whole.csr).indptr) > 0)
             if self.config.tokens == "expressed":

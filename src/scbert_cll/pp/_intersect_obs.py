@@ -4,6 +4,8 @@ from functools import reduce
 
 from mudata import MuData
 
+from scbert_cll._process import same_random_state
+
 
 def intersect_obs(data: MuData) -> None:
     """Keep the cells that every modality has, in place.
@@ -47,4 +49,5 @@ def intersect_obs(data: MuData) -> None:
         raise ValueError(f"No cell is in all modalities; names begin with {first}. Write the names of the cells alike.")
     for part in data.mod.values():
         part._inplace_subset_obs(part.obs_names.get_indexer(shared))
-    data.update_obs()
+    with same_random_state():  # mudata draws a name that nobody sees
+        data.update_obs()

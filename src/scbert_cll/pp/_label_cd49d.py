@@ -10,6 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._process import same_random_state
 from scbert_cll._strings import plain_strings
 from scbert_cll.pp import _gate, _protein
 from scbert_cll.pp._donor_table import donor_table
@@ -266,7 +267,8 @@ def _write(
 ) -> AnnData | MuData | None:
     if isinstance(data, MuData):
         rna_key = next(k for k, v in data.mod.items() if v is rna)
-        data = data.copy() if copy else data
+        with same_random_state():  # mudata draws a name that nobody sees
+            data = data.copy() if copy else data
         adata = data.mod[rna_key] if copy else _checks.target(rna, copy=False)
     else:
         data = adata = _checks.target(rna, copy=copy)

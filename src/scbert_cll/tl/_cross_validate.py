@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from tqdm.auto import tqdm
 
 import scbert_cll
 from scbert_cll import _checks, _keys, _names, _record
+from scbert_cll._bar import Bar
 from scbert_cll._evaluation import duplicates, folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
+from scbert_cll._process import as_it_was
 from scbert_cll._threads import calm
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
 from scbert_cll.estimators._base import named
@@ -293,7 +294,7 @@ def _predict_all(
     counts = task.counts
     protein = np.asarray(task.cells.obsm.get(_PROTEIN, np.zeros(0)))
     data = fingerprint(counts.data, counts.indices, counts.indptr, list(task.cells.var_names), protein)
-    with tqdm(total=len(parts) * len(models), unit="fit", disable=None) as bar:
+    with Bar(total=len(parts) * len(models), unit="fit", disable=None) as bar:
         for fold in parts:
             own = int(np.random.SeedSequence([seed, fold.repeat, fold.fold]).generate_state(1)[0] % 2**31)
             for name, model in models.items():
@@ -313,7 +314,7 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
     if (found := store.load(name, key)) is not None and found.proba.shape == shape and np.isfinite(found.proba).all():
         return found
     start = time.perf_counter()
-    with _told(name, fold), calm():
+    with _told(name, fold), calm(), as_it_was():  # whoever's model it is
         train, y, groups = task.train(fold.train)
         test = task.cells[fold.test].copy()
         test.obsm.clear()

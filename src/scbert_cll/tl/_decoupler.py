@@ -10,6 +10,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scbert_cll._process import as_it_was
+
 METHODS: Final = ("ulm", "waggr", "zscore", "aucell")  # of each row alone
 OF_COHORTS: Final = (*METHODS, "gsva")
 _SIGNS_ONLY: Final = ("aucell", "gsva")
@@ -21,6 +23,15 @@ def scores(
     values: np.ndarray | sparse.csr_matrix, names: pd.Index, weights: Mapping[str, pd.Series], method: str
 ) -> np.ndarray:
     """Rows × sets, in the order of `weights`: for each set its genes, all of them in `names`, and their weights."""
+    import matplotlib as mpl  # noqa: F401 (so that its style is known before decoupler changes it)
+
+    with as_it_was():  # it chooses a style of figures, and numba's threads
+        return _scores(values, names, weights, method)
+
+
+def _scores(
+    values: np.ndarray | sparse.csr_matrix, names: pd.Index, weights: Mapping[str, pd.Series], method: str
+) -> np.ndarray:
     try:
         import decoupler
     except ImportError as error:

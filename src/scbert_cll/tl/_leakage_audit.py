@@ -15,6 +15,7 @@ from scbert_cll import _checks, _keys, _record
 from scbert_cll._evaluation import audit_findings as check
 from scbert_cll._evaluation import audit_gap, duplicates
 from scbert_cll._evaluation import audit_preprocessing as fitted
+from scbert_cll._process import as_it_was
 
 _MARKS = {"leak": "**leak**", "warning": "warning", "ok": "ok", "cannot tell": "cannot tell"}
 
@@ -265,7 +266,8 @@ def _gap(
     """The three ways, on rows that have a label and, where there are donors, a donor."""
     y = pd.factorize(label.iloc[rows])[0]
     codes = None if donor is None else pd.factorize(donor.iloc[rows])[0]
-    return audit_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=rng)
+    with as_it_was():  # joblib chooses how processes start
+        return audit_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=rng)
 
 
 def _tables(report: LeakageReport, params: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names, _record, get
+from scbert_cll._process import as_it_was
 from scbert_cll.tl import _patient_share
 
 _MEASURED: Final = (
@@ -249,7 +250,8 @@ def _sums(adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | No
     counts, note = _checks.slots.noted_counts(adata, layer)
     counts = counts[counted]
     by_donor = pd.DataFrame({_keys.DONOR: pd.Categorical(donor)}, index=donor.index)
-    found = sc.get.aggregate(AnnData(counts, obs=by_donor), _keys.DONOR, "sum").layers["sum"]
+    with as_it_was():  # numba's threads
+        found = sc.get.aggregate(AnnData(counts, obs=by_donor), _keys.DONOR, "sum").layers["sum"]
     names = by_donor[_keys.DONOR].cat.categories.astype(object)
     var = cast("pd.DataFrame", adata.var).copy()
     return AnnData(np.asarray(found, dtype=np.float64), obs=pd.DataFrame(index=names), var=var), note

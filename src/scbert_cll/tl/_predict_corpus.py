@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 from filelock import FileLock
-from tqdm.auto import tqdm
 
 from scbert_cll import _checks, _keys, _names, _record
+from scbert_cll._bar import Bar
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import Share, Store, added, n_cells, pieces
 from scbert_cll._files import digest, plain
@@ -199,7 +199,7 @@ class _Work:
                 share.note()
             cells = [min(size, self.n_cells - window * size) for window in share.windows]
             bar = {"desc": "Predicting", "unit": "cell", "unit_scale": True, "initial": sum(cells[: share.done])}
-            with tqdm(total=sum(cells), disable=None, **bar) as shown:
+            with Bar(total=sum(cells), disable=None, **bar) as shown:
                 for window in share.windows[share.done :]:
                     with self.disk(sum(cells[share.done :])):
                         sums, without = self._window(window)
