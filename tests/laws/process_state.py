@@ -80,7 +80,7 @@ def descriptors() -> dict[str, int]:
     where, found = Path("/proc/self/fd"), dict[str, int]()
     for one in where.iterdir() if where.exists() else ():
         try:
-            name = os.readlink(one)
+            name = str(one.readlink())
         except OSError:  # what listed the folder
             continue
         name = name.split("[")[0] if name.startswith(("socket", "pipe")) else name
