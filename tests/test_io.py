@@ -159,3 +159,14 @@ def test_other_things_are_refused(found, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"The ending of the file must be one of '.csv'; found '.xlsx'"):
         sb.io.write_csv(found, tmp_path / "a.xlsx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_was_changed_says_that_its_origin_is_of_an_earlier_one(tmp_path):
+    path = tmp_path / "a.csv"
+    sb.io.write_csv(pd.DataFrame({"gene": ["A", "B"], "weight": [1.0, 2.0]}), path)
+    assert len(sb.io.read_csv(path)) == 2
+    path.write_text(path.read_text().replace("2.0", "3.0"))
+    with pytest.warns(UserWarning, match=r"a\.csv has changed since it was written: a\.json says where an earlier"):
+        assert sb.io.read_csv(path)["weight"].tolist() == [1.0, 3.0]
+    sb.io.write_csv(pd.read_csv(path), path, overwrite=True)
+    assert sb.io.read_csv(path)["weight"].tolist() == [1.0, 3.0]

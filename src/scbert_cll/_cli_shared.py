@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from scbert_cll import _keys, _names
 from scbert_cll._process import to_change
+from scbert_cll._in_place import settle
 from scbert_cll._reading import ENDINGS, Cells, Reading, is_cells, read
 
 if TYPE_CHECKING:
@@ -156,13 +157,14 @@ def with_split(cells: Cells, key: str | None, labels_key: str | None = None) -> 
 
 def model_folder(path: Path, *, overwrite: bool) -> None:
     """Refuse before the work what could not be written after it."""
+    from scbert_cll.model import _io
+
     can_write(path)
+    settle(path)
     if path.exists() and not overwrite:
         raise FileExistsError(
             f"{path} exists. Name another folder with --out, or pass --overwrite to replace the model in it."
         )
-    from scbert_cll.model import _io
-
     _io.may_replace(path, overwrite=overwrite)
 
 

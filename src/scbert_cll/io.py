@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from io import StringIO
 from os import PathLike
@@ -19,7 +21,7 @@ from anndata import AnnData
 import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._corpus.format import read_manifest, states
-from scbert_cll._files import as_text, read_json, same, versions
+from scbert_cll._files import as_text, read_json, same, sha256, versions
 from scbert_cll._in_place import Same, Write, replace_all
 from scbert_cll._signature import gene_sets
 from scbert_cll._signature.weights import DOWN, UP, weights
@@ -27,6 +29,7 @@ from scbert_cll._signature.weights import DOWN, UP, weights
 __all__ = ["check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"]
 
 _COLUMNS = "columns"  # kinds of the columns, in the .json beside a .csv
+_SUM = "sha256"  # of the .csv, there
 _FORMAT_VERSION = 2  # of that .json; 2: with the kinds of the columns
 
 
@@ -155,7 +158,7 @@ def write_csv(
 
     Returns
     -------
-    None. The ``.csv`` has the columns of ``uns["signature"]["genes"]``; the ``.json`` the versions of what wrote it, the kinds of the columns, the parameters, the numbers of
+    None. The ``.csv`` has the columns of ``uns["signature"]["genes"]``; the ``.json`` the versions of what wrote it, the checksum of the ``.csv``, the kinds of its columns, the parameters, the numbers of
     donors and genes, and the reason if nothing was selected (for a table: versions and kinds alone).
 
     Raises
@@ -190,11 +193,12 @@ def write_csv(
         "versions": versions("pandas", "numpy"),
         _COLUMNS: kinds,
     }
-    origin = _plain(head | facts)
+    content = _as_csv(table)
+    origin = _plain(head | facts | {_SUM: hashlib.sha256(content.encode()).hexdigest()})
     text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
     is_table: Same = lambda aside: same(_read(aside, kinds), table)  # noqa: E731
     is_origin: Same = lambda aside: same(json.loads(aside.read_text(encoding="utf-8")), origin)  # noqa: E731
-    written = as_text(_as_csv(table), is_table), as_text(text, is_origin)
+    written = as_text(content, is_table), as_text(text, is_origin)
     _write(dict(zip((path, path.with_suffix(".json")), written, strict=True)), overwrite=overwrite)
 
 
@@ -218,13 +222,25 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
         There is no such file.
     ValueError
         The ``.json`` is of another table.
+
+    Warns
+    -----
+    UserWarning
+        The ``.csv`` has changed since it was written, so that the ``.json`` does not say where it is from.
     """
     path = _checks.paths.plain_file(path)
     beside = path.with_suffix(".json")
     facts = read_json(beside) if beside.exists() and _checks.paths.plain_file(beside) else {}
     kinds = facts.get(_COLUMNS)
     _checks.kinds_of_columns(kinds, beside.name)
-    return _read(path, kinds)
+    table = _read(path, kinds)
+    if facts.get(_SUM, sha256(path)) != sha256(path):
+        warnings.warn(
+            f"{path.name} has changed since it was written: {beside.name} says where an earlier version is from. "
+            "Write both again with sc_cll.io.write_csv(..., overwrite=True).",
+            stacklevel=2,
+        )
+    return table
 
 
 def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
