@@ -194,3 +194,9 @@ def test_corpus_simulates_whole_files_and_plans(made):
     assert on_gpus[0][3] == "5.5 h"
     costs = [[float(line[4].strip("$").replace(",", "")) for line in lines if line[4]] for lines in (plan, dear)]
     assert costs[1] == pytest.approx([2 * cost for cost in costs[0]], abs=1)
+
+
+def test_forcing_is_compared_with_none():
+    found = run_quick("forcing.py")
+    assert {"model", "checkpoint", "corpus"} <= set(found)
+    assert all(float(found[name][0][1]) > 0 for name in ("model", "corpus"))  # the disk was waited for
