@@ -407,3 +407,11 @@ def test_example_runs(thing: Any) -> None:
     for test in doctest.DocTestFinder(recurse=False).find(thing, thing.__name__, module=module):
         runner.run(test, out=report.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_what_is_lost_when_is_shown_by_tests_that_exist() -> None:
+    rows = [line for line in (ROOT / "docs" / "cluster.md").read_text().splitlines() if "::test_" in line]
+    assert len(rows) == 14
+    for row in rows:
+        for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", row.split("|")[3]):
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), row

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from scbert_cll import _keys, _names
-from scbert_cll._process import to_change
 from scbert_cll._in_place import settle
+from scbert_cll._process import to_change
 from scbert_cll._reading import ENDINGS, Cells, Reading, is_cells, read
 
 if TYPE_CHECKING:

@@ -168,11 +168,24 @@ def whole[Found](path: Path, read: Callable[[Path], Found]) -> Found:
 
 
 def settle(path: Path) -> None:
-    """Where nothing is under a name, wait for who is exchanging it, and end an exchange that was cut short."""
+    """Where nothing is under a name, wait for who is exchanging it, and end an exchange that was cut short.
+
+    Raises
+    ------
+    PermissionError
+        There is such an exchange, and this user may not end it.
+    """
     place = _led_to(path)
     if not place.exists() and any(os.path.lexists(_beside(place, what)) for what in (_OLD, _LOCK)):
-        with _alone(place):
-            pass
+        try:
+            with _alone(place):
+                pass
+        except PermissionError as error:
+            raise PermissionError(
+                error.errno,
+                f"It was being replaced when the process that did so ended. Read it once as somebody who may write to {place.parent}, which ends that",
+                str(path),
+            ) from error
 
 
 # ---- the exchange
