@@ -30,16 +30,15 @@ FREE: Final[Mapping[str, str]] = {
     "simple_progress_bar": "what is shown",
     "strategy": "what it makes of the run is compared as `processes` and `sharded`",
 }
-ELSEWHERE: Final[Mapping[str, str]] = {
-    "datamodule": "data_sha256",
-    "rng": "seed",
+ELSEWHERE: Final[Mapping[str, str]] = {  # what they become, under which name
     "batch_size": "batch_size",  # "auto" becomes a number
+    "datamodule": "data_sha256",
+    "lr": "lr",
+    "mask_fraction": "mask_fraction",
     "max_epochs": "max_epochs",  # None becomes a number
-    "lr": "plan",
-    "weight_decay": "plan",
-    "mask_fraction": "plan",
-    "feature_redraw_interval": "plan",
-    "token_drop": "plan",
+    "rng": "seed",
+    "token_drop": "token_drop",
+    "weight_decay": "weight_decay",
 }
 
 
