@@ -87,3 +87,19 @@ def test_weights_draw_rare_cells_more_often():
 def test_too_few_cells_for_the_processes_are_refused():
     with pytest.raises(ValueError, match="3 cells are too few for 2 processes"):
         Windows(3, 2, seed=0, world=2)
+
+
+def test_each_epoch_reads_other_chunks_together_and_puts_them_in_another_order():
+    """Windows of two epochs are of other cells, and cells of a window are drawn anew, with and without lengths."""
+    windows = Windows(640, 16, seed=5, chunk=16, n_chunks=4)
+    together = [{tuple(sorted(windows.cells(epoch, window))) for window in range(len(windows))} for epoch in range(3)]
+    assert not together[0] & together[1]
+    assert not together[1] & together[2]
+    lengths = np.random.default_rng(0).integers(1, 30, 64)
+    for given_lengths in (None, lengths):
+        places = [np.concatenate(windows.batches(epoch, 2, given_lengths)) for epoch in range(3)]
+        assert not np.array_equal(places[0], places[1])
+        assert not np.array_equal(places[1], places[2])
+        assert not np.array_equal(places[0], np.concatenate(windows.batches(0, 3, given_lengths)))
+    by_length = [[sorted(lengths[batch]) for batch in windows.batches(epoch, 2, lengths)] for epoch in range(4)]
+    assert len({str(order) for order in by_length}) > 1, "long cells come at another place of each epoch"

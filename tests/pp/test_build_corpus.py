@@ -298,6 +298,18 @@ def test_aliases_and_what_became_of_genes_and_cells(tmp_path: Path) -> None:
     assert str(tmp_path) not in (tmp_path / "c.zarr" / "manifest.json").read_text()
 
 
+def test_cells_without_a_token_are_in_no_part(tmp_path: Path) -> None:
+    """They are left out, not kept empty; their neighbours stay."""
+    adata = cells(60)
+    empty = np.isin(np.arange(60), [0, 3, 31, 59])
+    adata.X = sparse.csr_matrix(adata.X.toarray() * ~empty[:, None])
+    corpus = build(tmp_path, adata, val_fraction=0.4)
+    found = stored(corpus)
+    assert sorted(found.obs_names.str.split(":").str[-1]) == sorted(adata.obs_names[~empty])
+    assert (np.diff(found.X.tocsr().indptr) > 0).all()
+    assert open_corpus(corpus).n_cells("train") + open_corpus(corpus).n_cells("val") == 56
+
+
 # -- donors -----------------------------------------------------------------------------------------------------------
 
 

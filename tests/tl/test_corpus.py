@@ -6,6 +6,7 @@ import errno
 import json
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll import _names
-from scbert_cll._corpus.predictions import Store
+from scbert_cll._corpus.predictions import Share, Store
 from scbert_cll._left_overs import InUseError, only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 
@@ -517,3 +518,34 @@ def test_freed_memory_is_given_back_after_a_window(corpus, pretrained, tmp_path,
     sc_cll.tl.predict_corpus(corpus, pretrained, tmp_path / "cells.zarr")
     assert kept
     assert resident() - before < 100e6
+
+
+def test_a_share_without_windows_is_not_done_before_its_job_began(tmp_path):
+    share = Share(tmp_path, 3, 5, 2, "a call")
+    assert share.windows == []
+    assert not share.is_done
+    assert not share.load().is_done
+    share.note()
+    assert share.is_done
+    assert Share(tmp_path, 3, 5, 2, "a call").load().is_done
+    assert not Share(tmp_path, 3, 5, 2, "another call").load().is_done
+
+
+def test_where_the_store_is_laid_anew_every_share_begins_anew(
+    corpus, classifier, folder, predicted, tmp_path, monkeypatch
+):
+    out = tmp_path / "a.zarr"
+    cut_short(monkeypatch, corpus, classifier, out, after=2, groupby="kind")
+    assert progress(out).exists()
+    shutil.rmtree(out.with_name("a.zarr.writing") / "store")
+    seen = []
+    write = Store.write
+
+    def noting(self, row, values):
+        seen.extend([row] if "obsm/X_scbert" in values else [])
+        write(self, row, values)
+
+    monkeypatch.setattr(Store, "write", noting)
+    sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
+    assert seen == [0, 64, 128, 192, 240, 256], "each window once, in their order; one of them has cells of both parts"
+    assert files(out) == files(folder / "cells.zarr")

@@ -105,7 +105,7 @@ def finetune(
         Mean of a cell's refined tokens.
     ``adata.uns['scbert']`` : dict
         Parameters, network, version and training history; ``linear``: how it is combined, and its penalty; ``comparison``: scores of the
-        logistic regression, the network and what is predicted on validation and test cells. An entry of an earlier :func:`~scbert_cll.tl.predict`
+        logistic regression, the network and what is predicted on validation and test cells; ``n_threads``: PyTorch's threads in training. An entry of an earlier :func:`~scbert_cll.tl.predict`
         goes, since what it was of is replaced.
 
     Columns of the tables are the classes; a class that no file can hold as a name, such as ``T/NK``, is ``T%2FNK`` there.
@@ -194,6 +194,7 @@ def _in_memory(
         classifier.train(**keys, **fit)
         found = classifier.predict_parts(adata)
         record = _write.record(classifier, params | {"weight_key": keys["weight_key"]} | classifier._not_donors)
+        record["n_threads"] = classifier.n_threads_
         record["comparison"] = _write.comparison(adata, found, labels_key, keys["split_key"])
         predicted = ("uns", _keys.SCBERT_PREDICT)  # by another model; what it is of is replaced here
         _record.write(adata, **_write.predictions(classifier, found), uns={_keys.SCBERT: record}, replaces=[predicted])

@@ -87,7 +87,7 @@ def pretrain(
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
     ``adata.uns['scbert_pretrain']`` : dict
-        Parameters, versions, and masked accuracy beside that of the commonest bin.
+        Parameters, versions, and masked accuracy beside that of the commonest bin; ``n_threads``: PyTorch's threads, which change the last digits of weights.
 
     Raises
     ------
@@ -156,6 +156,6 @@ def _in_memory(
         model = ScBERT(adata, **choices)
         model.train(split_key=split_key, **fit)
         latent = model.get_latent_representation()
-        record = _write.record(model, params | {"split_key": split_key})
+        record = _write.record(model, params | {"split_key": split_key}) | {"n_threads": model.n_threads_}
         _record.write(adata, obsm={_keys.X_SCBERT: latent}, uns={_keys.SCBERT_PRETRAIN: record})
     return model

@@ -28,7 +28,6 @@ def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[
         "n_genes": len(model.genes),
         "n_genes_missing": max(0, model._missing[0]),
         "version": scbert_cll.__version__,
-        **({} if model.n_threads_ is None else {"n_threads": model.n_threads_}),
         **({"linear": linear} if (linear := model._joined()) else {}),
         "history": {name: frame.iloc[:, 0].to_numpy(np.float64) for name, frame in history.items()},
     }
