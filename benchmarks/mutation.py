@@ -27,13 +27,16 @@ SOURCE: Final = "src/scbert_cll"
 ROOMS: Final[dict[str, tuple[list[str], list[str]]]] = {  # files that are changed, tests that should notice
     "_signature": (
         ["_signature/*.py"],
-        ["tests/signature", "tests/tl/test_signature.py", "tests/tl/test_signature_report.py", "tests/tl/test_score_signature.py",
-         "tests/test_io.py", "tests/laws/test_mutants.py"],
+        ["tests/laws/test_edges.py", "tests/signature", "tests/tl/test_signature.py", "tests/tl/test_signature_report.py"],
     ),
-    "pp": (["pp/*.py"], ["tests/pp", "tests/laws/test_mutants.py"]),
+    "pp": (  # what pp.build_corpus does is done by _corpus
+        ["pp/_a*.py", "pp/_bal*.py", "pp/_bin*.py", "pp/_c*.py", "pp/_[dgilmps]*.py"],
+        ["tests/laws/test_edges.py", *(f"tests/pp/test_{name}.py" for name in ("align_genes", "antibody_panels", "balance", "bin_expression",
+         "cll_mask", "collapse_probes", "label_cd49d", "protein_names", "split_donors"))],
+    ),
     "prognosis": (
         ["_survival/*.py", "tl/_prognosis*.py"],
-        ["tests/survival", "tests/tl/test_prognosis.py", "tests/tl/test_survival.py", "tests/laws/test_mutants.py"],
+        ["tests/laws/test_edges.py", "tests/survival", "tests/tl/test_prognosis.py", "tests/tl/test_survival.py"],
     ),
     "nn": (["nn/*.py"], ["tests/nn"]),
 }  # fmt: skip
