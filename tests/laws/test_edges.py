@@ -187,7 +187,7 @@ def test_p_among_random_sets_is_two_sided_and_never_zero(cohort: AnnData, which:
     """By hand from the table of z."""
     adata = cohort.copy()
     signature = adata.uns["truth"][which].copy()
-    signature["weight"] = sign * (signature["weight"] if "weight" in signature else 1.0)
+    signature["weight"] = sign * signature.get("weight", 1.0)
     report = sc_cll.tl.prognosis(
         adata, signature, time_key="TTT", event_key="treated", n_random=99, n_bootstrap=0, rng=0
     )
@@ -262,6 +262,19 @@ def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
     corrected = found.delta - optimism
     assert (found.low, found.high) == pytest.approx((min(low, corrected), max(high, corrected)), abs=1e-9)
     assert found.n_bootstrap == 25
+
+
+def test_percentiles_that_leave_the_corrected_gain_out_are_widened_to_it() -> None:
+    """By hand: every draw gains 0.3 on itself and 0.1 on all, so the optimism is 0.2; the gain of 0.5 becomes 0.3, above their 0.1."""
+    from scbert_cll._survival.added_value import _gain
+
+    found = _gain((0.1, 0.6), [((0.2, 0.5), (0.2, 0.3))] * 20)
+    assert (found.optimism, found.low, found.high) == pytest.approx((0.2, 0.1, 0.3))
+    found = _gain((0.6, 0.6), [((0.2, 0.5), (0.2, 0.3))] * 20)
+    assert (found.low, found.high) == pytest.approx((-0.2, 0.1))
+    few = _gain((0.1, 0.6), [((0.2, 0.5), (0.2, 0.3))] * 19)
+    assert few.n_bootstrap == 19
+    assert np.isnan([few.optimism, few.low, few.high]).all()
 
 
 # ---- patients and gates
