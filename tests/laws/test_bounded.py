@@ -163,6 +163,18 @@ def test_a_file_of_a_model_is_plain(tmp_path: Path, file: str, kind: Callable[[P
         ScBERTClassifier.load(at)
 
 
+@pytest.mark.usefixtures("at_once")
+def test_a_store_holds_plain_files(tmp_path: Path) -> None:
+    store = tmp_path / "c.zarr"
+    cells().write_zarr(store)
+    file = next(file for file in sorted((store / "X").rglob("*")) if file.is_file())
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="is a named pipe, and a plain file is expected"):
+        sc_cll.pp.build_corpus([store], tmp_path / "out.zarr", vocab=GENES)
+    assert main(["pretrain", str(store), "--out", str(tmp_path / "out")]) == 2
+
+
 def test_names_that_are_none() -> None:
     for name in ("a\0b.txt", "x" * 5000 + ".txt"):
         with pytest.raises(ValueError, match="is no name of a file"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from scbert_cll.nn import Config, Performer, performer
+from scbert_cll.nn import Config, Performer, favor, performer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "performer_pytorch_1.1.4.npz"
 
@@ -400,3 +400,57 @@ def test_a_gpu_says_what_a_cpu_says(lowered):
     torch.testing.assert_close(found.float().cpu(), expected, atol=0.05 if lowered else 1e-4, rtol=0)
     for name, gradient in wanted.items():
         assert (got[name].cpu() - gradient).norm() <= (0.1 if lowered else 1e-3) * gradient.norm() + 1e-4, name
+
+
+# --- read off step by step, by hand -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_attention_floor_is_that_of_the_keys_of_each_layer(weighted: bool) -> None:
+    torch.manual_seed(0)
+    network = Performer(CONFIG).eval()
+    tokens, genes = torch.randint(0, 7, (3, 12)), torch.stack([torch.randperm(24)[:12] for _ in range(3)])
+    weight = torch.rand(3, 12) + 0.5 if weighted else None
+    with torch.no_grad():
+        found = network.attention_floor(tokens, genes, weight)
+        x = network.token_embedding(tokens) + network.gene_embedding(genes)
+        for layer, block in zip(found, network.blocks, strict=True):
+            keys = block.attention.qkv(block.attention_norm(x)).chunk(3, -1)[1].unflatten(-1, (2, 8))  # (b, n, h, d)
+            features = favor.naive_features(keys, block.attention.projection, weight, "head")  # (b, h, n, r)
+            each = torch.ones(3, 12) if weight is None else weight
+            total = (features * each[:, None, :, None]).sum((1, 2, 3))
+            floor = favor.EPSILON * features.shape[-1] * features.shape[1] * each.sum(1)
+            torch.testing.assert_close(layer, floor / total, rtol=1e-4, atol=0)
+            x = block(x, weight)
+
+
+def test_a_network_without_classes_summarises_by_its_mean_token() -> None:
+    torch.manual_seed(0)
+    network = Performer(CONFIG).eval()
+    tokens = torch.randint(0, 7, (3, 24))
+    weight = torch.rand(3, 24) + 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(network.summarize(tokens), network.encode(tokens).mean(1))
+        encodings = network.encode(tokens, weight=weight)
+        expected = torch.stack([(e * w[:, None]).sum(0) / w.sum() for e, w in zip(encodings, weight, strict=True)])
+        torch.testing.assert_close(network.summarize(tokens, weight=weight), expected)
+
+
+def test_the_published_head_by_hand() -> None:
+    """One number of each token, then 512 and 128 units and the classes."""
+    torch.manual_seed(0)
+    network = Performer(replace(CONFIG, n_classes=3, head="scbert", end_token=True)).eval()
+    tokens = torch.randint(0, 7, (3, 25))
+    state = {name: tensor.numpy() for name, tensor in network.head.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        "collapse.weight": (1, 16), "collapse.bias": (1,), "layers.0.weight": (512, 25), "layers.0.bias": (512,),
+        "layers.3.weight": (128, 512), "layers.3.bias": (128,), "layers.6.weight": (3, 128), "layers.6.bias": (3,),
+    }  # fmt: skip
+    with torch.no_grad():
+        found = network(tokens).numpy()
+        x = np.maximum(
+            (network.encode(tokens).numpy() @ state["collapse.weight"].T)[..., 0] + state["collapse.bias"], 0
+        )
+    for i in (0, 3):
+        x = np.maximum(x @ state[f"layers.{i}.weight"].T + state[f"layers.{i}.bias"], 0)
+    np.testing.assert_allclose(found, x @ state["layers.6.weight"].T + state["layers.6.bias"], rtol=1e-4, atol=1e-6)

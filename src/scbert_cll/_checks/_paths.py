@@ -54,7 +54,12 @@ def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | Non
 
 def plain_or_folder(path: str | PathLike[str], what: str = "file") -> Path:
     """A plain file, or a folder where what is read may be one."""
-    return Path(path) if os.path.isdir(path) else plain_file(path, what)  # noqa: PTH112 (a name with a zero byte is no error)
+    if not os.path.isdir(path):  # noqa: PTH112 (a name with a zero byte is no error)
+        return plain_file(path, what)
+    for place, _, files in os.walk(path):
+        if other := next((name for name in files if not os.path.isfile(os.path.join(place, name))), None):  # noqa: PTH113, PTH118 (stores have many files)
+            plain_file(Path(place) / other)
+    return Path(path)
 
 
 def stored_archive(path: Path) -> None:
