@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from functools import partial
-from operator import call
+from itertools import chain, starmap
+from operator import delitem, setitem
 from os import PathLike
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Final, cast
@@ -75,10 +75,10 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
     if long:
         made["uns", _names.LONG] = dict(adata.uns.get(_names.LONG, {})) | long
     old = [place for place in replaces if place not in made and place[1] in getattr(adata, place[0])]
-    steps = [partial(_put, adata, place, value) for place, value in made.items()]
-    steps += [partial(_remove, adata, place) for place in old]
+    put = [(getattr(adata, slot), key, value) for (slot, key), value in made.items()]
+    gone = [(getattr(adata, slot), key) for slot, key in old]
     with uninterrupted(), untouched_on_error(adata):
-        deque(map(call, steps), maxlen=0)
+        deque(chain(starmap(setitem, put), starmap(delitem, gone)), maxlen=0)  # one line, which nothing of ours can cut
         plain_strings(adata)
 
 
@@ -132,14 +132,6 @@ def _entries_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> N
     for name, value in before.items():
         if name not in now or now[name] is not value:
             now[name] = value
-
-
-def _put(adata: AnnData, place: Place, value: Any) -> None:
-    getattr(adata, place[0])[place[1]] = value
-
-
-def _remove(adata: AnnData, place: Place) -> None:
-    del getattr(adata, place[0])[place[1]]
 
 
 def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:

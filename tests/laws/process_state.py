@@ -205,7 +205,9 @@ def models(there: dict[str, Any], found: dict[str, list[str]]) -> None:
     with noted(found, "io.check_corpus"):
         sc_cll.io.check_corpus(folder / "corpus.zarr")
     with noted(found, "io, gene sets and tables"):
-        sc_cll.io.write_gmt(there["done"], folder / "sets.gmt")
+        sc_cll.io.write_csv(there["found"], folder / "table.csv")
+        sc_cll.io.read_csv(folder / "table.csv")
+        (folder / "sets.gmt").write_text("one\tof a test\tITGA4\tCD44\n")
         sc_cll.io.read_gmt(folder / "sets.gmt")
     with noted(found, "tl.gene2vec"):
         sc_cll.tl.gene2vec(adata, n_dims=4, epochs=1, key_added="other")

@@ -350,16 +350,16 @@ def test_an_error_midway_leaves_the_object_as_it_was(
     for slot, key in set(world.after[name]) - set(world.after["tl.gene2vec"]):
         if slot in ("uns", "varm") and key != "signature" and not key.startswith("_scvi"):
             getattr(adata, slot).pop(key, None)  # some slots are new, others are replaced
-    before, put, n = held(adata), _record._put, 0
+    before, setitem, n = held(adata), _record.setitem, 0
 
-    def fails(target: AnnData, place: tuple[str, str], value: Any) -> None:
+    def fails(slot: Any, key: str, value: Any) -> None:
         nonlocal n
         n += 1
-        put(target, place, value)
-        if place[0] == "uns":
+        setitem(slot, key, value)
+        if isinstance(slot, dict):  # uns
             raise error("in between")
 
-    monkeypatch.setattr(_record, "_put", fails)
+    monkeypatch.setattr(_record, "setitem", fails)
     with pytest.raises(error, match="in between"):
         AFTER[name].call(adata, world.model) if name in AFTER else trained(adata, None)
     assert n > 0

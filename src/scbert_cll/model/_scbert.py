@@ -244,20 +244,20 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         early_stopping, early_stopping_patience
             Stop after so many epochs without a lower validation loss, and keep the epoch with the lowest; else the last one is kept.
         rng
-            Seed of batches, masks and dropout.
+            Seed of batches, masks and dropout. The same seed gives the same weights, with `checkpoint_dir` or without, on one machine with one number
+            of threads. Trainings in several threads of a process wait for each other.
         datamodule
             Train on the cells of a corpus instead of those in memory; its donors that were held out validate.
         checkpoint_dir
-            Folder for checkpoints. Where it has some of the same run, this goes on from the newest, to the same weights as
-            if it had never been interrupted.
+            Folder for checkpoints. Where it has some of the same run, this goes on from the newest, to the same weights and history as
+            if it had never been interrupted. A run is the same with the same cells, labels, weights and arguments.
         checkpoint_minutes, checkpoint_steps
             Write one every so many minutes, and every so many steps of the optimiser; None: not by that. The last two are kept. When the system asks
             for the machine (SIGTERM, or SIGUSR1 from SLURM, whose job is then queued again), one is written at once.
         resume
             Go on where `checkpoint_dir` has checkpoints; False refuses such a folder.
         logger
-            Beside :attr:`history`: ``"csv"``, ``"tensorboard"`` (in `checkpoint_dir`, or the working directory), or loggers of
-            Lightning.
+            Beside :attr:`history`: ``"csv"``, ``"tensorboard"`` (in `checkpoint_dir`, which they need), or loggers of Lightning.
         **trainer
             Passed to Lightning's trainer: `accelerator`, `devices`, `num_nodes`, `strategy`, `precision`, `max_steps`,
             `accumulate_grad_batches`, `gradient_clip_val`, `val_check_interval`, `limit_val_batches`, …
@@ -275,7 +275,10 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
             Numbers of the training, gene vectors or weights of the network are not finite. Or the training diverged, its loss or weights becoming
             NaN or infinite: it ends there, and the sentence names step, epoch and learning rate. The model then has the weights of the epoch with the
             lowest validation loss before (of the last one, where nothing validates), as ``kept_epoch_`` says, or, where there is no good epoch, is as it was.
-            `checkpoint_dir` holds checkpoints of another run: the data or a setting differs, which is named.
+            `checkpoint_dir` holds checkpoints of another run: the data or an argument differs, which is named; or ``logger="csv"`` has no
+            `checkpoint_dir` to write into.
+        FileExistsError
+            `checkpoint_dir` is a file, or has checkpoints and `resume` is False.
         """
         asked = arguments(locals())
         numbers = {"lr": lr, "weight_decay": weight_decay}
