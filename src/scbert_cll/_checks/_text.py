@@ -84,9 +84,10 @@ def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
 
 def _bounded(file: IO[bytes], name: str, *, lines: bool) -> bytes:
     """All of a file, unless it is larger than its text can be worked with: 13 MB may unpack to 3 GB."""
-    data, line = bytearray(), 0
+    chunks, size, line = list[bytes](), 0, 0
     while chunk := file.read(_AT_A_TIME):
-        data += chunk
+        chunks.append(chunk)
+        size += len(chunk)
         end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
         line = line + len(chunk) if end < 0 else len(chunk) - end - 1
         if lines and line > MOST_LINE:
@@ -94,11 +95,11 @@ def _bounded(file: IO[bytes], name: str, *, lines: bool) -> bytes:
                 f"{name} has a line of more than {bytes_in_words(MOST_LINE)}, so it is no table or list of this package. "
                 "Write a line for each row, or pass a DataFrame."
             )
-        if len(data) > MOST_TEXT:
+        if size > MOST_TEXT:
             raise ValueError(
                 f"{name} holds more than {bytes_in_words(MOST_TEXT)}, unpacked; at most that is read. Take the rows and columns that are needed."
             )
-    return bytes(data)
+    return b"".join(chunks)
 
 
 def _unmarked(data: bytes) -> str:

@@ -216,7 +216,7 @@ class TokenModel(Training):
         labels = saved["labels"] or {}
         try:
             asked = _config(len(saved["genes"]), binning, "small", network, len(labels.get("classes", ())))
-            as_saved(asked, saved["weights"], dir_path)
+            as_saved(asked, saved["weights"], saved["linear"], dir_path)
             model = cls(registry=registry, binning=binning, **labels, **network)
             model.module.load_state_dict(saved["weights"])
         except (KeyError, RuntimeError, TypeError) as error:

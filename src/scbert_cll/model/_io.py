@@ -50,6 +50,8 @@ _OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES, LINEAR}
 _BINNING: Final = manifests.Keys(
     {"params": manifests.Keys({"n_bins": int})}, {"edges": manifests.Maybe([manifests.NUMBER])}
 )
+_JOINED: Final = manifests.Keys({"combine": re.compile("none|average|residual"), "strength": manifests.NUMBER})
+_LABELS_KINDS: Final = manifests.Keys({"labels_key": str, "classes": [str]})
 _KINDS: Final = manifests.Keys(
     {
         "format_version": int,
@@ -60,7 +62,7 @@ _KINDS: Final = manifests.Keys(
         "network": manifests.Keys({}),
         "binning": _BINNING,
     },
-    {"kept_epoch": manifests.Maybe(int), "joined": manifests.Maybe(manifests.Keys({}))},
+    {"kept_epoch": manifests.Maybe(int), "joined": manifests.Maybe(_JOINED)},
 )
 _WRITERS: Final = ("scvi-tools", "torch", "safetensors", "numpy", "pandas", "scikit-learn")
 ORDERED: Final = 3  # the first version whose arrays are sure to lie in the order they are read in
@@ -201,7 +203,7 @@ def _load(path: Path, linear_order: Order | None) -> dict[str, Any]:
     return {
         "config": config,
         "genes": _files.read_names(path / VOCAB),
-        "labels": read_json(path / LABELS) if LABELS in listed else None,
+        "labels": _read_labels(path / LABELS) if LABELS in listed else None,
         "history": None if tables["history"] is None else tables["history"].rename(index=int),
         "edges": tables["edges"],
         "linear": _read_linear(path, config, linear_order) if LINEAR in listed else None,
@@ -227,6 +229,16 @@ def _listed(path: Path, config: dict[str, Any]) -> dict[str, str]:
             "listed, or save the model again."
         )
     return listed
+
+
+def _read_labels(path: Path) -> dict[str, Any]:
+    """The label column and the classes, each once."""
+    found = read_json(path)
+    remedy = "Restore the folder from a copy, or save the model again."
+    manifests.readable_list(found, _LABELS_KINDS, path, is_whole=None, remedy=remedy)
+    if len(set(found["classes"])) < len(found["classes"]):
+        raise ValueError(f"{path} is damaged: it names a class twice. {remedy}")
+    return found
 
 
 def _read_linear(path: Path, config: Mapping[str, Any], order: Order | None) -> dict[str, np.ndarray]:

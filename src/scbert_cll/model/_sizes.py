@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
 from torch import Tensor
 
 from scbert_cll import _checks
@@ -15,7 +16,9 @@ _BLOCK: Final = re.compile(r"blocks\.(\d+)\.")
 _HEADS: Final = {"pool": "head.classify.weight", "scbert": "head.layers.6.weight"}
 
 
-def as_saved(config: Config, weights: Mapping[str, Tensor], folder: object) -> None:
+def as_saved(
+    config: Config, weights: Mapping[str, Tensor], linear: Mapping[str, np.ndarray] | None, folder: object
+) -> None:
     """Every size of the network is that of the weights.
 
     Raises
@@ -46,3 +49,9 @@ def as_saved(config: Config, weights: Mapping[str, Tensor], folder: object) -> N
         if config.head == "scbert":
             asked["the number of positions"] = config.n_positions, size("head.layers.0.weight", 1)
     _checks.checkpoint.sizes_as_saved(asked, folder)
+    expected = {"coefficients": (config.n_classes, config.n_genes), "intercept": (config.n_classes,)}
+    if linear is not None and {name: array.shape for name, array in linear.items()} != expected:
+        raise ValueError(
+            f"{folder} is damaged: its linear.safetensors does not fit {config.n_classes} classes and {config.n_genes:,} genes. "
+            "Restore the folder from a copy, or save the model again."
+        )
