@@ -135,3 +135,67 @@ def test_macro_f1_is_that_of_scikit_learn(n):
         calls = torch.bincount(torch.from_numpy(labels * n + guess), minlength=n * n).reshape(n, n)
         expected = f1_score(labels, guess, average="macro", zero_division=0)
         assert _plans.macro_f1(calls) == pytest.approx(expected, abs=1e-12)
+
+
+class Breaks(L.Callback):
+    """Fails in a step of the first epoch, or behind it."""
+
+    def __init__(self, at: int, error: type[BaseException]) -> None:
+        self.at, self.error = at, error
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.at:
+            raise self.error("cut here")
+
+
+def state(model: Any) -> dict[str, Any]:
+    """All that a training changes in a model."""
+    weights = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    trains = [one.requires_grad for one in model.module.parameters()]
+    history = {name: frame.to_dict() for name, frame in (model.history_ or {}).items()}
+    linear = None if model.linear_ is None else model.linear_.coefficients.tolist()
+    others = [model.is_trained_, model.kept_epoch_, model.combine, linear, trains, model.module.training]
+    return {"weights": weights, "history": history, "others": others}
+
+
+def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    equal = [torch.equal(tensor, other["weights"][name]) for name, tensor in one["weights"].items()]
+    return all(equal) and one["history"] == other["history"] and one["others"] == other["others"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("trained_before", [True, False])
+def test_a_training_that_is_cut_before_an_epoch_has_ended_leaves_the_model_as_it_was(
+    classify, adata, trained_before, error
+):
+    """Weights and linear part, too: a new linear part with an old network would be a model that nobody trained."""
+    if trained_before:
+        model = classify(adata, 1, combine="average")
+    else:
+        ScBERTClassifier.setup_anndata(adata, labels_key="label")
+        model = ScBERTClassifier(adata, **NETWORK)
+    before = state(model)
+    how = HOW | {"combine": "residual", "freeze": "encoder" if trained_before else "none", "token_drop": 0.2}
+    kept = not trained_before  # then the linear part alone, from which it starts, is an epoch to choose
+    with pytest.raises(error):
+        model.train(2, weight_key=None, callbacks=[Breaks(2, error)], rng=5, **how)
+    assert same_state(state(model), before) is not kept
+    assert model.kept_epoch_ == (0 if kept else 1)
+
+
+def test_a_training_that_is_cut_later_has_its_best_epoch(classify, adata):
+    model = classify(adata, 1)
+    with pytest.raises(RuntimeError, match="cut here"):
+        model.train(3, callbacks=[Breaks(8, RuntimeError)], rng=5, **HOW)
+    assert model.is_trained_
+    assert model.kept_epoch_ == 2
+    assert len(model.history["train_loss"]) == 2
+
+
+def test_a_training_that_is_refused_leaves_the_model_as_it_was(classify, adata, tmp_path):
+    model = classify(adata, 1, combine="average")
+    before = state(model)
+    (tmp_path / "run").write_text("of the user")
+    with pytest.raises(FileExistsError, match="is a file"):
+        model.train(1, combine="none", checkpoint_dir=tmp_path / "run", **HOW)
+    assert same_state(state(model), before)

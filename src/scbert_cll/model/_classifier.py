@@ -24,7 +24,7 @@ from scbert_cll.model._plans import ClassifyPlan
 from scbert_cll.model._pretrained import Pretrained
 from scbert_cll.model._recipe import Freeze, leave_trainable, usual_epochs
 from scbert_cll.model._run_settings import arguments
-from scbert_cll.model._training import as_seed, check_numbers, seeded
+from scbert_cll.model._training import Training, as_seed, check_numbers, seeded
 from scbert_cll.nn.performer import mean_tokens
 from scbert_cll.vocab import Vocabulary
 
@@ -76,6 +76,8 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             raise ValueError("A classifier without adata needs labels_key= and classes=.")
         self.labels_key, self.classes = labels_key, list(classes)
         super().__init__(adata, registry, network, preset=preset, binning=binning, classes=self.classes, rng=rng)
+
+    _of_a_training = (*Training._of_a_training, "linear_", "combine", "_not_donors")
 
     @classmethod
     def setup_anndata(
@@ -220,36 +222,36 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         seed = as_seed(rng)
         _checks.choice(combine, COMBINE, "combine")
         keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
-        linear = self.linear_, self.combine
-        data: TokenSplits | CorpusData
-        if datamodule is None:
-            data, start = self._labelled(seed, combine, **keys)
-        else:
-            data, start = self._labelled_corpus(datamodule, seed, combine, keys), math.inf
-        leave_trainable(self.module, freeze)
-        with seeded(seed):
-            plan = ClassifyPlan(
-                self.module,
-                lr=lr,
-                weight_decay=weight_decay,
-                token_drop=token_drop,
-                n_proteins=data.n_proteins,
-                seed=seed,
-            )
-        with self._calm(), self._linear_back(*linear):
-            self._fit(
-                plan,
-                data,
-                asked,
-                max_epochs=max_epochs or usual_epochs(data.n_labelled),
-                batch_size=batch_size,
-                recompute=recompute,
-                early_stopping=early_stopping,
-                early_stopping_patience=early_stopping_patience,
-                seed=seed,
-                start=start,
-                **trainer,
-            )
+        with self._trained_or_as_before():
+            data: TokenSplits | CorpusData
+            if datamodule is None:
+                data, start = self._labelled(seed, combine, **keys)
+            else:
+                data, start = self._labelled_corpus(datamodule, seed, combine, keys), math.inf
+            leave_trainable(self.module, freeze)
+            with seeded(seed):
+                plan = ClassifyPlan(
+                    self.module,
+                    lr=lr,
+                    weight_decay=weight_decay,
+                    token_drop=token_drop,
+                    n_proteins=data.n_proteins,
+                    seed=seed,
+                )
+            with self._calm():
+                self._fit(
+                    plan,
+                    data,
+                    asked,
+                    max_epochs=max_epochs or usual_epochs(data.n_labelled),
+                    batch_size=batch_size,
+                    recompute=recompute,
+                    early_stopping=early_stopping,
+                    early_stopping_patience=early_stopping_patience,
+                    seed=seed,
+                    start=start,
+                    **trainer,
+                )
 
     def predict(
         self, adata: AnnData | None = None, *, soft: bool = False, batch_size: int | None = None

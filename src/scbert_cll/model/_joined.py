@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy.special import log_softmax, softmax
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
 from scbert_cll.model._exchange import CheckpointModel
 from scbert_cll.model._finite import usable
 from scbert_cll.model._linear import LinearPart, fit_linear, joined, out_of_fold_logits
@@ -63,16 +62,6 @@ class LinearBeside(Perturbed, CheckpointModel):
         """Neither with coefficients."""
         super()._refuse_not_finite()
         usable(self._linear_arrays() or {}, _LINEAR)
-
-    @contextmanager
-    def _linear_back(self, linear: LinearPart | None, combine: Combine) -> Iterator[None]:
-        """The linear part from before a training that diverged and left nothing: it belongs to the weights from before."""
-        try:
-            yield
-        except _checks.finite.DivergedError as error:
-            if error.kept is None:
-                self.linear_, self.combine = linear, combine
-            raise
 
     def _joined_proba(self, network: np.ndarray, linear: np.ndarray | None) -> np.ndarray:
         """Probabilities from the network's and the linear part's logits (cells, classes)."""

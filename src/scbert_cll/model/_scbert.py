@@ -300,7 +300,7 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
             redraw_every=feature_redraw_interval,
             seed=seed,
         )
-        with self._calm():
+        with self._trained_or_as_before(), self._calm():
             self._fit(
                 plan,
                 data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import lightning.pytorch as L
 import numpy as np
@@ -18,7 +19,6 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll._files import digest, versions
@@ -84,7 +84,9 @@ def interruptible(run: Run | None) -> Iterator[None]:
             if run is None
             else f"The same call goes on from the last checkpoint in {run.folder}."
         )
-        raise KeyboardInterrupt(f"Training was interrupted. The model has its best epoch; {on}") from stop
+        raise KeyboardInterrupt(
+            f"Training was interrupted. The model has its best epoch, or is as it was where no epoch had ended; {on}"
+        ) from stop
 
 
 class Training(Inference):
@@ -92,6 +94,8 @@ class Training(Inference):
 
     is_trained_: bool
     history_: dict[str, pd.DataFrame] | None
+    _of_a_training: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "kept_epoch_", "n_threads_")
+    _has_good = False  # an epoch that is kept where a training ends in an error
     n_threads_: int | None = None  # of PyTorch, with which it was trained: they change the last digits of weights
     kept_epoch_: int | None = None  # of the history: the one whose weights the model has; 0 before the first
 
@@ -137,8 +141,8 @@ class Training(Inference):
         Of a training that diverges the best epoch before is kept, else the weights from before. Returns the signal that came too late for a
         checkpoint.
         """
-        before, past, was_trained = all_weights(self.module), self.history_, self.is_trained_
-        usable(before)
+        past = self.history_
+        usable(self.module.state_dict())
         run = Run.of(checkpoint_dir, minutes=checkpoint_minutes, steps=checkpoint_steps, resume=resume)
         self.module.set_recompute(recompute)
         data.batch_size = self._prepare(plan, data, batch_size, max_epochs, trainer)
@@ -170,11 +174,10 @@ class Training(Inference):
                 with interruptible(run), enough_memory(self.config, data.batch_size, training=True):
                     runner()
                 if not_finite(self.module.state_dict()):  # whatever a callback did at the end
-                    self.is_trained_ = was_trained
                     raise NotFinite("weights", runner.trainer.global_step, max(runner.trainer.current_epoch - 1, 0))
                 self.kept_epoch_ = history.past + (best.epoch if restore else runner.trainer.current_epoch)
             except BaseException as error:
-                good = self._keep_good(best, before, history.past, diverged=isinstance(error, NotFinite))
+                good = self._keep_good(best, history.past, diverged=isinstance(error, NotFinite))
                 if not isinstance(error, NotFinite):
                     raise
                 history.end_before(error.epoch + 1)
@@ -188,19 +191,36 @@ class Training(Inference):
                     self.history_ = history.history or past
         return None if checkpoints is None else checkpoints.asked
 
-    def _keep_good(self, best: KeepBest, before: dict[str, Tensor], past: int, *, diverged: bool) -> bool:
-        """Behind an error: the best epoch's weights, if there is one; what is not finite is replaced by the weights from before."""
+    def _keep_good(self, best: KeepBest, past: int, *, diverged: bool) -> bool:
+        """Behind an error: the best epoch's weights, if there is one; if not, the model is going to be as it was before."""
         self.module.eval()
-        good = best.weights is not None and not not_finite(best.weights)
-        if diverged and good:
-            self.module.load_state_dict(best.weights or {})
-        elif diverged or not_finite(self.module.state_dict()):
-            self.module.to(before["token_embedding.weight"].dtype)  # precision="16-true" may have changed it
-            self.module.load_state_dict(before)
-            return False  # and whether it is trained, and how far, stays as it was
-        self.is_trained_ = good
-        self.kept_epoch_ = past + best.epoch if good else None
-        return good
+        self._has_good = best.weights is not None and not not_finite(best.weights)
+        if self._has_good:
+            if diverged or not_finite(self.module.state_dict()):
+                self.module.load_state_dict(best.weights or {})
+            self.is_trained_, self.kept_epoch_ = True, past + best.epoch
+        return self._has_good
+
+    @contextmanager
+    def _trained_or_as_before(self) -> Iterator[None]:
+        """A training that ends in an error and leaves no good epoch leaves the model as it was: one training is never half of another."""
+        self._has_good = False
+        weights = all_weights(self.module)
+        trains = {name: one.requires_grad for name, one in self.module.named_parameters()}
+        others = {name: getattr(self, name) for name in self._of_a_training if hasattr(self, name)}
+        others["history_"] = copy.deepcopy(self.history_)  # scvi-tools writes to the tables
+        try:
+            yield
+        except BaseException:
+            if not self._has_good:
+                self.module.to(weights["token_embedding.weight"].dtype)  # precision="16-true" may have changed it
+                self.module.load_state_dict(weights)
+                self.module.eval()
+                for name, one in self.module.named_parameters():
+                    one.requires_grad_(trains[name])
+                for name, value in others.items():
+                    setattr(self, name, value)
+            raise
 
     def _runner(self, plan: Plan, data: TokenSplits | CorpusData, *, callbacks: list[Any], **trainer: Any) -> Any:
         defaults = {
