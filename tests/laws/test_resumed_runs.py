@@ -317,7 +317,7 @@ def _stray(folder: Path) -> None:
 
 
 def _half(folder: Path) -> None:
-    (folder / ".step_25.ckpt.new").write_bytes(b"half of a checkpoint")
+    (folder / ".scbert_cll-new-step_25.ckpt").write_bytes(b"half of a checkpoint")
 
 
 def _no_settings(folder: Path) -> None:
@@ -425,6 +425,6 @@ def test_a_checkpoint_is_forced_to_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", noted)
     WholeCheckpoints().save_checkpoint(content, path)
-    assert (str(tmp_path / ".step_3.ckpt.new"), False) in done
+    assert (str(tmp_path / ".scbert_cll-new-step_3.ckpt"), False) in done
     assert (str(tmp_path), True) in done
-    assert done.index((str(tmp_path / ".step_3.ckpt.new"), False)) < done.index((str(tmp_path), True))
+    assert done.index((str(tmp_path / ".scbert_cll-new-step_3.ckpt"), False)) < done.index((str(tmp_path), True))

@@ -25,7 +25,6 @@ from scbert_cll.model._io import bits
 RUN: Final = "run"  # the settings of the run, in a checkpoint
 MAY_CHANGE: Final = "may_change"  # what of them a run can go on without
 _NAME: Final = re.compile(r"step_([0-9]{1,18})\.ckpt")
-_ASIDE: Final = re.compile(r"\.step_[0-9]{1,18}\.ckpt\.new")
 _MARK: Final = b"scbert_cll checkpoint 1 "
 _SHA256: Final = 64  # characters
 _SEALED: Final = len(_MARK) + 2 * _SHA256 + 1
@@ -46,9 +45,8 @@ def written(folder: Path) -> list[Path]:
 
 def tidy(folder: Path) -> None:
     """Remove halves of checkpoints, which writers that were killed left; to be called by the only writer."""
-    for path in folder.iterdir():
-        if _ASIDE.fullmatch(path.name):
-            _in_place.remove(path)
+    for path in folder.glob(f"{_in_place.OURS}*"):
+        _in_place.remove(path)
 
 
 def is_whole(path: Path) -> bool:
@@ -86,22 +84,16 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         PyTorch writes to memory: to a file that it writes itself it says nothing of a full disk that anybody could act on.
         """
-        path = Path(path)
-        _in_place.make_folder(path.parent)
-        aside = path.with_name(f".{path.name}.new")
+        path, parts = Path(path), _parts(checkpoint)
         try:
-            parts = _parts(checkpoint)
-            _in_place.written(aside, lambda file: _write(file, parts), lambda file: self._is(file, checkpoint), path)
-            _in_place.put_in_place(aside, path)
+            _in_place.replace(path, lambda file: _write(file, parts), lambda file: self._is(file, checkpoint))
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"The checkpoint could not be written ({error.strerror or error}); the ones before it are whole. "
+                f"The checkpoint could not be written ({os.strerror(error.errno or 0)}); the ones before it are whole. "
                 "Make room and start the same run again: it goes on from there",
                 str(path),
             ) from error
-        finally:
-            aside.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read; whatever is asked, nothing in the file is executed.
