@@ -405,6 +405,21 @@ def test_a_batch_with_one_population_is_named():
     assert "batch 'x'" not in str(error.value)
 
 
+def test_evidence_of_a_batch_too_small_for_a_mixture_is_missing_by_the_same_names():
+    adata = cite()
+    small = (adata.obs["batch"] == "x") & (np.cumsum(adata.obs["batch"] == "x") <= 12)
+    keep = small | (adata.obs["batch"] != "x")
+    sb.pp.label_cd49d(adata, method="quantile", batch_key="batch", cells=keep.to_numpy(), normalize="clr_protein")
+    separation = adata.uns["cd49d"]["separation"]
+    assert list(separation) == [
+        *("n_cells", "ashman_d", "valley", "bic_1", "bic_2", "count_gap"),
+        *("mean_neg", "mean_pos", "sd_neg", "sd_pos", "weight_pos"),
+    ]
+    assert separation.loc["x", "n_cells"] == 12
+    assert separation.loc["x"].drop("n_cells").isna().all()
+    assert separation.loc["y/z"].notna().all()
+
+
 def test_too_few_cells_for_a_mixture():
     adata = cite()
     unchanged(adata, lambda d: sb.pp.label_cd49d(d, cells=np.arange(d.n_obs) < 10), ValueError, "fewer than 20 cells")

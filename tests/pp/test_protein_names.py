@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
+from scbert_cll.pp._protein_names import positions
 
 OTHERS = [
     "CD19",
@@ -301,3 +302,12 @@ def test_a_name_that_reads_like_the_marker_makes_it_a_question():
         found(names, "CD141")
     assert found(names, "CD141_Thrombomodulin") == "CD141_Thrombomodulin"
     assert found(["CD14-1", "CD141"], "CD141") == "CD141"
+
+
+@pytest.mark.parametrize("name", ["CD40 L", "CD40-L", "CD40L", "cd40 l", "anti-human CD40 L"])
+def test_a_ligand_is_not_its_receptor(name: str) -> None:
+    """CD40L, also with its letter apart, is CD154."""
+    panel = [name, "CD40", "CD3"]
+    assert positions(panel, "CD40L") == [0]
+    assert positions(panel, "CD40") == [1]
+    assert positions([name, "CD3"], "CD40") == []
