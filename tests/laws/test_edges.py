@@ -158,6 +158,40 @@ def test_size_factors_without_a_gene_found_everywhere() -> None:
     np.testing.assert_allclose(size_factors(total), [0.5, 1, 2])
 
 
+def test_sets_of_a_signature_have_their_signs() -> None:
+    from scbert_cll._signature.weights import weights
+
+    assert weights({"S_UP": ["A", "B"], "S_DN": ["C"]}).to_dict() == {"A": 1, "B": 1, "C": -1}
+    assert weights({"S_DN": ["C"]}).to_dict() == {"C": 1}, "a set alone has no other to be against"
+
+
+def test_a_report_says_each_number() -> None:
+    numbers = gates.Numbers(0.8, null=0.5, p=0.013)
+    table = gates.table([
+        gates.Gate.of("sufficiency", "signature", numbers, "above null", passed=True, note="a note"),
+        gates.Gate.of("sufficiency", "abundance", gates.Numbers(0.4), "above null", passed=False),
+        *gates.not_run("permuted labels", ["signature"], "why"),
+    ])  # fmt: skip
+    assert gates.markdown(table) == [
+        "| gate | signature | abundance | passes if |",
+        "| --- | --- | --- | --- |",
+        "| sufficiency | yes 0.80 (null 0.50, p 0.013) | **no** 0.40 | above null |",
+        "| permuted labels | not run |  |  |",
+        "",
+        "- sufficiency (signature): a note",
+        "- permuted labels (signature): why",
+    ]
+
+
+@pytest.mark.parametrize(("n", "said"), [(1, "1 donor has 20 cells"), (2, "2 donors have 20 cells")])
+def test_too_few_donors_are_counted_in_words(n: int, said: str) -> None:
+    adata = sc_cll.datasets.planted_donors(size=0.6, rng=0)
+    donors = adata.obs["donor"].astype(str)
+    adata = adata[donors.isin(sorted(donors.unique())[:n]).to_numpy()].copy()
+    sc_cll.tl.signature(adata, groupby="label")
+    assert adata.uns["signature"]["reason"].startswith(said)
+
+
 # ---- p by drawing
 
 
