@@ -324,7 +324,7 @@ def test_a_call_on_the_limit_itself(low: float, high: float, said: str | None) -
     assert list(found) == [said] if said else found.isna().all()
 
 
-def test_calls_through_the_door_where_the_limit_is_an_interval_s_own() -> None:
+def test_calls_of_patients_where_the_limit_is_an_interval_s_own() -> None:
     table = pd.DataFrame({"pct_predicted_low": [20.0, 40.0, 10.0], "pct_predicted_high": [40.0, 60.0, 20.0]})
     for limit, expected in ((40.0, ["", "positive", "negative"]), (20.0, ["positive", "positive", ""])):
         found = pd.Series(_patient_share.call(table, limit)).astype(object).fillna("")
