@@ -7,6 +7,7 @@ import doctest
 import functools
 import importlib.util
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -415,3 +416,12 @@ def test_what_is_lost_when_is_shown_by_tests_that_exist() -> None:
     for row in rows:
         for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", row.split("|")[3]):
             assert f"def {test}(" in (ROOT / "tests" / file).read_text(), row
+
+
+def test_what_forcing_costs_is_what_the_benchmark_wrote() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "forcing.json").read_text())["results"]
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    for one in found.values():
+        seconds = " | ".join(f"{one[name]['median']:.3f}" for name in ("with", "flush", "without"))
+        ratio = one["ratio_beside_the_flush"]
+        assert f"| {seconds} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) |" in page
