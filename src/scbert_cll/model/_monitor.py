@@ -93,7 +93,7 @@ def _named(name: str, folder: Path | None) -> Logger:
     if folder is None:
         raise ValueError(
             f'logger="{name}" writes into the folder of the run: name checkpoint_dir="run", or hand over a logger of Lightning, e.g. '
-            'CSVLogger(save_dir="logs").'
+            'CSVLogger("logs").'
         )
     where: dict[str, Any] = {"save_dir": folder, "name": "logs"}
     return CSVLogger(**where) if name == "csv" else TensorBoardLogger(**where)
