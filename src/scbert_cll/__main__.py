@@ -23,6 +23,7 @@ from scbert_cll._threads import passive
 
 _INTERRUPTED: Final = 130
 _NO_FIGURE: Final = 4
+_REFUSED: Final = 5  # by the system
 _BAD_INPUT: Final = (
     FileExistsError,
     FileNotFoundError,
@@ -54,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {in_options(_told(error), name, options_of(name))}", file=sys.stderr)
         return 3 if isinstance(error, InUseError) else 2
-    except FigureError as error:
+    except (OSError, FigureError) as error:
         if show:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return _NO_FIGURE
+        print(f"error: {_told(error)}", file=sys.stderr)
+        return _NO_FIGURE if isinstance(error, FigureError) else _REFUSED
     except KeyboardInterrupt:
         print(f"interrupted. {_cli.after_interruption(name, options)}", file=sys.stderr)
         return _INTERRUPTED
@@ -153,8 +154,10 @@ def _path(value: Any) -> Any:
 
 if __name__ == "__main__":
     code = main()
-    if code == _INTERRUPTED:
+    if code in (_INTERRUPTED, _REFUSED):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # a read of zarr that was cut would tell of itself at length while Python ends
+        os._exit(
+            code
+        )  # a read of zarr, or a file of HDF5, that was cut would tell of itself at length while Python ends
     sys.exit(code)

@@ -107,6 +107,25 @@ def test_a_full_disk_costs_no_file_of_cells(
     assert work.read(path) != old
 
 
+@pytest.mark.slow  # a command in a process of its own
+def test_a_command_ends_with_a_sentence_where_the_disk_is_full(
+    disk: Path,
+    tmp_path: Path,
+    works: dict[str, Work],  # noqa: F811
+) -> None:
+    works["model"].write(tmp_path / "model", 0)
+    works["h5ad"].write(tmp_path / "a.h5ad", 0)
+    works["h5ad"].write(disk / "p.h5ad", 1)
+    old = works["h5ad"].read(disk / "p.h5ad")
+    fill(disk, 8192)
+    command = [sys.executable, "-W", "ignore", "-m", "scbert_cll", "predict", tmp_path / "a.h5ad", "--layer", "X"]
+    command += ["--model", tmp_path / "model", "--out", disk / "p.h5ad", "--overwrite"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert f"error: {disk / 'p.h5ad'}: No space left on device: not written, and what was there" in done.stderr
+    assert works["h5ad"].read(disk / "p.h5ad") == old
+
+
 def test_a_mount_point_is_refused_in_a_sentence_and_kept(disk: Path, works: dict[str, Work]) -> None:  # noqa: F811
     work = works["model"]
     work.write(disk / "model", 0)
