@@ -196,6 +196,7 @@ def test_corpus_simulates_whole_files_and_plans(made):
     assert costs[1] == pytest.approx([2 * cost for cost in costs[0]], abs=1)
 
 
+@pytest.mark.slow
 def test_forcing_is_compared_with_none():
     found = run_quick("forcing.py")
     assert {"model", "checkpoint", "corpus"} <= set(found)
