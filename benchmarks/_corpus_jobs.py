@@ -121,7 +121,7 @@ def train(
     from _corpus_watch import Clock, WatchedData
 
     from scbert_cll.model import ScBERT
-    from scbert_cll.model._checkpoints import tensors_digest
+    from scbert_cll.model.training.checkpoints import tensors_digest
 
     watched, clock = WatchedData(corpus, **data), Clock(warm_up)
     model = ScBERT.from_corpus(watched, **network)

@@ -19,7 +19,7 @@ import torch
 from scipy import sparse
 
 from scbert_cll.model import CorpusData
-from scbert_cll.model._data import Cells, compact, expand
+from scbert_cll.model.training.batches import Cells, compact, expand
 from scbert_cll.nn import Config
 
 CORPUS, TOKENS = "loading.zarr", "loading.h5ad"

@@ -97,7 +97,7 @@ def _learn(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _cells(settings: Settings, config: Config) -> Cells:
-    from scbert_cll.model._data import Rows, TokenRows
+    from scbert_cll.model.training.batches import Rows, TokenRows
 
     csr = simulate(MOST_CELLS, settings.n_genes, settings.n_expressed)
     (cells,) = TokenRows(csr, config)[Rows(list(range(MOST_CELLS)))]["cells"]

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
-from scbert_cll.model._data import Rows, TokenRows
-from scbert_cll.model._plans import _drop
+from scbert_cll.model.training.batches import Rows, TokenRows
+from scbert_cll.model.training.plans import _drop
 from scbert_cll.nn import Config, Performer
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

@@ -145,7 +145,7 @@ def from_peer(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def prepare(folder: Path, settings: Settings) -> None:
     """Write weights and cells."""
-    from scbert_cll.model._data import Rows, TokenRows  # seconds to import, and only needed here
+    from scbert_cll.model.training.batches import Rows, TokenRows
 
     (folder / "settings.json").write_text(json.dumps(asdict(settings)))
     torch.manual_seed(0)

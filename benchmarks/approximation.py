@@ -37,7 +37,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 import scbert_cll as sc_cll
-from scbert_cll.model._data import Rows, TokenRows
+from scbert_cll.model.training.batches import Rows, TokenRows
 from scbert_cll.nn import Config, Performer, favor
 from scbert_cll.pl._style import BLUE, GREEN, GREY, ORANGE, SKY, styled
 

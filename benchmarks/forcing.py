@@ -30,7 +30,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll.model._checkpoint_file import WholeCheckpoints, is_whole
+from scbert_cll.model.training.checkpoint_file import WholeCheckpoints, is_whole
 
 RESULTS = Path(__file__).parent / "results" / "forcing.json"
 TARGETS = {"model": 1.3, "checkpoint": 1.3, "corpus": 1.05}  # of the time without, beside the flush

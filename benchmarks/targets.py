@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 import scbert_cll as sc_cll
 from scbert_cll.model import _classifier
-from scbert_cll.model._plans import ClassifyPlan
+from scbert_cll.model.training.plans import ClassifyPlan
 
 HERE = Path(__file__).parent
 CSV = HERE / "results" / "targets.csv"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from scbert_cll._version import __version__
+
 if TYPE_CHECKING:
     from scbert_cll import datasets, estimators, get, io, model, pl, pp, tl, vocab
     from scbert_cll._settings import settings
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
-__version__ = "0.1.0"
 __all__ = [
     "ScBERT",
     "ScBERTClassifier",

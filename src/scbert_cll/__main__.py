@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from scbert_cll import _cli
-from scbert_cll._cli_parser import command_parser, described_of, group_of, options_of, whole_parser
-from scbert_cll._cli_words import flag, in_options
-from scbert_cll._files import FigureError
-from scbert_cll._in_place import NotAsWrittenError
-from scbert_cll._left_overs import InUseError
+from scbert_cll._cli import commands
+from scbert_cll._cli.parser import command_parser, described_of, group_of, options_of, whole_parser
+from scbert_cll._cli.words import flag, in_options
+from scbert_cll._disk.formats import FigureError
+from scbert_cll._disk.in_place import NotAsWrittenError
+from scbert_cll._disk.left_overs import InUseError
 from scbert_cll._process import as_it_was, same_logs, same_random_state, to_change
 from scbert_cll._threads import passive
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_in_a_sentence():
             _tell_on_stdout()
-            _call(_cli.COMMANDS[name], options)  # processes that it starts inherit how threads wait
+            _call(commands.COMMANDS[name], options)  # processes that it starts inherit how threads wait
     except (*_BAD_INPUT, InUseError) as error:
         if show or (
             isinstance(error, ImportError) and error.name
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_told(error)}", file=sys.stderr)
         return _NO_FIGURE if isinstance(error, FigureError) else _REFUSED
     except KeyboardInterrupt:
-        print(f"interrupted. {_cli.after_interruption(name, options)}", file=sys.stderr)
+        print(f"interrupted. {commands.after_interruption(name, options)}", file=sys.stderr)
         return _INTERRUPTED
     return 0
 
@@ -71,7 +71,7 @@ def _bare(words: Sequence[str]) -> int | None:
     if not words:
         whole_parser().print_help()
         return 0
-    function = _cli.COMMANDS.get(words[0])
+    function = commands.COMMANDS.get(words[0])
     if function is None or len(words) > 1:
         return None
     described = described_of(function)

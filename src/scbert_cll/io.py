@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._corpus.format import read_manifest, states
-from scbert_cll._files import as_text, read_json, same, sha256, versions
-from scbert_cll._in_place import Same, Write, replace_all
+from scbert_cll._disk.formats import as_text, read_json, same, sha256, versions
+from scbert_cll._disk.in_place import Same, Write, replace_all
 from scbert_cll._signature import gene_sets
 from scbert_cll._signature.weights import DOWN, UP, weights
+from scbert_cll._version import __version__
 
 __all__ = ["check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"]
 
@@ -188,7 +188,7 @@ def write_csv(
     table = _tidy(table)
     kinds = {str(name): str(column.dtype) for name, column in table.items()}
     head = {
-        "scbert_cll": scbert_cll.__version__,
+        "scbert_cll": __version__,
         "format_version": _FORMAT_VERSION,
         "versions": versions("pandas", "numpy"),
         _COLUMNS: kinds,
@@ -276,7 +276,7 @@ def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, d
 
 def _origin(facts: Mapping[str, Any]) -> str:
     """Where a signature is from, in one word: some readers part a line at every blank."""
-    words = [f"scbert_cll_{scbert_cll.__version__}"]
+    words = [f"scbert_cll_{__version__}"]
     if params := facts.get("params"):
         classes = list(params["classes"])
         words += [f"{params['groupby']}:{classes[-1]}_vs_{classes[0]}", f"{facts['n_donors']}_donors"]

@@ -18,7 +18,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 
 from scbert_cll import _checks
-from scbert_cll._in_place import replace
+from scbert_cll._disk.in_place import replace
 
 type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
 type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]

@@ -1,4 +1,4 @@
-"""Makes limma_trend.npz: limma's moderated t with an abundance trend, and DESeq2's size factors, for tests/signature/test_moderated.py.
+"""Makes limma_trend.npz: limma's moderated t with an abundance trend, and DESeq2's size factors, for tests/_signature/test_moderated.py.
 
 Run once with inmoose 0.9.1, a port of R's limma (lmFit, eBayes with trend), and PyDESeq2 0.5.4: ``python
 tests/data/make_limma_trend.py``. The numbers are those of simulated donors (seed 0). inmoose is GPL-3: it is neither a dependency

@@ -1,4 +1,4 @@
-"""Makes survival_reference.npz: what R's survival and scikit-survival say, for tests/survival/test_reference.py.
+"""Makes survival_reference.npz: what R's survival and scikit-survival say, for tests/_survival/test_reference.py.
 
 Run once with scikit-survival 0.28.0: ``python tests/data/make_survival_reference.py``. It is GPL-3: the package calls it where it is installed, and nothing of it
 is copied here. Keys that begin with ``r_`` are numbers that R printed, typed from the sources below; the patients they are about come with lifelines or

@@ -96,7 +96,7 @@ def at_every_line(folder: Path) -> int:
     known = {weights(old), weights(new)}
     old.save(folder)
     lines = traced(lambda: new.save(folder, overwrite=True), None)
-    places = {i for i, file in enumerate(lines) if file.endswith("_in_place.py")}
+    places = {i for i, file in enumerate(lines) if file.endswith("_disk/in_place.py")}
     places |= {int(i) for i in np.linspace(0, len(lines) - 1, MANY)}
     for n, place in enumerate(sorted(places)):
         model = (old, new)[n % 2]

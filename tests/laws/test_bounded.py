@@ -27,9 +27,9 @@ from anndata import AnnData
 from safetensors.torch import save_file
 
 import scbert_cll as sc_cll
-from scbert_cll import _files
 from scbert_cll.__main__ import main
 from scbert_cll._checks import _text
+from scbert_cll._disk import formats
 from scbert_cll.model import ScBERT, ScBERTClassifier
 
 GENES = ["ITGA4", "CD38", "CD5"]
@@ -197,9 +197,9 @@ def saved(place: Path, **network: Any) -> Path:
 
 def asks_for(at: Path, **network: Any) -> None:
     """Change the network in a model's config.json, its checksum with it."""
-    record = _files.read_json(at / "config.json")
+    record = formats.read_json(at / "config.json")
     record["network"] |= network
-    _files.write_json(at / "config.json", _files.sealed(record))
+    formats.write_json(at / "config.json", formats.sealed(record))
 
 
 ASKED: dict[str, Any] = {
@@ -250,9 +250,9 @@ def test_more_genes_or_classes_than_weights(tmp_path: Path) -> None:
     for file, text in (("vocab.txt", "".join(f"G{i}\n" for i in range(10**5))), ("labels.json", json.dumps({"labels_key": "kind", "classes": [f"c{i}" for i in range(10**5)]}))):  # fmt: skip
         at = saved(tmp_path)
         (at / file).write_text(text)
-        record = _files.read_json(at / "config.json")
-        record["sha256"][file] = _files.sha256(at / file)
-        _files.write_json(at / "config.json", _files.sealed(record))
+        record = formats.read_json(at / "config.json")
+        record["sha256"][file] = formats.sha256(at / file)
+        formats.write_json(at / "config.json", formats.sealed(record))
         with pytest.raises(ValueError, match="100,000"):
             ScBERTClassifier.load(at)
         shutil.rmtree(at)
@@ -271,10 +271,10 @@ LABELS: dict[str, Any] = {
 @pytest.mark.parametrize("case", LABELS)
 def test_classes_are_names(tmp_path: Path, case: str) -> None:
     at = saved(tmp_path)
-    _files.write_json(at / "labels.json", LABELS[case])
-    record = _files.read_json(at / "config.json")
-    record["sha256"]["labels.json"] = _files.sha256(at / "labels.json")
-    _files.write_json(at / "config.json", _files.sealed(record))
+    formats.write_json(at / "labels.json", LABELS[case])
+    record = formats.read_json(at / "config.json")
+    record["sha256"]["labels.json"] = formats.sha256(at / "labels.json")
+    formats.write_json(at / "config.json", formats.sealed(record))
     with pytest.raises(ValueError, match=r"labels\.json is damaged"):
         ScBERTClassifier.load(at)
 
@@ -285,14 +285,14 @@ def test_the_linear_part_fits(tmp_path: Path, arrays: dict[str, Any]) -> None:
     save_file(
         {name: torch.zeros(shape, dtype=torch.float64) for name, shape in arrays.items()}, at / "linear.safetensors"
     )
-    record = _files.read_json(at / "config.json")
+    record = formats.read_json(at / "config.json")
     record["joined"] = {"combine": "average", "strength": 1.0}
-    record["sha256"]["linear.safetensors"] = _files.sha256(at / "linear.safetensors")
-    _files.write_json(at / "config.json", _files.sealed(record))
+    record["sha256"]["linear.safetensors"] = formats.sha256(at / "linear.safetensors")
+    formats.write_json(at / "config.json", formats.sealed(record))
     with pytest.raises(ValueError, match=r"linear\.safetensors does not fit 2 classes and 3 genes"):
         ScBERTClassifier.load(at)
     record["joined"] = {"combine": "what", "strength": "a"}
-    _files.write_json(at / "config.json", _files.sealed(record))
+    formats.write_json(at / "config.json", formats.sealed(record))
     with pytest.raises(
         ValueError,
         match=r"joined\.combine must be one that matches none\|average\|residual.*joined\.strength must be a number",

@@ -21,11 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scbert_cll as sc_cll
-from scbert_cll import _cli, _demo
 from scbert_cll.__main__ import main
-from scbert_cll._cli_parser import described_of, options_of
-from scbert_cll._cli_words import in_options
-from scbert_cll._reading import Reading, choose
+from scbert_cll._cli import commands
+from scbert_cll._cli.demo import run as demo_run
+from scbert_cll._cli.parser import described_of, options_of
+from scbert_cll._cli.reading import Reading, choose
+from scbert_cll._cli.words import in_options
 
 SRC = Path(sc_cll.__file__).parent
 READERS = ("demo", "corpus", "pretrain", "finetune", "predict", "signature")
@@ -87,11 +88,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", READERS)
 def test_every_command_that_reads_cells_has_the_shared_options(command: str) -> None:
     no_protein = {"protein_key"} if command == "corpus" else set()  # which reads RNA only
-    assert set(SHARED) - no_protein <= set(described_of(_cli.COMMANDS[command]))
+    assert set(SHARED) - no_protein <= set(described_of(commands.COMMANDS[command]))
 
 
 def test_the_list_of_commands_that_read_cells_is_complete() -> None:
-    assert set(READERS) == set(_cli.COMMANDS) - {"check"}
+    assert set(READERS) == set(commands.COMMANDS) - {"check"}
 
 
 def test_bare_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,12 +104,12 @@ def test_bare_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"scbert_cll {sc_cll.__version__}"
 
 
-@pytest.mark.parametrize("command", sorted(set(_cli.COMMANDS) - {"demo"}))
+@pytest.mark.parametrize("command", sorted(set(commands.COMMANDS) - {"demo"}))
 def test_a_bare_command_shows_its_help_and_what_it_needs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command) == 2
     said = capsys.readouterr()
-    assert inspect.getdoc(_cli.COMMANDS[command]).split()[0] in said.out
-    needed = [p for p, _ in described_of(_cli.COMMANDS[command]).values() if p.default is p.empty]
+    assert inspect.getdoc(commands.COMMANDS[command]).split()[0] in said.out
+    needed = [p for p, _ in described_of(commands.COMMANDS[command]).values() if p.default is p.empty]
     for parameter in needed:
         assert parameter.name in said.err.lower()
 
@@ -158,7 +159,7 @@ def without_code(sentence: str) -> str:
     return re.sub(rf"(?<!\w)'[^']*'|(?<!\w)\"[^\"]*\"|{calls}", "", sentence)
 
 
-@pytest.mark.parametrize("command", _cli.COMMANDS)
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_no_sentence_names_a_parameter_that_is_no_option(command: str) -> None:
     options = options_of(command)
     tried = 0
@@ -459,7 +460,7 @@ def test_the_demo_writes_all_before_it_draws_and_says_no_sentence_twice(
 
         return {"umap": fails}
 
-    monkeypatch.setattr(_demo._demo_figures, "plots", only_look)
+    monkeypatch.setattr(demo_run.demo_figures, "plots", only_look)
     assert run("demo", "--input", folder / "raw.h5ad", "--cells", "good", "--out", out, *QUICK) == 4
     assert {"model", "annotated.h5ad", "report.md", "report.json", "gene_attention.csv"} <= set(seen)
     written = ad.read_h5ad(out / "annotated.h5ad")

@@ -15,7 +15,7 @@ from anndata import AnnData
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll.estimators import ScBERTEstimator
-from scbert_cll.model._asked import device_of, training_device
+from scbert_cll.model.training.arguments import device_of, training_device
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 needs_none = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
@@ -68,7 +68,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr("scbert_cll.model._training.forecast", fails)
+    monkeypatch.setattr("scbert_cll.model.training.fit.forecast", fails)
 
 
 @needs_none

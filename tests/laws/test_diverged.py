@@ -22,12 +22,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 import scbert_cll as sc_cll
 from scbert_cll import _checks, pp, tl
-from scbert_cll._files import sealed, sha256
+from scbert_cll._disk.formats import sealed, sha256
 from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
-from scbert_cll.model._checkpoint_file import WholeCheckpoints
-from scbert_cll.model._finite import StopWhereNotFinite
-from scbert_cll.model._plans import Plan
+from scbert_cll.model.training.checkpoint_file import WholeCheckpoints
+from scbert_cll.model.training.divergence import StopWhereNotFinite
+from scbert_cll.model.training.plans import Plan
 
 NETWORK: dict[str, Any] = {"n_hidden": 8, "n_layers": 1, "n_heads": 2}
 QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 import scbert_cll as sc_cll
-from scbert_cll._signature import gates, moderated
+from scbert_cll._signature import moderated
 from scbert_cll._signature.pseudobulk import size_factors
+from scbert_cll._signature.report import criteria
 from scbert_cll.tl import _patient_share
 
 # ---- bins
@@ -166,13 +167,13 @@ def test_sets_of_a_signature_have_their_signs() -> None:
 
 
 def test_a_report_says_each_number() -> None:
-    numbers = gates.Numbers(0.8, null=0.5, p=0.013)
-    table = gates.table([
-        gates.Gate.of("sufficiency", "signature", numbers, "above null", passed=True, note="a note"),
-        gates.Gate.of("sufficiency", "abundance", gates.Numbers(0.4), "above null", passed=False),
-        *gates.not_run("permuted labels", ["signature"], "why"),
+    numbers = criteria.Numbers(0.8, null=0.5, p=0.013)
+    table = criteria.table([
+        criteria.Gate.of("sufficiency", "signature", numbers, "above null", passed=True, note="a note"),
+        criteria.Gate.of("sufficiency", "abundance", criteria.Numbers(0.4), "above null", passed=False),
+        *criteria.not_run("permuted labels", ["signature"], "why"),
     ])  # fmt: skip
-    assert gates.markdown(table) == [
+    assert criteria.markdown(table) == [
         "| gate | signature | abundance | passes if |",
         "| --- | --- | --- | --- |",
         "| sufficiency | yes 0.80 (null 0.50, p 0.013) | **no** 0.40 | above null |",
@@ -198,7 +199,7 @@ def test_too_few_donors_are_counted_in_words(n: int, said: str) -> None:
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(-4, 4))
 def test_p_of_a_gate_counts_the_value_itself_and_its_ties(null: list[int], value: int) -> None:
     """By hand, and as scipy.stats.monte_carlo_test has it; never 0."""
-    found = gates.p_of(float(value), np.array(null, dtype=float))
+    found = criteria.p_of(float(value), np.array(null, dtype=float))
     assert found == (1 + sum(one >= value for one in null)) / (1 + len(null))
     draws = iter(np.array(null, dtype=float))
     other = stats.monte_carlo_test(
@@ -241,7 +242,7 @@ def test_a_random_set_that_is_as_good_counts(sign: float) -> None:
     """Three copies of the score, one of its opposite and one that says nothing; all are exact in binary."""
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     from scbert_cll._survival.outcome import Outcome
-    from scbert_cll.tl._prognosis_null import _against
+    from scbert_cll.tl._prognosis.null import _against
 
     score = sign * np.array([1.0, -1, 1, -1, 1, -1, 1, -1])
     outcome = Outcome(event=np.array([True, False, True, False, True, True, False, False]), time=None)

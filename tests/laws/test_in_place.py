@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from scbert_cll import _files
+from scbert_cll._disk import formats
 
 sys.path.insert(0, str(Path(__file__).parent))
 from disk import CHANGING
@@ -72,8 +72,8 @@ def test_a_disk_that_fails_at_any_call_costs_nothing(
 )
 def test_any_name_that_a_file_may_have(name: str, tmp_path: Path) -> None:
     for value in (1, 2):
-        _files.write_json(tmp_path / name, {"v": value})
-        assert _files.read_json(tmp_path / name) == {"v": value}
+        formats.write_json(tmp_path / name, {"v": value})
+        assert formats.read_json(tmp_path / name) == {"v": value}
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -105,8 +105,8 @@ def test_threads_write_one_after_another(tmp_path: Path) -> None:
     def write(value: int) -> None:
         try:
             for _ in range(10):
-                _files.write_json(path, {"v": [value] * 100})
-                assert len(set(_files.read_json(path)["v"])) == 1
+                formats.write_json(path, {"v": [value] * 100})
+                assert len(set(formats.read_json(path)["v"])) == 1
         except BaseException as error:  # noqa: BLE001 (of a thread)
             failed.append(error)
 
@@ -131,5 +131,5 @@ def test_a_drive_on_which_folders_cannot_be_forced_will_do(
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", refusing)
-    _files.write_json(tmp_path / "a" / "b.json", {"v": 1})
-    assert _files.read_json(tmp_path / "a" / "b.json") == {"v": 1}
+    formats.write_json(tmp_path / "a" / "b.json", {"v": 1})
+    assert formats.read_json(tmp_path / "a" / "b.json") == {"v": 1}

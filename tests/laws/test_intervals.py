@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from scbert_cll._evaluation.intervals import OutOfFold, tables
-from scbert_cll._signature.stability import stability
+from scbert_cll._evaluation.pairs import Pairs
+from scbert_cll._signature.report.stability import stability
 from scbert_cll._survival.added_value import _gain
 from scbert_cll.pp._donor_table import _percentage
 from scbert_cll.tl._patient_share import calibration, intervals
-from scbert_cll.tl._within import Pairs
 
 # estimate, low, high of each table of an evaluation
 TRIPLES = {

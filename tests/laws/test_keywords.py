@@ -15,7 +15,7 @@ from anndata import AnnData
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll.estimators import Resampled, ScBERTEstimator
-from scbert_cll.model._training import Training
+from scbert_cll.model.training.fit import Training
 from scbert_cll.nn import Performer
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import scbert_cll as sc_cll
-from scbert_cll import _in_place
+from scbert_cll._disk import in_place
 
 HERE = Path(__file__).parent
 
@@ -34,7 +34,7 @@ def test_who_may_not_end_an_exchange_is_told_who_may(tmp_path: Path, monkeypatch
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(_in_place, "FileLock", refused)
+    monkeypatch.setattr(in_place, "FileLock", refused)
     with pytest.raises(
         PermissionError, match=rf"Read it once as somebody who may write to {tmp_path}, which ends that"
     ):

@@ -16,10 +16,10 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll import _files, _in_place
 from scbert_cll.__main__ import main
 from scbert_cll._corpus import building
 from scbert_cll._corpus.predictions import Share
+from scbert_cll._disk import formats, in_place
 from scbert_cll._evaluation.store import Done, FoldStore
 
 GENES = [f"G{i}" for i in range(30)]
@@ -71,7 +71,7 @@ def model(of_one: Path) -> sc_cll.model.ScBERT:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): _files.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {p.relative_to(folder).as_posix(): formats.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def said_by(corpus: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def empty_folder(corpus: Path, other: Path) -> str:
 
 def stray_edges(corpus: Path, other: Path) -> str:
     """Edges of another corpus, which its own does not have."""
-    _in_place.replace(corpus / "edges.csv", *_files.as_numbers(pd.DataFrame(np.ones((30, 4)), index=GENES), "gene"))
+    in_place.replace(corpus / "edges.csv", *formats.as_numbers(pd.DataFrame(np.ones((30, 4)), index=GENES), "gene"))
     return "edges.csv"
 
 
@@ -154,7 +154,7 @@ def test_the_remedy_of_the_refusal_holds(
     with pytest.raises(ValueError, match="Delete what is not in the manifest") as refusal:
         sc_cll.model.CorpusData(corpus)
     assert name in str(refusal.value)
-    _in_place.remove(corpus / name)
+    in_place.remove(corpus / name)
     assert said_by(corpus) == said_by(of_one)
 
 
@@ -255,7 +255,7 @@ def test_no_edit_of_a_manifest_with_a_right_checksum_ends_in_a_traceback(corpus:
 
 def resealed(record: Any) -> Any:
     """A list whose checksum of itself is right."""
-    return _files.sealed(record) if isinstance(record, dict) else record
+    return formats.sealed(record) if isinstance(record, dict) else record
 
 
 @pytest.mark.parametrize("name", ["../dataset_0", "/dataset_0", "dataset_0/../dataset_0", "x"])
@@ -373,7 +373,7 @@ def test_no_edit_of_a_model_with_right_checksums_ends_in_a_traceback(
 
     def load() -> None:
         if name != "config.json":
-            sums = config["sha256"] | {name: _files.sha256(tmp_path / "model" / name)}
+            sums = config["sha256"] | {name: formats.sha256(tmp_path / "model" / name)}
             (tmp_path / "model" / "config.json").write_text(json.dumps(resealed(config | {"sha256": sums})))
         sc_cll.model.ScBERTClassifier.load(tmp_path / "model", accelerator="cpu")
 
@@ -648,7 +648,7 @@ def test_what_other_predictions_left_is_not_taken_over(
     options = {"other parts": {"parts": ["train"]}, "no groups": {"groupby": None}}.get(how, {})
     other = cut_predictions(of_one, network, tmp_path / "o.zarr", 5, **options)
     folder = cut_predictions(of_one, model, tmp_path / "p.zarr", 3)
-    _in_place.remove(folder / what)
+    in_place.remove(folder / what)
     (shutil.copytree if (other / what).is_dir() else shutil.copy)(other / what, folder / what)
     sc_cll.tl.predict_corpus(opened(of_one), model, tmp_path / "p.zarr", groupby="kind")
     assert checksums(tmp_path / "p.zarr") == predicted

@@ -18,7 +18,7 @@ import pytest
 from anndata import AnnData
 
 import scbert_cll as sc_cll
-from scbert_cll._write_cells import write_cells
+from scbert_cll._disk.cells import write_cells
 
 OTHER = os.environ.get("SCBERT_CLL_OTHER_PYTHON")
 SOURCE = Path(sc_cll.__file__).parent

@@ -22,10 +22,10 @@ from anndata import AnnData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll import _files
-from scbert_cll._write_cells import write_cells
+from scbert_cll._disk import formats
+from scbert_cll._disk.cells import write_cells
 from scbert_cll.datasets import _download_geo_series
-from scbert_cll.model import _checkpoint_file
+from scbert_cll.model.training import checkpoint_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from disk import Disk
@@ -65,7 +65,7 @@ def model_of(corpus: Path, rng: int) -> sc_cll.model.ScBERT:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): _files.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {p.relative_to(folder).as_posix(): formats.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @dataclass
@@ -120,7 +120,7 @@ def works(sources: list[Path], corpus: Path) -> dict[str, Work]:
             sc_cll.io.read_gmt,
             "a.gmt",
         ),
-        "json": Work(lambda path, v: _files.write_json(path, {"v": v}), _files.read_json, "a.json"),
+        "json": Work(lambda path, v: formats.write_json(path, {"v": v}), formats.read_json, "a.json"),
         "vocabulary": Work(
             lambda path, v: vocabularies[v].save(path), lambda path: list(sc_cll.vocab.GeneVocab.read(path)), "v.csv"
         ),
@@ -226,13 +226,13 @@ def test_after_a_crash_the_last_checkpoint_that_was_written_counts(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(tmp_path)
-    save = _checkpoint_file.WholeCheckpoints.save_checkpoint
+    save = checkpoint_file.WholeCheckpoints.save_checkpoint
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> None:
         save(self, *args, **kwargs)
         disk.returned += 1
 
-    monkeypatch.setattr(_checkpoint_file.WholeCheckpoints, "save_checkpoint", watched)
+    monkeypatch.setattr(checkpoint_file.WholeCheckpoints, "save_checkpoint", watched)
     data = sc_cll.model.CorpusData(corpus, chunk_size=8, preload_nchunks=2)
     how = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "max_epochs": 1, "checkpoint_steps": 1}
     with disk.recorded():
@@ -241,7 +241,7 @@ def test_after_a_crash_the_last_checkpoint_that_was_written_counts(
     for (when, tree), n in zip(disk.states.values(), disk.promised, strict=True):
         disk.lay(tree)
         folder = tmp_path / "run"
-        whole = [path for path in _checkpoint_file.written(folder) if _checkpoint_file.is_whole(path)] if n else []
+        whole = [path for path in checkpoint_file.written(folder) if checkpoint_file.is_whole(path)] if n else []
         assert not n or int(whole[-1].stem.removeprefix("step_")) >= n, when
 
 

@@ -1,7 +1,7 @@
 """A remedy works: what an error sentence names exists, in this package and in the libraries that users have with it.
 
 The sentences are read from the source, so that a new one is looked at on its first day. That a remedy also ends well on the
-refused object is the business of `tests/test_bad_input.py`, where each is run.
+refused object is the business of `tests/laws/test_bad_input.py`, where each is run.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import pp, tl
-from scbert_cll.model import ScBERT, ScBERTClassifier, _checkpoint_file
-from scbert_cll.model._asked import names_of_training
-from scbert_cll.model._checkpoint_file import WholeCheckpoints, is_whole, written
-from scbert_cll.model._run_settings import ELSEWHERE, FREE, arguments
+from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model.training import checkpoint_file
+from scbert_cll.model.training.arguments import names_of_training
+from scbert_cll.model.training.checkpoint_file import WholeCheckpoints, is_whole, written
+from scbert_cll.model.training.run_settings import ELSEWHERE, FREE, arguments
 
 QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 NETWORK: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned", "dropout": 0.1}
@@ -402,8 +403,8 @@ def test_nothing_in_a_checkpoint_is_executed(adata: AnnData, begun: Callable[[st
     folder = tmp_path / "run"
     shutil.copytree(begun("ScBERT.train"), folder)
     content = WholeCheckpoints().load_checkpoint(written(folder)[-1])
-    parts = _checkpoint_file._parts(content | {"more": Evil(tmp_path / "executed")})
-    _checkpoint_file._write(folder / "step_99.ckpt", parts)
+    parts = checkpoint_file._parts(content | {"more": Evil(tmp_path / "executed")})
+    checkpoint_file._write(folder / "step_99.ckpt", parts)
     assert is_whole(folder / "step_99.ckpt")
     with pytest.raises(
         ValueError, match=r"step_99\.ckpt is no checkpoint of a training: .* of which nothing was executed"

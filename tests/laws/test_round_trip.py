@@ -26,11 +26,12 @@ from safetensors.numpy import load_file, save
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll import ScBERT, ScBERTClassifier, _files, _in_place
+from scbert_cll import ScBERT, ScBERTClassifier
 from scbert_cll.__main__ import main
-from scbert_cll._in_place import NotAsWrittenError
-from scbert_cll._write_cells import differing_slots, write_cells
-from scbert_cll.model import _io
+from scbert_cll._disk import formats, in_place
+from scbert_cll._disk.cells import differing_slots, write_cells
+from scbert_cll._disk.in_place import NotAsWrittenError
+from scbert_cll.model.exchange import folder as exchange_folder
 from scbert_cll.vocab import GeneVocab
 
 SOURCE = Path(sc_cll.__file__).parent
@@ -264,7 +265,7 @@ def as_old(folder: Path, out: Path, order: str) -> Path:
     (out / "linear.safetensors").write_bytes(save(arrays | {"coefficients": rows}))
     config = json.loads((out / "config.json").read_text())
     config |= {"format_version": 2, "versions": {"scbert_cll": "0.1.0"}}
-    config["sha256"]["linear.safetensors"] = _files.sha256(out / "linear.safetensors")
+    config["sha256"]["linear.safetensors"] = formats.sha256(out / "linear.safetensors")
     del config["checksum"]  # of itself, since format 4
     (out / "config.json").write_text(json.dumps(config))
     return out
@@ -361,7 +362,7 @@ def test_a_table_comes_back_to_the_bit(rows, tmp_path_factory) -> None:
             single=np.array(single).astype(np.float32), flag=np.array(flag), number=np.arange(len(rows))
         )
     sc_cll.io.write_csv(table, path)
-    assert _files.same(sc_cll.io.read_csv(path), table)
+    assert formats.same(sc_cll.io.read_csv(path), table)
     assert sc_cll.io.read_csv(path).dtypes.astype(str).tolist() == table.dtypes.astype(str).tolist()
 
 
@@ -400,7 +401,7 @@ def test_a_gene_that_lost_its_name_is_said(tmp_path) -> None:
 
 def test_two_keys_that_are_written_alike_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="Two of these keys are written alike"):
-        _files.write_json(tmp_path / "a.json", {1: "a", "1": "b"})
+        formats.write_json(tmp_path / "a.json", {1: "a", "1": "b"})
     assert not list(tmp_path.iterdir())
 
 
@@ -452,14 +453,14 @@ def doubled(write: Callable[..., Any]) -> Callable[..., Any]:
 TABLE = pd.DataFrame({"gene": ["CD5", "CD19"], "weight": [1.0, 2.0]})
 WRITERS: dict[str, tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = {
     # what is written: whose function is broken, which, how, and what writes
-    "model": (_io, "serialize", by_columns, lambda model, path: model.save(path, overwrite=True)),
+    "model": (exchange_folder, "serialize", by_columns, lambda model, path: model.save(path, overwrite=True)),
     "text of a model": (Path, "write_bytes", one_bit, lambda model, path: model.save(path, overwrite=True)),
     "a.pth": (torch, "save", another, lambda model, path: model.to_scbert_checkpoint(path, overwrite=True)),
     "a.gmt": (Path, "write_bytes", one_bit, lambda _, path: sc_cll.io.write_gmt(TABLE, path, overwrite=True)),
     "a.csv": (Path, "write_bytes", one_bit, lambda _, path: sc_cll.io.write_csv(TABLE, path, overwrite=True)),
     "a.txt": (pd.DataFrame, "to_csv", upside_down, lambda _, path: GeneVocab(GENES).save(path)),
-    "a.json": (Path, "write_bytes", one_bit, lambda _, path: _files.write_json(path, {"a": 1})),
-    "a.npz": (np, "savez", one_more, lambda _, path: _in_place.replace(path, *_files.as_arrays({"a": np.ones(2)}))),
+    "a.json": (Path, "write_bytes", one_bit, lambda _, path: formats.write_json(path, {"a": 1})),
+    "a.npz": (np, "savez", one_more, lambda _, path: in_place.replace(path, *formats.as_arrays({"a": np.ones(2)}))),
     "a.h5ad": (AnnData, "write", doubled, lambda model, path: write_cells(path, model.adata)),
     "a.h5mu": (MuData, "write", doubled, lambda model, path: write_cells(path, MuData({"rna": model.adata}))),
 }  # fmt: skip
@@ -534,14 +535,14 @@ WRITE |= {
     "savetxt",
 }
 KNOWN = {  # who may write without being read back by `_files`, and why
-    ("_files.py", "write_bytes"),
-    ("_files.py", "savez"),
-    ("_left_overs.py", "write_text"),  # who holds a lock
-    ("model/_io.py", "write_bytes"),  # inside a folder that is read back as a whole
-    ("model/_io.py", "serialize"),
-    ("model/_checkpoint.py", "torch.save"),
-    ("model/_checkpoint_file.py", "torch.save"),  # to memory
-    ("model/_resources.py", "write_text"),  # to the system
+    ("_disk/formats.py", "write_bytes"),
+    ("_disk/formats.py", "savez"),
+    ("_disk/left_overs.py", "write_text"),  # who holds a lock
+    ("model/exchange/folder.py", "write_bytes"),  # inside a folder that is read back as a whole
+    ("model/exchange/folder.py", "serialize"),
+    ("model/exchange/scbert_layout.py", "torch.save"),
+    ("model/training/checkpoint_file.py", "torch.save"),  # to memory
+    ("model/training/memory.py", "write_text"),  # to the system
     ("vocab.py", "to_csv"),
     ("_corpus/write.py", "write_sharded"),
     ("_corpus/predictions.py", "write_elem"),  # read back array by array

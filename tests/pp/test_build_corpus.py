@@ -28,9 +28,9 @@ from mudata import MuData
 from scipy import sparse
 
 import scbert_cll as sc_cll
-from scbert_cll import _files
 from scbert_cll._corpus import building, scan
 from scbert_cll._corpus.format import open_corpus
+from scbert_cll._disk import formats
 
 pytestmark = pytest.mark.filterwarnings("ignore:(Variable|Observation) names are not unique")
 
@@ -65,7 +65,7 @@ def stored(corpus: Path) -> AnnData:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): _files.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {p.relative_to(folder).as_posix(): formats.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def build(folder: Path, *files: AnnData, **arguments: Any) -> Path:

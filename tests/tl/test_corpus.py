@@ -23,7 +23,7 @@ from scipy import sparse
 import scbert_cll as sc_cll
 from scbert_cll import _names
 from scbert_cll._corpus.predictions import Share, Store
-from scbert_cll._left_overs import InUseError, only_writer
+from scbert_cll._disk.left_overs import InUseError, only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 
 pytest.importorskip("annbatch")

@@ -16,9 +16,9 @@ from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
 from scbert_cll._corpus.sources import UNREADABLE
 from scbert_cll._corpus.write import Job, stamp, write_dataset, write_part
-from scbert_cll._files import as_names, as_numbers, digest, plain, sealed, sha256, versions, write_json
-from scbert_cll._in_place import put_in_place, remove, replace
-from scbert_cll._left_overs import claim, discard, read_note, write_note
+from scbert_cll._disk.formats import as_names, as_numbers, digest, plain, sealed, sha256, versions, write_json
+from scbert_cll._disk.in_place import put_in_place, remove, replace
+from scbert_cll._disk.left_overs import claim, discard, read_note, write_note
 from scbert_cll.vocab import GeneVocab
 
 _PLAN: Final = "plan.json"

@@ -19,8 +19,8 @@ import pandas as pd
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks import manifests
-from scbert_cll._files import CHECKSUM, digest, is_sealed, read_json, read_names, read_numbers, sha256
-from scbert_cll._in_place import settle
+from scbert_cll._disk.formats import CHECKSUM, digest, is_sealed, read_json, read_names, read_numbers, sha256
+from scbert_cll._disk.in_place import settle
 
 FORMAT: Final = "scbert_cll corpus"
 FORMAT_VERSION: Final = 2  # 2: the manifest has a checksum of itself

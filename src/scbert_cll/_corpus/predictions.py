@@ -20,9 +20,9 @@ from anndata.io import read_elem, write_elem
 from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import Corpus
 from scbert_cll._corpus.write import SOURCE
-from scbert_cll._files import digest, plain, same, sha256, versions
-from scbert_cll._in_place import NotAsWrittenError, put_in_place, remove
-from scbert_cll._left_overs import read_kept, read_note, write_kept, write_note
+from scbert_cll._disk.formats import digest, plain, same, sha256, versions
+from scbert_cll._disk.in_place import NotAsWrittenError, put_in_place, remove
+from scbert_cll._disk.left_overs import read_kept, read_note, write_kept, write_note
 
 PART: Final = "part"
 _FORMAT: Final = "scbert_cll predictions"

@@ -15,8 +15,8 @@ from scipy import sparse
 from scbert_cll import _checks
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.sources import Source
-from scbert_cll._files import size_and_time
-from scbert_cll._left_overs import read_kept, write_kept
+from scbert_cll._disk.formats import size_and_time
+from scbert_cll._disk.left_overs import read_kept, write_kept
 from scbert_cll.vocab import GeneVocab
 
 # Bytes a stored value takes while a block is read, placed and binned (measured), and how many values a block has.

@@ -20,9 +20,9 @@ from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan
-from scbert_cll._files import sha256, size_and_time, write_text
-from scbert_cll._in_place import written
-from scbert_cll._write_cells import differing
+from scbert_cll._disk.cells import differing
+from scbert_cll._disk.formats import sha256, size_and_time, write_text
+from scbert_cll._disk.in_place import written
 
 SOURCE: Final = "source"
 _COLLECTION: Final = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}  # annbatch's mark

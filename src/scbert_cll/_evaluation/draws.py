@@ -182,7 +182,7 @@ def limits(estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, 
 
     So limits near a perfect value are still somewhat too narrow (about 90 % instead of 95). The donors are resampled, not the
     training: what another set of training donors would have changed in the models is not in the interval. Run
-    ``python tests/evaluation/test_intervals.py`` for the numbers.
+    ``python tests/_evaluation/test_intervals.py`` for the numbers.
     """
     if np.ptp(draws) == 0:
         return np.array([estimate, estimate])

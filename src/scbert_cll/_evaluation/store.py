@@ -16,9 +16,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._files import digest
-from scbert_cll._in_place import make_folder
-from scbert_cll._left_overs import read_kept, write_kept
+from scbert_cll._disk.formats import digest
+from scbert_cll._disk.in_place import make_folder
+from scbert_cll._disk.left_overs import read_kept, write_kept
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from scbert_cll._signature import gate
+from scbert_cll._signature import linear_filter
 from scbert_cll._signature.design import Design, design_of, enough_between, enough_within
 from scbert_cll._signature.moderated import Moderated
 from scbert_cll._signature.pseudobulk import cells_per_donor
@@ -69,7 +69,7 @@ def find(
     own = np.isin(codes, [0, len(classes) - 1])  # the gate tells the outer classes apart
     if not limits.paired:
         own &= kept.to_numpy()[kept.index.get_indexer(pd.Index(donors)), codes] & np.isin(donors, kept.index)
-    coefficient = gate.coefficients(counts[np.flatnonzero(own)], codes[own] > 0, donors[own])
+    coefficient = linear_filter.coefficients(counts[np.flatnonzero(own)], codes[own] > 0, donors[own])
     abundance = design.samples.log.mean(axis=0)
     test = design.test(abundance)
     table = _table(names, test, coefficient, limits)
@@ -82,7 +82,11 @@ def find(
         detected=detected[tested],
     )
     facts: dict[str, float | int] = {"n_donors": len(design.donors), "n_tested": len(tested)}
-    facts |= {"df": float(test.df), "df_prior": float(min(test.df_prior, 1e6)), "gate": gate.threshold(coefficient)}
+    facts |= {
+        "df": float(test.df),
+        "df_prior": float(min(test.df_prior, 1e6)),
+        "gate": linear_filter.threshold(coefficient),
+    }
     order = table.sort_values(["selected", "q", "p"], ascending=[False, True, True], kind="stable").index
     of_samples = design.samples.table(classes)
     expression = pd.DataFrame(design.samples.log.T, names, of_samples["donor"] + "|" + of_samples["class"])
@@ -100,7 +104,7 @@ def _table(names: pd.Index, test: Moderated, coefficient: np.ndarray, limits: Li
     q = stats.false_discovery_control(test.p)
     reach = test.error * stats.t.ppf(0.975, test.df)
     sign = np.sign(test.effect).astype(np.int64)
-    agrees = (np.sign(coefficient) == sign) & (np.abs(coefficient) > gate.threshold(coefficient))
+    agrees = (np.sign(coefficient) == sign) & (np.abs(coefficient) > linear_filter.threshold(coefficient))
     columns = {"gene": names.astype(str), "sign": sign, "selected": (q < limits.alpha) & agrees}
     columns |= {"log2_fc": test.effect, "error": test.error, "low": test.effect - reach, "high": test.effect + reach}
     columns |= {"t": test.t, "p": test.p, "q": q, "coefficient": coefficient, "agrees": agrees}

@@ -18,8 +18,8 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, IncompleteRead
 
 from scbert_cll import _checks
-from scbert_cll._files import write_text
-from scbert_cll._in_place import replace
+from scbert_cll._disk.formats import write_text
+from scbert_cll._disk.in_place import replace
 from scbert_cll.datasets import _tables
 from scbert_cll.datasets._read_geo_series import parts
 

@@ -190,8 +190,8 @@ class ScBERTEstimator(CellEstimator):
     def _check_asked(self) -> None:
         """Names in `network` and `train`, and the device."""
         from scbert_cll.model import ScBERTClassifier
-        from scbert_cll.model._asked import check_training, names_of_training
         from scbert_cll.model._base import check_network
+        from scbert_cll.model.training.arguments import check_training, names_of_training
 
         check_network(dict(self.network or {}), "preset")
         known = names_of_training(ScBERTClassifier.train, "datamodule", "max_epochs")

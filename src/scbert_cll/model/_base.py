@@ -14,10 +14,11 @@ from anndata import AnnData
 from torch import Tensor
 
 from scbert_cll import _checks, _keys
-from scbert_cll.model import _io, _scvi
-from scbert_cll.model._asked import device_of, known_place
-from scbert_cll.model._sizes import as_saved
-from scbert_cll.model._training import Training, as_seed, seeded
+from scbert_cll.model import _scvi
+from scbert_cll.model.exchange import folder
+from scbert_cll.model.exchange.sizes import as_saved
+from scbert_cll.model.training.arguments import device_of, known_place
+from scbert_cll.model.training.fit import Training, as_seed, seeded
 from scbert_cll.nn import Config, Performer
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -143,7 +144,7 @@ class TokenModel(Training):
         """
         edges = self.binning["edges"]
         learned = edges if isinstance(edges, pd.DataFrame) else None
-        _io.save_folder(
+        folder.save_folder(
             dir_path,
             config={
                 "class": type(self).__name__,
@@ -205,7 +206,7 @@ class TokenModel(Training):
             device.
         """
         place = device_of(accelerator, device)
-        saved = _io.load_folder(dir_path)
+        saved = folder.load_folder(dir_path)
         config = saved["config"]
         if config["class"] != cls.__name__:
             raise ValueError(f"{dir_path} holds a {config['class']}, not a {cls.__name__}; use {config['class']}.load.")

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._asked import check_training, names_of_training
-from scbert_cll.model._corpus import CorpusData
-from scbert_cll.model._data import TokenSplits
-from scbert_cll.model._joined import COMBINE, Combine, LinearBeside, Predictions
-from scbert_cll.model._labelled import Labelled
-from scbert_cll.model._plans import ClassifyPlan
-from scbert_cll.model._pretrained import Pretrained
-from scbert_cll.model._recipe import Freeze, leave_trainable, usual_epochs
-from scbert_cll.model._run_settings import arguments
-from scbert_cll.model._training import Training, as_seed, check_numbers, seeded
+from scbert_cll.model.corpus.data import CorpusData
+from scbert_cll.model.exchange.pretrained import Pretrained
+from scbert_cll.model.linear.ensemble import COMBINE, Combine, LinearBeside, Predictions
+from scbert_cll.model.training.arguments import check_training, names_of_training
+from scbert_cll.model.training.batches import TokenSplits
+from scbert_cll.model.training.fit import Training, as_seed, check_numbers, seeded
+from scbert_cll.model.training.labelled import Labelled
+from scbert_cll.model.training.plans import ClassifyPlan
+from scbert_cll.model.training.policy import Freeze, leave_trainable, usual_epochs
+from scbert_cll.model.training.run_settings import arguments
 from scbert_cll.nn.performer import mean_tokens
 from scbert_cll.vocab import Vocabulary
 

@@ -19,9 +19,9 @@ from scbert_cll import _checks
 from scbert_cll._bar import Bar
 from scbert_cll._threads import calm
 from scbert_cll.model import _scvi
-from scbert_cll.model._data import Cells, TokenRows, in_order_of_length, take_columns
-from scbert_cll.model._finite import usable
-from scbert_cll.model._resources import enough_memory
+from scbert_cll.model.training.batches import Cells, TokenRows, in_order_of_length, take_columns
+from scbert_cll.model.training.divergence import usable
+from scbert_cll.model.training.memory import enough_memory
 from scbert_cll.nn import Config, Performer
 from scbert_cll.nn.performer import mean_tokens
 

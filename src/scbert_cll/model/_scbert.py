@@ -12,16 +12,16 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll.model import _scvi
-from scbert_cll.model._asked import check_training, names_of_training
-from scbert_cll.model._corpus import CorpusData
-from scbert_cll.model._data import TokenSplits
-from scbert_cll.model._exchange import CheckpointModel
-from scbert_cll.model._hub import Shared, class_of, model_folder
-from scbert_cll.model._monitor import Asked
-from scbert_cll.model._on_corpus import OnCorpus
-from scbert_cll.model._plans import PretrainPlan
-from scbert_cll.model._run_settings import arguments
-from scbert_cll.model._training import as_seed, check_numbers
+from scbert_cll.model.corpus.data import CorpusData
+from scbert_cll.model.corpus.mixin import OnCorpus
+from scbert_cll.model.exchange.hub import Shared, class_of, model_folder
+from scbert_cll.model.exchange.scbert import CheckpointModel
+from scbert_cll.model.training.arguments import check_training, names_of_training
+from scbert_cll.model.training.batches import TokenSplits
+from scbert_cll.model.training.fit import as_seed, check_numbers
+from scbert_cll.model.training.history import Asked
+from scbert_cll.model.training.plans import PretrainPlan
+from scbert_cll.model.training.run_settings import arguments
 from scbert_cll.vocab import Vocabulary
 
 

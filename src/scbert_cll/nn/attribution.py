@@ -1,6 +1,6 @@
 """What each token does to a cell's logit: by gradients, along a path, and by the way attention goes.
 
-What leaving tokens out does is asked of whole cells, in `model/_set_effects.py`. Captum (a test binds the two) has the same gate gradient,
+What leaving tokens out does is asked of whole cells, in `model/explain/occlusion.py`. Captum (a test binds the two) has the same gate gradient,
 gradient × input and integrated gradients for whoever brings it the forward function; its path holds all its points at once, and it has neither rollout
 in linear time nor sums per gene over cells that differ in their tokens.
 

@@ -10,7 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbert_cll import _checks, _keys
-from scbert_cll._signature.gates import INFORMATION, NO, NOT_RUN, YES, short
+from scbert_cll._signature.report.criteria import INFORMATION, NO, NOT_RUN, YES, short
 from scbert_cll.pl import _style
 
 # verdict: symbol, colour, and how it is called; told apart without colour, too

@@ -16,8 +16,8 @@ from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import deal_donors, deal_runs, parts_of
 from scbert_cll._corpus.scan import Request, Scan, labels
 from scbert_cll._corpus.write import SOURCE, Job
-from scbert_cll._files import digest
-from scbert_cll._left_overs import only_writer
+from scbert_cll._disk.formats import digest
+from scbert_cll._disk.left_overs import only_writer
 from scbert_cll._settings import settings
 from scbert_cll.pp._bin_expression import Method, cut, cuts
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases

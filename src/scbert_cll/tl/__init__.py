@@ -10,12 +10,12 @@ from scbert_cll.tl._leakage_audit import leakage_audit
 from scbert_cll.tl._patient_cd49d import patient_cd49d
 from scbert_cll.tl._perturb import perturb
 from scbert_cll.tl._predict import predict
-from scbert_cll.tl._predict_corpus import predict_corpus
+from scbert_cll.tl._predict_corpus.verb import predict_corpus
 from scbert_cll.tl._pretrain import pretrain
-from scbert_cll.tl._prognosis import prognosis
+from scbert_cll.tl._prognosis.verb import prognosis
 from scbert_cll.tl._score_signature import score_signature
-from scbert_cll.tl._signature import signature
-from scbert_cll.tl._signature_report import signature_report
+from scbert_cll.tl._signature.verb import signature
+from scbert_cll.tl._signature_report.verb import signature_report
 from scbert_cll.tl._survival import survival
 
 __all__ = [

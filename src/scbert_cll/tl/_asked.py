@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model._asked import check_training, names_of_training
 from scbert_cll.model._base import check_network
+from scbert_cll.model.training.arguments import check_training, names_of_training
 
 
 def check_asked(

@@ -14,19 +14,20 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-import scbert_cll
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._bar import Bar
-from scbert_cll._evaluation import duplicates, folds, intervals
+from scbert_cll._evaluation import folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
+from scbert_cll._evaluation.leakage import duplicates as leakage_duplicates
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
 from scbert_cll._process import as_it_was
 from scbert_cll._threads import calm
+from scbert_cll._version import __version__
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
 from scbert_cll.estimators._base import named
 
 _PROTEIN = "protein"  # where estimators look for it
-_VERSION = scbert_cll.__version__
+_VERSION = __version__
 DEFAULT_MODELS = ("majority", "gene_only", "logistic_l2", "scbert")
 
 
@@ -156,7 +157,7 @@ def cross_validate(
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
-    params = asked | {"models": list(proba), "baselines": baselines, "version": scbert_cll.__version__} | task.note
+    params = asked | {"models": list(proba), "baselines": baselines, "version": __version__} | task.note
     record = {"params": params, "classes": np.array(task.classes), "folds": _fold_table(task, parts)}
     record |= {"seconds": pd.DataFrame({"model": list(seconds), "seconds": list(seconds.values())}).rename(index=str)}
     record |= {"ordered": task.ordered, "unit": made.unit, "n_units": made.n_units}
@@ -268,7 +269,7 @@ def _is_baseline(row: str, name: str, model: CellEstimator) -> bool:
 
 def _no_twins(task: _Task, parts: Sequence[folds.Fold]) -> None:
     """No expression profile may be on both sides of a fold."""
-    twins = pd.factorize(duplicates.profile_hashes(task.counts))[0]
+    twins = pd.factorize(leakage_duplicates.profile_hashes(task.counts))[0]
     for fold in parts:
         shared = np.intersect1d(twins[fold.train], twins[fold.test])
         if len(shared):

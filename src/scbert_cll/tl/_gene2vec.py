@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
-from scbert_cll.tl._vectors import read_vectors, source
+from scbert_cll.model._vector_files import read_vectors, source
 
 logger = logging.getLogger(__name__)
 

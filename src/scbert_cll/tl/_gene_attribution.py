@@ -11,10 +11,10 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll.model import ScBERTClassifier
-from scbert_cll.model._attribution import Attribution
-from scbert_cll.model._set_effects import coded, evenly_spaced
-from scbert_cll.tl._attention_layers import attention_layers
-from scbert_cll.tl._held_out import held_out_auroc
+from scbert_cll.model.explain.attention_layers import attention_layers
+from scbert_cll.model.explain.attribution import Attribution
+from scbert_cll.model.explain.held_out import held_out_auroc
+from scbert_cll.model.explain.occlusion import coded, evenly_spaced
 
 Method = Literal[
     "gate_gradient",

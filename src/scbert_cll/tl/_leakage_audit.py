@@ -12,9 +12,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
-from scbert_cll._evaluation import audit_findings as check
-from scbert_cll._evaluation import audit_gap, duplicates
-from scbert_cll._evaluation import audit_preprocessing as fitted
+from scbert_cll._evaluation.leakage import duplicates as leakage_duplicates
+from scbert_cll._evaluation.leakage import findings as check
+from scbert_cll._evaluation.leakage import gap as leakage_gap
+from scbert_cll._evaluation.leakage import preprocessing as fitted
 from scbert_cll._process import as_it_was
 
 _MARKS = {"leak": "**leak**", "warning": "warning", "ok": "ok", "cannot tell": "cannot tell"}
@@ -36,7 +37,7 @@ class LeakageReport:
     """
 
     findings: pd.DataFrame
-    gap: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(audit_gap.COLUMNS)))
+    gap: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(leakage_gap.COLUMNS)))
     cells: pd.DataFrame = field(default_factory=check.no_cells)
 
     @property
@@ -155,7 +156,7 @@ def leakage_audit(
 
     generator = np.random.default_rng(rng)
     cells = check.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
-    log = duplicates.log_normalised(matrix) if _checks.are_whole(matrix.data) else matrix
+    log = leakage_duplicates.log_normalised(matrix) if _checks.are_whole(matrix.data) else matrix
     findings, named = _findings(adata, cells, log, donor, near_duplicate_alpha, generator)
     report = LeakageReport(check.table(findings), cells=named)
     if label is not None:
@@ -184,7 +185,7 @@ def _originals(adata: AnnData, matrix: sparse.csr_matrix, rows: np.ndarray) -> n
     """Those of the rows that are cells: none that is known to be added, and of equal profiles the first."""
     synthetic = _synthetic(adata)
     rows = rows if synthetic is None else rows[~synthetic[rows]]
-    _, first = np.unique(duplicates.profile_hashes(matrix[rows]), return_index=True)
+    _, first = np.unique(leakage_duplicates.profile_hashes(matrix[rows]), return_index=True)
     return rows[np.sort(first)]
 
 
@@ -267,7 +268,7 @@ def _gap(
     y = pd.factorize(label.iloc[rows])[0]
     codes = None if donor is None else pd.factorize(donor.iloc[rows])[0]
     with as_it_was():  # joblib chooses how processes start
-        return audit_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=rng)
+        return leakage_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=rng)
 
 
 def _tables(report: LeakageReport, params: dict[str, Any]) -> dict[str, Any]:

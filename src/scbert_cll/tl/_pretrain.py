@@ -11,9 +11,9 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERT
+from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
 from scbert_cll.tl import _write
 from scbert_cll.tl._asked import check_asked
-from scbert_cll.tl._corpus_data import ON_DISK, OnDisk, opened
 
 
 def pretrain(

@@ -11,9 +11,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._signature import decoupler
 from scbert_cll._signature.scale import log_counts
 from scbert_cll._signature.weights import Weights, weights
-from scbert_cll.tl import _decoupler
 
 Method = Literal["ulm", "waggr", "zscore", "aucell"]
 
@@ -100,7 +100,7 @@ def score_signature(
     params = _record.params(locals())
     _checks.anndata(adata)
     _checks.new_key(key_added)
-    _checks.choice(method, _decoupler.METHODS, "method")
+    _checks.choice(method, decoupler.METHODS, "method")
     _checks.share(min_matched, "min_matched")
     target = _checks.target(adata, copy=copy)
     weight = _own(adata, key) if signature is None else weights(signature)
@@ -112,7 +112,7 @@ def score_signature(
     values = values[:, np.flatnonzero(measured)]
     if method in ("ulm", "zscore"):
         _checks.can_be_scored(values, weight[found], adata, method)
-    scores = _decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
+    scores = decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
     record = _told(weight, found)
     _record.write(target, obs={key_added: scores}, uns={key_added: record | {"params": params | note}})
     return target if copy else None

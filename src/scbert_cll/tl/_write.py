@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-import scbert_cll
 from scbert_cll import _checks, _keys
 from scbert_cll._evaluation.metrics import score
+from scbert_cll._version import __version__
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model._joined import Predictions
+from scbert_cll.model.linear.ensemble import Predictions
 
 _COMPARED = ("macro_f1", "balanced_accuracy", "auroc", "log_loss")
 
@@ -27,7 +27,7 @@ def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[
         "network": asdict(model.config),
         "n_genes": len(model.genes),
         "n_genes_missing": max(0, model._missing[0]),
-        "version": scbert_cll.__version__,
+        "version": __version__,
         **({"linear": linear} if (linear := model._joined()) else {}),
         "history": {name: frame.iloc[:, 0].to_numpy(np.float64) for name, frame in history.items()},
     }

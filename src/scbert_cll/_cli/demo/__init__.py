@@ -1,0 +1,1 @@
+"""The command ``demo``: the whole path on simulated or one's own cells, with figures and a report."""

@@ -1,0 +1,1 @@
+"""Files and folders: their formats, and how they are put in place."""

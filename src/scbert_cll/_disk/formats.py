@@ -1,0 +1,228 @@
+"""Kinds of files: what writes and reads each, so that what is read is what was written, and checksums.
+
+A pair of `as_...` goes to `replace` in `_in_place`, or, for a file of a folder that is itself still aside, to `written`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from scbert_cll._disk.in_place import Same, Write, replace
+from scbert_cll._version import __version__
+
+CHECKSUM: Final = "checksum"  # of a list or note, in itself
+
+
+class FigureError(RuntimeError):
+    """A figure could not be drawn; everything else is written."""
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, or of all files of a folder with their names."""
+    if path.is_dir():
+        return digest(
+            {file.relative_to(path).as_posix(): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}
+        )
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a pipe, socket or device, and a plain file is expected. Remove it.")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes of a file, or of all files of a folder, and when one was last written to."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    found = [file.stat() for file in files]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+
+
+def digest(value: Any) -> str:
+    """Checksum of plain values, whatever the order of their keys."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Turn arrays and NumPy numbers into what JSON knows.
+
+    Raises
+    ------
+    ValueError
+        Two keys of a mapping become one, such as 1 and "1": one of the values would be lost.
+    """
+    if isinstance(value, Mapping):
+        found = {str(k): plain(v) for k, v in value.items()}
+        if len(found) < len(value):
+            raise ValueError(f"Two of these keys are written alike, so one would be lost: {sorted(map(repr, value))}.")
+        return found
+    if isinstance(value, np.ndarray | pd.api.extensions.ExtensionArray):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, str) else value
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with a checksum of themselves, which covers what no other file's checksum does."""
+    found: dict[str, Any] = plain({name: one for name, one in value.items() if name != CHECKSUM})
+    return found | {CHECKSUM: digest(found)}
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool:
+    """Whether plain values are what their checksum of themselves says."""
+    return CHECKSUM in value and value[CHECKSUM] == sealed(value)[CHECKSUM]
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """Versions of this package and of the libraries that write a file; one that is not installed is left out."""
+    found = {"scbert_cll": __version__}
+    for name in libraries:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+# ---- what is read back
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Whether two values are the same to the bit: arrays of one dtype and shape, tables, mappings, lists, plain values.
+
+    A list stands for a tuple and a missing number for another one, since that is what files make of them.
+    """
+    if isinstance(expected, pd.DataFrame):
+        return isinstance(found, pd.DataFrame) and _same_tables(found, expected)
+    if isinstance(expected, np.ndarray):
+        return isinstance(found, np.ndarray) and _same_arrays(found, expected)
+    if isinstance(expected, Mapping):
+        there = isinstance(found, Mapping) and found.keys() == expected.keys()
+        return there and all(same(found[name], value) for name, value in expected.items())
+    if isinstance(expected, list | tuple):
+        there = isinstance(found, list | tuple) and len(found) == len(expected)
+        return there and all(same(*pair) for pair in zip(found, expected, strict=True))
+    if isinstance(expected, float):
+        return isinstance(found, float) and repr(found) == repr(expected)
+    return found is expected or (type(found) is type(expected) and bool(found == expected))
+
+
+def _same_arrays(found: np.ndarray, expected: np.ndarray) -> bool:
+    if found.dtype != expected.dtype or found.shape != expected.shape:
+        return False
+    if expected.dtype == object:
+        return same(found.tolist(), expected.tolist())
+    return found.tobytes() == expected.tobytes()
+
+
+def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
+    """Names of rows and columns, and every value; whether text is pandas' own kind or Python's makes no difference."""
+    if found.shape != expected.shape:
+        return False
+    names = all(same(list(getattr(found, axis)), list(getattr(expected, axis))) for axis in ("columns", "index"))
+    return names and all(
+        same(found.iloc[:, i].tolist(), expected.iloc[:, i].tolist()) for i in range(expected.shape[1])
+    )
+
+
+# ---- kinds of files
+
+
+def as_text(text: str, same: Same | None = None) -> tuple[Write, Same]:
+    """What writes a text (UTF-8, lines end as they do in `text`), and reads it back; `same` reads it as its user will."""
+    data = text.encode()
+    return lambda path: path.write_bytes(data), lambda path: path.read_bytes() == data and (same is None or same(path))
+
+
+def as_json(value: Any) -> tuple[Write, Same]:
+    """What writes plain values, and reads them back."""
+    expected = plain(value)
+    text = json.dumps(expected, indent=1, allow_nan=False) + "\n"
+    return as_text(text, lambda found: same(json.loads(found.read_text(encoding="utf-8")), expected))
+
+
+def as_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Write, Same]:
+    """What writes arrays by name (.npz), and reads them back."""
+    return lambda path: _savez(path, arrays), lambda path: same(read_arrays(path), dict(arrays))
+
+
+def as_names(names: Iterable[str]) -> tuple[Write, Same]:
+    """What writes names, one a line, and reads them back.
+
+    Raises
+    ------
+    ValueError
+        A name has a line break in it.
+    """
+    expected = list(names)
+    if broken := [name for name in expected if "\n" in name or "\r" in name]:
+        raise ValueError(f"A name with a line break cannot be written one a line: {broken[0]!r}. Rename it.")
+    return as_text("".join(f"{name}\n" for name in expected), lambda found: read_names(found) == expected)
+
+
+def as_numbers(table: pd.DataFrame, index_label: str) -> tuple[Write, Same]:
+    """What writes a table of numbers (.csv) with names of rows and columns, and reads it back; every number comes back to the bit."""
+    numbers = table.astype(np.float64)
+    text = numbers.to_csv(index_label=index_label, lineterminator="\n")
+    return as_text(text, lambda found: same(read_numbers(found), numbers.rename(index=str, columns=str)))
+
+
+def write_text(path: Path, text: str, same: Same | None = None) -> None:
+    """Replace a text file."""
+    replace(path, *as_text(text, same))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file of plain values."""
+    replace(path, *as_json(value))
+
+
+def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    contiguous: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with path.open("wb") as file:
+        np.savez(file, **contiguous)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read arrays by name; nothing is unpickled."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        return dict(found)
+
+
+def read_names(path: Path) -> list[str]:
+    """Read names, one a line; only a line break parts two names."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def read_numbers(path: Path) -> pd.DataFrame:
+    """Read a table of numbers; a row called NA or 7157 keeps its name."""
+    text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers: pd.DataFrame = text.iloc[:, 1:].replace("", "nan").map(float)  # read_csv rounds in some versions of pandas
+    return numbers.set_axis(pd.Index(text.iloc[:, 0].astype(object)), axis=0)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    ValueError
+        The file holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, numbers of any length, brackets within brackets
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object.")
+    return value

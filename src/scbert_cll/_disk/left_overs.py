@@ -1,0 +1,135 @@
+"""What a call that may be interrupted leaves, so that the same call goes on: notes and arrays that say whose they are, working folders, one writer at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from scbert_cll._disk.formats import as_arrays, is_sealed, read_arrays, read_json, sealed, write_json, write_text
+from scbert_cll._disk.in_place import OURS, make_folder, remove, replace
+
+MARKER: Final = ".scbert_cll"  # in a working folder: it is ours
+_SEAL: Final = "seal"  # of arrays, among them
+_LOCK: Final = ".lock"
+_WRITER: Final = ".writer"  # who holds the lock, for the sentence to the others
+
+
+class InUseError(RuntimeError):
+    """Another process is writing there."""
+
+
+def write_note(path: Path, note: Mapping[str, Any], call: str) -> None:
+    """Replace a note (.json) that says which call made it, with a checksum of itself."""
+    write_json(path, sealed({**note, "call": call}))
+
+
+def read_note(path: Path, call: str) -> dict[str, Any] | None:
+    """A note, if this call made it and it is whole; else None, so that it is made again."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return found if is_sealed(found) and found.get("call") == call else None
+
+
+def write_kept(path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any], call: str) -> None:
+    """Replace arrays (.npz) with a note beside them, which call made them, and their checksums, all in one file."""
+    seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})
+    replace(path, *as_arrays({**arrays, _SEAL: np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)}))
+
+
+def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Note and arrays, if this call made them and they are whole; else None, so that they are made again."""
+    try:
+        arrays = read_arrays(path)
+        seal = json.loads(arrays.pop(_SEAL).tobytes())
+        is_right = is_sealed(seal) and seal["call"] == call and seal["arrays"] == _sums(arrays)
+    except Exception:  # noqa: BLE001 (what NumPy and zipfile make of damaged bytes is of every kind)
+        return None
+    return (seal["note"], arrays) if is_right else None
+
+
+def _sums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Checksum of each array, of what kind and shape it is, and of its bytes."""
+    heads = {name: f"{array.dtype.str}{array.shape}".encode() for name, array in arrays.items()}
+    return {
+        name: hashlib.sha256(heads[name] + np.asarray(array, order="C").tobytes()).hexdigest()
+        for name, array in arrays.items()
+    }
+
+
+def claim(folder: Path, what: str) -> None:
+    """Make a working folder, or go on in one of ours; a folder that somebody else put there is left as it is.
+
+    Raises
+    ------
+    FileExistsError
+        There is something without our marker.
+    """
+    if not (folder / MARKER).is_file() and (there := _foreign(folder)):
+        more = f" and {len(there) - 5} more" if len(there) > 5 else ""
+        raise FileExistsError(
+            f"{folder} is the folder to work in for {what}, and what is there is not of scbert_cll: {', '.join(there[:5])}{more}. Move it to "
+            f"another place, or name another folder for {what}."
+        )
+    if not (folder / MARKER).is_file():
+        write_text(folder / MARKER, "Working folder of scbert_cll: what lies here is deleted when the work is done.\n")
+
+
+def discard(folder: Path, *names: str) -> None:
+    """Remove from a working folder of ours what has these names (``*`` for any), and the folder if nothing else is in it."""
+    if (folder / MARKER).is_file():
+        for name in (*names, f"{OURS}*"):
+            for path in folder.glob(name):
+                remove(path)
+    if not _foreign(folder):  # the marker goes last: what is interrupted here is still ours
+        for name in (_LOCK, _WRITER, MARKER):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # another process has begun again, or has ended this before
+            folder.rmdir()
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What is there beside our marker and locks, and what lies aside; of a file, its name."""
+    if not folder.is_dir():
+        return [folder.name] if folder.exists() or folder.is_symlink() else []
+    names = {path.name for path in folder.iterdir()} - {_LOCK, _WRITER, MARKER}
+    return sorted(name for name in names if not name.startswith(OURS))
+
+
+@contextmanager
+def only_writer(folder: Path, what: str) -> Iterator[None]:
+    """Hold the one right to write to `folder`; the system gives it back when the process ends, however it ends.
+
+    Raises
+    ------
+    InUseError
+        Another process holds it; the sentence names it.
+    """
+    make_folder(folder)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        writer = folder / _WRITER
+        who = writer.read_text(encoding="utf-8").strip() if writer.is_file() else "another process"
+        raise InUseError(
+            f"{folder} is being written to by {who}. Wait until that has ended, stop it, or name another folder for {what}."
+        ) from error
+    try:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        (folder / _WRITER).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
+        yield
+    finally:
+        (folder / _WRITER).unlink(missing_ok=True)
+        lock.release()

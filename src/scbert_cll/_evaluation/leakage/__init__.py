@@ -1,0 +1,1 @@
+"""What a leakage audit looks for."""

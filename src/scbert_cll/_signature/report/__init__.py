@@ -1,0 +1,1 @@
+"""What a signature report asks of a signature."""

@@ -1,0 +1,1 @@
+"""A corpus on disk as data of a model."""

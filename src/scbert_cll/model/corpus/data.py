@@ -1,0 +1,288 @@
+"""A corpus on disk as what Lightning trains on: windows of cells through annbatch, batches of tokens on the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from torch import Tensor
+
+from scbert_cll import _checks, _keys, pp
+from scbert_cll._corpus.format import PARTS, Corpus, open_corpus
+from scbert_cll._disk.formats import digest
+from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows
+from scbert_cll.model.corpus.windows import Windows
+from scbert_cll.model.training.batches import Batch, Placed, TokenRows, expand, gene_order, take_columns
+from scbert_cll.nn import Config
+from scbert_cll.pp._bin_expression import cut
+
+if TYPE_CHECKING:
+    from scbert_cll.model.corpus.reader import Reader
+
+_LOG2: Final[dict[str, Any]] = {"method": "log2", "n_bins": 5, "target_sum": 1e4, "layer": "X"}  # of a raw corpus
+_REHEARSED: Final = 512  # cells
+
+
+class Stored(NamedTuple):
+    """Neighbouring cells of a corpus, in memory."""
+
+    part: str
+    start: int  # number of the first cell in its part
+    adata: AnnData
+
+
+class CorpusData(Placed):
+    """Cells of a corpus that :func:`~scbert_cll.pp.build_corpus` wrote, for training and inference without reading it into memory.
+
+    Cells are read through annbatch in windows: chunks of neighbours from all over the (shuffled) corpus. Every process reads its share of
+    each, and every cell is seen exactly once per epoch. What a window holds, and in which order, follows from the seed, the epoch and its number alone:
+    it does not depend on workers, and a resumed run goes on in the middle of an epoch. Only expressed genes travel; tokens are made on the device.
+
+    Parameters
+    ----------
+    path
+        The corpus.
+    balance
+        `obs` columns of the corpus, e.g. ``["cd49d", "donor"]``: in training, every combination of their values is drawn equally
+        often from each window, with replacement. Empty: every cell once per epoch.
+    num_workers
+        Processes that read ahead; they change nothing but the speed.
+    chunk_size, preload_nchunks
+        Neighbours read at once, and chunks in a window: a process holds ``chunk_size * preload_nchunks`` cells.
+    binning
+        For a corpus of raw counts: the record of :func:`~scbert_cll.pp.bin_expression` to bin by; None is log2 with 5 bins.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no corpus, or it is damaged; files are named.
+    ImportError
+        The extra ``corpus`` is not installed.
+
+    Examples
+    --------
+    >>> data = CorpusData("corpus.zarr")
+    >>> model = ScBERT.from_corpus(data)
+    >>> model.train(max_epochs=1, datamodule=data)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        balance: Sequence[str] = (),
+        num_workers: int = 0,
+        chunk_size: int = 256,
+        preload_nchunks: int = 16,
+        binning: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("chunk_size", chunk_size), ("preload_nchunks", preload_nchunks)):
+            _checks.number_in(value, name, 2, np.inf, whole=True)
+        _checks.number_in(num_workers, "num_workers", 0, np.inf, whole=True)
+        self.corpus = open_corpus(path)
+        self.num_workers, self.chunk_size, self.preload_nchunks = num_workers, chunk_size, preload_nchunks
+        self.balance = [balance] if isinstance(balance, str) else list(balance)
+        self._raw = self.corpus.binning is None
+        stored = self.corpus.binning or binning or {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
+        self.binning: dict[str, Any] = {"params": dict(stored["params"]), "edges": stored["edges"]}
+        self.count(self.genes, _checks.totals.of(self.genes))
+        self.readers = {part: _reader(self.corpus, part) for part in PARTS}
+        self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
+        self.labels: dict[str, np.ndarray] = {}
+        self._obs_cache: dict[tuple[str, str], pd.Series] = {}
+        self.batch_size, self.seed, self.n_proteins = 32, 0, 0
+
+    @property
+    def n_labelled(self) -> int:
+        """Training cells that have a label, or all where none is learned."""
+        return self.n_train
+
+    @property
+    def genes(self) -> pd.Index:
+        """The vocabulary of the corpus."""
+        return self.corpus.genes
+
+    def obs(self, part: str, column: str) -> pd.Series:
+        """One column of the cells of a part."""
+        if (part, column) not in self._obs_cache:
+            known = [_keys.DONOR, *self.corpus.record["obs_columns"]]
+            _checks.key_in(
+                column, known, f"the obs columns of {self.corpus.path}", "Name it in obs_columns= of pp.build_corpus."
+            )
+            self._obs_cache[part, column] = self.readers[part].obs([column])[column]
+        return self._obs_cache[part, column]
+
+    def names(self, part: str) -> pd.Index:
+        """Names of the cells of a part: number of their file, and the name they had there."""
+        return self.readers[part].names()
+
+    def classes(self, labels_key: str) -> list[str]:
+        """Classes of the training cells."""
+        return _checks.classes(self.obs(_keys.TRAIN, labels_key), labels_key)
+
+    # ---- training
+
+    def attach(
+        self,
+        genes: pd.Index,
+        config: Config,
+        *,
+        seed: int,
+        labels_key: str | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        """Get ready for a network: its genes, how it wants tokens, and the labels it learns; without these, cells are sorted by length."""
+        _checks.model_genes(genes, AnnData(var=pd.DataFrame(index=self.genes)))
+        self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
+        self.model_genes, self.config, self.seed = genes, config, seed
+        self.labels = {} if labels_key is None else {part: self._codes(part, labels_key, classes) for part in PARTS}
+        if self.labels:
+            self.n_train, self.n_val = (int((self.labels[part] >= 0).sum()) for part in PARTS)
+        self._lengths: dict[str, np.ndarray] = {}
+        self._orders: dict[int | None, Tensor | None] = {}
+        self._described = {"labels_key": labels_key, "classes": list(classes)}
+
+    def digest(self) -> str:
+        """Checksum of what is trained on, and in which order."""
+        how = {"balance": self.balance, "chunk_size": self.chunk_size, "preload_nchunks": self.preload_nchunks}
+        return digest({"corpus": self.corpus.digest} | how | self._described)
+
+    def train_dataloader(self) -> CorpusLoader:
+        """Shuffled batches; each process gets its share."""
+        return self.placed(self._loader(_keys.TRAIN, self.seed))
+
+    def val_dataloader(self) -> CorpusLoader | list[Any]:
+        """Validation cells, once each, in the order in which they are stored."""
+        return self._loader(_keys.VAL, None) if self.n_val else []
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Tokens, made where the network is."""
+        if "cells" in batch:
+            return batch
+        draw = batch["draw"]
+        if draw not in self._orders:
+            self._orders = {draw: gene_order(self.config, self.seed, draw)}
+        order = self._orders[draw]
+        columns = {name: value for name, value in batch.items() if name not in ("compact", "draw")}
+        return {"cells": expand(batch["compact"], self.config, order)} | columns
+
+    def rehearsal(self) -> tuple[TokenRows, np.ndarray, int]:
+        """Some training cells in memory, their rows, and how many cells they stand for."""
+        some = np.unique(np.linspace(0, self.n_train - 1, min(_REHEARSED, self.n_train)).astype(np.int64))
+        rows = TokenRows(self.tokens(_keys.TRAIN, some), self.config)
+        rows.columns["labels"] = torch.zeros(len(rows), dtype=torch.int64)
+        return rows, np.flatnonzero(rows.lengths() > 0), self.n_train
+
+    def tokens(self, part: str, rows: np.ndarray) -> sparse.csr_matrix:
+        """Tokens of some cells, for the genes of the network."""
+        columns = self.genes.get_indexer(self.model_genes)
+        return take_columns(self._binned(self.readers[part].read(rows)), columns)
+
+    def count(self, genes: pd.Index, params: Mapping[str, Any]) -> None:
+        """Of raw counts, which are binned when they are read: make totals of the genes of a model, whose `params` tell whether these are all."""
+        if self._raw:
+            is_known = _checks.totals.of(genes)["genes_digest"] == params.get("genes_digest")
+            self._counted = np.flatnonzero(self.genes.isin(genes)) if is_known else np.arange(len(self.genes))
+            totals = params if is_known else _checks.totals.of(self.genes)
+            self.binning["params"] |= {name: totals[name] for name in ("n_genes", "genes_digest")}
+
+    def _binned(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        if not self._raw:
+            return csr
+        if len(self._counted) < len(self.genes):
+            return self._binned_in_some(csr)
+        adata = AnnData(csr, var=pd.DataFrame(index=self.genes))
+        pp.bin_expression(adata, edges=self.binning)
+        return adata.layers[_keys.BINNED]
+
+    def _binned_in_some(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Tokens of the genes that are counted; the others have none."""
+        edges = self.binning["edges"]
+        edges = edges.loc[self.genes[self._counted]] if isinstance(edges, pd.DataFrame) else edges
+        tokens = cut(csr[:, self._counted], self.binning | {"edges": edges})
+        return sparse.csr_matrix((tokens.data, self._counted[tokens.indices], tokens.indptr), shape=csr.shape)
+
+    def _loader(self, part: str, seed: int | None) -> CorpusLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        shared = {"rank": rank, "world": world, "chunk": self.chunk_size, "n_chunks": self.preload_nchunks}
+        rows = self._rows(part)
+        n = len(self.readers[part]) if rows is None else len(rows)
+        windows = Windows(n, self.batch_size, seed=seed, **shared)
+        return CorpusLoader(
+            WindowRows(windows, rows, part, self.tokens),
+            self.config,
+            labels=self.labels.get(part),
+            lengths=None if self.labels or self.config.tokens == "all" else self._of_length(part),
+            weights=self.weights(part) if seed is not None and self.balance else None,
+            num_workers=self.num_workers,
+        )
+
+    def _rows(self, part: str) -> np.ndarray | None:
+        """Cells that are trained on: the labelled ones where there are labels, else None for all."""
+        return np.flatnonzero(self.labels[part] >= 0) if self.labels else None
+
+    def _of_length(self, part: str) -> np.ndarray:
+        if part not in self._lengths:
+            self._lengths[part] = self.readers[part].lengths()
+        return self._lengths[part]
+
+    def _codes(self, part: str, labels_key: str, classes: Sequence[str]) -> np.ndarray:
+        """Class of each cell, -1 without."""
+        if not self.corpus.n_cells(part):
+            return np.zeros(0, np.int64)
+        column = self.obs(part, labels_key)
+        known = pd.Categorical(_checks.by_name.class_names(column), categories=list(classes))
+        return np.asarray(known.codes, np.int64)
+
+    def weights(self, part: str) -> np.ndarray:
+        """One over the number of cells with the same values; 0 where one is missing."""
+        values = pd.DataFrame({name: self.obs(part, name).to_numpy() for name in self.balance})
+        groups = values.groupby(self.balance, observed=True, dropna=True).ngroup().fillna(-1).to_numpy(np.int64)
+        counts = np.bincount(groups[groups >= 0])
+        return np.where(groups >= 0, 1 / np.maximum(counts, 1)[groups], 0.0)
+
+    # ---- inference
+
+    def inference_dataloader(self, parts: Sequence[str] = PARTS) -> Iterator[Stored]:
+        """Go through all cells in the order in which they are stored, a window at a time.
+
+        Each comes as an AnnData with ``layers["binned"]``, which every method of a model takes. :func:`~scbert_cll.tl.predict_corpus` writes what
+        models say straight to disk.
+        """
+        size = self.chunk_size * self.preload_nchunks
+        for part in parts:
+            n = self.corpus.n_cells(part)
+            for start in range(0, n, size):
+                yield Stored(part, start, self.cells(part, np.arange(start, min(start + size, n))))
+
+    def sample(self, n_cells: int, *, part: str = _keys.TRAIN, rng: int | np.random.Generator | None = 0) -> AnnData:
+        """Cells drawn at random, in memory, with all columns of `obs`: to look at, or for :func:`~scbert_cll.tl.gene2vec`."""
+        n = self.corpus.n_cells(part)
+        rows = np.sort(np.random.default_rng(rng).choice(n, min(n_cells, n), replace=False))
+        return self.cells(part, rows, obs=True)
+
+    def cells(self, part: str, rows: np.ndarray, *, obs: bool = False) -> AnnData:
+        """Some cells in memory, binned."""
+        tokens = self._binned(self.readers[part].read(rows))
+        adata = AnnData(layers={_keys.BINNED: tokens}, var=pd.DataFrame(index=self.genes))
+        adata.uns[_keys.BINNED] = dict(self.binning)
+        if obs:
+            adata.obs = self.readers[part].obs([_keys.DONOR, *self.corpus.record["obs_columns"]]).iloc[rows]
+        return adata
+
+
+def _reader(corpus: Corpus, part: str) -> Reader:
+    try:
+        from scbert_cll.model.corpus.reader import Reader
+    except ImportError as error:
+        raise ImportError(
+            "Corpora are read by annbatch, which is not installed. Remedy: pip install 'scbert-cll[corpus]'."
+        ) from error
+    return Reader(corpus, part)

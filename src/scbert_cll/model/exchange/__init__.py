@@ -1,0 +1,1 @@
+"""Models in folders, from and to scBERT, and on Hugging Face."""

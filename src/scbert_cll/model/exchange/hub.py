@@ -1,0 +1,228 @@
+"""Models that are shared: published on Hugging Face, and read from there."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from scbert_cll import _checks
+from scbert_cll._disk.formats import read_json, write_json, write_text
+from scbert_cll._disk.in_place import replace, settle, whole
+from scbert_cll.model import _scvi
+from scbert_cll.model._base import TokenModel
+from scbert_cll.model.exchange import folder as exchange_folder
+from scbert_cll.model.exchange.model_card import model_card
+
+CARD, SCVI_METADATA = "README.md", "_scvi_required_metadata.json"  # the latter is what scvi-tools' HubModel looks for
+# nothing else is ever uploaded or downloaded: text and safetensors, no pickle
+FILES: Final = (
+    exchange_folder.CONFIG,
+    exchange_folder.VOCAB,
+    exchange_folder.LABELS,
+    exchange_folder.WEIGHTS,
+    exchange_folder.HISTORY,
+    exchange_folder.EDGES,
+    exchange_folder.LINEAR,
+)
+_REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Shared(TokenModel):
+    """A model that can be published."""
+
+    def save_for_hub(
+        self,
+        dir_path: str | os.PathLike[str],
+        *,
+        repo_id: str | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002 (as in huggingface_hub)
+    ) -> None:
+        """Save the model as :meth:`save` does, with a model card and what scvi-tools' ``HubModel`` has to know.
+
+        What :meth:`push_to_hub` uploads, to be read first. ``scvi.hub.HubModel(folder).load_model(adata)`` reads it, too.
+
+        Parameters
+        ----------
+        dir_path
+            The folder. One that exists is never replaced: its card may have been edited.
+        repo_id
+            Name that the card's code loads the model by, ``"org/name"``.
+        evaluation
+            What :func:`~scbert_cll.tl.cross_validate` wrote, ``adata.uns["cv"]``; the card then has its scores and their intervals.
+        license
+            Licence of the model, as Hugging Face abbreviates it (``"bsd-3-clause"``, ``"cc-by-4.0"``). None: the card says that none was said.
+
+        Raises
+        ------
+        FileExistsError
+            The folder exists.
+        ImportError
+            huggingface_hub is not installed.
+        TypeError, ValueError
+            `evaluation` is something else or of other classes, `repo_id` is none, or a file would hold paths of this machine or e-mail addresses. No folder is then left.
+        """
+        huggingface()
+        folder = Path(dir_path)
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists, and a card in it may have been edited; name another folder.")
+        if evaluation is not None:
+            _checks.evaluation_of(evaluation, (self._labels() or {}).get("classes"))
+        if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
+            raise ValueError(f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.')
+        card = model_card(self, repo_id=repo_id, evaluation=evaluation, licence=license)
+        named = {"genes": list(self.genes), "licence": license} | _checks.names_in_evaluation(evaluation)
+        _checks.nothing_private(named, f"The model card of {folder}")
+
+        def write(aside: Path) -> None:
+            self.save(aside)
+            for name in (exchange_folder.CONFIG, exchange_folder.LABELS):
+                if (aside / name).exists():
+                    _checks.nothing_private(read_json(aside / name), str(folder / name))
+            write_text(aside / CARD, card)
+            write_json(aside / SCVI_METADATA, _scvi.hub_metadata(type(self).__name__))
+
+        replace(folder, write, lambda aside: class_of(aside) == type(self).__name__)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evaluation: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002 (as in huggingface_hub)
+        private: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Publish the model on Hugging Face: the files of :meth:`save_for_hub`, and no others.
+
+        Cells, labels of cells and donors are not among them; see the page on sharing for what a model may tell nevertheless.
+
+        Parameters
+        ----------
+        repo_id
+            ``"org/name"``; made where it does not exist. What an earlier model left there is replaced.
+        evaluation, license
+            As in :meth:`save_for_hub`.
+        private
+            Only for whom you let in. A repository that is public is refused unless this is False.
+        token
+            Token with the right to write; None: the one of ``hf auth login``.
+        revision
+            Branch; made where it does not exist. None: the main one.
+        commit_message
+            Of the commit.
+
+        Returns
+        -------
+        Address of the commit.
+
+        Raises
+        ------
+        ImportError
+            huggingface_hub is not installed.
+        PermissionError
+            The token is missing, or not good for this repository.
+        TypeError, ValueError
+            As in :meth:`save_for_hub`; the repository is public and `private` is True.
+
+        Examples
+        --------
+        >>> model.push_to_hub("our-lab/cll-cd49d", evaluation=adata.uns["cv"], license="cc-by-4.0")
+        """
+        api = huggingface().HfApi(token=token)
+        with tempfile.TemporaryDirectory() as place, _answers(repo_id, revision):
+            folder = Path(place) / "model"
+            self.save_for_hub(folder, repo_id=repo_id, evaluation=evaluation, license=license)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if private and not api.model_info(repo_id).private:
+                raise ValueError(f"{repo_id} is public. To publish the model there for everybody, pass private=False.")
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=commit_message,
+                allow_patterns=[*FILES, CARD, SCVI_METADATA],
+                delete_patterns=list(FILES),  # those of an earlier model that this one does not have
+            )
+        return str(commit.commit_url)
+
+
+def model_folder(source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
+    """Return a folder as it is; of a repository, the folder its model was downloaded to.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such repository or revision, or it is private.
+    ValueError
+        The repository holds something else.
+    """
+    settle(Path(source))
+    if not isinstance(source, str) or Path(source).exists() or not _REPOSITORY.fullmatch(source):
+        return Path(source)
+    hub = huggingface()
+    with _answers(source, revision):
+        chosen = {"revision": revision, "token": token}
+        folder = Path(hub.snapshot_download(source, allow_patterns=list(FILES), **chosen))
+        if class_of(folder) is not None:
+            return folder
+        there = hub.HfApi().list_repo_files(source, **chosen)
+    raise ValueError(
+        f"{source} holds no model of scbert_cll: expected a {exchange_folder.CONFIG} that says format = {exchange_folder.FORMAT!r}; "
+        f"the repository holds {_checks.listed(there, 8)}."
+    )
+
+
+def class_of(folder: Path) -> str | None:
+    """Class of the model in a folder; None where it holds something else, or nothing."""
+    try:
+        config = whole(folder, lambda place: read_json(place / exchange_folder.CONFIG))
+    except OSError:
+        return None
+    return str(config.get("class")) if config.get("format") == exchange_folder.FORMAT else None
+
+
+def huggingface() -> Any:
+    """The library, or how to get it."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            "Sharing models needs huggingface_hub, which is not installed: pip install 'scbert-cll[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+@contextmanager
+def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Say what Hugging Face's answers mean here, and what to do."""
+    from huggingface_hub import errors
+
+    remedy = "Remedy: check the name; for a private repository pass token=, or log in with `hf auth login`."
+    try:
+        yield
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"{repo_id} has no revision {revision!r}: expected a branch, tag or commit.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no folder {repo_id}, and no repository of that name that may be read: it does not exist, or is private. {remedy}"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"{repo_id} was not downloaded before, and Hugging Face cannot be reached: {error}"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise PermissionError(
+            f"Hugging Face refused access to {repo_id} ({error.response.status_code}). {remedy} To publish, it must have the right to write."
+        ) from error

@@ -1,0 +1,158 @@
+"""What both models share of going to scBERT and coming from it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _checks, _keys, pp
+from scbert_cll.model import _scvi
+from scbert_cll.model._base import TokenModel
+from scbert_cll.model.exchange.scbert_layout import Checkpoint, write_scbert_checkpoint
+from scbert_cll.model.training.arguments import device_of
+from scbert_cll.nn import favor
+from scbert_cll.vocab import GeneVocab, Vocabulary
+
+# What the layout takes for granted, and what whoever reads the file does unless told otherwise.
+_PUBLISHED: Final = {"out_bias": True, "end_token": True}
+_UNSAID: Final = {"tokens": "all", "attention": "favor", "stabilizer": "cell"}
+_CHOICES: Final = {*_UNSAID, "dropout", "n_background", "train_gene_embedding"}  # everything else shapes the weights
+_DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
+
+# Share of the genes a simulated cell expresses, and how many cells tell whether attention is uniform (seconds each at full size).
+_EXPRESSED: Final = 0.09
+_N_CELLS: Final = 2
+_SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the genes"
+
+
+class CheckpointModel(TokenModel):
+    """A model that comes from a checkpoint of scBERT, and that can be written as one."""
+
+    def to_scbert_checkpoint(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the weights as a checkpoint that scBERT reads.
+
+        The file holds weights alone. Keep the genes beside it (``GeneVocab(model.genes).save("genes.txt")``), and the classes
+        of a classifier: :meth:`from_scbert_checkpoint` asks for them. :meth:`save` forgets nothing.
+
+        Parameters
+        ----------
+        path
+            The file, usually ``.pth``; it appears whole or not at all.
+        overwrite
+            Replace a file that is there.
+
+        Raises
+        ------
+        FileExistsError
+            The file exists and `overwrite` is False, or it is a folder.
+        ValueError
+            scBERT's layout has no place for this network: it has no end token, no bias behind the attention or another head.
+
+        Warns
+        -----
+        UserWarning
+            The network or its tokens are used in another way than scBERT does, which a checkpoint cannot say.
+        """
+        path = Path(path)
+        _checks.checkpoint.new_file(path, overwrite=overwrite)
+        head = {"head": "scbert"} if self.config.n_classes else {}
+        _checks.checkpoint.fits_scbert(asdict(self.config), _PUBLISHED | head)
+        if unsaid := self._unsaid():
+            warnings.warn(
+                f"A checkpoint cannot say {_checks.listed(unsaid, 8)}: whoever reads it takes scBERT's choices, and gets other results.",
+                stacklevel=2,
+            )
+        write_scbert_checkpoint(path, self.module.state_dict(), self.config)
+
+    def _unsaid(self) -> list[str]:
+        """Choices that matter, differ from scBERT's, and have no place in the file."""
+        params, published = self.binning["params"], _binning(self.config.n_bins, self.genes)["params"]
+        found = {name: (getattr(self.config, name), value) for name, value in _UNSAID.items()}
+        found |= {f"binning's {name}": (params[name], published[name]) for name in ("method", "target_sum")}
+        return [f"{name}={ours!r} (scBERT: {theirs!r})" for name, (ours, theirs) in found.items() if ours != theirs]
+
+    @classmethod
+    def _from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        vocab: Vocabulary,
+        gene2vec: pd.DataFrame | None,
+        adata: AnnData | None,
+        *,
+        layer: str,
+        accelerator: str,
+        network: dict[str, Any],
+        labels: dict[str, Any] | None = None,
+    ) -> Self:
+        """What both models share of `from_scbert_checkpoint`; `labels` has the arguments of a classifier."""
+        place = device_of(accelerator)
+        if other := sorted(set(network) - _CHOICES):
+            raise _checks.UnknownArgumentError(
+                f"{_checks.listed(other)} would not fit the checkpoint's weights; you may choose {_checks.listed(sorted(_CHOICES), 8)}."
+                f"{_checks.hint(other, _CHOICES)}"
+            )
+        labels, classes = labels or {}, labels["classes"] if labels else None
+        genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
+        checkpoint.check(genes, gene2vec, classes)
+        config = checkpoint.config(len(genes))
+        setup = {k: v for k, v in labels.items() if k != "classes"} | {"layer": layer, "exclude_genes": []}
+        registry = _scvi.detached_registry(cls.__name__, list(genes), setup)
+        choices = {k: v for k, v in asdict(config).items() if k not in _DERIVED} | network
+        model = cls(registry=registry, binning=_binning(config.n_bins, genes), **labels, **choices)
+        model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
+        model.module.to(place)
+        model.is_trained_ = True
+        if adata is not None:
+            model._adata = _checks.anndata(adata)
+        model._warn_if_uniform(adata)
+        return model
+
+    def _fit(self, *args: Any, **kwargs: Any) -> None:
+        """Train; a model that comes trained but without a history starts one, for which scvi-tools must think it untrained."""
+        trained = self.is_trained_
+        self.is_trained_ = trained and bool(self.history_)
+        try:
+            super()._fit(*args, **kwargs)
+        except _checks.finite.DivergedError:
+            self.is_trained_ = trained or self.is_trained_  # it may have a good epoch
+            raise
+        except Exception:
+            self.is_trained_ = trained
+            raise
+
+    def _warn_if_uniform(self, adata: AnnData | None) -> None:
+        if self.config.attention != "favor":
+            return
+        cells, where = (adata, "in these cells") if adata is not None else (self._simulated_cell(), _SIMULATED)
+        floor = self.get_attention_floor(cells, n_cells=_N_CELLS).min()
+        if floor > favor.UNIFORM:
+            warnings.warn(
+                f"Attention of the checkpoint's network is nearly uniform {where}: in every layer at least {floor:.0%} of its features "
+                "are their constant floor, so gene attention will mostly say which genes are there.",
+                stacklevel=4,
+            )
+
+    def _simulated_cell(self) -> AnnData:
+        """One cell that expresses some genes, at random levels."""
+        rng, n_genes = np.random.default_rng(0), len(self.genes)
+        expressed = rng.choice(n_genes, max(1, round(_EXPRESSED * n_genes)), replace=False)
+        tokens = np.zeros((1, n_genes), np.uint8)
+        tokens[0, expressed] = rng.integers(1, self.config.n_bins + 1, len(expressed))
+        layers = {self.layer: sparse.csr_matrix(tokens)}
+        return AnnData(layers=layers, var=pd.DataFrame(index=self.genes), uns={self.layer: self.binning})
+
+
+def _binning(n_bins: int, genes: pd.Index) -> dict[str, Any]:
+    """What `pp.bin_expression` writes down for scBERT's tokens of these genes, which are the same whatever the cells."""
+    cell = AnnData(np.ones((1, len(genes))), var=pd.DataFrame(index=genes))
+    pp.bin_expression(cell, method="log2", n_bins=n_bins, target_sum=1e4)
+    record: dict[str, Any] = cell.uns[_keys.BINNED]
+    return record

@@ -1,0 +1,1 @@
+"""The logistic regression beside a network."""
