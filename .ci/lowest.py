@@ -6,7 +6,12 @@ import re
 import tomllib
 from pathlib import Path
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-asked = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
+asked = [
+    *PROJECT["dependencies"],
+    *(one for extra in PROJECT["optional-dependencies"].values() for one in extra),
+]
 lowest = {m[1]: m[2] for one in asked if (m := re.match(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)", one))}
 print("\n".join(f"{name}=={version}" for name, version in sorted(lowest.items())))

@@ -7,7 +7,15 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from _measure import spread
-from _workloads import Scene, dense_received, encode, encode_levels, first_block, from_peer, one_layer
+from _workloads import (
+    Scene,
+    dense_received,
+    encode,
+    encode_levels,
+    first_block,
+    from_peer,
+    one_layer,
+)
 from torch import Tensor, nn
 
 from scbert_cll.nn import Performer, mask_tokens
@@ -26,10 +34,18 @@ LIMITS = {
 def check(scene: Scene) -> dict[str, float]:
     """Differences from performer-pytorch, dense attention and the long way round; ends the program where one is too large."""
     scene = replace(scene, length=min(scene.length, CHECKED_AT))
-    values = (*_against_peer(scene), _attention(scene), _where_guessed(scene), _shared(scene), _levels(scene))
+    values = (
+        *_against_peer(scene),
+        _attention(scene),
+        _where_guessed(scene),
+        _shared(scene),
+        _levels(scene),
+    )
     found = dict(zip(LIMITS, values, strict=True))
     wrong = [
-        f"{name} {found[name]:.1e}, allowed {most:.0e}" for name, most in LIMITS.items() if not found[name] <= most
+        f"{name} {found[name]:.1e}, allowed {most:.0e}"
+        for name, most in LIMITS.items()
+        if not found[name] <= most
     ]
     if wrong:
         raise SystemExit(f"Nothing is timed, because results differ: {'; '.join(wrong)}.")
@@ -102,5 +118,7 @@ def errors(scene: Scene, n_cells: int = 4) -> dict[str, dict[str, float]]:
         for suffix, bf16 in (("", False), (" bf16", True))[: 1 + (mode == "expressed")]:
             encodings = encode(network, batch, bf16=bf16).float()
             parts = [e[t > 0] for e, t in zip(encodings, batch["tokens"], strict=True)]
-            found[mode + suffix] = spread([_relative(a, b) for a, b in zip(parts, exact, strict=True)])
+            found[mode + suffix] = spread(
+                [_relative(a, b) for a, b in zip(parts, exact, strict=True)]
+            )
     return found

@@ -44,10 +44,14 @@ def world(n_genes: int = N_GENES, expressed: int = EXPRESSED, seed: int = 0) -> 
         found = -np.expm1(-middle * np.outer(DEPTHS, abundance)).sum(axis=1).mean()
         low, high = (middle, high) if found < expressed else (low, middle)
     names = np.array([f"G{i}" for i in range(n_genes)])
-    return World(names, low * abundance, rng.choice(n_genes, min(N_MARKED, n_genes // 10), replace=False))
+    return World(
+        names, low * abundance, rng.choice(n_genes, min(N_MARKED, n_genes // 10), replace=False)
+    )
 
 
-def simulate(folder: Path, n_cells: int, per_file: int = CELLS_PER_FILE, n_genes: int = N_GENES) -> list[Path]:
+def simulate(
+    folder: Path, n_cells: int, per_file: int = CELLS_PER_FILE, n_genes: int = N_GENES
+) -> list[Path]:
     """Write what is missing of the files; a file is there whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     common = world(n_genes, max(2, round(EXPRESSED * n_genes / N_GENES)))
@@ -72,7 +76,11 @@ def write(path: Path, common: World, number: int, n_cells: int) -> None:
     label = (rng.random(n_cells) < share[donor]).astype(np.int64)
     depth = rng.integers(len(DEPTHS), size=n_cells)
     with h5py.File(path, "w") as file:
-        write_elem(file, "/", ad.AnnData(obs=_obs(number, donor, label), var=pd.DataFrame(index=common.genes[there])))
+        write_elem(
+            file,
+            "/",
+            ad.AnnData(obs=_obs(number, donor, label), var=pd.DataFrame(index=common.genes[there])),
+        )
         for first in range(0, n_cells, BLOCK):
             these = slice(first, first + BLOCK)
             block = _block(chances[donor[these], label[these], depth[these]], rng)
@@ -107,7 +115,9 @@ def _block(chance: np.ndarray, rng: np.random.Generator) -> sparse.csr_matrix:
 def _bits(rng: np.random.Generator, n: int, dtype: type) -> np.ndarray:
     """Random numbers of all values of a type: the fastest there are."""
     each = 8 // np.dtype(dtype).itemsize
-    return rng.integers(2**64 - 1, size=-(-n // each), dtype=np.uint64, endpoint=True).view(dtype)[:n]
+    return rng.integers(2**64 - 1, size=-(-n // each), dtype=np.uint64, endpoint=True).view(dtype)[
+        :n
+    ]
 
 
 def _counts_by_chance() -> np.ndarray:
@@ -127,4 +137,6 @@ _COUNTS = _counts_by_chance()
 def _obs(number: int, donor: np.ndarray, label: np.ndarray) -> pd.DataFrame:
     donors = pd.Categorical.from_codes(donor, [f"D{number:03d}_{i}" for i in range(DONORS)])
     labels = pd.Categorical.from_codes(label, list(LABELS))
-    return pd.DataFrame({"donor": donors, "label": labels}, index=[f"c{i}" for i in range(len(donor))])
+    return pd.DataFrame(
+        {"donor": donors, "label": labels}, index=[f"c{i}" for i in range(len(donor))]
+    )

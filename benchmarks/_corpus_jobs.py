@@ -23,7 +23,10 @@ from typing import Any
 from _measure import held
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-CHECKED, TOLERANCE = 500, 1e-4  # cells of a prediction that are compared, and how far they may be apart
+CHECKED, TOLERANCE = (
+    500,
+    1e-4,
+)  # cells of a prediction that are compared, and how far they may be apart
 POLL = 0.02  # seconds between two looks for a checkpoint
 
 
@@ -43,10 +46,16 @@ def run(folder: Path, name: str, job: str, threads: int = 1, **request: Any) -> 
     if process.returncode:
         raise Failed(f"{job} failed:\n{said[-4000:]}")
     found = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}.rank*.json"))]
-    return found[0] | {"processes": found, "whole_seconds": time.perf_counter() - start, "load_before": load}
+    return found[0] | {
+        "processes": found,
+        "whole_seconds": time.perf_counter() - start,
+        "load_before": load,
+    }
 
 
-def run_and_kill(folder: Path, name: str, job: str, until: Callable[[], bool], **request: Any) -> dict[str, Any]:
+def run_and_kill(
+    folder: Path, name: str, job: str, until: Callable[[], bool], **request: Any
+) -> dict[str, Any]:
     """Do a job, and kill it with all its processes (SIGKILL) as soon as `until` says so."""
     path, start = _ask(folder, name, job, request), time.perf_counter()
     with started(path, 1) as process:
@@ -59,7 +68,11 @@ def run_and_kill(folder: Path, name: str, job: str, until: Callable[[], bool], *
         _, said = process.communicate()
     if not alive:
         raise Failed(f"{job} ended before it could be killed:\n{said[-4000:]}")
-    return {"returncode": process.returncode, "whole_seconds": time.perf_counter() - start, "peak_bytes": peaks}
+    return {
+        "returncode": process.returncode,
+        "whole_seconds": time.perf_counter() - start,
+        "peak_bytes": peaks,
+    }
 
 
 def started(request: Path, threads: int) -> subprocess.Popen[str]:
@@ -160,9 +173,17 @@ def check_predicted(corpus: str, model: str, out: str) -> dict[str, Any]:
 
     found, data = ad.read_zarr(out), CorpusData(corpus)
     n = data.n_train + data.n_val
-    if found.n_obs != n or not found.obs_names.is_unique or not np.isfinite(found.obsm["X_scbert"]).all():
-        raise SystemExit(f"{found.n_obs} cells were embedded, not {n}, or not all of them once and in finite numbers")
-    some = np.sort(np.random.default_rng(0).choice(data.n_train, min(CHECKED, data.n_train), replace=False))
+    if (
+        found.n_obs != n
+        or not found.obs_names.is_unique
+        or not np.isfinite(found.obsm["X_scbert"]).all()
+    ):
+        raise SystemExit(
+            f"{found.n_obs} cells were embedded, not {n}, or not all of them once and in finite numbers"
+        )
+    some = np.sort(
+        np.random.default_rng(0).choice(data.n_train, min(CHECKED, data.n_train), replace=False)
+    )
     cells = data.cells("train", some, obs=True)
     expected = ScBERT.load(model, accelerator="cpu").get_latent_representation(cells)
     apart = float(np.abs(found[cells.obs_names].obsm["X_scbert"] - expected).max())
@@ -186,9 +207,13 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     path = Path(sys.argv[1])
     request = json.loads(path.read_text())
-    work = {"build": build, "train": train, "predict": predict, "load": load, "check_predicted": check_predicted}[
-        request.pop("job")
-    ]
+    work = {
+        "build": build,
+        "train": train,
+        "predict": predict,
+        "load": load,
+        "check_predicted": check_predicted,
+    }[request.pop("job")]
     start = time.perf_counter()
     found = work(**request)
     found |= {"seconds": time.perf_counter() - start, "peak_bytes": held("VmHWM"), "rank": _rank()}

@@ -25,7 +25,9 @@ from scbert_cll.nn import Config
 CORPUS, TOKENS = "loading.zarr", "loading.h5ad"
 CHUNK, N_CHUNKS = 256, 16
 Batches = Iterator[Any]
-Loader = tuple[Callable[[int], Batches], Callable[[Any], list[Cells]]]  # batches of a size; tokens of a batch
+Loader = tuple[
+    Callable[[int], Batches], Callable[[Any], list[Cells]]
+]  # batches of a size; tokens of a batch
 
 
 def prepare(folder: Path) -> None:
@@ -36,7 +38,9 @@ def prepare(folder: Path) -> None:
 
 
 def ours(folder: Path, num_workers: int = 0) -> Loader:
-    data = CorpusData(folder / CORPUS, num_workers=num_workers, chunk_size=CHUNK, preload_nchunks=N_CHUNKS)
+    data = CorpusData(
+        folder / CORPUS, num_workers=num_workers, chunk_size=CHUNK, preload_nchunks=N_CHUNKS
+    )
     config = _config(len(data.genes))
     data.attach(data.genes, config, seed=0)
 
@@ -67,7 +71,9 @@ def annbatch(folder: Path) -> Loader:
             rng=np.random.default_rng(0),
         )
         return iter(
-            loader.use_collection(collection, load_adata=lambda group: ad.AnnData(X=sparse_dataset(group["X"])))
+            loader.use_collection(
+                collection, load_adata=lambda group: ad.AnnData(X=sparse_dataset(group["X"]))
+            )
         )
 
     return batches, lambda batch: _tokens(sparse.csr_matrix(batch["X"]), config)
@@ -98,7 +104,9 @@ def scvi_loader(folder: Path, backed: bool = False) -> Loader:
     config = _config(adata.n_vars)
 
     def batches(size: int) -> Batches:
-        return iter(AnnDataLoader(manager, batch_size=size, shuffle=True, load_sparse_tensor=not backed))
+        return iter(
+            AnnDataLoader(manager, batch_size=size, shuffle=True, load_sparse_tensor=not backed)
+        )
 
     return batches, lambda batch: _tokens(_sparse(batch["X"]), config)
 
@@ -132,7 +140,9 @@ def check(folder: Path, batches: Iterator[list[Cells]], most_seconds: float) -> 
     left = Counter(_print(*part) for part in _rows(csr))
     start, n = time.perf_counter(), 0
     for cells in batches:
-        for one in (cell for part in cells for cell in zip(part["genes"], part["tokens"], strict=True)):
+        for one in (
+            cell for part in cells for cell in zip(part["genes"], part["tokens"], strict=True)
+        ):
             genes, tokens = (column.numpy() for column in one)
             there = tokens > 0
             left.subtract([_print(genes[there], tokens[there])])

@@ -16,7 +16,13 @@ def memory(place: Place) -> dict[str, Any]:
     """For each number of cells; the slope is that between the two largest."""
     rows = [_row(place, n) for n in place.scale.memory_cells]
     slopes = {what: _slope(rows, what) for what in rows[0] if what not in ("cells", "seconds")}
-    return {"rows": rows, "bytes_per_cell": slopes, "steps": STEPS, "batch_size": BATCH, "shards": SHARDS}
+    return {
+        "rows": rows,
+        "bytes_per_cell": slopes,
+        "steps": STEPS,
+        "batch_size": BATCH,
+        "shards": SHARDS,
+    }
 
 
 def predicted(place: Place, n: int, corpus: Path, model: Path) -> dict[str, Any]:
@@ -31,8 +37,19 @@ def predicted(place: Place, n: int, corpus: Path, model: Path) -> dict[str, Any]
         with ThreadPoolExecutor(SHARDS) as pool:
             found = list(pool.map(shard, range(SHARDS)))
         seconds = max(one["whole_seconds"] for one in found)
-        check = run(place.folder / "jobs", f"predict_{n}_check", "check_predicted", corpus=corpus, model=model, out=out)
-        return {"seconds": seconds, "peak_bytes": [one["peak_bytes"] for one in found], "check": check}
+        check = run(
+            place.folder / "jobs",
+            f"predict_{n}_check",
+            "check_predicted",
+            corpus=corpus,
+            model=model,
+            out=out,
+        )
+        return {
+            "seconds": seconds,
+            "peak_bytes": [one["peak_bytes"] for one in found],
+            "check": check,
+        }
 
     return place.stage(f"predict_{n}", work)
 
@@ -48,7 +65,9 @@ def _row(place: Place, n: int) -> dict[str, Any]:
         "predicting": embedded | {"peak_bytes": max(embedded["peak_bytes"])},
     }
     seconds = {what: found["seconds"] for what, found in done.items()}
-    return {"cells": n, "seconds": seconds} | {what: found["peak_bytes"] for what, found in done.items()}
+    return {"cells": n, "seconds": seconds} | {
+        what: found["peak_bytes"] for what, found in done.items()
+    }
 
 
 def _train(place: Place, n: int, corpus: Path, model: Path) -> dict[str, Any]:

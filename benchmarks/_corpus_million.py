@@ -21,12 +21,20 @@ def million(place: Place) -> dict[str, Any]:
     straight = place.stage("million_straight", lambda: _train(place, corpus, "straight"))
     killed = place.stage("million_killed", lambda: _train(place, corpus, "resumed", kill=True))
     resumed = place.stage("million_resumed", lambda: _train(place, corpus, "resumed"))
-    stages = {"simulate": made, "build": built, "train": straight, "killed": killed, "resumed": resumed}
+    stages = {
+        "simulate": made,
+        "build": built,
+        "train": straight,
+        "killed": killed,
+        "resumed": resumed,
+    }
     stages["predict"] = predicted(place, n, corpus, place.folder / "model_resumed")
     peaks = {name: _peaks(found) for name, found in stages.items() if name != "simulate"}
     same = straight["weights_sha256"] == resumed["weights_sha256"]
     if not same:
-        raise SystemExit("The resumed training ended with other weights than the one that was not interrupted")
+        raise SystemExit(
+            "The resumed training ended with other weights than the one that was not interrupted"
+        )
     most = max(max(found) for found in peaks.values())
     return {
         "cells": n,
@@ -70,7 +78,9 @@ def _train(place: Place, corpus: Path, name: str, *, kill: bool = False) -> dict
     }
     jobs = place.folder / "jobs"
     if kill:
-        return run_and_kill(jobs, f"{name}_killed", "train", lambda: any(checkpoints.glob("step_*.ckpt")), **asked)
+        return run_and_kill(
+            jobs, f"{name}_killed", "train", lambda: any(checkpoints.glob("step_*.ckpt")), **asked
+        )
     found = run(jobs, name, "train", **asked)
     return found | {"bytes_of_checkpoints": size(checkpoints)}
 

@@ -47,7 +47,9 @@ def _measured() -> dict[str, float]:
     share, ways = (_read(f"corpus_{name}.json") for name in ("loader-share", "scaling"))
     for row in [] if share is None else share["rows"]:
         if row["workers"] == 0 and row["what"] in (FULL, EXPRESSED_ONLY):
-            found[row["what"]] = 2 * row["cells_per_second"]  # two processes of one thread each, as below
+            found[row["what"]] = (
+                2 * row["cells_per_second"]
+            )  # two processes of one thread each, as below
     for row in [] if ways is None else ways["rows"]:
         if row["way"] == "2 processes":
             found[SMALL] = row["cells_per_second"]["median"]
@@ -66,4 +68,12 @@ def _row(network: str, cells: int, machine: str, rate: float, price: float) -> d
     hours, gpus = EPOCHS * cells / rate / 3600, int(machine)
     kind = "arithmetic" if gpus else "extrapolated from measured steps"
     cost = hours * gpus * price if gpus else None
-    return {"network": network, "cells": cells, "gpus": gpus, "rate": rate, "hours": hours, "cost": cost, "kind": kind}
+    return {
+        "network": network,
+        "cells": cells,
+        "gpus": gpus,
+        "rate": rate,
+        "hours": hours,
+        "cost": cost,
+        "kind": kind,
+    }

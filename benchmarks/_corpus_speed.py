@@ -30,7 +30,9 @@ class Way(NamedTuple):
     processes: int
     threads: int  # of each process
     batch: int  # cells per step, of all processes
-    apart: bool = False  # trainings of their own, which share nothing: more than that two cores cannot give
+    apart: bool = (
+        False  # trainings of their own, which share nothing: more than that two cores cannot give
+    )
 
 
 ONE = "1 process, 1 thread"
@@ -58,9 +60,17 @@ def loading(place: Place) -> dict[str, Any]:
         for number, (name, done) in enumerate(runs.items()):
             stage = f"loading_{number}_{i}"
             done.append(
-                place.stage(stage, lambda n=name, s=stage: run(place.folder / "jobs", s, "load", loader=n, **asked))
+                place.stage(
+                    stage,
+                    lambda n=name, s=stage: run(
+                        place.folder / "jobs", s, "load", loader=n, **asked
+                    ),
+                )
             )
-    return {"runs": runs, "rows": [_summary(name, done, runs["CorpusData"]) for name, done in runs.items()]}
+    return {
+        "runs": runs,
+        "rows": [_summary(name, done, runs["CorpusData"]) for name, done in runs.items()],
+    }
 
 
 def _summary(name: str, runs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
@@ -71,7 +81,10 @@ def _summary(name: str, runs: list[dict[str, Any]], ours: list[dict[str, Any]]) 
         for key in keys
         if key.startswith("tokens")
     }
-    least = {"checked": min(run["checked"] for run in runs), "peak_bytes": max(run["peak_bytes"] for run in runs)}
+    least = {
+        "checked": min(run["checked"] for run in runs),
+        "peak_bytes": max(run["peak_bytes"] for run in runs),
+    }
     return {"loader": name, "cells_per_second": rates, "ours_over_it": ratios} | least
 
 
@@ -83,19 +96,31 @@ def loader_share(place: Place) -> dict[str, Any]:
         for workers in place.scale.workers:
             window = CHUNK * place.scale.n_chunks
             whole = network["preset"] == "small"
-            steps = WARM_UP + place.scale.windows * window // batch if whole else 1 + place.scale.full_steps
+            steps = (
+                WARM_UP + place.scale.windows * window // batch
+                if whole
+                else 1 + place.scale.full_steps
+            )
             asked = {
                 "network": network,
                 "batch_size": batch,
                 "steps": steps,
                 "warm_up": WARM_UP if whole else 1,
-                "data": {"num_workers": workers, "preload_nchunks": place.scale.n_chunks, "chunk_size": CHUNK},
+                "data": {
+                    "num_workers": workers,
+                    "preload_nchunks": place.scale.n_chunks,
+                    "chunk_size": CHUNK,
+                },
             }
             stage = f"share_{number}_{workers}"
             found = place.stage(
-                stage, lambda s=stage, a=asked: run(place.folder / "jobs", s, "train", corpus=corpus, **a)
+                stage,
+                lambda s=stage, a=asked: run(place.folder / "jobs", s, "train", corpus=corpus, **a),
             )
-            rows.append({"what": name, "workers": workers, "batch_size": batch} | shares(found, window, whole=whole))
+            rows.append(
+                {"what": name, "workers": workers, "batch_size": batch}
+                | shares(found, window, whole=whole)
+            )
     return {"rows": rows, "window": CHUNK * place.scale.n_chunks, "threads": 1}
 
 
@@ -132,7 +157,9 @@ def scaling(place: Place) -> dict[str, Any]:
                 "data": {"preload_nchunks": n_chunks, "chunk_size": CHUNK},
             } | ({"devices": 2, "strategy": "ddp"} if way.processes == 2 and not way.apart else {})
             stage = f"scaling_{number}_{i}"
-            runs[name].append(place.stage(stage, lambda s=stage, a=asked, w=way: _alone(place, s, a, w)))
+            runs[name].append(
+                place.stage(stage, lambda s=stage, a=asked, w=way: _alone(place, s, a, w))
+            )
     return {"rows": [_efficiency(name, done, runs) for name, done in runs.items()], "runs": runs}
 
 
@@ -152,7 +179,9 @@ def _alone(place: Place, stage: str, asked: dict[str, Any], way: Way) -> dict[st
     return {"cells_per_second": rate, "busy_before": before, "trainings": found}
 
 
-def _efficiency(name: str, runs: list[dict[str, Any]], all_runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _efficiency(
+    name: str, runs: list[dict[str, Any]], all_runs: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     """Against one core times their number; and two processes against two trainings apart."""
     way = WAYS[name]
     found = {"way": name, "cells_per_second": spread([run["cells_per_second"] for run in runs])}
@@ -162,6 +191,8 @@ def _efficiency(name: str, runs: list[dict[str, Any]], all_runs: dict[str, list[
     return found | {"busy_before": spread([run["busy_before"] for run in runs])}
 
 
-def _ratios(runs: list[dict[str, Any]], others: list[dict[str, Any]], times: int) -> dict[str, float]:
+def _ratios(
+    runs: list[dict[str, Any]], others: list[dict[str, Any]], times: int
+) -> dict[str, float]:
     pairs = zip(runs, others, strict=True)
     return spread([a["cells_per_second"] / (times * b["cells_per_second"]) for a, b in pairs])

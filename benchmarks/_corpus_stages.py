@@ -13,7 +13,17 @@ from _corpus_cells import EXPRESSED, N_GENES, simulate, world
 from _corpus_jobs import run
 from _measure import machine, versions
 
-PACKAGES = ("scbert-cll", "anndata", "annbatch", "zarr", "scvi-tools", "lightning", "torch", "numpy", "scipy")
+PACKAGES = (
+    "scbert-cll",
+    "anndata",
+    "annbatch",
+    "zarr",
+    "scvi-tools",
+    "lightning",
+    "torch",
+    "numpy",
+    "scipy",
+)
 
 
 class Scale(NamedTuple):
@@ -101,7 +111,10 @@ class Place(NamedTuple):
                 vocab=self.vocab(),
                 **{"memory": self.scale.memory} | how,
             )
-            return found | {"bytes": size(out), "bytes_of_files": sum(Path(path).stat().st_size for path in files)}
+            return found | {
+                "bytes": size(out),
+                "bytes_of_files": sum(Path(path).stat().st_size for path in files),
+            }
 
         return out, self.stage(f"build_{name}", build)
 
@@ -118,5 +131,6 @@ def stamp(place: Place) -> dict[str, Any]:
         "load_at_end": os.getloadavg()[0],
         "machine": machine(),
         "versions": versions(*PACKAGES),
-        "scale": place.scale._asdict() | {"expressed": round(EXPRESSED * place.scale.n_genes / N_GENES)},
+        "scale": place.scale._asdict()
+        | {"expressed": round(EXPRESSED * place.scale.n_genes / N_GENES)},
     }

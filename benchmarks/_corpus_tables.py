@@ -11,8 +11,14 @@ def markdown(part: str, report: Report) -> str:
     """Tables of a part, with when and where."""
     lines = TABLES[part](report)
     if "machine" in report:
-        where, about = report["machine"], ", ".join(f"{k} {v}" for k, v in report["versions"].items())
-        lines += ["", f"{report['date']}. {where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB. {about}."]
+        where, about = (
+            report["machine"],
+            ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
+        )
+        lines += [
+            "",
+            f"{report['date']}. {where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB. {about}.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -22,13 +28,20 @@ def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _simulate(report: Report) -> list[str]:
-    cells = [f"{report['cells']:,}", str(report["files"]), _gb(report["bytes"]), _time(report["seconds"])]
+    cells = [
+        f"{report['cells']:,}",
+        str(report["files"]),
+        _gb(report["bytes"]),
+        _time(report["seconds"]),
+    ]
     return _table(["simulated cells", "files", "on disk", "time"], [cells])
 
 
 def _loading(report: Report) -> list[str]:
     sizes = [key.split(", ")[1] for key in report["rows"][0]["ours_over_it"]]
-    titles = ["loader"] + [f"batches of {n}: {what}" for n in sizes for what in ("as delivered", "as tokens")]
+    titles = ["loader"] + [
+        f"batches of {n}: {what}" for n in sizes for what in ("as delivered", "as tokens")
+    ]
     titles += [f"CorpusData is faster by, {n}" for n in sizes] + ["memory", "cells checked"]
     rows = []
     for row in report["rows"]:
@@ -47,12 +60,28 @@ def _memory(report: Report) -> list[str]:
 
 
 def _share(report: Report) -> list[str]:
-    titles = ["training", "workers", "cells per step", "cells/s", "waiting for cells", "making tokens"]
+    titles = [
+        "training",
+        "workers",
+        "cells per step",
+        "cells/s",
+        "waiting for cells",
+        "making tokens",
+    ]
     titles += ["data alone, cells/s"]
     rows = []
     for row in report["rows"]:
-        cells = [row["what"], str(row["workers"]), str(row["batch_size"]), _rate(row["cells_per_second"])]
-        cells += [f"{row['waiting']:.2%}", f"{row['tokens']:.2%}", f"{row['loader_cells_per_second']:,.0f}"]
+        cells = [
+            row["what"],
+            str(row["workers"]),
+            str(row["batch_size"]),
+            _rate(row["cells_per_second"]),
+        ]
+        cells += [
+            f"{row['waiting']:.2%}",
+            f"{row['tokens']:.2%}",
+            f"{row['loader_cells_per_second']:,.0f}",
+        ]
         rows.append(cells)
     return ["**Share of the training time that goes into data.**", "", *_table(titles, rows)]
 
@@ -68,7 +97,13 @@ def _scaling(report: Report) -> list[str]:
         ]
         for row in report["rows"]
     ]
-    titles = ["training", "cells/s", "of one core's, per core", "of two trainings apart", "cores in use before"]
+    titles = [
+        "training",
+        "cells/s",
+        "of one core's, per core",
+        "of two trainings apart",
+        "cores in use before",
+    ]
     return _table(titles, rows)
 
 
@@ -78,7 +113,15 @@ def _plan(report: Report) -> list[str]:
     for row in report["rows"]:
         machine = f"{row['gpus']} GPU{'s' * (row['gpus'] > 1)}" if row["gpus"] else "2 cores"
         cost = "" if row["cost"] is None else f"${row['cost']:,.0f}"
-        rows.append([row["network"], f"{row['cells']:,}", machine, _rate(row["rate"]), _time(3600 * row["hours"])])
+        rows.append(
+            [
+                row["network"],
+                f"{row['cells']:,}",
+                machine,
+                _rate(row["rate"]),
+                _time(3600 * row["hours"]),
+            ]
+        )
         rows[-1] += [cost, row["kind"]]
     assumed = ", ".join(f"{n}: {share:.0%}" for n, share in report["efficiency"].items())
     note = (
@@ -102,7 +145,10 @@ def _million(report: Report) -> list[str]:
     for stage, found in report["stages"].items():
         peaks = " / ".join(_gb(peak) for peak in report["peak_bytes"].get(stage, []))
         rows.append([names[stage], _time(found.get("whole_seconds", found.get("seconds"))), peaks])
-    same, check = "bit for bit those" if report["same_weights"] else "not those", report["stages"]["predict"]["check"]
+    same, check = (
+        "bit for bit those" if report["same_weights"] else "not those",
+        report["stages"]["predict"]["check"],
+    )
     said = (
         f"The weights after resuming are {same} of the run that was not interrupted. Embeddings of {check['compared']} cells drawn at random are "
         f"those of the model in memory ({check['largest_difference']:.1g} apart at most)."

@@ -35,7 +35,12 @@ class Clock(L.Callback):
         self._note(trainer, 0)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """A note for each step."""
         self._note(trainer, len(batch["rows"]))
@@ -60,4 +65,6 @@ class Clock(L.Callback):
         data = trainer.datamodule
         waited = float(getattr(trainer.train_dataloader, "waited", 0.0))
         before = self.notes[-1][1] if self.notes else 0
-        self.notes.append((time.perf_counter(), before + cells, waited, getattr(data, "expanding", 0.0)))
+        self.notes.append(
+            (time.perf_counter(), before + cells, waited, getattr(data, "expanding", 0.0))
+        )

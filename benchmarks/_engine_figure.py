@@ -44,7 +44,9 @@ def _speed(ax: Axes, rows: list[Row]) -> None:
     for what, (colour, marker, label) in SPEED.items():
         found = _of(rows, "time", what)
         x = [row["tokens"] for row in found]
-        low, middle, high = ([row["ratio"][part] for row in found] for part in ("min", "median", "max"))
+        low, middle, high = (
+            [row["ratio"][part] for row in found] for part in ("min", "median", "max")
+        )
         _line(ax, x, middle, colour, marker, label)
         ax.vlines(x, low, high, color=colour, lw=1.2)
     ax.axhline(1, color=GREY, lw=0.8, ls=":")
@@ -70,10 +72,24 @@ def _memory(ax: Axes, rows: list[Row]) -> None:
 def _attention(ax: Axes, rows: list[Row]) -> None:
     found = _of(rows, "attention time", "one layer")
     x = [row["tokens"] for row in found]
-    _line(ax, x, [row["beside"]["median"] for row in found], GREY, "s", "dense matrix, a head at a time", theirs=True)
+    _line(
+        ax,
+        x,
+        [row["beside"]["median"] for row in found],
+        GREY,
+        "s",
+        "dense matrix, a head at a time",
+        theirs=True,
+    )
     _line(ax, x, [row["ours"]["median"] for row in found], BLUE, "o", "scbert_cll")
     for row in found:
-        _note(ax, f"{row['ratio']['median']:.1f}×", (row["tokens"], row["beside"]["median"]), (0, 6), ha="center")
+        _note(
+            ax,
+            f"{row['ratio']['median']:.1f}×",
+            (row["tokens"], row["beside"]["median"]),
+            (0, 6),
+            ha="center",
+        )
     log_axes(ax, x=x)
     ax.margins(x=0.1, y=0.15)
     ax.set(xlabel="tokens", ylabel="gene attention of a layer (s)")
@@ -115,14 +131,23 @@ def _tokens(rows: list[Row], table: str) -> list[int]:
 
 
 def _line(
-    ax: Axes, x: list[int], y: list[float], colour: str, marker: str, label: str, *, theirs: bool = False
+    ax: Axes,
+    x: list[int],
+    y: list[float],
+    colour: str,
+    marker: str,
+    label: str,
+    *,
+    theirs: bool = False,
 ) -> None:
     """Ours solid and filled, theirs dashed and hollow."""
     look = {"ls": "--", "mfc": "white"} if theirs else {}
     ax.plot(x, y, color=colour, marker=marker, ms=4, lw=1.2, label=label, **look)
 
 
-def _note(ax: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], **how: Any) -> None:
+def _note(
+    ax: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], **how: Any
+) -> None:
     ax.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=7, **how)
 
 
@@ -136,7 +161,9 @@ def log_axes(ax: Axes, x: list[int] | None = None) -> None:
     ax.set(xscale="log", yscale="log")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+        )
         axis.set_minor_formatter(NullFormatter())
     if x is not None:
         ax.xaxis.set_major_locator(FixedLocator(x))

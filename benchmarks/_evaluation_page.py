@@ -34,7 +34,9 @@ LOWER = ("brier",)
 OURS = ("scbert", "scbert_network", "scbert_linear")
 
 
-AREA = "auroc_within"  # cells of one donor were scored by one model; of several donors they were not
+AREA = (
+    "auroc_within"  # cells of one donor were scored by one model; of several donors they were not
+)
 FIGURES = ("toy", "bmmc")
 
 
@@ -49,10 +51,20 @@ def write_page(results: Path, out: Path) -> None:
 def figure(folder: Path) -> Figure:
     """What pl.evaluation draws of a set."""
     run = json.loads((folder / "run.json").read_text())
-    read = {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""]) for name in DRAWN}
-    text = {name: table.fillna(dict.fromkeys(table.select_dtypes(object), "")) for name, table in read.items()}
+    read = {
+        name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""])
+        for name in DRAWN
+    }
+    text = {
+        name: table.fillna(dict.fromkeys(table.select_dtypes(object), ""))
+        for name, table in read.items()
+    }
     adata = AnnData(np.zeros((1, 1), dtype="float32"))
-    adata.uns["cv"] = text | {"params": run["params"], "unit": run["unit"], "n_units": run["n_units"]}
+    adata.uns["cv"] = text | {
+        "params": run["params"],
+        "unit": run["unit"],
+        "n_units": run["n_units"],
+    }
     return cast("Figure", sc_cll.pl.evaluation(adata, return_fig=True, show=False))
 
 
@@ -68,23 +80,50 @@ def tables(results: Path) -> str:
             "",
         ]
     lines += ["**scBERT against the best baseline of each set**", "", *_differences(found), ""]
-    controls = [name for name in ("toy_permuted", "toy_no_programme") if (results / name / "summary.csv").exists()]
+    controls = [
+        name
+        for name in ("toy_permuted", "toy_no_programme")
+        if (results / name / "summary.csv").exists()
+    ]
     if controls:
         lines += ["**Nothing to find**", "", *_controls(results, controls), ""]
-    ablations = sorted(path for path in results.glob("*_ablations") if (path / "summary.csv").exists())
+    ablations = sorted(
+        path for path in results.glob("*_ablations") if (path / "summary.csv").exists()
+    )
     for path in ablations:
-        lines += [f"**Ablations, {SETS[path.name.removesuffix('_ablations')]}**", "", *_ablations(path), ""]
-    for path in sorted(path for path in results.glob("*_optional") if (path / "summary.csv").exists()):
-        lines += [f"**scVI and scANVI, {SETS[path.name.removesuffix('_optional')]}**", "", *_optional(path), ""]
+        lines += [
+            f"**Ablations, {SETS[path.name.removesuffix('_ablations')]}**",
+            "",
+            *_ablations(path),
+            "",
+        ]
+    for path in sorted(
+        path for path in results.glob("*_optional") if (path / "summary.csv").exists()
+    ):
+        lines += [
+            f"**scVI and scANVI, {SETS[path.name.removesuffix('_optional')]}**",
+            "",
+            *_optional(path),
+            "",
+        ]
     targets = results.parent / "targets.csv"
     if targets.exists():
-        lines += ["**Other things to learn from, on inner folds** (macro-F1 / AUROC)", "", *_targets(targets), ""]
+        lines += [
+            "**Other things to learn from, on inner folds** (macro-F1 / AUROC)",
+            "",
+            *_targets(targets),
+            "",
+        ]
     lines += ["**How it was run**", "", *_runs(results), ""]
     return "\n".join(lines)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{'---|' * len(header)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -107,7 +146,9 @@ def _overview(found: dict[str, Path], metric: str) -> list[str]:
         for name, path in found.items()
     }
     models = list(dict.fromkeys(model for table in tables.values() for model in table.index))
-    mean = pd.DataFrame({name: table["estimate"] for name, table in tables.items()}).mean(axis=1, skipna=False)
+    mean = pd.DataFrame({name: table["estimate"] for name, table in tables.items()}).mean(
+        axis=1, skipna=False
+    )
     best_of = -1 if metric in LOWER else 1
     models.sort(key=lambda model: -np.inf if np.isnan(mean[model]) else -best_of * mean[model])
     rows = []
@@ -141,13 +182,23 @@ def _differences(found: dict[str, Path]) -> list[str]:
             interval = "" if np.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
             p = "" if np.isnan(row["p"]) else f"{row['p']:.3f}"
             rows.append(
-                [_title(name, path), TITLES[metric], str(row["reference"]), f"{row['difference']:+.3f}", interval, p]
+                [
+                    _title(name, path),
+                    TITLES[metric],
+                    str(row["reference"]),
+                    f"{row['difference']:+.3f}",
+                    interval,
+                    p,
+                ]
             )
     return _table(["set", "metric", "best baseline", "scBERT minus it", "95 % interval", "p"], rows)
 
 
 def _controls(results: Path, names: list[str]) -> list[str]:
-    titles = {"toy_permuted": "labels permuted within donors", "toy_no_programme": "no programme planted"}
+    titles = {
+        "toy_permuted": "labels permuted within donors",
+        "toy_no_programme": "no programme planted",
+    }
     rows = []
     for name in names:
         summary = pd.read_csv(results / name / "summary.csv")
@@ -155,15 +206,25 @@ def _controls(results: Path, names: list[str]) -> list[str]:
             row = [titles[name], model]
             for metric in (AREA, "auroc", "macro_f1"):
                 found = summary[(summary["metric"] == metric) & (summary["model"] == model)].iloc[0]
-                row.append(f"{_number(found['estimate'])} ({_number(found['low'])}–{_number(found['high'])})")
+                row.append(
+                    f"{_number(found['estimate'])} ({_number(found['low'])}–{_number(found['high'])})"
+                )
             rows.append(row)
-    return _table(["control", "model", "AUROC within donors", "AUROC over all cells", "macro-F1"], rows)
+    return _table(
+        ["control", "model", "AUROC within donors", "AUROC over all cells", "macro-F1"], rows
+    )
 
 
 def _ablations(path: Path) -> list[str]:
     summary = pd.read_csv(path / "summary.csv")
-    wide = {m: summary.query("metric == @m").set_index("model")["estimate"] for m in ("macro_f1", AREA)}
-    arms = [m for m in wide[AREA].index if m.startswith("scbert") and not m.endswith(("_network", "_linear"))]
+    wide = {
+        m: summary.query("metric == @m").set_index("model")["estimate"] for m in ("macro_f1", AREA)
+    }
+    arms = [
+        m
+        for m in wide[AREA].index
+        if m.startswith("scbert") and not m.endswith(("_network", "_linear"))
+    ]
     rows = []
     for arm in sorted(arms, key=lambda a: -wide[AREA][a]):
         network = f"{arm}_network"
@@ -179,7 +240,13 @@ def _optional(path: Path) -> list[str]:
     for model in dict.fromkeys(summary["model"]):
         own = summary[summary["model"] == model].set_index("metric")
         rows.append(
-            [model, *(_number(own["estimate"][m]) + _interval(own.loc[m]) for m in ("macro_f1", AREA, "brier"))]
+            [
+                model,
+                *(
+                    _number(own["estimate"][m]) + _interval(own.loc[m])
+                    for m in ("macro_f1", AREA, "brier")
+                ),
+            ]
         )
     return _table(["model", "macro-F1", TITLES[AREA], "Brier score"], rows)
 
@@ -193,7 +260,10 @@ def _targets(path: Path) -> list[str]:
     rows = []
     for name in ["scbert_linear", *names]:
         own = found[found["model"] == name].set_index("set")
-        cells = [f"{_number(own['macro_f1'][s])} / {_number(own['auroc'][s])}" if s in own.index else "" for s in sets]
+        cells = [
+            f"{_number(own['macro_f1'][s])} / {_number(own['auroc'][s])}" if s in own.index else ""
+            for s in sets
+        ]
         rows.append([name, *cells])
     sizes = found.groupby("set")["n_cells"].first()
     return _table(["arm", *(f"{s} ({sizes[s]:,} cells)" for s in sets)], rows)
@@ -201,7 +271,9 @@ def _targets(path: Path) -> list[str]:
 
 def _part(folder: str) -> str:
     """What a folder of results holds beside the main table."""
-    return next((f", {part}" for part in ("ablations", "optional") if folder.endswith(f"_{part}")), "")
+    return next(
+        (f", {part}" for part in ("ablations", "optional") if folder.endswith(f"_{part}")), ""
+    )
 
 
 def _runs(results: Path) -> list[str]:
@@ -214,10 +286,14 @@ def _runs(results: Path) -> list[str]:
             [
                 run["title"] + _part(path.parent.name),
                 f"{run['n_labelled']:,} × {run['n_genes']:,}",
-                p["scheme"] if p["scheme"] == "leave_one_donor_out" else f"{p['scheme']}, {p['n_splits']} folds",
+                p["scheme"]
+                if p["scheme"] == "leave_one_donor_out"
+                else f"{p['scheme']}, {p['n_splits']} folds",
                 str(p["n_repeats"]),
                 f"{run['n_units']:,} {unit}",
                 run["date"],
             ]
         )
-    return _table(["set", "labelled cells × genes", "folds", "repeats", "unit of the interval", "date"], rows)
+    return _table(
+        ["set", "labelled cells × genes", "folds", "repeats", "unit of the interval", "date"], rows
+    )

@@ -55,7 +55,9 @@ def load(name: str, folder: Path) -> Set:
 def toy(_: Path, *, programme: bool = True, **size: int) -> Set:
     mdata = sc_cll.datasets.cll_toy(programme=programme, **size)
     rna = _with_protein(mdata)
-    sc_cll.pp.label_cd49d(mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor")
+    sc_cll.pp.label_cd49d(
+        mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor"
+    )
     title = "cll_toy, CD49d" if programme else "cll_toy without programme, CD49d"
     return Set(title, rna, "cd49d", "donor", "leave_one_donor_out", "ITGA4")
 
@@ -75,7 +77,9 @@ def bmmc(folder: Path) -> Set:
     mdata = read_h5mu(folder / "bmmc_cite.h5mu")
     rna = _with_protein(mdata)
     sc_cll.pp.label_cd49d(mdata, method="quantile", donor_key="donor")
-    return Set("bone marrow, CD49d outer thirds", rna, "cd49d", "donor", "leave_one_donor_out", "ITGA4")
+    return Set(
+        "bone marrow, CD49d outer thirds", rna, "cd49d", "donor", "leave_one_donor_out", "ITGA4"
+    )
 
 
 def pbmc(folder: Path, *, marker: str, gene: str) -> Set:
@@ -98,7 +102,9 @@ def some(data: Set, n_cells: int) -> Set:
     """So many labelled cells, in the proportions of their classes, and none without a label."""
     labels = data.adata.obs[data.labels_key]
     known = np.flatnonzero(labels.notna())
-    kept, _ = train_test_split(known, train_size=n_cells, stratify=labels.iloc[known], random_state=0)
+    kept, _ = train_test_split(
+        known, train_size=n_cells, stratify=labels.iloc[known], random_state=0
+    )
     data.adata = data.adata[np.sort(kept)].copy()
     data.title += f" ({n_cells:,} cells)"
     return data

@@ -21,10 +21,17 @@ def use_of_gpu(settings: Settings) -> dict[str, Any]:
     """Throughput in bfloat16 of embedding, pretraining and fine-tuning, optimiser included."""
     found = {}
     for mode in [m for m in ("all", "background 500", "expressed") if m in settings.modes]:
-        changes = settings.modes[mode] | {"n_classes": 2, "head": "scbert" if mode == "all" else "pool"}
+        changes = settings.modes[mode] | {
+            "n_classes": 2,
+            "head": "scbert" if mode == "all" else "pool",
+        }
         config = Config(n_genes=settings.n_genes, **PUBLISHED | changes)
         cells = _cells(settings, config)
-        for what, job in (("encoding", _encode), ("pretraining", _pretrain), ("fine-tuning", _finetune)):
+        for what, job in (
+            ("encoding", _encode),
+            ("pretraining", _pretrain),
+            ("fine-tuning", _finetune),
+        ):
             torch.manual_seed(0)
             found[f"{what}, {mode}"] = _throughput(job, Performer(config).cuda(), cells)
     return {"name": torch.cuda.get_device_name(), "peak": peak_tflops(), "throughput": found}
@@ -50,12 +57,16 @@ def _throughput(job: Callable[..., None], network: Performer, cells: Cells) -> d
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
     network.set_recompute(True)
-    flops = (1 if job is _encode else 3) * forward_flops(cells["tokens"].shape[1])  # recomputation does not count
+    flops = (1 if job is _encode else 3) * forward_flops(
+        cells["tokens"].shape[1]
+    )  # recomputation does not count
     batch, largest, best = 2, 0, 0.0
     while batch <= MOST_CELLS:
         part = {name: values[:batch].cuda() for name, values in cells.items()}
         try:
-            seconds = min(_seconds(lambda part=part: job(network, optimizer, part)) for _ in range(3))
+            seconds = min(
+                _seconds(lambda part=part: job(network, optimizer, part)) for _ in range(3)
+            )
         except torch.cuda.OutOfMemoryError:
             break
         largest, best, batch = batch, max(best, batch / seconds), 2 * batch

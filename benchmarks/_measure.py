@@ -73,15 +73,23 @@ def _give_back() -> None:
 
 def held(field: str) -> int:
     """Bytes of this process, of `/proc/self/status`: `VmRSS` now, `VmHWM` at the peak."""
-    line = next(li for li in Path("/proc/self/status").read_text().splitlines() if li.startswith(field))
+    line = next(
+        li for li in Path("/proc/self/status").read_text().splitlines() if li.startswith(field)
+    )
     return 1024 * int(line.split()[1])
 
 
-def apart(script: str, arguments: Sequence[object], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def apart(
+    script: str, arguments: Sequence[object], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a script in a process of its own; what it prints last is JSON."""
     command = [sys.executable, script, *map(str, arguments)]
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env={**os.environ, **(environment or {})}
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -89,7 +97,11 @@ def apart(script: str, arguments: Sequence[object], environment: Mapping[str, st
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": float(np.median(values)), "min": float(min(values)), "max": float(max(values))}
+    return {
+        "median": float(np.median(values)),
+        "min": float(min(values)),
+        "max": float(max(values)),
+    }
 
 
 def busy(seconds: float) -> float:
@@ -109,9 +121,17 @@ def _ticks() -> tuple[int, int]:
 def machine() -> dict[str, object]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": round(memory), "system": platform.system()}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory),
+        "system": platform.system(),
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -101,7 +101,9 @@ def _toy(folder: Path) -> Set:
 def _t_versus_b(folder: Path) -> Set:
     adata = ad.read_h5ad(folder / "sorted_pbmc.h5ad")
     kind = adata.obs["cell_type"].astype(str)
-    t = kind.isin(["memoryt", "regulatoryt", "thelper", "cytotoxict", "naivet", "naivecytotoxic"]).to_numpy()
+    t = kind.isin(
+        ["memoryt", "regulatoryt", "thelper", "cytotoxict", "naivet", "naivecytotoxic"]
+    ).to_numpy()
     y = np.where(t, 1, np.where(kind == "bcells", 0, -1))
     keep = y >= 0
     return Set("t_versus_b", sparse.csr_matrix(adata.X)[keep], y[keep], None, None, None)
@@ -128,9 +130,15 @@ def folds(data: Set, outer: int = 0, n_inner: int = 3, n_cells: int | None = Non
     for i, (train, test) in enumerate(_splits(data, inside, n_inner, 1)):
         cells, out = inside[train], inside[test]
         if n_cells is not None and n_cells < len(cells):
-            cells, _ = train_test_split(cells, train_size=n_cells, stratify=data.y[cells], random_state=i)
+            cells, _ = train_test_split(
+                cells, train_size=n_cells, stratify=data.y[cells], random_state=i
+            )
         fit, val = train_test_split(cells, test_size=1 / 6, stratify=data.y[cells], random_state=i)
-        free = unlabelled if data.donor is None else unlabelled[np.isin(data.donor[unlabelled], data.donor[cells])]
+        free = (
+            unlabelled
+            if data.donor is None
+            else unlabelled[np.isin(data.donor[unlabelled], data.donor[cells])]
+        )
         found.append(Fold(i, np.sort(fit), np.sort(val), out, free))
     return found
 

@@ -49,11 +49,15 @@ class Recipe:
     head_dropout: float = 0.1
     offset: str = "none"  # logits of the linear model in the loss: none, insample, crossfit
     aux: float = 0.0  # weight of the protein levels beside the class, also of cells without a class
-    refit: bool = False  # fit on the validation cells, too; the linear parts with the strength chosen before
+    refit: bool = (
+        False  # fit on the validation cells, too; the linear parts with the strength chosen before
+    )
 
 
 class Net(nn.Module):
-    def __init__(self, recipe: Recipe, config: Config, vectors: Tensor, n_levels: int, n_donors: int) -> None:
+    def __init__(
+        self, recipe: Recipe, config: Config, vectors: Tensor, n_levels: int, n_donors: int
+    ) -> None:
         super().__init__()
         self.recipe = recipe
         self.performer = Performer(config, vectors)
@@ -65,7 +69,9 @@ class Net(nn.Module):
             nn.init.zeros_(self.classify.weight)
             nn.init.zeros_(self.classify.bias)
         self.levels = nn.Linear(width, max(n_levels, 1))
-        nn.Linear(width, n_donors)  # unused: keeps the random numbers of the logged runs, which had it
+        nn.Linear(
+            width, n_donors
+        )  # unused: keeps the random numbers of the logged runs, which had it
         self.ask = nn.Linear(config.n_hidden, 4)
         self.gate = nn.Embedding(config.n_positions, 1)
         nn.init.zeros_(self.gate.weight)
@@ -119,10 +125,14 @@ def refit(x: sparse.csr_matrix, y: np.ndarray, fold: Fold, c: float) -> np.ndarr
     return _ridge(c).fit(x[cells], y[cells]).decision_function(x)
 
 
-def crossfit(x: sparse.csr_matrix, y: np.ndarray, fold: Fold, logits: np.ndarray, c: float) -> np.ndarray:
+def crossfit(
+    x: sparse.csr_matrix, y: np.ndarray, fold: Fold, logits: np.ndarray, c: float
+) -> np.ndarray:
     """The same, but of the training cells as of models that did not see them."""
     logits = logits.copy()
-    for train, out in StratifiedKFold(5, shuffle=True, random_state=0).split(fold.train, y[fold.train]):
+    for train, out in StratifiedKFold(5, shuffle=True, random_state=0).split(
+        fold.train, y[fold.train]
+    ):
         model = _ridge(c).fit(x[fold.train[train]], y[fold.train[train]])
         logits[fold.train[out]] = model.decision_function(x[fold.train[out]])
     return logits
@@ -130,7 +140,8 @@ def crossfit(x: sparse.csr_matrix, y: np.ndarray, fold: Fold, logits: np.ndarray
 
 def _ridge(c: float) -> Any:
     return make_pipeline(
-        StandardScaler(with_mean=False), LogisticRegression(C=c, class_weight="balanced", max_iter=2000)
+        StandardScaler(with_mean=False),
+        LogisticRegression(C=c, class_weight="balanced", max_iter=2000),
     )
 
 
@@ -158,7 +169,9 @@ class Targets:
         self.n_donors = 1 if data.donor is None else len(np.unique(data.donor[fold.train]))
 
 
-def fit(recipe: Recipe, data: Set, fold: Fold, seed: int, offset: np.ndarray | None = None) -> dict[str, Any]:
+def fit(
+    recipe: Recipe, data: Set, fold: Fold, seed: int, offset: np.ndarray | None = None
+) -> dict[str, Any]:
     """Logits (class 1 over class 0) of the validation and test cells, without the offset, and the loss by epoch."""
     start = time.perf_counter()
     torch.manual_seed(seed)
@@ -204,7 +217,9 @@ def fit(recipe: Recipe, data: Set, fold: Fold, seed: int, offset: np.ndarray | N
     }
 
 
-def _epochs(net: Net, rows: TokenRows, goal: Targets, cells: np.ndarray, recipe: Recipe, seed: int) -> Any:
+def _epochs(
+    net: Net, rows: TokenRows, goal: Targets, cells: np.ndarray, recipe: Recipe, seed: int
+) -> Any:
     optimizer = _optimizer(net, recipe)
     n_steps = math.ceil(len(cells) / recipe.batch)
     if len(cells) % recipe.batch == 1:
@@ -216,7 +231,9 @@ def _epochs(net: Net, rows: TokenRows, goal: Targets, cells: np.ndarray, recipe:
         order = rng.permutation(cells)
         for step in range(n_steps):
             _set_rate(optimizer, recipe.lr, done, total)
-            batch = rows[Rows(order[step * recipe.batch : (step + 1) * recipe.batch].tolist(), epoch)]
+            batch = rows[
+                Rows(order[step * recipe.batch : (step + 1) * recipe.batch].tolist(), epoch)
+            ]
             parts = batch["cells"]
             if recipe.token_drop:
                 parts = [_drop(part, recipe.token_drop, generator) for part in parts]
@@ -288,4 +305,7 @@ def _loss(net: Net, rows: TokenRows, goal: Targets, cells: np.ndarray) -> float:
     if goal.offset is not None:
         logit = logit + goal.offset[cells]
     weight, y = goal.weight[cells], goal.y[cells].float()
-    return float((F.binary_cross_entropy_with_logits(logit, y, reduction="none") * weight).sum() / weight.sum())
+    return float(
+        (F.binary_cross_entropy_with_logits(logit, y, reduction="none") * weight).sum()
+        / weight.sum()
+    )

@@ -34,11 +34,20 @@ def fit_public(data: Set, fold: Fold, seed: int) -> dict[str, Any]:
         sc_cll.tl.gene2vec(adata, rng=seed)
         epochs = int(np.clip(PASSES // len(fold.train), *EPOCHS))
         model = sc_cll.tl.finetune(
-            adata, labels_key="label", max_epochs=epochs, accelerator="cpu", rng=seed, enable_progress_bar=False
+            adata,
+            labels_key="label",
+            max_epochs=epochs,
+            accelerator="cpu",
+            rng=seed,
+            enable_progress_bar=False,
         )
         p = np.clip(model.predict(adata, soft=True)["b"].to_numpy(dtype=float), 1e-6, 1 - 1e-6)
     logits = dict(
-        zip(parts, np.split(np.log(p / (1 - p)), np.cumsum([len(r) for r in parts.values()])[:-1]), strict=True)
+        zip(
+            parts,
+            np.split(np.log(p / (1 - p)), np.cumsum([len(r) for r in parts.values()])[:-1]),
+            strict=True,
+        )
     )
     losses = model.history["validation_loss"].to_numpy(dtype=float).ravel()
     seconds = time.perf_counter() - start

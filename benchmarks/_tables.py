@@ -34,7 +34,9 @@ PEER = [
 ATTENTION = [Comparison("one layer", "dense attention", "attention", 15, at=4_000)]
 SHORTCUTS = [
     Comparison("training step, last block for hidden genes only", "step whole", "step at"),
-    Comparison("first block of several cells, sums over zeros shared", "first block apart", "first block"),
+    Comparison(
+        "first block of several cells, sums over zeros shared", "first block apart", "first block"
+    ),
     Comparison("no gene vectors: each level once", "levels apart", "levels"),
 ]
 FASTER_THAN_ALL = {"background 500": 7.0, "expressed": 9.0}
@@ -61,7 +63,8 @@ BESIDE = {
 
 def rows(runs: Runs, settings: Settings, errors: dict[str, dict[str, float]]) -> list[Row]:
     modes = [
-        Comparison(mode, "encode all", f"encode {mode}", FASTER_THAN_ALL.get(mode)) for mode in (*settings.modes, BF16)
+        Comparison(mode, "encode all", f"encode {mode}", FASTER_THAN_ALL.get(mode))
+        for mode in (*settings.modes, BF16)
     ]
     return [
         *_compared("time", PEER, runs, "seconds"),
@@ -69,8 +72,17 @@ def rows(runs: Runs, settings: Settings, errors: dict[str, dict[str, float]]) ->
         *_compared("attention time", ATTENTION, runs, "seconds"),
         *_alone("attention time", f"{N_LAYERS} layers", runs["gene attention"], "seconds"),
         *_compared("attention memory", ATTENTION, runs, "peak_bytes"),
-        *_alone("attention memory", f"{N_LAYERS} layers", runs["gene attention"], "peak_bytes", MOST_MEMORY),
-        *(row | _inexact(row["what"], settings, errors) for row in _compared("modes", modes, runs, "seconds")),
+        *_alone(
+            "attention memory",
+            f"{N_LAYERS} layers",
+            runs["gene attention"],
+            "peak_bytes",
+            MOST_MEMORY,
+        ),
+        *(
+            row | _inexact(row["what"], settings, errors)
+            for row in _compared("modes", modes, runs, "seconds")
+        ),
         *_compared("shortcuts", SHORTCUTS, runs, "seconds"),
     ]
 
@@ -78,7 +90,9 @@ def rows(runs: Runs, settings: Settings, errors: dict[str, dict[str, float]]) ->
 BF16 = "expressed bf16"
 
 
-def _compared(table: str, comparisons: list[Comparison], runs: Runs, quantity: str) -> Iterator[Row]:
+def _compared(
+    table: str, comparisons: list[Comparison], runs: Runs, quantity: str
+) -> Iterator[Row]:
     for c in comparisons:
         for tokens, ours in runs.get(c.ours, {}).items():
             beside = runs.get(c.beside, {}).get(tokens)
@@ -104,14 +118,23 @@ def _alone(
     for tokens, found in runs.items():
         ours, most_here = spread([run[quantity] for run in found]), most if tokens == FULL else None
         met = None if most_here is None else ours["median"] < most_here
-        yield {"table": table, "what": what, "tokens": tokens, "ours": ours, "most": most_here, "met": met}
+        yield {
+            "table": table,
+            "what": what,
+            "tokens": tokens,
+            "ours": ours,
+            "most": most_here,
+            "met": met,
+        }
 
 
 def _inexact(mode: str, settings: Settings, errors: dict[str, dict[str, float]]) -> Row:
     """How many tokens attend, and the error against all."""
     name, n, whole = mode.removesuffix(" bf16"), settings.n_expressed, settings.n_genes == N_GENES
     changes = settings.modes[name]
-    attending = {"all": settings.n_genes + 1, "expressed": n}.get(name, n + changes.get("n_background", 0) + 1)
+    attending = {"all": settings.n_genes + 1, "expressed": n}.get(
+        name, n + changes.get("n_background", 0) + 1
+    )
     most = MOST_ERROR.get(mode) if whole else None
     met = None if most is None else errors[mode]["median"] <= most
     return {"tokens": attending, "error": errors.get(mode), "most_error": most, "met_error": met}
@@ -129,10 +152,25 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _summary(report: dict[str, Any]) -> str:
-    targets = [met for row in report["rows"] for met in (row["met"], row.get("met_error")) if met is not None]
-    missed = [_named(row) for row in report["rows"] if row["met"] is False or row.get("met_error") is False]
-    said = f"{sum(targets)} of {len(targets)} targets are met" + (f"; missed: {', '.join(missed)}." if missed else ".")
-    return said if report["complete"] else f"**Not a full run**: figures to test the program with. {said}"
+    targets = [
+        met
+        for row in report["rows"]
+        for met in (row["met"], row.get("met_error"))
+        if met is not None
+    ]
+    missed = [
+        _named(row)
+        for row in report["rows"]
+        if row["met"] is False or row.get("met_error") is False
+    ]
+    said = f"{sum(targets)} of {len(targets)} targets are met" + (
+        f"; missed: {', '.join(missed)}." if missed else "."
+    )
+    return (
+        said
+        if report["complete"]
+        else f"**Not a full run**: figures to test the program with. {said}"
+    )
 
 
 def _named(row: Row) -> str:
@@ -158,7 +196,14 @@ def _table(table: str, found: list[Row]) -> str:
 
 
 def _modes(table: str, found: list[Row]) -> str:
-    header = ["genes that attend", "tokens", "scbert_cll", "faster than all (range)", "target", "met"]
+    header = [
+        "genes that attend",
+        "tokens",
+        "scbert_cll",
+        "faster than all (range)",
+        "target",
+        "met",
+    ]
     header += ["error (range)", "target", "met"]
     lines = [
         [
@@ -193,7 +238,9 @@ def _ratio(ratio: dict[str, float], unit: float = 1) -> str:
 
 
 def _percent(error: dict[str, float] | None) -> str:
-    return "0" if error is None else f"{error['median']:.1%} ({error['min']:.1%}–{error['max']:.1%})"
+    return (
+        "0" if error is None else f"{error['median']:.1%} ({error['min']:.1%}–{error['max']:.1%})"
+    )
 
 
 def _target(row: Row, unit: float) -> str:

@@ -35,7 +35,13 @@ PUBLISHED: dict[str, Any] = {
     "end_token": True,
 }
 # what performer-pytorch's language model computes
-AS_PEER = {"train_gene_embedding": True, "end_token": False, "out_bias": False, "stabilizer": "head", "tokens": "all"}
+AS_PEER = {
+    "train_gene_embedding": True,
+    "end_token": False,
+    "out_bias": False,
+    "stabilizer": "head",
+    "tokens": "all",
+}
 _REPEATED = ".proj_updater."  # performer-pytorch lists its weights a second time under this
 WARM_UP = 1_024  # tokens; enough that all code the measured call runs has been loaded
 BINS = (0.45, 0.3, 0.15, 0.07, 0.03)  # share of the expressed genes in bin 1 to 5
@@ -62,8 +68,14 @@ class Settings:
     @property
     def modes(self) -> dict[str, dict[str, Any]]:
         """Which genes attend, by the name in the tables."""
-        background = {f"background {n}": {"tokens": "background", "n_background": n} for n in self.backgrounds}
-        return {"all": {"tokens": "all"}, **background, "expressed": {"tokens": "expressed", "end_token": False}}
+        background = {
+            f"background {n}": {"tokens": "background", "n_background": n} for n in self.backgrounds
+        }
+        return {
+            "all": {"tokens": "all"},
+            **background,
+            "expressed": {"tokens": "expressed", "end_token": False},
+        }
 
 
 class Work(NamedTuple):
@@ -82,7 +94,10 @@ class Scene:
 
     @classmethod
     def read(cls, folder: Path, length: int) -> Self:
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in _json(folder / "settings.json").items()}
+        settings = {
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in _json(folder / "settings.json").items()
+        }
         return cls(folder, Settings(**settings), length)
 
     def tokens(self) -> Tensor:
@@ -108,7 +123,11 @@ class Scene:
     def published(self, **changes: Any) -> Performer:
         """The published network as we build it, with the same random weights whichever genes attend."""
         torch.manual_seed(0)
-        return Performer(Config(n_genes=self.settings.n_genes, **PUBLISHED | changes)).to(self.settings.device).eval()
+        return (
+            Performer(Config(n_genes=self.settings.n_genes, **PUBLISHED | changes))
+            .to(self.settings.device)
+            .eval()
+        )
 
     def _weights(self) -> dict[str, Tensor]:
         state = load_file(self.folder / "weights.safetensors")
@@ -126,21 +145,30 @@ def new_peer(length: int) -> nn.Module:
 
 def from_peer(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """performer-pytorch's names to ours."""
-    ours = {"token_embedding.weight": state["token_emb.weight"], "gene_embedding.weight": state["pos_emb.emb.weight"]}
+    ours = {
+        "token_embedding.weight": state["token_emb.weight"],
+        "gene_embedding.weight": state["pos_emb.emb.weight"],
+    }
     pairs = {"norm": "norm", "to_bins": "to_out"}
     for i in range(N_LAYERS):
         attention, feedforward = (f"performer.net.layers.{i}.{part}" for part in (0, 1))
         block = f"blocks.{i}"
-        ours[f"{block}.attention.qkv.weight"] = torch.cat([state[f"{attention}.fn.to_{x}.weight"] for x in "qkv"])
+        ours[f"{block}.attention.qkv.weight"] = torch.cat(
+            [state[f"{attention}.fn.to_{x}.weight"] for x in "qkv"]
+        )
         ours[f"{block}.attention.out.weight"] = state[f"{attention}.fn.to_out.weight"]
-        ours[f"{block}.attention.projection"] = state[f"{attention}.fn.fast_attention.projection_matrix"]
+        ours[f"{block}.attention.projection"] = state[
+            f"{attention}.fn.fast_attention.projection_matrix"
+        ]
         pairs[f"{block}.attention_norm"], pairs[f"{block}.feedforward_norm"] = (
             f"{attention}.norm",
             f"{feedforward}.norm",
         )
         for layer, theirs in (("feedforward.0", "w1"), ("feedforward.2", "w2")):
             pairs[f"{block}.{layer}"] = f"{feedforward}.fn.fn.{theirs}"
-    return ours | {f"{a}.{part}": state[f"{b}.{part}"] for a, b in pairs.items() for part in ("weight", "bias")}
+    return ours | {
+        f"{a}.{part}": state[f"{b}.{part}"] for a, b in pairs.items() for part in ("weight", "bias")
+    }
 
 
 def prepare(folder: Path, settings: Settings) -> None:
@@ -150,7 +178,9 @@ def prepare(folder: Path, settings: Settings) -> None:
     (folder / "settings.json").write_text(json.dumps(asdict(settings)))
     torch.manual_seed(0)
     state = new_peer(settings.lengths[-1]).state_dict()
-    save_file({n: w for n, w in state.items() if _REPEATED not in n}, folder / "weights.safetensors")
+    save_file(
+        {n: w for n, w in state.items() if _REPEATED not in n}, folder / "weights.safetensors"
+    )
     csr = simulate(settings.cells, settings.n_genes, settings.n_expressed)
     for mode, changes in settings.modes.items():
         config = Config(n_genes=settings.n_genes, **PUBLISHED | changes)
@@ -217,7 +247,10 @@ def dense_received(attention: nn.Module, x: Tensor) -> Tensor:
     features = partial(softmax_kernel, projection_matrix=attention.projection)
     received = []
     for q, k in zip(attention.queries(x)[0].unbind(1), attention.keys(x)[0].unbind(1), strict=True):
-        matrix = features(q[None, None], is_query=True)[0, 0] @ features(k[None, None], is_query=False)[0, 0].T
+        matrix = (
+            features(q[None, None], is_query=True)[0, 0]
+            @ features(k[None, None], is_query=False)[0, 0].T
+        )
         received.append((matrix / matrix.sum(-1, keepdim=True)).mean(0))
     return torch.stack(received)
 
@@ -228,7 +261,10 @@ def gene_attention(network: Performer, tokens: Tensor) -> Tensor:
 
 
 def encode(network: Performer, batch: dict[str, Tensor], *, bf16: bool = False) -> Tensor:
-    with torch.inference_mode(), torch.autocast(batch["tokens"].device.type, torch.bfloat16, enabled=bf16):
+    with (
+        torch.inference_mode(),
+        torch.autocast(batch["tokens"].device.type, torch.bfloat16, enabled=bf16),
+    ):
         return network.encode(**batch)
 
 
@@ -258,14 +294,18 @@ def first_block(network: Performer, tokens: Tensor, *, apart: bool) -> Tensor:
 
 def _on_tokens(scene: Scene, network: nn.Module, run: Callable[..., object], **how: Any) -> Work:
     tokens = scene.tokens()
-    return Work(partial(run, network, tokens[:, :WARM_UP], **how), partial(run, network, tokens, **how))
+    return Work(
+        partial(run, network, tokens[:, :WARM_UP], **how), partial(run, network, tokens, **how)
+    )
 
 
 def _peer(run: Callable[..., object], **how: Any) -> Callable[[Scene], Work]:
     return lambda scene: _on_tokens(scene, scene.peer(), run, **how)
 
 
-def _ours(run: Callable[..., object], *, recompute: bool = False, **how: Any) -> Callable[[Scene], Work]:
+def _ours(
+    run: Callable[..., object], *, recompute: bool = False, **how: Any
+) -> Callable[[Scene], Work]:
     def work(scene: Scene) -> Work:
         network = scene.as_peer()
         network.set_recompute(recompute)
@@ -274,16 +314,25 @@ def _ours(run: Callable[..., object], *, recompute: bool = False, **how: Any) ->
     return work
 
 
-def _published(run: Callable[..., object], changes: dict[str, Any], **how: Any) -> Callable[[Scene], Work]:
+def _published(
+    run: Callable[..., object], changes: dict[str, Any], **how: Any
+) -> Callable[[Scene], Work]:
     return lambda scene: _on_tokens(scene, scene.published(tokens="all", **changes), run, **how)
 
 
 def _mode(mode: str, *, bf16: bool = False) -> Callable[[Scene], Work]:
     def work(scene: Scene) -> Work:
-        network, n = scene.published(**scene.settings.modes[mode]), 1 if mode == "all" else scene.settings.cells
+        network, n = (
+            scene.published(**scene.settings.modes[mode]),
+            1 if mode == "all" else scene.settings.cells,
+        )
         batch = {name: values[:n] for name, values in scene.batch(mode).items()}
         short = {name: values[:1, :WARM_UP] for name, values in batch.items()}
-        return Work(partial(encode, network, short, bf16=bf16), partial(encode, network, batch, bf16=bf16), n)
+        return Work(
+            partial(encode, network, short, bf16=bf16),
+            partial(encode, network, batch, bf16=bf16),
+            n,
+        )
 
     return work
 

@@ -43,14 +43,22 @@ from scbert_cll.pl._style import BLUE, GREEN, GREY, ORANGE, SKY, styled
 
 mpl.use("agg")
 ROOT = Path(__file__).parents[1]
-JSON, FIGURE = ROOT / "benchmarks" / "results" / "approximation.json", ROOT / "docs" / "_static" / "approximation.png"
+JSON, FIGURE = (
+    ROOT / "benchmarks" / "results" / "approximation.json",
+    ROOT / "docs" / "_static" / "approximation.png",
+)
 STABILIZERS = ("cell", "head")
 QUANTITIES = {
     "output": "attention output of a layer",
     "encodings": "encodings",
     "received": "gene attention of a layer",
 }
-COLOURS = {"published": SKY, "published, q and k × 2": BLUE, "published, q and k × 4": GREEN, "small, trained": ORANGE}
+COLOURS = {
+    "published": SKY,
+    "published, q and k × 2": BLUE,
+    "published, q and k × 4": GREEN,
+    "small, trained": ORANGE,
+}
 
 Found = dict[str, list[Tensor]]  # per quantity, of one cell: a tensor per layer, or one
 
@@ -86,11 +94,17 @@ def cases(settings: Settings) -> list[Case]:
     torch.manual_seed(0)
     network = Performer(settings.published).eval()
     cells = [
-        {"tokens": 1 + torch.multinomial(torch.tensor(BINS), n_genes, replacement=True, generator=generator)[None]}
+        {
+            "tokens": 1
+            + torch.multinomial(torch.tensor(BINS), n_genes, replacement=True, generator=generator)[
+                None
+            ]
+        }
         for _ in range(settings.published_cells)
     ]
     published = [
-        Case(name, sharpened(network, factor), cells) for name, factor in zip(COLOURS, (1, 2, 4), strict=False)
+        Case(name, sharpened(network, factor), cells)
+        for name, factor in zip(COLOURS, (1, 2, 4), strict=False)
     ]
     return [*published, trained(settings)]
 
@@ -115,10 +129,14 @@ def trained(settings: Settings) -> Case:
     sc_cll.tl.gene2vec(adata, n_dims=32)
     how = {"accelerator": "cpu", "enable_progress_bar": False}
     pretrained = sc_cll.tl.pretrain(adata, max_epochs=settings.epochs[0], **how)
-    model = sc_cll.tl.finetune(adata, pretrained, labels_key="cd49d", max_epochs=settings.epochs[1], **how)
+    model = sc_cll.tl.finetune(
+        adata, pretrained, labels_key="cd49d", max_epochs=settings.epochs[1], **how
+    )
     rows = np.flatnonzero(adata.obs["split"] == "test")[: settings.trained_cells]
     data = TokenRows(adata.layers["binned"].tocsr(), model.module.config)
-    return Case("small, trained", model.module.eval(), [data[Rows([int(i)])]["cells"][0] for i in rows])
+    return Case(
+        "small, trained", model.module.eval(), [data[Rows([int(i)])]["cells"][0] for i in rows]
+    )
 
 
 # ---- the same weights with another attention
@@ -181,7 +199,9 @@ def results(network: Performer, cell: dict[str, Tensor], seen: list[Tensor]) -> 
     }
 
 
-def differences(network: Performer, cells: list[dict[str, Tensor]], expected: list[tuple[list[Tensor], Found]]) -> dict:
+def differences(
+    network: Performer, cells: list[dict[str, Tensor]], expected: list[tuple[list[Tensor], Found]]
+) -> dict:
     """Per quantity the relative errors of all cells and layers."""
     errors: dict[str, list[float]] = {quantity: [] for quantity in QUANTITIES}
     for cell, (seen, right) in zip(cells, expected, strict=True):
@@ -202,15 +222,25 @@ def measure(case: Case, settings: Settings) -> list[dict[str, Any]]:
     for n_features in settings.features:
         for stabilizer in STABILIZERS:
             draws = [
-                differences(approximate(case.network, n_features, stabilizer, draw), case.cells, expected)
+                differences(
+                    approximate(case.network, n_features, stabilizer, draw), case.cells, expected
+                )
                 for draw in range(settings.draws)
             ]
             for quantity in QUANTITIES:
                 error = spread([float(np.median(draw[quantity])) for draw in draws])
                 within = np.percentile([draw[quantity] for draw in draws], [10, 90]).tolist()
-                row = {"network": case.name, "features": n_features, "stabilizer": stabilizer, "quantity": quantity}
+                row = {
+                    "network": case.name,
+                    "features": n_features,
+                    "stabilizer": stabilizer,
+                    "quantity": quantity,
+                }
                 uniform_error = float(np.median(nothing[quantity]))
-                rows.append(row | {"error": error, "cells_and_layers_10_90": within, "uniform": uniform_error})
+                rows.append(
+                    row
+                    | {"error": error, "cells_and_layers_10_90": within, "uniform": uniform_error}
+                )
     return rows
 
 
@@ -229,7 +259,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         line = lines.setdefault((row["network"], row["stabilizer"], row["quantity"]), [])
         line.append(f"{row['error']['median']:.2%}")
-    uniform_errors = {(r["network"], r["stabilizer"], r["quantity"]): f"{r['uniform']:.2%}" for r in rows}
+    uniform_errors = {
+        (r["network"], r["stabilizer"], r["quantity"]): f"{r['uniform']:.2%}" for r in rows
+    }
     return grid(header, [[*key, *values, uniform_errors[key]] for key, values in lines.items()])
 
 
@@ -237,19 +269,30 @@ def table(rows: list[dict[str, Any]]) -> str:
 def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
     """A row of panels per stabiliser, a column per quantity."""
     fig, axes = plt.subplots(
-        len(STABILIZERS), len(QUANTITIES), figsize=(7, 4.8), sharex=True, sharey="col", layout="constrained"
+        len(STABILIZERS),
+        len(QUANTITIES),
+        figsize=(7, 4.8),
+        sharex=True,
+        sharey="col",
+        layout="constrained",
     )
     for i, stabilizer in enumerate(STABILIZERS):
         for j, (quantity, title) in enumerate(QUANTITIES.items()):
             ax = axes[i, j]
-            _panel(ax, [r for r in rows if (r["stabilizer"], r["quantity"]) == (stabilizer, quantity)])
+            _panel(
+                ax, [r for r in rows if (r["stabilizer"], r["quantity"]) == (stabilizer, quantity)]
+            )
             if i == 0:
                 ax.set_title(title)
         axes[i, 0].set_ylabel(f"relative error (%)\nmaximum per {stabilizer}")
     fig.supxlabel("random features per head", fontsize=8)
-    handles = [Line2D([], [], color=c, marker="o", ms=3.5, label=name) for name, c in COLOURS.items()]
+    handles = [
+        Line2D([], [], color=c, marker="o", ms=3.5, label=name) for name, c in COLOURS.items()
+    ]
     handles.append(Line2D([], [], color=GREY, ls=":", label="uniform attention"))
-    fig.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=1.6)
+    fig.legend(
+        handles=handles, loc="outside upper center", ncols=5, columnspacing=1.2, handlelength=1.6
+    )
     fig.savefig(path, dpi=200)
     plt.close(fig)
 
@@ -269,7 +312,9 @@ def _panel(ax: Any, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller networks, few features; writes nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller networks, few features; writes nothing"
+    )
     args = parser.parse_args()
     settings = QUICK if args.quick else Settings()
     rows = [row for case in cases(settings) for row in measure(case, settings)]
@@ -280,7 +325,11 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "versions": versions("scbert-cll", "torch"),
-        "settings": {"draws": settings.draws, "genes": settings.published.n_genes, "epochs": settings.epochs},
+        "settings": {
+            "draws": settings.draws,
+            "genes": settings.published.n_genes,
+            "epochs": settings.epochs,
+        },
         "rows": rows,
     }
     JSON.write_text(json.dumps(report, indent=2) + "\n")

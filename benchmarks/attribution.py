@@ -49,9 +49,13 @@ def cells(n_genes: int) -> tuple[AnnData, list[str]]:
     """Binned cells of two groups, and the genes from the most abundant to the least."""
     rng = np.random.default_rng(0)
     share = rng.gamma(0.25, 1, n_genes)
-    counts = sparse.csr_matrix(rng.multinomial(COUNTS, share / share.sum(), size=CELLS).astype(np.float32))
+    counts = sparse.csr_matrix(
+        rng.multinomial(COUNTS, share / share.sum(), size=CELLS).astype(np.float32)
+    )
     names = np.array([f"G{i}" for i in range(n_genes)])
-    obs = pd.DataFrame({"label": pd.Categorical(["a", "b"] * (CELLS // 2))}, index=[f"c{i}" for i in range(CELLS)])
+    obs = pd.DataFrame(
+        {"label": pd.Categorical(["a", "b"] * (CELLS // 2))}, index=[f"c{i}" for i in range(CELLS)]
+    )
     adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=names))
     sc_cll.pp.bin_expression(adata)
     return adata, names[np.argsort(-share)].tolist()
@@ -69,7 +73,9 @@ def check(n_genes: int) -> None:
     single = pd.Series(pd.Categorical(adata.obs_names), adata.obs_names)
     for tokens in TOKENS:
         model = network(adata, tokens)
-        one, all_ = (model.get_gene_attribution(single, adata, batch_size=size).values for size in (1, CELLS))
+        one, all_ = (
+            model.get_gene_attribution(single, adata, batch_size=size).values for size in (1, CELLS)
+        )
         np.testing.assert_allclose(one, all_, atol=1e-5 * np.abs(all_.to_numpy()).max())
         if tokens != "expressed":
             found = model.get_gene_attribution(single, adata, method="integrated_gradients")
@@ -86,18 +92,28 @@ def measure(n_genes: int, tokens: str, name: str) -> dict[str, float]:
         options["genes"] = genes[:N_OCCLUDED]
     if options["method"] == "group_occlusion":
         options["gene_sets"] = {
-            f"set{i}": rng.choice(genes[:3_000], SET_SIZE, replace=False).tolist() for i in range(N_SETS)
+            f"set{i}": rng.choice(genes[:3_000], SET_SIZE, replace=False).tolist()
+            for i in range(N_SETS)
         }
-    work = lambda: sc_cll.tl.gene_attribution(adata, model, groupby="label", split_key="none", **options)  # noqa: E731
+    work = lambda: sc_cll.tl.gene_attribution(
+        adata, model, groupby="label", split_key="none", **options
+    )  # noqa: E731
     run = measured(work, patience=0.0)
     n_tokens = int(np.diff(adata.X.indptr).mean())
-    return {"seconds": run["seconds"] / CELLS, "peak_bytes": run["peak_bytes"], "expressed": n_tokens}
+    return {
+        "seconds": run["seconds"] / CELLS,
+        "peak_bytes": run["peak_bytes"],
+        "expressed": n_tokens,
+    }
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Seconds per cell and memory, a row per method; what is refused was not measured."""
     modes = list(dict.fromkeys(row["tokens"] for row in rows))
-    said = {(r["method"], r["tokens"]): f"{r['seconds']:.2f} s, {r['peak_bytes'] / 1e6:.0f} MB" for r in rows}
+    said = {
+        (r["method"], r["tokens"]): f"{r['seconds']:.2f} s, {r['peak_bytes'] / 1e6:.0f} MB"
+        for r in rows
+    }
     cells = [[name, *(said.get((name, tokens), "refused") for tokens in modes)] for name in METHODS]
     table = [["method", *(f"tokens: {tokens}" for tokens in modes)], *cells]
     lines = [f"| {' | '.join(row)} |" for row in table]
@@ -116,14 +132,27 @@ def main() -> None:
     n_genes = QUICK_GENES if args.quick else GENES
     check(n_genes)
     modes = TOKENS[:1] if args.quick else TOKENS
-    asked = [(name, tokens) for name in METHODS for tokens in modes if tokens != "expressed" or name not in NO_ZERO]
+    asked = [
+        (name, tokens)
+        for name in METHODS
+        for tokens in modes
+        if tokens != "expressed" or name not in NO_ZERO
+    ]
     rows = []
     for name, tokens in asked:
-        rows.append({"method": name, "tokens": tokens} | apart(__file__, ["--measure", n_genes, tokens, name]))
+        rows.append(
+            {"method": name, "tokens": tokens}
+            | apart(__file__, ["--measure", n_genes, tokens, name])
+        )
         print(f"{name}, {tokens}: {rows[-1]['seconds']:.2f} s", flush=True)
     print(markdown(rows))
     if not args.quick:
-        stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "genes": n_genes, "cells": CELLS}
+        stamp = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "genes": n_genes,
+            "cells": CELLS,
+        }
         stamp |= {"versions": versions("scbert-cll", "torch", "numpy"), "threads": 1}
         TABLE.write_text(markdown(rows))
         RESULTS.write_text(json.dumps(stamp | {"rows": rows}, indent=1) + "\n")

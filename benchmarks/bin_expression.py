@@ -38,13 +38,17 @@ def simulate(folder: Path, n_cells: int, n_genes: int, rng: np.random.Generator)
     stored_per_cell = []
     with (folder / "data.bin").open("wb") as data, (folder / "indices.bin").open("wb") as indices:
         for first in range(0, n_cells, CHUNK):
-            depth = rng.lognormal(sigma=0.4, size=(min(CHUNK, n_cells - first), 1)).astype(np.float32)
+            depth = rng.lognormal(sigma=0.4, size=(min(CHUNK, n_cells - first), 1)).astype(
+                np.float32
+            )
             rate = depth * abundance
             cell, gene = np.nonzero(rng.random(rate.shape, dtype=np.float32) < -np.expm1(-rate))
             (1 + rng.poisson(rate[cell, gene] / 2)).astype(np.float32).tofile(data)
             gene.astype(np.int32).tofile(indices)
             stored_per_cell.append(np.bincount(cell, minlength=len(depth)))
-    np.concatenate([[0], np.cumsum(np.concatenate(stored_per_cell))]).astype(np.int32).tofile(folder / "indptr.bin")
+    np.concatenate([[0], np.cumsum(np.concatenate(stored_per_cell))]).astype(np.int32).tofile(
+        folder / "indptr.bin"
+    )
 
 
 def _scale_to(density: float, abundance: np.ndarray, depth: np.ndarray) -> float:
@@ -60,7 +64,8 @@ def _scale_to(density: float, abundance: np.ndarray, depth: np.ndarray) -> float
 def load(folder: Path, n_genes: int) -> ad.AnnData:
     indptr = np.fromfile(folder / "indptr.bin", dtype=np.int32)
     data, indices = (
-        np.fromfile(folder / f"{n}.bin", dtype=t) for n, t in (("data", np.float32), ("indices", np.int32))
+        np.fromfile(folder / f"{n}.bin", dtype=t)
+        for n, t in (("data", np.float32), ("indices", np.int32))
     )
     return ad.AnnData(sparse.csr_matrix((data, indices, indptr), shape=(len(indptr) - 1, n_genes)))
 
@@ -74,14 +79,19 @@ def scanpys(adata: ad.AnnData) -> None:
     sc.pp.log1p(adata)
 
 
-CANDIDATES: dict[str, Callable[[ad.AnnData], None]] = {"bin_expression": ours, "normalize_total + log1p": scanpys}
+CANDIDATES: dict[str, Callable[[ad.AnnData], None]] = {
+    "bin_expression": ours,
+    "normalize_total + log1p": scanpys,
+}
 
 
 def check(adata: ad.AnnData, n_cells: int = 1_000) -> None:
     """Fail unless some cells come out as a naive dense computation has them."""
     part = adata[:n_cells].copy()
     counts = part.X.toarray().astype(np.float64)
-    naive = np.minimum(np.trunc(np.log2(1 + TARGET_SUM * counts / counts.sum(1, keepdims=True))), N_BINS)
+    naive = np.minimum(
+        np.trunc(np.log2(1 + TARGET_SUM * counts / counts.sum(1, keepdims=True))), N_BINS
+    )
     ours(part)
     np.testing.assert_array_equal(part.layers["binned"].toarray(), naive)
 
@@ -100,7 +110,11 @@ def measure(folder: Path, n_genes: int, name: str) -> dict[str, float]:
 
 def summary(runs: list[dict[str, float]]) -> dict[str, object]:
     ratios = [run["peak_bytes"] / run["input_bytes"] for run in runs]
-    return {"seconds": spread([run["seconds"] for run in runs]), "peak_over_input": spread(ratios), "runs": runs}
+    return {
+        "seconds": spread([run["seconds"] for run in runs]),
+        "peak_over_input": spread(ratios),
+        "runs": runs,
+    }
 
 
 def main() -> None:
@@ -119,13 +133,19 @@ def main() -> None:
         folder = Path(name)
         simulate(folder, args.cells, args.genes, np.random.default_rng(0))
         adata = load(folder, args.genes)
-        shape, stored, totals = adata.shape, int(adata.X.nnz), np.asarray(adata.X[:5_000].sum(axis=1)).ravel()
+        shape, stored, totals = (
+            adata.shape,
+            int(adata.X.nnz),
+            np.asarray(adata.X[:5_000].sum(axis=1)).ravel(),
+        )
         check(adata)
         del adata
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in CANDIDATES}
         for _ in range(args.repeats):
             for name, done in runs.items():
-                done.append(apart(__file__, ["--genes", args.genes, "--measure", name, "--folder", folder]))
+                done.append(
+                    apart(__file__, ["--genes", args.genes, "--measure", name, "--folder", folder])
+                )
 
     results = {name: summary(done) for name, done in runs.items()}
     ratios = [a["seconds"] / b["seconds"] for a, b in zip(*runs.values(), strict=True)]
@@ -143,13 +163,19 @@ def main() -> None:
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{shape[0]:,} cells x {shape[1]:,} genes, {stored:,} stored values ({report['density']:.1%})")
+    print(
+        f"{shape[0]:,} cells x {shape[1]:,} genes, {stored:,} stored values ({report['density']:.1%})"
+    )
     for name, result in results.items():
         for what, unit in (("seconds", "s"), ("peak_over_input", "x input")):
             found = result[what]
-            print(f"{name:>24}  {found['median']:6.2f} {unit:<8} ({found['min']:.2f} - {found['max']:.2f})")
+            print(
+                f"{name:>24}  {found['median']:6.2f} {unit:<8} ({found['min']:.2f} - {found['max']:.2f})"
+            )
     ratio = report["seconds_ratio"]
-    print(f"{'ratio of times':>24}  {ratio['median']:6.2f}          ({ratio['min']:.2f} - {ratio['max']:.2f})")
+    print(
+        f"{'ratio of times':>24}  {ratio['median']:6.2f}          ({ratio['min']:.2f} - {ratio['max']:.2f})"
+    )
 
 
 if __name__ == "__main__":

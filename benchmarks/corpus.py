@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where files are made; kept")
     parser.add_argument("--quick", action="store_true", help="small, and writes no results")
     parser.add_argument("--cells", type=int, help="cells of `million` and `simulate`")
-    parser.add_argument("--price", type=float, default=2.5, help="of a GPU and hour, in dollars; an assumption")
+    parser.add_argument(
+        "--price", type=float, default=2.5, help="of a GPU and hour, in dollars; an assumption"
+    )
     args = parser.parse_args()
     scale = QUICK if args.quick else Scale()
     if args.cells:

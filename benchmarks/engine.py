@@ -31,7 +31,14 @@ from _workloads import KEEPS_MEMORY, Scene, Settings, prepare, tasks
 
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "_static"
-QUICK = Settings(lengths=(256,), attention_lengths=(128, 256), backgrounds=(20, 50), cells=2, repeats=1, quick=True)
+QUICK = Settings(
+    lengths=(256,),
+    attention_lengths=(128, 256),
+    backgrounds=(20, 50),
+    cells=2,
+    repeats=1,
+    quick=True,
+)
 
 
 class Plan(NamedTuple):
@@ -43,7 +50,9 @@ class Plan(NamedTuple):
 
 def plans(settings: Settings) -> list[Plan]:
     full = settings.lengths[-1:]
-    beside_peer = [f"{who}{what}" for what in ("forward", "forward bf16", "step") for who in ("peer ", "")]
+    beside_peer = [
+        f"{who}{what}" for what in ("forward", "forward bf16", "step") for who in ("peer ", "")
+    ]
     kept = [] if settings.device == "cuda" else ["peer forward kept", "peer step kept"]
     modes = [f"encode {mode}" for mode in settings.modes]
     return [
@@ -100,11 +109,13 @@ def compare(settings: Settings) -> dict[str, Any]:
         runs = run_all(folder, settings)
     report = {
         "date": datetime.now(UTC).date().isoformat(),
-        "complete": settings.lengths == Settings().lengths and settings.repeats >= Settings().repeats,
+        "complete": settings.lengths == Settings().lengths
+        and settings.repeats >= Settings().repeats,
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "versions": versions("scbert-cll", "torch", "performer-pytorch"),
-        "settings": asdict(settings) | {"genes": settings.n_genes, "expressed": settings.n_expressed},
+        "settings": asdict(settings)
+        | {"genes": settings.n_genes, "expressed": settings.n_expressed},
         "agreement": agreement,
         "rows": rows(runs, settings, apart_from_all),
         "runs": runs,
@@ -125,18 +136,26 @@ def settings_of(args: argparse.Namespace) -> Settings:
         return replace(QUICK, device=args.device)
     lengths = tuple(sorted(args.lengths))
     attention = tuple(n for n in Settings().attention_lengths if n <= lengths[-1]) or lengths
-    backgrounds = tuple(n for n in Settings().backgrounds if n < lengths[-1] / 2) or (lengths[-1] // 8,)
+    backgrounds = tuple(n for n in Settings().backgrounds if n < lengths[-1] / 2) or (
+        lengths[-1] // 8,
+    )
     return Settings(lengths, attention, backgrounds, repeats=args.repeats, device=args.device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="few tokens, one repeat, all in this process; writes nothing"
+        "--quick",
+        action="store_true",
+        help="few tokens, one repeat, all in this process; writes nothing",
     )
     parser.add_argument("--repeats", type=int, default=Settings().repeats)
-    parser.add_argument("--lengths", type=int, nargs="+", default=Settings().lengths, metavar="TOKENS")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=Settings().lengths, metavar="TOKENS"
+    )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, help=argparse.SUPPRESS)

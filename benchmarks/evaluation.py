@@ -34,7 +34,15 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evaluation"
 FIGURES = HERE.parent / "docs" / "_static" / "evaluation"
 SMALL = ("majority", "gene_only", "library_size", "pseudobulk")
-STRONG = ("logistic_l2", "logistic_l1", "logistic_sgd", "random_forest", "gradient_boosting", "knn", "mlp_tokens")
+STRONG = (
+    "logistic_l2",
+    "logistic_l1",
+    "logistic_sgd",
+    "random_forest",
+    "gradient_boosting",
+    "knn",
+    "mlp_tokens",
+)
 GROUPS: dict[str, tuple[str, ...]] = {
     "baselines": (*SMALL, *STRONG),
     "all": (*SMALL, *STRONG, "scbert"),
@@ -42,7 +50,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "optional": ("scvi_logistic", "scanvi"),
     "ablations": tuple(name for name in sc_cll.estimators.scbert_arms() if name != "scbert"),
 }
-METRICS = ("macro_f1", "auroc", "auroc_within", "balanced_accuracy", "mcc", "auprc", "brier", "log_loss", "ece")
+METRICS = (
+    "macro_f1",
+    "auroc",
+    "auroc_within",
+    "balanced_accuracy",
+    "mcc",
+    "auprc",
+    "brier",
+    "log_loss",
+    "ece",
+)
 
 
 def models(asked: list[str], data: Set) -> dict[str, Any]:
@@ -58,24 +76,54 @@ def models(asked: list[str], data: Set) -> dict[str, Any]:
 
 
 def evaluate(
-    data: Set, asked: list[str], *, repeats: int, scheme: str | None, checkpoint: Path | None, splits: int = 5
+    data: Set,
+    asked: list[str],
+    *,
+    repeats: int,
+    scheme: str | None,
+    checkpoint: Path | None,
+    splits: int = 5,
 ) -> None:
     how = data.arguments | ({"scheme": scheme} if scheme else {}) | {"n_splits": splits}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sc_cll.tl.cross_validate(
-            data.adata, **how, models=models(asked, data), n_repeats=repeats, metrics=METRICS, checkpoint=checkpoint
+            data.adata,
+            **how,
+            models=models(asked, data),
+            n_repeats=repeats,
+            metrics=METRICS,
+            checkpoint=checkpoint,
         )
-    summary = data.adata.uns["cv"]["summary"].pivot_table(index="model", columns="metric", values="estimate")
-    lines = [f"| {model} | {row['macro_f1']:.4f} | {row['auroc']:.4f} |" for model, row in summary.iterrows()]
-    print(f"\n{data.title}\n\n| model | macro-F1 | AUROC |\n|---|---|---|", *lines, sep="\n", flush=True)
+    summary = data.adata.uns["cv"]["summary"].pivot_table(
+        index="model", columns="metric", values="estimate"
+    )
+    lines = [
+        f"| {model} | {row['macro_f1']:.4f} | {row['auroc']:.4f} |"
+        for model, row in summary.iterrows()
+    ]
+    print(
+        f"\n{data.title}\n\n| model | macro-F1 | AUROC |\n|---|---|---|",
+        *lines,
+        sep="\n",
+        flush=True,
+    )
 
 
 def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -> None:
     found = data.adata.uns["cv"]
     out = RESULTS / (name if not arguments.suffix else f"{name}_{arguments.suffix}")
     out.mkdir(parents=True, exist_ok=True)
-    for table in ("summary", "differences", "scores", "donors", "agreement", "per_class", "seconds", "folds"):
+    for table in (
+        "summary",
+        "differences",
+        "scores",
+        "donors",
+        "agreement",
+        "per_class",
+        "seconds",
+        "folds",
+    ):
         found[table].to_csv(out / f"{table}.csv", index=False, float_format="%.5g")
     packages = ("scbert-cll", "torch", "scikit-learn", "scvi-tools", "anndata", "scanpy")
     record = {
@@ -98,22 +146,39 @@ def write(name: str, data: Set, arguments: argparse.Namespace, seconds: float) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--data", type=Path, default=HERE.parents[1] / "shared" / "data", help="folder of the real data"
+        "--data",
+        type=Path,
+        default=HERE.parents[1] / "shared" / "data",
+        help="folder of the real data",
     )
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--models", nargs="+", default=["all"], help=f"names, or {', '.join(GROUPS)}")
+    parser.add_argument(
+        "--models", nargs="+", default=["all"], help=f"names, or {', '.join(GROUPS)}"
+    )
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--splits", type=int, default=5, help="folds, where the scheme is not one donor at a time")
+    parser.add_argument(
+        "--splits", type=int, default=5, help="folds, where the scheme is not one donor at a time"
+    )
     parser.add_argument("--cells", type=int, help="so many labelled cells only, drawn by class")
     parser.add_argument("--scheme", help="instead of the set's own, e.g. group_kfold")
-    parser.add_argument("--suffix", default="", help="of the folder of results, for another scheme or other models")
-    parser.add_argument("--checkpoint", type=Path, default=HERE / "cache", help="folder of finished folds")
     parser.add_argument(
-        "--keep", action="store_true", help="also keep the cells with their predictions, as h5ad in --checkpoint"
+        "--suffix", default="", help="of the folder of results, for another scheme or other models"
     )
-    parser.add_argument("--quick", action="store_true", help="two baselines on a small toy; writes nothing")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=HERE / "cache", help="folder of finished folds"
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="also keep the cells with their predictions, as h5ad in --checkpoint",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="two baselines on a small toy; writes nothing"
+    )
     parser.add_argument(
         "--page",
         action="store_true",

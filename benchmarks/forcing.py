@@ -64,7 +64,10 @@ def timed(work: Callable[[], object], *, forced: bool) -> tuple[float, float]:
 def cells(n: int, n_genes: int, rng: int) -> AnnData:
     counts = sparse.random(n, n_genes, density=0.08, rng=rng, format="csr", dtype=np.float32)
     counts.data = np.random.default_rng(rng).geometric(0.4, counts.nnz).astype(np.float32)
-    obs = pd.DataFrame({"donor": np.repeat(["A", "B", "C", "D"], -(-n // 4))[:n]}, index=[f"c{i}" for i in range(n)])
+    obs = pd.DataFrame(
+        {"donor": np.repeat(["A", "B", "C", "D"], -(-n // 4))[:n]},
+        index=[f"c{i}" for i in range(n)],
+    )
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(n_genes)]))
 
 
@@ -76,7 +79,10 @@ def works(folder: Path, *, quick: bool) -> dict[str, Callable[[], None]]:
     sc_cll.model.ScBERT.setup_anndata(adata)
     model = sc_cll.model.ScBERT(adata, rng=0, preset="small", gene_embedding="learned")
     weights = model.module.state_dict()
-    state = {"state_dict": weights, "optimizer_states": [{k: [v.clone(), v.clone()] for k, v in weights.items()}]}
+    state = {
+        "state_dict": weights,
+        "optimizer_states": [{k: [v.clone(), v.clone()] for k, v in weights.items()}],
+    }
     for i in range(2):
         cells(200 if quick else 4_000, n_genes, i).write_h5ad(folder / f"f{i}.h5ad")
 
@@ -88,7 +94,9 @@ def works(folder: Path, *, quick: bool) -> dict[str, Callable[[], None]]:
 
     def corpus() -> None:
         shutil.rmtree(folder / "c.zarr", ignore_errors=True)
-        sc_cll.pp.build_corpus(sorted(folder.glob("*.h5ad")), folder / "c.zarr", vocab=list(adata.var_names))
+        sc_cll.pp.build_corpus(
+            sorted(folder.glob("*.h5ad")), folder / "c.zarr", vocab=list(adata.var_names)
+        )
 
     for work in (save, checkpoint, corpus):
         work()
@@ -113,9 +121,13 @@ def compared(work: Callable[[], None], pairs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--folder", help="on the disk that is measured; None: the one of temporary files")
+    parser.add_argument(
+        "--folder", help="on the disk that is measured; None: the one of temporary files"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     pairs = {"model": 15, "checkpoint": 15, "corpus": 7}
@@ -124,7 +136,9 @@ def main() -> None:
             name: compared(work, 2 if options.quick else pairs[name])
             for name, work in works(Path(folder), quick=options.quick).items()
         }
-    print("| | with, s | of it flush, s | without, s | ratio beside the flush | target |\n|---|---|---|---|---|---|")
+    print(
+        "| | with, s | of it flush, s | without, s | ratio beside the flush | target |\n|---|---|---|---|---|---|"
+    )
     for name, one in found.items():
         seconds = " | ".join(f"{one[what]['median']:.3f}" for what in ("with", "flush", "without"))
         ratio = one["ratio_beside_the_flush"]
@@ -133,7 +147,11 @@ def main() -> None:
         )
     if not options.quick:
         facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}
-        facts |= {"versions": versions("scbert-cll", "torch", "zarr", "anndata"), "targets": TARGETS, "results": found}
+        facts |= {
+            "versions": versions("scbert-cll", "torch", "zarr", "anndata"),
+            "targets": TARGETS,
+            "results": found,
+        }
         RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
 
 

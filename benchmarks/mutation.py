@@ -47,7 +47,9 @@ def prepare(place: Path, room: str) -> Path:
     """Lay a copy of what git knows in the checkout, with mutmut's settings for the room."""
     at = place / room
     at.mkdir(parents=True, exist_ok=True)
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()  # noqa: S607
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()  # noqa: S607
     for file in files:
         (at / file).parent.mkdir(parents=True, exist_ok=True)
         (at / file).write_bytes((ROOT / file).read_bytes())
@@ -70,7 +72,10 @@ def prepare(place: Path, room: str) -> Path:
 
 def run(at: Path, names: list[str]) -> None:
     """Run some mutants, each with the tests that reach it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CI": "true"}  # hypothesis then sets no time limit
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CI": "true",
+    }  # hypothesis then sets no time limit
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
     with (at / "mutmut.log").open("a") as log:
         subprocess.run(command, cwd=at, env=environment, stdout=log, stderr=log, check=False)
@@ -92,17 +97,23 @@ def report(room: str, sample: list[str], found: dict[str, int | None]) -> str:
     left = [name for name in done if found[name] in (_SURVIVED, _NO_TEST)]
     low, high = proportion_confint(len(done) - len(left), len(done), method="wilson")
     share = f"{(len(done) - len(left)) / len(done):.0%} ({low:.0%} to {high:.0%})"
-    return "\n".join([f"| {room} | {len(found):,} | {len(done)} | {len(done) - len(left)} | {share} |", *left])
+    return "\n".join(
+        [f"| {room} | {len(found):,} | {len(done)} | {len(done) - len(left)} | {share} |", *left]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("place", type=Path, help="folder for the copies")
     parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
     parser.add_argument("--n", type=int, default=80, help="mutants of each room")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--again", action="store_true", help="only those of the sample that survived, with the tests as they are now"
+        "--again",
+        action="store_true",
+        help="only those of the sample that survived, with the tests as they are now",
     )
     asked = parser.parse_args()
     for room in asked.rooms:
@@ -112,7 +123,10 @@ def main() -> None:
             run(at, ["none of them"])  # makes them all, and notes which test reaches which function
             before = codes(at)
         sample = sorted(random.Random(asked.seed).sample(sorted(before), min(asked.n, len(before))))  # noqa: S311
-        run(at, [name for name in sample if not asked.again or before[name] in (_SURVIVED, _NO_TEST)])
+        run(
+            at,
+            [name for name in sample if not asked.again or before[name] in (_SURVIVED, _NO_TEST)],
+        )
         print(report(room, sample, codes(at)), flush=True)
 
 

@@ -86,12 +86,18 @@ def _plain(effect: str, log_fc: float, seed: int, size: str) -> AnnData:
 
 def _toy(programme: str, seed: int) -> AnnData:
     """CLL cells of the bimodal donors."""
-    rna = datasets.cll_toy(n_donors=12, n_cells=4500, n_genes=200, n_bimodal=8, programme=programme, rng=seed)["rna"]
+    rna = datasets.cll_toy(
+        n_donors=12, n_cells=4500, n_genes=200, n_bimodal=8, programme=programme, rng=seed
+    )["rna"]
     patterns = rna.obs["donor"].map(rna.uns["truth_donors"]["pattern"]).astype(str)
-    adata = rna[((rna.obs["cell_type"] == "CLL") & patterns.str.startswith("bimodal")).to_numpy()].copy()
+    adata = rna[
+        ((rna.obs["cell_type"] == "CLL") & patterns.str.startswith("bimodal")).to_numpy()
+    ].copy()
     adata.obs["donor"] = adata.obs["donor"].cat.remove_unused_categories()
     adata.obs["label"] = adata.obs["cd49d_true"]
-    adata.var["part"] = rna.uns["truth"].set_index("gene")["part"].reindex(adata.var_names).fillna("").to_numpy()
+    adata.var["part"] = (
+        rna.uns["truth"].set_index("gene")["part"].reindex(adata.var_names).fillna("").to_numpy()
+    )
     return adata
 
 
@@ -105,8 +111,14 @@ def held_out(adata: AnnData) -> np.ndarray:
 
 def within(adata: AnnData, scores: np.ndarray) -> float:
     """Mean AUROC within the donors held out."""
-    table = pd.DataFrame({"y": positive(adata), "score": scores, "donor": adata.obs["donor"].astype(str).to_numpy()})
-    return float(np.mean([roc_auc_score(d["y"], d["score"]) for _, d in table[held_out(adata)].groupby("donor")]))
+    table = pd.DataFrame(
+        {"y": positive(adata), "score": scores, "donor": adata.obs["donor"].astype(str).to_numpy()}
+    )
+    return float(
+        np.mean(
+            [roc_auc_score(d["y"], d["score"]) for _, d in table[held_out(adata)].groupby("donor")]
+        )
+    )
 
 
 # ---- methods: a score per gene, and how well the method predicts the donors held out (missing if it does not predict)
@@ -117,8 +129,13 @@ Ranked = dict[str, tuple[pd.Series, float]]
 def by_signature(adata: AnnData, linear: float) -> Ranked:
     tl.signature(adata, groupby="label")
     table = adata.uns["signature"]["genes"].set_index("gene")
-    t, coefficient = (table[c].abs().reindex(adata.var_names, fill_value=0.0) for c in ("t", "coefficient"))
-    return {"pseudobulk, size of t": (t, np.nan), "logistic regression, size of coefficient": (coefficient, linear)}
+    t, coefficient = (
+        table[c].abs().reindex(adata.var_names, fill_value=0.0) for c in ("t", "coefficient")
+    )
+    return {
+        "pseudobulk, size of t": (t, np.nan),
+        "logistic regression, size of coefficient": (coefficient, linear),
+    }
 
 
 def logs(adata: AnnData) -> np.ndarray:
@@ -132,10 +149,16 @@ def logs(adata: AnnData) -> np.ndarray:
 
 def by_trees(adata: AnnData, seed: int) -> Ranked:
     x, y, test = logs(adata), positive(adata), held_out(adata)
-    model = HistGradientBoostingClassifier(max_iter=200, learning_rate=0.05, random_state=seed).fit(x[~test], y[~test])
-    found = permutation_importance(model, x[test], y[test], scoring="roc_auc", n_repeats=3, random_state=seed)
+    model = HistGradientBoostingClassifier(max_iter=200, learning_rate=0.05, random_state=seed).fit(
+        x[~test], y[~test]
+    )
+    found = permutation_importance(
+        model, x[test], y[test], scoring="roc_auc", n_repeats=3, random_state=seed
+    )
     auroc = within(adata, model.predict_proba(x)[:, 1])
-    return {"boosted trees, permutation": (pd.Series(found.importances_mean, adata.var_names), auroc)}
+    return {
+        "boosted trees, permutation": (pd.Series(found.importances_mean, adata.var_names), auroc)
+    }
 
 
 def by_correlation(adata: AnnData) -> Ranked:
@@ -143,7 +166,10 @@ def by_correlation(adata: AnnData) -> Ranked:
     x, y, donor = logs(adata), positive(adata), adata.obs["donor"].cat.codes.to_numpy()
     z = []
     for d in range(donor.max() + 1):
-        both = [np.arctanh(np.clip(_correlation(x[(donor == d) & (y == c)]), -0.99, 0.99)) for c in (True, False)]
+        both = [
+            np.arctanh(np.clip(_correlation(x[(donor == d) & (y == c)]), -0.99, 0.99))
+            for c in (True, False)
+        ]
         n = [((donor == d) & (y == c)).sum() for c in (True, False)]
         z.append((both[0] - both[1]) / np.sqrt(1 / (n[0] - 3) + 1 / (n[1] - 3)))
     summed = np.sum(z, axis=0) / np.sqrt(len(z))
@@ -157,14 +183,20 @@ def _correlation(x: np.ndarray) -> np.ndarray:
     return found
 
 
-def trained(adata: AnnData, seed: int, epochs: int | None, **network: Any) -> tuple[ScBERTClassifier, float, float]:
+def trained(
+    adata: AnnData, seed: int, epochs: int | None, **network: Any
+) -> tuple[ScBERTClassifier, float, float]:
     """A network, and how well it and the linear part predict the donors held out."""
     ScBERTClassifier.setup_anndata(adata, labels_key="label")
     model = ScBERTClassifier(adata, rng=seed, **NETWORK | network)
     quiet = {"accelerator": "cpu", "enable_progress_bar": False}
     model.train(epochs, split_key="split", rng=seed, **TRAIN | quiet)
     found = model.predict_parts(adata)
-    return model, within(adata, found.network.iloc[:, 1].to_numpy()), within(adata, found.linear.iloc[:, 1].to_numpy())
+    return (
+        model,
+        within(adata, found.network.iloc[:, 1].to_numpy()),
+        within(adata, found.linear.iloc[:, 1].to_numpy()),
+    )
 
 
 def by_network(adata: AnnData, model: ScBERTClassifier, auroc: float) -> Ranked:
@@ -173,7 +205,9 @@ def by_network(adata: AnnData, model: ScBERTClassifier, auroc: float) -> Ranked:
     blank = model.randomized("all", rng=1)
     tokens = test.layers["binned"].toarray() > 0
     gate, random = (_gate(m, test) for m in (model, blank))
-    some = np.sort(np.random.default_rng(0).permutation(test.n_obs)[: N_OCCLUDED * test.obs["donor"].nunique()])
+    some = np.sort(
+        np.random.default_rng(0).permutation(test.n_obs)[: N_OCCLUDED * test.obs["donor"].nunique()]
+    )
     sets = {gene: [gene] for gene in adata.var_names}
     dropped = model.get_set_effects(sets, test[some].copy()).to_numpy()
     means = pd.DataFrame(gate).groupby(test.obs["donor"].astype(str).to_numpy()).mean()
@@ -187,7 +221,10 @@ def by_network(adata: AnnData, model: ScBERTClassifier, auroc: float) -> Ranked:
         "random weights, mean size of the gate gradient": _of_expressing(np.abs(random), tokens),
     }
     return {
-        name: (pd.Series(values, adata.var_names).fillna(0), np.nan if name.startswith("random") else auroc)
+        name: (
+            pd.Series(values, adata.var_names).fillna(0),
+            np.nan if name.startswith("random") else auroc,
+        )
         for name, values in found.items()
     }
 
@@ -231,12 +268,16 @@ def pairs(adata: AnnData, model: ScBERTClassifier) -> dict[str, float]:
     of_combined, of_others = (float(relative[kind].median()) for kind in (cross, ~planted))
     return {
         "pairs across against all others, size of effect": roc_auc_score(cross, size),
-        "pairs across against all others, effect turned": roc_auc_score(cross, -table["effect"].fillna(0)),
+        "pairs across against all others, effect turned": roc_auc_score(
+            cross, -table["effect"].fillna(0)
+        ),
         "pairs of planted genes against others, size of effect": roc_auc_score(planted, size),
         "effect relative to both genes alone, median of pairs across": of_combined,
         "the same, median of pairs with another gene": of_others,
         "share of pairs across with q < .05": float((table["q"][cross] < 0.05).mean()),
-        "share of pairs of other genes with q < .05": float((table["q"][[k == {""} for k in kinds]] < 0.05).mean()),
+        "share of pairs of other genes with q < .05": float(
+            (table["q"][[k == {""} for k in kinds]] < 0.05).mean()
+        ),
     }
 
 
@@ -250,13 +291,23 @@ def run(case: str, seed: int, size: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     truth = (adata.var["part"] != "").to_numpy()
     model, network, linear = trained(adata, seed, EPOCHS[size])
     ranked = (
-        by_signature(adata, linear) | by_trees(adata, seed) | by_correlation(adata) | by_network(adata, model, network)
+        by_signature(adata, linear)
+        | by_trees(adata, seed)
+        | by_correlation(adata)
+        | by_network(adata, model, network)
     )
     rows = []
     for name, (score, auroc) in ranked.items():
         first = score.nlargest(int(truth.sum())).index
         recall = float((adata.var.loc[first, "part"] != "").mean())
-        rows.append({"method": name, "recall": recall, "auroc": roc_auc_score(truth, score), "held_out": auroc})
+        rows.append(
+            {
+                "method": name,
+                "recall": recall,
+                "auroc": roc_auc_score(truth, score),
+                "held_out": auroc,
+            }
+        )
     other = pairs(adata, model) | {"chance": float(truth.mean())}
     table = pd.DataFrame(rows)
     table.insert(0, "case", case)
@@ -268,7 +319,12 @@ def check() -> None:
     """An additive effect is found by pseudobulk, or nothing here means anything."""
     adata = datasets.planted_donors(n_donors=6, n_cells=80, n_genes=80, n_planted=12)
     tl.signature(adata, groupby="label")
-    t = adata.uns["signature"]["genes"].set_index("gene")["t"].abs().reindex(adata.var_names, fill_value=0)
+    t = (
+        adata.uns["signature"]["genes"]
+        .set_index("gene")["t"]
+        .abs()
+        .reindex(adata.var_names, fill_value=0)
+    )
     if roc_auc_score(adata.var["truth"] != 0, t) < 0.95:
         raise SystemExit("pseudobulk does not find an additive effect")
 
@@ -283,7 +339,11 @@ def write(case: str, seed: int, table: pd.DataFrame, other: dict[str, Any]) -> N
     found["runs"][f"{case} {seed}"] = {k: round(v, 3) for k, v in other.items()}
     found |= {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
     found |= {"versions": versions("scbert-cll", "torch", "scikit-learn", "numpy")}
-    found |= {"sizes": SIZES["full"], "network": NETWORK, "train": TRAIN | {"max_epochs": EPOCHS["full"]}}
+    found |= {
+        "sizes": SIZES["full"],
+        "network": NETWORK,
+        "train": TRAIN | {"max_epochs": EPOCHS["full"]},
+    }
     record.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -297,16 +357,28 @@ def markdown(table: pd.DataFrame, runs: dict[str, dict[str, float]]) -> str:
     n = table.groupby("case", sort=False)["seed"].nunique()
     heads = [f"{case} ({k})" for case, k in n.items()]
     means = table.groupby(["method", "case"], sort=False)[["recall", "auroc", "held_out"]].mean()
-    genes = {m: [f"{r.recall:.2f} / {r.auroc:.2f}" for r in _rows(means, m, n.index)] for m in _methods(table)}
-    chance = [np.mean([r["chance"] for key, r in runs.items() if key.startswith(f"{case} ")]) for case in n.index]
+    genes = {
+        m: [f"{r.recall:.2f} / {r.auroc:.2f}" for r in _rows(means, m, n.index)]
+        for m in _methods(table)
+    }
+    chance = [
+        np.mean([r["chance"] for key, r in runs.items() if key.startswith(f"{case} ")])
+        for case in n.index
+    ]
     genes["chance"] = [f"{share:.2f} / 0.50" for share in chance]
     cells = {
         m.split(",")[0]: [f"{r.held_out:.2f}" for r in _rows(means, m, n.index)]
         for m in _methods(table[table["held_out"].notna()])
     }
-    kinds = list(dict.fromkeys(name for r in runs.values() for name in r if name not in ("chance", "seconds")))
+    kinds = list(
+        dict.fromkeys(
+            name for r in runs.values() for name in r if name not in ("chance", "seconds")
+        )
+    )
     found = {
-        kind: [_mean([r.get(kind) for k, r in runs.items() if k.startswith(f"{c} ")]) for c in n.index]
+        kind: [
+            _mean([r.get(kind) for k, r in runs.items() if k.startswith(f"{c} ")]) for c in n.index
+        ]
         for kind in kinds
     }
     parts = [
@@ -331,12 +403,18 @@ def _mean(values: list[float | None]) -> str:
 
 
 def _table(title: str, heads: list[str], rows: dict[str, list[str]]) -> str:
-    lines = [[title, *heads], ["---"] * (1 + len(heads)), *([name, *cells] for name, cells in rows.items())]
+    lines = [
+        [title, *heads],
+        ["---"] * (1 + len(heads)),
+        *([name, *cells] for name, cells in rows.items()),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true")
@@ -346,7 +424,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if args.table:
-        text = markdown(pd.read_csv(RESULTS / "genes.csv"), json.loads((RESULTS / "run.json").read_text())["runs"])
+        text = markdown(
+            pd.read_csv(RESULTS / "genes.csv"),
+            json.loads((RESULTS / "run.json").read_text())["runs"],
+        )
         (RESULTS / "tables.md").write_text(text)
         print(text)
         return

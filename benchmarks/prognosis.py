@@ -98,9 +98,13 @@ def compare(given: Scene) -> dict[str, Any]:
         "largest_difference": float(np.abs(np.subtract(*z.values()))[1:].max()),
         "largest_difference_of_p": float(apart_by.max()),
         "planted": {way: {"z": float(z[way][0]), "p": float(p[way][0])} for way in WAYS},
-        "share_significant": {way: float((np.abs(z[way][1:]) > SIGNIFICANT).mean()) for way in WAYS},
+        "share_significant": {
+            way: float((np.abs(z[way][1:]) > SIGNIFICANT).mean()) for way in WAYS
+        },
     }
-    error = 2 * np.sqrt(np.maximum(p[WAYS[1]] * (1 - p[WAYS[1]]), 1 / n) / n)  # two standard errors of the draw of sets
+    error = 2 * np.sqrt(
+        np.maximum(p[WAYS[1]] * (1 - p[WAYS[1]]), 1 / n) / n
+    )  # two standard errors of the draw of sets
     if found["correlation"] < LEAST_CORRELATION or (apart_by > error).any():
         raise SystemExit(f"The score test and the fits differ: {json.dumps(found, indent=1)}")
     return found
@@ -116,9 +120,13 @@ def measure(way: str, beside: str, n_patients: int, n_sets: int) -> dict[str, fl
 def row(beside: str, agreement: dict[str, Any], runs: dict[str, list[dict[str, float]]]) -> str:
     cells = [beside]
     for way in WAYS:
-        seconds, peak = (np.median([run[key] for run in runs[way]]) for key in ("seconds", "peak_bytes"))
+        seconds, peak = (
+            np.median([run[key] for run in runs[way]]) for key in ("seconds", "peak_bytes")
+        )
         cells.append(f"{seconds:.3g} s, {peak / 1e6:.1f} MB")
-    ratios = spread([b["seconds"] / a["seconds"] for a, b in zip(*(runs[way] for way in WAYS), strict=True)])
+    ratios = spread(
+        [b["seconds"] / a["seconds"] for a, b in zip(*(runs[way] for way in WAYS), strict=True)]
+    )
     cells.append(f"{ratios['median']:,.0f} ({ratios['min']:,.0f} to {ratios['max']:,.0f})")
     cells.append(f"{agreement['correlation']:.5f}; {agreement['largest_difference']:.3f}")
     for key, digits in (("z", ".2f"), ("p", ".3g")):
@@ -129,16 +137,34 @@ def row(beside: str, agreement: dict[str, Any], runs: dict[str, list[dict[str, f
 
 
 def table(report: dict[str, dict[str, Any]]) -> str:
-    titles = ["beside", "score test", "Cox fits", "times faster", "z: correlation; largest difference"]
-    titles += ["planted: z", "empirical p", "largest difference of any set's p", "random sets with p < .05"]
+    titles = [
+        "beside",
+        "score test",
+        "Cox fits",
+        "times faster",
+        "z: correlation; largest difference",
+    ]
+    titles += [
+        "planted: z",
+        "empirical p",
+        "largest difference of any set's p",
+        "random sets with p < .05",
+    ]
     lines = ["| " + " | ".join(titles) + " |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
-    return "\n".join(lines + [row(name, part["agreement"], part["runs"]) for name, part in report.items()]) + "\n"
+    return (
+        "\n".join(
+            lines + [row(name, part["agreement"], part["runs"]) for name, part in report.items()]
+        )
+        + "\n"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="30 sets, 150 patients, all in this process; writes nothing"
+        "--quick",
+        action="store_true",
+        help="30 sets, 150 patients, all in this process; writes nothing",
     )
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -154,14 +180,20 @@ def main() -> None:
         for _ in range(repeats):
             for way in WAYS:
                 asked = (way, beside, n_patients, n_sets)
-                runs[way].append(measure(*asked) if args.quick else apart(__file__, ["--measure", *asked], ONE_THREAD))
+                runs[way].append(
+                    measure(*asked)
+                    if args.quick
+                    else apart(__file__, ["--measure", *asked], ONE_THREAD)
+                )
         report[beside] = {"agreement": agreement, "runs": runs}
     print(table(report))
     if not args.quick:
         stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "threads": 1}
         stamp |= {"versions": versions("scbert-cll", "lifelines", "pandas", "numpy", "scipy")}
         stamp |= {"patients": N_PATIENTS, "genes": N_GENES, "sets": N_SETS}
-        (RESULTS / "prognosis.json").write_text(json.dumps(stamp | {"beside": report}, indent=1) + "\n")
+        (RESULTS / "prognosis.json").write_text(
+            json.dumps(stamp | {"beside": report}, indent=1) + "\n"
+        )
         (RESULTS / "prognosis.md").write_text(table(report))
 
 

@@ -30,7 +30,11 @@ from scbert_cll._survival.outcome import Outcome
 RESULTS = Path(__file__).parent / "results"
 CLINICAL = ["IGHV", "TP53", "trisomy12", "NOTCH1", "pretreated"]
 FULLEST = "clinical + score + proliferation"
-KINDS = {"planted, 1.6": (1.6, "signature"), "planted, 1.0": (1.0, "signature"), "decoy": (1.6, "decoy")}
+KINDS = {
+    "planted, 1.6": (1.6, "signature"),
+    "planted, 1.0": (1.0, "signature"),
+    "decoy": (1.6, "decoy"),
+}
 LEVEL = 0.05
 
 
@@ -48,8 +52,15 @@ SMALL = Size(patients=200, further=300, sets=50, redraws=20)
 
 def asked(cohort: AnnData, which: str, size: Size) -> Any:
     signature = cohort.uns["truth"][which]
-    options = {"time_key": "TTT", "event_key": "treated", "covariates": CLINICAL, "competing_key": "died_untreated"}
-    return tl.prognosis(cohort, signature, **options, marker=None, n_random=size.sets, n_bootstrap=size.redraws)
+    options = {
+        "time_key": "TTT",
+        "event_key": "treated",
+        "covariates": CLINICAL,
+        "competing_key": "died_untreated",
+    }
+    return tl.prognosis(
+        cohort, signature, **options, marker=None, n_random=size.sets, n_bootstrap=size.redraws
+    )
 
 
 def one(kind: str, seed: int, size: Size) -> dict[str, Any]:
@@ -57,17 +68,32 @@ def one(kind: str, seed: int, size: Size) -> dict[str, Any]:
     ratio, which = KINDS[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare category in few patients
-        everyone = datasets.cll_cohort(n_patients=size.patients + size.further, hazard_ratio=ratio, rng=seed)
+        everyone = datasets.cll_cohort(
+            n_patients=size.patients + size.further, hazard_ratio=ratio, rng=seed
+        )
         report = asked(everyone[: size.patients].copy(), which, size)
     found = {"kind": kind, "seed": seed}
-    full = report.cox[(report.cox["model"] == FULLEST) & (report.cox["variable"] == "score")].iloc[0]
-    found |= {"log_ratio": full["coef"], "low": np.log(full["ci_low"]), "high": np.log(full["ci_high"])}
+    full = report.cox[(report.cox["model"] == FULLEST) & (report.cox["variable"] == "score")].iloc[
+        0
+    ]
+    found |= {
+        "log_ratio": full["coef"],
+        "low": np.log(full["ci_low"]),
+        "high": np.log(full["ci_high"]),
+    }
     for test in report.null_tests.itertuples():
-        found |= {f"naive, {test.adjusted}": test.naive_p, f"empirical, {test.adjusted}": test.empirical_p}
+        found |= {
+            f"naive, {test.adjusted}": test.naive_p,
+            f"empirical, {test.adjusted}": test.empirical_p,
+        }
         found |= {f"share, {test.adjusted}": test.share_significant}
     gain = report.added_value[report.added_value["measure"] == "Harrell C"].iloc[0]
     found |= {name: gain[name] for name in ("delta", "delta_corrected", "ci_low", "ci_high")}
-    found |= {"ph_p": full["ph_p"], "power": report.power["power"], "ratio_of_power": report.power["ratio"]}
+    found |= {
+        "ph_p": full["ph_p"],
+        "power": report.power["power"],
+        "ratio_of_power": report.power["ratio"],
+    }
     return found | {"true_gain": true_gain(report, everyone[size.patients :].copy(), which)}
 
 
@@ -75,10 +101,19 @@ def true_gain(report: Any, new: AnnData, which: str) -> float:
     """Gain in concordance of the fitted models in patients they have not seen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tl.prognosis(new, new.uns["truth"][which], time_key="TTT", event_key="treated", n_random=0, n_bootstrap=0)
+        tl.prognosis(
+            new,
+            new.uns["truth"][which],
+            time_key="TTT",
+            event_key="treated",
+            n_random=0,
+            n_bootstrap=0,
+        )
     known = new[new.obs[CLINICAL].notna().all(axis=1)]
     columns = models.design(known.obs[CLINICAL]).assign(score=known.obs["prognosis_score"])
-    outcome = Outcome(known.obs["treated"].to_numpy(dtype=bool), known.obs["TTT"].to_numpy(dtype=np.float64))
+    outcome = Outcome(
+        known.obs["treated"].to_numpy(dtype=bool), known.obs["TTT"].to_numpy(dtype=np.float64)
+    )
 
     def concordance(model: str) -> float:
         coef = report.cox[report.cox["model"] == model].set_index("variable")["coef"]
@@ -96,14 +131,23 @@ def alone(n: int, timed: bool, n_cohorts: int, size: Size) -> dict[str, Any]:
         time, censored = rng.exponential(size=n), rng.exponential(size=n)
         outcome = Outcome(time <= censored, np.minimum(time, censored) if timed else None)
         measure = {"C": models.concordance}
-        found = added_value.gains(outcome, x[[]], x, measure, n_bootstrap=size.redraws, rng=rng, progress=False)["C"]
+        found = added_value.gains(
+            outcome, x[[]], x, measure, n_bootstrap=size.redraws, rng=rng, progress=False
+        )["C"]
         above.append(found.low > 0)
         small.append(added_value.likelihood_ratio(None, models.fit(outcome, x))["lr_p"] < LEVEL)
         gains.append((found.delta, found.delta - found.optimism))
     row = {"patients": n, "outcome": "times" if timed else "yes or no", "cohorts": n_cohorts}
-    row |= {"interval above 0": share(pd.Series(above)), "likelihood ratio p < .05": share(pd.Series(small))}
+    row |= {
+        "interval above 0": share(pd.Series(above)),
+        "likelihood ratio p < .05": share(pd.Series(small)),
+    }
     return row | dict(
-        zip(("gain: apparent", "gain: corrected"), (f"{v:.3f}" for v in np.nanmean(gains, axis=0)), strict=True)
+        zip(
+            ("gain: apparent", "gain: corrected"),
+            (f"{v:.3f}" for v in np.nanmean(gains, axis=0)),
+            strict=True,
+        )
     )
 
 
@@ -128,14 +172,19 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         row["gain: apparent"] = f"{some['delta'].mean():.4f}"
         row["gain: corrected"] = f"{some['delta_corrected'].mean():.4f}"
         row["gain: in new patients"] = f"{some['true_gain'].mean():.4f}"
-        row["coverage of the gain's interval"] = share(some["true_gain"].between(some["ci_low"], some["ci_high"]))
+        row["coverage of the gain's interval"] = share(
+            some["true_gain"].between(some["ci_low"], some["ci_high"])
+        )
         row["proportional hazards p < .05"] = share(some["ph_p"] < LEVEL)
         rows[kind] = row
     return pd.DataFrame(rows)
 
 
 def markdown(table: pd.DataFrame) -> str:
-    lines = ["| | " + " | ".join(map(str, table.columns)) + " |", "|---" * (table.shape[1] + 1) + "|"]
+    lines = [
+        "| | " + " | ".join(map(str, table.columns)) + " |",
+        "|---" * (table.shape[1] + 1) + "|",
+    ]
     return (
         "\n".join(
             lines
@@ -170,9 +219,13 @@ def of_nothing(n: int, size: Size) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one small cohort of each kind; writes nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="one small cohort of each kind; writes nothing"
+    )
     parser.add_argument("--cohorts", type=int, default=100, help="of each kind")
-    parser.add_argument("--alone", action="store_true", help="only the second table: scores without any effect")
+    parser.add_argument(
+        "--alone", action="store_true", help="only the second table: scores without any effect"
+    )
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     n, size = (1, SMALL) if args.quick else (args.cohorts, Size())
@@ -186,8 +239,13 @@ def main() -> None:
     (RESULTS / "prognosis_nothing.md").write_text(nothing)
     if not args.alone:
         stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
-        stamp |= {"versions": versions("scbert-cll", "lifelines", "pandas", "numpy", "scipy"), "runs": runs}
-        (RESULTS / "prognosis_truth.json").write_text(json.dumps(stamp, indent=1, default=float) + "\n")
+        stamp |= {
+            "versions": versions("scbert-cll", "lifelines", "pandas", "numpy", "scipy"),
+            "runs": runs,
+        }
+        (RESULTS / "prognosis_truth.json").write_text(
+            json.dumps(stamp, indent=1, default=float) + "\n"
+        )
         (RESULTS / "prognosis_truth.md").write_text(table)
 
 

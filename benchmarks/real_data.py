@@ -36,12 +36,18 @@ RUNS: dict[str, list[str]] = {
     "bmmc": ["--input", "bmmc_cite.h5mu"],
     "pbmc": ["--input", "pbmc_10k_cite.h5ad", "--marker", "CD45RA", "--donor-key", "none", "--pretrain-on", "pbmc_5k.h5ad"],
 }  # fmt: skip
-SHOWN = {"bmmc": ("confusion", "cd49d", "gene_attention", "umap"), "pbmc": ("confusion", "gene_attention", "umap")}
+SHOWN = {
+    "bmmc": ("confusion", "cd49d", "gene_attention", "umap"),
+    "pbmc": ("confusion", "gene_attention", "umap"),
+}
 ERYTHROID = ("Proerythroblast", "Erythroblast", "Normoblast", "Reticulocyte")
 PACKAGES = ("scbert-cll", "torch", "scvi-tools", "anndata", "scanpy", "scikit-learn")
 SCORES = "Test cells, never trained on"
 METRICS = ("auroc_within", "macro_f1")
-HEADS = {"bmmc": "held-out donor, {} cells | AUROC within the donor", "pbmc": "held-out cells, {} | AUROC"}
+HEADS = {
+    "bmmc": "held-out donor, {} cells | AUROC within the donor",
+    "pbmc": "held-out cells, {} | AUROC",
+}
 ROWS = {
     "scBERT": {
         "bmmc": "scBERT (`small`, pretrained on the training donor's cells)",
@@ -81,11 +87,14 @@ def counted(path: Path, out: Path) -> dict[str, Any]:
         "n_genes": rna.n_vars,
         "n_labelled": int(label.notna().sum()),
         "classes": {str(name): int(n) for name, n in label.value_counts().sort_index().items()},
-        "labelled_in_split": {str(name): int(n) for name, n in part[label.notna()].value_counts().items()},
+        "labelled_in_split": {
+            str(name): int(n) for name, n in part[label.notna()].value_counts().items()
+        },
     }
     attention = pd.read_csv(out / "gene_attention.csv", keep_default_na=False)
     found["attention"] = {
-        str(group): rows.sort_values("rank")["gene"].head(15).tolist() for group, rows in attention.groupby("group")
+        str(group): rows.sort_values("rank")["gene"].head(15).tolist()
+        for group, rows in attention.groupby("group")
     }
     if "donor" in rna.obs and data is not rna:  # CD49d was measured
         found |= marker_gene(rna)
@@ -93,9 +102,12 @@ def counted(path: Path, out: Path) -> dict[str, Any]:
         is_red = rna.obs["cell_type"].isin(ERYTHROID)
         types = pd.crosstab(label, rna.obs["cell_type"])
         found["cell_types"] = {
-            str(name): {str(kind): int(n) for kind, n in row.nlargest(4).items()} for name, row in types.iterrows()
+            str(name): {str(kind): int(n) for kind, n in row.nlargest(4).items()}
+            for name, row in types.iterrows()
         }
-        found["erythroid"] = {str(name): int(n) for name, n in label[is_red].value_counts().sort_index().items()}
+        found["erythroid"] = {
+            str(name): int(n) for name, n in label[is_red].value_counts().sort_index().items()
+        }
     return found
 
 
@@ -104,12 +116,18 @@ def marker_gene(rna: AnnData) -> dict[str, Any]:
     counts: Any = rna.X
     gene = np.asarray(counts[:, rna.var_names.get_loc("ITGA4")].todense()).ravel()
     level = gene / np.asarray(counts.sum(axis=1)).ravel()
-    cells = pd.DataFrame({"donor": rna.obs["donor"].astype(str), "rna": level, "protein": rna.obs["cd49d_score"]})
+    cells = pd.DataFrame(
+        {"donor": rna.obs["donor"].astype(str), "rna": level, "protein": rna.obs["cd49d_score"]}
+    )
     parts = [part for _, part in cells.groupby("donor")]
     z = [np.arctanh(spearmanr(part["rna"], part["protein"]).statistic) for part in parts]
     pooled = np.tanh(np.average(z, weights=[len(part) - 3 for part in parts]))
     of_all = spearmanr(cells["rna"], cells["protein"]).statistic
-    return {"detected": float((gene > 0).mean()), "rho": float(of_all), "rho_within_donors": float(pooled)}
+    return {
+        "detected": float((gene > 0).mean()),
+        "rho": float(of_all),
+        "rho_within_donors": float(pooled),
+    }
 
 
 def scores(name: str) -> pd.DataFrame:
@@ -141,19 +159,28 @@ def page() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--data", type=Path, default=HERE.parents[1] / "shared" / "data", help="folder of the real data"
+        "--data",
+        type=Path,
+        default=HERE.parents[1] / "shared" / "data",
+        help="folder of the real data",
     )
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--page", action="store_true", help="only write the tables from the results at hand")
+    parser.add_argument(
+        "--page", action="store_true", help="only write the tables from the results at hand"
+    )
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in [] if arguments.page else arguments.runs:
         with TemporaryDirectory() as folder:
             out = Path(folder) / name
             found = run(name, arguments.data, out)
-            (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            (RESULTS / f"{name}.json").write_text(
+                json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+            )
             for figure in SHOWN[name]:
                 shutil.copy(out / "figures" / f"{figure}.png", FIGURES / f"{name}_{figure}.png")
     page()

@@ -35,7 +35,19 @@ from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
 ROOT = Path(__file__).parents[1]
 CSV = ROOT / "benchmarks" / "results" / "screening.csv"
-COLUMNS = ["set", "n_cells", "outer", "fold", "seed", "arm", "joined", "settings", "macro_f1", "auroc", "seconds"]
+COLUMNS = [
+    "set",
+    "n_cells",
+    "outer",
+    "fold",
+    "seed",
+    "arm",
+    "joined",
+    "settings",
+    "macro_f1",
+    "auroc",
+    "seconds",
+]
 SHOWN = ("alone", "alone_last", "probabilities", "probabilities_last", "residual")
 OUTER = {"bmmc": (0, 1)}  # both donors train once
 
@@ -73,7 +85,9 @@ def _loss(y: np.ndarray, logits: np.ndarray) -> float:
 
 
 def _temperature(y: np.ndarray, logits: np.ndarray) -> float:
-    found = minimize_scalar(lambda t: _loss(y, logits / np.exp(t)), bounds=(-1, 2), method="bounded")
+    found = minimize_scalar(
+        lambda t: _loss(y, logits / np.exp(t)), bounds=(-1, 2), method="bounded"
+    )
     return float(np.exp(found.x))
 
 
@@ -109,7 +123,12 @@ def run(args: argparse.Namespace) -> None:
         for outer in OUTER.get(name, (0,)):
             for fold in folds(data, outer, n_cells=args.n_cells):
                 if fold.number in args.folds:
-                    place = {"set": name, "n_cells": args.n_cells or "all", "outer": outer, "fold": fold.number}
+                    place = {
+                        "set": name,
+                        "n_cells": args.n_cells or "all",
+                        "outer": outer,
+                        "fold": fold.number,
+                    }
                     places.append((place, data, fold))
     lines: dict[int, Lines] = {}
     for arm in args.arms:
@@ -133,27 +152,54 @@ def _run(
 ) -> None:
     public = arm == "public"
     recipe = Recipe() if public else replace(Recipe(), **ARMS[arm])
-    found = fit_public(data, fold, seed) if public else fit(recipe, data, fold, seed, lines.offset(recipe.offset))
+    found = (
+        fit_public(data, fold, seed)
+        if public
+        else fit(recipe, data, fold, seed, lines.offset(recipe.offset))
+    )
     np.savez(file, **{k: v for k, v in found.items() if k != "seconds"})
     line = (lines.tokens[fold.val], lines.tokens[fold.test])
     y = data.y[fold.val], data.y[fold.test]
     results = {}
     if recipe.refit:
-        again = [refit(x, data.y, fold, c) for x, c in ((data.log2, lines.c_log2), (data.tokens, lines.c))]
-        results |= {f"linear_{kind}": logits[fold.test] for kind, logits in zip(("log2", "tokens"), again, strict=True)}
+        again = [
+            refit(x, data.y, fold, c)
+            for x, c in ((data.log2, lines.c_log2), (data.tokens, lines.c))
+        ]
+        results |= {
+            f"linear_{kind}": logits[fold.test]
+            for kind, logits in zip(("log2", "tokens"), again, strict=True)
+        }
         found |= {"log2_refit": again[0][fold.test], "tokens_refit": again[1][fold.test]}
         line = (again[1][fold.val], again[1][fold.test])
         np.savez(file, **{k: v for k, v in found.items() if k != "seconds"})
     for kept in ("",) if public else ("", "_last"):
         net = (found[f"val{kept}"], found[f"test{kept}"])
-        ways = joined(y[0], line, net) if recipe.offset == "none" else {"residual": line[1] + net[1]}
+        ways = (
+            joined(y[0], line, net) if recipe.offset == "none" else {"residual": line[1] + net[1]}
+        )
         results |= {f"{way}{kept}": logits for way, logits in ways.items()}
-    common = {"seed": seed, "arm": arm, "settings": json.dumps(ARMS[arm]), "seconds": round(found["seconds"], 1)}
-    rows = [place | common | {"joined": way} | scores(y[1], logits) for way, logits in results.items()]
+    common = {
+        "seed": seed,
+        "arm": arm,
+        "settings": json.dumps(ARMS[arm]),
+        "seconds": round(found["seconds"], 1),
+    }
+    rows = [
+        place | common | {"joined": way} | scores(y[1], logits) for way, logits in results.items()
+    ]
     write(rows, args.csv)
     shown = {r["joined"]: (r["macro_f1"], r["auroc"]) for r in rows if r["joined"] in SHOWN}
     best = int(np.argmin(found["losses"])) + 1
-    print(*place.values(), arm, seed, f"best epoch {best}", shown, f"{found['seconds']:.0f} s", flush=True)
+    print(
+        *place.values(),
+        arm,
+        seed,
+        f"best epoch {best}",
+        shown,
+        f"{found['seconds']:.0f} s",
+        flush=True,
+    )
 
 
 def _linear_rows(data: Set, fold: Fold, place: dict[str, Any], args: argparse.Namespace) -> Lines:
@@ -190,7 +236,9 @@ def _linear_rows(data: Set, fold: Fold, place: dict[str, Any], args: argparse.Na
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, mode="a", header=not path.exists(), index=False)
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(
+        path, mode="a", header=not path.exists(), index=False
+    )
 
 
 # ---- what is shown
@@ -199,9 +247,13 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 def table(path: Path, metric: str = "macro_f1") -> pd.DataFrame:
     """Gain over logistic regression on log2 on the same training cells and folds, in points, by set and on average."""
     keys = ["set", "n_cells", "outer", "fold"]
-    log = pd.read_csv(path, dtype={"n_cells": str}).drop_duplicates([*keys, "seed", "arm", "joined"])
+    log = pd.read_csv(path, dtype={"n_cells": str}).drop_duplicates(
+        [*keys, "seed", "arm", "joined"]
+    )
     base = log[log["arm"] == "linear_log2"].set_index(keys)[metric]
-    more = log[log["joined"] == "linear_log2"].set_index([*keys, "arm"])[metric]  # fitted on the validation cells, too
+    more = log[log["joined"] == "linear_log2"].set_index([*keys, "arm"])[
+        metric
+    ]  # fitted on the validation cells, too
     before = log.join(base.rename("base"), on=keys).join(more.rename("more"), on=[*keys, "arm"])
     log["gain"] = 100 * (log[metric] - before["more"].fillna(before["base"]))
     log["where"] = log["set"] + " " + log["n_cells"]
@@ -212,25 +264,41 @@ def table(path: Path, metric: str = "macro_f1") -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="folder of real data")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument(
-        "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+        "--arms",
+        nargs="+",
+        default=list(ARMS),
+        choices=list(ARMS),
+        metavar="ARM",
+        help=", ".join(ARMS),
     )
     parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2], help="inner folds")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--n-cells", type=int, help="cut training parts down to so many cells")
     parser.add_argument("--csv", type=Path, default=CSV)
     parser.add_argument(
-        "--logits", type=Path, default=ROOT / "build" / "screening", help="folder of logits; done runs are skipped"
+        "--logits",
+        type=Path,
+        default=ROOT / "build" / "screening",
+        help="folder of logits; done runs are skipped",
     )
-    parser.add_argument("--table", action="store_true", help="show what the log holds, train nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="show what the log holds, train nothing"
+    )
     args = parser.parse_args()
     if args.table:
-        with pd.option_context("display.max_rows", None, "display.max_columns", None, "display.width", 250):
+        with pd.option_context(
+            "display.max_rows", None, "display.max_columns", None, "display.width", 250
+        ):
             for metric in ("macro_f1", "auroc"):
-                print(f"\n{metric}: points above logistic regression on log2\n{table(args.csv, metric).round(1)}")
+                print(
+                    f"\n{metric}: points above logistic regression on log2\n{table(args.csv, metric).round(1)}"
+                )
         return
     torch.set_num_threads(1)
     args.logits.mkdir(parents=True, exist_ok=True)

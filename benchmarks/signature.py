@@ -51,8 +51,14 @@ def rankings(adata: AnnData) -> dict[str, pd.Series]:
     """Sign of each gene that a procedure calls, by gene; rankings call as many genes as are planted."""
     sc_cll.tl.signature(adata, groupby="label")
     genes = sc_cll.get.signature(adata, selected=False).set_index("gene")
-    called = {OURS: genes.loc[genes["selected"], "sign"], TEST: genes.loc[genes["q"] < 0.05, "sign"]}
-    for name, column in {"linear model, first 24": "coefficient", "abundance, first 24": "abundance"}.items():
+    called = {
+        OURS: genes.loc[genes["selected"], "sign"],
+        TEST: genes.loc[genes["q"] < 0.05, "sign"],
+    }
+    for name, column in {
+        "linear model, first 24": "coefficient",
+        "abundance, first 24": "abundance",
+    }.items():
         called[name] = np.sign(_first(genes[column]))
     return called
 
@@ -62,7 +68,9 @@ def network_rankings(adata: AnnData) -> dict[str, pd.Series]:
     sc_cll.pp.split_donors(adata, "donor", labels_key="label", rng=0)
     sc_cll.pp.bin_expression(adata)
     sc_cll.tl.gene2vec(adata, method="svd", n_dims=N_DIMS)
-    model = sc_cll.tl.finetune(adata, labels_key="label", max_epochs=EPOCHS, enable_progress_bar=False, rng=0)
+    model = sc_cll.tl.finetune(
+        adata, labels_key="label", max_epochs=EPOCHS, enable_progress_bar=False, rng=0
+    )
     sc_cll.tl.gene_attention(adata, model, groupby="label")
     attention = adata.varm["gene_attention"]
     sc_cll.tl.signature(adata, model, groupby="label")
@@ -71,7 +79,9 @@ def network_rankings(adata: AnnData) -> dict[str, pd.Series]:
         "attention in positive cells, first 24": _first(attention["positive"]),
         "attention difference, first 24": _first(attention["positive"] - attention["negative"]),
         "gate gradient, first 24": _first(genes["attribution"]),
-        "tl.signature with veto": genes.loc[genes["selected"] & genes["attribution_agrees"], "sign"],
+        "tl.signature with veto": genes.loc[
+            genes["selected"] & genes["attribution_agrees"], "sign"
+        ],
     }
     return {name: np.sign(signs) for name, signs in called.items()}
 
@@ -86,20 +96,32 @@ def scored(signs: pd.Series, truth: pd.Series) -> dict[str, float]:
     hits = signs[truth[signs.index] != 0]
     right = float((hits == truth[hits.index]).mean()) if len(hits) else np.nan
     false = 1 - len(hits) / len(signs) if len(signs) else 0.0
-    return {"recall": len(hits) / max(int((truth != 0).sum()), 1), "false": false, "signs": right, "n": len(signs)}
+    return {
+        "recall": len(hits) / max(int((truth != 0).sum()), 1),
+        "false": false,
+        "signs": right,
+        "n": len(signs),
+    }
 
 
 def kinds() -> list[dict[str, Any]]:
     planted = [{"design": d, "effect": "additive", "size": s} for d, s in TARGETS]
-    return planted + [{"design": d, "effect": effect, "size": 0.0} for d in DESIGNS for effect in NULLS]
+    return planted + [
+        {"design": d, "effect": effect, "size": 0.0} for d in DESIGNS for effect in NULLS
+    ]
 
 
 def measured(kind: dict[str, Any], seed: int, network: bool) -> list[dict[str, Any]]:
     options = {"design": DESIGNS[kind["design"]], "effect": kind["effect"], "rng": seed}
-    adata = sc_cll.datasets.planted_donors(**options, **({"size": kind["size"]} if kind["size"] else {}))
+    adata = sc_cll.datasets.planted_donors(
+        **options, **({"size": kind["size"]} if kind["size"] else {})
+    )
     found = network_rankings(adata) if network else rankings(adata)
     truth = adata.var["truth"]
-    rows = [kind | {"seed": seed, "procedure": name} | scored(signs, truth) for name, signs in found.items()]
+    rows = [
+        kind | {"seed": seed, "procedure": name} | scored(signs, truth)
+        for name, signs in found.items()
+    ]
     if network:
         rows = [row | {"auroc_within": adata.uns["signature"]["auroc_within"]} for row in rows]
     return rows
@@ -132,13 +154,19 @@ def met(row: pd.Series) -> bool:
         return bool(row["n"] <= NULL_TARGET[0] and row["most"] <= NULL_TARGET[1])
     recall, least, false, most = TARGETS[row["design"], row["size"]]
     enough = row["recall"] >= recall and row["least_recall"] >= least
-    return bool(enough and row["false"] <= false and row["most_false"] <= most and row["signs"] >= 0.99)
+    return bool(
+        enough and row["false"] <= false and row["most_false"] <= most and row["signs"] >= 0.99
+    )
 
 
 def markdown(table: pd.DataFrame) -> list[str]:
     """Procedures × kinds: recall / share of false genes (worst of the seeds), and genes called on nulls."""
     kinds = list(TARGETS)
-    lines = ["| procedure | " + " | ".join(f"{d}, {s}" for d, s in kinds) + " | genes on nulls, mean (most) |"]
+    lines = [
+        "| procedure | "
+        + " | ".join(f"{d}, {s}" for d, s in kinds)
+        + " | genes on nulls, mean (most) |"
+    ]
     lines.append("|---" * (len(kinds) + 2) + "|")
     for name, rows in table.groupby("procedure", sort=False):
         cells = []
@@ -157,7 +185,10 @@ def null_lines(table: pd.DataFrame) -> list[str]:
     own = table[(table["procedure"] == OURS) & (table["effect"] != "additive")]
     lines = ["| null | A: mean (most) | B: mean (most) |", "|---|---|---|"]
     for effect, rows in own.groupby("effect", sort=False):
-        cells = [f"{row['n']:.2f} ({row['most']:.0f})" for _, row in rows.sort_values("design").iterrows()]
+        cells = [
+            f"{row['n']:.2f} ({row['most']:.0f})"
+            for _, row in rows.sort_values("design").iterrows()
+        ]
         lines.append(f"| {effect} | " + " | ".join(cells) + " |")
     return lines
 
@@ -169,19 +200,28 @@ def acceptance(n_seeds: int, network: bool) -> dict[str, Any]:
             rows += measured(kind, seed, network)
         last = pd.DataFrame(rows)
         print(
-            summary(last[last[list(kind)].eq(pd.Series(kind)).all(axis=1)]).round(3).to_string(header=False), flush=True
+            summary(last[last[list(kind)].eq(pd.Series(kind)).all(axis=1)])
+            .round(3)
+            .to_string(header=False),
+            flush=True,
         )
     table = summary(pd.DataFrame(rows))
     report = stamp() | {"rows": rows, "summary": table.to_dict("records")}
     if not network:
         own = table[table["procedure"] == OURS]
         report |= {"duplicated": [duplicated(seed) for seed in range(n_seeds)]}
-        report |= {"met": bool(own.apply(met, axis=1).all() and np.mean(report["duplicated"]) >= 0.95)}
+        report |= {
+            "met": bool(own.apply(met, axis=1).all() and np.mean(report["duplicated"]) >= 0.95)
+        }
     return report
 
 
 def stamp() -> dict[str, Any]:
-    return {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "versions": versions(*PACKAGES)}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": versions(*PACKAGES),
+    }
 
 
 def full_size(folder: Path) -> dict[str, float]:
@@ -192,7 +232,9 @@ def full_size(folder: Path) -> dict[str, float]:
     )
     adata.obs["donor"] = pd.Categorical([f"D{i:02d}" for i in rng.integers(0, 10, adata.n_obs)])
     positive = rng.random(adata.n_obs) < 0.4
-    adata.obs["cd49d"] = pd.Categorical(np.where(positive, "CD49d+", "CD49d-"), ["CD49d-", "CD49d+"], ordered=True)
+    adata.obs["cd49d"] = pd.Categorical(
+        np.where(positive, "CD49d+", "CD49d-"), ["CD49d-", "CD49d+"], ordered=True
+    )
     size = sum(a.nbytes for a in (adata.X.data, adata.X.indices, adata.X.indptr))
     before = start_of_peak()
     start = pd.Timestamp.now()
@@ -215,9 +257,16 @@ def at_full_size(repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         simulate(Path(name), FULL_CELLS, GENES, np.random.default_rng(0))
         runs = [apart(__file__, ["--measure", name]) for _ in range(repeats)]
-    seconds, most = float(np.median([r["seconds"] for r in runs])), max(r["process_bytes"] for r in runs)
+    seconds, most = (
+        float(np.median([r["seconds"] for r in runs])),
+        max(r["process_bytes"] for r in runs),
+    )
     shape = {"cells": FULL_CELLS, "genes": GENES, "density": FULL_DENSITY, "runs": runs}
-    return stamp() | shape | {"seconds": seconds, "bytes": most, "met": seconds < FULL_SECONDS and most < FULL_BYTES}
+    return (
+        stamp()
+        | shape
+        | {"seconds": seconds, "bytes": most, "met": seconds < FULL_SECONDS and most < FULL_BYTES}
+    )
 
 
 def page() -> str:
@@ -234,7 +283,12 @@ def page() -> str:
         "",
         f"{report['date']}, {seeds} data sets of each kind; {about}. Targets met: {'yes' if report['met'] else 'no'}.",
     ]
-    lines += [f"Planted genes that are there twice: {twins:.1%} found in both copies.", "", *null_lines(table), ""]
+    lines += [
+        f"Planted genes that are there twice: {twins:.1%} found in both copies.",
+        "",
+        *null_lines(table),
+        "",
+    ]
     full = RESULTS / "signature_full_size.json"
     if full.exists():
         big = json.loads(full.read_text())

@@ -52,7 +52,9 @@ class OrderedLevels(ScBERT):
         return self
 
     def predict_parts(self, adata: AnnData) -> list[np.ndarray]:
-        whole = np.array([[half.rpartition("|")[0] == c for c in self.classes_] for half in self.halves_])
+        whole = np.array(
+            [[half.rpartition("|")[0] == c for c in self.classes_] for half in self.halves_]
+        )
         return [found @ whole for found in super().predict_parts(adata)]
 
 
@@ -68,7 +70,9 @@ class LevelsOnly(ScBERT):
             super().fit(adata, y, groups)
         known = y.notna().to_numpy()
         head = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
-        self.head_ = make_pipeline(StandardScaler(), head).fit(self._embedding(adata)[known], y[known].astype(str))
+        self.head_ = make_pipeline(StandardScaler(), head).fit(
+            self._embedding(adata)[known], y[known].astype(str)
+        )
         return self
 
     def predict_parts(self, adata: AnnData) -> list[np.ndarray]:
@@ -143,7 +147,10 @@ class _AdversaryPlan(ClassifyPlan):
 
     def _guess(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.module.features(batch["cells"])
-        guessed = self.to_proteins(features), self.to_proteins(_Reverse.apply(features, self.strength))
+        guessed = (
+            self.to_proteins(features),
+            self.to_proteins(_Reverse.apply(features, self.strength)),
+        )
         n = self.to_proteins.out_features - self.n_donors
         errors = [
             F.mse_loss(found[:, part].float(), batch["proteins"][:, part])
@@ -158,7 +165,9 @@ def models(data: Set, marker: str, asked: list[str]) -> dict[str, Any]:
     known: dict[str, Any] = {
         "scbert": ScBERT(),
         "wide": ScBERT(network={"n_hidden": 64}),
-        "ordered_levels": type("OrderedLevels", (OrderedLevels,), {"column": column})(),  # clones keep it
+        "ordered_levels": type(
+            "OrderedLevels", (OrderedLevels,), {"column": column}
+        )(),  # clones keep it
         "levels_only": LevelsOnly(),
         "donors_balanced": DonorsBalanced(),
         "donors_unlearned": DonorsUnlearned(),
@@ -174,24 +183,43 @@ def inner(name: str, data: Set) -> Iterator[tuple[str, Set]]:
     if name == "bmmc":  # either donor trains once
         for donor in sorted(set(adata.obs["donor"].astype(str))):
             part = adata[(adata.obs["donor"].astype(str) == donor).to_numpy()].copy()
-            yield f"bmmc, donor {donor}", Set(data.title, part, data.labels_key, None, "random_cell", data.gene)
+            yield (
+                f"bmmc, donor {donor}",
+                Set(data.title, part, data.labels_key, None, "random_cell", data.gene),
+            )
         return
     arguments = data.arguments | {"protein_key": None}
-    sc_cll.tl.cross_validate(adata, **arguments, models=["majority"], n_repeats=1, key_added="outer")
+    sc_cll.tl.cross_validate(
+        adata, **arguments, models=["majority"], n_repeats=1, key_added="outer"
+    )
     tested = adata.uns["outer"]["folds"].iloc[0]["test_donors"]
     if data.donor_key is not None:
         kept = (adata.obs[data.donor_key].astype(str) != tested).to_numpy()
     else:
         kept = np.random.default_rng(0).random(adata.n_obs) < 0.8
     scheme = "random_cell" if data.donor_key is None else "group_kfold"
-    yield name, Set(data.title, adata[kept].copy(), data.labels_key, data.donor_key, scheme, data.gene)
+    yield (
+        name,
+        Set(data.title, adata[kept].copy(), data.labels_key, data.donor_key, scheme, data.gene),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
-    parser.add_argument("--sets", nargs="+", default=["bmmc", "toy", "TIGIT", "CD127"], choices=list(MARKERS))
-    names = ["scbert", "wide", "ordered_levels", "levels_only", "donors_balanced", "donors_unlearned"]
+    parser.add_argument(
+        "--sets", nargs="+", default=["bmmc", "toy", "TIGIT", "CD127"], choices=list(MARKERS)
+    )
+    names = [
+        "scbert",
+        "wide",
+        "ordered_levels",
+        "levels_only",
+        "donors_balanced",
+        "donors_unlearned",
+    ]
     parser.add_argument("--models", nargs="+", default=names, choices=names)
     parser.add_argument("--cells", type=int, default=600)
     parser.add_argument("--checkpoint", type=Path, default=HERE / "cache" / "targets")
@@ -202,14 +230,23 @@ def main() -> None:
     for name in arguments.sets:
         for title, part in inner(name, load(name, arguments.data)):
             data = (
-                some(part, arguments.cells) if part.adata.obs[part.labels_key].notna().sum() > arguments.cells else part
+                some(part, arguments.cells)
+                if part.adata.obs[part.labels_key].notna().sum() > arguments.cells
+                else part
             )
             chosen = models(data, MARKERS[name], arguments.models)
-            how = data.arguments | {"n_splits": 3, "n_repeats": 1, "metrics": METRICS, "models": chosen}
+            how = data.arguments | {
+                "n_splits": 3,
+                "n_repeats": 1,
+                "metrics": METRICS,
+                "models": chosen,
+            }
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 sc_cll.tl.cross_validate(data.adata, **how, checkpoint=arguments.checkpoint)
-            found = data.adata.uns["cv"]["summary"].pivot_table(index="model", columns="metric", values="estimate")
+            found = data.adata.uns["cv"]["summary"].pivot_table(
+                index="model", columns="metric", values="estimate"
+            )
             found.insert(0, "n_cells", int(data.adata.obs[data.labels_key].notna().sum()))
             found.insert(0, "set", title)
             rows.append(found.reset_index())

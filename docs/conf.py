@@ -49,10 +49,16 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2, "use_download_button": False}
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "use_download_button": False,
+}
 
 
-def slots(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+def slots(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
     """Set the Returns section as it is written: prose, then slots as a definition list."""
     for i in range(len(lines) - 1, 0, -1):
         if re.match(r"``.+`` : ", lines[i]) and lines[i - 1].strip():

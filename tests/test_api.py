@@ -24,21 +24,71 @@ import scbert_cll as sc_cll
 DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("pp", "tl", "pl", "get", "io", "datasets")
 EXPECTED = {
-    "pp": {"align_genes", "balance", "bin_expression", "cll_mask", "collapse_probes", "label_cd49d", "split_donors"}
+    "pp": {
+        "align_genes",
+        "balance",
+        "bin_expression",
+        "cll_mask",
+        "collapse_probes",
+        "label_cd49d",
+        "split_donors",
+    }
     | {"build_corpus", "intersect_obs"},
-    "tl": {"cross_validate", "finetune", "gene2vec", "gene_attention", "gene_attribution", "leakage_audit", "perturb"}
-    | {"gene_interactions", "patient_cd49d", "predict", "predict_corpus", "pretrain", "score_signature", "signature"}
+    "tl": {
+        "cross_validate",
+        "finetune",
+        "gene2vec",
+        "gene_attention",
+        "gene_attribution",
+        "leakage_audit",
+        "perturb",
+    }
+    | {
+        "gene_interactions",
+        "patient_cd49d",
+        "predict",
+        "predict_corpus",
+        "pretrain",
+        "score_signature",
+        "signature",
+    }
     | {"prognosis", "signature_report", "survival"},
-    "pl": {"cd49d", "confusion", "donor_agreement", "evaluation", "gene_attention", "history", "perturb", "reliability"}
-    | {"attention_layers", "faithfulness", "signature", "signature_heatmap", "signature_report", "stability"}
+    "pl": {
+        "cd49d",
+        "confusion",
+        "donor_agreement",
+        "evaluation",
+        "gene_attention",
+        "history",
+        "perturb",
+        "reliability",
+    }
+    | {
+        "attention_layers",
+        "faithfulness",
+        "signature",
+        "signature_heatmap",
+        "signature_report",
+        "stability",
+    }
     | {"forest", "prognosis_null", "survival"},
-    "get": {"donor_table", "evaluation", "gene_attention", "out_of_fold", "predictions", "prognosis", "signature"}
+    "get": {
+        "donor_table",
+        "evaluation",
+        "gene_attention",
+        "out_of_fold",
+        "predictions",
+        "prognosis",
+        "signature",
+    }
     | {"survival"},
     "io": {"check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"},
     "datasets": {"cll_cohort", "cll_toy", "planted_donors"}
     | {"download_geo_series", "read_cohort", "read_geo_series", "read_mofacll"},
 }
-NEED_LIFELINES = {f"{room}.{name}" for room in ("tl", "get", "pl") for name in ("survival", "prognosis")}
+NEED_LIFELINES = {
+    f"{room}.{name}" for room in ("tl", "get", "pl") for name in ("survival", "prognosis")
+}
 NEED_LIFELINES |= {"pl.forest", "pl.prognosis_null"}
 FIRST = {
     "pp": {"adata", "data", "paths"},
@@ -54,19 +104,27 @@ def public(*rooms: str) -> list[Any]:
     """Every function a room lists."""
     found = []
     for room in rooms:
-        if importlib.util.find_spec(f"scbert_cll.{room}") is not None:  # test_nothing_is_missing says so if not
+        if (
+            importlib.util.find_spec(f"scbert_cll.{room}") is not None
+        ):  # test_nothing_is_missing says so if not
             module = importlib.import_module(f"scbert_cll.{room}")
-            found += [pytest.param(getattr(module, name), id=f"{room}.{name}") for name in module.__all__]
+            found += [
+                pytest.param(getattr(module, name), id=f"{room}.{name}") for name in module.__all__
+            ]
     return found
 
 
 def runnable(found: list[Any]) -> list[Any]:
     """Those that can run here; lifelines has no pandas 3, so an environment may be without it."""
     skip = pytest.mark.skipif(
-        importlib.util.find_spec("lifelines") is None, reason="needs the extra prognosis (which has no pandas 3)"
+        importlib.util.find_spec("lifelines") is None,
+        reason="needs the extra prognosis (which has no pandas 3)",
     )
     return [
-        pytest.param(*p.values, id=p.id, marks=skip if full_name(p.values[0]) in NEED_LIFELINES else ()) for p in found
+        pytest.param(
+            *p.values, id=p.id, marks=skip if full_name(p.values[0]) in NEED_LIFELINES else ()
+        )
+        for p in found
     ]
 
 
@@ -94,7 +152,9 @@ def sections(docstring: str) -> dict[str, list[str]]:
 def documented_slots(function: Callable[..., Any]) -> set[tuple[str, str]]:
     """Slots named in the entries (not the explanations) of the Returns section."""
     entries = [line for line in sections(function.__doc__)["Returns"] if line.startswith("``")]
-    return {(where, key) for line in entries for where, key in SLOT.findall(line.partition("`` : ")[0])}
+    return {
+        (where, key) for line in entries for where, key in SLOT.findall(line.partition("`` : ")[0])
+    }
 
 
 # -- what a function looks like ---------------------------------------------------------------------------------------
@@ -110,7 +170,9 @@ def test_nothing_is_missing(room: str) -> None:
 @pytest.mark.parametrize("function", public(*ROOMS))
 def test_signature(function: Callable[..., Any]) -> None:
     room, parameters = room_of(function), inspect.signature(function).parameters
-    positional = [p for p in parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    positional = [
+        p for p in parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
+    ]
     assert len(positional) <= 3
     if room in FIRST:
         assert positional[0].name in FIRST[room]
@@ -134,16 +196,29 @@ def test_docstring(function: Callable[..., Any]) -> None:
         assert len(first) > 2, "one line, then a paragraph on the idea"
         assert first[1] == ""
     assert set(found) >= {"Returns", "Raises"}
-    names = [n.strip(" *") for line in found.get("Parameters", []) if line[:1].strip() for n in line.split(",")]
+    names = [
+        n.strip(" *")
+        for line in found.get("Parameters", [])
+        if line[:1].strip()
+        for n in line.split(",")
+    ]
     assert sorted(names) == sorted(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("function", public(*ROOMS))
 def test_docs_list_it(function: Callable[..., Any]) -> None:
     name = full_name(function)
-    assert re.search(rf"^   {re.escape(name)}$", (DOCS / "api" / f"{room_of(function)}.md").read_text(), re.MULTILINE)
+    assert re.search(
+        rf"^   {re.escape(name)}$",
+        (DOCS / "api" / f"{room_of(function)}.md").read_text(),
+        re.MULTILINE,
+    )
     if documented_slots(function):
-        row = next(line for line in (DOCS / "slots.md").read_text().splitlines() if f"scbert_cll.{name}>`" in line)
+        row = next(
+            line
+            for line in (DOCS / "slots.md").read_text().splitlines()
+            if f"scbert_cll.{name}>`" in line
+        )
         written = {(where, key) for where, key in re.findall(r'(\w+)\["(\w+)"\]', row)}
         assert written == documented_slots(function) or "the same" in row
 
@@ -159,7 +234,9 @@ def test_model_methods(name: str) -> None:
     assert len(methods) >= 6
     for method in methods:
         parameters = inspect.signature(method).parameters
-        positional = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+        positional = [
+            p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"
+        ]
         assert len(positional) <= 3, method
         assert not {"random_state", "seed"} & set(parameters), method
         assert method.__doc__, method
@@ -170,20 +247,29 @@ def test_model_methods(name: str) -> None:
 
 def key_sets(adata: AnnData) -> set[tuple[str, str]]:
     """Every slot of an AnnData but the identifiers scvi-tools leaves there and X, which is `layers[None]`."""
-    return {(slot, key) for slot in SLOTS for key in getattr(adata, slot) if not str(key).startswith(("_scvi", "None"))}
+    return {
+        (slot, key)
+        for slot in SLOTS
+        for key in getattr(adata, slot)
+        if not str(key).startswith(("_scvi", "None"))
+    }
 
 
 def snapshot(adata: AnnData) -> dict[tuple[str, str], Any]:
     """Names, X and every slot, in comparable copies."""
     held = {("names", axis): list(getattr(adata, axis)) for axis in ("obs_names", "var_names")}
     held["X", ""] = comparable(adata.X)
-    return held | {(slot, key): comparable(getattr(adata, slot)[key]) for slot, key in key_sets(adata)}
+    return held | {
+        (slot, key): comparable(getattr(adata, slot)[key]) for slot, key in key_sets(adata)
+    }
 
 
 def comparable(value: Any) -> Any:
     """Plain values that `==` compares, NaN equal to itself."""
     if isinstance(value, dict):
-        return {str(k): comparable(v) for k, v in value.items() if k != "seconds"}  # no two runs take the same
+        return {
+            str(k): comparable(v) for k, v in value.items() if k != "seconds"
+        }  # no two runs take the same
     if isinstance(value, pd.DataFrame):
         return {str(c): comparable(value[c]) for c in value}
     if isinstance(value, pd.Series):
@@ -261,10 +347,15 @@ def done(ready: AnnData, model: Any, patients: AnnData) -> AnnData:
     sc_cll.tl.perturb(adata, model, ["ITGA4", "CD44"])
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
     if importlib.util.find_spec("lifelines") is not None:
-        adata.obs["years"], adata.obs["event"] = np.random.default_rng(0).uniform(1, 9, adata.n_obs), 1
+        adata.obs["years"], adata.obs["event"] = (
+            np.random.default_rng(0).uniform(1, 9, adata.n_obs),
+            1,
+        )
         sc_cll.tl.survival(adata, "cd49d", time_key="years", event_key="event")
         cohort, truth = patients.copy(), patients.uns["truth"]["signature"]
-        sc_cll.tl.prognosis(cohort, truth, time_key="TTT", event_key="treated", n_random=20, n_bootstrap=0)
+        sc_cll.tl.prognosis(
+            cohort, truth, time_key="TTT", event_key="treated", n_random=20, n_bootstrap=0
+        )
         adata.uns["prognosis"] = cohort.uns["prognosis"]
     return adata
 
@@ -288,7 +379,10 @@ def predict_corpus(function: Any, adata: AnnData, model: Any) -> None:
 CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "pp.align_genes": ("raw", [lambda f, adata, _: f(adata, adata.var_names[::-1].tolist())]),
     "pp.label_cd49d": ("raw", [lambda f, adata, _, **kw: f(adata, donor_key="donor", **kw)]),
-    "pp.split_donors": ("raw", [lambda f, adata, _, **kw: f(adata, "donor", labels_key="cd49d_true", **kw)]),
+    "pp.split_donors": (
+        "raw",
+        [lambda f, adata, _, **kw: f(adata, "donor", labels_key="cd49d_true", **kw)],
+    ),
     "pp.bin_expression": ("raw", [lambda f, adata, _, **kw: f(adata, **kw)]),
     "pp.balance": (
         "split",
@@ -298,10 +392,17 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
         ],
     ),
     "pp.build_corpus": ("raw", [lambda f, adata, _: build_corpus(f, adata)]),
-    "pp.collapse_probes": ("raw", [lambda f, adata, _: f(adata, {g: g[:3] for g in adata.var_names})]),
+    "pp.collapse_probes": (
+        "raw",
+        [lambda f, adata, _: f(adata, {g: g[:3] for g in adata.var_names})],
+    ),
     "pp.intersect_obs": (
         "raw",
-        [lambda f, adata, _: f(MuData({"rna": adata.copy(), "prot": AnnData(adata.obsm["protein"][9:])}))],
+        [
+            lambda f, adata, _: f(
+                MuData({"rna": adata.copy(), "prot": AnnData(adata.obsm["protein"][9:])})
+            )
+        ],
     ),
     "pp.cll_mask": ("raw", [lambda f, adata, _: f(adata)]),
     "tl.gene2vec": ("split", [lambda f, adata, _, **kw: f(adata, n_dims=4, epochs=1, **kw)]),
@@ -311,34 +412,60 @@ CALLS: dict[str, tuple[str, list[Callable[[Any, AnnData, Any], Any]]]] = {
     "tl.predict_corpus": ("ready", [lambda f, adata, model: predict_corpus(f, adata, model)]),
     "tl.cross_validate": (
         "split",
-        [lambda f, adata, _, **kw: f(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20, **kw)],
+        [
+            lambda f, adata, _, **kw: f(
+                adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20, **kw
+            )
+        ],
     ),
     "tl.gene_attribution": (
         "ready",
         [
-            lambda f, adata, model, **kw: f(adata, model, groupby="cd49d", donor_key="donor", split_key="none", **kw),
+            lambda f, adata, model, **kw: f(
+                adata, model, groupby="cd49d", donor_key="donor", split_key="none", **kw
+            ),
             lambda f, adata, model: f(
                 adata, model, method="attention", per_layer=True, groupby="cd49d", split_key="none"
             ),
             lambda f, adata, model: f(
-                adata, model, method="group_occlusion", gene_sets={"one": ["ITGA4"]}, groupby="cd49d", split_key="none"
+                adata,
+                model,
+                method="group_occlusion",
+                gene_sets={"one": ["ITGA4"]},
+                groupby="cd49d",
+                split_key="none",
             ),
         ],
     ),
-    "tl.gene_interactions": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["CD74", "B2M"], **kw)]),
+    "tl.gene_interactions": (
+        "ready",
+        [lambda f, adata, model, **kw: f(adata, model, ["CD74", "B2M"], **kw)],
+    ),
     "tl.perturb": ("ready", [lambda f, adata, model, **kw: f(adata, model, ["ITGA4"], **kw)]),
     "tl.score_signature": ("split", [lambda f, adata, _, **kw: f(adata, ["ITGA4", "ITGB1"], **kw)]),
     "tl.signature": ("split", [lambda f, adata, _, **kw: f(adata, **kw)]),
-    "tl.signature_report": ("found", [lambda f, adata, _: f(adata, n_random=19, n_permutations=19)]),
+    "tl.signature_report": (
+        "found",
+        [lambda f, adata, _: f(adata, n_random=19, n_permutations=19)],
+    ),
     "tl.survival": (
         "patients",
-        [lambda f, adata, _, **kw: f(adata, "IGHV", time_key="TTT", event_key="treated", covariates=["TP53"], **kw)],
+        [
+            lambda f, adata, _, **kw: f(
+                adata, "IGHV", time_key="TTT", event_key="treated", covariates=["TP53"], **kw
+            )
+        ],
     ),
     "tl.prognosis": (
         "patients",
         [
             lambda f, adata, _: f(
-                adata, ["ITGA4", "PCNA"], time_key="TTT", event_key="treated", n_random=20, n_bootstrap=0
+                adata,
+                ["ITGA4", "PCNA"],
+                time_key="TTT",
+                event_key="treated",
+                n_random=20,
+                n_bootstrap=0,
             )
         ],
     ),
@@ -362,7 +489,9 @@ def test_every_function_has_a_call() -> None:
 def writers(*, with_copy: bool = False) -> list[Any]:
     """Functions that may write; only those with a `copy` argument if asked."""
     found = runnable([p for p in public("pp", "tl") if full_name(p.values[0]) in CALLS])
-    return [p for p in found if not with_copy or "copy" in inspect.signature(p.values[0]).parameters]
+    return [
+        p for p in found if not with_copy or "copy" in inspect.signature(p.values[0]).parameters
+    ]
 
 
 @pytest.mark.parametrize("function", writers())
@@ -381,7 +510,9 @@ def test_slots_written_are_the_slots_documented(
         assert new <= documented
         if out is adata and out.n_obs == len(before["names", "obs_names"]):
             after = snapshot(adata)
-            assert {key for key in before if before[key] != after[key]} == set(), "what was there is as it was"
+            assert {key for key in before if before[key] != after[key]} == set(), (
+                "what was there is as it was"
+            )
         out.write_h5ad(tmp_path / "a.h5ad")
         assert key_sets(ad.read_h5ad(tmp_path / "a.h5ad")) >= new, "all of it survives a file"
         written |= new
@@ -394,7 +525,11 @@ def test_copy_returns_a_new_object_with_the_same_result(
 ) -> None:
     start, calls = CALLS[full_name(function)]
     original = request.getfixturevalue(start)
-    model = request.getfixturevalue("model") if "model" in inspect.signature(calls[0]).parameters else None
+    model = (
+        request.getfixturevalue("model")
+        if "model" in inspect.signature(calls[0]).parameters
+        else None
+    )
     adata, before = original.copy(), snapshot(original)
     out = calls[0](function, adata, model, copy=True)
     assert isinstance(out, AnnData)
@@ -404,9 +539,15 @@ def test_copy_returns_a_new_object_with_the_same_result(
 
 
 @pytest.mark.parametrize("function", writers(with_copy=True))
-def test_a_view_is_refused_in_place(function: Callable[..., Any], request: pytest.FixtureRequest) -> None:
+def test_a_view_is_refused_in_place(
+    function: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
     start, calls = CALLS[full_name(function)]
-    model = request.getfixturevalue("model") if "model" in inspect.signature(calls[0]).parameters else None
+    model = (
+        request.getfixturevalue("model")
+        if "model" in inspect.signature(calls[0]).parameters
+        else None
+    )
     view = request.getfixturevalue(start)[::-1]
     with pytest.raises(ValueError, match="view of another AnnData"):
         calls[0](function, view, model)
@@ -414,7 +555,9 @@ def test_a_view_is_refused_in_place(function: Callable[..., Any], request: pytes
 
 
 @pytest.mark.parametrize("function", runnable(public("get", "pl")))
-def test_readers_write_nothing(function: Callable[..., Any], request: pytest.FixtureRequest) -> None:
+def test_readers_write_nothing(
+    function: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
     """Tables and plots leave the object alone; a plot returns Axes when it is not shown."""
     done, toy = request.getfixturevalue("done"), request.getfixturevalue("toy")
     first = next(iter(inspect.signature(function).parameters))

@@ -92,7 +92,11 @@ def test_nonadditive_compares_every_method_on_a_combination():
     assert recall(found["pseudobulk, size of t"][0][0]) <= 0.5, "no gene has an effect of its own"
     networks = {name for name in found if name.startswith("network, ")}
     assert len(networks) == 5
-    shown = networks | {"boosted trees, permutation", "logistic regression, size of coefficient", "chance"}
+    shown = networks | {
+        "boosted trees, permutation",
+        "logistic regression, size of coefficient",
+        "chance",
+    }
     assert all(0 <= float(value) <= 1 for name in shown for value in found[name][0][0].split(" / "))
     for name in ("network", "boosted trees", "logistic regression"):  # cells held out
         assert 0 <= float(found[name][0][0]) <= 1
@@ -147,7 +151,9 @@ def test_corpus_million_resumes_to_the_same_weights_and_embeds_every_cell(made):
     found = run_quick("corpus.py", "million", "--out", made)
     assert found["3,000 cells"][0][0] == "time"
     peaks = {name: line[0][1].split(" / ") for name, line in found.items() if "GB" in line[0][1]}
-    assert [len(found) for found in peaks.values()] == [1, 2, 2, 2, 2], "built by one process, the rest by two"
+    assert [len(found) for found in peaks.values()] == [1, 2, 2, 2, 2], (
+        "built by one process, the rest by two"
+    )
 
 
 @MINUTES
@@ -175,7 +181,9 @@ def test_corpus_speed_says_what_goes_into_data_and_what_a_second_process_brings(
     shares = run_quick("corpus.py", "loader-share", "--out", made)
     networks = [name for name in shares if "network, " in name]
     assert len(networks) == 4
-    assert all(0 < float(cell.rstrip("%")) < 100 for name in networks for cell in shares[name][0][3:5])
+    assert all(
+        0 < float(cell.rstrip("%")) < 100 for name in networks for cell in shares[name][0][3:5]
+    )
     ways = run_quick("corpus.py", "scaling", "--out", made)
     assert ways["1 process, 1 thread"][0][1] == "100%"
     assert all("%" in ways[name][0][2] for name in ("2 processes", "2 processes, twice the batch"))
@@ -187,12 +195,17 @@ def test_corpus_simulates_whole_files_and_plans(made):
     made_cells = run_quick("corpus.py", "simulate", "--out", made)
     assert made_cells["3,000"][0][0] == "3"
     network = "published network, full length"
-    plan, dear = (run_quick("corpus.py", "plan", "--price", price)[network] for price in ("2.5", "5"))
+    plan, dear = (
+        run_quick("corpus.py", "plan", "--price", price)[network] for price in ("2.5", "5")
+    )
     on_gpus = [line for line in plan if "GPU" in line[1]]
     assert [line[-1] for line in on_gpus] == ["arithmetic"] * len(on_gpus)
     assert on_gpus[0][:3] == ["1,100,000", "1 GPU", "279"]
     assert on_gpus[0][3] == "5.5 h"
-    costs = [[float(line[4].strip("$").replace(",", "")) for line in lines if line[4]] for lines in (plan, dear)]
+    costs = [
+        [float(line[4].strip("$").replace(",", "")) for line in lines if line[4]]
+        for lines in (plan, dear)
+    ]
     assert costs[1] == pytest.approx([2 * cost for cost in costs[0]], abs=1)
 
 
@@ -200,4 +213,6 @@ def test_corpus_simulates_whole_files_and_plans(made):
 def test_forcing_is_compared_with_none():
     found = run_quick("forcing.py")
     assert {"model", "checkpoint", "corpus"} <= set(found)
-    assert all(float(found[name][0][1]) > 0 for name in ("model", "corpus"))  # the disk was waited for
+    assert all(
+        float(found[name][0][1]) > 0 for name in ("model", "corpus")
+    )  # the disk was waited for

@@ -40,7 +40,10 @@ def test_the_batch_script_trains_with_two_tasks(tmp_path):
     rng = np.random.default_rng(0)
     counts = sparse.csr_matrix(rng.poisson(rng.gamma(0.6, 4, 30), (600, 30)).astype(np.float32))
     adata = AnnData(
-        counts, obs=pd.DataFrame({"donor": [f"d{i % 4}" for i in range(600)]}, index=np.arange(600).astype(str))
+        counts,
+        obs=pd.DataFrame(
+            {"donor": [f"d{i % 4}" for i in range(600)]}, index=np.arange(600).astype(str)
+        ),
     )
     adata.write_h5ad(tmp_path / "one.h5ad")
     pp.build_corpus([tmp_path / "one.h5ad"], tmp_path / "corpus.zarr", vocab=list(adata.var_names))
@@ -52,7 +55,13 @@ def test_the_batch_script_trains_with_two_tasks(tmp_path):
         (commands / name).chmod(0o755)
     env = os.environ | JOB | {"VENV": str(tmp_path), "PATH": f"{commands}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["/bin/bash", SCRIPT], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
+        ["/bin/bash", SCRIPT],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert 'processes": 2' in (tmp_path / "run" / "run.json").read_text()

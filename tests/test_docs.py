@@ -48,7 +48,12 @@ QUICKER = {
     r"in hallmarks\.items\(\)": "in list(hallmarks.items())[:3]",
 }
 COHORTS = (
-    *("mofaCLL_survival.csv", "mofaCLL_genetics.csv", "mofaCLL_protein_log2.csv.gz", "sCLLex_exprs.csv.gz"),
+    *(
+        "mofaCLL_survival.csv",
+        "mofaCLL_genetics.csv",
+        "mofaCLL_protein_log2.csv.gz",
+        "sCLLex_exprs.csv.gz",
+    ),
     *("sCLLex_pheno.csv", "ALL_exprs.csv.gz", "ALL_pheno.csv", "hgu95A_probe_symbol.csv"),
     *("ncbi_alias_to_symbol_orgHs_3.16.tsv.gz", "h.all.v7.4.symbols.gmt"),
 )
@@ -100,7 +105,9 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.chdir(tmp_path_factory.mktemp("tutorial"))
         small = functools.partial(sc_cll.datasets.cll_toy, n_cells=240, n_genes=200)
         patch.setattr(sc_cll.datasets, "cll_toy", small)
-        patch.setattr(sc_cll.tl, "cross_validate", functools.partial(sc_cll.tl.cross_validate, n_bootstrap=50))
+        patch.setattr(
+            sc_cll.tl, "cross_validate", functools.partial(sc_cll.tl.cross_validate, n_bootstrap=50)
+        )
         patch.setattr("scbert_cll.estimators._baselines.RandomForestClassifier", small_forest)
         for block in blocks(TUTORIAL):
             for pattern, fewer in LESS.items():
@@ -114,10 +121,18 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_tutorial_scores_every_model_on_held_out_donors(tutorial: dict[str, Any]) -> None:
-    for key, models in (("cv", tutorial["models"]), ("cv_two", tutorial["two"]), ("cv_steps", tutorial["steps"])):
+    for key, models in (
+        ("cv", tutorial["models"]),
+        ("cv_two", tutorial["two"]),
+        ("cv_steps", tutorial["steps"]),
+    ):
         found = tutorial["adata"].uns[key]
         assert set(models) <= set(found["summary"]["model"])
-        assert (found["unit"], found["n_units"], found["params"]["scheme"]) == ("donor", 10, "group_kfold")
+        assert (found["unit"], found["n_units"], found["params"]["scheme"]) == (
+            "donor",
+            10,
+            "group_kfold",
+        )
 
 
 @pytest.mark.slow
@@ -172,16 +187,26 @@ def test_tutorial_finds_the_planted_genes_and_few_others(signature: dict[str, An
 
 
 @pytest.mark.slow
-def test_tutorial_finds_nothing_but_the_marker_without_a_programme(signature: dict[str, Any]) -> None:
+def test_tutorial_finds_nothing_but_the_marker_without_a_programme(
+    signature: dict[str, Any],
+) -> None:
     assert sc_cll.get.signature(signature["control"])["gene"].tolist() == ["ITGA4"]
     assert sc_cll.get.signature(signature["control"], key="without_itga4").empty
     assert signature["control"].uns["without_itga4"]["reason"].startswith("no gene has q < 0.05")
-    assert signature["few"].uns["signature"]["reason"].startswith("2 donors have 20 cells of every class")
+    assert (
+        signature["few"]
+        .uns["signature"]["reason"]
+        .startswith("2 donors have 20 cells of every class")
+    )
 
 
 @pytest.mark.slow
-def test_tutorial_puts_signature_attention_and_abundance_through_the_gates(signature: dict[str, Any]) -> None:
-    gates = signature["report"].gates.pivot_table(index="gate", columns="subject", values="passed", aggfunc="first")
+def test_tutorial_puts_signature_attention_and_abundance_through_the_gates(
+    signature: dict[str, Any],
+) -> None:
+    gates = signature["report"].gates.pivot_table(
+        index="gate", columns="subject", values="passed", aggfunc="first"
+    )
     assert set(gates) == {"signature", "attention", "abundance", "attribution"}
     asked = ["sufficiency", "comprehensiveness", "permuted labels", "stability"]
     assert gates.loc[asked, "signature"].tolist() == ["yes"] * 4
@@ -190,7 +215,9 @@ def test_tutorial_puts_signature_attention_and_abundance_through_the_gates(signa
 
 
 @pytest.mark.slow
-def test_tutorial_has_the_network_agree_and_the_score_hold_in_other_donors(signature: dict[str, Any]) -> None:
+def test_tutorial_has_the_network_agree_and_the_score_hold_in_other_donors(
+    signature: dict[str, Any],
+) -> None:
     asked = signature["unseen"].uns["perturb"]["summary"].set_index("name")["log_odds"]
     assert asked[f"all {len(signature['up'])} up"] < 0 < asked[f"all {len(signature['down'])} down"]
     auroc = signature["auroc"]
@@ -216,7 +243,9 @@ def test_tutorial_refuses_two_donors_of_bone_marrow(shared_file: Callable[[str],
 
 def of_prognosis(*, real: bool) -> dict[str, Any]:
     """What is there after the blocks of the tutorial on prognosis, of simulated patients or of real ones, and what they `said`."""
-    simulated, of_patients = (blocks_of(part) for part in (ROOT / PROGNOSIS).read_text().split("\n## Real patients\n"))
+    simulated, of_patients = (
+        blocks_of(part) for part in (ROOT / PROGNOSIS).read_text().split("\n## Real patients\n")
+    )
     names: dict[str, Any] = {}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -235,7 +264,11 @@ def score_of(report: Any, model: str) -> pd.Series:
 
 def ratios(report: Any) -> list[str]:
     """The lines of a report with hazard ratios."""
-    found = [line for line in str(report).splitlines() if re.match(r"\| .*score.* \| \d+ \| \d+ \|", line)]
+    found = [
+        line
+        for line in str(report).splitlines()
+        if re.match(r"\| .*score.* \| \d+ \| \d+ \|", line)
+    ]
     assert found
     return found
 
@@ -253,7 +286,9 @@ def prognosis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_tutorial_has_the_planted_ratio_in_its_interval_and_a_gain(prognosis: dict[str, Any]) -> None:
+def test_tutorial_has_the_planted_ratio_in_its_interval_and_a_gain(
+    prognosis: dict[str, Any],
+) -> None:
     report, page = prognosis["report"], (ROOT / PROGNOSIS).read_text()
     full = score_of(report, "clinical + score + proliferation")
     assert full["ci_low"] < prognosis["truth"]["hazard_ratio"] == 1.6 < full["ci_high"]
@@ -278,7 +313,9 @@ def test_tutorial_does_not_fall_for_the_decoy(prognosis: dict[str, Any]) -> None
 
 @pytest.mark.slow
 def test_tutorial_finds_nothing_where_the_programme_does_nothing(prognosis: dict[str, Any]) -> None:
-    alone, beside = (score_of(prognosis["without"], model) for model in ("score", "clinical + score"))
+    alone, beside = (
+        score_of(prognosis["without"], model) for model in ("score", "clinical + score")
+    )
     assert alone["p"] < 0.001
     assert beside["p"] > 0.1
     throws = prognosis["throws"].set_index("signature")
@@ -287,25 +324,34 @@ def test_tutorial_finds_nothing_where_the_programme_does_nothing(prognosis: dict
 
 
 @pytest.mark.slow
-def test_tutorial_shows_that_a_signature_cannot_be_judged_where_it_was_found(prognosis: dict[str, Any]) -> None:
+def test_tutorial_shows_that_a_signature_cannot_be_judged_where_it_was_found(
+    prognosis: dict[str, Any],
+) -> None:
     here, others = (table.iloc[0] for table in prognosis["judged"])
     assert here["ci_low"] > 3
     assert others["ci_low"] < 1 < others["ci_high"]
     assert prognosis["tested"][0]["empirical_p"].max() < 0.01
-    assert prognosis["tested"][1].set_index("adjusted")["empirical_p"]["clinical + proliferation"] > 0.2
+    assert (
+        prognosis["tested"][1].set_index("adjusted")["empirical_p"]["clinical + proliferation"]
+        > 0.2
+    )
 
 
 @pytest.mark.slow
 def test_tutorial_falls_into_no_trap(prognosis: dict[str, Any]) -> None:
     wrong, right = (
-        sc_cll.get.survival(prognosis["cohort"], "groups", key=key).set_index("group").loc["unmutated"]
+        sc_cll.get.survival(prognosis["cohort"], "groups", key=key)
+        .set_index("group")
+        .loc["unmutated"]
         for key in prognosis["delayed"]
     )
     assert (wrong["median"], right["median"]) == pytest.approx((5.92, 2.17), abs=0.01)
     shares = pd.DataFrame(prognosis["rows"])
     assert (shares["treated"] < shares["1 - KM"] - 0.03).all()
     assert (shares["treated"] + shares["died first"] < 1).all()
-    assert (prognosis["tried"].min(axis=1) < 0.05).mean() > (prognosis["tried"][:, 4] < 0.05).mean() + 0.05
+    assert (prognosis["tried"].min(axis=1) < 0.05).mean() > (
+        prognosis["tried"][:, 4] < 0.05
+    ).mean() + 0.05
     for told in (
         "'ever_treated' tells (almost) exactly who has the event",
         "need 10 events each, that is 90; there are 34",
@@ -323,7 +369,9 @@ def test_tutorial_joins_outcome_to_patients_by_name(prognosis: dict[str, Any]) -
 
 
 @pytest.fixture(scope="module")
-def real_prognosis(tmp_path_factory: pytest.TempPathFactory, shared_file: Callable[[str], Path]) -> dict[str, Any]:
+def real_prognosis(
+    tmp_path_factory: pytest.TempPathFactory, shared_file: Callable[[str], Path]
+) -> dict[str, Any]:
     """The same after the blocks of real patients."""
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     folder = tmp_path_factory.mktemp("cohorts")
@@ -340,7 +388,9 @@ def real_prognosis(tmp_path_factory: pytest.TempPathFactory, shared_file: Callab
 @pytest.mark.realdata
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:46 samples are in both tables:UserWarning")
-def test_tutorial_has_the_clinical_floor_and_says_what_is_underpowered(real_prognosis: dict[str, Any]) -> None:
+def test_tutorial_has_the_clinical_floor_and_says_what_is_underpowered(
+    real_prognosis: dict[str, Any],
+) -> None:
     floor = real_prognosis["floor"].models.set_index("model")
     assert tuple(floor.loc["clinical + score", ["n", "n_events"]]) == (171, 88)
     assert floor.loc["score (complete cases)", "c_index"] == pytest.approx(0.634, abs=0.01)
@@ -353,7 +403,9 @@ def test_tutorial_has_the_clinical_floor_and_says_what_is_underpowered(real_prog
         assert "Underpowered" in str(report)
         assert report.null_tests["empirical_p"].iloc[0] > 0.5
     page = (ROOT / PROGNOSIS).read_text()
-    assert all(line in page for line in ratios(real_prognosis["protein"]) + ratios(real_prognosis["e2f"]))
+    assert all(
+        line in page for line in ratios(real_prognosis["protein"]) + ratios(real_prognosis["e2f"])
+    )
 
 
 @pytest.mark.realdata
@@ -363,8 +415,12 @@ def test_tutorial_has_both_p_of_the_real_arrays(real_prognosis: dict[str, Any]) 
     small = real_prognosis["small"].set_index("signature")
     assert small[["naive_p", "empirical_p"]].min(axis=None) > 0.05
     assert "power for an odds ratio of 1.5 per SD: 15%" in real_prognosis["said"]
-    listed = pd.read_csv(ROOT / "src/scbert_cll/_signature/cd49d_reference.csv").query("tier in ['T1', 'T2']")
-    assert real_prognosis["reference"] == dict(zip(listed["gene"], listed["direction"], strict=True))
+    listed = pd.read_csv(ROOT / "src/scbert_cll/_signature/cd49d_reference.csv").query(
+        "tier in ['T1', 'T2']"
+    )
+    assert real_prognosis["reference"] == dict(
+        zip(listed["gene"], listed["direction"], strict=True)
+    )
     e2f = real_prognosis["e2f"]
     assert tuple(score_of(e2f, "score")[["n", "n_events"]]) == (88, 64)
     assert score_of(e2f, "score")["ci_high"] < 1
@@ -381,7 +437,11 @@ def test_quickstart_says_what_its_signature_finds() -> None:
     sc_cll.tl.signature(adata)
     genes = sc_cll.get.signature(adata)["gene"]
     n_planted = genes.isin(adata.uns["truth"]["gene"]).sum()
-    assert (adata.uns["signature"]["n_donors"], len(genes) - n_planted, "ITGA4" in set(genes)) == (6, 2, True)
+    assert (adata.uns["signature"]["n_donors"], len(genes) - n_planted, "ITGA4" in set(genes)) == (
+        6,
+        2,
+        True,
+    )
     said = f"{len(genes)} genes pass, with six donors: {n_planted} of the 30 planted ones, *ITGA4*"
     assert said in (ROOT / "docs/quickstart.md").read_text()
 
@@ -396,7 +456,10 @@ def examples() -> list[Any]:
     for room in ("pp", "tl", "pl", "get", "io", "estimators", "datasets", "vocab"):
         if importlib.util.find_spec(f"scbert_cll.{room}") is not None:
             module = importlib.import_module(f"scbert_cll.{room}")
-            found += [pytest.param(getattr(module, n), id=f"{room}.{n}") for n in getattr(module, "__all__", ())]
+            found += [
+                pytest.param(getattr(module, n), id=f"{room}.{n}")
+                for n in getattr(module, "__all__", ())
+            ]
     return [p for p in found if ">>>" in (p.values[0].__doc__ or "")]
 
 
@@ -411,7 +474,11 @@ def test_example_runs(thing: Any) -> None:
 
 
 def test_what_is_lost_when_is_shown_by_tests_that_exist() -> None:
-    rows = [line for line in (ROOT / "docs" / "cluster.md").read_text().splitlines() if "::test_" in line]
+    rows = [
+        line
+        for line in (ROOT / "docs" / "cluster.md").read_text().splitlines()
+        if "::test_" in line
+    ]
     assert len(rows) == 14
     for row in rows:
         for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", row.split("|")[3]):
@@ -424,4 +491,7 @@ def test_what_forcing_costs_is_what_the_benchmark_wrote() -> None:
     for one in found.values():
         seconds = " | ".join(f"{one[name]['median']:.3f}" for name in ("with", "flush", "without"))
         ratio = one["ratio_beside_the_flush"]
-        assert f"| {seconds} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) |" in page
+        assert (
+            f"| {seconds} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) |"
+            in page
+        )

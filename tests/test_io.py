@@ -41,13 +41,19 @@ def test_gmt_holds_both_directions(found, tmp_path, what) -> None:
 
 
 def test_gmt_says_where_it_is_from(found, tmp_path) -> None:
-    adata = AnnData(uns={"signature": found.uns["signature"] | {"params": dict(found.uns["signature"]["params"])}})
+    adata = AnnData(
+        uns={
+            "signature": found.uns["signature"] | {"params": dict(found.uns["signature"]["params"])}
+        }
+    )
     adata.uns["signature"]["params"]["classes"] = ["not sick", "very\tsick"]
     sb.io.write_gmt(adata, tmp_path / "a.gmt")
     for line in (tmp_path / "a.gmt").read_text().splitlines():
         origin = f"scbert_cll_{sb.__version__};label:very_sick_vs_not_sick;8_donors;q<0.05"
         assert line.split("\t")[1] == origin
-    assert len(dc.pp.read_gmt(str(tmp_path / "a.gmt"))) == len(selected(found)), "no word of it was taken for a gene"
+    assert len(dc.pp.read_gmt(str(tmp_path / "a.gmt"))) == len(selected(found)), (
+        "no word of it was taken for a gene"
+    )
 
 
 def test_a_signature_of_one_direction_is_one_set(tmp_path) -> None:
@@ -79,7 +85,9 @@ def test_csv_after_a_file_says_the_same(found, tmp_path) -> None:
         sb.io.write_csv(adata, tmp_path / f"{name}.csv")
     for end in ("csv", "json"):
         texts = [(tmp_path / f"{name}.{end}").read_text() for name in "ab"]
-        assert texts[0] == texts[1] if end == "csv" else json.loads(texts[0]) == json.loads(texts[1])
+        assert (
+            texts[0] == texts[1] if end == "csv" else json.loads(texts[0]) == json.loads(texts[1])
+        )
     assert json.loads(texts[0])["df_prior"] == "inf"
 
 
@@ -126,29 +134,41 @@ def test_a_failed_write_leaves_the_old_file(found, tmp_path, monkeypatch) -> Non
 def test_an_empty_signature_is_no_gmt_but_may_be_a_csv(tmp_path) -> None:
     adata = sb.datasets.planted_donors(effect="none", n_donors=4, n_cells=60, rng=1)
     sb.tl.signature(adata, groupby="label")
-    with pytest.raises(ValueError, match=r"The signature is empty \(.+\): a GMT file has no set without genes"):
+    with pytest.raises(
+        ValueError, match=r"The signature is empty \(.+\): a GMT file has no set without genes"
+    ):
         sb.io.write_gmt(adata, tmp_path / "a.gmt")
     sb.io.write_csv(adata, tmp_path / "a.csv")
     assert not pd.read_csv(tmp_path / "a.csv")["selected"].any()
-    assert json.loads((tmp_path / "a.json").read_text())["reason"] == adata.uns["signature"]["reason"]
+    assert (
+        json.loads((tmp_path / "a.json").read_text())["reason"] == adata.uns["signature"]["reason"]
+    )
 
 
 def test_a_signature_of_too_few_donors_is_no_file(tmp_path) -> None:
     adata = sb.datasets.planted_donors(n_donors=4, n_cells=80, rng=1)
     sb.tl.signature(adata, groupby="label", min_donors=5)
     for write, end in ((sb.io.write_gmt, "gmt"), (sb.io.write_csv, "csv")):
-        with pytest.raises(ValueError, match=r"The signature is empty \(4 donors have .*, and 5 are needed"):
+        with pytest.raises(
+            ValueError, match=r"The signature is empty \(4 donors have .*, and 5 are needed"
+        ):
             write(adata, tmp_path / f"a.{end}")
     assert not list(tmp_path.iterdir())
 
 
 def test_other_things_are_refused(found, tmp_path) -> None:
     path = tmp_path / "a.gmt"
-    with pytest.raises(KeyError, match=r"'signature' is not in adata.uns; .* Run tl.signature first"):
+    with pytest.raises(
+        KeyError, match=r"'signature' is not in adata.uns; .* Run tl.signature first"
+    ):
         sb.io.write_gmt(sb.datasets.planted_donors(n_donors=4, n_cells=2), path)
-    with pytest.raises(TypeError, match="Expected an AnnData or the table of a signature, found dict"):
+    with pytest.raises(
+        TypeError, match="Expected an AnnData or the table of a signature, found dict"
+    ):
         sb.io.write_gmt({"ITGA4": 1.0}, path)
-    with pytest.raises(ValueError, match="name must be one word without blanks; found 'CD49d high'"):
+    with pytest.raises(
+        ValueError, match="name must be one word without blanks; found 'CD49d high'"
+    ):
         sb.io.write_gmt(found, path, name="CD49d high")
     with pytest.raises(ValueError, match="names of genes must have none; found 'HLA DRA'"):
         sb.io.write_gmt(pd.DataFrame({"gene": ["HLA DRA"], "weight": [1.0]}), path)
@@ -156,7 +176,9 @@ def test_other_things_are_refused(found, tmp_path) -> None:
         sb.io.write_gmt(pd.DataFrame({"symbol": ["ITGA4"]}), path)
     with pytest.raises(ValueError, match="The signature is empty: its table has no gene"):
         sb.io.write_csv(pd.DataFrame(), tmp_path / "a.csv")
-    with pytest.raises(ValueError, match=r"The ending of the file must be one of '.csv'; found '.xlsx'"):
+    with pytest.raises(
+        ValueError, match=r"The ending of the file must be one of '.csv'; found '.xlsx'"
+    ):
         sb.io.write_csv(found, tmp_path / "a.xlsx")
     assert not list(tmp_path.iterdir())
 
@@ -166,7 +188,9 @@ def test_a_table_that_was_changed_says_that_its_origin_is_of_an_earlier_one(tmp_
     sb.io.write_csv(pd.DataFrame({"gene": ["A", "B"], "weight": [1.0, 2.0]}), path)
     assert len(sb.io.read_csv(path)) == 2
     path.write_text(path.read_text().replace("2.0", "3.0"))
-    with pytest.warns(UserWarning, match=r"a\.csv has changed since it was written: a\.json says where an earlier"):
+    with pytest.warns(
+        UserWarning, match=r"a\.csv has changed since it was written: a\.json says where an earlier"
+    ):
         assert sb.io.read_csv(path)["weight"].tolist() == [1.0, 3.0]
     sb.io.write_csv(pd.read_csv(path), path, overwrite=True)
     assert sb.io.read_csv(path)["weight"].tolist() == [1.0, 3.0]

@@ -19,10 +19,20 @@ from scbert_cll.__main__ import main
 
 WRITTEN = {"model", "figures", "report.md", "report.json", "gene_attention.csv"}
 SIGNATURE = {"signature.csv", "signature.json", "signature.gmt"}
-FIGURES = {"cd49d", "confusion", "gene_attention", "history_finetune", "history_pretrain", "signature", "umap"}
+FIGURES = {
+    "cd49d",
+    "confusion",
+    "gene_attention",
+    "history_finetune",
+    "history_pretrain",
+    "signature",
+    "umap",
+}
 QUICK = ["--max-epochs", "2", "--accelerator", "cpu"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:n_jobs value")  # umap says so whenever it is given a seed
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:n_jobs value"
+)  # umap says so whenever it is given a seed
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +67,20 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
     extra = sc_cll.datasets.cll_toy(n_cells=300, n_genes=250, rng=5)["rna"][:, ::-1].copy()
     extra.write_h5ad(tmp_path / "extra.h5ad")
     out = tmp_path / "out"
-    files = ["--input", str(tmp_path / "in.h5mu"), "--pretrain-on", str(tmp_path / "extra.h5ad"), "--out", str(out)]
+    files = [
+        "--input",
+        str(tmp_path / "in.h5mu"),
+        "--pretrain-on",
+        str(tmp_path / "extra.h5ad"),
+        "--out",
+        str(out),
+    ]
     assert main(["demo", *files, "--cells", "cll", *QUICK]) == 0
     assert {p.name for p in out.iterdir()} == WRITTEN | SIGNATURE | {"annotated.h5mu"}
     assert {p.stem for p in (out / "figures").iterdir()} == FIGURES
-    assert all(mpimg.imread(p).std() > 0.01 for p in (out / "figures").iterdir())  # something is drawn
+    assert all(
+        mpimg.imread(p).std() > 0.01 for p in (out / "figures").iterdir()
+    )  # something is drawn
 
     report = json.loads((out / "report.json").read_text())
     assert any("held out for the test" in step for step in report["steps"])
@@ -86,18 +105,35 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
         for hit, c in zip(hits, ("CD49d-", "CD49d+"), strict=True)
     ]
     assert scores.loc["scBERT", "macro_f1"] == pytest.approx(np.mean(f1))
-    assert scores.loc["majority", "auroc_within"] == scores.loc["knowing the donor alone", "auroc_within"] == 0.5
-    assert ((scores["macro_f1_low"] <= scores["macro_f1"]) & (scores["macro_f1"] <= scores["macro_f1_high"])).all()
+    assert (
+        scores.loc["majority", "auroc_within"]
+        == scores.loc["knowing the donor alone", "auroc_within"]
+        == 0.5
+    )
+    assert (
+        (scores["macro_f1_low"] <= scores["macro_f1"])
+        & (scores["macro_f1"] <= scores["macro_f1_high"])
+    ).all()
 
     # every held-out donor has cells of both classes, and what is said of them is computed from the file
     counts = pd.crosstab(test["donor"].astype(str), test["cd49d"])
     assert (counts > 0).all().all()
-    sentence = next(step for step in report["steps"] if step.startswith("Within the held-out donors"))
+    sentence = next(
+        step for step in report["steps"] if step.startswith("Within the held-out donors")
+    )
     within = [roc_auc_score(c["cd49d"] == "CD49d+", c["p"]) for c in with_probability(adata, test)]
     pairs = counts.prod(axis=1).to_numpy()
-    assert scores.loc["scBERT", "auroc_within"] == pytest.approx(np.average(within, weights=pairs), abs=1e-6)
+    assert scores.loc["scBERT", "auroc_within"] == pytest.approx(
+        np.average(within, weights=pairs), abs=1e-6
+    )
     low, high = re.search(r"interval ([+-][\d.]+) to ([+-][\d.]+)\)", sentence).groups()
-    word = "is ahead of" if float(low) > 0 else "is behind" if float(high) < 0 else "cannot be told apart from"
+    word = (
+        "is ahead of"
+        if float(low) > 0
+        else "is behind"
+        if float(high) < 0
+        else "cannot be told apart from"
+    )
     assert f"scBERT {word} " in sentence
     model = sc_cll.ScBERTClassifier.load(out / "model")
     np.testing.assert_array_equal(model.predict(adata, soft=True), adata.obsm["scbert_proba"])
@@ -108,7 +144,9 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
     written = pd.read_csv(out / "signature.csv", keep_default_na=False)
     assert written["gene"].tolist() == found["genes"]["gene"].tolist()
     chosen = written.loc[written["selected"], "gene"]
-    assert set(chosen) == {g for genes in sc_cll.io.read_gmt(out / "signature.gmt").values() for g in genes}
+    assert set(chosen) == {
+        g for genes in sc_cll.io.read_gmt(out / "signature.gmt").values() for g in genes
+    }
     assert set(chosen) & set(adata.uns["truth"]["gene"])
     assert "attribution" in written
     said = next(step for step in report["steps"] if step.startswith("Signature: "))
@@ -124,7 +162,9 @@ def test_demo_counts_the_planted_genes_that_each_way_names(tmp_path, monkeypatch
         (tmp_path / name).write_text("of an earlier run")
     assert main(["demo", "--out", str(tmp_path), *QUICK]) == 2
     assert main(["demo", "--out", str(tmp_path), *QUICK, "--overwrite"]) == 0
-    table = pd.DataFrame(**json.loads((tmp_path / "report.json").read_text())["tables"]["Planted genes found"])
+    table = pd.DataFrame(
+        **json.loads((tmp_path / "report.json").read_text())["tables"]["Planted genes found"]
+    )
     uns = mudata.read_h5mu(tmp_path / "annotated.h5mu")["rna"].uns
     found, truth = uns["signature"], uns["truth"]
     chosen = found["genes"].loc[found["genes"]["selected"], "gene"]
@@ -134,12 +174,16 @@ def test_demo_counts_the_planted_genes_that_each_way_names(tmp_path, monkeypatch
     assert "of an earlier run" not in (tmp_path / "signature.csv").read_text()
 
 
-@pytest.mark.parametrize(("n_donors", "sentence"), [(2, "two donors, D0. is held out"), (1, "Split by cell")])
+@pytest.mark.parametrize(
+    ("n_donors", "sentence"), [(2, "two donors, D0. is held out"), (1, "Split by cell")]
+)
 def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence, capsys):
     toy = small_toy(n_donors)
     adata = toy["rna"].copy()
     del adata.uns["truth"]
-    adata.obsm["protein"] = pd.DataFrame(np.asarray(toy["prot"].X), toy.obs_names, toy["prot"].var_names)
+    adata.obsm["protein"] = pd.DataFrame(
+        np.asarray(toy["prot"].X), toy.obs_names, toy["prot"].var_names
+    )
     none = ["--donor-key", "none"] if n_donors == 1 else []
     if none:
         del adata.obs["donor"]
@@ -160,20 +204,31 @@ def test_demo_says_how_it_split_when_donors_are_few(tmp_path, n_donors, sentence
     assert "a contrast, not clinical positivity" in report
     assert "donors have 20 cells of every class" in report.partition("Signature: none. ")[2]
     assert {path.name for path in (tmp_path / "out").iterdir()} == WRITTEN | {"annotated.h5ad"}
-    assert mpimg.imread(tmp_path / "out" / "figures" / "signature.png").std() > 0.01  # the reason is written
-    assert ad.read_h5ad(tmp_path / "out" / "annotated.h5ad").obsm["X_scbert"].shape[0] == adata.n_obs
+    assert (
+        mpimg.imread(tmp_path / "out" / "figures" / "signature.png").std() > 0.01
+    )  # the reason is written
+    assert (
+        ad.read_h5ad(tmp_path / "out" / "annotated.h5ad").obsm["X_scbert"].shape[0] == adata.n_obs
+    )
 
 
 @pytest.mark.realdata
 def test_demo_on_bone_marrow_makes_no_labels_up_and_holds_a_donor_out(shared_file, tmp_path):
     out = tmp_path / "out"
-    assert main(["demo", "--input", str(shared_file("data/bmmc_cite.h5mu")), "--out", str(out), *QUICK]) == 0
+    assert (
+        main(
+            ["demo", "--input", str(shared_file("data/bmmc_cite.h5mu")), "--out", str(out), *QUICK]
+        )
+        == 0
+    )
     report = (out / "report.md").read_text()
     assert "'CD49d' does not fall into two populations, so no labels were made up" in report
     assert "CD49d by quantile (clr_cell, 134 proteins): 200 CD49d-, 200 CD49d+" in report
     assert "two donors, s1d1 is held out" in report
     # the logistic regression does not depend on the network: measured before at macro-F1 .81 to .83 / AUROC .89 to .91
-    scores = pd.DataFrame(**json.loads((out / "report.json").read_text())["tables"]["Test cells, never trained on"])
+    scores = pd.DataFrame(
+        **json.loads((out / "report.json").read_text())["tables"]["Test cells, never trained on"]
+    )
     linear = scores.loc["logistic regression on log expression"]
     assert linear["macro_f1"] == pytest.approx(0.82, abs=0.03)
     assert linear["auroc_within"] == pytest.approx(0.90, abs=0.03)

@@ -30,9 +30,13 @@ def relative(path: Path) -> str:
 
 def loaded_after(code: str) -> set[str]:
     """Top-level modules a fresh interpreter has loaded after `code`."""
-    script = f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    script = (
+        f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    )
     # warnings are errors in these tests, but an interpreter of its own is asked here what a user's would do
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
 
@@ -77,20 +81,31 @@ def test_version_is_said_once() -> None:
 
 def test_imports_go_down_only() -> None:
     command = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def docstring_lines(tree: ast.AST) -> int:
     """Lines of all docstrings in a file."""
     owners = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    having = [node for node in ast.walk(tree) if isinstance(node, owners) and ast.get_docstring(node) is not None]
+    having = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, owners) and ast.get_docstring(node) is not None
+    ]
     return sum(node.body[0].end_lineno - node.body[0].lineno + 1 for node in having)
 
 
 def imports(tree: ast.AST) -> set[str]:
     """Top-level packages a file imports, wherever in the file."""
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    ]
     names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     return {name.partition(".")[0] for name in names}
 
@@ -107,8 +122,12 @@ def test_file_keeps_the_rules(path: Path) -> None:
     )
     assert not found & {"pickle", "dill", "joblib"}, "a pickle runs code"
     assert not re.search(r"weights_only\s*=\s*False|allow_pickle\s*=\s*True", text)
-    assert "scvi" not in found or relative(path) == "model/_scvi.py", "scvi is imported in model/_scvi.py only"
-    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), "asserts vanish with python -O: raise"
+    assert "scvi" not in found or relative(path) == "model/_scvi.py", (
+        "scvi is imported in model/_scvi.py only"
+    )
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), (
+        "asserts vanish with python -O: raise"
+    )
 
 
 def body_lengths() -> dict[str, int]:
@@ -131,7 +150,9 @@ def test_functions_are_short() -> None:
 
 def test_readme_says_the_line_that_ci_runs() -> None:
     """The second set-up command of the README is what `.ci/run` runs, verbatim; there are exactly two."""
-    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    commands = re.findall(
+        r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE
+    )
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     assert len(commands) == 2
     assert "-m scbert_cll demo" in commands[0]

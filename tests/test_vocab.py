@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from scbert_cll.vocab import GeneVocab, read_aliases
 
 NAMES = ["CD5", "CD19", "ITGA4", "HLA-A", "NKX2-1", "NA"]
-gene_lists = st.lists(st.from_regex(r"[A-Z][A-Z0-9-]{0,8}", fullmatch=True), min_size=1, max_size=30, unique=True)
+gene_lists = st.lists(
+    st.from_regex(r"[A-Z][A-Z0-9-]{0,8}", fullmatch=True), min_size=1, max_size=30, unique=True
+)
 
 
 def how(vocab: GeneVocab, names: list[str], aliases: object = None) -> list[tuple[str, str]]:
@@ -96,7 +98,11 @@ def test_read_table(tmp_path: Path, ending: str, sep: str) -> None:
     table.to_csv(tmp_path / f"genes{ending}", sep=sep, index=False)
     path = tmp_path / f"genes{ending}"
     assert GeneVocab.read(path) == GeneVocab(NAMES)
-    assert list(GeneVocab.read(path, column="id")) == list(GeneVocab.read(path, column=1)) == table["id"].tolist()
+    assert (
+        list(GeneVocab.read(path, column="id"))
+        == list(GeneVocab.read(path, column=1))
+        == table["id"].tolist()
+    )
     with pytest.raises(KeyError, match=r"'symbol' is not in genes.*it has 'gene', 'id'"):
         GeneVocab.read(path, column="symbol")
     with pytest.raises(KeyError, match="it has 'gene', 'id'"):
@@ -110,7 +116,9 @@ def test_read_h5ad(tmp_path: Path) -> None:
 
 
 def test_unknown_kind_of_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"kind of file of 'genes.xlsx' must be one of '.txt', .*; found '.xlsx'"):
+    with pytest.raises(
+        ValueError, match=r"kind of file of 'genes.xlsx' must be one of '.txt', .*; found '.xlsx'"
+    ):
         GeneVocab.read(tmp_path / "genes.xlsx")
     with pytest.raises(FileNotFoundError):
         GeneVocab.read(tmp_path / "genes.txt")
@@ -121,7 +129,14 @@ def test_of_takes_what_names_genes(tmp_path: Path) -> None:
     vocab.save(tmp_path / "vocab.txt")
     assert GeneVocab.of(vocab) is vocab
     adata = ad.AnnData(np.ones((2, 6)), var=pd.DataFrame(index=NAMES))
-    for source in (NAMES, tuple(NAMES), np.array(NAMES), pd.Index(NAMES), adata, tmp_path / "vocab.txt"):
+    for source in (
+        NAMES,
+        tuple(NAMES),
+        np.array(NAMES),
+        pd.Index(NAMES),
+        adata,
+        tmp_path / "vocab.txt",
+    ):
         assert GeneVocab.of(source) == vocab
     assert GeneVocab.of(str(tmp_path / "vocab.txt")) == vocab
 
@@ -132,7 +147,13 @@ def test_of_takes_what_names_genes(tmp_path: Path) -> None:
 def test_ensembl_versions() -> None:
     vocab = GeneVocab(["ENSG00000115232", "ENSG00000182162_PAR_Y", "ENSG00000000003.5"])
     assert how(
-        vocab, ["ENSG00000115232.14", "ENSG00000182162.11", "ENSG00000182162.11_PAR_Y", "ENSG00000000003.6"]
+        vocab,
+        [
+            "ENSG00000115232.14",
+            "ENSG00000182162.11",
+            "ENSG00000182162.11_PAR_Y",
+            "ENSG00000000003.6",
+        ],
     ) == [
         ("ensembl", "ENSG00000115232"),
         ("unmatched", ""),
@@ -160,7 +181,10 @@ def test_a_name_of_the_vocabulary_is_never_overwritten() -> None:
 
 
 def test_an_alias_beside_its_gene_is_another_gene() -> None:
-    assert how(GeneVocab(["ITGA4"]), ["CD49D", "ITGA4"], {"CD49D": "ITGA4"}) == [("unmatched", ""), ("exact", "ITGA4")]
+    assert how(GeneVocab(["ITGA4"]), ["CD49D", "ITGA4"], {"CD49D": "ITGA4"}) == [
+        ("unmatched", ""),
+        ("exact", "ITGA4"),
+    ]
 
 
 def test_an_approved_name_is_not_an_alias() -> None:
@@ -208,7 +232,9 @@ def test_a_gene_the_table_knows_is_no_duplicate() -> None:
 
 
 @given(gene_lists, gene_lists)
-def test_resolve_agrees_with_index_and_harms_no_exact_name(names: list[str], query: list[str]) -> None:
+def test_resolve_agrees_with_index_and_harms_no_exact_name(
+    names: list[str], query: list[str]
+) -> None:
     vocab = GeneVocab(names)
     aliases = dict(zip(query, reversed(names), strict=False))
     found = vocab.resolve(query, aliases=aliases)
@@ -228,7 +254,9 @@ def test_read_aliases_from_files(tmp_path: Path) -> None:
     expected = read_aliases({"CD49D": "ITGA4", "NA": "NACA", "ABC": ["X1", "X2"]})
     assert expected["ABC"] == {"X1", "X2"}
     assert expected["ITGA4"] == {"ITGA4"}
-    (tmp_path / "two.tsv").write_text("alias\tsymbol\tentrez\nCD49D\tITGA4\t1\nNA\tNACA\t2\nABC\tX1\t3\nABC\tX2\t4\n")
+    (tmp_path / "two.tsv").write_text(
+        "alias\tsymbol\tentrez\nCD49D\tITGA4\t1\nNA\tNACA\t2\nABC\tX1\t3\nABC\tX2\t4\n"
+    )
     (tmp_path / "bare.csv").write_text("CD49D,ITGA4\nNA,NACA\nABC,X1\nABC,X2\n")
     (tmp_path / "hgnc.tsv").write_text(
         "symbol\talias_symbol\tprev_symbol\nITGA4\t\tCD49D\nNACA\tNA\t\nX1\tABC\t\nX2\t\tABC\n"
@@ -239,7 +267,9 @@ def test_read_aliases_from_files(tmp_path: Path) -> None:
 
 def test_a_table_of_another_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b,c\n1,2,3\n")
-    with pytest.raises(ValueError, match=r"a\.csv must have columns 'alias' and 'symbol'.*it has 'a', 'b', 'c'"):
+    with pytest.raises(
+        ValueError, match=r"a\.csv must have columns 'alias' and 'symbol'.*it has 'a', 'b', 'c'"
+    ):
         read_aliases(tmp_path / "a.csv")
 
 

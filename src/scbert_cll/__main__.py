@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_in_a_sentence():
             _tell_on_stdout()
-            _call(commands.COMMANDS[name], options)  # processes that it starts inherit how threads wait
+            _call(
+                commands.COMMANDS[name], options
+            )  # processes that it starts inherit how threads wait
     except (*_BAD_INPUT, InUseError) as error:
         if show or (
             isinstance(error, ImportError) and error.name
@@ -76,7 +78,9 @@ def _bare(words: Sequence[str]) -> int | None:
         return None
     described = described_of(function)
     needed = [
-        parameter.name.upper() if parameter.kind is not parameter.KEYWORD_ONLY else flag(parameter.name)
+        parameter.name.upper()
+        if parameter.kind is not parameter.KEYWORD_ONLY
+        else flag(parameter.name)
         for parameter, _ in described.values()
         if parameter.default is parameter.empty
     ]
@@ -140,7 +144,10 @@ def _call(command: Callable[..., None], options: dict[str, Any]) -> None:
     given = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         group = group_of(parameter)
-        own = {field: _path(options[field]) for field in ([name] if group is None else described_of(group))}
+        own = {
+            field: _path(options[field])
+            for field in ([name] if group is None else described_of(group))
+        }
         given[name] = own[name] if group is None else group(**own)
     command(**given)
 

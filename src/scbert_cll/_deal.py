@@ -9,7 +9,9 @@ import numpy as np
 
 _STARTS: Final = 20
 _MOST_SWAPS: Final = 2000  # looked at in a step; of more, a random choice
-_TOLERANCE: Final = 0.5  # of a donor, spread over the parts: how much less even than the best a deal may be
+_TOLERANCE: Final = (
+    0.5  # of a donor, spread over the parts: how much less even than the best a deal may be
+)
 EMPTY: Final = 1e6  # what a part without a donor lacks: more than all else together
 
 

@@ -63,12 +63,32 @@ DONOR_CLASSES: Final = ("neg_homogeneous", "bimodal_low", "bimodal_high", "pos_h
 
 # cell division: the 11 of PAM50's proliferation index (Nielsen et al. 2010, doi:10.1158/1078-0432.CCR-10-1282), and PCNA
 PROLIFERATION: Final = (
-    *("BIRC5", "CCNB1", "CDC20", "CEP55", "MKI67", "NDC80", "NUF2", "PTTG1", "RRM2", "TYMS", "UBE2C"),
+    *(
+        "BIRC5",
+        "CCNB1",
+        "CDC20",
+        "CEP55",
+        "MKI67",
+        "NDC80",
+        "NUF2",
+        "PTTG1",
+        "RRM2",
+        "TYMS",
+        "UBE2C",
+    ),
     "PCNA",
 )
 
 # places where a CITE-seq protein matrix usually lies: obsm of an AnnData, modality of a MuData
-PROTEIN_KEYS: Final = ("protein", "prot", "adt", "ADT", "protein_expression", "protein_counts", "antibody_capture")
+PROTEIN_KEYS: Final = (
+    "protein",
+    "prot",
+    "adt",
+    "ADT",
+    "protein_expression",
+    "protein_counts",
+    "antibody_capture",
+)
 RNA_KEYS: Final = ("rna", "gex", "RNA", "GEX", "gene_expression")
 
 

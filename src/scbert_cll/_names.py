@@ -20,7 +20,9 @@ _BETWEEN: Final = "|"
 _EMPTY: Final = "%"
 _CUT: Final = "%~"
 _DIGEST: Final = 16
-_BYTES: Final = 240  # of the 255 that a file system gives a name; a zarr store makes a folder of each
+_BYTES: Final = (
+    240  # of the 255 that a file system gives a name; a zarr store makes a folder of each
+)
 # a per cent sign only where it would read as ours, so that "30%" stays; a dot at the start and two underlines are names of zarr's own
 _UNSAFE: Final = re.compile(r"[/\\\x00\ud800-\udfff]|%(?=[0-9A-F]{2}|~)|^\.|^_(?=_)")
 _ESCAPE: Final = re.compile(r"(?:%[0-9A-F]{2})+")
@@ -73,7 +75,9 @@ def long_ones(names: Iterable[Name]) -> dict[str, str]:
         cut, given = key(name), name if isinstance(name, tuple) else (name,)
         if _CUT in cut:
             pieces = cut.split(_BETWEEN) if len(given) > 1 else [cut]
-            found |= {one: str(whole) for one, whole in zip(pieces, given, strict=True) if _CUT in one}
+            found |= {
+                one: str(whole) for one, whole in zip(pieces, given, strict=True) if _CUT in one
+            }
     return found
 
 

@@ -92,7 +92,9 @@ def same_logs() -> Iterator[None]:
 
 def _signals() -> PutBack:
     """Another thread than the main one can change none."""
-    before = {one: signal.getsignal(one) for one in signal.valid_signals()} if in_main_thread() else {}
+    before = (
+        {one: signal.getsignal(one) for one in signal.valid_signals()} if in_main_thread() else {}
+    )
 
     def put_back() -> None:
         for number, handler in before.items():
@@ -110,8 +112,12 @@ def _figures() -> PutBack:
     def put_back() -> None:
         if mpl is None:
             return
-        with warnings.catch_warnings(action="ignore"):  # on entries that matplotlib will not have for long
-            mpl.rcParams.update({name: value for name, value in before.items() if mpl.rcParams[name] != value})
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # on entries that matplotlib will not have for long
+            mpl.rcParams.update(
+                {name: value for name, value in before.items() if mpl.rcParams[name] != value}
+            )
 
     return put_back
 
@@ -136,7 +142,9 @@ def _start_method() -> PutBack:
 
 def _put_back_start_method(before: str | None) -> None:
     if multiprocessing.get_start_method(allow_none=True) != before:
-        multiprocessing.set_start_method(cast("str", before), force=True)  # with None nobody has chosen
+        multiprocessing.set_start_method(
+            cast("str", before), force=True
+        )  # with None nobody has chosen
 
 
 def _monitors() -> PutBack:

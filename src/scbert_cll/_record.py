@@ -68,17 +68,23 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
     """
     long: dict[str, str] = {}
     made = {
-        (slot, key): _of_obs(value) if slot in ("obs", "var") else storable(value, long, rows=slot in ("obsm", "varm"))
+        (slot, key): _of_obs(value)
+        if slot in ("obs", "var")
+        else storable(value, long, rows=slot in ("obsm", "varm"))
         for slot, values in slots.items()
         for key, value in values.items()
     }
     if long:
         made["uns", _names.LONG] = dict(adata.uns.get(_names.LONG, {})) | long
-    old = [place for place in replaces if place not in made and place[1] in getattr(adata, place[0])]
+    old = [
+        place for place in replaces if place not in made and place[1] in getattr(adata, place[0])
+    ]
     put = [(getattr(adata, slot), key, value) for (slot, key), value in made.items()]
     gone = [(getattr(adata, slot), key) for slot, key in old]
     with uninterrupted(), untouched_on_error(adata):
-        deque(chain(starmap(setitem, put), starmap(delitem, gone)), maxlen=0)  # one line, which nothing of ours can cut
+        deque(
+            chain(starmap(setitem, put), starmap(delitem, gone)), maxlen=0
+        )  # one line, which nothing of ours can cut
         plain_strings(adata)
 
 
@@ -116,7 +122,9 @@ def _columns_back(now: pd.DataFrame, before: pd.DataFrame) -> None:
     for name in [name for name in now if name not in before]:
         del now[name]
     for name in before:
-        if name not in now or not (now[name].dtype == before[name].dtype and now[name].equals(before[name])):
+        if name not in now or not (
+            now[name].dtype == before[name].dtype and now[name].equals(before[name])
+        ):
             now[name] = before[name]
 
 
@@ -144,12 +152,18 @@ def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
     if isinstance(value, pd.DataFrame):
         return _table(value, long, rows=rows)
     if isinstance(value, np.ndarray):
-        return value if value.dtype.kind in "biuf" else np.array([_text(one) for one in value.ravel()], dtype=object)
+        return (
+            value
+            if value.dtype.kind in "biuf"
+            else np.array([_text(one) for one in value.ravel()], dtype=object)
+        )
     if isinstance(value, (list, tuple, set, frozenset, pd.Index, pd.Series)):
         return _list(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return str(value)
-    if isinstance(value, (pd.Categorical, bool, int, float, np.number, np.bool_)) or sparse.issparse(value):
+    if isinstance(
+        value, (pd.Categorical, bool, int, float, np.number, np.bool_)
+    ) or sparse.issparse(value):
         return value
     return str(value)
 
@@ -183,9 +197,18 @@ def _of_obs(column: Any) -> Any:
     if not isinstance(column, pd.Series) or not _is_loose(column):
         return column
     known = column.dropna()
-    if not len(known) or all(isinstance(one, (bool, int, float, np.number, np.bool_)) for one in known):
-        return column.astype(known.infer_objects().dtype if len(known) == len(column) and len(known) else np.float64)
-    text = column.astype(object).where(column.notna(), None).map(_text, na_action="ignore").astype(object)
+    if not len(known) or all(
+        isinstance(one, (bool, int, float, np.number, np.bool_)) for one in known
+    ):
+        return column.astype(
+            known.infer_objects().dtype if len(known) == len(column) and len(known) else np.float64
+        )
+    text = (
+        column.astype(object)
+        .where(column.notna(), None)
+        .map(_text, na_action="ignore")
+        .astype(object)
+    )
     return text if len(known) == len(column) else text.astype("category")
 
 

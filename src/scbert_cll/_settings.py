@@ -8,7 +8,17 @@ from typing import Final
 # What demultiplexing writes where it found no single donor (vireo, souporcell, demuxlet and freemuxlet, HTODemux, MULTIseqDemux, hashsolo, GMM-Demux, demuxEM,
 # scSplit, cellhashR, Cell Ranger multi, BD Rhapsody), and what tables hold where there is nothing.
 _NOT_DONORS: Final = (
-    *("doublet", "doublets", "multiplet", "multiplets", "multiple", "dbl", "singlet", "singlets", "sng"),
+    *(
+        "doublet",
+        "doublets",
+        "multiplet",
+        "multiplets",
+        "multiple",
+        "dbl",
+        "singlet",
+        "singlets",
+        "sng",
+    ),
     *(
         "unassigned",
         "unassignable",
@@ -21,7 +31,17 @@ _NOT_DONORS: Final = (
         "uncertain",
         "undetermined",
     ),
-    *("discordant", "not called", "no call", "nocall", "low counts", "blank", "empty", "undetected", "unmapped"),
+    *(
+        "discordant",
+        "not called",
+        "no call",
+        "nocall",
+        "low counts",
+        "blank",
+        "empty",
+        "undetected",
+        "unmapped",
+    ),
     *("", "?", "nan", "na", "n/a", "#n/a", "none", "null", "<na>"),
 )
 

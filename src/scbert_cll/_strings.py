@@ -52,9 +52,14 @@ def _plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
     for i in foreign:
         column = frame.iloc[:, i]
         gaps = column.isna().any()  # no file holds a gap in plain text
-        values: Any = pd.Categorical(column.astype(object)) if gaps else column.to_numpy(dtype=object)
+        values: Any = (
+            pd.Categorical(column.astype(object)) if gaps else column.to_numpy(dtype=object)
+        )
         frame.isetitem(i, values)
-    index = [pd.Index(axis, dtype=object, name=axis.name) if _is_foreign(axis.dtype) else axis for axis in frame.axes]
+    index = [
+        pd.Index(axis, dtype=object, name=axis.name) if _is_foreign(axis.dtype) else axis
+        for axis in frame.axes
+    ]
     return frame.set_axis(index[0], axis=0).set_axis(index[1], axis=1)
 
 

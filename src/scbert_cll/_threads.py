@@ -37,7 +37,9 @@ def passive() -> Iterator[None]:
 @contextmanager
 def calm(*, small: bool = True) -> Iterator[None]:
     """Work with one thread where OpenMP would spin; a large network, whose threads seldom wait, keeps them all."""
-    spins = set() if not small or any(name in os.environ for name in _CHOICES) else _loaded() - _asleep
+    spins = (
+        set() if not small or any(name in os.environ for name in _CHOICES) else _loaded() - _asleep
+    )
     if not spins:
         yield
         return
@@ -47,7 +49,9 @@ def calm(*, small: bool = True) -> Iterator[None]:
     threads = None if torch is None else torch.get_num_threads()
     with ExitStack() as stack:
         stack.enter_context(ThreadpoolController().select(filepath=sorted(spins)).limit(limits=1))
-        if threads not in (None, 1) and torch.get_num_threads() == 1:  # its MKL has a number of its own
+        if (
+            threads not in (None, 1) and torch.get_num_threads() == 1
+        ):  # its MKL has a number of its own
             torch.set_num_threads(1)
             stack.callback(torch.set_num_threads, threads)
         yield

@@ -124,11 +124,15 @@ def write_gmt(
     _checks.gmt_name(name)
     table, facts = _parts(signature, key)
     n = int(table["selected"].sum()) if "selected" in table else len(table)
-    _checks.not_empty(n, str(facts.get("reason", "")), "a GMT file has no set without genes, so none was written")
+    _checks.not_empty(
+        n, str(facts.get("reason", "")), "a GMT file has no set without genes, so none was written"
+    )
     weight = weights(table)
     _checks.gmt_genes(weight.index)
     halves = {name + UP: weight.index[weight > 0], name + DOWN: weight.index[weight < 0]}
-    lines = ["\t".join([half, _origin(facts), *genes]) for half, genes in halves.items() if len(genes)]
+    lines = [
+        "\t".join([half, _origin(facts), *genes]) for half, genes in halves.items() if len(genes)
+    ]
     expected = {half: list(genes) for half, genes in halves.items() if len(genes)}
     _write({path: _as_gmt(path, lines, expected)}, overwrite=overwrite)
 
@@ -271,7 +275,9 @@ def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, d
         _checks.signature_table(signature)
         return signature, {}
     record = _checks.signature_record(signature, key)
-    return record["genes"], {name: value for name, value in record.items() if not isinstance(value, pd.DataFrame)}
+    return record["genes"], {
+        name: value for name, value in record.items() if not isinstance(value, pd.DataFrame)
+    }
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
@@ -279,7 +285,10 @@ def _origin(facts: Mapping[str, Any]) -> str:
     words = [f"scbert_cll_{__version__}"]
     if params := facts.get("params"):
         classes = list(params["classes"])
-        words += [f"{params['groupby']}:{classes[-1]}_vs_{classes[0]}", f"{facts['n_donors']}_donors"]
+        words += [
+            f"{params['groupby']}:{classes[-1]}_vs_{classes[0]}",
+            f"{facts['n_donors']}_donors",
+        ]
         words += [f"q<{params['alpha']:g}"]
     return re.sub(r"\s+", "_", ";".join(words))
 
@@ -299,26 +308,38 @@ def _as_gmt(path: Path, lines: list[str], sets: Mapping[str, list[str]]) -> tupl
     """What writes lines of sets, and reads them back."""
     data = ("\n".join(lines) + "\n").encode()
     data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
-    return lambda aside: aside.write_bytes(data), lambda aside: same(gene_sets.read_gmt(aside), sets)
+    return lambda aside: aside.write_bytes(data), lambda aside: same(
+        gene_sets.read_gmt(aside), sets
+    )
 
 
 def _as_csv(table: pd.DataFrame) -> str:
     """Text of a table; a carriage return needs the quotes that pandas only gives to line feeds."""
-    fields = [*table, *(field for _, column in table.items() if column.dtype == object for field in column)]
+    fields = [
+        *table,
+        *(field for _, column in table.items() if column.dtype == object for field in column),
+    ]
     returns = any("\r" in field for field in fields)
-    how: Any = {"quoting": csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL, "lineterminator": "\n"}
+    how: Any = {
+        "quoting": csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+        "lineterminator": "\n",
+    }
     return str(table.to_csv(index=False, **how))
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Columns of NumPy's bools, integers and floats; everything else as text, an empty one where it is missing."""
-    return pd.DataFrame({str(name): _tidy_column(column) for name, column in table.reset_index(drop=True).items()})
+    return pd.DataFrame(
+        {str(name): _tidy_column(column) for name, column in table.reset_index(drop=True).items()}
+    )
 
 
 def _tidy_column(column: pd.Series) -> pd.Series:
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
         return column
-    if pd.api.types.is_numeric_dtype(column) and column.dtype != object:  # pandas' own numbers, which may be missing
+    if (
+        pd.api.types.is_numeric_dtype(column) and column.dtype != object
+    ):  # pandas' own numbers, which may be missing
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan))
     return column.astype(object).where(column.notna(), "").map(str).astype(object)
 
@@ -331,7 +352,11 @@ def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
             f"{path.with_suffix('.json')} is of another table: it has the columns {_checks.listed(kinds, 12)}, and {path.name} has "
             f"{_checks.listed(text, 12)}. Put the .json that was written with it beside it, or remove this one."
         )
-    kinds = {str(name): _kind(str(name), column) for name, column in text.items()} if kinds is None else kinds
+    kinds = (
+        {str(name): _kind(str(name), column) for name, column in text.items()}
+        if kinds is None
+        else kinds
+    )
     return pd.DataFrame({name: _as_kind(text[name], kind) for name, kind in kinds.items()})
 
 
@@ -340,7 +365,9 @@ def _utf8(path: Path) -> StringIO:
     try:
         return StringIO(_checks.text.read_bytes(path).decode("utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not text in UTF-8, as io.write_csv writes it; save it as UTF-8.") from error
+        raise ValueError(
+            f"{path.name} is not text in UTF-8, as io.write_csv writes it; save it as UTF-8."
+        ) from error
 
 
 def _kind(name: str, fields: pd.Series) -> str:
@@ -350,9 +377,15 @@ def _kind(name: str, fields: pd.Series) -> str:
         return "object"
     if set(filled) <= {"True", "False"} and len(filled) == len(fields):
         return "bool"
-    if pd.to_numeric(filled, errors="coerce").isna().any() or filled.str.match(r"[+-]?0\d").any():  # 01 is a name
+    if (
+        pd.to_numeric(filled, errors="coerce").isna().any() or filled.str.match(r"[+-]?0\d").any()
+    ):  # 01 is a name
         return "object"
-    return "int64" if len(filled) == len(fields) and filled.str.fullmatch(r"[+-]?\d+").all() else "float64"
+    return (
+        "int64"
+        if len(filled) == len(fields) and filled.str.fullmatch(r"[+-]?\d+").all()
+        else "float64"
+    )
 
 
 def _as_kind(fields: pd.Series, kind: str) -> pd.Series:
@@ -361,7 +394,9 @@ def _as_kind(fields: pd.Series, kind: str) -> pd.Series:
     if kind == "object":
         return fields
     whole = np.dtype(kind).kind in "iu"
-    return pd.Series([int(field) if whole else float(field or "nan") for field in fields], dtype=kind)
+    return pd.Series(
+        [int(field) if whole else float(field or "nan") for field in fields], dtype=kind
+    )
 
 
 def _write(files: Mapping[Path, tuple[Write, Same]], *, overwrite: bool) -> None:

@@ -57,7 +57,9 @@ class GeneVocab:
     __slots__ = ("_names",)
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = _checks.gene_names(pd.Index([str(n) for n in names], dtype=object), "the vocabulary")
+        self._names = _checks.gene_names(
+            pd.Index([str(n) for n in names], dtype=object), "the vocabulary"
+        )
 
     @classmethod
     def of(cls, source: Vocabulary) -> GeneVocab:
@@ -66,7 +68,9 @@ class GeneVocab:
             return source
         if isinstance(source, str | PathLike):
             return cls.read(source)
-        return cls(_genes(cast("pd.DataFrame", source.var)) if isinstance(source, AnnData) else source)
+        return cls(
+            _genes(cast("pd.DataFrame", source.var)) if isinstance(source, AnnData) else source
+        )
 
     @classmethod
     def read(cls, path: str | PathLike[str], *, column: str | int = 0) -> GeneVocab:
@@ -96,7 +100,11 @@ class GeneVocab:
         if kind in _TEXT:
             return cls(_read_table(path, header=None)[0].str.strip())
         table = _read_table(path)
-        name = dict(enumerate(table.columns)).get(column, f"column {column}") if isinstance(column, int) else column
+        name = (
+            dict(enumerate(table.columns)).get(column, f"column {column}")
+            if isinstance(column, int)
+            else column
+        )
         _checks.key_in(name, table, path.name)
         return cls(table[name])
 
@@ -116,8 +124,17 @@ class GeneVocab:
         path = Path(path)
         kind = _checks.choice(_kind(path), (*_TEXT, *_TABLE), f"the kind of file of {path.name!r}")
         table = pd.DataFrame({"gene": self._names})
-        how: Any = {"sep": _TABLE.get(kind, "\t"), "index": False, "header": kind in _TABLE, "lineterminator": "\n"}
-        replace(path, lambda aside: table.to_csv(aside, **how), lambda aside: GeneVocab.read(aside) == self)
+        how: Any = {
+            "sep": _TABLE.get(kind, "\t"),
+            "index": False,
+            "header": kind in _TABLE,
+            "lineterminator": "\n",
+        }
+        replace(
+            path,
+            lambda aside: table.to_csv(aside, **how),
+            lambda aside: GeneVocab.read(aside) == self,
+        )
 
     @property
     def names(self) -> pd.Index:
@@ -126,7 +143,9 @@ class GeneVocab:
 
     def index(self, names: Iterable[str]) -> np.ndarray:
         """Position of each name in the vocabulary as int64, −1 where it is not there; exact names only."""
-        return np.asarray(self._names.get_indexer(pd.Index(list(names), dtype=object)), dtype=np.int64)
+        return np.asarray(
+            self._names.get_indexer(pd.Index(list(names), dtype=object)), dtype=np.int64
+        )
 
     def resolve(
         self, names: Iterable[str], *, aliases: Aliases | None = None, others: Iterable[str] = ()
@@ -186,15 +205,20 @@ class GeneVocab:
     def _without_genome(self, query: pd.Index) -> pd.Index:
         """Names without the genome before them; empty for genes of another species."""
         table = pd.Series(list(query), dtype=object).str.extract(_GENOME)
-        found = {species: table["gene"].where(table[species].notna()) for species in ("human", "mouse")}
+        found = {
+            species: table["gene"].where(table[species].notna()) for species in ("human", "mouse")
+        }
         found["mouse"] = found["mouse"].where(
-            ~found["mouse"].str.isupper().eq(True) | found["mouse"].str.startswith("ENSMUSG", na=False)
+            ~found["mouse"].str.isupper().eq(True)
+            | found["mouse"].str.startswith("ENSMUSG", na=False)
         )
         n = {species: int(names.isin(self._names).sum()) for species, names in found.items()}
         is_mouse = n["mouse"] > n["human"] or not found["human"].notna().any()
         chosen = found["mouse" if is_mouse else "human"]
         plain = chosen.fillna(
-            pd.Series(list(query), dtype=object).where(table["gene"].isna() | query.isin(self._names), "")
+            pd.Series(list(query), dtype=object).where(
+                table["gene"].isna() | query.isin(self._names), ""
+            )
         )
         found_names: pd.Index = pd.Index(plain, dtype=object)
         return found_names
@@ -245,7 +269,11 @@ class _Rules:
     """What `GeneVocab.resolve` needs to know about both sides, worked out once."""
 
     def __init__(
-        self, vocab: GeneVocab, query: pd.Index, aliases: Mapping[str, frozenset[str]], others: Iterable[str]
+        self,
+        vocab: GeneVocab,
+        query: pd.Index,
+        aliases: Mapping[str, frozenset[str]],
+        others: Iterable[str],
     ) -> None:
         self.vocab = vocab
         self.present = frozenset(query)
@@ -311,7 +339,11 @@ def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
         return list(zip(table["alias"], table["symbol"], strict=True))
     hgnc = [c for c in ("prev_symbol", "alias_symbol") if c in table]
     if "symbol" in table and hgnc:
-        cells = ((cell, symbol) for c in hgnc for cell, symbol in zip(table[c], table["symbol"], strict=True))
+        cells = (
+            (cell, symbol)
+            for c in hgnc
+            for cell, symbol in zip(table[c], table["symbol"], strict=True)
+        )
         return [(alias, symbol) for cell, symbol in cells for alias in cell.split("|") if alias]
     _checks.two_columns(table, path.name)
     table = _read_table(path, header=None)
@@ -322,15 +354,21 @@ def _kind(path: Path) -> str:
     """The ending that says what a file is, without that of its compression."""
     endings = [e.lower() for e in path.suffixes if e.lower() not in (".gz", ".bz2", ".xz")]
     kinds = (*_TEXT, *_TABLE, *_H5AD)
-    return _checks.choice(endings[-1] if endings else "", kinds, f"the kind of file of {path.name!r}")
+    return _checks.choice(
+        endings[-1] if endings else "", kinds, f"the kind of file of {path.name!r}"
+    )
 
 
 def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:
     # A gene may be called NA or NAN: every field is read as the text it is.
     usual = _TABLE.get(_kind(path), "\t")
     file, found = _checks.open_table(path)
-    separator = found if found == ";" and usual == "," else usual  # as Excel writes .csv where the comma is decimal
-    table: pd.DataFrame = pd.read_csv(file, sep=separator, header=header, dtype=str, keep_default_na=False)
+    separator = (
+        found if found == ";" and usual == "," else usual
+    )  # as Excel writes .csv where the comma is decimal
+    table: pd.DataFrame = pd.read_csv(
+        file, sep=separator, header=header, dtype=str, keep_default_na=False
+    )
     return table
 
 

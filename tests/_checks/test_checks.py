@@ -13,7 +13,9 @@ from scbert_cll import _checks
 
 
 def made(n_cells: int = 4, n_genes: int = 3) -> ad.AnnData:
-    counts = sparse.csr_matrix(np.arange(n_cells * n_genes, dtype=np.float32).reshape(n_cells, n_genes))
+    counts = sparse.csr_matrix(
+        np.arange(n_cells * n_genes, dtype=np.float32).reshape(n_cells, n_genes)
+    )
     obs = pd.DataFrame(index=[f"c{i}" for i in range(n_cells)])
     return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
 
@@ -53,13 +55,15 @@ def test_anndata_with_names_twice() -> None:
     adata = made()
     adata.var_names = ["g0", "g0", "g2"]
     with pytest.raises(
-        ValueError, match=r"var_names must be unique; found more than once: 'g0'.*pp.align_genes to sum them"
+        ValueError,
+        match=r"var_names must be unique; found more than once: 'g0'.*pp.align_genes to sum them",
     ):
         _checks.anndata(adata)
     assert _checks.anndata(adata, repeated_genes=True) is adata
     adata.obs_names = ["c0", "c1", "c1", "c1"]
     with pytest.raises(
-        ValueError, match=r"obs_names must be unique; found more than once: 'c1'.*obs_names_make_unique"
+        ValueError,
+        match=r"obs_names must be unique; found more than once: 'c1'.*obs_names_make_unique",
     ):
         _checks.anndata(adata, repeated_genes=True)
 
@@ -111,7 +115,9 @@ def test_obs_column() -> None:
     adata = made()
     adata.obs["cd49d"] = pd.Categorical(["a", None, "b", None])
     assert _checks.obs_column(adata, "cd49d").isna().sum() == 2
-    with pytest.raises(ValueError, match=r"adata.obs\['cd49d'\] is missing for 2 cells \('c1', 'c3'\)"):
+    with pytest.raises(
+        ValueError, match=r"adata.obs\['cd49d'\] is missing for 2 cells \('c1', 'c3'\)"
+    ):
         _checks.obs_column(adata, "cd49d", allow_missing=False)
     with pytest.raises(KeyError, match=r"'donor' is not in adata.obs; it has 'cd49d'"):
         _checks.obs_column(adata, "donor")
@@ -121,7 +127,15 @@ def test_obs_column() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [sparse.csr_matrix, sparse.csc_matrix, sparse.coo_matrix, sparse.csr_array, sparse.csc_array, np.asarray]
+    "form",
+    [
+        sparse.csr_matrix,
+        sparse.csc_matrix,
+        sparse.coo_matrix,
+        sparse.csr_array,
+        sparse.csc_array,
+        np.asarray,
+    ],
 )
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "u1", "?"])
 def test_matrix_takes_every_form(form: object, dtype: str) -> None:
@@ -135,7 +149,9 @@ def test_matrix_takes_every_form(form: object, dtype: str) -> None:
 
 
 def test_matrix_leaves_an_untidy_matrix_as_it_is() -> None:
-    untidy = sparse.csr_matrix((np.array([1.0, 2, 4]), np.array([2, 0, 2]), np.array([0, 3, 3])), shape=(2, 3))
+    untidy = sparse.csr_matrix(
+        (np.array([1.0, 2, 4]), np.array([2, 0, 2]), np.array([0, 3, 3])), shape=(2, 3)
+    )
     adata = made(2, 3)
     adata.X = untidy
     before = adata.X.data.copy(), adata.X.indices.copy()
@@ -151,7 +167,10 @@ def test_matrix_leaves_an_untidy_matrix_as_it_is() -> None:
         (np.nan, r"adata.X holds NaN or infinite values, first nan \(cell 'c1', gene 'g2'\)"),
         (np.inf, r"adata.X holds NaN or infinite values, first inf"),
         (-np.inf, r"adata.X holds NaN or infinite values, first -inf"),
-        (0.5, r"adata.X must hold raw counts \(whole numbers\); first other value: 0.5 \(cell 'c1', gene 'g2'\)"),
+        (
+            0.5,
+            r"adata.X must hold raw counts \(whole numbers\); first other value: 0.5 \(cell 'c1', gene 'g2'\)",
+        ),
     ],
 )
 def test_bad_values_are_named(value: float, message: str) -> None:
@@ -195,7 +214,9 @@ def test_matrix_without_x() -> None:
 
 def test_no_empty_cells() -> None:
     _checks.no_empty_cells(np.ones(4), made(), "adata.X")
-    with pytest.raises(ValueError, match=r"2 cells have no counts in adata.X \('c0', 'c2'\).*filter_cells"):
+    with pytest.raises(
+        ValueError, match=r"2 cells have no counts in adata.X \('c0', 'c2'\).*filter_cells"
+    ):
         _checks.no_empty_cells(np.array([0, 1, 0, 5]), made(), "adata.X")
 
 
@@ -209,7 +230,9 @@ def large(values: np.ndarray) -> tuple[sparse.csr_matrix, ad.AnnData]:
 
 def test_few_bins() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"adata.X looks binned already \(its largest value is 5, n_bins=5\)"):
+    with pytest.raises(
+        ValueError, match=r"adata.X looks binned already \(its largest value is 5, n_bins=5\)"
+    ):
         _checks.not_binned(*large(rng.integers(0, 6, size=(60, 250))), None, 5)
     _checks.not_binned(*large(rng.integers(0, 7, size=(60, 250))), None, 5)
     _checks.not_binned(*large(rng.integers(0, 6, size=(40, 250))), None, 5)  # too few cells to tell
@@ -242,9 +265,13 @@ def test_split() -> None:
     adata = made()
     adata.obs["split"] = pd.Categorical(["train", "train", "test", None])
     assert (_checks.split(adata, "split", need=("train", "test")) == "train").sum() == 2
-    with pytest.raises(ValueError, match=r"adata.obs\['split'\] has no cell in 'val'; it holds 'train', 'test'"):
+    with pytest.raises(
+        ValueError, match=r"adata.obs\['split'\] has no cell in 'val'; it holds 'train', 'test'"
+    ):
         _checks.split(adata, "split", need=("train", "val"))
-    with pytest.raises(KeyError, match=r"'fold' is not in adata.obs; it has 'split'. Make one with pp.split_donors"):
+    with pytest.raises(
+        KeyError, match=r"'fold' is not in adata.obs; it has 'split'. Make one with pp.split_donors"
+    ):
         _checks.split(adata, "fold")
     adata.obs["split"] = ["train", "training", "test", "val"]
     with pytest.raises(ValueError, match="may hold 'train', 'val', 'test'; found also 'training'"):
@@ -254,7 +281,9 @@ def test_split() -> None:
 def test_classes() -> None:
     labels = pd.Series(pd.Categorical(["b", "a", None], categories=["b", "a", "unused"]))
     assert _checks.classes(labels, "cd49d") == ["b", "a"]
-    with pytest.raises(ValueError, match=r"adata.obs\['cd49d'\] needs at least two classes in training; found 'b'"):
+    with pytest.raises(
+        ValueError, match=r"adata.obs\['cd49d'\] needs at least two classes in training; found 'b'"
+    ):
         _checks.classes(labels[:1], "cd49d", within=" in training")
 
 
@@ -267,6 +296,7 @@ def test_cells() -> None:
     assert _checks.cells(adata, "split", "cells").tolist() == [False, True, False, True]
     assert _checks.cells(adata, adata.obs["good"], "cells").tolist() == [True, False, True, False]
     with pytest.raises(
-        ValueError, match=r"cells must choose at least one cell.* each of the 4 cells.*shape \(3,\), 3 true"
+        ValueError,
+        match=r"cells must choose at least one cell.* each of the 4 cells.*shape \(3,\), 3 true",
     ):
         _checks.cells(adata, np.ones(3, dtype=bool), "cells")

@@ -33,7 +33,12 @@ QUICK = ("--max-epochs", "1", "--accelerator", "cpu", "--gene-embedding", "none"
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    names = ("", "scbert_cll", "scbert_cll.tl._signature.verb", "lightning.pytorch.utilities.rank_zero")
+    names = (
+        "",
+        "scbert_cll",
+        "scbert_cll.tl._signature.verb",
+        "lightning.pytorch.utilities.rank_zero",
+    )
     loggers = [logging.getLogger(name) for name in names]
     before = [(list(log.handlers), list(log.filters), log.level) for log in loggers]
     yield
@@ -71,12 +76,16 @@ for words in [[], *([name] for name in {list(commands.COMMANDS)})]:
         print(stop.code, file=sys.stderr)
 print(*({{name.partition(".")[0] for name in sys.modules}} & set({HEAVY})), "end", file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stderr.split() == ["0"] * (1 + len(commands.COMMANDS)) + ["end"]
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS)
-def test_help_teaches_every_option_and_the_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_teaches_every_option_and_the_exit_codes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         run(command, "--help")
     text = " ".join(capsys.readouterr().out.split())
@@ -85,7 +94,11 @@ def test_help_teaches_every_option_and_the_exit_codes(command: str, capsys: pyte
     assert "130 interrupted" in text
     assert "NoneType" not in text
     for name in inspect.signature(commands.COMMANDS[command]).parameters:
-        assert name in ("training", "reading") or name.upper() in text or f"--{name.replace('_', '-')}" in text
+        assert (
+            name in ("training", "reading")
+            or name.upper() in text
+            or f"--{name.replace('_', '-')}" in text
+        )
 
 
 def test_the_training_options_stand_among_the_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,13 +126,19 @@ def test_options_come_from_a_file_and_the_command_line_wins_wherever_the_file_is
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text("data: a.h5ad\nout: m\nmax_epochs: 3\nnetwork: {n_hidden: 8}\nexclude_genes: [ITGA4]\n")
+    file.write_text(
+        "data: a.h5ad\nout: m\nmax_epochs: 3\nnetwork: {n_hidden: 8}\nexclude_genes: [ITGA4]\n"
+    )
     alone = printed(capsys, "pretrain", "--config", file)
     assert (alone["data"], alone["max_epochs"], alone["network"]) == ("a.h5ad", 3, {"n_hidden": 8})
     words = ["b.h5ad", "--max-epochs", 5, "--network.n_layers", 2]
     for mixed in ([*words, "--config", file], [f"--config={file}", *words]):
         found = printed(capsys, "pretrain", *mixed)
-        assert (found["data"], found["max_epochs"], found["exclude_genes"]) == ("b.h5ad", 5, ["ITGA4"])
+        assert (found["data"], found["max_epochs"], found["exclude_genes"]) == (
+            "b.h5ad",
+            5,
+            ["ITGA4"],
+        )
         assert found["network"] == {"n_hidden": 8, "n_layers": 2}
 
 
@@ -127,9 +146,15 @@ def test_options_come_from_a_file_and_the_command_line_wins_wherever_the_file_is
 def test_what_print_config_writes_is_read_back(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needed = {"corpus": ("a.h5ad", "b.h5ad", "--out", "c", "--vocab", "v.txt"), "check": ("c",), "demo": ()}
+    needed = {
+        "corpus": ("a.h5ad", "b.h5ad", "--out", "c", "--vocab", "v.txt"),
+        "check": ("c",),
+        "demo": (),
+    }
     first = printed(
-        capsys, command, *needed.get(command, ("a.h5ad", "--out", "o") + ("--model", "m") * (command == "predict"))
+        capsys,
+        command,
+        *needed.get(command, ("a.h5ad", "--out", "o") + ("--model", "m") * (command == "predict")),
     )
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(first))
     assert printed(capsys, command, "--config", tmp_path / "run.yaml") == first
@@ -144,15 +169,24 @@ def test_underscores_are_dashes(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["train"], "invalid choice: 'train'"),
         (["pretrain", "a.h5ad"], "the following arguments are required: out"),
-        (["pretrain", "a.h5ad", "--out", "m", "--max-epochs", "few"], "--max-epochs must be int; found 'few'."),
+        (
+            ["pretrain", "a.h5ad", "--out", "m", "--max-epochs", "few"],
+            "--max-epochs must be int; found 'few'.",
+        ),
         (
             ["pretrain", "a.h5ad", "--out", "m", "--preset", "big"],
             "--preset must be one of 'small', 'scbert'; found 'big'.",
         ),
-        (["pretrain", "a.h5ad", "--out", "m", "--precision", "8"], "'bf16-mixed', '16-mixed'; found '8'."),
+        (
+            ["pretrain", "a.h5ad", "--out", "m", "--precision", "8"],
+            "'bf16-mixed', '16-mixed'; found '8'.",
+        ),
         (["pretrain", "a.h5ad", "--out", "m", "--max-epoch", "1"], "--max-epoch"),
         (["pretrain", "a.h5ad", "--out", "m", "--config", "no.yaml"], "no.yaml"),
-        (["demo", "--label", "best"], "--label must be one of 'auto', 'gmm', 'quantile'; found 'best'."),
+        (
+            ["demo", "--label", "best"],
+            "--label must be one of 'auto', 'gmm', 'quantile'; found 'best'.",
+        ),
     ],
 )
 def test_bad_usage_is_one_sentence_and_code_2(
@@ -168,7 +202,9 @@ def test_bad_usage_is_one_sentence_and_code_2(
     assert not more
 
 
-def test_unknown_keys_of_the_file_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_keys_of_the_file_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run.yaml").write_text("data: a.h5ad\nout: m\nmax_epoch: 3\n")
     with pytest.raises(SystemExit) as stop:
         run("pretrain", "--config", tmp_path / "run.yaml")
@@ -184,7 +220,16 @@ def models(cells: Path) -> Path:
     """A pretrained model and a classifier, made by the commands themselves."""
     folder = cells.parent
     assert run("pretrain", cells, "--out", folder / "m1", *QUICK, "--network.n_hidden", 8) == 0
-    words = ("--pretrained", folder / "m1", "--labels-key", "label", "--max-epochs", 1, "--accelerator", "cpu")
+    words = (
+        "--pretrained",
+        folder / "m1",
+        "--labels-key",
+        "label",
+        "--max-epochs",
+        1,
+        "--accelerator",
+        "cpu",
+    )
     assert run("finetune", cells, "--out", folder / "m2", *words) == 0
     return folder
 
@@ -198,7 +243,11 @@ def test_models_are_those_of_the_options(models: Path) -> None:
 
 
 def test_predict_writes_what_the_function_writes(
-    models: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    models: Path,
+    cells: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "new" / "result.h5ad"
     words = ("predict", cells, "--model", models / "m2", "--out", out, "--accelerator", "cpu")
@@ -228,7 +277,9 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(
     command: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(command, "no_such.h5ad", "--out", models / "m1") == 2
-    assert "m1 exists. Name another folder with --out, or pass --overwrite" in capsys.readouterr().err
+    assert (
+        "m1 exists. Name another folder with --out, or pass --overwrite" in capsys.readouterr().err
+    )
     (tmp_path / "notes.txt").write_text("mine")
     assert run(command, "no_such.h5ad", "--out", tmp_path, "--overwrite") == 2
     assert "holds files that are not a model's (notes.txt)" in capsys.readouterr().err
@@ -236,7 +287,19 @@ def test_a_place_that_is_taken_is_refused_before_anything_is_read(
 
 def test_overwrite_replaces_a_model(models: Path, cells: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "m1", tmp_path / "m")
-    assert run("pretrain", cells, "--out", tmp_path / "m", *QUICK, "--network.n_hidden", 4, "--overwrite") == 0
+    assert (
+        run(
+            "pretrain",
+            cells,
+            "--out",
+            tmp_path / "m",
+            *QUICK,
+            "--network.n_hidden",
+            4,
+            "--overwrite",
+        )
+        == 0
+    )
     assert sc_cll.ScBERT.load(tmp_path / "m", accelerator="cpu").config.n_hidden == 4
 
 
@@ -246,17 +309,44 @@ def test_overwrite_replaces_a_model(models: Path, cells: Path, tmp_path: Path) -
         (("pretrain", "no_such.h5ad", "--out", "m"), "There is no file no_such.h5ad."),
         (("pretrain", "no_such.zarr", "--out", "m"), "There is no corpus no_such.zarr"),
         (("pretrain", "text.h5ad", "--out", "m"), "text.h5ad cannot be read: "),
-        (("pretrain", "text.csv", "--out", "m"), "must be one of '.h5ad', '.h5mu', '.zarr'; found '.csv'."),
-        (("pretrain", "{cells}", "--out", "m", "--layer", "x"), "'x' is not in adata.layers; it has 'binned'."),
-        (("pretrain", "{cells}", "--out", "m", "--network.width", "3"), "The network has no argument 'width'"),
-        (("finetune", "{cells}", "--out", "m", "--labels-key", "x"), "'x' is not in adata.obs"),
-        (("finetune", "{cells}", "--out", "m", "--pretrained", "none"), "There is no model folder none."),
         (
-            ("predict", "{cells}", "--out", "m.h5ad", "--model", "{m1}", "--unassigned-below", "0.5"),
+            ("pretrain", "text.csv", "--out", "m"),
+            "must be one of '.h5ad', '.h5mu', '.zarr'; found '.csv'.",
+        ),
+        (
+            ("pretrain", "{cells}", "--out", "m", "--layer", "x"),
+            "'x' is not in adata.layers; it has 'binned'.",
+        ),
+        (
+            ("pretrain", "{cells}", "--out", "m", "--network.width", "3"),
+            "The network has no argument 'width'",
+        ),
+        (("finetune", "{cells}", "--out", "m", "--labels-key", "x"), "'x' is not in adata.obs"),
+        (
+            ("finetune", "{cells}", "--out", "m", "--pretrained", "none"),
+            "There is no model folder none.",
+        ),
+        (
+            (
+                "predict",
+                "{cells}",
+                "--out",
+                "m.h5ad",
+                "--model",
+                "{m1}",
+                "--unassigned-below",
+                "0.5",
+            ),
             "--unassigned-below is for",
         ),
-        (("predict", "{cells}", "--out", "m.zarr", "--model", "{m2}"), "--out must be one of '.h5ad'; found '.zarr'."),
-        (("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--shard", "4/4"), "--shard must be a share"),
+        (
+            ("predict", "{cells}", "--out", "m.zarr", "--model", "{m2}"),
+            "--out must be one of '.h5ad'; found '.zarr'.",
+        ),
+        (
+            ("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--shard", "4/4"),
+            "--shard must be a share",
+        ),
         (
             ("predict", "{cells}", "--out", "m.h5ad", "--model", "{m2}", "--unassigned-below", "2"),
             "--unassigned-below must",
@@ -301,7 +391,9 @@ def test_signature_writes_its_files_and_says_what_it_found(
     cells: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "signature"
-    assert run("signature", cells, "--out", out, "--labels-key", "label", "--exclude-genes", "G0") == 2
+    assert (
+        run("signature", cells, "--out", out, "--labels-key", "label", "--exclude-genes", "G0") == 2
+    )
     assert run("signature", cells, "--out", out, "--labels-key", "label") == 0
     adata = ad.read_h5ad(cells)
     sc_cll.tl.signature(adata, groupby="label")
@@ -317,13 +409,18 @@ def test_signature_writes_its_files_and_says_what_it_found(
     asked = ("--labels-key", "label", "--min-cells", 80, "--overwrite")
     assert run("signature", cells, "--out", out, *asked) == 0
     assert [file.name for file in out.iterdir()] == ["signature.png"]
-    assert "No gene is selected. No gene was tested: 0 donors have 80 cells of every class" in caplog.text
+    assert (
+        "No gene is selected. No gene was tested: 0 donors have 80 cells of every class"
+        in caplog.text
+    )
 
 
 # ---- exit codes
 
 
-def test_a_folder_in_use_is_code_3(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_in_use_is_code_3(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("--out", tmp_path / "m", "--checkpoint-dir", tmp_path / "run", *QUICK)
     with only_writer(tmp_path / "run", "the checkpoints"):
         assert run("pretrain", cells, *words) == 3
@@ -334,11 +431,31 @@ def test_a_folder_in_use_is_code_3(cells: Path, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("command", "words", "sentence"),
     [
-        ("pretrain", ("{cells}", "--out", "m"), "No model was written; with --checkpoint-dir the same command goes on"),
-        ("finetune", ("{cells}", "--out", "m", "--checkpoint-dir", "r"), "goes on from the last checkpoint in r"),
-        ("predict", ("{cells}", "--out", "o.h5ad", "--model", "m"), "Start the same command again."),
-        ("predict", ("{folder}", "--out", "o.zarr", "--model", "m"), "The same command goes on where it was."),
-        ("corpus", ("{cells}", "--out", "c", "--vocab", "v"), "The same command goes on after the last finished part"),
+        (
+            "pretrain",
+            ("{cells}", "--out", "m"),
+            "No model was written; with --checkpoint-dir the same command goes on",
+        ),
+        (
+            "finetune",
+            ("{cells}", "--out", "m", "--checkpoint-dir", "r"),
+            "goes on from the last checkpoint in r",
+        ),
+        (
+            "predict",
+            ("{cells}", "--out", "o.h5ad", "--model", "m"),
+            "Start the same command again.",
+        ),
+        (
+            "predict",
+            ("{folder}", "--out", "o.zarr", "--model", "m"),
+            "The same command goes on where it was.",
+        ),
+        (
+            "corpus",
+            ("{cells}", "--out", "c", "--vocab", "v"),
+            "The same command goes on after the last finished part",
+        ),
     ],
 )
 def test_ctrl_c_is_code_130_and_says_how_to_go_on(
@@ -360,7 +477,9 @@ def test_ctrl_c_is_code_130_and_says_how_to_go_on(
     assert sentence in error
 
 
-def test_what_is_unforeseen_is_shown_by_python(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_unforeseen_is_shown_by_python(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
@@ -384,18 +503,42 @@ def corpus(cells: Path) -> Path:
         adata[mask].write_h5ad(file)
     vocab, out = cells.with_name("genes.txt"), cells.with_name("corpus.zarr")
     vocab.write_text("".join(f"{gene}\n" for gene in adata.var_names))
-    assert run("corpus", *files, "--out", out, "--vocab", vocab, "--obs-columns", "label", "--val-fraction", 0.3) == 0
+    assert (
+        run(
+            "corpus",
+            *files,
+            "--out",
+            out,
+            "--vocab",
+            vocab,
+            "--obs-columns",
+            "label",
+            "--val-fraction",
+            0.3,
+        )
+        == 0
+    )
     return out
 
 
 def test_corpus_tells_of_every_file_and_can_be_checked(
-    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    corpus: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("check", corpus) == 0
     assert "corpus.zarr is whole: " in caplog.text
     files = [corpus.with_name("a.h5ad"), tmp_path / "bad.h5ad"]
     files[1].write_text("no HDF5")
-    words = ("--out", tmp_path / "c.zarr", "--vocab", corpus.with_name("genes.txt"), "--val-fraction", 0)
+    words = (
+        "--out",
+        tmp_path / "c.zarr",
+        "--vocab",
+        corpus.with_name("genes.txt"),
+        "--val-fraction",
+        0,
+    )
     assert run("corpus", *files, *words) == 2
     assert "bad.h5ad" in capsys.readouterr().err
     with pytest.warns(UserWarning, match=r"bad\.h5ad"):
@@ -409,7 +552,9 @@ def test_corpus_tells_of_every_file_and_can_be_checked(
     assert "vocab.txt" in caplog.text
 
 
-def test_a_models_genes_and_bins_are_those_of_its_folder(corpus: Path, models: Path, tmp_path: Path) -> None:
+def test_a_models_genes_and_bins_are_those_of_its_folder(
+    corpus: Path, models: Path, tmp_path: Path
+) -> None:
     words = ("--out", tmp_path / "c.zarr", "--vocab", models / "m1", "--val-fraction", 0)
     assert run("corpus", corpus.with_name("a.h5ad"), *words) == 0
     made = sc_cll.model.CorpusData(tmp_path / "c.zarr")
@@ -418,28 +563,63 @@ def test_a_models_genes_and_bins_are_those_of_its_folder(corpus: Path, models: P
     assert made.binning["params"]["method"] == model.binning["params"]["method"]
 
 
-def test_models_learn_from_a_corpus(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_models_learn_from_a_corpus(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     quick = ("--max-epochs", 1, "--accelerator", "cpu")
-    words = ("--checkpoint-dir", tmp_path / "run", "--checkpoint-steps", 4, "--exclude-genes", "GENE0001")
-    assert run("pretrain", corpus, "--out", tmp_path / "m1", *quick, *words, "--network.n_hidden", 8) == 0
+    words = (
+        "--checkpoint-dir",
+        tmp_path / "run",
+        "--checkpoint-steps",
+        4,
+        "--exclude-genes",
+        "GENE0001",
+    )
+    assert (
+        run("pretrain", corpus, "--out", tmp_path / "m1", *quick, *words, "--network.n_hidden", 8)
+        == 0
+    )
     pretrained = sc_cll.ScBERT.load(tmp_path / "m1", accelerator="cpu")
-    assert (pretrained.config.n_hidden, pretrained.config.gene_embedding, "GENE0001" in pretrained.genes) == (
+    assert (
+        pretrained.config.n_hidden,
+        pretrained.config.gene_embedding,
+        "GENE0001" in pretrained.genes,
+    ) == (
         8,
         "learned",
         False,
     )
     assert "of hidden genes in the right bin at best (validation)" in caplog.text
     assert list((tmp_path / "run").glob("*.ckpt"))
-    words = ("--labels-key", "label", "--pretrained", tmp_path / "m1", "--balance", "label", "donor")
+    words = (
+        "--labels-key",
+        "label",
+        "--pretrained",
+        tmp_path / "m1",
+        "--balance",
+        "label",
+        "donor",
+    )
     assert run("finetune", corpus, "--out", tmp_path / "m2", *quick, *words) == 0
     words = ("--labels-key", "label", "--network.n_hidden", 4, "--exclude-genes", "GENE0002")
     assert run("finetune", corpus, "--out", tmp_path / "m3", *quick, *words) == 0
-    found = [sc_cll.ScBERTClassifier.load(tmp_path / name, accelerator="cpu") for name in ("m2", "m3")]
+    found = [
+        sc_cll.ScBERTClassifier.load(tmp_path / name, accelerator="cpu") for name in ("m2", "m3")
+    ]
     assert [model.config.n_hidden for model in found] == [8, 4]
     assert "GENE0002" not in found[1].genes
 
     # its cells are predicted
-    words = ("predict", corpus, "--model", tmp_path / "m2", "--out", tmp_path / "p.zarr", "--accelerator", "cpu")
+    words = (
+        "predict",
+        corpus,
+        "--model",
+        tmp_path / "m2",
+        "--out",
+        tmp_path / "p.zarr",
+        "--accelerator",
+        "cpu",
+    )
     assert run(*words) == 0
     assert caplog.messages[-1] == f"The predictions are in {tmp_path / 'p.zarr'}."
     written = ad.read_zarr(tmp_path / "p.zarr")
@@ -453,19 +633,37 @@ def test_a_pretrained_model_embeds(corpus: Path, models: Path, cells: Path, tmp_
     assert run("predict", cells, "--out", tmp_path / "o.h5ad", *words) == 0
     written = ad.read_h5ad(tmp_path / "o.h5ad")
     model = sc_cll.ScBERT.load(models / "m1", accelerator="cpu")
-    np.testing.assert_allclose(written.obsm["X_scbert"], model.get_latent_representation(written), atol=1e-6)
+    np.testing.assert_allclose(
+        written.obsm["X_scbert"], model.get_latent_representation(written), atol=1e-6
+    )
     assert "scbert_pred" not in written.obs
 
 
 def test_a_share_of_a_corpus_is_passed_on(
-    corpus: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    corpus: Path,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked: dict[str, object] = {}
     monkeypatch.setattr(sc_cll.tl, "predict_corpus", lambda *_, **options: asked.update(options))
-    words = ("--model", models / "m2", "--out", tmp_path / "p.zarr", "--shard", "1/4", "--parts", "val")
+    words = (
+        "--model",
+        models / "m2",
+        "--out",
+        tmp_path / "p.zarr",
+        "--shard",
+        "1/4",
+        "--parts",
+        "val",
+    )
     assert run("predict", corpus, *words, "--groupby", "label") == 0
     assert (asked["shard"], asked["parts"], asked["groupby"]) == ((1, 4), ("val",), "label")
-    assert caplog.messages[-1] == f"This share is done; {tmp_path / 'p.zarr'} appears with the last one."
+    assert (
+        caplog.messages[-1]
+        == f"This share is done; {tmp_path / 'p.zarr'} appears with the last one."
+    )
 
 
 # ---- several processes
@@ -475,7 +673,9 @@ def test_a_share_of_a_corpus_is_passed_on(
 def test_two_processes_train_one_model_and_the_first_writes_it(cells: Path, tmp_path: Path) -> None:
     words = [cells, "--out", tmp_path / "m", "--devices", 2, "--strategy", "ddp", *QUICK]
     command = [sys.executable, "-m", "scbert_cll", "pretrain", *(str(word) for word in words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("of hidden genes in the right bin at best (validation)") == 1
     assert done.stdout.count("The model is in") == 1

@@ -22,7 +22,9 @@ SHARD = "train/dataset_0/X/data/c/0"
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     X = sparse.csr_matrix(np.random.default_rng(0).poisson(2, (60, 20)).astype(np.float32))
-    obs = pd.DataFrame({"donor": [f"D{i % 3}" for i in range(60)]}, index=[f"c{i}" for i in range(60)])
+    obs = pd.DataFrame(
+        {"donor": [f"D{i % 3}" for i in range(60)]}, index=[f"c{i}" for i in range(60)]
+    )
     adata = AnnData(X, obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(20)]))
     sc_cll.pp.bin_expression(adata, method="gene_quantile")
     edges = adata.uns["binned"]
@@ -74,10 +76,14 @@ def test_damage_is_found_by_file(corpus: Path, name: str, change: object, proble
     assert table.index[~table["is_whole"]].tolist() == [name]
     assert problem in table.loc[name, "problem"]
     if name == SHARD and problem == "checksum differs":
-        found = open_corpus(corpus)  # large files are only measured: their chunks are checked when they are read
+        found = open_corpus(
+            corpus
+        )  # large files are only measured: their chunks are checked when they are read
         assert damage(found) == [f"{SHARD} (checksum differs)"]
     else:
-        with pytest.raises(ValueError, match=rf"is damaged: {name} \(.*{problem}.*Restore these files from a copy"):
+        with pytest.raises(
+            ValueError, match=rf"is damaged: {name} \(.*{problem}.*Restore these files from a copy"
+        ):
             open_corpus(corpus)
 
 

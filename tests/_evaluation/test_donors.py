@@ -71,8 +71,17 @@ def test_agreement_counts_donors():
     shares = [0, 10, 25, 35, 60, 90]
     y, donor = patients(shares)
     called = patients([5, 15, 40, 30, 65, 85])[0]
-    perfect, off = (agreement(by_donor(y, donor, {"m": hard([c])}, CLASSES), ["m"]).iloc[0] for c in (y, called))
-    assert [perfect[c] for c in ("n_donors", "n_agree", "share", "spearman", "mae", "note")] == [6, 6, 1, 1, 0, ""]
+    perfect, off = (
+        agreement(by_donor(y, donor, {"m": hard([c])}, CLASSES), ["m"]).iloc[0] for c in (y, called)
+    )
+    assert [perfect[c] for c in ("n_donors", "n_agree", "share", "spearman", "mae", "note")] == [
+        6,
+        6,
+        1,
+        1,
+        0,
+        "",
+    ]
     assert [off["n_donors"], off["n_agree"]] == [6, 5]
     assert off["mae"] == pytest.approx(np.mean([5, 5, 15, 5, 5, 5]))
     assert off["spearman"] == pytest.approx(spearmanr(shares, [5, 15, 40, 30, 65, 85]).statistic)
@@ -89,7 +98,9 @@ def test_agreement_counts_donors():
 )
 def test_a_correlation_that_cannot_be_has_a_reason(shares, called, note):
     y, donor = patients(shares)
-    found = agreement(by_donor(y, donor, {"m": hard([patients(called)[0]])}, CLASSES), ["m"]).iloc[0]
+    found = agreement(by_donor(y, donor, {"m": hard([patients(called)[0]])}, CLASSES), ["m"]).iloc[
+        0
+    ]
     assert np.isnan(found["spearman"])
     assert found["note"] == note
     assert np.isfinite(found["mae"])
@@ -140,8 +151,12 @@ def test_the_gaps_of_the_reliability_are_the_calibration_error():
 def test_a_calibrated_model_lies_within_its_limits():
     rng = np.random.default_rng(2)
     p = rng.random(6000)
-    found = reliability((rng.random(6000) < p).astype(int), {"m": np.stack([1 - p, p], axis=1)[None]})
-    assert ((found["low"] <= found["predicted"]) & (found["predicted"] <= found["high"])).sum() >= 12
+    found = reliability(
+        (rng.random(6000) < p).astype(int), {"m": np.stack([1 - p, p], axis=1)[None]}
+    )
+    assert (
+        (found["low"] <= found["predicted"]) & (found["predicted"] <= found["high"])
+    ).sum() >= 12
 
 
 def test_repeats_do_not_make_cells():

@@ -52,7 +52,10 @@ def test_leaving_one_donor_out_leaves_each_out_once() -> None:
 def test_repeats_of_k_folds_differ_and_the_seed_decides() -> None:
     y, donors = np.tile([0, 1], 30), np.repeat(np.arange(10), 6)
     first, again, other = (
-        [f.test.tolist() for f in outer_folds(y, donors, scheme="group_kfold", n_splits=5, n_repeats=2, seed=s)]
+        [
+            f.test.tolist()
+            for f in outer_folds(y, donors, scheme="group_kfold", n_splits=5, n_repeats=2, seed=s)
+        ]
         for s in (0, 0, 7)
     )
     assert first == again != other
@@ -77,7 +80,10 @@ def partition(donors: np.ndarray, folds) -> frozenset[frozenset[str]]:
 
 def unevenness(y: np.ndarray, donors: np.ndarray, folds) -> float:
     """Root mean squared deviation of what folds hold, of the donors, the cells and each class, from equal shares."""
-    held = [[len(set(donors[t])) / len(set(donors)) for _, t in folds], [len(t) / len(y) for _, t in folds]]
+    held = [
+        [len(set(donors[t])) / len(set(donors)) for _, t in folds],
+        [len(t) / len(y) for _, t in folds],
+    ]
     held += [[(y[t] == c).sum() / (y == c).sum() for _, t in folds] for c in np.unique(y)]
     return float(np.sqrt(((np.array(held) - 1 / len(folds)) ** 2).mean()))
 
@@ -93,7 +99,9 @@ def test_every_donor_is_in_one_fold_and_none_is_empty(data, n, seed) -> None:
     assert sorted(np.concatenate([test for _, test in folds])) == list(range(len(y)))
     for train, test in folds:
         assert sorted([*train, *test]) == list(range(len(y)))
-    spread = [c for c in np.unique(y) if len(set(donors[y == c])) > 1]  # two donors of a class can be in two folds
+    spread = [
+        c for c in np.unique(y) if len(set(donors[y == c])) > 1
+    ]  # two donors of a class can be in two folds
     assert all(set(spread) <= set(y[train]) for train, _ in folds)
 
 
@@ -145,10 +153,16 @@ def test_repeats_hold_out_other_donors_of_the_toy() -> None:
     cells = mdata["rna"].obs
     y, donors = cells["cd49d"].cat.codes.to_numpy(), cells["donor"].astype(str).to_numpy()
     folds = outer_folds(y, donors, scheme="group_kfold", n_splits=3, n_repeats=10, seed=0)
-    seen = {partition(donors, [(f.train, f.test) for f in folds if f.repeat == repeat]) for repeat in range(10)}
+    seen = {
+        partition(donors, [(f.train, f.test) for f in folds if f.repeat == repeat])
+        for repeat in range(10)
+    }
     assert len(seen) >= 5
     known = np.flatnonzero(y >= 0)
-    inner = {partition(donors[known], inner_folds(y[known], donors[known], 3, seed)) for seed in range(10)}
+    inner = {
+        partition(donors[known], inner_folds(y[known], donors[known], 3, seed))
+        for seed in range(10)
+    }
     assert len(inner) >= 5
 
 
@@ -160,7 +174,10 @@ def test_inner_folds_find_the_only_grouping_with_every_class() -> None:
     for seed in range(10):
         folds = inner_folds(y, donors, 3, seed)
         assert len(folds) == 3
-        assert all(set(y[train]) == {0, 1} and not set(donors[train]) & set(donors[test]) for train, test in folds)
+        assert all(
+            set(y[train]) == {0, 1} and not set(donors[train]) & set(donors[test])
+            for train, test in folds
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -178,15 +195,25 @@ def test_inner_folds_keep_every_class_in_training(data) -> None:
 def test_inner_folds_go_by_donor_where_that_is_possible() -> None:
     y, donors = np.tile([0, 1], 20), np.repeat(np.arange(4), 10)
     assert all(not set(donors[t]) & set(donors[v]) for t, v in inner_folds(y, donors, 3, seed=0))
-    by_cell = inner_folds(np.repeat([0, 1], 20), np.repeat([0, 1], 20), 3, seed=0)  # each donor is a class
+    by_cell = inner_folds(
+        np.repeat([0, 1], 20), np.repeat([0, 1], 20), 3, seed=0
+    )  # each donor is a class
     assert len(by_cell) == 3
 
 
 @pytest.mark.parametrize(
     ("scheme", "groups", "message"),
     [
-        ("group_kfold", np.repeat(["a", "b"], 10), "at least 5 donors with labelled cells, found 2"),
-        ("leave_one_donor_out", np.repeat(["a"], 20), "at least 2 donors with labelled cells, found 1"),
+        (
+            "group_kfold",
+            np.repeat(["a", "b"], 10),
+            "at least 5 donors with labelled cells, found 2",
+        ),
+        (
+            "leave_one_donor_out",
+            np.repeat(["a"], 20),
+            "at least 2 donors with labelled cells, found 1",
+        ),
         ("leave_one_donor_out", None, "needs to know them: give donor_key="),
         ("random_cell", None, "at least 5 labelled cells in the smallest class, found 3"),
     ],

@@ -33,7 +33,9 @@ def patients(n, rng, *, separation, sd_separation, sd_shift, sd_prevalence, cell
 
     def scores(scale):
         own = separation + rng.normal(0, sd_separation, n)[unit]
-        return (y - 0.5) * own * scale + (rng.normal(0, sd_shift, n)[unit] + rng.logistic(size=unit.size) * 0.7) * scale
+        return (y - 0.5) * own * scale + (
+            rng.normal(0, sd_shift, n)[unit] + rng.logistic(size=unit.size) * 0.7
+        ) * scale
 
     first = scores(1.0)
     second = 0.7 * first + scores(0.3) + 0.15 * (y - 0.5)
@@ -42,7 +44,9 @@ def patients(n, rng, *, separation, sd_separation, sd_shift, sd_prevalence, cell
 
 def bca(estimate, drawn, left_out):
     """Efron's bias-corrected and accelerated percentiles."""
-    bias = ndtri(np.clip(((drawn < estimate).mean() + (drawn <= estimate).mean()) / 2, 1e-6, 1 - 1e-6))
+    bias = ndtri(
+        np.clip(((drawn < estimate).mean() + (drawn <= estimate).mean()) / 2, 1e-6, 1 - 1e-6)
+    )
     away = left_out.mean() - left_out
     speed = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
     z = bias + ndtri([0.025, 0.975])
@@ -69,16 +73,23 @@ def coverage(n, population, *, n_sets, n_draws, seed=0):
     hits = []
     for _ in range(n_sets):
         unit, y, both = patients(n, rng, **POPULATIONS[population])
-        weights = np.vstack([np.ones(n), 1 - np.eye(n), rng.multinomial(n, np.full(n, 1 / n), n_draws)])
+        weights = np.vstack(
+            [np.ones(n), 1 - np.eye(n), rng.multinomial(n, np.full(n, 1 / n), n_draws)]
+        )
         first, second = (weighted(MEASURED, y, p, unit, weights) for p in both)
         cases = [(m, first[i], truth[0, i]) for i, m in enumerate(MEASURED)]
-        cases += [(f"{m} difference", (second - first)[i], (truth[1] - truth[0])[i]) for i, m in enumerate(MEASURED)]
+        cases += [
+            (f"{m} difference", (second - first)[i], (truth[1] - truth[0])[i])
+            for i, m in enumerate(MEASURED)
+        ]
         for metric, found, true in cases:
             drawn = found[n + 1 :][np.isfinite(found[n + 1 :])]
             for kind, (low, high) in candidates(found[0], drawn, found[1 : n + 1], n).items():
                 if "logit" not in kind or "difference" not in metric:
                     hits.append({"metric": metric, "interval": kind, "covers": low <= true <= high})
-    return pd.DataFrame(hits).pivot_table(index="metric", columns="interval", values="covers", aggfunc="mean")
+    return pd.DataFrame(hits).pivot_table(
+        index="metric", columns="interval", values="covers", aggfunc="mean"
+    )
 
 
 def test_the_intervals_cover_a_known_truth_and_plain_percentiles_do_not():
@@ -112,7 +123,9 @@ def test_a_normal_mean_has_students_interval():
     x = np.random.default_rng(0).normal(0.1, 0.3, 12)
     drawn = x[np.random.default_rng(1).integers(0, 12, (40_000, 12))].mean(1)
     half = t.ppf(0.975, 11) * x.std(ddof=1) / np.sqrt(12)
-    np.testing.assert_allclose(difference_limits(x.mean(), drawn, 12), [x.mean() - half, x.mean() + half], atol=0.02)
+    np.testing.assert_allclose(
+        difference_limits(x.mean(), drawn, 12), [x.mean() - half, x.mean() + half], atol=0.02
+    )
     assert widening(12) == pytest.approx(np.sqrt(12 / 11) * 2.201 / 1.96, abs=1e-3)
 
 
@@ -134,7 +147,11 @@ def study(n_donors=8, n_classes=2, n_repeats=3, n=400, seed=0):
     """A weak baseline, a better one, and two arms, one of which is better still."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, n_classes, n)
-    donor = None if n_donors == 0 else np.array([f"p{i}" for i in range(n_donors)])[np.arange(n) % n_donors]
+    donor = (
+        None
+        if n_donors == 0
+        else np.array([f"p{i}" for i in range(n_donors)])[np.arange(n) % n_donors]
+    )
     proba = {}
     for model, skill in {"majority": 0.0, "linear": 1.0, "scbert": 2.5, "small": 0.5}.items():
         z = rng.normal(size=(n_repeats, n, n_classes)) * (skill > 0)
@@ -208,13 +225,24 @@ def test_tables_have_the_columns_of_the_contract(evaluated):
             "auroc",
             "note",
         ],
-        "agreement": ["model", "n_donors", "n_agree", "share", "low", "high", "spearman", "mae", "note"],
+        "agreement": [
+            "model",
+            "n_donors",
+            "n_agree",
+            "share",
+            "low",
+            "high",
+            "spearman",
+            "mae",
+            "note",
+        ],
         "reliability": ["model", "bin", "n_cells", "predicted", "observed", "low", "high"],
     }
     assert {name: len(table) for name, table in evaluated.tables.items()} == {
         "scores": 4 * 3 * len(METRICS),
         "summary": 4 * len(METRICS),
-        "differences": 3 * len(METRICS) + 1,  # nobody is the reference where no baseline has a value
+        "differences": 3 * len(METRICS)
+        + 1,  # nobody is the reference where no baseline has a value
         "per_class": 8,
         "donors": 32,
         "agreement": 4,
@@ -241,7 +269,11 @@ def test_estimates_lie_within_their_limits_and_repeats_are_averaged(evaluated):
 
 def test_models_are_compared_with_the_best_baseline_of_each_metric(evaluated):
     differences, summary = evaluated.tables["differences"], evaluated.tables["summary"]
-    assert set(differences.loc[differences["metric"] == "auroc", "model"]) == {"majority", "scbert", "small"}
+    assert set(differences.loc[differences["metric"] == "auroc", "model"]) == {
+        "majority",
+        "scbert",
+        "small",
+    }
     best = row(differences, metric="macro_f1", model="scbert")
     assert best["reference"] == "linear"
     both = [row(summary, metric="macro_f1", model=m)["estimate"] for m in ("scbert", "linear")]
@@ -258,7 +290,11 @@ def test_models_are_compared_with_the_best_baseline_of_each_metric(evaluated):
 def test_the_same_model_twice_differs_by_nothing():
     found = study()
     proba = {"linear": found.proba["linear"], "again": found.proba["linear"]}
-    made = tables(OutOfFold(found.classes, False, found.y, found.donors, proba, ["linear"]), n_bootstrap=100, seed=1)
+    made = tables(
+        OutOfFold(found.classes, False, found.y, found.donors, proba, ["linear"]),
+        n_bootstrap=100,
+        seed=1,
+    )
     differences = made.tables["differences"].query("metric != 'kappa_quadratic'")
     assert (differences[["difference", "low", "high"]] == 0).all(axis=None)
     assert (differences["p"] == 1).all()
@@ -269,7 +305,9 @@ def test_order_of_cells_and_number_of_models_change_nothing(evaluated):
     order = np.random.default_rng(3).permutation(len(found.y))
     proba = {m: p[:, order] for m, p in found.proba.items() if m != "small"}
     made = tables(
-        OutOfFold(found.classes, False, found.y[order], found.donors[order], proba, found.baselines),
+        OutOfFold(
+            found.classes, False, found.y[order], found.donors[order], proba, found.baselines
+        ),
         n_bootstrap=300,
         seed=0,
     )
@@ -336,14 +374,25 @@ def test_a_class_of_one_donor_leaves_draws_undefined_and_they_are_counted():
     found = study(n_classes=3, n_donors=6)
     y = np.where(found.donors == "p0", found.y, np.minimum(found.y, 1))
     made = tables(
-        OutOfFold(found.classes, True, y, found.donors, found.proba, found.baselines), n_bootstrap=400, seed=0
+        OutOfFold(found.classes, True, y, found.donors, found.proba, found.baselines),
+        n_bootstrap=400,
+        seed=0,
     )
-    auroc, accuracy = (row(made.tables["summary"], model="linear", metric=m) for m in ("auroc", "accuracy"))
+    auroc, accuracy = (
+        row(made.tables["summary"], model="linear", metric=m) for m in ("auroc", "accuracy")
+    )
     assert 400 * (5 / 6) ** 6 * 0.7 < auroc["n_undefined"] < 400 * (5 / 6) ** 6 * 1.3
     assert f"undefined in {auroc['n_undefined']} of 400 draws" in auroc["note"]
     assert accuracy["n_undefined"] == 0
     rare = tables(
-        OutOfFold(found.classes, True, np.where(np.arange(400) == 0, 2, found.y % 2), found.donors, found.proba, []),
+        OutOfFold(
+            found.classes,
+            True,
+            np.where(np.arange(400) == 0, 2, found.y % 2),
+            found.donors,
+            found.proba,
+            [],
+        ),
         metrics=["macro_f1"],
         n_bootstrap=400,
         seed=0,
@@ -355,7 +404,10 @@ def test_a_class_that_most_draws_lack_gets_no_interval():
     y = np.array([0] * 390 + [1] * 10)
     donor = np.repeat(["a", "b", "c", "d", "e"], [100, 100, 100, 90, 10])
     proba = {"m": np.stack([1 - (p := np.linspace(0.01, 0.99, 400)), p], axis=1)[None]}
-    range_ = tables(OutOfFold(["n", "p"], False, y[100:], donor[100:], {"m": proba["m"][:, 100:]}, []), n_bootstrap=99)
+    range_ = tables(
+        OutOfFold(["n", "p"], False, y[100:], donor[100:], {"m": proba["m"][:, 100:]}, []),
+        n_bootstrap=99,
+    )
     found = row(range_.tables["summary"], metric="auroc")
     assert found["interval"] == "none"
     assert found["note"] == "undefined in 4 of 4 donors"
@@ -368,7 +420,9 @@ def test_a_repeat_without_predictions_is_left_out_and_named():
     proba["scbert"][1, :7] = np.nan
     proba["small"][:, 0] = np.nan
     made = tables(
-        OutOfFold(found.classes, False, found.y, found.donors, proba, found.baselines), n_bootstrap=100, seed=0
+        OutOfFold(found.classes, False, found.y, found.donors, proba, found.baselines),
+        n_bootstrap=100,
+        seed=0,
     )
     summary = made.tables["summary"]
     some = row(summary, model="scbert", metric="accuracy")
@@ -391,7 +445,9 @@ def test_precision_and_recall_of_each_class(evaluated):
     called = found.proba["linear"].argmax(2)
     last = row(table, model="linear", **{"class": "c1"})
     assert last["recall"] == pytest.approx(np.mean([(c[found.y == 1] == 1).mean() for c in called]))
-    assert last["precision"] == pytest.approx(np.mean([(found.y[c == 1] == 1).mean() for c in called]))
+    assert last["precision"] == pytest.approx(
+        np.mean([(found.y[c == 1] == 1).mean() for c in called])
+    )
     assert last["precision_low"] < last["precision"] < last["precision_high"]
     never = row(table, model="majority", **{"class": "c1"})
     assert np.isnan(never["precision"])
@@ -417,7 +473,10 @@ def test_tables_survive_h5ad(tmp_path, n_donors):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"proba": {"a": np.ones((1, 4, 2)) / 2, "b": np.ones((1, 3, 2)) / 2}}, "1 repeats × 4 cells × 2 .* in 'b'"),
+        (
+            {"proba": {"a": np.ones((1, 4, 2)) / 2, "b": np.ones((1, 3, 2)) / 2}},
+            "1 repeats × 4 cells × 2 .* in 'b'",
+        ),
         ({"proba": {"a": np.ones((1, 4, 2))}}, "must sum to 1; they do not in 'a'"),
         ({"proba": {}}, "none of them 0"),
         ({"y": np.array([0, 1, 2, 0])}, "y must hold codes of at least two classes"),
@@ -427,7 +486,13 @@ def test_tables_survive_h5ad(tmp_path, n_donors):
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, match):
-    good = {"classes": ["n", "p"], "ordered": False, "y": np.array([0, 1, 1, 0]), "donors": None, "baselines": ["a"]}
+    good = {
+        "classes": ["n", "p"],
+        "ordered": False,
+        "y": np.array([0, 1, 1, 0]),
+        "donors": None,
+        "baselines": ["a"],
+    }
     good |= {"proba": {"a": np.ones((1, 4, 2)) / 2}}
     OutOfFold(**good)
     with pytest.raises(ValueError, match=match):
@@ -440,7 +505,9 @@ def test_unknown_metrics_are_refused():
 
 
 if __name__ == "__main__":  # the numbers of the Notes: python tests/_evaluation/test_intervals.py
-    parser = argparse.ArgumentParser(description="Coverage of 95 % intervals, by population, donors and kind.")
+    parser = argparse.ArgumentParser(
+        description="Coverage of 95 % intervals, by population, donors and kind."
+    )
     parser.add_argument("--sets", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=1000)
     wanted = parser.parse_args()

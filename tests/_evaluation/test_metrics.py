@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from scbert_cll._evaluation import weighted as fast
-from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, chance, ends, equal_mass_bins, score
+from scbert_cll._evaluation.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    chance,
+    ends,
+    equal_mass_bins,
+    score,
+)
 from scbert_cll._evaluation.weighted import weighted
 
 NAMES = "abcd"
@@ -16,7 +23,9 @@ NAMES = "abcd"
 def predictions(n, n_classes, seed, *, coarse=False, skill=1.0):
     """Codes and probabilities; coarse ones have many equal values, as those of neighbours or trees."""
     rng = np.random.default_rng(seed)
-    y = rng.permutation(np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)]))
+    y = rng.permutation(
+        np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])
+    )
     z = rng.normal(size=(n, n_classes))
     z[np.arange(n), y] += skill
     proba = np.exp(z)
@@ -30,14 +39,22 @@ def within(y, proba, unit, weights):
     found = []
     for code in [1] if proba.shape[1] == 2 else range(proba.shape[1]):
         each = [(y[unit == u] == code, proba[unit == u, code], weights[u]) for u in np.unique(unit)]
-        each = [(hit, value, w * hit.sum() * (~hit).sum()) for hit, value, w in each if hit.any() and not hit.all()]
-        found.append(np.average([sk.roc_auc_score(h, v) for h, v, _ in each], weights=[w for *_, w in each]))
+        each = [
+            (hit, value, w * hit.sum() * (~hit).sum())
+            for hit, value, w in each
+            if hit.any() and not hit.all()
+        ]
+        found.append(
+            np.average([sk.roc_auc_score(h, v) for h, v, _ in each], weights=[w for *_, w in each])
+        )
     return np.mean(found)
 
 
 def values(y, proba, donors=None):
     classes = NAMES[: proba.shape[1]]
-    return {name: score(name, y, proba, classes, ordered=True, donors=donors).value for name in METRICS}
+    return {
+        name: score(name, y, proba, classes, ordered=True, donors=donors).value for name in METRICS
+    }
 
 
 def brute_ece(y, proba, weight):
@@ -59,7 +76,9 @@ def of_sklearn(y, proba, w):
     ovr = {} if two else {"multi_class": "ovr", "average": "macro"}
     return {
         "accuracy": sk.accuracy_score(y, called, sample_weight=w),
-        "macro_f1": sk.f1_score(y, called, labels=range(k), average="macro", zero_division=0, sample_weight=w),
+        "macro_f1": sk.f1_score(
+            y, called, labels=range(k), average="macro", zero_division=0, sample_weight=w
+        ),
         "balanced_accuracy": sk.balanced_accuracy_score(y, called, sample_weight=w),
         "mcc": sk.matthews_corrcoef(y, called, sample_weight=w),
         "auroc": sk.roc_auc_score(y, proba[:, 1] if two else proba, sample_weight=w, **ovr),
@@ -84,8 +103,12 @@ def test_weighted_metrics_are_scikit_learns(n_classes, coarse, many_units):
     found = dict(zip(METRICS, weighted(METRICS, y, proba, unit, weights), strict=True))
     for i, row in enumerate(weights[:, unit]):
         assert set(y[row > 0]) == set(range(n_classes))
-        expected = of_sklearn(y[row > 0], proba[row > 0], row[row > 0]) | {"ece": brute_ece(y, proba, row.astype(int))}
-        expected["auroc_within"] = expected["auroc"] if many_units else within(y, proba, unit, weights[i])
+        expected = of_sklearn(y[row > 0], proba[row > 0], row[row > 0]) | {
+            "ece": brute_ece(y, proba, row.astype(int))
+        }
+        expected["auroc_within"] = (
+            expected["auroc"] if many_units else within(y, proba, unit, weights[i])
+        )
         assert {name: found[name][i] for name in METRICS} == pytest.approx(expected, abs=1e-9)
 
 
@@ -95,7 +118,9 @@ def test_single_values_are_those_of_weight_one(n_classes):
     ones = weighted(METRICS, y, proba, np.zeros(300, dtype=int), np.ones((1, 1)))[:, 0]
     assert values(y, proba) == pytest.approx(dict(zip(METRICS, ones, strict=True)), abs=1e-12)
     expected = of_sklearn(y, proba, None) | {"ece": brute_ece(y, proba, np.ones(300, dtype=int))}
-    assert values(y, proba) == pytest.approx(expected | {"auroc_within": expected["auroc"]}, abs=1e-12)
+    assert values(y, proba) == pytest.approx(
+        expected | {"auroc_within": expected["auroc"]}, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(("n_classes", "scaled"), [(2, True), (3, False)])
@@ -106,7 +131,12 @@ def test_brier_is_scikit_learns(n_classes, scaled):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), n=st.integers(8, 60), n_classes=st.integers(2, 4), coarse=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(8, 60),
+    n_classes=st.integers(2, 4),
+    coarse=st.booleans(),
+)
 def test_order_does_not_matter_and_values_stay_in_range(seed, n, n_classes, coarse):
     y, proba = predictions(n, n_classes, seed, coarse=coarse)
     order = np.random.default_rng(seed).permutation(n)
@@ -181,7 +211,10 @@ def test_what_is_agreed_upon_is_said():
     y, proba = predictions(60, 3, 0)
     some, proba = y[y != 2], proba[y != 2]
     assert score("macro_f1", some, proba, "abc").note == "no cell of 'c', whose F1 counts as 0"
-    assert score("balanced_accuracy", some, proba, "abc").note == "no cell of 'c', left out of the mean"
+    assert (
+        score("balanced_accuracy", some, proba, "abc").note
+        == "no cell of 'c', left out of the mean"
+    )
     assert score("auroc", some, proba, "abc").note == "no cell of 'c'"
     assert np.isnan(score("auroc", some, proba, "abc").value)
     constant = np.tile([0.7, 0.2, 0.1], (60, 1))
@@ -201,7 +234,13 @@ def test_other_reasons():
 def test_a_draw_without_a_class_is_another_question():
     y, unit = np.array([0, 1, 2, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
     proba = np.eye(3)[y] * 0.7 + 0.1
-    found = dict(zip(METRICS, weighted(METRICS, y, proba, unit, np.array([[1.0, 1], [0, 2], [0, 0]])), strict=True))
+    found = dict(
+        zip(
+            METRICS,
+            weighted(METRICS, y, proba, unit, np.array([[1.0, 1], [0, 2], [0, 0]])),
+            strict=True,
+        )
+    )
     for name in METRICS:
         assert np.isfinite(found[name][0])
         assert np.isnan(found[name][2])
@@ -228,12 +267,19 @@ def test_auroc_within_donors_is_the_mean_of_each_donors_weighted_by_its_pairs() 
     p = np.round(rng.random(200), 1)  # with ties
     proba = np.stack([1 - p, p], axis=1)
     each = [
-        (sk.roc_auc_score(y[donors == d], p[donors == d]), (y[donors == d] == 1).sum() * (y[donors == d] == 0).sum())
+        (
+            sk.roc_auc_score(y[donors == d], p[donors == d]),
+            (y[donors == d] == 1).sum() * (y[donors == d] == 0).sum(),
+        )
         for d in range(4)
     ]
     expected = np.average([a for a, _ in each], weights=[n for _, n in each])
-    assert score("auroc_within", y, proba, ["a", "b"], donors=donors).value == pytest.approx(expected, abs=1e-12)
-    assert score("auroc_within", y, proba, ["a", "b"]).value == pytest.approx(sk.roc_auc_score(y, p), abs=1e-12)
+    assert score("auroc_within", y, proba, ["a", "b"], donors=donors).value == pytest.approx(
+        expected, abs=1e-12
+    )
+    assert score("auroc_within", y, proba, ["a", "b"]).value == pytest.approx(
+        sk.roc_auc_score(y, p), abs=1e-12
+    )
 
 
 def test_telling_donors_apart_is_worth_nothing_within_them() -> None:
@@ -247,7 +293,9 @@ def test_telling_donors_apart_is_worth_nothing_within_them() -> None:
 
 def test_auroc_within_is_undefined_where_every_donor_has_one_class() -> None:
     proba = np.tile([0.4, 0.6], (10, 1))
-    found = score("auroc_within", np.repeat([0, 1], 5), proba, ["a", "b"], donors=np.repeat([0, 1], 5))
+    found = score(
+        "auroc_within", np.repeat([0, 1], 5), proba, ["a", "b"], donors=np.repeat([0, 1], 5)
+    )
     assert np.isnan(found.value)
     assert found.note == "no donor has cells of a class and of others"
 

@@ -16,7 +16,9 @@ def genes() -> tuple[np.ndarray, np.ndarray]:
     return abundance, 1 - np.exp(-abundance * rng.lognormal(0, 0.5, 2000))
 
 
-@pytest.mark.parametrize("chosen", [np.arange(0, 40), np.arange(1960, 2000), np.arange(0, 2000, 100)])
+@pytest.mark.parametrize(
+    "chosen", [np.arange(0, 40), np.arange(1960, 2000), np.arange(0, 2000, 100)]
+)
 def test_sets_are_alike_and_do_not_overlap(genes, chosen: np.ndarray) -> None:
     sets = Matcher(*genes).draw(chosen, 50, np.random.default_rng(1))
     assert sets.shape == (50, len(chosen))

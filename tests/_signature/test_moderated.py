@@ -29,7 +29,9 @@ def test_paired_differences_as_limma(recorded) -> None:
 
 def test_two_groups_as_limma(recorded) -> None:
     half = len(recorded["differences"]) // 2
-    found = two_groups(recorded["differences"][half:], recorded["differences"][:half], recorded["abundance"])
+    found = two_groups(
+        recorded["differences"][half:], recorded["differences"][:half], recorded["abundance"]
+    )
     np.testing.assert_allclose(found.t, recorded["two_t"], rtol=1e-9)
     np.testing.assert_allclose(found.p, recorded["two_p"], rtol=1e-8)
     np.testing.assert_allclose(found.df_prior, recorded["two_df_prior"], rtol=1e-9)
@@ -45,7 +47,8 @@ def test_without_spread_beyond_chance_all_genes_share_a_variance() -> None:
     """The prior is certain: the test is a normal one."""
     rng = np.random.default_rng(0)
     found = paired(
-        np.sqrt(2.0) * stats.norm.ppf((rng.permuted(np.tile(np.arange(8), (500, 1)), axis=1).T + 0.5) / 8),
+        np.sqrt(2.0)
+        * stats.norm.ppf((rng.permuted(np.tile(np.arange(8), (500, 1)), axis=1).T + 0.5) / 8),
         np.arange(500.0),
     )
     assert np.isinf(found.df_prior)

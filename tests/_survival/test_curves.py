@@ -38,7 +38,11 @@ def simulated(
     """Patients of `k` groups, each with half as much hazard again as the one before; times rounded so that many are tied."""
     rng = np.random.default_rng(seed)
     group, stratum = rng.integers(0, k, n), rng.integers(0, 3, n)
-    own, other, stop = rng.exponential(1.5 ** -(group + stratum)), rng.exponential(2, n), rng.uniform(0.2, 3, n)
+    own, other, stop = (
+        rng.exponential(1.5 ** -(group + stratum)),
+        rng.exponential(2, n),
+        rng.uniform(0.2, 3, n),
+    )
     ends = np.stack([own, np.where(competing, other, np.inf), stop])
     start = rng.uniform(0, 1, n) * entry
     time = np.round(start + ends.min(axis=0), 1 if ties else 12)
@@ -70,7 +74,9 @@ def ends_in_censoring(outcome: Outcome, group: pd.Categorical) -> tuple[Outcome,
     more = outcome.take(np.r_[np.arange(len(group)), last])
     late = np.r_[outcome.time, outcome.time[last] + 1]
     kept = np.arange(len(late)) < len(group)
-    return Outcome(more.event & kept, late, more.entry, more.competing & kept), group[[*range(len(group)), *last]]
+    return Outcome(more.event & kept, late, more.entry, more.competing & kept), group[
+        [*range(len(group)), *last]
+    ]
 
 
 # -- Kaplan–Meier -----------------------------------------------------------------------------------------------------
@@ -84,17 +90,25 @@ def test_kaplan_meier_as_lifelines(ties: bool) -> None:
         own, curve = of(outcome, group, label), part(found["curves"], group=label)
         theirs = KaplanMeierFitter().fit(own.time, own.event)
         np.testing.assert_array_equal(curve["time"], theirs.survival_function_.index)
-        np.testing.assert_allclose(curve["survival"], theirs.survival_function_.iloc[:, 0], atol=1e-12)
+        np.testing.assert_allclose(
+            curve["survival"], theirs.survival_function_.iloc[:, 0], atol=1e-12
+        )
         inside = curve["survival"].between(1e-9, 1 - 1e-9)
-        np.testing.assert_allclose(curve.loc[inside, LIMITS], theirs.confidence_interval_[inside.to_numpy()], rtol=1e-9)
+        np.testing.assert_allclose(
+            curve.loc[inside, LIMITS], theirs.confidence_interval_[inside.to_numpy()], rtol=1e-9
+        )
         np.testing.assert_array_equal(curve["at_risk"], theirs.event_table["at_risk"])
-        np.testing.assert_array_equal(curve[["n_events", "n_censored"]], theirs.event_table[["observed", "censored"]])
+        np.testing.assert_array_equal(
+            curve[["n_events", "n_censored"]], theirs.event_table[["observed", "censored"]]
+        )
         row = part(found["groups"], group=label).iloc[0]
         assert (row["n"], row["n_events"]) == (len(own.event), own.event.sum())
         assert row["median"] == theirs.median_survival_time_
         expected = median_survival_times(theirs.confidence_interval_).to_numpy().ravel()
         np.testing.assert_array_equal(row[["median_low", "median_high"]].astype(float), expected)
-        assert row["follow_up"] == KaplanMeierFitter().fit(own.time, ~own.event).median_survival_time_
+        assert (
+            row["follow_up"] == KaplanMeierFitter().fit(own.time, ~own.event).median_survival_time_
+        )
 
 
 def test_kaplan_meier_with_delayed_entry_as_scikit_survival() -> None:
@@ -102,11 +116,15 @@ def test_kaplan_meier_with_delayed_entry_as_scikit_survival() -> None:
     found = curves.survival(outcome, group)["curves"]
     for label in group.categories:
         own, curve = of(outcome, group, label), part(found, group=label)
-        time, left, limits = kaplan_meier_estimator(own.event, own.time, own.entry, conf_type="log-log")
+        time, left, limits = kaplan_meier_estimator(
+            own.event, own.time, own.entry, conf_type="log-log"
+        )
         places = np.searchsorted(curve["time"], time)
         np.testing.assert_allclose(curve["survival"].iloc[places], left, atol=1e-12)
         inside = (left > 1e-9) & (left < 1 - 1e-9)
-        np.testing.assert_allclose(curve[LIMITS].to_numpy().T[:, places][:, inside], limits[:, inside], rtol=1e-8)
+        np.testing.assert_allclose(
+            curve[LIMITS].to_numpy().T[:, places][:, inside], limits[:, inside], rtol=1e-8
+        )
         assert curve["time"].iloc[0] == own.entry.min()
         assert curve[["survival", "at_risk"]].iloc[0].tolist() == [1, 1]
 
@@ -156,7 +174,9 @@ def test_incidence_as_scikit_survival(ties: bool) -> None:
             places = np.searchsorted(time, table["time"].iloc[1:])
             np.testing.assert_allclose(table["incidence"].iloc[1:], value[i, places], atol=1e-12)
             known = (table["incidence"] > 0).to_numpy()[1:]
-            np.testing.assert_allclose(table[LIMITS].to_numpy()[1:][known].T, limits[i][:, places[known]], rtol=1e-8)
+            np.testing.assert_allclose(
+                table[LIMITS].to_numpy()[1:][known].T, limits[i][:, places[known]], rtol=1e-8
+            )
 
 
 def test_incidence_with_delayed_entry_as_lifelines() -> None:
@@ -164,12 +184,20 @@ def test_incidence_with_delayed_entry_as_lifelines() -> None:
     found = curves.survival(outcome, group)["incidence"]
     for label in group.categories:
         own, table = of(outcome, group, label), part(found, group=label, cause="event")
-        fitter = AalenJohansenFitter().fit(own.time, own.event + 2 * own.competing, 1, entry=own.entry)
+        fitter = AalenJohansenFitter().fit(
+            own.time, own.event + 2 * own.competing, 1, entry=own.entry
+        )
         theirs = fitter.cumulative_density_.iloc[:, 0]
-        np.testing.assert_allclose(table["incidence"].iloc[1:], theirs.loc[table["time"].iloc[1:]], atol=1e-12)
+        np.testing.assert_allclose(
+            table["incidence"].iloc[1:], theirs.loc[table["time"].iloc[1:]], atol=1e-12
+        )
         known = table["time"][table["incidence"] > 0]
-        limits = fitter.confidence_interval_.loc[known].to_numpy()[:, ::-1]  # theirs are labelled upper, lower
-        np.testing.assert_allclose(table.loc[known.index, LIMITS], np.sort(limits, axis=1), rtol=1e-8)
+        limits = fitter.confidence_interval_.loc[known].to_numpy()[
+            :, ::-1
+        ]  # theirs are labelled upper, lower
+        np.testing.assert_allclose(
+            table.loc[known.index, LIMITS], np.sort(limits, axis=1), rtol=1e-8
+        )
 
 
 # -- log-rank test ----------------------------------------------------------------------------------------------------
@@ -207,12 +235,18 @@ def test_logrank_as_lifelines(k: int, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("k", [2, 3])
-@pytest.mark.parametrize(("entry", "strata"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("entry", "strata"), [(False, False), (True, False), (False, True), (True, True)]
+)
 def test_logrank_as_done_slowly(k: int, entry: bool, strata: bool) -> None:
     outcome, group = simulated(k=k, entry=entry, strata=strata, seed=3)
     chi2, df = slowly(outcome, group)
     found = curves.logrank(outcome, group)
-    assert found == {"chi2": pytest.approx(chi2), "df": df, "p": pytest.approx(stats.chi2.sf(chi2, df))}
+    assert found == {
+        "chi2": pytest.approx(chi2),
+        "df": df,
+        "p": pytest.approx(stats.chi2.sf(chi2, df)),
+    }
 
 
 def test_logrank_keeps_its_level() -> None:
@@ -240,7 +274,9 @@ def test_ratios_as_scikit_survival() -> None:
     outcome, group = simulated(300, 3)
     table = curves.survival(outcome, group)["groups"]
     dummies = np.eye(3)[group.codes][:, 1:]
-    theirs = CoxPHSurvivalAnalysis(ties="efron", tol=1e-12).fit(dummies, Surv.from_arrays(outcome.event, outcome.time))
+    theirs = CoxPHSurvivalAnalysis(ties="efron", tol=1e-12).fit(
+        dummies, Surv.from_arrays(outcome.event, outcome.time)
+    )
     assert table["group"].tolist() == ["g0", "g1", "g2"]
     np.testing.assert_allclose(table["ratio"], [1, *np.exp(theirs.coef_)], rtol=1e-5)
     assert table.loc["0", ["ci_low", "ci_high", "p", "ph_p"]].isna().all()
@@ -259,8 +295,15 @@ def test_covariates_stand_beside_the_groups() -> None:
     found = curves.survival(outcome, group, name="CD49d", covariates=frame)
     cox = found["cox"]
     assert cox["model"].unique().tolist() == ["group", "group + covariates"]
-    assert part(cox, model="group + covariates")["variable"].tolist() == ["CD49d: high", "x", "stage: B", "stage: C"]
-    alone, beside = (part(cox, model=m, variable="CD49d: high").iloc[0] for m in cox["model"].unique())
+    assert part(cox, model="group + covariates")["variable"].tolist() == [
+        "CD49d: high",
+        "x",
+        "stage: B",
+        "stage: C",
+    ]
+    alone, beside = (
+        part(cox, model=m, variable="CD49d: high").iloc[0] for m in cox["model"].unique()
+    )
     assert alone["ratio"] == found["groups"]["ratio"].iloc[1] > 2
     assert beside["ci_low"] < 1 < beside["ci_high"]
     assert part(cox, variable="x")["ratio"].iloc[0] == pytest.approx(np.e, rel=0.15)
@@ -286,7 +329,9 @@ def test_a_ratio_that_changes_with_time_is_told() -> None:
     """One group has its events early, the other late."""
     rng = np.random.default_rng(0)
     time = np.concatenate([rng.exponential(1, 100), 2 * rng.weibull(6, 100)])
-    found = curves.survival(Outcome(np.ones(200, bool), time), pd.Categorical(["early"] * 100 + ["late"] * 100))
+    found = curves.survival(
+        Outcome(np.ones(200, bool), time), pd.Categorical(["early"] * 100 + ["late"] * 100)
+    )
     [note] = found["notes"]
     assert note.startswith("The hazard ratio of 'late' changes with time (p = ")
     assert found["groups"]["ph_p"].iloc[1] < 1e-6
@@ -298,28 +343,39 @@ def test_groups_without_events() -> None:
     found = curves.survival(without, group)
     assert found["notes"] == ["'g1' has no events, so it has no hazard ratio."]
     others = np.flatnonzero(group != "g1")
-    alone = curves.survival(without.take(others), group[others].remove_unused_categories())["groups"]
+    alone = curves.survival(without.take(others), group[others].remove_unused_categories())[
+        "groups"
+    ]
     np.testing.assert_allclose(found["groups"]["ratio"], [1, np.nan, alone["ratio"].iloc[1]])
     assert found["groups"]["median"].isna().tolist() == [False, True, False]
     assert found["logrank"]["df"] == 2
     for events, sentence in (
-        (group != "g0", r"The reference 'g0' has no events, .* name a group with events first in groups="),
+        (
+            group != "g0",
+            r"The reference 'g0' has no events, .* name a group with events first in groups=",
+        ),
         (group == "g0", r"'g1', 'g2' has no events; only 'g0' has."),
     ):
         found = curves.survival(Outcome(outcome.event & events, outcome.time), group)
         [note] = found["notes"]
-        assert note.startswith("The groups have no hazard ratios; the curves and the log-rank test stand. ")
+        assert note.startswith(
+            "The groups have no hazard ratios; the curves and the log-rank test stand. "
+        )
         assert found["groups"]["ratio"].isna().tolist() == [False, True, True]
         assert found["logrank"]["p"] < 1e-6
         with pytest.raises(ValueError, match=sentence):
             curves.survival(
-                Outcome(outcome.event & events, outcome.time), group, covariates=pd.DataFrame({"x": outcome.time})
+                Outcome(outcome.event & events, outcome.time),
+                group,
+                covariates=pd.DataFrame({"x": outcome.time}),
             )
 
 
 def test_groups_that_do_not_overlap_have_no_finite_ratio() -> None:
     time = np.arange(1.0, 41)
-    found = curves.survival(Outcome(np.ones(40, bool), time), pd.Categorical(np.where(time <= 20, "a", "b")))
+    found = curves.survival(
+        Outcome(np.ones(40, bool), time), pd.Categorical(np.where(time <= 20, "a", "b"))
+    )
     [note] = found["notes"]
     assert "'b' tells (almost) exactly who has the event" in note
     assert found["groups"]["ratio"].isna().iloc[1]
@@ -338,7 +394,9 @@ def test_few_at_risk_early_are_told() -> None:
     assert note.startswith(
         "'a' has events while fewer than 5 patients are at risk (4 at time 1, when others have not entered yet): its curve is unstable"
     )
-    assert curves.survival(Outcome(outcome.event, outcome.time), pd.Categorical(group))["notes"] == []
+    assert (
+        curves.survival(Outcome(outcome.event, outcome.time), pd.Categorical(group))["notes"] == []
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -358,7 +416,11 @@ def _same(first: dict, second: dict, rtol: float = 1e-9) -> None:
         if isinstance(value, pd.DataFrame):
             pd.testing.assert_frame_equal(value, second[name], rtol=rtol, atol=1e-12)
         else:
-            assert value == second[name] if name == "notes" else value == pytest.approx(second[name], nan_ok=True)
+            assert (
+                value == second[name]
+                if name == "notes"
+                else value == pytest.approx(second[name], nan_ok=True)
+            )
 
 
 @settings(deadline=None, max_examples=40)
@@ -373,7 +435,9 @@ def test_curves_are_probabilities(n: int, entry: bool, ties: bool, seed: int) ->
         *((part(shares, cause=c), "incidence", 1) for c in ("event", "competing")),
     ):
         assert (turn * table[value].diff().iloc[1:] >= -1e-12).all()
-        assert (table[[value, *LIMITS]].isna() | ((table[[value, *LIMITS]] - 0.5).abs() <= 0.5 + 1e-12)).all(axis=None)
+        assert (
+            table[[value, *LIMITS]].isna() | ((table[[value, *LIMITS]] - 0.5).abs() <= 0.5 + 1e-12)
+        ).all(axis=None)
         known = table.dropna()
         assert (known["ci_low"] <= known[value] + 1e-12).all()
         assert (known["ci_high"] >= known[value] - 1e-12).all()
@@ -392,12 +456,18 @@ def test_curves_are_probabilities(n: int, entry: bool, ties: bool, seed: int) ->
 def test_the_order_of_patients_is_nothing(n: int, entry: bool, strata: bool, seed: int) -> None:
     outcome, group = simulated(n, seed=seed, entry=entry, strata=strata, competing=True)
     order = np.random.default_rng(seed).permutation(n)
-    _same(curves.survival(outcome, group), curves.survival(outcome.take(order), group[order]), rtol=1e-5)
+    _same(
+        curves.survival(outcome, group),
+        curves.survival(outcome.take(order), group[order]),
+        rtol=1e-5,
+    )
 
 
 def test_without_a_competing_event_incidence_is_one_minus_kaplan_meier() -> None:
     outcome, group = simulated()
-    found = curves.survival(Outcome(outcome.event, outcome.time, competing=np.zeros(150, bool)), group)
+    found = curves.survival(
+        Outcome(outcome.event, outcome.time, competing=np.zeros(150, bool)), group
+    )
     event = part(found["incidence"], cause="event", group="g1").set_index("time")
     curve = part(found["curves"], group="g1").set_index("time").loc[event.index]
     np.testing.assert_allclose(event["incidence"], 1 - curve["survival"])

@@ -14,12 +14,16 @@ from scbert_cll._survival import added_value, models, power
 from scbert_cll._survival.outcome import Outcome
 from scbert_cll._survival.score_test import maximize, proportional, risk_weights, score_test
 
-lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+lifelines = pytest.importorskip(
+    "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
+)
 
 from lifelines import datasets, utils  # noqa: E402
 
 
-def simulated(n: int = 160, *, seed: int = 0, ties: bool = False, effect: float = 0.6) -> tuple[Outcome, pd.DataFrame]:
+def simulated(
+    n: int = 160, *, seed: int = 0, ties: bool = False, effect: float = 0.6
+) -> tuple[Outcome, pd.DataFrame]:
     """Exponential times with an effect of the first of two columns; half are censored."""
     rng = np.random.default_rng(seed)
     x = pd.DataFrame({"a": rng.normal(size=n), "b": rng.integers(0, 2, n).astype(float)})
@@ -58,17 +62,23 @@ def log_likelihood(outcome: Outcome, predictor: np.ndarray) -> float:
 def test_the_quick_maximum_is_that_of_lifelines(ties: bool, entry: bool) -> None:
     outcome, x = simulated(ties=ties)
     outcome = delayed(outcome) if entry else outcome
-    np.testing.assert_allclose(maximize(outcome, x.to_numpy()), models.fit(outcome, x).coef, atol=1e-5)
+    np.testing.assert_allclose(
+        maximize(outcome, x.to_numpy()), models.fit(outcome, x).coef, atol=1e-5
+    )
 
 
 def test_the_quick_maximum_knows_strata() -> None:
     outcome, x = simulated()
     stratified = Outcome(outcome.event, outcome.time, strata=np.arange(len(x)) % 3)
-    np.testing.assert_allclose(maximize(stratified, x.to_numpy()), models.fit(stratified, x).coef, atol=1e-5)
+    np.testing.assert_allclose(
+        maximize(stratified, x.to_numpy()), models.fit(stratified, x).coef, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    "columns", [np.zeros((160, 1)), np.ones((160, 2)) * np.arange(160)[:, None]], ids=["constant", "twice the same"]
+    "columns",
+    [np.zeros((160, 1)), np.ones((160, 2)) * np.arange(160)[:, None]],
+    ids=["constant", "twice the same"],
 )
 def test_no_maximum_is_said(columns: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"constant|redundant"):
@@ -92,7 +102,8 @@ def test_categories_are_held_against_the_first() -> None:
 def test_a_covariate_that_knows_the_outcome_is_refused() -> None:
     outcome, x = simulated()
     with pytest.raises(
-        ValueError, match=r"'known' tells .almost. exactly who has the event.*recorded after the outcome"
+        ValueError,
+        match=r"'known' tells .almost. exactly who has the event.*recorded after the outcome",
     ):
         models.fit(outcome, x.assign(known=outcome.event.astype(float)))
 
@@ -101,7 +112,13 @@ def test_redraws_of_one_answer_are_left_out() -> None:
     _, x = simulated(22, effect=0.0)
     rare = Outcome(np.arange(22) < 2)
     found = added_value.gains(
-        rare, x[[]], x[["a"]], {"C": models.concordance}, n_bootstrap=60, rng=np.random.default_rng(0), progress=False
+        rare,
+        x[[]],
+        x[["a"]],
+        {"C": models.concordance},
+        n_bootstrap=60,
+        rng=np.random.default_rng(0),
+        progress=False,
     )["C"]
     assert 20 < found.n_bootstrap < 60
 
@@ -130,7 +147,9 @@ def test_concordance_is_that_of_lifelines(seed: int, ties: bool, coarse: bool) -
     risk = np.round(x["a"].to_numpy(), 0 if coarse else 6)
     if not outcome.event.any():
         return
-    theirs = utils.concordance_index(outcome.time, -risk, outcome.event)  # lifelines wants scores that grow with life
+    theirs = utils.concordance_index(
+        outcome.time, -risk, outcome.event
+    )  # lifelines wants scores that grow with life
     assert models.concordance(outcome, risk) == pytest.approx(theirs, abs=1e-12)
 
 
@@ -144,7 +163,9 @@ def test_concordance_compares_within_strata_and_after_entry() -> None:
         for j in range(60)
         if strata[i] == strata[j] and entry[j] < time[i] < time[j]
     ]
-    assert models.concordance(Outcome(event, time, entry, None, strata), risk) == pytest.approx(np.mean(pairs))
+    assert models.concordance(Outcome(event, time, entry, None, strata), risk) == pytest.approx(
+        np.mean(pairs)
+    )
 
 
 # -- the score test -----------------------------------------------------------------------------------------------------
@@ -167,7 +188,9 @@ def test_score_test_is_slope_and_curvature_of_the_likelihood(kind: str) -> None:
 
     h = 1e-4
     slope = (at(h, 0) - at(-h, 0)) / (2 * h)
-    aa, bb = ((at(*p) - 2 * at(0, 0) + at(*m)) / h**2 for p, m in (((h, 0), (-h, 0)), ((0, h), (0, -h))))
+    aa, bb = (
+        (at(*p) - 2 * at(0, 0) + at(*m)) / h**2 for p, m in (((h, 0), (-h, 0)), ((0, h), (0, -h)))
+    )
     ab = (at(h, h) - at(h, -h) - at(-h, h) + at(-h, -h)) / (4 * h**2)
     assert z == pytest.approx(slope / np.sqrt(-(aa - ab**2 / bb)), rel=1e-3)
 
@@ -205,7 +228,9 @@ def test_score_test_without_times_is_close_to_the_likelihood_ratio() -> None:
 def test_random_scores_have_a_standard_normal_z() -> None:
     outcome, x = simulated(200)
     base = models.fit(outcome, x)
-    z = score_test(outcome, np.random.default_rng(5).normal(size=(200, 2000)), x.to_numpy(), base.risk)
+    z = score_test(
+        outcome, np.random.default_rng(5).normal(size=(200, 2000)), x.to_numpy(), base.risk
+    )
     assert abs(z.mean()) < 0.08
     assert z.std() == pytest.approx(1, abs=0.06)
     assert (np.abs(z) > 1.96).mean() == pytest.approx(0.05, abs=0.02)
@@ -228,7 +253,9 @@ def test_proportional_hazards_as_r_prints_them() -> None:
     lifelines' own test differs from R's (its issue 997).
     """
     lung = datasets.load_lung()[["time", "status", "age", "sex", "wt.loss"]].dropna()
-    outcome = Outcome(lung["status"].to_numpy() == lung["status"].max(), lung["time"].to_numpy(dtype=float))
+    outcome = Outcome(
+        lung["status"].to_numpy() == lung["status"].max(), lung["time"].to_numpy(dtype=float)
+    )
     found = models.fit(outcome, lung[["age", "sex", "wt.loss"]].astype(float), proportional=True)
     np.testing.assert_allclose(stats.chi2.isf(found.ph_p, 1), [0.508, 2.549, 0.014], atol=6e-4)
 
@@ -253,7 +280,9 @@ def test_proportional_hazards_is_slope_and_curvature_with_entry() -> None:
 
     h = 1e-4
     slope = (at(h, 0) - at(-h, 0)) / (2 * h)
-    gg, bb = ((at(*p) - 2 * at(0, 0) + at(*m)) / h**2 for p, m in (((h, 0), (-h, 0)), ((0, h), (0, -h))))
+    gg, bb = (
+        (at(*p) - 2 * at(0, 0) + at(*m)) / h**2 for p, m in (((h, 0), (-h, 0)), ((0, h), (0, -h)))
+    )
     gb = (at(h, h) - at(h, -h) - at(-h, h) + at(-h, -h)) / (4 * h**2)
     chi2 = slope**2 / -(gg - gb**2 / bb)
     found = proportional(outcome, x[["a"]].to_numpy(), fitted.risk)
@@ -317,7 +346,10 @@ def test_uno_is_that_of_scikit_survival_and_wants_risk() -> None:
     outcome, x = simulated(200)
     y = Surv.from_arrays(outcome.event, outcome.time)
     risk = x["a"].to_numpy()
-    assert added_value.uno(outcome, outcome, risk, 1.0) == metrics.concordance_index_ipcw(y, y, risk, tau=1.0)[0]
+    assert (
+        added_value.uno(outcome, outcome, risk, 1.0)
+        == metrics.concordance_index_ipcw(y, y, risk, tau=1.0)[0]
+    )
     assert added_value.uno(outcome, outcome, risk, 1.0) > 0.55
     assert added_value.auc(outcome, risk, np.array([0.5]))[0] > 0.55
     assert np.isnan(added_value.auc(outcome, risk, np.array([1e6]))[0])
@@ -332,7 +364,9 @@ def test_power_as_in_schoenfeld(ratio: float, events: int) -> None:
     outcome, x = simulated(400)
     found = power.power(outcome, x["a"].to_numpy(), np.empty((400, 0)), ratio)
     assert found["n_events_needed"] == events
-    few = power.power(Outcome(np.arange(400) < events, outcome.time), x["a"].to_numpy(), np.empty((400, 0)), ratio)
+    few = power.power(
+        Outcome(np.arange(400) < events, outcome.time), x["a"].to_numpy(), np.empty((400, 0)), ratio
+    )
     assert few["power"] == pytest.approx(0.8, abs=0.02)
     assert few["detectable_ratio"] == pytest.approx(ratio, rel=0.02)
 
@@ -365,7 +399,10 @@ def test_a_bend_is_found_and_a_line_is_left_alone() -> None:
     score = pd.Series(rng.normal(size=400), name="score")
     none = pd.DataFrame(index=score.index)
     for hazard, bent in ((score, False), (score**2, True)):
-        event, censored = rng.exponential(np.exp(-0.8 * hazard.to_numpy())), rng.exponential(1.0, 400)
+        event, censored = (
+            rng.exponential(np.exp(-0.8 * hazard.to_numpy())),
+            rng.exponential(1.0, 400),
+        )
         outcome = Outcome(event < censored, np.minimum(event, censored))
         assert (power.linearity(outcome, score, none)["p"] < 0.01) == bent
 

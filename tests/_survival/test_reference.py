@@ -13,7 +13,9 @@ from scbert_cll._survival import curves, models
 from scbert_cll._survival.outcome import Outcome
 from scbert_cll._survival.score_test import maximize, risk_weights, score_test
 
-lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+lifelines = pytest.importorskip(
+    "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
+)
 
 from lifelines import datasets, statistics, utils  # noqa: E402
 
@@ -48,7 +50,9 @@ def simulated(recorded: dict[str, np.ndarray]) -> Outcome:
 
 def outcome_of(frame: pd.DataFrame, time: str, event: str, strata: str | None = None) -> Outcome:
     codes = None if strata is None else frame[strata].to_numpy(dtype=np.int64)
-    return Outcome(frame[event].to_numpy(dtype=bool), frame[time].to_numpy(dtype=np.float64), strata=codes)
+    return Outcome(
+        frame[event].to_numpy(dtype=bool), frame[time].to_numpy(dtype=np.float64), strata=codes
+    )
 
 
 def complete(lung: pd.DataFrame) -> pd.DataFrame:
@@ -95,15 +99,21 @@ def test_cox_as_r(rossi: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
     assert table["n_events"].eq(114).all()
 
 
-def test_three_tests_as_r(rossi: pd.DataFrame, lung: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
+def test_three_tests_as_r(
+    rossi: pd.DataFrame, lung: pd.DataFrame, recorded: dict[str, np.ndarray]
+) -> None:
     found = three_tests(outcome_of(rossi, "week", "arrest"), rossi[ROSSI].astype(float))
     printed(found, recorded["r_rossi_tests"], 2)
     found = three_tests(outcome_of(lung, "time", "status"), lung[["sex"]].astype(float))
     printed(found, recorded["r_lung_sex_tests"], 2)
 
 
-def test_one_covariate_and_its_interval_as_r(lung: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
-    row = models.fit(outcome_of(lung, "time", "status"), lung[["sex"]].astype(float)).table().iloc[0]
+def test_one_covariate_and_its_interval_as_r(
+    lung: pd.DataFrame, recorded: dict[str, np.ndarray]
+) -> None:
+    row = (
+        models.fit(outcome_of(lung, "time", "status"), lung[["sex"]].astype(float)).table().iloc[0]
+    )
     printed(row[["coef", "se", "ci_low"]].astype(float), recorded["r_lung_sex"][:3], 4)
     printed(row["ci_high"], recorded["r_lung_sex"][3], 3)
 
@@ -128,11 +138,15 @@ def test_many_ties_as_r(recorded: dict[str, np.ndarray]) -> None:
     printed(2 * (fit.log_likelihood - fit.log_likelihood_null), ratio, 2)
 
 
-def test_quick_maximum_as_r(rossi: pd.DataFrame, lung: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
+def test_quick_maximum_as_r(
+    rossi: pd.DataFrame, lung: pd.DataFrame, recorded: dict[str, np.ndarray]
+) -> None:
     found = maximize(outcome_of(rossi, "week", "arrest"), rossi[ROSSI].to_numpy(dtype=np.float64))
     printed(found, recorded["r_rossi_coef"], 5)
     patients = complete(lung)
-    found = maximize(outcome_of(patients, "time", "status", "inst"), patients[LUNG].to_numpy(dtype=np.float64))
+    found = maximize(
+        outcome_of(patients, "time", "status", "inst"), patients[LUNG].to_numpy(dtype=np.float64)
+    )
     printed(found, recorded["r_strata_coef"], 7)
 
 
@@ -144,13 +158,17 @@ def test_cox_as_scikit_survival(simulated: Outcome, recorded: dict[str, np.ndarr
 # -- the score test ---------------------------------------------------------------------------------------------------
 
 
-def by_hand(recorded: dict[str, np.ndarray], name: str, copies: int = 1) -> tuple[Outcome, np.ndarray]:
+def by_hand(
+    recorded: dict[str, np.ndarray], name: str, copies: int = 1
+) -> tuple[Outcome, np.ndarray]:
     """A data set of Therneau and Grambsch's appendix E; copies are strata, on clocks that differ."""
     offset = np.repeat(np.arange(copies, dtype=np.float64), len(recorded[f"{name}_x"]))
     parts = {key: np.tile(recorded[f"{name}_{key}"], copies) for key in ("time", "event", "x")}
     entry = np.tile(recorded["second_entry"], copies) + offset if name == "second" else None
     strata = offset.astype(np.int64) if copies > 1 else None
-    return Outcome(parts["event"].astype(bool), parts["time"] + offset, entry=entry, strata=strata), parts["x"]
+    return Outcome(
+        parts["event"].astype(bool), parts["time"] + offset, entry=entry, strata=strata
+    ), parts["x"]
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -165,11 +183,15 @@ def test_score_test_as_by_hand(recorded: dict[str, np.ndarray], name: str, copie
 
 
 @pytest.mark.parametrize("name", ["first", "second"])
-def test_estimate_as_r_where_the_likelihood_is_by_hand(recorded: dict[str, np.ndarray], name: str) -> None:
+def test_estimate_as_r_where_the_likelihood_is_by_hand(
+    recorded: dict[str, np.ndarray], name: str
+) -> None:
     outcome, x = by_hand(recorded, name)
     fit = models.fit(outcome, pd.DataFrame({"x": x}))
     expected = recorded[f"r_{name}_coef"][0]
-    assert fit.coef["x"] == pytest.approx(expected, abs=1e-4), "lifelines stops a step earlier than R"
+    assert fit.coef["x"] == pytest.approx(expected, abs=1e-4), (
+        "lifelines stops a step earlier than R"
+    )
     printed(maximize(outcome, x[:, None])[0], expected, 6)
     slope, _ = likelihood(outcome, x[:, None], expected * x)
     assert slope[0] == pytest.approx(0, abs=1e-6)
@@ -179,7 +201,9 @@ def test_score_test_beside_covariates_is_r_s_by_another_way(rossi: pd.DataFrame)
     """With the covariates' fit held, the score test of one more is that of all at this point: their slopes are zero there."""
     outcome, columns = outcome_of(rossi, "week", "arrest"), rossi[ROSSI].astype(float)
     base = models.fit(outcome, columns[ROSSI[1:]])
-    found = score_test(outcome, columns[["fin"]].to_numpy(), columns[ROSSI[1:]].to_numpy(), base.risk)
+    found = score_test(
+        outcome, columns[["fin"]].to_numpy(), columns[ROSSI[1:]].to_numpy(), base.risk
+    )
     slope, information = likelihood(outcome, columns.to_numpy(), base.risk)
     np.testing.assert_allclose(slope[1:], 0, atol=1e-4)
     assert found[0] ** 2 == pytest.approx(slope @ np.linalg.solve(information, slope), rel=1e-5)
@@ -212,16 +236,22 @@ def test_logrank_of_three_groups_as_scikit_survival_and_lifelines(
     found = curves.logrank(simulated, pd.Categorical(recorded["group"]))
     np.testing.assert_allclose([found["chi2"], found["p"]], recorded["logrank"], rtol=1e-9)
     other = statistics.multivariate_logrank_test(simulated.time, recorded["group"], simulated.event)
-    np.testing.assert_allclose([found["chi2"], found["p"]], [other.test_statistic, other.p_value], rtol=1e-9)
+    np.testing.assert_allclose(
+        [found["chi2"], found["p"]], [other.test_statistic, other.p_value], rtol=1e-9
+    )
 
 
 def test_score_test_of_a_group_is_the_logrank_test_without_ties() -> None:
     """With ties they differ: Efron's likelihood is not the hypergeometric one."""
     rng = np.random.default_rng(1)
     group, time, event = rng.integers(0, 2, 80), rng.permutation(80) + 1.0, rng.random(80) < 0.7
-    outcome = Outcome(event, time, entry=time * rng.uniform(0, 0.5, 80), strata=rng.integers(0, 3, 80))
+    outcome = Outcome(
+        event, time, entry=time * rng.uniform(0, 0.5, 80), strata=rng.integers(0, 3, 80)
+    )
     z = score_test(outcome, group[:, None].astype(float), np.zeros((80, 0)), np.zeros(80))
-    assert z[0] ** 2 == pytest.approx(curves.logrank(outcome, pd.Categorical(group))["chi2"], rel=1e-9)
+    assert z[0] ** 2 == pytest.approx(
+        curves.logrank(outcome, pd.Categorical(group))["chi2"], rel=1e-9
+    )
 
 
 def test_stratified_logrank_is_the_stratified_cox_score_without_ties(lung: pd.DataFrame) -> None:
@@ -277,13 +307,19 @@ def test_medians_as_r(lung: pd.DataFrame, recorded: dict[str, np.ndarray]) -> No
 
 @pytest.mark.parametrize("delayed", [False, True])
 def test_kaplan_meier_as_scikit_survival(recorded: dict[str, np.ndarray], delayed: bool) -> None:
-    outcome = Outcome(recorded["cause"] == 1, recorded["time"], entry=recorded["entry"] if delayed else None)
+    outcome = Outcome(
+        recorded["cause"] == 1, recorded["time"], entry=recorded["entry"] if delayed else None
+    )
     name = "km_delayed" if delayed else "km"
     curve, times = curve_of(outcome), recorded[f"{name}_time"]
-    np.testing.assert_allclose(stepped(curve, times, "survival"), recorded[f"{name}_survival"], atol=1e-12)
+    np.testing.assert_allclose(
+        stepped(curve, times, "survival"), recorded[f"{name}_survival"], atol=1e-12
+    )
     inside = (recorded[f"{name}_survival"] > 0) & (recorded[f"{name}_survival"] < 1)
     for values, column in zip(recorded[f"{name}_interval"], ("ci_low", "ci_high"), strict=True):
-        np.testing.assert_allclose(stepped(curve, times, column)[inside], values[inside], atol=1e-10)
+        np.testing.assert_allclose(
+            stepped(curve, times, column)[inside], values[inside], atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("delayed", [False, True])
@@ -300,13 +336,17 @@ def test_kaplan_meier_as_lifelines(recorded: dict[str, np.ndarray], delayed: boo
     np.testing.assert_allclose(stepped(curve, times, "ci_high")[inside], high[inside], atol=1e-9)
 
 
-def test_cumulative_incidence_as_scikit_survival(simulated: Outcome, recorded: dict[str, np.ndarray]) -> None:
+def test_cumulative_incidence_as_scikit_survival(
+    simulated: Outcome, recorded: dict[str, np.ndarray]
+) -> None:
     """Equal, with an interval close to those from two of its estimates of the variance."""
     table = curves.survival(simulated, pd.Categorical(["all"] * len(simulated.event)))["incidence"]
     times = recorded["cif_time"]
     for row, cause in ((1, "event"), (2, "competing")):
         own = table[table["cause"] == cause]
-        np.testing.assert_allclose(stepped(own, times, "incidence"), recorded["cif"][row], atol=1e-12)
+        np.testing.assert_allclose(
+            stepped(own, times, "incidence"), recorded["cif"][row], atol=1e-12
+        )
         inside = recorded["cif"][row] > 0
         for side, column in enumerate(("ci_low", "ci_high")):
             found = stepped(own, times, column)[inside]
@@ -317,11 +357,15 @@ def test_cumulative_incidence_as_scikit_survival(simulated: Outcome, recorded: d
 # -- discrimination: which way round ----------------------------------------------------------------------------------
 
 
-def test_concordance_as_r(lung: pd.DataFrame, rossi: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
+def test_concordance_as_r(
+    lung: pd.DataFrame, rossi: pd.DataFrame, recorded: dict[str, np.ndarray]
+) -> None:
     """R counts pairs: a worse performance status means an earlier death."""
     known = lung.dropna(subset=["ph.ecog"])
     agree, disagree, tied = recorded["r_lung_pairs"]
-    found = models.concordance(outcome_of(known, "time", "status"), known["ph.ecog"].to_numpy(dtype=np.float64))
+    found = models.concordance(
+        outcome_of(known, "time", "status"), known["ph.ecog"].to_numpy(dtype=np.float64)
+    )
     assert found == pytest.approx((agree + tied / 2) / (agree + disagree + tied), abs=1e-12)
     assert found > 0.5
     for frame, time, event, columns, name in (
@@ -330,7 +374,11 @@ def test_concordance_as_r(lung: pd.DataFrame, rossi: pd.DataFrame, recorded: dic
     ):
         outcome = outcome_of(frame, time, event)
         risk = models.fit(outcome, frame[columns].astype(float)).risk
-        printed(models.concordance(outcome, risk), recorded[name][0], 2 if name == "r_rossi_concordance" else 3)
+        printed(
+            models.concordance(outcome, risk),
+            recorded[name][0],
+            2 if name == "r_rossi_concordance" else 3,
+        )
 
 
 def test_concordance_as_the_two_libraries_which_differ_in_direction(
@@ -342,19 +390,33 @@ def test_concordance_as_the_two_libraries_which_differ_in_direction(
     assert models.concordance(simulated, risk) == pytest.approx(expected, abs=1e-12)
     assert models.concordance(simulated, -risk) == pytest.approx(1 - expected, abs=1e-12)
     concordance_index = utils.concordance_index
-    assert concordance_index(simulated.time, -risk, simulated.event) == pytest.approx(expected, abs=1e-12)
-    assert concordance_index(simulated.time, risk, simulated.event) == pytest.approx(1 - expected, abs=1e-12)
+    assert concordance_index(simulated.time, -risk, simulated.event) == pytest.approx(
+        expected, abs=1e-12
+    )
+    assert concordance_index(simulated.time, risk, simulated.event) == pytest.approx(
+        1 - expected, abs=1e-12
+    )
 
 
-def test_scikit_survival_gives_what_it_gave(simulated: Outcome, recorded: dict[str, np.ndarray]) -> None:
+def test_scikit_survival_gives_what_it_gave(
+    simulated: Outcome, recorded: dict[str, np.ndarray]
+) -> None:
     """Uno's C and the AUC are its own: the direction, and a release that changes them, must be seen."""
     metrics = pytest.importorskip("sksurv.metrics", reason="needs the extra uno")
-    y = np.array(list(zip(simulated.event, simulated.time, strict=True)), dtype=[("event", bool), ("time", float)])
+    y = np.array(
+        list(zip(simulated.event, simulated.time, strict=True)),
+        dtype=[("event", bool), ("time", float)],
+    )
     risk, (tau,) = recorded["risk"], recorded["tau"]
-    assert metrics.concordance_index_censored(simulated.event, simulated.time, risk)[0] == recorded["harrell"][0]
+    assert (
+        metrics.concordance_index_censored(simulated.event, simulated.time, risk)[0]
+        == recorded["harrell"][0]
+    )
     uno = metrics.concordance_index_ipcw(y, y, risk, tau=tau)[0]
     assert uno == pytest.approx(recorded["uno"][0], abs=1e-10)
-    assert metrics.concordance_index_ipcw(y, y, -risk, tau=tau)[0] == pytest.approx(1 - uno, abs=1e-10)
+    assert metrics.concordance_index_ipcw(y, y, -risk, tau=tau)[0] == pytest.approx(
+        1 - uno, abs=1e-10
+    )
     auc, mean = metrics.cumulative_dynamic_auc(y, y, risk, recorded["auc_times"])
     np.testing.assert_allclose([*auc, mean], [*recorded["auc"], *recorded["auc_mean"]], atol=1e-10)
     assert (auc > 0.5).all()

@@ -38,7 +38,9 @@ differences, abundance = simulated(np.random.default_rng(0))
 paired = fitted(differences, np.ones((N_DONORS, 1)), abundance)
 last = np.repeat([0.0, 1.0], N_DONORS // 2)
 two = fitted(differences, np.column_stack([np.ones(N_DONORS), last]), abundance)
-counts = np.random.default_rng(1).poisson(np.exp(np.random.default_rng(2).normal(2, 2, N_GENES)), (N_DONORS, N_GENES))
+counts = np.random.default_rng(1).poisson(
+    np.exp(np.random.default_rng(2).normal(2, 2, N_GENES)), (N_DONORS, N_GENES)
+)
 counts *= np.arange(1, N_DONORS + 1)[:, None]
 np.savez_compressed(
     Path(__file__).with_name("limma_trend.npz"),

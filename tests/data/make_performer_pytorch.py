@@ -17,7 +17,11 @@ model = PerformerLM(
 torch.nn.init.normal_(model.pos_emb.emb.weight)
 tokens = torch.randint(0, 7, (2, 24))
 with torch.inference_mode():
-    results = {"tokens": tokens, "logits": model(tokens), "encodings": model(tokens, return_encodings=True)}
+    results = {
+        "tokens": tokens,
+        "logits": model(tokens),
+        "encodings": model(tokens, return_encodings=True),
+    }
 state = {f"state/{name}": value.numpy() for name, value in model.state_dict().items()}
 np.savez_compressed(
     Path(__file__).with_name("performer_pytorch_1.1.4.npz"),

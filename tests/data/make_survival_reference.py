@@ -29,7 +29,11 @@ from pathlib import Path
 import numpy as np
 from sksurv.compare import compare_survival
 from sksurv.linear_model import CoxPHSurvivalAnalysis
-from sksurv.metrics import concordance_index_censored, concordance_index_ipcw, cumulative_dynamic_auc
+from sksurv.metrics import (
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+)
 from sksurv.nonparametric import cumulative_incidence_competing_risks, kaplan_meier_estimator
 from sksurv.util import Surv
 
@@ -47,12 +51,25 @@ ROSSI = {  # fin, age, race, wexp, mar, paro, prio
     "r_rossi_concordance": [0.64],
 }
 LUNG = {
-    "r_lung_sex": [-0.5310, 0.1672, 0.4237, 0.816],  # coefficient, standard error, interval of the ratio
+    "r_lung_sex": [
+        -0.5310,
+        0.1672,
+        0.4237,
+        0.816,
+    ],  # coefficient, standard error, interval of the ratio
     "r_lung_sex_tests": [10.63, 10.09, 10.33],
     "r_lung_sex_concordance": [0.579],
     "r_lung_logrank": [10.3267, 0.00131116],  # chi², p
     # ph.ecog, ph.karno, pat.karno, wt.loss, sex, age, meal.cal; stratified by inst
-    "r_strata_coef": [0.7299987, 0.0130512, -0.0140955, -0.0148821, -0.6612534, 0.0050920, -0.0002398],
+    "r_strata_coef": [
+        0.7299987,
+        0.0130512,
+        -0.0140955,
+        -0.0148821,
+        -0.6612534,
+        0.0050920,
+        -0.0002398,
+    ],
     "r_strata_se": [0.2689397, 0.0137362, 0.0093680, 0.0084811, 0.2339979, 0.0137288, 0.0003019],
     "r_strata_tests": [30.6, 28.15, 30.72],
     # ph.ecog = 1: days, at risk, survival, standard error
@@ -71,10 +88,38 @@ LUNG = {
         [730, 7, 0.114, 0.0388],
     ],
     "r_lung_medians": [306, 199],  # ph.ecog 1 and 2
-    "r_lung_pairs": [8392, 4258, 7137],  # of ph.ecog: concordant (higher is earlier), discordant, tied
+    "r_lung_pairs": [
+        8392,
+        4258,
+        7137,
+    ],  # of ph.ecog: concordant (higher is earlier), discordant, tied
 }
 AML = {  # many ties; maintained first
-    "aml_time": [9, 13, 13, 18, 23, 28, 31, 34, 45, 48, 161, 5, 5, 8, 8, 12, 16, 23, 27, 30, 33, 43, 45],
+    "aml_time": [
+        9,
+        13,
+        13,
+        18,
+        23,
+        28,
+        31,
+        34,
+        45,
+        48,
+        161,
+        5,
+        5,
+        8,
+        8,
+        12,
+        16,
+        23,
+        27,
+        30,
+        33,
+        43,
+        45,
+    ],
     "aml_event": [1, 1, 0, 1, 1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1],
     "aml_not_maintained": [0] * 11 + [1] * 12,
     "r_aml_cox": [0.916, 0.512, 3.38],  # coefficient, standard error, likelihood ratio
@@ -103,7 +148,9 @@ def simulated(rng: np.random.Generator) -> dict[str, np.ndarray]:
     x = np.column_stack([rng.normal(size=N), rng.integers(0, 2, N), rng.normal(size=N)])
     group = rng.integers(0, 3, N)
     rate = np.exp(0.6 * x[:, 0] + 0.5 * x[:, 1] + 0.3 * (group == 2))
-    ends = np.column_stack([rng.exponential(6 / rate), rng.exponential(12, N), rng.uniform(1, 9, N)])
+    ends = np.column_stack(
+        [rng.exponential(6 / rate), rng.exponential(12, N), rng.uniform(1, 9, N)]
+    )
     time = np.ceil(ends.min(axis=1) * 10) / 10  # ties
     cause = np.array([1, 2, 0])[ends.argmin(axis=1)]  # 1 event, 2 competing, 0 censored
     entry = np.floor(rng.uniform(0, 0.8, N) * time * rng.integers(0, 2, N) * 10) / 10
@@ -120,7 +167,9 @@ def curves(patients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Kaplan–Meier with log(−log) intervals, all from the start and with delayed entry; the log-rank test of the groups."""
     event, time, found = patients["cause"] == 1, patients["time"], {}
     for name, entry in (("km", None), ("km_delayed", patients["entry"])):
-        at, survival, interval = kaplan_meier_estimator(event, time, time_enter=entry, conf_type="log-log")
+        at, survival, interval = kaplan_meier_estimator(
+            event, time, time_enter=entry, conf_type="log-log"
+        )
         found |= {f"{name}_time": at, f"{name}_survival": survival, f"{name}_interval": interval}
     chi2, p = compare_survival(Surv.from_arrays(event, time), patients["group"])
     return found | {"logrank": np.array([chi2, p])}
@@ -155,7 +204,10 @@ def incidence(patients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     patients = simulated(np.random.default_rng(0))
-    typed = {key: np.array(value, dtype=np.float64) for key, value in (ROSSI | LUNG | AML | BY_HAND).items()}
+    typed = {
+        key: np.array(value, dtype=np.float64)
+        for key, value in (ROSSI | LUNG | AML | BY_HAND).items()
+    }
     np.savez_compressed(
         Path(__file__).with_name("survival_reference.npz"),
         **typed, **patients, **cox(patients), **curves(patients), **discrimination(patients), **incidence(patients),

@@ -53,8 +53,12 @@ def proliferation(cohort):
 
 def adjusted(cohort, **scores):
     """Cox model of treatment on covariates and scores, complete cases."""
-    lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
-    table = cohort.obs.assign(unmutated=cohort.obs["IGHV"].map({"mutated": 0.0, "unmutated": 1.0}).astype(float))
+    lifelines = pytest.importorskip(
+        "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
+    )
+    table = cohort.obs.assign(
+        unmutated=cohort.obs["IGHV"].map({"mutated": 0.0, "unmutated": 1.0}).astype(float)
+    )
     table = table[["TTT", "treated", *COVARIATES]].assign(**scores).dropna()
     return lifelines.CoxPHFitter().fit(table, "TTT", "treated").summary
 
@@ -138,7 +142,9 @@ def test_survives_h5ad(cohort, tmp_path):
     for name in ("signature", "decoy", "hazard_ratios", "patients"):
         pd.testing.assert_frame_equal(back.uns["truth"][name], cohort.uns["truth"][name])
     assert list(back.uns["truth"]["proliferation"]) == cohort.uns["truth"]["proliferation"]
-    assert set(back.uns["cohort"]["outcomes"]) == set(cohort.uns["cohort"]["outcomes"]) < set(back.obs)
+    assert (
+        set(back.uns["cohort"]["outcomes"]) == set(cohort.uns["cohort"]["outcomes"]) < set(back.obs)
+    )
 
 
 # -- the truth ----------------------------------------------------------------------------------------------------
@@ -159,21 +165,27 @@ def test_programme_is_higher_with_trisomy_12_and_unmutated_ighv():
     programme = one.uns["truth"]["patients"]["programme"]
     assert programme.mean() == pytest.approx(0, abs=0.06)
     assert programme.std() == pytest.approx(1, abs=0.04)
-    by_trisomy, by_ighv = (programme.groupby(one.obs[c], observed=True).mean() for c in ("trisomy12", "IGHV"))
+    by_trisomy, by_ighv = (
+        programme.groupby(one.obs[c], observed=True).mean() for c in ("trisomy12", "IGHV")
+    )
     assert by_trisomy[1] - by_trisomy[0] > 0.7
     assert by_ighv["unmutated"] - by_ighv["mutated"] > 0.5
 
 
 def test_the_conditional_hazard_ratio_is_recovered():
     rows = [
-        adjusted(one, score=z_sum(one, one.uns["truth"]["signature"]), proliferation=proliferation(one))
+        adjusted(
+            one, score=z_sum(one, one.uns["truth"]["signature"]), proliferation=proliferation(one)
+        )
         for one in cohorts(1.6)
     ]
     score = pd.DataFrame([row.loc["score"] for row in rows])
     truth = np.log(1.6)
     assert score["coef"].mean() == pytest.approx(truth, abs=0.1)
     covered = (score["coef lower 95%"] < truth) & (truth < score["coef upper 95%"])
-    assert covered.sum() >= len(rows) - 3  # 12 intervals of 95 %: more than three misses in 1 of 450
+    assert (
+        covered.sum() >= len(rows) - 3
+    )  # 12 intervals of 95 %: more than three misses in 1 of 450
 
 
 def test_hazards_are_what_the_truth_says():
@@ -190,7 +202,9 @@ def test_hazards_are_what_the_truth_says():
 
 def test_without_an_effect_the_score_says_nothing_beyond_the_covariates():
     null = cohorts(1.0)
-    score = [adjusted(one, score=z_sum(one, one.uns["truth"]["signature"])).loc["score"] for one in null]
+    score = [
+        adjusted(one, score=z_sum(one, one.uns["truth"]["signature"])).loc["score"] for one in null
+    ]
     table = pd.DataFrame(score)
     assert abs(table["coef"].mean()) < 0.1
     assert (table["p"] < 0.05).sum() <= 3
@@ -213,9 +227,15 @@ def test_the_signature_beats_random_genes_and_the_decoy_does_not():
         decoy, signature = one.uns["truth"]["decoy"], one.uns["truth"]["signature"]
         z = abs(score_test(one, z_sum(one, decoy)[:, None])[0])
         naive.append(z)
-        rank.append((np.abs(score_test(one, random_sums(one, decoy["weight"].to_numpy()))) >= z).mean())
+        rank.append(
+            (np.abs(score_test(one, random_sums(one, decoy["weight"].to_numpy()))) >= z).mean()
+        )
         own = abs(score_test(one, z_sum(one, signature)[:, None])[0])
-        planted.append((np.abs(score_test(one, random_sums(one, signature["weight"].to_numpy()))) >= own).mean())
+        planted.append(
+            (
+                np.abs(score_test(one, random_sums(one, signature["weight"].to_numpy()))) >= own
+            ).mean()
+        )
     assert np.median(naive) > 2.58, "p < .01"
     assert np.median(rank) > 0.1
     assert min(rank[:1]) > 0.05, "the default object"
@@ -256,10 +276,16 @@ def test_a_signature_of_cells_can_be_planted():
         ({"n_planted": 1}, "n_planted must be a whole number from 2 to inf; found 1"),
         ({"n_genes": 120}, "n_genes must be a whole number from 142 to inf; found 120"),
         ({"hazard_ratio": 0}, "hazard_ratio must be a number from 0.01 to 100; found 0"),
-        ({"programme": {"ITGA4": 1.0}}, "programme must give at least two genes weights above or below 0; found 1"),
+        (
+            {"programme": {"ITGA4": 1.0}},
+            "programme must give at least two genes weights above or below 0; found 1",
+        ),
         ({"programme": {"ITGA4": 1.0, "CD44": 0.0}}, "found 2, without such a weight 'CD44'"),
         ({"programme": {"ITGA4": 1.0, "CD44": np.nan}}, "found 2, without such a weight 'CD44'"),
-        ({"programme": {"ITGA4": 1.0, "MKI67": 1.0}}, "leave the proliferation genes to proliferation; found 'MKI67'"),
+        (
+            {"programme": {"ITGA4": 1.0, "MKI67": 1.0}},
+            "leave the proliferation genes to proliferation; found 'MKI67'",
+        ),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(asked, match):

@@ -59,13 +59,32 @@ def test_joins_by_name_and_keeps_what_is_missing(tmp_path: Path, ending: str) ->
     assert adata.obs["group"].isna().tolist() == [False, True, False]
     record = adata.uns["cohort"]
     assert record["n_samples"] == 3
-    assert record["outcome"] == {"n": 3, "n_events": 2, "n_time_zero": 0, "median": 2.5, "maximum": 4.0}
-    assert record["params"] == {"time_key": "years", "event_key": "dead", "unit": "years", "transpose": False}
-    assert record["files"]["sha256"].tolist() == [hashlib.sha256(p.read_bytes()).hexdigest() for p in (rna, seen)]
+    assert record["outcome"] == {
+        "n": 3,
+        "n_events": 2,
+        "n_time_zero": 0,
+        "median": 2.5,
+        "maximum": 4.0,
+    }
+    assert record["params"] == {
+        "time_key": "years",
+        "event_key": "dead",
+        "unit": "years",
+        "transpose": False,
+    }
+    assert record["files"]["sha256"].tolist() == [
+        hashlib.sha256(p.read_bytes()).hexdigest() for p in (rna, seen)
+    ]
 
 
 def test_survives_a_file(tmp_path: Path) -> None:
-    mixed = clinical(years=[1.0, np.nan], dead=[True, None], text=["x", "y"], odd=[True, None], when=["a/b", None])
+    mixed = clinical(
+        years=[1.0, np.nan],
+        dead=[True, None],
+        text=["x", "y"],
+        odd=[True, None],
+        when=["a/b", None],
+    )
     adata = datasets.read_cohort(None, mixed.rename(columns={"when": "a/b"}), **OUTCOME)
     adata.write_h5ad(tmp_path / "a.h5ad")
     again = ad.read_h5ad(tmp_path / "a.h5ad")
@@ -79,10 +98,14 @@ def test_survives_a_file(tmp_path: Path) -> None:
 def test_samples_of_one_table_are_left_out_and_told(tmp_path: Path) -> None:
     seen = SEEN.replace('"P2"', '"P9"')
     with pytest.warns(
-        UserWarning, match=r"2 samples are in both .* 1 that are only in the expression table \('P2'\).*\('P9'\)"
+        UserWarning,
+        match=r"2 samples are in both .* 1 that are only in the expression table \('P2'\).*\('P9'\)",
     ):
         adata = datasets.read_cohort(
-            written(tmp_path, "a.csv", RNA), written(tmp_path, "b.csv", seen), event_key="dead", time_key="years"
+            written(tmp_path, "a.csv", RNA),
+            written(tmp_path, "b.csv", seen),
+            event_key="dead",
+            time_key="years",
         )
     assert adata.obs_names.tolist() == ["P1", "P3"]
     assert adata.uns["cohort"]["only_expression"].tolist() == ["P2"]
@@ -122,8 +145,12 @@ def test_names_are_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("unit", "per_year"), [("years", 1), ("months", 12), ("days", 365.25)])
 def test_times_become_years(unit: str, per_year: float) -> None:
-    seen = clinical(t=np.array([0, 1.5, 8]) * per_year, e=[1, 0, 1], start=np.array([0, 0.5, 7]) * per_year)
-    adata = datasets.read_cohort(None, seen, time_key="t", event_key="e", entry_key="start", unit=unit)
+    seen = clinical(
+        t=np.array([0, 1.5, 8]) * per_year, e=[1, 0, 1], start=np.array([0, 0.5, 7]) * per_year
+    )
+    adata = datasets.read_cohort(
+        None, seen, time_key="t", event_key="e", entry_key="start", unit=unit
+    )
     np.testing.assert_allclose(adata.obs["t"], [0, 1.5, 8])
     np.testing.assert_allclose(adata.obs["start"], [0, 0.5, 7])
     assert adata.uns["cohort"]["outcome"]["n_time_zero"] == 1
@@ -133,9 +160,13 @@ def test_times_become_years(unit: str, per_year: float) -> None:
 @given(st.lists(st.floats(0.2, 36), min_size=2, max_size=20).filter(lambda t: max(t) > 1))
 def test_a_wrong_unit_is_noticed(years: list[float]) -> None:
     seen = clinical(years=years, days=np.array(years) * 365.25, e=[1] * len(years))
-    with pytest.raises(ValueError, match=r"does not look like years: median .* unit='days' \(then the longest is"):
+    with pytest.raises(
+        ValueError, match=r"does not look like years: median .* unit='days' \(then the longest is"
+    ):
         datasets.read_cohort(None, seen, time_key="days", event_key="e")
-    with pytest.raises(ValueError, match=r"does not look like days: median .* unit='years' \(then the longest is"):
+    with pytest.raises(
+        ValueError, match=r"does not look like days: median .* unit='years' \(then the longest is"
+    ):
         datasets.read_cohort(None, seen, time_key="years", event_key="e", unit="days")
 
 
@@ -155,11 +186,16 @@ def test_a_wrong_unit_is_noticed(years: list[float]) -> None:
         (pd.Categorical(["yes", None]), {"yes": True, "no": False}, [1, np.nan]),
     ],
 )
-def test_words_of_an_event(values: Any, meanings: dict[Any, int] | None, expected: list[float]) -> None:
+def test_words_of_an_event(
+    values: Any, meanings: dict[Any, int] | None, expected: list[float]
+) -> None:
     adata = datasets.read_cohort(None, clinical(e=values), event_key="e", event_values=meanings)
     np.testing.assert_array_equal(adata.obs["e"].to_numpy(), expected)
     assert adata.obs["e"].dtype == (np.float64 if np.isnan(expected).any() else np.int64)
-    assert adata.uns["cohort"]["outcome"] == {"n": np.isfinite(expected).sum(), "n_events": np.nansum(expected)}
+    assert adata.uns["cohort"]["outcome"] == {
+        "n": np.isfinite(expected).sum(),
+        "n_events": np.nansum(expected),
+    }
 
 
 def test_a_competing_event_has_its_own_words() -> None:
@@ -167,7 +203,9 @@ def test_a_competing_event_has_its_own_words() -> None:
     words = {"treated": 1, "watched": 0}
     keys = {"time_key": "t", "event_key": "e", "competing_key": "d", "event_values": words}
     assert datasets.read_cohort(None, seen, **keys).obs["d"].tolist() == [0, 1, 0]
-    censored = keys | {"event_values": {0: 1, 1: 0}}  # the event's column says who is censored; the other one does not
+    censored = keys | {
+        "event_values": {0: 1, 1: 0}
+    }  # the event's column says who is censored; the other one does not
     turned = datasets.read_cohort(None, seen.assign(e=[0, 1, 1]), **censored)
     assert turned.obs[["e", "d"]].to_numpy().tolist() == [[1, 0], [0, 1], [0, 0]]
     seen["d"] = ["watched", "treated", "watched"]
@@ -178,7 +216,9 @@ def test_columns_that_pandas_calls_nullable() -> None:
     """Missing values of another kind than NaN become NaN."""
     whole, yes = pd.array([1, None], dtype="Int64"), pd.array([True, None], dtype="boolean")
     obs = read(t=whole, e=yes, n=whole, y=yes, s=pd.array(["a", None], dtype="string")).obs
-    np.testing.assert_array_equal(obs[["t", "e", "n", "y"]].to_numpy(dtype=float), [[1] * 4, [np.nan] * 4])
+    np.testing.assert_array_equal(
+        obs[["t", "e", "n", "y"]].to_numpy(dtype=float), [[1] * 4, [np.nan] * 4]
+    )
     assert {obs[key].dtype for key in "teny"} == {np.dtype(np.float64)}
     assert obs["s"].cat.categories.tolist() == ["a"]
 
@@ -186,15 +226,27 @@ def test_columns_that_pandas_calls_nullable() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"t": [1, -2], "e": [0, 1]}, r"'t' has 1 times that are negative or infinite: 'P2' \(first -2\)"),
+        (
+            {"t": [1, -2], "e": [0, 1]},
+            r"'t' has 1 times that are negative or infinite: 'P2' \(first -2\)",
+        ),
         ({"t": [1, np.inf], "e": [0, 1]}, "negative or infinite: 'P2'"),
         (
             {"t": ["2001-01-02", "1"], "e": [0, 1]},
             r"must hold times as numbers; found '2001-01-02' in 'P1'.*\(end - start\).dt.days / 365.25",
         ),
-        ({"t": [0.01, 0.02], "e": [0, 1]}, r"median 0.015, maximum 0.02, that is 0.02 years. Check the dates"),
-        ({"t": [1, 2], "e": [1, 2]}, r"found '2'.*if they are R's \(2 is the event\): event_values={1: 0, 2: 1}"),
-        ({"t": [1, 2], "e": ["dead", "0"]}, r"must be 0 \(censored\) or 1 \(event\); found 'dead', e.g. in 'P1'"),
+        (
+            {"t": [0.01, 0.02], "e": [0, 1]},
+            r"median 0.015, maximum 0.02, that is 0.02 years. Check the dates",
+        ),
+        (
+            {"t": [1, 2], "e": [1, 2]},
+            r"found '2'.*if they are R's \(2 is the event\): event_values={1: 0, 2: 1}",
+        ),
+        (
+            {"t": [1, 2], "e": ["dead", "0"]},
+            r"must be 0 \(censored\) or 1 \(event\); found 'dead', e.g. in 'P1'",
+        ),
         ({"t": [1, 2], "e": [0.5, 1]}, r"found '0.5'"),
     ],
 )
@@ -209,19 +261,53 @@ def test_outcomes_that_are_none(columns: dict[str, Any], message: str) -> None:
         ({"time_key": "t"}, ValueError, "time_key='t' needs event_key="),
         ({"entry_key": "s", "event_key": "e"}, ValueError, "entry_key='s' needs time_key="),
         ({"competing_key": "e2"}, ValueError, "competing_key='e2' needs time_key="),
-        ({"time_key": "t", "event_key": "t"}, ValueError, "columns of the outcome must be unique.*'t'"),
-        ({"time_key": "no", "event_key": "e"}, KeyError, "'no' is not in the clinical table; it has 't', 'e'"),
+        (
+            {"time_key": "t", "event_key": "t"},
+            ValueError,
+            "columns of the outcome must be unique.*'t'",
+        ),
+        (
+            {"time_key": "no", "event_key": "e"},
+            KeyError,
+            "'no' is not in the clinical table; it has 't', 'e'",
+        ),
         ({"sample_key": "no"}, KeyError, "'no' is not in the clinical table.*sample_key="),
         ({"sample_key": "e"}, ValueError, "Samples of the clinical table must be unique.*'1'"),
-        ({"unit": "weeks"}, ValueError, "unit must be one of 'years', 'months', 'days'; found 'weeks'"),
-        ({"time_key": "t", "event_key": "e", "entry_key": "late"}, ValueError, "1 patients leave .* 'P2'"),
-        ({"time_key": "t", "event_key": "e", "competing_key": "e2"}, ValueError, "have both 'e' and 'e2': 'P1'"),
-        ({"event_key": "e", "event_values": {1: 2}}, ValueError, "event_values must map the file's words to 0"),
-        ({"event_key": "e", "event_values": {"dead": 1}}, ValueError, "found '1'.*add them to event_values"),
-        ({"sha256": {"rna.csv": "0"}}, ValueError, r"sha256 must map names of files \(none\).*found 'rna.csv'"),
+        (
+            {"unit": "weeks"},
+            ValueError,
+            "unit must be one of 'years', 'months', 'days'; found 'weeks'",
+        ),
+        (
+            {"time_key": "t", "event_key": "e", "entry_key": "late"},
+            ValueError,
+            "1 patients leave .* 'P2'",
+        ),
+        (
+            {"time_key": "t", "event_key": "e", "competing_key": "e2"},
+            ValueError,
+            "have both 'e' and 'e2': 'P1'",
+        ),
+        (
+            {"event_key": "e", "event_values": {1: 2}},
+            ValueError,
+            "event_values must map the file's words to 0",
+        ),
+        (
+            {"event_key": "e", "event_values": {"dead": 1}},
+            ValueError,
+            "found '1'.*add them to event_values",
+        ),
+        (
+            {"sha256": {"rna.csv": "0"}},
+            ValueError,
+            r"sha256 must map names of files \(none\).*found 'rna.csv'",
+        ),
     ],
 )
-def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_options_that_do_not_fit(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     seen = clinical(t=[1, 2, 3], e=[1, 1, 0], e2=[1, 0, 0], late=[0, 2.5, 1])
     with pytest.raises(error, match=message):
         datasets.read_cohort(None, seen, **options)
@@ -251,13 +337,17 @@ def test_expression_that_is_none(tmp_path: Path, rna: str, message: str) -> None
 
 def test_columns_of_one_name(tmp_path: Path) -> None:
     path = written(tmp_path, "seen.csv", "id,a,a\nP1,1,2\n")
-    with pytest.raises(ValueError, match="Columns of the clinical table must be unique; found more than once: 'a'"):
+    with pytest.raises(
+        ValueError, match="Columns of the clinical table must be unique; found more than once: 'a'"
+    ):
         datasets.read_cohort(None, path)
 
 
 def test_values_that_are_no_logarithms_are_told() -> None:
     rna = pd.DataFrame({"P1": [900.0, 3], "P2": [12, 0]}, index=["A", "B"])
-    with pytest.warns(UserWarning, match=r"of the expression table go up to 900, so they are not on a log scale"):
+    with pytest.warns(
+        UserWarning, match=r"of the expression table go up to 900, so they are not on a log scale"
+    ):
         adata = datasets.read_cohort(rna, clinical(x=[1, 2]))
     assert adata.X.max() == 900, "told, not transformed"
 
@@ -267,7 +357,8 @@ def test_checksums(tmp_path: Path) -> None:
     right = hashlib.sha256(seen.read_bytes()).hexdigest()
     assert datasets.read_cohort(None, seen, sha256={"seen.csv": right.upper()}).n_obs == 3
     with pytest.raises(
-        ValueError, match=f"seen.csv is not the file that was expected: its SHA-256 is {right}, not abc"
+        ValueError,
+        match=f"seen.csv is not the file that was expected: its SHA-256 is {right}, not abc",
     ):
         datasets.read_cohort(None, seen, sha256={"seen.csv": "abc"})
 
@@ -282,7 +373,9 @@ def mofa(**changed: Any) -> dict[str, Any]:
     treated = rng.random(60) < np.where(ighv == 1, 0.4, 0.9)
     ttt = rng.exponential(np.where(ighv == 1, 4, 1)) + 0.1
     died = ~treated & (np.arange(60) % 7 == 0)
-    survival = pd.DataFrame({"patientID": [f"H{i}" for i in range(60)], "OS": ttt + treated, "died": died})
+    survival = pd.DataFrame(
+        {"patientID": [f"H{i}" for i in range(60)], "OS": ttt + treated, "died": died}
+    )
     survival = survival.assign(TFT=ttt + 2, treatment=treated * 1.0, TTT=ttt, treatedAfter=treated)
     genetics = pd.DataFrame({"IGHV": ighv, "TP53": 0.0, "del17p": 0.0}, index=survival["patientID"])
     genetics.iloc[:4, 1:] = [[1, np.nan], [0, 1], [0, np.nan], [np.nan, np.nan]]
@@ -290,9 +383,14 @@ def mofa(**changed: Any) -> dict[str, Any]:
 
 
 def test_mofacll_columns() -> None:
-    given = mofa(demographics=pd.DataFrame({"patientID": ["H0", "H1"], "age": [60, 70], "pretreat": [1, 0]}))
+    given = mofa(
+        demographics=pd.DataFrame({"patientID": ["H0", "H1"], "age": [60, 70], "pretreat": [1, 0]})
+    )
     obs = datasets.read_mofacll(**given).obs
-    died, treated = given["survival"]["died"].to_numpy(), given["survival"]["treatedAfter"].to_numpy()
+    died, treated = (
+        given["survival"]["died"].to_numpy(),
+        given["survival"]["treatedAfter"].to_numpy(),
+    )
     assert obs["treated"].tolist() == treated.astype(int).tolist()
     assert obs["died_untreated"].tolist() == (died & ~treated).astype(int).tolist()
     assert obs["IGHV"].cat.categories.tolist() == ["mutated", "unmutated"]
@@ -314,14 +412,19 @@ def test_ever_treated_is_named_as_an_outcome() -> None:
 def test_ighv_in_letters() -> None:
     given = mofa()
     given["genetics"]["IGHV"] = np.where(given["genetics"]["IGHV"] == 1, "M", "U")
-    assert datasets.read_mofacll(**given).obs["IGHV"].tolist() == datasets.read_mofacll(**mofa()).obs["IGHV"].tolist()
+    assert (
+        datasets.read_mofacll(**given).obs["IGHV"].tolist()
+        == datasets.read_mofacll(**mofa()).obs["IGHV"].tolist()
+    )
     at_once = given["survival"].assign(IGHV=given["genetics"]["IGHV"].to_numpy())
     assert datasets.read_mofacll(at_once).obs["IGHV"].tolist()[:2] == ["unmutated", "mutated"]
 
 
 def test_expression_of_some_patients(tmp_path: Path) -> None:
     rna = pd.DataFrame({"H3": [1.0, 2], "H1": [3, 4], "X": [5, 6]}, index=["ITGA4", "CD38"])
-    with pytest.warns(UserWarning, match=r"2 samples are in both tables.*'X'.* 58 that are only in the clinical"):
+    with pytest.warns(
+        UserWarning, match=r"2 samples are in both tables.*'X'.* 58 that are only in the clinical"
+    ):
         adata = datasets.read_mofacll(**mofa(expression=rna))
     assert adata.to_df().to_numpy().tolist() == [[1, 2], [3, 4]]
     assert adata.obs_names.tolist() == ["H3", "H1"]
@@ -364,12 +467,16 @@ def test_mofacll_that_is_not(change: dict[str, Any], error: type[Exception], mes
 
 @pytest.fixture(scope="module")
 def mofacll(shared_file: SharedFile) -> ad.AnnData:
-    return datasets.read_mofacll(shared_file("data/mofaCLL_survival.csv"), shared_file("data/mofaCLL_genetics.csv"))
+    return datasets.read_mofacll(
+        shared_file("data/mofaCLL_survival.csv"), shared_file("data/mofaCLL_genetics.csv")
+    )
 
 
 @pytest.mark.realdata
 def test_real_mofacll(mofacll: ad.AnnData) -> None:
-    lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    lifelines = pytest.importorskip(
+        "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
+    )
     assert mofacll.shape == (276, 0)
     obs = mofacll.obs
     assert (obs["died"].sum(), obs["treated"].sum(), obs["died_untreated"].sum()) == (37, 131, 11)
@@ -378,9 +485,9 @@ def test_real_mofacll(mofacll: ad.AnnData) -> None:
     complete = complete[complete["TTT"] > 0]
     assert (len(complete), complete["treated"].sum()) == (171, 88)
     mutated = (complete["IGHV"] == "mutated").astype(float)
-    assert lifelines.utils.concordance_index(complete["TTT"], mutated, complete["treated"]) == pytest.approx(
-        0.634, abs=5e-4
-    )
+    assert lifelines.utils.concordance_index(
+        complete["TTT"], mutated, complete["treated"]
+    ) == pytest.approx(0.634, abs=5e-4)
     fitted = lifelines.CoxPHFitter().fit(complete.assign(IGHV=mutated), "TTT", "treated")
     assert fitted.hazard_ratios_["IGHV"] < 0.6
     assert fitted.hazard_ratios_["TP53ab"] > 1.5
@@ -396,8 +503,13 @@ def test_ever_treated_knows_the_outcome(mofacll: ad.AnnData) -> None:
 
 @pytest.mark.realdata
 def test_real_proteomes(shared_file: SharedFile) -> None:
-    files = [shared_file(f"data/mofaCLL_{name}") for name in ("survival.csv", "genetics.csv", "protein_log2.csv.gz")]
-    with pytest.warns(UserWarning, match=r"46 samples are in both tables; left out: 1 .* \('H346'\) and 230"):
+    files = [
+        shared_file(f"data/mofaCLL_{name}")
+        for name in ("survival.csv", "genetics.csv", "protein_log2.csv.gz")
+    ]
+    with pytest.warns(
+        UserWarning, match=r"46 samples are in both tables; left out: 1 .* \('H346'\) and 230"
+    ):
         adata = datasets.read_mofacll(files[0], files[1], proteome=files[2])
     assert adata.shape == (46, 4305)
     whole = pd.read_csv(files[2]).set_index("hgnc_symbol").loc["ITGA4"]
@@ -411,7 +523,9 @@ def test_real_proteomes(shared_file: SharedFile) -> None:
 @pytest.mark.realdata
 def test_real_arrays_of_cll(shared_file: SharedFile) -> None:
     files = shared_file("data/sCLLex_exprs.csv.gz"), shared_file("data/sCLLex_pheno.csv")
-    adata = datasets.read_cohort(*files, event_key="Disease", event_values={"progres.": 1, "stable": 0})
+    adata = datasets.read_cohort(
+        *files, event_key="Disease", event_values={"progres.": 1, "stable": 0}
+    )
     assert adata.shape == (22, 12625)
     assert adata.obs["Disease"].sum() == 14
     with pytest.raises(ValueError, match=r"found 'progres.', 'stable'.*say what they mean"):
@@ -421,12 +535,20 @@ def test_real_arrays_of_cll(shared_file: SharedFile) -> None:
 @pytest.mark.realdata
 def test_real_arrays_of_all(shared_file: SharedFile) -> None:
     """Remission to relapse, from the dates."""
-    seen = pd.read_csv(shared_file("data/ALL_pheno.csv"), dtype={"Unnamed: 0": str}).set_index("Unnamed: 0")
-    dates = seen[["date.cr", "date last seen"]].apply(pd.to_datetime, format="%m/%d/%Y", errors="coerce")
+    seen = pd.read_csv(shared_file("data/ALL_pheno.csv"), dtype={"Unnamed: 0": str}).set_index(
+        "Unnamed: 0"
+    )
+    dates = seen[["date.cr", "date last seen"]].apply(
+        pd.to_datetime, format="%m/%d/%Y", errors="coerce"
+    )
     start, end = dates["date.cr"], dates["date last seen"]
     seen["days"], seen["relapse"] = (end - start).dt.days, seen["relapse"].astype("boolean")
     adata = datasets.read_cohort(
-        shared_file("data/ALL_exprs.csv.gz"), seen, time_key="days", event_key="relapse", unit="days"
+        shared_file("data/ALL_exprs.csv.gz"),
+        seen,
+        time_key="days",
+        event_key="relapse",
+        unit="days",
     )
     assert adata.shape == (128, 12625)
     assert adata.obs_names[0] == "01005"
@@ -464,7 +586,9 @@ def test_series_matrix(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name, SERIES)
     adata = datasets.read_geo_series(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert adata.obs_names.tolist() == ["GSM1", "GSM2", "GSM3"]
-    np.testing.assert_array_equal(adata.to_df()[["35731_at", "2061_at"]], [[5.5, 7], [6, 8.25], [np.nan, 9]])
+    np.testing.assert_array_equal(
+        adata.to_df()[["35731_at", "2061_at"]], [[5.5, 7], [6, 8.25], [np.nan, 9]]
+    )
     obs = adata.obs
     assert obs["age"].tolist() == [61, 70, 55], "by its key, not by its line"
     np.testing.assert_array_equal(obs["age_2"], [62, np.nan, np.nan])
@@ -483,7 +607,12 @@ def test_outcome_of_a_series(tmp_path: Path) -> None:
     geo.obs["days"] = [400, 800, 1200]
     words = {"blood": 0, "node": 1}
     adata = datasets.read_cohort(
-        geo.to_df().T, geo.obs, time_key="days", event_key="source_name_ch1", unit="days", event_values=words
+        geo.to_df().T,
+        geo.obs,
+        time_key="days",
+        event_key="source_name_ch1",
+        unit="days",
+        event_values=words,
     )
     np.testing.assert_array_equal(adata.X, geo.X)
     assert adata.obs["source_name_ch1"].tolist() == [0, 0, 1]
@@ -492,12 +621,21 @@ def test_outcome_of_a_series(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SERIES.replace("!Sample_geo_accession", "!Sample_g"), "not a series matrix of GEO: it has no line"),
+        (
+            SERIES.replace("!Sample_geo_accession", "!Sample_g"),
+            "not a series matrix of GEO: it has no line",
+        ),
         (SERIES[:-10], "ends before its table does"),
         (SERIES[: SERIES.index('"2061_at"')], "ends before its table does"),
         (SERIES[: SERIES.index("!series_matrix_table_begin")], "ends before its table does"),
-        (SERIES.replace("2061_at", "35731_at"), r"genes\) must be unique; found more than once: '35731_at'"),
-        (SERIES.replace('"ID_REF"	"GSM1"', '"ID_REF"	"GSM7"'), "name different samples: 'GSM1', 'GSM7'"),
+        (
+            SERIES.replace("2061_at", "35731_at"),
+            r"genes\) must be unique; found more than once: '35731_at'",
+        ),
+        (
+            SERIES.replace('"ID_REF"	"GSM1"', '"ID_REF"	"GSM7"'),
+            "name different samples: 'GSM1', 'GSM7'",
+        ),
         (SERIES.replace("8.25", "8,25"), "decimal commas"),
     ],
 )
@@ -508,8 +646,12 @@ def test_series_matrix_that_is_none(tmp_path: Path, text: str, message: str) -> 
 
 def test_compressed_file_that_was_cut_off(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows = "".join(f'"p{i}"\t{a}\t{b}\t{c}\n' for i, (a, b, c) in enumerate(rng.random((20_000, 3))))
-    whole = gzip.compress((SERIES[: SERIES.index('"35731_at"')] + rows + "!series_matrix_table_end\n").encode())
+    rows = "".join(
+        f'"p{i}"\t{a}\t{b}\t{c}\n' for i, (a, b, c) in enumerate(rng.random((20_000, 3)))
+    )
+    whole = gzip.compress(
+        (SERIES[: SERIES.index('"35731_at"')] + rows + "!series_matrix_table_end\n").encode()
+    )
     (tmp_path / "s.txt.gz").write_bytes(whole)
     assert datasets.read_geo_series(tmp_path / "s.txt.gz").n_vars == 20_000
     for n in (150, len(whole) // 2, len(whole) - 10):
@@ -519,10 +661,14 @@ def test_compressed_file_that_was_cut_off(tmp_path: Path) -> None:
 
 
 def test_series_that_needs_a_word(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="The values of s.txt go up to 825, so they are not on a log scale"):
+    with pytest.warns(
+        UserWarning, match="The values of s.txt go up to 825, so they are not on a log scale"
+    ):
         datasets.read_geo_series(written(tmp_path, "s.txt", SERIES.replace("8.25", "825")))
     start, end = SERIES.index('"35731_at"'), SERIES.index("!series_matrix_table_end")
-    with pytest.warns(UserWarning, match="e.txt holds no values; series of sequencing have their counts"):
+    with pytest.warns(
+        UserWarning, match="e.txt holds no values; series of sequencing have their counts"
+    ):
         adata = datasets.read_geo_series(written(tmp_path, "e.txt", SERIES[:start] + SERIES[end:]))
     assert adata.shape == (3, 0)
 
@@ -550,7 +696,9 @@ def geo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = root / "GSE39nnn" / "GSE39671" / "matrix"
     folder.mkdir(parents=True)
     path = written(folder, "GSE39671_series_matrix.txt.gz", SERIES)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))
+    ) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setattr(_download_geo_series, "_BASE", f"http://127.0.0.1:{server.server_port}")
@@ -581,7 +729,9 @@ def test_download_once(geo: Path, tmp_path: Path) -> None:
 def test_a_file_that_changed_is_noticed(geo: Path, tmp_path: Path) -> None:
     path = datasets.download_geo_series("GSE39671", tmp_path)
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(ValueError, match=r"GSE39671_series_matrix\.txt\.gz is not the file that was expected"):
+    with pytest.raises(
+        ValueError, match=r"GSE39671_series_matrix\.txt\.gz is not the file that was expected"
+    ):
         datasets.download_geo_series("GSE39671", tmp_path)
 
 
@@ -601,7 +751,9 @@ def test_a_file_that_was_put_there_by_hand(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("geo")
-def test_download_that_fails(tmp_path: Path, accession: str, error: type[Exception], message: str) -> None:
+def test_download_that_fails(
+    tmp_path: Path, accession: str, error: type[Exception], message: str
+) -> None:
     folder = tmp_path / "out"
     with pytest.raises(error, match=message):
         datasets.download_geo_series(accession, folder)
@@ -610,7 +762,10 @@ def test_download_that_fails(tmp_path: Path, accession: str, error: type[Excepti
 
 def test_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_download_geo_series, "_BASE", "http://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match=r"Could not load http://127.0.0.1:9/GSEnnn/GSE12/.*refused.*put it at"):
+    with pytest.raises(
+        ConnectionError,
+        match=r"Could not load http://127.0.0.1:9/GSEnnn/GSE12/.*refused.*put it at",
+    ):
         datasets.download_geo_series("GSE12", tmp_path)
 
 

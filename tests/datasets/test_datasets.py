@@ -28,7 +28,11 @@ def cll_cells(mdata):
     rna = mdata["rna"][mdata["rna"].obs["cell_type"] == "CLL"]
     counts = rna.X.toarray()
     logs = np.log2(1 + 1e4 * counts / counts.sum(1, keepdims=True))
-    return pd.DataFrame(logs, rna.obs_names, rna.var_names), rna.obs["cd49d_true"] == "CD49d+", rna.obs["donor"]
+    return (
+        pd.DataFrame(logs, rna.obs_names, rna.var_names),
+        rna.obs["cd49d_true"] == "CD49d+",
+        rna.obs["donor"],
+    )
 
 
 def within_bimodal(mdata):
@@ -40,7 +44,9 @@ def within_bimodal(mdata):
         here = donor == name
         test = mannwhitneyu(logs[here & positive], logs[here & ~positive])
         n = (here & positive).sum() * (here & ~positive).sum()
-        out.append(pd.DataFrame({"effect": test.statistic / n - 0.5, "p": test.pvalue}, index=logs.columns))
+        out.append(
+            pd.DataFrame({"effect": test.statistic / n - 0.5, "p": test.pvalue}, index=logs.columns)
+        )
     return out
 
 
@@ -54,7 +60,9 @@ def test_modalities_are_paired_raw_counts(toy):
         assert (X >= 0).all()
         assert (np.trunc(X) == X).all()
     assert list(prot.var_names) == ["CD49d", "CD19", "CD5", "CD3", "CD14", "IgG1"]
-    assert {"ITGA4", "MS4A1", "CD79A", "CD3E", "LYZ", "MT-CO1", "RPL3", "IGKC"} <= set(rna.var_names)
+    assert {"ITGA4", "MS4A1", "CD79A", "CD3E", "LYZ", "MT-CO1", "RPL3", "IGKC"} <= set(
+        rna.var_names
+    )
     assert rna.var_names.is_unique
     assert rna.var["chromosome"].isin([*map(str, range(1, 23)), "X", "Y", "MT"]).all()
     assert rna.var.loc["ITGA4", "chromosome"] == "2"
@@ -73,7 +81,13 @@ def test_survives_h5mu(toy, tmp_path):
 def test_the_default_object_stays_as_it_was(toy):
     """What is written about the toy was measured on this object; other processors may round a count otherwise."""
     X, prot = toy["rna"].X.astype(np.float64), toy["prot"].X
-    sums = [X.sum(), X.getnnz(), (X @ np.arange(800)).sum(), (np.arange(2000) @ X).sum(), prot.sum(dtype=np.float64)]
+    sums = [
+        X.sum(),
+        X.getnnz(),
+        (X @ np.arange(800)).sum(),
+        (np.arange(2000) @ X).sum(),
+        prot.sum(dtype=np.float64),
+    ]
     np.testing.assert_allclose(sums, [3724918, 556519, 457021468, 3711380753, 732380], rtol=1e-5)
 
 
@@ -126,20 +140,27 @@ def test_donors(n_donors, seed):
     assert len(table) == n_donors
     counts = table["pattern"].value_counts()
     assert counts["bimodal_low"] == counts["bimodal_high"] == 1
-    assert (table.loc[table["trisomy12"], "pattern"] == "pos_homogeneous").sum() == 1 == table["trisomy12"].sum()
+    assert (
+        (table.loc[table["trisomy12"], "pattern"] == "pos_homogeneous").sum()
+        == 1
+        == table["trisomy12"].sum()
+    )
     cll = obs[obs["cell_type"] == "CLL"]
     pct = 100 * (cll["cd49d_true"] == "CD49d+").groupby(cll["donor"], observed=True).mean()
     np.testing.assert_allclose(pct, table["pct_positive"])
-    low, high = table.groupby("pattern")["pct_positive"].min(), table.groupby("pattern")["pct_positive"].max()
+    low, high = (
+        table.groupby("pattern")["pct_positive"].min(),
+        table.groupby("pattern")["pct_positive"].max(),
+    )
     assert high["neg_homogeneous"] < 5 < 10 < low["bimodal_low"] <= high["bimodal_low"] < 30
     assert 30 < low["bimodal_high"] <= high["bimodal_high"] < 80 < 90 < low["pos_homogeneous"]
 
 
 @pytest.mark.parametrize(("n_donors", "n_bimodal"), [(10, 6), (10, 7), (12, 5), (6, 3)])
 def test_more_bimodal_donors(n_donors, n_bimodal):
-    table = cll_toy(n_donors=n_donors, n_cells=40 * n_donors, n_genes=200, n_bimodal=n_bimodal)["rna"].uns[
-        "truth_donors"
-    ]
+    table = cll_toy(n_donors=n_donors, n_cells=40 * n_donors, n_genes=200, n_bimodal=n_bimodal)[
+        "rna"
+    ].uns["truth_donors"]
     counts = table["pattern"].value_counts()
     assert counts["bimodal_low"] == (n_bimodal + 1) // 2
     assert counts["bimodal_high"] == n_bimodal // 2
@@ -192,7 +213,10 @@ def test_itga4_is_rare_and_weakly_tied(toy):
     logs, _, donor = cll_cells(toy)
     prot = np.log1p(toy["prot"].to_df().loc[logs.index])
     level = prot["CD49d"] - prot.mean(axis=1)
-    rho = [spearmanr(logs.loc[donor == d, "ITGA4"], level[donor == d]).statistic for d in donor.cat.categories]
+    rho = [
+        spearmanr(logs.loc[donor == d, "ITGA4"], level[donor == d]).statistic
+        for d in donor.cat.categories
+    ]
     assert 0.1 < (logs["ITGA4"] > 0).mean() < 0.35
     assert 0.08 < np.tanh(np.mean(np.arctanh(rho))) < 0.25
     assert "ITGA4" not in set(toy["rna"].uns["truth"]["gene"])
@@ -205,7 +229,8 @@ def test_trisomy_12_is_a_dosage(toy):
     share = share.loc[:, share.min() > 20]
     donors = toy["rna"].uns["truth_donors"]
     ratio = np.log(
-        share.loc[donors.index[donors["trisomy12"]][0]] / share.drop(donors.index[donors["trisomy12"]]).median()
+        share.loc[donors.index[donors["trisomy12"]][0]]
+        / share.drop(donors.index[donors["trisomy12"]]).median()
     )
     on_12 = chromosome.loc[ratio.index] == "12"
     assert on_12.sum() > 20
@@ -255,15 +280,21 @@ def part_scores(mdata, cells):
     """Signed sum of standardised logs over the genes of each part, by CLL cell."""
     logs, _, donor = cll_cells(mdata)
     logs = logs[cells] if cells is not None else logs
-    scaled = logs.groupby(donor.loc[logs.index], observed=True).transform(lambda x: (x - x.mean()) / (x.std() + 1e-9))
+    scaled = logs.groupby(donor.loc[logs.index], observed=True).transform(
+        lambda x: (x - x.mean()) / (x.std() + 1e-9)
+    )
     truth = mdata["rna"].uns["truth"]
-    return {part: scaled[own["gene"]] @ own["sign"].to_numpy() for part, own in truth.groupby("part")}
+    return {
+        part: scaled[own["gene"]] @ own["sign"].to_numpy() for part, own in truth.groupby("part")
+    }
 
 
 def bimodal_cells(mdata):
     """Which CLL cells are of a bimodal donor."""
     _, _, donor = cll_cells(mdata)
-    return donor.map(mdata["rna"].uns["truth_donors"]["pattern"]).str.startswith("bimodal").to_numpy()
+    return (
+        donor.map(mdata["rna"].uns["truth_donors"]["pattern"]).str.startswith("bimodal").to_numpy()
+    )
 
 
 @pytest.mark.parametrize("programme", ["combination", "subset"])
@@ -279,7 +310,9 @@ def test_variants_differ_in_the_planted_genes_alone(programme, request):
 def test_combination_has_no_effect_of_a_single_gene(combination):
     truth = combination["rna"].uns["truth"]
     assert truth["part"].value_counts().to_dict() == {"first": 15, "second": 15}
-    hits = sum((table.loc[truth["gene"], "p"] < 0.05).sum() for table in within_bimodal(combination))
+    hits = sum(
+        (table.loc[truth["gene"], "p"] < 0.05).sum() for table in within_bimodal(combination)
+    )
     assert hits <= 18  # 180 tests at 5 %: 9 expected
 
 
@@ -312,7 +345,8 @@ def test_subset_acts_where_its_markers_are(subset):
 
 def test_unknown_programme_is_refused():
     with pytest.raises(
-        ValueError, match=r"programme must be one of 'additive', 'combination', 'subset'; found 'epistatic'"
+        ValueError,
+        match=r"programme must be one of 'additive', 'combination', 'subset'; found 'epistatic'",
     ):
         cll_toy(programme="epistatic")
 
@@ -330,7 +364,9 @@ def test_control_has_no_programme(toy, control):
 def test_difficulty_with_donors_held_out(toy, control, programme):
     logs, positive, donor = cll_cells(toy if programme else control)
     model = LogisticRegression(class_weight="balanced", C=0.003, tol=0.01)
-    score = cross_val_predict(model, logs, positive, groups=donor, cv=GroupKFold(5), method="predict_proba")[:, 1]
+    score = cross_val_predict(
+        model, logs, positive, groups=donor, cv=GroupKFold(5), method="predict_proba"
+    )[:, 1]
     f1, auroc = f1_score(positive, score > 0.5, average="macro"), roc_auc_score(positive, score)
     if programme:
         assert 0.80 < f1 < 0.93

@@ -101,7 +101,9 @@ def test_tokens_are_those_of_bin_expression(train):
 
 def test_fit_and_predict_leave_the_object_alone(train):
     before = train.copy()
-    OnMatrix(logistic(), features="tokens").fit(train, train.obs["label"], train.obs["donor"]).predict(train)
+    OnMatrix(logistic(), features="tokens").fit(
+        train, train.obs["label"], train.obs["donor"]
+    ).predict(train)
     np.testing.assert_array_equal(train.X.toarray(), before.X.toarray())
     pd.testing.assert_frame_equal(train.obs, before.obs)
     assert not train.layers
@@ -114,9 +116,14 @@ def test_fit_and_predict_leave_the_object_alone(train):
 def test_same_as_scikit_learn_by_hand(train, test):
     found = OnMatrix(logistic()).fit(train, train.obs["label"]).predict_proba(test)
     use = train.obs["label"].notna().to_numpy()
-    x, new = (np.log2(1 + 1e4 * c / c.sum(1, keepdims=True)) for c in (train.X.toarray()[use], test.X.toarray()))
+    x, new = (
+        np.log2(1 + 1e4 * c / c.sum(1, keepdims=True))
+        for c in (train.X.toarray()[use], test.X.toarray())
+    )
     expected = logistic().fit(x, train.obs["label"][use].astype(str)).predict_proba(new)
-    np.testing.assert_allclose(found, expected, atol=2e-3)  # float32 against float64, to the solver's tolerance
+    np.testing.assert_allclose(
+        found, expected, atol=2e-3
+    )  # float32 against float64, to the solver's tolerance
 
 
 def test_a_prediction_belongs_to_the_cell(train, test):
@@ -127,7 +134,9 @@ def test_a_prediction_belongs_to_the_cell(train, test):
     np.testing.assert_allclose(model.predict_proba(test[5]), whole[[5]], atol=1e-7)
 
 
-@pytest.mark.parametrize("form", [sparse.csc_matrix, sparse.csr_array, lambda x: x.toarray(), lambda x: x.astype(int)])
+@pytest.mark.parametrize(
+    "form", [sparse.csc_matrix, sparse.csr_array, lambda x: x.toarray(), lambda x: x.astype(int)]
+)
 def test_any_matrix_of_counts(train, test, form):
     model = OnMatrix(logistic()).fit(train, train.obs["label"])
     other = test.copy()
@@ -137,13 +146,19 @@ def test_any_matrix_of_counts(train, test, form):
 
 def test_genes_are_matched_by_name(train, test):
     model = OnMatrix(logistic()).fit(train, train.obs["label"])
-    np.testing.assert_allclose(model.predict_proba(test[:, ::-1]), model.predict_proba(test), atol=1e-7)
+    np.testing.assert_allclose(
+        model.predict_proba(test[:, ::-1]), model.predict_proba(test), atol=1e-7
+    )
     with pytest.raises(KeyError, match=r"'ITGA4' not in adata.var_names, which has e.g."):
         model.predict_proba(test[:, test.var_names != "ITGA4"])
 
 
 def test_classes_keep_the_order_of_the_categories_and_leave_out_the_absent(train, test):
-    y = train.obs["label"].cat.rename_categories({"neg": "zero", "pos": "high"}).cat.add_categories(["absent"])
+    y = (
+        train.obs["label"]
+        .cat.rename_categories({"neg": "zero", "pos": "high"})
+        .cat.add_categories(["absent"])
+    )
     model = OnMatrix(logistic()).fit(train, y.cat.reorder_categories(["absent", "zero", "high"]))
     assert model.classes_.tolist() == ["zero", "high"]
     plain = OnMatrix(logistic()).fit(train, train.obs["label"])
@@ -151,11 +166,15 @@ def test_classes_keep_the_order_of_the_categories_and_leave_out_the_absent(train
     called = model.predict(test)
     assert set(called) == {"zero", "high"}
     np.testing.assert_array_equal(called == "high", model.predict_proba(test)[:, 1] > 0.5)
-    assert model.score(test, test.obs["label"].map({"neg": "zero", "pos": "high"}).astype(str)) > 0.9
+    assert (
+        model.score(test, test.obs["label"].map({"neg": "zero", "pos": "high"}).astype(str)) > 0.9
+    )
 
 
 def test_labels_need_not_be_categorical(train, test):
-    model = OnMatrix(logistic()).fit(train, train.obs["label"].map({"neg": 0.0, "pos": 1.0}).astype(float))
+    model = OnMatrix(logistic()).fit(
+        train, train.obs["label"].map({"neg": 0.0, "pos": 1.0}).astype(float)
+    )
     assert model.classes_.tolist() == ["0", "1"]
     text = train.obs["label"].astype(object)
     assert OnMatrix(logistic()).fit(train, text).classes_.tolist() == ["neg", "pos"]
@@ -172,7 +191,9 @@ def test_weights_reach_the_classifier_of_a_pipeline(train, test):
     model = OnMatrix(make_pipeline(StandardScaler(with_mean=False), logistic()))
     weight = np.where(train.obs["label"] == "pos", 1.0, 0.0) * 5 + 1
     plain = model.fit(train, train.obs["label"]).predict_proba(test)[:, 1]
-    weighted = clone(model).fit(train, train.obs["label"], sample_weight=weight).predict_proba(test)[:, 1]
+    weighted = (
+        clone(model).fit(train, train.obs["label"], sample_weight=weight).predict_proba(test)[:, 1]
+    )
     assert (weighted > plain).mean() > 0.9
     with pytest.raises(ValueError, match=r"sample_weight must hold a finite weight .* found shape"):
         model.fit(train, train.obs["label"], sample_weight=weight[:-1])
@@ -193,7 +214,8 @@ def test_estimators_stay_and_classifiers_are_put_on_a_matrix():
 
 
 @pytest.mark.parametrize(
-    "decider", [LinearSVC(), RidgeClassifier(), make_pipeline(StandardScaler(with_mean=False), LinearSVC())]
+    "decider",
+    [LinearSVC(), RidgeClassifier(), make_pipeline(StandardScaler(with_mean=False), LinearSVC())],
 )
 def test_decisions_are_made_probabilities(train, test, decider):
     model = as_estimator(decider).fit(train, train.obs["label"], train.obs["donor"])
@@ -229,7 +251,10 @@ def test_calibration_is_by_donor(train):
 @pytest.mark.parametrize(
     ("model", "match"),
     [
-        (LogisticRegression, r"LogisticRegression is a class; give an instance of it: LogisticRegression\(…\)"),
+        (
+            LogisticRegression,
+            r"LogisticRegression is a class; give an instance of it: LogisticRegression\(…\)",
+        ),
         (OnMatrix, "OnMatrix is a class; give an instance"),
         (
             LinearRegression(),
@@ -257,7 +282,9 @@ def test_a_classifier_that_only_calls_is_refused():
 def test_seeded_reaches_every_seed_and_copies():
     model = OnMatrix(make_pipeline(StandardScaler(with_mean=False), logistic()), rng=3)
     copy = seeded(model, 11)
-    seeds = {name: v for name, v in copy.get_params().items() if name.endswith(("rng", "random_state"))}
+    seeds = {
+        name: v for name, v in copy.get_params().items() if name.endswith(("rng", "random_state"))
+    }
     assert seeds == {"rng": 11, "estimator__logisticregression__random_state": 11}
     assert model.rng == 3
     assert seeded(logistic(), 4).random_state == 4
@@ -270,9 +297,14 @@ def test_bad_input(train):
     y, model = train.obs["label"], OnMatrix(logistic())
     with pytest.raises(ValueError, match=r"y has no label in any of the .* training cells"):
         model.fit(train, pd.Series(np.nan, train.obs_names, dtype=object))
-    with pytest.raises(TypeError, match="y must be a pandas Series over the cells of adata, found ndarray"):
+    with pytest.raises(
+        TypeError, match="y must be a pandas Series over the cells of adata, found ndarray"
+    ):
         model.fit(train, y.to_numpy())
-    with pytest.raises(ValueError, match=r"y must have one value per cell, named and in the order of adata.obs_names"):
+    with pytest.raises(
+        ValueError,
+        match=r"y must have one value per cell, named and in the order of adata.obs_names",
+    ):
         model.fit(train, y[::-1])
     with pytest.raises(ValueError, match="groups must have one value per cell"):
         model.fit(train, y, train.obs["donor"].iloc[1:])

@@ -90,8 +90,14 @@ def test_permuted_labels_leave_chance(name, train, test):
 @pytest.mark.parametrize("name", NAMES)
 def test_three_classes_one_of_four_absent(name, train, test):
     half = (np.arange(train.n_obs) % 2).astype(bool)
-    y = train.obs["label"].astype(object).where(~(half & (train.obs["label"] == "pos").to_numpy()), "other")
-    y = y.where(train.obs["label"].notna()).astype(pd.CategoricalDtype(["pos", "missing", "other", "neg"]))
+    y = (
+        train.obs["label"]
+        .astype(object)
+        .where(~(half & (train.obs["label"] == "pos").to_numpy()), "other")
+    )
+    y = y.where(train.obs["label"].notna()).astype(
+        pd.CategoricalDtype(["pos", "missing", "other", "neg"])
+    )
     model = fitted(name, train, y)
     assert model.classes_.tolist() == ["pos", "other", "neg"]
     proba = model.predict_proba(test)
@@ -142,10 +148,13 @@ def test_gene_only_reads_one_gene(train, test):
 def test_gene_only_without_its_gene_is_the_majority_and_says_so(train, test):
     without = train[:, train.var_names != "ITGA4"].copy()
     with pytest.warns(
-        UserWarning, match=r"'ITGA4' is not in adata\.var_names, so gene_only knows nothing but the share"
+        UserWarning,
+        match=r"'ITGA4' is not in adata\.var_names, so gene_only knows nothing but the share",
     ):
         model = fitted("gene_only", without)
-    np.testing.assert_array_equal(model.predict_proba(test), fitted("majority", train).predict_proba(test))
+    np.testing.assert_array_equal(
+        model.predict_proba(test), fitted("majority", train).predict_proba(test)
+    )
 
 
 def test_library_size_does_not_know_which_gene_is_which(train, test):
@@ -159,7 +168,9 @@ def test_logistic_l2_is_the_class_balanced_one_with_the_penalty_it_chose(train, 
     model = fitted("logistic_l2", train)
     chosen = model.estimator_.best_params_
     assert chosen["logisticregression__C"] in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    plain = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(class_weight="balanced", max_iter=2000))
+    plain = make_pipeline(
+        StandardScaler(with_mean=False), LogisticRegression(class_weight="balanced", max_iter=2000)
+    )
     by_hand = OnMatrix(plain.set_params(**chosen), rng=1).fit(train, train.obs["label"])
     np.testing.assert_allclose(model.predict_proba(test), by_hand.predict_proba(test))
 
@@ -181,8 +192,12 @@ def test_pseudobulk_learns_from_sums_of_donor_and_class(train):
     labelled = train.obs.dropna(subset="label")
     assert model.n_profiles_ == len(labelled.groupby(["donor", "label"], observed=True))
     # each cell of one donor twice: the same profiles
-    twice = concatenate([train, train[train.obs["donor"] == "D03"]], index_unique="-", keys=["a", "b"])
-    twice.obs["label"] = twice.obs["label"].astype("category").cat.reorder_categories(["neg", "pos"])
+    twice = concatenate(
+        [train, train[train.obs["donor"] == "D03"]], index_unique="-", keys=["a", "b"]
+    )
+    twice.obs["label"] = (
+        twice.obs["label"].astype("category").cat.reorder_categories(["neg", "pos"])
+    )
     np.testing.assert_allclose(fitted("pseudobulk", twice).weights_, model.weights_, atol=1e-6)
     assert baselines()["pseudobulk"].fit(train, train.obs["label"]).n_profiles_ == 2
 
@@ -218,7 +233,9 @@ def test_scvi(name, train, test, capfd):
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     before = test.copy()
     models = [
-        seeded(optional_baselines(max_epochs=30)[name], 3).fit(train, train.obs["label"], train.obs["donor"])
+        seeded(optional_baselines(max_epochs=30)[name], 3).fit(
+            train, train.obs["label"], train.obs["donor"]
+        )
         for _ in range(2)
     ]
     proba = models[0].predict_proba(test)

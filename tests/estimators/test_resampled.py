@@ -42,15 +42,22 @@ def test_classes_are_as_large_as_each_other_and_unlabelled_cells_stay(train, spy
 @pytest.mark.parametrize("method", RESAMPLING)
 def test_cells_keep_their_donor(train, spy, method):
     found = seen_by(spy, train, method)
-    original = [name.rpartition("-copy")[0] or name.rpartition("-smote")[0] or name for name in found["groups"].index]
+    original = [
+        name.rpartition("-copy")[0] or name.rpartition("-smote")[0] or name
+        for name in found["groups"].index
+    ]
     np.testing.assert_array_equal(found["groups"], train.obs["donor"].loc[original])
-    assert set(found["adata"].obs["is_synthetic"]) == ({False} if method == "undersample" else {False, True})
+    assert set(found["adata"].obs["is_synthetic"]) == (
+        {False} if method == "undersample" else {False, True}
+    )
 
 
 def test_copies_are_copies(train, spy):
     found = seen_by(spy, train, "oversample")["adata"]
     copy = found[found.obs["is_synthetic"]][0]
-    np.testing.assert_array_equal(copy.X.toarray(), train[copy.obs_names[0].rpartition("-copy")[0]].X.toarray())
+    np.testing.assert_array_equal(
+        copy.X.toarray(), train[copy.obs_names[0].rpartition("-copy")[0]].X.toarray()
+    )
 
 
 def test_weights_make_classes_weigh_the_same(train, spy):
@@ -131,7 +138,9 @@ def test_smote_with_few_cells_of_a_class(train, spy):
     Resampled(spy(), "smote").fit(train, y, train.obs["donor"])
     assert len(set(counts_of(spy.seen[-1]["y"]).values())) == 1
     y.iloc[np.flatnonzero(y == "pos")[1:]] = np.nan
-    with pytest.raises(ValueError, match="needs groups of at least 2 training cells; found 'pos' with 1"):
+    with pytest.raises(
+        ValueError, match="needs groups of at least 2 training cells; found 'pos' with 1"
+    ):
         Resampled(spy(), "smote").fit(train, y, train.obs["donor"])
 
 
@@ -144,12 +153,17 @@ def test_one_class_is_balanced(train, test, method):
 
 def test_bad_input(train):
     y = train.obs["label"]
-    with pytest.raises(ValueError, match=r"method must be one of 'none', 'weights'.*; found 'adasyn'"):
+    with pytest.raises(
+        ValueError, match=r"method must be one of 'none', 'weights'.*; found 'adasyn'"
+    ):
         Resampled(LINEAR, "adasyn").fit(train, y)
     with pytest.raises(
-        ValueError, match="KNeighborsClassifier takes no sample_weight, so it cannot be balanced by weights"
+        ValueError,
+        match="KNeighborsClassifier takes no sample_weight, so it cannot be balanced by weights",
     ):
         Resampled(KNeighborsClassifier(), "weights").fit(train, y)
     train.obs["is_synthetic"] = False
-    with pytest.raises(ValueError, match=r"balanced already \(it has adata\.obs\['is_synthetic'\]\)"):
+    with pytest.raises(
+        ValueError, match=r"balanced already \(it has adata\.obs\['is_synthetic'\]\)"
+    ):
         Resampled(LINEAR).fit(train, y)

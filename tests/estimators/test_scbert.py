@@ -47,7 +47,9 @@ def quick_vectors(monkeypatch) -> None:
     from scbert_cll.model import _gene_vectors
 
     monkeypatch.setattr(
-        _gene_vectors, "SKIP_GRAM", _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100}
+        _gene_vectors,
+        "SKIP_GRAM",
+        _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100},
     )
 
 
@@ -77,10 +79,18 @@ def default(_small) -> np.ndarray:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            _gene_vectors, "SKIP_GRAM", _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100}
+            _gene_vectors,
+            "SKIP_GRAM",
+            _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100},
         )
-        train, test = (_small[(_small.obs["test"] == part).to_numpy()].copy() for part in (False, True))
-        return ScBERTEstimator(**FAST).fit(train, train.obs["label"], train.obs["donor"]).predict_proba(test)
+        train, test = (
+            _small[(_small.obs["test"] == part).to_numpy()].copy() for part in (False, True)
+        )
+        return (
+            ScBERTEstimator(**FAST)
+            .fit(train, train.obs["label"], train.obs["donor"])
+            .predict_proba(test)
+        )
 
 
 # --- arms ---------------------------------------------------------------------------------------------------------
@@ -100,14 +110,17 @@ def test_every_arm_predicts_and_changes_something(train, test, default, name):
         assert (one >= 0).all()
         np.testing.assert_allclose(one.sum(1), 1, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(model.predict_proba(test), found[0])
-    assert np.array_equal(found[0], default) == (name == "scbert"), "an arm that changes nothing is no ablation"
+    assert np.array_equal(found[0], default) == (name == "scbert"), (
+        "an arm that changes nothing is no ablation"
+    )
     assert roc_auc_score(test.obs["label"] == "pos", found[0][:, 1]) > 0.9
 
 
 def test_an_arm_differs_from_the_default_as_its_name_says():
     default = ScBERTEstimator().get_params()
     changed = {
-        name: {k for k, v in model.get_params().items() if v != default[k]} for name, model in scbert_arms().items()
+        name: {k for k, v in model.get_params().items() if v != default[k]}
+        for name, model in scbert_arms().items()
     }
     assert changed.pop("scbert") == set()
     assert all(changed.values())
@@ -146,7 +159,10 @@ def test_an_ensemble_is_the_mean_of_its_members(train, test, plain):
     together = fitted(train, n_members=2)
     other = fitted(train, rng=1)
     for whole, *members in zip(
-        together.predict_parts(test), plain.predict_parts(test), other.predict_parts(test), strict=True
+        together.predict_parts(test),
+        plain.predict_parts(test),
+        other.predict_parts(test),
+        strict=True,
     ):
         np.testing.assert_allclose(whole, np.mean(members, axis=0), atol=1e-7)
 
@@ -156,7 +172,12 @@ def test_an_ensemble_is_the_mean_of_its_members(train, test, plain):
 
 @pytest.mark.usefixtures("quick_vectors")
 def test_the_seed_decides(train, test):
-    call = {"gene_embedding": "gene2vec", "balance": "oversample", "pretrain_epochs": 1, "protein_key": "protein"}
+    call = {
+        "gene_embedding": "gene2vec",
+        "balance": "oversample",
+        "pretrain_epochs": 1,
+        "protein_key": "protein",
+    }
     first, again, other = (proba(train, test, rng=seed, **call) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
@@ -210,7 +231,9 @@ def spoilt(adata: AnnData, cells: np.ndarray) -> AnnData:
 def test_unlabelled_cells_are_no_examples(train, test, choices, used):
     """They teach what needs no label: masked genes, proteins, co-expression; and nothing else."""
     other = spoilt(train, train.obs["label"].isna().to_numpy())
-    assert np.array_equal(proba(train, test, **choices), proba(other, test, **choices)) == (not used)
+    assert np.array_equal(proba(train, test, **choices), proba(other, test, **choices)) == (
+        not used
+    )
 
 
 @pytest.mark.parametrize("pretrain_epochs", [0, 1])
@@ -227,7 +250,9 @@ def test_excluded_genes_have_no_influence(train, test, pretrain_epochs):
 
     call = {"exclude_genes": genes, "pretrain_epochs": pretrain_epochs}
     model = fitted(train, **call)
-    for found, same in zip(model.predict_parts(test), model.predict_parts(swapped(test)), strict=True):
+    for found, same in zip(
+        model.predict_parts(test), model.predict_parts(swapped(test)), strict=True
+    ):
         np.testing.assert_array_equal(found, same)
     np.testing.assert_array_equal(model.predict_proba(test), proba(swapped(train), test, **call))
 
@@ -273,7 +298,9 @@ def test_further_cells_are_pretrained_on_and_nothing_else(train, test, plain):
     without = proba(train, test, pretrain_epochs=1)
     more = proba(train, test, pretrain_epochs=1, extra=extra)
     assert not np.allclose(more, without)
-    np.testing.assert_array_equal(proba(train, test, pretrain_epochs=1, extra=extra[:, ::-1].copy()), more)
+    np.testing.assert_array_equal(
+        proba(train, test, pretrain_epochs=1, extra=extra[:, ::-1].copy()), more
+    )
 
 
 def test_further_cells_may_lack_genes_and_share_names(train, test):
@@ -309,7 +336,11 @@ def test_all_donors_train_where_nothing_is_chosen_by_validation(train, set_up, c
 
 
 def test_a_class_without_a_training_cell_is_left_out(train, test):
-    y = train.obs["label"].cat.rename_categories({"neg": "zero", "pos": "high"}).cat.add_categories(["low"])
+    y = (
+        train.obs["label"]
+        .cat.rename_categories({"neg": "zero", "pos": "high"})
+        .cat.add_categories(["low"])
+    )
     model = arm().fit(train, y.cat.reorder_categories(["zero", "low", "high"]), train.obs["donor"])
     assert model.classes_.tolist() == ["zero", "high"]
     assert model.predict_proba(test).shape == (test.n_obs, 2)
@@ -327,18 +358,29 @@ def test_a_class_of_one_cell_is_learned_from(train, test):
     y = train.obs["label"].copy()
     y[y.index[(y == "pos")][1:]] = np.nan
     for combine in ("average", "residual"):
-        assert arm(combine=combine).fit(train, y, train.obs["donor"]).predict_proba(test).shape == (test.n_obs, 2)
+        assert arm(combine=combine).fit(train, y, train.obs["donor"]).predict_proba(test).shape == (
+            test.n_obs,
+            2,
+        )
 
 
 # --- an estimator like any other ----------------------------------------------------------------------------------
 
 
 def test_parameters_survive_clone_and_set_params(train):
-    model = arm(n_members=2, exclude_genes=("ITGA4",), network={"dropout": 0.2}, train={"lr": 1e-3}, extra=train)
+    model = arm(
+        n_members=2,
+        exclude_genes=("ITGA4",),
+        network={"dropout": 0.2},
+        train={"lr": 1e-3},
+        extra=train,
+    )
     params = model.get_params()
     assert clone(model).get_params().keys() == params.keys()
     copied = clone(model).get_params()
-    assert {k: v for k, v in copied.items() if k != "extra"} == {k: v for k, v in params.items() if k != "extra"}
+    assert {k: v for k, v in copied.items() if k != "extra"} == {
+        k: v for k, v in params.items() if k != "extra"
+    }
     np.testing.assert_array_equal(copied["extra"].X.toarray(), train.X.toarray())
     again = ScBERTEstimator().set_params(**params).get_params()
     assert all(again[name] is value for name, value in params.items())
@@ -366,9 +408,21 @@ def test_choices_of_network_and_training_arrive(train):
 @pytest.mark.parametrize(
     ("choices", "error", "match"),
     [
-        ({"balance": "adasyn"}, ValueError, "balance must be one of 'none', 'weights', .*; found 'adasyn'"),
-        ({"gene_embedding": "word2vec"}, ValueError, "gene_embedding must be one of .*; found 'word2vec'"),
-        ({"combine": "product"}, ValueError, "combine must be one of 'none', 'average', 'residual'; found 'product'"),
+        (
+            {"balance": "adasyn"},
+            ValueError,
+            "balance must be one of 'none', 'weights', .*; found 'adasyn'",
+        ),
+        (
+            {"gene_embedding": "word2vec"},
+            ValueError,
+            "gene_embedding must be one of .*; found 'word2vec'",
+        ),
+        (
+            {"combine": "product"},
+            ValueError,
+            "combine must be one of 'none', 'average', 'residual'; found 'product'",
+        ),
         ({"freeze": "all"}, ValueError, "freeze must be one of .*; found 'all'"),
         ({"binning": "rank"}, ValueError, "method must be one of .*; found 'rank'"),
         ({"n_members": 0}, ValueError, "n_members must be a whole number"),

@@ -20,20 +20,28 @@ C = "estimator__logisticregression__C"
 
 def test_the_best_of_the_trials_is_fitted_to_all_cells(train, test):
     space = {C: ("float", 1e-6, 1.0, "log"), "features": ["log2", "tokens"]}
-    model = Tuned(OnMatrix(LINEAR), space, n_trials=6, rng=2).fit(train, train.obs["label"], train.obs["donor"])
+    model = Tuned(OnMatrix(LINEAR), space, n_trials=6, rng=2).fit(
+        train, train.obs["label"], train.obs["donor"]
+    )
     trials = model.trials_
     assert list(trials.columns) == ["trial", C, "features", "log_loss"]
     assert trials["trial"].tolist() == list(range(6))
     best = trials.loc[trials["log_loss"].idxmin()]
     assert model.best_params_ == {C: best[C], "features": best["features"]}
-    by_hand = seeded(OnMatrix(LINEAR).set_params(**model.best_params_), 2).fit(train, train.obs["label"])
+    by_hand = seeded(OnMatrix(LINEAR).set_params(**model.best_params_), 2).fit(
+        train, train.obs["label"]
+    )
     np.testing.assert_array_equal(model.predict_proba(test), by_hand.predict_proba(test))
     assert model.classes_.tolist() == ["neg", "pos"]
 
 
-@pytest.mark.parametrize(("metric", "better"), [("log_loss", min), ("brier", min), ("macro_f1", max), ("auroc", max)])
+@pytest.mark.parametrize(
+    ("metric", "better"), [("log_loss", min), ("brier", min), ("macro_f1", max), ("auroc", max)]
+)
 def test_what_is_better_depends_on_the_metric(train, metric, better):
-    model = Tuned(LINEAR, {C: [1e-9, 1e-2]}, n_trials=5, metric=metric).fit(train, train.obs["label"])
+    model = Tuned(LINEAR, {C: [1e-9, 1e-2]}, n_trials=5, metric=metric).fit(
+        train, train.obs["label"]
+    )
     values = model.trials_.groupby(C)[metric].first()
     assert len(values) == 2
     assert values[model.best_params_[C]] == better(values)
@@ -50,12 +58,16 @@ def test_the_same_seed_gives_the_same_trials(train):
 
 
 def test_held_out_donors_are_neither_learned_from_nor_missed(train, spy):
-    Tuned(spy(), {"level": ("float", 0.2, 0.8)}, n_trials=2).fit(train, train.obs["label"], train.obs["donor"])
+    Tuned(spy(), {"level": ("float", 0.2, 0.8)}, n_trials=2).fit(
+        train, train.obs["label"], train.obs["donor"]
+    )
     *inner, last = spy.seen
     donor = train.obs["donor"]
     assert len(inner) == 2 * 3
     for fit in inner:
-        assert not set(fit["groups"]) & set(donor[fit["predicted"]])  # unlabelled cells of these donors included
+        assert not set(fit["groups"]) & set(
+            donor[fit["predicted"]]
+        )  # unlabelled cells of these donors included
         assert fit["y"].isna().any()  # those of the others are there, as unlabelled
     for trial in (inner[:3], inner[3:]):
         predicted = [name for fit in trial for name in fit["predicted"]]
@@ -72,10 +84,14 @@ def test_without_donors_cells_are_held_out(train, spy):
 
 def test_values_of_every_kind(train, spy):
     space = {"level": ("float", 0.4, 0.6), "rng": ("int", 3, 5)}
-    model = Tuned(spy(), space, n_trials=4, n_inner=2).fit(train, train.obs["label"], train.obs["donor"])
+    model = Tuned(spy(), space, n_trials=4, n_inner=2).fit(
+        train, train.obs["label"], train.obs["donor"]
+    )
     assert model.trials_["level"].between(0.4, 0.6).all()
     assert set(model.trials_["rng"]) <= {3, 4, 5}
-    lists = Tuned(LINEAR, {"estimator__logisticregression__class_weight": [None, {0: 1, 1: 3}]}, n_trials=3)
+    lists = Tuned(
+        LINEAR, {"estimator__logisticregression__class_weight": [None, {0: 1, 1: 3}]}, n_trials=3
+    )
     best = lists.fit(train, train.obs["label"]).best_params_
     assert next(iter(best.values())) in (None, {0: 1, 1: 3})
 
@@ -106,7 +122,10 @@ def test_the_users_estimator_and_optunas_voice_stay_as_they_are(train, capfd):
             r"space names parameters the estimator does not have: 'estimator__C'; it has 'estimator'",
         ),
         ({}, "space is empty; name at least one parameter"),
-        ({C: []}, r"space\['estimator__logisticregression__C'\] must be \(\"float\", low, high\).*; found \[\]"),
+        (
+            {C: []},
+            r"space\['estimator__logisticregression__C'\] must be \(\"float\", low, high\).*; found \[\]",
+        ),
         ({C: ("float", 1.0)}, "found \\('float', 1.0\\)"),
         ({C: ("float", 1.0, 0.1)}, "found"),
         ({C: ("float", 0.0, 1.0, "log")}, "found"),
@@ -134,6 +153,7 @@ def test_without_optuna_the_sentence_says_how_to_get_it(train, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     model = Tuned(as_estimator(LINEAR), {C: [1.0]})
     with pytest.raises(
-        ImportError, match=r"Tuned needs optuna, which is not installed: pip install 'scbert-cll\[tune\]'"
+        ImportError,
+        match=r"Tuned needs optuna, which is not installed: pip install 'scbert-cll\[tune\]'",
     ):
         model.fit(train, train.obs["label"])

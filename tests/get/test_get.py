@@ -26,15 +26,20 @@ def adata():
         "high": [0.5, 0.2, 0.2, 0.05, 0.05],
     }
     adata.varm["gene_attention"] = pd.DataFrame(attention, adata.var_names)
-    adata.obs["cd49d"] = pd.Categorical(["CD49d-", "CD49d+", None, "CD49d-", "CD49d+", "CD49d-"], ["CD49d-", "CD49d+"])
+    adata.obs["cd49d"] = pd.Categorical(
+        ["CD49d-", "CD49d+", None, "CD49d-", "CD49d+", "CD49d-"], ["CD49d-", "CD49d+"]
+    )
     adata.obs["split"] = pd.Categorical(["train", "train", "val", "test", "test", "test"])
-    adata.obs["scbert_pred"] = pd.Categorical(["CD49d-", "CD49d+", "CD49d+", "CD49d+", "CD49d+", "CD49d-"])
+    adata.obs["scbert_pred"] = pd.Categorical(
+        ["CD49d-", "CD49d+", "CD49d+", "CD49d+", "CD49d+", "CD49d-"]
+    )
     adata.obs["scbert_score"] = np.linspace(0.5, 1, n, dtype=np.float32)
     positive = np.linspace(0, 1, n)
     proba = {"CD49d-": 1 - positive, "CD49d+": positive}
     adata.obsm["scbert_proba"] = pd.DataFrame(proba, adata.obs_names)
     donors = pd.DataFrame(
-        {"n_cells": [3, 3], "pct_positive": [10.0, 60.0], "bimodal": [False, True]}, index=["D1", "D2"]
+        {"n_cells": [3, 3], "pct_positive": [10.0, 60.0], "bimodal": [False, True]},
+        index=["D1", "D2"],
     )
     adata.uns["cd49d"] = {"donors": donors, "thresholds": {"all": 1.0}}
     return adata
@@ -54,7 +59,11 @@ class TestGeneAttention:
     def test_rows(self, adata):
         table = get.gene_attention(adata)
         assert list(table) == ["group", "gene", "attention", "reference", "difference", "rank"]
-        assert table.groupby("group", sort=False).size().to_dict() == {"low": 5, "mid": 5, "high": 5}
+        assert table.groupby("group", sort=False).size().to_dict() == {
+            "low": 5,
+            "mid": 5,
+            "high": 5,
+        }
         for group, rows in table.groupby("group"):
             assert rows["rank"].tolist() == [1, 2, 3, 4, 5]
             assert rows["difference"].is_monotonic_decreasing
@@ -99,11 +108,19 @@ class TestGeneAttention:
     @pytest.mark.parametrize(
         ("arguments", "error", "match"),
         [
-            ({"key": "other"}, KeyError, "'other' is not in adata.varm.*gene_attention.*Run tl.gene_attention"),
+            (
+                {"key": "other"},
+                KeyError,
+                "'other' is not in adata.varm.*gene_attention.*Run tl.gene_attention",
+            ),
             ({"group": "none"}, KeyError, "'none' is not in adata.varm.*'low', 'mid', 'high'"),
             ({"reference": "none"}, KeyError, "'none' is not in adata.varm"),
             ({"group": "low", "reference": "low"}, ValueError, "'low' is its own reference"),
-            ({"sort_by": "rank"}, ValueError, "sort_by must be one of 'difference', 'attention'; found 'rank'"),
+            (
+                {"sort_by": "rank"},
+                ValueError,
+                "sort_by must be one of 'difference', 'attention'; found 'rank'",
+            ),
             ({"n_top": 0}, ValueError, "n_top must be at least 1; found 0"),
         ],
     )
@@ -114,7 +131,9 @@ class TestGeneAttention:
     def test_wants_the_table(self, adata):
         adata = adata.copy()
         adata.varm["gene_attention"] = np.ones((len(GENES), 2))
-        with pytest.raises(ValueError, match=r"must be a DataFrame of genes × groups.*found ndarray"):
+        with pytest.raises(
+            ValueError, match=r"must be a DataFrame of genes × groups.*found ndarray"
+        ):
             get.gene_attention(adata)
 
 
@@ -138,9 +157,17 @@ class TestPredictions:
     @pytest.mark.parametrize(
         ("arguments", "error", "match"),
         [
-            ({"pred_key": "x"}, KeyError, "'x' is not in adata.obs.*Run tl.finetune or tl.predict first"),
+            (
+                {"pred_key": "x"},
+                KeyError,
+                "'x' is not in adata.obs.*Run tl.finetune or tl.predict first",
+            ),
             ({"labels_key": "x"}, KeyError, "'x' is not in adata.obs.*cd49d"),
-            ({"split": "test", "split_key": "x"}, KeyError, "'x' is not in adata.obs.*pp.split_donors"),
+            (
+                {"split": "test", "split_key": "x"},
+                KeyError,
+                "'x' is not in adata.obs.*pp.split_donors",
+            ),
             ({"split": "holdout"}, ValueError, "no cell in 'holdout'"),
         ],
     )
@@ -170,13 +197,16 @@ def test_the_same_from_disk(adata, tmp_path):
     back = read_h5ad(tmp_path / "a.h5ad")
     pd.testing.assert_frame_equal(get.gene_attention(back), get.gene_attention(adata))
     pd.testing.assert_frame_equal(
-        get.predictions(back, labels_key="cd49d"), get.predictions(adata, labels_key="cd49d"), check_categorical=False
+        get.predictions(back, labels_key="cd49d"),
+        get.predictions(adata, labels_key="cd49d"),
+        check_categorical=False,
     )
     pd.testing.assert_frame_equal(get.donor_table(back), get.donor_table(adata))
 
 
 @pytest.mark.parametrize(
-    "function", [get.gene_attention, get.predictions, get.donor_table, get.evaluation, get.out_of_fold]
+    "function",
+    [get.gene_attention, get.predictions, get.donor_table, get.evaluation, get.out_of_fold],
 )
 def test_wants_an_anndata(function):
     with pytest.raises(TypeError, match="Expected an AnnData, found DataFrame"):
@@ -219,7 +249,9 @@ def evaluated(adata):
         "ordered": True,
         "summary": summary,
         "folds": pd.DataFrame({"repeat": [0, 1], "fold": [0, 0]}, index=["0", "1"]),
-        "seconds": pd.DataFrame({"model": ["scbert", "knn"], "seconds": [2.0, 1.0]}, index=["0", "1"]),
+        "seconds": pd.DataFrame(
+            {"model": ["scbert", "knn"], "seconds": [2.0, 1.0]}, index=["0", "1"]
+        ),
     }
     return adata
 
@@ -228,7 +260,14 @@ class TestEvaluation:
     def test_best_first_and_undefined_last(self, evaluated):
         table = get.evaluation(evaluated)
         assert table["metric"].tolist() == ["macro_f1"] * 3 + ["brier"] * 3
-        assert table["model"].tolist() == ["logistic_l2", "scbert", "knn", "logistic_l2", "scbert", "knn"]
+        assert table["model"].tolist() == [
+            "logistic_l2",
+            "scbert",
+            "knn",
+            "logistic_l2",
+            "scbert",
+            "knn",
+        ]
         assert table.index.tolist() == list(range(6))
 
     def test_other_tables_keep_their_order(self, evaluated):
@@ -247,17 +286,37 @@ class TestEvaluation:
     @pytest.mark.parametrize(
         ("arguments", "error", "match"),
         [
-            ({"key": "x"}, KeyError, "'x' is not in adata.uns; it has.*'cv'.*Run tl.cross_validate first"),
-            ({"table": "x"}, KeyError, r"'x' is not in adata.uns\['cv'\]; it has 'summary', 'folds', 'seconds'"),
+            (
+                {"key": "x"},
+                KeyError,
+                "'x' is not in adata.uns; it has.*'cv'.*Run tl.cross_validate first",
+            ),
+            (
+                {"table": "x"},
+                KeyError,
+                r"'x' is not in adata.uns\['cv'\]; it has 'summary', 'folds', 'seconds'",
+            ),
             ({"table": "params"}, KeyError, "'params' is not in"),
-            ({"metric": "auroc"}, KeyError, "'auroc' is not in the column 'metric' of.*'macro_f1', 'brier'"),
-            ({"model": ["svm"]}, KeyError, "'svm' is not in the column 'model' of.*'scbert', 'knn', 'logistic_l2'"),
+            (
+                {"metric": "auroc"},
+                KeyError,
+                "'auroc' is not in the column 'metric' of.*'macro_f1', 'brier'",
+            ),
+            (
+                {"model": ["svm"]},
+                KeyError,
+                "'svm' is not in the column 'model' of.*'scbert', 'knn', 'logistic_l2'",
+            ),
             (
                 {"table": "seconds", "metric": "brier"},
                 ValueError,
                 r"\['seconds'\] is not by metric; leave metric= out. Its columns are 'model', 'seconds'",
             ),
-            ({"table": "folds", "model": "knn"}, ValueError, r"\['folds'\] is not by model; leave model= out"),
+            (
+                {"table": "folds", "model": "knn"},
+                ValueError,
+                r"\['folds'\] is not by model; leave model= out",
+            ),
         ],
     )
     def test_errors(self, evaluated, arguments, error, match):
@@ -268,7 +327,15 @@ class TestEvaluation:
 class TestOutOfFold:
     def test_rows(self, evaluated):
         table = get.out_of_fold(evaluated)
-        assert list(table) == ["donor", "label", "model", "repeat", "pred", "proba_CD49d-", "proba_CD49d+"]
+        assert list(table) == [
+            "donor",
+            "label",
+            "model",
+            "repeat",
+            "pred",
+            "proba_CD49d-",
+            "proba_CD49d+",
+        ]
         assert table.index.name == "cell"
         assert table.groupby(["model", "repeat"], sort=False).size().to_dict() == {
             ("scbert", 0): 5,
@@ -320,7 +387,9 @@ class TestOutOfFold:
 
     def test_probabilities_are_gone(self, evaluated):
         del evaluated.obsm["cv_proba"]
-        with pytest.raises(KeyError, match=r"'cv_proba' is not in adata.obsm.*Run tl.cross_validate first"):
+        with pytest.raises(
+            KeyError, match=r"'cv_proba' is not in adata.obsm.*Run tl.cross_validate first"
+        ):
             get.out_of_fold(evaluated)
 
 
@@ -336,7 +405,9 @@ def planted() -> AnnData:
     """Two planted genes under names of families, and ITGA4 among the planted."""
     adata = sb.datasets.planted_donors(n_genes=100, n_planted=12, rng=0)
     first = adata.var_names[adata.var["truth"] != 0][:3]
-    adata.var_names = adata.var_names.to_series().replace(dict(zip(first, FAMILY_NAMES, strict=True))).to_numpy()
+    adata.var_names = (
+        adata.var_names.to_series().replace(dict(zip(first, FAMILY_NAMES, strict=True))).to_numpy()
+    )
     sb.tl.signature(adata, groupby="label", gene="CD38")
     return adata
 
@@ -356,7 +427,9 @@ class TestSignature:
         assert set(get.signature(planted, drop_families=True)["family"]) == {""}
         arms = planted.uns["signature"]["arms"].set_index("arm")
         assert arms.loc["all genes", "n_selected"] == len(table)
-        assert arms.loc["without both", "n_selected"] == len(get.signature(planted, drop_families=True))
+        assert arms.loc["without both", "n_selected"] == len(
+            get.signature(planted, drop_families=True)
+        )
         assert "CD38" in arms.loc["without donor and technical genes", "genes"].split(", ")
         assert "CD38" not in arms.loc["without the marker's gene", "genes"].split(", ")
 
@@ -400,11 +473,25 @@ def test_family_of_a_symbol(gene: str, family: str) -> None:
 def prognosed() -> AnnData:
     """Parts of what tl.prognosis and tl.survival write."""
     adata = AnnData(obs=pd.DataFrame(index=["p1", "p2"]))
-    survival = {"curves": pd.DataFrame({"group": ["low", "high"], "time": [0.0, 0.0]}, index=["0", "1"])}
-    survival |= {"logrank": {"chi2": np.float64(3.2), "df": 1, "p": 0.07}, "params": {"groupby": "x"}}
-    cox = pd.DataFrame({"model": ["score", "clinical", "clinical"], "variable": ["score", "IGHV", "TP53"]})
-    parts = {"cox": cox.rename(index=str), "flow": pd.DataFrame({"step": ["in the object"]}, index=["0"])}
-    parts |= {"power": {"n_events": np.int64(40), "underpowered": True}, "notes": ["one"], "params": {"cut": "median"}}
+    survival = {
+        "curves": pd.DataFrame({"group": ["low", "high"], "time": [0.0, 0.0]}, index=["0", "1"])
+    }
+    survival |= {
+        "logrank": {"chi2": np.float64(3.2), "df": 1, "p": 0.07},
+        "params": {"groupby": "x"},
+    }
+    cox = pd.DataFrame(
+        {"model": ["score", "clinical", "clinical"], "variable": ["score", "IGHV", "TP53"]}
+    )
+    parts = {
+        "cox": cox.rename(index=str),
+        "flow": pd.DataFrame({"step": ["in the object"]}, index=["0"]),
+    }
+    parts |= {
+        "power": {"n_events": np.int64(40), "underpowered": True},
+        "notes": ["one"],
+        "params": {"cut": "median"},
+    }
     adata.uns["prognosis"] = parts | {"survival": survival}
     adata.uns["survival"] = survival
     return adata
@@ -421,16 +508,22 @@ class TestPrognosis:
     def test_rows_of_models(self, prognosed: AnnData) -> None:
         assert get.prognosis(prognosed, model="clinical")["variable"].tolist() == ["IGHV", "TP53"]
         assert len(get.prognosis(prognosed, model=["score", "clinical"])) == 3
-        with pytest.raises(KeyError, match=r"'all' is not in the column 'model' of .*'score', 'clinical'"):
+        with pytest.raises(
+            KeyError, match=r"'all' is not in the column 'model' of .*'score', 'clinical'"
+        ):
             get.prognosis(prognosed, model="all")
         with pytest.raises(ValueError, match=r"\['flow'\] is not by model; leave model= out"):
             get.prognosis(prognosed, "flow", model="score")
 
     def test_numbers_are_one_row_and_survive_a_file(self, prognosed: AnnData, tmp_path) -> None:
-        assert get.prognosis(prognosed, "power").to_dict("records") == [{"n_events": 40, "underpowered": True}]
+        assert get.prognosis(prognosed, "power").to_dict("records") == [
+            {"n_events": 40, "underpowered": True}
+        ]
         prognosed.write_h5ad(tmp_path / "a.h5ad")
         again = read_h5ad(tmp_path / "a.h5ad")
-        assert get.prognosis(again, "power").to_dict("records") == [{"n_events": 40, "underpowered": True}]
+        assert get.prognosis(again, "power").to_dict("records") == [
+            {"n_events": 40, "underpowered": True}
+        ]
         assert get.prognosis(again)["variable"].tolist() == ["score", "IGHV", "TP53"]
 
     def test_survival_is_its_curves(self, prognosed: AnnData) -> None:
@@ -438,7 +531,8 @@ class TestPrognosis:
 
     def test_unknown(self, prognosed: AnnData) -> None:
         with pytest.raises(
-            KeyError, match=r"'auc' is not in .* it has 'cox', 'flow', 'power', 'survival'. .*\['notes'\]"
+            KeyError,
+            match=r"'auc' is not in .* it has 'cox', 'flow', 'power', 'survival'. .*\['notes'\]",
         ):
             get.prognosis(prognosed, "auc")
         with pytest.raises(KeyError, match=r"Run tl.prognosis first"):
@@ -449,7 +543,9 @@ class TestSurvival:
     @pytest.mark.parametrize("key", ["survival", "prognosis"])
     def test_tables_of_either(self, prognosed: AnnData, key: str) -> None:
         assert get.survival(prognosed, key=key)["group"].tolist() == ["low", "high"]
-        assert get.survival(prognosed, "logrank", key=key).to_dict("records") == [{"chi2": 3.2, "df": 1, "p": 0.07}]
+        assert get.survival(prognosed, "logrank", key=key).to_dict("records") == [
+            {"chi2": 3.2, "df": 1, "p": 0.07}
+        ]
 
     def test_unknown(self, prognosed: AnnData) -> None:
         with pytest.raises(KeyError, match=r"'incidence' is not in .* it has 'curves', 'logrank'"):

@@ -41,7 +41,9 @@ def cells() -> AnnData:
 
 
 def of_networks(adata: AnnData, folder: Path) -> None:
-    pretrained = sc_cll.tl.pretrain(adata, network={k: v for k, v in NETWORK.items() if k != "gene_embedding"}, **QUICK)
+    pretrained = sc_cll.tl.pretrain(
+        adata, network={k: v for k, v in NETWORK.items() if k != "gene_embedding"}, **QUICK
+    )
     classifier = sc_cll.tl.finetune(adata, pretrained, donor_key="donor", **QUICK)
     classifier.save(folder / "model", overwrite=True)
     sc_cll.tl.predict(adata, classifier, unassigned_below=0.5)
@@ -61,7 +63,9 @@ def of_patients() -> AnnData:
     if HAS_LIFELINES:
         who = {"time_key": "TTT", "event_key": "treated"}
         sc_cll.tl.survival(patients, "IGHV", **who)
-        sc_cll.tl.prognosis(patients, patients.uns["truth"]["signature"], covariates=["IGHV"], **who, **SHORT)
+        sc_cll.tl.prognosis(
+            patients, patients.uns["truth"]["signature"], covariates=["IGHV"], **who, **SHORT
+        )
     return patients
 
 
@@ -83,9 +87,20 @@ def first(folder: Path) -> None:
     mdata = sc_cll.datasets.cll_toy(n_cells=300, n_genes=200)
     sc_cll.pp.label_cd49d(mdata, donor_key="donor")
     mdata.write(folder / "both.h5mu")
-    command("predict", f"{folder}/cells.h5ad", "--model", f"{folder}/model", "--out", f"{folder}/predicted.h5ad")
+    command(
+        "predict",
+        f"{folder}/cells.h5ad",
+        "--model",
+        f"{folder}/model",
+        "--out",
+        f"{folder}/predicted.h5ad",
+    )
     if HAS_ANNBATCH:
-        asked = {"vocab": list(plain.var_names), "obs_columns": ("cd49d", "note"), "val_fraction": 0.3}
+        asked = {
+            "vocab": list(plain.var_names),
+            "obs_columns": ("cd49d", "note"),
+            "val_fraction": 0.3,
+        }
         sc_cll.pp.build_corpus([folder / "cells.h5ad"], folder / "corpus", **asked)
         of_corpus(folder)
 
@@ -143,7 +158,9 @@ def rewritten(path: Path, folder: Path, *, verb: bool = True) -> None:
     found = read(target)
     assert list(found.obs_names) == list(before.obs_names)
     for column in before.obs:
-        assert found.obs[column].astype(str).tolist() == before.obs[column].astype(str).tolist(), column
+        assert found.obs[column].astype(str).tolist() == before.obs[column].astype(str).tolist(), (
+            column
+        )
     assert set(found.uns) >= set(before.uns)
 
 
@@ -159,7 +176,11 @@ def every_verb_again(folder: Path) -> None:
     adata = ad.read_h5ad(folder / "cells.h5ad")
     for key in ("scbert", "signature", "cv", "binned"):
         assert key in adata.uns
-    tables = [sc_cll.get.signature(adata), sc_cll.get.evaluation(adata), sc_cll.get.predictions(adata)]
+    tables = [
+        sc_cll.get.signature(adata),
+        sc_cll.get.evaluation(adata),
+        sc_cll.get.predictions(adata),
+    ]
     assert all(len(table) for table in tables[1:])
     sc_cll.pp.bin_expression(adata)
     of_networks(adata, folder)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-type Tree = Mapping[str, bytes | None]  # files with their bytes, folders with None, by path below the root
+type Tree = Mapping[
+    str, bytes | None
+]  # files with their bytes, folders with None, by path below the root
 
 CHANGING = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir")
 
@@ -27,7 +29,9 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.states: dict[int, tuple[str, Tree]] = {}  # by content, as they came: when it was, and the tree
+        self.states: dict[
+            int, tuple[str, Tree]
+        ] = {}  # by content, as they came: when it was, and the tree
         self.returned = 0  # calls of the work that have returned, told by who watches it
         self.promised: list[int] = []  # how many had, by state
         self.last: list[Tree] = []  # both states when the work has returned
@@ -45,9 +49,13 @@ class Disk:
         """Record; without `forcing` nobody's fsync reaches the disk."""
         with ExitStack() as patches:
             for name in CHANGING:
-                patches.enter_context(mock.patch.object(os, name, self._before(getattr(os, name), name)))
+                patches.enter_context(
+                    mock.patch.object(os, name, self._before(getattr(os, name), name))
+                )
             fsync = os.fsync
-            patches.enter_context(mock.patch.object(os, "fsync", self._forced(fsync) if forcing else lambda _: None))
+            patches.enter_context(
+                mock.patch.object(os, "fsync", self._forced(fsync) if forcing else lambda _: None)
+            )
             yield self
             self._keep("the end")
         for opened in self._held.values():
@@ -114,7 +122,8 @@ class Disk:
         """Both states that the disk may be in."""
         self._see()
         lost = {
-            inode: data if data is None or self._bytes.get(inode) == data else b"" for inode, data in self._now.items()
+            inode: data if data is None or self._bytes.get(inode) == data else b""
+            for inode, data in self._now.items()
         }
         self.last = []
         for kind, entries, data in (
@@ -134,7 +143,10 @@ class Disk:
 
 
 def _tree(
-    folder: int, entries: Mapping[int, Mapping[str, int]], data: Mapping[int, bytes | None], at: str = ""
+    folder: int,
+    entries: Mapping[int, Mapping[str, int]],
+    data: Mapping[int, bytes | None],
+    at: str = "",
 ) -> Iterator[tuple[str, bytes | None]]:
     for name, inode in entries.get(folder, {}).items():
         found = data.get(inode, b"")  # a name without a byte that was forced

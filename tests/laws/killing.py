@@ -23,14 +23,23 @@ from anndata import AnnData
 import scbert_cll as sc_cll
 
 SOURCE = str(Path(sc_cll.__file__).parent)
-TINY = {"preset": "small", "n_hidden": 8, "n_layers": 1, "n_heads": 1, "dim_head": 8, "gene_embedding": "none"}
+TINY = {
+    "preset": "small",
+    "n_hidden": 8,
+    "n_layers": 1,
+    "n_heads": 1,
+    "dim_head": 8,
+    "gene_embedding": "none",
+}
 KILLED = 9
 MANY = 450  # places, beside every line of the writer itself
 
 
 def models() -> list[sc_cll.model.ScBERT]:
     counts = np.random.default_rng(0).poisson(1.0, (20, 12)).astype(np.float32)
-    adata = AnnData(counts, obs=pd.DataFrame({"donor": ["A", "B"] * 10}, index=[f"c{i}" for i in range(20)]))
+    adata = AnnData(
+        counts, obs=pd.DataFrame({"donor": ["A", "B"] * 10}, index=[f"c{i}" for i in range(20)])
+    )
     adata.var_names = [f"G{i}" for i in range(12)]
     sc_cll.pp.bin_expression(adata)
     sc_cll.model.ScBERT.setup_anndata(adata)
@@ -100,7 +109,10 @@ def at_every_line(folder: Path) -> int:
     places |= {int(i) for i in np.linspace(0, len(lines) - 1, MANY)}
     for n, place in enumerate(sorted(places)):
         model = (old, new)[n % 2]
-        assert ended(forked(lambda: traced(lambda: model.save(folder, overwrite=True), place))) == KILLED  # noqa: B023
+        assert (
+            ended(forked(lambda: traced(lambda: model.save(folder, overwrite=True), place)))
+            == KILLED
+        )  # noqa: B023
         check(folder, known)
     tidy(folder, new)
     return len(places)

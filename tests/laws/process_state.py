@@ -40,7 +40,9 @@ FOR_GOOD = {  # what stays, and why
 def state() -> dict[str, Any]:
     """All that a call could change behind its caller's back."""
     rc = {name: repr(value) for name, value in plt.rcParams.items()}
-    found: dict[str, Any] = {f"signal {one}": repr(signal.getsignal(one)) for one in signal.valid_signals()}
+    found: dict[str, Any] = {
+        f"signal {one}": repr(signal.getsignal(one)) for one in signal.valid_signals()
+    }
     found |= {f"variable {name}": value for name, value in os.environ.items()}
     found |= {f"rcParams {name}": value for name, value in rc.items()}
     found |= {f"thread {one.name}": 1 for one in threading.enumerate()}
@@ -61,7 +63,9 @@ def state() -> dict[str, Any]:
         "numpy": digest([*np.random.get_state()]),  # noqa: NPY002
         "torch": digest(torch.get_rng_state().tolist()),
         "torch threads": torch.get_num_threads(),
-        "torch choices": repr((torch.is_grad_enabled(), torch.get_default_dtype(), torch.backends.cudnn.benchmark)),
+        "torch choices": repr(
+            (torch.is_grad_enabled(), torch.get_default_dtype(), torch.backends.cudnn.benchmark)
+        ),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "numpy choices": repr((np.geterr(), np.get_printoptions())),
         "filters": [repr(one) for one in warnings.filters],
@@ -94,7 +98,9 @@ def digest(value: Any) -> str:
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Names of what differs, but for what is known to stay."""
-    names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    names = [
+        name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)
+    ]
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"[:300]
         for name in names
@@ -112,7 +118,9 @@ def noted(found: dict[str, list[str]], name: str) -> Iterator[None]:
 
 def table_of_calls() -> Any:
     """One call for each public function, and the fixtures that they begin with."""
-    spec: Any = importlib.util.spec_from_file_location("test_api", Path(__file__).parents[1] / "test_api.py")
+    spec: Any = importlib.util.spec_from_file_location(
+        "test_api", Path(__file__).parents[1] / "test_api.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -158,7 +166,9 @@ def verbs(api: Any, there: dict[str, Any], found: dict[str, list[str]]) -> None:
     import scbert_cll as sc_cll
 
     for name, (start, calls) in api.CALLS.items():
-        function: Callable[..., Any] = getattr(getattr(sc_cll, name.split(".")[0]), name.split(".")[1])
+        function: Callable[..., Any] = getattr(
+            getattr(sc_cll, name.split(".")[0]), name.split(".")[1]
+        )
         if name in api.NEED_LIFELINES and importlib.util.find_spec("lifelines") is None:
             continue
         for number, call in enumerate(calls):
@@ -187,10 +197,16 @@ def models(there: dict[str, Any], found: dict[str, list[str]]) -> None:
     """Trainings with and without checkpoints, files, and MuData."""
     import scbert_cll as sc_cll
 
-    adata, model, quick = there["ready"].copy(), there["model"], {"max_epochs": 1, "accelerator": "cpu"}
+    adata, model, quick = (
+        there["ready"].copy(),
+        there["model"],
+        {"max_epochs": 1, "accelerator": "cpu"},
+    )
     folder = Path(tempfile.mkdtemp())
     with noted(found, "tl.pretrain with checkpoints"):
-        sc_cll.tl.pretrain(adata, checkpoint_dir=folder / "run", checkpoint_steps=1, logger="csv", **quick)
+        sc_cll.tl.pretrain(
+            adata, checkpoint_dir=folder / "run", checkpoint_steps=1, logger="csv", **quick
+        )
     with noted(found, "ScBERTClassifier.save"):
         model.save(folder / "model")
     with noted(found, "ScBERTClassifier.load"):
@@ -212,7 +228,9 @@ def models(there: dict[str, Any], found: dict[str, list[str]]) -> None:
     with noted(found, "tl.gene2vec"):
         sc_cll.tl.gene2vec(adata, n_dims=4, epochs=1, key_added="other")
     with noted(found, "a refused training"), suppress(ValueError):
-        sc_cll.tl.pretrain(adata, checkpoint_dir=folder / "run", checkpoint_steps=1, lr=0.5, **quick)
+        sc_cll.tl.pretrain(
+            adata, checkpoint_dir=folder / "run", checkpoint_steps=1, lr=0.5, **quick
+        )
 
 
 def commands(there: dict[str, Any], found: dict[str, list[str]]) -> None:
@@ -223,9 +241,30 @@ def commands(there: dict[str, Any], found: dict[str, list[str]]) -> None:
     there["ready"].copy().write_h5ad(folder / "cells.h5ad")
     there["toy"].write_h5mu(folder / "cells.h5mu")
     lines = {
-        "pretrain": ["pretrain", folder / "cells.h5ad", "--out", folder / "first", "--max-epochs", "1"],
-        "finetune": ["finetune", folder / "cells.h5ad", "--out", folder / "second", "--max-epochs", "1"],
-        "predict": ["predict", folder / "cells.h5ad", "--model", folder / "second", "--out", folder / "called.h5ad"],
+        "pretrain": [
+            "pretrain",
+            folder / "cells.h5ad",
+            "--out",
+            folder / "first",
+            "--max-epochs",
+            "1",
+        ],
+        "finetune": [
+            "finetune",
+            folder / "cells.h5ad",
+            "--out",
+            folder / "second",
+            "--max-epochs",
+            "1",
+        ],
+        "predict": [
+            "predict",
+            folder / "cells.h5ad",
+            "--model",
+            folder / "second",
+            "--out",
+            folder / "called.h5ad",
+        ],
         "pretrain of a MuData": [
             "pretrain",
             folder / "cells.h5mu",
@@ -249,7 +288,16 @@ def everything() -> dict[str, list[str]]:
     os.chdir(tempfile.mkdtemp())
     import scbert_cll as sc_cll
 
-    _ = sc_cll.pp, sc_cll.tl, sc_cll.pl, sc_cll.get, sc_cll.model, sc_cll.datasets, sc_cll.io, sc_cll.estimators
+    _ = (
+        sc_cll.pp,
+        sc_cll.tl,
+        sc_cll.pl,
+        sc_cll.get,
+        sc_cll.model,
+        sc_cll.datasets,
+        sc_cll.io,
+        sc_cll.estimators,
+    )
     found: dict[str, list[str]] = {}
     api = table_of_calls()
     there = world(api, found)

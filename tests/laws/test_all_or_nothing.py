@@ -50,7 +50,11 @@ class Cut:
     """Raise at the n-th line of this package that is run from here on (`for_good`: at each one from then on); without `at` only count."""
 
     def __init__(
-        self, at: int | None = None, kind: type[BaseException] = RuntimeError, *, for_good: bool = False
+        self,
+        at: int | None = None,
+        kind: type[BaseException] = RuntimeError,
+        *,
+        for_good: bool = False,
     ) -> None:
         self.at, self.kind, self.n, self.for_good = at, kind, 0, for_good
 
@@ -101,7 +105,8 @@ def _plain(value: Any) -> Any:
 def small() -> AnnData:
     """Five cells with an earlier result, two of whose entries are replaced and one of which goes."""
     adata = AnnData(
-        np.ones((5, 3), np.float32), obs=pd.DataFrame({"a": list("vwxyz")}, index=[f"c{i}" for i in range(5)])
+        np.ones((5, 3), np.float32),
+        obs=pd.DataFrame({"a": list("vwxyz")}, index=[f"c{i}" for i in range(5)]),
     )
     adata.obs["called"] = pd.Categorical(["old"] * 5)
     adata.obsm["table"] = pd.DataFrame({"old": np.zeros(5)}, index=adata.obs_names)
@@ -124,7 +129,9 @@ def write_small(adata: AnnData) -> None:
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("kind", FAILURES)
-def test_the_one_writer_can_be_cut_at_each_of_its_lines(kind: type[BaseException], for_good: bool) -> None:
+def test_the_one_writer_can_be_cut_at_each_of_its_lines(
+    kind: type[BaseException], for_good: bool
+) -> None:
     adata = small()
     with Cut() as count:
         write_small(adata)
@@ -149,7 +156,11 @@ def test_a_slot_that_cannot_take_its_result_leaves_the_others_as_they_were(
     before, setitem = {name: type(getattr(adata, name)) for name in SLOTS}, _record.setitem
 
     def fails(where: Any, key: str, value: Any) -> None:
-        if (slot == "obs") == isinstance(where, pd.DataFrame) and isinstance(where, before[slot]) and key != "table":
+        if (
+            (slot == "obs") == isinstance(where, pd.DataFrame)
+            and isinstance(where, before[slot])
+            and key != "table"
+        ):
             raise kind("no room")
         setitem(where, key, value)
 
@@ -192,7 +203,9 @@ def world() -> dict[str, Any]:
     """Cells and bulk samples with all that the verbs need, and a model; not to be changed."""
     toy = sc_cll.datasets.cll_toy(n_cells=240, n_genes=200, rng=1)
     raw = toy["rna"].copy()
-    raw.obsm["protein"] = pd.DataFrame(toy["prot"].X, index=raw.obs_names, columns=toy["prot"].var_names.astype(object))
+    raw.obsm["protein"] = pd.DataFrame(
+        toy["prot"].X, index=raw.obs_names, columns=toy["prot"].var_names.astype(object)
+    )
     split = raw.copy()
     sc_cll.pp.label_cd49d(split, donor_key="donor")
     sc_cll.pp.split_donors(split, "donor", labels_key="cd49d", rng=0)
@@ -212,7 +225,9 @@ def _train(adata: AnnData) -> None:
     """A method of a model that was set up by hand."""
     network = QUICK["network"]
     sc_cll.ScBERT.setup_anndata(adata)
-    sc_cll.ScBERT(adata, **network).train(1, batch_size=64, accelerator="cpu", enable_progress_bar=False)
+    sc_cll.ScBERT(adata, **network).train(
+        1, batch_size=64, accelerator="cpu", enable_progress_bar=False
+    )
 
 
 VERBS: dict[str, tuple[str, Callable[[AnnData, Any], Any]]] = {
@@ -220,7 +235,10 @@ VERBS: dict[str, tuple[str, Callable[[AnnData, Any], Any]]] = {
     "tl.finetune": ("ready", lambda adata, _: sc_cll.tl.finetune(adata, **QUICK)),
     "ScBERT.train": ("ready", lambda adata, _: _train(adata)),
     "tl.predict": ("ready", lambda adata, model: sc_cll.tl.predict(adata, model)),
-    "tl.gene_attention": ("ready", lambda adata, model: sc_cll.tl.gene_attention(adata, model, groupby="cd49d")),
+    "tl.gene_attention": (
+        "ready",
+        lambda adata, model: sc_cll.tl.gene_attention(adata, model, groupby="cd49d"),
+    ),
     "tl.gene_attribution": (
         "ready",
         lambda adata, model: sc_cll.tl.gene_attribution(
@@ -229,25 +247,36 @@ VERBS: dict[str, tuple[str, Callable[[AnnData, Any], Any]]] = {
     ),
     "tl.perturb": ("ready", lambda adata, model: sc_cll.tl.perturb(adata, model, ["ITGA4"])),
     "tl.signature": ("split", lambda adata, _: sc_cll.tl.signature(adata)),
-    "tl.score_signature": ("split", lambda adata, _: sc_cll.tl.score_signature(adata, ["ITGA4", "ITGB1"])),
+    "tl.score_signature": (
+        "split",
+        lambda adata, _: sc_cll.tl.score_signature(adata, ["ITGA4", "ITGB1"]),
+    ),
     "tl.prognosis": (
         "patients",
         lambda adata, _: sc_cll.tl.prognosis(
             adata, ["ITGA4", "PCNA"], time_key="TTT", event_key="treated", n_random=5, n_bootstrap=0
         ),
     ),
-    "pp.split_donors": ("raw", lambda adata, _: sc_cll.pp.split_donors(adata, "donor", labels_key="cd49d_true")),
+    "pp.split_donors": (
+        "raw",
+        lambda adata, _: sc_cll.pp.split_donors(adata, "donor", labels_key="cd49d_true"),
+    ),
     "pp.label_cd49d": ("raw", lambda adata, _: sc_cll.pp.label_cd49d(adata, donor_key="donor")),
     "pp.bin_expression": ("raw", lambda adata, _: sc_cll.pp.bin_expression(adata)),
     "pp.balance": ("split", lambda adata, _: sc_cll.pp.balance(adata, "cd49d")),
-    "pp.balance, rows": ("split", lambda adata, _: sc_cll.pp.balance(adata, "cd49d", method="oversample")),
+    "pp.balance, rows": (
+        "split",
+        lambda adata, _: sc_cll.pp.balance(adata, "cd49d", method="oversample"),
+    ),
 }
 LAST, SPREAD = 16, 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VERBS)
-def test_every_verb_can_be_cut_at_its_last_lines_and_before(name: str, world: dict[str, Any]) -> None:
+def test_every_verb_can_be_cut_at_its_last_lines_and_before(
+    name: str, world: dict[str, Any]
+) -> None:
     if name == "tl.prognosis":
         pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     start, call = VERBS[name]

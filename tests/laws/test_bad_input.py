@@ -47,12 +47,18 @@ def _cells() -> AnnData:
     counts[:, 29] = 0  # a gene nobody expresses
     positive = np.arange(72) % 2 == 0
     counts[np.ix_(positive, np.arange(4, 10))] += rng.poisson(9.0, (36, 6))  # what goes with CD49d
-    obs = pd.DataFrame({"donor": [f"P{i // 12}" for i in range(72)]}, index=[f"cell{i}" for i in range(72)])
+    obs = pd.DataFrame(
+        {"donor": [f"P{i // 12}" for i in range(72)]}, index=[f"cell{i}" for i in range(72)]
+    )
     obs["cd49d"] = pd.Categorical(np.where(positive, "CD49d+", "CD49d-"), ["CD49d-", "CD49d+"])
     obs["split"] = np.select([np.arange(72) < 36, np.arange(72) < 54], ["train", "val"], "test")
-    adata = AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=[f"GENE{i}" for i in range(30)]))
+    adata = AnnData(
+        sparse.csr_matrix(counts), obs, pd.DataFrame(index=[f"GENE{i}" for i in range(30)])
+    )
     adata.obsm["protein"] = pd.DataFrame(
-        {"CD49d": rng.poisson(np.where(positive, 80, 5)), "CD19": rng.poisson(50, 72)}, index=obs.index, dtype=float
+        {"CD49d": rng.poisson(np.where(positive, 80, 5)), "CD19": rng.poisson(50, 72)},
+        index=obs.index,
+        dtype=float,
     )
     pp.bin_expression(adata)
     return adata
@@ -199,8 +205,12 @@ def own_prediction(adata: AnnData) -> None:
 def more_genes(adata: AnnData) -> None:
     """The same cells with 15 genes more, binned with them."""
     rng = np.random.default_rng(1)
-    counts = sparse.hstack([adata.X, sparse.csr_matrix(rng.poisson(2.0, (72, 15)))], format="csr", dtype=np.float32)
-    whole = AnnData(counts, adata.obs, pd.DataFrame(index=[*adata.var_names, *(f"MORE{i}" for i in range(15))]))
+    counts = sparse.hstack(
+        [adata.X, sparse.csr_matrix(rng.poisson(2.0, (72, 15)))], format="csr", dtype=np.float32
+    )
+    whole = AnnData(
+        counts, adata.obs, pd.DataFrame(index=[*adata.var_names, *(f"MORE{i}" for i in range(15))])
+    )
     pp.bin_expression(whole)
     adata._init_as_actual(whole)
 
@@ -328,14 +338,26 @@ def test_bad_input_is_refused_in_words_and_changes_nothing(row):
 
 PREDICT_ROWS: dict[str, tuple[Callable[[AnnData], Any], type[Exception], str]] = {
     "other bins": (binned(n_bins=7), ValueError, "n_bins is 7, the model has 5"),
-    "other method": (binned(method="uniform"), ValueError, "method is 'uniform', the model has 'log2'"),
-    "half a token": (halve_tokens, ValueError, r"may hold bins 0 to 5; found .*cell 'cell\d+'.*Bin again"),
+    "other method": (
+        binned(method="uniform"),
+        ValueError,
+        "method is 'uniform', the model has 'log2'",
+    ),
+    "half a token": (
+        halve_tokens,
+        ValueError,
+        r"may hold bins 0 to 5; found .*cell 'cell\d+'.*Bin again",
+    ),
     "totals of other genes": (
         more_genes,
         ValueError,
         r"was cut from totals of 45 genes, 15 of them not among the model's: 'MORE0'.*totals of 30 genes",
     ),
-    "no tokens": (lambda a: a.layers.pop("binned"), KeyError, "'binned' is not in adata.layers.*pp.bin_expression"),
+    "no tokens": (
+        lambda a: a.layers.pop("binned"),
+        KeyError,
+        "'binned' is not in adata.layers.*pp.bin_expression",
+    ),
     "other genes": (
         lambda a: setattr(a, "var_names", [f"Gene{i}" for i in range(30)]),
         ValueError,
@@ -389,7 +411,9 @@ ASK_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*there is little to attribute:UserWarning")  # true, and not the mistake
+@pytest.mark.filterwarnings(
+    "ignore:.*there is little to attribute:UserWarning"
+)  # true, and not the mistake
 @pytest.mark.parametrize("row", ASK_ROWS)
 def test_what_cannot_be_asked_of_a_network_is_refused(row, classifier):
     spoil, call, error, sentence = ASK_ROWS[row]
@@ -525,7 +549,8 @@ def test_without_lifelines_what_to_install_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "lifelines", None)
     for call in (prognosis, survival):
         with pytest.raises(
-            ImportError, match=r"needs lifelines, which is not installed: pip install 'scbert-cll\[prognosis\]'"
+            ImportError,
+            match=r"needs lifelines, which is not installed: pip install 'scbert-cll\[prognosis\]'",
         ):
             call(_patients())
 
@@ -581,10 +606,14 @@ MEND: dict[str, str] = {
     "no curves to draw": "sc_cll.tl.survival(adata, 'IGHV', time_key='TTT', event_key='treated')",
 }  # fmt: skip
 
-FINETUNE = "sc_cll.tl.finetune(adata, {}, network={{'gene_embedding': 'learned'}}, accelerator='cpu')"
+FINETUNE = (
+    "sc_cll.tl.finetune(adata, {}, network={{'gene_embedding': 'learned'}}, accelerator='cpu')"
+)
 CROSS = "sc_cll.tl.cross_validate(adata, models={}, n_repeats=1, n_bootstrap=10)"
 OUTCOME = "time_key='TTT', event_key='treated'"
-PROGNOSIS = f"sc_cll.tl.prognosis(adata, ['ITGA4', 'PLANTED01'], {OUTCOME}, n_random=20, n_bootstrap=0{{}})"
+PROGNOSIS = (
+    f"sc_cll.tl.prognosis(adata, ['ITGA4', 'PLANTED01'], {OUTCOME}, n_random=20, n_bootstrap=0{{}})"
+)
 # The call that works, on the refused object.
 INSTEAD: dict[str, str] = {
     "natural log": "sc_cll.pp.bin_expression(adata, layer='counts', key_added='tokens')",
@@ -743,7 +772,9 @@ def _tables(columns: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rna, pd.DataFrame({"sample": ["P1", "P2"], "t": [1.0, 2.0], "e": [0, 1]} | columns)
 
 
-@pytest.mark.filterwarnings("ignore:1 samples are in both tables:UserWarning")  # one is left after the remedy
+@pytest.mark.filterwarnings(
+    "ignore:1 samples are in both tables:UserWarning"
+)  # one is left after the remedy
 @pytest.mark.parametrize("row", COHORT_ROWS)
 def test_tables_of_patients_that_do_not_fit_are_refused(row):
     columns, options, error, sentence = COHORT_ROWS[row]
@@ -756,9 +787,7 @@ def test_tables_of_patients_that_do_not_fit_are_refused(row):
 # -- files and commands ------------------------------------------------------------------------------------------------
 
 COHORT = "sc_cll.datasets.read_cohort(None, 'patients.csv', time_key='t', event_key='died')"
-OF_A_TABLE = (
-    "seen = pd.read_csv('patients.csv', {})\nsc_cll.datasets.read_cohort(None, seen, time_key='t', event_key='died')"
-)
+OF_A_TABLE = "seen = pd.read_csv('patients.csv', {})\nsc_cll.datasets.read_cohort(None, seen, time_key='t', event_key='died')"
 SIGNATURE_CSV = "gene,weight\nITGA4,1.0\n"
 
 # Files that lie there, what is called, and what is answered.
@@ -851,7 +880,11 @@ def _lab(folder: Path, model: Any) -> None:
     logs = plain.copy()
     take_logs(logs)
     logs.write_h5ad(folder / "logs.h5ad")
-    protein = AnnData(adata.obsm["protein"].to_numpy(), adata.obs[[]], pd.DataFrame(index=list(adata.obsm["protein"])))
+    protein = AnnData(
+        adata.obsm["protein"].to_numpy(),
+        adata.obs[[]],
+        pd.DataFrame(index=list(adata.obsm["protein"])),
+    )
     for name, modalities in {"cells.h5mu": ["cells"], "two.h5mu": ["rna", "gex"]}.items():
         found = {modality: plain.copy() for modality in modalities}
         if "gex" in found:
@@ -871,7 +904,10 @@ def here(lab, tmp_path, monkeypatch) -> Path:
     """A copy of it to work in, with logging as it was afterwards."""
     shutil.copytree(lab, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    loggers = [logging.getLogger(name) for name in ("", "scbert_cll", "lightning.pytorch.utilities.rank_zero")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("", "scbert_cll", "lightning.pytorch.utilities.rank_zero")
+    ]
     before = [(list(log.handlers), list(log.filters), log.level) for log in loggers]
     yield tmp_path
     for log, (handlers, filters, level) in zip(loggers, before, strict=True):
@@ -880,7 +916,11 @@ def here(lab, tmp_path, monkeypatch) -> Path:
 
 
 def _state(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @IGNORED
@@ -908,7 +948,8 @@ def test_other_things_than_tables_are_refused(tmp_path):
     path = tmp_path / "patients.xlsx"
     path.write_bytes(b"PK\x03\x04\x14\x00\xff")
     with pytest.raises(
-        ValueError, match=r"patients.xlsx is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel"
+        ValueError,
+        match=r"patients.xlsx is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel",
     ):
         sc_cll.datasets.read_cohort(None, path)
 
@@ -959,7 +1000,9 @@ def test_unseen_categories_are_refused(classifier):
         tl.pretrain(adata, gene_embedding="learned", **FAST), adata, labels_key="cd49d"
     )
     adata.obs["cd49d"] = adata.obs["cd49d"].cat.rename_categories({"CD49d+": "bright"})
-    with pytest.raises(ValueError, match="classes the model does not know: 'bright'; it knows 'CD49d-', 'CD49d\\+'"):
+    with pytest.raises(
+        ValueError, match="classes the model does not know: 'bright'; it knows 'CD49d-', 'CD49d\\+'"
+    ):
         other.train(split_key="split", **FAST)
 
 
@@ -972,7 +1015,9 @@ def test_a_damaged_or_foreign_model_folder_is_refused(classifier, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "model.pt").write_bytes(b"not ours")
-    with pytest.raises(FileNotFoundError, match=r"not a whole model folder of scbert_cll.*it holds model.pt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"not a whole model folder of scbert_cll.*it holds model.pt"
+    ):
         sc_cll.ScBERTClassifier.load(foreign)
 
 
@@ -1005,7 +1050,9 @@ def test_other_formats_give_the_same_answer(form, classifier):
     del adata.layers["binned"]
     adata.X = FORMATS[form](adata.X)
     pp.bin_expression(adata)
-    np.testing.assert_array_equal(adata.layers["binned"].toarray(), expected.layers["binned"].toarray())
+    np.testing.assert_array_equal(
+        adata.layers["binned"].toarray(), expected.layers["binned"].toarray()
+    )
     adata.layers["binned"] = FORMATS[form](adata.layers["binned"])
     for cells in (adata, expected):
         tl.predict(cells, classifier)
@@ -1048,7 +1095,9 @@ def page() -> str:
     parts = [INTRODUCTION]
     for title, rows in SECTIONS.items():
         cells = [_line(_asked(row), _said(row, rows, model), _remedy(row)) for row in rows]
-        parts.append(f"## {title}\n\n| input | what is said | remedy |\n|---|---|---|\n" + "".join(cells))
+        parts.append(
+            f"## {title}\n\n| input | what is said | remedy |\n|---|---|---|\n" + "".join(cells)
+        )
     return "\n".join(parts)
 
 
@@ -1071,7 +1120,12 @@ def _answer(row: str, model: Any) -> str:
         if row in COMMAND_ROWS:
             _lab(Path(folder), model)
             main(COMMAND_ROWS[row][0].split())
-            return told.getvalue().strip().rpartition("error: ")[2].replace(f"{os.path.realpath(folder)}/", "")
+            return (
+                told.getvalue()
+                .strip()
+                .rpartition("error: ")[2]
+                .replace(f"{os.path.realpath(folder)}/", "")
+            )
         try:
             exec(FILE_ROWS[row][1], _with_files(row))  # noqa: S102
         except (ValueError, FileExistsError) as error:
@@ -1086,7 +1140,9 @@ def _said(row: str, rows: dict[str, Any], model: Any) -> str:
     try:
         if rows is COHORT_ROWS:
             columns, options, _, _ = rows[row]
-            sc_cll.datasets.read_cohort(*_tables(columns), **{"time_key": "t", "event_key": "e"} | options)
+            sc_cll.datasets.read_cohort(
+                *_tables(columns), **{"time_key": "t", "event_key": "e"} | options
+            )
         adata = _patients() if rows is OUTCOME_ROWS else _cells()
         rows[row][0](adata)
         if rows is PREDICT_ROWS:

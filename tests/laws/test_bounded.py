@@ -139,10 +139,14 @@ KINDS = [folder, pipe, device, unix_socket, nowhere]
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # sockets
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # sockets
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("opens", OPENS)
-def test_only_plain_files_are_opened(tmp_path: Path, opens: str, kind: Callable[[Path], None]) -> None:
+def test_only_plain_files_are_opened(
+    tmp_path: Path, opens: str, kind: Callable[[Path], None]
+) -> None:
     ending, read = OPENS[opens]
     path = tmp_path / f"in{ending}"
     kind(path)
@@ -153,10 +157,14 @@ def test_only_plain_files_are_opened(tmp_path: Path, opens: str, kind: Callable[
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("kind", KINDS[1:])
 @pytest.mark.parametrize("file", ["config.json", "vocab.txt", "weights.safetensors", "labels.json"])
-def test_a_file_of_a_model_is_plain(tmp_path: Path, file: str, kind: Callable[[Path], None]) -> None:
+def test_a_file_of_a_model_is_plain(
+    tmp_path: Path, file: str, kind: Callable[[Path], None]
+) -> None:
     at = saved(tmp_path)
     (at / file).unlink(missing_ok=True)
     kind(at / file)
@@ -214,16 +222,28 @@ ASKED: dict[str, Any] = {
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("size", ASKED)
-def test_sizes_are_compared_before_a_network_is_made(tmp_path: Path, size: str, capsys: Any) -> None:
+def test_sizes_are_compared_before_a_network_is_made(
+    tmp_path: Path, size: str, capsys: Any
+) -> None:
     at = saved(tmp_path)
     asks_for(at, **{size: ASKED[size]})
     for load in (ScBERTClassifier.load, ScBERTClassifier.from_pretrained):
         with pytest.raises(
-            ValueError, match=r"model is damaged: its config\.json does not fit its weights: .*, and the weights have"
+            ValueError,
+            match=r"model is damaged: its config\.json does not fit its weights: .*, and the weights have",
         ):
             load(at)
     cells().write_h5ad(tmp_path / "c.h5ad")
-    words = ["predict", str(tmp_path / "c.h5ad"), "--model", str(at), "--layer", "X", "--out", str(tmp_path / "p.h5ad")]
+    words = [
+        "predict",
+        str(tmp_path / "c.h5ad"),
+        "--model",
+        str(at),
+        "--layer",
+        "X",
+        "--out",
+        str(tmp_path / "p.h5ad"),
+    ]
     assert main(words) == 2
     assert "does not fit its weights" in capsys.readouterr().err
 
@@ -242,7 +262,10 @@ def test_sizes_that_are_no_sizes(tmp_path: Path, size: str, value: Any) -> None:
 @pytest.mark.parametrize("tokens", ["expressed", "background", "all"])
 @pytest.mark.parametrize("more", [{}, {"head": "scbert", "tokens": "all"}, {"gene_embedding": "none"}, {"gene_embedding": "sinusoidal"}, {"end_token": True}, {"n_features": 5}, {"out_bias": False}, {"attention": "exact"}])  # fmt: skip
 def test_sizes_that_fit_are_read(tmp_path: Path, more: dict[str, Any], tokens: str) -> None:
-    assert ScBERTClassifier.load(saved(tmp_path, **({"tokens": tokens} | more))).genes.tolist() == GENES
+    assert (
+        ScBERTClassifier.load(saved(tmp_path, **({"tokens": tokens} | more))).genes.tolist()
+        == GENES
+    )
 
 
 @pytest.mark.usefixtures("at_once")
@@ -283,7 +306,8 @@ def test_classes_are_names(tmp_path: Path, case: str) -> None:
 def test_the_linear_part_fits(tmp_path: Path, arrays: dict[str, Any]) -> None:
     at = saved(tmp_path)
     save_file(
-        {name: torch.zeros(shape, dtype=torch.float64) for name, shape in arrays.items()}, at / "linear.safetensors"
+        {name: torch.zeros(shape, dtype=torch.float64) for name, shape in arrays.items()},
+        at / "linear.safetensors",
     )
     record = formats.read_json(at / "config.json")
     record["joined"] = {"combine": "average", "strength": 1.0}
@@ -310,7 +334,8 @@ def test_tensors_are_no_larger_than_the_file(tmp_path: Path, load: Callable[[Pat
     one = torch.zeros(1)
     torch.save({"model_state_dict": {"pos_emb.emb.weight": one.expand(10**6, 10**6), "token_emb.weight": one.expand(7, 200)}}, path)  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"its tensors are said to hold 4e\+03 GB|its tensors are said to hold 4,?000 GB"
+        ValueError,
+        match=r"its tensors are said to hold 4e\+03 GB|its tensors are said to hold 4,?000 GB",
     ):
         load(path)
 
@@ -372,8 +397,12 @@ OPTIONS = {
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("case", OPTIONS)
-@pytest.mark.parametrize("name", ["demo", "pretrain", "predict", "finetune", "signature", "corpus", "check"])
-def test_options_are_plain(tmp_path: Path, case: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "name", ["demo", "pretrain", "predict", "finetune", "signature", "corpus", "check"]
+)
+def test_options_are_plain(
+    tmp_path: Path, case: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     text, message = OPTIONS[case]
     file = tmp_path / "run.yaml"
     file.write_text(text)
@@ -403,7 +432,9 @@ TEXTS = {name: OPENS[name] for name in ("vocabulary", "aliases", "gene sets", "c
 @pytest.mark.parametrize("packed", PACKED)
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("shape", ["line", "lines"])
-def test_texts_have_an_end(tmp_path: Path, monkeypatch: Any, name: str, packed: str, shape: str) -> None:
+def test_texts_have_an_end(
+    tmp_path: Path, monkeypatch: Any, name: str, packed: str, shape: str
+) -> None:
     monkeypatch.setattr(_text, "MOST_TEXT", 10**6)
     monkeypatch.setattr(_text, "MOST_LINE", 10**5)
     monkeypatch.setattr(_text, "_AT_A_TIME", 2**14)
@@ -447,7 +478,11 @@ except ValueError as error:
 @pytest.mark.parametrize("name", ["cohort", "GEO series"])
 def test_fields_have_an_end(tmp_path: Path, name: str) -> None:
     path = tmp_path / "t.csv"
-    path.write_text(f'!Sample_title\t"{"x" * 200_000}\n' if name == "GEO series" else f'patient,"{"x" * 200_000}\n')
+    path.write_text(
+        f'!Sample_title\t"{"x" * 200_000}\n'
+        if name == "GEO series"
+        else f'patient,"{"x" * 200_000}\n'
+    )
     with pytest.raises(ValueError, match=r"t\.csv has a field of more than 131,072 characters"):
         OPENS[name][1](path)
 
@@ -465,13 +500,17 @@ TABLES = {
 def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path, name: str, end: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(TABLES[name].format(quote='"', end=end))
-    with pytest.raises(ValueError, match=r"t\.csv has a quote in line 3 that is closed in line \d or never"):
+    with pytest.raises(
+        ValueError, match=r"t\.csv has a quote in line 3 that is closed in line \d or never"
+    ):
         OPENS[name][1](path)
 
 
 def test_text_of_several_lines_is_read(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text('patient;years;died;said\nP1;1;1;"first\nsecond, line"\nP2;2;0;5" tall\nP3;9;1;"a ""word"""\n')
+    path.write_text(
+        'patient;years;died;said\nP1;1;1;"first\nsecond, line"\nP2;2;0;5" tall\nP3;9;1;"a ""word"""\n'
+    )
     found = sc_cll.datasets.read_cohort(None, path, time_key="years", event_key="died").obs
     assert found["said"].tolist() == ["first\nsecond, line", '5" tall', 'a "word"']
 
@@ -486,7 +525,12 @@ def test_a_list_of_genes_with_a_quote(tmp_path: Path) -> None:
 def test_a_file_of_several_kinds_is_said_to_be_damaged(tmp_path: Path) -> None:
     table = pd.DataFrame({"gene": GENES, "weight": [1.0, 2.0, 3.0]})
     sc_cll.io.write_csv(table, tmp_path / "s.csv")
-    for columns in ([1], "x", {"gene": 3, "weight": "float64"}, {"gene": "object", "weight": "float65"}):
+    for columns in (
+        [1],
+        "x",
+        {"gene": 3, "weight": "float64"},
+        {"gene": "object", "weight": "float65"},
+    ):
         facts = json.loads((tmp_path / "s.json").read_text()) | {"columns": columns}
         (tmp_path / "s.json").write_text(json.dumps(facts))
         with pytest.raises(ValueError, match=r"s\.json is damaged: its columns"):

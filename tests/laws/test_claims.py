@@ -48,14 +48,23 @@ def of_json(name: str) -> Any:
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 TABLES: dict[str, tuple[str, Callable[[ModuleType], str]]] = {
-    "docs/_static/evaluation/tables.md": ("_evaluation_page", lambda m: m.tables(RESULTS / "evaluation")),
+    "docs/_static/evaluation/tables.md": (
+        "_evaluation_page",
+        lambda m: m.tables(RESULTS / "evaluation"),
+    ),
     "docs/_static/signature/tables.md": ("signature", lambda m: m.page()),
-    "docs/_static/signature/attribution.md": ("attribution", lambda m: m.markdown(of_json("attribution.json")["rows"])),
+    "docs/_static/signature/attribution.md": (
+        "attribution",
+        lambda m: m.markdown(of_json("attribution.json")["rows"]),
+    ),
     "docs/_static/real_data/bmmc.md": ("real_data", lambda m: m.table("bmmc")),
     "docs/_static/real_data/pbmc.md": ("real_data", lambda m: m.table("pbmc")),
     "benchmarks/results/engine.md": ("_tables", lambda m: m.markdown(of_json("engine.json"))),
     "benchmarks/results/corpus.md": ("corpus", lambda m: m.page()),
-    "benchmarks/results/prognosis.md": ("prognosis", lambda m: m.table(of_json("prognosis.json")["beside"])),
+    "benchmarks/results/prognosis.md": (
+        "prognosis",
+        lambda m: m.table(of_json("prognosis.json")["beside"]),
+    ),
     "benchmarks/results/prognosis_truth.md": (
         "prognosis_truth",
         lambda m: m.markdown(m.summary(pd.DataFrame(of_json("prognosis_truth.json")["runs"]))),
@@ -63,15 +72,20 @@ TABLES: dict[str, tuple[str, Callable[[ModuleType], str]]] = {
     "benchmarks/results/nonadditive/tables.md": (
         "nonadditive",
         lambda m: m.markdown(
-            pd.read_csv(RESULTS / "nonadditive" / "genes.csv"), of_json("nonadditive/run.json")["runs"]
+            pd.read_csv(RESULTS / "nonadditive" / "genes.csv"),
+            of_json("nonadditive/run.json")["runs"],
         ),
     ),
 }
-WRITTEN_ONLY = {"benchmarks/results/prognosis_nothing.md"}  # its script writes the table and no numbers
+WRITTEN_ONLY = {
+    "benchmarks/results/prognosis_nothing.md"
+}  # its script writes the table and no numbers
 
 
 @pytest.mark.parametrize("path", TABLES)
-def test_a_table_is_what_its_script_makes_of_the_results(path: str, script: Callable[[str], ModuleType]) -> None:
+def test_a_table_is_what_its_script_makes_of_the_results(
+    path: str, script: Callable[[str], ModuleType]
+) -> None:
     name, made = TABLES[path]
     if name.startswith("prognosis"):
         pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
@@ -92,7 +106,9 @@ def test_a_figure_shows_the_results(name: str, script: Callable[[str], ModuleTyp
     fig = script("_evaluation_page").figure(RESULTS / "evaluation" / name)
     for ax, metric in zip(fig.axes, ("macro_f1", AREA), strict=True):
         single = [
-            c.get_offsets() for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 1
+            c.get_offsets()
+            for c in ax.collections
+            if isinstance(c, PathCollection) and len(c.get_offsets()) == 1
         ]
         dots = sorted(float(at[0, 0]) for at in single)
         expected = summary(name)[summary(name)["metric"] == metric]["estimate"]
@@ -128,7 +144,9 @@ def mean(model: str, metric: str) -> float:
 
 def best(metric: str, lowest: bool = False) -> list[str]:
     """Models by their mean over the sets, scBERT's parts left out."""
-    models = [m for m in summary("toy")["model"].unique() if not m.endswith(("_network", "_linear"))]
+    models = [
+        m for m in summary("toy")["model"].unique() if not m.endswith(("_network", "_linear"))
+    ]
     return sorted(models, key=lambda m: mean(m, metric) * (1 if lowest else -1))
 
 
@@ -144,7 +162,9 @@ def behind(name: str, metric: str, *, without: tuple[str, ...]) -> float:
 
 
 def called(model: str, column: str = "predicted") -> float:
-    return float(table("bmmc", "donors").query("model == @model and donor == 's1d2'")[column].item())
+    return float(
+        table("bmmc", "donors").query("model == @model and donor == 's1d2'")[column].item()
+    )
 
 
 def first_repeat() -> float:
@@ -243,7 +263,9 @@ CLAIMS: dict[str, Callable[[], str]] = {
         f"{n(of('bmmc_ablations', 'scbert_network'))} to {n(of('bmmc_ablations', 'scbert_shuffled_genes_network'))} in the marrow; with vectors learned "
         f"from nothing, to {both(make=lambda k: n(of(f'{k}_ablations', 'scbert_learned_genes_network')))}"
     ),
-    "pretraining": lambda: f"stands out of chance ({both(make=lambda k: s(arm(k, 'scbert_pretrained')))})",
+    "pretraining": lambda: (
+        f"stands out of chance ({both(make=lambda k: s(arm(k, 'scbert_pretrained')))})"
+    ),
     "frozen": lambda: "; ".join(
         f"{n(of(f'{k}_ablations', 'scbert_frozen'))} and {n(of(f'{k}_ablations', 'scbert_frozen_random'))} against "
         f"{n(of(f'{k}_ablations', 'logistic_l2'))} {where}"
@@ -252,13 +274,19 @@ CLAIMS: dict[str, Callable[[], str]] = {
     "balancing": lambda: (
         f"differ by {max(abs(arm(k, f'scbert_{how}')) for k in ('toy', 'bmmc') for how in ('oversample', 'smote', 'undersample')):.3f} at most"
     ),
-    "without the gene": lambda: f"Without *ITGA4*: {both(make=lambda k: s(arm(k, 'scbert_without_gene')))}",
-    "three networks": lambda: f"Three networks averaged: {both(make=lambda k: s(arm(k, 'scbert_ensemble')))}",
+    "without the gene": lambda: (
+        f"Without *ITGA4*: {both(make=lambda k: s(arm(k, 'scbert_without_gene')))}"
+    ),
+    "three networks": lambda: (
+        f"Three networks averaged: {both(make=lambda k: s(arm(k, 'scbert_ensemble')))}"
+    ),
     "early stopping": lambda: (
         f"({n(of('toy_ablations', 'scbert_early_stopping'))} and {n(of('toy_ablations', 'scbert_residual'))} AUROC as a whole, against "
         f"{n(of('toy_ablations', 'scbert'))})"
     ),
-    "its linear part": lambda: f"from, too ({n(of('toy_ablations', 'scbert_early_stopping_linear'))})",
+    "its linear part": lambda: (
+        f"from, too ({n(of('toy_ablations', 'scbert_early_stopping_linear'))})"
+    ),
     "wide": lambda: (
         f"ahead in the marrow ({n(of('bmmc_ablations', 'scbert_wide'))} against {n(of('bmmc_ablations', 'scbert'))}) and level on the toy "
         f"({n(of('toy_ablations', 'scbert_wide'))})"
@@ -276,8 +304,13 @@ def test_the_models_that_sentences_name_are_those_of_the_files() -> None:
     assert best("macro_f1")[:2] == best("brier", lowest=True)[:2] == ["scbert", "logistic_l1"]
     assert best(AREA)[:2] == ["scbert", "gradient_boosting"]
     assert lead("toy", "macro_f1")["reference"] == lead("toy", AREA)["reference"] == "pseudobulk"
-    assert (lead("bmmc", "macro_f1")["reference"], lead("bmmc", AREA)["reference"]) == ("gradient_boosting", "knn")
-    assert all(lead(p, m)["high"] > 0 for p in PROTEINS for m in ("macro_f1", AREA)), "none lies below"
+    assert (lead("bmmc", "macro_f1")["reference"], lead("bmmc", AREA)["reference"]) == (
+        "gradient_boosting",
+        "knn",
+    )
+    assert all(lead(p, m)["high"] > 0 for p in PROTEINS for m in ("macro_f1", AREA)), (
+        "none lies below"
+    )
 
 
 def test_published_intervals_contain_their_estimates() -> None:

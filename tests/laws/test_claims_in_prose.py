@@ -33,7 +33,18 @@ NO_PROSE = (
     re.compile(r"\b\d{4}-\d\d-\d\d\b"),
     re.compile(r"\b\d+\.\d+\.\d+\b"),
 )
-WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
+WORDS = {
+    1: "one",
+    2: "two",
+    3: "three",
+    4: "four",
+    5: "five",
+    6: "six",
+    7: "seven",
+    8: "eight",
+    9: "nine",
+    10: "ten",
+}
 WORDS |= {11: "eleven", 12: "twelve", 20: "twenty"}
 PARTS = {8: "an eighth", 9: "a ninth", 12: "a twelfth", 13: "a thirteenth", 18: "an eighteenth"}
 UNITS = r"%|percent|[kMGT]i?B|m?s|seconds?|min|minutes?|h|hours?|days?|times|×"
@@ -83,9 +94,17 @@ def of_json(name: str) -> Any:
 def constant(script: str, name: str) -> Any:
     """A constant of a script, read and not run."""
     for line in ast.parse((BENCHMARKS / script).read_text()).body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == name:
+        if (
+            isinstance(line, ast.AnnAssign)
+            and isinstance(line.target, ast.Name)
+            and line.target.id == name
+        ):
             return ast.literal_eval(line.value)  # type: ignore[arg-type]
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name) and line.targets[0].id == name:
+        if (
+            isinstance(line, ast.Assign)
+            and isinstance(line.targets[0], ast.Name)
+            and line.targets[0].id == name
+        ):
             return ast.literal_eval(line.value)
         if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Tuple):
             names = [target.id for target in line.targets[0].elts if isinstance(target, ast.Name)]
@@ -119,25 +138,38 @@ def to(values: list[float], digits: int = 2) -> str:
 # -- signature.md -----------------------------------------------------------------------------------------------------
 
 KINDS = (("A", 1.2), ("A", 0.6), ("B", 1.2), ("B", 0.6))
-OURS, ATTENTION, GATE = "tl.signature", "attention in positive cells, first 24", "gate gradient, first 24"
+OURS, ATTENTION, GATE = (
+    "tl.signature",
+    "attention in positive cells, first 24",
+    "gate gradient, first 24",
+)
 
 
 def planted(procedure: str, column: str, name: str = "signature_network.json") -> list[float]:
     """A column of the summary, by kind of planted data."""
     table = of_json(name)["summary"]
-    return [row(table, procedure=procedure, design=d, size=s, effect="additive")[column] for d, s in KINDS]
+    return [
+        row(table, procedure=procedure, design=d, size=s, effect="additive")[column]
+        for d, s in KINDS
+    ]
 
 
 def within_donors() -> str:
     rows = of_json("signature_network.json")["rows"]
-    values = [mean(r["auroc_within"] for r in rows if (r["design"], r["size"]) == kind) for kind in KINDS]
+    values = [
+        mean(r["auroc_within"] for r in rows if (r["design"], r["size"]) == kind) for kind in KINDS
+    ]
     return listed([f"{value:.2f} ({d}, {s})" for value, (d, s) in zip(values, KINDS, strict=True)])
 
 
 def without_veto(column: str) -> list[float]:
     """Means of the signature over the data sets that networks were trained on."""
     seeds = {r["seed"] for r in of_json("signature_network.json")["rows"]}
-    rows = [r for r in of_json("signature.json")["rows"] if r["procedure"] == OURS and r["seed"] in seeds]
+    rows = [
+        r
+        for r in of_json("signature.json")["rows"]
+        if r["procedure"] == OURS and r["seed"] in seeds
+    ]
     return [mean(r[column] for r in rows if (r["design"], r["size"]) == kind) for kind in KINDS]
 
 
@@ -219,7 +251,10 @@ def share(value: float) -> str:
 
 def keeps() -> str:
     times, memory = (kept(table, PEER) for table in ("time", "memory"))
-    faster = [ratio("time", f"{name}, its allocator keeping memory") for name in ("forward", "training step")]
+    faster = [
+        ratio("time", f"{name}, its allocator keeping memory")
+        for name in ("forward", "training step")
+    ]
     return (
         f"forward pass takes {share(times)} as long (and {share(memory)} the memory) and its training step {share(kept('time', STEP))}: over that, ours is "
         f"{faster[0]:.1f} and {faster[1]:.1f} times as fast"
@@ -267,7 +302,13 @@ def approximated() -> list[str]:
     for network, (name, quantities) in APPROXIMATED.items():
         for quantity in quantities:
             found = [
-                row(report["rows"], network=network, stabilizer="cell", quantity=quantity, features=n)
+                row(
+                    report["rows"],
+                    network=network,
+                    stabilizer="cell",
+                    quantity=quantity,
+                    features=n,
+                )
                 for n in report["settings"]["features"]
             ]
             values = [f"{r['error']['median']:.1%}" for r in found] + [f"{found[0]['uniform']:.1%}"]
@@ -292,7 +333,9 @@ SIZES = (
     "network, spread of gate gradient",
     "network, mean size of occlusion",
 )
-BY_SIZE, TURNED = (f"pairs across against all others, {how}" for how in ("size of effect", "effect turned"))
+BY_SIZE, TURNED = (
+    f"pairs across against all others, {how}" for how in ("size of effect", "effect turned")
+)
 RELATIVE = "effect relative to both genes alone, median of pairs across"
 OTHER_Q = "share of pairs of other genes with q < .05"
 
@@ -423,14 +466,18 @@ def planted_effect() -> str:
 
 def decoy() -> str:
     usual, clinical, random, both = (
-        significant(DECOY, f"{way}, {what}") for way in ("naive", "empirical") for what in ("none", "clinical")
+        significant(DECOY, f"{way}, {what}")
+        for way in ("naive", "empirical")
+        for what in ("none", "clinical")
     )
     return f"*p* < 0.05 in {usual} of {n_cohorts()} cohorts, and in {clinical} beside the clinical covariates; among random sets in {random} and {both}."
 
 
 def without_effect() -> str:
     alone, random, usual, both = (
-        significant(NONE, f"{way}, {what}") for what in ("none", "clinical") for way in ("naive", "empirical")
+        significant(NONE, f"{way}, {what}")
+        for what in ("none", "clinical")
+        for way in ("naive", "empirical")
     )
     return (
         f"alone it is significant in {alone} cohorts, among random sets still in {random}. Random sets are no adjustment for what the clinic knows; beside that, "
@@ -440,7 +487,9 @@ def without_effect() -> str:
 
 def cost() -> str:
     usual, empirical = (significant(PLANTED, f"{way}, clinical") for way in ("naive", "empirical"))
-    (both,) = {significant(PLANTED, f"{way}, clinical + proliferation") for way in ("naive", "empirical")}
+    (both,) = {
+        significant(PLANTED, f"{way}, clinical + proliferation") for way in ("naive", "empirical")
+    }
     return (
         f"The effect of 1.6 is seen beside the covariates in {usual} of {n_cohorts()} cohorts by the naive *p* and in {empirical} by the empirical one, whose rivals "
         f"also carry cell division. With that among the covariates both see it in {both}."
@@ -472,7 +521,8 @@ def random_sets() -> str:
 def binned() -> str:
     found = of_json("bin_expression.json")
     ours, theirs = (
-        found["results"][name]["peak_over_input"]["median"] for name in ("bin_expression", "normalize_total + log1p")
+        found["results"][name]["peak_over_input"]["median"]
+        for name in ("bin_expression", "normalize_total + log1p")
     )
     times = found["seconds_ratio"]
     (pairs_,) = {len(r["runs"]) for r in found["results"].values()}
@@ -513,7 +563,9 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
         ),
         "twenty": lambda: f"and is on {data_sets('signature.json')} data sets)",
         "veto": veto,
-        "most false": lambda: f"up to {max(planted(OURS, 'most_false', 'signature.json')):.2f} above",
+        "most false": lambda: (
+            f"up to {max(planted(OURS, 'most_false', 'signature.json')):.2f} above"
+        ),
         "expressed": expressed,
         "attribution": lambda: (
             f"{of_json('attribution.json')['date']}, {WORDS[of_json('attribution.json')['cells']]} cells, `benchmarks/results/attribution.json`"
@@ -521,7 +573,9 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
     },
     PERFORMANCE: {
         "network": published,
-        "peer": lambda: f"**Beside performer-pytorch** {of_json('engine.json')['versions']['performer-pytorch']}",
+        "peer": lambda: (
+            f"**Beside performer-pytorch** {of_json('engine.json')['versions']['performer-pytorch']}"
+        ),
         "agreement": limits,
         "forward and step": lambda: (
             f"the forward pass is {WORDS[round(ratio('time', PEER))]} times as fast as performer-pytorch's in {part(ratio('memory', PEER))} of its memory, a "
@@ -581,7 +635,9 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
             f"{listed([cells(c, TREES) for c in SMALL_EFFECT])}."
         ),
         "q": of_other_genes,
-        "additive pairs": lambda: f"(AUROC {mean(pairs('additive-1.2', TURNED)):.2f} by minus the effect)",
+        "additive pairs": lambda: (
+            f"(AUROC {mean(pairs('additive-1.2', TURNED)):.2f} by minus the effect)"
+        ),
         "subset": lambda: (
             f"pseudobulk has the best recall ({scored('toy-subset', BULK):.2f}), the difference of correlations the best AUROC "
             f"({scored('toy-subset', CORRELATIONS, 'auroc'):.2f}), and the network is behind both ({to(of_network('toy-subset', 'recall'))}, "
@@ -597,14 +653,18 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
         "decoy": decoy,
         "without an effect": without_effect,
         "cost": cost,
-        "gain": lambda: f"the interval holds that in {whole(covered_gains())} of {n_cohorts()} cohorts",
+        "gain": lambda: (
+            f"the interval holds that in {whole(covered_gains())} of {n_cohorts()} cohorts"
+        ),
         "hazards": lambda: (
             f"are doubted in {whole([significant(k, 'ph_p') for k in (PLANTED, NONE, DECOY)])} of {n_cohorts()}"
         ),
         "date": lambda: (
             f"The numbers are of {of_json('prognosis_truth.json')['date']} (`python benchmarks/prognosis_truth.py`, {n_cohorts()} cohorts of each kind)"
         ),
-        "of nothing": lambda: f"not all of it: {to([float(v) for v in of_nothing()['gain: corrected']], 3)} stay",
+        "of nothing": lambda: (
+            f"not all of it: {to([float(v) for v in of_nothing()['gain: corrected']], 3)} stay"
+        ),
     },
     README: {
         "counts": binned_counts,
@@ -634,18 +694,33 @@ def test_the_table_of_favor_is_that_of_its_file() -> None:
 def test_what_sentences_say_in_words_of_signatures() -> None:
     """Attention beside permuted labels is no matter of these files; the rankings are."""
     rankings = [ATTENTION, "attention difference, first 24", GATE]
-    assert max(rankings, key=lambda name: mean(planted(name, "recall"))) == GATE, "the network's best ranking"
-    assert np.less(planted(GATE, "recall"), planted("linear model, first 24", "recall", "signature.json")).all()
+    assert max(rankings, key=lambda name: mean(planted(name, "recall"))) == GATE, (
+        "the network's best ranking"
+    )
+    assert np.less(
+        planted(GATE, "recall"), planted("linear model, first 24", "recall", "signature.json")
+    ).all()
     assert of_json("signature.json")["met"]
 
 
 def test_what_sentences_say_in_words_of_performance() -> None:
     found = of_json("engine.json")
-    assert all(found["agreement"][key] <= most for key, most in constant("_agreement.py", "LIMITS").items())
-    ours = [engine("time", f"forward, {which}")["ours"]["median"] for which in ("ours in bfloat16", "float32")]
+    assert all(
+        found["agreement"][key] <= most for key, most in constant("_agreement.py", "LIMITS").items()
+    )
+    ours = [
+        engine("time", f"forward, {which}")["ours"]["median"]
+        for which in ("ours in bfloat16", "float32")
+    ]
     assert ours[0] >= ours[1], "bfloat16 gains nothing"
-    assert max(ratio("time", what, 1000) for what in (PEER, STEP)) < 1.5, "little to gain at a thousand tokens"
-    missed = {(r["table"], r["what"]) for r in found["rows"] if r["met"] is False or r.get("met_error") is False}
+    assert max(ratio("time", what, 1000) for what in (PEER, STEP)) < 1.5, (
+        "little to gain at a thousand tokens"
+    )
+    missed = {
+        (r["table"], r["what"])
+        for r in found["rows"]
+        if r["met"] is False or r.get("met_error") is False
+    }
     assert missed == {
         ("time", "forward, ours in bfloat16"),
         ("attention time", "one layer"),
@@ -654,9 +729,13 @@ def test_what_sentences_say_in_words_of_performance() -> None:
     }
     rows = [r for r in of_json("approximation.json")["rows"] if r["quantity"] == "output"]
     small = row(rows, network="published", features=266, stabilizer="cell")
-    assert small["error"]["median"] == pytest.approx(small["uniform"], rel=0.1), "as far as uniform attention"
+    assert small["error"]["median"] == pytest.approx(small["uniform"], rel=0.1), (
+        "as far as uniform attention"
+    )
     large = [r for r in rows if r["network"].endswith(("× 2", "× 4"))]
-    assert all(r["error"]["median"] == pytest.approx(r["uniform"], rel=0.01) for r in large), "is uniform"
+    assert all(r["error"]["median"] == pytest.approx(r["uniform"], rel=0.01) for r in large), (
+        "is uniform"
+    )
 
 
 def test_what_sentences_say_in_words_of_random_sets() -> None:
@@ -671,8 +750,14 @@ def test_what_sentences_say_in_words_of_random_sets() -> None:
     assert median(times["clinical covariates"]) < 1000
     assert sum(beside(name, "Cox fits") for name in parts) > 2 * 60
     assert sum(beside(name, "score test") for name in parts) < 1
-    assert beside("nothing", "score test") < 0.1 * beside("clinical covariates", "score test"), "the fit takes the time"
-    shares = [share for part in parts.values() for share in part["agreement"]["share_significant"].values()]
+    assert beside("nothing", "score test") < 0.1 * beside("clinical covariates", "score test"), (
+        "the fit takes the time"
+    )
+    shares = [
+        share
+        for part in parts.values()
+        for share in part["agreement"]["share_significant"].values()
+    ]
     assert shares == pytest.approx([0.5] * len(shares), abs=0.1)
 
 
@@ -681,14 +766,21 @@ def test_what_sentences_say_in_words_of_non_additive_programmes() -> None:
     assert (genes().query("method == @CORRELATIONS and case in @hard")["recall"] == 1).all(), (
         "all of them in every data set"
     )
-    assert all(scored(case, TREES) < min(scored(case, m) for m in SIZES) for case in HARD), "trees find fewer"
+    assert all(scored(case, TREES) < min(scored(case, m) for m in SIZES) for case in HARD), (
+        "trees find fewer"
+    )
     assert all(
-        scored(case, TREES, "held_out") > scored(case, MEAN_GATE, "held_out") for case in [*hard, "toy-combination"]
+        scored(case, TREES, "held_out") > scored(case, MEAN_GATE, "held_out")
+        for case in [*hard, "toy-combination"]
     )
     random = "random weights, mean size of the gate gradient"
-    assert all(scored(case, random) <= chance() and scored(case, random, "auroc") <= 0.5 for case in HARD)
+    assert all(
+        scored(case, random) <= chance() and scored(case, random, "auroc") <= 0.5 for case in HARD
+    )
     divided = "network, the same over random weights"
-    assert all(scored(case, divided) < scored(case, SIZES[0]) for case in HARD), "worse when divided"
+    assert all(scored(case, divided) < scored(case, SIZES[0]) for case in HARD), (
+        "worse when divided"
+    )
     for column, best in (("recall", BULK), ("auroc", CORRELATIONS)):
         of_methods = {m: scored("toy-subset", m, column) for m in genes()["method"].unique()}
         assert max(of_methods, key=lambda m: of_methods[m]) == best
@@ -699,14 +791,18 @@ def test_what_sentences_say_in_words_of_non_additive_programmes() -> None:
 
 def test_what_sentences_say_in_words_of_prognosis() -> None:
     for name in (PLANTED, NONE, DECOY):
-        usual, empirical = (significant(name, f"{way}, clinical + proliferation") for way in ("naive", "empirical"))
+        usual, empirical = (
+            significant(name, f"{way}, clinical + proliferation") for way in ("naive", "empirical")
+        )
         assert usual == pytest.approx(empirical, abs=3), "the two agree beside all"
     lowest = {
         name: [float(re.search(r"\((\S+)–", cell)[1]) for cell in of_nothing()[name]]  # type: ignore[index]
         for name in ("interval above 0", "likelihood ratio p < .05")
     }
     for lows in lowest.values():
-        assert lows[0] > LEVEL > max(lows[1:]), "too often with 22 patients and no times, and only there"
+        assert lows[0] > LEVEL > max(lows[1:]), (
+            "too often with 22 patients and no times, and only there"
+        )
     assert of_nothing()[""][0] == "22"
     assert of_nothing()["outcome"] == ["yes or no"] + ["times"] * 4
 

@@ -18,7 +18,9 @@ BENCHMARKS = ROOT / "benchmarks"
 
 @cache
 def found(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((BENCHMARKS / "results" / "real_data" / f"{name}.json").read_text())
+    result: dict[str, Any] = json.loads(
+        (BENCHMARKS / "results" / "real_data" / f"{name}.json").read_text()
+    )
     return result
 
 
@@ -39,7 +41,9 @@ def score(name: str, model: str, metric: str) -> float:
 
 def lead(name: str) -> str:
     """The difference and its interval, as the report has them."""
-    step = said(name, r"AUROC within donors ([+-][\d.]+), 95 % interval ([+-][\d.]+) to ([+-][\d.]+)")
+    step = said(
+        name, r"AUROC within donors ([+-][\d.]+), 95 % interval ([+-][\d.]+) to ([+-][\d.]+)"
+    )
     low, high = step[2], step[3]
     return f"(AUROC {step[1]}, 95 % interval {low} to {high})".replace("-", "−")
 
@@ -65,10 +69,14 @@ CLAIMS: dict[str, Callable[[], str]] = {
     "marrow, split": lambda: "one donor trains ({train} labelled cells; {val} more decide".format(
         **cells("bmmc")["labelled_in_split"]
     ),
-    "marrow, held out": lambda: "held out ({test} labelled cells)".format(**cells("bmmc")["labelled_in_split"]),
+    "marrow, held out": lambda: "held out ({test} labelled cells)".format(
+        **cells("bmmc")["labelled_in_split"]
+    ),
     "marrow, lead": lambda: lead("bmmc"),
-    "marrow, cost": lambda: f"The run took {found('bmmc')['time']} and {found('bmmc')['memory']}".replace(
-        " s ", " seconds "
+    "marrow, cost": lambda: (
+        f"The run took {found('bmmc')['time']} and {found('bmmc')['memory']}".replace(
+            " s ", " seconds "
+        )
     ),
     "marrow, pretraining": lambda: (
         "{} % of hidden genes in the right bin, where guessing a cell's commonest bin gets {} %".format(
@@ -82,8 +90,12 @@ CLAIMS: dict[str, Callable[[], str]] = {
     "marrow, red cells": lambda: (
         f"{cells('bmmc')['erythroid']['CD49d+']} of the {cells('bmmc')['classes']['CD49d+']} high cells"
     ),
-    "blood, cells": lambda: f"{cells('pbmc')['n_cells']:,} cells × {cells('pbmc')['n_genes']:,} variable genes",
-    "blood, also": lambda: f"RNA of {said('pbmc', r'([\d,]+) cells, [\d,]+ shared genes')[1]} PBMC of another person",
+    "blood, cells": lambda: (
+        f"{cells('pbmc')['n_cells']:,} cells × {cells('pbmc')['n_genes']:,} variable genes"
+    ),
+    "blood, also": lambda: (
+        f"RNA of {said('pbmc', r'([\d,]+) cells, [\d,]+ shared genes')[1]} PBMC of another person"
+    ),
     "blood, labels": lambda: (
         f"{cells('pbmc')['n_labelled']:,} of {cells('pbmc')['n_cells']:,} cells are labelled "
         f"({100 * cells('pbmc')['n_labelled'] / cells('pbmc')['n_cells']:.0f} %; {cells('pbmc')['classes']['CD45RA+']:,} positive)"
@@ -92,8 +104,10 @@ CLAIMS: dict[str, Callable[[], str]] = {
         **cells("pbmc")["labelled_in_split"]
     ),
     "blood, lead": lambda: lead("pbmc"),
-    "blood, pretraining": lambda: "puts {} % of hidden genes in the right bin against {} % for guessing".format(
-        *pretraining("pbmc")
+    "blood, pretraining": lambda: (
+        "puts {} % of hidden genes in the right bin against {} % for guessing".format(
+            *pretraining("pbmc")
+        )
     ),
     "blood, cost": lambda: (
         f"The run took {found('pbmc')['time']} beside other work on the machine, and {found('pbmc')['memory']}"
@@ -118,9 +132,15 @@ def test_a_sentence_says_what_came_out(name: str) -> None:
 
 def test_verdicts_are_those_of_the_reports() -> None:
     assert said("bmmc", "scBERT cannot be told apart from its logistic regression alone")
-    assert "scBERT cannot be told apart from the best of the others, its logistic regression on tokens" in text()
+    assert (
+        "scBERT cannot be told apart from the best of the others, its logistic regression on tokens"
+        in text()
+    )
     assert said("pbmc", "scBERT is ahead of logistic regression on log expression")
-    assert "scBERT is ahead of the best of the others, the logistic regression on log expression" in text()
+    assert (
+        "scBERT is ahead of the best of the others, the logistic regression on log expression"
+        in text()
+    )
 
 
 @pytest.mark.parametrize("name", ["bmmc", "pbmc"])

@@ -37,7 +37,10 @@ ODD = 'Spender /Ä|1\' "x".'  # a column
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("", "scbert_cll", "lightning.pytorch.utilities.rank_zero")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("", "scbert_cll", "lightning.pytorch.utilities.rank_zero")
+    ]
     before = [(list(log.handlers), list(log.filters), log.level) for log in loggers]
     yield
     for log, (handlers, filters, level) in zip(loggers, before, strict=True):
@@ -58,13 +61,18 @@ def cite(n: int = 240, *, integers: bool = False) -> AnnData:
     adata = AnnData(rng.poisson(mu).astype("float32"))
     adata.obs_names = [f"c{i}" for i in range(n)]
     adata.obs["donor"] = (
-        np.tile(np.arange(6) + 101, n // 6) if integers else np.tile([f"P{i}" for i in range(6)], n // 6)
+        np.tile(np.arange(6) + 101, n // 6)
+        if integers
+        else np.tile([f"P{i}" for i in range(6)], n // 6)
     )
     adata.obs["label"] = np.where(y, "pos", "neg")
     adata.obs["good"] = np.arange(n) >= 12
     protein = rng.poisson(8.0, (n, 14)).astype(float)
     protein[:, 0] += np.where(y, rng.poisson(80, n), 0)
-    adata.obsm["ADT"], adata.uns["protein_names"] = protein, ["CD49d", *(f"TCR α/β {i}" for i in range(13))]
+    adata.obsm["ADT"], adata.uns["protein_names"] = (
+        protein,
+        ["CD49d", *(f"TCR α/β {i}" for i in range(13))],
+    )
     return adata
 
 
@@ -105,11 +113,15 @@ def test_bare_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(set(commands.COMMANDS) - {"demo"}))
-def test_a_bare_command_shows_its_help_and_what_it_needs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bare_command_shows_its_help_and_what_it_needs(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(command) == 2
     said = capsys.readouterr()
     assert inspect.getdoc(commands.COMMANDS[command]).split()[0] in said.out
-    needed = [p for p, _ in described_of(commands.COMMANDS[command]).values() if p.default is p.empty]
+    needed = [
+        p for p, _ in described_of(commands.COMMANDS[command]).values() if p.default is p.empty
+    ]
     for parameter in needed:
         assert parameter.name in said.err.lower()
 
@@ -123,7 +135,8 @@ def literal(node: ast.AST) -> str | None:
         return node.value
     if isinstance(node, ast.JoinedStr):
         parts = [
-            v.value if isinstance(v, ast.Constant) else "'x'" if v.conversion == ord("r") else "x" for v in node.values
+            v.value if isinstance(v, ast.Constant) else "'x'" if v.conversion == ord("r") else "x"
+            for v in node.values
         ]
         return "".join(map(str, parts))
     return None
@@ -164,13 +177,16 @@ def test_no_sentence_names_a_parameter_that_is_no_option(command: str) -> None:
     options = options_of(command)
     tried = 0
     for sentence in sentences():
-        if re.search(r"\b[a-z][a-z_]+=(?![=\w]*[\"']?>)", sentence) and re.search(r"[.;:,] |\.$", sentence):
+        if re.search(r"\b[a-z][a-z_]+=(?![=\w]*[\"']?>)", sentence) and re.search(
+            r"[.;:,] |\.$", sentence
+        ):
             said = in_options(sentence, command, options)
             tried += said != sentence
             left = re.findall(r"(?<![\w.'\"{])[a-z][a-z_]*=(?!=)", without_code(said))
             assert not left, (sentence, said)
             for name in re.findall(
-                r"--([a-z][a-z-]+)(?! [\w.]+ of the command)", said.replace(" of the command", " of the command")
+                r"--([a-z][a-z-]+)(?! [\w.]+ of the command)",
+                said.replace(" of the command", " of the command"),
             ):
                 of_other = re.search(rf"--{name} of the command", said)
                 if f"--{name}" not in sentence and not of_other:
@@ -179,10 +195,13 @@ def test_no_sentence_names_a_parameter_that_is_no_option(command: str) -> None:
 
 
 @given(
-    st.sampled_from(["donor_key", "layer", "cells"]), st.sampled_from(["", "'a b'", '"x"', "None", "1.5", "['a', 'b']"])
+    st.sampled_from(["donor_key", "layer", "cells"]),
+    st.sampled_from(["", "'a b'", '"x"', "None", "1.5", "['a', 'b']"]),
 )
 def test_a_parameter_with_any_value_becomes_its_option(name: str, value: str) -> None:
-    said = in_options(f"Choose one with {name}={value}. It's no model's.", "demo", options_of("demo"))
+    said = in_options(
+        f"Choose one with {name}={value}. It's no model's.", "demo", options_of("demo")
+    )
     assert f"--{name.replace('_', '-')}" in said
     assert "=" not in said
     assert said.endswith("It's no model's.")
@@ -197,7 +216,9 @@ def test_quoted_names_and_code_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("command", ["demo", "pretrain", "finetune", "predict", "signature"])
-@pytest.mark.parametrize("option", ["--donor-key", "--cells", "--layer", "--modality", "--protein-key"])
+@pytest.mark.parametrize(
+    "option", ["--donor-key", "--cells", "--layer", "--modality", "--protein-key"]
+)
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(
     command: str, option: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,14 +230,21 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are(
         "predict": ("--model", folder / "model"),
         "signature": ("--labels-key", "label"),
     }
-    place = ("--input", folder / f"{name}.h5ad") if command == "demo" else (folder / f"{name}.h5ad",)
+    place = (
+        ("--input", folder / f"{name}.h5ad") if command == "demo" else (folder / f"{name}.h5ad",)
+    )
     out = tmp_path / ("out.h5ad" if command == "predict" else "out")
     assert run(command, *place, "--out", out, *more.get(command, ()), option, "Donors") == 2
     error = capsys.readouterr().err
     assert error.count("error: ") == 1
     assert option in error
     assert not out.exists()
-    there = {"--donor-key": "'donor'", "--cells": "'good'", "--layer": "X", "--protein-key": "'ADT'"}
+    there = {
+        "--donor-key": "'donor'",
+        "--cells": "'good'",
+        "--layer": "X",
+        "--protein-key": "'ADT'",
+    }
     assert there.get(option, "AnnData") in error
 
 
@@ -237,7 +265,11 @@ def test_every_other_column_or_gene_that_is_not_there_is_refused(
     command: str, option: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = folder / ("raw.h5ad" if command == "demo" else "binned.h5ad")
-    labels = ("--labels-key", "label") if command in ("finetune", "signature") and option != "--labels-key" else ()
+    labels = (
+        ("--labels-key", "label")
+        if command in ("finetune", "signature") and option != "--labels-key"
+        else ()
+    )
     place = ("--input", file) if command == "demo" else (file,)
     assert run(command, *place, "--out", tmp_path / "out", *labels, option, "nothing") == 2
     error = capsys.readouterr().err
@@ -255,7 +287,8 @@ def test_without_a_column_of_donors_the_demo_asks_and_none_is_an_answer(
     assert run("demo", "--input", tmp_path / "a.h5ad", "--out", tmp_path / "o") == 2
     error = capsys.readouterr().err
     assert (
-        "'donor' is not in adata.obs; it has 'Patient'" in error.replace("'label', 'good', 'Patient'", "'Patient'")
+        "'donor' is not in adata.obs; it has 'Patient'"
+        in error.replace("'label', 'good', 'Patient'", "'Patient'")
         or "'Patient'" in error
     )
     assert "--donor-key none if all cells are of one donor" in error
@@ -265,7 +298,14 @@ def test_without_a_column_of_donors_the_demo_asks_and_none_is_an_answer(
 def test_options_of_a_corpus_are_refused_for_cells(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("predict", folder / "binned.h5ad", "--model", folder / "model", "--out", tmp_path / "o.h5ad")
+    words = (
+        "predict",
+        folder / "binned.h5ad",
+        "--model",
+        folder / "model",
+        "--out",
+        tmp_path / "o.h5ad",
+    )
     for option in (("--groupby", "donor"), ("--parts", "val"), ("--shard", "0/2")):
         assert run(*words, *option) == 2
         assert f"{option[0]}: only for a corpus" in capsys.readouterr().err
@@ -275,7 +315,11 @@ def test_options_of_a_corpus_are_refused_for_cells(
 
 
 def as_mudata(adata: AnnData, rna: str = "rna", prot: str = "prot") -> mudata.MuData:
-    protein = AnnData(adata.obsm["ADT"].copy(), var=pd.DataFrame(index=adata.uns["protein_names"]), obs=adata.obs[[]])
+    protein = AnnData(
+        adata.obsm["ADT"].copy(),
+        var=pd.DataFrame(index=adata.uns["protein_names"]),
+        obs=adata.obs[[]],
+    )
     bare = AnnData(adata.X.copy(), obs=adata.obs[[]].copy(), var=adata.var.copy())
     mdata = mudata.MuData({rna: bare, prot: protein})
     mdata.obs[["donor", "good"]] = adata.obs[["donor", "good"]]
@@ -284,7 +328,9 @@ def as_mudata(adata: AnnData, rna: str = "rna", prot: str = "prot") -> mudata.Mu
 
 def test_columns_of_a_mudata_and_cells_without_protein_or_donor() -> None:
     adata = cite()
-    adata.obs["donor"] = adata.obs["donor"].where(np.arange(240) != 200, "doublet").where(np.arange(240) != 201)
+    adata.obs["donor"] = (
+        adata.obs["donor"].where(np.arange(240) != 200, "doublet").where(np.arange(240) != 201)
+    )
     mdata = as_mudata(adata)
     mdata = mudata.MuData({"rna": mdata["rna"], "prot": mdata["prot"][:-5].copy()}, obs=mdata.obs)
     mdata.obs[["donor", "good"]] = adata.obs[["donor", "good"]]
@@ -334,7 +380,18 @@ def test_integer_donors_odd_names_and_raw_counts_go_through(folder: Path, tmp_pa
     model, out = tmp_path / "model (1)", tmp_path / "out ü"
     words = ("--labels-key", "label", "--protein-key", "ADT", "--network.n_hidden", 8, *QUICK)
     assert run("finetune", tmp_path / "zellen ä.h5ad", "--out", model, *reading, *words) == 0
-    assert run("predict", tmp_path / "zellen ä.h5ad", "--model", model, "--out", out / "p.h5ad", *reading) == 0
+    assert (
+        run(
+            "predict",
+            tmp_path / "zellen ä.h5ad",
+            "--model",
+            model,
+            "--out",
+            out / "p.h5ad",
+            *reading,
+        )
+        == 0
+    )
     written = ad.read_h5ad(out / "p.h5ad")
     assert written.n_obs == 228
     assert "scbert_pred" in written.obs
@@ -356,14 +413,25 @@ def test_integer_donors_odd_names_and_raw_counts_go_through(folder: Path, tmp_pa
     assert (out / "s" / "signature.csv").is_file()
 
 
-def test_a_corpus_takes_the_modality_and_the_chosen_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corpus_takes_the_modality_and_the_chosen_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("annbatch", reason="needs the extra corpus")
     adata = cite(integers=True)
-    adata.obs["donor"] = adata.obs["donor"].astype(float).where(np.arange(240) >= 5)  # of cells that are not chosen
+    adata.obs["donor"] = (
+        adata.obs["donor"].astype(float).where(np.arange(240) >= 5)
+    )  # of cells that are not chosen
     mdata = as_mudata(adata, rna="cells")
     mdata.write(tmp_path / "a.h5mu")
     (tmp_path / "genes.txt").write_text("".join(f"{gene}\n" for gene in adata.var_names))
-    words = ("corpus", tmp_path / "a.h5mu", "--vocab", tmp_path / "genes.txt", "--out", tmp_path / "c.zarr")
+    words = (
+        "corpus",
+        tmp_path / "a.h5mu",
+        "--vocab",
+        tmp_path / "genes.txt",
+        "--out",
+        tmp_path / "c.zarr",
+    )
     assert run(*words) == 2
     assert "has no RNA modality" in (error := capsys.readouterr().err)
     assert "Name the RNA with --modality" in error
@@ -392,7 +460,9 @@ def test_a_zarr_store_of_cells_is_read_as_a_file_of_them(folder: Path, tmp_path:
 def state(place: Path) -> dict[str, str]:
     """Checksum of every file."""
     files = [place] if place.is_file() else sorted(place.rglob("*"))
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    return {
+        str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
+    }
 
 
 @pytest.mark.parametrize("command", ["demo", "pretrain", "finetune", "predict", "signature"])
@@ -445,7 +515,11 @@ def test_a_figure_that_fails_costs_itself_only(
     assert run("signature", folder / "raw.h5ad", *words) == 4
     assert "signature.png could not be drawn (RuntimeError: no font)" in caplog.text
     assert "Everything is written but signature.png" in capsys.readouterr().err
-    assert not [file for file in (tmp_path / "s").iterdir() if file.name.startswith(".") or file.suffix == ".png"]
+    assert not [
+        file
+        for file in (tmp_path / "s").iterdir()
+        if file.name.startswith(".") or file.suffix == ".png"
+    ]
 
 
 def test_the_demo_writes_all_before_it_draws_and_says_no_sentence_twice(
@@ -462,9 +536,14 @@ def test_the_demo_writes_all_before_it_draws_and_says_no_sentence_twice(
 
     monkeypatch.setattr(demo_run.demo_figures, "plots", only_look)
     assert run("demo", "--input", folder / "raw.h5ad", "--cells", "good", "--out", out, *QUICK) == 4
-    assert {"model", "annotated.h5ad", "report.md", "report.json", "gene_attention.csv"} <= set(seen)
+    assert {"model", "annotated.h5ad", "report.md", "report.json", "gene_attention.csv"} <= set(
+        seen
+    )
     written = ad.read_h5ad(out / "annotated.h5ad")
-    assert list(written.obsm) == ["ADT", "X_scbert", "linear_proba", "scbert_proba"] or "protein" not in written.obsm
+    assert (
+        list(written.obsm) == ["ADT", "X_scbert", "linear_proba", "scbert_proba"]
+        or "protein" not in written.obsm
+    )
     report = (out / "report.md").read_text()
     assert "umap.png could not be drawn (RuntimeError: no display)" in report
     lines = [line for line in caplog.text.splitlines() if len(line) > 20]

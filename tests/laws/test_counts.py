@@ -39,10 +39,14 @@ def cells(seed: int = 0) -> AnnData:
     positive = np.arange(N) % 2 == 0
     mean = np.tile(rng.gamma(1, 3, len(GENES)) + 0.5, (N, 1))
     mean[np.ix_(positive, np.arange(1, 6))] *= 4
-    obs = pd.DataFrame({"donor": [f"P{i // 10}" for i in range(N)]}, index=[f"c{i}" for i in range(N)])
+    obs = pd.DataFrame(
+        {"donor": [f"P{i // 10}" for i in range(N)]}, index=[f"c{i}" for i in range(N)]
+    )
     obs["cd49d"] = pd.Categorical(np.where(positive, "pos", "neg"), ["neg", "pos"])
     obs["split"] = np.select([np.arange(N) < 40, np.arange(N) < 50], ["train", "val"], "test")
-    adata = AnnData(sparse.csr_matrix(rng.poisson(mean).astype(np.float32)), obs, pd.DataFrame(index=GENES))
+    adata = AnnData(
+        sparse.csr_matrix(rng.poisson(mean).astype(np.float32)), obs, pd.DataFrame(index=GENES)
+    )
     protein = {"CD49d": rng.poisson(np.where(positive, 90, 6)), "CD19": rng.poisson(50, N)}
     adata.obsm["protein"] = pd.DataFrame(protein, index=obs.index, dtype=float)
     return adata
@@ -68,16 +72,27 @@ def _gene2vec(adata: AnnData, layer: str | None = None) -> list[Any]:
 
 def _signature(adata: AnnData, layer: str | None = None) -> list[Any]:
     done = tl.signature(adata, layer=layer, min_cells=3, copy=True)
-    return [done.uns["signature"]["genes"][["t", "log2_fc"]].to_numpy(), done.uns["signature"]["expression"].to_numpy()]
+    return [
+        done.uns["signature"]["genes"][["t", "log2_fc"]].to_numpy(),
+        done.uns["signature"]["expression"].to_numpy(),
+    ]
 
 
 def _cross_validate(adata: AnnData, layer: str | None = None) -> list[Any]:
-    common = {"models": ["library_size"], "scheme": "group_kfold", "n_splits": 2, "n_repeats": 1, "n_bootstrap": 5}
+    common = {
+        "models": ["library_size"],
+        "scheme": "group_kfold",
+        "n_splits": 2,
+        "n_repeats": 1,
+        "n_bootstrap": 5,
+    }
     return [tl.cross_validate(adata, layer=layer, copy=True, **common).obsm["cv_proba"].to_numpy()]
 
 
 def _score(adata: AnnData, layer: str | None = None) -> list[Any]:
-    done = tl.score_signature(adata, {"CD19": 1.0, "CD5": -0.5}, method="waggr", layer=layer, copy=True)
+    done = tl.score_signature(
+        adata, {"CD19": 1.0, "CD5": -0.5}, method="waggr", layer=layer, copy=True
+    )
     return [done.obs["signature_score"].to_numpy()]
 
 
@@ -96,7 +111,10 @@ def _draw(adata: AnnData, layer: str | None = None) -> list[Any]:
 
     axes = sc_cll.pl.cd49d(adata, layer=layer, levels="cell", normalize="clr_protein", show=False)
     axis = np.ravel(axes)[0]
-    found = [np.sort(np.concatenate([np.ravel(path.vertices) for path in c.get_paths()])) for c in axis.collections]
+    found = [
+        np.sort(np.concatenate([np.ravel(path.vertices) for path in c.get_paths()]))
+        for c in axis.collections
+    ]
     plt.close("all")
     return found
 
@@ -153,7 +171,9 @@ def as_x(make: Callable[[AnnData], Any]) -> Callable[[AnnData], tuple[AnnData, s
 
 def _half(adata: AnnData) -> Any:
     csr = adata.X
-    return sparse.csr_matrix((csr.data.astype(np.float16), csr.indices, csr.indptr), shape=csr.shape)
+    return sparse.csr_matrix(
+        (csr.data.astype(np.float16), csr.indices, csr.indptr), shape=csr.shape
+    )
 
 
 def _back_from_log(adata: AnnData) -> Any:
@@ -177,7 +197,11 @@ def in_raw(adata: AnnData) -> tuple[AnnData, str | None]:
 def in_raw_of_more_genes(adata: AnnData) -> tuple[AnnData, str | None]:
     """Raw holds the genes in another order, and others."""
     more = ad.concat(
-        [adata[:, ::-1], AnnData(adata.X[:, :3], adata.obs[[]], pd.DataFrame(index=["H1", "H2", "H3"]))], axis=1
+        [
+            adata[:, ::-1],
+            AnnData(adata.X[:, :3], adata.obs[[]], pd.DataFrame(index=["H1", "H2", "H3"])),
+        ],
+        axis=1,
     )
     more.obs = adata.obs.copy()
     adata.raw = more
@@ -206,7 +230,9 @@ SAME: dict[str, Callable[[AnnData], tuple[AnnData, str | None]]] = {
     "objects": as_x(lambda a: _dense(a).astype(object)),
     "masked, nothing masked": as_x(lambda a: np.ma.masked_array(_dense(a))),
     "dask": as_x(lambda a: da.from_array(_dense(a), chunks=(20, 25))),
-    "dask of sparse": as_x(lambda a: da.from_array(_dense(a), chunks=(20, 25)).map_blocks(sparse.csr_matrix)),
+    "dask of sparse": as_x(
+        lambda a: da.from_array(_dense(a), chunks=(20, 25)).map_blocks(sparse.csr_matrix)
+    ),
     "from the logarithm": as_x(_back_from_log),
     "raw": in_raw,
     "raw of more genes": in_raw_of_more_genes,
@@ -219,7 +245,9 @@ def _close(found: list[Any], plain: list[Any]) -> None:
     assert len(found) == len(plain)
     for one, other in zip(found, plain, strict=True):
         if np.asarray(other).dtype.kind in "biuf":
-            np.testing.assert_allclose(np.asarray(one, float), np.asarray(other, float), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                np.asarray(one, float), np.asarray(other, float), rtol=1e-4, atol=1e-5
+            )
         else:
             assert np.array_equal(one, other)
 
@@ -230,7 +258,9 @@ def plain() -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("form", SAME)
-def test_an_odd_form_gives_the_result_of_the_plain_one(form: str, plain: dict[str, list[Any]]) -> None:
+def test_an_odd_form_gives_the_result_of_the_plain_one(
+    form: str, plain: dict[str, list[Any]]
+) -> None:
     for name, call in VERBS.items():
         adata, layer = SAME[form](cells())
         if name == "estimators.OnMatrix" and layer is not None:
@@ -313,7 +343,9 @@ def _antibodies(adata: AnnData) -> AnnData:
     counts = sparse.csr_matrix(rng.poisson(60.0, (adata.n_obs, 3)).astype(np.float32))
     both = AnnData(sparse.hstack([adata.X, counts], format="csr"), adata.obs.copy())
     both.var_names = [*adata.var_names, "CD19", "CD5", "CD49d"]
-    both.var["feature_types"] = pd.Categorical(["Gene Expression"] * adata.n_vars + ["Antibody Capture"] * 3)
+    both.var["feature_types"] = pd.Categorical(
+        ["Gene Expression"] * adata.n_vars + ["Antibody Capture"] * 3
+    )
     both.obsm["protein"] = adata.obsm["protein"].copy()
     both.var_names_make_unique()
     return both
@@ -334,7 +366,10 @@ REFUSED: dict[str, tuple[Callable[[AnnData], AnnData | None], str]] = {
     "counts in a layer": (_to_layer, r"adata.layers\['umi'\] holds whole numbers"),
     "sparse float16": (_half_sparse, "sparse matrix of float16"),
     "no X": (_no_x, r"adata.layers\['umi'\] holds whole numbers"),
-    "antibodies": (_antibodies, "3 of 28 rows of var are no genes .*'Antibody Capture'.*'CD19-1', 'CD5-1', 'CD49d'"),
+    "antibodies": (
+        _antibodies,
+        "3 of 28 rows of var are no genes .*'Antibody Capture'.*'CD19-1', 'CD5-1', 'CD49d'",
+    ),
 }
 
 
@@ -346,7 +381,11 @@ def test_a_refusal_says_what_to_do_and_that_works(form: str, plain: dict[str, li
         adata = spoil(adata) or adata
         if form == "antibodies" and name == "pp.align_genes":
             continue  # leaves them out
-        if form == "sparse float16" and name not in ("pp.bin_expression", "tl.gene2vec", "tl.signature"):
+        if form == "sparse float16" and name not in (
+            "pp.bin_expression",
+            "tl.gene2vec",
+            "tl.signature",
+        ):
             continue  # SciPy cannot index it, either
         if name == "tl.leakage_audit" and (
             form.startswith("fractions") or form in ("counts in raw", "counts in a layer")
@@ -442,9 +481,15 @@ def test_antibodies_are_left_out_of_new_objects(
     assert len(GeneVocab.of(both)) == len(GENES)
     both.write_h5ad(tmp_path / "a.h5ad")
     assert len(GeneVocab.read(tmp_path / "a.h5ad")) == len(GENES)
-    pp.build_corpus([tmp_path / "a.h5ad"], tmp_path / "c.zarr", vocab=GENES, binned=False, val_fraction=0)
+    pp.build_corpus(
+        [tmp_path / "a.h5ad"], tmp_path / "c.zarr", vocab=GENES, binned=False, val_fraction=0
+    )
     record = json.loads((tmp_path / "c.zarr" / "manifest.json").read_text())["sources"][0]
-    assert (record["n_genes"], record["n_matched"], len(record["no_genes"])) == (len(GENES), len(GENES), 3)
+    assert (record["n_genes"], record["n_matched"], len(record["no_genes"])) == (
+        len(GENES),
+        len(GENES),
+        3,
+    )
     assert set(record["renamed"]) == ({"CD19-1", "CD5-1"} if first else set())
     assert record["n_tokens"] == cells().X.nnz
 
@@ -475,7 +520,9 @@ def test_a_vendors_mark_is_enough() -> None:
 def test_an_object_without_a_gene_is_refused() -> None:
     both = _antibodies(cells())
     for call in (pp.bin_expression, lambda a: pp.align_genes(a, GENES), lambda a: GeneVocab.of(a)):
-        with pytest.raises(ValueError, match=r"3 of 3 rows of var are no genes.*Take the object that holds the RNA"):
+        with pytest.raises(
+            ValueError, match=r"3 of 3 rows of var are no genes.*Take the object that holds the RNA"
+        ):
             call(both[:, 25:].copy())
 
 
@@ -501,12 +548,16 @@ def test_antibodies_of_raw_are_no_genes() -> None:
 # -- the corpus ----------------------------------------------------------------------------------------------------------------
 
 
-def _corpus(adata: AnnData, folder: Path, layer: str | None = None, ending: str = "h5ad") -> pd.DataFrame:
+def _corpus(
+    adata: AnnData, folder: Path, layer: str | None = None, ending: str = "h5ad"
+) -> pd.DataFrame:
     path = folder / f"a.{ending}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adata.write_zarr(path) if ending == "zarr" else adata.write_h5ad(path)
-    pp.build_corpus([path], folder / "c.zarr", vocab=GENES, layer=layer, binned=False, val_fraction=0)
+    pp.build_corpus(
+        [path], folder / "c.zarr", vocab=GENES, layer=layer, binned=False, val_fraction=0
+    )
     found = ad.read_zarr(folder / "c.zarr" / "train" / "dataset_0")
     found.obs_names = [name.split(":")[1] for name in found.obs_names]
     return found[cells().obs_names].to_df()
@@ -530,10 +581,14 @@ CORPUS = [
 def test_a_corpus_reads_the_same_forms(form: str, ending: str, tmp_path: Path) -> None:
     pytest.importorskip("annbatch")
     adata, layer = SAME[form](cells())
-    np.testing.assert_array_equal(_corpus(adata, tmp_path, layer, ending).to_numpy(), cells().X.toarray())
+    np.testing.assert_array_equal(
+        _corpus(adata, tmp_path, layer, ending).to_numpy(), cells().X.toarray()
+    )
 
 
-@pytest.mark.parametrize("form", ["fractions", "NaN", "NaN, dense", "counts in raw", "counts in a layer"])
+@pytest.mark.parametrize(
+    "form", ["fractions", "NaN", "NaN, dense", "counts in raw", "counts in a layer"]
+)
 def test_a_corpus_says_the_same(form: str, tmp_path: Path) -> None:
     pytest.importorskip("annbatch")
     spoil, sentence = REFUSED[form]
@@ -565,7 +620,9 @@ def test_a_genome_before_a_name_is_not_part_of_it(prefix: str) -> None:
 
 @pytest.mark.parametrize("upper", [False, True])
 def test_mouse_genes_are_no_human_genes(upper: bool) -> None:
-    names = [f"GRCh38_{gene}" for gene in GENES] + [f"mm10___{gene if upper else gene.capitalize()}" for gene in GENES]
+    names = [f"GRCh38_{gene}" for gene in GENES] + [
+        f"mm10___{gene if upper else gene.capitalize()}" for gene in GENES
+    ]
     found = GeneVocab(GENES).resolve(names)
     assert (found["how"] == ["genome"] * len(GENES) + ["unmatched"] * len(GENES)).all()
     alone = GeneVocab(GENES).resolve(names[len(GENES) :])

@@ -18,7 +18,9 @@ from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model.training.arguments import device_of, training_device
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
-needs_none = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+needs_none = pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU"
+)
 
 
 def cells() -> AnnData:
@@ -32,7 +34,9 @@ def cells() -> AnnData:
 
 def model(kind: Any = sc_cll.ScBERT) -> Any:
     adata = cells()
-    kind.setup_anndata(adata, **({"labels_key": "cd49d"} if kind is sc_cll.ScBERTClassifier else {}))
+    kind.setup_anndata(
+        adata, **({"labels_key": "cd49d"} if kind is sc_cll.ScBERTClassifier else {})
+    )
     return kind(adata, **NETWORK)
 
 
@@ -107,7 +111,10 @@ def test_a_device_that_does_not_exist(door: str, accelerator: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"accelerator": "cpu", "devices": 0}, "devices must be a number of processes from 1 on a CPU; found 0"),
+        (
+            {"accelerator": "cpu", "devices": 0},
+            "devices must be a number of processes from 1 on a CPU; found 0",
+        ),
         ({"accelerator": "cpu", "devices": "two"}, "devices must be .*found 'two'"),
         ({"accelerator": "cpu", "precision": "16-mixed"}, 'needs a GPU; a CPU has "bf16-mixed"'),
         ({"accelerator": "cpu", "precision": "bf16-mixd"}, "precision must be one of '32-true'"),
@@ -155,7 +162,10 @@ def test_of_several_gpus_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -
     ids=lambda words: " ".join(words[-2:]) + words[0],
 )
 def test_on_the_command_line_before_anything_is_read_or_written(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
@@ -168,5 +178,10 @@ def test_on_the_command_line_before_anything_is_read_or_written(
 
 @pytest.mark.parametrize("accelerator", ["auto", "cpu"])
 def test_the_remedies_work(accelerator: str) -> None:
-    assert training_device({"accelerator": accelerator}) in (torch.device("cpu"), torch.device("cuda"))
-    assert training_device({"accelerator": "cpu", "precision": "bf16-mixed", "devices": 2}) == torch.device("cpu")
+    assert training_device({"accelerator": accelerator}) in (
+        torch.device("cpu"),
+        torch.device("cuda"),
+    )
+    assert training_device(
+        {"accelerator": "cpu", "precision": "bf16-mixed", "devices": 2}
+    ) == torch.device("cpu")

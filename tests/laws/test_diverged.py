@@ -43,9 +43,14 @@ def simulated() -> AnnData:
     second = rng.random(n) < 0.5
     mean = np.tile(rng.gamma(1, 2, genes) + 0.5, (n, 1))
     mean[second, :10] *= 3
-    obs = pd.DataFrame({"donor": [f"P{i % 8}" for i in range(n)]}, index=[f"cell{i}" for i in range(n)])
+    obs = pd.DataFrame(
+        {"donor": [f"P{i % 8}" for i in range(n)]}, index=[f"cell{i}" for i in range(n)]
+    )
     obs["cd49d"] = pd.Categorical(np.where(second, "CD49d+", "CD49d-"))
-    obs["split"] = [("train", "train", "train", "train", "train", "train", "val", "test")[i % 8] for i in range(n)]
+    obs["split"] = [
+        ("train", "train", "train", "train", "train", "train", "val", "test")[i % 8]
+        for i in range(n)
+    ]
     counts = sparse.csr_matrix(rng.poisson(mean).astype(np.float32))
     adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(genes)]))
     pp.bin_expression(adata)
@@ -76,7 +81,14 @@ def corpus(world: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
         paths.append(folder / f"{number}.h5ad")
         part.write_h5ad(paths[-1])
     out = folder / "corpus.zarr"
-    pp.build_corpus(paths, out, vocab=list(world.var_names), obs_columns=["cd49d"], val_fraction=0.25, memory="1MB")
+    pp.build_corpus(
+        paths,
+        out,
+        vocab=list(world.var_names),
+        obs_columns=["cd49d"],
+        val_fraction=0.25,
+        memory="1MB",
+    )
     return out
 
 
@@ -103,24 +115,35 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def slots(adata: AnnData) -> dict[str, list[str]]:
     return {
-        slot: sorted(map(str, getattr(adata, slot))) for slot in ("obs", "obsm", "var", "varm", "layers", "uns", "obsp")
+        slot: sorted(map(str, getattr(adata, slot)))
+        for slot in ("obs", "obsm", "var", "varm", "layers", "uns", "obsp")
     }
 
 
 class Poison(L.Callback):
     """One weight is no number from the first (or behind the last) step of an epoch on, the first epoch being 1."""
 
-    def __init__(self, epoch: int, weight: str = "token_embedding.weight", *, last: bool = False) -> None:
+    def __init__(
+        self, epoch: int, weight: str = "token_embedding.weight", *, last: bool = False
+    ) -> None:
         self.epoch, self.weight, self.last = epoch, weight, last
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Before a step."""
         if not self.last and trainer.current_epoch + 1 == self.epoch and batch_idx == 0:
             self._spoil(pl_module)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Behind the last step, whose loss is fine."""
-        if self.last and trainer.current_epoch + 1 == self.epoch and batch_idx + 1 == trainer.num_training_batches:
+        if (
+            self.last
+            and trainer.current_epoch + 1 == self.epoch
+            and batch_idx + 1 == trainer.num_training_batches
+        ):
             self._spoil(pl_module)
 
     def _spoil(self, plan: Any) -> None:
@@ -145,7 +168,9 @@ def test_gene_vectors_that_are_not_finite_are_refused_by_name(adata, name, value
     adata.varm["gene2vec"] = np.array(adata.varm["gene2vec"])
     adata.varm["gene2vec"][5, 3] = value
     before = slots(adata)
-    with pytest.raises(ValueError, match=r"adata\.varm\['gene2vec'\].*no finite numbers for 1 genes: 'G5'") as told:
+    with pytest.raises(
+        ValueError, match=r"adata\.varm\['gene2vec'\].*no finite numbers for 1 genes: 'G5'"
+    ) as told:
         GENE_VECTORS[name](adata)
     assert slots(adata)["obsm"] == before["obsm"]
     remedy = re.search(r"adata\.varm\['gene2vec'\] = .*\)(?=\.$)", str(told.value))
@@ -166,7 +191,9 @@ def test_gene_vectors_of_a_gene_that_is_not_seen_do_not_matter(adata):
 def test_gene_vectors_for_a_corpus_are_refused_by_name(corpus, world, value):
     vectors = pd.DataFrame(np.array(world.varm["gene2vec"]), index=world.var_names)
     vectors.iloc[7, 0] = value
-    with pytest.raises(ValueError, match=r"gene_vectors .*no finite numbers for 1 genes: 'G7'") as told:
+    with pytest.raises(
+        ValueError, match=r"gene_vectors .*no finite numbers for 1 genes: 'G7'"
+    ) as told:
         tl.pretrain(corpus, gene_vectors=vectors, **FAST)
     remedy = re.search(r"(?<=gene_vectors = ).*\)(?=\.$)", str(told.value))
     assert remedy is not None
@@ -205,7 +232,9 @@ def test_weights_of_cells_are_refused_by_name(adata, value):
 def test_proteins_that_are_not_finite_are_left_out_by_name(adata, value):
     level = np.random.default_rng(0).poisson(5.0, (adata.n_obs, 3)).astype(float)
     level[4, 1] = value
-    adata.obsm["protein"] = pd.DataFrame(level, index=adata.obs_names, columns=["CD5", "CD19", "CD20"])
+    adata.obsm["protein"] = pd.DataFrame(
+        level, index=adata.obs_names, columns=["CD5", "CD19", "CD20"]
+    )
     with pytest.warns(UserWarning, match="CD19"):
         model = tl.finetune(adata, protein_key="protein", **FAST)
     assert is_finite(model)
@@ -233,7 +262,9 @@ def train(kind: str, adata: AnnData, max_epochs: int = EPOCHS, **more: Any) -> t
     if kind in ("average", "residual"):
         more["combine"] = kind
     try:
-        model.train(max_epochs, **{"split_key": "split", "batch_size": 32, "lr": 1e-3} | QUIET | more)
+        model.train(
+            max_epochs, **{"split_key": "split", "batch_size": 32, "lr": 1e-3} | QUIET | more
+        )
     except ValueError as error:
         return model, error
     return model, None
@@ -258,12 +289,16 @@ def test_the_best_epoch_before_is_kept(adata, kind, early_stopping, last, tmp_pa
     if model.kept_epoch_:
         assert f"epoch {model.kept_epoch_}," in str(error)
         assert losses.idxmin() == model.kept_epoch_
-    whole, none = train(kind, adata, **how | {"callbacks": [StopBehind(model.kept_epoch_)], "early_stopping": False})
+    whole, none = train(
+        kind, adata, **how | {"callbacks": [StopBehind(model.kept_epoch_)], "early_stopping": False}
+    )
     assert none is None
     if model.kept_epoch_ and kind != "residual":  # residual ends with the best, too
         assert same(weights_of(model), weights_of(whole))
     model.save(tmp_path / "model")
-    assert same(weights_of(model), weights_of(type(model).load(tmp_path / "model", accelerator="cpu")))
+    assert same(
+        weights_of(model), weights_of(type(model).load(tmp_path / "model", accelerator="cpu"))
+    )
 
 
 class StopBehind(L.Callback):
@@ -287,7 +322,8 @@ def test_a_learning_rate_that_is_too_large(adata, kind, lr):
         assert lr < 1e9
         return
     assert re.search(
-        rf"at step \d+, in epoch \d+.*lr={re.escape(f'{lr:g}')}\).*smaller lr=.*gradient_clip_val=", str(error)
+        rf"at step \d+, in epoch \d+.*lr={re.escape(f'{lr:g}')}\).*smaller lr=.*gradient_clip_val=",
+        str(error),
     )
 
 
@@ -360,7 +396,9 @@ def test_a_validation_loss_that_is_not_finite(adata, monkeypatch, value, early_s
     assert list(model.history["validation_loss"].index) == [1]
 
 
-@pytest.mark.parametrize("how", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"max_steps": 9}])
+@pytest.mark.parametrize(
+    "how", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"max_steps": 9}]
+)
 def test_ways_to_train(adata, how):
     model, error = train("ScBERTClassifier", adata, callbacks=[Poison(2)], **how)
     assert "in epoch 2" in str(error)
@@ -386,7 +424,9 @@ def test_half_precision_on_a_cpu(adata, precision):
     assert is_finite(model)
     if error is not None:
         assert "precision=None" in str(error)
-        assert {tensor.dtype for tensor in weights_of(model).values() if tensor.is_floating_point()} == {torch.float32}
+        assert {
+            tensor.dtype for tensor in weights_of(model).values() if tensor.is_floating_point()
+        } == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
@@ -417,7 +457,9 @@ def test_cross_validation_says_which_model_and_fold(adata, tmp_path):
     arm = ScBERTEstimator(max_epochs=1, network=NETWORK, train={"lr": 1e30}, accelerator="cpu")
     before = slots(raw)
     with pytest.raises(ValueError, match="diverged") as told:
-        tl.cross_validate(raw, models={"arm": arm}, n_splits=2, n_repeats=1, checkpoint=tmp_path / "folds")
+        tl.cross_validate(
+            raw, models={"arm": arm}, n_splits=2, n_repeats=1, checkpoint=tmp_path / "folds"
+        )
     assert "While cross-validating 'arm'" in told.value.__notes__[0]
     assert slots(raw) == before
     assert not list((tmp_path / "folds").rglob("*.np*"))
@@ -456,7 +498,9 @@ def test_no_checkpoint_of_a_diverged_training_is_written(adata, tmp_path):
     for path in written:
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
-    again, error = train("ScBERTClassifier", adata, callbacks=[Poison(2)], **run)  # goes on from the newest
+    again, error = train(
+        "ScBERTClassifier", adata, callbacks=[Poison(2)], **run
+    )  # goes on from the newest
     assert "in epoch 2" in str(error)
     assert again.kept_epoch_ == 1
     assert same(weights_of(again), weights_of(model))
@@ -470,7 +514,9 @@ def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from(adata, tmp_path):
         content["state_dict"]["module.token_embedding.weight"][:] = torch.nan
         WholeCheckpoints().save_checkpoint(content, path)
     model, error = train("ScBERTClassifier", adata, **run)
-    assert re.search(r"step_\d+\.ckpt holds .*no finite numbers in 'module\.token_embedding\.weight'", str(error))
+    assert re.search(
+        r"step_\d+\.ckpt holds .*no finite numbers in 'module\.token_embedding\.weight'", str(error)
+    )
     assert is_finite(model)
     assert not model.is_trained_
 
@@ -518,7 +564,9 @@ def test_a_folder_that_is_not_finite_is_not_loaded(trained, tmp_path, kind, file
             read(tmp_path / "model", accelerator="cpu")
 
 
-def poisoned(trained: dict[str, Any], kind: str, tmp_path: Path, adata: AnnData, what: str = "network") -> Any:
+def poisoned(
+    trained: dict[str, Any], kind: str, tmp_path: Path, adata: AnnData, what: str = "network"
+) -> Any:
     """A copy of a model that became not finite in memory, by whatever means."""
     trained[kind].save(tmp_path / "fine")
     model = type(trained[kind]).load(tmp_path / "fine", adata, accelerator="cpu")
@@ -530,7 +578,9 @@ def poisoned(trained: dict[str, Any], kind: str, tmp_path: Path, adata: AnnData,
     return model
 
 
-@pytest.mark.parametrize(("kind", "what"), [("ScBERT", "network"), ("average", "network"), ("average", "linear")])
+@pytest.mark.parametrize(
+    ("kind", "what"), [("ScBERT", "network"), ("average", "network"), ("average", "linear")]
+)
 def test_a_model_that_is_not_finite_is_not_saved(trained, adata, tmp_path, kind, what):
     model = poisoned(trained, kind, tmp_path, adata, what)
     name = "token_embedding.weight" if what == "network" else "intercept"
@@ -560,7 +610,9 @@ USES: dict[str, Callable[[Any, AnnData], Any]] = {
     "tl.gene_attention": lambda model, a: tl.gene_attention(a, model),
     "tl.gene_attribution": lambda model, a: tl.gene_attribution(a, model, groupby="cd49d"),
     "tl.perturb": lambda model, a: tl.perturb(a, model, ["G1", "G2"]),
-    "tl.gene_interactions": lambda model, a: tl.gene_interactions(a, model, ["G1", "G2"], groupby="cd49d", n_cells=6),
+    "tl.gene_interactions": lambda model, a: tl.gene_interactions(
+        a, model, ["G1", "G2"], groupby="cd49d", n_cells=6
+    ),
 }
 
 
@@ -589,7 +641,9 @@ def test_numbers_that_overflow_in_between_are_refused_by_the_cell(trained, adata
     with torch.no_grad():
         model.module.norm.weight[:] = torch.finfo(torch.float32).max
         model.module.norm.bias[:] = torch.finfo(torch.float32).max
-    with pytest.raises(ValueError, match=r"no finite numbers for \d+ of 160 cells, the first of them 'cell\d+'"):
+    with pytest.raises(
+        ValueError, match=r"no finite numbers for \d+ of 160 cells, the first of them 'cell\d+'"
+    ):
         model.get_latent_representation()
 
 
@@ -597,7 +651,9 @@ def test_a_model_that_is_not_finite_is_not_started_from(trained, adata, tmp_path
     model = poisoned(trained, "ScBERT", tmp_path, adata)
     before = slots(adata)
     with pytest.raises(ValueError, match=r"no finite numbers in 'token_embedding\.weight'"):
-        tl.finetune(adata, model, **{name: value for name, value in FAST.items() if name != "network"})
+        tl.finetune(
+            adata, model, **{name: value for name, value in FAST.items() if name != "network"}
+        )
     assert slots(adata) == before
 
 

@@ -71,9 +71,17 @@ def test_what_is_no_donor_is_left_out_with_a_count(by: str) -> None:
 
 def test_a_pair_is_a_doublet_where_both_are_donors() -> None:
     with pytest.warns(UserWarning, match="'0/1' \\(1\\), '1,0' \\(1\\)"):
-        assert _checks.donors(cells(["0", "1", "0/1", "1,0"]), "donor").tolist() == ["0", "1", None, None]
+        assert _checks.donors(cells(["0", "1", "0/1", "1,0"]), "donor").tolist() == [
+            "0",
+            "1",
+            None,
+            None,
+        ]
     with pytest.warns(UserWarning, match="'0,1' \\(1\\)"):  # freemuxlet's own way
-        assert _checks.donors(cells(["0,0", "1,1", "0,1"]), "donor").dropna().tolist() == ["0,0", "1,1"]
+        assert _checks.donors(cells(["0,0", "1,1", "0,1"]), "donor").dropna().tolist() == [
+            "0,0",
+            "1,1",
+        ]
     assert _checks.donors(cells(["2021/17", "2021/18"]), "donor").tolist() == ["2021/17", "2021/18"]
     names = ["IGHV_negative", "NA-12878", "unknown_3", "SNG-P1", "Blanka", "P1-2"]
     assert _checks.donors(cells(names), "donor").tolist() == names
@@ -84,7 +92,10 @@ def test_the_remedy_of_the_warning_works() -> None:
     with pytest.warns(UserWarning, match="left out") as told:
         _checks.donors(adata, "donor")
     remedy = str(told[0].message).split("donor's name: ")[1].removesuffix(".")
-    assert remedy == "scbert_cll.settings.not_donors = set(scbert_cll.settings.not_donors) - {'negative'}"
+    assert (
+        remedy
+        == "scbert_cll.settings.not_donors = set(scbert_cll.settings.not_donors) - {'negative'}"
+    )
     exec(remedy, {"scbert_cll": sc_cll})  # noqa: S102
     with pytest.warns(UserWarning, match="1 cells are left out"):
         assert _checks.donors(adata, "donor").dropna().tolist() == ["P1", "Negative"]
@@ -92,7 +103,9 @@ def test_the_remedy_of_the_warning_works() -> None:
     assert _checks.donors(cells(["doublet", "", "0", "1", "0/1"]), "donor").notna().all()
     sc_cll.settings.not_donors = ["spike in"]
     with pytest.warns(UserWarning, match="'Spike_In'"):
-        assert _checks.donors(cells(["doublet", "Spike_In"]), "donor").dropna().tolist() == ["doublet"]
+        assert _checks.donors(cells(["doublet", "Spike_In"]), "donor").dropna().tolist() == [
+            "doublet"
+        ]
     with pytest.raises(TypeError, match="list of words; found 1"):
         sc_cll.settings.not_donors = [1]
 
@@ -100,12 +113,17 @@ def test_the_remedy_of_the_warning_works() -> None:
 def test_nobody_is_left() -> None:
     with (
         warnings.catch_warnings(action="ignore"),
-        pytest.raises(ValueError, match=r"No cell has a donor: adata.obs\['donor'\] holds 'Singlet', 'Doublet'"),
+        pytest.raises(
+            ValueError,
+            match=r"No cell has a donor: adata.obs\['donor'\] holds 'Singlet', 'Doublet'",
+        ),
     ):
         _checks.donors(cells(["Singlet", "Doublet"]), "donor")
 
 
-@pytest.mark.parametrize(("names", "told"), [(["P1", "p1"], "'P1' and 'p1'"), (["01", "1"], "'01' and '1'")])
+@pytest.mark.parametrize(
+    ("names", "told"), [(["P1", "p1"], "'P1' and 'p1'"), (["01", "1"], "'01' and '1'")]
+)
 def test_names_that_may_be_one_are_said(names: list[str], told: str) -> None:
     adata = cells([*names, "P2"])
     with pytest.warns(UserWarning, match=f"one person under two names: {told}") as found:

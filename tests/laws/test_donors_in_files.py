@@ -57,13 +57,21 @@ def test_donors_to_hold_out_may_be_numbers(tmp_path: Path) -> None:
     adata = cells(np.repeat([1.0, 2.0, 3.0], 20))
     assert built(tmp_path, adata, val_donors=[1, 2.0], name="a")["donors"]["val"] == ["1", "2"]
     assert built(tmp_path, adata, val_donors=3, name="b")["donors"]["val"] == ["3"]
-    with pytest.raises(KeyError, match="val_donors names 'P2', which no kept cell has; the donors are '2', '1', '3'"):
+    with pytest.raises(
+        KeyError,
+        match="val_donors names 'P2', which no kept cell has; the donors are '2', '1', '3'",
+    ):
         built(tmp_path, adata, val_donors="P2", name="c")
 
 
 def test_what_is_no_donor_is_not_in_a_corpus(tmp_path: Path) -> None:
-    files = [cells(np.repeat(["0", "1", "0/1", "unassigned"], 10)), cells(np.repeat(["1", "P1", "Doublet", ""], 10), 1)]
-    with pytest.warns(UserWarning, match=r"^40 cells are left out, since they have no donor: obs\['donor'\] says"):
+    files = [
+        cells(np.repeat(["0", "1", "0/1", "unassigned"], 10)),
+        cells(np.repeat(["1", "P1", "Doublet", ""], 10), 1),
+    ]
+    with pytest.warns(
+        UserWarning, match=r"^40 cells are left out, since they have no donor: obs\['donor'\] says"
+    ):
         found = built(tmp_path, *files, val_donors="1")
     assert found["donors"] == {"train": ["0", "P1"], "val": ["1"]}
     assert [source["not_donors"] for source in found["sources"]] == [
@@ -72,23 +80,35 @@ def test_what_is_no_donor_is_not_in_a_corpus(tmp_path: Path) -> None:
     ]
     assert [source["n_kept"] for source in found["sources"]] == [20, 20]
     sc_cll.settings.not_donors = []
-    assert sum(map(len, built(tmp_path, *files, val_donors="1", name="all")["donors"].values())) == 7
+    assert (
+        sum(map(len, built(tmp_path, *files, val_donors="1", name="all")["donors"].values())) == 7
+    )
 
 
 def test_a_file_without_any_donor_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"No cell has a donor: obs\['donor'\] holds 'Doublet', 'Singlet'"):
+    with pytest.raises(
+        ValueError, match=r"No cell has a donor: obs\['donor'\] holds 'Doublet', 'Singlet'"
+    ):
         built(tmp_path, cells(np.repeat(["Singlet", "Doublet"], 10)), val_fraction=0)
 
 
 def test_names_that_may_be_one_are_said_over_files(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="may be one person under two names: '01' and '1'; 'P1' and 'p1'"):
-        built(tmp_path, cells(np.repeat(["P1", "1"], 10)), cells(np.repeat(["p1", "01"], 10), 1), val_donors="1")
+    with pytest.warns(
+        UserWarning, match="may be one person under two names: '01' and '1'; 'P1' and 'p1'"
+    ):
+        built(
+            tmp_path,
+            cells(np.repeat(["P1", "1"], 10)),
+            cells(np.repeat(["p1", "01"], 10), 1),
+            val_donors="1",
+        )
 
 
 def test_a_missing_donor_is_refused_with_what_to_do(tmp_path: Path) -> None:
     adata = cells([1.0] * 10 + [np.nan] * 2)
     with pytest.raises(
-        ValueError, match=r"obs\['donor'\] is missing for 2 cells \('cell10', 'cell11'\); fill it or drop"
+        ValueError,
+        match=r"obs\['donor'\] is missing for 2 cells \('cell10', 'cell11'\); fill it or drop",
     ):
         built(tmp_path, adata, val_fraction=0)
 
@@ -100,7 +120,9 @@ def of_two(donor: str, where: str) -> tuple[mudata.MuData, pd.Series]:
     rng = np.random.default_rng(1)
     counts = rng.poisson(5.0, (36, 2)) + np.where(np.arange(36) % 2, 60, 0)[:, None] * [1, 0]
     prot = AnnData(
-        counts.astype(np.float32), obs=pd.DataFrame(index=rna.obs_names), var=pd.DataFrame(index=["CD49d", "CD19"])
+        counts.astype(np.float32),
+        obs=pd.DataFrame(index=rna.obs_names),
+        var=pd.DataFrame(index=["CD49d", "CD19"]),
     )
     rna = rna[rng.permutation(36)].copy()
     mdata = mudata.MuData({"prot": prot, "rna": rna})
@@ -116,7 +138,9 @@ def of_two(donor: str, where: str) -> tuple[mudata.MuData, pd.Series]:
     ("column", "where", "asked"),
     [("donor", "mdata", "donor"), ("donor", "rna", "donor"), ("donor", "rna", "rna:donor")],
 )
-def test_a_mudata_may_have_donors_in_either_obs(column: str, where: str, asked: str, tmp_path: Path) -> None:
+def test_a_mudata_may_have_donors_in_either_obs(
+    column: str, where: str, asked: str, tmp_path: Path
+) -> None:
     mdata, known = of_two(column, where)
     mdata.write(tmp_path / "cells.h5mu")
     vocab = mdata["rna"].copy()
@@ -134,7 +158,9 @@ def test_a_mudata_may_have_donors_in_either_obs(column: str, where: str, asked: 
 
     sc_cll.pp.label_cd49d(mdata, donor_key=asked, normalize="clr_protein")
     assert sc_cll.get.donor_table(mdata["rna"]).index.tolist() == ["P1", "P2", "P3"]
-    axes = sc_cll.pl.cd49d(mdata, gene=vocab.var_names[0], donor_key=asked, levels="donor", show=False)
+    axes = sc_cll.pl.cd49d(
+        mdata, gene=vocab.var_names[0], donor_key=asked, levels="donor", show=False
+    )
     assert axes.get_title().endswith("3 donors")
 
 

@@ -39,7 +39,9 @@ def _cells() -> AnnData:
     protein = rng.poisson(8.0, (n, 3)).astype(float)
     protein[:, 0] += np.where(positive, rng.poisson(80, n), 0)
     adata.obsm["protein"] = pd.DataFrame(protein, adata.obs_names, ["CD49d", "CD19", "CD5"])
-    part = np.repeat(["train", "train", "train", "val", "test", "test"], CELLS).tolist() + ["train"] * 10 * len(WORDS)
+    part = np.repeat(["train", "train", "train", "val", "test", "test"], CELLS).tolist() + [
+        "train"
+    ] * 10 * len(WORDS)
     adata.obs["split"] = pd.Categorical(part)
     sc_cll.pp.bin_expression(adata)
     return adata
@@ -57,7 +59,9 @@ def with_words() -> AnnData:
 
 @pytest.fixture(scope="module")
 def model(plain: AnnData) -> sc_cll.ScBERTClassifier:
-    return sc_cll.tl.finetune(plain.copy(), labels_key="label", network=NETWORK, **FAST | {"max_epochs": 5})
+    return sc_cll.tl.finetune(
+        plain.copy(), labels_key="label", network=NETWORK, **FAST | {"max_epochs": 5}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +80,27 @@ def _tidy() -> Iterator[None]:
 
 
 def _split(adata: AnnData, _: Any) -> Any:
-    sc_cll.pp.split_donors(adata, "donor", labels_key="label", fractions=(0.5, 0.25, 0.25), key_added="own")
+    sc_cll.pp.split_donors(
+        adata, "donor", labels_key="label", fractions=(0.5, 0.25, 0.25), key_added="own"
+    )
     return [adata.obs["own"].astype(object), adata.uns["own"]["donors"]]
 
 
 def _label(adata: AnnData, _: Any) -> Any:
     sc_cll.pp.label_cd49d(adata, donor_key="donor", normalize="clr_protein")
-    return [adata.obs["cd49d"].astype(object), adata.obs["cd49d_score"], sc_cll.get.donor_table(adata)]
+    return [
+        adata.obs["cd49d"].astype(object),
+        adata.obs["cd49d_score"],
+        sc_cll.get.donor_table(adata),
+    ]
 
 
 def _signature(adata: AnnData, model: Any) -> Any:
     sc_cll.tl.signature(adata, groupby="label", min_cells=5, min_donors=3, model=model)
-    return [adata.uns["signature"][name] for name in ("genes", "samples", "donors", "expression", "n_donors")]
+    return [
+        adata.uns["signature"][name]
+        for name in ("genes", "samples", "donors", "expression", "n_donors")
+    ]
 
 
 def _report(adata: AnnData, _: Any) -> Any:
@@ -97,9 +110,17 @@ def _report(adata: AnnData, _: Any) -> Any:
 
 def _cross_validate(adata: AnnData, _: Any) -> Any:
     sc_cll.tl.cross_validate(
-        adata, labels_key="label", models=["gene_only"], n_repeats=1, n_bootstrap=5, positive_from=30.0
+        adata,
+        labels_key="label",
+        models=["gene_only"],
+        n_repeats=1,
+        n_bootstrap=5,
+        positive_from=30.0,
     )
-    return [*(adata.uns["cv"][name] for name in ("summary", "donors", "folds")), adata.obsm["cv_proba"]]
+    return [
+        *(adata.uns["cv"][name] for name in ("summary", "donors", "folds")),
+        adata.obsm["cv_proba"],
+    ]
 
 
 def _audit(adata: AnnData, _: Any) -> Any:
@@ -114,7 +135,9 @@ def _patients(adata: AnnData, _: Any) -> Any:
 
 
 def _finetune(adata: AnnData, _: Any) -> Any:
-    model = sc_cll.tl.finetune(adata, labels_key="label", donor_key="donor", combine="average", network=NETWORK, **FAST)
+    model = sc_cll.tl.finetune(
+        adata, labels_key="label", donor_key="donor", combine="average", network=NETWORK, **FAST
+    )
     return [model.predict(adata[: DONORS * CELLS].copy(), soft=True)]
 
 
@@ -129,12 +152,16 @@ def _interactions(adata: AnnData, model: Any) -> Any:
 
 
 def _attribution(adata: AnnData, model: Any) -> Any:
-    sc_cll.tl.gene_attribution(adata, model, groupby="label", donor_key="donor", method="gate_gradient")
+    sc_cll.tl.gene_attribution(
+        adata, model, groupby="label", donor_key="donor", method="gate_gradient"
+    )
     return [adata.varm["gene_attribution"], adata.varm["gene_attribution_donors"]]
 
 
 def _gene2vec(adata: AnnData, _: Any) -> Any:
-    sc_cll.tl.gene2vec(adata, n_dims=4, method="skip_gram", donor_key="donor", split_key=None, epochs=1)
+    sc_cll.tl.gene2vec(
+        adata, n_dims=4, method="skip_gram", donor_key="donor", split_key=None, epochs=1
+    )
     return [adata.varm["gene2vec"]]
 
 
@@ -145,7 +172,9 @@ def _cd49d_plot(adata: AnnData, _: Any) -> Any:
 
 def _confusion_plot(adata: AnnData, model: Any) -> Any:
     sc_cll.tl.predict(adata, model)
-    return [sc_cll.pl.confusion(adata, labels_key="label", donor_key="donor", show=False).get_title()]
+    return [
+        sc_cll.pl.confusion(adata, labels_key="label", donor_key="donor", show=False).get_title()
+    ]
 
 
 def _corpus(adata: AnnData, _: Any) -> Any:
@@ -153,13 +182,21 @@ def _corpus(adata: AnnData, _: Any) -> Any:
     with TemporaryDirectory() as folder:
         for name, value in adata.obs.items():
             if value.dtype == object:
-                adata.obs[name] = value.map(lambda one: one.decode() if isinstance(one, bytes) else one).astype(str)
+                adata.obs[name] = value.map(
+                    lambda one: one.decode() if isinstance(one, bytes) else one
+                ).astype(str)
         adata.write_h5ad(Path(folder) / "cells.h5ad")
-        sc_cll.pp.build_corpus([Path(folder) / "cells.h5ad"], Path(folder) / "c.zarr", vocab=adata, val_donors=[1])
+        sc_cll.pp.build_corpus(
+            [Path(folder) / "cells.h5ad"], Path(folder) / "c.zarr", vocab=adata, val_donors=[1]
+        )
         record = json.loads((Path(folder) / "c.zarr/manifest.json").read_text())
         cells = sc_cll.model.CorpusData(Path(folder) / "c.zarr").sample(10**6)
     donors = record["sources"][0]["donors"]
-    return [record["donors"], {name: n for name, n in donors.items() if n}, cells.obs["donor"].astype(str).sort_index()]
+    return [
+        record["donors"],
+        {name: n for name, n in donors.items() if n},
+        cells.obs["donor"].astype(str).sort_index(),
+    ]
 
 
 VERBS: dict[str, Callable[[AnnData, Any], Any]] = {
@@ -186,7 +223,13 @@ WRITES = {
     "tl.gene_interactions": "gene_interactions", "tl.gene_attribution": "gene_attribution", "pp.label_cd49d": "cd49d",
 }  # fmt: skip
 EVERY_VERB = pytest.mark.parametrize("verb", VERBS)
-NEED_A_MODEL = {"tl.signature", "tl.perturb", "tl.gene_interactions", "tl.gene_attribution", "pl.confusion"}
+NEED_A_MODEL = {
+    "tl.signature",
+    "tl.perturb",
+    "tl.gene_interactions",
+    "tl.gene_attribution",
+    "pl.confusion",
+}
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +252,9 @@ def _same(found: Any, wanted: Any, cells: int | None = None) -> None:
         if isinstance(other, pd.DataFrame | pd.Series):
             one = one.iloc[:cells] if cells is not None and len(one) > len(other) else one
             compare: Any = (
-                pd.testing.assert_frame_equal if isinstance(other, pd.DataFrame) else pd.testing.assert_series_equal
+                pd.testing.assert_frame_equal
+                if isinstance(other, pd.DataFrame)
+                else pd.testing.assert_series_equal
             )
             compare(one, other, check_dtype=False, check_categorical=False, rtol=1e-5, atol=1e-6)
         elif isinstance(other, np.ndarray):
@@ -220,13 +265,25 @@ def _same(found: Any, wanted: Any, cells: int | None = None) -> None:
 
 def _mixed(names: pd.Series) -> pd.Series:
     """Every way to write a number, in one column."""
-    ways: list[Callable[[str], Any]] = [int, float, str, lambda n: f" {n} ", lambda n: f"{n}.0", np.int64, str.encode]
-    return pd.Series([ways[i % len(ways)](name) for i, name in enumerate(names)], names.index, dtype=object)
+    ways: list[Callable[[str], Any]] = [
+        int,
+        float,
+        str,
+        lambda n: f" {n} ",
+        lambda n: f"{n}.0",
+        np.int64,
+        str.encode,
+    ]
+    return pd.Series(
+        [ways[i % len(ways)](name) for i, name in enumerate(names)], names.index, dtype=object
+    )
 
 
 TYPES: dict[str, Callable[[pd.Series], pd.Series]] = {
     "floats": lambda names: names.astype(float),
-    "categories of integers": lambda names: names.astype(int).astype("category").cat.add_categories([99]),
+    "categories of integers": lambda names: (
+        names.astype(int).astype("category").cat.add_categories([99])
+    ),
     "everything": _mixed,
 }
 
@@ -242,14 +299,18 @@ def test_the_type_of_the_column_changes_nothing(
 
 
 @EVERY_VERB
-def test_cells_of_no_donor_change_nothing(verb: str, with_words: AnnData, model: Any, expected: Any) -> None:
+def test_cells_of_no_donor_change_nothing(
+    verb: str, with_words: AnnData, model: Any, expected: Any
+) -> None:
     adata = with_words.copy()
     with pytest.warns(UserWarning, match="cells are left out, since they have no donor") as told:
         found = VERBS[verb](adata, model)
     assert "'Unassigned' (10)" in str(told[0].message)
     if verb in WRITES:
         params = adata.uns[WRITES[verb]]["params"]
-        assert dict(zip(params["not_donors"], params["n_not_donors"], strict=True)) == dict.fromkeys(WORDS, 10)
+        assert dict(
+            zip(params["not_donors"], params["n_not_donors"], strict=True)
+        ) == dict.fromkeys(WORDS, 10)
     _same(found, expected(verb), DONORS * CELLS)
 
 
@@ -257,13 +318,21 @@ def test_cells_of_no_donor_change_nothing(verb: str, with_words: AnnData, model:
 def test_a_column_that_is_not_there_is_an_error(
     verb: str, plain: AnnData, model: Any, gated: AnnData, tmp_path: Path
 ) -> None:
-    adata = plain.copy() if verb not in ("tl.patient_cd49d", "tl.signature_report", "pl.confusion") else gated.copy()
+    adata = (
+        plain.copy()
+        if verb not in ("tl.patient_cd49d", "tl.signature_report", "pl.confusion")
+        else gated.copy()
+    )
     adata.obs["Donor"] = adata.obs.pop("donor")
-    if verb == "tl.leakage_audit":  # the default name may be missing, and then the answer is that nobody can tell
+    if (
+        verb == "tl.leakage_audit"
+    ):  # the default name may be missing, and then the answer is that nobody can tell
         with pytest.raises(KeyError, match=r"'patient' is not in adata\.obs; it has"):
             sc_cll.tl.leakage_audit(adata, donor_key="patient", labels_key="label", gap=False)
         return
-    with pytest.raises((KeyError, ValueError), match=r"'donor' is not in .*obs; it has 'Donor', ") as error:
+    with pytest.raises(
+        (KeyError, ValueError), match=r"'donor' is not in .*obs; it has 'Donor', "
+    ) as error:
         VERBS[verb](adata, model)
     if isinstance(error.value, KeyError):
         mdata = mudata.MuData({"rna": AnnData(obs=adata.obs[["age"]])})
@@ -276,10 +345,17 @@ def test_a_column_that_is_not_there_is_an_error(
 def test_a_missing_donor_is_said(verb: str, plain: AnnData, model: Any, gated: AnnData) -> None:
     if verb in ("tl.leakage_audit", "pl.confusion"):
         pytest.skip("says itself how many donors are known")
-    adata = plain.copy() if verb not in ("tl.patient_cd49d", "tl.signature_report") else gated.copy()
+    adata = (
+        plain.copy() if verb not in ("tl.patient_cd49d", "tl.signature_report") else gated.copy()
+    )
     run = VERBS[verb]
     if verb == "tl.patient_cd49d":
         run = lambda adata, _: sc_cll.tl.patient_cd49d(adata)  # noqa: E731
-    adata.obs["donor"] = adata.obs["donor"].where(np.arange(adata.n_obs) != 5, np.nan).astype("category")
-    with pytest.raises(ValueError, match=r"obs\['donor'\] is missing for 1 cells \('5'\); fill it or drop these cells"):
+    adata.obs["donor"] = (
+        adata.obs["donor"].where(np.arange(adata.n_obs) != 5, np.nan).astype("category")
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"obs\['donor'\] is missing for 1 cells \('5'\); fill it or drop these cells",
+    ):
         run(adata, model)

@@ -30,7 +30,9 @@ PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 def head(length: int | None, status: str = "HTTP/1.1 200 OK", *more: str) -> bytes:
     lines = [status, "Content-Type: application/x-gzip", "Connection: close", *more]
-    return "\r\n".join([*lines, *([] if length is None else [f"Content-Length: {length}"]), "", ""]).encode()
+    return "\r\n".join(
+        [*lines, *([] if length is None else [f"Content-Length: {length}"]), "", ""]
+    ).encode()
 
 
 def body(data: bytes, length: int | None = -1) -> bytes:
@@ -142,7 +144,9 @@ def there(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_a_whole_series_or_a_sentence(server: Callable[[Any], None], tmp_path: Path, case: str) -> None:
+def test_a_whole_series_or_a_sentence(
+    server: Callable[[Any], None], tmp_path: Path, case: str
+) -> None:
     answer, message = ANSWERS[case]
     server(answer)
     if message is None:
@@ -158,7 +162,9 @@ def test_a_whole_series_or_a_sentence(server: Callable[[Any], None], tmp_path: P
 
 
 @pytest.mark.parametrize("case", [case for case, (_, message) in ANSWERS.items() if message])
-def test_the_file_that_is_there_stays(server: Callable[[Any], None], tmp_path: Path, case: str) -> None:
+def test_the_file_that_is_there_stays(
+    server: Callable[[Any], None], tmp_path: Path, case: str
+) -> None:
     server(ANSWERS["whole"][0])
     path = datasets.download_geo_series("GSE39671", tmp_path)
     server(ANSWERS[case][0])
@@ -169,7 +175,9 @@ def test_the_file_that_is_there_stays(server: Callable[[Any], None], tmp_path: P
     assert there(tmp_path) == [NAME, f"{NAME}.sha256"]
 
 
-def test_it_is_asked_again_where_that_may_help(server: Callable[[Any], None], tmp_path: Path) -> None:
+def test_it_is_asked_again_where_that_may_help(
+    server: Callable[[Any], None], tmp_path: Path
+) -> None:
     answers = iter([head(0, "HTTP/1.1 503 No"), b"", body(PACKED)])
     server(lambda: iter([next(answers)]))
     assert datasets.download_geo_series("GSE39671", tmp_path).read_bytes() == PACKED
@@ -179,7 +187,9 @@ def test_it_is_asked_again_where_that_may_help(server: Callable[[Any], None], tm
 def test_a_damaged_note_of_the_checksum(tmp_path: Path, noted: str) -> None:
     (tmp_path / NAME).write_bytes(PACKED)
     (tmp_path / f"{NAME}.sha256").write_bytes(noted.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"\.sha256 is damaged: it begins with no SHA-256.*overwrite=True"):
+    with pytest.raises(
+        ValueError, match=r"\.sha256 is damaged: it begins with no SHA-256.*overwrite=True"
+    ):
         datasets.download_geo_series("GSE39671", tmp_path)
     found = hashlib.sha256(PACKED).hexdigest()
     assert datasets.download_geo_series("GSE39671", tmp_path, sha256=found).exists(), (

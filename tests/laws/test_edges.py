@@ -26,7 +26,10 @@ def counts_of(values: np.ndarray) -> AnnData:
     """Cells whose counts sum to 1,000, so that with target_sum=1000 a level is its count."""
     rest = 1000 - values.sum(axis=1, keepdims=True)
     genes = [f"G{i}" for i in range(values.shape[1] + 1)]
-    return AnnData(sparse.csr_matrix(np.hstack([values, rest]).astype(np.float32)), var=pd.DataFrame(index=genes))
+    return AnnData(
+        sparse.csr_matrix(np.hstack([values, rest]).astype(np.float32)),
+        var=pd.DataFrame(index=genes),
+    )
 
 
 @pytest.mark.parametrize("n_bins", [3, 39, 40, 41, 42, 100, 254])
@@ -37,7 +40,9 @@ def test_a_value_on_an_edge_is_in_the_bin_above_it(n_bins: int) -> None:
     edges = np.arange(n_bins, dtype=float)
     sc_cll.pp.bin_expression(adata, edges={"edges": edges, "params": params})
     level = adata.X.toarray()
-    np.testing.assert_array_equal(adata.layers["binned"].toarray(), np.where(level > 0, np.digitize(level, edges), 0))
+    np.testing.assert_array_equal(
+        adata.layers["binned"].toarray(), np.where(level > 0, np.digitize(level, edges), 0)
+    )
 
 
 def test_a_value_on_an_edge_of_its_gene_is_in_the_bin_below_it() -> None:
@@ -48,7 +53,9 @@ def test_a_value_on_an_edge_of_its_gene_is_in_the_bin_below_it() -> None:
     edges = adata.uns["binned"]["edges"].to_numpy()
     on_an_edge = 0
     for gene in range(values.shape[1]):
-        expected = np.where(values[:, gene] > 0, np.digitize(values[:, gene], edges[gene], right=True), 0)
+        expected = np.where(
+            values[:, gene] > 0, np.digitize(values[:, gene], edges[gene], right=True), 0
+        )
         np.testing.assert_array_equal(adata.layers["binned"].toarray()[:, gene], expected)
         on_an_edge += np.isin(values[:, gene], edges[gene][1:]).sum()
     assert on_an_edge > 10
@@ -61,13 +68,17 @@ def test_equal_values_of_a_cell_share_a_bin() -> None:
     sc_cll.pp.bin_expression(adata, method="quantile", n_bins=5, target_sum=1000)
     level = adata.X.toarray()[0]
     rank = pd.Series(level).rank(method="max").to_numpy() - 1
-    np.testing.assert_array_equal(adata.layers["binned"].toarray()[0], 1 + rank * 4 // (len(level) - 1))
+    np.testing.assert_array_equal(
+        adata.layers["binned"].toarray()[0], 1 + rank * 4 // (len(level) - 1)
+    )
 
 
 # ---- parts
 
 
-@pytest.mark.parametrize("fractions", [(0.7, 0.15, 0.15), (0.5, 0.3, 0.2), (0.8, 0.2, 0.0), (0.2, 0.2, 0.6)])
+@pytest.mark.parametrize(
+    "fractions", [(0.7, 0.15, 0.15), (0.5, 0.3, 0.2), (0.8, 0.2, 0.0), (0.2, 0.2, 0.6)]
+)
 def test_cells_are_dealt_in_these_shares(fractions: tuple[float, float, float]) -> None:
     adata = AnnData(np.ones((1000, 2), np.float32), obs=pd.DataFrame({"donor": np.repeat(list("ABCDE"), 200)}, index=[f"c{i}" for i in range(1000)]))  # fmt: skip
     adata.obs["kind"] = pd.Categorical(np.tile(["x", "y"], 500))
@@ -88,10 +99,16 @@ def test_two_counts_are_added_before_the_logarithm() -> None:
     sc_cll.tl.signature(adata, groupby="label")
     record = adata.uns["signature"]
     samples, expression = record["samples"], record["expression"]
-    order = adata.obs["label"].cat.categories if isinstance(adata.obs["label"].dtype, pd.CategoricalDtype) else None
+    order = (
+        adata.obs["label"].cat.categories
+        if isinstance(adata.obs["label"].dtype, pd.CategoricalDtype)
+        else None
+    )
     assert order is not None
     for i, sample in enumerate(samples.itertuples()):
-        own = (adata.obs["donor"].astype(str) == sample.donor) & (adata.obs["label"].astype(str) == sample._2)
+        own = (adata.obs["donor"].astype(str) == sample.donor) & (
+            adata.obs["label"].astype(str) == sample._2
+        )
         total = np.asarray(adata[own.to_numpy(), expression.index].X.sum(axis=0)).ravel()
         np.testing.assert_allclose(expression.iloc[:, i], np.log2(total / sample.size_factor + 2))
 
@@ -99,7 +116,10 @@ def test_two_counts_are_added_before_the_logarithm() -> None:
 def alike(n_genes: int, n: int) -> np.ndarray:
     """Differences (n, genes) whose variances are the same up to chance, or closer: the prior is certain."""
     quantiles = stats.norm.ppf((np.arange(n) + 0.5) / n)
-    return np.column_stack([np.random.default_rng(i).permutation(quantiles) for i in range(n_genes)]) + 0.3
+    return (
+        np.column_stack([np.random.default_rng(i).permutation(quantiles) for i in range(n_genes)])
+        + 0.3
+    )
 
 
 @pytest.mark.parametrize("n_genes", [1, 3, 10, 200])
@@ -120,7 +140,9 @@ def test_degrees_of_freedom_of_two_groups_are_capped_too() -> None:
 
 
 @given(st.integers(1, 6), st.integers(2, 10), st.integers(0, 999))
-def test_degrees_of_freedom_lie_between_a_gene_s_and_all_genes(n_genes: int, n: int, seed: int) -> None:
+def test_degrees_of_freedom_lie_between_a_gene_s_and_all_genes(
+    n_genes: int, n: int, seed: int
+) -> None:
     values = np.random.default_rng(seed).normal(size=(n, n_genes))
     found = moderated.paired(values, np.arange(n_genes, dtype=float))
     assert n - 1 <= found.df <= (n - 1) * n_genes + 1e-9
@@ -135,7 +157,9 @@ def test_a_gene_in_exactly_that_share_of_cells_is_tested() -> None:
         counts[:, gene] = 0
         counts[rng.choice(400, n, replace=False), gene] = 1
     obs = pd.DataFrame({"donor": np.repeat([f"D{i}" for i in range(5)], 80), "label": pd.Categorical(np.tile(["a", "b"], 200))}, index=[f"c{i}" for i in range(400)])  # fmt: skip
-    adata = AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(6)]))
+    adata = AnnData(
+        sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(6)])
+    )
     sc_cll.tl.signature(adata, groupby="label", min_detected=0.02)
     table = adata.uns["signature"]["genes"].set_index("gene")
     assert set(table.index) == {f"G{i}" for i in range(1, 6)}
@@ -184,7 +208,9 @@ def test_a_report_says_each_number() -> None:
     ]
 
 
-@pytest.mark.parametrize(("n", "said"), [(1, "1 donor has 20 cells"), (2, "2 donors have 20 cells")])
+@pytest.mark.parametrize(
+    ("n", "said"), [(1, "1 donor has 20 cells"), (2, "2 donors have 20 cells")]
+)
 def test_too_few_donors_are_counted_in_words(n: int, said: str) -> None:
     adata = sc_cll.datasets.planted_donors(size=0.6, rng=0)
     donors = adata.obs["donor"].astype(str)
@@ -218,7 +244,9 @@ def cohort() -> AnnData:
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["harmful", "protective"])
 @pytest.mark.parametrize("which", ["signature", "decoy"])
-def test_p_among_random_sets_is_two_sided_and_never_zero(cohort: AnnData, which: str, sign: int) -> None:
+def test_p_among_random_sets_is_two_sided_and_never_zero(
+    cohort: AnnData, which: str, sign: int
+) -> None:
     """By hand from the table of z."""
     adata = cohort.copy()
     signature = adata.uns["truth"][which].copy()
@@ -245,7 +273,9 @@ def test_a_random_set_that_is_as_good_counts(sign: float) -> None:
     from scbert_cll.tl._prognosis.null import _against
 
     score = sign * np.array([1.0, -1, 1, -1, 1, -1, 1, -1])
-    outcome = Outcome(event=np.array([True, False, True, False, True, True, False, False]), time=None)
+    outcome = Outcome(
+        event=np.array([True, False, True, False, True, True, False, False]), time=None
+    )
     patients: Any = SimpleNamespace(outcome=outcome, score=pd.DataFrame({"score": score}))
     drawn = np.column_stack([score, score, score, -score, [1.0, 1, -1, -1, 1, 1, -1, -1]])
     null, test = _against("none", patients, pd.DataFrame(index=range(8)), drawn)
@@ -260,7 +290,9 @@ def test_a_random_set_that_is_as_good_counts(sign: float) -> None:
 
 def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
     """By hand from lifelines' fits and concordance on the same draws (Harrell; Noma et al. 2021)."""
-    lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+    lifelines = pytest.importorskip(
+        "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
+    )
     from lifelines.utils import concordance_index
 
     from scbert_cll._survival.added_value import gains
@@ -274,7 +306,13 @@ def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
     event = rng.random(n) < 0.8
     outcome = Outcome(event=event, time=time)
     found = gains(
-        outcome, x[["known"]], x, {"C": concordance}, n_bootstrap=25, rng=np.random.default_rng(7), progress=False
+        outcome,
+        x[["known"]],
+        x,
+        {"C": concordance},
+        n_bootstrap=25,
+        rng=np.random.default_rng(7),
+        progress=False,
     )["C"]
 
     def gain(rows: np.ndarray, judged: np.ndarray) -> float:
@@ -295,7 +333,9 @@ def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
     assert found.delta == pytest.approx(gain(everyone, everyone), abs=1e-9)
     assert found.optimism == pytest.approx(optimism, abs=1e-9)
     corrected = found.delta - optimism
-    assert (found.low, found.high) == pytest.approx((min(low, corrected), max(high, corrected)), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx(
+        (min(low, corrected), max(high, corrected)), abs=1e-9
+    )
     assert found.n_bootstrap == 25
 
 
@@ -321,13 +361,20 @@ def test_percentiles_that_leave_the_corrected_gain_out_are_widened_to_it() -> No
 )  # fmt: skip
 def test_a_call_on_the_limit_itself(low: float, high: float, said: str | None) -> None:
     """Positive from 30 %: the limit belongs to the positive side."""
-    found = _patient_share.call(pd.DataFrame({"pct_predicted_low": [low], "pct_predicted_high": [high]}), 30.0)
+    found = _patient_share.call(
+        pd.DataFrame({"pct_predicted_low": [low], "pct_predicted_high": [high]}), 30.0
+    )
     assert list(found) == [said] if said else found.isna().all()
 
 
 def test_calls_of_patients_where_the_limit_is_an_interval_s_own() -> None:
-    table = pd.DataFrame({"pct_predicted_low": [20.0, 40.0, 10.0], "pct_predicted_high": [40.0, 60.0, 20.0]})
-    for limit, expected in ((40.0, ["", "positive", "negative"]), (20.0, ["positive", "positive", ""])):
+    table = pd.DataFrame(
+        {"pct_predicted_low": [20.0, 40.0, 10.0], "pct_predicted_high": [40.0, 60.0, 20.0]}
+    )
+    for limit, expected in (
+        (40.0, ["", "positive", "negative"]),
+        (20.0, ["positive", "positive", ""]),
+    ):
         found = pd.Series(_patient_share.call(table, limit)).astype(object).fillna("")
         assert found.tolist() == expected
 
@@ -335,13 +382,17 @@ def test_calls_of_patients_where_the_limit_is_an_interval_s_own() -> None:
 @pytest.mark.parametrize("n", [20, 26])
 def test_two_components_that_bic_does_not_want_are_none(n: int) -> None:
     """Evenly spread levels: far apart by Ashman's D and with a dip, yet one population describes them as well."""
-    adata = AnnData(np.ones((n, 2), np.float32), obs=pd.DataFrame(index=[f"c{i}" for i in range(n)]))
+    adata = AnnData(
+        np.ones((n, 2), np.float32), obs=pd.DataFrame(index=[f"c{i}" for i in range(n)])
+    )
     protein = pd.DataFrame(
-        {"CD49d": np.linspace(200, 2000, n).round(), "CD3": 1000.0, "CD19": 1000.0}, index=adata.obs_names
+        {"CD49d": np.linspace(200, 2000, n).round(), "CD3": 1000.0, "CD19": 1000.0},
+        index=adata.obs_names,
     )
     adata.obsm["protein"] = protein
     with pytest.raises(
-        ValueError, match=r"Ashman's D = [2-9]\.\d\d, BIC -?\d+ with two components, -?\d+ with one[.;]?"
+        ValueError,
+        match=r"Ashman's D = [2-9]\.\d\d, BIC -?\d+ with two components, -?\d+ with one[.;]?",
     ) as told:
         sc_cll.pp.label_cd49d(adata, normalize="none")
     assert "no dip" not in str(told.value)

@@ -30,7 +30,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of some pages."""
     place = tmp_path / "disk"
     place.mkdir()
-    if sys.platform != "linux" or mount("-t", "tmpfs", "-o", f"size={SIZE}", "none", str(place)).returncode:
+    if (
+        sys.platform != "linux"
+        or mount("-t", "tmpfs", "-o", f"size={SIZE}", "none", str(place)).returncode
+    ):
         pytest.skip("a file system can be mounted by root on Linux only")
     yield place
     umount(place)
@@ -46,7 +49,11 @@ def fill(disk: Path, room: int) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "room"),
-    [*((kind, 0) for kind in ("model", "csv", "gmt", "json", "vocabulary")), ("model", 4096), ("model", 16384)],
+    [
+        *((kind, 0) for kind in ("model", "csv", "gmt", "json", "vocabulary")),
+        ("model", 4096),
+        ("model", 16384),
+    ],
 )
 def test_a_full_disk_costs_nothing_that_was_there(
     kind: str,
@@ -58,7 +65,9 @@ def test_a_full_disk_costs_nothing_that_was_there(
     work.write(path, 0)
     old, names = work.read(path), sorted(one.name for one in disk.iterdir())
     filler = fill(disk, room)
-    with pytest.raises(OSError, match=r"No space left on device: not written, .* as it was. Make room") as said:
+    with pytest.raises(
+        OSError, match=r"No space left on device: not written, .* as it was. Make room"
+    ) as said:
         work.write(path, 1)
     assert said.value.errno == errno.ENOSPC
     assert work.read(path) == old
@@ -99,7 +108,10 @@ def test_a_full_disk_costs_no_file_of_cells(
     command = [sys.executable, "-W", "ignore", "-c", CELLS, Path(__file__).parent, path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{errno.ENOSPC} "), done.stdout + done.stderr[-2000:]
-    assert "No space left on device: not written, and what was there before is as it was. Make room" in done.stdout
+    assert (
+        "No space left on device: not written, and what was there before is as it was. Make room"
+        in done.stdout
+    )
     assert work.read(path) == old
     filler.unlink()
     assert [one.name for one in disk.iterdir()] == [path.name]
@@ -118,15 +130,30 @@ def test_a_command_ends_with_a_sentence_where_the_disk_is_full(
     works["h5ad"].write(disk / "p.h5ad", 1)
     old = works["h5ad"].read(disk / "p.h5ad")
     fill(disk, 8192)
-    command = [sys.executable, "-W", "ignore", "-m", "scbert_cll", "predict", tmp_path / "a.h5ad", "--layer", "X"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "scbert_cll",
+        "predict",
+        tmp_path / "a.h5ad",
+        "--layer",
+        "X",
+    ]
     command += ["--model", tmp_path / "model", "--out", disk / "p.h5ad", "--overwrite"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 5, done.stdout + done.stderr
-    assert f"error: {disk / 'p.h5ad'}: No space left on device: not written, and what was there" in done.stderr
+    assert (
+        f"error: {disk / 'p.h5ad'}: No space left on device: not written, and what was there"
+        in done.stderr
+    )
     assert works["h5ad"].read(disk / "p.h5ad") == old
 
 
-def test_a_mount_point_is_refused_in_a_sentence_and_kept(disk: Path, works: dict[str, Work]) -> None:  # noqa: F811
+def test_a_mount_point_is_refused_in_a_sentence_and_kept(
+    disk: Path, works: dict[str, Work]
+) -> None:  # noqa: F811
     work = works["model"]
     work.write(disk / "model", 0)
     for name in ("config.json", "vocab.txt", "weights.safetensors"):  # a volume that holds a model

@@ -68,7 +68,8 @@ def test_a_disk_that_fails_at_any_call_costs_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", ["a" * 245 + ".json", "ü" * 120 + ".json", " a.json", "a\nb.json", "-a.json", "a.b.json"]
+    "name",
+    ["a" * 245 + ".json", "ü" * 120 + ".json", " a.json", "a\nb.json", "-a.json", "a.b.json"],
 )
 def test_any_name_that_a_file_may_have(name: str, tmp_path: Path) -> None:
     for value in (1, 2):
@@ -92,7 +93,9 @@ def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(
     work.write(link, 1)
     assert link.is_symlink()
     assert work.read(target) == work.read(link) != old
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.parent in (tmp_path, target.parent)) == [
+    assert sorted(
+        path.name for path in tmp_path.rglob("*") if path.parent in (tmp_path, target.parent)
+    ) == [
         "link",
         "other disk",
         "target",

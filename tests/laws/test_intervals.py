@@ -37,7 +37,9 @@ def contained(table: pd.DataFrame, estimate: str, low: str, high: str) -> None:
     assert outside.empty, outside.to_string()
 
 
-def predicted(kind: str, y: np.ndarray, k: int, n_repeats: int, unit: np.ndarray, rng: np.random.Generator):
+def predicted(
+    kind: str, y: np.ndarray, k: int, n_repeats: int, unit: np.ndarray, rng: np.random.Generator
+):
     """Probabilities (repeats, cells, classes) of a model of this kind."""
     truth = np.eye(k)[y]
     if kind == "perfect":
@@ -52,8 +54,13 @@ def predicted(kind: str, y: np.ndarray, k: int, n_repeats: int, unit: np.ndarray
         proba[np.arange(n_repeats), at] = np.roll(proba[np.arange(n_repeats), at], 1, axis=1)
     elif kind == "constant":
         proba = np.tile(rng.dirichlet(np.ones(k)), (n_repeats, len(y), 1))
-    elif kind == "prior":  # of the other donors, as a model that knows nothing else has it in each fold
-        proba = np.stack([[truth[unit != u].mean(0) if (unit != u).any() else truth.mean(0) for u in unit]] * n_repeats)
+    elif (
+        kind == "prior"
+    ):  # of the other donors, as a model that knows nothing else has it in each fold
+        proba = np.stack(
+            [[truth[unit != u].mean(0) if (unit != u).any() else truth.mean(0) for u in unit]]
+            * n_repeats
+        )
     else:
         proba = rng.dirichlet(np.ones(k), (n_repeats, len(y)))
     return (proba / proba.sum(2, keepdims=True)).astype(np.float32)
@@ -62,7 +69,11 @@ def predicted(kind: str, y: np.ndarray, k: int, n_repeats: int, unit: np.ndarray
 @st.composite
 def studies(draw) -> OutOfFold:
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
-    n_donors, k, n_repeats = draw(st.integers(0, 7)), draw(st.integers(2, 3)), draw(st.integers(1, 3))
+    n_donors, k, n_repeats = (
+        draw(st.integers(0, 7)),
+        draw(st.integers(2, 3)),
+        draw(st.integers(1, 3)),
+    )
     unit = np.repeat(np.arange(max(n_donors, 1)), rng.integers(2, 25, max(n_donors, 1)))
     rates = rng.dirichlet(np.full(k, draw(st.sampled_from([0.2, 1.0, 10.0]))), max(n_donors, 1))
     y = np.array([rng.choice(k, p=rates[u]) for u in unit])
@@ -99,7 +110,9 @@ def test_few_errors_have_about_wilsons_interval(n_errors: int) -> None:
     called = y.copy()
     called[:n_errors] = 1 - called[:n_errors]
     proba = np.where(np.eye(2)[called] > 0, 0.99, 0.01)[None].astype(np.float32)
-    made = tables(OutOfFold(["T", "B"], False, y, None, {"m": proba}, []), n_bootstrap=1000, seed=0).tables
+    made = tables(
+        OutOfFold(["T", "B"], False, y, None, {"m": proba}, []), n_bootstrap=1000, seed=0
+    ).tables
     summary = made["summary"].set_index("metric")
     wilson = binomtest(1242 - n_errors, 1242).proportion_ci(method="wilson")
     for metric in ("accuracy", "macro_f1", "balanced_accuracy"):
@@ -111,7 +124,11 @@ def test_few_errors_have_about_wilsons_interval(n_errors: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 7), st.integers(0, 2**16), st.sampled_from(["perfect", "wrong", "random", "same"]))
+@given(
+    st.integers(1, 7),
+    st.integers(0, 2**16),
+    st.sampled_from(["perfect", "wrong", "random", "same"]),
+)
 def test_gates_within_donors(n_donors: int, seed: int, kind: str) -> None:
     rng = np.random.default_rng(seed)
     donors = np.repeat(np.arange(n_donors), 12)
@@ -133,7 +150,9 @@ def test_gates_within_donors(n_donors: int, seed: int, kind: str) -> None:
 def test_gain_of_a_signature(seed: int, n: int, optimism: float) -> None:
     rng = np.random.default_rng(seed)
     base, full = 0.6, 0.6 + rng.exponential(0.1)
-    drawn = [((b, b + g), (b, b + g - optimism * rng.random())) for b, g in rng.exponential(0.1, (n, 2))]
+    drawn = [
+        ((b, b + g), (b, b + g - optimism * rng.random())) for b, g in rng.exponential(0.1, (n, 2))
+    ]
     found = _gain((base, full), drawn)
     assert found.low <= found.delta - found.optimism <= found.high
 
@@ -148,7 +167,9 @@ def test_predicted_share_of_a_donor(seed: int, n: int, shift: float) -> None:
         {"n_measured": 80, "n_predicted": 80, "in_training": False, "pct_measured": measured},
         [f"D{i}" for i in range(n)],
     )
-    donors["pct_predicted"] = np.clip(measured * (1 - shift) + 100 * shift * rng.random(n) ** 0.3, 0, 100)
+    donors["pct_predicted"] = np.clip(
+        measured * (1 - shift) + 100 * shift * rng.random(n) ** 0.3, 0, 100
+    )
     table = intervals(donors, calibration(donors, 20), 20).join(donors)
     contained(table, "pct_predicted", "pct_predicted_low", "pct_predicted_high")
 

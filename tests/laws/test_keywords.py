@@ -19,7 +19,12 @@ from scbert_cll.model.training.fit import Training
 from scbert_cll.nn import Performer
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
-HABITS = {"random_state": "rng", "device": "accelerator", "learning_rate": "lr", "epochs": "max_epochs"}
+HABITS = {
+    "random_state": "rng",
+    "device": "accelerator",
+    "learning_rate": "lr",
+    "epochs": "max_epochs",
+}
 
 
 def cells() -> AnnData:
@@ -73,7 +78,9 @@ OPEN: dict[str, tuple[Callable[..., Any], str]] = {
 
 def cells_set_up(kind: Any) -> AnnData:
     adata = cells()
-    kind.setup_anndata(adata, **({"labels_key": "cd49d"} if kind is sc_cll.ScBERTClassifier else {}))
+    kind.setup_anndata(
+        adata, **({"labels_key": "cd49d"} if kind is sc_cll.ScBERTClassifier else {})
+    )
     return adata
 
 
@@ -134,10 +141,14 @@ def test_a_letter_too_many_is_refused_with_the_nearest_name(
 
 
 @pytest.mark.parametrize("habit", list(HABITS))
-@pytest.mark.parametrize("name", ["tl.pretrain", "tl.finetune", "ScBERT.train", "ScBERTClassifier.train"])
+@pytest.mark.parametrize(
+    "name", ["tl.pretrain", "tl.finetune", "ScBERT.train", "ScBERTClassifier.train"]
+)
 @pytest.mark.usefixtures("nothing_runs")
 def test_words_of_other_packages_are_understood(name: str, habit: str, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=rf"has no argument '{habit}' .did you mean '{HABITS[habit]}'"):
+    with pytest.raises(
+        TypeError, match=rf"has no argument '{habit}' .did you mean '{HABITS[habit]}'"
+    ):
         OPEN[name][0](tmp_path, **{habit: 1})
 
 
@@ -146,7 +157,9 @@ def test_words_of_other_packages_are_understood(name: str, habit: str, tmp_path:
 def test_a_choice_of_the_network_too_and_the_object_stays(verb: Callable[..., Any]) -> None:
     adata = cells()
     before = adata.copy()
-    with pytest.raises(TypeError, match=r"The network has no argument 'n_layer' .did you mean 'n_layers'"):
+    with pytest.raises(
+        TypeError, match=r"The network has no argument 'n_layer' .did you mean 'n_layers'"
+    ):
         verb(adata, network={"n_layer": 2})
     with pytest.raises(TypeError, match="'early_stopping_patience'"):
         verb(adata, patience=3)
@@ -167,17 +180,27 @@ def test_estimators_too_before_the_first_fold(
     adata = cells()
     with pytest.raises(TypeError, match=f"did you mean '{nearest}'"):
         model.fit(adata, adata.obs["cd49d"])
-    monkeypatch.setattr(sc_cll.estimators.OnMatrix, "fit", None)  # the first of the models is not begun
+    monkeypatch.setattr(
+        sc_cll.estimators.OnMatrix, "fit", None
+    )  # the first of the models is not begun
     with pytest.raises(TypeError, match=f"did you mean '{nearest}'"):
-        sc_cll.tl.cross_validate(adata, models={"first": "logistic_l2", "own": Resampled(model) if wrapped else model})
+        sc_cll.tl.cross_validate(
+            adata, models={"first": "logistic_l2", "own": Resampled(model) if wrapped else model}
+        )
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--more.max_epoch", "3"], "--more has no argument 'max_epoch' (did you mean 'max_epochs'?)"),
+        (
+            ["--more.max_epoch", "3"],
+            "--more has no argument 'max_epoch' (did you mean 'max_epochs'?)",
+        ),
         (["--more.learning_rate", "0.1"], "'learning_rate' (did you mean 'lr'?)"),
-        (["--network.n_layer", "2"], "The network has no argument 'n_layer' (did you mean 'n_layers'?)"),
+        (
+            ["--network.n_layer", "2"],
+            "The network has no argument 'n_layer' (did you mean 'n_layers'?)",
+        ),
         (["--network.n_genes", "2"], "The network has no argument 'n_genes'"),
     ],
 )
@@ -194,5 +217,7 @@ def test_the_command_line_before_it_reads_a_cell(
 def test_what_exists_is_taken() -> None:
     adata = cells()
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8}
-    model = sc_cll.tl.pretrain(adata, network=NETWORK, max_epochs=1, gradient_clip_val=1.0, weight_decay=0.1, **quiet)
+    model = sc_cll.tl.pretrain(
+        adata, network=NETWORK, max_epochs=1, gradient_clip_val=1.0, weight_decay=0.1, **quiet
+    )
     assert isinstance(model.module, Performer)

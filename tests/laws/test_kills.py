@@ -28,7 +28,9 @@ def test_one_of_both_models_is_there_whatever_happens_to_those_who_save(
     assert int(done.stdout.split()[-1]) >= at_least
 
 
-def test_who_may_not_end_an_exchange_is_told_who_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_may_not_end_an_exchange_is_told_who_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".scbert_cll-old-model").mkdir()
 
     def refused(*_: object, **__: object) -> None:
@@ -36,6 +38,7 @@ def test_who_may_not_end_an_exchange_is_told_who_may(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(in_place, "FileLock", refused)
     with pytest.raises(
-        PermissionError, match=rf"Read it once as somebody who may write to {tmp_path}, which ends that"
+        PermissionError,
+        match=rf"Read it once as somebody who may write to {tmp_path}, which ends that",
     ):
         sc_cll.model.ScBERT.load(tmp_path / "model")

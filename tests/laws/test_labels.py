@@ -32,14 +32,23 @@ KINDS: dict[str, tuple[Callable[[np.ndarray], Any], list[str]]] = {
     "booleans": (lambda y: y > 0, ["False", "True"]),
     "nullable booleans": (lambda y: pd.array(y > 0, dtype="boolean"), ["False", "True"]),
     "text": (lambda y: np.array(["c2", "c10", "a"], dtype=object)[y], ["a", "c2", "c10"]),
-    "nullable text": (lambda y: pd.array(np.array(["c2", "c10", "a"])[y], dtype="string"), ["a", "c2", "c10"]),
-    "categories": (lambda y: pd.Categorical.from_codes(y, ["pos", "neg", "mid", "unused"][:3]), ["pos", "neg", "mid"]),
+    "nullable text": (
+        lambda y: pd.array(np.array(["c2", "c10", "a"])[y], dtype="string"),
+        ["a", "c2", "c10"],
+    ),
+    "categories": (
+        lambda y: pd.Categorical.from_codes(y, ["pos", "neg", "mid", "unused"][:3]),
+        ["pos", "neg", "mid"],
+    ),
     "ordered categories": (
         lambda y: pd.Categorical.from_codes(y, ["zero", "low", "high"], ordered=True),
         ["zero", "low", "high"],
     ),
     "unused levels": (lambda y: pd.Categorical.from_codes(2 * y, list("edcba")), ["e", "c", "a"]),
-    "categories of integers": (lambda y: pd.Categorical(np.array([2, 10, 100])[y]), ["2", "10", "100"]),
+    "categories of integers": (
+        lambda y: pd.Categorical(np.array([2, 10, 100])[y]),
+        ["2", "10", "100"],
+    ),
     "names of something else": (
         lambda y: np.array(["unassigned", "T/NK", "B"], dtype=object)[y],
         ["B", "T/NK", "unassigned"],
@@ -59,8 +68,12 @@ def cells(kind: str = "integers", labels: Any = None) -> AnnData:
     adata.obs_names = [f"cell{i}" for i in range(n)]
     adata.var_names = ["ITGA4", *(f"G{i}" for i in range(19))]
     adata.obs["donor"] = np.repeat(["P1", "P2", "P3", "P4", "P5", "P6"], 30)
-    adata.obs["label"] = pd.Series(KINDS[kind][0](y) if labels is None else labels(y), adata.obs_names)
-    adata.obs["split"] = pd.Categorical(np.repeat(["train", "train", "train", "train", "val", "test"], 30))
+    adata.obs["label"] = pd.Series(
+        KINDS[kind][0](y) if labels is None else labels(y), adata.obs_names
+    )
+    adata.obs["split"] = pd.Categorical(
+        np.repeat(["train", "train", "train", "train", "val", "test"], 30)
+    )
     return adata
 
 
@@ -71,7 +84,9 @@ def test_classes_have_names(kind: str) -> None:
     codes = _checks.labels(adata, "label", wanted, np.arange(adata.n_obs))
     names = np.array([*wanted, None], dtype=object)[codes]
     assert (
-        _checks.by_name.class_names(adata.obs["label"]).where(adata.obs["label"].notna(), None).tolist()
+        _checks.by_name.class_names(adata.obs["label"])
+        .where(adata.obs["label"].notna(), None)
+        .tolist()
         == names.tolist()
     )
 
@@ -80,23 +95,34 @@ def test_classes_have_names(kind: str) -> None:
 def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Path) -> None:
     adata, wanted = cells(kind), KINDS[kind][1]
     names = _checks.by_name.class_names(adata.obs["label"])
-    for end, read, write in (("h5ad", ad.read_h5ad, "write_h5ad"), ("zarr", ad.read_zarr, "write_zarr")):
+    for end, read, write in (
+        ("h5ad", ad.read_h5ad, "write_h5ad"),
+        ("zarr", ad.read_zarr, "write_zarr"),
+    ):
         path = tmp_path / f"cells.{end}"
         getattr(adata.copy(), write)(path)
         found = read(path).obs["label"]
         assert _checks.classes(found, "label") == wanted
         assert _checks.by_name.class_names(found).tolist() == names.tolist()
     sc_cll.pp.build_corpus(
-        [tmp_path / "cells.h5ad"], tmp_path / "c.zarr", vocab=adata, obs_columns=["label"], val_donors=["P5"]
+        [tmp_path / "cells.h5ad"],
+        tmp_path / "c.zarr",
+        vocab=adata,
+        obs_columns=["label"],
+        val_donors=["P5"],
     )
     data = sc_cll.model.CorpusData(tmp_path / "c.zarr")
     assert data.classes("label") == wanted
     for part in ("train", "val"):
-        kept = _checks.by_name.class_names(data.obs(part, "label")).set_axis(data.names(part).str.removeprefix("0:"))
+        kept = _checks.by_name.class_names(data.obs(part, "label")).set_axis(
+            data.names(part).str.removeprefix("0:")
+        )
         known = names[kept.index]
         assert kept.where(kept.notna(), None).tolist() == known.where(known.notna(), None).tolist()
         codes = pd.Series(data._codes(part, "label", wanted), kept.index)
-        assert codes.tolist() == pd.Series(pd.Categorical(known, wanted).codes, known.index).tolist()
+        assert (
+            codes.tolist() == pd.Series(pd.Categorical(known, wanted).codes, known.index).tolist()
+        )
 
 
 @pytest.mark.parametrize("word", MISSING)
@@ -105,11 +131,17 @@ def test_a_class_with_the_name_of_nothing_is_a_class_and_is_said(word: str, tmp_
     adata = cells(labels=lambda y: np.array([name, "x", "y"], dtype=object)[y])
     adata.write_h5ad(tmp_path / "cells.h5ad")
     sc_cll.pp.build_corpus(
-        [tmp_path / "cells.h5ad"], tmp_path / "c.zarr", vocab=adata, obs_columns=["label"], val_fraction=0
+        [tmp_path / "cells.h5ad"],
+        tmp_path / "c.zarr",
+        vocab=adata,
+        obs_columns=["label"],
+        val_fraction=0,
     )
     wanted = _checks.by_name.sorted_names([name, "x", "y"])
     for column in (adata.obs["label"], ad.read_h5ad(tmp_path / "cells.h5ad").obs["label"]):
-        with pytest.warns(UserWarning, match=f"has a class called '{name}', and it is taken for a class") as told:
+        with pytest.warns(
+            UserWarning, match=f"has a class called '{name}', and it is taken for a class"
+        ) as told:
             assert _checks.classes(column, "label") == wanted
     with pytest.warns(UserWarning, match="taken for a class"):
         assert sc_cll.model.CorpusData(tmp_path / "c.zarr").classes("label") == wanted
@@ -119,7 +151,14 @@ def test_a_class_with_the_name_of_nothing_is_a_class_and_is_said(word: str, tmp_
 
 
 @pytest.mark.parametrize(
-    "kind", ["integers", "floats with missing values", "booleans", "names of something else", "unused levels"]
+    "kind",
+    [
+        "integers",
+        "floats with missing values",
+        "booleans",
+        "names of something else",
+        "unused levels",
+    ],
 )
 def test_verbs_take_labels_of_any_type(kind: str) -> None:
     """What is found does not depend on how classes are spelled, and names are those of the classes."""
@@ -132,7 +171,9 @@ def test_verbs_take_labels_of_any_type(kind: str) -> None:
         sc_cll.pp.split_donors(adata, "donor", labels_key="label", fractions=(0.5, 0.25, 0.25))
         sc_cll.pp.bin_expression(adata)
         sc_cll.pp.balance(adata, "label")
-        model = sc_cll.tl.finetune(adata, labels_key="label", weight_key="balance_weight", network=NETWORK, **FAST)
+        model = sc_cll.tl.finetune(
+            adata, labels_key="label", weight_key="balance_weight", network=NETWORK, **FAST
+        )
         sc_cll.tl.predict(adata, model)
         sc_cll.tl.gene_attention(adata, model, groupby="label")
         sc_cll.tl.signature(adata, groupby="label", min_cells=3, min_donors=3)
@@ -171,20 +212,32 @@ def test_a_class_called_unassigned(tmp_path: Path) -> None:
     adata.obsm.clear()
     adata.write_h5ad(tmp_path / "cells.h5ad")
     sc_cll.pp.build_corpus(
-        [tmp_path / "cells.h5ad"], tmp_path / "c.zarr", vocab=adata, obs_columns=["label"], val_fraction=0
+        [tmp_path / "cells.h5ad"],
+        tmp_path / "c.zarr",
+        vocab=adata,
+        obs_columns=["label"],
+        val_fraction=0,
     )
     with pytest.warns(UserWarning, match="The model has a class called 'unassigned'"):
-        sc_cll.tl.predict_corpus(tmp_path / "c.zarr", model, tmp_path / "out.zarr", unassigned_below=0.99)
+        sc_cll.tl.predict_corpus(
+            tmp_path / "c.zarr", model, tmp_path / "out.zarr", unassigned_below=0.99
+        )
     told = ad.read_zarr(tmp_path / "out.zarr").obs
     assert list(told["scbert_pred"].cat.categories) == model.classes
 
 
-@pytest.mark.parametrize("kind", ["integers", "booleans", "unused levels", "floats with missing values"])
+@pytest.mark.parametrize(
+    "kind", ["integers", "booleans", "unused levels", "floats with missing values"]
+)
 def test_a_model_learns_and_predicts_from_a_corpus(kind: str, tmp_path: Path) -> None:
     adata = cells(kind)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     sc_cll.pp.build_corpus(
-        [tmp_path / "cells.h5ad"], tmp_path / "c.zarr", vocab=adata, obs_columns=["label"], val_donors=["P5"]
+        [tmp_path / "cells.h5ad"],
+        tmp_path / "c.zarr",
+        vocab=adata,
+        obs_columns=["label"],
+        val_donors=["P5"],
     )
     model = sc_cll.tl.finetune(tmp_path / "c.zarr", labels_key="label", network=NETWORK, **FAST)
     assert model.classes == KINDS[kind][1]
@@ -194,7 +247,9 @@ def test_a_model_learns_and_predicts_from_a_corpus(kind: str, tmp_path: Path) ->
     sc_cll.pp.bin_expression(adata)
     sc_cll.tl.predict(adata, model)
     sc_cll.tl.gene_attention(adata, model, groupby="label")
-    assert dict(found.uns["gene_attention"]["n_cells"]) == dict(adata.uns["gene_attention"]["n_cells"])
+    assert dict(found.uns["gene_attention"]["n_cells"]) == dict(
+        adata.uns["gene_attention"]["n_cells"]
+    )
     of_corpus, in_memory = (a.varm["gene_attention"].loc[adata.var_names] for a in (found, adata))
     pd.testing.assert_frame_equal(of_corpus, in_memory, check_names=False, rtol=1e-4, atol=1e-6)
     pd.testing.assert_frame_equal(
@@ -210,11 +265,17 @@ def test_groups_of_a_corpus_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     adata = cells("integers")
     adata.write_h5ad(tmp_path / "cells.h5ad")
     sc_cll.pp.build_corpus(
-        [tmp_path / "cells.h5ad"], tmp_path / "c.zarr", vocab=adata, obs_columns=["label"], val_fraction=0
+        [tmp_path / "cells.h5ad"],
+        tmp_path / "c.zarr",
+        vocab=adata,
+        obs_columns=["label"],
+        val_fraction=0,
     )
     model = sc_cll.tl.pretrain(tmp_path / "c.zarr", network=NETWORK, **FAST)
     monkeypatch.setattr("scbert_cll._checks._on_corpus._MOST_GROUPS", 1)
-    with pytest.raises(ValueError, match=r"groupby='label' has .* different values, and groups are at most 1"):
+    with pytest.raises(
+        ValueError, match=r"groupby='label' has .* different values, and groups are at most 1"
+    ):
         sc_cll.tl.predict_corpus(tmp_path / "c.zarr", model, tmp_path / "out.zarr", groupby="label")
     assert not list(tmp_path.glob("out*"))
 
@@ -234,11 +295,17 @@ def test_files_that_differ_in_their_order(tmp_path: Path) -> None:
     def built(name: str, *orders: list[str]) -> list[str]:
         paths = []
         for i, order in enumerate(orders):
-            adata = cells(labels=lambda y, order=order: pd.Categorical(np.array(order)[y % len(order)], order))
+            adata = cells(
+                labels=lambda y, order=order: pd.Categorical(np.array(order)[y % len(order)], order)
+            )
             adata.obs["donor"] = adata.obs["donor"] + f"of{i}"
-            adata.X = adata.X + sparse.csr_matrix(([float(i)], ([0], [0])), adata.shape, dtype=np.float32)
+            adata.X = adata.X + sparse.csr_matrix(
+                ([float(i)], ([0], [0])), adata.shape, dtype=np.float32
+            )
             adata.write_h5ad(paths.append(tmp_path / f"{name}{i}.h5ad") or paths[-1])
-        sc_cll.pp.build_corpus(paths, tmp_path / f"{name}.zarr", vocab=adata, obs_columns=["label"], val_fraction=0)
+        sc_cll.pp.build_corpus(
+            paths, tmp_path / f"{name}.zarr", vocab=adata, obs_columns=["label"], val_fraction=0
+        )
         return sc_cll.model.CorpusData(tmp_path / f"{name}.zarr").classes("label")
 
     assert built("a", ["zero", "low", "high"], ["zero", "high"]) == ["zero", "low", "high"]

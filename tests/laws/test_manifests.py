@@ -23,7 +23,14 @@ from scbert_cll._disk import formats, in_place
 from scbert_cll._evaluation.store import Done, FoldStore
 
 GENES = [f"G{i}" for i in range(30)]
-TINY = {"preset": "small", "n_hidden": 16, "n_layers": 1, "n_heads": 2, "dim_head": 8, "gene_embedding": "none"}
+TINY = {
+    "preset": "small",
+    "n_hidden": 16,
+    "n_layers": 1,
+    "n_heads": 2,
+    "dim_head": 8,
+    "gene_embedding": "none",
+}
 
 
 def cells(n: int, rng: int, donors: str) -> AnnData:
@@ -71,7 +78,11 @@ def model(of_one: Path) -> sc_cll.model.ScBERT:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): formats.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): formats.sha256(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def said_by(corpus: Path) -> dict[str, Any]:
@@ -80,8 +91,15 @@ def said_by(corpus: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in ("train", "val"):
         some = data.cells(part, np.arange(data.corpus.n_cells(part)), obs=True)
-        found[part] = [data.names(part).tolist(), data.obs(part, "kind").tolist(), some.obs["donor"].tolist()]
-        found[part] += [some.layers["binned"].toarray().tobytes(), data.readers[part].lengths().tolist()]
+        found[part] = [
+            data.names(part).tolist(),
+            data.obs(part, "kind").tolist(),
+            some.obs["donor"].tolist(),
+        ]
+        found[part] += [
+            some.layers["binned"].toarray().tobytes(),
+            data.readers[part].lengths().tolist(),
+        ]
     return found
 
 
@@ -112,7 +130,10 @@ def empty_folder(corpus: Path, other: Path) -> str:
 
 def stray_edges(corpus: Path, other: Path) -> str:
     """Edges of another corpus, which its own does not have."""
-    in_place.replace(corpus / "edges.csv", *formats.as_numbers(pd.DataFrame(np.ones((30, 4)), index=GENES), "gene"))
+    in_place.replace(
+        corpus / "edges.csv",
+        *formats.as_numbers(pd.DataFrame(np.ones((30, 4)), index=GENES), "gene"),
+    )
     return "edges.csv"
 
 
@@ -128,7 +149,11 @@ EXTRA = [another_dataset, dataset_before_all, another_part, empty_folder, stray_
 
 @pytest.mark.parametrize("add", EXTRA)
 def test_what_is_not_in_the_list_is_refused_and_named(
-    add: Callable[[Path, Path], str], corpus: Path, of_many: Path, model: Any, caplog: pytest.LogCaptureFixture
+    add: Callable[[Path, Path], str],
+    corpus: Path,
+    of_many: Path,
+    model: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     name = add(corpus, of_many)
     table = sc_cll.io.check_corpus(corpus).set_index("file")
@@ -158,7 +183,9 @@ def test_the_remedy_of_the_refusal_holds(
     assert said_by(corpus) == said_by(of_one)
 
 
-def test_a_corpus_copied_over_an_older_one_is_never_read_with_it(of_one: Path, of_many: Path, tmp_path: Path) -> None:
+def test_a_corpus_copied_over_an_older_one_is_never_read_with_it(
+    of_one: Path, of_many: Path, tmp_path: Path
+) -> None:
     for first, second in ((of_one, of_many), (of_many, of_one)):
         copied = tmp_path / f"{first.parent.name}.zarr"
         shutil.copytree(first, copied)
@@ -173,7 +200,9 @@ def test_a_corpus_copied_over_an_older_one_is_never_read_with_it(of_one: Path, o
 def test_what_is_missing_is_refused_and_named(of_many: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(of_many, tmp_path / "c.zarr"))
     shutil.rmtree(copied / "train" / "dataset_1")
-    with pytest.raises(ValueError, match=r"is damaged: train/dataset_1/.* \(missing\).*Restore these files"):
+    with pytest.raises(
+        ValueError, match=r"is damaged: train/dataset_1/.* \(missing\).*Restore these files"
+    ):
         sc_cll.model.CorpusData(copied)
     table = sc_cll.io.check_corpus(copied)
     assert table.loc[~table["is_whole"], "file"].str.startswith("train/dataset_1/").all()
@@ -198,7 +227,13 @@ def test_a_corpus_that_is_linked_is_read(corpus: Path, of_one: Path, tmp_path: P
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Way to every value of nested plain values; of long ones to the first two."""
     yield at
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, one in list(inner)[: 2 if at else None]:
         yield from places(one, (*at, name))
 
@@ -243,7 +278,9 @@ def edited(file: Path, refuses: Callable[[], object], change: Callable[[Any], An
 
 def test_no_edit_of_a_manifest_is_believed(corpus: Path) -> None:
     for door in (sc_cll.model.CorpusData, sc_cll.io.check_corpus):
-        bad = edited(corpus / "manifest.json", lambda door=door: door(corpus), lambda record: record)
+        bad = edited(
+            corpus / "manifest.json", lambda door=door: door(corpus), lambda record: record
+        )
         assert not bad, bad
 
 
@@ -278,14 +315,17 @@ def test_a_manifest_of_before_is_read_without_its_checksum(corpus: Path, of_one:
     del record["checksum"]
     file.write_text(json.dumps(record))
     with pytest.raises(
-        ValueError, match=r"manifest.json is damaged: its checksum of itself is missing.*build it again"
+        ValueError,
+        match=r"manifest.json is damaged: its checksum of itself is missing.*build it again",
     ):
         sc_cll.model.CorpusData(corpus)
     file.write_text(json.dumps(record | {"format_version": 1}))
     assert said_by(corpus) == said_by(of_one)
 
 
-def test_a_refused_manifest_is_mended_by_building_again(corpus: Path, of_one: Path, sources: list[Path]) -> None:
+def test_a_refused_manifest_is_mended_by_building_again(
+    corpus: Path, of_one: Path, sources: list[Path]
+) -> None:
     file = corpus / "manifest.json"
     file.write_text(file.read_text().replace('"n_cells": ', '"n_cells": 1'))
     with pytest.raises(ValueError, match="Restore it from a copy, or build it again"):
@@ -315,22 +355,31 @@ MORE = {
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_a_file_of_another_model_is_refused_and_named(name: str, model: Any, tmp_path: Path) -> None:
+def test_a_file_of_another_model_is_refused_and_named(
+    name: str, model: Any, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     model.save(folder)
     assert not (folder / name).exists()
     (folder / name).write_text(MORE[name])
-    with pytest.raises(ValueError, match=rf"holds {name}, which config.json does not list.*Delete what is not listed"):
+    with pytest.raises(
+        ValueError,
+        match=rf"holds {name}, which config.json does not list.*Delete what is not listed",
+    ):
         sc_cll.model.ScBERT.load(folder)
     (folder / name).unlink()  # the remedy
     assert sc_cll.model.ScBERT.load(folder).genes.tolist() == GENES
 
 
-def test_a_model_copied_over_another_one_is_never_mixed(model: Any, classifier: Any, tmp_path: Path) -> None:
+def test_a_model_copied_over_another_one_is_never_mixed(
+    model: Any, classifier: Any, tmp_path: Path
+) -> None:
     classifier.save(tmp_path / "copied")
     model.save(tmp_path / "model")
     shutil.copytree(tmp_path / "model", tmp_path / "copied", dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"copied holds .*labels.json.*, which config.json does not list"):
+    with pytest.raises(
+        ValueError, match=r"copied holds .*labels.json.*, which config.json does not list"
+    ):
         sc_cll.model.ScBERT.load(tmp_path / "copied")
     model.save(tmp_path / "copied", overwrite=True)  # the other remedy
     assert sc_cll.model.ScBERT.load(tmp_path / "copied").genes.tolist() == GENES
@@ -345,7 +394,9 @@ def test_what_is_no_file_of_a_model_does_no_harm(model: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "vocab.txt"])
-def test_what_a_model_needs_is_read_only_where_it_is_listed(name: str, model: Any, tmp_path: Path) -> None:
+def test_what_a_model_needs_is_read_only_where_it_is_listed(
+    name: str, model: Any, tmp_path: Path
+) -> None:
     model.save(tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     config = json.loads(file.read_text())
@@ -359,7 +410,9 @@ def test_what_a_model_needs_is_read_only_where_it_is_listed(name: str, model: An
 def test_no_edit_of_a_config_is_believed(classifier: Any, tmp_path: Path) -> None:
     classifier.save(tmp_path / "model")
     load = sc_cll.model.ScBERTClassifier.load
-    bad = edited(tmp_path / "model" / "config.json", lambda: load(tmp_path / "model"), lambda config: config)
+    bad = edited(
+        tmp_path / "model" / "config.json", lambda: load(tmp_path / "model"), lambda config: config
+    )
     assert not bad, bad
 
 
@@ -374,7 +427,9 @@ def test_no_edit_of_a_model_with_right_checksums_ends_in_a_traceback(
     def load() -> None:
         if name != "config.json":
             sums = config["sha256"] | {name: formats.sha256(tmp_path / "model" / name)}
-            (tmp_path / "model" / "config.json").write_text(json.dumps(resealed(config | {"sha256": sums})))
+            (tmp_path / "model" / "config.json").write_text(
+                json.dumps(resealed(config | {"sha256": sums}))
+            )
         sc_cll.model.ScBERTClassifier.load(tmp_path / "model", accelerator="cpu")
 
     same = resealed if name == "config.json" else lambda labels: labels
@@ -383,14 +438,20 @@ def test_no_edit_of_a_model_with_right_checksums_ends_in_a_traceback(
 
 
 def test_folders_of_the_user_beside_a_model_stay(model: Any, tmp_path: Path) -> None:
-    mine = [tmp_path / name for name in (".model.old", ".model.new", "model.new", "model.old", ".new_model", "model~")]
+    mine = [
+        tmp_path / name
+        for name in (".model.old", ".model.new", "model.new", "model.old", ".new_model", "model~")
+    ]
     for folder in mine:
         folder.mkdir()
         (folder / "notes.txt").write_text("mine")
     for _ in range(2):
         model.save(tmp_path / "model", overwrite=True)
     assert all((folder / "notes.txt").read_text() == "mine" for folder in mine)
-    assert {path.name for path in tmp_path.iterdir()} == {"model", *(folder.name for folder in mine)}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model",
+        *(folder.name for folder in mine),
+    }
 
 
 # ---- left-overs of another call
@@ -432,8 +493,19 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "not text": lambda path: path.write_bytes(b"\xff\xfe\x00" * 9),
     "gone": lambda path: path.unlink(),
 }
-LEFT = ["plan.json", "scans/*", "done/*", "corpus/*/zarr.json", "corpus/vocab.txt", "corpus/*/dataset_*/X/**/*"]
-OF_ALL = ("cut", "flipped", "gone")  # what is done to every kind of file; the rest to one of JSON and one of arrays
+LEFT = [
+    "plan.json",
+    "scans/*",
+    "done/*",
+    "corpus/*/zarr.json",
+    "corpus/vocab.txt",
+    "corpus/*/dataset_*/X/**/*",
+]
+OF_ALL = (
+    "cut",
+    "flipped",
+    "gone",
+)  # what is done to every kind of file; the rest to one of JSON and one of arrays
 
 
 @pytest.fixture(scope="module")
@@ -447,10 +519,20 @@ def left_of_a_build(sources: list[Path], tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "damage"),
-    [(which, damage) for which in LEFT for damage in DAMAGES if damage in OF_ALL or which in LEFT[:2]],
+    [
+        (which, damage)
+        for which in LEFT
+        for damage in DAMAGES
+        if damage in OF_ALL or which in LEFT[:2]
+    ],
 )
 def test_what_is_left_of_a_build_and_does_not_fit_is_made_again(
-    which: str, damage: str, sources: list[Path], of_many: Path, left_of_a_build: Path, tmp_path: Path
+    which: str,
+    damage: str,
+    sources: list[Path],
+    of_many: Path,
+    left_of_a_build: Path,
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "c.zarr"
     shutil.copytree(left_of_a_build, tmp_path, dirs_exist_ok=True)
@@ -463,7 +545,9 @@ def test_what_is_left_of_a_build_and_does_not_fit_is_made_again(
     assert [path.name for path in tmp_path.iterdir()] == ["c.zarr"]
 
 
-def test_left_overs_that_changed_places_are_made_again(sources: list[Path], of_many: Path, tmp_path: Path) -> None:
+def test_left_overs_that_changed_places_are_made_again(
+    sources: list[Path], of_many: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "c.zarr"
     cut_build(sources, out, 3)
     for folder in ("scans", "done"):
@@ -503,7 +587,9 @@ def test_what_another_call_left_is_not_taken_over(
         shutil.copy(path, tmp_path / "c.zarr.building" / at)
     if at == "done/":  # with the bytes that they tell of
         shutil.rmtree(tmp_path / "c.zarr.building" / "corpus")
-        shutil.copytree(tmp_path / "d.zarr.building" / "corpus", tmp_path / "c.zarr.building" / "corpus")
+        shutil.copytree(
+            tmp_path / "d.zarr.building" / "corpus", tmp_path / "c.zarr.building" / "corpus"
+        )
     build(sources, out)
     assert checksums(out) == checksums(of_many)
 
@@ -597,7 +683,12 @@ def left_of_predictions(of_one: Path, model: Any, tmp_path_factory: pytest.TempP
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "damage"),
-    [(which, damage) for which in PREDICTED for damage in DAMAGES if damage in OF_ALL or which in PREDICTED[:2]],
+    [
+        (which, damage)
+        for which in PREDICTED
+        for damage in DAMAGES
+        if damage in OF_ALL or which in PREDICTED[:2]
+    ],
 )
 def test_what_is_left_of_predictions_and_does_not_fit_is_made_again(
     which: str,
@@ -628,12 +719,16 @@ def test_one_bit_of_a_predicted_chunk_is_found(
     assert checksums(tmp_path / "p.zarr") == predicted
 
 
-def test_a_damaged_share_of_another_process_is_made_again(of_one: Path, model: Any, tmp_path: Path) -> None:
+def test_a_damaged_share_of_another_process_is_made_again(
+    of_one: Path, model: Any, tmp_path: Path
+) -> None:
     for name in ("p.zarr", "whole.zarr"):
         sc_cll.tl.predict_corpus(opened(of_one), model, tmp_path / name, shard=(0, 2))
         if name == "p.zarr":
             flip(tmp_path / "p.zarr.writing" / "store" / "obsm" / "X_scbert" / "c" / "2" / "0")
-            (tmp_path / "p.zarr.writing" / "store" / "obsm" / "X_scbert" / "c" / "4" / "0").write_bytes(b"")
+            (
+                tmp_path / "p.zarr.writing" / "store" / "obsm" / "X_scbert" / "c" / "4" / "0"
+            ).write_bytes(b"")
         sc_cll.tl.predict_corpus(opened(of_one), model, tmp_path / name, shard=(1, 2))
     assert checksums(tmp_path / "p.zarr") == checksums(tmp_path / "whole.zarr")
 
@@ -644,7 +739,11 @@ def test_a_damaged_share_of_another_process_is_made_again(of_one: Path, model: A
 def test_what_other_predictions_left_is_not_taken_over(
     how: str, what: str, of_one: Path, model: Any, predicted: dict[str, str], tmp_path: Path
 ) -> None:
-    network = sc_cll.model.ScBERT.from_corpus(opened(of_one), rng=1, **TINY) if how == "another model" else model
+    network = (
+        sc_cll.model.ScBERT.from_corpus(opened(of_one), rng=1, **TINY)
+        if how == "another model"
+        else model
+    )
     options = {"other parts": {"parts": ["train"]}, "no groups": {"groupby": None}}.get(how, {})
     other = cut_predictions(of_one, network, tmp_path / "o.zarr", 5, **options)
     folder = cut_predictions(of_one, model, tmp_path / "p.zarr", 3)
@@ -679,13 +778,20 @@ def mine(folder: Path, how: str) -> None:
         folder.write_text("mine")
         return
     folder.mkdir()
-    inner = {"a file in it": "notes.txt", "our names in it": "corpus/a", "a hidden one": ".mine", "a store": "store/a"}
+    inner = {
+        "a file in it": "notes.txt",
+        "our names in it": "corpus/a",
+        "a hidden one": ".mine",
+        "a store": "store/a",
+    }
     place = folder / inner[how]
     place.parent.mkdir(exist_ok=True)
     place.write_text("mine")
 
 
-@pytest.mark.parametrize("how", ["a file", "a file in it", "our names in it", "a hidden one", "a store"])
+@pytest.mark.parametrize(
+    "how", ["a file", "a file in it", "our names in it", "a hidden one", "a store"]
+)
 @pytest.mark.parametrize("ending", WORKING)
 def test_a_working_folder_of_the_user_is_never_touched(
     ending: str, how: str, sources: list[Path], of_one: Path, model: Any, tmp_path: Path
@@ -701,7 +807,8 @@ def test_a_working_folder_of_the_user_is_never_touched(
             sc_cll.tl.predict_corpus(of_one, model, tmp_path / "c.zarr")
 
     with pytest.raises(
-        FileExistsError, match=rf"c\.zarr\.{ending} is the folder to work in .* Move it to another place"
+        FileExistsError,
+        match=rf"c\.zarr\.{ending} is the folder to work in .* Move it to another place",
     ):
         call()
     assert checksums(tmp_path) == before
@@ -710,12 +817,16 @@ def test_a_working_folder_of_the_user_is_never_touched(
     assert {path.name for path in tmp_path.iterdir()} == {"c.zarr", "elsewhere"}
 
 
-def test_what_the_user_puts_into_a_working_folder_stays(sources: list[Path], of_many: Path, tmp_path: Path) -> None:
+def test_what_the_user_puts_into_a_working_folder_stays(
+    sources: list[Path], of_many: Path, tmp_path: Path
+) -> None:
     cut_build(sources, tmp_path / "c.zarr", 2)
     (tmp_path / "c.zarr.building" / "notes.txt").write_text("mine")
     build(sources, tmp_path / "c.zarr")
     assert checksums(tmp_path / "c.zarr") == checksums(of_many)
-    assert [path.name for path in (tmp_path / "c.zarr.building").iterdir() if path.name[0] != "."] == ["notes.txt"]
+    assert [
+        path.name for path in (tmp_path / "c.zarr.building").iterdir() if path.name[0] != "."
+    ] == ["notes.txt"]
 
 
 def test_an_empty_working_folder_is_taken(sources: list[Path], tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ ODD = [
     *("zarr.json", ".zgroup", "a\x00b", "a\\b", "a\nb", "%2F", "%", "30%", "%~", "_index", "__x", "\ud800", "😀", "x" * 300),
 ]  # fmt: skip
 
-anything = st.text(st.characters(codec=None, categories=None), max_size=12) | st.text("%/|~.2F_\\", max_size=6)
+anything = st.text(st.characters(codec=None, categories=None), max_size=12) | st.text(
+    "%/|~.2F_\\", max_size=6
+)
 names = anything | anything.map(lambda name: name * 40)
 
 
@@ -46,7 +48,8 @@ def test_a_key_is_its_own_key_and_short(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["CD49d+", "CLL 1", "P1|x", "30%", "90 % CD5", "α/β".replace("/", "-"), "1", "a.b", 'a"b']
+    "name",
+    ["CD49d+", "CLL 1", "P1|x", "30%", "90 % CD5", "α/β".replace("/", "-"), "1", "a.b", 'a"b'],
 )
 def test_a_usual_name_stays(name: str) -> None:
     assert _names.key(name) == name

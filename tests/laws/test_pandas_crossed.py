@@ -31,12 +31,18 @@ def run(python: str, *words: str) -> None:
 
 
 def pandas_of(python: str) -> str:
-    done = subprocess.run([python, "-c", "import pandas; print(pandas.__version__[0])"], capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-c", "import pandas; print(pandas.__version__[0])"],
+        capture_output=True,
+        text=True,
+    )
     return done.stdout.strip()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not OTHER, reason="needs SCBERT_CLL_OTHER_PYTHON, an interpreter with the other pandas")
+@pytest.mark.skipif(
+    not OTHER, reason="needs SCBERT_CLL_OTHER_PYTHON, an interpreter with the other pandas"
+)
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "the other first"])
 def test_what_one_writes_the_other_writes_again(tmp_path: Path, ours_first: bool) -> None:
     assert {pandas_of(sys.executable), pandas_of(str(OTHER))} == {"2", "3"}
@@ -50,13 +56,18 @@ def of_pandas_3() -> AnnData:
     """As a file that was written with pandas 3 is read with pandas 2: text is of a type of its own."""
     text = pd.StringDtype(na_value=np.nan)
     obs = pd.DataFrame(
-        {"donor": pd.array(["A", "B"] * 6, dtype=text)}, index=pd.Index([f"c{i}" for i in range(12)], dtype=text)
+        {"donor": pd.array(["A", "B"] * 6, dtype=text)},
+        index=pd.Index([f"c{i}" for i in range(12)], dtype=text),
     )
     obs["with gaps"] = pd.array([None, *"abcdefghijk"], dtype=text)
-    adata = AnnData(np.ones((12, 3), np.float32), obs, pd.DataFrame(index=pd.Index(list("xyz"), dtype=text)))
+    adata = AnnData(
+        np.ones((12, 3), np.float32), obs, pd.DataFrame(index=pd.Index(list("xyz"), dtype=text))
+    )
     adata.obsm["table"] = pd.DataFrame({"x": pd.array(["u"] * 12, dtype=text)}, index=obs.index)
     adata.uns["old"] = {
-        "table": pd.DataFrame({"x": pd.array(["u", None], dtype=text)}, index=pd.Index(["a", "b"], dtype=text))
+        "table": pd.DataFrame(
+            {"x": pd.array(["u", None], dtype=text)}, index=pd.Index(["a", "b"], dtype=text)
+        )
     }
     return adata
 
@@ -81,32 +92,56 @@ def test_what_a_command_writes_is_plain_and_the_setting_stays(tmp_path: Path) ->
     found = ad.read_h5ad(tmp_path / "a.h5ad")
     found.write_h5ad(tmp_path / "again.h5ad")
     write_cells(tmp_path / "gaps.h5ad", of_pandas_3())
-    assert ad.read_h5ad(tmp_path / "gaps.h5ad").uns["old"]["table"]["x"].isna().tolist() == [False, True]
+    assert ad.read_h5ad(tmp_path / "gaps.h5ad").uns["old"]["table"]["x"].isna().tolist() == [
+        False,
+        True,
+    ]
 
 
 def changed_in_place(function: ast.FunctionDef) -> list[str]:
     """Names that hold what `to_numpy()` handed out, a view that pandas 3 makes read-only, and are changed in place later."""
     handed, found = set(), []
-    for node in sorted((n for n in ast.walk(function) if hasattr(n, "lineno")), key=lambda n: (n.lineno, n.col_offset)):
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+    for node in sorted(
+        (n for n in ast.walk(function) if hasattr(n, "lineno")),
+        key=lambda n: (n.lineno, n.col_offset),
+    ):
+        if (
+            isinstance(node, ast.Assign)
+            and len(node.targets) == 1
+            and isinstance(node.targets[0], ast.Name)
+        ):
             value, name = node.value, node.targets[0].id
             is_view = (
-                isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "to_numpy"
+                isinstance(value, ast.Call)
+                and isinstance(value.func, ast.Attribute)
+                and value.func.attr == "to_numpy"
             )
             copied = is_view and any(keyword.arg == "copy" for keyword in value.keywords)
             (handed.add if is_view and not copied else handed.discard)(name)
         targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AugAssign)
+            else []
         )
         for target in targets:
             is_part = isinstance(target, ast.Subscript)
             held: ast.expr = target.value if isinstance(target, ast.Subscript) else target
-            if isinstance(held, ast.Name) and held.id in handed and (is_part or isinstance(node, ast.AugAssign)):
+            if (
+                isinstance(held, ast.Name)
+                and held.id in handed
+                and (is_part or isinstance(node, ast.AugAssign))
+            ):
                 found.append(f"{held.id}, line {node.lineno}")
     return found
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix()
+)
 def test_nothing_is_changed_in_place_that_pandas_3_hands_out_read_only(path: Path) -> None:
-    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    functions = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+    ]
     assert [said for function in functions for said in changed_in_place(function)] == []

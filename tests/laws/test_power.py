@@ -31,13 +31,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 from disk import Disk
 
 GENES = [f"G{i}" for i in range(30)]
-TINY = {"preset": "small", "n_hidden": 16, "n_layers": 1, "n_heads": 2, "dim_head": 8, "gene_embedding": "none"}
+TINY = {
+    "preset": "small",
+    "n_hidden": 16,
+    "n_layers": 1,
+    "n_heads": 2,
+    "dim_head": 8,
+    "gene_embedding": "none",
+}
 
 
 def cells(rng: int) -> AnnData:
     random = np.random.default_rng(rng)
     X = sparse.csr_matrix(random.poisson(0.3 + np.arange(30) / 12, (40, 30)).astype(np.float32))
-    obs = pd.DataFrame({"donor": random.choice(list("ABC"), 40)}, index=[f"c{i}" for i in range(40)])
+    obs = pd.DataFrame(
+        {"donor": random.choice(list("ABC"), 40)}, index=[f"c{i}" for i in range(40)]
+    )
     obs["kind"] = pd.Categorical(random.choice(["a", "b"], 40))
     return AnnData(X, obs=obs, var=pd.DataFrame(index=GENES))
 
@@ -65,7 +74,11 @@ def model_of(corpus: Path, rng: int) -> sc_cll.model.ScBERT:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): formats.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): formats.sha256(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @dataclass
@@ -102,7 +115,9 @@ def both(version: int) -> Any:
 def works(sources: list[Path], corpus: Path) -> dict[str, Work]:
     models = [model_of(corpus, version) for version in (0, 1)]
     vocabularies = [sc_cll.vocab.GeneVocab(GENES[:n]) for n in (20, 25)]
-    tables = [pd.DataFrame({"gene": GENES[:3], "weight": [1.0, 2.0, version]}) for version in (3.0, 4.0)]
+    tables = [
+        pd.DataFrame({"gene": GENES[:3], "weight": [1.0, 2.0, version]}) for version in (3.0, 4.0)
+    ]
 
     def predict(out: Path, version: int) -> None:
         data = sc_cll.model.CorpusData(corpus, chunk_size=8, preload_nchunks=2)
@@ -120,19 +135,27 @@ def works(sources: list[Path], corpus: Path) -> dict[str, Work]:
             sc_cll.io.read_gmt,
             "a.gmt",
         ),
-        "json": Work(lambda path, v: formats.write_json(path, {"v": v}), formats.read_json, "a.json"),
+        "json": Work(
+            lambda path, v: formats.write_json(path, {"v": v}), formats.read_json, "a.json"
+        ),
         "vocabulary": Work(
-            lambda path, v: vocabularies[v].save(path), lambda path: list(sc_cll.vocab.GeneVocab.read(path)), "v.csv"
+            lambda path, v: vocabularies[v].save(path),
+            lambda path: list(sc_cll.vocab.GeneVocab.read(path)),
+            "v.csv",
         ),
         "h5ad": Work(
-            lambda path, v: write_cells(path, cells(v)), lambda path: ad.read_h5ad(path).X.toarray().tolist(), "a.h5ad"
+            lambda path, v: write_cells(path, cells(v)),
+            lambda path: ad.read_h5ad(path).X.toarray().tolist(),
+            "a.h5ad",
         ),
         "h5mu": Work(
             lambda path, v: write_cells(path, both(v)),
             lambda path: mudata.read_h5mu(path)["prot"].X.tolist(),
             "a.h5mu",
         ),
-        "corpus": Work(lambda path, _: build(sources, path), _whole_corpus, "c.zarr", made_once=True),
+        "corpus": Work(
+            lambda path, _: build(sources, path), _whole_corpus, "c.zarr", made_once=True
+        ),
         "predictions": Work(predict, _whole_predictions, "p.zarr", made_once=True),
     }
 
@@ -195,14 +218,18 @@ def losses(work: Work, disk: Disk, versions: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, pytest.param("predictions", marks=pytest.mark.slow)])
-def test_after_a_crash_the_old_or_the_new_is_read(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
+def test_after_a_crash_the_old_or_the_new_is_read(
+    kind: str, works: dict[str, Work], tmp_path: Path
+) -> None:
     disk, versions = record(works[kind], tmp_path)
     assert len(disk.states) >= 5
     assert not losses(works[kind], disk, versions)
 
 
 @pytest.mark.parametrize("kind", ["model", "csv", "h5ad", "corpus"])
-def test_a_writer_that_forces_nothing_is_found_out(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
+def test_a_writer_that_forces_nothing_is_found_out(
+    kind: str, works: dict[str, Work], tmp_path: Path
+) -> None:
     """The law bites."""
     disk, versions = record(works[kind], tmp_path, forcing=False)
     assert losses(works[kind], disk, versions)
@@ -210,7 +237,9 @@ def test_a_writer_that_forces_nothing_is_found_out(kind: str, works: dict[str, W
 
 @pytest.mark.slow  # what was cut short is done again, from many places
 @pytest.mark.parametrize("kind", ["corpus", "predictions"])
-def test_after_a_crash_the_same_call_ends_in_the_same_bytes(kind: str, works: dict[str, Work], tmp_path: Path) -> None:
+def test_after_a_crash_the_same_call_ends_in_the_same_bytes(
+    kind: str, works: dict[str, Work], tmp_path: Path
+) -> None:
     work = works[kind]
     disk, (whole,) = record(work, tmp_path)
     path = next(tmp_path.rglob(work.name))
@@ -234,14 +263,24 @@ def test_after_a_crash_the_last_checkpoint_that_was_written_counts(
 
     monkeypatch.setattr(checkpoint_file.WholeCheckpoints, "save_checkpoint", watched)
     data = sc_cll.model.CorpusData(corpus, chunk_size=8, preload_nchunks=2)
-    how = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 8, "max_epochs": 1, "checkpoint_steps": 1}
+    how = {
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "batch_size": 8,
+        "max_epochs": 1,
+        "checkpoint_steps": 1,
+    }
     with disk.recorded():
         model_of(corpus, 0).train(datamodule=data, checkpoint_dir=tmp_path / "run", **how)
     assert disk.returned >= 4
     for (when, tree), n in zip(disk.states.values(), disk.promised, strict=True):
         disk.lay(tree)
         folder = tmp_path / "run"
-        whole = [path for path in checkpoint_file.written(folder) if checkpoint_file.is_whole(path)] if n else []
+        whole = (
+            [path for path in checkpoint_file.written(folder) if checkpoint_file.is_whole(path)]
+            if n
+            else []
+        )
         assert not n or int(whole[-1].stem.removeprefix("step_")) >= n, when
 
 
@@ -251,8 +290,18 @@ def test_after_a_crash_a_series_is_not_there_or_whole(
     name = "GSE99999_series_matrix.txt.gz"
     there = tmp_path / "geo" / "GSE99nnn" / "GSE99999" / "matrix"
     there.mkdir(parents=True)
-    table = ["!series_matrix_table_begin", '"ID_REF"\t"GSM1"', '"a"\t1', '"b"\t2', "!series_matrix_table_end"]
-    head = ['!Series_geo_accession\t"GSE99999"', '!Sample_title\t"s"', '!Sample_geo_accession\t"GSM1"']
+    table = [
+        "!series_matrix_table_begin",
+        '"ID_REF"\t"GSM1"',
+        '"a"\t1',
+        '"b"\t2',
+        "!series_matrix_table_end",
+    ]
+    head = [
+        '!Series_geo_accession\t"GSE99999"',
+        '!Sample_title\t"s"',
+        '!Sample_geo_accession\t"GSM1"',
+    ]
     (there / name).write_bytes(gzip.compress("\n".join([*head, *table, ""]).encode()))
     handler = functools.partial(Quiet, directory=str(tmp_path / "geo"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -260,7 +309,9 @@ def test_after_a_crash_a_series_is_not_there_or_whole(
         monkeypatch.setattr(_download_geo_series, "_BASE", f"http://127.0.0.1:{server.server_port}")
         (tmp_path / "here").mkdir()
         work = Work(
-            lambda path, _: sc_cll.datasets.download_geo_series("GSE99999", path.parent, overwrite=True),
+            lambda path, _: sc_cll.datasets.download_geo_series(
+                "GSE99999", path.parent, overwrite=True
+            ),
             lambda path: sc_cll.datasets.read_geo_series(path).X.tolist(),
             name,
             made_once=True,

@@ -25,12 +25,19 @@ from scbert_cll._process import as_it_was, same_logs, same_random_state, to_chan
 from scbert_cll.model import ScBERT
 
 TINY: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned", "dropout": 0.2}
-QUICK: dict[str, Any] = {"max_epochs": 1, "batch_size": 16, "accelerator": "cpu", "enable_progress_bar": False}
+QUICK: dict[str, Any] = {
+    "max_epochs": 1,
+    "batch_size": 16,
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+}
 
 
 def cells() -> AnnData:
     """60 cells, binned."""
-    adata = AnnData(sparse.csr_matrix(np.random.default_rng(0).poisson(2, (60, 30)).astype(np.float32)))
+    adata = AnnData(
+        sparse.csr_matrix(np.random.default_rng(0).poisson(2, (60, 30)).astype(np.float32))
+    )
     pp.bin_expression(adata)
     return adata
 
@@ -49,7 +56,11 @@ def changes() -> dict[str, list[str]]:
     script = Path(__file__).with_name("process_state.py")
     own = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True, check=False, env=own
+        [sys.executable, "-W", "ignore", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=own,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, list[str]] = json.loads(done.stdout)
@@ -63,7 +74,9 @@ def test_a_call_leaves_the_process_as_it_was(changes: dict[str, list[str]]) -> N
 
 @pytest.mark.slow
 def test_every_public_function_was_called(changes: dict[str, list[str]]) -> None:
-    spec: Any = importlib.util.spec_from_file_location("test_api", Path(__file__).parents[1] / "test_api.py")
+    spec: Any = importlib.util.spec_from_file_location(
+        "test_api", Path(__file__).parents[1] / "test_api.py"
+    )
     api = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(api)
     called = {name.split(" ")[0] for name in changes}
@@ -83,7 +96,9 @@ class Asks(L.Callback):
 
 
 @pytest.mark.parametrize("with_checkpoints", [True, False])
-def test_who_handled_signals_before_a_training_does_so_afterwards(with_checkpoints: bool, tmp_path: Path) -> None:
+def test_who_handled_signals_before_a_training_does_so_afterwards(
+    with_checkpoints: bool, tmp_path: Path
+) -> None:
     heard: list[int] = []
 
     def listen(number: int, frame: Any) -> None:
@@ -192,11 +207,14 @@ def test_loggers_are_put_back() -> None:
     assert (log.level, log.handlers, log.filters) == before
 
 
-def test_a_logger_that_writes_wants_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_writes_wants_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("csv", "tensorboard"):
         with pytest.raises(
-            ValueError, match=rf'logger="{name}" writes into the folder of the run: name checkpoint_dir="run"'
+            ValueError,
+            match=rf'logger="{name}" writes into the folder of the run: name checkpoint_dir="run"',
         ):
             tl.pretrain(cells(), network=TINY, logger=name, **QUICK)
     assert list(tmp_path.iterdir()) == []

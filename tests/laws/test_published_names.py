@@ -62,14 +62,26 @@ def model_of(label: str, classes: list[str], genes: list[str]) -> ScBERTClassifi
     adata.obs["kind"] = pd.Categorical(classes * 2)
     pp.bin_expression(adata)
     ScBERTClassifier.setup_anndata(adata, labels_key="kind")
-    small: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "dim_head": 4, "gene_embedding": "learned"}
+    small: dict[str, Any] = {
+        "n_hidden": 8,
+        "n_heads": 2,
+        "dim_head": 4,
+        "gene_embedding": "learned",
+    }
     model = ScBERTClassifier(adata, **small)
     model.labels_key = label
     return model
 
 
 def evaluation_of(name: str, classes: list[str]) -> dict[str, Any]:
-    row = {"model": name, "metric": "macro_f1", "estimate": 0.5, "low": 0.4, "high": 0.6, "interval": "bootstrap"}
+    row = {
+        "model": name,
+        "metric": "macro_f1",
+        "estimate": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "interval": "bootstrap",
+    }
     params = {"scheme": "group_kfold", "models": ["majority", name], "baselines": ["majority"]}
     return {"summary": pd.DataFrame([row]), "params": params, "classes": np.array(classes), "unit": "donor", "n_units": 6}  # fmt: skip
 
@@ -108,24 +120,42 @@ def test_a_name_is_text(tmp_path: Path, case: str) -> None:
     assert first["library_name"] == "scbert_cll"
     assert ModelCard.load(tmp_path / "1" / "README.md").data.library_name == "scbert_cll"
     assert all(c.isprintable() or c == "\n" for c in card)
-    shown = "".join(one.content for token in rendered(card.partition("\n---\n")[2]) for one in token.children or ())
+    shown = "".join(
+        one.content
+        for token in rendered(card.partition("\n---\n")[2])
+        for one in token.children or ()
+    )
     if name.isprintable():
-        assert shown.replace("&#58;", ":").count(name) >= 3, "label, class and gene are legible as they are"
+        assert shown.replace("&#58;", ":").count(name) >= 3, (
+            "label, class and gene are legible as they are"
+        )
 
 
-@pytest.mark.parametrize("where", ["label", "class", "gene", "evaluation", "licence", "unit", "layer"])
+@pytest.mark.parametrize(
+    "where", ["label", "class", "gene", "evaluation", "licence", "unit", "layer"]
+)
 @pytest.mark.parametrize("case", PRIVATE)
 def test_what_is_private_is_not_published(tmp_path: Path, case: str, where: str) -> None:
     text = PRIVATE[case]
     pick = lambda place, plain: text if where == place else plain  # noqa: E731
     classes = sorted(["x", pick("class", "y")])
     model = model_of(pick("label", "kind"), classes, [pick("gene", "G1"), "G2", "G3"])
-    evaluation = evaluation_of(pick("evaluation", "scbert"), classes) | {"unit": pick("unit", "donor")}
+    evaluation = evaluation_of(pick("evaluation", "scbert"), classes) | {
+        "unit": pick("unit", "donor")
+    }
     if where == "layer":
         model.registry["setup_args"]["layer"] = text
-    with pytest.raises(ValueError, match=r"would publish (paths of this machine|e-mail addresses): '"):
-        model.save_for_hub(tmp_path / "out" / "m", evaluation=evaluation, license=pick("licence", "mit"))
-    left = [p for p in (tmp_path / "out").rglob("*") if "lock" not in p.name] if (tmp_path / "out").exists() else []
+    with pytest.raises(
+        ValueError, match=r"would publish (paths of this machine|e-mail addresses): '"
+    ):
+        model.save_for_hub(
+            tmp_path / "out" / "m", evaluation=evaluation, license=pick("licence", "mit")
+        )
+    left = (
+        [p for p in (tmp_path / "out").rglob("*") if "lock" not in p.name]
+        if (tmp_path / "out").exists()
+        else []
+    )
     assert not left
     assert not (tmp_path / "out" / "m").exists()
 
@@ -135,7 +165,9 @@ def test_names_that_only_look_so_are_published(tmp_path: Path) -> None:
         model_of(name, sorted(["x", name]), [name, "G2"]).save_for_hub(tmp_path / str(i), evaluation=evaluation_of(name, sorted(["x", name])))  # fmt: skip
 
 
-@pytest.mark.parametrize("repo_id", ['a/b"); import os; os.abort(); ("', "a", "a/b/c", "a/b\n# c", ""])
+@pytest.mark.parametrize(
+    "repo_id", ['a/b"); import os; os.abort(); ("', "a", "a/b/c", "a/b\n# c", ""]
+)
 def test_a_repository_has_a_name(tmp_path: Path, repo_id: str) -> None:
     with pytest.raises(ValueError, match='repo_id must be "org/name"'):
         model_of("kind", ["x", "y"], ["G1", "G2"]).save_for_hub(tmp_path / "m", repo_id=repo_id)

@@ -47,7 +47,9 @@ ROOTS: dict[str, tuple[Any, ...]] = {
 OF_INSTANCES = {"binning", "genes", "layer", "classes", "labels_key", "config"}
 # Keywords of no public function: the shape of a value, and `order` of the network's own tokens.
 NOTATION = {"token", "order"}
-CALL = re.compile(r"\b(?!vocab\.(?:txt|csv)\b)(?P<name>(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)(?P<call>\()?")
+CALL = re.compile(
+    r"\b(?!vocab\.(?:txt|csv)\b)(?P<name>(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)(?P<call>\()?"
+)
 KEYWORD = re.compile(r"(?<![\w.\"'{])(?P<name>[a-z_]\w*)=(?![=\s])")
 
 
@@ -64,7 +66,10 @@ def sentences() -> Iterator[Sentence]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         skipped: set[int] = set()
         for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            if (
+                isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+                and ast.get_docstring(node) is not None
+            ):
                 skipped.add(id(node.body[0].value))
             if isinstance(node, ast.JoinedStr):
                 skipped |= {id(value) for value in node.values}
@@ -77,13 +82,19 @@ def _text(node: ast.AST) -> str:
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(value.value) if isinstance(value, ast.Constant) else "{}" for value in node.values)
+        return "".join(
+            str(value.value) if isinstance(value, ast.Constant) else "{}" for value in node.values
+        )
     return ""
 
 
 def named(text: str) -> list[tuple[str, bool]]:
     """Dotted names that begin with something we know, and whether they are called."""
-    return [(m["name"], bool(m["call"])) for m in CALL.finditer(text) if m["name"].partition(".")[0] in ROOTS]
+    return [
+        (m["name"], bool(m["call"]))
+        for m in CALL.finditer(text)
+        if m["name"].partition(".")[0] in ROOTS
+    ]
 
 
 def missing(name: str) -> bool:
@@ -108,10 +119,16 @@ def _has(thing: Any, path: list[str]) -> bool:
 
 def keywords_of_the_package() -> set[str]:
     """Parameters of everything public, the fields of the network, and what the methods of a table take."""
-    found = _parameters(pd.DataFrame.dropna) | _parameters(pd.DataFrame.drop) | {field.name for field in fields(Config)}
+    found = (
+        _parameters(pd.DataFrame.dropna)
+        | _parameters(pd.DataFrame.drop)
+        | {field.name for field in fields(Config)}
+    )
     for room in (getattr(sc_cll, name) for name in ROOMS):
         for thing in (getattr(room, name) for name in dir(room) if not name.startswith("_")):
-            own = [n for n in dir(thing) if not n.startswith("_")] if isinstance(thing, type) else []
+            own = (
+                [n for n in dir(thing) if not n.startswith("_")] if isinstance(thing, type) else []
+            )
             for member in filter(callable, [thing, *(getattr(thing, name) for name in own)]):
                 found |= _parameters(member)
     return found
@@ -125,7 +142,12 @@ def _parameters(function: Any) -> set[str]:
 
 
 def test_every_function_a_sentence_names_exists():
-    bad = [f"{place}: {name}" for place, text in sentences() for name, _ in named(text) if missing(name)]
+    bad = [
+        f"{place}: {name}"
+        for place, text in sentences()
+        for name, _ in named(text)
+        if missing(name)
+    ]
     assert not bad
 
 
@@ -134,15 +156,27 @@ def test_the_law_sees_a_function_that_does_not_exist():
     assert missing("pp.filter_donors")
     assert not missing("mudata.read_h5mu")
     assert not missing("adata.obs_names.duplicated")
-    assert named("Keep the shared ones: mudata.pp.intersect_obs(mdata).") == [("mudata.pp.intersect_obs", True)]
+    assert named("Keep the shared ones: mudata.pp.intersect_obs(mdata).") == [
+        ("mudata.pp.intersect_obs", True)
+    ]
 
 
 def test_every_keyword_a_sentence_names_exists():
     """`name=` in a sentence is a parameter of the package, or of the library's function that is called in that sentence."""
     known, bad = keywords_of_the_package() | NOTATION | _parameters(L.Trainer), []
     for place, text in sentences():
-        of_calls = {p for name, called in named(text) if called for thing in _things(name) for p in _parameters(thing)}
-        bad += [f"{place}: {m['name']}=" for m in KEYWORD.finditer(text) if m["name"] not in known | of_calls]
+        of_calls = {
+            p
+            for name, called in named(text)
+            if called
+            for thing in _things(name)
+            for p in _parameters(thing)
+        }
+        bad += [
+            f"{place}: {m['name']}="
+            for m in KEYWORD.finditer(text)
+            if m["name"] not in known | of_calls
+        ]
     assert not bad
 
 
@@ -161,5 +195,10 @@ def test_every_extra_that_is_told_to_be_installed_exists(extra):
     """And no other is told of: the names are those of the project's table."""
     pyproject = (SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE)
-    told = {e for _, text in sentences() for m in re.findall(r"scbert-cll\[([\w,]+)\]", text) for e in m.split(",")}
+    told = {
+        e
+        for _, text in sentences()
+        for m in re.findall(r"scbert-cll\[([\w,]+)\]", text)
+        for e in m.split(",")
+    }
     assert told <= {"corpus", "hub", "prognosis", "score", "tune", "uno"}

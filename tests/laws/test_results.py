@@ -57,24 +57,38 @@ def cells(classes: tuple[str, str]) -> mudata.MuData:
     second = rng.random(n) < 0.5
     mean = np.tile(rng.gamma(1, 2, len(GENES)) + 0.5, (n, 1))
     mean[np.ix_(second, np.arange(6))] *= 4
-    obs = pd.DataFrame({"donor": np.repeat(DONORS, 40), "lab": np.where(second, classes[1], classes[0])})
+    obs = pd.DataFrame(
+        {"donor": np.repeat(DONORS, 40), "lab": np.where(second, classes[1], classes[0])}
+    )
     obs["batch"] = np.where(np.arange(n) % 2, "1/2", "b|c")
     obs.index = [f"cell{i}" for i in range(n)]
     level = rng.poisson(8.0, (n, len(PROTEINS))).astype(np.float32)
     level[:, 0] += np.where(second, rng.poisson(80, n), 0)
-    rna = AnnData(sparse.csr_matrix(rng.poisson(mean).astype(np.float32)), obs=obs, var=pd.DataFrame(index=list(GENES)))
+    rna = AnnData(
+        sparse.csr_matrix(rng.poisson(mean).astype(np.float32)),
+        obs=obs,
+        var=pd.DataFrame(index=list(GENES)),
+    )
     protein = AnnData(sparse.csr_matrix(level), obs=obs[[]], var=pd.DataFrame(index=list(PROTEINS)))
     return mudata.MuData({"rna": rna, "prot": protein})
 
 
 def trained(adata: AnnData, pretrained: Any) -> Any:
-    asked = FAST if pretrained is None else {name: value for name, value in FAST.items() if name != "network"}
+    asked = (
+        FAST
+        if pretrained is None
+        else {name: value for name, value in FAST.items() if name != "network"}
+    )
     return tl.finetune(adata, pretrained, labels_key="lab", **asked)
 
 
 BEFORE = {
-    "pp.label_cd49d": Step(lambda mdata, _: pp.label_cd49d(mdata, donor_key="donor", batch_key="batch"), "cd49d"),
-    "pp.split_donors": Step(lambda mdata, _: pp.split_donors(mdata["rna"], "donor", labels_key="lab"), "split"),
+    "pp.label_cd49d": Step(
+        lambda mdata, _: pp.label_cd49d(mdata, donor_key="donor", batch_key="batch"), "cd49d"
+    ),
+    "pp.split_donors": Step(
+        lambda mdata, _: pp.split_donors(mdata["rna"], "donor", labels_key="lab"), "split"
+    ),
     "pp.bin_expression": Step(lambda mdata, _: pp.bin_expression(mdata["rna"]), "binned"),
     "pp.balance": Step(lambda mdata, _: pp.balance(mdata["rna"], ["lab", "donor"]), "balance"),
     "tl.gene2vec": Step(lambda mdata, _: tl.gene2vec(mdata["rna"], n_dims=8), "gene2vec"),
@@ -128,9 +142,14 @@ class World(NamedTuple):
 def held(adata: AnnData) -> dict[tuple[str, str], Any]:
     """Everything in the object, by slot and key."""
     values = {
-        (slot, key): getattr(adata, slot)[key] for slot in SLOTS for key in getattr(adata, slot) if key is not None
+        (slot, key): getattr(adata, slot)[key]
+        for slot in SLOTS
+        for key in getattr(adata, slot)
+        if key is not None
     }
-    return {place: value.copy() if hasattr(value, "copy") else value for place, value in values.items()}
+    return {
+        place: value.copy() if hasattr(value, "copy") else value for place, value in values.items()
+    }
 
 
 @pytest.fixture(scope="module", params=CLASSES, ids=lambda classes: classes[0])
@@ -150,7 +169,10 @@ def after_all(classes: tuple[str, str]) -> World:
     model = trained(adata, pretrained)
     after["tl.finetune"] = held(adata)
     rng = np.random.default_rng(1)
-    adata.obs["years"], adata.obs["event"] = rng.uniform(1, 9, adata.n_obs), rng.integers(0, 2, adata.n_obs)
+    adata.obs["years"], adata.obs["event"] = (
+        rng.uniform(1, 9, adata.n_obs),
+        rng.integers(0, 2, adata.n_obs),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a network that has learned nothing
         for name, step in AFTER.items():
@@ -163,9 +185,15 @@ def after_all(classes: tuple[str, str]) -> World:
 def same(a: Any, b: Any) -> bool:
     """Equal, however a file spells it."""
     if isinstance(a, Mapping):
-        return isinstance(b, Mapping) and set(a) == set(b) and all(same(a[key], b[key]) for key in a)
+        return (
+            isinstance(b, Mapping) and set(a) == set(b) and all(same(a[key], b[key]) for key in a)
+        )
     if isinstance(a, pd.DataFrame):
-        if not isinstance(b, pd.DataFrame) or list(a.columns) != list(b.columns) or list(a.index) != list(b.index):
+        if (
+            not isinstance(b, pd.DataFrame)
+            or list(a.columns) != list(b.columns)
+            or list(a.index) != list(b.index)
+        ):
             return False
         return all(same(a.iloc[:, i], b.iloc[:, i]) for i in range(a.shape[1]))
     if sparse.issparse(a):
@@ -181,7 +209,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.fixture(scope="module", params=ENDS)
-def read(world: World, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AnnData:
+def read(
+    world: World, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AnnData:
     """The object, from a file."""
     path = tmp_path_factory.mktemp("file") / f"a.{request.param}"
     getattr(world.adata, f"write_{request.param}")(path)
@@ -191,7 +221,11 @@ def read(world: World, request: pytest.FixtureRequest, tmp_path_factory: pytest.
 
 def test_whatever_was_written_survives_a_file(world: World, read: AnnData) -> None:
     back = held(read)
-    now = {place: value for place, value in held(world.adata).items() if not place[1].startswith("_scvi")}
+    now = {
+        place: value
+        for place, value in held(world.adata).items()
+        if not place[1].startswith("_scvi")
+    }
     assert not (set(now) ^ {place for place in back if not place[1].startswith("_scvi")})
     assert [place for place, value in now.items() if not same(value, back[place])] == []
 
@@ -215,13 +249,19 @@ def test_names_that_go_together_are_told_apart(world: World, read: AnnData) -> N
         name: {_names.parts(key, adata.uns) for key in adata.varm[name]}
         for name in ("gene_attribution_donors", "perturb")
     }
-    assert found["gene_attribution_donors"] == {(donor, name) for donor in DONORS for name in world.classes}
+    assert found["gene_attribution_donors"] == {
+        (donor, name) for donor in DONORS for name in world.classes
+    }
     assert found["perturb"] == {(donor, donor) for donor in DONORS}
     expression = {_names.parts(key, adata.uns) for key in adata.uns["signature"]["expression"]}
     assert expression == {(donor, name) for donor in DONORS for name in world.classes}
-    assert {_names.own(key, adata.uns) for key in adata.uns["signature"]["differences"]} == set(DONORS)
+    assert {_names.own(key, adata.uns) for key in adata.uns["signature"]["differences"]} == set(
+        DONORS
+    )
     assert set(_names.own_keys(adata.uns["gene_attention"]["n_cells"], adata.uns)) == set(DONORS)
-    assert set(world.classes) <= {_names.own(key, adata.uns).removeprefix("n_") for key in adata.uns["split"]["donors"]}
+    assert set(world.classes) <= {
+        _names.own(key, adata.uns).removeprefix("n_") for key in adata.uns["split"]["donors"]
+    }
 
 
 def drawn(adata: AnnData, model: Any) -> dict[str, Any]:
@@ -232,7 +272,9 @@ def drawn(adata: AnnData, model: Any) -> dict[str, Any]:
         "confusion": pl.confusion(adata, labels_key="lab", show=False, return_fig=True),
         "confusion of folds": pl.confusion(adata, model="g", show=False, return_fig=True),
         "signature": pl.signature(adata, show=False, return_fig=True),
-        "signature_heatmap": pl.signature_heatmap(adata, order_by="donor", show=False, return_fig=True),
+        "signature_heatmap": pl.signature_heatmap(
+            adata, order_by="donor", show=False, return_fig=True
+        ),
         "perturb": pl.perturb(adata, show=False, return_fig=True),
         "reliability": pl.reliability(adata, show=False, return_fig=True),
         "evaluation": pl.evaluation(adata, show=False, return_fig=True),
@@ -252,13 +294,25 @@ def test_plots_show_the_users_own_names(world: World) -> None:
 
 
 def test_a_verb_leaves_the_entries_of_others_as_they_are(world: World) -> None:
-    shared = {("obs", "scbert_pred"), ("obs", "scbert_score"), ("obsm", "scbert_proba"), ("obsm", "linear_proba")}
-    shared |= {("obsm", "X_scbert"), ("uns", "long_names")}  # predictions; names, of which there are only ever more
+    shared = {
+        ("obs", "scbert_pred"),
+        ("obs", "scbert_score"),
+        ("obsm", "scbert_proba"),
+        ("obsm", "linear_proba"),
+    }
+    shared |= {
+        ("obsm", "X_scbert"),
+        ("uns", "long_names"),
+    }  # predictions; names, of which there are only ever more
     names = list(world.after)
     for before, after in pairwise(names):
         old, new = world.after[before], world.after[after]
         assert set(old) <= set(new), after
-        changed = [place for place, value in old.items() if place not in shared and not same(value, new[place])]
+        changed = [
+            place
+            for place, value in old.items()
+            if place not in shared and not same(value, new[place])
+        ]
         assert [place for place in changed if not place[1].startswith("_scvi")] == [], after
 
 
@@ -288,7 +342,10 @@ def keywords(function: Callable[..., Any]) -> set[str]:
 def test_every_keyword_of_every_verb_is_recorded(world: World) -> None:
     entries = {name: step.entry for name, step in (BEFORE | AFTER).items() if find_spec(step.needs)}
     entries |= {"tl.pretrain": "scbert_pretrain", "tl.finetune": "scbert"}
-    missing = {name: keywords(verb(name)) - set(world.adata.uns[entry]["params"]) for name, entry in entries.items()}
+    missing = {
+        name: keywords(verb(name)) - set(world.adata.uns[entry]["params"])
+        for name, entry in entries.items()
+    }
     assert {name: absent for name, absent in missing.items() if absent} == {}
 
 
@@ -308,7 +365,12 @@ def test_verbs_that_make_a_new_object_record_every_keyword() -> None:
 
 
 def test_no_verb_is_forgotten() -> None:
-    made = {"pp.align_genes", "pp.collapse_probes", "tl.patient_cd49d", "tl.prognosis"}  # here and in the test below
+    made = {
+        "pp.align_genes",
+        "pp.collapse_probes",
+        "tl.patient_cd49d",
+        "tl.prognosis",
+    }  # here and in the test below
     on_disk = {"pp.build_corpus", "tl.predict_corpus"}  # write no object
     elsewhere = {"pp.cll_mask", "pp.intersect_obs"}  # write nothing
     known = {*BEFORE, *AFTER, "tl.pretrain", "tl.finetune", *made, *on_disk, *elsewhere}
@@ -320,25 +382,42 @@ def test_prognosis_records_every_keyword_and_survives(tmp_path: Path) -> None:
     pytest.importorskip("lifelines")
     cohort = sc_cll.datasets.cll_cohort(n_patients=120, n_genes=200)
     cohort.obs["IGHV"] = (
-        cohort.obs["IGHV"].astype(str).astype("category").cat.rename_categories(lambda name: f"{name}/x|y")
+        cohort.obs["IGHV"]
+        .astype(str)
+        .astype("category")
+        .cat.rename_categories(lambda name: f"{name}/x|y")
     )
     truth = cohort.uns["truth"]["signature"]
-    tl.prognosis(cohort, truth, time_key="TTT", event_key="treated", covariates=["IGHV"], n_random=20, n_bootstrap=0)
+    tl.prognosis(
+        cohort,
+        truth,
+        time_key="TTT",
+        event_key="treated",
+        covariates=["IGHV"],
+        n_random=20,
+        n_bootstrap=0,
+    )
     tl.survival(cohort, "IGHV", time_key="TTT", event_key="treated")
     assert keywords(tl.prognosis) <= set(cohort.uns["prognosis"]["params"])
     for end in ENDS:
         getattr(cohort, f"write_{end}")(tmp_path / f"a.{end}")
         back = held(getattr(ad, f"read_{end}")(tmp_path / f"a.{end}"))
-        assert [place for place, value in held(cohort).items() if not same(value, back[place])] == []
+        assert [
+            place for place, value in held(cohort).items() if not same(value, back[place])
+        ] == []
 
 
 # --- all or nothing
 
 
-MIDWAY = [(name, KeyboardInterrupt) for name in [*AFTER, "tl.finetune"] if name != "tl.signature_report"]  # takes long
+MIDWAY = [
+    (name, KeyboardInterrupt) for name in [*AFTER, "tl.finetune"] if name != "tl.signature_report"
+]  # takes long
 
 
-@pytest.mark.parametrize(("name", "error"), [*MIDWAY, ("tl.predict", OSError), ("tl.finetune", OSError)])
+@pytest.mark.parametrize(
+    ("name", "error"), [*MIDWAY, ("tl.predict", OSError), ("tl.finetune", OSError)]
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_error_midway_leaves_the_object_as_it_was(
     name: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -382,27 +461,46 @@ def refused(world: World, call: Callable[[AnnData], Any], sentence: str) -> None
     assert [place for place, value in before.items() if not same(value, after[place])] == []
 
 
-VERBS = ("signature", "cross_validate", "leakage_audit", "signature_report", "score_signature", "gene2vec")
+VERBS = (
+    "signature",
+    "cross_validate",
+    "leakage_audit",
+    "signature_report",
+    "score_signature",
+    "gene2vec",
+)
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_a_key_that_no_file_holds_is_refused_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_no_file_holds_is_refused_first(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adata = after_all(CLASSES[0]).adata
     monkeypatch.setattr("scbert_cll._checks.counts", None)  # nothing is computed before
     for key in ("my/key", "", "..", "k" * 300, 3):
-        with pytest.raises(ValueError, match=r"cannot be a name in a file.*Choose another, e.g. key_added='"):
+        with pytest.raises(
+            ValueError, match=r"cannot be a name in a file.*Choose another, e.g. key_added='"
+        ):
             getattr(tl, name)(adata, key_added=key)
 
 
 def test_a_key_that_is_read_is_refused() -> None:
     world = after_all(CLASSES[0])
     refused(
-        world, lambda a: pp.split_donors(a, "donor", key_added="donor"), "would replace 'donor', which is read here"
+        world,
+        lambda a: pp.split_donors(a, "donor", key_added="donor"),
+        "would replace 'donor', which is read here",
     )
     asked = {"labels_key": "scbert_pred", **FAST}
-    refused(world, lambda a: tl.finetune(a, **asked), "labels_key='scbert_pred' is where the result goes")
+    refused(
+        world,
+        lambda a: tl.finetune(a, **asked),
+        "labels_key='scbert_pred' is where the result goes",
+    )
     asked = {"labels_key": "lab", "protein_key": "X_scbert", **FAST}
-    refused(world, lambda a: tl.finetune(a, **asked), "protein_key='X_scbert' is where the result goes")
+    refused(
+        world, lambda a: tl.finetune(a, **asked), "protein_key='X_scbert' is where the result goes"
+    )
 
 
 def test_the_place_of_a_training_is_tried_first(tmp_path: Path) -> None:
@@ -410,7 +508,11 @@ def test_the_place_of_a_training_is_tried_first(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     asked = {"labels_key": "lab", "checkpoint_dir": tmp_path / "file", **FAST}
     refused(world, lambda a: tl.finetune(a, **asked), "file")
-    refused(world, lambda a: tl.cross_validate(a, labels_key="lab", checkpoint=tmp_path / "file"), "is a file")
+    refused(
+        world,
+        lambda a: tl.cross_validate(a, labels_key="lab", checkpoint=tmp_path / "file"),
+        "is a file",
+    )
 
 
 # --- the door itself
@@ -420,7 +522,9 @@ def test_names_that_were_cut_are_found_again(tmp_path: Path) -> None:
     adata = AnnData(np.ones((2, 1), np.float32))
     long, other = "é" * 300, "é" * 299 + "e"
     table = pd.DataFrame({long: [1.0, 2.0], other: [3.0, 4.0]}, adata.obs_names)
-    _record.write(adata, obsm={"table": table}, uns={"entry": {"n": {long: 1, other: 2}, "nothing": None}})
+    _record.write(
+        adata, obsm={"table": table}, uns={"entry": {"n": {long: 1, other: 2}, "nothing": None}}
+    )
     assert max(len(key.encode()) for key in adata.obsm["table"]) <= 255
     adata.write_zarr(tmp_path / "a.zarr")
     back = ad.read_zarr(tmp_path / "a.zarr")
@@ -432,15 +536,29 @@ def test_names_that_were_cut_are_found_again(tmp_path: Path) -> None:
 def test_tables_of_loose_objects_become_of_one_type(tmp_path: Path) -> None:
     adata = AnnData(np.ones((2, 1), np.float32))
     columns = {"text": ["a", None], "mixed": ["a", 1], "flag": [True, None], "none": [None, None]}
-    entry = {"table": pd.DataFrame(columns, index=[3, 4]), "pair": (1, 2), "set": {"a"}, "mixed": ["a", 1]}
-    _record.write(adata, uns={"entry": entry | {"path": tmp_path, "big": 2**80, "deep": {"x": {"y/z": None}}}})
+    entry = {
+        "table": pd.DataFrame(columns, index=[3, 4]),
+        "pair": (1, 2),
+        "set": {"a"},
+        "mixed": ["a", 1],
+    }
+    _record.write(
+        adata, uns={"entry": entry | {"path": tmp_path, "big": 2**80, "deep": {"x": {"y/z": None}}}}
+    )
     for end in ENDS:
         getattr(adata, f"write_{end}")(tmp_path / f"a.{end}")
-        assert same(adata.uns["entry"], getattr(ad, f"read_{end}")(tmp_path / f"a.{end}").uns["entry"])
+        assert same(
+            adata.uns["entry"], getattr(ad, f"read_{end}")(tmp_path / f"a.{end}").uns["entry"]
+        )
     assert adata.uns["entry"]["table"]["mixed"].tolist() == ["a", "1"]
     assert adata.uns["entry"]["table"]["flag"].isna().tolist() == [False, True]
 
 
 def test_no_path_of_this_machine_is_recorded() -> None:
-    given = {"vectors": "/home/a/b.npy", "vocab": Path("/home/c.txt"), "layer": None, "train": {"lr": 0.1}}
+    given = {
+        "vectors": "/home/a/b.npy",
+        "vocab": Path("/home/c.txt"),
+        "layer": None,
+        "train": {"lr": 0.1},
+    }
     assert _record.params(given) == {"vectors": "b.npy", "vocab": "c.txt", "layer": "X", "lr": 0.1}

@@ -46,15 +46,21 @@ def simulated() -> AnnData:
     second = np.arange(96) % 2 > 0
     mean = np.tile(rng.gamma(1, 2, 30) + 0.5, (96, 1))
     mean[second, :8] *= 3
-    obs = pd.DataFrame({"donor": [f"P{i // 16}" for i in range(96)]}, index=[f"cell{i}" for i in range(96)])
+    obs = pd.DataFrame(
+        {"donor": [f"P{i // 16}" for i in range(96)]}, index=[f"cell{i}" for i in range(96)]
+    )
     obs["label"] = pd.Categorical(np.where(second, "b", "a"))
     obs["other_label"] = obs["label"].cat.rename_categories({"a": "A", "b": "B"})
     obs["split"] = [("train", "train", "train", "train", "val", "test")[i // 16] for i in range(96)]
-    obs["other_split"] = [("train", "val", "train", "train", "train", "test")[i // 16] for i in range(96)]
+    obs["other_split"] = [
+        ("train", "val", "train", "train", "train", "test")[i // 16] for i in range(96)
+    ]
     obs["weight"] = rng.uniform(0.5, 2, 96)
     counts = sparse.csr_matrix(rng.poisson(mean).astype(np.float32))
     adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(30)]))
-    adata.obsm["protein"] = pd.DataFrame(rng.poisson(20, (96, 3)), index=obs.index, columns=["p", "q", "r"])
+    adata.obsm["protein"] = pd.DataFrame(
+        rng.poisson(20, (96, 3)), index=obs.index, columns=["p", "q", "r"]
+    )
     pp.bin_expression(adata)
     adata.layers["other"] = adata.layers["binned"].copy()
     adata.layers["other"].data[:] = 1
@@ -77,19 +83,35 @@ def adata(world: AnnData) -> AnnData:
 def pretrain(adata: AnnData, folder: Path | None, callbacks: Any = (), **changed: Any) -> Any:
     ScBERT.setup_anndata(adata)
     model = ScBERT(adata, **NETWORK)
-    model.train(**RUN | {"split_key": "split", "checkpoint_dir": folder, "callbacks": list(callbacks)} | changed)
+    model.train(
+        **RUN
+        | {"split_key": "split", "checkpoint_dir": folder, "callbacks": list(callbacks)}
+        | changed
+    )
     return model
 
 
 def classify(adata: AnnData, folder: Path | None, callbacks: Any = (), **changed: Any) -> Any:
     ScBERTClassifier.setup_anndata(adata, labels_key="label")
     model = ScBERTClassifier(adata, **NETWORK)
-    model.train(**RUN | {"split_key": "split", "checkpoint_dir": folder, "callbacks": list(callbacks)} | changed)
+    model.train(
+        **RUN
+        | {"split_key": "split", "checkpoint_dir": folder, "callbacks": list(callbacks)}
+        | changed
+    )
     return model
 
 
-def by_verb(verb: Callable[..., Any], adata: AnnData, folder: Path | None, callbacks: Any = (), **changed: Any) -> Any:
-    given: dict[str, Any] = RUN | {"split_key": "split", "network": NETWORK, "checkpoint_dir": folder} | changed
+def by_verb(
+    verb: Callable[..., Any],
+    adata: AnnData,
+    folder: Path | None,
+    callbacks: Any = (),
+    **changed: Any,
+) -> Any:
+    given: dict[str, Any] = (
+        RUN | {"split_key": "split", "network": NETWORK, "checkpoint_dir": folder} | changed
+    )
     return verb(adata, callbacks=list(callbacks), **given)
 
 
@@ -215,9 +237,22 @@ def test_what_is_on_the_list_may_change(
 ) -> None:
     shutil.copytree(begun(kind), tmp_path / "moved")
     whole = KINDS[kind](simulated(), None)
-    changed = {"checkpoint_steps": None, "checkpoint_minutes": None, "enable_progress_bar": True, "logger": "csv"}
-    changed |= {"accelerator": "auto", "devices": 1, "strategy": "auto", "log_every_n_steps": 2, "num_nodes": 1}
-    resumed = KINDS[kind](adata, tmp_path / "moved", [Idle()], **changed, enable_model_summary=False)
+    changed = {
+        "checkpoint_steps": None,
+        "checkpoint_minutes": None,
+        "enable_progress_bar": True,
+        "logger": "csv",
+    }
+    changed |= {
+        "accelerator": "auto",
+        "devices": 1,
+        "strategy": "auto",
+        "log_every_n_steps": 2,
+        "num_nodes": 1,
+    }
+    resumed = KINDS[kind](
+        adata, tmp_path / "moved", [Idle()], **changed, enable_model_summary=False
+    )
     for name, weight in whole.module.state_dict().items():
         assert torch.equal(resumed.module.state_dict()[name], weight), name
     for name, frame in whole.history.items():
@@ -263,10 +298,14 @@ CELLS: dict[str, Callable[[AnnData], None]] = {
 
 
 @pytest.mark.parametrize("what", CELLS)
-def test_cells_that_change_are_refused(what: str, adata: AnnData, begun: Callable[[str], Path], tmp_path: Path) -> None:
+def test_cells_that_change_are_refused(
+    what: str, adata: AnnData, begun: Callable[[str], Path], tmp_path: Path
+) -> None:
     shutil.copytree(begun("ScBERTClassifier.train"), tmp_path / "run")
     CELLS[what](adata)
-    with pytest.raises(ValueError, match=r"of another run: .*(data_sha256|labels_sha256|genes_sha256) has changed"):
+    with pytest.raises(
+        ValueError, match=r"of another run: .*(data_sha256|labels_sha256|genes_sha256) has changed"
+    ):
         classify(adata, tmp_path / "run")
 
 
@@ -286,7 +325,9 @@ def test_another_number_of_threads_is_told(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ScBERT, "_calm", lambda self: nullcontext())  # as where OpenMP's threads sleep while they wait
+    monkeypatch.setattr(
+        ScBERT, "_calm", lambda self: nullcontext()
+    )  # as where OpenMP's threads sleep while they wait
     shutil.copytree(begun("ScBERT.train"), tmp_path / "run")
     n = torch.get_num_threads()
     torch.set_num_threads(n + 1)
@@ -297,7 +338,8 @@ def test_another_number_of_threads_is_told(
         torch.set_num_threads(n)
     (said,) = [one.getMessage() for one in caplog.records if "Going on from" in one.getMessage()]
     assert re.search(
-        rf"Since it was written threads was {n}, is {n + 1}: the weights may differ in their last digits", said
+        rf"Since it was written threads was {n}, is {n + 1}: the weights may differ in their last digits",
+        said,
     )
 
 
@@ -351,7 +393,16 @@ def _cut(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "there",
-    [_stray, _half, _no_settings, _damaged_settings, _settings_are_a_list, _settings_are_a_folder, _unsealed, _cut],
+    [
+        _stray,
+        _half,
+        _no_settings,
+        _damaged_settings,
+        _settings_are_a_list,
+        _settings_are_a_folder,
+        _unsealed,
+        _cut,
+    ],
 )
 def test_what_else_lies_in_the_folder_changes_nothing(
     there: Callable[[Path], None], adata: AnnData, begun: Callable[[str], Path], tmp_path: Path
@@ -371,7 +422,9 @@ def test_a_file_is_no_folder_for_checkpoints(adata: AnnData, tmp_path: Path) -> 
     assert (tmp_path / "run").read_text() == "of the user"
 
 
-def test_any_flipped_bit_of_a_checkpoint_is_found(begun: Callable[[str], Path], tmp_path: Path) -> None:
+def test_any_flipped_bit_of_a_checkpoint_is_found(
+    begun: Callable[[str], Path], tmp_path: Path
+) -> None:
     newest = written(begun("ScBERT.train"))[-1]
     content, path = newest.read_bytes(), tmp_path / "step_3.ckpt"
     places = {
@@ -385,7 +438,9 @@ def test_any_flipped_bit_of_a_checkpoint_is_found(begun: Callable[[str], Path], 
         assert not is_whole(path), place
     path.write_bytes(content)
     assert is_whole(path)
-    assert torch.load(path, weights_only=True)["run"]["batch_size"] == 16  # one file, that PyTorch reads
+    assert (
+        torch.load(path, weights_only=True)["run"]["batch_size"] == 16
+    )  # one file, that PyTorch reads
 
 
 class Evil:
@@ -398,7 +453,9 @@ class Evil:
         return (os.mkdir, (str(self.path),))
 
 
-def test_nothing_in_a_checkpoint_is_executed(adata: AnnData, begun: Callable[[str], Path], tmp_path: Path) -> None:
+def test_nothing_in_a_checkpoint_is_executed(
+    adata: AnnData, begun: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Not even in one that somebody sealed."""
     folder = tmp_path / "run"
     shutil.copytree(begun("ScBERT.train"), folder)
@@ -407,7 +464,8 @@ def test_nothing_in_a_checkpoint_is_executed(adata: AnnData, begun: Callable[[st
     checkpoint_file._write(folder / "step_99.ckpt", parts)
     assert is_whole(folder / "step_99.ckpt")
     with pytest.raises(
-        ValueError, match=r"step_99\.ckpt is no checkpoint of a training: .* of which nothing was executed"
+        ValueError,
+        match=r"step_99\.ckpt is no checkpoint of a training: .* of which nothing was executed",
     ):
         pretrain(adata, folder)
     assert not (tmp_path / "executed").exists()
@@ -428,4 +486,6 @@ def test_a_checkpoint_is_forced_to_the_disk_before_it_has_its_name(
     WholeCheckpoints().save_checkpoint(content, path)
     assert (str(tmp_path / ".scbert_cll-new-step_3.ckpt"), False) in done
     assert (str(tmp_path), True) in done
-    assert done.index((str(tmp_path / ".scbert_cll-new-step_3.ckpt"), False)) < done.index((str(tmp_path), True))
+    assert done.index((str(tmp_path / ".scbert_cll-new-step_3.ckpt"), False)) < done.index(
+        (str(tmp_path), True)
+    )

@@ -68,13 +68,17 @@ def simulate() -> AnnData:
     rng = np.random.default_rng(0)
     code = np.arange(168) % 7
     mean = np.where(np.arange(42) % 7 == code[:, None], 5.0, 0.6)
-    adata = AnnData(sparse.csr_matrix(rng.poisson(mean).astype(np.float32)), var=pd.DataFrame(index=GENES))
+    adata = AnnData(
+        sparse.csr_matrix(rng.poisson(mean).astype(np.float32)), var=pd.DataFrame(index=GENES)
+    )
     donor = np.arange(168) // 28
     adata.obs["donor"] = [f"P{i}" for i in donor]
     adata.obs["split"] = np.array(["train"] * 4 + ["val", "test"])[donor]
     for n, names in CLASSES.items():
         adata.obs[f"label_{n}"] = pd.Categorical(np.array(names, dtype=object)[code % n])
-    adata.obsm["protein"] = pd.DataFrame(rng.poisson(3, (168, 3)), adata.obs_names, ["CD19", "CD5", "CD49d"])
+    adata.obsm["protein"] = pd.DataFrame(
+        rng.poisson(3, (168, 3)), adata.obs_names, ["CD19", "CD5", "CD49d"]
+    )
     sc_cll.pp.bin_expression(adata)
     return adata
 
@@ -135,7 +139,9 @@ def folders(models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def load(folder: Path, name: str) -> Any:
-    return (ScBERT if name == "pretrained" else ScBERTClassifier).load(folder / name, accelerator="cpu")
+    return (ScBERT if name == "pretrained" else ScBERTClassifier).load(
+        folder / name, accelerator="cpu"
+    )
 
 
 # ---- models
@@ -174,7 +180,16 @@ for folder in folders.iterdir():
 @pytest.mark.smoke
 def test_in_a_fresh_process_it_says_what_it_said(folders, said, cells, tmp_path) -> None:
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    command = [sys.executable, "-W", "ignore", "-c", FRESH, str(folders), str(tmp_path / "cells.h5ad"), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        FRESH,
+        str(folders),
+        str(tmp_path / "cells.h5ad"),
+        str(tmp_path),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     for name in NAMES:
         with np.load(tmp_path / f"{name}.npz") as found:
@@ -186,7 +201,10 @@ def test_in_a_fresh_process_it_says_what_it_said(folders, said, cells, tmp_path)
 def test_a_folder_for_the_hub_says_what_the_model_said(name, models, said, cells, tmp_path) -> None:
     pytest.importorskip("huggingface_hub")
     models[name].save_for_hub(tmp_path / name)
-    same(answers(type(models[name]).from_pretrained(tmp_path / name, accelerator="cpu"), cells), said[name])
+    same(
+        answers(type(models[name]).from_pretrained(tmp_path / name, accelerator="cpu"), cells),
+        said[name],
+    )
 
 
 @pytest.mark.smoke
@@ -202,9 +220,14 @@ def test_the_command_line_says_what_python_says(n, models, cells, tmp_path) -> N
     assert main(["finetune", data, "--out", model, *options, *network]) == 0
     assert main(["predict", data, "--model", model, "--out", out, "--accelerator", "cpu"]) == 0
     found = ad.read_h5ad(out)
-    assert found.obs["scbert_pred"].astype(str).tolist() == expected.obs["scbert_pred"].astype(str).tolist()
+    assert (
+        found.obs["scbert_pred"].astype(str).tolist()
+        == expected.obs["scbert_pred"].astype(str).tolist()
+    )
     for table in ("scbert_proba", "linear_proba"):
-        pd.testing.assert_frame_equal(found.obsm[table], expected.obsm[table], check_exact=True, check_names=False)
+        pd.testing.assert_frame_equal(
+            found.obsm[table], expected.obsm[table], check_exact=True, check_names=False
+        )
 
 
 @pytest.fixture(scope="module")
@@ -212,21 +235,29 @@ def corpus(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("annbatch")
     folder = tmp_path_factory.mktemp("corpus")
     AnnData(cells.X, obs=cells.obs, var=cells.var).write_h5ad(folder / "a.h5ad")
-    sc_cll.pp.build_corpus(folder / "a.h5ad", folder / "c.zarr", vocab=GENES, obs_columns=list(cells.obs.columns[2:]))
+    sc_cll.pp.build_corpus(
+        folder / "a.h5ad", folder / "c.zarr", vocab=GENES, obs_columns=list(cells.obs.columns[2:])
+    )
     return folder / "c.zarr"
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", ["pretrained", *(f"average_{n}" for n in CLASSES)])
-def test_predictions_of_a_corpus_are_those_of_the_model(name, models, said, folders, corpus, cells, tmp_path) -> None:
+def test_predictions_of_a_corpus_are_those_of_the_model(
+    name, models, said, folders, corpus, cells, tmp_path
+) -> None:
     sc_cll.tl.predict_corpus(corpus, load(folders, name), tmp_path / "out.zarr")
     found = ad.read_zarr(tmp_path / "out.zarr")
     rows = cells.obs_names.get_indexer([cell.partition(":")[2] for cell in found.obs_names])
     assert sorted(rows) == list(range(cells.n_obs))
-    np.testing.assert_allclose(found.obsm["X_scbert"], said[name]["latent"][rows], rtol=0, atol=1e-6)  # other batches
+    np.testing.assert_allclose(
+        found.obsm["X_scbert"], said[name]["latent"][rows], rtol=0, atol=1e-6
+    )  # other batches
     if name != "pretrained":
         assert np.array_equal(found.obsm["linear_proba"].to_numpy(), said[name]["linear"][rows])
-        np.testing.assert_allclose(found.obsm["scbert_proba"], said[name]["joined"][rows], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            found.obsm["scbert_proba"], said[name]["joined"][rows], rtol=0, atol=1e-6
+        )
         best = np.array(models[name].classes, dtype=object)[said[name]["joined"][rows].argmax(1)]
         assert found.obs["scbert_pred"].astype(str).tolist() == best.tolist()
 
@@ -236,12 +267,16 @@ def test_a_resumed_training_ends_in_the_same_model(n, cells, tmp_path) -> None:
     more = {"max_epochs": 2, "checkpoint_dir": tmp_path / "run", "checkpoint_steps": 3}
     whole = answers(trained(cells, f"residual_{n}", **more), cells)
     assert list((tmp_path / "run").glob("*.ckpt"))
-    same(answers(trained(cells, f"residual_{n}", **more), cells), whole)  # goes on from the last checkpoint
+    same(
+        answers(trained(cells, f"residual_{n}", **more), cells), whole
+    )  # goes on from the last checkpoint
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("n", CLASSES)
-def test_a_checkpoint_of_scbert_says_what_the_network_said(n, models, said, cells, tmp_path) -> None:
+def test_a_checkpoint_of_scbert_says_what_the_network_said(
+    n, models, said, cells, tmp_path
+) -> None:
     model = models[f"published_{n}"]
     model.to_scbert_checkpoint(tmp_path / "a.pth")
     with warnings.catch_warnings(action="ignore"):  # of attention that is nearly uniform
@@ -273,7 +308,9 @@ def as_old(folder: Path, out: Path, order: str) -> Path:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("asked", ["auto", "told"])
-@pytest.mark.parametrize("name", [f"{kind}_{n}" for kind in ("none", "average", "residual") for n in (3, 7)])
+@pytest.mark.parametrize(
+    "name", [f"{kind}_{n}" for kind in ("none", "average", "residual") for n in (3, 7)]
+)
 def test_an_old_folder_of_many_classes_is_refused_and_repaired(
     name, asked, order, folders, said, cells, tmp_path
 ) -> None:
@@ -295,7 +332,9 @@ def test_an_old_folder_of_many_classes_is_refused_and_repaired(
 
 
 @pytest.mark.parametrize("name", ["pretrained", "average_2", "residual_2"])
-def test_an_old_folder_that_was_always_right_still_loads(name, folders, said, cells, tmp_path) -> None:
+def test_an_old_folder_that_was_always_right_still_loads(
+    name, folders, said, cells, tmp_path
+) -> None:
     if name == "pretrained":
         shutil.copytree(folders / name, tmp_path / "model")
         config = tmp_path / "model" / "config.json"
@@ -327,12 +366,17 @@ def test_a_new_folder_needs_no_repair_and_an_unclear_one_is_said(folders, tmp_pa
 def test_formats_say_their_version_and_what_wrote_them(folders, corpus, models, tmp_path) -> None:
     config = json.loads((folders / "average_3" / "config.json").read_text())
     assert config["format_version"] == 4
-    assert {"scbert_cll", "safetensors", "torch", "numpy", "scvi-tools"} <= config["versions"].keys()
+    assert {"scbert_cll", "safetensors", "torch", "numpy", "scvi-tools"} <= config[
+        "versions"
+    ].keys()
     manifest = json.loads((corpus / "manifest.json").read_text())
     assert manifest["format_version"]
     assert {"scbert_cll", "anndata", "zarr", "numpy"} <= manifest["versions"].keys()
     models["published_3"].to_scbert_checkpoint(tmp_path / "a.pth")
-    assert torch.load(tmp_path / "a.pth", weights_only=True)["versions"].keys() == {"scbert_cll", "torch"}
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["versions"].keys() == {
+        "scbert_cll",
+        "torch",
+    }
     sc_cll.io.write_csv(pd.DataFrame({"gene": ["NA"], "weight": [1.0]}), tmp_path / "a.csv")
     facts = json.loads((tmp_path / "a.json").read_text())
     assert facts["format_version"]
@@ -343,23 +387,49 @@ def test_formats_say_their_version_and_what_wrote_them(folders, corpus, models, 
 
 
 NUMBERS = st.floats(width=64) | st.sampled_from([0.1 + 0.2, 5e-324, -0.0, 1e16 / 3])
-WORDS = ["NA", "NaN", "null", "None", "1-Mar", "7157", "01", "1e5", "True", "inf", "-0", "", " lead", "trail ", '"q"']
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8) | st.sampled_from(WORDS)
+WORDS = [
+    "NA",
+    "NaN",
+    "null",
+    "None",
+    "1-Mar",
+    "7157",
+    "01",
+    "1e5",
+    "True",
+    "inf",
+    "-0",
+    "",
+    " lead",
+    "trail ",
+    '"q"',
+]
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8
+) | st.sampled_from(WORDS)
 QUICK = settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.smoke
 @QUICK
-@given(rows=st.lists(st.tuples(TEXTS, TEXTS, NUMBERS, NUMBERS, st.booleans()), min_size=1, max_size=6))
+@given(
+    rows=st.lists(st.tuples(TEXTS, TEXTS, NUMBERS, NUMBERS, st.booleans()), min_size=1, max_size=6)
+)
 def test_a_table_comes_back_to_the_bit(rows, tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     gene, note, weight, single, flag = zip(*rows, strict=True)
     table = pd.DataFrame(
-        {"gene": pd.Series(gene, dtype=object), "weight": np.array(weight), "note": pd.Series(note, dtype=object)}
+        {
+            "gene": pd.Series(gene, dtype=object),
+            "weight": np.array(weight),
+            "note": pd.Series(note, dtype=object),
+        }
     )
     with np.errstate(over="ignore"):
         table = table.assign(
-            single=np.array(single).astype(np.float32), flag=np.array(flag), number=np.arange(len(rows))
+            single=np.array(single).astype(np.float32),
+            flag=np.array(flag),
+            number=np.arange(len(rows)),
         )
     sc_cll.io.write_csv(table, path)
     assert formats.same(sc_cll.io.read_csv(path), table)
@@ -367,16 +437,26 @@ def test_a_table_comes_back_to_the_bit(rows, tmp_path_factory) -> None:
 
 
 @QUICK
-@given(genes=st.lists(TEXTS.map(lambda t: "".join(t.split())).filter(bool), min_size=2, max_size=6, unique=True))
+@given(
+    genes=st.lists(
+        TEXTS.map(lambda t: "".join(t.split())).filter(bool), min_size=2, max_size=6, unique=True
+    )
+)
 @pytest.mark.parametrize("end", ["gmt", "gmt.gz"])
 def test_sets_of_genes_come_back(end, genes, tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("gmt") / f"a.{end}"
-    sc_cll.io.write_gmt(pd.DataFrame({"gene": genes, "weight": [1.0, *[-1.0] * (len(genes) - 1)]}), path)
+    sc_cll.io.write_gmt(
+        pd.DataFrame({"gene": genes, "weight": [1.0, *[-1.0] * (len(genes) - 1)]}), path
+    )
     assert sc_cll.io.read_gmt(path) == {"CD49D_UP": genes[:1], "CD49D_DN": genes[1:]}
 
 
 @QUICK
-@given(genes=st.lists(TEXTS.map(str.strip).filter(lambda t: len(t.splitlines()) == 1), min_size=1, unique=True))
+@given(
+    genes=st.lists(
+        TEXTS.map(str.strip).filter(lambda t: len(t.splitlines()) == 1), min_size=1, unique=True
+    )
+)
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.csv", "a.tsv", "a.txt.gz"])
 def test_a_vocabulary_comes_back(name, genes, tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("vocab") / name
@@ -390,10 +470,13 @@ def test_a_vocabulary_is_no_h5ad(tmp_path) -> None:
 
 
 def test_a_gene_that_lost_its_name_is_said(tmp_path) -> None:
-    sc_cll.io.write_csv(pd.DataFrame({"gene": ["NA", "CD5"], "weight": [1.0, 2.0]}), tmp_path / "a.csv")
+    sc_cll.io.write_csv(
+        pd.DataFrame({"gene": ["NA", "CD5"], "weight": [1.0, 2.0]}), tmp_path / "a.csv"
+    )
     adata = AnnData(np.ones((3, 2), np.float32), var=pd.DataFrame(index=["NA", "CD5"]))
     with pytest.raises(
-        ValueError, match=r"1 genes of the table have no name: .* Read the file with sc_cll.io.read_csv"
+        ValueError,
+        match=r"1 genes of the table have no name: .* Read the file with sc_cll.io.read_csv",
     ):
         sc_cll.tl.score_signature(adata, pd.read_csv(tmp_path / "a.csv"))
     assert sc_cll.io.read_csv(tmp_path / "a.csv")["gene"].tolist() == ["NA", "CD5"]
@@ -420,7 +503,8 @@ def one_bit(write: Callable[..., Any]) -> Callable[..., Any]:
 def by_columns(save: Callable[..., bytes]) -> Callable[..., bytes]:
     """What safetensors 0.8 does to arrays that lie column by column, done to all."""
     return lambda tensors, *more: save(
-        {k: v.t().contiguous().view(v.shape) if v.ndim == 2 else v for k, v in tensors.items()}, *more
+        {k: v.t().contiguous().view(v.shape) if v.ndim == 2 else v for k, v in tensors.items()},
+        *more,
     )
 
 
@@ -476,7 +560,9 @@ def test_what_does_not_read_back_replaces_nothing(name, models, tmp_path, monkey
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch, warnings.catch_warnings(action="ignore"):
         patch.setattr(owner, function, broken(getattr(owner, function)))
-        with pytest.raises(NotAsWrittenError, match=rf"{name} was not written: it reads back as something else"):
+        with pytest.raises(
+            NotAsWrittenError, match=rf"{name} was not written: it reads back as something else"
+        ):
             write(models["published_3"], tmp_path / name)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -486,7 +572,9 @@ def test_predictions_of_a_corpus_that_do_not_read_back_are_not_put_in_place(
 ) -> None:
     write, out = zarr.Array.__setitem__, tmp_path / "out.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(zarr.Array, "__setitem__", lambda self, rows, found: write(self, rows, found[::-1]))
+        patch.setattr(
+            zarr.Array, "__setitem__", lambda self, rows, found: write(self, rows, found[::-1])
+        )
         with pytest.raises(NotAsWrittenError, match="reads back as something else"):
             sc_cll.tl.predict_corpus(corpus, models["average_3"], out)
     assert not out.exists()
@@ -522,7 +610,16 @@ def test_a_file_of_cells_names_the_slots_that_differ(cells, tmp_path) -> None:
 
 # ---- no way around
 
-WRITE = {"write_text", "write_bytes", "savez", "savez_compressed", "save_file", "serialize", "write_h5ad", "write_h5mu"}
+WRITE = {
+    "write_text",
+    "write_bytes",
+    "savez",
+    "savez_compressed",
+    "save_file",
+    "serialize",
+    "write_h5ad",
+    "write_h5mu",
+}
 WRITE |= {
     "write_zarr",
     "write_elem",
@@ -554,7 +651,9 @@ def test_nothing_is_written_but_through_the_one_door() -> None:
     """A call that writes, in a file that is not on the list: give it to `_in_place.replace` with what reads it back."""
     found = set()
     for path in SOURCE.rglob("*.py"):
-        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        for call in (
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ):
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
             whole = ast.unparse(call.func)
             is_write = name in WRITE and not whole.startswith("_files.")
@@ -562,5 +661,7 @@ def test_nothing_is_written_but_through_the_one_door() -> None:
             is_write |= name == "to_csv" and bool(call.args)
             is_write |= whole in {"torch.save", "np.save", "json.dump", "pickle.dump"}
             if is_write:
-                found.add((path.relative_to(SOURCE).as_posix(), whole if whole == "torch.save" else name))
+                found.add(
+                    (path.relative_to(SOURCE).as_posix(), whole if whole == "torch.save" else name)
+                )
     assert found == KNOWN

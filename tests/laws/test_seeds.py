@@ -56,7 +56,9 @@ def classifier(cells: AnnData) -> ScBERTClassifier:
 
 
 @pytest.fixture(scope="module")
-def world(request: pytest.FixtureRequest, cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def world(
+    request: pytest.FixtureRequest, cells: AnnData, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What cases are made of; models and the corpus only when a case asks for them."""
     folder = tmp_path_factory.mktemp("world")
     return {"cells": cells, "ask": request.getfixturevalue, "folder": folder}
@@ -70,7 +72,9 @@ def _corpus(adata: AnnData, out: Path, seed: int) -> None:
     given = adata.copy()
     del given.layers["binned"]
     given.write_h5ad(path)
-    sc_cll.pp.build_corpus([path], out, vocab=list(adata.var_names), obs_columns=["cd49d"], val_fraction=0.3, rng=seed)
+    sc_cll.pp.build_corpus(
+        [path], out, vocab=list(adata.var_names), obs_columns=["cd49d"], val_fraction=0.3, rng=seed
+    )
 
 
 def _classify(adata: AnnData, seed: int, **train: Any) -> ScBERTClassifier:
@@ -83,7 +87,9 @@ def _classify(adata: AnnData, seed: int, **train: Any) -> ScBERTClassifier:
 
 def _weights(model: Any) -> np.ndarray:
     """All of a network that is drawn or learned."""
-    return np.concatenate([tensor.detach().double().ravel().numpy() for tensor in model.module.state_dict().values()])
+    return np.concatenate(
+        [tensor.detach().double().ravel().numpy() for tensor in model.module.state_dict().values()]
+    )
 
 
 def _scbert(adata: AnnData, seed: int) -> ScBERT:
@@ -136,16 +142,29 @@ def _written(call: Callable[..., Any], adata: AnnData, **how: Any) -> AnnData:
 
 
 def _cv(adata: AnnData, **how: Any) -> pd.DataFrame:
-    call = {"models": ["majority"], "metrics": ["macro_f1"], "scheme": "group_kfold", "n_splits": 3, "n_bootstrap": 20}
+    call = {
+        "models": ["majority"],
+        "metrics": ["macro_f1"],
+        "scheme": "group_kfold",
+        "n_splits": 3,
+        "n_bootstrap": 20,
+    }
     done = _written(sc_cll.tl.cross_validate, adata, **call | {"n_repeats": 1} | how)
     return done.uns["cv"]["folds"]
 
 
 def _one_repeat(adata: AnnData, repeat: int) -> np.ndarray:
     """What a model says of the cells in one of two repeats."""
-    call = {"models": ["library_size"], "metrics": ["macro_f1"], "scheme": "group_kfold", "n_splits": 3}
+    call = {
+        "models": ["library_size"],
+        "metrics": ["macro_f1"],
+        "scheme": "group_kfold",
+        "n_splits": 3,
+    }
     done = _written(sc_cll.tl.cross_validate, adata, **call, n_repeats=2, n_bootstrap=20)
-    return sc_cll.get.out_of_fold(done, model="library_size", repeat=repeat)["proba_CD49d+"].to_numpy()
+    return sc_cll.get.out_of_fold(done, model="library_size", repeat=repeat)[
+        "proba_CD49d+"
+    ].to_numpy()
 
 
 def _partitions(folds: pd.DataFrame) -> list[frozenset[str]]:
@@ -163,7 +182,11 @@ def _repeats(adata: AnnData, n: int) -> int:
 
 def _audit(adata: AnnData, **how: Any) -> np.ndarray:
     given = adata.copy()
-    return sc_cll.tl.leakage_audit(given, **{"n_repeats": 2} | how).gap[["macro_f1", "low", "high"]].to_numpy(float)
+    return (
+        sc_cll.tl.leakage_audit(given, **{"n_repeats": 2} | how)
+        .gap[["macro_f1", "low", "high"]]
+        .to_numpy(float)
+    )
 
 
 def _repeats_of_the_audit(adata: AnnData, n: int) -> np.ndarray:
@@ -175,7 +198,11 @@ def _repeats_of_the_audit(adata: AnnData, n: int) -> np.ndarray:
 def _interactions(w: dict[str, Any], seed: int) -> np.ndarray:
     call = {"groupby": "cd49d", "n_cells": 20, "rng": seed}
     done = _written(
-        sc_cll.tl.gene_interactions, w["cells"], model=w["ask"]("classifier"), genes=["CD74", "B2M"], **call
+        sc_cll.tl.gene_interactions,
+        w["cells"],
+        model=w["ask"]("classifier"),
+        genes=["CD74", "B2M"],
+        **call,
     )
     return done.uns["gene_interactions"]["pairs"]["effect"].to_numpy(float)
 
@@ -183,7 +210,13 @@ def _interactions(w: dict[str, Any], seed: int) -> np.ndarray:
 def _prognosis(seed: int) -> np.ndarray:
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     adata = sc_cll.datasets.cll_cohort(n_patients=120, n_genes=150)
-    call = {"time_key": "TTT", "event_key": "treated", "covariates": ["TP53"], "n_bootstrap": 2, "n_random": 30}
+    call = {
+        "time_key": "TTT",
+        "event_key": "treated",
+        "covariates": ["TP53"],
+        "n_bootstrap": 2,
+        "n_random": 30,
+    }
     sc_cll.tl.prognosis(adata, list(adata.var_names[:10]), **call, rng=seed)
     return adata.uns["prognosis"]["null"].select_dtypes("number").to_numpy()
 
@@ -200,7 +233,9 @@ def _report(adata: AnnData, seed: int) -> np.ndarray:
 def _proba(estimator: Any, adata: AnnData, seed: int) -> np.ndarray:
     adata = adata[adata.obs["cd49d"].notna()].copy()
     estimator = estimator.set_params(rng=seed) if "rng" in estimator.get_params() else estimator
-    plain = AnnData(adata.X, pd.DataFrame(index=adata.obs_names), pd.DataFrame(index=adata.var_names))
+    plain = AnnData(
+        adata.X, pd.DataFrame(index=adata.obs_names), pd.DataFrame(index=adata.var_names)
+    )
     fitted = estimator.fit(plain, adata.obs["cd49d"], adata.obs["donor"].astype(str))
     return np.asarray(fitted.predict_proba(plain))
 
@@ -225,7 +260,9 @@ CASES: dict[str, Callable[[dict[str, Any], int], Any]] = {
         sc_cll.pp.label_cd49d, _measured(w["cells"]), protein_key="protein", rng=s
     ).obs["cd49d_score"],
     "pp.split_donors(rng)": lambda w, s: (
-        _written(sc_cll.pp.split_donors, w["cells"], donor_key="donor", labels_key="cd49d", rng=s).obs["split"].tolist()
+        _written(sc_cll.pp.split_donors, w["cells"], donor_key="donor", labels_key="cd49d", rng=s)
+        .obs["split"]
+        .tolist()
     ),
     "tl.cross_validate(rng)": lambda w, s: _held_out(w["cells"], s),
     "tl.cross_validate(n_repeats)": lambda w, s: _repeats(w["cells"], 2 + 3 * s),
@@ -242,27 +279,43 @@ CASES: dict[str, Callable[[dict[str, Any], int], Any]] = {
     "tl.prognosis(rng)": lambda w, s: _prognosis(s),
     "tl.signature_report(rng)": lambda w, s: _report(w["cells"], s),
     "get.out_of_fold(repeat)": lambda w, s: _one_repeat(w["cells"], s),
-    "datasets.cll_cohort(rng)": lambda w, s: sc_cll.datasets.cll_cohort(n_patients=40, n_genes=150, rng=s).X,
-    "datasets.cll_toy(rng)": lambda w, s: _counts(sc_cll.datasets.cll_toy(n_cells=200, n_genes=200, rng=s)["rna"]),
-    "datasets.planted_donors(rng)": lambda w, s: _counts(sc_cll.datasets.planted_donors(n_genes=60, rng=s)),
+    "datasets.cll_cohort(rng)": lambda w, s: (
+        sc_cll.datasets.cll_cohort(n_patients=40, n_genes=150, rng=s).X
+    ),
+    "datasets.cll_toy(rng)": lambda w, s: _counts(
+        sc_cll.datasets.cll_toy(n_cells=200, n_genes=200, rng=s)["rna"]
+    ),
+    "datasets.planted_donors(rng)": lambda w, s: _counts(
+        sc_cll.datasets.planted_donors(n_genes=60, rng=s)
+    ),
     "estimators.OnMatrix(rng)": lambda w, s: _proba(OnMatrix(_forest()), w["cells"], s),
-    "estimators.Resampled(rng)": lambda w, s: _proba(Resampled(_forest(), method="undersample"), w["cells"], s),
+    "estimators.Resampled(rng)": lambda w, s: _proba(
+        Resampled(_forest(), method="undersample"), w["cells"], s
+    ),
     "estimators.ScBERTEstimator(rng)": lambda w, s: _proba(
         ScBERTEstimator(max_epochs=1, gene_embedding="learned", accelerator="cpu"), w["cells"], s
     ),
     "estimators.Tuned(rng)": lambda w, s: _proba(
-        Tuned(OnMatrix(_forest()), {"estimator__max_depth": ("int", 2, 9)}, n_trials=2), w["cells"], s
+        Tuned(OnMatrix(_forest()), {"estimator__max_depth": ("int", 2, 9)}, n_trials=2),
+        w["cells"],
+        s,
     ),
-    "estimators.seeded(seed)": lambda w, s: _proba(seeded(as_estimator(_forest()), s), w["cells"], s),
+    "estimators.seeded(seed)": lambda w, s: _proba(
+        seeded(as_estimator(_forest()), s), w["cells"], s
+    ),
     "model.CorpusData.attach(seed)": _order,
     "model.CorpusData.sample(rng)": lambda w, s: _data(w).sample(20, rng=s).obs_names.tolist(),
     "model.ScBERT(rng)": lambda w, s: _weights(_scbert(w["cells"], s)),
     "model.ScBERT.from_corpus(rng)": lambda w, s: _weights(_of_corpus(ScBERT, w, s)),
     "model.ScBERT.train(rng)": lambda w, s: _weights(_pretrained(w["cells"], s)),
     "model.ScBERTClassifier(rng)": lambda w, s: _weights(_untrained(w["cells"], s)),
-    "model.ScBERTClassifier.from_corpus(rng)": lambda w, s: _weights(_of_corpus(ScBERTClassifier, w, s)),
+    "model.ScBERTClassifier.from_corpus(rng)": lambda w, s: _weights(
+        _of_corpus(ScBERTClassifier, w, s)
+    ),
     "model.ScBERTClassifier.from_pretrained(rng)": lambda w, s: _weights(_head(w["cells"], s)),
-    "model.ScBERTClassifier.randomized(rng)": lambda w, s: _weights(w["ask"]("classifier").randomized("all", rng=s)),
+    "model.ScBERTClassifier.randomized(rng)": lambda w, s: _weights(
+        w["ask"]("classifier").randomized("all", rng=s)
+    ),
     "model.ScBERTClassifier.train(rng)": lambda w, s: _weights(_classify(w["cells"], s)),
 }
 SLOW = {"tl.signature_report(rng)", "tl.leakage_audit(rng)", "tl.leakage_audit(n_repeats)"}
@@ -283,7 +336,9 @@ def _built(w: dict[str, Any], seed: int) -> list[str]:
 
 
 def _tuned(adata: AnnData, seed: int) -> ScBERTClassifier:
-    return sc_cll.tl.finetune(adata.copy(), labels_key="cd49d", max_epochs=1, rng=seed, network=TINY, **QUIET)
+    return sc_cll.tl.finetune(
+        adata.copy(), labels_key="cd49d", max_epochs=1, rng=seed, network=TINY, **QUIET
+    )
 
 
 def walked() -> set[str]:
@@ -298,14 +353,20 @@ def walked() -> set[str]:
                 members = inspect.getmembers(thing, callable)
                 named |= {f"{room}.{name}.{k}": v for k, v in members if not k.startswith("_")}
             for path, one in named.items():
-                if callable(one) and (getattr(one, "__module__", "") or "").startswith("scbert_cll"):
-                    found |= {f"{path}({p})" for p in inspect.signature(one).parameters if p in SEEDS}
+                if callable(one) and (getattr(one, "__module__", "") or "").startswith(
+                    "scbert_cll"
+                ):
+                    found |= {
+                        f"{path}({p})" for p in inspect.signature(one).parameters if p in SEEDS
+                    }
     return found
 
 
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray | pd.Series):
-        return bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind == "f"))
+        return bool(
+            np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind == "f")
+        )
     return bool(a == b)
 
 
@@ -319,7 +380,9 @@ def test_whatever_takes_a_seed_is_on_the_list() -> None:
     assert walked() == set(CASES)
 
 
-@pytest.mark.parametrize("name", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES]
+)
 def test_a_seed_changes_what_it_should(name: str, world: dict[str, Any]) -> None:
     call = CASES[name]
     if "corpus" in name or "Corpus" in name:

@@ -20,7 +20,8 @@ N = 40
 def cells() -> AnnData:
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(
-        {"cd49d": pd.Categorical(["-"] * 28 + ["+"] * 12), "split": "train"}, index=[f"c{i}" for i in range(N)]
+        {"cd49d": pd.Categorical(["-"] * 28 + ["+"] * 12), "split": "train"},
+        index=[f"c{i}" for i in range(N)],
     )
     obs["donor"] = pd.Categorical(np.where(np.arange(N) % 2, "A", "B"))
     return AnnData(sparse.csr_matrix(rng.poisson(2, (N, 6)).astype(np.float32)), obs)
@@ -53,7 +54,9 @@ NUMBERS = ["counts", "nullable counts", "float32", "sparse"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_of_every_kind(kind: str, method: Any) -> None:
     adata = cells()
-    adata.obsm["table"] = pd.DataFrame({"x": column(kind), "n": np.arange(N, dtype=float)}, index=adata.obs_names)
+    adata.obsm["table"] = pd.DataFrame(
+        {"x": column(kind), "n": np.arange(N, dtype=float)}, index=adata.obs_names
+    )
     before = adata.copy()
     sc_cll.pp.balance(adata, "cd49d", method=method, rng=0)
     found, old = adata.obsm["table"], before.obsm["table"]
@@ -81,10 +84,19 @@ def test_arrays_and_layers_of_every_kind(method: Any) -> None:
     rng = np.random.default_rng(2)
     words = np.where(np.arange(N) % 2, "A", "B")[:, None]
     dense = adata.X.toarray()
-    arrays = {"sparse": sparse.csc_matrix(adata.X), "cube": rng.normal(size=(N, 2, 3)), "words": words.astype(object)}
+    arrays = {
+        "sparse": sparse.csc_matrix(adata.X),
+        "cube": rng.normal(size=(N, 2, 3)),
+        "words": words.astype(object),
+    }
     adata.obsm.update(arrays | {"flags": np.arange(N)[:, None] % 2 == 1})
     adata.layers.update(
-        {"csc": arrays["sparse"], "dense": dense, "logs": np.log1p(dense), "array": sparse.csr_array(dense)}
+        {
+            "csc": arrays["sparse"],
+            "dense": dense,
+            "logs": np.log1p(dense),
+            "array": sparse.csr_array(dense),
+        }
     )
     old = adata.copy()
     sc_cll.pp.balance(adata, "cd49d", method=method, rng=0)
@@ -102,7 +114,9 @@ def test_arrays_and_layers_of_every_kind(method: Any) -> None:
 def test_the_result_can_be_written(tmp_path: Path) -> None:
     adata = cells()
     kinds = ["text", "category", "nullable boolean", "counts", "float32"]
-    adata.obsm["table"] = pd.DataFrame({kind: column(kind) for kind in kinds}, index=adata.obs_names)
+    adata.obsm["table"] = pd.DataFrame(
+        {kind: column(kind) for kind in kinds}, index=adata.obs_names
+    )
     sc_cll.pp.balance(adata, "cd49d", method="smote")
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert ad.read_h5ad(tmp_path / "a.h5ad").obsm["table"].shape == (56, 5)
@@ -110,9 +124,12 @@ def test_the_result_can_be_written(tmp_path: Path) -> None:
 
 def test_neighbours_are_looked_for_among_numbers_and_the_remedy_works() -> None:
     adata = cells()
-    adata.obsm["table"] = pd.DataFrame({"batch": column("text"), "n": np.arange(N, dtype=float)}, index=adata.obs_names)
+    adata.obsm["table"] = pd.DataFrame(
+        {"batch": column("text"), "n": np.arange(N, dtype=float)}, index=adata.obs_names
+    )
     with pytest.raises(
-        ValueError, match=r"adata.obsm\['table'\] must hold numbers only; 'batch' holds something else"
+        ValueError,
+        match=r"adata.obsm\['table'\] must hold numbers only; 'batch' holds something else",
     ) as refused:
         sc_cll.pp.balance(adata, "cd49d", method="smote", use_rep="table")
     code = "adata.obsm['numbers'] = adata.obsm['table'].drop(columns=['batch'])"

@@ -79,13 +79,19 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, pd.DataFrame):
         pd.testing.assert_frame_equal(first, second)
         return True
-    return bool(np.array_equal(first, second)) if isinstance(first, np.ndarray) else bool(first == second)
+    return (
+        bool(np.array_equal(first, second))
+        if isinstance(first, np.ndarray)
+        else bool(first == second)
+    )
 
 
 @pytest.mark.parametrize("lines", list(LINES))
 @pytest.mark.parametrize("encoding", list(ENCODINGS))
 @pytest.mark.parametrize("reader", list(READERS))
-def test_the_same_whatever_the_encoding(reader: str, encoding: str, lines: str, tmp_path: Path) -> None:
+def test_the_same_whatever_the_encoding(
+    reader: str, encoding: str, lines: str, tmp_path: Path
+) -> None:
     ending, text, read = READERS[reader]
     (tmp_path / f"a{ending}").write_bytes(text.encode())
     expected = read(tmp_path / f"a{ending}")
@@ -96,7 +102,10 @@ def test_the_same_whatever_the_encoding(reader: str, encoding: str, lines: str, 
         found = read(path)
     assert same(found, expected)
     is_guessed = encoding in ("cp1252", "latin-1")
-    assert any("is not UTF-8; it is read as Windows-1252" in str(w.message) for w in told) == is_guessed
+    assert (
+        any("is not UTF-8; it is read as Windows-1252" in str(w.message) for w in told)
+        == is_guessed
+    )
 
 
 @pytest.mark.parametrize("packed", list(PACKED))
@@ -119,7 +128,9 @@ def test_gene_vectors(encoding: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", [name for name in READERS if name != "GEO series"])
 @given(data=st.binary(min_size=1, max_size=200))
-def test_bytes_of_any_kind_are_a_result_or_a_sentence(reader: str, data: bytes, tmp_path_factory: Any) -> None:
+def test_bytes_of_any_kind_are_a_result_or_a_sentence(
+    reader: str, data: bytes, tmp_path_factory: Any
+) -> None:
     ending, _, read = READERS[reader]
     path = tmp_path_factory.mktemp("any") / f"x{ending}"
     path.write_bytes(data)
@@ -135,10 +146,22 @@ def test_bytes_of_any_kind_are_a_result_or_a_sentence(reader: str, data: bytes, 
 
 def table(sep: str, decimal: str, *, quoted: bool = False, excel: bool = False) -> str:
     """Times, an event and a number, as R's write.csv2, Excel or a lab's system write them."""
-    rows = [["id", "t", "died", "Hb"], ["P1", 3.5, 1, 1234.5], ["P2", 2.25, 0, 8.75], ["P3", 9.125, 1, 10.0]]
+    rows = [
+        ["id", "t", "died", "Hb"],
+        ["P1", 3.5, 1, 1234.5],
+        ["P2", 2.25, 0, 8.75],
+        ["P3", 9.125, 1, 10.0],
+    ]
     made = io.StringIO()
-    write = csv.writer(made, delimiter=sep, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL, lineterminator="\n")
-    write.writerows([str(v).replace(".", decimal) if isinstance(v, float) else v for v in row] for row in rows)
+    write = csv.writer(
+        made,
+        delimiter=sep,
+        quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL,
+        lineterminator="\n",
+    )
+    write.writerows(
+        [str(v).replace(".", decimal) if isinstance(v, float) else v for v in row] for row in rows
+    )
     return f"sep={sep}\n" * excel + made.getvalue()
 
 
@@ -149,8 +172,12 @@ def read(path: Path, text: str, **options: Any) -> AnnData:
 
 @pytest.mark.parametrize("excel", [False, True])
 @pytest.mark.parametrize("quoted", [False, True])
-@pytest.mark.parametrize(("sep", "decimal"), [(",", "."), (";", "."), (";", ","), ("\t", "."), ("\t", ",")])
-def test_numbers_are_those_of_the_country(sep: str, decimal: str, quoted: bool, excel: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sep", "decimal"), [(",", "."), (";", "."), (";", ","), ("\t", "."), ("\t", ",")]
+)
+def test_numbers_are_those_of_the_country(
+    sep: str, decimal: str, quoted: bool, excel: bool, tmp_path: Path
+) -> None:
     adata = read(tmp_path / "t.csv", table(sep, decimal, quoted=quoted, excel=excel))
     assert adata.obs["t"].tolist() == [3.5, 2.25, 9.125]
     assert adata.obs["Hb"].tolist() == [1234.5, 8.75, 10.0]
@@ -158,12 +185,16 @@ def test_numbers_are_those_of_the_country(sep: str, decimal: str, quoted: bool, 
 
 def test_expression_of_write_csv2_is_that_of_write_csv(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rna = pd.DataFrame(rng.normal(6, 2, (5, 3)).round(3), index=list("ABCDE"), columns=["P1", "P2", "P3"])
+    rna = pd.DataFrame(
+        rng.normal(6, 2, (5, 3)).round(3), index=list("ABCDE"), columns=["P1", "P2", "P3"]
+    )
     rna.iloc[0, 1] = np.nan
     rna.to_csv(tmp_path / "dot.csv")
     rna.to_csv(tmp_path / "comma.csv", sep=";", decimal=",", na_rep="NA")
     seen = pd.DataFrame({"x": [1, 2, 3]}, index=["P1", "P2", "P3"])
-    first, second = (sc_cll.datasets.read_cohort(tmp_path / f"{name}.csv", seen) for name in ("dot", "comma"))
+    first, second = (
+        sc_cll.datasets.read_cohort(tmp_path / f"{name}.csv", seen) for name in ("dot", "comma")
+    )
     np.testing.assert_array_equal(first.X, second.X)
 
 
@@ -176,7 +207,9 @@ def test_expression_of_write_csv2_is_that_of_write_csv(tmp_path: Path) -> None:
         (["1 234", "2", "3"], [1234, 2, 3]),
     ],
 )
-def test_thousands_that_can_be_nothing_else(values: list[str], expected: list[float], tmp_path: Path) -> None:
+def test_thousands_that_can_be_nothing_else(
+    values: list[str], expected: list[float], tmp_path: Path
+) -> None:
     rows = "".join(f'P{i},{i + 1},1,"{v}"\n' for i, v in enumerate(values))
     assert read(tmp_path / "t.csv", "id,t,died,LDH\n" + rows).obs["LDH"].tolist() == expected
 
@@ -189,12 +222,17 @@ def test_thousands_with_points_where_decimals_have_commas(tmp_path: Path) -> Non
 @pytest.mark.parametrize("sep", [",", ";", "\t"])
 def test_what_may_be_either_is_refused_and_the_remedies_work(sep: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    rows = "".join(f'P{i}{sep}{i + 1}{sep}1{sep}"{v}"\n' for i, v in enumerate(["1,234", "2,345", "7"]))
+    rows = "".join(
+        f'P{i}{sep}{i + 1}{sep}1{sep}"{v}"\n' for i, v in enumerate(["1,234", "2,345", "7"])
+    )
     with pytest.raises(
         ValueError, match=r"'1,234', '2,345' .column 'LDH'.*may have decimal commas or thousands"
     ) as refused:
         read(path, sep.join(["id", "t", "died", "LDH"]) + "\n" + rows)
-    for decimal, expected in (("decimal=','", [1.234, 2.345, 7]), ("thousands=','", [1234, 2345, 7])):
+    for decimal, expected in (
+        ("decimal=','", [1.234, 2.345, 7]),
+        ("thousands=','", [1234, 2345, 7]),
+    ):
         code = f"pd.read_csv(path, sep={sep!r}, {decimal})"
         assert code in str(refused.value)
         seen = eval(code, {"pd": pd, "path": path})  # noqa: S307 - the sentence's own code
@@ -205,14 +243,19 @@ def test_what_may_be_either_is_refused_and_the_remedies_work(sep: str, tmp_path:
 def test_commas_here_and_points_there_are_refused(tmp_path: Path) -> None:
     text = "id;t;died;LDH\nP1;3,5;1;1.000\nP2;2,5;0;2.000\n"
     with pytest.raises(
-        ValueError, match=r"decimal commas, and others with points, e.g. '1.000', '2.000' .column 'LDH'"
+        ValueError,
+        match=r"decimal commas, and others with points, e.g. '1.000', '2.000' .column 'LDH'",
     ):
         read(tmp_path / "t.csv", text)
 
 
 def test_commas_in_a_table_of_commas_are_no_decimals(tmp_path: Path) -> None:
     text = 'id,t,died,FISH\nP1,3,1,"11,13"\nP2,2,0,"13,17"\nP3,5,0,"11,13"\n'
-    assert read(tmp_path / "t.csv", text).obs["FISH"].astype(str).tolist() == ["11,13", "13,17", "11,13"]
+    assert read(tmp_path / "t.csv", text).obs["FISH"].astype(str).tolist() == [
+        "11,13",
+        "13,17",
+        "11,13",
+    ]
     with pytest.raises(ValueError, match="These look like decimal commas"):
         read(tmp_path / "t.csv", 'id,t,died\nP1,"3,5",1\nP2,"2,25",0\n')
 
@@ -228,7 +271,9 @@ def test_a_workbook_is_called_one(reader: str, start: bytes, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("encoding", list(ENCODINGS))
-def test_options_of_the_command_line(encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_the_command_line(
+    encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "run.yaml"
     text = f"# für alle\nout: {tmp_path / 'modell_ü'}\ndata: {tmp_path / 'keine_ä.h5ad'}\n"
     path.write_bytes(ENCODINGS[encoding](text))
@@ -239,5 +284,7 @@ def test_options_of_the_command_line(encoding: str, tmp_path: Path, capsys: pyte
     said = capsys.readouterr().err
     assert code == 2
     assert (
-        "keine_ä.h5ad" if encoding.startswith("utf-8") else "run.yaml is not text in UTF-8; save it as UTF-8."
+        "keine_ä.h5ad"
+        if encoding.startswith("utf-8")
+        else "run.yaml is not text in UTF-8; save it as UTF-8."
     ) in said

@@ -41,7 +41,11 @@ OPENMP = "import os\nOPENMP = lambda: {name: value for name, value in os.environ
 
 def run(code: str, **variables: str) -> tuple[list[str], list[str]]:
     """Lines that are printed, and the spins of every library of OpenMP that is loaded."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP_", "GOMP_", "KMP_"))
+    }
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", OPENMP + code],
         capture_output=True,
@@ -60,7 +64,9 @@ pytestmark = [
 ]
 
 
-def test_what_this_package_loads_sleeps_so_all_threads_work_and_the_environment_is_as_it_was() -> None:
+def test_what_this_package_loads_sleeps_so_all_threads_work_and_the_environment_is_as_it_was() -> (
+    None
+):
     code = """
 import os, sys
 before = OPENMP()
@@ -89,7 +95,16 @@ def test_nor_does_it_spin_where_others_loaded_it_before() -> None:
     )
     said, spins = run(code)
     assert spins[0] != "0"  # loaded by the user, and spins
-    expected = ["user 2", "small [1]", "user 2", "large [2]", "user 2", "inside 1", "user 2", "True"]
+    expected = [
+        "user 2",
+        "small [1]",
+        "user 2",
+        "large [2]",
+        "user 2",
+        "inside 1",
+        "user 2",
+        "True",
+    ]
     assert [line for line in said if line] == expected
 
 

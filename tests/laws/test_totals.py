@@ -29,7 +29,9 @@ def cells(genes: list[str] = GENES) -> AnnData:
     rng = np.random.default_rng(0)
     counts = rng.poisson(2.0, (72, len(GENES))).astype(np.float32)
     positive = np.arange(72) % 2 == 0
-    obs = pd.DataFrame({"donor": [f"P{i // 12}" for i in range(72)]}, index=[f"c{i}" for i in range(72)])
+    obs = pd.DataFrame(
+        {"donor": [f"P{i // 12}" for i in range(72)]}, index=[f"c{i}" for i in range(72)]
+    )
     obs["cd49d"] = pd.Categorical(np.where(positive, "pos", "neg"), ["neg", "pos"])
     obs["split"] = np.select([np.arange(72) < 36, np.arange(72) < 54], ["train", "val"], "test")
     return AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=GENES))[:, genes].copy()
@@ -64,9 +66,14 @@ ASKS: dict[str, Callable[[AnnData, Any], Any]] = {
 
 
 @pytest.mark.parametrize("verb", ASKS)
-def test_whatever_asks_a_model_of_cells_binned_with_all_genes_is_refused(verb: str, model: Any) -> None:
+def test_whatever_asks_a_model_of_cells_binned_with_all_genes_is_refused(
+    verb: str, model: Any
+) -> None:
     adata = binned(GENES, edges=model.binning)
-    with pytest.raises(ValueError, match=r"totals of 300 genes, 260 of them not among the model's.*totals of 40 genes"):
+    with pytest.raises(
+        ValueError,
+        match=r"totals of 300 genes, 260 of them not among the model's.*totals of 40 genes",
+    ):
         ASKS[verb](adata, model)
 
 
@@ -101,7 +108,9 @@ def test_genes_the_network_does_not_see_are_in_its_totals() -> None:
 
 
 @pytest.mark.parametrize("order", [GENES, GENES[::-1]])
-def test_the_command_line_cuts_raw_counts_as_the_models_cells_were(order: list[str], tmp_path: Path) -> None:
+def test_the_command_line_cuts_raw_counts_as_the_models_cells_were(
+    order: list[str], tmp_path: Path
+) -> None:
     """Also of genes that the network is not shown, and whatever else is in the file."""
     hidden = CHOSEN[:12]  # enough of the totals to move tokens
     model = trained(binned(CHOSEN), exclude_genes=hidden)
@@ -150,7 +159,9 @@ def test_a_saved_model_knows(model: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-def test_cells_that_lack_genes_are_right_and_told(aligned: bool, model: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_cells_that_lack_genes_are_right_and_told(
+    aligned: bool, model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """An absent gene counts nothing, with its zeros or without."""
     adata = cells(CHOSEN[2:])
     if aligned:
@@ -215,12 +226,16 @@ def _corpora(folder: Path, **build: Any) -> Path:
 def test_a_corpus_of_more_genes_is_refused(model: Any, tmp_path: Path) -> None:
     pytest.importorskip("annbatch")
     corpus = _corpora(tmp_path)
-    pretrained = tl.pretrain(binned(CHOSEN), network={"n_hidden": 8, "n_heads": 2}, gene_embedding="learned", **FAST)
+    pretrained = tl.pretrain(
+        binned(CHOSEN), network={"n_hidden": 8, "n_heads": 2}, gene_embedding="learned", **FAST
+    )
     for call in (
         lambda: tl.predict_corpus(corpus, model, tmp_path / "out.zarr"),
         lambda: tl.finetune(corpus, pretrained, **FAST),
     ):
-        with pytest.raises(ValueError, match=r"totals of 300 genes.*pp.build_corpus\(…, vocab=list\(model.genes\)"):
+        with pytest.raises(
+            ValueError, match=r"totals of 300 genes.*pp.build_corpus\(…, vocab=list\(model.genes\)"
+        ):
             call()
     build: dict[str, Any] = {"vocab": list(model.genes), "edges": model.binning, "val_fraction": 0}
     pp.build_corpus([tmp_path / "a.h5ad"], tmp_path / "d.zarr", **build)
@@ -229,7 +244,9 @@ def test_a_corpus_of_more_genes_is_refused(model: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lacking", [0, 1])
-def test_raw_counts_of_a_corpus_are_binned_with_the_models_genes(lacking: int, tmp_path: Path) -> None:
+def test_raw_counts_of_a_corpus_are_binned_with_the_models_genes(
+    lacking: int, tmp_path: Path
+) -> None:
     pytest.importorskip("annbatch")
     model = trained(binned(CHOSEN), exclude_genes=["G3"])
     adata = cells(GENES[lacking:])
@@ -242,5 +259,7 @@ def test_raw_counts_of_a_corpus_are_binned_with_the_models_genes(lacking: int, t
     found = ad.read_zarr(tmp_path / "out.zarr")
     found.obs_names = [name.split(":")[1] for name in found.obs_names]
     expected = model.predict_parts(right).joined.loc[found.obs_names]
-    np.testing.assert_allclose(found.obsm["scbert_proba"].to_numpy(), expected.to_numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        found.obsm["scbert_proba"].to_numpy(), expected.to_numpy(), atol=1e-5
+    )
     assert found.uns["scbert_predict"]["n_genes_missing"] == lacking

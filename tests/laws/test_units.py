@@ -25,7 +25,10 @@ def patients(unit: str, *, born: bool = False) -> AnnData:
     rng = np.random.default_rng(0)
     entry = rng.uniform(0, 2, N) + 52 * born
     time = entry + np.minimum(rng.exponential(5, N), rng.uniform(1, 7.8, N))
-    obs = pd.DataFrame({"t": time * PER_YEAR[unit], "seen": entry * PER_YEAR[unit]}, index=[f"p{i}" for i in range(N)])
+    obs = pd.DataFrame(
+        {"t": time * PER_YEAR[unit], "seen": entry * PER_YEAR[unit]},
+        index=[f"p{i}" for i in range(N)],
+    )
     obs["died"] = rng.integers(0, 2, N)
     obs["IGHV"], obs["score"] = np.where(np.arange(N) % 2, "M", "U"), rng.normal(size=N)
     return AnnData(obs=obs)
@@ -40,17 +43,30 @@ def survival(adata: AnnData, unit: str | None = None, **keys: Any) -> AnnData:
 def prognosis(adata: AnnData, unit: str | None = None, **keys: Any) -> AnnData:
     own = {} if unit is None else {"time_unit": unit}
     sc_cll.tl.prognosis(
-        adata, time_key="t", event_key="died", score_key="score", n_random=0, n_bootstrap=0, **own, **keys
+        adata,
+        time_key="t",
+        event_key="died",
+        score_key="score",
+        n_random=0,
+        n_bootstrap=0,
+        **own,
+        **keys,
     )
     return adata
 
 
 def read_cohort(adata: AnnData, unit: str | None = None, **keys: Any) -> AnnData:
     own = {} if unit is None else {"unit": unit}
-    return sc_cll.datasets.read_cohort(None, adata.obs, time_key="t", event_key="died", **own, **keys)
+    return sc_cll.datasets.read_cohort(
+        None, adata.obs, time_key="t", event_key="died", **own, **keys
+    )
 
 
-DOORS: dict[str, Callable[..., AnnData]] = {"survival": survival, "prognosis": prognosis, "read_cohort": read_cohort}
+DOORS: dict[str, Callable[..., AnnData]] = {
+    "survival": survival,
+    "prognosis": prognosis,
+    "read_cohort": read_cohort,
+}
 doors = pytest.mark.parametrize("door", DOORS.values(), ids=list(DOORS))
 
 
@@ -111,7 +127,9 @@ def test_medians_axes_and_horizons_are_in_the_unit(unit: str) -> None:
     for adata, asked in ((other, None), (years, unit)):  # as it is, and drawn in another unit
         axes = sc_cll.pl.survival(adata, time_unit=asked, show=False)
         assert axes.get_xlabel() == f"t, {unit}"
-        drawn = max(line.get_xdata().max() for line in axes.get_lines() if len(line.get_xdata()) > 5)
+        drawn = max(
+            line.get_xdata().max() for line in axes.get_lines() if len(line.get_xdata()) > 5
+        )
         assert drawn == pytest.approx(years.uns["survival"]["curves"]["time"].max() * factor)
         plt.close("all")
 
@@ -119,7 +137,10 @@ def test_medians_axes_and_horizons_are_in_the_unit(unit: str) -> None:
 @pytest.mark.parametrize("unit", list(PER_YEAR))
 def test_prognosis_looks_at_two_and_five_years_whatever_the_unit(unit: str) -> None:
     pytest.importorskip("sksurv", reason="needs the extra uno")
-    years, other = prognosis(patients("years")).uns["prognosis"], prognosis(patients(unit), unit).uns["prognosis"]
+    years, other = (
+        prognosis(patients("years")).uns["prognosis"],
+        prognosis(patients(unit), unit).uns["prognosis"],
+    )
     assert other["params"]["times"] == [2 * PER_YEAR[unit], 5 * PER_YEAR[unit]]
     np.testing.assert_allclose(years["auc"]["auc"], other["auc"]["auc"])
     np.testing.assert_array_equal(years["auc"]["n_events"], other["auc"]["n_events"])
@@ -133,7 +154,9 @@ def test_what_a_reader_made_years_is_not_called_months_again() -> None:
         ValueError, match=r"read_cohort has brought 't' from months to years.*leave time_unit= out"
     ) as refused:
         survival(adata, "months")
-    column, code = re.findall(r"(adata\.obs\['t, months'\]) = (adata\.obs\['t'\] \* 12)", str(refused.value))[0]
+    column, code = re.findall(
+        r"(adata\.obs\['t, months'\]) = (adata\.obs\['t'\] \* 12)", str(refused.value)
+    )[0]
     assert column == "adata.obs['t, months']"
     adata.obs["t, months"] = eval(code, {"adata": adata})  # noqa: S307
     sc_cll.tl.survival(adata, "IGHV", time_key="t, months", event_key="died", time_unit="months")

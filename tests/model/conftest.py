@@ -17,7 +17,12 @@ from scbert_cll.model import ScBERT, ScBERTClassifier
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 TINY = {"n_hidden": 16, "n_heads": 2, "gene_embedding": "learned"}
-PUBLISHED = TINY | {"tokens": "all", "end_token": True, "head": "scbert", "n_layers": 2}  # the same choices, made small
+PUBLISHED = TINY | {
+    "tokens": "all",
+    "end_token": True,
+    "head": "scbert",
+    "n_layers": 2,
+}  # the same choices, made small
 
 
 def _simulate(n_cells: int = 120, n_genes: int = 60, seed: int = 0) -> AnnData:
@@ -32,16 +37,24 @@ def _simulate(n_cells: int = 120, n_genes: int = 60, seed: int = 0) -> AnnData:
         {
             "donor": [f"donor{i % 6}" for i in range(n_cells)],
             "label": pd.Categorical(np.where(is_b, "b", "a")),
-            "split": [("train", "train", "train", "train", "val", "test")[i % 6] for i in range(n_cells)],
+            "split": [
+                ("train", "train", "train", "train", "val", "test")[i % 6] for i in range(n_cells)
+            ],
         },
         index=[f"cell{i}" for i in range(n_cells)],
     )
-    adata = AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(n_genes)]))
+    adata = AnnData(
+        sparse.csr_matrix(counts),
+        obs=obs,
+        var=pd.DataFrame(index=[f"G{i}" for i in range(n_genes)]),
+    )
     pp.bin_expression(adata, target_sum=300)
     return adata
 
 
-def _pretrain(adata: AnnData, max_epochs: int = 2, *, setup: Any = None, network: Any = None, **train: Any) -> ScBERT:
+def _pretrain(
+    adata: AnnData, max_epochs: int = 2, *, setup: Any = None, network: Any = None, **train: Any
+) -> ScBERT:
     ScBERT.setup_anndata(adata, **(setup or {}))
     model = ScBERT(adata, **TINY | (network or {}))
     model.train(max_epochs, **{"split_key": "split", "batch_size": 32} | QUIET | train)
@@ -150,13 +163,17 @@ def model(request: pytest.FixtureRequest) -> ScBERT | ScBERTClassifier:
 def answers() -> Callable[..., dict[str, np.ndarray]]:
     """All a model says about cells: `answers(model, adata, batch_size)`."""
 
-    def ask(model: Any, adata: AnnData | None = None, batch_size: int | None = None) -> dict[str, np.ndarray]:
+    def ask(
+        model: Any, adata: AnnData | None = None, batch_size: int | None = None
+    ) -> dict[str, np.ndarray]:
         found = {
             "latent": model.get_latent_representation(adata, batch_size=batch_size),
             "attention": model.get_cell_attention(adata, batch_size=batch_size).toarray(),
         }
         if isinstance(model, ScBERTClassifier):
-            found["probabilities"] = model.predict(adata, soft=True, batch_size=batch_size).to_numpy()
+            found["probabilities"] = model.predict(
+                adata, soft=True, batch_size=batch_size
+            ).to_numpy()
         return found
 
     return ask
@@ -169,6 +186,8 @@ def same() -> Callable[..., None]:
     def check(found: Any, expected: Any, rows: Any = slice(None), *, atol: float = 1e-6) -> None:
         assert found.keys() == expected.keys()
         for name, values in found.items():
-            np.testing.assert_allclose(values, expected[name][rows], rtol=0, atol=atol, err_msg=name)
+            np.testing.assert_allclose(
+                values, expected[name][rows], rtol=0, atol=atol, err_msg=name
+            )
 
     return check

@@ -37,7 +37,9 @@ def rows(adata: AnnData, part: str) -> np.ndarray:
     return np.flatnonzero(adata.obs["split"] == part)
 
 
-def poison(adata: AnnData, which: np.ndarray, *, tokens: bool = True, label: str | None = None) -> AnnData:
+def poison(
+    adata: AnnData, which: np.ndarray, *, tokens: bool = True, label: str | None = None
+) -> AnnData:
     """The same cells with other tokens, or another label, in some rows."""
     poisoned = adata.copy()
     if tokens:
@@ -104,7 +106,9 @@ def test_training_learns_the_planted_signal(adata, classify):
 def test_no_signal_no_accuracy(adata, classify):
     adata.obs["label"] = np.random.default_rng(0).permutation(adata.obs["label"].to_numpy())
     model = classify(adata, 15, lr=1e-2)
-    right = (model.predict().astype(object) == adata.obs["label"].astype(object)).to_numpy()[rows(adata, "test")]
+    right = (model.predict().astype(object) == adata.obs["label"].astype(object)).to_numpy()[
+        rows(adata, "test")
+    ]
     assert 0.2 < right.mean() < 0.8
 
 
@@ -112,7 +116,9 @@ def test_no_signal_no_accuracy(adata, classify):
 
 
 def test_set_up_needs_the_labels(adata):
-    with pytest.raises(KeyError, match=r"'cd49d' is not in adata.obs; it has 'donor', 'label', 'split'"):
+    with pytest.raises(
+        KeyError, match=r"'cd49d' is not in adata.obs; it has 'donor', 'label', 'split'"
+    ):
         ScBERTClassifier.setup_anndata(adata, labels_key="cd49d")
     adata.obs["one"] = "a"
     ScBERTClassifier.setup_anndata(adata, labels_key="one")
@@ -161,14 +167,18 @@ def test_test_cells_are_never_seen(adata, classify):
     expected = classify(adata.copy(), 3)
     assert equal(state(classify(poison(adata, rows(adata, "test"), label="a"), 3)), state(expected))
     assert not equal(
-        state(classify(poison(adata, rows(adata, "train")[:3], tokens=False, label="a"), 3)), state(expected)
+        state(classify(poison(adata, rows(adata, "train")[:3], tokens=False, label="a"), 3)),
+        state(expected),
     )
 
 
 def test_validation_cells_choose_the_epoch_and_teach_nothing(adata, classify):
     every_epoch = {"early_stopping": False, "limit_val_batches": 0}
     expected = classify(adata.copy(), 3, **every_epoch)
-    assert equal(state(classify(poison(adata, rows(adata, "val"), label="a"), 3, **every_epoch)), state(expected))
+    assert equal(
+        state(classify(poison(adata, rows(adata, "val"), label="a"), 3, **every_epoch)),
+        state(expected),
+    )
 
 
 def test_classes_without_a_training_cell_are_named(adata):
@@ -178,7 +188,8 @@ def test_classes_without_a_training_cell_are_named(adata):
     model = ScBERTClassifier(adata, gene_embedding="learned")
     assert model.classes == ["a", "b", "c"]
     with pytest.raises(
-        ValueError, match=r"No labelled training cell of class 'c' in adata.obs.'label'.*training donors"
+        ValueError,
+        match=r"No labelled training cell of class 'c' in adata.obs.'label'.*training donors",
     ):
         model.train(1, **QUIET)
 
@@ -213,7 +224,9 @@ def test_same_seed_same_weights(adata, classify):
     assert equal(state(first), state(second))
     assert all(values(first, name) == values(second, name) for name in first.history)
     assert not equal(state(first), state(classify(adata.copy(), **how, rng=4)))
-    assert not equal(state(first), state(classify(adata.copy(), **how | {"token_drop": 0.0}, rng=3)))
+    assert not equal(
+        state(first), state(classify(adata.copy(), **how | {"token_drop": 0.0}, rng=3))
+    )
 
 
 @pytest.mark.parametrize("batch_size", [7, 19, 32])
@@ -245,7 +258,9 @@ def test_macro_f1_is_of_all_validation_cells_together(adata, classify):
     assert values(model, "macro_f1_validation")[best] == pytest.approx(
         f1_score(truth, guess, average="macro"), abs=1e-6
     )
-    assert values(model, "accuracy_validation")[best] == pytest.approx((truth == guess).mean(), abs=1e-6)
+    assert values(model, "accuracy_validation")[best] == pytest.approx(
+        (truth == guess).mean(), abs=1e-6
+    )
 
 
 def test_a_last_batch_of_one_cell_joins_the_one_before(adata, classify):
@@ -288,7 +303,9 @@ def test_equal_weights_are_no_weights(adata, classify):
 
 
 def test_weights_move_the_prediction(adata, classify):
-    adata.obs["label"] = np.random.default_rng(0).permutation(adata.obs["label"].to_numpy())  # nothing else to learn
+    adata.obs["label"] = np.random.default_rng(0).permutation(
+        adata.obs["label"].to_numpy()
+    )  # nothing else to learn
     adata.obs["weight"] = np.where(adata.obs["label"] == "b", 20.0, 1.0)
     how = {"max_epochs": 8, "lr": 1e-2, "early_stopping": False}
     weighted = classify(adata.copy(), **how, weight_key="weight").predict(soft=True)["b"].mean()
@@ -297,9 +314,13 @@ def test_weights_move_the_prediction(adata, classify):
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, "heavy"])
 def test_bad_weights_are_refused(adata, classify, bad):
-    adata.obs["weight"] = pd.Series(1.0, adata.obs_names).astype(object if bad == "heavy" else float)
+    adata.obs["weight"] = pd.Series(1.0, adata.obs_names).astype(
+        object if bad == "heavy" else float
+    )
     adata.obs.iloc[rows(adata, "train")[5], adata.obs.columns.get_loc("weight")] = bad
-    with pytest.raises(ValueError, match=r"'weight'. must hold finite weights of zero or more .* pp.balance"):
+    with pytest.raises(
+        ValueError, match=r"'weight'. must hold finite weights of zero or more .* pp.balance"
+    ):
         classify(adata, weight_key="weight")
 
 
@@ -316,7 +337,9 @@ def test_weights_that_are_missing_or_all_zero_are_refused(adata, classify):
 FROZEN = {
     "none": lambda name: False,
     "encoder": lambda name: not name.startswith("head."),
-    "scbert": lambda name: not name.startswith(("head.", "norm.", "blocks.1.")),  # three blocks: the last but one
+    "scbert": lambda name: (
+        not name.startswith(("head.", "norm.", "blocks.1."))
+    ),  # three blocks: the last but one
 }
 
 
@@ -326,14 +349,21 @@ def test_exactly_the_frozen_weights_stay(adata, freeze):
     model = ScBERTClassifier(adata, gene_embedding="learned", n_hidden=16, n_heads=2, n_layers=3)
     before = state(model)
     model.train(2, freeze=freeze, **QUIET)
-    constant = {n for n in before if n.endswith("projection")} | {"to_bins.weight", "to_bins.bias"}  # no gradient ever
+    constant = {n for n in before if n.endswith("projection")} | {
+        "to_bins.weight",
+        "to_bins.bias",
+    }  # no gradient ever
     same = {name for name, tensor in state(model).items() if torch.equal(tensor, before[name])}
     assert same == {name for name in before if FROZEN[freeze](name)} | constant
 
 
 @pytest.mark.parametrize(
     ("choice", "stays"),
-    [({"train_gene_embedding": False}, True), ({"gene_embedding": "sinusoidal"}, True), ({}, False)],
+    [
+        ({"train_gene_embedding": False}, True),
+        ({"gene_embedding": "sinusoidal"}, True),
+        ({}, False),
+    ],
 )
 def test_gene_vectors_train_unless_told_otherwise(adata, choice, stays):
     ScBERTClassifier.setup_anndata(adata, labels_key="label")
@@ -349,22 +379,32 @@ def test_gene_vectors_train_unless_told_otherwise(adata, choice, stays):
 def test_everything_but_the_head_is_taken_over(scbert, adata):
     model = ScBERTClassifier.from_pretrained(scbert, adata, labels_key="label")
     old, new = state(scbert), state(model)
-    assert {name for name in new if name not in old} == {name for name in new if name.startswith("head.")}
+    assert {name for name in new if name not in old} == {
+        name for name in new if name.startswith("head.")
+    }
     assert all(torch.equal(new[name], tensor) for name, tensor in old.items())
     assert model.binning["params"] == scbert.binning["params"]
     assert model.genes.equals(scbert.genes)
-    assert {k: v for k, v in vars(model.config).items() if v != getattr(scbert.config, k)} == {"n_classes": 2}
+    assert {k: v for k, v in vars(model.config).items() if v != getattr(scbert.config, k)} == {
+        "n_classes": 2
+    }
     other = ScBERTClassifier.from_pretrained(scbert, adata, labels_key="label", rng=1)
     assert not torch.equal(state(other)["head.classify.weight"], new["head.classify.weight"])
 
 
-def test_the_head_can_be_chosen_and_nothing_that_does_not_fit(scbert, adata, pretrain, published_network):
+def test_the_head_can_be_chosen_and_nothing_that_does_not_fit(
+    scbert, adata, pretrain, published_network
+):
     model = ScBERTClassifier.from_pretrained(scbert, adata, labels_key="label", dropout=0.5)
     assert model.config == Config(**vars(scbert.config) | {"n_classes": 2, "dropout": 0.5})
     whole = pretrain(adata, 1, network=published_network | {"head": "pool"})
-    assert ScBERTClassifier.from_pretrained(whole, labels_key="label", head="scbert").config.head == "scbert"
+    assert (
+        ScBERTClassifier.from_pretrained(whole, labels_key="label", head="scbert").config.head
+        == "scbert"
+    )
     with pytest.raises(
-        TypeError, match=r"'n_heads', 'width' would not fit the pretrained weights; .* may choose 'dropout', 'head'"
+        TypeError,
+        match=r"'n_heads', 'width' would not fit the pretrained weights; .* may choose 'dropout', 'head'",
     ):
         ScBERTClassifier.from_pretrained(scbert, adata, labels_key="label", n_heads=4, width=3)
 
@@ -396,13 +436,18 @@ def test_the_pretrained_model_is_left_as_it_was(adata, pretrain):
     assert model.adata is adata
     assert equal(state(scbert), before)
     assert [p.requires_grad for p in scbert.module.parameters()] == grad
-    assert not {t.data_ptr() for t in scbert.module.parameters()} & {t.data_ptr() for t in model.module.parameters()}
+    assert not {t.data_ptr() for t in scbert.module.parameters()} & {
+        t.data_ptr() for t in model.module.parameters()
+    }
     assert set(adata.uns) == keys
 
 
 def test_the_pretrained_models_layer_is_read(adata, pretrain):
     tokens = adata.copy()
-    tokens.layers["tokens"], tokens.uns["tokens"] = tokens.layers.pop("binned"), tokens.uns.pop("binned")
+    tokens.layers["tokens"], tokens.uns["tokens"] = (
+        tokens.layers.pop("binned"),
+        tokens.uns.pop("binned"),
+    )
     scbert = pretrain(tokens, setup={"layer": "tokens"})
     with pytest.raises(KeyError, match=r"'tokens' is not in adata.layers; it has 'binned'"):
         fine_tuned(scbert, adata)
@@ -463,7 +508,8 @@ def with_proteins(adata: AnnData) -> AnnData:
     adata.X = sparse.csr_matrix(counts)
     pp.bin_expression(adata, target_sum=300)
     adata.obsm["protein"] = pd.DataFrame(
-        {"A": rng.poisson(20 * np.exp(level[:, 0])), "B": rng.poisson(20, adata.n_obs), "C": 1}, index=adata.obs_names
+        {"A": rng.poisson(20 * np.exp(level[:, 0])), "B": rng.poisson(20, adata.n_obs), "C": 1},
+        index=adata.obs_names,
     )
     return adata
 

@@ -70,7 +70,9 @@ def test_views_and_backed_objects_are_not_set_up(cls, adata, tmp_path):
 
 
 def test_set_up_needs_tokens_and_their_record(adata):
-    with pytest.raises(KeyError, match=r"'tokens' is not in adata.layers; it has 'binned'. Bin the counts first"):
+    with pytest.raises(
+        KeyError, match=r"'tokens' is not in adata.layers; it has 'binned'. Bin the counts first"
+    ):
         ScBERT.setup_anndata(adata, layer="tokens")
     with pytest.raises(KeyError, match=r"'ITGA4' not in adata.var_names"):
         ScBERT.setup_anndata(adata, exclude_genes=["ITGA4"])
@@ -92,15 +94,24 @@ def test_a_model_needs_cells_that_were_set_up(adata):
 
 def test_network_choices_are_checked(adata):
     ScBERT.setup_anndata(adata)
-    with pytest.raises(TypeError, match=r"The network has no argument 'n_hiden' .did you mean 'n_hidden'"):
+    with pytest.raises(
+        TypeError, match=r"The network has no argument 'n_hiden' .did you mean 'n_hidden'"
+    ):
         ScBERT(adata, gene_embedding="learned", n_hiden=16)
     with pytest.raises(TypeError, match="The network has no argument 'n_genes'"):
         ScBERT(adata, gene_embedding="learned", n_genes=16)
     with pytest.raises(ValueError, match="preset must be one of 'small', 'scbert'; found 'large'"):
         ScBERT(adata, preset="large")
-    with pytest.raises(KeyError, match=r"is not in adata.varm; it has none. Make them with tl.gene2vec"):
+    with pytest.raises(
+        KeyError, match=r"is not in adata.varm; it has none. Make them with tl.gene2vec"
+    ):
         ScBERT(adata)
-    for wrong in ({"tokens": "half"}, {"attention": "softmax"}, {"stabilizer": "row"}, {"gene_embedding": "svd"}):
+    for wrong in (
+        {"tokens": "half"},
+        {"attention": "softmax"},
+        {"stabilizer": "row"},
+        {"gene_embedding": "svd"},
+    ):
         (name,) = wrong
         with pytest.raises(ValueError, match=f"{name} must be one of '"):
             ScBERT(adata, **wrong)
@@ -115,7 +126,12 @@ def test_presets_can_be_changed_in_single_choices(adata):
     small = ScBERT(adata, gene_embedding="none").config
     assert (small.tokens, small.head, small.n_layers, small.n_genes) == ("expressed", "pool", 1, 60)
     published = ScBERT(adata, preset="scbert", gene_embedding="none", n_layers=1).config
-    assert (published.n_hidden, published.n_heads, published.dim_head, published.n_layers) == (200, 10, 64, 1)
+    assert (published.n_hidden, published.n_heads, published.dim_head, published.n_layers) == (
+        200,
+        10,
+        64,
+        1,
+    )
     assert (published.tokens, published.head, published.end_token) == ("all", "scbert", True)
 
 
@@ -124,7 +140,9 @@ def test_gene_vectors_start_the_gene_embedding_by_name(adata):
     ScBERT.setup_anndata(adata, exclude_genes=["G0", "G30"])
     model = ScBERT(adata)
     kept = ~adata.var_names.isin(["G0", "G30"])
-    assert np.array_equal(model.module.gene_embedding.weight.numpy(force=True), adata.varm["gene2vec"][kept])
+    assert np.array_equal(
+        model.module.gene_embedding.weight.numpy(force=True), adata.varm["gene2vec"][kept]
+    )
 
 
 # ---- genes by name
@@ -155,7 +173,8 @@ def test_missing_genes_are_not_expressed(model, new_cells, answers, same):
 
 def test_too_few_known_genes_are_refused(model, new_cells):
     with pytest.raises(
-        ValueError, match=r"20 of the model's 60 genes are in adata, expected at least 50%.*Only the model has 'G20'"
+        ValueError,
+        match=r"20 of the model's 60 genes are in adata, expected at least 50%.*Only the model has 'G20'",
     ):
         model.get_latent_representation(new_cells[:, :20].copy())
 
@@ -177,7 +196,9 @@ OTHER_BINS = {
 @pytest.mark.parametrize("other", OTHER_BINS)
 def test_other_bins_are_refused(model, new_cells, other):
     how, match = OTHER_BINS[other]
-    with pytest.raises(ValueError, match=f"binned differently from the model's training data: .*{match}"):
+    with pytest.raises(
+        ValueError, match=f"binned differently from the model's training data: .*{match}"
+    ):
         model.get_latent_representation(rebinned(new_cells, **how))
 
 
@@ -185,7 +206,8 @@ def test_other_learned_edges_are_refused_and_the_remedy_works(adata, new_cells, 
     cells = rebinned(adata, method="uniform")
     model = pretrain(cells, 1)
     with pytest.raises(
-        ValueError, match=r"edges were learned from other cells.*pp.bin_expression\(adata, edges=model.binning\)"
+        ValueError,
+        match=r"edges were learned from other cells.*pp.bin_expression\(adata, edges=model.binning\)",
     ):
         model.get_latent_representation(rebinned(new_cells, method="uniform"))
     again = AnnData(new_cells.X, obs=new_cells.obs, var=new_cells.var)
@@ -195,7 +217,9 @@ def test_other_learned_edges_are_refused_and_the_remedy_works(adata, new_cells, 
 
 def test_bad_queries_are_refused(model, new_cells, tmp_path):
     bare = AnnData(new_cells.X, obs=new_cells.obs, var=new_cells.var)
-    with pytest.raises(KeyError, match=r"'binned' is not in adata.layers; it has none. Bin the counts first"):
+    with pytest.raises(
+        KeyError, match=r"'binned' is not in adata.layers; it has none. Bin the counts first"
+    ):
         model.get_latent_representation(bare)
     bare.layers["binned"] = new_cells.layers["binned"]
     with pytest.raises(ValueError, match=r"write both with pp.bin_expression"):
@@ -218,9 +242,13 @@ def test_cells_without_tokens(scbert, published, new_cells):
     tokens = new_cells.layers["binned"].tolil()
     tokens[[2, 5]] = 0
     new_cells.layers["binned"] = tokens.tocsr()
-    with pytest.raises(ValueError, match=r"2 cells have no gene above bin 0 .*'cell2', 'cell5'.*remove them first"):
+    with pytest.raises(
+        ValueError, match=r"2 cells have no gene above bin 0 .*'cell2', 'cell5'.*remove them first"
+    ):
         scbert.get_latent_representation(new_cells)
-    assert np.isfinite(published.get_latent_representation(new_cells)).all()  # its genes attend expressed or not
+    assert np.isfinite(
+        published.get_latent_representation(new_cells)
+    ).all()  # its genes attend expressed or not
 
 
 # ---- one cell at a time
@@ -257,7 +285,9 @@ def test_stored_zeros_do_not_matter_and_stay(model, new_cells, answers, same):
     assert new_cells.layers["binned"].nnz == tokens.size
 
 
-@pytest.mark.filterwarnings("ignore:5 of the model's 60 genes are not in adata:UserWarning")  # and so it is
+@pytest.mark.filterwarnings(
+    "ignore:5 of the model's 60 genes are not in adata:UserWarning"
+)  # and so it is
 def test_views_can_be_asked_about_and_stay_views(model, new_cells, answers, same):
     view = new_cells[10:30, 5:]
     same(answers(model, view), answers(model, new_cells[10:30, 5:].copy()), atol=0)
@@ -283,7 +313,9 @@ def test_same_seed_same_weights(adata, pretrain):
     assert equal(state(first), state(second))
     assert history(first) == history(second)
     assert not equal(state(first), state(pretrain(adata.copy(), network={"dropout": 0.3}, rng=4)))
-    assert not equal(state(first), state(pretrain(adata.copy(), network={"dropout": 0.3, "rng": 1}, rng=3)))
+    assert not equal(
+        state(first), state(pretrain(adata.copy(), network={"dropout": 0.3, "rng": 1}, rng=3))
+    )
 
 
 def test_the_users_random_numbers_are_left_alone(adata, pretrain, classify):
@@ -307,7 +339,9 @@ def test_test_cells_are_never_seen(adata, pretrain):
     expected = state(pretrain(adata.copy(), 3))
     split = adata.obs["split"]
     assert equal(state(pretrain(poison(adata, np.flatnonzero(split == "test")), 3)), expected)
-    assert not equal(state(pretrain(poison(adata, np.flatnonzero(split == "train")[:5]), 3)), expected)
+    assert not equal(
+        state(pretrain(poison(adata, np.flatnonzero(split == "train")[:5]), 3)), expected
+    )
 
 
 def test_excluded_genes_are_never_seen(adata, pretrain):
@@ -321,7 +355,11 @@ def test_excluded_genes_are_never_seen(adata, pretrain):
 
 def test_history_names_what_was_learned_and_what_guessing_gets(adata, pretrain):
     model = pretrain(adata, 12, lr=1e-2, early_stopping=False)
-    names = [f"{name}_{part}" for part in ("train", "validation") for name in ("masked_accuracy", "majority_accuracy")]
+    names = [
+        f"{name}_{part}"
+        for part in ("train", "validation")
+        for name in ("masked_accuracy", "majority_accuracy")
+    ]
     assert model.history.keys() == {"train_loss", "validation_loss", *names}
     assert all(len(frame) == 12 for frame in model.history.values())
     found = history(model)
@@ -331,7 +369,9 @@ def test_history_names_what_was_learned_and_what_guessing_gets(adata, pretrain):
 
 @pytest.mark.parametrize("network", [{}, {"tokens": "all", "end_token": True}])
 def test_what_guessing_gets_is_the_share_of_each_cells_commonest_bin(adata, pretrain, network):
-    model = pretrain(adata, 1, mask_fraction=1.0, batch_size=7, network=network)  # every expressed gene is guessed
+    model = pretrain(
+        adata, 1, mask_fraction=1.0, batch_size=7, network=network
+    )  # every expressed gene is guessed
     cells = [row.data for row in adata[adata.obs["split"] == "val"].layers["binned"]]
     share = sum(np.bincount(row).max() for row in cells) / sum(map(len, cells))
     assert history(model)["majority_accuracy_validation"] == [pytest.approx(share, abs=1e-6)]
@@ -365,7 +405,9 @@ def test_the_best_epoch_is_kept_where_it_may_stop_early(adata, pretrain, early_s
     model = pretrain(adata, 6, callbacks=[seen], early_stopping=early_stopping)
     assert int(np.argmin(history(model)["validation_loss"])) == 2
     assert len(seen.weights) == 6
-    assert [equal(state(model), weights) for weights in seen.weights] == [i == kept for i in range(6)]
+    assert [equal(state(model), weights) for weights in seen.weights] == [
+        i == kept for i in range(6)
+    ]
 
 
 def test_early_stopping_and_the_users_callbacks(adata, pretrain):
@@ -380,13 +422,21 @@ def test_early_stopping_and_the_users_callbacks(adata, pretrain):
 def test_without_validation_cells_all_epochs_are_run(adata, pretrain):
     adata.obs["split"] = adata.obs["split"].replace("val", "train")
     model = pretrain(adata, 4, early_stopping_patience=1)
-    assert model.history.keys() == {"train_loss", "masked_accuracy_train", "majority_accuracy_train"}
+    assert model.history.keys() == {
+        "train_loss",
+        "masked_accuracy_train",
+        "majority_accuracy_train",
+    }
     assert len(model.history["train_loss"]) == 4
 
 
 def test_without_a_split_a_tenth_of_the_cells_validates(adata, pretrain):
     model = pretrain(adata, 1, split_key=None)
-    assert (len(model.train_indices), len(model.validation_indices), len(model.test_indices)) == (108, 12, 0)
+    assert (len(model.train_indices), len(model.validation_indices), len(model.test_indices)) == (
+        108,
+        12,
+        0,
+    )
     assert sorted([*model.train_indices, *model.validation_indices]) == list(range(120))
 
 
@@ -431,7 +481,12 @@ def queries_and_keys(model, adata: AnnData, cell: int):
         x = model.module.embed(tokens, torch.from_numpy(genes)[None])
         for block in model.module.blocks:
             normed = block.attention_norm(x)
-            yield genes, block.attention.queries(normed), block.attention.keys(normed), block.attention.projection
+            yield (
+                genes,
+                block.attention.queries(normed),
+                block.attention.keys(normed),
+                block.attention.projection,
+            )
             x = block(x)
 
 
@@ -439,7 +494,9 @@ def whole_matrices(model, adata: AnnData, cell: int) -> np.ndarray:
     """Mean over layers, heads and queries of the n × n attention matrices of one cell, per gene (and the end token)."""
     received = np.zeros(model.config.n_positions)
     for genes, q, k, projection in queries_and_keys(model, adata, cell):
-        matrix = favor.naive_attention_matrix(q, k, projection, stabilizer=model.config.stabilizer)  # (1, h, n, n)
+        matrix = favor.naive_attention_matrix(
+            q, k, projection, stabilizer=model.config.stabilizer
+        )  # (1, h, n, n)
         received[genes] += matrix.mean((0, 1, 2)).numpy() / model.config.n_layers
     return received
 
@@ -453,7 +510,9 @@ def test_attention_is_the_column_mean_of_the_whole_matrix(model, new_cells):
 
 
 def test_attention_of_groups(model, new_cells):
-    groups = pd.Series(["x", "y", None, "x", "y", "y"], dtype="category").cat.add_categories(["nobody"])
+    groups = pd.Series(["x", "y", None, "x", "y", "y"], dtype="category").cat.add_categories(
+        ["nobody"]
+    )
     found = model.get_gene_attention(groups, new_cells[:6].copy(), batch_size=4)
     assert list(found) == ["x", "y"]
     assert list(found.index) == list(model.genes)
@@ -472,7 +531,9 @@ def test_attention_per_cell_agrees_with_groups(scbert, new_cells):
     groups = pd.Series(np.arange(40) % 3).astype(str)
     found = scbert.get_gene_attention(groups, new_cells)
     for name in "012":
-        expected = cells.toarray()[groups == name].mean(0)  # without an end token every cell counts the same
+        expected = cells.toarray()[groups == name].mean(
+            0
+        )  # without an end token every cell counts the same
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-6)
 
 
@@ -495,7 +556,9 @@ def test_attention_of_layers_and_heads_averages_to_the_mean(model, new_cells):
 
 def test_attention_behind_the_residual_connection_is_another_one(published, new_cells):
     groups = pd.Series(["x"] * 40)
-    used, original = (published.get_gene_attention(groups, new_cells, mode=mode) for mode in ("used", "original"))
+    used, original = (
+        published.get_gene_attention(groups, new_cells, mode=mode) for mode in ("used", "original")
+    )
     assert np.abs(used - original).to_numpy().max() > 1e-5
     with pytest.raises(ValueError, match="mode must be one of 'used', 'original'"):
         published.get_gene_attention(groups, new_cells, mode="returned")
@@ -511,12 +574,16 @@ def test_attention_of_chosen_genes(model, new_cells):
         for genes, q, k, projection in queries_and_keys(model, some, cell):
             asks = np.isin(genes, model.genes.get_indexer(chosen))
             if asks.any():
-                matrix = favor.naive_attention_matrix(q, k, projection, stabilizer=model.config.stabilizer)
+                matrix = favor.naive_attention_matrix(
+                    q, k, projection, stabilizer=model.config.stabilizer
+                )
                 total[genes] += matrix[0][:, asks].mean((0, 1)).numpy()
     expected = total[:60] / total[:60].sum()
     found = model.attention_to(chosen, pd.Series(["x"] * 5), some, batch_size=2)
     np.testing.assert_allclose(found["x"], expected, rtol=0, atol=1e-5)
-    assert np.abs(found["x"] - model.get_gene_attention(pd.Series(["x"] * 5), some)["x"]).max() > 1e-4
+    assert (
+        np.abs(found["x"] - model.get_gene_attention(pd.Series(["x"] * 5), some)["x"]).max() > 1e-4
+    )
     with pytest.raises(KeyError, match="'G99' is not among its 60"):
         model.attention_to(["G1", "G99"], pd.Series(["x"] * 5), some)
     with pytest.raises(KeyError, match="none is not among"):
@@ -524,7 +591,9 @@ def test_attention_of_chosen_genes(model, new_cells):
 
 
 def test_groups_of_other_cells_are_refused(scbert, new_cells):
-    with pytest.raises(ValueError, match="one value per cell, in the order of the cells: 40, found 120"):
+    with pytest.raises(
+        ValueError, match="one value per cell, in the order of the cells: 40, found 120"
+    ):
         scbert.get_gene_attention(scbert.adata.obs["label"], new_cells)
     with pytest.raises(ValueError, match="120, found 40"):
         scbert.get_gene_attention(pd.Series(["x"] * 40))
@@ -535,11 +604,17 @@ def test_groups_of_other_cells_are_refused(scbert, new_cells):
 def test_attention_floor_is_the_constant_share_of_the_features(model, new_cells):
     def floor(cell: int) -> list[float]:
         layers = list(queries_and_keys(model, new_cells, cell))
-        features = [favor.naive_features(k, p, None, model.config.stabilizer) for _, _, k, p in layers]
+        features = [
+            favor.naive_features(k, p, None, model.config.stabilizer) for _, _, k, p in layers
+        ]
         return [favor.EPSILON / phi.mean().item() for phi in features]
 
     found = model.get_attention_floor(new_cells)
     assert found.shape == (model.config.n_layers,)
-    np.testing.assert_allclose(found, np.mean([floor(cell) for cell in range(40)], axis=0), rtol=1e-4)
+    np.testing.assert_allclose(
+        found, np.mean([floor(cell) for cell in range(40)], axis=0), rtol=1e-4
+    )
     few = model.get_attention_floor(new_cells, n_cells=3)
-    np.testing.assert_allclose(few, np.mean([floor(cell) for cell in (0, 19, 39)], axis=0), rtol=1e-4)
+    np.testing.assert_allclose(
+        few, np.mean([floor(cell) for cell in (0, 19, 39)], axis=0), rtol=1e-4
+    )

@@ -13,7 +13,9 @@ B, N, GENES = 3, 7, 12
 
 def network(**kwargs) -> Performer:
     torch.manual_seed(0)
-    config = Config(**{"n_genes": GENES, "n_layers": 2, "n_classes": 3, "gene_embedding": "learned"} | kwargs)
+    config = Config(
+        **{"n_genes": GENES, "n_layers": 2, "n_classes": 3, "gene_embedding": "learned"} | kwargs
+    )
     module = Performer(config)
     module.head.norm.running_mean.normal_(std=0.1)
     return module.eval()
@@ -57,7 +59,8 @@ def test_gate_gradient_without_weights_is_that_of_ones():
     module, cells = network(), some_cells(weights=False)
     ones = cells | {"weight": torch.ones(B, N)}
     torch.testing.assert_close(
-        attribution.gate_gradient(module, cells, CONTRAST), attribution.gate_gradient(module, ones, CONTRAST)
+        attribution.gate_gradient(module, cells, CONTRAST),
+        attribution.gate_gradient(module, ones, CONTRAST),
     )
 
 
@@ -75,7 +78,9 @@ def test_integrated_gradients_are_captums(n_steps):
     """The same path, quadrature and layer; float32, so within 1e-5 of the largest value."""
     module, cells = network(), some_cells()
     found, _, _ = attribution.integrated_gradients(module, cells, CONTRAST, n_steps=n_steps)
-    method = LayerIntegratedGradients(lambda *cell: module(*cell) @ CONTRAST, module.token_embedding)
+    method = LayerIntegratedGradients(
+        lambda *cell: module(*cell) @ CONTRAST, module.token_embedding
+    )
     expected = method.attribute(
         cells["tokens"],
         baselines=torch.zeros_like(cells["tokens"]),
@@ -83,7 +88,9 @@ def test_integrated_gradients_are_captums(n_steps):
         n_steps=n_steps,
         method="gausslegendre",
     ).sum(-1)
-    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        found, expected.float(), rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+    )
 
 
 def test_gradient_input_is_captums():
@@ -91,8 +98,12 @@ def test_gradient_input_is_captums():
     module, cells = network(), some_cells()
     with torch.no_grad():
         module.token_embedding.weight[0] = 0
-    method = LayerGradientXActivation(lambda *cell: module(*cell) @ CONTRAST, module.token_embedding)
-    expected = method.attribute(cells["tokens"], additional_forward_args=(cells["genes"], cells["weight"]))
+    method = LayerGradientXActivation(
+        lambda *cell: module(*cell) @ CONTRAST, module.token_embedding
+    )
+    expected = method.attribute(
+        cells["tokens"], additional_forward_args=(cells["genes"], cells["weight"])
+    )
     expected = expected.sum(-1).detach()
     found = attribution.gradient_input(module, cells, CONTRAST)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
@@ -102,7 +113,9 @@ def test_gate_gradient_is_captums_by_the_weight():
     module, cells = network(), some_cells()
     method = Saliency(lambda weight, *cell: module(*cell, weight) @ CONTRAST)
     expected = method.attribute(
-        cells["weight"].clone().requires_grad_(), additional_forward_args=(cells["tokens"], cells["genes"]), abs=False
+        cells["weight"].clone().requires_grad_(),
+        additional_forward_args=(cells["tokens"], cells["genes"]),
+        abs=False,
     )
     found = attribution.gate_gradient(module, cells, CONTRAST)
     there = cells["weight"] > 0
@@ -114,7 +127,9 @@ def test_gradient_input_is_the_first_order_of_a_small_step():
     with torch.no_grad():  # tokens close to that of no expression: the first order is all there is
         module.token_embedding.weight.mul_(1e-3)
     found, change, _ = attribution.integrated_gradients(module, cells, CONTRAST, n_steps=8)
-    torch.testing.assert_close(attribution.gradient_input(module, cells, CONTRAST), found, rtol=0.02, atol=1e-5)
+    torch.testing.assert_close(
+        attribution.gradient_input(module, cells, CONTRAST), found, rtol=0.02, atol=1e-5
+    )
     assert change.abs().max() > 1e-5
 
 
@@ -128,7 +143,9 @@ def test_rollout_is_the_product_of_the_matrices(weights):
             attention = block.attention
             normed = block.attention_norm(x)
             q, k = attention.queries(normed), attention.keys(normed)
-            matrix = favor.naive_attention_matrix(q, k, attention.projection, weight, attention.stabilizer).mean(1)
+            matrix = favor.naive_attention_matrix(
+                q, k, attention.projection, weight, attention.stabilizer
+            ).mean(1)
             product = (0.5 * matrix + 0.5 * torch.eye(N)) @ product
             x = block(x, weight)
         expected = (favor.mean_share(tokens, weight).unsqueeze(1) @ product).squeeze(1)
@@ -140,5 +157,10 @@ def test_rollout_is_the_product_of_the_matrices(weights):
 def test_cells_do_not_touch_each_other():
     module, cells = network(), some_cells()
     for method in (attribution.gate_gradient, attribution.gradient_input):
-        alone = torch.cat([method(module, {k: v[i : i + 1] for k, v in cells.items()}, CONTRAST) for i in range(B)])
+        alone = torch.cat(
+            [
+                method(module, {k: v[i : i + 1] for k, v in cells.items()}, CONTRAST)
+                for i in range(B)
+            ]
+        )
         torch.testing.assert_close(method(module, cells, CONTRAST), alone, rtol=1e-4, atol=1e-6)

@@ -23,7 +23,9 @@ def tensors(seed: int, *, b: int = 3, n: int = 37, r: int = 20, weights: str = "
     weight = {
         "none": None,
         "padding": (torch.rand(b, n, generator=generator) < 0.7).float(),
-        "background": 30 * torch.rand(b, n, generator=generator) * (torch.rand(b, n, generator=generator) < 0.8),
+        "background": 30
+        * torch.rand(b, n, generator=generator)
+        * (torch.rand(b, n, generator=generator) < 0.8),
     }[weights]
     if weight is not None:
         weight[:, 0] = 1
@@ -90,7 +92,9 @@ def test_received_attention_is_the_column_mean_of_the_matrix(stabilizer, weights
     q, k, _ = split(x, qkv)
     share = favor.mean_share(x[..., 0], weight)
     dense = favor.naive_attention_matrix(q, k, projection, weight, stabilizer)
-    expected = torch.einsum("bi,bhij->bhj", share, dense)  # what all genes behind a token receive together
+    expected = torch.einsum(
+        "bi,bhij->bhj", share, dense
+    )  # what all genes behind a token receive together
     found = favor.received_attention(q, k, projection, share, weight, stabilizer)
     together = found if weight is None else found * weight[:, None]
     torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-8)
@@ -105,7 +109,9 @@ def test_received_attention_of_chosen_queries():
     share = torch.zeros(3, 37)
     share[:, [4, 7]] = 0.5
     expected = favor.naive_attention_matrix(q, k, projection)[:, :, [4, 7]].mean(2)
-    torch.testing.assert_close(favor.received_attention(q, k, projection, share), expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        favor.received_attention(q, k, projection, share), expected, rtol=1e-5, atol=1e-8
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -116,7 +122,9 @@ def test_padding_changes_nothing(seed, padding):
     weight[:, 11:] = 0
     loud = torch.cat([x, 50 * torch.ones(2, padding, WIDTH)], dim=1)  # would win every maximum
     alone = favor.attention(x, qkv, projection)
-    torch.testing.assert_close(favor.attention(loud, qkv, projection, weight)[:, :11], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        favor.attention(loud, qkv, projection, weight)[:, :11], alone, rtol=1e-4, atol=1e-5
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -127,7 +135,9 @@ def test_a_token_of_weight_two_is_two_tokens(seed, copies):
     weight[0, 4] = copies
     repeated = torch.cat([x, x[:, 4:5].expand(-1, copies - 1, -1)], dim=1)
     expected = favor.attention(repeated, qkv, projection)[:, :9]
-    torch.testing.assert_close(favor.attention(x, qkv, projection, weight), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        favor.attention(x, qkv, projection, weight), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_cell_stabilizer_makes_cells_independent_and_batch_stabilizer_does_not():
@@ -141,12 +151,16 @@ def test_cell_stabilizer_makes_cells_independent_and_batch_stabilizer_does_not()
 
 def test_features_approximate_softmax_attention_better_the_more_there_are():
     x, qkv, *_ = tensors(4, n=30)
-    q, k, _ = split(x / 2, qkv)  # keys far out would drown in EPSILON however many features there are
+    q, k, _ = split(
+        x / 2, qkv
+    )  # keys far out would drown in EPSILON however many features there are
     exact = softmax.attention_matrix(q, k)
     errors = []
     for r in (16, 256, 4096):
         projection = favor.orthogonal_features(r, DIM, torch.Generator().manual_seed(5))
-        errors.append(float((favor.naive_attention_matrix(q, k, projection) - exact).norm() / exact.norm()))
+        errors.append(
+            float((favor.naive_attention_matrix(q, k, projection) - exact).norm() / exact.norm())
+        )
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.1
 
@@ -156,7 +170,9 @@ def test_orthogonal_features_are_orthogonal_within_a_block():
     assert projection.shape == (20, 8)
     for block in projection.split(8):
         gram = block @ block.T
-        torch.testing.assert_close(gram - torch.diag(gram.diag()), torch.zeros_like(gram), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            gram - torch.diag(gram.diag()), torch.zeros_like(gram), atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -167,7 +183,9 @@ def test_attention_floor_is_the_share_of_epsilon(weights):
     counts = torch.ones(3, 37) if weight is None else weight
     features = features * counts[:, None, :, None]
     expected = favor.EPSILON * counts.sum(1) * HEADS * len(projection) / features.sum((1, 2, 3))
-    torch.testing.assert_close(favor.attention_floor(k, projection, weight), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        favor.attention_floor(k, projection, weight), expected, rtol=1e-4, atol=0
+    )
     assert favor.attention_floor(40 * k, projection, weight).min() > expected.max()
 
 
@@ -175,9 +193,13 @@ def test_attention_floor_is_the_share_of_epsilon(weights):
 def test_nothing_of_tokens_by_features_is_kept_for_the_gradients():
     x, qkv, projection, _ = tensors(10, n=400)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
         favor.attention(x.requires_grad_(), qkv.requires_grad_(), projection)
-    assert max(kept) <= x.shape[0] * x.shape[1] * HEADS * DIM  # the output; features would be 2.5 times that
+    assert (
+        max(kept) <= x.shape[0] * x.shape[1] * HEADS * DIM
+    )  # the output; features would be 2.5 times that
 
 
 def test_bfloat16_is_float32_within_its_precision():
@@ -201,12 +223,19 @@ def test_softmax_equals_its_matrix(weights):
     q, k, v = split(x, qkv)
     matrix = softmax.attention_matrix(q, k, weight)
     counts = torch.ones(3, 37) if weight is None else weight
-    scores = torch.exp(q.transpose(1, 2) @ k.transpose(1, 2).transpose(-1, -2) / DIM**0.5) * counts[:, None, None]
+    scores = (
+        torch.exp(q.transpose(1, 2) @ k.transpose(1, 2).transpose(-1, -2) / DIM**0.5)
+        * counts[:, None, None]
+    )
     torch.testing.assert_close(matrix, scores / scores.sum(-1, keepdim=True))
-    torch.testing.assert_close(softmax.attention(q, k, v, weight), (matrix @ v.transpose(1, 2)).transpose(1, 2))
+    torch.testing.assert_close(
+        softmax.attention(q, k, v, weight), (matrix @ v.transpose(1, 2)).transpose(1, 2)
+    )
     share = favor.mean_share(x[..., 0], weight)
     received = softmax.received_attention(q, k, share, weight) * counts[:, None]
-    torch.testing.assert_close(received, torch.einsum("bi,bhij->bhj", share, matrix), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        received, torch.einsum("bi,bhij->bhj", share, matrix), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_features_are_kept_where_they_are_few(monkeypatch):

@@ -19,7 +19,9 @@ def token_rows(draw):
 @settings(max_examples=60, deadline=None)
 @given(tokens=token_rows(), seed=st.integers(0, 2**31), fraction=st.floats(0.01, 0.99))
 def test_only_expressed_genes_are_hidden_and_as_many_as_asked(tokens, seed, fraction):
-    seen, chosen = mask_tokens(tokens, MASK, fraction=fraction, generator=torch.Generator().manual_seed(seed))
+    seen, chosen = mask_tokens(
+        tokens, MASK, fraction=fraction, generator=torch.Generator().manual_seed(seed)
+    )
     assert not chosen[tokens == 0].any()
     assert torch.equal(seen[~chosen], tokens[~chosen])
     assert ((seen == MASK) | (seen == tokens)).all()

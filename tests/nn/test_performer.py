@@ -17,22 +17,33 @@ from scbert_cll.nn import Config, Performer, favor, performer
 GOLDEN = Path(__file__).parents[1] / "data" / "performer_pytorch_1.1.4.npz"
 
 
-def from_performer_pytorch(state: dict[str, torch.Tensor], n_layers: int) -> dict[str, torch.Tensor]:
+def from_performer_pytorch(
+    state: dict[str, torch.Tensor], n_layers: int
+) -> dict[str, torch.Tensor]:
     """performer-pytorch's names to ours."""
-    ours = {"token_embedding.weight": state["token_emb.weight"], "gene_embedding.weight": state["pos_emb.emb.weight"]}
+    ours = {
+        "token_embedding.weight": state["token_emb.weight"],
+        "gene_embedding.weight": state["pos_emb.emb.weight"],
+    }
     pairs = {"norm": "norm", "to_bins": "to_out"}
     for i in range(n_layers):
         attention, feedforward = f"performer.net.layers.{i}.0", f"performer.net.layers.{i}.1"
-        ours[f"blocks.{i}.attention.qkv.weight"] = torch.cat([state[f"{attention}.fn.to_{x}.weight"] for x in "qkv"])
+        ours[f"blocks.{i}.attention.qkv.weight"] = torch.cat(
+            [state[f"{attention}.fn.to_{x}.weight"] for x in "qkv"]
+        )
         ours[f"blocks.{i}.attention.out.weight"] = state[f"{attention}.fn.to_out.weight"]
-        ours[f"blocks.{i}.attention.projection"] = state[f"{attention}.fn.fast_attention.projection_matrix"]
+        ours[f"blocks.{i}.attention.projection"] = state[
+            f"{attention}.fn.fast_attention.projection_matrix"
+        ]
         pairs |= {
             f"blocks.{i}.attention_norm": f"{attention}.norm",
             f"blocks.{i}.feedforward_norm": f"{feedforward}.norm",
             f"blocks.{i}.feedforward.0": f"{feedforward}.fn.fn.w1",
             f"blocks.{i}.feedforward.2": f"{feedforward}.fn.fn.w2",
         }
-    return ours | {f"{a}.{part}": state[f"{b}.{part}"] for a, b in pairs.items() for part in ("weight", "bias")}
+    return ours | {
+        f"{a}.{part}": state[f"{b}.{part}"] for a, b in pairs.items() for part in ("weight", "bias")
+    }
 
 
 CONFIG = Config(
@@ -57,7 +68,13 @@ def peer():
         from performer_pytorch import PerformerLM
     torch.manual_seed(0)
     model = PerformerLM(
-        num_tokens=7, max_seq_len=24, dim=16, depth=2, heads=2, dim_head=8, rotary_position_emb=False
+        num_tokens=7,
+        max_seq_len=24,
+        dim=16,
+        depth=2,
+        heads=2,
+        dim_head=8,
+        rotary_position_emb=False,
     ).eval()
     torch.nn.init.normal_(model.pos_emb.emb.weight)
     return model
@@ -70,11 +87,15 @@ def test_network_equals_performer_pytorch_gradients_included(peer):
     tokens = torch.randint(0, 7, (3, 24), generator=torch.Generator().manual_seed(1))
     ours, theirs = network(tokens), peer(tokens)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    torch.testing.assert_close(network.encode(tokens), peer(tokens, return_encodings=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        network.encode(tokens), peer(tokens, return_encodings=True), atol=1e-5, rtol=0
+    )
     for logits in (ours, theirs):
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
     found = network.blocks[0].attention.qkv.weight.grad
-    expected = torch.cat([peer.get_parameter(f"performer.net.layers.0.0.fn.to_{x}.weight").grad for x in "qkv"])
+    expected = torch.cat(
+        [peer.get_parameter(f"performer.net.layers.0.0.fn.to_{x}.weight").grad for x in "qkv"]
+    )
     assert (found - expected).norm() < 2e-5 * expected.norm()
 
 
@@ -86,11 +107,15 @@ def test_network_equals_performer_pytorch_as_the_seed_prints_it(peer):
     peer = copy.deepcopy(peer)
     peer.pos_emb = FixedPositionalEmbedding(16, 24)
     network = Performer(replace(CONFIG, gene_embedding="sinusoidal")).eval()
-    state = from_performer_pytorch(dict(peer.state_dict()) | {"pos_emb.emb.weight": network.gene_embedding.weight}, 2)
+    state = from_performer_pytorch(
+        dict(peer.state_dict()) | {"pos_emb.emb.weight": network.gene_embedding.weight}, 2
+    )
     network.load_state_dict(state)
     network.redraw_features(torch.Generator().manual_seed(5))
     for i, block in enumerate(network.blocks):
-        assert not torch.equal(block.attention.projection, state[f"blocks.{i}.attention.projection"])
+        assert not torch.equal(
+            block.attention.projection, state[f"blocks.{i}.attention.projection"]
+        )
         peer.get_buffer(f"performer.net.layers.{i}.0.fn.fast_attention.projection_matrix").copy_(
             block.attention.projection
         )
@@ -102,9 +127,13 @@ def test_network_equals_performer_pytorch_as_the_seed_prints_it(peer):
 def test_network_equals_recorded_values_of_performer_pytorch():
     with np.load(GOLDEN) as golden:
         state = {
-            name.removeprefix("state/"): torch.from_numpy(golden[name]) for name in golden if name.startswith("state/")
+            name.removeprefix("state/"): torch.from_numpy(golden[name])
+            for name in golden
+            if name.startswith("state/")
         }
-        tokens, logits, encodings = (torch.from_numpy(golden[name]) for name in ("tokens", "logits", "encodings"))
+        tokens, logits, encodings = (
+            torch.from_numpy(golden[name]) for name in ("tokens", "logits", "encodings")
+        )
     network = Performer(CONFIG).eval()
     network.load_state_dict(from_performer_pytorch(state, 2))
     with torch.inference_mode():
@@ -118,7 +147,9 @@ def test_sinusoids_are_performer_pytorchs():
         from performer_pytorch.performer_pytorch import FixedPositionalEmbedding
     network = Performer(Config(n_genes=30, n_hidden=16, gene_embedding="sinusoidal"))
     expected = FixedPositionalEmbedding(16, 30)(torch.zeros(1, 30, 16))[0]
-    torch.testing.assert_close(network.gene_embedding.weight, expected, atol=1e-5, rtol=0, check_stride=False)
+    torch.testing.assert_close(
+        network.gene_embedding.weight, expected, atol=1e-5, rtol=0, check_stride=False
+    )
     assert not network.gene_embedding.weight.requires_grad
 
 
@@ -129,7 +160,9 @@ def small() -> Performer:
 
 
 def cell(generator: torch.Generator, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randint(1, 6, (n,), generator=generator), torch.randperm(50, generator=generator)[:n]
+    return torch.randint(1, 6, (n,), generator=generator), torch.randperm(50, generator=generator)[
+        :n
+    ]
 
 
 def test_a_cell_does_not_depend_on_padding_companions_or_the_order_of_its_genes(small):
@@ -158,8 +191,13 @@ def test_gene_attention_sums_to_one_and_follows_the_tokens(small):
 
 
 def test_gene_vectors_start_the_embedding_by_their_principal_directions():
-    vectors = torch.randn(50, 200, generator=torch.Generator().manual_seed(5)) @ torch.diag(torch.linspace(5, 0.1, 200))
-    wide = Performer(Config(n_genes=50, n_hidden=200, n_heads=2, gene_embedding="gene2vec", end_token=True), vectors)
+    vectors = torch.randn(50, 200, generator=torch.Generator().manual_seed(5)) @ torch.diag(
+        torch.linspace(5, 0.1, 200)
+    )
+    wide = Performer(
+        Config(n_genes=50, n_hidden=200, n_heads=2, gene_embedding="gene2vec", end_token=True),
+        vectors,
+    )
     narrow = Performer(Config(n_genes=50, n_hidden=32, gene_embedding="gene2vec"), vectors)
     torch.testing.assert_close(wide.gene_embedding.weight[:50], vectors)
     assert (wide.gene_embedding.weight[50] == 0).all()
@@ -172,7 +210,9 @@ def test_gene_vectors_start_the_embedding_by_their_principal_directions():
 
 def test_published_head_refuses_tokens_that_it_cannot_read():
     for tokens in ("expressed", "background"):
-        with pytest.raises(ValueError, match=f'reads every gene and needs tokens="all"; with tokens="{tokens}" use'):
+        with pytest.raises(
+            ValueError, match=f'reads every gene and needs tokens="all"; with tokens="{tokens}" use'
+        ):
             Performer(Config(n_genes=5, head="scbert", n_classes=2, tokens=tokens))
 
 
@@ -183,7 +223,9 @@ def test_random_features_and_weights_come_from_the_seed():
 
     first, again, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first["blocks.0.attention.projection"], other["blocks.0.attention.projection"])
+    assert not torch.equal(
+        first["blocks.0.attention.projection"], other["blocks.0.attention.projection"]
+    )
 
 
 # ---- fast paths beside slow ones
@@ -192,14 +234,22 @@ def test_random_features_and_weights_come_from_the_seed():
 def network(**choices) -> Performer:
     """Two blocks over 50 genes, with dropout off."""
     torch.manual_seed(6)
-    defaults = {"n_genes": 50, "n_layers": 2, "gene_embedding": "learned", "tokens": "all", "dropout": 0.0}
+    defaults = {
+        "n_genes": 50,
+        "n_layers": 2,
+        "gene_embedding": "learned",
+        "tokens": "all",
+        "dropout": 0.0,
+    }
     return Performer(Config(**defaults | choices)).eval()
 
 
 def cells(b: int = 4, *, share: float = 0.2, seed: int = 7) -> torch.Tensor:
     """Tokens of cells in which few genes are expressed."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(1, 6, (b, 50), generator=generator) * (torch.rand(b, 50, generator=generator) < share)
+    tokens = torch.randint(1, 6, (b, 50), generator=generator) * (
+        torch.rand(b, 50, generator=generator) < share
+    )
     tokens[:, 0] = 1
     return tokens.long()
 
@@ -279,7 +329,9 @@ def test_cells_that_share_their_zeros_are_those_that_do_not(monkeypatch):
             shared = model._first_block(tokens, x)
             torch.testing.assert_close(shared, block(x), atol=2e-6, rtol=0)
             together = model.encode(tokens)
-            alone = torch.cat([model.encode(cell[None]) for cell in tokens])  # one cell does not share
+            alone = torch.cat(
+                [model.encode(cell[None]) for cell in tokens]
+            )  # one cell does not share
         torch.testing.assert_close(together, alone, atol=2e-6, rtol=0)
 
 
@@ -291,13 +343,18 @@ def test_zeros_are_not_shared_where_the_subtraction_would_lose_precision():
         model.blocks[0].attention_norm.weight[:] = torch.linspace(0, 3, 32)
     with torch.inference_mode():
         x = model.embed(tokens)
-        keys = model.blocks[0].attention.keys(model.blocks[0].attention_norm(model.embed(torch.zeros_like(tokens[:1]))))
+        keys = model.blocks[0].attention.keys(
+            model.blocks[0].attention_norm(model.embed(torch.zeros_like(tokens[:1])))
+        )
         tokens[:, keys.square().sum((2, 3)).argmax()] = 3
         x = model.embed(tokens)
         shared = model._first_block(tokens, x)
         assert shared is None or torch.allclose(shared, model.blocks[0](x), atol=2e-6)
         torch.testing.assert_close(
-            model.encode(tokens), torch.cat([model.encode(cell[None]) for cell in tokens]), atol=5e-6, rtol=0
+            model.encode(tokens),
+            torch.cat([model.encode(cell[None]) for cell in tokens]),
+            atol=5e-6,
+            rtol=0,
         )
 
 
@@ -379,7 +436,9 @@ def test_redrawing_leaves_all_but_the_features():
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.redraw_features(torch.Generator().manual_seed(1))
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert changed == {"blocks.0.attention.projection", "blocks.1.attention.projection"}
 
 
@@ -397,9 +456,13 @@ def test_a_gpu_says_what_a_cpu_says(lowered):
     with torch.autocast("cuda", torch.bfloat16, enabled=lowered):
         found = model(tokens.cuda())
     got = gradients(model, found.float().square().sum())
-    torch.testing.assert_close(found.float().cpu(), expected, atol=0.05 if lowered else 1e-4, rtol=0)
+    torch.testing.assert_close(
+        found.float().cpu(), expected, atol=0.05 if lowered else 1e-4, rtol=0
+    )
     for name, gradient in wanted.items():
-        assert (got[name].cpu() - gradient).norm() <= (0.1 if lowered else 1e-3) * gradient.norm() + 1e-4, name
+        assert (got[name].cpu() - gradient).norm() <= (
+            0.1 if lowered else 1e-3
+        ) * gradient.norm() + 1e-4, name
 
 
 # --- read off step by step, by hand -------------------------------------------------------------------------------
@@ -409,14 +472,21 @@ def test_a_gpu_says_what_a_cpu_says(lowered):
 def test_attention_floor_is_that_of_the_keys_of_each_layer(weighted: bool) -> None:
     torch.manual_seed(0)
     network = Performer(CONFIG).eval()
-    tokens, genes = torch.randint(0, 7, (3, 12)), torch.stack([torch.randperm(24)[:12] for _ in range(3)])
+    tokens, genes = (
+        torch.randint(0, 7, (3, 12)),
+        torch.stack([torch.randperm(24)[:12] for _ in range(3)]),
+    )
     weight = torch.rand(3, 12) + 0.5 if weighted else None
     with torch.no_grad():
         found = network.attention_floor(tokens, genes, weight)
         x = network.token_embedding(tokens) + network.gene_embedding(genes)
         for layer, block in zip(found, network.blocks, strict=True):
-            keys = block.attention.qkv(block.attention_norm(x)).chunk(3, -1)[1].unflatten(-1, (2, 8))  # (b, n, h, d)
-            features = favor.naive_features(keys, block.attention.projection, weight, "head")  # (b, h, n, r)
+            keys = (
+                block.attention.qkv(block.attention_norm(x)).chunk(3, -1)[1].unflatten(-1, (2, 8))
+            )  # (b, n, h, d)
+            features = favor.naive_features(
+                keys, block.attention.projection, weight, "head"
+            )  # (b, h, n, r)
             each = torch.ones(3, 12) if weight is None else weight
             total = (features * each[:, None, :, None]).sum((1, 2, 3))
             floor = favor.EPSILON * features.shape[-1] * features.shape[1] * each.sum(1)
@@ -432,7 +502,9 @@ def test_a_network_without_classes_summarises_by_its_mean_token() -> None:
     with torch.no_grad():
         torch.testing.assert_close(network.summarize(tokens), network.encode(tokens).mean(1))
         encodings = network.encode(tokens, weight=weight)
-        expected = torch.stack([(e * w[:, None]).sum(0) / w.sum() for e, w in zip(encodings, weight, strict=True)])
+        expected = torch.stack(
+            [(e * w[:, None]).sum(0) / w.sum() for e, w in zip(encodings, weight, strict=True)]
+        )
         torch.testing.assert_close(network.summarize(tokens, weight=weight), expected)
 
 
@@ -449,8 +521,12 @@ def test_the_published_head_by_hand() -> None:
     with torch.no_grad():
         found = network(tokens).numpy()
         x = np.maximum(
-            (network.encode(tokens).numpy() @ state["collapse.weight"].T)[..., 0] + state["collapse.bias"], 0
+            (network.encode(tokens).numpy() @ state["collapse.weight"].T)[..., 0]
+            + state["collapse.bias"],
+            0,
         )
     for i in (0, 3):
         x = np.maximum(x @ state[f"layers.{i}.weight"].T + state[f"layers.{i}.bias"], 0)
-    np.testing.assert_allclose(found, x @ state["layers.6.weight"].T + state["layers.6.bias"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found, x @ state["layers.6.weight"].T + state["layers.6.bias"], rtol=1e-4, atol=1e-6
+    )

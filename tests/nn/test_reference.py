@@ -26,7 +26,10 @@ def reference(request, shared_file):
     network = Performer(config).eval()
     missing = network.load_state_dict(state, strict=False)
     assert not missing.unexpected_keys
-    assert set(missing.missing_keys) <= {"to_bins.weight", "to_bins.bias"}  # a fine-tuned checkpoint has no bins
+    assert set(missing.missing_keys) <= {
+        "to_bins.weight",
+        "to_bins.bias",
+    }  # a fine-tuned checkpoint has no bins
     expected = np.load(shared_file(f"reference/scbert/{request.param}.npz"))
     return network, torch.from_numpy(expected["tokens"]), expected
 
@@ -52,7 +55,9 @@ def _way(request, reference):
 
 
 def close(found: torch.Tensor, expected: np.ndarray, **tolerance: float) -> None:
-    np.testing.assert_allclose(found.detach(), expected, **{"atol": TOLERANCE, "rtol": 0} | tolerance)
+    np.testing.assert_allclose(
+        found.detach(), expected, **{"atol": TOLERANCE, "rtol": 0} | tolerance
+    )
 
 
 @pytest.mark.usefixtures("_way")
@@ -88,11 +93,15 @@ def test_residual_stream_is_the_originals_layer_by_layer(reference):
         block.feedforward_norm._forward_pre_hooks.clear()
 
 
-@pytest.mark.parametrize(("original", "field"), [(False, "attn_col_used_f32"), (True, "attn_col_returned_f32")])
+@pytest.mark.parametrize(
+    ("original", "field"), [(False, "attn_col_used_f32"), (True, "attn_col_returned_f32")]
+)
 def test_gene_attention_is_the_originals(reference, original, field):
     network, tokens, expected = reference
     with torch.inference_mode():
-        found = network.gene_attention(tokens, original=original).transpose(0, 1)  # (b, layers, h, n)
+        found = network.gene_attention(tokens, original=original).transpose(
+            0, 1
+        )  # (b, layers, h, n)
     close(found, expected[field], rtol=TOLERANCE, atol=0)
 
 
@@ -111,7 +120,9 @@ def test_gradients_are_the_originals(in_batches, recompute):
     found = as_scbert(gradients, network.config)
     if "grad_norms" in expected:
         norms = dict(zip(expected["grad_norm_names"].tolist(), expected["grad_norms"], strict=True))
-        compared = [(float(found[name].norm()), norm) for name, norm in norms.items() if name in found]
+        compared = [
+            (float(found[name].norm()), norm) for name, norm in norms.items() if name in found
+        ]
         np.testing.assert_allclose(*zip(*compared, strict=True), rtol=GRADIENTS)
         assert len(compared) >= 80
     else:
@@ -120,20 +131,28 @@ def test_gradients_are_the_originals(in_batches, recompute):
         assert set(missing) <= {"pos_emb.emb.weight"}  # gene vectors stay as they are
         for name in set(names) - set(missing):
             gradient = expected[f"grad/{name}"]
-            error = np.linalg.norm(found[name].numpy() - gradient) / max(np.linalg.norm(gradient), 1e-12)
+            error = np.linalg.norm(found[name].numpy() - gradient) / max(
+                np.linalg.norm(gradient), 1e-12
+            )
             assert error < GRADIENTS, name
 
 
 def as_scbert(gradients: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Tensor]:
     """Gradients under scBERT's names: the fused matrix of queries, keys and values in three, and so on."""
     pairs = {"token_embedding": "token_emb", "norm": "norm", "to_bins": "to_out"}
-    pairs |= {"head.layers.0": "to_out.fc1", "head.layers.3": "to_out.fc2", "head.layers.6": "to_out.fc3"}
+    pairs |= {
+        "head.layers.0": "to_out.fc1",
+        "head.layers.3": "to_out.fc2",
+        "head.layers.6": "to_out.fc3",
+    }
     pairs |= {"head.collapse": "to_out.conv1"}
     found = {}
     for i in range(config.n_layers):
         attention, feedforward = f"performer.net.layers.{i}.0", f"performer.net.layers.{i}.1"
         parts = gradients[f"blocks.{i}.attention.qkv.weight"].chunk(3)
-        found |= {f"{attention}.fn.to_{x}.weight": part for x, part in zip("qkv", parts, strict=True)}
+        found |= {
+            f"{attention}.fn.to_{x}.weight": part for x, part in zip("qkv", parts, strict=True)
+        }
         pairs |= {
             f"blocks.{i}.attention_norm": f"{attention}.norm",
             f"blocks.{i}.attention.out": f"{attention}.fn.to_out",

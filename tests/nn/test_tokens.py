@@ -25,7 +25,9 @@ def batches(draw):
         end_token=draw(st.booleans()),
     )
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
-    share = draw(st.sampled_from([0, 0.1, 0.5, 1]))  # nothing, little, much and everything is expressed
+    share = draw(
+        st.sampled_from([0, 0.1, 0.5, 1])
+    )  # nothing, little, much and everything is expressed
     table = rng.integers(1, 6, (draw(st.integers(1, 6)), n_genes)) * (rng.random(n_genes) < share)
     if draw(st.booleans()):
         table *= rng.random(table.shape) < 0.7
@@ -56,8 +58,13 @@ def cell_by_cell(table: np.ndarray, config: Config, order: np.ndarray) -> dict[s
     padded = np.zeros((3, len(cells), max(map(len, cells))))
     for i, cell in enumerate(cells):
         padded[:, i, : len(cell)] = np.array(cell).reshape(-1, 3).T
-    found = {"tokens": torch.from_numpy(padded[0]).long(), "genes": torch.from_numpy(padded[1]).long()}
-    return found if (padded[2] == 1).all() else found | {"weight": torch.from_numpy(padded[2]).float()}
+    found = {
+        "tokens": torch.from_numpy(padded[0]).long(),
+        "genes": torch.from_numpy(padded[1]).long(),
+    }
+    return (
+        found if (padded[2] == 1).all() else found | {"weight": torch.from_numpy(padded[2]).float()}
+    )
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -75,7 +82,9 @@ def test_a_batch_is_its_cells_one_by_one(batch):
     values, genes, lengths = compact(table)
     expected = cell_by_cell(table, config, order)
     assert_same(tokens(values, genes, lengths, config, torch.from_numpy(order)), expected)
-    assert_same(tokens(values, genes, torch.tensor(lengths), config, torch.from_numpy(order)), expected)
+    assert_same(
+        tokens(values, genes, torch.tensor(lengths), config, torch.from_numpy(order)), expected
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -107,4 +116,6 @@ def test_a_gpu_makes_the_same_tokens(batch):
     values, genes, lengths = compact(table)
     found = tokens(values.cuda(), genes.cuda(), lengths, config, torch.from_numpy(order))
     assert all(tensor.is_cuda for tensor in found.values())
-    assert_same({name: tensor.cpu() for name, tensor in found.items()}, cell_by_cell(table, config, order))
+    assert_same(
+        {name: tensor.cpu() for name, tensor in found.items()}, cell_by_cell(table, config, order)
+    )

@@ -17,9 +17,30 @@ from scbert_cll._evaluation import intervals
 CLASSES = ["CD49d-", "CD49d+"]
 METRICS = ("macro_f1", "auroc", "brier", "ece")
 NAMES = [
-    *("scbert", "logistic_l2", "majority", "gene_only", "random_forest", "scbert_linear", "knn", "library_size"),
-    *("scbert_from_scratch_expressed_tokens", "scbert_from_scratch_all_genes", "logistic_l1", "logistic_sgd"),
-    *("gradient_boosting", "mlp_tokens", "pseudobulk", "scvi_logistic", "scanvi", "logistic_l2_without_ITGA4"),
+    *(
+        "scbert",
+        "logistic_l2",
+        "majority",
+        "gene_only",
+        "random_forest",
+        "scbert_linear",
+        "knn",
+        "library_size",
+    ),
+    *(
+        "scbert_from_scratch_expressed_tokens",
+        "scbert_from_scratch_all_genes",
+        "logistic_l1",
+        "logistic_sgd",
+    ),
+    *(
+        "gradient_boosting",
+        "mlp_tokens",
+        "pseudobulk",
+        "scvi_logistic",
+        "scanvi",
+        "logistic_l2_without_ITGA4",
+    ),
     *("random_forest_smote", "scbert_ensemble_of_five_seeds"),
 ]
 
@@ -40,7 +61,11 @@ def legible() -> Callable[[Figure], None]:
     def check(fig: Figure) -> None:
         fig.canvas.draw()
         unseen = _beyond_limits(fig)
-        texts = [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip() and id(t) not in unseen]
+        texts = [
+            t
+            for t in fig.findobj(Text)
+            if t.get_visible() and t.get_text().strip() and id(t) not in unseen
+        ]
         boxes = [(t.get_text(), t.get_window_extent(), t) for t in texts]
         assert boxes
         for text, box, t in boxes:
@@ -90,23 +115,33 @@ def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3
     """Probabilities whose logits hold the truth and noise, better models less of it."""
     rng = np.random.default_rng(n_models + n_donors)
     n = 600
-    adata = AnnData(np.ones((n, 1), np.float32), obs=pd.DataFrame(index=[f"c{i}" for i in range(n)]))
+    adata = AnnData(
+        np.ones((n, 1), np.float32), obs=pd.DataFrame(index=[f"c{i}" for i in range(n)])
+    )
     donors = rng.integers(0, n_donors, n)
     share = np.linspace(0.03, 0.8, n_donors) if n_donors > 1 else np.array([0.4])
     y = (rng.random(n) < share[donors]).astype(int)
     adata.obs["donor"] = pd.Categorical([f"CLL{i + 1:02d}" for i in donors])
-    adata.obs["cd49d"] = pd.Categorical.from_codes(np.where(rng.random(n) < 0.1, -1, y), CLASSES, ordered=True)
+    adata.obs["cd49d"] = pd.Categorical.from_codes(
+        np.where(rng.random(n) < 0.1, -1, y), CLASSES, ordered=True
+    )
     known = adata.obs["cd49d"].notna().to_numpy()
     names = NAMES[:n_models]
     baselines = [name for name in names if "scbert" not in name]
     columns, proba = {}, {}
     for i, name in enumerate(names):
-        logit = (2 * y - 1) * 1.5 / (1 + 0.2 * i) + rng.normal(0, 1, (n_repeats, n)) * 0.4 + rng.normal(0, 1, n)
+        logit = (
+            (2 * y - 1) * 1.5 / (1 + 0.2 * i)
+            + rng.normal(0, 1, (n_repeats, n)) * 0.4
+            + rng.normal(0, 1, n)
+        )
         p = np.full((n_repeats, n), y.mean()) if name == "majority" else 1 / (1 + np.exp(-logit))
         proba[name] = np.stack([1 - p, p], axis=2)[:, known]
         for repeat in range(n_repeats):
             for label, value in zip(CLASSES, (1 - p[repeat], p[repeat]), strict=True):
-                columns[f"{name}|{repeat}|{label}"] = np.where(known, value, np.nan).astype(np.float32)
+                columns[f"{name}|{repeat}|{label}"] = np.where(known, value, np.nan).astype(
+                    np.float32
+                )
     adata.obsm["cv_proba"] = pd.DataFrame(columns, index=adata.obs_names)
     if undefined:
         proba[names[3]][0] = np.nan
@@ -116,7 +151,9 @@ def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3
     tables, unit, n_units = intervals.tables(found, metrics=METRICS, n_bootstrap=20, seed=0)
     if undefined:
         row = (tables["summary"]["model"] == names[1]) & (tables["summary"]["metric"] == "auroc")
-        tables["summary"].loc[row, ["estimate", "low", "high", "note"]] = [np.nan] * 3 + ["one class only; and more"]
+        tables["summary"].loc[row, ["estimate", "low", "high", "note"]] = [np.nan] * 3 + [
+            "one class only; and more"
+        ]
         row = (tables["scores"]["model"] == names[1]) & (tables["scores"]["metric"] == "auroc")
         tables["scores"].loc[row, "value"] = np.nan
     params = {
@@ -126,7 +163,13 @@ def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3
         "positive_from": 30.0,
         "baselines": baselines,
     }
-    held = {"params": params, "classes": np.array(CLASSES), "ordered": True, "unit": unit, "n_units": n_units}
+    held = {
+        "params": params,
+        "classes": np.array(CLASSES),
+        "ordered": True,
+        "unit": unit,
+        "n_units": n_units,
+    }
     adata.uns["cv"] = held | tables
     return adata
 
@@ -161,12 +204,16 @@ def _signed(
     donors = [f"CLL{i + 1:02d}" for i in range(n_donors)]
     differences = pd.DataFrame(effect[:, None] + rng.normal(0, 0.2, (n, n_donors)), genes, donors)
     samples = pd.DataFrame(
-        [(d, k, 40, 1.0) for d in donors for k in classes], columns=["donor", "class", "n_cells", "size_factor"]
+        [(d, k, 40, 1.0) for d in donors for k in classes],
+        columns=["donor", "class", "n_cells", "size_factor"],
     )
     level = rng.normal(6, 2, (n, 1)) + rng.normal(0, 1, (n, n_donors)).repeat(len(classes), axis=1)
     step = np.tile(np.linspace(0, 1, len(classes)), n_donors)
     expression = level + differences.to_numpy().repeat(len(classes), axis=1) * step
-    mean, q = differences.mean(axis=1).to_numpy(), np.where(places < n_up + n_down, 1e-9 * 4.0**places, 0.4)
+    mean, q = (
+        differences.mean(axis=1).to_numpy(),
+        np.where(places < n_up + n_down, 1e-9 * 4.0**places, 0.4),
+    )
     columns = {"gene": genes, "sign": np.sign(mean).astype(int), "selected": places < n_up + n_down}
     columns |= {"log2_fc": mean, "low": mean - 0.25, "high": mean + 0.25, "q": np.minimum(q, 0.4)}
     columns |= {"n_left_out": np.where(places < n_up + n_down, n_donors, 0)}
@@ -191,8 +238,16 @@ def untestable() -> AnnData:
     """A signature for which there were too few donors."""
     adata = _signed(0, 0)
     empty = pd.DataFrame()
-    adata.uns["signature"] |= {"genes": empty, "differences": empty, "samples": empty, "expression": empty}
-    adata.uns["signature"] |= {"reason": "2 donors have 20 cells of every class, and 4 are needed", "n_donors": 0}
+    adata.uns["signature"] |= {
+        "genes": empty,
+        "differences": empty,
+        "samples": empty,
+        "expression": empty,
+    }
+    adata.uns["signature"] |= {
+        "reason": "2 donors have 20 cells of every class, and 4 are needed",
+        "n_donors": 0,
+    }
     adata.uns["signature"] |= {"n_tested": 0}
     return adata
 
@@ -212,7 +267,9 @@ def prognosed() -> Callable[..., AnnData]:
     return _prognosed
 
 
-def _survived(hazards: dict[str, float] | None = None, *, n: int = 60, competing: bool = False) -> AnnData:
+def _survived(
+    hazards: dict[str, float] | None = None, *, n: int = 60, competing: bool = False
+) -> AnnData:
     """Patients in groups of `n`, with exponential times and censoring at 2 to 10 years; a hazard of 0 has no event."""
     adata = AnnData(np.ones((2, 1), np.float32))
     adata.uns["survival"] = _groups(hazards or {"mutated": 0.1, "unmutated": 0.35}, n, competing)
@@ -223,7 +280,10 @@ def _groups(hazards: dict[str, float], n: int, competing: bool) -> dict[str, obj
     rng = np.random.default_rng(0)
     curves, incidence, rows = [], [], []
     for i, (name, hazard) in enumerate(hazards.items()):
-        times = [rng.exponential(1 / h, n) if h else np.full(n, np.inf) for h in (hazard, 0.05 * competing)]
+        times = [
+            rng.exponential(1 / h, n) if h else np.full(n, np.inf)
+            for h in (hazard, 0.05 * competing)
+        ]
         end = np.minimum(*times)
         stop = rng.uniform(2, 10, n)
         time = np.minimum(end, stop)
@@ -236,17 +296,38 @@ def _groups(hazards: dict[str, float], n: int, competing: bool) -> dict[str, obj
         first, reach = next(iter(hazards.values())), 0.4
         ratio = hazard / first if first else np.nan
         row = {"group": name, "n": n, "n_events": int((cause == 1).sum())}
-        row |= {"median": median, "median_low": 0.8 * median, "median_high": np.nan if i else 1.3 * median}
-        known = {"ratio": ratio, "ci_low": ratio * np.exp(-reach), "ci_high": ratio * np.exp(reach), "p": 0.001}
-        rows.append(row | (known if i else {"ratio": 1.0, "ci_low": np.nan, "ci_high": np.nan, "p": np.nan}))
+        row |= {
+            "median": median,
+            "median_low": 0.8 * median,
+            "median_high": np.nan if i else 1.3 * median,
+        }
+        known = {
+            "ratio": ratio,
+            "ci_low": ratio * np.exp(-reach),
+            "ci_high": ratio * np.exp(reach),
+            "p": 0.001,
+        }
+        rows.append(
+            row | (known if i else {"ratio": 1.0, "ci_low": np.nan, "ci_high": np.nan, "p": np.nan})
+        )
     front = ["group", "time"]
     held = {"curves": pd.concat(curves), "groups": pd.DataFrame(rows)}
     held |= {"incidence": pd.concat(incidence)} if competing else {}
-    held = {k: t[front + [c for c in t if c not in front] if "time" in t else list(t)] for k, t in held.items()}
+    held = {
+        k: t[front + [c for c in t if c not in front] if "time" in t else list(t)]
+        for k, t in held.items()
+    }
     held = {k: t.reset_index(drop=True).rename(index=str) for k, t in held.items()}
     params = {"groupby": "IGHV", "groups": list(hazards), "time_key": "TTT", "event_key": "treated"}
-    params |= {"competing_key": "died_untreated" if competing else "none", "time_unit": "years", "measure": "HR"}
-    return held | {"logrank": {"chi2": 13.2, "df": len(hazards) - 1, "p": 0.00028}, "params": params}
+    params |= {
+        "competing_key": "died_untreated" if competing else "none",
+        "time_unit": "years",
+        "measure": "HR",
+    }
+    return held | {
+        "logrank": {"chi2": 13.2, "df": len(hazards) - 1, "p": 0.00028},
+        "params": params,
+    }
 
 
 def _estimates(time: np.ndarray, cause: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -259,18 +340,31 @@ def _estimates(time: np.ndarray, cause: np.ndarray) -> tuple[pd.DataFrame, pd.Da
     reach = 1.96 * np.sqrt(np.cumsum(counts[:, 1] / at_risk**2))
     table = pd.DataFrame({"time": steps, "survival": survival, "ci_low": survival * np.exp(-reach)})
     table["ci_high"] = np.minimum(survival * np.exp(reach), 1)
-    table = table.assign(at_risk=at_risk, n_events=counts[:, 1], n_censored=counts[:, 0] + counts[:, 2])
+    table = table.assign(
+        at_risk=at_risk, n_events=counts[:, 1], n_censored=counts[:, 0] + counts[:, 2]
+    )
     start = {"time": 0.0, "survival": 1.0, "ci_low": 1.0, "ci_high": 1.0, "at_risk": len(time)}
     start |= {"n_events": 0, "n_censored": 0}
     parts = []
     for c, name in ((1, "event"), (2, "competing")):
         value = np.cumsum(free * counts[:, c] / at_risk)
-        part = pd.DataFrame({"time": np.r_[0, steps], "incidence": np.r_[0, value]}).assign(cause=name)
+        part = pd.DataFrame({"time": np.r_[0, steps], "incidence": np.r_[0, value]}).assign(
+            cause=name
+        )
         parts.append(part.assign(ci_low=0.8 * part["incidence"], ci_high=1.2 * part["incidence"]))
-    return pd.concat([pd.DataFrame([start]), table], ignore_index=True), pd.concat(parts, ignore_index=True)
+    return pd.concat([pd.DataFrame([start]), table], ignore_index=True), pd.concat(
+        parts, ignore_index=True
+    )
 
 
-COVARIATES = {"IGHV: unmutated": 2.2, "TP53": 1.8, "trisomy12": 1.3, "NOTCH1": 0.8, "age": 1.02, "Binet: C": 2.9}
+COVARIATES = {
+    "IGHV: unmutated": 2.2,
+    "TP53": 1.8,
+    "trisomy12": 1.3,
+    "NOTCH1": 0.8,
+    "age": 1.02,
+    "Binet: C": 2.9,
+}
 
 
 def _prognosed(
@@ -283,7 +377,11 @@ def _prognosed(
     """A score with a ratio of 1.6 alone and 1.3 beside the covariates, that random sets of genes reach half of the time."""
     covariates = COVARIATES if covariates is None else covariates
     rng = np.random.default_rng(1)
-    models = {"score": {"score": 1.6}, "clinical": covariates, "clinical + score": covariates | {"score": 1.3}}
+    models = {
+        "score": {"score": 1.6},
+        "clinical": covariates,
+        "clinical + score": covariates | {"score": 1.3},
+    }
     models["clinical + score + proliferation"] = models["clinical + score"] | {"proliferation": 1.4}
     rows = []
     for model, effects in models.items():
@@ -291,12 +389,20 @@ def _prognosed(
         for variable, ratio in effects.items():
             coef, se = np.log(ratio), 0.12 if variable in ("score", "age") else 0.3
             row = {"model": model, "variable": variable, "coef": coef, "se": se, "ratio": ratio}
-            row |= {"ci_low": np.exp(coef - 1.96 * se), "ci_high": np.exp(coef + 1.96 * se), "z": coef / se}
+            row |= {
+                "ci_low": np.exp(coef - 1.96 * se),
+                "ci_high": np.exp(coef + 1.96 * se),
+                "z": coef / se,
+            }
             row |= {"p": float(np.exp(-((coef / se) ** 2) / 2))}
             row["ph_p"] = np.nan if measure == "OR" else 0.012 if variable in violated else 0.4
             rows.append(row | {"n": n, "n_events": 130 if n == 250 else 88})
     tests, null = [], []
-    for adjusted, z, spread in (("none", 3.9, 2.6), ("clinical", 2.2, 1.6), ("clinical + proliferation", 2.0, 1.0)):
+    for adjusted, z, spread in (
+        ("none", 3.9, 2.6),
+        ("clinical", 2.2, 1.6),
+        ("clinical + proliferation", 2.0, 1.0),
+    ):
         random = rng.normal(0, spread, n_sets)
         null.append(pd.DataFrame({"adjusted": adjusted, "z": random}))
         found = {"adjusted": adjusted, "z": z, "naive_p": float(np.exp(-(z**2) / 2))}
@@ -309,7 +415,12 @@ def _prognosed(
     if measure == "HR":
         held["survival"] = _groups({"low": 0.1, "high": 0.3}, 125, competing=False)
         held["survival"]["params"] |= {"groupby": "prognosis_group"}
-    held["params"] = {"measure": measure, "time_key": "TTT", "event_key": "treated", "time_unit": "years"}
+    held["params"] = {
+        "measure": measure,
+        "time_key": "TTT",
+        "event_key": "treated",
+        "time_unit": "years",
+    }
     adata = AnnData(np.ones((2, 1), np.float32))
     adata.uns["prognosis"] = held
     return adata

@@ -13,18 +13,26 @@ GROUPS = ("CD49d-", "CD49d+")
 
 def _written(n_layers: int, n_heads: int, groups=GROUPS, n_genes: int = 60) -> AnnData:
     """What tl.gene_attribution leaves, made up: gene i has attention (n_genes − i) in all heads, a little more in the last layer."""
-    adata = AnnData(np.ones((2, n_genes), np.float32), var=pd.DataFrame(index=[f"GENE{i:03d}" for i in range(n_genes)]))
+    adata = AnnData(
+        np.ones((2, n_genes), np.float32),
+        var=pd.DataFrame(index=[f"GENE{i:03d}" for i in range(n_genes)]),
+    )
     rng, columns, rows = np.random.default_rng(0), {}, []
     for group in groups:
         for layer in range(n_layers):
             for head in range(n_heads):
-                values = np.arange(n_genes, 0, -1) + 5.0 * (layer == n_layers - 1) * rng.random(n_genes)
+                values = np.arange(n_genes, 0, -1) + 5.0 * (layer == n_layers - 1) * rng.random(
+                    n_genes
+                )
                 columns[f"{group}|{layer}|{head}"] = values / values.sum()
             for head in (*range(n_heads), "mean"):
                 r = 0.5 if head == "mean" else rng.uniform(-0.1, 0.98)
                 rows.append({"group": group, "layer": layer, "head": str(head), "abundance": r})
     adata.varm["gene_attribution_layers"] = pd.DataFrame(columns, index=adata.var_names)
-    record = {"layers": pd.DataFrame(rows).rename(index=str), "n_cells": dict.fromkeys(groups, 1234)}
+    record = {
+        "layers": pd.DataFrame(rows).rename(index=str),
+        "n_cells": dict.fromkeys(groups, 1234),
+    }
     adata.uns["gene_attribution"] = record
     return adata
 

@@ -26,7 +26,10 @@ def by_hand(mdata, donor=None):
 def test_cells(toy):
     ax = pl.cd49d(toy, levels="cell", show=False)
     umi = toy["rna"][:, "ITGA4"].X.toarray().ravel()
-    assert ax.get_title() == f"Cells: ρ = {by_hand(toy):.2f}\nITGA4 detected in {np.mean(umi > 0):.0%} of 1,500"
+    assert (
+        ax.get_title()
+        == f"Cells: ρ = {by_hand(toy):.2f}\nITGA4 detected in {np.mean(umi > 0):.0%} of 1,500"
+    )
     n = [int(t.get_text().split("\n")[1].replace(",", "")) for t in ax.get_xticklabels()]
     assert n == [(umi == 0).sum(), (umi == 1).sum(), (umi == 2).sum(), (umi > 2).sum()]
     assert "CD49d protein" in ax.get_ylabel()
@@ -45,7 +48,9 @@ def test_within_donors(toy):
     assert ax.collections[3].get_offsets()[0, 0] == pytest.approx(pooled, abs=1e-6)
     low, high = ax.collections[0].get_segments()[0][:, 0]
     assert low < rho.min() < high
-    assert np.arctanh(high) - np.arctanh(low) == pytest.approx(2 * 1.96 * np.sqrt(1.06 / n[rho.idxmin()]))
+    assert np.arctanh(high) - np.arctanh(low) == pytest.approx(
+        2 * 1.96 * np.sqrt(1.06 / n[rho.idxmin()])
+    )
 
 
 def test_donors(toy):
@@ -62,7 +67,11 @@ def test_donors(toy):
 
 
 def test_all_levels_by_default(toy):
-    assert [ax.get_title().split(":")[0] for ax in pl.cd49d(toy, show=False)] == ["Cells", "Within donors", "Donors"]
+    assert [ax.get_title().split(":")[0] for ax in pl.cd49d(toy, show=False)] == [
+        "Cells",
+        "Within donors",
+        "Donors",
+    ]
 
 
 def test_anndata_with_protein_in_obsm(toy):
@@ -140,12 +149,17 @@ def test_errors(toy):
     with pytest.raises(KeyError, match=r"'ITGA9' is not in adata.var_names"):
         pl.cd49d(toy, gene="ITGA9")
     with pytest.raises(
-        KeyError, match=r"'patient' is neither in mdata\['rna'\].obs nor in mdata.obs; they have 'donor'"
+        KeyError,
+        match=r"'patient' is neither in mdata\['rna'\].obs nor in mdata.obs; they have 'donor'",
     ):
         pl.cd49d(toy, donor_key="patient")
-    with pytest.raises(ValueError, match="levels must be one of 'cell', 'within', 'donor'; found 'cells'"):
+    with pytest.raises(
+        ValueError, match="levels must be one of 'cell', 'within', 'donor'; found 'cells'"
+    ):
         pl.cd49d(toy, levels="cells")
-    with pytest.raises(ValueError, match="levels 'donor' compare donors: name their column with donor_key="):
+    with pytest.raises(
+        ValueError, match="levels 'donor' compare donors: name their column with donor_key="
+    ):
         pl.cd49d(toy, levels="donor", donor_key=None)
     with pytest.raises(ValueError, match="ax holds one level, there are 3; name one with levels="):
         pl.cd49d(toy, ax=plt.figure().add_subplot())

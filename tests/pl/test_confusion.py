@@ -101,7 +101,9 @@ def test_many_classes_are_legible(legible):
     rng = np.random.default_rng(0)
     adata = AnnData(np.ones((5000, 1), np.float32))
     adata.obs["label"] = pd.Categorical(rng.choice(names, 5000), names)
-    adata.obs["pred"] = pd.Categorical(rng.choice([*names, "unassigned"], 5000), [*names, "unassigned"])
+    adata.obs["pred"] = pd.Categorical(
+        rng.choice([*names, "unassigned"], 5000), [*names, "unassigned"]
+    )
     fig = pl.confusion(adata, labels_key="label", pred_key="pred", split=None, return_fig=True)
     assert len(fig.axes[0].texts) == 8 * 9
     legible(fig)
@@ -124,7 +126,11 @@ def test_changes_nothing(adata):
     ("arguments", "error", "match"),
     [
         ({"labels_key": "x"}, KeyError, "'x' is not in adata.obs; it has 'cd49d'"),
-        ({"pred_key": "x"}, KeyError, "'x' is not in adata.obs.*Run tl.finetune or tl.predict first"),
+        (
+            {"pred_key": "x"},
+            KeyError,
+            "'x' is not in adata.obs.*Run tl.finetune or tl.predict first",
+        ),
         ({"split_key": "x"}, KeyError, "'x' is not in adata.obs.*pp.split_donors"),
         ({"donor_key": "x"}, KeyError, "'x' is not in adata.obs"),
         ({"split": "hold"}, ValueError, "no cell in 'hold'"),
@@ -137,7 +143,9 @@ def test_errors(adata, arguments, error, match):
 
 def test_no_label_at_all(adata):
     adata.obs["cd49d"] = pd.Categorical([None] * 30, ["CD49d-", "CD49d+"])
-    with pytest.raises(ValueError, match=r"None of the 10 test cells has a label in adata.obs\['cd49d'\]"):
+    with pytest.raises(
+        ValueError, match=r"None of the 10 test cells has a label in adata.obs\['cd49d'\]"
+    ):
         pl.confusion(adata)
 
 
@@ -147,9 +155,14 @@ class TestOutOfFold:
         runs = get.out_of_fold(adata, model="scbert")
         positive = runs["proba_CD49d+"].groupby(level=0).mean() > 0.5
         label = adata.obs["cd49d"].dropna().loc[positive.index] == "CD49d+"
-        expected = {(int(i), int(j)): int(((label == i) & (positive == j)).sum()) for i in (0, 1) for j in (0, 1)}
+        expected = {
+            (int(i), int(j)): int(((label == i) & (positive == j)).sum())
+            for i in (0, 1)
+            for j in (0, 1)
+        }
         found = {
-            at: int(text.split("\n")[0]) for at, text in fields(pl.confusion(adata, model="scbert", show=False)).items()
+            at: int(text.split("\n")[0])
+            for at, text in fields(pl.confusion(adata, model="scbert", show=False)).items()
         }
         assert found == expected
         assert sum(found.values()) == adata.obs["cd49d"].notna().sum()
@@ -158,12 +171,17 @@ class TestOutOfFold:
         adata = evaluated(2)
         n = int(adata.obs["cd49d"].notna().sum())
         title = pl.confusion(adata, model="scbert", show=False).get_title()
-        assert title == f"{n:,} cells of 10 donors\nout of fold: scbert\n{adata.n_obs - n} unlabelled left out"
+        assert (
+            title
+            == f"{n:,} cells of 10 donors\nout of fold: scbert\n{adata.n_obs - n} unlabelled left out"
+        )
 
     def test_legible(self, evaluated, legible):
         adata = evaluated(20)
         legible(pl.confusion(adata, model="scbert_from_scratch_expressed_tokens", return_fig=True))
 
     def test_model_that_is_not_there(self, evaluated):
-        with pytest.raises(KeyError, match=r"'svm' is not in the models of adata.obsm.*'scbert', 'logistic_l2'"):
+        with pytest.raises(
+            KeyError, match=r"'svm' is not in the models of adata.obsm.*'scbert', 'logistic_l2'"
+        ):
             pl.confusion(evaluated(2), model="svm")

@@ -31,7 +31,11 @@ def test_bars(evaluated):
     ax = pl.donor_agreement(adata, model="scbert", show=False)
     table = get.evaluation(adata, table="donors", model="scbert")
     segments = np.concatenate(
-        [c.get_segments() for c in ax.collections if hasattr(c, "get_segments") and len(c.get_segments())]
+        [
+            c.get_segments()
+            for c in ax.collections
+            if hasattr(c, "get_segments") and len(c.get_segments())
+        ]
     )
     wide = segments[segments[:, 0, 1] == segments[:, 1, 1]]
     assert {tuple(np.round(s[:, 0], 6)) for s in wide} >= {
@@ -51,9 +55,17 @@ def test_title(evaluated):
 
 
 def test_undefined_correlation_has_its_reason(evaluated):
-    title = pl.donor_agreement(evaluated(8, 2), model="scbert", show=False).get_title().replace("\n", " ")
+    title = (
+        pl.donor_agreement(evaluated(8, 2), model="scbert", show=False)
+        .get_title()
+        .replace("\n", " ")
+    )
     assert "points ρ undefined: 2 donors, fewer than 3" in title
-    title = pl.donor_agreement(evaluated(8), model="majority", show=False).get_title().replace("\n", " ")
+    title = (
+        pl.donor_agreement(evaluated(8), model="majority", show=False)
+        .get_title()
+        .replace("\n", " ")
+    )
     assert "ρ undefined: every donor has the same predicted percentage" in title
 
 
@@ -127,6 +139,7 @@ def test_needs_donors(evaluated):
     adata = evaluated(2)
     adata.uns["cv"]["donors"] = adata.uns["cv"]["donors"].iloc[:0]
     with pytest.raises(
-        ValueError, match=r"adata.uns\['cv'\]\['donors'\] is empty: run tl.cross_validate with donor_key="
+        ValueError,
+        match=r"adata.uns\['cv'\]\['donors'\] is empty: run tl.cross_validate with donor_key=",
     ):
         pl.donor_agreement(adata)

@@ -18,7 +18,11 @@ def rows(ax, names=None):
         at = dots.get_offsets()
         if len(at) == 1 and float(at[0, 1]).is_integer():
             filled = to_hex(dots.get_facecolor()[0]) != "#ffffff"
-            found[names[int(at[0, 1])]] = (at[0, 0], to_hex(dots.get_edgecolor()[0]).upper(), filled)
+            found[names[int(at[0, 1])]] = (
+                at[0, 0],
+                to_hex(dots.get_edgecolor()[0]).upper(),
+                filled,
+            )
     return found
 
 
@@ -36,14 +40,18 @@ def test_estimates_and_order(evaluated):
     assert axes[0].yaxis_inverted()
     for ax, metric in zip(axes, ("macro_f1", "auroc"), strict=True):
         truth = get.evaluation(adata, metric=metric).set_index("model")["estimate"]
-        assert {name: x for name, (x, *_) in rows(ax, names).items()} == pytest.approx(truth.to_dict())
+        assert {name: x for name, (x, *_) in rows(ax, names).items()} == pytest.approx(
+            truth.to_dict()
+        )
 
 
 def test_intervals_and_repeats(evaluated):
     adata = evaluated(2)
     ax = pl.evaluation(adata, metrics="auroc", show=False)
     truth = get.evaluation(adata, metric="auroc", model="scbert").iloc[0]
-    segments = [s for c in ax.collections if isinstance(c, LineCollection) for s in c.get_segments()]
+    segments = [
+        s for c in ax.collections if isinstance(c, LineCollection) for s in c.get_segments()
+    ]
     assert any(np.allclose(s[:, 0], [truth["low"], truth["high"]]) for s in segments)
     scores = get.evaluation(adata, table="scores", metric="auroc", model="scbert")["value"]
     many = [c.get_offsets()[:, 0] for c in ax.collections if len(c.get_offsets()) == 3]
@@ -56,7 +64,9 @@ def test_baselines_are_told_apart(evaluated):
     colors = {name: color for name, (_, color, _) in rows(ax).items()}
     assert colors.pop("scbert") == _style.BLUE
     assert set(colors.values()) == {_style.ORANGE}
-    dots = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 1]
+    dots = [
+        c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 1
+    ]
     shapes = {to_hex(c.get_edgecolor()[0]).upper(): len(c.get_paths()[0].vertices) for c in dots}
     assert shapes[_style.BLUE] != shapes[_style.ORANGE]
     labels = [t.get_text() for t in ax.figure.legends[0].get_texts()]
@@ -66,7 +76,10 @@ def test_baselines_are_told_apart(evaluated):
 def test_baselines_by_name_where_none_are_named(evaluated):
     adata = evaluated(4)
     del adata.uns["cv"]["params"]["baselines"]
-    colors = {name: color for name, (_, color, _) in rows(pl.evaluation(adata, metrics="auroc", show=False)).items()}
+    colors = {
+        name: color
+        for name, (_, color, _) in rows(pl.evaluation(adata, metrics="auroc", show=False)).items()
+    }
     assert [name for name, color in colors.items() if color == _style.BLUE] == ["scbert"]
 
 
@@ -95,8 +108,12 @@ def test_majority_where_a_metric_has_no_chance(evaluated):
 
 def test_models_and_sorting(evaluated):
     adata = evaluated(8)
-    ax = pl.evaluation(adata, metrics="macro_f1", sort_by="brier", models=["knn", "majority", "scbert"], show=False)
-    expected = get.evaluation(adata, metric="brier", model=["knn", "majority", "scbert"])["model"].tolist()
+    ax = pl.evaluation(
+        adata, metrics="macro_f1", sort_by="brier", models=["knn", "majority", "scbert"], show=False
+    )
+    expected = get.evaluation(adata, metric="brier", model=["knn", "majority", "scbert"])[
+        "model"
+    ].tolist()
     assert [t.get_text() for t in ax.get_yticklabels()] == expected
 
 
@@ -128,8 +145,16 @@ def test_undefined_for_all(evaluated, legible):
     [
         (10, "leave_one_donor_out", "10 donors held out\n95 % interval: bootstrap over donors"),
         (2, "group_kfold", "2 donors held out\nlines: lowest to highest single donor"),
-        (1, "random_cell", "one donor: cells held out at random (optimistic)\n95 % interval: bootstrap over cells"),
-        (10, "random_cell", "10 donors, each on both sides: cells held out at random (optimistic)\n95 % interval"),
+        (
+            1,
+            "random_cell",
+            "one donor: cells held out at random (optimistic)\n95 % interval: bootstrap over cells",
+        ),
+        (
+            10,
+            "random_cell",
+            "10 donors, each on both sides: cells held out at random (optimistic)\n95 % interval",
+        ),
     ],
 )
 def test_title_says_the_unit(evaluated, n_donors, scheme, title):
@@ -142,7 +167,11 @@ def test_title_says_the_unit(evaluated, n_donors, scheme, title):
 def test_donors_unknown(evaluated):
     adata = evaluated(2, 1)
     adata.uns["cv"]["donors"] = adata.uns["cv"]["donors"].iloc[:0]
-    assert pl.evaluation(adata, return_fig=True).get_suptitle().startswith("donors unknown: cells held out at random")
+    assert (
+        pl.evaluation(adata, return_fig=True)
+        .get_suptitle()
+        .startswith("donors unknown: cells held out at random")
+    )
 
 
 @pytest.mark.parametrize(("n_models", "n_donors"), [(2, 1), (8, 2), (20, 10)])
@@ -172,8 +201,16 @@ def test_long_names_keep_both_ends():
     ("arguments", "error", "match"),
     [
         ({"key": "x"}, KeyError, "'x' is not in adata.uns.*Run tl.cross_validate first"),
-        ({"metrics": "f1"}, KeyError, "'f1' is not in the column 'metric'.*'macro_f1', 'auroc', 'brier', 'ece'"),
-        ({"models": ["svm"]}, KeyError, "'svm' is not in the column 'model'.*'scbert', 'logistic_l2'"),
+        (
+            {"metrics": "f1"},
+            KeyError,
+            "'f1' is not in the column 'metric'.*'macro_f1', 'auroc', 'brier', 'ece'",
+        ),
+        (
+            {"models": ["svm"]},
+            KeyError,
+            "'svm' is not in the column 'model'.*'scbert', 'logistic_l2'",
+        ),
         ({"sort_by": "f1"}, KeyError, "'f1' is not in the column 'metric'"),
     ],
 )

@@ -26,7 +26,11 @@ def points(ax):
     """Per row: ratio, colour, and whether it is hollow."""
     found = [c for c in ax.collections if isinstance(c, PathCollection)]
     return [
-        (c.get_offsets()[0][0], to_hex(c.get_edgecolor()[0]).upper(), to_hex(c.get_facecolor()[0]) == "#ffffff")
+        (
+            c.get_offsets()[0][0],
+            to_hex(c.get_edgecolor()[0]).upper(),
+            to_hex(c.get_facecolor()[0]) == "#ffffff",
+        )
         for c in found
     ]
 
@@ -94,7 +98,9 @@ def test_two_models_share_rows_the_second_hollow(prognosed, legible):
     assert names(ax)[:3] == ["score (per SD)", "", "IGHV: unmutated"]
     assert [p[2] for p in points(ax)] == [False] + [True] * 7
     np.testing.assert_allclose([p[0] for p in points(ax)][:2], [1.6, 1.3])
-    assert fig.get_suptitle() == ("● score: 250 patients, 130 events\n○ clinical + score: 171 patients, 88 events")
+    assert fig.get_suptitle() == (
+        "● score: 250 patients, 130 events\n○ clinical + score: 171 patients, 88 events"
+    )
     legible(fig)
 
 
@@ -116,10 +122,14 @@ def test_odds_ratios_are_called_so(prognosed):
 
 
 def test_what_goes_beyond_the_axes_is_an_arrow(prognosed, legible):
-    adata = prognosed(covariates={"a_very_long_variable_name: and category": 3.0, "tiny": 0.01, "wild": 200})
+    adata = prognosed(
+        covariates={"a_very_long_variable_name: and category": 3.0, "tiny": 0.01, "wild": 200}
+    )
     fig = pl.forest(adata, figsize=(3.35, 2.4), return_fig=True)
     ax = fig.axes[0]
-    arrows = {(line.get_marker(), line.get_ydata()[0]) for line in ax.lines if line.get_marker() in "<>"}
+    arrows = {
+        (line.get_marker(), line.get_ydata()[0]) for line in ax.lines if line.get_marker() in "<>"
+    }
     assert arrows == {("<", 2), (">", 3)}
     low, high = ax.get_xlim()
     assert low > 0.01
@@ -169,7 +179,15 @@ def test_axes_of_the_user(prognosed, legible):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.001, "<0.01"), (0.044, "0.04"), (1.304, "1.30"), (9.996, "10.0"), (99.96, "100"), (1e6, ">999"), (np.nan, "–")],
+    [
+        (0.001, "<0.01"),
+        (0.044, "0.04"),
+        (1.304, "1.30"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (1e6, ">999"),
+        (np.nan, "–"),
+    ],
 )
 def test_ratios_in_few_characters(value, text):
     assert _rows.ratio(value) == text
@@ -179,7 +197,13 @@ def test_ratios_in_few_characters(value, text):
 def test_what_tl_survival_writes_is_drawn(legible):
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     adata = sc_cll.datasets.cll_cohort(n_patients=150, n_genes=200)
-    sc_cll.tl.survival(adata, "IGHV", time_key="TTT", event_key="treated", covariates=["TP53", "age"])
+    sc_cll.tl.survival(
+        adata, "IGHV", time_key="TTT", event_key="treated", covariates=["TP53", "age"]
+    )
     fig = pl.forest(adata, key="survival", return_fig=True)
-    assert {name.removesuffix(" †") for name in names(fig.axes[0])} == {"IGHV: unmutated", "TP53", "age"}
+    assert {name.removesuffix(" †") for name in names(fig.axes[0])} == {
+        "IGHV: unmutated",
+        "TP53",
+        "age",
+    }
     legible(fig)

@@ -14,13 +14,21 @@ from scbert_cll import get, pl
 
 def make(groups, n_genes=60, long=False):
     rng = np.random.default_rng(0)
-    names = [f"GENE{i}" + ("-AS1_ENSG00000123456.12" if long and i % 3 == 0 else "") for i in range(n_genes)]
+    names = [
+        f"GENE{i}" + ("-AS1_ENSG00000123456.12" if long and i % 3 == 0 else "")
+        for i in range(n_genes)
+    ]
     adata = AnnData(np.ones((3, n_genes), np.float32), var=pd.DataFrame(index=names))
     attention = pd.DataFrame(
-        rng.lognormal(0, 1, (n_genes, 1)) * rng.lognormal(0, 0.1, (n_genes, len(groups))), names, groups
+        rng.lognormal(0, 1, (n_genes, 1)) * rng.lognormal(0, 0.1, (n_genes, len(groups))),
+        names,
+        groups,
     )
     adata.varm["gene_attention"] = attention / attention.sum()
-    adata.uns["gene_attention"] = {"params": {"groupby": "g"}, "n_cells": {g: 1000 + i for i, g in enumerate(groups)}}
+    adata.uns["gene_attention"] = {
+        "params": {"groupby": "g"},
+        "n_cells": {g: 1000 + i for i, g in enumerate(groups)},
+    }
     return adata
 
 
@@ -47,7 +55,9 @@ def test_bars_are_the_differences_that_get_lists(two):
         numbers = [f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" for v in 1e3 * table["attention"]]
         assert [t.get_text() for t in ax.texts] == ["attention", *numbers]
         widest = max(b.get_window_extent().x1 for b in bars(ax))
-        assert all(t.get_window_extent().x0 > widest for t in ax.texts)  # a column, not labels of the bars
+        assert all(
+            t.get_window_extent().x0 > widest for t in ax.texts
+        )  # a column, not labels of the bars
         low, high = ax.get_ylim()
         assert low > high  # the first gene on top
 
@@ -82,16 +92,27 @@ def test_panels_share_a_scale():
 
 def test_unit_follows_the_size_of_the_differences(two):
     two.varm["gene_attention"] = (
-        pd.DataFrame({"a": [1.0, 0.0], "b": [0.0, 1.0]}, ["x", "y"]).reindex(two.var_names).fillna(0)
+        pd.DataFrame({"a": [1.0, 0.0], "b": [0.0, 1.0]}, ["x", "y"])
+        .reindex(two.var_names)
+        .fillna(0)
     )
-    two.varm["gene_attention"] = two.varm["gene_attention"] + np.linspace(0, 1e-6, two.n_vars)[:, None] * [1, 3]
-    assert "10⁻⁶ of the total" in pl.gene_attention(two, groups="b", return_fig=True).get_supxlabel()
+    two.varm["gene_attention"] = two.varm["gene_attention"] + np.linspace(0, 1e-6, two.n_vars)[
+        :, None
+    ] * [1, 3]
+    assert (
+        "10⁻⁶ of the total" in pl.gene_attention(two, groups="b", return_fig=True).get_supxlabel()
+    )
 
 
 def test_highlight(two):
     marked = get.gene_attention(two, group="CD49d+", n_top=3)["gene"].tolist()[::2]
     fig = pl.gene_attention(
-        two, groups="CD49d+", n_genes=3, highlight=marked, highlight_label="planted", return_fig=True
+        two,
+        groups="CD49d+",
+        n_genes=3,
+        highlight=marked,
+        highlight_label="planted",
+        return_fig=True,
     )
     colors = [b.get_facecolor() for b in bars(fig.axes[0])]
     assert colors[0] == colors[2] != colors[1]
@@ -108,14 +129,19 @@ def test_exclude(two):
 def test_users_axes(two, legible):
     fig, ax = plt.subplots(figsize=(3.5, 3), layout="constrained")
     before = len(plt.get_fignums())
-    assert pl.gene_attention(two, groups="CD49d+", ax=ax, n_genes=8, highlight=["GENE1"], show=False) is ax
+    assert (
+        pl.gene_attention(two, groups="CD49d+", ax=ax, n_genes=8, highlight=["GENE1"], show=False)
+        is ax
+    )
     assert len(plt.get_fignums()) == before
     assert "difference in attention" in ax.get_xlabel()
     legible(fig)
 
 
 def test_what_comes_back(two, monkeypatch):
-    assert isinstance(pl.gene_attention(two, groups="CD49d+"), Axes)  # nothing to show on without a screen
+    assert isinstance(
+        pl.gene_attention(two, groups="CD49d+"), Axes
+    )  # nothing to show on without a screen
     assert isinstance(pl.gene_attention(two, return_fig=True), Figure)
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(True))
@@ -130,7 +156,16 @@ def test_two_groups_are_legible(two, legible, figsize):
 
 def test_many_groups_and_long_names_are_legible(legible):
     adata = make(
-        ["zero", "low", "high", "CD4+ naive T cells", "CD14+ monocytes of the classical kind", "NK", "pDC"], long=True
+        [
+            "zero",
+            "low",
+            "high",
+            "CD4+ naive T cells",
+            "CD14+ monocytes of the classical kind",
+            "NK",
+            "pDC",
+        ],
+        long=True,
     )
     legible(pl.gene_attention(adata, n_genes=8, return_fig=True))
 

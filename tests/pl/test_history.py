@@ -10,7 +10,10 @@ from scbert_cll import pl
 
 def recorded(n=20, **columns):
     epochs = pd.RangeIndex(n, name="epoch")
-    return {name: pd.DataFrame({name: np.asarray(values, float)}, index=epochs) for name, values in columns.items()}
+    return {
+        name: pd.DataFrame({name: np.asarray(values, float)}, index=epochs)
+        for name, values in columns.items()
+    }
 
 
 @pytest.fixture
@@ -36,9 +39,18 @@ def test_panels(pretraining):
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("cross-entropy", "accuracy (hidden)")
     assert loss.get_xlabel() == accuracy.get_xlabel() == "epoch"
     assert set(lines(loss)) == {"train", "validation", "best epoch (12)"}
-    assert set(lines(accuracy)) == {"train", "validation", "majority, validation", "best epoch (12)"}
-    np.testing.assert_array_equal(lines(loss)["train"].get_ydata(), pretraining["train_loss"]["train_loss"])
-    np.testing.assert_array_equal(lines(accuracy)["majority, validation"].get_ydata(), np.full(20, 0.55))
+    assert set(lines(accuracy)) == {
+        "train",
+        "validation",
+        "majority, validation",
+        "best epoch (12)",
+    }
+    np.testing.assert_array_equal(
+        lines(loss)["train"].get_ydata(), pretraining["train_loss"]["train_loss"]
+    )
+    np.testing.assert_array_equal(
+        lines(accuracy)["majority, validation"].get_ydata(), np.full(20, 0.55)
+    )
     assert set(lines(loss)["best epoch (12)"].get_xdata()) == {12}
 
 
@@ -48,7 +60,9 @@ def test_a_model_is_as_good_as_its_history(pretraining):
 
 
 def test_classification():
-    history = recorded(3, train_loss=[3, 2, 1], accuracy_train=[0.5, 0.6, 0.7], macro_f1_validation=[0.5, 0.7, 0.6])
+    history = recorded(
+        3, train_loss=[3, 2, 1], accuracy_train=[0.5, 0.6, 0.7], macro_f1_validation=[0.5, 0.7, 0.6]
+    )
     axes = pl.history(history, monitor="macro_f1_validation", show=False)
     assert [ax.get_ylabel() for ax in axes] == ["cross-entropy", "accuracy", "macro-F1"]
     assert "best epoch (1)" in lines(axes[2])
@@ -88,9 +102,13 @@ def test_users_axes(pretraining):
 
 
 def test_errors(pretraining):
-    with pytest.raises(ValueError, match="ax holds one metric, there are 2; name one with metrics="):
+    with pytest.raises(
+        ValueError, match="ax holds one metric, there are 2; name one with metrics="
+    ):
         pl.history(pretraining, ax=plt.figure().add_subplot())
-    with pytest.raises(KeyError, match="'f1' is not in the history; it has 'loss', 'masked_accuracy'"):
+    with pytest.raises(
+        KeyError, match="'f1' is not in the history; it has 'loss', 'masked_accuracy'"
+    ):
         pl.history(pretraining, metrics=["f1"])
     with pytest.raises(ValueError, match="train the model first"):
         pl.history(type("Model", (), {"history": None})())

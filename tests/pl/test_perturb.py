@@ -21,11 +21,21 @@ def make(groups=("all",), effects=(-1.0, 0.5, -0.2), n_donors=6, names=None, kin
     found, summary = [], []
     for group in groups:
         for name, effect in zip(names, effects, strict=True):
-            own = pd.DataFrame({"name": name, "group": group, "donor": [f"D{i}" for i in range(n_donors)]})
-            own["log_odds"], own["shift"], own["n_cells"] = effect + rng.normal(0, 0.2, n_donors), 0.1, 20
+            own = pd.DataFrame(
+                {"name": name, "group": group, "donor": [f"D{i}" for i in range(n_donors)]}
+            )
+            own["log_odds"], own["shift"], own["n_cells"] = (
+                effect + rng.normal(0, 0.2, n_donors),
+                0.1,
+                20,
+            )
             mean, reach = own["log_odds"].mean(), 0.3 if n_donors > 1 else np.nan
             values = {"log_odds": mean, "low": mean - reach, "high": mean + reach, "shift": 0.1}
-            summary.append({"group": group, "name": name} | values | {"n_cells": 20 * n_donors, "n_donors": n_donors})
+            summary.append(
+                {"group": group, "name": name}
+                | values
+                | {"n_cells": 20 * n_donors, "n_donors": n_donors}
+            )
             found.append(own)
     params = {"kind": kind, "level": 3 if kind == "set" else 0, "target": "CD49d+", "min_cells": 5}
     adata = AnnData(np.ones((2, 3), np.float32))
@@ -55,13 +65,21 @@ def test_rows_are_means_intervals_and_donors_from_lowest_to_highest():
     table = adata.uns["perturb"]["summary"].set_index("name")
     assert names(ax) == ["GENE0", "GENE2", "GENE1"]
     means = points(ax, 1)
-    np.testing.assert_allclose([c.get_offsets()[0][0] for c in means], table.loc[names(ax), "log_odds"])
-    assert [to_hex(c.get_edgecolor()[0]).upper() for c in means] == [_style.BLUE, _style.BLUE, _style.RED]
+    np.testing.assert_allclose(
+        [c.get_offsets()[0][0] for c in means], table.loc[names(ax), "log_odds"]
+    )
+    assert [to_hex(c.get_edgecolor()[0]).upper() for c in means] == [
+        _style.BLUE,
+        _style.BLUE,
+        _style.RED,
+    ]
     lines = [c.get_segments()[0][:, 0] for c in ax.collections if isinstance(c, LineCollection)]
     np.testing.assert_allclose(lines, table.loc[names(ax), ["low", "high"]])
     donors = adata.uns["perturb"]["donors"]
     for name, drawn in zip(names(ax), points(ax), strict=True):
-        np.testing.assert_allclose(drawn.get_offsets()[:, 0], donors.loc[donors["name"] == name, "log_odds"])
+        np.testing.assert_allclose(
+            drawn.get_offsets()[:, 0], donors.loc[donors["name"] == name, "log_odds"]
+        )
     assert [t.get_text() for t in ax.texts] == ["0.100", "0.100", "0.100", "shift"]
 
 
@@ -122,9 +140,16 @@ def test_a_gene_in_too_few_cells_is_named_and_has_no_value(legible):
     legible(fig)
 
 
-@pytest.mark.parametrize("groups", [("all",), ("CD49d-", "CD49d+"), ("zero", "low", "high with a long name", "d", "e")])
+@pytest.mark.parametrize(
+    "groups", [("all",), ("CD49d-", "CD49d+"), ("zero", "low", "high with a long name", "d", "e")]
+)
 def test_long_names_and_many_groups_are_legible(groups, legible):
-    legible(pl.perturb(make(groups, names=["ITGA4", "a set of genes with a very long name", "KLF2"]), return_fig=True))
+    legible(
+        pl.perturb(
+            make(groups, names=["ITGA4", "a set of genes with a very long name", "KLF2"]),
+            return_fig=True,
+        )
+    )
 
 
 def test_sixty_genes_are_legible(legible):
@@ -159,14 +184,20 @@ def test_changes_nothing():
 
 def test_errors():
     adata = make(("a", "b"))
-    with pytest.raises(KeyError, match=r"'x' is not in adata.uns; it has 'perturb'. Run tl.perturb first."):
+    with pytest.raises(
+        KeyError, match=r"'x' is not in adata.uns; it has 'perturb'. Run tl.perturb first."
+    ):
         pl.perturb(adata, key="x")
-    with pytest.raises(KeyError, match=r"'x' is not in the groups of adata.uns\['perturb'\]; it has 'a', 'b'"):
+    with pytest.raises(
+        KeyError, match=r"'x' is not in the groups of adata.uns\['perturb'\]; it has 'a', 'b'"
+    ):
         pl.perturb(adata, groups="x")
     with pytest.raises(ValueError, match="ax holds one group, there are 2; name one with groups="):
         pl.perturb(adata, ax=plt.figure().add_subplot(), show=False)
     with pytest.raises(ValueError, match="n_genes must be at least 1; found 0"):
         pl.perturb(adata, n_genes=0)
     adata.uns["perturb"] = {"something": "else"}
-    with pytest.raises(KeyError, match=r"'summary' is not in adata.uns.*It was not written by tl.perturb"):
+    with pytest.raises(
+        KeyError, match=r"'summary' is not in adata.uns.*It was not written by tl.perturb"
+    ):
         pl.perturb(adata)

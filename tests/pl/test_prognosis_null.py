@@ -13,7 +13,11 @@ from scbert_cll.pl import _style
 
 def heights(ax, color):
     """Bars of a colour: left edge and height."""
-    return [(b.get_x(), b.get_height()) for b in ax.patches if to_hex(b.get_facecolor()).upper() == color]
+    return [
+        (b.get_x(), b.get_height())
+        for b in ax.patches
+        if to_hex(b.get_facecolor()).upper() == color
+    ]
 
 
 def observed(ax):
@@ -86,7 +90,9 @@ def test_one_adjustment_in_axes_of_the_user(prognosed):
 
 def test_what_is_not_there_is_said(prognosed):
     adata = prognosed()
-    with pytest.raises(KeyError, match=r"'age' is not in the column 'adjusted'.*'none', 'clinical'"):
+    with pytest.raises(
+        KeyError, match=r"'age' is not in the column 'adjusted'.*'none', 'clinical'"
+    ):
         pl.prognosis_null(adata, adjusted="age")
     adata.uns["prognosis"]["null"] = adata.uns["prognosis"]["null"].iloc[:0]
     with pytest.raises(ValueError, match="holds no random sets of genes"):

@@ -55,7 +55,9 @@ def test_metrics_that_were_not_computed_are_not_in_the_legend(evaluated):
     summary = adata.uns["cv"]["summary"]
     adata.uns["cv"]["summary"] = summary[~summary["metric"].isin(["ece", "brier"])]
     assert labels(pl.reliability(adata, return_fig=True)) == ["scbert", "logistic_l2"]
-    adata.uns["cv"]["summary"] = summary.assign(estimate=summary["estimate"].where(summary["metric"] != "ece"))
+    adata.uns["cv"]["summary"] = summary.assign(
+        estimate=summary["estimate"].where(summary["metric"] != "ece")
+    )
     assert labels(pl.reliability(adata, models=["scbert"], return_fig=True))[0].startswith(
         "scbert: ECE undefined, Brier 0."
     )

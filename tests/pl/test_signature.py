@@ -35,14 +35,23 @@ def column(ax, header):
 
 def means(ax):
     """Per row: value and colour of the mean, and whether it is hollow."""
-    found = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 1]
+    found = [
+        c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 1
+    ]
     return [
-        (c.get_offsets()[0][0], to_hex(c.get_edgecolor()[0]), to_hex(c.get_facecolor()[0]) == "#ffffff") for c in found
+        (
+            c.get_offsets()[0][0],
+            to_hex(c.get_edgecolor()[0]),
+            to_hex(c.get_facecolor()[0]) == "#ffffff",
+        )
+        for c in found
     ]
 
 
 def dots(ax):
-    found = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) > 1]
+    found = [
+        c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) > 1
+    ]
     return [c.get_offsets()[:, 0] for c in found]
 
 
@@ -74,7 +83,9 @@ def test_directions_differ_in_colour(signed):
 
 def test_title_says_classes_donors_and_how_many_genes_of_how_many(signed):
     title, caption = words(pl.signature(signed(), return_fig=True))
-    assert title == "CD49d+ against CD49d-, within 6 donors 10 of 40 genes tested pass: 6 up, 4 down"
+    assert (
+        title == "CD49d+ against CD49d-, within 6 donors 10 of 40 genes tested pass: 6 up, 4 down"
+    )
     assert caption == "Mean over donors with 95 % interval; small dots: single donors."
 
 
@@ -84,7 +95,9 @@ def test_one_gene_is_said_in_the_singular(signed, legible):
     legible(fig)
 
 
-def test_of_many_genes_the_clearest_of_each_direction_are_drawn_and_the_others_counted(signed, legible):
+def test_of_many_genes_the_clearest_of_each_direction_are_drawn_and_the_others_counted(
+    signed, legible
+):
     adata = signed(40, 35)
     fig = pl.signature(adata, n_genes=30, return_fig=True)
     table = adata.uns["signature"]["genes"]
@@ -96,7 +109,8 @@ def test_of_many_genes_the_clearest_of_each_direction_are_drawn_and_the_others_c
 
 def test_families_are_hollow_and_named(signed, legible):
     adata = signed(
-        names={0: "IGHM", 6: "HLA-A", 7: "MT-CO1"}, families={0: "immunoglobulin", 6: "HLA", 7: "mitochondrial"}
+        names={0: "IGHM", 6: "HLA-A", 7: "MT-CO1"},
+        families={0: "immunoglobulin", 6: "HLA", 7: "mitochondrial"},
     )
     fig = pl.signature(adata, return_fig=True)
     ax = fig.axes[0]
@@ -108,7 +122,9 @@ def test_families_are_hollow_and_named(signed, legible):
 
 
 def test_families_can_be_left_out_and_are_counted(signed):
-    fig = pl.signature(signed(families={0: "immunoglobulin", 6: "HLA"}), show_masked=False, return_fig=True)
+    fig = pl.signature(
+        signed(families={0: "immunoglobulin", 6: "HLA"}), show_masked=False, return_fig=True
+    )
     assert not {"GENE00", "GENE06"} & set(genes(fig.axes[0]))
     assert len(genes(fig.axes[0])) == 8
     assert "(not shown: 2 of families)" in words(fig)[0]
@@ -156,7 +172,9 @@ def test_an_empty_signature_never_looks_like_one(signed, legible):
     (said,) = [t for t in ax.texts if t.get_text() == "none passes"]
     assert said.get_position()[1] > 14.5  # below the last row
     title, caption = words(fig)
-    assert title.endswith("none of 30 genes tested passes: no gene has q < 0.05; the smallest is 0.4")
+    assert title.endswith(
+        "none of 30 genes tested passes: no gene has q < 0.05; the smallest is 0.4"
+    )
     assert "some intervals leave out zero by chance" in caption
     legible(fig)
 
@@ -186,7 +204,9 @@ def test_between_donors_is_called_confounded(signed):
 @pytest.mark.parametrize("figsize", [None, (3.4, 3.2), (7, 3)])
 def test_long_names_are_legible(signed, legible, figsize):
     adata = signed(
-        names=LONG, families={7: "immunoglobulin", 2: "ribosomal"}, classes=("CD4+ naive T cells", "monocytes")
+        names=LONG,
+        families={7: "immunoglobulin", 2: "ribosomal"},
+        classes=("CD4+ naive T cells", "monocytes"),
     )
     legible(pl.signature(adata, figsize=figsize, return_fig=True))
 
@@ -224,20 +244,27 @@ def test_what_tl_wrote_is_drawn_and_left_alone(tmp_path):
 @pytest.mark.parametrize("plot", [pl.signature, pl.signature_heatmap])
 def test_errors(signed, plot):
     adata = signed()
-    with pytest.raises(KeyError, match=r"'x' is not in adata.uns; it has 'signature'. Run tl.signature first."):
+    with pytest.raises(
+        KeyError, match=r"'x' is not in adata.uns; it has 'signature'. Run tl.signature first."
+    ):
         plot(adata, key="x")
-    with pytest.raises(KeyError, match=r"'GENE99' is not in .*Only genes that were tested can be drawn"):
+    with pytest.raises(
+        KeyError, match=r"'GENE99' is not in .*Only genes that were tested can be drawn"
+    ):
         plot(adata, genes=["GENE99"])
     with pytest.raises(ValueError, match="n_genes must be at least 1; found 0"):
         plot(adata, n_genes=0)
     adata.varm["gene_attention"] = pd.DataFrame({"a": 1.0}, adata.var_names)
     del adata.uns["signature"]
     with pytest.raises(
-        KeyError, match=r"Run tl.signature first. \(adata.varm\['gene_attention'\] is drawn by pl.gene_att"
+        KeyError,
+        match=r"Run tl.signature first. \(adata.varm\['gene_attention'\] is drawn by pl.gene_att",
     ):
         plot(adata)
     adata.uns["signature"] = {"something": "else"}
-    with pytest.raises(KeyError, match=r"'genes' is not in adata.uns.*It was not written by tl.signature"):
+    with pytest.raises(
+        KeyError, match=r"'genes' is not in adata.uns.*It was not written by tl.signature"
+    ):
         plot(adata)
 
 

@@ -116,7 +116,8 @@ def test_between_donors_the_genes_mean_is_taken(signed):
 def test_names_with_the_separator_and_columns_in_any_order(signed):
     adata = signed(classes=("a|b", "c|d"))
     np.testing.assert_allclose(
-        values(pl.signature_heatmap(adata, show=False)), values(pl.signature_heatmap(signed(), show=False))
+        values(pl.signature_heatmap(adata, show=False)),
+        values(pl.signature_heatmap(signed(), show=False)),
     )
 
 
@@ -126,7 +127,9 @@ def test_an_empty_signature_is_a_reason_and_no_picture(what, signed, untestable,
     fig = pl.signature_heatmap(adata, return_fig=True)
     (ax,) = fig.axes
     assert not ax.images
-    assert f"none passes: {adata.uns['signature']['reason']}" in " ".join(ax.texts[0].get_text().split())
+    assert f"none passes: {adata.uns['signature']['reason']}" in " ".join(
+        ax.texts[0].get_text().split()
+    )
     legible(fig)
 
 
@@ -145,7 +148,11 @@ def test_column_width_and_full_width_are_legible(signed, legible, width, order_b
 
 def test_a_column_has_room_for_the_names_of_eight_donors(signed):
     for order_by in ("class", "donor"):
-        assert columns(pl.signature_heatmap(signed(n_donors=8), figsize=(3.4, 4), order_by=order_by, show=False))
+        assert columns(
+            pl.signature_heatmap(
+                signed(n_donors=8), figsize=(3.4, 4), order_by=order_by, show=False
+            )
+        )
 
 
 @pytest.mark.parametrize(("n_up", "n_donors"), [(1, 4), (60, 40)])

@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 from scbert_cll import pl
 from scbert_cll.pl import _style
 
-GATES = ("sufficiency", "network comprehensiveness", "permuted labels", "stability", "refitted on permuted labels")
+GATES = (
+    "sufficiency",
+    "network comprehensiveness",
+    "permuted labels",
+    "stability",
+    "refitted on permuted labels",
+)
 SUBJECTS = ("signature", "attention", "abundance")
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -25,7 +31,13 @@ def reported() -> AnnData:
     adata = AnnData(np.ones((2, 2), np.float32))
     words = ["yes", "no", "not run", "information"]
     gates = [
-        {"gate": g, "subject": s, "value": rng.random(), "null": rng.random(), "passed": words[(i + j) % 4]}
+        {
+            "gate": g,
+            "subject": s,
+            "value": rng.random(),
+            "null": rng.random(),
+            "passed": words[(i + j) % 4],
+        }
         for i, g in enumerate(GATES)
         for j, s in enumerate(SUBJECTS)
     ]
@@ -45,12 +57,22 @@ def reported() -> AnnData:
         for run in range(5)
     ]
     curves = [
-        {"reader": r, "subject": s, "direction": d, "k": k, "value": v, "low": v - 0.03, "high": v + 0.03}
+        {
+            "reader": r,
+            "subject": s,
+            "direction": d,
+            "k": k,
+            "value": v,
+            "low": v - 0.03,
+            "high": v + 0.03,
+        }
         for r in ("linear", "network")
         for i, s in enumerate((*SUBJECTS, "random"))
         for d in ("insertion", "deletion")
         for k in STEPS
-        for v in [0.5 + 0.45 * (k / (k + 3 + 20 * i) if d == "insertion" else 1 - k / (k + 30 + 200 * i))]
+        for v in [
+            0.5 + 0.45 * (k / (k + 3 + 20 * i) if d == "insertion" else 1 - k / (k + 30 + 200 * i))
+        ]
     ]
     stability, curves = (pd.DataFrame(rows).rename(index=str) for rows in (runs, curves))
     adata.uns["signature_report"] = {"gates": table, "stability": stability, "curves": curves}
@@ -74,7 +96,9 @@ def test_no_report_is_told(plot) -> None:
         plot(adata)
 
 
-@pytest.mark.parametrize(("plot", "name"), [(pl.stability, "stability"), (pl.faithfulness, "curves")])
+@pytest.mark.parametrize(
+    ("plot", "name"), [(pl.stability, "stability"), (pl.faithfulness, "curves")]
+)
 def test_a_part_that_was_not_run_is_told(plot, name: str, reported: AnnData) -> None:
     del reported.uns["signature_report"][name]
     with pytest.raises(KeyError, match=f"'{name}' is not in .*Its gates say why"):
@@ -116,15 +140,23 @@ def test_stability_stands_beside_its_null(reported: AnnData) -> None:
     null = [line.get_xdata()[0] for line in ax.lines if line.get_color() == _style.RED]
     permuted = table[table["run"] > 0].groupby("subject", sort=False)["nogueira"]
     np.testing.assert_allclose(null, permuted.quantile(0.95).to_numpy())
-    own = [line.get_xdata()[0] for line in ax.lines if line.get_color() == _style.BLUE and line.get_marker() == "o"]
+    own = [
+        line.get_xdata()[0]
+        for line in ax.lines
+        if line.get_color() == _style.BLUE and line.get_marker() == "o"
+    ]
     np.testing.assert_allclose(own, 0.9)
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first on top"
 
 
 def test_curves_of_one_reader_and_direction(reported: AnnData) -> None:
     ax = plt.subplots()[1]
-    assert pl.faithfulness(reported, reader="network", direction="deletion", ax=ax, show=False) is ax
-    table = reported.uns["signature_report"]["curves"].query("reader == 'network' and direction == 'deletion'")
+    assert (
+        pl.faithfulness(reported, reader="network", direction="deletion", ax=ax, show=False) is ax
+    )
+    table = reported.uns["signature_report"]["curves"].query(
+        "reader == 'network' and direction == 'deletion'"
+    )
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
     for name in SUBJECTS:
         np.testing.assert_allclose(lines[name], table.loc[table["subject"] == name, "value"])

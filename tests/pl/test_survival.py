@@ -18,7 +18,11 @@ FOUR = {"Binet A": 0.05, "Binet B": 0.15, "Binet C, as at diagnosis": 0.3, "unkn
 
 def steps(ax, style="-"):
     """Curves: x, y and colour."""
-    found = [line for line in ax.lines if line.get_drawstyle() == "steps-post" and line.get_linestyle() == style]
+    found = [
+        line
+        for line in ax.lines
+        if line.get_drawstyle() == "steps-post" and line.get_linestyle() == style
+    ]
     return [(line.get_xdata(), line.get_ydata(), to_hex(line.get_color())) for line in found]
 
 
@@ -39,7 +43,11 @@ def table(fig):
 def at_risk(ax, name):
     """The numbers in a group's line under the axis."""
     label = next(t for t in ax.texts if t.get_text() == name)
-    own = [t for t in ax.texts if t is not label and hasattr(t, "xyann") and t.xyann[1] == label.xyann[1]]
+    own = [
+        t
+        for t in ax.texts
+        if t is not label and hasattr(t, "xyann") and t.xyann[1] == label.xyann[1]
+    ]
     return {t.xy[0]: int(t.get_text()) for t in own}
 
 
@@ -52,11 +60,15 @@ def test_curves_are_the_table_in_per_cent_with_band_and_censored_patients(surviv
     ax = pl.survival(adata, show=False)
     curves = adata.uns["survival"]["curves"]
     assert isinstance(ax, Axes)
-    for (x, y, _), seen, (_, own) in zip(steps(ax), ticks(ax), curves.groupby("group", sort=False), strict=True):
+    for (x, y, _), seen, (_, own) in zip(
+        steps(ax), ticks(ax), curves.groupby("group", sort=False), strict=True
+    ):
         np.testing.assert_allclose(x, own["time"])
         np.testing.assert_allclose(y, 100 * own["survival"])
         np.testing.assert_allclose(seen, own.loc[own["n_censored"] > 0, "time"])
-    bands = [c.get_paths()[0].vertices[:, 1] for c in ax.collections if isinstance(c, PolyCollection)]
+    bands = [
+        c.get_paths()[0].vertices[:, 1] for c in ax.collections if isinstance(c, PolyCollection)
+    ]
     low = curves.groupby("group", sort=False)["ci_low"].min() * 100
     np.testing.assert_allclose([band.min() for band in bands], low)
     assert ax.get_ylim()[0] == 0
@@ -78,9 +90,13 @@ def test_numbers_at_risk_are_those_just_before_each_tick(survived):
     curves = adata.uns["survival"]["curves"]
     for name, own in curves.groupby("group"):
         gone = (own["n_events"] + own["n_censored"]).to_numpy()
-        expected = {t: own["at_risk"].iloc[0] - gone[own["time"] < t].sum() for t in ax.get_xticks()}
+        expected = {
+            t: own["at_risk"].iloc[0] - gone[own["time"] < t].sum() for t in ax.get_xticks()
+        }
         assert at_risk(ax, name) == expected
-    assert not [t for t in pl.survival(adata, at_risk=False, show=False).texts if t.get_text() == "at risk"]
+    assert not [
+        t for t in pl.survival(adata, at_risk=False, show=False).texts if t.get_text() == "at risk"
+    ]
 
 
 def test_two_groups_have_test_and_ratio_in_the_plot_and_counts_above(survived):
@@ -88,7 +104,9 @@ def test_two_groups_have_test_and_ratio_in_the_plot_and_counts_above(survived):
     fig = pl.survival(adata, return_fig=True)
     assert said_in(fig.axes[0]) == ["hazard ratio 3.50 (2.35–5.22)", "log-rank p = 3×10⁻⁴"]
     groups = adata.uns["survival"]["groups"]
-    assert {f"{n}/60" for n in groups["n_events"]} | {"median (years)", "events/patients"} <= set(table(fig))
+    assert {f"{n}/60" for n in groups["n_events"]} | {"median (years)", "events/patients"} <= set(
+        table(fig)
+    )
     assert "2.2 (1.8–NR)" in table(fig)
     assert "NR: not reached." in caption(fig)
 
@@ -108,7 +126,9 @@ def test_column_width_is_legible(survived, legible, n_groups, incidence):
 
 
 def test_thousands_of_patients_are_legible(survived, legible):
-    adata = survived({"CD49d negative, homogeneous": 0.03, "CD49d positive or bimodal": 0.4}, n=1500)
+    adata = survived(
+        {"CD49d negative, homogeneous": 0.03, "CD49d positive or bimodal": 0.4}, n=1500
+    )
     legible(pl.survival(adata, figsize=(3.35, 3.2), return_fig=True))
 
 
@@ -142,7 +162,9 @@ def test_incidence_goes_up_with_the_competing_one_dashed(survived):
     ax = fig.axes[0]
     held = adata.uns["survival"]
     for style, cause in (("-", "event"), ("--", "competing")):
-        own = held["incidence"][held["incidence"]["cause"] == cause].groupby("group", sort=False)["incidence"]
+        own = held["incidence"][held["incidence"]["cause"] == cause].groupby("group", sort=False)[
+            "incidence"
+        ]
         for (x, y, _), (name, values) in zip(steps(ax, style), own, strict=True):
             np.testing.assert_allclose(y[:-1], 100 * values)
             assert x[-1] == held["curves"].loc[held["curves"]["group"] == name, "time"].max()
@@ -175,14 +197,20 @@ def test_without_random_sets_that_is_said(prognosed, how):
         del adata.uns["prognosis"]["null_tests"]
     else:
         adata.uns["prognosis"]["null_tests"]["empirical_p"] = np.nan
-    assert said_in(pl.survival(adata, key="prognosis", show=False))[-1] == "not compared with random gene sets"
+    assert (
+        said_in(pl.survival(adata, key="prognosis", show=False))[-1]
+        == "not compared with random gene sets"
+    )
 
 
 def test_groups_without_events_and_undefined_tests_are_said(survived, legible):
     adata = survived({"none": 0, "one": 0.02}, n=12)
     adata.uns["survival"]["logrank"]["p"] = np.nan
     fig = pl.survival(adata, return_fig=True)
-    assert said_in(fig.axes[0]) == ["hazard ratio: a group has no events", "log-rank test: undefined"]
+    assert said_in(fig.axes[0]) == [
+        "hazard ratio: a group has no events",
+        "log-rank test: undefined",
+    ]
     assert table(fig).count("NR") == 2
     legible(fig)
 
@@ -199,7 +227,9 @@ def test_late_entry_left_out_patients_and_changing_ratios_are_said(survived):
     adata = survived()
     held = adata.uns["survival"]
     held["params"]["entry_key"] = "years_to_sample"
-    held["flow"] = pd.DataFrame({"n_left_out": [0, 7, 9], "n": [127, 120, 111]})  # the 9 only want a covariate
+    held["flow"] = pd.DataFrame(
+        {"n_left_out": [0, 7, 9], "n": [127, 120, 111]}
+    )  # the 9 only want a covariate
     held["groups"]["ph_p"] = [np.nan, 0.01]
     said = caption(pl.survival(adata, return_fig=True))
     assert "Patients count from their entry on." in said
@@ -244,7 +274,11 @@ def test_figure_and_missing_result(survived):
 def test_what_tl_survival_writes_is_drawn(legible):
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     adata = sc_cll.datasets.cll_cohort(n_patients=150, n_genes=200)
-    sc_cll.tl.survival(adata, "IGHV", time_key="TTFT", event_key="treated", entry_key="years_to_sample")
+    sc_cll.tl.survival(
+        adata, "IGHV", time_key="TTFT", event_key="treated", entry_key="years_to_sample"
+    )
     legible(pl.survival(adata, return_fig=True))
-    sc_cll.tl.survival(adata, "Binet", time_key="TTT", event_key="treated", competing_key="died_untreated")
+    sc_cll.tl.survival(
+        adata, "Binet", time_key="TTT", event_key="treated", competing_key="died_untreated"
+    )
     legible(pl.survival(adata, incidence=True, return_fig=True))

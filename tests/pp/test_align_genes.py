@@ -44,7 +44,12 @@ def test_order_missing_and_dropped_genes() -> None:
     assert record["matched"].tolist() == ["C", "A"]
     assert record["missing"].tolist() == ["X"]
     assert record["unmatched"].tolist() == ["B"]
-    assert record["duplicated"].tolist() == record["ambiguous"].tolist() == record["left_out"].tolist() == []
+    assert (
+        record["duplicated"].tolist()
+        == record["ambiguous"].tolist()
+        == record["left_out"].tolist()
+        == []
+    )
     assert record["renamed"].empty
     given = {"layer": "X", "min_matched": 0.5, "aliases": False}
     assert record["params"] == given | {"vocab": f"{aligned.n_vars} genes"}
@@ -53,7 +58,9 @@ def test_order_missing_and_dropped_genes() -> None:
 def test_columns_of_one_gene_are_summed_as_counts() -> None:
     names = ["ITGA4", "ITGA4", "CD20", "MS4A1-old", "TBCE", "TBCE-1"]
     adata = made(names, np.array([[1, 2, 4, 8, 16, 32], [0, 0, 0, 1, 0, 1]]))
-    aligned = pp.align_genes(adata, ["TBCE", "MS4A1", "ITGA4"], aliases={"CD20": "MS4A1", "MS4A1-old": "MS4A1"})
+    aligned = pp.align_genes(
+        adata, ["TBCE", "MS4A1", "ITGA4"], aliases={"CD20": "MS4A1", "MS4A1-old": "MS4A1"}
+    )
     assert aligned.X.toarray().tolist() == [[48, 12, 3], [1, 1, 0]]
     record = aligned.uns["align_genes"]
     assert record["duplicated"].tolist() == ["TBCE", "MS4A1", "ITGA4"]
@@ -66,14 +73,19 @@ def test_columns_of_one_gene_are_summed_as_counts() -> None:
 
 
 def test_ambiguous_names_are_reported_not_guessed() -> None:
-    aligned = pp.align_genes(made(["QARS", "CD5"]), ["QARS1", "CD5"], aliases={"QARS": ["QARS1", "EPRS1"]})
+    aligned = pp.align_genes(
+        made(["QARS", "CD5"]), ["QARS1", "CD5"], aliases={"QARS": ["QARS1", "EPRS1"]}
+    )
     assert aligned.uns["align_genes"]["ambiguous"].tolist() == ["QARS"]
     assert dense(aligned, "QARS1") == [0] * 4
 
 
 def test_sums_do_not_overflow_small_integers() -> None:
     for dtype, value in ((np.uint8, 200), (np.int16, 30_000), (bool, True)):
-        adata = ad.AnnData(sparse.csr_matrix(np.full((1, 2), value, dtype=dtype)), var=pd.DataFrame(index=["A", "A"]))
+        adata = ad.AnnData(
+            sparse.csr_matrix(np.full((1, 2), value, dtype=dtype)),
+            var=pd.DataFrame(index=["A", "A"]),
+        )
         assert pp.align_genes(adata, ["A"]).X.toarray().tolist() == [[2 * int(value)]]
 
 
@@ -95,7 +107,9 @@ def test_a_large_shuffle_comes_out_tidy() -> None:
     genes = [f"g{i}" for i in range(300)]
     adata, vocab = made(genes, rng.poisson(0.3, size=(50, 300))), rng.permutation(genes).tolist()
     aligned = pp.align_genes(adata, vocab)
-    assert sparse.csr_matrix((aligned.X.data, aligned.X.indices, aligned.X.indptr)).has_canonical_format
+    assert sparse.csr_matrix(
+        (aligned.X.data, aligned.X.indices, aligned.X.indptr)
+    ).has_canonical_format
     np.testing.assert_array_equal(aligned.X.toarray(), adata[:, vocab].X.toarray())
 
 
@@ -144,7 +158,9 @@ def test_matrices_keep_their_slot() -> None:
     aligned = pp.align_genes(adata, ["C", "X", "A"], layer="counts")
     assert sorted(filter(None, aligned.layers)) == ["counts", "spliced"]
     np.testing.assert_allclose(aligned.X.toarray(), np.log1p(aligned.layers["counts"].toarray()))
-    np.testing.assert_array_equal(aligned.layers["spliced"].toarray(), 2 * aligned.layers["counts"].toarray())
+    np.testing.assert_array_equal(
+        aligned.layers["spliced"].toarray(), 2 * aligned.layers["counts"].toarray()
+    )
     assert aligned.uns["align_genes"]["params"]["layer"] == "counts"
 
 
@@ -152,7 +168,9 @@ def test_logarithms_are_not_summed() -> None:
     aligned = pp.align_genes(with_layers(["A", "B", "A"]), ["B", "A"], layer="counts")
     assert aligned.X is None
     assert aligned.uns["align_genes"]["left_out"].tolist() == ["X"]
-    np.testing.assert_array_equal(aligned.layers["spliced"].toarray(), 2 * aligned.layers["counts"].toarray())
+    np.testing.assert_array_equal(
+        aligned.layers["spliced"].toarray(), 2 * aligned.layers["counts"].toarray()
+    )
 
 
 def test_tokens_stay_only_with_all_their_genes() -> None:
@@ -172,7 +190,11 @@ def test_tokens_stay_only_with_all_their_genes() -> None:
 # --- properties
 
 
-@given(st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=12), st.permutations("ABCDEFGH"), st.integers(1, 8))
+@given(
+    st.lists(st.sampled_from("ABCDEFGH"), min_size=1, max_size=12),
+    st.permutations("ABCDEFGH"),
+    st.integers(1, 8),
+)
 def test_equals_a_table_grouped_by_name(genes: list[str], order: list[str], n: int) -> None:
     vocab = order[:n]
     adata = made(genes)
@@ -182,7 +204,9 @@ def test_equals_a_table_grouped_by_name(genes: list[str], order: list[str], n: i
         return
     aligned = pp.align_genes(adata, vocab, min_matched=0)
     table = pd.DataFrame(adata.X.toarray(), columns=genes).T.groupby(level=0).sum().T
-    np.testing.assert_array_equal(aligned.X.toarray(), table.reindex(columns=vocab, fill_value=0).to_numpy())
+    np.testing.assert_array_equal(
+        aligned.X.toarray(), table.reindex(columns=vocab, fill_value=0).to_numpy()
+    )
     again = pp.align_genes(aligned, vocab, min_matched=0)
     np.testing.assert_array_equal(again.X.toarray(), aligned.X.toarray())
 
@@ -191,13 +215,20 @@ def test_vocabulary_from_anywhere(tmp_path: object) -> None:
     adata, names = made(["A", "B", "C"]), ["C", "A"]
     expected = pp.align_genes(adata, names).X.toarray()
     GeneVocab(names).save(tmp_path / "vocab.txt")
-    for vocab in (GeneVocab(names), tmp_path / "vocab.txt", str(tmp_path / "vocab.txt"), made(names)):
+    for vocab in (
+        GeneVocab(names),
+        tmp_path / "vocab.txt",
+        str(tmp_path / "vocab.txt"),
+        made(names),
+    ):
         np.testing.assert_array_equal(pp.align_genes(adata, vocab).X.toarray(), expected)
 
 
 def test_survives_h5ad(tmp_path: object) -> None:
     adata = made(["A", "B", "CD49D", "Q"])
-    aligned = pp.align_genes(adata, ["ITGA4", "A", "X"], aliases={"CD49D": "ITGA4", "Q": ["A", "X"]})
+    aligned = pp.align_genes(
+        adata, ["ITGA4", "A", "X"], aliases={"CD49D": "ITGA4", "Q": ["A", "X"]}
+    )
     aligned.write_h5ad(tmp_path / "a.h5ad")
     back = ad.read_h5ad(tmp_path / "a.h5ad")
     np.testing.assert_array_equal(back.X.toarray(), aligned.X.toarray())
@@ -215,12 +246,17 @@ def test_survives_h5ad(tmp_path: object) -> None:
 
 
 def test_too_few_genes_names_both_sides() -> None:
-    with pytest.raises(ValueError, match=r"1 of 4 vocabulary genes .*\(25.0%\), expected at least 50%") as error:
+    with pytest.raises(
+        ValueError, match=r"1 of 4 vocabulary genes .*\(25.0%\), expected at least 50%"
+    ) as error:
         pp.align_genes(made(["A", "B", "C"]), ["A", "X", "Y", "Z"])
     assert "Only in adata (2): 'B', 'C'" in str(error.value)
     assert "only in the vocabulary (3): 'X', 'Y', 'Z'" in str(error.value)
     assert "lower min_matched on purpose" in str(error.value)
-    assert pp.align_genes(made(["A", "B", "C"]), ["A", "X", "Y", "Z"], min_matched=0.25).shape == (4, 4)
+    assert pp.align_genes(made(["A", "B", "C"]), ["A", "X", "Y", "Z"], min_matched=0.25).shape == (
+        4,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +297,12 @@ def log_values() -> ad.AnnData:
             "negative values, first -1 .cell 'c0', gene 'B'",
         ),
         (lambda: made(["A", "B"], np.array([[1, np.nan]])), {}, ValueError, "NaN or infinite"),
-        (lambda: made(["A", "B"]), {"layer": "counts"}, KeyError, "'counts' is not in adata.layers; it has none"),
+        (
+            lambda: made(["A", "B"]),
+            {"layer": "counts"},
+            KeyError,
+            "'counts' is not in adata.layers; it has none",
+        ),
         (
             lambda: made(["A", "B"]),
             {"min_matched": 1.5},
@@ -269,7 +310,12 @@ def log_values() -> ad.AnnData:
             "min_matched must be a number from 0 to 1; found 1.5",
         ),
         (lambda: made(["A", "B"])[:0], {}, ValueError, "found 0 cells x 2 genes"),
-        (lambda: made(["A", "B"])[[0, 0]], {}, ValueError, "obs_names must be unique; found more than once: 'c0'"),
+        (
+            lambda: made(["A", "B"])[[0, 0]],
+            {},
+            ValueError,
+            "obs_names must be unique; found more than once: 'c0'",
+        ),
         (lambda: np.ones((2, 2)), {}, TypeError, "Expected an AnnData, found ndarray"),
     ],
 )
@@ -279,7 +325,9 @@ def test_bad_input(make: object, kwargs: dict, error: type[Exception], message: 
 
 
 def test_bad_vocabulary() -> None:
-    with pytest.raises(ValueError, match="the vocabulary must be unique; found more than once: 'A'"):
+    with pytest.raises(
+        ValueError, match="the vocabulary must be unique; found more than once: 'A'"
+    ):
         pp.align_genes(made(["A", "B"]), ["A", "B", "A"])
 
 
@@ -299,19 +347,27 @@ def test_real_counts_into_scberts_gene_order(shared_file: object) -> None:
     adata = ad.read_h5ad(shared_file("data/sorted_pbmc.h5ad"))
     vocab = GeneVocab.read(shared_file("data/panglao_gene_order_16906.txt"))
     with pytest.raises(
-        ValueError, match=r"of 16906 vocabulary genes are in adata.*all genes .not only highly variable"
+        ValueError,
+        match=r"of 16906 vocabulary genes are in adata.*all genes .not only highly variable",
     ):
         pp.align_genes(adata, vocab)
     aliases = shared_file("data/ncbi_alias_to_symbol_orgHs_3.16.tsv.gz")
     plain = pp.align_genes(adata, vocab, min_matched=0.4)
     helped = pp.align_genes(adata, vocab, min_matched=0.4, aliases=aliases)
     assert plain.shape == helped.shape == (adata.n_obs, 16_906)
-    assert helped.var["in_query"].sum() > plain.var["in_query"].sum() == adata.var_names.isin(vocab.names).sum()
+    assert (
+        helped.var["in_query"].sum()
+        > plain.var["in_query"].sum()
+        == adata.var_names.isin(vocab.names).sum()
+    )
     for gene in ("CD19", "MS4A1", "HLA-DRA"):
         assert dense(helped, gene) == dense(adata, gene)
     # its names were made unique by R: the one duplicate in the vocabulary is summed, every other column is as it was
     assert plain.uns["align_genes"]["renamed"]["old"].tolist() == ["SRSF10.1"]
-    assert dense(plain, "SRSF10") == (adata[:, "SRSF10"].X + adata[:, "SRSF10.1"].X).toarray().ravel().tolist()
+    assert (
+        dense(plain, "SRSF10")
+        == (adata[:, "SRSF10"].X + adata[:, "SRSF10.1"].X).toarray().ravel().tolist()
+    )
     same = plain.var_names[plain.var["in_query"] & (plain.var_names != "SRSF10")]
     assert (plain[:, same].X != adata[:, same].X).nnz == 0
     pp.bin_expression(helped)

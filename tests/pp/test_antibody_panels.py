@@ -40,13 +40,17 @@ PANELS = read_panels()
 
 def words(name: str) -> set[str]:
     """Words of a name with "." and "-" between them or within them: CTLA-4 is CTLA4. Not for CD numbers: CD3-1 is not CD31."""
-    return set(re.split(r"[^A-Z0-9]+", name.upper())) | set(re.split(r"[^A-Z0-9]+", re.sub(r"[-.]", "", name.upper())))
+    return set(re.split(r"[^A-Z0-9]+", name.upper())) | set(
+        re.split(r"[^A-Z0-9]+", re.sub(r"[-.]", "", name.upper()))
+    )
 
 
 def holders(panel: list[str], *markers: str) -> list[str]:
     """Names with one of the markers as a word, as it is written."""
     return [
-        name for name in panel if {marker.upper() for marker in markers} & set(re.split(r"[^A-Z0-9]+", name.upper()))
+        name
+        for name in panel
+        if {marker.upper() for marker in markers} & set(re.split(r"[^A-Z0-9]+", name.upper()))
     ]
 
 
@@ -83,21 +87,27 @@ def test_the_markers_of_a_cll_panel_are_found_in_published_panels():
             if len(expected) == 1:
                 answered += told == expected[0]
             else:  # two clones are a question that names both
-                answered += "fits more than one protein" in told and all(repr(name) in told for name in expected)
+                answered += "fits more than one protein" in told and all(
+                    repr(name) in told for name in expected
+                )
     assert asked >= 100
     assert answered >= 0.98 * asked
 
 
 def test_no_cd_number_is_answered_with_another_protein():
     written = {word for panel in PANELS.values() for name in panel for word in words(name)}
-    numbers = {f"CD{n}" for n in range(1, 372, 3)} | {w for w in written if re.fullmatch(r"CD\d+[A-Z]{0,2}\d?", w)}
+    numbers = {f"CD{n}" for n in range(1, 372, 3)} | {
+        w for w in written if re.fullmatch(r"CD\d+[A-Z]{0,2}\d?", w)
+    }
     pairs = answered = 0
     for panel in PANELS.values():
         protein = _protein.find(cells(panel), None)
         for marker in sorted(numbers):
             found = {panel[i] for i in _protein.positions(protein, marker)}
             genes = set(SAME[marker].split("/")) if marker in SAME else set()
-            others = {name for name in found if not genes & words(name)} - set(holders(panel, marker))
+            others = {name for name in found if not genes & words(name)} - set(
+                holders(panel, marker)
+            )
             assert not others, f"{marker} is not {others}"
             pairs, answered = pairs + 1, answered + bool(found)
     assert pairs >= 10_000

@@ -23,9 +23,16 @@ def cells(n_neg=60, n_pos=15, n_other=40, *, seed=0, unlabelled=5):
     adata = AnnData(sparse.csr_matrix(counts.astype(np.int32)))
     adata.obs_names = [f"cell{i}" for i in range(n)]
     label = np.array(
-        ["CD49d-"] * n_neg + ["CD49d+"] * n_pos + list(rng.choice(["CD49d-", "CD49d+"], n_other)) + [None] * unlabelled
+        ["CD49d-"] * n_neg
+        + ["CD49d+"] * n_pos
+        + list(rng.choice(["CD49d-", "CD49d+"], n_other))
+        + [None] * unlabelled
     )
-    split = np.array(["train"] * (n_neg + n_pos) + list(rng.choice(["val", "test"], n_other)) + ["train"] * unlabelled)
+    split = np.array(
+        ["train"] * (n_neg + n_pos)
+        + list(rng.choice(["val", "test"], n_other))
+        + ["train"] * unlabelled
+    )
     adata.obs["cd49d"] = pd.Categorical(label, categories=["CD49d-", "CD49d+"], ordered=True)
     adata.obs["split"] = pd.Categorical(split, categories=["train", "val", "test"])
     adata.obs["donor"] = pd.Categorical(rng.choice(["A", "B"], n))
@@ -34,7 +41,9 @@ def cells(n_neg=60, n_pos=15, n_other=40, *, seed=0, unlabelled=5):
     adata.layers["counts"] = adata.X.copy()
     adata.layers["norm"] = np.log1p(adata.X.astype(np.float32))
     adata.obsm["protein"] = pd.DataFrame(
-        rng.poisson(20, (n, 3)).astype(float), index=adata.obs_names, columns=["CD49d", "CD19", "CD5"]
+        rng.poisson(20, (n, 3)).astype(float),
+        index=adata.obs_names,
+        columns=["CD49d", "CD19", "CD5"],
     )
     adata.obsm["X_pca"] = rng.normal(size=(n, 4)).astype(np.float32)
     adata.uns["note"] = "kept"
@@ -92,7 +101,12 @@ def test_weights_over_combinations_of_columns():
     total = adata.obs.groupby(["cd49d", "donor"], observed=True)["balance_weight"].sum()
     assert len(total) == 4
     np.testing.assert_allclose(total, total.mean(), rtol=1e-5)
-    assert set(adata.uns["balance"]["groups"].index) == {"CD49d- | A", "CD49d- | B", "CD49d+ | A", "CD49d+ | B"}
+    assert set(adata.uns["balance"]["groups"].index) == {
+        "CD49d- | A",
+        "CD49d- | B",
+        "CD49d+ | A",
+        "CD49d+ | B",
+    }
 
 
 def test_weights_can_be_computed_anew():
@@ -107,7 +121,12 @@ def test_weights_can_be_computed_anew():
 
 
 @settings(max_examples=25, deadline=None)
-@given(n_neg=st.integers(7, 50), n_pos=st.integers(7, 50), seed=st.integers(0, 99), method=st.sampled_from(RESAMPLING))
+@given(
+    n_neg=st.integers(7, 50),
+    n_pos=st.integers(7, 50),
+    seed=st.integers(0, 99),
+    method=st.sampled_from(RESAMPLING),
+)
 def test_resampling_equalises_training_and_touches_nothing_else(n_neg, n_pos, seed, method):
     adata = cells(n_neg, n_pos, seed=seed)
     before = adata.copy()
@@ -122,14 +141,18 @@ def test_resampling_equalises_training_and_touches_nothing_else(n_neg, n_pos, se
     assert set(adata.obs.loc[added, "split"]) <= {"train"}
     assert adata.obs.loc[added, "cd49d"].notna().all()
     originals = adata[~added]
-    assert list(originals.obs_names) == [n for n in before.obs_names if n in set(originals.obs_names)]
+    assert list(originals.obs_names) == [
+        n for n in before.obs_names if n in set(originals.obs_names)
+    ]
     assert not added[: originals.n_obs].any()
     old = before[originals.obs_names]
     assert (originals.X != old.X).nnz == 0
     for key in ("counts", "norm"):
         assert (originals.layers[key] != old.layers[key]).nnz == 0
     pd.testing.assert_frame_equal(originals.obsm["protein"], old.obsm["protein"])
-    pd.testing.assert_frame_equal(originals.obs[["cd49d", "split", "donor"]], old.obs[["cd49d", "split", "donor"]])
+    pd.testing.assert_frame_equal(
+        originals.obs[["cd49d", "split", "donor"]], old.obs[["cd49d", "split", "donor"]]
+    )
 
 
 @pytest.mark.parametrize("method", RESAMPLING)
@@ -202,7 +225,11 @@ def test_smote_thins_counts_around_the_interpolated_point():
     adata.obsm["share"] = 0.5 * np.eye(adata.n_obs)  # interpolated, it tells each parent's share
     sb.pp.balance(adata, "cd49d", method="smote", use_rep="X_pca")
     added = adata.obs["is_synthetic"].to_numpy()
-    made, old, share = adata.X[added].toarray(), adata.X[~added].toarray(), 2 * adata.obsm["share"][added]
+    made, old, share = (
+        adata.X[added].toarray(),
+        adata.X[~added].toarray(),
+        2 * adata.obsm["share"][added],
+    )
     assert adata.X.dtype == np.float32
     assert (made == np.trunc(made)).all()
     assert ((share > 0).sum(axis=1) <= 2).all()
@@ -224,7 +251,9 @@ def test_smote_interpolation_is_not_cut_off_in_integer_matrices():
     adata.obsm["protein"] = adata.obsm["protein"].astype(int)
     sb.pp.balance(adata, "cd49d", method="smote")
     added = adata.obs["is_synthetic"].to_numpy()
-    positive = (~added) & ((adata.obs["cd49d"] == "CD49d+") & (adata.obs["split"] == "train")).to_numpy()
+    positive = (~added) & (
+        (adata.obs["cd49d"] == "CD49d+") & (adata.obs["split"] == "train")
+    ).to_numpy()
     # truncation would lower the mean by half a count
     assert adata.X[added].mean() == pytest.approx(adata.X[positive].mean(), rel=0.15)
 
@@ -286,17 +315,27 @@ def test_twice_is_refused(method):
     adata = cells()
     sb.pp.balance(adata, "cd49d", method=method)
     for again in ("weights", *RESAMPLING):
-        unchanged(adata, ValueError, "has been balanced already.*'is_synthetic'", "cd49d", method=again)
+        unchanged(
+            adata, ValueError, "has been balanced already.*'is_synthetic'", "cd49d", method=again
+        )
     weighted = cells()
     sb.pp.balance(weighted, "cd49d")
-    unchanged(weighted, ValueError, "has been balanced already.*'balance_weight'", "cd49d", method=method)
+    unchanged(
+        weighted, ValueError, "has been balanced already.*'balance_weight'", "cd49d", method=method
+    )
 
 
 def test_bins_graphs_and_raw_are_refused_where_new_cells_would_falsify_them():
     adata = cells()
     adata.layers["binned"] = adata.X.copy()
     adata.uns["binned"] = {"edges": [0, 1], "params": {}}
-    unchanged(adata, ValueError, r"adata\.layers\['binned'\] holds bins.*pp\.bin_expression", "cd49d", method="smote")
+    unchanged(
+        adata,
+        ValueError,
+        r"adata\.layers\['binned'\] holds bins.*pp\.bin_expression",
+        "cd49d",
+        method="smote",
+    )
     sb.pp.balance(adata, "cd49d", method="oversample")
     assert adata.layers["binned"].shape == adata.shape
 
@@ -325,8 +364,18 @@ def test_bins_graphs_and_raw_are_refused_where_new_cells_would_falsify_them():
             ValueError,
             "method must be one of 'weights', 'oversample', 'undersample', 'smote'",
         ),
-        (("cd49d",), {"method": "smote", "use_rep": "X_umap"}, KeyError, "'X_umap' is not in adata.obsm; it has"),
-        (("cd49d",), {"split_key": "donor"}, ValueError, "may hold 'train', 'val', 'test'; found also 'A', 'B'"),
+        (
+            ("cd49d",),
+            {"method": "smote", "use_rep": "X_umap"},
+            KeyError,
+            "'X_umap' is not in adata.obsm; it has",
+        ),
+        (
+            ("cd49d",),
+            {"split_key": "donor"},
+            ValueError,
+            "may hold 'train', 'val', 'test'; found also 'A', 'B'",
+        ),
         (("empty",), {}, ValueError, "No training cell has a value in adata.obs"),
         (("one",), {}, ValueError, "at least two classes among the training cells; found 'x'"),
     ],

@@ -35,7 +35,9 @@ def binned(counts: np.ndarray | ad.AnnData, **kwargs: object) -> np.ndarray:
 
 def simulated(n_cells: int = 40, n_genes: int = 60, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    counts = rng.poisson(rng.lognormal(sigma=1.5, size=n_genes) * rng.lognormal(sigma=0.5, size=(n_cells, 1)))
+    counts = rng.poisson(
+        rng.lognormal(sigma=1.5, size=n_genes) * rng.lognormal(sigma=0.5, size=(n_cells, 1))
+    )
     counts[counts.sum(1) == 0, 0] = 1
     return counts.astype(np.float32)
 
@@ -72,7 +74,9 @@ def test_log2_is_exact_on_both_sides_of_a_power_of_two(step: int) -> None:
     assert binned(np.array([[count, 10_001 - count]]))[0, 0] == step - 1
     deep = 10**9
     assert binned(np.array([[count * deep, 10_000 * deep - count * deep]]))[0, 0] == step
-    assert binned(np.array([[count * deep - 1, 10_000 * deep - count * deep + 1]]))[0, 0] == step - 1
+    assert (
+        binned(np.array([[count * deep - 1, 10_000 * deep - count * deep + 1]]))[0, 0] == step - 1
+    )
 
 
 @given(count_matrices, st.integers(1, 20))
@@ -104,11 +108,15 @@ def test_uniform_is_equal_width_over_the_fitted_range(n_bins: int) -> None:
     counts = simulated()
     v = np.log2(1 + 1e4 * counts.astype(float) / counts.sum(1, keepdims=True, dtype=float))
     edges = np.linspace(0, v.max(), n_bins + 1)
-    expected = np.where(v > 0, np.clip(np.searchsorted(edges, v + 1e-12, side="right"), 1, n_bins), 0)
+    expected = np.where(
+        v > 0, np.clip(np.searchsorted(edges, v + 1e-12, side="right"), 1, n_bins), 0
+    )
     tokens = binned(counts, method="uniform", n_bins=n_bins)
     np.testing.assert_array_equal(tokens, expected)
     assert tokens[np.unravel_index(v.argmax(), v.shape)] == n_bins  # the upper end is inside
-    cut = pp.bin_expression(made(counts), method="uniform", n_bins=n_bins, copy=True).uns["binned"]["edges"]
+    cut = pp.bin_expression(made(counts), method="uniform", n_bins=n_bins, copy=True).uns["binned"][
+        "edges"
+    ]
     np.testing.assert_allclose(np.log2(1 + cut), edges[:-1], atol=1e-12)
 
 
@@ -129,7 +137,9 @@ def test_quantile_is_scgpts_digits_without_noise(counts: np.ndarray, n_bins: int
 
 
 def test_quantile_by_hand() -> None:
-    counts = np.array([[1, 2, 3, 4, 5, 0], [1, 1, 1, 1, 9, 0], [0, 0, 0, 0, 0, 3], [1, 1, 0, 0, 0, 0]])
+    counts = np.array(
+        [[1, 2, 3, 4, 5, 0], [1, 1, 1, 1, 9, 0], [0, 0, 0, 0, 0, 3], [1, 1, 0, 0, 0, 0]]
+    )
     expected = [[1, 2, 3, 4, 5, 0], [4, 4, 4, 4, 5, 0], [0, 0, 0, 0, 0, 5], [5, 5, 0, 0, 0, 0]]
     assert binned(counts, method="quantile").tolist() == expected
 
@@ -151,7 +161,9 @@ def test_gene_quantile_by_hand() -> None:
 
 
 @given(count_matrices, st.integers(1, 9))
-def test_gene_quantile_is_the_inverted_distribution_function(counts: np.ndarray, n_bins: int) -> None:
+def test_gene_quantile_is_the_inverted_distribution_function(
+    counts: np.ndarray, n_bins: int
+) -> None:
     x = 1e4 * counts / counts.sum(1, keepdims=True)
     tokens = binned(counts, method="gene_quantile", n_bins=n_bins)
     for gene in range(counts.shape[1]):
@@ -192,7 +204,13 @@ def test_monotone_within_a_cell(counts: np.ndarray, method: str, n_bins: int) ->
             assert len(np.unique(cell[row == value])) == 1
 
 
-@given(count_matrices, methods, bins, st.sampled_from(list(FORMS)), st.sampled_from(["f4", "f8", "i4", "i8", "u2"]))
+@given(
+    count_matrices,
+    methods,
+    bins,
+    st.sampled_from(list(FORMS)),
+    st.sampled_from(["f4", "f8", "i4", "i8", "u2"]),
+)
 def test_form_and_type_of_the_matrix_do_not_matter(
     counts: np.ndarray, method: str, n_bins: int, form: str, dtype: str
 ) -> None:
@@ -210,7 +228,9 @@ def test_form_and_type_of_the_matrix_do_not_matter(
 
 
 @given(count_matrices, methods, bins, st.randoms(use_true_random=False))
-def test_order_of_cells_and_genes_does_not_matter(counts: np.ndarray, method: str, n_bins: int, random: object) -> None:
+def test_order_of_cells_and_genes_does_not_matter(
+    counts: np.ndarray, method: str, n_bins: int, random: object
+) -> None:
     cells = random.sample(range(counts.shape[0]), counts.shape[0])
     genes = random.sample(range(counts.shape[1]), counts.shape[1])
     tokens = binned(counts, method=method, n_bins=n_bins)
@@ -232,17 +252,28 @@ def test_the_record_reproduces_the_tokens(counts: np.ndarray, method: str, n_bin
     pp.bin_expression(adata, method=method, n_bins=n_bins)
     again = made(counts)
     pp.bin_expression(again, edges=adata.uns["binned"])
-    np.testing.assert_array_equal(again.layers["binned"].toarray(), adata.layers["binned"].toarray())
-    learned = {k: v for k, v in adata.uns["binned"]["params"].items() if k not in ("n_fit_cells", "edges")}
+    np.testing.assert_array_equal(
+        again.layers["binned"].toarray(), adata.layers["binned"].toarray()
+    )
+    learned = {
+        k: v for k, v in adata.uns["binned"]["params"].items() if k not in ("n_fit_cells", "edges")
+    }
     assert again.uns["binned"]["params"] == learned | {"edges": "given"}
 
 
 @settings(max_examples=30)
-@given(count_matrices.filter(lambda m: len(m) > 1), st.sampled_from(["uniform", "gene_quantile"]), bins, st.data())
+@given(
+    count_matrices.filter(lambda m: len(m) > 1),
+    st.sampled_from(["uniform", "gene_quantile"]),
+    bins,
+    st.data(),
+)
 def test_cells_that_are_held_out_change_nothing(
     counts: np.ndarray, method: str, n_bins: int, data: st.DataObject
 ) -> None:
-    fit = np.array(data.draw(st.lists(st.booleans(), min_size=len(counts), max_size=len(counts)).filter(any)))
+    fit = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(counts), max_size=len(counts)).filter(any))
+    )
     other = counts.copy()
     other[~fit] = other[~fit][:, ::-1] * 3 + 1
     one, two = (binned(m, method=method, n_bins=n_bins, fit_on=fit) for m in (counts, other))
@@ -277,7 +308,9 @@ def test_new_data_are_cut_at_the_given_edges(method: str) -> None:
     both = ad.concat([train, new], index_unique="-", keys=["train", "new"])
     both.obs["is_train"] = np.arange(70) < 40
     pp.bin_expression(both, method=method, n_bins=7, fit_on="is_train")
-    np.testing.assert_array_equal(new.layers["binned"].toarray(), both.layers["binned"].toarray()[40:])
+    np.testing.assert_array_equal(
+        new.layers["binned"].toarray(), both.layers["binned"].toarray()[40:]
+    )
     # not trivially: edges of the new data's own are others
     assert (binned(new, method=method, n_bins=7) != new.layers["binned"].toarray()).any()
 
@@ -294,7 +327,9 @@ def test_edges_of_genes_go_by_name() -> None:
     train = fitted("gene_quantile")
     shuffled = train[:, ::-1].copy()
     pp.bin_expression(shuffled, edges=train.uns["binned"])
-    np.testing.assert_array_equal(shuffled.layers["binned"].toarray(), train.layers["binned"].toarray()[:, ::-1])
+    np.testing.assert_array_equal(
+        shuffled.layers["binned"].toarray(), train.layers["binned"].toarray()[:, ::-1]
+    )
 
 
 def test_edges_of_other_genes_are_refused() -> None:
@@ -510,9 +545,24 @@ def tokens_in_x() -> ad.AnnData:
 
 
 BAD = [
-    (lambda: spoilt(-1), {}, ValueError, r"adata.X holds negative values, first -1 \(cell 'c3', gene 'g4'\)"),
-    (lambda: spoilt(np.nan), {}, ValueError, r"NaN or infinite values, first nan \(cell 'c3', gene 'g4'\)"),
-    (lambda: spoilt(np.inf), {}, ValueError, r"NaN or infinite values, first inf \(cell 'c3', gene 'g4'\)"),
+    (
+        lambda: spoilt(-1),
+        {},
+        ValueError,
+        r"adata.X holds negative values, first -1 \(cell 'c3', gene 'g4'\)",
+    ),
+    (
+        lambda: spoilt(np.nan),
+        {},
+        ValueError,
+        r"NaN or infinite values, first nan \(cell 'c3', gene 'g4'\)",
+    ),
+    (
+        lambda: spoilt(np.inf),
+        {},
+        ValueError,
+        r"NaN or infinite values, first inf \(cell 'c3', gene 'g4'\)",
+    ),
     (
         lambda: spoilt(1.5),
         {},
@@ -520,9 +570,24 @@ BAD = [
         r"raw counts \(whole numbers\); first other value: 1.5 \(cell 'c3', gene 'g4'\)",
     ),
     (log_normalised, {}, ValueError, "looks log-transformed"),
-    (without_counts, {}, ValueError, "2 cells have no counts in adata.X \\('c1', 'c7'\\).*filter_cells"),
-    (lambda: twice_named("obs"), {}, ValueError, "obs_names must be unique; found more than once: 'c1'"),
-    (lambda: twice_named("var"), {}, ValueError, "var_names must be unique; found more than once: 'g1'"),
+    (
+        without_counts,
+        {},
+        ValueError,
+        "2 cells have no counts in adata.X \\('c1', 'c7'\\).*filter_cells",
+    ),
+    (
+        lambda: twice_named("obs"),
+        {},
+        ValueError,
+        "obs_names must be unique; found more than once: 'c1'",
+    ),
+    (
+        lambda: twice_named("var"),
+        {},
+        ValueError,
+        "var_names must be unique; found more than once: 'g1'",
+    ),
     (already_binned, {"layer": "binned", "key_added": "again"}, ValueError, "looks binned already"),
     (
         tokens_in_x,
@@ -531,12 +596,37 @@ BAD = [
         r"adata.X looks binned already \(its largest value is 5, n_bins=5\)",
     ),
     (lambda: made(simulated())[:10], {}, ValueError, "is a view"),
-    (lambda: made(np.zeros((0, 3))), {}, ValueError, "at least one cell and one gene, found 0 cells x 3 genes"),
-    (lambda: made(np.zeros((3, 0))), {}, ValueError, "at least one cell and one gene, found 3 cells x 0 genes"),
-    (lambda: made(simulated()), {"layer": "counts"}, KeyError, "'counts' is not in adata.layers; it has none"),
+    (
+        lambda: made(np.zeros((0, 3))),
+        {},
+        ValueError,
+        "at least one cell and one gene, found 0 cells x 3 genes",
+    ),
+    (
+        lambda: made(np.zeros((3, 0))),
+        {},
+        ValueError,
+        "at least one cell and one gene, found 3 cells x 0 genes",
+    ),
+    (
+        lambda: made(simulated()),
+        {"layer": "counts"},
+        KeyError,
+        "'counts' is not in adata.layers; it has none",
+    ),
     (already_binned, {"layer": "raw"}, KeyError, "'raw' is not in adata.layers; it has 'binned'"),
-    (lambda: made(simulated()), {"method": "log"}, ValueError, "method must be one of 'log2', .*; found 'log'"),
-    (lambda: made(simulated()), {"n_bins": 0}, ValueError, "n_bins must be a whole number from 1 to 254; found 0"),
+    (
+        lambda: made(simulated()),
+        {"method": "log"},
+        ValueError,
+        "method must be one of 'log2', .*; found 'log'",
+    ),
+    (
+        lambda: made(simulated()),
+        {"n_bins": 0},
+        ValueError,
+        "n_bins must be a whole number from 1 to 254; found 0",
+    ),
     (lambda: made(simulated()), {"n_bins": 255}, ValueError, "n_bins must be .*; found 255"),
     (lambda: made(simulated()), {"n_bins": 5.0}, ValueError, "n_bins must be a whole number"),
     (lambda: made(simulated()), {"n_bins": True}, ValueError, "n_bins must be a whole number"),

@@ -59,19 +59,26 @@ def stored(corpus: Path) -> AnnData:
         if (corpus / part).exists():
             names = sorted(path.name for path in (corpus / part).glob("dataset_*"))
             found |= {
-                f"{part}/{name}": ad.io.read_elem(zarr.open_group(corpus / part / name, mode="r")) for name in names
+                f"{part}/{name}": ad.io.read_elem(zarr.open_group(corpus / part / name, mode="r"))
+                for name in names
             }
     return ad.concat(found, label="where", join="outer", merge="same", uns_merge=None)
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): formats.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): formats.sha256(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def build(folder: Path, *files: AnnData, **arguments: Any) -> Path:
     """A corpus of AnnData."""
     paths = [on_disk(adata, folder / f"f{i}.h5ad") for i, adata in enumerate(files)]
-    sc_cll.pp.build_corpus(paths, folder / "corpus.zarr", **{"vocab": GENES, "memory": "20KB"} | arguments)
+    sc_cll.pp.build_corpus(
+        paths, folder / "corpus.zarr", **{"vocab": GENES, "memory": "20KB"} | arguments
+    )
     return folder / "corpus.zarr"
 
 
@@ -108,11 +115,19 @@ def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.
             rows = aligned.layers["binned"].toarray()
             expected |= {
                 f"{i}:{name}": (row, donor)
-                for name, row, donor in zip(aligned.obs_names, rows, aligned.obs["donor"], strict=True)
+                for name, row, donor in zip(
+                    aligned.obs_names, rows, aligned.obs["donor"], strict=True
+                )
                 if row.any()
             }
     donors = {donor for _, donor in expected.values()}
-    arguments = {"vocab": GENES[:8], "method": method, "min_genes": min_genes, "min_matched": 0.1, "memory": memory}
+    arguments = {
+        "vocab": GENES[:8],
+        "method": method,
+        "min_genes": min_genes,
+        "min_matched": 0.1,
+        "memory": memory,
+    }
     arguments["val_fraction"] = 0.3 if len(donors) > 1 else 0
     fewest = data.draw(st.sampled_from([1, 2**12]))  # values of a block
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(scan, "_FEWEST_VALUES", fewest):
@@ -127,10 +142,15 @@ def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.
     assert found.X.dtype == np.uint8
     for name, row in zip(found.obs_names, found.X.toarray(), strict=True):
         assert row.tolist() == expected[name][0].tolist()
-    assert found.obs["donor"].astype(str).to_dict() == {name: donor for name, (_, donor) in expected.items()}
+    assert found.obs["donor"].astype(str).to_dict() == {
+        name: donor for name, (_, donor) in expected.items()
+    }
     part = found.obs["where"].str.partition("/")[0]
     assert (
-        found.obs.groupby("donor", observed=True)["where"].agg(lambda x: x.str.partition("/")[0].nunique()).max() == 1
+        found.obs.groupby("donor", observed=True)["where"]
+        .agg(lambda x: x.str.partition("/")[0].nunique())
+        .max()
+        == 1
     )
     assert set(part) == ({"train", "val"} if len(donors) > 1 else {"train"})
     assert sum(source["n_kept"] for source in manifest["sources"]) == len(expected)
@@ -155,11 +175,21 @@ def test_annbatch_opens_and_loads_it(tmp_path: Path) -> None:
     assert not collection.is_empty
     assert list(collection.obs()) == ["donor", "source"]
     loader = annbatch.Loader(
-        batch_size=20, chunk_size=20, preload_nchunks=2, shuffle=False, preload_to_gpu=False, drop_last=False
+        batch_size=20,
+        chunk_size=20,
+        preload_nchunks=2,
+        shuffle=False,
+        preload_to_gpu=False,
+        drop_last=False,
     )
     loader.use_collection(collection)
     loaded = np.concatenate(
-        [batch["X"].to_dense().numpy() if hasattr(batch["X"], "to_dense") else batch["X"].toarray() for batch in loader]
+        [
+            batch["X"].to_dense().numpy()
+            if hasattr(batch["X"], "to_dense")
+            else batch["X"].toarray()
+            for batch in loader
+        ]
     )
     train = stored(corpus)[stored(corpus).obs["where"].str.startswith("train")]
     assert loaded.tolist() == train.X.toarray().tolist()
@@ -172,7 +202,11 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path: Path) -> None:
     assert checksums(a) == checksums(b)
     other = tmp_path / "c.zarr"
     sc_cll.pp.build_corpus(
-        [tmp_path / "a" / "f0.h5ad", tmp_path / "a" / "f1.h5ad"], other, vocab=GENES, memory="20KB", rng=1
+        [tmp_path / "a" / "f0.h5ad", tmp_path / "a" / "f1.h5ad"],
+        other,
+        vocab=GENES,
+        memory="20KB",
+        rng=1,
     )
     assert stored(other).obs_names.tolist() != stored(a).obs_names.tolist()
 
@@ -188,7 +222,9 @@ def test_every_chunk_has_a_checksum_that_reading_checks(tmp_path: Path) -> None:
         shard.write_bytes(whole)
 
 
-@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, np.asarray, "layer", "int64"])
+@pytest.mark.parametrize(
+    "form", [sparse.csr_matrix, sparse.csc_matrix, np.asarray, "layer", "int64"]
+)
 def test_matrices_in_any_form(tmp_path: Path, form: Any) -> None:
     adata, arguments = cells(), {}
     expected = build(tmp_path, adata, val_fraction=0, memory="50KB")
@@ -203,14 +239,19 @@ def test_matrices_in_any_form(tmp_path: Path, form: Any) -> None:
 
 def ten_x(path: Path, adata: AnnData) -> Path:
     """A file as Cell Ranger 3 and later write them, with an antibody among the features."""
-    counts = sparse.csr_matrix(sparse.hstack([adata.X, np.full((adata.n_obs, 1), 999)])).astype(np.int32)
+    counts = sparse.csr_matrix(sparse.hstack([adata.X, np.full((adata.n_obs, 1), 999)])).astype(
+        np.int32
+    )
     with h5py.File(path, "w") as h5:
         matrix = h5.create_group("matrix")
         for name in ("data", "indices", "indptr"):
             matrix[name] = getattr(counts, name)
         matrix["shape"] = np.array(counts.shape[::-1])
         matrix["barcodes"] = np.array(adata.obs_names, dtype="S20")
-        features = {"name": [*adata.var_names, "G1"], "id": [f"ENSG{i}" for i in range(adata.n_vars)] + ["AB1"]}
+        features = {
+            "name": [*adata.var_names, "G1"],
+            "id": [f"ENSG{i}" for i in range(adata.n_vars)] + ["AB1"],
+        }
         features["feature_type"] = ["Gene Expression"] * adata.n_vars + ["Antibody Capture"]
         for name, values in features.items():
             matrix[f"features/{name}"] = np.array(values, dtype="S20")
@@ -229,7 +270,10 @@ def test_10x_and_mudata_beside_h5ad(tmp_path: Path) -> None:
     val = found[found.obs["where"].str.startswith("val")]
     assert set(val.obs["donor"]) == {"c"}
     sc_cll.pp.bin_expression(c)
-    assert val[[f"2:{name}" for name in c.obs_names]].X.toarray().tolist() == c.layers["binned"].toarray().tolist()
+    assert (
+        val[[f"2:{name}" for name in c.obs_names]].X.toarray().tolist()
+        == c.layers["binned"].toarray().tolist()
+    )
     ids = tmp_path / "ids.zarr"
     sc_cll.pp.build_corpus(paths[2:], ids, vocab=[f"ENSG{i}" for i in range(30)], val_fraction=0)
     assert stored(ids)[:, "ENSG0"].X.min() > 0
@@ -258,7 +302,10 @@ def test_raw_counts(tmp_path: Path) -> None:
     adata = cells()
     found = stored(build(tmp_path, adata, binned=False, val_fraction=0))
     assert found.X.dtype == np.int32
-    assert found[[f"0:{name}" for name in adata.obs_names]].X.toarray().tolist() == adata.X.toarray().tolist()
+    assert (
+        found[[f"0:{name}" for name in adata.obs_names]].X.toarray().tolist()
+        == adata.X.toarray().tolist()
+    )
     assert open_corpus(tmp_path / "corpus.zarr").binning is None
 
 
@@ -281,7 +328,11 @@ def test_aliases_and_what_became_of_genes_and_cells(tmp_path: Path) -> None:
     adata = cells(genes=["CD49D", *GENES[1:20], "G1", "unknown"])
     adata.X = sparse.csr_matrix(adata.X.toarray() * (np.arange(60) != 3)[:, None])
     table = sc_cll.pp.build_corpus(
-        on_disk(adata, tmp_path / "a.h5ad"), tmp_path / "c.zarr", vocab=GENES, aliases={"CD49D": "G0"}, val_fraction=0
+        on_disk(adata, tmp_path / "a.h5ad"),
+        tmp_path / "c.zarr",
+        vocab=GENES,
+        aliases={"CD49D": "G0"},
+        val_fraction=0,
     )
     assert table.iloc[0].to_dict() == {
         "file": "a.h5ad",
@@ -333,7 +384,9 @@ def test_donors_that_cannot_be_held_out(tmp_path: Path) -> None:
     one = cells(donors=1)
     with pytest.raises(ValueError, match=r"needs at least two; found 'D0'.*val_fraction=0"):
         build(tmp_path, one)
-    with pytest.raises(KeyError, match=r"val_donors names 'E', which no kept cell has; the donors are 'D0'"):
+    with pytest.raises(
+        KeyError, match=r"val_donors names 'E', which no kept cell has; the donors are 'D0'"
+    ):
         build(tmp_path, cells(), val_donors=["E"])
     with pytest.raises(ValueError, match="must leave donors on both sides; it names 3 of 3"):
         build(tmp_path, cells(), val_donors=["D0", "D1", "D2"])
@@ -399,12 +452,17 @@ def test_all_bad_files_are_named_before_anything_is_written(tmp_path: Path) -> N
     good = on_disk(cells(rng=99), tmp_path / "good.h5ad")
     bad = bad_files(tmp_path)
     with pytest.raises(
-        ValueError, match=f"{len(bad)} of {len(bad) + 1} files cannot be used, so nothing was written"
+        ValueError,
+        match=f"{len(bad)} of {len(bad) + 1} files cannot be used, so nothing was written",
     ) as refused:
-        sc_cll.pp.build_corpus([good, *(path for path, _ in bad.values())], tmp_path / "corpus.zarr", vocab=GENES)
+        sc_cll.pp.build_corpus(
+            [good, *(path for path, _ in bad.values())], tmp_path / "corpus.zarr", vocab=GENES
+        )
     lines = {line.split(":")[0].strip(): line for line in str(refused.value).splitlines()[1:-1]}
     unlike = {
-        path.name: lines[path.name] for path, sentence in bad.values() if not re.search(sentence, lines[path.name])
+        path.name: lines[path.name]
+        for path, sentence in bad.values()
+        if not re.search(sentence, lines[path.name])
     }
     assert unlike == {}
     assert not (tmp_path / "corpus.zarr").exists()
@@ -415,9 +473,12 @@ def test_bad_files_are_left_out_whole_and_reported(tmp_path: Path) -> None:
     bad = bad_files(tmp_path)
     paths = [bad["text"][0], good, *(path for name, (path, _) in bad.items() if name != "text")]
     with pytest.warns(
-        UserWarning, match=rf"{len(bad)} of {len(paths)} files are not in the corpus: text.h5ad \(is not an HDF5"
+        UserWarning,
+        match=rf"{len(bad)} of {len(paths)} files are not in the corpus: text.h5ad \(is not an HDF5",
     ):
-        table = sc_cll.pp.build_corpus(paths, tmp_path / "corpus.zarr", vocab=GENES, on_error="skip")
+        table = sc_cll.pp.build_corpus(
+            paths, tmp_path / "corpus.zarr", vocab=GENES, on_error="skip"
+        )
     assert table["status"].value_counts().to_dict() == {"skipped": len(bad), "used": 1}
     assert (table["reason"] != "").tolist() == (table["status"] == "skipped").tolist()
     manifest = json.loads((tmp_path / "corpus.zarr" / "manifest.json").read_text())
@@ -448,38 +509,55 @@ pp.build_corpus(sys.argv[3:], sys.argv[2], vocab=[f"G{i}" for i in range(30)], m
 def killed(folder: Path, paths: list[Path], at: int = 3) -> Path:
     """A build that was killed while it wrote a dataset."""
     out = folder / "corpus.zarr"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(at), out, *paths], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(at), out, *paths], capture_output=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     return out
 
 
-def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [on_disk(cells(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
     out = killed(tmp_path, paths)
     assert not out.exists()
-    with pytest.raises(FileNotFoundError, match=r"no corpus.*pp.build_corpus goes on from .*corpus.zarr.building"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no corpus.*pp.build_corpus goes on from .*corpus.zarr.building"
+    ):
         sc_cll.io.check_corpus(out)
     for arguments, what in (
         ({"rng": 1}, r"rng \(was 0, now 1\)"),
         ({"min_genes": 2, "val_fraction": 0.5}, "min_genes .*val_fraction"),
     ):
-        with pytest.raises(ValueError, match=f"begun differently: {what}.*Call it the same way to go on, or delete"):
+        with pytest.raises(
+            ValueError, match=f"begun differently: {what}.*Call it the same way to go on, or delete"
+        ):
             sc_cll.pp.build_corpus(paths, out, **{"vocab": GENES, "memory": "20KB"} | arguments)
     changed = tmp_path / "g" / "f1.h5ad"
     changed.parent.mkdir()
     on_disk(cells(150, rng=5), changed)
-    with pytest.raises(ValueError, match=r"1 files are not what they were when .* was begun: 'f1.h5ad'"):
+    with pytest.raises(
+        ValueError, match=r"1 files are not what they were when .* was begun: 'f1.h5ad'"
+    ):
         sc_cll.pp.build_corpus([paths[0], changed], out, vocab=GENES, memory="20KB")
     written = []
     whole = building.write_dataset
     monkeypatch.setattr(
-        building, "write_dataset", lambda folder, *rest: written.append(folder.name) or whole(folder, *rest)
+        building,
+        "write_dataset",
+        lambda folder, *rest: written.append(folder.name) or whole(folder, *rest),
     )
     sc_cll.pp.build_corpus(paths, out, vocab=GENES, memory="20KB")
     assert len(written) == len(list(out.glob("*/dataset_*"))) - 2
     sc_cll.pp.build_corpus(paths, tmp_path / "whole.zarr", vocab=GENES, memory="20KB")
     assert checksums(out) == checksums(tmp_path / "whole.zarr")
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "train", "val", "vocab.txt"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "manifest.json",
+        "train",
+        "val",
+        "vocab.txt",
+    ]
     assert not (tmp_path / "corpus.zarr.building").exists()
     with pytest.raises(FileExistsError, match="exists; delete it, or name another folder"):
         sc_cll.pp.build_corpus(paths, out, vocab=GENES)
@@ -488,7 +566,17 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monke
 def test_a_dataset_that_a_power_failure_damaged_is_written_again(tmp_path: Path) -> None:
     paths = [on_disk(cells(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
     out = killed(tmp_path, paths)
-    (tmp_path / "corpus.zarr.building" / "corpus" / "train" / "dataset_0" / "X" / "data" / "c" / "0").write_bytes(b"")
+    (
+        tmp_path
+        / "corpus.zarr.building"
+        / "corpus"
+        / "train"
+        / "dataset_0"
+        / "X"
+        / "data"
+        / "c"
+        / "0"
+    ).write_bytes(b"")
     sc_cll.pp.build_corpus(paths, out, vocab=GENES, memory="20KB")
     assert sc_cll.io.check_corpus(out)["is_whole"].all()
 
@@ -497,11 +585,15 @@ def test_before_the_first_dataset_another_call_may_start(tmp_path: Path) -> None
     paths = [on_disk(cells(150, rng=i), tmp_path / f"f{i}.h5ad") for i in range(2)]
     out = killed(tmp_path, paths, at=1)
     sc_cll.pp.build_corpus(paths, out, vocab=GENES, memory="20KB", min_genes=3, method="quantile")
-    sc_cll.pp.build_corpus(paths, tmp_path / "b.zarr", vocab=GENES, memory="20KB", min_genes=3, method="quantile")
+    sc_cll.pp.build_corpus(
+        paths, tmp_path / "b.zarr", vocab=GENES, memory="20KB", min_genes=3, method="quantile"
+    )
     assert checksums(out) == checksums(tmp_path / "b.zarr")
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = building.write_dataset
 
     def changing(folder: Path, *rest: Any) -> Any:
@@ -513,7 +605,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
         build(tmp_path, cells())
 
 
-def test_a_full_disk_leaves_a_build_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_a_build_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, calls = building.write_dataset, []
 
     def full(folder: Path, *rest: Any) -> Any:
@@ -524,7 +618,9 @@ def test_a_full_disk_leaves_a_build_that_goes_on(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(building, "write_dataset", full)
-        with pytest.raises(OSError, match=r"The disk is full; about [\d.]+ MB more are needed.*goes on from") as raised:
+        with pytest.raises(
+            OSError, match=r"The disk is full; about [\d.]+ MB more are needed.*goes on from"
+        ) as raised:
             build(tmp_path, cells(300))
         assert raised.value.errno == errno.ENOSPC
     assert sc_cll.io.check_corpus(build(tmp_path, cells(300)))["is_whole"].all()
@@ -533,8 +629,13 @@ def test_a_full_disk_leaves_a_build_that_goes_on(tmp_path: Path, monkeypatch: py
 def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
-    with pytest.raises(OSError, match=r"The corpus needs about .* MB, and the disk of .* has .* left. Free some space"):
+    monkeypatch.setattr(
+        building.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})()
+    )
+    with pytest.raises(
+        OSError,
+        match=r"The corpus needs about .* MB, and the disk of .* has .* left. Free some space",
+    ):
         build(tmp_path, cells(300))
 
 
@@ -553,7 +654,9 @@ def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
         peaks[n] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(list((tmp_path / f"{n}.zarr").glob("train/dataset_*"))) > 1
-    per_cell = (peaks[8] - peaks[1]) / (7 * 2000)  # what the plan knows of a cell; its counts take 70 times 12 bytes
+    per_cell = (peaks[8] - peaks[1]) / (
+        7 * 2000
+    )  # what the plan knows of a cell; its counts take 70 times 12 bytes
     assert per_cell < 120
     assert peaks[8] < 3 * 10**6
 
@@ -570,18 +673,32 @@ def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
             "memory must be a size such as '1GB', '500MB' or a number of bytes; found 'much'",
         ),
         ({"memory": 0}, ValueError, "memory must be a size"),
-        ({"on_error": "ignore"}, ValueError, "on_error must be one of 'raise', 'skip'; found 'ignore'"),
+        (
+            {"on_error": "ignore"},
+            ValueError,
+            "on_error must be one of 'raise', 'skip'; found 'ignore'",
+        ),
         ({"val_fraction": 2}, ValueError, "val_fraction must be a number from 0 to 1"),
         ({"min_genes": 0}, ValueError, "min_genes must be a whole number from 1 to 30"),
         ({"rng": None}, ValueError, "rng must be a whole number"),
         ({"method": "log10"}, ValueError, "method must be one of"),
-        ({"obs_columns": ["type"]}, KeyError, "obs_columns names 'type', which none of the 1 files has in obs"),
-        ({"obs_columns": "source"}, ValueError, "obs_columns names 'source', which every corpus has"),
+        (
+            {"obs_columns": ["type"]},
+            KeyError,
+            "obs_columns names 'type', which none of the 1 files has in obs",
+        ),
+        (
+            {"obs_columns": "source"},
+            ValueError,
+            "obs_columns names 'source', which every corpus has",
+        ),
         ({"layer": "counts"}, ValueError, "f0.h5ad: 'counts' is not in adata.layers"),
         ({"min_genes": 30}, ValueError, r"No cell is left: 0 of 1 files .* has 30 expressed genes"),
     ],
 )
-def test_arguments(tmp_path: Path, arguments: dict[str, Any], error: type[Exception], sentence: str) -> None:
+def test_arguments(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
     with pytest.raises(error, match=sentence):
         build(tmp_path, cells(), **arguments)
     assert not (tmp_path / "corpus.zarr").exists()
@@ -602,14 +719,18 @@ def test_paths(tmp_path: Path) -> None:
 def test_numbers_here_and_text_there(tmp_path: Path) -> None:
     a, b = cells(), cells(rng=1)
     a.obs["age"], b.obs["age"] = 5, "old"
-    with pytest.raises(ValueError, match=r"obs\['age'\] holds numbers in 'f0.h5ad' and text in 'f1.h5ad'"):
+    with pytest.raises(
+        ValueError, match=r"obs\['age'\] holds numbers in 'f0.h5ad' and text in 'f1.h5ad'"
+    ):
         build(tmp_path, a, b, obs_columns=["age"])
 
 
 def test_genes_first_needs_memory(tmp_path: Path) -> None:
     adata = cells(400)
     adata.X = adata.X.tocsc()
-    with pytest.raises(ValueError, match=r"stored by genes \(CSC\) and needs .* Raise memory, or write it by cells"):
+    with pytest.raises(
+        ValueError, match=r"stored by genes \(CSC\) and needs .* Raise memory, or write it by cells"
+    ):
         build(tmp_path, adata)
     assert stored(build(tmp_path, adata, memory="10MB")).n_obs == 400
 
@@ -620,11 +741,15 @@ def test_tokens_are_no_counts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="its layer holds tokens"):
         build(tmp_path, adata, layer="binned")
     adata.X = adata.layers["binned"].astype(np.float32)
-    with pytest.raises(ValueError, match=r"looks binned already \(its largest value is 5, n_bins=5\)"):
+    with pytest.raises(
+        ValueError, match=r"looks binned already \(its largest value is 5, n_bins=5\)"
+    ):
         build(tmp_path, adata, vocab=list(adata.var_names))
 
 
 def test_annbatch_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"Corpora need annbatch. Remedy: pip install 'scbert-cll\[corpus\]'"):
+    with pytest.raises(
+        ImportError, match=r"Corpora need annbatch. Remedy: pip install 'scbert-cll\[corpus\]'"
+    ):
         build(tmp_path, cells())

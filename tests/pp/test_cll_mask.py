@@ -65,7 +65,11 @@ def test_nothing_is_written():
 def test_thresholds_replace_the_search():
     adata = sample(CLL=200, T=100, monocyte=100)
     mask = sb.pp.cll_mask(
-        adata, markers=("CD19", "CD5"), exclude=(), normalize="none", thresholds={"CD19": 50, "CD5": 30}
+        adata,
+        markers=("CD19", "CD5"),
+        exclude=(),
+        normalize="none",
+        thresholds={"CD19": 50, "CD5": 30},
     )
     protein = adata.obsm["protein"]
     assert (mask == (protein["CD19"] >= 50) & (protein["CD5"] >= 30)).all()
@@ -90,8 +94,18 @@ def test_it_gates_the_simulated_patients():
             r"'CD19' does not part the 300 cells gated so far, nor the 0 others,.*thresholds=\{'CD19'",
         ),
         ({"CLL": 300, "T": 100}, {}, ValueError, "'CD5' does not part"),
-        ({"CLL": 300, "T": 100}, {"markers": ("CD19", "CD23")}, KeyError, "'CD23' is not among the 5 proteins"),
-        ({"CLL": 300, "T": 100}, {"markers": ("CD19",), "exclude": ("CD56",)}, KeyError, "'CD56' is not among"),
+        (
+            {"CLL": 300, "T": 100},
+            {"markers": ("CD19", "CD23")},
+            KeyError,
+            "'CD23' is not among the 5 proteins",
+        ),
+        (
+            {"CLL": 300, "T": 100},
+            {"markers": ("CD19",), "exclude": ("CD56",)},
+            KeyError,
+            "'CD56' is not among",
+        ),
         (
             {"CLL": 300, "T": 100},
             {"markers": ("CD19",), "exclude": ("CD14",)},

@@ -46,7 +46,9 @@ def test_the_most_abundant_probe_is_taken() -> None:
 
 def test_mean_of_the_probes() -> None:
     genes = pp.collapse_probes(
-        array([[1, 5, 3, 9, 9], [np.nan, 5, 2, 9, 9], [np.nan, np.nan, np.nan, 9, 9]]), GENES, method="mean"
+        array([[1, 5, 3, 9, 9], [np.nan, 5, 2, 9, 9], [np.nan, np.nan, np.nan, 9, 9]]),
+        GENES,
+        method="mean",
     )
     np.testing.assert_array_equal(genes.X, [[2, 5], [2, 5], [np.nan, np.nan]])
     assert genes.var["probe"].tolist() == ["p1 /// p3", "p2"]
@@ -54,23 +56,31 @@ def test_mean_of_the_probes() -> None:
 
 def test_a_probe_with_fewer_gaps_comes_first() -> None:
     values = [[1, 9, np.nan], [1, np.nan, np.nan]]
-    genes = pp.collapse_probes(array(values, ["a", "b", "c"]), dict.fromkeys("abc", "G") | {"c": "H"})
+    genes = pp.collapse_probes(
+        array(values, ["a", "b", "c"]), dict.fromkeys("abc", "G") | {"c": "H"}
+    )
     assert genes.var["probe"].to_dict() == {"G": "a", "H": "c"}
     assert np.isnan(genes[:, "H"].X).all(), "nothing is filled in"
 
 
 def test_equal_probes_keep_their_order() -> None:
-    assert pp.collapse_probes(array(np.ones((2, 3)), ["c", "a", "b"]), dict.fromkeys("abc", "G")).var[
-        "probe"
-    ].tolist() == ["c"]
+    assert pp.collapse_probes(
+        array(np.ones((2, 3)), ["c", "a", "b"]), dict.fromkeys("abc", "G")
+    ).var["probe"].tolist() == ["c"]
 
 
-@given(hnp.arrays(float, (3, 6), elements=st.floats(-5, 15)), st.lists(st.sampled_from("ABC"), min_size=6, max_size=6))
+@given(
+    hnp.arrays(float, (3, 6), elements=st.floats(-5, 15)),
+    st.lists(st.sampled_from("ABC"), min_size=6, max_size=6),
+)
 @settings(max_examples=30)
 def test_as_a_loop_would_do_it(values: np.ndarray, genes: list[str]) -> None:
     names = [f"p{i}" for i in range(6)]
     adata, of = array(values, names), dict(zip(names, genes, strict=True))
-    best, mean = pp.collapse_probes(adata, of).to_df(), pp.collapse_probes(adata, of, method="mean").to_df()
+    best, mean = (
+        pp.collapse_probes(adata, of).to_df(),
+        pp.collapse_probes(adata, of, method="mean").to_df(),
+    )
     assert best.columns.tolist() == mean.columns.tolist() == list(dict.fromkeys(genes))
     for gene in set(genes):
         own = values[:, [g == gene for g in genes]]
@@ -86,7 +96,9 @@ def test_a_probe_of_several_genes_is_left_out(several: str) -> None:
 
 
 def test_a_probe_on_two_rows() -> None:
-    table = pd.DataFrame({"probe": ["a", "a", "b", "b", "c", "c"], "gene": ["A", "B", "B", "B", "C", None]})
+    table = pd.DataFrame(
+        {"probe": ["a", "a", "b", "b", "c", "c"], "gene": ["A", "B", "B", "B", "C", None]}
+    )
     genes = pp.collapse_probes(array([[1, 2, 3]], ["a", "b", "c"]), table)
     assert genes.var_names.tolist() == ["B", "C"]
     assert genes.uns["collapse_probes"]["several_genes"].tolist() == ["a"]
@@ -105,11 +117,21 @@ def test_forms_of_the_table(tmp_path: Path) -> None:
     frame = pd.DataFrame({"probe": list(GENES), "gene": list(GENES.values())})
     frame.to_csv(tmp_path / "a.csv.gz", index=False)
     geo = frame.set_axis(["ID", "Gene Symbol"], axis=1).assign(GB_ACC="x")
-    (tmp_path / "GPL570.txt").write_text("#ID = Affymetrix probe\n" + geo.to_csv(sep="\t", index=False))
+    (tmp_path / "GPL570.txt").write_text(
+        "#ID = Affymetrix probe\n" + geo.to_csv(sep="\t", index=False)
+    )
     swapped = frame[["gene", "probe"]]
     two = frame.set_axis(["x", "y"], axis=1)
     expected = pp.collapse_probes(adata, GENES)
-    for form in ("symbol", frame, swapped, two, pd.Series(GENES), tmp_path / "a.csv.gz", str(tmp_path / "GPL570.txt")):
+    for form in (
+        "symbol",
+        frame,
+        swapped,
+        two,
+        pd.Series(GENES),
+        tmp_path / "a.csv.gz",
+        str(tmp_path / "GPL570.txt"),
+    ):
         found = pp.collapse_probes(adata, form)
         pd.testing.assert_frame_equal(found.to_df(), expected.to_df())
         pd.testing.assert_frame_equal(found.var, expected.var)
@@ -118,7 +140,11 @@ def test_forms_of_the_table(tmp_path: Path) -> None:
 def test_sparse_values_and_what_belongs_to_samples(tmp_path: Path) -> None:
     adata = array()
     adata.X = sparse.csr_matrix(adata.X)
-    adata.obsm["pca"], adata.layers["raw"], adata.uns["cohort"] = np.ones((2, 2)), adata.X.copy(), {"n": 1}
+    adata.obsm["pca"], adata.layers["raw"], adata.uns["cohort"] = (
+        np.ones((2, 2)),
+        adata.X.copy(),
+        {"n": 1},
+    )
     genes = pp.collapse_probes(adata, GENES, key_added="genes")
     assert genes.X.tolist() == [[3, 5], [2, 5]]
     assert genes.obs["x"].tolist() == [0, 1]
@@ -135,7 +161,8 @@ def test_sparse_values_and_what_belongs_to_samples(tmp_path: Path) -> None:
 def test_numbers_of_genes_are_told(ids: list[Any]) -> None:
     table = pd.DataFrame({"probe": ["a", "b", "c"], "gene": ids})
     with pytest.warns(
-        UserWarning, match=r"look like Entrez ids \('3676', '952'.*a signature has symbols: map them first"
+        UserWarning,
+        match=r"look like Entrez ids \('3676', '952'.*a signature has symbols: map them first",
     ):
         genes = pp.collapse_probes(array([[1, 2, 3]], ["a", "b", "c"]), table)
     assert genes.var_names.tolist()[:2] == ["3676", "952"]
@@ -151,7 +178,9 @@ def test_numbers_of_genes_are_told(ids: list[Any]) -> None:
         (GENES, {"method": "max"}, ValueError, "method must be one of 'max_mean', 'mean'; found 'max'"),
     ],
 )  # fmt: skip
-def test_what_is_refused(probes: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_what_is_refused(
+    probes: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         pp.collapse_probes(array(), probes, **options)
 
@@ -164,14 +193,20 @@ def test_probes_of_one_name() -> None:
 
 @pytest.mark.realdata
 def test_real_array(shared_file: Callable[[str], Path]) -> None:
-    adata = datasets.read_cohort(shared_file("data/sCLLex_exprs.csv.gz"), shared_file("data/sCLLex_pheno.csv"))
+    adata = datasets.read_cohort(
+        shared_file("data/sCLLex_exprs.csv.gz"), shared_file("data/sCLLex_pheno.csv")
+    )
     path = shared_file("data/hgu95A_probe_symbol.csv")
     with pytest.warns(UserWarning, match="Entrez ids"):
         assert "3676" in pp.collapse_probes(adata, path).var_names
-    names = pd.read_csv(shared_file("data/ncbi_alias_to_symbol_orgHs_3.16.tsv.gz"), sep="\t", dtype=str)
+    names = pd.read_csv(
+        shared_file("data/ncbi_alias_to_symbol_orgHs_3.16.tsv.gz"), sep="\t", dtype=str
+    )
     probes = pd.read_csv(path, dtype=str)
     symbols = names.drop_duplicates("entrez").set_index("entrez")["symbol"]
-    genes = pp.collapse_probes(adata, dict(zip(probes["probe"], probes["symbol"].map(symbols), strict=True)))
+    genes = pp.collapse_probes(
+        adata, dict(zip(probes["probe"], probes["symbol"].map(symbols), strict=True))
+    )
     assert genes.shape == (22, 8466)
     assert genes.var.loc["ITGA4", "n_probes"] == 2
     pair = adata[:, ["2061_at", "35731_at"]].to_df()

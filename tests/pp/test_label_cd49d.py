@@ -35,7 +35,9 @@ def cite(n=400, *, positive=0.5, far=80.0, seed=0):
 
 def as_mudata(adata, *, rna="rna", prot="prot"):
     protein = adata.obsm["protein"]
-    modality = AnnData(sparse.csr_matrix(protein.to_numpy()), obs=pd.DataFrame(index=adata.obs_names))
+    modality = AnnData(
+        sparse.csr_matrix(protein.to_numpy()), obs=pd.DataFrame(index=adata.obs_names)
+    )
     modality.var_names = protein.columns
     return md.MuData({rna: AnnData(adata.X.copy(), obs=adata.obs.copy()), prot: modality})
 
@@ -97,7 +99,9 @@ def test_levels_split_the_positive_cells_at_their_median():
 
 def test_quantile_labels_the_outer_parts_of_each_batch():
     adata = cite()
-    sb.pp.label_cd49d(adata, method="quantile", quantiles=(0.25, 0.75), batch_key="batch", donor_key="donor")
+    sb.pp.label_cd49d(
+        adata, method="quantile", quantiles=(0.25, 0.75), batch_key="batch", donor_key="donor"
+    )
     for _, cells in adata.obs.groupby("batch"):
         share = cells["cd49d"].value_counts(normalize=True, dropna=False)
         assert share["CD49d-"] == pytest.approx(0.25, abs=0.03)
@@ -115,10 +119,14 @@ def test_manual_threshold_pair_and_per_batch():
     level = np.log1p(adata.obsm["protein"]["CD49d"])
     level -= level.groupby(adata.obs["batch"]).transform("mean")
     cuts = {"x": (-0.5, 0.5), "y/z": 0.0}
-    sb.pp.label_cd49d(adata, method="manual", thresholds=cuts, batch_key="batch", normalize="clr_protein")
+    sb.pp.label_cd49d(
+        adata, method="manual", thresholds=cuts, batch_key="batch", normalize="clr_protein"
+    )
     x = adata.obs["batch"] == "x"
     expected = np.select(
-        [level >= np.where(x, 0.5, 0.0), np.where(x, level <= -0.5, level < 0)], ["CD49d+", "CD49d-"], ""
+        [level >= np.where(x, 0.5, 0.0), np.where(x, level <= -0.5, level < 0)],
+        ["CD49d+", "CD49d-"],
+        "",
     )
     assert (adata.obs["cd49d"].astype(object).fillna("") == expected).all()
     between = x & (level > -0.5) & (level < 0.5)
@@ -134,7 +142,13 @@ def test_batches_are_gated_apart():
     adata.obsm["protein"].loc[second, "CD49d"] *= (
         12  # another antibody lot: its negatives look like the first's positives
     )
-    sb.pp.label_cd49d(adata, batch_key="batch", normalize="none", method="manual", thresholds={"x": 20.0, "y/z": 240.0})
+    sb.pp.label_cd49d(
+        adata,
+        batch_key="batch",
+        normalize="none",
+        method="manual",
+        thresholds={"x": 20.0, "y/z": 240.0},
+    )
     sb.pp.label_cd49d(adata, batch_key="batch", normalize="clr_protein", key_added="fitted")
     agree = adata.obs["fitted"].notna()
     assert (adata.obs["fitted"][agree] == adata.obs["cd49d"][agree]).mean() > 0.98
@@ -146,14 +160,18 @@ def test_cells_outside_the_gate_stay_unlabelled_and_without_influence():
     by_column, by_series, alone = adata.copy(), adata.copy(), adata[inside].copy()
     by_column.obs["b"] = inside
     sb.pp.label_cd49d(by_column, cells="b", normalize="clr_protein")
-    sb.pp.label_cd49d(by_series, cells=pd.Series(inside, index=adata.obs_names)[::-1], normalize="clr_protein")
+    sb.pp.label_cd49d(
+        by_series, cells=pd.Series(inside, index=adata.obs_names)[::-1], normalize="clr_protein"
+    )
     sb.pp.label_cd49d(alone, normalize="clr_protein")
     sb.pp.label_cd49d(adata, cells=inside, normalize="clr_protein")
     for column in ("cd49d", "cd49d_level", "cd49d_score"):
         assert adata.obs[column][~inside].isna().all()
         pd.testing.assert_series_equal(adata.obs[column], by_column.obs[column])
         pd.testing.assert_series_equal(adata.obs[column], by_series.obs[column])
-    assert (adata.obs["cd49d"][inside].astype(object).eq(alone.obs["cd49d"].astype(object))).mean() > 0.99
+    assert (
+        adata.obs["cd49d"][inside].astype(object).eq(alone.obs["cd49d"].astype(object))
+    ).mean() > 0.99
 
 
 def test_gated_cells_set_the_zero_of_clr_across_cells():
@@ -161,7 +179,9 @@ def test_gated_cells_set_the_zero_of_clr_across_cells():
     inside = adata.obs["truth"].to_numpy()
     level = np.log1p(adata.obsm["protein"]["CD49d"])
     sb.pp.label_cd49d(adata, method="manual", thresholds=0.0, cells=inside, normalize="clr_protein")
-    assert ((adata.obs["cd49d"] == "CD49d+")[inside] == (level >= level[inside].mean())[inside]).all()
+    assert (
+        (adata.obs["cd49d"] == "CD49d+")[inside] == (level >= level[inside].mean())[inside]
+    ).all()
 
 
 def test_row_order_does_not_matter():
@@ -183,7 +203,9 @@ def test_mudata_writes_to_the_rna_and_pairs_by_name():
     for result in (out, mdata):
         assert "cd49d" not in result["prot"].obs
         pd.testing.assert_series_equal(result["rna"].obs["cd49d"], adata.obs["cd49d"])
-        pd.testing.assert_frame_equal(result["rna"].uns["cd49d"]["donors"], adata.uns["cd49d"]["donors"])
+        pd.testing.assert_frame_equal(
+            result["rna"].uns["cd49d"]["donors"], adata.uns["cd49d"]["donors"]
+        )
 
 
 def test_columns_of_the_mudata_itself_are_found():
@@ -203,20 +225,31 @@ def test_copy_and_survival_on_disk(tmp_path):
     out.write_h5ad(tmp_path / "x.h5ad")
     back = ad.read_h5ad(tmp_path / "x.h5ad")
     pd.testing.assert_frame_equal(
-        back.obs[["cd49d", "cd49d_level", "cd49d_score"]], out.obs[["cd49d", "cd49d_level", "cd49d_score"]]
+        back.obs[["cd49d", "cd49d_level", "cd49d_score"]],
+        out.obs[["cd49d", "cd49d_level", "cd49d_score"]],
     )
     for table in ("thresholds", "separation", "donors", "classes"):
-        pd.testing.assert_frame_equal(back.uns["cd49d"][table], out.uns["cd49d"][table], check_index_type=False)
+        pd.testing.assert_frame_equal(
+            back.uns["cd49d"][table], out.uns["cd49d"][table], check_index_type=False
+        )
     assert back.uns["cd49d"]["params"]["marker"] == "CD49d"
     assert back.uns["cd49d"]["params"]["batch_key"] == "batch"
-    assert out.uns["cd49d"]["classes"]["n_cells"].to_dict() == out.obs["cd49d"].value_counts().to_dict()
+    assert (
+        out.uns["cd49d"]["classes"]["n_cells"].to_dict()
+        == out.obs["cd49d"].value_counts().to_dict()
+    )
 
 
 @pytest.mark.parametrize("stored", ["array", "csr", "csc", "csr_array"])
 def test_every_kind_of_protein_matrix(stored):
     adata, reference = cite(), cite()
     protein = adata.obsm.pop("protein").to_numpy()
-    kinds = {"array": np.asarray, "csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "csr_array": sparse.csr_array}
+    kinds = {
+        "array": np.asarray,
+        "csr": sparse.csr_matrix,
+        "csc": sparse.csc_matrix,
+        "csr_array": sparse.csr_array,
+    }
     adata.obsm["protein"] = kinds[stored](protein)
     adata.uns["protein_names"] = np.array(NAMES)
     sb.pp.label_cd49d(adata)
@@ -279,9 +312,9 @@ def test_ashmans_d_and_bic_of_a_known_mixture():
     assert mixture.ashman_d == pytest.approx(np.sqrt(2) * 6 / np.sqrt(1 + 4), rel=0.02)
     assert mixture.means == pytest.approx([0, 6], abs=0.06)
     assert mixture.sds == pytest.approx([1, 2], rel=0.02)
-    one = -2 * np.log(np.exp(-((x - x.mean()) ** 2) / 2 / x.var()) / np.sqrt(2 * np.pi * x.var())).sum() + 2 * np.log(
-        x.size
-    )
+    one = -2 * np.log(
+        np.exp(-((x - x.mean()) ** 2) / 2 / x.var()) / np.sqrt(2 * np.pi * x.var())
+    ).sum() + 2 * np.log(x.size)
     assert mixture.bic_1 == pytest.approx(one, rel=1e-6)
 
 
@@ -293,7 +326,9 @@ def test_ashmans_d_and_bic_of_a_known_mixture():
     p=st.floats(0.02, 0.98),
 )
 def test_posterior_never_falls_and_cut_inverts_it(gap, sds, weight, p):
-    mixture = _mixture.Mixture(np.array([0.0, gap]), np.array(sds), np.array([1 - weight, weight]), 1.0, 0.0)
+    mixture = _mixture.Mixture(
+        np.array([0.0, gap]), np.array(sds), np.array([1 - weight, weight]), 1.0, 0.0
+    )
     x = np.linspace(-20, 30, 2001)
     posterior = mixture.posterior(x)
     assert (np.diff(posterior) >= -1e-12).all()
@@ -303,7 +338,9 @@ def test_posterior_never_falls_and_cut_inverts_it(gap, sds, weight, p):
         w / s * np.exp(-0.5 * ((between - m) / s) ** 2)
         for w, s, m in zip(mixture.weights, mixture.sds, mixture.means, strict=True)
     ]
-    np.testing.assert_allclose(mixture.posterior(between), density[1] / (density[0] + density[1]), atol=1e-9)
+    np.testing.assert_allclose(
+        mixture.posterior(between), density[1] / (density[0] + density[1]), atol=1e-9
+    )
     cut = mixture.cut(p)
     if np.isfinite(cut):
         assert mixture.posterior(np.array([cut]))[0] == pytest.approx(p, abs=1e-6)
@@ -311,12 +348,16 @@ def test_posterior_never_falls_and_cut_inverts_it(gap, sds, weight, p):
 
 def test_donor_table_on_the_simulated_patients():
     mdata = sb.datasets.cll_toy()
-    sb.pp.label_cd49d(mdata, cells=sb.pp.cll_mask(mdata), donor_key="donor", normalize="clr_protein")
+    sb.pp.label_cd49d(
+        mdata, cells=sb.pp.cll_mask(mdata), donor_key="donor", normalize="clr_protein"
+    )
     rna = mdata["rna"]
     donors = rna.uns["cd49d"]["donors"]
     above = rna.obs["cd49d_score"].dropna() >= 0.5
     np.testing.assert_allclose(
-        donors["pct_positive"], 100 * above.groupby(rna.obs["donor"], observed=True).mean(), atol=0.6
+        donors["pct_positive"],
+        100 * above.groupby(rna.obs["donor"], observed=True).mean(),
+        atol=0.6,
     )
     assert (donors["ci_low"] < donors["pct_positive"]).all()
     assert (donors["pct_positive"] < donors["ci_high"]).all()
@@ -329,7 +370,12 @@ def test_donor_table_on_the_simulated_patients():
 
 @pytest.mark.parametrize(
     ("share", "expected"),
-    [(0.02, "neg_homogeneous"), (0.98, "pos_homogeneous"), (0.2, "bimodal_low"), (0.5, "bimodal_high")],
+    [
+        (0.02, "neg_homogeneous"),
+        (0.98, "pos_homogeneous"),
+        (0.2, "bimodal_low"),
+        (0.5, "bimodal_high"),
+    ],
 )
 def test_clinical_class_by_the_rule_of_30_percent(share, expected):
     adata = cite(n=600)
@@ -337,7 +383,9 @@ def test_clinical_class_by_the_rule_of_30_percent(share, expected):
     truth = np.arange(600) % 2 == 0
     truth[300:] = np.arange(300) < share * 300
     rng = np.random.default_rng(3)
-    adata.obsm["protein"]["CD49d"] = rng.negative_binomial(12, 12 / (12 + np.where(truth, 100.0, 5.0))).astype(float)
+    adata.obsm["protein"]["CD49d"] = rng.negative_binomial(
+        12, 12 / (12 + np.where(truth, 100.0, 5.0))
+    ).astype(float)
     adata.obs["donor"] = donor
     sb.pp.label_cd49d(adata, donor_key="donor", normalize="clr_protein")
     row = adata.uns["cd49d"]["donors"].loc["patient"]
@@ -351,7 +399,9 @@ def test_two_populations_on_one_side_of_the_threshold_are_not_bimodal():
     adata.obs["donor"] = "A"
     for threshold, bimodal in ((20.0, True), (1.0, False)):
         cuts = np.log1p(threshold) - np.log1p(adata.obsm["protein"]["CD49d"]).mean()
-        sb.pp.label_cd49d(adata, method="manual", thresholds=cuts, donor_key="donor", normalize="clr_protein")
+        sb.pp.label_cd49d(
+            adata, method="manual", thresholds=cuts, donor_key="donor", normalize="clr_protein"
+        )
         assert adata.uns["cd49d"]["donors"].loc["A", "bimodal"] == bimodal
 
 
@@ -369,12 +419,15 @@ def test_one_population_gets_no_labels(far):
 
 
 @pytest.mark.parametrize(
-    ("mean", "size"), [(0.5, 50.0), (1.0, 50.0), (2.0, 50.0), (3.0, 2.0), (8.0, 1.0), (20.0, 1.0), (60.0, 2.0)]
+    ("mean", "size"),
+    [(0.5, 50.0), (1.0, 50.0), (2.0, 50.0), (3.0, 2.0), (8.0, 1.0), (20.0, 1.0), (60.0, 2.0)],
 )
 def test_counting_noise_and_skew_are_no_second_population(mean, size):
     adata = cite()
     rng = np.random.default_rng(5)
-    adata.obsm["protein"]["CD49d"] = rng.negative_binomial(size, size / (size + mean), adata.n_obs).astype(float)
+    adata.obsm["protein"]["CD49d"] = rng.negative_binomial(
+        size, size / (size + mean), adata.n_obs
+    ).astype(float)
     for normalize in ("clr_cell", "clr_protein"):
         unchanged(
             adata,
@@ -387,18 +440,23 @@ def test_counting_noise_and_skew_are_no_second_population(mean, size):
 def test_populations_a_few_counts_apart_are_none():
     adata = cite()
     rng = np.random.default_rng(0)
-    adata.obsm["protein"]["CD49d"] = rng.poisson(np.where(adata.obs["truth"], 3.4, 0.02)).astype(float)
+    adata.obsm["protein"]["CD49d"] = rng.poisson(np.where(adata.obs["truth"], 3.4, 0.02)).astype(
+        float
+    )
     match = r"medians 2\.\d\d sd of counting noise apart \(at least 3\)"
     unchanged(adata, lambda d: sb.pp.label_cd49d(d, normalize="clr_protein"), ValueError, match)
 
 
 def test_a_batch_with_one_population_is_named():
     adata = cite()
-    adata.obsm["protein"].loc[adata.obs["batch"] == "y/z", "CD49d"] = np.random.default_rng(0).poisson(
-        30, (adata.obs["batch"] == "y/z").sum()
-    )
+    adata.obsm["protein"].loc[adata.obs["batch"] == "y/z", "CD49d"] = np.random.default_rng(
+        0
+    ).poisson(30, (adata.obs["batch"] == "y/z").sum())
     unchanged(
-        adata, lambda d: sb.pp.label_cd49d(d, batch_key="batch", normalize="clr_protein"), ValueError, r"batch 'y/z'"
+        adata,
+        lambda d: sb.pp.label_cd49d(d, batch_key="batch", normalize="clr_protein"),
+        ValueError,
+        r"batch 'y/z'",
     )
     with pytest.raises(ValueError, match="two populations") as error:
         sb.pp.label_cd49d(adata, batch_key="batch", normalize="clr_protein")
@@ -409,7 +467,9 @@ def test_evidence_of_a_batch_too_small_for_a_mixture_is_missing_by_the_same_name
     adata = cite()
     small = (adata.obs["batch"] == "x") & (np.cumsum(adata.obs["batch"] == "x") <= 12)
     keep = small | (adata.obs["batch"] != "x")
-    sb.pp.label_cd49d(adata, method="quantile", batch_key="batch", cells=keep.to_numpy(), normalize="clr_protein")
+    sb.pp.label_cd49d(
+        adata, method="quantile", batch_key="batch", cells=keep.to_numpy(), normalize="clr_protein"
+    )
     separation = adata.uns["cd49d"]["separation"]
     assert list(separation) == [
         *("n_cells", "ashman_d", "valley", "bic_1", "bic_2", "count_gap"),
@@ -422,14 +482,21 @@ def test_evidence_of_a_batch_too_small_for_a_mixture_is_missing_by_the_same_name
 
 def test_too_few_cells_for_a_mixture():
     adata = cite()
-    unchanged(adata, lambda d: sb.pp.label_cd49d(d, cells=np.arange(d.n_obs) < 10), ValueError, "fewer than 20 cells")
+    unchanged(
+        adata,
+        lambda d: sb.pp.label_cd49d(d, cells=np.arange(d.n_obs) < 10),
+        ValueError,
+        "fewer than 20 cells",
+    )
 
 
 def test_a_donor_is_never_gated_alone():
     for method in ("gmm", "quantile"):
         unchanged(
             cite(),
-            lambda d, m=method: sb.pp.label_cd49d(d, batch_key="donor", donor_key="donor", method=m),
+            lambda d, m=method: sb.pp.label_cd49d(
+                d, batch_key="donor", donor_key="donor", method=m
+            ),
             ValueError,
             r"single donor.*'A', 'B', 'C', 'D'.*batch_key=None",
         )
@@ -490,7 +557,12 @@ def unpaired():
 
 
 BAD = {
-    "negative": (lambda: corrupt(-1.0), {}, ValueError, r"negative values, first -1 \(cell 'cell7', protein 'CD49d'\)"),
+    "negative": (
+        lambda: corrupt(-1.0),
+        {},
+        ValueError,
+        r"negative values, first -1 \(cell 'cell7', protein 'CD49d'\)",
+    ),
     "NaN": (
         lambda: corrupt(np.nan),
         {},
@@ -498,7 +570,12 @@ BAD = {
         r"NaN or infinite values, first nan \(cell 'cell7', protein 'CD49d'\)",
     ),
     "infinite": (lambda: corrupt(np.inf), {}, ValueError, "NaN or infinite"),
-    "not whole": (lambda: corrupt(1.5), {}, ValueError, r"not whole numbers, first 1\.5 .*normalize='none'"),
+    "not whole": (
+        lambda: corrupt(1.5),
+        {},
+        ValueError,
+        r"not whole numbers, first 1\.5 .*normalize='none'",
+    ),
     "missing marker": (
         cite,
         {"marker": "CD49e"},
@@ -517,18 +594,38 @@ BAD = {
         ValueError,
         "protein names of .* must be unique.*CD49d.*make_index_unique",
     ),
-    "constant": (constant, {"normalize": "clr_protein"}, ValueError, "same level .0. in all 400 gated cells"),
+    "constant": (
+        constant,
+        {"normalize": "clr_protein"},
+        ValueError,
+        "same level .0. in all 400 gated cells",
+    ),
     "no protein": (
         none_at_all,
         {},
         KeyError,
         r"adata\.obsm has none of the usual names.*it holds 'X_pca'.*protein_key",
     ),
-    "wrong key": (cite, {"protein_key": "adt"}, KeyError, r"'adt' is not in adata\.obsm; it has 'protein'"),
-    "two matrices": (two_matrices, {}, KeyError, "more than one of the usual names .'protein', 'adt'.*protein_key"),
+    "wrong key": (
+        cite,
+        {"protein_key": "adt"},
+        KeyError,
+        r"'adt' is not in adata\.obsm; it has 'protein'",
+    ),
+    "two matrices": (
+        two_matrices,
+        {},
+        KeyError,
+        "more than one of the usual names .'protein', 'adt'.*protein_key",
+    ),
     "no names": (without_names, {}, KeyError, r"without column names.*protein_names"),
     "wrong names": (wrong_names, {}, ValueError, "holds 3 names for the 6 columns"),
-    "10x": (antibodies_among_genes, {}, ValueError, "2 of 6 rows of var are no genes.*part them first.*mudata.MuData"),
+    "10x": (
+        antibodies_among_genes,
+        {},
+        ValueError,
+        "2 of 6 rows of var are no genes.*part them first.*mudata.MuData",
+    ),
     "unpaired": (
         unpaired,
         {},
@@ -547,7 +644,12 @@ BAD = {
         KeyError,
         r"mdata\.mod has none.*'rna', 'abs'.*protein_key",
     ),
-    "no donor": (cite, {"donor_key": "patient"}, KeyError, "'patient' is not in adata.obs; it has 'donor'"),
+    "no donor": (
+        cite,
+        {"donor_key": "patient"},
+        KeyError,
+        "'patient' is not in adata.obs; it has 'donor'",
+    ),
     "no cells column": (cite, {"cells": "is_b"}, KeyError, "'is_b' is not in adata.obs"),
     "cells not boolean": (
         cite,
@@ -555,14 +657,24 @@ BAD = {
         ValueError,
         r"obs\['donor'\] must hold one boolean for each of 400 cells",
     ),
-    "cells too short": (cite, {"cells": np.ones(3, dtype=bool)}, ValueError, "one boolean for each of 400 cells"),
+    "cells too short": (
+        cite,
+        {"cells": np.ones(3, dtype=bool)},
+        ValueError,
+        "one boolean for each of 400 cells",
+    ),
     "cells of others": (
         cite,
         {"cells": pd.Series([True], index=["z"])},
         ValueError,
         "says nothing about 400 cells: 'cell0'",
     ),
-    "no cell": (cite, {"cells": np.zeros(400, dtype=bool)}, ValueError, "selects none of the 400 cells"),
+    "no cell": (
+        cite,
+        {"cells": np.zeros(400, dtype=bool)},
+        ValueError,
+        "selects none of the 400 cells",
+    ),
     "method": (
         cite,
         {"method": "kmeans"},
@@ -583,8 +695,18 @@ BAD = {
         ValueError,
         "thresholds= belongs to method='manual' and is needed there",
     ),
-    "thresholds without manual": (cite, {"thresholds": 1.0}, ValueError, "found method='gmm', thresholds=1.0"),
-    "thresholds wrong way": (cite, {"method": "manual", "thresholds": (2.0, 1.0)}, ValueError, "low <= high"),
+    "thresholds without manual": (
+        cite,
+        {"thresholds": 1.0},
+        ValueError,
+        "found method='gmm', thresholds=1.0",
+    ),
+    "thresholds wrong way": (
+        cite,
+        {"method": "manual", "thresholds": (2.0, 1.0)},
+        ValueError,
+        "low <= high",
+    ),
     "thresholds NaN": (cite, {"method": "manual", "thresholds": np.nan}, ValueError, "finite"),
     "threshold missing": (
         cite,
@@ -605,7 +727,9 @@ BAD = {
 @pytest.mark.parametrize("word", ["Antibody Capture", "Custom", "ADT", "protein"])
 def test_the_remedy_for_antibodies_among_the_genes(word):
     adata = antibodies_among_genes()
-    adata.var["feature_types"] = adata.var["feature_types"].astype(str).replace("Antibody Capture", word)
+    adata.var["feature_types"] = (
+        adata.var["feature_types"].astype(str).replace("Antibody Capture", word)
+    )
     adata.var_names = [f"G{i}" for i in range(4)] + ["CD49d", "CD19"]
     with pytest.raises(ValueError, match="2 of 6 rows of var are no genes") as told:
         sb.pp.label_cd49d(adata)
@@ -630,7 +754,10 @@ def test_tied_quantiles():
     adata = cite()
     adata.obsm["protein"].loc[adata.obs_names[:300], "CD49d"] = 0.0
     unchanged(
-        adata, lambda d: sb.pp.label_cd49d(d, method="quantile"), ValueError, "fall on the same level.*'all'.*tied"
+        adata,
+        lambda d: sb.pp.label_cd49d(d, method="quantile"),
+        ValueError,
+        "fall on the same level.*'all'.*tied",
     )
 
 
@@ -684,7 +811,9 @@ def test_cd49d_of_bone_marrow_is_one_population(shared_file):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(("normalize", "d", "labelled"), [("clr_protein", 4.4, 0.94), ("clr_cell", 4.3, 0.93)])
+@pytest.mark.parametrize(
+    ("normalize", "d", "labelled"), [("clr_protein", 4.4, 0.94), ("clr_cell", 4.3, 0.93)]
+)
 def test_cd45ra_of_blood_is_two_populations(shared_file, normalize, d, labelled):
     adata = ad.read_h5ad(shared_file("data/pbmc_10k_cite.h5ad"))
     sb.pp.label_cd49d(adata, marker="CD45RA", key_added="cd45ra", normalize=normalize)

@@ -72,7 +72,11 @@ def test_a_marker_is_found_under_a_vendors_name(name):
         (["CD3-1", "CD3"], "CD3", "CD3"),
         (["CD4.1", "CD8"], "CD4", "CD4.1"),
         (["CD45-RA", "CD19"], "CD45RA", "CD45-RA"),
-        (["CD45RA:HI100|PTPRC|AHS0009|pAbO", "CD45|PTPRC|AHS0040|pAbO"], "CD45", "CD45|PTPRC|AHS0040|pAbO"),
+        (
+            ["CD45RA:HI100|PTPRC|AHS0009|pAbO", "CD45|PTPRC|AHS0040|pAbO"],
+            "CD45",
+            "CD45|PTPRC|AHS0040|pAbO",
+        ),
         (["Ms.CD19", "Hu.CD19"], "CD19", "Hu.CD19"),
         (["mCD19", "CD19-HIB19"], "CD19", "CD19-HIB19"),
         (["anti_mouse_CD19", "anti_mouse_CD3"], "CD19", "anti_mouse_CD19"),  # a study of mice
@@ -140,18 +144,24 @@ def test_the_protein_that_is_meant(names, marker, expected):
     ],
 )
 def test_another_protein_is_never_the_answer(names, marker):
-    with pytest.raises(KeyError, match=rf"{re.escape(repr(marker))} is not among the .*closest first"):
+    with pytest.raises(
+        KeyError, match=rf"{re.escape(repr(marker))} is not among the .*closest first"
+    ):
         found([*names, "HLA-DR"], marker)
 
 
 def test_two_matches_are_a_question_and_an_exact_name_is_its_answer():
     names = ["CD3-1", "CD3-2", "CD19"]
-    with pytest.raises(KeyError, match=r"'CD3' fits more than one protein.*'CD3-1', 'CD3-2'.*exactly, e.g. 'CD3-1'"):
+    with pytest.raises(
+        KeyError, match=r"'CD3' fits more than one protein.*'CD3-1', 'CD3-2'.*exactly, e.g. 'CD3-1'"
+    ):
         found(names, "CD3")
     assert found(names, "CD3-1") == "CD3-1"
 
 
-@pytest.mark.parametrize("best", ["Ms.CD49d", "CD49d/CD29", "CD49d tetramer", "CD49e", "ITGA4 control"])
+@pytest.mark.parametrize(
+    "best", ["Ms.CD49d", "CD49d/CD29", "CD49d tetramer", "CD49e", "ITGA4 control"]
+)
 def test_the_best_match_is_first_in_the_refusal(best):
     with pytest.raises(KeyError) as error:
         found([*(name for name in OTHERS if "49" not in name), "CD490", best], "CD49d")
@@ -164,10 +174,14 @@ def test_the_best_match_is_first_in_the_refusal(best):
 def test_cll_mask_finds_markers_as_words_and_tells_which():
     mdata = sc_cll.datasets.cll_toy()
     plain = sc_cll.pp.cll_mask(mdata)
-    mdata["prot"].var_names = [f"C{i:04}_anti-human_{name}" for i, name in enumerate(mdata["prot"].var_names)]
+    mdata["prot"].var_names = [
+        f"C{i:04}_anti-human_{name}" for i, name in enumerate(mdata["prot"].var_names)
+    ]
     mask = sc_cll.pp.cll_mask(mdata)
     pd.testing.assert_series_equal(mask, plain)
-    assert {m: p.split("_")[-1] for m, p in mask.attrs["proteins"].items()} == plain.attrs["proteins"]
+    assert {m: p.split("_")[-1] for m, p in mask.attrs["proteins"].items()} == plain.attrs[
+        "proteins"
+    ]
     assert set(mask.attrs["proteins"]) == set(mask.attrs["thresholds"])
 
 
@@ -192,8 +206,12 @@ def test_another_antibodys_values_block_nothing(wrong, as_mudata):
             adata.obsm["protein"].iloc[3, 4] = wrong
         if not as_mudata:
             return adata
-        values = pd.DataFrame({name: pd.to_numeric(v, errors="coerce") for name, v in adata.obsm["protein"].items()})
-        return md.MuData({"rna": adata, "prot": AnnData(sparse.csr_matrix(values), adata.obs, values.T[[]])})
+        values = pd.DataFrame(
+            {name: pd.to_numeric(v, errors="coerce") for name, v in adata.obsm["protein"].items()}
+        )
+        return md.MuData(
+            {"rna": adata, "prot": AnnData(sparse.csr_matrix(values), adata.obs, values.T[[]])}
+        )
 
     def label(data, **how):
         sc_cll.pp.label_cd49d(data, method="quantile", **how)
@@ -205,7 +223,9 @@ def test_another_antibodys_values_block_nothing(wrong, as_mudata):
             label(cells("CD38"), normalize=normalize)[0], label(cells(), normalize=normalize)[0]
         )
     data = cells("CD38")
-    with pytest.warns(UserWarning, match="1 of 5 proteins in .* are left out of the scale of a cell: 'CD38'"):
+    with pytest.warns(
+        UserWarning, match="1 of 5 proteins in .* are left out of the scale of a cell: 'CD38'"
+    ):
         got, params = label(data)
     expected, without = label(cells())
     pd.testing.assert_series_equal(got, expected)
@@ -217,9 +237,14 @@ def test_another_antibodys_values_block_nothing(wrong, as_mudata):
 def test_neither_do_they_for_the_mask_and_the_figure(how):
     mdata = sc_cll.datasets.cll_toy()
     other = next(
-        i for i, name in enumerate(mdata["prot"].var_names) if name not in ("CD49d", "CD19", "CD5", "CD3", "CD14")
+        i
+        for i, name in enumerate(mdata["prot"].var_names)
+        if name not in ("CD49d", "CD19", "CD5", "CD3", "CD14")
     )
-    values = np.asarray(mdata["prot"].X.todense() if sparse.issparse(mdata["prot"].X) else mdata["prot"].X, dtype=float)
+    values = np.asarray(
+        mdata["prot"].X.todense() if sparse.issparse(mdata["prot"].X) else mdata["prot"].X,
+        dtype=float,
+    )
     values[5, other] = np.nan
     mdata["prot"].X = values
     if how == "mask":
@@ -233,7 +258,9 @@ def test_missing_numbers_of_pandas_are_missing_values():
     adata.obsm["protein"] = adata.obsm["protein"].astype("Int64")
     adata.obsm["protein"].iloc[0, 1] = pd.NA
     sc_cll.pp.label_cd49d(adata, method="quantile", normalize="clr_protein")
-    with pytest.raises(ValueError, match=r"NaN or infinite values, first nan \(cell '0', protein 'CD19'\)"):
+    with pytest.raises(
+        ValueError, match=r"NaN or infinite values, first nan \(cell '0', protein 'CD19'\)"
+    ):
         sc_cll.pp.label_cd49d(adata, marker="CD19", method="quantile", normalize="clr_protein")
 
 
@@ -242,7 +269,10 @@ def test_names_made_unique_as_the_refusal_says():
     adata.obsm["protein"].columns = ["CD49d", "CD19", "CD19"]
     with pytest.raises(ValueError, match="must be unique") as error:
         sc_cll.pp.label_cd49d(adata, method="quantile")
-    exec(f"import anndata; {str(error.value).split('Remedy: ')[1].split(', or ')[0]}", {"adata": adata})  # noqa: S102
+    exec(
+        f"import anndata; {str(error.value).split('Remedy: ')[1].split(', or ')[0]}",
+        {"adata": adata},
+    )  # noqa: S102
     sc_cll.pp.label_cd49d(adata, marker="CD19", method="quantile", normalize="clr_protein")
     assert adata.uns["cd49d"]["params"]["protein"] == "CD19"
 
@@ -298,7 +328,9 @@ def test_intersect_obs_refuses_what_it_cannot_cut():
 def test_a_name_that_reads_like_the_marker_makes_it_a_question():
     """With CD14-1 in the panel, who drops separators reads two names as CD141; the word comes first."""
     names = ["CD14-1", "CD141_Thrombomodulin"]
-    with pytest.raises(KeyError, match=r"'CD141' fits more than one protein.*: 'CD141_Thrombomodulin', 'CD14-1';"):
+    with pytest.raises(
+        KeyError, match=r"'CD141' fits more than one protein.*: 'CD141_Thrombomodulin', 'CD14-1';"
+    ):
         found(names, "CD141")
     assert found(names, "CD141_Thrombomodulin") == "CD141_Thrombomodulin"
     assert found(["CD14-1", "CD141"], "CD141") == "CD141"

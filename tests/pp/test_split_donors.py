@@ -63,7 +63,11 @@ def test_parts_come_close_to_their_share_of_cells_and_classes():
     rng = np.random.default_rng(1)
     adata = patients(rng.integers(20, 120, 40), labels=rng.choice([0.02, 0.5, 0.97], 40))
     sb.pp.split_donors(adata, "donor", labels_key="y")
-    for cells in (adata.obs, adata.obs[adata.obs["y"] == "pos"], adata.obs[adata.obs["y"] == "neg"]):
+    for cells in (
+        adata.obs,
+        adata.obs[adata.obs["y"] == "pos"],
+        adata.obs[adata.obs["y"] == "neg"],
+    ):
         share = cells["split"].value_counts(normalize=True)
         assert share.to_dict() == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.02)
 
@@ -84,10 +88,19 @@ def test_it_is_about_as_even_as_any_split_and_the_seed_says_which():
     for rng in range(10):
         adata = patients(sizes)
         sb.pp.split_donors(adata, "donor", fractions=tuple(shares), rng=rng)
-        found.append(adata.obs.groupby("donor")["split"].first().map({"train": 0, "val": 1, "test": 2}).to_numpy())
+        found.append(
+            adata.obs.groupby("donor")["split"]
+            .first()
+            .map({"train": 0, "val": 1, "test": 2})
+            .to_numpy()
+        )
     best = deviation(sizes, possible, shares).min()
-    assert deviation(sizes, np.array(found), shares).max() <= best + 0.5 / (7 * 3)  # half a donor over three parts
-    assert len({tuple(np.flatnonzero(part == 0)) for part in found}) >= 5  # who trains; not only val and test swapped
+    assert deviation(sizes, np.array(found), shares).max() <= best + 0.5 / (
+        7 * 3
+    )  # half a donor over three parts
+    assert (
+        len({tuple(np.flatnonzero(part == 0)) for part in found}) >= 5
+    )  # who trains; not only val and test swapped
 
 
 def test_homogeneous_donors_leave_every_class_in_every_part():
@@ -127,14 +140,19 @@ def test_within_donors_every_stratum_keeps_the_shares_and_it_is_said():
     adata = patients([200, 300], labels=[0.3, 0.6])
     sb.pp.split_donors(adata, "donor", labels_key="y", unit="cell")
     share = pd.crosstab([adata.obs["donor"], adata.obs["y"]], adata.obs["split"], normalize="index")
-    np.testing.assert_allclose(share[["train", "val", "test"]], np.tile([0.7, 0.15, 0.15], (4, 1)), atol=0.02)
+    np.testing.assert_allclose(
+        share[["train", "val", "test"]], np.tile([0.7, 0.15, 0.15], (4, 1)), atol=0.02
+    )
     assert adata.uns["split"]["params"]["donors_shared"]
     assert adata.uns["split"]["params"]["unit"] == "cell"
 
 
 def test_seed_decides_the_cells_within_donors():
     adata = patients([200, 300])
-    a, b, c = (sb.pp.split_donors(adata, "donor", unit="cell", rng=r, copy=True).obs["split"] for r in (0, 0, 1))
+    a, b, c = (
+        sb.pp.split_donors(adata, "donor", unit="cell", rng=r, copy=True).obs["split"]
+        for r in (0, 0, 1)
+    )
     assert (a == b).all()
     assert (a != c).any()
 
@@ -148,26 +166,45 @@ def test_copy_and_survival_on_disk(tmp_path):
     out.write_h5ad(tmp_path / "x.h5ad")
     back = ad.read_h5ad(tmp_path / "x.h5ad")
     pd.testing.assert_series_equal(back.obs["split"], out.obs["split"])
-    assert back.uns["split"]["donors"]["n_CD4%2FCD8"].tolist() == out.uns["split"]["donors"]["n_CD4%2FCD8"].tolist()
+    assert (
+        back.uns["split"]["donors"]["n_CD4%2FCD8"].tolist()
+        == out.uns["split"]["donors"]["n_CD4%2FCD8"].tolist()
+    )
     assert list(back.uns["split"]["params"]["fractions"]) == [0.7, 0.15, 0.15]
 
 
 def test_one_and_two_donors_name_the_way_out():
-    unchanged(patients([30]), ValueError, r"holds 1 donors \('d00'\) for 3 parts.*unit='cell'.*optimistic", "donor")
-    unchanged(patients([30, 20]), ValueError, r"holds 2 donors.*fractions=\(0.5, 0, 0.5\).*unit='cell'", "donor")
+    unchanged(
+        patients([30]),
+        ValueError,
+        r"holds 1 donors \('d00'\) for 3 parts.*unit='cell'.*optimistic",
+        "donor",
+    )
+    unchanged(
+        patients([30, 20]),
+        ValueError,
+        r"holds 2 donors.*fractions=\(0.5, 0, 0.5\).*unit='cell'",
+        "donor",
+    )
 
 
 def test_missing_donors_are_named():
     adata = patients([10] * 4)
     adata.obs.loc["cell7", "donor"] = None
-    unchanged(adata, ValueError, r"adata\.obs\['donor'\] is missing for 1 cells \('cell7'\)", "donor")
+    unchanged(
+        adata, ValueError, r"adata\.obs\['donor'\] is missing for 1 cells \('cell7'\)", "donor"
+    )
 
 
 def test_a_class_that_cannot_be_in_train_is_named():
     adata = patients([20, 20, 20])
     adata.obs["y"] = adata.obs["donor"].map({"d00": "a", "d01": "b", "d02": "c"})
     unchanged(
-        adata, ValueError, r"Classes that cannot be in train.*only in 'd0\d'.*unit='cell'", "donor", labels_key="y"
+        adata,
+        ValueError,
+        r"Classes that cannot be in train.*only in 'd0\d'.*unit='cell'",
+        "donor",
+        labels_key="y",
     )
 
 
@@ -176,7 +213,12 @@ def test_a_class_that_cannot_be_in_train_is_named():
     [
         (("patient",), {}, KeyError, "'patient' is not in adata.obs; it has 'donor', 'y'"),
         (("donor",), {"labels_key": "cd49d"}, KeyError, "'cd49d' is not in adata.obs"),
-        (("donor",), {"fractions": (0.7, 0.2, 0.2)}, ValueError, "three shares .train, val, test.*sum 1"),
+        (
+            ("donor",),
+            {"fractions": (0.7, 0.2, 0.2)},
+            ValueError,
+            "three shares .train, val, test.*sum 1",
+        ),
         (("donor",), {"fractions": (0, 0.5, 0.5)}, ValueError, "train above 0"),
         (("donor",), {"fractions": (1.2, -0.1, -0.1)}, ValueError, "none negative"),
         (("donor",), {"fractions": (0.7, 0.3)}, ValueError, "three shares"),
@@ -192,7 +234,13 @@ def test_bad_input(args, kwargs, error, match):
 
 
 def test_cells_for_fewer_parts():
-    unchanged(patients([2]), ValueError, "at least one cell per part; found 2 cells for 3 parts", "donor", unit="cell")
+    unchanged(
+        patients([2]),
+        ValueError,
+        "at least one cell per part; found 2 cells for 3 parts",
+        "donor",
+        unit="cell",
+    )
 
 
 def test_a_view_is_refused():
@@ -202,10 +250,16 @@ def test_a_view_is_refused():
 
 @pytest.mark.parametrize("n_mixed", [1, 2, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_mixed_holds_donors_of_several_classes_out_where_there_are_any(n_mixed: int, seed: int) -> None:
+def test_mixed_holds_donors_of_several_classes_out_where_there_are_any(
+    n_mixed: int, seed: int
+) -> None:
     donor = np.repeat([f"d{i}" for i in range(10)], 40)
     is_mixed = np.isin(donor, [f"d{i}" for i in range(n_mixed)])
-    label = np.where(is_mixed, np.tile(["neg", "pos"], 200), np.where(np.isin(donor, ["d7", "d8", "d9"]), "pos", "neg"))
+    label = np.where(
+        is_mixed,
+        np.tile(["neg", "pos"], 200),
+        np.where(np.isin(donor, ["d7", "d8", "d9"]), "pos", "neg"),
+    )
     adata = AnnData(np.ones((400, 2), dtype="float32"))
     adata.obs["donor"], adata.obs["label"] = donor, label
     asked = {"labels_key": "label", "fractions": (0.6, 0.2, 0.2), "mixed": True, "rng": seed}

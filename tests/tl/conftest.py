@@ -17,7 +17,9 @@ FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progres
 def prepared() -> AnnData:
     """Cells × genes with tokens, labels, split, weights and gene vectors; copy before changing it."""
     mdata = sc_cll.datasets.cll_toy(n_cells=600, n_genes=250, rng=0)
-    sc_cll.pp.label_cd49d(mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor")
+    sc_cll.pp.label_cd49d(
+        mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor"
+    )
     adata = mdata["rna"].copy()
     sc_cll.pp.split_donors(adata, "donor", labels_key="cd49d", rng=0)
     sc_cll.pp.bin_expression(adata)
@@ -40,9 +42,17 @@ def unchanged():
     """Compare an AnnData with how it was: `with unchanged(adata): …`."""
 
     def summary(adata):
-        parts = {"X": adata.X, **{f"layer {k}": v for k, v in adata.layers.items() if k is not None}}
-        matrices = {k: (v.toarray() if hasattr(v, "toarray") else np.asarray(v)) for k, v in parts.items()}
-        keys = {name: sorted(map(str, getattr(adata, name).keys())) for name in ("obs", "var", "obsm", "varm", "uns")}
+        parts = {
+            "X": adata.X,
+            **{f"layer {k}": v for k, v in adata.layers.items() if k is not None},
+        }
+        matrices = {
+            k: (v.toarray() if hasattr(v, "toarray") else np.asarray(v)) for k, v in parts.items()
+        }
+        keys = {
+            name: sorted(map(str, getattr(adata, name).keys()))
+            for name in ("obs", "var", "obsm", "varm", "uns")
+        }
         return matrices, keys, adata.obs.copy(), list(adata.var_names)
 
     @contextmanager

@@ -109,11 +109,18 @@ def test_finetuning_learns_the_classes(corpus, classifier):
 
 
 def test_finetuning_from_scratch_and_balanced(corpus):
-    options = {"balance": ("kind", "donor"), "exclude_genes": ["G39"], "combine": "none", "network": SMALL}
+    options = {
+        "balance": ("kind", "donor"),
+        "exclude_genes": ["G39"],
+        "combine": "none",
+        "network": SMALL,
+    }
     model = sc_cll.tl.finetune(corpus, labels_key="kind", **TINY, **options)
     assert model.classes == list(KINDS)
     assert len(model.genes) == 39
-    with pytest.raises(KeyError, match=r"'cd49d' is not in the obs columns of .*obs_columns= of pp.build_corpus"):
+    with pytest.raises(
+        KeyError, match=r"'cd49d' is not in the obs columns of .*obs_columns= of pp.build_corpus"
+    ):
         sc_cll.tl.finetune(corpus, **TINY)
 
 
@@ -123,7 +130,9 @@ def test_a_training_that_is_called_again_goes_on_to_the_same_weights(corpus, tmp
     again = sc_cll.tl.pretrain(corpus, **TINY, **options)
     assert next(tmp_path.glob("run/step_*.ckpt"))
     weights = again.module.state_dict()
-    assert all((weights[name] == tensor).all() for name, tensor in first.module.state_dict().items())
+    assert all(
+        (weights[name] == tensor).all() for name, tensor in first.module.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +186,10 @@ def predicted(corpus, classifier, folder):
 def in_memory(corpus, classifier):
     """The same cells, through the verbs for cells in memory."""
     data = CorpusData(corpus)
-    parts = [data.cells(part, np.arange(data.corpus.n_cells(part)), obs=True) for part in ("train", "val")]
+    parts = [
+        data.cells(part, np.arange(data.corpus.n_cells(part)), obs=True)
+        for part in ("train", "val")
+    ]
     adata = ad.concat(parts)
     adata.uns["binned"] = parts[0].uns["binned"]
     sc_cll.tl.predict(adata, classifier)
@@ -187,7 +199,9 @@ def in_memory(corpus, classifier):
 
 def files(folder):
     """Every file and its bytes."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def test_predictions_are_those_of_the_same_cells_in_memory(predicted, in_memory):
@@ -198,12 +212,16 @@ def test_predictions_are_those_of_the_same_cells_in_memory(predicted, in_memory)
     assert list(predicted.obs["part"].value_counts()) == [240, 60]
     assert set(predicted.obs["source"]) == {f"{donor}.h5ad" for donor in range(5)}
     assert list(predicted.obs["scbert_pred"].cat.categories) == list(KINDS)
-    np.testing.assert_allclose(predicted.obs["scbert_score"], in_memory.obs["scbert_score"], atol=1e-6)
+    np.testing.assert_allclose(
+        predicted.obs["scbert_score"], in_memory.obs["scbert_score"], atol=1e-6
+    )
     np.testing.assert_allclose(predicted.obsm["X_scbert"], in_memory.obsm["X_scbert"], atol=1e-6)
     for table in ("scbert_proba", "linear_proba"):
         assert [_names.own(key) for key in predicted.obsm[table].columns] == list(KINDS)
         assert set(predicted.obsm[table].dtypes) == {np.dtype("float32")}
-        pd.testing.assert_frame_equal(predicted.obsm[table], in_memory.obsm[table], atol=1e-6, check_names=False)
+        pd.testing.assert_frame_equal(
+            predicted.obsm[table], in_memory.obsm[table], atol=1e-6, check_names=False
+        )
 
 
 def test_attention_of_groups_is_that_of_the_same_cells_in_memory(predicted, in_memory):
@@ -236,7 +254,9 @@ def same_results(found, expected):
     np.testing.assert_allclose(found.obsm["X_scbert"], expected.obsm["X_scbert"], atol=1e-6)
     for table in ("scbert_proba", "linear_proba"):
         pd.testing.assert_frame_equal(found.obsm[table], expected.obsm[table], atol=1e-6)
-    pd.testing.assert_frame_equal(found.varm["gene_attention"], expected.varm["gene_attention"], atol=1e-6)
+    pd.testing.assert_frame_equal(
+        found.varm["gene_attention"], expected.varm["gene_attention"], atol=1e-6
+    )
 
 
 def test_a_pretrained_model_embeds(corpus, pretrained, tmp_path):
@@ -260,7 +280,9 @@ def test_a_cell_can_be_unassigned(corpus, classifier, predicted, tmp_path):
 def test_a_model_from_elsewhere_finds_its_genes_by_name(folder, classifier, predicted, tmp_path):
     other = [*reversed(GENES), "NEW1", "NEW2"]
     paths = sorted(folder.glob("*.h5ad"))
-    sc_cll.pp.build_corpus(paths, tmp_path / "raw.zarr", vocab=other, obs_columns=["kind"], binned=False, min_matched=0)
+    sc_cll.pp.build_corpus(
+        paths, tmp_path / "raw.zarr", vocab=other, obs_columns=["kind"], binned=False, min_matched=0
+    )
     sc_cll.tl.predict_corpus(tmp_path / "raw.zarr", classifier, tmp_path / "a.zarr", groupby="kind")
     adata = ad.read_zarr(tmp_path / "a.zarr")[predicted.obs_names]
     np.testing.assert_allclose(adata.obsm["X_scbert"], predicted.obsm["X_scbert"], atol=1e-6)
@@ -271,8 +293,12 @@ def test_a_model_from_elsewhere_finds_its_genes_by_name(folder, classifier, pred
 
 
 def test_cells_without_a_token_have_no_prediction_and_are_counted(corpus, folder, tmp_path):
-    few = sc_cll.tl.finetune(corpus, labels_key="kind", **TINY, exclude_genes=GENES[5:], network=SMALL)
-    with pytest.warns(UserWarning, match=r"\d+ of 300 cells have no gene above bin 0 among the model's genes"):
+    few = sc_cll.tl.finetune(
+        corpus, labels_key="kind", **TINY, exclude_genes=GENES[5:], network=SMALL
+    )
+    with pytest.warns(
+        UserWarning, match=r"\d+ of 300 cells have no gene above bin 0 among the model's genes"
+    ):
         sc_cll.tl.predict_corpus(opened(corpus), few, tmp_path / "a.zarr", groupby="donor")
     adata = ad.read_zarr(tmp_path / "a.zarr")
     empty = np.isnan(adata.obsm["X_scbert"]).all(axis=1)
@@ -318,11 +344,15 @@ def test_a_call_that_was_cut_short_goes_on_to_the_same_bytes(
     first = len(json.loads(p.read_text())["done"] * "w") if (p := progress(out)).exists() else 0
     seen = []
     read = CorpusData.cells
-    monkeypatch.setattr(CorpusData, "cells", lambda *a, **k: seen.append(len(a[2])) or read(*a, **k))
+    monkeypatch.setattr(
+        CorpusData, "cells", lambda *a, **k: seen.append(len(a[2])) or read(*a, **k)
+    )
     sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
     assert files(out) == files(folder / "cells.zarr")
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
-    assert sum(seen) - 64 - 256 == 300 - 64 * first  # 64 to look at first, 256 for the floor of the attention
+    assert (
+        sum(seen) - 64 - 256 == 300 - 64 * first
+    )  # 64 to look at first, 256 for the floor of the attention
 
 
 def progress(out):
@@ -342,7 +372,9 @@ tl.predict_corpus(data, classifier, out, groupby="kind", shard=(int(number), int
 
 def process(corpus, saved, out, number=0, of=1):
     """Predict a share in a process of its own."""
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, *map(str, (corpus, saved, out, number, of))])
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, (corpus, saved, out, number, of))]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +383,9 @@ def saved(classifier, folder):
     return folder / "model"
 
 
-def test_a_process_that_was_killed_goes_on_to_the_same_bytes(corpus, classifier, saved, folder, predicted, tmp_path):
+def test_a_process_that_was_killed_goes_on_to_the_same_bytes(
+    corpus, classifier, saved, folder, predicted, tmp_path
+):
     out = tmp_path / "a.zarr"
     with process(corpus, saved, out) as running:
         while not progress(out).exists() and not out.exists():
@@ -372,7 +406,9 @@ def test_two_processes_at_once_share_the_cells(corpus, saved, folder, predicted,
     assert files(out).keys() == files(folder / "cells.zarr").keys()
 
 
-def test_shares_one_after_the_other_some_of_them_without_a_window(corpus, classifier, predicted, tmp_path):
+def test_shares_one_after_the_other_some_of_them_without_a_window(
+    corpus, classifier, predicted, tmp_path
+):
     out = tmp_path / "a.zarr"
     for number in (6, 5, 4, 0, 3, 2):
         sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind", shard=(number, 7))
@@ -397,17 +433,23 @@ def test_another_corpus_model_or_question_is_refused_by_name(
         (corpus, classifier, (("parts", ("val",)),)): "parts",
         (corpus, classifier, (("unassigned_below", 0.5),)): "unassigned_below",
     }.items():
-        with pytest.raises(ValueError, match=rf"a\.zarr\.writing holds .* begun differently: {named} \(was"):
+        with pytest.raises(
+            ValueError, match=rf"a\.zarr\.writing holds .* begun differently: {named} \(was"
+        ):
             sc_cll.tl.predict_corpus(opened(data), model, out, **dict(options))
     sc_cll.tl.predict_corpus(opened(corpus), classifier, out)
     assert ad.read_zarr(out).n_obs == 300
 
 
-def test_a_full_disk_is_said_and_gone_on_from(corpus, classifier, folder, predicted, tmp_path, monkeypatch):
+def test_a_full_disk_is_said_and_gone_on_from(
+    corpus, classifier, folder, predicted, tmp_path, monkeypatch
+):
     out = tmp_path / "a.zarr"
     full = OSError(errno.ENOSPC, "No space left on device")
     error = cut_short(monkeypatch, corpus, classifier, out, after=3, error=full, groupby="kind")
-    assert re.search(r"The disk is full; about 0\.0\d+ MB more.*call tl\.predict_corpus the same way", str(error))
+    assert re.search(
+        r"The disk is full; about 0\.0\d+ MB more.*call tl\.predict_corpus the same way", str(error)
+    )
     sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
     assert files(out) == files(folder / "cells.zarr")
 
@@ -431,8 +473,16 @@ def test_what_exists_is_left_alone(corpus, classifier, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"groupby": "cd49d"}, KeyError, r"groupby='cd49d' is no obs column of the corpus.*obs_columns="),
-        ({"parts": ["test"]}, ValueError, r"parts must name some of 'train', 'val', each once; found 'test'"),
+        (
+            {"groupby": "cd49d"},
+            KeyError,
+            r"groupby='cd49d' is no obs column of the corpus.*obs_columns=",
+        ),
+        (
+            {"parts": ["test"]},
+            ValueError,
+            r"parts must name some of 'train', 'val', each once; found 'test'",
+        ),
         ({"parts": ["val", "val"]}, ValueError, "each once; found 'val', 'val'"),
         ({"parts": []}, ValueError, "found none"),
         ({"unassigned_below": 2}, ValueError, "unassigned_below must be a number from 0 to 1"),
@@ -441,13 +491,17 @@ def test_what_exists_is_left_alone(corpus, classifier, tmp_path):
         ({"shard": 1}, ValueError, r"shard must be \(i, n\).*found 1"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(corpus, classifier, tmp_path, options, error, match):
+def test_bad_input_is_refused_before_anything_is_written(
+    corpus, classifier, tmp_path, options, error, match
+):
     with pytest.raises(error, match=match):
         sc_cll.tl.predict_corpus(corpus, classifier, tmp_path / "a.zarr", **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_models_that_do_not_fit_are_refused_before_anything_is_written(corpus, pretrained, folder, tmp_path):
+def test_models_that_do_not_fit_are_refused_before_anything_is_written(
+    corpus, pretrained, folder, tmp_path
+):
     out = tmp_path / "out" / "a.zarr"
     data = CorpusData(corpus)
     raw = ScBERTClassifier.from_pretrained(pretrained, data, labels_key="kind")
@@ -457,13 +511,19 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(corpus, p
         sc_cll.tl.predict_corpus(corpus, pretrained, out, unassigned_below=0.5)
     with pytest.raises(TypeError, match="Expected a model"):
         sc_cll.tl.predict_corpus(corpus, "model", out)
-    asked = {"vocab": [*GENES[:10], *(f"H{i}" for i in range(30))], "min_matched": 0, "val_fraction": 0}
+    asked = {
+        "vocab": [*GENES[:10], *(f"H{i}" for i in range(30))],
+        "min_matched": 0,
+        "val_fraction": 0,
+    }
     sc_cll.pp.build_corpus([folder / "0.h5ad"], tmp_path / "few.zarr", **asked)
     with pytest.raises(ValueError, match=r"10 of the model's 40 genes.*pp.build_corpus"):
         sc_cll.tl.predict_corpus(tmp_path / "few.zarr", pretrained, out)
     with pytest.raises(ValueError, match="The corpus has no cell in 'val'"):
         sc_cll.tl.predict_corpus(tmp_path / "few.zarr", pretrained, out, parts="val")
-    sc_cll.pp.build_corpus([folder / "0.h5ad"], tmp_path / "cut.zarr", vocab=GENES, method="quantile", val_fraction=0)
+    sc_cll.pp.build_corpus(
+        [folder / "0.h5ad"], tmp_path / "cut.zarr", vocab=GENES, method="quantile", val_fraction=0
+    )
     with pytest.raises(ValueError, match="binned differently"):
         sc_cll.tl.predict_corpus(tmp_path / "cut.zarr", pretrained, out)
     assert not out.parent.exists()
@@ -475,7 +535,9 @@ def test_columns_that_would_be_replaced_are_refused(folder, pretrained, tmp_path
     adata.write_h5ad(tmp_path / "0.h5ad")
     asked = {"vocab": GENES, "val_fraction": 0, "obs_columns": ["scbert_pred"]}
     sc_cll.pp.build_corpus([tmp_path / "0.h5ad"], tmp_path / "b.zarr", **asked)
-    with pytest.raises(ValueError, match="has obs columns 'scbert_pred', which predictions would replace"):
+    with pytest.raises(
+        ValueError, match="has obs columns 'scbert_pred', which predictions would replace"
+    ):
         sc_cll.tl.predict_corpus(tmp_path / "b.zarr", pretrained, tmp_path / "a.zarr")
 
 
@@ -484,32 +546,46 @@ def test_no_more_than_a_window_is_held(corpus, pretrained, tmp_path, monkeypatch
     read, written = [], []
     cells, write = CorpusData.cells, Store.write
     monkeypatch.setattr(
-        CorpusData, "cells", lambda self, part, rows, **kw: read.append(rows) or cells(self, part, rows)
+        CorpusData,
+        "cells",
+        lambda self, part, rows, **kw: read.append(rows) or cells(self, part, rows),
     )
-    monkeypatch.setattr(Store, "write", lambda self, row, found: written.append(found) or write(self, row, found))
+    monkeypatch.setattr(
+        Store, "write", lambda self, row, found: written.append(found) or write(self, row, found)
+    )
     data = CorpusData(corpus, chunk_size=10, preload_nchunks=3)
     sc_cll.tl.predict_corpus(data, pretrained, tmp_path / "a.zarr")
     assert max(len(rows) for rows in read[1:]) == 30  # the first are looked at before
     assert sum(len(rows) for rows in read[1:]) == 300
     results = [found["obsm/X_scbert"] for found in written if "obsm/X_scbert" in found]
     assert max(len(found) for found in results) == 30
-    largest = max(dataset["n_cells"] for part in ("train", "val") for dataset in data.corpus.datasets(part))
+    largest = max(
+        dataset["n_cells"] for part in ("train", "val") for dataset in data.corpus.datasets(part)
+    )
     assert max(len(column) for found in written for column in found.values()) == largest
 
 
 def resident() -> int:
     """Bytes of memory that this process holds."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    )
     return 1024 * int(line.split()[1])
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators give memory back on their own")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other allocators give memory back on their own"
+)
 def test_freed_memory_is_given_back_after_a_window(corpus, pretrained, tmp_path, monkeypatch):
     """Pieces between others in use stay with the process unless it hands them back."""
     original, kept = pretrained.get_latent_representation, []
 
     def scattered(*args, **kwargs):
-        blocks = [np.ones(8_000) for _ in range(4_000)]  # 256 MB, in pieces that are no mappings of their own
+        blocks = [
+            np.ones(8_000) for _ in range(4_000)
+        ]  # 256 MB, in pieces that are no mappings of their own
         kept.append(blocks[-1])
         return original(*args, **kwargs)
 
@@ -547,5 +623,7 @@ def test_where_the_store_is_laid_anew_every_share_begins_anew(
 
     monkeypatch.setattr(Store, "write", noting)
     sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
-    assert seen == [0, 64, 128, 192, 240, 256], "each window once, in their order; one of them has cells of both parts"
+    assert seen == [0, 64, 128, 192, 240, 256], (
+        "each window once, in their order; one of them has cells of both parts"
+    )
     assert files(out) == files(folder / "cells.zarr")

@@ -60,7 +60,12 @@ def spied(cells):
     cells.obsm["protein"] = pd.DataFrame({"CD49d": np.arange(cells.n_obs)}, index=cells.obs_names)
     cells.obs["secret"] = cells.obs["label"]
     sc_cll.tl.cross_validate(
-        cells, labels_key="label", models={"spy": Spy()}, n_repeats=1, protein_key="protein", metrics=["macro_f1"]
+        cells,
+        labels_key="label",
+        models={"spy": Spy()},
+        n_repeats=1,
+        protein_key="protein",
+        metrics=["macro_f1"],
     )
     return cells, list(Spy.seen)
 
@@ -101,7 +106,13 @@ def test_a_model_is_handed_counts_labels_and_donors_and_nothing_else(spied) -> N
 @pytest.mark.parametrize("scheme", ["leave_one_donor_out", "group_kfold", "random_cell"])
 def test_every_labelled_cell_is_scored_once_per_repeat(cells, scheme) -> None:
     sc_cll.tl.cross_validate(
-        cells, labels_key="label", models=["majority"], scheme=scheme, n_repeats=2, n_splits=3, metrics=["macro_f1"]
+        cells,
+        labels_key="label",
+        models=["majority"],
+        scheme=scheme,
+        n_repeats=2,
+        n_splits=3,
+        metrics=["macro_f1"],
     )
     table = cells.obsm["cv_proba"]
     labelled = cells.obs["label"].notna().to_numpy()
@@ -118,13 +129,17 @@ def test_every_labelled_cell_is_scored_once_per_repeat(cells, scheme) -> None:
 
 
 def test_scores_are_those_of_the_out_of_fold_predictions(cells) -> None:
-    sc_cll.tl.cross_validate(cells, labels_key="label", models=["gene_only"], n_repeats=1, n_bootstrap=20)
+    sc_cll.tl.cross_validate(
+        cells, labels_key="label", models=["gene_only"], n_repeats=1, n_bootstrap=20
+    )
     known = cells.obs["label"].notna().to_numpy()
     truth = (cells.obs["label"] == "pos").to_numpy()[known]
     proba = cells.obsm["cv_proba"]["gene_only|0|pos"].to_numpy()[known]
     scores = cells.uns["cv"]["scores"].set_index("metric")["value"]
     assert scores["auroc"] == pytest.approx(roc_auc_score(truth, proba), abs=1e-6)
-    assert scores["macro_f1"] == pytest.approx(f1_score(truth, proba > 0.5, average="macro"), abs=1e-12)
+    assert scores["macro_f1"] == pytest.approx(
+        f1_score(truth, proba > 0.5, average="macro"), abs=1e-12
+    )
     assert cells.uns["cv"]["unit"] == "donor"
     assert cells.uns["cv"]["n_units"] == 10
 
@@ -136,7 +151,12 @@ def test_a_user_brings_a_classifier_of_scikit_learn(cells) -> None:
         "none": "majority",
     }
     sc_cll.tl.cross_validate(
-        cells, labels_key="cd49d_true", models=models, scheme="group_kfold", n_repeats=1, metrics=["macro_f1", "auroc"]
+        cells,
+        labels_key="cd49d_true",
+        models=models,
+        scheme="group_kfold",
+        n_repeats=1,
+        metrics=["macro_f1", "auroc"],
     )
     found = sc_cll.get.evaluation(cells, metric="macro_f1").set_index("model")["estimate"]
     assert found["mine"] > found["none"] + 0.15
@@ -150,17 +170,28 @@ def test_scbert_goes_through_the_same_folds(cells) -> None:
         n_splits=2, n_repeats=1, metrics=["auroc"], n_bootstrap=50,
     )  # fmt: skip
     differences = cells.uns["cv"]["differences"]
-    assert "arm" in set(differences["model"]), "scBERT is never the baseline, its linear part may be"
+    assert "arm" in set(differences["model"]), (
+        "scBERT is never the baseline, its linear part may be"
+    )
     assert set(differences["reference"]) <= {"gene_only", "arm_linear"}
-    assert set(cells.uns["cv"]["scores"]["model"]) == {"arm", "arm_network", "arm_linear", "gene_only"}
-    joined, network, linear = (np.log(cells.obsm["cv_proba"][f"arm{p}|0|CD49d+"]) for p in ("", "_network", "_linear"))
+    assert set(cells.uns["cv"]["scores"]["model"]) == {
+        "arm",
+        "arm_network",
+        "arm_linear",
+        "gene_only",
+    }
+    joined, network, linear = (
+        np.log(cells.obsm["cv_proba"][f"arm{p}|0|CD49d+"]) for p in ("", "_network", "_linear")
+    )
     assert (joined <= np.maximum(network, linear) + 1e-4).all()
     assert cells.obsm["cv_proba"]["arm|0|CD49d+"].between(0, 1).all()
 
 
 def test_all_of_it_survives_a_file(cells, tmp_path) -> None:
     cells.obs["three"] = pd.Categorical(
-        np.array(["a/b", "low", "high"])[np.arange(cells.n_obs) % 3], ["a/b", "low", "high"], ordered=True
+        np.array(["a/b", "low", "high"])[np.arange(cells.n_obs) % 3],
+        ["a/b", "low", "high"],
+        ordered=True,
     )
     sc_cll.tl.cross_validate(cells, labels_key="three", models=CHEAP, n_repeats=1, n_bootstrap=20)
     cells.write_h5ad(tmp_path / "a.h5ad")
@@ -168,7 +199,9 @@ def test_all_of_it_survives_a_file(cells, tmp_path) -> None:
     pd.testing.assert_frame_equal(back.obsm["cv_proba"], cells.obsm["cv_proba"])
     for name, value in cells.uns["cv"].items():
         if isinstance(value, pd.DataFrame):
-            pd.testing.assert_frame_equal(back.uns["cv"][name], value, check_dtype=False, check_categorical=False)
+            pd.testing.assert_frame_equal(
+                back.uns["cv"][name], value, check_dtype=False, check_categorical=False
+            )
     assert back.uns["cv"]["params"]["scheme"] == "leave_one_donor_out"
     assert "kappa_quadratic" in set(back.uns["cv"]["scores"].dropna()["metric"])
 
@@ -202,7 +235,13 @@ def fickle():
 
 
 def test_a_finished_fold_is_not_computed_twice(cells, fickle, tmp_path) -> None:
-    call = {"labels_key": "label", "models": {"m": Fickle()}, "n_repeats": 1, "metrics": ["auroc"], "n_bootstrap": 10}
+    call = {
+        "labels_key": "label",
+        "models": {"m": Fickle()},
+        "n_repeats": 1,
+        "metrics": ["auroc"],
+        "n_bootstrap": 10,
+    }
     whole = sc_cll.tl.cross_validate(cells, **call, copy=True)
     n_folds, fickle.n_fits = fickle.n_fits, 0
     assert n_folds == 10
@@ -225,8 +264,16 @@ def test_a_finished_fold_is_not_computed_twice(cells, fickle, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("change", ["data", "labels", "seed"])
-def test_what_was_computed_for_something_else_is_not_taken_over(cells, fickle, tmp_path, change) -> None:
-    call = {"labels_key": "label", "models": {"m": Fickle()}, "n_repeats": 1, "metrics": ["auroc"], "n_bootstrap": 10}
+def test_what_was_computed_for_something_else_is_not_taken_over(
+    cells, fickle, tmp_path, change
+) -> None:
+    call = {
+        "labels_key": "label",
+        "models": {"m": Fickle()},
+        "n_repeats": 1,
+        "metrics": ["auroc"],
+        "n_bootstrap": 10,
+    }
     sc_cll.tl.cross_validate(cells, **call, checkpoint=tmp_path)
     fickle.n_fits = 0
     if change == "data":
@@ -242,7 +289,13 @@ def test_what_was_computed_for_something_else_is_not_taken_over(cells, fickle, t
 
 
 def test_the_same_seed_gives_the_same_numbers(cells) -> None:
-    call = {"labels_key": "label", "models": ["logistic_sgd"], "n_repeats": 1, "metrics": ["auroc"], "n_bootstrap": 50}
+    call = {
+        "labels_key": "label",
+        "models": ["logistic_sgd"],
+        "n_repeats": 1,
+        "metrics": ["auroc"],
+        "n_bootstrap": 50,
+    }
     first, second = (sc_cll.tl.cross_validate(cells, **call, copy=True) for _ in range(2))
     pd.testing.assert_frame_equal(first.obsm["cv_proba"], second.obsm["cv_proba"])
     pd.testing.assert_frame_equal(first.uns["cv"]["summary"], second.uns["cv"]["summary"])
@@ -255,9 +308,16 @@ def test_permuted_labels_are_at_chance(cells) -> None:
         labels = np.random.default_rng(seed).permutation(np.arange(cells.n_obs) % 2).astype(str)
         cells.obs["random"] = pd.Categorical(labels)
         sc_cll.tl.cross_validate(
-            cells, labels_key="random", models=["pseudobulk"], scheme="group_kfold", n_repeats=1, metrics=["auroc"]
+            cells,
+            labels_key="random",
+            models=["pseudobulk"],
+            scheme="group_kfold",
+            n_repeats=1,
+            metrics=["auroc"],
         )
-        found.append(cells.uns["cv"]["summary"].loc["0", ["low", "estimate", "high"]].to_numpy(float))
+        found.append(
+            cells.uns["cv"]["summary"].loc["0", ["low", "estimate", "high"]].to_numpy(float)
+        )
     low, estimate, high = np.transpose(found)
     assert abs(estimate.mean() - 0.5) < 0.08
     assert ((low < 0.5) & (high > 0.5)).sum() >= 3
@@ -269,7 +329,9 @@ def test_errors_say_which_model_and_fold(cells) -> None:
             raise FloatingPointError("overflow")
 
     with pytest.raises(FloatingPointError) as caught:
-        sc_cll.tl.cross_validate(cells, labels_key="label", models={"broken": Broken()}, n_repeats=1)
+        sc_cll.tl.cross_validate(
+            cells, labels_key="label", models={"broken": Broken()}, n_repeats=1
+        )
     assert "While cross-validating 'broken', repeat 1, fold 1." in caught.value.__notes__
 
 
@@ -277,7 +339,9 @@ def test_errors_say_which_model_and_fold(cells) -> None:
 
 
 def bad(cells: AnnData, **kwargs: Any) -> None:
-    sc_cll.tl.cross_validate(cells, **{"labels_key": "label", "models": ["majority"], "n_repeats": 1} | kwargs)
+    sc_cll.tl.cross_validate(
+        cells, **{"labels_key": "label", "models": ["majority"], "n_repeats": 1} | kwargs
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,7 +355,11 @@ def bad(cells: AnnData, **kwargs: Any) -> None:
         ({"models": []}, ValueError, "names no model"),
         ({"models": {"x": 3}}, TypeError, "classifier"),
         ({"scheme": "loo"}, ValueError, "scheme must be one of"),
-        ({"scheme": "group_kfold", "n_splits": 50}, ValueError, "at least 50 donors with labelled cells, found 10"),
+        (
+            {"scheme": "group_kfold", "n_splits": 50},
+            ValueError,
+            "at least 50 donors with labelled cells, found 10",
+        ),
         ({"metrics": ["f1"]}, ValueError, "metrics must be one of"),
         ({"n_repeats": 0}, ValueError, "n_repeats must be"),
         ({"positive_from": 130.0}, ValueError, "positive_from must be"),
@@ -309,7 +377,10 @@ def test_bad_arguments(cells, unchanged, kwargs, error, message) -> None:
 def test_resampled_rows_are_refused(cells, unchanged) -> None:
     sc_cll.pp.split_donors(cells, "donor", labels_key="label")
     sc_cll.pp.balance(cells, "label", method="oversample")
-    with unchanged(cells), pytest.raises(ValueError, match=r"cells were added by resampling \(.*-copy1"):
+    with (
+        unchanged(cells),
+        pytest.raises(ValueError, match=r"cells were added by resampling \(.*-copy1"),
+    ):
         bad(cells)
 
 
@@ -322,7 +393,10 @@ def test_copies_of_a_cell_on_both_sides_are_refused(cells, unchanged, scheme) ->
     dense = cells.X.toarray()
     dense[second[:10]] = dense[first[:10]]
     copied = AnnData(dense, obs=cells.obs, var=cells.var)
-    with unchanged(copied), pytest.raises(ValueError, match="same counts as another one on the other side of a fold"):
+    with (
+        unchanged(copied),
+        pytest.raises(ValueError, match="same counts as another one on the other side of a fold"),
+    ):
         bad(copied, scheme=scheme, n_splits=10)
 
 
@@ -339,14 +413,25 @@ def test_one_class_or_logarithms_are_refused(cells, unchanged) -> None:
 def test_a_model_that_ranks_nothing_is_at_chance(cells, scheme) -> None:
     """Pooled over folds, the share of positives that it was trained on would rank the folds, and the wrong way round."""
     metrics = ["macro_f1", "auroc", "auroc_within", "auprc", "brier"]
-    call = {"labels_key": "label", "models": ["majority", "logistic_sgd"], "n_repeats": 2, "n_bootstrap": 40}
+    call = {
+        "labels_key": "label",
+        "models": ["majority", "logistic_sgd"],
+        "n_repeats": 2,
+        "n_bootstrap": 40,
+    }
     sc_cll.tl.cross_validate(cells, **call, scheme=scheme, n_splits=4, metrics=metrics)
     summary = sc_cll.get.evaluation(cells, model="majority").set_index("metric")
-    assert summary.loc[["auroc", "auroc_within"], ["estimate", "low", "high"]].eq(0.5).all(axis=None)
+    assert (
+        summary.loc[["auroc", "auroc_within"], ["estimate", "low", "high"]].eq(0.5).all(axis=None)
+    )
     positive = (cells.obs["label"].dropna() == "pos").mean()
     assert summary.loc["auprc", "estimate"] == pytest.approx(positive)
-    assert summary.loc["auroc", "note"].startswith("the model says the same of every cell of a fold")
-    assert summary.loc["brier", "estimate"] > positive * (1 - positive)  # its probabilities are still those it gave
+    assert summary.loc["auroc", "note"].startswith(
+        "the model says the same of every cell of a fold"
+    )
+    assert summary.loc["brier", "estimate"] > positive * (
+        1 - positive
+    )  # its probabilities are still those it gave
     axes = sc_cll.pl.evaluation(cells, show=False)
     assert [ax.get_title() for ax in axes] == ["macro-F1", "AUROC within donors"]
     dots = [c.get_offsets() for c in axes[1].collections if isinstance(c, PathCollection)]

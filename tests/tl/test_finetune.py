@@ -46,7 +46,10 @@ def test_model_none_trains_from_scratch_and_the_same_seed_gives_the_same(prepare
 def test_the_comparison_is_of_what_the_object_holds(trained):
     adata, _, classifier = trained
     table = adata.uns["scbert"]["comparison"].set_index(["part", "model"])
-    assert adata.uns["scbert"]["linear"] == {"combine": "average", "strength": classifier.linear_.strength}
+    assert adata.uns["scbert"]["linear"] == {
+        "combine": "average",
+        "strength": classifier.linear_.strength,
+    }
     assert list(table.index.levels[0]) == ["test", "val"]
     assert set(table.loc["test"].index) == {"logistic regression", "network", "predicted"}
     held = {"predicted": "scbert_proba", "logistic regression": "linear_proba"}
@@ -58,7 +61,9 @@ def test_the_comparison_is_of_what_the_object_holds(trained):
         truth = (adata.obs["cd49d"][cells] == "CD49d+").to_numpy().astype(int)
         assert row["n_cells"] == cells.sum()
         assert row["macro_f1"] == pytest.approx(f1_score(truth, proba.argmax(1), average="macro"))
-        assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, proba.argmax(1)))
+        assert row["balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(truth, proba.argmax(1))
+        )
         assert row["auroc"] == pytest.approx(roc_auc_score(truth, proba[:, 1]))
         assert row["log_loss"] == pytest.approx(log_loss(truth, proba))
 
@@ -93,7 +98,11 @@ def with_protein(adata):
 
 
 def test_proteins_of_training_cells_are_learned_from_and_needed_for_nothing_else(prepared):
-    plain, adata, other = prepared.copy(), with_protein(prepared.copy()), with_protein(prepared.copy())
+    plain, adata, other = (
+        prepared.copy(),
+        with_protein(prepared.copy()),
+        with_protein(prepared.copy()),
+    )
     held = (other.obs["split"] == "test").to_numpy()
     other.obsm["protein"].loc[held] = 0
     sc_cll.tl.finetune(plain, **FAST)
@@ -102,7 +111,9 @@ def test_proteins_of_training_cells_are_learned_from_and_needed_for_nothing_else
     assert adata.uns["scbert"]["params"]["protein_key"] == "protein"
     assert not np.array_equal(adata.obsm["scbert_proba"], plain.obsm["scbert_proba"])
     np.testing.assert_array_equal(adata.obsm["linear_proba"], plain.obsm["linear_proba"])
-    np.testing.assert_array_equal(adata.obsm["scbert_proba"][held], other.obsm["scbert_proba"][held])
+    np.testing.assert_array_equal(
+        adata.obsm["scbert_proba"][held], other.obsm["scbert_proba"][held]
+    )
     sc_cll.tl.predict(prepared_again := prepared.copy(), classifier)
     np.testing.assert_array_equal(prepared_again.obsm["scbert_proba"], adata.obsm["scbert_proba"])
 
@@ -134,7 +145,11 @@ def relabelled(adata, values):
     [
         (lambda a: a.obs.pop("split"), KeyError, "'split' is not in adata.obs.*pp.split_donors"),
         (lambda a: a.obs.pop("cd49d"), KeyError, "'cd49d' is not in adata.obs; it has .*'donor'"),
-        (lambda a: relabelled(a, ["one"] * a.n_obs), ValueError, "at least two classes; found 'one'"),
+        (
+            lambda a: relabelled(a, ["one"] * a.n_obs),
+            ValueError,
+            "at least two classes; found 'one'",
+        ),
         (lambda a: relabelled(a, [None] * a.n_obs), ValueError, "at least two classes; found none"),
         (
             lambda a: relabelled(a, np.where(a.obs["split"] == "test", "b", "a")),
@@ -160,7 +175,10 @@ def test_a_protein_without_counts_is_left_out_and_named(prepared, wrong):
     plain, adata = with_protein(prepared.copy()), with_protein(prepared.copy())
     adata.obsm["protein"].insert(1, "CD38", [wrong, *[1.0] * (adata.n_obs - 1)])
     sc_cll.tl.finetune(plain, protein_key="protein", **FAST)
-    with pytest.warns(UserWarning, match="1 of 3 proteins in .* missing or negative values and are left out: 'CD38'"):
+    with pytest.warns(
+        UserWarning,
+        match="1 of 3 proteins in .* missing or negative values and are left out: 'CD38'",
+    ):
         sc_cll.tl.finetune(adata, protein_key="protein", **FAST)
     np.testing.assert_array_equal(adata.obsm["scbert_proba"], plain.obsm["scbert_proba"])
 
@@ -168,7 +186,11 @@ def test_a_protein_without_counts_is_left_out_and_named(prepared, wrong):
 @pytest.mark.parametrize(
     ("choices", "error", "match"),
     [
-        ({"combine": "sum"}, ValueError, "combine must be one of 'none', 'average', 'residual'; found 'sum'"),
+        (
+            {"combine": "sum"},
+            ValueError,
+            "combine must be one of 'none', 'average', 'residual'; found 'sum'",
+        ),
         ({"freeze": "half"}, ValueError, "freeze must be one of"),
         ({"donor_key": "patient"}, KeyError, "'patient' is not in adata.obs"),
         ({"protein_key": "adt"}, KeyError, "adt.* is not in adata.obsm"),

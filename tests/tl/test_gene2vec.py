@@ -80,13 +80,18 @@ def test_what_differs_between_donors_makes_no_pair(planted: AnnData) -> None:
     adata = planted.copy()
     high = (adata.obs["donor"].isin(["d0", "d1"])).to_numpy()
     dense = adata.X.toarray()
-    dense[:, -30:-20] = np.random.default_rng(0).poisson(np.where(high, 6.0, 0.4)[:, None], (600, 10))
+    dense[:, -30:-20] = np.random.default_rng(0).poisson(
+        np.where(high, 6.0, 0.4)[:, None], (600, 10)
+    )
     adata.X = sparse.csr_matrix(dense)
-    apart, together = (skip_gram(adata, n_dims=32, donor_key=key, copy=True) for key in ("donor", None))
+    apart, together = (
+        skip_gram(adata, n_dims=32, donor_key=key, copy=True) for key in ("donor", None)
+    )
 
     def closeness(adata: AnnData) -> float:
         return float(
-            cosine(adata)[-30:-20, -30:-20][np.triu_indices(10, 1)].mean() - cosine(adata)[-30:-20, :-30].mean()
+            cosine(adata)[-30:-20, -30:-20][np.triu_indices(10, 1)].mean()
+            - cosine(adata)[-30:-20, :-30].mean()
         )
 
     assert closeness(together) > 0.3
@@ -104,7 +109,11 @@ def test_same_seed_same_vectors(planted: AnnData) -> None:
 
 @pytest.mark.parametrize("kind", ["csc", "dense", "csr_array"])
 def test_matrix_form_does_not_matter(planted: AnnData, kind: str) -> None:
-    forms = {"csc": sparse.csc_matrix, "dense": lambda x: x.toarray(), "csr_array": sparse.csr_array}
+    forms = {
+        "csc": sparse.csc_matrix,
+        "dense": lambda x: x.toarray(),
+        "csr_array": sparse.csr_array,
+    }
     other = planted.copy()
     other.X = forms[kind](planted.X)
     expected = skip_gram(planted, n_dims=8, epochs=2, copy=True)
@@ -116,7 +125,9 @@ def test_held_out_cells_are_not_seen(planted: AnnData) -> None:
     adata = planted.copy()
     adata.obs["split"] = pd.Categorical(np.where(np.arange(600) % 4 == 3, "test", "train"))
     changed = adata.copy()
-    changed.X = sparse.vstack([adata.X[[i]][:, :: -1 if i % 4 == 3 else 1] for i in range(600)], format="csr")
+    changed.X = sparse.vstack(
+        [adata.X[[i]][:, :: -1 if i % 4 == 3 else 1] for i in range(600)], format="csr"
+    )
     first, second = (tl.gene2vec(a, n_dims=16, copy=True) for a in (adata, changed))
     assert_array_equal(first.varm["gene2vec"], second.varm["gene2vec"])
     assert first.uns["gene2vec"]["n_cells"] == 450
@@ -142,15 +153,21 @@ def test_metacells_keep_every_cell_once_and_their_size(planted: AnnData) -> None
     assert capped.uns["gene2vec"]["n_metacells"] <= 50
 
 
-@pytest.mark.parametrize("k", [3, 25, 100])  # beyond the positive correlations, and beyond the number of genes
-def test_partners_in_blocks_equal_the_whole_correlation_matrix(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "k", [3, 25, 100]
+)  # beyond the positive correlations, and beyond the number of genes
+def test_partners_in_blocks_equal_the_whole_correlation_matrix(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = np.random.default_rng(0).normal(size=(40, 30))
     unit = (values - values.mean(axis=0)).astype(np.float32)
     unit /= np.linalg.norm(unit, axis=0)
     monkeypatch.setattr(private, "_BLOCK", 7)
     r = np.corrcoef(values.T)
     np.fill_diagonal(r, -2)
-    expected = {tuple(sorted((i, int(j)))) for i in range(30) for j in np.argsort(r[i])[-k:] if r[i, j] > 0}
+    expected = {
+        tuple(sorted((i, int(j)))) for i in range(30) for j in np.argsort(r[i])[-k:] if r[i, j] > 0
+    }
     assert {tuple(map(int, p)) for p in private._partners(unit, k)} == expected
 
 
@@ -171,7 +188,9 @@ def table(planted: AnnData) -> pd.DataFrame:
     """Vectors of all genes but two, and of some that the data do not have, in another order."""
     rng = np.random.default_rng(5)
     names = [*planted.var_names[2:], "OTHER1", "OTHER2"]
-    return pd.DataFrame(rng.normal(size=(len(names), 6)).astype(np.float32), index=names).sample(frac=1, random_state=1)
+    return pd.DataFrame(rng.normal(size=(len(names), 6)).astype(np.float32), index=names).sample(
+        frac=1, random_state=1
+    )
 
 
 def keyed(table: pd.DataFrame) -> KeyedVectors:
@@ -190,7 +209,9 @@ def as_form(table: pd.DataFrame, form: str, folder: Path) -> object:
             keyed(table).save_word2vec_format(str(folder / "v"), binary=form == "binary")
             return folder / "v"
         case "tabs, no header":
-            lines = (f"{gene}\t{' '.join(map(repr, map(float, row)))}\n" for gene, row in table.T.items())
+            lines = (
+                f"{gene}\t{' '.join(map(repr, map(float, row)))}\n" for gene, row in table.T.items()
+            )
             (folder / "v.txt").write_text("".join(lines))
             return str(folder / "v.txt")
     np.save(folder / "v.npy", table.to_numpy())
@@ -202,17 +223,30 @@ def as_form(table: pd.DataFrame, form: str, folder: Path) -> object:
     }[form]
 
 
-FORMS = ["DataFrame", "KeyedVectors", "text", "binary", "tabs, no header", "npy", "npy, names file", "npy, names"]
+FORMS = [
+    "DataFrame",
+    "KeyedVectors",
+    "text",
+    "binary",
+    "tabs, no header",
+    "npy",
+    "npy, names file",
+    "npy, names",
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_ready_vectors_go_by_name(planted: AnnData, table: pd.DataFrame, tmp_path: Path, form: str) -> None:
+def test_ready_vectors_go_by_name(
+    planted: AnnData, table: pd.DataFrame, tmp_path: Path, form: str
+) -> None:
     adata = tl.gene2vec(planted, vectors=as_form(table, form, tmp_path), copy=True)
     expected = table.reindex(planted.var_names).fillna(0).to_numpy()
     assert_allclose(adata.varm["gene2vec"], expected, rtol=1e-5, atol=1e-6)  # text formats round
     assert adata.uns["gene2vec"]["n_genes_with_vector"] == 148
     shuffled = as_form(table.iloc[::-1], form, tmp_path)
-    assert_array_equal(tl.gene2vec(planted, vectors=shuffled, copy=True).varm["gene2vec"], adata.varm["gene2vec"])
+    assert_array_equal(
+        tl.gene2vec(planted, vectors=shuffled, copy=True).varm["gene2vec"], adata.varm["gene2vec"]
+    )
 
 
 def test_ready_vectors_need_no_counts(planted: AnnData, table: pd.DataFrame) -> None:
@@ -268,7 +302,12 @@ def bad_vectors(case: str, table: pd.DataFrame, folder: Path) -> object:
     ],
 )
 def test_bad_vectors(
-    planted: AnnData, table: pd.DataFrame, tmp_path: Path, case: str, error: type[Exception], message: str
+    planted: AnnData,
+    table: pd.DataFrame,
+    tmp_path: Path,
+    case: str,
+    error: type[Exception],
+    message: str,
 ) -> None:
     adata = planted.copy()
     with pytest.raises(error, match=message):
@@ -291,7 +330,9 @@ def test_bad_vectors(
         ({"min_detected": 1}, ValueError, "No two genes are co-expressed"),
     ],
 )
-def test_bad_options(planted: AnnData, options: dict[str, object], error: type[Exception], message: str) -> None:
+def test_bad_options(
+    planted: AnnData, options: dict[str, object], error: type[Exception], message: str
+) -> None:
     adata = planted.copy()
     with pytest.raises(error, match=message):
         skip_gram(adata, **options)
@@ -304,7 +345,9 @@ def test_bad_matrix(planted: AnnData) -> None:
         tl.gene2vec(AnnData(planted.X.log1p(), var=planted.var))
     empty = planted.copy()
     empty.X = sparse.diags((np.arange(600) != 3).astype(np.float32)) @ empty.X
-    with pytest.raises(ValueError, match=r"1 cells have no counts in the training cells \('cell3'\)"):
+    with pytest.raises(
+        ValueError, match=r"1 cells have no counts in the training cells \('cell3'\)"
+    ):
         tl.gene2vec(empty)
     with pytest.raises(ValueError, match="view of another AnnData"):
         tl.gene2vec(planted[:, :100], n_dims=4, epochs=1)
@@ -324,7 +367,10 @@ def test_copy_leaves_the_original(planted: AnnData) -> None:
 def test_hallmark_genes_are_closer_than_chance(shared_file) -> None:
     """Two genes of one MSigDB hallmark set lie closer than two genes of different sets."""
     adata = ad.read_h5ad(shared_file("data/sorted_pbmc.h5ad"))
-    sets = [set(line.split("\t")[2:]) for line in shared_file("data/h.all.v7.4.symbols.gmt").read_text().splitlines()]
+    sets = [
+        set(line.split("\t")[2:])
+        for line in shared_file("data/h.all.v7.4.symbols.gmt").read_text().splitlines()
+    ]
     tl.gene2vec(adata, n_dims=50, min_detected=0.1)
     member = np.array([[gene in s for s in sets] for gene in adata.var_names], dtype=np.float32)
     used = (member.sum(axis=1) > 0) & (np.abs(adata.varm["gene2vec"]).sum(axis=1) > 0)
@@ -345,7 +391,9 @@ def test_products_of_vectors_are_correlations(planted: AnnData) -> None:
     r = np.corrcoef(np.log2(1 + 1e4 * x / x.sum(1, keepdims=True)), rowvar=False)
     products = few.varm["gene2vec"] @ few.varm["gene2vec"].T
     apart = ~np.eye(40, dtype=bool)
-    assert np.corrcoef(products[apart], r[apart])[0, 1] > 0.97  # the solver leaves one direction of forty out
+    assert (
+        np.corrcoef(products[apart], r[apart])[0, 1] > 0.97
+    )  # the solver leaves one direction of forty out
 
 
 def test_genes_of_a_module_are_close_by_singular_values(planted: AnnData) -> None:
@@ -364,7 +412,9 @@ def test_dimensions_that_the_cells_do_not_span_are_zero(planted: AnnData) -> Non
     used = np.abs(few.varm["gene2vec"]).max(axis=0) > 0
     assert used[:11].all()
     assert not used[11:].any()
-    with pytest.raises(ValueError, match=r"vectors need two of each\. Use more cells, lower min_detected"):
+    with pytest.raises(
+        ValueError, match=r"vectors need two of each\. Use more cells, lower min_detected"
+    ):
         tl.gene2vec(planted, min_detected=1.0)
     with pytest.raises(ValueError, match="method must be one of"):
         tl.gene2vec(planted, method="pca")
@@ -382,7 +432,9 @@ def test_donors_that_would_not_be_looked_at_are_refused(planted: AnnData) -> Non
     ):
         tl.gene2vec(planted, n_dims=8, donor_key="donor")
     ready = pd.DataFrame(np.ones((planted.n_vars, 4)), planted.var_names)
-    with pytest.raises(ValueError, match=r"donor_key='donor' has no effect on ready vectors \(vectors=\)"):
+    with pytest.raises(
+        ValueError, match=r"donor_key='donor' has no effect on ready vectors \(vectors=\)"
+    ):
         tl.gene2vec(planted, vectors=ready, method="skip_gram", donor_key="donor")
     tl.gene2vec(planted, n_dims=8, method="skip_gram", epochs=1, donor_key="donor")
     assert planted.uns["gene2vec"]["params"]["donor_key"] == "donor"

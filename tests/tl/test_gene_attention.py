@@ -38,7 +38,9 @@ def test_gene_and_cell_order_do_not_matter(trained):
     adata, _, classifier = trained
     expected = sc_cll.tl.gene_attention(adata, classifier, copy=True).varm["gene_attention"]
     turned = adata[::-1, ::-1].copy()
-    found = sc_cll.tl.gene_attention(turned, classifier, batch_size=13, copy=True).varm["gene_attention"]
+    found = sc_cll.tl.gene_attention(turned, classifier, batch_size=13, copy=True).varm[
+        "gene_attention"
+    ]
     np.testing.assert_allclose(found.loc[expected.index], expected, atol=1e-7)
 
 
@@ -55,13 +57,17 @@ def test_uniform_attention_is_told(trained):
     assert 0 < floor < 0.9
     loud = sc_cll.ScBERTClassifier.from_pretrained(trained[1], adata, labels_key="cd49d")
     with torch.no_grad():
-        loud.module.blocks[0].attention.qkv.weight[32:64] *= 100  # keys so long that their features vanish
+        loud.module.blocks[0].attention.qkv.weight[32:64] *= (
+            100  # keys so long that their features vanish
+        )
     with pytest.warns(UserWarning, match="Attention is nearly uniform: 100% of its features"):
         result = sc_cll.tl.gene_attention(adata, loud, copy=True)
     # what is left is how often a gene attends: each cell spreads its attention evenly
     tokens = adata.layers["binned"][(adata.obs["cd49d"] == "CD49d+").to_numpy()]
     even = (tokens > 0).multiply(1 / np.diff(tokens.indptr)[:, None]).mean(0)
-    np.testing.assert_allclose(result.varm["gene_attention"]["CD49d+"], np.asarray(even).ravel(), rtol=0.05, atol=1e-5)
+    np.testing.assert_allclose(
+        result.varm["gene_attention"]["CD49d+"], np.asarray(even).ravel(), rtol=0.05, atol=1e-5
+    )
 
 
 def test_bad_input_is_refused(trained, unchanged):

@@ -48,7 +48,9 @@ def test_groups_are_means_over_the_cells_of_their_donors(learned) -> None:
     adata, model = learned
     sb.tl.gene_attribution(adata, model, groupby="label", donor_key="donor")
     alone = sb.tl.gene_attribution(adata, model, groupby="label", copy=True)
-    pd.testing.assert_frame_equal(adata.varm["gene_attribution"], alone.varm["gene_attribution"], rtol=1e-4, atol=1e-7)
+    pd.testing.assert_frame_equal(
+        adata.varm["gene_attribution"], alone.varm["gene_attribution"], rtol=1e-4, atol=1e-7
+    )
     assert set(adata.varm["gene_attribution_donors"]) == {
         f"{d}|{g}" for d, g in zip(adata.obs["donor"], adata.obs["label"], strict=True)
     }
@@ -67,7 +69,9 @@ def test_the_gate_gradient_says_what_leaving_a_token_out_does(learned) -> None:
     adata, model = learned
     some = adata[::8].copy()
     sb.tl.gene_attribution(some, model, groupby="label", key_added="gate")
-    sb.tl.gene_attribution(some, model, method="occlusion", n_cells=None, groupby="label", key_added="drop")
+    sb.tl.gene_attribution(
+        some, model, method="occlusion", n_cells=None, groupby="label", key_added="drop"
+    )
     for group in ("negative", "positive"):
         assert np.corrcoef(some.varm["gate"][group], some.varm["drop"][group])[0, 1] > 0.9
 
@@ -76,7 +80,9 @@ def test_the_gate_gradient_says_what_leaving_a_token_out_does(learned) -> None:
 def test_an_attribution_does_not_survive_without_what_was_learned(learned, part) -> None:
     adata, model = learned
     sb.tl.gene_attribution(adata, model, groupby="label", key_added="trained")
-    sb.tl.gene_attribution(adata, model.randomized(part), groupby="label", split_key="none", key_added="random")
+    sb.tl.gene_attribution(
+        adata, model.randomized(part), groupby="label", split_key="none", key_added="random"
+    )
     both = [adata.varm[name].mean(axis=1).abs() for name in ("trained", "random")]
     assert both[0].corr(both[1], method="spearman") < 0.5
     planted = (adata.var["truth"] != 0).to_numpy()
@@ -87,7 +93,9 @@ def test_an_attribution_does_not_survive_without_what_was_learned(learned, part)
 def test_occlusion_of_some_genes_leaves_the_others_missing(learned) -> None:
     adata, model = learned
     genes = list(adata.var_names[adata.var["truth"] != 0][:4])
-    sb.tl.gene_attribution(adata, model, method="occlusion", genes=genes, groupby="label", donor_key="donor", n_cells=5)
+    sb.tl.gene_attribution(
+        adata, model, method="occlusion", genes=genes, groupby="label", donor_key="donor", n_cells=5
+    )
     found = adata.varm["gene_attribution"]
     assert found.loc[genes].notna().all(axis=None)
     assert found.drop(genes).isna().all(axis=None)
@@ -95,16 +103,30 @@ def test_occlusion_of_some_genes_leaves_the_others_missing(learned) -> None:
     assert adata.uns["gene_attribution"]["params"]["n_cells"] == 5
     by_donor = adata.varm["gene_attribution_donors"].loc[genes]
     positive = [c for c in by_donor if c.endswith("|positive")]
-    n = [((adata.obs["donor"] == c.split("|")[0]) & (adata.obs["label"] == "positive")).sum() for c in positive]
-    np.testing.assert_allclose(found.loc[genes, "positive"], np.average(by_donor[positive], axis=1, weights=n))
+    n = [
+        ((adata.obs["donor"] == c.split("|")[0]) & (adata.obs["label"] == "positive")).sum()
+        for c in positive
+    ]
+    np.testing.assert_allclose(
+        found.loc[genes, "positive"], np.average(by_donor[positive], axis=1, weights=n)
+    )
 
 
 def test_sets_are_dropped_together(learned, tmp_path) -> None:
     adata, model = learned
     truth = adata.var["truth"]
-    sets = {name: list(truth.index[truth == code][:6]) for name, code in (("up", 1), ("down", -1), ("neither", 0))}
+    sets = {
+        name: list(truth.index[truth == code][:6])
+        for name, code in (("up", 1), ("down", -1), ("neither", 0))
+    }
     sb.tl.gene_attribution(
-        adata, model, method="group_occlusion", gene_sets=sets, groupby="label", donor_key="donor", n_cells=4
+        adata,
+        model,
+        method="group_occlusion",
+        gene_sets=sets,
+        groupby="label",
+        donor_key="donor",
+        n_cells=4,
     )
     assert "gene_attribution" not in adata.varm
     adata.write_h5ad(tmp_path / "a.h5ad")
@@ -120,13 +142,21 @@ def test_sets_are_dropped_together(learned, tmp_path) -> None:
 
 def test_a_difference_in_attention_is_that_within_the_donor(learned) -> None:
     adata, model = learned
-    adata.obs["label"] = adata.obs["label"].where((adata.obs["donor"] != "D01") | (adata.obs["label"] == "positive"))
-    sb.tl.gene_attribution(adata, model, method="attention", groupby="label", donor_key="donor", key_added="a")
-    sb.tl.gene_attribution(adata, model, method="attention_difference", groupby="label", donor_key="donor")
+    adata.obs["label"] = adata.obs["label"].where(
+        (adata.obs["donor"] != "D01") | (adata.obs["label"] == "positive")
+    )
+    sb.tl.gene_attribution(
+        adata, model, method="attention", groupby="label", donor_key="donor", key_added="a"
+    )
+    sb.tl.gene_attribution(
+        adata, model, method="attention_difference", groupby="label", donor_key="donor"
+    )
     found, itself = adata.varm["gene_attribution"], adata.varm["a"]
     np.testing.assert_allclose(found["positive"], itself["positive"] - itself["negative"])
     donors, of_donors = adata.varm["gene_attribution_donors"], adata.varm["a_donors"]
-    np.testing.assert_allclose(donors["D02|negative"], of_donors["D02|negative"] - of_donors["D02|positive"])
+    np.testing.assert_allclose(
+        donors["D02|negative"], of_donors["D02|negative"] - of_donors["D02|positive"]
+    )
     assert donors["D01|positive"].isna().all()
     assert list(donors) == list(of_donors)
     of_three = adata[adata.obs["label"].notna()].copy()
@@ -138,24 +168,37 @@ def test_layers_and_heads_are_kept_and_shown_to_follow_abundance(learned, tmp_pa
     adata, model = learned
     sb.tl.gene_attribution(adata, model, method="attention", per_layer=True, groupby="label")
     layers, record = adata.varm["gene_attribution_layers"], adata.uns["gene_attribution"]
-    assert set(layers) == {f"{group}|0|{head}" for group in ("negative", "positive") for head in range(4)}
+    assert set(layers) == {
+        f"{group}|0|{head}" for group in ("negative", "positive") for head in range(4)
+    }
     np.testing.assert_allclose(layers.sum(), 1)
-    np.testing.assert_allclose(layers.filter(like="positive|").mean(axis=1), adata.varm["gene_attribution"]["positive"])
+    np.testing.assert_allclose(
+        layers.filter(like="positive|").mean(axis=1), adata.varm["gene_attribution"]["positive"]
+    )
     table = record["layers"].set_index(["group", "layer", "head"])["abundance"]
     own = adata[adata.obs["label"] == "positive"].layers["binned"].toarray().sum(axis=0)
-    expected = pd.Series(own[own > 0]).corr(pd.Series(layers["positive|0|2"].to_numpy()[own > 0]), method="spearman")
+    expected = pd.Series(own[own > 0]).corr(
+        pd.Series(layers["positive|0|2"].to_numpy()[own > 0]), method="spearman"
+    )
     assert table["positive", 0, "2"] == pytest.approx(expected)
     assert table["positive", 0, "mean"] > 0.8
     assert record["attention_floor"].shape == (1,)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    pd.testing.assert_frame_equal(ad.read_h5ad(tmp_path / "a.h5ad").uns["gene_attribution"]["layers"], record["layers"])
+    pd.testing.assert_frame_equal(
+        ad.read_h5ad(tmp_path / "a.h5ad").uns["gene_attribution"]["layers"], record["layers"]
+    )
 
 
 def test_genes_the_model_does_not_know_have_zero(learned) -> None:
     adata, model = learned
-    wider = ad.concat([adata, ad.AnnData(np.zeros((adata.n_obs, 1)), adata.obs, pd.DataFrame(index=["OTHER"]))], axis=1)
+    wider = ad.concat(
+        [adata, ad.AnnData(np.zeros((adata.n_obs, 1)), adata.obs, pd.DataFrame(index=["OTHER"]))],
+        axis=1,
+    )
     wider.obs, wider.uns = adata.obs, {"binned": adata.uns["binned"]}
-    wider.layers["binned"] = sparse.hstack([adata.layers["binned"], sparse.csr_matrix((adata.n_obs, 1), dtype="uint8")])
+    wider.layers["binned"] = sparse.hstack(
+        [adata.layers["binned"], sparse.csr_matrix((adata.n_obs, 1), dtype="uint8")]
+    )
     wider.layers["binned"] = wider.layers["binned"].tocsr()
     for kwargs in ({}, {"method": "occlusion", "genes": ["ITGA4"], "n_cells": 2}):
         sb.tl.gene_attribution(wider, model, groupby="label", **kwargs)
@@ -166,8 +209,12 @@ def test_a_network_trained_on_permuted_labels_is_told() -> None:
     adata = sb.datasets.planted_donors(n_cells=80, n_genes=100, n_planted=18, rng=0)
     rng = np.random.default_rng(0)
     by_donor = adata.obs.groupby("donor", observed=True)["label"]
-    adata.obs["label"] = by_donor.transform(lambda label: rng.permutation(label)).astype(adata.obs["label"].dtype)
-    model = _trained(adata, 4, fractions=(0.4, 0.1, 0.5))  # enough test cells for an AUROC that is not chance
+    adata.obs["label"] = by_donor.transform(lambda label: rng.permutation(label)).astype(
+        adata.obs["label"].dtype
+    )
+    model = _trained(
+        adata, 4, fractions=(0.4, 0.1, 0.5)
+    )  # enough test cells for an AUROC that is not chance
     with pytest.warns(UserWarning, match="there is little to attribute"):
         sb.tl.gene_attribution(adata, model, method="attention", groupby="label", donor_key="donor")
     assert adata.uns["gene_attribution"]["auroc_within"] < 0.6
@@ -222,13 +269,20 @@ def test_bad_input(learned, unchanged) -> None:
             sb.tl.perturb(adata, model, ["ITGA4"], kind="set")
         with pytest.raises(ValueError, match="method must be one of"):
             sb.tl.gene_attribution(adata, model, method="shap", groupby="label")
-        with pytest.raises(ValueError, match='gene_sets= and method="group_occlusion" belong together'):
+        with pytest.raises(
+            ValueError, match='gene_sets= and method="group_occlusion" belong together'
+        ):
             sb.tl.gene_attribution(adata, model, method="group_occlusion", groupby="label")
-        with pytest.raises(ValueError, match='gene_sets= and method="group_occlusion" belong together'):
+        with pytest.raises(
+            ValueError, match='gene_sets= and method="group_occlusion" belong together'
+        ):
             sb.tl.gene_attribution(adata, model, gene_sets={"a": ["ITGA4"]}, groupby="label")
         with pytest.raises(ValueError, match='genes= restricts method="occlusion"'):
             sb.tl.gene_attribution(adata, model, genes=["ITGA4"], groupby="label")
-        with pytest.raises(ValueError, match="per_layer=True keeps the layers of 'attention', 'attention_difference'"):
+        with pytest.raises(
+            ValueError,
+            match="per_layer=True keeps the layers of 'attention', 'attention_difference'",
+        ):
             sb.tl.gene_attribution(adata, model, per_layer=True, groupby="label")
         adata.obs["one"] = "all"
         with pytest.raises(ValueError, match=r"A difference needs two groups; all cells are 'all'"):
@@ -242,12 +296,16 @@ def test_size_is_the_mean_absolute_value_in_expressing_cells(learned) -> None:
     adata, model = learned
     sb.tl.gene_attribution(adata, model, groupby="label", donor_key="donor")
     cells = pd.Series(pd.Categorical(adata.obs_names, adata.obs_names), adata.obs_names)
-    single = model.get_gene_attribution(cells, adata).values.loc[adata.var_names].to_numpy().T  # cells × genes
+    single = (
+        model.get_gene_attribution(cells, adata).values.loc[adata.var_names].to_numpy().T
+    )  # cells × genes
     expressed = adata.layers["binned"].toarray() > 0
     for group, found in adata.varm["gene_attribution_size"].items():
         own = (adata.obs["label"] == group).to_numpy()
         n = expressed[own].sum(0)
-        np.testing.assert_allclose(found, np.abs(single[own]).sum(0) / np.maximum(n, 1), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            found, np.abs(single[own]).sum(0) / np.maximum(n, 1), rtol=1e-3, atol=1e-6
+        )
     alone = sb.tl.gene_attribution(adata, model, groupby="label", copy=True)
     pd.testing.assert_frame_equal(
         alone.varm["gene_attribution_size"],

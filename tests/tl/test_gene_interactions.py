@@ -23,7 +23,9 @@ def _adata():
     mean = np.full((180, 40), 2.0)
     mean[:, :10] = np.where(is_b, 4, 1)[:, None]
     mean[:, 10:20] = np.where(is_b, 1, 4)[:, None]
-    adata = ad.AnnData(rng.poisson(mean).astype(np.float32), var=pd.DataFrame(index=[f"G{i}" for i in range(40)]))
+    adata = ad.AnnData(
+        rng.poisson(mean).astype(np.float32), var=pd.DataFrame(index=[f"G{i}" for i in range(40)])
+    )
     adata.obs["donor"] = [f"donor{i % 6}" for i in range(180)]
     adata.obs["label"] = pd.Categorical(np.where(is_b, "b", "a"))
     adata.obs_names = [f"cell{i}" for i in range(180)]
@@ -66,20 +68,31 @@ def _pairs(adata) -> pd.DataFrame:
 def test_is_the_second_difference_of_the_logit(learned) -> None:
     adata, model = learned
     sb.tl.gene_interactions(adata, model, GENES)
-    whole, without_a, without_b, without = (_logit(model, adata, d) for d in ([], ["G0"], ["G10"], ["G0", "G10"]))
+    whole, without_a, without_b, without = (
+        _logit(model, adata, d) for d in ([], ["G0"], ["G10"], ["G0", "G10"])
+    )
     tokens = adata.layers["binned"].toarray()
     n = (tokens > 0).sum(1)
-    expected = whole - without_a - without_b + without - (without_a + without_b - 2 * whole) / (n - 2)
+    expected = (
+        whole - without_a - without_b + without - (without_a + without_b - 2 * whole) / (n - 2)
+    )
     both = (tokens[:, [0, 10]] > 0).all(1)
     by_donor = pd.Series(expected[both]).groupby(adata.obs["donor"].to_numpy()[both]).mean()
     found = _pairs(adata).loc[("all", "G0", "G10")]
     np.testing.assert_allclose(found["effect"], by_donor.mean(), atol=1e-5)
     test = stats.ttest_1samp(by_donor, 0)
     np.testing.assert_allclose(found["p"], test.pvalue, rtol=0.02)
-    np.testing.assert_allclose(found[["low", "high"]].astype(float), test.confidence_interval(), atol=1e-5)
+    np.testing.assert_allclose(
+        found[["low", "high"]].astype(float), test.confidence_interval(), atol=1e-5
+    )
     assert found["n_cells"] == both.sum()
     for name, without_one in (("alone_a", without_a), ("alone_b", without_b)):
-        single = pd.Series((whole - without_one)[both]).groupby(adata.obs["donor"].to_numpy()[both]).mean().mean()
+        single = (
+            pd.Series((whole - without_one)[both])
+            .groupby(adata.obs["donor"].to_numpy()[both])
+            .mean()
+            .mean()
+        )
         np.testing.assert_allclose(found[name], single, atol=1e-5)
     assert found["n_donors"] == 6
 
@@ -105,7 +118,9 @@ def test_order_of_genes_changes_nothing(learned) -> None:
     back = _pairs(sb.tl.gene_interactions(adata, model, GENES[::-1], copy=True))
     assert len(there) == 10
     for group, a, b in there.index:
-        np.testing.assert_allclose(there.loc[(group, a, b), "effect"], back.loc[(group, b, a), "effect"], atol=1e-6)
+        np.testing.assert_allclose(
+            there.loc[(group, a, b), "effect"], back.loc[(group, b, a), "effect"], atol=1e-6
+        )
 
 
 def test_q_is_of_all_rows_and_survives_a_file(learned, tmp_path) -> None:
@@ -126,7 +141,8 @@ def test_q_is_of_all_rows_and_survives_a_file(learned, tmp_path) -> None:
 def test_the_seed_chooses_the_cells(learned) -> None:
     adata, model = learned
     tables = [
-        _pairs(sb.tl.gene_interactions(adata, model, GENES[:2], n_cells=12, rng=rng, copy=True)) for rng in (0, 0, 1)
+        _pairs(sb.tl.gene_interactions(adata, model, GENES[:2], n_cells=12, rng=rng, copy=True))
+        for rng in (0, 0, 1)
     ]
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert not tables[0].equals(tables[2])

@@ -123,7 +123,9 @@ def test_oversampling_before_the_split_is_a_leak(clean: AnnData) -> None:
     named = report.cells[report.cells["check"] == "resampled rows"]["cell"]
     assert set(named) == set(adata.obs_names[synthetic])
     assert finding(report, "resampled rows")["n"] == synthetic.sum()
-    assert " and " in finding(report, "resampled rows")["offenders"], "ten by name, then how many more"
+    assert " and " in finding(report, "resampled rows")["offenders"], (
+        "ten by name, then how many more"
+    )
 
 
 def test_names_made_unique_by_a_number_are_a_warning(clean: AnnData) -> None:
@@ -357,9 +359,13 @@ SCANPY = ("var['highly_variable']", "obsm['X_pca']", "var['mean']")
 def test_scanpy_on_all_cells_is_a_warning(clean: AnnData) -> None:
     adata = scanpy_steps(normalised(clean))
     report = audit(adata, layer="counts")
-    assert {check: status(report, check) for check in SCANPY[:2]} == dict.fromkeys(SCANPY[:2], "warning")
+    assert {check: status(report, check) for check in SCANPY[:2]} == dict.fromkeys(
+        SCANPY[:2], "warning"
+    )
     report = audit(scaled(adata), layer="counts")
-    assert {check: status(report, check) for check in SCANPY[1:]} == dict.fromkeys(SCANPY[1:], "warning")
+    assert {check: status(report, check) for check in SCANPY[1:]} == dict.fromkeys(
+        SCANPY[1:], "warning"
+    )
     assert status(report, "uns['log1p']") == "ok"
     assert report.passed, "a warning is not a leak"
 
@@ -369,13 +375,17 @@ def test_scanpy_on_training_cells_is_ok(clean: AnnData) -> None:
     train = scaled(scanpy_steps(adata[adata.obs["split"] == "train"].copy()))
     adata.var = train.var
     dense = adata.X.toarray()
-    adata.obsm["X_pca"] = (dense - dense[adata.obs["split"] == "train"].mean(axis=0)) @ train.varm["PCs"]
+    adata.obsm["X_pca"] = (dense - dense[adata.obs["split"] == "train"].mean(axis=0)) @ train.varm[
+        "PCs"
+    ]
     adata.X = (dense - train.var["mean"].to_numpy()) / train.var["std"].to_numpy()
     log = AnnData(sparse.csr_matrix(dense), obs=adata.obs, var=adata.var)
     report = audit(adata, layer="counts")
     assert status(report, "obsm['X_pca']") == "ok"
     assert status(report, "var['mean']") == "ok"
-    assert status(report, "var['highly_variable']") == "cannot tell", "X is no longer what the genes were chosen on"
+    assert status(report, "var['highly_variable']") == "cannot tell", (
+        "X is no longer what the genes were chosen on"
+    )
     assert status(audit(log), "var['highly_variable']") == "ok"
 
 
@@ -385,20 +395,30 @@ def test_values_that_belong_to_no_cells_here_cannot_be_told(clean: AnnData) -> N
     adata.var["highly_variable"] = True
     adata.var["mean"], adata.var["std"] = 0.0, 1.0
     report = audit(adata)
-    assert {check: status(report, check) for check in SCANPY} == dict.fromkeys(SCANPY, "cannot tell")
+    assert {check: status(report, check) for check in SCANPY} == dict.fromkeys(
+        SCANPY, "cannot tell"
+    )
 
 
 # -- the gap ----------------------------------------------------------------------------------------------------------
 
 
-def no_signal(n_cells: int, n_genes: int, shares: list[float], *, by_donor: bool = False) -> AnnData:
+def no_signal(
+    n_cells: int, n_genes: int, shares: list[float], *, by_donor: bool = False
+) -> AnnData:
     """Cells whose class is drawn at random: with the same shares in all donors, or with shares of each donor's own."""
     rng = np.random.default_rng(0)
     adata = sb.datasets.cll_toy(n_cells=n_cells, n_genes=n_genes, programme=False)["rna"].copy()
     donor = adata.obs["donor"].cat.codes.to_numpy()
-    chance = rng.dirichlet(4 * np.array(shares), 10)[donor] if by_donor else np.tile(shares, (n_cells, 1))
+    chance = (
+        rng.dirichlet(4 * np.array(shares), 10)[donor]
+        if by_donor
+        else np.tile(shares, (n_cells, 1))
+    )
     drawn = (chance.cumsum(axis=1) < rng.random((n_cells, 1))).sum(axis=1).clip(0, 2)
-    adata.obs["cd49d_level"] = pd.Categorical(np.array(["zero", "low", "high"])[drawn], ["zero", "low", "high"])
+    adata.obs["cd49d_level"] = pd.Categorical(
+        np.array(["zero", "low", "high"])[drawn], ["zero", "low", "high"]
+    )
     sb.pp.split_donors(adata, "donor")
     return adata
 
@@ -409,10 +429,14 @@ def gap_of(adata: AnnData, n_repeats: int) -> pd.Series:
     assert (scores["low"] <= scores["macro_f1"]).all()
     assert (scores["macro_f1"] <= scores["high"]).all()
     assert scores["n_repeats"].eq(n_repeats).all()
-    np.testing.assert_allclose(scores["n_test"] / (scores["n_test"] + scores["n_train"]), 0.2, atol=0.05)
+    np.testing.assert_allclose(
+        scores["n_test"] / (scores["n_test"] + scores["n_train"]), 0.2, atol=0.05
+    )
     found = finding(report, "gap")
     assert found["status"] == "warning"
-    assert found["value"] == pytest.approx(scores.loc["A", "macro_f1"] - scores.loc["C", "macro_f1"])
+    assert found["value"] == pytest.approx(
+        scores.loc["A", "macro_f1"] - scores.loc["C", "macro_f1"]
+    )
     assert report.passed, "the gap is about the data, not about the split"
     return scores["macro_f1"]
 
@@ -420,7 +444,9 @@ def gap_of(adata: AnnData, n_repeats: int) -> pd.Series:
 STUDY = [8038 / 17218, 7160 / 17218, 2020 / 17218]  # shares of the study's classes
 
 
-@pytest.mark.parametrize(("shares", "least"), [([0.6, 0.2, 0.2], 0.8), (STUDY, 0.55)], ids=["one large", "two large"])
+@pytest.mark.parametrize(
+    ("shares", "least"), [([0.6, 0.2, 0.2], 0.8), (STUDY, 0.55)], ids=["one large", "two large"]
+)
 def test_gap_without_signal(shares: list[float], least: float) -> None:
     """What resampling alone earns where nothing can be learned: .91 / .24 / .26 and .64 / .26 / .26 when written.
 
@@ -454,13 +480,17 @@ def test_copies_that_are_there_already_are_left_out_of_the_gap(clean: AnnData, k
     by_random_cells(oversampled)
     if not known:
         del oversampled.obs["is_synthetic"]
-    found, expected = (audit(adata, gap=True, n_repeats=1).gap for adata in (oversampled, clean.copy()))
+    found, expected = (
+        audit(adata, gap=True, n_repeats=1).gap for adata in (oversampled, clean.copy())
+    )
     pd.testing.assert_frame_equal(found, expected)
 
 
 def test_a_labelled_cell_stays_in_the_gap_where_its_copy_has_no_label(clean: AnnData) -> None:
     copies = clean[:40].copy()
-    copies.obs["cd49d"] = pd.Categorical.from_codes([-1] * copies.n_obs, dtype=copies.obs["cd49d"].dtype)
+    copies.obs["cd49d"] = pd.Categorical.from_codes(
+        [-1] * copies.n_obs, dtype=copies.obs["cd49d"].dtype
+    )
     copies.obs_names = copies.obs_names + "-again"
     both = ad.concat([copies, clean])
     found, expected = (audit(a, gap=True, n_repeats=1).gap for a in (both, clean.copy()))
@@ -547,7 +577,11 @@ def test_other_formats_give_the_same_report(clean: AnnData, form: str) -> None:
     adata = clean.copy()
     by_random_cells(adata)
     expected = str(audit(adata))
-    change = {"csc": sparse.csc_matrix, "csr_array": sparse.csr_array, "dense": lambda x: x.toarray()}
+    change = {
+        "csc": sparse.csc_matrix,
+        "csr_array": sparse.csr_array,
+        "dense": lambda x: x.toarray(),
+    }
     adata.X = change.get(form, lambda x: x.astype(np.int64))(adata.X)
     assert str(audit(adata)) == expected
 
@@ -585,7 +619,9 @@ def negative(adata: AnnData) -> None:
         (lambda a: None, {"n_repeats": 0}, ValueError, "n_repeats must be"),
     ],
 )
-def test_bad_input(clean: AnnData, spoil, options: dict, error: type[Exception], message: str, unchanged) -> None:
+def test_bad_input(
+    clean: AnnData, spoil, options: dict, error: type[Exception], message: str, unchanged
+) -> None:
     adata = clean.copy()
     spoil(adata)
     with unchanged(adata), pytest.raises(error, match=message):

@@ -23,7 +23,9 @@ PREDICTED += ["cd49d_predicted", "in_training", "note"]
 def validated() -> AnnData:
     """Cells of ten donors with protein labels and out-of-fold predictions."""
     mdata = sc_cll.datasets.cll_toy(n_cells=1000, n_genes=250)
-    sc_cll.pp.label_cd49d(mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor")
+    sc_cll.pp.label_cd49d(
+        mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor"
+    )
     adata = mdata["rna"].copy()
     sc_cll.tl.cross_validate(adata, models=["gene_only", "majority"], n_repeats=2, n_bootstrap=2)
     return adata
@@ -42,13 +44,22 @@ def donors_with(n: int, *, slope=1.0, noise=0.4, rng=0, n_cells=40) -> AnnData:
     donor = np.repeat([f"D{i:03d}" for i in range(n)], n_cells)
     proba = np.clip(np.repeat(said, n_cells) + rng.uniform(-0.01, 0.01, n * n_cells), 0, 1)
     positive = np.round(expit(truth) * n_cells).astype(int)
-    obs = pd.DataFrame({"donor": donor, "cd49d_score": 0.5}, index=[f"c{i}" for i in range(n * n_cells)])
+    obs = pd.DataFrame(
+        {"donor": donor, "cd49d_score": 0.5}, index=[f"c{i}" for i in range(n * n_cells)]
+    )
     adata = AnnData(rng.poisson(1.0, (len(obs), 3)).astype(np.float32), obs=obs)
-    adata.obsm["scbert_proba"] = pd.DataFrame({"CD49d-": 1 - proba, "CD49d+": proba}, index=obs.index)
-    table = pd.DataFrame({"n_cells": n_cells, "pct_positive": 100 * positive / n_cells}, index=np.unique(donor))
+    adata.obsm["scbert_proba"] = pd.DataFrame(
+        {"CD49d-": 1 - proba, "CD49d+": proba}, index=obs.index
+    )
+    table = pd.DataFrame(
+        {"n_cells": n_cells, "pct_positive": 100 * positive / n_cells}, index=np.unique(donor)
+    )
     table = table.assign(ci_low=np.nan, ci_high=np.nan, bimodal=False)
     call = pd.Categorical(np.where(table["pct_positive"] >= 30, "positive", "negative"))
-    table["clinical_class"], table["cd49d_call"] = call.rename_categories({"negative": "neg_homogeneous"}), call
+    table["clinical_class"], table["cd49d_call"] = (
+        call.rename_categories({"negative": "neg_homogeneous"}),
+        call,
+    )
     adata.uns["cd49d"] = {"donors": table}
     return adata
 
@@ -64,19 +75,27 @@ def test_counts_are_summed_over_the_gated_cells(validated):
     for name in patients.obs_names:
         own = gated & (validated.obs["donor"] == name).to_numpy()
         np.testing.assert_array_equal(patients[name].X.ravel(), validated.X[own].sum(axis=0).A1)
-        assert patients.obs.loc[name, "n_cells"] == patients.obs.loc[name, "n_measured"] == own.sum()
+        assert (
+            patients.obs.loc[name, "n_cells"] == patients.obs.loc[name, "n_measured"] == own.sum()
+        )
     pd.testing.assert_frame_equal(patients.var, validated.var)
 
 
 def test_measured_part_is_the_donor_table(validated):
     obs = patient_cd49d(validated).obs
     table = sc_cll.get.donor_table(validated).loc[obs.index]
-    pairs = {"pct_measured": "pct_positive", "pct_measured_low": "ci_low", "pct_measured_high": "ci_high"}
+    pairs = {
+        "pct_measured": "pct_positive",
+        "pct_measured_low": "ci_low",
+        "pct_measured_high": "ci_high",
+    }
     for name, known in pairs.items():
         np.testing.assert_array_equal(obs[name], table[known])
     assert (obs["bimodal"] == table["bimodal"]).all()
     assert (obs["clinical_class"].astype(str) == table["clinical_class"].astype(str)).all()
-    assert list(obs["clinical_class"].cat.categories) == list(table["clinical_class"].cat.categories)
+    assert list(obs["clinical_class"].cat.categories) == list(
+        table["clinical_class"].cat.categories
+    )
     assert (obs["cd49d_call"].astype(str) == table["cd49d_call"].astype(str)).all()
 
 
@@ -84,12 +103,16 @@ def test_without_predictions_only_the_measured_part(validated):
     patients = patient_cd49d(validated)
     assert list(patients.obs) == MEASURED
     record = patients.uns["patient_cd49d"]
-    assert record["predictions"].startswith("none: 'scbert_proba' is not in adata.obsm, and no model= of")
+    assert record["predictions"].startswith(
+        "none: 'scbert_proba' is not in adata.obsm, and no model= of"
+    )
     assert "calibration" not in record
 
 
 def test_cells_and_columns_of_the_users_choice(cells):
-    cells.obs["centre"] = pd.Categorical(cells.obs["donor"].astype(str).map(lambda d: "A" if d < "D05" else "B"))
+    cells.obs["centre"] = pd.Categorical(
+        cells.obs["donor"].astype(str).map(lambda d: "A" if d < "D05" else "B")
+    )
     cells.obs["age"] = cells.obs["donor"].cat.codes.astype(float)
     cells.obs.loc[cells.obs["donor"] == "D02", "age"] = np.nan
     mask = pd.Series(np.arange(cells.n_obs) % 2 == 0, cells.obs_names)[::-1]
@@ -98,7 +121,9 @@ def test_cells_and_columns_of_the_users_choice(cells):
         patients.obs["n_cells"]
         == cells.obs["donor"][mask[cells.obs_names].to_numpy()].value_counts()[patients.obs_names]
     ).all()
-    assert (patients.obs["centre"].astype(str) == np.where(patients.obs_names < "D05", "A", "B")).all()
+    assert (
+        patients.obs["centre"].astype(str) == np.where(patients.obs_names < "D05", "A", "B")
+    ).all()
     assert isinstance(patients.obs["centre"].dtype, pd.CategoricalDtype)
     assert patients.obs["age"].isna().sum() == 1
     assert patients.obs.loc["D10", "age"] == 9
@@ -130,11 +155,14 @@ def test_out_of_fold_predictions(validated):
     obs = patients.obs
     assert list(obs) == MEASURED + PREDICTED
     expected = (
-        sc_cll.get.out_of_fold(validated, model="gene_only").groupby("donor", observed=True)["proba_CD49d+"].mean()
+        sc_cll.get.out_of_fold(validated, model="gene_only")
+        .groupby("donor", observed=True)["proba_CD49d+"]
+        .mean()
     )
     np.testing.assert_allclose(obs["pct_predicted"], 100 * expected[obs.index], rtol=1e-5)
     assert (
-        obs["n_predicted"] == validated.obs["cd49d"].notna().groupby(validated.obs["donor"], observed=True).sum()
+        obs["n_predicted"]
+        == validated.obs["cd49d"].notna().groupby(validated.obs["donor"], observed=True).sum()
     ).all()
     assert not obs["in_training"].any()
     assert (obs["note"] == "").all()
@@ -169,14 +197,18 @@ def test_calls_where_the_interval_is_on_one_side():
 def test_donors_that_trained_the_model_are_marked_and_tell_nothing():
     adata = donors_with(12)
     donor = adata.obs["donor"]
-    adata.obs["split"] = pd.Categorical(np.select([donor < "D003", donor < "D005"], ["train", "val"], "test"))
+    adata.obs["split"] = pd.Categorical(
+        np.select([donor < "D003", donor < "D005"], ["train", "val"], "test")
+    )
     patients = patient_cd49d(adata)
     obs, used = patients.obs, patients.uns["patient_cd49d"]["calibration"]
     assert obs["in_training"].tolist() == [True] * 5 + [False] * 7
     assert set(used["donor"]) == set(obs.index[5:])
     assert obs["pct_predicted"].notna().all()
     assert obs["pct_predicted_low"].notna().tolist() == [False] * 5 + [True] * 7
-    assert (obs["note"][:5] == "predicted by a model that learned from this donor: no interval").all()
+    assert (
+        obs["note"][:5] == "predicted by a model that learned from this donor: no interval"
+    ).all()
     # a training donor with whatever truth changes nothing
     adata.uns["cd49d"]["donors"].loc["D000", "pct_positive"] = 77.0
     again = patient_cd49d(adata).obs
@@ -201,7 +233,9 @@ def test_four_other_donors_are_needed(n, with_interval):
     if not with_interval:
         assert (
             obs["note"]
-            .eq("3 other donors with a known truth that the model did not learn from, fewer than 4: no interval")
+            .eq(
+                "3 other donors with a known truth that the model did not learn from, fewer than 4: no interval"
+            )
             .all()
         )
 
@@ -223,7 +257,9 @@ def test_donors_with_few_cells_get_no_interval_and_tell_nothing():
     adata = donors_with(8)
     keep = (adata.obs["donor"] != "D000") | (np.arange(adata.n_obs) < 5)
     patients = patient_cd49d(adata[keep].copy(), split_key=None)
-    assert patients.obs.loc["D000", "note"] == "5 cells with a prediction, fewer than 20: no interval"
+    assert (
+        patients.obs.loc["D000", "note"] == "5 cells with a prediction, fewer than 20: no interval"
+    )
     assert "D000" not in set(patients.uns["patient_cd49d"]["calibration"]["donor"])
 
 
@@ -237,11 +273,15 @@ def test_folds_of_cells_leave_no_donor_unseen(cells):
 def test_predictions_of_a_network(trained):
     adata, _, _ = trained
     patients = patient_cd49d(adata)
-    split = adata.obs.groupby("donor", observed=True)["split"].first().astype(str)[patients.obs_names]
+    split = (
+        adata.obs.groupby("donor", observed=True)["split"].first().astype(str)[patients.obs_names]
+    )
     assert (patients.obs["in_training"] == split.isin(["train", "val"])).all()
     assert patients.obs["pct_predicted"].between(0, 100).all()
     assert patients.obs["pct_predicted_low"].isna().all(), "one or two test donors tell no error"
-    assert patients.uns["patient_cd49d"]["predictions"] == "adata.obsm['scbert_proba'], class 'CD49d+'"
+    assert (
+        patients.uns["patient_cd49d"]["predictions"] == "adata.obsm['scbert_proba'], class 'CD49d+'"
+    )
 
 
 # -- coverage ---------------------------------------------------------------------------------------------------------
@@ -253,7 +293,9 @@ def test_intervals_cover_the_truth(n, slope, noise):
     rng = np.random.default_rng(n)
     inside, made = 0, 0
     for _ in range(800):
-        truth = np.where(rng.random(n + 1) < 0.6, rng.normal(-2.5, 1, n + 1), rng.normal(1.5, 1.5, n + 1))
+        truth = np.where(
+            rng.random(n + 1) < 0.6, rng.normal(-2.5, 1, n + 1), rng.normal(1.5, 1.5, n + 1)
+        )
         said = 0.3 + slope * truth + rng.normal(0, noise, n + 1)
         low, high = limits(said[0], said[1:], truth[1:])
         made += low == low
@@ -267,8 +309,14 @@ def test_intervals_cover_the_truth(n, slope, noise):
 def test_coverage_through_the_door():
     inside = []
     for seed in range(20):
-        obs = patient_cd49d(donors_with(12, slope=0.6, noise=0.4, rng=seed, n_cells=60), split_key=None).obs
-        inside += obs["pct_measured"].between(obs["pct_predicted_low"], obs["pct_predicted_high"]).tolist()
+        obs = patient_cd49d(
+            donors_with(12, slope=0.6, noise=0.4, rng=seed, n_cells=60), split_key=None
+        ).obs
+        inside += (
+            obs["pct_measured"]
+            .between(obs["pct_predicted_low"], obs["pct_predicted_high"])
+            .tolist()
+        )
     assert 0.90 < np.mean(inside) < 0.99
 
 
@@ -276,7 +324,9 @@ def test_a_binomial_interval_would_not_cover():
     """What a naive interval over cells leaves out: the error that all cells of a donor share."""
     inside = []
     for seed in range(20):
-        obs = patient_cd49d(donors_with(12, slope=0.6, noise=0.4, rng=seed, n_cells=60), split_key=None).obs
+        obs = patient_cd49d(
+            donors_with(12, slope=0.6, noise=0.4, rng=seed, n_cells=60), split_key=None
+        ).obs
         share = obs["pct_predicted"] / 100
         reach = 1.96 * np.sqrt(share * (1 - share) / obs["n_predicted"])
         inside += (obs["pct_measured"] / 100).between(share - reach, share + reach).tolist()
@@ -289,8 +339,12 @@ def test_limits_are_those_of_the_regression_line():
     measured = 1 + 2 * predicted + rng.normal(0, 0.3, 9)
     statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not installed")
     fitted = statsmodels.OLS(measured, statsmodels.add_constant(predicted)).fit()
-    expected = fitted.get_prediction([[1.0, 0.7]]).summary_frame(alpha=0.05)[["obs_ci_lower", "obs_ci_upper"]]
-    np.testing.assert_allclose(logit(limits(0.7, predicted, measured)), expected.to_numpy()[0], rtol=1e-9)
+    expected = fitted.get_prediction([[1.0, 0.7]]).summary_frame(alpha=0.05)[
+        ["obs_ci_lower", "obs_ci_upper"]
+    ]
+    np.testing.assert_allclose(
+        logit(limits(0.7, predicted, measured)), expected.to_numpy()[0], rtol=1e-9
+    )
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -27,7 +27,11 @@ def test_the_logistic_regression_is_shown_beside(trained):
     assert not np.allclose(proba, result.obsm["scbert_proba"])
     tokens = adata[:, classifier.genes].layers["binned"]
     linear = classifier.linear_
-    logits = tokens @ (linear.coefficients[1] - linear.coefficients[0]) + linear.intercept[1] - linear.intercept[0]
+    logits = (
+        tokens @ (linear.coefficients[1] - linear.coefficients[0])
+        + linear.intercept[1]
+        - linear.intercept[0]
+    )
     np.testing.assert_allclose(proba["CD49d+"], 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
@@ -82,9 +86,21 @@ def changed(adata, **uns):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        (lambda a: a.layers.pop("binned"), KeyError, "'binned' is not in adata.layers.*Bin the counts first"),
-        (lambda a: changed(a, method="quantile"), ValueError, "method is 'quantile', the model has 'log2'"),
-        (lambda a: changed(a, target_sum=1e6), ValueError, "target_sum is 1000000.0, the model has 10000.0"),
+        (
+            lambda a: a.layers.pop("binned"),
+            KeyError,
+            "'binned' is not in adata.layers.*Bin the counts first",
+        ),
+        (
+            lambda a: changed(a, method="quantile"),
+            ValueError,
+            "method is 'quantile', the model has 'log2'",
+        ),
+        (
+            lambda a: changed(a, target_sum=1e6),
+            ValueError,
+            "target_sum is 1000000.0, the model has 10000.0",
+        ),
         (lambda a: a.uns.pop("binned"), ValueError, "does not say how adata.layers"),
         (
             lambda a: setattr(a, "var_names", [f"m{g}" for g in a.var_names]),

@@ -12,7 +12,10 @@ def test_it_learns_more_than_the_commonest_bin(trained):
     _, pretrained, _ = trained
     history = pretrained.history
     assert history["train_loss"].iloc[-1, 0] < history["train_loss"].iloc[0, 0]
-    assert history["masked_accuracy_validation"].iloc[-1, 0] > history["majority_accuracy_validation"].iloc[-1, 0]
+    assert (
+        history["masked_accuracy_validation"].iloc[-1, 0]
+        > history["majority_accuracy_validation"].iloc[-1, 0]
+    )
 
 
 def test_it_embeds_every_cell_and_records_how(prepared):
@@ -22,7 +25,10 @@ def test_it_embeds_every_cell_and_records_how(prepared):
     assert adata.obsm["X_scbert"].dtype == np.float32
     np.testing.assert_array_equal(adata.obsm["X_scbert"], model.get_latent_representation())
     assert adata.uns["scbert_pretrain"]["network"]["n_hidden"] == 16
-    assert adata.uns["scbert_pretrain"]["params"].items() >= {"split_key": "split", "layer": "binned", "rng": 0}.items()
+    assert (
+        adata.uns["scbert_pretrain"]["params"].items()
+        >= {"split_key": "split", "layer": "binned", "rng": 0}.items()
+    )
     assert len(adata.uns["scbert_pretrain"]["history"]["train_loss"]) == 1
 
 
@@ -35,7 +41,9 @@ def test_excluded_genes_are_not_seen(prepared):
     layer = changed.layers["binned"].tolil()
     layer[:, changed.var_names.get_loc("ITGA4")] = 5
     changed.layers["binned"] = layer.tocsr()
-    np.testing.assert_array_equal(model.get_latent_representation(changed), model.get_latent_representation())
+    np.testing.assert_array_equal(
+        model.get_latent_representation(changed), model.get_latent_representation()
+    )
 
 
 def test_without_a_split_a_tenth_validates(prepared):
@@ -48,7 +56,10 @@ def test_without_a_split_a_tenth_validates(prepared):
 def test_without_gene_vectors_it_says_what_to_do_and_leaves_nothing_behind(prepared, unchanged):
     adata = prepared.copy()
     del adata.varm["gene2vec"]
-    with unchanged(adata), pytest.raises(KeyError, match=r"gene2vec.* is not in adata.varm.*tl.gene2vec"):
+    with (
+        unchanged(adata),
+        pytest.raises(KeyError, match=r"gene2vec.* is not in adata.varm.*tl.gene2vec"),
+    ):
         sc_cll.tl.pretrain(adata, **FAST)
     sc_cll.tl.pretrain(adata, **FAST, gene_embedding="learned")
 

@@ -28,7 +28,9 @@ def found() -> tuple[AnnData, AnnData]:
 
 
 def score(adata: AnnData, *args, **kwargs) -> np.ndarray:
-    return sb.tl.score_signature(adata, *args, copy=True, **kwargs).obs["signature_score"].to_numpy()
+    return (
+        sb.tl.score_signature(adata, *args, copy=True, **kwargs).obs["signature_score"].to_numpy()
+    )
 
 
 def weights_of(seen: AnnData) -> pd.Series:
@@ -55,9 +57,14 @@ def test_classes_are_told_apart_in_unseen_donors(found, method) -> None:
 def test_directions_count(found, method) -> None:
     seen, unseen = found
     weight, positive = weights_of(seen), unseen.obs["label"] == "positive"
-    signed, turned = score(unseen, dict(weight), method=method), score(unseen, dict(-weight), method=method)
+    signed, turned = (
+        score(unseen, dict(weight), method=method),
+        score(unseen, dict(-weight), method=method),
+    )
     np.testing.assert_allclose(signed, -turned, atol=1e-9)
-    assert roc_auc_score(positive, signed) > roc_auc_score(positive, score(unseen, list(weight.index), method=method))
+    assert roc_auc_score(positive, signed) > roc_auc_score(
+        positive, score(unseen, list(weight.index), method=method)
+    )
 
 
 def test_the_methods_are_what_the_docstring_says(found) -> None:
@@ -91,16 +98,23 @@ def test_all_forms_of_a_signature_are_the_same(found, tmp_path) -> None:
     own = unseen.copy()
     own.uns["other"] = seen.uns["signature"]
     np.testing.assert_array_equal(score(own, key="other"), expected)
-    halves = {f"A{end}": list(weight.index[np.sign(weight) == sign]) for end, sign in (("_UP", 1), ("_DN", -1))}
+    halves = {
+        f"A{end}": list(weight.index[np.sign(weight) == sign])
+        for end, sign in (("_UP", 1), ("_DN", -1))
+    }
     path = tmp_path / "sets.gmt"
-    path.write_text("".join("\t".join([name, "x", *members]) + "\n" for name, members in halves.items()))
+    path.write_text(
+        "".join("\t".join([name, "x", *members]) + "\n" for name, members in halves.items())
+    )
     signed = score(unseen, dict(np.sign(weight)))
     for form in (path, str(path), halves):
         np.testing.assert_allclose(score(unseen, form), signed)
     names = list(weight.index)
     for form in (pd.Series(names), pd.Index(names), np.array(names, dtype=object)):
         np.testing.assert_array_equal(score(unseen, form), score(unseen, names))
-    np.testing.assert_allclose(score(unseen, {"A_DN": list(weight.index)}), score(unseen, list(weight.index)))
+    np.testing.assert_allclose(
+        score(unseen, {"A_DN": list(weight.index)}), score(unseen, list(weight.index))
+    )
 
 
 def test_what_is_written_survives_a_file_and_x_stays(found, tmp_path) -> None:
@@ -111,7 +125,11 @@ def test_what_is_written_survives_a_file_and_x_stays(found, tmp_path) -> None:
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = ad.read_h5ad(tmp_path / "a.h5ad")
     record = back.uns["signature_score"]
-    assert (record["n_genes"], record["n_missing"], record["weight_found"]) == (len(weights_of(seen)), 0, 1.0)
+    assert (record["n_genes"], record["n_missing"], record["weight_found"]) == (
+        len(weights_of(seen)),
+        0,
+        1.0,
+    )
     assert record["genes"]["found"].all()
     assert record["params"]["method"] == "ulm"
     np.testing.assert_array_equal(score(back), adata.obs["signature_score"])
@@ -120,7 +138,10 @@ def test_what_is_written_survives_a_file_and_x_stays(found, tmp_path) -> None:
 def test_missing_genes_are_told_and_do_not_count(found) -> None:
     seen, unseen = found
     weight = {"GONE": 0.5, **dict(weights_of(seen).head(3)), "AWAY": -0.5}
-    with pytest.warns(UserWarning, match=r"2 of the 5 genes of the signature \(\d+% of its .* count: 'GONE', 'AWAY'"):
+    with pytest.warns(
+        UserWarning,
+        match=r"2 of the 5 genes of the signature \(\d+% of its .* count: 'GONE', 'AWAY'",
+    ):
         sb.tl.score_signature(unseen, weight)
     record = unseen.uns["signature_score"]
     assert record["n_missing"] == 2
@@ -149,7 +170,9 @@ def test_bulk_samples_with_log_values(found) -> None:
     rows = [unseen.X[np.flatnonzero(groups == g)].sum(0).A1 for g in sorted(groups.unique())]
     log = np.log2(np.stack(rows) / np.sum(rows, axis=1, keepdims=True) * 1e6 + 0.5)
     bulk = AnnData(log - log.mean(0), pd.DataFrame(index=sorted(groups.unique())), unseen.var[[]])
-    found_scores = {m: score(bulk, dict(weights_of(seen)), method=m, normalize=False) for m in METHODS}
+    found_scores = {
+        m: score(bulk, dict(weights_of(seen)), method=m, normalize=False) for m in METHODS
+    }
     for values in found_scores.values():
         negative, positive = values.reshape(2, 2).T
         assert min(positive) > max(negative)
@@ -162,9 +185,14 @@ def test_counts_and_log_values_are_not_taken_for_each_other(found) -> None:
     seen, unseen = found
     genes = seen.uns["signature"]["genes"]
     log = AnnData(log_of(unseen), unseen.obs, unseen.var)
-    with pytest.raises(ValueError, match=r"must hold raw counts .* log-expression values, pass normalize=False"):
+    with pytest.raises(
+        ValueError, match=r"must hold raw counts .* log-expression values, pass normalize=False"
+    ):
         sb.tl.score_signature(log, genes)
-    with pytest.raises(ValueError, match=r"adata.X holds whole numbers only, .* leave normalize=True for raw counts"):
+    with pytest.raises(
+        ValueError,
+        match=r"adata.X holds whole numbers only, .* leave normalize=True for raw counts",
+    ):
         sb.tl.score_signature(unseen, genes, normalize=False)
     log.X[3, 4] = np.nan
     with pytest.raises(ValueError, match=r"adata.X holds 1 values that are NaN or infinite"):
@@ -174,7 +202,9 @@ def test_counts_and_log_values_are_not_taken_for_each_other(found) -> None:
 def test_too_little_of_a_signature_is_refused(found) -> None:
     _, unseen = found
     weight = {"GONE": 2.0, "ITGA4": -1.0}
-    with pytest.raises(ValueError, match=r"1 of the 2 genes .* 33% of its weight, are in adata; .* Missing: 'GONE'"):
+    with pytest.raises(
+        ValueError, match=r"1 of the 2 genes .* 33% of its weight, are in adata; .* Missing: 'GONE'"
+    ):
         sb.tl.score_signature(unseen, weight)
     with pytest.warns(UserWarning, match="do not count: 'GONE'"):
         assert np.isfinite(
@@ -187,10 +217,14 @@ def test_too_little_of_a_signature_is_refused(found) -> None:
 def test_an_empty_signature_has_no_score() -> None:
     adata = sb.datasets.planted_donors(effect="none", n_donors=4, n_cells=60, rng=1)
     sb.tl.signature(adata, groupby="label")
-    with pytest.raises(ValueError, match=r"The signature is empty \(.+\): there is nothing to score"):
+    with pytest.raises(
+        ValueError, match=r"The signature is empty \(.+\): there is nothing to score"
+    ):
         sb.tl.score_signature(adata)
     sb.tl.signature(adata, groupby="label", min_donors=5)
-    with pytest.raises(ValueError, match=r"The signature is empty \(4 donors have .+\): there is nothing to score"):
+    with pytest.raises(
+        ValueError, match=r"The signature is empty \(4 donors have .+\): there is nothing to score"
+    ):
         sb.tl.score_signature(adata)
 
 
@@ -198,7 +232,11 @@ def test_an_empty_signature_has_no_score() -> None:
     ("signature", "error", "sentence"),
     [
         (None, KeyError, "'signature' is not in adata.uns; .* Run tl.signature first"),
-        (3, TypeError, "a DataFrame, a mapping from genes to weights, a list of genes or the path .* found int"),
+        (
+            3,
+            TypeError,
+            "a DataFrame, a mapping from genes to weights, a list of genes or the path .* found int",
+        ),
         (
             AnnData(np.ones((1, 1))),
             TypeError,
@@ -207,12 +245,32 @@ def test_an_empty_signature_has_no_score() -> None:
         ("ITGA4", ValueError, r"not the path of a .gmt file; to score one gene, pass \['ITGA4'\]"),
         ([], ValueError, "The signature is empty: there is no gene to weigh"),
         ({"ITGA4": 0.0}, ValueError, "must be finite and not zero; they are not for 'ITGA4'"),
-        ({"ITGA4": "high"}, TypeError, "a list of genes for every set; found something else for 'ITGA4'"),
+        (
+            {"ITGA4": "high"},
+            TypeError,
+            "a list of genes for every set; found something else for 'ITGA4'",
+        ),
         (["ITGA4", "ITGA4"], ValueError, "must be unique; found more than once: 'ITGA4'"),
-        (pd.DataFrame({"name": ["ITGA4"]}), ValueError, "needs the columns 'gene' and 'weight' .* it has 'name'"),
-        ({"A": ["ITGA4"], "B": ["CD5"]}, ValueError, r"one set of genes, or two whose names end with .*: 'A', 'B'"),
-        ({"A_UP": ["ITGA4"], "B_DN": ["CD5"]}, ValueError, r"found 2: 'A_UP', 'B_DN'. Choose one: io.read_gmt"),
-        ({"A_UP": ["ITGA4"], "A_DN": ["ITGA4"]}, ValueError, "must be unique; found more than once: 'ITGA4'"),
+        (
+            pd.DataFrame({"name": ["ITGA4"]}),
+            ValueError,
+            "needs the columns 'gene' and 'weight' .* it has 'name'",
+        ),
+        (
+            {"A": ["ITGA4"], "B": ["CD5"]},
+            ValueError,
+            r"one set of genes, or two whose names end with .*: 'A', 'B'",
+        ),
+        (
+            {"A_UP": ["ITGA4"], "B_DN": ["CD5"]},
+            ValueError,
+            r"found 2: 'A_UP', 'B_DN'. Choose one: io.read_gmt",
+        ),
+        (
+            {"A_UP": ["ITGA4"], "A_DN": ["ITGA4"]},
+            ValueError,
+            "must be unique; found more than once: 'ITGA4'",
+        ),
     ],
 )
 def test_other_things_are_refused(found, unchanged, signature, error, sentence) -> None:
@@ -227,13 +285,22 @@ def test_cells_without_a_score_are_named(found) -> None:
     empty.X = sparse.csr_matrix(unseen.X.multiply((np.arange(unseen.n_obs) != 5)[:, None]))
     with pytest.raises(ValueError, match="1 cells have no counts in X"):
         sb.tl.score_signature(empty, seen.uns["signature"]["genes"])
-    flat = AnnData(np.array([[1, 1, 1], [0.5, 1, 2]]), var=pd.DataFrame(index=["ITGA4", "CD5", "CD19"]))
+    flat = AnnData(
+        np.array([[1, 1, 1], [0.5, 1, 2]]), var=pd.DataFrame(index=["ITGA4", "CD5", "CD19"])
+    )
     for method in ("ulm", "zscore"):
-        with pytest.raises(ValueError, match=f"1 cells have one value .* method='{method}' has no score for them: '0'"):
+        with pytest.raises(
+            ValueError,
+            match=f"1 cells have one value .* method='{method}' has no score for them: '0'",
+        ):
             sb.tl.score_signature(flat, ["ITGA4"], normalize=False, method=method)
-    with pytest.raises(ValueError, match=r"method='ulm' holds .* adata has none but the 3 of the signature"):
+    with pytest.raises(
+        ValueError, match=r"method='ulm' holds .* adata has none but the 3 of the signature"
+    ):
         sb.tl.score_signature(flat, list(flat.var_names), normalize=False)
-    np.testing.assert_allclose(score(flat, ["ITGA4", "CD19"], normalize=False, method="waggr"), [1, 1.25])
+    np.testing.assert_allclose(
+        score(flat, ["ITGA4", "CD19"], normalize=False, method="waggr"), [1, 1.25]
+    )
     with pytest.raises(ValueError, match=r"'other'\] was not written by tl.signature"):
         sb.tl.score_signature(AnnData(flat.X, var=flat.var, uns={"other": {}}), key="other")
 
@@ -242,7 +309,8 @@ def test_decoupler_is_optional(found, monkeypatch) -> None:
     seen, unseen = found
     monkeypatch.setitem(sys.modules, "decoupler", None)
     with pytest.raises(
-        ImportError, match=r"needs decoupler, which is not installed: pip install 'scbert-cll\[score\]'"
+        ImportError,
+        match=r"needs decoupler, which is not installed: pip install 'scbert-cll\[score\]'",
     ):
         sb.tl.score_signature(unseen, seen.uns["signature"]["genes"])
 
@@ -255,6 +323,8 @@ def test_a_hallmark_set_tells_cells_apart(shared_file, method) -> None:
     adata = ad.read_h5ad(shared_file("data/sorted_pbmc.h5ad"))
     adata = adata[adata.obs["cell_type"].isin(["nk", "bcells"])].copy()
     genes = sb.io.read_gmt(shared_file("data/h.all.v7.4.symbols.gmt"))["HALLMARK_COMPLEMENT"]
-    with pytest.warns(UserWarning, match="88 of the 200 genes of the signature .* are not in adata"):
+    with pytest.warns(
+        UserWarning, match="88 of the 200 genes of the signature .* are not in adata"
+    ):
         sb.tl.score_signature(adata, genes, method=method)
     assert roc_auc_score(adata.obs["cell_type"] == "nk", adata.obs["signature_score"]) > 0.95

@@ -31,7 +31,10 @@ def patients() -> AnnData:
     """40 patients in order of their time, in two groups, one of which goes earlier."""
     rng = np.random.default_rng(0)
     time = np.sort(rng.exponential(2, 40)) + 0.1
-    obs = pd.DataFrame({"TTT": time, "treated": rng.permutation(40) % 4 > 0}, index=[f"P{i:02d}" for i in range(40)])
+    obs = pd.DataFrame(
+        {"TTT": time, "treated": rng.permutation(40) % 4 > 0},
+        index=[f"P{i:02d}" for i in range(40)],
+    )
     obs["group"] = np.where(rng.random(40) < np.linspace(0.9, 0.1, 40), "b", "a")
     obs["entry"], obs["died"] = 0.0, 0
     return AnnData(obs=obs)
@@ -52,7 +55,10 @@ def test_what_is_planted_is_found(cohort) -> None:
     assert row["ci_low"] > 1.8
     assert row["p"] < 1e-8
     assert found["logrank"]["p"] < 1e-8
-    assert found["groups"]["median"].isna().tolist() == [True, False]  # half of the mutated are not treated in time
+    assert found["groups"]["median"].isna().tolist() == [
+        True,
+        False,
+    ]  # half of the mutated are not treated in time
     cox = found["cox"].set_index(["model", "variable"]).loc["group + covariates"]
     assert cox.loc["IGHV: unmutated", "ci_low"] > 1.8
     assert cox.loc["pretreated", "ci_low"] > 1
@@ -64,7 +70,9 @@ def test_competing_deaths(cohort) -> None:
     plain, found = (run(cohort, "Binet", competing_key=key) for key in (None, "died_untreated"))
     assert "incidence" not in plain
     pd.testing.assert_frame_equal(found["curves"], plain["curves"])
-    pd.testing.assert_frame_equal(found["groups"].drop(columns="follow_up"), plain["groups"].drop(columns="follow_up"))
+    pd.testing.assert_frame_equal(
+        found["groups"].drop(columns="follow_up"), plain["groups"].drop(columns="follow_up")
+    )
     assert found["logrank"] == plain["logrank"]
     last = found["incidence"].pivot_table("incidence", "group", "cause", "last")
     km = 1 - found["curves"].groupby("group")["survival"].last()
@@ -78,7 +86,11 @@ def test_delayed_entry_counts_from_the_sample(cohort) -> None:
     delayed = run(cohort, "Binet", **clock, entry_key="years_to_sample", groups=["A", "B"])
     naive = run(cohort, "Binet", **clock, groups=["A", "B"])
     first = delayed["curves"].groupby("group").first()
-    entry = cohort.obs[cohort.obs["TTFT"].notna()].groupby("Binet", observed=True)["years_to_sample"].min()
+    entry = (
+        cohort.obs[cohort.obs["TTFT"].notna()]
+        .groupby("Binet", observed=True)["years_to_sample"]
+        .min()
+    )
     assert first["time"].to_dict() == entry[["A", "B"]].to_dict()
     assert (first["survival"] == 1).all()
     assert (delayed["groups"]["median"] < naive["groups"]["median"]).all()
@@ -91,7 +103,11 @@ def test_strata_have_baselines_of_their_own(patients) -> None:
     n = 400
     late = rng.random(n) < 0.5
     obs = pd.DataFrame(
-        {"TTT": rng.exponential(np.where(late, 8.0, 1.0)) + 0.01, "treated": 1, "cohort": np.where(late, "x", "y")}
+        {
+            "TTT": rng.exponential(np.where(late, 8.0, 1.0)) + 0.01,
+            "treated": 1,
+            "cohort": np.where(late, "x", "y"),
+        }
     )
     obs["group"] = np.where(rng.random(n) < np.where(late, 0.8, 0.2), "b", "a")
     adata = AnnData(obs=obs.rename(index=str))
@@ -160,7 +176,9 @@ def test_columns_that_are_groups(patients, values, names) -> None:
     if found["flow"]["n_left_out"].sum() == 0:
         assert found["logrank"]["chi2"] == pytest.approx(expected["logrank"]["chi2"])
     again = run(patients, "other", groups=names[::-1])
-    assert again["groups"]["ratio"].iloc[1] == pytest.approx(1 / found["groups"]["ratio"].iloc[1], rel=1e-4)
+    assert again["groups"]["ratio"].iloc[1] == pytest.approx(
+        1 / found["groups"]["ratio"].iloc[1], rel=1e-4
+    )
 
 
 def test_a_group_without_events_is_told(patients) -> None:
@@ -176,13 +194,22 @@ def test_a_group_without_events_is_told(patients) -> None:
 def test_what_is_written_survives_a_file(cohort, tmp_path) -> None:
     adata = cohort.copy()
     sc_cll.tl.survival(
-        adata, "Binet", **OUTCOME, competing_key="died_untreated", covariates=["age"], strata=["pretreated"]
+        adata,
+        "Binet",
+        **OUTCOME,
+        competing_key="died_untreated",
+        covariates=["age"],
+        strata=["pretreated"],
     )
     adata.write_h5ad(tmp_path / "a.h5ad")
     held, back = adata.uns["survival"], ad.read_h5ad(tmp_path / "a.h5ad").uns["survival"]
     for name in ("curves", "groups", "incidence", "cox", "flow"):
         pd.testing.assert_frame_equal(
-            back[name], held[name], check_dtype=False, check_column_type=False, check_index_type=False
+            back[name],
+            held[name],
+            check_dtype=False,
+            check_column_type=False,
+            check_index_type=False,
         )
     assert back["logrank"] == held["logrank"]
     assert dict(back["params"])["competing_key"] == "died_untreated"
@@ -271,7 +298,9 @@ def test_other_objects_are_refused(patients) -> None:
         sc_cll.tl.survival(patients.obs, "group", **OUTCOME)
     with pytest.raises(TypeError, match=r'found MuData. Take one modality, e.g. mdata\["rna"\]'):
         sc_cll.tl.survival(
-            MuData({"rna": sc_cll.datasets.cll_toy(n_cells=400, n_genes=200)["rna"]}), "group", **OUTCOME
+            MuData({"rna": sc_cll.datasets.cll_toy(n_cells=400, n_genes=200)["rna"]}),
+            "group",
+            **OUTCOME,
         )
     with pytest.raises(ValueError, match="Expected at least one patient"):
         sc_cll.tl.survival(patients[:0], "group", **OUTCOME)
@@ -279,7 +308,9 @@ def test_other_objects_are_refused(patients) -> None:
 
 def test_lifelines_is_optional(patients, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "lifelines", None)
-    with pytest.raises(ImportError, match=r"needs lifelines, .* pip install 'scbert-cll\[prognosis\]'"):
+    with pytest.raises(
+        ImportError, match=r"needs lifelines, .* pip install 'scbert-cll\[prognosis\]'"
+    ):
         run(patients)
 
 

@@ -62,7 +62,14 @@ from scbert_cll._checks._cohorts import (
 from scbert_cll._checks._corpus import corpus_extra, gigabytes, new_folder
 from scbert_cll._checks._counts import counts, is_binned, matrix
 from scbert_cll._checks._donors import donor_columns, known_training, probabilities, recorded
-from scbert_cll._checks._estimators import is_classifier, labelled, one_per_cell, space, takes_weights, weight_per_cell
+from scbert_cll._checks._estimators import (
+    is_classifier,
+    labelled,
+    one_per_cell,
+    space,
+    takes_weights,
+    weight_per_cell,
+)
 from scbert_cll._checks._gene_sets import (
     among_tested,
     can_be_scored,
@@ -93,7 +100,12 @@ from scbert_cll._checks._genes import (
 )
 from scbert_cll._checks._keywords import UnknownArgumentError, hint, keywords
 from scbert_cll._checks._matrix import are_whole
-from scbert_cll._checks._patient_groups import chosen_groups, events_to_compare, large_groups, patient_groups
+from scbert_cll._checks._patient_groups import (
+    chosen_groups,
+    events_to_compare,
+    large_groups,
+    patient_groups,
+)
 from scbert_cll._checks._sharing import evaluation_of, names_in_evaluation, nothing_private
 from scbert_cll._checks._slots import new_key, not_replaced
 from scbert_cll._checks._survival import (

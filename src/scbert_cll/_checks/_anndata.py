@@ -11,7 +11,12 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks._by_name import categories_of, class_names, class_order, warn_of_missing_words
+from scbert_cll._checks._by_name import (
+    categories_of,
+    class_names,
+    class_order,
+    warn_of_missing_words,
+)
 from scbert_cll._checks._matrix import can_be_copied
 from scbert_cll._checks._words import key_in, listed, unique
 
@@ -20,17 +25,27 @@ def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
     """An AnnData in memory with cells, genes and unique names (genes may repeat where they are going to be summed)."""
     found = in_memory(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
-        raise ValueError(f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes.")
+        raise ValueError(
+            f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes."
+        )
     unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
     if not repeated_genes:
-        unique(adata.var_names, "var_names", "adata.var_names_make_unique(), or pp.align_genes to sum them")
+        unique(
+            adata.var_names,
+            "var_names",
+            "adata.var_names_make_unique(), or pp.align_genes to sum them",
+        )
     return found
 
 
 def in_memory(adata: Any) -> AnnData:
     """An AnnData, and not a file."""
     if not isinstance(adata, AnnData):
-        hint = ' Take one modality, e.g. mdata["rna"].' if isinstance(getattr(adata, "mod", None), Mapping) else ""
+        hint = (
+            ' Take one modality, e.g. mdata["rna"].'
+            if isinstance(getattr(adata, "mod", None), Mapping)
+            else ""
+        )
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
     if adata.isbacked:
         raise ValueError(
@@ -99,11 +114,18 @@ def no_empty_cells(totals: np.ndarray, adata: AnnData, where: str) -> None:
 
 def split(adata: AnnData, key: str, *, need: Sequence[str] = (_keys.TRAIN,)) -> pd.Series:
     """A split column: train / val / test only, with cells in every part that is needed."""
-    key_in(key, adata.obs, "adata.obs", "Make one with pp.split_donors: donors, not cells, are held out.")
+    key_in(
+        key,
+        adata.obs,
+        "adata.obs",
+        "Make one with pp.split_donors: donors, not cells, are held out.",
+    )
     column = cast("pd.DataFrame", adata.obs)[key].astype(object)
     other = sorted({str(v) for v in column.dropna().unique()} - set(_keys.SPLIT_ORDER))
     if other:
-        raise ValueError(f"adata.obs[{key!r}] may hold {listed(_keys.SPLIT_ORDER)}; found also {listed(other)}.")
+        raise ValueError(
+            f"adata.obs[{key!r}] may hold {listed(_keys.SPLIT_ORDER)}; found also {listed(other)}."
+        )
     for part in need:
         if not (column == part).any():
             raise ValueError(
@@ -117,7 +139,9 @@ def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
     found = class_order(labels)
     warn_of_missing_words(found, key)
     if len(found) < 2:
-        raise ValueError(f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(found)}.")
+        raise ValueError(
+            f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(found)}."
+        )
     return found
 
 
@@ -125,7 +149,9 @@ def groups(adata: AnnData, key: str) -> pd.Series:
     """A column of groups as a categorical of text in which every category occurs."""
     column = categories_of(obs_column(adata, key))
     if not column.notna().any():
-        raise ValueError(f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to summarise.")
+        raise ValueError(
+            f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to summarise."
+        )
     return column
 
 
@@ -136,7 +162,9 @@ def one_group_per_cell(groups: pd.Series, adata: AnnData) -> None:
             f"groups needs one value per cell, in the order of the cells: {adata.n_obs}, found {len(groups)}."
         )
     if not groups.notna().any():
-        raise ValueError(f"groups is missing for all {adata.n_obs} cells; there is no group to summarise.")
+        raise ValueError(
+            f"groups is missing for all {adata.n_obs} cells; there is no group to summarise."
+        )
 
 
 def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
@@ -177,12 +205,23 @@ def no_resampled_rows(adata: AnnData) -> None:
 
 def protein_counts(adata: AnnData, key: str) -> np.ndarray:
     """Counts of the proteins in `obsm`: (cells, proteins), finite and not negative; some others are left out and told."""
-    key_in(key, adata.obsm, "adata.obsm", 'Put them there, e.g. adata.obsm["protein"] = mdata["prot"].to_df().')
+    key_in(
+        key,
+        adata.obsm,
+        "adata.obsm",
+        'Put them there, e.g. adata.obsm["protein"] = mdata["prot"].to_df().',
+    )
     found: Any = adata.obsm[key]
     names = [str(name) for name in found] if isinstance(found, pd.DataFrame) else None
-    values = table_numbers(found) if names else np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+    values = (
+        table_numbers(found)
+        if names
+        else np.asarray(found.toarray() if hasattr(found, "toarray") else found)
+    )
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
-        raise ValueError(f"adata.obsm[{key!r}] must hold numbers, cells × proteins; found {values.dtype}.")
+        raise ValueError(
+            f"adata.obsm[{key!r}] must hold numbers, cells × proteins; found {values.dtype}."
+        )
     bad = ~(np.isfinite(values) & (values >= 0)).all(0)
     told = listed(np.asarray(names or [f"column {j}" for j in range(bad.size)])[bad])
     if bad.sum() >= 0.5 * bad.size:
@@ -204,7 +243,9 @@ def table_numbers(table: pd.DataFrame) -> np.ndarray:
         return table.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         columns = [pd.to_numeric(table.iloc[:, j], errors="coerce") for j in range(table.shape[1])]
-        return np.column_stack([column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns])
+        return np.column_stack(
+            [column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns]
+        )
 
 
 def weights(values: np.ndarray, key: str) -> None:

@@ -25,7 +25,9 @@ _UNMISTAKABLE: Final = frozenset({"doublet", "multiplet", "dbl", "amb", "ambiguo
 _MISSING: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>"})
 _LEFT_OUT: Final = "left_out"
 _BETWEEN: Final = r"[-_+,/|;: ]"
-MDATA_REMEDY: Final = "If it is in the obs of a MuData: mdata['rna'].obs[{key!r}] = mdata.obs[{key!r}]."
+MDATA_REMEDY: Final = (
+    "If it is in the obs of a MuData: mdata['rna'].obs[{key!r}] = mdata.obs[{key!r}]."
+)
 
 
 def class_name(value: Any) -> str:
@@ -39,7 +41,9 @@ def class_name(value: Any) -> str:
 
 def donor_name(value: Any) -> str:
     """The same for a person or sample: also without blanks around it, and "1.0" is 1."""
-    text = unicodedata.normalize("NFC", class_name(value)).translate(dict.fromkeys(map(ord, _INVISIBLE)))
+    text = unicodedata.normalize("NFC", class_name(value)).translate(
+        dict.fromkeys(map(ord, _INVISIBLE))
+    )
     text = " ".join(text.split())
     return text.split(".")[0] if re.fullmatch(r"-?[0-9]+\.0+", text) else text
 
@@ -78,7 +82,10 @@ def categories_of(column: pd.Series) -> pd.Series:
 def sorted_names(names: Iterable[str]) -> list[str]:
     """Text in the order that anndata gives it in a file: c2 is before c10."""
     return sorted(
-        set(names), key=lambda name: [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]
+        set(names),
+        key=lambda name: [
+            int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)
+        ],
     )
 
 
@@ -106,7 +113,9 @@ def mudata_column(mdata: Any, rna: AnnData, key: str) -> pd.Series:
         else ""
     )
     there = listed(closest_first(key, dict.fromkeys([*obs, *mdata.obs])), 12)
-    raise KeyError(f"{key!r} is neither in mdata[{name!r}].obs nor in mdata.obs; they have {there}.{remedy}")
+    raise KeyError(
+        f"{key!r} is neither in mdata[{name!r}].obs nor in mdata.obs; they have {there}.{remedy}"
+    )
 
 
 def warn_of_a_class_called_unassigned(classes: Iterable[str]) -> None:
@@ -120,7 +129,12 @@ def warn_of_a_class_called_unassigned(classes: Iterable[str]) -> None:
 
 
 def donors(
-    adata: AnnData, key: str, *, cells: np.ndarray | None = None, allow_missing: bool = False, quiet: bool = False
+    adata: AnnData,
+    key: str,
+    *,
+    cells: np.ndarray | None = None,
+    allow_missing: bool = False,
+    quiet: bool = False,
 ) -> pd.Series:
     """Donor of each cell as text; None for cells of no donor, which are named in a warning and left out by whoever asks.
 
@@ -135,13 +149,25 @@ def donors(
     quiet
         Whether the warning was given already.
     """
-    key_in(key, adata.obs, "adata.obs", f"Name the column of donors: donor_key=. {MDATA_REMEDY.format(key=key)}")
+    key_in(
+        key,
+        adata.obs,
+        "adata.obs",
+        f"Name the column of donors: donor_key=. {MDATA_REMEDY.format(key=key)}",
+    )
     column = cast("pd.DataFrame", adata.obs)[key]
-    return donors_of(column, f"adata.obs[{key!r}]", cells=cells, allow_missing=allow_missing, quiet=quiet)
+    return donors_of(
+        column, f"adata.obs[{key!r}]", cells=cells, allow_missing=allow_missing, quiet=quiet
+    )
 
 
 def donors_of(
-    column: pd.Series, where: str, *, cells: np.ndarray | None = None, allow_missing: bool = False, quiet: bool = False
+    column: pd.Series,
+    where: str,
+    *,
+    cells: np.ndarray | None = None,
+    allow_missing: bool = False,
+    quiet: bool = False,
 ) -> pd.Series:
     """The same, of a column."""
     own = np.ones(len(column), dtype=bool) if cells is None else np.asarray(cells, dtype=bool)
@@ -189,15 +215,23 @@ def people_of(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     words = {_folded(word): word for word in settings.not_donors}
     others = {name: words[word] for name in names if (word := _word_in(name, words)) is not None}
     if "doublet" in words:
-        singles = {single for name in names if name not in others for single in (name, *_twice(name))}
-        others |= {name: words["doublet"] for name in names if name not in others and _is_pair(name, singles)}
+        singles = {
+            single for name in names if name not in others for single in (name, *_twice(name))
+        }
+        others |= {
+            name: words["doublet"]
+            for name in names
+            if name not in others and _is_pair(name, singles)
+        }
     return [name for name in names if name not in others], others
 
 
 def warn_of_not_donors(n_cells: Counter[str], words: Mapping[str, str], where: str) -> None:
     """Say whose cells are left out."""
     if n_cells:
-        told = ", ".join(f"{name!r} ({n})" for name, n in n_cells.most_common(8)) + ", …" * (len(n_cells) > 8)
+        told = ", ".join(f"{name!r} ({n})" for name, n in n_cells.most_common(8)) + ", …" * (
+            len(n_cells) > 8
+        )
         name = next(iter(n_cells))
         warnings.warn(
             f"{sum(n_cells.values())} cells are left out, since they have no donor: {where} says {told}. If {name!r} is a donor's name: "
@@ -211,7 +245,9 @@ def warn_of_alike(names: Iterable[str], where: str) -> None:
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
         alike.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", name.casefold()), []).append(name)
-    if same := [" and ".join(repr(name) for name in group) for group in alike.values() if len(group) > 1]:
+    if same := [
+        " and ".join(repr(name) for name in group) for group in alike.values() if len(group) > 1
+    ]:
         first, second = next(group for group in alike.values() if len(group) > 1)[:2]
         warnings.warn(
             f"{where} has donors that may be one person under two names: {'; '.join(same[:5])}. They are taken for different people. If they are one: "
@@ -237,7 +273,10 @@ def _word_in(name: str, words: Mapping[str, str]) -> str | None:
 def _is_pair(name: str, singles: Collection[str]) -> bool:
     """Two donors of the same column in one name, as souporcell (0/1), freemuxlet (0,1) and GMM-Demux (A-B) call doublets."""
     borders = [match.start() for match in re.finditer(r"[-_+,/|]", name)]
-    return any(name[:at] in singles and name[at + 1 :] in singles and name[:at] != name[at + 1 :] for at in borders)
+    return any(
+        name[:at] in singles and name[at + 1 :] in singles and name[:at] != name[at + 1 :]
+        for at in borders
+    )
 
 
 def _twice(name: str) -> list[str]:

@@ -14,7 +14,10 @@ from scbert_cll._checks._words import bytes_in_words, listed, unique
 
 type Shape = tuple[int | str, ...]
 
-_KINDS = {False: "a pretrained network, without classes", True: "a network fine-tuned to name classes"}
+_KINDS = {
+    False: "a pretrained network, without classes",
+    True: "a network fine-tuned to name classes",
+}
 _DOORS = {
     False: "ScBERT.from_scbert_checkpoint(path, vocab=…), and ScBERTClassifier.from_pretrained(model, adata, labels_key=…) "
     "to train a classifier from it",
@@ -37,13 +40,17 @@ def new_file(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder; name a file.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or name another file.")
+        raise FileExistsError(
+            f"{path} exists; pass overwrite=True to replace it, or name another file."
+        )
 
 
 def unreadable(path: Path, foreign: str | None) -> str:
     """Say why a file was not read: it holds more than weights, or something else altogether."""
     if foreign is None:
-        return f"{path} is not a checkpoint, or it is damaged; expected a file that torch.save wrote."
+        return (
+            f"{path} is not a checkpoint, or it is damaged; expected a file that torch.save wrote."
+        )
     return (
         f"{path} holds {foreign}, no weights alone: to read it, code that it names would have to be run, so it was refused. "
         'Where you trust it, save its weights alone: torch.save({"model_state_dict": model.state_dict()}, path).'
@@ -101,7 +108,9 @@ def layout_problems(
 ) -> list[str]:
     """Say what is missing, too many, or of another shape."""
     if not set(expected) & set(found):
-        return [f"none of its tensors is scBERT's: expected {listed(expected, 3)} …, found {listed(found, 3)}"]
+        return [
+            f"none of its tensors is scBERT's: expected {listed(expected, 3)} …, found {listed(found, 3)}"
+        ]
     missing = [name for name in expected if name not in found and name not in dispensable]
     unexpected = [name for name in found if name not in expected]
     other = [
@@ -127,7 +136,9 @@ def class_problems(classes: Sequence[str], n_classes: int | None) -> list[str]:
     unique(pd.Index(classes), "classes", "give every class its own name")
     if n_classes is None or len(classes) == n_classes:
         return []
-    problem = f"classes names {len(classes)} ({listed(classes)}), and the checkpoint has {n_classes}"
+    problem = (
+        f"classes names {len(classes)} ({listed(classes)}), and the checkpoint has {n_classes}"
+    )
     return [f"{problem}: name all of them, in the order they were trained in"]
 
 
@@ -144,11 +155,15 @@ def gene_vector_problems(vectors: pd.DataFrame, genes: pd.Index, width: int | No
             f"{len(missing)} of the {len(genes)} genes of vocab have no vector in gene2vec: {listed(missing)}"
         )
     if width is not None and vectors.shape[1] != width:
-        problems.append(f"gene2vec has {vectors.shape[1]} dimensions, and the checkpoint's network is {width} wide")
+        problems.append(
+            f"gene2vec has {vectors.shape[1]} dimensions, and the checkpoint's network is {width} wide"
+        )
     values = vectors.loc[genes[genes.isin(vectors.index)]].apply(pd.to_numeric, errors="coerce")
     bad = values.index[~np.isfinite(values.to_numpy(float)).all(axis=1)]
     if len(bad):
-        problems.append(f"gene2vec has values that are no finite numbers for {len(bad)} genes: {listed(bad)}")
+        problems.append(
+            f"gene2vec has values that are no finite numbers for {len(bad)} genes: {listed(bad)}"
+        )
     return problems
 
 
@@ -160,7 +175,9 @@ def no_problems(what: str, problems: Iterable[str]) -> None:
 
 def fits_scbert(network: Mapping[str, Any], published: Mapping[str, Any]) -> None:
     """Choices of a network that scBERT's layout has a place for."""
-    unfit = [f"{name}={network[name]!r}" for name, value in published.items() if network[name] != value]
+    unfit = [
+        f"{name}={network[name]!r}" for name, value in published.items() if network[name] != value
+    ]
     if unfit:
         raise ValueError(
             f"A checkpoint of scBERT cannot hold this network: {listed(unfit)}. Train one with "

@@ -35,14 +35,20 @@ def sample_names(names: pd.Index, what: str) -> None:
 
 def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     """Numbers, or NaN where nothing was measured."""
-    text = [name for name, dtype in table.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
+    text = [
+        name for name, dtype in table.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)
+    ]
     if text:
         found = table[text[0]]
         bad = found[pd.to_numeric(found, errors="coerce").isna() & found.notna()]
         hint = "these look like decimal commas, so write it with write.csv, not write.csv2, or pass pd.read_csv(path, decimal=',')"
         if not bad.astype(str).str.fullmatch(r"-?\d+,\d+").all():
-            hint = "the first column holds the names, all others numbers, and a missing number is NA"
-        raise ValueError(f"{what} must hold numbers; {listed(text)} has e.g. {listed(bad, 3)}: {hint}.")
+            hint = (
+                "the first column holds the names, all others numbers, and a missing number is NA"
+            )
+        raise ValueError(
+            f"{what} must hold numbers; {listed(text)} has e.g. {listed(bad, 3)}: {hint}."
+        )
     values = table.to_numpy(dtype=np.float64)
     if np.isinf(values).any():
         infinite = table.columns[np.isinf(values).any(axis=0)]
@@ -70,7 +76,9 @@ def shared_samples(samples: pd.Index, others: pd.Index, clinical: pd.DataFrame, 
     )
 
 
-def outcome_keys(time_key: str | None, event_key: str | None, entry_key: str | None, competing_key: str | None) -> None:
+def outcome_keys(
+    time_key: str | None, event_key: str | None, entry_key: str | None, competing_key: str | None
+) -> None:
     """A time has an event, and what needs them has them."""
     if time_key and not event_key:
         raise ValueError(
@@ -107,7 +115,12 @@ def times(column: pd.Series, key: str) -> pd.Series:
 
 
 def plausible_times(
-    found: pd.Series, key: str, unit: str, *, parameter: str = "unit", entry: pd.Series | None = None
+    found: pd.Series,
+    key: str,
+    unit: str,
+    *,
+    parameter: str = "unit",
+    entry: pd.Series | None = None,
 ) -> None:
     """Times that can be what the unit says: patients are followed for five weeks to sixty years, and no clock counts more than 120.
 
@@ -121,10 +134,15 @@ def plausible_times(
         return
     likely = [u for u, n in PER_YEAR.items() if u != unit and _IS_LIKELY <= longest / n <= _LONGEST]
     hints = " or ".join(
-        f"{parameter}={u!r} (then the longest is {longest / PER_YEAR[u]:.1f} years)" for u in reversed(likely)
+        f"{parameter}={u!r} (then the longest is {longest / PER_YEAR[u]:.1f} years)"
+        for u in reversed(likely)
     )
-    smaller = [u for u in likely if PER_YEAR[u] > PER_YEAR[unit]] if parameter == "time_unit" else []
-    made = " or ".join(f"of {u} adata.obs[{key!r}] / {PER_YEAR[u] / PER_YEAR[unit]:g}" for u in reversed(smaller))
+    smaller = (
+        [u for u in likely if PER_YEAR[u] > PER_YEAR[unit]] if parameter == "time_unit" else []
+    )
+    made = " or ".join(
+        f"of {u} adata.obs[{key!r}] / {PER_YEAR[u] / PER_YEAR[unit]:g}" for u in reversed(smaller)
+    )
     raise ValueError(
         f"{key!r} does not look like {unit}: median {found.median():g}, maximum {most:g}"
         f"{'' if entry is None else f', followed for {longest:g} at most'}, that is {years:.3g} years. "
@@ -135,7 +153,9 @@ def plausible_times(
 def own_unit(adata: AnnData, key: str, unit: str) -> None:
     """Times that a reader has brought to years are not called anything else because their column is."""
     read = adata.uns.get("cohort", {}).get("params", {})
-    brought = {str(read[name]).replace("/", "_") for name in ("time_key", "entry_key") if name in read}
+    brought = {
+        str(read[name]).replace("/", "_") for name in ("time_key", "entry_key") if name in read
+    }
     if unit != "years" and key in brought:
         raise ValueError(
             f"datasets.read_cohort has brought {key!r} from {read.get('unit', 'years')} to years, so it holds no {unit}: leave time_unit= out. "
@@ -177,7 +197,9 @@ def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> p
     present = column.dropna()
     words = present.astype(object).map(_word)
     known = _YES_NO if meanings is None else meanings
-    found = words.map(lambda word: known.get(word.upper() if meanings is None else word, np.nan)).astype(np.float64)
+    found = words.map(
+        lambda word: known.get(word.upper() if meanings is None else word, np.nan)
+    ).astype(np.float64)
     if found.isna().any():
         bad = words[found.isna()]
         hint = "say what they mean: event_values={'dead': 1, 'alive': 0}"
@@ -206,7 +228,9 @@ def _word(value: Any) -> str:
 def has_columns(table: pd.DataFrame, needed: Collection[str], what: str, remedy: str) -> None:
     """A table that holds what is needed."""
     if missing := [name for name in needed if name not in table]:
-        raise KeyError(f"{what} has no column {listed(missing)}; it has {listed(table.columns, 12)}. {remedy}")
+        raise KeyError(
+            f"{what} has no column {listed(missing)}; it has {listed(table.columns, 12)}. {remedy}"
+        )
 
 
 def ighv_words(column: pd.Series) -> pd.Series:
@@ -221,7 +245,9 @@ def ighv_words(column: pd.Series) -> pd.Series:
     }
     words = column.dropna().astype(object).map(lambda value: _word(value).upper())
     if unknown := sorted(set(words) - set(meanings)):
-        raise ValueError(f"IGHV must be 1 (mutated) or 0 (unmutated), or M and U; found {listed(unknown)}.")
+        raise ValueError(
+            f"IGHV must be 1 (mutated) or 0 (unmutated), or M and U; found {listed(unknown)}."
+        )
     return words.map(meanings).reindex(column.index)
 
 
@@ -245,7 +271,11 @@ def ighv_direction(mutated: pd.Series, time: pd.Series, event: pd.Series) -> Non
 
 def probe_table(table: pd.DataFrame) -> None:
     """A table of probes and genes."""
-    if not {"probe", "gene"} <= set(table) and not {"ID", "Gene Symbol"} <= set(table) and table.shape[1] != 2:
+    if (
+        not {"probe", "gene"} <= set(table)
+        and not {"ID", "Gene Symbol"} <= set(table)
+        and table.shape[1] != 2
+    ):
         raise ValueError(
             "A table of probes must have the columns 'probe' and 'gene' (or GEO's 'ID' and 'Gene Symbol'), or two columns, probe then gene; "
             f"it has {listed(table.columns, 12)}."
@@ -254,7 +284,9 @@ def probe_table(table: pd.DataFrame) -> None:
 
 def probe_source(source: Any) -> None:
     """Something that genes of probes can be read from."""
-    if not isinstance(source, pd.DataFrame | Mapping | pd.Series | str) and not hasattr(source, "__fspath__"):
+    if not isinstance(source, pd.DataFrame | Mapping | pd.Series | str) and not hasattr(
+        source, "__fspath__"
+    ):
         raise TypeError(
             "probes is a DataFrame with 'probe' and 'gene', a mapping from probe to gene, the path of a table, or the name of a column of "
             f"adata.var; found {type(source).__name__}."

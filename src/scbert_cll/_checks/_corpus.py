@@ -33,9 +33,15 @@ def corpus_extra() -> None:
 def memory_size(value: str | int) -> int:
     """Bytes of ``"1GB"``, ``"500 MB"`` or a number."""
     match = _SIZE.fullmatch(str(value).strip()) if isinstance(value, str | int) else None
-    n_bytes = int(float(match[1]) * _STEP[match[2].upper()]) if match and not isinstance(value, bool) else 0
+    n_bytes = (
+        int(float(match[1]) * _STEP[match[2].upper()])
+        if match and not isinstance(value, bool)
+        else 0
+    )
     if n_bytes < 1:
-        raise ValueError(f"memory must be a size such as '1GB', '500MB' or a number of bytes; found {value!r}.")
+        raise ValueError(
+            f"memory must be a size such as '1GB', '500MB' or a number of bytes; found {value!r}."
+        )
     return n_bytes
 
 
@@ -43,16 +49,24 @@ def source_files(paths: Any) -> list[Path]:
     """Files, each named once."""
     paths = [paths] if isinstance(paths, str | PathLike) else paths
     if not isinstance(paths, Iterable):
-        raise TypeError(f"paths must be files (.h5ad, .h5mu, .zarr or 10x .h5); found {type(paths).__name__}.")
+        raise TypeError(
+            f"paths must be files (.h5ad, .h5mu, .zarr or 10x .h5); found {type(paths).__name__}."
+        )
     files = [Path(path) for path in paths]
     if not files:
-        raise ValueError("paths names no file; a corpus is built from .h5ad, .h5mu, .zarr or 10x .h5 files.")
+        raise ValueError(
+            "paths names no file; a corpus is built from .h5ad, .h5mu, .zarr or 10x .h5 files."
+        )
     if absent := [str(file) for file in files if not file.exists()]:
-        raise FileNotFoundError(f"{len(absent)} of {len(files)} files are not there: {listed(absent)}.")
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(files)} files are not there: {listed(absent)}."
+        )
     for file in files:
         plain_or_folder(file)
     whole = [file.resolve() for file in files]
-    if twice := sorted({str(file) for file, at in zip(files, whole, strict=True) if whole.count(at) > 1}):
+    if twice := sorted(
+        {str(file) for file, at in zip(files, whole, strict=True) if whole.count(at) > 1}
+    ):
         raise ValueError(f"paths names a file more than once: {listed(twice)}. Name each once.")
     return files
 
@@ -69,7 +83,9 @@ def learned_bins(method: str, edges: Any) -> None:
 def same_call(asked: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
     """A build that is gone on with was begun with the same parameters and files."""
     differing = [
-        f"{name} (was {found.get(name)!r}, now {asked[name]!r})" for name in asked if asked[name] != found.get(name)
+        f"{name} (was {found.get(name)!r}, now {asked[name]!r})"
+        for name in asked
+        if asked[name] != found.get(name)
     ]
     if differing:
         raise ValueError(
@@ -127,7 +143,10 @@ def enough_donors(donors: Sequence[str]) -> None:
 def val_donors(asked: Any, donors: Sequence[str]) -> list[str]:
     """Donors that are there, and not all of them."""
     names = [
-        donor_name(name) for name in ([asked] if isinstance(asked, str) or not isinstance(asked, Iterable) else asked)
+        donor_name(name)
+        for name in (
+            [asked] if isinstance(asked, str) or not isinstance(asked, Iterable) else asked
+        )
     ]
     if unknown := [name for name in names if name not in donors]:
         raise KeyError(
@@ -158,7 +177,8 @@ def warn_of_skipped(reasons: Mapping[str, str]) -> None:
     """Say which files are not in the corpus."""
     if bad := [f"{name} ({reason})" for name, reason in reasons.items() if reason]:
         warnings.warn(
-            f"{len(bad)} of {len(reasons)} files are not in the corpus: {'; '.join(bad[:5])}" + "; …" * (len(bad) > 5),
+            f"{len(bad)} of {len(reasons)} files are not in the corpus: {'; '.join(bad[:5])}"
+            + "; …" * (len(bad) > 5),
             stacklevel=3,
         )
 
@@ -166,12 +186,16 @@ def warn_of_skipped(reasons: Mapping[str, str]) -> None:
 def columns_somewhere(absent: Sequence[str], n_files: int) -> None:
     """Columns that at least one file has."""
     if absent:
-        raise KeyError(f"obs_columns names {listed(absent)}, which none of the {n_files} files has in obs.")
+        raise KeyError(
+            f"obs_columns names {listed(absent)}, which none of the {n_files} files has in obs."
+        )
 
 
 def enough_space(free: int, needed: int, folder: Path) -> None:
     """Room for the corpus, as far as one can tell before."""
-    if free < needed / 2:  # how well it can be compressed is not known: only what is clearly too little is refused
+    if (
+        free < needed / 2
+    ):  # how well it can be compressed is not known: only what is clearly too little is refused
         raise OSError(
             errno.ENOSPC,
             f"The corpus needs about {gigabytes(needed)}, and the disk of {folder} has {gigabytes(free)} left. Free some space, or name "
@@ -221,7 +245,9 @@ def is_zarr(path: Path) -> None:
 def has_x(*, there: bool, layers: Sequence[str], raw: bool) -> None:
     """A matrix where none is named."""
     if not there:
-        where = [f"layer={name!r}" for name in layers] + (["layer='raw' (adata.raw)"] if raw else [])
+        where = [f"layer={name!r}" for name in layers] + (
+            ["layer='raw' (adata.raw)"] if raw else []
+        )
         raise ValueError(
             f"has no X. Name the layer with the raw counts; there are {listed(where) if where else 'none'}."
         )
@@ -236,7 +262,12 @@ def known_layout(found: Iterable[str]) -> ValueError:
 
 def of_one_shape(indptr: np.ndarray, n_values: int, n_rows: int) -> None:
     """A sparse matrix whose parts fit together."""
-    if len(indptr) != n_rows + 1 or indptr[0] != 0 or indptr[-1] != n_values or (np.diff(indptr) < 0).any():
+    if (
+        len(indptr) != n_rows + 1
+        or indptr[0] != 0
+        or indptr[-1] != n_values
+        or (np.diff(indptr) < 0).any()
+    ):
         raise ValueError(
             f"its sparse matrix is damaged: {len(indptr)} row borders up to {indptr[-1:]} for {n_values} values."
         )
@@ -245,7 +276,9 @@ def of_one_shape(indptr: np.ndarray, n_values: int, n_rows: int) -> None:
 def within(indices: np.ndarray, n_columns: int) -> None:
     """Columns that the matrix has; others would be read from anywhere in memory."""
     if len(indices) and (indices.min() < 0 or indices.max() >= n_columns):
-        raise ValueError(f"its sparse matrix is damaged: it names column {indices.max()} of {n_columns}.")
+        raise ValueError(
+            f"its sparse matrix is damaged: it names column {indices.max()} of {n_columns}."
+        )
 
 
 def by_cells(n_bytes: int, memory: int) -> None:
@@ -260,7 +293,9 @@ def by_cells(n_bytes: int, memory: int) -> None:
 def not_a_layer_of_tokens(*, is_binned: bool) -> None:
     """A layer that pp.bin_expression did not write."""
     if is_binned:
-        raise ValueError("its layer holds tokens of pp.bin_expression; name the layer with the raw counts.")
+        raise ValueError(
+            "its layer holds tokens of pp.bin_expression; name the layer with the raw counts."
+        )
 
 
 def not_tokens(largest: float, n_at_top: int, n_cells: int, n_genes: int, n_bins: int) -> None:
@@ -298,14 +333,23 @@ def rna_modality(modalities: Iterable[str], asked: str | None = None) -> str:
 def no_modalities(asked: str | None) -> None:
     """A file of one matrix has no modality of any name."""
     if asked is not None:
-        raise ValueError(f"it is one matrix without modalities, so modality={asked!r} is not in it; leave that out.")
+        raise ValueError(
+            f"it is one matrix without modalities, so modality={asked!r} is not in it; leave that out."
+        )
 
 
 def chosen_cells(column: Any, key: str, there: Sequence[str]) -> np.ndarray:
     """Which cells a column of true and false chooses."""
     if column is None:
-        key_in(key, [name for name in there if name != key], "obs", "cells= names a column of true and false.")
-    if column.isna().any() or not all(isinstance(value, bool | np.bool_) for value in column.unique()):
+        key_in(
+            key,
+            [name for name in there if name != key],
+            "obs",
+            "cells= names a column of true and false.",
+        )
+    if column.isna().any() or not all(
+        isinstance(value, bool | np.bool_) for value in column.unique()
+    ):
         raise ValueError(
             f"obs[{key!r}], which cells= names, must be true or false for every cell; found {listed(column.unique())}."
         )
@@ -331,4 +375,6 @@ def of_a_donor(missing: np.ndarray, key: str) -> None:
 def counts_fit(csr: sparse.csr_matrix) -> None:
     """Counts that 32 bits hold."""
     if csr.data.max(initial=0) > np.iinfo(np.int32).max:
-        raise ValueError(f"holds a count of {csr.data.max():g}, more than a corpus of raw counts can hold (32 bits).")
+        raise ValueError(
+            f"holds a count of {csr.data.max():g}, more than a corpus of raw counts can hold (32 bits)."
+        )

@@ -58,13 +58,22 @@ def slot(adata: AnnData, layer: str | None) -> Slot:
     if layer == RAW and RAW not in adata.layers and adata.raw is not None:
         return Slot(adata.raw.X, adata.raw.var, "adata.raw.X")
     if layer is not None:
-        key_in(layer, adata.layers, "adata.layers", _elsewhere(adata, layer) if isinstance(layer, str) else "")
+        key_in(
+            layer,
+            adata.layers,
+            "adata.layers",
+            _elsewhere(adata, layer) if isinstance(layer, str) else "",
+        )
     return Slot(adata.X if layer is None else adata.layers[layer], adata.var, name_of(layer))
 
 
 def is_binned(adata: AnnData, layer: str | None) -> bool:
     """A layer that `pp.bin_expression` wrote."""
-    return layer is not None and isinstance(adata.uns.get(layer), Mapping) and "edges" in adata.uns[layer]
+    return (
+        layer is not None
+        and isinstance(adata.uns.get(layer), Mapping)
+        and "edges" in adata.uns[layer]
+    )
 
 
 def name_of(layer: str | None) -> str:
@@ -93,14 +102,20 @@ def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> 
     if rounded is None:
         raise ValueError(_no_counts(adata, layer, found, csr, only_x=only_x))
     n = int((rounded != csr.data).sum())
-    return Counts(sparse.csr_matrix((rounded, csr.indices, csr.indptr), shape=csr.shape), {"n_rounded": n})
+    return Counts(
+        sparse.csr_matrix((rounded, csr.indices, csr.indptr), shape=csr.shape), {"n_rounded": n}
+    )
 
 
 def counts_or_values(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     """`matrix`, rounded where the values are counts but for round-off."""
     csr = matrix(adata, layer)
     whole = None if are_whole(csr.data) else nearly_whole(csr.data)
-    return csr if whole is None else sparse.csr_matrix((whole, csr.indices, csr.indptr), shape=csr.shape)
+    return (
+        csr
+        if whole is None
+        else sparse.csr_matrix((whole, csr.indices, csr.indptr), shape=csr.shape)
+    )
 
 
 def nearly_whole(values: np.ndarray) -> np.ndarray | None:
@@ -158,7 +173,11 @@ def _columns_of_raw(adata: AnnData) -> np.ndarray:
     missing = adata.var_names[~adata.var_names.isin(names)]
     twice = adata.var_names[adata.var_names.isin(names[names.duplicated() & found.is_gene])]
     if len(missing) or len(twice):
-        what = f"has no gene {listed(missing)}" if len(missing) else f"has more than one gene {listed(twice)}"
+        what = (
+            f"has no gene {listed(missing)}"
+            if len(missing)
+            else f"has more than one gene {listed(twice)}"
+        )
         raise ValueError(
             f"adata.raw {what} of adata.var_names, so its counts cannot be matched by name. Start from it: adata = adata.raw.to_adata()"
             + ("." if len(missing) else ", then pp.align_genes.")
@@ -177,19 +196,26 @@ def _warn_of_float16(values: Any, csr: sparse.csr_matrix, where: str) -> None:
 # -- what to say where there are no counts --------------------------------------------------------------------------------
 
 
-def _no_counts(adata: AnnData, layer: str | None, found: Slot, csr: sparse.csr_matrix, *, only_x: bool) -> str:
+def _no_counts(
+    adata: AnnData, layer: str | None, found: Slot, csr: sparse.csr_matrix, *, only_x: bool
+) -> str:
     """What was found, what it looks like, and where counts are or how they are made."""
     elsewhere = _elsewhere(adata, layer, only_x=only_x)
     kind = _looks_like(csr)
     if not kind and "log1p" in adata.uns:
         kind = "log"
-    hint = {"log": " It looks log-transformed.", "scaled": " It looks scaled to a common total."}.get(kind, "")
+    hint = {
+        "log": " It looks log-transformed.",
+        "scaled": " It looks scaled to a common total.",
+    }.get(kind, "")
     if kind in ("", "fractions"):
         known = "These look like" if kind else "If these are"
         small = not kind and csr.data.max() < _LARGEST_LOG
         hint = f"{' It looks log-transformed.' if small else ''} {known} fractions of counts (SoupX, CellBender, EM counts of Alevin or RSEM): round them, {_rounding(found)}."
     others = listed(filter(None, adata.layers.keys()))
-    name = "" if only_x else f" Name the layer with the raw counts; this object has layers {others}."
+    name = (
+        "" if only_x else f" Name the layer with the raw counts; this object has layers {others}."
+    )
     bad = csr.data != np.trunc(csr.data)
     start = f"{found.where} must hold raw counts (whole numbers); first other value: {first(csr, bad, adata)}."
     return f"{start}{hint}{name} {elsewhere}".rstrip()
@@ -213,7 +239,10 @@ def _slots(adata: AnnData, *, only_x: bool) -> Iterator[tuple[str, str]]:
     if adata.raw is not None and _holds_counts(adata.raw.X):
         use = "adata = adata.raw.to_adata()"
         can_pass = not only_x and RAW not in adata.layers
-        yield "", f"adata.raw holds whole numbers: {f'pass layer={RAW!r}, or {use}' if can_pass else use}."
+        yield (
+            "",
+            f"adata.raw holds whole numbers: {f'pass layer={RAW!r}, or {use}' if can_pass else use}.",
+        )
     if adata.X is not None and not only_x and _holds_counts(adata.X):
         yield "X", "adata.X holds whole numbers: leave layer out."
 
@@ -261,11 +290,19 @@ def _looks_like(csr: sparse.csr_matrix) -> str:
     rows = [row for row in rows if len(row)]
     ways = {"scaled": rows, "log": [np.expm1(np.minimum(row, _LARGEST_LOG)) for row in rows]}
     ways["log "] = [np.exp2(np.minimum(row, _LARGEST_LOG)) - 1 for row in rows]
-    found = [kind for kind, values in ways.items() if rows and np.median([_in_steps(row) for row in values]) > 0.9]
+    found = [
+        kind
+        for kind, values in ways.items()
+        if rows and np.median([_in_steps(row) for row in values]) > 0.9
+    ]
     return found[0].strip() if found else ""
 
 
 def _in_steps(values: np.ndarray) -> float:
     """Share of the values above the smallest that are whole multiples of it, up to 50 times."""
     steps = values[values > values.min()] / values.min()
-    return float(((np.abs(steps - np.rint(steps)) < 0.02) & (steps < 50)).mean()) if len(steps) else 0.0
+    return (
+        float(((np.abs(steps - np.rint(steps)) < 0.02) & (steps < 50)).mean())
+        if len(steps)
+        else 0.0
+    )

@@ -14,7 +14,9 @@ def recorded(params: Mapping[str, Any], name: str, asked: str, what: str) -> Non
     """What was recorded of an earlier step is what is asked for now; steps that recorded nothing pass."""
     found = params.get(name)
     if found is not None and str(found) != asked:
-        raise ValueError(f"{what} has {name}={str(found)!r}, here it is {asked!r}; pass the same to both.")
+        raise ValueError(
+            f"{what} has {name}={str(found)!r}, here it is {asked!r}; pass the same to both."
+        )
 
 
 def known_training(key: str, obs: pd.DataFrame) -> None:
@@ -32,10 +34,14 @@ def probabilities(found: Any, key: str) -> pd.DataFrame:
     return found
 
 
-def donor_columns(obs: pd.DataFrame, donor: pd.Series, keys: Sequence[str], taken: Sequence[str]) -> None:
+def donor_columns(
+    obs: pd.DataFrame, donor: pd.Series, keys: Sequence[str], taken: Sequence[str]
+) -> None:
     """Columns with one value per donor, so that they tell something of a patient, under names of their own."""
     if same := sorted(set(keys) & set(taken)):
-        raise ValueError(f"obs_keys names columns that are made here: {listed(same)}; rename them in adata.obs.")
+        raise ValueError(
+            f"obs_keys names columns that are made here: {listed(same)}; rename them in adata.obs."
+        )
     for key in keys:
         key_in(key, obs, "adata.obs")
         several = obs[key].groupby(donor, observed=True).nunique(dropna=False)

@@ -12,13 +12,17 @@ from anndata import AnnData
 from scbert_cll._checks._by_name import categories_of
 from scbert_cll._checks._words import listed
 
-_SPECS = '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'
+_SPECS = (
+    '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'
+)
 
 
 def one_per_cell(values: Any, adata: AnnData, what: str) -> pd.Series:
     """A Series that belongs to the cells, by name and in their order."""
     if not isinstance(values, pd.Series):
-        raise TypeError(f"{what} must be a pandas Series over the cells of adata, found {type(values).__name__}.")
+        raise TypeError(
+            f"{what} must be a pandas Series over the cells of adata, found {type(values).__name__}."
+        )
     if not values.index.equals(adata.obs_names):
         raise ValueError(
             f"{what} must have one value per cell, named and in the order of adata.obs_names ({adata.n_obs} cells, first "
@@ -31,14 +35,18 @@ def labelled(y: pd.Series) -> pd.Series:
     """Classes as a categorical in which every category has a cell; at least one."""
     column = categories_of(y)
     if not column.notna().any():
-        raise ValueError(f"y has no label in any of the {len(y)} training cells; there is nothing to learn from.")
+        raise ValueError(
+            f"y has no label in any of the {len(y)} training cells; there is nothing to learn from."
+        )
     return column
 
 
 def is_classifier(model: Any, known: bool) -> None:
     """An instance of a classifier that can be made to give probabilities."""
     if isinstance(model, type):
-        raise TypeError(f"{model.__name__} is a class; give an instance of it: {model.__name__}(…).")
+        raise TypeError(
+            f"{model.__name__} is a class; give an instance of it: {model.__name__}(…)."
+        )
     if not known or not hasattr(model, "fit"):
         raise TypeError(
             f"Expected an estimator of this package or a scikit-learn classifier, found {type(model).__name__}."

@@ -10,7 +10,12 @@ import pandas as pd
 
 from scbert_cll._checks._words import listed
 
-_COLUMNS: Final = ("featuretypes", "featuretype", "modality", "librarytype")  # without blanks and underscores
+_COLUMNS: Final = (
+    "featuretypes",
+    "featuretype",
+    "modality",
+    "librarytype",
+)  # without blanks and underscores
 _GENES: Final = {
     "gene", "genes", "gene expression", "geneexpression", "genes expression", "expression", "gex",
     "rna", "mrna", "cdna", "transcript", "transcripts", "transcriptome",
@@ -41,7 +46,11 @@ class Features(NamedTuple):
     @property
     def told(self) -> str:
         """How many rows are no genes, which, and what says so."""
-        how = "their names say so" if self.column is None else f"var[{self.column!r}] is {listed(self.others)}"
+        how = (
+            "their names say so"
+            if self.column is None
+            else f"var[{self.column!r}] is {listed(self.others)}"
+        )
         return f"{self.n_others} of {len(self.names)} rows of var are no genes ({how}): {listed(self.names[~self.is_gene], 3)}"
 
     def selection(self, adata: str) -> str:

@@ -12,7 +12,11 @@ from scbert_cll._checks._words import listed, number_in
 
 _LARGEST: Final = float(np.finfo(np.float32).max)  # what networks compute with
 _LR: Final = 2e-3  # the default of every training
-_POSITIVE: Final[Mapping[str, float]] = {"lr": _LARGEST, "weight_decay": _LARGEST, "gradient_clip_val": np.inf}
+_POSITIVE: Final[Mapping[str, float]] = {
+    "lr": _LARGEST,
+    "weight_decay": _LARGEST,
+    "gradient_clip_val": np.inf,
+}
 
 Wrong = Literal["loss", "validation loss", "weights"]
 
@@ -31,7 +35,14 @@ class DivergedError(ValueError):
 
 
 def diverged(
-    what: Wrong, *, epoch: int, step: int, lr: float, kept: int | None, asked: Mapping[str, Any], model: Any
+    what: Wrong,
+    *,
+    epoch: int,
+    step: int,
+    lr: float,
+    kept: int | None,
+    asked: Mapping[str, Any],
+    model: Any,
 ) -> DivergedError:
     """Say where a training went wrong, what is left of it, and what to do; `asked` are further arguments of the training."""
     verb = "are" if what == "weights" else "is"
@@ -42,7 +53,9 @@ def diverged(
     remedies = [f"a smaller lr= (the default is {_LR:g})" if lr > _LR else "a smaller lr="]
     remedies += [] if asked.get("gradient_clip_val") else ["gradient_clip_val=1.0"]
     remedies += (
-        ["precision=None, since half precision ends at 65,504"] if str(asked.get("precision"))[:2] == "16" else []
+        ["precision=None, since half precision ends at 65,504"]
+        if str(asked.get("precision"))[:2] == "16"
+        else []
     )
     elsewhere = ", and with another checkpoint_dir=, since this run would come to the same end"
     error = DivergedError(
@@ -60,7 +73,9 @@ def training_numbers(given: Mapping[str, Any]) -> None:
             number_in(given[name], name, 0, most)
 
 
-def gene_vectors(values: np.ndarray, genes: pd.Index, where: str, *, is_table: bool = False) -> np.ndarray:
+def gene_vectors(
+    values: np.ndarray, genes: pd.Index, where: str, *, is_table: bool = False
+) -> np.ndarray:
     """Vectors (genes × dimensions) of finite numbers."""
     bad = genes[~np.isfinite(values).all(axis=1)]
     if len(bad):
@@ -77,7 +92,9 @@ def gene_vectors(values: np.ndarray, genes: pd.Index, where: str, *, is_table: b
 def tensors(bad: list[str], what: str, remedy: str) -> None:
     """None that holds a NaN or an infinity; `bad` are the names of those that do."""
     if bad:
-        raise ValueError(f"{what} holds values that are no finite numbers in {listed(bad)}. {remedy}")
+        raise ValueError(
+            f"{what} holds values that are no finite numbers in {listed(bad)}. {remedy}"
+        )
 
 
 def probabilities(values: np.ndarray, who: str) -> None:

@@ -37,7 +37,8 @@ def gene_set_source(source: Any) -> None:
 def kinds_of_columns(kinds: Any, name: str) -> None:
     """Kinds of a table's columns, as the file beside it says them; None: it says none."""
     if kinds is not None and not (
-        isinstance(kinds, Mapping) and all(isinstance(kind, str) and _KIND.fullmatch(kind) for kind in kinds.values())
+        isinstance(kinds, Mapping)
+        and all(isinstance(kind, str) and _KIND.fullmatch(kind) for kind in kinds.values())
     ):
         raise ValueError(
             f"{name} is damaged: its columns must map names to kinds such as 'float64'. Remove it, or get it again."
@@ -48,9 +49,15 @@ def gene_sets(sets: Mapping[str, Any], where: str) -> None:
     """Sets that each hold genes; at least one."""
     if not sets:
         raise ValueError(f"{where} holds no gene set.")
-    texts = [name for name, genes in sets.items() if isinstance(genes, str) or not isinstance(genes, Iterable)]
+    texts = [
+        name
+        for name, genes in sets.items()
+        if isinstance(genes, str) or not isinstance(genes, Iterable)
+    ]
     if texts:
-        raise TypeError(f"{where} must give a list of genes for every set; found something else for {listed(texts)}.")
+        raise TypeError(
+            f"{where} must give a list of genes for every set; found something else for {listed(texts)}."
+        )
     if empty := [name for name, genes in sets.items() if not len(list(genes))]:
         raise ValueError(f"{where} has sets without a gene: {listed(empty)}; remove them.")
 
@@ -81,7 +88,9 @@ def signature_record(adata: AnnData, key: str) -> dict[str, Any]:
     key_in(key, adata.uns, "adata.uns", "Run tl.signature first, or hand over a signature.")
     record: Any = adata.uns[key]
     if not isinstance(record, Mapping) or not isinstance(record.get("genes"), pd.DataFrame):
-        raise ValueError(f"adata.uns[{key!r}] was not written by tl.signature: it has no table 'genes'.")
+        raise ValueError(
+            f"adata.uns[{key!r}] was not written by tl.signature: it has no table 'genes'."
+        )
     return dict(record)
 
 
@@ -95,7 +104,9 @@ def not_empty(n: int, reason: str, what: str) -> None:
 def signature_table(table: Any) -> None:
     """A table of genes with something that can be their weights."""
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"Expected an AnnData or the table of a signature, found {type(table).__name__}.")
+        raise TypeError(
+            f"Expected an AnnData or the table of a signature, found {type(table).__name__}."
+        )
     if "gene" not in table or not {"weight", "log2_fc"} & set(table):
         if table.empty:
             raise ValueError("The signature is empty: its table has no gene.")
@@ -116,9 +127,13 @@ def signature_source(source: Any) -> None:
     if isinstance(source, pd.DataFrame):
         signature_table(source)
     elif isinstance(source, str) and not source.endswith((".gmt", ".gmt.gz")):
-        raise ValueError(f"signature={source!r} is not the path of a .gmt file; to score one gene, pass [{source!r}].")
+        raise ValueError(
+            f"signature={source!r} is not the path of a .gmt file; to score one gene, pass [{source!r}]."
+        )
     elif not isinstance(source, Iterable | PathLike):
-        hint = " Of an object that holds one, pass get.signature(adata)." * isinstance(source, AnnData)
+        hint = " Of an object that holds one, pass get.signature(adata)." * isinstance(
+            source, AnnData
+        )
         raise TypeError(
             "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the path of a .gmt file; "
             f"found {type(source).__name__}.{hint}"
@@ -151,7 +166,9 @@ def gene_weights(found: pd.Series) -> pd.Series:
     return weights
 
 
-def enough_weight(weights: pd.Series, present: np.ndarray, where: str, *, min_matched: float) -> None:
+def enough_weight(
+    weights: pd.Series, present: np.ndarray, where: str, *, min_matched: float
+) -> None:
     """Enough of a signature's weight lies on genes that are in the data."""
     share = float(weights.abs()[present].sum() / weights.abs().sum())
     if share < min_matched or not present.any():
@@ -167,7 +184,9 @@ def counts_to_normalize(adata: AnnData, layer: str | None) -> Counts:
     try:
         return noted_counts(adata, layer)
     except ValueError as error:
-        raise ValueError(f"{error} If these are log-expression values, pass normalize=False.") from error
+        raise ValueError(
+            f"{error} If these are log-expression values, pass normalize=False."
+        ) from error
 
 
 def log_values(adata: AnnData, layer: str | None) -> np.ndarray | sparse.csr_matrix:
@@ -185,7 +204,9 @@ def log_values(adata: AnnData, layer: str | None) -> np.ndarray | sparse.csr_mat
     return values.toarray() if is_dense else values
 
 
-def can_be_scored(values: np.ndarray | sparse.csr_matrix, weights: pd.Series, adata: AnnData, method: str) -> None:
+def can_be_scored(
+    values: np.ndarray | sparse.csr_matrix, weights: pd.Series, adata: AnnData, method: str
+) -> None:
     """Values that differ within each cell, and weights that differ between genes."""
     if values.shape[1] == len(weights) and weights.nunique() == 1:
         raise ValueError(
@@ -210,4 +231,6 @@ def gmt_name(name: str) -> None:
 def gmt_genes(genes: Iterable[str]) -> None:
     """Names of genes that every reader takes whole."""
     if bad := [gene for gene in genes if gene.split() != [gene]]:
-        raise ValueError(f"A GMT file is parted by blanks, so names of genes must have none; found {listed(bad)}.")
+        raise ValueError(
+            f"A GMT file is parted by blanks, so names of genes must have none; found {listed(bad)}."
+        )

@@ -21,7 +21,9 @@ def gene_names(names: pd.Index, what: str) -> pd.Index:
     """Gene names that can be written one a line: at least one, none empty, none twice."""
     bad = names[[not n or n != n.strip() or len(n.splitlines()) > 1 for n in names]]
     if len(bad) or not len(names):
-        raise ValueError(f"{what} needs names without blanks around them or line breaks; found {listed(bad)}.")
+        raise ValueError(
+            f"{what} needs names without blanks around them or line breaks; found {listed(bad)}."
+        )
     unique(names, what, "keep one of each")
     return names
 
@@ -30,7 +32,9 @@ def known_genes(genes: Sequence[str], adata: AnnData) -> None:
     """Genes that are in the data."""
     unknown = [g for g in genes if g not in adata.var_names]
     if unknown:
-        raise KeyError(f"{listed(unknown)} not in adata.var_names, which has e.g. {listed(adata.var_names, 3)}.")
+        raise KeyError(
+            f"{listed(unknown)} not in adata.var_names, which has e.g. {listed(adata.var_names, 3)}."
+        )
 
 
 def two_columns(table: pd.DataFrame, what: str) -> None:
@@ -42,18 +46,21 @@ def two_columns(table: pd.DataFrame, what: str) -> None:
         )
 
 
-def vocabulary_coverage(found: pd.DataFrame, missing: pd.Index, n_vocab: int, *, min_matched: float) -> None:
+def vocabulary_coverage(
+    found: pd.DataFrame, missing: pd.Index, n_vocab: int, *, min_matched: float
+) -> None:
     """Enough of a vocabulary is in the data (`found` as `GeneVocab.resolve` makes it)."""
     n_matched = n_vocab - len(missing)
     if n_matched and n_matched >= min_matched * n_vocab:
         return
     other = found.loc[found["index"] < 0, "name"]
-    ensembl = [pd.Series(names, dtype=object).str.match(r"ENS[A-Z]*G\d").mean() > 0.5 for names in (other, missing)]
+    ensembl = [
+        pd.Series(names, dtype=object).str.match(r"ENS[A-Z]*G\d").mean() > 0.5
+        for names in (other, missing)
+    ]
     if len(other) and ensembl[0] != ensembl[1]:
         kinds = ("Ensembl ids", "symbols") if ensembl[0] else ("symbols", "Ensembl ids")
-        hint = (
-            f"The data are named by {kinds[0]}, the vocabulary by {kinds[1]}: put the same kind into adata.var_names."
-        )
+        hint = f"The data are named by {kinds[0]}, the vocabulary by {kinds[1]}: put the same kind into adata.var_names."
     elif other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
         hint = "The names look like mouse symbols: map them to their human orthologues first."
     else:
@@ -79,7 +86,9 @@ def enough_matched(names: pd.Index, known: pd.Index, what: str, *, min_matched: 
         )
 
 
-def model_genes(genes: pd.Index, adata: AnnData, *, min_matched: float = 0.5, is_corpus: bool = False) -> pd.Index:
+def model_genes(
+    genes: pd.Index, adata: AnnData, *, min_matched: float = 0.5, is_corpus: bool = False
+) -> pd.Index:
     """Enough of a model's genes are in the data by name; those that are missing, with a warning where they are many.
 
     Genes that `pp.align_genes` filled in with zeros are missing, too. Who lowered its `min_matched` did so on purpose.

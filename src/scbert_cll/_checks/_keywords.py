@@ -50,7 +50,9 @@ def did_you_mean(unknown: Iterable[str], known: Iterable[str]) -> str:
     """Unknown names, each with the nearest known one; where none is near, some of the known."""
     unknown, known = list(unknown), list(known)
     near = {name: nearest(name, known) for name in unknown}
-    said = ", ".join(f"{name!r}" + (f" (did you mean {near[name]!r}?)" if near[name] else "") for name in unknown)
+    said = ", ".join(
+        f"{name!r}" + (f" (did you mean {near[name]!r}?)" if near[name] else "") for name in unknown
+    )
     return said if all(near.values()) else f"{said}; there are {listed(known, 20)}"
 
 

@@ -11,7 +11,12 @@ from scbert_cll._checks._words import listed
 
 NUMBER: Final = (int, float)
 _PLAIN_NAME: Final = re.compile(r"[^/\\]+(/[^/\\]+)*")
-_WORDS: Final = {int: "a whole number from 0", str: "text", bool: "true or false", NUMBER: "a number"}
+_WORDS: Final = {
+    int: "a whole number from 0",
+    str: "text",
+    bool: "true or false",
+    NUMBER: "a number",
+}
 
 
 class Maybe(NamedTuple):
@@ -37,7 +42,9 @@ class Each(NamedTuple):
 FILES: Final = "files"  # a pattern of its own
 
 
-def readable_list(record: Mapping[str, Any], kind: Any, file: Path, *, is_whole: bool | None, remedy: str) -> None:
+def readable_list(
+    record: Mapping[str, Any], kind: Any, file: Path, *, is_whole: bool | None, remedy: str
+) -> None:
     """Every value is of the kind that is read, and the checksum of the whole is right; None: the format has none."""
     if is_whole is False:
         said = "differs from what it holds" if "checksum" in record else "is missing"
@@ -53,9 +60,17 @@ def misfits(value: Any, kind: Any, where: str = "") -> Iterator[str]:
         if value is not None:
             yield from misfits(value, kind.kind, where)
     elif isinstance(kind, Keys):
-        yield from _of_keys(value, kind, where) if isinstance(value, dict) else [f"{at} is no object: {value!r:.60}"]
+        yield from (
+            _of_keys(value, kind, where)
+            if isinstance(value, dict)
+            else [f"{at} is no object: {value!r:.60}"]
+        )
     elif isinstance(kind, Each):
-        yield from _of_each(value, kind, where) if isinstance(value, dict) else [f"{at} is no object: {value!r:.60}"]
+        yield from (
+            _of_each(value, kind, where)
+            if isinstance(value, dict)
+            else [f"{at} is no object: {value!r:.60}"]
+        )
     elif isinstance(kind, list):
         if not isinstance(value, list):
             yield f"{at} is no list: {value!r:.60}"
@@ -100,4 +115,8 @@ def _of_each(value: dict[str, Any], kind: Each, where: str) -> Iterator[str]:
 
 def _is_inside(name: str) -> bool:
     """Whether a file's name stays in its folder."""
-    return _PLAIN_NAME.fullmatch(name) is not None and not {".", ".."} & set(name.split("/")) and ":" not in name
+    return (
+        _PLAIN_NAME.fullmatch(name) is not None
+        and not {".", ".."} & set(name.split("/"))
+        and ":" not in name
+    )

@@ -38,16 +38,24 @@ def stored_as(found: Any) -> str:
 
 def are_whole(values: np.ndarray) -> bool:
     """Whether all values are whole numbers; taken in parts that stay in the processor's cache."""
-    parts = (values[i : i + 2**16] for i in range(0, len(values), 2**16)) if values.dtype.kind == "f" else ()
+    parts = (
+        (values[i : i + 2**16] for i in range(0, len(values), 2**16))
+        if values.dtype.kind == "f"
+        else ()
+    )
     return all((np.trunc(part) == part).all() for part in parts)
 
 
 def are_finite(values: np.ndarray) -> bool:
     """Whether all values are finite and none is negative."""
-    return bool(values.min(initial=0) >= 0 and np.isfinite(values.max(initial=0)))  # a NaN makes both NaN
+    return bool(
+        values.min(initial=0) >= 0 and np.isfinite(values.max(initial=0))
+    )  # a NaN makes both NaN
 
 
-def first(csr: sparse.csr_matrix, bad: np.ndarray, adata: AnnData, genes: pd.Index | None = None) -> str:
+def first(
+    csr: sparse.csr_matrix, bad: np.ndarray, adata: AnnData, genes: pd.Index | None = None
+) -> str:
     """Name the first stored value that is bad: its value, cell and gene."""
     i = int(np.flatnonzero(bad)[0])
     row = int(np.searchsorted(csr.indptr, i, side="right") - 1)
@@ -82,7 +90,9 @@ def _as_numbers(found: Any, where: str) -> Any:
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{where} holds objects that are no numbers ({error}); expected raw counts.") from error
+            raise ValueError(
+                f"{where} holds objects that are no numbers ({error}); expected raw counts."
+            ) from error
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where} holds {array.dtype}, expected numbers: raw counts.")
     narrow = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}

@@ -17,7 +17,9 @@ _MOST_GROUPS: Final = 1000  # whose attention is held beside that of every gene
 def corpus_path(value: Any) -> Path:
     """Where a corpus is."""
     if not isinstance(value, (str, PathLike)):
-        raise TypeError(f"Expected a corpus, its path or a CorpusData; found {type(value).__name__}.")
+        raise TypeError(
+            f"Expected a corpus, its path or a CorpusData; found {type(value).__name__}."
+        )
     if Path(value).suffix in (".h5ad", ".h5mu", ".h5"):
         raise ValueError(
             f"{value} is a file of cells; read it (ad.read_h5ad), or build a corpus of it and others (pp.build_corpus)."
@@ -36,19 +38,27 @@ def not_of_a_corpus(given: Mapping[str, bool]) -> None:
 def only_of_a_corpus(given: Mapping[str, bool], *, remedy: str) -> None:
     """Nothing is asked for that only a corpus has."""
     if names := [name for name, is_given in given.items() if is_given]:
-        raise ValueError(f"{listed(names)} are for a corpus on disk, and the cells are in memory. {remedy}")
+        raise ValueError(
+            f"{listed(names)} are for a corpus on disk, and the cells are in memory. {remedy}"
+        )
 
 
 def not_chosen_twice(given: Mapping[str, bool]) -> None:
     """How a corpus is read was said when it was opened."""
     if names := [name for name, is_given in given.items() if is_given]:
-        raise ValueError(f"{listed(names)} belong into CorpusData(…), which was opened already; leave them out here.")
+        raise ValueError(
+            f"{listed(names)} belong into CorpusData(…), which was opened already; leave them out here."
+        )
 
 
 def share_of(value: Any) -> tuple[int, int]:
     """The number of a share, counted from 0, and how many there are."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(pair) != 2 or not all(type(number) is int for number in pair) or not 0 <= pair[0] < pair[1]:
+    if (
+        len(pair) != 2
+        or not all(type(number) is int for number in pair)
+        or not 0 <= pair[0] < pair[1]
+    ):
         raise ValueError(
             f"shard must be (i, n), the share's number from 0 to n - 1 and how many there are; found {value!r}."
         )
@@ -58,7 +68,9 @@ def share_of(value: Any) -> tuple[int, int]:
 def parts_with_cells(parts: Sequence[str], found: Mapping[str, int]) -> None:
     """Parts that a corpus has, each once, and a cell in them."""
     if not parts or len(set(parts)) < len(parts) or not set(parts) <= set(found):
-        raise ValueError(f"parts must name some of {listed(found)}, each once; found {listed(parts)}.")
+        raise ValueError(
+            f"parts must name some of {listed(found)}, each once; found {listed(parts)}."
+        )
     if not any(found[part] for part in parts):
         raise ValueError(
             f"The corpus has no cell in {listed(parts)}; it has {listed(f'{p}: {n}' for p, n in found.items())}."
@@ -101,7 +113,9 @@ def for_a_classifier(*, is_one: bool) -> None:
 def same_predictions(asked: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
     """What is gone on with was begun with the same corpus, model and parameters."""
     if differing := [
-        f"{name} (was {found.get(name)!r}, now {asked[name]!r})" for name in asked if asked[name] != found.get(name)
+        f"{name} (was {found.get(name)!r}, now {asked[name]!r})"
+        for name in asked
+        if asked[name] != found.get(name)
     ]:
         raise ValueError(
             f"{folder} holds predictions that were begun differently: {'; '.join(differing)}. Call it the same way to go on, or delete "

@@ -48,7 +48,9 @@ def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | Non
         remedy = "name the file" if kind == "a folder" else "write what it holds to a file first"
         raise ValueError(f"{path} is {kind}, and a plain file is expected; {remedy}.")
     if most is not None and found.st_size > most:
-        raise ValueError(f"{path} holds {bytes_in_words(found.st_size)}; at most {bytes_in_words(most)} are read here.")
+        raise ValueError(
+            f"{path} holds {bytes_in_words(found.st_size)}; at most {bytes_in_words(most)} are read here."
+        )
     return path
 
 
@@ -57,7 +59,9 @@ def plain_or_folder(path: str | PathLike[str], what: str = "file") -> Path:
     if not os.path.isdir(path):  # noqa: PTH112 (a name with a zero byte is no error)
         return plain_file(path, what)
     for place, _, files in os.walk(path):
-        if other := next((name for name in files if not os.path.isfile(os.path.join(place, name))), None):  # noqa: PTH113, PTH118 (stores have many files)
+        if other := next(
+            (name for name in files if not os.path.isfile(os.path.join(place, name))), None
+        ):  # noqa: PTH113, PTH118 (stores have many files)
             plain_file(Path(place) / other)
     return Path(path)
 

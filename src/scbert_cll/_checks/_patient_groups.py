@@ -32,16 +32,22 @@ def patient_groups(obs: pd.DataFrame, key: str, taken: Sequence[str]) -> pd.Seri
 def chosen_groups(found: pd.Series, key: str, groups: Sequence[str] | None) -> list[str]:
     """The groups to compare, in order."""
     if isinstance(groups, str):
-        raise TypeError(f"groups must be a list of groups, the reference first; found the text {groups!r}.")
+        raise TypeError(
+            f"groups must be a list of groups, the reference first; found the text {groups!r}."
+        )
     there = list(found.cat.categories)
     order = there if groups is None else [class_name(g) for g in groups]
     unknown = [g for g in order if g not in there]
     if unknown:
-        raise ValueError(f"adata.obs[{key!r}] has no group {listed(unknown)}; it has {listed(there, _MOST)}.")
+        raise ValueError(
+            f"adata.obs[{key!r}] has no group {listed(unknown)}; it has {listed(there, _MOST)}."
+        )
     if len(set(order)) < len(order):
         raise ValueError(f"groups names a group twice: {listed(order, _MOST)}.")
     if len(order) < 2:
-        raise ValueError(f"A comparison needs at least two groups; adata.obs[{key!r}] or groups has {listed(order)}.")
+        raise ValueError(
+            f"A comparison needs at least two groups; adata.obs[{key!r}] or groups has {listed(order)}."
+        )
     if len(order) > _MOST:
         raise ValueError(
             f"adata.obs[{key!r}] has {len(order)} groups ({listed(order)}), and at most {_MOST} can be compared. Name those you mean in "

@@ -45,14 +45,20 @@ def series_matrix(is_one: bool, is_complete: bool, name: str) -> None:
 
 
 def one_value_per_sample(
-    about: Mapping[str, list[list[str]]], of_samples: str, accessions: str, odd: int | None, name: str
+    about: Mapping[str, list[list[str]]],
+    of_samples: str,
+    accessions: str,
+    odd: int | None,
+    name: str,
 ) -> None:
     """A quote that was not closed has not made one value of two samples' values: those behind it would be other samples'."""
     if odd is None or not about[accessions]:
         return
     n = len(about[accessions][0])
     for key, lines in about.items():
-        if key.startswith(of_samples) and (other := next((len(cells) for cells in lines if len(cells) != n), None)):
+        if key.startswith(of_samples) and (
+            other := next((len(cells) for cells in lines if len(cells) != n), None)
+        ):
             raise ValueError(
                 f"{name} has {n} samples and {other} values in a line {key}, and a quote in line {odd} is not closed. Get the file again, or close it."
             )

@@ -46,14 +46,20 @@ def names_in_evaluation(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     if evaluation is None:
         return {}
     params = evaluation["params"]
-    said = {name: [str(one) for one in np.ravel(params.get(name, ()))] for name in ("models", "baselines", "scheme")}
+    said = {
+        name: [str(one) for one in np.ravel(params.get(name, ()))]
+        for name in ("models", "baselines", "scheme")
+    }
     return {"evaluation": said | {"unit": str(evaluation["unit"])}}
 
 
 def nothing_private(content: Mapping[str, Any], file: str) -> None:
     """No path of this machine and no address of a person in what others are going to read."""
     texts = list(_texts(content))
-    for is_private, what in ((_is_path, "paths of this machine"), (_MAIL.search, "e-mail addresses")):
+    for is_private, what in (
+        (_is_path, "paths of this machine"),
+        (_MAIL.search, "e-mail addresses"),
+    ):
         if found := list(dict.fromkeys(name for name, text in texts if is_private(text))):
             raise ValueError(
                 f"{file} would publish {what}: {listed(found)}. Name layers, columns, classes and genes without them, and save again."

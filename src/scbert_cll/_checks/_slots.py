@@ -14,7 +14,11 @@ _MOST: Final = 60  # characters of a proposal
 
 
 def new_key(
-    key: Any, inputs: Iterable[str | None] = (), *, what: str = "key_added", stems: Iterable[str] = ("",)
+    key: Any,
+    inputs: Iterable[str | None] = (),
+    *,
+    what: str = "key_added",
+    stems: Iterable[str] = ("",),
 ) -> None:
     """A name for results: a file can hold it, and with none of its endings is it a name of what is read."""
     if not isinstance(key, str) or not _names.is_key(key):

@@ -45,8 +45,14 @@ def outcome_columns(
     for key in keys:
         key_in(key, obs, "adata.obs", _REMEDY)
     if time_key is None and (entry_key or competing_key or strata):
-        raise ValueError("Without time_key the outcome is yes or no; entry_key, competing_key and strata need times.")
-    unique(pd.Index(keys, dtype=object), "The columns of the outcome and strata", "name a column of its own for each")
+        raise ValueError(
+            "Without time_key the outcome is yes or no; entry_key, competing_key and strata need times."
+        )
+    unique(
+        pd.Index(keys, dtype=object),
+        "The columns of the outcome and strata",
+        "name a column of its own for each",
+    )
     columns = {key: obs[key] for key in strata}
     columns |= {key: times(obs[key], key) for key in (time_key, entry_key) if key}
     columns |= {key: _yes_or_no(obs, key) for key in (event_key, competing_key) if key}
@@ -132,7 +138,9 @@ def _explains(values: pd.Series, key: str) -> None:
     """Finite numbers, or a few categories."""
     if pd.api.types.is_numeric_dtype(values):
         if len(bad := values.index[np.isinf(values.astype(np.float64))]):
-            raise ValueError(f"The covariate {key!r} is infinite in {listed(bad)}; make it missing (NaN).")
+            raise ValueError(
+                f"The covariate {key!r} is infinite in {listed(bad)}; make it missing (NaN)."
+            )
     elif (n := values.nunique()) > _MOST:
         raise ValueError(
             f"The covariate {key!r} has {n} different words ({listed(values.dropna().unique(), 3)}), and each would get an effect of its own; at most "
@@ -140,7 +148,9 @@ def _explains(values: pd.Series, key: str) -> None:
         )
 
 
-def complete_cases(event: np.ndarray, kept: np.ndarray, lacking: Mapping[Any, int], *, timed: bool) -> None:
+def complete_cases(
+    event: np.ndarray, kept: np.ndarray, lacking: Mapping[Any, int], *, timed: bool
+) -> None:
     """Patients who have all covariates, and somebody of them who has the event."""
     both = kept & event
     if both.any() and (timed or both.sum() < kept.sum()):
@@ -167,14 +177,23 @@ def they_vary(design: pd.DataFrame, n: int) -> None:
         )
 
 
-def events_per_variable(n_events: int, n_variables: int, least: float, names: Sequence[str], *, timed: bool) -> None:
+def events_per_variable(
+    n_events: int, n_variables: int, least: float, names: Sequence[str], *, timed: bool
+) -> None:
     """Enough events for what is to be learned from them."""
     if n_events < least * n_variables:
         what = "events" if timed else "patients in the rarer group"
-        own = "One coefficient needs" if n_variables == 1 else f"{n_variables} coefficients ({listed(names, 12)}) need"
+        own = (
+            "One coefficient needs"
+            if n_variables == 1
+            else f"{n_variables} coefficients ({listed(names, 12)}) need"
+        )
         each = "" if n_variables == 1 else f" each, that is {least * n_variables:g}"
         n_left = int(n_events // least) - 1  # beside the score
-        advice = {-1: "There are too few for the score alone. Wait for more", 0: "Leave the covariates out"}
+        advice = {
+            -1: "There are too few for the score alone. Wait for more",
+            0: "Leave the covariates out",
+        }
         raise ValueError(
             f"{own} {least:g} {what}{each}; there are {n_events}. {advice.get(n_left, f'Name at most {n_left} covariates beside the score')}, or "
             "lower min_events_per_variable and mistrust the result."
@@ -183,7 +202,9 @@ def events_per_variable(n_events: int, n_variables: int, least: float, names: Se
 
 def no_separation(coef: pd.Series, se: pd.Series, scale: pd.Series) -> None:
     """A covariate that knows the outcome has no finite effect."""
-    wild = coef.index[~np.isfinite(coef) | ~np.isfinite(se) | ((coef * scale).abs() > 7) | (se * scale > 20)]
+    wild = coef.index[
+        ~np.isfinite(coef) | ~np.isfinite(se) | ((coef * scale).abs() > 7) | (se * scale > 20)
+    ]
     if len(wild):
         raise ValueError(
             f"{listed(wild)} tells (almost) exactly who has the event, so its effect has no finite size. Was it recorded after the outcome, or "
@@ -219,7 +240,9 @@ def genes(names: Any, what: str) -> None:
 
 def cut(value: Any) -> None:
     """The median, or the share of patients above the cut."""
-    if value == "median" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1):
+    if value == "median" or (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+    ):
         return
     raise ValueError(
         f"cut must be 'median' or the share of patients in the high group (above 0, below 1); found {value!r}. A cut that is chosen to make "
@@ -254,7 +277,9 @@ def log_expression(adata: AnnData, layer: str | None) -> np.ndarray:
 def names(keys: Sequence[str], what: str) -> list[str]:
     """Several names, not the letters of one."""
     if isinstance(keys, str):
-        raise TypeError(f"{what} must be a list of columns of adata.obs; found the text {keys!r}. Write [{keys!r}].")
+        raise TypeError(
+            f"{what} must be a list of columns of adata.obs; found the text {keys!r}. Write [{keys!r}]."
+        )
     return list(keys)
 
 

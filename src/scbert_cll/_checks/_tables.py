@@ -24,17 +24,22 @@ def same_sum(name: str, found: str, expected: str | None) -> None:
 def table_source(source: Any, what: str) -> None:
     """A table, or where one is."""
     if not isinstance(source, pd.DataFrame | str | PathLike):
-        hint = " Of an AnnData, adata.to_df().T is the expression and adata.obs the clinical table." * isinstance(
-            source, AnnData
+        hint = (
+            " Of an AnnData, adata.to_df().T is the expression and adata.obs the clinical table."
+            * isinstance(source, AnnData)
         )
-        raise TypeError(f"{what} must be a DataFrame or the path of a table; found {type(source).__name__}.{hint}")
+        raise TypeError(
+            f"{what} must be a DataFrame or the path of a table; found {type(source).__name__}.{hint}"
+        )
 
 
 def known_files(named: Collection[str], files: Collection[str]) -> None:
     """Checksums are given for files that are read."""
     if isinstance(named, str) or (unknown := [name for name in named if name not in files]):
         found = repr(named) if isinstance(named, str) else listed(unknown)
-        raise ValueError(f"sha256 must map names of files ({listed(files)}) to their checksums; found {found}.")
+        raise ValueError(
+            f"sha256 must map names of files ({listed(files)}) to their checksums; found {found}."
+        )
 
 
 def separated(separator: str | None, name: str) -> str:
@@ -57,7 +62,11 @@ def as_wide_as_its_header(n_header: int, n_columns: int, name: str) -> None:
 
 def only_numbers(table: pd.DataFrame, where: str) -> None:
     """A table in which cells are near or far."""
-    if text := [str(name) for name, dtype in table.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]:
+    if text := [
+        str(name)
+        for name, dtype in table.dtypes.items()
+        if not pd.api.types.is_numeric_dtype(dtype)
+    ]:
         numbers = [str(name) for name in table if str(name) not in text]
         raise ValueError(
             f"{where} must hold numbers only; {listed(text)} holds something else. Take the others: adata.obsm['numbers'] = "

@@ -35,14 +35,20 @@ _AT_A_TIME: Final = 2**20  # bytes
 _WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _ZEROS: Final = 0.3  # share of zero bytes from which text is of two bytes a letter
 _SEPARATORS: Final = "\t,;"
-_EXCEL: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # a first line that tells Excel what separates columns
+_EXCEL: Final = re.compile(
+    r"sep=(.)\r?\n?", re.IGNORECASE
+)  # a first line that tells Excel what separates columns
 _SPACES: Final = "[ \u00a0\u202f']"  # between thousands
 _COMMA: Final = re.compile(rf",|{_SPACES}")
 _MARKED: Final = re.compile(rf"[,.]|{_SPACES}")
 _POWER: Final = r"(?:[eE][-+]?\d+)?"
 _NUMBER: Final = re.compile(rf"[-+]?(?:\d|[.,]|{_SPACES}(?=\d{{3}}))*\d[.,]?{_POWER}")
-_DECIMAL: Final = re.compile(rf"[-+]?(?:\d*|\d{{1,3}}(?:\.\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:,\d*)?{_POWER}")
-_THOUSANDS: Final = re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:\.\d*)?{_POWER}")
+_DECIMAL: Final = re.compile(
+    rf"[-+]?(?:\d*|\d{{1,3}}(?:\.\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:,\d*)?{_POWER}"
+)
+_THOUSANDS: Final = re.compile(
+    rf"[-+]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:\.\d*)?{_POWER}"
+)
 
 
 def read_text(path: str | PathLike[str]) -> str:
@@ -50,8 +56,12 @@ def read_text(path: str | PathLike[str]) -> str:
     path = plain_file(path)
     data = read_bytes(path)
     if data.startswith(_WORKBOOK):
-        raise ValueError(f"{path.name} is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel(...).")
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(data)
+        raise ValueError(
+            f"{path.name} is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel(...)."
+        )
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(
+        data
+    )
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -61,7 +71,9 @@ def read_text(path: str | PathLike[str]) -> str:
             ) from error
         text = _western(data, path.name)
     if "\0" in text:
-        raise ValueError(f"{path.name} is no text: it holds zero bytes. Save it as CSV or text in UTF-8.")
+        raise ValueError(
+            f"{path.name} is no text: it holds zero bytes. Save it as CSV or text in UTF-8."
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -129,7 +141,11 @@ def open_table(
     text = read_text(path)
     if told := _EXCEL.match(text):
         text, sep = text[told.end() :], sep or told[1]
-    lines = (line for line in StringIO(text) if line.strip() and not (comment and line.startswith(comment)))
+    lines = (
+        line
+        for line in StringIO(text)
+        if line.strip() and not (comment and line.startswith(comment))
+    )
     first = next(lines, "")
     sep = sep or max((s for s in _SEPARATORS if s in first), key=first.count, default=None)
     no_swallowed_rows(text, sep, plain_file(path).name, comment=comment)
@@ -152,7 +168,9 @@ def no_swallowed_rows(text: str, sep: str | None, name: str, *, comment: str | N
     reader, before = csv.reader(lines, delimiter=sep or "\t"), 0
     try:
         for row in reader:
-            if reader.line_num > before + 1 and any("\n" in field and (sep is None or sep in field) for field in row):
+            if reader.line_num > before + 1 and any(
+                "\n" in field and (sep is None or sep in field) for field in row
+            ):
                 raise ValueError(
                     f"{name} has a quote in line {before + 1} that is closed in line {reader.line_num} or never, so the rows between would be lost. "
                     "Close it or take it out; where the text is meant to be that long, pass a DataFrame: pd.read_csv(path)."
@@ -177,15 +195,23 @@ def _no_field(line: str, name: str) -> ValueError:
     )
 
 
-def numbers_as_written(table: pd.DataFrame, texts: Callable[[], pd.DataFrame], sep: str, name: str) -> pd.DataFrame:
+def numbers_as_written(
+    table: pd.DataFrame, texts: Callable[[], pd.DataFrame], sep: str, name: str
+) -> pd.DataFrame:
     """Columns of numbers with decimal commas, or with marks between thousands, as numbers; what may be either is refused.
 
     A comma in a table that commas separate is no decimal one: there only thousands are read. `texts` gives the table as it was written.
     """
-    found = {i: held for i in range(1, table.shape[1]) if (held := _with_marks(table.iloc[:, i])) is not None}
+    found = {
+        i: held
+        for i in range(1, table.shape[1])
+        if (held := _with_marks(table.iloc[:, i])) is not None
+    }
     values = pd.concat(list(found.values())) if found else pd.Series(dtype=object)
     values = values[values.astype(object).map(lambda value: bool(_MARKED.search(value)))]
-    is_decimal, is_thousands = (all(kind.fullmatch(value) for value in values) for kind in (_DECIMAL, _THOUSANDS))
+    is_decimal, is_thousands = (
+        all(kind.fullmatch(value) for value in values) for kind in (_DECIMAL, _THOUSANDS)
+    )
     is_decimal = is_decimal and any("," in value for value in values)
     if not found or not (is_thousands or (is_decimal and sep != ",")):
         return table
@@ -199,7 +225,9 @@ def numbers_as_written(table: pd.DataFrame, texts: Callable[[], pd.DataFrame], s
     table = table.copy()
     for i, held in found.items():
         plain = [_plain(value, is_decimal=is_decimal) for value in held]
-        numbers = pd.Series(pd.to_numeric(pd.Series(plain)).to_numpy(), held.index).reindex(table.index)
+        numbers = pd.Series(pd.to_numeric(pd.Series(plain)).to_numpy(), held.index).reindex(
+            table.index
+        )
         table.isetitem(i, numbers.to_numpy())
     return table
 

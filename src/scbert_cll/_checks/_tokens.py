@@ -34,7 +34,9 @@ def not_binned(csr: sparse.csr_matrix, adata: AnnData, layer: str | None, n_bins
 
 def _looks_binned(csr: sparse.csr_matrix, n_bins: int) -> bool:
     """A large matrix that never exceeds a few bins, or that meets the number of bins exactly in most cells."""
-    large = csr.shape[0] >= _LOOKS_BINNED_CELLS and csr.shape[1] >= _LOOKS_BINNED_GENES and csr.nnz > 0
+    large = (
+        csr.shape[0] >= _LOOKS_BINNED_CELLS and csr.shape[1] >= _LOOKS_BINNED_GENES and csr.nnz > 0
+    )
     if not large or (largest := csr.data.max()) > n_bins:
         return False
     if n_bins <= _FEW_BINS:
@@ -51,17 +53,31 @@ def other_key(key_added: str, layer: str | None) -> None:
         )
 
 
-def same_or_default(asked: Mapping[str, Any], edges: Any, default: Mapping[str, Any], fit_on: object) -> dict[str, Any]:
+def same_or_default(
+    asked: Mapping[str, Any], edges: Any, default: Mapping[str, Any], fit_on: object
+) -> dict[str, Any]:
     """The parameters `edges` were made with; what was asked for beside them must agree or be the default."""
-    if not isinstance(edges, Mapping) or "edges" not in edges or not set(asked) <= set(edges.get("params", {})):
+    if (
+        not isinstance(edges, Mapping)
+        or "edges" not in edges
+        or not set(asked) <= set(edges.get("params", {}))
+    ):
         raise ValueError(
             "edges must be the whole entry that pp.bin_expression left in the other object: adata.uns['binned']."
         )
     if fit_on is not None:
-        raise ValueError("edges= are ready-made, there is nothing to fit: give either edges or fit_on.")
+        raise ValueError(
+            "edges= are ready-made, there is nothing to fit: give either edges or fit_on."
+        )
     made = {name: type(value)(edges["params"][name]) for name, value in default.items()}
-    if other := [f"{n}={v!r} (edges: {made[n]!r})" for n, v in asked.items() if v not in (default[n], made[n])]:
-        raise ValueError(f"The edges were made with other parameters than {', '.join(other)}; leave these out.")
+    if other := [
+        f"{n}={v!r} (edges: {made[n]!r})"
+        for n, v in asked.items()
+        if v not in (default[n], made[n])
+    ]:
+        raise ValueError(
+            f"The edges were made with other parameters than {', '.join(other)}; leave these out."
+        )
     return made
 
 
@@ -97,7 +113,9 @@ def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, 
     return csr, record
 
 
-def same_binning(found: Mapping[str, Any], expected: Mapping[str, Any], where: str, remedy: str = "") -> None:
+def same_binning(
+    found: Mapping[str, Any], expected: Mapping[str, Any], where: str, remedy: str = ""
+) -> None:
     """Tokens cut the way the model's training data were."""
     differing = [
         f"{name} is {found['params'].get(name)!r}, the model has {expected['params'].get(name)!r}"

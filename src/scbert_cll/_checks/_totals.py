@@ -48,7 +48,9 @@ def same(
         return
     whole = genes.append(pd.Index(list(hidden)).difference(genes))
     ours, theirs = int(found["n_genes"]), int(expected["n_genes"])
-    are_named = [of(n)["genes_digest"] == p["genes_digest"] for n, p in ((names, found), (whole, expected))]
+    are_named = [
+        of(n)["genes_digest"] == p["genes_digest"] for n, p in ((names, found), (whole, expected))
+    ]
     if all(are_named):
         others = names[~names.isin(whole)]
         if not len(others):
@@ -84,7 +86,9 @@ def _bin_anew(hidden: Sequence[str], *, is_named: bool, n: int, is_corpus: bool)
     """How cells get the model's totals."""
     if not is_named:
         return f"Bin the cells with all {n:,} genes or so that the model's were binned with, before genes are chosen."
-    genes = f"[*model.genes, {', '.join(map(repr, hidden))}]" if len(hidden) else "list(model.genes)"
+    genes = (
+        f"[*model.genes, {', '.join(map(repr, hidden))}]" if len(hidden) else "list(model.genes)"
+    )
     if is_corpus:
         return f"Build a corpus of the model's genes: pp.build_corpus(…, vocab={genes}, edges=model.binning)."
     return (

@@ -38,7 +38,9 @@ def number_in(value: Any, what: str, least: float, most: float, *, whole: bool =
     """A number within limits; no truth value, no text."""
     kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{what} must be a {'whole ' * whole}number from {least:g} to {most:g}; found {value!r}.")
+        raise ValueError(
+            f"{what} must be a {'whole ' * whole}number from {least:g} to {most:g}; found {value!r}."
+        )
 
 
 def share(value: float, what: str) -> None:
@@ -57,8 +59,12 @@ def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
     if not isinstance(key, Hashable):
         raise TypeError(f"Expected one name of {where}, found {type(key).__name__}: {listed(key)}.")
     if key not in store:
-        there = listed(closest_first(key, [k for k in store if k is not None]), 12)  # layers[None] is X
-        raise KeyError(f"{key!r} is not in {where}; it has {there}." + (f" {remedy}" if remedy else ""))
+        there = listed(
+            closest_first(key, [k for k in store if k is not None]), 12
+        )  # layers[None] is X
+        raise KeyError(
+            f"{key!r} is not in {where}; it has {there}." + (f" {remedy}" if remedy else "")
+        )
 
 
 def closest_first(asked: Any, names: Iterable[Any]) -> list[Any]:
@@ -78,7 +84,9 @@ def unique(names: pd.Index, what: str, remedy: str) -> None:
     """No name twice."""
     twice = names[names.duplicated()].unique()
     if len(twice):
-        raise ValueError(f"{what} must be unique; found more than once: {listed(twice)}. Remedy: {remedy}.")
+        raise ValueError(
+            f"{what} must be unique; found more than once: {listed(twice)}. Remedy: {remedy}."
+        )
 
 
 def is_model(model: Any, names: Sequence[str]) -> None:

@@ -256,7 +256,10 @@ def predict(
     known_device(accelerator)
     if is_cells(data):
         new_file(out, [".h5ad"], overwrite=overwrite)
-        corpus_only = {"groupby": groupby is not None, "parts": list(parts) != [_keys.TRAIN, _keys.VAL]}
+        corpus_only = {
+            "groupby": groupby is not None,
+            "parts": list(parts) != [_keys.TRAIN, _keys.VAL],
+        }
         only_of_a_corpus(data, **corpus_only, shard=share != (0, 1))
     else:
         can_write(out)
@@ -269,19 +272,29 @@ def predict(
     loaded = kind.load(model, accelerator=accelerator)
     if isinstance(cells, Path):
         asked: dict[str, Any] = {"groupby": groupby, "parts": tuple(parts), "shard": share}
-        tl.predict_corpus(cells, loaded, out, unassigned_below=unassigned_below, batch_size=batch_size, **asked)
+        tl.predict_corpus(
+            cells, loaded, out, unassigned_below=unassigned_below, batch_size=batch_size, **asked
+        )
         what = "predictions" if kind is ScBERTClassifier else "embeddings"
-        say(f"The {what} are in {out}." if out.exists() else f"This share is done; {out} appears with the last one.")
+        say(
+            f"The {what} are in {out}."
+            if out.exists()
+            else f"This share is done; {out} appears with the last one."
+        )
         return
     tokens = with_tokens(cells, reading, loaded)
     said = "embedded"
     if isinstance(loaded, ScBERTClassifier):
         tl.predict(tokens, loaded, unassigned_below=unassigned_below, batch_size=batch_size)
-        said = ", ".join(f"{n:,} {name}" for name, n in tokens.obs[_keys.PRED].value_counts().items())
+        said = ", ".join(
+            f"{n:,} {name}" for name, n in tokens.obs[_keys.PRED].value_counts().items()
+        )
     else:
         if unassigned_below is not None:
             _checks.on_corpus.for_a_classifier(is_one=False)
-        tokens.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(tokens, batch_size=batch_size)
+        tokens.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(
+            tokens, batch_size=batch_size
+        )
     results_to(cells.rna, tokens)
     write_cells(out, cells.rna)
     if cells.donor_key is not None and isinstance(loaded, ScBERTClassifier):
@@ -313,10 +326,10 @@ def after_interruption(command: str, options: Mapping[str, Any]) -> str:
     if command in ("pretrain", "finetune"):
         folder = options["checkpoint_dir"]
         if folder is None:
-            return "No model was written; with --checkpoint-dir the same command goes on where it was."
-        return (
-            f"No model was written; the same command goes on from the last checkpoint in {folder}, if there is one yet."
-        )
+            return (
+                "No model was written; with --checkpoint-dir the same command goes on where it was."
+            )
+        return f"No model was written; the same command goes on from the last checkpoint in {folder}, if there is one yet."
     if command == "predict" and Path(options["data"]).is_dir():
         return "The same command goes on where it was."
     return "Start the same command again."
@@ -329,15 +342,26 @@ def _genes_and_bins(vocab: Path) -> tuple[Any, dict[str, Any] | None]:
     from scbert_cll.model.exchange import folder as exchange_folder
 
     saved = exchange_folder.load_folder(vocab)
-    binning = saved["config"]["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
+    binning = saved["config"]["binning"] | (
+        {} if saved["edges"] is None else {"edges": saved["edges"]}
+    )
     asked = {name: binning["params"][name] for name in ("method", "n_bins", "target_sum")}
-    hidden = [gene for gene in saved["config"]["setup"]["exclude_genes"] if gene not in set(saved["genes"])]
-    return [*saved["genes"], *hidden], {"edges": binning, **asked}  # totals are of those it is not shown, too
+    hidden = [
+        gene
+        for gene in saved["config"]["setup"]["exclude_genes"]
+        if gene not in set(saved["genes"])
+    ]
+    return [*saved["genes"], *hidden], {
+        "edges": binning,
+        **asked,
+    }  # totals are of those it is not shown, too
 
 
 def _shard(text: str) -> tuple[int, int]:
     """Which share of how many: 0/4 is the first of four."""
     place, slash, number = text.partition("/")
     if not (slash and place.isdigit() and number.isdigit() and int(place) < int(number)):
-        raise ValueError(f"--shard must be a share such as 0/4, the first of four, to 3/4, the last; found {text!r}.")
+        raise ValueError(
+            f"--shard must be a share such as 0/4, the first of four, to 3/4, the last; found {text!r}."
+        )
     return int(place), int(number)

@@ -46,9 +46,12 @@ _Described = tuple[inspect.Parameter, str]
 def options_of(command: str) -> dict[str, tuple[str, ...]]:
     """Options of a command, each with the words it may be, if it may not be anything."""
     kinds = {
-        name: parameter.annotation for name, (parameter, _) in described_of(cli_commands.COMMANDS[command]).items()
+        name: parameter.annotation
+        for name, (parameter, _) in described_of(cli_commands.COMMANDS[command]).items()
     }
-    return {name: get_args(kind) if get_origin(kind) is Literal else () for name, kind in kinds.items()}
+    return {
+        name: get_args(kind) if get_origin(kind) is Literal else () for name, kind in kinds.items()
+    }
 
 
 def group_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
@@ -64,18 +67,29 @@ def described_of(function: Callable[..., Any]) -> dict[str, _Described]:
         function.__mro__ if isinstance(function, type) else [function]
     ):  # a group may build on another
         sections = parse_docstring(kind.__doc__ or "", style=DocstringStyle.NUMPYDOC).params
-        texts |= {name: section.description or "" for section in sections for name in section.arg_name.split(", ")}
+        texts |= {
+            name: section.description or ""
+            for section in sections
+            for name in section.arg_name.split(", ")
+        }
     found: dict[str, _Described] = {}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         group = group_of(parameter)
-        found |= {name: (parameter, " ".join(texts[name].split()))} if group is None else described_of(group)
+        found |= (
+            {name: (parameter, " ".join(texts[name].split()))}
+            if group is None
+            else described_of(group)
+        )
     return found
 
 
 def whole_parser() -> _Parser:
     parser = _Parser(prog=_PROG, usage=f"{_PROG} COMMAND ...", description=_LESSON)
     parser.add_argument(
-        "--version", action="version", version=f"scbert_cll {__version__}", help="say which version this is"
+        "--version",
+        action="version",
+        version=f"scbert_cll {__version__}",
+        help="say which version this is",
     )
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, function in cli_commands.COMMANDS.items():
@@ -140,13 +154,18 @@ class _Help(DefaultHelpFormatter):
     """Sentences instead of types, and paragraphs."""
 
     def _get_help_string(self, action: Action) -> str:
-        plain = any(action.default is value for value in (None, False, SUPPRESS)) or action.default == []
+        plain = (
+            any(action.default is value for value in (None, False, SUPPRESS))
+            or action.default == []
+        )
         plain = plain or "(default" in (action.help or "")
         return (action.help or "") + ("" if plain else " (default: %(default)s)")
 
     def _format_action_invocation(self, action: Action) -> str:
         names = action.option_strings
-        action.option_strings = [name for name in names if "_" not in name] or names  # both are taken, one is taught
+        action.option_strings = [
+            name for name in names if "_" not in name
+        ] or names  # both are taken, one is taught
         try:
             return super()._format_action_invocation(action)
         finally:
@@ -154,14 +173,22 @@ class _Help(DefaultHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
-        return "\n\n".join(p if p.startswith(" ") else fill(p, width, indent) for p in text.split("\n\n"))
+        return "\n\n".join(
+            p if p.startswith(" ") else fill(p, width, indent) for p in text.split("\n\n")
+        )
 
 
 class _Parser(ArgumentParser):
     """A parser that says in one sentence what is wrong."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Help, epilog=_CODES, allow_abbrev=False, parser_mode=PLAIN_YAML, **options)
+        super().__init__(
+            formatter_class=_Help,
+            epilog=_CODES,
+            allow_abbrev=False,
+            parser_mode=PLAIN_YAML,
+            **options,
+        )
 
     def parse_path(self, cfg_path: Any, *args: Any, **options: Any) -> Any:
         """Read a file of options, which is short text in UTF-8."""
@@ -179,7 +206,10 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it, and where to read on; exit code 2."""
         command = re.match(r"[a-z_. -]*", self.usage or _PROG)
-        self.exit(2, f"error: {_sentence(message)}\nOptions: {command[0].strip() if command else _PROG} --help\n")
+        self.exit(
+            2,
+            f"error: {_sentence(message)}\nOptions: {command[0].strip() if command else _PROG} --help\n",
+        )
 
 
 def _sentence(message: str) -> str:

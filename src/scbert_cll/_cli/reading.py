@@ -89,7 +89,9 @@ class Cells:
     news: list[str] = field(default_factory=list)
 
 
-def read(path: Path, asked: Reading, *, columns: Iterable[str | None] = (), with_protein: bool = False) -> Cells:
+def read(
+    path: Path, asked: Reading, *, columns: Iterable[str | None] = (), with_protein: bool = False
+) -> Cells:
     """Read a file of cells and choose among them.
 
     Parameters
@@ -206,7 +208,9 @@ def _rna(data: AnnData | MuData, modality: str | None, where: str) -> tuple[str 
     found = [name for name in _keys.RNA_KEYS if name in data.mod]
     if len(found) != 1:
         why = (
-            f"several modalities that may be the RNA ({_checks.listed(found)})" if found else "no RNA by its usual name"
+            f"several modalities that may be the RNA ({_checks.listed(found)})"
+            if found
+            else "no RNA by its usual name"
         )
         raise KeyError(
             f"{where} has {why}; it has the modalities {_checks.listed(data.mod, 12)}. Name the RNA with --modality."
@@ -225,10 +229,16 @@ def _counted(
     if layer == _X:
         return None, data, rna
     if layer != _RAW:
-        also = f"{_X} and {_RAW} are places, too" if rna.raw is not None else f"{_X} is a place, too"
-        _checks.key_in(layer, rna.layers, "adata.layers", f"Name the place of the counts with --layer; {also}.")
+        also = (
+            f"{_X} and {_RAW} are places, too" if rna.raw is not None else f"{_X} is a place, too"
+        )
+        _checks.key_in(
+            layer, rna.layers, "adata.layers", f"Name the place of the counts with --layer; {also}."
+        )
     if rna.raw is None:
-        raise KeyError("'raw' is not there: adata.raw is empty. Name another place of the counts with --layer.")
+        raise KeyError(
+            "'raw' is not there: adata.raw is empty. Name another place of the counts with --layer."
+        )
     whole: AnnData = rna.raw.to_adata()
     if rna_key is None:
         return None, whole, whole
@@ -254,14 +264,20 @@ def _columns_there(rna: AnnData, options: dict[str, str | None]) -> None:
 
     for option, key in options.items():
         if key is not None:
-            alone = f", or pass {option} {NO_DONORS} if all cells are of one donor" if option == "--donor-key" else ""
+            alone = (
+                f", or pass {option} {NO_DONORS} if all cells are of one donor"
+                if option == "--donor-key"
+                else ""
+            )
             _checks.key_in(key, rna.obs, "adata.obs", f"Name the column with {option}{alone}.")
 
 
 def _has_protein(found: Cells, protein_key: str | None) -> np.ndarray:
     """Cells that the protein modality has, too; all where there is no one such modality, which is for later to refuse."""
     mods, cells = cast("MuData", found.data).mod, found.rna.obs_names
-    there = [key for key in _keys.PROTEIN_KEYS if key in mods] if protein_key is None else [protein_key]
+    there = (
+        [key for key in _keys.PROTEIN_KEYS if key in mods] if protein_key is None else [protein_key]
+    )
     one = len(there) == 1 and there[0] in mods
     return cast("np.ndarray", cells.isin(mods[there[0]].obs_names if one else cells))
 

@@ -47,7 +47,9 @@ class Report:
         for title, text in self.texts.items():
             lines += [f"## {title}", "", "```", text, "```", ""]
         write_text(out / "report.md", "\n".join(lines))
-        tables = {title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()}
+        tables = {
+            title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()
+        }
         found = {
             "format_version": _FORMAT_VERSION,
             "versions": versions("pandas"),
@@ -80,7 +82,9 @@ def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None
             plt.close("all")
             path.unlink(missing_ok=True)  # of an earlier run
             failed.append(path)
-            say(f"The figure {path.name} could not be drawn ({type(error).__name__}: {' '.join(str(error).split())}).")
+            say(
+                f"The figure {path.name} could not be drawn ({type(error).__name__}: {' '.join(str(error).split())})."
+            )
     if failed:
         raise FigureError(
             f"Everything is written but {', '.join(path.name for path in failed)}, which could not be drawn."
@@ -101,5 +105,6 @@ def quiet(name: str) -> Iterator[None]:
 
 def _text(table: pd.DataFrame) -> str:
     return table.to_string(
-        float_format=lambda value: f"{value:.0f}" if value.is_integer() else f"{value:.3f}", na_rep=""
+        float_format=lambda value: f"{value:.0f}" if value.is_integer() else f"{value:.3f}",
+        na_rep="",
     )

@@ -40,7 +40,9 @@ def source(path: Path, asked: Reading, *columns: str | None) -> Path | Cells:
         return found
     if not path.is_dir() and path.exists():
         _checks.paths.plain_file(path)
-        _checks.choice(path.suffix, ENDINGS, "What is no corpus must be a file of cells: its ending")
+        _checks.choice(
+            path.suffix, ENDINGS, "What is no corpus must be a file of cells: its ending"
+        )
     open_corpus(path)
     only_of_cells(path, **dict.fromkeys(asked.given(), True))
     return path
@@ -57,7 +59,9 @@ def only_of_cells(corpus: Path, **given: bool) -> None:
 def only_of_a_corpus(file: Path, **given: bool) -> None:
     """Nothing is asked for that only a corpus has."""
     if names := [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]:
-        raise ValueError(f"{', '.join(names)}: only for a corpus, and {file} is a file of cells. Leave this out.")
+        raise ValueError(
+            f"{', '.join(names)}: only for a corpus, and {file} is a file of cells. Leave this out."
+        )
 
 
 def typed_column(cells: Cells, option: str, key: str | None, default: str | None) -> str | None:
@@ -75,7 +79,9 @@ def typed_gene(adata: AnnData, gene: str | None, default: str | None = _GENE) ->
     from scbert_cll import _checks
 
     if gene is not None:
-        _checks.key_in(gene, adata.var_names, "adata.var_names", "Name the gene with --gene, or leave it out.")
+        _checks.key_in(
+            gene, adata.var_names, "adata.var_names", "Name the gene with --gene, or leave it out."
+        )
         return gene
     return default if default in adata.var_names else None
 
@@ -85,7 +91,9 @@ def of_donors(asked: Reading) -> Reading:
     return replace(asked, donor_key=asked.donor_key or _keys.DONOR)
 
 
-def with_tokens(cells: Cells, asked: Reading, model: ScBERT | ScBERTClassifier | None = None) -> AnnData:
+def with_tokens(
+    cells: Cells, asked: Reading, model: ScBERT | ScBERTClassifier | None = None
+) -> AnnData:
     """The cells with the layer of tokens that is to be read: the one in the file, or made of the raw counts that --layer names."""
     from scbert_cll import _checks, pp
 
@@ -102,7 +110,9 @@ def with_tokens(cells: Cells, asked: Reading, model: ScBERT | ScBERTClassifier |
         pp.bin_expression(rna, layer=cells.layer, key_added=name)
         say(f"Raw counts were binned (pp.bin_expression) in {rna.n_vars:,} genes.")
         return rna
-    aligned = pp.align_genes(rna, [*model.genes, *model._hidden_genes], layer=cells.layer)  # of these are the totals
+    aligned = pp.align_genes(
+        rna, [*model.genes, *model._hidden_genes], layer=cells.layer
+    )  # of these are the totals
     aligned.layers.pop(name, None)
     pp.bin_expression(aligned, layer=cells.layer, edges=model.binning, key_added=name)
     n = int(aligned.var[_keys.IN_QUERY].loc[model.genes].sum())
@@ -116,7 +126,15 @@ def results_to(cells: AnnData, tokens: AnnData) -> None:
     """Take what is new in an object that was aligned to a model back to the one that was read."""
     if tokens is cells:
         return
-    made = (_keys.PRED, _keys.SCORE, _keys.PROBA, _keys.LINEAR_PROBA, _keys.X_SCBERT, _keys.SCBERT, _names.LONG)
+    made = (
+        _keys.PRED,
+        _keys.SCORE,
+        _keys.PROBA,
+        _keys.LINEAR_PROBA,
+        _keys.X_SCBERT,
+        _keys.SCBERT,
+        _names.LONG,
+    )
     for slot in ("obs", "obsm", "uns"):
         mine, theirs = getattr(cells, slot), getattr(tokens, slot)
         for key in theirs:
@@ -130,7 +148,9 @@ def with_protein(cells: Cells, tokens: AnnData, key: str) -> str:
     from scbert_cll.pp import _protein
 
     if cells.rna_key is None:
-        _checks.key_in(key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key.")
+        _checks.key_in(
+            key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key."
+        )
         return key
     found = _protein.find(cells.data, key, cells.rna_key)
     tokens.obsm[key] = found.values.toarray()
@@ -145,10 +165,17 @@ def with_split(cells: Cells, key: str | None, labels_key: str | None = None) -> 
     if found is not None or cells.donor_key is None:
         return found
     shares = (0.9, 0.1, 0.0) if labels_key is None else (0.7, 0.15, 0.15)
-    pp.split_donors(cells.rna, cells.donor_key, labels_key=labels_key, fractions=shares, mixed=labels_key is not None)
+    pp.split_donors(
+        cells.rna,
+        cells.donor_key,
+        labels_key=labels_key,
+        fractions=shares,
+        mixed=labels_key is not None,
+    )
     donors = cells.rna.uns[_keys.SPLIT]["donors"]
     held = {
-        part: ", ".join(donors.loc[donors["split"] == part, "donor"].astype(str)) for part in (_keys.VAL, _keys.TEST)
+        part: ", ".join(donors.loc[donors["split"] == part, "donor"].astype(str))
+        for part in (_keys.VAL, _keys.TEST)
     }
     said = [f"{names} ({part})" for part, names in held.items() if names]
     say(f"There is no split, so donors are held out: {'; '.join(said)}.")
@@ -175,7 +202,9 @@ def new_file(path: Path, endings: Sequence[str], *, overwrite: bool) -> None:
     _checks.choice(path.suffix, endings, "The ending of --out")
     can_write(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Name another file with --out, or pass --overwrite to replace it.")
+        raise FileExistsError(
+            f"{path} exists. Name another file with --out, or pass --overwrite to replace it."
+        )
 
 
 def new_folder_of(path: Path, names: Collection[str] | None, what: str, *, overwrite: bool) -> None:
@@ -197,7 +226,9 @@ def can_write(path: Path) -> None:
     """The place can be written to, as far as its folders tell."""
     parent = next((p for p in path.absolute().parents if p.exists()), Path("/"))
     if not parent.is_dir():
-        raise FileExistsError(f"{parent} is a file, so nothing can be put into it. Name another place with --out.")
+        raise FileExistsError(
+            f"{parent} is a file, so nothing can be put into it. Name another place with --out."
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise FileExistsError(f"{parent} cannot be written to. Name another place with --out.")
 
@@ -235,7 +266,9 @@ def only_our_news() -> None:
     to_change("lightning").handlers.clear()  # the root has one, too
     to_change("lightning.fabric").setLevel(logging.WARNING)
     log = to_change("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(lambda record: record.levelno > logging.INFO or _PACKAGE in Path(record.pathname).parents)
+    log.addFilter(
+        lambda record: record.levelno > logging.INFO or _PACKAGE in Path(record.pathname).parents
+    )
 
 
 def known_choices(network: dict[str, Value] | None, *others: str) -> None:
@@ -254,7 +287,11 @@ def known_device(accelerator: Accelerator) -> None:
 
 def learned(model: ScBERT) -> str:
     """What pretraining came to, beside what costs nothing."""
-    best = {name: float(frame.iloc[:, 0].max()) for name, frame in (model.history or {}).items() if "accuracy" in name}
+    best = {
+        name: float(frame.iloc[:, 0].max())
+        for name, frame in (model.history or {}).items()
+        if "accuracy" in name
+    }
     part = "validation" if "masked_accuracy_validation" in best else "train"
     return (
         f"{best[f'masked_accuracy_{part}']:.1%} of hidden genes in the right bin at best ({part}); "
@@ -273,4 +310,6 @@ def validated(model: ScBERTClassifier) -> str:
     if not found:
         return "No donor validates, so nothing is known of its worth."
     values = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-    return f"Donors held out, in epoch {kept}, whose weights are kept: {values} (the network alone)."
+    return (
+        f"Donors held out, in epoch {kept}, whose weights are kept: {values} (the network alone)."
+    )

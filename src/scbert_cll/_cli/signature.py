@@ -76,7 +76,9 @@ def signature(
     new_folder_of(out, None, "the signature", overwrite=overwrite)
     cells = source(data, of_donors(reading), labels_key)
     if isinstance(cells, Path):
-        raise ValueError(f"{data} is a corpus; the signature is of a file of cells: {', '.join(ENDINGS)}.")
+        raise ValueError(
+            f"{data} is a corpus; the signature is of a file of cells: {', '.join(ENDINGS)}."
+        )
     typed_column(cells, "--labels-key", labels_key, None)
     if cells.donor_key is None:
         raise ValueError(
@@ -87,11 +89,17 @@ def signature(
 
     adata = cells.rna
     network = None if model is None else ScBERTClassifier.load(model)
-    asked: dict[str, Any] = {"groupby": labels_key, "donor_key": cells.donor_key, "layer": cells.layer}
+    asked: dict[str, Any] = {
+        "groupby": labels_key,
+        "donor_key": cells.donor_key,
+        "layer": cells.layer,
+    }
     asked |= {"gene": typed_gene(adata, gene), "exclude_genes": list(exclude_genes)}
     asked |= {"min_cells": min_cells, "min_donors": min_donors}
     with quiet(tl.signature.__module__):  # what it says is said below
-        tl.signature(adata, network, min_detected=min_detected, alpha=alpha, paired=not between, **asked)
+        tl.signature(
+            adata, network, min_detected=min_detected, alpha=alpha, paired=not between, **asked
+        )
     _write_signature(adata, out, name)
     say(_found(adata.uns[_keys.SIGNATURE], out))
     draw({out / "signature.png": lambda: cast("Figure", pl.signature(adata, return_fig=True))}, say)
@@ -121,7 +129,9 @@ def _found(found: Mapping[str, Any], out: Path) -> str:
         else "No gene was tested"
     )
     if not found["n_selected"]:
-        return f"No gene is selected. {tested}: {found['reason']}. What there is to see is in {out}."
+        return (
+            f"No gene is selected. {tested}: {found['reason']}. What there is to see is in {out}."
+        )
     genes = found["genes"][found["genes"]["selected"]]
     n_up = int((genes["sign"] > 0).sum())
     clearest = ", ".join(genes["gene"].head(_SHOWN))

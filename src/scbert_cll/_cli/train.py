@@ -101,7 +101,11 @@ class Training:
     def check(self, command: Literal["pretrain", "finetune"]) -> None:
         """Refuse names, devices and precision that cannot be, before any cell is read."""
         from scbert_cll import ScBERT, ScBERTClassifier
-        from scbert_cll.model.training.arguments import check_training, names_of_training, training_device
+        from scbert_cll.model.training.arguments import (
+            check_training,
+            names_of_training,
+            training_device,
+        )
 
         kind = ScBERT if command == "pretrain" else ScBERTClassifier
         check_training(self.more or {}, names_of_training(kind.train, "datamodule"), "--more")
@@ -241,7 +245,11 @@ def finetune(
         tokens = _labelled(cells, reading, start, asked, split_key=split_key, weight_key=weight_key)
     classifier = tl.finetune(tokens, start, **asked, **training.given())
     if first_process():
-        say(validated(classifier) if isinstance(tokens, Path) else table(tokens.uns[_keys.SCBERT]["comparison"]))
+        say(
+            validated(classifier)
+            if isinstance(tokens, Path)
+            else table(tokens.uns[_keys.SCBERT]["comparison"])
+        )
     save(classifier, out, overwrite=overwrite)
 
 

@@ -46,7 +46,9 @@ def in_options(sentence: str, command: str, options: Mapping[str, Collection[str
         Its options, as Python names, each with the words it may be, if it may not be anything.
     """
     known = {name: name for name in options} | {
-        name: option for name, option in [*_OF_ALL.items(), *_ALIASES.get(command, {}).items()] if option in options
+        name: option
+        for name, option in [*_OF_ALL.items(), *_ALIASES.get(command, {}).items()]
+        if option in options
     }
     return _WORDS.sub(lambda found: _said(found, known, options), sentence)
 
@@ -56,7 +58,9 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _said(found: re.Match[str], known: Mapping[str, str], options: Mapping[str, Collection[str]]) -> str:
+def _said(
+    found: re.Match[str], known: Mapping[str, str], options: Mapping[str, Collection[str]]
+) -> str:
     if found["skip"]:
         return found[0]
     if found["bare"]:
@@ -70,7 +74,9 @@ def _said(found: re.Match[str], known: Mapping[str, str], options: Mapping[str, 
         return _with(verb, f"{name}{' ' * bool(value)}{value} (in Python){rest}")
     option = flag(known[name])
     if value in ("None", "False"):
-        return {"pass": f"leave out {option}", "with": f"without {option}"}.get(verb or "", f"no {option}") + rest
+        return {"pass": f"leave out {option}", "with": f"without {option}"}.get(
+            verb or "", f"no {option}"
+        ) + rest
     shown = "" if value == "True" else f" {value.strip(chr(39) + chr(34))}" * bool(value)
     return _with(verb, option + shown + rest)
 

@@ -20,13 +20,17 @@ def _load(text: str) -> Any:
     """Values of YAML, once it is known to be plain."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor is not None):
+        if isinstance(event, AliasEvent) or (
+            isinstance(event, NodeEvent) and event.anchor is not None
+        ):
             raise _NotPlainError(
                 "options in YAML have no anchors (&) and aliases (*); write each value where it belongs."
             )
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > _DEEPEST:
-            raise _NotPlainError(f"options in YAML are nested at most {_DEEPEST} deep; write one line for each option.")
+            raise _NotPlainError(
+                f"options in YAML are nested at most {_DEEPEST} deep; write one line for each option."
+            )
     return get_loader("yaml")(text)
 
 

@@ -11,12 +11,30 @@ import pandas as pd
 
 from scbert_cll import _checks
 from scbert_cll._bar import Bar
-from scbert_cll._corpus.format import EDGES, FORMAT, FORMAT_VERSION, MANIFEST, PARTS, VOCAB, Corpus, unlisted
+from scbert_cll._corpus.format import (
+    EDGES,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    PARTS,
+    VOCAB,
+    Corpus,
+    unlisted,
+)
 from scbert_cll._corpus.plan import Run
 from scbert_cll._corpus.scan import Request, Scan, scan
 from scbert_cll._corpus.sources import UNREADABLE
 from scbert_cll._corpus.write import Job, stamp, write_dataset, write_part
-from scbert_cll._disk.formats import as_names, as_numbers, digest, plain, sealed, sha256, versions, write_json
+from scbert_cll._disk.formats import (
+    as_names,
+    as_numbers,
+    digest,
+    plain,
+    sealed,
+    sha256,
+    versions,
+    write_json,
+)
 from scbert_cll._disk.in_place import put_in_place, remove, replace
 from scbert_cll._disk.left_overs import claim, discard, read_note, write_note
 from scbert_cll.vocab import GeneVocab
@@ -47,7 +65,9 @@ class Building:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.corpus = folder / "corpus"
-        self.stamps: dict[int, tuple[int, int]] = {}  # size and time of each file when its checksum was made
+        self.stamps: dict[
+            int, tuple[int, int]
+        ] = {}  # size and time of each file when its checksum was made
         self._scans, self._done = folder / "scans", folder / "done"
         self._call: dict[str, Any] = {}
         self._sources: dict[str, str] = {}  # checksums of the files that datasets are made of
@@ -61,7 +81,9 @@ class Building:
         """Start, or go on with what the same call started; where no dataset is done yet, another call may as well start."""
         self._call = plain({**call, "rules": _RULES})
         plan = read_note(self.folder / _PLAN, _PLAN)
-        if plan is not None and any(read_note(note, _key(plan)) for note in self._done.glob("*.json")):
+        if plan is not None and any(
+            read_note(note, _key(plan)) for note in self._done.glob("*.json")
+        ):
             _checks.corpus.same_call(self._call, plan["asked"], self.folder)
             self._sources, self._is_begun = plan["sources"], True
         else:
@@ -72,7 +94,11 @@ class Building:
             folder.mkdir(exist_ok=True)
 
     def scan(
-        self, paths: Sequence[Path], labels: Sequence[str], request: Request, call: Mapping[str, Any]
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[str],
+        request: Request,
+        call: Mapping[str, Any],
     ) -> tuple[dict[int, Scan], dict[int, str]]:
         """What every file holds, and why the others cannot be used, by number."""
         asked = digest({name: call[name] for name in _SCANNED} | {"rules": _RULES})
@@ -107,7 +133,9 @@ class Building:
         done: dict[str, list[dict[str, Any]]] = {part: [] for part, own in runs.items() if own}
         left = sum(run.n_tokens for *_, own in todo for run in own)
         there = sum(path.stat().st_size for path in self.corpus.rglob("*") if path.is_file())
-        _checks.corpus.enough_space(shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder)
+        _checks.corpus.enough_space(
+            shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder
+        )
         for part in done:
             write_part(self.corpus / part)
         with Bar(total=len(todo), desc="Writing", unit="dataset", disable=None) as bar:
@@ -124,8 +152,16 @@ class Building:
             *([EDGES] if (self.corpus / EDGES).exists() else []),
             *(f"{p}/zarr.json" for p in record["parts"]),
         ]
-        files = {name: [(self.corpus / name).stat().st_size, sha256(self.corpus / name)] for name in names}
-        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": files}
+        files = {
+            name: [(self.corpus / name).stat().st_size, sha256(self.corpus / name)]
+            for name in names
+        }
+        head = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "versions": versions(*_WRITERS),
+            "sha256": files,
+        }
         record = sealed(head | record)
         write_json(self.corpus / MANIFEST, record)
         for name in list(unlisted(Corpus(self.corpus, record), hidden=True)):
@@ -151,8 +187,13 @@ class Building:
         found.save(note, asked)
         return Scan.load(note, asked) or found
 
-    def _dataset(self, part: str, number: int, runs: list[Run], job: Job, left: int) -> dict[str, Any]:
-        folder, note = self.corpus / part / f"dataset_{number}", self._done / f"{part}_{number}.json"
+    def _dataset(
+        self, part: str, number: int, runs: list[Run], job: Job, left: int
+    ) -> dict[str, Any]:
+        folder, note = (
+            self.corpus / part / f"dataset_{number}",
+            self._done / f"{part}_{number}.json",
+        )
         key = _key({"asked": self._call, "sources": self._sources})
         if (known := read_note(note, key)) is not None and _is_whole(folder, known["dataset"]):
             return dict(known["dataset"])
@@ -183,7 +224,9 @@ def _is_whole(folder: Path, done: dict[str, Any]) -> bool:
     return all(file.is_file() and sha256(file) == checksum for file, checksum in files.items())
 
 
-def _without_copies(good: dict[int, Scan], bad: dict[int, str]) -> tuple[dict[int, Scan], dict[int, str]]:
+def _without_copies(
+    good: dict[int, Scan], bad: dict[int, str]
+) -> tuple[dict[int, Scan], dict[int, str]]:
     """A file that is another one's copy would count its cells twice."""
     first: dict[str, str] = {}
     for i, scanned in good.items():
@@ -205,9 +248,15 @@ def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, lis
             if key in scanned.record["columns"]
         }
         numbers = [name for name, categories in found.items() if categories is None]
-        _checks.corpus.one_kind(key, numbers, [name for name, categories in found.items() if categories])
+        _checks.corpus.one_kind(
+            key, numbers, [name for name, categories in found.items() if categories]
+        )
         there_is = {c for categories in found.values() for c in categories or ()}
-        orders = [scanned.record["order"][key] for scanned in scans.values() if key in scanned.record["order"]]
+        orders = [
+            scanned.record["order"][key]
+            for scanned in scans.values()
+            if key in scanned.record["order"]
+        ]
         merged[key] = None if numbers else [c for c in _one_order(orders) if c in there_is]
     return merged
 
@@ -226,15 +275,27 @@ def report(labels: Sequence[str], scans: dict[int, Scan], bad: dict[int, str]) -
     rows = []
     for i, label in enumerate(labels):
         record = scans[i].record if i in scans else {}
-        numbers = {name: record.get(name, 0) for name in ("n_cells", "n_kept", "n_genes", "n_matched")}
+        numbers = {
+            name: record.get(name, 0) for name in ("n_cells", "n_kept", "n_genes", "n_matched")
+        }
         n_donors = sum(n > 0 for n in record.get("donors", {}).values())
         used = "used" if i in scans else "skipped"
-        rows.append({"file": label, "status": used, **numbers, "n_donors": n_donors, "reason": bad.get(i, "")})
+        rows.append(
+            {
+                "file": label,
+                "status": used,
+                **numbers,
+                "n_donors": n_donors,
+                "reason": bad.get(i, ""),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def donors_per_part(scans: dict[int, Scan], val_donors: Sequence[str]) -> dict[str, list[str]]:
     """Donors with a cell, by part."""
-    names = {name for scanned in scans.values() for name, n in scanned.record["donors"].items() if n}
+    names = {
+        name for scanned in scans.values() for name, n in scanned.record["donors"].items() if n
+    }
     train, val = PARTS
     return {train: sorted(names.difference(val_donors)), val: sorted(val_donors)}

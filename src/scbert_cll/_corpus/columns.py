@@ -20,7 +20,9 @@ class Columns:
     def __init__(self, index: np.ndarray, n_genes: int) -> None:
         known = np.flatnonzero(index >= 0)
         self.per_gene = np.bincount(index[known], minlength=n_genes)
-        self._place = sparse.csr_matrix((np.ones(len(known), np.int8), (known, index[known])), (len(index), n_genes))
+        self._place = sparse.csr_matrix(
+            (np.ones(len(known), np.int8), (known, index[known])), (len(index), n_genes)
+        )
 
     @property
     def is_summed(self) -> bool:

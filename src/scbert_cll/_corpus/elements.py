@@ -46,7 +46,9 @@ def values(elem: Any, rows: slice, known: dict[str, pd.Index] | None = None) -> 
     if is_group(elem):
         found = values(elem["values"], rows)
         return (
-            found.astype(object).mask(elem["mask"][rows]) if found.dtype == object else found.mask(elem["mask"][rows])
+            found.astype(object).mask(elem["mask"][rows])
+            if found.dtype == object
+            else found.mask(elem["mask"][rows])
         )
     if "categories" in elem.attrs:
         return _categorical(elem[rows], elem.file[elem.attrs["categories"]], known)
@@ -56,7 +58,9 @@ def values(elem: Any, rows: slice, known: dict[str, pd.Index] | None = None) -> 
     return pd.Series(found.astype(object) if found.dtype.kind in "OTU" else found)
 
 
-def _categorical(codes: np.ndarray, categories: Any, known: dict[str, pd.Index] | None) -> pd.Series:
+def _categorical(
+    codes: np.ndarray, categories: Any, known: dict[str, pd.Index] | None
+) -> pd.Series:
     known = {} if known is None else known
     if categories.name not in known:
         known[categories.name] = pd.Index(values(categories, slice(None)))

@@ -19,7 +19,15 @@ import pandas as pd
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks import manifests
-from scbert_cll._disk.formats import CHECKSUM, digest, is_sealed, read_json, read_names, read_numbers, sha256
+from scbert_cll._disk.formats import (
+    CHECKSUM,
+    digest,
+    is_sealed,
+    read_json,
+    read_names,
+    read_numbers,
+    sha256,
+)
 from scbert_cll._disk.in_place import settle
 
 FORMAT: Final = "scbert_cll corpus"
@@ -27,14 +35,21 @@ FORMAT_VERSION: Final = 2  # 2: the manifest has a checksum of itself
 SEALED: Final = 2  # the first version of which that is so
 MANIFEST, VOCAB, EDGES = "manifest.json", "vocab.txt", "edges.csv"
 PARTS: Final = (_keys.TRAIN, _keys.VAL)
-_LARGE: Final = ("X/data/c/", "X/indices/c/")  # every chunk of these carries its own checksum, checked when it is read
+_LARGE: Final = (
+    "X/data/c/",
+    "X/indices/c/",
+)  # every chunk of these carries its own checksum, checked when it is read
 
 
 _REMEDY: Final = "Restore it from a copy, or build it again."
 _UNLISTED: Final = "not in the manifest"
 _LISTED: Final = manifests.Each((int, str), manifests.FILES)
-_DATASET: Final = manifests.Keys({"name": re.compile(r"dataset_\d+"), "n_cells": int, "files": _LISTED})
-_PARAMS: Final = manifests.Keys({"method": str, "n_bins": int, "target_sum": manifests.Maybe(manifests.NUMBER)})
+_DATASET: Final = manifests.Keys(
+    {"name": re.compile(r"dataset_\d+"), "n_cells": int, "files": _LISTED}
+)
+_PARAMS: Final = manifests.Keys(
+    {"method": str, "n_bins": int, "target_sum": manifests.Maybe(manifests.NUMBER)}
+)
 _BINNING: Final = manifests.Keys({"params": _PARAMS}, {"edges": [manifests.NUMBER]})
 _MANIFEST: Final = manifests.Keys(
     {
@@ -113,7 +128,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
         raise FileNotFoundError(f"There is no corpus {path}: it has no {MANIFEST}.{hint}")
     record = read_json(path / MANIFEST)
     if record.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = {FORMAT!r}.")
+        raise ValueError(
+            f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = {FORMAT!r}."
+        )
     version = record.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(f"{path} was built by a newer scbert_cll; upgrade scbert_cll to read it.")
@@ -121,7 +138,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
     manifests.readable_list(record, _MANIFEST, path / MANIFEST, is_whole=is_whole, remedy=_REMEDY)
     needed = [VOCAB, *(f"{part}/zarr.json" for part in record["parts"])]
     if absent := [name for name in needed if name not in record["sha256"]]:
-        raise ValueError(f"{path / MANIFEST} is damaged: it does not list {_checks.listed(absent)}. {_REMEDY}")
+        raise ValueError(
+            f"{path / MANIFEST} is damaged: it does not list {_checks.listed(absent)}. {_REMEDY}"
+        )
     return Corpus(path, record)
 
 
@@ -151,8 +170,13 @@ def unlisted(corpus: Corpus, *, hidden: bool = False) -> Iterator[str]:
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
     for place, inner, there in os.walk(corpus.path, followlinks=True):
         at = Path(place).relative_to(corpus.path)
-        names = {kind: [(at / n).as_posix() for n in sorted(found)] for kind, found in ((0, there), (1, inner))}
-        seen = [name for name in names[0] if name not in files] + [name for name in names[1] if name not in folders]
+        names = {
+            kind: [(at / n).as_posix() for n in sorted(found)]
+            for kind, found in ((0, there), (1, inner))
+        }
+        seen = [name for name in names[0] if name not in files] + [
+            name for name in names[1] if name not in folders
+        ]
         yield from (name for name in seen if hidden or not name.rpartition("/")[2].startswith("."))
         inner[:] = [name for name in inner if (at / name).as_posix() in folders]
 
@@ -161,14 +185,20 @@ def refuse_damage(corpus: Corpus, found: list[str]) -> None:
     """Name the damaged files, and what is not of this corpus."""
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise ValueError(f"The corpus {corpus.path} is damaged: {'; '.join(found[:5])}{more}. {remedy(found)}")
+        raise ValueError(
+            f"The corpus {corpus.path} is damaged: {'; '.join(found[:5])}{more}. {remedy(found)}"
+        )
 
 
 def remedy(problems: Iterable[str]) -> str:
     """What to do about damage, and about what is not of the corpus."""
     extra = [_UNLISTED in problem for problem in problems]
-    said = [f"Delete what is {_UNLISTED}: it was left there by another corpus."] if any(extra) else []
-    return " ".join([*said, *([] if all(extra) else ["Restore these files from a copy, or build it again."])])
+    said = (
+        [f"Delete what is {_UNLISTED}: it was left there by another corpus."] if any(extra) else []
+    )
+    return " ".join(
+        [*said, *([] if all(extra) else ["Restore these files from a copy, or build it again."])]
+    )
 
 
 def _files(record: dict[str, Any]) -> Iterator[tuple[str, int, str]]:

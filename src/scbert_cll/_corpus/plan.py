@@ -53,17 +53,28 @@ def deal_donors(cells: dict[str, int], val_fraction: float, asked: Any, seed: in
 
 def parts_of(scanned: Scan, val_donors: Sequence[str]) -> np.ndarray:
     """Number of each cell's part in PARTS, −1 where it is left out."""
-    is_val = np.isin(np.array(list(scanned.record["donors"]), dtype=object).astype(str), list(val_donors))
+    is_val = np.isin(
+        np.array(list(scanned.record["donors"]), dtype=object).astype(str), list(val_donors)
+    )
     return np.where(scanned.n_tokens > 0, is_val[scanned.donor], -1).astype(np.int8)
 
 
 def deal_runs(
-    scans: dict[int, Scan], parts: dict[int, np.ndarray], part: str, *, memory: int, dtype: type[np.generic], seed: int
+    scans: dict[int, Scan],
+    parts: dict[int, np.ndarray],
+    part: str,
+    *,
+    memory: int,
+    dtype: type[np.generic],
+    seed: int,
 ) -> list[list[Run]]:
     """Runs of each dataset of a part, in random order over all files; datasets are about equal and fit into the memory."""
     number = PARTS.index(part)
     most = int(np.clip(memory // (_BYTES_PER_VALUE + 3 * np.dtype(dtype).itemsize), 1, 2**31 - 1))
-    totals = [(scans[i].n_tokens[parts[i] == number].sum(dtype=np.int64), (parts[i] == number).sum()) for i in scans]
+    totals = [
+        (scans[i].n_tokens[parts[i] == number].sum(dtype=np.int64), (parts[i] == number).sum())
+        for i in scans
+    ]
     n_tokens, n_cells = (int(n) for n in np.sum(totals, axis=0))
     if n_cells == 0:
         return []
@@ -75,7 +86,10 @@ def deal_runs(
     n_datasets = -(-n_tokens // most)
     dataset = before * n_datasets // n_tokens
     cuts = np.flatnonzero(np.diff(dataset)) + 1
-    return [shuffled[a:b] for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(shuffled)], strict=True)]
+    return [
+        shuffled[a:b]
+        for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(shuffled)], strict=True)
+    ]
 
 
 def _runs(file: int, n_tokens: np.ndarray, mine: np.ndarray, length: int) -> list[Run]:
@@ -83,4 +97,7 @@ def _runs(file: int, n_tokens: np.ndarray, mine: np.ndarray, length: int) -> lis
     starts = np.arange(0, len(n_tokens), length)
     tokens = np.add.reduceat(np.where(mine, n_tokens, 0).astype(np.int64), starts)
     used = np.flatnonzero(tokens)
-    return [Run(file, int(starts[i]), int(min(starts[i] + length, len(n_tokens))), int(tokens[i])) for i in used]
+    return [
+        Run(file, int(starts[i]), int(min(starts[i] + length, len(n_tokens))), int(tokens[i]))
+        for i in used
+    ]

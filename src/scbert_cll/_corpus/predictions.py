@@ -33,7 +33,11 @@ _NAMES_PER_CHUNK: Final = 2**16
 _PROGRESS: Final = "progress.json"
 _LAID: Final = "laid.json"  # files of the store before the first window
 _FRAME: Final = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": _INDEX}
-_CATEGORICAL: Final = {"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False}
+_CATEGORICAL: Final = {
+    "encoding-type": "categorical",
+    "encoding-version": "0.2.0",
+    "ordered": False,
+}
 
 
 class Piece(NamedTuple):
@@ -75,7 +79,9 @@ class Results:
 
     width: int
     classes: Sequence[str] = ()
-    names: Sequence[str] = ()  # what a cell can be called: the classes, and "unassigned" where that may be
+    names: Sequence[
+        str
+    ] = ()  # what a cell can be called: the classes, and "unassigned" where that may be
     tables: Sequence[str] = ()
 
     @property
@@ -95,7 +101,9 @@ class Results:
 
     def bytes_per_cell(self) -> int:
         """Size on disk, about."""
-        return 4 * (self.width + len(self.tables) * len(self.classes) + 2) + 16 * (1 + len(self.tables))
+        return 4 * (self.width + len(self.tables) * len(self.classes) + 2) + 16 * (
+            1 + len(self.tables)
+        )
 
 
 class Store:
@@ -119,7 +127,9 @@ class Store:
 
         return zarr.open_group(self.folder, mode="a", zarr_format=3)
 
-    def create(self, corpus: Corpus, parts: Sequence[str], results: Results, call: str) -> list[str]:
+    def create(
+        self, corpus: Corpus, parts: Sequence[str], results: Results, call: str
+    ) -> list[str]:
         """Lay everything out, with the `obs` that the corpus has; the store appears when that is done and its files are listed."""
         aside = Store(self.folder.with_name(f"{self.folder.name}.new"), self.window)
         shutil.rmtree(aside.folder, ignore_errors=True)
@@ -130,7 +140,10 @@ class Store:
         frames = ["obs", *(f"obsm/{name}" for name in results.tables)]
         for row, part, obs in _obs(corpus, parts):
             aside._write_obs(row, part, obs, frames, groups)
-        aside.group.attrs[_FORMAT] = {"format_version": _FORMAT_VERSION, "versions": versions(*_WRITERS)}
+        aside.group.attrs[_FORMAT] = {
+            "format_version": _FORMAT_VERSION,
+            "versions": versions(*_WRITERS),
+        }
         files = {name: sha256(aside.folder / name) for name in aside._names()}
         write_note(self._laid, {"files": files}, call)
         put_in_place(aside.folder, self.folder)
@@ -148,13 +161,21 @@ class Store:
     def are_whole(self, files: Mapping[str, str]) -> bool:
         """Whether these files of the store are as they were written."""
         there = all((self.folder / name).is_file() for name in files)
-        return there and all(sha256(self.folder / name) == checksum for name, checksum in files.items())
+        return there and all(
+            sha256(self.folder / name) == checksum for name, checksum in files.items()
+        )
 
     def chunks(self, window: int, results: Results) -> dict[str, str]:
         """Files that hold the results of a window, and their checksums; where no value is but the default, there is no file."""
         places = [self.folder / path / "c" / str(window) for path in results.arrays]
-        found = [one for place in places for one in ([place] if place.is_file() else sorted(place.rglob("*")))]
-        return {one.relative_to(self.folder).as_posix(): sha256(one) for one in found if one.is_file()}
+        found = [
+            one
+            for place in places
+            for one in ([place] if place.is_file() else sorted(place.rglob("*")))
+        ]
+        return {
+            one.relative_to(self.folder).as_posix(): sha256(one) for one in found if one.is_file()
+        }
 
     def clear(self, window: int, results: Results) -> None:
         """Remove what is left of a window that was cut short: its cells may be written in two halves, which meet in one file."""
@@ -162,7 +183,11 @@ class Store:
             remove(self.folder / path / "c" / str(window))
 
     def _names(self) -> list[str]:
-        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(self.folder).as_posix()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        )
 
     def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
         """Put results by path, e.g. ``obsm/X_scbert``, from a row on, and read them back.
@@ -183,12 +208,17 @@ class Store:
         """Some rows of an array."""
         return np.asarray(self.group[path][row : row + n])
 
-    def finish(self, slots: Mapping[str, Any], results: Results, out: Path, files: Collection[str]) -> None:
+    def finish(
+        self, slots: Mapping[str, Any], results: Results, out: Path, files: Collection[str]
+    ) -> None:
         """Write what is of all cells together beside `files`, and put the whole into its place; what else was left goes."""
         for name in set(self._names()).difference(files):
             (self.folder / name).unlink()
         long = _names.long_ones(results.classes)
-        made = {path: _record.storable(value, long, rows=path.startswith("varm/")) for path, value in slots.items()}
+        made = {
+            path: _record.storable(value, long, rows=path.startswith("varm/"))
+            for path, value in slots.items()
+        }
         for path, value in (made | ({f"uns/{_names.LONG}": long} if long else {})).items():
             slot, name = path.split("/")
             write_elem(self.group[slot], name, value)
@@ -196,7 +226,9 @@ class Store:
                 raise NotAsWrittenError(self.folder, path)
         put_in_place(self.folder, out)
 
-    def _lay_obs(self, n: int, groups: Mapping[str, Sequence[str]], more: Sequence[str], results: Results) -> None:
+    def _lay_obs(
+        self, n: int, groups: Mapping[str, Sequence[str]], more: Sequence[str], results: Results
+    ) -> None:
         columns = [_keys.DONOR, SOURCE, PART, *more]
         own = [_keys.PRED, _keys.SCORE] if results.classes else []
         del self.group["obs"]
@@ -212,7 +244,9 @@ class Store:
             self._lay_array(f"obs/{_keys.SCORE}", (n,), "float32", np.nan, self.window)
 
     def _lay_obsm(self, n: int, results: Results) -> None:
-        self._lay_array(f"obsm/{_keys.X_SCBERT}", (n, results.width), "float32", np.nan, self.window)
+        self._lay_array(
+            f"obsm/{_keys.X_SCBERT}", (n, results.width), "float32", np.nan, self.window
+        )
         for table in results.tables:
             self._lay_frame(f"obsm/{table}", n, results.keys)
             for name in results.keys:
@@ -229,14 +263,27 @@ class Store:
         self._lay_array(f"{path}/codes", (n,), dtype, -1, rows)
 
     def _lay_array(
-        self, path: str, shape: tuple[int, ...], dtype: str, fill: Any, rows: int, kind: str = "array"
+        self,
+        path: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        fill: Any,
+        rows: int,
+        kind: str = "array",
     ) -> None:
         encoding = {"encoding-type": kind, "encoding-version": "0.2.0"}
         chunks = (min(rows, shape[0]), *shape[1:])
-        self.group.create_array(path, shape=shape, dtype=dtype, chunks=chunks, fill_value=fill, attributes=encoding)
+        self.group.create_array(
+            path, shape=shape, dtype=dtype, chunks=chunks, fill_value=fill, attributes=encoding
+        )
 
     def _write_obs(
-        self, row: int, part: str, obs: pd.DataFrame, frames: Sequence[str], groups: Mapping[str, Sequence[str]]
+        self,
+        row: int,
+        part: str,
+        obs: pd.DataFrame,
+        frames: Sequence[str],
+        groups: Mapping[str, Sequence[str]],
     ) -> None:
         values = {f"{frame}/{_INDEX}": obs.index.to_numpy(dtype=object) for frame in frames}
         obs = obs.assign(**{PART: pd.Categorical([part] * len(obs))})
@@ -257,7 +304,11 @@ def _obs(corpus: Corpus, parts: Sequence[str]) -> Iterator[tuple[int, str, pd.Da
     row = 0
     for part in parts:
         for dataset in corpus.datasets(part):
-            obs: Any = read_elem(zarr.open_group(corpus.path / part / dataset["name"] / "obs", mode="r", zarr_format=3))
+            obs: Any = read_elem(
+                zarr.open_group(
+                    corpus.path / part / dataset["name"] / "obs", mode="r", zarr_format=3
+                )
+            )
             yield row, part, obs
             row += dataset["n_cells"]
 
@@ -289,14 +340,24 @@ class Share:
         self._begin()
         note = read_note(self.folder / _PROGRESS, self.call)
         sums = (
-            None if note is None else read_kept(self._sums(note["done"]), self.call) if note["has_sums"] else ({}, {})
+            None
+            if note is None
+            else read_kept(self._sums(note["done"]), self.call)
+            if note["has_sums"]
+            else ({}, {})
         )
-        if note is not None and sums is not None and sums[0].get("done", note["done"]) == note["done"]:
+        if (
+            note is not None
+            and sums is not None
+            and sums[0].get("done", note["done"]) == note["done"]
+        ):
             self.done, self.without_token = note["done"], note["without_token"]
             self.sums, self._is_noted = sums[1], True
         return self
 
-    def add(self, sums: Mapping[str, np.ndarray], without_token: int, files: Mapping[str, str]) -> None:
+    def add(
+        self, sums: Mapping[str, np.ndarray], without_token: int, files: Mapping[str, str]
+    ) -> None:
         """Note that a window is done, and which files hold it."""
         window = self.windows[self.done]
         write_note(self._window(window), {"files": files}, self._of(window))
@@ -331,4 +392,7 @@ class Share:
 
 def added(sums: Mapping[str, np.ndarray], more: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Sums by name, and more of them."""
-    return {**sums, **{name: sums[name] + found if name in sums else found for name, found in more.items()}}
+    return {
+        **sums,
+        **{name: sums[name] + found if name in sums else found for name, found in more.items()},
+    }

@@ -29,7 +29,9 @@ class Request:
     """What is wanted of every file."""
 
     vocab: GeneVocab
-    cut: Callable[[sparse.csr_matrix], sparse.csr_matrix]  # counts to what is stored: tokens, or counts
+    cut: Callable[
+        [sparse.csr_matrix], sparse.csr_matrix
+    ]  # counts to what is stored: tokens, or counts
     n_bins: int
     layer: str | None
     aliases: Any
@@ -107,10 +109,14 @@ class _Tally:
         self.kinds.setdefault(key, "empty")
         present = column.dropna()
         if len(present):
-            is_number = pd.api.types.is_numeric_dtype(present) and not pd.api.types.is_bool_dtype(present)
+            is_number = pd.api.types.is_numeric_dtype(present) and not pd.api.types.is_bool_dtype(
+                present
+            )
             self.kinds[key] = "number" if is_number else "text"
         if self.kinds.get(key) == "text":
-            self.categories.setdefault(key, set()).update(_checks.by_name.class_names(present).unique())
+            self.categories.setdefault(key, set()).update(
+                _checks.by_name.class_names(present).unique()
+            )
             if isinstance(column.dtype, pd.CategoricalDtype):
                 self.order.setdefault(key, _checks.by_name.class_order(column, unused=True))
 
@@ -144,14 +150,24 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
         found = source.resolve(request.vocab, request.aliases)
         columns = Columns(found["index"].to_numpy(), len(request.vocab))
         missing = request.vocab.names[columns.per_gene == 0]
-        _checks.vocabulary_coverage(found, missing, len(request.vocab), min_matched=request.min_matched)
+        _checks.vocabulary_coverage(
+            found, missing, len(request.vocab), min_matched=request.min_matched
+        )
         tally = _tallied(source, columns, head["file"], request)
         if request.donor_key is not None and not source.is_10x:
             tally.leave_out_no_donors(f"obs[{request.donor_key!r}]")
         _unique_names(source, tally.names)
         of_counts = {"no_genes": source.others, "n_rounded": source.n_rounded}
-    _checks.corpus.not_tokens(tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins)
-    record = {**head, "size": size_and_time(path)[0], **_genes(found, columns), **_cells(tally), **of_counts}
+    _checks.corpus.not_tokens(
+        tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins
+    )
+    record = {
+        **head,
+        "size": size_and_time(path)[0],
+        **_genes(found, columns),
+        **_cells(tally),
+        **of_counts,
+    }
     return Scan(record, tally.n_tokens, tally.donor, found["index"].to_numpy(np.int32))
 
 
@@ -168,7 +184,12 @@ def chosen(source: Source, key: str | None, start: int, stop: int) -> np.ndarray
 
 
 def donor_names(
-    source: Source, label: str, key: str | None, start: int, stop: int, own: np.ndarray | None = None
+    source: Source,
+    label: str,
+    key: str | None,
+    start: int,
+    stop: int,
+    own: np.ndarray | None = None,
 ) -> np.ndarray:
     """Donor of each cell; a file's name where it says nothing of donors or nothing is asked. `own` are the cells that matter."""
     if key is None or source.is_10x:
@@ -192,11 +213,16 @@ def _tallied(source: Source, columns: Columns, label: str, request: Request) -> 
         counts = request.aligned(source, columns, start, stop)
         tokens = np.diff(request.cut(counts).indptr)
         own = chosen(source, request.cells, start, stop)
-        tally.n_tokens[rows] = np.where(own & (np.diff(counts.indptr) >= request.min_genes), tokens, 0)
+        tally.n_tokens[rows] = np.where(
+            own & (np.diff(counts.indptr) >= request.min_genes), tokens, 0
+        )
         tally.largest = max(tally.largest, counts.data.max(initial=0))
-        tally.n_at_top += _n_rows_with(counts, request.n_bins) if tally.largest <= request.n_bins else 0
+        tally.n_at_top += (
+            _n_rows_with(counts, request.n_bins) if tally.largest <= request.n_bins else 0
+        )
         names, codes = np.unique(
-            donor_names(source, label, request.donor_key, start, stop, own).astype(str), return_inverse=True
+            donor_names(source, label, request.donor_key, start, stop, own).astype(str),
+            return_inverse=True,
         )
         known = [tally.donors.setdefault(str(name), len(tally.donors)) for name in names]
         tally.donor[rows] = np.asarray(known, dtype=np.int32)[codes]
@@ -216,7 +242,9 @@ def _n_rows_with(counts: sparse.csr_matrix, value: float) -> int:
 def _unique_names(source: Source, hashed: np.ndarray) -> None:
     """No name of a cell twice; names are only read again where their hashes say so."""
     if len(np.unique(hashed)) < len(hashed):
-        _checks.unique(pd.Index(source.names(0, source.n_cells)), "obs_names", "adata.obs_names_make_unique()")
+        _checks.unique(
+            pd.Index(source.names(0, source.n_cells)), "obs_names", "adata.obs_names_make_unique()"
+        )
 
 
 def _genes(found: pd.DataFrame, columns: Columns) -> dict[str, Any]:
@@ -242,7 +270,9 @@ def _cells(tally: _Tally) -> dict[str, Any]:
         "donors": {name: per_donor[code] for name, code in tally.donors.items()},
         "not_donors": tally.not_donors,
         "columns": {
-            key: None if kind == "number" else _checks.by_name.sorted_names(tally.categories.get(key, ()))
+            key: None
+            if kind == "number"
+            else _checks.by_name.sorted_names(tally.categories.get(key, ()))
             for key, kind in tally.kinds.items()
         },
         "order": {key: tally.in_order(key) for key in tally.kinds},

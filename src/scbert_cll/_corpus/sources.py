@@ -44,7 +44,9 @@ class _Csr:
         self.n_rows, self._n_columns = shape
         self._data, self._indices = group["data"], group["indices"]
         self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
-        _checks.corpus.of_one_shape(self._indptr, min(self._data.shape[0], self._indices.shape[0]), self.n_rows)
+        _checks.corpus.of_one_shape(
+            self._indptr, min(self._data.shape[0], self._indices.shape[0]), self.n_rows
+        )
 
     def stored_before(self, row: int) -> int:
         return int(self._indptr[row])
@@ -55,7 +57,9 @@ class _Csr:
         _checks.corpus.within(indices, self._n_columns)
         indptr = (self._indptr[start : stop + 1] - first).astype(np.int32)
         columns = indices.astype(np.int32, copy=False)
-        return sparse.csr_matrix((self._data[first:last], columns, indptr), shape=(stop - start, self._n_columns))
+        return sparse.csr_matrix(
+            (self._data[first:last], columns, indptr), shape=(stop - start, self._n_columns)
+        )
 
 
 class _Dense:
@@ -79,7 +83,9 @@ class _Csc:
         self.n_rows = shape[0]
         self._group = group
         self._csr: sparse.csr_matrix | None = None
-        _checks.corpus.of_one_shape(np.asarray(group["indptr"][:], dtype=np.int64), group["data"].shape[0], shape[1])
+        _checks.corpus.of_one_shape(
+            np.asarray(group["indptr"][:], dtype=np.int64), group["data"].shape[0], shape[1]
+        )
         _checks.corpus.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
 
     def stored_before(self, row: int) -> int:
@@ -110,11 +116,15 @@ class Source:
         Modality of a MuData with the RNA; one with a usual name if not given.
     """
 
-    def __init__(self, path: Path, *, layer: str | None, memory: int, modality: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, layer: str | None, memory: int, modality: str | None = None
+    ) -> None:
         self._file = opened(path)
         self._layer, self._memory, self._modality = layer, memory, modality
         self._is_gene = np.zeros(0, dtype=bool)
-        self.n_rounded = 0  # values that were beside whole numbers by round-off, of the blocks that were read
+        self.n_rounded = (
+            0  # values that were beside whole numbers by round-off, of the blocks that were read
+        )
         self._obs: Any = None
         self._mudata: tuple[str, Any] | None = None  # name of the modality, and what it is part of
         self._shared: dict[str, pd.Series] = {}
@@ -129,7 +139,12 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self._close()
 
     def _close(self) -> None:
@@ -144,7 +159,9 @@ class Source:
     def resolve(self, vocab: GeneVocab, aliases: Any) -> pd.DataFrame:
         """Which vocabulary gene each column stands for, and why, as :meth:`~scbert_cll.vocab.GeneVocab.resolve` says."""
         columns, names = np.flatnonzero(self._is_gene), self._gene_names(vocab)
-        found = vocab.resolve(names[columns], aliases=aliases, others=self._features.names[~self._features.is_gene])
+        found = vocab.resolve(
+            names[columns], aliases=aliases, others=self._features.names[~self._features.is_gene]
+        )
         return (
             found.set_axis(columns)
             .reindex(np.arange(len(self._is_gene)))
@@ -208,7 +225,11 @@ class Source:
         """Columns of `obs`."""
         shared = [] if self._mudata is None else [self._mudata[1]["obs"]]
         frames = shared if self._obs is None else [self._obs, *shared]
-        return list(dict.fromkeys(str(name) for frame in frames for name in frame.attrs.get("column-order", frame)))
+        return list(
+            dict.fromkeys(
+                str(name) for frame in frames for name in frame.attrs.get("column-order", frame)
+            )
+        )
 
     def _of_all(self, key: str, modality: str, whole: h5py.Group) -> pd.Series:
         """A column of a MuData's own `obs` for the cells of the modality, whose places are in its `obsmap`, counted from 1."""
@@ -216,7 +237,9 @@ class Source:
             places = np.asarray(whole["obsmap"][modality][:], dtype=np.int64).ravel()
             rows = np.flatnonzero(places)
             rows = rows[np.argsort(places[rows], kind="stable")]
-            self._shared[key] = values(whole["obs"][key], slice(None)).iloc[rows].reset_index(drop=True)
+            self._shared[key] = (
+                values(whole["obs"][key], slice(None)).iloc[rows].reset_index(drop=True)
+            )
         return self._shared[key]
 
     def is_binned(self) -> bool:
@@ -225,7 +248,10 @@ class Source:
 
     def _complain(self, start: int, stop: int) -> NoReturn:
         """What is wrong with values is said by the check of objects in memory, on the same cells of all matrices."""
-        obs, genes = pd.DataFrame(index=pd.Index(self.names(start, stop))), np.flatnonzero(self._is_gene)
+        obs, genes = (
+            pd.DataFrame(index=pd.Index(self.names(start, stop))),
+            np.flatnonzero(self._is_gene),
+        )
 
         def block(elem: Any) -> Any:
             try:
@@ -236,18 +262,26 @@ class Source:
                 return None
 
         root: Any = self._root
-        layers = {name: found for name in root.get("layers", ()) if (found := block(root["layers"][name])) is not None}
+        layers = {
+            name: found
+            for name in root.get("layers", ())
+            if (found := block(root["layers"][name])) is not None
+        }
         X = None if self.is_10x or "X" not in root else block(root["X"])
         raw = None if self.is_10x or "raw" not in root else block(root["raw"]["X"])
         # gene names may repeat, of which AnnData warns
         with warnings.catch_warnings(action="ignore"):
             if self._is_raw or self.is_10x:  # its genes are not those of X
-                cells = AnnData(self._rows.read(start, stop), obs=obs, var=pd.DataFrame(index=self._genes))[:, genes]
+                cells = AnnData(
+                    self._rows.read(start, stop), obs=obs, var=pd.DataFrame(index=self._genes)
+                )[:, genes]
             else:
                 var = pd.DataFrame(index=self._genes)
                 cells = AnnData(X, obs=obs, var=var, layers=layers)
                 if raw is not None:
-                    cells.raw = AnnData(raw, obs=obs, var=pd.DataFrame(index=index_of(root["raw"]["var"])))
+                    cells.raw = AnnData(
+                        raw, obs=obs, var=pd.DataFrame(index=index_of(root["raw"]["var"]))
+                    )
                 cells = cells[:, genes]
             cells = cells.copy()
         if "log1p" in root.get("uns", ()):
@@ -276,7 +310,10 @@ class Source:
         found = matrix["features"]
         self._genes = pd.Index(values(found["name"], slice(None)))
         self._ids = pd.Index(values(found["id"], slice(None)))
-        kinds = pd.DataFrame({"feature_type": values(found["feature_type"], slice(None)).to_numpy()}, index=self._genes)
+        kinds = pd.DataFrame(
+            {"feature_type": values(found["feature_type"], slice(None)).to_numpy()},
+            index=self._genes,
+        )
         self._take_features(kinds)
         n_features, n_cells = (int(n) for n in matrix["shape"][:])
         self._rows: _Rows = _Csr(matrix, (n_cells, n_features))
@@ -286,21 +323,31 @@ class Source:
         self._root, self._obs = group, group["obs"]
         self._cells = group["obs"][group["obs"].attrs["_index"]]
         layers = group.get("layers", {})
-        self._is_raw = self._layer == _checks.slots.RAW and _checks.slots.RAW not in layers and "raw" in group
+        self._is_raw = (
+            self._layer == _checks.slots.RAW and _checks.slots.RAW not in layers and "raw" in group
+        )
         slots = group["raw"] if self._is_raw else group
         var = slots["var"]
         self._genes = index_of(var)
         self._ids = self._genes
-        kinds = {key: values(var[key], slice(None)).to_numpy() for key in var if _checks.features.may_tell(key)}
+        kinds = {
+            key: values(var[key], slice(None)).to_numpy()
+            for key in var
+            if _checks.features.may_tell(key)
+        }
         self._take_features(pd.DataFrame(kinds, index=self._genes))
         if _keys.IN_QUERY in var:  # zeros of pp.align_genes
-            self._is_gene = self._is_gene & values(var[_keys.IN_QUERY], slice(None)).to_numpy(dtype=bool)
+            self._is_gene = self._is_gene & values(var[_keys.IN_QUERY], slice(None)).to_numpy(
+                dtype=bool
+            )
         if self._layer is not None and not self._is_raw:
             _checks.key_in(self._layer, layers, "adata.layers")
             self._rows = self._matrix(layers[self._layer])
         else:
             _checks.corpus.has_x(
-                there="X" in slots and not is_null(slots["X"]), layers=list(layers), raw="raw" in group
+                there="X" in slots and not is_null(slots["X"]),
+                layers=list(layers),
+                raw="raw" in group,
             )
             self._rows = self._matrix(slots["X"])
 

@@ -25,7 +25,10 @@ from scbert_cll._disk.formats import sha256, size_and_time, write_text
 from scbert_cll._disk.in_place import written
 
 SOURCE: Final = "source"
-_COLLECTION: Final = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}  # annbatch's mark
+_COLLECTION: Final = {
+    "encoding-type": "annbatch-preshuffled",
+    "encoding-version": "0.1.0",
+}  # annbatch's mark
 _CELLS_PER_CHUNK: Final = 64
 _SHARD: Final = "256MB"
 
@@ -59,10 +62,14 @@ class _Cells:
         self.indptr = np.zeros(n + 1, np.int64)
         self.indptr[1 + order] = lengths
         np.cumsum(self.indptr, out=self.indptr)
-        self.data, self.indices = np.empty(self.indptr[-1], job.dtype), np.empty(self.indptr[-1], np.int32)
+        self.data, self.indices = (
+            np.empty(self.indptr[-1], job.dtype),
+            np.empty(self.indptr[-1], np.int32),
+        )
         self.obs = {name: np.empty(n, dtype=object) for name in ("", _keys.DONOR, SOURCE)}
         self.obs |= {
-            name: np.empty(n, dtype=object if kind is not None else float) for name, kind in job.columns.items()
+            name: np.empty(n, dtype=object if kind is not None else float)
+            for name, kind in job.columns.items()
         }
 
     def add(self, tokens: sparse.csr_matrix, obs: dict[str, np.ndarray], source: str) -> None:
@@ -70,7 +77,9 @@ class _Cells:
         rows = self.order[self.filled : self.filled + tokens.shape[0]]
         self.filled += tokens.shape[0]
         lengths = np.diff(tokens.indptr)
-        _checks.corpus.still_the_same(same=np.array_equal(lengths, np.diff(self.indptr)[rows]), name=source)
+        _checks.corpus.still_the_same(
+            same=np.array_equal(lengths, np.diff(self.indptr)[rows]), name=source
+        )
         to = np.repeat(self.indptr[rows] - tokens.indptr[:-1], lengths) + np.arange(tokens.nnz)
         self.data[to], self.indices[to] = tokens.data, tokens.indices
         for name, found in obs.items():
@@ -88,12 +97,16 @@ def write_part(folder: Path) -> None:
     write_text(folder / "zarr.json", json.dumps(group, indent=2))
 
 
-def write_dataset(folder: Path, part: str, number: int, runs: Sequence[Run], job: Job) -> dict[str, Any]:
+def write_dataset(
+    folder: Path, part: str, number: int, runs: Sequence[Run], job: Job
+) -> dict[str, Any]:
     """Read the cells of a dataset, write them and say what was written."""
     adata = _gathered(part, number, sorted(runs, key=lambda run: (run.file, run.start)), job)
     written(folder, lambda path: _write(path, adata), lambda path: _is(path, adata))
     matrix: Any = adata.X
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    }
     sums = {name: [files[name].stat().st_size, sha256(files[name])] for name in sorted(files)}
     return {"name": folder.name, "n_cells": adata.n_obs, "n_tokens": int(matrix.nnz), "files": sums}
 
@@ -109,7 +122,9 @@ def _write(folder: Path, adata: AnnData) -> None:
     codecs = (BloscCodec(cname="lz4", clevel=3, shuffle="shuffle"), Crc32cCodec())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")
-        annbatch.write_sharded(group, adata, n_obs_per_chunk=_CELLS_PER_CHUNK, shard_size=_SHARD, compressors=codecs)
+        annbatch.write_sharded(
+            group, adata, n_obs_per_chunk=_CELLS_PER_CHUNK, shard_size=_SHARD, compressors=codecs
+        )
     # What zarr consolidates lists arrays in the order the disk does; each array has its own metadata, so the copy goes.
     root = folder / "zarr.json"
     metadata = json.loads(root.read_text(encoding="utf-8"))
@@ -128,14 +143,21 @@ def _gathered(part: str, number: int, runs: Sequence[Run], job: Job) -> AnnData:
     """The cells of some runs in random order."""
     mine = [job.parts[run.file][run.start : run.stop] == PARTS.index(part) for run in runs]
     lengths = np.concatenate(
-        [job.scans[run.file].n_tokens[run.start : run.stop][own] for run, own in zip(runs, mine, strict=True)]
+        [
+            job.scans[run.file].n_tokens[run.start : run.stop][own]
+            for run, own in zip(runs, mine, strict=True)
+        ]
     )
     order = np.random.default_rng([job.seed, PARTS.index(part), number]).permutation(len(lengths))
     cells = _Cells(job, lengths, order)
     for file in sorted({run.file for run in runs}):
         _add_file(cells, file, [run for run in runs if run.file == file], PARTS.index(part), job)
-    X = sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=(len(order), len(job.request.vocab)))
-    obs = pd.DataFrame({name: _column(name, found, job) for name, found in cells.obs.items() if name})
+    X = sparse.csr_matrix(
+        (cells.data, cells.indices, cells.indptr), shape=(len(order), len(job.request.vocab))
+    )
+    obs = pd.DataFrame(
+        {name: _column(name, found, job) for name, found in cells.obs.items() if name}
+    )
     obs.index = pd.Index(cells.obs[""], dtype=object)
     return AnnData(X=X, obs=obs, var=pd.DataFrame(index=job.request.vocab.names))
 
@@ -144,18 +166,26 @@ def _add_file(cells: _Cells, file: int, runs: Sequence[Run], part: int, job: Job
     """Read the runs of one file."""
     scanned = job.scans[file]
     columns = Columns(scanned.index, len(job.request.vocab))
-    _checks.corpus.still_the_same(same=stamp(job.paths[file]) == job.stamps[file], name=scanned.record["file"])
+    _checks.corpus.still_the_same(
+        same=stamp(job.paths[file]) == job.stamps[file], name=scanned.record["file"]
+    )
     with job.request.open(job.paths[file]) as source:
         for run in runs:
             for start, stop in source.blocks(run.start, run.stop, job.request.n_values):
                 mine = np.flatnonzero(job.parts[file][start:stop] == part)
                 if len(mine):
-                    tokens = job.request.cut(job.request.aligned(source, columns, start, stop)[mine])
+                    tokens = job.request.cut(
+                        job.request.aligned(source, columns, start, stop)[mine]
+                    )
                     tokens.sort_indices()
-                    cells.add(tokens, _obs(source, file, start, stop, mine, job), scanned.record["file"])
+                    cells.add(
+                        tokens, _obs(source, file, start, stop, mine, job), scanned.record["file"]
+                    )
 
 
-def _obs(source: Any, file: int, start: int, stop: int, mine: np.ndarray, job: Job) -> dict[str, np.ndarray]:
+def _obs(
+    source: Any, file: int, start: int, stop: int, mine: np.ndarray, job: Job
+) -> dict[str, np.ndarray]:
     """Name, donor, file and the columns asked for."""
     record = job.scans[file].record
     donors = np.array(list(record["donors"]), dtype=object)
@@ -171,7 +201,9 @@ def _obs(source: Any, file: int, start: int, stop: int, mine: np.ndarray, job: J
         elif categories is None:
             found[key] = column.to_numpy(dtype=float, na_value=np.nan)[mine]
         else:
-            found[key] = column.astype(object).where(column.notna(), None).to_numpy(dtype=object)[mine]
+            found[key] = (
+                column.astype(object).where(column.notna(), None).to_numpy(dtype=object)[mine]
+            )
     return found
 
 
@@ -184,4 +216,6 @@ def _column(name: str, found: np.ndarray, job: Job) -> Any:
     categories = known[name]() if name in known else job.columns[name]
     if categories is None:
         return found
-    return pd.Categorical(_checks.by_name.class_names(pd.Series(found, dtype=object)), categories=list(categories))
+    return pd.Categorical(
+        _checks.by_name.class_names(pd.Series(found, dtype=object)), categories=list(categories)
+    )

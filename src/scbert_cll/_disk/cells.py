@@ -39,7 +39,9 @@ def write_cells(path: Path, data: Any) -> None:
     NotAsWrittenError
         A slot reads back as something else. What was there is as it was.
     """
-    replace(path, lambda aside: _written(aside, data), lambda aside: not differing_slots(aside, data))
+    replace(
+        path, lambda aside: _written(aside, data), lambda aside: not differing_slots(aside, data)
+    )
 
 
 def _written(path: Path, data: Any) -> None:
@@ -57,7 +59,11 @@ def differing_slots(path: Path, data: Any) -> list[str]:
     with h5py.File(path, "r") as file:
         if isinstance(data, AnnData):
             return list(differing(file, data))
-        parts = [f"{name}: {slot}" for name, part in data.mod.items() for slot in differing(file["mod"][name], part)]
+        parts = [
+            f"{name}: {slot}"
+            for name, part in data.mod.items()
+            for slot in differing(file["mod"][name], part)
+        ]
         return [*parts, *_of_table(file["obs"], data.obs, "obs"), *_of_keys(file, data, "uns")]
 
 
@@ -72,8 +78,14 @@ def differing(group: Any, adata: AnnData) -> Iterator[str]:
     for slot in _ALIGNED:
         yield from _of_keys(group, adata, slot)
         there = group.get(slot, {})
-        both = [(key, value) for key, value in getattr(adata, slot).items() if key is not None and key in there]
-        yield from (f"{slot}[{key!r}]" for key, value in both if not _same_values(there[key], value))
+        both = [
+            (key, value)
+            for key, value in getattr(adata, slot).items()
+            if key is not None and key in there
+        ]
+        yield from (
+            f"{slot}[{key!r}]" for key, value in both if not _same_values(there[key], value)
+        )
     yield from _of_keys(group, adata, "uns")
 
 
@@ -91,7 +103,9 @@ def _of_table(group: Any, expected: pd.DataFrame, name: str) -> Iterator[str]:
         yield f"columns of {name}"
         return
     yield from (
-        f"{name}[{c!r}]" for i, c in enumerate(expected) if not _same_column(found.iloc[:, i], expected.iloc[:, i])
+        f"{name}[{c!r}]"
+        for i, c in enumerate(expected)
+        if not _same_column(found.iloc[:, i], expected.iloc[:, i])
     )
 
 
@@ -113,10 +127,14 @@ def _same_values(group: Any, expected: Any) -> bool:
         shape = tuple(group.attrs.get("shape", group.attrs.get("h5sparse_shape", ())))
         if not hasattr(csx, "indptr") or shape != csx.shape:
             return bool(shape == csx.shape)
-        return all(_same_array(group[name], getattr(csx, name)) for name in ("indptr", "indices", "data"))
+        return all(
+            _same_array(group[name], getattr(csx, name)) for name in ("indptr", "indices", "data")
+        )
     if isinstance(expected, np.ndarray) and hasattr(group, "dtype"):
         return _same_array(group, expected)
-    return isinstance(group, Mapping) or tuple(group.shape) == tuple(expected.shape)  # lazy, structured: opened is all
+    return isinstance(group, Mapping) or tuple(group.shape) == tuple(
+        expected.shape
+    )  # lazy, structured: opened is all
 
 
 def _same_array(found: Any, expected: np.ndarray) -> bool:
@@ -128,7 +146,9 @@ def _same_array(found: Any, expected: np.ndarray) -> bool:
     rows = max(_AT_A_TIME // max(int(np.prod(expected.shape[1:])), 1), 1)
     return all(
         np.array_equal(
-            found[start : start + rows], expected[start : start + rows], equal_nan=expected.dtype.kind in "fc"
+            found[start : start + rows],
+            expected[start : start + rows],
+            equal_nan=expected.dtype.kind in "fc",
         )
         for start in range(0, len(expected), rows)
     )

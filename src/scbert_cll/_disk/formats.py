@@ -29,10 +29,16 @@ def sha256(path: Path) -> str:
     """Checksum of a file, or of all files of a folder with their names."""
     if path.is_dir():
         return digest(
-            {file.relative_to(path).as_posix(): sha256(file) for file in sorted(path.rglob("*")) if file.is_file()}
+            {
+                file.relative_to(path).as_posix(): sha256(file)
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+            }
         )
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a pipe, socket or device, and a plain file is expected. Remove it.")
+        raise ValueError(
+            f"{path} is a pipe, socket or device, and a plain file is expected. Remove it."
+        )
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -61,7 +67,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         found = {str(k): plain(v) for k, v in value.items()}
         if len(found) < len(value):
-            raise ValueError(f"Two of these keys are written alike, so one would be lost: {sorted(map(repr, value))}.")
+            raise ValueError(
+                f"Two of these keys are written alike, so one would be lost: {sorted(map(repr, value))}."
+            )
         return found
     if isinstance(value, np.ndarray | pd.api.extensions.ExtensionArray):
         return value.tolist()
@@ -129,9 +137,13 @@ def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
     """Names of rows and columns, and every value; whether text is pandas' own kind or Python's makes no difference."""
     if found.shape != expected.shape:
         return False
-    names = all(same(list(getattr(found, axis)), list(getattr(expected, axis))) for axis in ("columns", "index"))
+    names = all(
+        same(list(getattr(found, axis)), list(getattr(expected, axis)))
+        for axis in ("columns", "index")
+    )
     return names and all(
-        same(found.iloc[:, i].tolist(), expected.iloc[:, i].tolist()) for i in range(expected.shape[1])
+        same(found.iloc[:, i].tolist(), expected.iloc[:, i].tolist())
+        for i in range(expected.shape[1])
     )
 
 
@@ -141,14 +153,18 @@ def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
 def as_text(text: str, same: Same | None = None) -> tuple[Write, Same]:
     """What writes a text (UTF-8, lines end as they do in `text`), and reads it back; `same` reads it as its user will."""
     data = text.encode()
-    return lambda path: path.write_bytes(data), lambda path: path.read_bytes() == data and (same is None or same(path))
+    return lambda path: path.write_bytes(
+        data
+    ), lambda path: path.read_bytes() == data and (same is None or same(path))
 
 
 def as_json(value: Any) -> tuple[Write, Same]:
     """What writes plain values, and reads them back."""
     expected = plain(value)
     text = json.dumps(expected, indent=1, allow_nan=False) + "\n"
-    return as_text(text, lambda found: same(json.loads(found.read_text(encoding="utf-8")), expected))
+    return as_text(
+        text, lambda found: same(json.loads(found.read_text(encoding="utf-8")), expected)
+    )
 
 
 def as_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Write, Same]:
@@ -166,15 +182,21 @@ def as_names(names: Iterable[str]) -> tuple[Write, Same]:
     """
     expected = list(names)
     if broken := [name for name in expected if "\n" in name or "\r" in name]:
-        raise ValueError(f"A name with a line break cannot be written one a line: {broken[0]!r}. Rename it.")
-    return as_text("".join(f"{name}\n" for name in expected), lambda found: read_names(found) == expected)
+        raise ValueError(
+            f"A name with a line break cannot be written one a line: {broken[0]!r}. Rename it."
+        )
+    return as_text(
+        "".join(f"{name}\n" for name in expected), lambda found: read_names(found) == expected
+    )
 
 
 def as_numbers(table: pd.DataFrame, index_label: str) -> tuple[Write, Same]:
     """What writes a table of numbers (.csv) with names of rows and columns, and reads it back; every number comes back to the bit."""
     numbers = table.astype(np.float64)
     text = numbers.to_csv(index_label=index_label, lineterminator="\n")
-    return as_text(text, lambda found: same(read_numbers(found), numbers.rename(index=str, columns=str)))
+    return as_text(
+        text, lambda found: same(read_numbers(found), numbers.rename(index=str, columns=str))
+    )
 
 
 def write_text(path: Path, text: str, same: Same | None = None) -> None:
@@ -188,7 +210,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    contiguous: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    contiguous: dict[str, Any] = {
+        name: np.asarray(array, order="C") for name, array in arrays.items()
+    }
     with path.open("wb") as file:
         np.savez(file, **contiguous)
 
@@ -207,7 +231,9 @@ def read_names(path: Path) -> list[str]:
 def read_numbers(path: Path) -> pd.DataFrame:
     """Read a table of numbers; a row called NA or 7157 keeps its name."""
     text = pd.read_csv(path, dtype=str, keep_default_na=False)
-    numbers: pd.DataFrame = text.iloc[:, 1:].replace("", "nan").map(float)  # read_csv rounds in some versions of pandas
+    numbers: pd.DataFrame = (
+        text.iloc[:, 1:].replace("", "nan").map(float)
+    )  # read_csv rounds in some versions of pandas
     return numbers.set_axis(pd.Index(text.iloc[:, 0].astype(object)), axis=0)
 
 
@@ -221,7 +247,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, numbers of any length, brackets within brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, numbers of any length, brackets within brackets
         raise ValueError(f"{path} is damaged: {error}.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object.")

@@ -15,7 +15,15 @@ from typing import Any, Final
 import numpy as np
 from filelock import FileLock, Timeout
 
-from scbert_cll._disk.formats import as_arrays, is_sealed, read_arrays, read_json, sealed, write_json, write_text
+from scbert_cll._disk.formats import (
+    as_arrays,
+    is_sealed,
+    read_arrays,
+    read_json,
+    sealed,
+    write_json,
+    write_text,
+)
 from scbert_cll._disk.in_place import OURS, make_folder, remove, replace
 
 MARKER: Final = ".scbert_cll"  # in a working folder: it is ours
@@ -42,10 +50,17 @@ def read_note(path: Path, call: str) -> dict[str, Any] | None:
     return found if is_sealed(found) and found.get("call") == call else None
 
 
-def write_kept(path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any], call: str) -> None:
+def write_kept(
+    path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any], call: str
+) -> None:
     """Replace arrays (.npz) with a note beside them, which call made them, and their checksums, all in one file."""
     seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})
-    replace(path, *as_arrays({**arrays, _SEAL: np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)}))
+    replace(
+        path,
+        *as_arrays(
+            {**arrays, _SEAL: np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)}
+        ),
+    )
 
 
 def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -83,7 +98,10 @@ def claim(folder: Path, what: str) -> None:
             f"another place, or name another folder for {what}."
         )
     if not (folder / MARKER).is_file():
-        write_text(folder / MARKER, "Working folder of scbert_cll: what lies here is deleted when the work is done.\n")
+        write_text(
+            folder / MARKER,
+            "Working folder of scbert_cll: what lies here is deleted when the work is done.\n",
+        )
 
 
 def discard(folder: Path, *names: str) -> None:
@@ -128,7 +146,9 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
         ) from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        (folder / _WRITER).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
+        (folder / _WRITER).write_text(
+            f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
+        )
         yield
     finally:
         (folder / _WRITER).unlink(missing_ok=True)

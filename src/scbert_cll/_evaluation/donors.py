@@ -36,7 +36,9 @@ def by_donor(
     return table(rows, _DONOR_COLUMNS)
 
 
-def _donor(y: np.ndarray, proba: np.ndarray, classes: Sequence[str], positive_from: float) -> dict[str, object]:
+def _donor(
+    y: np.ndarray, proba: np.ndarray, classes: Sequence[str], positive_from: float
+) -> dict[str, object]:
     last, n = len(classes) - 1, len(y)
     whole = complete(proba)
     called = whole.argmax(2) == last  # (repeats, cells)
@@ -47,7 +49,9 @@ def _donor(y: np.ndarray, proba: np.ndarray, classes: Sequence[str], positive_fr
     observed = 100 * n_positive / n
     notes = [aurocs[0].note and f"AUROC: {aurocs[0].note}"] if aurocs else []
     missing = len(proba) - len(whole)
-    notes += [f"{missing} of {len(proba)} repeats without predictions of all cells"] if missing else []
+    notes += (
+        [f"{missing} of {len(proba)} repeats without predictions of all cells"] if missing else []
+    )
     return {
         "n_cells": n,
         "n_positive": n_positive,
@@ -85,7 +89,9 @@ def _agreement(found: pd.DataFrame) -> dict[str, object]:
         "share": agree / n if n else np.nan,
         "low": low,
         "high": high,
-        "spearman": np.nan if reason else float(spearmanr(found["observed"], found["predicted"]).statistic),
+        "spearman": np.nan
+        if reason
+        else float(spearmanr(found["observed"], found["predicted"]).statistic),
         "mae": (found["observed"] - found["predicted"]).abs().mean(),
         "note": reason and f"Spearman: {reason}",
     }
@@ -94,19 +100,29 @@ def _agreement(found: pd.DataFrame) -> dict[str, object]:
 def _no_correlation(found: pd.DataFrame) -> str:
     """Why percentages cannot be correlated; nothing where they can."""
     if len(found) < _FEWEST_DONORS:
-        return f"{len(found)} donor{'s' * (len(found) > 1)}, fewer than {_FEWEST_DONORS}" if len(found) else "no donors"
+        return (
+            f"{len(found)} donor{'s' * (len(found) > 1)}, fewer than {_FEWEST_DONORS}"
+            if len(found)
+            else "no donors"
+        )
     same = [side for side in ("observed", "predicted") if found[side].nunique() == 1]
     return f"every donor has the same {same[0]} percentage" if same else ""
 
 
-def reliability(y: np.ndarray, proba: Mapping[str, np.ndarray], *, n_bins: int = N_BINS) -> pd.DataFrame:
+def reliability(
+    y: np.ndarray, proba: Mapping[str, np.ndarray], *, n_bins: int = N_BINS
+) -> pd.DataFrame:
     """Observed share of the last class by its predicted probability, in bins of equally many predictions.
 
     The predictions of all repeats are pooled, since their mean would be the calibration of another model, an ensemble. Each
     cell counts once in `n_cells` and in Wilson's limits, however many repeats there are. The limits treat the cells of a
     bin as independent, which cells of one donor are not: they show how few cells a bin has, no more.
     """
-    rows = [{"model": model} | row for model, found in proba.items() for row in _bins(y, complete(found), n_bins)]
+    rows = [
+        {"model": model} | row
+        for model, found in proba.items()
+        for row in _bins(y, complete(found), n_bins)
+    ]
     return table(rows, _RELIABILITY_COLUMNS)
 
 
@@ -120,7 +136,13 @@ def _bins(y: np.ndarray, proba: np.ndarray, n_bins: int) -> list[dict[str, objec
         here = bins == code
         share, n = right[here].mean(), max(round(here.sum() / len(proba)), 1)
         low, high = interval(round(share * n), n, "wilson")
-        values = {"n_cells": n, "predicted": sure[here].mean(), "observed": share, "low": low, "high": high}
+        values = {
+            "n_cells": n,
+            "predicted": sure[here].mean(),
+            "observed": share,
+            "low": low,
+            "high": high,
+        }
         rows.append({"bin": number} | values)
     return rows
 
@@ -164,5 +186,7 @@ _AGREEMENT_COLUMNS = columns(
     order="model n_donors n_agree share low high spearman mae note",
 )
 _RELIABILITY_COLUMNS = columns(
-    whole="bin n_cells", real="predicted observed low high", order="model bin n_cells predicted observed low high"
+    whole="bin n_cells",
+    real="predicted observed low high",
+    order="model bin n_cells predicted observed low high",
 )

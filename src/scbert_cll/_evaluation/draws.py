@@ -11,7 +11,12 @@ from scipy.stats import binomtest, norm, t
 
 from scbert_cll._evaluation.weighted import weighted
 
-OVER_DONORS, OVER_CELLS, RANGE, NONE = "bootstrap over donors", "bootstrap over cells", "range over donors", "none"
+OVER_DONORS, OVER_CELLS, RANGE, NONE = (
+    "bootstrap over donors",
+    "bootstrap over cells",
+    "range over donors",
+    "none",
+)
 _FEWEST = 5  # donors for a bootstrap
 _LEVEL = np.array([0.025, 0.975])
 _NEAR = 1e-5  # as close to perfect as the logit scale resolves
@@ -47,7 +52,9 @@ class Limits(NamedTuple):
     p: float = np.nan
 
 
-def plan_draws(y: np.ndarray, donors: np.ndarray | None, n_repeats: int, n_draws: int, seed: int) -> Plan:
+def plan_draws(
+    y: np.ndarray, donors: np.ndarray | None, n_repeats: int, n_draws: int, seed: int
+) -> Plan:
     """Choose what is resampled by the number of donors, and draw."""
     rng = np.random.default_rng(seed)
     names, unit = np.unique(np.zeros(len(y)) if donors is None else donors, return_inverse=True)
@@ -61,7 +68,14 @@ def plan_draws(y: np.ndarray, donors: np.ndarray | None, n_repeats: int, n_draws
     note = "speaks of other cells of this donor, not of other patients"
     weights = _draw_cells(y, n_draws, rng)
     fewest = int(np.unique(y, return_counts=True)[1].min())
-    return Plan(OVER_CELLS, np.arange(len(y)), weights, repeats, "; ".join(filter(None, [note, one])), fewest)
+    return Plan(
+        OVER_CELLS,
+        np.arange(len(y)),
+        weights,
+        repeats,
+        "; ".join(filter(None, [note, one])),
+        fewest,
+    )
 
 
 def over_donors(n: int, n_draws: int, rng: np.random.Generator) -> Plan | None:
@@ -91,14 +105,22 @@ def draw(names: Sequence[str], y: np.ndarray, proba: np.ndarray, plan: Plan) -> 
     found = np.full((len(proba), len(names), len(plan.weights)), np.nan)
     for repeat in np.flatnonzero(~np.isnan(proba).any(axis=(1, 2))):
         blocks = np.array_split(plan.weights, -(-plan.weights.size // _BLOCK))
-        values = [weighted(names, y, proba[repeat], plan.unit, block.astype(float)) for block in blocks]
+        values = [
+            weighted(names, y, proba[repeat], plan.unit, block.astype(float)) for block in blocks
+        ]
         found[repeat] = np.concatenate(values, axis=1)
     taken = plan.repeats.T[:, None] * np.isfinite(found)
     n = taken.sum(0)
-    return np.asarray(np.divide((taken * np.nan_to_num(found)).sum(0), n, out=np.full(n.shape, np.nan), where=n > 0))
+    return np.asarray(
+        np.divide(
+            (taken * np.nan_to_num(found)).sum(0), n, out=np.full(n.shape, np.nan), where=n > 0
+        )
+    )
 
 
-def interval_of(estimate: float, draws: np.ndarray, plan: Plan, ends: tuple[float, float] | None) -> Limits:
+def interval_of(
+    estimate: float, draws: np.ndarray, plan: Plan, ends: tuple[float, float] | None
+) -> Limits:
     """Interval of an estimate, which it always contains; of a difference where there are no ends.
 
     A range over donors is widened to the value of all donors together where that is outside of it: a metric of pooled cells is no mean of the
@@ -118,11 +140,17 @@ def interval_of(estimate: float, draws: np.ndarray, plan: Plan, ends: tuple[floa
         return Limits(low, high, RANGE, n_undefined, "; ".join(filter(None, [gone, wider])))
     if ends is None:
         low, high = _around(estimate, *difference_limits(estimate, there, plan.n_units))
-        return Limits(low, high, plan.interval, n_undefined, gone, p_value(estimate, there, plan.n_units))
+        return Limits(
+            low, high, plan.interval, n_undefined, gone, p_value(estimate, there, plan.n_units)
+        )
     at_an_end = limits_at_an_end(estimate, there, plan.n_units, plan.n_fewest, ends)
     low, high = limits(estimate, there, plan.n_units, ends) if at_an_end is None else at_an_end
     return Limits(
-        low, high, plan.interval, n_undefined, "; ".join(filter(None, [gone, _EDGE * (at_an_end is not None)]))
+        low,
+        high,
+        plan.interval,
+        n_undefined,
+        "; ".join(filter(None, [gone, _EDGE * (at_an_end is not None)])),
     )
 
 
@@ -142,14 +170,20 @@ def limits_at_an_end(
     if not ((share <= _NEAR) | (share >= 1 - _NEAR)).any():
         return None
     if np.ptp(share) == 0:
-        wilson = binomtest(round(float(share[0]) * n_fewest), n_fewest).proportion_ci(method="wilson")
+        wilson = binomtest(round(float(share[0]) * n_fewest), n_fewest).proportion_ci(
+            method="wilson"
+        )
         low, high = float(wilson.low), float(wilson.high)
     else:
         low, high = np.clip(np.quantile(_widened(float(estimated), share, n_units), _LEVEL), 0, 1)
-    return _around(estimate, ends[0] + (ends[1] - ends[0]) * low, ends[0] + (ends[1] - ends[0]) * high)
+    return _around(
+        estimate, ends[0] + (ends[1] - ends[0]) * low, ends[0] + (ends[1] - ends[0]) * high
+    )
 
 
-def limits(estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, float]) -> np.ndarray:
+def limits(
+    estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, float]
+) -> np.ndarray:
     """Lower and upper 95 % limit of a metric: Student's t on the logit scale, with the spread of the bootstrap draws.
 
     Parameters
@@ -214,7 +248,9 @@ def p_value(difference: float, draws: np.ndarray, n_units: int) -> float:
 
 def widening(n_units: int) -> float:
     """Factor on a bootstrap's spread: Student's t in place of the normal, and n - 1 in place of n."""
-    return float(np.sqrt(n_units / (n_units - 1)) * t.ppf(_LEVEL[1], n_units - 1) / norm.ppf(_LEVEL[1]))
+    return float(
+        np.sqrt(n_units / (n_units - 1)) * t.ppf(_LEVEL[1], n_units - 1) / norm.ppf(_LEVEL[1])
+    )
 
 
 def _widened(difference: float, draws: np.ndarray, n_units: int) -> np.ndarray:

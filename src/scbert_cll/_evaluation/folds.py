@@ -27,7 +27,13 @@ class Fold(NamedTuple):
 
 
 def outer_folds(
-    y: np.ndarray, groups: np.ndarray | None, *, scheme: Scheme, n_splits: int, n_repeats: int, seed: int
+    y: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    scheme: Scheme,
+    n_splits: int,
+    n_repeats: int,
+    seed: int,
 ) -> list[Fold]:
     """Folds in which every labelled cell is tested once per repeat.
 
@@ -41,19 +47,30 @@ def outer_folds(
         for i, test in enumerate(_tests(y[labelled], own, scheme, n_splits, seed + repeat)):
             held = np.zeros(len(y), bool)
             held[labelled[test]] = True
-            away = held if groups is None or scheme == "random_cell" else np.isin(groups, np.unique(groups[held]))
+            away = (
+                held
+                if groups is None or scheme == "random_cell"
+                else np.isin(groups, np.unique(groups[held]))
+            )
             folds.append(Fold(repeat, i, np.flatnonzero(~away), np.flatnonzero(held)))
     return folds
 
 
-def _tests(y: np.ndarray, groups: np.ndarray | None, scheme: Scheme, n_splits: int, seed: int) -> Iterator[np.ndarray]:
+def _tests(
+    y: np.ndarray, groups: np.ndarray | None, scheme: Scheme, n_splits: int, seed: int
+) -> Iterator[np.ndarray]:
     """Positions of each fold's test cells among the labelled ones."""
     if scheme == "random_cell":
         _enough(int(np.bincount(y).min()), n_splits, "labelled cells in the smallest class")
-        yield from (test for _, test in StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y))
+        yield from (
+            test
+            for _, test in StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y)
+        )
         return
     if groups is None:
-        raise ValueError(f"scheme={scheme!r} holds donors out and needs to know them: give donor_key=.")
+        raise ValueError(
+            f"scheme={scheme!r} holds donors out and needs to know them: give donor_key=."
+        )
     n_donors = len(np.unique(groups))
     if scheme == "leave_one_donor_out":
         _enough(n_donors, 2, "donors with labelled cells")
@@ -100,9 +117,9 @@ def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
     held = np.zeros((classes.size, names.size))
     np.add.at(held, (code, donor), 1)
     shares = np.full(n_splits, 1 / n_splits)
-    fold = _deal.deal(_deal.weights_of(held.sum(0), *held), shares, np.random.default_rng(seed), lacking=_untaught)[
-        donor
-    ]
+    fold = _deal.deal(
+        _deal.weights_of(held.sum(0), *held), shares, np.random.default_rng(seed), lacking=_untaught
+    )[donor]
     return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(n_splits)]
 
 

@@ -12,7 +12,15 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from scbert_cll import _checks
 from scbert_cll._evaluation import donors as _donors
-from scbert_cll._evaluation.draws import NONE, OVER_CELLS, Limits, Plan, draw, interval_of, plan_draws
+from scbert_cll._evaluation.draws import (
+    NONE,
+    OVER_CELLS,
+    Limits,
+    Plan,
+    draw,
+    interval_of,
+    plan_draws,
+)
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, OF_RANKS, chance, ends, score
 
 _SAME = 1e-6  # probabilities that are the same but for single precision
@@ -27,9 +35,13 @@ class OutOfFold:
     ordered: bool
     y: np.ndarray  # (n,) codes
     donors: np.ndarray | None  # (n,) names
-    proba: Mapping[str, np.ndarray]  # model -> (repeats, n, classes); NaN where a repeat has no prediction
+    proba: Mapping[
+        str, np.ndarray
+    ]  # model -> (repeats, n, classes); NaN where a repeat has no prediction
     baselines: Sequence[str]
-    folds: np.ndarray | None = None  # (repeats, n) codes: cells of the same one were scored by the same fitted model
+    folds: np.ndarray | None = (
+        None  # (repeats, n) codes: cells of the same one were scored by the same fitted model
+    )
 
     def __post_init__(self) -> None:
         shape = (len(next(iter(self.proba.values()), ())), len(self.y), len(self.classes))
@@ -39,15 +51,23 @@ class OutOfFold:
                 f"Expected probabilities of {shape[0]} repeats × {shape[1]} cells × {shape[2]} classes of every model, none of "
                 f"them 0; found others in {_checks.listed(wrong)}."
             )
-        far = [m for m, found in self.proba.items() if (np.abs(np.nan_to_num(found.sum(2), nan=1) - 1) > 1e-3).any()]
+        far = [
+            m
+            for m, found in self.proba.items()
+            if (np.abs(np.nan_to_num(found.sum(2), nan=1) - 1) > 1e-3).any()
+        ]
         if far:
-            raise ValueError(f"Probabilities of a cell must sum to 1; they do not in {_checks.listed(far)}.")
+            raise ValueError(
+                f"Probabilities of a cell must sum to 1; they do not in {_checks.listed(far)}."
+            )
         if len(self.classes) < 2 or self.y.min() < 0 or self.y.max() >= len(self.classes):
             raise ValueError(
                 f"y must hold codes of at least two classes ({_checks.listed(self.classes)}), none missing."
             )
         if self.donors is not None and len(self.donors) != len(self.y):
-            raise ValueError(f"donors must name the donor of each of {len(self.y)} cells; found {len(self.donors)}.")
+            raise ValueError(
+                f"donors must name the donor of each of {len(self.y)} cells; found {len(self.donors)}."
+            )
         if self.folds is not None and self.folds.shape != shape[:2]:
             raise ValueError(
                 f"folds must name the fold of {shape[0]} repeats × {shape[1]} cells; found {self.folds.shape}."
@@ -118,16 +138,31 @@ def tables(
     for name in metrics:
         _checks.choice(name, METRICS, "A metric")
     proba = found.exact()
-    ranked = {m: np.tile(p.mean((0, 1)), (*p.shape[:2], 1)) if found.flat(p) else p for m, p in proba.items()}
+    ranked = {
+        m: np.tile(p.mean((0, 1)), (*p.shape[:2], 1)) if found.flat(p) else p
+        for m, p in proba.items()
+    }
     plan = plan_draws(found.y, found.donors, len(next(iter(proba.values()))), n_bootstrap, seed)
-    names = [*metrics, *(f"{side}|{code}" for side in ("precision", "recall") for code in range(len(found.classes)))]
-    draws = {model: dict(zip(names, draw(names, found.y, p, plan), strict=True)) for model, p in proba.items()}
+    names = [
+        *metrics,
+        *(
+            f"{side}|{code}"
+            for side in ("precision", "recall")
+            for code in range(len(found.classes))
+        ),
+    ]
+    draws = {
+        model: dict(zip(names, draw(names, found.y, p, plan), strict=True))
+        for model, p in proba.items()
+    }
     ranks = [name for name in metrics if name in OF_RANKS]
     for model in [m for m in proba if ranks and ranked[m] is not proba[m]]:
         draws[model] |= dict(zip(ranks, draw(ranks, found.y, ranked[model], plan), strict=True))
     scores = _scores(found, proba, ranked, metrics)
     summary = _summary(found, scores, draws, plan)
-    by_donor = _donors.by_donor(found.y, found.donors, proba, found.classes, positive_from=positive_from)
+    by_donor = _donors.by_donor(
+        found.y, found.donors, proba, found.classes, positive_from=positive_from
+    )
     made = {
         "scores": scores,
         "summary": summary,
@@ -141,7 +176,10 @@ def tables(
 
 
 def _scores(
-    found: OutOfFold, proba: Mapping[str, np.ndarray], ranked: Mapping[str, np.ndarray], metrics: Sequence[str]
+    found: OutOfFold,
+    proba: Mapping[str, np.ndarray],
+    ranked: Mapping[str, np.ndarray],
+    metrics: Sequence[str],
 ) -> pd.DataFrame:
     how: dict[str, Any] = {"ordered": found.ordered, "donors": found.donors}
     rows = []
@@ -149,22 +187,36 @@ def _scores(
         for repeat, one in enumerate(repeats):
             for name in metrics:
                 flat = name in OF_RANKS and ranked[model] is not proba[model]
-                value, note = score(name, found.y, ranked[model][repeat] if flat else one, found.classes, **how)
+                value, note = score(
+                    name, found.y, ranked[model][repeat] if flat else one, found.classes, **how
+                )
                 note = _joined(note, _FLAT if flat and np.isfinite(value) else "")
-                rows.append({"model": model, "repeat": repeat, "metric": name, "value": value, "note": note})
+                rows.append(
+                    {"model": model, "repeat": repeat, "metric": name, "value": value, "note": note}
+                )
     return _donors.table(rows, _SCORES)
 
 
 def _summary(
-    found: OutOfFold, scores: pd.DataFrame, draws: Mapping[str, Mapping[str, np.ndarray]], plan: Plan
+    found: OutOfFold,
+    scores: pd.DataFrame,
+    draws: Mapping[str, Mapping[str, np.ndarray]],
+    plan: Plan,
 ) -> pd.DataFrame:
     rows = []
     for (model, metric), part in _parts(scores, "model", "metric"):
         values = part["value"].dropna()
         estimate = float(values.mean())
-        interval = interval_of(estimate, draws[model][metric], plan, ends(metric, len(found.classes)))
+        interval = interval_of(
+            estimate, draws[model][metric], plan, ends(metric, len(found.classes))
+        )
         rows.append(
-            {"model": model, "metric": metric, "estimate": estimate, "sd_repeats": values.std(ddof=1)}
+            {
+                "model": model,
+                "metric": metric,
+                "estimate": estimate,
+                "sd_repeats": values.std(ddof=1),
+            }
             | interval._asdict()
             | {"n_repeats": len(part), "chance": chance(metric, found.y, len(found.classes))}
             | {"note": _joined(_over_repeats(part), *_said(interval, plan))}
@@ -181,7 +233,11 @@ def _over_repeats(part: pd.DataFrame) -> str:
     """What the repeats' notes say; how many repeats have no value, if some have one."""
     notes = _joined(*part["note"])
     n = int(part["value"].isna().sum())
-    return f"mean over the defined repeats; undefined in {n} of {len(part)}: {notes}" if 0 < n < len(part) else notes
+    return (
+        f"mean over the defined repeats; undefined in {n} of {len(part)}: {notes}"
+        if 0 < n < len(part)
+        else notes
+    )
 
 
 def _said(interval: Limits, plan: Plan) -> tuple[str, str]:
@@ -195,13 +251,18 @@ def _joined(*notes: str) -> str:
 
 
 def _differences(
-    found: OutOfFold, summary: pd.DataFrame, draws: Mapping[str, Mapping[str, np.ndarray]], plan: Plan
+    found: OutOfFold,
+    summary: pd.DataFrame,
+    draws: Mapping[str, Mapping[str, np.ndarray]],
+    plan: Plan,
 ) -> pd.DataFrame:
     """Every model but the best baseline, minus the best baseline."""
     rows = []
     for (metric,), part in _parts(summary, "metric"):
         estimates = part.set_index("model")["estimate"]
-        of_baselines = estimates[list(found.baselines)].dropna() * (-1 if metric in LOWER_IS_BETTER else 1)
+        of_baselines = estimates[list(found.baselines)].dropna() * (
+            -1 if metric in LOWER_IS_BETTER else 1
+        )
         reference = str(of_baselines.idxmax()) if len(of_baselines) else ""
         for model in [m for m in part["model"] if m != reference and found.baselines]:
             row = {"metric": metric, "model": model, "reference": reference}
@@ -236,12 +297,23 @@ def _per_class(
         sides = [_precision_recall(found.y, one) for one in _donors.complete(repeats)]
         for code, name in enumerate(found.classes):
             n = int((found.y == code).sum())
-            row: dict[str, object] = {"model": model, "class": name, "n_cells": n, "prevalence": n / len(found.y)}
+            row: dict[str, object] = {
+                "model": model,
+                "class": name,
+                "n_cells": n,
+                "prevalence": n / len(found.y),
+            }
             notes = []
             for place, side in enumerate(("precision", "recall")):
                 values = pd.Series([s[place][code] for s in sides], dtype=float)
-                interval = interval_of(float(values.mean()), draws[model][f"{side}|{code}"], plan, (0, 1))
-                row |= {side: values.mean(), f"{side}_low": interval.low, f"{side}_high": interval.high}
+                interval = interval_of(
+                    float(values.mean()), draws[model][f"{side}|{code}"], plan, (0, 1)
+                )
+                row |= {
+                    side: values.mean(),
+                    f"{side}_low": interval.low,
+                    f"{side}_high": interval.high,
+                }
                 about, gone = _said(interval, plan)
                 notes += [about, _of_class(side, values), gone and f"{side} {gone}"]
             rows.append(row | {"note": _joined(*notes)})
@@ -251,7 +323,9 @@ def _per_class(
 def _precision_recall(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall of each class; NaN where no cell is called so, or is so."""
     codes = np.arange(proba.shape[1])
-    precision, recall, _, _ = precision_recall_fscore_support(y, proba.argmax(1), labels=codes, zero_division=np.nan)
+    precision, recall, _, _ = precision_recall_fscore_support(
+        y, proba.argmax(1), labels=codes, zero_division=np.nan
+    )
     return precision, recall
 
 
@@ -267,7 +341,9 @@ _SUMMARY = _donors.columns(
     real="estimate low high sd_repeats chance",
     order="model metric estimate low high interval sd_repeats n_repeats n_undefined chance note",
 )
-_DIFFERENCES = _donors.columns(real="difference low high p", order="metric model reference difference low high p note")
+_DIFFERENCES = _donors.columns(
+    real="difference low high p", order="metric model reference difference low high p note"
+)
 _PER_CLASS = _donors.columns(
     whole="n_cells",
     real="prevalence precision recall precision_low precision_high recall_low recall_high",

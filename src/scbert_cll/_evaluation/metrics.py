@@ -98,7 +98,11 @@ def score(
     _checks.choice(name, METRICS, "A metric")
     found = Predicted(y, proba, classes, donors)
     reason = _undefined(name, found, ordered)
-    return Score(np.nan, reason) if reason else Score(float(_VALUES[name](found)), _agreed(name, found))
+    return (
+        Score(np.nan, reason)
+        if reason
+        else Score(float(_VALUES[name](found)), _agreed(name, found))
+    )
 
 
 def chance(name: str, y: np.ndarray, n_classes: int) -> float:
@@ -202,28 +206,40 @@ def _accuracy(p: Predicted) -> float:
 
 
 def _macro_f1(p: Predicted) -> float:
-    return float(f1_score(p.y, p.called, labels=np.arange(len(p.classes)), average="macro", zero_division=0))
+    return float(
+        f1_score(p.y, p.called, labels=np.arange(len(p.classes)), average="macro", zero_division=0)
+    )
 
 
 def _balanced_accuracy(p: Predicted) -> float:
     # balanced_accuracy_score warns where a class that no cell has is called; the number is the same
-    return float(recall_score(p.y, p.called, labels=np.unique(p.y), average="macro", zero_division=0))
+    return float(
+        recall_score(p.y, p.called, labels=np.unique(p.y), average="macro", zero_division=0)
+    )
 
 
 def _auroc(p: Predicted) -> float:
     if len(p.classes) == 2:
         return float(roc_auc_score(p.y, p.proba[:, 1]))
-    return float(roc_auc_score(p.y, p.proba, multi_class="ovr", average="macro", labels=np.arange(len(p.classes))))
+    return float(
+        roc_auc_score(
+            p.y, p.proba, multi_class="ovr", average="macro", labels=np.arange(len(p.classes))
+        )
+    )
 
 
 def _auroc_within(p: Predicted) -> float:
-    unit = np.zeros(len(p.y), int) if p.donors is None else np.unique(p.donors, return_inverse=True)[1]
+    unit = (
+        np.zeros(len(p.y), int) if p.donors is None else np.unique(p.donors, return_inverse=True)[1]
+    )
     right, pairs = pairs_within(p.y, p.proba, unit)
     right, pairs = right.sum(0), pairs.sum(0)
     return float(np.mean(np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)))
 
 
-def pairs_within(y: np.ndarray, proba: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pairs_within(
+    y: np.ndarray, proba: np.ndarray, unit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of a cell of a class and another one of the same unit: how many are ranked right, ties half, and how many there are.
 
     Both (units, classes), of two classes the last one only.
@@ -246,7 +262,9 @@ def _auprc(p: Predicted) -> float:
 
 
 def _kappa_quadratic(p: Predicted) -> float:
-    return float(cohen_kappa_score(p.y, p.called, labels=np.arange(len(p.classes)), weights="quadratic"))
+    return float(
+        cohen_kappa_score(p.y, p.called, labels=np.arange(len(p.classes)), weights="quadratic")
+    )
 
 
 def _brier(p: Predicted) -> float:

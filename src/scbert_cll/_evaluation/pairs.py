@@ -23,13 +23,18 @@ class Pairs(NamedTuple):
     def of(cls, logits: np.ndarray, positive: np.ndarray, donors: np.ndarray) -> Pairs:
         """Of logits (cells, any number of them)."""
         unit = np.unique(donors, return_inverse=True)[1]
-        found = [pairs_within(positive.astype(int), np.column_stack([-x, x]), unit) for x in logits.T]
+        found = [
+            pairs_within(positive.astype(int), np.column_stack([-x, x]), unit) for x in logits.T
+        ]
         return cls(np.column_stack([right[:, 0] for right, _ in found]), found[0][1][:, 0])
 
     @classmethod
     def stacked(cls, parts: Sequence[Pairs]) -> Pairs:
         """Donors of several folds, one below the other."""
-        return cls(np.concatenate([part.right for part in parts]), np.concatenate([part.n for part in parts]))
+        return cls(
+            np.concatenate([part.right for part in parts]),
+            np.concatenate([part.n for part in parts]),
+        )
 
     def auroc(self) -> np.ndarray:
         """AUROC within donors, weighted by their number of pairs, of each logit."""
@@ -39,7 +44,9 @@ class Pairs(NamedTuple):
         """Differences of the two, donor by donor."""
         return Pairs(self.right - other.right, self.n)
 
-    def interval(self, rng: np.random.Generator, *, difference: bool = False) -> tuple[float, float]:
+    def interval(
+        self, rng: np.random.Generator, *, difference: bool = False
+    ) -> tuple[float, float]:
         """Limits of the first logit's AUROC (or of a `difference` of two) as in a cross-validation: 95 % over donors, the range of two to four.
 
         None with a single donor.
@@ -48,6 +55,8 @@ class Pairs(NamedTuple):
         if plan is None:
             return float("nan"), float("nan")
         total = plan.weights @ self.n
-        drawn = np.divide(plan.weights @ self.right[:, 0], total, out=np.full(len(total), np.nan), where=total > 0)
+        drawn = np.divide(
+            plan.weights @ self.right[:, 0], total, out=np.full(len(total), np.nan), where=total > 0
+        )
         found = interval_of(float(self.auroc()[0]), drawn, plan, None if difference else (0.0, 1.0))
         return found.low, found.high

@@ -41,7 +41,9 @@ class FoldStore:
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None:
             if self.folder.exists() and not self.folder.is_dir():
-                raise ValueError(f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds.")
+                raise ValueError(
+                    f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds."
+                )
             make_folder(self.folder)
             with TemporaryFile(dir=self.folder):
                 pass  # a place that cannot be written to is found now, not after the first model was fitted
@@ -83,7 +85,10 @@ def _told(value: Any) -> Any:
         return [value.obs_names.tolist(), value.var_names.tolist(), _told(value.X)]
     if sparse.issparse(value):
         csr = sparse.csr_matrix(value)
-        return [list(csr.shape), *(fingerprint(part) for part in (csr.data, csr.indices, csr.indptr))]
+        return [
+            list(csr.shape),
+            *(fingerprint(part) for part in (csr.data, csr.indices, csr.indptr)),
+        ]
     if isinstance(value, pd.DataFrame | pd.Series):
         names = list(value.columns) if isinstance(value, pd.DataFrame) else value.name
         return [names, fingerprint(pd.util.hash_pandas_object(value).to_numpy())]

@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from scbert_cll._evaluation.metrics import N_BINS, cell_brier, cell_log_loss, certainty, pairs_within
+from scbert_cll._evaluation.metrics import (
+    N_BINS,
+    cell_brier,
+    cell_log_loss,
+    certainty,
+    pairs_within,
+)
 
 # Up to so many units, running sums are kept per unit and a draw is a product of matrices; beyond, each draw is summed anew.
 _FEW_UNITS = 64
@@ -48,7 +54,9 @@ def weighted(
     for name in names:
         word, _, code = name.partition("|")
         if word in _OF_COUNTS:
-            found[name] = np.where(_same_question(word, y, confusion), _OF_COUNTS[word](confusion), np.nan)
+            found[name] = np.where(
+                _same_question(word, y, confusion), _OF_COUNTS[word](confusion), np.nan
+            )
         elif word in _OF_CLASS:
             found[name] = _OF_CLASS[word](confusion, int(code))
         elif word in _OF_CELLS:
@@ -74,13 +82,17 @@ def _per_unit(y: np.ndarray, proba: np.ndarray, unit: np.ndarray, n_units: int) 
 def _mean(values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean of a number per cell."""
     sums = np.bincount(unit, values, minlength=weights.shape[1])
-    return np.asarray(_ratio(weights @ sums, weights @ np.bincount(unit, minlength=weights.shape[1])))
+    return np.asarray(
+        _ratio(weights @ sums, weights @ np.bincount(unit, minlength=weights.shape[1]))
+    )
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray, nothing: float = np.nan) -> np.ndarray:
     """Part of whole, and `nothing` where the whole is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, dtype=float), np.asarray(whole, dtype=float))
-    return np.asarray(np.divide(part, whole, out=np.full(part.shape, nothing, dtype=float), where=whole != 0))
+    return np.asarray(
+        np.divide(part, whole, out=np.full(part.shape, nothing, dtype=float), where=whole != 0)
+    )
 
 
 def _accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -134,7 +146,9 @@ _OF_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "kappa_quadratic": _kappa_quadratic,
 }
 _OF_CLASS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "precision": lambda confusion, code: _ratio(confusion[:, code, code], confusion[:, :, code].sum(1)),
+    "precision": lambda confusion, code: _ratio(
+        confusion[:, code, code], confusion[:, :, code].sum(1)
+    ),
     "recall": lambda confusion, code: _ratio(confusion[:, code, code], confusion[:, code].sum(1)),
 }
 _OF_CELLS = {"brier": cell_brier, "log_loss": cell_log_loss}
@@ -146,7 +160,9 @@ def _ranked(y: np.ndarray, proba: np.ndarray, unit: np.ndarray, weights: np.ndar
     return np.mean([_one_against_rest(proba[:, k], y == k, unit, weights) for k in codes], axis=0)
 
 
-def _one_against_rest(value: np.ndarray, hit: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _one_against_rest(
+    value: np.ndarray, hit: np.ndarray, unit: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """AUROC and average precision of a score, from the highest value down, taken at the values that some positive has."""
     order = np.argsort(-value, kind="stable")
     unit, hit = unit[order], hit[order]
@@ -155,7 +171,9 @@ def _one_against_rest(value: np.ndarray, hit: np.ndarray, unit: np.ndarray, weig
     starts, ends = starts[some], ends[some]
     tp = RunningSums(unit, hit, weights.shape[1], ends)
     fp = RunningSums(unit, ~hit, weights.shape[1], ends)
-    above = RunningSums(unit, ~hit, weights.shape[1], starts - 1)  # negatives above the run of equal values
+    above = RunningSums(
+        unit, ~hit, weights.shape[1], starts - 1
+    )  # negatives above the run of equal values
     n_hit = weights @ np.bincount(unit, hit, minlength=weights.shape[1])
     n_miss = weights @ np.bincount(unit, ~hit, minlength=weights.shape[1])
     area, precision = np.zeros(len(weights)), np.zeros(len(weights))
@@ -187,9 +205,13 @@ def _ece(sure: np.ndarray, right: np.ndarray, unit: np.ndarray, weights: np.ndar
         middle = N_BINS * (upto - np.diff(upto, axis=1, prepend=0) / 2)
         edges = upto[:, -1:] * np.arange(1, N_BINS)
         # the first run of equal values of each bin but the first; whole numbers, so that no edge is a matter of rounding
-        first = np.stack([np.searchsorted(row, edge) for row, edge in zip(middle, edges, strict=True)])
+        first = np.stack(
+            [np.searchsorted(row, edge) for row, edge in zip(middle, edges, strict=True)]
+        )
         sums = np.concatenate([np.zeros((len(upto), 1)), error(weights[draws])], axis=1)
-        at = np.concatenate([np.zeros_like(first[:, :1]), first, np.full_like(first[:, :1], len(ends))], axis=1)
+        at = np.concatenate(
+            [np.zeros_like(first[:, :1]), first, np.full_like(first[:, :1], len(ends))], axis=1
+        )
         gaps = np.abs(np.diff(np.take_along_axis(sums, at, axis=1), axis=1)).sum(1)
         found[draws] = _ratio(gaps, upto[:, -1])
     return found

@@ -50,7 +50,12 @@ def of_donor_alone(y: np.ndarray, donors: np.ndarray, n_classes: int) -> np.ndar
 
 
 def compare(
-    y: np.ndarray, donors: np.ndarray, proba: Mapping[str, np.ndarray], *, n_draws: int = 2000, seed: int = 0
+    y: np.ndarray,
+    donors: np.ndarray,
+    proba: Mapping[str, np.ndarray],
+    *,
+    n_draws: int = 2000,
+    seed: int = 0,
 ) -> Compared:
     """Macro-F1 and AUROC within donors of every model on the same cells of two classes, with 95 % intervals from the same draws.
 
@@ -73,9 +78,16 @@ def compare(
     speaks of other cells of these donors only; `unit` says which. AUROC within donors is the share of pairs of a positive and a
     negative cell of one donor that are ranked right, so that telling donors apart does not help.
     """
-    exact = {model: p / p.sum(1, keepdims=True) for model, p in ((m, np.asarray(p, float)) for m, p in proba.items())}
+    exact = {
+        model: p / p.sum(1, keepdims=True)
+        for model, p in ((m, np.asarray(p, float)) for m, p in proba.items())
+    }
     few = len(set(donors)) < _FEWEST
-    plan = _cells_within_donors(y, donors, n_draws, seed) if few else plan_draws(y, donors, 1, n_draws, seed)
+    plan = (
+        _cells_within_donors(y, donors, n_draws, seed)
+        if few
+        else plan_draws(y, donors, 1, n_draws, seed)
+    )
     draws = {model: _drawn(y, donors, p, plan, few=few) for model, p in exact.items()}
     rows = {}
     for model, p in exact.items():
@@ -85,7 +97,12 @@ def compare(
             found = interval_of(value, draws[model][metric], plan, ends(metric, 2))
             row |= {metric: value, f"{metric}_low": found.low, f"{metric}_high": found.high}
         rows[model] = row | {"n_cells": float(len(y))}
-    return Compared(pd.DataFrame.from_dict(rows, orient="index"), WITHIN_DONORS if few else OVER_DONORS, draws, plan)
+    return Compared(
+        pd.DataFrame.from_dict(rows, orient="index"),
+        WITHIN_DONORS if few else OVER_DONORS,
+        draws,
+        plan,
+    )
 
 
 def difference(found: Compared, model: str, reference: str, metric: str) -> Difference:
@@ -110,7 +127,9 @@ def _cells_within_donors(y: np.ndarray, donors: np.ndarray, n_draws: int, seed: 
     return Plan(WITHIN_DONORS, np.arange(len(y)), weights, np.ones((n_draws, 1)), note, fewest)
 
 
-def _drawn(y: np.ndarray, donors: np.ndarray, proba: np.ndarray, plan: Plan, *, few: bool) -> dict[str, np.ndarray]:
+def _drawn(
+    y: np.ndarray, donors: np.ndarray, proba: np.ndarray, plan: Plan, *, few: bool
+) -> dict[str, np.ndarray]:
     if not few:
         return dict(zip(METRICS, draw(METRICS, y, proba[None], plan), strict=True))
     own = plan.weights.astype(float)
@@ -118,13 +137,17 @@ def _drawn(y: np.ndarray, donors: np.ndarray, proba: np.ndarray, plan: Plan, *, 
     return {"macro_f1": f1, "auroc_within": _auroc_within(y, np.asarray(donors), proba, own)}
 
 
-def _auroc_within(y: np.ndarray, donors: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _auroc_within(
+    y: np.ndarray, donors: np.ndarray, proba: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """AUROC of each donor's drawn cells, weighted by its pairs, of which every draw has as many (draws,)."""
     right, pairs = np.zeros(len(weights)), 0
     for donor in np.unique(donors):
         at = np.flatnonzero(donors == donor)
         n = int((y[at] == 1).sum()) * int((y[at] == 0).sum())
         if n:
-            right += n * weighted(["auroc"], y[at], proba[at], np.arange(at.size), weights[:, at])[0]
+            right += (
+                n * weighted(["auroc"], y[at], proba[at], np.arange(at.size), weights[:, at])[0]
+            )
             pairs += n
     return right / pairs if pairs else np.full(len(weights), np.nan)

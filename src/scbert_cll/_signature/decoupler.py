@@ -20,7 +20,10 @@ _UP, _DOWN = "up", "down"
 
 
 def scores(
-    values: np.ndarray | sparse.csr_matrix, names: pd.Index, weights: Mapping[str, pd.Series], method: str
+    values: np.ndarray | sparse.csr_matrix,
+    names: pd.Index,
+    weights: Mapping[str, pd.Series],
+    method: str,
 ) -> np.ndarray:
     """Rows × sets, in the order of `weights`: for each set its genes, all of them in `names`, and their weights."""
     import matplotlib as mpl  # noqa: F401 (so that its style is known before decoupler changes it)
@@ -30,7 +33,10 @@ def scores(
 
 
 def _scores(
-    values: np.ndarray | sparse.csr_matrix, names: pd.Index, weights: Mapping[str, pd.Series], method: str
+    values: np.ndarray | sparse.csr_matrix,
+    names: pd.Index,
+    weights: Mapping[str, pd.Series],
+    method: str,
 ) -> np.ndarray:
     try:
         import decoupler
@@ -38,7 +44,9 @@ def _scores(
         raise ImportError(
             f"method={method!r} needs decoupler, which is not installed: pip install 'scbert-cll[score]'"
         ) from error
-    net = pd.concat([_net(name, weight, method) for name, weight in weights.items()], ignore_index=True)
+    net = pd.concat(
+        [_net(name, weight, method) for name, weight in weights.items()], ignore_index=True
+    )
     # `empty` would leave out genes that none of these rows expresses: a score would depend on the companions
     options: dict[str, Any] = {"tmin": 1, "empty": False, "bsize": _ROWS_AT_ONCE}
     options |= {"times": 0} if method == "waggr" else {}
@@ -48,7 +56,8 @@ def _scores(
     if method not in _SIGNS_ONLY:
         return np.asarray(table[list(weights)], dtype=np.float64)
     up, down = (
-        table.reindex(columns=[f"{name} {way}" for name in weights], fill_value=0.0).to_numpy() for way in (_UP, _DOWN)
+        table.reindex(columns=[f"{name} {way}" for name in weights], fill_value=0.0).to_numpy()
+        for way in (_UP, _DOWN)
     )
     return np.asarray(up - down, dtype=np.float64)
 
@@ -58,4 +67,6 @@ def _net(name: str, weight: pd.Series, method: str) -> pd.DataFrame:
     source: Any = name
     if method in _SIGNS_ONLY:
         source = np.where(weight > 0, f"{name} {_UP}", f"{name} {_DOWN}")
-    return pd.DataFrame({"source": source, "target": weight.index.astype(str), "weight": weight.to_numpy()})
+    return pd.DataFrame(
+        {"source": source, "target": weight.index.astype(str), "weight": weight.to_numpy()}
+    )

@@ -61,7 +61,10 @@ class Design:
         """
         design = self
         for _ in range(_ROUNDS):
-            calm = stats.false_discovery_control(design.test(design.samples.log.mean(axis=0)).p) >= alpha
+            calm = (
+                stats.false_discovery_control(design.test(design.samples.log.mean(axis=0)).p)
+                >= alpha
+            )
             if calm.all() or calm.mean() < _LEAST_SHARE:
                 break
             design = replace(self, samples=self.samples.scaled_by(calm))

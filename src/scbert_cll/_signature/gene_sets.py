@@ -23,14 +23,19 @@ def read(source: GeneSets) -> dict[str, list[str]]:
     if isinstance(source, Path):
         return read_gmt(source)
     if isinstance(source, pd.DataFrame):
-        source = {str(k): v.tolist() for k, v in source.groupby("source", sort=False, observed=True)["target"]}
+        source = {
+            str(k): v.tolist()
+            for k, v in source.groupby("source", sort=False, observed=True)["target"]
+        }
     _checks.gene_sets(source, "The mapping of gene sets")
     return {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in source.items()}
 
 
 def read_gmt(path: Path) -> dict[str, list[str]]:
     """Sets of a GMT file, compressed (``.gz``) or not; lines without content do not count."""
-    fields = [line.rstrip().split("\t") for line in _checks.read_text(path).split("\n") if line.strip()]
+    fields = [
+        line.rstrip().split("\t") for line in _checks.read_text(path).split("\n") if line.strip()
+    ]
     _checks.gmt_lines(fields, str(path))
     sets = {name: [gene for gene in dict.fromkeys(genes) if gene] for name, _, *genes in fields}
     _checks.gene_sets(sets, str(path))

@@ -28,7 +28,9 @@ class Matcher:
         if not len(chosen):
             return np.empty((n_sets, 0), dtype=np.int64)
         others = np.setdiff1d(np.arange(len(self._places)), chosen)
-        n_near = min(max(_NEIGHBOURS, len(chosen)), len(others))  # with as many as are chosen, one is always free
+        n_near = min(
+            max(_NEIGHBOURS, len(chosen)), len(others)
+        )  # with as many as are chosen, one is always free
         _, near = cKDTree(self._places[others]).query(self._places[chosen], n_near)
         near = others[np.asarray(near).reshape(len(chosen), n_near)]
         return np.stack([_distinct(rng.permuted(near, axis=1), rng) for _ in range(n_sets)])

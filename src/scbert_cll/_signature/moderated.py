@@ -34,7 +34,9 @@ def two_groups(last: np.ndarray, first: np.ndarray, abundance: np.ndarray) -> Mo
     return _moderated(last.mean(0) - first.mean(0), within, n + m - 2, 1 / n + 1 / m, abundance)
 
 
-def _moderated(effect: np.ndarray, variance: np.ndarray, df: int, unscaled: float, abundance: np.ndarray) -> Moderated:
+def _moderated(
+    effect: np.ndarray, variance: np.ndarray, df: int, unscaled: float, abundance: np.ndarray
+) -> Moderated:
     """Shrink the variances towards their trend over abundance.
 
     Smyth 2004 (doi:10.2202/1544-6115.1027) with the trend of limma (Law et al. 2014, doi:10.1186/gb-2014-15-2-r29): the log-variances are
@@ -42,7 +44,9 @@ def _moderated(effect: np.ndarray, variance: np.ndarray, df: int, unscaled: floa
     prior's degrees of freedom.
     """
     prior, df_prior = _prior(variance, df, abundance)
-    posterior = prior if np.isinf(df_prior) else (df * variance + df_prior * prior) / (df + df_prior)
+    posterior = (
+        prior if np.isinf(df_prior) else (df * variance + df_prior * prior) / (df + df_prior)
+    )
     df_total = min(df + df_prior, df * len(effect))
     error = np.sqrt(posterior * unscaled)
     t = effect / error
@@ -51,9 +55,13 @@ def _moderated(effect: np.ndarray, variance: np.ndarray, df: int, unscaled: floa
 
 def _prior(variance: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.ndarray, float]:
     """Prior variance of each gene and its degrees of freedom."""
-    least = max(1e-5 * np.median(variance), np.finfo(float).tiny)  # a gene without spread has no logarithm
+    least = max(
+        1e-5 * np.median(variance), np.finfo(float).tiny
+    )  # a gene without spread has no logarithm
     log = np.log(np.maximum(variance, least)) - special.digamma(df / 2) + np.log(df / 2)
-    basis = natural_spline(abundance, 1 + (len(log) >= _FEW) + (len(log) >= _SOME) + (len(log) >= _MANY))
+    basis = natural_spline(
+        abundance, 1 + (len(log) >= _FEW) + (len(log) >= _SOME) + (len(log) >= _MANY)
+    )
     beta, _, rank, _ = np.linalg.lstsq(basis, log, rcond=None)
     fitted = basis @ beta
     spread = ((log - fitted) ** 2).sum() / max(len(log) - rank, 1) - special.polygamma(1, df / 2)

@@ -60,7 +60,9 @@ def find(
     kept = (enough_within if limits.paired else enough_between)(n_cells, limits.min_cells)
     if not _enough_donors(kept, limits):
         return _nothing(n_cells, _too_few(n_cells, kept, limits))
-    detected = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
+    detected = (
+        np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
+    )
     tested = np.flatnonzero(detected >= limits.min_detected)
     if not len(tested):
         return _nothing(n_cells, f"no gene is found in {limits.min_detected:.0%} of the cells")
@@ -68,8 +70,12 @@ def find(
     design = design_of(counts, codes, donors, kept, within=limits.paired, alpha=limits.alpha)
     own = np.isin(codes, [0, len(classes) - 1])  # the gate tells the outer classes apart
     if not limits.paired:
-        own &= kept.to_numpy()[kept.index.get_indexer(pd.Index(donors)), codes] & np.isin(donors, kept.index)
-    coefficient = linear_filter.coefficients(counts[np.flatnonzero(own)], codes[own] > 0, donors[own])
+        own &= kept.to_numpy()[kept.index.get_indexer(pd.Index(donors)), codes] & np.isin(
+            donors, kept.index
+        )
+    coefficient = linear_filter.coefficients(
+        counts[np.flatnonzero(own)], codes[own] > 0, donors[own]
+    )
     abundance = design.samples.log.mean(axis=0)
     test = design.test(abundance)
     table = _table(names, test, coefficient, limits)
@@ -87,11 +93,23 @@ def find(
         "df_prior": float(min(test.df_prior, 1e6)),
         "gate": linear_filter.threshold(coefficient),
     }
-    order = table.sort_values(["selected", "q", "p"], ascending=[False, True, True], kind="stable").index
+    order = table.sort_values(
+        ["selected", "q", "p"], ascending=[False, True, True], kind="stable"
+    ).index
     of_samples = design.samples.table(classes)
-    expression = pd.DataFrame(design.samples.log.T, names, of_samples["donor"] + "|" + of_samples["class"])
+    expression = pd.DataFrame(
+        design.samples.log.T, names, of_samples["donor"] + "|" + of_samples["class"]
+    )
     reason = "" if table["selected"].any() else _none(table, limits)
-    return Found(table.loc[order].reset_index(drop=True), of_samples, expression, differences, n_cells, reason, facts)
+    return Found(
+        table.loc[order].reset_index(drop=True),
+        of_samples,
+        expression,
+        differences,
+        n_cells,
+        reason,
+        facts,
+    )
 
 
 def _enough_donors(kept: pd.DataFrame, limits: Limits) -> bool:
@@ -99,14 +117,23 @@ def _enough_donors(kept: pd.DataFrame, limits: Limits) -> bool:
     return bool((kept.sum() >= limits.min_donors).all())
 
 
-def _table(names: pd.Index, test: Moderated, coefficient: np.ndarray, limits: Limits) -> pd.DataFrame:
+def _table(
+    names: pd.Index, test: Moderated, coefficient: np.ndarray, limits: Limits
+) -> pd.DataFrame:
     """One row per tested gene."""
     q = stats.false_discovery_control(test.p)
     reach = test.error * stats.t.ppf(0.975, test.df)
     sign = np.sign(test.effect).astype(np.int64)
-    agrees = (np.sign(coefficient) == sign) & (np.abs(coefficient) > linear_filter.threshold(coefficient))
+    agrees = (np.sign(coefficient) == sign) & (
+        np.abs(coefficient) > linear_filter.threshold(coefficient)
+    )
     columns = {"gene": names.astype(str), "sign": sign, "selected": (q < limits.alpha) & agrees}
-    columns |= {"log2_fc": test.effect, "error": test.error, "low": test.effect - reach, "high": test.effect + reach}
+    columns |= {
+        "log2_fc": test.effect,
+        "error": test.error,
+        "low": test.effect - reach,
+        "high": test.effect + reach,
+    }
     columns |= {"t": test.t, "p": test.p, "q": q, "coefficient": coefficient, "agrees": agrees}
     return pd.DataFrame(columns)
 
@@ -118,7 +145,11 @@ def _left_out(design: Design, table: pd.DataFrame, limits: Limits) -> np.ndarray
         rest = design.without(donor)
         test = rest.test(rest.samples.log.mean(axis=0))
         same = np.sign(test.effect) == table["sign"].to_numpy()
-        count += same & (stats.false_discovery_control(test.p) < limits.alpha) & table["agrees"].to_numpy()
+        count += (
+            same
+            & (stats.false_discovery_control(test.p) < limits.alpha)
+            & table["agrees"].to_numpy()
+        )
     return count
 
 

@@ -29,7 +29,13 @@ class Samples:
 
     def of(self, kept: np.ndarray) -> Samples:
         """Some of the samples, scaled as they are."""
-        return Samples(self.total[kept], self.donor[kept], self.code[kept], self.n_cells[kept], self.size_factor[kept])
+        return Samples(
+            self.total[kept],
+            self.donor[kept],
+            self.code[kept],
+            self.n_cells[kept],
+            self.size_factor[kept],
+        )
 
     def scaled_by(self, genes: np.ndarray) -> Samples:
         """The same samples, with size factors from some of the genes, true/false."""
@@ -37,26 +43,43 @@ class Samples:
 
     def table(self, classes: list[str]) -> pd.DataFrame:
         """What there is of each sample."""
-        columns = {"donor": self.donor.astype(str), "class": np.array(classes)[self.code], "n_cells": self.n_cells}
+        columns = {
+            "donor": self.donor.astype(str),
+            "class": np.array(classes)[self.code],
+            "n_cells": self.n_cells,
+        }
         return pd.DataFrame(columns | {"size_factor": self.size_factor}).rename(index=str)
 
 
 def cells_per_donor(codes: np.ndarray, donors: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """Number of cells, donors × classes."""
     known = codes >= 0
-    table = pd.crosstab(donors[known], pd.Categorical.from_codes(codes[known], pd.Index(classes)), dropna=False)
+    table = pd.crosstab(
+        donors[known], pd.Categorical.from_codes(codes[known], pd.Index(classes)), dropna=False
+    )
     return table.reindex(columns=classes, fill_value=0).rename_axis(index=None, columns=None)
 
 
 def samples(
-    counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray, kept: pd.DataFrame, classes: list[str]
+    counts: sparse.csr_matrix,
+    codes: np.ndarray,
+    donors: np.ndarray,
+    kept: pd.DataFrame,
+    classes: list[str],
 ) -> Samples:
     """Sum the counts of each donor and class that `kept` (true/false, donors × classes) says, and scale them."""
-    pairs = [(donor, k) for donor in kept.index for k, name in enumerate(classes) if kept.loc[donor, name]]
+    pairs = [
+        (donor, k)
+        for donor in kept.index
+        for k, name in enumerate(classes)
+        if kept.loc[donor, name]
+    ]
     rows = [np.flatnonzero((donors == donor) & (codes == k)) for donor, k in pairs]
     sizes = np.array([len(r) for r in rows])
     ends = np.concatenate([[0], np.cumsum(sizes)])
-    members = sparse.csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), counts.shape[0]))
+    members = sparse.csr_matrix(
+        (np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), counts.shape[0])
+    )
     total = (members @ counts).toarray().astype(np.float64)
     donor, code = np.array([d for d, _ in pairs], object), np.array([k for _, k in pairs])
     return Samples(total, donor, code, sizes, size_factors(total))

@@ -49,4 +49,6 @@ def _of_sets(sets: Mapping[str, list[str]]) -> pd.Series:
     _checks.one_signature(sets, UP, DOWN)
     signs = {name: -1.0 if len(sets) == 2 and name.upper().endswith(DOWN) else 1.0 for name in sets}
     pairs = [(gene, signs[name]) for name, genes in sets.items() for gene in genes]
-    return pd.Series([sign for _, sign in pairs], pd.Index([gene for gene, _ in pairs], dtype=object))
+    return pd.Series(
+        [sign for _, sign in pairs], pd.Index([gene for gene, _ in pairs], dtype=object)
+    )

@@ -36,7 +36,9 @@ class Gain:
 
 def likelihood_ratio(base: Fit | None, full: Fit) -> dict[str, float]:
     """Twice the gain in log-likelihood against chi², same patients."""
-    before, df = (full.log_likelihood_null, 0) if base is None else (base.log_likelihood, len(base.coef))
+    before, df = (
+        (full.log_likelihood_null, 0) if base is None else (base.log_likelihood, len(base.coef))
+    )
     df = len(full.coef) - df
     chi2 = max(2 * (full.log_likelihood - before), 0.0)
     return {"lr_chi2": chi2, "lr_df": df, "lr_p": float(stats.chi2.sf(chi2, df))}
@@ -59,7 +61,12 @@ def gains(
     """
     apparent = _values(outcome, measures, *_risks(outcome, base, full, base, full))
     drawn, n = [], len(base)
-    for stream in Bar(rng.spawn(n_bootstrap), desc="bootstrap", leave=False, disable=not progress or n_bootstrap < 2):
+    for stream in Bar(
+        rng.spawn(n_bootstrap),
+        desc="bootstrap",
+        leave=False,
+        disable=not progress or n_bootstrap < 2,
+    ):
         one = _redraw(outcome, base, full, measures, stream.integers(0, n, n))
         drawn += [] if one is None else [one]
     return {name: _gain(apparent[name], [one[name] for one in drawn]) for name in measures}
@@ -69,7 +76,11 @@ type _Pair = tuple[float, float]
 
 
 def _redraw(
-    outcome: Outcome, base: pd.DataFrame, full: pd.DataFrame, measures: dict[str, Measure], rows: np.ndarray
+    outcome: Outcome,
+    base: pd.DataFrame,
+    full: pd.DataFrame,
+    measures: dict[str, Measure],
+    rows: np.ndarray,
 ) -> dict[str, tuple[_Pair, _Pair]] | None:
     """Both models learned on these rows: judged on them, and on all. None where they cannot be learned (a rare category was not drawn)."""
     here, base_here, full_here = outcome.take(rows), base.iloc[rows], full.iloc[rows]
@@ -82,10 +93,16 @@ def _redraw(
 
 
 def _risks(
-    outcome: Outcome, base: pd.DataFrame, full: pd.DataFrame, base_of: pd.DataFrame, full_of: pd.DataFrame
+    outcome: Outcome,
+    base: pd.DataFrame,
+    full: pd.DataFrame,
+    base_of: pd.DataFrame,
+    full_of: pd.DataFrame,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Linear predictors of both models, learned on the first tables, for the rows of the second."""
-    of_base = np.zeros(len(base_of)) if base.empty else base_of.to_numpy() @ _coefficients(outcome, base)
+    of_base = (
+        np.zeros(len(base_of)) if base.empty else base_of.to_numpy() @ _coefficients(outcome, base)
+    )
     return of_base, full_of.to_numpy() @ _coefficients(outcome, full)
 
 
@@ -95,8 +112,12 @@ def _coefficients(outcome: Outcome, columns: pd.DataFrame) -> np.ndarray:
     return maximize(outcome, columns.to_numpy(dtype=np.float64))
 
 
-def _values(outcome: Outcome, measures: dict[str, Measure], base: np.ndarray, full: np.ndarray) -> dict[str, _Pair]:
-    return {name: (measure(outcome, base), measure(outcome, full)) for name, measure in measures.items()}
+def _values(
+    outcome: Outcome, measures: dict[str, Measure], base: np.ndarray, full: np.ndarray
+) -> dict[str, _Pair]:
+    return {
+        name: (measure(outcome, base), measure(outcome, full)) for name, measure in measures.items()
+    }
 
 
 def _gain(apparent: _Pair, drawn: list[tuple[_Pair, _Pair]]) -> Gain:
@@ -109,7 +130,9 @@ def _gain(apparent: _Pair, drawn: list[tuple[_Pair, _Pair]]) -> Gain:
     mean = float(optimism[known].mean())
     low, high = np.percentile(own[known] - mean, [2.5, 97.5])
     corrected = full - base - mean  # percentiles of a skewed gain can lie beside it
-    return Gain(base, full, mean, float(min(low, corrected)), float(max(high, corrected)), int(known.sum()))
+    return Gain(
+        base, full, mean, float(min(low, corrected)), float(max(high, corrected)), int(known.sum())
+    )
 
 
 def measures(outcome: Outcome, horizon: float | None) -> tuple[dict[str, Measure], list[str]]:
@@ -118,7 +141,9 @@ def measures(outcome: Outcome, horizon: float | None) -> tuple[dict[str, Measure
         return {"AUROC": concordance}, []
     found: dict[str, Measure] = {"Harrell C": concordance}
     if outcome.entry is not None or outcome.strata is not None:
-        return found, ["Uno's C and AUC(t) know neither delayed entry nor strata and were left out."]
+        return found, [
+            "Uno's C and AUC(t) know neither delayed entry nor strata and were left out."
+        ]
     if scikit_survival() is None:
         return found, ["Uno's C and AUC(t) need scikit-survival: pip install 'scbert-cll[uno]'."]
     return found | {"Uno C": lambda some, risk: uno(outcome, some, risk, horizon)}, []
@@ -138,7 +163,11 @@ def uno(everyone: Outcome, some: Outcome, risk: np.ndarray, horizon: float | Non
     """Harrell's C without its dependence on censoring (Uno et al. 2011); censoring as of everyone, up to `horizon`."""
     package = scikit_survival()
     try:
-        return float(package.metrics.concordance_index_ipcw(_surv(everyone), _surv(some), risk, tau=horizon)[0])
+        return float(
+            package.metrics.concordance_index_ipcw(_surv(everyone), _surv(some), risk, tau=horizon)[
+                0
+            ]
+        )
     except ValueError:  # nobody is left at risk where somebody is needed
         return np.nan
 
@@ -148,7 +177,9 @@ def auc(outcome: Outcome, risk: np.ndarray, times: np.ndarray) -> np.ndarray:
     package, found = scikit_survival(), np.full(len(times), np.nan)
     for i, time in enumerate(times):
         try:
-            found[i] = package.metrics.cumulative_dynamic_auc(_surv(outcome), _surv(outcome), risk, [time])[0][0]
+            found[i] = package.metrics.cumulative_dynamic_auc(
+                _surv(outcome), _surv(outcome), risk, [time]
+            )[0][0]
         except ValueError:
             continue
     return found

@@ -19,7 +19,11 @@ _RATIO: Final = ["ratio", "ci_low", "ci_high", "p", "ph_p"]
 
 
 def survival(
-    outcome: Outcome, group: pd.Categorical, *, name: str = "group", covariates: pd.DataFrame | None = None
+    outcome: Outcome,
+    group: pd.Categorical,
+    *,
+    name: str = "group",
+    covariates: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Tables of groups of patients, every patient in one of them; the first group is the reference.
 
@@ -31,9 +35,13 @@ def survival(
     counts = {label: _counts(part) for label, part in own.items()}
     ratios, notes = _ratios(outcome, group)
     found = {"curves": _stacked({label: kaplan_meier(table) for label, table in counts.items()})}
-    found["groups"] = pd.DataFrame([_group(label, own[label], counts[label]) for label in names]).join(ratios)
+    found["groups"] = pd.DataFrame(
+        [_group(label, own[label], counts[label]) for label in names]
+    ).join(ratios)
     if outcome.competing is not None:
-        found["incidence"] = _stacked({label: aalen_johansen(table) for label, table in counts.items()})
+        found["incidence"] = _stacked(
+            {label: aalen_johansen(table) for label, table in counts.items()}
+        )
     if covariates is not None and covariates.shape[1]:
         found["cox"], more = _adjusted(outcome, group, name, covariates)
         notes += more
@@ -61,7 +69,11 @@ def _counts(outcome: Outcome) -> pd.DataFrame:
     at_risk = np.searchsorted(entry, times, "left") - np.searchsorted(time, times, "left")
     at_risk[0] = (entry == times[0]).sum()
     competing = np.zeros(len(time), dtype=bool) if outcome.competing is None else outcome.competing
-    ended = {"n_events": outcome.event, "n_competing": competing, "n_censored": ~outcome.event & ~competing}
+    ended = {
+        "n_events": outcome.event,
+        "n_competing": competing,
+        "n_censored": ~outcome.event & ~competing,
+    }
     place = np.searchsorted(times, np.asarray(outcome.time))
     happened = {key: np.bincount(place[who], minlength=len(times)) for key, who in ended.items()}
     return pd.DataFrame({"time": times, "at_risk": at_risk} | happened)
@@ -74,9 +86,19 @@ def kaplan_meier(counts: pd.DataFrame) -> pd.DataFrame:
     """Share without the event, with Greenwood's error on the log(−log) scale; a competing event is censored."""
     left, error = _product_limit(counts["at_risk"], counts["n_events"])
     low, high = _limits(left, left * error, start=1.0)
-    columns = {"time": counts["time"], "survival": left, "ci_low": low, "ci_high": high, "at_risk": counts["at_risk"]}
+    columns = {
+        "time": counts["time"],
+        "survival": left,
+        "ci_low": low,
+        "ci_high": high,
+        "at_risk": counts["at_risk"],
+    }
     return pd.DataFrame(
-        columns | {"n_events": counts["n_events"], "n_censored": counts["n_censored"] + counts["n_competing"]}
+        columns
+        | {
+            "n_events": counts["n_events"],
+            "n_censored": counts["n_censored"] + counts["n_competing"],
+        }
     )
 
 
@@ -111,18 +133,32 @@ def aalen_johansen(counts: pd.DataFrame) -> pd.DataFrame:
     for cause, key in (("event", "n_events"), ("competing", "n_competing")):
         own = counts[key].to_numpy(dtype=np.float64)
         value = np.cumsum(before * own / np.maximum(n, 1))
-        low, high = _limits(value, _error(n, ends.to_numpy(dtype=np.float64), own, before, value), start=0.0)
-        columns = {"cause": cause, "time": counts["time"], "incidence": value, "ci_low": low, "ci_high": high}
+        low, high = _limits(
+            value, _error(n, ends.to_numpy(dtype=np.float64), own, before, value), start=0.0
+        )
+        columns = {
+            "cause": cause,
+            "time": counts["time"],
+            "incidence": value,
+            "ci_low": low,
+            "ci_high": high,
+        }
         parts.append(pd.DataFrame(columns)[shown])
     return pd.concat(parts, ignore_index=True)
 
 
-def _error(n: np.ndarray, ends: np.ndarray, own: np.ndarray, before: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _error(
+    n: np.ndarray, ends: np.ndarray, own: np.ndarray, before: np.ndarray, value: np.ndarray
+) -> np.ndarray:
     """Standard error of a cumulative incidence by the delta method (Greenwood's where no event competes)."""
     total, n = _greenwood(n, ends), np.maximum(n, 1)
     single = np.cumsum(before**2 * own * (n - own) / n**3)
     mixed = before * own / n**2
-    spread = value**2 * np.cumsum(total) - 2 * value * np.cumsum(total * value) + np.cumsum(total * value**2)
+    spread = (
+        value**2 * np.cumsum(total)
+        - 2 * value * np.cumsum(total * value)
+        + np.cumsum(total * value**2)
+    )
     joint = value * np.cumsum(mixed) - np.cumsum(mixed * value)
     return np.asarray(np.sqrt(np.maximum(spread + single - 2 * joint, 0)))
 
@@ -193,9 +229,17 @@ def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list
         columns, rows = _dummies(outcome, group)
         found = models.fit(outcome.take(rows), columns, proportional=True).table()
     except ValueError as error:
-        return table, [f"The groups have no hazard ratios; the curves and the log-rank test stand. {error}"]
-    table.loc[[names.index(label) for label in found["variable"]], _RATIO] = found[_RATIO].to_numpy()
-    notes = [f"{label!r} has no events, so it has no hazard ratio." for label in names[1:] if label not in columns]
+        return table, [
+            f"The groups have no hazard ratios; the curves and the log-rank test stand. {error}"
+        ]
+    table.loc[[names.index(label) for label in found["variable"]], _RATIO] = found[
+        _RATIO
+    ].to_numpy()
+    notes = [
+        f"{label!r} has no events, so it has no hazard ratio."
+        for label in names[1:]
+        if label not in columns
+    ]
     notes += [
         f"The hazard ratio of {label!r} changes with time (p = {p:.2g}): it is an average over the follow-up, and the curves say more."
         for label, p in zip(found["variable"], found["ph_p"], strict=True)
@@ -213,7 +257,11 @@ def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.
     events = np.bincount(codes[outcome.event], minlength=len(names))
     _checks.events_to_compare(dict(zip(names, events.tolist(), strict=True)))
     rows = np.flatnonzero(events[codes] > 0)
-    columns = {label: (codes[rows] == i).astype(np.float64) for i, label in enumerate(names) if i and events[i]}
+    columns = {
+        label: (codes[rows] == i).astype(np.float64)
+        for i, label in enumerate(names)
+        if i and events[i]
+    }
     return pd.DataFrame(columns), rows
 
 

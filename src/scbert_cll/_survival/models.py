@@ -15,7 +15,12 @@ from scbert_cll import _checks
 from scbert_cll._survival import score_test
 from scbert_cll._survival.outcome import Outcome
 
-_TIME, _EVENT, _ENTRY, _STRATA = "__time", "__event", "__entry", "__strata"  # no column of a user's has these names
+_TIME, _EVENT, _ENTRY, _STRATA = (
+    "__time",
+    "__event",
+    "__entry",
+    "__strata",
+)  # no column of a user's has these names
 _Z: Final = float(stats.norm.ppf(0.975))
 
 
@@ -37,7 +42,13 @@ class Fit:
         """One row per coefficient."""
         z = self.coef / self.se
         low, high = np.exp(self.coef - _Z * self.se), np.exp(self.coef + _Z * self.se)
-        values = {"coef": self.coef, "se": self.se, "ratio": np.exp(self.coef), "ci_low": low, "ci_high": high}
+        values = {
+            "coef": self.coef,
+            "se": self.se,
+            "ratio": np.exp(self.coef),
+            "ci_low": low,
+            "ci_high": high,
+        }
         values |= {"z": z, "p": 2 * stats.norm.sf(z.abs()), "ph_p": self.ph_p}
         frame = pd.DataFrame(values).rename_axis("variable").reset_index()
         return frame.assign(n=self.n, n_events=self.n_events)
@@ -59,7 +70,11 @@ def design(frame: pd.DataFrame) -> pd.DataFrame:
 def fit(outcome: Outcome, columns: pd.DataFrame, *, proportional: bool = False) -> Fit:
     """Cox's model with Efron's ties, or a logistic regression; `proportional` tests the hazards' proportionality."""
     _checks.they_vary(columns, len(columns))
-    found = _logistic(outcome, columns) if outcome.time is None else _cox(outcome, columns, proportional)
+    found = (
+        _logistic(outcome, columns)
+        if outcome.time is None
+        else _cox(outcome, columns, proportional)
+    )
     _checks.no_separation(found.coef, found.se, columns.std())
     return found
 
@@ -107,7 +122,9 @@ def _logistic(outcome: Outcome, columns: pd.DataFrame) -> Fit:
     x = np.column_stack([np.ones(len(columns)), columns.to_numpy(dtype=np.float64)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of separation, which no_separation says in full
-        found = sm.Logit(outcome.event.astype(np.float64), x).fit(disp=0, maxiter=100, method="newton")
+        found = sm.Logit(outcome.event.astype(np.float64), x).fit(
+            disp=0, maxiter=100, method="newton"
+        )
     names = columns.columns
     coef, se = pd.Series(found.params[1:], names), pd.Series(found.bse[1:], names)
     risk = columns.to_numpy() @ coef.to_numpy()
@@ -133,7 +150,11 @@ def concordance(outcome: Outcome, risk: np.ndarray) -> float:
     difference = risk[event][:, None] - risk[None, :]
     difference = np.where(np.abs(difference) < 1e-12, 0.0, difference)
     n = before.sum()
-    return float(((difference > 0) & before).sum() + 0.5 * ((difference == 0) & before).sum()) / n if n else np.nan
+    return (
+        float(((difference > 0) & before).sum() + 0.5 * ((difference == 0) & before).sum()) / n
+        if n
+        else np.nan
+    )
 
 
 def _comparable(outcome: Outcome) -> np.ndarray:

@@ -25,7 +25,9 @@ class Outcome:
     def take(self, rows: np.ndarray) -> Outcome:
         """Some of the patients, or some of them several times."""
         parts = {name: getattr(self, name) for name in ("time", "entry", "competing", "strata")}
-        return Outcome(self.event[rows], **{name: None if v is None else v[rows] for name, v in parts.items()})
+        return Outcome(
+            self.event[rows], **{name: None if v is None else v[rows] for name, v in parts.items()}
+        )
 
     @property
     def n_events(self) -> int:
@@ -34,7 +36,11 @@ class Outcome:
     @property
     def n_informative(self) -> int:
         """Events; of a yes or no the rarer answer."""
-        return self.n_events if self.time is not None else int(min(self.event.sum(), (~self.event).sum()))
+        return (
+            self.n_events
+            if self.time is not None
+            else int(min(self.event.sum(), (~self.event).sum()))
+        )
 
 
 @dataclass
@@ -67,7 +73,9 @@ class Flow:
 
     def _note(self, step: str, lost: int) -> None:
         n_events = int((self.event & self.kept).sum())
-        self.rows.append({"step": step, "n_left_out": lost, "n": int(self.kept.sum()), "n_events": n_events})
+        self.rows.append(
+            {"step": step, "n_left_out": lost, "n": int(self.kept.sum()), "n_events": n_events}
+        )
 
 
 def read(
@@ -82,13 +90,16 @@ def read(
     """The outcome of all patients, and which of them have one; the arrays of the others hold placeholders."""
     columns = _checks.outcome_columns(obs, time_key, event_key, entry_key, competing_key, strata)
     flow = Flow.of(columns[event_key])
-    for key in dict.fromkeys(key for key in (event_key, time_key, entry_key, competing_key, *strata) if key):
+    for key in dict.fromkeys(
+        key for key in (event_key, time_key, entry_key, competing_key, *strata) if key
+    ):
         flow.keep(columns[key].notna().to_numpy(), f"{key} is missing")
     start = 0.0 if entry_key is None else columns[entry_key].fillna(0).to_numpy(dtype=np.float64)
     time = None if time_key is None else columns[time_key].fillna(0).to_numpy(dtype=np.float64)
     if time is not None:
         flow.keep(
-            time > start, f"no time at risk ({time_key} is {'0' if entry_key is None else 'not after ' + entry_key})"
+            time > start,
+            f"no time at risk ({time_key} is {'0' if entry_key is None else 'not after ' + entry_key})",
         )
     _checks.enough_events(flow.event & flow.kept, flow.kept, event_key, timed=time is not None)
     outcome = Outcome(
@@ -105,4 +116,10 @@ def _codes(columns: pd.DataFrame, strata: Sequence[str]) -> np.ndarray | None:
     """One number per combination of the strata."""
     if not strata:
         return None
-    return columns[list(strata)].astype(str).groupby(list(strata), observed=True).ngroup().to_numpy(dtype=np.int64)
+    return (
+        columns[list(strata)]
+        .astype(str)
+        .groupby(list(strata), observed=True)
+        .ngroup()
+        .to_numpy(dtype=np.int64)
+    )

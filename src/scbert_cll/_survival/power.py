@@ -16,13 +16,19 @@ _ALPHA, _POWER = 0.05, 0.8
 _KNOTS = (0.1, 0.5, 0.9)  # quantiles, Harrell's for three
 
 
-def power(outcome: Outcome, score: np.ndarray, covariates: np.ndarray, ratio: float) -> dict[str, Any]:
+def power(
+    outcome: Outcome, score: np.ndarray, covariates: np.ndarray, ratio: float
+) -> dict[str, Any]:
     """Power for a ratio per standard deviation, two-sided at 5 % (Schoenfeld 1983; Hsieh and Lavori 2000).
 
     What covariates already say of the score is lost for it: events count by 1 − R². Without times, patients count by p (1 − p) (Hsieh et al. 1998).
     """
     lost = 0.0 if not covariates.shape[1] else _r2(score, covariates)
-    weight = outcome.n_events if outcome.time is not None else outcome.event.mean() * (~outcome.event).sum()
+    weight = (
+        outcome.n_events
+        if outcome.time is not None
+        else outcome.event.mean() * (~outcome.event).sum()
+    )
     z = stats.norm.ppf(1 - _ALPHA / 2)
     size = abs(np.log(ratio))
     effective = float(weight * (1 - lost))

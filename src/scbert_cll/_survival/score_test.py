@@ -12,7 +12,9 @@ _CLOSE = 1e-9  # change of the linear predictor
 _FAR = 15.0  # standard deviations times coefficient, where an effect has no end
 
 
-def score_test(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.ndarray) -> np.ndarray:
+def score_test(
+    outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.ndarray
+) -> np.ndarray:
     """Z of each column of `scores` (n × k), beside `covariates` (n × p) whose fitted linear predictor is `risk` (n).
 
     Rao's test: slope and curvature of the log-likelihood in the score's direction, where it has no effect. One fit serves all scores. For a
@@ -27,7 +29,9 @@ def score_test(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, ris
         curvature = curvature - (mixed * np.linalg.solve(own, mixed)).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = slope / np.sqrt(curvature)
-    return np.where(curvature > 1e-9, z, 0.0)  # a score that is no more than its covariates says nothing
+    return np.where(
+        curvature > 1e-9, z, 0.0
+    )  # a score that is no more than its covariates says nothing
 
 
 def proportional(outcome: Outcome, columns: np.ndarray, risk: np.ndarray) -> np.ndarray:
@@ -47,7 +51,9 @@ def proportional(outcome: Outcome, columns: np.ndarray, risk: np.ndarray) -> np.
     return np.asarray(stats.chi2.sf(slope**2 / np.maximum(variance, 1e-12), 1))
 
 
-def _information(columns: np.ndarray, weight: np.ndarray, mean: np.ndarray, each: np.ndarray) -> np.ndarray:
+def _information(
+    columns: np.ndarray, weight: np.ndarray, mean: np.ndarray, each: np.ndarray
+) -> np.ndarray:
     """Sum over events of each event's variance among those at risk."""
     everywhere = weight.T @ each
     return np.asarray((columns * everywhere[:, None]).T @ columns - (mean * each[:, None]).T @ mean)
@@ -57,7 +63,11 @@ def _before_event(outcome: Outcome) -> np.ndarray:
     """1 − Kaplan–Meier of all patients, just before each event."""
     time, at = np.asarray(outcome.time), np.asarray(outcome.time)[outcome.event]
     times, n_events = np.unique(at, return_counts=True)
-    entered = np.ones((len(times), len(time)), dtype=bool) if outcome.entry is None else outcome.entry < times[:, None]
+    entered = (
+        np.ones((len(times), len(time)), dtype=bool)
+        if outcome.entry is None
+        else outcome.entry < times[:, None]
+    )
     at_risk = (entered & (time >= times[:, None])).sum(axis=1)
     survival = np.cumprod(np.concatenate([[1.0], 1 - n_events / at_risk]))[:-1]
     return np.asarray(1 - survival[np.searchsorted(times, at)])
@@ -118,13 +128,17 @@ def risk_weights(outcome: Outcome, risk: np.ndarray) -> np.ndarray:
     at_risk &= stratum == stratum[event][:, None]
     tied = at_risk & event & (time == at)
     order = np.arange(len(at))
-    earlier = tied[:, event] & (order[None, :] < order[:, None])  # those of the tie that come before it in the list
+    earlier = tied[:, event] & (
+        order[None, :] < order[:, None]
+    )  # those of the tie that come before it in the list
     fraction = earlier.sum(axis=1) / tied.sum(axis=1)
     weight = np.exp(risk - risk.max()) * at_risk * (1 - fraction[:, None] * tied)
     return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
 
-def _logistic(outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.ndarray) -> _Parts:
+def _logistic(
+    outcome: Outcome, scores: np.ndarray, covariates: np.ndarray, risk: np.ndarray
+) -> _Parts:
     """Observed minus expected, with the intercept among the covariates."""
     expected = _with_intercept(outcome.event, risk)
     weight = expected * (1 - expected)
@@ -141,5 +155,10 @@ def _with_intercept(event: np.ndarray, risk: np.ndarray) -> np.ndarray:
     from scipy.special import expit
 
     return np.asarray(
-        expit(risk + brentq(lambda a: expit(risk + a).sum() - event.sum(), -50 - risk.max(), 50 - risk.min()))
+        expit(
+            risk
+            + brentq(
+                lambda a: expit(risk + a).sum() - event.sum(), -50 - risk.max(), 50 - risk.min()
+            )
+        )
     )

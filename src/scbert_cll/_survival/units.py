@@ -24,8 +24,12 @@ _TIMES: Final = {
 
 def check(adata: AnnData, outcome: Outcome, flow: Flow, time_key: str, unit: Unit) -> None:
     """Times of the patients that are kept can be in this unit."""
-    time, entry = (None if v is None else pd.Series(v[flow.kept]) for v in (outcome.time, outcome.entry))
-    _checks.plausible_times(pd.Series(time, dtype=np.float64), time_key, unit, parameter="time_unit", entry=entry)
+    time, entry = (
+        None if v is None else pd.Series(v[flow.kept]) for v in (outcome.time, outcome.entry)
+    )
+    _checks.plausible_times(
+        pd.Series(time, dtype=np.float64), time_key, unit, parameter="time_unit", entry=entry
+    )
     _checks.own_unit(adata, time_key, unit)
 
 
@@ -40,10 +44,17 @@ def in_unit(held: Mapping[str, Any], unit: Unit | None) -> Mapping[str, Any]:
     params = dict(held["params"])
     if unit is None or unit == params.get("time_unit", "years"):
         return held
-    now = _checks.choice(str(params.get("time_unit", "years")), list(_checks.PER_YEAR), "The time_unit of the result")
-    factor = _checks.PER_YEAR[_checks.choice(unit, list(_checks.PER_YEAR), "time_unit")] / _checks.PER_YEAR[now]
+    now = _checks.choice(
+        str(params.get("time_unit", "years")), list(_checks.PER_YEAR), "The time_unit of the result"
+    )
+    factor = (
+        _checks.PER_YEAR[_checks.choice(unit, list(_checks.PER_YEAR), "time_unit")]
+        / _checks.PER_YEAR[now]
+    )
     tables = {
-        name: held[name].assign(**{column: held[name][column] * factor for column in columns if column in held[name]})
+        name: held[name].assign(
+            **{column: held[name][column] * factor for column in columns if column in held[name]}
+        )
         for name, columns in _TIMES.items()
         if name in held
     }

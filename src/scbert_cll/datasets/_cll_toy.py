@@ -39,7 +39,12 @@ _N_UP, _N_DOWN, _N_MODULES = 20, 10, 8
 _MIN_GENES, _MIN_DONORS, _MIN_BIMODAL = 200, 5, 2
 _CELL_TYPES = ("CLL", "T", "monocyte")
 _CLASSES = ("CD49d-", "CD49d+")
-_SHARE_POSITIVE = {"neg_homogeneous": 0.02, "bimodal_low": 0.20, "bimodal_high": 0.60, "pos_homogeneous": 0.97}
+_SHARE_POSITIVE = {
+    "neg_homogeneous": 0.02,
+    "bimodal_low": 0.20,
+    "bimodal_high": 0.60,
+    "pos_homogeneous": 0.97,
+}
 # Mean counts per protein: background, and what CLL cells (of CD49d: the positive ones), T cells and monocytes add
 _PROTEINS = {
     "CD49d": (8.0, 85.0, 110.0, 130.0),
@@ -137,12 +142,16 @@ def cll_toy(
     planted = truth(genes["sign"], kind, streams[1])
     rate = _rates(cells, genes, donors, streams[3])
     rna = AnnData(
-        sparse.csr_matrix(_rna_counts(rate, genes, planted["gene"], acting(cells, planted, kind), streams[4])),
+        sparse.csr_matrix(
+            _rna_counts(rate, genes, planted["gene"], acting(cells, planted, kind), streams[4])
+        ),
         obs=cells.drop(columns="residual"),
         var=genes[["chromosome"]].astype("category"),
         uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: _summary(donors, cells)},
     )
-    prot = AnnData(_protein_counts(cells, streams[5]), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS)))
+    prot = AnnData(
+        _protein_counts(cells, streams[5]), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS))
+    )
     with same_random_state():  # mudata draws a name that nobody sees
         mdata = mudata.MuData({"rna": rna, "prot": prot})
     mdata.obs = rna.obs.copy()
@@ -170,7 +179,9 @@ def _check_bimodal(n_bimodal: int, n_donors: int) -> None:
 def _named(text: str) -> pd.Series:
     """Chromosome of each symbol of ``"12: LYZ LDHB; 5: CD14"``."""
     parts = (part.split(":") for part in text.split(";"))
-    return pd.Series({symbol: chromosome.strip() for chromosome, names in parts for symbol in names.split()})
+    return pd.Series(
+        {symbol: chromosome.strip() for chromosome, names in parts for symbol in names.split()}
+    )
 
 
 def _donors(n: int, n_bimodal: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -191,9 +202,15 @@ def _donors(n: int, n_bimodal: int, rng: np.random.Generator) -> pd.DataFrame:
 
 def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
     """One row per gene: chromosome, mean UMI per cell, log effect of each cell type, module, dispersion."""
-    blocks = [_named(text).to_frame("chromosome").assign(level=level) for level, text in _SYMBOLS.items()]
-    blocks += [_named(_MARKERS[t]).to_frame("chromosome").assign(level=0.02) for t in ("T", "monocyte")]
-    blocks += [_named(text).to_frame("chromosome").assign(level=0.02) for text in (_CLONE, *_SEX.values())]
+    blocks = [
+        _named(text).to_frame("chromosome").assign(level=level) for level, text in _SYMBOLS.items()
+    ]
+    blocks += [
+        _named(_MARKERS[t]).to_frame("chromosome").assign(level=0.02) for t in ("T", "monocyte")
+    ]
+    blocks += [
+        _named(text).to_frame("chromosome").assign(level=0.02) for text in (_CLONE, *_SEX.values())
+    ]
     named = pd.concat(blocks)
     n_other = n - len(named)
     other = pd.DataFrame(
@@ -208,7 +225,9 @@ def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
     other.loc[planted, "level"] = np.exp(rng.uniform(np.log(0.3), np.log(2.5), len(planted)))
     genes = pd.concat([named, other])
     genes["level"] *= np.exp(rng.normal(0, 0.2, n))
-    genes["sign"] = pd.Series(np.repeat([1, -1], [_N_UP, _N_DOWN]), planted).reindex(genes.index, fill_value=0)
+    genes["sign"] = pd.Series(np.repeat([1, -1], [_N_UP, _N_DOWN]), planted).reindex(
+        genes.index, fill_value=0
+    )
     for cell_type in ("T", "monocyte"):
         genes[cell_type] = rng.normal(0, 0.8, n) * (rng.random(n) < 0.3)
         genes.loc[_MARKERS["CLL"].split(), cell_type] = -3.0
@@ -224,12 +243,18 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     """One row per cell, in random order: the columns of `obs`, and what RNA and protein share beyond the class."""
     ends = np.rint(n * donors["size"].cumsum() / donors["size"].sum()).astype(int)
     parts = []
-    for name, pattern, size in zip(donors.index, donors["pattern"], np.diff(ends, prepend=0), strict=True):
+    for name, pattern, size in zip(
+        donors.index, donors["pattern"], np.diff(ends, prepend=0), strict=True
+    ):
         n_t, n_mono = max(1, round(0.05 * size)), max(1, round(0.03 * size))
         n_cll = size - n_t - n_mono
         positive = np.arange(n_cll) < round(_SHARE_POSITIVE[pattern] * n_cll)
         part = pd.DataFrame({"cell_type": np.repeat(_CELL_TYPES, [n_cll, n_t, n_mono])})
-        parts.append(part.assign(**{_keys.DONOR: name}, positive=np.r_[positive, np.ones(n_t + n_mono, bool)]))
+        parts.append(
+            part.assign(
+                **{_keys.DONOR: name}, positive=np.r_[positive, np.ones(n_t + n_mono, bool)]
+            )
+        )
     cells = pd.concat(parts, ignore_index=True).iloc[rng.permutation(n)]
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(n)])
     cells["batch"] = pd.Categorical(cells[_keys.DONOR].map(donors["batch"]))
@@ -237,29 +262,44 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     cells[_keys.DONOR] = pd.Categorical(cells[_keys.DONOR], list(donors.index))
     cells["cell_type"] = pd.Categorical(cells["cell_type"], _CELL_TYPES)
     positive = cells.pop("positive").to_numpy()
-    cells["cd49d_true"] = pd.Categorical(np.where(positive, *reversed(_CLASSES)), _CLASSES, ordered=True)
+    cells["cd49d_true"] = pd.Categorical(
+        np.where(positive, *reversed(_CLASSES)), _CLASSES, ordered=True
+    )
     latent = np.where(positive, 1.0 + 0.15 * cells["trisomy12"], 0.0) + rng.normal(0, 0.2, n)
     cells["cd49d_latent"] = np.where(cells["cell_type"] == "CLL", latent, np.nan).astype(np.float32)
     cells["residual"] = rng.normal(0, 1, n)
-    return cells[[_keys.DONOR, "batch", "cell_type", "trisomy12", "cd49d_true", "cd49d_latent", "residual"]]
+    return cells[
+        [_keys.DONOR, "batch", "cell_type", "trisomy12", "cd49d_true", "cd49d_latent", "residual"]
+    ]
 
 
-def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+def _rates(
+    cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: np.random.Generator
+) -> np.ndarray:
     """Expected counts, cells x genes, before the programme acts."""
     n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
     by_donor = _donor_effects(genes, donors, rng.normal(0, 0.15, (len(donors), n)))
     by_batch = rng.normal(0, 0.1, (2, n))
-    factor = rng.normal(0, 1, (len(cells), _N_MODULES)) + rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
+    factor = (
+        rng.normal(0, 1, (len(cells), _N_MODULES))
+        + rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
+    )
     by_type = np.stack([np.zeros(n), genes["T"], genes["monocyte"]])
     log = np.log(genes["level"].to_numpy()) + by_batch[cells["batch"].cat.codes]
     log += by_type[cells["cell_type"].cat.codes]
     log += factor[:, genes["module"]] * genes["loading"].to_numpy()
     cll = (cells["cell_type"] == "CLL").to_numpy()
     log[cll] += by_donor[donor[cll]]
-    log[cll, genes.index.get_loc("ITGA4")] += (1.0 * cells["cd49d_latent"] + 0.8 * cells["residual"])[cll]
+    log[cll, genes.index.get_loc("ITGA4")] += (
+        1.0 * cells["cd49d_latent"] + 0.8 * cells["residual"]
+    )[cll]
     profile = np.exp(log, out=log)
     profile += 0.02 * profile.mean(axis=0)
-    depth = 1.2 * np.exp(rng.normal(0, 0.35, len(cells))) * np.array([1.0, 1.4, 2.0])[cells["cell_type"].cat.codes]
+    depth = (
+        1.2
+        * np.exp(rng.normal(0, 0.35, len(cells)))
+        * np.array([1.0, 1.4, 2.0])[cells["cell_type"].cat.codes]
+    )
     rates: np.ndarray = profile * depth[:, None]
     return rates
 
@@ -276,27 +316,39 @@ def _donor_effects(genes: pd.DataFrame, donors: pd.DataFrame, effects: np.ndarra
 
 
 def _rna_counts(
-    rate: np.ndarray, genes: pd.DataFrame, names: pd.Series, change: np.ndarray, rng: np.random.Generator
+    rate: np.ndarray,
+    genes: pd.DataFrame,
+    names: pd.Series,
+    change: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Negative binomial counts; the planted genes are drawn last, so that the control differs in them alone."""
     planted = genes.index.get_indexer(pd.Index(names))
     dispersion = genes["dispersion"].to_numpy()
     counts = _negative_binomial(rate, dispersion, rng)
-    counts[:, planted] = _negative_binomial(rate[:, planted] * np.exp(change), dispersion[planted], rng)
+    counts[:, planted] = _negative_binomial(
+        rate[:, planted] * np.exp(change), dispersion[planted], rng
+    )
     return counts.astype(np.float32)
 
 
 def _protein_counts(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """Antibody counts: background everywhere, the cell's own proteins, one staining depth per cell."""
     background, *added = np.array(list(_PROTEINS.values())).T
-    own = np.stack(added)[cells["cell_type"].cat.codes] * np.exp(rng.normal(0, 0.2, (len(cells), len(_PROTEINS))))
+    own = np.stack(added)[cells["cell_type"].cat.codes] * np.exp(
+        rng.normal(0, 0.2, (len(cells), len(_PROTEINS)))
+    )
     own[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.25 * cells["residual"])
-    donor = np.exp(rng.normal(0, 0.1, (cells[_keys.DONOR].cat.categories.size, 1)))[cells[_keys.DONOR].cat.codes]
+    donor = np.exp(rng.normal(0, 0.1, (cells[_keys.DONOR].cat.categories.size, 1)))[
+        cells[_keys.DONOR].cat.codes
+    ]
     depth = np.exp(rng.normal(0, 0.2, (len(cells), 1)))
     return _negative_binomial(depth * (background * donor + own), 15.0, rng).astype(np.float32)
 
 
-def _negative_binomial(mean: np.ndarray, dispersion: float | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _negative_binomial(
+    mean: np.ndarray, dispersion: float | np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Counts of variance mean + mean² / dispersion."""
     return rng.poisson(rng.gamma(dispersion, mean / dispersion))
 
@@ -305,5 +357,7 @@ def _summary(donors: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """What is true of each donor."""
     cll = cells[cells["cell_type"] == "CLL"]
     table = donors[["pattern", "trisomy12", "batch", "sex"]].copy()
-    table["pct_positive"] = 100 * (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True).mean()
+    table["pct_positive"] = (
+        100 * (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True).mean()
+    )
     return table

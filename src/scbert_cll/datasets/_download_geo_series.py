@@ -35,7 +35,11 @@ _SUM: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def download_geo_series(
-    accession: str, folder: str | PathLike[str], *, sha256: str | None = None, overwrite: bool = False
+    accession: str,
+    folder: str | PathLike[str],
+    *,
+    sha256: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Get a series matrix from GEO, once.
 
@@ -82,7 +86,11 @@ def _noted(path: Path) -> str | None:
     """The checksum that was noted beside a file; None where none was."""
     if not path.exists():
         return None
-    found = _SUM.match(_checks.paths.plain_file(path, most=_AT_A_TIME).read_text(encoding="utf-8", errors="replace"))
+    found = _SUM.match(
+        _checks.paths.plain_file(path, most=_AT_A_TIME).read_text(
+            encoding="utf-8", errors="replace"
+        )
+    )
     if found is None:
         raise ValueError(
             f"{path} is damaged: it begins with no SHA-256. Load the file again with overwrite=True; or delete {path.name}, if the file is right."
@@ -116,7 +124,9 @@ def _copy(address: str, aside: Path, path: Path) -> str:
     found, n, start, until = hashlib.sha256(), 0, b"", time.monotonic() + _LONGEST
     try:
         with _answer(address) as answer, aside.open("wb") as file:
-            while part := answer.read1(_AT_A_TIME, decode_content=False):  # as it comes, not as much as was asked for
+            while part := answer.read1(
+                _AT_A_TIME, decode_content=False
+            ):  # as it comes, not as much as was asked for
                 start = (start + part)[:20]
                 _checks.series.packed_series(_GZIP.startswith(start[:2]), start, address)
                 n += file.write(part)
@@ -136,7 +146,13 @@ def _copy(address: str, aside: Path, path: Path) -> str:
 @contextmanager
 def _answer(address: str) -> Iterator[BaseHTTPResponse]:
     """What the address answers; asked again where that may help, and through the proxy that the environment names."""
-    again = Retry(total=3, redirect=5, status_forcelist=_AGAIN, backoff_factor=_WAIT, respect_retry_after_header=False)
+    again = Retry(
+        total=3,
+        redirect=5,
+        status_forcelist=_AGAIN,
+        backoff_factor=_WAIT,
+        respect_retry_after_header=False,
+    )
     options: dict[str, Any] = {
         "retries": again,
         "timeout": Timeout(_TIMEOUT),
@@ -160,7 +176,11 @@ def _answer(address: str) -> Iterator[BaseHTTPResponse]:
 
 def _not_loaded(address: str, path: Path, error: Exception) -> ConnectionError:
     short = next((one for one in (error, *error.args) if isinstance(one, IncompleteRead)), None)
-    said = error if short is None else f"{short.partial} of {short.partial + (short.expected or 0)} bytes came"
+    said = (
+        error
+        if short is None
+        else f"{short.partial} of {short.partial + (short.expected or 0)} bytes came"
+    )
     return ConnectionError(
         f"Could not load {address} ({said}). Without a network, load it elsewhere and put it at {path}, then call this again or datasets.read_geo_series."
     )

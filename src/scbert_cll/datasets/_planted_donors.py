@@ -19,7 +19,11 @@ _EFFECTS: Final = ("additive", "combination", "switch", "none", "donor", "abunda
 _OF_THE_CLASS: Final = ("additive", "combination", "switch")
 _CLASSES: Final = ("negative", "positive")
 _N_MODULES: Final = 12
-_HOMOGENEOUS: Final = (0.02, 0.97, 0.03)  # shares of positive cells of the last donors of the gated design
+_HOMOGENEOUS: Final = (
+    0.02,
+    0.97,
+    0.03,
+)  # shares of positive cells of the last donors of the gated design
 _AMBIENT: Final = 0.05
 _MIN_GENES: Final = 60
 
@@ -99,19 +103,29 @@ def _genes(n: int, n_planted: int, effect: Effect, rng: np.random.Generator) -> 
     genes["module"] = np.where(rng.random(n) < 0.5, rng.integers(0, _N_MODULES, n), 0)
     genes["loading"] = rng.normal(0, 0.3, n) * (rng.random(n) < 0.5)
     planted = 1 + rng.permutation(n - 1)[:n_planted]
-    genes.loc[genes.index[planted], "level"] = np.exp(rng.uniform(np.log(0.2), np.log(3), n_planted))
+    genes.loc[genes.index[planted], "level"] = np.exp(
+        rng.uniform(np.log(0.2), np.log(3), n_planted)
+    )
     part = np.zeros(n, dtype=np.int64)
-    part[planted] = 1 + (np.arange(n_planted) % 3 == 2)  # 1 or 2: up or down, of one switch or the other
+    part[planted] = 1 + (
+        np.arange(n_planted) % 3 == 2
+    )  # 1 or 2: up or down, of one switch or the other
     genes["part"] = part if effect in (*_OF_THE_CLASS, "donor") else 0
     if effect not in _OF_THE_CLASS:
         return genes.assign(truth=0)
-    genes["truth"] = np.select([genes["part"] == 1, genes["part"] == 2], [1, -1 if effect == "additive" else 1], 0)
+    genes["truth"] = np.select(
+        [genes["part"] == 1, genes["part"] == 2], [1, -1 if effect == "additive" else 1], 0
+    )
     return genes
 
 
-def _cells(design: Design, effect: Effect, n_donors: int, n: int, rng: np.random.Generator) -> pd.DataFrame:
+def _cells(
+    design: Design, effect: Effect, n_donors: int, n: int, rng: np.random.Generator
+) -> pd.DataFrame:
     """One row per cell: donor, class, what the effect follows, and the hidden switches."""
-    homogeneous = dict(zip(range(n_donors - len(_HOMOGENEOUS), n_donors), _HOMOGENEOUS, strict=True))
+    homogeneous = dict(
+        zip(range(n_donors - len(_HOMOGENEOUS), n_donors), _HOMOGENEOUS, strict=True)
+    )
     parts = []
     for donor in range(n_donors):
         share = rng.uniform(0.35, 0.65) + (effect == "donor") * (0.15 if donor % 2 else -0.15)
@@ -121,23 +135,41 @@ def _cells(design: Design, effect: Effect, n_donors: int, n: int, rng: np.random
         first = rng.random(n) < 0.5
         label = protein > 0.5 if design == "gated" else positive
         parts.append(
-            pd.DataFrame({"code": donor, "positive": label, "protein": protein, "first": first, "odd": donor % 2})
+            pd.DataFrame(
+                {
+                    "code": donor,
+                    "positive": label,
+                    "protein": protein,
+                    "first": first,
+                    "odd": donor % 2,
+                }
+            )
         )
     cells = pd.concat(parts, ignore_index=True)
     cells["second"] = cells["first"] ^ cells["positive"]  # the class is whether the two differ
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(len(cells))])
     donors = pd.Index([f"D{i + 1:02d}" for i in range(n_donors)])
     cells[_keys.DONOR] = pd.Categorical.from_codes(cells["code"], donors)
-    cells["label"] = pd.Categorical.from_codes(cells["positive"].astype(int), pd.Index(_CLASSES), ordered=True)
+    cells["label"] = pd.Categorical.from_codes(
+        cells["positive"].astype(int), pd.Index(_CLASSES), ordered=True
+    )
     return cells
 
 
 def _counts(
-    genes: pd.DataFrame, cells: pd.DataFrame, design: Design, effect: Effect, size: float, rng: np.random.Generator
+    genes: pd.DataFrame,
+    cells: pd.DataFrame,
+    design: Design,
+    effect: Effect,
+    size: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     n, donor, n_donors = len(genes), cells["code"].to_numpy(), int(cells["code"].max()) + 1
     log = np.log(genes["level"].to_numpy()) + rng.normal(0, 0.25, (n_donors, n))[donor]
-    factor = rng.normal(0, 1, (len(cells), _N_MODULES)) + rng.normal(0, 0.3, (n_donors, _N_MODULES))[donor]
+    factor = (
+        rng.normal(0, 1, (len(cells), _N_MODULES))
+        + rng.normal(0, 0.3, (n_donors, _N_MODULES))[donor]
+    )
     log = log + factor[:, genes["module"]] * genes["loading"].to_numpy()
     slope = rng.normal(0, 0.5, (n_donors, n))[donor]
     log += size * _acting(genes, cells, effect)

@@ -15,7 +15,10 @@ PROGRAMMES: Final = ("additive", "combination", "subset")
 _LOG_FC: Final = (0.45, 0.85)  # size of a planted effect, natural log units
 _COMBINED: Final = 2.0  # how much larger it is in a combination, which is far harder to see
 _SUBSET: Final = 0.3  # share of CLL cells in which the programme acts
-_EVERY: Final = {"combination": 2, "subset": 5}  # every so many-th planted gene belongs to the other part
+_EVERY: Final = {
+    "combination": 2,
+    "subset": 5,
+}  # every so many-th planted gene belongs to the other part
 _PARTS: Final = {"combination": ("first", "second"), "subset": ("programme", "marker")}
 
 
@@ -53,12 +56,19 @@ def switches(cells: pd.DataFrame, kind: str, rng: np.random.Generator) -> pd.Dat
 def acting(cells: pd.DataFrame, table: pd.DataFrame, kind: str) -> np.ndarray:
     """Change of each planted gene in each cell, natural log: cells × planted genes."""
     level = cells["cd49d_latent"].fillna(0.0).to_numpy()[:, None]
-    size, other = table["log_fc"].to_numpy(), (table["part"] == _PARTS.get(kind, ("", ""))[1]).to_numpy()
+    size, other = (
+        table["log_fc"].to_numpy(),
+        (table["part"] == _PARTS.get(kind, ("", ""))[1]).to_numpy(),
+    )
     if kind == "combination":
         positive = (cells["cd49d_true"] == cells["cd49d_true"].cat.categories[-1]).to_numpy()
         on, cll = cells[_keys.SWITCH].to_numpy(), (cells["cell_type"] == "CLL").to_numpy()
-        first, second = (np.where(s, 0.5, -0.5)[:, None] for s in (on, on ^ positive))  # positive where the two differ
+        first, second = (
+            np.where(s, 0.5, -0.5)[:, None] for s in (on, on ^ positive)
+        )  # positive where the two differ
         return np.asarray(cll[:, None] * np.where(other, second, first) * size)
     if kind == "subset":
-        return np.asarray(cells[_keys.SWITCH].to_numpy()[:, None] * np.where(other, 1.0, level) * size)
+        return np.asarray(
+            cells[_keys.SWITCH].to_numpy()[:, None] * np.where(other, 1.0, level) * size
+        )
     return np.asarray(level * size)

@@ -98,9 +98,16 @@ def read_cohort(
     _checks.choice(unit, _tables.UNITS, "unit")
     _checks.outcome_keys(time_key, event_key, entry_key, competing_key)
     meanings = _checks.event_meanings(event_values)
-    tables, files = _tables.read_tables({"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256)
+    tables, files = _tables.read_tables(
+        {"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256
+    )
     seen = _tables.named_rows(tables["clinical"], sample_key, "clinical")
-    keys = {"time_key": time_key, "event_key": event_key, "entry_key": entry_key, "competing_key": competing_key}
+    keys = {
+        "time_key": time_key,
+        "event_key": event_key,
+        "entry_key": entry_key,
+        "competing_key": competing_key,
+    }
     for key in filter(None, keys.values()):
         _checks.key_in(key, seen, "the clinical table")
     values = None
@@ -112,14 +119,20 @@ def read_cohort(
         obs[key.replace("/", "_")] = column
     adata, record = _tables.joined(values, obs)
     _tables.tell_scale(adata, "the expression table")
-    params = {name: value for name, value in keys.items() if value} | {"unit": unit, "transpose": transpose}
+    params = {name: value for name, value in keys.items() if value} | {
+        "unit": unit,
+        "transpose": transpose,
+    }
     outcome = _summary(obs.loc[adata.obs_names], time_key, event_key)
     adata.uns[_keys.COHORT] = record | {"files": files, "outcome": outcome, "params": params}
     return adata
 
 
 def _outcome(
-    seen: pd.DataFrame, keys: Mapping[str, str | None], unit: Unit, meanings: Mapping[str, int] | None
+    seen: pd.DataFrame,
+    keys: Mapping[str, str | None],
+    unit: Unit,
+    meanings: Mapping[str, int] | None,
 ) -> dict[str, pd.Series]:
     """The columns of the outcome in years and in 0 and 1."""
     time_key, event_key, entry_key, competing_key = keys.values()
@@ -131,10 +144,15 @@ def _outcome(
     if event_key and competing_key:
         found[competing_key] = _competing(seen[competing_key], competing_key, meanings)
         _checks.one_end(found[event_key], found[competing_key], event_key, competing_key)
-    return {key: column if key in (time_key, entry_key) else _tables.yes_or_no(column) for key, column in found.items()}
+    return {
+        key: column if key in (time_key, entry_key) else _tables.yes_or_no(column)
+        for key, column in found.items()
+    }
 
 
-def _years(seen: pd.DataFrame, time_key: str, entry_key: str | None, unit: Unit) -> dict[str, pd.Series]:
+def _years(
+    seen: pd.DataFrame, time_key: str, entry_key: str | None, unit: Unit
+) -> dict[str, pd.Series]:
     """Time and entry, which are on one clock."""
     time = _checks.times(seen[time_key], time_key)
     if entry_key is None:
@@ -143,7 +161,10 @@ def _years(seen: pd.DataFrame, time_key: str, entry_key: str | None, unit: Unit)
     entry = _checks.times(seen[entry_key], entry_key)
     _checks.in_order(entry, time, entry_key, time_key)
     _checks.plausible_times(time, time_key, unit, entry=entry)
-    return {key: column / _checks.PER_YEAR[unit] for key, column in ((time_key, time), (entry_key, entry))}
+    return {
+        key: column / _checks.PER_YEAR[unit]
+        for key, column in ((time_key, time), (entry_key, entry))
+    }
 
 
 def _competing(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> pd.Series:
@@ -160,5 +181,9 @@ def _summary(obs: pd.DataFrame, time_key: str | None, event_key: str | None) -> 
     found: dict[str, float] = {"n": len(known), "n_events": int(known[keys[0]].sum())}
     if time_key and len(known):
         time = known[keys[1]]
-        found |= {"n_time_zero": int((time == 0).sum()), "median": float(time.median()), "maximum": float(time.max())}
+        found |= {
+            "n_time_zero": int((time == 0).sum()),
+            "median": float(time.median()),
+            "maximum": float(time.max()),
+        }
     return found

@@ -70,14 +70,17 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     samples = pd.Index(about[_ACCESSION][0], dtype=object)
     _checks.sample_names(samples, path.name)
     values = (
-        _tables.expression_matrix(table, transpose=False, what=path.name) if len(table) else pd.DataFrame(index=samples)
+        _tables.expression_matrix(table, transpose=False, what=path.name)
+        if len(table)
+        else pd.DataFrame(index=samples)
     )
     obs = _tables.columns_of_obs(_described(about, samples))
     var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
     adata = AnnData(values.loc[samples].to_numpy(dtype=np.float64), obs=obs, var=var)
     if not adata.n_vars:
         warnings.warn(
-            f"{path.name} holds no values; series of sequencing have their counts in supplementary files.", stacklevel=2
+            f"{path.name} holds no values; series of sequencing have their counts in supplementary files.",
+            stacklevel=2,
         )
     _tables.tell_scale(adata, path.name)
     series = {
@@ -107,7 +110,9 @@ def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFra
             key, *cells = _checks.text.fields_of(line.rstrip("\n"), "\t", name)
             about.setdefault(key, []).append([cell.strip() for cell in cells])
     _checks.series.series_matrix(_ACCESSION in about, is_complete, name)
-    _checks.series.one_value_per_sample(about, _SAMPLE, _ACCESSION, _checks.text.odd_quotes(text), name)
+    _checks.series.one_value_per_sample(
+        about, _SAMPLE, _ACCESSION, _checks.text.odd_quotes(text), name
+    )
     if len(table):
         _checks.series.same_samples(table.columns[1:], pd.Index(about[_ACCESSION][0]), name)
     return about, table
@@ -137,7 +142,11 @@ def _described(about: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataF
                     key, said = _split(cell, field) if is_own else (field, cell)
                     _put(columns, key, sample, said)
     return pd.DataFrame(
-        {key: _numbers(pd.Series(said, dtype=object).reindex(samples)) for key, said in columns.items()}, index=samples
+        {
+            key: _numbers(pd.Series(said, dtype=object).reindex(samples))
+            for key, said in columns.items()
+        },
+        index=samples,
     )
 
 

@@ -110,14 +110,18 @@ def read_mofacll(
     if expression is not None and proteome is not None:
         raise ValueError("Give expression or proteome, not both; read two objects.")
     sources = {"survival": survival, "genetics": genetics, "demographics": demographics}
-    tables, files = _tables.read_tables(sources | {"expression": expression, "proteome": proteome}, sha256=sha256)
+    tables, files = _tables.read_tables(
+        sources | {"expression": expression, "proteome": proteome}, sha256=sha256
+    )
     clinical = {what: _patients(tables[what], what) for what in sources if what in tables}
     obs = _outcome(clinical["survival"])
     outcomes = list(obs.columns)
     clinical["survival"] = clinical["survival"].drop(columns=outcomes, errors="ignore")
     for what, table in clinical.items():
         more = _described(table)
-        obs = obs.join(more.rename(columns={name: f"{name}_{what}" for name in more if name in obs}))
+        obs = obs.join(
+            more.rename(columns={name: f"{name}_{what}" for name in more if name in obs})
+        )
     if {"IGHV", "TTT", "treated"} <= set(obs):
         _checks.ighv_direction(obs["IGHV"], obs["TTT"], obs["treated"])
     values, of_proteins = _values(tables)
@@ -127,7 +131,10 @@ def read_mofacll(
     _tables.tell_scale(adata, "the expression table")
     for name, column in of_proteins.get("var", {}).items():
         adata.var[name] = column
-    others = {what: np.array(sorted(set(t.index) - set(obs.index)), dtype=object) for what, t in clinical.items()}
+    others = {
+        what: np.array(sorted(set(t.index) - set(obs.index)), dtype=object)
+        for what, t in clinical.items()
+    }
     record |= {"files": files, "outcomes": np.array(outcomes, dtype=object), "only_in": others}
     adata.uns[_keys.COHORT] = record | of_proteins.get("record", {})
     return adata
@@ -141,7 +148,9 @@ def _patients(table: pd.DataFrame, what: str) -> pd.DataFrame:
 
 def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
     """Times in years, events as 0 and 1, and death before treatment."""
-    _checks.has_columns(seen, ["TTT", "treated"] if "TTT" in seen else ["OS", "died"], "The survival table", _EXPORT)
+    _checks.has_columns(
+        seen, ["TTT", "treated"] if "TTT" in seen else ["OS", "died"], "The survival table", _EXPORT
+    )
     obs = pd.DataFrame(index=seen.index)
     for name in [name for name in seen if name in _TIMES]:
         obs[name] = _checks.times(seen[name], name)
@@ -162,8 +171,12 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
         words = pd.CategoricalDtype(["mutated", "unmutated"], ordered=True)
         obs["IGHV"] = _checks.ighv_words(table["IGHV"]).astype(words)
     if {"TP53", "del17p"} <= set(obs):
-        both = pd.DataFrame({name: _checks.events(table[name], name, None) for name in ("TP53", "del17p")})
-        obs["TP53ab"] = _tables.yes_or_no(both.max(axis=1).where(both.notna().all(axis=1) | (both == 1).any(axis=1)))
+        both = pd.DataFrame(
+            {name: _checks.events(table[name], name, None) for name in ("TP53", "del17p")}
+        )
+        obs["TP53ab"] = _tables.yes_or_no(
+            both.max(axis=1).where(both.notna().all(axis=1) | (both == 1).any(axis=1))
+        )
     return obs
 
 
@@ -181,7 +194,9 @@ def _proteins(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     _checks.has_columns(table, _PROTEIN, "The proteome", _EXPORT)
     patients = table.columns.drop(list(_PROTEIN))
     _checks.sample_names(patients, "the proteome")
-    values = pd.DataFrame(_checks.expression_numbers(table[patients], "The proteome"), columns=patients)
+    values = pd.DataFrame(
+        _checks.expression_numbers(table[patients], "The proteome"), columns=patients
+    )
     about = pd.DataFrame({name: table[name].to_numpy() for name in _PROTEIN})
     about["missing"], about["mean"] = values.isna().sum(axis=1), values.mean(axis=1)
     named = about[about["hgnc_symbol"].notna() & (about["hgnc_symbol"] != "")]
@@ -194,7 +209,11 @@ def _proteins(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
         for name, of in (("protein", "name"), ("ensembl", "ensembl_gene_id"))
     }
     record = {
-        "no_symbol": about.loc[about.index.difference(named.index), "name"].astype(str).to_numpy(dtype=object),
-        "other_proteins": named.loc[named.index.difference(best.index), "name"].astype(str).to_numpy(dtype=object),
+        "no_symbol": about.loc[about.index.difference(named.index), "name"]
+        .astype(str)
+        .to_numpy(dtype=object),
+        "other_proteins": named.loc[named.index.difference(best.index), "name"]
+        .astype(str)
+        .to_numpy(dtype=object),
     }
     return taken, {"var": columns, "record": record}

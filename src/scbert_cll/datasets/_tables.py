@@ -20,18 +20,36 @@ Unit = Literal["years", "months", "days"]
 type Table = pd.DataFrame | str | PathLike[str]
 
 UNITS: Final = tuple(_checks.PER_YEAR)
-MISSING: Final = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "--")
+MISSING: Final = (
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "NaN",
+    "nan",
+    "NULL",
+    "null",
+    "None",
+    "#N/A",
+    "<NA>",
+    "--",
+)
 _LOG_MAX: Final = 50.0  # no logarithm of an intensity or a count comes near it
 
 
 def read_tables(
-    sources: Mapping[str, Table | None], *, sep: str | None = None, sha256: Mapping[str, str] | None = None
+    sources: Mapping[str, Table | None],
+    *,
+    sep: str | None = None,
+    sha256: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The tables by what they are, first columns as text; and the files they came from with their checksums."""
     given = {what: source for what, source in sources.items() if source is not None}
     for what, source in given.items():
         _checks.table_source(source, what)
-    paths = {what: Path(source) for what, source in given.items() if not isinstance(source, pd.DataFrame)}
+    paths = {
+        what: Path(source) for what, source in given.items() if not isinstance(source, pd.DataFrame)
+    }
     expected = {} if sha256 is None else sha256
     _checks.known_files(expected, [path.name for path in paths.values()])
     sums = {what: checked_sum(path, expected.get(path.name)) for what, path in paths.items()}
@@ -40,7 +58,9 @@ def read_tables(
         for what, source in given.items()
     }
     rows = [(what, path.name, sums[what]) for what, path in paths.items()]
-    return tables, pd.DataFrame(rows, columns=["table", "file", "sha256"], dtype=object).rename(index=str)
+    return tables, pd.DataFrame(rows, columns=["table", "file", "sha256"], dtype=object).rename(
+        index=str
+    )
 
 
 def checked_sum(path: Path, expected: str | None) -> str:
@@ -72,7 +92,13 @@ def read_body(file: TextIO, sep: str, n_columns: int, dtype: Any = {0: str}) -> 
     missing: Any = {i: list(MISSING) for i in range(1, n_columns + 1)}
     try:
         return pd.read_csv(
-            file, sep=sep, header=None, dtype=dtype, keep_default_na=False, na_values=missing, low_memory=False
+            file,
+            sep=sep,
+            header=None,
+            dtype=dtype,
+            keep_default_na=False,
+            na_values=missing,
+            low_memory=False,
         )
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=range(n_columns))
@@ -93,18 +119,25 @@ def named_rows(table: pd.DataFrame, key: str | None, what: str) -> pd.DataFrame:
     """The table with the names of its samples as index: of a column, or of the first one."""
     _checks.column_names(table.columns, f"the {what} table")
     if key is not None:
-        _checks.key_in(key, table, f"the {what} table", "Name the column that holds the samples: sample_key=")
+        _checks.key_in(
+            key, table, f"the {what} table", "Name the column that holds the samples: sample_key="
+        )
     at = 0 if key is None else list(table.columns).index(key)
     names = pd.Index(_text(table.iloc[:, at]), dtype=object)
     _checks.sample_names(names, f"the {what} table")
     return table.drop(columns=table.columns[at]).set_axis(names, axis=0)
 
 
-def expression_matrix(table: pd.DataFrame, *, transpose: bool, what: str = "expression") -> pd.DataFrame:
+def expression_matrix(
+    table: pd.DataFrame, *, transpose: bool, what: str = "expression"
+) -> pd.DataFrame:
     """Samples × genes as float64."""
     numbers = table.iloc[:, 1:]
     values = _checks.expression_numbers(numbers, f"The {what} table")
-    rows, columns = pd.Index(_text(table.iloc[:, 0]), dtype=object), pd.Index(numbers.columns, dtype=object)
+    rows, columns = (
+        pd.Index(_text(table.iloc[:, 0]), dtype=object),
+        pd.Index(numbers.columns, dtype=object),
+    )
     if not transpose:
         values, rows, columns = values.T, columns, rows
     _checks.sample_names(rows, f"the {what} table")
@@ -131,17 +164,27 @@ def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData,
         if len(names)
     ]
     if told:
-        warnings.warn(f"{is_in.sum()} samples are in both tables; left out: {' and '.join(told)}.", stacklevel=3)
+        warnings.warn(
+            f"{is_in.sum()} samples are in both tables; left out: {' and '.join(told)}.",
+            stacklevel=3,
+        )
     found = expression[is_in]
     var = pd.DataFrame(index=pd.Index(found.columns, dtype=object))
     adata = AnnData(found.to_numpy(dtype=np.float64), obs=obs.loc[found.index], var=var)
-    return adata, {key: np.array(names, dtype=object) for key, names in only.items()} | {"n_samples": adata.n_obs}
+    return adata, {key: np.array(names, dtype=object) for key, names in only.items()} | {
+        "n_samples": adata.n_obs
+    }
 
 
 def columns_of_obs(table: pd.DataFrame) -> pd.DataFrame:
     """Columns that a file can hold: numbers, 0 and 1 with NaN, categories, text; no slash in a name."""
-    names = [name.replace("/", "_") or f"column_{i + 1}" for i, name in enumerate(map(str, table.columns))]
-    obs = pd.DataFrame({i: typed(table.iloc[:, i]) for i in range(table.shape[1])}, index=table.index)
+    names = [
+        name.replace("/", "_") or f"column_{i + 1}"
+        for i, name in enumerate(map(str, table.columns))
+    ]
+    obs = pd.DataFrame(
+        {i: typed(table.iloc[:, i]) for i in range(table.shape[1])}, index=table.index
+    )
     obs.columns = pd.Index(names, dtype=object)
     _checks.column_names(obs.columns, "the clinical table, with _ for /,")
     return obs
@@ -153,7 +196,9 @@ def typed(column: pd.Series) -> pd.Series:
     if isinstance(column.dtype, pd.CategoricalDtype) or not len(present):
         return column if len(present) else column.astype(np.float64)
     if present.map(lambda value: isinstance(value, bool | np.bool_)).all():
-        return present.astype(bool if len(present) == len(column) else np.float64).reindex(column.index)
+        return present.astype(bool if len(present) == len(column) else np.float64).reindex(
+            column.index
+        )
     if pd.api.types.is_numeric_dtype(column):
         return column.astype(np.float64) if len(present) < len(column) else column
     text = present.map(str).astype(object).reindex(column.index)

@@ -105,7 +105,9 @@ def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples
     rows = np.flatnonzero(column.notna())
     donors = None
     if groups is not None:
-        names = _checks.by_name.named(_checks.one_per_cell(groups, adata, "groups"), _checks.by_name.donor_name)
+        names = _checks.by_name.named(
+            _checks.one_per_cell(groups, adata, "groups"), _checks.by_name.donor_name
+        )
         donors = pd.factorize(names)[0][rows]
     classes = column.cat.categories.to_numpy(dtype=str)
     return Examples(rows, column.cat.codes.to_numpy()[rows].astype(np.int64), donors, classes)
@@ -143,7 +145,11 @@ class OnRows(CellEstimator):
             Weight of each cell, for classifiers that take it.
         """
         known = examples(adata, y, groups)
-        weight = None if sample_weight is None else _checks.weight_per_cell(sample_weight, adata)[known.rows]
+        weight = (
+            None
+            if sample_weight is None
+            else _checks.weight_per_cell(sample_weight, adata)[known.rows]
+        )
         self.genes_ = adata.var_names
         self.classes_ = known.classes
         x = self._rows(adata[known.rows])
@@ -231,7 +237,9 @@ def seeded(estimator: Any, seed: int) -> Any:
         The seed.
     """
     copy = clone(estimator)
-    names = [name for name in copy.get_params() if name.rpartition("__")[-1] in ("rng", "random_state")]
+    names = [
+        name for name in copy.get_params() if name.rpartition("__")[-1] in ("rng", "random_state")
+    ]
     return copy.set_params(**dict.fromkeys(names, seed))
 
 
@@ -242,7 +250,9 @@ def expression(adata: AnnData, features: str) -> sparse.csr_matrix:
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     _checks.no_empty_cells(totals, adata, "adata.X")
     if features == "tokens":
-        bare = AnnData(counts, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
+        bare = AnnData(
+            counts, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names)
+        )
         pp.bin_expression(bare, target_sum=_TARGET_SUM, key_added="tokens")
         return sparse.csr_matrix(bare.layers["tokens"], dtype=np.float32)
     x = counts.astype(np.float32)  # a copy

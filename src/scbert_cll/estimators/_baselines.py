@@ -23,7 +23,9 @@ from scbert_cll.estimators._base import CellEstimator, OnMatrix, OnRows, example
 from scbert_cll.estimators._inner import EarlyStopped, Searched
 
 # scikit-learn 1.8 chooses the penalty by l1_ratio, and deprecates its former name
-_L1: Final[dict[str, Any]] = {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
+_L1: Final[dict[str, Any]] = (
+    {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
+)
 _CLIP: Final = 10.0
 
 
@@ -194,7 +196,9 @@ class Pseudobulk(OnRows):
         """Learn from the labelled cells."""
         known = examples(adata, y, groups)
         donors = np.zeros_like(known.codes) if known.donors is None else known.donors
-        profiles, codes = _profiles(_checks.counts(adata[known.rows], None, only_x=True), known.codes, donors)
+        profiles, codes = _profiles(
+            _checks.counts(adata[known.rows], None, only_x=True), known.codes, donors
+        )
         self.n_profiles_, self.weights_ = len(codes), np.zeros((adata.n_vars, 1))
         if len(known.classes) > 1:
             model = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
@@ -208,11 +212,15 @@ class Pseudobulk(OnRows):
         return make_pipeline(StandardScaler(), _balanced())
 
 
-def _profiles(counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _profiles(
+    counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """log2(1 + counts per 10,000) of the summed cells of each donor × class, and the class of each sum."""
     pairs, member = np.unique(np.column_stack([donors, codes]), axis=0, return_inverse=True)
     cells = np.arange(len(codes))
-    summing = sparse.csr_matrix((np.ones(len(codes)), (member.ravel(), cells)), shape=(len(pairs), len(codes)))
+    summing = sparse.csr_matrix(
+        (np.ones(len(codes)), (member.ravel(), cells)), shape=(len(pairs), len(codes))
+    )
     sums = (summing @ counts).toarray()
     return np.log2(1 + 1e4 * sums / sums.sum(axis=1, keepdims=True)), pairs[:, 1]
 
@@ -244,7 +252,9 @@ class Components(TransformerMixin, BaseEstimator):
     def fit(self, X: sparse.csr_matrix, y: np.ndarray | None = None) -> Self:
         """Find them."""
         n = min(self.n_components, min(X.shape) - 1)
-        self.pca_ = PCA(n, svd_solver="arpack", random_state=self.random_state).fit(X.astype(np.float64))
+        self.pca_ = PCA(n, svd_solver="arpack", random_state=self.random_state).fit(
+            X.astype(np.float64)
+        )
         return self
 
     def transform(self, X: sparse.csr_matrix) -> np.ndarray:

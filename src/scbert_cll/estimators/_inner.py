@@ -45,7 +45,11 @@ class Searched(Chosen):
     """
 
     def __init__(
-        self, estimator: Any, grid: Mapping[str, Sequence[Any]], n_inner: int = 3, random_state: int = 0
+        self,
+        estimator: Any,
+        grid: Mapping[str, Sequence[Any]],
+        n_inner: int = 3,
+        random_state: int = 0,
     ) -> None:
         self.estimator = estimator
         self.grid = grid
@@ -53,16 +57,26 @@ class Searched(Chosen):
         self.random_state = random_state
 
     def fit(
-        self, X: Any, y: np.ndarray, groups: np.ndarray | None = None, sample_weight: np.ndarray | None = None
+        self,
+        X: Any,
+        y: np.ndarray,
+        groups: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
     ) -> Self:
         """Choose, then fit."""
         arguments = accepted(self.estimator, sample_weight=sample_weight)
         folds = folds_within(y, groups, self.n_inner, self.random_state)
         if folds is None:
-            self.best_params_ = {name: values[len(values) // 2] for name, values in self.grid.items()}
-            self.estimator_ = clone(self.estimator).set_params(**self.best_params_).fit(X, y, **arguments)
+            self.best_params_ = {
+                name: values[len(values) // 2] for name, values in self.grid.items()
+            }
+            self.estimator_ = (
+                clone(self.estimator).set_params(**self.best_params_).fit(X, y, **arguments)
+            )
             return self
-        search = GridSearchCV(self.estimator, dict(self.grid), scoring=_closeness, cv=folds, error_score="raise")
+        search = GridSearchCV(
+            self.estimator, dict(self.grid), scoring=_closeness, cv=folds, error_score="raise"
+        )
         search.fit(X, y, **arguments)
         self.best_params_, self.estimator_ = search.best_params_, search.best_estimator_
         return self
@@ -77,7 +91,11 @@ class Calibrated(Chosen):
         self.random_state = random_state
 
     def fit(
-        self, X: Any, y: np.ndarray, groups: np.ndarray | None = None, sample_weight: np.ndarray | None = None
+        self,
+        X: Any,
+        y: np.ndarray,
+        groups: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
     ) -> Self:
         """Fit both."""
         folds = inner_folds(y, groups, self.n_inner, self.random_state)
@@ -93,7 +111,12 @@ class EarlyStopped(Chosen):
     """
 
     def __init__(
-        self, estimator: Any, max_epochs: int = 50, patience: int = 5, n_inner: int = 3, random_state: int = 0
+        self,
+        estimator: Any,
+        max_epochs: int = 50,
+        patience: int = 5,
+        n_inner: int = 3,
+        random_state: int = 0,
     ) -> None:
         self.estimator = estimator
         self.max_epochs = max_epochs
@@ -102,20 +125,30 @@ class EarlyStopped(Chosen):
         self.random_state = random_state
 
     def fit(
-        self, X: Any, y: np.ndarray, groups: np.ndarray | None = None, sample_weight: np.ndarray | None = None
+        self,
+        X: Any,
+        y: np.ndarray,
+        groups: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
     ) -> Self:
         """Find the number of epochs, then train."""
         folds = folds_within(y, groups, self.n_inner, self.random_state)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        self.n_epochs_ = _EPOCHS_UNSEEN if folds is None else self._best_epoch(X, y, weight, *folds[0])
+        self.n_epochs_ = (
+            _EPOCHS_UNSEEN if folds is None else self._best_epoch(X, y, weight, *folds[0])
+        )
         self.estimator_ = clone(self.estimator)
         for _ in range(self.n_epochs_):
             self._epoch(self.estimator_, X, y, weight)
         return self
 
-    def _best_epoch(self, X: Any, y: np.ndarray, weight: np.ndarray, train: np.ndarray, val: np.ndarray) -> int:
+    def _best_epoch(
+        self, X: Any, y: np.ndarray, weight: np.ndarray, train: np.ndarray, val: np.ndarray
+    ) -> int:
         network, losses = clone(self.estimator), [np.inf]
-        while len(losses) <= self.max_epochs and len(losses) - int(np.argmin(losses)) <= self.patience:
+        while (
+            len(losses) <= self.max_epochs and len(losses) - int(np.argmin(losses)) <= self.patience
+        ):
             self._epoch(network, X[train], y[train], weight[train])
             losses.append(-_closeness(network, X[val], y[val]))
         return int(np.argmin(losses))
@@ -125,9 +158,15 @@ class EarlyStopped(Chosen):
         network.partial_fit(X, y, classes=classes, sample_weight=weight)
 
 
-def folds_within(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts] | None:
+def folds_within(
+    y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int
+) -> list[Parts] | None:
     """Inner folds, or none where a class has a single row."""
-    return inner_folds(y, groups, n_splits, seed) if np.unique(y, return_counts=True)[1].min() > 1 else None
+    return (
+        inner_folds(y, groups, n_splits, seed)
+        if np.unique(y, return_counts=True)[1].min() > 1
+        else None
+    )
 
 
 def _closeness(estimator: Any, X: Any, y: np.ndarray) -> float:
@@ -146,5 +185,7 @@ def accepted(estimator: Any, **given: np.ndarray | None) -> dict[str, np.ndarray
 
 def _takes(estimator: Any, argument: str) -> bool:
     """Whether its fit has the argument; a search passes groups on to splitters that are told by groups, and only to these."""
-    by_groups = argument == "groups" and hasattr(getattr(estimator, "cv", None), "set_split_request")
+    by_groups = argument == "groups" and hasattr(
+        getattr(estimator, "cv", None), "set_split_request"
+    )
     return by_groups or has_fit_parameter(estimator, argument)

@@ -71,7 +71,9 @@ class SCVILogistic(OnRows):
         return np.asarray(_scvi().latent(self.network_, bare(adata)))
 
     def _classifier(self) -> Any:
-        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000)
+        )
         return Searched(model, {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]})
 
 
@@ -96,7 +98,9 @@ class SCANVIClassifier(CellEstimator):
     def predict_proba(self, adata: AnnData) -> np.ndarray:
         """Probability of each class (cells × ``classes_``)."""
         check_is_fitted(self, "network_")
-        cells = _labelled(of_genes(adata, self.genes_), np.full(adata.n_obs, _UNLABELLED, dtype=object))
+        cells = _labelled(
+            of_genes(adata, self.genes_), np.full(adata.n_obs, _UNLABELLED, dtype=object)
+        )
         found = _scvi().class_probabilities(self.network_, cells)
         return sum_to_one(found[[str(code) for code in range(len(self.classes_))]].to_numpy())
 

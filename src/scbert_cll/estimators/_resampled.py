@@ -77,7 +77,11 @@ class Resampled(CellEstimator):
             labels, members = obs.pop(_LABEL), donors_of_all(obs.pop(_DONOR), groups)
             # without donors, cells take their place where they serve inner folds and nothing else
             donors = members if groups is not None or isinstance(inner, OnMatrix) else None
-            weight = {"sample_weight": obs.pop(_keys.BALANCE_WEIGHT).to_numpy()} if self.method == "weights" else {}
+            weight = (
+                {"sample_weight": obs.pop(_keys.BALANCE_WEIGHT).to_numpy()}
+                if self.method == "weights"
+                else {}
+            )
             self.estimator_ = inner.fit(new, labels, donors, **weight)
         self.classes_ = self.estimator_.classes_
         return self
@@ -92,16 +96,27 @@ class Resampled(CellEstimator):
         """
         return np.asarray(self.estimator_.predict_proba(adata))
 
-    def _balanced(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, smallest: int) -> AnnData:
+    def _balanced(
+        self, adata: AnnData, y: pd.Series, groups: pd.Series | None, smallest: int
+    ) -> AnnData:
         """An object of its own with the cells after balancing, their labels and their donors."""
         obs = cast("pd.DataFrame", adata.obs).copy()
         obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
         obs[_DONOR] = obs.index.astype(str) if groups is None else groups.astype(str)
-        new = AnnData(_checks.counts(adata, None, only_x=True), obs=obs, var=cast("pd.DataFrame", adata.var))
+        new = AnnData(
+            _checks.counts(adata, None, only_x=True), obs=obs, var=cast("pd.DataFrame", adata.var)
+        )
         new.varm.update(adata.varm)
         new.uns.update(adata.uns)
         method = cast("Any", self.method)
-        pp.balance(new, _LABEL, method=method, split_key=_PART, k_neighbors=smote_neighbours(smallest), rng=self.rng)
+        pp.balance(
+            new,
+            _LABEL,
+            method=method,
+            split_key=_PART,
+            k_neighbors=smote_neighbours(smallest),
+            rng=self.rng,
+        )
         del cast("pd.DataFrame", new.obs)[_PART]
         return new
 

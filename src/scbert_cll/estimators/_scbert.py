@@ -175,7 +175,10 @@ class ScBERTEstimator(CellEstimator):
         pp.bin_expression(cells, edges=self.members_[0].binning)
         with _quiet():
             found = [member.predict_parts(cells) for member in self.members_]
-        return [sum_to_one(np.mean([getattr(member, name) for member in found], axis=0)) for name in names]
+        return [
+            sum_to_one(np.mean([getattr(member, name) for member in found], axis=0))
+            for name in names
+        ]
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
@@ -195,7 +198,11 @@ class ScBERTEstimator(CellEstimator):
 
         check_network(dict(self.network or {}), "preset")
         known = names_of_training(ScBERTClassifier.train, "datamodule", "max_epochs")
-        check_training({"accelerator": self.accelerator} | dict(self.train or {}), known, "train of ScBERTEstimator")
+        check_training(
+            {"accelerator": self.accelerator} | dict(self.train or {}),
+            known,
+            "train of ScBERTEstimator",
+        )
 
     def _cells(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, known: Any) -> AnnData:
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
@@ -208,7 +215,13 @@ class ScBERTEstimator(CellEstimator):
         if self.balance != "none":
             trains = np.flatnonzero(cells.obs[_keys.SPLIT] == _keys.TRAIN)
             fewest = int(cells.obs[_LABEL].iloc[trains].value_counts().min())
-            pp.balance(cells, _LABEL, method=self.balance, k_neighbors=smote_neighbours(fewest), rng=self.rng)
+            pp.balance(
+                cells,
+                _LABEL,
+                method=self.balance,
+                k_neighbors=smote_neighbours(fewest),
+                rng=self.rng,
+            )
             cells.obs[_DONOR] = donors_of_all(pd.Series(cells.obs[_DONOR]), groups)
         pp.bin_expression(cells, method=self.binning, fit_on=_keys.SPLIT)
         if self.gene_embedding in _VECTORS_OF_CELLS:
@@ -218,7 +231,9 @@ class ScBERTEstimator(CellEstimator):
     def _split(self, cells: AnnData, known: Any) -> pd.Categorical:
         """Donors that train and donors that validate, with their unlabelled cells; or cells, where donors do not suffice."""
         split = np.full(cells.n_obs, _keys.TRAIN, dtype=object)
-        validates = self.combine == "residual" or dict(self.train or {}).get("early_stopping", False)
+        validates = self.combine == "residual" or dict(self.train or {}).get(
+            "early_stopping", False
+        )
         if validates and np.bincount(known.codes).min() > 1:
             _, val = inner_folds(known.codes, known.donors, _VALIDATION, self.rng)[0]
             split[known.rows[val]] = _keys.VAL
@@ -230,7 +245,10 @@ class ScBERTEstimator(CellEstimator):
     def _vectors(self, cells: AnnData) -> np.ndarray:
         """Co-expression vectors of the genes, from the cells that train."""
         from scbert_cll.model._base import width
-        from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors  # gensim takes seconds
+        from scbert_cll.model._gene_vectors import (
+            co_expression_vectors,
+            principal_vectors,
+        )  # gensim takes seconds
 
         train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)
@@ -251,16 +269,28 @@ class ScBERTEstimator(CellEstimator):
         kind = "gene2vec" if self.gene_embedding in _VECTORS_OF_CELLS else self.gene_embedding
         network: dict[str, Any] = {"gene_embedding": kind}
         network |= dict(self.network or {})
-        common: dict[str, Any] = {"split_key": _keys.SPLIT, "rng": seed, "accelerator": self.accelerator}
+        common: dict[str, Any] = {
+            "split_key": _keys.SPLIT,
+            "rng": seed,
+            "accelerator": self.accelerator,
+        }
         common |= {"enable_progress_bar": False}
         cells = cells.copy()  # scvi-tools notes in it what was set up
         if self.pretrain_epochs:
             pretrained = self._pretrained(cells, network, common)
-            classifier = ScBERTClassifier.from_pretrained(pretrained, cells, labels_key=_LABEL, rng=seed)
+            classifier = ScBERTClassifier.from_pretrained(
+                pretrained, cells, labels_key=_LABEL, rng=seed
+            )
         else:
-            ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, exclude_genes=list(self.exclude_genes))
+            ScBERTClassifier.setup_anndata(
+                cells, labels_key=_LABEL, exclude_genes=list(self.exclude_genes)
+            )
             classifier = ScBERTClassifier(cells, rng=seed, **network)
-        choices: dict[str, Any] = {"donor_key": _DONOR, "combine": self.combine, "freeze": self.freeze}
+        choices: dict[str, Any] = {
+            "donor_key": _DONOR,
+            "combine": self.combine,
+            "freeze": self.freeze,
+        }
         choices |= {"protein_key": _PROTEIN} if _PROTEIN in cells.obsm else {}
         choices |= {"weight_key": _keys.BALANCE_WEIGHT} if self.balance == "weights" else {}
         classifier.train(self.max_epochs, **common | choices | dict(self.train or {}))

@@ -107,7 +107,12 @@ class Tuned(CellEstimator):
         return np.asarray(self.estimator_.predict_proba(adata))
 
     def _search(
-        self, base: CellEstimator, adata: AnnData, y: pd.Series, groups: pd.Series | None, known: Examples
+        self,
+        base: CellEstimator,
+        adata: AnnData,
+        y: pd.Series,
+        groups: pd.Series | None,
+        known: Examples,
     ) -> None:
         optuna = _optuna()
         folds = inner_folds(known.codes, known.donors, self.n_inner, self.rng)
@@ -129,7 +134,9 @@ class Tuned(CellEstimator):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             direction = "minimize" if self.metric in LOWER_IS_BETTER else "maximize"
-            study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=self.rng))
+            study = optuna.create_study(
+                direction=direction, sampler=optuna.samplers.TPESampler(seed=self.rng)
+            )
             study.optimize(objective, n_trials=self.n_trials)
         finally:
             optuna.logging.set_verbosity(verbosity)
@@ -141,7 +148,9 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ImportError("Tuned needs optuna, which is not installed: pip install 'scbert-cll[tune]'") from error
+        raise ImportError(
+            "Tuned needs optuna, which is not installed: pip install 'scbert-cll[tune]'"
+        ) from error
     return optuna
 
 

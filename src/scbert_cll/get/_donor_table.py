@@ -31,6 +31,8 @@ def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
     _checks.anndata(adata)
     _checks.key_in(key, adata.uns, "adata.uns", "Run pp.label_cd49d first.")
     where = f"adata.uns[{key!r}]"
-    _checks.key_in("donors", adata.uns[key], where, "Run pp.label_cd49d with donor_key= to get a donor table.")
+    _checks.key_in(
+        "donors", adata.uns[key], where, "Run pp.label_cd49d with donor_key= to get a donor table."
+    )
     table: pd.DataFrame = adata.uns[key]["donors"]
     return table.sort_values("pct_positive", ascending=False, kind="stable")

@@ -60,7 +60,11 @@ def evaluation(
 
 
 def out_of_fold(
-    adata: AnnData, *, model: str | Iterable[str] | None = None, repeat: int | None = None, key: str = _keys.CV
+    adata: AnnData,
+    *,
+    model: str | Iterable[str] | None = None,
+    repeat: int | None = None,
+    key: str = _keys.CV,
 ) -> pd.DataFrame:
     """Prediction of each labelled cell by models that have not seen it.
 
@@ -93,18 +97,31 @@ def out_of_fold(
     proba = cast("pd.DataFrame", adata.obsm[f"{key}_proba"])
     of = [_names.parts(str(column), adata.uns)[:2] for column in proba.columns]
     runs = list(dict.fromkeys(of))
-    models, repeats = dict.fromkeys(name for name, _ in runs), dict.fromkeys(int(number) for _, number in runs)
+    models, repeats = (
+        dict.fromkeys(name for name, _ in runs),
+        dict.fromkeys(int(number) for _, number in runs),
+    )
     where = f"adata.obsm['{key}_proba']"
     asked = list(models) if model is None else [model] if isinstance(model, str) else list(model)
     for name in asked:
         _checks.key_in(name, models, f"the models of {where}")
     if repeat is not None and repeat not in repeats:
         raise KeyError(f"Repeat {repeat} is not in {where}; it has {_checks.listed(repeats, 12)}.")
-    classes = pd.CategoricalDtype([str(name) for name in held["classes"]], ordered=bool(held.get("ordered", False)))
+    classes = pd.CategoricalDtype(
+        [str(name) for name in held["classes"]], ordered=bool(held.get("ordered", False))
+    )
     cells = _tested(adata, held["params"], classes)
-    wanted = [(name, n) for name in asked for n in repeats if (name, str(n)) in runs and repeat in (None, n)]
+    wanted = [
+        (name, n)
+        for name in asked
+        for n in repeats
+        if (name, str(n)) in runs and repeat in (None, n)
+    ]
     return pd.concat(
-        [_run(proba.loc[:, [run == (name, str(n)) for run in of]], cells, name, n, classes) for name, n in wanted]
+        [
+            _run(proba.loc[:, [run == (name, str(n)) for run in of]], cells, name, n, classes)
+            for name, n in wanted
+        ]
     )
 
 
@@ -115,7 +132,9 @@ def _evaluated(adata: AnnData, key: str) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", adata.uns[key])
 
 
-def only(table: pd.DataFrame, column: str, asked: str | Iterable[str] | None, where: str) -> pd.DataFrame:
+def only(
+    table: pd.DataFrame, column: str, asked: str | Iterable[str] | None, where: str
+) -> pd.DataFrame:
     """The rows asked for."""
     if asked is None:
         return table
@@ -135,14 +154,22 @@ def _best_first(summary: pd.DataFrame) -> pd.DataFrame:
     order = {name: i for i, name in enumerate(dict.fromkeys(summary["metric"]))}
     lower = summary["metric"].isin(list(LOWER_IS_BETTER))
     rank = summary["estimate"].where(lower, -summary["estimate"])
-    keys = pd.DataFrame({"metric": summary["metric"].map(order).astype(int), "rank": rank}, summary.index)
+    keys = pd.DataFrame(
+        {"metric": summary["metric"].map(order).astype(int), "rank": rank}, summary.index
+    )
     return summary.loc[keys.sort_values(["metric", "rank"], kind="stable").index]
 
 
-def _tested(adata: AnnData, params: Mapping[str, Any], classes: pd.CategoricalDtype) -> pd.DataFrame:
+def _tested(
+    adata: AnnData, params: Mapping[str, Any], classes: pd.CategoricalDtype
+) -> pd.DataFrame:
     """Donor, where known, and label of every cell."""
     columns = {"donor": params.get("donor_key"), "label": params["labels_key"]}
-    found = {name: _checks.obs_column(adata, key) for name, key in columns.items() if key not in (None, "none")}
+    found = {
+        name: _checks.obs_column(adata, key)
+        for name, key in columns.items()
+        if key not in (None, "none")
+    }
     found["label"] = found["label"].astype(object).map(str, na_action="ignore").astype(classes)
     return pd.DataFrame(found, adata.obs_names).rename_axis("cell")
 

@@ -98,12 +98,19 @@ def _attention(adata: AnnData, key: str) -> pd.DataFrame:
     return _names.own_columns(table, adata.uns)
 
 
-def _groups(table: pd.DataFrame, group: str | Iterable[str] | None, reference: str, key: str) -> list[str]:
+def _groups(
+    table: pd.DataFrame, group: str | Iterable[str] | None, reference: str, key: str
+) -> list[str]:
     """Groups to list: those asked for, by default all but the reference; all must exist."""
     asked = [group] if isinstance(group, str) else group
     groups = [name for name in table.columns if name != reference] if asked is None else list(asked)
     for name in [*groups, *([] if reference == REST else [reference])]:
-        _checks.key_in(name, table, f"adata.varm[{key!r}]", "These are the groups of tl.gene_attention's groupby.")
+        _checks.key_in(
+            name,
+            table,
+            f"adata.varm[{key!r}]",
+            "These are the groups of tl.gene_attention's groupby.",
+        )
     if reference in groups:
         raise ValueError(
             f"Group {reference!r} is its own reference; leave it out of group= or choose another reference."

@@ -56,7 +56,9 @@ def predictions(
     columns = {"split": split_key, "label": labels_key, "pred": pred_key, "score": f"{stem}_score"}
     if labels_key is not None:
         _checks.key_in(labels_key, obs, "adata.obs")
-    table = pd.DataFrame({name: obs[key] for name, key in columns.items() if key in obs}, obs.index).rename_axis("cell")
+    table = pd.DataFrame(
+        {name: obs[key] for name, key in columns.items() if key in obs}, obs.index
+    ).rename_axis("cell")
     proba = adata.obsm.get(f"{stem}_proba")
     if isinstance(proba, pd.DataFrame):
         table = table.join(_names.own_columns(proba, adata.uns).add_prefix("proba_"))

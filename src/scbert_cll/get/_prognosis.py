@@ -61,7 +61,9 @@ def prognosis(
     _checks.key_in(key, adata.uns, "adata.uns", "Run tl.prognosis first.")
     found = tables(adata.uns[key])
     where = f"adata.uns[{key!r}]"
-    _checks.key_in(table, found, where, f"adata.uns[{key!r}]['notes'] says what was not done, and why.")
+    _checks.key_in(
+        table, found, where, f"adata.uns[{key!r}]['notes'] says what was not done, and why."
+    )
     return only(found[table], "model", model, f"{where}[{table!r}]").reset_index(drop=True)
 
 
@@ -70,10 +72,15 @@ def tables(held: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     found = {name: value.copy() for name, value in held.items() if isinstance(value, pd.DataFrame)}
     for name, value in held.items():
         if isinstance(value, Mapping) and name != "params":
-            found[name] = value["curves"].copy() if "curves" in value else pd.DataFrame([_plain(value)])
+            found[name] = (
+                value["curves"].copy() if "curves" in value else pd.DataFrame([_plain(value)])
+            )
     return found
 
 
 def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers as they were before a file made arrays of them."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in numbers.items()}
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in numbers.items()
+    }

@@ -12,7 +12,20 @@ from scbert_cll import _checks, _keys
 from scbert_cll._signature.families import FAMILIES
 
 _COLUMNS: Final = (
-    *("gene", "sign", "selected", "log2_fc", "error", "low", "high", "t", "p", "q", "coefficient", "agrees"),
+    *(
+        "gene",
+        "sign",
+        "selected",
+        "log2_fc",
+        "error",
+        "low",
+        "high",
+        "t",
+        "p",
+        "q",
+        "coefficient",
+        "agrees",
+    ),
     *("n_same_sign", "n_left_out", "abundance", "detected", "family"),
 )
 

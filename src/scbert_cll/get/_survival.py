@@ -57,5 +57,7 @@ def record(adata: AnnData, key: str) -> Mapping[str, Any]:
     held = adata.uns[key]
     if "curves" not in held and "survival" in held:
         held = held["survival"]
-    _checks.key_in("curves", held, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=.")
+    _checks.key_in(
+        "curves", held, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=."
+    )
     return cast("Mapping[str, Any]", held)

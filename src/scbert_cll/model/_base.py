@@ -40,7 +40,9 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 }
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 _NETWORK: Final = [f.name for f in fields(Config) if f.name not in _DERIVED]
-_CHOICES: Final = {name: list(get_args(kind)) for name, kind in get_type_hints(Config).items() if get_args(kind)}
+_CHOICES: Final = {
+    name: list(get_args(kind)) for name, kind in get_type_hints(Config).items() if get_args(kind)
+}
 _COUNTS: Final = {"n_hidden", "n_layers", "n_heads", "dim_head", "n_feedforward", "n_background"}
 
 
@@ -59,12 +61,20 @@ def check_network(network: Mapping[str, Any], *others: str) -> None:
 
 
 def _config(
-    n_genes: int, binning: Mapping[str, Any], preset: str, network: Mapping[str, Any], n_classes: int
+    n_genes: int,
+    binning: Mapping[str, Any],
+    preset: str,
+    network: Mapping[str, Any],
+    n_classes: int,
 ) -> Config:
     """What shapes the network: the preset, what differs from it, and what genes, bins and classes give."""
     _checks.choice(preset, list(PRESETS), "preset")
     check_network(network)
-    derived = {"n_genes": n_genes, "n_bins": int(binning["params"]["n_bins"]), "n_classes": n_classes}
+    derived = {
+        "n_genes": n_genes,
+        "n_bins": int(binning["params"]["n_bins"]),
+        "n_classes": n_classes,
+    }
     return Config(**(PRESETS[preset] | dict(network) | derived))
 
 
@@ -91,16 +101,28 @@ class TokenModel(Training):
         super().__init__(adata, registry)
         setup = self.registry["setup_args"]
         self.layer: str = setup["layer"]
-        names = pd.Index([str(g) for g in self.registry["field_registries"]["X"]["state_registry"]["column_names"]])
+        names = pd.Index(
+            [
+                str(g)
+                for g in self.registry["field_registries"]["X"]["state_registry"]["column_names"]
+            ]
+        )
         self.genes: pd.Index = names[~names.isin(setup["exclude_genes"])]
         if binning is None:
             if adata is None:
-                raise ValueError("A model without adata needs binning=, the uns record that pp.bin_expression wrote.")
+                raise ValueError(
+                    "A model without adata needs binning=, the uns record that pp.bin_expression wrote."
+                )
             _, binning = _checks.tokens(adata, self.layer)
-        self.binning: dict[str, Any] = {"params": dict(binning["params"]), "edges": binning["edges"]}
+        self.binning: dict[str, Any] = {
+            "params": dict(binning["params"]),
+            "edges": binning["edges"],
+        }
         config = _config(len(self.genes), self.binning, preset, network, len(classes))
         vectors = (
-            _gene_vectors(adata, self.genes) if adata is not None and config.gene_embedding == "gene2vec" else None
+            _gene_vectors(adata, self.genes)
+            if adata is not None and config.gene_embedding == "gene2vec"
+            else None
         )
         with seeded(as_seed(rng)):
             self.module = Performer(config, vectors)
@@ -153,7 +175,8 @@ class TokenModel(Training):
                 "joined": self._joined(),
                 "setup": self.registry["setup_args"],
                 "network": asdict(self.config),
-                "binning": self.binning | {"edges": None if learned is not None else self.binning["edges"]},
+                "binning": self.binning
+                | {"edges": None if learned is not None else self.binning["edges"]},
             },
             genes=list(self.genes),
             weights=self.module.state_dict(),
@@ -209,19 +232,25 @@ class TokenModel(Training):
         saved = folder.load_folder(dir_path)
         config = saved["config"]
         if config["class"] != cls.__name__:
-            raise ValueError(f"{dir_path} holds a {config['class']}, not a {cls.__name__}; use {config['class']}.load.")
+            raise ValueError(
+                f"{dir_path} holds a {config['class']}, not a {cls.__name__}; use {config['class']}.load."
+            )
         # excluded genes are not in the saved vocabulary, so nothing is left to exclude
         registry = _scvi.detached_registry(cls.__name__, saved["genes"], config["setup"])
         network = {name: value for name, value in config["network"].items() if name not in _DERIVED}
         binning = config["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
         labels = saved["labels"] or {}
         try:
-            asked = _config(len(saved["genes"]), binning, "small", network, len(labels.get("classes", ())))
+            asked = _config(
+                len(saved["genes"]), binning, "small", network, len(labels.get("classes", ()))
+            )
             as_saved(asked, saved["weights"], saved["linear"], dir_path)
             model = cls(registry=registry, binning=binning, **labels, **network)
             model.module.load_state_dict(saved["weights"])
         except (KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"{dir_path} is damaged: its config.json does not fit its weights. {error}") from error
+            raise ValueError(
+                f"{dir_path} is damaged: its config.json does not fit its weights. {error}"
+            ) from error
         model.module.to(place)
         model.is_trained_ = config["is_trained"]
         model.kept_epoch_ = config.get("kept_epoch")  # models of before did not say
@@ -237,8 +266,12 @@ def _gene_vectors(adata: AnnData, genes: pd.Index) -> Tensor:
     """Rows of varm['gene2vec'] for the model's genes."""
     remedy = 'Make them with tl.gene2vec(adata), or choose gene_embedding="learned".'
     _checks.key_in(_keys.GENE2VEC, adata.varm, "adata.varm", remedy)
-    vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)[adata.var_names.get_indexer(genes)]
-    return torch.from_numpy(_checks.finite.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]"))
+    vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)[
+        adata.var_names.get_indexer(genes)
+    ]
+    return torch.from_numpy(
+        _checks.finite.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]")
+    )
 
 
 def _wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:

@@ -75,13 +75,20 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         if labels_key is None or classes is None:
             raise ValueError("A classifier without adata needs labels_key= and classes=.")
         self.labels_key, self.classes = labels_key, list(classes)
-        super().__init__(adata, registry, network, preset=preset, binning=binning, classes=self.classes, rng=rng)
+        super().__init__(
+            adata, registry, network, preset=preset, binning=binning, classes=self.classes, rng=rng
+        )
 
     _of_a_training = (*Training._of_a_training, "linear_", "combine", "_not_donors")
 
     @classmethod
     def setup_anndata(
-        cls, adata: AnnData, *, labels_key: str, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()
+        cls,
+        adata: AnnData,
+        *,
+        labels_key: str,
+        layer: str = _keys.BINNED,
+        exclude_genes: Sequence[str] = (),
     ) -> None:
         """Register the token layer and name the label column.
 
@@ -141,7 +148,14 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         """
         labels = {"labels_key": labels_key, "classes": list(classes)}
         return cls._from_checkpoint(
-            path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network, labels=labels
+            path,
+            vocab,
+            gene2vec,
+            adata,
+            layer=layer,
+            accelerator=accelerator,
+            network=network,
+            labels=labels,
         )
 
     def train(
@@ -217,11 +231,18 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         """
         asked = arguments(locals())
         numbers = {"lr": lr, "weight_decay": weight_decay}
-        check_training(trainer | numbers, names_of_training(ScBERTClassifier.train), "ScBERTClassifier.train")
+        check_training(
+            trainer | numbers, names_of_training(ScBERTClassifier.train), "ScBERTClassifier.train"
+        )
         check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
         seed = as_seed(rng)
         _checks.choice(combine, COMBINE, "combine")
-        keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
+        keys = {
+            "split_key": split_key,
+            "weight_key": weight_key,
+            "donor_key": donor_key,
+            "protein_key": protein_key,
+        }
         with self._trained_or_as_before():
             data: TokenSplits | CorpusData
             if datamodule is None:
@@ -278,7 +299,9 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         if soft:
             return probabilities
         best = probabilities.to_numpy().argmax(1)
-        return pd.Series(pd.Categorical.from_codes(best, pd.Index(self.classes)), index=probabilities.index)
+        return pd.Series(
+            pd.Categorical.from_codes(best, pd.Index(self.classes)), index=probabilities.index
+        )
 
     def predict_and_embed(
         self, adata: AnnData | None = None, *, batch_size: int | None = None
@@ -287,7 +310,9 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         found = self.predict_parts(adata, batch_size=batch_size)
         return found.joined, found.latent
 
-    def predict_parts(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> Predictions:
+    def predict_parts(
+        self, adata: AnnData | None = None, *, batch_size: int | None = None
+    ) -> Predictions:
         """Probabilities as they are predicted, of the network and of the logistic regression beside it; and embeddings.
 
         Parameters
@@ -306,20 +331,31 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             The model has not been trained.
         """
         if not self.is_trained_:
-            raise RuntimeError("This classifier has not been trained; call .train() first, or load a trained one.")
+            raise RuntimeError(
+                "This classifier has not been trained; call .train() first, or load a trained one."
+            )
         adata = self._cells(adata)
         network, latent = self._logits(adata, batch_size)
         linear = self._linear_logits(adata)
 
         def table(proba: np.ndarray) -> pd.DataFrame:
-            return pd.DataFrame(proba.astype(np.float32), index=adata.obs_names, columns=self.classes)
+            return pd.DataFrame(
+                proba.astype(np.float32), index=adata.obs_names, columns=self.classes
+            )
 
         alone = None if linear is None else table(softmax(linear, axis=1))
-        return Predictions(table(self._joined_proba(network, linear)), table(softmax(network, axis=1)), alone, latent)
+        return Predictions(
+            table(self._joined_proba(network, linear)),
+            table(softmax(network, axis=1)),
+            alone,
+            latent,
+        )
 
     def _logits(self, adata: AnnData, batch_size: int | None = None) -> list[np.ndarray]:
         """Logits (cells, classes) and embeddings (cells, n_hidden)."""
-        return self._collect(adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify)
+        return self._collect(
+            adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify
+        )
 
     def _classify(
         self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None

@@ -24,7 +24,12 @@ _ALPHA = 0.1  # gensim's 0.025 is for corpora of millions of words: here it leav
 
 
 def principal_vectors(
-    counts: sparse.csr_matrix, names: pd.Index, *, n_dims: int, min_detected: float = 0.0, seed: int = 0
+    counts: sparse.csr_matrix,
+    names: pd.Index,
+    *,
+    n_dims: int,
+    min_detected: float = 0.0,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Vectors whose products come close to the genes' correlations over cells: genes × n_dims, by gene name.
 
@@ -38,7 +43,9 @@ def principal_vectors(
     log.data = np.log2(1 + log.data)
     mean = log.mean(axis=0).A1
     spread = np.sqrt(np.maximum(log.multiply(log).mean(axis=0).A1 - mean**2, 0))
-    detected = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
+    detected = (
+        np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
+    )
     genes = np.flatnonzero((spread > 1e-6) & (detected >= min_detected))
     n = min(n_dims, len(genes) - 1, counts.shape[0] - 1)
     if n < 1:
@@ -46,14 +53,20 @@ def principal_vectors(
             f"{len(genes)} of {len(names)} genes vary over {counts.shape[0]} cells and are found in at least "
             f"min_detected={min_detected:g} of them; vectors need two of each. Use more cells, lower min_detected, or give vectors=."
         )
-    pca = PCA(n, svd_solver="arpack", random_state=seed).fit((log[:, genes] @ sparse.diags(1 / spread[genes])).tocsr())
+    pca = PCA(n, svd_solver="arpack", random_state=seed).fit(
+        (log[:, genes] @ sparse.diags(1 / spread[genes])).tocsr()
+    )
     vectors = np.zeros((len(genes), n_dims))
     vectors[:, :n] = pca.components_.T * pca.singular_values_
     return pd.DataFrame(vectors / np.sqrt(np.mean(vectors[:, :n] ** 2)), index=names[genes])
 
 
 def co_expression_vectors(
-    counts: sparse.csr_matrix, names: pd.Index, donors: np.ndarray, params: Mapping[str, Any], rng: np.random.Generator
+    counts: sparse.csr_matrix,
+    names: pd.Index,
+    donors: np.ndarray,
+    params: Mapping[str, Any],
+    rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Counts to metacells to pairs to vectors, indexed by gene name, and how many there were of each.
 
@@ -66,18 +79,25 @@ def co_expression_vectors(
     size = max(params["cells_per_metacell"], -(-n_cells // params["n_metacells"]))
     profiles = _metacell_profiles(counts, genes, donors, size)
     varying = np.linalg.norm(profiles, axis=0) > 1e-6  # rounding is no variation
-    genes, profiles = genes[varying], profiles[:, varying] / np.linalg.norm(profiles[:, varying], axis=0)
+    genes, profiles = (
+        genes[varying],
+        profiles[:, varying] / np.linalg.norm(profiles[:, varying], axis=0),
+    )
     pairs = _partners(profiles, params["n_neighbors"])
     if not len(pairs):
         raise ValueError(
             f"No two genes are co-expressed: {len(genes)} of {len(names)} genes are found in at least "
             f"min_detected={params['min_detected']:g} of the cells and vary. Lower min_detected, or give vectors=."
         )
-    found = _skip_gram(pairs, names[genes], params["n_dims"], params["epochs"], seed=int(rng.integers(2**31)))
+    found = _skip_gram(
+        pairs, names[genes], params["n_dims"], params["epochs"], seed=int(rng.integers(2**31))
+    )
     return found, {"n_cells": n_cells, "n_metacells": len(profiles), "n_pairs": len(pairs)}
 
 
-def _metacell_profiles(counts: sparse.csr_matrix, genes: np.ndarray, donors: np.ndarray, size: int) -> np.ndarray:
+def _metacell_profiles(
+    counts: sparse.csr_matrix, genes: np.ndarray, donors: np.ndarray, size: int
+) -> np.ndarray:
     """Log-normalised metacells minus the mean of their donor's, for the given genes."""  # (metacells, genes)
     centred = []
     for donor in np.unique(donors):
@@ -143,7 +163,9 @@ def _partners(unit: np.ndarray, n_neighbors: int) -> np.ndarray:
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def _skip_gram(pairs: np.ndarray, names: pd.Index, n_dims: int, epochs: int, *, seed: int) -> pd.DataFrame:
+def _skip_gram(
+    pairs: np.ndarray, names: pd.Index, n_dims: int, epochs: int, *, seed: int
+) -> pd.DataFrame:
     """Word2Vec on sentences of two genes; one worker, so that the seed decides everything."""
     from gensim.models import Word2Vec
 

@@ -28,12 +28,18 @@ from scbert_cll.nn.performer import mean_tokens
 logger = logging.getLogger(__name__)
 
 Reduce = Literal["mean", "layers", "heads"]
-_KEPT: Final[dict[str, tuple[str, ...]]] = {"mean": (), "layers": ("layer",), "heads": ("layer", "head")}
+_KEPT: Final[dict[str, tuple[str, ...]]] = {
+    "mean": (),
+    "layers": ("layer",),
+    "heads": ("layer", "head"),
+}
 # Numbers in one tensor of an inference batch (cells × tokens × width): 64 MB in float32 on a CPU, 1 GB on a GPU; in the short modes 4 MB on
 # a CPU, whose caches hold that: the small network embeds cells of 1,000 genes 1.5 times as fast as with 64 MB.
 _NUMBERS_PER_BATCH: Final = {"cpu": 2**24, "cuda": 2**28}
 _SHORT_ON_CPU: Final = 2**20
-_SMALL_WIDTH: Final = 128  # of all heads together: one thread is enough for it, and threads would wait more than work
+_SMALL_WIDTH: Final = (
+    128  # of all heads together: one thread is enough for it, and threads would wait more than work
+)
 
 
 class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
@@ -75,17 +81,25 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             _checks.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
         return TokenRows(csr, self.config, seed=seed, **columns)
 
-    def _fits(self, record: Mapping[str, Any], adata: AnnData, where: str, *, is_corpus: bool = False) -> None:
+    def _fits(
+        self, record: Mapping[str, Any], adata: AnnData, where: str, *, is_corpus: bool = False
+    ) -> None:
         """Refuse tokens that were cut at other edges or from totals of other genes than the model's, or that most of its genes are missing from."""
         hidden = self._hidden_genes
         _checks.same_binning(
-            record, self.binning, where, "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
+            record,
+            self.binning,
+            where,
+            "pp.build_corpus(…, edges=model.binning)" if is_corpus else "",
         )
         self._tell_missing(
-            _checks.model_genes(self.genes, adata, is_corpus=is_corpus), str(adata.obs_names[0]) if adata.n_obs else "0"
+            _checks.model_genes(self.genes, adata, is_corpus=is_corpus),
+            str(adata.obs_names[0]) if adata.n_obs else "0",
         )
         names, expected = adata.var_names, self.binning["params"]
-        _checks.totals.same(record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus)
+        _checks.totals.same(
+            record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus
+        )
 
     @property
     def _hidden_genes(self) -> list[str]:
@@ -96,22 +110,31 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Say how many of the model's genes cells lack; once, though verbs read the same cells more than once."""
         if (len(missing), first_cell) != self._missing:
             self._missing = (len(missing), first_cell)
-            level = logging.INFO if len(missing) else logging.DEBUG  # that all are there is in the record, and no news
+            level = (
+                logging.INFO if len(missing) else logging.DEBUG
+            )  # that all are there is in the record, and no news
             logger.log(
-                level, "%d of the model's %d genes are in the data", len(self.genes) - len(missing), len(self.genes)
+                level,
+                "%d of the model's %d genes are in the data",
+                len(self.genes) - len(missing),
+                len(self.genes),
             )
 
     def _refuse_not_finite(self) -> None:
         """Say nothing about cells with weights that are no finite numbers."""
         usable(self.module.state_dict())
 
-    def _batches(self, data: TokenRows, batch_size: int | None, what: str) -> Iterator[tuple[Cells, np.ndarray]]:
+    def _batches(
+        self, data: TokenRows, batch_size: int | None, what: str
+    ) -> Iterator[tuple[Cells, np.ndarray]]:
         """All cells once, on the model's device, and their rows; with a progress bar on a terminal."""
         self._refuse_not_finite()
         if batch_size is not None:
             _checks.number_in(batch_size, "batch_size", 1, np.inf, whole=True)
         config, device = self.config, self.module.device
-        width = config.n_hidden if config.attention == "favor" else 3 * config.n_heads * config.dim_head
+        width = (
+            config.n_hidden if config.attention == "favor" else 3 * config.n_heads * config.dim_head
+        )
         at_a_time = _NUMBERS_PER_BATCH.get(device.type, _NUMBERS_PER_BATCH["cpu"])
         if device.type == "cpu" and config.tokens != "all":
             at_a_time = _SHORT_ON_CPU
@@ -132,7 +155,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         infer: Callable[..., Sequence[Tensor]],
     ) -> list[np.ndarray]:
         """Results of `infer` for every cell, in the order of the cells."""
-        return self._collect_rows(self._rows(adata), batch_size, width, infer, self._cells(adata).obs_names)
+        return self._collect_rows(
+            self._rows(adata), batch_size, width, infer, self._cells(adata).obs_names
+        )
 
     @torch.inference_mode()
     def _collect_rows(
@@ -155,7 +180,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             _checks.finite.results(values, pd.RangeIndex(len(data)) if names is None else names)
         return found
 
-    def get_latent_representation(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> np.ndarray:
+    def get_latent_representation(
+        self, adata: AnnData | None = None, *, batch_size: int | None = None
+    ) -> np.ndarray:
         """Embed cells: the mean over a cell's refined tokens.
 
         Parameters
@@ -169,10 +196,14 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         -------
         float32 (cells, n_hidden).
         """
-        (latent,) = self._collect(adata, batch_size, [self.config.n_hidden], lambda **cells: [self._embed(**cells)])
+        (latent,) = self._collect(
+            adata, batch_size, [self.config.n_hidden], lambda **cells: [self._embed(**cells)]
+        )
         return latent
 
-    def _embed(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    def _embed(
+        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
         return mean_tokens(self.module.encode(tokens, genes, weight), weight)
 
     def get_gene_attention(
@@ -246,10 +277,14 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         KeyError
             The model does not know one of the genes.
         """
-        chosen = np.isin(np.arange(self.config.n_positions), _checks.places_in_model(genes, self.genes))
+        chosen = np.isin(
+            np.arange(self.config.n_positions), _checks.places_in_model(genes, self.genes)
+        )
         asks = torch.from_numpy(chosen).to(self.module.device)
 
-        def infer(tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        def infer(
+            tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
+        ) -> Tensor:
             share = asks.float().expand(tokens.shape) if genes is None else asks[genes].float()
             share = share if weight is None else share * (weight > 0)
             share = share / share.sum(1, keepdim=True).clamp(min=1)
@@ -268,7 +303,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         _checks.choice(reduce, list(_KEPT), "reduce")
         _checks.one_group_per_cell(groups, self._cells(adata))
         categorical = groups.astype("category").cat.remove_unused_categories()
-        codes, names = categorical.cat.codes.to_numpy(), [str(name) for name in categorical.cat.categories]
+        codes, names = (
+            categorical.cat.codes.to_numpy(),
+            [str(name) for name in categorical.cat.categories],
+        )
         total = self._attention_sums(codes, len(names), adata, batch_size, infer, _KEPT[reduce])
         return self._attention_shares(total, names, _KEPT[reduce])
 
@@ -284,12 +322,16 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Attention received, summed over the cells of each group (code -1: none): (groups, what is kept, positions)."""
         total = np.zeros((n_groups, *(self._sizes[name] for name in kept), self.config.n_positions))
         with self._calm():
-            for row, genes, received in self._received(adata, batch_size, infer or self.module.gene_attention, kept):
+            for row, genes, received in self._received(
+                adata, batch_size, infer or self.module.gene_attention, kept
+            ):
                 if codes[row] >= 0:
                     total[codes[row]][..., genes] += received
         return total
 
-    def _attention_shares(self, total: np.ndarray, names: Sequence[str], kept: Sequence[str] = ()) -> pd.DataFrame:
+    def _attention_shares(
+        self, total: np.ndarray, names: Sequence[str], kept: Sequence[str] = ()
+    ) -> pd.DataFrame:
         """Sums of :meth:`_attention_sums` as shares of the genes: genes × groups."""
         total = total[..., : len(self.genes)].reshape(-1, len(self.genes))
         share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
@@ -301,24 +343,32 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     def _sizes(self) -> dict[str, int]:
         return {"layer": self.config.n_layers, "head": self.config.n_heads}
 
-    def get_cell_attention(self, adata: AnnData | None = None, *, batch_size: int | None = None) -> sparse.csr_matrix:
+    def get_cell_attention(
+        self, adata: AnnData | None = None, *, batch_size: int | None = None
+    ) -> sparse.csr_matrix:
         """Attention each gene receives in each cell: CSR float32 (cells, genes of the model); a row sums to 1.
 
         Only genes that attend are stored, so with ``tokens="expressed"`` it is as sparse as the data.
         """
         parts = []
         with self._calm():
-            for row, genes, received in self._received(adata, batch_size, self.module.gene_attention, ()):
+            for row, genes, received in self._received(
+                adata, batch_size, self.module.gene_attention, ()
+            ):
                 known = genes < len(self.genes)
                 parts.append((received[known], np.full(known.sum(), row), genes[known]))
         values, cells, genes = (np.concatenate(column) for column in zip(*parts, strict=True))
         n_cells = self._cells(adata).n_obs
-        csr = sparse.csr_matrix((values.astype(np.float32), (cells, genes)), shape=(n_cells, len(self.genes)))
+        csr = sparse.csr_matrix(
+            (values.astype(np.float32), (cells, genes)), shape=(n_cells, len(self.genes))
+        )
         csr.data /= np.repeat(np.asarray(csr.sum(1)).ravel(), np.diff(csr.indptr))
         return csr
 
     @torch.inference_mode()
-    def get_attention_floor(self, adata: AnnData | None = None, *, n_cells: int = 256) -> np.ndarray:
+    def get_attention_floor(
+        self, adata: AnnData | None = None, *, n_cells: int = 256
+    ) -> np.ndarray:
         """Share of the attention features that is their constant floor, per layer; near 1 attention is uniform.
 
         Parameters
@@ -341,7 +391,11 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
 
     @torch.inference_mode()
     def _received(
-        self, adata: AnnData | None, batch_size: int | None, infer: Callable[..., Tensor], kept: Sequence[str]
+        self,
+        adata: AnnData | None,
+        batch_size: int | None,
+        infer: Callable[..., Tensor],
+        kept: Sequence[str],
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Row, genes (n,) and the attention they receive, (n,) or with what is kept (layers, heads, n), of every cell."""
         averaged = [axis for name, axis in (("head", 2), ("layer", 1)) if name not in kept]
@@ -353,5 +407,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             everything = torch.ones(cells["tokens"].shape)
             genes = cells.get("genes", everything.cumsum(1).long() - 1).cpu().numpy()
             attends = (cells.get("weight", everything) > 0).cpu().numpy()
-            for row, gene, found, here in zip(rows, genes, received.cpu().numpy(), attends, strict=True):
+            for row, gene, found, here in zip(
+                rows, genes, received.cpu().numpy(), attends, strict=True
+            ):
                 yield int(row), gene[here], found[..., here]

@@ -72,10 +72,14 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         rng: int | np.random.Generator | None = 0,
         **network: Any,
     ) -> None:
-        super().__init__(adata, registry, network, preset=preset, binning=binning, classes=(), rng=rng)
+        super().__init__(
+            adata, registry, network, preset=preset, binning=binning, classes=(), rng=rng
+        )
 
     @classmethod
-    def setup_anndata(cls, adata: AnnData, *, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()) -> None:
+    def setup_anndata(
+        cls, adata: AnnData, *, layer: str = _keys.BINNED, exclude_genes: Sequence[str] = ()
+    ) -> None:
         """Register the token layer.
 
         Parameters
@@ -152,7 +156,9 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         >>> model = ScBERT.from_scbert_checkpoint("panglao_pretrain.pth", vocab="genes.txt")
         >>> classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key="cd49d", head="pool")
         """
-        return cls._from_checkpoint(path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network)
+        return cls._from_checkpoint(
+            path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network
+        )
 
     @classmethod
     def from_pretrained(
@@ -196,7 +202,9 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         """
         folder = model_folder(source, revision=revision, token=token)
         if (found := class_of(folder)) not in (None, cls.__name__):
-            raise ValueError(f"{source} holds a {found}, not a {cls.__name__}; use {found}.from_pretrained.")
+            raise ValueError(
+                f"{source} holds a {found}, not a {cls.__name__}; use {found}.from_pretrained."
+            )
         return cls.load(folder, adata, accelerator=accelerator)
 
     def train(
@@ -285,7 +293,9 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         check_training(trainer | numbers, names_of_training(ScBERT.train), "ScBERT.train")
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
         if feature_redraw_interval is not None:
-            _checks.number_in(feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True)
+            _checks.number_in(
+                feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True
+            )
         seed = as_seed(rng)
         data: TokenSplits | CorpusData
         if datamodule is None:

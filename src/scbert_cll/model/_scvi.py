@@ -48,7 +48,9 @@ _TRAINING: Final[dict[str, Any]] = {
 }
 
 
-def register(cls: type[BaseModelClass], adata: AnnData, layer: str, setup_args: dict[str, Any]) -> None:
+def register(
+    cls: type[BaseModelClass], adata: AnnData, layer: str, setup_args: dict[str, Any]
+) -> None:
     """Register the token layer with scvi-tools; labels are read when they are needed, so that prediction needs none."""
     fields = [LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
     manager = AnnDataManager(fields=fields, setup_method_args=setup_args)
@@ -56,7 +58,9 @@ def register(cls: type[BaseModelClass], adata: AnnData, layer: str, setup_args: 
     cls.register_manager(manager)
 
 
-def detached_registry(class_name: str, genes: list[str], setup_args: dict[str, Any]) -> dict[str, Any]:
+def detached_registry(
+    class_name: str, genes: list[str], setup_args: dict[str, Any]
+) -> dict[str, Any]:
     """Return a registry as scvi-tools keeps one, for a model that comes from a folder and has no AnnData yet."""
     x = {
         "data_registry": {"attr_name": "layers", "attr_key": setup_args["layer"]},
@@ -77,7 +81,9 @@ def hub_metadata(class_name: str) -> dict[str, Any]:
     from scvi.hub import HubMetadata  # imports much that nobody else needs
 
     where = "scbert_cll.model"
-    return asdict(HubMetadata(SCVI_VERSION, version("anndata"), class_name, model_parent_module=where))
+    return asdict(
+        HubMetadata(SCVI_VERSION, version("anndata"), class_name, model_parent_module=where)
+    )
 
 
 def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
@@ -89,7 +95,9 @@ def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
     return model
 
 
-def train_scanvi(adata: AnnData, labels_key: str, unlabelled: str, *, max_epochs: int | None, seed: int) -> SCANVI:
+def train_scanvi(
+    adata: AnnData, labels_key: str, unlabelled: str, *, max_epochs: int | None, seed: int
+) -> SCANVI:
     """Train scVI, and scANVI started from it."""
     first = train_scvi(adata, max_epochs=max_epochs, seed=seed)
     with _quietly(seed):
@@ -116,7 +124,9 @@ def _quietly(seed: int) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
     levels, state = [log.level for log in loggers], np.random.get_state()  # noqa: NPY002 (scvi-tools uses it)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning on loaders, scvi-tools on labels: nothing a user could act on
+        warnings.simplefilter(
+            "ignore"
+        )  # Lightning on loaders, scvi-tools on labels: nothing a user could act on
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         for log in loggers:

@@ -42,11 +42,15 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
     values: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
-        raise ValueError(f"vectors has values that are no finite numbers for {len(bad)} genes: {_checks.listed(bad)}.")
+        raise ValueError(
+            f"vectors has values that are no finite numbers for {len(bad)} genes: {_checks.listed(bad)}."
+        )
     return values
 
 
-def _read_file(file: str | PathLike[str], names: str | PathLike[str] | Sequence[str] | None = None) -> pd.DataFrame:
+def _read_file(
+    file: str | PathLike[str], names: str | PathLike[str] | Sequence[str] | None = None
+) -> pd.DataFrame:
     """A word2vec file, text or binary, or an npy file with its names."""
     path = Path(file)
     try:
@@ -65,7 +69,9 @@ def _read_file(file: str | PathLike[str], names: str | PathLike[str] | Sequence[
 
 def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.DataFrame:
     """Rows of the array get the names in the order of the list."""
-    values = np.load(_checks.paths.plain_file(path), mmap_mode="r", allow_pickle=False)  # no larger than the file
+    values = np.load(
+        _checks.paths.plain_file(path), mmap_mode="r", allow_pickle=False
+    )  # no larger than the file
     genes = _checks.read_text(names).split() if isinstance(names, str | PathLike) else list(names)
     if not isinstance(values, np.ndarray):
         raise ValueError("it holds several arrays, as .npz does")
@@ -78,12 +84,20 @@ def _read_word2vec(path: Path) -> pd.DataFrame:
     """Binary, or text by pandas, which takes tabs and a missing header line, too."""
     data = _checks.text.read_bytes(path, lines=False)
     head, _, rest = data[:_HEAD].partition(b"\n")
-    is_marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))  # UTF-16 has zeros, too
+    is_marked = head.startswith(
+        (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
+    )  # UTF-16 has zeros, too
     if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):
         return _read_binary(data, head)
     text = _checks.read_text(path)
     has_header = len(text.partition("\n")[0].split()) == 2
-    options: dict[str, Any] = {"sep": r"\s+", "header": None, "index_col": 0, "quoting": 3, "keep_default_na": False}
+    options: dict[str, Any] = {
+        "sep": r"\s+",
+        "header": None,
+        "index_col": 0,
+        "quoting": 3,
+        "keep_default_na": False,
+    }
     table: pd.DataFrame = pd.read_csv(StringIO(text), skiprows=int(has_header), **options)
     return table
 
@@ -97,7 +111,9 @@ def _read_binary(data: bytes, head: bytes) -> pd.DataFrame:
         )
     n, size = map(int, said)
     if not size or n * (size * 4 + 2) > len(data):
-        raise ValueError(f"its first line says {n:,} vectors of {size:,} dimensions, and it holds {len(data):,} bytes")
+        raise ValueError(
+            f"its first line says {n:,} vectors of {size:,} dimensions, and it holds {len(data):,} bytes"
+        )
     names, values, at = [], np.empty((n, size), dtype=np.float32), len(head) + 1
     for i in range(n):
         end = data.index(b" ", at)

@@ -38,7 +38,9 @@ def gate_gradient(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
     """
     with torch.enable_grad():
         weight = _weight(cells).clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(_logit(module, {**cells, "weight": weight}, contrast).sum(), weight)
+        (gradient,) = torch.autograd.grad(
+            _logit(module, {**cells, "weight": weight}, contrast).sum(), weight
+        )
     return gradient.where(weight > 0, 0.0)
 
 
@@ -73,7 +75,9 @@ def rollout(module: Performer, cells: Cells) -> Tensor:
         inputs.append(x)
         x = block(x, weight)
     share = favor.mean_share(tokens, weight)
-    for block, seen in zip(reversed(cast("list[Block]", module.blocks)), reversed(inputs), strict=True):
+    for block, seen in zip(
+        reversed(cast("list[Block]", module.blocks)), reversed(inputs), strict=True
+    ):
         received = block.attention.received(block.attention_norm(seen), share, weight).mean(1)
         share = 0.5 * (received if weight is None else received * weight) + 0.5 * share
     return share

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from scbert_cll.nn.performer import Block
 
 FEWEST_CELLS: Final = 3  # fewer do not pay for the sums over all genes
-_MOST_LOST: Final = 2.0  # by how much (in the exponent) the largest key may fall when expressed genes are taken out
+_MOST_LOST: Final = (
+    2.0  # by how much (in the exponent) the largest key may fall when expressed genes are taken out
+)
 
 
-def first_block(block: Block, still: Tensor, x: Tensor, index: Tensor, moved: Tensor) -> Tensor | None:
+def first_block(
+    block: Block, still: Tensor, x: Tensor, index: Tensor, moved: Tensor
+) -> Tensor | None:
     """What `block` makes of x (b, n, w), or None where that would lose precision.
 
     Parameters
@@ -45,7 +49,9 @@ def first_block(block: Block, still: Tensor, x: Tensor, index: Tensor, moved: Te
         context.add(*attention.keys_values(tokens), sign * moved.float())
     tops = tops.expand(len(x), -1, -1).clone()  # (b, n, h): largest exponent of each token's key
     tops.scatter_(1, index.unsqueeze(-1).expand(-1, -1, n_heads), -torch.inf)
-    largest = torch.maximum(tops.amax(1), favor.largest_exponents(attention.keys(new), projection, moved).amax(1))
+    largest = torch.maximum(
+        tops.amax(1), favor.largest_exponents(attention.keys(new), projection, moved).amax(1)
+    )
     largest = largest[..., None, None]  # (b, h, 1, 1)
     largest = largest.amax(1, keepdim=True) if stabilizer == "cell" else largest
     if (context.largest - largest).max() > _MOST_LOST:
@@ -65,7 +71,9 @@ def _sum_of_zeros(block: Block, still: Tensor) -> tuple[favor.Context, Tensor]:
     return context, torch.cat(tops, dim=1)
 
 
-def _read(block: Block, context: favor.Context, still: Tensor, x: Tensor, index: Tensor, moved: Tensor) -> Tensor:
+def _read(
+    block: Block, context: favor.Context, still: Tensor, x: Tensor, index: Tensor, moved: Tensor
+) -> Tensor:
     """All cells' zeros ask with the same queries; the expressed genes ask for themselves."""
     attention, result = block.attention, torch.empty_like(x)
     for span in _spans(block, x):

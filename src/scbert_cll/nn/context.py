@@ -15,14 +15,20 @@ from torch import Tensor
 Stabilizer = Literal["cell", "head", "batch"]
 
 EPSILON: Final = 1e-4
-SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1,), "head": (), "batch": (0, 1)}  # beyond tokens and features
+SCOPE: Final[dict[str, tuple[int, ...]]] = {
+    "cell": (1,),
+    "head": (),
+    "batch": (0, 1),
+}  # beyond tokens and features
 LEAST: Final = torch.finfo(torch.float32).min
 # Features held at a time: what stays in the cache of a CPU core, or fills a GPU.
 _AT_A_TIME: Final = {"cpu": 2**20, "cuda": 2**27}
 _PAD_TO: Final = 16  # matrix kernels like round numbers
 
 
-def orthogonal_features(n_features: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
+def orthogonal_features(
+    n_features: int, dim: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Rows of stacked random orthogonal matrices, each as long as a Gaussian vector: (r, d)."""
     blocks = []
     for start in range(0, n_features, dim):
@@ -119,7 +125,9 @@ class Context:
         scale = scale if weight is None else scale * weight[:, None, :, None]
         values = with_ones(k, v)
         gathered = product(exponent.sub_(largest).exp_().transpose(-1, -2), scale * values, k.dtype)
-        values = values.sum(2, keepdim=True) if weight is None else weight[:, None, None, :] @ values
+        values = (
+            values.sum(2, keepdim=True) if weight is None else weight[:, None, None, :] @ values
+        )
         if self.empty:
             self.total, self.values, self.empty = gathered, values, False
         else:
@@ -130,7 +138,9 @@ class Context:
 
     def repeat(self, n: int) -> None:
         """Make the context of one cell that of n cells."""
-        self.total, self.values, self.largest = (x.repeat(n, 1, 1, 1) for x in (self.total, self.values, self.largest))
+        self.total, self.values, self.largest = (
+            x.repeat(n, 1, 1, 1) for x in (self.total, self.values, self.largest)
+        )
 
     def close(self, largest: Tensor | None = None) -> Self:
         """All keys are in: bring the sum to the stabiliser's scope, or to a maximum that is known."""
@@ -150,7 +160,9 @@ class Context:
         if len(q) == len(self.total):
             heard = product(features, self.total, q.dtype)  # (b, h, m, d + 1)
         else:
-            heard = torch.einsum("hmr,bhrd->bhmd", features[0].to(q.dtype), self.total.to(q.dtype)).float()
+            heard = torch.einsum(
+                "hmr,bhrd->bhmd", features[0].to(q.dtype), self.total.to(q.dtype)
+            ).float()
         heard = heard.mul_(scale).add_(self.floor)
         normalizer = heard[..., -1:]
         return (heard[..., :-1] / normalizer).transpose(1, 2).to(q.dtype), normalizer
@@ -161,7 +173,9 @@ class Context:
         features, scale = self.queries(q)
         normalizer = along(features, self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
         counts = share[:, None, :, None] / normalizer  # (b, h, m, 1)
-        u = along(features.transpose(-1, -2), scale * counts) + EPSILON * counts.sum(2, keepdim=True)
+        u = along(features.transpose(-1, -2), scale * counts) + EPSILON * counts.sum(
+            2, keepdim=True
+        )
         u[:, :, self.n_features :] = 0
         self.collected = self.collected + u
 
@@ -178,7 +192,9 @@ class Context:
         exponent = _project(q, self.features)
         return exponent.sub_(exponent.amax(-1, keepdim=True)).exp_(), _length_scale(q)
 
-    def keys(self, k: Tensor, weight: Tensor | None, largest: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def keys(
+        self, k: Tensor, weight: Tensor | None, largest: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Exponents (b, h, n, r), or exponentials under a known maximum; the scale by length; the maximum."""
         exponent = _project(k, self.features)
         if weight is not None:  # padding must not raise the maximum
@@ -205,7 +221,14 @@ def _project(x: Tensor, features: Tensor) -> Tensor:
 
 def _length_scale(x: Tensor) -> Tensor:
     """exp(-|x|² / 2) of the scaled x (b, n, h, d): (b, h, n, 1)."""
-    return x.transpose(1, 2).float().square().sum(-1, keepdim=True).mul_(-(x.shape[-1] ** -0.5) / 2).exp_()
+    return (
+        x.transpose(1, 2)
+        .float()
+        .square()
+        .sum(-1, keepdim=True)
+        .mul_(-(x.shape[-1] ** -0.5) / 2)
+        .exp_()
+    )
 
 
 def with_ones(k: Tensor, v: Tensor | None) -> Tensor:

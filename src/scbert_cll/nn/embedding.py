@@ -18,7 +18,9 @@ def gene_embedding(config: Config, vectors: Tensor | None) -> nn.Embedding | Non
     elif config.gene_embedding == "gene2vec" and vectors is not None:
         embedding.weight.data.zero_()  # scBERT's end token has the zero vector
         embedding.weight.data[: config.n_genes] = _fit_width(vectors, config.n_hidden)
-    embedding.weight.requires_grad_(config.train_gene_embedding and config.gene_embedding != "sinusoidal")
+    embedding.weight.requires_grad_(
+        config.train_gene_embedding and config.gene_embedding != "sinusoidal"
+    )
     return embedding
 
 

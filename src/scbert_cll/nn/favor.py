@@ -71,10 +71,16 @@ __all__ = [
 _SMALL: Final = 512  # features per token, heads × r
 _SMALL_IN_ALL: Final = 2**24  # features of a batch: 64 MB in float32
 
-Part = Callable[[slice, slice], Tensor]  # makes the part (cells, span, h, d) of a tensor (b, n, h, d)
+Part = Callable[
+    [slice, slice], Tensor
+]  # makes the part (cells, span, h, d) of a tensor (b, n, h, d)
 
 UNIFORM: Final = 0.9  # with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
-_FOLLOWS: Final = {"cell": True, "batch": True, "head": False}  # whether gradients flow through the maxima
+_FOLLOWS: Final = {
+    "cell": True,
+    "batch": True,
+    "head": False,
+}  # whether gradients flow through the maxima
 
 
 def naive_features(
@@ -100,7 +106,11 @@ def naive_features(
 
 
 def naive_attention_matrix(
-    q: Tensor, k: Tensor, projection: Tensor, weight: Tensor | None = None, stabilizer: Stabilizer = "cell"
+    q: Tensor,
+    k: Tensor,
+    projection: Tensor,
+    weight: Tensor | None = None,
+    stabilizer: Stabilizer = "cell",
 ) -> Tensor:
     """The whole attention matrix (b, h, m, n), O(n²); a row sums to 1."""
     phi_q = naive_features(q, projection, None, stabilizer, of_keys=False)
@@ -133,7 +143,12 @@ def is_small(x: Tensor, qkv: Tensor, projection: Tensor) -> bool:
 
 
 def kept_attention(
-    x: Tensor, qkv: Tensor, projection: Tensor, weight: Tensor | None, stabilizer: Stabilizer, asking: Tensor | None
+    x: Tensor,
+    qkv: Tensor,
+    projection: Tensor,
+    weight: Tensor | None,
+    stabilizer: Stabilizer,
+    asking: Tensor | None,
 ) -> Tensor:
     """`attention` with its features kept for the gradients, by autograd alone."""
     b, n, _ = x.shape
@@ -169,7 +184,9 @@ def received_attention(
     """
     query, key = _part_of(q), _part_of(k)
     found = []
-    for cells, spans, context in contexts(lambda *at: (key(*at), None), share, projection, weight, stabilizer):
+    for cells, spans, context in contexts(
+        lambda *at: (key(*at), None), share, projection, weight, stabilizer
+    ):
         for span in spans:
             context.collect(query(cells, span), share[cells, span])
         parts = [context.received(key(cells, span), cut(weight, cells, span)) for span in spans]
@@ -222,7 +239,8 @@ class _Attention(torch.autograd.Function):
         for part in contexts(keys_values, x, projection, weight, stabilizer):
             cells, spans, context = part
             found = [
-                context.read(heads(asking[cells, span], to_q, d)) for span in steps(asking.shape[1], spans[0].stop)
+                context.read(heads(asking[cells, span], to_q, d))
+                for span in steps(asking.shape[1], spans[0].stop)
             ]
             out.append(torch.cat([heard for heard, _ in found], dim=1))
             normalizers.append(torch.cat([normalizer for _, normalizer in found], dim=2))
@@ -260,7 +278,9 @@ class _Attention(torch.autograd.Function):
                 for span in spans:
                     at = (cells, span)
                     k, v = (heads(x[at], matrix, d) for matrix in matrices[1:])
-                    dk, dv, dweight[at] = _key_gradients(context, dtotal, k, v, cut(weight, *at), peak, span.start)
+                    dk, dv, dweight[at] = _key_gradients(
+                        context, dtotal, k, v, cut(weight, *at), peak, span.start
+                    )
                     dx[at] = through(1, dk, x[at]).add_(through(2, dv, x[at]))
                 if _FOLLOWS[context.stabilizer]:
                     token, dk = peak.gradient(context)
@@ -290,7 +310,13 @@ def _query_gradient(
 
 @float32
 def _key_gradients(
-    context: Context, dtotal: Tensor, k: Tensor, v: Tensor, weight: Tensor | None, peak: _Peak, start: int
+    context: Context,
+    dtotal: Tensor,
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor | None,
+    peak: _Peak,
+    start: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the keys and the values (b, n, h, d) from token `start` on, and of their weights (b, n).
 
@@ -314,7 +340,11 @@ def _key_gradients(
 def _through_features(context: Context, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:
     """From exponents (b, h, n, r), and their row sums (b, h, n, 1), to what was projected (b, n, h, d)."""
     dx = product(dexponent, context.features, x.dtype)
-    return dx.transpose(1, 2).sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()).to(x.dtype)
+    return (
+        dx.transpose(1, 2)
+        .sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float())
+        .to(x.dtype)
+    )
 
 
 class _Peak:
@@ -339,10 +369,15 @@ class _Peak:
         b, h = self.value.shape
         if context.stabilizer == "batch":
             best = self.value.flatten().argmax()
-            flows = torch.zeros(b * h, device=self.value.device).index_fill_(0, best, 1) * self.flows.sum()
+            flows = (
+                torch.zeros(b * h, device=self.value.device).index_fill_(0, best, 1)
+                * self.flows.sum()
+            )
         else:
             best = self.value.argmax(1) + h * torch.arange(b, device=self.value.device)
-            flows = torch.zeros(b * h, device=self.value.device).index_copy_(0, best, self.flows.sum(1))
+            flows = torch.zeros(b * h, device=self.value.device).index_copy_(
+                0, best, self.flows.sum(1)
+            )
         token = self.token.flatten()[best].expand(b)
         dk = -flows.view(b, h, 1) * context.features[self.feature]  # (b, h, d)
         return token, dk.unsqueeze(1)

@@ -33,19 +33,29 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.kind, self.n_heads, self.stabilizer = config.attention, config.n_heads, config.stabilizer
+        self.kind, self.n_heads, self.stabilizer = (
+            config.attention,
+            config.n_heads,
+            config.stabilizer,
+        )
         inner = config.n_heads * config.dim_head
         self.qkv = nn.Linear(config.n_hidden, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.n_hidden, bias=config.out_bias)
         self.dropout = nn.Dropout(config.dropout)
-        self.register_buffer("projection", favor.orthogonal_features(config.features, config.dim_head))
+        self.register_buffer(
+            "projection", favor.orthogonal_features(config.features, config.dim_head)
+        )
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Tensor | None = None, asking: Tensor | None = None
+    ) -> Tensor:
         """(b, n, w) -> (b, n, w), or of the tokens `asking` (b, m, w) only: (b, m, w)."""
         if self.kind == "exact":
             asking = x if asking is None else asking
             return self.mix(softmax.attention(self.queries(asking), *self.keys_values(x), weight))
-        return self.mix(favor.attention(x, self.qkv.weight, self.projection, weight, self.stabilizer, asking))
+        return self.mix(
+            favor.attention(x, self.qkv.weight, self.projection, weight, self.stabilizer, asking)
+        )
 
     def queries(self, x: Tensor) -> Tensor:
         """(b, n, w) -> (b, n, h, d)."""
@@ -81,7 +91,9 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-LayerNorm attention and feed-forward layer, each added to the residual stream."""
 
-    recompute = False  # keep only what enters the block, and compute the rest again for the gradients
+    recompute = (
+        False  # keep only what enters the block, and compute the rest again for the gradients
+    )
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -93,7 +105,9 @@ class Block(nn.Module):
             nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width), nn.Dropout(config.dropout)
         )
 
-    def forward(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None
+    ) -> Tensor:
         """(b, n, w) -> (b, n, w), or of the tokens in `index` (b, m) only: (b, m, w)."""
         if not torch.is_grad_enabled() and self.attention.can_stream(x):
             return self.stream(x, weight, index)
@@ -120,7 +134,9 @@ class Block(nn.Module):
             return x + checkpoint(wide, x, use_reentrant=False)
         return x + wide(x)
 
-    def stream(self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def stream(
+        self, x: Tensor, weight: Tensor | None = None, index: Tensor | None = None
+    ) -> Tensor:
         """A span of tokens at a time, without gradients: nothing but the residual stream is kept."""
         attention = self.attention
         source = x if index is None else take(x, index)
@@ -207,7 +223,11 @@ class Performer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.n_hidden)
         self.to_bins = nn.Linear(config.n_hidden, config.n_bins + 2)
-        self.head = {"pool": PoolHead, "scbert": ScBERTHead}[config.head](config) if config.n_classes else None
+        self.head = (
+            {"pool": PoolHead, "scbert": ScBERTHead}[config.head](config)
+            if config.n_classes
+            else None
+        )
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +247,11 @@ class Performer(nn.Module):
         return x
 
     def encode(
-        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None, at: Tensor | None = None
+        self,
+        tokens: Tensor,
+        genes: Tensor | None = None,
+        weight: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Refine the tokens of each cell.
 
@@ -258,7 +282,9 @@ class Performer(nn.Module):
             x = block(x, weight, index if block is blocks[-1] else None)
         return self.norm(x if wanted is None else x[wanted])
 
-    def forward(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
         """Class logits (b, classes), or logits of the bins (b, n, n_bins + 2) in a network without classes."""
         return self.read(self.encode(tokens, genes, weight), weight)
 
@@ -268,10 +294,16 @@ class Performer(nn.Module):
             return self.to_bins(encodings)
         return self._head.last(self._head.features(self._head.summarize(encodings, weight)))
 
-    def summarize(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    def summarize(
+        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
         """One vector per cell for the head of the classes, or its mean token in a network without classes: (b, …)."""
         encodings = self.encode(tokens, genes, weight)
-        return mean_tokens(encodings, weight) if self.head is None else self._head.summarize(encodings, weight)
+        return (
+            mean_tokens(encodings, weight)
+            if self.head is None
+            else self._head.summarize(encodings, weight)
+        )
 
     def classify(self, cells: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Class logits of a batch that comes in several tensors, because its cells differ in length: (b, classes)."""
@@ -318,13 +350,17 @@ class Performer(nn.Module):
                 x = block(x, weight)
         return torch.stack(received)
 
-    def attention_floor(self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    def attention_floor(
+        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
         """Share of each layer's key features that is the constant floor: (layers, b)."""
         x, floors = self.embed(tokens, genes), []
         for block in cast("list[Block]", self.blocks):
             attention, normed = block.attention, block.attention_norm(x)
             floors.append(
-                favor.attention_floor(attention.keys(normed), attention.projection, weight, attention.stabilizer)
+                favor.attention_floor(
+                    attention.keys(normed), attention.projection, weight, attention.stabilizer
+                )
             )
             x = block(x, weight)
         return torch.stack(floors)
@@ -337,10 +373,14 @@ class Performer(nn.Module):
     def redraw_features(self, generator: torch.Generator) -> None:
         """Draw the random features of all layers anew; only while pretraining, the weights learn to do with any."""
         for block in cast("list[Block]", self.blocks):
-            features = favor.orthogonal_features(self.config.features, self.config.dim_head, generator)
+            features = favor.orthogonal_features(
+                self.config.features, self.config.dim_head, generator
+            )
             block.attention.projection.copy_(features)
 
-    def _shares_zeros(self, x: Tensor, tokens: Tensor, genes: Tensor | None, weight: Tensor | None) -> bool:
+    def _shares_zeros(
+        self, x: Tensor, tokens: Tensor, genes: Tensor | None, weight: Tensor | None
+    ) -> bool:
         """Whether several cells go through the first of several blocks with all their genes, and without gradients."""
         return (
             genes is None

@@ -26,8 +26,12 @@ def received_attention(q: Tensor, k: Tensor, share: Tensor, weight: Tensor | Non
     received = torch.zeros(k.shape[0], k.shape[2], k.shape[1], device=k.device)
     for start in range(0, q.shape[1], _QUERIES_AT_A_TIME):
         span = slice(start, start + _QUERIES_AT_A_TIME)
-        received += (share[:, None, None, span] @ attention_matrix(q[:, span], k, weight)).squeeze(2)
-    return received if weight is None else received * (1 / weight).where(weight > 0, 0.0)[:, None, :]
+        received += (share[:, None, None, span] @ attention_matrix(q[:, span], k, weight)).squeeze(
+            2
+        )
+    return (
+        received if weight is None else received * (1 / weight).where(weight > 0, 0.0)[:, None, :]
+    )
 
 
 def attention_matrix(q: Tensor, k: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -15,7 +15,11 @@ from scbert_cll.nn.config import Config
 
 
 def tokens(
-    values: Tensor, genes: Tensor, lengths: Sequence[int] | Tensor, config: Config, order: Tensor | None = None
+    values: Tensor,
+    genes: Tensor,
+    lengths: Sequence[int] | Tensor,
+    config: Config,
+    order: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Lay out cells as `config.tokens` wants them; see `Performer.encode` for what the tensors mean.
 
@@ -43,13 +47,17 @@ def tokens(
     """
     n_expressed = torch.as_tensor(lengths, dtype=torch.long, device="cpu")
     if config.tokens == "all":
-        every = torch.zeros(len(n_expressed) * config.n_positions, dtype=torch.long, device=values.device)
+        every = torch.zeros(
+            len(n_expressed) * config.n_positions, dtype=torch.long, device=values.device
+        )
         every.scatter_(0, _rows(n_expressed, genes) * config.n_positions + genes, values.long())
         return {"tokens": every.view(-1, config.n_positions)}
     return _without_ones(_padded(values, genes, n_expressed, config, order), n_expressed, config)
 
 
-def cut(cells: dict[str, Tensor], lengths: Sequence[Sequence[int]], config: Config) -> list[dict[str, Tensor]]:
+def cut(
+    cells: dict[str, Tensor], lengths: Sequence[Sequence[int]], config: Config
+) -> list[dict[str, Tensor]]:
     """Part cells that `tokens` laid out together: what it makes of those of each list of lengths alone."""
     parts: list[dict[str, Tensor]] = []
     stop = 0
@@ -81,18 +89,29 @@ def _padded(
 
 
 def _write_sample(
-    spilling: Tensor, n: int, genes: Tensor, n_expressed: Tensor, config: Config, order: Tensor | None
+    spilling: Tensor,
+    n: int,
+    genes: Tensor,
+    n_expressed: Tensor,
+    config: Config,
+    order: Tensor | None,
 ) -> None:
     """Behind the expressed genes of each cell, in a flat table: the first genes in `order` that it does not express."""
     if order is None:
-        raise ValueError('tokens="background" draws its samples in one random order of all genes; name it (order=…).')
+        raise ValueError(
+            'tokens="background" draws its samples in one random order of all genes; name it (order=…).'
+        )
     b = len(n_expressed)
-    first = order[: int(n_expressed.max()) + config.n_background].to(genes.device, non_blocking=genes.is_cuda)
+    first = order[: int(n_expressed.max()) + config.n_background].to(
+        genes.device, non_blocking=genes.is_cuda
+    )
     m = len(first)  # whatever a cell expresses, its sample is among these
     column = torch.full((config.n_genes,), m, device=genes.device)  # all other genes share one
     column.scatter_(0, first, torch.arange(m, device=genes.device))
     free = torch.ones(b, m + 1, dtype=torch.bool, device=genes.device)
-    free.view(-1).scatter_(0, _rows(n_expressed, genes) * (m + 1) + column.index_select(0, genes), False)
+    free.view(-1).scatter_(
+        0, _rows(n_expressed, genes) * (m + 1) + column.index_select(0, genes), False
+    )
     n_free = free.cumsum(1)  # one more at each gene that the cell does not express
     wanted = free & (n_free <= _column(_n_sample(n_expressed, config), genes))
     at = n_free + _column(torch.arange(b) * n + n_expressed - 1, genes)
@@ -100,13 +119,17 @@ def _write_sample(
     spilling.scatter_(0, at.flatten(), first.repeat(b))
 
 
-def _weigh_background(cells: dict[str, Tensor], place: Tensor, n_expressed: Tensor, config: Config) -> None:
+def _weigh_background(
+    cells: dict[str, Tensor], place: Tensor, n_expressed: Tensor, config: Config
+) -> None:
     """The sample stands for all zero genes; the end token comes behind it."""
     n_sample = _n_sample(n_expressed, config)
     start, end = _column(n_expressed, place), _column(n_expressed + n_sample, place)
     # divided on the host, so that no device rounds otherwise
     share = (config.n_genes - n_expressed).float() / n_sample.clamp(min=1)
-    cells["weight"] = torch.where((place >= start) & (place < end), _column(share, place), cells["weight"])
+    cells["weight"] = torch.where(
+        (place >= start) & (place < end), _column(share, place), cells["weight"]
+    )
     if config.end_token:
         cells["genes"].masked_fill_(place == end, config.n_genes)
         cells["weight"].masked_fill_(place == end, 1)
@@ -126,10 +149,14 @@ def _n_tokens(n_expressed: Tensor, config: Config) -> Tensor:
     return n_expressed + _n_sample(n_expressed, config) + end_token
 
 
-def _without_ones(cells: dict[str, Tensor], n_expressed: Tensor, config: Config) -> dict[str, Tensor]:
+def _without_ones(
+    cells: dict[str, Tensor], n_expressed: Tensor, config: Config
+) -> dict[str, Tensor]:
     """Leave out the weights where every token stands for one gene; the lengths say so without a look at the weights."""
     n_tokens, n_sample = _n_tokens(n_expressed, config), _n_sample(n_expressed, config)
-    all_zeros = config.tokens != "background" or bool((n_sample == config.n_genes - n_expressed).all())
+    all_zeros = config.tokens != "background" or bool(
+        (n_sample == config.n_genes - n_expressed).all()
+    )
     if all_zeros and bool((n_tokens == n_tokens[:1]).all()):
         cells.pop("weight", None)
     return cells

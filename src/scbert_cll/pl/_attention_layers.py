@@ -75,11 +75,17 @@ def attention_layers(
     if groups is not None:
         names = [groups] if isinstance(groups, str) else list(groups)
         for name in names:
-            _checks.key_in(name, list(attention.columns.unique("group")), f"the groups of adata.varm['{key}_layers']")
+            _checks.key_in(
+                name,
+                list(attention.columns.unique("group")),
+                f"the groups of adata.varm['{key}_layers']",
+            )
     attention = attention[names]
     top = attention.mean(axis=1).nlargest(n_genes).index
     values = (
-        attention.loc[top] if heads else attention.loc[top].T.groupby(level=["group", "layer"], sort=False).mean().T
+        attention.loc[top]
+        if heads
+        else attention.loc[top].T.groupby(level=["group", "layer"], sort=False).mean().T
     )
     table = record["layers"][record["layers"]["group"].isin(names)]
     factor, unit = _style.engineering(float(values.to_numpy().max()))
@@ -90,7 +96,13 @@ def attention_layers(
         _follows(above[i], of_group, heads=heads)
         title = f"{_style.shortened(name)}\n{record['n_cells'][name]:,} cells"
         above[i].set_title(title)
-        images.append(_genes(below[i], pd.DataFrame(values[name]) * factor, float(values.to_numpy().max()) * factor))
+        images.append(
+            _genes(
+                below[i],
+                pd.DataFrame(values[name]) * factor,
+                float(values.to_numpy().max()) * factor,
+            )
+        )
         _name_layers(below[i], of_group, heads=heads)
     above[0].set_ylabel("ρ with\nabundance")
     _bar(fig, below, images[0], f"share of attention{f' ({unit})' if unit else ''}")
@@ -119,7 +131,12 @@ def _figure(
     size = figsize or (min(1.9 + width * n_groups, 12.0), 2.2 + 0.16 * n_genes)
     ratios = {"height_ratios": [0.9, max(0.16 * n_genes, 0.6)]}
     fig, axes = _style.panels(
-        2 * n_groups, n_columns=n_groups, figsize=size, sharex="col", sharey="row", gridspec_kw=ratios
+        2 * n_groups,
+        n_columns=n_groups,
+        figsize=size,
+        sharex="col",
+        sharey="row",
+        gridspec_kw=ratios,
     )
     return fig, axes[:n_groups], axes[n_groups:]
 
@@ -132,7 +149,9 @@ def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
     if dots is not None:
         for layer, value in zip(bars["layer"], bars["abundance"], strict=True):
             ax.text(layer, 0.04, f"{value:.2f}", ha="center", va="bottom", fontsize=6)
-        ax.plot(dots["layer"], dots["abundance"], ".", color=_style.GREY, markersize=3, clip_on=False)
+        ax.plot(
+            dots["layer"], dots["abundance"], ".", color=_style.GREY, markersize=3, clip_on=False
+        )
     ax.axhline(0, color=_style.GREY, linewidth=0.7)
     ax.set_ylim(min(0.0, float(table["abundance"].min())), 1)
     ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 5, 10]))
@@ -141,7 +160,9 @@ def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
 
 def _genes(ax: Axes, values: pd.DataFrame, most: float) -> AxesImage:
     """Genes × layers, or heads."""
-    image = ax.imshow(values.to_numpy(), cmap="Blues", vmin=0, vmax=most, aspect="auto", interpolation="none")
+    image = ax.imshow(
+        values.to_numpy(), cmap="Blues", vmin=0, vmax=most, aspect="auto", interpolation="none"
+    )
     ax.set_yticks(range(len(values)), [_style.shortened(str(gene), 16) for gene in values.index])
     ax.tick_params(axis="both", length=0)
     ax.spines[:].set_visible(False)
@@ -152,7 +173,10 @@ def _name_layers(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
     """A tick for each layer; with heads a line between the layers."""
     n_layers = int(table["layer"].max()) + 1
     each = (len(table) // n_layers - 1) if heads else 1
-    ax.set_xticks([layer * each + (each - 1) / 2 for layer in range(n_layers)], [str(i) for i in range(n_layers)])
+    ax.set_xticks(
+        [layer * each + (each - 1) / 2 for layer in range(n_layers)],
+        [str(i) for i in range(n_layers)],
+    )
     for layer in range(1, n_layers):
         ax.axvline(layer * each - 0.5, color="white", linewidth=2)
     ax.set_xlabel(f"layer, {each} heads each" if heads else "layer")

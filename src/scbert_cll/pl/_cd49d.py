@@ -109,7 +109,9 @@ def cd49d(
     """
     chosen = _levels(levels, donor_key)
     if ax is not None and len(chosen) > 1:
-        raise ValueError(f"ax holds one level, there are {len(chosen)}; name one with levels=, or leave ax out.")
+        raise ValueError(
+            f"ax holds one level, there are {len(chosen)}; name one with levels=, or leave ax out."
+        )
     protein = _protein.find(data, protein_key, rna_key)
     pair = _pair(data, protein, marker, gene, layer, normalize, cells, donor_key)
     if ax is None:
@@ -160,18 +162,24 @@ def _pair(
         raise ValueError("cells= leaves no cell to draw.")
     level = _protein.levels(protein, j, normalize, np.zeros(rna.n_obs, dtype=int), kept).level
     scaled = np.log2(1 + 1e4 * umi / np.maximum(total, 1))
-    table = pd.DataFrame({"umi": umi, "total": total, "rna": scaled, "protein": level}, index=rna.obs_names)
+    table = pd.DataFrame(
+        {"umi": umi, "total": total, "rna": scaled, "protein": level}, index=rna.obs_names
+    )
     if donor_key is not None:
         table["donor"] = _protein.donors(data, rna, donor_key, kept)
         kept &= table["donor"].notna().to_numpy()
-    unit = {"clr_cell": "CLR in the cell", "clr_protein": "CLR over cells", "none": "as given"}[normalize]
+    unit = {"clr_cell": "CLR in the cell", "clr_protein": "CLR over cells", "none": "as given"}[
+        normalize
+    ]
     return _Pair(table[kept], str(protein.names[j]), gene, unit)
 
 
 def _draw_cells(ax: Axes, pair: _Pair) -> None:
     """Protein by UMI count of the gene."""
     umi = pair.cells["umi"].clip(upper=3).astype(int)
-    parts = {n: pair.cells.loc[umi == n, "protein"].to_numpy() for n in range(4) if (umi == n).any()}
+    parts = {
+        n: pair.cells.loc[umi == n, "protein"].to_numpy() for n in range(4) if (umi == n).any()
+    }
     for i, values in enumerate(parts.values()):
         if len(values) >= _LEAST_CELLS and np.ptp(values) > 0:
             violin: Any = ax.violinplot(values, [i], widths=0.85, showextrema=False)
@@ -183,7 +191,9 @@ def _draw_cells(ax: Axes, pair: _Pair) -> None:
     ax.set_xticks(range(len(parts)), names)
     ax.set(xlabel=f"{pair.gene} UMI (below: cells)", ylabel=f"{pair.marker} protein\n({pair.unit})")
     rho = _rho(pair.cells["rna"], pair.cells["protein"])
-    ax.set_title(f"Cells: {_say(rho)}\n{pair.gene} detected in {np.mean(umi > 0):.0%} of {len(umi):,}")
+    ax.set_title(
+        f"Cells: {_say(rho)}\n{pair.gene} detected in {np.mean(umi > 0):.0%} of {len(umi):,}"
+    )
 
 
 def _draw_within(ax: Axes, pair: _Pair) -> None:
@@ -208,7 +218,9 @@ def _draw_within(ax: Axes, pair: _Pair) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel="Spearman's ρ, 95 % interval", ylabel="" if few else f"{len(names)} donors")
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set_title(f"Within donors: {_say(float(np.tanh(mean)))}\npooled over {len(rho)} of {n_donors} donors")
+    ax.set_title(
+        f"Within donors: {_say(float(np.tanh(mean)))}\npooled over {len(rho)} of {n_donors} donors"
+    )
 
 
 def _draw_donors(ax: Axes, pair: _Pair) -> None:
@@ -217,7 +229,10 @@ def _draw_donors(ax: Axes, pair: _Pair) -> None:
     cpm = np.log2(1 + 1e6 * donors["umi"] / donors["total"])
     ax.scatter(cpm, donors["protein"], s=20, color=_style.BLUE, alpha=0.85, linewidths=0)
     ax.margins(0.12)
-    ax.set(xlabel=f"{pair.gene} pseudobulk (log2 CPM)", ylabel=f"mean {pair.marker} protein\n({pair.unit})")
+    ax.set(
+        xlabel=f"{pair.gene} pseudobulk (log2 CPM)",
+        ylabel=f"mean {pair.marker} protein\n({pair.unit})",
+    )
     enough = len(donors) >= _LEAST_DONORS
     title = f"Donors: {_say(_rho(cpm, donors['protein']))}" if enough else "Donors: too few for ρ"
     ax.set_title(f"{title}\n{len(donors)} donors")
@@ -230,7 +245,12 @@ def _within(cells: pd.DataFrame) -> pd.DataFrame:
         rho = _rho(part["rna"], part["protein"]) if len(part) >= _LEAST_CELLS else np.nan
         half = 1.96 * np.sqrt(1.06 / max(len(part) - 3, 1))
         z = np.arctanh(np.clip(rho, -0.999, 0.999))
-        rows[name] = {"rho": rho, "n": len(part), "low": np.tanh(z - half), "high": np.tanh(z + half)}
+        rows[name] = {
+            "rho": rho,
+            "n": len(part),
+            "low": np.tanh(z - half),
+            "high": np.tanh(z + half),
+        }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["rho", "n", "low", "high"])
     return table.dropna().sort_values("rho")
 

@@ -83,7 +83,9 @@ def confusion(
         No cell of this part has a label.
     """
     if model is None:
-        table = get.predictions(adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split)
+        table = get.predictions(
+            adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split
+        )
         donors = None if donor_key is None else _checks.donors(adata, donor_key, allow_missing=True)
         how = "training cells among them" if split is None else ""
     else:
@@ -101,7 +103,9 @@ def confusion(
     side = 1.3 + 0.48 * max(counts.shape) + 0.04 * longest
     fig, ax = _style.one(ax, figsize or (max(3.0, side + 0.6), max(2.4, side)))
     _fields(ax, counts, normalize=normalize, cmap=cmap)
-    ax.set_title(_title(table, known, split, how, None if donors is None else donors[table.index[known]]))
+    ax.set_title(
+        _title(table, known, split, how, None if donors is None else donors[table.index[known]])
+    )
     return _style.finish(fig, ax, show=show, return_fig=return_fig)
 
 
@@ -110,7 +114,9 @@ def _counts(table: pd.DataFrame) -> pd.DataFrame:
     label, pred = (_checks.by_name.class_names(table[name]) for name in ("label", "pred"))
     rows, predicted = (_checks.by_name.class_order(table[name]) for name in ("label", "pred"))
     known = _checks.by_name.class_order(table["label"], unused=True)
-    columns = [c for c in known if c in rows or c in predicted] + [c for c in predicted if c not in known]
+    columns = [c for c in known if c in rows or c in predicted] + [
+        c for c in predicted if c not in known
+    ]
     found = confusion_matrix(label, pred, labels=columns)
     return pd.DataFrame(found, columns, columns).loc[rows]
 
@@ -119,25 +125,38 @@ def _fields(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> No
     """Coloured fields with numbers that can be read on them."""
     values = counts.to_numpy()
     share = values / values.sum(axis=1, keepdims=True)
-    image = ax.imshow(share if normalize else values, cmap=cmap, vmin=0, vmax=1 if normalize else None, aspect="auto")
+    image = ax.imshow(
+        share if normalize else values,
+        cmap=cmap,
+        vmin=0,
+        vmax=1 if normalize else None,
+        aspect="auto",
+    )
     for (i, j), n in np.ndenumerate(values):
         text = f"{n:,}\n{share[i, j]:.0%}" if normalize else f"{n:,}"
         red, green, blue, _ = image.to_rgba(share[i, j] if normalize else n)
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        ax.text(j, i, text, ha="center", va="center", fontsize=7, color="black" if bright else "white")
+        ax.text(
+            j, i, text, ha="center", va="center", fontsize=7, color="black" if bright else "white"
+        )
     steep = len(counts.columns) > 3 or max(map(len, counts.columns)) > 10
     ax.set_xticks(range(counts.shape[1]), [_style.shortened(c) for c in counts.columns])
     ax.tick_params(axis="x", rotation=45 if steep else 0, length=0)
     for tick in ax.get_xticklabels():
         tick.set(ha="right" if steep else "center", rotation_mode="anchor" if steep else "default")
-    rows = [f"{_style.shortened(name)}\n(n = {n:,})" for name, n in zip(counts.index, values.sum(axis=1), strict=True)]
+    rows = [
+        f"{_style.shortened(name)}\n(n = {n:,})"
+        for name, n in zip(counts.index, values.sum(axis=1), strict=True)
+    ]
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(axis="y", length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="predicted", ylabel="label")
 
 
-def _title(table: pd.DataFrame, known: pd.Series, split: str | None, how: str, donors: pd.Series | None) -> str:
+def _title(
+    table: pd.DataFrame, known: pd.Series, split: str | None, how: str, donors: pd.Series | None
+) -> str:
     """Which cells these are, and how they were predicted."""
     title = f"{int(known.sum()):,} {_CELLS.get(split or '', 'cells')}"
     if donors is not None:

@@ -22,7 +22,16 @@ _NAMED_DONORS: Final = 12
 _SAME, _OTHER = (_style.BLUE, "o"), (_style.RED, "D")
 _SMALL: Final = 6  # points
 # places of a name beside its donor, in points; those further away get a line to it
-_AROUND: Final = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.7), (0.7, -0.7), (-0.7, 0.7), (-0.7, -0.7))
+_AROUND: Final = (
+    (1, 0),
+    (-1, 0),
+    (0, 1),
+    (0, -1),
+    (0.7, 0.7),
+    (0.7, -0.7),
+    (-0.7, 0.7),
+    (-0.7, -0.7),
+)
 _PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product((5, 8, 12, 18, 25, 33), _AROUND)]
 _NEAR: Final = 5
 _LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
@@ -76,10 +85,14 @@ def donor_agreement(
     """
     names = _evaluation.chosen(adata, key, model, _SHOWN, "macro_f1")
     if ax is not None and len(names) > 1:
-        raise ValueError(f"ax holds one model, there are {len(names)}; name one with model=, or leave ax out.")
+        raise ValueError(
+            f"ax holds one model, there are {len(names)}; name one with model=, or leave ax out."
+        )
     donors = get.evaluation(adata, table="donors", key=key)
     if donors.empty:
-        raise ValueError(f"adata.uns[{key!r}]['donors'] is empty: run tl.cross_validate with donor_key=.")
+        raise ValueError(
+            f"adata.uns[{key!r}]['donors'] is empty: run tl.cross_validate with donor_key=."
+        )
     agreement = get.evaluation(adata, table="agreement", key=key).set_index("model")
     if ax is None:
         columns = min(len(names), 3 if figsize is None else max(1, int(figsize[0] // 2)))
@@ -103,7 +116,9 @@ def _fields(ax: Axes, limit: float, positive: str) -> None:
     """Four fields, those shaded in which the calls differ."""
     for x, y in ((_LOW, limit), (limit, _LOW)):
         size = (limit - _LOW, _HIGH - limit) if x < limit else (_HIGH - limit, limit - _LOW)
-        ax.add_patch(Rectangle((x, y), *size, facecolor=_style.RED, alpha=0.1, linewidth=0, zorder=0))
+        ax.add_patch(
+            Rectangle((x, y), *size, facecolor=_style.RED, alpha=0.1, linewidth=0, zorder=0)
+        )
     ax.axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.7, linestyle=":", zorder=1)
     for line in (ax.axhline, ax.axvline):
         line(limit, color=_style.GREY, linewidth=0.9, linestyle="--", zorder=1)
@@ -127,7 +142,11 @@ def _title(name: str, found: pd.Series) -> str:
     agree = f"calls agree: {found['n_agree']:.0f}/{found['n_donors']:.0f} ({100 * found['low']:.0f}–{100 * found['high']:.0f} %)"
     error = f"MAE {found['mae']:.0f} points" if np.isfinite(found["mae"]) else "MAE undefined"
     if np.isfinite(found["spearman"]):
-        return f"{_evaluation.short(name, 30)}\n{agree}\n{error}, ρ = {found['spearman']:.2f}".replace("= -", "= −")
+        return (
+            f"{_evaluation.short(name, 30)}\n{agree}\n{error}, ρ = {found['spearman']:.2f}".replace(
+                "= -", "= −"
+            )
+        )
     reason = f"ρ undefined: {str(found['note']).removeprefix('Spearman: ')}"
     return "\n".join([_evaluation.short(name, 30), agree, error, *textwrap.wrap(reason, 30)])
 
@@ -171,10 +190,21 @@ def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbo
     costs = [_covered(box, drawn, ax.bbox) + 9 * _covered(box, names, ax.bbox) for box in boxes]
     best = int(np.argmin(np.add(costs, far)))
     x, y = (float(d) for d in moves[best][1] / pixels)
-    look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": _SMALL}
+    look: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": "center",
+        "va": "center",
+        "fontsize": _SMALL,
+    }
     ax.annotate(text, point, (x, y), **look).set_in_layout(False)
     if moves[best][0] > _NEAR:
-        line = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY, "shrinkA": _SMALL / 2, "shrinkB": 2}
+        line = {
+            "arrowstyle": "-",
+            "linewidth": 0.5,
+            "color": _style.GREY,
+            "shrinkA": _SMALL / 2,
+            "shrinkB": 2,
+        }
         ax.annotate("", point, (x, y), arrowprops=line, **look).set_in_layout(False)
     return boxes[best].padded(pixels / 2)
 

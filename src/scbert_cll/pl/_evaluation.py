@@ -34,7 +34,16 @@ _MAJORITY: Final = "majority"
 # colour and marker, so that both kinds are told apart without colour, too
 _BASELINE, _OWN = (_style.ORANGE, "s"), (_style.BLUE, "o")
 _REPEAT, _SOME = "single repeat", "some repeats undefined"
-_ORDER: Final = ("scBERT", "model", "baseline", _SOME, _REPEAT, "best baseline", "chance", "majority")
+_ORDER: Final = (
+    "scBERT",
+    "model",
+    "baseline",
+    _SOME,
+    _REPEAT,
+    "best baseline",
+    "chance",
+    "majority",
+)
 _SMALL: Final = 6  # points, of text in a row
 
 
@@ -92,9 +101,17 @@ def evaluation(
     ValueError
         `ax` is given for several metrics.
     """
-    wanted = _default(adata, key) if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+    wanted = (
+        _default(adata, key)
+        if metrics is None
+        else [metrics]
+        if isinstance(metrics, str)
+        else list(metrics)
+    )
     if ax is not None and len(wanted) > 1:
-        raise ValueError(f"ax holds one metric, there are {len(wanted)}; name one with metrics=, or leave ax out.")
+        raise ValueError(
+            f"ax holds one metric, there are {len(wanted)}; name one with metrics=, or leave ax out."
+        )
     summary = get.evaluation(adata, key=key, metric=wanted)
     scores = get.evaluation(adata, table="scores", key=key, metric=wanted)
     names = list(get.evaluation(adata, key=key, metric=sort_by or wanted[0], model=models)["model"])
@@ -125,7 +142,11 @@ def baselines(adata: AnnData, key: str) -> set[str]:
     """Models that count as baselines: those that the cross-validation names, else all but scBERT's."""
     named = adata.uns[key]["params"].get("baselines")
     models = {str(name) for name in adata.uns[key]["summary"]["model"]}
-    return {name for name in models if "scbert" not in name.lower()} if named is None else models & set(map(str, named))
+    return (
+        {name for name in models if "scbert" not in name.lower()}
+        if named is None
+        else models & set(map(str, named))
+    )
 
 
 def leading(adata: AnnData, key: str, most: int, by: str) -> list[str]:
@@ -139,7 +160,9 @@ def leading(adata: AnnData, key: str, most: int, by: str) -> list[str]:
     return sorted(chosen, key=ranked.index)
 
 
-def chosen(adata: AnnData, key: str, models: str | Sequence[str] | None, most: int, by: str) -> list[str]:
+def chosen(
+    adata: AnnData, key: str, models: str | Sequence[str] | None, most: int, by: str
+) -> list[str]:
     """The models asked for, which must be there, else the leading ones."""
     if models is None:
         return leading(adata, key, most, by)
@@ -170,7 +193,9 @@ def unit(adata: AnnData, key: str, *, interval: bool = True) -> str:
     held = adata.uns[key]
     n_donors = held["donors"]["donor"].nunique()
     if str(held["params"].get("scheme")) == "random_cell":
-        donors = {0: "donors unknown", 1: "one donor"}.get(n_donors, f"{n_donors} donors, each on both sides")
+        donors = {0: "donors unknown", 1: "one donor"}.get(
+            n_donors, f"{n_donors} donors, each on both sides"
+        )
         who = f"{donors}: cells held out at random (optimistic)"
     else:
         who = f"{n_donors} donors held out"
@@ -183,12 +208,18 @@ def _kind(intervals: pd.Series) -> str:
     if known.empty:
         return "no interval"
     kind = str(known.mode()[0])
-    return f"95 % interval: {kind}" if kind.startswith("bootstrap") else "lines: lowest to highest single donor"
+    return (
+        f"95 % interval: {kind}"
+        if kind.startswith("bootstrap")
+        else "lines: lowest to highest single donor"
+    )
 
 
 def wrapped(text: str, inches: float) -> str:
     """Text of 8 points, broken to fit a width."""
-    return "\n".join("\n".join(textwrap.wrap(line, max(20, int(inches * 17)))) for line in text.split("\n"))
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, max(20, int(inches * 17)))) for line in text.split("\n")
+    )
 
 
 def _figure(n: int, n_rows: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
@@ -199,17 +230,27 @@ def _figure(n: int, n_rows: int, figsize: tuple[float, float] | None) -> tuple[F
 
 def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.DataFrame, simple: set[str]) -> None:
     """Estimate and interval of each model; the repeats below them, where there are several."""
-    own = "scBERT" if all("scbert" in name.lower() for name in rows.index if name not in simple) else "model"
+    own = (
+        "scBERT"
+        if all("scbert" in name.lower() for name in rows.index if name not in simple)
+        else "model"
+    )
     for i, (name, row) in enumerate(rows.iterrows()):
         color, marker = _BASELINE if name in simple else _OWN
         single = runs.loc[runs["model"] == name, "value"].dropna()
         if len(single) > 1:
             y = np.full(len(single), i + 0.31)
-            ax.scatter(single, y, s=3, color=color, alpha=0.6, linewidths=0, zorder=2, label=_REPEAT)
+            ax.scatter(
+                single, y, s=3, color=color, alpha=0.6, linewidths=0, zorder=2, label=_REPEAT
+            )
         if np.isfinite(row["estimate"]):
             whole = len(single) == row["n_repeats"]
             label = _SOME if not whole else "baseline" if name in simple else own
-            look: dict[str, Any] = {"facecolor": color if whole else "white", "edgecolor": color, "linewidth": 1}
+            look: dict[str, Any] = {
+                "facecolor": color if whole else "white",
+                "edgecolor": color,
+                "linewidth": 1,
+            }
             ax.scatter(row["estimate"], i, s=12, marker=marker, zorder=4, label=label, **look)
             ax.hlines(i, row["low"], row["high"], color=color, linewidth=1.4, zorder=3)
     ax.xaxis.set_major_locator(MaxNLocator(3))
@@ -246,12 +287,20 @@ def _frame(fig: Figure, axes: list[Axes], names: list[str], title: str, *, apart
     axes[0].set_yticks(range(len(names)), [short(name) for name in names])
     handles: dict[str, Any] = {}
     for ax in axes:
-        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        handles |= {
+            label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
     order = sorted(handles, key=_ORDER.index)
     if apart:
         room = fig.get_figwidth()
         columns = min(len(order), 2 if room < 4 else 3 if room < 6 else 6)
-        fig.legend([handles[o] for o in order], order, loc="outside lower center", ncols=columns, columnspacing=1.2)
+        fig.legend(
+            [handles[o] for o in order],
+            order,
+            loc="outside lower center",
+            ncols=columns,
+            columnspacing=1.2,
+        )
         fig.suptitle(wrapped(title, room), fontsize=8)
     else:
         axes[0].legend([handles[o] for o in order], order, fontsize=6)
@@ -261,7 +310,9 @@ def _frame(fig: Figure, axes: list[Axes], names: list[str], title: str, *, apart
 def _undefined(ax: Axes, rows: pd.DataFrame) -> None:
     """Say in its row why a model has no value, as far as there is room."""
     missing = [
-        (i, note) for i, (value, note) in enumerate(zip(rows["estimate"], rows["note"], strict=True)) if np.isnan(value)
+        (i, note)
+        for i, (value, note) in enumerate(zip(rows["estimate"], rows["note"], strict=True))
+        if np.isnan(value)
     ]
     if not missing:
         return
@@ -269,7 +320,16 @@ def _undefined(ax: Axes, rows: pd.DataFrame) -> None:
     fig.draw_without_rendering()  # lays the panels out; only now their width is known
     room = int(ax.get_window_extent().width / fig.dpi * 72 / (0.53 * _SMALL))
     for i, note in missing:
-        lines = textwrap.wrap(f"undefined: {note.split(';')[0]}", room, max_lines=2, placeholder="…")
-        text = ax.text(0.02, i, "\n".join(lines), transform=ax.get_yaxis_transform(), va="center", fontsize=_SMALL)
+        lines = textwrap.wrap(
+            f"undefined: {note.split(';')[0]}", room, max_lines=2, placeholder="…"
+        )
+        text = ax.text(
+            0.02,
+            i,
+            "\n".join(lines),
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=_SMALL,
+        )
         text.set(color=_style.GREY, linespacing=0.9, zorder=5, in_layout=False)
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})

@@ -71,11 +71,19 @@ def faithfulness(
     """
     table = part(adata, key, "curves")
     _checks.choice(reader, list(dict.fromkeys(table["reader"])), "reader")
-    ways = list(_TITLES) if direction is None else [_checks.choice(direction, list(_TITLES), "direction")]
+    ways = (
+        list(_TITLES)
+        if direction is None
+        else [_checks.choice(direction, list(_TITLES), "direction")]
+    )
     if ax is not None and len(ways) > 1:
-        raise ValueError("ax holds one direction, there are two; name one with direction=, or leave ax out.")
+        raise ValueError(
+            "ax holds one direction, there are two; name one with direction=, or leave ax out."
+        )
     if ax is None:
-        fig, axes = _style.panels(len(ways), n_columns=2, figsize=figsize or (1 + 2.5 * len(ways), 2.7), sharey=True)
+        fig, axes = _style.panels(
+            len(ways), n_columns=2, figsize=figsize or (1 + 2.5 * len(ways), 2.7), sharey=True
+        )
     else:
         fig, axes = _style.figure_of(ax), [ax]
     table = table[table["reader"] == reader]
@@ -99,10 +107,14 @@ def _curves(ax: Axes, rows: pd.DataFrame) -> None:
         own = rows[rows["subject"] == name].sort_values("k")
         x = np.searchsorted(steps, own["k"])
         if name == "random":
-            ax.fill_between(x, own["low"], own["high"], color=_style.LIGHT, linewidth=0, label="random genes")
+            ax.fill_between(
+                x, own["low"], own["high"], color=_style.LIGHT, linewidth=0, label="random genes"
+            )
             ax.plot(x, own["value"], color=_style.GREY, linewidth=1)
         elif len(own):
             color, marker = _LOOK[name]
-            ax.plot(x, own["value"], color=color, marker=marker, markersize=3.5, linewidth=1, label=name)
+            ax.plot(
+                x, own["value"], color=color, marker=marker, markersize=3.5, linewidth=1, label=name
+            )
     ax.axhline(0.5, color=_style.GREY, linewidth=0.7, linestyle=":")
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])

@@ -79,10 +79,17 @@ def forest(
     -----
     A dagger marks variables whose hazards are not proportional (p < 0.05 by Schoenfeld residuals): their ratio is an average over time.
     """
-    table = _chosen(get.prognosis(adata, "cox", key=key), get.prognosis(adata, "cox", key=key, model=model), model)
+    table = _chosen(
+        get.prognosis(adata, "cox", key=key),
+        get.prognosis(adata, "cox", key=key, model=model),
+        model,
+    )
     held = adata.uns[key]
     models = list(dict.fromkeys(table["model"]))
-    own, (fig, ax) = ax is None, _style.one(ax, figsize or (4.6, 1.3 + _rows.ROW * max(len(table), 3)))
+    own, (fig, ax) = (
+        ax is None,
+        _style.one(ax, figsize or (4.6, 1.3 + _rows.ROW * max(len(table), 3))),
+    )
     limits = _limits(table)
     for i, row in enumerate(table.to_dict("records")):
         _row(ax, i, row, limits, hollow=row["model"] != models[0])
@@ -95,18 +102,31 @@ def forest(
     return _style.finish(fig, ax, show=show, return_fig=return_fig)
 
 
-def _chosen(everything: pd.DataFrame, asked: pd.DataFrame, model: str | Sequence[str] | None) -> pd.DataFrame:
+def _chosen(
+    everything: pd.DataFrame, asked: pd.DataFrame, model: str | Sequence[str] | None
+) -> pd.DataFrame:
     """Rows of the models to draw: the score first, then as in the largest of the models, each variable once per model."""
     names = (
-        [_fullest(everything)] if model is None else [model] if isinstance(model, str) else list(dict.fromkeys(model))
+        [_fullest(everything)]
+        if model is None
+        else [model]
+        if isinstance(model, str)
+        else list(dict.fromkeys(model))
     )
     if len(names) > _MOST:
-        raise ValueError(f"model must name one or two models; found {len(names)}: more cannot be told apart in a row.")
+        raise ValueError(
+            f"model must name one or two models; found {len(names)}: more cannot be told apart in a row."
+        )
     rows = asked[asked["model"].isin(names)]
     largest = rows["model"].value_counts().index[0]
     order = [*rows.loc[rows["model"] == largest, "variable"], *rows["variable"]]
-    place = {name: i for i, name in enumerate(dict.fromkeys(sorted(order, key=lambda name: name != SCORE)))}
-    keys = pd.DataFrame({"variable": rows["variable"].map(place), "model": rows["model"].map(names.index)}).astype(int)
+    place = {
+        name: i
+        for i, name in enumerate(dict.fromkeys(sorted(order, key=lambda name: name != SCORE)))
+    }
+    keys = pd.DataFrame(
+        {"variable": rows["variable"].map(place), "model": rows["model"].map(names.index)}
+    ).astype(int)
     return rows.loc[keys.sort_values(["variable", "model"]).index].reset_index(drop=True)
 
 
@@ -115,7 +135,9 @@ def _fullest(table: pd.DataFrame) -> str:
     if _BESIDE in set(table["model"]):
         return _BESIDE
     own = table.loc[table["variable"] == SCORE, "model"]
-    return str(table[table["model"].isin(own) | own.empty].groupby("model", sort=False).size().idxmax())
+    return str(
+        table[table["model"].isin(own) | own.empty].groupby("model", sort=False).size().idxmax()
+    )
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
@@ -126,16 +148,21 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
     return low / 1.1, high * 1.1
 
 
-def _row(ax: Axes, i: int, row: dict[Any, Any], limits: tuple[float, float], *, hollow: bool) -> None:
+def _row(
+    ax: Axes, i: int, row: dict[Any, Any], limits: tuple[float, float], *, hollow: bool
+) -> None:
     """A ratio with its interval; an arrow where it goes on outside the axes."""
     color = _style.BLUE if row["variable"] == SCORE else _style.GREY
     if not np.isfinite(row["ratio"]):
         return
     low, high = (
-        float(v) if np.isfinite(v) else edge for v, edge in zip((row["ci_low"], row["ci_high"]), limits, strict=True)
+        float(v) if np.isfinite(v) else edge
+        for v, edge in zip((row["ci_low"], row["ci_high"]), limits, strict=True)
     )
     mean = row["ratio"] if limits[0] <= row["ratio"] <= limits[1] else np.nan
-    _rows.interval(ax, i + _rows.ABOVE, mean, *np.clip([low, high], *limits), color=color, hollow=hollow)
+    _rows.interval(
+        ax, i + _rows.ABOVE, mean, *np.clip([low, high], *limits), color=color, hollow=hollow
+    )
     for value, edge, marker in ((low, limits[0], "<"), (high, limits[1], ">")):
         if (value < edge) if marker == "<" else (value > edge):
             ax.plot(edge, i, marker=marker, color=color, markersize=3.5, clip_on=False, zorder=4)
@@ -146,7 +173,9 @@ def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: 
     ax.set_xscale("log")
     ax.set_xlim(limits)
     ticks = next(ticks for apart, ticks in _TICKS.items() if limits[1] / limits[0] <= apart)
-    ax.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if limits[0] <= tick <= limits[1]]))
+    ax.xaxis.set_major_locator(
+        FixedLocator([tick for tick in ticks if limits[0] <= tick <= limits[1]])
+    )
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -164,7 +193,14 @@ def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: 
         score = table["variable"].iloc[i] == SCORE
         if score or variable % 2 == 0:
             color = _style.SKY if score else "black"
-            ax.axhspan(i - 0.5, i + 0.5, facecolor=color, alpha=0.2 if score else 0.035, linewidth=0, zorder=0)
+            ax.axhspan(
+                i - 0.5,
+                i + 0.5,
+                facecolor=color,
+                alpha=0.2 if score else 0.035,
+                linewidth=0,
+                zorder=0,
+            )
 
 
 def _label(name: str, longest: int, *, dagger: bool) -> str:
@@ -175,7 +211,10 @@ def _label(name: str, longest: int, *, dagger: bool) -> str:
 def _violated(table: pd.DataFrame) -> dict[str, float]:
     """Variables whose hazards are not proportional, with the smallest p."""
     wrong = table[table["ph_p"].astype(float) < _NOT_PROPORTIONAL]
-    return {str(name): float(p) for name, p in wrong.groupby("variable", sort=False)["ph_p"].min().items()}
+    return {
+        str(name): float(p)
+        for name, p in wrong.groupby("variable", sort=False)["ph_p"].min().items()
+    }
 
 
 def _empirical(held: Any, models: list[str]) -> dict[str, pd.Series]:
@@ -192,16 +231,21 @@ def beside(model: str) -> str:
     return " + ".join(parts) or "none"
 
 
-def _texts(table: pd.DataFrame, measure: str, empirical: dict[str, pd.Series]) -> dict[str, list[str]]:
+def _texts(
+    table: pd.DataFrame, measure: str, empirical: dict[str, pd.Series]
+) -> dict[str, list[str]]:
     """What stands beside the rows."""
     rows = table[["ratio", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
     texts = {f"{measure} (95 % CI)": [_rows.with_interval(*row) for row in rows]}
     texts["p"] = [_rows.number(p) for p in table["p"]]
     if empirical and (table["variable"] == SCORE).any():
         scores = table["model"].where(table["variable"] == SCORE)
-        found = [empirical[model]["empirical_p"] if model in empirical else np.nan for model in scores]
+        found = [
+            empirical[model]["empirical_p"] if model in empirical else np.nan for model in scores
+        ]
         texts["p, random\ngene sets"] = [
-            "" if isinstance(model, float) else _rows.number(p) for model, p in zip(scores, found, strict=True)
+            "" if isinstance(model, float) else _rows.number(p)
+            for model, p in zip(scores, found, strict=True)
         ]
     return texts
 
@@ -212,12 +256,20 @@ def _title(table: pd.DataFrame, models: list[str]) -> str:
     for i, model in enumerate(models):
         row = table[table["model"] == model].iloc[0]
         mark = f"{'●○'[i]} " * (len(models) > 1)
-        lines.append(f"{mark}{_style.shortened(model, 40)}: {int(row['n'])} patients, {int(row['n_events'])} events")
+        lines.append(
+            f"{mark}{_style.shortened(model, 40)}: {int(row['n'])} patients, {int(row['n_events'])} events"
+        )
     return "\n".join(lines)
 
 
 def _caption(table: pd.DataFrame) -> str:
     """What the dagger means."""
     wrong = _violated(table)
-    named = ", ".join(f"{_style.shortened(name, 24)} {_rows.p_value(p)}" for name, p in wrong.items())
-    return f"{_DAGGER} Hazards not proportional ({named}): the ratio is an average over time." if wrong else ""
+    named = ", ".join(
+        f"{_style.shortened(name, 24)} {_rows.p_value(p)}" for name, p in wrong.items()
+    )
+    return (
+        f"{_DAGGER} Hazards not proportional ({named}): the ratio is an average over time."
+        if wrong
+        else ""
+    )

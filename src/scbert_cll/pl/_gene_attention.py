@@ -84,11 +84,19 @@ def gene_attention(
         `ax` is given for several groups, or there is one group only.
     """
     table = get.gene_attention(
-        adata, group=groups, reference=reference, key=key, n_top=n_genes, exclude=exclude, sort_by="difference"
+        adata,
+        group=groups,
+        reference=reference,
+        key=key,
+        n_top=n_genes,
+        exclude=exclude,
+        sort_by="difference",
     )
     names = list(dict.fromkeys(table["group"]))
     if ax is not None and len(names) > 1:
-        raise ValueError(f"ax holds one group, there are {len(names)}; name one with groups=, or leave ax out.")
+        raise ValueError(
+            f"ax holds one group, there are {len(names)}; name one with groups=, or leave ax out."
+        )
     if ax is None:
         fig, axes = _figure(len(names), int(table["rank"].max()), n_columns, figsize)
     else:
@@ -98,23 +106,36 @@ def gene_attention(
     for panel, name in zip(axes, names, strict=True):
         _bars(panel, table[table["group"] == name], factor, marked)
         panel.set_title(_title(adata, key, name, reference))
-    _captions(fig, ax, f"difference in attention ({unit} of the total)" if unit else "difference in attention (share)")
+    _captions(
+        fig,
+        ax,
+        f"difference in attention ({unit} of the total)"
+        if unit
+        else "difference in attention (share)",
+    )
     if marked:
-        handles = [Patch(color=_style.RED, label=highlight_label), Patch(color=_style.BLUE, label="others")]
-        ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(0.85, 0)) if ax else fig.legend(
-            handles=handles, loc="outside upper center", ncols=2
-        )
+        handles = [
+            Patch(color=_style.RED, label=highlight_label),
+            Patch(color=_style.BLUE, label="others"),
+        ]
+        ax.legend(
+            handles=handles, loc="lower right", bbox_to_anchor=(0.85, 0)
+        ) if ax else fig.legend(handles=handles, loc="outside upper center", ncols=2)
     return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
 
 
-def _figure(n: int, n_bars: int, n_columns: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
+def _figure(
+    n: int, n_bars: int, n_columns: int, figsize: tuple[float, float] | None
+) -> tuple[Figure, list[Axes]]:
     """Panels on one scale, each tall enough for its bars."""
     n_columns = min(n_columns, n)
     rows = -(-n // n_columns)
     size = figsize or (max(3.5, 2.4 * n_columns), rows * (0.6 + 0.16 * n_bars) + 0.6)
     fig, axes = _style.panels(n, n_columns=n_columns, figsize=size, sharex=True)
     for ax in axes[-n_columns:]:
-        ax.tick_params(labelbottom=True)  # the last of its column, even where the row below is not full
+        ax.tick_params(
+            labelbottom=True
+        )  # the last of its column, even where the row below is not full
     return fig, axes
 
 
@@ -123,9 +144,21 @@ def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) 
     y, width = np.arange(len(rows)), rows["difference"].to_numpy() * factor
     colors = [_style.RED if gene in marked else _style.BLUE for gene in rows["gene"]]
     ax.barh(y, width, color=colors, height=0.72)
-    numbers = [f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" if v >= 0.95 else f"{v:.2g}" for v in rows["attention"] * factor]
+    numbers = [
+        f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" if v >= 0.95 else f"{v:.2g}"
+        for v in rows["attention"] * factor
+    ]
     for at, text in zip([-1, *range(len(rows))], ["attention", *numbers], strict=True):
-        ax.text(1, at, text, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=6, color=_style.GREY)
+        ax.text(
+            1,
+            at,
+            text,
+            transform=ax.get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontsize=6,
+            color=_style.GREY,
+        )
     ax.set_yticks(y, [_style.shortened(gene, 16) for gene in rows["gene"]])
     for tick, gene in zip(ax.get_yticklabels(), rows["gene"], strict=True):
         tick.set_fontweight("bold" if gene in marked else "normal")
@@ -138,8 +171,12 @@ def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) 
 
 def _title(adata: AnnData, key: str, group: str, reference: str) -> str:
     """What is compared, and how many cells it stands for."""
-    others = [name for name in _names.own_index(pd.DataFrame(adata.varm[key]), adata.uns) if name != group]
-    against = reference if reference != get.REST else others[0] if len(others) == 1 else "the others"
+    others = [
+        name for name in _names.own_index(pd.DataFrame(adata.varm[key]), adata.uns) if name != group
+    ]
+    against = (
+        reference if reference != get.REST else others[0] if len(others) == 1 else "the others"
+    )
     n_cells = _names.own_keys(adata.uns.get(key, {}).get("n_cells", {}), adata.uns)
     sizes = [f"{n_cells[name]:,}" for name in (group, against) if name in n_cells]
     gap = " " if len(group) + len(against) < 22 else "\n"

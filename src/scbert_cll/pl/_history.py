@@ -74,7 +74,11 @@ def history(
         A metric was not recorded.
     """
     curves = _curves(_history(model))
-    names = [name for name in curves if not name.startswith(_BASELINE)] if metrics is None else list(metrics)
+    names = (
+        [name for name in curves if not name.startswith(_BASELINE)]
+        if metrics is None
+        else list(metrics)
+    )
     if not names:
         raise ValueError(
             "The history records no metric of training or validation cells (named like 'train_loss' or 'accuracy_validation'); "
@@ -83,7 +87,9 @@ def history(
     for name in names:
         _checks.key_in(name, curves, "the history")
     if ax is not None and len(names) > 1:
-        raise ValueError(f"ax holds one metric, there are {len(names)}; name one with metrics=, or leave ax out.")
+        raise ValueError(
+            f"ax holds one metric, there are {len(names)}; name one with metrics=, or leave ax out."
+        )
     if ax is None:
         size = figsize or (max(3.5, 2.4 * len(names)), 2.5)
         fig, axes = _style.panels(len(names), n_columns=max(1, int(size[0] // 1.5)), figsize=size)
@@ -126,11 +132,15 @@ def _best(curves: Mapping[str, Mapping[str, pd.Series]], monitor: str) -> int | 
     for name, parts in curves.items():
         for part, series in parts.items():
             if monitor in (f"{part}_{name}", f"{name}_{part}") and len(series):
-                return int(series.index[int(series.argmin() if "loss" in name else series.argmax())])
+                return int(
+                    series.index[int(series.argmin() if "loss" in name else series.argmax())]
+                )
     return None
 
 
-def _marked(model: Any, curves: Mapping[str, Mapping[str, pd.Series]], monitor: str | None) -> tuple[int, str] | None:
+def _marked(
+    model: Any, curves: Mapping[str, Mapping[str, pd.Series]], monitor: str | None
+) -> tuple[int, str] | None:
     """The epoch to mark, and what it is."""
     kept = getattr(model, "kept_epoch_", None) if monitor is None else None
     if kept is not None:
@@ -139,18 +149,36 @@ def _marked(model: Any, curves: Mapping[str, Mapping[str, pd.Series]], monitor: 
     return None if best is None else (best, f"best epoch ({best})")
 
 
-def _draw(ax: Axes, name: str, curves: Mapping[str, Mapping[str, pd.Series]], marked: tuple[int, str] | None) -> None:
+def _draw(
+    ax: Axes,
+    name: str,
+    curves: Mapping[str, Mapping[str, pd.Series]],
+    marked: tuple[int, str] | None,
+) -> None:
     """One metric: both parts, the baseline and the marked epoch."""
     for part, (color, line, marker) in _PARTS.items():
         if part not in curves[name]:
             continue
         series = curves[name][part]
         few = marker if len(series) <= 30 else ""
-        ax.plot(series.index, series, line, color=color, marker=few, markersize=3, linewidth=1.2, label=part)
+        ax.plot(
+            series.index,
+            series,
+            line,
+            color=color,
+            marker=few,
+            markersize=3,
+            linewidth=1.2,
+            label=part,
+        )
     for part, series in _baseline(name, curves):
-        ax.plot(series.index, series, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}")
+        ax.plot(
+            series.index, series, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}"
+        )
     if marked is not None:
-        ax.axvline(marked[0], color=_style.GREY, linewidth=0.8, linestyle=":", label=marked[1], zorder=0)
+        ax.axvline(
+            marked[0], color=_style.GREY, linewidth=0.8, linestyle=":", label=marked[1], zorder=0
+        )
     ax.set(xlabel="epoch", ylabel=_TITLES.get(name, name.replace("_", " ")))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if max(map(len, curves[name].values())) == 1:
@@ -161,7 +189,9 @@ def _legend(fig: Figure, axes: list[Axes], *, apart: bool) -> None:
     """One legend for all panels, above them; inside the user's axes."""
     handles: dict[str, Any] = {}
     for ax in axes:
-        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        handles |= {
+            label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
     order = sorted(handles, key=lambda label: label.startswith(("best", "weights")))
     if apart:
         columns = len(order) if fig.get_figwidth() >= 1.3 * len(order) else 2
@@ -170,7 +200,13 @@ def _legend(fig: Figure, axes: list[Axes], *, apart: bool) -> None:
         axes[0].legend([handles[o] for o in order], order)
 
 
-def _baseline(name: str, curves: Mapping[str, Mapping[str, pd.Series]]) -> list[tuple[str, pd.Series]]:
+def _baseline(
+    name: str, curves: Mapping[str, Mapping[str, pd.Series]]
+) -> list[tuple[str, pd.Series]]:
     """The majority baseline that belongs to a metric: of the validation cells where there are such."""
-    parts = curves.get(f"{_BASELINE}{name.removeprefix('masked_')}", {}) if name.endswith("accuracy") else {}
+    parts = (
+        curves.get(f"{_BASELINE}{name.removeprefix('masked_')}", {})
+        if name.endswith("accuracy")
+        else {}
+    )
     return [(part, parts[part]) for part in ("validation", "train") if part in parts][:1]

@@ -14,12 +14,15 @@ from matplotlib.figure import Figure
 from scbert_cll import _checks, _keys
 from scbert_cll.pl import _rows, _style
 
-_CAPTION: Final = (
-    "Mean over donors with 95 % interval (t); small dots: single donors; shift: how far the embedding moves. "
-)
+_CAPTION: Final = "Mean over donors with 95 % interval (t); small dots: single donors; shift: how far the embedding moves. "
 _SINGLE: Final = "Hollow: one donor, no interval. "
 _CAVEAT: Final = "The network's opinion, not an experiment."
-_UNKNOWN: Final[dict[str, Any]] = {"ha": "center", "va": "center", "fontsize": _rows.SMALL, "color": _style.GREY}
+_UNKNOWN: Final[dict[str, Any]] = {
+    "ha": "center",
+    "va": "center",
+    "fontsize": _rows.SMALL,
+    "color": _style.GREY,
+}
 
 
 @_style.styled
@@ -77,7 +80,9 @@ def perturb(
     table = _chosen(held, groups, key)
     wanted = list(dict.fromkeys(table["group"]))
     if ax is not None and len(wanted) > 1:
-        raise ValueError(f"ax holds one group, there are {len(wanted)}; name one with groups=, or leave ax out.")
+        raise ValueError(
+            f"ax holds one group, there are {len(wanted)}; name one with groups=, or leave ax out."
+        )
     _checks.at_least(n_genes, 1, "n_genes")
     names = _order(table, n_genes)
     if ax is None:
@@ -100,7 +105,9 @@ def _found(adata: AnnData, key: str) -> Mapping[str, Any]:
     _checks.anndata(adata)
     _checks.key_in(key, adata.uns, "adata.uns", "Run tl.perturb first.")
     for part in ("summary", "donors", "params"):
-        _checks.key_in(part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.perturb.")
+        _checks.key_in(
+            part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.perturb."
+        )
     return cast("Mapping[str, Any]", adata.uns[key])
 
 
@@ -108,7 +115,13 @@ def _chosen(held: Mapping[str, Any], groups: str | Iterable[str] | None, key: st
     """Rows of the groups asked for, in the order asked for."""
     table: pd.DataFrame = held["summary"].astype({"group": str, "name": str})
     there = list(dict.fromkeys(table["group"]))
-    asked = there if groups is None else [groups] if isinstance(groups, str) else list(dict.fromkeys(groups))
+    asked = (
+        there
+        if groups is None
+        else [groups]
+        if isinstance(groups, str)
+        else list(dict.fromkeys(groups))
+    )
     for group in asked:
         _checks.key_in(group, there, f"the groups of adata.uns[{key!r}]")
     return pd.concat([table[table["group"] == group] for group in asked])
@@ -117,7 +130,9 @@ def _chosen(held: Mapping[str, Any], groups: str | Iterable[str] | None, key: st
 def _order(table: pd.DataFrame, n: int) -> list[str]:
     """Genes with the largest changes, from the most negative mean over groups to the most positive; unknown ones last."""
     by_name = table.groupby("name", sort=False)["log_odds"]
-    largest = by_name.apply(lambda v: v.abs().max()).sort_values(ascending=False, kind="stable").head(n)
+    largest = (
+        by_name.apply(lambda v: v.abs().max()).sort_values(ascending=False, kind="stable").head(n)
+    )
     return [str(name) for name in by_name.mean()[largest.index].sort_values(kind="stable").index]
 
 
@@ -142,11 +157,16 @@ def _draw_rows(ax: Axes, rows: pd.DataFrame, donors: pd.DataFrame) -> None:
             _rows.donors(ax, i, own, color=_style.GREY)
 
 
-def _figure(n: int, n_rows: int, n_columns: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
+def _figure(
+    n: int, n_rows: int, n_columns: int, figsize: tuple[float, float] | None
+) -> tuple[Figure, list[Axes]]:
     """Panels on one scale, each tall enough for its rows."""
     n_columns = min(n, n_columns)
     lines = -(-n // n_columns)
-    size = figsize or (max(3.6, 0.9 + 2.0 * n_columns), 0.8 + lines * (0.75 + _rows.ROW * max(n_rows, 2)))
+    size = figsize or (
+        max(3.6, 0.9 + 2.0 * n_columns),
+        0.8 + lines * (0.75 + _rows.ROW * max(n_rows, 2)),
+    )
     fig, axes = _style.panels(n, n_columns=n_columns, figsize=size, sharex=True, sharey=True)
     for ax in axes:
         ax.tick_params(labelbottom=True)
@@ -156,13 +176,21 @@ def _figure(n: int, n_rows: int, n_columns: int, figsize: tuple[float, float] | 
 def _heading(group: str, rows: pd.DataFrame, *, alone: bool) -> str:
     """The group and its number of donors."""
     known = sorted({int(n) for n in rows["n_donors"] if n > 0}) or [0]
-    n = f"{known[0]}–{known[-1]} donors" if len(known) > 1 else f"{known[0]} donor{'s' * (known[0] != 1)}"
+    n = (
+        f"{known[0]}–{known[-1]} donors"
+        if len(known) > 1
+        else f"{known[0]} donor{'s' * (known[0] != 1)}"
+    )
     return n if alone and group == "all" else f"{_style.shortened(group)}\n{n}"
 
 
 def _title(params: Mapping[str, Any]) -> str:
     """What was changed, and the log-odds of what."""
-    how = "without the gene or set" if params["kind"] == "drop" else f"with the gene or set at level {params['level']}"
+    how = (
+        "without the gene or set"
+        if params["kind"] == "drop"
+        else f"with the gene or set at level {params['level']}"
+    )
     return f"Log-odds of {_style.shortened(str(params['target']))} {how}"
 
 

@@ -73,12 +73,17 @@ def prognosis_null(
     _checks.some_random_sets(len(null), key)
     wanted = _wanted(tests, adjusted, key)
     if ax is not None and len(wanted) > 1:
-        raise ValueError(f"ax holds one adjustment, there are {len(wanted)}; name one with adjusted=, or leave ax out.")
+        raise ValueError(
+            f"ax holds one adjustment, there are {len(wanted)}; name one with adjusted=, or leave ax out."
+        )
     if ax is None:
         fig, axes = _figure(len(wanted), n_columns, figsize)
     else:
         fig, axes = _style.figure_of(ax), [ax]
-    drawn = [tests.loc[tests["adjusted"].isin(wanted), "z"], null.loc[null["adjusted"].isin(wanted), "z"]]
+    drawn = [
+        tests.loc[tests["adjusted"].isin(wanted), "z"],
+        null.loc[null["adjusted"].isin(wanted), "z"],
+    ]
     end = 1.05 * float(pd.concat(drawn).abs().max())
     for panel, name in zip(axes, wanted, strict=True):
         test = tests[tests["adjusted"] == name].iloc[0]
@@ -93,13 +98,21 @@ def prognosis_null(
 def _wanted(tests: pd.DataFrame, adjusted: str | Sequence[str] | None, key: str) -> list[str]:
     """Adjustments to draw."""
     there = list(dict.fromkeys(tests["adjusted"]))
-    asked = there if adjusted is None else [adjusted] if isinstance(adjusted, str) else list(dict.fromkeys(adjusted))
+    asked = (
+        there
+        if adjusted is None
+        else [adjusted]
+        if isinstance(adjusted, str)
+        else list(dict.fromkeys(adjusted))
+    )
     for name in asked:
         _checks.key_in(name, there, f"the column 'adjusted' of adata.uns[{key!r}]['null_tests']")
     return asked
 
 
-def _figure(n: int, n_columns: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
+def _figure(
+    n: int, n_columns: int, figsize: tuple[float, float] | None
+) -> tuple[Figure, list[Axes]]:
     """Panels as wide as their texts; under each other in a narrow figure."""
     columns = min(n, n_columns if figsize is None else max(1, int(figsize[0] // 2.2)))
     size = figsize or (max(3.4, 2.8 * columns), 0.3 + 2.3 * -(-n // columns))
@@ -117,7 +130,9 @@ def _histogram(ax: Axes, sets: np.ndarray, observed: float, end: float) -> None:
         ax.hist(part, bins, color=color, label=label)
     x = np.linspace(0, end, 200)
     expected = len(sets) * (bins[1] - bins[0]) * np.sqrt(2 / np.pi) * np.exp(-(x**2) / 2)
-    ax.plot(x, expected, color=_style.GREY, linewidth=0.9, linestyle="--", label="if no gene mattered")
+    ax.plot(
+        x, expected, color=_style.GREY, linewidth=0.9, linestyle="--", label="if no gene mattered"
+    )
     ax.axvline(_NAIVE, color=_style.GREY, linewidth=0.7, linestyle=":")
     ax.axvline(observed, color=_style.BLUE, linewidth=1.5, label="signature")
     ax.set_xlim(0, end)
@@ -144,6 +159,8 @@ def _title(name: str, test: pd.Series) -> str:
 def _legend(fig: Figure, ax: Axes, *, own: bool) -> None:
     handles, labels = ax.get_legend_handles_labels()
     if own:
-        fig.legend(handles, labels, loc="outside lower center", ncols=4 if fig.get_figwidth() > 4.5 else 2)
+        fig.legend(
+            handles, labels, loc="outside lower center", ncols=4 if fig.get_figwidth() > 4.5 else 2
+        )
     else:
         ax.legend(handles, labels, fontsize=_rows.SMALL)

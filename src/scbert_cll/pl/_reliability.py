@@ -75,9 +75,15 @@ def reliability(
     positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
     if ax is None:
         fig, axes = _style.panels(
-            2, n_columns=1, figsize=figsize or (3.3, 3.3 + 0.15 * len(names)), sharex=True, height_ratios=[3, 1]
+            2,
+            n_columns=1,
+            figsize=figsize or (3.3, 3.3 + 0.15 * len(names)),
+            sharex=True,
+            height_ratios=[3, 1],
         )
-        _histogram(axes[1], [get.out_of_fold(adata, model=name, key=key).iloc[:, -1] for name in names])
+        _histogram(
+            axes[1], [get.out_of_fold(adata, model=name, key=key).iloc[:, -1] for name in names]
+        )
     else:
         fig, axes = _style.figure_of(ax), [ax]
     axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
@@ -94,7 +100,12 @@ def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
     bins = bins.sort_values("predicted")
     observed = bins["observed"].to_numpy()
     error = np.abs(np.stack([observed - bins["low"], bins["high"] - observed]))
-    look: dict[str, Any] = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "markersize": 3.5, "linewidth": 0.9}
+    look: dict[str, Any] = {
+        "color": _style.PALETTE[i],
+        "marker": _MARKERS[i],
+        "markersize": 3.5,
+        "linewidth": 0.9,
+    }
     ax.errorbar(bins["predicted"], observed, yerr=error, elinewidth=0.7, label=label, **look)
 
 

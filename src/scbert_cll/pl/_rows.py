@@ -29,17 +29,35 @@ _UNKNOWN: Final = "–"
 _LEAST: Final = -300  # power of ten below which a double is hardly more than zero
 
 
-def interval(ax: Axes, row: float, mean: float, low: float, high: float, *, color: str, hollow: bool = False) -> None:
+def interval(
+    ax: Axes, row: float, mean: float, low: float, high: float, *, color: str, hollow: bool = False
+) -> None:
     """A row's mean and interval."""
     y = row - ABOVE
     ax.hlines(y, low, high, color=color, linewidth=1.3, zorder=3)
-    ax.scatter(mean, y, s=14, facecolor="white" if hollow else color, edgecolor=color, linewidth=1, zorder=4)
+    ax.scatter(
+        mean,
+        y,
+        s=14,
+        facecolor="white" if hollow else color,
+        edgecolor=color,
+        linewidth=1,
+        zorder=4,
+    )
 
 
 def donors(ax: Axes, row: int, values: np.ndarray, *, color: str) -> None:
     """A dot per donor, under the mean."""
     known = values[np.isfinite(values)]
-    ax.scatter(known, np.full(len(known), row + _BELOW), s=4, color=color, alpha=0.55, linewidths=0, zorder=2)
+    ax.scatter(
+        known,
+        np.full(len(known), row + _BELOW),
+        s=4,
+        color=color,
+        alpha=0.55,
+        linewidths=0,
+        zorder=2,
+    )
 
 
 def frame(ax: Axes, names: Sequence[str], *, longest: int = 20) -> None:
@@ -67,11 +85,16 @@ def columns(ax: Axes, texts: Mapping[str, Sequence[str]]) -> None:
         }
         for row, text in enumerate(cells):
             ax.annotate(
-                text, (1, row), (offset + width / 2, 0), xycoords=ax.get_yaxis_transform(), va="center", **place
+                text,
+                (1, row),
+                (offset + width / 2, 0),
+                xycoords=ax.get_yaxis_transform(),
+                va="center",
+                **place,
             )
-        ax.annotate(header, (1, 1), (offset + width / 2, 2), xycoords="axes fraction", va="bottom", **place).set(
-            color=_style.GREY, linespacing=0.95
-        )
+        ax.annotate(
+            header, (1, 1), (offset + width / 2, 2), xycoords="axes fraction", va="bottom", **place
+        ).set(color=_style.GREY, linespacing=0.95)
         offset += width + _GAP
 
 
@@ -94,20 +117,32 @@ def captions(fig: Figure, ax: Axes | None, title: str, caption: str) -> None:
         room = fig.get_figwidth()
         fig.suptitle(broken(title, room * _TITLE_CHARACTERS), fontsize=8)
         if caption:
-            fig.supxlabel(broken(caption, room * _CAPTION_CHARACTERS), fontsize=7, color=_style.GREY)
+            fig.supxlabel(
+                broken(caption, room * _CAPTION_CHARACTERS), fontsize=7, color=_style.GREY
+            )
         return
     fig.draw_without_rendering()  # lays the texts beside the rows out; only now the width is known
     room = ax.get_window_extent().width / fig.dpi
     ax.set_title(broken(title, room * _TITLE_CHARACTERS), pad=16)
     if caption:
-        ax.set_xlabel("\n".join([ax.get_xlabel(), broken(caption, room * _CAPTION_CHARACTERS)]), fontsize=7)
+        ax.set_xlabel(
+            "\n".join([ax.get_xlabel(), broken(caption, room * _CAPTION_CHARACTERS)]), fontsize=7
+        )
 
 
 def words_instead(ax: Axes, text: str) -> None:
     """Say in empty axes why nothing is drawn."""
     ax.set_axis_off()
     room = ax.get_window_extent().width / _style.figure_of(ax).dpi
-    ax.text(0.5, 0.5, broken(text, room * 15), transform=ax.transAxes, ha="center", va="center", fontsize=8)
+    ax.text(
+        0.5,
+        0.5,
+        broken(text, room * 15),
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        fontsize=8,
+    )
 
 
 def number(value: float) -> str:

@@ -20,7 +20,9 @@ _WORDS: Final = "Mean over donors with 95 % interval; small dots: single donors.
 _DOTS: Final = "Small dots: donors of the last class, less the mean of the others."
 _HOLLOW: Final = "Hollow: of a family that differs between donors or cells whatever is asked."
 _GREY: Final = "Grey: does not pass."
-_PICKED: Final = "The genes that came nearest: picked out of many, some intervals leave out zero by chance."
+_PICKED: Final = (
+    "The genes that came nearest: picked out of many, some intervals leave out zero by chance."
+)
 BETWEEN: Final = "Between donors: confounded with all else in which they differ."
 
 
@@ -103,12 +105,19 @@ def found(adata: AnnData, key: str) -> Mapping[str, Any]:
         remedy += f" (adata.varm[{_keys.GENE_ATTENTION!r}] is drawn by pl.gene_attention.)"
     _checks.key_in(key, adata.uns, "adata.uns", remedy)
     for part in ("genes", "differences", "reason", "params"):
-        _checks.key_in(part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.signature.")
+        _checks.key_in(
+            part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.signature."
+        )
     return cast("Mapping[str, Any]", adata.uns[key])
 
 
 def rows(
-    held: Mapping[str, Any], n_genes: int, genes: str | Sequence[str] | None, key: str, *, show_masked: bool
+    held: Mapping[str, Any],
+    n_genes: int,
+    genes: str | Sequence[str] | None,
+    key: str,
+    *,
+    show_masked: bool,
 ) -> tuple[pd.DataFrame, str]:
     """Genes to draw, from up to down, and which ones that leaves out, in words."""
     _checks.at_least(n_genes, 1, "n_genes")
@@ -120,13 +129,20 @@ def rows(
     some = table[table["selected"]] if table["selected"].any() else table.head(_NEAREST)
     plain = some if show_masked else some[some["family"] == ""]
     shown = plain.groupby("sign", group_keys=False).head(n_genes)
-    return shown.sort_values("log2_fc", ascending=False), _left_out(len(some) - len(plain), len(plain) - len(shown))
+    return shown.sort_values("log2_fc", ascending=False), _left_out(
+        len(some) - len(plain), len(plain) - len(shown)
+    )
 
 
 def _named(table: pd.DataFrame, names: list[str], key: str) -> pd.DataFrame:
     tested = dict.fromkeys(table["gene"]) if len(table) else {}
     for name in names:
-        _checks.key_in(name, tested, f"adata.uns[{key!r}]['genes']", "Only genes that were tested can be drawn.")
+        _checks.key_in(
+            name,
+            tested,
+            f"adata.uns[{key!r}]['genes']",
+            "Only genes that were tested can be drawn.",
+        )
     return table[table["gene"].isin(names)].sort_values("log2_fc", ascending=False)
 
 
@@ -175,7 +191,15 @@ def _draw_rows(ax: Axes, table: pd.DataFrame, held: Mapping[str, Any]) -> None:
     donors: pd.DataFrame = held["differences"]
     for i, (_, gene) in enumerate(table.iterrows()):
         color = _rows.FAINT if not gene["selected"] else UP if gene["sign"] > 0 else DOWN
-        _rows.interval(ax, i, gene["log2_fc"], gene["low"], gene["high"], color=color, hollow=gene["family"] != "")
+        _rows.interval(
+            ax,
+            i,
+            gene["log2_fc"],
+            gene["low"],
+            gene["high"],
+            color=color,
+            hollow=gene["family"] != "",
+        )
         if gene["gene"] in donors.index:
             _rows.donors(ax, i, donors.loc[gene["gene"]].to_numpy(dtype=float), color=_style.GREY)
 

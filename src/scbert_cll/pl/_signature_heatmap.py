@@ -23,7 +23,10 @@ OrderBy = Literal["class", "donor"]
 # beside red and blue, which are the values
 _CLASSES: Final = (_style.SKY, _style.ORANGE, _style.GREEN, _style.PURPLE)
 _ROW: Final = 0.13  # inches
-_STRIP, _TOP = 0.7, -1.4  # rows: height of the classes' strip above the heatmap, and where it starts
+_STRIP, _TOP = (
+    0.7,
+    -1.4,
+)  # rows: height of the classes' strip above the heatmap, and where it starts
 _NAME: Final = 7.6  # points, for the name of a donor
 _NARROW: Final = 4.0  # inches, of axes that have no room for a colour bar beside them
 _CLIPPED: Final = 99  # per cent of the values within the colours
@@ -87,7 +90,10 @@ def signature_heatmap(
     held = found(adata, key)
     table, left_out = rows(held, n_genes, genes, key, show_masked=show_masked)
     table = table if genes is not None or table.empty else table[table["selected"]]
-    size = figsize or (_width(len(held["samples"]) if len(table) else 0), 1.5 + _ROW * max(len(table), 5))
+    size = figsize or (
+        _width(len(held["samples"]) if len(table) else 0),
+        1.5 + _ROW * max(len(table), 5),
+    )
     fig, panel = _style.one(ax, size)
     if table.empty:
         _rows.words_instead(panel, instead(held, left_out))
@@ -112,15 +118,21 @@ def _columns(held: Mapping[str, Any], order_by: OrderBy) -> pd.DataFrame:
     """Donor and class of each column in the order drawn, with its place among those that were written."""
     samples = pd.DataFrame(held["samples"])[["donor", "class"]].astype(str).reset_index(drop=True)
     order = {str(name): i for i, name in enumerate(held["params"]["classes"])}
-    samples = samples.assign(code=samples["class"].map(order).astype(int), place=range(len(samples)))
+    samples = samples.assign(
+        code=samples["class"].map(order).astype(int), place=range(len(samples))
+    )
     by = ["code", "donor"] if order_by == "class" else ["donor", "code"]
     return samples.sort_values(by, kind="stable", ignore_index=True)
 
 
-def _centred(held: Mapping[str, Any], key: str, genes: list[str], samples: pd.DataFrame) -> np.ndarray:
+def _centred(
+    held: Mapping[str, Any], key: str, genes: list[str], samples: pd.DataFrame
+) -> np.ndarray:
     """Log2 sums, genes × samples, less the donor's mean or, without pairs, the gene's."""
     _checks.key_in("expression", held, f"adata.uns[{key!r}]", "Run tl.signature again.")
-    log = pd.DataFrame(held["expression"]).loc[genes].iloc[:, samples["place"]].to_numpy(dtype=float)
+    log = (
+        pd.DataFrame(held["expression"]).loc[genes].iloc[:, samples["place"]].to_numpy(dtype=float)
+    )
     if not paired(held):
         return np.asarray(log - log.mean(axis=1, keepdims=True))
     by_donor = pd.DataFrame(log.T).groupby(samples["donor"].to_numpy())
@@ -130,15 +142,24 @@ def _centred(held: Mapping[str, Any], key: str, genes: list[str], samples: pd.Da
 def _cells(ax: Axes, values: np.ndarray, table: pd.DataFrame) -> AxesImage:
     """The heatmap, with a line between the genes that go up and those that go down."""
     most = float(np.percentile(np.abs(values), _CLIPPED)) or 1.0
-    image = ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="none")
+    image = ax.imshow(
+        values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="none"
+    )
     ax.set_yticks(range(len(table)), [_style.shortened(gene) for gene in table["gene"]])
     n_up = int((table["sign"] > 0).sum())
     if 0 < n_up < len(table):
         ax.axhline(n_up - 0.5, color="white", linewidth=2)
-    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": _style.GREY, "va": "center"}
+    look: dict[str, Any] = {
+        "textcoords": "offset points",
+        "fontsize": 7,
+        "color": _style.GREY,
+        "va": "center",
+    }
     for word, first, last in (("up", 0, n_up), ("down", n_up, len(table))):
         if first < last:
-            ax.annotate(word, (1, (first + last - 1) / 2), (4, 0), xycoords=ax.get_yaxis_transform(), **look)
+            ax.annotate(
+                word, (1, (first + last - 1) / 2), (4, 0), xycoords=ax.get_yaxis_transform(), **look
+            )
     return image
 
 
@@ -151,8 +172,16 @@ def _strip(ax: Axes, samples: pd.DataFrame, classes: list[str], order_by: OrderB
     block = samples["code" if order_by == "class" else "donor"].to_numpy()
     for last in np.flatnonzero(block[1:] != block[:-1]):
         ax.axvline(last + 0.5, color="white", linewidth=2 if order_by == "class" else 1.2)
-    handles = [Patch(color=color, label=_style.shortened(name)) for name, color in zip(classes, colors, strict=True)]
-    look: dict[str, Any] = {"handlelength": 1, "columnspacing": 1.2, "borderaxespad": 0.3, "borderpad": 0.2}
+    handles = [
+        Patch(color=color, label=_style.shortened(name))
+        for name, color in zip(classes, colors, strict=True)
+    ]
+    look: dict[str, Any] = {
+        "handlelength": 1,
+        "columnspacing": 1.2,
+        "borderaxespad": 0.3,
+        "borderpad": 0.2,
+    }
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(handles), **look)
 
 
@@ -169,14 +198,20 @@ def _donors(ax: Axes, samples: pd.DataFrame, order_by: OrderBy) -> None:
     if ax.get_window_extent().width / fig.dpi * 72 < _NAME * len(names):
         ax.set_xlabel(f"{samples['donor'].nunique()} donors")
         return
-    ax.set_xticks(names["place"], [_style.shortened(name, 12) for name in names["donor"]], rotation=90)
+    ax.set_xticks(
+        names["place"], [_style.shortened(name, 12) for name in names["donor"]], rotation=90
+    )
 
 
 def _bar(fig: Figure, ax: Axes, image: AxesImage, held: Mapping[str, Any]) -> None:
     """Colour bar with its unit: at the side or, in a narrow figure, below."""
     narrow = ax.get_window_extent().width / fig.dpi < _NARROW
-    place: dict[str, Any] = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 14}
-    bar = fig.colorbar(image, ax=ax, extend="both", shrink=0.8 if narrow else 0.6, pad=0.03, **place)
+    place: dict[str, Any] = (
+        {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 14}
+    )
+    bar = fig.colorbar(
+        image, ax=ax, extend="both", shrink=0.8 if narrow else 0.6, pad=0.03, **place
+    )
     bar.set_label(f"log₂ expression − {'donor' if paired(held) else 'gene'}'s mean", fontsize=7)
     bar.locator = MaxNLocator(4)  # more would touch each other
     bar.update_ticks()

@@ -75,7 +75,10 @@ def signature_report(
     for y in range(1, len(names)):
         ax.axhline(y - 0.5, color=_style.LIGHT, linewidth=0.5, zorder=0)
     used = [look for word, look in _LOOK.items() if (table["passed"] == word).any()]
-    ax.set_xlabel("   ".join([*(f"{symbol} {said}" for symbol, _, said in used), "grey: null"]), fontsize=_SMALL)
+    ax.set_xlabel(
+        "   ".join([*(f"{symbol} {said}" for symbol, _, said in used), "grey: null"]),
+        fontsize=_SMALL,
+    )
     return _style.finish(fig, ax, show=show, return_fig=return_fig)
 
 
@@ -87,7 +90,9 @@ def reported(adata: AnnData, key: str) -> Any:
 
 def part(adata: AnnData, key: str, name: str) -> pd.DataFrame:
     """A table of the report that may be missing."""
-    _checks.key_in(name, reported(adata, key), f"adata.uns[{key!r}]", "Its gates say why it was not run.")
+    _checks.key_in(
+        name, reported(adata, key), f"adata.uns[{key!r}]", "Its gates say why it was not run."
+    )
     table: pd.DataFrame = adata.uns[key][name]
     return table
 

@@ -69,7 +69,13 @@ def stability(
     handles, said = ax.get_legend_handles_labels()
     shown = dict(zip(said, handles, strict=True))
     wanted = [label for label in (_OWN, _NULL, _POINT) if label in shown]
-    ax.legend([shown[label] for label in wanted], wanted, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    ax.legend(
+        [shown[label] for label in wanted],
+        wanted,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0,
+    )
     return _style.finish(fig, ax, show=show, return_fig=return_fig)
 
 
@@ -79,7 +85,29 @@ def _row(ax: Axes, y: int, runs: pd.DataFrame) -> None:
     null = runs.loc[runs["run"] > 0, "nogueira"].dropna()
     error = np.array([[own["nogueira"] - own["low"]], [own["high"] - own["nogueira"]]])
     at = y - _HEIGHT / 2
-    ax.errorbar(own["nogueira"], at, xerr=np.abs(error), fmt="o", color=_style.BLUE, markersize=4, label=_OWN)
-    ax.scatter(null, np.full(len(null), y + _HEIGHT / 2), s=6, color=_style.GREY, alpha=0.5, linewidths=0, label=_NULL)
+    ax.errorbar(
+        own["nogueira"],
+        at,
+        xerr=np.abs(error),
+        fmt="o",
+        color=_style.BLUE,
+        markersize=4,
+        label=_OWN,
+    )
+    ax.scatter(
+        null,
+        np.full(len(null), y + _HEIGHT / 2),
+        s=6,
+        color=_style.GREY,
+        alpha=0.5,
+        linewidths=0,
+        label=_NULL,
+    )
     if len(null):
-        ax.plot([null.quantile(0.95)] * 2, [y, y + _HEIGHT], color=_style.RED, linewidth=1.2, label=_POINT)
+        ax.plot(
+            [null.quantile(0.95)] * 2,
+            [y, y + _HEIGHT],
+            color=_style.RED,
+            linewidth=1.2,
+            label=_POINT,
+        )

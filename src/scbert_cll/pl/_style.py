@@ -15,7 +15,14 @@ from matplotlib.figure import Figure, SubFigure
 Drawn = Axes | list[Axes] | Figure | None
 
 # Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is text and the other faint
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+)
 PALETTE: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 GREY, LIGHT = "#6B6B6B", "#C8C8C8"
 
@@ -55,11 +62,18 @@ def styled[**P, R](plot: Callable[P, R]) -> Callable[P, R]:
     return inside
 
 
-def panels(n: int, *, n_columns: int, figsize: tuple[float, float], **kwargs: Any) -> tuple[Figure, list[Axes]]:
+def panels(
+    n: int, *, n_columns: int, figsize: tuple[float, float], **kwargs: Any
+) -> tuple[Figure, list[Axes]]:
     """A new figure with `n` axes in rows; labels make room for themselves."""
     n_columns = min(n, n_columns)
     fig, grid = plt.subplots(
-        -(-n // n_columns), n_columns, figsize=figsize, squeeze=False, layout="constrained", **kwargs
+        -(-n // n_columns),
+        n_columns,
+        figsize=figsize,
+        squeeze=False,
+        layout="constrained",
+        **kwargs,
     )
     axes: list[Axes] = list(grid.ravel())
     for ax in axes[n:]:
@@ -81,11 +95,15 @@ def figure_of(ax: Axes) -> Figure:
     while isinstance(fig, SubFigure):
         fig = fig.figure
     if fig is None:
-        raise ValueError("ax belongs to no figure any more; make new ones: fig, ax = plt.subplots().")
+        raise ValueError(
+            "ax belongs to no figure any more; make new ones: fig, ax = plt.subplots()."
+        )
     return fig
 
 
-def finish(fig: Figure, drawn: Axes | Sequence[Axes], *, show: bool | None, return_fig: bool) -> Drawn:
+def finish(
+    fig: Figure, drawn: Axes | Sequence[Axes], *, show: bool | None, return_fig: bool
+) -> Drawn:
     """As scanpy: the figure if asked for, None if shown, else the axes.
 
     `show=None` shows where scanpy would and a window or a notebook is there to show it.
@@ -121,7 +139,10 @@ def engineering(largest: float) -> tuple[float, str]:
     if not np.isfinite(largest) or largest <= 0:
         return 1.0, ""
     power = int(np.ceil(max(0.0, -np.log10(largest)) / 3) * 3)
-    return 10.0**power, f"10{str(-power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}" if power else ""
+    return (
+        10.0** power,
+        f"10{str(-power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}" if power else "",
+    )
 
 
 def shortened(name: str, longest: int = 22) -> str:

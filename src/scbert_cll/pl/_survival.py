@@ -27,7 +27,10 @@ _SHARE_AT_RISK, _AT_RISK = 0.1, 5  # below these a curve says little
 _SMALL: Final = _rows.SMALL
 _LINE: Final = 9  # points between lines of the tables
 _MARGIN: Final = 28  # points that ticks and label of the y axis take
-_TICKS, _LABEL = 16, 24  # points from the axes to below the ticks' labels, and to the middle of the axis label
+_TICKS, _LABEL = (
+    16,
+    24,
+)  # points from the axes to below the ticks' labels, and to the middle of the axis label
 _SAMPLES: Final = 200  # places at which a curve is looked at for whether a text would cover it
 _PLACES: Final = (  # of the test, the usual one first: where on the axes, and which of its own corners is there
     (0.03, 0.04, "left", "bottom"),
@@ -108,14 +111,23 @@ def survival(
     """
     held = in_unit(record(adata, key), time_unit)
     if incidence:
-        _checks.key_in("incidence", held, f"adata.uns[{key!r}]", "Run tl.survival with competing_key= for it.")
-    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(held["groups"]["group"].astype(str))}
+        _checks.key_in(
+            "incidence", held, f"adata.uns[{key!r}]", "Run tl.survival with competing_key= for it."
+        )
+    colors = {
+        name: _COLORS[i % len(_COLORS)]
+        for i, name in enumerate(held["groups"]["group"].astype(str))
+    }
     end = _end(held["curves"]) if max_time is None else _positive(max_time)
     size = figsize or (3.5, 2.75 + _LINE / 72 * len(colors) * (1 + at_risk))
     own, (fig, ax) = ax is None, _style.one(ax, size)
     curves = _steps(held, incidence=incidence)
     for name, color in colors.items():
-        _curve(ax, {way: steps[steps["group"].astype(str) == name] for way, steps in curves.items()}, color)
+        _curve(
+            ax,
+            {way: steps[steps["group"].astype(str) == name] for way, steps in curves.items()},
+            color,
+        )
     _frame(ax, held, curves, end, incidence=incidence)
     if at_risk:
         _numbers_at_risk(ax, held["curves"], colors)
@@ -133,7 +145,9 @@ def _positive(max_time: float) -> float:
 
 def _end(curves: pd.DataFrame) -> float:
     """Last time at which enough patients are at risk, of all groups together."""
-    at_risk = pd.DataFrame({name: _at(part, curves["time"]) for name, part in curves.groupby("group")}).sum(axis=1)
+    at_risk = pd.DataFrame(
+        {name: _at(part, curves["time"]) for name, part in curves.groupby("group")}
+    ).sum(axis=1)
     times = curves["time"].to_numpy(dtype=np.float64)
     most = at_risk.max()
     enough = at_risk.to_numpy() >= max(_SHARE_AT_RISK * most, min(_AT_RISK, most / 4))
@@ -143,7 +157,10 @@ def _end(curves: pd.DataFrame) -> float:
 
 def _at(curve: pd.DataFrame, times: pd.Series | np.ndarray) -> np.ndarray:
     """How many of a group are at risk just before each time; none before the first enters."""
-    known, when = np.append(curve["at_risk"].to_numpy(dtype=np.int64), 0), curve["time"].to_numpy(dtype=np.float64)
+    known, when = (
+        np.append(curve["at_risk"].to_numpy(dtype=np.int64), 0),
+        curve["time"].to_numpy(dtype=np.float64),
+    )
     asked = np.asarray(times, dtype=np.float64)
     return np.where(asked < when.min(initial=np.inf), 0, known[np.searchsorted(when, asked)])
 
@@ -166,13 +183,22 @@ def _curve(ax: Axes, steps: Mapping[str, pd.DataFrame], color: str) -> None:
     """A group's steps with their interval, and ticks where patients are censored."""
     for way, table in steps.items():
         time, value = table["time"].to_numpy(), 100 * table["value"].to_numpy()
-        ax.plot(time, value, drawstyle="steps-post", color=color, linestyle=way, linewidth=1.2, zorder=3)
+        ax.plot(
+            time, value, drawstyle="steps-post", color=color, linestyle=way, linewidth=1.2, zorder=3
+        )
         if way == "dashed":
             continue  # a second band over the first could be told from it by nobody
         low, high = (100 * table[side].to_numpy(dtype=np.float64) for side in ("ci_low", "ci_high"))
-        ax.fill_between(time, low, high, step="post", color=color, alpha=0.13, linewidth=0, zorder=1)
+        ax.fill_between(
+            time, low, high, step="post", color=color, alpha=0.13, linewidth=0, zorder=1
+        )
         censored = table["n_censored"].to_numpy() > 0
-        look: dict[str, Any] = {"linestyle": "none", "marker": "|", "markersize": 3.5, "markeredgewidth": 0.6}
+        look: dict[str, Any] = {
+            "linestyle": "none",
+            "marker": "|",
+            "markersize": 3.5,
+            "markeredgewidth": 0.6,
+        }
         ax.plot(time[censored], value[censored], color=color, zorder=4, **look)
 
 
@@ -186,13 +212,19 @@ def _frame(
 ) -> None:
     """Limits and words of the axes."""
     params = held["params"]
-    largest = max(table.loc[table["time"] <= end, "ci_high"].max() for table in curves.values()) if incidence else 1
+    largest = (
+        max(table.loc[table["time"] <= end, "ci_high"].max() for table in curves.values())
+        if incidence
+        else 1
+    )
     top = 100.0 if np.isnan(largest) else float(min(100.0, 10 * np.ceil(10 * largest + 0.2)))
     ax.set(xlim=(0, end), ylim=(0, top * 1.02))
     steps = [1.2, 2.4, 3.6, 6, 10] if _unit(held) == "months" else [1, 2, 2.5, 5, 10]
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=steps))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    time, event = (_style.shortened(str(params.get(name, ""))) for name in ("time_key", "event_key"))
+    time, event = (
+        _style.shortened(str(params.get(name, ""))) for name in ("time_key", "event_key")
+    )
     ax.set_xlabel(f"{time}, {_unit(held)}".removeprefix(", "))
     ax.set_ylabel(f"{'with' if incidence else 'without'} event{f' ({event})' if event else ''}, %")
 
@@ -211,19 +243,30 @@ def _numbers_at_risk(ax: Axes, curves: pd.DataFrame, colors: Mapping[str, str]) 
     place["annotation_clip"] = False
     most = len(str(curves["at_risk"].max()))
     left = -4 - 0.3 * _SMALL * most  # beside the number under time 0, half of which hangs over
-    ax.annotate("at risk", (0, 0), (left, -_LABEL), xycoords="axes fraction", ha="right", **place).set_color(
-        _style.GREY
-    )
+    ax.annotate(
+        "at risk", (0, 0), (left, -_LABEL), xycoords="axes fraction", ha="right", **place
+    ).set_color(_style.GREY)
     for i, (name, color) in enumerate(colors.items()):
         down = -_LABEL - 2 - _LINE * (i + 1)
         said = _style.shortened(name, longest)
-        ax.annotate(said, (0, 0), (left, down), xycoords="axes fraction", ha="right", color=color, **place)
+        ax.annotate(
+            said, (0, 0), (left, down), xycoords="axes fraction", ha="right", color=color, **place
+        )
         own = curves[curves["group"].astype(str) == name]
         for tick, n in zip(ticks, _at(own, np.array(ticks)), strict=True):
-            ax.annotate(f"{n}", (tick, 0), (0, down), xycoords=ax.get_xaxis_transform(), ha="center", **place)
+            ax.annotate(
+                f"{n}",
+                (tick, 0),
+                (0, down),
+                xycoords=ax.get_xaxis_transform(),
+                ha="center",
+                **place,
+            )
 
 
-def _group_table(ax: Axes, groups: pd.DataFrame, colors: Mapping[str, str], unit: str, *, own: bool) -> None:
+def _group_table(
+    ax: Axes, groups: pd.DataFrame, colors: Mapping[str, str], unit: str, *, own: bool
+) -> None:
     """Above the axes a line per group: its line, name, events, median and, of more than two groups, hazard ratio."""
     columns = {"events/patients": [f"{r.n_events}/{r.n}" for r in groups.itertuples()]}
     if unit:
@@ -232,10 +275,20 @@ def _group_table(ax: Axes, groups: pd.DataFrame, colors: Mapping[str, str], unit
         rows = groups[["ratio", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
         columns["hazard ratio"] = ["1", *(_rows.with_interval(*row) for row in rows[1:])]
     fig = _style.figure_of(ax)
-    room = fig.get_figwidth() - 0.1 if own else ax.get_window_extent().width / fig.dpi + _MARGIN / 72
-    taken = sum(max(len(text) for text in (header, *cells)) + 2 for header, cells in columns.items()) + 6
-    names = [_style.shortened(name, int(np.clip(room * 72 / (0.57 * _SMALL) - taken, 8, 30))) for name in colors]
-    packed: list[Artist] = [_column("", cells, list(colors.values())) for cells in (["━━"] * len(names), names)]
+    room = (
+        fig.get_figwidth() - 0.1 if own else ax.get_window_extent().width / fig.dpi + _MARGIN / 72
+    )
+    taken = (
+        sum(max(len(text) for text in (header, *cells)) + 2 for header, cells in columns.items())
+        + 6
+    )
+    names = [
+        _style.shortened(name, int(np.clip(room * 72 / (0.57 * _SMALL) - taken, 8, 30)))
+        for name in colors
+    ]
+    packed: list[Artist] = [
+        _column("", cells, list(colors.values())) for cells in (["━━"] * len(names), names)
+    ]
     packed += [_column(header, cells) for header, cells in columns.items()]
     start = fig.transFigure if own else ax.transAxes
     box = AnchoredOffsetbox(
@@ -254,9 +307,12 @@ def _group_table(ax: Axes, groups: pd.DataFrame, colors: Mapping[str, str], unit
 def _column(header: str, cells: list[str], colors: list[str] | None = None) -> VPacker:
     """Texts under each other."""
     looks = colors or ["black"] * len(cells)
-    texts: list[Artist] = [TextArea(header or " ", textprops={"fontsize": _SMALL, "color": _style.GREY})]
+    texts: list[Artist] = [
+        TextArea(header or " ", textprops={"fontsize": _SMALL, "color": _style.GREY})
+    ]
     texts += [
-        TextArea(cell, textprops={"fontsize": _SMALL, "color": look}) for cell, look in zip(cells, looks, strict=True)
+        TextArea(cell, textprops={"fontsize": _SMALL, "color": look})
+        for cell, look in zip(cells, looks, strict=True)
     ]
     return VPacker(children=texts, sep=1.5, pad=0, align="center" if header else "left")
 
@@ -276,7 +332,9 @@ def _said(adata: AnnData, key: str, held: Mapping[str, Any]) -> str:
         row = groups.iloc[1][["ratio", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
         estimable = np.isfinite(row).all() and groups["n_events"].min() > 0
         lines.append(
-            f"hazard ratio {_rows.with_interval(*row)}" if estimable else "hazard ratio: a group has no events"
+            f"hazard ratio {_rows.with_interval(*row)}"
+            if estimable
+            else "hazard ratio: a group has no events"
         )
     of = "log-rank" if held["params"].get("competing_key") in _UNSET else "cause-specific log-rank"
     lines.append(f"{of} {_rows.p_value(p)}" if np.isfinite(p) else "log-rank test: undefined")
@@ -291,7 +349,9 @@ def _against_random_sets(held: Mapping[str, Any]) -> list[str]:
     known = tests[tests["empirical_p"].notna()]
     if not len(known):
         return ["not compared with random gene sets"]
-    first = known.iloc[int(np.argmax(known["adjusted"] == "none"))]  # the groups are of the score alone
+    first = known.iloc[
+        int(np.argmax(known["adjusted"] == "none"))
+    ]  # the groups are of the score alone
     return [
         f"against random gene sets {_rows.p_value(first['empirical_p'])}",
         f"({100 * first['share_significant']:.0f} % of these have p < 0.05)",
@@ -302,13 +362,20 @@ def _caption(held: Mapping[str, Any], end: float, *, incidence: bool) -> str:
     """What is not seen in the curves."""
     params, curves = held["params"], held["curves"]
     competing = params.get("competing_key")
-    words = ["Bands: 95 % intervals." if incidence else "Bands: 95 % intervals; ticks: censored patients."]
+    words = [
+        "Bands: 95 % intervals."
+        if incidence
+        else "Bands: 95 % intervals; ticks: censored patients."
+    ]
     if competing not in _UNSET:
         dashed, ended = f"Dashed: {competing} (competing).", f"{competing} counts as censored."
         words.append(dashed if incidence else ended)
     if params.get("entry_key") not in _UNSET:
         words.append("Patients count from their entry on.")
-    unknown = not incidence and held["groups"][["median", "median_low", "median_high"]].isna().to_numpy().any()
+    unknown = (
+        not incidence
+        and held["groups"][["median", "median_low", "median_high"]].isna().to_numpy().any()
+    )
     words += [f"{_NOT_REACHED}: not reached."] if unknown else []
     changes = "ph_p" in held["groups"] and (held["groups"]["ph_p"] < _NOT_PROPORTIONAL).any()
     words += ["The hazard ratio changes with time: an average."] if changes else []
@@ -322,19 +389,37 @@ def _caption(held: Mapping[str, Any], end: float, *, incidence: bool) -> str:
 def _captions(fig: Figure, ax: Axes, caption: str, n_lines: int, *, own: bool) -> None:
     """Under all else; in the user's axes as wide as these."""
     if own:
-        fig.supxlabel(_rows.broken(caption, fig.get_figwidth() * 20), fontsize=_SMALL, color=_style.GREY)
+        fig.supxlabel(
+            _rows.broken(caption, fig.get_figwidth() * 20), fontsize=_SMALL, color=_style.GREY
+        )
         return
     room = ax.get_window_extent().width / fig.dpi + _MARGIN / 72
     below = -_LABEL - 8 - _LINE * n_lines
-    look: dict[str, Any] = {"fontsize": _SMALL, "color": _style.GREY, "va": "top", "annotation_clip": False}
+    look: dict[str, Any] = {
+        "fontsize": _SMALL,
+        "color": _style.GREY,
+        "va": "top",
+        "annotation_clip": False,
+    }
     text = _rows.broken(caption, room * 20)
-    ax.annotate(text, (0, 0), (-_MARGIN, below), xycoords="axes fraction", textcoords="offset points", **look)
+    ax.annotate(
+        text,
+        (0, 0),
+        (-_MARGIN, below),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        **look,
+    )
 
 
 def _test(fig: Figure, ax: Axes, text: str, curves: Mapping[str, pd.DataFrame]) -> None:
     """Write the test in the corner where it covers least of the curves."""
     fig.draw_without_rendering()  # lays the tables out; only now it is known how large the axes are
-    path = [ax.transData.transform(_path(part, ax)) for table in curves.values() for _, part in table.groupby("group")]
+    path = [
+        ax.transData.transform(_path(part, ax))
+        for table in curves.values()
+        for _, part in table.groupby("group")
+    ]
     points = np.concatenate(path)
     drawn = ax.text(0, 0, text, transform=ax.transAxes, fontsize=_SMALL, linespacing=1.25, zorder=5)
     drawn.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1})
@@ -343,7 +428,9 @@ def _test(fig: Figure, ax: Axes, text: str, curves: Mapping[str, pd.DataFrame]) 
         _put(drawn, *place)
         covered.append(int(Bbox(drawn.get_window_extent()).count_contains(points)))
     _put(drawn, *_PLACES[int(np.argmin(covered))])
-    if min(covered) and len(curves) > 1:  # incidences end anywhere below 100 %, so there can be room above them
+    if (
+        min(covered) and len(curves) > 1
+    ):  # incidences end anywhere below 100 %, so there can be room above them
         height = Bbox(drawn.get_window_extent()).height / ax.get_window_extent().height + 0.06
         ax.set_ylim(top=ax.get_ylim()[1] / (1 - height))
         _put(drawn, *_ABOVE)
@@ -359,5 +446,10 @@ def _path(curve: pd.DataFrame, ax: Axes) -> np.ndarray:
     time = curve["time"].to_numpy(dtype=np.float64)
     at = np.clip(np.searchsorted(time, x, side="right") - 1, 0, None)
     inside = x <= time.max(initial=0)
-    values = [100 * curve[name].to_numpy(dtype=np.float64)[at] for name in ("value", "value", "ci_low", "ci_high")]
-    return np.concatenate([np.column_stack([x, value])[inside & np.isfinite(value)] for value in values])
+    values = [
+        100 * curve[name].to_numpy(dtype=np.float64)[at]
+        for name in ("value", "value", "ci_low", "ci_high")
+    ]
+    return np.concatenate(
+        [np.column_stack([x, value])[inside & np.isfinite(value)] for value in values]
+    )

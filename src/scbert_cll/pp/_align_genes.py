@@ -102,11 +102,15 @@ def align_genes(
     found = vocab.resolve(source.var_names, aliases=aliases, others=others)
     columns = Columns(found["index"].to_numpy(), len(vocab))
     per_gene = columns.per_gene
-    _checks.vocabulary_coverage(found, vocab.names[per_gene == 0], len(vocab), min_matched=min_matched)
+    _checks.vocabulary_coverage(
+        found, vocab.names[per_gene == 0], len(vocab), min_matched=min_matched
+    )
 
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
     left_out += [] if whole is adata else [name or "X" for name in adata.layers.keys()]  # noqa: SIM118 - with X
-    var = pd.DataFrame({_keys.IN_QUERY: per_gene > 0}, index=vocab.names.rename(adata.var_names.name))
+    var = pd.DataFrame(
+        {_keys.IN_QUERY: per_gene > 0}, index=vocab.names.rename(adata.var_names.name)
+    )
     aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **_of_cells(adata))
     for name in left_out:
         aligned.uns.pop(name, None)
@@ -114,9 +118,17 @@ def align_genes(
         if _checks.is_binned(aligned, name):  # all its genes are here, whatever they were called
             aligned.uns[name]["params"] |= _checks.totals.of(vocab.names)
     params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"} | note
-    record = {**_report(found, per_gene, vocab), "left_out": _strings(left_out), "no_genes": _strings(others)}
+    record = {
+        **_report(found, per_gene, vocab),
+        "left_out": _strings(left_out),
+        "no_genes": _strings(others),
+    }
     _record.write(aligned, uns={_keys.ALIGN_GENES: record | {"params": params}})
-    logger.info("%d of the %d genes of the vocabulary are in the data", int((per_gene > 0).sum()), len(vocab))
+    logger.info(
+        "%d of the %d genes of the vocabulary are in the data",
+        int((per_gene > 0).sum()),
+        len(vocab),
+    )
     return aligned
 
 
@@ -128,18 +140,26 @@ def _genes(adata: AnnData) -> tuple[AnnData, pd.Index]:
     elif found.n_others:
         _checks.features.only_genes(found)
     others = adata.var_names[~found.is_gene]
-    kept = found.is_gene & np.asarray(adata.var.get(_keys.IN_QUERY, True), dtype=bool)  # zeros of an earlier alignment
+    kept = found.is_gene & np.asarray(
+        adata.var.get(_keys.IN_QUERY, True), dtype=bool
+    )  # zeros of an earlier alignment
     return (adata if kept.all() else adata[:, kept]), others
 
 
-def _matrices(adata: AnnData, columns: Columns, *, is_whole: bool) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
+def _matrices(
+    adata: AnnData, columns: Columns, *, is_whole: bool
+) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
     """Every matrix (`X` under None, as anndata has it) in the order of the vocabulary, and the names of those that have no meaning there."""
     same_totals = is_whole and columns.is_complete and not columns.is_summed
     matrices, left_out = {}, []
     for name, values in adata.layers.items():
         csr = _checks.slots.as_csr(values, _checks.slots.name_of(name))
         # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
-        is_fit = same_totals if _checks.is_binned(adata, name) else not columns.is_summed or _checks.are_whole(csr.data)
+        is_fit = (
+            same_totals
+            if _checks.is_binned(adata, name)
+            else not columns.is_summed or _checks.are_whole(csr.data)
+        )
         if is_fit:
             matrices[name] = columns.moved(csr)
         else:
@@ -160,12 +180,16 @@ def _of_cells(adata: AnnData) -> dict[str, Any]:
 def _report(found: pd.DataFrame, per_gene: np.ndarray, vocab: GeneVocab) -> dict[str, Any]:
     """What became of every name, in a form that h5ad can hold."""
     how = found["how"]
-    renamed = found.loc[how.isin(["genome", "ensembl", "alias", "suffix"]), ["name", "gene", "how"]].drop_duplicates()
+    renamed = found.loc[
+        how.isin(["genome", "ensembl", "alias", "suffix"]), ["name", "gene", "how"]
+    ].drop_duplicates()
     return {
         "matched": _strings(vocab.names[per_gene > 0]),
         "missing": _strings(vocab.names[per_gene == 0]),
         "duplicated": _strings(vocab.names[per_gene > 1]),
-        "renamed": renamed.rename(columns={"name": "old", "gene": "new"}).reset_index(drop=True).astype(str),
+        "renamed": renamed.rename(columns={"name": "old", "gene": "new"})
+        .reset_index(drop=True)
+        .astype(str),
         "ambiguous": _strings(found.loc[how == "ambiguous", "name"].unique()),
         "unmatched": _strings(found.loc[how == "unmatched", "name"].unique()),
     }

@@ -104,7 +104,9 @@ def balance(
         adata = _checks.target(adata, copy=copy)
         weight, table = _weights(group)
         _record.write(
-            adata, obs={_keys.BALANCE_WEIGHT: weight}, uns={_keys.BALANCE: {"params": params, "groups": table}}
+            adata,
+            obs={_keys.BALANCE_WEIGHT: weight},
+            uns={_keys.BALANCE: {"params": params, "groups": table}},
         )
         return adata if copy else None
     if not copy:
@@ -122,7 +124,11 @@ def _not_twice(adata: AnnData, method: str) -> None:
     resampled = _keys.IS_SYNTHETIC in adata.obs
     if resampled or (method != "weights" and _keys.BALANCE_WEIGHT in adata.obs):
         found = _keys.IS_SYNTHETIC if resampled else _keys.BALANCE_WEIGHT
-        remedy = "start from the object before" if resampled else f"remove the weights first: del adata.obs[{found!r}]"
+        remedy = (
+            "start from the object before"
+            if resampled
+            else f"remove the weights first: del adata.obs[{found!r}]"
+        )
         raise ValueError(
             f"adata has been balanced already (it has adata.obs[{found!r}]); balancing twice counts twice: {remedy}."
         )
@@ -139,7 +145,9 @@ def _training_groups(adata: AnnData, keys: list[str], split_key: str) -> pd.Seri
     train = (_checks.split(adata, split_key) == _keys.TRAIN).to_numpy()
     columns = [_checks.by_name.class_names(_checks.obs_column(adata, key)) for key in keys]
     use = train & np.all([c.notna() for c in columns], axis=0)
-    names = pd.Series([" | ".join(map(str, row)) for row in zip(*columns, strict=True)], index=adata.obs_names)
+    names = pd.Series(
+        [" | ".join(map(str, row)) for row in zip(*columns, strict=True)], index=adata.obs_names
+    )
     group = names.where(use)
     if not use.any():
         raise ValueError(f"No training cell has a value in adata.obs[{_checks.listed(keys)}].")
@@ -192,7 +200,12 @@ def _oversampled(adata: AnnData, rows: np.ndarray, y: np.ndarray, seed: int) -> 
 
 
 def _smote(
-    adata: AnnData, rows: np.ndarray, y: np.ndarray, use_rep: str | None, k_neighbors: int, seed: int
+    adata: AnnData,
+    rows: np.ndarray,
+    y: np.ndarray,
+    use_rep: str | None,
+    k_neighbors: int,
+    seed: int,
 ) -> AnnData:
     _enough_neighbours(y, k_neighbors)
     refuse_derived(adata)
@@ -209,7 +222,11 @@ def _smote(
 
 def _enough_neighbours(y: np.ndarray, k_neighbors: int) -> None:
     names, sizes = np.unique(y, return_counts=True)
-    small = [f"{str(n)!r} with {s}" for n, s in zip(names, sizes, strict=True) if s <= k_neighbors and s < sizes.max()]
+    small = [
+        f"{str(n)!r} with {s}"
+        for n, s in zip(names, sizes, strict=True)
+        if s <= k_neighbors and s < sizes.max()
+    ]
     if small:
         raise ValueError(
             f"SMOTE with k_neighbors={k_neighbors} needs groups of at least {k_neighbors + 1} training cells; found {', '.join(small)}. "
@@ -228,7 +245,9 @@ def _grown(adata: AnnData, extra: np.ndarray, word: str) -> AnnData:
         taken.add(fresh)
         names.append(fresh)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Observation names are not unique", UserWarning)  # until the next line
+        warnings.filterwarnings(
+            "ignore", "Observation names are not unique", UserWarning
+        )  # until the next line
         grown = adata[index].copy()
     grown.obs_names = [*adata.obs_names, *names]
     return grown
@@ -240,6 +259,12 @@ def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
     added = new.obs[new.obs[_keys.IS_SYNTHETIC]]
     kept = before.reindex(new.obs_names).value_counts()
     columns = [_checks.by_name.class_names(cast("pd.Series", added[k])) for k in keys]
-    grown = pd.Series([" | ".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=object).value_counts()
+    grown = pd.Series(
+        [" | ".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=object
+    ).value_counts()
     n_after = kept.add(grown, fill_value=0).reindex(n_before.index).astype(int)
-    return pd.DataFrame({"n_before": n_before, "n_after": n_after}).rename_axis("group").rename(index=str)
+    return (
+        pd.DataFrame({"n_before": n_before, "n_after": n_after})
+        .rename_axis("group")
+        .rename(index=str)
+    )

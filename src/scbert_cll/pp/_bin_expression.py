@@ -137,11 +137,20 @@ def bin_expression(
 
     adata = _checks.target(adata, copy=copy)
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
-    n_fit = {"n_fit_cells": int(cells.sum())} if edges is None and method in ("uniform", "gene_quantile") else {}
-    given |= {"edges": "none" if edges is None else "given", **plain, **n_fit, **note} | _checks.totals.of(
-        adata.var_names
+    n_fit = (
+        {"n_fit_cells": int(cells.sum())}
+        if edges is None and method in ("uniform", "gene_quantile")
+        else {}
     )
-    _record.write(adata, layers={key_added: tokens}, uns={key_added: {"edges": lower, "params": given}})
+    given |= {
+        "edges": "none" if edges is None else "given",
+        **plain,
+        **n_fit,
+        **note,
+    } | _checks.totals.of(adata.var_names)
+    _record.write(
+        adata, layers={key_added: tokens}, uns={key_added: {"edges": lower, "params": given}}
+    )
     return adata if copy else None
 
 
@@ -175,7 +184,13 @@ def _in_range(*, method: str, n_bins: int, target_sum: float) -> None:
 
 
 def _counted(
-    adata: AnnData, layer: str | None, key_added: str, *, method: str, n_bins: int, target_sum: float
+    adata: AnnData,
+    layer: str | None,
+    key_added: str,
+    *,
+    method: str,
+    n_bins: int,
+    target_sum: float,
 ) -> tuple[sparse.csr_matrix, np.ndarray, dict[str, int]]:
     """The counts, checked and without stored zeros, every cell's total, and what is to be noted."""
     _in_range(method=method, n_bins=n_bins, target_sum=target_sum)
@@ -236,7 +251,9 @@ def _tokens(
             else:
                 tokens[stored] = _n_reached(x, edges[edges <= target_sum])
     # The index arrays are copies: X and the layer must not change each other when scanpy sorts or prunes in place.
-    binned = sparse.csr_matrix((tokens, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
+    binned = sparse.csr_matrix(
+        (tokens, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape
+    )
     if not tokens.all():
         binned.eliminate_zeros()
     return binned
@@ -260,7 +277,9 @@ def _totals(counts: sparse.csr_matrix) -> np.ndarray:
     return totals
 
 
-def _levels(counts: sparse.csr_matrix, totals: np.ndarray, target_sum: float) -> Iterator[tuple[slice, np.ndarray]]:
+def _levels(
+    counts: sparse.csr_matrix, totals: np.ndarray, target_sum: float
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of x = target_sum · c / N; in this order of operations a whole x is exact, and so is comparing it."""
     for rows, stored in _row_blocks(counts.indptr):
         n_stored = np.diff(counts.indptr[rows.start : rows.stop + 1])
@@ -296,7 +315,9 @@ def _rank_tokens(values: np.ndarray, n_bins: int) -> np.ndarray | int:
     return 1 + n_not_above * (n_bins - 1) // (len(values) - 1)
 
 
-def _gene_quantiles(counts: sparse.csr_matrix, totals: np.ndarray, n_bins: int, target_sum: float) -> np.ndarray:
+def _gene_quantiles(
+    counts: sparse.csr_matrix, totals: np.ndarray, n_bins: int, target_sum: float
+) -> np.ndarray:
     """Genes × tokens: the observed values at 1/n_bins, 2/n_bins … of each gene's expressed values, after a 0."""
     edges = np.full((counts.shape[1], n_bins), np.inf)
     step = max(1, int(counts.shape[1] * _GENE_BLOCK / max(counts.nnz, 1)))

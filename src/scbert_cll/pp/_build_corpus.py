@@ -144,7 +144,12 @@ def build_corpus(
         "val_fraction": val_fraction,
     }
     call |= {"modality": modality, "cells": cells}
-    call |= {"layer": layer or "X", "donor_key": donor_key, "obs_columns": columns, "val_donors": val_donors}
+    call |= {
+        "layer": layer or "X",
+        "donor_key": donor_key,
+        "obs_columns": columns,
+        "val_donors": val_donors,
+    }
     call |= {
         "not_donors": sorted(settings.not_donors),
         "on_error": on_error,
@@ -152,7 +157,11 @@ def build_corpus(
         "memory": _checks.corpus.memory_size(memory),
     }
     _checked(call, len(genes))
-    binning = cuts(genes.names, method=method, n_bins=n_bins, target_sum=target_sum, edges=edges) if binned else None
+    binning = (
+        cuts(genes.names, method=method, n_bins=n_bins, target_sum=target_sum, edges=edges)
+        if binned
+        else None
+    )
     if binning is not None:
         binning["params"]["layer"] = layer or "X"
     known = None if aliases is None else read_aliases(aliases)
@@ -207,11 +216,17 @@ def _build(
     if call["on_error"] == "raise":
         _checks.corpus.no_bad_files(reasons, len(files))
     _checks.corpus.some_cells(
-        sum(scan.record["n_kept"] for scan in scans.values()), len(files), reasons, request.min_genes
+        sum(scan.record["n_kept"] for scan in scans.values()),
+        len(files),
+        reasons,
+        request.min_genes,
     )
     job, held = _planned(folder, scans, files, request, call)
     runs = {
-        part: deal_runs(scans, job.parts, part, memory=request.memory, dtype=job.dtype, seed=job.seed) for part in PARTS
+        part: deal_runs(
+            scans, job.parts, part, memory=request.memory, dtype=job.dtype, seed=job.seed
+        )
+        for part in PARTS
     }
 
     folder.put_small(request.vocab, binning)
@@ -224,7 +239,8 @@ def _build(
         "donors": donors_per_part(scans, held),
         "obs_columns": job.columns,
         "sources": [
-            {k: v for k, v in scan.record.items() if k not in ("asked", "columns", "order")} for scan in scans.values()
+            {k: v for k, v in scan.record.items() if k not in ("asked", "columns", "order")}
+            for scan in scans.values()
         ],
         "skipped": [{"file": name, "reason": reason} for name, reason in reasons.items()],
         "params": call,
@@ -234,7 +250,11 @@ def _build(
 
 
 def _planned(
-    folder: Building, scans: dict[int, Scan], files: list[Path], request: Request, call: Mapping[str, Any]
+    folder: Building,
+    scans: dict[int, Scan],
+    files: list[Path],
+    request: Request,
+    call: Mapping[str, Any],
 ) -> tuple[Job, list[str]]:
     """What datasets are made from, and the donors that are held out."""
     columns = merged_columns(scans, request.obs_columns)
@@ -250,7 +270,9 @@ def _planned(
     held = deal_donors(cells, call["val_fraction"], call["val_donors"], call["rng"])
     parts = {i: parts_of(scan, held) for i, scan in scans.items()}
     donors = sorted(name for name, n in cells.items() if n)
-    job = Job(request, files, scans, folder.stamps, parts, donors, columns, call["rng"], call["binned"])
+    job = Job(
+        request, files, scans, folder.stamps, parts, donors, columns, call["rng"], call["binned"]
+    )
     return job, held
 
 
@@ -263,7 +285,9 @@ def _stored(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 def _plain(binning: Mapping[str, Any]) -> dict[str, Any]:
     """What fits into the manifest: edges of every gene have a file of their own."""
     edges = binning["edges"]
-    return {"params": binning["params"]} | ({} if isinstance(edges, pd.DataFrame) else {"edges": list(edges)})
+    return {"params": binning["params"]} | (
+        {} if isinstance(edges, pd.DataFrame) else {"edges": list(edges)}
+    )
 
 
 def _digest(value: Any) -> str | None:

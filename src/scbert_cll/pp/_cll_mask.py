@@ -70,7 +70,9 @@ def cll_mask(
     given = dict(thresholds or {})
     unused = set(given) - {*markers, *(_USUAL_EXCLUDE if exclude is None else exclude)}
     if unused:
-        raise KeyError(f"thresholds names {_checks.listed(sorted(unused))}, which is in neither markers nor exclude.")
+        raise KeyError(
+            f"thresholds names {_checks.listed(sorted(unused))}, which is in neither markers nor exclude."
+        )
     passed, used = np.ones(protein.rna.n_obs, dtype=bool), {}
     excluded = _excluded(protein, exclude, given)
     proteins = {m: str(protein.names[_protein.lookup(protein, m)]) for m in (*markers, *excluded)}
@@ -98,7 +100,9 @@ def _levels(protein: _protein.Protein, marker: str, normalize: str) -> _protein.
     return _protein.levels(protein, j, normalize, np.zeros(every.size, dtype=int), every)
 
 
-def _excluded(protein: _protein.Protein, exclude: Sequence[str] | None, given: Mapping[str, float]) -> list[str]:
+def _excluded(
+    protein: _protein.Protein, exclude: Sequence[str] | None, given: Mapping[str, float]
+) -> list[str]:
     if exclude is not None:
         return list(exclude)
     return [m for m in _USUAL_EXCLUDE if m in given or _protein.positions(protein, m)]
@@ -112,7 +116,10 @@ def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> floa
     mixture = _fit(levels, ~passed)
     if mixture is None:
         raise ValueError(
-            _sentence(marker, f"the {int(passed.sum())} cells gated so far, nor the {int((~passed).sum())} others,")
+            _sentence(
+                marker,
+                f"the {int(passed.sum())} cells gated so far, nor the {int((~passed).sum())} others,",
+            )
         )
     return float(mixture.means[0] + _Z_99 * mixture.sds[0])
 

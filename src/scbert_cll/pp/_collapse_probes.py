@@ -27,7 +27,11 @@ _NUMBER: Final = re.compile(r"\d+(\.0)?")
 
 
 def collapse_probes(
-    adata: AnnData, probes: Probes, *, method: Method = "max_mean", key_added: str = _keys.COLLAPSE_PROBES
+    adata: AnnData,
+    probes: Probes,
+    *,
+    method: Method = "max_mean",
+    key_added: str = _keys.COLLAPSE_PROBES,
 ) -> AnnData:
     r"""Bring an array from probes to genes.
 
@@ -130,8 +134,12 @@ def _genes(adata: AnnData, probes: Probes) -> pd.Series:
         path = Path(probes)
         usual = "," if ".csv" in path.suffixes else "\t"
         file, found = _checks.open_table(path, comment="#")
-        pairs = _pairs(pd.read_csv(file, sep=found or usual, dtype=str, comment="#", keep_default_na=False))
-    pairs = pd.DataFrame({"probe": pairs["probe"].map(str), "gene": [_text(gene) for gene in pairs["gene"]]})
+        pairs = _pairs(
+            pd.read_csv(file, sep=found or usual, dtype=str, comment="#", keep_default_na=False)
+        )
+    pairs = pd.DataFrame(
+        {"probe": pairs["probe"].map(str), "gene": [_text(gene) for gene in pairs["gene"]]}
+    )
     several = pairs.drop_duplicates().groupby("probe", sort=False)["gene"]
     return several.agg(lambda genes: " /// ".join(gene for gene in genes if gene not in _NO_GENE))
 
@@ -167,17 +175,23 @@ def _collapsed(
     """Samples × genes, and the probes of each."""
     groups = table.groupby("gene", sort=False)["at"]
     genes = pd.Index(list(groups.groups), dtype=object)
-    var = pd.DataFrame({"n_probes": groups.size().reindex(genes).to_numpy(dtype=np.int64)}, index=genes)
+    var = pd.DataFrame(
+        {"n_probes": groups.size().reindex(genes).to_numpy(dtype=np.int64)}, index=genes
+    )
     if method == "max_mean":
         best = _best(values, table).reindex(genes).to_numpy(dtype=np.int64)
         return values[:, best], var.assign(probe=names[best].to_numpy(dtype=object))
     of_gene = genes.get_indexer(pd.Index(table["gene"], dtype=object))
-    place = sparse.csr_matrix((np.ones(len(table)), (np.arange(len(table)), of_gene)), shape=(len(table), len(genes)))
+    place = sparse.csr_matrix(
+        (np.ones(len(table)), (np.arange(len(table)), of_gene)), shape=(len(table), len(genes))
+    )
     part = values[:, table["at"]]
     n = np.isfinite(part).astype(np.float64) @ place
     sums = np.nan_to_num(part) @ place
     mean = np.divide(sums, n, out=np.full_like(sums, np.nan), where=n > 0)
-    return mean, var.assign(probe=groups.agg(lambda at: " /// ".join(names[at])).reindex(genes).to_numpy(dtype=object))
+    return mean, var.assign(
+        probe=groups.agg(lambda at: " /// ".join(names[at])).reindex(genes).to_numpy(dtype=object)
+    )
 
 
 def _best(values: np.ndarray, table: pd.DataFrame) -> pd.Series:
@@ -191,7 +205,9 @@ def _best(values: np.ndarray, table: pd.DataFrame) -> pd.Series:
         where=measured.any(axis=0),
     )
     ranked = table.assign(missing=(~measured).sum(axis=0), mean=mean)
-    ranked = ranked.sort_values(["missing", "mean", "at"], ascending=[True, False, True], kind="stable")
+    ranked = ranked.sort_values(
+        ["missing", "mean", "at"], ascending=[True, False, True], kind="stable"
+    )
     return ranked.drop_duplicates("gene").set_index("gene")["at"]
 
 

@@ -18,7 +18,12 @@ _CLINICAL_PCT = 30.0
 
 
 def donor_table(
-    levels: Levels, label: pd.Series, batch: np.ndarray, donor: np.ndarray, gated: np.ndarray, cuts: pd.DataFrame
+    levels: Levels,
+    label: pd.Series,
+    batch: np.ndarray,
+    donor: np.ndarray,
+    gated: np.ndarray,
+    cuts: pd.DataFrame,
 ) -> pd.DataFrame:
     """One row per donor with gated cells."""
     threshold = cuts["threshold"].reindex(batch).to_numpy()  # NaN where the method has none
@@ -26,7 +31,11 @@ def donor_table(
     for name in sorted(set(donor[gated])):
         here = gated & (donor == name)
         codes = label[here].cat.codes
-        row = {"n_cells": int(here.sum()), "n_neg": int((codes == 0).sum()), "n_pos": int((codes == 1).sum())}
+        row = {
+            "n_cells": int(here.sum()),
+            "n_neg": int((codes == 0).sum()),
+            "n_pos": int((codes == 1).sum()),
+        }
         above = levels.level[here] - threshold[here]
         rows[name] = row | _percentage(above) | _bimodal(levels.spread[here], threshold[here])
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("donor")
@@ -60,5 +69,7 @@ def _clinical(table: pd.DataFrame) -> dict[str, Any]:
     call = np.where(code < 0, -1, code > 0).astype(np.intp)
     return {
         "clinical_class": pd.Categorical.from_codes(code, categories=pd.Index(_keys.DONOR_CLASSES)),
-        "cd49d_call": pd.Categorical.from_codes(call, categories=pd.Index(["negative", "positive"])),
+        "cd49d_call": pd.Categorical.from_codes(
+            call, categories=pd.Index(["negative", "positive"])
+        ),
     }

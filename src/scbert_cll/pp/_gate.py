@@ -33,7 +33,9 @@ class Gate:
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin must lie in [0, 0.5); found {self.margin}.")
         if len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
-            raise ValueError(f"quantiles must be two rising numbers between 0 and 1; found {self.quantiles}.")
+            raise ValueError(
+                f"quantiles must be two rising numbers between 0 and 1; found {self.quantiles}."
+            )
         if (self.method == "manual") != (self.thresholds is not None):
             raise ValueError(
                 "thresholds= belongs to method='manual' and is needed there; "
@@ -59,7 +61,9 @@ def fit(gate: Gate, levels: Levels, batch: np.ndarray, gated: np.ndarray) -> Cut
         rows[name] = _evidence(levels, here, mixture)
         if gate.method == "gmm" and mixture is not None:
             mixtures[name] = mixture
-            cuts[name] = [mixture.cut(p) for p in (gate.margin or 0.5, 0.5, 1 - (gate.margin or 0.5))]
+            cuts[name] = [
+                mixture.cut(p) for p in (gate.margin or 0.5, 0.5, 1 - (gate.margin or 0.5))
+            ]
         elif gate.method == "quantile":
             low, high = np.quantile(levels.level[here], gate.quantiles)
             cuts[name] = [low, np.nan, high]
@@ -68,7 +72,9 @@ def fit(gate: Gate, levels: Levels, batch: np.ndarray, gated: np.ndarray) -> Cut
     separation = pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
     if gate.method == "gmm":
         _two_populations(separation, mixtures, gate)
-    table = pd.DataFrame.from_dict(cuts, orient="index", columns=["low", "threshold", "high"]).rename_axis("batch")
+    table = pd.DataFrame.from_dict(
+        cuts, orient="index", columns=["low", "threshold", "high"]
+    ).rename_axis("batch")
     if gate.method == "quantile":
         _not_tied(table, gate)
     return Cuts(table, separation, mixtures)
@@ -79,7 +85,9 @@ def _fit_mixture(spread: np.ndarray, level: np.ndarray, seed: int) -> _mixture.M
     return None if few else _mixture.fit(spread, seed)
 
 
-def _evidence(levels: Levels, here: np.ndarray, mixture: _mixture.Mixture | None) -> dict[str, float]:
+def _evidence(
+    levels: Levels, here: np.ndarray, mixture: _mixture.Mixture | None
+) -> dict[str, float]:
     if mixture is None:
         nothing = ("ashman_d", "valley", "bic_1", "bic_2", "count_gap", *_MIXTURE_COLUMNS)
         return {"n_cells": int(here.sum()), **dict.fromkeys(nothing, np.nan)}
@@ -98,11 +106,18 @@ def _evidence(levels: Levels, here: np.ndarray, mixture: _mixture.Mixture | None
     }
 
 
-def _two_populations(separation: pd.DataFrame, mixtures: Mapping[str, _mixture.Mixture], gate: Gate) -> None:
+def _two_populations(
+    separation: pd.DataFrame, mixtures: Mapping[str, _mixture.Mixture], gate: Gate
+) -> None:
     """Refuse to make labels up where a batch has one population."""
-    why = {b: _one_population(separation.loc[b], mixtures.get(b), gate.margin) for b in separation.index}
+    why = {
+        b: _one_population(separation.loc[b], mixtures.get(b), gate.margin)
+        for b in separation.index
+    }
     bad = "; ".join(
-        f"batch {b!r} ({separation.loc[b, 'n_cells']:.0f} cells): {', '.join(r)}" for b, r in why.items() if r
+        f"batch {b!r} ({separation.loc[b, 'n_cells']:.0f} cells): {', '.join(r)}"
+        for b, r in why.items()
+        if r
     )
     if bad:
         raise ValueError(
@@ -120,9 +135,13 @@ def _one_population(row: pd.Series, mixture: _mixture.Mixture | None, margin: fl
     if mixture.bic_2 >= mixture.bic_1:
         reasons += [f"BIC {mixture.bic_2:.0f} with two components, {mixture.bic_1:.0f} with one"]
     if mixture.valley > _mixture.MAX_VALLEY:
-        reasons += [f"no dip between the two means (valley {mixture.valley:.2f}, at most {_mixture.MAX_VALLEY:g})"]
+        reasons += [
+            f"no dip between the two means (valley {mixture.valley:.2f}, at most {_mixture.MAX_VALLEY:g})"
+        ]
     if row["count_gap"] < _mixture.MIN_COUNT_GAP:
-        reasons += [f"medians {row['count_gap']:.2f} sd of counting noise apart (at least {_mixture.MIN_COUNT_GAP:g})"]
+        reasons += [
+            f"medians {row['count_gap']:.2f} sd of counting noise apart (at least {_mixture.MIN_COUNT_GAP:g})"
+        ]
     if not mixture.means[0] < mixture.cut(0.5) < mixture.means[1]:
         reasons += ["no threshold between the two means"]
     elif margin and not np.isfinite([mixture.cut(margin), mixture.cut(1 - margin)]).all():

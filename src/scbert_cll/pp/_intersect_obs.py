@@ -38,15 +38,23 @@ def intersect_obs(data: MuData) -> None:
     100
     """
     if not isinstance(data, MuData):
-        raise TypeError(f"Expected a MuData, found {type(data).__name__}; one AnnData has one set of cells.")
+        raise TypeError(
+            f"Expected a MuData, found {type(data).__name__}; one AnnData has one set of cells."
+        )
     if data.isbacked:
         raise ValueError("mdata is backed; read it into memory first: mudata.read_h5mu(path).")
     if data.is_view:
-        raise ValueError("mdata is a view of another MuData; make it its own object first: mdata = mdata.copy().")
-    shared = reduce(lambda cells, more: cells[cells.isin(more)], (part.obs_names for part in data.mod.values()))
+        raise ValueError(
+            "mdata is a view of another MuData; make it its own object first: mdata = mdata.copy()."
+        )
+    shared = reduce(
+        lambda cells, more: cells[cells.isin(more)], (part.obs_names for part in data.mod.values())
+    )
     if shared.empty:
         first = {name: part.obs_names[0] for name, part in data.mod.items() if part.n_obs}
-        raise ValueError(f"No cell is in all modalities; names begin with {first}. Write the names of the cells alike.")
+        raise ValueError(
+            f"No cell is in all modalities; names begin with {first}. Write the names of the cells alike."
+        )
     for part in data.mod.values():
         part._inplace_subset_obs(part.obs_names.get_indexer(shared))
     with same_random_state():  # mudata draws a name that nobody sees

@@ -142,7 +142,9 @@ def label_cd49d(
     """
     asked = _record.params(locals())
     _checks.new_key(
-        key_added, [batch_key, donor_key, cells if isinstance(cells, str) else None], stems=("", "_level", "_score")
+        key_added,
+        [batch_key, donor_key, cells if isinstance(cells, str) else None],
+        stems=("", "_level", "_score"),
     )
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     gate = _gate.Gate(marker, method, margin, quantiles, thresholds, seed)
@@ -158,12 +160,18 @@ def label_cd49d(
     cuts = _gate.fit(gate, levels, batch, gated)
     result = _call(gate, cuts, levels.level, batch, gated)
     uns = _tables(gate, cuts, result["label"])
-    uns["params"] = asked | {"protein": protein.names[j], "protein_matrix": protein.where, "n_gated": int(gated.sum())}
+    uns["params"] = asked | {
+        "protein": protein.names[j],
+        "protein_matrix": protein.where,
+        "n_gated": int(gated.sum()),
+    }
     if levels.left_out:
         uns["params"]["left_out"] = list(levels.left_out)
     if donor is not None:
         uns["params"] |= _checks.by_name.left_out(donor)
-        uns["donors"] = donor_table(levels, result["label"], batch, donor.to_numpy(dtype=object), gated, cuts.table)
+        uns["donors"] = donor_table(
+            levels, result["label"], batch, donor.to_numpy(dtype=object), gated, cuts.table
+        )
     return _write(data, protein.rna, result, uns, key_added, copy)
 
 
@@ -175,7 +183,11 @@ def _gated(data: AnnData | MuData, rna: AnnData, cells: Any) -> np.ndarray:
 
 
 def _batches(
-    data: AnnData | MuData, rna: AnnData, gated: np.ndarray, batch_key: str | None, donor: pd.Series | None
+    data: AnnData | MuData,
+    rna: AnnData,
+    gated: np.ndarray,
+    batch_key: str | None,
+    donor: pd.Series | None,
 ) -> np.ndarray:
     """Batch of every cell as text, complete for the gated cells; a batch pools donors."""
     batch = np.full(rna.n_obs, ALL, dtype=object)
@@ -219,17 +231,25 @@ def _call(
     is_high = np.where(bands, positive, positive & (level >= median))
     return {
         "label": _ordered(np.select([negative, positive], [0, 1], -1), names),
-        "level": _ordered(np.select([negative, is_low, is_high], [0, 1, 2], -1), list(_keys.LEVEL_ORDER)),
+        "level": _ordered(
+            np.select([negative, is_low, is_high], [0, 1, 2], -1), list(_keys.LEVEL_ORDER)
+        ),
         "score": _score(level, batch, gated, cuts.mixtures),
     }
 
 
 def _both_occur(
-    negative: np.ndarray, positive: np.ndarray, names: list[str], table: pd.DataFrame, level: np.ndarray
+    negative: np.ndarray,
+    positive: np.ndarray,
+    names: list[str],
+    table: pd.DataFrame,
+    level: np.ndarray,
 ) -> None:
     for kind, name in zip((negative, positive), names, strict=True):
         if not kind.any():
-            cuts = "; ".join(f"{b}: {row['low']:.3g}, {row['high']:.3g}" for b, row in table.iterrows())
+            cuts = "; ".join(
+                f"{b}: {row['low']:.3g}, {row['high']:.3g}" for b, row in table.iterrows()
+            )
             raise ValueError(
                 f"No cell is labelled {name!r}: thresholds (low, high) are {cuts}, and levels run from {level.min():.3g} "
                 f"to {level.max():.3g}. Choose others, or another method=."
@@ -237,10 +257,14 @@ def _both_occur(
 
 
 def _ordered(codes: npt.NDArray[np.intp], categories: list[str]) -> pd.Series:
-    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(categories), ordered=True))
+    return pd.Series(
+        pd.Categorical.from_codes(codes, categories=pd.Index(categories), ordered=True)
+    )
 
 
-def _score(level: np.ndarray, batch: np.ndarray, gated: np.ndarray, mixtures: Mapping[str, Mixture]) -> pd.Series:
+def _score(
+    level: np.ndarray, batch: np.ndarray, gated: np.ndarray, mixtures: Mapping[str, Mixture]
+) -> pd.Series:
     """Posterior of positive, or the middle rank within the batch where no mixture was asked for."""
     x = pd.Series(level).where(gated)
     if not mixtures:
@@ -263,7 +287,12 @@ def _tables(gate: _gate.Gate, cuts: _gate.Cuts, label: pd.Series) -> dict[str, A
 
 
 def _write(
-    data: AnnData | MuData, rna: AnnData, result: Mapping[str, pd.Series], uns: dict[str, Any], key: str, copy: bool
+    data: AnnData | MuData,
+    rna: AnnData,
+    result: Mapping[str, pd.Series],
+    uns: dict[str, Any],
+    key: str,
+    copy: bool,
 ) -> AnnData | MuData | None:
     if isinstance(data, MuData):
         rna_key = next(k for k, v in data.mod.items() if v is rna)

@@ -37,7 +37,9 @@ class Mixture:
     def valley(self) -> float:
         """Lowest density between the means over the lower of the densities at the means: 1 where there is no dip."""
         x = np.linspace(self.means[0], self.means[1], 200)[:, None]
-        density = (self.weights / self.sds * np.exp(-0.5 * ((x - self.means) / self.sds) ** 2)).sum(axis=1)
+        density = (self.weights / self.sds * np.exp(-0.5 * ((x - self.means) / self.sds) ** 2)).sum(
+            axis=1
+        )
         return float(density.min() / min(density[0], density[-1]))
 
     @property
@@ -82,7 +84,9 @@ def fit(x: np.ndarray, seed: int) -> Mixture:
     """Fit one and two components; sorted first, so that the order of the cells cannot matter."""
     column = np.sort(np.asarray(x, dtype=np.float64))[:, None]
     one = GaussianMixture(1, random_state=seed).fit(column)
-    two = GaussianMixture(2, random_state=seed, n_init=5, init_params="k-means++", max_iter=1000).fit(column)
+    two = GaussianMixture(
+        2, random_state=seed, n_init=5, init_params="k-means++", max_iter=1000
+    ).fit(column)
     order = np.argsort(two.means_.ravel())
     return Mixture(
         means=two.means_.ravel()[order],

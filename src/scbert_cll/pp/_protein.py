@@ -40,7 +40,11 @@ def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = 
 
 def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
     """A column of the RNA's `obs`, or else of the MuData's own, aligned to the RNA's cells."""
-    return _checks.by_name.mudata_column(data, rna, key) if isinstance(data, MuData) else _checks.obs_column(rna, key)
+    return (
+        _checks.by_name.mudata_column(data, rna, key)
+        if isinstance(data, MuData)
+        else _checks.obs_column(rna, key)
+    )
 
 
 def donors(data: AnnData | MuData, rna: AnnData, key: str, cells: np.ndarray) -> pd.Series:
@@ -59,7 +63,9 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") 
     if isinstance(cells, pd.Series):
         missing = rna.obs_names.difference(cells.index)
         if len(missing):
-            raise ValueError(f"{what} says nothing about {len(missing)} cells: {_checks.listed(missing)}.")
+            raise ValueError(
+                f"{what} says nothing about {len(missing)} cells: {_checks.listed(missing)}."
+            )
         cells = cells.reindex(rna.obs_names)
         if cells.isna().any():
             raise ValueError(
@@ -105,7 +111,9 @@ class Levels:
     left_out: tuple[str, ...] = ()  # proteins that the scale of a cell could not take in
 
 
-def levels(protein: Protein, j: int, normalize: str, batch: np.ndarray, gated: np.ndarray) -> Levels:
+def levels(
+    protein: Protein, j: int, normalize: str, batch: np.ndarray, gated: np.ndarray
+) -> Levels:
     """Level of protein `j`, whose own values alone must be right; the gated cells of a batch set the zero of `clr_protein`."""
     _checks.choice(normalize, NORMALIZE, "normalize")
     x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
@@ -154,7 +162,9 @@ def _spread(counts: np.ndarray, within: np.ndarray) -> np.ndarray:
 
     A pile of zeros is one point to a Gaussian mixture, which would take it for a population of its own.
     """
-    steps = (np.arange(1, counts.size + 1) * ((np.sqrt(5) - 1) / 2)) % 1 - 0.5  # golden ratio: even over any stretch
+    steps = (
+        np.arange(1, counts.size + 1) * ((np.sqrt(5) - 1) / 2)
+    ) % 1 - 0.5  # golden ratio: even over any stretch
     spread = counts.astype(np.float64)
     spread[np.lexsort((within, counts))] += steps
     return spread
@@ -166,7 +176,9 @@ def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
     key = _choose(protein_key, adata.obsm, "adata.obsm", "protein_key")
     found, where = adata.obsm[key], f"adata.obsm[{key!r}]"
     names = (
-        own_index(found.columns, adata.uns) if isinstance(found, pd.DataFrame) else _names(adata, key, found.shape[1])
+        own_index(found.columns, adata.uns)
+        if isinstance(found, pd.DataFrame)
+        else _names(adata, key, found.shape[1])
     )
     return _protein(adata, found, names, where)
 
@@ -186,12 +198,19 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
         )
     order = prot.obs_names.get_indexer(rna.obs_names)
     return _protein(
-        rna, None if prot.X is None else sparse.csr_matrix(prot.X)[order], prot.var_names, f"mdata[{prot_key!r}].X"
+        rna,
+        None if prot.X is None else sparse.csr_matrix(prot.X)[order],
+        prot.var_names,
+        f"mdata[{prot_key!r}].X",
     )
 
 
 def _choose(
-    key: str | None, store: Mapping[str, Any], where: str, argument: str, usual: Sequence[str] = _keys.PROTEIN_KEYS
+    key: str | None,
+    store: Mapping[str, Any],
+    where: str,
+    argument: str,
+    usual: Sequence[str] = _keys.PROTEIN_KEYS,
 ) -> str:
     """The named key, or the only usual one that is there."""
     if key is not None:
@@ -235,14 +254,18 @@ def _names(adata: AnnData, key: str, n: int) -> pd.Index:
 def _protein(rna: AnnData, found: Any, names: pd.Index, where: str) -> Protein:
     if found is None:
         raise ValueError(f"{where} is empty (None); put the protein counts there.")
-    values = sparse.csr_matrix(_checks.table_numbers(found) if isinstance(found, pd.DataFrame) else found)
+    values = sparse.csr_matrix(
+        _checks.table_numbers(found) if isinstance(found, pd.DataFrame) else found
+    )
     names = pd.Index([str(n) for n in names])
     remedy = f"{where}.columns = anndata.utils.make_index_unique({where}.columns), or name each antibody once"
     _checks.unique(names, f"protein names of {where}", remedy)
     return Protein(rna, values, names, where)
 
 
-def _refuse(protein: Protein, j: int, x: np.ndarray, bad: np.ndarray, what: str, remedy: str) -> None:
+def _refuse(
+    protein: Protein, j: int, x: np.ndarray, bad: np.ndarray, what: str, remedy: str
+) -> None:
     """Name the first value of protein `j` that is bad."""
     if bad.any():
         i = int(np.flatnonzero(bad)[0])

@@ -68,7 +68,9 @@ _LETTERS: Final = dict(
 )
 
 _GREEK: Final = str.maketrans("αβγδεζκλμ", "abgdezklm")
-_SPELLED: Final = re.compile(r"(?<![a-z])(?:alpha|beta|gamma|delta|epsilon|zeta|kappa|lambda)(?![a-z])")
+_SPELLED: Final = re.compile(
+    r"(?<![a-z])(?:alpha|beta|gamma|delta|epsilon|zeta|kappa|lambda)(?![a-z])"
+)
 _GLUED: Final = re.compile(
     r"(?<![a-z0-9])(?:anti|adt|prot|ab|human|hum|hu|hs|h|a|mouse|mus|ms|mu|m)(?=cd[^a-z0-9]?\d)"
     r"|(?<=[a-z0-9])(?=(?:totalseq|total[a-d]|adt|prot|protein|antibody)(?![e-z]))"
@@ -77,7 +79,9 @@ _CD: Final = re.compile(
     r"\bcd-?(?P<number>\d+)(?P<letters>[a-z]{0,2}\d?)\b"
     r"(?:-(?P<apart>r[abco]?|[a-z])\b|[-/](?P<partner>ligand|lg|receptor)\b|(?P<more>(?:/(?:[a-h]\d?|\d{2,3})\b)+))?"
 )
-_MOUSE: Final = re.compile(r"\b(?:mouse|murine|mus|mm10|rat|hamster|(?:ms|mu|mmu?|m)(?=-cd))\b|^ms\b")
+_MOUSE: Final = re.compile(
+    r"\b(?:mouse|murine|mus|mm10|rat|hamster|(?:ms|mu|mmu?|m)(?=-cd))\b|^ms\b"
+)
 _MOUSE_ALLELE: Final = re.compile(r"cd(?:45|90)\.[12]\b")
 _HUMAN: Final = re.compile(r"\b(?:human|hum|hu|hs|homo|hg38|grch38|h(?=-cd))\b")
 _ISOTYPE: Final = re.compile(
@@ -105,7 +109,9 @@ class Name:
         text = unicodedata.normalize("NFKC", self.given).lower().translate(_GREEK)
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
         text = _GLUED.sub(lambda glued: f"{glued[0]}-", _SPELLED.sub(lambda word: word[0][0], text))
-        return re.sub(r"[^a-z0-9]+", lambda gap: "/" if set(gap[0]) & set("/,&+") else "-", text).strip("-/")
+        return re.sub(
+            r"[^a-z0-9]+", lambda gap: "/" if set(gap[0]) & set("/,&+") else "-", text
+        ).strip("-/")
 
     @cached_property
     def text(self) -> str:
@@ -136,13 +142,18 @@ def positions(names: Sequence[str], marker: str) -> list[int]:
         return exact
     asked, panel = _read(marker), [_read(name) for name in names]
     of_mouse = sum(name.is_mouse for name in panel) > len(panel) / 2
-    within = [i for i, name in enumerate(panel) if name.is_marker and (of_mouse or not name.is_mouse)]
+    within = [
+        i for i, name in enumerate(panel) if name.is_marker and (of_mouse or not name.is_mouse)
+    ]
     if found := [i for i in within if _is_same(asked, panel[i])]:
         return found
     alike = {i for i in within if _runs_together(asked, panel[i])}
     for means in (_has_word, _has_synonym):
         if found := [i for i in within if means(asked, panel[i])]:
-            return [*found, *sorted(alike.difference(found))]  # with CD14-1 there, CD141_Thrombomodulin is a question
+            return [
+                *found,
+                *sorted(alike.difference(found)),
+            ]  # with CD14-1 there, CD141_Thrombomodulin is a question
     return []
 
 
@@ -153,7 +164,9 @@ def closest_first(names: Sequence[str], marker: str) -> list[str]:
 
     def distance(given: str) -> tuple[bool, bool, float]:
         name = _read(given)
-        holds = bool(asked.targets & name.targets) or _holds(asked, name) or _has_synonym(asked, name)
+        holds = (
+            bool(asked.targets & name.targets) or _holds(asked, name) or _has_synonym(asked, name)
+        )
         near = any(_number(target) in numbers for target in name.targets)
         return not holds, not near, -difflib.SequenceMatcher(None, asked.full, name.full).ratio()
 
@@ -186,7 +199,9 @@ def _has_synonym(asked: Name, name: Name) -> bool:
     if name.targets:
         same = _numbers_of(gene) if gene else frozenset()
         if target is not None:
-            same |= _CHAINS.get(target, frozenset()) | (_read(gene).targets if gene else frozenset())
+            same |= _CHAINS.get(target, frozenset()) | (
+                _read(gene).targets if gene else frozenset()
+            )
         return name.targets <= same
     return target is not None and gene is not None and _holds(_read(gene), name)
 
@@ -224,7 +239,10 @@ def _targets(found: re.Match[str]) -> list[str]:
     elif not letters and number == "45" and apart.startswith("r"):
         letters = apart
     parts = more.strip("/").split("/") if more else []
-    return [f"cd{number}{letters}", *(f"cd{part}" if part.isdigit() else f"cd{number}{part}" for part in parts)]
+    return [
+        f"cd{number}{letters}",
+        *(f"cd{part}" if part.isdigit() else f"cd{number}{part}" for part in parts),
+    ]
 
 
 def _number(target: str) -> str:

@@ -26,7 +26,9 @@ def refuse_derived(adata: AnnData) -> None:
         )
 
 
-def neighbour_space(adata: AnnData, rows: np.ndarray, use_rep: str | None, seed: int) -> sparse.csr_matrix:
+def neighbour_space(
+    adata: AnnData, rows: np.ndarray, use_rep: str | None, seed: int
+) -> sparse.csr_matrix:
     """Coordinates of the training cells, and beside them the identity.
 
     Any two rows of the identity are equally far apart, so it changes no neighbour; but after interpolation it
@@ -39,14 +41,22 @@ def neighbour_space(adata: AnnData, rows: np.ndarray, use_rep: str | None, seed:
         found = adata.obsm[use_rep]
         if isinstance(found, pd.DataFrame):
             _checks.only_numbers(found, f"adata.obsm[{use_rep!r}]")
-        coordinates = found.iloc[rows].to_numpy(np.float64) if isinstance(found, pd.DataFrame) else found[rows]
+        coordinates = (
+            found.iloc[rows].to_numpy(np.float64)
+            if isinstance(found, pd.DataFrame)
+            else found[rows]
+        )
     # float64: an integer matrix would have its interpolated values cut off
     identity = sparse.eye_array(rows.size, format="csr")
     return sparse.hstack([sparse.csr_array(coordinates).astype(np.float64), identity], format="csr")
 
 
 def interpolate(
-    new: AnnData, old: AnnData, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
+    new: AnnData,
+    old: AnnData,
+    rows: np.ndarray,
+    parents: sparse.csr_matrix,
+    rng: np.random.Generator,
 ) -> None:
     """Replace the added rows of `new` by what lies between their parents among `rows` of `old`."""
     new.X = _between(old.X, rows, parents, rng)
@@ -55,13 +65,19 @@ def interpolate(
             new.layers[key] = _between(found, rows, parents, rng)
     for key, found in old.obsm.items():
         if isinstance(found, pd.DataFrame):
-            new.obsm[key] = _between_tables(found, cast("pd.DataFrame", new.obsm[key]), rows, parents, rng)
+            new.obsm[key] = _between_tables(
+                found, cast("pd.DataFrame", new.obsm[key]), rows, parents, rng
+            )
         elif np.asarray(found[:0]).dtype.kind in "biufc" or sparse.issparse(found):
             new.obsm[key] = _between(found, rows, parents, rng)
         else:
-            new.obsm[key] = _between_words(np.asarray(found), np.asarray(new.obsm[key]), rows, parents, rng)
+            new.obsm[key] = _between_words(
+                np.asarray(found), np.asarray(new.obsm[key]), rows, parents, rng
+            )
     for key in old.obs.columns:
-        new.obs[key] = _shared(_checks.obs_column(old, key), _checks.obs_column(new, key), rows, parents, old.n_obs)
+        new.obs[key] = _shared(
+            _checks.obs_column(old, key), _checks.obs_column(new, key), rows, parents, old.n_obs
+        )
 
 
 def _components(adata: AnnData, rows: np.ndarray, seed: int) -> np.ndarray:
@@ -79,23 +95,38 @@ def _components(adata: AnnData, rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _between_tables(
-    old: pd.DataFrame, new: pd.DataFrame, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
+    old: pd.DataFrame,
+    new: pd.DataFrame,
+    rows: np.ndarray,
+    parents: sparse.csr_matrix,
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
     """Columns of numbers between the parents; of words, categories, dates and truth values what both parents have."""
     is_number = [_is_number(old.iloc[:, i]) for i in range(old.shape[1])]
     columns = {i: new.iloc[:, i] for i in range(old.shape[1])}
     if any(is_number):
-        values = _between(old.loc[:, is_number].to_numpy(dtype=np.float64, na_value=np.nan), rows, parents, rng)
-        columns |= {i: pd.Series(values[:, j], new.index) for j, i in enumerate(np.flatnonzero(is_number).tolist())}
+        values = _between(
+            old.loc[:, is_number].to_numpy(dtype=np.float64, na_value=np.nan), rows, parents, rng
+        )
+        columns |= {
+            i: pd.Series(values[:, j], new.index)
+            for j, i in enumerate(np.flatnonzero(is_number).tolist())
+        }
     for i in np.flatnonzero(~np.array(is_number, dtype=bool)).tolist():
         shared = _shared(old.iloc[:, i], new.iloc[:, i], rows, parents, len(old))
         is_text = pd.api.types.is_object_dtype(shared) and shared.isna().any()
-        columns[i] = shared.astype("category") if is_text else shared  # no file holds a gap in plain text
+        columns[i] = (
+            shared.astype("category") if is_text else shared
+        )  # no file holds a gap in plain text
     return pd.DataFrame(columns, index=new.index).set_axis(old.columns, axis=1)
 
 
 def _between_words(
-    old: np.ndarray, new: np.ndarray, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
+    old: np.ndarray,
+    new: np.ndarray,
+    rows: np.ndarray,
+    parents: sparse.csr_matrix,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Words in an array: those that both parents have, else none ("")."""
     first, second = (pd.DataFrame(values.reshape(len(values), -1)) for values in (old, new))
@@ -112,35 +143,46 @@ def _whole(values: Any) -> bool:
     return bool((data == np.trunc(data)).all() and (data >= 0).all())
 
 
-def _between(values: Any, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator) -> Any:
+def _between(
+    values: Any, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
+) -> Any:
     """`values` with the new rows below: thinned where they are counts, interpolated where not; same type and dtype."""
     if values is None:
         return None
     held = values[rows]
-    source = sparse.csr_array(held if sparse.issparse(held) else np.asarray(held).reshape(len(held), -1))
+    source = sparse.csr_array(
+        held if sparse.issparse(held) else np.asarray(held).reshape(len(held), -1)
+    )
     made = _thinned(source, parents, rng) if _whole(values) else sparse.csr_array(parents @ source)
     if sparse.issparse(values):
-        stacked = sparse.vstack([sparse.csr_array(values), made.astype(values.dtype)], format=values.format)
+        stacked = sparse.vstack(
+            [sparse.csr_array(values), made.astype(values.dtype)], format=values.format
+        )
         return type(values)(stacked)
     added = made.toarray().astype(values.dtype).reshape(-1, *values.shape[1:])
     return np.concatenate([np.asarray(values), added])
 
 
-def _thinned(source: sparse.csr_array, parents: sparse.csr_matrix, rng: np.random.Generator) -> sparse.csr_array:
+def _thinned(
+    source: sparse.csr_array, parents: sparse.csr_matrix, rng: np.random.Generator
+) -> sparse.csr_array:
     """Each count of a parent kept with the probability of its share: whole numbers, with the point between as the mean."""
     shares = sparse.coo_array(parents)
     drawn = source[shares.col]
     p = np.repeat(np.clip(shares.data, 0, 1), np.diff(drawn.indptr))
     drawn.data = rng.binomial(drawn.data.astype(np.int64), p).astype(np.float64)
     to_child = sparse.csr_array(
-        (np.ones(shares.row.size), (shares.row, np.arange(shares.row.size))), shape=(parents.shape[0], shares.row.size)
+        (np.ones(shares.row.size), (shares.row, np.arange(shares.row.size))),
+        shape=(parents.shape[0], shares.row.size),
     )
     made = sparse.csr_array(to_child @ drawn)
     made.eliminate_zeros()
     return made
 
 
-def _shared(old: pd.Series, column: pd.Series, rows: np.ndarray, parents: sparse.csr_matrix, n: int) -> pd.Series:
+def _shared(
+    old: pd.Series, column: pd.Series, rows: np.ndarray, parents: sparse.csr_matrix, n: int
+) -> pd.Series:
     """A value that both parents have, or nothing."""
     codes = pd.factorize(old)[0][rows]
     child, parent = sparse.coo_array(parents).coords

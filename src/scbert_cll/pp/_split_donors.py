@@ -8,9 +8,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _deal, _keys, _record
 
-_NO_PAIRS = (
-    50.0  # test without a donor of several classes: worse than a class missing there, not than one missing in train
-)
+_NO_PAIRS = 50.0  # test without a donor of several classes: worse than a class missing there, not than one missing in train
 
 
 def split_donors(
@@ -92,7 +90,9 @@ def split_donors(
     _checks.new_key(key_added, [donor_key, labels_key])
     _checks.choice(unit, ("donor", "cell"), "unit")
     if mixed and (labels_key is None or unit == "cell"):
-        raise ValueError("mixed=True deals donors by the classes of their cells: name labels_key, and unit='donor'.")
+        raise ValueError(
+            "mixed=True deals donors by the classes of their cells: name labels_key, and unit='donor'."
+        )
     shares = _shares(fractions)
     of_all = _checks.donors(adata, donor_key)
     donor = of_all.dropna()
@@ -116,7 +116,12 @@ def split_donors(
 
 def _shares(fractions: tuple[float, float, float]) -> np.ndarray:
     shares = np.asarray(fractions, dtype=float)
-    if shares.shape != (3,) or not (shares >= 0).all() or not np.isclose(shares.sum(), 1) or shares[0] == 0:
+    if (
+        shares.shape != (3,)
+        or not (shares >= 0).all()
+        or not np.isclose(shares.sum(), 1)
+        or shares[0] == 0
+    ):
         raise ValueError(
             f"fractions must be three shares (train, val, test), none negative, train above 0, sum 1; found {fractions}."
         )
@@ -152,11 +157,19 @@ def _deal_donors(
     n_cells = donor.value_counts().loc[names].to_numpy()
     counted = [n_cells, *([] if present is None else present.to_numpy().T)]
     absent = _cost_of_absence(used.size, 1 + len(counted))
-    if mixed and present is not None and (others := present.sum(axis=1) - present.max(axis=1)).any():
+    if (
+        mixed
+        and present is not None
+        and (others := present.sum(axis=1) - present.max(axis=1)).any()
+    ):
         counted.append(others.to_numpy())
         absent = np.column_stack([absent, [1.0] * (used.size - 1) + [_NO_PAIRS]])
     weights = _deal.weights_of(*counted)
-    dealt = used[_deal.deal(weights, shares[used], rng, lacking=lambda got: ((got < 1e-9) * absent).sum((1, 2)))]
+    dealt = used[
+        _deal.deal(
+            weights, shares[used], rng, lacking=lambda got: ((got < 1e-9) * absent).sum((1, 2))
+        )
+    ]
     return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[dealt], strict=True)))
 
 
@@ -171,14 +184,18 @@ def _cost_of_absence(n_parts: int, n_columns: int) -> np.ndarray:
 def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -> None:
     absent = sorted(set(label.dropna()) - set(label[part == _keys.TRAIN].dropna()))
     if absent:
-        where = "; ".join(f"{c!r} only in {_checks.listed(sorted(donor[label == c].unique()))}" for c in absent)
+        where = "; ".join(
+            f"{c!r} only in {_checks.listed(sorted(donor[label == c].unique()))}" for c in absent
+        )
         raise ValueError(
             f"Classes that cannot be in train with every part filled: {where}. Merge or drop the class, leave a part out with a "
             "share of 0, or split within donors with unit='cell' (optimistic: every donor is on both sides)."
         )
 
 
-def _deal_cells(donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: np.random.Generator) -> pd.Series:
+def _deal_cells(
+    donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: np.random.Generator
+) -> pd.Series:
     """Part of each cell, random within donor and class.
 
     Cells are lined up by donor and class in random order, and each takes the part that lags its share most, so any
@@ -188,7 +205,9 @@ def _deal_cells(donor: pd.Series, label: pd.Series | None, shares: np.ndarray, r
         raise ValueError(
             f"Expected at least one cell per part; found {len(donor)} cells for {np.count_nonzero(shares)} parts."
         )
-    strata = pd.DataFrame({"donor": donor, "label": "" if label is None else label.fillna("").astype(str)})
+    strata = pd.DataFrame(
+        {"donor": donor, "label": "" if label is None else label.fillna("").astype(str)}
+    )
     line = strata.sort_index().assign(random=rng.permutation(len(strata)))
     line = line.sort_values(["donor", "label", "random"])
     given, dealt = np.zeros(shares.size), np.empty(len(line), dtype=int)
@@ -203,6 +222,9 @@ def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.Dat
     keys = [donor.rename("donor"), part.rename("split")]
     counts = donor.groupby(keys).size().rename("n_cells").to_frame()
     if label is not None:
-        names = {name: f"n_{name}" if name != "cells" else "n_cells (class)" for name in label.dropna().unique()}
+        names = {
+            name: f"n_{name}" if name != "cells" else "n_cells (class)"
+            for name in label.dropna().unique()
+        }
         counts = counts.join(pd.crosstab(keys, label).rename(columns=names)).fillna(0).astype(int)
     return counts.reset_index()

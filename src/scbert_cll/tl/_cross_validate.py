@@ -144,7 +144,13 @@ def cross_validate(
     asked = _record.params(locals())
     _checks.new_key(key_added, [protein_key], stems=("_proba", "_pred"))
     task = _task(adata, labels_key, donor_key, layer, protein_key)
-    _check(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, metrics=metrics, n_bootstrap=n_bootstrap)
+    _check(
+        scheme=scheme,
+        n_splits=n_splits,
+        n_repeats=n_repeats,
+        metrics=metrics,
+        n_bootstrap=n_bootstrap,
+    )
     _checks.number_in(positive_from, "positive_from", 0, 100)
     _checks.number_in(rng, "rng", 0, np.inf, whole=True)
     chosen = _models(models, gene)
@@ -152,14 +158,29 @@ def cross_validate(
     _no_twins(task, parts)
     target = _checks.target(adata, copy=copy)
     proba, seconds = _predict_all(task, chosen, parts, n_repeats, FoldStore(checkpoint), rng)
-    baselines = [row for name, model in chosen.items() for row in _rows(name, model) if _is_baseline(row, name, model)]
+    baselines = [
+        row
+        for name, model in chosen.items()
+        for row in _rows(name, model)
+        if _is_baseline(row, name, model)
+    ]
     found = task.out_of_fold(proba, baselines, parts)
     made = intervals.tables(
         found, metrics=list(metrics), n_bootstrap=n_bootstrap, positive_from=positive_from, seed=rng
     )
-    params = asked | {"models": list(proba), "baselines": baselines, "version": __version__} | task.note
-    record = {"params": params, "classes": np.array(task.classes), "folds": _fold_table(task, parts)}
-    record |= {"seconds": pd.DataFrame({"model": list(seconds), "seconds": list(seconds.values())}).rename(index=str)}
+    params = (
+        asked | {"models": list(proba), "baselines": baselines, "version": __version__} | task.note
+    )
+    record = {
+        "params": params,
+        "classes": np.array(task.classes),
+        "folds": _fold_table(task, parts),
+    }
+    record |= {
+        "seconds": pd.DataFrame({"model": list(seconds), "seconds": list(seconds.values())}).rename(
+            index=str
+        )
+    }
     record |= {"ordered": task.ordered, "unit": made.unit, "n_units": made.n_units}
     _write(target, task, proba, record | made.tables, key_added)
     return target if copy else None
@@ -205,12 +226,24 @@ class _Task:
     def train(self, rows: np.ndarray) -> tuple[AnnData, pd.Series, pd.Series | None]:
         """Cells, labels and donors of a training part."""
         cells = self.cells[rows].copy()
-        labels = pd.Categorical.from_codes(self.codes[rows], pd.Index(self.classes), ordered=self.ordered)
+        labels = pd.Categorical.from_codes(
+            self.codes[rows], pd.Index(self.classes), ordered=self.ordered
+        )
         y = pd.Series(labels, cells.obs_names)
-        return cells, y, None if self.groups is None else pd.Series(self.groups[rows], cells.obs_names)
+        return (
+            cells,
+            y,
+            None if self.groups is None else pd.Series(self.groups[rows], cells.obs_names),
+        )
 
 
-def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | None, protein_key: str | None) -> _Task:
+def _task(
+    adata: AnnData,
+    labels_key: str,
+    donor_key: str | None,
+    layer: str | None,
+    protein_key: str | None,
+) -> _Task:
     adata = _checks.anndata(adata)
     labels = _checks.obs_column(adata, labels_key)
     classes = _checks.classes(labels, labels_key)
@@ -230,7 +263,9 @@ def _task(adata: AnnData, labels_key: str, donor_key: str | None, layer: str | N
     return _Task(cells, codes, classes, ordered, groups, note | left_out)
 
 
-def _check(*, scheme: str, n_splits: int, n_repeats: int, metrics: Sequence[str], n_bootstrap: int) -> None:
+def _check(
+    *, scheme: str, n_splits: int, n_repeats: int, metrics: Sequence[str], n_bootstrap: int
+) -> None:
     _checks.choice(scheme, folds.SCHEMES, "scheme")
     _checks.number_in(n_splits, "n_splits", 2, np.inf, whole=True)
     _checks.number_in(n_repeats, "n_repeats", 1, np.inf, whole=True)
@@ -251,7 +286,10 @@ def _models(models: Sequence[str] | Mapping[str, Any], gene: str) -> dict[str, C
     for what in asked.values():
         if isinstance(what, str):
             _checks.key_in(what, known, "the models that go by a name")
-    found = {name: known[what] if isinstance(what, str) else as_estimator(what) for name, what in asked.items()}
+    found = {
+        name: known[what] if isinstance(what, str) else as_estimator(what)
+        for name, what in asked.items()
+    }
     for model in found.values():
         model.check()
     return found
@@ -290,14 +328,22 @@ def _predict_all(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Out-of-fold probabilities (repeats, cells, classes) of every model, and its mean seconds per fold."""
     shape = (n_repeats, len(task.codes), len(task.classes))
-    proba = {row: np.full(shape, np.nan, np.float32) for name, model in models.items() for row in _rows(name, model)}
+    proba = {
+        row: np.full(shape, np.nan, np.float32)
+        for name, model in models.items()
+        for row in _rows(name, model)
+    }
     seconds = dict.fromkeys(models, 0.0)
     counts = task.counts
     protein = np.asarray(task.cells.obsm.get(_PROTEIN, np.zeros(0)))
-    data = fingerprint(counts.data, counts.indices, counts.indptr, list(task.cells.var_names), protein)
+    data = fingerprint(
+        counts.data, counts.indices, counts.indptr, list(task.cells.var_names), protein
+    )
     with Bar(total=len(parts) * len(models), unit="fit", disable=None) as bar:
         for fold in parts:
-            own = int(np.random.SeedSequence([seed, fold.repeat, fold.fold]).generate_state(1)[0] % 2**31)
+            own = int(
+                np.random.SeedSequence([seed, fold.repeat, fold.fold]).generate_state(1)[0] % 2**31
+            )
             for name, model in models.items():
                 bar.set_description(f"{name}, repeat {fold.repeat + 1}, fold {fold.fold + 1}")
                 done = _predict_fold(task, name, seeded(model, own), fold, store, data)
@@ -308,11 +354,25 @@ def _predict_all(
     return proba, seconds
 
 
-def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold, store: FoldStore, data: str) -> Done:
+def _predict_fold(
+    task: _Task, name: str, model: CellEstimator, fold: folds.Fold, store: FoldStore, data: str
+) -> Done:
     """Fit to the training part, predict the test part; or take both over from an earlier run."""
-    key = fingerprint(data, task.codes[fold.train], fold.train, fold.test, _donors(task, fold.train), model, _VERSION)
+    key = fingerprint(
+        data,
+        task.codes[fold.train],
+        fold.train,
+        fold.test,
+        _donors(task, fold.train),
+        model,
+        _VERSION,
+    )
     shape = (len(_rows(name, model)), len(fold.test), len(task.classes))
-    if (found := store.load(name, key)) is not None and found.proba.shape == shape and np.isfinite(found.proba).all():
+    if (
+        (found := store.load(name, key)) is not None
+        and found.proba.shape == shape
+        and np.isfinite(found.proba).all()
+    ):
         return found
     start = time.perf_counter()
     with _told(name, fold), calm(), as_it_was():  # whoever's model it is
@@ -322,7 +382,9 @@ def _predict_fold(task: _Task, name: str, model: CellEstimator, fold: folds.Fold
         test.obs_names = [f"cell{i}" for i in range(test.n_obs)]  # a name may tell its donor
         fitted = model.fit(train, y, groups)
         proba = np.zeros(shape, np.float32)
-        proba[:, :, [task.classes.index(str(c)) for c in fitted.classes_]] = fitted.predict_parts(test)
+        proba[:, :, [task.classes.index(str(c)) for c in fitted.classes_]] = fitted.predict_parts(
+            test
+        )
         _checks.finite.probabilities(proba, type(model).__name__)
     done = Done(proba, time.perf_counter() - start)
     store.save(name, key, done)
@@ -339,7 +401,9 @@ def _told(name: str, fold: folds.Fold) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(f"While cross-validating {name!r}, repeat {fold.repeat + 1}, fold {fold.fold + 1}.")
+        error.add_note(
+            f"While cross-validating {name!r}, repeat {fold.repeat + 1}, fold {fold.fold + 1}."
+        )
         raise
 
 
@@ -347,7 +411,9 @@ def _fold_table(task: _Task, parts: Sequence[folds.Fold]) -> pd.DataFrame:
     """Who trained and who was tested in each fold."""
     rows = []
     for fold in parts:
-        tested, trained = (set() if (d := _donors(task, r)) is None else set(d) for r in (fold.test, fold.train))
+        tested, trained = (
+            set() if (d := _donors(task, r)) is None else set(d) for r in (fold.test, fold.train)
+        )
         labelled = fold.train[task.codes[fold.train] >= 0]
         absent = [c for i, c in enumerate(task.classes) if not (task.codes[labelled] == i).any()]
         rows.append(
@@ -365,7 +431,9 @@ def _fold_table(task: _Task, parts: Sequence[folds.Fold]) -> pd.DataFrame:
     return pd.DataFrame(rows).rename(index=str)
 
 
-def _write(adata: AnnData, task: _Task, proba: Mapping[str, np.ndarray], record: dict[str, Any], key: str) -> None:
+def _write(
+    adata: AnnData, task: _Task, proba: Mapping[str, np.ndarray], record: dict[str, Any], key: str
+) -> None:
     columns = {
         (name, repeat, label): values[repeat, :, i]
         for name, values in proba.items()

@@ -138,8 +138,20 @@ def finetune(
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
     params = _record.params(locals())
-    check_asked("tl.finetune", finetune, ScBERTClassifier, train | {"accelerator": accelerator}, network, "preset")
-    keys = {"split_key": split_key, "weight_key": weight_key, "donor_key": donor_key, "protein_key": protein_key}
+    check_asked(
+        "tl.finetune",
+        finetune,
+        ScBERTClassifier,
+        train | {"accelerator": accelerator},
+        network,
+        "preset",
+    )
+    keys = {
+        "split_key": split_key,
+        "weight_key": weight_key,
+        "donor_key": donor_key,
+        "protein_key": protein_key,
+    }
     fit: dict[str, Any] = {
         "combine": combine,
         "freeze": freeze,
@@ -178,7 +190,9 @@ def _in_memory(
     """Train on the labelled cells and predict all."""
     labels_key = start["labels_key"]
     _checks.target(_checks.anndata(adata), copy=False)
-    in_obs = {"labels_key": labels_key} | {name: keys[name] for name in ("split_key", "weight_key", "donor_key")}
+    in_obs = {"labels_key": labels_key} | {
+        name: keys[name] for name in ("split_key", "weight_key", "donor_key")
+    }
     _checks.not_replaced(in_obs, (_keys.PRED, _keys.SCORE), "obs")
     in_obsm = {"protein_key": keys["protein_key"]}
     _checks.not_replaced(in_obsm, (_keys.PROBA, _keys.LINEAR_PROBA, _keys.X_SCBERT), "obsm")
@@ -187,15 +201,29 @@ def _in_memory(
     keys["weight_key"] = keys["weight_key"] if keys["weight_key"] in adata.obs else None
     with _record.untouched_on_error(adata):
         if model is None:
-            ScBERTClassifier.setup_anndata(adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes)
-            classifier = ScBERTClassifier(adata, **{name: x for name, x in start.items() if name != "labels_key"})
+            ScBERTClassifier.setup_anndata(
+                adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes
+            )
+            classifier = ScBERTClassifier(
+                adata, **{name: x for name, x in start.items() if name != "labels_key"}
+            )
         else:
             classifier = ScBERTClassifier.from_pretrained(model, adata, **start)
         classifier.train(**keys, **fit)
         found = classifier.predict_parts(adata)
-        record = _write.record(classifier, params | {"weight_key": keys["weight_key"]} | classifier._not_donors)
+        record = _write.record(
+            classifier, params | {"weight_key": keys["weight_key"]} | classifier._not_donors
+        )
         record["n_threads"] = classifier.n_threads_
         record["comparison"] = _write.comparison(adata, found, labels_key, keys["split_key"])
-        predicted = ("uns", _keys.SCBERT_PREDICT)  # by another model; what it is of is replaced here
-        _record.write(adata, **_write.predictions(classifier, found), uns={_keys.SCBERT: record}, replaces=[predicted])
+        predicted = (
+            "uns",
+            _keys.SCBERT_PREDICT,
+        )  # by another model; what it is of is replaced here
+        _record.write(
+            adata,
+            **_write.predictions(classifier, found),
+            uns={_keys.SCBERT: record},
+            replaces=[predicted],
+        )
     return classifier

@@ -143,11 +143,18 @@ def gene2vec(
         generator = np.random.default_rng(rng)
         if method == "svd":
             seed = int(generator.integers(2**31))
-            found = principal_vectors(counts, adata.var_names, n_dims=n_dims, min_detected=min_detected, seed=seed)
+            found = principal_vectors(
+                counts, adata.var_names, n_dims=n_dims, min_detected=min_detected, seed=seed
+            )
             numbers = {"n_cells": counts.shape[0]}
         else:
-            found, numbers = co_expression_vectors(counts, adata.var_names, donors, params, generator)
-    numbers |= {"n_genes": adata.n_vars, "n_genes_with_vector": int(adata.var_names.isin(found.index).sum())}
+            found, numbers = co_expression_vectors(
+                counts, adata.var_names, donors, params, generator
+            )
+    numbers |= {
+        "n_genes": adata.n_vars,
+        "n_genes_with_vector": int(adata.var_names.isin(found.index).sum()),
+    }
     logger.info("%d of %d genes have a vector", numbers["n_genes_with_vector"], adata.n_vars)
 
     table = found.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)

@@ -93,9 +93,13 @@ def gene_attention(
     table = attention.reindex(adata.var_names, fill_value=0.0)
     layers = {}
     if cells is not None:
-        layers[key_added] = _to_columns(cells, adata.var_names.get_indexer(model.genes), adata.n_vars)
+        layers[key_added] = _to_columns(
+            cells, adata.var_names.get_indexer(model.genes), adata.n_vars
+        )
     own = [("layers", key_added)] if key_added in target.uns else []
-    _record.write(target, varm={key_added: table}, layers=layers, uns={key_added: record}, replaces=own)
+    _record.write(
+        target, varm={key_added: table}, layers=layers, uns={key_added: record}, replaces=own
+    )
     return target if copy else None
 
 

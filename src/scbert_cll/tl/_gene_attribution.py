@@ -159,7 +159,9 @@ def gene_attribution(
     groups = _checks.groups(adata, groupby)
     _goes_together(method, groups, genes, gene_sets, per_layer=per_layer)
     donors = None if donor_key is None else _checks.donors(adata, donor_key)
-    groups = groups if donors is None else groups.where(donors.notna()).cat.remove_unused_categories()
+    groups = (
+        groups if donors is None else groups.where(donors.notna()).cat.remove_unused_categories()
+    )
     destination = _checks.target(adata, copy=copy)
     asked = _Asked(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
     auroc = held_out_auroc(adata, model, split_key, donors, target, batch_size)
@@ -167,7 +169,11 @@ def gene_attribution(
     by_group = found if donors is None else _over_donors(found, groups, donors)
     if method == "attention_difference":
         found, by_group = _within_donors(found, groups, donors), _less_others(by_group)
-    size = _over_expressing(more.pop("of_expressing"), groups, donors) if "of_expressing" in more else None
+    size = (
+        _over_expressing(more.pop("of_expressing"), groups, donors)
+        if "of_expressing" in more
+        else None
+    )
     layers = None
     if per_layer:
         layers, table = attention_layers(model, adata, groups, batch_size)
@@ -175,11 +181,16 @@ def gene_attribution(
     params |= {"layer": model.layer, "target": target or model.classes[-1]}
     params |= {"n_cells": "all"} if n_cells is None else {}
     params |= {} if donors is None else _checks.by_name.left_out(donors)
-    record = {"params": params, "n_cells": {str(k): int(n) for k, n in groups.value_counts().items()}}
+    record = {
+        "params": params,
+        "n_cells": {str(k): int(n) for k, n in groups.value_counts().items()},
+    }
     record |= {"auroc_within": auroc} | more
     of_donors = {} if donors is None else {"donors": found.set_axis(_pairs(found.columns), axis=1)}
     if method == "group_occlusion":
-        _record.write(destination, uns={f"{key_added}_sets": record | {"effects": by_group} | of_donors})
+        _record.write(
+            destination, uns={f"{key_added}_sets": record | {"effects": by_group} | of_donors}
+        )
         return destination if copy else None
     tables = {"": by_group, "_layers": layers, "_size": size, "_donors": of_donors.get("donors")}
     varm = {
@@ -188,13 +199,20 @@ def gene_attribution(
         if of_genes is not None
     }
     own = [("varm", f"{key_added}{name}") for name in tables]
-    _record.write(destination, varm=varm, uns={key_added: record}, replaces=own if key_added in destination.uns else [])
+    _record.write(
+        destination,
+        varm=varm,
+        uns={key_added: record},
+        replaces=own if key_added in destination.uns else [],
+    )
     return destination if copy else None
 
 
 def _pairs(columns: pd.Index) -> pd.Index:
     """Donor and group, of columns that hold both."""
-    return _names.columns_of(*zip(*(str(column).split(_BETWEEN) for column in columns), strict=True))
+    return _names.columns_of(
+        *zip(*(str(column).split(_BETWEEN) for column in columns), strict=True)
+    )
 
 
 def _goes_together(
@@ -207,9 +225,13 @@ def _goes_together(
 ) -> None:
     """What is given goes with the method."""
     if (gene_sets is not None) != (method == "group_occlusion"):
-        raise ValueError(f'gene_sets= and method="group_occlusion" belong together; found method={method!r}.')
+        raise ValueError(
+            f'gene_sets= and method="group_occlusion" belong together; found method={method!r}.'
+        )
     if genes is not None and method != "occlusion":
-        raise ValueError(f'genes= restricts method="occlusion"; method={method!r} gives all genes at once.')
+        raise ValueError(
+            f'genes= restricts method="occlusion"; method={method!r} gives all genes at once.'
+        )
     if per_layer and method not in _BY_ATTENTION:
         raise ValueError(
             f"per_layer=True keeps the layers of {_checks.listed(_BY_ATTENTION)}; found method={method!r}."
@@ -231,7 +253,9 @@ def _fine(groups: pd.Series, donors: pd.Series | None) -> pd.Series:
     """Donor and group in one column, where donors are asked for."""
     if donors is None:
         return groups
-    both = donors.fillna("") + _BETWEEN + groups.astype(object).where(groups.notna(), "").astype(str)
+    both = (
+        donors.fillna("") + _BETWEEN + groups.astype(object).where(groups.notna(), "").astype(str)
+    )
     return both.where(groups.notna())
 
 
@@ -243,16 +267,24 @@ def _over_donors(found: pd.DataFrame, groups: pd.Series, donors: pd.Series) -> p
     return (found @ (weight / weight.sum())).rename_axis(columns=None)
 
 
-def _over_expressing(found: Attribution, groups: pd.Series, donors: pd.Series | None) -> pd.DataFrame:
+def _over_expressing(
+    found: Attribution, groups: pd.Series, donors: pd.Series | None
+) -> pd.DataFrame:
     """Mean size over the expressing cells of a group, from those of each donor in it."""
     if donors is None:
         return found.size
-    of = pd.DataFrame({"column": _fine(groups, donors), "group": groups.astype(object)}).dropna().astype(str)
+    of = (
+        pd.DataFrame({"column": _fine(groups, donors), "group": groups.astype(object)})
+        .dropna()
+        .astype(str)
+    )
     of = of.drop_duplicates().set_index("column").loc[found.size.columns]
     names = [str(group) for group in groups.cat.categories]
     member = pd.DataFrame({name: (of["group"] == name).astype(float) for name in names})
     n_cells = found.n_expressing @ member
-    return (((found.size * found.n_expressing) @ member) / n_cells.clip(lower=1.0)).rename_axis(columns=None)
+    return (((found.size * found.n_expressing) @ member) / n_cells.clip(lower=1.0)).rename_axis(
+        columns=None
+    )
 
 
 def _less_others(table: pd.DataFrame) -> pd.DataFrame:
@@ -261,12 +293,16 @@ def _less_others(table: pd.DataFrame) -> pd.DataFrame:
     return table - pd.DataFrame(others, index=table.index)
 
 
-def _within_donors(found: pd.DataFrame, groups: pd.Series, donors: pd.Series | None) -> pd.DataFrame:
+def _within_donors(
+    found: pd.DataFrame, groups: pd.Series, donors: pd.Series | None
+) -> pd.DataFrame:
     """Each group of a donor less the mean of the donor's others."""
     if donors is None:
         return _less_others(found)
     column = _fine(groups, donors)
-    parts = [_less_others(found[column[donors == donor].dropna().unique()]) for donor in donors.unique()]
+    parts = [
+        _less_others(found[column[donors == donor].dropna().unique()]) for donor in donors.unique()
+    ]
     return pd.concat(parts, axis=1)[found.columns]
 
 
@@ -278,7 +314,9 @@ def _attributed(
     if asked.method in _BY_ATTENTION:
         return model.get_gene_attention(groups, adata, batch_size=asked.batch_size), {}
     if asked.method == "occlusion":
-        found = model.get_gene_occlusion(groups, adata, genes=asked.genes, n_cells=asked.n_cells, **of_class)
+        found = model.get_gene_occlusion(
+            groups, adata, genes=asked.genes, n_cells=asked.n_cells, **of_class
+        )
         return found, {}
     if asked.gene_sets is not None:
         return _without_sets(model, adata, groups, asked, of_class), {}
@@ -291,7 +329,11 @@ def _attributed(
 
 
 def _without_sets(
-    model: ScBERTClassifier, adata: AnnData, groups: pd.Series, asked: _Asked, of_class: dict[str, Any]
+    model: ScBERTClassifier,
+    adata: AnnData,
+    groups: pd.Series,
+    asked: _Asked,
+    of_class: dict[str, Any],
 ) -> pd.DataFrame:
     """Sets × groups: mean over cells of what the logit loses without the set."""
     codes, names = coded(groups)

@@ -97,11 +97,19 @@ def gene_interactions(
     _checks.new_key(key_added)
     genes = _named(genes, adata, model)
     _checks.number_in(n_cells, "n_cells", 1, np.inf, whole=True)
-    groups = pd.Series("all", adata.obs_names, dtype="category") if groupby is None else _checks.groups(adata, groupby)
+    groups = (
+        pd.Series("all", adata.obs_names, dtype="category")
+        if groupby is None
+        else _checks.groups(adata, groupby)
+    )
     donors = _checks.donors(adata, donor_key)
     _checks.tokens(adata, model.layer)
     destination = _checks.target(adata, copy=copy)
-    cells = pd.DataFrame({"group": groups.astype(object), "donor": donors}).reset_index(drop=True).dropna()
+    cells = (
+        pd.DataFrame({"group": groups.astype(object), "donor": donors})
+        .reset_index(drop=True)
+        .dropna()
+    )
     cells = _some(cells, n_cells, np.random.default_rng(rng))
     chosen = adata[cells.index.to_numpy()].copy()
     found = _of_cells(chosen, model, genes, target, batch_size)
@@ -110,7 +118,9 @@ def gene_interactions(
         for group, own in cells.groupby("group", sort=False).indices.items()
         for pair, values in found.items()
     ]
-    params |= {"genes": genes, "target": target or model.classes[-1]} | _checks.by_name.left_out(donors)
+    params |= {"genes": genes, "target": target or model.classes[-1]} | _checks.by_name.left_out(
+        donors
+    )
     _record.write(destination, uns={key_added: {"pairs": _table(rows), "params": params}})
     return destination if copy else None
 
@@ -133,7 +143,11 @@ def _some(cells: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame
 
 
 def _of_cells(
-    adata: AnnData, model: ScBERTClassifier, genes: list[str], target: str | None, batch_size: int | None
+    adata: AnnData,
+    model: ScBERTClassifier,
+    genes: list[str],
+    target: str | None,
+    batch_size: int | None,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Of every pair in every cell: interaction, what a and what b says alone; missing where the cell does not express both."""
     pairs = list(combinations(range(len(genes)), 2))
@@ -152,9 +166,15 @@ def _of_cells(
     return {(genes[i], genes[j]): values[:, k] for k, (i, j) in enumerate(pairs)}
 
 
-def _summary(pair: tuple[str, str], values: np.ndarray, donors: pd.Series, min_cells: int) -> dict[str, Any]:
+def _summary(
+    pair: tuple[str, str], values: np.ndarray, donors: pd.Series, min_cells: int
+) -> dict[str, Any]:
     """Mean over donors, with Student's interval and test of the interaction."""
-    table = pd.DataFrame(values, columns=["effect", "alone_a", "alone_b"]).assign(donor=donors.to_numpy()).dropna()
+    table = (
+        pd.DataFrame(values, columns=["effect", "alone_a", "alone_b"])
+        .assign(donor=donors.to_numpy())
+        .dropna()
+    )
     by_donor = table.groupby("donor").mean().assign(size=table.groupby("donor").size())
     by_donor = by_donor[by_donor["size"] >= min_cells]
     n, mean, reach, p = len(by_donor), by_donor["effect"].mean(), np.nan, np.nan
@@ -171,5 +191,7 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The clearest pair first, and the share of false ones among those up to it."""
     table = pd.DataFrame(rows)
     tested = table["p"].notna()
-    table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"]) if tested.any() else np.nan
+    table.loc[tested, "q"] = (
+        stats.false_discovery_control(table.loc[tested, "p"]) if tested.any() else np.nan
+    )
     return table.sort_values("p", kind="stable", ignore_index=True).rename(index=str)

@@ -37,7 +37,9 @@ class LeakageReport:
     """
 
     findings: pd.DataFrame
-    gap: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(leakage_gap.COLUMNS)))
+    gap: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(leakage_gap.COLUMNS))
+    )
     cells: pd.DataFrame = field(default_factory=check.no_cells)
 
     @property
@@ -52,7 +54,12 @@ class LeakageReport:
         shown = self.findings.assign(status=self.findings["status"].map(_MARKS))
         lines += _markdown(shown)
         if len(self.gap):
-            lines += ["", "## One classifier, the same cells, split in three ways", "", *_markdown(self.gap)]
+            lines += [
+                "",
+                "## One classifier, the same cells, split in three ways",
+                "",
+                *_markdown(self.gap),
+            ]
         return "\n".join([*lines, ""])
 
 
@@ -173,12 +180,18 @@ def _donors(adata: AnnData, key: str | None, split_key: str) -> pd.Series | None
     """The donor column; the default one may be missing, one that was asked for may not."""
     if key is None or (key == _keys.DONOR and key not in adata.obs):
         return None
-    return _checks.donors(adata, key, cells=adata.obs[split_key].notna().to_numpy(), allow_missing=True)
+    return _checks.donors(
+        adata, key, cells=adata.obs[split_key].notna().to_numpy(), allow_missing=True
+    )
 
 
 def _synthetic(adata: AnnData) -> np.ndarray | None:
     """Rows that pp.balance added, where it left its column."""
-    return adata.obs[_keys.IS_SYNTHETIC].isin([True]).to_numpy() if _keys.IS_SYNTHETIC in adata.obs else None
+    return (
+        adata.obs[_keys.IS_SYNTHETIC].isin([True]).to_numpy()
+        if _keys.IS_SYNTHETIC in adata.obs
+        else None
+    )
 
 
 def _originals(adata: AnnData, matrix: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
@@ -214,12 +227,18 @@ def _findings(
     added, added_cells = check.resampled(cells, synthetic, method)
     findings = [equal, same_name, close, check.donors(cells, donor), added]
     findings += _preprocessing(adata, cells, synthetic) or [_nothing_recorded()]
-    tables = [t[list(check.CELL_COLUMNS)] for t in (equal_cells, name_cells, close_cells, added_cells) if len(t)]
+    tables = [
+        t[list(check.CELL_COLUMNS)]
+        for t in (equal_cells, name_cells, close_cells, added_cells)
+        if len(t)
+    ]
     named = pd.concat(tables, ignore_index=True) if tables else check.no_cells()
     return findings, named.set_axis(named.index.astype(str))
 
 
-def _preprocessing(adata: AnnData, cells: check.Cells, synthetic: np.ndarray | None) -> list[check.Finding]:
+def _preprocessing(
+    adata: AnnData, cells: check.Cells, synthetic: np.ndarray | None
+) -> list[check.Finding]:
     """What was learned from cells, by the records and values that are there."""
     original = np.ones(adata.n_obs, dtype=bool) if synthetic is None else ~synthetic
     train = original & (cells.parts == _keys.TRAIN)
@@ -232,7 +251,9 @@ def _by_values(adata: AnnData, cells: check.Cells, who: fitted.Fitted) -> Iterat
     if "X_pca" in adata.obsm:
         yield fitted.components(adata.obsm["X_pca"], who)
     if "highly_variable" in adata.var:
-        matrices = [cells.matrix] if adata.X is None else [cells.matrix, _checks.slots.in_core(adata.X)]
+        matrices = (
+            [cells.matrix] if adata.X is None else [cells.matrix, _checks.slots.in_core(adata.X)]
+        )
         means = cast("pd.DataFrame", adata.var).get("means")
         yield fitted.variable_genes(means, matrices, who)
     if {"mean", "std"} <= set(adata.var):
@@ -274,7 +295,13 @@ def _gap(
 def _tables(report: LeakageReport, params: dict[str, Any]) -> dict[str, Any]:
     """Plain values and tables that a file can hold."""
     gap = {"gap": report.gap} if len(report.gap) else {}
-    return {"params": params, "findings": report.findings, "cells": report.cells, **gap, "passed": report.passed}
+    return {
+        "params": params,
+        "findings": report.findings,
+        "cells": report.cells,
+        **gap,
+        "passed": report.passed,
+    }
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:

@@ -160,7 +160,9 @@ def patient_cd49d(
     known = _measured(table, donor, patients.obs_names)
     record: dict[str, Any] = {"predictions": found.source}
     if found.positive is not None:
-        known, record["calibration"] = _with_predictions(known, found, donor, min_cells, positive_from)
+        known, record["calibration"] = _with_predictions(
+            known, found, donor, min_cells, positive_from
+        )
     first = ~donor.duplicated().to_numpy()
     patients.obs = known.join(obs.loc[first, list(obs_keys)].set_axis(donor[first].to_numpy()))
     params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | note | not_donors
@@ -179,15 +181,23 @@ class _Found(NamedTuple):
 def _donor_table(adata: AnnData, key: str, donor_key: str) -> pd.DataFrame:
     """What pp.label_cd49d says of each donor, by name."""
     table = get.donor_table(adata, key=key)
-    _checks.recorded(adata.uns[key].get("params", {}), "donor_key", donor_key, f"pp.label_cd49d (key {key!r})")
+    _checks.recorded(
+        adata.uns[key].get("params", {}), "donor_key", donor_key, f"pp.label_cd49d (key {key!r})"
+    )
     return table.set_axis(table.index.astype(str))
 
 
 def _counted(adata: AnnData, donor_key: str, key: str, cells: Any) -> np.ndarray:
     """Cells to count: those asked for, or those that were gated, and all of donors without any."""
     if cells is not None:
-        return _checks.cells(adata, cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells, "cells")
-    gated = _checks.obs_column(adata, _keys.score(key)).notna()  # a score is given to gated cells only
+        return _checks.cells(
+            adata,
+            cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells,
+            "cells",
+        )
+    gated = _checks.obs_column(
+        adata, _keys.score(key)
+    ).notna()  # a score is given to gated cells only
     donor = _checks.donors(adata, donor_key, allow_missing=True, quiet=True)
     missing = cast("pd.DataFrame", adata.obs)[donor_key].isna()
     return np.asarray(gated | missing | (donor.notna() & ~donor.isin(donor[gated].dropna())))
@@ -207,7 +217,9 @@ def _predictions(
         return _out_of_fold(adata, donor, model, cv_key, donor_key, labels_key)
     if proba_key not in adata.obsm:
         return _Found(
-            None, set(), f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate was named"
+            None,
+            set(),
+            f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate was named",
         )
     proba = _checks.probabilities(adata.obsm[proba_key], proba_key)
     made = adata.uns.get(
@@ -229,7 +241,9 @@ def _trained(adata: AnnData, donor: pd.Series, split_key: str | None) -> set[str
     return set(donor[part.isin([_keys.TRAIN, _keys.VAL])])
 
 
-def _out_of_fold(adata: AnnData, donor: pd.Series, model: str, cv_key: str, donor_key: str, labels_key: str) -> _Found:
+def _out_of_fold(
+    adata: AnnData, donor: pd.Series, model: str, cv_key: str, donor_key: str, labels_key: str
+) -> _Found:
     """Mean over repeats of what models said of donors they had not seen; with folds of cells they had."""
     _checks.key_in(cv_key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
     params, label = adata.uns[cv_key]["params"], str(adata.uns[cv_key]["classes"][-1])
@@ -239,11 +253,15 @@ def _out_of_fold(adata: AnnData, donor: pd.Series, model: str, cv_key: str, dono
     positive = found[f"proba_{label}"].groupby(level=0).mean().reindex(adata.obs_names)
     seen = set(donor) if params["scheme"] == "random_cell" else set()
     return _Found(
-        positive, seen, f"out of fold by {model!r} (adata.uns[{cv_key!r}], {params['scheme']}), class {label!r}"
+        positive,
+        seen,
+        f"out of fold by {model!r} (adata.uns[{cv_key!r}], {params['scheme']}), class {label!r}",
     )
 
 
-def _sums(adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | None) -> tuple[AnnData, dict[str, int]]:
+def _sums(
+    adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | None
+) -> tuple[AnnData, dict[str, int]]:
     """Raw counts summed by donor, and what is to be noted of them."""
     import scanpy as sc  # seconds to import
 
@@ -254,12 +272,18 @@ def _sums(adata: AnnData, counted: np.ndarray, donor: pd.Series, layer: str | No
         found = sc.get.aggregate(AnnData(counts, obs=by_donor), _keys.DONOR, "sum").layers["sum"]
     names = by_donor[_keys.DONOR].cat.categories.astype(object)
     var = cast("pd.DataFrame", adata.var).copy()
-    return AnnData(np.asarray(found, dtype=np.float64), obs=pd.DataFrame(index=names), var=var), note
+    return AnnData(
+        np.asarray(found, dtype=np.float64), obs=pd.DataFrame(index=names), var=var
+    ), note
 
 
 def _measured(table: pd.DataFrame, donor: pd.Series, names: pd.Index) -> pd.DataFrame:
     """Columns of what the protein says; missing for donors without gated cells."""
-    renamed = {"n_cells": "n_measured", "ci_low": "pct_measured_low", "ci_high": "pct_measured_high"}
+    renamed = {
+        "n_cells": "n_measured",
+        "ci_low": "pct_measured_low",
+        "ci_high": "pct_measured_high",
+    }
     found = table.rename(columns=renamed | {"pct_positive": "pct_measured"}).reindex(names)
     found["n_cells"] = donor.value_counts().reindex(names)
     found = found.astype({"bimodal": np.float64}).assign(n_measured=found["n_measured"].fillna(0))
@@ -270,7 +294,12 @@ def _with_predictions(
     known: pd.DataFrame, found: _Found, donor: pd.Series, min_cells: int, positive_from: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What was measured, joined by what was predicted, and the donors that the intervals come from."""
-    positive = cast("pd.Series", found.positive).loc[donor.index].astype(np.float64).groupby(donor.to_numpy())
+    positive = (
+        cast("pd.Series", found.positive)
+        .loc[donor.index]
+        .astype(np.float64)
+        .groupby(donor.to_numpy())
+    )
     known = known.assign(
         n_predicted=positive.count().reindex(known.index).astype(np.int64),
         pct_predicted=100 * positive.mean().reindex(known.index),

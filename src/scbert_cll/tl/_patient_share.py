@@ -12,7 +12,9 @@ from scipy.stats import t
 FEWEST: Final = 4  # donors with a known truth that a prediction interval needs
 FOR_A_LINE: Final = 6  # of them, before the truth is read off a line through them
 _IN_SAMPLE: Final = "predicted by a model that learned from this donor: no interval"
-_NOT_RISING: Final = "in the other donors the predicted share does not rise with the measured one: no interval"
+_NOT_RISING: Final = (
+    "in the other donors the predicted share does not rise with the measured one: no interval"
+)
 
 
 def log_odds(share: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -64,7 +66,9 @@ def intervals(donors: pd.DataFrame, known: pd.DataFrame, min_cells: int) -> pd.D
         others = known[known["donor"] != str(name)]
         note, low, high = _reason(donor, len(others), min_cells), np.nan, np.nan
         if not note:
-            low, high = limits(float(at), others["predicted"].to_numpy(), others["measured"].to_numpy())
+            low, high = limits(
+                float(at), others["predicted"].to_numpy(), others["measured"].to_numpy()
+            )
             note = _NOT_RISING if np.isnan(low) else ""
         predicted = donor["pct_predicted"]
         sides = {
@@ -76,7 +80,10 @@ def intervals(donors: pd.DataFrame, known: pd.DataFrame, min_cells: int) -> pd.D
 
 
 def _of_donors(donors: pd.DataFrame, kind: str) -> np.ndarray:
-    share, n = donors[f"pct_{kind}"].to_numpy(np.float64) / 100, donors[f"n_{kind}"].to_numpy(np.float64)
+    share, n = (
+        donors[f"pct_{kind}"].to_numpy(np.float64) / 100,
+        donors[f"n_{kind}"].to_numpy(np.float64),
+    )
     return log_odds(share, n)
 
 
@@ -96,6 +103,8 @@ def _reason(donor: pd.Series, n_known: int, min_cells: int) -> str:
 def call(found: pd.DataFrame, positive_from: float) -> Any:
     """Negative or positive where the whole interval is; missing where it spans the limit, or is missing."""
     codes = np.select(
-        [found["pct_predicted_low"] >= positive_from, found["pct_predicted_high"] < positive_from], [1, 0], -1
+        [found["pct_predicted_low"] >= positive_from, found["pct_predicted_high"] < positive_from],
+        [1, 0],
+        -1,
     )
     return pd.Categorical.from_codes(codes, pd.Index(["negative", "positive"]), ordered=True)

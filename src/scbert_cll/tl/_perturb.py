@@ -93,42 +93,64 @@ def perturb(
     _checks.choice(kind, _KINDS, "kind")
     _checks.new_key(key_added)
     sets = _sets(adata, genes)
-    groups = pd.Series("all", adata.obs_names, dtype="category") if groupby is None else _checks.groups(adata, groupby)
+    groups = (
+        pd.Series("all", adata.obs_names, dtype="category")
+        if groupby is None
+        else _checks.groups(adata, groupby)
+    )
     donors = _checks.donors(adata, donor_key)
     groups = groups.where(donors.notna())
     destination = _checks.target(adata, copy=copy)
     tables = [
         _per_donor(change.name, change.rows, change.log_odds, change.shift, groups, donors)
-        for change in model.perturb_genes(sets, adata, level=_level(kind, level), target=target, batch_size=batch_size)
+        for change in model.perturb_genes(
+            sets, adata, level=_level(kind, level), target=target, batch_size=batch_size
+        )
     ]
     by_donor = pd.concat(tables, ignore_index=True)
-    summary = _summary(by_donor[by_donor["n_cells"] >= min_cells], list(sets), [str(g) for g in groups.cat.categories])
+    summary = _summary(
+        by_donor[by_donor["n_cells"] >= min_cells],
+        list(sets),
+        [str(g) for g in groups.cat.categories],
+    )
     params |= {"level": 0 if level is None else level, "target": target or model.classes[-1]}
     params |= _checks.by_name.left_out(donors)
     record = {"summary": summary, "donors": by_donor, "params": params}
     varm = {}
     if not isinstance(genes, Mapping):
         enough = by_donor[by_donor["n_cells"] >= min_cells]
-        wide = enough.pivot_table(index="name", columns=["group", "donor"], values="log_odds", observed=True)
+        wide = enough.pivot_table(
+            index="name", columns=["group", "donor"], values="log_odds", observed=True
+        )
         varm = {
             key_added: wide.reindex(adata.var_names),
             f"{key_added}_summary": _by_gene(summary).reindex(adata.var_names),
         }
-    own = [("varm", key_added), ("varm", f"{key_added}_summary")] if key_added in destination.uns else []
+    own = (
+        [("varm", key_added), ("varm", f"{key_added}_summary")]
+        if key_added in destination.uns
+        else []
+    )
     _record.write(destination, varm=varm, uns={key_added: record}, replaces=own)
     return destination if copy else None
 
 
-def _sets(adata: AnnData, genes: Sequence[str] | Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+def _sets(
+    adata: AnnData, genes: Sequence[str] | Mapping[str, Sequence[str]] | None
+) -> dict[str, list[str]]:
     """Sets of genes by name; single genes go by their own."""
     if isinstance(genes, Mapping):
         return {str(name): list(members) for name, members in genes.items()}
     if genes is None:
-        _checks.key_in(_keys.SIGNATURE, adata.uns, "adata.uns", "Run tl.signature first, or name genes=.")
+        _checks.key_in(
+            _keys.SIGNATURE, adata.uns, "adata.uns", "Run tl.signature first, or name genes=."
+        )
         record = adata.uns[_keys.SIGNATURE]
         table = record["genes"]
         genes = table.loc[table["selected"], "gene"].tolist() if len(table) else []
-        _checks.not_empty(len(genes), str(record["reason"]), "there is nothing to change; name genes=")
+        _checks.not_empty(
+            len(genes), str(record["reason"]), "there is nothing to change; name genes="
+        )
     return {gene: [gene] for gene in ([genes] if isinstance(genes, str) else genes)}
 
 
@@ -141,7 +163,12 @@ def _level(kind: str, level: int | None) -> int:
 
 
 def _per_donor(
-    name: str, rows: np.ndarray, log_odds: np.ndarray, shift: np.ndarray, groups: pd.Series, donors: pd.Series
+    name: str,
+    rows: np.ndarray,
+    log_odds: np.ndarray,
+    shift: np.ndarray,
+    groups: pd.Series,
+    donors: pd.Series,
 ) -> pd.DataFrame:
     """Means over the changed cells of each donor and group."""
     cells = pd.DataFrame({"group": groups.iloc[rows].astype(object), "donor": donors.iloc[rows]})
@@ -149,7 +176,9 @@ def _per_donor(
     found = cells.groupby(["group", "donor"]).agg(
         log_odds=("log_odds", "mean"), shift=("shift", "mean"), n_cells=("shift", "size")
     )
-    found = found.reset_index().astype({"group": str, "donor": str, "log_odds": float, "shift": float, "n_cells": int})
+    found = found.reset_index().astype(
+        {"group": str, "donor": str, "log_odds": float, "shift": float, "n_cells": int}
+    )
     found.insert(0, "name", name)
     return found
 
@@ -157,7 +186,10 @@ def _per_donor(
 def _by_gene(summary: pd.DataFrame) -> pd.DataFrame:
     """The numbers of the summary, genes × "group|number"."""
     numbers = ["log_odds", "low", "high", "shift"]
-    parts = {str(group): rows.set_index("name")[numbers] for group, rows in summary.groupby("group", sort=False)}
+    parts = {
+        str(group): rows.set_index("name")[numbers]
+        for group, rows in summary.groupby("group", sort=False)
+    }
     return pd.concat(parts, axis=1)
 
 
@@ -171,6 +203,15 @@ def _summary(by_donor: pd.DataFrame, names: list[str], groups: list[str]) -> pd.
             reach = np.nan
             if n >= _FEW_DONORS:
                 reach = stats.t.ppf(0.975, n - 1) * own["log_odds"].std() / np.sqrt(n)
-            values = {"log_odds": mean, "low": mean - reach, "high": mean + reach, "shift": own["shift"].mean()}
-            rows.append({"group": group, "name": name} | values | {"n_cells": int(own["n_cells"].sum()), "n_donors": n})
+            values = {
+                "log_odds": mean,
+                "low": mean - reach,
+                "high": mean + reach,
+                "shift": own["shift"].mean(),
+            }
+            rows.append(
+                {"group": group, "name": name}
+                | values
+                | {"n_cells": int(own["n_cells"].sum()), "n_donors": n}
+            )
     return pd.DataFrame(rows).rename(index=str)

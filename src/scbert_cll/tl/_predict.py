@@ -74,5 +74,7 @@ def predict(
     found = model.predict_parts(adata, batch_size=batch_size)
     record = _write.record(model, params | {"labels_key": model.labels_key})
     slots = _write.predictions(model, found, unassigned_below=unassigned_below)
-    _record.write(target, **slots, uns={_keys.SCBERT_PREDICT: record}, replaces=[("obsm", _keys.LINEAR_PROBA)])
+    _record.write(
+        target, **slots, uns={_keys.SCBERT_PREDICT: record}, replaces=[("obsm", _keys.LINEAR_PROBA)]
+    )
     return target if copy else None

@@ -131,12 +131,22 @@ def pretrain(
             {"layer": layer != _keys.BINNED, "split_key": split_key not in (None, _keys.SPLIT)}
         )
         data = opened(adata, balance=balance, num_workers=num_workers)
-        model = ScBERT.from_corpus(data, exclude_genes=exclude_genes, gene_vectors=gene_vectors, **choices)
+        model = ScBERT.from_corpus(
+            data, exclude_genes=exclude_genes, gene_vectors=gene_vectors, **choices
+        )
         model.train(max_epochs, datamodule=data, **fit)
         return model
-    only = {"gene_vectors": gene_vectors is not None, "balance": bool(balance), "num_workers": num_workers != 0}
-    _checks.on_corpus.only_of_a_corpus(only, remedy='Gene vectors are read from adata.varm["gene2vec"].')
-    return _in_memory(adata, layer, split_key, exclude_genes, choices, {"max_epochs": max_epochs} | fit, params)
+    only = {
+        "gene_vectors": gene_vectors is not None,
+        "balance": bool(balance),
+        "num_workers": num_workers != 0,
+    }
+    _checks.on_corpus.only_of_a_corpus(
+        only, remedy='Gene vectors are read from adata.varm["gene2vec"].'
+    )
+    return _in_memory(
+        adata, layer, split_key, exclude_genes, choices, {"max_epochs": max_epochs} | fit, params
+    )
 
 
 def _in_memory(
@@ -156,6 +166,8 @@ def _in_memory(
         model = ScBERT(adata, **choices)
         model.train(split_key=split_key, **fit)
         latent = model.get_latent_representation()
-        record = _write.record(model, params | {"split_key": split_key}) | {"n_threads": model.n_threads_}
+        record = _write.record(model, params | {"split_key": split_key}) | {
+            "n_threads": model.n_threads_
+        }
         _record.write(adata, obsm={_keys.X_SCBERT: latent}, uns={_keys.SCBERT_PRETRAIN: record})
     return model

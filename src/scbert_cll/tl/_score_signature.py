@@ -104,7 +104,9 @@ def score_signature(
     _checks.share(min_matched, "min_matched")
     target = _checks.target(adata, copy=copy)
     weight = _own(adata, key) if signature is None else weights(signature)
-    measured = np.asarray(adata.var.get(_keys.IN_QUERY, np.ones(adata.n_vars, dtype=bool)), dtype=bool)
+    measured = np.asarray(
+        adata.var.get(_keys.IN_QUERY, np.ones(adata.n_vars, dtype=bool)), dtype=bool
+    )
     names = adata.var_names[measured]
     found = weight.index.isin(names)
     _checks.enough_weight(weight, found, "adata", min_matched=min_matched)
@@ -114,7 +116,9 @@ def score_signature(
         _checks.can_be_scored(values, weight[found], adata, method)
     scores = decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
     record = _told(weight, found)
-    _record.write(target, obs={key_added: scores}, uns={key_added: record | {"params": params | note}})
+    _record.write(
+        target, obs={key_added: scores}, uns={key_added: record | {"params": params | note}}
+    )
     return target if copy else None
 
 
@@ -123,7 +127,11 @@ def _own(adata: AnnData, key: str) -> pd.Series:
     record = _checks.signature_record(adata, key)
     table = record["genes"]
     n_selected = int(table["selected"].sum()) if len(table) else 0
-    _checks.not_empty(n_selected, str(record.get("reason", "")), "there is nothing to score; hand over a signature")
+    _checks.not_empty(
+        n_selected,
+        str(record.get("reason", "")),
+        "there is nothing to score; hand over a signature",
+    )
     return weights(table)
 
 
@@ -148,5 +156,12 @@ def _told(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:
             f"and do not count: {_checks.listed(missing)}.",
             stacklevel=3,
         )
-    genes = pd.DataFrame({"gene": weight.index.astype(str), "weight": weight.to_numpy(), "found": found})
-    return {"genes": genes.rename(index=str), "n_genes": len(weight), "n_missing": len(missing), "weight_found": share}
+    genes = pd.DataFrame(
+        {"gene": weight.index.astype(str), "weight": weight.to_numpy(), "found": found}
+    )
+    return {
+        "genes": genes.rename(index=str),
+        "n_genes": len(weight),
+        "n_missing": len(missing),
+        "weight_found": share,
+    }

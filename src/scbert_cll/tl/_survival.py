@@ -123,7 +123,10 @@ def survival(
     adata = _checks.patients(adata)
     _checks.new_key(key_added)
     _checks.number_in(min_group, "min_group", 1, np.inf, whole=True)
-    strata, covariates = _checks.names(strata or (), "strata"), _checks.names(covariates, "covariates")
+    strata, covariates = (
+        _checks.names(strata or (), "strata"),
+        _checks.names(covariates, "covariates"),
+    )
     target = _checks.target(adata, copy=copy)
     obs = cast("pd.DataFrame", adata.obs)
     keys: dict[str, Any] = {"time_key": time_key, "event_key": event_key}

@@ -41,15 +41,24 @@ def predictions(
     score = values.max(1)
     names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
     if unassigned_below is not None:
-        names = names.set_categories(called(model, unassigned_below)).copy()  # else pandas 3 may forbid to write
+        names = names.set_categories(
+            called(model, unassigned_below)
+        ).copy()  # else pandas 3 may forbid to write
         names[score < unassigned_below] = _keys.UNASSIGNED
-    tables = {_keys.PROBA: found.joined} | ({} if found.linear is None else {_keys.LINEAR_PROBA: found.linear})
-    return {"obs": {_keys.PRED: names, _keys.SCORE: score}, "obsm": tables | {_keys.X_SCBERT: found.latent}}
+    tables = {_keys.PROBA: found.joined} | (
+        {} if found.linear is None else {_keys.LINEAR_PROBA: found.linear}
+    )
+    return {
+        "obs": {_keys.PRED: names, _keys.SCORE: score},
+        "obsm": tables | {_keys.X_SCBERT: found.latent},
+    }
 
 
 def called(model: ScBERTClassifier, unassigned_below: float | None) -> list[str]:
     """What a cell can be called: a class, or unassigned where that may be (which a class may be called, too)."""
-    return list(dict.fromkeys([*model.classes, *([] if unassigned_below is None else [_keys.UNASSIGNED])]))
+    return list(
+        dict.fromkeys([*model.classes, *([] if unassigned_below is None else [_keys.UNASSIGNED])])
+    )
 
 
 def comparison(adata: AnnData, found: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:
@@ -58,13 +67,20 @@ def comparison(adata: AnnData, found: Predictions, labels_key: str, split_key: s
     names = _checks.by_name.class_names(_checks.obs_column(adata, labels_key))
     codes = names.map({c: i for i, c in enumerate(classes)}).to_numpy(dtype=float, na_value=np.nan)
     split = _checks.split(adata, split_key).to_numpy()
-    models = {"logistic regression": found.linear, "network": found.network, "predicted": found.joined}
+    models = {
+        "logistic regression": found.linear,
+        "network": found.network,
+        "predicted": found.joined,
+    }
     rows: list[dict[str, Any]] = []
     for part in (_keys.VAL, _keys.TEST):
         cells = np.flatnonzero((split == part) & ~pd.isna(codes))
         for name, proba in models.items() if len(cells) else ():
             if proba is not None:
                 truth, guess = codes[cells].astype(int), proba.to_numpy(np.float64)[cells]
-                values = {m: score(m, truth, guess / guess.sum(1, keepdims=True), classes).value for m in _COMPARED}
+                values = {
+                    m: score(m, truth, guess / guess.sum(1, keepdims=True), classes).value
+                    for m in _COMPARED
+                }
                 rows.append({"part": part, "model": name, "n_cells": len(cells)} | values)
     return pd.DataFrame(rows, columns=["part", "model", "n_cells", *_COMPARED]).rename(index=str)

@@ -36,8 +36,12 @@ def test_hashes_are_equal_where_rows_are(rows: list[list[int]]) -> None:
 def test_hashes_know_values_not_storage() -> None:
     values = np.array([[0, 2, 1], [2, 0, 1], [0, 0, 0]])
     expected = leakage_duplicates.profile_hashes(csr(values))
-    stored_zeros = sparse.csr_matrix((values.ravel(), np.tile(np.arange(3), 3), [0, 3, 6, 9]), dtype=np.int64)
-    unsorted = sparse.csr_matrix((np.array([1.0, 2, 1, 2]), np.array([2, 1, 2, 0]), [0, 2, 4, 4]), shape=(3, 3))
+    stored_zeros = sparse.csr_matrix(
+        (values.ravel(), np.tile(np.arange(3), 3), [0, 3, 6, 9]), dtype=np.int64
+    )
+    unsorted = sparse.csr_matrix(
+        (np.array([1.0, 2, 1, 2]), np.array([2, 1, 2, 0]), [0, 2, 4, 4]), shape=(3, 3)
+    )
     long = csr(values)
     long.indices = long.indices.astype(np.int64)
     for other in (stored_zeros, unsorted, long):
@@ -53,7 +57,11 @@ def test_hashes_know_values_not_storage() -> None:
         (["c7", "c7-copy1", "c7-smote12"], ["c7", "c7", "c7"], [False, True, True]),
         (["c7-copy1", "c7-copy2"], ["c7", "c7"], [True, True]),
         (["c7", "c7-1", "c7-copy1-1"], ["c7", "c7", "c7-copy1-1"], [False, False, False]),
-        (["AAAC-1", "AAAC-2", "AAAG-1"], ["AAAC-1", "AAAC-2", "AAAG-1"], [False] * 3),  # libraries of 10x
+        (
+            ["AAAC-1", "AAAC-2", "AAAG-1"],
+            ["AAAC-1", "AAAC-2", "AAAG-1"],
+            [False] * 3,
+        ),  # libraries of 10x
         (["AAAC-1", "AAAC-1-1"], ["AAAC-1", "AAAC-1"], [False, False]),
         (["photo-copy", "smote1"], ["photo-copy", "smote1"], [False, False]),
     ],
@@ -70,7 +78,9 @@ def test_twins_name_both_sides() -> None:
     names = np.array([f"cell{i}" for i in range(6)], dtype=object)
     found = leakage_duplicates.twins(keys, parts, names, ("train", "test"))
     assert found[["cell", "twin", "at"]].to_numpy().tolist() == [["cell2", "cell0", 2]]
-    assert leakage_duplicates.twins(keys, parts, names, ("test", "train"))["cell"].tolist() == ["cell0"]
+    assert leakage_duplicates.twins(keys, parts, names, ("test", "train"))["cell"].tolist() == [
+        "cell0"
+    ]
 
 
 def test_log_normalised_is_scanpys() -> None:
@@ -81,7 +91,9 @@ def test_log_normalised_is_scanpys() -> None:
     adata = AnnData(values.copy())
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
-    np.testing.assert_allclose(leakage_duplicates.log_normalised(values).toarray(), adata.X.toarray(), rtol=1e-5)
+    np.testing.assert_allclose(
+        leakage_duplicates.log_normalised(values).toarray(), adata.X.toarray(), rtol=1e-5
+    )
 
 
 # -- counting noise ---------------------------------------------------------------------------------------------------
@@ -96,7 +108,9 @@ def test_counting_noise_equals_its_formula() -> None:
             if s := one + two:
                 terms.append((one - q * s) ** 2 / (s * q * (1 - q)))
         expected.append(np.mean(terms))
-    np.testing.assert_allclose(leakage_duplicates.counting_noise(csr(a), csr(b))["noise"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        leakage_duplicates.counting_noise(csr(a), csr(b))["noise"], expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("depth", [1.0, 4.0])
@@ -123,7 +137,9 @@ def test_shared_counts_lower_the_noise_by_their_share() -> None:
     a, b = pair[:400], pair[400:]
     for u in (0.1, 0.3, 0.5):
         child = rng.binomial(a, 1 - u) + rng.binomial(b, u)
-        assert leakage_duplicates.counting_noise(csr(child), csr(a))["noise"].mean() == pytest.approx(u, abs=0.03)
+        assert leakage_duplicates.counting_noise(csr(child), csr(a))[
+            "noise"
+        ].mean() == pytest.approx(u, abs=0.03)
 
 
 # -- distances --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,12 @@ from scbert_cll._signature.report import reference as report_reference
 from scbert_cll._signature.report.enrichment import over_representation
 
 UNIVERSE = [f"G{i:03d}" for i in range(200)]
-SETS = {"most": UNIVERSE[:12], "half": UNIVERSE[10:40:2], "none": UNIVERSE[60:80], "elsewhere": ["X1", "X2"]}
+SETS = {
+    "most": UNIVERSE[:12],
+    "half": UNIVERSE[10:40:2],
+    "none": UNIVERSE[60:80],
+    "elsewhere": ["X1", "X2"],
+}
 CHOSEN = UNIVERSE[:20]
 
 
@@ -25,19 +30,29 @@ CHOSEN = UNIVERSE[:20]
 def test_the_table_is_fishers() -> None:
     found = over_representation(CHOSEN, UNIVERSE, SETS).set_index("set")
     for name in ("most", "half", "none"):
-        inside = [sum(g in SETS[name] for g in genes) for genes in (CHOSEN, set(UNIVERSE) - set(CHOSEN))]
+        inside = [
+            sum(g in SETS[name] for g in genes) for genes in (CHOSEN, set(UNIVERSE) - set(CHOSEN))
+        ]
         table = [[inside[0], 20 - inside[0]], [inside[1], 180 - inside[1]]]
-        assert found.loc[name, "p"] == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
+        assert found.loc[name, "p"] == pytest.approx(
+            stats.fisher_exact(table, alternative="greater").pvalue
+        )
         assert tuple(found.loc[name, ["n", "size"]]) == (inside[0], sum(inside))
         assert found.loc[name, "expected"] == pytest.approx(sum(inside) / 10)
     assert list(found.index) == ["most", "half", "none", "elsewhere"]
     np.testing.assert_allclose(found["q"][:3], stats.false_discovery_control(found["p"][:3]))
 
 
-@pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaPendingDeprecationWarning")  # decoupler's own
+@pytest.mark.filterwarnings(
+    "ignore::numba.core.errors.NumbaPendingDeprecationWarning"
+)  # decoupler's own
 def test_odds_ratios_are_decouplers_and_its_two_sided_p_is_never_smaller() -> None:
-    net = pd.DataFrame([(k, g) for k, genes in SETS.items() for g in genes], columns=["source", "target"])
-    ranking = pd.DataFrame([[2.0 if g in CHOSEN else 1.0 for g in UNIVERSE]], index=["s"], columns=UNIVERSE)
+    net = pd.DataFrame(
+        [(k, g) for k, genes in SETS.items() for g in genes], columns=["source", "target"]
+    )
+    ranking = pd.DataFrame(
+        [[2.0 if g in CHOSEN else 1.0 for g in UNIVERSE]], index=["s"], columns=UNIVERSE
+    )
     score, padj = dc.mt.ora(ranking, net, n_up=len(CHOSEN), n_bg=len(UNIVERSE), tmin=1)
     found = over_representation(CHOSEN, UNIVERSE, SETS).set_index("set").dropna()
     assert set(found.index) == set(score.columns) == {"most", "half", "none"}
@@ -61,14 +76,18 @@ def test_nothing_chosen_is_nothing_found() -> None:
 
 
 def test_chosen_genes_must_be_in_the_universe() -> None:
-    with pytest.raises(ValueError, match="all genes that could have been chosen, so all that were; it lacks 'X1'"):
+    with pytest.raises(
+        ValueError, match="all genes that could have been chosen, so all that were; it lacks 'X1'"
+    ):
         over_representation(["G001", "X1"], UNIVERSE, SETS)
 
 
 def test_by_chance_p_is_not_small() -> None:
     rng = np.random.default_rng(0)
     p = [
-        over_representation(rng.choice(UNIVERSE, 20, replace=False), UNIVERSE, {"s": UNIVERSE[:30]})["p"][0]
+        over_representation(
+            rng.choice(UNIVERSE, 20, replace=False), UNIVERSE, {"s": UNIVERSE[:30]}
+        )["p"][0]
         for _ in range(300)
     ]
     assert np.mean(np.array(p) < 0.05) <= 0.07
@@ -104,7 +123,11 @@ def test_all_forms_of_sets_are_the_same(gmt, tmp_path) -> None:
         ({"A": "ITGA4"}, TypeError, "a list of genes for every set; found something else for 'A'"),
         ({"A": []}, ValueError, "sets without a gene: 'A'; remove them"),
         ({}, ValueError, "holds no gene set"),
-        (pd.DataFrame({"set": ["A"], "gene": ["G"]}), ValueError, "needs the columns 'source' .* it has 'set', 'gene'"),
+        (
+            pd.DataFrame({"set": ["A"], "gene": ["G"]}),
+            ValueError,
+            "needs the columns 'source' .* it has 'set', 'gene'",
+        ),
     ],
 )
 def test_other_things_are_refused(source, error, sentence) -> None:
@@ -147,12 +170,21 @@ def test_reference_genes_each_have_a_tier_a_direction_and_evidence() -> None:
     assert set(genes["direction"]) == {-1, 0, 1}
     assert (genes["evidence"].str.startswith("Unverified: ") == (genes["tier"] == "T3")).all()
     direction = genes.set_index("gene")["direction"]
-    assert direction[["ITGA4", "CCL3", "ITGAL", "CXCR4", "SPN", "CD68"]].tolist() == [1, 1, 1, -1, -1, 0]
+    assert direction[["ITGA4", "CCL3", "ITGAL", "CXCR4", "SPN", "CD68"]].tolist() == [
+        1,
+        1,
+        1,
+        -1,
+        -1,
+        0,
+    ]
 
 
 def test_recovery_is_the_area_under_the_curve() -> None:
     rng = np.random.default_rng(1)
-    ranking = pd.Series(rng.integers(0, 9, 120).astype(float), [f"G{i}" for i in range(120)])  # with ties
+    ranking = pd.Series(
+        rng.integers(0, 9, 120).astype(float), [f"G{i}" for i in range(120)]
+    )  # with ties
     wanted = ranking.index[::7]
     found = report_reference.recovery(ranking, [*wanted, "elsewhere"], rng=0)
     hit = ranking.index.isin(wanted)
@@ -167,11 +199,14 @@ def test_recovery_at_the_top_at_the_bottom_and_by_chance() -> None:
     assert report_reference.recovery(ranking, ranking.index[-5:], 99) == (1.0, 0.01, 5)
     assert report_reference.recovery(ranking, ranking.index[:5], 99) == (0.0, 1.0, 5)
     rng = np.random.default_rng(0)
-    p = [report_reference.recovery(ranking, rng.choice(ranking.index, 5, replace=False), 99, rng).p for _ in range(200)]
+    p = [
+        report_reference.recovery(ranking, rng.choice(ranking.index, 5, replace=False), 99, rng).p
+        for _ in range(200)
+    ]
     assert 0.4 < np.mean(p) < 0.6
-    assert report_reference.recovery(ranking, ranking.index[40:45], rng=3) == report_reference.recovery(
+    assert report_reference.recovery(
         ranking, ranking.index[40:45], rng=3
-    )
+    ) == report_reference.recovery(ranking, ranking.index[40:45], rng=3)
 
 
 def test_genes_without_a_score_are_not_ranked_and_no_gene_gives_no_area() -> None:

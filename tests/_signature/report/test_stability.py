@@ -38,7 +38,10 @@ def test_three_runs_of_several_sizes_by_hand() -> None:
 
 
 def test_the_ends() -> None:
-    same, apart = stability(chosen({3, 5}, {3, 5}, {3, 5}, n=9)), stability(chosen({0, 1, 2}, {3, 4, 5}, n=6))
+    same, apart = (
+        stability(chosen({3, 5}, {3, 5}, {3, 5}, n=9)),
+        stability(chosen({0, 1, 2}, {3, 4, 5}, n=6)),
+    )
     assert same[:5] == pytest.approx((1, 1, 1, 1, 1))
     assert (apart.nogueira, apart.kuncheva, apart.jaccard) == pytest.approx((-1, -1, 0))
 
@@ -70,7 +73,9 @@ def test_limits_are_those_of_a_jackknife_over_runs() -> None:
     assert found.high - found.nogueira == pytest.approx(found.nogueira - found.low)
 
 
-@pytest.mark.parametrize("runs", [np.zeros((4, 5)), np.ones((4, 5)), np.eye(1, 5)], ids=["nothing", "all", "one run"])
+@pytest.mark.parametrize(
+    "runs", [np.zeros((4, 5)), np.ones((4, 5)), np.eye(1, 5)], ids=["nothing", "all", "one run"]
+)
 def test_undefined_is_missing(runs: np.ndarray) -> None:
     found = stability(runs)
     assert np.isnan([found.nogueira, found.low, found.high, found.kuncheva]).all()

@@ -72,7 +72,8 @@ def _same(one, other):
 
 
 @pytest.mark.parametrize(
-    "mode", [{"tokens": "expressed"}, {"tokens": "background", "n_background": 9}, {"tokens": "all"}]
+    "mode",
+    [{"tokens": "expressed"}, {"tokens": "background", "n_background": 9}, {"tokens": "all"}],
 )
 def test_tokens_are_those_of_the_same_cells_in_memory(data, cells, mode):
     config = _config(data, **mode)
@@ -135,8 +136,12 @@ def test_balance_draws_classes_and_donors_equally(corpus):
     data = CorpusData(corpus, chunk_size=64, preload_nchunks=8, balance=["label", "donor"])
     model = ScBERTClassifier.from_corpus(data, labels_key="label", **TINY)
     data.attach(model.genes, model.config, seed=0, labels_key="label", classes=model.classes)
-    drawn = np.concatenate([torch.cat([b["rows"] for b in _epoch(data, epoch)]).numpy() for epoch in range(20)])
-    table = pd.DataFrame({name: data.obs("train", name).astype(str).to_numpy()[drawn] for name in ("label", "donor")})
+    drawn = np.concatenate(
+        [torch.cat([b["rows"] for b in _epoch(data, epoch)]).numpy() for epoch in range(20)]
+    )
+    table = pd.DataFrame(
+        {name: data.obs("train", name).astype(str).to_numpy()[drawn] for name in ("label", "donor")}
+    )
     shares = table.value_counts(normalize=True)
     assert len(shares) == 2 * data.obs("train", "donor").nunique()
     np.testing.assert_allclose(shares, 1 / len(shares), atol=0.025)
@@ -144,7 +149,10 @@ def test_balance_draws_classes_and_donors_equally(corpus):
 
 def test_a_pretrained_model_embeds_windows_as_it_embeds_the_same_cells(data, cells, trained):
     expected = trained.get_latent_representation(cells[data.names("train")])
-    found = [trained.get_latent_representation(window.adata) for window in data.inference_dataloader(["train"])]
+    found = [
+        trained.get_latent_representation(window.adata)
+        for window in data.inference_dataloader(["train"])
+    ]
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
     assert trained.history["validation_loss"].iloc[:, 0].is_monotonic_decreasing
 
@@ -185,7 +193,9 @@ def test_a_sample_comes_with_all_columns(data):
 
 
 def test_gene_vectors_of_a_sample_start_the_network(data):
-    vectors = pd.DataFrame(np.random.default_rng(0).normal(size=(len(data.genes), 16)), index=data.genes)
+    vectors = pd.DataFrame(
+        np.random.default_rng(0).normal(size=(len(data.genes), 16)), index=data.genes
+    )
     one, other = (ScBERT.from_corpus(data, gene_vectors=vectors * k, **TINY) for k in (1, -1))
     weights = [model.module.gene_embedding.weight.detach() for model in (one, other)]
     assert one.config.gene_embedding == "gene2vec"
@@ -197,16 +207,21 @@ def test_gene_vectors_of_a_sample_start_the_network(data):
 
 
 def test_what_does_not_fit_a_corpus_is_refused(data, trained, corpus, cells):
-    with pytest.raises(KeyError, match=r"'celltype' is not in the obs columns of .*'donor', 'label'"):
+    with pytest.raises(
+        KeyError, match=r"'celltype' is not in the obs columns of .*'donor', 'label'"
+    ):
         CorpusData(corpus, balance="celltype").weights("train")
     with pytest.raises(TypeError, match="datamodule must be a CorpusData, found str"):
         trained.train(1, datamodule="corpus.zarr")
-    with pytest.raises(FileNotFoundError, match=r"There is no corpus .*nowhere: it has no manifest\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"There is no corpus .*nowhere: it has no manifest\.json"
+    ):
         CorpusData(corpus.parent / "nowhere")
     other = CorpusData(corpus)
     other.binning["params"]["target_sum"] = 1e4
     with pytest.raises(
-        ValueError, match=r"The corpus .* was binned differently .*target_sum is 10000.0.*pp\.build_corpus"
+        ValueError,
+        match=r"The corpus .* was binned differently .*target_sum is 10000.0.*pp\.build_corpus",
     ):
         trained.train(1, datamodule=other)
     model = ScBERTClassifier.from_corpus(data, labels_key="label", **TINY)

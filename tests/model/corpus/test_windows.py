@@ -56,7 +56,9 @@ def test_an_epoch_follows_from_the_seed_and_its_number_alone(how, epoch):
 
 def test_epochs_and_seeds_differ_and_without_a_seed_the_order_is_that_on_disk():
     how = {"n": 500, "batch_size": 20, "chunk": 16, "n_chunks": 4}
-    orders = [np.concatenate(_epoch(how, 0, epoch, seed=seed)) for epoch, seed in ((0, 0), (1, 0), (0, 1))]
+    orders = [
+        np.concatenate(_epoch(how, 0, epoch, seed=seed)) for epoch, seed in ((0, 0), (1, 0), (0, 1))
+    ]
     for i in range(3):
         assert not np.array_equal(orders[i], orders[i - 1])
     as_stored = np.concatenate(_epoch(how, 0, 0, seed=None))
@@ -92,7 +94,10 @@ def test_too_few_cells_for_the_processes_are_refused():
 def test_each_epoch_reads_other_chunks_together_and_puts_them_in_another_order():
     """Windows of two epochs are of other cells, and cells of a window are drawn anew, with and without lengths."""
     windows = Windows(640, 16, seed=5, chunk=16, n_chunks=4)
-    together = [{tuple(sorted(windows.cells(epoch, window))) for window in range(len(windows))} for epoch in range(3)]
+    together = [
+        {tuple(sorted(windows.cells(epoch, window))) for window in range(len(windows))}
+        for epoch in range(3)
+    ]
     assert not together[0] & together[1]
     assert not together[1] & together[2]
     lengths = np.random.default_rng(0).integers(1, 30, 64)
@@ -101,5 +106,10 @@ def test_each_epoch_reads_other_chunks_together_and_puts_them_in_another_order()
         assert not np.array_equal(places[0], places[1])
         assert not np.array_equal(places[1], places[2])
         assert not np.array_equal(places[0], np.concatenate(windows.batches(0, 3, given_lengths)))
-    by_length = [[sorted(lengths[batch]) for batch in windows.batches(epoch, 2, lengths)] for epoch in range(4)]
-    assert len({str(order) for order in by_length}) > 1, "long cells come at another place of each epoch"
+    by_length = [
+        [sorted(lengths[batch]) for batch in windows.batches(epoch, 2, lengths)]
+        for epoch in range(4)
+    ]
+    assert len({str(order) for order in by_length}) > 1, (
+        "long cells come at another place of each epoch"
+    )

@@ -32,7 +32,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def edit_config(folder: Path, **changes: object) -> None:
     """Change entries of config.json, as if it had been written so; None takes one out."""
     config = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(sealed({k: v for k, v in config.items() if v is not None})))
+    (folder / "config.json").write_text(
+        json.dumps(sealed({k: v for k, v in config.items() if v is not None}))
+    )
 
 
 def state(model) -> dict[str, torch.Tensor]:
@@ -79,11 +81,22 @@ model.predict(adata, soft=True).to_csv(f"{out}/probabilities.csv")
 
 
 @pytest.mark.slow
-def test_a_fresh_process_needs_the_folder_and_new_counts_only(scbert, published, new_cells, tmp_path):
+def test_a_fresh_process_needs_the_folder_and_new_counts_only(
+    scbert, published, new_cells, tmp_path
+):
     scbert.save(tmp_path / "scbert")
     published.save(tmp_path / "published")
     AnnData(new_cells.X, obs=new_cells.obs, var=new_cells.var).write_h5ad(tmp_path / "counts.h5ad")
-    command = [sys.executable, "-W", "ignore", "-c", PREDICT, tmp_path, tmp_path / "counts.h5ad", tmp_path]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        PREDICT,
+        tmp_path,
+        tmp_path / "counts.h5ad",
+        tmp_path,
+    ]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     for name, model in [("scbert", scbert), ("published", published)]:
         expected = model.get_latent_representation(new_cells)
@@ -104,7 +117,10 @@ def test_the_folder_can_be_read_with_a_text_editor(folder, classifier):
     cut = {"method": "log2", "n_bins": 5, "target_sum": 300.0, "layer": "X", "n_genes": 60}
     assert config["binning"]["params"].items() >= cut.items()
     assert (folder / "vocab.txt").read_text().splitlines() == [f"G{i}" for i in range(60)]
-    assert json.loads((folder / "labels.json").read_text()) == {"labels_key": "label", "classes": ["a", "b"]}
+    assert json.loads((folder / "labels.json").read_text()) == {
+        "labels_key": "label",
+        "classes": ["a", "b"],
+    }
     assert list(pd.read_csv(folder / "history.csv")["epoch"]) == list(range(1, 9))
     weights = load_file(folder / "weights.safetensors")
     assert weights.keys() == state(classifier).keys()
@@ -131,7 +147,9 @@ def test_an_untrained_model_comes_back_untrained(adata, tmp_path):
 def test_learned_edges_come_back_bit_by_bit(adata, pretrain, tmp_path):
     silent = adata.X.toarray()
     silent[:, 7] = 0  # a gene no cell expresses has infinite edges
-    cells = AnnData(silent, obs=adata.obs, var=pd.DataFrame(index=["NA", "7157", "nan", *adata.var_names[3:]]))
+    cells = AnnData(
+        silent, obs=adata.obs, var=pd.DataFrame(index=["NA", "7157", "nan", *adata.var_names[3:]])
+    )
     pp.bin_expression(cells, method="gene_quantile")
     edges = cells.uns["binned"]["edges"]
     assert np.isinf(edges.loc["G7"]).all()
@@ -151,7 +169,10 @@ def test_learned_edges_come_back_bit_by_bit(adata, pretrain, tmp_path):
     pp.bin_expression(other, edges=loaded.binning, key_added="again")
     other.layers["binned"], other.uns["binned"] = other.layers["again"], other.uns["again"]
     np.testing.assert_allclose(
-        loaded.get_latent_representation(other), model.get_latent_representation()[:60], rtol=0, atol=1e-6
+        loaded.get_latent_representation(other),
+        model.get_latent_representation()[:60],
+        rtol=0,
+        atol=1e-6,
     )
 
 
@@ -193,7 +214,12 @@ def test_nothing_is_a_pickle_and_nothing_is_unpickled(folder, new_cells, monkeyp
     def refuse(*args, **kwargs):
         raise AssertionError("unpickled")
 
-    for module, name in [(torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")]:
+    for module, name in [
+        (torch, "load"),
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "Unpickler"),
+    ]:
         monkeypatch.setattr(module, name, refuse)
     ScBERTClassifier.load(folder).predict(new_cells)
 
@@ -233,11 +259,14 @@ def test_missing_parents_are_made_and_links_followed(scbert, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b" / "model")
     scbert.save(tmp_path / "link", overwrite=True)
     assert (tmp_path / "link").is_symlink()
-    assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(["a", "b", "model", "link", *FILES])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(
+        ["a", "b", "model", "link", *FILES]
+    )
 
 
 @pytest.mark.parametrize(
-    ("mask", "expected"), [(0o022, (0o755, 0o644)), (0o027, (0o750, 0o640)), (0o077, (0o700, 0o600))]
+    ("mask", "expected"),
+    [(0o022, (0o755, 0o644)), (0o027, (0o750, 0o640)), (0o077, (0o700, 0o600))],
 )
 def test_permissions_follow_the_umask(scbert, tmp_path, mask, expected):
     before = os.umask(mask)
@@ -326,7 +355,11 @@ def write(text):
 
 
 DAMAGES = {
-    "truncated": (truncate, ValueError, r"weights.safetensors is damaged or missing: its checksum differs"),
+    "truncated": (
+        truncate,
+        ValueError,
+        r"weights.safetensors is damaged or missing: its checksum differs",
+    ),
     "flipped weight": (flip("weights.safetensors"), ValueError, r"weights.safetensors is damaged"),
     "flipped gene": (flip("vocab.txt", 1), ValueError, r"vocab.txt is damaged"),
     "flipped label": (flip("labels.json", 30), ValueError, r"labels.json is damaged"),
@@ -339,21 +372,39 @@ DAMAGES = {
     "no genes": (remove("vocab.txt"), FileNotFoundError, "vocab.txt missing; it holds config.json"),
     "no labels": (remove("labels.json"), ValueError, r"labels.json is damaged or missing"),
     "broken JSON": (write('{"format": '), ValueError, r"config.json is damaged: Expecting value"),
-    "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, "config.json is damaged"),
+    "not text": (
+        lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
+        ValueError,
+        "config.json is damaged",
+    ),
     "a list": (write("[1, 2]"), ValueError, "expected a JSON object"),
     "another's config": (
         write('{"model_type": "bert"}'),
         ValueError,
         "not a model folder of scbert_cll: .* does not say format",
     ),
-    "half a config": (lambda f: edit_config(f, network=None, binning=None), ValueError, "it lacks binning, network"),
-    "newer": (lambda f: edit_config(f, format_version=99), ValueError, "newer scbert_cll .format 99, .* upgrade"),
+    "half a config": (
+        lambda f: edit_config(f, network=None, binning=None),
+        ValueError,
+        "it lacks binning, network",
+    ),
+    "newer": (
+        lambda f: edit_config(f, format_version=99),
+        ValueError,
+        "newer scbert_cll .format 99, .* upgrade",
+    ),
     "other width": (
-        lambda f: edit_config(f, network=json.loads((f / "config.json").read_text())["network"] | {"n_hidden": 20}),
+        lambda f: edit_config(
+            f, network=json.loads((f / "config.json").read_text())["network"] | {"n_hidden": 20}
+        ),
         ValueError,
         r"config.json does not fit its weights",
     ),
-    "unknown choice": (lambda f: edit_config(f, network={"width": 3}), ValueError, "does not fit its weights.*'width'"),
+    "unknown choice": (
+        lambda f: edit_config(f, network={"width": 3}),
+        ValueError,
+        "does not fit its weights.*'width'",
+    ),
 }
 
 
@@ -370,7 +421,8 @@ def test_what_is_no_model_folder_is_refused(tmp_path):
         ScBERT.load(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        FileNotFoundError, match=r"config.json, vocab.txt, weights.safetensors missing; it holds nothing"
+        FileNotFoundError,
+        match=r"config.json, vocab.txt, weights.safetensors missing; it holds nothing",
     ):
         ScBERT.load(tmp_path / "empty")
     (tmp_path / "scvi").mkdir()
@@ -383,7 +435,11 @@ def test_what_is_no_model_folder_is_refused(tmp_path):
 
 def test_a_model_is_loaded_by_its_own_class(scbert, folder, tmp_path):
     scbert.save(tmp_path / "scbert")
-    with pytest.raises(ValueError, match=r"holds a ScBERT, not a ScBERTClassifier; use ScBERT.load"):
+    with pytest.raises(
+        ValueError, match=r"holds a ScBERT, not a ScBERTClassifier; use ScBERT.load"
+    ):
         ScBERTClassifier.load(tmp_path / "scbert")
-    with pytest.raises(ValueError, match=r"holds a ScBERTClassifier, not a ScBERT; use ScBERTClassifier.load"):
+    with pytest.raises(
+        ValueError, match=r"holds a ScBERTClassifier, not a ScBERT; use ScBERTClassifier.load"
+    ):
         ScBERT.load(folder)

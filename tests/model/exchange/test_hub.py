@@ -66,29 +66,42 @@ class Hub:
     def create_branch(self, repo_id: str, *, branch: str, exist_ok: bool) -> None:
         self.repo(repo_id, branch).mkdir(exist_ok=exist_ok)
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, revision: str | None, **kw: Any) -> SimpleNamespace:
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, revision: str | None, **kw: Any
+    ) -> SimpleNamespace:
         self._answer(repo_id, revision)
         there, new = self.repo(repo_id, revision), [f.name for f in folder_path.iterdir()]
         new = list(filter_repo_objects(new, allow_patterns=kw["allow_patterns"]))
-        for name in filter_repo_objects([f.name for f in there.iterdir()], allow_patterns=kw["delete_patterns"]):
+        for name in filter_repo_objects(
+            [f.name for f in there.iterdir()], allow_patterns=kw["delete_patterns"]
+        ):
             (there / name).unlink()
         for name in new:
             shutil.copy(folder_path / name, there / name)
         self.calls.append(("upload", kw["commit_message"]))
         return SimpleNamespace(commit_url=f"hub/{repo_id}/commit/{len(self.calls)}")
 
-    def list_repo_files(self, repo_id: str, *, revision: str | None, token: str | None) -> list[str]:
+    def list_repo_files(
+        self, repo_id: str, *, revision: str | None, token: str | None
+    ) -> list[str]:
         return sorted(file.name for file in self.repo(repo_id, revision).iterdir())
 
     def snapshot_download(
-        self, repo_id: str, *, allow_patterns: Any = None, revision: str | None = None, token: str | None = None
+        self,
+        repo_id: str,
+        *,
+        allow_patterns: Any = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> str:
         self._answer(repo_id, revision)
         self.calls.append(("download", token))
         cache = self.place / "cache" / repo_id / (revision or "main")
         shutil.rmtree(cache, ignore_errors=True)
         for file in filter_repo_objects(
-            list(self.repo(repo_id, revision).iterdir()), allow_patterns=allow_patterns, key=lambda f: f.name
+            list(self.repo(repo_id, revision).iterdir()),
+            allow_patterns=allow_patterns,
+            key=lambda f: f.name,
         ):
             cache.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, cache)
@@ -113,7 +126,11 @@ def hub(tmp_path, monkeypatch) -> Hub:
     found = Hub(tmp_path)
     for name in ("create_repo", "model_info", "create_branch", "upload_folder", "list_repo_files"):
         real, ours = getattr(huggingface_hub.HfApi, name), getattr(found, name)
-        monkeypatch.setattr(huggingface_hub.HfApi, name, as_called(real, lambda _, *a, ours=ours, **kw: ours(*a, **kw)))
+        monkeypatch.setattr(
+            huggingface_hub.HfApi,
+            name,
+            as_called(real, lambda _, *a, ours=ours, **kw: ours(*a, **kw)),
+        )
     download = as_called(huggingface_hub.snapshot_download, found.snapshot_download)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.chdir(tmp_path)
@@ -124,10 +141,20 @@ def hub(tmp_path, monkeypatch) -> Hub:
 def evaluated(simulate) -> dict[str, Any]:
     """What tl.cross_validate writes."""
     adata = simulate()
-    small = {"pretrain_epochs": 0, "max_epochs": 1, "accelerator": "cpu", "gene_embedding": "learned"}
-    models = {"majority": "majority", "scbert": ScBERTEstimator(network={"n_hidden": 8, "n_heads": 2}, **small)}
+    small = {
+        "pretrain_epochs": 0,
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "gene_embedding": "learned",
+    }
+    models = {
+        "majority": "majority",
+        "scbert": ScBERTEstimator(network={"n_hidden": 8, "n_heads": 2}, **small),
+    }
     shape = {"scheme": "group_kfold", "n_splits": 2, "n_repeats": 1, "n_bootstrap": 20}
-    tl.cross_validate(adata, labels_key="label", models=models, metrics=("macro_f1", "kappa_quadratic"), **shape)
+    tl.cross_validate(
+        adata, labels_key="label", models=models, metrics=("macro_f1", "kappa_quadratic"), **shape
+    )
     return adata.uns["cv"]
 
 
@@ -175,7 +202,10 @@ def test_a_revision_is_a_branch_of_its_own(scbert, classifier, hub):
     scbert.push_to_hub(REPO)
     classifier.push_to_hub(REPO, revision="v2")
     assert isinstance(ScBERT.from_pretrained(REPO), ScBERT)
-    assert ScBERTClassifier.from_pretrained(REPO, revision="v2", token="secret").classes == ["a", "b"]  # noqa: S106
+    assert ScBERTClassifier.from_pretrained(REPO, revision="v2", token="secret").classes == [
+        "a",
+        "b",
+    ]  # noqa: S106
     assert hub.calls[-1] == ("download", "secret")
 
 
@@ -186,7 +216,9 @@ def test_a_folder_is_loaded_without_network(kind, scbert, classifier, hub, new_c
     classifier.save("our-lab/classifier")
     assert ScBERT.from_pretrained(kind("our-lab/scbert")).is_trained
     loaded = ScBERTClassifier.from_pretrained(kind("our-lab/classifier"), labels_key="label")
-    assert np.array_equal(loaded.predict(new_cells, soft=True), classifier.predict(new_cells, soft=True))
+    assert np.array_equal(
+        loaded.predict(new_cells, soft=True), classifier.predict(new_cells, soft=True)
+    )
     with pytest.raises(FileNotFoundError, match="There is no model folder nowhere"):
         ScBERT.from_pretrained(kind("nowhere"))
 
@@ -196,16 +228,22 @@ def test_a_published_scbert_starts_a_classifier(scbert, hub, adata):
     with pytest.raises(TypeError, match="A new classifier needs labels_key="):
         ScBERTClassifier.from_pretrained(REPO, adata)
     started, expected = (
-        ScBERTClassifier.from_pretrained(start, adata, labels_key="label", accelerator="cpu", head="pool")
+        ScBERTClassifier.from_pretrained(
+            start, adata, labels_key="label", accelerator="cpu", head="pool"
+        )
         for start in (REPO, scbert)
     )
     assert not started.is_trained
     found = started.module.state_dict()
-    assert all(np.array_equal(found[name], tensor) for name, tensor in expected.module.state_dict().items())
+    assert all(
+        np.array_equal(found[name], tensor) for name, tensor in expected.module.state_dict().items()
+    )
 
 
 def test_a_classifier_remembers_which_genes_its_start_has_not_seen(adata, pretrain, tmp_path):
-    started = ScBERTClassifier.from_pretrained(pretrain(adata, 1, setup={"exclude_genes": ["G3"]}), labels_key="label")
+    started = ScBERTClassifier.from_pretrained(
+        pretrain(adata, 1, setup={"exclude_genes": ["G3"]}), labels_key="label"
+    )
     assert "Left out on purpose: `G3`." in section(card_of(started, tmp_path / "model"), "Genes")
     loaded = ScBERTClassifier.load(tmp_path / "model")
     assert "G3" not in loaded.genes
@@ -219,19 +257,25 @@ def test_a_repository_of_another_kind_is_refused(scbert, classifier, hub):
     hub.create_repo(REPO, private=False, exist_ok=True)
     (hub.repo(REPO) / "pytorch_model.bin").touch()
     with pytest.raises(
-        ValueError, match=r"holds no model of scbert_cll: expected a config.json .* holds 'pytorch_model"
+        ValueError,
+        match=r"holds no model of scbert_cll: expected a config.json .* holds 'pytorch_model",
     ):
         ScBERT.from_pretrained(REPO)
     (hub.repo(REPO) / "config.json").write_text('{"architectures": ["BertModel"]}')
     for cls in (ScBERT, ScBERTClassifier):
-        with pytest.raises(ValueError, match=r"says format = 'scbert_cll model'; .* holds 'config.json', 'pytorch_"):
+        with pytest.raises(
+            ValueError, match=r"says format = 'scbert_cll model'; .* holds 'config.json', 'pytorch_"
+        ):
             cls.from_pretrained(REPO)
     classifier.push_to_hub("our-lab/classifier")
     with pytest.raises(
-        ValueError, match="our-lab/classifier holds a ScBERTClassifier, not a ScBERT; use ScBERTClassifier"
+        ValueError,
+        match="our-lab/classifier holds a ScBERTClassifier, not a ScBERT; use ScBERTClassifier",
     ):
         ScBERT.from_pretrained("our-lab/classifier")
-    with pytest.raises(TypeError, match="holds a classifier, whose network is as it is: leave out 'head'"):
+    with pytest.raises(
+        TypeError, match="holds a classifier, whose network is as it is: leave out 'head'"
+    ):
         ScBERTClassifier.from_pretrained("our-lab/classifier", head="pool")
     with pytest.raises(ValueError, match="holds a classifier of 'label', found labels_key='cd49d'"):
         ScBERTClassifier.from_pretrained("our-lab/classifier", labels_key="cd49d")
@@ -250,13 +294,19 @@ def test_a_newer_or_damaged_model_is_refused(scbert, hub):
 
 
 def test_what_hugging_face_answers_is_explained(scbert, hub, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"does not exist, or is private\. Remedy: .* pass token="):
+    with pytest.raises(
+        FileNotFoundError, match=r"does not exist, or is private\. Remedy: .* pass token="
+    ):
         ScBERT.from_pretrained(REPO)
     scbert.push_to_hub(REPO)
-    with pytest.raises(FileNotFoundError, match="has no revision 'v9': expected a branch, tag or commit"):
+    with pytest.raises(
+        FileNotFoundError, match="has no revision 'v9': expected a branch, tag or commit"
+    ):
         ScBERT.from_pretrained(REPO, revision="v9")
     for hub.status in (401, 403):
-        with pytest.raises(PermissionError, match=rf"refused access to {REPO} \({hub.status}\)\. Remedy: "):
+        with pytest.raises(
+            PermissionError, match=rf"refused access to {REPO} \({hub.status}\)\. Remedy: "
+        ):
             scbert.push_to_hub(REPO)
     hub.status = 500
     with pytest.raises(errors.HfHubHTTPError, match="refused"):
@@ -267,14 +317,18 @@ def test_what_hugging_face_answers_is_explained(scbert, hub, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(
-        ConnectionError, match="was not downloaded before, and Hugging Face cannot be reached: no network"
+        ConnectionError,
+        match="was not downloaded before, and Hugging Face cannot be reached: no network",
     ):
         ScBERT.from_pretrained(REPO)
 
 
 def test_nothing_becomes_public_by_mistake(scbert, hub):
     hub.create_repo(REPO, private=False, exist_ok=True)
-    with pytest.raises(ValueError, match=r"is public\. To publish the model there for everybody, pass private=False"):
+    with pytest.raises(
+        ValueError,
+        match=r"is public\. To publish the model there for everybody, pass private=False",
+    ):
         scbert.push_to_hub(REPO)
     assert not list(hub.repo(REPO).iterdir())
     scbert.push_to_hub(REPO, private=False)
@@ -286,7 +340,9 @@ def test_no_path_of_the_machine_is_published(path, adata, hub):
     adata.layers[path], adata.uns[path] = adata.layers["binned"], adata.uns["binned"]
     ScBERT.setup_anndata(adata, layer=path)
     model = ScBERT(adata, gene_embedding="learned")
-    with pytest.raises(ValueError, match=r"config.json would publish paths of this machine: 'setup.layer'"):
+    with pytest.raises(
+        ValueError, match=r"config.json would publish paths of this machine: 'setup.layer'"
+    ):
         model.push_to_hub(REPO)
     assert not hub.private
 
@@ -299,7 +355,8 @@ def test_without_the_library_it_says_how_to_get_it(scbert, monkeypatch, tmp_path
         lambda: ScBERT.from_pretrained(REPO),
     ):
         with pytest.raises(
-            ImportError, match=r"huggingface_hub, which is not installed: pip install 'scbert-cll\[hub\]'"
+            ImportError,
+            match=r"huggingface_hub, which is not installed: pip install 'scbert-cll\[hub\]'",
         ):
             ask()
 
@@ -317,7 +374,9 @@ def test_a_card_is_never_replaced(scbert, tmp_path):
 
 
 def test_the_card_has_the_scores_and_no_others(classifier, evaluated, tmp_path):
-    card = card_of(classifier, tmp_path / "model", repo_id=REPO, evaluation=evaluated, license="cc-by-4.0")
+    card = card_of(
+        classifier, tmp_path / "model", repo_id=REPO, evaluation=evaluated, license="cc-by-4.0"
+    )
     assert (card.data.library_name, card.data.license) == ("scbert_cll", "cc-by-4.0")
     assert {"single-cell", "model_cls_name:ScBERTClassifier"} <= set(card.data.tags)
     summary = evaluated["summary"].set_index(["model", "metric"])
@@ -328,7 +387,8 @@ def test_the_card_has_the_scores_and_no_others(classifier, evaluated, tmp_path):
     ]
     text = section(card, "Evaluation")
     assert (
-        "Donors were held out (`group_kfold`, 6 donors): no cell was scored by a model that had seen its donor" in text
+        "Donors were held out (`group_kfold`, 6 donors): no cell was scored by a model that had seen its donor"
+        in text
     )
     assert "95 % intervals (bootstrap over donors)" in text
     cells = [
@@ -347,7 +407,9 @@ def test_scores_of_cells_of_known_donors_are_called_so(classifier, evaluated, tm
 
 
 def test_where_two_models_might_be_meant_the_index_has_neither(classifier, evaluated, tmp_path):
-    twice = evaluated | {"params": evaluated["params"] | {"models": ["majority", "scbert", "scbert_other"]}}
+    twice = evaluated | {
+        "params": evaluated["params"] | {"models": ["majority", "scbert", "scbert_other"]}
+    }
     card = card_of(classifier, tmp_path / "model", evaluation=twice)
     assert card.data.eval_results is None
     assert "macro_f1" in section(card, "Evaluation")
@@ -393,18 +455,28 @@ def test_learned_edges_are_named(adata, tmp_path):
     pp.bin_expression(adata, method="gene_quantile")
     ScBERT.setup_anndata(adata)
     model = ScBERT(adata, gene_embedding="learned")
-    assert "learned gene by gene (`edges.csv`)" in section(card_of(model, tmp_path / "model"), "Binning")
+    assert "learned gene by gene (`edges.csv`)" in section(
+        card_of(model, tmp_path / "model"), "Binning"
+    )
 
 
 def test_an_evaluation_of_something_else_is_refused(scbert, classifier, evaluated, tmp_path):
     folder = tmp_path / "model"
-    with pytest.raises(TypeError, match=r"evaluation must be what tl.cross_validate wrote, .*; found DataFrame"):
+    with pytest.raises(
+        TypeError, match=r"evaluation must be what tl.cross_validate wrote, .*; found DataFrame"
+    ):
         classifier.save_for_hub(folder, evaluation=evaluated["summary"])
-    with pytest.raises(ValueError, match="it lacks 'params', 'classes', 'unit', 'n_units', and holds 'summary'"):
+    with pytest.raises(
+        ValueError, match="it lacks 'params', 'classes', 'unit', 'n_units', and holds 'summary'"
+    ):
         classifier.save_for_hub(folder, evaluation={"summary": evaluated["summary"]})
-    with pytest.raises(ValueError, match=r"is of the classes 'x', 'y', and the model names 'a', 'b'"):
+    with pytest.raises(
+        ValueError, match=r"is of the classes 'x', 'y', and the model names 'a', 'b'"
+    ):
         classifier.save_for_hub(folder, evaluation=evaluated | {"classes": np.array(["x", "y"])})
-    with pytest.raises(ValueError, match="A ScBERT names no classes, so evaluation= says nothing about it"):
+    with pytest.raises(
+        ValueError, match="A ScBERT names no classes, so evaluation= says nothing about it"
+    ):
         scbert.save_for_hub(folder, evaluation=evaluated)
     assert not folder.exists()
 
@@ -432,7 +504,9 @@ def test_hub_model_of_scvi_tools_loads_it(model, tmp_path, new_cells, answers):
     found.load_model(adata=new_cells, accelerator="cpu")
     assert type(found.model) is type(model)
     expected = answers(model, new_cells)
-    assert all(np.array_equal(value, expected[name]) for name, value in answers(found.model).items())
+    assert all(
+        np.array_equal(value, expected[name]) for name, value in answers(found.model).items()
+    )
 
 
 def test_the_page_runs(classifier, evaluated, adata, new_cells, hub):
@@ -443,7 +517,9 @@ def test_the_page_runs(classifier, evaluated, adata, new_cells, hub):
     for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         exec(block, names)  # noqa: S102
     assert "scbert_pred" in names["cells"].obs
-    pd.testing.assert_series_equal(names["hub_model"].model.predict(), classifier.predict(names["cells"]))
+    pd.testing.assert_series_equal(
+        names["hub_model"].model.predict(), classifier.predict(names["cells"])
+    )
     table = set(re.findall(r"^\| `([\w.]+)`", text, re.MULTILINE))
     assert table == CLASSIFIER | BESIDE | {"edges.csv"}
     assert {file.name for file in Path("cll_cd49d").iterdir()} == CLASSIFIER | BESIDE

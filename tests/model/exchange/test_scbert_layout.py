@@ -44,7 +44,11 @@ BLOCK = [
 ]
 HEADS = {
     "pretrained": ["to_out.weight", "to_out.bias"],
-    "finetuned": [f"to_out.{layer}.{part}" for layer in ("conv1", "fc1", "fc2", "fc3") for part in ("weight", "bias")],
+    "finetuned": [
+        f"to_out.{layer}.{part}"
+        for layer in ("conv1", "fc1", "fc2", "fc3")
+        for part in ("weight", "bias")
+    ],
 }
 
 
@@ -62,7 +66,9 @@ def load(kind: str, path: Path, **choices: Any) -> ScBERT | ScBERTClassifier:
     choices = {"vocab": GENES, "accelerator": "cpu"} | choices
     if kind == "pretrained":
         return ScBERT.from_scbert_checkpoint(path, **choices)
-    return ScBERTClassifier.from_scbert_checkpoint(path, **{"classes": CLASSES, "labels_key": "label"} | choices)
+    return ScBERTClassifier.from_scbert_checkpoint(
+        path, **{"classes": CLASSES, "labels_key": "label"} | choices
+    )
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -80,7 +86,9 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """The same names in the same order, types and bits."""
     assert list(found) == list(expected)
-    assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in expected.items()}
+    assert {name: t.dtype for name, t in found.items()} == {
+        name: t.dtype for name, t in expected.items()
+    }
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
 
 
@@ -150,7 +158,11 @@ def changed(tmp_path) -> Callable[..., Path]:
     """Write a checkpoint again with other tensors, None taking one out: `changed(path, {name: tensor})`."""
 
     def write(source: Path, changes: dict[str, Any]) -> Path:
-        found = {name: tensor for name, tensor in (tensors(source) | changes).items() if tensor is not None}
+        found = {
+            name: tensor
+            for name, tensor in (tensors(source) | changes).items()
+            if tensor is not None
+        }
         torch.save(content(source) | {"model_state_dict": found}, tmp_path / "changed.pth")
         return tmp_path / "changed.pth"
 
@@ -178,7 +190,9 @@ def test_layout_of_the_file(path, kind):
 def test_our_weights_come_back_bit_by_bit(ours, path, kind):
     found, expected = state(load(kind, path)), state(ours)
     assert found.keys() == expected.keys()
-    lost = {"to_bins.weight", "to_bins.bias"} if kind == "finetuned" else set()  # scBERT drops them, too
+    lost = (
+        {"to_bins.weight", "to_bins.bias"} if kind == "finetuned" else set()
+    )  # scBERT drops them, too
     assert {name for name in found if not torch.equal(found[name], expected[name])} == lost
 
 
@@ -202,8 +216,19 @@ def test_same_answers_with_genes_by_name(ours, path, kind, cells, answers, same)
 def test_the_loaded_model_is_scberts(path, kind):
     loaded = load(kind, path)
     config = loaded.config
-    assert (config.n_genes, config.n_bins, config.n_layers, config.n_heads, config.dim_head) == (60, 5, 2, 2, 8)
-    assert (config.tokens, config.stabilizer, config.attention, config.dropout) == ("all", "cell", "favor", 0.0)
+    assert (config.n_genes, config.n_bins, config.n_layers, config.n_heads, config.dim_head) == (
+        60,
+        5,
+        2,
+        2,
+        8,
+    )
+    assert (config.tokens, config.stabilizer, config.attention, config.dropout) == (
+        "all",
+        "cell",
+        "favor",
+        0.0,
+    )
     assert config.end_token
     assert config.head == "scbert"
     assert not loaded.module.gene_embedding.weight.requires_grad
@@ -234,19 +259,33 @@ def test_forms_of_a_vocabulary(pretrained, form, tmp_path, cells):
 
 def test_choices_of_use(pretrained, cells):
     model = load(
-        "pretrained", pretrained, dropout=0.2, tokens="expressed", stabilizer="head", train_gene_embedding=True
+        "pretrained",
+        pretrained,
+        dropout=0.2,
+        tokens="expressed",
+        stabilizer="head",
+        train_gene_embedding=True,
     )
-    assert (model.config.dropout, model.config.tokens, model.config.stabilizer) == (0.2, "expressed", "head")
+    assert (model.config.dropout, model.config.tokens, model.config.stabilizer) == (
+        0.2,
+        "expressed",
+        "head",
+    )
     assert model.module.gene_embedding.weight.requires_grad
     assert np.isfinite(model.get_latent_representation(cells)).all()
 
 
 def test_another_layer(pretrained, cells):
     other = cells.copy()
-    other.layers["tokens"], other.uns["tokens"] = other.layers.pop("binned"), other.uns.pop("binned")
+    other.layers["tokens"], other.uns["tokens"] = (
+        other.layers.pop("binned"),
+        other.uns.pop("binned"),
+    )
     model = load("pretrained", pretrained, layer="tokens", adata=other)
     assert model.adata is other
-    np.testing.assert_array_equal(model.get_latent_representation(), model.get_latent_representation(other))
+    np.testing.assert_array_equal(
+        model.get_latent_representation(), model.get_latent_representation(other)
+    )
 
 
 @pytest.mark.parametrize("embedding", ["learned", "sinusoidal", "none"])
@@ -262,14 +301,18 @@ def test_every_gene_embedding_has_its_place(make, cells, embedding, tmp_path):
 def test_exact_attention_goes_in_and_out(make, tmp_path):
     with pytest.warns(UserWarning, match="attention='exact'"):
         make("pretrained", attention="exact").to_scbert_checkpoint(tmp_path / "scbert.pth")
-    assert load("pretrained", tmp_path / "scbert.pth", attention="exact").config.attention == "exact"
+    assert (
+        load("pretrained", tmp_path / "scbert.pth", attention="exact").config.attention == "exact"
+    )
 
 
 def test_a_bare_state_dict_without_the_counter_is_read(ours, path, kind, tmp_path):
     found = tensors(path)
     del found["performer.calls_since_last_redraw"]
     torch.save(found, tmp_path / "bare.pth")
-    assert torch.equal(state(load(kind, tmp_path / "bare.pth"))["norm.weight"], state(ours)["norm.weight"])
+    assert torch.equal(
+        state(load(kind, tmp_path / "bare.pth"))["norm.weight"], state(ours)["norm.weight"]
+    )
 
 
 # ---- what a loaded model can do
@@ -286,7 +329,9 @@ def test_our_folder_takes_over(path, kind, cells, tmp_path, answers, same):
 
 @pytest.mark.parametrize("head", ["pool", "scbert"])
 def test_a_classifier_starts_from_it(pretrained, cells, head):
-    model = ScBERTClassifier.from_pretrained(load("pretrained", pretrained), cells, labels_key="label", head=head)
+    model = ScBERTClassifier.from_pretrained(
+        load("pretrained", pretrained), cells, labels_key="label", head=head
+    )
     before = state(model)["blocks.1.attention.qkv.weight"].clone()
     assert torch.equal(before[:16], tensors(pretrained)["performer.net.layers.1.0.fn.to_q.weight"])
     model.train(1, batch_size=8, freeze="scbert", **QUIET)
@@ -341,13 +386,17 @@ def test_with_vectors_the_order_of_the_vocabulary_is_free(pretrained, cells):
 
 
 def test_with_vectors_a_pretrained_network_serves_other_genes(pretrained, tmp_path):
-    table = pd.DataFrame(np.random.default_rng(0).normal(size=(90, 16)), index=[f"NEW{i}" for i in range(90)])
+    table = pd.DataFrame(
+        np.random.default_rng(0).normal(size=(90, 16)), index=[f"NEW{i}" for i in range(90)]
+    )
     loaded = load("pretrained", pretrained, vocab=table.index[10:85], gene2vec=table)
     embedding = state(loaded)["gene_embedding.weight"].numpy()
     np.testing.assert_array_equal(embedding[:-1], table[10:85].to_numpy(np.float32))
     np.testing.assert_array_equal(embedding[-1], tensors(pretrained)["pos_emb.emb.weight"][-1])
     loaded.to_scbert_checkpoint(tmp_path / "other.pth")
-    assert list(load("pretrained", tmp_path / "other.pth", vocab=table.index[10:85]).genes) == list(table.index[10:85])
+    assert list(load("pretrained", tmp_path / "other.pth", vocab=table.index[10:85]).genes) == list(
+        table.index[10:85]
+    )
 
 
 def test_with_vectors_a_finetuned_network_keeps_its_genes(finetuned):
@@ -362,13 +411,22 @@ def test_with_vectors_a_finetuned_network_keeps_its_genes(finetuned):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.drop(index=["G3", "G7"]), "2 of the 60 genes of vocab have no vector in gene2vec: 'G3', 'G7'"),
-        (lambda t: t.iloc[:, :10], "gene2vec has 10 dimensions, and the checkpoint's network is 16 wide"),
+        (
+            lambda t: t.drop(index=["G3", "G7"]),
+            "2 of the 60 genes of vocab have no vector in gene2vec: 'G3', 'G7'",
+        ),
+        (
+            lambda t: t.iloc[:, :10],
+            "gene2vec has 10 dimensions, and the checkpoint's network is 16 wide",
+        ),
         (
             lambda t: t.mask(np.repeat(t.index.to_numpy()[:, None] == "G5", 16, 1)),
             "no finite numbers for 1 genes: 'G5'",
         ),
-        (lambda t: pd.concat([t, t.loc[["G9"]]]), "gene names of gene2vec must be unique; found more than once: 'G9'"),
+        (
+            lambda t: pd.concat([t, t.loc[["G9"]]]),
+            "gene names of gene2vec must be unique; found more than once: 'G9'",
+        ),
     ],
 )
 def test_gene_vectors_that_do_not_fit(pretrained, change, said):
@@ -377,7 +435,9 @@ def test_gene_vectors_that_do_not_fit(pretrained, change, said):
 
 
 def test_gene_vectors_are_a_table(pretrained):
-    with pytest.raises(TypeError, match=r"gene2vec must be a DataFrame genes x dimensions, .* found ndarray"):
+    with pytest.raises(
+        TypeError, match=r"gene2vec must be a DataFrame genes x dimensions, .* found ndarray"
+    ):
         load("pretrained", pretrained, gene2vec=np.zeros((60, 16)))
 
 
@@ -385,7 +445,11 @@ def test_a_network_without_gene_vectors_serves_any_genes(make, tmp_path):
     make("pretrained", gene_embedding="none").to_scbert_checkpoint(tmp_path / "scbert.pth")
     assert load("pretrained", tmp_path / "scbert.pth", vocab=GENES[:7]).config.n_genes == 7
     with pytest.raises(ValueError, match="does without gene vectors"):
-        load("pretrained", tmp_path / "scbert.pth", gene2vec=pd.DataFrame(np.zeros((60, 16)), index=GENES))
+        load(
+            "pretrained",
+            tmp_path / "scbert.pth",
+            gene2vec=pd.DataFrame(np.zeros((60, 16)), index=GENES),
+        )
 
 
 # ---- what does not fit
@@ -415,7 +479,8 @@ def test_everything_is_said_at_once(finetuned, changed):
         "- missing (2): 'norm.bias', 'to_out.fc2.weight'.",
         "- unexpected (1): 'blocks.extra'.",
         f"- of another shape (2): '{wrong}: expected (16, 16), found (16, 15)', 'to_out.fc3.bias: expected (2), found (3)'.",
-        "- vocab has 50 genes, and the checkpoint positions for 60 (and the end token): name all of them, " + order,
+        "- vocab has 50 genes, and the checkpoint positions for 60 (and the end token): name all of them, "
+        + order,
         "- classes names 3 ('x', 'y', 'z'), and the checkpoint has 2: name all of them, " + order,
         "- gene2vec has 2 dimensions, and the checkpoint's network is 16 wide.",
     ]
@@ -423,11 +488,15 @@ def test_everything_is_said_at_once(finetuned, changed):
 
 def test_long_lists_are_cut(pretrained, changed):
     file = changed(pretrained, {f"performer.net.layers.1.{name}": None for name in BLOCK[:-1]})
-    with pytest.raises(ValueError, match=r"missing \(13\): 'performer.net.layers.1.0.norm.weight', .* and 5 more"):
+    with pytest.raises(
+        ValueError, match=r"missing \(13\): 'performer.net.layers.1.0.norm.weight', .* and 5 more"
+    ):
         load("pretrained", file)
 
 
-@pytest.mark.parametrize("odd", ["token_emb.weight", "performer.net.layers.0.0.norm.weight", "norm.weight"])
+@pytest.mark.parametrize(
+    "odd", ["token_emb.weight", "performer.net.layers.0.0.norm.weight", "norm.weight"]
+)
 def test_the_odd_one_out_is_named(pretrained, changed, odd):
     wide = {name: tensor for name, tensor in tensors(pretrained).items() if name == odd}
     file = changed(pretrained, {odd: torch.cat([wide[odd], wide[odd][..., :1]], dim=-1)})
@@ -438,7 +507,8 @@ def test_the_odd_one_out_is_named(pretrained, changed, odd):
 
 def test_wrong_number_of_genes_is_said_with_the_way_out(pretrained):
     with pytest.raises(
-        ValueError, match=r"vocab has 59 genes, .* positions for 60 .*; or give gene2vec= for other genes"
+        ValueError,
+        match=r"vocab has 59 genes, .* positions for 60 .*; or give gene2vec= for other genes",
     ):
         load("pretrained", pretrained, vocab=GENES[:-1])
 
@@ -449,17 +519,22 @@ def test_a_gene_named_twice(pretrained):
 
 
 def test_classes_that_do_not_fit(finetuned):
-    with pytest.raises(ValueError, match=r"classes names 3 \('a', 'b', 'c'\), and the checkpoint has 2"):
+    with pytest.raises(
+        ValueError, match=r"classes names 3 \('a', 'b', 'c'\), and the checkpoint has 2"
+    ):
         load("finetuned", finetuned, classes=["a", "b", "c"])
     with pytest.raises(ValueError, match="classes must be unique; found more than once: 'a'"):
         load("finetuned", finetuned, classes=["a", "a"])
 
 
 def test_each_model_points_to_the_other(pretrained, finetuned):
-    with pytest.raises(ValueError, match=r"fine-tuned to name classes; .* ScBERTClassifier\.from_scbert_checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"fine-tuned to name classes; .* ScBERTClassifier\.from_scbert_checkpoint"
+    ):
         load("pretrained", finetuned)
     with pytest.raises(
-        ValueError, match=r"pretrained network, without classes; .* Read it with ScBERT\.from_scbert_check"
+        ValueError,
+        match=r"pretrained network, without classes; .* Read it with ScBERT\.from_scbert_check",
     ):
         load("finetuned", pretrained)
 
@@ -484,7 +559,10 @@ def test_cells_binned_otherwise(pretrained, cells):
         ),
         ({"norm.weight": torch.full((16,), torch.nan)}, "no finite numbers in 'norm.weight'"),
         (
-            {f"performer.net.layers.{i}.0.fn.fast_attention.projection_matrix": torch.ones(16, 5) for i in (0, 1)},
+            {
+                f"performer.net.layers.{i}.0.fn.fast_attention.projection_matrix": torch.ones(16, 5)
+                for i in (0, 1)
+            },
             r"inner \(16\) is no multiple of dim_head \(5\)",
         ),
     ],
@@ -498,7 +576,8 @@ def test_tensors_that_make_no_network(pretrained, changed, tensor, said):
 @pytest.mark.parametrize("choice", ["n_hidden", "end_token", "head", "nonsense"])
 def test_choices_that_shape_the_weights(pretrained, choice):
     with pytest.raises(
-        TypeError, match=f"'{choice}' would not fit the checkpoint's weights; you may choose 'attention'"
+        TypeError,
+        match=f"'{choice}' would not fit the checkpoint's weights; you may choose 'attention'",
     ):
         load("pretrained", pretrained, **{choice: 3})
 
@@ -524,7 +603,8 @@ def test_a_file_that_would_run_code_is_refused(pretrained, tmp_path):
     whole, victim = content(pretrained), tmp_path / "made"
     torch.save(whole | {"args": Foreign()}, tmp_path / "foreign.pth")
     with pytest.raises(
-        ValueError, match=r"holds \S*Foreign, no weights alone: .* code that it names would have to be run"
+        ValueError,
+        match=r"holds \S*Foreign, no weights alone: .* code that it names would have to be run",
     ):
         load("pretrained", tmp_path / "foreign.pth")
     torch.save(whole | {"args": Runs(victim)}, tmp_path / "runs.pth")
@@ -549,8 +629,14 @@ def test_files_that_are_no_checkpoint(pretrained, tmp_path):
 def test_checkpoints_of_something_else(tmp_path):
     for what, said in [
         (torch.zeros(3), "holds a Tensor; a checkpoint of scBERT holds a dict"),
-        ({"model_state_dict": {}}, "holds a dict; a checkpoint of scBERT holds a dict with tensors by name"),
-        ({"epoch": 3, "lr": 0.1}, "expected a tensor for every name, found something else for 'epoch', 'lr'"),
+        (
+            {"model_state_dict": {}},
+            "holds a dict; a checkpoint of scBERT holds a dict with tensors by name",
+        ),
+        (
+            {"epoch": 3, "lr": 0.1},
+            "expected a tensor for every name, found something else for 'epoch', 'lr'",
+        ),
         ({"weight": torch.zeros(3)}, "none of its tensors is scBERT's: .* found 'weight'"),
     ]:
         torch.save(what, tmp_path / "other.pth")
@@ -610,7 +696,9 @@ def test_a_broken_write_leaves_the_old_file(ours, tmp_path, monkeypatch):
     ],
 )
 def test_networks_the_layout_cannot_hold(make, kind, choices, said, tmp_path):
-    with pytest.raises(ValueError, match=f'cannot hold this network: {said}. Train one with .* preset="scbert"'):
+    with pytest.raises(
+        ValueError, match=f'cannot hold this network: {said}. Train one with .* preset="scbert"'
+    ):
         make(kind, **choices).to_scbert_checkpoint(tmp_path / "scbert.pth")
     assert not list(tmp_path.iterdir())
 
@@ -622,7 +710,9 @@ def test_a_pretrained_network_has_no_head_to_refuse(make, tmp_path):
 
 def test_what_the_file_cannot_say_is_said(make, scbert, tmp_path):
     with pytest.warns(UserWarning, match="stabilizer='head' .scBERT: 'cell'.") as caught:
-        make("pretrained", stabilizer="head", tokens="expressed").to_scbert_checkpoint(tmp_path / "scbert.pth")
+        make("pretrained", stabilizer="head", tokens="expressed").to_scbert_checkpoint(
+            tmp_path / "scbert.pth"
+        )
     (told,) = [w for w in caught if w.category is UserWarning]
     assert "tokens='expressed'" in str(told.message)
     assert told.filename == __file__
@@ -649,14 +739,18 @@ def test_uniform_attention_is_told(uniform, cells):
         load("pretrained", uniform)
     (told,) = [w for w in caught if w.category is UserWarning]
     assert told.filename == __file__
-    with pytest.warns(UserWarning, match=r"nearly uniform in these cells: in every layer at least \d+% of"):
+    with pytest.warns(
+        UserWarning, match=r"nearly uniform in these cells: in every layer at least \d+% of"
+    ):
         model = load("pretrained", uniform, adata=cells)
     assert model.get_attention_floor().min() > 0.9
 
 
 def test_one_layer_that_attends_is_enough(pretrained, changed, cells):
     name = "performer.net.layers.0.0.fn.to_k.weight"
-    model = load("pretrained", changed(pretrained, {name: 60 * tensors(pretrained)[name]}))  # no warning
+    model = load(
+        "pretrained", changed(pretrained, {name: 60 * tensors(pretrained)[name]})
+    )  # no warning
     floor = model.get_attention_floor(cells)
     assert floor[0] > 0.9 > floor[1]
 
@@ -670,7 +764,9 @@ def original(request, shared_file) -> tuple[str, Path, Any, np.lib.npyio.NpzFile
     path = shared_file(f"reference/scbert/{request.param}.pth")
     kind = "finetuned" if "finetune" in request.param else "pretrained"
     genes = [f"G{i}" for i in range(REFERENCES[request.param])]
-    model = load(kind, path, vocab=genes, **({"classes": list("abcde")} if kind == "finetuned" else {}))
+    model = load(
+        kind, path, vocab=genes, **({"classes": list("abcde")} if kind == "finetuned" else {})
+    )
     return kind, path, model, np.load(path.with_suffix(".npz"))
 
 
@@ -690,7 +786,9 @@ def test_the_originals_embeddings_and_probabilities(original):
     np.testing.assert_allclose(model.get_latent_representation(adata), latent, rtol=0, atol=5e-6)
     if kind == "finetuned":
         probabilities = softmax(expected["logits_single"], axis=1)
-        np.testing.assert_allclose(model.predict(adata, soft=True), probabilities, rtol=0, atol=5e-6)
+        np.testing.assert_allclose(
+            model.predict(adata, soft=True), probabilities, rtol=0, atol=5e-6
+        )
 
 
 @pytest.mark.realdata
@@ -699,7 +797,9 @@ def test_the_originals_file_comes_back_bit_by_bit(original, tmp_path):
     model.to_scbert_checkpoint(tmp_path / "again.pth")
     assert_same_tensors(tensors(tmp_path / "again.pth"), tensors(path))
     model.save(tmp_path / "model")
-    type(model).load(tmp_path / "model", accelerator="cpu").to_scbert_checkpoint(tmp_path / "thrice.pth")
+    type(model).load(tmp_path / "model", accelerator="cpu").to_scbert_checkpoint(
+        tmp_path / "thrice.pth"
+    )
     assert_same_tensors(tensors(tmp_path / "thrice.pth"), tensors(path))
 
 

@@ -38,7 +38,9 @@ def test_a_group_is_the_mean_over_its_cells(trained, cells):
     groups = cells.obs["cd49d_true"].copy()
     groups.iloc[:20] = np.nan
     found = trained.get_gene_attribution(groups, batch_size=7).values
-    single = trained.get_gene_attribution(pd.Series(cells.obs_names, cells.obs_names)).values[list(cells.obs_names)]
+    single = trained.get_gene_attribution(pd.Series(cells.obs_names, cells.obs_names)).values[
+        list(cells.obs_names)
+    ]
     assert list(found.columns) == ["CD49d-", "CD49d+"]
     for name in found:
         own = cells.obs_names[(groups == name).to_numpy()]
@@ -58,7 +60,8 @@ def test_order_and_other_genes_do_not_matter(trained, cells):
 
 def test_the_two_classes_of_two_are_opposite(trained, cells):
     for_, against = (
-        trained.get_gene_attribution(cells.obs["donor"], target=target).values for target in ("CD49d+", "CD49d-")
+        trained.get_gene_attribution(cells.obs["donor"], target=target).values
+        for target in ("CD49d+", "CD49d-")
     )
     np.testing.assert_allclose(for_, -against, rtol=1e-4, atol=1e-7)
 
@@ -68,7 +71,9 @@ def test_integrated_gradients_say_how_far_they_are_off_or_are_refused(trained, c
         with pytest.raises(ValueError, match="has never seen one"):
             trained.get_gene_attribution(cells.obs["donor"], method="integrated_gradients")
         return
-    found = trained.get_gene_attribution(cells.obs["donor"], method="integrated_gradients", n_steps=16)
+    found = trained.get_gene_attribution(
+        cells.obs["donor"], method="integrated_gradients", n_steps=16
+    )
     assert found.error.shape == (cells.n_obs,)
     assert np.abs(found.error).max() < 0.05
 
@@ -82,11 +87,18 @@ def test_a_perturbation_is_the_prediction_of_the_changed_cells(trained, cells):
         before = tokens.copy()
         tokens[:, changed.var_names.get_indexer(genes)] = level
         changed.layers["binned"] = type(changed.layers["binned"])(tokens)
-        odds = [np.log(p / (1 - p)) for p in (trained.predict(c, soft=True)["CD49d+"] for c in (changed, cells))]
+        odds = [
+            np.log(p / (1 - p))
+            for p in (trained.predict(c, soft=True)["CD49d+"] for c in (changed, cells))
+        ]
         np.testing.assert_array_equal(change.rows, np.flatnonzero((tokens != before).any(1)))
-        np.testing.assert_allclose(change.log_odds, (odds[0] - odds[1]).to_numpy()[change.rows], atol=2e-3)
+        np.testing.assert_allclose(
+            change.log_odds, (odds[0] - odds[1]).to_numpy()[change.rows], atol=2e-3
+        )
         latent = [trained.get_latent_representation(c)[change.rows] for c in (changed, cells)]
-        np.testing.assert_allclose(change.shift, np.linalg.norm(latent[0] - latent[1], axis=1), atol=1e-4)
+        np.testing.assert_allclose(
+            change.shift, np.linalg.norm(latent[0] - latent[1], axis=1), atol=1e-4
+        )
 
 
 def test_occlusion_is_the_mean_effect_of_a_gene_alone(trained, cells):

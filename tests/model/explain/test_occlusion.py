@@ -10,7 +10,11 @@ from scipy import sparse
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.model.explain import occlusion
 
-SETS = {"up": [f"G{i}" for i in range(10)], "one": ["G12"], "nearly_all": [f"G{i}" for i in range(3, 60)]}
+SETS = {
+    "up": [f"G{i}" for i in range(10)],
+    "one": ["G12"],
+    "nearly_all": [f"G{i}" for i in range(3, 60)],
+}
 NETWORKS = {
     "expressed": {},
     "background": {"tokens": "background", "n_background": 8},
@@ -22,7 +26,9 @@ NETWORKS = {
 @pytest.fixture(scope="module", params=NETWORKS)
 def trained(request, _cells, classify) -> ScBERTClassifier:
     adata = _cells.copy()
-    adata.obs["label"] = pd.Categorical(adata.obs["label"].astype(str).where(np.arange(120) % 5 > 0, "c"))
+    adata.obs["label"] = pd.Categorical(
+        adata.obs["label"].astype(str).where(np.arange(120) % 5 > 0, "c")
+    )
     network = NETWORKS[request.param] | {"dropout": 0.0}
     return classify(adata, network=network, combine="average", weight_decay=0.0)
 
@@ -57,7 +63,9 @@ def test_an_effect_is_the_change_of_the_networks_logit(trained, adata, keep) -> 
 
 
 def test_a_cell_of_which_nothing_would_be_left_has_no_effect(classifier, adata) -> None:
-    found = classifier.get_set_effects({"all": list(adata.var_names), "none_of_them": ["G12"]}, adata, keep=True)
+    found = classifier.get_set_effects(
+        {"all": list(adata.var_names), "none_of_them": ["G12"]}, adata, keep=True
+    )
     assert (found["all"] == 0).all()
     lacks = ~(adata[:, "G12"].layers["binned"].toarray().ravel() > 0)
     assert 0 < lacks.sum() < len(lacks)
@@ -65,10 +73,14 @@ def test_a_cell_of_which_nothing_would_be_left_has_no_effect(classifier, adata) 
     assert classifier.get_set_effects({"all": list(adata.var_names)}, adata)["all"].isna().all()
 
 
-def test_portions_do_not_matter_and_nothing_changes_where_no_gene_is_expressed(classifier, adata, monkeypatch) -> None:
+def test_portions_do_not_matter_and_nothing_changes_where_no_gene_is_expressed(
+    classifier, adata, monkeypatch
+) -> None:
     one = classifier.get_set_effects(SETS, adata)
     monkeypatch.setattr(occlusion, "_AT_A_TIME", 200)
-    pd.testing.assert_frame_equal(classifier.get_set_effects(SETS, adata[::-1, ::-1].copy())[::-1], one, atol=2e-6)
+    pd.testing.assert_frame_equal(
+        classifier.get_set_effects(SETS, adata[::-1, ::-1].copy())[::-1], one, atol=2e-6
+    )
     lacks = adata[:, "G12"].layers["binned"].toarray().ravel() == 0
     assert (one.loc[lacks, "one"] == 0).all()
     assert classifier.get_set_effects({}, adata).shape == (adata.n_obs, 0)
@@ -84,10 +96,14 @@ def test_names_that_are_not_known(classifier, adata) -> None:
 # -- weights drawn anew -----------------------------------------------------------------------------------------------
 
 
-def test_everything_drawn_anew_is_like_a_network_before_training_but_not_the_one_it_was(classify, adata) -> None:
+def test_everything_drawn_anew_is_like_a_network_before_training_but_not_the_one_it_was(
+    classify, adata
+) -> None:
     model = classify(adata, network={"rng": 5})
     weights = {name: value.clone() for name, value in model.module.state_dict().items()}
-    fresh = ScBERTClassifier(adata, rng=5, n_hidden=16, n_heads=2, gene_embedding="learned").module.state_dict()
+    fresh = ScBERTClassifier(
+        adata, rng=5, n_hidden=16, n_heads=2, gene_embedding="learned"
+    ).module.state_dict()
     anew = model.randomized("all", rng=5).module.state_dict()
     for name, before in fresh.items():
         if (
@@ -100,7 +116,9 @@ def test_everything_drawn_anew_is_like_a_network_before_training_but_not_the_one
     assert all((model.module.state_dict()[name] == value).all() for name, value in weights.items())
 
 
-@pytest.mark.parametrize(("part", "prefixes"), [("head", ["head."]), ("blocks", ["head.", "blocks.", "norm."])])
+@pytest.mark.parametrize(
+    ("part", "prefixes"), [("head", ["head."]), ("blocks", ["head.", "blocks.", "norm."])]
+)
 def test_only_the_part_is_drawn_anew(classifier, new_cells, part, prefixes, answers, same) -> None:
     before = answers(classifier, new_cells)
     other = classifier.randomized(part, rng=1)
@@ -108,7 +126,9 @@ def test_only_the_part_is_drawn_anew(classifier, new_cells, part, prefixes, answ
     kept = {name for name in old if not name.startswith(tuple(prefixes))}
     assert all((old[name] == new[name]).all() for name in kept)
     assert all((old[f"{p}weight"] != new[f"{p}weight"]).any() for p in ("head.classify.",))
-    assert (old["blocks.0.attention.qkv.weight"] != new["blocks.0.attention.qkv.weight"]).any() == (part == "blocks")
+    assert (old["blocks.0.attention.qkv.weight"] != new["blocks.0.attention.qkv.weight"]).any() == (
+        part == "blocks"
+    )
     same(answers(classifier, new_cells), before, atol=0)
     assert np.abs(answers(other, new_cells)["probabilities"] - before["probabilities"]).max() > 0.01
     same(answers(classifier.randomized(part, rng=1), new_cells), answers(other, new_cells), atol=0)
@@ -117,7 +137,9 @@ def test_only_the_part_is_drawn_anew(classifier, new_cells, part, prefixes, answ
 def test_a_randomised_copy_of_a_loaded_model_works_and_gene_vectors_that_are_not_trained_stay(
     classify, adata, new_cells, tmp_path
 ) -> None:
-    model = classify(adata, setup={"exclude_genes": ["G3"]}, network={"train_gene_embedding": False})
+    model = classify(
+        adata, setup={"exclude_genes": ["G3"]}, network={"train_gene_embedding": False}
+    )
     model.save(tmp_path / "model")
     other = ScBERTClassifier.load(tmp_path / "model", accelerator="cpu").randomized("all")
     assert list(other.genes) == list(model.genes)

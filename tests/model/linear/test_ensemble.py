@@ -37,16 +37,20 @@ def fitted(simulate):
 def joined(simulate, classify):
     """One classifier of each way of joining, on the same cells."""
     adata = simulate()
-    return adata, {how: classify(adata.copy(), 4, combine=how) for how in ("none", "average", "residual")}
+    return adata, {
+        how: classify(adata.copy(), 4, combine=how) for how in ("none", "average", "residual")
+    }
 
 
 def test_the_linear_part_is_scikit_learns_logistic_regression(fitted) -> None:
     adata, tokens, y, part = fitted
     train = rows(adata, "train")
-    expected = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(C=part.strength, max_iter=2000)).fit(
-        tokens[train].astype(float), y[train]
+    expected = make_pipeline(
+        StandardScaler(with_mean=False), LogisticRegression(C=part.strength, max_iter=2000)
+    ).fit(tokens[train].astype(float), y[train])
+    np.testing.assert_allclose(
+        part.proba(tokens), expected.predict_proba(tokens.astype(float)), atol=1e-10
     )
-    np.testing.assert_allclose(part.proba(tokens), expected.predict_proba(tokens.astype(float)), atol=1e-10)
 
 
 def test_its_penalty_is_the_best_one_on_the_validation_cells(fitted) -> None:
@@ -54,7 +58,9 @@ def test_its_penalty_is_the_best_one_on_the_validation_cells(fitted) -> None:
     train, val = rows(adata, "train"), rows(adata, "val")
 
     def loss(strength: float) -> float:
-        model = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(C=strength, max_iter=2000))
+        model = make_pipeline(
+            StandardScaler(with_mean=False), LogisticRegression(C=strength, max_iter=2000)
+        )
         model.fit(tokens[train].astype(float), y[train])
         return log_loss(y[val], model.predict_proba(tokens[val].astype(float)))
 
@@ -67,11 +73,15 @@ def test_three_classes_and_weights(simulate) -> None:
     y, weights = rng.integers(0, 3, adata.n_obs), rng.uniform(0.5, 2, adata.n_obs)
     train = rows(adata, "train")
     part = fit_linear(tokens, y, weights, train, rows(adata, "val"))
-    scaler = StandardScaler(with_mean=False)  # scaled by all training cells alike, fitted with weights
+    scaler = StandardScaler(
+        with_mean=False
+    )  # scaled by all training cells alike, fitted with weights
     expected = LogisticRegression(C=part.strength, max_iter=2000)
     expected.fit(scaler.fit_transform(tokens[train].astype(float)), y[train], weights[train])
     np.testing.assert_allclose(
-        part.proba(tokens), expected.predict_proba(scaler.transform(tokens.astype(float))), atol=1e-10
+        part.proba(tokens),
+        expected.predict_proba(scaler.transform(tokens.astype(float))),
+        atol=1e-10,
     )
 
 
@@ -112,7 +122,9 @@ def test_an_average_is_the_mean_of_log_probabilities(joined) -> None:
     found = models["average"].predict_parts(adata)
     mean = (np.log(found.network.to_numpy()) + np.log(found.linear.to_numpy())) / 2
     np.testing.assert_allclose(found.joined.to_numpy(), softmax(mean, axis=1), atol=1e-5)
-    pd.testing.assert_frame_equal(found.network, models["none"].predict(adata, soft=True), check_exact=False, atol=1e-6)
+    pd.testing.assert_frame_equal(
+        found.network, models["none"].predict(adata, soft=True), check_exact=False, atol=1e-6
+    )
 
 
 def test_a_residual_adds_to_the_linear_logits(joined) -> None:
@@ -143,7 +155,9 @@ def test_the_linear_part_is_saved(joined, tmp_path, how) -> None:
     loaded = ScBERTClassifier.load(tmp_path / "model")
     before, after = models[how].predict_parts(adata), loaded.predict_parts(adata)
     for name in ("joined", "network", "linear"):
-        pd.testing.assert_frame_equal(getattr(before, name), getattr(after, name), check_exact=False, atol=1e-6)
+        pd.testing.assert_frame_equal(
+            getattr(before, name), getattr(after, name), check_exact=False, atol=1e-6
+        )
     assert json.loads((tmp_path / "model" / "config.json").read_text())["joined"]["combine"] == how
 
 
@@ -153,7 +167,9 @@ def test_a_damaged_linear_part_is_named(joined, tmp_path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=r"linear\.safetensors is damaged or missing: its checksum"):
+    with pytest.raises(
+        ValueError, match=r"linear\.safetensors is damaged or missing: its checksum"
+    ):
         ScBERTClassifier.load(tmp_path / "model")
 
 
@@ -161,7 +177,10 @@ def test_predictions_do_not_depend_on_companions(joined) -> None:
     adata, models = joined
     order = np.random.default_rng(0).permutation(adata.n_obs)[:30]
     for model in models.values():
-        whole, some = model.predict(adata, soft=True), model.predict(adata[order].copy(), soft=True, batch_size=7)
+        whole, some = (
+            model.predict(adata, soft=True),
+            model.predict(adata[order].copy(), soft=True, batch_size=7),
+        )
         np.testing.assert_allclose(some.to_numpy(), whole.to_numpy()[order], atol=1e-6)
 
 

@@ -26,7 +26,11 @@ from scbert_cll.model.training.batches import (
 )
 from scbert_cll.nn import Config
 
-SIZES = {"n": st.integers(0, 200), "batch_size": st.integers(2, 50), "seed": st.integers(0, 2**31 - 1)}
+SIZES = {
+    "n": st.integers(0, 200),
+    "batch_size": st.integers(2, 50),
+    "seed": st.integers(0, 2**31 - 1),
+}
 
 
 def epoch_of(batches: RowBatches, epoch: int) -> list[list[int]]:
@@ -81,13 +85,17 @@ def test_lightning_tells_the_sampler_its_epoch(adata, pretrain):
     pretrain(adata, 3, callbacks=[seen], rng=5)
     train = np.flatnonzero(adata.obs["split"] == "train")
     expected = RowBatches(train, 32, seed=5)
-    assert seen.epochs == [[sorted(rows) for rows in epoch_of(expected, epoch)] for epoch in range(3)]
+    assert seen.epochs == [
+        [sorted(rows) for rows in epoch_of(expected, epoch)] for epoch in range(3)
+    ]
 
 
 TABLE = sparse.csr_matrix(np.array([[0, 2, 0, 5], [1, 0, 0, 0], [0, 3, 4, 1]], np.uint8))
 
 
-def table(tokens: str, *, end_token: bool = False, n_background: int = 500, **columns: np.ndarray) -> TokenRows:
+def table(
+    tokens: str, *, end_token: bool = False, n_background: int = 500, **columns: np.ndarray
+) -> TokenRows:
     config = Config(n_genes=4, tokens=tokens, end_token=end_token, n_background=n_background)
     return TokenRows(TABLE, config, **columns)
 
@@ -105,7 +113,9 @@ def test_expressed_tokens_are_padded_to_the_longest():
     assert "weight" not in alone
 
 
-@pytest.mark.parametrize("network", [{}, {"n_hidden": 200, "n_layers": 6}], ids=["small", "published"])
+@pytest.mark.parametrize(
+    "network", [{}, {"n_hidden": 200, "n_layers": 6}], ids=["small", "published"]
+)
 def test_padding_costs_less_than_a_tensor_of_its_own(network):
     lengths = np.random.default_rng(0).integers(300, 4000, 64)
     csr = sparse.csr_matrix((np.arange(4000) < lengths[:, None]).astype(np.uint8))
@@ -117,7 +127,9 @@ def test_padding_costs_less_than_a_tensor_of_its_own(network):
     padded = sum(part["tokens"].numel() for part in cells)
     assert padded < (1.2 if network == {} else 1.05) * lengths.sum()
     assert len(cells) <= (20 if network == {} else 64)
-    assert sorted(int(n) for part in cells for n in (part["tokens"] > 0).sum(1)) == sorted(lengths.tolist())
+    assert sorted(int(n) for part in cells for n in (part["tokens"] > 0).sum(1)) == sorted(
+        lengths.tolist()
+    )
 
 
 def test_all_tokens_and_the_end_token():
@@ -135,10 +147,16 @@ def sample(data: TokenRows, row: int, draw: int | None = None) -> tuple[list[int
     return cells["genes"][0][zero].tolist(), weight[0][zero].tolist()
 
 
-@given(n_background=st.integers(1, 60), seed=st.integers(0, 100), draw=st.none() | st.integers(0, 5))
+@given(
+    n_background=st.integers(1, 60), seed=st.integers(0, 100), draw=st.none() | st.integers(0, 5)
+)
 def test_background_genes_stand_for_all_zero_genes(n_background, seed, draw):
-    csr = sparse.random(5, 60, 0.4, format="csr", random_state=seed, data_rvs=lambda n: np.full(n, 3)).astype(np.uint8)
-    data = TokenRows(csr, Config(n_genes=60, tokens="background", n_background=n_background), seed=seed)
+    csr = sparse.random(
+        5, 60, 0.4, format="csr", random_state=seed, data_rvs=lambda n: np.full(n, 3)
+    ).astype(np.uint8)
+    data = TokenRows(
+        csr, Config(n_genes=60, tokens="background", n_background=n_background), seed=seed
+    )
     for row in range(5):
         expressed = set(csr[row].indices)
         genes, weights = sample(data, row, draw)
@@ -159,7 +177,10 @@ def test_background_is_redrawn_in_training_and_fixed_otherwise():
     one, other = (TokenRows(csr, config, seed=seed) for seed in (1, 2))
     assert sample(one, 0) == sample(other, 0)
     assert sample(one, 0, 3) == sample(TokenRows(csr, config, seed=1), 0, 3)
-    assert len({tuple(sample(data, 0, draw)[0]) for data in (one, other) for draw in (None, 0, 1)}) == 5
+    assert (
+        len({tuple(sample(data, 0, draw)[0]) for data in (one, other) for draw in (None, 0, 1)})
+        == 5
+    )
     alone = TokenRows(csr[1:], config, seed=7)
     assert sample(alone, 0) == sample(one, 1)  # whichever row it is
 
@@ -184,7 +205,9 @@ def test_a_compact_batch_expands_to_what_the_rows_are(mode, kind):
     """Also out of a matrix of other types, as a corpus on disk may be read, and after a worker's conversion."""
     lengths = np.random.default_rng(0).integers(10, 300, 24)
     csr = sparse.csr_matrix((np.arange(400) < lengths[:, None]).astype(np.uint8) * 3)
-    config = Config(n_genes=400, tokens=mode, n_background=20, end_token=True, n_hidden=200, n_layers=6)
+    config = Config(
+        n_genes=400, tokens=mode, n_background=20, end_token=True, n_hidden=200, n_layers=6
+    )
     whole = TokenRows(csr, config, seed=4)[Rows(list(range(24)), 2)]
     other = csr.astype(kind)
     other.indices, other.indptr = other.indices.astype(np.int64), other.indptr.astype(np.int64)
@@ -204,10 +227,18 @@ def test_cells_of_like_length_share_a_batch():
     assert found == [[0, 1], [2]]
 
 
-@given(n=st.integers(20, 200), batch_size=st.integers(8, 50), seed=st.integers(0, 100), world=st.integers(2, 4))
+@given(
+    n=st.integers(20, 200),
+    batch_size=st.integers(8, 50),
+    seed=st.integers(0, 100),
+    world=st.integers(2, 4),
+)
 def test_processes_share_every_batch(n, batch_size, seed, world):
     whole = [asked.rows for asked in RowBatches(np.arange(n), batch_size, seed=seed)]
-    shares = [list(RowBatches(np.arange(n), batch_size, seed=seed, rank=r, world=world)) for r in range(world)]
+    shares = [
+        list(RowBatches(np.arange(n), batch_size, seed=seed, rank=r, world=world))
+        for r in range(world)
+    ]
     assert len({len(share) for share in shares}) == 1
     seen = [sorted(chain(*(asked.rows for asked in step))) for step in zip(*shares, strict=True)]
     assert sorted(chain(*seen)) == list(range(n))

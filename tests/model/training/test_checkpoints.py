@@ -23,7 +23,13 @@ from scbert_cll._disk.left_overs import only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 from scbert_cll.model.training import checkpoint_file, checkpoints
 
-HOW = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 16, "max_epochs": 2, "checkpoint_steps": 5}
+HOW = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "batch_size": 16,
+    "max_epochs": 2,
+    "checkpoint_steps": 5,
+}
 CORPUS = {"chunk_size": 16, "preload_nchunks": 3}
 NETWORK = {"n_hidden": 16, "n_heads": 2}
 
@@ -74,7 +80,9 @@ def in_a_child(tmp_path_factory, corpus):
     def start(folder, fault):
         given = {"corpus": str(corpus), "folder": str(folder), "fault": fault}
         given |= {"how": HOW, "windows": CORPUS, "network": NETWORK}
-        process = context.Process(target=runpy.run_path, args=(str(script),), kwargs={"init_globals": given})
+        process = context.Process(
+            target=runpy.run_path, args=(str(script),), kwargs={"init_globals": given}
+        )
         process.start()
         return process
 
@@ -101,7 +109,9 @@ class Stop(L.Callback):
 
 def _same_weights(one, other):
     for name, weight in one.module.state_dict().items():
-        torch.testing.assert_close(other.module.state_dict()[name], weight, rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(
+            other.module.state_dict()[name], weight, rtol=0, atol=0, msg=name
+        )
 
 
 def _same_history(one, other):
@@ -122,7 +132,9 @@ def uninterrupted(corpus):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["step", "saving"])
-def test_a_killed_run_goes_on_to_the_same_weights(corpus, tmp_path, in_a_child, uninterrupted, fault):
+def test_a_killed_run_goes_on_to_the_same_weights(
+    corpus, tmp_path, in_a_child, uninterrupted, fault
+):
     child = in_a_child(tmp_path, fault)
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
@@ -143,16 +155,24 @@ def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "pretrain", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    job = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "pretrain",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+    }
     job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost"}
     code = tmp_path / "child.py"
     code.write_text(
-        f"import os\nos.environ |= {job}\nos.environ['PATH'] = '{command.parent}:' + os.environ['PATH']\n" + CHILD
+        f"import os\nos.environ |= {job}\nos.environ['PATH'] = '{command.parent}:' + os.environ['PATH']\n"
+        + CHILD
     )
     given = {"corpus": str(corpus), "folder": str(tmp_path / "run"), "fault": "wait"}
     given |= {"how": HOW, "windows": CORPUS, "network": NETWORK}
     context = multiprocessing.get_context("forkserver")
-    child = context.Process(target=runpy.run_path, args=(str(code),), kwargs={"init_globals": given})
+    child = context.Process(
+        target=runpy.run_path, args=(str(code),), kwargs={"init_globals": given}
+    )
     child.start()
     _wait_for(tmp_path / "run.at_step_7")
     os.kill(child.pid, signal.SIGUSR1)
@@ -166,7 +186,9 @@ def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_to_end_writes_a_checkpoint_first(corpus, tmp_path, in_a_child, uninterrupted):
+def test_a_run_that_is_told_to_end_writes_a_checkpoint_first(
+    corpus, tmp_path, in_a_child, uninterrupted
+):
     child = in_a_child(tmp_path, "wait")
     _wait_for(tmp_path.with_name(f"{tmp_path.name}.at_step_7"))
     child.terminate()
@@ -230,7 +252,9 @@ def test_checkpoints_come_by_minutes_too_and_two_are_kept(corpus, tmp_path):
     assert all(checkpoints.is_whole(path) for path in checkpoints.written(tmp_path))
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_others_are_not_guessed(corpus, tmp_path, uninterrupted):
+def test_a_damaged_checkpoint_is_passed_over_and_others_are_not_guessed(
+    corpus, tmp_path, uninterrupted
+):
     with pytest.raises(InterruptedError):
         _run(corpus, tmp_path, callbacks=[Stop(12)])
     _, newest = checkpoints.written(tmp_path)
@@ -264,7 +288,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path, uninterrupte
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setattr(checkpoint_file, "_write", full)
-    with pytest.raises(OSError, match=r"could not be written .File too large.; the ones before it are whole"):
+    with pytest.raises(
+        OSError, match=r"could not be written .File too large.; the ones before it are whole"
+    ):
         _run(corpus, tmp_path)
     assert [path.name for path in checkpoints.written(tmp_path)] == ["step_5.ckpt"]
     assert not list(tmp_path.glob(".*.new"))
@@ -273,7 +299,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path, uninterrupte
 
 
 def test_two_runs_do_not_write_to_one_folder(corpus, tmp_path):
-    with only_writer(tmp_path, "anything"), pytest.raises(RuntimeError, match=r"is being written to by process \d+ on"):
+    with (
+        only_writer(tmp_path, "anything"),
+        pytest.raises(RuntimeError, match=r"is being written to by process \d+ on"),
+    ):
         _run(corpus, tmp_path)
     assert not checkpoints.written(tmp_path)
 
@@ -281,9 +310,14 @@ def test_two_runs_do_not_write_to_one_folder(corpus, tmp_path):
 def test_another_run_is_not_resumed(corpus, tmp_path):
     with pytest.raises(InterruptedError):
         _run(corpus, tmp_path, callbacks=[Stop(8)])
-    with pytest.raises(ValueError, match=r"of another run: batch_size was 16, is 32; max_epochs was 2, is 3\. Start"):
+    with pytest.raises(
+        ValueError,
+        match=r"of another run: batch_size was 16, is 32; max_epochs was 2, is 3\. Start",
+    ):
         _run(corpus, tmp_path, batch_size=32, max_epochs=3)
-    with pytest.raises(FileExistsError, match=r"holds checkpoints of a run \(step_5.ckpt\); pass resume=True"):
+    with pytest.raises(
+        FileExistsError, match=r"holds checkpoints of a run \(step_5.ckpt\); pass resume=True"
+    ):
         _run(corpus, tmp_path, resume=False)
 
 
@@ -322,5 +356,7 @@ def test_loggers_say_how_fast_it_is(corpus, tmp_path, logger):
 def test_choices_that_make_no_sense_are_refused(corpus, tmp_path):
     with pytest.raises(ValueError, match="checkpoint_steps must be a whole number from 1"):
         _run(corpus, tmp_path, checkpoint_steps=0)
-    with pytest.raises(ValueError, match="logger must be one of 'csv', 'tensorboard'; found 'wandb'"):
+    with pytest.raises(
+        ValueError, match="logger must be one of 'csv', 'tensorboard'; found 'wandb'"
+    ):
         _run(corpus, tmp_path, logger="wandb")

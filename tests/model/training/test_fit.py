@@ -14,7 +14,12 @@ from scbert_cll.model.training import plans
 from scbert_cll.model.training.checkpoints import StepRandom
 from scbert_cll.model.training.plans import PretrainPlan
 
-HOW: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 16, "split_key": "split"}
+HOW: dict[str, Any] = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "batch_size": 16,
+    "split_key": "split",
+}
 NETWORK: dict[str, Any] = {"n_hidden": 16, "n_heads": 2, "gene_embedding": "learned"}
 
 
@@ -26,7 +31,9 @@ class Notes(L.Callback):
         self.cells: list[list[int]] = []
         self.stop_behind = stop_behind
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.seeds.append(torch.initial_seed())
         self.cells.append(sorted(batch["rows"].tolist()))
         if self.stop_behind == len(self.cells):
@@ -40,7 +47,9 @@ def trained(adata: Any, *callbacks: Any, network: Any = None, **how: Any) -> ScB
     return model
 
 
-@pytest.mark.parametrize("how", [{}, {"accumulate_grad_batches": 3}], ids=["a batch a step", "three batches a step"])
+@pytest.mark.parametrize(
+    "how", [{}, {"accumulate_grad_batches": 3}], ids=["a batch a step", "three batches a step"]
+)
 def test_each_batch_has_random_numbers_of_its_own(adata, how):
     """Of dropout: also where several batches make one step of the optimiser."""
     notes, again = Notes(), Notes()
@@ -101,7 +110,11 @@ def test_biases_and_norms_do_not_decay(classify, adata):
 
     class Look(L.Callback):
         def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-            decay = {id(p): g["weight_decay"] for g in trainer.optimizers[0].param_groups for p in g["params"]}
+            decay = {
+                id(p): g["weight_decay"]
+                for g in trainer.optimizers[0].param_groups
+                for p in g["params"]
+            }
             for parameter in module.parameters():
                 if parameter.requires_grad:
                     found["decays" if parameter.ndim > 1 else "stays"].append(decay[id(parameter)])
@@ -155,7 +168,14 @@ def state(model: Any) -> dict[str, Any]:
     trains = [one.requires_grad for one in model.module.parameters()]
     history = {name: frame.to_dict() for name, frame in (model.history_ or {}).items()}
     linear = None if model.linear_ is None else model.linear_.coefficients.tolist()
-    others = [model.is_trained_, model.kept_epoch_, model.combine, linear, trains, model.module.training]
+    others = [
+        model.is_trained_,
+        model.kept_epoch_,
+        model.combine,
+        linear,
+        trains,
+        model.module.training,
+    ]
     return {"weights": weights, "history": history, "others": others}
 
 
@@ -176,8 +196,14 @@ def test_a_training_that_is_cut_before_an_epoch_has_ended_leaves_the_model_as_it
         ScBERTClassifier.setup_anndata(adata, labels_key="label")
         model = ScBERTClassifier(adata, **NETWORK)
     before = state(model)
-    how = HOW | {"combine": "residual", "freeze": "encoder" if trained_before else "none", "token_drop": 0.2}
-    kept = not trained_before  # then the linear part alone, from which it starts, is an epoch to choose
+    how = HOW | {
+        "combine": "residual",
+        "freeze": "encoder" if trained_before else "none",
+        "token_drop": 0.2,
+    }
+    kept = (
+        not trained_before
+    )  # then the linear part alone, from which it starts, is an epoch to choose
     with pytest.raises(error):
         model.train(2, weight_key=None, callbacks=[Breaks(2, error)], rng=5, **how)
     assert same_state(state(model), before) is not kept

@@ -129,7 +129,11 @@ def trained(tmp_path_factory, corpus):
 
 def _weights(folder, name, rank=0):
     found = np.load(folder / f"{rank}.npz")
-    return {key.removeprefix(f"{name}."): found[key] for key in found.files if key.startswith(f"{name}.")}
+    return {
+        key.removeprefix(f"{name}."): found[key]
+        for key in found.files
+        if key.startswith(f"{name}.")
+    }
 
 
 def _same(found, expected, atol):
@@ -140,7 +144,9 @@ def _same(found, expected, atol):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed training")
+@pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="PyTorch without distributed training"
+)
 class TestSharded:
     """A network of which each of two processes holds a half while it trains."""
 

@@ -35,11 +35,15 @@ def drawn(model, metric: str = "loss") -> dict[str, pd.Series]:
     """Lines of a panel by their label, as values by epoch; and where the marked epoch is."""
     ax = pl.history(model, metrics=[metric], show=False)
     plt.close(ax.figure)
-    return {line.get_label(): pd.Series(line.get_ydata(), line.get_xdata()) for line in ax.get_lines()}
+    return {
+        line.get_label(): pd.Series(line.get_ydata(), line.get_xdata()) for line in ax.get_lines()
+    }
 
 
 def marked(model) -> tuple[str, int]:
-    [(label, line)] = [(name, line) for name, line in drawn(model).items() if "weights" in name or "best" in name]
+    [(label, line)] = [
+        (name, line) for name, line in drawn(model).items() if "weights" in name or "best" in name
+    ]
     return label, int(line.index[0])
 
 
@@ -62,16 +66,27 @@ def noisy(adata):
 
 @pytest.mark.parametrize("protein_key", [None, "protein"])
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_the_marked_epoch_is_the_one_whose_weights_are_kept(noisy, classify, early_stopping, protein_key) -> None:
+def test_the_marked_epoch_is_the_one_whose_weights_are_kept(
+    noisy, classify, early_stopping, protein_key
+) -> None:
     seen = Snapshots()
-    how = {"early_stopping": early_stopping, "early_stopping_patience": 4, "protein_key": protein_key, "lr": 0.03}
+    how = {
+        "early_stopping": early_stopping,
+        "early_stopping_patience": 4,
+        "protein_key": protein_key,
+        "lr": 0.03,
+    }
     model = classify(noisy, 12, callbacks=[seen], **how)
     label, epoch = marked(model)
     assert label == f"weights kept (epoch {epoch})"
     assert epoch == model.kept_epoch_
     assert equal(model.module.state_dict(), seen.weights[epoch - 1])
-    assert (epoch < len(seen.weights)) == early_stopping  # the two differ, so that the test can tell them apart
-    assert drawn(model)["validation"][epoch] == pytest.approx(cross_entropy(model, noisy, "val"), rel=1e-4)
+    assert (
+        epoch < len(seen.weights)
+    ) == early_stopping  # the two differ, so that the test can tell them apart
+    assert drawn(model)["validation"][epoch] == pytest.approx(
+        cross_entropy(model, noisy, "val"), rel=1e-4
+    )
 
 
 def test_pretraining_marks_the_epoch_that_it_keeps(adata, pretrain) -> None:
@@ -84,13 +99,25 @@ def test_pretraining_marks_the_epoch_that_it_keeps(adata, pretrain) -> None:
 
 def test_both_curves_are_the_same_loss(noisy, classify) -> None:
     """A network that hardly moves has about the loss that its predictions have, but for BatchNorm; with the proteins' error it would have twice that."""
-    how = {"protein_key": "protein", "token_drop": 0.0, "lr": 1e-9, "weight_decay": 0.0, "batch_size": 16}
+    how = {
+        "protein_key": "protein",
+        "token_drop": 0.0,
+        "lr": 1e-9,
+        "weight_decay": 0.0,
+        "batch_size": 16,
+    }
     model = classify(noisy, 2, network={"dropout": 0.0}, **how)
-    assert drawn(model)["train"].iloc[-1] == pytest.approx(cross_entropy(model, noisy, "train"), rel=0.1)
-    assert drawn(model)["validation"].iloc[-1] == pytest.approx(cross_entropy(model, noisy, "val"), rel=1e-4)
+    assert drawn(model)["train"].iloc[-1] == pytest.approx(
+        cross_entropy(model, noisy, "train"), rel=0.1
+    )
+    assert drawn(model)["validation"].iloc[-1] == pytest.approx(
+        cross_entropy(model, noisy, "val"), rel=1e-4
+    )
     proteins = drawn(model, "protein_loss")
     assert {"train", "validation"} <= set(proteins)
-    assert proteins["train"].iloc[-1] == pytest.approx(1, abs=0.8)  # standardised levels, nothing learned
+    assert proteins["train"].iloc[-1] == pytest.approx(
+        1, abs=0.8
+    )  # standardised levels, nothing learned
     loss, protein = pl.history(model, metrics=["loss", "protein_loss"], show=False)
     assert (loss.get_ylabel(), protein.get_ylabel()) == ("cross-entropy", "proteins: squared error")
 

@@ -34,11 +34,15 @@ def state(model) -> dict[str, torch.Tensor]:
 def test_a_rehearsal_leaves_the_network_and_random_numbers_as_they_were(name, request, adata):
     model = request.getfixturevalue(name)
     data = model._rows(adata, labels=np.zeros(120, np.int64), weights=np.ones(120, np.float32))
-    plan = (PretrainPlan if name == "scbert" else ClassifyPlan)(model.module, lr=1e-3, weight_decay=0.0)
+    plan = (PretrainPlan if name == "scbert" else ClassifyPlan)(
+        model.module, lr=1e-3, weight_decay=0.0
+    )
     before, numbers = state(model), torch.get_rng_state()
     found = memory.rehearse(plan, data, np.arange(120), CPU, None, 5)
     assert found.n_cells == 5
-    assert found.n_tokens == np.sort(data.n_tokens())[-5:].sum()  # the longest cells: the worst case
+    assert (
+        found.n_tokens == np.sort(data.n_tokens())[-5:].sum()
+    )  # the longest cells: the worst case
     assert found.seconds > 0
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
     assert torch.equal(torch.get_rng_state(), numbers)
@@ -59,7 +63,9 @@ def tokens(mode: str, **choices) -> TokenRows:
 
 
 def announce(data: TokenRows, found: memory.Rehearsal, max_epochs: int = 10) -> str | None:
-    return memory.announcement(found, data, np.arange(100), n_cells=100, batch_size=16, max_epochs=max_epochs)
+    return memory.announcement(
+        found, data, np.arange(100), n_cells=100, batch_size=16, max_epochs=max_epochs
+    )
 
 
 def test_a_long_training_is_announced_with_time_memory_and_cheaper_tokens():
@@ -71,8 +77,12 @@ def test_a_long_training_is_announced_with_time_memory_and_cheaper_tokens():
         "One epoch of 100 cells will take about 9 minutes, 10 epochs at most about 2 hours. "
         'Of these tokens tokens="expressed" 67% would attend.'
     )
-    assert announce(tokens("expressed"), rehearsal(720)).endswith("and a step of 16 cells about 16.0 GB.")
-    assert announce(tokens("all", head="scbert", n_classes=2), rehearsal(72)).endswith('(they need head="pool").')
+    assert announce(tokens("expressed"), rehearsal(720)).endswith(
+        "and a step of 16 cells about 16.0 GB."
+    )
+    assert announce(tokens("all", head="scbert", n_classes=2), rehearsal(72)).endswith(
+        '(they need head="pool").'
+    )
 
 
 def test_a_short_training_is_not_announced():
@@ -81,7 +91,8 @@ def test_a_short_training_is_not_announced():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(70, "70 seconds"), (600, "10 minutes"), (7200, "2 hours"), (12 * 86400, "12 days")]
+    ("seconds", "words"),
+    [(70, "70 seconds"), (600, "10 minutes"), (7200, "2 hours"), (12 * 86400, "12 days")],
 )
 def test_durations_are_words(seconds, words):
     assert memory._duration(seconds) == words
@@ -93,15 +104,22 @@ def test_training_says_it_before_it_starts(adata, pretrain, said, monkeypatch):
     monkeypatch.setattr(memory, "LONG", 0.0)
     pretrain(adata, 1)
     (sentence,) = said
-    assert re.match(r"One epoch of 80 cells will take about \d+ seconds, 1 epochs at most about \d+ seconds", sentence)
+    assert re.match(
+        r"One epoch of 80 cells will take about \d+ seconds, 1 epochs at most about \d+ seconds",
+        sentence,
+    )
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10**12, 64), (8_000, 2), (40_000, 16)])
-def test_the_batch_that_fits_is_a_power_of_two_within_the_free_memory(adata, scbert, monkeypatch, free, expected):
+def test_the_batch_that_fits_is_a_power_of_two_within_the_free_memory(
+    adata, scbert, monkeypatch, free, expected
+):
     monkeypatch.setattr(memory, "_free_memory", lambda device: free)
     monkeypatch.setattr(memory, "rehearse", lambda *args: memory.Rehearsal(4, 100, 1.0, 4 * 2_000))
     plan = PretrainPlan(scbert.module, lr=1e-3, weight_decay=0.0)
-    assert memory.fitting_batch_size(plan, scbert._rows(adata), np.arange(100), CPU, None) == expected
+    assert (
+        memory.fitting_batch_size(plan, scbert._rows(adata), np.arange(100), CPU, None) == expected
+    )
 
 
 def test_auto_finds_a_batch_and_trains_with_it(adata, pretrain, said):
@@ -148,21 +166,28 @@ def test_a_rehearsal_finds_out_before_the_training(adata, monkeypatch):
     ScBERT.setup_anndata(adata)
     model = ScBERT(adata, gene_embedding="learned")
     monkeypatch.setattr(type(model.module), "encode", lambda *args, **cells: no_memory())
-    with pytest.raises(MemoryError, match=r"Memory ran out in a training step of batch_size=8 cells"):
+    with pytest.raises(
+        MemoryError, match=r"Memory ran out in a training step of batch_size=8 cells"
+    ):
         model.train(1, batch_size=8, accelerator="cpu")
     assert not model.is_trained_
 
 
 def test_an_answer_that_runs_out_of_memory_says_what_to_change(scbert, new_cells, monkeypatch):
     monkeypatch.setattr(type(scbert.module), "encode", lambda *args, **cells: no_memory())
-    with pytest.raises(MemoryError, match=r"in a batch of batch_size=25 cells .* Try a smaller batch_size\.$"):
+    with pytest.raises(
+        MemoryError, match=r"in a batch of batch_size=25 cells .* Try a smaller batch_size\.$"
+    ):
         scbert.get_latent_representation(new_cells, batch_size=25)
 
 
 @pytest.mark.parametrize(
     ("config", "end"),
     [
-        (Config(n_genes=10_000, tokens="all"), 'tokens="background" or tokens="expressed" costs a fraction.'),
+        (
+            Config(n_genes=10_000, tokens="all"),
+            'tokens="background" or tokens="expressed" costs a fraction.',
+        ),
         (Config(n_genes=10_000, tokens="background"), 'tokens="expressed" costs a fraction.'),
         (Config(n_genes=10_000), 'precision="bf16-mixed".'),
     ],
@@ -183,9 +208,13 @@ def test_other_errors_pass():
 
 @pytest.mark.parametrize("network", [{}, {"tokens": "all", "n_layers": 2}], ids=str)
 def test_recompute_learns_the_same(adata, pretrain, network):
-    plain, recomputed = (pretrain(adata.copy(), network=network, recompute=choice) for choice in (False, True))
+    plain, recomputed = (
+        pretrain(adata.copy(), network=network, recompute=choice) for choice in (False, True)
+    )
     for name, tensor in plain.module.state_dict().items():
-        torch.testing.assert_close(recomputed.module.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            recomputed.module.state_dict()[name], tensor, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_features_are_redrawn_while_pretraining_and_kept_otherwise(adata, pretrain, classify):
@@ -195,7 +224,9 @@ def test_features_are_redrawn_while_pretraining_and_kept_otherwise(adata, pretra
     ScBERT.setup_anndata(adata)
     fresh = ScBERT(adata, n_hidden=16, n_heads=2, gene_embedding="learned")
     kept = pretrain(adata.copy(), 2)
-    redrawn, again = (pretrain(adata.copy(), 2, feature_redraw_interval=2, early_stopping=False) for _ in range(2))
+    redrawn, again = (
+        pretrain(adata.copy(), 2, feature_redraw_interval=2, early_stopping=False) for _ in range(2)
+    )
     assert torch.equal(features(kept), features(fresh))
     assert not torch.equal(features(redrawn), features(fresh))
     assert torch.equal(features(redrawn), features(again))
@@ -227,5 +258,7 @@ def test_mixed_precision_accumulation_and_clipping(adata, classify):
     model = classify(adata, 20, lr=1e-2, batch_size=16, **choices)
     assert (model.predict(adata) == adata.obs["label"]).mean() > 0.8
     assert all(
-        tensor.dtype == torch.float32 for tensor in model.module.state_dict().values() if tensor.is_floating_point()
+        tensor.dtype == torch.float32
+        for tensor in model.module.state_dict().values()
+        if tensor.is_floating_point()
     )

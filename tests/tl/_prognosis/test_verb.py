@@ -16,7 +16,9 @@ from scipy import stats
 import scbert_cll as sc_cll
 from scbert_cll.tl._prognosis.bulk import Bulk, unit
 
-lifelines = pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
+lifelines = pytest.importorskip(
+    "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
+)
 
 CLINICAL = ["IGHV", "TP53", "trisomy12", "pretreated"]
 TIMED: dict[str, Any] = {"time_key": "TTT", "event_key": "treated"}
@@ -34,14 +36,22 @@ def planted(cohort: AnnData) -> tuple[AnnData, Any]:
     adata = cohort.copy()
     signature = adata.uns["truth"]["signature"]
     report = sc_cll.tl.prognosis(
-        adata, signature, **TIMED, competing_key="died_untreated", covariates=CLINICAL, n_random=400, n_bootstrap=40
+        adata,
+        signature,
+        **TIMED,
+        competing_key="died_untreated",
+        covariates=CLINICAL,
+        n_random=400,
+        n_bootstrap=40,
     )
     return adata, report
 
 
 def row(table: pd.DataFrame, **wanted: str) -> pd.Series:
     """The one row that has these values."""
-    found = table[np.logical_and.reduce([table[column] == value for column, value in wanted.items()])]
+    found = table[
+        np.logical_and.reduce([table[column] == value for column, value in wanted.items()])
+    ]
     assert len(found) == 1
     return found.iloc[0]
 
@@ -59,7 +69,12 @@ def test_the_planted_ratio_is_in_its_interval(planted: tuple[AnnData, Any]) -> N
 
 def test_the_planted_signature_is_ahead_of_random_ones(planted: tuple[AnnData, Any]) -> None:
     _, report = planted
-    assert list(report.null_tests["adjusted"]) == ["none", "proliferation", "clinical", "clinical + proliferation"]
+    assert list(report.null_tests["adjusted"]) == [
+        "none",
+        "proliferation",
+        "clinical",
+        "clinical + proliferation",
+    ]
     assert (report.null_tests["empirical_p"] < 0.05).all()
     assert (report.null_tests["n_sets"] == 400).all()
     assert len(report.null) == 4 * 400
@@ -77,10 +92,14 @@ def test_a_decoy_has_a_small_p_and_nothing_behind_it(cohort: AnnData) -> None:
 
 def test_empirical_p_is_uniform_for_random_signatures(cohort: AnnData) -> None:
     adata, rng, found = cohort.copy(), np.random.default_rng(0), []
-    genes = [gene for gene in adata.var_names if gene not in set(adata.uns["truth"]["signature"]["gene"])]
+    genes = [
+        gene for gene in adata.var_names if gene not in set(adata.uns["truth"]["signature"]["gene"])
+    ]
     for _ in range(25):
         chosen = rng.choice(genes, 15, replace=False).tolist()
-        report = sc_cll.tl.prognosis(adata, chosen, **TIMED, n_random=59, n_bootstrap=0, marker=None, rng=rng)
+        report = sc_cll.tl.prognosis(
+            adata, chosen, **TIMED, n_random=59, n_bootstrap=0, marker=None, rng=rng
+        )
         found.append(report.null_tests["empirical_p"].iloc[0])
     assert stats.kstest(found, "uniform").pvalue > 0.01
     assert np.mean(np.array(found) <= 0.05) < 0.2
@@ -108,7 +127,9 @@ def test_added_value_is_the_difference_of_the_models(planted: tuple[AnnData, Any
     models = report.models.set_index("model")
     assert gain["base_value"] == pytest.approx(models.loc["clinical", "c_index"], abs=1e-6)
     assert gain["full_value"] == pytest.approx(models.loc["clinical + score", "c_index"], abs=1e-6)
-    difference = models.loc["clinical + score", "log_likelihood"] - models.loc["clinical", "log_likelihood"]
+    difference = (
+        models.loc["clinical + score", "log_likelihood"] - models.loc["clinical", "log_likelihood"]
+    )
     assert gain["lr_chi2"] == pytest.approx(2 * difference)
     assert gain["ci_low"] < gain["delta_corrected"] < gain["ci_high"]
     assert gain["optimism"] > -0.01
@@ -183,7 +204,9 @@ def test_weighted_score_is_a_sum_of_standard_deviations(cohort: AnnData) -> None
     sc_cll.tl.prognosis(adata, weights, **QUICK)
     x = adata[:, list(weights)].to_df()
     expected = ((x - x.mean()) / x.std()) @ np.array(list(weights.values()))
-    np.testing.assert_allclose(adata.obs["prognosis_score"], (expected - expected.mean()) / expected.std(), atol=1e-9)
+    np.testing.assert_allclose(
+        adata.obs["prognosis_score"], (expected - expected.mean()) / expected.std(), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("method", ["ulm", "waggr", "zscore", "aucell"])
@@ -194,7 +217,9 @@ def test_scores_of_decoupler(cohort: AnnData, method: str) -> None:
     signature = signature[signature["gene"].isin(adata.var_names)]
     report = sc_cll.tl.prognosis(adata, signature, **(QUICK | {"n_random": 30}), method=method)
     alone = sc_cll.tl.score_signature(adata, signature, method=method, normalize=False, copy=True)
-    np.testing.assert_allclose(adata.obs["prognosis_score"], unit(alone.obs["signature_score"].to_numpy()), atol=1e-9)
+    np.testing.assert_allclose(
+        adata.obs["prognosis_score"], unit(alone.obs["signature_score"].to_numpy()), atol=1e-9
+    )
     assert report.null_tests["n_sets"].iloc[0] == 30
 
 
@@ -205,7 +230,11 @@ def test_gsva_takes_up_from_down(cohort: AnnData) -> None:
     options = QUICK | {"n_random": 3, "min_events_per_variable": 5}
     up, down = (
         sc_cll.tl.prognosis(
-            adata, dict.fromkeys(adata.var_names[:12], weight), **options, method="gsva", key_added=name
+            adata,
+            dict.fromkeys(adata.var_names[:12], weight),
+            **options,
+            method="gsva",
+            key_added=name,
         )
         for name, weight in (("up", 1.0), ("down", -2.0))
     )
@@ -247,9 +276,13 @@ def test_unmeasured_values_are_no_zeros(cohort: AnnData) -> None:
 def test_a_column_of_obs_as_score(cohort: AnnData) -> None:
     adata = cohort.copy()
     adata.obs["pct"] = (
-        50 + 10 * np.asarray(adata[:, "ITGA4"].X).ravel() + np.random.default_rng(0).normal(size=adata.n_obs)
+        50
+        + 10 * np.asarray(adata[:, "ITGA4"].X).ravel()
+        + np.random.default_rng(0).normal(size=adata.n_obs)
     )
-    report = sc_cll.tl.prognosis(adata, score_key="pct", **TIMED, covariates=["IGHV"], n_bootstrap=0)
+    report = sc_cll.tl.prognosis(
+        adata, score_key="pct", **TIMED, covariates=["IGHV"], n_bootstrap=0
+    )
     assert row(report.cox, model="clinical + score", variable="score")["ratio"] > 1
     assert report.null_tests["empirical_p"].isna().all()
     assert "no test against random sets" in " ".join(report.notes)
@@ -269,7 +302,9 @@ def test_patients_without_expression(cohort: AnnData) -> None:
 def test_without_times_it_is_a_logistic_regression(cohort: AnnData) -> None:
     adata = cohort.copy()
     options = QUICK | {"time_key": None, "n_bootstrap": 20}
-    report = sc_cll.tl.prognosis(adata, adata.uns["truth"]["signature"], **options, covariates=["IGHV"])
+    report = sc_cll.tl.prognosis(
+        adata, adata.uns["truth"]["signature"], **options, covariates=["IGHV"]
+    )
     assert report.params["measure"] == "OR"
     assert set(report.added_value["measure"]) == {"AUROC"}
     assert row(report.cox, model="clinical + score", variable="score")["ratio"] > 1
@@ -281,12 +316,18 @@ def test_without_times_it_is_a_logistic_regression(cohort: AnnData) -> None:
 def test_delayed_entry_and_strata(cohort: AnnData) -> None:
     adata = cohort.copy()
     options = QUICK | {"time_key": "TTFT", "entry_key": "years_to_sample", "strata": ["Binet"]}
-    report = sc_cll.tl.prognosis(adata, adata.uns["truth"]["signature"], **options, covariates=["trisomy12"])
+    report = sc_cll.tl.prognosis(
+        adata, adata.uns["truth"]["signature"], **options, covariates=["trisomy12"]
+    )
     found = row(report.cox, model="clinical + score", variable="score")
     frame = adata.obs[["TTFT", "treated", "years_to_sample", "trisomy12"]].astype(float)
-    frame = frame.assign(score=adata.obs["prognosis_score"], Binet=adata.obs["Binet"].astype(str)).dropna()
+    frame = frame.assign(
+        score=adata.obs["prognosis_score"], Binet=adata.obs["Binet"].astype(str)
+    ).dropna()
     frame = frame[frame["TTFT"] > frame["years_to_sample"]]
-    theirs = lifelines.CoxPHFitter().fit(frame, "TTFT", "treated", entry_col="years_to_sample", strata=["Binet"])
+    theirs = lifelines.CoxPHFitter().fit(
+        frame, "TTFT", "treated", entry_col="years_to_sample", strata=["Binet"]
+    )
     assert found["coef"] == pytest.approx(theirs.params_["score"], rel=1e-6)
     assert np.isfinite(found["ph_p"])
     assert "neither delayed entry nor strata" in " ".join(report.notes)
@@ -300,10 +341,14 @@ def test_delayed_entry_takes_the_bias_away() -> None:
     time, sample = rng.exponential(4 * np.exp(-0.7 * x)), rng.uniform(0, 6, n)
     seen = time > sample
     end = np.minimum(time, sample + 3)
-    obs = pd.DataFrame({"x": x, "time": end, "sample": sample, "event": (time <= end).astype(int)})[seen]
+    obs = pd.DataFrame({"x": x, "time": end, "sample": sample, "event": (time <= end).astype(int)})[
+        seen
+    ]
     adata = AnnData(obs=obs.rename(index=str))
     plain, late = (
-        sc_cll.tl.prognosis(adata, score_key="x", time_key="time", event_key="event", entry_key=entry, n_bootstrap=0)
+        sc_cll.tl.prognosis(
+            adata, score_key="x", time_key="time", event_key="event", entry_key=entry, n_bootstrap=0
+        )
         for entry in (None, "sample")
     )
     per_sd = 0.7 * obs["x"].std()
@@ -338,10 +383,12 @@ def test_a_bent_effect_is_told(cohort: AnnData) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=400)
     event, censored = rng.exponential(np.exp(-1.2 * x**2)), rng.exponential(1.0, 400)
-    obs = pd.DataFrame({"x": x, "t": np.minimum(event, censored), "e": (event < censored).astype(int)}).rename(
-        index=str
+    obs = pd.DataFrame(
+        {"x": x, "t": np.minimum(event, censored), "e": (event < censored).astype(int)}
+    ).rename(index=str)
+    report = sc_cll.tl.prognosis(
+        AnnData(obs=obs), score_key="x", time_key="t", event_key="e", n_bootstrap=0
     )
-    report = sc_cll.tl.prognosis(AnnData(obs=obs), score_key="x", time_key="t", event_key="e", n_bootstrap=0)
     assert report.linearity["p"] < 0.01
     assert "is no line" in str(report)
 
@@ -389,13 +436,37 @@ def nothing(adata: AnnData) -> None:
 
 
 REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Exception], str]] = [
-    ("negative times", put("TTT", -1.0), {}, ValueError, r"'TTT' has 2 times that are negative or infinite"),
-    ("times in words", put("TTT", "long"), {}, ValueError, r"'TTT' must hold times as numbers; .*'long'"),
-    ("event is 2", put("treated", 2.0), {}, ValueError, r"'treated'.* must be 0 .*or 1 .*found '2'"),
+    (
+        "negative times",
+        put("TTT", -1.0),
+        {},
+        ValueError,
+        r"'TTT' has 2 times that are negative or infinite",
+    ),
+    (
+        "times in words",
+        put("TTT", "long"),
+        {},
+        ValueError,
+        r"'TTT' must hold times as numbers; .*'long'",
+    ),
+    (
+        "event is 2",
+        put("treated", 2.0),
+        {},
+        ValueError,
+        r"'treated'.* must be 0 .*or 1 .*found '2'",
+    ),
     ("events as R has them", as_r, {}, ValueError, r"1 and 2 are R's words: subtract 1"),
     ("all censored", put("treated", 0.0, 300), {}, ValueError, r"All 300 patients are censored"),
     ("nobody is followed", put("TTT", np.nan, 300), {}, ValueError, r"No patient has an outcome"),
-    ("samples twice", twice, {}, ValueError, r"1 samples are in adata more than once: '.*'. A patient counts once"),
+    (
+        "samples twice",
+        twice,
+        {},
+        ValueError,
+        r"1 samples are in adata more than once: '.*'. A patient counts once",
+    ),
     ("counts", counts, {}, ValueError, r"must be log-expression; its largest value is"),
     (
         "both events",
@@ -404,7 +475,13 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         ValueError,
         r"patients have both 'treated' and 'died_untreated'",
     ),
-    ("no such column", nothing, {"event_key": "relapse"}, KeyError, r"'relapse' is not in adata.obs"),
+    (
+        "no such column",
+        nothing,
+        {"event_key": "relapse"},
+        KeyError,
+        r"'relapse' is not in adata.obs",
+    ),
     ("no such covariate", nothing, {"covariates": ["sex"]}, KeyError, r"'sex' is not in adata.obs"),
     ("covariates as text", nothing, {"covariates": "IGHV"}, TypeError, r"Write \['IGHV'\]"),
     (
@@ -414,8 +491,20 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         ValueError,
         r"'TTT' is an outcome, so it cannot explain one",
     ),
-    ("one covariate twice", nothing, {"covariates": ["IGHV", "IGHV"]}, ValueError, r"named twice: 'IGHV'"),
-    ("a constant covariate", put("age", 60.0, 300), {"covariates": ["age"]}, ValueError, r"'age' is the same in all"),
+    (
+        "one covariate twice",
+        nothing,
+        {"covariates": ["IGHV", "IGHV"]},
+        ValueError,
+        r"named twice: 'IGHV'",
+    ),
+    (
+        "a constant covariate",
+        put("age", 60.0, 300),
+        {"covariates": ["age"]},
+        ValueError,
+        r"'age' is the same in all",
+    ),
     (
         "too few events",
         put("treated", 0.0, 270),
@@ -424,7 +513,13 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         r"4 coefficients \('score', 'IGHV: unmutated', .*\) need 10 events each, that is 40; there are \d+",
     ),
     ("an unknown cut", nothing, {"cut": "best"}, ValueError, r"cut must be 'median' or the share"),
-    ("an unknown method", nothing, {"method": "pca"}, ValueError, r"method must be one of 'weighted', 'ulm', .*'gsva'"),
+    (
+        "an unknown method",
+        nothing,
+        {"method": "pca"},
+        ValueError,
+        r"method must be one of 'weighted', 'ulm', .*'gsva'",
+    ),
     (
         "words that are numbers as covariate",
         words_of_age,
@@ -474,7 +569,13 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         TypeError,
         r"proliferation must be a list of genes.*found 'MKI67'",
     ),
-    ("one time", nothing, {"times": 5}, TypeError, r"times must be a list of times, e.g. \[2, 5\]; found 5"),
+    (
+        "one time",
+        nothing,
+        {"times": 5},
+        TypeError,
+        r"times must be a list of times, e.g. \[2, 5\]; found 5",
+    ),
     (
         "a time below zero",
         nothing,
@@ -496,15 +597,33 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         ValueError,
         r"'TTT' does not look like years: median .*time_unit='days' .*Or make them years: of days .* / 365.25",
     ),
-    ("entry without time", nothing, {"time_key": None, "entry_key": "TTFT"}, ValueError, r"need times"),
-    ("entry after the end", nothing, {"entry_key": "TTFT"}, ValueError, r"patients leave \('TTT'\) before they enter"),
+    (
+        "entry without time",
+        nothing,
+        {"time_key": None, "entry_key": "TTFT"},
+        ValueError,
+        r"need times",
+    ),
+    (
+        "entry after the end",
+        nothing,
+        {"entry_key": "TTFT"},
+        ValueError,
+        r"patients leave \('TTT'\) before they enter",
+    ),
     ("two scores", nothing, {"score_key": "age"}, ValueError, r"either a signature or score_key="),
 ]
 
 
-@pytest.mark.parametrize(("change", "options", "error", "match"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+@pytest.mark.parametrize(
+    ("change", "options", "error", "match"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
+)
 def test_refused(
-    cohort: AnnData, change: Callable[[AnnData], None], options: dict[str, Any], error: type[Exception], match: str
+    cohort: AnnData,
+    change: Callable[[AnnData], None],
+    options: dict[str, Any],
+    error: type[Exception],
+    match: str,
 ) -> None:
     adata = cohort.copy()
     change(adata)
@@ -521,11 +640,21 @@ def test_refused(
             [],
             "One coefficient needs 10 events; there are 8. There are too few for the score alone. Wait for more, or lower",
         ),
-        (15, ["trisomy12"], "need 10 events each, that is 20; there are 15. Leave the covariates out, or lower"),
-        (25, ["trisomy12", "age"], "that is 30; there are 25. Name at most 1 covariates beside the score, or lower"),
+        (
+            15,
+            ["trisomy12"],
+            "need 10 events each, that is 20; there are 15. Leave the covariates out, or lower",
+        ),
+        (
+            25,
+            ["trisomy12", "age"],
+            "that is 30; there are 25. Name at most 1 covariates beside the score, or lower",
+        ),
     ],
 )
-def test_advice_where_events_are_few(cohort: AnnData, n: int, covariates: list[str], advice: str) -> None:
+def test_advice_where_events_are_few(
+    cohort: AnnData, n: int, covariates: list[str], advice: str
+) -> None:
     adata = cohort.copy()
     adata.obs["treated"] = (adata.obs["treated"].cumsum() <= n).astype(int) * adata.obs["treated"]
     with pytest.raises(ValueError, match=advice):
@@ -533,27 +662,34 @@ def test_advice_where_events_are_few(cohort: AnnData, n: int, covariates: list[s
 
 
 def test_genes_of_other_names_are_refused(cohort: AnnData) -> None:
-    with pytest.raises(ValueError, match=r"0 of the 2 genes of the signature, with 0% of its weight"):
+    with pytest.raises(
+        ValueError, match=r"0 of the 2 genes of the signature, with 0% of its weight"
+    ):
         sc_cll.tl.prognosis(cohort.copy(), ["ENSG00000115232", "ENSG00000132646"], **QUICK)
 
 
 def test_a_covariate_that_knows_the_outcome_is_refused(cohort: AnnData) -> None:
     adata = cohort.copy()
     adata.obs["ever_treated"] = adata.obs["treated"]
-    with pytest.raises(ValueError, match=r"'ever_treated' tells .almost. exactly who has the event"):
+    with pytest.raises(
+        ValueError, match=r"'ever_treated' tells .almost. exactly who has the event"
+    ):
         sc_cll.tl.prognosis(adata, ["ITGA4"], **QUICK, covariates=["ever_treated"])
 
 
 def test_an_outcome_is_no_score(cohort: AnnData) -> None:
     for key in ("TTT", "died"):
         with pytest.raises(
-            ValueError, match=f"'{key}' is an outcome, so it cannot explain one; name another score_key"
+            ValueError,
+            match=f"'{key}' is an outcome, so it cannot explain one; name another score_key",
         ):
             sc_cll.tl.prognosis(cohort.copy(), score_key=key, **TIMED)
 
 
 def test_a_score_needs_expression(cohort: AnnData) -> None:
-    with pytest.raises(ValueError, match=r"adata.X has no expression.*score_key= takes a column of obs"):
+    with pytest.raises(
+        ValueError, match=r"adata.X has no expression.*score_key= takes a column of obs"
+    ):
         sc_cll.tl.prognosis(AnnData(obs=cohort.obs), ["ITGA4"], **QUICK)
 
 
@@ -574,7 +710,10 @@ def test_a_marker_in_few_patients_or_without_differences_is_left_out(cohort: Ann
     place = few.var_names.get_loc("ITGA4")
     few.X[20:, place] = np.nan
     flat.X[:, place] = 7.0
-    for adata, said in ((few, "too few to compare the score with it"), (flat, "does not differ between samples")):
+    for adata, said in (
+        (few, "too few to compare the score with it"),
+        (flat, "does not differ between samples"),
+    ):
         report = sc_cll.tl.prognosis(adata, cohort.uns["truth"]["decoy"], **QUICK)
         assert said in str(report)
         assert "marker" not in set(report.models["model"])
@@ -601,12 +740,16 @@ def test_missing_values_and_decoupler_do_not_go_together(cohort: AnnData) -> Non
 @pytest.mark.realdata
 def test_the_clinical_floor_of_mofacll(shared_file: Callable[[str], Path]) -> None:
     """171 complete cases with 88 treatments: mutated IGHV alone has C = .634. The floor of .743 that was found with age and pretreatment cannot be had from these tables."""
-    survival, genetics = (shared_file(f"data/mofaCLL_{name}.csv") for name in ("survival", "genetics"))
+    survival, genetics = (
+        shared_file(f"data/mofaCLL_{name}.csv") for name in ("survival", "genetics")
+    )
     adata = sc_cll.datasets.read_mofacll(survival, genetics)
     rest = ["TP53ab", "trisomy12", "NOTCH1"]
     adata = adata[adata.obs[["IGHV", *rest]].notna().all(axis=1)].copy()
     adata.obs["unmutated"] = (adata.obs["IGHV"] == "unmutated").astype(int)
-    report = sc_cll.tl.prognosis(adata, score_key="unmutated", **TIMED, covariates=rest, n_bootstrap=0)
+    report = sc_cll.tl.prognosis(
+        adata, score_key="unmutated", **TIMED, covariates=rest, n_bootstrap=0
+    )
     models = report.models.set_index("model")
     assert tuple(models.loc["clinical + score", ["n", "n_events"]]) == (171, 88)
     assert models.loc["score", "c_index"] == pytest.approx(0.634, abs=0.001)
@@ -616,13 +759,19 @@ def test_the_clinical_floor_of_mofacll(shared_file: Callable[[str], Path]) -> No
 
 @pytest.mark.realdata
 def test_what_was_recorded_after_the_outcome_is_refused(shared_file: Callable[[str], Path]) -> None:
-    survival, genetics = (shared_file(f"data/mofaCLL_{name}.csv") for name in ("survival", "genetics"))
+    survival, genetics = (
+        shared_file(f"data/mofaCLL_{name}.csv") for name in ("survival", "genetics")
+    )
     adata = sc_cll.datasets.read_mofacll(survival, genetics)
     with pytest.raises(ValueError, match=r"'treated_ever' is an outcome"):
-        sc_cll.tl.prognosis(adata, score_key="NOTCH1", **TIMED, covariates=["treated_ever"], n_bootstrap=0)
+        sc_cll.tl.prognosis(
+            adata, score_key="NOTCH1", **TIMED, covariates=["treated_ever"], n_bootstrap=0
+        )
     del adata.uns["cohort"]
     with pytest.raises(ValueError, match=r"'treated_ever' tells .almost. exactly"):
-        sc_cll.tl.prognosis(adata, score_key="NOTCH1", **TIMED, covariates=["treated_ever"], n_bootstrap=0)
+        sc_cll.tl.prognosis(
+            adata, score_key="NOTCH1", **TIMED, covariates=["treated_ever"], n_bootstrap=0
+        )
 
 
 @pytest.mark.realdata

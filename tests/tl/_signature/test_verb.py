@@ -37,7 +37,9 @@ def scored(adata: AnnData) -> tuple[float, float]:
     ],
 )
 def test_planted_genes_are_found(design, size, recall, worst, false) -> None:
-    scores = [scored(sb.datasets.planted_donors(design=design, size=size, rng=seed)) for seed in range(5)]
+    scores = [
+        scored(sb.datasets.planted_donors(design=design, size=size, rng=seed)) for seed in range(5)
+    ]
     mean = np.mean(scores, axis=0)
     assert mean[0] >= recall
     assert min(score[0] for score in scores) >= worst
@@ -53,7 +55,9 @@ def test_nothing_is_found_where_nothing_is(design, effect) -> None:
         adata = sb.datasets.planted_donors(design=design, effect=effect, rng=seed)
         n.append(len(found(adata)))
         if not n[-1]:
-            assert adata.uns["signature"]["reason"].startswith(("no gene has q < 0.05", "1 gene has", "2 genes have"))
+            assert adata.uns["signature"]["reason"].startswith(
+                ("no gene has q < 0.05", "1 gene has", "2 genes have")
+            )
     assert np.mean(n) <= 0.2
     assert max(n) <= 1
 
@@ -177,13 +181,17 @@ def test_ordered_levels_are_a_slope() -> None:
     adata = sb.datasets.planted_donors(n_cells=240, rng=0)
     halves = np.random.default_rng(0).random(adata.n_obs) < 0.5
     positive = adata.obs["label"] == "positive"
-    level = np.where(halves, "low", np.where(positive, "high", "zero"))  # the middle level is a mixture of both
+    level = np.where(
+        halves, "low", np.where(positive, "high", "zero")
+    )  # the middle level is a mixture of both
     adata.obs["level"] = pd.Categorical(level, ["zero", "low", "high"], ordered=True)
     by_level, by_class = found(adata.copy(), groupby="level"), found(adata)
     truth = adata.var["truth"]
     assert (truth[by_level.index] != 0).sum() >= 0.9 * (truth != 0).sum()
     both = by_level.index.intersection(by_class.index)
-    np.testing.assert_allclose(by_level.loc[both, "log2_fc"], by_class.loc[both, "log2_fc"], atol=0.5)
+    np.testing.assert_allclose(
+        by_level.loc[both, "log2_fc"], by_class.loc[both, "log2_fc"], atol=0.5
+    )
     assert list(adata.uns["signature"]["params"]["classes"]) == ["negative", "positive"]
 
 
@@ -214,7 +222,9 @@ def test_a_network_puts_its_evidence_beside_each_gene_and_selects_none(learned) 
     sb.tl.gene_attribution(held, model, groupby="label", donor_key="donor", split_key="none")
     assert record["n_attribution_donors"] == held.obs["donor"].nunique()
     by_donor = model.get_gene_attribution(held.obs["donor"], held).values.loc[signature["gene"]]
-    np.testing.assert_allclose(by_donor.mean(axis=1), signature["attribution"], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        by_donor.mean(axis=1), signature["attribution"], rtol=1e-3, atol=1e-6
+    )
 
 
 def test_a_veto_takes_genes_away_and_adds_none(learned) -> None:
@@ -255,7 +265,9 @@ def test_cells_the_network_was_trained_on_are_told(learned) -> None:
         sb.tl.signature(adata, model, groupby="label", split_key="none")
     assert adata.uns["signature"]["attribution_cells"] == "any"
     adata.obs["split"] = "train"
-    with pytest.raises(ValueError, match=r"No donor has 20 labelled cells that are test or validation cells"):
+    with pytest.raises(
+        ValueError, match=r"No donor has 20 labelled cells that are test or validation cells"
+    ):
         sb.tl.signature(adata, model, groupby="label")
 
 

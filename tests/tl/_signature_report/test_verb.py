@@ -20,7 +20,9 @@ RUN = ["sufficiency", "comprehensiveness", "permuted labels", "stability"]
 
 
 def planted(**options) -> ad.AnnData:
-    adata = sb.datasets.planted_donors(**{"n_cells": 80, "n_genes": 150, "n_planted": 15, "rng": 0} | options)
+    adata = sb.datasets.planted_donors(
+        **{"n_cells": 80, "n_genes": 150, "n_planted": 15, "rng": 0} | options
+    )
     sb.tl.signature(adata, groupby="label")
     return adata
 
@@ -50,7 +52,11 @@ def test_a_planted_signature_passes(reported) -> None:
     assert (own.loc[RUN, "passed"] == "yes").all()
     assert report.passed
     assert own.loc["sufficiency", "value"] > 0.95 > own.loc["sufficiency", "null_high"]
-    assert own.loc["sufficiency", "low"] <= own.loc["sufficiency", "value"] <= own.loc["sufficiency", "high"]
+    assert (
+        own.loc["sufficiency", "low"]
+        <= own.loc["sufficiency", "value"]
+        <= own.loc["sufficiency", "high"]
+    )
     assert own.loc["comprehensiveness", "value"] > 0.2
     assert own.loc["permuted labels", "value"] == adata.uns["signature"]["n_selected"]
     assert own.loc["permuted labels", "null"] <= 1
@@ -62,14 +68,22 @@ def test_abundant_genes_are_stable_and_fail(reported) -> None:
     assert stable["value"] > 0.8
     assert stable["passed"] == "no", "they are as stable where labels mean nothing"
     permuted = gate(report, "permuted labels", "abundance")
-    assert (permuted["value"], permuted["null"], permuted["passed"]) == (permuted["value"],) * 2 + ("no",)
-    assert gate(report, "comprehensiveness", "abundance")["value"] < gate(report, "comprehensiveness")["value"] / 4
+    assert (permuted["value"], permuted["null"], permuted["passed"]) == (permuted["value"],) * 2 + (
+        "no",
+    )
+    assert (
+        gate(report, "comprehensiveness", "abundance")["value"]
+        < gate(report, "comprehensiveness")["value"] / 4
+    )
 
 
 def test_sufficiency_is_that_of_donors_the_genes_were_not_found_in(reported) -> None:
     """The same by hand: donors held out, tl.signature on the others, a regression of its genes, pairs within donors."""
     adata, report = reported
-    donors, positive = adata.obs["donor"].astype(str).to_numpy(), (adata.obs["label"] == "positive").to_numpy()
+    donors, positive = (
+        adata.obs["donor"].astype(str).to_numpy(),
+        (adata.obs["label"] == "positive").to_numpy(),
+    )
     log = adata.X.toarray() * (1e4 / adata.X.sum(axis=1).A1)[:, None]
     log = pd.DataFrame(np.log1p(log), columns=adata.var_names)
     right = pairs = 0.0
@@ -130,13 +144,21 @@ def test_a_signature_of_chromosome_12_fails() -> None:
     assert found["passed"] == "no"
     assert found["value"] > 0.8
     assert found["null"] == pytest.approx(15 / 90, abs=0.02)
-    adata.var["chr"] = np.where((adata.var["truth"] == 0) & (np.arange(adata.n_vars) % 9 == 0), "12", "1")
-    assert gate(sb.tl.signature_report(adata, chromosome_key="chr", **FEW), "chromosome 12")["passed"] == "yes"
+    adata.var["chr"] = np.where(
+        (adata.var["truth"] == 0) & (np.arange(adata.n_vars) % 9 == 0), "12", "1"
+    )
+    assert (
+        gate(sb.tl.signature_report(adata, chromosome_key="chr", **FEW), "chromosome 12")["passed"]
+        == "yes"
+    )
 
 
 def test_families_and_reference_genes_are_looked_for() -> None:
     adata = sb.datasets.planted_donors(n_cells=80, n_genes=120, n_planted=12, rng=0)
-    names, truth = adata.var_names.to_numpy(dtype=object).copy(), np.flatnonzero(adata.var["truth"] != 0)
+    names, truth = (
+        adata.var_names.to_numpy(dtype=object).copy(),
+        np.flatnonzero(adata.var["truth"] != 0),
+    )
     names[truth[:5]] = ["MT-CO1", "MT-CO2", "MT-ND1", "RPL3", "RPS4X"]
     names[truth[5:9]] = ["CD38", "ITGB1", "MKI67", "CCL3"]
     names[truth[9]], names[np.flatnonzero(adata.var["truth"] == 0)[1]] = "LYZ", "CD3E"
@@ -156,7 +178,10 @@ def test_families_and_reference_genes_are_looked_for() -> None:
 
 def test_sets_are_listed_and_have_no_rule(reported) -> None:
     adata, _ = reported
-    sets = {"planted": adata.var_names[adata.var["truth"] != 0].tolist(), "other": adata.var_names[1:20].tolist()}
+    sets = {
+        "planted": adata.var_names[adata.var["truth"] != 0].tolist(),
+        "other": adata.var_names[1:20].tolist(),
+    }
     report = sb.tl.signature_report(adata, gene_sets=sets, **FEW)
     found = gate(report, "gene sets")
     assert (found["value"], found["note"], found["passed"]) == (1, "planted", "information")
@@ -183,7 +208,9 @@ def test_attention_goes_through_the_same_gates_and_fails(asked) -> None:
     _, _, report = asked
     for name in ("permuted labels", "stability", "random head", "random network"):
         assert gate(report, name, "attention")["passed"] == "no", name
-    assert gate(report, "random head", "attention")["value"] == pytest.approx(1), "no head takes part in attention"
+    assert gate(report, "random head", "attention")["value"] == pytest.approx(1), (
+        "no head takes part in attention"
+    )
     assert gate(report, "stability", "attention")["value"] > 0.8
     own = report.gates[report.gates["subject"] == "signature"].set_index("gate")["passed"]
     assert (own[[*RUN, "network sufficiency", "network comprehensiveness"]] == "yes").all()
@@ -196,7 +223,10 @@ def test_an_attribution_that_was_learned_goes_with_the_weights(asked) -> None:
     assert whole["value"] < 0.3
     assert whole["value"] < gate(report, "random network", "attention")["value"] - 0.3
     assert head["low"] <= head["value"] <= head["high"]
-    shares = [gate(report, "refitted on permuted labels", who)["value"] for who in ("attribution", "attention")]
+    shares = [
+        gate(report, "refitted on permuted labels", who)["value"]
+        for who in ("attribution", "attention")
+    ]
     assert all(0 <= share <= 1 for share in shares)
     assert shares[0] < 1
 
@@ -227,7 +257,9 @@ def test_a_model_without_a_split_is_told(asked, tmp_path) -> None:
     adata = adata.copy()
     del adata.obs["split"]
     report = sb.tl.signature_report(adata, model, **FEW)
-    assert gate(report, "network sufficiency")["note"].startswith("cells the network was trained on")
+    assert gate(report, "network sufficiency")["note"].startswith(
+        "cells the network was trained on"
+    )
     assert set(report.curves["reader"]) == {"linear", "network"}
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = ad.read_h5ad(tmp_path / "a.h5ad").uns["signature_report"]
@@ -241,10 +273,14 @@ def test_a_model_without_a_split_is_told(asked, tmp_path) -> None:
 def test_donors_that_are_too_few_to_hold_one_out() -> None:
     adata = planted(n_donors=4)
     report = sb.tl.signature_report(adata, **FEW)
-    again = report.gates["gate"].isin(["sufficiency", "comprehensiveness", "permuted labels", "stability"])
+    again = report.gates["gate"].isin(
+        ["sufficiency", "comprehensiveness", "permuted labels", "stability"]
+    )
     assert (report.gates.loc[again, "passed"] == "not run").all()
     assert gate(report, "sufficiency")["note"].startswith("4 donors have cells enough")
-    hits = adata.var_names[adata.var["truth"] != 0].tolist()  # what is in a signature can be said without other donors
+    hits = adata.var_names[
+        adata.var["truth"] != 0
+    ].tolist()  # what is in a signature can be said without other donors
     table = sb.tl.signature_report(adata, gene_sets={"planted": hits}, **FEW).enrichment
     assert table.loc[table["subject"] == "signature", "p"].item() < 0.001
     assert not report.passed
@@ -303,7 +339,11 @@ def test_levels_and_unlabelled_cells(tmp_path) -> None:
     """Three ordered levels: the outer two are told apart; cells without a level take no part."""
     adata = sb.datasets.planted_donors(n_cells=120, n_genes=100, n_planted=12, rng=0)
     rng = np.random.default_rng(0)
-    middle = np.where(rng.random(adata.n_obs) < 0.35, "low", np.where(adata.obs["label"] == "positive", "high", "zero"))
+    middle = np.where(
+        rng.random(adata.n_obs) < 0.35,
+        "low",
+        np.where(adata.obs["label"] == "positive", "high", "zero"),
+    )
     adata.obs["level"] = pd.Categorical(middle, ["zero", "low", "high"], ordered=True)
     adata.obs.loc[adata.obs_names[::10], "level"] = np.nan
     sb.tl.signature(adata, groupby="level", exclude_genes=["ITGA4"])
@@ -329,7 +369,9 @@ def test_levels_and_unlabelled_cells(tmp_path) -> None:
         ({"gene_sets": 3}, TypeError, "sets"),
     ],
 )
-def test_bad_input(reported, unchanged, options: dict, error: type[Exception], message: str) -> None:
+def test_bad_input(
+    reported, unchanged, options: dict, error: type[Exception], message: str
+) -> None:
     adata, _ = reported
     with unchanged(adata), pytest.raises(error, match=message):
         sb.tl.signature_report(adata, **FEW | options)

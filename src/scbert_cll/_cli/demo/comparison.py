@@ -14,25 +14,39 @@ from scbert_cll.estimators import baselines, seeded
 from scbert_cll.get import signature
 from scbert_cll.model import ScBERTClassifier
 
-_SHOWN = {"logistic_l2": "logistic regression on log expression", "gene_only": "logistic regression on {gene} alone"}
+_SHOWN = {
+    "logistic_l2": "logistic regression on log expression",
+    "gene_only": "logistic regression on {gene} alone",
+}
 
 __all__ = ["by_donor", "labelled", "probabilities", "recovery"]
 
 
 def probabilities(
-    adata: AnnData, *, gene: str | None, labels_key: str = _keys.CD49D, split_key: str = _keys.SPLIT, seed: int = 0
+    adata: AnnData,
+    *,
+    gene: str | None,
+    labels_key: str = _keys.CD49D,
+    split_key: str = _keys.SPLIT,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Baselines trained on the labelled training cells: name → probabilities of the labelled test cells (n, classes)."""
     known = baselines(gene or "")
     names = ["logistic_l2", *(["gene_only"] if gene is not None else []), "majority"]
-    parts = {part: labelled(adata, labels_key, split_key, part) for part in (_keys.TRAIN, _keys.TEST)}
-    train, test = (AnnData(_counts(cells), var=pd.DataFrame(index=cells.var_names)) for cells in parts.values())
+    parts = {
+        part: labelled(adata, labels_key, split_key, part) for part in (_keys.TRAIN, _keys.TEST)
+    }
+    train, test = (
+        AnnData(_counts(cells), var=pd.DataFrame(index=cells.var_names)) for cells in parts.values()
+    )
     y = parts[_keys.TRAIN].obs[labels_key]
     classes, found = list(y.cat.categories), {}
     for name in names:
         model = seeded(known[name], seed)
         model.fit(train, y.set_axis(train.obs_names))
-        proba = pd.DataFrame(model.predict_proba(test), columns=model.classes_).reindex(columns=classes, fill_value=0.0)
+        proba = pd.DataFrame(model.predict_proba(test), columns=model.classes_).reindex(
+            columns=classes, fill_value=0.0
+        )
         found[_SHOWN.get(name, name).format(gene=gene)] = proba.to_numpy(float)
     return found
 
@@ -75,7 +89,9 @@ def _coefficients(adata: AnnData, classifier: ScBERTClassifier) -> pd.Series:
     tokens = _checks.tokens(adata[:, classifier.genes], classifier.layer)[0].astype(float)
     mean = np.asarray(tokens.mean(0)).ravel()
     spread = np.sqrt(np.maximum(np.asarray(tokens.multiply(tokens).mean(0)).ravel() - mean**2, 0))
-    return pd.Series((linear.coefficients[-1] - linear.coefficients[0]) * spread, index=classifier.genes)
+    return pd.Series(
+        (linear.coefficients[-1] - linear.coefficients[0]) * spread, index=classifier.genes
+    )
 
 
 def labelled(adata: AnnData, labels_key: str, split_key: str, part: str) -> AnnData:

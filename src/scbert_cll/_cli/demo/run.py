@@ -90,22 +90,37 @@ def run(options: Options) -> Report:
     _label(job, report)
     _split(job, report)
     pretrained, classifier = _train(job, _bin(job, extra, report), report)
-    scores.evaluate(job.adata, classifier, report, donor_key=job.donor_key, gene=job.gene, seed=options.seed)
-    found = signature.find(job.adata, classifier, report, donor_key=job.donor_key, gene=job.gene, marker=options.marker)
+    scores.evaluate(
+        job.adata, classifier, report, donor_key=job.donor_key, gene=job.gene, seed=options.seed
+    )
+    found = signature.find(
+        job.adata, classifier, report, donor_key=job.donor_key, gene=job.gene, marker=options.marker
+    )
     if _keys.TRUTH in job.adata.uns and options.input is None:
         signature.planted(job.adata, classifier, f"{options.marker}+", report)
     _write(job, classifier, found, report)
-    places = {"layer": job.cells.layer, "rna_key": job.cells.rna_key, "protein_key": options.reading.protein_key}
+    places = {
+        "layer": job.cells.layer,
+        "rna_key": job.cells.rna_key,
+        "protein_key": options.reading.protein_key,
+    }
     names: dict[str, Any] = {"donor_key": job.donor_key, "gene": job.gene, "marker": options.marker}
     models = {"pretrain": pretrained, "finetune": classifier}
-    figures = demo_figures.plots(job.data, job.adata, models, places=places, seed=options.seed, **names)
+    figures = demo_figures.plots(
+        job.data, job.adata, models, places=places, seed=options.seed, **names
+    )
     failed = None
     try:
-        draw({options.out / "figures" / f"{name}.png": plot for name, plot in figures.items()}, report.say)
+        draw(
+            {options.out / "figures" / f"{name}.png": plot for name, plot in figures.items()},
+            report.say,
+        )
     except FigureError as error:
         failed = error
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    report.say(f"Done in {time.perf_counter() - start:.0f} s, {memory:.1f} GB at most. Everything is in {options.out}.")
+    report.say(
+        f"Done in {time.perf_counter() - start:.0f} s, {memory:.1f} GB at most. Everything is in {options.out}."
+    )
     report.write(options.out)
     if failed is not None:
         raise failed
@@ -127,10 +142,14 @@ def _begin(options: Options, report: Report) -> Job:
     protein = _protein.find(cells.data, asked.protein_key, cells.rna_key)
     _protein.lookup(protein, options.marker)
     if options.batch_key is not None:
-        _checks.key_in(options.batch_key, _obs(adata), "adata.obs", "Name the column with --batch-key.")
+        _checks.key_in(
+            options.batch_key, _obs(adata), "adata.obs", "Name the column with --batch-key."
+        )
     gene = options.gene
     if gene is not None:
-        _checks.key_in(gene, adata.var_names, "adata.var_names", "Name the gene with --gene, or leave it out.")
+        _checks.key_in(
+            gene, adata.var_names, "adata.var_names", "Name the gene with --gene, or leave it out."
+        )
     elif (usual := _GENES.get(options.marker)) in adata.var_names:
         gene = usual
     donor_key = cells.donor_key
@@ -177,7 +196,9 @@ def _label(job: Job, report: Report) -> None:
         "protein_key": options.reading.protein_key,
         "rna_key": job.cells.rna_key,
     }
-    normalize: Literal["clr_cell", "clr_protein"] = "clr_cell" if n_proteins >= _WIDE_PANEL else "clr_protein"
+    normalize: Literal["clr_cell", "clr_protein"] = (
+        "clr_cell" if n_proteins >= _WIDE_PANEL else "clr_protein"
+    )
     method = options.label
     if method in ("auto", "gmm"):
         try:
@@ -191,7 +212,9 @@ def _label(job: Job, report: Report) -> None:
         sc_cll.pp.label_cd49d(job.data, method="quantile", normalize=normalize, **common)
         if options.label == "auto":  # only now it is sure that the labels were what was refused
             report.say(f"No labels by mixture: {in_options(str(why), 'demo', _OPTIONS)}")
-        report.say(f"Labels are the outer thirds of the {options.marker} level: a contrast, not clinical positivity.")
+        report.say(
+            f"Labels are the outer thirds of the {options.marker} level: a contrast, not clinical positivity."
+        )
     n = _obs(job.adata)[_keys.CD49D].value_counts()
     report.say(
         f"{options.marker} by {method} ({normalize}, {n_proteins} proteins): "
@@ -252,7 +275,8 @@ def _bin(job: Job, extra: AnnData | None, report: Report) -> AnnData:
         index_unique="-",
     )
     corpus.obs[_keys.SPLIT] = pd.Categorical(
-        [*_obs(train)[_keys.SPLIT], *[_keys.TRAIN] * extra.n_obs], categories=list(_keys.SPLIT_ORDER)
+        [*_obs(train)[_keys.SPLIT], *[_keys.TRAIN] * extra.n_obs],
+        categories=list(_keys.SPLIT_ORDER),
     )
     sc_cll.pp.bin_expression(corpus)
     report.say(
@@ -266,20 +290,33 @@ def _train(job: Job, corpus: AnnData, report: Report) -> tuple[Any, Any]:
     layer = job.cells.layer if corpus is adata else None
     sc_cll.tl.gene2vec(corpus, n_dims=width(), min_detected=0.0, layer=layer, rng=options.seed)
     common: dict[str, Any] = {"accelerator": options.accelerator, "rng": options.seed}
-    pretrained = sc_cll.tl.pretrain(corpus, max_epochs=options.max_epochs or _PRETRAIN_EPOCHS, **common)
-    best = {name: float(frame.iloc[:, 0].max()) for name, frame in pretrained.history.items() if "accuracy" in name}
+    pretrained = sc_cll.tl.pretrain(
+        corpus, max_epochs=options.max_epochs or _PRETRAIN_EPOCHS, **common
+    )
+    best = {
+        name: float(frame.iloc[:, 0].max())
+        for name, frame in pretrained.history.items()
+        if "accuracy" in name
+    }
     report.say(
         f"Pretraining: {best['masked_accuracy_validation']:.1%} of hidden genes in the right bin at best; "
         f"guessing each cell's commonest bin gets {best['majority_accuracy_validation']:.1%}."
     )
-    n_train = int(((_obs(adata)[_keys.SPLIT] == _keys.TRAIN) & _obs(adata)[_keys.CD49D].notna()).sum())
+    n_train = int(
+        ((_obs(adata)[_keys.SPLIT] == _keys.TRAIN) & _obs(adata)[_keys.CD49D].notna()).sum()
+    )
     n_proteins = len(job.proteins.names)
     several = n_proteins > 1
     if several:  # to be learned beside the class, and without names, which may be anything
         adata.obsm[_PROTEINS] = job.proteins.values.toarray()
     try:
-        asked: dict[str, Any] = {"donor_key": job.donor_key, "protein_key": _PROTEINS if several else None}
-        classifier = sc_cll.tl.finetune(adata, pretrained, max_epochs=options.max_epochs, **asked, **common)
+        asked: dict[str, Any] = {
+            "donor_key": job.donor_key,
+            "protein_key": _PROTEINS if several else None,
+        }
+        classifier = sc_cll.tl.finetune(
+            adata, pretrained, max_epochs=options.max_epochs, **asked, **common
+        )
     finally:
         adata.obsm.pop(_PROTEINS, None)
     report.say(
@@ -298,7 +335,14 @@ def _write(job: Job, classifier: Any, found: signature.Found, report: Report) ->
     name = "annotated.h5mu" if isinstance(job.data, MuData) else "annotated.h5ad"
     with shared_names():
         write_cells(out / name, job.data)
-    written = {"model", name, "figures", "report.md", "report.json", *signature.write(job.adata, found, out)}
+    written = {
+        "model",
+        name,
+        "figures",
+        "report.md",
+        "report.json",
+        *signature.write(job.adata, found, out),
+    }
     for old in set(OUTPUTS) - written:
         (out / old).unlink(missing_ok=True)
     report.write(out)

@@ -46,11 +46,19 @@ def _readable(table: pd.DataFrame) -> pd.DataFrame:
             return "undefined"
         return f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
 
-    return pd.DataFrame({word: table.apply(cell, axis=1, metric=metric) for metric, word in _WORDS.items()})
+    return pd.DataFrame(
+        {word: table.apply(cell, axis=1, metric=metric) for metric, word in _WORDS.items()}
+    )
 
 
 def _probabilities(
-    adata: AnnData, test: AnnData, y: np.ndarray, donors: np.ndarray, classifier: Any, gene: str | None, seed: int
+    adata: AnnData,
+    test: AnnData,
+    y: np.ndarray,
+    donors: np.ndarray,
+    classifier: Any,
+    gene: str | None,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """Model → probabilities of the test cells."""
     parts = classifier.predict_parts(test)
@@ -93,7 +101,11 @@ def _compared(found: within_donors.Compared, donors: np.ndarray) -> str:
     if np.isnan(values[OURS]) or not others:
         return "Within held-out donors nothing can be compared: none of them has test cells of both classes."
     best = max(others, key=lambda name: others[name])
-    where = "Within the held-out donors" if len(set(donors)) > 1 else "Among the held-out cells of the one donor"
+    where = (
+        "Within the held-out donors"
+        if len(set(donors)) > 1
+        else "Among the held-out cells of the one donor"
+    )
     return f"{where} of this one split scBERT {_difference(found, best, metric)}, the best of the others."
 
 
@@ -111,16 +123,31 @@ def _difference(found: within_donors.Compared, reference: str, metric: str) -> s
     return f"{of.words} {reference} ({_WORDS[metric]} {of.value:+.3f}, 95 % interval {of.low:+.3f} to {of.high:+.3f})"
 
 
-def _by_donor(y: np.ndarray, donors: np.ndarray, proba: np.ndarray, classes: list[str]) -> pd.DataFrame:
+def _by_donor(
+    y: np.ndarray, donors: np.ndarray, proba: np.ndarray, classes: list[str]
+) -> pd.DataFrame:
     """Observed percentage with Wilson's limits, predicted percentage, and AUROC among the donor's own cells."""
-    table = comparison.by_donor(y, donors, {OURS: (proba / proba.sum(1, keepdims=True))[None]}, classes)
-    columns = ["n_cells", "n_positive", "observed", "observed_low", "observed_high", "predicted", "auroc"]
+    table = comparison.by_donor(
+        y, donors, {OURS: (proba / proba.sum(1, keepdims=True))[None]}, classes
+    )
+    columns = [
+        "n_cells",
+        "n_positive",
+        "observed",
+        "observed_low",
+        "observed_high",
+        "predicted",
+        "auroc",
+    ]
     return table.set_index("donor")[columns]
 
 
 def _readable_donors(table: pd.DataFrame) -> pd.DataFrame:
     """The same with Wilson's limits in brackets."""
-    observed = [f"{row.observed:.1f} [{row.observed_low:.1f}, {row.observed_high:.1f}]" for row in table.itertuples()]
+    observed = [
+        f"{row.observed:.1f} [{row.observed_low:.1f}, {row.observed_high:.1f}]"
+        for row in table.itertuples()
+    ]
     aurocs = ["undefined" if np.isnan(value) else f"{value:.3f}" for value in table["auroc"]]
     shown = {
         "test cells": table["n_cells"],

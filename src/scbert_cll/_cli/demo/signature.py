@@ -41,7 +41,15 @@ class Found:
     set_name: str
 
 
-def find(adata: AnnData, classifier: Any, report: Report, *, donor_key: str, gene: str | None, marker: str) -> Found:
+def find(
+    adata: AnnData,
+    classifier: Any,
+    report: Report,
+    *,
+    donor_key: str,
+    gene: str | None,
+    marker: str,
+) -> Found:
     """Genes that go with the class within donors, with the network's opinion of each where it can have one; and by attention."""
     sc_cll.tl.gene_attention(adata, classifier)
     opinion = _signature(adata, classifier, {"donor_key": donor_key, "gene": gene})
@@ -82,7 +90,9 @@ def _signature(adata: AnnData, classifier: Any, asked: dict[str, Any]) -> str:
     with quiet(sc_cll.tl.signature.__module__):  # what it says is said by the report
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*there is little to attribute")  # the AUROC is told instead
+                warnings.filterwarnings(
+                    "ignore", message=".*there is little to attribute"
+                )  # the AUROC is told instead
                 sc_cll.tl.signature(adata, classifier, **asked)
         except ValueError as refusal:
             sc_cll.tl.signature(adata, **asked)
@@ -112,7 +122,11 @@ def _tell(adata: AnnData, opinion: str, report: Report) -> None:
     )
     shown = genes[[name for name in _COLUMNS if name in genes]].head(_SHOWN)
     shown = shown.assign(
-        q=shown["q"].map("{:.1g}".format), n_left_out=shown["n_left_out"].map(f"{{}} of {found['n_donors']}".format)
+        q=shown["q"].map("{:.1g}".format),
+        n_left_out=shown["n_left_out"].map(f"{{}} of {found['n_donors']}".format),
     )
-    report.show(f"Signature, the clearest {len(shown)} genes", shown.rename(columns=_COLUMNS).set_index("gene"))
+    report.show(
+        f"Signature, the clearest {len(shown)} genes",
+        shown.rename(columns=_COLUMNS).set_index("gene"),
+    )
     report.say(_LEGEND)

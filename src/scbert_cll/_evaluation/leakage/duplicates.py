@@ -25,7 +25,9 @@ def profile_hashes(matrix: sparse.csr_matrix) -> np.ndarray:
     genes = rows.indices.astype(np.int64)
     spans = pairwise(rows.indptr.tolist())
     parts = (genes[a:b].tobytes() + rows.data[a:b].tobytes() for a, b in spans)
-    return np.array([hashlib.blake2b(part, digest_size=16).hexdigest() for part in parts], dtype=object)
+    return np.array(
+        [hashlib.blake2b(part, digest_size=16).hexdigest() for part in parts], dtype=object
+    )
 
 
 def resampled_from(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,21 +46,27 @@ def resampled_from(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(base, dtype=object), np.array(sure, dtype=bool)
 
 
-def twins(keys: np.ndarray, parts: np.ndarray, names: np.ndarray, sides: tuple[str, str]) -> pd.DataFrame:
+def twins(
+    keys: np.ndarray, parts: np.ndarray, names: np.ndarray, sides: tuple[str, str]
+) -> pd.DataFrame:
     """Cells of the second side whose key also occurs on the first, each with one such cell; positions in ``at``."""
     first, second = (np.flatnonzero(parts == side) for side in sides)
     owner = pd.Series(first, index=keys[first])
     owner = owner[~owner.index.duplicated()].reindex(keys[second])
     found = owner.notna().to_numpy()
     at, twin = second[found], owner[found].to_numpy(dtype=np.intp)
-    return pd.DataFrame({"cell": names[at], "part": sides[1], "twin": names[twin], "twin_part": sides[0], "at": at})
+    return pd.DataFrame(
+        {"cell": names[at], "part": sides[1], "twin": names[twin], "twin_part": sides[0], "at": at}
+    )
 
 
 def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """log(1 + counts per 10,000), of each cell alone; empty cells stay empty."""
     log = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
     totals = np.asarray(log.sum(axis=1), dtype=np.float64).ravel()
-    log.data *= np.repeat(1e4 / np.where(totals > 0, totals, 1), np.diff(log.indptr)).astype(np.float32)
+    log.data *= np.repeat(1e4 / np.where(totals > 0, totals, 1), np.diff(log.indptr)).astype(
+        np.float32
+    )
     log.data = np.log1p(log.data)
     return log
 
@@ -70,7 +78,9 @@ def nearest(log: sparse.csr_matrix, train: np.ndarray, test: np.ndarray, seed: i
 
     n = min(_N_COMPONENTS, log.shape[1] - 1, len(train) - 1)
     svd = TruncatedSVD(n, random_state=seed).fit(log[train])
-    neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(train))).fit(svd.transform(log[train]))
+    neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(train))).fit(
+        svd.transform(log[train])
+    )
     return np.asarray(train[neighbors.kneighbors(svd.transform(log[test]), return_distance=False)])
 
 
@@ -107,4 +117,6 @@ def distance_ratio(log: sparse.csr_matrix, cells: np.ndarray, neighbors: np.ndar
 
 def _distances(a: sparse.csr_matrix, b: sparse.csr_matrix) -> np.ndarray:
     difference = sparse.csr_matrix(a - b)
-    return np.sqrt(np.asarray(difference.multiply(difference).sum(axis=1), dtype=np.float64).ravel())
+    return np.sqrt(
+        np.asarray(difference.multiply(difference).sum(axis=1), dtype=np.float64).ravel()
+    )

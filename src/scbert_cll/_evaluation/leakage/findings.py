@@ -21,7 +21,9 @@ _FEW_COUNTS = 20  # two different cells with so few counts may be equal by chanc
 _RATIO = 0.5  # of the distance to the 20th neighbour; different cells of the toy data are above .67
 _N_NAMED = 10
 _PAIRS = ((_keys.TRAIN, _keys.TEST), (_keys.TRAIN, _keys.VAL), (_keys.VAL, _keys.TEST))
-_KEEP_TOGETHER = "Remove them from all parts but one, or split again with all copies of a cell in one part"
+_KEEP_TOGETHER = (
+    "Remove them from all parts but one, or split again with all copies of a cell in one part"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def table(findings: Sequence[Finding]) -> pd.DataFrame:
 
 def no_cells() -> pd.DataFrame:
     """Table of named cells, empty."""
-    return pd.DataFrame({c: pd.Series(dtype=float if c == "value" else object) for c in CELL_COLUMNS})
+    return pd.DataFrame(
+        {c: pd.Series(dtype=float if c == "value" else object) for c in CELL_COLUMNS}
+    )
 
 
 def exact(cells: Cells) -> tuple[Finding, pd.DataFrame]:
@@ -87,7 +91,9 @@ def names(cells: Cells) -> tuple[Finding, pd.DataFrame]:
     found = _across(check, base, cells)
     share = _n_in_test(found) / len(cells.at(_keys.TEST))
     if found.empty:
-        return Finding(check, "ok", "No name occurs in two parts with another suffix.", share), found
+        return Finding(
+            check, "ok", "No name occurs in two parts with another suffix.", share
+        ), found
     by_base = pd.Series(sure).groupby(base).any()
     if not by_base[base[found["at"]]].any():
         meaning = (
@@ -95,9 +101,7 @@ def names(cells: Cells) -> tuple[Finding, pd.DataFrame]:
             "none it is the latter; put the library into the name."
         )
         return Finding(check, "warning", meaning, share, len(found), _named(found)), found
-    meaning = (
-        "Cells and what was made from them by resampling lie in two parts: split first, then balance (pp.balance)."
-    )
+    meaning = "Cells and what was made from them by resampling lie in two parts: split first, then balance (pp.balance)."
     return Finding(check, _status(found), meaning, share, len(found), _named(found)), found
 
 
@@ -106,27 +110,36 @@ def near(
 ) -> tuple[Finding, pd.DataFrame]:
     """Test cells that are nearer to a training cell than two different cells are; `known` are the exact duplicates."""
     check, train = "near duplicates", cells.at(_keys.TRAIN)
-    test = np.setdiff1d(cells.at(_keys.TEST), known.loc[known["part"] == _keys.TEST, "at"].to_numpy(dtype=np.intp))
+    test = np.setdiff1d(
+        cells.at(_keys.TEST), known.loc[known["part"] == _keys.TEST, "at"].to_numpy(dtype=np.intp)
+    )
     if not len(test) or len(train) < 3 or log.shape[1] < 3:
         meaning = f"{len(test)} test cells without a twin, {len(train)} training cells and {log.shape[1]} genes are too few to compare."
         return Finding(check, "cannot tell", meaning), no_cells()
     neighbors = leakage_duplicates.nearest(log, train, test, seed)
     if _checks.are_whole(cells.matrix.data):
-        value, close, blind, usual = _closer_than_noise(cells.matrix, test, neighbors, alpha, len(train))
+        value, close, blind, usual = _closer_than_noise(
+            cells.matrix, test, neighbors, alpha, len(train)
+        )
     else:
         value, close, blind, usual = _closer_than_usual(log, test, neighbors)
     found = _twin_table(check, cells, test[close], neighbors[close, 0]).assign(value=value[close])
     return _near_finding(check, found, len(cells.at(_keys.TEST)), usual, blind=blind), found
 
 
-def _near_finding(check: str, found: pd.DataFrame, n_test: int, usual: str, *, blind: bool) -> Finding:
+def _near_finding(
+    check: str, found: pd.DataFrame, n_test: int, usual: str, *, blind: bool
+) -> Finding:
     share = len(found) / n_test
     if found.empty and blind:
         meaning = f"The cells have so few counts that even a copy could not be told from another cell. {usual}"
         return Finding(check, "cannot tell", meaning, share)
     if found.empty:
         return Finding(
-            check, "ok", f"No test cell is nearer to a training cell than different cells are. {usual}", share
+            check,
+            "ok",
+            f"No test cell is nearer to a training cell than different cells are. {usual}",
+            share,
         )
     meaning = (
         f"{len(found)} of {n_test} test cells are training cells with a little change, as SMOTE or jitter makes them. {usual} "
@@ -184,29 +197,34 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
         meaning = "Donors train and validate, so a training stops too late. Split with pp.split_donors(unit='donor')."
         return Finding(check, "warning", meaning, share, len(shared), offenders)
     if n_missing:
-        return Finding(check, "cannot tell", f"{n_missing} cells have no donor. Fill the column or drop them.", share)
+        return Finding(
+            check,
+            "cannot tell",
+            f"{n_missing} cells have no donor. Fill the column or drop them.",
+            share,
+        )
     return Finding(check, "ok", "Every donor is in one part only.", share)
 
 
-def resampled(cells: Cells, synthetic: np.ndarray | None, method: str | None) -> tuple[Finding, pd.DataFrame]:
+def resampled(
+    cells: Cells, synthetic: np.ndarray | None, method: str | None
+) -> tuple[Finding, pd.DataFrame]:
     """Rows that a resampling added, in test or validation."""
     check, none = "resampled rows", no_cells()
     if synthetic is None:
         if method == "weights":
             return Finding(check, "ok", "Balanced by weights: no row was added.", 0.0), none
-        meaning = (
-            "No resampling is on record; whether another tool added rows, only the searches for duplicates can say."
-        )
+        meaning = "No resampling is on record; whether another tool added rows, only the searches for duplicates can say."
         return Finding(check, "cannot tell", meaning), none
     held_out = np.flatnonzero(synthetic & np.isin(cells.parts.astype(str), (_keys.TEST, _keys.VAL)))
-    found = pd.DataFrame({"check": check, "cell": cells.names[held_out], "part": cells.parts[held_out]})
+    found = pd.DataFrame(
+        {"check": check, "cell": cells.names[held_out], "part": cells.parts[held_out]}
+    )
     found = found.assign(twin="", twin_part="", value=np.nan)
     share = _n_in_test(found) / len(cells.at(_keys.TEST))
     if found.empty:
         return Finding(check, "ok", "Rows were added to the training cells only.", share), none
-    meaning = (
-        "A score on made-up cells, at a prevalence nobody has, is no score. Split first, then balance (pp.balance)."
-    )
+    meaning = "A score on made-up cells, at a prevalence nobody has, is no score. Split first, then balance (pp.balance)."
     return Finding(check, _status(found), meaning, share, len(found), _named(found)), found
 
 
@@ -215,11 +233,17 @@ def gap(scores: pd.DataFrame) -> Finding:
     check, score = "gap", scores.set_index("scheme")["macro_f1"]
     honest = "C" if "C" in score.index and np.isfinite(score["C"]) else "B"
     excess = float(score["A"] - score[honest])
-    by_cell = f", splitting cells instead of donors {score['B'] - score['C']:+.2f}" if honest == "C" else ""
+    by_cell = (
+        f", splitting cells instead of donors {score['B'] - score['C']:+.2f}"
+        if honest == "C"
+        else ""
+    )
     meaning = f"On these cells, resampling before the split changes the macro-F1 of a random forest by {excess:+.2f}{by_cell}. "
     careless = max(excess, float(score["B"] - score[honest]))
     if careless > 0.05:
-        meaning += "Do not believe a score that was made so. This is about the data, not about your split."
+        meaning += (
+            "Do not believe a score that was made so. This is about the data, not about your split."
+        )
         return Finding(check, "warning", meaning, excess)
     return Finding(check, "ok", meaning + "This is about the data, not about your split.", excess)
 
@@ -227,14 +251,20 @@ def gap(scores: pd.DataFrame) -> Finding:
 def _across(check: str, keys: np.ndarray, cells: Cells) -> pd.DataFrame:
     """Cells whose key is in another part, too; each once, with the part that matters most."""
     found = pd.concat(
-        [leakage_duplicates.twins(keys, cells.parts, cells.names, pair) for pair in _PAIRS], ignore_index=True
+        [leakage_duplicates.twins(keys, cells.parts, cells.names, pair) for pair in _PAIRS],
+        ignore_index=True,
     )
     found = found.drop_duplicates("at", ignore_index=True)
     return found.assign(check=check, value=0.0)
 
 
 def _twin_table(check: str, cells: Cells, at: np.ndarray, twin: np.ndarray) -> pd.DataFrame:
-    found = {"check": check, "cell": cells.names[at], "part": cells.parts[at], "twin": cells.names[twin]}
+    found = {
+        "check": check,
+        "cell": cells.names[at],
+        "part": cells.parts[at],
+        "twin": cells.names[twin],
+    }
     return pd.DataFrame(found | {"twin_part": cells.parts[twin]})
 
 
@@ -249,7 +279,10 @@ def _status(found: pd.DataFrame) -> Status:
 
 def _named(found: pd.DataFrame) -> str:
     pairs = zip(found["cell"], found["part"], found["twin"], found["twin_part"], strict=True)
-    return _listed(f"{cell} ({part})" + (f" = {twin} ({other})" if twin else "") for cell, part, twin, other in pairs)
+    return _listed(
+        f"{cell} ({part})" + (f" = {twin} ({other})" if twin else "")
+        for cell, part, twin, other in pairs
+    )
 
 
 def _sizes(row: pd.Series) -> str:

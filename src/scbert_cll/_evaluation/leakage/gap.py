@@ -23,7 +23,12 @@ MAX_CELLS, MAX_GENES = 4000, 500
 
 
 def gap(
-    log: sparse.csr_matrix, y: np.ndarray, donors: np.ndarray | None, *, n_repeats: int, rng: np.random.Generator
+    log: sparse.csr_matrix,
+    y: np.ndarray,
+    donors: np.ndarray | None,
+    *,
+    n_repeats: int,
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
     """Macro-F1 of a random forest on test cells that were chosen in each of the ways; mean and range over the repeats."""
     kept = _chosen(y, rng)
@@ -35,8 +40,13 @@ def gap(
     folds = {scheme: _cell_folds(y[which], n_repeats, seeds[0]) for scheme, which in rows.items()}
     if donors is not None and len(np.unique(donors)) > 1:
         rows["C"], folds["C"] = np.arange(len(y)), _donor_folds(y, donors, n_repeats, seeds[1])
-    runs = {scheme: _runs(dense[rows[scheme]], y[rows[scheme]], folds[scheme], seeds[2]) for scheme in rows}
-    table = pd.DataFrame([_row(scheme, found, donors) for scheme, found in runs.items()], columns=list(COLUMNS))
+    runs = {
+        scheme: _runs(dense[rows[scheme]], y[rows[scheme]], folds[scheme], seeds[2])
+        for scheme in rows
+    }
+    table = pd.DataFrame(
+        [_row(scheme, found, donors) for scheme, found in runs.items()], columns=list(COLUMNS)
+    )
     return table.set_axis(table.index.astype(str))
 
 
@@ -58,13 +68,19 @@ def _expressed(log: sparse.csr_matrix) -> np.ndarray:
 def _resampled(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Every cell once, then copies up to the largest class."""
     names, sizes = np.unique(y, return_counts=True)
-    extra = [rng.choice(np.flatnonzero(y == c), sizes.max() - n) for c, n in zip(names, sizes, strict=True)]
+    extra = [
+        rng.choice(np.flatnonzero(y == c), sizes.max() - n)
+        for c, n in zip(names, sizes, strict=True)
+    ]
     return np.concatenate([np.arange(len(y)), *extra])
 
 
 def _cell_folds(y: np.ndarray, n: int, seed: int) -> list[Parts]:
     """One fifth of the cells a repeat; five repeats test every cell once."""
-    parts = [StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed + i).split(y, y) for i in range(-(-n // N_FOLDS))]
+    parts = [
+        StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed + i).split(y, y)
+        for i in range(-(-n // N_FOLDS))
+    ]
     return [fold for part in parts for fold in part][:n]
 
 
@@ -81,9 +97,13 @@ def _runs(x: np.ndarray, y: np.ndarray, folds: list[Parts], seed: int) -> pd.Dat
     """Score and sizes of each repeat."""
     found = []
     for i, (train, test) in enumerate(folds):
-        forest = RandomForestClassifier(N_TREES, random_state=(seed + i) % (2**31)).fit(x[train], y[train])
+        forest = RandomForestClassifier(N_TREES, random_state=(seed + i) % (2**31)).fit(
+            x[train], y[train]
+        )
         present = np.unique(y[test])  # a class without a test cell has no recall
-        score = f1_score(y[test], forest.predict(x[test]), labels=present, average="macro", zero_division=0)
+        score = f1_score(
+            y[test], forest.predict(x[test]), labels=present, average="macro", zero_division=0
+        )
         found.append({"macro_f1": score, "n_train": len(train), "n_test": len(test)})
     return pd.DataFrame(found, columns=["macro_f1", "n_train", "n_test"])
 
@@ -96,4 +116,13 @@ def _row(scheme: str, runs: pd.DataFrame, donors: np.ndarray | None) -> tuple[ob
         note = f"{len(np.unique(donors))} donors: one is tested at a time, not a fifth of the cells"
     if not len(runs):
         note = "no donors can be held out so that two classes are left"
-    return (scheme, SCHEMES[scheme], score.mean(), score.min(), score.max(), len(runs), *sizes, note)
+    return (
+        scheme,
+        SCHEMES[scheme],
+        score.mean(),
+        score.min(),
+        score.max(),
+        len(runs),
+        *sizes,
+        note,
+    )

@@ -39,16 +39,24 @@ def records(uns: Mapping[str, Any], cells: Fitted) -> Iterator[Finding]:
 
 def _bins(check: str, params: Mapping[str, Any], cells: Fitted) -> Finding:
     if params["method"] in ("log2", "quantile"):
-        return Finding(check, "ok", f"Method {params['method']!r} looks at each cell alone: nothing was learned.")
+        return Finding(
+            check,
+            "ok",
+            f"Method {params['method']!r} looks at each cell alone: nothing was learned.",
+        )
     return _by_number(check, params.get("n_fit_cells"), cells, "Bin again with fit_on=split_key")
 
 
-def _vectors(check: str, record: Mapping[str, Any], params: Mapping[str, Any], cells: Fitted) -> Finding:
+def _vectors(
+    check: str, record: Mapping[str, Any], params: Mapping[str, Any], cells: Fitted
+) -> Finding:
     if params.get("source") != "co-expression":
         meaning = f"Ready vectors ({params.get('source')}): nothing says whether your test cells are among those they were trained on."
         return Finding(check, "cannot tell", meaning)
     if params.get("split_key") == "none":
-        meaning = _ALL.format(what="all cells (split_key=None)", remedy="Run tl.gene2vec again with split_key=")
+        meaning = _ALL.format(
+            what="all cells (split_key=None)", remedy="Run tl.gene2vec again with split_key="
+        )
         return Finding(check, "warning", meaning, n=int(record.get("n_cells", 0)))
     return _by_number(check, record.get("n_cells"), cells, "Run tl.gene2vec again after the split")
 
@@ -56,7 +64,9 @@ def _vectors(check: str, record: Mapping[str, Any], params: Mapping[str, Any], c
 def _by_number(check: str, n: Any, cells: Fitted, remedy: str) -> Finding:
     """By the number of cells it was learned from, which is all that is on record."""
     if n is None:
-        return Finding(check, "cannot tell", "Edges of another object: " + _UNKNOWN.format(remedy=remedy))
+        return Finding(
+            check, "cannot tell", "Edges of another object: " + _UNKNOWN.format(remedy=remedy)
+        )
     n = int(n)
     if n > cells.n_train:
         what = f"{n} cells, {n - cells.n_train} more than the {cells.n_train} training cells"
@@ -70,7 +80,10 @@ def _by_number(check: str, n: Any, cells: Fitted, remedy: str) -> Finding:
 def components(values: Any, cells: Fitted) -> Finding:
     """Principal components are centred on the cells they were computed on."""
     return _by_centre(
-        "obsm['X_pca']", np.asarray(values), cells, "Compute the components on training cells and project the rest"
+        "obsm['X_pca']",
+        np.asarray(values),
+        cells,
+        "Compute the components on training cells and project the rest",
     )
 
 
@@ -87,7 +100,9 @@ def scaled(values: Any, cells: Fitted) -> Finding:
 def _by_centre(check: str, values: Any, cells: Fitted, remedy: str) -> Finding:
     everyone, train = (_off_centre(values[mask]) for mask in (cells.original, cells.train))
     if everyone < 0.01 and everyone < train / 5:
-        return Finding(check, "warning", _ALL.format(what="all cells (it is centred on them)", remedy=remedy))
+        return Finding(
+            check, "warning", _ALL.format(what="all cells (it is centred on them)", remedy=remedy)
+        )
     if train < 0.01 and train < everyone / 5:
         return Finding(check, "ok", "Centred on the training cells: computed on them.")
     return Finding(check, "cannot tell", _UNKNOWN.format(remedy=remedy))
@@ -98,7 +113,11 @@ def _off_centre(values: Any) -> float:
     mean = np.asarray(values.mean(axis=0), dtype=np.float64).ravel()
     squares = values.multiply(values) if sparse.issparse(values) else np.square(values)
     deviation = np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
-    return float(np.median(np.abs(mean[deviation > 0]) / deviation[deviation > 0])) if (deviation > 0).any() else np.inf
+    return (
+        float(np.median(np.abs(mean[deviation > 0]) / deviation[deviation > 0]))
+        if (deviation > 0).any()
+        else np.inf
+    )
 
 
 def variable_genes(recorded: pd.Series | None, matrices: list[Any], cells: Fitted) -> Finding:

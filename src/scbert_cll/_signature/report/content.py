@@ -31,7 +31,14 @@ def on_chromosome(chromosome: pd.Series, name: str = "12") -> list[str]:
     return [str(gene) for gene in chromosome.index[called == name]]
 
 
-def apart(name: str, subject: str, chosen: Sequence[str], universe: pd.Index, genes: Sequence[str], note: str) -> Gate:
+def apart(
+    name: str,
+    subject: str,
+    chosen: Sequence[str],
+    universe: pd.Index,
+    genes: Sequence[str],
+    note: str,
+) -> Gate:
     """Genes that should not be more frequent among the chosen than among all that were tested."""
     found = over_representation(chosen, universe, {name: genes}).iloc[0]
     if not found["size"] or not len(chosen):
@@ -45,7 +52,9 @@ def family_gate(subject: str, chosen: Sequence[str], universe: pd.Index) -> Gate
     kinds = pd.Series(family(universe, None), index=universe)
     counts = kinds[list(chosen)].value_counts().drop("", errors="ignore")
     note = ", ".join(f"{n} {kind}" for kind, n in counts.items())
-    return apart(FAMILIES, subject, chosen, universe, [str(gene) for gene in kinds.index[kinds != ""]], note)
+    return apart(
+        FAMILIES, subject, chosen, universe, [str(gene) for gene in kinds.index[kinds != ""]], note
+    )
 
 
 def contamination_gate(subject: str, chosen: Sequence[str], universe: pd.Index) -> Gate:
@@ -56,7 +65,12 @@ def contamination_gate(subject: str, chosen: Sequence[str], universe: pd.Index) 
         return not_run(CONTAMINATION, [subject], "none of these genes was tested")[0]
     there = [gene for gene in foreign if gene in set(chosen)]
     return Gate.of(
-        CONTAMINATION, subject, Numbers(float(len(there))), "no gene of theirs", passed=not there, note=", ".join(there)
+        CONTAMINATION,
+        subject,
+        Numbers(float(len(there))),
+        "no gene of theirs",
+        passed=not there,
+        note=", ".join(there),
     )
 
 
@@ -71,7 +85,9 @@ def set_gate(
     return Gate.of(SETS, subject, Numbers(float(len(clear))), "", passed=None, note=note), table
 
 
-def reference_gate(subject: str, ranking: pd.Series, n_draws: int, rng: np.random.Generator) -> Gate:
+def reference_gate(
+    subject: str, ranking: pd.Series, n_draws: int, rng: np.random.Generator
+) -> Gate:
     """Where the genes reported with CD49d, trisomy 12 or NOTCH1 are in a ranking."""
     known = report_reference.genes()
     wanted = known.loc[known["tier"].isin(_TIERS), "gene"]
@@ -79,4 +95,6 @@ def reference_gate(subject: str, ranking: pd.Series, n_draws: int, rng: np.rando
     if np.isnan(found.auroc):
         return not_run(REFERENCE, [subject], "none of the reference genes was tested")[0]
     note = f"{found.n} of {len(wanted)} genes are there"
-    return Gate.of(REFERENCE, subject, Numbers(found.auroc, null=0.5, p=found.p), "", passed=None, note=note)
+    return Gate.of(
+        REFERENCE, subject, Numbers(found.auroc, null=0.5, p=found.p), "", passed=None, note=note
+    )

@@ -43,7 +43,16 @@ class Gate(NamedTuple):
     note: str = ""
 
     @classmethod
-    def of(cls, gate: str, subject: str, numbers: Numbers, rule: str, *, passed: bool | None, note: str = "") -> Gate:
+    def of(
+        cls,
+        gate: str,
+        subject: str,
+        numbers: Numbers,
+        rule: str,
+        *,
+        passed: bool | None,
+        note: str = "",
+    ) -> Gate:
         """A gate that was run; `passed` is None where there is no rule."""
         word = INFORMATION if passed is None else YES if passed else NO
         value, low, high, null, null_high, p = map(float, numbers)
@@ -81,7 +90,8 @@ def markdown(gates: pd.DataFrame) -> list[str]:
         lines.append(f"| {name} | {' | '.join(cells)} | {rule} |")
     said = gates[gates["note"] != ""].groupby("note", sort=False)
     notes = [
-        f"- {', '.join(dict.fromkeys(r['gate']))} ({', '.join(dict.fromkeys(r['subject']))}): {n}" for n, r in said
+        f"- {', '.join(dict.fromkeys(r['gate']))} ({', '.join(dict.fromkeys(r['subject']))}): {n}"
+        for n, r in said
     ]
     return [*lines, "", *notes] if notes else lines
 
@@ -94,7 +104,9 @@ def _cell(row: pd.Series) -> str:
     beside = [f"null {short(row['null'], gate)}"] if np.isfinite(row["null"]) else []
     beside += [f"p {row['p']:.2g}"] if np.isfinite(row["p"]) else []
     word = {YES: "yes", NO: "**no**"}.get(row["passed"], "")
-    return f"{word} {short(row['value'], gate)}{f' ({", ".join(beside)})' if beside else ''}".strip()
+    return (
+        f"{word} {short(row['value'], gate)}{f' ({", ".join(beside)})' if beside else ''}".strip()
+    )
 
 
 def short(value: float, gate: str = "") -> str:

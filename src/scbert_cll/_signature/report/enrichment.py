@@ -31,11 +31,20 @@ def over_representation(
     return table.sort_values(["p", "set"], kind="stable", ignore_index=True)
 
 
-def _row(name: str, chosen: set[str], universe: set[str], genes: set[str]) -> tuple[str, int, int, float, float, float]:
+def _row(
+    name: str, chosen: set[str], universe: set[str], genes: set[str]
+) -> tuple[str, int, int, float, float, float]:
     n, size, total = len(chosen & genes), len(genes), len(universe)
     expected = size * len(chosen) / total if total else 0.0
     if not size:
         return name, 0, 0, expected, np.nan, np.nan
     fields = np.array([n, len(chosen) - n, size - n, total - len(chosen) - size + n]) + 0.5
     odds_ratio = fields[0] * fields[3] / (fields[1] * fields[2])
-    return name, n, size, expected, float(odds_ratio), float(stats.hypergeom.sf(n - 1, total, size, len(chosen)))
+    return (
+        name,
+        n,
+        size,
+        expected,
+        float(odds_ratio),
+        float(stats.hypergeom.sf(n - 1, total, size, len(chosen))),
+    )

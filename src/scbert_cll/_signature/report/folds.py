@@ -59,7 +59,9 @@ class Fold:
         sizes = [len(s) for s in sets]
         columns = np.concatenate([np.asarray(s, dtype=np.int64) for s in sets])
         ends = np.concatenate([[0], np.cumsum(sizes)])
-        which = sparse.csc_matrix((self.weights[0][columns], columns, ends), shape=(self.log.shape[1], len(sets)))
+        which = sparse.csc_matrix(
+            (self.weights[0][columns], columns, ends), shape=(self.log.shape[1], len(sets))
+        )
         return np.asarray((self.log[self.test] @ which).toarray())
 
     def whole(self) -> np.ndarray:

@@ -7,19 +7,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scbert_cll._signature.report.criteria import LEVEL, PERMUTED, STABILITY, Gate, Numbers, high_of, not_run, p_of
+from scbert_cll._signature.report.criteria import (
+    LEVEL,
+    PERMUTED,
+    STABILITY,
+    Gate,
+    Numbers,
+    high_of,
+    not_run,
+    p_of,
+)
 from scbert_cll._signature.report.ranking import Ranking
 from scbert_cll._signature.report.stability import Stability, stability
-from scbert_cll._signature.report.study import Study, clearest_without_each, found_without_each, n_found
+from scbert_cll._signature.report.study import (
+    Study,
+    clearest_without_each,
+    found_without_each,
+    n_found,
+)
 
 _RULE = "p ≤ 0.05"
 
 
-def permuted_gates(n_genes: int, permuted: list[Study], rankings: dict[str, Ranking], k: int) -> list[Gate]:
+def permuted_gates(
+    n_genes: int, permuted: list[Study], rankings: dict[str, Ranking], k: int
+) -> list[Gate]:
     """How many genes there are, and how many where labels mean nothing."""
     null = np.array([n_found(study) for study in permuted], dtype=float)
     rule = f"{_RULE}, and at most 1 gene on average where labels are permuted"
-    numbers = Numbers(float(n_genes), null=null.mean(), null_high=high_of(null), p=p_of(n_genes, null))
+    numbers = Numbers(
+        float(n_genes), null=null.mean(), null_high=high_of(null), p=p_of(n_genes, null)
+    )
     passed = numbers.p <= LEVEL and numbers.null <= 1
     note = "a ranking has as many genes as are taken from its top, whatever the labels"
     same = Numbers(float(k), null=float(k), null_high=float(k), p=1.0)
@@ -37,7 +55,9 @@ def stability_gates(
         found["signature"] = [stability(found_without_each(study)), *null]
     for name, ranking in rankings.items():
         found[name] = [ranking.stability(k, run) for run in range(len(ranking.values))]
-    notes = {"signature": f"null: the {k} genes with the largest |t|, since there the signature itself is mostly empty"}
+    notes = {
+        "signature": f"null: the {k} genes with the largest |t|, since there the signature itself is mostly empty"
+    }
     gates = [] if n_genes else not_run(STABILITY, ["signature"], "the signature is empty")
     gates += [_stable(name, runs, notes.get(name, "")) for name, runs in found.items()]
     rows = [_row(name, i, run) for name, runs in found.items() for i, run in enumerate(runs)]
@@ -55,4 +75,8 @@ def _stable(name: str, runs: list[Stability], note: str) -> Gate:
 
 
 def _row(name: str, run: int, found: Stability) -> dict[str, Any]:
-    return {"subject": name, "labels": "permuted" if run else "as they are", "run": run} | found._asdict()
+    return {
+        "subject": name,
+        "labels": "permuted" if run else "as they are",
+        "run": run,
+    } | found._asdict()

@@ -26,7 +26,11 @@ def genes() -> pd.DataFrame:
     ``contamination`` are genes of other cells that B cells should not have. No published list of the genes of CD49d-positive CLL is behind this: it is a
     check that a ranking is sane, not a ground truth.
     """
-    with resources.files("scbert_cll._signature").joinpath("cd49d_reference.csv").open(encoding="utf-8") as file:
+    with (
+        resources.files("scbert_cll._signature")
+        .joinpath("cd49d_reference.csv")
+        .open(encoding="utf-8") as file
+    ):
         return pd.read_csv(file)
 
 
@@ -49,7 +53,9 @@ def recovery(
     if n in (0, len(ranks)):
         return Recovery(np.nan, np.nan, n)
     generator = np.random.default_rng(rng)
-    drawn = [ranks[generator.choice(len(ranks), n, replace=False)].sum() for _ in range(n_permutations)]
+    drawn = [
+        ranks[generator.choice(len(ranks), n, replace=False)].sum() for _ in range(n_permutations)
+    ]
     n_as_high = int((np.array(drawn) >= ranks[hit].sum()).sum())
     auroc = (ranks[hit].sum() - n * (n + 1) / 2) / (n * (len(ranks) - n))
     return Recovery(float(auroc), (1 + n_as_high) / (1 + n_permutations), n)

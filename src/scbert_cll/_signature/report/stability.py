@@ -37,7 +37,11 @@ def stability(chosen: np.ndarray) -> Stability:
     reach = 1.96 * np.sqrt(_variance(chosen, index, k, share))
     same = len(set(sizes)) == 1
     return Stability(
-        float(index), float(index - reach), float(index + reach), _kuncheva(chosen) if same else np.nan, float(jaccard)
+        float(index),
+        float(index - reach),
+        float(index + reach),
+        _kuncheva(chosen) if same else np.nan,
+        float(jaccard),
     )
 
 

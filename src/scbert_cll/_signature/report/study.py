@@ -51,7 +51,9 @@ class Study:
     @cached_property
     def kept(self) -> pd.DataFrame:
         """Donors with enough cells of every class, × classes."""
-        return enough_within(cells_per_donor(self.codes, self.donors, self.classes), self.limits.min_cells)
+        return enough_within(
+            cells_per_donor(self.codes, self.donors, self.classes), self.limits.min_cells
+        )
 
     @property
     def whole(self) -> list[str]:
@@ -100,12 +102,16 @@ class Study:
     def find(self) -> Found:
         """The whole procedure."""
         measured = self.measured
-        return find(measured.counts, measured.names, self.codes, self.donors, self.classes, self.limits)
+        return find(
+            measured.counts, measured.names, self.codes, self.donors, self.classes, self.limits
+        )
 
     def design(self) -> Design:
         """Sums per donor and class, of the tested genes."""
         alpha = self.limits.alpha
-        return design_of(self.tested_counts, self.codes, self.donors, self.kept, within=True, alpha=alpha)
+        return design_of(
+            self.tested_counts, self.codes, self.donors, self.kept, within=True, alpha=alpha
+        )
 
     def folds(self) -> list[list[str]]:
         """Donors to hold out, a fold at a time; those that are left must suffice for the procedure. Empty if they never do."""

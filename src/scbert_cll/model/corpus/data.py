@@ -18,14 +18,26 @@ from scbert_cll._corpus.format import PARTS, Corpus, open_corpus
 from scbert_cll._disk.formats import digest
 from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows
 from scbert_cll.model.corpus.windows import Windows
-from scbert_cll.model.training.batches import Batch, Placed, TokenRows, expand, gene_order, take_columns
+from scbert_cll.model.training.batches import (
+    Batch,
+    Placed,
+    TokenRows,
+    expand,
+    gene_order,
+    take_columns,
+)
 from scbert_cll.nn import Config
 from scbert_cll.pp._bin_expression import cut
 
 if TYPE_CHECKING:
     from scbert_cll.model.corpus.reader import Reader
 
-_LOG2: Final[dict[str, Any]] = {"method": "log2", "n_bins": 5, "target_sum": 1e4, "layer": "X"}  # of a raw corpus
+_LOG2: Final[dict[str, Any]] = {
+    "method": "log2",
+    "n_bins": 5,
+    "target_sum": 1e4,
+    "layer": "X",
+}  # of a raw corpus
 _REHEARSED: Final = 512  # cells
 
 
@@ -87,10 +99,18 @@ class CorpusData(Placed):
             _checks.number_in(value, name, 2, np.inf, whole=True)
         _checks.number_in(num_workers, "num_workers", 0, np.inf, whole=True)
         self.corpus = open_corpus(path)
-        self.num_workers, self.chunk_size, self.preload_nchunks = num_workers, chunk_size, preload_nchunks
+        self.num_workers, self.chunk_size, self.preload_nchunks = (
+            num_workers,
+            chunk_size,
+            preload_nchunks,
+        )
         self.balance = [balance] if isinstance(balance, str) else list(balance)
         self._raw = self.corpus.binning is None
-        stored = self.corpus.binning or binning or {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
+        stored = (
+            self.corpus.binning
+            or binning
+            or {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
+        )
         self.binning: dict[str, Any] = {"params": dict(stored["params"]), "edges": stored["edges"]}
         self.count(self.genes, _checks.totals.of(self.genes))
         self.readers = {part: _reader(self.corpus, part) for part in PARTS}
@@ -114,7 +134,10 @@ class CorpusData(Placed):
         if (part, column) not in self._obs_cache:
             known = [_keys.DONOR, *self.corpus.record["obs_columns"]]
             _checks.key_in(
-                column, known, f"the obs columns of {self.corpus.path}", "Name it in obs_columns= of pp.build_corpus."
+                column,
+                known,
+                f"the obs columns of {self.corpus.path}",
+                "Name it in obs_columns= of pp.build_corpus.",
             )
             self._obs_cache[part, column] = self.readers[part].obs([column])[column]
         return self._obs_cache[part, column]
@@ -142,7 +165,11 @@ class CorpusData(Placed):
         _checks.model_genes(genes, AnnData(var=pd.DataFrame(index=self.genes)))
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.model_genes, self.config, self.seed = genes, config, seed
-        self.labels = {} if labels_key is None else {part: self._codes(part, labels_key, classes) for part in PARTS}
+        self.labels = (
+            {}
+            if labels_key is None
+            else {part: self._codes(part, labels_key, classes) for part in PARTS}
+        )
         if self.labels:
             self.n_train, self.n_val = (int((self.labels[part] >= 0).sum()) for part in PARTS)
         self._lengths: dict[str, np.ndarray] = {}
@@ -151,7 +178,11 @@ class CorpusData(Placed):
 
     def digest(self) -> str:
         """Checksum of what is trained on, and in which order."""
-        how = {"balance": self.balance, "chunk_size": self.chunk_size, "preload_nchunks": self.preload_nchunks}
+        how = {
+            "balance": self.balance,
+            "chunk_size": self.chunk_size,
+            "preload_nchunks": self.preload_nchunks,
+        }
         return digest({"corpus": self.corpus.digest} | how | self._described)
 
     def train_dataloader(self) -> CorpusLoader:
@@ -175,7 +206,9 @@ class CorpusData(Placed):
 
     def rehearsal(self) -> tuple[TokenRows, np.ndarray, int]:
         """Some training cells in memory, their rows, and how many cells they stand for."""
-        some = np.unique(np.linspace(0, self.n_train - 1, min(_REHEARSED, self.n_train)).astype(np.int64))
+        some = np.unique(
+            np.linspace(0, self.n_train - 1, min(_REHEARSED, self.n_train)).astype(np.int64)
+        )
         rows = TokenRows(self.tokens(_keys.TRAIN, some), self.config)
         rows.columns["labels"] = torch.zeros(len(rows), dtype=torch.int64)
         return rows, np.flatnonzero(rows.lengths() > 0), self.n_train
@@ -189,7 +222,9 @@ class CorpusData(Placed):
         """Of raw counts, which are binned when they are read: make totals of the genes of a model, whose `params` tell whether these are all."""
         if self._raw:
             is_known = _checks.totals.of(genes)["genes_digest"] == params.get("genes_digest")
-            self._counted = np.flatnonzero(self.genes.isin(genes)) if is_known else np.arange(len(self.genes))
+            self._counted = (
+                np.flatnonzero(self.genes.isin(genes)) if is_known else np.arange(len(self.genes))
+            )
             totals = params if is_known else _checks.totals.of(self.genes)
             self.binning["params"] |= {name: totals[name] for name in ("n_genes", "genes_digest")}
 
@@ -207,11 +242,20 @@ class CorpusData(Placed):
         edges = self.binning["edges"]
         edges = edges.loc[self.genes[self._counted]] if isinstance(edges, pd.DataFrame) else edges
         tokens = cut(csr[:, self._counted], self.binning | {"edges": edges})
-        return sparse.csr_matrix((tokens.data, self._counted[tokens.indices], tokens.indptr), shape=csr.shape)
+        return sparse.csr_matrix(
+            (tokens.data, self._counted[tokens.indices], tokens.indptr), shape=csr.shape
+        )
 
     def _loader(self, part: str, seed: int | None) -> CorpusLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        shared = {"rank": rank, "world": world, "chunk": self.chunk_size, "n_chunks": self.preload_nchunks}
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        shared = {
+            "rank": rank,
+            "world": world,
+            "chunk": self.chunk_size,
+            "n_chunks": self.preload_nchunks,
+        }
         rows = self._rows(part)
         n = len(self.readers[part]) if rows is None else len(rows)
         windows = Windows(n, self.batch_size, seed=seed, **shared)
@@ -244,7 +288,12 @@ class CorpusData(Placed):
     def weights(self, part: str) -> np.ndarray:
         """One over the number of cells with the same values; 0 where one is missing."""
         values = pd.DataFrame({name: self.obs(part, name).to_numpy() for name in self.balance})
-        groups = values.groupby(self.balance, observed=True, dropna=True).ngroup().fillna(-1).to_numpy(np.int64)
+        groups = (
+            values.groupby(self.balance, observed=True, dropna=True)
+            .ngroup()
+            .fillna(-1)
+            .to_numpy(np.int64)
+        )
         counts = np.bincount(groups[groups >= 0])
         return np.where(groups >= 0, 1 / np.maximum(counts, 1)[groups], 0.0)
 
@@ -262,7 +311,9 @@ class CorpusData(Placed):
             for start in range(0, n, size):
                 yield Stored(part, start, self.cells(part, np.arange(start, min(start + size, n))))
 
-    def sample(self, n_cells: int, *, part: str = _keys.TRAIN, rng: int | np.random.Generator | None = 0) -> AnnData:
+    def sample(
+        self, n_cells: int, *, part: str = _keys.TRAIN, rng: int | np.random.Generator | None = 0
+    ) -> AnnData:
         """Cells drawn at random, in memory, with all columns of `obs`: to look at, or for :func:`~scbert_cll.tl.gene2vec`."""
         n = self.corpus.n_cells(part)
         rows = np.sort(np.random.default_rng(rng).choice(n, min(n_cells, n), replace=False))
@@ -274,7 +325,9 @@ class CorpusData(Placed):
         adata = AnnData(layers={_keys.BINNED: tokens}, var=pd.DataFrame(index=self.genes))
         adata.uns[_keys.BINNED] = dict(self.binning)
         if obs:
-            adata.obs = self.readers[part].obs([_keys.DONOR, *self.corpus.record["obs_columns"]]).iloc[rows]
+            adata.obs = (
+                self.readers[part].obs([_keys.DONOR, *self.corpus.record["obs_columns"]]).iloc[rows]
+            )
         return adata
 
 

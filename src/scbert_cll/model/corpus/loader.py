@@ -36,7 +36,9 @@ class WindowRows(Dataset[list[Tensor]]):
 
     def __getitem__(self, asked: tuple[int, int]) -> list[Tensor]:
         csr = self.read(self.part, self.cells(*asked))
-        return [torch.from_numpy(np.ascontiguousarray(x)) for x in (csr.data, csr.indices, csr.indptr)]
+        return [
+            torch.from_numpy(np.ascontiguousarray(x)) for x in (csr.data, csr.indices, csr.indptr)
+        ]
 
 
 class CorpusLoader:
@@ -59,7 +61,10 @@ class CorpusLoader:
         self.labels, self.lengths, self.weights = labels, lengths, weights
         self.epoch, self.done, self.waited = 0, 0, 0.0
         self._from = 0
-        self.sampler, self.batch_sampler = self, None  # where Lightning looks for who wants to know the epoch
+        self.sampler, self.batch_sampler = (
+            self,
+            None,
+        )  # where Lightning looks for who wants to know the epoch
 
     def __len__(self) -> int:
         return self.data.windows.total
@@ -100,7 +105,8 @@ class CorpusLoader:
         arrays = self._read([(epoch, window) for window, _ in left])
         for (window, behind), (values, genes, indptr) in zip(left, arrays, strict=True):
             csr = sparse.csr_matrix(
-                (values.numpy(), genes.numpy(), indptr.numpy()), (len(indptr) - 1, self.config.n_genes)
+                (values.numpy(), genes.numpy(), indptr.numpy()),
+                (len(indptr) - 1, self.config.n_genes),
             )
             yield from self._batches(csr, epoch, window, behind)
 
@@ -115,7 +121,9 @@ class CorpusLoader:
             **ahead,
         )
 
-    def _batches(self, csr: sparse.csr_matrix, epoch: int, window: int, behind: int) -> Iterator[Batch]:
+    def _batches(
+        self, csr: sparse.csr_matrix, epoch: int, window: int, behind: int
+    ) -> Iterator[Batch]:
         cells, windows = self.data.cells(epoch, window), self.data.windows
         lengths = None if self.lengths is None else self.lengths[cells]
         weights = None if self.weights is None else self.weights[cells]
@@ -127,7 +135,10 @@ class CorpusLoader:
             rows = cells[found.rows.numpy()]
             batch: Batch = {"compact": found, "draw": draw, "rows": torch.from_numpy(rows)}
             if self.labels is not None:
-                batch |= {"labels": torch.from_numpy(self.labels[rows]), "weights": torch.ones(len(rows))}
+                batch |= {
+                    "labels": torch.from_numpy(self.labels[rows]),
+                    "weights": torch.ones(len(rows)),
+                }
             yield batch
 
 

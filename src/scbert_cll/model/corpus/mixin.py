@@ -89,7 +89,9 @@ class OnCorpus(Training):
     def _attached(self, data: CorpusData, seed: int, **labels: Any) -> CorpusData:
         """Get the corpus ready for this model."""
         if not isinstance(data, CorpusData):
-            raise TypeError(f'datamodule must be a CorpusData, found {type(data).__name__}: CorpusData("corpus.zarr").')
+            raise TypeError(
+                f'datamodule must be a CorpusData, found {type(data).__name__}: CorpusData("corpus.zarr").'
+            )
         self._fits_corpus(data)
         data.attach(self.genes, self.config, seed=seed, **labels)
         return data
@@ -107,9 +109,15 @@ def sample_for_linear(
         parts[part] = n + np.arange(len(rows))
         n += len(rows)
         if len(rows):
-            weights = data.weights(part)[rows] if data.balance and part == _keys.TRAIN else np.ones(len(rows))
+            weights = (
+                data.weights(part)[rows]
+                if data.balance and part == _keys.TRAIN
+                else np.ones(len(rows))
+            )
             donors = data.obs(part, _keys.DONOR).to_numpy()[rows]
-            found.append((data.tokens(part, rows), data.labels[part][rows], weights / weights.mean(), donors))
+            found.append(
+                (data.tokens(part, rows), data.labels[part][rows], weights / weights.mean(), donors)
+            )
     tokens, *columns = zip(*found, strict=True)
     codes, weights, donors = (np.concatenate(column) for column in columns)
     return sparse.vstack(tokens, format="csr"), codes, weights, parts, donors.astype(str)
@@ -122,4 +130,6 @@ def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
             f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: {_checks.listed(missing)}."
         )
     values = vectors.loc[genes].to_numpy(np.float32)
-    return torch.from_numpy(_checks.finite.gene_vectors(values, genes, "gene_vectors", is_table=True))
+    return torch.from_numpy(
+        _checks.finite.gene_vectors(values, genes, "gene_vectors", is_table=True)
+    )

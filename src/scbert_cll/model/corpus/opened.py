@@ -14,10 +14,21 @@ ON_DISK: Final = (CorpusData, str, PathLike)
 
 
 def opened(
-    corpus: OnDisk, *, balance: Sequence[str] = (), num_workers: int = 0, binning: Mapping[str, Any] | None = None
+    corpus: OnDisk,
+    *,
+    balance: Sequence[str] = (),
+    num_workers: int = 0,
+    binning: Mapping[str, Any] | None = None,
 ) -> CorpusData:
     """The corpus; `binning` is for one of raw counts."""
     if isinstance(corpus, CorpusData):
-        _checks.on_corpus.not_chosen_twice({"balance": bool(balance), "num_workers": num_workers != 0})
+        _checks.on_corpus.not_chosen_twice(
+            {"balance": bool(balance), "num_workers": num_workers != 0}
+        )
         return corpus
-    return CorpusData(_checks.on_corpus.corpus_path(corpus), balance=balance, num_workers=num_workers, binning=binning)
+    return CorpusData(
+        _checks.on_corpus.corpus_path(corpus),
+        balance=balance,
+        num_workers=num_workers,
+        binning=binning,
+    )

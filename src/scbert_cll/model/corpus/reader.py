@@ -71,32 +71,44 @@ class Reader:
 
     def lengths(self) -> np.ndarray:
         """Stored values of each cell."""
-        counts = [np.diff(np.asarray(cast("Any", group["X/indptr"])[:])) for group in self._groups()]
+        counts = [
+            np.diff(np.asarray(cast("Any", group["X/indptr"])[:])) for group in self._groups()
+        ]
         return np.concatenate([np.zeros(0, np.int64), *counts]).astype(np.int32)
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of `obs` of all cells."""
         frames = [
-            pd.DataFrame({name: read_elem(obs[name]) for name in columns if name in obs}, index=self._index(obs))
+            pd.DataFrame(
+                {name: read_elem(obs[name]) for name in columns if name in obs},
+                index=self._index(obs),
+            )
             for obs in self._obs()
         ]
         return pd.concat(frames) if frames else pd.DataFrame(columns=list(columns))
 
     def names(self) -> pd.Index:
         """Names of all cells."""
-        names: pd.Index = pd.Index(np.concatenate([np.zeros(0, object), *(self._index(obs) for obs in self._obs())]))
+        names: pd.Index = pd.Index(
+            np.concatenate([np.zeros(0, object), *(self._index(obs) for obs in self._obs())])
+        )
         return names
 
     def _open(self) -> Loader[Any, Any]:
         if self._loader is None:
             loader = Loader(batch_sampler=self._asked, preload_to_gpu=False)
-            self._loader = loader.add_adatas([AnnData(X=sparse_dataset(group["X"])) for group in self._groups()])
+            self._loader = loader.add_adatas(
+                [AnnData(X=sparse_dataset(group["X"])) for group in self._groups()]
+            )
         return self._loader
 
     def _groups(self) -> list[zarr.Group]:
         """The datasets that the manifest lists, in its order; what else lies in the folder is not looked at."""
         names = [dataset["name"] for dataset in self.corpus.datasets(self.part)]
-        return [zarr.open_group(self.corpus.path / self.part / name, mode="r", zarr_format=3) for name in names]
+        return [
+            zarr.open_group(self.corpus.path / self.part / name, mode="r", zarr_format=3)
+            for name in names
+        ]
 
     def _obs(self) -> list[Any]:
         return [group["obs"] for group in self._groups()]

@@ -31,7 +31,9 @@ class Windows:
         n_chunks: int = 16,
     ) -> None:
         if n < 2 * world:
-            raise ValueError(f"{n} cells are too few for {world} processes; each needs at least two.")
+            raise ValueError(
+                f"{n} cells are too few for {world} processes; each needs at least two."
+            )
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
         self.step = chunk * world  # neighbours of which each process reads its own
         self.n_chunks = max(n_chunks, _LEAST_CHUNKS, -(-batch_size // self.step))
@@ -58,7 +60,11 @@ class Windows:
         return np.concatenate([self._mine(int(chunk)) for chunk in chunks])
 
     def batches(
-        self, epoch: int, window: int, lengths: np.ndarray | None = None, weights: np.ndarray | None = None
+        self,
+        epoch: int,
+        window: int,
+        lengths: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> list[np.ndarray]:
         """Places in a window, batch by batch.
 

@@ -24,7 +24,16 @@ from torch import Tensor
 
 from scbert_cll._checks import manifests
 from scbert_cll._disk import formats
-from scbert_cll._disk.formats import CHECKSUM, is_sealed, plain, read_json, same, sealed, sha256, versions
+from scbert_cll._disk.formats import (
+    CHECKSUM,
+    is_sealed,
+    plain,
+    read_json,
+    same,
+    sealed,
+    sha256,
+    versions,
+)
 from scbert_cll._disk.in_place import replace, settle, whole, written
 from scbert_cll.model.training.divergence import usable
 
@@ -36,12 +45,22 @@ SEALED: Final = 4  # the first version of which that is so
 CONFIG, VOCAB, LABELS, WEIGHTS = "config.json", "vocab.txt", "labels.json", "weights.safetensors"
 HISTORY, EDGES, LINEAR = "history.csv", "edges.csv", "linear.safetensors"
 _NEEDED: Final = (CONFIG, VOCAB, WEIGHTS)
-_CONFIG_KEYS: Final = {"format_version", "sha256", "class", "is_trained", "setup", "network", "binning"}
+_CONFIG_KEYS: Final = {
+    "format_version",
+    "sha256",
+    "class",
+    "is_trained",
+    "setup",
+    "network",
+    "binning",
+}
 _OURS: Final = {CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES, LINEAR}
 _BINNING: Final = manifests.Keys(
     {"params": manifests.Keys({"n_bins": int})}, {"edges": manifests.Maybe([manifests.NUMBER])}
 )
-_JOINED: Final = manifests.Keys({"combine": re.compile("none|average|residual"), "strength": manifests.NUMBER})
+_JOINED: Final = manifests.Keys(
+    {"combine": re.compile("none|average|residual"), "strength": manifests.NUMBER}
+)
 _LABELS_KINDS: Final = manifests.Keys({"labels_key": str, "classes": [str]})
 _KINDS: Final = manifests.Keys(
     {
@@ -91,7 +110,10 @@ def save_folder(
     path = Path(path).resolve()
     may_replace(path, overwrite=overwrite)
     model = {"config": config, "genes": genes, "labels": labels, "history": history, "edges": edges}
-    model |= {"linear": None if linear is None else _contiguous(linear), "weights": _contiguous(weights)}
+    model |= {
+        "linear": None if linear is None else _contiguous(linear),
+        "weights": _contiguous(weights),
+    }
 
     def write(aside: Path) -> None:
         _refuse_others(path, overwrite=overwrite)  # by now nobody else writes there
@@ -102,7 +124,9 @@ def save_folder(
 
 def _write(folder: Path, model: Mapping[str, Any]) -> None:
     folder.mkdir()
-    (folder / WEIGHTS).write_bytes(serialize(model["weights"]))  # save_file would make it unreadable for the group
+    (folder / WEIGHTS).write_bytes(
+        serialize(model["weights"])
+    )  # save_file would make it unreadable for the group
     written(folder / VOCAB, *formats.as_names(model["genes"]))
     if model["labels"] is not None:
         written(folder / LABELS, *formats.as_json(model["labels"]))
@@ -113,7 +137,12 @@ def _write(folder: Path, model: Mapping[str, Any]) -> None:
     if model["linear"] is not None:
         (folder / LINEAR).write_bytes(serialize(model["linear"]))
     sums = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(*_WRITERS), "sha256": sums}
+    head = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": versions(*_WRITERS),
+        "sha256": sums,
+    }
     written(folder / CONFIG, *formats.as_json(sealed(head | model["config"])))
 
 
@@ -137,7 +166,12 @@ def _is(found: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     weights = same(bits(found["weights"]), bits(model["weights"]))
     if model["linear"] is None:
         return values and tables and weights and found["linear"] is None
-    return values and tables and weights and same(bits(_contiguous(found["linear"])), bits(model["linear"]))
+    return (
+        values
+        and tables
+        and weights
+        and same(bits(_contiguous(found["linear"])), bits(model["linear"]))
+    )
 
 
 def bits(value: Any) -> Any:
@@ -150,7 +184,9 @@ def bits(value: Any) -> Any:
     return [bits(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = None) -> dict[str, Any]:
+def load_folder(
+    path: str | os.PathLike[str], *, linear_order: Order | None = None
+) -> dict[str, Any]:
     """Read a model folder: its config, genes, labels, history and weights (on the CPU).
 
     Parameters
@@ -175,7 +211,9 @@ def _load(path: Path, linear_order: Order | None) -> dict[str, Any]:
     _is_ours(path)
     config = read_json(path / CONFIG)
     if config.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = {FORMAT!r}.")
+        raise ValueError(
+            f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = {FORMAT!r}."
+        )
     if absent := sorted(_CONFIG_KEYS - set(config)):
         raise ValueError(f"{path / CONFIG} is damaged: it lacks {', '.join(absent)}.")
     version = config["format_version"]
@@ -190,7 +228,10 @@ def _load(path: Path, linear_order: Order | None) -> dict[str, Any]:
             raise ValueError(
                 f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy."
             )
-    tables = {name: formats.read_numbers(path / file) if file in listed else None for name, file in _TABLES.items()}
+    tables = {
+        name: formats.read_numbers(path / file) if file in listed else None
+        for name, file in _TABLES.items()
+    }
     return {
         "config": config,
         "genes": formats.read_names(path / VOCAB),
@@ -211,9 +252,13 @@ def _listed(path: Path, config: dict[str, Any]) -> dict[str, str]:
     )
     listed: dict[str, str] = config["sha256"]
     if absent := [name for name in _NEEDED if name != CONFIG and name not in listed]:
-        raise ValueError(f"{path / CONFIG} is damaged: it does not list {', '.join(absent)}. {remedy}")
+        raise ValueError(
+            f"{path / CONFIG} is damaged: it does not list {', '.join(absent)}. {remedy}"
+        )
     if LINEAR in listed and config.get("joined") is None:
-        raise ValueError(f"{path / CONFIG} is damaged: it lists {LINEAR} and does not say how it is joined. {remedy}")
+        raise ValueError(
+            f"{path / CONFIG} is damaged: it lists {LINEAR} and does not say how it is joined. {remedy}"
+        )
     if others := sorted(name for name in _OURS - {CONFIG, *listed} if (path / name).exists()):
         raise ValueError(
             f"{path} holds {', '.join(others)}, which {CONFIG} does not list: another model was there before, and left it. Delete what is not "
@@ -232,7 +277,9 @@ def _read_labels(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read_linear(path: Path, config: Mapping[str, Any], order: Order | None) -> dict[str, np.ndarray]:
+def _read_linear(
+    path: Path, config: Mapping[str, Any], order: Order | None
+) -> dict[str, np.ndarray]:
     """Coefficients (classes, genes) and intercept; of an old folder in the order that they are known to have been written in."""
     arrays = {name: tensor.numpy().copy() for name, tensor in _read_tensors(path / LINEAR).items()}
     if order is not None:
@@ -261,7 +308,9 @@ def _refuse_others(path: Path, *, overwrite: bool) -> None:
     if not path.exists():
         return
     if not overwrite:
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace the model in it, or name another folder.")
+        raise FileExistsError(
+            f"{path} exists; pass overwrite=True to replace the model in it, or name another folder."
+        )
     other = sorted({p.name for p in path.iterdir()} - _OURS) if path.is_dir() else [path.name]
     if other:
         raise FileExistsError(

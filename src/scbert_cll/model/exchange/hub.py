@@ -18,7 +18,10 @@ from scbert_cll.model._base import TokenModel
 from scbert_cll.model.exchange import folder as exchange_folder
 from scbert_cll.model.exchange.model_card import model_card
 
-CARD, SCVI_METADATA = "README.md", "_scvi_required_metadata.json"  # the latter is what scvi-tools' HubModel looks for
+CARD, SCVI_METADATA = (
+    "README.md",
+    "_scvi_required_metadata.json",
+)  # the latter is what scvi-tools' HubModel looks for
 # nothing else is ever uploaded or downloaded: text and safetensors, no pickle
 FILES: Final = (
     exchange_folder.CONFIG,
@@ -70,13 +73,19 @@ class Shared(TokenModel):
         huggingface()
         folder = Path(dir_path)
         if folder.exists():
-            raise FileExistsError(f"{folder} exists, and a card in it may have been edited; name another folder.")
+            raise FileExistsError(
+                f"{folder} exists, and a card in it may have been edited; name another folder."
+            )
         if evaluation is not None:
             _checks.evaluation_of(evaluation, (self._labels() or {}).get("classes"))
         if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
-            raise ValueError(f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.')
+            raise ValueError(
+                f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.'
+            )
         card = model_card(self, repo_id=repo_id, evaluation=evaluation, licence=license)
-        named = {"genes": list(self.genes), "licence": license} | _checks.names_in_evaluation(evaluation)
+        named = {"genes": list(self.genes), "licence": license} | _checks.names_in_evaluation(
+            evaluation
+        )
         _checks.nothing_private(named, f"The model card of {folder}")
 
         def write(aside: Path) -> None:
@@ -142,7 +151,9 @@ class Shared(TokenModel):
             self.save_for_hub(folder, repo_id=repo_id, evaluation=evaluation, license=license)
             api.create_repo(repo_id, private=private, exist_ok=True)
             if private and not api.model_info(repo_id).private:
-                raise ValueError(f"{repo_id} is public. To publish the model there for everybody, pass private=False.")
+                raise ValueError(
+                    f"{repo_id} is public. To publish the model there for everybody, pass private=False."
+                )
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.upload_folder(
@@ -151,12 +162,16 @@ class Shared(TokenModel):
                 revision=revision,
                 commit_message=commit_message,
                 allow_patterns=[*FILES, CARD, SCVI_METADATA],
-                delete_patterns=list(FILES),  # those of an earlier model that this one does not have
+                delete_patterns=list(
+                    FILES
+                ),  # those of an earlier model that this one does not have
             )
         return str(commit.commit_url)
 
 
-def model_folder(source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
+def model_folder(
+    source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+) -> Path:
     """Return a folder as it is; of a repository, the folder its model was downloaded to.
 
     Raises
@@ -211,7 +226,9 @@ def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"{repo_id} has no revision {revision!r}: expected a branch, tag or commit.") from error
+        raise FileNotFoundError(
+            f"{repo_id} has no revision {revision!r}: expected a branch, tag or commit."
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"There is no folder {repo_id}, and no repository of that name that may be read: it does not exist, or is private. {remedy}"

@@ -22,7 +22,14 @@ from scbert_cll.model._base import TokenModel
 
 _MARKER: Final = "ITGA4"  # the gene of CD49d
 _N_GENES: Final = 8  # that are named
-_TAGS: Final = ("biology", "genomics", "single-cell", "scRNA-seq", "chronic-lymphocytic-leukemia", "scverse")
+_TAGS: Final = (
+    "biology",
+    "genomics",
+    "single-cell",
+    "scRNA-seq",
+    "chronic-lymphocytic-leukemia",
+    "scverse",
+)
 _WHAT: Final = {
     "ScBERT": "A Performer that guesses the expression of hidden genes from the rest of a cell, for embeddings and to start classifiers from. "
     "It names no classes.",
@@ -50,7 +57,11 @@ _LIMITS_OF_CLASSES: Final = (
 
 
 def model_card(
-    model: TokenModel, *, repo_id: str | None = None, evaluation: Mapping[str, Any] | None = None, licence: str | None
+    model: TokenModel,
+    *,
+    repo_id: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    licence: str | None,
 ) -> str:
     """Page with front matter as Hugging Face reads it; it says what the model knows of itself, and claims nothing else."""
     name = repo_id or "org/name"
@@ -67,17 +78,28 @@ def model_card(
         "Written with": _table(["package", "version"], _versions().items()),
         "Licence": _text(licence) if licence else "Not said by those who published it.",
     }
-    text = "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections.items())
+    text = "\n\n".join(
+        f"## {title}\n\n{body}" if title else body for title, body in sections.items()
+    )
     return f"---\n{_front_matter(model, name, evaluation, licence)}\n---\n\n# {repo_id or type(model).__name__}\n\n{text}\n"
 
 
-def _front_matter(model: TokenModel, name: str, evaluation: Mapping[str, Any] | None, licence: str | None) -> str:
+def _front_matter(
+    model: TokenModel, name: str, evaluation: Mapping[str, Any] | None, licence: str | None
+) -> str:
     from huggingface_hub import ModelCardData
 
     kind, versions = type(model).__name__, _versions()
-    tags = [f"model_cls_name:{kind}", *(f"{p}_version:{versions[q]}" for p, q in _SCVI_TAGS.items())]
+    tags = [
+        f"model_cls_name:{kind}",
+        *(f"{p}_version:{versions[q]}" for p, q in _SCVI_TAGS.items()),
+    ]
     results = [] if evaluation is None else _results(evaluation)
-    metrics = None if evaluation is None else list(dict.fromkeys(map(_visible, evaluation["summary"]["metric"])))
+    metrics = (
+        None
+        if evaluation is None
+        else list(dict.fromkeys(map(_visible, evaluation["summary"]["metric"])))
+    )
     data = ModelCardData(
         library_name="scbert_cll",
         license=None if licence is None else _visible(licence),
@@ -106,17 +128,25 @@ def _head(model: TokenModel) -> str:
     labels = model._labels() or {}
     what = _WHAT[type(model).__name__]
     if labels:
-        what = what.format(labels_key=_code([labels["labels_key"]]), classes=_code(labels["classes"]))
-    untrained = "" if model.is_trained_ else "\n\n**It has not been trained: its weights are random.**"
+        what = what.format(
+            labels_key=_code([labels["labels_key"]]), classes=_code(labels["classes"])
+        )
+    untrained = (
+        "" if model.is_trained_ else "\n\n**It has not been trained: its weights are random.**"
+    )
     return f"{what} Made with the Python package `scbert_cll`.{untrained}"
 
 
 def _loading(model: TokenModel, name: str) -> str:
     kind, classifies = type(model).__name__, model._labels() is not None
     door = (
-        "tl.predict(adata, model)" if classifies else 'adata.obsm["X_scbert"] = model.get_latent_representation(adata)'
+        "tl.predict(adata, model)"
+        if classifies
+        else 'adata.obsm["X_scbert"] = model.get_latent_representation(adata)'
     )
-    hidden = ", *model.registry['setup_args']['exclude_genes']"  # these are in the totals of its cells
+    hidden = (
+        ", *model.registry['setup_args']['exclude_genes']"  # these are in the totals of its cells
+    )
     genes = f"[*model.genes{hidden}]" if model._hidden_genes else "model.genes.tolist()"
     code = f"""\
         import anndata as ad
@@ -151,13 +181,17 @@ def _genes(model: TokenModel) -> str:
 def _binning(binning: Mapping[str, Any]) -> str:
     params = binning["params"]
     learned = (
-        " Its edges were learned gene by gene (`edges.csv`)." if isinstance(binning["edges"], pd.DataFrame) else ""
+        " Its edges were learned gene by gene (`edges.csv`)."
+        if isinstance(binning["edges"], pd.DataFrame)
+        else ""
     )
     return f"{_table(['parameter', 'value'], params.items())}\n\nZero stays zero.{learned}"
 
 
 def _training(model: TokenModel) -> str:
-    return "\n\n".join(filter(None, [_history(model.history_, model.kept_epoch_), _linear(model._joined())]))
+    return "\n\n".join(
+        filter(None, [_history(model.history_, model.kept_epoch_), _linear(model._joined())])
+    )
 
 
 def _history(history: Mapping[str, pd.DataFrame] | None, kept: int | None) -> str:
@@ -165,8 +199,15 @@ def _history(history: Mapping[str, pd.DataFrame] | None, kept: int | None) -> st
     if not history:
         return "The files hold no training history."
     known = {name: values.iloc[:, 0].dropna() for name, values in history.items()}
-    shown = {name: values for name, values in known.items() if len(values) and (kept is None or kept in values.index)}
-    last = {name: float(values.iloc[-1] if kept is None else values[kept]) for name, values in shown.items()}
+    shown = {
+        name: values
+        for name, values in known.items()
+        if len(values) and (kept is None or kept in values.index)
+    }
+    last = {
+        name: float(values.iloc[-1] if kept is None else values[kept])
+        for name, values in shown.items()
+    }
     n_epochs = max(len(values) for values in history.values())
     which = "the last one" if kept is None else f"epoch {kept}, whose weights these are"
     said = [
@@ -194,7 +235,11 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     models, metrics = (list(dict.fromkeys(summary[column])) for column in ("model", "metric"))
     rows = ([metric, *(cells[name, metric] for name in models)] for metric in metrics)
     kinds = [kind for kind in dict.fromkeys(summary["interval"]) if kind != NONE]
-    around = f"Brackets hold 95 % intervals ({_text(', '.join(kinds))}). " if kinds else "There are no intervals. "
+    around = (
+        f"Brackets hold 95 % intervals ({_text(', '.join(kinds))}). "
+        if kinds
+        else "There are no intervals. "
+    )
     return (
         f"{_held_out(evaluation)} Each model was made anew in every fold, so the numbers are of the procedure, not of these very weights. "
         f"{around}Baselines: {_code(params['baselines'])}.\n\n{_table(['metric', *models], rows)}"
@@ -215,7 +260,9 @@ def _with_interval(row: Any) -> str:
     """Estimate and its limits; a dash where there is none."""
     if np.isnan(row.estimate):
         return "–"
-    return _number(row.estimate) + ("" if np.isnan(row.low) else f" ({_number(row.low)} to {_number(row.high)})")
+    return _number(row.estimate) + (
+        "" if np.isnan(row.low) else f" ({_number(row.low)} to {_number(row.high)})"
+    )
 
 
 def _results(evaluation: Mapping[str, Any]) -> list[Any]:
@@ -269,7 +316,11 @@ def _visible(name: Any) -> str:
 def _text(name: Any) -> str:
     """A name in running text: no mark in it is Markdown, HTML or a link."""
     text = html.escape(_visible(name), quote=False)
-    text = re.sub(r"([\\`*\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", text).replace("@", "&#64;").replace("://", "&#58;//")
+    text = (
+        re.sub(r"([\\`*\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+        .replace("@", "&#64;")
+        .replace("://", "&#58;//")
+    )
     return re.sub(r"\bwww\.", "www&#46;", text, flags=re.IGNORECASE)
 
 

@@ -16,7 +16,11 @@ from scbert_cll.model._scbert import ScBERT
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange.hub import Shared, class_of, model_folder
 
-_HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}  # everything else shapes pretrained weights
+_HEAD_CHOICES: Final = {
+    "dropout",
+    "head",
+    "train_gene_embedding",
+}  # everything else shapes pretrained weights
 _OWN: Final = ("adata", "labels_key", "revision", "token", "accelerator", "rng")
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 
@@ -74,13 +78,21 @@ class Pretrained(Shared):
             folder = model_folder(model, revision=revision, token=token)
             if class_of(folder) == cls.__name__:
                 cells = adata if isinstance(adata, AnnData) else None
-                return cls._ready(folder, cells, accelerator, labels_key=labels_key, network=network)
+                return cls._ready(
+                    folder, cells, accelerator, labels_key=labels_key, network=network
+                )
             model = ScBERT.load(folder, accelerator=accelerator)
         return cls._started(model, adata, labels_key, rng, network)
 
     @classmethod
     def _ready(
-        cls, folder: Path, adata: AnnData | None, accelerator: str, *, labels_key: str | None, network: dict[str, Any]
+        cls,
+        folder: Path,
+        adata: AnnData | None,
+        accelerator: str,
+        *,
+        labels_key: str | None,
+        network: dict[str, Any],
     ) -> Self:
         """Load a classifier that somebody trained."""
         model = cls.load(folder, adata, accelerator=accelerator)

@@ -12,9 +12,17 @@ from scbert_cll import _checks
 from scbert_cll._disk.formats import CHECKSUM
 from scbert_cll.model.exchange import folder
 
-_ZERO: Final = 1e-6  # of the largest coefficient: what rounding leaves of a sum over classes that is zero
+_ZERO: Final = (
+    1e-6  # of the largest coefficient: what rounding leaves of a sum over classes that is zero
+)
 _FAR: Final = 1e-3  # what no rounding leaves
-_HEAD: Final = ("format", "format_version", "versions", "sha256", CHECKSUM)  # what the writer puts into a config itself
+_HEAD: Final = (
+    "format",
+    "format_version",
+    "versions",
+    "sha256",
+    CHECKSUM,
+)  # what the writer puts into a config itself
 
 
 def repair_model(
@@ -62,13 +70,19 @@ def repair_model(
     _checks.choice(order, ("auto", "C", "F"), "order")
     saved = folder.load_folder(path, linear_order="C")
     config, linear = saved["config"], saved["linear"]
-    if linear is None or config["format_version"] >= folder.ORDERED or len(linear["coefficients"]) < folder.MANY:
+    if (
+        linear is None
+        or config["format_version"] >= folder.ORDERED
+        or len(linear["coefficients"]) < folder.MANY
+    ):
         raise ValueError(
             f"{path} needs no repair: it has format {config['format_version']} and "
             f"{'no logistic regression' if linear is None else str(len(linear['coefficients'])) + ' classes'}. Load it as it is."
         )
     found: folder.Order = _told(linear["coefficients"], path) if order == "auto" else order
-    more: dict[str, Any] = {name: saved[name] for name in ("genes", "weights", "labels", "history", "edges")}
+    more: dict[str, Any] = {
+        name: saved[name] for name in ("genes", "weights", "labels", "history", "edges")
+    }
     more["config"] = {name: value for name, value in config.items() if name not in _HEAD}
     more["linear"] = linear | {"coefficients": folder.in_order(linear["coefficients"], found)}
     folder.save_folder(Path(out), **more, overwrite=overwrite)
@@ -79,7 +93,10 @@ def _told(coefficients: np.ndarray, path: str | os.PathLike[str]) -> folder.Orde
     """The order in which the coefficients of every gene sum to zero over the classes."""
     largest = np.abs(coefficients).max(initial=0) or 1.0
     orders: tuple[folder.Order, ...] = ("C", "F")
-    sums = {order: np.abs(folder.in_order(coefficients, order).sum(axis=0)).max() / largest for order in orders}
+    sums = {
+        order: np.abs(folder.in_order(coefficients, order).sum(axis=0)).max() / largest
+        for order in orders
+    }
     right = min(orders, key=lambda order: sums[order])
     if sums[right] < _ZERO and max(sums.values()) > _FAR:
         return right

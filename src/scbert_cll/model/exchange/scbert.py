@@ -24,7 +24,12 @@ from scbert_cll.vocab import GeneVocab, Vocabulary
 # What the layout takes for granted, and what whoever reads the file does unless told otherwise.
 _PUBLISHED: Final = {"out_bias": True, "end_token": True}
 _UNSAID: Final = {"tokens": "all", "attention": "favor", "stabilizer": "cell"}
-_CHOICES: Final = {*_UNSAID, "dropout", "n_background", "train_gene_embedding"}  # everything else shapes the weights
+_CHOICES: Final = {
+    *_UNSAID,
+    "dropout",
+    "n_background",
+    "train_gene_embedding",
+}  # everything else shapes the weights
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 
 # Share of the genes a simulated cell expresses, and how many cells tell whether attention is uniform (seconds each at full size).
@@ -36,7 +41,9 @@ _SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the
 class CheckpointModel(TokenModel):
     """A model that comes from a checkpoint of scBERT, and that can be written as one."""
 
-    def to_scbert_checkpoint(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def to_scbert_checkpoint(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> None:
         """Write the weights as a checkpoint that scBERT reads.
 
         The file holds weights alone. Keep the genes beside it (``GeneVocab(model.genes).save("genes.txt")``), and the classes
@@ -74,10 +81,20 @@ class CheckpointModel(TokenModel):
 
     def _unsaid(self) -> list[str]:
         """Choices that matter, differ from scBERT's, and have no place in the file."""
-        params, published = self.binning["params"], _binning(self.config.n_bins, self.genes)["params"]
+        params, published = (
+            self.binning["params"],
+            _binning(self.config.n_bins, self.genes)["params"],
+        )
         found = {name: (getattr(self.config, name), value) for name, value in _UNSAID.items()}
-        found |= {f"binning's {name}": (params[name], published[name]) for name in ("method", "target_sum")}
-        return [f"{name}={ours!r} (scBERT: {theirs!r})" for name, (ours, theirs) in found.items() if ours != theirs]
+        found |= {
+            f"binning's {name}": (params[name], published[name])
+            for name in ("method", "target_sum")
+        }
+        return [
+            f"{name}={ours!r} (scBERT: {theirs!r})"
+            for name, (ours, theirs) in found.items()
+            if ours != theirs
+        ]
 
     @classmethod
     def _from_checkpoint(
@@ -103,11 +120,16 @@ class CheckpointModel(TokenModel):
         genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
         checkpoint.check(genes, gene2vec, classes)
         config = checkpoint.config(len(genes))
-        setup = {k: v for k, v in labels.items() if k != "classes"} | {"layer": layer, "exclude_genes": []}
+        setup = {k: v for k, v in labels.items() if k != "classes"} | {
+            "layer": layer,
+            "exclude_genes": [],
+        }
         registry = _scvi.detached_registry(cls.__name__, list(genes), setup)
         choices = {k: v for k, v in asdict(config).items() if k not in _DERIVED} | network
         model = cls(registry=registry, binning=_binning(config.n_bins, genes), **labels, **choices)
-        model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
+        model.module.load_state_dict(
+            model.module.state_dict() | checkpoint.weights(genes, gene2vec)
+        )
         model.module.to(place)
         model.is_trained_ = True
         if adata is not None:
@@ -131,7 +153,9 @@ class CheckpointModel(TokenModel):
     def _warn_if_uniform(self, adata: AnnData | None) -> None:
         if self.config.attention != "favor":
             return
-        cells, where = (adata, "in these cells") if adata is not None else (self._simulated_cell(), _SIMULATED)
+        cells, where = (
+            (adata, "in these cells") if adata is not None else (self._simulated_cell(), _SIMULATED)
+        )
         floor = self.get_attention_floor(cells, n_cells=_N_CELLS).min()
         if floor > favor.UNIFORM:
             warnings.warn(
@@ -147,7 +171,9 @@ class CheckpointModel(TokenModel):
         tokens = np.zeros((1, n_genes), np.uint8)
         tokens[0, expressed] = rng.integers(1, self.config.n_bins + 1, len(expressed))
         layers = {self.layer: sparse.csr_matrix(tokens)}
-        return AnnData(layers=layers, var=pd.DataFrame(index=self.genes), uns={self.layer: self.binning})
+        return AnnData(
+            layers=layers, var=pd.DataFrame(index=self.genes), uns={self.layer: self.binning}
+        )
 
 
 def _binning(n_bins: int, genes: pd.Index) -> dict[str, Any]:

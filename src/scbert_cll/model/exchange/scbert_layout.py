@@ -38,11 +38,15 @@ class Place(NamedTuple):
 
 # What else is in the file: when random features were drawn last. Ours are never drawn anew in a finished network.
 _COUNTER: Final = "performer.calls_since_last_redraw"
-_GENES: Final = Place("pos_emb.emb.weight", "gene_embedding.weight", ("positions", "width"), torch.float64)
+_GENES: Final = Place(
+    "pos_emb.emb.weight", "gene_embedding.weight", ("positions", "width"), torch.float64
+)
 _BLOCK: Final = (  # performer.net.layers.{i}. in theirs, blocks.{i}. in ours
     Place("0.norm.weight", "attention_norm.weight", ("width",)),
     Place("0.norm.bias", "attention_norm.bias", ("width",)),
-    Place("0.fn.fast_attention.projection_matrix", "attention.projection", ("features", "dim_head")),
+    Place(
+        "0.fn.fast_attention.projection_matrix", "attention.projection", ("features", "dim_head")
+    ),
     Place("0.fn.to_q.weight", "attention.qkv.weight", ("inner", "width")),
     Place("0.fn.to_k.weight", "attention.qkv.weight", ("inner", "width")),
     Place("0.fn.to_v.weight", "attention.qkv.weight", ("inner", "width")),
@@ -55,7 +59,10 @@ _BLOCK: Final = (  # performer.net.layers.{i}. in theirs, blocks.{i}. in ours
     Place("1.fn.fn.w2.weight", "feedforward.2.weight", ("width", "units")),
     Place("1.fn.fn.w2.bias", "feedforward.2.bias", ("width",)),
 )
-_NORM: Final = (Place("norm.weight", "norm.weight", ("width",)), Place("norm.bias", "norm.bias", ("width",)))
+_NORM: Final = (
+    Place("norm.weight", "norm.weight", ("width",)),
+    Place("norm.bias", "norm.bias", ("width",)),
+)
 _BINS: Final = (
     Place("to_out.weight", "to_bins.weight", ("tokens", "width")),
     Place("to_out.bias", "to_bins.bias", ("tokens",)),
@@ -92,7 +99,10 @@ def to_ours(theirs: Mapping[str, Tensor], places: Iterable[Place]) -> dict[str, 
         if place.ours:
             parts.setdefault(place.ours, []).append(theirs[place.theirs].float())
     stacked = {ours: torch.cat(tensors) for ours, tensors in parts.items()}
-    return {ours: tensor.flatten(0, -2) if tensor.ndim > 2 else tensor for ours, tensor in stacked.items()}
+    return {
+        ours: tensor.flatten(0, -2) if tensor.ndim > 2 else tensor
+        for ours, tensor in stacked.items()
+    }
 
 
 def to_theirs(ours: Mapping[str, Tensor], places: list[Place]) -> dict[str, Tensor]:
@@ -100,7 +110,11 @@ def to_theirs(ours: Mapping[str, Tensor], places: list[Place]) -> dict[str, Tens
     theirs = {}
     for place in places:
         stacked = [other.theirs for other in places if other.ours == place.ours]
-        tensor = ours[place.ours].chunk(len(stacked))[stacked.index(place.theirs)] if place.ours else torch.zeros(())
+        tensor = (
+            ours[place.ours].chunk(len(stacked))[stacked.index(place.theirs)]
+            if place.ours
+            else torch.zeros(())
+        )
         tensor = tensor[(None,) * (len(place.shape) - tensor.ndim)]
         theirs[place.theirs] = tensor.detach().to("cpu", place.dtype, copy=True).contiguous()
     return theirs
@@ -117,7 +131,11 @@ class Checkpoint:
         self.tensors = _read(self.path)
         self.finetuned = any(name.startswith(("to_out.conv", "to_out.fc")) for name in self.tensors)
         self.gene_vectors = _GENES.theirs in self.tensors
-        layers = {found[1] for name in self.tensors if (found := re.match(r"performer\.net\.layers\.(\d+)\.", name))}
+        layers = {
+            found[1]
+            for name in self.tensors
+            if (found := re.match(r"performer\.net\.layers\.(\d+)\.", name))
+        }
         self.n_layers = len(layers) or 1
         self.places = layout(self.n_layers, gene_vectors=self.gene_vectors, classes=self.finetuned)
         self.sizes = self._sizes()
@@ -136,7 +154,8 @@ class Checkpoint:
         """Everything about the tensors that does not fit, a sentence each."""
         found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         expected = {
-            p.theirs: tuple(self.sizes.get(d, d) if isinstance(d, str) else d for d in p.shape) for p in self.places
+            p.theirs: tuple(self.sizes.get(d, d) if isinstance(d, str) else d for d in p.shape)
+            for p in self.places
         }
         return _checks.checkpoint.layout_problems(found, expected, {_COUNTER}) or self._odd_values()
 
@@ -149,8 +168,14 @@ class Checkpoint:
             )
         for large, small in (("inner", "dim_head"), ("units", "width")):
             if not sizes[large] * sizes[small] or sizes[large] % sizes[small]:
-                problems.append(f"{large} ({sizes[large]}) is no multiple of {small} ({sizes[small]})")
-        bad = [name for name, tensor in self.tensors.items() if not bool(tensor.float().isfinite().all())]
+                problems.append(
+                    f"{large} ({sizes[large]}) is no multiple of {small} ({sizes[small]})"
+                )
+        bad = [
+            name
+            for name, tensor in self.tensors.items()
+            if not bool(tensor.float().isfinite().all())
+        ]
         if bad:
             problems.append(f"values that are no finite numbers in {_checks.listed(bad)}")
         return problems
@@ -176,19 +201,29 @@ class Checkpoint:
             n_classes=sizes["classes"] if self.finetuned else 0,
         )
 
-    def check(self, genes: pd.Index, gene2vec: pd.DataFrame | None, classes: list[str] | None) -> None:
+    def check(
+        self, genes: pd.Index, gene2vec: pd.DataFrame | None, classes: list[str] | None
+    ) -> None:
         """The tensors make a network, and it fits the genes and classes; whatever does not is said at once."""
-        _checks.checkpoint.checkpoint_kind(self.path, finetuned=self.finetuned, expected=classes is not None)
+        _checks.checkpoint.checkpoint_kind(
+            self.path, finetuned=self.finetuned, expected=classes is not None
+        )
         problems = self.problems()
         fixed = self.finetuned or (self.gene_vectors and gene2vec is None)
         positions = self.sizes.get("positions") if fixed else None
-        problems += _checks.checkpoint.vocabulary_problems(len(genes), positions, replaceable=not self.finetuned)
+        problems += _checks.checkpoint.vocabulary_problems(
+            len(genes), positions, replaceable=not self.finetuned
+        )
         if classes is not None:
             problems += _checks.checkpoint.class_problems(classes, self.sizes.get("classes"))
         if gene2vec is not None:
-            problems += _checks.checkpoint.gene_vector_problems(gene2vec, genes, self.sizes.get("width"))
+            problems += _checks.checkpoint.gene_vector_problems(
+                gene2vec, genes, self.sizes.get("width")
+            )
             if not self.gene_vectors:
-                problems.append("gene2vec is given, and the checkpoint's network does without gene vectors")
+                problems.append(
+                    "gene2vec is given, and the checkpoint's network does without gene vectors"
+                )
         _checks.checkpoint.no_problems(f"{self.path} does not fit", problems)
 
     def weights(self, genes: pd.Index, gene2vec: pd.DataFrame | None) -> dict[str, Tensor]:
@@ -207,16 +242,24 @@ def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[s
     and `n_genes` is 0.
     """
     checkpoint = Checkpoint(path)
-    _checks.checkpoint.no_problems(f"{path} is no whole checkpoint of scBERT", checkpoint.problems())
+    _checks.checkpoint.no_problems(
+        f"{path} is no whole checkpoint of scBERT", checkpoint.problems()
+    )
     return checkpoint.config(), to_ours(checkpoint.tensors, checkpoint.places)
 
 
 def write_scbert_checkpoint(path: Path, ours: Mapping[str, Tensor], config: Config) -> None:
     """Write what scBERT saves, aside, read back and renamed, so that a crash leaves the old file as it was."""
     usable(ours)
-    places = layout(config.n_layers, gene_vectors=config.gene_embedding != "none", classes=bool(config.n_classes))
+    places = layout(
+        config.n_layers,
+        gene_vectors=config.gene_embedding != "none",
+        classes=bool(config.n_classes),
+    )
     content = {"epoch": 0, "model_state_dict": to_theirs(ours, places), "losses": 0.0}
-    content["versions"] = versions("torch")  # whoever reads the weights by their name passes this over
+    content["versions"] = versions(
+        "torch"
+    )  # whoever reads the weights by their name passes this over
     replace(path, lambda aside: _save(aside, content), lambda aside: _is(aside, content))
 
 
@@ -232,7 +275,10 @@ def _is(path: Path, content: Mapping[str, Any]) -> bool:
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name."""
     _checks.checkpoint.checkpoint_file(path)
-    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # on pickles that are refused anyway
+    with (
+        path.open("rb") as file,
+        warnings.catch_warnings(action="ignore"),
+    ):  # on pickles that are refused anyway
         pickled = file.read(1) == b"\x80"
         file.seek(0)
         try:
@@ -240,9 +286,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         except MemoryError:
             raise
         except Exception as error:
-            raise ValueError(_checks.checkpoint.unreadable(path, _foreign(error, pickled=pickled))) from error
+            raise ValueError(
+                _checks.checkpoint.unreadable(path, _foreign(error, pickled=pickled))
+            ) from error
     tensors = _checks.checkpoint.state_dict(content, Tensor, path)
-    _checks.checkpoint.held_by_the_file({name: one.numel() * one.element_size() for name, one in tensors.items()}, path)
+    _checks.checkpoint.held_by_the_file(
+        {name: one.numel() * one.element_size() for name, one in tensors.items()}, path
+    )
     return tensors
 
 

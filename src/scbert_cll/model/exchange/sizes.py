@@ -17,7 +17,10 @@ _HEADS: Final = {"pool": "head.classify.weight", "scbert": "head.layers.6.weight
 
 
 def as_saved(
-    config: Config, weights: Mapping[str, Tensor], linear: Mapping[str, np.ndarray] | None, folder: object
+    config: Config,
+    weights: Mapping[str, Tensor],
+    linear: Mapping[str, np.ndarray] | None,
+    folder: object,
 ) -> None:
     """Every size of the network is that of the weights.
 
@@ -34,7 +37,10 @@ def as_saved(
 
     inner, units = config.n_heads * config.dim_head, config.n_feedforward * config.n_hidden
     asked = {
-        "n_layers": (config.n_layers, len({found[1] for name in weights if (found := _BLOCK.match(name))})),
+        "n_layers": (
+            config.n_layers,
+            len({found[1] for name in weights if (found := _BLOCK.match(name))}),
+        ),
         "n_hidden": (config.n_hidden, size("token_embedding.weight", 1)),
         "n_bins + 2": (config.n_bins + 2, size("token_embedding.weight", 0)),
         "n_heads × dim_head": (inner, size("attention.qkv.weight", 0, 3)),
@@ -49,7 +55,10 @@ def as_saved(
         if config.head == "scbert":
             asked["the number of positions"] = config.n_positions, size("head.layers.0.weight", 1)
     _checks.checkpoint.sizes_as_saved(asked, folder)
-    expected = {"coefficients": (config.n_classes, config.n_genes), "intercept": (config.n_classes,)}
+    expected = {
+        "coefficients": (config.n_classes, config.n_genes),
+        "intercept": (config.n_classes,),
+    }
     if linear is not None and {name: array.shape for name, array in linear.items()} != expected:
         raise ValueError(
             f"{folder} is damaged: its linear.safetensors does not fit {config.n_classes} classes and {config.n_genes:,} genes. "

@@ -25,12 +25,17 @@ def attention_layers(
     rows = []
     for group in found.columns.unique("group"):
         of_cells = tokens[(groups.astype(str) == group).to_numpy()]
-        abundance = pd.Series(np.asarray(of_cells.sum(axis=0, dtype=np.int64)).ravel(), adata.var_names)
+        abundance = pd.Series(
+            np.asarray(of_cells.sum(axis=0, dtype=np.int64)).ravel(), adata.var_names
+        )
         abundance = abundance.reindex(found.index).fillna(0)
         expressed = (abundance > 0).to_numpy()
         for layer in range(model.config.n_layers):
             heads = pd.DataFrame(found.xs((group, layer), axis=1, level=("group", "layer")))
-            for head, values in {**{str(name): heads[name] for name in heads}, MEAN: heads.mean(axis=1)}.items():
+            for head, values in {
+                **{str(name): heads[name] for name in heads},
+                MEAN: heads.mean(axis=1),
+            }.items():
                 r = float(stats.spearmanr(values[expressed], abundance[expressed]).statistic)
                 rows.append({"group": str(group), "layer": layer, "head": head, "abundance": r})
     return found, pd.DataFrame(rows).rename(index=str)

@@ -77,8 +77,13 @@ class Attributed(SetEffects):
             ``"gradient_input"`` or ``"integrated_gradients"`` of a model with ``tokens="expressed"``, an unknown class, or not one group per cell.
         """
         _checks.choice(method, METHODS, "method")
-        target = self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
-        if method in ("gradient_input", "integrated_gradients") and self.config.tokens == "expressed":
+        target = (
+            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
+        )
+        if (
+            method in ("gradient_input", "integrated_gradients")
+            and self.config.tokens == "expressed"
+        ):
             raise ValueError(
                 f'method="{method}" starts from genes that are not expressed, and a model with tokens="expressed" has never seen '
                 'one: its answer there is arbitrary. Use method="gate_gradient", or train with network={"tokens": "background"}.'
@@ -103,9 +108,16 @@ class Attributed(SetEffects):
             for cells, rows in self._batches(data, batch_size, "attribution"):
                 with enough_memory(self.config, batch_size, training=True):
                     found, off = infer(self.module, cells)
-                genes = cells.get("genes", torch.arange(found.shape[1]).expand(found.shape)).cpu().numpy()
+                genes = (
+                    cells.get("genes", torch.arange(found.shape[1]).expand(found.shape))
+                    .cpu()
+                    .numpy()
+                )
                 group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
-                effect, expressed = found.detach().cpu().numpy(), (cells["tokens"] > 0).cpu().numpy()
+                effect, expressed = (
+                    found.detach().cpu().numpy(),
+                    (cells["tokens"] > 0).cpu().numpy(),
+                )
                 np.add.at(total, (group, genes), effect)
                 np.add.at(size, (group, genes), np.abs(effect) * expressed)
                 np.add.at(n_expressing, (group, genes), expressed)
@@ -113,11 +125,15 @@ class Attributed(SetEffects):
                     error[kept[rows]] = off.cpu().numpy()
         mean = total / np.bincount(codes[kept], minlength=len(names))[:, None]
         tables = (mean, size / np.maximum(n_expressing, 1), n_expressing)
-        values, sizes, n_cells = (pd.DataFrame(table.T[: len(self.genes)], self.genes, names) for table in tables)
+        values, sizes, n_cells = (
+            pd.DataFrame(table.T[: len(self.genes)], self.genes, names) for table in tables
+        )
         return Attribution(values, sizes, n_cells, error if np.isfinite(error).any() else None)
 
 
-def _function(method: Method, contrast: Tensor, n_steps: int) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _function(
+    method: Method, contrast: Tensor, n_steps: int
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """Attribution of each token, (b, n), and the error of each cell's sum where there is one."""
     if method == "rollout":
         return lambda module, cells: (attribution.rollout(module, cells), None)

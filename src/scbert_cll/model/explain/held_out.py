@@ -34,14 +34,23 @@ def held_out_auroc(
     known = known & (
         True if donors is None else donors.notna().to_numpy()
     )  # not in place: what pandas 3 hands out is read-only
-    held = next((found for part in (_keys.TEST, _keys.VAL) if (found := known & (parts == part)).any()), None)
+    held = next(
+        (found for part in (_keys.TEST, _keys.VAL) if (found := known & (parts == part)).any()),
+        None,
+    )
     if held is None:
         return float("nan")
     positive = (labels[held] == (target or model.classes[-1])).to_numpy().astype(np.int64)
-    proba = model.predict_parts(adata[held], batch_size=batch_size).network[target or model.classes[-1]].to_numpy()
+    proba = (
+        model.predict_parts(adata[held], batch_size=batch_size)
+        .network[target or model.classes[-1]]
+        .to_numpy()
+    )
     who = None if donors is None else donors[held].to_numpy()
     name = "auroc" if who is None else "auroc_within"
-    found = score(name, positive, np.column_stack([1 - proba, proba]), ["others", "target"], donors=who).value
+    found = score(
+        name, positive, np.column_stack([1 - proba, proba]), ["others", "target"], donors=who
+    ).value
     if found < _BLIND:
         warnings.warn(
             f"On the {int(held.sum())} cells held out the network's AUROC{' within donors' * (who is not None)} is {found:.2f}: it has learned little of "

@@ -63,11 +63,15 @@ class SetEffects(Inference):
         ValueError
             Unknown class.
         """
-        target = self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
+        target = (
+            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
+        )
         places = [_checks.places_in_model(list(genes), self.genes) for genes in sets.values()]
         members, cells = _members(places, len(self.genes)), self._cells(adata)
         found = np.zeros((cells.n_obs, len(sets)))
-        for rows, of, effect in self._set_effects(self._rows(cells), members, target, batch_size, keep=keep):
+        for rows, of, effect in self._set_effects(
+            self._rows(cells), members, target, batch_size, keep=keep
+        ):
             found[rows, of] = effect
         return pd.DataFrame(found, index=cells.obs_names, columns=[str(name) for name in sets])
 
@@ -109,8 +113,14 @@ class SetEffects(Inference):
         ValueError
             Unknown class, or not one group per cell.
         """
-        target = self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
-        places = np.arange(len(self.genes)) if genes is None else _checks.places_in_model(genes, self.genes)
+        target = (
+            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
+        )
+        places = (
+            np.arange(len(self.genes))
+            if genes is None
+            else _checks.places_in_model(genes, self.genes)
+        )
         cells = self._cells(adata)
         _checks.one_group_per_cell(groups, cells)
         codes, names = coded(groups)
@@ -120,7 +130,10 @@ class SetEffects(Inference):
             rank_zero_info(
                 f"Occlusion predicts {n_changed:,} changed cells; with n_cells= or genes= there are fewer of them."
             )
-        members, total = sparse.eye(len(self.genes), dtype=bool).tocsr()[places], np.zeros((len(names), len(places)))
+        members, total = (
+            sparse.eye(len(self.genes), dtype=bool).tocsr()[places],
+            np.zeros((len(names), len(places))),
+        )
         for changed, of, effect in self._set_effects(data, members, target, batch_size):
             np.subtract.at(total, (codes[changed], of), np.nan_to_num(effect))
         mean = total / np.bincount(codes, minlength=len(names))[:, None]
@@ -138,7 +151,9 @@ class SetEffects(Inference):
         """Cells, sets (rows of `members`, sets × genes) and effects, for all pairs in which a token changes."""
         whole = self._contrasts(data, target, batch_size)
         for rows, of in _changing(data.csr, members, keep=keep):
-            inside = np.asarray(members[np.repeat(of, data.lengths()[rows]), data.csr[rows].indices]).ravel()
+            inside = np.asarray(
+                members[np.repeat(of, data.lengths()[rows]), data.csr[rows].indices]
+            ).ravel()
             csr = without(data.csr[rows], inside != keep)
             can = (np.diff(csr.indptr) > 0) | (self.config.tokens != "expressed")
             effect = np.full(len(rows), np.nan)
@@ -168,7 +183,9 @@ def _members(places: Sequence[np.ndarray], n_genes: int) -> sparse.csr_matrix:
     """Sets × genes, True where a gene belongs to a set."""
     genes = np.concatenate([np.zeros(0, np.int64), *map(np.unique, places)])
     bounds = np.cumsum([0, *(len(np.unique(found)) for found in places)])
-    return sparse.csr_matrix((np.ones(len(genes), bool), genes, bounds), shape=(len(places), n_genes))
+    return sparse.csr_matrix(
+        (np.ones(len(genes), bool), genes, bounds), shape=(len(places), n_genes)
+    )
 
 
 def _changing(
@@ -196,5 +213,7 @@ def evenly_spaced(codes: np.ndarray, n: int | None) -> np.ndarray:
     """Rows of at most n cells of each group, in their order."""
     members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
     if n is not None:
-        members = [rows[np.unique(np.linspace(0, len(rows) - 1, n).astype(int))] for rows in members]
+        members = [
+            rows[np.unique(np.linspace(0, len(rows) - 1, n).astype(int))] for rows in members
+        ]
     return np.sort(np.concatenate(members))

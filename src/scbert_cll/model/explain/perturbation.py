@@ -67,9 +67,14 @@ class Perturbed(Attributed, Randomized):
         ValueError
             Unknown class, or a level that is no token.
         """
-        target = self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
+        target = (
+            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
+        )
         _checks.number_in(level, "level", 0, self.config.n_bins, whole=True)
-        places = {name: _checks.places_in_model(list(members), self.genes) for name, members in genes.items()}
+        places = {
+            name: _checks.places_in_model(list(members), self.genes)
+            for name, members in genes.items()
+        }
         whole, code = self._rows(adata), self.classes.index(target)
         before, latent = self._odds(whole, code, batch_size)
         for name, columns in Bar(places.items(), desc="perturbation", unit="set", disable=None):
@@ -81,15 +86,21 @@ class Perturbed(Attributed, Randomized):
                 yield Change(name, rows, np.empty(0), np.empty(0, np.float32))
                 continue
             after, moved = self._odds(TokenRows(csr[rows], self.config), code, batch_size)
-            yield Change(name, rows, after - before[rows], np.linalg.norm(moved - latent[rows], axis=1))
+            yield Change(
+                name, rows, after - before[rows], np.linalg.norm(moved - latent[rows], axis=1)
+            )
 
-    def _odds(self, data: TokenRows, code: int, batch_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _odds(
+        self, data: TokenRows, code: int, batch_size: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Log-odds of a class as it is predicted (cells,), and embeddings (cells, n_hidden)."""
         network, latent = self._collect_rows(
             data, batch_size, [len(self.classes), self.config.n_hidden], self._classify
         )
         linear = None if self.linear_ is None else self.linear_.logits(data.csr)
-        proba = np.clip(self._joined_proba(network.astype(np.float64), linear)[:, code], _LEAST, 1 - _LEAST)
+        proba = np.clip(
+            self._joined_proba(network.astype(np.float64), linear)[:, code], _LEAST, 1 - _LEAST
+        )
         return np.log(proba) - np.log1p(-proba), latent
 
 
@@ -99,7 +110,9 @@ def _set(csr: sparse.csr_matrix, columns: np.ndarray, level: int) -> sparse.csr_
     if level:
         n = csr.shape[0]
         rows, cols = np.repeat(np.arange(n), len(columns)), np.tile(columns, n)
-        other = other + sparse.csr_matrix((np.full(len(rows), level, csr.dtype), (rows, cols)), shape=csr.shape)
+        other = other + sparse.csr_matrix(
+            (np.full(len(rows), level, csr.dtype), (rows, cols)), shape=csr.shape
+        )
         other = sparse.csr_matrix(other.astype(csr.dtype))
         other.sort_indices()
     return other

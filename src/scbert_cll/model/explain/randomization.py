@@ -13,7 +13,11 @@ from scbert_cll.model._inference import Inference
 from scbert_cll.model.training.fit import as_seed
 
 Part = Literal["head", "blocks", "all"]
-_PARTS: Final[dict[str, tuple[str, ...]]] = {"head": ("head.",), "blocks": ("head.", "norm.", "blocks."), "all": ("",)}
+_PARTS: Final[dict[str, tuple[str, ...]]] = {
+    "head": ("head.",),
+    "blocks": ("head.", "norm.", "blocks."),
+    "all": ("",),
+}
 _OTHER: Final = 1810  # sets the draw apart from that of a classifier made with the same seed
 _GENES: Final = "gene_embedding."
 
@@ -47,16 +51,26 @@ class Randomized(Inference):
         new = self._untrained(np.random.default_rng([as_seed(rng), _OTHER]))
         trains_genes = self.config.train_gene_embedding
         old = self.module.state_dict()
-        kept = {name for name in old if not name.startswith(anew) or (name.startswith(_GENES) and not trains_genes)}
+        kept = {
+            name
+            for name in old
+            if not name.startswith(anew) or (name.startswith(_GENES) and not trains_genes)
+        }
         new.module.load_state_dict(new.module.state_dict() | {name: old[name] for name in kept})
         new.module.to(self.module.device)
         return new
 
     def _untrained(self, rng: int | np.random.Generator | None) -> Self:
         """The same classifier with a network of random weights, without scvi-tools' registration of the cells."""
-        setup: dict[str, Any] = dict(self.registry["setup_args"]) | {"exclude_genes": []}  # `genes` are without them
+        setup: dict[str, Any] = dict(self.registry["setup_args"]) | {
+            "exclude_genes": []
+        }  # `genes` are without them
         registry = _scvi.detached_registry(type(self).__name__, list(self.genes), setup)
-        network = {k: v for k, v in asdict(self.config).items() if k not in ("n_genes", "n_bins", "n_classes")}
+        network = {
+            k: v
+            for k, v in asdict(self.config).items()
+            if k not in ("n_genes", "n_bins", "n_classes")
+        }
         labels = {"labels_key": self.labels_key, "classes": self.classes}
         new = type(self)(registry=registry, binning=self.binning, rng=rng, **labels, **network)
         new._adata, new.is_trained_, new.history_ = self._adata, self.is_trained_, self.history_

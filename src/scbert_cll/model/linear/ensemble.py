@@ -56,7 +56,9 @@ class LinearBeside(Perturbed, CheckpointModel):
         usable(self._linear_arrays() or {}, _LINEAR)
         if self.combine != "residual":
             return None
-        return out_of_fold_logits(self.linear_, tokens, codes, weights, train, groups=groups, seed=seed)
+        return out_of_fold_logits(
+            self.linear_, tokens, codes, weights, train, groups=groups, seed=seed
+        )
 
     def _refuse_not_finite(self) -> None:
         """Neither with coefficients."""

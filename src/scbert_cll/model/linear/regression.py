@@ -55,8 +55,14 @@ def fit_linear(
     if not held and np.bincount(codes[train]).min() < 2:
         return _fitted(tokens, codes, weights, train, _DEFAULT)
     if not held:
-        held = [(train[a], train[b]) for a, b in inner_folds(codes[train], _taken(groups, train), _INNER, seed)]
-    losses = [np.mean([_loss(tokens, codes, weights, *parts, strength) for parts in held]) for strength in STRENGTHS]
+        held = [
+            (train[a], train[b])
+            for a, b in inner_folds(codes[train], _taken(groups, train), _INNER, seed)
+        ]
+    losses = [
+        np.mean([_loss(tokens, codes, weights, *parts, strength) for parts in held])
+        for strength in STRENGTHS
+    ]
     return _fitted(tokens, codes, weights, train, STRENGTHS[int(np.argmin(losses))])
 
 
@@ -95,13 +101,25 @@ def _taken(groups: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _fitted(
-    tokens: sparse.csr_matrix, codes: np.ndarray, weights: np.ndarray, rows: np.ndarray, strength: float
+    tokens: sparse.csr_matrix,
+    codes: np.ndarray,
+    weights: np.ndarray,
+    rows: np.ndarray,
+    strength: float,
 ) -> LinearPart:
-    model = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(C=strength, max_iter=2000))
-    model.fit(tokens[rows].astype(np.float64), codes[rows], logisticregression__sample_weight=weights[rows])
+    model = make_pipeline(
+        StandardScaler(with_mean=False), LogisticRegression(C=strength, max_iter=2000)
+    )
+    model.fit(
+        tokens[rows].astype(np.float64),
+        codes[rows],
+        logisticregression__sample_weight=weights[rows],
+    )
     scaler, found = model[0], model[-1]
     coefficients, intercept = found.coef_ / scaler.scale_, found.intercept_
-    if len(coefficients) == 1:  # two classes: scikit-learn keeps the second one's logit against the first
+    if (
+        len(coefficients) == 1
+    ):  # two classes: scikit-learn keeps the second one's logit against the first
         coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
         intercept = np.concatenate([[0.0], intercept])
     return LinearPart(coefficients, intercept, strength)
@@ -116,4 +134,6 @@ def _loss(
     strength: float,
 ) -> float:
     proba = _fitted(tokens, codes, weights, train, strength).proba(tokens[val])
-    return float(log_loss(codes[val], proba, labels=np.unique(codes[train]), sample_weight=weights[val]))
+    return float(
+        log_loss(codes[val], proba, labels=np.unique(codes[train]), sample_weight=weights[val])
+    )

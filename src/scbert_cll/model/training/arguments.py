@@ -16,18 +16,40 @@ from scbert_cll.model import _scvi
 
 _GPU: Final = ("gpu", "cuda", "mps")
 _WHOLE: Final = ("32-true", "32", "None")
-_PRECISIONS: Final = (*_WHOLE, "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "bf16", "16", "64")
-_RUN: Final = ("checkpoint_dir", "checkpoint_minutes", "checkpoint_steps", "resume")  # passed on by every `train`
+_PRECISIONS: Final = (
+    *_WHOLE,
+    "bf16-mixed",
+    "16-mixed",
+    "bf16-true",
+    "16-true",
+    "64-true",
+    "bf16",
+    "16",
+    "64",
+)
+_RUN: Final = (
+    "checkpoint_dir",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "resume",
+)  # passed on by every `train`
 _HELP: Final = 'Pass accelerator="auto", which takes a GPU where there is one, or "cpu".'
 
 
 def names_of_training(train: Any, *without: str) -> list[str]:
     """Names that a `train` method takes: its own and those of Lightning's trainer, as scvi-tools calls it."""
     own = [p.name for p in inspect.signature(train).parameters.values() if p.kind != p.VAR_KEYWORD]
-    trainer = [*inspect.signature(L.Trainer.__init__).parameters, *inspect.signature(_scvi.Trainer.__init__).parameters]
+    trainer = [
+        *inspect.signature(L.Trainer.__init__).parameters,
+        *inspect.signature(_scvi.Trainer.__init__).parameters,
+    ]
     # scvi-tools' early stopping is another one, which is never switched on
-    others = [name for name in trainer if not name.startswith("early_stopping") and name != "kwargs"]
-    return [name for name in dict.fromkeys([*own, *_RUN, *others]) if name not in ("self", *without)]
+    others = [
+        name for name in trainer if not name.startswith("early_stopping") and name != "kwargs"
+    ]
+    return [
+        name for name in dict.fromkeys([*own, *_RUN, *others]) if name not in ("self", *without)
+    ]
 
 
 def check_training(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
@@ -55,7 +77,9 @@ def device_of(accelerator: Any = "auto", device: int | Literal["auto"] = "auto")
         return torch.device(kind)
     n = torch.cuda.device_count()
     if not isinstance(device, int) or isinstance(device, bool) or not 0 <= device < n:
-        raise ValueError(f'device must be the number of a GPU, 0 to {n - 1}, or "auto"; found {device!r}.')
+        raise ValueError(
+            f'device must be the number of a GPU, 0 to {n - 1}, or "auto"; found {device!r}.'
+        )
     return torch.device(f"cuda:{device}")
 
 
@@ -64,7 +88,9 @@ def known_place(device: str | int) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f'device must be "cpu", "cuda", "cuda:0" or "mps"; found {device!r}.') from error
+        raise ValueError(
+            f'device must be "cpu", "cuda", "cuda:0" or "mps"; found {device!r}.'
+        ) from error
     device_of(place.type, "auto" if place.index is None else place.index)
     return place
 
@@ -73,15 +99,24 @@ def _kind(accelerator: Any) -> str:
     """Kind of device: cpu, cuda, mps or tpu."""
     if isinstance(accelerator, Accelerator):
         return type(accelerator).__name__.removesuffix("Accelerator").lower().replace("xla", "tpu")
-    known = ["auto", "cpu", "gpu", *sorted(set(AcceleratorRegistry.available_accelerators()) - {"cpu"})]
+    known = [
+        "auto",
+        "cpu",
+        "gpu",
+        *sorted(set(AcceleratorRegistry.available_accelerators()) - {"cpu"}),
+    ]
     _checks.choice(accelerator, known, "accelerator")
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     asked = accelerator
     if accelerator == "gpu":
-        accelerator = "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else "cuda"
+        accelerator = (
+            "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else "cuda"
+        )
     if accelerator != "cpu" and not AcceleratorRegistry[accelerator]["accelerator"].is_available():
-        what = {"cuda": "an NVIDIA GPU", "mps": "a GPU of Apple", "tpu": "a TPU"}.get(accelerator, accelerator)
+        what = {"cuda": "an NVIDIA GPU", "mps": "a GPU of Apple", "tpu": "a TPU"}.get(
+            accelerator, accelerator
+        )
         raise ValueError(
             f"accelerator={asked!r} asks for {what}, and PyTorch {torch.__version__} finds none here. {_HELP}"
         )
@@ -97,11 +132,15 @@ def _enough(devices: Any, kind: str) -> None:
             return
         parts = [part.strip() for part in devices.split(",") if part.strip()]
         if not parts or not all(part.lstrip("-").isdigit() for part in parts):
-            raise ValueError(f'devices must be "auto", a number or the numbers of GPUs; found {devices!r}.')
+            raise ValueError(
+                f'devices must be "auto", a number or the numbers of GPUs; found {devices!r}.'
+            )
         found = [int(part) for part in parts] if "," in devices else int(parts[0])
     if kind in ("cpu", "tpu"):
         if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-            raise ValueError(f"devices must be a number of processes from 1 on a {kind.upper()}; found {devices!r}.")
+            raise ValueError(
+                f"devices must be a number of processes from 1 on a {kind.upper()}; found {devices!r}."
+            )
         return
     asked = list(range(there if found == -1 else found)) if isinstance(found, int) else list(found)
     if not asked or isinstance(found, bool) or not set(asked) <= set(range(there)):
@@ -117,8 +156,14 @@ def _can_compute(precision: Any, kind: str) -> None:
         return  # a package of its own, which says so itself
     _checks.choice(asked, _PRECISIONS, "precision")
     if asked in ("16", "16-mixed") and kind == "cpu":
-        raise ValueError(f'precision={precision!r} needs a GPU; a CPU has "bf16-mixed", or leave precision out.')
-    if asked.startswith("bf16") and kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f'precision={precision!r} needs a GPU; a CPU has "bf16-mixed", or leave precision out.'
+        )
+    if (
+        asked.startswith("bf16")
+        and kind == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise ValueError(
             f'precision={precision!r} needs a GPU with bfloat16, which {torch.cuda.get_device_name()} has not; take "16-mixed".'
         )

@@ -18,8 +18,12 @@ from scbert_cll.nn import Config
 from scbert_cll.nn.tokens import cut, tokens
 
 Cells = dict[str, Tensor]  # tokens (b, n), and where needed genes (b, n) and weight (b, n)
-Batch = dict[str, Any]  # "cells": list of Cells; "rows" and further columns, in the order of the cells
-_OVERHEAD: Final = 2**17  # what a further tensor costs, as numbers of the residual stream (tokens × width × blocks)
+Batch = dict[
+    str, Any
+]  # "cells": list of Cells; "rows" and further columns, in the order of the cells
+_OVERHEAD: Final = (
+    2**17
+)  # what a further tensor costs, as numbers of the residual stream (tokens × width × blocks)
 
 
 class Rows(NamedTuple):
@@ -48,7 +52,10 @@ def compact(csr: sparse.csr_matrix, rows: Sequence[int] | np.ndarray, config: Co
     taken = csr[rows]
     lengths = np.diff(taken.indptr)
     bounds = [0, len(rows)] if config.tokens == "all" else _bounds(lengths, config)
-    values, genes = taken.data.astype(np.uint8, copy=False), taken.indices.astype(np.int32, copy=False)
+    values, genes = (
+        taken.data.astype(np.uint8, copy=False),
+        taken.indices.astype(np.int32, copy=False),
+    )
     parts = [lengths[start:stop].tolist() for start, stop in pairwise(bounds)]
     return Compact(torch.from_numpy(rows), torch.from_numpy(values), torch.from_numpy(genes), parts)
 
@@ -76,7 +83,9 @@ class TokenRows(Dataset[Batch]):
     latter two. Cells of about the same length share a tensor, so that little is padding.
     """
 
-    def __init__(self, csr: sparse.csr_matrix, config: Config, *, seed: int = 0, **columns: np.ndarray) -> None:
+    def __init__(
+        self, csr: sparse.csr_matrix, config: Config, *, seed: int = 0, **columns: np.ndarray
+    ) -> None:
         self.csr, self.config, self.seed = csr, config, seed
         self.columns = {name: torch.as_tensor(values) for name, values in columns.items()}
         self._order: dict[int | None, Tensor | None] = {}
@@ -87,7 +96,10 @@ class TokenRows(Dataset[Batch]):
     def __getitem__(self, asked: Rows) -> Batch:
         batch = compact(self.csr, asked.rows, self.config)
         columns = {name: values[batch.rows] for name, values in self.columns.items()}
-        return {"cells": expand(batch, self.config, self._genes_in_order(asked.draw)), "rows": batch.rows} | columns
+        return {
+            "cells": expand(batch, self.config, self._genes_in_order(asked.draw)),
+            "rows": batch.rows,
+        } | columns
 
     def lengths(self) -> np.ndarray:
         """Number of tokens of each cell that are not zero."""
@@ -126,7 +138,13 @@ class RowBatches(Sampler[Rows]):
     """
 
     def __init__(
-        self, rows: np.ndarray, batch_size: int, *, seed: int | None = None, rank: int = 0, world: int = 1
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.rows, self.batch_size, self.seed, self.epoch = np.asarray(rows), batch_size, seed, 0
         self.rank, self.world = rank, world
@@ -143,14 +161,22 @@ class RowBatches(Sampler[Rows]):
         rows, draw = self.rows, None
         skip, self.skip = self.skip, 0
         if self.seed is not None:
-            rows, draw = np.random.default_rng([self.seed, self.epoch]).permutation(rows), self.epoch
+            rows, draw = (
+                np.random.default_rng([self.seed, self.epoch]).permutation(rows),
+                self.epoch,
+            )
         yield from (
-            Rows(rows[start:stop][self.rank :: self.world].tolist(), draw) for start, stop in self._bounds()[skip:]
+            Rows(rows[start:stop][self.rank :: self.world].tolist(), draw)
+            for start, stop in self._bounds()[skip:]
         )
 
     def _bounds(self) -> list[tuple[int, int]]:
         starts = list(range(0, len(self.rows), self.batch_size))
-        if self.seed is not None and len(starts) > 1 and len(self.rows) - starts[-1] < 2 * self.world:
+        if (
+            self.seed is not None
+            and len(starts) > 1
+            and len(self.rows) - starts[-1] < 2 * self.world
+        ):
             starts.pop()  # BatchNorm cannot train on a batch of one: the last cells join the batch before
         return list(pairwise([*starts, len(self.rows)]))
 
@@ -257,7 +283,9 @@ class TokenSplits(Placed):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of training cells, of which each process gets its share."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         rows = RowBatches(self.train_idx, self.batch_size, seed=self.seed, rank=rank, world=world)
         return self.placed(loader(self.data, rows))
 
@@ -276,7 +304,9 @@ def random_split(n: int, fraction: float, seed: int) -> dict[str, np.ndarray]:
 def take_columns(csr: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matrix:
     """Columns by number, -1 for one of zeros; sorted, and without stored zeros."""
     if not np.array_equal(columns, np.arange(csr.shape[1])):
-        padded = sparse.csr_matrix((csr.data, csr.indices, csr.indptr), shape=(csr.shape[0], csr.shape[1] + 1))
+        padded = sparse.csr_matrix(
+            (csr.data, csr.indices, csr.indptr), shape=(csr.shape[0], csr.shape[1] + 1)
+        )
         csr = padded[:, columns]  # -1 is the added column of zeros
     csr = sparse.csr_matrix(csr, copy=not csr.has_canonical_format or bool((csr.data == 0).any()))
     csr.sum_duplicates()

@@ -39,7 +39,11 @@ def run_digest(settings: dict[str, Any]) -> str:
 
 def written(folder: Path) -> list[Path]:
     """Checkpoints in a folder, oldest first; what has another name, or is no plain file, is none."""
-    found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_file()]
+    found = [
+        (match, path)
+        for path in folder.iterdir()
+        if (match := _NAME.fullmatch(path.name)) and path.is_file()
+    ]
     return [path for _, path in sorted(found, key=lambda one: int(one[0][1]))]
 
 
@@ -79,14 +83,18 @@ def _seal(content: Any, run: bytes) -> bytes:
 class WholeCheckpoints(TorchCheckpointIO):
     """Write a sealed checkpoint aside, read it back, and rename it into place; read nothing but tensors and plain values."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
         """Write, and leave no half of a file under the name of a whole one.
 
         PyTorch writes to memory: to a file that it writes itself it says nothing of a full disk that anybody could act on.
         """
         path, parts = Path(path), _parts(checkpoint)
         try:
-            in_place.replace(path, lambda file: _write(file, parts), lambda file: self._is(file, checkpoint))
+            in_place.replace(
+                path, lambda file: _write(file, parts), lambda file: self._is(file, checkpoint)
+            )
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -95,7 +103,9 @@ class WholeCheckpoints(TorchCheckpointIO):
                 str(path),
             ) from error
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read; whatever is asked, nothing in the file is executed.
 
         Raises
@@ -104,7 +114,9 @@ class WholeCheckpoints(TorchCheckpointIO):
             It holds more than tensors and plain values, or is not whole.
         """
         try:
-            found: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            found: dict[str, Any] = torch.load(
+                path, map_location=map_location or "cpu", weights_only=True
+            )
         except (OSError, MemoryError):
             raise
         except Exception as error:

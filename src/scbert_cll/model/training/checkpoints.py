@@ -30,7 +30,9 @@ from scbert_cll.model.training.run_settings import comparable, news, refuse_othe
 
 RUN_FILE: Final = "run.json"  # to be read by people; a run is known by what its checkpoints hold
 _KEPT: Final = 2  # should the newest be damaged, there is the one before
-_SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_SIGNALS: Final = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
 
 
 class Preempted(SystemExit):
@@ -49,7 +51,12 @@ class Run:
 
     @classmethod
     def of(
-        cls, folder: str | os.PathLike[str] | None, *, minutes: float | None, steps: int | None, resume: bool
+        cls,
+        folder: str | os.PathLike[str] | None,
+        *,
+        minutes: float | None,
+        steps: int | None,
+        resume: bool,
     ) -> Run | None:
         """Check the choices; None without a folder."""
         if minutes is not None:
@@ -59,14 +66,18 @@ class Run:
         if folder is None:
             return None
         if Path(folder).exists() and not Path(folder).is_dir():
-            raise FileExistsError(f"checkpoint_dir={str(folder)!r} is a file. Name a folder, or a new name for one.")
+            raise FileExistsError(
+                f"checkpoint_dir={str(folder)!r} is a file. Name a folder, or a new name for one."
+            )
         return cls(Path(folder), minutes, steps, resume)
 
     @contextlib.contextmanager
     def begin(self, settings: dict[str, Any]) -> Iterator[Path | None]:
         """Be the only run in the folder, with these settings; hand over the checkpoint to go on from."""
         self.settings = comparable(settings)
-        with only_writer(self.folder, "the checkpoints") if _is_first() else contextlib.nullcontext():
+        with (
+            only_writer(self.folder, "the checkpoints") if _is_first() else contextlib.nullcontext()
+        ):
             if _is_first():
                 tidy(self.folder)
             newest = self._newest()
@@ -125,7 +136,12 @@ class Checkpoints(L.Callback):
                 signal.signal(number, self._listen)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Write what is due, if this is a place where a run can be cut."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -134,14 +150,18 @@ class Checkpoints(L.Callback):
         if self.due and stepped and not self._something_follows(trainer, batch_idx):
             self._save(trainer)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Take the history along, and what the run was begun with."""
         checkpoint[RUN] = self.run.settings
         history = getattr(trainer.logger, "history", None) or {}
         checkpoint["history"] = {name: frame[name].to_dict() for name, frame in history.items()}
         checkpoint["versions"] = versions("torch", "lightning", "numpy")
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Go on with the history."""
         if isinstance(trainer.logger, History):
             trainer.logger.restore(checkpoint["history"])
@@ -163,7 +183,9 @@ class Checkpoints(L.Callback):
         if batch_idx + 1 >= trainer.num_training_batches:
             return True
         every = trainer.val_check_batch
-        return bool(trainer.enable_validation and every and every > 1 and (batch_idx + 1) % every == 0)
+        return bool(
+            trainer.enable_validation and every and every > 1 and (batch_idx + 1) % every == 0
+        )
 
     def _save(self, trainer: L.Trainer) -> None:
         path = self.run.folder / f"step_{trainer.global_step}.ckpt"
@@ -182,7 +204,9 @@ class Checkpoints(L.Callback):
             if "SLURM_ARRAY_JOB_ID" in os.environ:
                 job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
             subprocess.run(["scontrol", "requeue", job], check=False)  # noqa: S603, S607 (SLURM's own command)
-        rank_zero_info(f"Stopped on request; {path} is whole, and the same command goes on from it.")
+        rank_zero_info(
+            f"Stopped on request; {path} is whole, and the same command goes on from it."
+        )
         raise Preempted(128 + signal.SIGTERM)
 
 
@@ -196,12 +220,16 @@ class StepRandom(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed PyTorch for this step and process."""
-        torch.manual_seed(self.seed + 1 + trainer.fit_loop.total_batch_idx + APART * trainer.global_rank)
+        torch.manual_seed(
+            self.seed + 1 + trainer.fit_loop.total_batch_idx + APART * trainer.global_rank
+        )
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Checksum of a network's weights."""
-    return arrays_digest({name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()})
+    return arrays_digest(
+        {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+    )
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -17,9 +17,7 @@ from scbert_cll._checks._finite import Wrong
 _NEVER: Final = 2**62  # a step that is not reached
 _EVERY: Final = 50  # steps between two looks at what a GPU, or other processes, found
 
-_UNUSABLE: Final = (
-    "Such a network calls all cells alike. Load the model that was saved before, or train anew with a smaller lr=."
-)
+_UNUSABLE: Final = "Such a network calls all cells alike. Load the model that was saved before, or train anew with a smaller lr=."
 
 
 class NotFinite(Exception):  # noqa: N818 (never seen by a user: what is raised in its place says what is left of the training)
@@ -33,7 +31,10 @@ class NotFinite(Exception):  # noqa: N818 (never seen by a user: what is raised 
 def not_finite(tensors: Mapping[str, Tensor | np.ndarray]) -> list[str]:
     """Names of the tensors that hold a NaN or an infinity; a device is waited for once, whatever their number."""
     found = {name: torch.as_tensor(tensor).detach() for name, tensor in tensors.items()}
-    found = {name: tensor.to_local() if hasattr(tensor, "to_local") else tensor for name, tensor in found.items()}
+    found = {
+        name: tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        for name, tensor in found.items()
+    }
     if not found:
         return []
     fine = torch.stack([tensor.isfinite().all() for tensor in found.values()]).tolist()
@@ -61,9 +62,7 @@ class StopWhereNotFinite(L.Callback):
         """Refuse to go on from a checkpoint whose weights are not finite."""
         self._first, self._step = None, trainer.global_step
         if bad := not_finite(pl_module.state_dict()):
-            remedy = (
-                "It is of a training that had diverged. Name another checkpoint_dir= to start anew, with a smaller lr=."
-            )
+            remedy = "It is of a training that had diverged. Name another checkpoint_dir= to start anew, with a smaller lr=."
             _checks.finite.tensors(bad, str(trainer.ckpt_path or "The network"), remedy)
 
     def on_train_batch_start(
@@ -73,7 +72,12 @@ class StopWhereNotFinite(L.Callback):
         self._step = trainer.global_step + 1
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Note a loss that is not finite."""
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
@@ -99,7 +103,9 @@ class StopWhereNotFinite(L.Callback):
         """Where nothing validates, or the epoch ended in the midst."""
         self._look(trainer, pl_module)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Nothing that is not finite is written."""
         self._look(trainer, pl_module)
 
@@ -111,7 +117,9 @@ class StopWhereNotFinite(L.Callback):
     def _look(self, trainer: L.Trainer, plan: L.LightningModule) -> None:
         self._look_at_losses(trainer)
         wrong = bool(not_finite(plan.state_dict()))
-        if trainer.strategy.reduce_boolean_decision(wrong, all=False):  # processes stop together, or wait for ever
+        if trainer.strategy.reduce_boolean_decision(
+            wrong, all=False
+        ):  # processes stop together, or wait for ever
             raise NotFinite("weights", self._step, trainer.current_epoch)
 
     def _look_at_losses(self, trainer: L.Trainer) -> None:

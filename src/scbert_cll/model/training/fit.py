@@ -29,11 +29,23 @@ from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.training.arguments import training_device
 from scbert_cll.model.training.batches import TokenSplits, random_split
 from scbert_cll.model.training.checkpoint_file import MAY_CHANGE, WholeCheckpoints
-from scbert_cll.model.training.checkpoints import Checkpoints, Preempted, Run, StepRandom, arrays_digest, tensors_digest
+from scbert_cll.model.training.checkpoints import (
+    Checkpoints,
+    Preempted,
+    Run,
+    StepRandom,
+    arrays_digest,
+    tensors_digest,
+)
 from scbert_cll.model.training.divergence import NotFinite, StopWhereNotFinite, not_finite, usable
 from scbert_cll.model.training.fsdp import Sharded, all_weights, is_sharded, strategy_of
 from scbert_cll.model.training.history import Asked, History, Throughput, loggers, step_bar
-from scbert_cll.model.training.memory import announcement, enough_memory, fitting_batch_size, forecast
+from scbert_cll.model.training.memory import (
+    announcement,
+    enough_memory,
+    fitting_batch_size,
+    forecast,
+)
 from scbert_cll.model.training.plans import KeepBest, Plan
 
 BatchSize = int | Literal["auto"]
@@ -41,7 +53,11 @@ BatchSize = int | Literal["auto"]
 
 def as_seed(rng: int | np.random.Generator | None) -> int:
     """Draw an integer seed from what users pass as `rng`."""
-    return int(rng) if isinstance(rng, (int, np.integer)) else int(np.random.default_rng(rng).integers(2**31))
+    return (
+        int(rng)
+        if isinstance(rng, (int, np.integer))
+        else int(np.random.default_rng(rng).integers(2**31))
+    )
 
 
 def check_numbers(max_epochs: int, batch_size: BatchSize, **shares: float) -> None:
@@ -89,10 +105,19 @@ class Training(Inference):
 
     is_trained_: bool
     history_: dict[str, pd.DataFrame] | None
-    _of_a_training: ClassVar[tuple[str, ...]] = ("is_trained_", "history_", "kept_epoch_", "n_threads_")
+    _of_a_training: ClassVar[tuple[str, ...]] = (
+        "is_trained_",
+        "history_",
+        "kept_epoch_",
+        "n_threads_",
+    )
     _has_good = False  # an epoch that is kept where a training ends in an error
-    n_threads_: int | None = None  # of PyTorch, with which it was trained: they change the last digits of weights
-    kept_epoch_: int | None = None  # of the history: the one whose weights the model has; 0 before the first
+    n_threads_: int | None = (
+        None  # of PyTorch, with which it was trained: they change the last digits of weights
+    )
+    kept_epoch_: int | None = (
+        None  # of the history: the one whose weights the model has; 0 before the first
+    )
 
     def _parts(self, split_key: str | None, seed: int) -> dict[str, np.ndarray]:
         """Rows of train, val and test; without a split a tenth of the cells validates."""
@@ -101,7 +126,9 @@ class Training(Inference):
         column = _checks.split(self._cells(None), split_key).to_numpy()
         return {part: np.flatnonzero(column == part) for part in _keys.SPLIT_ORDER}
 
-    def _fit(self, plan: Plan, data: TokenSplits | CorpusData, asked: Mapping[str, Any], **how: Any) -> None:
+    def _fit(
+        self, plan: Plan, data: TokenSplits | CorpusData, asked: Mapping[str, Any], **how: Any
+    ) -> None:
         """Train, one training at a time, and leave the user's process as it was; `asked` are the arguments that make it this training."""
         with _one_at_a_time, as_it_was():
             self.n_threads_ = torch.get_num_threads()
@@ -138,7 +165,9 @@ class Training(Inference):
         """
         past = self.history_
         usable(self.module.state_dict())
-        run = Run.of(checkpoint_dir, minutes=checkpoint_minutes, steps=checkpoint_steps, resume=resume)
+        run = Run.of(
+            checkpoint_dir, minutes=checkpoint_minutes, steps=checkpoint_steps, resume=resume
+        )
         self.module.set_recompute(recompute)
         data.batch_size = self._prepare(plan, data, batch_size, max_epochs, trainer)
         restore = early_stopping or math.isfinite(start)
@@ -161,25 +190,47 @@ class Training(Inference):
             plugins=[*plugins, WholeCheckpoints()],
             **({"simple_progress_bar": False} if watched else {}) | trainer,
         )
-        settings = {} if run is None else {**asked, **self._settings(plan, data, runner.trainer, seed, max_epochs)}
+        settings = (
+            {}
+            if run is None
+            else {**asked, **self._settings(plan, data, runner.trainer, seed, max_epochs)}
+        )
         self.module.train()  # Lightning leaves the mode as it finds it
-        with nullcontext() if run is None else run.begin(settings) as newest, seeded(seed), _quiet():
+        with (
+            nullcontext() if run is None else run.begin(settings) as newest,
+            seeded(seed),
+            _quiet(),
+        ):
             runner.ckpt_path = newest
             try:
                 with interruptible(run), enough_memory(self.config, data.batch_size, training=True):
                     runner()
                 if not_finite(self.module.state_dict()):  # whatever a callback did at the end
-                    raise NotFinite("weights", runner.trainer.global_step, max(runner.trainer.current_epoch - 1, 0))
-                self.kept_epoch_ = history.past + (best.epoch if restore else runner.trainer.current_epoch)
+                    raise NotFinite(
+                        "weights",
+                        runner.trainer.global_step,
+                        max(runner.trainer.current_epoch - 1, 0),
+                    )
+                self.kept_epoch_ = history.past + (
+                    best.epoch if restore else runner.trainer.current_epoch
+                )
             except BaseException as error:
                 good = self._keep_good(best, history.past, diverged=isinstance(error, NotFinite))
                 if not isinstance(error, NotFinite):
                     raise
                 history.end_before(error.epoch + 1)
-                at: dict[str, Any] = {"epoch": history.past + error.epoch + 1, "step": error.step, "lr": plan.lr}
+                at: dict[str, Any] = {
+                    "epoch": history.past + error.epoch + 1,
+                    "step": error.step,
+                    "lr": plan.lr,
+                }
                 kept = history.past * bool(best.epoch) + best.epoch if good else None
                 raise _checks.finite.diverged(
-                    error.what, **at, kept=kept, asked=trainer | {"checkpoint_dir": checkpoint_dir}, model=self
+                    error.what,
+                    **at,
+                    kept=kept,
+                    asked=trainer | {"checkpoint_dir": checkpoint_dir},
+                    model=self,
                 ) from None
             finally:  # scvi-tools' own bookkeeping counts from 0 where a training goes on
                 if runner.trainer.is_global_zero:
@@ -208,7 +259,9 @@ class Training(Inference):
             yield
         except BaseException:
             if not self._has_good:
-                self.module.to(weights["token_embedding.weight"].dtype)  # precision="16-true" may have changed it
+                self.module.to(
+                    weights["token_embedding.weight"].dtype
+                )  # precision="16-true" may have changed it
                 self.module.load_state_dict(weights)
                 self.module.eval()
                 for name, one in self.module.named_parameters():
@@ -217,7 +270,9 @@ class Training(Inference):
                     setattr(self, name, value)
             raise
 
-    def _runner(self, plan: Plan, data: TokenSplits | CorpusData, *, callbacks: list[Any], **trainer: Any) -> Any:
+    def _runner(
+        self, plan: Plan, data: TokenSplits | CorpusData, *, callbacks: list[Any], **trainer: Any
+    ) -> Any:
         defaults = {
             "check_val_every_n_epoch": 1,
             "log_every_n_steps": 1,
@@ -226,12 +281,22 @@ class Training(Inference):
         }
         trainer = defaults | trainer | {"strategy": strategy_of(trainer.get("strategy", "auto"))}
         if is_sharded(trainer["strategy"]):
-            callbacks = [Sharded(self.module), *callbacks]  # first, so that the best epoch's weights have the last word
+            callbacks = [
+                Sharded(self.module),
+                *callbacks,
+            ]  # first, so that the best epoch's weights have the last word
         with _quiet():
-            return _scvi.TrainRunner(self, training_plan=plan, data_splitter=data, callbacks=callbacks, **trainer)
+            return _scvi.TrainRunner(
+                self, training_plan=plan, data_splitter=data, callbacks=callbacks, **trainer
+            )
 
     def _settings(
-        self, plan: Plan, data: TokenSplits | CorpusData, trainer: L.Trainer, seed: int, max_epochs: int
+        self,
+        plan: Plan,
+        data: TokenSplits | CorpusData,
+        trainer: L.Trainer,
+        seed: int,
+        max_epochs: int,
     ) -> dict[str, Any]:
         """All that decides what comes out of a training: a run with other settings is another run."""
         return {
@@ -241,7 +306,9 @@ class Training(Inference):
             "labels_sha256": digest(self._labels()),
             "start_sha256": tensors_digest(plan.state_dict()),
             "linear_sha256": arrays_digest(self._linear_arrays() or {}),
-            "trained_sha256": digest([name for name, one in plan.named_parameters() if one.requires_grad]),
+            "trained_sha256": digest(
+                [name for name, one in plan.named_parameters() if one.requires_grad]
+            ),
             "data_sha256": data.digest(),
             "plan": plan.settings(),
             "batch_size": data.batch_size,
@@ -253,7 +320,10 @@ class Training(Inference):
             "processes": trainer.world_size,
             "sharded": is_sharded(trainer.strategy),
             "seed": seed,
-            MAY_CHANGE: {"threads": self.n_threads_, "versions": versions("torch", "lightning", "numpy")},
+            MAY_CHANGE: {
+                "threads": self.n_threads_,
+                "versions": versions("torch", "lightning", "numpy"),
+            },
         }
 
     def _prepare(
@@ -267,12 +337,16 @@ class Training(Inference):
         """Rehearse a step: find the batch that fits where that is wished, and announce a long training."""
         device, precision = training_device(trainer), trainer.get("precision")
         cells, rows, n_cells = data.rehearsal()
-        with enough_memory(self.config, None if batch_size == "auto" else batch_size, training=True):
+        with enough_memory(
+            self.config, None if batch_size == "auto" else batch_size, training=True
+        ):
             if batch_size == "auto":
                 batch_size = fitting_batch_size(plan, cells, rows, device, precision)
                 rank_zero_info(f"batch_size={batch_size} fits.")
             found = forecast(plan, cells, rows, device, precision, batch_size)
-        said = announcement(found, cells, rows, n_cells=n_cells, batch_size=batch_size, max_epochs=max_epochs)
+        said = announcement(
+            found, cells, rows, n_cells=n_cells, batch_size=batch_size, max_epochs=max_epochs
+        )
         if said is not None:
             rank_zero_info(said)
         return batch_size
@@ -282,9 +356,13 @@ class Training(Inference):
 def _quiet() -> Iterator[None]:
     """Without warnings that nobody here can act on."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec")  # Lightning on PyTorch's own changes
+        warnings.filterwarnings(
+            "ignore", message=r".*isinstance\(treespec"
+        )  # Lightning on PyTorch's own changes
         warnings.filterwarnings(
             "ignore", message="early_stopping was automatically disabled"
         )  # Lightning's own is used
-        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of changes in place, which nobody makes
+        warnings.filterwarnings(
+            "ignore", message="FSDP2-wrapped module"
+        )  # of changes in place, which nobody makes
         yield

@@ -123,7 +123,12 @@ class Throughput(L.Callback):
         self._begin(trainer)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Say how fast the last steps were."""
         self._cells += len(batch["rows"]) * trainer.world_size
@@ -133,10 +138,15 @@ class Throughput(L.Callback):
         waited = (_waited(trainer) - self._waited) / seconds
         speed = {"cells_per_second": self._cells / seconds, "data_wait": min(max(waited, 0.0), 1.0)}
         for name, value in speed.items():
-            pl_module.log(name, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
+            pl_module.log(
+                name, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1
+            )
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in trainer.loggers[1:]:
-            logger.log_metrics({"train_loss_step": _loss(outputs), "learning_rate": rate, **speed}, trainer.global_step)
+            logger.log_metrics(
+                {"train_loss_step": _loss(outputs), "learning_rate": rate, **speed},
+                trainer.global_step,
+            )
         self._begin(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

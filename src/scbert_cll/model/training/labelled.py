@@ -23,7 +23,9 @@ class Labelled(OnCorpus, LinearBeside):
 
     labels_key: str
     classes: list[str]
-    _not_donors: dict[str, Any]  # words in the column of donors, and the cells that were left out for each
+    _not_donors: dict[
+        str, Any
+    ]  # words in the column of donors, and the cells that were left out for each
 
     def _labelled(
         self,
@@ -40,10 +42,15 @@ class Labelled(OnCorpus, LinearBeside):
         groups, self._not_donors = None, {}
         if donor_key is not None:
             used = _checks.obs_column(self.adata, self.labels_key).notna().to_numpy()
-            used = used & np.isin(np.arange(self.adata.n_obs), np.concatenate([parts[_keys.TRAIN], parts[_keys.VAL]]))
+            used = used & np.isin(
+                np.arange(self.adata.n_obs), np.concatenate([parts[_keys.TRAIN], parts[_keys.VAL]])
+            )
             donors = _checks.donors(self.adata, donor_key, cells=used)
             parts = {part: rows[donors.iloc[rows].notna()] for part, rows in parts.items()}
-            groups, self._not_donors = donors.to_numpy(dtype=object), _checks.by_name.left_out(donors)
+            groups, self._not_donors = (
+                donors.to_numpy(dtype=object),
+                _checks.by_name.left_out(donors),
+            )
         codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
         unlabelled = parts["train"][codes[parts["train"]] < 0]
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
@@ -59,7 +66,9 @@ class Labelled(OnCorpus, LinearBeside):
         n_labelled = len(parts["train"])
         if protein_key is not None:
             parts["train"] = np.sort(np.concatenate([parts["train"], unlabelled]))
-            data.columns["proteins"] = torch.from_numpy(protein_targets(self.adata, protein_key, parts["train"]))
+            data.columns["proteins"] = torch.from_numpy(
+                protein_targets(self.adata, protein_key, parts["train"])
+            )
         return TokenSplits(data, parts, seed=seed, n_labelled=n_labelled), start
 
     def _labelled_corpus(
@@ -72,31 +81,43 @@ class Labelled(OnCorpus, LinearBeside):
                 "CorpusData(balance=[...]) balances it."
             )
         if combine == "residual":
-            raise ValueError('combine="residual" needs all cells in memory; on a corpus choose "average" or "none".')
+            raise ValueError(
+                'combine="residual" needs all cells in memory; on a corpus choose "average" or "none".'
+            )
         self._attached(data, seed, labels_key=self.labels_key, classes=self.classes)
-        _checks.every_class(data.labels[_keys.TRAIN], self.classes, f"{self.labels_key!r} of {data.corpus.path}")
+        _checks.every_class(
+            data.labels[_keys.TRAIN], self.classes, f"{self.labels_key!r} of {data.corpus.path}"
+        )
         self.combine = combine
         tokens, codes, weights, parts, donors = sample_for_linear(data, seed)
         self._fit_linear(tokens, codes, weights, parts, donors, seed)
         return data
 
-    def _start_from(self, offset: np.ndarray, codes: np.ndarray, weights: np.ndarray, val: np.ndarray) -> float:
+    def _start_from(
+        self, offset: np.ndarray, codes: np.ndarray, weights: np.ndarray, val: np.ndarray
+    ) -> float:
         """Begin with the linear part alone; its validation loss, which the network has to beat."""
         if self.is_trained_:
             return math.inf
         self.module.silence()
         return loss_of_logits(offset[val], codes[val], weights[val]) if len(val) else math.inf
 
-    def _weights(self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _weights(
+        self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
         """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""
         weights = (codes >= 0).astype(np.float32)
         if key is None:
             return weights
         train, val = parts[_keys.TRAIN], parts[_keys.VAL]
-        weights[train] = pd.to_numeric(_checks.obs_column(self.adata, key).iloc[train], errors="coerce")
+        weights[train] = pd.to_numeric(
+            _checks.obs_column(self.adata, key).iloc[train], errors="coerce"
+        )
         _checks.weights(weights[train], key)
         train = train[weights[train] > 0]
         n = np.bincount(codes[train], minlength=len(self.classes))
         by_class = np.bincount(codes[train], weights[train], len(self.classes)) / np.maximum(n, 1)
-        weights[val] = by_class[codes[val]] / max(by_class[codes[val]].mean(), 1e-12) if len(val) else 1
+        weights[val] = (
+            by_class[codes[val]] / max(by_class[codes[val]].mean(), 1e-12) if len(val) else 1
+        )
         return weights

@@ -36,7 +36,12 @@ class Rehearsal:
 
 
 def forecast(
-    plan: Plan, data: TokenRows, rows: np.ndarray, device: torch.device, precision: object, batch_size: int
+    plan: Plan,
+    data: TokenRows,
+    rows: np.ndarray,
+    device: torch.device,
+    precision: object,
+    batch_size: int,
 ) -> Rehearsal:
     """Rehearse with few cells, and where these take no time with a whole batch."""
     found = rehearse(plan, data, rows, device, precision, min(_CELLS, batch_size))
@@ -46,7 +51,12 @@ def forecast(
 
 
 def rehearse(
-    plan: Plan, data: TokenRows, rows: np.ndarray, device: torch.device, precision: object, n_cells: int = _CELLS
+    plan: Plan,
+    data: TokenRows,
+    rows: np.ndarray,
+    device: torch.device,
+    precision: object,
+    n_cells: int = _CELLS,
 ) -> Rehearsal:
     """Take a training step with the longest cells, twice, and leave the network as it was."""
     longest = rows[np.argsort(-data.n_tokens()[rows], kind="stable")[:n_cells]]
@@ -75,7 +85,13 @@ def rehearse(
 
 
 def announcement(
-    found: Rehearsal, data: TokenRows, rows: np.ndarray, *, n_cells: int, batch_size: int, max_epochs: int
+    found: Rehearsal,
+    data: TokenRows,
+    rows: np.ndarray,
+    *,
+    n_cells: int,
+    batch_size: int,
+    max_epochs: int,
 ) -> str | None:
     """How long a training on `n_cells` cells like those in `rows` will take, at most, and how to make it cheaper; None for a short one."""
     lengths = data.n_tokens()
@@ -91,7 +107,9 @@ def announcement(
     return f"{said}. {_cheaper(data.config, float(data.lengths()[rows].mean()))}".strip()
 
 
-def fitting_batch_size(plan: Plan, data: TokenRows, rows: np.ndarray, device: torch.device, precision: object) -> int:
+def fitting_batch_size(
+    plan: Plan, data: TokenRows, rows: np.ndarray, device: torch.device, precision: object
+) -> int:
     """Most cells, a power of two up to 256, whose training step fits into four fifths of the free memory."""
     found = rehearse(plan, data, rows, device, precision)
     free = _free_memory(device)
@@ -118,8 +136,14 @@ def enough_memory(config: Config, batch_size: int | None, *, training: bool) -> 
             raise
         what = "a training step" if training else "a batch"
         size = "" if batch_size is None else f" of batch_size={batch_size} cells"
-        steps = ["a smaller batch_size (with accumulate_grad_batches to make up for it)"] if training else []
-        steps += ["recompute=True", 'precision="bf16-mixed"'] if training else ["a smaller batch_size"]
+        steps = (
+            ["a smaller batch_size (with accumulate_grad_batches to make up for it)"]
+            if training
+            else []
+        )
+        steps += (
+            ["recompute=True", 'precision="bf16-mixed"'] if training else ["a smaller batch_size"]
+        )
         cheaper = _cheaper(config, None)
         raise MemoryError(
             f'Memory ran out in {what}{size} with tokens="{config.tokens}". Try {", ".join(steps)}. {cheaper}'.strip()
@@ -128,7 +152,9 @@ def enough_memory(config: Config, batch_size: int | None, *, training: bool) -> 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU, PyTorch's allocator or Python ran out of memory."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, (torch.OutOfMemoryError, MemoryError)
+    ) or "can't allocate memory" in str(error)
 
 
 def _cheaper(config: Config, n_expressed: float | None) -> str:
@@ -137,7 +163,11 @@ def _cheaper(config: Config, n_expressed: float | None) -> str:
         return ""
     head = ' (they need head="pool")' if config.head == "scbert" and config.n_classes else ""
     if n_expressed is None:
-        modes = 'tokens="background" or tokens="expressed"' if config.tokens == "all" else 'tokens="expressed"'
+        modes = (
+            'tokens="background" or tokens="expressed"'
+            if config.tokens == "all"
+            else 'tokens="expressed"'
+        )
         return f"{modes} costs a fraction{head}."
     attend = {"background": n_expressed + config.n_background, "expressed": n_expressed}
     now = config.n_positions if config.tokens == "all" else attend["background"]

@@ -22,7 +22,9 @@ _F1_OF_TRAINING: Final = "macro_f1_train"
 class Plan(L.LightningModule):
     """AdamW with a linear warm-up and a cosine decay to zero, stepped per optimiser step."""
 
-    def __init__(self, module: Performer, *, lr: float, weight_decay: float, warmup: float = 0.1) -> None:
+    def __init__(
+        self, module: Performer, *, lr: float, weight_decay: float, warmup: float = 0.1
+    ) -> None:
         super().__init__()
         self.module, self.lr, self.weight_decay, self.warmup = module, lr, weight_decay, warmup
         self.so_far: dict[str, Tensor] = {}  # of the epoch: sum over its cells, and their number
@@ -46,7 +48,9 @@ class Plan(L.LightningModule):
         def factor(step: int) -> float:
             if step < rising:
                 return (step + 1) / rising
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total - rising))))
+            return 0.5 * (
+                1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total - rising)))
+            )
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -83,7 +87,15 @@ class Plan(L.LightningModule):
             return
         several = self.trainer.world_size > 1
         for name, value in values.items():
-            self.log(name, value, prog_bar=_in_bar(name), batch_size=n, on_step=False, on_epoch=True, sync_dist=several)
+            self.log(
+                name,
+                value,
+                prog_bar=_in_bar(name),
+                batch_size=n,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=several,
+            )
 
     def count(self, name: str, found: Tensor) -> None:
         """Add to what is known of the epoch."""
@@ -100,18 +112,29 @@ class Plan(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """For a checkpoint; of several processes what all of them found."""
-        checkpoint["so_far"] = {name: self._of_all(found).cpu() for name, found in sorted(self.so_far.items())}
+        checkpoint["so_far"] = {
+            name: self._of_all(found).cpu() for name, found in sorted(self.so_far.items())
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """From a checkpoint; one process goes on with what all had found."""
         if self.trainer.is_global_zero:
-            self.so_far = {name: found.to(self.device) for name, found in checkpoint["so_far"].items()}
+            self.so_far = {
+                name: found.to(self.device) for name, found in checkpoint["so_far"].items()
+            }
 
     def _log_epoch(self) -> None:
         found = {name: self._of_all(one) for name, one in sorted(self.so_far.items())}
         self.so_far = {}
         for name, one in found.items():
-            self.log(name, self.mean(one), prog_bar=_in_bar(name), batch_size=1, on_step=False, on_epoch=True)
+            self.log(
+                name,
+                self.mean(one),
+                prog_bar=_in_bar(name),
+                batch_size=1,
+                on_step=False,
+                on_epoch=True,
+            )
 
     def mean(self, found: Tensor) -> Tensor | float:
         """What is logged of an epoch."""
@@ -166,12 +189,18 @@ class PretrainPlan(Plan):
         for cells in batch["cells"]:
             tokens = cells["tokens"]
             seen, chosen = mask_tokens(
-                tokens, self.module.config.mask_token, fraction=self.mask_fraction, generator=generator
+                tokens,
+                self.module.config.mask_token,
+                fraction=self.mask_fraction,
+                generator=generator,
             )
             encodings.append(self.module.encode(**cells | {"tokens": seen}, at=chosen))
             targets.append(tokens[chosen])
             majority.append(_commonest_bin(tokens).unsqueeze(-1).expand_as(tokens)[chosen])
-        logits, target = self.module.to_bins(torch.cat(encodings)), torch.cat(targets)  # (hidden genes, bins)
+        logits, target = (
+            self.module.to_bins(torch.cat(encodings)),
+            torch.cat(targets),
+        )  # (hidden genes, bins)
         accuracy = (logits.argmax(-1) == target).float().mean()
         commonest = (torch.cat(majority) == target).float().mean()
         loss = F.cross_entropy(logits.float(), target)
@@ -189,7 +218,13 @@ class ClassifyPlan(Plan):
     """
 
     def __init__(
-        self, module: Performer, *, token_drop: float = 0.0, n_proteins: int = 0, seed: int = 0, **kwargs: Any
+        self,
+        module: Performer,
+        *,
+        token_drop: float = 0.0,
+        n_proteins: int = 0,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
         self.token_drop, self.seed = token_drop, seed
@@ -200,9 +235,14 @@ class ClassifyPlan(Plan):
         """One step, with tokens left out; ``loss`` is minimised, ``train_loss`` the classes' part of it."""
         if self.token_drop:
             generator = torch.Generator().manual_seed(
-                self.seed + 1 + self.trainer.fit_loop.total_batch_idx + APART * self.trainer.global_rank
+                self.seed
+                + 1
+                + self.trainer.fit_loop.total_batch_idx
+                + APART * self.trainer.global_rank
             )
-            batch = batch | {"cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]}
+            batch = batch | {
+                "cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]
+            }
         classes, proteins = self._step(batch, "train")
         return {"loss": classes + proteins, "train_loss": classes.detach()}
 
@@ -230,7 +270,9 @@ class ClassifyPlan(Plan):
         labels, weights = batch["labels"], batch["weights"]
         losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none") * weights
         # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
-        loss = losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6)
+        loss = (
+            losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6)
+        )
         if self.to_proteins is not None:
             self.note({f"protein_loss_{stage}": proteins}, stage, len(labels))
         known = labels >= 0
@@ -272,8 +314,15 @@ class KeepBest(L.Callback):
     validated, the last epoch is remembered.
     """
 
-    def __init__(self, network: Performer, *, start: float = math.inf, restore: bool = True) -> None:
-        self.network, self.best, self.restore, self.epoch = network, start, restore, 0  # epochs count from 1
+    def __init__(
+        self, network: Performer, *, start: float = math.inf, restore: bool = True
+    ) -> None:
+        self.network, self.best, self.restore, self.epoch = (
+            network,
+            start,
+            restore,
+            0,
+        )  # epochs count from 1
         self.weights: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -282,7 +331,11 @@ class KeepBest(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint."""
-        self.best, self.weights, self.epoch = state_dict["best"], state_dict["weights"], state_dict["epoch"]
+        self.best, self.weights, self.epoch = (
+            state_dict["best"],
+            state_dict["weights"],
+            state_dict["epoch"],
+        )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep what there is before training, where that may be the best."""
@@ -299,14 +352,19 @@ class KeepBest(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep a copy of every epoch as long as nothing was validated, so that none can be told to be better."""
         if not math.isfinite(self.best):
-            self.epoch, self.weights = trainer.current_epoch + 1, all_weights(cast("Performer", pl_module.module))
+            self.epoch, self.weights = (
+                trainer.current_epoch + 1,
+                all_weights(cast("Performer", pl_module.module)),
+            )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the best weights back."""
         if self.restore:
             self._put_back()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Put them back after Ctrl-C in any case."""
         self._put_back()
 

@@ -48,7 +48,9 @@ def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     del asked["self"]
     asked |= asked.pop("trainer")
     found = _record.params(asked)
-    return {name: value for name, value in found.items() if name not in FREE.keys() | ELSEWHERE.keys()}
+    return {
+        name: value for name, value in found.items() if name not in FREE.keys() | ELSEWHERE.keys()
+    }
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,14 +81,20 @@ def refuse_other_run(folder: Path, there: Mapping[str, Any], now: Mapping[str, A
 def news(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What has changed of that which may, in a sentence; empty where nothing has."""
     said = [_said(*one) for one in _differences(there.get(MAY_CHANGE, {}), now.get(MAY_CHANGE, {}))]
-    return f"Since it was written {', '.join(said)}: the weights may differ in their last digits." if said else ""
+    return (
+        f"Since it was written {', '.join(said)}: the weights may differ in their last digits."
+        if said
+        else ""
+    )
 
 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != MAY_CHANGE}
 
 
-def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _differences(
+    there: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
     """Names, of entries of dicts their own, with the value that was and that is."""
     for name in sorted(there.keys() | now.keys()):
         was, is_now = there.get(name), now.get(name)

@@ -44,19 +44,29 @@ class Job:
         if self.groupby in stored:
             return stored[self.groupby]
         filled = [part for part in self.parts if self.data.corpus.n_cells(part)]
-        return _checks.by_name.class_order(pd.concat([self.data.obs(part, self.groupby) for part in filled]))
+        return _checks.by_name.class_order(
+            pd.concat([self.data.obs(part, self.groupby) for part in filled])
+        )
 
     def codes(self, part: str, start: int, stop: int) -> np.ndarray:
         """Which group each of some cells is of; -1 for none. Of a column that the corpus has as numbers."""
         values = self.data.obs(part, str(self.groupby)).iloc[start:stop]
-        return np.asarray(pd.Categorical(_checks.by_name.class_names(values), categories=self.groups).codes)
+        return np.asarray(
+            pd.Categorical(_checks.by_name.class_names(values), categories=self.groups).codes
+        )
 
     def check(self) -> None:
         """Refuse what does not fit before anything is written; some cells are predicted to that end."""
         corpus, model = self.data.corpus, self.model
-        _checks.on_corpus.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
-        _checks.on_corpus.free_columns(list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE])
-        _checks.on_corpus.groups_of_corpus(self.groupby, [*categories(corpus, self.parts), *self.numbers])
+        _checks.on_corpus.parts_with_cells(
+            self.parts, {part: corpus.n_cells(part) for part in PARTS}
+        )
+        _checks.on_corpus.free_columns(
+            list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE]
+        )
+        _checks.on_corpus.groups_of_corpus(
+            self.groupby, [*categories(corpus, self.parts), *self.numbers]
+        )
         _checks.on_corpus.not_too_many_groups(self.groupby, len(self.groups))
         model._fits_corpus(self.data)
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
@@ -67,7 +77,9 @@ class Job:
     @property
     def numbers(self) -> list[str]:
         """Columns that the corpus has as numbers."""
-        return [name for name, kinds in self.data.corpus.record["obs_columns"].items() if kinds is None]
+        return [
+            name for name, kinds in self.data.corpus.record["obs_columns"].items() if kinds is None
+        ]
 
     def results(self) -> Results:
         """What there will be of every cell."""
@@ -83,9 +95,16 @@ class Job:
         model, data = self.model, self.data
         edges = model.binning["edges"]
         cut = edges.to_csv() if isinstance(edges, pd.DataFrame) else list(edges)
-        known: dict[str, Any] = {"network": asdict(model.config), "weights": tensors_digest(model.module.state_dict())}
+        known: dict[str, Any] = {
+            "network": asdict(model.config),
+            "weights": tensors_digest(model.module.state_dict()),
+        }
         known |= {"genes": list(model.genes), "edges": cut, "params": model.binning["params"]}
-        known |= {"linear": model._linear_arrays(), "joined": model._joined(), "labels": model._labels()}
+        known |= {
+            "linear": model._linear_arrays(),
+            "joined": model._joined(),
+            "labels": model._labels(),
+        }
         return {
             "corpus": data.corpus.digest[:12],
             "model": digest(known)[:12],
@@ -101,7 +120,9 @@ class Job:
         if self.model.config.tokens == "all":
             return np.arange(len(cells)), adata
         csr: Any = adata.layers[_keys.BINNED]
-        known = np.flatnonzero(np.diff(take_columns(csr, adata.var_names.get_indexer(self.model.genes)).indptr))
+        known = np.flatnonzero(
+            np.diff(take_columns(csr, adata.var_names.get_indexer(self.model.genes)).indptr)
+        )
         return known, adata if len(known) == len(cells) else adata[known].copy()
 
     def predicted(self, cells: AnnData) -> dict[str, np.ndarray]:
@@ -110,12 +131,17 @@ class Job:
             latent = self.model.get_latent_representation(cells, batch_size=self.batch_size)
             return _arrays({"obsm": {_keys.X_SCBERT: latent}})
         found = self.model.predict_parts(cells, batch_size=self.batch_size)
-        return _arrays(_write.predictions(self.model, found, unassigned_below=self.unassigned_below))
+        return _arrays(
+            _write.predictions(self.model, found, unassigned_below=self.unassigned_below)
+        )
 
     def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Attention summed over the cells of each group, and how many these are."""
         sums = self.model._attention_sums(codes, len(self.groups), cells, self.batch_size)
-        return {"attention": sums, "n_cells": np.bincount(codes[codes >= 0], minlength=len(self.groups))}
+        return {
+            "attention": sums,
+            "n_cells": np.bincount(codes[codes >= 0], minlength=len(self.groups)),
+        }
 
     def floor(self) -> np.ndarray:
         """Floor of the attention in some cells, evenly spaced over all."""

@@ -29,7 +29,13 @@ from scbert_cll.tl._gene_attention import warn_if_uniform
 from scbert_cll.tl._predict_corpus.job import Job
 
 _PLAN: Final = "plan.json"
-_OURS: Final = (_PLAN, "laid.json", "store", "store.new", "share_*")  # in the folder in which it is done
+_OURS: Final = (
+    _PLAN,
+    "laid.json",
+    "store",
+    "store.new",
+    "share_*",
+)  # in the folder in which it is done
 _ATTENTION: Final = f"uns/{_keys.GENE_ATTENTION}"
 
 
@@ -129,7 +135,9 @@ def predict_corpus(
     out = Path(out)
     _checks.new_folder(out)
     parts = [parts] if isinstance(parts, str) else list(parts)
-    job = Job(opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size)
+    job = Job(
+        opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size
+    )
     job.check()
     work = _Work(job, out, n_shares)
     laid = work.begin()
@@ -153,7 +161,9 @@ class _Work:
     @property
     def store(self) -> Store:
         """What will be `out`."""
-        return Store(self.folder / "store", self.job.data.chunk_size * self.job.data.preload_nchunks)
+        return Store(
+            self.folder / "store", self.job.data.chunk_size * self.job.data.preload_nchunks
+        )
 
     @property
     def n_cells(self) -> int:
@@ -172,7 +182,9 @@ class _Work:
 
     def share(self, number: int) -> Share:
         """One of the shares, as far as it is."""
-        return Share(self.folder, number, self.n_shares, -(-self.n_cells // self.store.window), self.call).load()
+        return Share(
+            self.folder, number, self.n_shares, -(-self.n_cells // self.store.window), self.call
+        ).load()
 
     def begin(self) -> list[str]:
         """Lay the store out, or go on with the one that was; of processes that begin together the first one does it. Names its files."""
@@ -188,7 +200,9 @@ class _Work:
             for old in (self.store.folder, *self.folder.glob("share_*")):
                 remove(old)
             write_note(self.folder / _PLAN, {"asked": self.plan}, _PLAN)
-            return self.store.create(self.job.data.corpus, self.job.parts, self.job.results(), self.call)
+            return self.store.create(
+                self.job.data.corpus, self.job.parts, self.job.results(), self.call
+            )
 
     def do(self, number: int) -> None:
         """Every window of a share that is not done."""
@@ -198,7 +212,12 @@ class _Work:
             if not share.windows:
                 share.note()
             cells = [min(size, self.n_cells - window * size) for window in share.windows]
-            bar = {"desc": "Predicting", "unit": "cell", "unit_scale": True, "initial": sum(cells[: share.done])}
+            bar = {
+                "desc": "Predicting",
+                "unit": "cell",
+                "unit_scale": True,
+                "initial": sum(cells[: share.done]),
+            }
             with Bar(total=sum(cells), disable=None, **bar) as shown:
                 for window in share.windows[share.done :]:
                     with self.disk(sum(cells[share.done :])):
@@ -211,15 +230,21 @@ class _Work:
         """Predict the cells of a window and write that; sums over them, and how many have no token."""
         size, sums, without = self.store.window, dict[str, np.ndarray](), 0
         self.store.clear(window, self.job.results())
-        for part, start, stop, row in pieces(self.job.data.corpus, self.job.parts, window * size, (window + 1) * size):
+        for part, start, stop, row in pieces(
+            self.job.data.corpus, self.job.parts, window * size, (window + 1) * size
+        ):
             known, cells = self.job.cells(part, np.arange(start, stop))
             without += stop - start - len(known)
             if not len(known):
                 continue  # the store has no values from the start
             found = self.job.predicted(cells)
-            self.store.write(row, {path: _in_rows(values, known, stop - start) for path, values in found.items()})
+            self.store.write(
+                row, {path: _in_rows(values, known, stop - start) for path, values in found.items()}
+            )
             if self.job.groupby is not None:
-                sums = added(sums, self.job.attention(cells, self._codes(part, start, stop, row)[known]))
+                sums = added(
+                    sums, self.job.attention(cells, self._codes(part, start, stop, row)[known])
+                )
         return sums, without
 
     def _mended(self, shares: list[Share]) -> list[str]:
@@ -247,13 +272,17 @@ class _Work:
             if is_last:
                 slots = self._slots(shares)
                 with self.disk(0):
-                    self.store.finish(slots, self.job.results(), self.out, [*laid, *self._mended(shares)])
+                    self.store.finish(
+                        slots, self.job.results(), self.out, [*laid, *self._mended(shares)]
+                    )
         if self.out.exists():  # a process that waited for the last one made the folder anew
             discard(self.folder, *_OURS)
         if is_last:
             if _ATTENTION in slots:
                 warn_if_uniform(slots[_ATTENTION]["attention_floor"])
-            _checks.on_corpus.warn_of_cells_without_token(sum(share.without_token for share in shares), self.n_cells)
+            _checks.on_corpus.warn_of_cells_without_token(
+                sum(share.without_token for share in shares), self.n_cells
+            )
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
@@ -273,13 +302,21 @@ class _Work:
 
     def _slots(self, shares: list[Share]) -> dict[str, Any]:
         """What is of all cells together."""
-        slots = {f"uns/{_keys.SCBERT_PREDICT}": self._record(sum(share.without_token for share in shares))}
+        slots = {
+            f"uns/{_keys.SCBERT_PREDICT}": self._record(
+                sum(share.without_token for share in shares)
+            )
+        }
         if sums := [share.sums for share in shares if share.sums]:
             slots |= self._attention(sums)
         return slots
 
     def _record(self, without: int) -> dict[str, Any]:
-        asked = {"groupby": self.job.groupby, "parts": self.job.parts, "unassigned_below": self.job.unassigned_below}
+        asked = {
+            "groupby": self.job.groupby,
+            "parts": self.job.parts,
+            "unassigned_below": self.job.unassigned_below,
+        }
         asked |= {"labels_key": getattr(self.job.model, "labels_key", None)}
         found = _write.record(self.job.model, _record.params(asked))
         return found | {"n_cells": self.n_cells, "n_without_token": without}
@@ -287,10 +324,14 @@ class _Work:
     def _attention(self, sums: list[dict[str, np.ndarray]]) -> dict[str, Any]:
         """Shares of attention by group, as :func:`~scbert_cll.tl.gene_attention` writes them."""
         job, floor = self.job, self.job.floor()
-        total, counts = (np.sum([found[name] for found in sums], axis=0) for name in ("attention", "n_cells"))
+        total, counts = (
+            np.sum([found[name] for found in sums], axis=0) for name in ("attention", "n_cells")
+        )
         there = np.flatnonzero(counts)
         names = [job.groups[i] for i in there]
-        table = job.model._attention_shares(total[there], names).reindex(job.data.genes, fill_value=0.0)
+        table = job.model._attention_shares(total[there], names).reindex(
+            job.data.genes, fill_value=0.0
+        )
         params = {"groupby": job.groupby, "per_cell": False, "layer": job.model.layer}
         n = dict(zip(names, counts[there].tolist(), strict=True))
         record = {"params": params, "attention_floor": floor, "n_cells": n}
@@ -299,7 +340,9 @@ class _Work:
 
 def _give_back() -> None:
     """Hand memory that is free back to the system; glibc keeps what lies between pieces in use, more with every window."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # musl has none
+    trim = (
+        getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    )  # musl has none
     if trim is not None:
         trim(0)
 

@@ -56,7 +56,9 @@ class Bulk:
         parts = []
         for start in range(0, len(sets), _SETS_AT_ONCE):
             some = sets[start : start + _SETS_AT_ONCE]
-            weights = {f"set{i:04d}": pd.Series(weight, self.names[genes]) for i, genes in enumerate(some)}
+            weights = {
+                f"set{i:04d}": pd.Series(weight, self.names[genes]) for i, genes in enumerate(some)
+            }
             parts.append(decoupler.scores(self.values, self.names, weights, method))
         return np.hstack(parts)
 
@@ -65,9 +67,13 @@ class Bulk:
         found = [gene for gene in dict.fromkeys(genes) if gene in set(self.names[self.usable])]
         if len(found) < 2:
             return None, found
-        return unit(self.standardized[:, self.names.get_indexer(pd.Index(found))].mean(axis=1)), found
+        return unit(
+            self.standardized[:, self.names.get_indexer(pd.Index(found))].mean(axis=1)
+        ), found
 
-    def random_sets(self, genes: np.ndarray, n_sets: int, rng: np.random.Generator) -> np.ndarray | None:
+    def random_sets(
+        self, genes: np.ndarray, n_sets: int, rng: np.random.Generator
+    ) -> np.ndarray | None:
         """Sets × genes (positions): like `genes` in mean and in spread (or, with unmeasured values, in how often they were measured); None if there are too few genes."""
         usable, known = self.usable, np.isfinite(self.values)
         n = np.maximum(known.sum(axis=0), 1)

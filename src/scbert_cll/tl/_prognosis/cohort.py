@@ -56,7 +56,9 @@ class Patients:
     division: pd.DataFrame  # one column, or none
 
     @classmethod
-    def of(cls, cohort: Cohort, rows: np.ndarray, division: np.ndarray | None, *, clinical: bool) -> Patients:
+    def of(
+        cls, cohort: Cohort, rows: np.ndarray, division: np.ndarray | None, *, clinical: bool
+    ) -> Patients:
         """The samples of `rows`, with or without covariates."""
         index = cohort.score.index[rows]
         meta = pd.DataFrame(index=index)

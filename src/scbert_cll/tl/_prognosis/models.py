@@ -37,13 +37,17 @@ def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str,
     complete = scored
     if cohort.covariates.shape[1]:
         lacking = cohort.covariates[cohort.flow.kept].isna().sum().to_dict()
-        _checks.complete_cases(flow.event, flow.kept, lacking, timed=cohort.outcome.time is not None)
+        _checks.complete_cases(
+            flow.event, flow.kept, lacking, timed=cohort.outcome.time is not None
+        )
         complete = Patients.of(cohort, np.flatnonzero(flow.kept), division, clinical=True)
     _enough(complete, asked)
     marker, more = _marker(cohort, asked)
     fits = _fits(scored, complete, marker)
     value, auc, limits = _added_value(scored, complete, marker, asked, streams[0], fits)
-    null, tests, doubts = against_random_sets(cohort, asked, scored, complete, flow.kept, streams[1])
+    null, tests, doubts = against_random_sets(
+        cohort, asked, scored, complete, flow.kept, streams[1]
+    )
     of_score = np.asarray(complete.score[SCORE])
     return {
         "cox": _stacked({name: one.table() for name, one in fits.items()}),
@@ -52,7 +56,9 @@ def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str,
         "null": null,
         "null_tests": tests,
         "linearity": power.linearity(complete.outcome, complete.score[SCORE], complete.clinical),
-        "power": power.power(complete.outcome, of_score, complete.clinical.to_numpy(), asked.expected_ratio),
+        "power": power.power(
+            complete.outcome, of_score, complete.clinical.to_numpy(), asked.expected_ratio
+        ),
         "flow": flow.table(),
         "genes": cohort.genes.rename(index=str),
         "notes": [*_missing(cohort.genes), *notes, *more, *limits, *doubts],
@@ -64,7 +70,11 @@ def _enough(patients: Patients, asked: Asked) -> None:
     names = [SCORE, *patients.clinical]
     timed = patients.outcome.time is not None
     _checks.events_per_variable(
-        patients.outcome.n_informative, len(names), asked.min_events_per_variable, names, timed=timed
+        patients.outcome.n_informative,
+        len(names),
+        asked.min_events_per_variable,
+        names,
+        timed=timed,
     )
 
 
@@ -96,9 +106,13 @@ def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
     if asked.marker is None or cohort.bulk is None:
         return None, []
     if asked.marker not in cohort.bulk.names[cohort.bulk.usable]:
-        return None, [f"{asked.marker} is not there, or does not differ between samples: no comparison with it alone."]
+        return None, [
+            f"{asked.marker} is not there, or does not differ between samples: no comparison with it alone."
+        ]
     known = cohort.bulk.values[:, cohort.bulk.names.get_indexer(pd.Index([asked.marker]))[0]]
-    values = pd.Series(np.where(cohort.flow.kept, known, np.nan), cohort.score.index, name=asked.marker)
+    values = pd.Series(
+        np.where(cohort.flow.kept, known, np.nan), cohort.score.index, name=asked.marker
+    )
     if abs(values.corr(cohort.score)) > SAME:
         return None, [f"The score is {asked.marker} itself: no comparison of the two."]
     both = cohort.outcome.take(np.flatnonzero(values.notna()))
@@ -108,7 +122,9 @@ def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
         ]
     lost = int(values[cohort.flow.kept].isna().sum())
     notes = (
-        [f"{asked.marker} was not measured in {lost} of the patients: the comparison with it is without them."]
+        [
+            f"{asked.marker} was not measured in {lost} of the patients: the comparison with it is without them."
+        ]
         if lost
         else []
     )
@@ -140,7 +156,11 @@ def _with_marker(scored: Patients, marker: pd.Series) -> tuple[Outcome, pd.DataF
     """The patients in whom the marker was measured, with it and with both."""
     known = marker.reindex(scored.score.index).notna().to_numpy()
     alone = marker.reindex(scored.score.index[known]).to_frame()
-    return scored.outcome.take(np.flatnonzero(known)), alone, pd.concat([alone, scored.score[known]], axis=1)
+    return (
+        scored.outcome.take(np.flatnonzero(known)),
+        alone,
+        pd.concat([alone, scored.score[known]], axis=1),
+    )
 
 
 def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -148,7 +168,9 @@ def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).rename(index=str)
 
 
-def _summary(fits: dict[str, Fit], scored: Patients, complete: Patients, marker: pd.Series | None) -> pd.DataFrame:
+def _summary(
+    fits: dict[str, Fit], scored: Patients, complete: Patients, marker: pd.Series | None
+) -> pd.DataFrame:
     """One row per model."""
     rows = []
     for name, one in fits.items():
@@ -188,11 +210,19 @@ def _added_value(
     if marker is not None:
         parts += [(MARKER, f"{MARKER} + {SCORE}", *_with_marker(scored, marker))]
     rows: list[dict[str, Any]] = []
-    for (base_name, name_of_full, outcome, base, both), stream in zip(parts, rng.spawn(len(parts)), strict=True):
-        own, _ = added_value.measures(outcome, horizon)  # Uno's C weighs by the censoring of these patients
-        gains = added_value.gains(outcome, base, both, own, n_bootstrap=asked.n_bootstrap, rng=stream)
+    for (base_name, name_of_full, outcome, base, both), stream in zip(
+        parts, rng.spawn(len(parts)), strict=True
+    ):
+        own, _ = added_value.measures(
+            outcome, horizon
+        )  # Uno's C weighs by the censoring of these patients
+        gains = added_value.gains(
+            outcome, base, both, own, n_bootstrap=asked.n_bootstrap, rng=stream
+        )
         ratio = added_value.likelihood_ratio(fits.get(base_name), fits[name_of_full])
-        rows += [_row(measure, base_name, name_of_full, gain) | ratio for measure, gain in gains.items()]
+        rows += [
+            _row(measure, base_name, name_of_full, gain) | ratio for measure, gain in gains.items()
+        ]
     auc = _auc(complete, fits, asked) if "Uno C" in measures else None
     return pd.DataFrame(rows).rename(index=str), auc, notes
 
@@ -217,7 +247,9 @@ def _auc(complete: Patients, fits: dict[str, Fit], asked: Asked) -> pd.DataFrame
     """AUC(t) of the models of the same patients, apparent."""
     times = np.asarray(asked.times, dtype=np.float64)
     names = [
-        name for name in (COMPLETE if COMPLETE in fits else SCORE, CLINICAL, f"{CLINICAL} + {SCORE}") if name in fits
+        name
+        for name in (COMPLETE if COMPLETE in fits else SCORE, CLINICAL, f"{CLINICAL} + {SCORE}")
+        if name in fits
     ]
     end, event = np.asarray(complete.outcome.time), complete.outcome.event
     until = [int((event & (end <= time)).sum()) for time in times]

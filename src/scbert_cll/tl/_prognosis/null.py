@@ -10,11 +10,24 @@ from scipy import stats
 
 from scbert_cll._survival.models import fit
 from scbert_cll._survival.score_test import score_test
-from scbert_cll.tl._prognosis.cohort import CLINICAL, DIVISION, LEVEL, NOTHING, Asked, Cohort, Patients
+from scbert_cll.tl._prognosis.cohort import (
+    CLINICAL,
+    DIVISION,
+    LEVEL,
+    NOTHING,
+    Asked,
+    Cohort,
+    Patients,
+)
 
 
 def against_random_sets(
-    cohort: Cohort, asked: Asked, scored: Patients, complete: Patients, kept: np.ndarray, rng: np.random.Generator
+    cohort: Cohort,
+    asked: Asked,
+    scored: Patients,
+    complete: Patients,
+    kept: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Z of random sets, and where the signature stands among them, beside nothing, the covariates and cell division."""
     drawn, notes = _random_scores(cohort, asked, rng)
@@ -25,12 +38,17 @@ def against_random_sets(
         arms += [(CLINICAL, complete, complete.clinical)]
         both = pd.concat([complete.clinical, complete.division], axis=1)
         arms += [(f"{CLINICAL} + {DIVISION}", complete, both)] if complete.division.shape[1] else []
-    found = [_against(name, patients, columns, drawn[rows_of[id(patients)]]) for name, patients, columns in arms]
+    found = [
+        _against(name, patients, columns, drawn[rows_of[id(patients)]])
+        for name, patients, columns in arms
+    ]
     null = pd.concat([table for table, _ in found], ignore_index=True).rename(index=str)
     return null, pd.DataFrame([test for _, test in found]).rename(index=str), notes
 
 
-def _random_scores(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _random_scores(
+    cohort: Cohort, asked: Asked, rng: np.random.Generator
+) -> tuple[np.ndarray, list[str]]:
     """Samples × random sets, or why there are none."""
     none = np.empty((len(cohort.score), 0))
     if cohort.bulk is None or not len(cohort.place):

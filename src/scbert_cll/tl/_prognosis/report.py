@@ -68,12 +68,18 @@ class Prognosis:
         return self.to_markdown()
 
     def _patients(self) -> str:
-        lost = [f"{row.n_left_out} left out: {row.step}" for row in _records(self.flow) if row.n_left_out]
+        lost = [
+            f"{row.n_left_out} left out: {row.step}"
+            for row in _records(self.flow)
+            if row.n_left_out
+        ]
         first, last = self.flow.iloc[0], self.flow.iloc[-1]
         least = self.models["events_per_variable"].min()
         said = f"{first['n']} samples, {last['n']} with {last['n_events']} events in the models with covariates"
         said = (
-            said if self.params["covariates"] else f"{first['n']} samples, {last['n']} with {last['n_events']} events"
+            said
+            if self.params["covariates"]
+            else f"{first['n']} samples, {last['n']} with {last['n_events']} events"
         )
         lost_text = f" ({'; '.join(lost)})" if lost else ""
         return f"{said}{lost_text}; at least {least:.0f} events for each coefficient."
@@ -81,17 +87,25 @@ class Prognosis:
     def _effects(self) -> str:
         measure = self.params["measure"]
         rows = self.cox[self.cox["variable"] == "score"]
-        lines = [f"| model | patients | events | {measure} per SD (95 % CI) | p |", "|---|---|---|---|---|"]
+        lines = [
+            f"| model | patients | events | {measure} per SD (95 % CI) | p |",
+            "|---|---|---|---|---|",
+        ]
         for row in _records(rows):
             ratio = f"{row.ratio:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})"
             lines.append(f"| {row.model} | {row.n} | {row.n_events} | {ratio} | {p_text(row.p)} |")
         return "\n".join(lines)
 
     def _random(self) -> str:
-        lines = ["| adjusted for | p | p among random sets | random sets with p < .05 |", "|---|---|---|---|"]
+        lines = [
+            "| adjusted for | p | p among random sets | random sets with p < .05 |",
+            "|---|---|---|---|",
+        ]
         for row in _records(self.null_tests):
             share = f"{row.share_significant:.0%}" if row.n_sets else _UNKNOWN
-            lines.append(f"| {row.adjusted} | {p_text(row.naive_p)} | {p_text(row.empirical_p)} | {share} |")
+            lines.append(
+                f"| {row.adjusted} | {p_text(row.naive_p)} | {p_text(row.empirical_p)} | {share} |"
+            )
         n = int(self.null_tests["n_sets"].max())
         return "\n".join(lines) + (
             f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two p the larger counts."
@@ -109,7 +123,9 @@ class Prognosis:
             if np.isfinite(row.delta_corrected):
                 gain = f"{row.delta_corrected:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f})"
             before = f"{row.base_value:.3f} ({row.base})"
-            lines.append(f"| {row.measure} | {before} | {row.full_value:.3f} | {gain} | {p_text(row.lr_p)} |")
+            lines.append(
+                f"| {row.measure} | {before} | {row.full_value:.3f} | {gain} | {p_text(row.lr_p)} |"
+            )
         return "\n".join(lines)
 
     def _doubts(self) -> str:
@@ -126,13 +142,21 @@ class Prognosis:
 
     def _hazards(self) -> list[str]:
         wrong = self.cox[self.cox["ph_p"] < 0.05].sort_values("ph_p").drop_duplicates("variable")
-        said = [f"{row.variable} in '{row.model}' (p = {p_text(row.ph_p)})" for row in _records(wrong)]
-        return [f"Hazards are not proportional: {'; '.join(said)}. Such a ratio is a mean over time."] if said else []
+        said = [
+            f"{row.variable} in '{row.model}' (p = {p_text(row.ph_p)})" for row in _records(wrong)
+        ]
+        return (
+            [f"Hazards are not proportional: {'; '.join(said)}. Such a ratio is a mean over time."]
+            if said
+            else []
+        )
 
     def _line(self) -> list[str]:
         p = self.linearity["p"]
         return (
-            [f"The effect of the score is no line (spline, p = {p_text(p)}): a ratio per SD misses its form."]
+            [
+                f"The effect of the score is no line (spline, p = {p_text(p)}): a ratio per SD misses its form."
+            ]
             if p < 0.05
             else []
         )

@@ -156,7 +156,9 @@ def prognosis(
     _checks.target(adata, copy=False)
     read = [time_key, event_key, entry_key, competing_key, score_key, *covariates, *strata]
     _checks.new_key(key_added, read, stems=("_score", "_group"))
-    _check_choices(signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio)
+    _check_choices(
+        signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio
+    )
     times = units.usual_times(time_unit) if times is None else times
     _check_lists(marker, proliferation, times, min_events_per_variable)
     params["times"] = [float(time) for time in times]
@@ -188,7 +190,9 @@ def prognosis(
         n_random,
         n_bootstrap,
     )
-    cohort = Cohort(outcome, flow, pd.Series(score, adata.obs_names, name="score"), clinical, bulk, genes, place)
+    cohort = Cohort(
+        outcome, flow, pd.Series(score, adata.obs_names, name="score"), clinical, bulk, genes, place
+    )
     found = answers(cohort, asked, generator)
     params |= {"method": method} if score_key is None else {"method": _record.NOTHING}
     params["measure"] = "OR" if time_key is None else "HR"
@@ -226,7 +230,9 @@ def _check_lists(marker: Any, proliferation: Any, times: Any, min_events_per_var
     _checks.number_in(min_events_per_variable, "min_events_per_variable", 0, np.inf)
 
 
-def _clinical(adata: AnnData, covariates: Sequence[str], score_key: str | None, taken: Sequence[str]) -> pd.DataFrame:
+def _clinical(
+    adata: AnnData, covariates: Sequence[str], score_key: str | None, taken: Sequence[str]
+) -> pd.DataFrame:
     """What the clinic knows; as a score of the user's, it is no outcome."""
     if score_key is not None:
         _checks.no_outcome(adata, score_key, taken, "name another score_key")
@@ -245,19 +251,34 @@ def _bulk(adata: AnnData, layer: str | None, *, needed: bool) -> Bulk | None:
 
 
 def _score(
-    adata: AnnData, bulk: Bulk | None, signature: Weights | None, score_key: str | None, method: str, min_matched: float
+    adata: AnnData,
+    bulk: Bulk | None,
+    signature: Weights | None,
+    score_key: str | None,
+    method: str,
+    min_matched: float,
 ) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
     """Score of each sample in standard deviations, its genes, and where those are in the object."""
     if score_key is not None or bulk is None or signature is None:
         obs: Any = adata.obs
         values = _checks.score_column(obs, str(score_key)).to_numpy()
-        return unit(values), pd.DataFrame({"gene": [], "weight": [], "found": []}), np.empty(0, dtype=np.int64)
+        return (
+            unit(values),
+            pd.DataFrame({"gene": [], "weight": [], "found": []}),
+            np.empty(0, dtype=np.int64),
+        )
     weight = weights(signature)
     _checks.not_empty(len(weight), "no gene was handed over", "there is nothing to score")
     found = weight.index.isin(bulk.names[bulk.usable])
-    _checks.enough_weight(weight, found, "adata (and differ between its samples)", min_matched=min_matched)
+    _checks.enough_weight(
+        weight, found, "adata (and differ between its samples)", min_matched=min_matched
+    )
     genes = pd.DataFrame(
-        {"gene": weight.index.astype(str), "weight": weight.to_numpy(dtype=np.float64), "found": found}
+        {
+            "gene": weight.index.astype(str),
+            "weight": weight.to_numpy(dtype=np.float64),
+            "found": found,
+        }
     )
     used = weight[found].astype(np.float64)
     place = bulk.names.get_indexer(used.index)
@@ -277,11 +298,16 @@ def _groups(score: np.ndarray, kept: np.ndarray, cut: float | str) -> Any:
     return pd.Categorical.from_codes(code.tolist(), categories=pd.Index(_GROUPS), ordered=True)
 
 
-def _curves(outcome: outcomes.Outcome, flow: outcomes.Flow, group: Any, params: dict[str, Any]) -> dict[str, Any]:
+def _curves(
+    outcome: outcomes.Outcome, flow: outcomes.Flow, group: Any, params: dict[str, Any]
+) -> dict[str, Any]:
     """Curves of the two groups, without covariates, as tl.survival writes them."""
     rows = np.flatnonzero(flow.kept)
     found = curves.survival(outcome.take(rows), group[rows])
-    return found | {"flow": flow.table(), "params": params | {"groupby": "prognosis_group", "groups": list(_GROUPS)}}
+    return found | {
+        "flow": flow.table(),
+        "params": params | {"groupby": "prognosis_group", "groups": list(_GROUPS)},
+    }
 
 
 def _write(adata: AnnData, score: np.ndarray, group: Any, record: dict[str, Any], key: str) -> None:

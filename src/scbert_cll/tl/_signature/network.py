@@ -51,19 +51,31 @@ def network_evidence(
             f"No donor has {asked.min_cells} labelled cells that are {which}; the network's evidence is that of cells it was not "
             "trained on. Run pp.split_donors so that test or validation donors have some, or lower min_cells=."
         )
-    auroc = held_out_auroc(adata, model, asked.split_key, donors, asked.target, asked.batch_size, stacklevel=4)
-    by_donor = model.get_gene_attribution(groups, adata, target=asked.target, batch_size=asked.batch_size).values
+    auroc = held_out_auroc(
+        adata, model, asked.split_key, donors, asked.target, asked.batch_size, stacklevel=4
+    )
+    by_donor = model.get_gene_attribution(
+        groups, adata, target=asked.target, batch_size=asked.batch_size
+    ).values
     by_donor = by_donor.reindex(genes["gene"])
-    columns = pd.DataFrame({"attribution": by_donor.mean(axis=1), "attribution_z": _z(by_donor, genes)})
+    columns = pd.DataFrame(
+        {"attribution": by_donor.mean(axis=1), "attribution_z": _z(by_donor, genes)}
+    )
     columns["attention"] = _attention(adata, model, classes.where(groups.notna()), asked)
     columns = columns.reset_index(drop=True)
     large = columns["attribution"].abs() > threshold(columns["attribution"].dropna().to_numpy())
     columns["attribution_agrees"] = large & (np.sign(columns["attribution"]) == genes["sign"])
-    facts = {"auroc_within": auroc, "attribution_cells": which, "n_attribution_donors": by_donor.shape[1]}
+    facts = {
+        "auroc_within": auroc,
+        "attribution_cells": which,
+        "n_attribution_donors": by_donor.shape[1],
+    }
     return columns, facts
 
 
-def _attention(adata: AnnData, model: ScBERTClassifier, classes: pd.Series, asked: Asked) -> pd.Series | float:
+def _attention(
+    adata: AnnData, model: ScBERTClassifier, classes: pd.Series, asked: Asked
+) -> pd.Series | float:
     """Plain attention in the cells of the class meant, by gene; missing where there is no such cell."""
     of_class = classes.where(classes == asked.target)
     if not of_class.notna().any():

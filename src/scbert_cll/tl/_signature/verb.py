@@ -24,7 +24,9 @@ _BETWEEN: Final = (
     "paired=False compares donors with each other: whatever else tells them apart (genotype, trisomy, batch, treatment) is in the "
     "signature, too."
 )
-_VETO: Final = 0.75  # AUROC within held-out donors, from which a network's opinion may take genes away
+_VETO: Final = (
+    0.75  # AUROC within held-out donors, from which a network's opinion may take genes away
+)
 
 
 def signature(
@@ -153,7 +155,9 @@ def signature(
     _check(limits, model, veto)
     classes = _checks.classes(_checks.obs_column(adata, groupby), groupby)
     if not paired and len(classes) > 2:
-        raise ValueError(f"paired=False compares two classes; adata.obs[{groupby!r}] has {_checks.listed(classes)}.")
+        raise ValueError(
+            f"paired=False compares two classes; adata.obs[{groupby!r}] has {_checks.listed(classes)}."
+        )
     codes = _checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
     donors = _checks.donors(adata, donor_key)
     codes = np.where(donors.notna(), codes, -1)
@@ -171,7 +175,9 @@ def signature(
         record |= _joined(record, columns, facts, veto) | facts
     if len(found.genes):
         genes = record["genes"]
-        record["arms"] = _arms(genes, genes["agrees"] & genes["attribution_agrees"] if veto else genes["agrees"], alpha)
+        record["arms"] = _arms(
+            genes, genes["agrees"] & genes["attribution_agrees"] if veto else genes["agrees"], alpha
+        )
     if not paired:
         warnings.warn(_BETWEEN, stacklevel=2)
     _record.write(target, uns={key_added: record | {"params": params}})
@@ -193,7 +199,11 @@ def _check(limits: Limits, model: ScBERTClassifier | None, veto: bool) -> None:
 
 def _tables(found: Found, gene: str | None) -> dict[str, Any]:
     """Tables and plain values that a file can hold."""
-    genes = found.genes.assign(family=family(pd.Index(found.genes["gene"]), gene)) if len(found.genes) else found.genes
+    genes = (
+        found.genes.assign(family=family(pd.Index(found.genes["gene"]), gene))
+        if len(found.genes)
+        else found.genes
+    )
     tables = {
         "genes": genes.rename(index=str),
         "samples": found.samples,
@@ -208,7 +218,9 @@ def _tables(found: Found, gene: str | None) -> dict[str, Any]:
     return tables | {"reason": found.reason, "n_selected": found.n_selected} | found.facts
 
 
-def _joined(record: dict[str, Any], columns: pd.DataFrame, facts: dict[str, Any], veto: bool) -> dict[str, Any]:
+def _joined(
+    record: dict[str, Any], columns: pd.DataFrame, facts: dict[str, Any], veto: bool
+) -> dict[str, Any]:
     """The genes with the network's columns, and without those it takes away."""
     genes = record["genes"].reset_index(drop=True).join(columns)
     reason = record["reason"]
@@ -223,18 +235,27 @@ def _joined(record: dict[str, Any], columns: pd.DataFrame, facts: dict[str, Any]
         if n and not genes["selected"].any():
             reason = f"{n} genes pass the test and the linear classifier, and the network agrees on none of them"
         genes = genes.sort_values("selected", ascending=False, kind="stable", ignore_index=True)
-    return {"genes": genes.rename(index=str), "reason": reason, "n_selected": int(genes["selected"].sum())}
+    return {
+        "genes": genes.rename(index=str),
+        "reason": reason,
+        "n_selected": int(genes["selected"].sum()),
+    }
 
 
 def _arms(genes: pd.DataFrame, agreed: pd.Series, alpha: float) -> pd.DataFrame:
     """What is selected without the genes that differ whatever is asked, and without the marker's own."""
     kinds = genes["family"]
-    arms = {"all genes": kinds.notna(), "without donor and technical genes": kinds.isin(["", "marker"])}
+    arms = {
+        "all genes": kinds.notna(),
+        "without donor and technical genes": kinds.isin(["", "marker"]),
+    }
     arms |= {"without the marker's gene": kinds != "marker", "without both": kinds == ""}
     rows = []
     for name, kept in arms.items():
         own = genes[kept]
         chosen = agreed[kept] & (stats.false_discovery_control(own["p"]) < alpha)
         listed = ", ".join(own.loc[chosen, "gene"])
-        rows.append({"arm": name, "n_tested": len(own), "n_selected": int(chosen.sum()), "genes": listed})
+        rows.append(
+            {"arm": name, "n_tested": len(own), "n_selected": int(chosen.sum()), "genes": listed}
+        )
     return pd.DataFrame(rows).rename(index=str)

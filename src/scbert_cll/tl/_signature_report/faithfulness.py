@@ -46,19 +46,27 @@ def held_out(
             sets = np.vstack([order[:n], matcher.draw(order[:n], n_random, rng)])
             for kind, pairs in _scored(fold, sets, donors).items():
                 scores.setdefault((subject, kind), []).append(pairs)
-        for key, pairs in _curves(fold, orders, steps, matcher, min(n_random, _BAND), donors, rng).items():
+        for key, pairs in _curves(
+            fold, orders, steps, matcher, min(n_random, _BAND), donors, rng
+        ).items():
             curves.setdefault(key, []).append(pairs)
     stacked = {key: Pairs.stacked(parts) for key, parts in scores.items()}
-    table = curve_table({key: Pairs.stacked(parts) for key, parts in curves.items()}, steps, "linear")
+    table = curve_table(
+        {key: Pairs.stacked(parts) for key, parts in curves.items()}, steps, "linear"
+    )
     return gates_of(stacked, rng), table
 
 
-def ordered(training: Study, genes: pd.Index, rankings: Mapping[str, Ranking], left_out: list[str], k: int) -> Ordered:
+def ordered(
+    training: Study, genes: pd.Index, rankings: Mapping[str, Ranking], left_out: list[str], k: int
+) -> Ordered:
     """The subjects' genes, found without the donors that are held out; the signature as many as it has there."""
     found = training.find()
     names = found.genes["gene"].tolist() if len(found.genes) else []
     own = _positions(genes, names), len(selected(found))
-    plain = {name: (_positions(genes, ranking.order(left_out)), k) for name, ranking in rankings.items()}
+    plain = {
+        name: (_positions(genes, ranking.order(left_out)), k) for name, ranking in rankings.items()
+    }
     return {SIGNATURE: own} | plain
 
 
@@ -79,7 +87,9 @@ def _scored(fold: Fold, sets: np.ndarray, donors: np.ndarray) -> dict[str, Pairs
     }
 
 
-def gates_of(scores: Mapping[tuple[str, str], Pairs], rng: np.random.Generator, of: str = "") -> list[Gate]:
+def gates_of(
+    scores: Mapping[tuple[str, str], Pairs], rng: np.random.Generator, of: str = ""
+) -> list[Gate]:
     """First logit against the others, which are of random sets; and against the first genes by abundance."""
     found = []
     for (subject, kind), pairs in scores.items():
@@ -116,7 +126,9 @@ def _curves(
     return found
 
 
-def curve_table(curves: Mapping[tuple[str, str], Pairs], steps: list[int], reader: str) -> pd.DataFrame:
+def curve_table(
+    curves: Mapping[tuple[str, str], Pairs], steps: list[int], reader: str
+) -> pd.DataFrame:
     """``reader``, ``subject``, ``direction``, number of genes ``k``, and ``value``; of random sets the mean, ``low`` and ``high`` (90 %)."""
     rows = []
     for (subject, direction), pairs in curves.items():
@@ -124,5 +136,12 @@ def curve_table(curves: Mapping[tuple[str, str], Pairs], steps: list[int], reade
             ends = np.quantile(values, [0.05, 0.95]) if subject == RANDOM else (np.nan, np.nan)
             row = {"reader": reader, "subject": subject, "direction": direction, "k": step}
             mean = values.mean()
-            rows.append(row | {"value": mean, "low": np.minimum(ends[0], mean), "high": np.maximum(ends[1], mean)})
+            rows.append(
+                row
+                | {
+                    "value": mean,
+                    "low": np.minimum(ends[0], mean),
+                    "high": np.maximum(ends[1], mean),
+                }
+            )
     return pd.DataFrame(rows).rename(index=str)

@@ -62,7 +62,9 @@ class Network:
             received = self.model.get_cell_attention(self.cells[own], batch_size=self.batch_size)
             member = np.stack([run.positive[own] / run.positive[own].sum() for run in runs])
             values[:, d, places >= 0] = (received.T @ member.T).T[:, places[places >= 0]]
-        weight = np.array([study.positive[study.donors == donor].sum() for donor in study.whole], float)
+        weight = np.array(
+            [study.positive[study.donors == donor].sum() for donor in study.whole], float
+        )
         return Ranking(values, weight, study.whole, study.genes)
 
     def gates(
@@ -99,15 +101,28 @@ class Network:
         return study.outer, [], "cells the network was trained on, as there are no others"
 
     def _ordered(
-        self, training: Study, study: Study, rankings: Mapping[str, Ranking], left_out: list[str], k: int
+        self,
+        training: Study,
+        study: Study,
+        rankings: Mapping[str, Ranking],
+        left_out: list[str],
+        k: int,
     ) -> Ordered:
         """Genes of each subject that the network knows, found in the donors it was trained on."""
         known = self.model.genes.get_indexer(study.genes) >= 0
         found = ordered(training, study.genes, rankings, left_out, k)
-        return {name: (order[known[order]], int(known[order[:n]].sum())) for name, (order, n) in found.items()}
+        return {
+            name: (order[known[order]], int(known[order[:n]].sum()))
+            for name, (order, n) in found.items()
+        }
 
     def _faithful(
-        self, study: Study, orders: Ordered, n_random: int, rows: np.ndarray, rng: np.random.Generator
+        self,
+        study: Study,
+        orders: Ordered,
+        n_random: int,
+        rows: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[list[Gate], pd.DataFrame]:
         """The network with nothing but the genes, and without them."""
         known = np.flatnonzero(self.model.genes.get_indexer(study.genes) >= 0)
@@ -117,7 +132,9 @@ class Network:
         def like(genes: np.ndarray, n_sets: int) -> list[np.ndarray]:
             return list(known[matcher.draw(np.searchsorted(known, genes), n_sets, rng)])
 
-        sets = {name: [order[:n], *like(order[:n], n_random)] for name, (order, n) in orders.items()}
+        sets = {
+            name: [order[:n], *like(order[:n], n_random)] for name, (order, n) in orders.items()
+        }
         curves = {name: [order[:step] for step in steps] for name, (order, _) in orders.items()}
         curves[RANDOM] = [one for step in steps for one in like(orders[SIGNATURE][0][:step], _BAND)]
         whole = self._ranked(study, rows)
@@ -133,11 +150,18 @@ class Network:
         return gates_of(scores, rng, _OF), curve_table(drawn, steps, "network")
 
     def _ranked(
-        self, study: Study, rows: np.ndarray, sets: list[np.ndarray] | None = None, *, keep: bool = False
+        self,
+        study: Study,
+        rows: np.ndarray,
+        sets: list[np.ndarray] | None = None,
+        *,
+        keep: bool = False,
     ) -> Pairs:
         """Cells as the network ranks them; of sets (positions among the tested genes) without each, or with it alone."""
         cells = self.cells[rows]
-        proba = self.model.predict_parts(cells, batch_size=self.batch_size).network.to_numpy(np.float64)
+        proba = self.model.predict_parts(cells, batch_size=self.batch_size).network.to_numpy(
+            np.float64
+        )
         log = np.log(np.maximum(proba, np.finfo(np.float32).tiny))
         logits = (log[:, -1] - log[:, :-1].mean(axis=1))[:, None]
         if sets is not None:
@@ -150,20 +174,30 @@ class Network:
         logits[bare] = np.broadcast_to(np.nanmean(logits, axis=0), logits.shape)[bare]
         return Pairs.of(logits, study.positive[rows], study.donors[rows])
 
-    def _scores(self, study: Study, rows: np.ndarray, model: ScBERTClassifier) -> dict[str, np.ndarray]:
+    def _scores(
+        self, study: Study, rows: np.ndarray, model: ScBERTClassifier
+    ) -> dict[str, np.ndarray]:
         """Attribution by its size in the cells that express a gene; attention as rankings take it, over all cells."""
         cells, size = self.cells[rows], self.batch_size
         groups = pd.Series("all", cells.obs_names, dtype="category")
-        found = model.get_gene_attribution(groups, cells, target=study.classes[-1], batch_size=size).size["all"]
+        found = model.get_gene_attribution(
+            groups, cells, target=study.classes[-1], batch_size=size
+        ).size["all"]
         attention = model.get_gene_attention(groups, cells, batch_size=size)["all"]
         per_cell = found.reindex(study.genes, fill_value=0.0).to_numpy()
-        return {ATTRIBUTION: per_cell, ATTENTION: attention.reindex(study.genes, fill_value=0.0).to_numpy()}
+        return {
+            ATTRIBUTION: per_cell,
+            ATTENTION: attention.reindex(study.genes, fill_value=0.0).to_numpy(),
+        }
 
     def _sane(self, study: Study, rows: np.ndarray, rng: np.random.Generator) -> list[Gate]:
         """Whether what is said of genes is gone with the weights."""
         trained, found = self._scores(study, rows, self.model), []
         for part, (name, most) in _RANDOM_WEIGHTS.items():
-            drawn = [self._scores(study, rows, self.model.randomized(part, stream)) for stream in rng.spawn(_N_RANDOM)]
+            drawn = [
+                self._scores(study, rows, self.model.randomized(part, stream))
+                for stream in rng.spawn(_N_RANDOM)
+            ]
             for subject, values in trained.items():
                 rho = [float(stats.spearmanr(values, one[subject]).statistic) for one in drawn]
                 numbers = Numbers(float(np.mean(rho)), min(rho), max(rho))
@@ -172,20 +206,29 @@ class Network:
                 found.append(Gate.of(name, subject, numbers, rule, passed=passed, note=_DRAWN))
         return found
 
-    def _refitted(self, study: Study, rows: np.ndarray, k: int, n_refits: int, rng: np.random.Generator) -> list[Gate]:
+    def _refitted(
+        self, study: Study, rows: np.ndarray, k: int, n_refits: int, rng: np.random.Generator
+    ) -> list[Gate]:
         """Whether networks that were trained on permuted labels say the same of genes."""
         trained = self._scores(study, rows, self.model)
         shares: dict[str, list[float]] = {name: [] for name in trained}
         for _ in range(n_refits):
             scores = self._scores(study, rows, self._refit(study, rng))
             for name, values in trained.items():
-                shares[name].append(len(set(largest(values, k)) & set(largest(scores[name], k))) / k)
+                shares[name].append(
+                    len(set(largest(values, k)) & set(largest(scores[name], k))) / k
+                )
         n, found = len(study.genes), []
-        rule, most = "no more genes in common than 95 % of random sets", stats.hypergeom.ppf(0.95, n, k, k) / k
+        rule, most = (
+            "no more genes in common than 95 % of random sets",
+            stats.hypergeom.ppf(0.95, n, k, k) / k,
+        )
         for name, own in shares.items():
             numbers = Numbers(float(np.mean(own)), min(own), max(own), k / n, most)
             note = f"share of the first {k} genes, on average with {n_refits} such networks"
-            found.append(Gate.of(REFITTED, name, numbers, rule, passed=numbers.value <= most, note=note))
+            found.append(
+                Gate.of(REFITTED, name, numbers, rule, passed=numbers.value <= most, note=note)
+            )
         return found
 
     def _refit(self, study: Study, rng: np.random.Generator) -> ScBERTClassifier:

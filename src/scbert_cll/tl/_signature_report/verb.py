@@ -56,7 +56,9 @@ class SignatureReport:
     @property
     def passed(self) -> bool:
         """The signature fails no gate and passes at least one of those that need other donors or labels; what was not run is not counted."""
-        own = self.gates.loc[self.gates["subject"] == faithfulness.SIGNATURE].set_index("gate")["passed"]
+        own = self.gates.loc[self.gates["subject"] == faithfulness.SIGNATURE].set_index("gate")[
+            "passed"
+        ]
         again = own[own.index.isin(_REFITTED)]
         return bool((again == criteria.YES).any() and not (own == criteria.NO).any())
 
@@ -70,7 +72,9 @@ class SignatureReport:
             if self.reason
             else f"{'Passed' if self.passed else 'Not passed'}: {told}."
         )
-        return "\n".join(["# Signature report", "", verdict, "", *criteria.markdown(self.gates), ""])
+        return "\n".join(
+            ["# Signature report", "", verdict, "", *criteria.markdown(self.gates), ""]
+        )
 
     def __str__(self) -> str:
         return self.to_markdown()
@@ -204,7 +208,11 @@ def signature_report(
     seeds = np.random.default_rng(rng).spawn(4)
     n_genes = len(_chosen(record))
     k = min(n_genes or _USUAL, max(len(study.genes) // 3, 1))
-    network = None if model is None else signature_report_network.Network(model, adata[known], split_key, batch_size)
+    network = (
+        None
+        if model is None
+        else signature_report_network.Network(model, adata[known], split_key, batch_size)
+    )
     found, rankings = Results(), dict[str, Ranking]()
     if why := _blocked(study, record):
         names = _subjects(model is not None)
@@ -213,16 +221,22 @@ def signature_report(
         permuted = [study.permuted(seeds[0]) for _ in range(n_permutations)]
         rankings = {} if network is None else {"attention": network.attention(study, permuted)}
         rankings |= {faithfulness.ABUNDANCE: abundance(study, permuted)}
-        found.gates, found.tables["curves"] = faithfulness.held_out(study, rankings, k, n_random, seeds[1])
+        found.gates, found.tables["curves"] = faithfulness.held_out(
+            study, rankings, k, n_random, seeds[1]
+        )
         found.gates += permutation.permuted_gates(n_genes, permuted, rankings, k)
-        stable, found.tables["stability"] = permutation.stability_gates(study, n_genes, permuted, rankings, k)
+        stable, found.tables["stability"] = permutation.stability_gates(
+            study, n_genes, permuted, rankings, k
+        )
         found.gates += stable
         if network is not None:
             found.add(*network.gates(study, rankings, k, n_network, n_refits, seeds[2]))
     if len(record["genes"]):  # what is in it needs no further donors
         chromosome = cast("pd.DataFrame", adata.var).get(chromosome_key)
         found.add(*_content(record, rankings, k, chromosome, sets, seeds[3]))
-    report = SignatureReport(_honest(criteria.table(found.gates), record), **found.tables, reason=str(record["reason"]))
+    report = SignatureReport(
+        _honest(criteria.table(found.gates), record), **found.tables, reason=str(record["reason"])
+    )
     params = asked | {"with_model": model is not None, "n_genes": k}
     _record.write(adata, uns={key_added: _tables(report) | {"params": params}})
     return report
@@ -236,7 +250,12 @@ def _study(adata: AnnData, params: Mapping[str, Any]) -> tuple[Study, np.ndarray
     counts = _checks.counts(adata, None if params["layer"] == "X" else str(params["layer"]))
     known = np.flatnonzero((codes >= 0) & donors.notna())
     genes = np.flatnonzero(~adata.var_names.isin([str(gene) for gene in params["exclude_genes"]]))
-    numbers = int(params["min_cells"]), int(params["min_donors"]), float(params["min_detected"]), float(params["alpha"])
+    numbers = (
+        int(params["min_cells"]),
+        int(params["min_donors"]),
+        float(params["min_detected"]),
+        float(params["alpha"]),
+    )
     limits = Limits(*numbers, bool(params.get("paired", True)))
     measured = Measured(counts[known][:, genes], adata.var_names[genes], limits.min_detected)
     return Study(measured, codes[known], donors.to_numpy()[known], classes, limits), known
@@ -245,7 +264,9 @@ def _study(adata: AnnData, params: Mapping[str, Any]) -> tuple[Study, np.ndarray
 def _blocked(study: Study, record: Mapping[str, Any]) -> str:
     """Why nothing can be found again, or an empty text."""
     if not study.limits.paired:
-        return "the signature compares donors with each other; labels cannot be permuted within them"
+        return (
+            "the signature compares donors with each other; labels cannot be permuted within them"
+        )
     if not len(record["genes"]):
         return str(record["reason"])
     if not study.folds():
@@ -275,25 +296,37 @@ def _content(
     table = record["genes"]
     universe = pd.Index(table["gene"], dtype=object)
     scores = {faithfulness.SIGNATURE: pd.Series(table["t"].abs().to_numpy(), universe)}
-    scores |= {name: pd.Series(one.score(), one.genes).reindex(universe) for name, one in rankings.items()}
+    scores |= {
+        name: pd.Series(one.score(), one.genes).reindex(universe) for name, one in rankings.items()
+    }
     chosen = {name: score.nlargest(k).index.tolist() for name, score in scores.items()}
     chosen[faithfulness.SIGNATURE] = _chosen(record)
     found = [_chromosome(name, genes, universe, chromosome) for name, genes in chosen.items()]
     found += [report_content.family_gate(name, genes, universe) for name, genes in chosen.items()]
-    found += [report_content.contamination_gate(name, genes, universe) for name, genes in chosen.items()]
+    found += [
+        report_content.contamination_gate(name, genes, universe) for name, genes in chosen.items()
+    ]
     tables = {}
     if sets is not None:
-        parts = [report_content.set_gate(name, genes, universe, sets) for name, genes in chosen.items()]
+        parts = [
+            report_content.set_gate(name, genes, universe, sets) for name, genes in chosen.items()
+        ]
         found += [gate for gate, _ in parts]
-        tables["enrichment"] = pd.concat([part for _, part in parts], ignore_index=True).rename(index=str)
+        tables["enrichment"] = pd.concat([part for _, part in parts], ignore_index=True).rename(
+            index=str
+        )
     found += [report_content.reference_gate(name, scores[name], _N_DRAWS, rng) for name in scores]
     return found, tables
 
 
-def _chromosome(subject: str, genes: list[str], universe: pd.Index, chromosome: pd.Series | None) -> Gate:
+def _chromosome(
+    subject: str, genes: list[str], universe: pd.Index, chromosome: pd.Series | None
+) -> Gate:
     if chromosome is None:
         return criteria.not_run(
-            criteria.CHROMOSOME, [subject], "no such column of adata.var: name it with chromosome_key="
+            criteria.CHROMOSOME,
+            [subject],
+            "no such column of adata.var: name it with chromosome_key=",
         )[0]
     own = report_content.on_chromosome(chromosome)
     return report_content.apart(
