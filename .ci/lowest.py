@@ -1,4 +1,4 @@
-"""Print the lowest versions that pyproject.toml allows, one a line, as pip's constraints: name==version."""
+"""Print the lowest versions that pyproject.toml allows, as constraints of pip."""
 
 from __future__ import annotations
 

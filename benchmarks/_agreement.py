@@ -1,4 +1,6 @@
-"""What must agree before `engine.py` times anything, and how far the approximate modes are from the exact one."""
+"""What must agree before `engine.py` times anything, and how far the approximate modes are from the
+exact one.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ LIMITS = {
 
 
 def check(scene: Scene) -> dict[str, float]:
-    """Differences from performer-pytorch, dense attention and the long way round; ends the program where one is too large."""
+    """Differences from performer-pytorch, dense attention and the long way round; ends the program
+    where one is too large.
+    """
     scene = replace(scene, length=min(scene.length, CHECKED_AT))
     values = (
         *_against_peer(scene),
@@ -67,7 +71,9 @@ def _backward(network: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _attention(scene: Scene) -> float:
-    """Largest relative difference between the column means of dense matrices and ours, over layers, heads and genes."""
+    """Largest relative difference between the column means of dense matrices and ours, over layers,
+    heads and genes.
+    """
     tokens, network = scene.tokens(), scene.as_peer()
     with torch.inference_mode():
         x, expected = network.embed(tokens), []
@@ -109,7 +115,9 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 
 def errors(scene: Scene, n_cells: int = 4) -> dict[str, dict[str, float]]:
-    """Root mean square difference of the expressed genes' encodings to those with all genes, relative, over some cells."""
+    """Root mean square difference of the expressed genes' encodings to those with all genes,
+    relative, over some cells.
+    """
     network, tokens = scene.published(tokens="all"), scene.batch("all")["tokens"][:n_cells]
     exact = [encode(network, {"tokens": cell[None]})[0, cell > 0] for cell in tokens]
     found = {}

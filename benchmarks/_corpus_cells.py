@@ -1,8 +1,9 @@
 """Simulated cells on disk, as many as wished: h5ad files of sparse counts, written block by block.
 
-A gene is detected in a cell with a probability that follows from its abundance, its donor, the class of the cell and the cell's depth; what is
-detected has one count and more. Every file has donors of its own and lacks some of the genes; donors lie one after the other, as in files that
-were put together by sample.
+A gene is detected in a cell with a probability that follows from its abundance, its donor, the
+class of the cell and the cell's depth; what is detected has one count and more. Every file has
+donors of its own and lacks some of the genes; donors lie one after the other, as in files that were
+put together by sample.
 """
 
 from __future__ import annotations

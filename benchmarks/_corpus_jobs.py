@@ -1,9 +1,10 @@
-"""One piece of work on a corpus, in a fresh process that says how long it took and how much memory it needed.
+"""One piece of work on a corpus, in a fresh process that says how long it took and how much memory
+it needed.
 
     python benchmarks/_corpus_jobs.py REQUEST.json
 
-The request names the job and its arguments; each process (Lightning starts the others with the same command) writes what it measured beside
-the request. `run` does both ends.
+The request names the job and its arguments; each process (Lightning starts the others with the same
+command) writes what it measured beside the request. `run` does both ends.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ def train(
     warm_up: int = 0,
     **how: Any,
 ) -> dict[str, Any]:
-    """`ScBERT.train` on a corpus for some steps, without validation; cells per second after `warm_up` steps."""
+    """`ScBERT.train` on a corpus for some steps, without validation; cells per second after
+    `warm_up` steps.
+    """
     from _corpus_watch import Clock, WatchedData
 
     from scbert_cll.model import ScBERT
@@ -179,7 +182,8 @@ def check_predicted(corpus: str, model: str, out: str) -> dict[str, Any]:
         or not np.isfinite(found.obsm["X_scbert"]).all()
     ):
         raise SystemExit(
-            f"{found.n_obs} cells were embedded, not {n}, or not all of them once and in finite numbers"
+            f"{found.n_obs} cells were embedded, not {n}, or not all of them once and in "
+            f"finite numbers"
         )
     some = np.sort(
         np.random.default_rng(0).choice(data.n_train, min(CHECKED, data.n_train), replace=False)

@@ -1,7 +1,9 @@
-"""How fast cells come as batches of tokens: the corpus' loader beside those of anndata, scvi-tools and annbatch.
+"""How fast cells come as batches of tokens: the corpus' loader beside those of anndata, scvi-tools
+and annbatch.
 
-All deliver the same tokens of the same cells, shuffled. What arrives is timed as it is delivered (dense or sparse rows), and as the batch of tokens that the
-network takes; the way from rows to tokens is the same code for all.
+All deliver the same tokens of the same cells, shuffled. What arrives is timed as it is delivered
+(dense or sparse rows), and as the batch of tokens that the network takes; the way from rows to
+tokens is the same code for all.
 """
 
 from __future__ import annotations
@@ -123,7 +125,9 @@ LOADERS: dict[str, Callable[[Path], Loader]] = {
 
 
 def load(where: str, loader: str, sizes: list[int], most_seconds: float) -> dict[str, Any]:
-    """Cells per second of one loader after its cells are checked; a slow one is stopped after `most_seconds`."""
+    """Cells per second of one loader after its cells are checked; a slow one is stopped after
+    `most_seconds`.
+    """
     torch.set_num_threads(1)
     batches, to_tokens = LOADERS[loader](Path(where))
     checked = check(Path(where), (to_tokens(batch) for batch in batches(max(sizes))), most_seconds)
@@ -135,7 +139,9 @@ def load(where: str, loader: str, sizes: list[int], most_seconds: float) -> dict
 
 
 def check(folder: Path, batches: Iterator[list[Cells]], most_seconds: float) -> int:
-    """Compare every cell with the file; each may come once, and must unless time is up. The number of cells."""
+    """Compare every cell with the file; each may come once, and must unless time is up. The number
+    of cells.
+    """
     csr = ad.read_h5ad(folder / TOKENS).X
     left = Counter(_print(*part) for part in _rows(csr))
     start, n = time.perf_counter(), 0

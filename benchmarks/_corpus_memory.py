@@ -1,4 +1,6 @@
-"""Peak memory of building, training and predicting, each in a fresh process, at several numbers of cells."""
+"""Peak memory of building, training and predicting, each in a fresh process, at several numbers of
+cells.
+"""
 
 from __future__ import annotations
 

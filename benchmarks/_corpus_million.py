@@ -1,4 +1,6 @@
-"""The whole of it: many cells built into a corpus, a training on two processes killed and resumed, and all cells embedded."""
+"""The whole of it: many cells built into a corpus, a training on two processes killed and resumed,
+and all cells embedded.
+"""
 
 from __future__ import annotations
 

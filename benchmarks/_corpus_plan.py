@@ -1,4 +1,6 @@
-"""Hours and money for large corpora: what was measured on processors, and arithmetic for GPUs, which were not at hand."""
+"""Hours and money for large corpora: what was measured on processors, and arithmetic for GPUs,
+which were not at hand.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ RESULTS = Path(__file__).parent / "results"
 EPOCHS = 5
 CELLS = (1_100_000, 50_000_000)
 GPUS = (1, 8, 64)
-# Cells per second of a training step of the published network at full length, blocks recomputed, on a card of the H200's class: operations of a step over
-# 35 % of its bfloat16 peak of 790 TFLOP/s. Arithmetic.
+# Cells per second of a training step of the published network at full length, blocks recomputed, on
+# a card of the H200's class: operations of a step over 35 % of its bfloat16 peak of 790 TFLOP/s.
+# Arithmetic.
 GPU_FULL_LENGTH = 279.0
 EFFICIENCY = {1: 1.0, 8: 0.95, 64: 0.9}  # assumed
 FULL, EXPRESSED_ONLY, SMALL = (

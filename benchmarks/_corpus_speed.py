@@ -1,4 +1,6 @@
-"""How fast cells are loaded, what share of a training step that is, and what a second process brings."""
+"""How fast cells are loaded, what share of a training step that is, and what a second process
+brings.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ WAYS: dict[str, Way] = {
     "2 trainings apart, twice the batch": Way(2, 1, 128, apart=True),
     "2 processes, twice the batch": Way(2, 1, 128),
 }
-MOST_BUSY = 0.1  # share of all cores that others may use before; with more, two processes say nothing about two cores
+# share of all cores that others may use before; with more, two processes say nothing about two
+# cores
+MOST_BUSY = 0.1
 LOOK = 3.0  # seconds
 PATIENCE = 120  # seconds for them to end
 
@@ -125,7 +129,9 @@ def loader_share(place: Place) -> dict[str, Any]:
 
 
 def shares(found: dict[str, Any], window: int, *, whole: bool) -> dict[str, Any]:
-    """Of the seconds per cell. Few steps see no second window: the wait for the first is spread over its cells."""
+    """Of the seconds per cell. Few steps see no second window: the wait for the first is spread
+    over its cells.
+    """
     n = found["cells"]
     spread_out = 0.0 if whole else found["waited_for_first_window"] / window
     per_cell = found["training_seconds"] / n + spread_out

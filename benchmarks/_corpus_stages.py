@@ -1,4 +1,6 @@
-"""What the parts of the corpus' benchmark share: sizes, and cells, corpora and other results that are made once and found again."""
+"""What the parts of the corpus' benchmark share: sizes, and cells, corpora and other results that
+are made once and found again.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ def markdown(part: str, report: Report) -> str:
         )
         lines += [
             "",
-            f"{report['date']}. {where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB. {about}.",
+            (
+                f"{report['date']}. {where['cpu']}, {where['cores']} cores, {where['memory_gib']} "
+                f"GiB. {about}."
+            ),
         ]
     return "\n".join(lines) + "\n"
 
@@ -125,8 +128,10 @@ def _plan(report: Report) -> list[str]:
         rows[-1] += [cost, row["kind"]]
     assumed = ", ".join(f"{n}: {share:.0%}" for n, share in report["efficiency"].items())
     note = (
-        f"{report['epochs']} epochs. Times on cores are extrapolated from measured training steps. Nothing was measured on a GPU: those are arithmetic, "
-        f"operations over 35 % of a card's bfloat16 peak of 790 TFLOP/s. Assumed: ${report['price_per_gpu_hour']:g} per GPU and hour; "
+        f"{report['epochs']} epochs. Times on cores are extrapolated from measured training "
+        f"steps. Nothing was measured on a GPU: those are arithmetic, "
+        f"operations over 35 % of a card's bfloat16 peak of 790 TFLOP/s. Assumed: "
+        f"${report['price_per_gpu_hour']:g} per GPU and hour; "
         f"share of the speed that is left on several GPUs ({assumed})."
     )
     return [*_table(titles, rows), "", note]
@@ -150,7 +155,8 @@ def _million(report: Report) -> list[str]:
         report["stages"]["predict"]["check"],
     )
     said = (
-        f"The weights after resuming are {same} of the run that was not interrupted. Embeddings of {check['compared']} cells drawn at random are "
+        f"The weights after resuming are {same} of the run that was not interrupted. "
+        f"Embeddings of {check['compared']} cells drawn at random are "
         f"those of the model in memory ({check['largest_difference']:.1g} apart at most)."
     )
     return [

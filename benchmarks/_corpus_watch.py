@@ -11,7 +11,9 @@ from scbert_cll.model import CorpusData
 
 
 class WatchedData(CorpusData):
-    """Counts the seconds in which tokens are made; the loader counts those in which it was waited for."""
+    """Counts the seconds in which tokens are made; the loader counts those in which it was waited
+    for.
+    """
 
     expanding = 0.0
 
@@ -24,7 +26,9 @@ class WatchedData(CorpusData):
 
 
 class Clock(L.Callback):
-    """Notes after every step how late it is, how many cells were seen, and what the data have cost so far."""
+    """Notes after every step how late it is, how many cells were seen, and what the data have cost
+    so far.
+    """
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
@@ -49,7 +53,8 @@ class Clock(L.Callback):
         """From the end of the warm-up to the end; cells are those of all processes."""
         first, last = self.notes[min(self.warm_up, len(self.notes) - 2)], self.notes[-1]
         seconds, cells, waited, expanding = (b - a for a, b in zip(first, last, strict=True))
-        # the first batch of all waits for a whole window; later ones of the same window hardly at all
+        # the first batch of all waits for a whole window; later ones of the same window hardly at
+        # all
         return {
             "steps": len(self.notes) - 1,
             "cells": cells * self.world,

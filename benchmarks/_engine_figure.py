@@ -30,7 +30,9 @@ MEMORY = {
 
 @styled
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Speed and memory beside performer-pytorch, gene attention beside the dense way, and which genes attend."""
+    """Speed and memory beside performer-pytorch, gene attention beside the dense way, and which
+    genes attend.
+    """
     fig, axes = plt.subplots(2, 2, figsize=(7, 6.2), layout="constrained")
     panels: tuple[Callable[[Axes, list[Row]], None], ...] = (_speed, _memory, _attention, _modes)
     for ax, letter, panel in zip(axes.flat, "abcd", panels, strict=True):

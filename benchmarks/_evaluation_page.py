@@ -74,7 +74,10 @@ def tables(results: Path) -> str:
     lines = []
     for metric in ("macro_f1", AREA, "brier"):
         lines += [
-            f"**{TITLES[metric]}**: estimate, and 95 % interval (range over donors where there are two)",
+            (
+                f"**{TITLES[metric]}**: estimate, and 95 % interval (range over donors where "
+                f"there are two)"
+            ),
             "",
             *_overview(found, metric),
             "",
@@ -207,7 +210,8 @@ def _controls(results: Path, names: list[str]) -> list[str]:
             for metric in (AREA, "auroc", "macro_f1"):
                 found = summary[(summary["metric"] == metric) & (summary["model"] == model)].iloc[0]
                 row.append(
-                    f"{_number(found['estimate'])} ({_number(found['low'])}–{_number(found['high'])})"
+                    f"{_number(found['estimate'])} "
+                    f"({_number(found['low'])}–{_number(found['high'])})"
                 )
             rows.append(row)
     return _table(

@@ -1,4 +1,6 @@
-"""Sets of the evaluation: counts, labels, donors and proteins, from the folder of real data and the toy."""
+"""Sets of the evaluation: counts, labels, donors and proteins, from the folder of real data and the
+toy.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def toy(_: Path, *, programme: bool = True, **size: int) -> Set:
 
 
 def toy_permuted(folder: Path) -> Set:
-    """The toy with its labels permuted within each donor: nothing left to find but what donors give away."""
+    """The toy with its labels permuted within each donor: nothing left to find but what donors give
+    away.
+    """
     data, rng = toy(folder), np.random.default_rng(0)
     labels = data.adata.obs["cd49d"]
     for rows in data.adata.obs.groupby("donor", observed=True).indices.values():

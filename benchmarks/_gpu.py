@@ -1,4 +1,6 @@
-"""How much of a GPU the network uses: the speed of a matrix product, cells per second, the largest batch that fits."""
+"""How much of a GPU the network uses: the speed of a matrix product, cells per second, the largest
+batch that fits.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def peak_tflops() -> float:
 
 
 def forward_flops(n_tokens: int) -> float:
-    """Of one cell, two per multiplication and addition: projections, features, attention, feed-forward layers."""
+    """Of one cell, two per multiplication and addition: projections, features, attention,
+    feed-forward layers.
+    """
     inner, r = N_HEADS * DIM_HEAD, Config(n_genes=1, dim_head=DIM_HEAD).features
     linear = 4 * inner * WIDTH + 8 * WIDTH**2
     features, attention = 2 * inner * r, 2 * N_HEADS * r * (DIM_HEAD + 1)

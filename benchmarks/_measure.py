@@ -1,4 +1,6 @@
-"""What the benchmarks share: seconds and peak memory of one call, a process of its own for it, and where it ran."""
+"""What the benchmarks share: seconds and peak memory of one call, a process of its own for it, and
+where it ran.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def start_of_peak() -> int:
-    """Forget the peak so far; memory held now. (`ru_maxrss` would do neither: it even survives from the parent.)"""
+    """Forget the peak so far; memory held now. (`ru_maxrss` would do neither: it even survives from
+    the parent.)
+    """
     _give_back()
     Path("/proc/self/clear_refs").write_text("5")
     return held("VmRSS")

@@ -1,4 +1,6 @@
-"""Sets of the screening: tokens, classes, donors and protein levels, from the folder of real data and the toy."""
+"""Sets of the screening: tokens, classes, donors and protein levels, from the folder of real data
+and the toy.
+"""
 
 from __future__ import annotations
 
@@ -119,9 +121,11 @@ class Fold:
 
 
 def folds(data: Set, outer: int = 0, n_inner: int = 3, n_cells: int | None = None) -> list[Fold]:
-    """Inner folds inside the training part of one outer fold, whose test cells nobody sees; a sixth of a training part validates.
+    """Inner folds inside the training part of one outer fold, whose test cells nobody sees; a sixth
+    of a training part validates.
 
-    With `n_cells` a training part is cut down to as many cells, validation included; the test cells stay.
+    With `n_cells` a training part is cut down to as many cells, validation included; the test cells
+    stay.
     """
     rows = np.flatnonzero(data.y >= 0)
     inside = rows[_splits(data, rows, 5, 0)[outer][0]]

@@ -1,4 +1,6 @@
-"""One training of the screening: a Performer with the parts that are tried, in a plain loop on one core."""
+"""One training of the screening: a Performer with the parts that are tried, in a plain loop on one
+core.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that is tried; the defaults are the present small preset with what was known before."""
+    """Everything that is tried; the defaults are the present small preset with what was known
+    before.
+    """
 
     width: int = 32
     depth: int = 1
@@ -93,7 +97,9 @@ class Net(nn.Module):
 
 
 def gene_vectors(x: sparse.csr_matrix, width: int) -> Tensor:
-    """Leading right singular vectors of the standardised genes, times their singular values, at unit scale: (genes, width)."""
+    """Leading right singular vectors of the standardised genes, times their singular values, at
+    unit scale: (genes, width).
+    """
     mean = np.asarray(x.mean(0)).ravel()
     spread = np.sqrt(np.maximum(np.asarray(x.multiply(x).mean(0)).ravel() - mean**2, 0))
     scaled = np.asarray((x.toarray() - mean) / np.where(spread > 0, spread, 1), dtype=np.float32)
@@ -110,7 +116,9 @@ _VECTORS: dict[tuple[Any, ...], Tensor] = {}
 
 
 def linear(x: sparse.csr_matrix, y: np.ndarray, fold: Fold) -> tuple[np.ndarray, float]:
-    """Logits of all cells by class-balanced ridge regression, its strength chosen on the validation cells."""
+    """Logits of all cells by class-balanced ridge regression, its strength chosen on the validation
+    cells.
+    """
     found = []
     for c in STRENGTHS:
         model = _ridge(c).fit(x[fold.train], y[fold.train])
@@ -149,7 +157,9 @@ def _ridge(c: float) -> Any:
 
 
 class Targets:
-    """What a cell is to be: class, weight in the loss, levels (standardised on training cells), donor, offset."""
+    """What a cell is to be: class, weight in the loss, levels (standardised on training cells),
+    donor, offset.
+    """
 
     def __init__(self, recipe: Recipe, data: Set, fold: Fold, offset: np.ndarray | None) -> None:
         n = data.counts.shape[0]
@@ -172,7 +182,9 @@ class Targets:
 def fit(
     recipe: Recipe, data: Set, fold: Fold, seed: int, offset: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Logits (class 1 over class 0) of the validation and test cells, without the offset, and the loss by epoch."""
+    """Logits (class 1 over class 0) of the validation and test cells, without the offset, and the
+    loss by epoch.
+    """
     start = time.perf_counter()
     torch.manual_seed(seed)
     n_genes = data.counts.shape[1]

@@ -1,4 +1,6 @@
-"""The package's own way to a classifier, as one arm: `tl.gene2vec`, then `tl.finetune` with its defaults and the demo's epochs."""
+"""The package's own way to a classifier, as one arm: `tl.gene2vec`, then `tl.finetune` with its
+defaults and the demo's epochs.
+"""
 
 from __future__ import annotations
 

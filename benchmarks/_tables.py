@@ -256,8 +256,10 @@ def _yes(met: bool | None) -> str:
 def _dense_needs() -> str:
     head = 4 * FULL**2 / 1e9
     return (
-        f"The dense way at {FULL:,} tokens is left out: one head's matrix has {head:.1f} GB, a layer's {N_HEADS} heads "
-        f"{N_HEADS * head:.1f} GB, all {N_LAYERS} layers {N_LAYERS * N_HEADS * head:.0f} GB. Above, it holds one head at a time."
+        f"The dense way at {FULL:,} tokens is left out: one head's matrix has {head:.1f} GB, "
+        f"a layer's {N_HEADS} heads "
+        f"{N_HEADS * head:.1f} GB, all {N_LAYERS} layers {N_LAYERS * N_HEADS * head:.0f} GB. "
+        f"Above, it holds one head at a time."
     )
 
 
@@ -282,17 +284,25 @@ def _gpu(report: dict[str, Any]) -> list[str]:
         ]
         for name, r in found["throughput"].items()
     ]
-    caption = f"**GPU.** A bfloat16 product of 8,192 × 8,192 matrices reaches {found['peak']:.0f} TFLOP/s here."
+    caption = (
+        f"**GPU.** A bfloat16 product of 8,192 × 8,192 matrices reaches {found['peak']:.0f} "
+        f"TFLOP/s here."
+    )
     return [caption, grid(header, lines)]
 
 
 def _where(report: dict[str, Any]) -> str:
     m, device = report["machine"], report.get("gpu", {}).get("name")
-    where = f"{m['cpu']}, {report['threads']} threads on {m['cores']} cores, {m['memory_gib']} GiB, {m['system']}"
+    where = (
+        f"{m['cpu']}, {report['threads']} threads on {m['cores']} cores, {m['memory_gib']} GiB, "
+        f"{m['system']}"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     repeats = report["settings"]["repeats"]
     return (
-        f"{report['date']}. {f'{device}; ' if device else ''}{where}. {versions}. Medians of {repeats} "
-        f"{'run' if repeats == 1 else 'runs'}, ratios of neighbouring runs; random weights, {report['settings']['expressed']:,} "
+        f"{report['date']}. {f'{device}; ' if device else ''}{where}. {versions}. Medians of "
+        f"{repeats} "
+        f"{'run' if repeats == 1 else 'runs'}, ratios of neighbouring runs; random weights, "
+        f"{report['settings']['expressed']:,} "
         "genes expressed."
     )

@@ -1,6 +1,8 @@
-"""What `engine.py` times: performer-pytorch and our network from the same weights, and what they work on.
+"""What `engine.py` times: performer-pytorch and our network from the same weights, and what they
+work on.
 
-Everything is prepared once in a folder (weights, cells), so that a measuring process reads it and imports nothing else.
+Everything is prepared once in a folder (weights, cells), so that a measuring process reads it and
+imports nothing else.
 """
 
 from __future__ import annotations
@@ -121,7 +123,9 @@ class Scene:
         return network.to(self.settings.device).eval()
 
     def published(self, **changes: Any) -> Performer:
-        """The published network as we build it, with the same random weights whichever genes attend."""
+        """The published network as we build it, with the same random weights whichever genes
+        attend.
+        """
         torch.manual_seed(0)
         return (
             Performer(Config(n_genes=self.settings.n_genes, **PUBLISHED | changes))
@@ -240,7 +244,9 @@ def one_layer(network: Performer, tokens: Tensor, *, dense: bool) -> Tensor:
 
 
 def dense_received(attention: nn.Module, x: Tensor) -> Tensor:
-    """Column means of the whole attention matrix, a head at a time, from performer-pytorch's feature map: (h, n)."""
+    """Column means of the whole attention matrix, a head at a time, from performer-pytorch's
+    feature map: (h, n).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from performer_pytorch.performer_pytorch import softmax_kernel
@@ -280,7 +286,9 @@ def encode_levels(network: Performer, tokens: Tensor, *, apart: bool) -> Tensor:
 
 
 def first_block(network: Performer, tokens: Tensor, *, apart: bool) -> Tensor:
-    """The first block of several cells, each by itself, or with the sums over genes that are not expressed shared."""
+    """The first block of several cells, each by itself, or with the sums over genes that are not
+    expressed shared.
+    """
     with torch.inference_mode():
         x = network.embed(tokens)
         found = network.blocks[0](x) if apart else network._first_block(tokens, x)
@@ -370,5 +378,6 @@ def tasks(settings: Settings) -> dict[str, Callable[[Scene], Work]]:
     return found | kept | {f"encode {mode}": _mode(mode) for mode in settings.modes}
 
 
-# The C library's allocator hands large freed blocks back to the system and takes them anew; with these settings it keeps them.
+# The C library's allocator hands large freed blocks back to the system and takes them anew; with
+# these settings it keeps them.
 KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}

@@ -1,17 +1,20 @@
-"""How far FAVOR+ is from the softmax attention it approximates, on the same weights, by the number of random features.
+"""How far FAVOR+ is from the softmax attention it approximates, on the same weights, by the number
+of random features.
 
-    python benchmarks/approximation.py --quick       # a smaller network, under a minute, writes nothing
-    python benchmarks/approximation.py               # some minutes on two cores
+    python benchmarks/approximation.py --quick       # a smaller network, under a minute, writes
+    nothing python benchmarks/approximation.py               # some minutes on two cores
 
-Four networks: the published one at its random start with 1,500 genes, twice more with larger query and key weights, and the
-`small` preset trained on the toy data. Errors are relative: the norm of the difference over the norm of the exact result, of
+Four networks: the published one at its random start with 1,500 genes, twice more with larger query
+and key weights, and the `small` preset trained on the toy data. Errors are relative: the norm of
+the difference over the norm of the exact result, of
 
     output      what the attention of a layer says, given the same input (without the constant bias)
-    encodings   what leaves the whole network
-    received    the attention each gene receives in a layer, given the same input (mean over queries, by head)
+    encodings   what leaves the whole network received    the attention each gene receives in a
+    layer, given the same input (mean over queries, by head)
 
-Beside them stands uniform attention, which knows nothing of queries and keys: an error near its own is no approximation.
-The table and the figure (`docs/_static/approximation.png`) show medians over cells and layers, then over draws of the features.
+Beside them stands uniform attention, which knows nothing of queries and keys: an error near its own
+is no approximation. The table and the figure (`docs/_static/approximation.png`) show medians over
+cells and layers, then over draws of the features.
 """
 
 from __future__ import annotations
@@ -110,7 +113,9 @@ def cases(settings: Settings) -> list[Case]:
 
 
 def sharpened(network: Performer, factor: float) -> Performer:
-    """The network with larger query and key weights; the logits of its attention grow by the square."""
+    """The network with larger query and key weights; the logits of its attention grow by the
+    square.
+    """
     network = copy.deepcopy(network)
     for block in network.blocks:
         queries, keys, _ = block.attention.qkv.weight.data.chunk(3)
@@ -214,7 +219,9 @@ def differences(
 
 @torch.inference_mode()
 def measure(case: Case, settings: Settings) -> list[dict[str, Any]]:
-    """One row per number of features, stabiliser and quantity: the median, and its spread over the draws."""
+    """One row per number of features, stabiliser and quantity: the median, and its spread over the
+    draws.
+    """
     right = exact(case.network)
     expected = [(seen := inputs(right, cell), results(right, cell, seen)) for cell in case.cells]
     nothing = differences(uniform(case.network), case.cells, expected)

@@ -1,10 +1,12 @@
-"""Seconds per cell and peak memory of `tl.gene_attribution` over 16,906 genes, by method and by what the network's tokens are.
+"""Seconds per cell and peak memory of `tl.gene_attribution` over 16,906 genes, by method and by
+what the network's tokens are.
 
     python benchmarks/attribution.py --quick    # 500 genes, under a minute, writes nothing
     python benchmarks/attribution.py            # about 10 minutes on two cores
 
-The networks have the default size and random weights, which cost what trained ones do. Before anything is timed it is checked that a cell's gate gradient does
-not depend on its companions, and that integrated gradients sum to the change of the logit. Each row is a process of its own.
+The networks have the default size and random weights, which cost what trained ones do. Before
+anything is timed it is checked that a cell's gate gradient does not depend on its companions, and
+that integrated gradients sum to the change of the logit. Each row is a process of its own.
 """
 
 from __future__ import annotations
@@ -95,9 +97,9 @@ def measure(n_genes: int, tokens: str, name: str) -> dict[str, float]:
             f"set{i}": rng.choice(genes[:3_000], SET_SIZE, replace=False).tolist()
             for i in range(N_SETS)
         }
-    work = lambda: sc_cll.tl.gene_attribution(
+    work = lambda: sc_cll.tl.gene_attribution(  # noqa: E731
         adata, model, groupby="label", split_key="none", **options
-    )  # noqa: E731
+    )
     run = measured(work, patience=0.0)
     n_tokens = int(np.diff(adata.X.indptr).mean())
     return {

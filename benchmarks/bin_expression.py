@@ -1,11 +1,13 @@
-"""Time and peak memory of `pp.bin_expression` beside scanpy's normalize_total + log1p, on one simulated count matrix.
+"""Time and peak memory of `pp.bin_expression` beside scanpy's normalize_total + log1p, on one
+simulated count matrix.
 
-    python benchmarks/bin_expression.py                 # 100,000 cells x 16,906 genes, 8 % of them expressed: about 1.1 GB
-    python benchmarks/bin_expression.py --cells 5000    # a small run
+    python benchmarks/bin_expression.py                 # 100,000 cells x 16,906 genes, 8 % of them
+    expressed: about 1.1 GB python benchmarks/bin_expression.py --cells 5000    # a small run
 
-The result is compared with a naive dense computation before anything is timed. Every measurement runs in a process of
-its own, which reads the same matrix from disk, warms up on a few cells and then works on all of them once; the two
-candidates alternate. Memory is read from /proc: Linux only. Medians and ranges are printed and written to `benchmarks/results/bin_expression.json`.
+The result is compared with a naive dense computation before anything is timed. Every measurement
+runs in a process of its own, which reads the same matrix from disk, warms up on a few cells and
+then works on all of them once; the two candidates alternate. Memory is read from /proc: Linux only.
+Medians and ranges are printed and written to `benchmarks/results/bin_expression.json`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ RESULTS = Path(__file__).parent / "results" / "bin_expression.json"
 
 
 def simulate(folder: Path, n_cells: int, n_genes: int, rng: np.random.Generator) -> None:
-    """Write the parts of a CSR matrix (float32, int32): gene abundance and cell depth log-normal, counts about Poisson."""
+    """Write the parts of a CSR matrix (float32, int32): gene abundance and cell depth log-normal,
+    counts about Poisson.
+    """
     abundance = rng.lognormal(sigma=1.5, size=n_genes).astype(np.float32)
     abundance *= _scale_to(DENSITY, abundance, rng.lognormal(sigma=0.4, size=2_000))
     stored_per_cell = []
@@ -52,7 +56,9 @@ def simulate(folder: Path, n_cells: int, n_genes: int, rng: np.random.Generator)
 
 
 def _scale_to(density: float, abundance: np.ndarray, depth: np.ndarray) -> float:
-    """Factor on the abundances that makes the expected share of expressed genes `density`, by bisection."""
+    """Factor on the abundances that makes the expected share of expressed genes `density`, by
+    bisection.
+    """
     low, high = 1e-6, 1e3
     for _ in range(60):
         middle = np.sqrt(low * high)
@@ -164,17 +170,20 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     print(
-        f"{shape[0]:,} cells x {shape[1]:,} genes, {stored:,} stored values ({report['density']:.1%})"
+        f"{shape[0]:,} cells x {shape[1]:,} genes, {stored:,} stored values "
+        f"({report['density']:.1%})"
     )
     for name, result in results.items():
         for what, unit in (("seconds", "s"), ("peak_over_input", "x input")):
             found = result[what]
             print(
-                f"{name:>24}  {found['median']:6.2f} {unit:<8} ({found['min']:.2f} - {found['max']:.2f})"
+                f"{name:>24}  {found['median']:6.2f} {unit:<8} ({found['min']:.2f} - "
+                f"{found['max']:.2f})"
             )
     ratio = report["seconds_ratio"]
     print(
-        f"{'ratio of times':>24}  {ratio['median']:6.2f}          ({ratio['min']:.2f} - {ratio['max']:.2f})"
+        f"{'ratio of times':>24}  {ratio['median']:6.2f}          ({ratio['min']:.2f} - "
+        f"{ratio['max']:.2f})"
     )
 
 

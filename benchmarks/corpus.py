@@ -1,10 +1,13 @@
-"""A corpus of a million cells: loading, memory, the loader's share of a step, two processes, what large runs cost, and all of it end to end.
+"""A corpus of a million cells: loading, memory, the loader's share of a step, two processes, what
+large runs cost, and all of it end to end.
 
     python benchmarks/corpus.py PART --out FOLDER            # Linux; best with nothing else running
-    python benchmarks/corpus.py PART --out FOLDER --quick    # some thousand cells, writes nothing outside FOLDER
+    python benchmarks/corpus.py PART --out FOLDER --quick    # some thousand cells, writes nothing
+    outside FOLDER
 
-Parts: simulate, loading, memory, loader-share, scaling, plan, million. What is in FOLDER already is not made again, so that a run can be interrupted;
-at full size it takes some 10 GB. Delete it afterwards. Results go to `results/corpus_PART.json`, their tables to `results/corpus.md`.
+Parts: simulate, loading, memory, loader-share, scaling, plan, million. What is in FOLDER already is
+not made again, so that a run can be interrupted; at full size it takes some 10 GB. Delete it
+afterwards. Results go to `results/corpus_PART.json`, their tables to `results/corpus.md`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Time and peak memory of the network beside performer-pytorch, of gene attention beside the dense way, and of our own modes.
+"""Time and peak memory of the network beside performer-pytorch, of gene attention beside the dense
+way, and of our own modes.
 
-    python benchmarks/engine.py --quick              # 256 tokens, well under a minute, writes nothing
-    python benchmarks/engine.py                      # 1,000, 4,000 and 16,907 tokens, about 25 minutes on two cores
-    python benchmarks/engine.py --device cuda        # the same on a GPU, and how much of the GPU it uses
+    python benchmarks/engine.py --quick              # 256 tokens, well under a minute, writes
+    nothing python benchmarks/engine.py                      # 1,000, 4,000 and 16,907 tokens, about
+    25 minutes on two cores python benchmarks/engine.py --device cuda        # the same on a GPU,
+    and how much of the GPU it uses
 
-Results are compared before anything is timed; a difference ends the program. Every measurement runs in a process of its
-own (on a GPU in this one), with the candidates alternating. Memory is what a call needs above what the process held before
-it. Linux only. Tables are printed and written to `benchmarks/results/`, the figure to `docs/_static/`.
+Results are compared before anything is timed; a difference ends the program. Every measurement runs
+in a process of its own (on a GPU in this one), with the candidates alternating. Memory is what a
+call needs above what the process held before it. Linux only. Tables are printed and written to
+`benchmarks/results/`, the figure to `docs/_static/`.
 """
 
 from __future__ import annotations
@@ -75,13 +78,18 @@ def run_all(folder: Path, settings: Settings) -> Runs:
                 for name in plan.tasks:
                     run = run_one(folder, settings, name, length)
                     runs[name][length].append(run)
-                    said = f"{name}, {length:,} tokens: {run['seconds']:.3g} s, {run['peak_bytes'] / 1e6:,.0f} MB"
+                    said = (
+                        f"{name}, {length:,} tokens: {run['seconds']:.3g} s, "
+                        f"{run['peak_bytes'] / 1e6:,.0f} MB"
+                    )
                     print(said, file=sys.stderr, flush=True)
     return runs
 
 
 def run_one(folder: Path, settings: Settings, name: str, length: int) -> Run:
-    """Measure in a process apart; on a GPU in this one, and in a quick run all but one task, to save the start."""
+    """Measure in a process apart; on a GPU in this one, and in a quick run all but one task, to
+    save the start.
+    """
     if settings.device == "cuda" or (settings.quick and name != "forward"):
         return measure(folder, name, length)
     arguments = ["--measure", name, "--folder", folder, "--tokens", length]

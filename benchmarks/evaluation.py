@@ -5,8 +5,9 @@
     python benchmarks/evaluation.py --sets bmmc --models few ablations --suffix ablations
     python benchmarks/evaluation.py --page
 
-Finished folds are kept in --checkpoint, so a run that was interrupted goes on, and a further model or repeat computes only
-itself. One set after the other; several sets at a time are several commands.
+Finished folds are kept in --checkpoint, so a run that was interrupted goes on, and a further model
+or repeat computes only itself. One set after the other; several sets at a time are several
+commands.
 """
 
 from __future__ import annotations

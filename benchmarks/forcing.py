@@ -1,10 +1,12 @@
-"""What it costs that files are forced to the disk: saving a model, writing a checkpoint and building a corpus, with and without.
+"""What it costs that files are forced to the disk: saving a model, writing a checkpoint and
+building a corpus, with and without.
 
     python benchmarks/forcing.py            # about 3 minutes
     python benchmarks/forcing.py --quick    # a small model and corpus; writes nothing
 
-With and without alternate in one process; *without*, `os.fsync` does nothing. What is written is read back and compared before anything is timed. Of
-the time with forcing, the part that the disk takes is told apart (*flush*): it is the disk's own, and another disk has another one. Results go to
+With and without alternate in one process; *without*, `os.fsync` does nothing. What is written is
+read back and compared before anything is timed. Of the time with forcing, the part that the disk
+takes is told apart (*flush*): it is the disk's own, and another disk has another one. Results go to
 `benchmarks/results/forcing.json`.
 """
 
@@ -137,13 +139,15 @@ def main() -> None:
             for name, work in works(Path(folder), quick=options.quick).items()
         }
     print(
-        "| | with, s | of it flush, s | without, s | ratio beside the flush | target |\n|---|---|---|---|---|---|"
+        "| | with, s | of it flush, s | without, s | ratio beside the flush | target "
+        "|\n|---|---|---|---|---|---|"
     )
     for name, one in found.items():
         seconds = " | ".join(f"{one[what]['median']:.3f}" for what in ("with", "flush", "without"))
         ratio = one["ratio_beside_the_flush"]
         print(
-            f"| {name} | {seconds} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) | {TARGETS[name]} |"
+            f"| {name} | {seconds} | {ratio['median']:.2f} ({ratio['min']:.2f} to "
+            f"{ratio['max']:.2f}) | {TARGETS[name]} |"
         )
     if not options.quick:
         facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}

@@ -1,12 +1,15 @@
-"""How many small errors the tests notice: a simple random sample of mutants of each room, made and run by mutmut.
+"""How many small errors the tests notice: a simple random sample of mutants of each room, made and
+run by mutmut.
 
-mutmut changes one operator, number, word or argument at a time. A mutant that no test notices is either a gap of the tests or changes nothing
-that anybody sees. It brings libraries of its own, so it is installed in a folder of its own:
+mutmut changes one operator, number, word or argument at a time. A mutant that no test notices is
+either a gap of the tests or changes nothing that anybody sees. It brings libraries of its own, so
+it is installed in a folder of its own:
 
     .venv/bin/pip install --target /tmp/mutmut "mutmut==3.8.1"
     PYTHONPATH=/tmp/mutmut .venv/bin/python benchmarks/mutation.py /tmp/mutants --n 80 --seed 0
 
-A room takes some ten minutes on one core. The same seed draws the same mutants while the code is the same; `--again` runs those that survived.
+A room takes some ten minutes on one core. The same seed draws the same mutants while the code is
+the same; `--again` runs those that survived.
 """
 
 from __future__ import annotations
@@ -24,22 +27,48 @@ from statsmodels.stats.proportion import proportion_confint
 
 ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = "src/scbert_cll"
-ROOMS: Final[dict[str, tuple[list[str], list[str]]]] = {  # files that are changed, tests that should notice
+# files that are changed, tests that should notice
+ROOMS: Final[dict[str, tuple[list[str], list[str]]]] = {
     "_signature": (
         ["_signature/*.py"],
-        ["tests/laws/test_edges.py", "tests/signature", "tests/tl/_signature/test_verb.py", "tests/tl/_signature_report/test_verb.py"],
+        [
+            "tests/laws/test_edges.py",
+            "tests/signature",
+            "tests/tl/_signature/test_verb.py",
+            "tests/tl/_signature_report/test_verb.py",
+        ],
     ),
     "pp": (  # what pp.build_corpus does is done by _corpus
         ["pp/_a*.py", "pp/_bal*.py", "pp/_bin*.py", "pp/_c*.py", "pp/_[dgilmps]*.py"],
-        ["tests/laws/test_edges.py", *(f"tests/pp/test_{name}.py" for name in ("align_genes", "antibody_panels", "balance", "bin_expression",
-         "cll_mask", "collapse_probes", "label_cd49d", "protein_names", "split_donors"))],
+        [
+            "tests/laws/test_edges.py",
+            *(
+                f"tests/pp/test_{name}.py"
+                for name in (
+                    "align_genes",
+                    "antibody_panels",
+                    "balance",
+                    "bin_expression",
+                    "cll_mask",
+                    "collapse_probes",
+                    "label_cd49d",
+                    "protein_names",
+                    "split_donors",
+                )
+            ),
+        ],
     ),
     "prognosis": (
         ["_survival/*.py", "tl/_prognosis*.py"],
-        ["tests/laws/test_edges.py", "tests/survival", "tests/tl/_prognosis/test_verb.py", "tests/tl/test_survival.py"],
+        [
+            "tests/laws/test_edges.py",
+            "tests/survival",
+            "tests/tl/_prognosis/test_verb.py",
+            "tests/tl/test_survival.py",
+        ],
     ),
     "nn": (["nn/*.py"], ["tests/nn"]),
-}  # fmt: skip
+}
 _SURVIVED, _NO_TEST = 0, 33  # exit codes of mutmut's
 
 
@@ -47,9 +76,9 @@ def prepare(place: Path, room: str) -> Path:
     """Lay a copy of what git knows in the checkout, with mutmut's settings for the room."""
     at = place / room
     at.mkdir(parents=True, exist_ok=True)
-    files = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()  # noqa: S607
+    command = ["git", "ls-files"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = listed.stdout.split()
     for file in files:
         (at / file).parent.mkdir(parents=True, exist_ok=True)
         (at / file).write_bytes((ROOT / file).read_bytes())

@@ -1,13 +1,17 @@
-"""Which method finds genes that act in combination only: pseudobulk, linear model, boosted trees, correlations, or the network.
+"""Which method finds genes that act in combination only: pseudobulk, linear model, boosted trees,
+correlations, or the network.
 
-    python benchmarks/nonadditive.py --quick                        # one small case, under a minute, writes nothing
-    python benchmarks/nonadditive.py                                # all cases: about 3 minutes per case and seed on one core
-    python benchmarks/nonadditive.py --cases combination-2.0 --seeds 0 1
-    python benchmarks/nonadditive.py --table                        # the tables of docs/nonadditive.md from the results at hand
+    python benchmarks/nonadditive.py --quick                        # one small case, under a
+    minute, writes nothing python benchmarks/nonadditive.py                                # all
+    cases: about 3 minutes per case and seed on one core python benchmarks/nonadditive.py --cases
+    combination-2.0 --seeds 0 1 python benchmarks/nonadditive.py --table                        #
+    the tables of docs/nonadditive.md from the results at hand
 
-Donors with a known truth; a quarter of them is held out, and a method that learns says how well it predicts them. Every method ranks
-the genes; scored is how many of the planted ones are among as many first ones (recall) and the AUROC of planted against other genes. Done
-runs are in `results/nonadditive/` and are skipped. Before anything else it is checked that pseudobulk finds an additive effect.
+Donors with a known truth; a quarter of them is held out, and a method that learns says how well it
+predicts them. Every method ranks the genes; scored is how many of the planted ones are among as
+many first ones (recall) and the AUROC of planted against other genes. Done runs are in
+`results/nonadditive/` and are skipped. Before anything else it is checked that pseudobulk finds an
+additive effect.
 """
 
 from __future__ import annotations
@@ -121,7 +125,8 @@ def within(adata: AnnData, scores: np.ndarray) -> float:
     )
 
 
-# ---- methods: a score per gene, and how well the method predicts the donors held out (missing if it does not predict)
+# ---- methods: a score per gene, and how well the method predicts the donors held out (missing if
+# it does not predict)
 
 Ranked = dict[str, tuple[pd.Series, float]]
 
@@ -162,7 +167,9 @@ def by_trees(adata: AnnData, seed: int) -> Ranked:
 
 
 def by_correlation(adata: AnnData) -> Ranked:
-    """How much a gene's correlations with the others differ between the classes, over donors: no model at all."""
+    """How much a gene's correlations with the others differ between the classes, over donors: no
+    model at all.
+    """
     x, y, donor = logs(adata), positive(adata), adata.obs["donor"].cat.codes.to_numpy()
     z = []
     for d in range(donor.max() + 1):
@@ -200,7 +207,9 @@ def trained(
 
 
 def by_network(adata: AnnData, model: ScBERTClassifier, auroc: float) -> Ranked:
-    """Statistics of what each token does in each cell of the donors held out: a combination's mean may cancel, its size does not."""
+    """Statistics of what each token does in each cell of the donors held out: a combination's mean
+    may cancel, its size does not.
+    """
     test = adata[held_out(adata)].copy()
     blank = model.randomized("all", rng=1)
     tokens = test.layers["binned"].toarray() > 0
@@ -248,7 +257,9 @@ def _spread(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def pairs(adata: AnnData, model: ScBERTClassifier) -> dict[str, float]:
-    """AUROC of pairs across the two parts against all other pairs, by tl.gene_interactions and by correlations."""
+    """AUROC of pairs across the two parts against all other pairs, by tl.gene_interactions and by
+    correlations.
+    """
     detected = pd.Series(np.asarray((adata.X > 0).mean(axis=0)).ravel(), adata.var_names)
     part = adata.var["part"]
     names = [
@@ -353,7 +364,9 @@ def done() -> set[str]:
 
 
 def markdown(table: pd.DataFrame, runs: dict[str, dict[str, float]]) -> str:
-    """Means over the data sets of each case: genes (recall / AUROC), cells held out, and pairs of genes."""
+    """Means over the data sets of each case: genes (recall / AUROC), cells held out, and pairs of
+    genes.
+    """
     n = table.groupby("case", sort=False)["seed"].nunique()
     heads = [f"{case} ({k})" for case, k in n.items()]
     means = table.groupby(["method", "case"], sort=False)[["recall", "auroc", "held_out"]].mean()

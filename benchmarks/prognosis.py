@@ -1,11 +1,14 @@
-"""Random gene sets against an outcome: one score test of them all, beside a Cox fit of lifelines for each.
+"""Random gene sets against an outcome: one score test of them all, beside a Cox fit of lifelines
+for each.
 
-    python benchmarks/prognosis.py --quick    # 30 sets, a few seconds, writes nothing
-    python benchmarks/prognosis.py            # 1,000 sets, some minutes; best with nothing else running
+    python benchmarks/prognosis.py --quick    # 30 sets, a few seconds, writes nothing python
+    benchmarks/prognosis.py            # 1,000 sets, some minutes; best with nothing else running
 
-Patients are those of `datasets.cll_cohort`; each set has 30 genes, scored by the sum of its z-scores with the signs of the planted signature. Before anything is timed, the
-z of the score test are compared with the Wald z of the fits, and with them the empirical p of the planted signature and of every set: the program ends where
-they differ by more than chance. Each measurement is a process of its own, with one thread; the two alternate.
+Patients are those of `datasets.cll_cohort`; each set has 30 genes, scored by the sum of its
+z-scores with the signs of the planted signature. Before anything is timed, the z of the score test
+are compared with the Wald z of the fits, and with them the empirical p of the planted signature and
+of every set: the program ends where they differ by more than chance. Each measurement is a process
+of its own, with one thread; the two alternate.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ SIGNIFICANT = 1.96
 
 
 class Scene(NamedTuple):
-    """Patients with all covariates, and the scores of the planted signature (first) and of random sets."""
+    """Patients with all covariates, and the scores of the planted signature (first) and of random
+    sets.
+    """
 
     outcome: Outcome
     columns: pd.DataFrame
@@ -54,7 +59,9 @@ def scene(beside: str, n_patients: int, n_sets: int) -> Scene:
 
 
 def scores(cohort: AnnData, n_sets: int) -> np.ndarray:
-    """Weighted sums of z-scores of the planted signature (first) and of random sets with its signs; mean 0, standard deviation 1."""
+    """Weighted sums of z-scores of the planted signature (first) and of random sets with its signs;
+    mean 0, standard deviation 1.
+    """
     z = (cohort.X - cohort.X.mean(axis=0)) / cohort.X.std(axis=0)
     planted, rng = cohort.uns["truth"]["signature"], np.random.default_rng(0)
     sets = [cohort.var_names.get_indexer(planted["gene"])]

@@ -1,10 +1,14 @@
-"""Whether tl.prognosis says the truth: intervals, p values and gains over many simulated cohorts of which the truth is known.
+"""Whether tl.prognosis says the truth: intervals, p values and gains over many simulated cohorts of
+which the truth is known.
 
-    python benchmarks/prognosis_truth.py --quick    # one small cohort of each kind, some seconds, writes nothing
-    python benchmarks/prognosis_truth.py            # 100 of each, about 20 minutes on one core; --workers 2 for two
+    python benchmarks/prognosis_truth.py --quick    # one small cohort of each kind, some seconds,
+    writes nothing python benchmarks/prognosis_truth.py            # 100 of each, about 20 minutes
+    on one core; --workers 2 for two
 
-The cohorts are those of `datasets.cll_cohort` (300 patients, 1,500 genes), with a planted hazard ratio of 1.6 per standard deviation or with none, each with
-its own genes, patients and outcome. What the score truly adds to the concordance is measured with the fitted models on 2,000 further patients.
+The cohorts are those of `datasets.cll_cohort` (300 patients, 1,500 genes), with a planted hazard
+ratio of 1.6 per standard deviation or with none, each with its own genes, patients and outcome.
+What the score truly adds to the concordance is measured with the fitted models on 2,000 further
+patients.
 """
 
 from __future__ import annotations
@@ -123,7 +127,9 @@ def true_gain(report: Any, new: AnnData, which: str) -> float:
 
 
 def alone(n: int, timed: bool, n_cohorts: int, size: Size) -> dict[str, Any]:
-    """A score without any effect, against nothing: how often the gain's interval lies above 0, and how often the likelihood ratio has p < .05."""
+    """A score without any effect, against nothing: how often the gain's interval lies above 0, and
+    how often the likelihood ratio has p < .05.
+    """
     above, small, gains = [], [], []
     for seed in range(n_cohorts):
         rng = np.random.default_rng(seed)

@@ -1,10 +1,12 @@
-"""What the demo command makes of two public data sets: the tables, figures and numbers of docs/real_data.md.
+"""What the demo command makes of two public data sets: the tables, figures and numbers of
+docs/real_data.md.
 
     python benchmarks/real_data.py --data ../shared/data
     python benchmarks/real_data.py --page
 
-Each run is the command of the page, in a process of its own. Its report.json, with what is counted in the cells and the machine, goes to
-results/real_data; its figures go to the page. --page writes the tables from the results at hand.
+Each run is the command of the page, in a process of its own. Its report.json, with what is counted
+in the cells and the machine, goes to results/real_data; its figures go to the page. --page writes
+the tables from the results at hand.
 """
 
 from __future__ import annotations
@@ -34,8 +36,17 @@ RESULTS = HERE / "results" / "real_data"
 FIGURES = HERE.parent / "docs" / "_static" / "real_data"
 RUNS: dict[str, list[str]] = {
     "bmmc": ["--input", "bmmc_cite.h5mu"],
-    "pbmc": ["--input", "pbmc_10k_cite.h5ad", "--marker", "CD45RA", "--donor-key", "none", "--pretrain-on", "pbmc_5k.h5ad"],
-}  # fmt: skip
+    "pbmc": [
+        "--input",
+        "pbmc_10k_cite.h5ad",
+        "--marker",
+        "CD45RA",
+        "--donor-key",
+        "none",
+        "--pretrain-on",
+        "pbmc_5k.h5ad",
+    ],
+}
 SHOWN = {
     "bmmc": ("confusion", "cd49d", "gene_attention", "umap"),
     "pbmc": ("confusion", "gene_attention", "umap"),
@@ -112,7 +123,9 @@ def counted(path: Path, out: Path) -> dict[str, Any]:
 
 
 def marker_gene(rna: AnnData) -> dict[str, Any]:
-    """How the protein follows its gene: Spearman's rho over all cells, and pooled within donors by Fisher's z."""
+    """How the protein follows its gene: Spearman's rho over all cells, and pooled within donors by
+    Fisher's z.
+    """
     counts: Any = rna.X
     gene = np.asarray(counts[:, rna.var_names.get_loc("ITGA4")].todense()).ravel()
     level = gene / np.asarray(counts.sum(axis=1)).ravel()

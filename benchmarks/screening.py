@@ -1,13 +1,17 @@
-"""Which recipe of the small Performer, alone and joined with logistic regression, pays on small data: every arm tried, logged.
+"""Which recipe of the small Performer, alone and joined with logistic regression, pays on small
+data: every arm tried, logged.
 
-    python benchmarks/screening.py ../shared/data --table               # the table of what was measured
-    python benchmarks/screening.py ../shared/data                       # all arms on all sets: hours on one core
-    python benchmarks/screening.py ../shared/data --sets toy --arms default --folds 0    # a part; done runs are skipped
+    python benchmarks/screening.py ../shared/data --table               # the table of what was
+    measured python benchmarks/screening.py ../shared/data                       # all arms on all
+    sets: hours on one core python benchmarks/screening.py ../shared/data --sets toy --arms default
+    --folds 0    # a part; done runs are skipped
 
-Nobody sees the test cells of the outer folds (five folds by cell where there is one donor, else by donor): an arm is trained and
-scored on three inner folds within the training part of outer folds. A sixth of an inner training part validates: it chooses the
-strength of the logistic regression, the epoch of the network and the weight that joins them. The log (`results/screening.csv`)
-has one row per set, arm, way of joining, fold and seed; logits are kept in a folder, so that joining and ensembles cost nothing.
+Nobody sees the test cells of the outer folds (five folds by cell where there is one donor, else by
+donor): an arm is trained and scored on three inner folds within the training part of outer folds. A
+sixth of an inner training part validates: it chooses the strength of the logistic regression, the
+epoch of the network and the weight that joins them. The log (`results/screening.csv`) has one row
+per set, arm, way of joining, fold and seed; logits are kept in a folder, so that joining and
+ensembles cost nothing.
 """
 
 from __future__ import annotations
@@ -116,7 +120,9 @@ class Lines:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Every arm on all sets before the next, so that what has been measured can be compared at any time."""
+    """Every arm on all sets before the next, so that what has been measured can be compared at any
+    time.
+    """
     places = []
     for name in args.sets:
         data = load(name, args.folder)
@@ -245,7 +251,9 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def table(path: Path, metric: str = "macro_f1") -> pd.DataFrame:
-    """Gain over logistic regression on log2 on the same training cells and folds, in points, by set and on average."""
+    """Gain over logistic regression on log2 on the same training cells and folds, in points, by set
+    and on average.
+    """
     keys = ["set", "n_cells", "outer", "fold"]
     log = pd.read_csv(path, dtype={"n_cells": str}).drop_duplicates(
         [*keys, "seed", "arm", "joined"]
@@ -297,7 +305,8 @@ def main() -> None:
         ):
             for metric in ("macro_f1", "auroc"):
                 print(
-                    f"\n{metric}: points above logistic regression on log2\n{table(args.csv, metric).round(1)}"
+                    f"\n{metric}: points above logistic regression on "
+                    f"log2\n{table(args.csv, metric).round(1)}"
                 )
         return
     torch.set_num_threads(1)

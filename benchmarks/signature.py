@@ -1,12 +1,15 @@
-"""Which genes `tl.signature` finds where the truth is known, beside plain rankings; and its time and memory at full size.
+"""Which genes `tl.signature` finds where the truth is known, beside plain rankings; and its time
+and memory at full size.
 
-    python benchmarks/signature.py --quick        # one data set of each kind, under a minute, writes nothing
-    python benchmarks/signature.py                # 20 data sets of each kind; about 15 minutes on two cores
-    python benchmarks/signature.py --network 3    # the network's rankings, too, on 3 data sets of each kind; about 20 minutes
-    python benchmarks/signature.py --full-size    # 17,218 cells x 16,906 genes; minutes, 3 GB
+    python benchmarks/signature.py --quick        # one data set of each kind, under a minute,
+    writes nothing python benchmarks/signature.py                # 20 data sets of each kind; about
+    15 minutes on two cores python benchmarks/signature.py --network 3    # the network's rankings,
+    too, on 3 data sets of each kind; about 20 minutes python benchmarks/signature.py --full-size
+    # 17,218 cells x 16,906 genes; minutes, 3 GB
 
-Kinds of data are those of `datasets.planted_donors`: two designs, two sizes of an additive effect, and nulls without any effect of the
-class. The tables of docs/signature.md are written from `results/signature*.json`.
+Kinds of data are those of `datasets.planted_donors`: two designs, two sizes of an additive effect,
+and nulls without any effect of the class. The tables of docs/signature.md are written from
+`results/signature*.json`.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ EPOCHS, N_DIMS = 20, 64
 
 
 def rankings(adata: AnnData) -> dict[str, pd.Series]:
-    """Sign of each gene that a procedure calls, by gene; rankings call as many genes as are planted."""
+    """Sign of each gene that a procedure calls, by gene; rankings call as many genes as are
+    planted.
+    """
     sc_cll.tl.signature(adata, groupby="label")
     genes = sc_cll.get.signature(adata, selected=False).set_index("gene")
     called = {
@@ -64,7 +69,9 @@ def rankings(adata: AnnData) -> dict[str, pd.Series]:
 
 
 def network_rankings(adata: AnnData) -> dict[str, pd.Series]:
-    """The same of a small network trained on six donors: attention as summed, its difference, gate gradient."""
+    """The same of a small network trained on six donors: attention as summed, its difference, gate
+    gradient.
+    """
     sc_cll.pp.split_donors(adata, "donor", labels_key="label", rng=0)
     sc_cll.pp.bin_expression(adata)
     sc_cll.tl.gene2vec(adata, method="svd", n_dims=N_DIMS)
@@ -91,7 +98,9 @@ def _first(score: pd.Series, n: int = 24) -> pd.Series:
 
 
 def scored(signs: pd.Series, truth: pd.Series) -> dict[str, float]:
-    """Recall, share of false genes (ITGA4 is tied to the protein and no part of the programme), right signs, number."""
+    """Recall, share of false genes (ITGA4 is tied to the protein and no part of the programme),
+    right signs, number.
+    """
     signs = signs.drop("ITGA4", errors="ignore")
     hits = signs[truth[signs.index] != 0]
     right = float((hits == truth[hits.index]).mean()) if len(hits) else np.nan
@@ -143,9 +152,15 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and worst of the seeds, per procedure and kind."""
     grouped = rows.groupby(["procedure", "design", "effect", "size"], sort=False)
     return grouped.agg(
-        recall=("recall", "mean"), least_recall=("recall", "min"), false=("false", "mean"), most_false=("false", "max"),
-        signs=("signs", "mean"), n=("n", "mean"), most=("n", "max"), seeds=("seed", "size"),
-    ).reset_index()  # fmt: skip
+        recall=("recall", "mean"),
+        least_recall=("recall", "min"),
+        false=("false", "mean"),
+        most_false=("false", "max"),
+        signs=("signs", "mean"),
+        n=("n", "mean"),
+        most=("n", "max"),
+        seeds=("seed", "size"),
+    ).reset_index()
 
 
 def met(row: pd.Series) -> bool:
@@ -160,7 +175,9 @@ def met(row: pd.Series) -> bool:
 
 
 def markdown(table: pd.DataFrame) -> list[str]:
-    """Procedures × kinds: recall / share of false genes (worst of the seeds), and genes called on nulls."""
+    """Procedures × kinds: recall / share of false genes (worst of the seeds), and genes called on
+    nulls.
+    """
     kinds = list(TARGETS)
     lines = [
         "| procedure | "
@@ -173,7 +190,8 @@ def markdown(table: pd.DataFrame) -> list[str]:
         for design, size in kinds:
             own = rows[(rows["design"] == design) & (rows["size"] == size)].squeeze()
             cells.append(
-                f"{own['recall']:.2f} ({own['least_recall']:.2f}) / {own['false']:.2f} ({own['most_false']:.2f})"
+                f"{own['recall']:.2f} ({own['least_recall']:.2f}) / {own['false']:.2f} "
+                f"({own['most_false']:.2f})"
             )
         nulls = rows[rows["effect"] != "additive"]
         cells.append(f"{nulls['n'].mean():.2f} ({nulls['most'].max():.0f})" if len(nulls) else "")
@@ -281,7 +299,10 @@ def page() -> str:
     about = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     lines += [
         "",
-        f"{report['date']}, {seeds} data sets of each kind; {about}. Targets met: {'yes' if report['met'] else 'no'}.",
+        (
+            f"{report['date']}, {seeds} data sets of each kind; {about}. Targets met: "
+            f"{'yes' if report['met'] else 'no'}."
+        ),
     ]
     lines += [
         f"Planted genes that are there twice: {twins:.1%} found in both copies.",
@@ -294,7 +315,10 @@ def page() -> str:
         big = json.loads(full.read_text())
         size = f"{big['cells']:,} cells × {big['genes']:,} genes, {big['density']:.0%} expressed"
         cost = f"{big['seconds']:.0f} s and {big['bytes'] / 1e9:.1f} GB at the peak of the process"
-        aim = f"targets {FULL_SECONDS} s and {FULL_BYTES / 1e9:.0f} GB: {'met' if big['met'] else 'missed'}"
+        aim = (
+            f"targets {FULL_SECONDS} s and {FULL_BYTES / 1e9:.0f} GB: "
+            f"{'met' if big['met'] else 'missed'}"
+        )
         lines += [f"{size}, {big['machine']['cores']} cores, {big['date']}: {cost} ({aim}).", ""]
     return "\n".join(lines)
 

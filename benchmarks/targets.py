@@ -1,10 +1,12 @@
-"""Other things to learn from than the class: ordered levels within it, levels alone, donors balanced, donors unlearned; and more width.
+"""Other things to learn from than the class: ordered levels within it, levels alone, donors
+balanced, donors unlearned; and more width.
 
     python benchmarks/targets.py --data ../shared/data
     python benchmarks/targets.py --sets toy --models scbert donors_balanced
 
-Nobody sees the test cells of the outer folds: all of it happens in the training part of the first outer fold (in each donor
-of the marrow, which has two), on up to --cells labelled cells, in three inner folds. Finished folds are kept in --checkpoint.
+Nobody sees the test cells of the outer folds: all of it happens in the training part of the first
+outer fold (in each donor of the marrow, which has two), on up to --cells labelled cells, in three
+inner folds. Finished folds are kept in --checkpoint.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ ScBERT = sc_cll.estimators.ScBERTEstimator
 
 
 class OrderedLevels(ScBERT):
-    """Each class in two halves by the protein's level: ordered classes to learn, added up to be scored."""
+    """Each class in two halves by the protein's level: ordered classes to learn, added up to be
+    scored.
+    """
 
     column: int  # of the protein
 
@@ -59,7 +63,9 @@ class OrderedLevels(ScBERT):
 
 
 class LevelsOnly(ScBERT):
-    """The network learns the levels of the proteins and no class; a logistic regression reads the class off its embedding."""
+    """The network learns the levels of the proteins and no class; a logistic regression reads the
+    class off its embedding.
+    """
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -140,7 +146,9 @@ class _Reverse(torch.autograd.Function):
 
 
 class _AdversaryPlan(ClassifyPlan):
-    """The last columns of what is guessed beside the class are donors, standardised as the proteins are."""
+    """The last columns of what is guessed beside the class are donors, standardised as the proteins
+    are.
+    """
 
     n_donors: int
     strength: float

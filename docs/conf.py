@@ -1,4 +1,6 @@
-"""Sphinx settings. The build needs no network: no inventories are fetched, and unresolved external types are let be."""
+"""Sphinx settings. The build needs no network: no inventories are fetched, and unresolved external
+types are let be.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# Two test processes share two cores; more threads would wait for each other (before anything loads OpenMP).
+# Two test processes share two cores; more threads would wait for each other (before anything loads
+# OpenMP).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
@@ -16,8 +17,9 @@ from numba.core import config
 from numba.np.ufunc import parallel
 
 mpl.use("agg")
-# Numba, which scanpy calls, hands its number of threads to OpenMP and so to PyTorch, which is then ten times slower where
-# processes share a core. Without pytest-xdist it was loaded before the lines above, by the filters of warnings.
+# Numba, which scanpy calls, hands its number of threads to OpenMP and so to PyTorch, which is then
+# ten times slower where processes share a core. Without pytest-xdist it was loaded before the lines
+# above, by the filters of warnings.
 config.reload_config()
 parallel.NUM_THREADS = config.NUMBA_NUM_THREADS
 
@@ -26,7 +28,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared_file() -> Callable[[str], Path]:
-    """Path of a file of the real data folder, e.g. `shared_file("data/bmmc_cite.h5mu")`; skips where it is absent."""
+    """Path of a file of the real data folder, e.g. `shared_file("data/bmmc_cite.h5mu")`; skips
+    where it is absent.
+    """
 
     def find(name: str) -> Path:
         path = SHARED / name

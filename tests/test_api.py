@@ -1,4 +1,6 @@
-"""Signatures are law: what every public function looks like, and that it writes the slots its docstring names, and no others."""
+"""Signatures are law: what every public function looks like, and that it writes the slots its
+docstring names, and no others.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +159,8 @@ def documented_slots(function: Callable[..., Any]) -> set[tuple[str, str]]:
     }
 
 
-# -- what a function looks like ---------------------------------------------------------------------------------------
+# -- what a function looks like
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -242,11 +245,14 @@ def test_model_methods(name: str) -> None:
         assert method.__doc__, method
 
 
-# -- what a function does ---------------------------------------------------------------------------------------------
+# -- what a function does
+# ---------------------------------------------------------------------------------------------
 
 
 def key_sets(adata: AnnData) -> set[tuple[str, str]]:
-    """Every slot of an AnnData but the identifiers scvi-tools leaves there and X, which is `layers[None]`."""
+    """Every slot of an AnnData but the identifiers scvi-tools leaves there and X, which is
+    `layers[None]`.
+    """
     return {
         (slot, key)
         for slot in SLOTS

@@ -1,4 +1,6 @@
-"""The benchmarks run: in their quick form, which writes nothing. How long a thing takes is no matter of the tests."""
+"""The benchmarks run: in their quick form, which writes nothing. How long a thing takes is no
+matter of the tests.
+"""
 
 from __future__ import annotations
 

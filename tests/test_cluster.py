@@ -1,4 +1,6 @@
-"""The batch script of docs/cluster.md, run as SLURM would run it, with two processes on this machine's CPU."""
+"""The batch script of docs/cluster.md, run as SLURM would run it, with two processes on this
+machine's CPU.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The Python in the docs runs: quickstart, README, tutorials, and the examples of the public functions."""
+"""The Python in the docs runs: quickstart, README, tutorials, and the examples of the public
+functions.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def small_forest(_: int, **choices: Any) -> RandomForestClassifier:
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the names of the tutorial hold after all blocks but those of real data, on a smaller toy and for one epoch."""
+    """What the names of the tutorial hold after all blocks but those of real data, on a smaller toy
+    and for one epoch.
+    """
     names: dict[str, Any] = {}
     shown, sc.settings.autoshow = sc.settings.autoshow, False
     with pytest.MonkeyPatch.context() as patch:
@@ -149,7 +153,9 @@ def test_tutorial_works_without_a_programme_only_by_the_study(tutorial: dict[str
 
 
 def of_signature(names: dict[str, Any], *, real: bool) -> dict[str, Any]:
-    """What `names` hold after the blocks of the signature's tutorial: those of simulated cells, or the first one and those of real ones."""
+    """What `names` hold after the blocks of the signature's tutorial: those of simulated cells, or
+    the first one and those of real ones.
+    """
     first, *others = blocks(SIGNATURE)
     small = functools.partial(sc_cll.datasets.cll_toy, n_genes=300)
     with pytest.MonkeyPatch.context() as patch:
@@ -163,7 +169,9 @@ def of_signature(names: dict[str, Any], *, real: bool) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def signature(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the names of the signature's tutorial hold after all blocks of simulated cells, on fewer of them."""
+    """What the names of the signature's tutorial hold after all blocks of simulated cells, on fewer
+    of them.
+    """
     shown, sc.settings.autoshow = sc.settings.autoshow, False
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("signature"))
@@ -242,7 +250,9 @@ def test_tutorial_refuses_two_donors_of_bone_marrow(shared_file: Callable[[str],
 
 
 def of_prognosis(*, real: bool) -> dict[str, Any]:
-    """What is there after the blocks of the tutorial on prognosis, of simulated patients or of real ones, and what they `said`."""
+    """What is there after the blocks of the tutorial on prognosis, of simulated patients or of real
+    ones, and what they `said`.
+    """
     simulated, of_patients = (
         blocks_of(part) for part in (ROOT / PROGNOSIS).read_text().split("\n## Real patients\n")
     )
@@ -275,7 +285,9 @@ def ratios(report: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def prognosis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the names of the tutorial on prognosis hold after its blocks of simulated patients, with fewer draws."""
+    """What the names of the tutorial on prognosis hold after its blocks of simulated patients, with
+    fewer draws.
+    """
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     shown, sc.settings.autoshow = sc.settings.autoshow, False
     with pytest.MonkeyPatch.context() as patch:

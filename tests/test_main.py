@@ -115,7 +115,8 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
         & (scores["macro_f1"] <= scores["macro_f1_high"])
     ).all()
 
-    # every held-out donor has cells of both classes, and what is said of them is computed from the file
+    # every held-out donor has cells of both classes, and what is said of them is computed from the
+    # file
     counts = pd.crosstab(test["donor"].astype(str), test["cd49d"])
     assert (counts > 0).all().all()
     sentence = next(
@@ -225,7 +226,8 @@ def test_demo_on_bone_marrow_makes_no_labels_up_and_holds_a_donor_out(shared_fil
     assert "'CD49d' does not fall into two populations, so no labels were made up" in report
     assert "CD49d by quantile (clr_cell, 134 proteins): 200 CD49d-, 200 CD49d+" in report
     assert "two donors, s1d1 is held out" in report
-    # the logistic regression does not depend on the network: measured before at macro-F1 .81 to .83 / AUROC .89 to .91
+    # the logistic regression does not depend on the network: measured before at macro-F1 .81 to .83
+    # / AUROC .89 to .91
     scores = pd.DataFrame(
         **json.loads((out / "report.json").read_text())["tables"]["Test cells, never trained on"]
     )

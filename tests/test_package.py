@@ -1,4 +1,6 @@
-"""The house rules: what an import loads, who may import whom, how long a file and a function may be."""
+"""The house rules: what an import loads, who may import whom, how long a file and a function may
+be.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def loaded_after(code: str) -> set[str]:
     script = (
         f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     )
-    # warnings are errors in these tests, but an interpreter of its own is asked here what a user's would do
+    # warnings are errors in these tests, but an interpreter of its own is asked here what a user's
+    # would do
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
@@ -53,7 +56,10 @@ def test_rooms_without_a_network_load_none(room: str) -> None:
 
 
 def test_rooms_open_on_first_use() -> None:
-    code = "import scbert_cll as s; assert 'scbert_cll.pp' not in __import__('sys').modules; s.pp.bin_expression"
+    code = (
+        "import scbert_cll as s; assert 'scbert_cll.pp' not in __import__('sys').modules; "
+        "s.pp.bin_expression"
+    )
     assert not loaded_after(code) & HEAVY
 
 
@@ -149,7 +155,9 @@ def test_functions_are_short() -> None:
 
 
 def test_readme_says_the_line_that_ci_runs() -> None:
-    """The second set-up command of the README is what `.ci/run` runs, verbatim; there are exactly two."""
+    """The second set-up command of the README is what `.ci/run` runs, verbatim; there are exactly
+    two.
+    """
     commands = re.findall(
         r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE
     )

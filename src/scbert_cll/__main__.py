@@ -69,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bare(words: Sequence[str]) -> int | None:
-    """Help where nothing was asked for: alone, as pip does; of a command that needs more, with what it needs."""
+    """Help where nothing was asked for: alone, as pip does.
+
+    Of a command that needs more, with what it needs.
+    """
     if not words:
         whole_parser().print_help()
         return 0
@@ -100,7 +103,10 @@ def _told(error: Exception) -> str:
 
 
 def _tell_on_stdout() -> None:
-    """News of this package as they are; where a program that calls has chosen who tells, it stays with that."""
+    """News of this package as they are.
+
+    Where a program that calls has chosen who tells, it stays with that.
+    """
     root = to_change()
     if not root.handlers:
         root.addHandler(logging.StreamHandler(sys.stdout))  # whose sentences stand alone
@@ -140,7 +146,10 @@ def _files_first(words: Sequence[str]) -> list[str]:
 
 
 def _call(command: Callable[..., None], options: dict[str, Any]) -> None:
-    """Call a command; its group of options, which is a dataclass, is made of those with the names of its fields."""
+    """Call a command.
+
+    Its group of options, which is a dataclass, is made of those with the names of its fields.
+    """
     given = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         group = group_of(parameter)

@@ -6,6 +6,9 @@ from tqdm.auto import tqdm
 
 
 class Bar(tqdm):  # type: ignore[misc]
-    """A bar on a terminal; tqdm's own starts, with the first one, a thread that looks after slow bars and never ends."""
+    """A bar on a terminal.
+
+    Tqdm's own starts, with the first one, a thread that looks after slow bars and never ends.
+    """
 
     monitor_interval = 0

@@ -36,8 +36,9 @@ def deal(
 ) -> np.ndarray:
     """Part of each donor, such that every part has about its share of every column.
 
-    From random starts donors are moved and swapped as long as that helps. What is returned is the first deal on these ways that
-    lacks no more than the best, and is nearly as even: with another seed it is another one, if there is another one.
+    From random starts donors are moved and swapped as long as that helps. What is returned is the
+    first deal on these ways that lacks no more than the best, and is nearly as even: with another
+    seed it is another one, if there is another one.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def deal(
     rng
         Of starts and steps.
     lacking
-        What is missing in a deal, out of what its parts got (deals × parts × columns); it counts before evenness.
+        What is missing in a deal, out of what its parts got (deals × parts × columns); it counts
+        before evenness.
     """
     tolerance, ways = _TOLERANCE / (len(weights) * shares.size), list[_Deal]()
     for _ in range(_STARTS):

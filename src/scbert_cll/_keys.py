@@ -61,7 +61,8 @@ LEVEL_ORDER: Final = ("zero", "low", "high")
 # patient classes of the donor table, Tissino et al. 2020 (doi:10.1182/blood.2019003179)
 DONOR_CLASSES: Final = ("neg_homogeneous", "bimodal_low", "bimodal_high", "pos_homogeneous")
 
-# cell division: the 11 of PAM50's proliferation index (Nielsen et al. 2010, doi:10.1158/1078-0432.CCR-10-1282), and PCNA
+# cell division: the 11 of PAM50's proliferation index (Nielsen et al. 2010,
+# doi:10.1158/1078-0432.CCR-10-1282), and PCNA
 PROLIFERATION: Final = (
     *(
         "BIRC5",

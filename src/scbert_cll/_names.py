@@ -1,7 +1,9 @@
 """Names that users gave (donors, classes, proteins, genes, groups) as keys that files can hold, and back.
 
-A key is the name itself wherever a file can hold it. Else the characters that no file holds are written as in a web address, ``%2F`` for a slash. Two or more names make one
-key with ``|`` between them. Names of more than about two hundred characters are cut, with a number that tells them apart; their own spelling is then kept in ``uns["long_names"]``.
+A key is the name itself wherever a file can hold it. Else the characters that no file holds are
+written as in a web address, ``%2F`` for a slash. Two or more names make one key with ``|`` between
+them. Names of more than about two hundred characters are cut, with a number that tells them apart;
+their own spelling is then kept in ``uns["long_names"]``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _DIGEST: Final = 16
 _BYTES: Final = (
     240  # of the 255 that a file system gives a name; a zarr store makes a folder of each
 )
-# a per cent sign only where it would read as ours, so that "30%" stays; a dot at the start and two underlines are names of zarr's own
+# a per cent sign only where it would read as ours, so that "30%" stays; a dot at the start and two
+# underlines are names of zarr's own
 _UNSAFE: Final = re.compile(r"[/\\\x00\ud800-\udfff]|%(?=[0-9A-F]{2}|~)|^\.|^_(?=_)")
 _ESCAPE: Final = re.compile(r"(?:%[0-9A-F]{2})+")
 _RESERVED: Final = ("zarr.json", "_index", _EMPTY)
@@ -63,7 +66,8 @@ def keys(names: Iterable[Name], what: str = "Names") -> list[str]:
     if len(set(found)) < len(found):
         twice = [name for name, one in zip(asked, found, strict=True) if found.count(one) > 1]
         raise ValueError(
-            f"{what} are the same as text: {', '.join(map(repr, twice[:6]))}. Rename them, or merge what they name."
+            f"{what} are the same as text: {', '.join(map(repr, twice[:6]))}. Rename them, or "
+            f"merge what they name."
         )
     return found
 

@@ -1,8 +1,9 @@
 """The user's process as it was: what results are put in place with, and what other libraries change.
 
-Libraries that this package calls leave things behind in the process: handlers of signals, a style of figures, filters of warnings, a number of threads. What
-runs within :func:`as_it_was` leaves none of it. It is for calls of such libraries, not for every function: what is taken back is everybody's, another
-thread's, too.
+Libraries that this package calls leave things behind in the process: handlers of signals, a style
+of figures, filters of warnings, a number of threads. What runs within :func:`as_it_was` leaves none
+of it. It is for calls of such libraries, not for every function: what is taken back is everybody's,
+another thread's, too.
 """
 
 from __future__ import annotations

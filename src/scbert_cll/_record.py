@@ -1,7 +1,9 @@
 """The one door through which results enter an AnnData.
 
-Whatever a verb writes goes through :func:`write`: names become keys that files can hold (:mod:`scbert_cll._names`), values become what an h5ad and a zarr store can hold, and
-either all of it is put in place or nothing. What a verb was called with is taken by :func:`params`, every keyword by the same rule.
+Whatever a verb writes goes through :func:`write`: names become keys that files can hold
+(:mod:`scbert_cll._names`), values become what an h5ad and a zarr store can hold, and either all of
+it is put in place or nothing. What a verb was called with is taken by :func:`params`, every keyword
+by the same rule.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ type Place = tuple[str, str]  # slot and key, such as ("obsm", "X_scbert")
 
 
 def params(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every argument of a verb as plain values, from the `locals()` of its first line; further keywords by their own names."""
+    """Every argument of a verb as plain values, from the `locals()` of its first line.
+
+    Further keywords by their own names.
+    """
     asked = dict(given)
     asked |= asked.pop("train", {})
     return {
@@ -62,9 +67,11 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
     adata
         The object that is written to.
     replaces
-        Places of an earlier result of the same verb. Those that are not written anew are removed, lest old and new be read together.
+        Places of an earlier result of the same verb. Those that are not written anew are removed,
+        lest old and new be read together.
     **slots
-        Values by key for each of ``obs``, ``obsm``, ``var``, ``varm``, ``layers`` and ``uns``. Keys of dicts and columns of tables may be any names; a tuple is several that go together.
+        Values by key for each of ``obs``, ``obsm``, ``var``, ``varm``, ``layers`` and ``uns``. Keys
+        of dicts and columns of tables may be any names; a tuple is several that go together.
     """
     long: dict[str, str] = {}
     made = {
@@ -89,7 +96,10 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
 
 
 def become(adata: AnnData, new: AnnData) -> None:
-    """Make the user's object hold the rows of another; anndata itself does so where a view becomes actual."""
+    """Make the user's object hold the rows of another.
+
+    Anndata itself does so where a view becomes actual.
+    """
     before = dict(vars(adata))
     with uninterrupted():
         try:
@@ -129,7 +139,10 @@ def _columns_back(now: pd.DataFrame, before: pd.DataFrame) -> None:
 
 
 def _entries(slot: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What is in a slot; X, which some versions of anndata list among the layers under None, is no entry."""
+    """What is in a slot.
+
+    X, which some versions of anndata list among the layers under None, is no entry.
+    """
     return {name: slot[name] for name in slot if name is not None}
 
 
@@ -143,7 +156,10 @@ def _entries_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> N
 
 
 def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
-    """A value that files can hold; `long` takes the names that were cut. With `rows` the index is that of cells or genes and stays."""
+    """A value that files can hold; `long` takes the names that were cut.
+
+    With `rows` the index is that of cells or genes and stays.
+    """
     if value is None:
         return NOTHING
     if isinstance(value, Mapping):
@@ -193,7 +209,10 @@ def _is_loose(column: pd.Series) -> bool:
 
 
 def _of_obs(column: Any) -> Any:
-    """A column of one type: text, with categories where it is missing; else numbers, or whatever there is as text."""
+    """A column of one type: text, with categories where it is missing.
+
+    Else numbers, or whatever there is as text.
+    """
     if not isinstance(column, pd.Series) or not _is_loose(column):
         return column
     known = column.dropna()
@@ -227,7 +246,10 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An argument as numbers, text, lists and dicts; of what is large, or is no value, its kind and size."""
+    """An argument as numbers, text, lists and dicts.
+
+    Of what is large, or is no value, its kind and size.
+    """
     if value is None:
         return NOTHING
     if isinstance(value, (np.generic, np.ndarray)) and value.size <= _FEW:

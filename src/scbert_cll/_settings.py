@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-# What demultiplexing writes where it found no single donor (vireo, souporcell, demuxlet and freemuxlet, HTODemux, MULTIseqDemux, hashsolo, GMM-Demux, demuxEM,
-# scSplit, cellhashR, Cell Ranger multi, BD Rhapsody), and what tables hold where there is nothing.
+# What demultiplexing writes where it found no single donor (vireo, souporcell, demuxlet and
+# freemuxlet, HTODemux, MULTIseqDemux, hashsolo, GMM-Demux, demuxEM, scSplit, cellhashR, Cell Ranger
+# multi, BD Rhapsody), and what tables hold where there is nothing.
 _NOT_DONORS: Final = (
     *(
         "doublet",
@@ -69,7 +70,8 @@ class Settings:
         words = [words] if isinstance(words, str) else list(words)
         if other := [word for word in words if not isinstance(word, str)]:
             raise TypeError(
-                f"not_donors must be a list of words; found {other[0]!r} of type {type(other[0]).__name__}."
+                f"not_donors must be a list of words; found {other[0]!r} of type "
+                f"{type(other[0]).__name__}."
             )
         self._not_donors = tuple(dict.fromkeys(words))
 

@@ -10,9 +10,12 @@ import pandas as pd
 
 
 def plain_strings(data: Any) -> None:
-    """Make pandas 3's strings plain objects in an AnnData or MuData where pandas 2 runs; values stay.
+    """Make pandas 3's strings plain objects in an AnnData or MuData where pandas 2 runs.
 
-    A file that was written with pandas 3 comes with them, and anndata refuses to write them with pandas 2.
+    Values stay.
+
+    A file that was written with pandas 3 comes with them, and anndata refuses to write them with
+    pandas 2.
     """
     if int(pd.__version__.partition(".")[0]) >= 3 or pd.options.future.infer_string:
         return

@@ -1,9 +1,12 @@
 """OpenMP's threads sleep while they wait.
 
-A thread that waits for the others in a loop takes the core that these need: on a machine shared with other jobs that cost two to nine times the processor time of the
-work itself. How threads wait is read from the environment when a library of OpenMP is loaded, and cannot be changed afterwards. So what this package
-loads is loaded with that set (:func:`passive`); what others loaded before works with one thread while a small network is at work (:func:`calm`). Neither
-leaves a trace: environment and numbers of threads are afterwards as they were. A policy of the user's own (``OMP_WAIT_POLICY``) is left alone.
+A thread that waits for the others in a loop takes the core that these need: on a machine shared
+with other jobs that cost two to nine times the processor time of the work itself. How threads wait
+is read from the environment when a library of OpenMP is loaded, and cannot be changed afterwards.
+So what this package loads is loaded with that set (:func:`passive`); what others loaded before
+works with one thread while a small network is at work (:func:`calm`). Neither leaves a trace:
+environment and numbers of threads are afterwards as they were. A policy of the user's own
+(``OMP_WAIT_POLICY``) is left alone.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ def passive() -> Iterator[None]:
 
 @contextmanager
 def calm(*, small: bool = True) -> Iterator[None]:
-    """Work with one thread where OpenMP would spin; a large network, whose threads seldom wait, keeps them all."""
+    """Work with one thread where OpenMP would spin.
+
+    A large network, whose threads seldom wait, keeps them all.
+    """
     spins = (
         set() if not small or any(name in os.environ for name in _CHOICES) else _loaded() - _asleep
     )

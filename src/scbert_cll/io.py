@@ -1,4 +1,7 @@
-"""Files of a signature: gene sets (GMT) and its whole table (CSV), written and read; whether those of a corpus are whole."""
+"""Files of a signature: gene sets (GMT) and its whole table (CSV), written and read.
+
+Whether those of a corpus are whole.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ _FORMAT_VERSION = 2  # of that .json; 2: with the kinds of the columns
 def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
     """Compare every file of a corpus with its checksum, and the folder with its manifest.
 
-    Reading a corpus finds out about damaged chunks, too, but when it comes to them. This reads all of it: after copying one, or before days of training.
+    Reading a corpus finds out about damaged chunks, too, but when it comes to them. This reads all
+    of it: after copying one, or before days of training.
 
     Parameters
     ----------
@@ -45,8 +49,9 @@ def check_corpus(path: str | PathLike[str]) -> pd.DataFrame:
 
     Returns
     -------
-    One row per file: ``file``, ``bytes`` it should have, ``is_whole``, and ``problem`` (``missing``, its size, ``checksum differs``, ``not in the manifest``; else
-    empty). A folder that the manifest does not list is one row.
+    One row per file: ``file``, ``bytes`` it should have, ``is_whole``, and ``problem``
+    (``missing``, its size, ``checksum differs``, ``not in the manifest``; else empty). A folder
+    that the manifest does not list is one row.
 
     Raises
     ------
@@ -81,14 +86,15 @@ def write_gmt(
 ) -> None:
     """Write a signature as gene sets, which every program for gene sets reads.
 
-    The selected genes become two sets, ``NAME_UP`` and ``NAME_DN``, each with the clearest gene first; one of them where all genes go in
-    one direction. Weights are lost: :func:`write_csv` keeps them.
+    The selected genes become two sets, ``NAME_UP`` and ``NAME_DN``, each with the clearest gene
+    first; one of them where all genes go in one direction. Weights are lost: :func:`write_csv`
+    keeps them.
 
     Parameters
     ----------
     signature
-        An object with a signature of :func:`~scbert_cll.tl.signature`; or a table with ``gene`` and ``weight``, or one of `tl.signature`, of which the
-        selected genes are written.
+        An object with a signature of :func:`~scbert_cll.tl.signature`; or a table with ``gene`` and
+        ``weight``, or one of `tl.signature`, of which the selected genes are written.
     path
         File to write, ``.gmt``; ``.gmt.gz`` is compressed.
     name
@@ -100,7 +106,8 @@ def write_gmt(
 
     Returns
     -------
-    None. Each line has the name of a set, where it is from (version of the package, classes, donors, threshold) and genes.
+    None. Each line has the name of a set, where it is from (version of the package, classes,
+    donors, threshold) and genes.
 
     Raises
     ------
@@ -146,8 +153,10 @@ def write_csv(
 ) -> None:
     """Write a signature with the evidence for every tested gene.
 
-    :func:`read_csv` reads the table back to the bit, and :func:`~scbert_cll.tl.score_signature` takes it as it is. Where it is from goes to a file of the same name that
-    ends with ``.json``. Other programs must not take a gene called NA for a missing one: ``pandas.read_csv(path, keep_default_na=False)``.
+    :func:`read_csv` reads the table back to the bit, and :func:`~scbert_cll.tl.score_signature`
+    takes it as it is. Where it is from goes to a file of the same name that ends with ``.json``.
+    Other programs must not take a gene called NA for a missing one: ``pandas.read_csv(path,
+    keep_default_na=False)``.
 
     Parameters
     ----------
@@ -162,8 +171,10 @@ def write_csv(
 
     Returns
     -------
-    None. The ``.csv`` has the columns of ``uns["signature"]["genes"]``; the ``.json`` the versions of what wrote it, the checksum of the ``.csv``, the kinds of its columns, the parameters, the numbers of
-    donors and genes, and the reason if nothing was selected (for a table: versions and kinds alone).
+    None. The ``.csv`` has the columns of ``uns["signature"]["genes"]``; the ``.json`` the versions
+    of what wrote it, the checksum of the ``.csv``, the kinds of its columns, the parameters, the
+    numbers of donors and genes, and the reason if nothing was selected (for a table: versions and
+    kinds alone).
 
     Raises
     ------
@@ -214,7 +225,8 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
     Parameters
     ----------
     path
-        The ``.csv``. The ``.json`` beside it says which columns are numbers; without it, those are whose every field is a number or empty, ``gene`` never.
+        The ``.csv``. The ``.json`` beside it says which columns are numbers; without it, those are
+        whose every field is a number or empty, ``gene`` never.
 
     Returns
     -------
@@ -230,7 +242,8 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
     Warns
     -----
     UserWarning
-        The ``.csv`` has changed since it was written, so that the ``.json`` does not say where it is from.
+        The ``.csv`` has changed since it was written, so that the ``.json`` does not say where it
+        is from.
     """
     path = _checks.paths.plain_file(path)
     beside = path.with_suffix(".json")
@@ -240,7 +253,8 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
     table = _read(path, kinds)
     if facts.get(_SUM, sha256(path)) != sha256(path):
         warnings.warn(
-            f"{path.name} has changed since it was written: {beside.name} says where an earlier version is from. "
+            f"{path.name} has changed since it was written: {beside.name} says where an "
+            f"earlier version is from. "
             "Write both again with sc_cll.io.write_csv(..., overwrite=True).",
             stacklevel=2,
         )
@@ -264,7 +278,8 @@ def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
     FileNotFoundError
         There is no such file.
     ValueError
-        A line has not a name, a description and genes, parted by tabs, or two sets have the same name.
+        A line has not a name, a description and genes, parted by tabs, or two sets have the same
+        name.
     """
     return gene_sets.read_gmt(Path(path))
 
@@ -328,7 +343,10 @@ def _as_csv(table: pd.DataFrame) -> str:
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns of NumPy's bools, integers and floats; everything else as text, an empty one where it is missing."""
+    """Columns of NumPy's bools, integers and floats.
+
+    Everything else as text, an empty one where it is missing.
+    """
     return pd.DataFrame(
         {str(name): _tidy_column(column) for name, column in table.reset_index(drop=True).items()}
     )
@@ -349,8 +367,10 @@ def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
     text = pd.read_csv(_utf8(path), dtype=str, keep_default_na=False).astype(object)
     if kinds is not None and list(kinds) != list(text):
         raise ValueError(
-            f"{path.with_suffix('.json')} is of another table: it has the columns {_checks.listed(kinds, 12)}, and {path.name} has "
-            f"{_checks.listed(text, 12)}. Put the .json that was written with it beside it, or remove this one."
+            f"{path.with_suffix('.json')} is of another table: it has the columns "
+            f"{_checks.listed(kinds, 12)}, and {path.name} has "
+            f"{_checks.listed(text, 12)}. Put the .json that was written with it beside it, "
+            f"or remove this one."
         )
     kinds = (
         {str(name): _kind(str(name), column) for name, column in text.items()}

@@ -1,6 +1,7 @@
 """Gene vocabularies: ordered names, found by name, with aliases that are never guessed.
 
-A model's tokens are tied to an order of genes. Every gene of every data set enters that order through its name, here.
+A model's tokens are tied to an order of genes. Every gene of every data set enters that order
+through its name, here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]
 type How = Literal["exact", "genome", "ensembl", "alias", "suffix", "ambiguous", "unmatched"]
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+(_PAR_Y)?$")
-# What Cell Ranger, Seurat and others put before names where there is more than one genome: GRCh38_ITGA4, mm10___Itga4, hg38-ITGA4.
+# What Cell Ranger, Seurat and others put before names where there is more than one genome:
+# GRCh38_ITGA4, mm10___Itga4, hg38-ITGA4.
 _GENOME = re.compile(
     r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|(?P<mouse>GRCm3[89]|mm9|mm10|mm39))(?:[-_]20\d\d[-_][A-Z])?[-_.]+(?P<gene>.+)$",
     re.I,
@@ -37,8 +39,8 @@ _TEXT, _TABLE, _H5AD = (".txt", ""), {".csv": ",", ".tsv": "\t", ".tab": "\t"}, 
 class GeneVocab:
     """Gene names in a fixed order, each once.
 
-    The order is the model's: gene ``i`` of the vocabulary is column ``i`` of the matrix and row ``i`` of every gene
-    embedding. A vocabulary does not change once made.
+    The order is the model's: gene ``i`` of the vocabulary is column ``i`` of the matrix and row
+    ``i`` of every gene embedding. A vocabulary does not change once made.
 
     Parameters
     ----------
@@ -79,9 +81,10 @@ class GeneVocab:
         Parameters
         ----------
         path
-            ``.txt`` (one gene a line), ``.csv`` or ``.tsv`` with a header line, or ``.h5ad`` (the genes of its ``var``,
-            without antibodies and others that ``feature_types`` tells of; nothing else of it is read). Text may be compressed (``.gz``), and
-            in UTF-8, UTF-16 or Windows-1252.
+            ``.txt`` (one gene a line), ``.csv`` or ``.tsv`` with a header line, or ``.h5ad`` (the
+            genes of its ``var``, without antibodies and others that ``feature_types`` tells of;
+            nothing else of it is read). Text may be compressed (``.gz``), and in UTF-8, UTF-16 or
+            Windows-1252.
         column
             Name or position of the column that holds the genes, for ``.csv`` and ``.tsv``.
 
@@ -114,7 +117,8 @@ class GeneVocab:
         Parameters
         ----------
         path
-            ``.txt`` (one gene a line, UTF-8), or ``.csv`` or ``.tsv`` with the header ``gene``; with ``.gz`` compressed.
+            ``.txt`` (one gene a line, UTF-8), or ``.csv`` or ``.tsv`` with the header ``gene``;
+            with ``.gz`` compressed.
 
         Raises
         ------
@@ -142,7 +146,10 @@ class GeneVocab:
         return self._names
 
     def index(self, names: Iterable[str]) -> np.ndarray:
-        """Position of each name in the vocabulary as int64, −1 where it is not there; exact names only."""
+        """Position of each name in the vocabulary as int64, −1 where it is not there.
+
+        Exact names only.
+        """
         return np.asarray(
             self._names.get_indexer(pd.Index(list(names), dtype=object)), dtype=np.int64
         )
@@ -157,24 +164,28 @@ class GeneVocab:
         ``exact``
             The name is in the vocabulary. Such a name never stands for anything else.
         ``genome``
-            It is in the vocabulary without the name of a genome before it (``GRCh38_ITGA4``, ``hg38-ITGA4``, ``mm10___Itga4``). The rules below see the
-            name without it, too. Of two species only the one is taken that has more genes in the vocabulary, and a mouse gene never stands for
-            one that is written in capitals: mouse genes are no human genes.
+            It is in the vocabulary without the name of a genome before it (``GRCh38_ITGA4``,
+            ``hg38-ITGA4``, ``mm10___Itga4``). The rules below see the name without it, too. Of two
+            species only the one is taken that has more genes in the vocabulary, and a mouse gene
+            never stands for one that is written in capitals: mouse genes are no human genes.
         ``ensembl``
-            An Ensembl gene id that is there with another version or without one (``ENSG00000115232.14``); ``_PAR_Y``
-            stays a gene of its own.
+            An Ensembl gene id that is there with another version or without one
+            (``ENSG00000115232.14``); ``_PAR_Y`` stays a gene of its own.
         ``alias``
-            Name and vocabulary gene have the same approved name in `aliases`: the vocabulary may be the older side
-            (``SEPTIN7`` finds ``SEPT7``). A name the table lists as approved stands for itself even if it is also an
-            alias. A gene that the data hold under its vocabulary name takes no alias: a data set does not name one
-            gene twice, so the alias is another gene.
+            Name and vocabulary gene have the same approved name in `aliases`: the vocabulary may be
+            the older side (``SEPTIN7`` finds ``SEPT7``). A name the table lists as approved stands
+            for itself even if it is also an alias. A gene that the data hold under its vocabulary
+            name takes no alias: a data set does not name one gene twice, so the alias is another
+            gene.
         ``ambiguous``
-            The alias belongs to several approved genes, or several vocabulary genes share the approved name. Never guessed.
+            The alias belongs to several approved genes, or several vocabulary genes share the
+            approved name. Never guessed.
         ``suffix``
-            ``TBCE-1`` or ``TBCE.1``, the mark ``var_names_make_unique`` puts on a second ``TBCE``. Taken only if
-            ``TBCE`` is in the vocabulary and in the data, the numbers before this one are in the data as well, the base
-            has no such ending itself (``IGHV1-69-2`` is not ``IGHV1-69``) and `aliases` does not know the name
-            as a gene. ``HLA-A`` and ``NKX2-1`` cannot be hit: the base is no gene.
+            ``TBCE-1`` or ``TBCE.1``, the mark ``var_names_make_unique`` puts on a second ``TBCE``.
+            Taken only if ``TBCE`` is in the vocabulary and in the data, the numbers before this one
+            are in the data as well, the base has no such ending itself (``IGHV1-69-2`` is not
+            ``IGHV1-69``) and `aliases` does not know the name as a gene. ``HLA-A`` and ``NKX2-1``
+            cannot be hit: the base is no gene.
         ``unmatched``
             None of these.
 
@@ -185,7 +196,8 @@ class GeneVocab:
         aliases
             Mapping alias → approved name (or names), or the file of one; see :func:`read_aliases`.
         others
-            Names in the same data that are no genes, e.g. antibodies: a gene that was called ``CD19-1`` because of them is ``CD19``.
+            Names in the same data that are no genes, e.g. antibodies: a gene that was called
+            ``CD19-1`` because of them is ``CD19``.
 
         Returns
         -------
@@ -248,9 +260,10 @@ def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
     Parameters
     ----------
     source
-        A mapping alias → approved name (or several), or a ``.tsv`` / ``.csv`` file, compressed or not: with columns
-        ``alias`` and ``symbol``; or HGNC's, with ``symbol`` and ``alias_symbol`` / ``prev_symbol`` (several parted by
-        ``|``); or two columns without a header, alias then approved.
+        A mapping alias → approved name (or several), or a ``.tsv`` / ``.csv`` file, compressed or
+        not: with columns ``alias`` and ``symbol``; or HGNC's, with ``symbol`` and ``alias_symbol``
+        / ``prev_symbol`` (several parted by ``|``); or two columns without a header, alias then
+        approved.
 
     Returns
     -------

@@ -169,7 +169,10 @@ def test_matrix_leaves_an_untidy_matrix_as_it_is() -> None:
         (-np.inf, r"adata.X holds NaN or infinite values, first -inf"),
         (
             0.5,
-            r"adata.X must hold raw counts \(whole numbers\); first other value: 0.5 \(cell 'c1', gene 'g2'\)",
+            (
+                r"adata.X must hold raw counts \(whole numbers\); first other value: 0.5 \(cell "
+                r"'c1', gene 'g2'\)"
+            ),
         ),
     ],
 )

@@ -1,4 +1,6 @@
-"""Folds: every labelled cell tested once, no donor on both sides, every class where choices are made."""
+"""Folds: every labelled cell tested once, no donor on both sides, every class where choices are
+made.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_repeats_of_k_folds_differ_and_the_seed_decides() -> None:
 
 @st.composite
 def real_donors(draw):
-    """Donors of different sizes, each mostly of one class as in a cohort of patients, in random order of cells."""
+    """Donors of different sizes, each mostly of one class as in a cohort of patients, in random
+    order of cells.
+    """
     n_donors = draw(st.integers(2, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     donors = np.repeat([f"D{d}" for d in range(n_donors)], rng.integers(1, 60, n_donors))
@@ -79,7 +83,9 @@ def partition(donors: np.ndarray, folds) -> frozenset[frozenset[str]]:
 
 
 def unevenness(y: np.ndarray, donors: np.ndarray, folds) -> float:
-    """Root mean squared deviation of what folds hold, of the donors, the cells and each class, from equal shares."""
+    """Root mean squared deviation of what folds hold, of the donors, the cells and each class, from
+    equal shares.
+    """
     held = [
         [len(set(donors[t])) / len(set(donors)) for _, t in folds],
         [len(t) / len(y) for _, t in folds],

@@ -16,7 +16,8 @@ from scbert_cll._evaluation.intervals import OutOfFold, tables
 from scbert_cll._evaluation.metrics import METRICS
 from scbert_cll._evaluation.weighted import weighted
 
-# ---- coverage: patients from a population whose truth is known ------------------------------------------------------
+# ---- coverage: patients from a population whose truth is known
+# ------------------------------------------------------
 
 MEASURED = ("macro_f1", "auroc")
 POPULATIONS = {
@@ -27,7 +28,9 @@ POPULATIONS = {
 
 
 def patients(n, rng, *, separation, sd_separation, sd_shift, sd_prevalence, cells=150):
-    """Cells of `n` patients, each with its own share of positives, shift and separation of the scores, under two models."""
+    """Cells of `n` patients, each with its own share of positives, shift and separation of the
+    scores, under two models.
+    """
     unit = np.repeat(np.arange(n), np.maximum(rng.lognormal(np.log(cells), 0.5, n).astype(int), 20))
     y = (rng.random(unit.size) < expit(rng.normal(-0.3, sd_prevalence, n))[unit]).astype(int)
 
@@ -65,7 +68,9 @@ def candidates(estimate, drawn, left_out, n):
 
 
 def coverage(n, population, *, n_sets, n_draws, seed=0):
-    """Share of simulated studies whose 95 % interval holds the population's value, by metric and kind of interval."""
+    """Share of simulated studies whose 95 % interval holds the population's value, by metric and
+    kind of interval.
+    """
     rng = np.random.default_rng(seed)
     one = np.ones((1, 1))
     unit, y, both = patients(20_000, rng, **POPULATIONS[population])
@@ -102,7 +107,8 @@ def test_the_intervals_cover_a_known_truth_and_plain_percentiles_do_not():
     assert np.mean(shipped) > found["BCa"].mean() + 0.02
 
 
-# ---- limits ---------------------------------------------------------------------------------------------------------
+# ---- limits
+# --------------------------------------------------------------------------------------------------
 
 
 def test_limits_are_t_on_the_logit_scale_and_stay_inside():
@@ -140,7 +146,8 @@ def test_p_is_below_five_percent_just_where_the_interval_leaves_zero_out():
     assert p_value(0, drawn * 0, 10) == 1
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------
+# ---- tables
+# --------------------------------------------------------------------------------------------------
 
 
 def study(n_donors=8, n_classes=2, n_repeats=3, n=400, seed=0):

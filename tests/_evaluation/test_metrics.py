@@ -58,7 +58,9 @@ def values(y, proba, donors=None):
 
 
 def brute_ece(y, proba, weight):
-    """Each cell written out as often as it counts, sorted, dealt into 15 bins by the middle of its run of equal values."""
+    """Each cell written out as often as it counts, sorted, dealt into 15 bins by the middle of its
+    run of equal values.
+    """
     y, proba = np.repeat(y, weight), np.repeat(proba, weight, axis=0)
     two = proba.shape[1] == 2
     sure = proba[:, 1] if two else proba.max(1)

@@ -10,7 +10,9 @@ from scbert_cll._evaluation import within_donors
 
 
 def made(n_donors: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Cells of donors with very different shares; a model that knows something, one that knows nothing, and the donor alone."""
+    """Cells of donors with very different shares; a model that knows something, one that knows
+    nothing, and the donor alone.
+    """
     rng = np.random.default_rng(seed)
     donors = np.repeat([f"d{i}" for i in range(n_donors)], 120)
     share = np.tile([0.1, 0.9], n_donors)[:n_donors].repeat(120)

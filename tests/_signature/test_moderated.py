@@ -1,4 +1,6 @@
-"""The moderated t and the size factors give the numbers of limma and DESeq2, as others have ported them."""
+"""The moderated t and the size factors give the numbers of limma and DESeq2, as others have ported
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Curves, tests and ratios of groups give the numbers of lifelines, scikit-survival, and of a slow and obvious way."""
+"""Curves, tests and ratios of groups give the numbers of lifelines, scikit-survival, and of a slow
+and obvious way.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def simulated(
     competing: bool = False,
     strata: bool = False,
 ) -> tuple[Outcome, pd.Categorical]:
-    """Patients of `k` groups, each with half as much hazard again as the one before; times rounded so that many are tied."""
+    """Patients of `k` groups, each with half as much hazard again as the one before; times rounded
+    so that many are tied.
+    """
     rng = np.random.default_rng(seed)
     group, stratum = rng.integers(0, k, n), rng.integers(0, 3, n)
     own, other, stop = (
@@ -69,7 +73,9 @@ def of(outcome: Outcome, group: pd.Categorical, label: str) -> Outcome:
 
 
 def ends_in_censoring(outcome: Outcome, group: pd.Categorical) -> tuple[Outcome, pd.Categorical]:
-    """In each group the last patient is censored: neither of the other libraries has limits where nobody is left."""
+    """In each group the last patient is censored: neither of the other libraries has limits where
+    nobody is left.
+    """
     last = np.array([np.where(group == g, outcome.time, 0).argmax() for g in group.categories])
     more = outcome.take(np.r_[np.arange(len(group)), last])
     late = np.r_[outcome.time, outcome.time[last] + 1]
@@ -79,7 +85,8 @@ def ends_in_censoring(outcome: Outcome, group: pd.Categorical) -> tuple[Outcome,
     ]
 
 
-# -- Kaplan–Meier -----------------------------------------------------------------------------------------------------
+# -- Kaplan–Meier
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ties", [True, False])
@@ -154,7 +161,8 @@ def test_where_nobody_is_left_the_limits_are_unknown() -> None:
     assert part(curve, group="a")[LIMITS].iloc[0].tolist() == [1, 1]
 
 
-# -- Aalen–Johansen ---------------------------------------------------------------------------------------------------
+# -- Aalen–Johansen
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ties", [True, False])
@@ -200,11 +208,14 @@ def test_incidence_with_delayed_entry_as_lifelines() -> None:
         )
 
 
-# -- log-rank test ----------------------------------------------------------------------------------------------------
+# -- log-rank test
+# --------------------------------------------------------------------------------------------------
 
 
 def slowly(outcome: Outcome, group: pd.Categorical) -> tuple[float, int]:
-    """Stratum by stratum, time by time, one table each; the last group is left out of the quadratic form."""
+    """Stratum by stratum, time by time, one table each; the last group is left out of the quadratic
+    form.
+    """
     codes, k = group.codes, len(group.categories)
     strata = np.zeros(len(codes), int) if outcome.strata is None else outcome.strata
     entry = np.full(len(codes), -1.0) if outcome.entry is None else outcome.entry
@@ -267,7 +278,8 @@ def test_a_group_that_is_gone_before_the_first_event_takes_no_part() -> None:
     assert (never["df"], np.isnan(never["chi2"]), np.isnan(never["p"])) == (0, True, True)
 
 
-# -- hazard ratios ----------------------------------------------------------------------------------------------------
+# -- hazard ratios
+# --------------------------------------------------------------------------------------------------
 
 
 def test_ratios_as_scikit_survival() -> None:
@@ -321,7 +333,8 @@ def test_too_few_events_for_the_covariates_are_told() -> None:
     [note] = curves.survival(outcome, group, covariates=frame)["notes"]
     assert (
         note
-        == f"The model with covariates has 4 coefficients and {n_events} events, fewer than 10 each: its ratios are unstable."
+        == f"The model with covariates has 4 coefficients and {n_events} events, fewer than 10 "
+        f"each: its ratios are unstable."
     )
 
 
@@ -382,7 +395,8 @@ def test_groups_that_do_not_overlap_have_no_finite_ratio() -> None:
     assert found["logrank"]["p"] < 1e-6
 
 
-# -- delayed entry ----------------------------------------------------------------------------------------------------
+# -- delayed entry
+# --------------------------------------------------------------------------------------------------
 
 
 def test_few_at_risk_early_are_told() -> None:
@@ -392,7 +406,8 @@ def test_few_at_risk_early_are_told() -> None:
     found = curves.survival(outcome, pd.Categorical(group))
     [note] = found["notes"]
     assert note.startswith(
-        "'a' has events while fewer than 5 patients are at risk (4 at time 1, when others have not entered yet): its curve is unstable"
+        "'a' has events while fewer than 5 patients are at risk (4 at time 1, when others "
+        "have not entered yet): its curve is unstable"
     )
     assert (
         curves.survival(Outcome(outcome.event, outcome.time), pd.Categorical(group))["notes"] == []
@@ -407,7 +422,8 @@ def test_entry_at_zero_is_no_delay(n: int, competing: bool, seed: int) -> None:
     _same(curves.survival(outcome, group), curves.survival(delayed, group))
 
 
-# -- properties -------------------------------------------------------------------------------------------------------
+# -- properties
+# --------------------------------------------------------------------------------------------------
 
 
 def _same(first: dict, second: dict, rtol: float = 1e-9) -> None:

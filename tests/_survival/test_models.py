@@ -1,4 +1,6 @@
-"""Models of outcome: effects, concordance, the score test, proportional hazards, and what discrimination gains."""
+"""Models of outcome: effects, concordance, the score test, proportional hazards, and what
+discrimination gains.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def log_likelihood(outcome: Outcome, predictor: np.ndarray) -> float:
     return total
 
 
-# -- effects ------------------------------------------------------------------------------------------------------------
+# -- effects
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -137,7 +140,8 @@ def test_logistic_regression_without_times() -> None:
     )
 
 
-# -- concordance --------------------------------------------------------------------------------------------------------
+# -- concordance
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -168,7 +172,8 @@ def test_concordance_compares_within_strata_and_after_entry() -> None:
     )
 
 
-# -- the score test -----------------------------------------------------------------------------------------------------
+# -- the score test
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["plain", "entry", "strata"])
@@ -244,11 +249,13 @@ def test_risk_weights_share_each_event_out() -> None:
     assert (weight[outcome.time[outcome.event][:, None] > outcome.time] == 0).all()
 
 
-# -- proportional hazards -----------------------------------------------------------------------------------------------
+# -- proportional hazards
+# -----------------------------------------------------------------------------------------------
 
 
 def test_proportional_hazards_as_r_prints_them() -> None:
-    """R's cox.zph since survival 3.0, lung data, age + sex + wt.loss: chi² .508, 2.549, .014, as tutorials print them; no page could be opened to cite.
+    """R's cox.zph since survival 3.0, lung data, age + sex + wt.loss: chi² .508, 2.549, .014, as
+    tutorials print them; no page could be opened to cite.
 
     lifelines' own test differs from R's (its issue 997).
     """
@@ -300,7 +307,8 @@ def test_an_effect_that_turns_is_seen() -> None:
     assert found.ph_p["group"] < 1e-3
 
 
-# -- what discrimination gains ------------------------------------------------------------------------------------------
+# -- what discrimination gains
+# ------------------------------------------------------------------------------------------
 
 
 def gain(n: int, *, effect: float, seed: int, n_bootstrap: int = 60) -> added_value.Gain:
@@ -318,7 +326,9 @@ def gain(n: int, *, effect: float, seed: int, n_bootstrap: int = 60) -> added_va
 
 
 def test_optimism_is_taken_off_a_gain_of_nothing() -> None:
-    """A score of noise gains by being fitted; the corrected gain is about none, and its interval holds 0 as often as it says."""
+    """A score of noise gains by being fitted; the corrected gain is about none, and its interval
+    holds 0 as often as it says.
+    """
     found = [gain(70, effect=0.0, seed=seed, n_bootstrap=40) for seed in range(30)]
     apparent = np.mean([one.delta for one in found])
     corrected = np.mean([one.delta - one.optimism for one in found])
@@ -355,7 +365,8 @@ def test_uno_is_that_of_scikit_survival_and_wants_risk() -> None:
     assert np.isnan(added_value.auc(outcome, risk, np.array([1e6]))[0])
 
 
-# -- power --------------------------------------------------------------------------------------------------------------
+# -- power
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("ratio", "events"), [(1.3, 115), (1.5, 48), (1.74, 26), (2.0, 17)])

@@ -1,4 +1,6 @@
-"""Survival analysis gives the numbers of R's survival and of scikit-survival; where they come from is said in tests/data/make_survival_reference.py."""
+"""Survival analysis gives the numbers of R's survival and of scikit-survival; where they come from
+is said in tests/data/make_survival_reference.py.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,8 @@ def printed(values: np.ndarray, expected: np.ndarray, digits: int) -> None:
     np.testing.assert_allclose(values, expected, rtol=0, atol=0.51 * 10.0**-digits)
 
 
-# -- Cox's model ------------------------------------------------------------------------------------------------------
+# -- Cox's model
+# --------------------------------------------------------------------------------------------------
 
 
 def test_cox_as_r(rossi: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
@@ -155,7 +158,8 @@ def test_cox_as_scikit_survival(simulated: Outcome, recorded: dict[str, np.ndarr
     np.testing.assert_allclose(fit.coef, recorded["cox_coef"], atol=1e-5)
 
 
-# -- the score test ---------------------------------------------------------------------------------------------------
+# -- the score test
+# --------------------------------------------------------------------------------------------------
 
 
 def by_hand(
@@ -174,7 +178,9 @@ def by_hand(
 @pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_score_test_as_by_hand(recorded: dict[str, np.ndarray], name: str, copies: int) -> None:
-    """Ties; in the second delayed entry, too; three copies in strata have three times the slope and the information."""
+    """Ties; in the second delayed entry, too; three copies in strata have three times the slope and
+    the information.
+    """
     outcome, x = by_hand(recorded, name, copies)
     n = len(x)
     z = score_test(outcome, x[:, None], np.zeros((n, 0)), np.zeros(n))
@@ -198,7 +204,9 @@ def test_estimate_as_r_where_the_likelihood_is_by_hand(
 
 
 def test_score_test_beside_covariates_is_r_s_by_another_way(rossi: pd.DataFrame) -> None:
-    """With the covariates' fit held, the score test of one more is that of all at this point: their slopes are zero there."""
+    """With the covariates' fit held, the score test of one more is that of all at this point: their
+    slopes are zero there.
+    """
     outcome, columns = outcome_of(rossi, "week", "arrest"), rossi[ROSSI].astype(float)
     base = models.fit(outcome, columns[ROSSI[1:]])
     found = score_test(
@@ -212,7 +220,8 @@ def test_score_test_beside_covariates_is_r_s_by_another_way(rossi: pd.DataFrame)
     assert found[0] < 0, "aid lowers the hazard"
 
 
-# -- the log-rank test ------------------------------------------------------------------------------------------------
+# -- the log-rank test
+# ------------------------------------------------------------------------------------------------
 
 
 def test_logrank_as_r(lung: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
@@ -255,7 +264,9 @@ def test_score_test_of_a_group_is_the_logrank_test_without_ties() -> None:
 
 
 def test_stratified_logrank_is_the_stratified_cox_score_without_ties(lung: pd.DataFrame) -> None:
-    """R's own test of its stratified log-rank test: no two deaths of an institution fall on one day."""
+    """R's own test of its stratified log-rank test: no two deaths of an institution fall on one
+    day.
+    """
     patients = lung.dropna(subset=["pat.karno", "inst"])
     outcome = outcome_of(patients, "time", "status", "inst")
     group = pd.Categorical(patients["pat.karno"])
@@ -266,7 +277,8 @@ def test_stratified_logrank_is_the_stratified_cox_score_without_ties(lung: pd.Da
     assert found["chi2"] == pytest.approx(slope @ np.linalg.solve(information, slope), rel=1e-9)
 
 
-# -- curves -----------------------------------------------------------------------------------------------------------
+# -- curves
+# --------------------------------------------------------------------------------------------------
 
 
 def stepped(curve: pd.DataFrame, times: np.ndarray, column: str) -> np.ndarray:
@@ -354,7 +366,8 @@ def test_cumulative_incidence_as_scikit_survival(
             np.testing.assert_allclose(found, recorded["cif_aalen"][row, side][inside], atol=5e-3)
 
 
-# -- discrimination: which way round ----------------------------------------------------------------------------------
+# -- discrimination: which way round
+# ----------------------------------------------------------------------------------
 
 
 def test_concordance_as_r(
@@ -384,7 +397,9 @@ def test_concordance_as_r(
 def test_concordance_as_the_two_libraries_which_differ_in_direction(
     simulated: Outcome, recorded: dict[str, np.ndarray]
 ) -> None:
-    """lifelines asks for a predicted time, scikit-survival for a risk: one of them gets the sign turned."""
+    """lifelines asks for a predicted time, scikit-survival for a risk: one of them gets the sign
+    turned.
+    """
     risk, expected = recorded["risk"], recorded["harrell"][0]
     assert expected > 0.6, "a higher risk has the earlier event"
     assert models.concordance(simulated, risk) == pytest.approx(expected, abs=1e-12)
@@ -401,7 +416,9 @@ def test_concordance_as_the_two_libraries_which_differ_in_direction(
 def test_scikit_survival_gives_what_it_gave(
     simulated: Outcome, recorded: dict[str, np.ndarray]
 ) -> None:
-    """Uno's C and the AUC are its own: the direction, and a release that changes them, must be seen."""
+    """Uno's C and the AUC are its own: the direction, and a release that changes them, must be
+    seen.
+    """
     metrics = pytest.importorskip("sksurv.metrics", reason="needs the extra uno")
     y = np.array(
         list(zip(simulated.event, simulated.time, strict=True)),

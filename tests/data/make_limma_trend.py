@@ -1,8 +1,9 @@
-"""Makes limma_trend.npz: limma's moderated t with an abundance trend, and DESeq2's size factors, for tests/_signature/test_moderated.py.
+"""Makes limma_trend.npz: limma's moderated t with an abundance trend, and DESeq2's size factors,
+for tests/_signature/test_moderated.py.
 
-Run once with inmoose 0.9.1, a port of R's limma (lmFit, eBayes with trend), and PyDESeq2 0.5.4: ``python
-tests/data/make_limma_trend.py``. The numbers are those of simulated donors (seed 0). inmoose is GPL-3: it is neither a dependency
-nor a source of this package, only the other opinion.
+Run once with inmoose 0.9.1, a port of R's limma (lmFit, eBayes with trend), and PyDESeq2 0.5.4:
+``python tests/data/make_limma_trend.py``. The numbers are those of simulated donors (seed 0).
+inmoose is GPL-3: it is neither a dependency nor a source of this package, only the other opinion.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ N_DONORS, N_GENES = 6, 300
 
 
 def simulated(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of donors (donors, genes) whose variance falls with abundance (genes,), a tenth with an effect."""
+    """Differences of donors (donors, genes) whose variance falls with abundance (genes,), a tenth
+    with an effect.
+    """
     abundance = rng.uniform(1, 14, N_GENES)
     sd = np.sqrt((0.05 + 2 / (1 + abundance)) * 4 / rng.chisquare(4, N_GENES))
     effect = np.where(np.arange(N_GENES) < N_GENES // 10, 1.0, 0.0)

@@ -1,7 +1,9 @@
-"""Makes performer_pytorch_1.1.4.npz: weights, tokens and outputs of performer-pytorch (MIT), for tests/nn/test_performer.py.
+"""Makes performer_pytorch_1.1.4.npz: weights, tokens and outputs of performer-pytorch (MIT), for
+tests/nn/test_performer.py.
 
-Run once with performer-pytorch 1.1.4 and PyTorch 2.15 on a CPU: ``python tests/data/make_performer_pytorch.py``. The numbers
-are a language model of 7 tokens over 24 positions with random weights (seed 20), evaluated without dropout.
+Run once with performer-pytorch 1.1.4 and PyTorch 2.15 on a CPU: ``python
+tests/data/make_performer_pytorch.py``. The numbers are a language model of 7 tokens over 24
+positions with random weights (seed 20), evaluated without dropout.
 """
 
 from pathlib import Path

@@ -1,25 +1,36 @@
-"""Makes survival_reference.npz: what R's survival and scikit-survival say, for tests/_survival/test_reference.py.
+"""Makes survival_reference.npz: what R's survival and scikit-survival say, for
+tests/_survival/test_reference.py.
 
-Run once with scikit-survival 0.28.0: ``python tests/data/make_survival_reference.py``. It is GPL-3: the package calls it where it is installed, and nothing of it
-is copied here. Keys that begin with ``r_`` are numbers that R printed, typed from the sources below; the patients they are about come with lifelines or
-are written here. The others are scikit-survival's, of simulated patients (seed 0).
+Run once with scikit-survival 0.28.0: ``python tests/data/make_survival_reference.py``. It is GPL-3:
+the package calls it where it is installed, and nothing of it is copied here. Keys that begin with
+``r_`` are numbers that R printed, typed from the sources below; the patients they are about come
+with lifelines or are written here. The others are scikit-survival's, of simulated patients (seed
+0).
 
 Sources of R's numbers, all looked up in November 2026:
 
 rossi
-    J. Fox and S. Weisberg, "Cox Proportional-Hazards Regression for Survival Data in R", web appendix to An R Companion to Applied Regression
-    (https://socialsciences.mcmaster.ca/jfox/Books/Companion/appendices/Appendix-Cox-Regression.pdf): `coxph` of week and arrest on seven covariates. The appendix itself
-    could not be opened. The coefficients were read in https://github.com/CamDavidsonPilon/lifelines/issues/200, all numbers (standard errors, the three tests and the
-    concordance) in a public R notebook that prints `summary(coxph(..., method = 'efron'))` of the same data.
+    J. Fox and S. Weisberg, "Cox Proportional-Hazards Regression for Survival Data in R", web
+    appendix to An R Companion to Applied Regression
+    (https://socialsciences.mcmaster.ca/jfox/Books/Companion/appendices/Appendix-Cox-Regression.pdf):
+    `coxph` of week and arrest on seven covariates. The appendix itself could not be opened. The
+    coefficients were read in https://github.com/CamDavidsonPilon/lifelines/issues/200, all numbers
+    (standard errors, the three tests and the concordance) in a public R notebook that prints
+    `summary(coxph(..., method = 'efron'))` of the same data.
 lung, sex
-    `summary(coxph(Surv(time, status) ~ sex, lung))`: https://github.com/CamDavidsonPilon/lifelines/issues/448. `survdiff`: Machine Learning with R Cookbook, 2nd ed.,
-    "Using the log-rank test" (https://www.packtpub.com/en-gb/product/machine-learning-with-r-cookbook-second-edition-9781787284395).
+    `summary(coxph(Surv(time, status) ~ sex, lung))`:
+    https://github.com/CamDavidsonPilon/lifelines/issues/448. `survdiff`: Machine Learning with R
+    Cookbook, 2nd ed., "Using the log-rank test"
+    (https://www.packtpub.com/en-gb/product/machine-learning-with-r-cookbook-second-edition-9781787284395).
 lung, stratified by institution; lung by ph.ecog; aml; concordance
-    The recorded output of survival's own tests, https://github.com/therneau/survival: tests/cancer.Rout.save at 08139b1 (Cox) and at 14b5ca3 (curves),
-    tests/doaml.Rout.save at 08139b1, tests/concordance.Rout.save at 14b5ca3.
+    The recorded output of survival's own tests, https://github.com/therneau/survival:
+    tests/cancer.Rout.save at 08139b1 (Cox) and at 14b5ca3 (curves), tests/doaml.Rout.save at
+    08139b1, tests/concordance.Rout.save at 14b5ca3.
 by hand
-    T. Therneau and P. Grambsch, Modeling Survival Data (2000), appendix E: two data sets with ties whose Cox likelihood (Efron) is written out; the second has delayed
-    entry. Their formulas are what tests/book2.R and tests/book4.R of survival hold R to; here are their values at a coefficient of 0, and the estimate that R printed.
+    T. Therneau and P. Grambsch, Modeling Survival Data (2000), appendix E: two data sets with ties
+    whose Cox likelihood (Efron) is written out; the second has delayed entry. Their formulas are
+    what tests/book2.R and tests/book4.R of survival hold R to; here are their values at a
+    coefficient of 0, and the estimate that R printed.
 """
 
 from __future__ import annotations
@@ -164,7 +175,9 @@ def cox(patients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def curves(patients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kaplan–Meier with log(−log) intervals, all from the start and with delayed entry; the log-rank test of the groups."""
+    """Kaplan–Meier with log(−log) intervals, all from the start and with delayed entry; the
+    log-rank test of the groups.
+    """
     event, time, found = patients["cause"] == 1, patients["time"], {}
     for name, entry in (("km", None), ("km_delayed", patients["entry"])):
         at, survival, interval = kaplan_meier_estimator(
@@ -192,7 +205,9 @@ def discrimination(patients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def incidence(patients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cumulative incidence of both causes, with log(−log) intervals from two estimates of the variance."""
+    """Cumulative incidence of both causes, with log(−log) intervals from two estimates of the
+    variance.
+    """
     found = {}
     for variance in ("Aalen", "Dinse"):
         time, values, interval = cumulative_incidence_competing_risks(
@@ -210,5 +225,10 @@ if __name__ == "__main__":
     }
     np.savez_compressed(
         Path(__file__).with_name("survival_reference.npz"),
-        **typed, **patients, **cox(patients), **curves(patients), **discrimination(patients), **incidence(patients),
-    )  # fmt: skip
+        **typed,
+        **patients,
+        **cox(patients),
+        **curves(patients),
+        **discrimination(patients),
+        **incidence(patients),
+    )

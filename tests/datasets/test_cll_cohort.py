@@ -1,4 +1,6 @@
-"""The simulated cohort: what was planted is there, what was not is not, and random genes are significant."""
+"""The simulated cohort: what was planted is there, what was not is not, and random genes are
+significant.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,8 @@ def cohorts(hazard_ratio):
     return [cll_cohort(n_genes=400, hazard_ratio=hazard_ratio, rng=seed) for seed in SEEDS]
 
 
-# -- the object ---------------------------------------------------------------------------------------------------
+# -- the object
+# --------------------------------------------------------------------------------------------------
 
 
 def test_what_is_in_it(cohort):
@@ -147,7 +150,8 @@ def test_survives_h5ad(cohort, tmp_path):
     )
 
 
-# -- the truth ----------------------------------------------------------------------------------------------------
+# -- the truth
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_planted", [8, 30, 60])
@@ -266,7 +270,8 @@ def test_a_signature_of_cells_can_be_planted():
     assert cohort.shape == (300, 300)
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------
+# -- what is refused
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Readers of cohorts: tables of the user's own, mofaCLL's, and series matrices of GEO with their download."""
+"""Readers of cohorts: tables of the user's own, mofaCLL's, and series matrices of GEO with their
+download.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def read(**columns: Any) -> ad.AnnData:
     return datasets.read_cohort(None, clinical(**columns), time_key="t", event_key="e")
 
 
-# -- tables of the user's own -----------------------------------------------------------------------------------------
+# -- tables of the user's own
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
@@ -99,7 +102,8 @@ def test_samples_of_one_table_are_left_out_and_told(tmp_path: Path) -> None:
     seen = SEEN.replace('"P2"', '"P9"')
     with pytest.warns(
         UserWarning,
-        match=r"2 samples are in both .* 1 that are only in the expression table \('P2'\).*\('P9'\)",
+        match=r"2 samples are in both .* 1 that are only in the expression table "
+        r"\('P2'\).*\('P9'\)",
     ):
         adata = datasets.read_cohort(
             written(tmp_path, "a.csv", RNA),
@@ -233,7 +237,10 @@ def test_columns_that_pandas_calls_nullable() -> None:
         ({"t": [1, np.inf], "e": [0, 1]}, "negative or infinite: 'P2'"),
         (
             {"t": ["2001-01-02", "1"], "e": [0, 1]},
-            r"must hold times as numbers; found '2001-01-02' in 'P1'.*\(end - start\).dt.days / 365.25",
+            (
+                r"must hold times as numbers; found '2001-01-02' in 'P1'.*\(end - start\).dt.days "
+                r"/ 365.25"
+            ),
         ),
         (
             {"t": [0.01, 0.02], "e": [0, 1]},
@@ -316,19 +323,34 @@ def test_options_that_do_not_fit(
 @pytest.mark.parametrize(
     ("rna", "message"),
     [
-        (RNA.replace("P2", "P1"), "Samples of the expression table must be unique; found more than once: 'P1'"),
+        (
+            RNA.replace("P2", "P1"),
+            "Samples of the expression table must be unique; found more than once: 'P1'",
+        ),
         (RNA.replace('"NA"', '"ITGA4"'), r"genes\) must be unique; found more than once: 'ITGA4'"),
         (RNA.replace('"NA"', '""'), "needs names without blanks"),
         (RNA.replace('"P2"', '""'), "1 samples of the expression table have no name"),
         (RNA.replace("7.25", "high"), "must hold numbers; 'P3' has e.g. 'high'"),
-        (RNA.replace(",", ";").replace("7.25", "7,25"), "has numbers with decimal commas, and others with points"),
+        (
+            RNA.replace(",", ";").replace("7.25", "7,25"),
+            "has numbers with decimal commas, and others with points",
+        ),
         (RNA.replace("7.25", "Inf"), "holds infinite values in 'P3'"),
-        (RNA.replace("P", "Q"), "No sample is in both tables. The expression has 'Q1', 'Q2', 'Q3'.*Use the same names"),
-        ("g,ITGA4,CD38\nP1,1,2\nP2,1,2\n", r"other direction of the expression table: transpose=True"),
+        (
+            RNA.replace("P", "Q"),
+            "No sample is in both tables. The expression has 'Q1', 'Q2', 'Q3'.*Use the same names",
+        ),
+        (
+            "g,ITGA4,CD38\nP1,1,2\nP2,1,2\n",
+            (
+                r"other direction of the expression table: "
+                r"transpose=True"
+            ),
+        ),
         ("no table\n", "no comma, tab or semicolon in its first line"),
         ("a,b\nP1,1,2,3\n", "has 2 names of columns, but 4 fields"),
     ],
-)  # fmt: skip
+)
 def test_expression_that_is_none(tmp_path: Path, rna: str, message: str) -> None:
     seen = pd.DataFrame({"x": [1, 2, 3]}, index=["P1", "P2", "P3"])
     with pytest.raises(ValueError, match=message):
@@ -363,7 +385,8 @@ def test_checksums(tmp_path: Path) -> None:
         datasets.read_cohort(None, seen, sha256={"seen.csv": "abc"})
 
 
-# -- mofaCLL ----------------------------------------------------------------------------------------------------------
+# -- mofaCLL
+# --------------------------------------------------------------------------------------------------
 
 
 def mofa(**changed: Any) -> dict[str, Any]:
@@ -450,16 +473,48 @@ def test_one_protein_for_each_symbol() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"genetics": mofa()["genetics"].assign(IGHV=lambda g: 1 - g["IGHV"])}, ValueError, "IGHV looks exchanged.*In mofaCLL 1 is mutated"),
-        ({"genetics": mofa()["genetics"].replace({"IGHV": {0: 3}})}, ValueError, r"IGHV must be 1 \(mutated\).*found '3'"),
-        ({"survival": mofa()["survival"].assign(TTT=lambda s: s["TTT"] * 365)}, ValueError, "'TTT' does not look like years"),
-        ({"survival": mofa()["survival"].drop(columns="treatedAfter")}, KeyError, "survival table has no column 'treated'.*Export it from R"),
+        (
+            {"genetics": mofa()["genetics"].assign(IGHV=lambda g: 1 - g["IGHV"])},
+            ValueError,
+            "IGHV looks exchanged.*In mofaCLL 1 is mutated",
+        ),
+        (
+            {"genetics": mofa()["genetics"].replace({"IGHV": {0: 3}})},
+            ValueError,
+            (
+                r"IGHV must be 1 "
+                r"\(mutated\).*found "
+                r"'3'"
+            ),
+        ),
+        (
+            {"survival": mofa()["survival"].assign(TTT=lambda s: s["TTT"] * 365)},
+            ValueError,
+            "'TTT' does not look like years",
+        ),
+        (
+            {"survival": mofa()["survival"].drop(columns="treatedAfter")},
+            KeyError,
+            "survival table has no column 'treated'.*Export it from R",
+        ),
         ({"survival": mofa()["survival"].assign(died=2)}, ValueError, "'died' must be 0"),
-        ({"survival": mofa()["survival"].assign(patientID="H1")}, ValueError, "Samples of the survival table must be unique"),
-        ({"proteome": pd.DataFrame({"H0": [1]}, index=["A"])}, KeyError, "The proteome has no column 'name'"),
-        ({"expression": mofa()["genetics"], "proteome": mofa()["genetics"]}, ValueError, "expression or proteome, not both"),
+        (
+            {"survival": mofa()["survival"].assign(patientID="H1")},
+            ValueError,
+            "Samples of the survival table must be unique",
+        ),
+        (
+            {"proteome": pd.DataFrame({"H0": [1]}, index=["A"])},
+            KeyError,
+            "The proteome has no column 'name'",
+        ),
+        (
+            {"expression": mofa()["genetics"], "proteome": mofa()["genetics"]},
+            ValueError,
+            "expression or proteome, not both",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mofacll_that_is_not(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         datasets.read_mofacll(**mofa(**change))
@@ -560,7 +615,8 @@ def test_real_arrays_of_all(shared_file: SharedFile) -> None:
     assert genes.var["probe"].to_dict() == {"ITGA4": "35731_at"}
 
 
-# -- GEO --------------------------------------------------------------------------------------------------------------
+# -- GEO
+# --------------------------------------------------------------------------------------------------
 
 SERIES = """!Series_title	"CLL, untreated"
 !Series_geo_accession	"GSE39671"
@@ -744,12 +800,37 @@ def test_a_file_that_was_put_there_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("accession", "error", "message"),
     [
-        ("GSE39672", FileNotFoundError, r"GEO has no .*/GSE39nnn/GSE39672/matrix/GSE39672_series_matrix.txt.gz.*GSE…-GPL…"),
-        ("GSE22762-GPL570", FileNotFoundError, "/GSE22nnn/GSE22762/matrix/GSE22762-GPL570_series_matrix.txt.gz"),
-        ("GSE66", ConnectionError, r"Could not load .*/GSEnnn/GSE66/matrix/.* \(4 of 1000 bytes came\)"),
-        ("GSE77", ConnectionError, r"Could not load .* put it at .*GSE77_series_matrix.txt.gz, then"),
+        (
+            "GSE39672",
+            FileNotFoundError,
+            (
+                r"GEO has no "
+                r".*/GSE39nnn/GSE39672/matrix/GSE39672_series_matrix.txt.gz.*GSE…-GPL…"
+            ),
+        ),
+        (
+            "GSE22762-GPL570",
+            FileNotFoundError,
+            "/GSE22nnn/GSE22762/matrix/GSE22762-GPL570_series_matrix.txt.gz",
+        ),
+        (
+            "GSE66",
+            ConnectionError,
+            (
+                r"Could not load .*/GSEnnn/GSE66/matrix/.* \(4 of 1000 bytes "
+                r"came\)"
+            ),
+        ),
+        (
+            "GSE77",
+            ConnectionError,
+            (
+                r"Could not load .* put it at .*GSE77_series_matrix.txt.gz, "
+                r"then"
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("geo")
 def test_download_that_fails(
     tmp_path: Path, accession: str, error: type[Exception], message: str

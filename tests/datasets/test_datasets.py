@@ -36,7 +36,9 @@ def cll_cells(mdata):
 
 
 def within_bimodal(mdata):
-    """Rank test of every gene between the two halves of the bimodal donors, smaller p of both: sign and p."""
+    """Rank test of every gene between the two halves of the bimodal donors, smaller p of both: sign
+    and p.
+    """
     logs, positive, donor = cll_cells(mdata)
     patterns = mdata["rna"].uns["truth_donors"]["pattern"]
     out = []
@@ -79,7 +81,9 @@ def test_survives_h5mu(toy, tmp_path):
 
 
 def test_the_default_object_stays_as_it_was(toy):
-    """What is written about the toy was measured on this object; other processors may round a count otherwise."""
+    """What is written about the toy was measured on this object; other processors may round a count
+    otherwise.
+    """
     X, prot = toy["rna"].X.astype(np.float64), toy["prot"].X
     sums = [
         X.sum(),

@@ -18,7 +18,9 @@ PLANTED = 12  # genes, the last ones
 
 
 def _plant(signal: bool = True, n_cells: int = 360) -> AnnData:
-    """Toy cells with labels "neg" < "pos" in all donors; a seventh of the training donors' cells have none."""
+    """Toy cells with labels "neg" < "pos" in all donors; a seventh of the training donors' cells
+    have none.
+    """
     adata = cll_toy(n_donors=8, n_cells=n_cells, n_genes=200, programme=False)["rna"]
     rng = np.random.default_rng(1)
     is_pos = rng.random(adata.n_obs) < 0.4

@@ -43,7 +43,8 @@ def logistic() -> LogisticRegression:
     return LogisticRegression(C=0.01, max_iter=500)
 
 
-# --- what the classifier sees -------------------------------------------------------------------------------------
+# --- what the classifier sees
+# -------------------------------------------------------------------------------------
 
 
 def test_classifier_sees_labelled_cells_as_log2_and_donors_as_groups(train):
@@ -110,7 +111,8 @@ def test_fit_and_predict_leave_the_object_alone(train):
     assert not train.uns
 
 
-# --- what comes out -----------------------------------------------------------------------------------------------
+# --- what comes out
+# -----------------------------------------------------------------------------------------------
 
 
 def test_same_as_scikit_learn_by_hand(train, test):
@@ -201,7 +203,8 @@ def test_weights_reach_the_classifier_of_a_pipeline(train, test):
         OnMatrix(SpyClassifier()).fit(train, train.obs["label"], sample_weight=weight)
 
 
-# --- as_estimator and seeded --------------------------------------------------------------------------------------
+# --- as_estimator and seeded
+# --------------------------------------------------------------------------------------
 
 
 def test_estimators_stay_and_classifiers_are_put_on_a_matrix():
@@ -258,7 +261,10 @@ def test_calibration_is_by_donor(train):
         (OnMatrix, "OnMatrix is a class; give an instance"),
         (
             LinearRegression(),
-            "Expected an estimator of this package or a scikit-learn classifier, found LinearRegression",
+            (
+                "Expected an estimator of this package or a scikit-learn classifier, found "
+                "LinearRegression"
+            ),
         ),
         (KMeans(), "found KMeans"),
         ("logistic", "found str"),
@@ -290,7 +296,8 @@ def test_seeded_reaches_every_seed_and_copies():
     assert seeded(logistic(), 4).random_state == 4
 
 
-# --- where it refuses ---------------------------------------------------------------------------------------------
+# --- where it refuses
+# ---------------------------------------------------------------------------------------------
 
 
 def test_bad_input(train):

@@ -56,7 +56,8 @@ def test_there_are_eleven_of_them():
     assert list(optional_baselines()) == ["scvi_logistic", "scanvi"]
 
 
-# --- all of them --------------------------------------------------------------------------------------------------
+# --- all of them
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -124,7 +125,8 @@ def test_a_class_of_one_cell_leaves_nothing_to_choose_by(name, train, test):
     assert np.isfinite(model.predict_proba(test)).all()
 
 
-# --- each for itself ----------------------------------------------------------------------------------------------
+# --- each for itself
+# ----------------------------------------------------------------------------------------------
 
 
 def test_majority_is_the_share_of_each_class(train, test):
@@ -176,7 +178,9 @@ def test_logistic_l2_is_the_class_balanced_one_with_the_penalty_it_chose(train, 
 
 
 def test_the_penalty_is_for_other_donors(train):
-    """A gene that tells the donors, and with them the training labels, apart is worth less where donors are held out."""
+    """A gene that tells the donors, and with them the training labels, apart is worth less where
+    donors are held out.
+    """
     y = train.obs["label"].copy()
     positive = train.obs["donor"].isin(sorted(train.obs["donor"].unique())[::2])
     rng = np.random.default_rng(0)
@@ -208,7 +212,9 @@ def test_small_data_have_fewer_components(train, test):
 
 
 def test_genes_are_picked_on_the_training_cells(plant):
-    """A gene that varies in the cells to be predicted only is not among the 2,000 most variable ones."""
+    """A gene that varies in the cells to be predicted only is not among the 2,000 most variable
+    ones.
+    """
     cells = plant(n_cells=200)
     noise = np.random.default_rng(0).poisson(1.0, (cells.n_obs, 1900)).astype(np.float32)
     noise[:, 0] = np.where(cells.obs["test"], 100 * noise[:, 0], 0)
@@ -224,7 +230,8 @@ def test_genes_are_picked_on_the_training_cells(plant):
     assert set(range(cells.n_vars - 5, cells.n_vars)) <= set(picked)  # planted
 
 
-# --- scVI and scANVI ----------------------------------------------------------------------------------------------
+# --- scVI and scANVI
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -74,7 +74,9 @@ def plain(_small) -> ScBERTEstimator:
 
 @pytest.fixture(scope="session")
 def default(_small) -> np.ndarray:
-    """Predictions of the arm that the others are compared with, with protein and as quick vectors as theirs."""
+    """Predictions of the arm that the others are compared with, with protein and as quick vectors
+    as theirs.
+    """
     from scbert_cll.model import _gene_vectors
 
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +95,8 @@ def default(_small) -> np.ndarray:
         )
 
 
-# --- arms ---------------------------------------------------------------------------------------------------------
+# --- arms
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -129,7 +132,8 @@ def test_an_arm_differs_from_the_default_as_its_name_says():
     assert changed["scbert_frozen"] == {"freeze", "pretrain_epochs"}
 
 
-# --- the network and the linear part ------------------------------------------------------------------------------
+# --- the network and the linear part
+# ------------------------------------------------------------------------------
 
 
 def test_the_average_is_of_the_log_probabilities_of_its_parts(plain, test):
@@ -167,7 +171,8 @@ def test_an_ensemble_is_the_mean_of_its_members(train, test, plain):
         np.testing.assert_allclose(whole, np.mean(members, axis=0), atol=1e-7)
 
 
-# --- what a prediction depends on ---------------------------------------------------------------------------------
+# --- what a prediction depends on
+# ---------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("quick_vectors")
@@ -266,7 +271,8 @@ def test_genes_that_are_not_excluded_have_influence(plain, test):
         assert not np.allclose(found, changed)
 
 
-# --- vectors, further cells, balancing ----------------------------------------------------------------------------
+# --- vectors, further cells, balancing
+# ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -332,7 +338,8 @@ def test_all_donors_train_where_nothing_is_chosen_by_validation(train, set_up, c
     assert set(train.obs_names) <= set(set_up[0].obs_names)
 
 
-# --- unusual training parts ---------------------------------------------------------------------------------------
+# --- unusual training parts
+# ---------------------------------------------------------------------------------------
 
 
 def test_a_class_without_a_training_cell_is_left_out(train, test):
@@ -364,7 +371,8 @@ def test_a_class_of_one_cell_is_learned_from(train, test):
         )
 
 
-# --- an estimator like any other ----------------------------------------------------------------------------------
+# --- an estimator like any other
+# ----------------------------------------------------------------------------------
 
 
 def test_parameters_survive_clone_and_set_params(train):
@@ -402,7 +410,8 @@ def test_choices_of_network_and_training_arrive(train):
     assert model.members_[0].module.training is False
 
 
-# --- where it refuses ---------------------------------------------------------------------------------------------
+# --- where it refuses
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -119,12 +119,18 @@ def test_the_users_estimator_and_optunas_voice_stay_as_they_are(train, capfd):
     [
         (
             {"estimator__C": [1.0]},
-            r"space names parameters the estimator does not have: 'estimator__C'; it has 'estimator'",
+            (
+                r"space names parameters the estimator does not have: 'estimator__C'; it has "
+                r"'estimator'"
+            ),
         ),
         ({}, "space is empty; name at least one parameter"),
         (
             {C: []},
-            r"space\['estimator__logisticregression__C'\] must be \(\"float\", low, high\).*; found \[\]",
+            (
+                r"space\['estimator__logisticregression__C'\] must be \(\"float\", low, high\).*; "
+                r"found \[\]"
+            ),
         ),
         ({C: ("float", 1.0)}, "found \\('float', 1.0\\)"),
         ({C: ("float", 1.0, 0.1)}, "found"),

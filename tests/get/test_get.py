@@ -213,7 +213,8 @@ def test_wants_an_anndata(function):
         function(pd.DataFrame())
 
 
-# -- tl.cross_validate's results --------------------------------------------------------------------------------------
+# -- tl.cross_validate's results
+# --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -310,7 +311,10 @@ class TestEvaluation:
             (
                 {"table": "seconds", "metric": "brier"},
                 ValueError,
-                r"\['seconds'\] is not by metric; leave metric= out. Its columns are 'model', 'seconds'",
+                (
+                    r"\['seconds'\] is not by metric; leave metric= out. Its columns are 'model', "
+                    r"'seconds'"
+                ),
             ),
             (
                 {"table": "folds", "model": "knn"},
@@ -376,7 +380,10 @@ class TestOutOfFold:
             ({"key": "x"}, "'x' is not in adata.uns.*Run tl.cross_validate first"),
             (
                 {"model": "svm"},
-                r"'svm' is not in the models of adata.obsm\['cv_proba'\]; it has 'scbert', 'logistic_l2'",
+                (
+                    r"'svm' is not in the models of adata.obsm\['cv_proba'\]; it has 'scbert', "
+                    r"'logistic_l2'"
+                ),
             ),
             ({"repeat": 5}, r"Repeat 5 is not in adata.obsm\['cv_proba'\]; it has '0', '1'"),
         ],

@@ -1,6 +1,8 @@
-"""Run by test_pandas_crossed.py in two interpreters: results of every verb and command, written by one and written again by the other.
+"""Run by test_pandas_crossed.py in two interpreters: results of every verb and command, written by
+one and written again by the other.
 
-`crossing.py first FOLDER` writes files; `crossing.py again FOLDER` reads them, works on them and writes them again.
+`crossing.py first FOLDER` writes files; `crossing.py again FOLDER` reads them, works on them and
+writes them again.
 """
 
 from __future__ import annotations
@@ -124,13 +126,15 @@ def command(*words: str) -> None:
 
 
 def again(folder: Path) -> None:
-    """Of every file: read it, let a verb work on it, write it and read it once more; and each command on the file of the other."""
+    """Of every file: read it, let a verb work on it, write it and read it once more; and each
+    command on the file of the other.
+    """
     failed: list[str] = []
 
     def tried(what: str, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:  # noqa: BLE001 - all of them are told at the end
+        except Exception as error:  # noqa: BLE001
             failed.append(f"{what}: {type(error).__name__}: {str(error)[:300]}")
 
     for path in sorted(folder.glob("*.h5ad")) + sorted(folder.glob("*.zarr")):
@@ -139,9 +143,43 @@ def again(folder: Path) -> None:
     if HAS_ANNBATCH:
         tried("predict_corpus", lambda: of_corpus(folder))
     tried("verbs", lambda: every_verb_again(folder))
-    tried("command predict", lambda: command("predict", f"{folder}/cells.h5ad", "--model", f"{folder}/model", "--out", f"{folder}/p2.h5ad"))  # fmt: skip
-    tried("command finetune", lambda: command("finetune", f"{folder}/cells.h5ad", "--out", f"{folder}/m2", "--max-epochs", "1", "--network.n_hidden", "8", "--accelerator", "cpu"))  # fmt: skip
-    tried("command signature", lambda: command("signature", f"{folder}/cells.h5ad", "--min-cells", "3", "--out", f"{folder}/s{sys.version_info[1]}{pd.__version__[0]}"))  # fmt: skip
+    tried(
+        "command predict",
+        lambda: command(
+            "predict",
+            f"{folder}/cells.h5ad",
+            "--model",
+            f"{folder}/model",
+            "--out",
+            f"{folder}/p2.h5ad",
+        ),
+    )
+    tried(
+        "command finetune",
+        lambda: command(
+            "finetune",
+            f"{folder}/cells.h5ad",
+            "--out",
+            f"{folder}/m2",
+            "--max-epochs",
+            "1",
+            "--network.n_hidden",
+            "8",
+            "--accelerator",
+            "cpu",
+        ),
+    )
+    tried(
+        "command signature",
+        lambda: command(
+            "signature",
+            f"{folder}/cells.h5ad",
+            "--min-cells",
+            "3",
+            "--out",
+            f"{folder}/s{sys.version_info[1]}{pd.__version__[0]}",
+        ),
+    )
     tried("what the command wrote", lambda: rewritten(folder / "p2.h5ad", folder, verb=False))
     if failed:
         sys.exit("\n".join(failed))

@@ -1,9 +1,11 @@
-"""A disk that keeps only what it was told to keep: what a folder may be after a crash or a power loss, at every moment of some work.
+"""A disk that keeps only what it was told to keep: what a folder may be after a crash or a power
+loss, at every moment of some work.
 
-The calls by which programs change names and force data (fsync, replace, rename, unlink, rmdir, mkdir) are recorded. Before each of them, and at the
-end, two states of the disk are possible and both are kept: *all names* (renames have arrived, data that was not forced has not: a file that changed
-since is empty, as on ext4), and *forced names* (nothing has arrived but what was forced, of names as of data). After the idea of ALICE (Pillai et al.,
-OSDI 2014) and of SQLite's crash tests.
+The calls by which programs change names and force data (fsync, replace, rename, unlink, rmdir,
+mkdir) are recorded. Before each of them, and at the end, two states of the disk are possible and
+both are kept: *all names* (renames have arrived, data that was not forced has not: a file that
+changed since is empty, as on ext4), and *forced names* (nothing has arrived but what was forced, of
+names as of data). After the idea of ALICE (Pillai et al., OSDI 2014) and of SQLite's crash tests.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Run by test_kills.py in a process of its own, which forks: saves that are killed at every line or at any moment, and saves at the same time.
+"""Run by test_kills.py in a process of its own, which forks: saves that are killed at every line or
+at any moment, and saves at the same time.
 
-`killing.py lines|moments|together FOLDER` exits with 0 where the old or the new model is always there, and says how many kills there were.
+`killing.py lines|moments|together FOLDER` exits with 0 where the old or the new model is always
+there, and says how many kills there were.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def forked(work: Callable[[], object]) -> int:
     try:
         work()
         code = 0
-    except BaseException as error:  # noqa: BLE001 (the child must end here)
+    except BaseException as error:  # noqa: BLE001
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
     os._exit(code)
 
@@ -110,9 +112,9 @@ def at_every_line(folder: Path) -> int:
     for n, place in enumerate(sorted(places)):
         model = (old, new)[n % 2]
         assert (
-            ended(forked(lambda: traced(lambda: model.save(folder, overwrite=True), place)))
+            ended(forked(lambda: traced(lambda: model.save(folder, overwrite=True), place)))  # noqa: B023
             == KILLED
-        )  # noqa: B023
+        )
         check(folder, known)
     tidy(folder, new)
     return len(places)

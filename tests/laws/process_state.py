@@ -1,4 +1,5 @@
-"""Run by test_process.py in a process of its own: what each public call changes in the process that makes it.
+"""Run by test_process.py in a process of its own: what each public call changes in the process that
+makes it.
 
 Prints one JSON object, name of a call to what differs; empty where nothing does.
 """
@@ -29,7 +30,9 @@ import torch
 from mudata import MuData
 
 FOR_GOOD = {  # what stays, and why
-    "zarr_io": "zarr reads and writes in an event loop of its own, which it keeps for whoever uses zarr next",
+    "zarr_io": "zarr reads and writes in an event loop of its own, which it keeps for whoever uses "
+    "zarr "
+    "next",
     "asyncio_": "threads of that loop",
     "anon_inode:[eventpoll]": "what that loop waits with",
     "socket:": "what wakes that loop",

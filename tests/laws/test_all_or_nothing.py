@@ -47,7 +47,9 @@ def ctrl_c() -> Iterator[None]:
 
 
 class Cut:
-    """Raise at the n-th line of this package that is run from here on (`for_good`: at each one from then on); without `at` only count."""
+    """Raise at the n-th line of this package that is run from here on (`for_good`: at each one from
+    then on); without `at` only count.
+    """
 
     def __init__(
         self,
@@ -304,7 +306,9 @@ def _results(found: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
 
 @contextmanager
 def _cut_or_whole(at: int, kind: type[BaseException], *, for_good: bool) -> Iterator[None]:
-    """Lines that are run may be a few fewer than they were when they were counted (what is cached is not made again)."""
+    """Lines that are run may be a few fewer than they were when they were counted (what is cached
+    is not made again).
+    """
     try:
         with Cut(at, kind, for_good=for_good):
             yield

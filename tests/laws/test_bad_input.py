@@ -1,9 +1,11 @@
-"""The table of bad input: what is given, what is said, that the user's object stays as it was, and that the remedy works.
+"""The table of bad input: what is given, what is said, that the user's object stays as it was, and
+that the remedy works.
 
-One row a kind of mistake, through the public door; the test file of each room has the finer cases. What is no mistake
-(other matrix formats, other gene orders, empty genes) must give the same answer. Each remedy is code that is run on the
-refused object: `MEND` is followed by the same call, `INSTEAD` is the call that works. `docs/bad_input.md` is made from here:
-``python tests/laws/test_bad_input.py``.
+One row a kind of mistake, through the public door; the test file of each room has the finer cases.
+What is no mistake (other matrix formats, other gene orders, empty genes) must give the same answer.
+Each remedy is code that is run on the refused object: `MEND` is followed by the same call,
+`INSTEAD` is the call that works. `docs/bad_input.md` is made from here: ``python
+tests/laws/test_bad_input.py``.
 """
 
 from __future__ import annotations
@@ -229,22 +231,131 @@ def cross_validate(adata: AnnData, **kwargs: Any) -> None:
 
 
 ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
-    "negative count": (put(-1), pp.bin_expression, ValueError, r"negative values, first -1 \(cell 'cell2', gene 'GENE3'\)"),
-    "NaN": (put(np.nan), pp.bin_expression, ValueError, r"NaN or infinite values, first nan \(cell 'cell2', gene 'GENE3'\)"),
-    "infinite": (put(np.inf), pp.bin_expression, ValueError, r"NaN or infinite values, first inf \(cell 'cell2'"),
-    "half a count": (put(1.5), pp.bin_expression, ValueError, r"whole numbers.*first other value: 1.5 \(cell 'cell2', gene 'GENE3'\)"),
-    "natural log": (take_logs, pp.bin_expression, ValueError, "It looks log-transformed. Name the layer with the raw counts"),
-    "binned twice": (nothing, lambda a: pp.bin_expression(a, layer="binned", key_added="b"), ValueError, "looks binned already"),
-    "empty cell": (empty_cell, pp.bin_expression, ValueError, r"1 cells have no counts in adata.X \('cell5'\).*filter_cells"),
-    "no cells": (nothing, lambda a: pp.bin_expression(a[:0].copy()), ValueError, "found 0 cells x 30 genes"),
-    "duplicated genes": (rename("var_names"), pp.bin_expression, ValueError, "var_names must be unique; found more than once: 'GENE0'"),
-    "duplicated cells": (rename("obs_names"), pp.bin_expression, ValueError, "obs_names must be unique; found more than once: 'cell0'"),
-    "missing layer": (nothing, lambda a: pp.bin_expression(a, layer="raw"), KeyError, "'raw' is not in adata.layers; it has 'binned'"),
-    "missing column": (nothing, lambda a: pp.split_donors(a, "patient"), KeyError, "'patient' is not in adata.obs; it has 'donor', 'cd49d'"),
-    "missing protein": (nothing, lambda a: pp.label_cd49d(a, marker="CD38"), KeyError, "CD38.*'CD19'"),
-    "missing protein matrix": (lambda a: a.obsm.pop("protein"), pp.label_cd49d, (KeyError, ValueError), "protein"),
-    "too few genes": (nothing, lambda a: pp.align_genes(a, [f"OTHER{i}" for i in range(30)]), ValueError, "0 of 30 vocabulary genes.*'GENE0'"),
-    "one class": (labels("CD49d+"), finetune, ValueError, r"adata.obs\['cd49d'\] needs at least two classes; found 'CD49d\+'"),
+    "negative count": (
+        put(-1),
+        pp.bin_expression,
+        ValueError,
+        (
+            r"negative values, first -1 \(cell "
+            r"'cell2', "
+            r"gene "
+            r"'GENE3'\)"
+        ),
+    ),
+    "NaN": (
+        put(np.nan),
+        pp.bin_expression,
+        ValueError,
+        (
+            r"NaN or infinite values, first nan \(cell "
+            r"'cell2', "
+            r"gene "
+            r"'GENE3'\)"
+        ),
+    ),
+    "infinite": (
+        put(np.inf),
+        pp.bin_expression,
+        ValueError,
+        (
+            r"NaN or infinite values, first inf "
+            r"\(cell "
+            r"'cell2'"
+        ),
+    ),
+    "half a count": (
+        put(1.5),
+        pp.bin_expression,
+        ValueError,
+        (
+            r"whole numbers.*first other value: 1.5 "
+            r"\(cell "
+            r"'cell2', "
+            r"gene "
+            r"'GENE3'\)"
+        ),
+    ),
+    "natural log": (
+        take_logs,
+        pp.bin_expression,
+        ValueError,
+        "It looks log-transformed. Name the layer with the raw counts",
+    ),
+    "binned twice": (
+        nothing,
+        lambda a: pp.bin_expression(a, layer="binned", key_added="b"),
+        ValueError,
+        "looks binned already",
+    ),
+    "empty cell": (
+        empty_cell,
+        pp.bin_expression,
+        ValueError,
+        (
+            r"1 cells have no counts in adata.X "
+            r"\('cell5'\).*filter_cells"
+        ),
+    ),
+    "no cells": (
+        nothing,
+        lambda a: pp.bin_expression(a[:0].copy()),
+        ValueError,
+        "found 0 cells x 30 genes",
+    ),
+    "duplicated genes": (
+        rename("var_names"),
+        pp.bin_expression,
+        ValueError,
+        "var_names must be unique; found more than once: 'GENE0'",
+    ),
+    "duplicated cells": (
+        rename("obs_names"),
+        pp.bin_expression,
+        ValueError,
+        "obs_names must be unique; found more than once: 'cell0'",
+    ),
+    "missing layer": (
+        nothing,
+        lambda a: pp.bin_expression(a, layer="raw"),
+        KeyError,
+        "'raw' is not in adata.layers; it has 'binned'",
+    ),
+    "missing column": (
+        nothing,
+        lambda a: pp.split_donors(a, "patient"),
+        KeyError,
+        "'patient' is not in adata.obs; it has 'donor', 'cd49d'",
+    ),
+    "missing protein": (
+        nothing,
+        lambda a: pp.label_cd49d(a, marker="CD38"),
+        KeyError,
+        "CD38.*'CD19'",
+    ),
+    "missing protein matrix": (
+        lambda a: a.obsm.pop("protein"),
+        pp.label_cd49d,
+        (KeyError, ValueError),
+        "protein",
+    ),
+    "too few genes": (
+        nothing,
+        lambda a: pp.align_genes(a, [f"OTHER{i}" for i in range(30)]),
+        ValueError,
+        "0 of 30 vocabulary genes.*'GENE0'",
+    ),
+    "one class": (
+        labels("CD49d+"),
+        finetune,
+        ValueError,
+        (
+            r"adata.obs\['cd49d'\] needs at least "
+            r"two "
+            r"classes; "
+            r"found "
+            r"'CD49d\+'"
+        ),
+    ),
     "no labels": (labels(None), finetune, ValueError, "needs at least two classes; found none"),
     "class not in training": (
         labels(np.where(np.arange(72) < 54, "a", "b")),
@@ -252,15 +363,42 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         ValueError,
         "No labelled training cell of class",
     ),
-    "one donor": (lambda a: a.obs.__setitem__("donor", "P0"), lambda a: pp.split_donors(a, "donor"), ValueError, "donor"),
-    "NaN donors": (lambda a: setattr(a, "obs", a.obs.assign(donor=[None, *a.obs["donor"][1:]])), lambda a: pp.split_donors(a, "donor"), ValueError, "cell0"),
+    "one donor": (
+        lambda a: a.obs.__setitem__("donor", "P0"),
+        lambda a: pp.split_donors(a, "donor"),
+        ValueError,
+        "donor",
+    ),
+    "NaN donors": (
+        lambda a: setattr(a, "obs", a.obs.assign(donor=[None, *a.obs["donor"][1:]])),
+        lambda a: pp.split_donors(a, "donor"),
+        ValueError,
+        "cell0",
+    ),
     "no split": (lambda a: a.obs.pop("split"), lambda a: pp.balance(a, "cd49d"), KeyError, "split"),
-    "small class for SMOTE": (rare_class, lambda a: pp.balance(a, "cd49d", method="smote"), ValueError, r"CD49d\+"),
-    "a view": (nothing, lambda a: pp.bin_expression(a[:40]), ValueError, "is a view of another AnnData.*adata.copy"),
-    "a MuData for an AnnData": (nothing, lambda a: pp.bin_expression(MuData({"rna": a.copy()})), TypeError, 'mdata\\["rna"\\]'),
+    "small class for SMOTE": (
+        rare_class,
+        lambda a: pp.balance(a, "cd49d", method="smote"),
+        ValueError,
+        r"CD49d\+",
+    ),
+    "a view": (
+        nothing,
+        lambda a: pp.bin_expression(a[:40]),
+        ValueError,
+        "is a view of another AnnData.*adata.copy",
+    ),
+    "a MuData for an AnnData": (
+        nothing,
+        lambda a: pp.bin_expression(MuData({"rna": a.copy()})),
+        TypeError,
+        'mdata\\["rna"\\]',
+    ),
     "unpaired MuData": (
         nothing,
-        lambda a: pp.label_cd49d(MuData({"rna": a[:60].copy(), "prot": AnnData(a.obsm["protein"][6:].add_prefix("p"))})),
+        lambda a: pp.label_cd49d(
+            MuData({"rna": a[:60].copy(), "prot": AnnData(a.obsm["protein"][6:].add_prefix("p"))})
+        ),
         ValueError,
         "cell",
     ),
@@ -270,58 +408,357 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         ValueError,
         "must hold raw protein counts: finite, none negative",
     ),
-    "missing modality": (nothing, lambda a: pp.label_cd49d(MuData({"rna": a.copy()})), (KeyError, ValueError), "rna"),
-    "resampled rows in a cross-validation": (oversampled, cross_validate, ValueError, r"cells were added by resampling \(.*-copy1.*Start from the cells as measured"),
-    "copies across folds": (copied_cell, cross_validate, ValueError, r"2 cells have the same counts as another one on the other side of a fold \('cell0', 'cell70'\)"),
-    "unknown model name": (nothing, lambda a: cross_validate(a, models=["xgboost"]), KeyError, "'xgboost' is not in the models that go by a name; it has.*'majority'"),
-    "no model at all": (nothing, lambda a: cross_validate(a, models={"x": 3}), TypeError, "a scikit-learn classifier, found int"),
-    "no donors to hold out": (lambda a: a.obs.pop("donor"), cross_validate, KeyError, "'donor' is not in adata.obs; it has 'cd49d', 'split'"),
-    "no split to audit": (lambda a: a.obs.pop("split"), tl.leakage_audit, KeyError, r"'split' is not in adata.obs.*pp.split_donors"),
-    "nothing to test": (lambda a: a.obs.__setitem__("split", "train"), tl.leakage_audit, ValueError, "has no cell in 'test'"),
-    "a signature of logs": (take_logs, tl.signature, ValueError, "It looks log-transformed. Name the layer with the raw counts"),
-    "a signature of one class": (labels("CD49d+"), tl.signature, ValueError, r"needs at least two classes; found 'CD49d\+'"),
-    "one donor's difference": (nothing, lambda a: tl.signature(a, min_donors=1), ValueError, "min_donors must be a whole number from 2 to inf; found 1"),
-    "genes to leave out that are not there": (nothing, lambda a: tl.signature(a, exclude_genes=["ITGA4"]), KeyError, "'ITGA4'"),
+    "missing modality": (
+        nothing,
+        lambda a: pp.label_cd49d(MuData({"rna": a.copy()})),
+        (KeyError, ValueError),
+        "rna",
+    ),
+    "resampled rows in a cross-validation": (
+        oversampled,
+        cross_validate,
+        ValueError,
+        (
+            r"cells were added by resampling \(.*-copy1.*Start from the "
+            r"cells "
+            r"as "
+            r"measured"
+        ),
+    ),
+    "copies across folds": (
+        copied_cell,
+        cross_validate,
+        ValueError,
+        (
+            r"2 cells have the same counts as another one on the other side of "
+            r"a "
+            r"fold "
+            r"\('cell0', "
+            r"'cell70'\)"
+        ),
+    ),
+    "unknown model name": (
+        nothing,
+        lambda a: cross_validate(a, models=["xgboost"]),
+        KeyError,
+        "'xgboost' is not in the models that go by a name; it has.*'majority'",
+    ),
+    "no model at all": (
+        nothing,
+        lambda a: cross_validate(a, models={"x": 3}),
+        TypeError,
+        "a scikit-learn classifier, found int",
+    ),
+    "no donors to hold out": (
+        lambda a: a.obs.pop("donor"),
+        cross_validate,
+        KeyError,
+        "'donor' is not in adata.obs; it has 'cd49d', 'split'",
+    ),
+    "no split to audit": (
+        lambda a: a.obs.pop("split"),
+        tl.leakage_audit,
+        KeyError,
+        (
+            r"'split' is not in "
+            r"adata.obs.*pp.split_donors"
+        ),
+    ),
+    "nothing to test": (
+        lambda a: a.obs.__setitem__("split", "train"),
+        tl.leakage_audit,
+        ValueError,
+        "has no cell in 'test'",
+    ),
+    "a signature of logs": (
+        take_logs,
+        tl.signature,
+        ValueError,
+        "It looks log-transformed. Name the layer with the raw counts",
+    ),
+    "a signature of one class": (
+        labels("CD49d+"),
+        tl.signature,
+        ValueError,
+        (
+            r"needs at least two "
+            r"classes; "
+            r"found "
+            r"'CD49d\+'"
+        ),
+    ),
+    "one donor's difference": (
+        nothing,
+        lambda a: tl.signature(a, min_donors=1),
+        ValueError,
+        "min_donors must be a whole number from 2 to inf; found 1",
+    ),
+    "genes to leave out that are not there": (
+        nothing,
+        lambda a: tl.signature(a, exclude_genes=["ITGA4"]),
+        KeyError,
+        "'ITGA4'",
+    ),
     "three classes between donors": (
         labels(np.arange(72) % 3),
         lambda a: tl.signature(a, paired=False),
         ValueError,
         r"paired=False compares two classes; adata.obs\['cd49d'\] has '0', '1', '2'",
     ),
-    "a veto of nobody": (nothing, lambda a: tl.signature(a, veto=True), ValueError, "veto=True needs a model"),
-    "no signature to report": (nothing, tl.signature_report, KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
-    "no signature to list": (nothing, sc_cll.get.signature, KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
-    "no signature to draw": (nothing, lambda a: sc_cll.pl.signature(a, show=False), KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
-    "no signature to write": (nothing, lambda a: sc_cll.io.write_gmt(a, "no.gmt"), KeyError, "'signature' is not in adata.uns.*Run tl.signature first"),
-    "an empty signature to write": (empty_signature, lambda a: sc_cll.io.write_gmt(a, "no.gmt"), ValueError, r"The signature is empty \(0 donors have 20 cells .*no set without genes"),
-    "an empty signature to score": (empty_signature, tl.score_signature, ValueError, r"The signature is empty \(0 donors have 20 cells .*hand over a signature"),
-    "logs to score": (take_logs, lambda a: tl.score_signature(a, ["GENE0"]), ValueError, "If these are log-expression values, pass normalize=False"),
+    "a veto of nobody": (
+        nothing,
+        lambda a: tl.signature(a, veto=True),
+        ValueError,
+        "veto=True needs a model",
+    ),
+    "no signature to report": (
+        nothing,
+        tl.signature_report,
+        KeyError,
+        "'signature' is not in adata.uns.*Run tl.signature first",
+    ),
+    "no signature to list": (
+        nothing,
+        sc_cll.get.signature,
+        KeyError,
+        "'signature' is not in adata.uns.*Run tl.signature first",
+    ),
+    "no signature to draw": (
+        nothing,
+        lambda a: sc_cll.pl.signature(a, show=False),
+        KeyError,
+        "'signature' is not in adata.uns.*Run tl.signature first",
+    ),
+    "no signature to write": (
+        nothing,
+        lambda a: sc_cll.io.write_gmt(a, "no.gmt"),
+        KeyError,
+        "'signature' is not in adata.uns.*Run tl.signature first",
+    ),
+    "an empty signature to write": (
+        empty_signature,
+        lambda a: sc_cll.io.write_gmt(a, "no.gmt"),
+        ValueError,
+        (
+            r"The signature is empty \(0 donors have 20 cells "
+            r".*no "
+            r"set "
+            r"without "
+            r"genes"
+        ),
+    ),
+    "an empty signature to score": (
+        empty_signature,
+        tl.score_signature,
+        ValueError,
+        (
+            r"The signature is empty \(0 donors have 20 cells "
+            r".*hand "
+            r"over "
+            r"a "
+            r"signature"
+        ),
+    ),
+    "logs to score": (
+        take_logs,
+        lambda a: tl.score_signature(a, ["GENE0"]),
+        ValueError,
+        "If these are log-expression values, pass normalize=False",
+    ),
     "a signature of other genes": (
         nothing,
         lambda a: tl.score_signature(a, ["ITGA4", "ITGB1", "GENE0"]),
         ValueError,
-        "1 of the 3 genes of the signature, with 33% of its weight, are in adata; expected at least 50%.*Missing: 'ITGA4', 'ITGB1'",
+        (
+            "1 of the 3 genes of the signature, with 33% of its weight, are in adata; expected at "
+            "least 50%.*Missing: 'ITGA4', 'ITGB1'"
+        ),
     ),
-    "antibodies among the genes": (antibodies, pp.bin_expression, ValueError, r"2 of 30 rows of var are no genes \(var\['feature_types'\] is 'Antibody Capture'\): 'GENE28', 'GENE29'"),
-    "antibodies among the genes of a signature": (antibodies, tl.signature, ValueError, r"2 of 30 rows of var are no genes.*Leave them out: adata = adata\["),
-    "rows of which nothing is said": (half_said, pp.bin_expression, ValueError, r"says nothing of 1 rows \('GENE29'\): are they genes"),
-    "fractions of counts": (soup, pp.bin_expression, ValueError, r"These look like fractions of counts \(SoupX.*round them, adata.X = np.rint"),
-    "counts in adata.raw": (counts_in_raw, pp.bin_expression, ValueError, "adata.raw holds whole numbers: pass layer='raw'"),
-    "counts in adata.raw, for a signature": (counts_in_raw, tl.signature, ValueError, "adata.raw holds whole numbers: pass layer='raw'"),
-    "a gene that was not measured": (masked, pp.bin_expression, ValueError, r"If a gene that was not measured is to count as not expressed: adata.X = np.nan_to_num"),
-    "no matrix": (no_matrix, pp.bin_expression, ValueError, r"adata.X is empty \(None\).*adata.layers\['counts'\] holds whole numbers: pass layer='counts'"),
-    "two clones of a protein": (proteins("CD49d-1", "CD49d-2"), pp.label_cd49d, KeyError, "'CD49d' fits more than one protein .*: 'CD49d-1', 'CD49d-2'; name one of them exactly"),
-    "a protein whose number begins alike": (proteins("CD38", "CD31"), lambda a: pp.label_cd49d(a, marker="CD3"), KeyError, "'CD3' is not among the 2 proteins .*, closest first: 'CD38', 'CD31'"),
-    "no donors but doublets": (a_verdict, lambda a: pp.split_donors(a, "demux"), ValueError, "No cell has a donor: .* holds 'Doublet', 'Negative', which are no donors"),
-    "a slash in the name of a result": (nothing, lambda a: pp.bin_expression(a, key_added="my/key"), ValueError, r"cannot be a name in a file.*Choose another, e.g. key_added='my_key'"),
-    "a result in the place of what is read": (nothing, lambda a: pp.split_donors(a, "donor", key_added="donor"), ValueError, "key_added='donor' would replace 'donor', which is read here. Choose another, e.g. key_added='donor_result'"),
-    "labels where the predictions go": (own_prediction, lambda a: tl.finetune(a, labels_key="scbert_pred", network=NETWORK, **FAST), ValueError, r"labels_key='scbert_pred' is where the result goes.*adata.obs\['my_scbert_pred'\] = adata.obs\['scbert_pred'\]"),
-    "a log without a place": (nothing, lambda a: tl.finetune(a, network=NETWORK, logger="csv", **FAST), ValueError, r'logger="csv" writes into the folder of the run: name checkpoint_dir="run", or hand over a logger of Lightning'),
-    "a keyword with a slip": (nothing, lambda a: tl.finetune(a, network=NETWORK, max_epoch=1), TypeError, r"tl.finetune has no argument 'max_epoch' \(did you mean 'max_epochs'\?\)"),
-    "a keyword of another package": (nothing, lambda a: tl.finetune(a, network=NETWORK, random_state=1), TypeError, r"'random_state' \(did you mean 'rng'\?\)"),
-    "donors that have no effect": (nothing, lambda a: tl.gene2vec(a, donor_key="donor"), ValueError, "donor_key='donor' has no effect on method='svd'"),
-    "no set of genes": (nothing, lambda a: tl.score_signature(a, "GENE0"), ValueError, r"is not the path of a .gmt file; to score one gene, pass \['GENE0'\]"),
-}  # fmt: skip
+    "antibodies among the genes": (
+        antibodies,
+        pp.bin_expression,
+        ValueError,
+        (
+            r"2 of 30 rows of var are no genes \(var\['feature_types'\] "
+            r"is "
+            r"'Antibody "
+            r"Capture'\): "
+            r"'GENE28', 'GENE29'"
+        ),
+    ),
+    "antibodies among the genes of a signature": (
+        antibodies,
+        tl.signature,
+        ValueError,
+        (
+            r"2 of 30 rows of var are no genes.*Leave them out: "
+            r"adata "
+            r"= "
+            r"adata\["
+        ),
+    ),
+    "rows of which nothing is said": (
+        half_said,
+        pp.bin_expression,
+        ValueError,
+        (
+            r"says nothing of 1 rows \('GENE29'\): "
+            r"are "
+            r"they "
+            r"genes"
+        ),
+    ),
+    "fractions of counts": (
+        soup,
+        pp.bin_expression,
+        ValueError,
+        (
+            r"These look like fractions of counts \(SoupX.*round "
+            r"them, "
+            r"adata.X "
+            r"= "
+            r"np.rint"
+        ),
+    ),
+    "counts in adata.raw": (
+        counts_in_raw,
+        pp.bin_expression,
+        ValueError,
+        "adata.raw holds whole numbers: pass layer='raw'",
+    ),
+    "counts in adata.raw, for a signature": (
+        counts_in_raw,
+        tl.signature,
+        ValueError,
+        "adata.raw holds whole numbers: pass layer='raw'",
+    ),
+    "a gene that was not measured": (
+        masked,
+        pp.bin_expression,
+        ValueError,
+        (
+            r"If a gene that was not measured is to count as not expressed: "
+            r"adata.X "
+            r"= "
+            r"np.nan_to_num"
+        ),
+    ),
+    "no matrix": (
+        no_matrix,
+        pp.bin_expression,
+        ValueError,
+        (
+            r"adata.X is empty \(None\).*adata.layers\['counts'\] holds "
+            r"whole "
+            r"numbers: "
+            r"pass "
+            r"layer='counts'"
+        ),
+    ),
+    "two clones of a protein": (
+        proteins("CD49d-1", "CD49d-2"),
+        pp.label_cd49d,
+        KeyError,
+        "'CD49d' fits more than one protein .*: 'CD49d-1', 'CD49d-2'; name one of them exactly",
+    ),
+    "a protein whose number begins alike": (
+        proteins("CD38", "CD31"),
+        lambda a: pp.label_cd49d(a, marker="CD3"),
+        KeyError,
+        "'CD3' is not among the 2 proteins .*, closest first: 'CD38', 'CD31'",
+    ),
+    "no donors but doublets": (
+        a_verdict,
+        lambda a: pp.split_donors(a, "demux"),
+        ValueError,
+        "No cell has a donor: .* holds 'Doublet', 'Negative', which are no donors",
+    ),
+    "a slash in the name of a result": (
+        nothing,
+        lambda a: pp.bin_expression(a, key_added="my/key"),
+        ValueError,
+        (
+            r"cannot be a name in a file.*Choose "
+            r"another, "
+            r"e.g. "
+            r"key_added='my_key'"
+        ),
+    ),
+    "a result in the place of what is read": (
+        nothing,
+        lambda a: pp.split_donors(a, "donor", key_added="donor"),
+        ValueError,
+        (
+            "key_added='donor' would replace 'donor', which is read here. Choose "
+            "another, "
+            "e.g. "
+            "key_added='donor_result'"
+        ),
+    ),
+    "labels where the predictions go": (
+        own_prediction,
+        lambda a: tl.finetune(a, labels_key="scbert_pred", network=NETWORK, **FAST),
+        ValueError,
+        (
+            r"labels_key='scbert_pred' is where the result "
+            r"goes.*adata.obs\['my_scbert_pred'\] "
+            r"= "
+            r"adata.obs\['scbert_pred'\]"
+        ),
+    ),
+    "a log without a place": (
+        nothing,
+        lambda a: tl.finetune(a, network=NETWORK, logger="csv", **FAST),
+        ValueError,
+        (
+            r'logger="csv" writes into the folder of the run: name checkpoint_dir="run", '
+            r"or "
+            r"hand "
+            r"over "
+            r"a logger of Lightning"
+        ),
+    ),
+    "a keyword with a slip": (
+        nothing,
+        lambda a: tl.finetune(a, network=NETWORK, max_epoch=1),
+        TypeError,
+        (
+            r"tl.finetune has no argument 'max_epoch' "
+            r"\(did "
+            r"you "
+            r"mean "
+            r"'max_epochs'\?\)"
+        ),
+    ),
+    "a keyword of another package": (
+        nothing,
+        lambda a: tl.finetune(a, network=NETWORK, random_state=1),
+        TypeError,
+        (
+            r"'random_state' \(did you "
+            r"mean "
+            r"'rng'\?\)"
+        ),
+    ),
+    "donors that have no effect": (
+        nothing,
+        lambda a: tl.gene2vec(a, donor_key="donor"),
+        ValueError,
+        "donor_key='donor' has no effect on method='svd'",
+    ),
+    "no set of genes": (
+        nothing,
+        lambda a: tl.score_signature(a, "GENE0"),
+        ValueError,
+        (
+            r"is not the path of a .gmt file; to score "
+            r"one "
+            r"gene, "
+            r"pass "
+            r"\['GENE0'\]"
+        ),
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:.* names are not unique:UserWarning")  # anndata notices, too
@@ -351,7 +788,10 @@ PREDICT_ROWS: dict[str, tuple[Callable[[AnnData], Any], type[Exception], str]] =
     "totals of other genes": (
         more_genes,
         ValueError,
-        r"was cut from totals of 45 genes, 15 of them not among the model's: 'MORE0'.*totals of 30 genes",
+        (
+            r"was cut from totals of 45 genes, 15 of them not among the model's: 'MORE0'.*totals "
+            r"of 30 genes"
+        ),
     ),
     "no tokens": (
         lambda a: a.layers.pop("binned"),
@@ -380,7 +820,9 @@ def test_data_a_model_cannot_read_are_refused(row, classifier):
 ASK_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     "no held-out cells": (
         nothing,
-        lambda a, m: tl.signature(a[a.obs["split"] == "train"].copy(), m, min_cells=5, min_donors=3),
+        lambda a, m: tl.signature(
+            a[a.obs["split"] == "train"].copy(), m, min_cells=5, min_donors=3
+        ),
         ValueError,
         "No donor has 5 labelled cells that are test or validation cells.*Run pp.split_donors",
     ),
@@ -388,7 +830,10 @@ ASK_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         unlearned,
         lambda a, m: tl.signature(a, m, min_cells=5, veto=True),
         ValueError,
-        "veto=True needs an AUROC of 0.75 within held-out donors; the network's is 0.*Leave veto out",
+        (
+            "veto=True needs an AUROC of 0.75 within held-out donors; the network's is 0.*Leave "
+            "veto out"
+        ),
     ),
     "zero as a baseline that was never seen": (
         nothing,
@@ -400,15 +845,49 @@ ASK_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         nothing,
         lambda a, m: tl.gene_attribution(a, m, gene_sets={"one": ["GENE0"]}),
         ValueError,
-        'gene_sets= and method="group_occlusion" belong together; found method=\'gate_gradient\'',
+        "gene_sets= and method=\"group_occlusion\" belong together; found method='gate_gradient'",
     ),
-    "an empty signature to knock out": (empty_signature, tl.perturb, ValueError, r"The signature is empty \(0 donors .*; name genes="),
-    "a gene to knock out that is not there": (nothing, lambda a, m: tl.perturb(a, m, ["ITGA4"]), KeyError, "'ITGA4'"),
-    "a level that is not named": (nothing, lambda a, m: tl.perturb(a, m, ["GENE0"], kind="set"), ValueError, 'kind="set" needs level='),
-    "a level beyond the bins": (nothing, lambda a, m: tl.perturb(a, m, ["GENE0"], kind="set", level=9), ValueError, "level must be a whole number from 0 to 5; found 9"),
-    "a pair of one": (nothing, lambda a, m: tl.gene_interactions(a, m, ["GENE0"]), ValueError, "The number of genes must be a whole number from 2"),
-    "no classifier": (nothing, lambda a, m: tl.signature(a, "model"), TypeError, "ScBERTClassifier"),
-}  # fmt: skip
+    "an empty signature to knock out": (
+        empty_signature,
+        tl.perturb,
+        ValueError,
+        (
+            r"The signature is empty \(0 donors .*; "
+            r"name "
+            r"genes="
+        ),
+    ),
+    "a gene to knock out that is not there": (
+        nothing,
+        lambda a, m: tl.perturb(a, m, ["ITGA4"]),
+        KeyError,
+        "'ITGA4'",
+    ),
+    "a level that is not named": (
+        nothing,
+        lambda a, m: tl.perturb(a, m, ["GENE0"], kind="set"),
+        ValueError,
+        'kind="set" needs level=',
+    ),
+    "a level beyond the bins": (
+        nothing,
+        lambda a, m: tl.perturb(a, m, ["GENE0"], kind="set", level=9),
+        ValueError,
+        "level must be a whole number from 0 to 5; found 9",
+    ),
+    "a pair of one": (
+        nothing,
+        lambda a, m: tl.gene_interactions(a, m, ["GENE0"]),
+        ValueError,
+        "The number of genes must be a whole number from 2",
+    ),
+    "no classifier": (
+        nothing,
+        lambda a, m: tl.signature(a, "model"),
+        TypeError,
+        "ScBERTClassifier",
+    ),
+}
 
 
 @pytest.mark.filterwarnings(
@@ -425,7 +904,8 @@ def test_what_cannot_be_asked_of_a_network_is_refused(row, classifier):
     assert _same(before, adata)
 
 
-# -- patients and their outcome ---------------------------------------------------------------------------------------
+# -- patients and their outcome
+# ---------------------------------------------------------------------------------------
 
 
 def _patients() -> AnnData:
@@ -490,42 +970,289 @@ def grouped_by(groupby: Any, **options: Any) -> Callable[[AnnData], None]:
 
 
 OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
-    "a time below zero": (column("TTT", -1.0, 1), survival, ValueError, r"'TTT' has 1 times that are negative or infinite: 'P0001' \(first -1\)"),
-    "days called years": (times_365, prognosis, ValueError, "'TTT' does not look like years: median .*time_unit='days' .*Or make them years: of days .* / 365.25"),
-    "months called years": (times_12, survival, ValueError, "'TTT' does not look like years: .*time_unit='months' .*Or make them years: of months .* / 12"),
-    "differences of dates": (dates, prognosis, ValueError, "must hold times as numbers; found .* in 'P0001'.*differences of dates; in years they are .dt.days / 365.25"),
-    "a time in words": (column("TTT", "2 years", 1), survival, ValueError, "found '2 years' in 'P0001'. Dates become times by subtraction"),
-    "the event as time": (nothing, asked_with(time_key="treated"), ValueError, "columns of the outcome and strata must be unique; found more than once: 'treated'"),
-    "yes and no": (column("treated", "yes", 1), survival, ValueError, r"0 \(no event, censored\) and 1 \(event\); found 'yes' in 'P0001'. Say what the words mean, .*{'yes': 1, 'no': 0}"),
+    "a time below zero": (
+        column("TTT", -1.0, 1),
+        survival,
+        ValueError,
+        (
+            r"'TTT' has 1 times that are negative or "
+            r"infinite: "
+            r"'P0001' "
+            r"\(first "
+            r"-1\)"
+        ),
+    ),
+    "days called years": (
+        times_365,
+        prognosis,
+        ValueError,
+        (
+            "'TTT' does not look like years: median .*time_unit='days' .*Or make them "
+            "years: "
+            "of "
+            "days "
+            ".* / 365.25"
+        ),
+    ),
+    "months called years": (
+        times_12,
+        survival,
+        ValueError,
+        (
+            "'TTT' does not look like years: .*time_unit='months' .*Or make them years: "
+            "of "
+            "months "
+            ".* "
+            "/ 12"
+        ),
+    ),
+    "differences of dates": (
+        dates,
+        prognosis,
+        ValueError,
+        (
+            "must hold times as numbers; found .* in 'P0001'.*differences of dates; in "
+            "years "
+            "they "
+            "are "
+            ".dt.days / 365.25"
+        ),
+    ),
+    "a time in words": (
+        column("TTT", "2 years", 1),
+        survival,
+        ValueError,
+        "found '2 years' in 'P0001'. Dates become times by subtraction",
+    ),
+    "the event as time": (
+        nothing,
+        asked_with(time_key="treated"),
+        ValueError,
+        "columns of the outcome and strata must be unique; found more than once: 'treated'",
+    ),
+    "yes and no": (
+        column("treated", "yes", 1),
+        survival,
+        ValueError,
+        (
+            r"0 \(no event, censored\) and 1 \(event\); found 'yes' in 'P0001'. Say "
+            r"what "
+            r"the "
+            r"words "
+            r"mean, .*{'yes': 1, 'no': 0}"
+        ),
+    ),
     "R's 1 and 2": (r_words, survival, ValueError, "found '2'. 1 and 2 are R's words: subtract 1"),
-    "all censored": (column("treated", 0), prognosis, ValueError, "All 60 patients are censored: nobody has the event 'treated'"),
-    "no outcome": (column("TTT", np.nan), survival, ValueError, "No patient has an outcome .*; see that samples and clinical data match"),
-    "a patient twice": (rename("obs_names"), prognosis, ValueError, "1 samples are in adata more than once: 'P0001'. A patient counts once"),
-    "left before entering": (nothing, asked_with(entry_key="years_to_sample"), ValueError, r"patients leave \('TTT'\) before they enter \('years_to_sample'\).*same day and in the same unit"),
-    "two ends": (column("died_untreated", 1), asked_with(competing_key="died_untreated"), ValueError, "have both 'treated' and 'died_untreated'.*Follow-up ends with the first"),
-    "too few events": (nothing, asked_with(covariates=["IGHV", "TP53", "age", "Binet"]), ValueError, r"6 coefficients \('score', 'IGHV: unmutated'.*need 10 events each, that is 60; there are \d+. Name at most"),
-    "the outcome as covariate": (nothing, asked_with(covariates=["TTT"]), ValueError, "'TTT' is an outcome, so it cannot explain one; take it out"),
-    "another outcome as covariate": (nothing, asked_with(covariates=["OS"]), ValueError, "'OS' is an outcome, so it cannot explain one; take it out"),
-    "an outcome as score": (nothing, asked_with(score_key="died"), ValueError, "'died' is an outcome, so it cannot explain one; name another score_key"),
-    "the outcome under another name": (treated_ever, asked_with(covariates=["ever"]), ValueError, r"'ever' tells \(almost\) exactly who has the event.*Was it recorded after the outcome"),
-    "a constant covariate": (column("age", 60.0), asked_with(covariates=["age"]), ValueError, "'age' is the same in all .* patients that are left"),
-    "names as covariate": (lambda a: a.obs.__setitem__("who", a.obs_names.to_numpy(dtype=object)), asked_with(covariates=["who"]), ValueError, r"'who' has 60 different words \('P0001', .*at most 10 are taken.*pd.to_numeric"),
-    "a covariate nobody has": (column("TP53", np.nan), asked_with(covariates=["TP53"]), ValueError, "0 patients have all covariates.*Missing: 'TP53' in 60"),
-    "one covariate, no list": (nothing, asked_with(covariates="IGHV"), TypeError, r"covariates must be a list .*found the text 'IGHV'. Write \['IGHV'\]"),
-    "counts for a prognosis": (intensities, prognosis, ValueError, "adata.X must be log-expression; its largest value is .* take logs first"),
-    "no expression": (no_expression, prognosis, ValueError, "adata.X has no expression, and a signature needs some; score_key="),
-    "genes of other names": (nothing, asked_with(["ENSG00000115232", "ENSG00000132646"]), ValueError, r"0 of the 2 genes of the signature, .*Missing: 'ENSG00000115232'.*\(symbols or Ensembl\)"),
-    "an object for a signature": (nothing, lambda a: prognosis(a, a), TypeError, r"found AnnData. Of an object that holds one, pass get.signature\(adata\)"),
-    "a cut that is looked for": (nothing, asked_with(cut="best"), ValueError, "cut must be 'median' or the share .*chosen to make p small is not offered"),
-    "groups of a measurement": (nothing, grouped_by("age"), ValueError, r"holds \d+ different numbers, and groups are categories. Cut it first .*tl.prognosis\(score_key='age'\)"),
-    "one group": (column("IGHV", "mutated"), survival, ValueError, "A comparison needs at least two groups; .* has 'mutated'"),
-    "a small group": (column("Binet", "A", 56), grouped_by("Binet", min_group=10), ValueError, "Every group needs 10 patients with an outcome; .*Merge groups"),
-    "several columns of groups": (nothing, grouped_by(["IGHV", "TP53"]), TypeError, "Expected one name of adata.obs, found list: 'IGHV', 'TP53'"),
-    "cells for patients": (lambda a: a.obs.__delitem__("TTT"), survival, KeyError, "'TTT' is not in adata.obs; .* one row per patient"),
-    "a view of patients": (nothing, lambda a: prognosis(a[:50]), ValueError, "is a view of another AnnData.*adata.copy"),
-    "no prognosis to list": (nothing, sc_cll.get.prognosis, KeyError, "'prognosis' is not in adata.uns; .*Run tl.prognosis first"),
-    "no curves to draw": (nothing, lambda a: sc_cll.pl.survival(a, show=False), KeyError, "'survival' is not in adata.uns; .*Run tl.survival or tl.prognosis first"),
-}  # fmt: skip
+    "all censored": (
+        column("treated", 0),
+        prognosis,
+        ValueError,
+        "All 60 patients are censored: nobody has the event 'treated'",
+    ),
+    "no outcome": (
+        column("TTT", np.nan),
+        survival,
+        ValueError,
+        "No patient has an outcome .*; see that samples and clinical data match",
+    ),
+    "a patient twice": (
+        rename("obs_names"),
+        prognosis,
+        ValueError,
+        "1 samples are in adata more than once: 'P0001'. A patient counts once",
+    ),
+    "left before entering": (
+        nothing,
+        asked_with(entry_key="years_to_sample"),
+        ValueError,
+        (
+            r"patients leave \('TTT'\) before they enter \('years_to_sample'\).*same day "
+            r"and "
+            r"in "
+            r"the "
+            r"same unit"
+        ),
+    ),
+    "two ends": (
+        column("died_untreated", 1),
+        asked_with(competing_key="died_untreated"),
+        ValueError,
+        "have both 'treated' and 'died_untreated'.*Follow-up ends with the first",
+    ),
+    "too few events": (
+        nothing,
+        asked_with(covariates=["IGHV", "TP53", "age", "Binet"]),
+        ValueError,
+        (
+            r"6 coefficients \('score', 'IGHV: unmutated'.*need 10 events each, that is "
+            r"60; "
+            r"there "
+            r"are "
+            r"\d+. Name at most"
+        ),
+    ),
+    "the outcome as covariate": (
+        nothing,
+        asked_with(covariates=["TTT"]),
+        ValueError,
+        "'TTT' is an outcome, so it cannot explain one; take it out",
+    ),
+    "another outcome as covariate": (
+        nothing,
+        asked_with(covariates=["OS"]),
+        ValueError,
+        "'OS' is an outcome, so it cannot explain one; take it out",
+    ),
+    "an outcome as score": (
+        nothing,
+        asked_with(score_key="died"),
+        ValueError,
+        "'died' is an outcome, so it cannot explain one; name another score_key",
+    ),
+    "the outcome under another name": (
+        treated_ever,
+        asked_with(covariates=["ever"]),
+        ValueError,
+        (
+            r"'ever' tells \(almost\) exactly who has the event.*Was it recorded "
+            r"after "
+            r"the "
+            r"outcome"
+        ),
+    ),
+    "a constant covariate": (
+        column("age", 60.0),
+        asked_with(covariates=["age"]),
+        ValueError,
+        "'age' is the same in all .* patients that are left",
+    ),
+    "names as covariate": (
+        lambda a: a.obs.__setitem__("who", a.obs_names.to_numpy(dtype=object)),
+        asked_with(covariates=["who"]),
+        ValueError,
+        (
+            r"'who' has 60 different words \('P0001', .*at "
+            r"most "
+            r"10 "
+            r"are "
+            r"taken.*pd.to_numeric"
+        ),
+    ),
+    "a covariate nobody has": (
+        column("TP53", np.nan),
+        asked_with(covariates=["TP53"]),
+        ValueError,
+        "0 patients have all covariates.*Missing: 'TP53' in 60",
+    ),
+    "one covariate, no list": (
+        nothing,
+        asked_with(covariates="IGHV"),
+        TypeError,
+        (
+            r"covariates must be a list .*found the "
+            r"text "
+            r"'IGHV'. "
+            r"Write "
+            r"\['IGHV'\]"
+        ),
+    ),
+    "counts for a prognosis": (
+        intensities,
+        prognosis,
+        ValueError,
+        "adata.X must be log-expression; its largest value is .* take logs first",
+    ),
+    "no expression": (
+        no_expression,
+        prognosis,
+        ValueError,
+        "adata.X has no expression, and a signature needs some; score_key=",
+    ),
+    "genes of other names": (
+        nothing,
+        asked_with(["ENSG00000115232", "ENSG00000132646"]),
+        ValueError,
+        (
+            r"0 of the 2 genes of the signature, "
+            r".*Missing: "
+            r"'ENSG00000115232'.*\(symbols "
+            r"or "
+            r"Ensembl\)"
+        ),
+    ),
+    "an object for a signature": (
+        nothing,
+        lambda a: prognosis(a, a),
+        TypeError,
+        (
+            r"found AnnData. Of an object that "
+            r"holds "
+            r"one, "
+            r"pass "
+            r"get.signature\(adata\)"
+        ),
+    ),
+    "a cut that is looked for": (
+        nothing,
+        asked_with(cut="best"),
+        ValueError,
+        "cut must be 'median' or the share .*chosen to make p small is not offered",
+    ),
+    "groups of a measurement": (
+        nothing,
+        grouped_by("age"),
+        ValueError,
+        (
+            r"holds \d+ different numbers, and groups are categories. "
+            r"Cut "
+            r"it "
+            r"first "
+            r".*tl.prognosis\(score_key='age'\)"
+        ),
+    ),
+    "one group": (
+        column("IGHV", "mutated"),
+        survival,
+        ValueError,
+        "A comparison needs at least two groups; .* has 'mutated'",
+    ),
+    "a small group": (
+        column("Binet", "A", 56),
+        grouped_by("Binet", min_group=10),
+        ValueError,
+        "Every group needs 10 patients with an outcome; .*Merge groups",
+    ),
+    "several columns of groups": (
+        nothing,
+        grouped_by(["IGHV", "TP53"]),
+        TypeError,
+        "Expected one name of adata.obs, found list: 'IGHV', 'TP53'",
+    ),
+    "cells for patients": (
+        lambda a: a.obs.__delitem__("TTT"),
+        survival,
+        KeyError,
+        "'TTT' is not in adata.obs; .* one row per patient",
+    ),
+    "a view of patients": (
+        nothing,
+        lambda a: prognosis(a[:50]),
+        ValueError,
+        "is a view of another AnnData.*adata.copy",
+    ),
+    "no prognosis to list": (
+        nothing,
+        sc_cll.get.prognosis,
+        KeyError,
+        "'prognosis' is not in adata.uns; .*Run tl.prognosis first",
+    ),
+    "no curves to draw": (
+        nothing,
+        lambda a: sc_cll.pl.survival(a, show=False),
+        KeyError,
+        "'survival' is not in adata.uns; .*Run tl.survival or tl.prognosis first",
+    ),
+}
 FITTED = {"the outcome under another name"}  # a model must be fitted to see it
 
 
@@ -555,7 +1282,8 @@ def test_without_lifelines_what_to_install_is_said(monkeypatch):
             call(_patients())
 
 
-# -- remedies ---------------------------------------------------------------------------------------------------------
+# -- remedies
+# --------------------------------------------------------------------------------------------------
 
 LABEL = "sc_cll.pp.label_cd49d(adata, normalize='clr_protein')"
 SPLIT = "sc_cll.pp.split_donors(adata, 'donor', labels_key='cd49d')"
@@ -578,21 +1306,34 @@ MEND: dict[str, str] = {
     "copies across folds": "adata = adata[adata.obs_names != 'cell70'].copy()",
     **dict.fromkeys(
         (
-            *("no signature to report", "no signature to list", "no signature to draw", "no signature to write"),
-            *("an empty signature to write", "an empty signature to score", "an empty signature to knock out"),
+            *(
+                "no signature to report",
+                "no signature to list",
+                "no signature to draw",
+                "no signature to write",
+            ),
+            *(
+                "an empty signature to write",
+                "an empty signature to score",
+                "an empty signature to knock out",
+            ),
         ),
         "sc_cll.tl.signature(adata, min_cells=5)",
     ),
     **dict.fromkeys(("other bins", "other method", "half a token", "no tokens"), BIN_AGAIN),
-    "other genes": f"aliases = {{f'Gene{{i}}': f'GENE{{i}}' for i in range(30)}}\nadata = sc_cll.pp.align_genes(adata, list(model.genes), aliases=aliases)\n{BIN_AGAIN}",
+    "other genes": f"aliases = {{f'Gene{{i}}': f'GENE{{i}}' for i in range(30)}}\nadata = "
+    f"sc_cll.pp.align_genes(adata, list(model.genes), aliases=aliases)\n{BIN_AGAIN}",
     **dict.fromkeys(
         ("antibodies among the genes", "antibodies among the genes of a signature"),
         "adata = adata[:, adata.var['feature_types'].isin(['Gene Expression'])].copy()",
     ),
-    "rows of which nothing is said": "adata.var['feature_types'] = adata.var['feature_types'].astype(object).fillna('Gene Expression')",
+    "rows of which nothing is said": "adata.var['feature_types'] = "
+    "adata.var['feature_types'].astype(object).fillna('Gene "
+    "Expression')",
     "fractions of counts": "adata.X = np.rint(np.asarray(adata.X, dtype=float))",
     "a gene that was not measured": "adata.X = np.nan_to_num(np.asarray(adata.X, dtype=float))",
-    "totals of other genes": f"adata = sc_cll.pp.align_genes(adata, list(model.genes))\n{BIN_AGAIN}",
+    "totals of other genes": f"adata = sc_cll.pp.align_genes(adata, "
+    f"list(model.genes))\n{BIN_AGAIN}",
     "a time below zero": "adata = adata[adata.obs['TTT'] >= 0].copy()",
     "days called years": "adata.obs['TTT'] /= 365.25",
     "differences of dates": "adata.obs['TTT'] = adata.obs['TTT'].dt.days / 365.25",
@@ -602,9 +1343,12 @@ MEND: dict[str, str] = {
     "a patient twice": "adata = adata[~adata.obs_names.duplicated()].copy()",
     "two ends": "adata.obs.loc[adata.obs['treated'] == 1, 'died_untreated'] = 0",
     "counts for a prognosis": "sc.pp.log1p(adata, base=2)",
-    "no prognosis to list": "sc_cll.tl.prognosis(adata, ['ITGA4'], time_key='TTT', event_key='treated', n_random=20, n_bootstrap=0)",
+    "no prognosis to list": "sc_cll.tl.prognosis(adata, ['ITGA4'], time_key='TTT', "
+    "event_key='treated', "
+    "n_random=20, "
+    "n_bootstrap=0)",
     "no curves to draw": "sc_cll.tl.survival(adata, 'IGHV', time_key='TTT', event_key='treated')",
-}  # fmt: skip
+}
 
 FINETUNE = (
     "sc_cll.tl.finetune(adata, {}, network={{'gene_embedding': 'learned'}}, accelerator='cpu')"
@@ -622,74 +1366,130 @@ INSTEAD: dict[str, str] = {
     "missing layer": "sc_cll.pp.bin_expression(adata)",
     "missing column": "sc_cll.pp.split_donors(adata, 'donor')",
     "missing protein": "sc_cll.pp.label_cd49d(adata, marker='CD49d', normalize='clr_protein')",
-    "too few genes": "aliases = {f'GENE{i}': f'OTHER{i}' for i in range(30)}\nsc_cll.pp.align_genes(adata, [f'OTHER{i}' for i in range(30)], aliases=aliases)",
+    "too few genes": "aliases = {f'GENE{i}': f'OTHER{i}' for i in "
+    "range(30)}\nsc_cll.pp.align_genes(adata, "
+    "[f'OTHER{i}' for i in range(30)], aliases=aliases)",
     "one donor": "sc_cll.pp.split_donors(adata, 'donor', unit='cell')",
     "small class for SMOTE": "sc_cll.pp.balance(adata, 'cd49d', method='weights')",
     "a view": "part = adata[:40].copy()\nsc_cll.pp.bin_expression(part)",
-    "a MuData for an AnnData": "mdata = mudata.MuData({'rna': adata})\nsc_cll.pp.bin_expression(mdata['rna'])",
-    "unpaired MuData": "both = adata.obs_names.intersection(protein.index[6:])\nmdata = mudata.MuData({'rna': adata[both].copy(), 'prot': ad.AnnData(protein.loc[both])})\nsc_cll.pp.label_cd49d(mdata, normalize='clr_protein')",
-    "missing modality": "mdata = mudata.MuData({'rna': adata, 'prot': ad.AnnData(protein)})\nsc_cll.pp.label_cd49d(mdata, normalize='clr_protein')",
+    "a MuData for an AnnData": "mdata = mudata.MuData({'rna': "
+    "adata})\nsc_cll.pp.bin_expression(mdata['rna'])",
+    "unpaired MuData": "both = adata.obs_names.intersection(protein.index[6:])\nmdata = "
+    "mudata.MuData({'rna': "
+    "adata[both].copy(), 'prot': "
+    "ad.AnnData(protein.loc[both])})\nsc_cll.pp.label_cd49d(mdata, "
+    "normalize='clr_protein')",
+    "missing modality": "mdata = mudata.MuData({'rna': adata, 'prot': "
+    "ad.AnnData(protein)})\nsc_cll.pp.label_cd49d(mdata, normalize='clr_protein')",
     "unknown model name": CROSS.format("['majority']"),
-    "no model at all": "from sklearn.dummy import DummyClassifier\n" + CROSS.format("{'x': DummyClassifier()}"),
-    "no donors to hold out": "sc_cll.tl.cross_validate(adata, models=['majority'], donor_key=None, scheme='random_cell', n_repeats=1, n_bootstrap=10)",
+    "no model at all": "from sklearn.dummy import "
+    "DummyClassifier\n" + CROSS.format("{'x': DummyClassifier()}"),
+    "no donors to hold out": "sc_cll.tl.cross_validate(adata, models=['majority'], donor_key=None, "
+    "scheme='random_cell', n_repeats=1, n_bootstrap=10)",
     "a signature of logs": "sc_cll.tl.signature(adata, layer='counts')",
     "one donor's difference": "sc_cll.tl.signature(adata, min_donors=4)",
-    "genes to leave out that are not there": "sc_cll.tl.signature(adata, exclude_genes=adata.var_names.intersection(['ITGA4']))",
+    "genes to leave out that are not there": "sc_cll.tl.signature(adata, "
+    "exclude_genes=adata.var_names.intersection(['ITGA4']))",
     "three classes between donors": "sc_cll.tl.signature(adata)",
     "a veto of nobody": "sc_cll.tl.signature(adata)",
     "logs to score": "sc_cll.tl.score_signature(adata, ['GENE0'], normalize=False)",
-    "a signature of other genes": "sc_cll.tl.score_signature(adata, ['ITGA4', 'ITGB1', 'GENE0'], min_matched=0.3)",
+    "a signature of other genes": "sc_cll.tl.score_signature(adata, ['ITGA4', 'ITGB1', 'GENE0'], "
+    "min_matched=0.3)",
     "no set of genes": "sc_cll.tl.score_signature(adata, ['GENE0'])",
     "counts in adata.raw": "sc_cll.pp.bin_expression(adata, layer='raw')",
     "counts in adata.raw, for a signature": "sc_cll.tl.signature(adata, layer='raw')",
     "no matrix": "sc_cll.pp.bin_expression(adata, layer='counts')",
-    "two clones of a protein": "sc_cll.pp.label_cd49d(adata, marker='CD49d-1', normalize='clr_protein')",
-    "a protein whose number begins alike": "sc_cll.pp.label_cd49d(adata, marker='CD38', normalize='clr_protein')",
+    "two clones of a protein": "sc_cll.pp.label_cd49d(adata, marker='CD49d-1', "
+    "normalize='clr_protein')",
+    "a protein whose number begins "
+    "alike": "sc_cll.pp.label_cd49d(adata, marker='CD38', normalize='clr_protein')",
     "no donors but doublets": "sc_cll.pp.split_donors(adata, 'donor')",
     "a slash in the name of a result": "sc_cll.pp.bin_expression(adata, key_added='my_key')",
-    "a result in the place of what is read": "sc_cll.pp.split_donors(adata, 'donor', key_added='donor_result')",
-    "labels where the predictions go": "adata.obs['my_scbert_pred'] = adata.obs['scbert_pred']\n" + FINETUNE.format("labels_key='my_scbert_pred', max_epochs=1"),
-    "a log without a place": "from tempfile import mkdtemp\n" + FINETUNE.format("max_epochs=1, logger='csv', checkpoint_dir=mkdtemp()"),
+    "a result in the place of what is "
+    "read": "sc_cll.pp.split_donors(adata, 'donor', key_added='donor_result')",
+    "labels where the predictions go": "adata.obs['my_scbert_pred'] = "
+    "adata.obs['scbert_pred']\n" + FINETUNE.format("labels_key='my_scbert_pred', max_epochs=1"),
+    "a log without a place": "from tempfile import "
+    "mkdtemp\n" + FINETUNE.format("max_epochs=1, logger='csv', checkpoint_dir=mkdtemp()"),
     "a keyword with a slip": FINETUNE.format("max_epochs=1"),
     "a keyword of another package": FINETUNE.format("max_epochs=1, rng=1"),
     "donors that have no effect": "sc_cll.tl.gene2vec(adata)",
     "no held-out cells": "sc_cll.tl.signature(adata, model, min_cells=5, min_donors=3)",
     "a veto of a network that learned nothing": "sc_cll.tl.signature(adata, model, min_cells=5)",
-    "zero as a baseline that was never seen": "sc_cll.tl.gene_attribution(adata, model, method='gate_gradient')",
-    "sets for single genes": "sc_cll.tl.gene_attribution(adata, model, method='group_occlusion', gene_sets={'one': ['GENE0']})",
+    "zero as a baseline that was never "
+    "seen": "sc_cll.tl.gene_attribution(adata, model, method='gate_gradient')",
+    "sets for single genes": "sc_cll.tl.gene_attribution(adata, model, method='group_occlusion', "
+    "gene_sets={'one': "
+    "['GENE0']})",
     "a gene to knock out that is not there": "sc_cll.tl.perturb(adata, model, ['GENE0'])",
     "a level that is not named": "sc_cll.tl.perturb(adata, model, ['GENE0'], kind='set', level=0)",
     "a level beyond the bins": "sc_cll.tl.perturb(adata, model, ['GENE0'], kind='set', level=5)",
     "a pair of one": "sc_cll.tl.gene_interactions(adata, model, ['GENE0', 'GENE1'])",
     "no classifier": "sc_cll.tl.signature(adata, model, min_cells=5)",
     "the event as time": PROGNOSIS.format(""),
-    **dict.fromkeys(("all censored", "no outcome"), "sc_cll.tl.survival(adata, 'IGHV', time_key='OS', event_key='died')"),
+    **dict.fromkeys(
+        ("all censored", "no outcome"),
+        "sc_cll.tl.survival(adata, 'IGHV', time_key='OS', event_key='died')",
+    ),
     "left before entering": PROGNOSIS.format(""),
     "too few events": PROGNOSIS.format(", covariates=['IGHV']"),
-    **dict.fromkeys(("the outcome as covariate", "another outcome as covariate"), PROGNOSIS.format(", covariates=['IGHV']")),
+    **dict.fromkeys(
+        ("the outcome as covariate", "another outcome as covariate"),
+        PROGNOSIS.format(", covariates=['IGHV']"),
+    ),
     "an outcome as score": f"sc_cll.tl.prognosis(adata, score_key='age', {OUTCOME}, n_bootstrap=0)",
-    **dict.fromkeys(("the outcome under another name", "a constant covariate", "a covariate nobody has", "one covariate, no list"), PROGNOSIS.format(", covariates=['IGHV']")),
-    "names as covariate": "adata.obs['who'] = pd.to_numeric(adata.obs['who'].str[1:])\n" + PROGNOSIS.format(", covariates=['who']"),
+    **dict.fromkeys(
+        (
+            "the outcome under another name",
+            "a constant covariate",
+            "a covariate nobody has",
+            "one covariate, no list",
+        ),
+        PROGNOSIS.format(", covariates=['IGHV']"),
+    ),
+    "names as covariate": "adata.obs['who'] = "
+    "pd.to_numeric(adata.obs['who'].str[1:])\n" + PROGNOSIS.format(", covariates=['who']"),
     "no expression": f"sc_cll.tl.prognosis(adata, score_key='age', {OUTCOME}, n_bootstrap=0)",
     "genes of other names": PROGNOSIS.format(""),
     "an object for a signature": PROGNOSIS.format(""),
     "a cut that is looked for": PROGNOSIS.format(", cut='median'"),
-    "groups of a measurement": f"adata.obs['age group'] = pd.cut(adata.obs['age'], [0, 65, 120], labels=['to 65', 'above'])\nsc_cll.tl.survival(adata, 'age group', {OUTCOME})",
+    "groups of a measurement": f"adata.obs['age group'] = pd.cut(adata.obs['age'], [0, 65, 120], "
+    f"labels=['to "
+    f"65', "
+    f"'above'])\nsc_cll.tl.survival(adata, 'age group', {OUTCOME})",
     "one group": f"sc_cll.tl.survival(adata, 'TP53', {OUTCOME}, min_group=1)",
-    "a small group": f"adata.obs['Binet'] = adata.obs['Binet'].astype(str).replace({{'B': 'B or C', 'C': 'B or C'}})\nsc_cll.tl.survival(adata, 'Binet', {OUTCOME}, min_group=1)",
+    "a small group": f"adata.obs['Binet'] = adata.obs['Binet'].astype(str).replace({{'B': 'B or "
+    f"C', "
+    f"'C': "
+    f"'B "
+    f"or "
+    f"C'}})\nsc_cll.tl.survival(adata, 'Binet', {OUTCOME}, min_group=1)",
     "months called years": f"sc_cll.tl.survival(adata, 'IGHV', {OUTCOME}, time_unit='months')",
-    "several columns of groups": f"adata.obs['both'] = adata.obs['IGHV'].astype(str) + ', ' + adata.obs['TP53'].astype(str)\nsc_cll.tl.survival(adata, 'both', {OUTCOME}, min_group=1)",
+    "several columns of groups": f"adata.obs['both'] = adata.obs['IGHV'].astype(str) + ', ' + "
+    f"adata.obs['TP53'].astype(str)\nsc_cll.tl.survival(adata, 'both', {OUTCOME}, min_group=1)",
     "cells for patients": "sc_cll.tl.survival(adata, 'IGHV', time_key='OS', event_key='died')",
-    "a view of patients": "part = adata[:50].copy()\nsc_cll.tl.prognosis(part, ['ITGA4', 'PLANTED01'], time_key='TTT', event_key='treated', n_random=20, n_bootstrap=0)",
-}  # fmt: skip
+    "a view of patients": "part = adata[:50].copy()\nsc_cll.tl.prognosis(part, ['ITGA4', "
+    "'PLANTED01'], "
+    "time_key='TTT', event_key='treated', n_random=20, n_bootstrap=0)",
+}
 
 
 def follow(row: str, call: Callable, adata: AnnData, model: Any = None) -> None:
     """Do what the remedy says, on the refused object."""
     protein = pd.DataFrame(_cells().obsm["protein"])
-    names = {"adata": adata, "model": model, "protein": protein, "sc_cll": sc_cll, "ad": ad, "mudata": mudata, "np": np, "pd": pd, "sc": sc}  # fmt: skip
+    names = {
+        "adata": adata,
+        "model": model,
+        "protein": protein,
+        "sc_cll": sc_cll,
+        "ad": ad,
+        "mudata": mudata,
+        "np": np,
+        "pd": pd,
+        "sc": sc,
+    }
     if row in INSTEAD:
-        exec(INSTEAD[row], names)  # noqa: S102 - the table is ours
+        exec(INSTEAD[row], names)  # noqa: S102
         return
     exec(MEND[row], names)  # noqa: S102
     call(*(x for x in (names["adata"], model) if x is not None))
@@ -743,28 +1543,82 @@ def test_every_row_has_one_remedy():
 
 
 COHORT_ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = {
-    "samples of other names": ({"sample": ["X1", "X2"]}, {}, ValueError, "No sample is in both tables. The expression has 'P1', 'P2'; .* 'X1', 'X2'. Use the same names"),
-    "samples in another column": ({"sample": ["X1", "X2"], "rna": ["P1", "P2"]}, {}, ValueError, "The column 'rna' has 2 of them: sample_key='rna'"),
-    "a sample twice": ({"sample": ["P1", "P1"]}, {}, ValueError, "Samples of the clinical table must be unique; found more than once: 'P1'"),
-    "days in a table of years": ({"t": [700, 4000]}, {}, ValueError, r"'t' does not look like years: .*unit='days' \(then the longest is 11.0 years\)"),
-    "words without a meaning": ({"e": ["dead", "alive"]}, {}, ValueError, "found 'dead', 'alive', .*: say what they mean: event_values="),
-    "a time without an event": ({}, {"event_key": None}, ValueError, "time_key='t' needs event_key=: a time alone does not say"),
-    "a unit that is none": ({"t": [60.0, 150.0]}, {"unit": "weeks"}, ValueError, "unit must be one of 'years', 'months', 'days'; found 'weeks'"),
-    "the outcome elsewhere": ({}, {"time_key": "TTT"}, KeyError, "'TTT' is not in the clinical table; it has 't', 'e'"),
-}  # fmt: skip
+    "samples of other names": (
+        {"sample": ["X1", "X2"]},
+        {},
+        ValueError,
+        (
+            "No sample is in both tables. The expression has 'P1', 'P2'; .* 'X1', 'X2'. "
+            "Use "
+            "the "
+            "same "
+            "names"
+        ),
+    ),
+    "samples in another column": (
+        {"sample": ["X1", "X2"], "rna": ["P1", "P2"]},
+        {},
+        ValueError,
+        "The column 'rna' has 2 of them: sample_key='rna'",
+    ),
+    "a sample twice": (
+        {"sample": ["P1", "P1"]},
+        {},
+        ValueError,
+        "Samples of the clinical table must be unique; found more than once: 'P1'",
+    ),
+    "days in a table of years": (
+        {"t": [700, 4000]},
+        {},
+        ValueError,
+        (
+            r"'t' does not look like years: .*unit='days' \(then the "
+            r"longest "
+            r"is "
+            r"11.0 "
+            r"years\)"
+        ),
+    ),
+    "words without a meaning": (
+        {"e": ["dead", "alive"]},
+        {},
+        ValueError,
+        "found 'dead', 'alive', .*: say what they mean: event_values=",
+    ),
+    "a time without an event": (
+        {},
+        {"event_key": None},
+        ValueError,
+        "time_key='t' needs event_key=: a time alone does not say",
+    ),
+    "a unit that is none": (
+        {"t": [60.0, 150.0]},
+        {"unit": "weeks"},
+        ValueError,
+        "unit must be one of 'years', 'months', 'days'; found 'weeks'",
+    ),
+    "the outcome elsewhere": (
+        {},
+        {"time_key": "TTT"},
+        KeyError,
+        "'TTT' is not in the clinical table; it has 't', 'e'",
+    ),
+}
 
 
 READ = "sc_cll.datasets.read_cohort(rna, clinical, time_key='t', event_key='e'{})"
 COHORT_REMEDIES = {
-    "samples of other names": "clinical['sample'] = clinical['sample'].str.replace('X', 'P')\n" + READ.format(""),
+    "samples of other names": "clinical['sample'] = clinical['sample'].str.replace('X', "
+    "'P')\n" + READ.format(""),
     "samples in another column": READ.format(", sample_key='rna'"),
-    "a sample twice": "clinical = clinical.drop_duplicates('sample', ignore_index=True)\n" + READ.format(""),
+    "a sample twice": "clinical = clinical.drop_duplicates('sample', "
+    "ignore_index=True)\n" + READ.format(""),
     "days in a table of years": READ.format(", unit='days'"),
     "words without a meaning": READ.format(", event_values={'dead': 1, 'alive': 0}"),
     "a time without an event": READ.format(""),
     "a unit that is none": "clinical['t'] *= 7\n" + READ.format(", unit='days'"),
     "the outcome elsewhere": READ.format(""),
-}  # fmt: skip
+}
 
 
 def _tables(columns: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -784,35 +1638,120 @@ def test_tables_of_patients_that_do_not_fit_are_refused(row):
     exec(COHORT_REMEDIES[row], {"sc_cll": sc_cll, "rna": rna, "clinical": clinical})  # noqa: S102
 
 
-# -- files and commands ------------------------------------------------------------------------------------------------
+# -- files and commands
+# ------------------------------------------------------------------------------------------------
 
 COHORT = "sc_cll.datasets.read_cohort(None, 'patients.csv', time_key='t', event_key='died')"
-OF_A_TABLE = "seen = pd.read_csv('patients.csv', {})\nsc_cll.datasets.read_cohort(None, seen, time_key='t', event_key='died')"
+OF_A_TABLE = (
+    "seen = pd.read_csv('patients.csv', {})\nsc_cll.datasets.read_cohort(None, seen, "
+    "time_key='t', event_key='died')"
+)
 SIGNATURE_CSV = "gene,weight\nITGA4,1.0\n"
 
 # Files that lie there, what is called, and what is answered.
 FILE_ROWS: dict[str, tuple[dict[str, str], str, type[Exception], str]] = {
-    "commas of decimals or of thousands": ({"patients.csv": "id;t;died;LDH\nP1;1;1;1,234\nP2;2;0;2,345\n"}, COHORT, ValueError, r"'1,234', '2,345' \(column 'LDH'\), which may have decimal commas or thousands. Say which: pass pd.read_csv"),
-    "commas here and points there": ({"patients.csv": "id;t;died;LDH\nP1;3,5;1;1.000\nP2;2,5;0;2.000\n"}, COHORT, ValueError, "numbers with decimal commas, and others with points, e.g. '1.000', '2.000'"),
-    "decimal commas between commas": ({"patients.csv": 'id,t,died\nP1,"3,5",1\nP2,"2,25",0\n'}, COHORT, ValueError, "These look like decimal commas"),
-    "a workbook": ({"patients.csv": "PK\x03\x04 and so on"}, COHORT, ValueError, "patients.csv is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel"),
-    "a quote that is not closed": ({"patients.csv": 'id,t,died,said\nP1,3.5,1,a\nP2,2.5,0,"b\nP3,4.5,1,c\n'}, COHORT, ValueError, "patients.csv has a quote in line 3 that is closed in line 4 or never, so the rows between would be lost"),
-    "a column twice": ({}, "table = pd.DataFrame([['ITGA4', 1.0, 2.0]], columns=['gene', 'weight', 'weight'])\nsc_cll.io.write_csv(table, 'signature.csv')", ValueError, "the columns of the table must be unique; found more than once: 'weight'. Remedy: keep one of each"),
-    "the record of another table": ({"signature.csv": SIGNATURE_CSV, "signature.json": '{"columns": {"gene": "object", "log2_fc": "float64"}}'}, "sc_cll.io.read_csv('signature.csv')", ValueError, "signature.json is of another table: it has the columns 'gene', 'log2_fc', and signature.csv has 'gene', 'weight'"),
-    "no file of sets": ({"sets.gmt": "NAME,GENE0,GENE1\n"}, "sc_cll.io.read_gmt('sets.gmt')", ValueError, "is no GMT file: every line needs a name, a description and at least one gene"),
-    "a file in the place of a result": ({"s.gmt": "mine"}, "sc_cll.io.write_gmt(pd.DataFrame({'gene': ['ITGA4'], 'weight': [1.0]}), 's.gmt')", FileExistsError, "s.gmt exists; pass overwrite=True"),
-}  # fmt: skip
+    "commas of decimals or of thousands": (
+        {"patients.csv": "id;t;died;LDH\nP1;1;1;1,234\nP2;2;0;2,345\n"},
+        COHORT,
+        ValueError,
+        (
+            r"'1,234', '2,345' \(column 'LDH'\), which may have decimal commas or "
+            r"thousands. "
+            r"Say "
+            r"which: pass pd.read_csv"
+        ),
+    ),
+    "commas here and points there": (
+        {"patients.csv": "id;t;died;LDH\nP1;3,5;1;1.000\nP2;2,5;0;2.000\n"},
+        COHORT,
+        ValueError,
+        "numbers with decimal commas, and others with points, e.g. '1.000', '2.000'",
+    ),
+    "decimal commas between commas": (
+        {"patients.csv": 'id,t,died\nP1,"3,5",1\nP2,"2,25",0\n'},
+        COHORT,
+        ValueError,
+        "These look like decimal commas",
+    ),
+    "a workbook": (
+        {"patients.csv": "PK\x03\x04 and so on"},
+        COHORT,
+        ValueError,
+        "patients.csv is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel",
+    ),
+    "a quote that is not closed": (
+        {"patients.csv": 'id,t,died,said\nP1,3.5,1,a\nP2,2.5,0,"b\nP3,4.5,1,c\n'},
+        COHORT,
+        ValueError,
+        (
+            "patients.csv has a quote in line 3 that is closed in line 4 or never, "
+            "so "
+            "the "
+            "rows "
+            "between would be lost"
+        ),
+    ),
+    "a column twice": (
+        {},
+        (
+            "table = pd.DataFrame([['ITGA4', 1.0, 2.0]], columns=['gene', 'weight', "
+            "'weight'])\nsc_cll.io.write_csv(table, "
+            "'signature.csv')"
+        ),
+        ValueError,
+        (
+            "the columns of the table must be unique; found more than once: 'weight'. "
+            "Remedy: "
+            "keep one of each"
+        ),
+    ),
+    "the record of another table": (
+        {
+            "signature.csv": SIGNATURE_CSV,
+            "signature.json": '{"columns": {"gene": "object", "log2_fc": "float64"}}',
+        },
+        "sc_cll.io.read_csv('signature.csv')",
+        ValueError,
+        (
+            "signature.json is of another table: it has the columns 'gene', "
+            "'log2_fc', "
+            "and "
+            "signature.csv has 'gene', 'weight'"
+        ),
+    ),
+    "no file of sets": (
+        {"sets.gmt": "NAME,GENE0,GENE1\n"},
+        "sc_cll.io.read_gmt('sets.gmt')",
+        ValueError,
+        "is no GMT file: every line needs a name, a description and at least one gene",
+    ),
+    "a file in the place of a result": (
+        {"s.gmt": "mine"},
+        "sc_cll.io.write_gmt(pd.DataFrame({'gene': ['ITGA4'], 'weight': [1.0]}), 's.gmt')",
+        FileExistsError,
+        "s.gmt exists; pass overwrite=True",
+    ),
+}
 FILE_REMEDIES = {
     "commas of decimals or of thousands": OF_A_TABLE.format("sep=';', decimal=','"),
     "commas here and points there": OF_A_TABLE.format("sep=';', decimal=',', thousands='.'"),
     "decimal commas between commas": OF_A_TABLE.format("decimal=','"),
-    "a workbook": "seen = pd.DataFrame({'id': ['P1', 'P2'], 't': [3.5, 2.25], 'died': [1, 0]})  # pd.read_excel(...)\nsc_cll.datasets.read_cohort(None, seen, time_key='t', event_key='died')",
-    "a quote that is not closed": "Path('patients.csv').write_text(Path('patients.csv').read_text().replace('\"', ''))\n" + COHORT,
-    "a column twice": "table = pd.DataFrame([['ITGA4', 1.0, 2.0]], columns=['gene', 'weight', 'weight'])\nsc_cll.io.write_csv(table.loc[:, ~table.columns.duplicated()], 'signature.csv')",
+    "a workbook": "seen = pd.DataFrame({'id': ['P1', 'P2'], 't': [3.5, 2.25], 'died': [1, 0]})  # "
+    "pd.read_excel(...)\nsc_cll.datasets.read_cohort(None, seen, time_key='t', "
+    "event_key='died')",
+    "a quote that is not closed": "Path('patients.csv').write_text(Path('patients.csv').read_text().replace('\"', "
+    "''))\n" + COHORT,
+    "a column twice": "table = pd.DataFrame([['ITGA4', 1.0, 2.0]], columns=['gene', 'weight', "
+    "'weight'])\nsc_cll.io.write_csv(table.loc[:, ~table.columns.duplicated()], "
+    "'signature.csv')",
     "the record of another table": "Path('signature.json').unlink()\nsc_cll.io.read_csv('signature.csv')",
-    "no file of sets": "lines = [line.split(',') for line in Path('sets.gmt').read_text().splitlines()]\nPath('sets.gmt').write_text(''.join('\\t'.join([name, '-', *genes]) + '\\n' for name, *genes in lines))\nsc_cll.io.read_gmt('sets.gmt')",
-    "a file in the place of a result": "sc_cll.io.write_gmt(pd.DataFrame({'gene': ['ITGA4'], 'weight': [1.0]}), 's.gmt', overwrite=True)",
-}  # fmt: skip
+    "no file of sets": "lines = [line.split(',') for line in "
+    "Path('sets.gmt').read_text().splitlines()]\nPath('sets.gmt').write_text(''.join('\\t'.join([name, '-', *genes]) + '\\n' for name, *genes in lines))\nsc_cll.io.read_gmt('sets.gmt')",
+    "a file in the place of a "
+    "result": "sc_cll.io.write_gmt(pd.DataFrame({'gene': ['ITGA4'], 'weight': [1.0]}), "
+    "'s.gmt', "
+    "overwrite=True)",
+}
 
 
 def _with_files(row: str) -> dict[str, Any]:
@@ -829,7 +1768,7 @@ def test_files_that_cannot_be_read_as_they_are_are_refused(row, tmp_path, monkey
     names = _with_files(row)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(FILE_ROWS[row][2], match=FILE_ROWS[row][3]):
-        exec(FILE_ROWS[row][1], names)  # noqa: S102 - the table is ours
+        exec(FILE_ROWS[row][1], names)  # noqa: S102
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     exec(FILE_REMEDIES[row], names)  # noqa: S102
 
@@ -837,35 +1776,114 @@ def test_files_that_cannot_be_read_as_they_are_are_refused(row, tmp_path, monkey
 QUICK = "--max-epochs 1 --accelerator cpu"
 # What is typed, and what is answered with exit status 2; then what works.
 COMMAND_ROWS: dict[str, tuple[str, str]] = {
-    "two modalities that may be the RNA": ("signature two.h5mu --labels-key cd49d --out s", r"several modalities that may be the RNA \('rna', 'gex'\).*Name the RNA with --modality"),
-    "an RNA of another name": ("predict cells.h5mu --model model --layer X --out p.h5ad", "no RNA by its usual name; it has the modalities 'cells', 'prot'. Name the RNA with --modality"),
-    "a folder below a file": ("signature cells.h5ad --labels-key cd49d --out notes.txt/s", "notes.txt is a file, so nothing can be put into it. Name another place with --out"),
-    "a result in the place of the cells": ("predict cells.h5ad --model model --out cells.h5ad", "cells.h5ad exists. Name another file with --out, or pass --overwrite to replace it"),
-    "a model in the place of another": (f"finetune cells.h5ad --labels-key cd49d --out model {QUICK}", "model exists. Name another folder with --out, or pass --overwrite"),
-    "a demo in the place of another": ("demo --input cells.h5ad --out earlier", "earlier exists. Name another folder with --out, or pass --overwrite to replace the run in it; it has .report.md."),
-    "a column that is not there": ("signature cells.h5ad --labels-key CD49d --out s", "'CD49d' is not in adata.obs; it has 'cd49d'.*Name the column with --labels-key"),
-    "donors that are not there": ("signature cells.h5ad --labels-key cd49d --donor-key patient --out s", "'patient' is not in adata.obs; it has 'donor'.*Name the column with --donor-key, or pass --donor-key none"),
-    "cells that are not there": ("predict cells.h5ad --model model --cells best --out p.h5ad", "'best' is not in adata.obs; it has .*Name the column with --cells"),
-    "logarithms": ("signature logs.h5ad --labels-key cd49d --out s", r"It looks log-transformed.*adata.layers\['counts'\] holds whole numbers: pass --layer counts"),
-    "cells that were not binned": (f"finetune logs.h5ad --labels-key cd49d --out m {QUICK}", "'binned' is not in adata.layers; it has 'counts'.*name the raw counts with --layer"),
-    "an option of a corpus": ("predict cells.h5ad --model model --groupby donor --out p.h5ad", "--groupby: only for a corpus, and cells.h5ad is a file of cells. Leave this out"),
-    "an option with a slip": (f"finetune cells.h5ad --labels-key cd49d --more.learning_rate 0.01 --out m {QUICK}", r"--more has no argument 'learning_rate' \(did you mean 'lr'\?\)"),
-    "a result of another kind": ("predict cells.h5ad --model model --out p.csv", "The ending of --out must be one of '.h5ad'; found '.csv'"),
-    "no such model": ("predict cells.h5ad --model modell --out p.h5ad", "There is no model folder modell"),
+    "two modalities that may be the RNA": (
+        "signature two.h5mu --labels-key cd49d --out s",
+        (
+            r"several modalities that may be the RNA \('rna', 'gex'\).*Name the RNA with "
+            r"--modality"
+        ),
+    ),
+    "an RNA of another name": (
+        "predict cells.h5mu --model model --layer X --out p.h5ad",
+        (
+            "no RNA by its usual name; it has the modalities 'cells', 'prot'. Name the RNA "
+            "with "
+            "--modality"
+        ),
+    ),
+    "a folder below a file": (
+        "signature cells.h5ad --labels-key cd49d --out notes.txt/s",
+        "notes.txt is a file, so nothing can be put into it. Name another place with --out",
+    ),
+    "a result in the place of the cells": (
+        "predict cells.h5ad --model model --out cells.h5ad",
+        "cells.h5ad exists. Name another file with --out, or pass --overwrite to replace it",
+    ),
+    "a model in the place of another": (
+        f"finetune cells.h5ad --labels-key cd49d --out model {QUICK}",
+        "model exists. Name another folder with --out, or pass --overwrite",
+    ),
+    "a demo in the place of another": (
+        "demo --input cells.h5ad --out earlier",
+        (
+            "earlier exists. Name another folder with --out, or pass --overwrite to "
+            "replace "
+            "the run in it; it has .report.md."
+        ),
+    ),
+    "a column that is not there": (
+        "signature cells.h5ad --labels-key CD49d --out s",
+        "'CD49d' is not in adata.obs; it has 'cd49d'.*Name the column with --labels-key",
+    ),
+    "donors that are not there": (
+        "signature cells.h5ad --labels-key cd49d --donor-key patient --out s",
+        (
+            "'patient' is not in adata.obs; it has 'donor'.*Name the column with --donor-key, or "
+            "pass --donor-key none"
+        ),
+    ),
+    "cells that are not there": (
+        "predict cells.h5ad --model model --cells best --out p.h5ad",
+        "'best' is not in adata.obs; it has .*Name the column with --cells",
+    ),
+    "logarithms": (
+        "signature logs.h5ad --labels-key cd49d --out s",
+        (
+            r"It looks log-transformed.*adata.layers\['counts'\] holds whole numbers: pass "
+            r"--layer counts"
+        ),
+    ),
+    "cells that were not binned": (
+        f"finetune logs.h5ad --labels-key cd49d --out m {QUICK}",
+        "'binned' is not in adata.layers; it has 'counts'.*name the raw counts with --layer",
+    ),
+    "an option of a corpus": (
+        "predict cells.h5ad --model model --groupby donor --out p.h5ad",
+        "--groupby: only for a corpus, and cells.h5ad is a file of cells. Leave this out",
+    ),
+    "an option with a slip": (
+        f"finetune cells.h5ad --labels-key cd49d --more.learning_rate 0.01 --out m {QUICK}",
+        r"--more has no argument 'learning_rate' \(did you mean 'lr'\?\)",
+    ),
+    "a result of another kind": (
+        "predict cells.h5ad --model model --out p.csv",
+        "The ending of --out must be one of '.h5ad'; found '.csv'",
+    ),
+    "no such model": (
+        "predict cells.h5ad --model modell --out p.h5ad",
+        "There is no model folder modell",
+    ),
     "no such file": ("predict cell.h5ad --model model --out p.h5ad", "There is no file cell.h5ad"),
-}  # fmt: skip
+}
 COMMAND_REMEDIES = {
-    "two modalities that may be the RNA": "signature two.h5mu --modality rna --labels-key cd49d --out s",
-    "an RNA of another name": "predict cells.h5mu --modality cells --model model --layer X --out p.h5ad",
-    **dict.fromkeys(("a folder below a file", "a column that is not there", "donors that are not there"), "signature cells.h5ad --labels-key cd49d --out s"),
+    "two modalities that may be the "
+    "RNA": "signature two.h5mu --modality rna --labels-key cd49d --out s",
+    "an RNA of another name": "predict cells.h5mu --modality cells --model model --layer X --out "
+    "p.h5ad",
+    **dict.fromkeys(
+        ("a folder below a file", "a column that is not there", "donors that are not there"),
+        "signature cells.h5ad --labels-key cd49d --out s",
+    ),
     "a result in the place of the cells": "predict cells.h5ad --model model --out p.h5ad",
-    "a model in the place of another": f"finetune cells.h5ad --labels-key cd49d --out model --overwrite {QUICK}",
+    "a model in the place of "
+    "another": f"finetune cells.h5ad --labels-key cd49d --out model --overwrite {QUICK}",
     "a demo in the place of another": f"demo --input cells.h5ad --out d {QUICK}",
-    **dict.fromkeys(("cells that are not there", "an option of a corpus", "a result of another kind", "no such model", "no such file"), "predict cells.h5ad --model model --out p.h5ad"),
+    **dict.fromkeys(
+        (
+            "cells that are not there",
+            "an option of a corpus",
+            "a result of another kind",
+            "no such model",
+            "no such file",
+        ),
+        "predict cells.h5ad --model model --out p.h5ad",
+    ),
     "logarithms": "signature logs.h5ad --layer counts --labels-key cd49d --out s",
-    "cells that were not binned": f"finetune logs.h5ad --layer counts --labels-key cd49d --out m {QUICK}",
-    "an option with a slip": f"finetune cells.h5ad --labels-key cd49d --more.lr 0.01 --out m {QUICK}",
-}  # fmt: skip
+    "cells that were not binned": f"finetune logs.h5ad --layer counts --labels-key cd49d --out m "
+    f"{QUICK}",
+    "an option with a slip": f"finetune cells.h5ad --labels-key cd49d --more.lr 0.01 --out m "
+    f"{QUICK}",
+}
 
 
 def _lab(folder: Path, model: Any) -> None:
@@ -942,14 +1960,16 @@ def test_every_file_and_command_has_one_remedy():
 def test_other_things_than_tables_are_refused(tmp_path):
     with pytest.raises(
         TypeError,
-        match=r"expression must be a DataFrame or the path of a table; found AnnData. Of an AnnData, adata.to_df\(\).T",
+        match=r"expression must be a DataFrame or the path of a table; found AnnData. Of an "
+        r"AnnData, adata.to_df\(\).T",
     ):
         sc_cll.datasets.read_cohort(_patients(), _patients().obs)
     path = tmp_path / "patients.xlsx"
     path.write_bytes(b"PK\x03\x04\x14\x00\xff")
     with pytest.raises(
         ValueError,
-        match=r"patients.xlsx is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel",
+        match=r"patients.xlsx is a workbook or an archive; save the sheet as CSV, or pass "
+        r"pd.read_excel",
     ):
         sc_cll.datasets.read_cohort(None, path)
 
@@ -961,7 +1981,8 @@ def test_without_a_network_where_to_put_the_file_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib3.PoolManager.request", nobody)
     with pytest.raises(
         ConnectionError,
-        match=r"Could not load https.*GSE39671.*no network.*load it elsewhere and put it at .*GSE39671_series_matrix.txt.gz",
+        match=r"Could not load https.*GSE39671.*no network.*load it elsewhere and put it at "
+        r".*GSE39671_series_matrix.txt.gz",
     ):
         sc_cll.datasets.download_geo_series("GSE39671", tmp_path)
     assert not list(tmp_path.iterdir())
@@ -1071,7 +2092,8 @@ def test_empty_genes_are_tokens_of_zero():
     assert adata.layers["binned"][:, 29].nnz == 0
 
 
-# -- the page ---------------------------------------------------------------------------------------------------------
+# -- the page
+# --------------------------------------------------------------------------------------------------
 
 PAGE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 INTRODUCTION = """\

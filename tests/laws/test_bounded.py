@@ -1,4 +1,6 @@
-"""Costs are bounded: what a small file asks for is compared with what it holds, texts and their lines have an end, only plain files are opened."""
+"""Costs are bounded: what a small file asks for is compared with what it holds, texts and their
+lines have an end, only plain files are opened.
+"""
 
 from __future__ import annotations
 
@@ -88,12 +90,21 @@ OPENS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "probes": (".csv", lambda path: sc_cll.pp.collapse_probes(cells(), path)),
     "vectors": (".txt", lambda path: sc_cll.tl.gene2vec(cells(), vectors=path)),
     "vectors, npy": (".npy", lambda path: sc_cll.tl.gene2vec(cells(), vectors=path)),
-    "corpus of files": (".h5ad", lambda path: sc_cll.pp.build_corpus([path], path.parent / "c.zarr", vocab=GENES)),
-    "vocabulary of a corpus": (".txt", lambda path: sc_cll.pp.build_corpus([_h5ad(path)], path.parent / "c", vocab=path)),
+    "corpus of files": (
+        ".h5ad",
+        lambda path: sc_cll.pp.build_corpus([path], path.parent / "c.zarr", vocab=GENES),
+    ),
+    "vocabulary of a corpus": (
+        ".txt",
+        lambda path: sc_cll.pp.build_corpus([_h5ad(path)], path.parent / "c", vocab=path),
+    ),
     "model": ("", ScBERT.load),
     "model of the hub": ("", ScBERT.from_pretrained),
     "scBERT": (".pth", lambda path: ScBERT.from_scbert_checkpoint(path, vocab=GENES)),
-    "scBERT, classes": (".pth", lambda path: ScBERTClassifier.from_scbert_checkpoint(path, vocab=GENES, classes=["a", "b"])),
+    "scBERT, classes": (
+        ".pth",
+        lambda path: ScBERTClassifier.from_scbert_checkpoint(path, vocab=GENES, classes=["a", "b"]),
+    ),
     "corpus": ("", sc_cll.model.CorpusData),
     "check_corpus": ("", sc_cll.io.check_corpus),
     "predict": (".h5ad", command("predict", "{path}", "--model", "m", "--out", "{out}.h5ad")),
@@ -101,7 +112,7 @@ OPENS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "pretrain": (".h5ad", command("pretrain", "{path}", "--out", "{out}")),
     "demo": (".h5ad", command("demo", "--data", "{path}", "--out", "{out}")),
     "options": (".yaml", command("demo", "--config", "{path}", "--out", "{out}")),
-}  # fmt: skip
+}
 
 
 def _h5ad(path: Path) -> Path:
@@ -230,7 +241,8 @@ def test_sizes_are_compared_before_a_network_is_made(
     for load in (ScBERTClassifier.load, ScBERTClassifier.from_pretrained):
         with pytest.raises(
             ValueError,
-            match=r"model is damaged: its config\.json does not fit its weights: .*, and the weights have",
+            match=r"model is damaged: its config\.json does not fit its weights: .*, and the "
+            r"weights have",
         ):
             load(at)
     cells().write_h5ad(tmp_path / "c.h5ad")
@@ -260,7 +272,19 @@ def test_sizes_that_are_no_sizes(tmp_path: Path, size: str, value: Any) -> None:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("tokens", ["expressed", "background", "all"])
-@pytest.mark.parametrize("more", [{}, {"head": "scbert", "tokens": "all"}, {"gene_embedding": "none"}, {"gene_embedding": "sinusoidal"}, {"end_token": True}, {"n_features": 5}, {"out_bias": False}, {"attention": "exact"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"head": "scbert", "tokens": "all"},
+        {"gene_embedding": "none"},
+        {"gene_embedding": "sinusoidal"},
+        {"end_token": True},
+        {"n_features": 5},
+        {"out_bias": False},
+        {"attention": "exact"},
+    ],
+)
 def test_sizes_that_fit_are_read(tmp_path: Path, more: dict[str, Any], tokens: str) -> None:
     assert (
         ScBERTClassifier.load(saved(tmp_path, **({"tokens": tokens} | more))).genes.tolist()
@@ -270,7 +294,13 @@ def test_sizes_that_fit_are_read(tmp_path: Path, more: dict[str, Any], tokens: s
 
 @pytest.mark.usefixtures("at_once")
 def test_more_genes_or_classes_than_weights(tmp_path: Path) -> None:
-    for file, text in (("vocab.txt", "".join(f"G{i}\n" for i in range(10**5))), ("labels.json", json.dumps({"labels_key": "kind", "classes": [f"c{i}" for i in range(10**5)]}))):  # fmt: skip
+    for file, text in (
+        ("vocab.txt", "".join(f"G{i}\n" for i in range(10**5))),
+        (
+            "labels.json",
+            json.dumps({"labels_key": "kind", "classes": [f"c{i}" for i in range(10**5)]}),
+        ),
+    ):
         at = saved(tmp_path)
         (at / file).write_text(text)
         record = formats.read_json(at / "config.json")
@@ -302,7 +332,15 @@ def test_classes_are_names(tmp_path: Path, case: str) -> None:
         ScBERTClassifier.load(at)
 
 
-@pytest.mark.parametrize("arrays", [{"coefficients": (5, 3), "intercept": (5,)}, {"coefficients": (2, 4), "intercept": (2,)}, {"coefficients": (2, 3)}, {"a": (1,)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"coefficients": (5, 3), "intercept": (5,)},
+        {"coefficients": (2, 4), "intercept": (2,)},
+        {"coefficients": (2, 3)},
+        {"a": (1,)},
+    ],
+)
 def test_the_linear_part_fits(tmp_path: Path, arrays: dict[str, Any]) -> None:
     at = saved(tmp_path)
     save_file(
@@ -319,7 +357,8 @@ def test_the_linear_part_fits(tmp_path: Path, arrays: dict[str, Any]) -> None:
     formats.write_json(at / "config.json", formats.sealed(record))
     with pytest.raises(
         ValueError,
-        match=r"joined\.combine must be one that matches none\|average\|residual.*joined\.strength must be a number",
+        match=r"joined\.combine must be one that matches none\|average\|residual.*joined\.strength "
+        r"must be a number",
     ):
         ScBERTClassifier.load(at)
 
@@ -332,7 +371,15 @@ def test_the_linear_part_fits(tmp_path: Path, arrays: dict[str, Any]) -> None:
 def test_tensors_are_no_larger_than_the_file(tmp_path: Path, load: Callable[[Path], Any]) -> None:
     path = tmp_path / "c.pth"
     one = torch.zeros(1)
-    torch.save({"model_state_dict": {"pos_emb.emb.weight": one.expand(10**6, 10**6), "token_emb.weight": one.expand(7, 200)}}, path)  # fmt: skip
+    torch.save(
+        {
+            "model_state_dict": {
+                "pos_emb.emb.weight": one.expand(10**6, 10**6),
+                "token_emb.weight": one.expand(7, 200),
+            }
+        },
+        path,
+    )
     with pytest.raises(
         ValueError,
         match=r"its tensors are said to hold 4e\+03 GB|its tensors are said to hold 4,?000 GB",
@@ -362,9 +409,16 @@ def test_members_of_a_checkpoint_are_not_compressed(tmp_path: Path) -> None:
         ("v.bin", b"40000000 10000\nITGA4 \xff\xff\xff\xff"),
         ("v.bin", b"3 0\nITGA4 \xff\xff\xff\xff"),
         ("v.bin", b"99999999999999999999 2\nITGA4 \xff\xff\xff\xff"),
-        ("v.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(127) + b"\n" + b"\0" * 64),
+        (
+            "v.npy",
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(
+                127
+            )
+            + b"\n"
+            + b"\0" * 64,
+        ),
     ],
-)  # fmt: skip
+)
 def test_vectors_are_no_larger_than_the_file(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     (tmp_path / "v.txt").write_text("ITGA4\n")
@@ -425,8 +479,25 @@ def test_values_of_options_are_plain_too(capsys: pytest.CaptureFixture[str]) -> 
 
 # ---- texts
 
-PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, "": bytes}  # fmt: skip
-TEXTS = {name: OPENS[name] for name in ("vocabulary", "aliases", "gene sets", "cohort", "probes", "GEO series", "vectors", "signature")}  # fmt: skip
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    "": bytes,
+}
+TEXTS = {
+    name: OPENS[name]
+    for name in (
+        "vocabulary",
+        "aliases",
+        "gene sets",
+        "cohort",
+        "probes",
+        "GEO series",
+        "vectors",
+        "signature",
+    )
+}
 
 
 @pytest.mark.parametrize("packed", PACKED)
@@ -441,7 +512,11 @@ def test_texts_have_an_end(
     ending, read = TEXTS[name]
     path = tmp_path / f"in{ending.removesuffix('.gz')}{packed}"
     path.write_bytes(PACKED[packed](b"A" * 900_000 if shape == "line" else b"A\tB\n" * 300_000))
-    expected = "line of more than 100 kB" if shape == "line" else "holds more than 1 MB, unpacked|holds 1.2 MB; at most 1 MB"  # fmt: skip
+    expected = (
+        "line of more than 100 kB"
+        if shape == "line"
+        else ("holds more than 1 MB, unpacked|holds 1.2 MB; at most 1 MB")
+    )
     if name == "vectors" and shape == "line":
         expected = "vectors: .* cannot be read"
     with pytest.raises(ValueError, match=expected):
@@ -466,9 +541,13 @@ except ValueError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=True,
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )  # fmt: skip
+    )
     assert "has a line of more than 16 MB" in done.stdout or "holds more than 1 GB" in done.stdout
 
 
@@ -509,7 +588,8 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path, name: str, 
 def test_text_of_several_lines_is_read(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(
-        'patient;years;died;said\nP1;1;1;"first\nsecond, line"\nP2;2;0;5" tall\nP3;9;1;"a ""word"""\n'
+        'patient;years;died;said\nP1;1;1;"first\nsecond, line"\nP2;2;0;5" tall\nP3;9;1;"a '
+        '""word"""\n'
     )
     found = sc_cll.datasets.read_cohort(None, path, time_key="years", event_key="died").obs
     assert found["said"].tolist() == ["first\nsecond, line", '5" tall', 'a "word"']

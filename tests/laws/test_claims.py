@@ -1,4 +1,6 @@
-"""Numbers on pages come from files that a benchmark wrote: tables are made of them again, sentences are filled in again."""
+"""Numbers on pages come from files that a benchmark wrote: tables are made of them again, sentences
+are filled in again.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def of_json(name: str) -> Any:
     return json.loads((RESULTS / name).read_text())
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------
+# -- tables
+# --------------------------------------------------------------------------------------------------
 
 TABLES: dict[str, tuple[str, Callable[[ModuleType], str]]] = {
     "docs/_static/evaluation/tables.md": (
@@ -102,7 +105,9 @@ def test_every_table_that_a_page_includes_is_checked() -> None:
 
 @pytest.mark.parametrize("name", ["toy", "bmmc"])
 def test_a_figure_shows_the_results(name: str, script: Callable[[str], ModuleType]) -> None:
-    """Its dots are the estimates in the file, and no model is left of chance because folds were pooled."""
+    """Its dots are the estimates in the file, and no model is left of chance because folds were
+    pooled.
+    """
     fig = script("_evaluation_page").figure(RESULTS / "evaluation" / name)
     for ax, metric in zip(fig.axes, ("macro_f1", AREA), strict=True):
         single = [
@@ -117,7 +122,8 @@ def test_a_figure_shows_the_results(name: str, script: Callable[[str], ModuleTyp
     plt.close(fig)
 
 
-# -- sentences --------------------------------------------------------------------------------------------------------
+# -- sentences
+# --------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -204,75 +210,100 @@ def extreme(metric: str, which: Callable[..., str]) -> str:
 NUMBERS = {0: "none", 2: "two", 3: "three", 5: "five"}
 CLAIMS: dict[str, Callable[[], str]] = {
     "first in macro-F1": lambda: (
-        f"first in macro-F1 ({n(mean('scbert', 'macro_f1'))}; next, L1 logistic regression, {n(mean(best('macro_f1')[1], 'macro_f1'))})"
+        f"first in macro-F1 ({n(mean('scbert', 'macro_f1'))}; next, L1 logistic regression, "
+        f"{n(mean(best('macro_f1')[1], 'macro_f1'))})"
     ),
     "first in AUROC": lambda: (
-        f"AUROC within donors ({n(mean('scbert', AREA))}; gradient boosting {n(mean(best(AREA)[1], AREA))})"
+        f"AUROC within donors ({n(mean('scbert', AREA))}; gradient boosting "
+        f"{n(mean(best(AREA)[1], AREA))})"
     ),
     "first in Brier": lambda: (
-        f"Brier score ({n(mean('scbert', 'brier'))}; L1 logistic regression {n(mean(best('brier', lowest=True)[1], 'brier'))})"
+        f"Brier score ({n(mean('scbert', 'brier'))}; L1 logistic regression "
+        f"{n(mean(best('brier', lowest=True)[1], 'brier'))})"
     ),
     "sets ahead": lambda: (
-        f"ahead in AUROC on {NUMBERS[sum(lead(x, AREA)['difference'] > 1e-4 for x in SETS)]} sets of eight and in macro-F1 on "
+        f"ahead in AUROC on {NUMBERS[sum(lead(x, AREA)['difference'] > 1e-4 for x in SETS)]} "
+        f"sets of eight and in macro-F1 on "
         f"{NUMBERS[sum(lead(x, 'macro_f1')['difference'] > 1e-4 for x in SETS)]}"
     ),
     "toy": lambda: (
-        f"{s(lead('toy', 'macro_f1')['difference'])} macro-F1 (95 % interval over donors and repeats {i(lead('toy', 'macro_f1'))}) "
+        f"{s(lead('toy', 'macro_f1')['difference'])} macro-F1 (95 % interval over donors and "
+        f"repeats {i(lead('toy', 'macro_f1'))}) "
         f"and {s(lead('toy', AREA)['difference'])} AUROC ({i(lead('toy', AREA))})"
     ),
     "single cells": lambda: (
-        f"reads single cells is {n(behind('toy', 'macro_f1', without=('pseudobulk',)))} and {n(behind('toy', AREA, without=('pseudobulk',)))} behind"
+        f"reads single cells is {n(behind('toy', 'macro_f1', without=('pseudobulk',)))} and "
+        f"{n(behind('toy', AREA, without=('pseudobulk',)))} behind"
     ),
     "one seed": lambda: f"five repeats alone would have said {s(first_repeat())}: one seed",
     "proteins": lambda: (
-        f"from {extreme('macro_f1', min)} to {extreme('macro_f1', max)} in macro-F1 and from {extreme(AREA, min)} to {extreme(AREA, max)} in AUROC"
+        f"from {extreme('macro_f1', min)} to {extreme('macro_f1', max)} in macro-F1 and from "
+        f"{extreme(AREA, min)} to {extreme(AREA, max)} in AUROC"
     ),
     "proteins above zero": lambda: (
-        f"ten differences {sum(lead(p, m)['low'] > 0 for p in PROTEINS for m in ('macro_f1', AREA))} have an interval"
+        f"ten differences "
+        f"{sum(lead(p, m)['low'] > 0 for p in PROTEINS for m in ('macro_f1', AREA))} have an "
+        f"interval"
     ),
     "marrow": lambda: (
-        f"{s(lead('bmmc', 'macro_f1')['difference'])} macro-F1 against gradient boosting and {s(lead('bmmc', AREA)['difference'])} AUROC against"
+        f"{s(lead('bmmc', 'macro_f1')['difference'])} macro-F1 against gradient boosting and "
+        f"{s(lead('bmmc', AREA)['difference'])} AUROC against"
     ),
     "marrow called": lambda: (
-        f"scBERT calls {called('scbert'):.0f} % of the cells of s1d2 positive where {called('scbert', 'observed'):.0f} % are; the logistic "
-        f"regression {called('logistic_l2'):.0f} %, gradient boosting {called('gradient_boosting'):.0f} %"
+        f"scBERT calls {called('scbert'):.0f} % of the cells of s1d2 positive where "
+        f"{called('scbert', 'observed'):.0f} % are; the logistic "
+        f"regression {called('logistic_l2'):.0f} %, gradient boosting "
+        f"{called('gradient_boosting'):.0f} %"
     ),
     "permuted": lambda: (
-        f"AUROC within donors is {n(of('toy_permuted', 'scbert'))} ({limits('toy_permuted', 'scbert')}). Over all cells it is "
+        f"AUROC within donors is {n(of('toy_permuted', 'scbert'))} "
+        f"({limits('toy_permuted', 'scbert')}). Over all cells it is "
         f"{n(of('toy_permuted', 'scbert', 'auroc'))} all the same"
     ),
     "no programme": lambda: (
-        f"Without the programme it is {n(of('toy_no_programme', 'scbert'))} ({limits('toy_no_programme', 'scbert')})"
+        f"Without the programme it is {n(of('toy_no_programme', 'scbert'))} "
+        f"({limits('toy_no_programme', 'scbert')})"
     ),
     "T versus B": lambda: (
-        f"(balanced accuracy {n(of('t_versus_b', 'scbert', 'balanced_accuracy'))}, AUROC {n(of('t_versus_b', 'scbert'))})"
+        f"(balanced accuracy {n(of('t_versus_b', 'scbert', 'balanced_accuracy'))}, AUROC "
+        f"{n(of('t_versus_b', 'scbert'))})"
     ),
     "scANVI": lambda: (
-        f"is {n(of('toy_ablations', 'scbert') - of('toy_optional', 'scanvi'))} AUROC behind scBERT on the toy (in the three folds of the "
-        f"ablations) and {n(of('bmmc_optional', 'scanvi') - of('bmmc', 'scbert'))} ahead in the marrow"
+        f"is {n(of('toy_ablations', 'scbert') - of('toy_optional', 'scanvi'))} AUROC behind "
+        f"scBERT on the toy (in the three folds of the "
+        f"ablations) and {n(of('bmmc_optional', 'scanvi') - of('bmmc', 'scbert'))} ahead in "
+        f"the marrow"
     ),
     "gene": lambda: (
-        f"{n(of('toy', 'gene_only', 'macro_f1'))} macro-F1 for *ITGA4* on the toy, {n(of('bmmc', 'gene_only', 'macro_f1'))} in the marrow"
+        f"{n(of('toy', 'gene_only', 'macro_f1'))} macro-F1 for *ITGA4* on the toy, "
+        f"{n(of('bmmc', 'gene_only', 'macro_f1'))} in the marrow"
     ),
     "ECE": lambda: (
-        f"the ECE is {n(of('TIGIT', 'scbert', 'ece'))} and {n(of('CD8a', 'scbert', 'ece'))}, against {n(of('TIGIT', 'logistic_l1', 'ece'))} and "
+        f"the ECE is {n(of('TIGIT', 'scbert', 'ece'))} and {n(of('CD8a', 'scbert', 'ece'))}, "
+        f"against {n(of('TIGIT', 'logistic_l1', 'ece'))} and "
         f"{n(of('CD8a', 'logistic_l1', 'ece'))} of L1"
     ),
     "vectors": lambda: (
-        f"falls from {n(of('toy_ablations', 'scbert_network'))} to {n(of('toy_ablations', 'scbert_shuffled_genes_network'))} AUROC on the toy and from "
-        f"{n(of('bmmc_ablations', 'scbert_network'))} to {n(of('bmmc_ablations', 'scbert_shuffled_genes_network'))} in the marrow; with vectors learned "
-        f"from nothing, to {both(make=lambda k: n(of(f'{k}_ablations', 'scbert_learned_genes_network')))}"
+        f"falls from {n(of('toy_ablations', 'scbert_network'))} to "
+        f"{n(of('toy_ablations', 'scbert_shuffled_genes_network'))} AUROC on the toy and from "
+        f"{n(of('bmmc_ablations', 'scbert_network'))} to "
+        f"{n(of('bmmc_ablations', 'scbert_shuffled_genes_network'))} in the marrow; with "
+        f"vectors learned "
+        f"from nothing, to "
+        f"{both(make=lambda k: n(of(f'{k}_ablations', 'scbert_learned_genes_network')))}"
     ),
     "pretraining": lambda: (
         f"stands out of chance ({both(make=lambda k: s(arm(k, 'scbert_pretrained')))})"
     ),
     "frozen": lambda: "; ".join(
-        f"{n(of(f'{k}_ablations', 'scbert_frozen'))} and {n(of(f'{k}_ablations', 'scbert_frozen_random'))} against "
+        f"{n(of(f'{k}_ablations', 'scbert_frozen'))} and "
+        f"{n(of(f'{k}_ablations', 'scbert_frozen_random'))} against "
         f"{n(of(f'{k}_ablations', 'logistic_l2'))} {where}"
         for k, where in (("toy", "on the toy"), ("bmmc", "in the marrow"))
     ).replace("; ", ", "),
     "balancing": lambda: (
-        f"differ by {max(abs(arm(k, f'scbert_{how}')) for k in ('toy', 'bmmc') for how in ('oversample', 'smote', 'undersample')):.3f} at most"
+        f"differ by "
+        f"{max(abs(arm(k, f'scbert_{how}')) for k in ('toy', 'bmmc') for how in ('oversample', 'smote', 'undersample')):.3f} at most"
     ),
     "without the gene": lambda: (
         f"Without *ITGA4*: {both(make=lambda k: s(arm(k, 'scbert_without_gene')))}"
@@ -281,14 +312,16 @@ CLAIMS: dict[str, Callable[[], str]] = {
         f"Three networks averaged: {both(make=lambda k: s(arm(k, 'scbert_ensemble')))}"
     ),
     "early stopping": lambda: (
-        f"({n(of('toy_ablations', 'scbert_early_stopping'))} and {n(of('toy_ablations', 'scbert_residual'))} AUROC as a whole, against "
+        f"({n(of('toy_ablations', 'scbert_early_stopping'))} and "
+        f"{n(of('toy_ablations', 'scbert_residual'))} AUROC as a whole, against "
         f"{n(of('toy_ablations', 'scbert'))})"
     ),
     "its linear part": lambda: (
         f"from, too ({n(of('toy_ablations', 'scbert_early_stopping_linear'))})"
     ),
     "wide": lambda: (
-        f"ahead in the marrow ({n(of('bmmc_ablations', 'scbert_wide'))} against {n(of('bmmc_ablations', 'scbert'))}) and level on the toy "
+        f"ahead in the marrow ({n(of('bmmc_ablations', 'scbert_wide'))} against "
+        f"{n(of('bmmc_ablations', 'scbert'))}) and level on the toy "
         f"({n(of('toy_ablations', 'scbert_wide'))})"
     ),
 }

@@ -1,4 +1,6 @@
-"""Numbers in the prose of the pages of results come from files that a benchmark wrote: sentences are filled in again, and no number is left over."""
+"""Numbers in the prose of the pages of results come from files that a benchmark wrote: sentences
+are filled in again, and no number is left over.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ SIGNATURE, PERFORMANCE = "docs/signature.md", "docs/performance.md"
 NONADDITIVE, PROGNOSIS = "docs/nonadditive.md", "docs/prognosis.md"
 README = "benchmarks/README.md"
 
-# -- pages ------------------------------------------------------------------------------------------------------------
+# -- pages
+# --------------------------------------------------------------------------------------------------
 
-# What is no prose, or has numbers that say nothing measured: code, included tables, tables of the page, inline code, addresses, dates, versions.
+# What is no prose, or has numbers that say nothing measured: code, included tables, tables of the
+# page, inline code, addresses, dates, versions.
 NO_PROSE = (
     re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL),
     re.compile(r"^\|.*$", re.MULTILINE),
@@ -82,7 +86,8 @@ def places(piece: str, page: str) -> Iterator[tuple[int, int]]:
         yield found.span()
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files
+# --------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -135,7 +140,8 @@ def to(values: list[float], digits: int = 2) -> str:
     return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
-# -- signature.md -----------------------------------------------------------------------------------------------------
+# -- signature.md
+# --------------------------------------------------------------------------------------------------
 
 KINDS = (("A", 1.2), ("A", 0.6), ("B", 1.2), ("B", 0.6))
 OURS, ATTENTION, GATE = (
@@ -181,8 +187,10 @@ def veto() -> str:
     )
     (recall,) = set(without_veto("recall"))
     return (
-        f"on the same {data_sets('signature_network.json')} data sets the false shares without it were {listed([plain(v) for v in before])} at a "
-        f"recall of {recall:g}, and with it {listed([plain(v) for v in after])}, and a recall of {listed([plain(v) for v in kept])}."
+        f"on the same {data_sets('signature_network.json')} data sets the false shares "
+        f"without it were {listed([plain(v) for v in before])} at a "
+        f"recall of {recall:g}, and with it {listed([plain(v) for v in after])}, and a recall "
+        f"of {listed([plain(v) for v in kept])}."
     )
 
 
@@ -197,22 +205,32 @@ def targets() -> str:
     (most,) = {aims[kind][3] for kind in KINDS}
     worst = ", ".join(f"{aims[kind][1]:.2f}" for kind in KINDS)
     on_average, in_a_set = constant("signature.py", "NULL_TARGET")
-    return f"The targets were {listed(means)}, at worst {worst} / {most:.2f}; on every null at most {on_average} genes on average and {in_a_set} in a data set"
+    return (
+        f"The targets were {listed(means)}, at worst {worst} / {most:.2f}; on every null at most "
+        f"{on_average} genes on average and {in_a_set} in a data set"
+    )
 
 
 def attention_names() -> str:
     (n,) = set(planted(ATTENTION, "n"))
     false = planted(ATTENTION, "false")
-    return f"among its first {n:.0f} genes {percent(min(false))} to {percent(max(false))} % are false, on average, and it always names {n:.0f}"
+    return (
+        f"among its first {n:.0f} genes {percent(min(false))} to {percent(max(false))} % are "
+        f"false, on average, and it always names {n:.0f}"
+    )
 
 
 def expressed() -> str:
     found = of_json("attribution.json")
     (n,) = {r["expressed"] for r in found["rows"]}
-    return f"over all {found['genes']:,} genes ({n:,} of them expressed in a cell), on {WORDS[found['threads']]} thread"
+    return (
+        f"over all {found['genes']:,} genes ({n:,} of them expressed in a cell), on "
+        f"{WORDS[found['threads']]} thread"
+    )
 
 
-# -- performance.md ---------------------------------------------------------------------------------------------------
+# -- performance.md
+# --------------------------------------------------------------------------------------------------
 
 PEER = "forward, float32"
 STEP, RECOMPUTING = "training step, float32", "training step, ours recomputing"
@@ -256,7 +274,8 @@ def keeps() -> str:
         for name in ("forward", "training step")
     ]
     return (
-        f"forward pass takes {share(times)} as long (and {share(memory)} the memory) and its training step {share(kept('time', STEP))}: over that, ours is "
+        f"forward pass takes {share(times)} as long (and {share(memory)} the memory) and its "
+        f"training step {share(kept('time', STEP))}: over that, ours is "
         f"{faster[0]:.1f} and {faster[1]:.1f} times as fast"
     )
 
@@ -265,7 +284,10 @@ def attention_memory() -> str:
     found = engine("attention memory", "6 layers")
     middle, low, high = (found["ours"][key] / 1e6 for key in ("median", "min", "max"))
     repeats = WORDS[of_json("engine.json")["settings"]["repeats"]]
-    return f"it was to need under {found['most'] / 1e6:.0f} MB and needs {middle:.0f} MB in the median of {repeats} runs ({low:.0f} to {high:.0f})"
+    return (
+        f"it was to need under {found['most'] / 1e6:.0f} MB and needs {middle:.0f} MB in the "
+        f"median of {repeats} runs ({low:.0f} to {high:.0f})"
+    )
 
 
 def limits() -> str:
@@ -283,8 +305,10 @@ def published() -> str:
     )
     lengths = [f"{n:,}" for n in of_json("engine.json")["settings"]["lengths"]]
     return (
-        f"({layers} layers of width {width}, {heads} heads of {of}, 266 random features per head) and one cell, with {listed(lengths)} tokens: the last is a "
-        f"human cell of {of_json('engine.json')['settings']['genes']:,} genes. Weights are random; {of_json('engine.json')['settings']['expressed']:,} genes"
+        f"({layers} layers of width {width}, {heads} heads of {of}, 266 random features per "
+        f"head) and one cell, with {listed(lengths)} tokens: the last is a "
+        f"human cell of {of_json('engine.json')['settings']['genes']:,} genes. Weights are "
+        f"random; {of_json('engine.json')['settings']['expressed']:,} genes"
     )
 
 
@@ -321,7 +345,8 @@ def beside(name: str, way: str, key: str = "seconds") -> float:
     return float(median(run[key] for run in of_json("prognosis.json")["beside"][name]["runs"][way]))
 
 
-# -- nonadditive.md ---------------------------------------------------------------------------------------------------
+# -- nonadditive.md
+# --------------------------------------------------------------------------------------------------
 
 HARD = ("combination-2.0", "switch-2.0")
 SMALL_EFFECT = ("combination-1.2", "switch-1.2", "toy-combination")
@@ -377,7 +402,9 @@ def chance() -> float:
 
 
 def ranked_pairs() -> str:
-    """By the size of an effect and by its planted sign: negative across a combination, positive across a switch."""
+    """By the size of an effect and by its planted sign: negative across a combination, positive
+    across a switch.
+    """
     found = [mean(pairs(case, BY_SIZE)) for case in HARD]
     found += [mean(pairs(HARD[0], TURNED)), 1 - mean(pairs(HARD[1], TURNED))]
     return f"(AUROC {to(found)} at an effect of 2.0), with the sign that was planted"
@@ -387,23 +414,33 @@ def relative() -> str:
     cases = (*HARD, "additive-1.2")
     assert all(len(pairs(case, RELATIVE)) == 1 for case in cases)
     combination, switch, additive = (pairs(case, RELATIVE)[0] for case in cases)
-    return f"{combination:.2f} and {switch:.2f} of it in pairs across a combination or switch, {additive:.2f} in an additive programme (one data set each)"
+    return (
+        f"{combination:.2f} and {switch:.2f} of it in pairs across a combination or switch, "
+        f"{additive:.2f} in an additive programme (one data set each)"
+    )
 
 
 def of_other_genes() -> str:
     shares = [mean(pairs(case, OTHER_Q)) for case in genes()["case"].unique()]
-    return f"{percent(min(shares))} to {percent(max(shares))} % of the pairs of genes that have nothing to do with anything have q < 0.05"
+    return (
+        f"{percent(min(shares))} to {percent(max(shares))} % of the pairs of genes that have "
+        f"nothing to do with anything have q < 0.05"
+    )
 
 
 def simulated() -> str:
     found = of_json("nonadditive/run.json")["sizes"]
-    return f"with {found['n_donors']} donors of {found['n_cells']} cells, {found['n_genes']} genes, {found['n_planted']} of them planted"
+    return (
+        f"with {found['n_donors']} donors of {found['n_cells']} cells, {found['n_genes']} genes, "
+        f"{found['n_planted']} of them planted"
+    )
 
 
 def trained() -> str:
     network, how = (of_json("nonadditive/run.json")[key] for key in ("network", "train"))
     return (
-        f"two blocks of width 32, {network['gene_embedding']} gene vectors, {how['max_epochs']} epochs in batches of {how['batch_size']}"
+        f"two blocks of width 32, {network['gene_embedding']} gene vectors, "
+        f"{how['max_epochs']} epochs in batches of {how['batch_size']}"
     ).replace("two", WORDS[network["n_layers"]], 1)
 
 
@@ -411,12 +448,15 @@ def ran() -> str:
     found = of_json("nonadditive/run.json")
     v, minutes = found["versions"], [r["seconds"] / 60 for r in found["runs"].values()]
     return (
-        f"{found['date']}: scbert_cll {v['scbert-cll']}, PyTorch {v['torch']}, scikit-learn {v['scikit-learn']}, NumPy {v['numpy']}. "
-        f"{WORDS[round(min(minutes))].capitalize()} to {WORDS[round(max(minutes))]} minutes per data set"
+        f"{found['date']}: scbert_cll {v['scbert-cll']}, PyTorch {v['torch']}, scikit-learn "
+        f"{v['scikit-learn']}, NumPy {v['numpy']}. "
+        f"{WORDS[round(min(minutes))].capitalize()} to {WORDS[round(max(minutes))]} minutes "
+        f"per data set"
     )
 
 
-# -- prognosis.md -----------------------------------------------------------------------------------------------------
+# -- prognosis.md
+# --------------------------------------------------------------------------------------------------
 
 PLANTED, NONE, DECOY = "planted, 1.6", "planted, 1.0", "decoy"
 LEVEL = 0.05
@@ -459,8 +499,10 @@ def whole(values: list[int]) -> str:
 
 def planted_effect() -> str:
     return (
-        f"The planted {PLANTED.split(', ')[1]} is {truth(PLANTED):.3f} on the log scale, and {kind(PLANTED)['log_ratio'].mean():.3f} is found on average. Its 95 % "
-        f"interval holds the truth in {covered(PLANTED)} of {n_cohorts()} cohorts rather than 95, and in {covered(NONE)} where there is no effect"
+        f"The planted {PLANTED.split(', ')[1]} is {truth(PLANTED):.3f} on the log scale, and "
+        f"{kind(PLANTED)['log_ratio'].mean():.3f} is found on average. Its 95 % "
+        f"interval holds the truth in {covered(PLANTED)} of {n_cohorts()} cohorts rather than "
+        f"95, and in {covered(NONE)} where there is no effect"
     )
 
 
@@ -470,7 +512,10 @@ def decoy() -> str:
         for way in ("naive", "empirical")
         for what in ("none", "clinical")
     )
-    return f"*p* < 0.05 in {usual} of {n_cohorts()} cohorts, and in {clinical} beside the clinical covariates; among random sets in {random} and {both}."
+    return (
+        f"*p* < 0.05 in {usual} of {n_cohorts()} cohorts, and in {clinical} beside the clinical "
+        f"covariates; among random sets in {random} and {both}."
+    )
 
 
 def without_effect() -> str:
@@ -480,7 +525,8 @@ def without_effect() -> str:
         for way in ("naive", "empirical")
     )
     return (
-        f"alone it is significant in {alone} cohorts, among random sets still in {random}. Random sets are no adjustment for what the clinic knows; beside that, "
+        f"alone it is significant in {alone} cohorts, among random sets still in {random}. "
+        f"Random sets are no adjustment for what the clinic knows; beside that, "
         f"it is significant in {usual} and {both}."
     )
 
@@ -491,7 +537,8 @@ def cost() -> str:
         significant(PLANTED, f"{way}, clinical + proliferation") for way in ("naive", "empirical")
     }
     return (
-        f"The effect of 1.6 is seen beside the covariates in {usual} of {n_cohorts()} cohorts by the naive *p* and in {empirical} by the empirical one, whose rivals "
+        f"The effect of 1.6 is seen beside the covariates in {usual} of {n_cohorts()} cohorts "
+        f"by the naive *p* and in {empirical} by the empirical one, whose rivals "
         f"also carry cell division. With that among the covariates both see it in {both}."
     )
 
@@ -510,12 +557,15 @@ def random_sets() -> str:
     found = of_json("prognosis.json")
     (repeats,) = {len(runs) for part in found["beside"].values() for runs in part["runs"].values()}
     return (
-        f"with {found['genes']:,} genes, those with all covariates; 30 genes to a set; medians of {WORDS[repeats]} runs that alternate, with the range of their "
-        f"ratios, {WORDS[found['threads']]} thread; memory is the peak above what the process held; {found['date']}"
+        f"with {found['genes']:,} genes, those with all covariates; 30 genes to a set; "
+        f"medians of {WORDS[repeats]} runs that alternate, with the range of their "
+        f"ratios, {WORDS[found['threads']]} thread; memory is the peak above what the process "
+        f"held; {found['date']}"
     )
 
 
-# -- benchmarks/README.md ---------------------------------------------------------------------------------------------
+# -- benchmarks/README.md
+# ---------------------------------------------------------------------------------------------
 
 
 def binned() -> str:
@@ -527,14 +577,19 @@ def binned() -> str:
     times = found["seconds_ratio"]
     (pairs_,) = {len(r["runs"]) for r in found["results"].values()}
     return (
-        f"{found['date']}, {WORDS[found['machine']['cores']]} cores, no other work): peak {ours:.2f} × the input (scanpy {theirs:.2f} ×); time "
-        f"{times['median']:.2f} × scanpy's in the median of {WORDS[pairs_]} pairs ({times['min']:.2f} to {times['max']:.2f})"
+        f"{found['date']}, {WORDS[found['machine']['cores']]} cores, no other work): peak "
+        f"{ours:.2f} × the input (scanpy {theirs:.2f} ×); time "
+        f"{times['median']:.2f} × scanpy's in the median of {WORDS[pairs_]} pairs "
+        f"({times['min']:.2f} to {times['max']:.2f})"
     )
 
 
 def binned_counts() -> str:
     found = of_json("bin_expression.json")
-    return f"on {found['cells']:,} × {found['genes']:,} simulated counts, {percent(found['density'])} % expressed"
+    return (
+        f"on {found['cells']:,} × {found['genes']:,} simulated counts, "
+        f"{percent(found['density'])} % expressed"
+    )
 
 
 def missed() -> str:
@@ -546,19 +601,22 @@ def whole_signature() -> str:
     found = of_json("signature_full_size.json")
     seconds, most = (constant("signature.py", name) for name in ("FULL_SECONDS", "FULL_BYTES"))
     return (
-        f"its time and memory at {found['cells']:,} × {found['genes']:,} | recall, false genes and nulls as listed in `docs/signature.md`; under "
+        f"its time and memory at {found['cells']:,} × {found['genes']:,} | recall, false "
+        f"genes and nulls as listed in `docs/signature.md`; under "
         f"{seconds / 60:.0f} minutes and {most / 1e9:.0f} GB"
     )
 
 
-# -- sentences --------------------------------------------------------------------------------------------------------
+# -- sentences
+# --------------------------------------------------------------------------------------------------
 
 CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
     SIGNATURE: {
         "attention": attention_names,
         "targets": targets,
         "networks": lambda: (
-            f"on {data_sets('signature_network.json')} data sets of each kind (`benchmarks/results/signature_network.json`); their AUROC within held-out "
+            f"on {data_sets('signature_network.json')} data sets of each kind "
+            f"(`benchmarks/results/signature_network.json`); their AUROC within held-out "
             f"donors was {within_donors()} on average"
         ),
         "twenty": lambda: f"and is on {data_sets('signature.json')} data sets)",
@@ -568,70 +626,92 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
         ),
         "expressed": expressed,
         "attribution": lambda: (
-            f"{of_json('attribution.json')['date']}, {WORDS[of_json('attribution.json')['cells']]} cells, `benchmarks/results/attribution.json`"
+            f"{of_json('attribution.json')['date']}, "
+            f"{WORDS[of_json('attribution.json')['cells']]} cells, "
+            f"`benchmarks/results/attribution.json`"
         ),
     },
     PERFORMANCE: {
         "network": published,
         "peer": lambda: (
-            f"**Beside performer-pytorch** {of_json('engine.json')['versions']['performer-pytorch']}"
+            f"**Beside performer-pytorch** "
+            f"{of_json('engine.json')['versions']['performer-pytorch']}"
         ),
         "agreement": limits,
         "forward and step": lambda: (
-            f"the forward pass is {WORDS[round(ratio('time', PEER))]} times as fast as performer-pytorch's in {part(ratio('memory', PEER))} of its memory, a "
-            f"training step {ratio('time', STEP):.1f} times in {part(ratio('memory', STEP))}, and in {part(ratio('memory', RECOMPUTING))} when blocks"
+            f"the forward pass is {WORDS[round(ratio('time', PEER))]} times as fast as "
+            f"performer-pytorch's in {part(ratio('memory', PEER))} of its memory, a "
+            f"training step {ratio('time', STEP):.1f} times in {part(ratio('memory', STEP))}, "
+            f"and in {part(ratio('memory', RECOMPUTING))} when blocks"
         ),
         "modes": lambda: (
-            f"With 500 background genes a cell takes {part(mode('background 500')['ratio']['median'])} of the time of all genes, with the expressed ones alone "
+            f"With 500 background genes a cell takes "
+            f"{part(mode('background 500')['ratio']['median'])} of the time of all genes, "
+            f"with the expressed ones alone "
             f"{part(mode('expressed')['ratio']['median'])}."
         ),
         "bfloat16": lambda: (
-            f"was to be {engine('time', 'forward, ours in bfloat16')['target']} times as fast as performer-pytorch's float32 and is "
+            f"was to be {engine('time', 'forward, ours in bfloat16')['target']} times as fast "
+            f"as performer-pytorch's float32 and is "
             f"{ratio('time', 'forward, ours in bfloat16'):.1f} times"
         ),
         "gene attention": lambda: (
-            f"was to be {engine('attention time', 'one layer', 4000)['target']} times as fast as the dense way and is "
+            f"was to be {engine('attention time', 'one layer', 4000)['target']} times as fast "
+            f"as the dense way and is "
             f"{ratio('attention time', 'one layer', 4000):.0f} times"
         ),
         "memory of gene attention": attention_memory,
         "background": lambda: (
-            f"were to err by at most {percent(mode('background 500')['most_error'], 1)} % and err by {percent(mode('background 500')['error']['median'], 1)} %; "
-            f"1,000 do with {percent(mode('background 1000')['error']['median'], 1)} %, at {mode('background 1000')['ratio']['median']:.1f} times the speed"
+            f"were to err by at most {percent(mode('background 500')['most_error'], 1)} % and "
+            f"err by {percent(mode('background 500')['error']['median'], 1)} %; "
+            f"1,000 do with {percent(mode('background 1000')['error']['median'], 1)} %, at "
+            f"{mode('background 1000')['ratio']['median']:.1f} times the speed"
         ),
         "allocator": keeps,
         "one cell": lambda: (
-            f"One simulated cell of {of_json('approximation.json')['settings']['genes']} expressed genes, medians over layers, then over "
-            f"{WORDS[of_json('approximation.json')['settings']['draws']]} draws of the features; {of_json('approximation.json')['date']}"
+            f"One simulated cell of {of_json('approximation.json')['settings']['genes']} "
+            f"expressed genes, medians over layers, then over "
+            f"{WORDS[of_json('approximation.json')['settings']['draws']]} draws of the "
+            f"features; {of_json('approximation.json')['date']}"
         ),
         "patients": lambda: f"{of_json('prognosis.json')['patients']} patients of {{func}}",
         "random sets": random_sets,
         "fits": lambda: (
-            f"that took {2 * of_json('prognosis.json')['sets']:,} fits, with and without covariates, would take minutes"
+            f"that took {2 * of_json('prognosis.json')['sets']:,} fits, with and without "
+            f"covariates, would take minutes"
         ),
     },
     NONADDITIVE: {
         "simulated": simulated,
         "trained": trained,
         "recall": lambda: (
-            f"recall {to([scored(case, m) for case in HARD for m in SIZES])} at an effect of 2.0, against "
-            f"{listed([f'{scored(case, BULK):.2f}' for case in HARD])} for pseudobulk and {listed([f'{scored(case, LINEAR):.2f}' for case in HARD])} for the "
+            f"recall {to([scored(case, m) for case in HARD for m in SIZES])} at an effect of "
+            f"2.0, against "
+            f"{listed([f'{scored(case, BULK):.2f}' for case in HARD])} for pseudobulk and "
+            f"{listed([f'{scored(case, LINEAR):.2f}' for case in HARD])} for the "
             f"linear model (chance {chance():.2f})"
         ),
         "recall of the mean": lambda: f"has {to([scored(case, MEAN_GATE) for case in HARD])}.",
         "held out": lambda: (
-            f"{cells(HARD[0], MEAN_GATE)} and {cells(HARD[1], MEAN_GATE)} with the attributions that work, {cells('combination-1.2', MEAN_GATE)} and "
+            f"{cells(HARD[0], MEAN_GATE)} and {cells(HARD[1], MEAN_GATE)} with the "
+            f"attributions that work, {cells('combination-1.2', MEAN_GATE)} and "
             f"{cells('switch-1.2', MEAN_GATE)} with those that are noise"
         ),
         "pairs": ranked_pairs,
         "relative effects": relative,
         "trees": lambda: (
-            f"(recall {listed([f'{scored(case, TREES):.2f}' for case in HARD])}), but predict the class better ({listed([cells(c, TREES) for c in HARD])} against "
+            f"(recall {listed([f'{scored(case, TREES):.2f}' for case in HARD])}), but predict "
+            f"the class better ({listed([cells(c, TREES) for c in HARD])} against "
             f"{listed([cells(c, MEAN_GATE) for c in HARD])})"
         ),
         "not learned": lambda: (
-            f"At an effect of 1.2 the network does not learn the combination ({cells('combination-1.2', MEAN_GATE)} and {cells('switch-1.2', MEAN_GATE)}), nor "
-            f"more than a part of the toy's ({cells('toy-combination', MEAN_GATE)}), and its attribution finds little there "
-            f"(recall {to([r for case in SMALL_EFFECT for r in of_network(case, 'recall')])}). Boosted trees have "
+            f"At an effect of 1.2 the network does not learn the combination "
+            f"({cells('combination-1.2', MEAN_GATE)} and {cells('switch-1.2', MEAN_GATE)}), nor "
+            f"more than a part of the toy's ({cells('toy-combination', MEAN_GATE)}), and its "
+            f"attribution finds little there "
+            f"(recall "
+            f"{to([r for case in SMALL_EFFECT for r in of_network(case, 'recall')])}). "
+            f"Boosted trees have "
             f"{listed([cells(c, TREES) for c in SMALL_EFFECT])}."
         ),
         "q": of_other_genes,
@@ -639,8 +719,10 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
             f"(AUROC {mean(pairs('additive-1.2', TURNED)):.2f} by minus the effect)"
         ),
         "subset": lambda: (
-            f"pseudobulk has the best recall ({scored('toy-subset', BULK):.2f}), the difference of correlations the best AUROC "
-            f"({scored('toy-subset', CORRELATIONS, 'auroc'):.2f}), and the network is behind both ({to(of_network('toy-subset', 'recall'))}, "
+            f"pseudobulk has the best recall ({scored('toy-subset', BULK):.2f}), the "
+            f"difference of correlations the best AUROC "
+            f"({scored('toy-subset', CORRELATIONS, 'auroc'):.2f}), and the network is behind "
+            f"both ({to(of_network('toy-subset', 'recall'))}, "
             f"{to(of_network('toy-subset', 'auroc'))})"
         ),
         "data sets": lambda: "With {} to {} data sets per case".format(
@@ -657,10 +739,12 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
             f"the interval holds that in {whole(covered_gains())} of {n_cohorts()} cohorts"
         ),
         "hazards": lambda: (
-            f"are doubted in {whole([significant(k, 'ph_p') for k in (PLANTED, NONE, DECOY)])} of {n_cohorts()}"
+            f"are doubted in "
+            f"{whole([significant(k, 'ph_p') for k in (PLANTED, NONE, DECOY)])} of {n_cohorts()}"
         ),
         "date": lambda: (
-            f"The numbers are of {of_json('prognosis_truth.json')['date']} (`python benchmarks/prognosis_truth.py`, {n_cohorts()} cohorts of each kind)"
+            f"The numbers are of {of_json('prognosis_truth.json')['date']} (`python "
+            f"benchmarks/prognosis_truth.py`, {n_cohorts()} cohorts of each kind)"
         ),
         "of nothing": lambda: (
             f"not all of it: {to([float(v) for v in of_nothing()['gain: corrected']], 3)} stay"
@@ -670,7 +754,8 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
         "counts": binned_counts,
         "signature": whole_signature,
         "attribution": lambda: (
-            f"each method of `tl.gene_attribution` over {of_json('attribution.json')['genes']:,} genes"
+            f"each method of `tl.gene_attribution` over "
+            f"{of_json('attribution.json')['genes']:,} genes"
         ),
         "corpus": missed,
         "bin_expression": binned,
@@ -739,7 +824,9 @@ def test_what_sentences_say_in_words_of_performance() -> None:
 
 
 def test_what_sentences_say_in_words_of_random_sets() -> None:
-    """Hundreds of times as fast, thousands without covariates; minutes against less than a second; half of the sets significant."""
+    """Hundreds of times as fast, thousands without covariates; minutes against less than a second;
+    half of the sets significant.
+    """
     parts = of_json("prognosis.json")["beside"]
     times = {
         name: [b["seconds"] / a["seconds"] for a, b in zip(*part["runs"].values(), strict=True)]
@@ -816,7 +903,8 @@ def test_targets_in_the_table_of_scripts_are_those_of_the_files() -> None:
     assert found["seconds_ratio"]["median"] <= 1.5
 
 
-# -- completeness -----------------------------------------------------------------------------------------------------
+# -- completeness
+# --------------------------------------------------------------------------------------------------
 
 # Numbers that nobody measured: pieces of the pages, and why.
 NOT_MEASURED: dict[str, dict[str, str]] = {
@@ -825,7 +913,8 @@ NOT_MEASURED: dict[str, dict[str, str]] = {
         "(C = 0.003), fitted four times": "the penalty of its linear model, and its folds",
         "if *q* < 0.05": "the level of its test",
         "1.2 and 0.6 are the effects in natural log units": "the effects that were planted",
-        "signs right in 99 %; genes that are there twice found twice in 95 %": "targets, set before the measurement",
+        "signs right in 99 %; genes that are there twice found twice in 95 "
+        "%": "targets, set before the measurement",
         "where 0.05 is asked for on average": "the level again",
     },
     PERFORMANCE: {
@@ -836,7 +925,12 @@ NOT_MEASURED: dict[str, dict[str, str]] = {
     PROGNOSIS: {
         "hazard ratio is 1.6 per standard deviation": "the effect that was planted",
         "shares with 95 % intervals": "the level of the intervals",
-        "with a reliability of 0.95": "how datasets.cll_cohort is made: the programme has 19 parts of the score's variance in 20",
+        "with a reliability of 0.95": "how datasets.cll_cohort is made: the programme has 19 parts "
+        "of "
+        "the "
+        "score's "
+        "variance "
+        "in 20",
         "C starts at 0.5": "the concordance of no model",
         "the likelihood ratio has *p* < 0.05": "the level of the test",
     },
@@ -875,7 +969,9 @@ def claimed(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", CLAIMS)
 def test_every_number_is_measured_or_known_not_to_be(page: str) -> None:
-    """A number with a decimal point or a unit is in a sentence that a file fills in, or in `NOT_MEASURED`."""
+    """A number with a decimal point or a unit is in a sentence that a file fills in, or in
+    `NOT_MEASURED`.
+    """
     assert len(masked(page)) == len(text(page))
     assert not uncovered(page, [*claimed(page), *NOT_MEASURED[page]])
 

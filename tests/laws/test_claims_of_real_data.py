@@ -1,4 +1,6 @@
-"""Numbers of `docs/real_data.md` come from the runs of `benchmarks/real_data.py`: its sentences are filled in again (its tables: `test_claims.py`)."""
+"""Numbers of `docs/real_data.md` come from the runs of `benchmarks/real_data.py`: its sentences are
+filled in again (its tables: `test_claims.py`).
+"""
 
 from __future__ import annotations
 
@@ -55,11 +57,13 @@ def pretraining(name: str) -> tuple[str, str]:
 
 CLAIMS: dict[str, Callable[[], str]] = {
     "versions": lambda: (
-        "on {date}: scbert_cll {scbert-cll}, PyTorch {torch}, scvi-tools {scvi-tools}, anndata {anndata}, scanpy {scanpy}, scikit-learn "
+        "on {date}: scbert_cll {scbert-cll}, PyTorch {torch}, scvi-tools {scvi-tools}, "
+        "anndata {anndata}, scanpy {scanpy}, scikit-learn "
         "{scikit-learn}"
     ).format(date=found("bmmc")["date"], **found("bmmc")["versions"]),
     "marrow, cells": lambda: (
-        f"{cells('bmmc')['n_cells']} cells of all types × {cells('bmmc')['n_genes']:,} genes, {said('bmmc', r'(\d+) proteins')[1]} proteins"
+        f"{cells('bmmc')['n_cells']} cells of all types × {cells('bmmc')['n_genes']:,} genes, "
+        f"{said('bmmc', r'(\d+) proteins')[1]} proteins"
     ),
     "marrow, mixture": lambda: "({1} against {0})".format(
         *said("bmmc", r"BIC (\d+) with two components, (\d+) with one").groups()
@@ -79,16 +83,16 @@ CLAIMS: dict[str, Callable[[], str]] = {
         )
     ),
     "marrow, pretraining": lambda: (
-        "{} % of hidden genes in the right bin, where guessing a cell's commonest bin gets {} %".format(
-            *pretraining("bmmc")
-        )
-    ),
+        "{} % of hidden genes in the right bin, where guessing a cell's commonest bin gets {} %"
+    ).format(*pretraining("bmmc")),
     "marrow, gene": lambda: (
-        f"found in {100 * cells('bmmc')['detected']:.0f} % of the cells, and follows the protein weakly (Spearman's ρ {cells('bmmc')['rho']:.2f} "
+        f"found in {100 * cells('bmmc')['detected']:.0f} % of the cells, and follows the "
+        f"protein weakly (Spearman's ρ {cells('bmmc')['rho']:.2f} "
         f"over all cells, {cells('bmmc')['rho_within_donors']:.2f} within donors)"
     ),
     "marrow, red cells": lambda: (
-        f"{cells('bmmc')['erythroid']['CD49d+']} of the {cells('bmmc')['classes']['CD49d+']} high cells"
+        f"{cells('bmmc')['erythroid']['CD49d+']} of the {cells('bmmc')['classes']['CD49d+']} "
+        f"high cells"
     ),
     "blood, cells": lambda: (
         f"{cells('pbmc')['n_cells']:,} cells × {cells('pbmc')['n_genes']:,} variable genes"
@@ -98,7 +102,8 @@ CLAIMS: dict[str, Callable[[], str]] = {
     ),
     "blood, labels": lambda: (
         f"{cells('pbmc')['n_labelled']:,} of {cells('pbmc')['n_cells']:,} cells are labelled "
-        f"({100 * cells('pbmc')['n_labelled'] / cells('pbmc')['n_cells']:.0f} %; {cells('pbmc')['classes']['CD45RA+']:,} positive)"
+        f"({100 * cells('pbmc')['n_labelled'] / cells('pbmc')['n_cells']:.0f} %; "
+        f"{cells('pbmc')['classes']['CD45RA+']:,} positive)"
     ),
     "blood, split": lambda: "{train:,} labelled cells train, {test} are held out".format(
         **cells("pbmc")["labelled_in_split"]
@@ -110,13 +115,16 @@ CLAIMS: dict[str, Callable[[], str]] = {
         )
     ),
     "blood, cost": lambda: (
-        f"The run took {found('pbmc')['time']} beside other work on the machine, and {found('pbmc')['memory']}"
+        f"The run took {found('pbmc')['time']} beside other work on the machine, and "
+        f"{found('pbmc')['memory']}"
     ),
     "marrow, the gene alone": lambda: (
-        f"(macro-F1 {score('bmmc', 'logistic regression on ITGA4 alone', 'macro_f1'):.3f} for *ITGA4*)"
+        f"(macro-F1 {score('bmmc', 'logistic regression on ITGA4 alone', 'macro_f1'):.3f} for "
+        f"*ITGA4*)"
     ),
     "blood, in the end": lambda: (
-        f"ahead by {score('pbmc', 'scBERT', 'auroc_within') - score('pbmc', 'logistic regression on log expression', 'auroc_within'):.3f} of AUROC"
+        f"ahead by "
+        f"{score('pbmc', 'scBERT', 'auroc_within') - score('pbmc', 'logistic regression on log expression', 'auroc_within'):.3f} of AUROC"
     ),
 }
 

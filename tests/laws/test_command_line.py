@@ -1,4 +1,6 @@
-"""The command line keeps its word: every command, every option that names something, every place that is written to."""
+"""The command line keeps its word: every command, every option that names something, every place
+that is written to.
+"""
 
 from __future__ import annotations
 
@@ -208,7 +210,10 @@ def test_a_parameter_with_any_value_becomes_its_option(name: str, value: str) ->
 
 
 def test_quoted_names_and_code_stay_as_they_are() -> None:
-    code = "'donor_key' is not in adata.obs; it has 'layer=x'. Do sc.pp.filter_cells(adata, min_counts=1) in /tmp/donor_key/a."
+    code = (
+        "'donor_key' is not in adata.obs; it has 'layer=x'. Do sc.pp.filter_cells(adata, "
+        "min_counts=1) in /tmp/donor_key/a."
+    )
     assert in_options(code, "demo", options_of("demo")) == code
 
 

@@ -1,4 +1,5 @@
-"""The law of counts: whatever reads them, in whatever form they come, gives the result of the plain form or a sentence whose remedy does.
+"""The law of counts: whatever reads them, in whatever form they come, gives the result of the plain
+form or a sentence whose remedy does.
 
 And nothing that is no gene (an antibody by ``feature_types``) is ever among the genes of a result.
 """
@@ -52,7 +53,8 @@ def cells(seed: int = 0) -> AnnData:
     return adata
 
 
-# -- what reads counts: each call gives plain arrays that can be compared ---------------------------------------------------
+# -- what reads counts: each call gives plain arrays that can be compared
+# ---------------------------------------------------
 
 
 def _bin(adata: AnnData, layer: str | None = None) -> list[Any]:
@@ -139,8 +141,11 @@ VERBS: dict[str, Callable[..., list[Any]]] = {
     "estimators.OnMatrix": _estimator,
 }
 OTHER_LAYERS = {  # of tokens, or of log-expression of bulk samples
-    "tl.finetune", "tl.pretrain", "tl.prognosis", "pp.build_corpus",
-}  # fmt: skip
+    "tl.finetune",
+    "tl.pretrain",
+    "tl.prognosis",
+    "pp.build_corpus",
+}
 
 
 def test_every_public_function_that_reads_a_layer_is_here() -> None:
@@ -154,7 +159,8 @@ def test_every_public_function_that_reads_a_layer_is_here() -> None:
     assert found <= set(VERBS) | OTHER_LAYERS
 
 
-# -- forms of counts --------------------------------------------------------------------------------------------------------
+# -- forms of counts
+# --------------------------------------------------------------------------------------------------
 
 
 def _dense(adata: AnnData) -> np.ndarray:
@@ -268,7 +274,8 @@ def test_an_odd_form_gives_the_result_of_the_plain_one(
         _close(call(adata, layer) if layer is not None else call(adata), plain[name])
 
 
-# -- refused, with a remedy that is run --------------------------------------------------------------------------------------
+# -- refused, with a remedy that is run
+# --------------------------------------------------------------------------------------
 
 _CODE = re.compile(r"(adata\S* = .+?)(?:\.(?= |$)|, then|$)")
 
@@ -447,7 +454,8 @@ def test_logarithms_are_not_called_fractions() -> None:
     assert "fractions" not in str(error.value)
 
 
-# -- antibodies are no genes --------------------------------------------------------------------------------------------------
+# -- antibodies are no genes
+# --------------------------------------------------------------------------------------------------
 
 KINDS = [
     ("feature_types", "Gene Expression", "Antibody Capture"),
@@ -545,7 +553,8 @@ def test_antibodies_of_raw_are_no_genes() -> None:
     np.testing.assert_array_equal(aligned.X.toarray(), cells().X.toarray())
 
 
-# -- the corpus ----------------------------------------------------------------------------------------------------------------
+# -- the corpus
+# --------------------------------------------------------------------------------------------------
 
 
 def _corpus(
@@ -604,7 +613,8 @@ def test_a_corpus_says_the_same(form: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.to_numpy(), cells().X.toarray())
 
 
-# -- names with a genome before them ---------------------------------------------------------------------------------------------
+# -- names with a genome before them
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

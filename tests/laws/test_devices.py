@@ -1,4 +1,6 @@
-"""A device that is not here, or cannot compute so, is a sentence before anything runs; on the command line with code 2."""
+"""A device that is not here, or cannot compute so, is a sentence before anything runs; on the
+command line with code 2.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +53,23 @@ DOORS: dict[str, Callable[..., Any]] = {
     "tl.pretrain": lambda folder, **asked: sc_cll.tl.pretrain(cells(), **asked),
     "tl.finetune": lambda folder, **asked: sc_cll.tl.finetune(cells(), **asked),
     "ScBERT.train": lambda folder, **asked: model().train(1, **asked),
-    "ScBERTClassifier.train": lambda folder, **asked: model(sc_cll.ScBERTClassifier).train(1, **asked),
-    "ScBERTEstimator": lambda folder, **asked: ScBERTEstimator(**split(asked)).fit(cells(), cells().obs["cd49d"]),
-    "tl.cross_validate": lambda folder, **asked: sc_cll.tl.cross_validate(cells(), models={"own": ScBERTEstimator(**split(asked))}),
+    "ScBERTClassifier.train": lambda folder, **asked: model(sc_cll.ScBERTClassifier).train(
+        1, **asked
+    ),
+    "ScBERTEstimator": lambda folder, **asked: ScBERTEstimator(**split(asked)).fit(
+        cells(), cells().obs["cd49d"]
+    ),
+    "tl.cross_validate": lambda folder, **asked: sc_cll.tl.cross_validate(
+        cells(), models={"own": ScBERTEstimator(**split(asked))}
+    ),
     "load": lambda folder, **asked: sc_cll.ScBERT.load(saved(folder), **asked),
-    "from_pretrained": lambda folder, **asked: sc_cll.ScBERT.from_pretrained(saved(folder), **asked),
-    "from_scbert_checkpoint": lambda folder, **asked: sc_cll.ScBERT.from_scbert_checkpoint(folder / "none.pth", vocab=["A"], **asked),
-}  # fmt: skip
+    "from_pretrained": lambda folder, **asked: sc_cll.ScBERT.from_pretrained(
+        saved(folder), **asked
+    ),
+    "from_scbert_checkpoint": lambda folder, **asked: sc_cll.ScBERT.from_scbert_checkpoint(
+        folder / "none.pth", vocab=["A"], **asked
+    ),
+}
 TRAIN = list(DOORS)[:6]
 
 

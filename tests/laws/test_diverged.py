@@ -1,4 +1,6 @@
-"""A training that diverges is not a training: it says where, keeps the best epoch before, and nothing non-finite is used, saved or loaded."""
+"""A training that diverges is not a training: it says where, keeps the best epoch before, and
+nothing non-finite is used, saved or loaded.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,9 @@ def slots(adata: AnnData) -> dict[str, list[str]]:
 
 
 class Poison(L.Callback):
-    """One weight is no number from the first (or behind the last) step of an epoch on, the first epoch being 1."""
+    """One weight is no number from the first (or behind the last) step of an epoch on, the first
+    epoch being 1.
+    """
 
     def __init__(
         self, epoch: int, weight: str = "token_embedding.weight", *, last: bool = False
@@ -175,7 +179,7 @@ def test_gene_vectors_that_are_not_finite_are_refused_by_name(adata, name, value
     assert slots(adata)["obsm"] == before["obsm"]
     remedy = re.search(r"adata\.varm\['gene2vec'\] = .*\)(?=\.$)", str(told.value))
     assert remedy is not None
-    exec(remedy[0], {"adata": adata, "np": np})  # noqa: S102 (the sentence's own line)
+    exec(remedy[0], {"adata": adata, "np": np})  # noqa: S102
     GENE_VECTORS[name](adata)
 
 
@@ -197,7 +201,7 @@ def test_gene_vectors_for_a_corpus_are_refused_by_name(corpus, world, value):
         tl.pretrain(corpus, gene_vectors=vectors, **FAST)
     remedy = re.search(r"(?<=gene_vectors = ).*\)(?=\.$)", str(told.value))
     assert remedy is not None
-    mended = eval(remedy[0], {"gene_vectors": vectors, "np": np})  # noqa: S307 (the sentence's own line)
+    mended = eval(remedy[0], {"gene_vectors": vectors, "np": np})  # noqa: S307
     assert is_finite(tl.pretrain(corpus, gene_vectors=mended, **FAST))
 
 
@@ -274,7 +278,9 @@ def train(kind: str, adata: AnnData, max_epochs: int = EPOCHS, **more: Any) -> t
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_best_epoch_before_is_kept(adata, kind, early_stopping, last, tmp_path):
-    """With its weights to the bit, though the weights went wrong behind the last step of all, or in the midst."""
+    """With its weights to the bit, though the weights went wrong behind the last step of all, or in
+    the midst.
+    """
     at = EPOCHS if last else 3
     how = {"early_stopping": early_stopping, "callbacks": [Poison(at, last=last)]}
     model, error = train(kind, adata, **how)
@@ -406,7 +412,9 @@ def test_ways_to_train(adata, how):
 
 
 def test_a_loss_that_is_read_later_is_named_by_its_step(adata, monkeypatch, tmp_path):
-    """As on a GPU, where reading a loss means to wait: the epoch goes on, and no checkpoint is written in it."""
+    """As on a GPU, where reading a loss means to wait: the epoch goes on, and no checkpoint is
+    written in it.
+    """
     run = {"checkpoint_dir": tmp_path / "run", "checkpoint_steps": 1}
     _, error = train("ScBERTClassifier", adata, callbacks=[Poison(2)], batch_size=16)
     monkeypatch.setattr(StopWhereNotFinite, "_is_at_hand", lambda *_: False)
@@ -536,7 +544,9 @@ def test_the_default_that_the_sentence_names_is_the_default(kind: Any) -> None:
 
 
 def spoiled(folder: Path, file: str, name: str, value: float) -> None:
-    """Write a value into a saved tensor, with the right checksum, as a version before would have saved it."""
+    """Write a value into a saved tensor, with the right checksum, as a version before would have
+    saved it.
+    """
     tensors = load_file(folder / file)
     tensors[name].view(-1)[0] = value
     save_file(tensors, folder / file)

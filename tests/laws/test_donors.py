@@ -1,4 +1,6 @@
-"""Donors are people: one name each, whatever the type of their column, and what is no person is no donor, in every verb."""
+"""Donors are people: one name each, whatever the type of their column, and what is no person is no
+donor, in every verb.
+"""
 
 from __future__ import annotations
 

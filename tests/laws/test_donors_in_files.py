@@ -1,4 +1,6 @@
-"""Donors of a corpus are the donors of its files: one person under one name, on one side, wherever the column is."""
+"""Donors of a corpus are the donors of its files: one person under one name, on one side, wherever
+the column is.
+"""
 
 from __future__ import annotations
 

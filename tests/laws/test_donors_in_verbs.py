@@ -1,4 +1,6 @@
-"""Every verb that is told a column of donors reads it in the same way: the type of the column changes nothing, and cells of no donor change nothing."""
+"""Every verb that is told a column of donors reads it in the same way: the type of the column
+changes nothing, and cells of no donor change nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ WORDS = ["doublet", "Unassigned", "Negative", "", "DBL-1-2", "1/2"]  # ten cells
 
 
 def _cells() -> AnnData:
-    """Cells with labels, protein, tokens and a split; those without a donor come last and are like the others."""
+    """Cells with labels, protein, tokens and a split; those without a donor come last and are like
+    the others.
+    """
     rng, n = np.random.default_rng(0), DONORS * CELLS + 10 * len(WORDS)
     positive = np.arange(n) % 2 == 1
     mean = np.tile(rng.gamma(1.0, 2.0, 30) + 0.3, (n, 1))
@@ -216,12 +220,21 @@ VERBS: dict[str, Callable[[AnnData, Any], Any]] = {
     "pl.cd49d": _cd49d_plot,
     "pl.confusion": _confusion_plot,
 }
-# Verbs that write down whose cells they left out, and where; signature_report goes by the record of tl.signature.
+# Verbs that write down whose cells they left out, and where; signature_report goes by the record of
+# tl.signature.
 WRITES = {
-    "pp.split_donors": "own", "tl.signature": "signature", "tl.signature_report": "signature", "tl.cross_validate": "cv",
-    "tl.leakage_audit": "leakage_audit", "tl.finetune": "scbert", "tl.perturb": "perturb", "tl.gene2vec": "gene2vec",
-    "tl.gene_interactions": "gene_interactions", "tl.gene_attribution": "gene_attribution", "pp.label_cd49d": "cd49d",
-}  # fmt: skip
+    "pp.split_donors": "own",
+    "tl.signature": "signature",
+    "tl.signature_report": "signature",
+    "tl.cross_validate": "cv",
+    "tl.leakage_audit": "leakage_audit",
+    "tl.finetune": "scbert",
+    "tl.perturb": "perturb",
+    "tl.gene2vec": "gene2vec",
+    "tl.gene_interactions": "gene_interactions",
+    "tl.gene_attribution": "gene_attribution",
+    "pp.label_cd49d": "cd49d",
+}
 EVERY_VERB = pytest.mark.parametrize("verb", VERBS)
 NEED_A_MODEL = {
     "tl.signature",
@@ -246,7 +259,9 @@ def expected(plain: AnnData, model: Any) -> Callable[[str], Any]:
 
 
 def _same(found: Any, wanted: Any, cells: int | None = None) -> None:
-    """Equal tables, arrays and numbers; of what is said of cells only those that have a donor are compared."""
+    """Equal tables, arrays and numbers; of what is said of cells only those that have a donor are
+    compared.
+    """
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         if isinstance(other, pd.DataFrame | pd.Series):

@@ -20,7 +20,8 @@ from scbert_cll.datasets import _download_geo_series as download
 NAME = "GSE39671_series_matrix.txt.gz"
 SERIES = (
     '!Series_title\t"CLL"\n!Sample_title\t"a"\t"b"\n!Sample_geo_accession\t"GSM1"\t"GSM2"\n'
-    '!Sample_characteristics_ch1\t"age: 61"\t"age: 70"\n!series_matrix_table_begin\n"ID_REF"\t"GSM1"\t"GSM2"\n'
+    '!Sample_characteristics_ch1\t"age: 61"\t"age: '
+    '70"\n!series_matrix_table_begin\n"ID_REF"\t"GSM1"\t"GSM2"\n'
     + "".join(f'"p{i}"\t{i % 7}.5\t{i % 5}.25\n' for i in range(200))
     + "!series_matrix_table_end\n"
 )
@@ -57,7 +58,13 @@ def dripping() -> Iterator[bytes]:
 
 
 def chunked(data: bytes, *, end: bool) -> bytes:
-    return head(None, "HTTP/1.1 200 OK", "Transfer-Encoding: chunked") + f"{len(data):x}\r\n".encode() + data + b"\r\n" + b"0\r\n\r\n" * end  # fmt: skip
+    return (
+        head(None, "HTTP/1.1 200 OK", "Transfer-Encoding: chunked")
+        + f"{len(data):x}\r\n".encode()
+        + data
+        + b"\r\n"
+        + b"0\r\n\r\n" * end
+    )
 
 
 # an answer, and what is said; None: it is read
@@ -67,7 +74,10 @@ ANSWERS: dict[str, tuple[bytes | Callable[[], Iterator[bytes]], str | None]] = {
     "whole, in chunks": (chunked(PACKED, end=True), None),
     "latin-1": (body(gzip.compress(SERIES.replace("CLL", "Größe").encode("latin-1"))), None),
     "utf-16": (body(gzip.compress(SERIES.encode("utf-16"))), None),
-    "several members": (body(gzip.compress(SERIES[:500].encode()) + gzip.compress(SERIES[500:].encode())), None),
+    "several members": (
+        body(gzip.compress(SERIES[:500].encode()) + gzip.compress(SERIES[500:].encode())),
+        None,
+    ),
     "short": (body(PACKED[:-50], len(PACKED)), "bytes came"),
     "short, without a length": (body(PACKED[:-50], None), "is not complete"),
     "short, at the start": (body(PACKED[:1], None), "no series matrix packed by gzip"),
@@ -85,21 +95,48 @@ ANSWERS: dict[str, tuple[bytes | Callable[[], Iterator[bytes]], str | None]] = {
     "dripping": (dripping, "it goes on after"),
     "damaged": (body(PACKED[:200] + bytes(60) + PACKED[260:]), "is not complete"),
     "wrong sum": (body(PACKED[:-8] + bytes(4) + PACKED[-4:]), "is not complete"),
-    "no end line": (changed(lambda text: text.replace("!series_matrix_table_end\n", "")), "is not complete"),
-    "no begin line": (changed(lambda text: text.replace("!series_matrix_table_begin\n", "")), "is not complete"),
-    "no samples": (changed(lambda text: text.replace("!Sample_geo", "!Sample_no")), "is not a series matrix"),
+    "no end line": (
+        changed(lambda text: text.replace("!series_matrix_table_end\n", "")),
+        "is not complete",
+    ),
+    "no begin line": (
+        changed(lambda text: text.replace("!series_matrix_table_begin\n", "")),
+        "is not complete",
+    ),
+    "no samples": (
+        changed(lambda text: text.replace("!Sample_geo", "!Sample_no")),
+        "is not a series matrix",
+    ),
     "cut within the table": (changed(lambda text: text[:900]), "is not complete"),
-    "huge field": (changed(lambda text: text.replace('"a"', '"' + "a" * 200_000)), "field of more than 131,072"),
-    "unclosed quote of a row": (changed(lambda text: text.replace('"p50"', '"p50')), "a quote that is not closed in row 51"),
-    "unclosed quote of a sample": (changed(lambda text: text.replace('"age: 61"', '"age: 61')), "a quote in line 4 is not closed"),
+    "huge field": (
+        changed(lambda text: text.replace('"a"', '"' + "a" * 200_000)),
+        "field of more than 131,072",
+    ),
+    "unclosed quote of a row": (
+        changed(lambda text: text.replace('"p50"', '"p50')),
+        "a quote that is not closed in row 51",
+    ),
+    "unclosed quote of a sample": (
+        changed(lambda text: text.replace('"age: 61"', '"age: 61')),
+        "a quote in line 4 is not closed",
+    ),
     "zeros": (body(gzip.compress(bytes(1000))), "no text"),
-    "other samples": (changed(lambda text: text.replace('"ID_REF"\t"GSM1"', '"ID_REF"\t"GSM7"')), "name different samples"),
+    "other samples": (
+        changed(lambda text: text.replace('"ID_REF"\t"GSM1"', '"ID_REF"\t"GSM7"')),
+        "name different samples",
+    ),
     "garbage": (b"\x00\xff garbage\r\n\r\n", "Could not load"),
     "garbage status": (b"HTTP/1.1 what 200\r\n\r\n", "Could not load"),
     "no answer": (b"", "Could not load"),
     "endless status": (lambda: iter([b"HTTP/1.1 200 " + b"x" * 10**6]), "Could not load"),
-    "many headers": (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 500 + b"\r\n" + PACKED, "Could not load"),
-    "bad length": (head(None, "HTTP/1.1 200 OK", "Content-Length: many") + PAGE, "no series matrix|Could not load"),
+    "many headers": (
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 500 + b"\r\n" + PACKED,
+        "Could not load",
+    ),
+    "bad length": (
+        head(None, "HTTP/1.1 200 OK", "Content-Length: many") + PAGE,
+        "no series matrix|Could not load",
+    ),
     "503": (head(0, "HTTP/1.1 503 No"), "Could not load"),
     "503, later": (head(0, "HTTP/1.1 503 No", "Retry-After: 99999"), "Could not load"),
     "403": (head(0, "HTTP/1.1 403 No"), "403"),
@@ -107,7 +144,7 @@ ANSWERS: dict[str, tuple[bytes | Callable[[], Iterator[bytes]], str | None]] = {
     "206": (head(len(PACKED), "HTTP/1.1 206 Partial") + PACKED, "206"),
     "going in circles": (head(0, "HTTP/1.1 302 Found", "Location: /again"), "Could not load"),
     "to a file": (head(0, "HTTP/1.1 302 Found", "Location: file:///etc/passwd"), "Could not load"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

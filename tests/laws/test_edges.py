@@ -1,4 +1,6 @@
-"""Edges, ties and corrections: what a value on a limit becomes, what a p cannot be, and what an interval is corrected for."""
+"""Edges, ties and corrections: what a value on a limit becomes, what a p cannot be, and what an
+interval is corrected for.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def test_a_value_on_an_edge_is_in_the_bin_above_it(n_bins: int) -> None:
 
 
 def test_a_value_on_an_edge_of_its_gene_is_in_the_bin_below_it() -> None:
-    """A gene's edges are values that were seen, and each bin is to hold its share: numpy.digitize with right=True."""
+    """A gene's edges are values that were seen, and each bin is to hold its share: numpy.digitize
+    with right=True.
+    """
     values = np.random.default_rng(0).integers(0, 20, (60, 4))
     adata = counts_of(values)
     sc_cll.pp.bin_expression(adata, method="gene_quantile", n_bins=4, target_sum=1000)
@@ -80,7 +84,12 @@ def test_equal_values_of_a_cell_share_a_bin() -> None:
     "fractions", [(0.7, 0.15, 0.15), (0.5, 0.3, 0.2), (0.8, 0.2, 0.0), (0.2, 0.2, 0.6)]
 )
 def test_cells_are_dealt_in_these_shares(fractions: tuple[float, float, float]) -> None:
-    adata = AnnData(np.ones((1000, 2), np.float32), obs=pd.DataFrame({"donor": np.repeat(list("ABCDE"), 200)}, index=[f"c{i}" for i in range(1000)]))  # fmt: skip
+    adata = AnnData(
+        np.ones((1000, 2), np.float32),
+        obs=pd.DataFrame(
+            {"donor": np.repeat(list("ABCDE"), 200)}, index=[f"c{i}" for i in range(1000)]
+        ),
+    )
     adata.obs["kind"] = pd.Categorical(np.tile(["x", "y"], 500))
     sc_cll.pp.split_donors(adata, "donor", labels_key="kind", unit="cell", fractions=fractions)
     counts = adata.obs["split"].value_counts().reindex(["train", "val", "test"])
@@ -114,7 +123,9 @@ def test_two_counts_are_added_before_the_logarithm() -> None:
 
 
 def alike(n_genes: int, n: int) -> np.ndarray:
-    """Differences (n, genes) whose variances are the same up to chance, or closer: the prior is certain."""
+    """Differences (n, genes) whose variances are the same up to chance, or closer: the prior is
+    certain.
+    """
     quantiles = stats.norm.ppf((np.arange(n) + 0.5) / n)
     return (
         np.column_stack([np.random.default_rng(i).permutation(quantiles) for i in range(n_genes)])
@@ -124,7 +135,9 @@ def alike(n_genes: int, n: int) -> np.ndarray:
 
 @pytest.mark.parametrize("n_genes", [1, 3, 10, 200])
 def test_degrees_of_freedom_are_at_most_those_of_all_genes_together(n_genes: int) -> None:
-    """limma: df.total = min(df.residual + df.prior, sum(df.residual)); t is then that of the pooled variance."""
+    """limma: df.total = min(df.residual + df.prior, sum(df.residual)); t is then that of the pooled
+    variance.
+    """
     values = alike(n_genes, 5)
     found = moderated.paired(values, np.zeros(n_genes))
     assert np.isinf(found.df_prior)
@@ -156,7 +169,13 @@ def test_a_gene_in_exactly_that_share_of_cells_is_tested() -> None:
     for gene, n in ((0, 7), (1, 8), (2, 9)):
         counts[:, gene] = 0
         counts[rng.choice(400, n, replace=False), gene] = 1
-    obs = pd.DataFrame({"donor": np.repeat([f"D{i}" for i in range(5)], 80), "label": pd.Categorical(np.tile(["a", "b"], 200))}, index=[f"c{i}" for i in range(400)])  # fmt: skip
+    obs = pd.DataFrame(
+        {
+            "donor": np.repeat([f"D{i}" for i in range(5)], 80),
+            "label": pd.Categorical(np.tile(["a", "b"], 200)),
+        },
+        index=[f"c{i}" for i in range(400)],
+    )
     adata = AnnData(
         sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(6)])
     )
@@ -192,11 +211,17 @@ def test_sets_of_a_signature_have_their_signs() -> None:
 
 def test_a_report_says_each_number() -> None:
     numbers = criteria.Numbers(0.8, null=0.5, p=0.013)
-    table = criteria.table([
-        criteria.Gate.of("sufficiency", "signature", numbers, "above null", passed=True, note="a note"),
-        criteria.Gate.of("sufficiency", "abundance", criteria.Numbers(0.4), "above null", passed=False),
-        *criteria.not_run("permuted labels", ["signature"], "why"),
-    ])  # fmt: skip
+    table = criteria.table(
+        [
+            criteria.Gate.of(
+                "sufficiency", "signature", numbers, "above null", passed=True, note="a note"
+            ),
+            criteria.Gate.of(
+                "sufficiency", "abundance", criteria.Numbers(0.4), "above null", passed=False
+            ),
+            *criteria.not_run("permuted labels", ["signature"], "why"),
+        ]
+    )
     assert criteria.markdown(table) == [
         "| gate | signature | abundance | passes if |",
         "| --- | --- | --- | --- |",
@@ -229,9 +254,12 @@ def test_p_of_a_gate_counts_the_value_itself_and_its_ties(null: list[int], value
     assert found == (1 + sum(one >= value for one in null)) / (1 + len(null))
     draws = iter(np.array(null, dtype=float))
     other = stats.monte_carlo_test(
-        [float(value)], lambda size: np.array([[next(draws)] for _ in range(size[0])]), lambda x, axis: x.mean(axis=axis),
-        n_resamples=len(null), alternative="greater",
-    )  # fmt: skip
+        [float(value)],
+        lambda size: np.array([[next(draws)] for _ in range(size[0])]),
+        lambda x, axis: x.mean(axis=axis),
+        n_resamples=len(null),
+        alternative="greater",
+    )
     assert found == pytest.approx(other.pvalue)
     assert 0 < found <= 1
 
@@ -267,7 +295,9 @@ def test_p_among_random_sets_is_two_sided_and_never_zero(
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_random_set_that_is_as_good_counts(sign: float) -> None:
-    """Three copies of the score, one of its opposite and one that says nothing; all are exact in binary."""
+    """Three copies of the score, one of its opposite and one that says nothing; all are exact in
+    binary.
+    """
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     from scbert_cll._survival.outcome import Outcome
     from scbert_cll.tl._prognosis.null import _against
@@ -340,7 +370,9 @@ def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
 
 
 def test_percentiles_that_leave_the_corrected_gain_out_are_widened_to_it() -> None:
-    """By hand: every draw gains 0.3 on itself and 0.1 on all, so the optimism is 0.2; the gain of 0.5 becomes 0.3, above their 0.1."""
+    """By hand: every draw gains 0.3 on itself and 0.1 on all, so the optimism is 0.2; the gain of
+    0.5 becomes 0.3, above their 0.1.
+    """
     from scbert_cll._survival.added_value import _gain
 
     found = _gain((0.1, 0.6), [((0.2, 0.5), (0.2, 0.3))] * 20)
@@ -357,8 +389,15 @@ def test_percentiles_that_leave_the_corrected_gain_out_are_widened_to_it() -> No
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(30.0, 60.0, "positive"), (29.9, 60.0, None), (10.0, 30.0, None), (10.0, 29.9, "negative"), (30.0, 30.0, "positive"), (np.nan, np.nan, None)],
-)  # fmt: skip
+    [
+        (30.0, 60.0, "positive"),
+        (29.9, 60.0, None),
+        (10.0, 30.0, None),
+        (10.0, 29.9, "negative"),
+        (30.0, 30.0, "positive"),
+        (np.nan, np.nan, None),
+    ],
+)
 def test_a_call_on_the_limit_itself(low: float, high: float, said: str | None) -> None:
     """Positive from 30 %: the limit belongs to the positive side."""
     found = _patient_share.call(
@@ -381,7 +420,9 @@ def test_calls_of_patients_where_the_limit_is_an_interval_s_own() -> None:
 
 @pytest.mark.parametrize("n", [20, 26])
 def test_two_components_that_bic_does_not_want_are_none(n: int) -> None:
-    """Evenly spread levels: far apart by Ashman's D and with a dip, yet one population describes them as well."""
+    """Evenly spread levels: far apart by Ashman's D and with a dip, yet one population describes
+    them as well.
+    """
     adata = AnnData(
         np.ones((n, 2), np.float32), obs=pd.DataFrame(index=[f"c{i}" for i in range(n)])
     )

@@ -1,4 +1,6 @@
-"""Full disks and mount points: a sentence, the old version as it was, nothing left over, and with room the same call works."""
+"""Full disks and mount points: a sentence, the old version as it was, nothing left over, and with
+room the same call works.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_power import Work, corpus, sources, works  # noqa: F401 (fixtures)
+from test_power import Work, corpus, sources, works  # noqa: F401
 
 SIZE = 1_200_000
 
@@ -93,7 +95,8 @@ os._exit(0)
 """
 
 
-@pytest.mark.slow  # a process each: HDF5 that could not write may end the process later, as a command does at once
+# a process each: HDF5 that could not write may end the process later, as a command does at once
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "room"), [("h5ad", 0), ("h5ad", 16384), ("h5mu", 4096)])
 def test_a_full_disk_costs_no_file_of_cells(
     kind: str,
@@ -152,8 +155,9 @@ def test_a_command_ends_with_a_sentence_where_the_disk_is_full(
 
 
 def test_a_mount_point_is_refused_in_a_sentence_and_kept(
-    disk: Path, works: dict[str, Work]
-) -> None:  # noqa: F811
+    disk: Path,
+    works: dict[str, Work],  # noqa: F811
+) -> None:
     work = works["model"]
     work.write(disk / "model", 0)
     for name in ("config.json", "vocab.txt", "weights.safetensors"):  # a volume that holds a model

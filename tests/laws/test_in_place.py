@@ -1,4 +1,6 @@
-"""Putting in place, whatever the name, the links and the errors of the disk: old or new, a sentence of the system's, nothing left over."""
+"""Putting in place, whatever the name, the links and the errors of the disk: old or new, a sentence
+of the system's, nothing left over.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,13 @@ from scbert_cll._disk import formats
 
 sys.path.insert(0, str(Path(__file__).parent))
 from disk import CHANGING
-from test_power import Work, corpus, sources, works  # noqa: F401 (fixtures)
+from test_power import Work, corpus, sources, works  # noqa: F401
 
 
 class Failing:
-    """The n-th call that changes names or forces data fails, as on a disk with a defect; without `at` calls are counted."""
+    """The n-th call that changes names or forces data fails, as on a disk with a defect; without
+    `at` calls are counted.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None) -> None:
         self.n, self.at = 0, at
@@ -60,7 +64,7 @@ def test_a_disk_that_fails_at_any_call_costs_nothing(
             try:
                 work.write(path, at % 2)
             except OSError as error:
-                assert error.errno == errno.EIO  # noqa: PT017 (some calls may fail without harm)
+                assert error.errno == errno.EIO  # noqa: PT017
         assert work.read(path) in versions
     work.write(path, 1)
     assert work.read(path) == versions[0]
@@ -110,7 +114,7 @@ def test_threads_write_one_after_another(tmp_path: Path) -> None:
             for _ in range(10):
                 formats.write_json(path, {"v": [value] * 100})
                 assert len(set(formats.read_json(path)["v"])) == 1
-        except BaseException as error:  # noqa: BLE001 (of a thread)
+        except BaseException as error:  # noqa: BLE001
             failed.append(error)
 
     threads = [threading.Thread(target=write, args=(i,)) for i in range(6)]

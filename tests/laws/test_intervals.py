@@ -1,4 +1,6 @@
-"""An interval contains its estimate, a range is called one, and a share near 0 or 1 has an interval that can be."""
+"""An interval contains its estimate, a range is called one, and a share near 0 or 1 has an interval
+that can be.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def test_every_interval_of_an_evaluation_contains_its_estimate(found: OutOfFold,
 
 @pytest.mark.parametrize("n_errors", [0, 1, 2, 5])
 def test_few_errors_have_about_wilsons_interval(n_errors: int) -> None:
-    """1,242 cells, none to five of them wrong: the logit of a perfect draw would take the limit down to 0.89."""
+    """1,242 cells, none to five of them wrong: the logit of a perfect draw would take the limit
+    down to 0.89.
+    """
     y = np.arange(1242) % 2
     called = y.copy()
     called[:n_errors] = 1 - called[:n_errors]

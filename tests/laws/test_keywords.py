@@ -1,4 +1,6 @@
-"""A name that no argument has is refused with the nearest one, before anything runs: wherever a function takes more than it lists."""
+"""A name that no argument has is refused with the nearest one, before anything runs: wherever a
+function takes more than it lists.
+"""
 
 from __future__ import annotations
 
@@ -55,25 +57,51 @@ def checkpoint(kind: Any, folder: Path, **asked: Any) -> Any:
 OPEN: dict[str, tuple[Callable[..., Any], str]] = {
     "tl.pretrain": (lambda folder, **asked: sc_cll.tl.pretrain(cells(), **asked), "weight_decay"),
     "tl.finetune": (lambda folder, **asked: sc_cll.tl.finetune(cells(), **asked), "labels_key"),
-    "ScBERT": (lambda folder, **asked: sc_cll.ScBERT(cells_set_up(sc_cll.ScBERT), **asked), "n_layers"),
-    "ScBERTClassifier": (lambda folder, **asked: sc_cll.ScBERTClassifier(cells_set_up(sc_cll.ScBERTClassifier), **asked), "n_layers"),
-    "ScBERT.train": (lambda folder, **asked: pretrained(cells()).train(1, **asked), "mask_fraction"),
-    "ScBERTClassifier.train": (lambda folder, **asked: from_scratch(cells()).train(1, **asked), "token_drop"),
-    "ScBERTClassifier.from_pretrained": (
-        lambda folder, **asked: sc_cll.ScBERTClassifier.from_pretrained(pretrained(cells()), labels_key="cd49d", **asked),
-        "dropout",
-    ),
-    "ScBERT.from_scbert_checkpoint": (lambda folder, **asked: checkpoint(sc_cll.ScBERT, folder, **asked), "dropout"),
-    "ScBERTClassifier.from_scbert_checkpoint": (
-        lambda folder, **asked: checkpoint(sc_cll.ScBERTClassifier, folder, classes=["-", "+"], **asked),
-        "dropout",
-    ),
-    "ScBERT.from_corpus": (lambda folder, **asked: sc_cll.ScBERT.from_corpus(Corpus(), **asked), "n_layers"),
-    "ScBERTClassifier.from_corpus": (
-        lambda folder, **asked: sc_cll.ScBERTClassifier.from_corpus(Corpus(), labels_key="cd49d", **asked),
+    "ScBERT": (
+        lambda folder, **asked: sc_cll.ScBERT(cells_set_up(sc_cll.ScBERT), **asked),
         "n_layers",
     ),
-}  # fmt: skip
+    "ScBERTClassifier": (
+        lambda folder, **asked: sc_cll.ScBERTClassifier(
+            cells_set_up(sc_cll.ScBERTClassifier), **asked
+        ),
+        "n_layers",
+    ),
+    "ScBERT.train": (
+        lambda folder, **asked: pretrained(cells()).train(1, **asked),
+        "mask_fraction",
+    ),
+    "ScBERTClassifier.train": (
+        lambda folder, **asked: from_scratch(cells()).train(1, **asked),
+        "token_drop",
+    ),
+    "ScBERTClassifier.from_pretrained": (
+        lambda folder, **asked: sc_cll.ScBERTClassifier.from_pretrained(
+            pretrained(cells()), labels_key="cd49d", **asked
+        ),
+        "dropout",
+    ),
+    "ScBERT.from_scbert_checkpoint": (
+        lambda folder, **asked: checkpoint(sc_cll.ScBERT, folder, **asked),
+        "dropout",
+    ),
+    "ScBERTClassifier.from_scbert_checkpoint": (
+        lambda folder, **asked: checkpoint(
+            sc_cll.ScBERTClassifier, folder, classes=["-", "+"], **asked
+        ),
+        "dropout",
+    ),
+    "ScBERT.from_corpus": (
+        lambda folder, **asked: sc_cll.ScBERT.from_corpus(Corpus(), **asked),
+        "n_layers",
+    ),
+    "ScBERTClassifier.from_corpus": (
+        lambda folder, **asked: sc_cll.ScBERTClassifier.from_corpus(
+            Corpus(), labels_key="cd49d", **asked
+        ),
+        "n_layers",
+    ),
+}
 
 
 def cells_set_up(kind: Any) -> AnnData:
@@ -169,8 +197,12 @@ def test_a_choice_of_the_network_too_and_the_object_stays(verb: Callable[..., An
 
 @pytest.mark.parametrize(
     ("asked", "nearest"),
-    [({"network": {"n_layer": 2}}, "n_layers"), ({"train": {"learning_rate": 0.1}}, "lr"), ({"train": {"token_drops": 0}}, "token_drop")],
-)  # fmt: skip
+    [
+        ({"network": {"n_layer": 2}}, "n_layers"),
+        ({"train": {"learning_rate": 0.1}}, "lr"),
+        ({"train": {"token_drops": 0}}, "token_drop"),
+    ],
+)
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.usefixtures("nothing_runs")
 def test_estimators_too_before_the_first_fold(

@@ -1,4 +1,6 @@
-"""A save that is killed, at whatever line, leaves the old model or the new one, and the next save leaves nothing else."""
+"""A save that is killed, at whatever line, leaves the old model or the new one, and the next save
+leaves nothing else.
+"""
 
 from __future__ import annotations
 

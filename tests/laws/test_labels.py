@@ -1,4 +1,6 @@
-"""Labels of any type mean the same in memory, after a file, and from a corpus: the same classes in the same order, and the same cells in each."""
+"""Labels of any type mean the same in memory, after a file, and from a corpus: the same classes in
+the same order, and the same cells in each.
+"""
 
 from __future__ import annotations
 
@@ -290,7 +292,9 @@ def test_a_class_called_as_a_column_of_the_table(name: str) -> None:
 
 
 def test_files_that_differ_in_their_order(tmp_path: Path) -> None:
-    """Files may lack categories of each other; where they contradict each other, classes are sorted."""
+    """Files may lack categories of each other; where they contradict each other, classes are
+    sorted.
+    """
 
     def built(name: str, *orders: list[str]) -> list[str]:
         paths = []

@@ -1,4 +1,6 @@
-"""A list is read, not a folder: what a manifest names is read and nothing else, left-overs say whose they are, folders of the user stay."""
+"""A list is read, not a folder: what a manifest names is read and nothing else, left-overs say
+whose they are, folders of the user stay.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +140,9 @@ def stray_edges(corpus: Path, other: Path) -> str:
 
 
 def stray_chunk(corpus: Path, other: Path) -> str:
-    """Where zarr stores no chunk since all its values are the default, it would read one that lies there."""
+    """Where zarr stores no chunk since all its values are the default, it would read one that lies
+    there.
+    """
     chunk = corpus / "train" / "dataset_0" / "obs" / "donor" / "codes" / "c" / "9"
     chunk.write_bytes(b"x")
     return chunk.relative_to(corpus).as_posix()
@@ -268,7 +272,7 @@ def edited(file: Path, refuses: Callable[[], object], change: Callable[[Any], An
                 refuses()
             except REFUSED:
                 continue
-            except Exception as error:  # noqa: BLE001 (whatever it is, it is not a sentence)
+            except Exception as error:  # noqa: BLE001
                 bad.append(f"{at} = {new!r}: {error!r}")
             else:
                 bad.append(f"{at} = {new!r} is believed")
@@ -285,7 +289,9 @@ def test_no_edit_of_a_manifest_is_believed(corpus: Path) -> None:
 
 
 def test_no_edit_of_a_manifest_with_a_right_checksum_ends_in_a_traceback(corpus: Path) -> None:
-    """What is sealed and does not fit the schema is refused by a sentence; other values of the right kind may be what was meant."""
+    """What is sealed and does not fit the schema is refused by a sentence; other values of the
+    right kind may be what was meant.
+    """
     bad = edited(corpus / "manifest.json", lambda: sc_cll.model.CorpusData(corpus), resealed)
     assert not [problem for problem in bad if not problem.endswith("is believed")], bad
 
@@ -579,7 +585,9 @@ OTHER_CALLS: list[dict[str, Any]] = [
 def test_what_another_call_left_is_not_taken_over(
     arguments: dict[str, Any], at: str, sources: list[Path], of_many: Path, tmp_path: Path
 ) -> None:
-    """Left-overs of a call, put beside the plan of another one: whichever files a crash leaves, each says whose it is."""
+    """Left-overs of a call, put beside the plan of another one: whichever files a crash leaves,
+    each says whose it is.
+    """
     out, other = tmp_path / "c.zarr", tmp_path / "d.zarr"
     cut_build(sources, out, 2)
     cut_build(sources, other, 2, **arguments)
@@ -599,7 +607,9 @@ def test_what_another_call_left_is_not_taken_over(
 def test_scans_of_two_calls_never_mix(
     first: int, second: int, sources: list[Path], of_many: Path, tmp_path: Path
 ) -> None:
-    """The first call ends after a file of its scan is in place, another call before one is, and the first goes on."""
+    """The first call ends after a file of its scan is in place, another call before one is, and the
+    first goes on.
+    """
     real = Path.replace
 
     def cut(vocab: list[str], at: int, *, before: bool) -> None:

@@ -14,9 +14,41 @@ from hypothesis import strategies as st
 from scbert_cll import _names
 
 ODD = [
-    *("T/NK", "CD4+/CD25 T Reg", "a|b", "a.b", 'a"b', "a'b", " a", "a ", " ", "", "123", ".", "..", "é–μ", "x" * 200, "ü" * 200),
-    *("zarr.json", ".zgroup", "a\x00b", "a\\b", "a\nb", "%2F", "%", "30%", "%~", "_index", "__x", "\ud800", "😀", "x" * 300),
-]  # fmt: skip
+    *(
+        "T/NK",
+        "CD4+/CD25 T Reg",
+        "a|b",
+        "a.b",
+        'a"b',
+        "a'b",
+        " a",
+        "a ",
+        " ",
+        "",
+        "123",
+        ".",
+        "..",
+        "é–μ",
+        "x" * 200,
+        "ü" * 200,
+    ),
+    *(
+        "zarr.json",
+        ".zgroup",
+        "a\x00b",
+        "a\\b",
+        "a\nb",
+        "%2F",
+        "%",
+        "30%",
+        "%~",
+        "_index",
+        "__x",
+        "\ud800",
+        "😀",
+        "x" * 300,
+    ),
+]
 
 anything = st.text(st.characters(codec=None, categories=None), max_size=12) | st.text(
     "%/|~.2F_\\", max_size=6

@@ -1,4 +1,5 @@
-"""Files of pandas 3 are read, worked on and written with pandas 2, and those of pandas 2 with pandas 3.
+"""Files of pandas 3 are read, worked on and written with pandas 2, and those of pandas 2 with
+pandas 3.
 
 Needs a second interpreter with the other pandas: SCBERT_CLL_OTHER_PYTHON=path/to/python.
 """
@@ -99,7 +100,9 @@ def test_what_a_command_writes_is_plain_and_the_setting_stays(tmp_path: Path) ->
 
 
 def changed_in_place(function: ast.FunctionDef) -> list[str]:
-    """Names that hold what `to_numpy()` handed out, a view that pandas 3 makes read-only, and are changed in place later."""
+    """Names that hold what `to_numpy()` handed out, a view that pandas 3 makes read-only, and are
+    changed in place later.
+    """
     handed, found = set(), []
     for node in sorted(
         (n for n in ast.walk(function) if hasattr(n, "lineno")),

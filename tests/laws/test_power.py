@@ -1,4 +1,6 @@
-"""Crash and power: after every prefix of what a writer did, the old version or the new one is read, whole; when it has returned, the new one."""
+"""Crash and power: after every prefix of what a writer did, the old version or the new one is read,
+whole; when it has returned, the new one.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def weights(path: Path) -> bytes:
 
 
 def table_of(path: Path) -> str:
-    """A table whose origin is told beside it; between two renames there may be another version's, and reading says so."""
+    """A table whose origin is told beside it; between two renames there may be another version's,
+    and reading says so.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "a.csv has changed since it was written: a.json says where an earlier version"
@@ -187,7 +191,9 @@ def record(work: Work, root: Path, *, forcing: bool = True) -> tuple[Disk, list[
 
 
 def losses(work: Work, disk: Disk, versions: list[Any]) -> list[str]:
-    """States of the disk in which neither version is read, or, when the call had returned, not the new one."""
+    """States of the disk in which neither version is read, or, when the call had returned, not the
+    new one.
+    """
     path = next(disk.root.rglob(work.name))
     found = []
     name = path.relative_to(disk.root).as_posix()
@@ -201,7 +207,7 @@ def losses(work: Work, disk: Disk, versions: list[Any]) -> list[str]:
             if not work.made_once:
                 found.append(f"{when}: {error}")
             continue
-        except Exception as error:  # noqa: BLE001 (whatever a damaged file brings out)
+        except Exception as error:  # noqa: BLE001
             found.append(f"{when}: {error!r}")
             continue
         if said not in versions:

@@ -89,7 +89,9 @@ def test_every_public_function_was_called(changes: dict[str, list[str]]) -> None
 
 
 class Asks(L.Callback):
-    """Sends a signal to this process in the last step of a training, behind which no checkpoint can be written."""
+    """Sends a signal to this process in the last step of a training, behind which no checkpoint can
+    be written.
+    """
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,6 @@
-"""Law: a marker is found under any decoration of its name, and no other CD number is ever answered for it."""
+"""Law: a marker is found under any decoration of its name, and no other CD number is ever answered
+for it.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,70 @@ from hypothesis import strategies as st
 import scbert_cll as sc_cll
 
 # One spelling of each target; no two of them are of one gene.
-LETTERED = ["CD1c", "CD1d", "CD11a", "CD11b", "CD11c", "CD45RA", "CD45RO", "CD49a", "CD49b", "CD49d", "CD49f", "CD62L", "CD66b", "CD79b", "CD107a", "CD158e1", "CD172a", "CD235a"]  # fmt: skip
+LETTERED = [
+    "CD1c",
+    "CD1d",
+    "CD11a",
+    "CD11b",
+    "CD11c",
+    "CD45RA",
+    "CD45RO",
+    "CD49a",
+    "CD49b",
+    "CD49d",
+    "CD49f",
+    "CD62L",
+    "CD66b",
+    "CD79b",
+    "CD107a",
+    "CD158e1",
+    "CD172a",
+    "CD235a",
+]
 TARGETS = [f"CD{number}" for number in range(1, 372)] + LETTERED
-PREFIXES = ["", "ADT_", "ADT-", "adt_", "prot_", "prot:", "CITE-", "Hu.", "hu", "h", "anti-human ", "Anti-Human_", "anti-mouse/human ", "AB_", "α-", "A0576-", "C0576_anti-human_", "TotalSeq-B ", "X304337_", "human\u00a0"]  # fmt: skip
-SUFFIXES = ["_TotalSeqB", "-TotalSeqC", "TotalSeqA", ".TotalA", "-TotalC", "_A0576", "-TSC0576", "-TSA", "_Ab", ":AB", "-Ab-O", "-PROT", " _PROT", "|AHS0063|pAbO", " (Integrin alpha-4)", " Recombinant", " mIgG1", " (Mouse IgG2b, κ)", "_Human"]  # fmt: skip
+PREFIXES = [
+    "",
+    "ADT_",
+    "ADT-",
+    "adt_",
+    "prot_",
+    "prot:",
+    "CITE-",
+    "Hu.",
+    "hu",
+    "h",
+    "anti-human ",
+    "Anti-Human_",
+    "anti-mouse/human ",
+    "AB_",
+    "α-",
+    "A0576-",
+    "C0576_anti-human_",
+    "TotalSeq-B ",
+    "X304337_",
+    "human\u00a0",
+]
+SUFFIXES = [
+    "_TotalSeqB",
+    "-TotalSeqC",
+    "TotalSeqA",
+    ".TotalA",
+    "-TotalC",
+    "_A0576",
+    "-TSC0576",
+    "-TSA",
+    "_Ab",
+    ":AB",
+    "-Ab-O",
+    "-PROT",
+    " _PROT",
+    "|AHS0063|pAbO",
+    " (Integrin alpha-4)",
+    " Recombinant",
+    " mIgG1",
+    " (Mouse IgG2b, κ)",
+    "_Human",
+]
 BARCODES = st.text("ACGT", min_size=12, max_size=15).map("-{}".format)
 CLONES = st.from_regex(r"(--|-| \(|:)[A-BE-Z]{1,3}[0-9]{1,3}(\.[0-9])?", fullmatch=True)
 REPEATED = st.sampled_from(["-1", "-2", ".1", "_2"])
@@ -34,7 +96,9 @@ def decorated(draw: st.DrawFn, target: str) -> str:
 
 @st.composite
 def panels(draw: st.DrawFn) -> tuple[list[str], dict[str, str], list[str]]:
-    """A panel with isotype controls, what each target is called in it, and targets it does not have."""
+    """A panel with isotype controls, what each target is called in it, and targets it does not
+    have.
+    """
     chosen = draw(st.lists(st.sampled_from(TARGETS), min_size=6, max_size=12, unique=True))
     there, absent = chosen[3:], chosen[:3]
     called = {target: draw(decorated(target)) for target in there}

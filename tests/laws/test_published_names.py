@@ -1,4 +1,6 @@
-"""What users named is published as text: no name becomes Markdown, HTML, YAML or code, none gives a person or a machine away, a refusal leaves nothing."""
+"""What users named is published as text: no name becomes Markdown, HTML, YAML or code, none gives a
+person or a machine away, a refusal leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ NAMES = {
     "escape": "\x1b[31mred",
     "right to left": "a\u202eb",
     "braces": "{labels_key} {0} {",
-}  # fmt: skip
+}
 PRIVATE = {
     "home": "~/counts",
     "another's home": "~me/counts",
@@ -83,7 +85,13 @@ def evaluation_of(name: str, classes: list[str]) -> dict[str, Any]:
         "interval": "bootstrap",
     }
     params = {"scheme": "group_kfold", "models": ["majority", name], "baselines": ["majority"]}
-    return {"summary": pd.DataFrame([row]), "params": params, "classes": np.array(classes), "unit": "donor", "n_units": 6}  # fmt: skip
+    return {
+        "summary": pd.DataFrame([row]),
+        "params": params,
+        "classes": np.array(classes),
+        "unit": "donor",
+        "n_units": 6,
+    }
 
 
 def rendered(text: str) -> Any:
@@ -162,7 +170,9 @@ def test_what_is_private_is_not_published(tmp_path: Path, case: str, where: str)
 
 def test_names_that_only_look_so_are_published(tmp_path: Path) -> None:
     for i, name in enumerate(PLAIN):
-        model_of(name, sorted(["x", name]), [name, "G2"]).save_for_hub(tmp_path / str(i), evaluation=evaluation_of(name, sorted(["x", name])))  # fmt: skip
+        model_of(name, sorted(["x", name]), [name, "G2"]).save_for_hub(
+            tmp_path / str(i), evaluation=evaluation_of(name, sorted(["x", name]))
+        )
 
 
 @pytest.mark.parametrize(

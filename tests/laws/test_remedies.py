@@ -1,7 +1,9 @@
-"""A remedy works: what an error sentence names exists, in this package and in the libraries that users have with it.
+"""A remedy works: what an error sentence names exists, in this package and in the libraries that
+users have with it.
 
-The sentences are read from the source, so that a new one is looked at on its first day. That a remedy also ends well on the
-refused object is the business of `tests/laws/test_bad_input.py`, where each is run.
+The sentences are read from the source, so that a new one is looked at on its first day. That a
+remedy also ends well on the refused object is the business of `tests/laws/test_bad_input.py`, where
+each is run.
 """
 
 from __future__ import annotations
@@ -41,8 +43,15 @@ ROOTS: dict[str, tuple[Any, ...]] = {
     "data": (AnnData, sc_cll.model.CorpusData, np.ndarray),
     **dict.fromkeys(("adata", "sample", "query", "rna"), (AnnData,)),
     "mdata": (mudata.MuData,),
-    "ad": (ad,), "anndata": (ad,), "sc": (sc,), "pd": (pd,), "np": (np,), "plt": (plt,), "mudata": (mudata,), "torch": (torch,),
-}  # fmt: skip
+    "ad": (ad,),
+    "anndata": (ad,),
+    "sc": (sc,),
+    "pd": (pd,),
+    "np": (np,),
+    "plt": (plt,),
+    "mudata": (mudata,),
+    "torch": (torch,),
+}
 # Attributes that an instance has and its class has not.
 OF_INSTANCES = {"binning", "genes", "layer", "classes", "labels_key", "config"}
 # Keywords of no public function: the shape of a value, and `order` of the network's own tokens.
@@ -118,7 +127,9 @@ def _has(thing: Any, path: list[str]) -> bool:
 
 
 def keywords_of_the_package() -> set[str]:
-    """Parameters of everything public, the fields of the network, and what the methods of a table take."""
+    """Parameters of everything public, the fields of the network, and what the methods of a table
+    take.
+    """
     found = (
         _parameters(pd.DataFrame.dropna)
         | _parameters(pd.DataFrame.drop)
@@ -162,7 +173,9 @@ def test_the_law_sees_a_function_that_does_not_exist():
 
 
 def test_every_keyword_a_sentence_names_exists():
-    """`name=` in a sentence is a parameter of the package, or of the library's function that is called in that sentence."""
+    """`name=` in a sentence is a parameter of the package, or of the library's function that is
+    called in that sentence.
+    """
     known, bad = keywords_of_the_package() | NOTATION | _parameters(L.Trainer), []
     for place, text in sentences():
         of_calls = {

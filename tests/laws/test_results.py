@@ -1,6 +1,8 @@
-"""Every verb writes what files can hold, owns its entry, records how it was called, and leaves nothing half done.
+"""Every verb writes what files can hold, owns its entry, records how it was called, and leaves
+nothing half done.
 
-One small data set whose donors, classes, groups, proteins and genes have names as laboratories give them goes through all verbs.
+One small data set whose donors, classes, groups, proteins and genes have names as laboratories give
+them goes through all verbs.
 """
 
 from __future__ import annotations
@@ -94,16 +96,24 @@ BEFORE = {
     "tl.gene2vec": Step(lambda mdata, _: tl.gene2vec(mdata["rna"], n_dims=8), "gene2vec"),
 }
 AFTER = {
-    "tl.predict": Step(lambda a, model: tl.predict(a, model, unassigned_below=0.5), "scbert_predict"),
+    "tl.predict": Step(
+        lambda a, model: tl.predict(a, model, unassigned_below=0.5), "scbert_predict"
+    ),
     "tl.signature": Step(lambda a, _: tl.signature(a, groupby="lab", min_cells=5), "signature"),
     "tl.cross_validate": Step(
         lambda a, _: tl.cross_validate(
-            a, labels_key="lab", models={"a . 'b'": "majority", "g": "gene_only"}, gene="G1", n_repeats=1, n_bootstrap=5
+            a,
+            labels_key="lab",
+            models={"a . 'b'": "majority", "g": "gene_only"},
+            gene="G1",
+            n_repeats=1,
+            n_bootstrap=5,
         ),
         "cv",
     ),
     "tl.gene_attention": Step(
-        lambda a, model: tl.gene_attention(a, model, groupby="donor", per_cell=True), "gene_attention"
+        lambda a, model: tl.gene_attention(a, model, groupby="donor", per_cell=True),
+        "gene_attention",
     ),
     "tl.gene_attribution": Step(
         lambda a, model: tl.gene_attribution(
@@ -112,11 +122,16 @@ AFTER = {
         "gene_attribution",
     ),
     "tl.gene_interactions": Step(
-        lambda a, model: tl.gene_interactions(a, model, list(GENES[:3]), groupby="lab", n_cells=6), "gene_interactions"
+        lambda a, model: tl.gene_interactions(a, model, list(GENES[:3]), groupby="lab", n_cells=6),
+        "gene_interactions",
     ),
-    "tl.perturb": Step(lambda a, model: tl.perturb(a, model, list(GENES[:3]), groupby="donor"), "perturb"),
+    "tl.perturb": Step(
+        lambda a, model: tl.perturb(a, model, list(GENES[:3]), groupby="donor"), "perturb"
+    ),
     "tl.score_signature": Step(
-        lambda a, _: tl.score_signature(a, dict.fromkeys(GENES[:6], 1.0), method="waggr"), "signature_score", "decoupler"
+        lambda a, _: tl.score_signature(a, dict.fromkeys(GENES[:6], 1.0), method="waggr"),
+        "signature_score",
+        "decoupler",
     ),
     "tl.signature_report": Step(
         lambda a, _: tl.signature_report(a, n_random=19, n_permutations=19), "signature_report"
@@ -125,9 +140,11 @@ AFTER = {
         lambda a, _: tl.leakage_audit(a, labels_key="lab", gap=False), "leakage_audit"
     ),
     "tl.survival": Step(
-        lambda a, _: tl.survival(a, "lab", time_key="years", event_key="event", strata=["batch"]), "survival", "lifelines"
+        lambda a, _: tl.survival(a, "lab", time_key="years", event_key="event", strata=["batch"]),
+        "survival",
+        "lifelines",
     ),
-}  # fmt: skip
+}
 
 
 class World(NamedTuple):

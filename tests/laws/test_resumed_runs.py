@@ -1,4 +1,6 @@
-"""A run that is resumed is the run that was begun: each argument, label and weight is compared, but for a list with reasons."""
+"""A run that is resumed is the run that was begun: each argument, label and weight is compared, but
+for a list with reasons.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,8 @@ OF: dict[str, Any] = {
     "tl.pretrain": tl.pretrain,
     "tl.finetune": tl.finetune,
 }
-# For each argument another value, and what the refusal has to name where that is not the argument itself
+# For each argument another value, and what the refusal has to name where that is not the argument
+# itself
 OTHER: dict[str, tuple[Any, str]] = {
     "accumulate_grad_batches": (2, ""),
     "batch_size": (24, ""),
@@ -338,7 +341,8 @@ def test_another_number_of_threads_is_told(
         torch.set_num_threads(n)
     (said,) = [one.getMessage() for one in caplog.records if "Going on from" in one.getMessage()]
     assert re.search(
-        rf"Since it was written threads was {n}, is {n + 1}: the weights may differ in their last digits",
+        rf"Since it was written threads was {n}, is {n + 1}: the weights may differ in their "
+        rf"last digits",
         said,
     )
 

@@ -1,4 +1,6 @@
-"""What is written is what is read: every kind of model by every way out and in again, and every kind of file."""
+"""What is written is what is read: every kind of model by every way out and in again, and every
+kind of file.
+"""
 
 from __future__ import annotations
 
@@ -211,7 +213,9 @@ def test_a_folder_for_the_hub_says_what_the_model_said(name, models, said, cells
 @pytest.mark.parametrize("n", CLASSES)
 @pytest.mark.filterwarnings("ignore:.* has a class called 'NA'")
 def test_the_command_line_says_what_python_says(n, models, cells, tmp_path) -> None:
-    """finetune and predict are two processes for a user: only the folder goes from one to the other."""
+    """finetune and predict are two processes for a user: only the folder goes from one to the
+    other.
+    """
     data, model, out = (str(tmp_path / name) for name in ("cells.h5ad", "model", "out.h5ad"))
     cells.write_h5ad(data)
     expected = sc_cll.tl.predict(cells, models[f"average_{n}"], copy=True)
@@ -292,7 +296,9 @@ def test_a_checkpoint_of_scbert_says_what_the_network_said(
 
 
 def as_old(folder: Path, out: Path, order: str) -> Path:
-    """A folder as format 2 wrote it: no versions of what wrote it, coefficients row by row or column by column."""
+    """A folder as format 2 wrote it: no versions of what wrote it, coefficients row by row or
+    column by column.
+    """
     shutil.copytree(folder, out)
     arrays = load_file(out / "linear.safetensors")
     values = arrays["coefficients"]
@@ -537,17 +543,52 @@ def doubled(write: Callable[..., Any]) -> Callable[..., Any]:
 TABLE = pd.DataFrame({"gene": ["CD5", "CD19"], "weight": [1.0, 2.0]})
 WRITERS: dict[str, tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = {
     # what is written: whose function is broken, which, how, and what writes
-    "model": (exchange_folder, "serialize", by_columns, lambda model, path: model.save(path, overwrite=True)),
-    "text of a model": (Path, "write_bytes", one_bit, lambda model, path: model.save(path, overwrite=True)),
-    "a.pth": (torch, "save", another, lambda model, path: model.to_scbert_checkpoint(path, overwrite=True)),
-    "a.gmt": (Path, "write_bytes", one_bit, lambda _, path: sc_cll.io.write_gmt(TABLE, path, overwrite=True)),
-    "a.csv": (Path, "write_bytes", one_bit, lambda _, path: sc_cll.io.write_csv(TABLE, path, overwrite=True)),
+    "model": (
+        exchange_folder,
+        "serialize",
+        by_columns,
+        lambda model, path: model.save(path, overwrite=True),
+    ),
+    "text of a model": (
+        Path,
+        "write_bytes",
+        one_bit,
+        lambda model, path: model.save(path, overwrite=True),
+    ),
+    "a.pth": (
+        torch,
+        "save",
+        another,
+        lambda model, path: model.to_scbert_checkpoint(path, overwrite=True),
+    ),
+    "a.gmt": (
+        Path,
+        "write_bytes",
+        one_bit,
+        lambda _, path: sc_cll.io.write_gmt(TABLE, path, overwrite=True),
+    ),
+    "a.csv": (
+        Path,
+        "write_bytes",
+        one_bit,
+        lambda _, path: sc_cll.io.write_csv(TABLE, path, overwrite=True),
+    ),
     "a.txt": (pd.DataFrame, "to_csv", upside_down, lambda _, path: GeneVocab(GENES).save(path)),
     "a.json": (Path, "write_bytes", one_bit, lambda _, path: formats.write_json(path, {"a": 1})),
-    "a.npz": (np, "savez", one_more, lambda _, path: in_place.replace(path, *formats.as_arrays({"a": np.ones(2)}))),
+    "a.npz": (
+        np,
+        "savez",
+        one_more,
+        lambda _, path: in_place.replace(path, *formats.as_arrays({"a": np.ones(2)})),
+    ),
     "a.h5ad": (AnnData, "write", doubled, lambda model, path: write_cells(path, model.adata)),
-    "a.h5mu": (MuData, "write", doubled, lambda model, path: write_cells(path, MuData({"rna": model.adata}))),
-}  # fmt: skip
+    "a.h5mu": (
+        MuData,
+        "write",
+        doubled,
+        lambda model, path: write_cells(path, MuData({"rna": model.adata})),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -648,7 +689,9 @@ KNOWN = {  # who may write without being read back by `_files`, and why
 
 
 def test_nothing_is_written_but_through_the_one_door() -> None:
-    """A call that writes, in a file that is not on the list: give it to `_in_place.replace` with what reads it back."""
+    """A call that writes, in a file that is not on the list: give it to `_in_place.replace` with
+    what reads it back.
+    """
     found = set()
     for path in SOURCE.rglob("*.py"):
         for call in (

@@ -1,4 +1,5 @@
-"""A seed that is passed on has an effect: it changes what it should, the same one gives the same, and nothing else is touched.
+"""A seed that is passed on has an effect: it changes what it should, the same one gives the same,
+and nothing else is touched.
 
 Whatever takes `rng`, `seed` or `n_repeats` must be in `CASES`, with what it is to change.
 """
@@ -64,7 +65,8 @@ def world(
     return {"cells": cells, "ask": request.getfixturevalue, "folder": folder}
 
 
-# -- what is called, and what a seed is to change of it ---------------------------------------------------------------
+# -- what is called, and what a seed is to change of it
+# ---------------------------------------------------------------
 
 
 def _corpus(adata: AnnData, out: Path, seed: int) -> None:

@@ -1,4 +1,6 @@
-"""Whatever lies beside the counts, resampling has a result: numbers between the parents, words where both parents have them."""
+"""Whatever lies beside the counts, resampling has a result: numbers between the parents, words
+where both parents have them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,19 @@ def column(kind: str) -> Any:
     }[kind]
 
 
-KINDS = ["text", "text with missing", "category", "string", "boolean", "nullable boolean", "dates", "counts", "nullable counts", "float32", "sparse"]  # fmt: skip
+KINDS = [
+    "text",
+    "text with missing",
+    "category",
+    "string",
+    "boolean",
+    "nullable boolean",
+    "dates",
+    "counts",
+    "nullable counts",
+    "float32",
+    "sparse",
+]
 NUMBERS = ["counts", "nullable counts", "float32", "sparse"]
 
 
@@ -134,5 +148,5 @@ def test_neighbours_are_looked_for_among_numbers_and_the_remedy_works() -> None:
         sc_cll.pp.balance(adata, "cd49d", method="smote", use_rep="table")
     code = "adata.obsm['numbers'] = adata.obsm['table'].drop(columns=['batch'])"
     assert code in str(refused.value)
-    exec(code, {"adata": adata})  # noqa: S102 - the sentence's own code
+    exec(code, {"adata": adata})  # noqa: S102
     sc_cll.pp.balance(adata, "cd49d", method="smote", use_rep="numbers")

@@ -1,4 +1,6 @@
-"""Text in whatever encoding, and numbers in whatever country's way: a result, or a sentence with code that helps; through every reader."""
+"""Text in whatever encoding, and numbers in whatever country's way: a result, or a sentence with
+code that helps; through every reader.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,12 @@ ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "cp1252": lambda text: text.encode("cp1252"),
     "latin-1": lambda text: text.encode("latin-1"),
 }
-PACKED: dict[str, Callable[[bytes], bytes]] = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}  # fmt: skip
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
 LINES = {"unix": "\n", "windows": "\r\n", "old mac": "\r"}
 CLINICAL = "Patient;Größe;years;died\nMüller;1;3.5;1\nP2;2;2.25;0\nP3;3;9;1\n"
 GMT = "SET_A\tnaïve\tITGA4\tCD38\nSET_B\tüber\tCD5\n"
@@ -60,19 +67,28 @@ def geo(path: Path) -> Any:
 
 SERIES = (
     '!Series_title\t"Größe"\n!Sample_title\t"a"\t"b"\n!Sample_geo_accession\t"GSM1"\t"GSM2"\n'
-    '!Sample_characteristics_ch1\t"Geschlecht: männlich"\t"Geschlecht: weiblich"\n!series_matrix_table_begin\n'
+    '!Sample_characteristics_ch1\t"Geschlecht: männlich"\t"Geschlecht: '
+    'weiblich"\n!series_matrix_table_begin\n'
     '"ID_REF"\t"GSM1"\t"GSM2"\n"p1"\t1.5\t2.5\n"p2"\t3.5\t2\n!series_matrix_table_end\n'
 )
 # reader: ending of its file, what is in it, and how it is read
 READERS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "clinical table": (".csv", CLINICAL, cohort),
     "gene sets": (".gmt", GMT, sc_cll.io.read_gmt),
-    "vocabulary, text": (".txt", "ITGA4\nCD38\nHLA-Ä\n", lambda path: list(sc_cll.vocab.GeneVocab.read(path))),
-    "vocabulary, table": (".csv", "gene,Größe\nITGA4,1\nCD38,2\n", lambda path: list(sc_cll.vocab.GeneVocab.read(path))),
+    "vocabulary, text": (
+        ".txt",
+        "ITGA4\nCD38\nHLA-Ä\n",
+        lambda path: list(sc_cll.vocab.GeneVocab.read(path)),
+    ),
+    "vocabulary, table": (
+        ".csv",
+        "gene,Größe\nITGA4,1\nCD38,2\n",
+        lambda path: list(sc_cll.vocab.GeneVocab.read(path)),
+    ),
     "aliases": (".tsv", "alias\tsymbol\tBemerkung\nCD49D\tITGA4\tfür\n", sc_cll.vocab.read_aliases),
     "probes": (".csv", "probe,gene,Anmerkung\n2061_at,ITGA4,für\n100_g_at,RABGGTA,x\n", probes),
     "GEO series": (".txt", SERIES, geo),
-}  # fmt: skip
+}
 
 
 def same(first: Any, second: Any) -> bool:
@@ -235,7 +251,7 @@ def test_what_may_be_either_is_refused_and_the_remedies_work(sep: str, tmp_path:
     ):
         code = f"pd.read_csv(path, sep={sep!r}, {decimal})"
         assert code in str(refused.value)
-        seen = eval(code, {"pd": pd, "path": path})  # noqa: S307 - the sentence's own code
+        seen = eval(code, {"pd": pd, "path": path})  # noqa: S307
         adata = sc_cll.datasets.read_cohort(None, seen, time_key="t", event_key="died")
         assert adata.obs["LDH"].tolist() == expected
 

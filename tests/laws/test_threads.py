@@ -1,4 +1,6 @@
-"""OpenMP's threads sleep while they wait, whoever loaded it, and the user's process is afterwards as it was."""
+"""OpenMP's threads sleep while they wait, whoever loaded it, and the user's process is afterwards
+as it was.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def trained(**network):
 
 
 # other packages set variables of their own while they are imported
-OPENMP = "import os\nOPENMP = lambda: {name: value for name, value in os.environ.items() if name.startswith(('OMP_', 'GOMP_'))}\n"
+OPENMP = (
+    "import os\nOPENMP = lambda: {name: value for name, value in os.environ.items() if "
+    "name.startswith(('OMP_', 'GOMP_'))}\n"
+)
 
 
 def run(code: str, **variables: str) -> tuple[list[str], list[str]]:
@@ -83,14 +88,25 @@ print(OPENMP() == before)
 
 
 def test_nor_does_it_spin_where_others_loaded_it_before() -> None:
-    """Then a small network has one thread, and the user's number is back afterwards, after an error, too; a large one keeps all."""
+    """Then a small network has one thread, and the user's number is back afterwards, after an
+    error, too; a large one keeps all.
+    """
     code = (
         "import torch\nprint('user', torch.get_num_threads())\n"
         + CELLS
         + "before = OPENMP()\nprint('small', trained())\nprint('user', torch.get_num_threads())\n"
-        + "print('large', trained(n_heads=20, dim_head=16))\nprint('user', torch.get_num_threads())\n"
-        + "def fails(*args, **kwargs):\n    print('inside', torch.get_num_threads())\n    raise KeyError('no')\n"
-        + "Performer.encode = fails\ntry:\n    trained()\nexcept KeyError:\n    print('user', torch.get_num_threads())\n"
+        + (
+            "print('large', trained(n_heads=20, dim_head=16))\nprint('user', "
+            "torch.get_num_threads())\n"
+        )
+        + (
+            "def fails(*args, **kwargs):\n    print('inside', torch.get_num_threads())\n    raise "
+            "KeyError('no')\n"
+        )
+        + (
+            "Performer.encode = fails\ntry:\n    trained()\nexcept KeyError:\n    print('user', "
+            "torch.get_num_threads())\n"
+        )
         + "print(OPENMP() == before)"
     )
     said, spins = run(code)

@@ -1,4 +1,6 @@
-"""The law of totals: tokens cut from totals of other genes than the model's are refused, whatever asks the model; and what is missing is said."""
+"""The law of totals: tokens cut from totals of other genes than the model's are refused, whatever
+asks the model; and what is missing is said.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +178,10 @@ def test_cells_that_lack_genes_are_right_and_told(
 
 @pytest.mark.parametrize("aligned", [False, True])
 def test_many_missing_genes_are_a_warning_and_most_a_refusal(aligned: bool, model: Any) -> None:
-    for n, expected in ((10, pytest.warns(UserWarning, match="10 of the model's 40 genes are not in adata")), (25, pytest.raises(ValueError, match="15 of the model's 40 genes are in adata, expected"))):  # fmt: skip
+    for n, expected in (
+        (10, pytest.warns(UserWarning, match="10 of the model's 40 genes are not in adata")),
+        (25, pytest.raises(ValueError, match="15 of the model's 40 genes are in adata, expected")),
+    ):
         adata = cells(CHOSEN[n:])
         if aligned and n == 10:
             adata = pp.align_genes(adata, CHOSEN)

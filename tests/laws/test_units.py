@@ -1,4 +1,6 @@
-"""Times are what they are called: in tables, on axes and at horizons, through every door; what cannot be so is refused with code that helps."""
+"""Times are what they are called: in tables, on axes and at horizons, through every door; what
+cannot be so is refused with code that helps.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,7 @@ def test_the_division_that_is_offered_works(door: Callable[..., AnnData], unit: 
     with pytest.raises(ValueError, match="does not look like years") as refused:
         door(adata)
     (code,) = re.findall(rf"of {unit} (adata\.obs\['t'\] / [\d.]+[\d])", str(refused.value))
-    adata.obs["t"] = eval(code, {"adata": adata})  # noqa: S307 - the sentence's own code
+    adata.obs["t"] = eval(code, {"adata": adata})  # noqa: S307
     door(adata)
 
 

@@ -26,7 +26,9 @@ PUBLISHED = TINY | {
 
 
 def _simulate(n_cells: int = 120, n_genes: int = 60, seed: int = 0) -> AnnData:
-    """Raw counts of six donors; the first ten genes are high in class "b" and the next ten in class "a"."""
+    """Raw counts of six donors; the first ten genes are high in class "b" and the next ten in class
+    "a".
+    """
     rng = np.random.default_rng(seed)
     is_b = rng.random(n_cells) < 0.5
     mean = np.random.default_rng(0).gamma(0.6, 4, n_genes) * np.ones((n_cells, 1))
@@ -149,7 +151,9 @@ def classifier(_cells: AnnData) -> ScBERTClassifier:
 
 @pytest.fixture(scope="session")
 def published(_cells: AnnData) -> ScBERTClassifier:
-    """A trained classifier in which all genes attend, as in the published network; not to be changed."""
+    """A trained classifier in which all genes attend, as in the published network; not to be
+    changed.
+    """
     return _classify(_cells.copy(), network=PUBLISHED)
 
 
@@ -181,7 +185,9 @@ def answers() -> Callable[..., dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def same() -> Callable[..., None]:
-    """Answers agree: `same(found, expected, rows, atol=1e-6)`, where row i of `found` is row rows[i] of `expected`."""
+    """Answers agree: `same(found, expected, rows, atol=1e-6)`, where row i of `found` is row
+    rows[i] of `expected`.
+    """
 
     def check(found: Any, expected: Any, rows: Any = slice(None), *, atol: float = 1e-6) -> None:
         assert found.keys() == expected.keys()

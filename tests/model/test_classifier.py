@@ -1,4 +1,6 @@
-"""ScBERTClassifier: labels, weights, freezing, the best epoch, and what it takes over from a pretrained model."""
+"""ScBERTClassifier: labels, weights, freezing, the best epoch, and what it takes over from a
+pretrained model.
+"""
 
 from __future__ import annotations
 
@@ -404,7 +406,8 @@ def test_the_head_can_be_chosen_and_nothing_that_does_not_fit(
     )
     with pytest.raises(
         TypeError,
-        match=r"'n_heads', 'width' would not fit the pretrained weights; .* may choose 'dropout', 'head'",
+        match=r"'n_heads', 'width' would not fit the pretrained weights; .* may choose 'dropout', "
+        r"'head'",
     ):
         ScBERTClassifier.from_pretrained(scbert, adata, labels_key="label", n_heads=4, width=3)
 
@@ -500,7 +503,9 @@ def test_ctrl_c_keeps_the_best_epoch_and_training_goes_on(adata):
 
 
 def with_proteins(adata: AnnData) -> AnnData:
-    """A protein that moves together with ten genes, none of them the class's; one that says nothing; and a constant one."""
+    """A protein that moves together with ten genes, none of them the class's; one that says
+    nothing; and a constant one.
+    """
     rng = np.random.default_rng(0)
     level = rng.normal(0, 1, (adata.n_obs, 1))
     counts = adata.X.toarray()

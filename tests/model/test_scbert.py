@@ -174,7 +174,8 @@ def test_missing_genes_are_not_expressed(model, new_cells, answers, same):
 def test_too_few_known_genes_are_refused(model, new_cells):
     with pytest.raises(
         ValueError,
-        match=r"20 of the model's 60 genes are in adata, expected at least 50%.*Only the model has 'G20'",
+        match=r"20 of the model's 60 genes are in adata, expected at least 50%.*Only the model has "
+        r"'G20'",
     ):
         model.get_latent_representation(new_cells[:, :20].copy())
 
@@ -207,7 +208,8 @@ def test_other_learned_edges_are_refused_and_the_remedy_works(adata, new_cells, 
     model = pretrain(cells, 1)
     with pytest.raises(
         ValueError,
-        match=r"edges were learned from other cells.*pp.bin_expression\(adata, edges=model.binning\)",
+        match=r"edges were learned from other cells.*pp.bin_expression\(adata, "
+        r"edges=model.binning\)",
     ):
         model.get_latent_representation(rebinned(new_cells, method="uniform"))
     again = AnnData(new_cells.X, obs=new_cells.obs, var=new_cells.var)
@@ -471,7 +473,9 @@ def test_training_is_refused_what_it_cannot_use(adata):
 
 
 def queries_and_keys(model, adata: AnnData, cell: int):
-    """The genes that attend in one cell, and in each layer the attention with its queries and keys (1, n, h, d)."""
+    """The genes that attend in one cell, and in each layer the attention with its queries and keys
+    (1, n, h, d).
+    """
     row = adata[cell, list(model.genes)].layers["binned"].toarray()[0]
     genes = np.flatnonzero(row) if model.config.tokens == "expressed" else np.arange(len(row))
     tokens = torch.from_numpy(row[genes].astype(np.int64))[None]
@@ -491,7 +495,9 @@ def queries_and_keys(model, adata: AnnData, cell: int):
 
 
 def whole_matrices(model, adata: AnnData, cell: int) -> np.ndarray:
-    """Mean over layers, heads and queries of the n × n attention matrices of one cell, per gene (and the end token)."""
+    """Mean over layers, heads and queries of the n × n attention matrices of one cell, per gene
+    (and the end token).
+    """
     received = np.zeros(model.config.n_positions)
     for genes, q, k, projection in queries_and_keys(model, adata, cell):
         matrix = favor.naive_attention_matrix(

@@ -1,4 +1,6 @@
-"""Every test of the network runs twice: with the features kept, as in small networks, and span by span, as in large ones."""
+"""Every test of the network runs twice: with the features kept, as in small networks, and span by
+span, as in large ones.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Attributions against what they stand for: finite differences, sums, captum's numbers, and the whole attention matrices."""
+"""Attributions against what they stand for: finite differences, sums, captum's numbers, and the
+whole attention matrices.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,9 @@ def test_integrated_gradients_are_captums(n_steps):
 
 
 def test_gradient_input_is_captums():
-    """Captum multiplies by the vector itself, which is its distance from no expression where that has the vector zero."""
+    """Captum multiplies by the vector itself, which is its distance from no expression where that
+    has the vector zero.
+    """
     module, cells = network(), some_cells()
     with torch.no_grad():
         module.token_embedding.weight[0] = 0

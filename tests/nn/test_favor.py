@@ -16,7 +16,9 @@ HEADS, DIM, WIDTH = 2, 8, 12
 
 
 def tensors(seed: int, *, b: int = 3, n: int = 37, r: int = 20, weights: str = "none"):
-    """Tokens, the matrix of queries, keys and values, random features, and how many genes a token stands for."""
+    """Tokens, the matrix of queries, keys and values, random features, and how many genes a token
+    stands for.
+    """
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(b, n, WIDTH, generator=generator)
     qkv = torch.randn(3 * HEADS * DIM, WIDTH, generator=generator) / 4

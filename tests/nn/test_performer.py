@@ -201,7 +201,8 @@ def test_gene_vectors_start_the_embedding_by_their_principal_directions():
     narrow = Performer(Config(n_genes=50, n_hidden=32, gene_embedding="gene2vec"), vectors)
     torch.testing.assert_close(wide.gene_embedding.weight[:50], vectors)
     assert (wide.gene_embedding.weight[50] == 0).all()
-    # distances between genes in 32 of 200 directions are as the principal components of scikit-learn give them
+    # distances between genes in 32 of 200 directions are as the principal components of
+    # scikit-learn give them
     scores = PCA(32, svd_solver="full").fit_transform(vectors.numpy())
     expected = torch.pdist(torch.from_numpy(scores))
     found = torch.pdist(narrow.gene_embedding.weight.detach())
@@ -313,8 +314,8 @@ def test_training_keeps_no_features_and_no_hidden_layer(monkeypatch):
     monkeypatch.setattr(performer, "_UNITS_AT_A_TIME", 2**12)
     model, tokens = network(n_hidden=32, n_heads=8, dim_head=16, n_features=64), cells(2)
     stream = 2 * 50 * 32 * 4  # bytes of the residual stream
-    # per block: some residual streams, the output of the heads of four times their width, and small change; the hidden
-    # layer would be twice four streams more
+    # per block: some residual streams, the output of the heads of four times their width, and small
+    # change; the hidden layer would be twice four streams more
     assert kept_bytes(model, tokens) < 2 * (8 + 4) * stream + 40_000
     plain = 2 * 50 * 8 * 64 * 4  # bytes of one tensor of features
     assert kept_bytes(model, tokens) < 2 * 2 * plain
@@ -393,7 +394,9 @@ def test_batches_in_several_tensors_are_classified_as_one():
 
 
 def test_background_approaches_all_genes():
-    """A sample that stands for all zeros: the error falls with its size, and vanishes when it is all of them."""
+    """A sample that stands for all zeros: the error falls with its size, and vanishes when it is
+    all of them.
+    """
     model = network(n_genes=50)
     tokens = cells(1)
     expressed, zeros = tokens[0].nonzero()[:, 0], (tokens[0] == 0).nonzero()[:, 0]
@@ -465,7 +468,8 @@ def test_a_gpu_says_what_a_cpu_says(lowered):
         ) * gradient.norm() + 1e-4, name
 
 
-# --- read off step by step, by hand -------------------------------------------------------------------------------
+# --- read off step by step, by hand
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -515,9 +519,15 @@ def test_the_published_head_by_hand() -> None:
     tokens = torch.randint(0, 7, (3, 25))
     state = {name: tensor.numpy() for name, tensor in network.head.state_dict().items()}
     assert {name: tensor.shape for name, tensor in state.items()} == {
-        "collapse.weight": (1, 16), "collapse.bias": (1,), "layers.0.weight": (512, 25), "layers.0.bias": (512,),
-        "layers.3.weight": (128, 512), "layers.3.bias": (128,), "layers.6.weight": (3, 128), "layers.6.bias": (3,),
-    }  # fmt: skip
+        "collapse.weight": (1, 16),
+        "collapse.bias": (1,),
+        "layers.0.weight": (512, 25),
+        "layers.0.bias": (512,),
+        "layers.3.weight": (128, 512),
+        "layers.3.bias": (128,),
+        "layers.6.weight": (3, 128),
+        "layers.6.bias": (3,),
+    }
     with torch.no_grad():
         found = network(tokens).numpy()
         x = np.maximum(

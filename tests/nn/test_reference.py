@@ -36,7 +36,9 @@ def reference(request, shared_file):
 
 @pytest.fixture
 def in_batches(reference):
-    """The key maximum over the whole batch, as the original has it when several cells go in together."""
+    """The key maximum over the whole batch, as the original has it when several cells go in
+    together.
+    """
     network = reference[0]
     for block in network.blocks:
         block.attention.stabilizer = "batch"
@@ -47,7 +49,9 @@ def in_batches(reference):
 
 @pytest.fixture(params=["streamed", "with gradients", "recomputed"])
 def _way(request, reference):
-    """The ways through a block: without gradients, with them, and with all of the block computed twice."""
+    """The ways through a block: without gradients, with them, and with all of the block computed
+    twice.
+    """
     reference[0].set_recompute(request.param == "recomputed")
     with torch.set_grad_enabled(request.param != "streamed"):
         yield
@@ -138,7 +142,9 @@ def test_gradients_are_the_originals(in_batches, recompute):
 
 
 def as_scbert(gradients: dict[str, torch.Tensor], config: Config) -> dict[str, torch.Tensor]:
-    """Gradients under scBERT's names: the fused matrix of queries, keys and values in three, and so on."""
+    """Gradients under scBERT's names: the fused matrix of queries, keys and values in three, and so
+    on.
+    """
     pairs = {"token_embedding": "token_emb", "norm": "norm", "to_bins": "to_out"}
     pairs |= {
         "head.layers.0": "to_out.fc1",

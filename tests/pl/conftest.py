@@ -56,7 +56,9 @@ def clean() -> Iterator[None]:
 
 @pytest.fixture
 def legible() -> Callable[[Figure], None]:
-    """Every text lies inside the figure and no two overlap (turned ones aside); nothing is smaller than 6 points."""
+    """Every text lies inside the figure and no two overlap (turned ones aside); nothing is smaller
+    than 6 points.
+    """
 
     def check(fig: Figure) -> None:
         fig.canvas.draw()
@@ -94,7 +96,8 @@ def _beyond_limits(fig: Figure) -> set[int]:
     return found
 
 
-# -- the result of a cross-validation, made up ------------------------------------------------------------------------
+# -- the result of a cross-validation, made up
+# ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +177,8 @@ def _evaluated(n_models: int, n_donors: int, undefined: bool, n_repeats: int = 3
     return adata
 
 
-# -- a signature, made up -----------------------------------------------------------------------------------------------
+# -- a signature, made up
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -194,7 +198,9 @@ def _signed(
     families: dict[int, str] | None = None,
     between: bool = False,
 ) -> AnnData:
-    """Genes in order: those that go up, those that go down, those that do not pass; `names` and `families` by place."""
+    """Genes in order: those that go up, those that go down, those that do not pass; `names` and
+    `families` by place.
+    """
     rng = np.random.default_rng(0)
     n = n_up + n_down + n_other
     places = np.arange(n)
@@ -252,7 +258,8 @@ def untestable() -> AnnData:
     return adata
 
 
-# -- outcomes, made up ---------------------------------------------------------------------------------------------------
+# -- outcomes, made up
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -270,7 +277,9 @@ def prognosed() -> Callable[..., AnnData]:
 def _survived(
     hazards: dict[str, float] | None = None, *, n: int = 60, competing: bool = False
 ) -> AnnData:
-    """Patients in groups of `n`, with exponential times and censoring at 2 to 10 years; a hazard of 0 has no event."""
+    """Patients in groups of `n`, with exponential times and censoring at 2 to 10 years; a hazard of
+    0 has no event.
+    """
     adata = AnnData(np.ones((2, 1), np.float32))
     adata.uns["survival"] = _groups(hazards or {"mutated": 0.1, "unmutated": 0.35}, n, competing)
     return adata
@@ -374,7 +383,9 @@ def _prognosed(
     violated: tuple[str, ...] = (),
     n_sets: int = 200,
 ) -> AnnData:
-    """A score with a ratio of 1.6 alone and 1.3 beside the covariates, that random sets of genes reach half of the time."""
+    """A score with a ratio of 1.6 alone and 1.3 beside the covariates, that random sets of genes
+    reach half of the time.
+    """
     covariates = COVARIATES if covariates is None else covariates
     rng = np.random.default_rng(1)
     models = {

@@ -12,7 +12,9 @@ GROUPS = ("CD49d-", "CD49d+")
 
 
 def _written(n_layers: int, n_heads: int, groups=GROUPS, n_genes: int = 60) -> AnnData:
-    """What tl.gene_attribution leaves, made up: gene i has attention (n_genes − i) in all heads, a little more in the last layer."""
+    """What tl.gene_attribution leaves, made up: gene i has attention (n_genes − i) in all heads, a
+    little more in the last layer.
+    """
     adata = AnnData(
         np.ones((2, n_genes), np.float32),
         var=pd.DataFrame(index=[f"GENE{i:03d}" for i in range(n_genes)]),

@@ -172,8 +172,8 @@ class TestOutOfFold:
         n = int(adata.obs["cd49d"].notna().sum())
         title = pl.confusion(adata, model="scbert", show=False).get_title()
         assert (
-            title
-            == f"{n:,} cells of 10 donors\nout of fold: scbert\n{adata.n_obs - n} unlabelled left out"
+            title == f"{n:,} cells of 10 donors\nout of fold: scbert\n{adata.n_obs - n} unlabelled "
+            f"left out"
         )
 
     def test_legible(self, evaluated, legible):

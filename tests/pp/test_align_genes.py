@@ -362,7 +362,8 @@ def test_real_counts_into_scberts_gene_order(shared_file: object) -> None:
     )
     for gene in ("CD19", "MS4A1", "HLA-DRA"):
         assert dense(helped, gene) == dense(adata, gene)
-    # its names were made unique by R: the one duplicate in the vocabulary is summed, every other column is as it was
+    # its names were made unique by R: the one duplicate in the vocabulary is summed, every other
+    # column is as it was
     assert plain.uns["align_genes"]["renamed"]["old"].tolist() == ["SRSF10.1"]
     assert (
         dense(plain, "SRSF10")

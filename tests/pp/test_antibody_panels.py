@@ -13,16 +13,55 @@ import scbert_cll as sc_cll
 from scbert_cll.pp import _protein
 
 FILE = Path(__file__).parents[1] / "data" / "antibody_panels.txt"
-# Names of the same target by HGNC, where the panels below have them in place of a CD number; written down apart from the package.
+# Names of the same target by HGNC, where the panels below have them in place of a CD number;
+# written down apart from the package.
 SAME = {
-    "CD18": "ITGB2", "CD21": "CR2", "CD23": "FCER2", "CD26": "DPP4", "CD29": "ITGB1", "CD90": "THY1", "CD95": "FAS",
-    "CD102": "ICAM2", "CD112": "NECTIN2", "CD115": "CSF1R", "CD140A": "PDGFRA", "CD140B": "PDGFRB", "CD144": "CDH5",
-    "CD146": "MCAM", "CD150": "SLAMF1", "CD152": "CTLA4", "CD154": "CD40L/CD40LG", "CD40L": "CD154/CD40LG", "CD155": "PVR", "CD158F": "KIR2DL5A",
-    "CD169": "SIGLEC1", "CD178": "FASLG", "CD183": "CXCR3", "CD184": "CXCR4", "CD185": "CXCR5", "CD186": "CXCR6",
-    "CD192": "CCR2", "CD193": "CCR3", "CD194": "CCR4", "CD195": "CCR5", "CD196": "CCR6", "CD197": "CCR7", "CD204": "MSR1",
-    "CD223": "LAG3", "CD224": "GGT1", "CD269": "TNFRSF17", "CD272": "BTLA", "CD273": "PDCD1LG2", "CD275": "ICOSLG",
-    "CD278": "ICOS", "CD284": "TLR4", "CD294": "PTGDR2", "CD326": "EPCAM", "CD370": "CLEC9A", "CD371": "CLEC12A",
-}  # fmt: skip
+    "CD18": "ITGB2",
+    "CD21": "CR2",
+    "CD23": "FCER2",
+    "CD26": "DPP4",
+    "CD29": "ITGB1",
+    "CD90": "THY1",
+    "CD95": "FAS",
+    "CD102": "ICAM2",
+    "CD112": "NECTIN2",
+    "CD115": "CSF1R",
+    "CD140A": "PDGFRA",
+    "CD140B": "PDGFRB",
+    "CD144": "CDH5",
+    "CD146": "MCAM",
+    "CD150": "SLAMF1",
+    "CD152": "CTLA4",
+    "CD154": "CD40L/CD40LG",
+    "CD40L": "CD154/CD40LG",
+    "CD155": "PVR",
+    "CD158F": "KIR2DL5A",
+    "CD169": "SIGLEC1",
+    "CD178": "FASLG",
+    "CD183": "CXCR3",
+    "CD184": "CXCR4",
+    "CD185": "CXCR5",
+    "CD186": "CXCR6",
+    "CD192": "CCR2",
+    "CD193": "CCR3",
+    "CD194": "CCR4",
+    "CD195": "CCR5",
+    "CD196": "CCR6",
+    "CD197": "CCR7",
+    "CD204": "MSR1",
+    "CD223": "LAG3",
+    "CD224": "GGT1",
+    "CD269": "TNFRSF17",
+    "CD272": "BTLA",
+    "CD273": "PDCD1LG2",
+    "CD275": "ICOSLG",
+    "CD278": "ICOS",
+    "CD284": "TLR4",
+    "CD294": "PTGDR2",
+    "CD326": "EPCAM",
+    "CD370": "CLEC9A",
+    "CD371": "CLEC12A",
+}
 
 
 def read_panels() -> dict[str, list[str]]:
@@ -39,7 +78,9 @@ PANELS = read_panels()
 
 
 def words(name: str) -> set[str]:
-    """Words of a name with "." and "-" between them or within them: CTLA-4 is CTLA4. Not for CD numbers: CD3-1 is not CD31."""
+    """Words of a name with "." and "-" between them or within them: CTLA-4 is CTLA4. Not for CD
+    numbers: CD3-1 is not CD31.
+    """
     return set(re.split(r"[^A-Z0-9]+", name.upper())) | set(
         re.split(r"[^A-Z0-9]+", re.sub(r"[-.]", "", name.upper()))
     )

@@ -16,7 +16,9 @@ RESAMPLING = ("oversample", "undersample", "smote")
 
 
 def cells(n_neg=60, n_pos=15, n_other=40, *, seed=0, unlabelled=5):
-    """Training cells of two classes, as many validation and test cells, and some without a label; counts in X."""
+    """Training cells of two classes, as many validation and test cells, and some without a label;
+    counts in X.
+    """
     rng = np.random.default_rng(seed)
     n = n_neg + n_pos + n_other + unlabelled
     counts = rng.poisson(0.6, (n, 30))
@@ -65,7 +67,8 @@ def unchanged(adata, error, match, *args, **kwargs):
     assert (adata.X != before.X).nnz == 0
 
 
-# --- weights ------------------------------------------------------------------------------------------------------
+# --- weights
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,7 +120,8 @@ def test_weights_can_be_computed_anew():
     assert adata.uns["balance"]["params"]["groupby"] == ["cd49d"]
 
 
-# --- resampling ---------------------------------------------------------------------------------------------------
+# --- resampling
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=25, deadline=None)
@@ -200,11 +204,14 @@ def test_oversampled_rows_are_copies_of_training_cells():
     assert (parents.obs["cd49d"] == "CD49d+").all()
 
 
-# --- SMOTE --------------------------------------------------------------------------------------------------------
+# --- SMOTE
+# --------------------------------------------------------------------------------------------------
 
 
 def test_smote_is_that_of_imbalanced_learn():
-    """With coordinates of our choice, the new rows of a continuous matrix are imbalanced-learn's own."""
+    """With coordinates of our choice, the new rows of a continuous matrix are imbalanced-learn's
+    own.
+    """
     adata = cells()
     adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray() * 0.37))
     adata.obsm["space"] = adata.X.toarray()
@@ -281,7 +288,8 @@ def test_neighbours_come_from_the_named_space():
     assert ((np.abs(side) < 1) | (np.abs(side - 100) < 1)).all()
 
 
-# --- where it refuses ---------------------------------------------------------------------------------------------
+# --- where it refuses
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["weights", *RESAMPLING])
@@ -301,7 +309,8 @@ def test_a_class_smaller_than_the_neighbours_is_named():
     unchanged(
         cells(40, 5),
         ValueError,
-        r"k_neighbors=5 needs groups of at least 6 training cells; found 'CD49d\+' with 5.*method='weights'",
+        r"k_neighbors=5 needs groups of at least 6 training cells; found 'CD49d\+' with "
+        r"5.*method='weights'",
         "cd49d",
         method="smote",
     )

@@ -68,7 +68,8 @@ def test_log2_gives_scberts_tokens(count: int, total: int, token: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
 def test_log2_is_exact_on_both_sides_of_a_power_of_two(step: int) -> None:
-    # 1 + 1e4 c / N is 2^step exactly at c = 2^step - 1, N = 1e4; with N one count larger it is just below.
+    # 1 + 1e4 c / N is 2^step exactly at c = 2^step - 1, N = 1e4; with N one count larger it is just
+    # below.
     count = 2**step - 1
     assert binned(np.array([[count, 10_000 - count]]))[0, 0] == step
     assert binned(np.array([[count, 10_001 - count]]))[0, 0] == step - 1
@@ -121,11 +122,14 @@ def test_uniform_is_equal_width_over_the_fitted_range(n_bins: int) -> None:
 
 
 def scgpt_digits(row: np.ndarray, n_bins: int) -> np.ndarray:
-    """scGPT's edges and left digits, with `n_bins` not counting zero, through numpy's own quantiles."""
+    """scGPT's edges and left digits, with `n_bins` not counting zero, through numpy's own
+    quantiles.
+    """
     digits = np.zeros(len(row), dtype=int)
     expressed = row[row > 0]
     edges = np.quantile(expressed, np.linspace(0, 1, n_bins))
-    # An edge that falls on a count may come out of the interpolation 1e-16 above it; counts are whole.
+    # An edge that falls on a count may come out of the interpolation 1e-16 above it; counts are
+    # whole.
     digits[row > 0] = np.digitize(expressed, edges - 1e-6)
     return digits
 
@@ -145,7 +149,8 @@ def test_quantile_by_hand() -> None:
 
 
 def test_gene_quantile_by_hand() -> None:
-    # every cell has 1,000 counts, so order of counts is order of levels; g0 1..8, g1 constant, g2 never, g3 the rest
+    # every cell has 1,000 counts, so order of counts is order of levels; g0 1..8, g1 constant, g2
+    # never, g3 the rest
     counts = np.array([[i, 5, 0, 995 - i] for i in range(1, 9)])
     adata = made(counts)
     pp.bin_expression(adata, method="gene_quantile", n_bins=4)
@@ -497,7 +502,8 @@ def test_expressed_genes_of_token_0_are_not_stored() -> None:
 
 
 def test_totals_are_exact_where_float32_is_not() -> None:
-    # The total is 2^24 + 1, which float32 cannot hold; with a target_sum just below it, one count stays below 1.
+    # The total is 2^24 + 1, which float32 cannot hold; with a target_sum just below it, one count
+    # stays below 1.
     adata = made(np.array([[2**24, 1]], dtype=np.float32))
     pp.bin_expression(adata, target_sum=2**24 + 0.5, n_bins=20)
     assert adata.layers["binned"].toarray().tolist() == [[20, 0]]

@@ -1,4 +1,6 @@
-"""pp.build_corpus: every kept cell once, its tokens those of the whole file in memory, donors apart, and nothing half-written."""
+"""pp.build_corpus: every kept cell once, its tokens those of the whole file in memory, donors
+apart, and nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -82,12 +84,15 @@ def build(folder: Path, *files: AnnData, **arguments: Any) -> Path:
     return folder / "corpus.zarr"
 
 
-# -- what is in it ----------------------------------------------------------------------------------------------------
+# -- what is in it
+# --------------------------------------------------------------------------------------------------
 
 
 @st.composite
 def file(draw: st.DrawFn, i: int) -> AnnData:
-    """A file of any genes (known, unknown, repeated) in any order, any donors, with cells that have little."""
+    """A file of any genes (known, unknown, repeated) in any order, any donors, with cells that have
+    little.
+    """
     known = draw(st.lists(st.sampled_from(GENES[:8]), min_size=4, max_size=9))
     genes = draw(st.permutations([*known, *(f"other{j}" for j in range(draw(st.integers(0, 3))))]))
     n = draw(st.integers(1, 12))
@@ -361,7 +366,8 @@ def test_cells_without_a_token_are_in_no_part(tmp_path: Path) -> None:
     assert open_corpus(corpus).n_cells("train") + open_corpus(corpus).n_cells("val") == 56
 
 
-# -- donors -----------------------------------------------------------------------------------------------------------
+# -- donors
+# --------------------------------------------------------------------------------------------------
 
 
 def test_val_has_its_share_in_whole_donors(tmp_path: Path) -> None:
@@ -393,7 +399,8 @@ def test_donors_that_cannot_be_held_out(tmp_path: Path) -> None:
     assert stored(build(tmp_path, one, val_fraction=0)).n_obs == 60
 
 
-# -- files that cannot be used ----------------------------------------------------------------------------------------
+# -- files that cannot be used
+# ----------------------------------------------------------------------------------------
 
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -474,7 +481,8 @@ def test_bad_files_are_left_out_whole_and_reported(tmp_path: Path) -> None:
     paths = [bad["text"][0], good, *(path for name, (path, _) in bad.items() if name != "text")]
     with pytest.warns(
         UserWarning,
-        match=rf"{len(bad)} of {len(paths)} files are not in the corpus: text.h5ad \(is not an HDF5",
+        match=rf"{len(bad)} of {len(paths)} files are not in the corpus: text.h5ad \(is not an "
+        rf"HDF5",
     ):
         table = sc_cll.pp.build_corpus(
             paths, tmp_path / "corpus.zarr", vocab=GENES, on_error="skip"
@@ -487,7 +495,8 @@ def test_bad_files_are_left_out_whole_and_reported(tmp_path: Path) -> None:
     assert stored(tmp_path / "corpus.zarr").n_obs == 60
 
 
-# -- interruptions ----------------------------------------------------------------------------------------------------
+# -- interruptions
+# --------------------------------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys, warnings
@@ -639,7 +648,8 @@ def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
         build(tmp_path, cells(300))
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -661,7 +671,8 @@ def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
     assert peaks[8] < 3 * 10**6
 
 
-# -- arguments --------------------------------------------------------------------------------------------------------
+# -- arguments
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,10 @@ def test_it_gates_the_simulated_patients():
             {"CLL": 300},
             {},
             ValueError,
-            r"'CD19' does not part the 300 cells gated so far, nor the 0 others,.*thresholds=\{'CD19'",
+            (
+                r"'CD19' does not part the 300 cells gated so far, nor the 0 "
+                r"others,.*thresholds=\{'CD19'"
+            ),
         ),
         ({"CLL": 300, "T": 100}, {}, ValueError, "'CD5' does not part"),
         (
@@ -133,7 +136,8 @@ def test_b_cells_of_bone_marrow(shared_file):
     cell_type = mdata["rna"].obs["cell_type"].astype(str)
     b_cells = sb.pp.cll_mask(mdata, markers=("CD19",))
     is_b = cell_type.str.contains(r"\bB\b|Plasmablast")
-    # the T cells named after integrin B7 are no B cells; lymphoid progenitors are CD19+ and become B cells
+    # the T cells named after integrin B7 are no B cells; lymphoid progenitors are CD19+ and become
+    # B cells
     is_b &= ~cell_type.str.contains("T ")
     assert b_cells[is_b].mean() > 0.95
     assert set(cell_type[b_cells & ~is_b]) <= {"Lymph prog"}

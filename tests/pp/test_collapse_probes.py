@@ -171,13 +171,34 @@ def test_numbers_of_genes_are_told(ids: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("probes", "options", "error", "message"),
     [
-        ({"ITGA4": "p1"}, {}, ValueError, r"No probe of adata has a gene. adata has 'p1', 'p2', 'p3' and 2 more; the table has 'ITGA4'"),
+        (
+            {"ITGA4": "p1"},
+            {},
+            ValueError,
+            (
+                r"No probe of adata has a gene. adata has 'p1', 'p2', 'p3' and 2 more; "
+                r"the "
+                r"table "
+                r"has "
+                r"'ITGA4'"
+            ),
+        ),
         ({"p1": "A /// B"}, {}, ValueError, "No probe of adata has a gene"),
-        (pd.DataFrame({"a": [1], "b": [2], "c": [3]}), {}, ValueError, "must have the columns 'probe' and 'gene'.*it has 'a', 'b', 'c'"),
+        (
+            pd.DataFrame({"a": [1], "b": [2], "c": [3]}),
+            {},
+            ValueError,
+            "must have the columns 'probe' and 'gene'.*it has 'a', 'b', 'c'",
+        ),
         (["ITGA4"], {}, TypeError, "probes is a DataFrame with 'probe' and 'gene'.*found list"),
-        (GENES, {"method": "max"}, ValueError, "method must be one of 'max_mean', 'mean'; found 'max'"),
+        (
+            GENES,
+            {"method": "max"},
+            ValueError,
+            "method must be one of 'max_mean', 'mean'; found 'max'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(
     probes: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:

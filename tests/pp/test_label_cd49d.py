@@ -19,7 +19,9 @@ NAMES = ["CD49d", "CD19", "CD5", "CD3", "IgG1", "HLA-DR"]
 
 
 def cite(n=400, *, positive=0.5, far=80.0, seed=0):
-    """Cells of four donors in two batches, each batch with half its cells positive, and raw protein in obsm."""
+    """Cells of four donors in two batches, each batch with half its cells positive, and raw protein
+    in obsm.
+    """
     rng = np.random.default_rng(seed)
     truth = rng.random(n) < positive
     protein = rng.negative_binomial(8, 8 / (8 + np.full((n, len(NAMES)), 20.0))).astype(float)
@@ -53,7 +55,8 @@ def unchanged(data, call, error, match):
         assert list(part.uns) == uns
 
 
-# --- what it writes -----------------------------------------------------------------------------------------------
+# --- what it writes
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("normalize", ["clr_cell", "clr_protein"])
@@ -288,7 +291,8 @@ def test_any_marker_names_its_own_classes():
     assert "cd38" in adata.uns
 
 
-# --- the numbers --------------------------------------------------------------------------------------------------
+# --- the numbers
+# --------------------------------------------------------------------------------------------------
 
 
 def test_clr_is_the_published_formula():
@@ -405,7 +409,8 @@ def test_two_populations_on_one_side_of_the_threshold_are_not_bimodal():
         assert adata.uns["cd49d"]["donors"].loc["A", "bimodal"] == bimodal
 
 
-# --- where it refuses ---------------------------------------------------------------------------------------------
+# --- where it refuses
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("far", [5.0, 9.0])
@@ -414,7 +419,8 @@ def test_one_population_gets_no_labels(far):
         cite(far=far),
         lambda d: sb.pp.label_cd49d(d, normalize="clr_protein"),
         ValueError,
-        r"does not fall into two populations.*Ashman's D = .*method='quantile'.*thresholds=.*normalize=",
+        r"does not fall into two populations.*Ashman's D = "
+        r".*method='quantile'.*thresholds=.*normalize=",
     )
 
 
@@ -586,7 +592,10 @@ BAD = {
         lambda: renamed(CD49d="CD49d_TotalSeqB", CD19="CD49d_TotalSeqC"),
         {},
         KeyError,
-        "fits more than one protein.*TotalSeqB.*TotalSeqC.*name one of them exactly, e.g. 'CD49d_TotalSeqB' in place of 'CD49d'",
+        (
+            "fits more than one protein.*TotalSeqB.*TotalSeqC.*name one of them exactly, e.g. "
+            "'CD49d_TotalSeqB' in place of 'CD49d'"
+        ),
     ),
     "twice": (
         lambda: renamed(CD19="CD49d"),
@@ -734,7 +743,7 @@ def test_the_remedy_for_antibodies_among_the_genes(word):
     with pytest.raises(ValueError, match="2 of 6 rows of var are no genes") as told:
         sb.pp.label_cd49d(adata)
     names = {"adata": adata, "mudata": md}
-    exec(str(told.value).split("part them first: ")[1].removesuffix("."), names)  # noqa: S102 - the sentence's own code
+    exec(str(told.value).split("part them first: ")[1].removesuffix("."), names)  # noqa: S102
     assert list(names["data"]["prot"].var_names) == ["CD49d", "CD19"]
     assert names["data"]["rna"].n_vars == 4
 
@@ -792,7 +801,8 @@ def test_a_backed_object_is_refused(tmp_path):
     backed.file.close()
 
 
-# --- real data ----------------------------------------------------------------------------------------------------
+# --- real data
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.realdata

@@ -53,12 +53,41 @@ def found(names: list[str], marker: str) -> str:
 
 
 CD49D = [
-    "CD49d-CCATTCAACTTCCGG", "CD49d|ITGA4|AHS0063|pAbO", "CD49d:9F10|ITGA4|AHS0063|pAbO", "ADT-CD49D-ITGA4", "CITE-CD49d",
-    "CD49d_Ab", "AB_CD49d", "CD49d:AB", "CD49d--9F10-TSC0576", "CD49d-9F10-TotalC", "CD49d (9F10)", "prot:CD49d", "ITGA4-PROT",
-    "anti-human CD49d (Integrin alpha-4)", "anti-mouse/human CD49d", "C0576_anti-human_CD49d", "A0576-CD49d", "CD49d-1",
-    "CD49d.1", "cd49d", "CD49D", "CD-49d", "CD 49d", "CD49-d", "CD49\u00a0d", "αCD49d", "hCD49d", "Hu.CD49d", "HuCD49d",
-    "CD49dTotalSeqB", "CD49d mIgG1", "CD49d (Mouse IgG1, κ)", "CD49d_isotype_mouse_IgG1", "Integrin α4 (CD49d)",
-]  # fmt: skip
+    "CD49d-CCATTCAACTTCCGG",
+    "CD49d|ITGA4|AHS0063|pAbO",
+    "CD49d:9F10|ITGA4|AHS0063|pAbO",
+    "ADT-CD49D-ITGA4",
+    "CITE-CD49d",
+    "CD49d_Ab",
+    "AB_CD49d",
+    "CD49d:AB",
+    "CD49d--9F10-TSC0576",
+    "CD49d-9F10-TotalC",
+    "CD49d (9F10)",
+    "prot:CD49d",
+    "ITGA4-PROT",
+    "anti-human CD49d (Integrin alpha-4)",
+    "anti-mouse/human CD49d",
+    "C0576_anti-human_CD49d",
+    "A0576-CD49d",
+    "CD49d-1",
+    "CD49d.1",
+    "cd49d",
+    "CD49D",
+    "CD-49d",
+    "CD 49d",
+    "CD49-d",
+    "CD49\u00a0d",
+    "αCD49d",
+    "hCD49d",
+    "Hu.CD49d",
+    "HuCD49d",
+    "CD49dTotalSeqB",
+    "CD49d mIgG1",
+    "CD49d (Mouse IgG1, κ)",
+    "CD49d_isotype_mouse_IgG1",
+    "Integrin α4 (CD49d)",
+]
 
 
 @pytest.mark.parametrize("name", CD49D)
@@ -168,7 +197,8 @@ def test_the_best_match_is_first_in_the_refusal(best):
     assert re.findall(r"'([^']*)'", str(error.value).split("closest first:")[1])[0] == best
 
 
-# -- the same look-up in every verb ------------------------------------------------------------------------------------
+# -- the same look-up in every verb
+# ------------------------------------------------------------------------------------
 
 
 def test_cll_mask_finds_markers_as_words_and_tells_which():
@@ -191,7 +221,8 @@ def test_the_figure_shows_the_name_that_was_found():
     assert "CD49d|ITGA4|AHS0063|pAbO" in ax.get_ylabel()
 
 
-# -- the marker's own values alone must be right -----------------------------------------------------------------------
+# -- the marker's own values alone must be right
+# -----------------------------------------------------------------------
 
 WRONG = {"NaN": np.nan, "infinite": np.inf, "negative": -1.0, "not whole": 1.5, "text": "high"}
 
@@ -269,15 +300,16 @@ def test_names_made_unique_as_the_refusal_says():
     adata.obsm["protein"].columns = ["CD49d", "CD19", "CD19"]
     with pytest.raises(ValueError, match="must be unique") as error:
         sc_cll.pp.label_cd49d(adata, method="quantile")
-    exec(
+    exec(  # noqa: S102
         f"import anndata; {str(error.value).split('Remedy: ')[1].split(', or ')[0]}",
         {"adata": adata},
-    )  # noqa: S102
+    )
     sc_cll.pp.label_cd49d(adata, marker="CD19", method="quantile", normalize="clr_protein")
     assert adata.uns["cd49d"]["params"]["protein"] == "CD19"
 
 
-# -- cells that only one modality has ----------------------------------------------------------------------------------
+# -- cells that only one modality has
+# ----------------------------------------------------------------------------------
 
 
 def unpaired() -> md.MuData:
@@ -326,7 +358,9 @@ def test_intersect_obs_refuses_what_it_cannot_cut():
 
 
 def test_a_name_that_reads_like_the_marker_makes_it_a_question():
-    """With CD14-1 in the panel, who drops separators reads two names as CD141; the word comes first."""
+    """With CD14-1 in the panel, who drops separators reads two names as CD141; the word comes
+    first.
+    """
     names = ["CD14-1", "CD141_Thrombomodulin"]
     with pytest.raises(
         KeyError, match=r"'CD141' fits more than one protein.*: 'CD141_Thrombomodulin', 'CD14-1';"

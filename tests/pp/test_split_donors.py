@@ -73,7 +73,9 @@ def test_parts_come_close_to_their_share_of_cells_and_classes():
 
 
 def deviation(sizes: np.ndarray, parts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Root mean squared deviation of each split (splits × donors) from its shares of the donors and of the cells."""
+    """Root mean squared deviation of each split (splits × donors) from its shares of the donors and
+    of the cells.
+    """
     chosen = parts[:, None] == np.arange(3)[:, None]
     got = np.stack([chosen.mean(2), chosen @ sizes / sizes.sum()], axis=2)
     return np.sqrt(((got - shares[:, None]) ** 2).mean((1, 2)))

@@ -73,7 +73,8 @@ def classifier(corpus, pretrained):
     return sc_cll.tl.finetune(corpus, pretrained, labels_key="kind", **TINY | {"max_epochs": 6})
 
 
-# -- training ---------------------------------------------------------------------------------------------------------
+# -- training
+# --------------------------------------------------------------------------------------------------
 
 
 def test_pretraining_on_a_corpus_gives_the_model_that_training_by_hand_gives(corpus, pretrained):
@@ -168,7 +169,8 @@ def test_what_is_no_corpus_is_refused(folder, tmp_path):
         sc_cll.tl.pretrain([1])
 
 
-# -- predicting -------------------------------------------------------------------------------------------------------
+# -- predicting
+# --------------------------------------------------------------------------------------------------
 
 
 def opened(corpus, **reading):
@@ -309,7 +311,8 @@ def test_cells_without_a_token_have_no_prediction_and_are_counted(corpus, folder
     assert sum(adata.uns["gene_attention"]["n_cells"].values()) == (~empty).sum()
 
 
-# -- predicting: interrupted, in shares, refused ------------------------------------------------------------------------
+# -- predicting: interrupted, in shares, refused
+# ------------------------------------------------------------------------
 
 
 class StopError(Exception):
@@ -542,7 +545,9 @@ def test_columns_that_would_be_replaced_are_refused(folder, pretrained, tmp_path
 
 
 def test_no_more_than_a_window_is_held(corpus, pretrained, tmp_path, monkeypatch):
-    """Memory does not grow with the cells: what is read and written at once is a window, or the `obs` of a dataset."""
+    """Memory does not grow with the cells: what is read and written at once is a window, or the
+    `obs` of a dataset.
+    """
     read, written = [], []
     cells, write = CorpusData.cells, Store.write
     monkeypatch.setattr(

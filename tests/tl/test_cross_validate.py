@@ -1,4 +1,6 @@
-"""tl.cross_validate: nobody sees test donors, every cell is scored once, and a run goes on where it stopped."""
+"""tl.cross_validate: nobody sees test donors, every cell is scored once, and a run goes on where it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -166,9 +168,15 @@ def test_a_user_brings_a_classifier_of_scikit_learn(cells) -> None:
 def test_scbert_goes_through_the_same_folds(cells) -> None:
     arm = ScBERTEstimator(max_epochs=1, gene_embedding="learned", accelerator="cpu")
     sc_cll.tl.cross_validate(
-        cells, labels_key="cd49d_true", models={"arm": arm, "gene_only": "gene_only"}, scheme="group_kfold",
-        n_splits=2, n_repeats=1, metrics=["auroc"], n_bootstrap=50,
-    )  # fmt: skip
+        cells,
+        labels_key="cd49d_true",
+        models={"arm": arm, "gene_only": "gene_only"},
+        scheme="group_kfold",
+        n_splits=2,
+        n_repeats=1,
+        metrics=["auroc"],
+        n_bootstrap=50,
+    )
     differences = cells.uns["cv"]["differences"]
     assert "arm" in set(differences["model"]), (
         "scBERT is never the baseline, its linear part may be"
@@ -302,7 +310,9 @@ def test_the_same_seed_gives_the_same_numbers(cells) -> None:
 
 
 def test_permuted_labels_are_at_chance(cells) -> None:
-    """Labels without meaning: AUROC .5 on average; its intervals of 95 % hold .5, of four all or all but one."""
+    """Labels without meaning: AUROC .5 on average; its intervals of 95 % hold .5, of four all or
+    all but one.
+    """
     found = []
     for seed in range(4):
         labels = np.random.default_rng(seed).permutation(np.arange(cells.n_obs) % 2).astype(str)
@@ -411,7 +421,9 @@ def test_one_class_or_logarithms_are_refused(cells, unchanged) -> None:
 
 @pytest.mark.parametrize("scheme", ["leave_one_donor_out", "group_kfold", "random_cell"])
 def test_a_model_that_ranks_nothing_is_at_chance(cells, scheme) -> None:
-    """Pooled over folds, the share of positives that it was trained on would rank the folds, and the wrong way round."""
+    """Pooled over folds, the share of positives that it was trained on would rank the folds, and
+    the wrong way round.
+    """
     metrics = ["macro_f1", "auroc", "auroc_within", "auprc", "brier"]
     call = {
         "labels_key": "label",

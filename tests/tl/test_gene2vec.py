@@ -26,7 +26,9 @@ MODULES = 6
 
 @pytest.fixture(scope="module")
 def planted() -> AnnData:
-    """600 cells of 4 donors × 150 genes; six modules of 15 genes, each with its own activity per cell."""
+    """600 cells of 4 donors × 150 genes; six modules of 15 genes, each with its own activity per
+    cell.
+    """
     rng = np.random.default_rng(3)
     module = np.r_[np.repeat(np.arange(MODULES), 15), np.full(60, -1)]
     donor = np.arange(600) % 4
@@ -76,7 +78,9 @@ def test_without_modules_nothing_is_close(planted: AnnData) -> None:
 
 
 def test_what_differs_between_donors_makes_no_pair(planted: AnnData) -> None:
-    """Two genes that follow the donor and nothing else are partners only where donors are not told apart."""
+    """Two genes that follow the donor and nothing else are partners only where donors are not told
+    apart.
+    """
     adata = planted.copy()
     high = (adata.obs["donor"].isin(["d0", "d1"])).to_numpy()
     dense = adata.X.toarray()
@@ -180,7 +184,8 @@ def test_survives_h5ad(planted: AnnData, tmp_path: Path) -> None:
     assert back.uns["vectors"]["n_pairs"] == adata.uns["vectors"]["n_pairs"]
 
 
-# -- ready vectors ----------------------------------------------------------------------------------------------------
+# -- ready vectors
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -256,7 +261,8 @@ def test_ready_vectors_need_no_counts(planted: AnnData, table: pd.DataFrame) -> 
     assert adata.uns["gene2vec"]["params"]["source"] == "DataFrame"
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
+# -- bad input
+# --------------------------------------------------------------------------------------------------
 
 
 def bad_vectors(case: str, table: pd.DataFrame, folder: Path) -> object:
@@ -384,7 +390,9 @@ def test_hallmark_genes_are_closer_than_chance(shared_file) -> None:
 
 
 def test_products_of_vectors_are_correlations(planted: AnnData) -> None:
-    """With as many dimensions as genes, the product of two vectors is the correlation of the two genes, to a scale."""
+    """With as many dimensions as genes, the product of two vectors is the correlation of the two
+    genes, to a scale.
+    """
     few = planted[:, :40].copy()
     tl.gene2vec(few, n_dims=40, min_detected=0.0)
     x = few.X.toarray().astype(float)
@@ -428,7 +436,8 @@ def test_the_estimators_defaults_are_those_of_the_function() -> None:
 def test_donors_that_would_not_be_looked_at_are_refused(planted: AnnData) -> None:
     with pytest.raises(
         ValueError,
-        match=r"donor_key='donor' has no effect on method='svd'.*Leave donor_key out, or choose method=\"skip_gram\"",
+        match=r"donor_key='donor' has no effect on method='svd'.*Leave donor_key out, or choose "
+        r"method=\"skip_gram\"",
     ):
         tl.gene2vec(planted, n_dims=8, donor_key="donor")
     ready = pd.DataFrame(np.ones((planted.n_vars, 4)), planted.var_names)

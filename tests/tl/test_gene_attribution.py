@@ -1,4 +1,6 @@
-"""tl.gene_attribution and tl.perturb find what a network has learned, and say when it has learned nothing."""
+"""tl.gene_attribution and tl.perturb find what a network has learned, and say when it has learned
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""tl.gene_interactions finds what only two genes together say, and nothing where each gene counts for itself."""
+"""tl.gene_interactions finds what only two genes together say, and nothing where each gene counts
+for itself.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def by_random_cells(adata: AnnData, seed: int = 0) -> None:
     adata.obs["split"] = pd.Categorical(parts, ["train", "val", "test"])
 
 
-# -- a clean split ----------------------------------------------------------------------------------------------------
+# -- a clean split
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_clean_split_passes(clean: AnnData) -> None:
@@ -89,7 +90,8 @@ def test_balancing_after_the_split_passes(clean: AnnData) -> None:
         assert status(report, "near duplicates") == "ok"
 
 
-# -- duplicates -------------------------------------------------------------------------------------------------------
+# -- duplicates
+# --------------------------------------------------------------------------------------------------
 
 
 def test_copies_across_the_split_are_named(clean: AnnData) -> None:
@@ -238,7 +240,8 @@ def test_real_cells_are_no_near_duplicates_and_their_copies_are(shared_file, nam
     assert report.cells["cell"].str.startswith("fewer").all()
 
 
-# -- donors -----------------------------------------------------------------------------------------------------------
+# -- donors
+# --------------------------------------------------------------------------------------------------
 
 
 def test_shared_donors_are_named_with_their_cells(clean: AnnData) -> None:
@@ -271,7 +274,8 @@ def test_donors_that_are_not_known(clean: AnnData) -> None:
     assert status(audit(adata), "shared donors") == "cannot tell"
 
 
-# -- preprocessing ----------------------------------------------------------------------------------------------------
+# -- preprocessing
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -400,13 +404,16 @@ def test_values_that_belong_to_no_cells_here_cannot_be_told(clean: AnnData) -> N
     )
 
 
-# -- the gap ----------------------------------------------------------------------------------------------------------
+# -- the gap
+# --------------------------------------------------------------------------------------------------
 
 
 def no_signal(
     n_cells: int, n_genes: int, shares: list[float], *, by_donor: bool = False
 ) -> AnnData:
-    """Cells whose class is drawn at random: with the same shares in all donors, or with shares of each donor's own."""
+    """Cells whose class is drawn at random: with the same shares in all donors, or with shares of
+    each donor's own.
+    """
     rng = np.random.default_rng(0)
     adata = sb.datasets.cll_toy(n_cells=n_cells, n_genes=n_genes, programme=False)["rna"].copy()
     donor = adata.obs["donor"].cat.codes.to_numpy()
@@ -448,10 +455,11 @@ STUDY = [8038 / 17218, 7160 / 17218, 2020 / 17218]  # shares of the study's clas
     ("shares", "least"), [([0.6, 0.2, 0.2], 0.8), (STUDY, 0.55)], ids=["one large", "two large"]
 )
 def test_gap_without_signal(shares: list[float], least: float) -> None:
-    """What resampling alone earns where nothing can be learned: .91 / .24 / .26 and .64 / .26 / .26 when written.
+    """What resampling alone earns where nothing can be learned: .91 / .24 / .26 and .64 / .26 / .26
+    when written.
 
-    With two large classes, which are hardly oversampled, neither can be told from the other and only the third looks known:
-    about (.55 + .55 + 1) / 3.
+    With two large classes, which are hardly oversampled, neither can be told from the other and
+    only the third looks known: about (.55 + .55 + 1) / 3.
     """
     score = gap_of(no_signal(600, 200, shares), 1)
     assert score["A"] > least
@@ -524,7 +532,8 @@ def test_gap_of_two_donors_holds_out_one(clean: AnnData) -> None:
     assert row["n_train"] + row["n_test"] == adata.n_obs - 5, "cells without a label take no part"
 
 
-# -- the report -------------------------------------------------------------------------------------------------------
+# -- the report
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_report_reads_as_markdown(clean: AnnData) -> None:
@@ -586,7 +595,8 @@ def test_other_formats_give_the_same_report(clean: AnnData, form: str) -> None:
     assert str(audit(adata)) == expected
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
+# -- bad input
+# --------------------------------------------------------------------------------------------------
 
 
 def drop(column: str):

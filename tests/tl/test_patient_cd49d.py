@@ -37,7 +37,9 @@ def cells(validated) -> AnnData:
 
 
 def donors_with(n: int, *, slope=1.0, noise=0.4, rng=0, n_cells=40) -> AnnData:
-    """Cells whose predicted probabilities are off by an error of the donor, with a donor table as of pp.label_cd49d."""
+    """Cells whose predicted probabilities are off by an error of the donor, with a donor table as
+    of pp.label_cd49d.
+    """
     rng = np.random.default_rng(rng)
     truth = np.where(rng.random(n) < 0.6, rng.normal(-2.2, 0.8, n), rng.normal(1.5, 1.0, n))
     said = expit(slope * truth + rng.normal(0, noise, n))
@@ -64,7 +66,8 @@ def donors_with(n: int, *, slope=1.0, noise=0.4, rng=0, n_cells=40) -> AnnData:
     return adata
 
 
-# -- what was measured ------------------------------------------------------------------------------------------------
+# -- what was measured
+# ------------------------------------------------------------------------------------------------
 
 
 def test_counts_are_summed_over_the_gated_cells(validated):
@@ -147,7 +150,8 @@ def test_the_input_stays_and_the_result_survives_a_file(cells, validated, tmp_pa
     )
 
 
-# -- what is predicted ------------------------------------------------------------------------------------------------
+# -- what is predicted
+# ------------------------------------------------------------------------------------------------
 
 
 def test_out_of_fold_predictions(validated):
@@ -234,7 +238,8 @@ def test_four_other_donors_are_needed(n, with_interval):
         assert (
             obs["note"]
             .eq(
-                "3 other donors with a known truth that the model did not learn from, fewer than 4: no interval"
+                "3 other donors with a known truth that the model did not learn from, fewer "
+                "than 4: no interval"
             )
             .all()
         )
@@ -284,7 +289,8 @@ def test_predictions_of_a_network(trained):
     )
 
 
-# -- coverage ---------------------------------------------------------------------------------------------------------
+# -- coverage
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("slope", "noise"), [(1.0, 0.5), (0.4, 0.3), (0.4, 0.8)])
@@ -347,7 +353,8 @@ def test_limits_are_those_of_the_regression_line():
     )
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- what is refused
+# --------------------------------------------------------------------------------------------------
 
 
 def drop_table(adata):
@@ -368,12 +375,54 @@ def a_network(adata, **params):
 
 
 ROWS = {
-    "no labels": (lambda a: a.uns.pop("cd49d"), {}, KeyError, "'cd49d' is not in adata.uns.*Run pp.label_cd49d first"),
-    "no donor table": (drop_table, {}, KeyError, "Run pp.label_cd49d with donor_key= to get a donor table"),
-    "other donors": (other_donors, {}, ValueError, r"pp.label_cd49d \(key 'cd49d'\) has donor_key='batch', here it is 'donor'"),
-    "no cross-validation": (lambda a: a.uns.pop("cv"), {"model": "gene_only"}, KeyError, "'cv' is not in adata.uns.*Run tl.cross_validate first"),
-    "no such model": (lambda a: None, {"model": "scbert"}, KeyError, "'scbert' is not in the models of"),
-    "other labels": (other_labels, {"model": "gene_only"}, ValueError, r"tl.cross_validate \(key 'cv'\) has labels_key='cell_type', here it is 'cd49d'"),
+    "no labels": (
+        lambda a: a.uns.pop("cd49d"),
+        {},
+        KeyError,
+        "'cd49d' is not in adata.uns.*Run pp.label_cd49d first",
+    ),
+    "no donor table": (
+        drop_table,
+        {},
+        KeyError,
+        "Run pp.label_cd49d with donor_key= to get a donor table",
+    ),
+    "other donors": (
+        other_donors,
+        {},
+        ValueError,
+        (
+            r"pp.label_cd49d \(key 'cd49d'\) has donor_key='batch', "
+            r"here "
+            r"it "
+            r"is "
+            r"'donor'"
+        ),
+    ),
+    "no cross-validation": (
+        lambda a: a.uns.pop("cv"),
+        {"model": "gene_only"},
+        KeyError,
+        "'cv' is not in adata.uns.*Run tl.cross_validate first",
+    ),
+    "no such model": (
+        lambda a: None,
+        {"model": "scbert"},
+        KeyError,
+        "'scbert' is not in the models of",
+    ),
+    "other labels": (
+        other_labels,
+        {"model": "gene_only"},
+        ValueError,
+        (
+            r"tl.cross_validate \(key 'cv'\) has labels_key='cell_type', "
+            r"here "
+            r"it "
+            r"is "
+            r"'cd49d'"
+        ),
+    ),
     "other labels of a network": (
         lambda a: a_network(a, labels_key="cell_type"),
         {},
@@ -386,19 +435,32 @@ ROWS = {
         ValueError,
         "has split_key='fold', here it is 'None'; pass the same to both",
     ),
-    "no split": (a_network, {}, KeyError, "'split' is not in adata.obs.*pass split_key=None if no donor of adata trained it"),
+    "no split": (
+        a_network,
+        {},
+        KeyError,
+        "'split' is not in adata.obs.*pass split_key=None if no donor of adata trained it",
+    ),
     "an array": (
         lambda a: a.obsm.__setitem__("scbert_proba", np.ones((a.n_obs, 2))),
         {},
         TypeError,
         r"adata.obsm\['scbert_proba'\] must be a DataFrame, cells × classes.*found ndarray",
     ),
-    "no counts": (lambda a: setattr(a, "X", a.X.log1p()), {}, ValueError, "must hold raw counts.*It looks log-transformed"),
+    "no counts": (
+        lambda a: setattr(a, "X", a.X.log1p()),
+        {},
+        ValueError,
+        "must hold raw counts.*It looks log-transformed",
+    ),
     "a column of cells": (
         lambda a: None,
         {"obs_keys": ["cd49d_score"]},
         ValueError,
-        r"adata.obs\['cd49d_score'\] has several values in 10 donors \('D01', .*takes columns with one value per donor",
+        (
+            r"adata.obs\['cd49d_score'\] has several values in 10 donors \('D01', .*takes columns "
+            r"with one value per donor"
+        ),
     ),
     "a name that is taken": (
         lambda a: a.obs.__setitem__("bimodal", 1),
@@ -406,8 +468,13 @@ ROWS = {
         ValueError,
         "obs_keys names columns that are made here: 'bimodal'; rename them",
     ),
-    "a percentage beyond 100": (lambda a: None, {"positive_from": 130}, ValueError, "positive_from must be a number from 0 to 100"),
-}  # fmt: skip
+    "a percentage beyond 100": (
+        lambda a: None,
+        {"positive_from": 130},
+        ValueError,
+        "positive_from must be a number from 0 to 100",
+    ),
+}
 
 
 @pytest.mark.parametrize("row", ROWS)

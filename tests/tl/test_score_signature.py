@@ -1,4 +1,6 @@
-"""tl.score_signature tells classes apart in donors the signature has not seen, and says what it could not use."""
+"""tl.score_signature tells classes apart in donors the signature has not seen, and says what it
+could not use.
+"""
 
 from __future__ import annotations
 
@@ -235,7 +237,10 @@ def test_an_empty_signature_has_no_score() -> None:
         (
             3,
             TypeError,
-            "a DataFrame, a mapping from genes to weights, a list of genes or the path .* found int",
+            (
+                "a DataFrame, a mapping from genes to weights, a list of genes or the path .* "
+                "found int"
+            ),
         ),
         (
             AnnData(np.ones((1, 1))),
@@ -319,7 +324,9 @@ def test_decoupler_is_optional(found, monkeypatch) -> None:
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # decoupler's own
 @pytest.mark.parametrize("method", METHODS)
 def test_a_hallmark_set_tells_cells_apart(shared_file, method) -> None:
-    """The complement set holds granzymes and cathepsins: natural killer cells have them, B cells do not."""
+    """The complement set holds granzymes and cathepsins: natural killer cells have them, B cells do
+    not.
+    """
     adata = ad.read_h5ad(shared_file("data/sorted_pbmc.h5ad"))
     adata = adata[adata.obs["cell_type"].isin(["nk", "bcells"])].copy()
     genes = sb.io.read_gmt(shared_file("data/h.all.v7.4.symbols.gmt"))["HALLMARK_COMPLEMENT"]

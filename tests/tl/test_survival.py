@@ -44,11 +44,14 @@ def run(adata: AnnData, groupby: str = "group", **options: Any) -> dict[str, Any
     return sc_cll.tl.survival(adata, groupby, **OUTCOME | options, copy=True).uns["survival"]
 
 
-# -- what is found ----------------------------------------------------------------------------------------------------
+# -- what is found
+# --------------------------------------------------------------------------------------------------
 
 
 def test_what_is_planted_is_found(cohort) -> None:
-    """Time to treatment by IGHV, which has a hazard ratio of 2.2 and raises the programme; age has none."""
+    """Time to treatment by IGHV, which has a hazard ratio of 2.2 and raises the programme; age has
+    none.
+    """
     found = run(cohort, "IGHV", covariates=["age", "pretreated"])
     assert found["notes"] == []
     row = found["groups"].set_index("group").loc["unmutated"]
@@ -66,7 +69,9 @@ def test_what_is_planted_is_found(cohort) -> None:
 
 
 def test_competing_deaths(cohort) -> None:
-    """1 − Kaplan–Meier says more than there are; test and ratio censor the deaths, and so stay as they are."""
+    """1 − Kaplan–Meier says more than there are; test and ratio censor the deaths, and so stay as
+    they are.
+    """
     plain, found = (run(cohort, "Binet", competing_key=key) for key in (None, "died_untreated"))
     assert "incidence" not in plain
     pd.testing.assert_frame_equal(found["curves"], plain["curves"])
@@ -81,7 +86,9 @@ def test_competing_deaths(cohort) -> None:
 
 
 def test_delayed_entry_counts_from_the_sample(cohort) -> None:
-    """With the clock at diagnosis, nobody is at risk before the sample; without entry the time until then is immortal."""
+    """With the clock at diagnosis, nobody is at risk before the sample; without entry the time
+    until then is immortal.
+    """
     clock = {"time_key": "TTFT", "event_key": "treated"}
     delayed = run(cohort, "Binet", **clock, entry_key="years_to_sample", groups=["A", "B"])
     naive = run(cohort, "Binet", **clock, groups=["A", "B"])
@@ -98,7 +105,9 @@ def test_delayed_entry_counts_from_the_sample(cohort) -> None:
 
 
 def test_strata_have_baselines_of_their_own(patients) -> None:
-    """Two cohorts with other shares of the groups, of which one goes later: pooled the groups differ, within cohorts they do not."""
+    """Two cohorts with other shares of the groups, of which one goes later: pooled the groups
+    differ, within cohorts they do not.
+    """
     rng = np.random.default_rng(1)
     n = 400
     late = rng.random(n) < 0.5
@@ -121,7 +130,8 @@ def test_strata_have_baselines_of_their_own(patients) -> None:
     pd.testing.assert_frame_equal(within["curves"], pooled["curves"])
 
 
-# -- who is compared --------------------------------------------------------------------------------------------------
+# -- who is compared
+# --------------------------------------------------------------------------------------------------
 
 
 def test_everybody_is_accounted_for(patients) -> None:
@@ -217,7 +227,8 @@ def test_what_is_written_survives_a_file(cohort, tmp_path) -> None:
     assert list(back["params"]["groups"]) == ["A", "B", "C"]
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- what is refused
+# --------------------------------------------------------------------------------------------------
 
 
 def put(column: str, value: Any, rows: Any = slice(None)) -> Any:
@@ -241,43 +252,254 @@ def a_patient_twice(adata: AnnData) -> None:
 @pytest.mark.parametrize(
     ("change", "options", "error", "sentence"),
     [
-        (put("TTT", -1.0, [3]), {}, ValueError, r"'TTT' has 1 times that are negative or infinite: .*'P03'"),
-        (put("treated", 2, [3]), {}, ValueError, r"\['treated'\] must be 0 \(no event, censored\) or 1 \(event\); found '2'"),
-        (put("treated", "yes", [3]), {}, ValueError, r"found 'yes' in 'P03'. Say what the words mean, .*\['treated'\].map\({'yes': 1, 'no': 0}\)"),
-        (put("TTT", "2 years", [3]), {}, ValueError, r"'TTT' must hold times as numbers; found '2 years' in 'P03'. Dates become times"),
-        (put("TTT", pd.to_timedelta(9, "D")), {}, ValueError, r"found '9 days 00:00:00' in .* differences of dates; in years they are .dt.days / 365.25"),
-        (put("TTT", True), {}, ValueError, "'TTT' must hold times as numbers, and holds True and False; is it the column of the event"),
-        (put("TTT", 4000.0, [3]), {}, ValueError, "'TTT' does not look like years: .* maximum 4000, .* time_unit='days'"),
-        (nothing, {"time_key": "treated"}, ValueError, "columns of the outcome and strata must be unique; .* 'treated'"),
-        (nothing, {"groupby": ["group"]}, TypeError, "Expected one name of adata.obs, found list: 'group'"),
-        (put("treated", 0), {}, ValueError, "All 40 patients are censored: nobody has the event 'treated'"),
-        (put("treated", 0, [0, 1]), {"groups": ["b", "a"], "min_group": 50}, ValueError, "needs 50 patients .* 'b' has"),
+        (
+            put("TTT", -1.0, [3]),
+            {},
+            ValueError,
+            (
+                r"'TTT' has 1 times that are negative or infinite: "
+                r".*'P03'"
+            ),
+        ),
+        (
+            put("treated", 2, [3]),
+            {},
+            ValueError,
+            (
+                r"\['treated'\] must be 0 \(no event, censored\) or "
+                r"1 "
+                r"\(event\); "
+                r"found "
+                r"'2'"
+            ),
+        ),
+        (
+            put("treated", "yes", [3]),
+            {},
+            ValueError,
+            (
+                r"found 'yes' in 'P03'. Say what the words "
+                r"mean, "
+                r".*\['treated'\].map\({'yes': "
+                r"1, "
+                r"'no': 0}\)"
+            ),
+        ),
+        (
+            put("TTT", "2 years", [3]),
+            {},
+            ValueError,
+            (
+                r"'TTT' must hold times as numbers; found '2 years' in "
+                r"'P03'. "
+                r"Dates "
+                r"become "
+                r"times"
+            ),
+        ),
+        (
+            put("TTT", pd.to_timedelta(9, "D")),
+            {},
+            ValueError,
+            (
+                r"found '9 days 00:00:00' in .* differences of dates; in years they "
+                r"are "
+                r".dt.days "
+                r"/ "
+                r"365.25"
+            ),
+        ),
+        (
+            put("TTT", True),
+            {},
+            ValueError,
+            (
+                "'TTT' must hold times as numbers, and holds True and False; is it the "
+                "column "
+                "of "
+                "the "
+                "event"
+            ),
+        ),
+        (
+            put("TTT", 4000.0, [3]),
+            {},
+            ValueError,
+            "'TTT' does not look like years: .* maximum 4000, .* time_unit='days'",
+        ),
+        (
+            nothing,
+            {"time_key": "treated"},
+            ValueError,
+            "columns of the outcome and strata must be unique; .* 'treated'",
+        ),
+        (
+            nothing,
+            {"groupby": ["group"]},
+            TypeError,
+            "Expected one name of adata.obs, found list: 'group'",
+        ),
+        (
+            put("treated", 0),
+            {},
+            ValueError,
+            "All 40 patients are censored: nobody has the event 'treated'",
+        ),
+        (
+            put("treated", 0, [0, 1]),
+            {"groups": ["b", "a"], "min_group": 50},
+            ValueError,
+            "needs 50 patients .* 'b' has",
+        ),
         (put("TTT", np.nan), {}, ValueError, "No patient has an outcome"),
         (a_patient_twice, {}, ValueError, "1 samples are in adata more than once: 'P01'"),
-        (put("entry", 99.0, [4]), {"entry_key": "entry"}, ValueError, r"1 patients leave \('TTT'\) before they enter .* 'P04'"),
-        (put("died", 1), {"competing_key": "died"}, ValueError, "patients have both 'treated' and 'died'"),
-        (put("group", "a"), {}, ValueError, r"at least two groups; adata.obs\['group'\] or groups has 'a'"),
+        (
+            put("entry", 99.0, [4]),
+            {"entry_key": "entry"},
+            ValueError,
+            (
+                r"1 patients leave \('TTT'\) before "
+                r"they "
+                r"enter "
+                r".* "
+                r"'P04'"
+            ),
+        ),
+        (
+            put("died", 1),
+            {"competing_key": "died"},
+            ValueError,
+            "patients have both 'treated' and 'died'",
+        ),
+        (
+            put("group", "a"),
+            {},
+            ValueError,
+            (
+                r"at least two groups; adata.obs\['group'\] or groups "
+                r"has "
+                r"'a'"
+            ),
+        ),
         (put("group", None), {}, ValueError, "at least two groups; .* has none"),
-        (put("group", "c", [3]), {}, ValueError, "Every group needs 5 patients with an outcome; 'c' has 1. Merge groups"),
-        (put("treated", 0, slice(12, 40)), {"groups": ["a", "c"]}, ValueError, "has no group 'c'; it has 'a', 'b'"),
+        (
+            put("group", "c", [3]),
+            {},
+            ValueError,
+            "Every group needs 5 patients with an outcome; 'c' has 1. Merge groups",
+        ),
+        (
+            put("treated", 0, slice(12, 40)),
+            {"groups": ["a", "c"]},
+            ValueError,
+            "has no group 'c'; it has 'a', 'b'",
+        ),
         (nothing, {"groups": ["a", "a"]}, ValueError, "groups names a group twice: 'a', 'a'"),
         (nothing, {"groups": ["a"]}, ValueError, "at least two groups; .* has 'a'"),
-        (nothing, {"groups": "a"}, TypeError, "groups must be a list of groups, the reference first; found the text 'a'"),
-        (nothing, {"groupby": "other"}, KeyError, "'other' is not in adata.obs; .* Name the column of the groups to compare"),
-        (nothing, {"groupby": "treated"}, ValueError, "groupby='treated' is part of the outcome, its strata or the covariates"),
-        (nothing, {"strata": ["group"]}, ValueError, "groupby='group' is part of the outcome, its strata"),
-        (nothing, {"covariates": ["group"]}, ValueError, "groupby='group' is part of the outcome, its strata or the cov"),
-        (nothing, {"groupby": "score"}, ValueError, r"40 different numbers, and groups are .* tl.prognosis\(score_key='score'\)"),
-        (nothing, {"groupby": "half"}, ValueError, r"'half'\] holds 2 different numbers, and groups are categories"),
-        (nothing, {"groupby": "name"}, ValueError, r"has 40 groups \('P00', .* at most 10 can be compared. Name those"),
-        (nothing, {"covariates": "score"}, TypeError, r"covariates must be a list .* found the text 'score'. Write \['score'\]"),
-        (nothing, {"strata": "half"}, TypeError, r"strata must be a list .* found the text 'half'. Write \['half'\]"),
-        (nothing, {"covariates": ["treated"]}, ValueError, "'treated' is an outcome, so it cannot explain one"),
+        (
+            nothing,
+            {"groups": "a"},
+            TypeError,
+            "groups must be a list of groups, the reference first; found the text 'a'",
+        ),
+        (
+            nothing,
+            {"groupby": "other"},
+            KeyError,
+            "'other' is not in adata.obs; .* Name the column of the groups to compare",
+        ),
+        (
+            nothing,
+            {"groupby": "treated"},
+            ValueError,
+            "groupby='treated' is part of the outcome, its strata or the covariates",
+        ),
+        (
+            nothing,
+            {"strata": ["group"]},
+            ValueError,
+            "groupby='group' is part of the outcome, its strata",
+        ),
+        (
+            nothing,
+            {"covariates": ["group"]},
+            ValueError,
+            "groupby='group' is part of the outcome, its strata or the cov",
+        ),
+        (
+            nothing,
+            {"groupby": "score"},
+            ValueError,
+            (
+                r"40 different numbers, and groups are .* "
+                r"tl.prognosis\(score_key='score'\)"
+            ),
+        ),
+        (
+            nothing,
+            {"groupby": "half"},
+            ValueError,
+            (
+                r"'half'\] holds 2 different numbers, and "
+                r"groups "
+                r"are "
+                r"categories"
+            ),
+        ),
+        (
+            nothing,
+            {"groupby": "name"},
+            ValueError,
+            (
+                r"has 40 groups \('P00', .* at most 10 can be "
+                r"compared. "
+                r"Name "
+                r"those"
+            ),
+        ),
+        (
+            nothing,
+            {"covariates": "score"},
+            TypeError,
+            (
+                r"covariates must be a list .* found the "
+                r"text "
+                r"'score'. "
+                r"Write "
+                r"\['score'\]"
+            ),
+        ),
+        (
+            nothing,
+            {"strata": "half"},
+            TypeError,
+            (
+                r"strata must be a list .* found the text 'half'. "
+                r"Write "
+                r"\['half'\]"
+            ),
+        ),
+        (
+            nothing,
+            {"covariates": ["treated"]},
+            ValueError,
+            "'treated' is an outcome, so it cannot explain one",
+        ),
         (nothing, {"covariates": ["flat"]}, ValueError, "'flat' is the same in all 40 patients"),
-        (nothing, {"min_group": 0}, ValueError, "min_group must be a whole number from 1 to inf; found 0"),
-        (nothing, {"time_key": "OS"}, KeyError, "'OS' is not in adata.obs; .* Put the outcome into obs"),
+        (
+            nothing,
+            {"min_group": 0},
+            ValueError,
+            "min_group must be a whole number from 1 to inf; found 0",
+        ),
+        (
+            nothing,
+            {"time_key": "OS"},
+            KeyError,
+            "'OS' is not in adata.obs; .* Put the outcome into obs",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(patients, unchanged, change, options, error, sentence) -> None:
     obs = patients.obs
     obs["score"], obs["half"] = np.linspace(-1, 1, 40), np.arange(40) % 2 / 2
@@ -314,7 +536,8 @@ def test_lifelines_is_optional(patients, monkeypatch) -> None:
         run(patients)
 
 
-# -- real patients ----------------------------------------------------------------------------------------------------
+# -- real patients
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.realdata

@@ -1,7 +1,7 @@
 """Every check of a user's input, and the sentence that goes with it.
 
-A check never changes what it looks at. It returns what the caller needs next (a column, a matrix), or raises with what
-was expected, what was found, the offenders by name and the remedy.
+A check never changes what it looks at. It returns what the caller needs next (a column, a matrix),
+or raises with what was expected, what was found, the offenders by name and the remedy.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
     found = in_memory(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(
-            f"Expected at least one cell and one gene, found {adata.n_obs} cells x {adata.n_vars} genes."
+            f"Expected at least one cell and one gene, found {adata.n_obs} cells x "
+            f"{adata.n_vars} genes."
         )
     unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
     if not repeated_genes:
@@ -49,11 +50,13 @@ def in_memory(adata: Any) -> AnnData:
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
     if adata.isbacked:
         raise ValueError(
-            f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = adata.to_memory()"
+            f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = "
+            f"adata.to_memory()"
         )
     if not isinstance(adata.obs, pd.DataFrame):  # ad.experimental.read_lazy
         raise ValueError(
-            "adata is lazy: its tables are still on disk; read it into memory first: adata = adata.to_memory()"
+            "adata is lazy: its tables are still on disk; read it into memory first: adata = "
+            "adata.to_memory()"
         )
     found: AnnData = adata
     return found
@@ -67,7 +70,8 @@ def target(adata: AnnData, *, copy: bool) -> AnnData:
         return adata.copy()
     if adata.is_view:
         raise ValueError(
-            "adata is a view of another AnnData, so what is written to it would not reach the object you keep; "
+            "adata is a view of another AnnData, so what is written to it would not reach the "
+            "object you keep; "
             "make it its own object first: adata = adata.copy()."
         )
     return adata
@@ -80,7 +84,8 @@ def obs_column(adata: AnnData, key: str, *, allow_missing: bool = True) -> pd.Se
     if not allow_missing and column.isna().any():
         bad = adata.obs_names[column.isna()]
         raise ValueError(
-            f"adata.obs[{key!r}] is missing for {len(bad)} cells ({listed(bad)}); fill it or drop these cells."
+            f"adata.obs[{key!r}] is missing for {len(bad)} cells ({listed(bad)}); fill it or "
+            f"drop these cells."
         )
     return column
 
@@ -95,8 +100,10 @@ def cells(adata: AnnData, which: Any, what: str) -> np.ndarray:
     mask = np.asarray(column)
     if mask.dtype != bool or mask.shape != (adata.n_obs,) or not mask.any():
         raise ValueError(
-            f"{what} must choose at least one cell: a true/false value for each of the {adata.n_obs} cells, or the name "
-            f"of such a column (or of a split column) of adata.obs; found {mask.dtype} of shape {mask.shape}, "
+            f"{what} must choose at least one cell: a true/false value for each of the "
+            f"{adata.n_obs} cells, or the name "
+            f"of such a column (or of a split column) of adata.obs; found {mask.dtype} of "
+            f"shape {mask.shape}, "
             f"{int(mask.sum()) if mask.dtype == bool else 0} true."
         )
     return mask
@@ -129,7 +136,8 @@ def split(adata: AnnData, key: str, *, need: Sequence[str] = (_keys.TRAIN,)) -> 
     for part in need:
         if not (column == part).any():
             raise ValueError(
-                f"adata.obs[{key!r}] has no cell in {part!r}; it holds {listed(column.dropna().unique())}."
+                f"adata.obs[{key!r}] has no cell in {part!r}; it holds "
+                f"{listed(column.dropna().unique())}."
             )
     return column
 
@@ -150,7 +158,8 @@ def groups(adata: AnnData, key: str) -> pd.Series:
     column = categories_of(obs_column(adata, key))
     if not column.notna().any():
         raise ValueError(
-            f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to summarise."
+            f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to "
+            f"summarise."
         )
     return column
 
@@ -159,7 +168,8 @@ def one_group_per_cell(groups: pd.Series, adata: AnnData) -> None:
     """As many groups as cells, and not all of them missing."""
     if len(groups) != adata.n_obs:
         raise ValueError(
-            f"groups needs one value per cell, in the order of the cells: {adata.n_obs}, found {len(groups)}."
+            f"groups needs one value per cell, in the order of the cells: {adata.n_obs}, "
+            f"found {len(groups)}."
         )
     if not groups.notna().any():
         raise ValueError(
@@ -174,7 +184,8 @@ def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> 
     unseen = sorted(set(names.dropna()) - set(known))
     if unseen:
         raise ValueError(
-            f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it knows {listed(known)}."
+            f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it "
+            f"knows {listed(known)}."
         )
     codes = pd.Categorical(names, categories=list(known)).codes
     every_class(codes[rows], known, f"adata.obs[{key!r}]")
@@ -198,13 +209,17 @@ def no_resampled_rows(adata: AnnData) -> None:
     added = adata.obs_names[np.asarray(adata.obs[_keys.IS_SYNTHETIC], dtype=bool)]
     if len(added):
         raise ValueError(
-            f"{len(added)} cells were added by resampling ({listed(added)}); copies of a cell would be on both sides of a fold. "
+            f"{len(added)} cells were added by resampling ({listed(added)}); copies of a cell "
+            f"would be on both sides of a fold. "
             "Start from the cells as measured; each model balances its own training cells."
         )
 
 
 def protein_counts(adata: AnnData, key: str) -> np.ndarray:
-    """Counts of the proteins in `obsm`: (cells, proteins), finite and not negative; some others are left out and told."""
+    """Counts of the proteins in `obsm`: (cells, proteins), finite and not negative.
+
+    Some others are left out and told.
+    """
     key_in(
         key,
         adata.obsm,
@@ -226,19 +241,24 @@ def protein_counts(adata: AnnData, key: str) -> np.ndarray:
     told = listed(np.asarray(names or [f"column {j}" for j in range(bad.size)])[bad])
     if bad.sum() >= 0.5 * bad.size:
         raise ValueError(
-            f"adata.obsm[{key!r}] must hold raw protein counts: finite, none negative; found values from {values.min():g} to "
+            f"adata.obsm[{key!r}] must hold raw protein counts: finite, none negative; found "
+            f"values from {values.min():g} to "
             f"{values.max():g}, and {bad.sum()} of {bad.size} proteins that hold others: {told}."
         )
     if bad.any():
         warnings.warn(
-            f"{bad.sum()} of {bad.size} proteins in adata.obsm[{key!r}] hold missing or negative values and are left out: {told}.",
+            f"{bad.sum()} of {bad.size} proteins in adata.obsm[{key!r}] hold missing or "
+            f"negative values and are left out: {told}.",
             stacklevel=2,
         )
     return values[:, ~bad].astype(np.float64)
 
 
 def table_numbers(table: pd.DataFrame) -> np.ndarray:
-    """Values of a table as float64; what is no number is missing, which concerns its column alone."""
+    """Values of a table as float64.
+
+    What is no number is missing, which concerns its column alone.
+    """
     try:
         return table.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
@@ -252,5 +272,6 @@ def weights(values: np.ndarray, key: str) -> None:
     """Weights that training can use."""
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
         raise ValueError(
-            f"adata.obs[{key!r}] must hold finite weights of zero or more for all training cells; make it with pp.balance."
+            f"adata.obs[{key!r}] must hold finite weights of zero or more for all training "
+            f"cells; make it with pp.balance."
         )

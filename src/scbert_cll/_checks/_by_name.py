@@ -20,7 +20,8 @@ from scbert_cll._settings import settings
 
 _PACKAGE: Final = f"{Path(__file__).parents[1]}/"
 _INVISIBLE: Final = "\ufeff\u200b\u200e\u200f\x00"
-# Said with a name before or after it, these words are still no donor: DBL-P1-P2, pool2_unassigned. "negative" is not one of them: IGHV_negative.
+# Said with a name before or after it, these words are still no donor: DBL-P1-P2, pool2_unassigned.
+# "negative" is not one of them: IGHV_negative.
 _UNMISTAKABLE: Final = frozenset({"doublet", "multiplet", "dbl", "amb", "ambiguous", "unassigned"})
 _MISSING: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>"})
 _LEFT_OUT: Final = "left_out"
@@ -73,7 +74,10 @@ def class_order(column: pd.Series, *, unused: bool = False) -> list[str]:
 
 
 def categories_of(column: pd.Series) -> pd.Series:
-    """A column as a categorical of text, in the order of its categories or values; every category occurs."""
+    """A column as a categorical of text, in the order of its categories or values.
+
+    Every category occurs.
+    """
     ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.cat.ordered)
     found = pd.Categorical(class_names(column), categories=class_order(column), ordered=ordered)
     return pd.Series(found, index=column.index, name=column.name)
@@ -93,14 +97,18 @@ def warn_of_missing_words(classes: Iterable[str], key: str) -> None:
     """Say that a class has the name of what is missing: a column that was made text before its missing values were seen."""
     if words := [name for name in classes if name.strip().casefold() in _MISSING]:
         warnings.warn(
-            f"adata.obs[{key!r}] has a class called {listed(words)}, and it is taken for a class. If these cells have no label: "
+            f"adata.obs[{key!r}] has a class called {listed(words)}, and it is taken for a "
+            f"class. If these cells have no label: "
             f"adata.obs[{key!r}] = adata.obs[{key!r}].where(adata.obs[{key!r}] != {words[0]!r}).",
             skip_file_prefixes=(_PACKAGE,),
         )
 
 
 def mudata_column(mdata: Any, rna: AnnData, key: str) -> pd.Series:
-    """A column of a modality's obs, or of the MuData's own for the cells of the modality; "rna:donor" is the modality's."""
+    """A column of a modality's obs, or of the MuData's own for the cells of the modality.
+
+    "rna:donor" is the modality's.
+    """
     name = next(name for name, one in mdata.mod.items() if one is rna)
     obs, bare = cast("pd.DataFrame", rna.obs), key.removeprefix(f"{name}:")
     for found in (obs.get(key), mdata.obs.get(key), obs.get(bare)):
@@ -108,7 +116,8 @@ def mudata_column(mdata: Any, rna: AnnData, key: str) -> pd.Series:
             return cast("pd.Series", found.reindex(rna.obs_names))
     elsewhere = [other for other, one in mdata.mod.items() if key in one.obs]
     remedy = (
-        f" It is in that of another modality: mdata[{name!r}].obs[{key!r}] = mdata[{elsewhere[0]!r}].obs[{key!r}]."
+        f" It is in that of another modality: mdata[{name!r}].obs[{key!r}] = "
+        f"mdata[{elsewhere[0]!r}].obs[{key!r}]."
         if elsewhere
         else ""
     )
@@ -122,7 +131,8 @@ def warn_of_a_class_called_unassigned(classes: Iterable[str]) -> None:
     """Say that a cell may be called so for two reasons."""
     if _keys.UNASSIGNED in classes:
         warnings.warn(
-            f"The model has a class called {_keys.UNASSIGNED!r}, and cells below unassigned_below are called the same; their probability is below it, "
+            f"The model has a class called {_keys.UNASSIGNED!r}, and cells below "
+            f"unassigned_below are called the same; their probability is below it, "
             f"too: adata.obs[{_keys.SCORE!r}] < unassigned_below.",
             skip_file_prefixes=(_PACKAGE,),
         )
@@ -136,7 +146,9 @@ def donors(
     allow_missing: bool = False,
     quiet: bool = False,
 ) -> pd.Series:
-    """Donor of each cell as text; None for cells of no donor, which are named in a warning and left out by whoever asks.
+    """Donor of each cell as text.
+
+    None for cells of no donor, which are named in a warning and left out by whoever asks.
 
     Parameters
     ----------
@@ -196,7 +208,8 @@ def left_out(donor: pd.Series) -> dict[str, Any]:
 def of_a_donor(cells: pd.Index | np.ndarray, where: str) -> None:
     """Every cell belongs to somebody, or is said to belong to nobody."""
     raise ValueError(
-        f"{where} is missing for {len(cells)} cells ({listed(cells)}); fill it or drop these cells: "
+        f"{where} is missing for {len(cells)} cells ({listed(cells)}); fill it or drop these "
+        f"cells: "
         f"adata = adata[{where}.notna()].copy()."
     )
 
@@ -204,13 +217,18 @@ def of_a_donor(cells: pd.Index | np.ndarray, where: str) -> None:
 def no_donor(words: Collection[str], where: str) -> None:
     """Somebody is left."""
     raise ValueError(
-        f"No cell has a donor: {where} holds {listed(words)}, which are no donors. Name the column that says who the donor is, or, if these are names, "
+        f"No cell has a donor: {where} holds {listed(words)}, which are no donors. Name the "
+        f"column that says who the donor is, or, if these are names, "
         f"scbert_cll.settings.not_donors = []."
     )
 
 
 def people_of(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Names of donors; and what only looks like one (doublets, cells that were assigned to nobody), with the word it was told by."""
+    """Names of donors.
+
+    And what only looks like one (doublets, cells that were assigned to nobody), with the word it
+    was told by.
+    """
     names = list(dict.fromkeys(names))
     words = {_folded(word): word for word in settings.not_donors}
     others = {name: words[word] for name in names if (word := _word_in(name, words)) is not None}
@@ -234,14 +252,19 @@ def warn_of_not_donors(n_cells: Counter[str], words: Mapping[str, str], where: s
         )
         name = next(iter(n_cells))
         warnings.warn(
-            f"{sum(n_cells.values())} cells are left out, since they have no donor: {where} says {told}. If {name!r} is a donor's name: "
-            f"scbert_cll.settings.not_donors = set(scbert_cll.settings.not_donors) - {{{words[name]!r}}}.",
+            f"{sum(n_cells.values())} cells are left out, since they have no donor: {where} "
+            f"says {told}. If {name!r} is a donor's name: "
+            f"scbert_cll.settings.not_donors = set(scbert_cll.settings.not_donors) - "
+            f"{{{words[name]!r}}}.",
             skip_file_prefixes=(_PACKAGE,),
         )
 
 
 def warn_of_alike(names: Iterable[str], where: str) -> None:
-    """Say which donors may be one: they differ by capitals or leading zeros. To merge them would be a guess."""
+    """Say which donors may be one: they differ by capitals or leading zeros.
+
+    To merge them would be a guess.
+    """
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
         alike.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", name.casefold()), []).append(name)
@@ -250,7 +273,8 @@ def warn_of_alike(names: Iterable[str], where: str) -> None:
     ]:
         first, second = next(group for group in alike.values() if len(group) > 1)[:2]
         warnings.warn(
-            f"{where} has donors that may be one person under two names: {'; '.join(same[:5])}. They are taken for different people. If they are one: "
+            f"{where} has donors that may be one person under two names: "
+            f"{'; '.join(same[:5])}. They are taken for different people. If they are one: "
             f"{where} = {where}.astype(str).replace({{{first!r}: {second!r}}}).",
             skip_file_prefixes=(_PACKAGE,),
         )

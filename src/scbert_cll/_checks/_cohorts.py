@@ -41,7 +41,10 @@ def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     if text:
         found = table[text[0]]
         bad = found[pd.to_numeric(found, errors="coerce").isna() & found.notna()]
-        hint = "these look like decimal commas, so write it with write.csv, not write.csv2, or pass pd.read_csv(path, decimal=',')"
+        hint = (
+            "these look like decimal commas, so write it with write.csv, not write.csv2, or pass "
+            "pd.read_csv(path, decimal=',')"
+        )
         if not bad.astype(str).str.fullmatch(r"-?\d+,\d+").all():
             hint = (
                 "the first column holds the names, all others numbers, and a missing number is NA"
@@ -53,7 +56,8 @@ def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     if np.isinf(values).any():
         infinite = table.columns[np.isinf(values).any(axis=0)]
         raise ValueError(
-            f"{what} holds infinite values in {listed(infinite)}; the logarithm of zero? Add 1 before it is taken."
+            f"{what} holds infinite values in {listed(infinite)}; the logarithm of zero? Add "
+            f"1 before it is taken."
         )
     return values
 
@@ -63,7 +67,10 @@ def shared_samples(samples: pd.Index, others: pd.Index, clinical: pd.DataFrame, 
     if samples.isin(clinical.index).any():
         return
     if others.isin(clinical.index).any():
-        hint = "They are named in the other direction of the expression table: transpose=True (or not)."
+        hint = (
+            "They are named in the other direction of the expression table: transpose=True (or "
+            "not)."
+        )
     else:
         n_found = {name: int(samples.isin(clinical[name].astype(str)).sum()) for name in clinical}
         best = max(n_found, key=lambda name: n_found[name], default="")
@@ -71,7 +78,8 @@ def shared_samples(samples: pd.Index, others: pd.Index, clinical: pd.DataFrame, 
         if best and n_found[best]:
             hint = f"The column {best!r} has {n_found[best]} of them: sample_key={best!r}."
     raise ValueError(
-        f"No sample is in both tables. The expression has {listed(samples, 3)}; {key!r} of the clinical table has "
+        f"No sample is in both tables. The expression has {listed(samples, 3)}; {key!r} of "
+        f"the clinical table has "
         f"{listed(clinical.index, 3)}. {hint}"
     )
 
@@ -82,7 +90,8 @@ def outcome_keys(
     """A time has an event, and what needs them has them."""
     if time_key and not event_key:
         raise ValueError(
-            f"time_key={time_key!r} needs event_key=: a time alone does not say whether the event came or was not awaited."
+            f"time_key={time_key!r} needs event_key=: a time alone does not say whether the "
+            f"event came or was not awaited."
         )
     for name, key in (("entry_key", entry_key), ("competing_key", competing_key)):
         if key and not time_key:
@@ -95,7 +104,8 @@ def times(column: pd.Series, key: str) -> pd.Series:
     """Times as numbers from 0, NaN where there is none."""
     if pd.api.types.is_bool_dtype(column):
         raise ValueError(
-            f"{key!r} must hold times as numbers, and holds True and False; is it the column of the event?"
+            f"{key!r} must hold times as numbers, and holds True and False; is it the column "
+            f"of the event?"
         )
     found = pd.to_numeric(column.astype(object), errors="coerce").astype(np.float64)
     if len(text := column[found.isna() & column.notna()]):
@@ -103,13 +113,18 @@ def times(column: pd.Series, key: str) -> pd.Series:
         if pd.api.types.is_timedelta64_dtype(column):
             hint = "These are differences of dates; in years they are .dt.days / 365.25."
         elif text.astype(str).str.fullmatch(r"-?\d+,\d+").all():
-            hint = "These look like decimal commas: pd.read_csv(path, decimal=','), or column.str.replace(',', '.').astype(float)."
+            hint = (
+                "These look like decimal commas: pd.read_csv(path, decimal=','), or "
+                "column.str.replace(',', '.').astype(float)."
+            )
         raise ValueError(
-            f"{key!r} must hold times as numbers; found {listed(text.unique(), 3)} in {listed(text.index, 3)}. {hint}"
+            f"{key!r} must hold times as numbers; found {listed(text.unique(), 3)} in "
+            f"{listed(text.index, 3)}. {hint}"
         )
     if len(bad := found.index[(found < 0) | np.isinf(found)]):
         raise ValueError(
-            f"{key!r} has {len(bad)} times that are negative or infinite: {listed(bad)} (first {found[bad].iloc[0]:g}). Check the dates they come from."
+            f"{key!r} has {len(bad)} times that are negative or infinite: {listed(bad)} "
+            f"(first {found[bad].iloc[0]:g}). Check the dates they come from."
         )
     return found
 
@@ -145,7 +160,8 @@ def plausible_times(
     )
     raise ValueError(
         f"{key!r} does not look like {unit}: median {found.median():g}, maximum {most:g}"
-        f"{'' if entry is None else f', followed for {longest:g} at most'}, that is {years:.3g} years. "
+        f"{'' if entry is None else f', followed for {longest:g} at most'}, that is "
+        f"{years:.3g} years. "
         f"{hints + '?' if hints else 'Check the dates it comes from.'}{f' Or make them {unit}: {made}.' if made else ''}"
     )
 
@@ -158,8 +174,10 @@ def own_unit(adata: AnnData, key: str, unit: str) -> None:
     }
     if unit != "years" and key in brought:
         raise ValueError(
-            f"datasets.read_cohort has brought {key!r} from {read.get('unit', 'years')} to years, so it holds no {unit}: leave time_unit= out. "
-            f"To have {unit}, multiply: adata.obs['{key}, {unit}'] = adata.obs[{key!r}] * {PER_YEAR[unit]:g}, and name that column."
+            f"datasets.read_cohort has brought {key!r} from {read.get('unit', 'years')} to "
+            f"years, so it holds no {unit}: leave time_unit= out. "
+            f"To have {unit}, multiply: adata.obs['{key}, {unit}'] = adata.obs[{key!r}] * "
+            f"{PER_YEAR[unit]:g}, and name that column."
         )
 
 
@@ -167,7 +185,8 @@ def in_order(entry: pd.Series, time: pd.Series, entry_key: str, time_key: str) -
     """Nobody leaves before entering."""
     if len(late := entry.index[entry > time]):
         raise ValueError(
-            f"{len(late)} patients leave ({time_key!r}) before they enter ({entry_key!r}): {listed(late)}. Both must count from the same day "
+            f"{len(late)} patients leave ({time_key!r}) before they enter ({entry_key!r}): "
+            f"{listed(late)}. Both must count from the same day "
             "and in the same unit."
         )
 
@@ -176,7 +195,8 @@ def one_end(event: pd.Series, competing: pd.Series, event_key: str, competing_ke
     """Follow-up ends with the first of two events."""
     if len(both := event.index[(event == 1) & (competing == 1)]):
         raise ValueError(
-            f"{len(both)} patients have both {event_key!r} and {competing_key!r}: {listed(both)}. Follow-up ends with the first of the two; "
+            f"{len(both)} patients have both {event_key!r} and {competing_key!r}: "
+            f"{listed(both)}. Follow-up ends with the first of the two; "
             "set the other to 0."
         )
 
@@ -187,7 +207,8 @@ def event_meanings(values: Any) -> dict[str, int] | None:
         return None
     if not isinstance(values, Mapping) or not values or not set(values.values()) <= {0, 1}:
         raise ValueError(
-            f"event_values must map the file's words to 0 (censored) or 1 (event), e.g. {{'dead': 1, 'alive': 0}}; found {values!r}."
+            f"event_values must map the file's words to 0 (censored) or 1 (event), e.g. "
+            f"{{'dead': 1, 'alive': 0}}; found {values!r}."
         )
     return {_word(word): int(meaning) for word, meaning in values.items()}
 
@@ -208,7 +229,8 @@ def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> p
         elif meanings is not None:
             hint = "add them to event_values, or make them missing"
         raise ValueError(
-            f"{key!r} must be 0 (censored) or 1 (event); found {listed(bad.unique())}, e.g. in {listed(bad.index, 3)}: {hint}."
+            f"{key!r} must be 0 (censored) or 1 (event); found {listed(bad.unique())}, e.g. "
+            f"in {listed(bad.index, 3)}: {hint}."
         )
     return found.reindex(column.index)
 
@@ -252,7 +274,10 @@ def ighv_words(column: pd.Series) -> pd.Series:
 
 
 def ighv_direction(mutated: pd.Series, time: pd.Series, event: pd.Series) -> None:
-    """Patients with mutated IGHV are treated later; the opposite, and clearly so, is a table with its words exchanged."""
+    """Patients with mutated IGHV are treated later.
+
+    The opposite, and clearly so, is a table with its words exchanged.
+    """
     known = mutated.notna() & time.notna() & event.notna()
     sums = [
         (event[known & (mutated == word)].sum(), time[known & (mutated == word)].sum())
@@ -264,8 +289,10 @@ def ighv_direction(mutated: pd.Series, time: pd.Series, event: pd.Series) -> Non
     ratio = (events_m / years_m) / (events_u / years_u)
     if np.log(ratio) / np.sqrt(1 / events_m + 1 / events_u) > _CLEARLY:
         raise ValueError(
-            f"IGHV looks exchanged: patients called mutated are treated {ratio:.1f} times as often a year as the unmutated ({events_m:.0f} and "
-            f"{events_u:.0f} events), and they are known to be treated later. In mofaCLL 1 is mutated."
+            f"IGHV looks exchanged: patients called mutated are treated {ratio:.1f} times as "
+            f"often a year as the unmutated ({events_m:.0f} and "
+            f"{events_u:.0f} events), and they are known to be treated later. In mofaCLL 1 is "
+            f"mutated."
         )
 
 
@@ -277,7 +304,8 @@ def probe_table(table: pd.DataFrame) -> None:
         and table.shape[1] != 2
     ):
         raise ValueError(
-            "A table of probes must have the columns 'probe' and 'gene' (or GEO's 'ID' and 'Gene Symbol'), or two columns, probe then gene; "
+            "A table of probes must have the columns 'probe' and 'gene' (or GEO's 'ID' and "
+            "'Gene Symbol'), or two columns, probe then gene; "
             f"it has {listed(table.columns, 12)}."
         )
 
@@ -288,7 +316,8 @@ def probe_source(source: Any) -> None:
         source, "__fspath__"
     ):
         raise TypeError(
-            "probes is a DataFrame with 'probe' and 'gene', a mapping from probe to gene, the path of a table, or the name of a column of "
+            "probes is a DataFrame with 'probe' and 'gene', a mapping from probe to gene, the "
+            "path of a table, or the name of a column of "
             f"adata.var; found {type(source).__name__}."
         )
 
@@ -297,6 +326,7 @@ def annotated_probes(n_found: int, in_data: pd.Index, in_table: pd.Index) -> Non
     """At least one probe of the data has a gene."""
     if not n_found:
         raise ValueError(
-            f"No probe of adata has a gene. adata has {listed(in_data, 3)}; the table has {listed(in_table, 3)}. Use the annotation of "
+            f"No probe of adata has a gene. adata has {listed(in_data, 3)}; the table has "
+            f"{listed(in_table, 3)}. Use the annotation of "
             "this platform; genes go from probe to gene, not the other way."
         )

@@ -75,8 +75,10 @@ def learned_bins(method: str, edges: Any) -> None:
     """Edges that are learned cannot be learned from cells that stream past."""
     if edges is None and method in ("uniform", "gene_quantile"):
         raise ValueError(
-            f"method={method!r} learns its edges from cells, and a corpus is read block by block: bin a sample of training cells with "
-            f"pp.bin_expression(sample, method={method!r}) and pass edges=sample.uns['binned']. log2 and quantile need none."
+            f"method={method!r} learns its edges from cells, and a corpus is read block by "
+            f"block: bin a sample of training cells with "
+            f"pp.bin_expression(sample, method={method!r}) and pass "
+            f"edges=sample.uns['binned']. log2 and quantile need none."
         )
 
 
@@ -89,7 +91,8 @@ def same_call(asked: Mapping[str, Any], found: Mapping[str, Any], folder: Path) 
     ]
     if differing:
         raise ValueError(
-            f"{folder} holds a build that was begun differently: {'; '.join(differing)}. Call it the same way to go on, or delete "
+            f"{folder} holds a build that was begun differently: {'; '.join(differing)}. Call "
+            f"it the same way to go on, or delete "
             f"{folder} to begin anew."
         )
 
@@ -98,7 +101,8 @@ def unchanged(changed: Sequence[str], folder: Path) -> None:
     """Files are still what was read of them."""
     if changed:
         raise ValueError(
-            f"{len(changed)} files are not what they were when {folder} was begun: {listed(changed)}. Restore them, or delete {folder} to "
+            f"{len(changed)} files are not what they were when {folder} was begun: "
+            f"{listed(changed)}. Restore them, or delete {folder} to "
             "begin anew."
         )
 
@@ -107,7 +111,8 @@ def still_the_same(*, same: bool, name: str) -> None:
     """A file does not change between the two passes."""
     if not same:
         raise ValueError(
-            f"{name} changed while the corpus was built; leave files alone until it is done, and build anew."
+            f"{name} changed while the corpus was built; leave files alone until it is done, "
+            f"and build anew."
         )
 
 
@@ -116,7 +121,8 @@ def no_bad_files(bad: Mapping[str, str], n_files: int) -> None:
     if bad:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in bad.items())
         raise ValueError(
-            f"{len(bad)} of {n_files} files cannot be used, so nothing was written:\n{reasons}\nMend them or leave them out; "
+            f"{len(bad)} of {n_files} files cannot be used, so nothing was "
+            f"written:\n{reasons}\nMend them or leave them out; "
             "on_error='skip' leaves such files out and reports them."
         )
 
@@ -126,7 +132,8 @@ def some_cells(n_cells: int, n_files: int, bad: Mapping[str, str], min_genes: in
     if n_cells == 0:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in bad.items())
         raise ValueError(
-            f"No cell is left: {len(bad)} of {n_files} files cannot be used, and no cell of the others has {min_genes} expressed genes of the "
+            f"No cell is left: {len(bad)} of {n_files} files cannot be used, and no cell of "
+            f"the others has {min_genes} expressed genes of the "
             f"vocabulary (min_genes).{reasons}"
         )
 
@@ -135,7 +142,8 @@ def enough_donors(donors: Sequence[str]) -> None:
     """One donor for each part."""
     if len(donors) < 2:
         raise ValueError(
-            f"Validation holds donors out and needs at least two; found {listed(donors)}. val_fraction=0 builds a corpus without "
+            f"Validation holds donors out and needs at least two; found {listed(donors)}. "
+            f"val_fraction=0 builds a corpus without "
             "a validation part; donor_key names the obs column of donors."
         )
 
@@ -150,11 +158,13 @@ def val_donors(asked: Any, donors: Sequence[str]) -> list[str]:
     ]
     if unknown := [name for name in names if name not in donors]:
         raise KeyError(
-            f"val_donors names {listed(unknown)}, which no kept cell has; the donors are {listed(closest_first(unknown[0], donors), 12)}."
+            f"val_donors names {listed(unknown)}, which no kept cell has; the donors are "
+            f"{listed(closest_first(unknown[0], donors), 12)}."
         )
     if not names or len(set(names)) == len(donors):
         raise ValueError(
-            f"val_donors must leave donors on both sides; it names {len(set(names))} of {len(donors)}. Without validation: val_fraction=0."
+            f"val_donors must leave donors on both sides; it names {len(set(names))} of "
+            f"{len(donors)}. Without validation: val_fraction=0."
         )
     return sorted(set(names))
 
@@ -169,7 +179,8 @@ def new_columns(names: Sequence[str], taken: Sequence[str]) -> None:
     """Columns of obs that do not replace the corpus' own."""
     if bad := [name for name in names if name in taken]:
         raise ValueError(
-            f"obs_columns names {listed(bad)}, which every corpus has (the donor of donor_key, and the file); leave it out."
+            f"obs_columns names {listed(bad)}, which every corpus has (the donor of "
+            f"donor_key, and the file); leave it out."
         )
 
 
@@ -198,7 +209,8 @@ def enough_space(free: int, needed: int, folder: Path) -> None:
     ):  # how well it can be compressed is not known: only what is clearly too little is refused
         raise OSError(
             errno.ENOSPC,
-            f"The corpus needs about {gigabytes(needed)}, and the disk of {folder} has {gigabytes(free)} left. Free some space, or name "
+            f"The corpus needs about {gigabytes(needed)}, and the disk of {folder} has "
+            f"{gigabytes(free)} left. Free some space, or name "
             "another disk",
         )
 
@@ -209,7 +221,8 @@ def disk_full(error: OSError, needed: int, folder: Path) -> OSError:
         return error
     return OSError(
         error.errno,
-        f"The disk is full; about {gigabytes(needed)} more are needed. Free them and call pp.build_corpus the same way: it goes on from {folder}",
+        f"The disk is full; about {gigabytes(needed)} more are needed. Free them and call "
+        f"pp.build_corpus the same way: it goes on from {folder}",
     )
 
 
@@ -218,14 +231,16 @@ def gigabytes(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.2g} GB" if n_bytes >= 1e7 else f"{n_bytes / 1e6:.2g} MB"
 
 
-# -- one file ---------------------------------------------------------------------------------------------------------
+# -- one file
+# ---------------------------------------------------------------------------------------------------------
 
 
 def is_hdf5(*, is_it: bool) -> None:
     """A file in HDF5, whole as far as its header goes."""
     if not is_it:
         raise ValueError(
-            "is not an HDF5 file, or was cut off; .h5ad, .h5mu and 10x .h5 files are. A .zarr is a folder."
+            "is not an HDF5 file, or was cut off; .h5ad, .h5mu and 10x .h5 files are. A .zarr "
+            "is a folder."
         )
 
 
@@ -249,14 +264,16 @@ def has_x(*, there: bool, layers: Sequence[str], raw: bool) -> None:
             ["layer='raw' (adata.raw)"] if raw else []
         )
         raise ValueError(
-            f"has no X. Name the layer with the raw counts; there are {listed(where) if where else 'none'}."
+            f"has no X. Name the layer with the raw counts; there are "
+            f"{listed(where) if where else 'none'}."
         )
 
 
 def known_layout(found: Iterable[str]) -> ValueError:
     """What to say of an HDF5 file that is something else."""
     return ValueError(
-        f"is neither .h5ad (obs, var), .h5mu (mod) nor a 10x matrix of Cell Ranger 3 or later (matrix); it holds {listed(found)}."
+        f"is neither .h5ad (obs, var), .h5mu (mod) nor a 10x matrix of Cell Ranger 3 or later "
+        f"(matrix); it holds {listed(found)}."
     )
 
 
@@ -269,7 +286,8 @@ def of_one_shape(indptr: np.ndarray, n_values: int, n_rows: int) -> None:
         or (np.diff(indptr) < 0).any()
     ):
         raise ValueError(
-            f"its sparse matrix is damaged: {len(indptr)} row borders up to {indptr[-1:]} for {n_values} values."
+            f"its sparse matrix is damaged: {len(indptr)} row borders up to {indptr[-1:]} for "
+            f"{n_values} values."
         )
 
 
@@ -285,7 +303,8 @@ def by_cells(n_bytes: int, memory: int) -> None:
     """A matrix stored by genes is read as a whole, or not at all."""
     if n_bytes > memory:
         raise ValueError(
-            f"its matrix is stored by genes (CSC) and needs {gigabytes(n_bytes)} at once, more than memory allows ({gigabytes(memory)}). "
+            f"its matrix is stored by genes (CSC) and needs {gigabytes(n_bytes)} at once, "
+            f"more than memory allows ({gigabytes(memory)}). "
             "Raise memory, or write it by cells: adata.X = adata.X.tocsr()"
         )
 
@@ -304,7 +323,8 @@ def not_tokens(largest: float, n_at_top: int, n_cells: int, n_genes: int, n_bins
     at_top = n_bins <= _FEW_BINS or (largest == n_bins and n_at_top > n_cells / 2)
     if is_large and largest <= n_bins and at_top:
         raise ValueError(
-            f"looks binned already (its largest value is {largest:g}, n_bins={n_bins}); a corpus is built from raw counts."
+            f"looks binned already (its largest value is {largest:g}, n_bins={n_bins}); a "
+            f"corpus is built from raw counts."
         )
 
 
@@ -312,7 +332,8 @@ def one_kind(key: str, numbers: Sequence[str], texts: Sequence[str]) -> None:
     """A column means the same in all files."""
     if numbers and texts:
         raise ValueError(
-            f"obs[{key!r}] holds numbers in {listed(numbers, 3)} and text in {listed(texts, 3)}; make it one kind, or leave it out of obs_columns."
+            f"obs[{key!r}] holds numbers in {listed(numbers, 3)} and text in "
+            f"{listed(texts, 3)}; make it one kind, or leave it out of obs_columns."
         )
 
 
@@ -326,7 +347,8 @@ def rna_modality(modalities: Iterable[str], asked: str | None = None) -> str:
         if name in names:
             return name
     raise KeyError(
-        f"has no RNA modality ({listed(_keys.RNA_KEYS)}); it holds {listed(names)}. Name the RNA with modality=."
+        f"has no RNA modality ({listed(_keys.RNA_KEYS)}); it holds {listed(names)}. Name the "
+        f"RNA with modality=."
     )
 
 
@@ -334,7 +356,8 @@ def no_modalities(asked: str | None) -> None:
     """A file of one matrix has no modality of any name."""
     if asked is not None:
         raise ValueError(
-            f"it is one matrix without modalities, so modality={asked!r} is not in it; leave that out."
+            f"it is one matrix without modalities, so modality={asked!r} is not in it; leave "
+            f"that out."
         )
 
 
@@ -351,7 +374,8 @@ def chosen_cells(column: Any, key: str, there: Sequence[str]) -> np.ndarray:
         isinstance(value, bool | np.bool_) for value in column.unique()
     ):
         raise ValueError(
-            f"obs[{key!r}], which cells= names, must be true or false for every cell; found {listed(column.unique())}."
+            f"obs[{key!r}], which cells= names, must be true or false for every cell; found "
+            f"{listed(column.unique())}."
         )
     return np.asarray(column, dtype=bool)
 
@@ -360,7 +384,8 @@ def not_too_old(*, is_new: bool) -> None:
     """A layout of anndata 0.7 or later."""
     if not is_new:
         raise ValueError(
-            "was written by an anndata before 0.7; read it and write it again: ad.read_h5ad(path).write_h5ad(path)."
+            "was written by an anndata before 0.7; read it and write it again: "
+            "ad.read_h5ad(path).write_h5ad(path)."
         )
 
 
@@ -368,7 +393,8 @@ def of_a_donor(missing: np.ndarray, key: str) -> None:
     """Every cell belongs to somebody."""
     if len(missing):
         raise ValueError(
-            f"obs[{key!r}] is missing for {len(missing)} cells ({listed(missing)}); fill it or drop these cells."
+            f"obs[{key!r}] is missing for {len(missing)} cells ({listed(missing)}); fill it "
+            f"or drop these cells."
         )
 
 
@@ -376,5 +402,6 @@ def counts_fit(csr: sparse.csr_matrix) -> None:
     """Counts that 32 bits hold."""
     if csr.data.max(initial=0) > np.iinfo(np.int32).max:
         raise ValueError(
-            f"holds a count of {csr.data.max():g}, more than a corpus of raw counts can hold (32 bits)."
+            f"holds a count of {csr.data.max():g}, more than a corpus of raw counts can hold "
+            f"(32 bits)."
         )

@@ -1,7 +1,8 @@
 """The one door to counts: whatever reads counts of an AnnData gets them here.
 
-It lies among the checks, not above them, since other checks (of tokens, of what is to be normalised) read through it.
-A slot is `X`, a layer, or ``"raw"`` for `adata.raw`. Only genes come out, finite and not negative, as canonical CSR; `counts` are whole numbers.
+It lies among the checks, not above them, since other checks (of tokens, of what is to be
+normalised) read through it. A slot is `X`, a layer, or ``"raw"`` for `adata.raw`. Only genes come
+out, finite and not negative, as canonical CSR; `counts` are whole numbers.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ def matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
 
 
 def counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> sparse.csr_matrix:
-    """`matrix`, and all values whole numbers: raw counts. With `only_x` no other slot can be chosen, and none is offered."""
+    """`matrix`, and all values whole numbers: raw counts.
+
+    With `only_x` no other slot can be chosen, and none is offered.
+    """
     return noted_counts(adata, layer, only_x=only_x).csr
 
 
@@ -148,7 +152,8 @@ def _values(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix
         bad, what = csr.data < 0, "negative"
     mend = "" if not np.isnan(csr.data).any() or np.isinf(csr.data).any() else _without_nan(found)
     raise ValueError(
-        f"{found.where} holds {what} values, first {first(csr, bad, adata)}; expected raw counts, zero or more. "
+        f"{found.where} holds {what} values, first {first(csr, bad, adata)}; expected raw "
+        f"counts, zero or more. "
         f"{mend}{_elsewhere(adata, layer)}".rstrip()
     )
 
@@ -159,7 +164,8 @@ def stored(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
     if found.values is None:
         hint = f" {_elsewhere(adata, layer)}".rstrip()
         raise ValueError(
-            f"{found.where} is empty (None); put the values there or name the layer that holds them.{hint}"
+            f"{found.where} is empty (None); put the values there or name the layer that "
+            f"holds them.{hint}"
         )
     can_be_copied(found.values, found.where)
     csr = as_csr(found.values, found.where)
@@ -167,7 +173,10 @@ def stored(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
 
 
 def _columns_of_raw(adata: AnnData) -> np.ndarray:
-    """Where the genes of `adata` are in `adata.raw`, by name; antibodies there are no genes, whatever their names."""
+    """Where the genes of `adata` are in `adata.raw`, by name.
+
+    Antibodies there are no genes, whatever their names.
+    """
     found = features_of(adata.raw.var, "adata.raw.var")
     names = pd.Index(adata.raw.var_names).where(found.is_gene, None)
     missing = adata.var_names[~adata.var_names.isin(names)]
@@ -179,7 +188,8 @@ def _columns_of_raw(adata: AnnData) -> np.ndarray:
             else f"has more than one gene {listed(twice)}"
         )
         raise ValueError(
-            f"adata.raw {what} of adata.var_names, so its counts cannot be matched by name. Start from it: adata = adata.raw.to_adata()"
+            f"adata.raw {what} of adata.var_names, so its counts cannot be matched by name. "
+            f"Start from it: adata = adata.raw.to_adata()"
             + ("." if len(missing) else ", then pp.align_genes.")
         )
     return np.asarray(names.get_indexer_for(adata.var_names))
@@ -188,12 +198,14 @@ def _columns_of_raw(adata: AnnData) -> np.ndarray:
 def _warn_of_float16(values: Any, csr: sparse.csr_matrix, where: str) -> None:
     if getattr(values, "dtype", None) == np.float16 and csr.data.max(initial=0) > FLOAT16_WHOLE:
         warnings.warn(
-            f"{where} is of float16, which has all whole numbers up to {FLOAT16_WHOLE:,} only; larger counts were rounded when it was made.",
+            f"{where} is of float16, which has all whole numbers up to {FLOAT16_WHOLE:,} "
+            f"only; larger counts were rounded when it was made.",
             stacklevel=4,
         )
 
 
-# -- what to say where there are no counts --------------------------------------------------------------------------------
+# -- what to say where there are no counts
+# --------------------------------------------------------------------------------
 
 
 def _no_counts(
@@ -211,13 +223,19 @@ def _no_counts(
     if kind in ("", "fractions"):
         known = "These look like" if kind else "If these are"
         small = not kind and csr.data.max() < _LARGEST_LOG
-        hint = f"{' It looks log-transformed.' if small else ''} {known} fractions of counts (SoupX, CellBender, EM counts of Alevin or RSEM): round them, {_rounding(found)}."
+        hint = (
+            f"{' It looks log-transformed.' if small else ''} {known} fractions of counts (SoupX, "
+            f"CellBender, EM counts of Alevin or RSEM): round them, {_rounding(found)}."
+        )
     others = listed(filter(None, adata.layers.keys()))
     name = (
         "" if only_x else f" Name the layer with the raw counts; this object has layers {others}."
     )
     bad = csr.data != np.trunc(csr.data)
-    start = f"{found.where} must hold raw counts (whole numbers); first other value: {first(csr, bad, adata)}."
+    start = (
+        f"{found.where} must hold raw counts (whole numbers); first other value: "
+        f"{first(csr, bad, adata)}."
+    )
     return f"{start}{hint}{name} {elsewhere}".rstrip()
 
 
@@ -234,14 +252,20 @@ def _slots(adata: AnnData, *, only_x: bool) -> Iterator[tuple[str, str]]:
             use = f"adata.X = adata.layers[{name!r}].copy()"
             yield (
                 name,
-                f"adata.layers[{name!r}] holds whole numbers: {use if only_x else f'pass layer={name!r}, or {use}'}.",
+                (
+                    f"adata.layers[{name!r}] holds whole numbers: "
+                    f"{use if only_x else f'pass layer={name!r}, or {use}'}."
+                ),
             )
     if adata.raw is not None and _holds_counts(adata.raw.X):
         use = "adata = adata.raw.to_adata()"
         can_pass = not only_x and RAW not in adata.layers
         yield (
             "",
-            f"adata.raw holds whole numbers: {f'pass layer={RAW!r}, or {use}' if can_pass else use}.",
+            (
+                f"adata.raw holds whole numbers: "
+                f"{f'pass layer={RAW!r}, or {use}' if can_pass else use}."
+            ),
         )
     if adata.X is not None and not only_x and _holds_counts(adata.X):
         yield "X", "adata.X holds whole numbers: leave layer out."
@@ -282,7 +306,10 @@ def _without_nan(found: Slot) -> str:
 
 
 def _looks_like(csr: sparse.csr_matrix) -> str:
-    """``fractions`` where many values are whole; ``log`` or ``scaled`` where cells are counts in another unit; else an empty text."""
+    """``fractions`` where many values are whole.
+
+    ``log`` or ``scaled`` where cells are counts in another unit; else an empty text.
+    """
     if (np.trunc(csr.data) == csr.data).mean() > 0.05:
         return "fractions"
     rows = [csr.data[csr.indptr[i] : csr.indptr[i + 1]] for i in range(min(csr.shape[0], _SEEN))]

@@ -11,7 +11,10 @@ from scbert_cll._checks._words import key_in, listed
 
 
 def recorded(params: Mapping[str, Any], name: str, asked: str, what: str) -> None:
-    """What was recorded of an earlier step is what is asked for now; steps that recorded nothing pass."""
+    """What was recorded of an earlier step is what is asked for now.
+
+    Steps that recorded nothing pass.
+    """
     found = params.get(name)
     if found is not None and str(found) != asked:
         raise ValueError(
@@ -21,7 +24,10 @@ def recorded(params: Mapping[str, Any], name: str, asked: str, what: str) -> Non
 
 def known_training(key: str, obs: pd.DataFrame) -> None:
     """A split column, without which nobody knows which donors a model was trained on."""
-    remedy = "Which donors did the model learn from? Name the column of the split, or pass split_key=None if no donor of adata trained it."
+    remedy = (
+        "Which donors did the model learn from? Name the column of the split, or pass "
+        "split_key=None if no donor of adata trained it."
+    )
     key_in(key, obs, "adata.obs", remedy)
 
 
@@ -29,7 +35,8 @@ def probabilities(found: Any, key: str) -> pd.DataFrame:
     """Probabilities of classes that go by name."""
     if not isinstance(found, pd.DataFrame):
         raise TypeError(
-            f"adata.obsm[{key!r}] must be a DataFrame, cells × classes, as tl.predict writes it; found {type(found).__name__}."
+            f"adata.obsm[{key!r}] must be a DataFrame, cells × classes, as tl.predict writes "
+            f"it; found {type(found).__name__}."
         )
     return found
 
@@ -47,5 +54,6 @@ def donor_columns(
         several = obs[key].groupby(donor, observed=True).nunique(dropna=False)
         if len(bad := several.index[several > 1]):
             raise ValueError(
-                f"adata.obs[{key!r}] has several values in {len(bad)} donors ({listed(bad)}); obs_keys takes columns with one value per donor."
+                f"adata.obs[{key!r}] has several values in {len(bad)} donors ({listed(bad)}); "
+                f"obs_keys takes columns with one value per donor."
             )

@@ -21,11 +21,13 @@ def one_per_cell(values: Any, adata: AnnData, what: str) -> pd.Series:
     """A Series that belongs to the cells, by name and in their order."""
     if not isinstance(values, pd.Series):
         raise TypeError(
-            f"{what} must be a pandas Series over the cells of adata, found {type(values).__name__}."
+            f"{what} must be a pandas Series over the cells of adata, found "
+            f"{type(values).__name__}."
         )
     if not values.index.equals(adata.obs_names):
         raise ValueError(
-            f"{what} must have one value per cell, named and in the order of adata.obs_names ({adata.n_obs} cells, first "
+            f"{what} must have one value per cell, named and in the order of adata.obs_names "
+            f"({adata.n_obs} cells, first "
             f"{listed(adata.obs_names, 1)}); found {len(values)}, first {listed(values.index, 1)}."
         )
     return values
@@ -49,11 +51,13 @@ def is_classifier(model: Any, known: bool) -> None:
         )
     if not known or not hasattr(model, "fit"):
         raise TypeError(
-            f"Expected an estimator of this package or a scikit-learn classifier, found {type(model).__name__}."
+            f"Expected an estimator of this package or a scikit-learn classifier, found "
+            f"{type(model).__name__}."
         )
     if not (hasattr(model, "predict_proba") or hasattr(model, "decision_function")):
         raise TypeError(
-            f"{type(model).__name__} has neither predict_proba nor decision_function, so it gives no probabilities."
+            f"{type(model).__name__} has neither predict_proba nor decision_function, so it "
+            f"gives no probabilities."
         )
 
 
@@ -71,7 +75,8 @@ def weight_per_cell(weight: np.ndarray, adata: AnnData) -> np.ndarray:
     weight = np.asarray(weight, dtype=np.float64)
     if weight.shape != (adata.n_obs,) or not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError(
-            f"sample_weight must hold a finite weight of zero or more for each of the {adata.n_obs} cells; "
+            f"sample_weight must hold a finite weight of zero or more for each of the "
+            f"{adata.n_obs} cells; "
             f"found shape {weight.shape}."
         )
     return weight
@@ -82,7 +87,8 @@ def space(space: Mapping[str, Any], known: Iterable[str]) -> None:
     known = sorted(known)
     if unknown := [name for name in space if name not in known]:
         raise ValueError(
-            f"space names parameters the estimator does not have: {listed(unknown)}; it has {listed(known, 40)}."
+            f"space names parameters the estimator does not have: {listed(unknown)}; it has "
+            f"{listed(known, 40)}."
         )
     for name, spec in space.items():
         if not _is_spec(spec):

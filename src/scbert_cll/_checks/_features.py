@@ -17,12 +17,25 @@ _COLUMNS: Final = (
     "librarytype",
 )  # without blanks and underscores
 _GENES: Final = {
-    "gene", "genes", "gene expression", "geneexpression", "genes expression", "expression", "gex",
-    "rna", "mrna", "cdna", "transcript", "transcripts", "transcriptome",
-}  # fmt: skip
+    "gene",
+    "genes",
+    "gene expression",
+    "geneexpression",
+    "genes expression",
+    "expression",
+    "gex",
+    "rna",
+    "mrna",
+    "cdna",
+    "transcript",
+    "transcripts",
+    "transcriptome",
+}
 _OTHERS: Final = re.compile(
-    r"antibod.*|.*antibody capture|adts?|htos?|cmos?|ab ?seq|abs?|prot|proteins?|protein expression|.*surface proteins?|"
-    r"hash.*|.*multiplexing.*|crispr.*|.*guides?( .*)?|[sg]{1,2}rnas?|custom|peaks?|atac.*|chromatin.*|antigen.*|vdj.*|"
+    r"antibod.*|.*antibody capture|adts?|htos?|cmos?|ab ?seq|abs?|prot|proteins?|protein "
+    r"expression|.*surface proteins?|"
+    r"hash.*|.*multiplexing.*|crispr.*|.*guides?( "
+    r".*)?|[sg]{1,2}rnas?|custom|peaks?|atac.*|chromatin.*|antigen.*|vdj.*|"
     r"feature barcod.*|.*controls?( .*)?|.*codewords?|sample tags?|tags?|spike ?ins?|ercc"
 )
 # In a name, marks of vendors that no gene has; where no column says what a row is.
@@ -51,7 +64,10 @@ class Features(NamedTuple):
             if self.column is None
             else f"var[{self.column!r}] is {listed(self.others)}"
         )
-        return f"{self.n_others} of {len(self.names)} rows of var are no genes ({how}): {listed(self.names[~self.is_gene], 3)}"
+        return (
+            f"{self.n_others} of {len(self.names)} rows of var are no genes ({how}): "
+            f"{listed(self.names[~self.is_gene], 3)}"
+        )
 
     def selection(self, adata: str) -> str:
         """Python that chooses the genes."""
@@ -64,9 +80,11 @@ class Features(NamedTuple):
 def of(var: Any, where: str = "adata.var") -> Features:
     """Which rows are genes.
 
-    A column ``feature_types`` (also ``feature_type``, ``modality``, ``library_type``) decides, if it has words that are known. Where some rows are
-    called genes, all others are none. Where none are, those are no genes that are called something known (antibodies, peaks …), so that a
-    column of biotypes leaves all. Without such a column the names decide, if they carry a vendor's mark of an antibody.
+    A column ``feature_types`` (also ``feature_type``, ``modality``, ``library_type``) decides, if
+    it has words that are known. Where some rows are called genes, all others are none. Where none
+    are, those are no genes that are called something known (antibodies, peaks …), so that a column
+    of biotypes leaves all. Without such a column the names decide, if they carry a vendor's mark of
+    an antibody.
     """
     names = pd.Index(var.index).astype(str)
     for column in var.columns:
@@ -112,6 +130,8 @@ def _none_missing(names: pd.Index, column: object, where: str) -> None:
     """A row of which nothing is said may be an antibody."""
     if len(names):
         raise ValueError(
-            f"{where}[{str(column)!r}] says nothing of {len(names)} rows ({listed(names, 3)}): are they genes? If so: "
-            f"{where}[{str(column)!r}] = {where}[{str(column)!r}].astype(object).fillna('Gene Expression'); else fill in 'Antibody Capture'."
+            f"{where}[{str(column)!r}] says nothing of {len(names)} rows "
+            f"({listed(names, 3)}): are they genes? If so: "
+            f"{where}[{str(column)!r}] = {where}[{str(column)!r}].astype(object).fillna('Gene "
+            f"Expression'); else fill in 'Antibody Capture'."
         )

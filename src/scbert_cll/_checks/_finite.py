@@ -24,8 +24,8 @@ Wrong = Literal["loss", "validation loss", "weights"]
 class DivergedError(ValueError):
     """A training whose loss or weights are no finite numbers any more.
 
-    `epoch` (of the history) and `step` (of the optimiser, in this training) say where; `kept` is the epoch whose weights `model` has,
-    None where it has those from before the training.
+    `epoch` (of the history) and `step` (of the optimiser, in this training) say where; `kept` is
+    the epoch whose weights `model` has, None where it has those from before the training.
     """
 
     epoch: int
@@ -44,11 +44,16 @@ def diverged(
     asked: Mapping[str, Any],
     model: Any,
 ) -> DivergedError:
-    """Say where a training went wrong, what is left of it, and what to do; `asked` are further arguments of the training."""
+    """Say where a training went wrong, what is left of it, and what to do.
+
+    `asked` are further arguments of the training.
+    """
     verb = "are" if what == "weights" else "is"
     has = {
-        None: "There is no good epoch before it, and the model has the weights from before this training",
-        0: "No epoch before it was better than the logistic regression alone, which is what the model has",
+        None: "There is no good epoch before it, and the model has the weights from before this "
+        "training",
+        0: "No epoch before it was better than the logistic regression alone, which is what the "
+        "model has",
     }.get(kept, f"The model has the weights of epoch {kept}, the best of those before it")
     remedies = [f"a smaller lr= (the default is {_LR:g})" if lr > _LR else "a smaller lr="]
     remedies += [] if asked.get("gradient_clip_val") else ["gradient_clip_val=1.0"]
@@ -59,7 +64,8 @@ def diverged(
     )
     elsewhere = ", and with another checkpoint_dir=, since this run would come to the same end"
     error = DivergedError(
-        f"Training diverged at step {step}, in epoch {epoch}: the {what} {verb} not finite (lr={lr:g}). {has}. Train anew with "
+        f"Training diverged at step {step}, in epoch {epoch}: the {what} {verb} not finite "
+        f"(lr={lr:g}). {has}. Train anew with "
         f"{' or '.join(remedies)}{elsewhere if asked.get('checkpoint_dir') is not None else ''}."
     )
     error.epoch, error.step, error.kept, error.model = epoch, step, kept, model
@@ -83,7 +89,8 @@ def gene_vectors(
         if is_table:
             mended = f"{where}.replace([np.inf, -np.inf], np.nan).fillna(0)"
         raise ValueError(
-            f"{where} holds values that are no finite numbers for {len(bad)} genes: {listed(bad)}. Make it anew, or put zeros there, which "
+            f"{where} holds values that are no finite numbers for {len(bad)} genes: "
+            f"{listed(bad)}. Make it anew, or put zeros there, which "
             f"a gene without a vector has: {where} = {mended}."
         )
     return values
@@ -102,7 +109,8 @@ def probabilities(values: np.ndarray, who: str) -> None:
     bad = ~np.isfinite(values).all(axis=(0, 2))
     if bad.any():
         raise ValueError(
-            f"{who} gives probabilities that are no finite numbers for {bad.sum()} of {len(bad)} test cells. Mend the model, or leave it out of models=."
+            f"{who} gives probabilities that are no finite numbers for {bad.sum()} of "
+            f"{len(bad)} test cells. Mend the model, or leave it out of models=."
         )
 
 
@@ -111,6 +119,7 @@ def results(values: np.ndarray, cells: pd.Index) -> None:
     bad = cells[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
     if len(bad):
         raise ValueError(
-            f"The network gives no finite numbers for {len(bad)} of {len(cells)} cells, the first of them {str(bad[0])!r}: they overflow on the "
+            f"The network gives no finite numbers for {len(bad)} of {len(cells)} cells, the "
+            f"first of them {str(bad[0])!r}: they overflow on the "
             "way. Its weights are too large; train it anew with a smaller lr=."
         )

@@ -24,12 +24,14 @@ def gene_set_source(source: Any) -> None:
     """Something that sets of genes can be read from."""
     if isinstance(source, pd.DataFrame) and not {"source", "target"} <= set(source):
         raise ValueError(
-            "A table of gene sets needs the columns 'source' (the set) and 'target' (a gene), as decoupler has them; "
+            "A table of gene sets needs the columns 'source' (the set) and 'target' (a gene), "
+            "as decoupler has them; "
             f"it has {listed(source.columns, 12)}."
         )
     if not isinstance(source, Mapping | pd.DataFrame | str | Path):
         raise TypeError(
-            "Gene sets are a mapping from a name to genes, the path of a .gmt file, or a DataFrame with the columns "
+            "Gene sets are a mapping from a name to genes, the path of a .gmt file, or a "
+            "DataFrame with the columns "
             f"'source' and 'target'; found {type(source).__name__}."
         )
 
@@ -41,7 +43,8 @@ def kinds_of_columns(kinds: Any, name: str) -> None:
         and all(isinstance(kind, str) and _KIND.fullmatch(kind) for kind in kinds.values())
     ):
         raise ValueError(
-            f"{name} is damaged: its columns must map names to kinds such as 'float64'. Remove it, or get it again."
+            f"{name} is damaged: its columns must map names to kinds such as 'float64'. "
+            f"Remove it, or get it again."
         )
 
 
@@ -56,7 +59,8 @@ def gene_sets(sets: Mapping[str, Any], where: str) -> None:
     ]
     if texts:
         raise TypeError(
-            f"{where} must give a list of genes for every set; found something else for {listed(texts)}."
+            f"{where} must give a list of genes for every set; found something else for "
+            f"{listed(texts)}."
         )
     if empty := [name for name, genes in sets.items() if not len(list(genes))]:
         raise ValueError(f"{where} has sets without a gene: {listed(empty)}; remove them.")
@@ -67,7 +71,8 @@ def gmt_lines(fields: list[list[str]], where: str) -> None:
     short = [i + 1 for i, line in enumerate(fields) if len(line) < 3 or not line[0]]
     if short:
         raise ValueError(
-            f"{where} is no GMT file: every line needs a name, a description and at least one gene, parted by tabs; line {listed(short)} has not."
+            f"{where} is no GMT file: every line needs a name, a description and at least one "
+            f"gene, parted by tabs; line {listed(short)} has not."
         )
     names = pd.Series([line[0] for line in fields])
     if len(twice := names[names.duplicated()].unique()):
@@ -79,7 +84,8 @@ def among_tested(chosen: Collection[str], universe: Collection[str]) -> None:
     others = sorted(set(chosen) - set(universe))
     if others:
         raise ValueError(
-            f"universe must hold all genes that could have been chosen, so all that were; it lacks {listed(others)}."
+            f"universe must hold all genes that could have been chosen, so all that were; it "
+            f"lacks {listed(others)}."
         )
 
 
@@ -111,14 +117,17 @@ def signature_table(table: Any) -> None:
         if table.empty:
             raise ValueError("The signature is empty: its table has no gene.")
         raise ValueError(
-            "A table of a signature needs the columns 'gene' and 'weight' (or 'log2_fc', as tl.signature has it); "
+            "A table of a signature needs the columns 'gene' and 'weight' (or 'log2_fc', as "
+            "tl.signature has it); "
             f"it has {listed(table.columns, 12)}."
         )
     unique(pd.Index([str(name) for name in table]), "the columns of the table", "keep one of each")
     if n := int(table["gene"].isna().sum()):
         raise ValueError(
-            f"{n} genes of the table have no name: pandas.read_csv takes a gene called NA for a missing one. "
-            "Read the file with sc_cll.io.read_csv(path), or remove these rows: table.dropna(subset=['gene'])."
+            f"{n} genes of the table have no name: pandas.read_csv takes a gene called NA for "
+            f"a missing one. "
+            "Read the file with sc_cll.io.read_csv(path), or remove these rows: "
+            "table.dropna(subset=['gene'])."
         )
 
 
@@ -128,14 +137,16 @@ def signature_source(source: Any) -> None:
         signature_table(source)
     elif isinstance(source, str) and not source.endswith((".gmt", ".gmt.gz")):
         raise ValueError(
-            f"signature={source!r} is not the path of a .gmt file; to score one gene, pass [{source!r}]."
+            f"signature={source!r} is not the path of a .gmt file; to score one gene, pass "
+            f"[{source!r}]."
         )
     elif not isinstance(source, Iterable | PathLike):
         hint = " Of an object that holds one, pass get.signature(adata)." * isinstance(
             source, AnnData
         )
         raise TypeError(
-            "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the path of a .gmt file; "
+            "A signature is a DataFrame, a mapping from genes to weights, a list of genes or "
+            "the path of a .gmt file; "
             f"found {type(source).__name__}.{hint}"
         )
 
@@ -147,7 +158,8 @@ def one_signature(sets: Mapping[str, Any], up: str, down: str) -> None:
     ends = {name.upper()[-len(up) :] for name in names}
     if len(names) != 1 and not (len(names) == 2 and len(stems) == 1 and ends == {up, down}):
         raise ValueError(
-            f"Expected one set of genes, or two whose names end with {up!r} and {down!r}; found {len(names)}: {listed(names)}. "
+            f"Expected one set of genes, or two whose names end with {up!r} and {down!r}; "
+            f"found {len(names)}: {listed(names)}. "
             "Choose one: io.read_gmt(path)[name]."
         )
 
@@ -161,7 +173,8 @@ def gene_weights(found: pd.Series) -> pd.Series:
     bad = weights.index[~np.isfinite(weights) | (weights == 0)]
     if len(bad):
         raise ValueError(
-            f"The weights of a signature must be finite and not zero; they are not for {listed(bad)}. Leave these genes out."
+            f"The weights of a signature must be finite and not zero; they are not for "
+            f"{listed(bad)}. Leave these genes out."
         )
     return weights
 
@@ -173,8 +186,10 @@ def enough_weight(
     share = float(weights.abs()[present].sum() / weights.abs().sum())
     if share < min_matched or not present.any():
         raise ValueError(
-            f"{present.sum()} of the {len(weights)} genes of the signature, with {share:.0%} of its weight, are in {where}; expected at "
-            f"least {min_matched:.0%} of the weight. Missing: {listed(weights.index[~present])}. Use the same kind of name on both "
+            f"{present.sum()} of the {len(weights)} genes of the signature, with {share:.0%} "
+            f"of its weight, are in {where}; expected at "
+            f"least {min_matched:.0%} of the weight. Missing: "
+            f"{listed(weights.index[~present])}. Use the same kind of name on both "
             "sides (symbols or Ensembl), or lower min_matched."
         )
 
@@ -199,7 +214,8 @@ def log_values(adata: AnnData, layer: str | None) -> np.ndarray | sparse.csr_mat
         raise ValueError(f"{where} holds {n} values that are NaN or infinite; fill them.")
     if are_whole(values.data):
         raise ValueError(
-            f"{where} holds whole numbers only, so no log-expression; leave normalize=True for raw counts."
+            f"{where} holds whole numbers only, so no log-expression; leave normalize=True "
+            f"for raw counts."
         )
     return values.toarray() if is_dense else values
 
@@ -210,7 +226,8 @@ def can_be_scored(
     """Values that differ within each cell, and weights that differ between genes."""
     if values.shape[1] == len(weights) and weights.nunique() == 1:
         raise ValueError(
-            f"method={method!r} holds a signature against other genes, and adata has none but the {len(weights)} of the signature; "
+            f"method={method!r} holds a signature against other genes, and adata has none but "
+            f"the {len(weights)} of the signature; "
             "score an object with all genes."
         )
     ends: list[Any] = [values.max(axis=1), values.min(axis=1)]
@@ -218,7 +235,8 @@ def can_be_scored(
     flat = adata.obs_names[most == least]
     if len(flat):
         raise ValueError(
-            f"{len(flat)} cells have one value for all genes, so method={method!r} has no score for them: {listed(flat)}; remove them."
+            f"{len(flat)} cells have one value for all genes, so method={method!r} has no "
+            f"score for them: {listed(flat)}; remove them."
         )
 
 
@@ -232,5 +250,6 @@ def gmt_genes(genes: Iterable[str]) -> None:
     """Names of genes that every reader takes whole."""
     if bad := [gene for gene in genes if gene.split() != [gene]]:
         raise ValueError(
-            f"A GMT file is parted by blanks, so names of genes must have none; found {listed(bad)}."
+            f"A GMT file is parted by blanks, so names of genes must have none; found "
+            f"{listed(bad)}."
         )

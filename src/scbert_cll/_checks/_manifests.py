@@ -26,7 +26,10 @@ class Maybe(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """An object that has at least these names, each with a value of its kind; those of `more` may be absent."""
+    """An object that has at least these names, each with a value of its kind.
+
+    Those of `more` may be absent.
+    """
 
     needed: Mapping[str, Any]
     more: Mapping[str, Any] = {}
@@ -45,7 +48,10 @@ FILES: Final = "files"  # a pattern of its own
 def readable_list(
     record: Mapping[str, Any], kind: Any, file: Path, *, is_whole: bool | None, remedy: str
 ) -> None:
-    """Every value is of the kind that is read, and the checksum of the whole is right; None: the format has none."""
+    """Every value is of the kind that is read, and the checksum of the whole is right.
+
+    None: the format has none.
+    """
     if is_whole is False:
         said = "differs from what it holds" if "checksum" in record else "is missing"
         raise ValueError(f"{file} is damaged: its checksum of itself {said}. {remedy}")
@@ -84,7 +90,10 @@ def misfits(value: Any, kind: Any, where: str = "") -> Iterator[str]:
         for i, (one, its) in enumerate(zip(value, kind, strict=True)):
             yield from misfits(one, its, f"{where}[{i}]")
     elif not _is_plain(value, kind):
-        yield f"{at} must be {_WORDS.get(kind) or f'one that matches {kind.pattern}'}, found {value!r:.60}"
+        yield (
+            f"{at} must be {_WORDS.get(kind) or f'one that matches {kind.pattern}'}, found "
+            f"{value!r:.60}"
+        )
 
 
 def _is_plain(value: Any, kind: Any) -> bool:

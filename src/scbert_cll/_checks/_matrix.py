@@ -16,12 +16,16 @@ def can_be_copied(found: Any, where: str) -> None:
     """No sparse matrix of a type that SciPy cannot copy."""
     if sparse.issparse(found) and found.dtype == np.float16:
         raise ValueError(
-            f"{where} is a sparse matrix of float16, which SciPy cannot copy: {where}.data = {where}.data.astype('float32')."
+            f"{where} is a sparse matrix of float16, which SciPy cannot copy: {where}.data = "
+            f"{where}.data.astype('float32')."
         )
 
 
 def as_csr(found: Any, where: str) -> sparse.csr_matrix:
-    """Any matrix of numbers (sparse, dense, lazy, masked, of objects) as canonical CSR in memory; never the user's own arrays changed."""
+    """Any matrix of numbers (sparse, dense, lazy, masked, of objects) as canonical CSR in memory.
+
+    Never the user's own arrays changed.
+    """
     csr = sparse.csr_matrix(_as_numbers(in_core(found), where))
     if not csr.has_canonical_format:
         csr = csr.copy()  # it shares the arrays of the user's matrix
@@ -75,7 +79,8 @@ def _as_numbers(found: Any, where: str) -> Any:
     if isinstance(found, np.ma.MaskedArray):
         if np.ma.is_masked(found):
             raise ValueError(
-                f"{where} is a masked array, and {int(np.ma.getmaskarray(found).sum())} of its values are masked. If these are zeros: "
+                f"{where} is a masked array, and {int(np.ma.getmaskarray(found).sum())} of "
+                f"its values are masked. If these are zeros: "
                 f"{where} = {where}.filled(0)."
             )
         found = found.data

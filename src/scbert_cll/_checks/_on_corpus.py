@@ -22,7 +22,8 @@ def corpus_path(value: Any) -> Path:
         )
     if Path(value).suffix in (".h5ad", ".h5mu", ".h5"):
         raise ValueError(
-            f"{value} is a file of cells; read it (ad.read_h5ad), or build a corpus of it and others (pp.build_corpus)."
+            f"{value} is a file of cells; read it (ad.read_h5ad), or build a corpus of it and "
+            f"others (pp.build_corpus)."
         )
     return Path(value)
 
@@ -31,7 +32,8 @@ def not_of_a_corpus(given: Mapping[str, bool]) -> None:
     """Nothing is asked for that only cells in memory have."""
     if names := [name for name, is_given in given.items() if is_given]:
         raise ValueError(
-            f"{listed(names)} belong to cells in memory; a corpus was binned and split by donor when it was built. Leave them out."
+            f"{listed(names)} belong to cells in memory; a corpus was binned and split by "
+            f"donor when it was built. Leave them out."
         )
 
 
@@ -47,7 +49,8 @@ def not_chosen_twice(given: Mapping[str, bool]) -> None:
     """How a corpus is read was said when it was opened."""
     if names := [name for name, is_given in given.items() if is_given]:
         raise ValueError(
-            f"{listed(names)} belong into CorpusData(…), which was opened already; leave them out here."
+            f"{listed(names)} belong into CorpusData(…), which was opened already; leave them "
+            f"out here."
         )
 
 
@@ -60,7 +63,8 @@ def share_of(value: Any) -> tuple[int, int]:
         or not 0 <= pair[0] < pair[1]
     ):
         raise ValueError(
-            f"shard must be (i, n), the share's number from 0 to n - 1 and how many there are; found {value!r}."
+            f"shard must be (i, n), the share's number from 0 to n - 1 and how many there "
+            f"are; found {value!r}."
         )
     return pair[0], pair[1]
 
@@ -73,7 +77,8 @@ def parts_with_cells(parts: Sequence[str], found: Mapping[str, int]) -> None:
         )
     if not any(found[part] for part in parts):
         raise ValueError(
-            f"The corpus has no cell in {listed(parts)}; it has {listed(f'{p}: {n}' for p, n in found.items())}."
+            f"The corpus has no cell in {listed(parts)}; it has "
+            f"{listed(f'{p}: {n}' for p, n in found.items())}."
         )
 
 
@@ -81,7 +86,8 @@ def groups_of_corpus(key: str | None, groups: Sequence[str]) -> None:
     """A column of `obs` that the corpus has."""
     if key is not None and key not in groups:
         raise KeyError(
-            f"groupby={key!r} is no obs column of the corpus, which has {listed(groups, 12)}. Name it in obs_columns= of pp.build_corpus."
+            f"groupby={key!r} is no obs column of the corpus, which has {listed(groups, 12)}. "
+            f"Name it in obs_columns= of pp.build_corpus."
         )
 
 
@@ -89,7 +95,8 @@ def not_too_many_groups(key: str | None, n: int) -> None:
     """Few enough for a table of genes × groups."""
     if n > _MOST_GROUPS:
         raise ValueError(
-            f"groupby={key!r} has {n:,} different values, and groups are at most {_MOST_GROUPS:,}. Name another column, or cut it into groups "
+            f"groupby={key!r} has {n:,} different values, and groups are at most "
+            f"{_MOST_GROUPS:,}. Name another column, or cut it into groups "
             "(pandas.cut) before the corpus is built."
         )
 
@@ -98,7 +105,8 @@ def free_columns(names: Sequence[str], taken: Sequence[str]) -> None:
     """Columns of a corpus that predictions do not replace."""
     if both := [name for name in names if name in taken]:
         raise ValueError(
-            f"The corpus has obs columns {listed(both)}, which predictions would replace; build it with other names."
+            f"The corpus has obs columns {listed(both)}, which predictions would replace; "
+            f"build it with other names."
         )
 
 
@@ -106,7 +114,8 @@ def for_a_classifier(*, is_one: bool) -> None:
     """Only classes can be left unassigned."""
     if not is_one:
         raise ValueError(
-            "unassigned_below is for a ScBERTClassifier; a ScBERT embeds cells and has no classes. Leave it out."
+            "unassigned_below is for a ScBERTClassifier; a ScBERT embeds cells and has no "
+            "classes. Leave it out."
         )
 
 
@@ -118,7 +127,8 @@ def same_predictions(asked: Mapping[str, Any], found: Mapping[str, Any], folder:
         if asked[name] != found.get(name)
     ]:
         raise ValueError(
-            f"{folder} holds predictions that were begun differently: {'; '.join(differing)}. Call it the same way to go on, or delete "
+            f"{folder} holds predictions that were begun differently: {'; '.join(differing)}. "
+            f"Call it the same way to go on, or delete "
             f"{folder} to begin anew."
         )
 
@@ -129,7 +139,8 @@ def full_while_predicting(error: OSError, needed: str, folder: Path) -> OSError:
         return error
     return OSError(
         error.errno,
-        f"The disk is full; about {needed} more are needed. Free them and call tl.predict_corpus the same way: it goes on from {folder}",
+        f"The disk is full; about {needed} more are needed. Free them and call "
+        f"tl.predict_corpus the same way: it goes on from {folder}",
     )
 
 
@@ -137,6 +148,7 @@ def warn_of_cells_without_token(n: int, n_cells: int) -> None:
     """Say that some cells have nothing to be predicted from."""
     if n:
         warnings.warn(
-            f"{n:,} of {n_cells:,} cells have no gene above bin 0 among the model's genes: their embedding is NaN, and they have no prediction.",
+            f"{n:,} of {n_cells:,} cells have no gene above bin 0 among the model's genes: "
+            f"their embedding is NaN, and they have no prediction.",
             stacklevel=3,
         )

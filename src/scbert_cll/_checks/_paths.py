@@ -1,4 +1,7 @@
-"""Files that are opened: plain ones, of a size that is known beforehand; and what a packed one may hold."""
+"""Files that are opened: plain ones, of a size that is known beforehand.
+
+And what a packed one may hold.
+"""
 
 from __future__ import annotations
 
@@ -49,20 +52,20 @@ def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | Non
         raise ValueError(f"{path} is {kind}, and a plain file is expected; {remedy}.")
     if most is not None and found.st_size > most:
         raise ValueError(
-            f"{path} holds {bytes_in_words(found.st_size)}; at most {bytes_in_words(most)} are read here."
+            f"{path} holds {bytes_in_words(found.st_size)}; at most {bytes_in_words(most)} "
+            f"are read here."
         )
     return path
 
 
 def plain_or_folder(path: str | PathLike[str], what: str = "file") -> Path:
     """A plain file, or a folder where what is read may be one."""
-    if not os.path.isdir(path):  # noqa: PTH112 (a name with a zero byte is no error)
+    if not os.path.isdir(path):  # noqa: PTH112
         return plain_file(path, what)
     for place, _, files in os.walk(path):
-        if other := next(
-            (name for name in files if not os.path.isfile(os.path.join(place, name))), None
-        ):  # noqa: PTH113, PTH118 (stores have many files)
-            plain_file(Path(place) / other)
+        for name in files:
+            if not (Path(place) / name).is_file():
+                plain_file(Path(place) / name)
     return Path(path)
 
 
@@ -76,6 +79,7 @@ def stored_archive(path: Path) -> None:
     held, size = sum(member.file_size for member in members), path.stat().st_size
     if held > size:
         raise ValueError(
-            f"{path} holds {bytes_in_words(held)} in {bytes_in_words(size)}: its members are compressed, and those that "
+            f"{path} holds {bytes_in_words(held)} in {bytes_in_words(size)}: its members are "
+            f"compressed, and those that "
             "torch.save or numpy.savez write are not. Write it again with them."
         )

@@ -13,18 +13,24 @@ _MOST = 10
 
 
 def patient_groups(obs: pd.DataFrame, key: str, taken: Sequence[str]) -> pd.Series:
-    """A column of a few groups as a categorical of text, in its own order; numbers only where they are categories."""
+    """A column of a few groups as a categorical of text, in its own order.
+
+    Numbers only where they are categories.
+    """
     key_in(key, obs, "adata.obs", "Name the column of the groups to compare.")
     if key in taken:
         raise ValueError(
-            f"groupby={key!r} is part of the outcome, its strata or the covariates; it cannot be compared, too."
+            f"groupby={key!r} is part of the outcome, its strata or the covariates; it cannot "
+            f"be compared, too."
         )
     values = obs[key]
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if numeric and (values.nunique() > _MOST or (values.dropna() % 1 != 0).any()):
         raise ValueError(
-            f"adata.obs[{key!r}] holds {values.nunique()} different numbers, and groups are categories. Cut it first (pd.cut) where the cut was fixed "
-            f"beforehand, since one that is chosen to make p small proves nothing; or keep it continuous: tl.prognosis(score_key={key!r})."
+            f"adata.obs[{key!r}] holds {values.nunique()} different numbers, and groups are "
+            f"categories. Cut it first (pd.cut) where the cut was fixed "
+            f"beforehand, since one that is chosen to make p small proves nothing; or keep it "
+            f"continuous: tl.prognosis(score_key={key!r})."
         )
     return categories_of(values)
 
@@ -46,11 +52,13 @@ def chosen_groups(found: pd.Series, key: str, groups: Sequence[str] | None) -> l
         raise ValueError(f"groups names a group twice: {listed(order, _MOST)}.")
     if len(order) < 2:
         raise ValueError(
-            f"A comparison needs at least two groups; adata.obs[{key!r}] or groups has {listed(order)}."
+            f"A comparison needs at least two groups; adata.obs[{key!r}] or groups has "
+            f"{listed(order)}."
         )
     if len(order) > _MOST:
         raise ValueError(
-            f"adata.obs[{key!r}] has {len(order)} groups ({listed(order)}), and at most {_MOST} can be compared. Name those you mean in "
+            f"adata.obs[{key!r}] has {len(order)} groups ({listed(order)}), and at most "
+            f"{_MOST} can be compared. Name those you mean in "
             "groups=[...], or merge some."
         )
     return order
@@ -62,7 +70,8 @@ def large_groups(sizes: Mapping[str, int], least: int) -> None:
     if small:
         said = ", ".join(f"{label!r} has {n}" for label, n in small.items())
         raise ValueError(
-            f"Every group needs {least} patients with an outcome; {said}. Merge groups, name the others in groups=[...], or lower min_group."
+            f"Every group needs {least} patients with an outcome; {said}. Merge groups, name "
+            f"the others in groups=[...], or lower min_group."
         )
 
 
@@ -71,7 +80,8 @@ def events_to_compare(events: Mapping[str, int]) -> None:
     reference, others = next(iter(events)), list(events)[1:]
     if not events[reference]:
         raise ValueError(
-            f"The reference {reference!r} has no events, so nothing has a ratio to it; name a group with events first in groups=[...]."
+            f"The reference {reference!r} has no events, so nothing has a ratio to it; name a "
+            f"group with events first in groups=[...]."
         )
     if not any(events[label] for label in others):
         raise ValueError(f"{listed(others)} has no events; only {reference!r} has.")

@@ -18,17 +18,22 @@ def accession(name: str) -> str:
     """Name of a series in GEO, with its platform where it has several."""
     if not isinstance(name, str) or not _ACCESSION.fullmatch(name):
         raise ValueError(
-            f"Expected the accession of a series in GEO, e.g. 'GSE39671' or 'GSE22762-GPL570'; found {name!r}."
+            f"Expected the accession of a series in GEO, e.g. 'GSE39671' or "
+            f"'GSE22762-GPL570'; found {name!r}."
         )
     return name
 
 
 def packed_series(is_packed: bool, start: bytes, address: str) -> None:
-    """What GEO sent is packed, as its series matrices are; a proxy may answer with a page of its own."""
+    """What GEO sent is packed, as its series matrices are.
+
+    A proxy may answer with a page of its own.
+    """
     if not is_packed:
         came = f"it begins with {start[:20]!r}" if start else "it is empty"
         raise ValueError(
-            f"What {address} answered is no series matrix packed by gzip: {came}. A proxy or a page to log in may have answered; look at the address in a browser."
+            f"What {address} answered is no series matrix packed by gzip: {came}. A proxy or "
+            f"a page to log in may have answered; look at the address in a browser."
         )
 
 
@@ -36,11 +41,13 @@ def series_matrix(is_one: bool, is_complete: bool, name: str) -> None:
     """A series matrix of GEO, with its end."""
     if not is_one:
         raise ValueError(
-            f"{name} is not a series matrix of GEO: it has no line !Sample_geo_accession. Get GSE..._series_matrix.txt.gz."
+            f"{name} is not a series matrix of GEO: it has no line !Sample_geo_accession. Get "
+            f"GSE..._series_matrix.txt.gz."
         )
     if not is_complete:
         raise ValueError(
-            f"{name} ends before its table does (no line !series_matrix_table_end), so it is not complete; get it again."
+            f"{name} ends before its table does (no line !series_matrix_table_end), so it is "
+            f"not complete; get it again."
         )
 
 
@@ -60,7 +67,8 @@ def one_value_per_sample(
             other := next((len(cells) for cells in lines if len(cells) != n), None)
         ):
             raise ValueError(
-                f"{name} has {n} samples and {other} values in a line {key}, and a quote in line {odd} is not closed. Get the file again, or close it."
+                f"{name} has {n} samples and {other} values in a line {key}, and a quote in "
+                f"line {odd} is not closed. Get the file again, or close it."
             )
 
 
@@ -68,7 +76,8 @@ def no_open_quote(body: str, name: str) -> None:
     """Every quote of a series' table is closed in its line: rows that an open one goes over would be lost."""
     if (line := odd_quotes(body)) is not None:
         raise ValueError(
-            f"{name} has a quote that is not closed in row {line} of its table, so the rows behind it would be lost. Get the file again, or close it."
+            f"{name} has a quote that is not closed in row {line} of its table, so the rows "
+            f"behind it would be lost. Get the file again, or close it."
         )
 
 
@@ -77,5 +86,6 @@ def same_samples(in_table: pd.Index, described: pd.Index, name: str) -> None:
     if set(in_table) != set(described):
         other = sorted(set(in_table) ^ set(described))
         raise ValueError(
-            f"{name}: the table and the !Sample_ lines name different samples: {listed(other)}. Get the file again."
+            f"{name}: the table and the !Sample_ lines name different samples: "
+            f"{listed(other)}. Get the file again."
         )

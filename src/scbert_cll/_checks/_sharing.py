@@ -23,19 +23,23 @@ def evaluation_of(found: Any, classes: Sequence[str] | None) -> Mapping[str, Any
     """What `tl.cross_validate` wrote, about the classes that the model names."""
     if not isinstance(found, Mapping):
         raise TypeError(
-            f"evaluation must be what tl.cross_validate wrote, adata.uns['cv']; found {type(found).__name__}."
+            f"evaluation must be what tl.cross_validate wrote, adata.uns['cv']; found "
+            f"{type(found).__name__}."
         )
     if absent := [key for key in _EVALUATED if key not in found]:
         raise ValueError(
-            f"evaluation must be what tl.cross_validate wrote, adata.uns['cv']; it lacks {listed(absent)}, and holds {listed(found)}."
+            f"evaluation must be what tl.cross_validate wrote, adata.uns['cv']; it lacks "
+            f"{listed(absent)}, and holds {listed(found)}."
         )
     if classes is None:
         raise ValueError(
-            "A ScBERT names no classes, so evaluation= says nothing about it. Publish it with the classifier made from it."
+            "A ScBERT names no classes, so evaluation= says nothing about it. Publish it with "
+            "the classifier made from it."
         )
     if set(evaluated := [str(name) for name in found["classes"]]) != set(classes):
         raise ValueError(
-            f"evaluation is of the classes {listed(evaluated)}, and the model names {listed(classes)}. "
+            f"evaluation is of the classes {listed(evaluated)}, and the model names "
+            f"{listed(classes)}. "
             "Give the evaluation of the same labels, or leave it out."
         )
     return found
@@ -62,7 +66,8 @@ def nothing_private(content: Mapping[str, Any], file: str) -> None:
     ):
         if found := list(dict.fromkeys(name for name, text in texts if is_private(text))):
             raise ValueError(
-                f"{file} would publish {what}: {listed(found)}. Name layers, columns, classes and genes without them, and save again."
+                f"{file} would publish {what}: {listed(found)}. Name layers, columns, classes "
+                f"and genes without them, and save again."
             )
 
 

@@ -24,12 +24,14 @@ def new_key(
     if not isinstance(key, str) or not _names.is_key(key):
         proposal = _OTHER.sub("_", str(key))[:_MOST].strip("_.") or "result"
         raise ValueError(
-            f"{what}={key!r} cannot be a name in a file: expected a text of 1 to 200 characters without / and \\. Choose another, e.g. {what}={proposal!r}."
+            f"{what}={key!r} cannot be a name in a file: expected a text of 1 to 200 "
+            f"characters without / and \\. Choose another, e.g. {what}={proposal!r}."
         )
     read = {name for name in inputs if name is not None}
     if taken := [f"{key}{stem}" for stem in stems if f"{key}{stem}" in read]:
         raise ValueError(
-            f"{what}={key!r} would replace {listed(taken)}, which is read here. Choose another, e.g. {what}={f'{key}_result'!r}."
+            f"{what}={key!r} would replace {listed(taken)}, which is read here. Choose "
+            f"another, e.g. {what}={f'{key}_result'!r}."
         )
 
 
@@ -39,6 +41,7 @@ def not_replaced(inputs: Mapping[str, str | None], written: Iterable[str], slot:
     for name, key in inputs.items():
         if key in taken:
             raise ValueError(
-                f"{name}={key!r} is where the result goes, and would be replaced. Copy it first and name the copy, e.g. "
+                f"{name}={key!r} is where the result goes, and would be replaced. Copy it "
+                f"first and name the copy, e.g. "
                 f"adata.{slot}['my_{key}'] = adata.{slot}[{key!r}], {name}='my_{key}'."
             )

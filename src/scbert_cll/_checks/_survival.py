@@ -24,7 +24,8 @@ def patients(adata: Any) -> AnnData:
     twice = adata.obs_names[adata.obs_names.duplicated()].unique()
     if len(twice):
         raise ValueError(
-            f"{len(twice)} samples are in adata more than once: {listed(twice)}. A patient counts once: keep one sample of each, "
+            f"{len(twice)} samples are in adata more than once: {listed(twice)}. A patient "
+            f"counts once: keep one sample of each, "
             "or rename samples of different patients (obs_names_make_unique would only hide it)."
         )
     if not adata.n_obs:
@@ -40,13 +41,17 @@ def outcome_columns(
     competing_key: str | None,
     strata: Sequence[str],
 ) -> pd.DataFrame:
-    """Numbers of the outcome, NaN where there is none; nothing is below zero, no event is half an event."""
+    """Numbers of the outcome, NaN where there is none.
+
+    Nothing is below zero, no event is half an event.
+    """
     keys = [key for key in (time_key, event_key, entry_key, competing_key, *strata) if key]
     for key in keys:
         key_in(key, obs, "adata.obs", _REMEDY)
     if time_key is None and (entry_key or competing_key or strata):
         raise ValueError(
-            "Without time_key the outcome is yes or no; entry_key, competing_key and strata need times."
+            "Without time_key the outcome is yes or no; entry_key, competing_key and strata "
+            "need times."
         )
     unique(
         pd.Index(keys, dtype=object),
@@ -72,7 +77,8 @@ def _numbers(obs: pd.DataFrame, key: str, expected: str, remedy: str = "") -> pd
     bad = values.index[numbers.isna() & values.notna()]
     if len(bad):
         raise ValueError(
-            f"adata.obs[{key!r}] must hold {expected}; found {listed(values[bad].unique())} in {listed(bad, 3)}.{remedy}"
+            f"adata.obs[{key!r}] must hold {expected}; found {listed(values[bad].unique())} "
+            f"in {listed(bad, 3)}.{remedy}"
         )
     return numbers
 
@@ -85,7 +91,8 @@ def _yes_or_no(obs: pd.DataFrame, key: str) -> pd.Series:
     if bad:
         hint = " 1 and 2 are R's words: subtract 1." if set(values.dropna()) <= {1.0, 2.0} else ""
         raise ValueError(
-            f"adata.obs[{key!r}] must be 0 (no event, censored) or 1 (event); found {listed(f'{v:g}' for v in bad)}.{hint}"
+            f"adata.obs[{key!r}] must be 0 (no event, censored) or 1 (event); found "
+            f"{listed(f'{v:g}' for v in bad)}.{hint}"
         )
     return values
 
@@ -94,16 +101,19 @@ def enough_events(event: np.ndarray, kept: np.ndarray, event_key: str, *, timed:
     """Somebody who has an outcome, and somebody who has the event."""
     if not kept.any():
         raise ValueError(
-            f"No patient has an outcome (adata.obs[{event_key!r}] with its time); see that samples and clinical data match."
+            f"No patient has an outcome (adata.obs[{event_key!r}] with its time); see that "
+            f"samples and clinical data match."
         )
     if not event.any():
         raise ValueError(
-            f"All {int(kept.sum())} patients are censored: nobody has the event {event_key!r}, and nothing can be learned of it. If events are "
+            f"All {int(kept.sum())} patients are censored: nobody has the event "
+            f"{event_key!r}, and nothing can be learned of it. If events are "
             "coded the other way round, turn the column."
         )
     if not timed and event.sum() == kept.sum():
         raise ValueError(
-            f"All {int(kept.sum())} patients have the event {event_key!r}; without times there is nothing to compare."
+            f"All {int(kept.sum())} patients have the event {event_key!r}; without times "
+            f"there is nothing to compare."
         )
 
 
@@ -130,7 +140,8 @@ def not_named(keys: Sequence[str], taken: Sequence[str]) -> None:
     """Columns whose names are free in the tables of results."""
     if clash := [key for key in keys if key in taken]:
         raise ValueError(
-            f"Covariates cannot be called {listed(clash)}, as columns of the models are: rename the column, adata.obs.rename(columns=...)."
+            f"Covariates cannot be called {listed(clash)}, as columns of the models are: "
+            f"rename the column, adata.obs.rename(columns=...)."
         )
 
 
@@ -143,8 +154,11 @@ def _explains(values: pd.Series, key: str) -> None:
             )
     elif (n := values.nunique()) > _MOST:
         raise ValueError(
-            f"The covariate {key!r} has {n} different words ({listed(values.dropna().unique(), 3)}), and each would get an effect of its own; at most "
-            f"{_MOST} are taken. If they are numbers, make them so: pd.to_numeric(adata.obs[{key!r}]); of dates take years; merge categories."
+            f"The covariate {key!r} has {n} different words "
+            f"({listed(values.dropna().unique(), 3)}), and each would get an effect of its "
+            f"own; at most "
+            f"{_MOST} are taken. If they are numbers, make them so: "
+            f"pd.to_numeric(adata.obs[{key!r}]); of dates take years; merge categories."
         )
 
 
@@ -157,7 +171,8 @@ def complete_cases(
         return
     missing = ", ".join(f"{key!r} in {n}" for key, n in lacking.items() if n) or "none"
     raise ValueError(
-        f"{int(kept.sum())} patients have all covariates, {int(both.sum())} of them with the event, so there is nothing to compare. Missing: {missing}. "
+        f"{int(kept.sum())} patients have all covariates, {int(both.sum())} of them with the "
+        f"event, so there is nothing to compare. Missing: {missing}. "
         "Leave out the covariates that few patients have."
     )
 
@@ -167,12 +182,14 @@ def they_vary(design: pd.DataFrame, n: int) -> None:
     flat = design.columns[design.nunique() < 2]
     if len(flat):
         raise ValueError(
-            f"{listed(flat)} is the same in all {n} patients that are left; take it out of covariates, or merge its categories."
+            f"{listed(flat)} is the same in all {n} patients that are left; take it out of "
+            f"covariates, or merge its categories."
         )
     rank = np.linalg.matrix_rank(np.column_stack([np.ones(n), design.to_numpy(dtype=np.float64)]))
     if rank <= design.shape[1]:
         raise ValueError(
-            f"The covariates say the same thing twice: {listed(design.columns, 12)} have {design.shape[1]} columns, but only {rank - 1} differ. "
+            f"The covariates say the same thing twice: {listed(design.columns, 12)} have "
+            f"{design.shape[1]} columns, but only {rank - 1} differ. "
             "Take one out."
         )
 
@@ -195,7 +212,8 @@ def events_per_variable(
             0: "Leave the covariates out",
         }
         raise ValueError(
-            f"{own} {least:g} {what}{each}; there are {n_events}. {advice.get(n_left, f'Name at most {n_left} covariates beside the score')}, or "
+            f"{own} {least:g} {what}{each}; there are {n_events}. "
+            f"{advice.get(n_left, f'Name at most {n_left} covariates beside the score')}, or "
             "lower min_events_per_variable and mistrust the result."
         )
 
@@ -207,8 +225,10 @@ def no_separation(coef: pd.Series, se: pd.Series, scale: pd.Series) -> None:
     ]
     if len(wild):
         raise ValueError(
-            f"{listed(wild)} tells (almost) exactly who has the event, so its effect has no finite size. Was it recorded after the outcome, or "
-            "is it the outcome under another name (ever treated, for time to treatment)? Take it out; if a rare group has no events, merge it."
+            f"{listed(wild)} tells (almost) exactly who has the event, so its effect has no "
+            f"finite size. Was it recorded after the outcome, or "
+            "is it the outcome under another name (ever treated, for time to treatment)? Take "
+            "it out; if a rare group has no events, merge it."
         )
 
 
@@ -245,7 +265,8 @@ def cut(value: Any) -> None:
     ):
         return
     raise ValueError(
-        f"cut must be 'median' or the share of patients in the high group (above 0, below 1); found {value!r}. A cut that is chosen to make "
+        f"cut must be 'median' or the share of patients in the high group (above 0, below 1); "
+        f"found {value!r}. A cut that is chosen to make "
         "p small is not offered."
     )
 
@@ -256,20 +277,24 @@ def log_expression(adata: AnnData, layer: str | None) -> np.ndarray:
     found, where = asked.values, asked.where
     if found is None or not adata.n_vars:
         raise ValueError(
-            f"{where} has no expression, and a signature needs some; score_key= takes a column of obs instead."
+            f"{where} has no expression, and a signature needs some; score_key= takes a "
+            f"column of obs instead."
         )
     values = np.asarray(stored(adata, layer, asked).toarray(), dtype=np.float64)
     if np.isinf(values).any():
         raise ValueError(
-            f"{where} holds {int(np.isinf(values).sum())} infinite values (log of 0?); add 1 before taking logs."
+            f"{where} holds {int(np.isinf(values).sum())} infinite values (log of 0?); add 1 "
+            f"before taking logs."
         )
     known = values[np.isfinite(values)]
     if not known.size:
         raise ValueError(f"{where} holds no value that is not NaN.")
     if known.max() > 50:
         raise ValueError(
-            f"{where} must be log-expression; its largest value is {known.max():g}. For counts or intensities take logs first: "
-            "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) for counts, np.log2 for intensities."
+            f"{where} must be log-expression; its largest value is {known.max():g}. For "
+            f"counts or intensities take logs first: "
+            "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) for counts, np.log2 for "
+            "intensities."
         )
     return values
 
@@ -278,7 +303,8 @@ def names(keys: Sequence[str], what: str) -> list[str]:
     """Several names, not the letters of one."""
     if isinstance(keys, str):
         raise TypeError(
-            f"{what} must be a list of columns of adata.obs; found the text {keys!r}. Write [{keys!r}]."
+            f"{what} must be a list of columns of adata.obs; found the text {keys!r}. Write "
+            f"[{keys!r}]."
         )
     return list(keys)
 
@@ -288,7 +314,8 @@ def no_missing(values: np.ndarray, adata: AnnData, method: str) -> None:
     bad = adata.obs_names[~np.isfinite(values).all(axis=1)]
     if len(bad):
         raise ValueError(
-            f"method={method!r} needs every gene in every sample; NaN in {len(bad)} samples: {listed(bad)}. method='weighted' does without."
+            f"method={method!r} needs every gene in every sample; NaN in {len(bad)} samples: "
+            f"{listed(bad)}. method='weighted' does without."
         )
 
 
@@ -296,7 +323,8 @@ def two_groups(high: np.ndarray) -> None:
     """A cut that parts the patients."""
     if not high.any() or high.all():
         raise ValueError(
-            f"The cut leaves all {len(high)} patients in one group, because many share one value of the score; tl.survival compares such groups."
+            f"The cut leaves all {len(high)} patients in one group, because many share one "
+            f"value of the score; tl.survival compares such groups."
         )
 
 
@@ -304,6 +332,7 @@ def some_random_sets(n: int, key: str) -> None:
     """A test against random sets of genes that was made."""
     if not n:
         raise ValueError(
-            f"adata.uns[{key!r}] holds no random sets of genes; adata.uns[{key!r}]['notes'] says why. Run tl.prognosis with a signature and "
+            f"adata.uns[{key!r}] holds no random sets of genes; adata.uns[{key!r}]['notes'] "
+            f"says why. Run tl.prognosis with a signature and "
             "n_random above 0."
         )

@@ -16,7 +16,8 @@ def same_sum(name: str, found: str, expected: str | None) -> None:
     """A file is the one that was meant."""
     if expected is not None and found != expected.strip().lower():
         raise ValueError(
-            f"{name} is not the file that was expected: its SHA-256 is {found}, not {expected}. Get the file again, or change the "
+            f"{name} is not the file that was expected: its SHA-256 is {found}, not "
+            f"{expected}. Get the file again, or change the "
             "checksum on purpose."
         )
 
@@ -29,7 +30,8 @@ def table_source(source: Any, what: str) -> None:
             * isinstance(source, AnnData)
         )
         raise TypeError(
-            f"{what} must be a DataFrame or the path of a table; found {type(source).__name__}.{hint}"
+            f"{what} must be a DataFrame or the path of a table; found "
+            f"{type(source).__name__}.{hint}"
         )
 
 
@@ -46,7 +48,8 @@ def separated(separator: str | None, name: str) -> str:
     """A table with more than one column."""
     if separator is None:
         raise ValueError(
-            f"{name} has no comma, tab or semicolon in its first line; say what separates its columns: sep="
+            f"{name} has no comma, tab or semicolon in its first line; say what separates its "
+            f"columns: sep="
         )
     return separator
 
@@ -55,7 +58,8 @@ def as_wide_as_its_header(n_header: int, n_columns: int, name: str) -> None:
     """As many fields as names, or one more, as R writes row names."""
     if n_columns not in (n_header, n_header + 1):
         raise ValueError(
-            f"{name} has {n_header} names of columns, but {n_columns} fields in its first row; write it with R's write.csv, or name the "
+            f"{name} has {n_header} names of columns, but {n_columns} fields in its first "
+            f"row; write it with R's write.csv, or name the "
             "separator: sep="
         )
 
@@ -69,7 +73,8 @@ def only_numbers(table: pd.DataFrame, where: str) -> None:
     ]:
         numbers = [str(name) for name in table if str(name) not in text]
         raise ValueError(
-            f"{where} must hold numbers only; {listed(text)} holds something else. Take the others: adata.obsm['numbers'] = "
+            f"{where} must hold numbers only; {listed(text)} holds something else. Take the "
+            f"others: adata.obsm['numbers'] = "
             f"{where}.drop(columns={text!r}), then use_rep='numbers'."
             if numbers
             else f"{where} must hold numbers; it has none. Leave use_rep out, or name another obsm."

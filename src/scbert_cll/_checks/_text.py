@@ -19,7 +19,8 @@ import pandas as pd
 from scbert_cll._checks._paths import MOST_LINE, MOST_TEXT, plain_file
 from scbert_cll._checks._words import bytes_in_words, listed
 
-_MARKS: Final = (  # how a file of each encoding may begin; that of UTF-32 begins with that of UTF-16
+# how a file of each encoding may begin; that of UTF-32 begins with that of UTF-16
+_MARKS: Final = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
@@ -57,7 +58,8 @@ def read_text(path: str | PathLike[str]) -> str:
     data = read_bytes(path)
     if data.startswith(_WORKBOOK):
         raise ValueError(
-            f"{path.name} is a workbook or an archive; save the sheet as CSV, or pass pd.read_excel(...)."
+            f"{path.name} is a workbook or an archive; save the sheet as CSV, or pass "
+            f"pd.read_excel(...)."
         )
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(
         data
@@ -104,12 +106,14 @@ def _bounded(file: IO[bytes], name: str, *, lines: bool) -> bytes:
         line = line + len(chunk) if end < 0 else len(chunk) - end - 1
         if lines and line > MOST_LINE:
             raise ValueError(
-                f"{name} has a line of more than {bytes_in_words(MOST_LINE)}, so it is no table or list of this package. "
+                f"{name} has a line of more than {bytes_in_words(MOST_LINE)}, so it is no "
+                f"table or list of this package. "
                 "Write a line for each row, or pass a DataFrame."
             )
         if size > MOST_TEXT:
             raise ValueError(
-                f"{name} holds more than {bytes_in_words(MOST_TEXT)}, unpacked; at most that is read. Take the rows and columns that are needed."
+                f"{name} holds more than {bytes_in_words(MOST_TEXT)}, unpacked; at most that "
+                f"is read. Take the rows and columns that are needed."
             )
     return b"".join(chunks)
 
@@ -125,7 +129,8 @@ def _unmarked(data: bytes) -> str:
 def _western(data: bytes, name: str) -> str:
     """Windows-1252; the few bytes that it lacks are taken as Latin-1 has them."""
     warnings.warn(
-        f"{name} is not UTF-8; it is read as Windows-1252 (Western Europe). If letters look wrong, save it as UTF-8.",
+        f"{name} is not UTF-8; it is read as Windows-1252 (Western Europe). If letters look "
+        f"wrong, save it as UTF-8.",
         stacklevel=4,
     )
     try:
@@ -137,7 +142,10 @@ def _western(data: bytes, name: str) -> str:
 def open_table(
     path: str | PathLike[str], sep: str | None = None, *, comment: str | None = None
 ) -> tuple[StringIO, str | None]:
-    """A table's text from its first line on, and what separates its columns (None: nothing does); no quote in it swallows rows."""
+    """A table's text from its first line on, and what separates its columns (None: nothing does).
+
+    No quote in it swallows rows.
+    """
     text = read_text(path)
     if told := _EXCEL.match(text):
         text, sep = text[told.end() :], sep or told[1]
@@ -172,8 +180,10 @@ def no_swallowed_rows(text: str, sep: str | None, name: str, *, comment: str | N
                 "\n" in field and (sep is None or sep in field) for field in row
             ):
                 raise ValueError(
-                    f"{name} has a quote in line {before + 1} that is closed in line {reader.line_num} or never, so the rows between would be lost. "
-                    "Close it or take it out; where the text is meant to be that long, pass a DataFrame: pd.read_csv(path)."
+                    f"{name} has a quote in line {before + 1} that is closed in line "
+                    f"{reader.line_num} or never, so the rows between would be lost. "
+                    "Close it or take it out; where the text is meant to be that long, pass a "
+                    "DataFrame: pd.read_csv(path)."
                 )
             before = reader.line_num
     except csv.Error as error:
@@ -190,17 +200,22 @@ def odd_quotes(text: str) -> int | None:
 def _no_field(line: str, name: str) -> ValueError:
     start = f", which begins with {line[:30]!r}," if line else ""
     return ValueError(
-        f"{name} has a field of more than {csv.field_size_limit():,} characters{start} so its table is damaged: "
-        "a quote is not closed, or a separator is missing. Get the file again, or say what separates its columns."
+        f"{name} has a field of more than {csv.field_size_limit():,} characters{start} so its "
+        f"table is damaged: "
+        "a quote is not closed, or a separator is missing. Get the file again, or say what "
+        "separates its columns."
     )
 
 
 def numbers_as_written(
     table: pd.DataFrame, texts: Callable[[], pd.DataFrame], sep: str, name: str
 ) -> pd.DataFrame:
-    """Columns of numbers with decimal commas, or with marks between thousands, as numbers; what may be either is refused.
+    """Columns of numbers with decimal commas, or with marks between thousands, as numbers.
 
-    A comma in a table that commas separate is no decimal one: there only thousands are read. `texts` gives the table as it was written.
+    What may be either is refused.
+
+    A comma in a table that commas separate is no decimal one: there only thousands are read.
+    `texts` gives the table as it was written.
     """
     found = {
         i: held
@@ -217,8 +232,10 @@ def numbers_as_written(
         return table
     if is_decimal and is_thousands:
         raise ValueError(
-            f"{name} has numbers such as {listed(values.unique(), 3)} (column {str(table.columns[next(iter(found))])!r}), which may have decimal "
-            f"commas or thousands. Say which: pass pd.read_csv(path, sep={sep!r}, decimal=',') or pd.read_csv(path, sep={sep!r}, thousands=',')."
+            f"{name} has numbers such as {listed(values.unique(), 3)} (column "
+            f"{str(table.columns[next(iter(found))])!r}), which may have decimal "
+            f"commas or thousands. Say which: pass pd.read_csv(path, sep={sep!r}, "
+            f"decimal=',') or pd.read_csv(path, sep={sep!r}, thousands=',')."
         )
     if is_decimal:
         _no_points(table, texts(), name)
@@ -239,8 +256,10 @@ def _no_points(table: pd.DataFrame, texts: pd.DataFrame, name: str) -> None:
             pointed = [text for text in texts.iloc[:, i].dropna() if "." in text]
             if pointed:
                 raise ValueError(
-                    f"{name} has numbers with decimal commas, and others with points, e.g. {listed(pointed, 3)} (column {str(table.columns[i])!r}): "
-                    "decimals or thousands? Write all in one way, or pass a DataFrame: pd.read_csv(path, decimal=..., thousands=...)."
+                    f"{name} has numbers with decimal commas, and others with points, e.g. "
+                    f"{listed(pointed, 3)} (column {str(table.columns[i])!r}): "
+                    "decimals or thousands? Write all in one way, or pass a DataFrame: "
+                    "pd.read_csv(path, decimal=..., thousands=...)."
                 )
 
 

@@ -16,9 +16,11 @@ from scbert_cll._checks._features import only_genes
 from scbert_cll._checks._matrix import are_whole, first
 from scbert_cll._checks._words import key_in, listed
 
-# A matrix at least this large whose largest value is no more than the number of bins is taken for binned data.
+# A matrix at least this large whose largest value is no more than the number of bins is taken for
+# binned data.
 _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES = 50, 200
-# With more bins than this raw counts may stay below them, too; tokens then give themselves away by their common maximum.
+# With more bins than this raw counts may stay below them, too; tokens then give themselves away by
+# their common maximum.
 _FEW_BINS = 10
 
 
@@ -27,7 +29,8 @@ def not_binned(csr: sparse.csr_matrix, adata: AnnData, layer: str | None, n_bins
     where = name_of(layer)
     if is_binned(adata, layer) or _looks_binned(csr, n_bins):
         raise ValueError(
-            f"{where} looks binned already (its largest value is {csr.data.max(initial=0):g}, n_bins={n_bins}); "
+            f"{where} looks binned already (its largest value is {csr.data.max(initial=0):g}, "
+            f"n_bins={n_bins}); "
             "bin raw counts, once."
         )
 
@@ -49,21 +52,26 @@ def other_key(key_added: str, layer: str | None) -> None:
     """Results never replace the counts they are made from."""
     if key_added == layer:
         raise ValueError(
-            f"key_added={key_added!r} is the layer with the counts and would replace it; take another name."
+            f"key_added={key_added!r} is the layer with the counts and would replace it; take "
+            f"another name."
         )
 
 
 def same_or_default(
     asked: Mapping[str, Any], edges: Any, default: Mapping[str, Any], fit_on: object
 ) -> dict[str, Any]:
-    """The parameters `edges` were made with; what was asked for beside them must agree or be the default."""
+    """The parameters `edges` were made with.
+
+    What was asked for beside them must agree or be the default.
+    """
     if (
         not isinstance(edges, Mapping)
         or "edges" not in edges
         or not set(asked) <= set(edges.get("params", {}))
     ):
         raise ValueError(
-            "edges must be the whole entry that pp.bin_expression left in the other object: adata.uns['binned']."
+            "edges must be the whole entry that pp.bin_expression left in the other object: "
+            "adata.uns['binned']."
         )
     if fit_on is not None:
         raise ValueError(
@@ -88,7 +96,8 @@ def edges_of_genes(edges: Any, adata: AnnData) -> Any:
     ours, theirs = adata.var_names.difference(edges.index), edges.index.difference(adata.var_names)
     if len(ours) or len(theirs):
         raise ValueError(
-            f"The edges belong to other genes: without edges {listed(ours)}; edges without a gene {listed(theirs)}. "
+            f"The edges belong to other genes: without edges {listed(ours)}; edges without a "
+            f"gene {listed(theirs)}. "
             "Align first: pp.align_genes(adata, vocab) with the genes the edges were made on."
         )
     return edges.loc[adata.var_names]
@@ -100,7 +109,8 @@ def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, 
     record = adata.uns.get(layer)
     if not isinstance(record, Mapping) or "n_bins" not in record.get("params", {}):
         raise ValueError(
-            f"adata.uns[{layer!r}] does not say how adata.layers[{layer!r}] was binned; write both with pp.bin_expression."
+            f"adata.uns[{layer!r}] does not say how adata.layers[{layer!r}] was binned; write "
+            f"both with pp.bin_expression."
         )
     only_genes(features_of(adata.var), then=", and bin again: pp.bin_expression(adata)")
     csr = matrix(adata, layer)
@@ -108,7 +118,8 @@ def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, 
     if csr.data.max(initial=0) > largest or not are_whole(csr.data):
         bad = (csr.data > largest) | (csr.data != np.trunc(csr.data))
         raise ValueError(
-            f"adata.layers[{layer!r}] may hold bins 0 to {largest}; found {first(csr, bad, adata)}. Bin again."
+            f"adata.layers[{layer!r}] may hold bins 0 to {largest}; found "
+            f"{first(csr, bad, adata)}. Bin again."
         )
     return csr, record
 
@@ -126,8 +137,10 @@ def same_binning(
         differing = ["its edges were learned from other cells"]
     if differing:
         raise ValueError(
-            f"{where} was binned differently from the model's training data: {'; '.join(differing)}. "
-            f"Bin the counts again like the model's: {remedy or 'pp.bin_expression(adata, edges=model.binning)'}."
+            f"{where} was binned differently from the model's training data: "
+            f"{'; '.join(differing)}. "
+            f"Bin the counts again like the model's: "
+            f"{remedy or 'pp.bin_expression(adata, edges=model.binning)'}."
         )
 
 
@@ -146,6 +159,7 @@ def tokens_in_every_cell(n_tokens: np.ndarray, adata: AnnData, layer: str) -> No
     empty = adata.obs_names[n_tokens == 0]
     if len(empty):
         raise ValueError(
-            f"{len(empty)} cells have no gene above bin 0 among the model's genes in adata.layers[{layer!r}] "
+            f"{len(empty)} cells have no gene above bin 0 among the model's genes in "
+            f"adata.layers[{layer!r}] "
             f"({listed(empty)}); remove them first."
         )

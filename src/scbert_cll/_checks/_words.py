@@ -39,7 +39,8 @@ def number_in(value: Any, what: str, least: float, most: float, *, whole: bool =
     kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(
-            f"{what} must be a {'whole ' * whole}number from {least:g} to {most:g}; found {value!r}."
+            f"{what} must be a {'whole ' * whole}number from {least:g} to {most:g}; found "
+            f"{value!r}."
         )
 
 

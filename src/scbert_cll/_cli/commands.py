@@ -51,19 +51,22 @@ def demo(
 ) -> None:
     """Run the whole workflow: label by protein, hold donors out, train, predict, draw, report.
 
-    Labels cells by a protein, holds donors out, trains scBERT on RNA, predicts, finds the signature, draws and reports. Without --input
-    it runs on simulated CLL data whose truth is known, of which it uses the CLL cells.
+    Labels cells by a protein, holds donors out, trains scBERT on RNA, predicts, finds the
+    signature, draws and reports. Without --input it runs on simulated CLL data whose truth is
+    known, of which it uses the CLL cells.
 
     Parameters
     ----------
     input
-        .h5mu with RNA and protein, or .h5ad with protein in obsm (or a .zarr store of either); raw counts.
+        .h5mu with RNA and protein, or .h5ad with protein in obsm (or a .zarr store of either); raw
+        counts.
     out
         Folder for everything written.
     marker
         Protein that labels the cells.
     gene
-        The marker's gene, for the figure and the baselines (default: ITGA4 for CD49d, where it is there).
+        The marker's gene, for the figure and the baselines (default: ITGA4 for CD49d, where it is
+        there).
     batch_key
         obs column of batches, gated apart.
     label
@@ -115,8 +118,8 @@ def corpus(
 ) -> None:
     """Bring many files to one corpus on disk: the same genes, binned, shuffled, donors held apart for validation.
 
-    What to pretrain, finetune and predict from where the cells do not fit into memory. A run that was cut short goes on where it was:
-    the same command again.
+    What to pretrain, finetune and predict from where the cells do not fit into memory. A run that
+    was cut short goes on where it was: the same command again.
 
     Parameters
     ----------
@@ -125,8 +128,8 @@ def corpus(
     out
         Folder of the corpus, which must not exist.
     vocab
-        Genes of the corpus: a file of names, one per line; a .csv or .h5ad of them; or the folder of a model, whose genes and bins are then
-        used.
+        Genes of the corpus: a file of names, one per line; a .csv or .h5ad of them; or the folder
+        of a model, whose genes and bins are then used.
     modality
         Modality of an .h5mu with the RNA (default: the one with a usual name, such as rna).
     layer
@@ -162,7 +165,8 @@ def corpus(
 
     if cells == CLL:
         raise ValueError(
-            "--cells cll gates proteins of cells in memory, and a corpus is read block by block. Write the gate to a column of obs "
+            "--cells cll gates proteins of cells in memory, and a corpus is read block by "
+            "block. Write the gate to a column of obs "
             "(adata.obs['is_cll'] = pp.cll_mask(adata)), and name that column with --cells."
         )
     can_write(out)
@@ -191,7 +195,9 @@ def corpus(
 
 
 def check(corpus: Path) -> None:
-    """Compare every file of a corpus with its checksum; damaged ones and those that its manifest does not list are named, with code 2.
+    """Compare every file of a corpus with its checksum.
+
+    Damaged ones and those that its manifest does not list are named, with code 2.
 
     Reads all of it: after copying a corpus, or before days of training.
 
@@ -208,7 +214,8 @@ def check(corpus: Path) -> None:
     if len(damaged):
         say(table(damaged[["file", "problem"]]))
         raise ValueError(
-            f"{len(damaged)} of {len(files):,} files of the corpus {corpus} are damaged. {remedy(damaged['problem'])}"
+            f"{len(damaged)} of {len(files):,} files of the corpus {corpus} are damaged. "
+            f"{remedy(damaged['problem'])}"
         )
     say(f"{corpus} is whole: {len(files):,} files, {files['bytes'].sum() / 1e6:,.1f} MB.")
 
@@ -232,11 +239,13 @@ def predict(
     Parameters
     ----------
     data
-        A corpus, or an .h5ad or .h5mu with the layer that the model was trained on or, with --layer, raw counts.
+        A corpus, or an .h5ad or .h5mu with the layer that the model was trained on or, with
+        --layer, raw counts.
     model
         Folder of a model of the command finetune; of one of pretrain cells are embedded only.
     out
-        What to write: .h5ad with the cells and obs, obsm of tl.predict; of a corpus .zarr with obs, obsm and the attention of genes, without counts.
+        What to write: .h5ad with the cells and obs, obsm of tl.predict; of a corpus .zarr with obs,
+        obsm and the attention of genes, without counts.
     unassigned_below
         Call a cell unassigned where its largest probability is below this (0 to 1).
     batch_size
@@ -329,7 +338,10 @@ def after_interruption(command: str, options: Mapping[str, Any]) -> str:
             return (
                 "No model was written; with --checkpoint-dir the same command goes on where it was."
             )
-        return f"No model was written; the same command goes on from the last checkpoint in {folder}, if there is one yet."
+        return (
+            f"No model was written; the same command goes on from the last checkpoint in "
+            f"{folder}, if there is one yet."
+        )
     if command == "predict" and Path(options["data"]).is_dir():
         return "The same command goes on where it was."
     return "Start the same command again."
@@ -362,6 +374,7 @@ def _shard(text: str) -> tuple[int, int]:
     place, slash, number = text.partition("/")
     if not (slash and place.isdigit() and number.isdigit() and int(place) < int(number)):
         raise ValueError(
-            f"--shard must be a share such as 0/4, the first of four, to 3/4, the last; found {text!r}."
+            f"--shard must be a share such as 0/4, the first of four, to 3/4, the last; found "
+            f"{text!r}."
         )
     return int(place), int(number)

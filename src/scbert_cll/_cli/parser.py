@@ -38,7 +38,8 @@ exit codes:
   143  stopped by the system (SIGTERM); with --checkpoint-dir a checkpoint is whole"""
 _REFUSED: Final = re.compile(
     r'Parser key "(?P<key>[^"]+)": '
-    r"(?:.*Subtypes: \[(?P<several>.*?)\] Errors: .*Given value: |Expected an? (?P<one>.*?)\. Got value: )(?P<found>.*)"
+    r"(?:.*Subtypes: \[(?P<several>.*?)\] Errors: .*Given value: |Expected an? (?P<one>.*?)\. "
+    r"Got value: )(?P<found>.*)"
 )
 _Described = tuple[inspect.Parameter, str]
 
@@ -208,7 +209,8 @@ class _Parser(ArgumentParser):
         command = re.match(r"[a-z_. -]*", self.usage or _PROG)
         self.exit(
             2,
-            f"error: {_sentence(message)}\nOptions: {command[0].strip() if command else _PROG} --help\n",
+            f"error: {_sentence(message)}\nOptions: "
+            f"{command[0].strip() if command else _PROG} --help\n",
         )
 
 
@@ -221,4 +223,7 @@ def _sentence(message: str) -> str:
         return re.sub(rf"\b({commands})\.", "", text) if "are required" in text else text
     kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", found["several"] or found["one"])
     kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
-    return f"--{found['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found {found['found']!r}."
+    return (
+        f"--{found['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found "
+        f"{found['found']!r}."
+    )

@@ -36,7 +36,9 @@ _KINDS: Final = {"anndata": "AnnData", "mudata": "MuData"}  # a zarr store says 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Which cells are read, and where things are; what is not given is looked for under its usual names.
+    """Which cells are read, and where things are.
+
+    What is not given is looked for under its usual names.
 
     Parameters
     ----------
@@ -45,9 +47,11 @@ class Reading:
     layer
         Where the raw counts are: X, the name of a layer, or raw for adata.raw (default: X).
     protein_key
-        Where the raw protein counts are: obsm of an .h5ad, modality of an .h5mu (default: the one with a usual name, such as protein or adt).
+        Where the raw protein counts are: obsm of an .h5ad, modality of an .h5mu (default: the one
+        with a usual name, such as protein or adt).
     cells
-        Cells to use: all, cll (CD19+CD5+ by protein), or the obs column of true and false that chooses them (default: all).
+        Cells to use: all, cll (CD19+CD5+ by protein), or the obs column of true and false that
+        chooses them (default: all).
     donor_key
         obs column of donors (default: donor); none: all cells are of one donor.
     """
@@ -70,8 +74,8 @@ class ReadingTokens(Reading):
     Parameters
     ----------
     layer
-        Layer of pp.bin_expression (default: binned, or the model's). Or where raw counts are, which are then binned: X, a layer, or raw for
-        adata.raw.
+        Layer of pp.bin_expression (default: binned, or the model's). Or where raw counts are, which
+        are then binned: X, a layer, or raw for adata.raw.
     donor_key
         obs column of donors (default: donors are not told apart).
     """
@@ -213,7 +217,8 @@ def _rna(data: AnnData | MuData, modality: str | None, where: str) -> tuple[str 
             else "no RNA by its usual name"
         )
         raise KeyError(
-            f"{where} has {why}; it has the modalities {_checks.listed(data.mod, 12)}. Name the RNA with --modality."
+            f"{where} has {why}; it has the modalities {_checks.listed(data.mod, 12)}. Name "
+            f"the RNA with --modality."
         )
     return found[0], data.mod[found[0]]
 
@@ -273,7 +278,10 @@ def _columns_there(rna: AnnData, options: dict[str, str | None]) -> None:
 
 
 def _has_protein(found: Cells, protein_key: str | None) -> np.ndarray:
-    """Cells that the protein modality has, too; all where there is no one such modality, which is for later to refuse."""
+    """Cells that the protein modality has, too.
+
+    All where there is no one such modality, which is for later to refuse.
+    """
     mods, cells = cast("MuData", found.data).mod, found.rna.obs_names
     there = (
         [key for key in _keys.PROTEIN_KEYS if key in mods] if protein_key is None else [protein_key]

@@ -25,7 +25,10 @@ _FORMAT_VERSION = 1  # of report.json
 
 @dataclass
 class Report:
-    """What was decided and found, in the order of the steps; printed, and written as markdown and JSON."""
+    """What was decided and found, in the order of the steps.
+
+    Printed, and written as markdown and JSON.
+    """
 
     steps: list[str] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -78,16 +81,18 @@ def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None
             save = partial(figure.savefig, dpi=200, bbox_inches="tight")
             replace(path, save, lambda aside: aside.stat().st_size > 0)
             plt.close(figure)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other figures and the results are not to suffer
+        except Exception as error:  # noqa: BLE001
             plt.close("all")
             path.unlink(missing_ok=True)  # of an earlier run
             failed.append(path)
             say(
-                f"The figure {path.name} could not be drawn ({type(error).__name__}: {' '.join(str(error).split())})."
+                f"The figure {path.name} could not be drawn ({type(error).__name__}: "
+                f"{' '.join(str(error).split())})."
             )
     if failed:
         raise FigureError(
-            f"Everything is written but {', '.join(path.name for path in failed)}, which could not be drawn."
+            f"Everything is written but {', '.join(path.name for path in failed)}, which "
+            f"could not be drawn."
         )
 
 

@@ -52,7 +52,8 @@ def only_of_cells(corpus: Path, **given: bool) -> None:
     """Nothing is asked for that only a file of cells has."""
     if names := [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]:
         raise ValueError(
-            f"{', '.join(names)}: {corpus} is a corpus, whose genes, bins, cells and donors were chosen when it was built. Leave this out."
+            f"{', '.join(names)}: {corpus} is a corpus, whose genes, bins, cells and donors "
+            f"were chosen when it was built. Leave this out."
         )
 
 
@@ -65,7 +66,10 @@ def only_of_a_corpus(file: Path, **given: bool) -> None:
 
 
 def typed_column(cells: Cells, option: str, key: str | None, default: str | None) -> str | None:
-    """A column of obs: the one that was asked for, which must be there; else the usual one, where there is one."""
+    """A column of obs: the one that was asked for, which must be there.
+
+    Else the usual one, where there is one.
+    """
     from scbert_cll import _checks
 
     if key is not None:
@@ -75,7 +79,10 @@ def typed_column(cells: Cells, option: str, key: str | None, default: str | None
 
 
 def typed_gene(adata: AnnData, gene: str | None, default: str | None = _GENE) -> str | None:
-    """The marker's gene: the one that was asked for, which must be there; else the usual one, where it is there."""
+    """The marker's gene: the one that was asked for, which must be there.
+
+    Else the usual one, where it is there.
+    """
     from scbert_cll import _checks
 
     if gene is not None:
@@ -99,7 +106,10 @@ def with_tokens(
 
     rna, name = cells.rna, _keys.BINNED if model is None else str(model.layer)
     if asked.layer is None:
-        remedy = "Bin the cells with pp.bin_expression; or name the raw counts with --layer (X, a layer, or raw), and they are binned now."
+        remedy = (
+            "Bin the cells with pp.bin_expression; or name the raw counts with --layer (X, a "
+            "layer, or raw), and they are binned now."
+        )
         _checks.key_in(name, rna.layers, "adata.layers", remedy)
         return rna
     if cells.layer is not None and _checks.is_binned(rna, cells.layer):
@@ -117,7 +127,8 @@ def with_tokens(
     pp.bin_expression(aligned, layer=cells.layer, edges=model.binning, key_added=name)
     n = int(aligned.var[_keys.IN_QUERY].loc[model.genes].sum())
     say(
-        f"Raw counts were aligned to the model's genes ({n:,} of {len(model.genes):,} are there) and binned as its own were."
+        f"Raw counts were aligned to the model's genes ({n:,} of {len(model.genes):,} are "
+        f"there) and binned as its own were."
     )
     return aligned
 
@@ -143,7 +154,10 @@ def results_to(cells: AnnData, tokens: AnnData) -> None:
 
 
 def with_protein(cells: Cells, tokens: AnnData, key: str) -> str:
-    """Where the counts of all proteins are in obsm; those of a modality, whose names may be anything, are put there without them."""
+    """Where the counts of all proteins are in obsm.
+
+    Those of a modality, whose names may be anything, are put there without them.
+    """
     from scbert_cll import _checks
     from scbert_cll.pp import _protein
 
@@ -190,7 +204,8 @@ def model_folder(path: Path, *, overwrite: bool) -> None:
     settle(path)
     if path.exists() and not overwrite:
         raise FileExistsError(
-            f"{path} exists. Name another folder with --out, or pass --overwrite to replace the model in it."
+            f"{path} exists. Name another folder with --out, or pass --overwrite to replace "
+            f"the model in it."
         )
     folder.may_replace(path, overwrite=overwrite)
 
@@ -218,7 +233,8 @@ def new_folder_of(path: Path, names: Collection[str] | None, what: str, *, overw
     found = [name for name in there if names is None or name in names]
     if found and not overwrite:
         raise FileExistsError(
-            f"{path} exists. Name another folder with --out, or pass --overwrite to replace {what} in it; it has {_checks.listed(found, 3)}."
+            f"{path} exists. Name another folder with --out, or pass --overwrite to replace "
+            f"{what} in it; it has {_checks.listed(found, 3)}."
         )
 
 
@@ -261,7 +277,7 @@ def table(frame: pd.DataFrame) -> str:
 
 def only_our_news() -> None:
     """Leave out what Lightning says of itself; what this package says through it stays."""
-    import lightning.pytorch  # noqa: F401 - sets its loggers up
+    import lightning.pytorch  # noqa: F401
 
     to_change("lightning").handlers.clear()  # the root has one, too
     to_change("lightning.fabric").setLevel(logging.WARNING)

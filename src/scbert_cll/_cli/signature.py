@@ -38,8 +38,8 @@ def signature(
 ) -> None:
     """Find the genes whose expression goes with a class of cells within donors, or say why there are none.
 
-    The donor is the unit. Writes signature.csv with the evidence for every tested gene, signature.gmt with the selected ones and
-    signature.png.
+    The donor is the unit. Writes signature.csv with the evidence for every tested gene,
+    signature.gmt with the selected ones and signature.png.
 
     Parameters
     ----------
@@ -82,7 +82,8 @@ def signature(
     typed_column(cells, "--labels-key", labels_key, None)
     if cells.donor_key is None:
         raise ValueError(
-            "A signature is tested over donors, and --donor-key none knows none. Name their column with --donor-key."
+            "A signature is tested over donors, and --donor-key none knows none. Name their "
+            "column with --donor-key."
         )
     from scbert_cll import ScBERTClassifier, pl, tl
     from scbert_cll._cli.report import draw, quiet
@@ -135,4 +136,7 @@ def _found(found: Mapping[str, Any], out: Path) -> str:
     genes = found["genes"][found["genes"]["selected"]]
     n_up = int((genes["sign"] > 0).sum())
     clearest = ", ".join(genes["gene"].head(_SHOWN))
-    return f"{len(genes)} genes, {n_up} up and {len(genes) - n_up} down, the clearest {clearest}. {tested}. They are in {out}."
+    return (
+        f"{len(genes)} genes, {n_up} up and {len(genes) - n_up} down, the clearest {clearest}. "
+        f"{tested}. They are in {out}."
+    )

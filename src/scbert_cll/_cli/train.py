@@ -62,7 +62,8 @@ class Training:
     strategy
         How several devices share the work, e.g. ddp.
     balance
-        obs columns of a corpus, of whose values every combination is drawn equally often in training, e.g. the labels and donor.
+        obs columns of a corpus, of whose values every combination is drawn equally often in
+        training, e.g. the labels and donor.
     num_workers
         Processes that read a corpus beside the one that trains.
     checkpoint_dir
@@ -72,11 +73,13 @@ class Training:
     checkpoint_steps
         Steps between two checkpoints.
     logger
-        Write losses as they fall to a table (csv) or for TensorBoard, in checkpoint_dir or else in the working directory.
+        Write losses as they fall to a table (csv) or for TensorBoard, in checkpoint_dir or else in
+        the working directory.
     seed
         Of everything random.
     more
-        Further parameters of the model's train method and of Lightning's trainer, e.g. --more.recompute true.
+        Further parameters of the model's train method and of Lightning's trainer, e.g.
+        --more.recompute true.
     """
 
     max_epochs: int | None = None
@@ -134,13 +137,15 @@ def pretrain(
 ) -> None:
     """Learn from RNA alone: the network guesses the expression bin of hidden genes from the rest of the cell.
 
-    Needs no labels. Validation cells decide when to stop; test cells are never trained on. With several processes (--devices 2
-    --strategy ddp) each has its share of the cells, and the first one writes the model.
+    Needs no labels. Validation cells decide when to stop; test cells are never trained on. With
+    several processes (--devices 2 --strategy ddp) each has its share of the cells, and the first
+    one writes the model.
 
     Parameters
     ----------
     data
-        A corpus (see the command corpus), or an .h5ad or .h5mu with a layer of pp.bin_expression or, with --layer, raw counts.
+        A corpus (see the command corpus), or an .h5ad or .h5mu with a layer of pp.bin_expression
+        or, with --layer, raw counts.
     out
         Folder for the model.
     preset
@@ -152,7 +157,8 @@ def pretrain(
     exclude_genes
         Genes that the network shall not see, e.g. ITGA4.
     split_key
-        obs column of the split (default: split, where it is there). Without a split a tenth validates: of the donors where --donor-key names them, else of the cells.
+        obs column of the split (default: split, where it is there). Without a split a tenth
+        validates: of the donors where --donor-key names them, else of the cells.
     overwrite
         Replace a model that is in --out.
     """
@@ -198,13 +204,15 @@ def finetune(
 ) -> None:
     """Learn labels: a classifier of cells, beside a logistic regression on the same cells.
 
-    Only cells of the part train are learned from and only cells of val are used to choose, so the scores of test cells are honest. They
-    are printed beside those of the logistic regression: without it nobody knows what the network is worth.
+    Only cells of the part train are learned from and only cells of val are used to choose, so the
+    scores of test cells are honest. They are printed beside those of the logistic regression:
+    without it nobody knows what the network is worth.
 
     Parameters
     ----------
     data
-        A corpus, or an .h5ad or .h5mu with labels, a split or donors, and a layer of pp.bin_expression or, with --layer, raw counts.
+        A corpus, or an .h5ad or .h5mu with labels, a split or donors, and a layer of
+        pp.bin_expression or, with --layer, raw counts.
     out
         Folder for the model.
     pretrained
@@ -212,16 +220,20 @@ def finetune(
     labels_key
         obs column of the classes.
     split_key
-        obs column of the split (default: split, where it is there). Without a split donors are held out where --donor-key names them.
+        obs column of the split (default: split, where it is there). Without a split donors are held
+        out where --donor-key names them.
     weight_key
         obs column of weights (default: balance_weight of pp.balance, where it is there).
     combine
-        What is predicted: the mean of the network's and the logistic regression's log-probabilities (average), what the network learns
-        of what the other leaves (residual), or the network alone (none).
+        What is predicted: the mean of the network's and the logistic regression's log-probabilities
+        (average), what the network learns of what the other leaves (residual), or the network alone
+        (none).
     freeze
-        What of the pretrained network is not trained: nothing, all but the head (encoder), or what the published recipe freezes.
+        What of the pretrained network is not trained: nothing, all but the head (encoder), or what
+        the published recipe freezes.
     network
-        Single choices of a network from scratch, or of the head, e.g. --network.dropout 0.2; --network.preset scbert is the published one.
+        Single choices of a network from scratch, or of the head, e.g. --network.dropout 0.2;
+        --network.preset scbert is the published one.
     exclude_genes
         Genes that a network from scratch shall not see, e.g. ITGA4.
     overwrite
@@ -267,7 +279,8 @@ def _labelled(
     asked["split_key"] = with_split(cells, split_key, labels_key)
     if asked["split_key"] is None:
         raise KeyError(
-            "There is no split. Name its obs column with --split-key, or the donors with --donor-key, and they are held out now."
+            "There is no split. Name its obs column with --split-key, or the donors with "
+            "--donor-key, and they are held out now."
         )
     asked["weight_key"] = typed_column(cells, "--weight-key", weight_key, _keys.BALANCE_WEIGHT)
     asked["donor_key"] = cells.donor_key

@@ -28,7 +28,8 @@ _VALUE: Final = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|[\w.+-]*\w|â€
 _SKIPPED: Final = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|\b[\w']+(?:[\[.][\w'\]]+)*\.\w+\((?:[^()]|\([^()]*\))*\)|(?<!\w)[\w.-]*/\S*"""
 _WORDS: Final = re.compile(
     rf"(?P<skip>{_SKIPPED})"
-    rf"|(?:(?P<verb>\bpass|\bwith|\bgive) )?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})?(?: of (?P<of>(?:pp|tl)\.\w+))?"
+    rf"|(?:(?P<verb>\bpass|\bwith|\bgive) "
+    rf")?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})?(?: of (?P<of>(?:pp|tl)\.\w+))?"
     r"|(?<![\w.'\"/-])(?P<bare>[a-z0-9]+(?:_[a-z0-9]+)+)(?![\w./(\[-]|\.\w)"
 )
 

@@ -24,12 +24,14 @@ def _load(text: str) -> Any:
             isinstance(event, NodeEvent) and event.anchor is not None
         ):
             raise _NotPlainError(
-                "options in YAML have no anchors (&) and aliases (*); write each value where it belongs."
+                "options in YAML have no anchors (&) and aliases (*); write each value where "
+                "it belongs."
             )
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > _DEEPEST:
             raise _NotPlainError(
-                f"options in YAML are nested at most {_DEEPEST} deep; write one line for each option."
+                f"options in YAML are nested at most {_DEEPEST} deep; write one line for each "
+                f"option."
             )
     return get_loader("yaml")(text)
 

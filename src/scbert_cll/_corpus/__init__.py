@@ -1,1 +1,4 @@
-"""The format of a corpus on disk, and what reads files into it; no torch, no AnnData is changed here."""
+"""The format of a corpus on disk, and what reads files into it.
+
+No torch, no AnnData is changed here.
+"""

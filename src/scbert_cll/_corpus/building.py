@@ -60,7 +60,11 @@ _WRITERS: Final = ("anndata", "annbatch", "zarr", "numpy", "scipy", "pandas")
 
 
 class Building:
-    """The folder beside the corpus. Every left-over says which call made it, with a checksum of itself; what does not fit is made again."""
+    """The folder beside the corpus.
+
+    Every left-over says which call made it, with a checksum of itself; what does not fit is made
+    again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,7 +82,10 @@ class Building:
         claim(self.folder, "the corpus")
 
     def begin(self, call: dict[str, Any]) -> None:
-        """Start, or go on with what the same call started; where no dataset is done yet, another call may as well start."""
+        """Start, or go on with what the same call started.
+
+        Where no dataset is done yet, another call may as well start.
+        """
         self._call = plain({**call, "rules": _RULES})
         plan = read_note(self.folder / _PLAN, _PLAN)
         if plan is not None and any(
@@ -219,7 +226,10 @@ def _checksum(path: Path) -> str:
 
 
 def _is_whole(folder: Path, done: dict[str, Any]) -> bool:
-    """Whether a finished dataset is on the disk as it was written; after a power failure it may not be."""
+    """Whether a finished dataset is on the disk as it was written.
+
+    After a power failure it may not be.
+    """
     files = {folder / name: checksum for name, (_, checksum) in done["files"].items()}
     return all(file.is_file() and sha256(file) == checksum for file, checksum in files.items())
 

@@ -12,7 +12,8 @@ class Columns:
     Parameters
     ----------
     index
-        Place of each column, −1 for one that is left out, as :meth:`~scbert_cll.vocab.GeneVocab.resolve` gives it.
+        Place of each column, −1 for one that is left out, as
+        :meth:`~scbert_cll.vocab.GeneVocab.resolve` gives it.
     n_genes
         Length of the vocabulary.
     """

@@ -1,8 +1,10 @@
 """What a corpus looks like on disk, and whether it is whole.
 
-A corpus is a folder: ``manifest.json`` (files, checksums, cells, donors, versions, a checksum of itself), ``vocab.txt``, ``edges.csv`` where bins were learned per
-gene, and for each part (``train``, ``val``) a zarr group that annbatch opens as a `DatasetCollection`: ``dataset_0``, ``dataset_1`` … each an
-AnnData whose ``X`` is CSR with the genes of the vocabulary. What the manifest lists is read, and nothing else: what lies beside it is refused.
+A corpus is a folder: ``manifest.json`` (files, checksums, cells, donors, versions, a checksum of
+itself), ``vocab.txt``, ``edges.csv`` where bins were learned per gene, and for each part
+(``train``, ``val``) a zarr group that annbatch opens as a `DatasetCollection`: ``dataset_0``,
+``dataset_1`` … each an AnnData whose ``X`` is CSR with the genes of the vocabulary. What the
+manifest lists is read, and nothing else: what lies beside it is refused.
 """
 
 from __future__ import annotations
@@ -78,7 +80,10 @@ class Corpus:
 
     @cached_property
     def binning(self) -> dict[str, Any] | None:
-        """Edges and parameters as :func:`~scbert_cll.pp.bin_expression` records them; None where the counts are raw."""
+        """Edges and parameters as :func:`~scbert_cll.pp.bin_expression` records them.
+
+        None where the counts are raw.
+        """
         record: dict[str, Any] | None = self.record["binning"]
         if record is None or EDGES not in self.record["sha256"]:
             return record
@@ -107,7 +112,8 @@ def open_corpus(path: str | os.PathLike[str]) -> Corpus:
     FileNotFoundError
         There is no corpus.
     ValueError
-        It is something else, of a newer version, or damaged, or holds what its manifest does not list; the file is named.
+        It is something else, of a newer version, or damaged, or holds what its manifest does not
+        list; the file is named.
     """
     corpus = read_manifest(path)
     refuse_damage(corpus, damage(corpus, large=False))
@@ -129,7 +135,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
     record = read_json(path / MANIFEST)
     if record.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = {FORMAT!r}."
+            f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = "
+            f"{FORMAT!r}."
         )
     version = record.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -145,7 +152,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
 
 
 def damage(corpus: Corpus, *, large: bool = True) -> list[str]:
-    """What is missing, differs from the manifest, or is not in it, by name; without `large` the shards of X are only measured."""
+    """What is missing, differs from the manifest, or is not in it, by name.
+
+    Without `large` the shards of X are only measured.
+    """
     return [f"{name} ({problem})" for name, _, problem in states(corpus, large=large) if problem]
 
 
@@ -165,7 +175,10 @@ def states(corpus: Corpus, *, large: bool = True) -> Iterator[tuple[str, int, st
 
 
 def unlisted(corpus: Corpus, *, hidden: bool = False) -> Iterator[str]:
-    """Files and folders that the manifest does not list; hidden ones, which systems leave and nothing reads, only where asked for."""
+    """Files and folders that the manifest does not list.
+
+    Hidden ones, which systems leave and nothing reads, only where asked for.
+    """
     files = {MANIFEST, *(name for name, *_ in _files(corpus.record))}
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
     for place, inner, there in os.walk(corpus.path, followlinks=True):

@@ -1,7 +1,8 @@
 """Who goes where: donors to the parts, and runs of cells to the datasets of a part.
 
-annbatch's own `DatasetCollection.add_adatas` deals cells, not donors, wants equal genes and cannot go on after an interruption. Here all is drawn from
-one seed before the first cell is written, so that a build gone on with ends in the same bytes.
+annbatch's own `DatasetCollection.add_adatas` deals cells, not donors, wants equal genes and cannot
+go on after an interruption. Here all is drawn from one seed before the first cell is written, so
+that a build gone on with ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from scbert_cll import _checks
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.scan import Scan
 
-# Bytes of memory a stored value of a dataset takes until it is written, beside three times its own: gene, what zarr makes of it.
+# Bytes of memory a stored value of a dataset takes until it is written, beside three times its own:
+# gene, what zarr makes of it.
 _BYTES_PER_VALUE: Final = 9
 # Neighbouring cells that are read together.
 _RUN: Final = 512
@@ -68,7 +70,10 @@ def deal_runs(
     dtype: type[np.generic],
     seed: int,
 ) -> list[list[Run]]:
-    """Runs of each dataset of a part, in random order over all files; datasets are about equal and fit into the memory."""
+    """Runs of each dataset of a part, in random order over all files.
+
+    Datasets are about equal and fit into the memory.
+    """
     number = PARTS.index(part)
     most = int(np.clip(memory // (_BYTES_PER_VALUE + 3 * np.dtype(dtype).itemsize), 1, 2**31 - 1))
     totals = [

@@ -1,7 +1,7 @@
 """What a model says of every cell of a corpus: an AnnData without X in a zarr store, filled window by window.
 
-Everything has its size from the start and is cut into chunks of one window, so that processes can fill it at the same time; nothing is
-held in memory but a window, or the `obs` of one dataset.
+Everything has its size from the start and is cut into chunks of one window, so that processes can
+fill it at the same time; nothing is held in memory but a window, or the `obs` of one dataset.
 """
 
 from __future__ import annotations
@@ -130,7 +130,10 @@ class Store:
     def create(
         self, corpus: Corpus, parts: Sequence[str], results: Results, call: str
     ) -> list[str]:
-        """Lay everything out, with the `obs` that the corpus has; the store appears when that is done and its files are listed."""
+        """Lay everything out, with the `obs` that the corpus has.
+
+        The store appears when that is done and its files are listed.
+        """
         aside = Store(self.folder.with_name(f"{self.folder.name}.new"), self.window)
         shutil.rmtree(aside.folder, ignore_errors=True)
         write_elem(aside.group, "/", AnnData(var=pd.DataFrame(index=corpus.genes)))
@@ -166,7 +169,10 @@ class Store:
         )
 
     def chunks(self, window: int, results: Results) -> dict[str, str]:
-        """Files that hold the results of a window, and their checksums; where no value is but the default, there is no file."""
+        """Files that hold the results of a window, and their checksums.
+
+        Where no value is but the default, there is no file.
+        """
         places = [self.folder / path / "c" / str(window) for path in results.arrays]
         found = [
             one
@@ -211,7 +217,10 @@ class Store:
     def finish(
         self, slots: Mapping[str, Any], results: Results, out: Path, files: Collection[str]
     ) -> None:
-        """Write what is of all cells together beside `files`, and put the whole into its place; what else was left goes."""
+        """Write what is of all cells together beside `files`, and put the whole into its place.
+
+        What else was left goes.
+        """
         for name in set(self._names()).difference(files):
             (self.folder / name).unlink()
         long = _names.long_ones(results.classes)
@@ -314,9 +323,12 @@ def _obs(corpus: Corpus, parts: Sequence[str]) -> Iterator[tuple[int, str, pd.Da
 
 
 class Share:
-    """How far one share of the windows is. Sums over its cells are written first and the note that names them after.
+    """How far one share of the windows is.
 
-    Each file says which call made it, with a checksum of its own; where one does not fit, the share begins anew.
+    Sums over its cells are written first and the note that names them after.
+
+    Each file says which call made it, with a checksum of its own; where one does not fit, the share
+    begins anew.
     """
 
     def __init__(self, folder: Path, number: int, n_shares: int, n_windows: int, call: str) -> None:
@@ -332,7 +344,11 @@ class Share:
 
     @property
     def is_done(self) -> bool:
-        """Whether every window is; a share without any is when its job has said so, lest the whole appear before that job has begun."""
+        """Whether every window is.
+
+        A share without any is when its job has said so, lest the whole appear before that job has
+        begun.
+        """
         return self.done == len(self.windows) and self._is_noted
 
     def load(self) -> Share:
@@ -376,7 +392,10 @@ class Share:
         self._is_noted = True
 
     def files(self, window: int) -> dict[str, str] | None:
-        """Files that hold the results of a window, with their checksums; None where no note of it fits."""
+        """Files that hold the results of a window, with their checksums.
+
+        None where no note of it fits.
+        """
         note = read_note(self._window(window), self._of(window))
         return None if note is None else dict(note["files"])
 

@@ -19,7 +19,8 @@ from scbert_cll._disk.formats import size_and_time
 from scbert_cll._disk.left_overs import read_kept, write_kept
 from scbert_cll.vocab import GeneVocab
 
-# Bytes a stored value takes while a block is read, placed and binned (measured), and how many values a block has.
+# Bytes a stored value takes while a block is read, placed and binned (measured), and how many
+# values a block has.
 _BYTES_PER_VALUE: Final = 128
 _FEWEST_VALUES, _MOST_VALUES = 2**12, 2**21
 
@@ -53,7 +54,10 @@ class Request:
         return Source(path, layer=self.layer, memory=self.memory, modality=self.modality)
 
     def aligned(self, source: Source, columns: Columns, start: int, stop: int) -> sparse.csr_matrix:
-        """Counts of some cells for the genes of the vocabulary, without stored zeros; genes of a cell in any order."""
+        """Counts of some cells for the genes of the vocabulary, without stored zeros.
+
+        Genes of a cell in any order.
+        """
         counts = columns.placed(source.counts(start, stop))
         counts.eliminate_zeros()
         return counts
@@ -191,7 +195,10 @@ def donor_names(
     stop: int,
     own: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Donor of each cell; a file's name where it says nothing of donors or nothing is asked. `own` are the cells that matter."""
+    """Donor of each cell; a file's name where it says nothing of donors or nothing is asked.
+
+    `own` are the cells that matter.
+    """
     if key is None or source.is_10x:
         return np.full(stop - start, stem(label), dtype=object)
     column = source.column(key, start, stop)

@@ -92,7 +92,10 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def write_part(folder: Path) -> None:
-    """The group of a part, which annbatch opens as a collection; what a power failure left of one is replaced."""
+    """The group of a part, which annbatch opens as a collection.
+
+    What a power failure left of one is replaced.
+    """
     group = {"attributes": _COLLECTION, "zarr_format": 3, "node_type": "group"}
     write_text(folder / "zarr.json", json.dumps(group, indent=2))
 
@@ -125,7 +128,8 @@ def _write(folder: Path, adata: AnnData) -> None:
         annbatch.write_sharded(
             group, adata, n_obs_per_chunk=_CELLS_PER_CHUNK, shard_size=_SHARD, compressors=codecs
         )
-    # What zarr consolidates lists arrays in the order the disk does; each array has its own metadata, so the copy goes.
+    # What zarr consolidates lists arrays in the order the disk does; each array has its own
+    # metadata, so the copy goes.
     root = folder / "zarr.json"
     metadata = json.loads(root.read_text(encoding="utf-8"))
     metadata.pop("consolidated_metadata", None)

@@ -23,14 +23,16 @@ _ALIGNED: Final = ("layers", "obsm", "varm", "obsp", "varp")
 def write_cells(path: Path, data: Any) -> None:
     """Write an AnnData or MuData to a file, and replace what is there only when it reads back as it was.
 
-    The one way in which commands write cells: aside in the same folder, opened again and compared with what is in memory (names of cells
-    and genes, every column, layer and table, the keys of `uns`), renamed. Matrices are compared piece by piece, so this takes no
-    second copy of them in memory.
+    The one way in which commands write cells: aside in the same folder, opened again and compared
+    with what is in memory (names of cells and genes, every column, layer and table, the keys of
+    `uns`), renamed. Matrices are compared piece by piece, so this takes no second copy of them in
+    memory.
 
     Parameters
     ----------
     path
-        The file, ``.h5ad`` or ``.h5mu``; its folder is made. What may be replaced is for the caller to decide.
+        The file, ``.h5ad`` or ``.h5mu``; its folder is made. What may be replaced is for the caller
+        to decide.
     data
         An AnnData, or a MuData.
 
@@ -45,7 +47,10 @@ def write_cells(path: Path, data: Any) -> None:
 
 
 def _written(path: Path, data: Any) -> None:
-    """Write text as every pandas reads and writes it; only text with gaps takes the form of pandas 3."""
+    """Write text as every pandas reads and writes it.
+
+    Only text with gaps takes the form of pandas 3.
+    """
     try:
         with anndata.settings.override(allow_write_nullable_strings=False):
             data.write(path)
@@ -55,7 +60,10 @@ def _written(path: Path, data: Any) -> None:
 
 
 def differing_slots(path: Path, data: Any) -> list[str]:
-    """Slots of a file that differ from those in memory, e.g. ``obs['donor']``; a modality's come after its name."""
+    """Slots of a file that differ from those in memory, e.g.
+
+    ``obs['donor']``; a modality's come after its name.
+    """
     with h5py.File(path, "r") as file:
         if isinstance(data, AnnData):
             return list(differing(file, data))

@@ -1,6 +1,7 @@
 """Kinds of files: what writes and reads each, so that what is read is what was written, and checksums.
 
-A pair of `as_...` goes to `replace` in `_in_place`, or, for a file of a folder that is itself still aside, to `written`.
+A pair of `as_...` goes to `replace` in `_in_place`, or, for a file of a folder that is itself still
+aside, to `written`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def plain(value: Any) -> Any:
         found = {str(k): plain(v) for k, v in value.items()}
         if len(found) < len(value):
             raise ValueError(
-                f"Two of these keys are written alike, so one would be lost: {sorted(map(repr, value))}."
+                f"Two of these keys are written alike, so one would be lost: "
+                f"{sorted(map(repr, value))}."
             )
         return found
     if isinstance(value, np.ndarray | pd.api.extensions.ExtensionArray):
@@ -92,7 +94,10 @@ def is_sealed(value: Mapping[str, Any]) -> bool:
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Versions of this package and of the libraries that write a file; one that is not installed is left out."""
+    """Versions of this package and of the libraries that write a file.
+
+    One that is not installed is left out.
+    """
     found = {"scbert_cll": __version__}
     for name in libraries:
         try:
@@ -108,7 +113,8 @@ def versions(*libraries: str) -> dict[str, str]:
 def same(found: Any, expected: Any) -> bool:
     """Whether two values are the same to the bit: arrays of one dtype and shape, tables, mappings, lists, plain values.
 
-    A list stands for a tuple and a missing number for another one, since that is what files make of them.
+    A list stands for a tuple and a missing number for another one, since that is what files make of
+    them.
     """
     if isinstance(expected, pd.DataFrame):
         return isinstance(found, pd.DataFrame) and _same_tables(found, expected)
@@ -134,7 +140,10 @@ def _same_arrays(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
-    """Names of rows and columns, and every value; whether text is pandas' own kind or Python's makes no difference."""
+    """Names of rows and columns, and every value.
+
+    Whether text is pandas' own kind or Python's makes no difference.
+    """
     if found.shape != expected.shape:
         return False
     names = all(
@@ -151,7 +160,10 @@ def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
 
 
 def as_text(text: str, same: Same | None = None) -> tuple[Write, Same]:
-    """What writes a text (UTF-8, lines end as they do in `text`), and reads it back; `same` reads it as its user will."""
+    """What writes a text (UTF-8, lines end as they do in `text`), and reads it back.
+
+    `same` reads it as its user will.
+    """
     data = text.encode()
     return lambda path: path.write_bytes(
         data
@@ -191,7 +203,10 @@ def as_names(names: Iterable[str]) -> tuple[Write, Same]:
 
 
 def as_numbers(table: pd.DataFrame, index_label: str) -> tuple[Write, Same]:
-    """What writes a table of numbers (.csv) with names of rows and columns, and reads it back; every number comes back to the bit."""
+    """What writes a table of numbers (.csv) with names of rows and columns, and reads it back.
+
+    Every number comes back to the bit.
+    """
     numbers = table.astype(np.float64)
     text = numbers.to_csv(index_label=index_label, lineterminator="\n")
     return as_text(

@@ -1,9 +1,10 @@
 """Putting files and folders in place: written aside, read back, forced to the disk, and renamed, by one process at a time.
 
-Whatever the package writes goes through `replace`, `replace_all` or `put_in_place`. A crash at any moment leaves the old or the new under the
-name. A folder that replaces a folder takes two renames: where a crash came between them, `settle` ends the exchange. Writers call it, and so does
-`whole`, through which folders are read. The order of writing, forcing and renaming is SQLite's and git's; a rename may otherwise reach the disk before
-the bytes do.
+Whatever the package writes goes through `replace`, `replace_all` or `put_in_place`. A crash at any
+moment leaves the old or the new under the name. A folder that replaces a folder takes two renames:
+where a crash came between them, `settle` ends the exchange. Writers call it, and so does `whole`,
+through which folders are read. The order of writing, forcing and renaming is SQLite's and git's; a
+rename may otherwise reach the disk before the bytes do.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ class NotAsWrittenError(RuntimeError):
 
     def __init__(self, path: Path, where: str = "") -> None:
         super().__init__(
-            f"{path} was not written: {where or 'it'} reads back as something else. What was there before is as it was. "
-            "The disk or a library may be at fault. Remedy: write to another disk; if that fails, too, "
+            f"{path} was not written: {where or 'it'} reads back as something else. What was "
+            f"there before is as it was. "
+            "The disk or a library may be at fault. Remedy: write to another disk; if that "
+            "fails, too, "
             "pip install --upgrade safetensors h5py zarr anndata."
         )
 
@@ -53,7 +56,9 @@ class NotAsWrittenError(RuntimeError):
 
 
 def written(path: Path, write: Write, same: Same, what: Path | None = None) -> None:
-    """Write a file or folder where it is, and read it back; `what` is the name that the user knows it by.
+    """Write a file or folder where it is, and read it back.
+
+    `what` is the name that the user knows it by.
 
     Raises
     ------
@@ -95,7 +100,9 @@ def replace(path: Path, write: Write, same: Same) -> None:
 
 
 def replace_all(files: Mapping[Path, tuple[Write, Same]]) -> None:
-    """Write several files or folders aside; when all are read back and right, put them in their places.
+    """Write several files or folders aside.
+
+    When all are read back and right, put them in their places.
 
     A file aside has the ending of its name, since that says what it is.
     """
@@ -116,7 +123,10 @@ def replace_all(files: Mapping[Path, tuple[Write, Same]]) -> None:
 
 
 def put_in_place(aside: Path, path: Path) -> None:
-    """Force what is finished to the disk, and rename it to the name it is looked for under; an old folder goes only when the new one is there."""
+    """Force what is finished to the disk, and rename it to the name it is looked for under.
+
+    An old folder goes only when the new one is there.
+    """
     place = _led_to(path)
     with _alone(place), _sentence_where_full(path):
         _can_be_renamed(place)
@@ -155,7 +165,10 @@ def remove(path: Path) -> None:
 
 
 def whole[Found](path: Path, read: Callable[[Path], Found]) -> Found:
-    """What is read under the name of a folder; where another process exchanges it meanwhile, the folder is read again."""
+    """What is read under the name of a folder.
+
+    Where another process exchanges it meanwhile, the folder is read again.
+    """
     while True:
         settle(path)
         before = _identity(path)
@@ -183,7 +196,8 @@ def settle(path: Path) -> None:
         except PermissionError as error:
             raise PermissionError(
                 error.errno,
-                f"It was being replaced when the process that did so ended. Read it once as somebody who may write to {place.parent}, which ends that",
+                f"It was being replaced when the process that did so ended. Read it once as "
+                f"somebody who may write to {place.parent}, which ends that",
                 str(path),
             ) from error
 
@@ -193,7 +207,10 @@ def settle(path: Path) -> None:
 
 @contextmanager
 def _alone(*places: Path) -> Iterator[None]:
-    """Hold the one right to write under some names; the system gives it back however the process ends. Nothing is left of dead processes."""
+    """Hold the one right to write under some names.
+
+    The system gives it back however the process ends. Nothing is left of dead processes.
+    """
     with ExitStack() as held:
         for place in sorted(places):  # in one order, lest two processes wait for each other
             make_folder(place.parent)
@@ -214,7 +231,11 @@ def _end(place: Path) -> None:
 
 
 def _exchange(aside: Path, place: Path) -> None:
-    """Rename; of two folders the old one is moved first, and comes back where the new one cannot be put in its place."""
+    """Rename.
+
+    Of two folders the old one is moved first, and comes back where the new one cannot be put in its
+    place.
+    """
     old = _beside(place, _OLD)
     try:
         if aside.is_file():
@@ -290,7 +311,8 @@ def _can_be_renamed(place: Path) -> None:
 def _mounted(place: Path, number: int) -> OSError:
     return OSError(
         number,
-        "This is a mount point (as a volume of a container is), which cannot be replaced as a whole; it is as it was. Name a place inside it",
+        "This is a mount point (as a volume of a container is), which cannot be replaced as a "
+        "whole; it is as it was. Name a place inside it",
         str(place),
     )
 
@@ -304,7 +326,8 @@ def _sentence_where_full(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             errno.ENOSPC,
-            f"{_NO_SPACE}: not written, and what was there before is as it was. Make room, or name a place on another disk",
+            f"{_NO_SPACE}: not written, and what was there before is as it was. Make room, or "
+            f"name a place on another disk",
             str(path),
         ) from error
 

@@ -64,12 +64,15 @@ def write_kept(
 
 
 def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Note and arrays, if this call made them and they are whole; else None, so that they are made again."""
+    """Note and arrays, if this call made them and they are whole.
+
+    Else None, so that they are made again.
+    """
     try:
         arrays = read_arrays(path)
         seal = json.loads(arrays.pop(_SEAL).tobytes())
         is_right = is_sealed(seal) and seal["call"] == call and seal["arrays"] == _sums(arrays)
-    except Exception:  # noqa: BLE001 (what NumPy and zipfile make of damaged bytes is of every kind)
+    except Exception:  # noqa: BLE001
         return None
     return (seal["note"], arrays) if is_right else None
 
@@ -84,7 +87,9 @@ def _sums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def claim(folder: Path, what: str) -> None:
-    """Make a working folder, or go on in one of ours; a folder that somebody else put there is left as it is.
+    """Make a working folder, or go on in one of ours.
+
+    A folder that somebody else put there is left as it is.
 
     Raises
     ------
@@ -94,7 +99,8 @@ def claim(folder: Path, what: str) -> None:
     if not (folder / MARKER).is_file() and (there := _foreign(folder)):
         more = f" and {len(there) - 5} more" if len(there) > 5 else ""
         raise FileExistsError(
-            f"{folder} is the folder to work in for {what}, and what is there is not of scbert_cll: {', '.join(there[:5])}{more}. Move it to "
+            f"{folder} is the folder to work in for {what}, and what is there is not of "
+            f"scbert_cll: {', '.join(there[:5])}{more}. Move it to "
             f"another place, or name another folder for {what}."
         )
     if not (folder / MARKER).is_file():
@@ -127,7 +133,9 @@ def _foreign(folder: Path) -> list[str]:
 
 @contextmanager
 def only_writer(folder: Path, what: str) -> Iterator[None]:
-    """Hold the one right to write to `folder`; the system gives it back when the process ends, however it ends.
+    """Hold the one right to write to `folder`.
+
+    The system gives it back when the process ends, however it ends.
 
     Raises
     ------
@@ -142,7 +150,8 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
         writer = folder / _WRITER
         who = writer.read_text(encoding="utf-8").strip() if writer.is_file() else "another process"
         raise InUseError(
-            f"{folder} is being written to by {who}. Wait until that has ended, stop it, or name another folder for {what}."
+            f"{folder} is being written to by {who}. Wait until that has ended, stop it, or "
+            f"name another folder for {what}."
         ) from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -23,8 +23,9 @@ def by_donor(
 ) -> pd.DataFrame:
     """Observed and predicted percentage of cells of the last class per model and donor, and the call by the 30 % rule.
 
-    `observed_low` and `observed_high` are Wilson's 95 % limits; `predicted_low` and `predicted_high` the lowest and highest
-    repeat. A repeat that lacks a prediction of a donor's cell is left out of that donor, and the note says so.
+    `observed_low` and `observed_high` are Wilson's 95 % limits; `predicted_low` and
+    `predicted_high` the lowest and highest repeat. A repeat that lacks a prediction of a donor's
+    cell is left out of that donor, and the note says so.
     """
     names = [] if donors is None else sorted(set(donors))
     rows = [
@@ -114,9 +115,10 @@ def reliability(
 ) -> pd.DataFrame:
     """Observed share of the last class by its predicted probability, in bins of equally many predictions.
 
-    The predictions of all repeats are pooled, since their mean would be the calibration of another model, an ensemble. Each
-    cell counts once in `n_cells` and in Wilson's limits, however many repeats there are. The limits treat the cells of a
-    bin as independent, which cells of one donor are not: they show how few cells a bin has, no more.
+    The predictions of all repeats are pooled, since their mean would be the calibration of another
+    model, an ensemble. Each cell counts once in `n_cells` and in Wilson's limits, however many
+    repeats there are. The limits treat the cells of a bin as independent, which cells of one donor
+    are not: they show how few cells a bin has, no more.
     """
     rows = [
         {"model": model} | row
@@ -175,9 +177,11 @@ def columns(*, whole: str = "", real: str = "", truth: str = "", order: str) -> 
 
 _DONOR_COLUMNS = columns(
     whole="n_cells n_positive",
-    real="observed predicted observed_low observed_high predicted_low predicted_high accuracy auroc",
+    real="observed predicted observed_low observed_high predicted_low predicted_high accuracy "
+    "auroc",
     truth="observed_call predicted_call",
-    order="model donor n_cells n_positive observed predicted observed_low observed_high predicted_low predicted_high "
+    order="model donor n_cells n_positive observed predicted observed_low observed_high "
+    "predicted_low predicted_high "
     "observed_call predicted_call accuracy auroc note",
 )
 _AGREEMENT_COLUMNS = columns(

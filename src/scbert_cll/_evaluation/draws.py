@@ -26,14 +26,19 @@ _BLOCK = 4_000_000  # weights at a time
 
 
 class Plan(NamedTuple):
-    """What is resampled and what each draw took; for a range, each "draw" is one donor by itself."""
+    """What is resampled and what each draw took.
+
+    For a range, each "draw" is one donor by itself.
+    """
 
     interval: str
     unit: np.ndarray  # (n,) unit of each cell
     weights: np.ndarray  # (draws, units)
     repeats: np.ndarray  # (draws, repeats)
     note: str
-    n_fewest: int  # donors, or cells of the smallest class: of how many nothing went wrong where a metric is perfect
+    # donors, or cells of the smallest class: of how many nothing went wrong where a metric is
+    # perfect
+    n_fewest: int
 
     @property
     def n_units(self) -> int:
@@ -79,7 +84,10 @@ def plan_draws(
 
 
 def over_donors(n: int, n_draws: int, rng: np.random.Generator) -> Plan | None:
-    """Draws of donors, one row of cells each; a range where there are two to four, and nothing of a single one."""
+    """Draws of donors, one row of cells each.
+
+    A range where there are two to four, and nothing of a single one.
+    """
     if n < 2:
         return None
     unit: np.ndarray = np.arange(n)
@@ -101,7 +109,10 @@ def _draw_cells(y: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.nda
 
 
 def draw(names: Sequence[str], y: np.ndarray, proba: np.ndarray, plan: Plan) -> np.ndarray:
-    """Metrics of each draw, averaged over the repeats it took (metrics, draws); NaN where none of them has a value."""
+    """Metrics of each draw, averaged over the repeats it took (metrics, draws).
+
+    NaN where none of them has a value.
+    """
     found = np.full((len(proba), len(names), len(plan.weights)), np.nan)
     for repeat in np.flatnonzero(~np.isnan(proba).any(axis=(1, 2))):
         blocks = np.array_split(plan.weights, -(-plan.weights.size // _BLOCK))
@@ -123,8 +134,8 @@ def interval_of(
 ) -> Limits:
     """Interval of an estimate, which it always contains; of a difference where there are no ends.
 
-    A range over donors is widened to the value of all donors together where that is outside of it: a metric of pooled cells is no mean of the
-    donors' metrics.
+    A range over donors is widened to the value of all donors together where that is outside of it:
+    a metric of pooled cells is no mean of the donors' metrics.
     """
     there = draws[np.isfinite(draws)]
     n_undefined = len(draws) - len(there)
@@ -161,10 +172,13 @@ def _around(estimate: float, low: float, high: float) -> tuple[float, float]:
 def limits_at_an_end(
     estimate: float, draws: np.ndarray, n_units: int, n_fewest: int, ends: tuple[float, float]
 ) -> tuple[float, float] | None:
-    """Limits where draws are at the smallest or largest possible value, whose logit says nothing; None where none is.
+    """Limits where draws are at the smallest or largest possible value, whose logit says nothing.
 
-    Percentiles, moved away from the estimate as few units ask for, within the ends. Where every draw is perfect they would say that the truth is,
-    too: then Wilson's limit of a share of none among so many donors, or cells of the smallest class.
+    None where none is.
+
+    Percentiles, moved away from the estimate as few units ask for, within the ends. Where every
+    draw is perfect they would say that the truth is, too: then Wilson's limit of a share of none
+    among so many donors, or cells of the smallest class.
     """
     share, estimated = ((np.asarray(x) - ends[0]) / (ends[1] - ends[0]) for x in (draws, estimate))
     if not ((share <= _NEAR) | (share >= 1 - _NEAR)).any():
@@ -195,13 +209,15 @@ def limits(
     n_units
         Donors (or cells).
     ends
-        Smallest and largest possible value, between which the logit is taken; so the limits are never outside.
+        Smallest and largest possible value, between which the logit is taken; so the limits are
+        never outside.
 
     Notes
     -----
-    Chosen by simulation: patients with a random share of positives, shift and separation of the scores, about 150 cells each, 1,000
-    studies of 1,000 draws, the share of 95 % intervals that hold the population's value (standard error .007). Given for 5 / 10 / 20
-    donors; `middling` has AUROC .78, `strong` .96, `uneven` .81 with many donors nearly all positive or all negative.
+    Chosen by simulation: patients with a random share of positives, shift and separation of the
+    scores, about 150 cells each, 1,000 studies of 1,000 draws, the share of 95 % intervals that
+    hold the population's value (standard error .007). Given for 5 / 10 / 20 donors; `middling` has
+    AUROC .78, `strong` .96, `uneven` .81 with many donors nearly all positive or all negative.
 
     ======== ========== ================== ================== ================== ==================
     metric   population percentile         BCa                t                  t, logit scale
@@ -214,9 +230,10 @@ def limits(
     AUROC    uneven     .790 / .870 / .881 .755 / .848 / .877 .889 / .884 / .893 .941 / .935 / .912
     ======== ========== ================== ================== ================== ==================
 
-    So limits near a perfect value are still somewhat too narrow (about 90 % instead of 95). The donors are resampled, not the
-    training: what another set of training donors would have changed in the models is not in the interval. Run
-    ``python tests/_evaluation/test_intervals.py`` for the numbers.
+    So limits near a perfect value are still somewhat too narrow (about 90 % instead of 95). The
+    donors are resampled, not the training: what another set of training donors would have changed
+    in the models is not in the interval. Run ``python tests/_evaluation/test_intervals.py`` for the
+    numbers.
     """
     if np.ptp(draws) == 0:
         return np.array([estimate, estimate])
@@ -231,16 +248,20 @@ def difference_limits(difference: float, draws: np.ndarray, n_units: int) -> np.
 
     Notes
     -----
-    Coverage in the simulation of `limits`, 5 / 10 / 20 donors: macro-F1 .951 / .952 / .948 (middling), .917 / .940 / .915 (strong),
-    .964 / .940 / .937 (uneven); AUROC .961 / .955 / .949, .803 / .839 / .870, .960 / .935 / .923. Plain percentiles:
-    .848 / .910 / .930 and .872 / .910 / .927 (middling). Student's t does no better (.964 / .956 / .943 and
-    .953 / .932 / .937), and its p would not be a share of draws. Near a perfect AUROC, p is too small and the limits too narrow.
+    Coverage in the simulation of `limits`, 5 / 10 / 20 donors: macro-F1 .951 / .952 / .948
+    (middling), .917 / .940 / .915 (strong), .964 / .940 / .937 (uneven); AUROC .961 / .955 / .949,
+    .803 / .839 / .870, .960 / .935 / .923. Plain percentiles: .848 / .910 / .930 and .872 / .910 /
+    .927 (middling). Student's t does no better (.964 / .956 / .943 and .953 / .932 / .937), and its
+    p would not be a share of draws. Near a perfect AUROC, p is too small and the limits too narrow.
     """
     return np.asarray(np.quantile(_widened(difference, draws, n_units), _LEVEL))
 
 
 def p_value(difference: float, draws: np.ndarray, n_units: int) -> float:
-    """Two-sided, by the share of draws on the other side of 0, which are widened like the limits; at least 1 / (draws + 1)."""
+    """Two-sided, by the share of draws on the other side of 0, which are widened like the limits.
+
+    At least 1 / (draws + 1).
+    """
     moved = _widened(difference, draws, n_units)
     share = 2 * min((moved <= 0).mean(), (moved >= 0).mean())
     return float(np.clip(share, 1 / (len(draws) + 1), 1))
@@ -258,5 +279,8 @@ def _widened(difference: float, draws: np.ndarray, n_units: int) -> np.ndarray:
 
 
 def _to_line(x: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
-    """Logit between the ends; the ends themselves are far out but finite, or one perfect draw would be all the spread."""
+    """Logit between the ends.
+
+    The ends themselves are far out but finite, or one perfect draw would be all the spread.
+    """
     return np.asarray(logit(np.clip((x - ends[0]) / (ends[1] - ends[0]), _NEAR, 1 - _NEAR)))

@@ -37,8 +37,8 @@ def outer_folds(
 ) -> list[Fold]:
     """Folds in which every labelled cell is tested once per repeat.
 
-    `y` holds class codes, −1 for cells without a label; these are never tested. They may be learned from without a
-    label where their donor trains, and with ``random_cell`` always.
+    `y` holds class codes, −1 for cells without a label; these are never tested. They may be learned
+    from without a label where their donor trains, and with ``random_cell`` always.
     """
     labelled = np.flatnonzero(y >= 0)
     own = None if groups is None else groups[labelled]
@@ -83,16 +83,18 @@ def _tests(
 def _enough(n: int, needed: int, what: str) -> None:
     if n < needed:
         raise ValueError(
-            f"Expected at least {needed} {what}, found {n}; ask for fewer folds (n_splits=), or for another scheme "
-            "(with one donor only scheme='random_cell' is left, and says nothing of other patients)."
+            f"Expected at least {needed} {what}, found {n}; ask for fewer folds (n_splits=), "
+            f"or for another scheme "
+            "(with one donor only scheme='random_cell' is left, and says nothing of other "
+            "patients)."
         )
 
 
 def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
     """Positions (train, validation) within training cells, for choices.
 
-    By donor where that leaves every class in every training part, with fewer folds if need be; else by cell,
-    stratified. `y` holds class codes, none missing.
+    By donor where that leaves every class in every training part, with fewer folds if need be; else
+    by cell, stratified. `y` holds class codes, none missing.
     """
     n_donors = 0 if groups is None else len(np.unique(groups))
     for n in range(min(n_splits, n_donors), 1, -1):
@@ -109,8 +111,9 @@ def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
 def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
     """Positions (train, test) of folds of whole donors, which have about as many donors, cells and cells of each class.
 
-    Every class is in every training part if that can be. scikit-learn's ``StratifiedGroupKFold`` sorts the groups after it has shuffled them,
-    so that its seed changes nothing where no two donors are alike.
+    Every class is in every training part if that can be. scikit-learn's ``StratifiedGroupKFold``
+    sorts the groups after it has shuffled them, so that its seed changes nothing where no two
+    donors are alike.
     """
     names, donor = np.unique(np.asarray(groups), return_inverse=True)
     classes, code = np.unique(y, return_inverse=True)

@@ -48,7 +48,8 @@ class OutOfFold:
         wrong = [model for model, found in self.proba.items() if found.shape != shape]
         if wrong or 0 in shape:
             raise ValueError(
-                f"Expected probabilities of {shape[0]} repeats × {shape[1]} cells × {shape[2]} classes of every model, none of "
+                f"Expected probabilities of {shape[0]} repeats × {shape[1]} cells × "
+                f"{shape[2]} classes of every model, none of "
                 f"them 0; found others in {_checks.listed(wrong)}."
             )
         far = [
@@ -62,15 +63,18 @@ class OutOfFold:
             )
         if len(self.classes) < 2 or self.y.min() < 0 or self.y.max() >= len(self.classes):
             raise ValueError(
-                f"y must hold codes of at least two classes ({_checks.listed(self.classes)}), none missing."
+                f"y must hold codes of at least two classes ({_checks.listed(self.classes)}), "
+                f"none missing."
             )
         if self.donors is not None and len(self.donors) != len(self.y):
             raise ValueError(
-                f"donors must name the donor of each of {len(self.y)} cells; found {len(self.donors)}."
+                f"donors must name the donor of each of {len(self.y)} cells; found "
+                f"{len(self.donors)}."
             )
         if self.folds is not None and self.folds.shape != shape[:2]:
             raise ValueError(
-                f"folds must name the fold of {shape[0]} repeats × {shape[1]} cells; found {self.folds.shape}."
+                f"folds must name the fold of {shape[0]} repeats × {shape[1]} cells; found "
+                f"{self.folds.shape}."
             )
         unknown = sorted(set(self.baselines) - set(self.proba))
         if unknown:
@@ -115,8 +119,9 @@ def tables(
     metrics
         Names out of `metrics.METRICS`.
     n_bootstrap
-        Draws. Each takes as many donors as there are, with replacement, and as many repeats, with replacement, and averages
-        the metric over the drawn repeats. All models see the same draws, so differences are paired.
+        Draws. Each takes as many donors as there are, with replacement, and as many repeats, with
+        replacement, and averages the metric over the drawn repeats. All models see the same draws,
+        so differences are paired.
     positive_from
         Percentage of cells from which on a donor is positive.
     seed
@@ -124,16 +129,19 @@ def tables(
 
     Returns
     -------
-    Tables ``scores``, ``summary``, ``differences``, ``per_class``, ``donors``, ``agreement`` and ``reliability``, the unit and the number of units.
+    Tables ``scores``, ``summary``, ``differences``, ``per_class``, ``donors``, ``agreement`` and
+    ``reliability``, the unit and the number of units.
 
     Notes
     -----
-    With 5 donors or more: bootstrap over donors, see `limits`, and `limits_at_an_end` near a perfect value. With 2 to 4 a bootstrap means
-    nothing, and the limits are the lowest and highest value of single donors. With one donor or none cells are drawn, stratified by class, which tells of
-    other cells of this donor and not of other patients.
+    With 5 donors or more: bootstrap over donors, see `limits`, and `limits_at_an_end` near a
+    perfect value. With 2 to 4 a bootstrap means nothing, and the limits are the lowest and highest
+    value of single donors. With one donor or none cells are drawn, stratified by class, which tells
+    of other cells of this donor and not of other patients.
 
-    The reference of a metric is the baseline with the best estimate on these same cells: a model is compared with a baseline
-    that was picked for being good, so the differences err on the careful side.
+    The reference of a metric is the baseline with the best estimate on these same cells: a model is
+    compared with a baseline that was picked for being good, so the differences err on the careful
+    side.
     """
     for name in metrics:
         _checks.choice(name, METRICS, "A metric")
@@ -347,5 +355,6 @@ _DIFFERENCES = _donors.columns(
 _PER_CLASS = _donors.columns(
     whole="n_cells",
     real="prevalence precision recall precision_low precision_high recall_low recall_high",
-    order="model class n_cells prevalence precision recall precision_low precision_high recall_low recall_high note",
+    order="model class n_cells prevalence precision recall precision_low precision_high recall_low "
+    "recall_high note",
 )

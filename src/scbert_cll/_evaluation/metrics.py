@@ -35,7 +35,8 @@ METRICS = (
 OF_RANKS = ("auroc", "auroc_within", "auprc")
 LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece"})
 N_BINS = 15
-# Out-of-fold probabilities are kept in single precision, which has no numbers closer to 1 than this.
+# Out-of-fold probabilities are kept in single precision, which has no numbers closer to 1 than
+# this.
 _SMALLEST = float(np.finfo(np.float32).eps)
 
 
@@ -81,19 +82,22 @@ def score(
 ) -> Score:
     """One metric of one set of predictions; NaN and the reason where it is undefined.
 
-    Two classes: the last one is the positive one. More: averages over classes, each against the rest.
+    Two classes: the last one is the positive one. More: averages over classes, each against the
+    rest.
 
-    ``auroc`` ranks all cells in one line, though cells of different folds were scored by different models, whose shares of positives differ against
-    those of the cells that they score: it errs downwards. ``auroc_within`` is the share of pairs of a
-    positive and a negative cell of the same donor that are ranked right, the AUROC within donors weighted by their number of pairs: it
+    ``auroc`` ranks all cells in one line, though cells of different folds were scored by different
+    models, whose shares of positives differ against those of the cells that they score: it errs
+    downwards. ``auroc_within`` is the share of pairs of a positive and a negative cell of the same
+    donor that are ranked right, the AUROC within donors weighted by their number of pairs: it
     cannot be raised by telling donors apart. Without donors the two are the same.
 
     Notes
     -----
-    Agreed upon, and said in the note where it happens: macro-F1 counts a class without cells as 0, balanced accuracy leaves it
-    out, and MCC is 0 where every cell is called the same. The Brier score of two classes is the mean squared error of the
-    positive class's probability (0 to 1), that of more the sum over classes (0 to 2). Probabilities below
-    single precision's resolution (1.2e-7) count as that in log_loss, which is at most about 15.9.
+    Agreed upon, and said in the note where it happens: macro-F1 counts a class without cells as 0,
+    balanced accuracy leaves it out, and MCC is 0 where every cell is called the same. The Brier
+    score of two classes is the mean squared error of the positive class's probability (0 to 1),
+    that of more the sum over classes (0 to 2). Probabilities below single precision's resolution
+    (1.2e-7) count as that in log_loss, which is at most about 15.9.
     """
     _checks.choice(name, METRICS, "A metric")
     found = Predicted(y, proba, classes, donors)
@@ -136,7 +140,8 @@ def ends(name: str, n_classes: int) -> tuple[float, float]:
 def certainty(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The probability that is to be calibrated and what it claims.
 
-    Two classes: the last one's, and whether the cell is of it. More: the highest, and whether the call is right.
+    Two classes: the last one's, and whether the cell is of it. More: the highest, and whether the
+    call is right.
     """
     if proba.shape[1] == 2:
         return proba[:, 1], (y == 1).astype(float)
@@ -144,7 +149,10 @@ def certainty(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def equal_mass_bins(sure: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
-    """Bin of each probability: by rank, as many in each; equal ones share the bin in which the middle of them falls."""
+    """Bin of each probability: by rank, as many in each.
+
+    Equal ones share the bin in which the middle of them falls.
+    """
     _, place, count = np.unique(sure, return_inverse=True, return_counts=True)
     middle = np.cumsum(count) - count / 2
     return np.asarray(np.floor(n_bins * middle / len(sure)).astype(int)[place])

@@ -33,8 +33,8 @@ class Done(NamedTuple):
 class FoldStore:
     """A folder with one small file per finished fold of a model; without a folder nothing is kept.
 
-    A file's name holds a fingerprint of everything its numbers depend on, so that a run with other data, folds or settings
-    computes its own folds and never takes over another's.
+    A file's name holds a fingerprint of everything its numbers depend on, so that a run with other
+    data, folds or settings computes its own folds and never takes over another's.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
@@ -46,10 +46,15 @@ class FoldStore:
                 )
             make_folder(self.folder)
             with TemporaryFile(dir=self.folder):
-                pass  # a place that cannot be written to is found now, not after the first model was fitted
+                # a place that cannot be written to is found now, not after the first model was
+                # fitted
+                pass
 
     def load(self, name: str, fingerprint: str) -> Done | None:
-        """What was found before, if it was; a file that is damaged, or of another model or run, counts as none."""
+        """What was found before, if it was.
+
+        A file that is damaged, or of another model or run, counts as none.
+        """
         if self.folder is None:
             return None
         found = read_kept(self._path(name, fingerprint), digest([name, fingerprint]))
@@ -67,7 +72,10 @@ class FoldStore:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash of arrays and plain values; of other objects what they say of themselves, less where they lie in memory."""
+    """Hash of arrays and plain values.
+
+    Of other objects what they say of themselves, less where they lie in memory.
+    """
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype != object:

@@ -1,7 +1,8 @@
 """The same metrics for thousands of weightings of the cells at once, as a bootstrap needs them.
 
-A bootstrap draw is a weight per unit (how often a donor, or a cell, was drawn). Metrics of counts and means come from one small
-table per unit; those of ranks from running sums over the cells sorted once.
+A bootstrap draw is a weight per unit (how often a donor, or a cell, was drawn). Metrics of counts
+and means come from one small table per unit; those of ranks from running sums over the cells sorted
+once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from scbert_cll._evaluation.metrics import (
     pairs_within,
 )
 
-# Up to so many units, running sums are kept per unit and a draw is a product of matrices; beyond, each draw is summed anew.
+# Up to so many units, running sums are kept per unit and a draw is a product of matrices; beyond,
+# each draw is summed anew.
 _FEW_UNITS = 64
 _CHUNK = 400_000  # cells × draws at a time: 3 MB an array, which a cache holds
 
@@ -28,8 +30,9 @@ def weighted(
 ) -> np.ndarray:
     """Metrics of the cells, each cell as often as its unit's weight says.
 
-    A draw without any cell of a class that the cells have is undefined (NaN) for macro_f1, balanced_accuracy, auroc, auroc_within and auprc, and
-    with one class only for mcc and kappa_quadratic: it is no smaller sample of the same question, but another question.
+    A draw without any cell of a class that the cells have is undefined (NaN) for macro_f1,
+    balanced_accuracy, auroc, auroc_within and auprc, and with one class only for mcc and
+    kappa_quadratic: it is no smaller sample of the same question, but another question.
 
     Parameters
     ----------
@@ -204,7 +207,8 @@ def _ece(sure: np.ndarray, right: np.ndarray, unit: np.ndarray, weights: np.ndar
         upto = mass(weights[draws])
         middle = N_BINS * (upto - np.diff(upto, axis=1, prepend=0) / 2)
         edges = upto[:, -1:] * np.arange(1, N_BINS)
-        # the first run of equal values of each bin but the first; whole numbers, so that no edge is a matter of rounding
+        # the first run of equal values of each bin but the first; whole numbers, so that no edge is
+        # a matter of rounding
         first = np.stack(
             [np.searchsorted(row, edge) for row, edge in zip(middle, edges, strict=True)]
         )
@@ -220,8 +224,9 @@ def _ece(sure: np.ndarray, right: np.ndarray, unit: np.ndarray, weights: np.ndar
 class RunningSums:
     """Running sums of a number per sorted cell, weighted by unit, at some positions: (draws, units) -> (draws, positions).
 
-    Position -1 is before the first cell. With few units the sums of each are kept, and a weighting is a product of matrices;
-    with many (a bootstrap over cells) the weighted numbers are summed anew.
+    Position -1 is before the first cell. With few units the sums of each are kept, and a weighting
+    is a product of matrices; with many (a bootstrap over cells) the weighted numbers are summed
+    anew.
     """
 
     def __init__(self, unit: np.ndarray, number: np.ndarray, n_units: int, at: np.ndarray) -> None:

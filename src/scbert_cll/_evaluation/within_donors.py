@@ -74,9 +74,10 @@ def compare(
 
     Notes
     -----
-    From five donors on, donors are drawn, which speaks of other patients. With fewer, cells are drawn within each donor and class, which
-    speaks of other cells of these donors only; `unit` says which. AUROC within donors is the share of pairs of a positive and a
-    negative cell of one donor that are ranked right, so that telling donors apart does not help.
+    From five donors on, donors are drawn, which speaks of other patients. With fewer, cells are
+    drawn within each donor and class, which speaks of other cells of these donors only; `unit` says
+    which. AUROC within donors is the share of pairs of a positive and a negative cell of one donor
+    that are ranked right, so that telling donors apart does not help.
     """
     exact = {
         model: p / p.sum(1, keepdims=True)

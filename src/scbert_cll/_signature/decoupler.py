@@ -26,7 +26,7 @@ def scores(
     method: str,
 ) -> np.ndarray:
     """Rows × sets, in the order of `weights`: for each set its genes, all of them in `names`, and their weights."""
-    import matplotlib as mpl  # noqa: F401 (so that its style is known before decoupler changes it)
+    import matplotlib as mpl  # noqa: F401
 
     with as_it_was():  # it chooses a style of figures, and numba's threads
         return _scores(values, names, weights, method)
@@ -42,12 +42,14 @@ def _scores(
         import decoupler
     except ImportError as error:
         raise ImportError(
-            f"method={method!r} needs decoupler, which is not installed: pip install 'scbert-cll[score]'"
+            f"method={method!r} needs decoupler, which is not installed: pip install "
+            f"'scbert-cll[score]'"
         ) from error
     net = pd.concat(
         [_net(name, weight, method) for name, weight in weights.items()], ignore_index=True
     )
-    # `empty` would leave out genes that none of these rows expresses: a score would depend on the companions
+    # `empty` would leave out genes that none of these rows expresses: a score would depend on the
+    # companions
     options: dict[str, Any] = {"tmin": 1, "empty": False, "bsize": _ROWS_AT_ONCE}
     options |= {"times": 0} if method == "waggr" else {}
     rows = AnnData(values, var=pd.DataFrame(index=names))

@@ -32,7 +32,8 @@ class Design:
     def differences(self) -> pd.DataFrame:
         """Change in log2 from the first class to the last, donors × genes.
 
-        Within donors with more than two classes, by the slope over all of them. Between donors, of those of the last class, to the mean of the first.
+        Within donors with more than two classes, by the slope over all of them. Between donors, of
+        those of the last class, to the mean of the first.
         """
         log = self.samples.log
         if not self.within:
@@ -57,7 +58,8 @@ class Design:
     def scaled_by_calm_genes(self, alpha: float) -> Design:
         """Size factors without the genes that change, found in rounds of testing and scaling.
 
-        Where many genes go up, medians over all genes let the others seem to go down (Sun et al. 2013, doi:10.1186/1471-2105-14-219).
+        Where many genes go up, medians over all genes let the others seem to go down (Sun et al.
+        2013, doi:10.1186/1471-2105-14-219).
         """
         design = self
         for _ in range(_ROUNDS):

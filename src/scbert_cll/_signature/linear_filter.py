@@ -33,7 +33,10 @@ def coefficients(counts: sparse.csr_matrix, positive: np.ndarray, donors: np.nda
 
 
 def ridge(scaled: np.ndarray | sparse.csr_matrix, positive: np.ndarray) -> LogisticRegression:
-    """The linear classifier of all that asks one; on one thread, since vectors of genes are too short for several."""
+    """The linear classifier of all that asks one.
+
+    On one thread, since vectors of genes are too short for several.
+    """
     with threadpool_limits(1, user_api="blas"):
         return LogisticRegression(C=STRENGTH, max_iter=2000).fit(scaled, positive)
 

@@ -12,8 +12,9 @@ _NEIGHBOURS = 25
 class Matcher:
     """Replaces genes by others of like mean expression and detection.
 
-    As the control genes of Tirosh et al. 2016 (doi:10.1126/science.aad0501), but with a gene's own neighbours by rank instead of
-    bins: no gene stands at the edge of one, and detection is matched, too.
+    As the control genes of Tirosh et al. 2016 (doi:10.1126/science.aad0501), but with a gene's own
+    neighbours by rank instead of bins: no gene stands at the edge of one, and detection is matched,
+    too.
     """
 
     def __init__(self, abundance: np.ndarray, detected: np.ndarray) -> None:
@@ -24,7 +25,10 @@ class Matcher:
         return len(self._places) >= 3 * k
 
     def draw(self, chosen: np.ndarray, n_sets: int, rng: np.random.Generator) -> np.ndarray:
-        """Sets × genes (positions): for each chosen gene another one; none twice in a set, and none of those chosen."""
+        """Sets × genes (positions): for each chosen gene another one.
+
+        None twice in a set, and none of those chosen.
+        """
         if not len(chosen):
             return np.empty((n_sets, 0), dtype=np.int64)
         others = np.setdiff1d(np.arange(len(self._places)), chosen)

@@ -11,7 +11,10 @@ _FEW, _SOME, _MANY = 3, 6, 30  # genes from which the trend gets a further degre
 
 
 class Moderated(NamedTuple):
-    """Per gene: mean difference, its standard error, t, two-sided p; and the degrees of freedom of all."""
+    """Per gene: mean difference, its standard error, t, two-sided p.
+
+    And the degrees of freedom of all.
+    """
 
     effect: np.ndarray
     error: np.ndarray
@@ -22,7 +25,10 @@ class Moderated(NamedTuple):
 
 
 def paired(differences: np.ndarray, abundance: np.ndarray) -> Moderated:
-    """Test that the mean of the differences, donors × genes, is zero. `abundance` has one value per gene."""
+    """Test that the mean of the differences, donors × genes, is zero.
+
+    `abundance` has one value per gene.
+    """
     n = len(differences)
     return _moderated(differences.mean(0), differences.var(0, ddof=1), n - 1, 1 / n, abundance)
 
@@ -39,8 +45,9 @@ def _moderated(
 ) -> Moderated:
     """Shrink the variances towards their trend over abundance.
 
-    Smyth 2004 (doi:10.2202/1544-6115.1027) with the trend of limma (Law et al. 2014, doi:10.1186/gb-2014-15-2-r29): the log-variances are
-    regressed on a natural cubic spline of abundance, and what is left of their variance beyond that of a scaled chi-square gives the
+    Smyth 2004 (doi:10.2202/1544-6115.1027) with the trend of limma (Law et al. 2014,
+    doi:10.1186/gb-2014-15-2-r29): the log-variances are regressed on a natural cubic spline of
+    abundance, and what is left of their variance beyond that of a scaled chi-square gives the
     prior's degrees of freedom.
     """
     prior, df_prior = _prior(variance, df, abundance)
@@ -72,7 +79,10 @@ def _prior(variance: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.nda
 
 
 def natural_spline(x: np.ndarray, n: int) -> np.ndarray:
-    """Basis of natural cubic splines with n columns, among them the constant; knots at quantiles."""
+    """Basis of natural cubic splines with n columns, among them the constant.
+
+    Knots at quantiles.
+    """
     n = min(n, len(np.unique(x)))
     if n <= 2:
         return np.vander(x, n, increasing=True)

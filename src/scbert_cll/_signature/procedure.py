@@ -1,4 +1,7 @@
-"""Which genes go with a class, donor by donor, with the evidence for each; nothing where there is nothing."""
+"""Which genes go with a class, donor by donor, with the evidence for each.
+
+Nothing where there is nothing.
+"""
 
 from __future__ import annotations
 
@@ -164,11 +167,15 @@ def _too_few(n_cells: pd.DataFrame, kept: pd.DataFrame, limits: Limits) -> str:
         enough = (n_cells >= limits.min_cells).sum()
         each = "; ".join(f"{name}: {_donors(n)}" for name, n in enough.items())
         return (
-            f"{_donors(len(kept))} {'has' if len(kept) == 1 else 'have'} {limits.min_cells} cells of every class ({have}; {each}), "
+            f"{_donors(len(kept))} {'has' if len(kept) == 1 else 'have'} {limits.min_cells} "
+            f"cells of every class ({have}; {each}), "
             f"and {limits.min_donors} are needed to tell genes from donors"
         )
     each = "; ".join(f"{name}: {n}" for name, n in kept.sum().items())
-    return f"{len(kept)} donors are mostly of one class ({each}), and {limits.min_donors} of each are needed"
+    return (
+        f"{len(kept)} donors are mostly of one class ({each}), and {limits.min_donors} of each "
+        f"are needed"
+    )
 
 
 def _donors(n: int) -> str:

@@ -9,7 +9,10 @@ _TARGET_SUM = 1e4
 
 
 def log_counts(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """log(1 + counts per 10,000), float64, of the genes that are there; sparse stays sparse. A cell without counts stays empty."""
+    """log(1 + counts per 10,000), float64, of the genes that are there; sparse stays sparse.
+
+    A cell without counts stays empty.
+    """
     log = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
     log.eliminate_zeros()
     totals = np.asarray(log.sum(axis=1)).ravel()

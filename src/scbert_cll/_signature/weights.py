@@ -19,8 +19,9 @@ UP, DOWN = "_UP", "_DN"  # endings of MSigDB, for the two sets of one signature
 def weights(source: Weights) -> pd.Series:
     """Weight of each gene: finite, not zero, no gene twice.
 
-    A table has `gene` and `weight`, or is one of tl.signature: then the selected genes count, with `log2_fc`. Genes without weights get 1. Sets of genes, in
-    a mapping or a GMT file, must be one set, or two of a name that end with ``_UP`` and ``_DN`` and get 1 and −1.
+    A table has `gene` and `weight`, or is one of tl.signature: then the selected genes count, with
+    `log2_fc`. Genes without weights get 1. Sets of genes, in a mapping or a GMT file, must be one
+    set, or two of a name that end with ``_UP`` and ``_DN`` and get 1 and −1.
     """
     _checks.signature_source(source)
     if isinstance(source, pd.DataFrame):

@@ -1,1 +1,4 @@
-"""Who had an event and when: outcomes, Cox and logistic models, curves and added value; frames in, tables out."""
+"""Who had an event and when: outcomes, Cox and logistic models, curves and added value.
+
+Frames in, tables out.
+"""

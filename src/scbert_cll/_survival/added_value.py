@@ -56,8 +56,9 @@ def gains(
 ) -> dict[str, Gain]:
     """Gain in each measure, with the optimism of having fitted and judged on the same patients.
 
-    Both models are refitted on patients drawn with replacement, and judged on those drawn and on all: the mean difference is the optimism (Harrell). The
-    interval are percentiles of the gain among those drawn, moved by the optimism (Noma et al. 2021, doi:10.1002/sim.9148).
+    Both models are refitted on patients drawn with replacement, and judged on those drawn and on
+    all: the mean difference is the optimism (Harrell). The interval are percentiles of the gain
+    among those drawn, moved by the optimism (Noma et al. 2021, doi:10.1002/sim.9148).
     """
     apparent = _values(outcome, measures, *_risks(outcome, base, full, base, full))
     drawn, n = [], len(base)
@@ -82,7 +83,10 @@ def _redraw(
     measures: dict[str, Measure],
     rows: np.ndarray,
 ) -> dict[str, tuple[_Pair, _Pair]] | None:
-    """Both models learned on these rows: judged on them, and on all. None where they cannot be learned (a rare category was not drawn)."""
+    """Both models learned on these rows: judged on them, and on all.
+
+    None where they cannot be learned (a rare category was not drawn).
+    """
     here, base_here, full_here = outcome.take(rows), base.iloc[rows], full.iloc[rows]
     try:
         own = _values(here, measures, *_risks(here, base_here, full_here, base_here, full_here))
@@ -160,7 +164,10 @@ def scikit_survival() -> Any:
 
 
 def uno(everyone: Outcome, some: Outcome, risk: np.ndarray, horizon: float | None) -> float:
-    """Harrell's C without its dependence on censoring (Uno et al. 2011); censoring as of everyone, up to `horizon`."""
+    """Harrell's C without its dependence on censoring (Uno et al. 2011).
+
+    Censoring as of everyone, up to `horizon`.
+    """
     package = scikit_survival()
     try:
         return float(

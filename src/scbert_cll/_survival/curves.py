@@ -27,8 +27,8 @@ def survival(
 ) -> dict[str, Any]:
     """Tables of groups of patients, every patient in one of them; the first group is the reference.
 
-    ``curves``, ``groups``, ``logrank``, ``notes`` (what to be careful about); ``incidence`` with competing events; ``cox`` with covariates,
-    on the patients who have all of them.
+    ``curves``, ``groups``, ``logrank``, ``notes`` (what to be careful about); ``incidence`` with
+    competing events; ``cox`` with covariates, on the patients who have all of them.
     """
     names = [str(c) for c in group.categories]
     own = {label: outcome.take(np.flatnonzero(group.codes == i)) for i, label in enumerate(names)}
@@ -60,8 +60,8 @@ def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def _counts(outcome: Outcome) -> pd.DataFrame:
     """How many are at risk just before each time, and what happens at it.
 
-    A patient is at risk after entry up to and including the end. The first row is the start of observation, when those who enter then
-    are at risk.
+    A patient is at risk after entry up to and including the end. The first row is the start of
+    observation, when those who enter then are at risk.
     """
     time = np.sort(np.asarray(outcome.time))
     entry = np.zeros(len(time)) if outcome.entry is None else np.sort(outcome.entry)
@@ -79,11 +79,15 @@ def _counts(outcome: Outcome) -> pd.DataFrame:
     return pd.DataFrame({"time": times, "at_risk": at_risk} | happened)
 
 
-# -- curves -----------------------------------------------------------------------------------------------------------
+# -- curves
+# -----------------------------------------------------------------------------------------------------------
 
 
 def kaplan_meier(counts: pd.DataFrame) -> pd.DataFrame:
-    """Share without the event, with Greenwood's error on the log(−log) scale; a competing event is censored."""
+    """Share without the event, with Greenwood's error on the log(−log) scale.
+
+    A competing event is censored.
+    """
     left, error = _product_limit(counts["at_risk"], counts["n_events"])
     low, high = _limits(left, left * error, start=1.0)
     columns = {
@@ -163,7 +167,8 @@ def _error(
     return np.asarray(np.sqrt(np.maximum(spread + single - 2 * joint, 0)))
 
 
-# -- groups -----------------------------------------------------------------------------------------------------------
+# -- groups
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _group(label: str, outcome: Outcome, counts: pd.DataFrame) -> dict[str, Any]:
@@ -217,7 +222,8 @@ def _excess(outcome: Outcome, member: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return happened.sum(axis=0) - d @ share, variance
 
 
-# -- hazard ratios ----------------------------------------------------------------------------------------------------
+# -- hazard ratios
+# ----------------------------------------------------------------------------------------------------
 
 
 def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list[str]]:
@@ -241,7 +247,8 @@ def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list
         if label not in columns
     ]
     notes += [
-        f"The hazard ratio of {label!r} changes with time (p = {p:.2g}): it is an average over the follow-up, and the curves say more."
+        f"The hazard ratio of {label!r} changes with time (p = {p:.2g}): it is an average "
+        f"over the follow-up, and the curves say more."
         for label, p in zip(found["variable"], found["ph_p"], strict=True)
         if p < 0.05
     ]
@@ -251,7 +258,8 @@ def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list
 def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.ndarray]:
     """One column per group but the first, and its rows: of the groups that have events.
 
-    Without events a hazard ratio is 0, and such a group weighs nothing in the others' risk sets: they are the same without it.
+    Without events a hazard ratio is 0, and such a group weighs nothing in the others' risk sets:
+    they are the same without it.
     """
     names, codes = [str(c) for c in group.categories], group.codes
     events = np.bincount(codes[outcome.event], minlength=len(names))
@@ -268,7 +276,10 @@ def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.
 def _adjusted(
     outcome: Outcome, group: pd.Categorical, name: str, covariates: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The groups alone and beside the covariates, on the same patients; alone on all patients if that is more."""
+    """The groups alone and beside the covariates, on the same patients.
+
+    Alone on all patients if that is more.
+    """
     complete = np.flatnonzero(covariates.notna().all(axis=1))
     everybody = np.arange(len(covariates))
     asked = [("group", everybody, False), ("group (complete cases)", complete, False)]
@@ -285,7 +296,8 @@ def _adjusted(
     n = columns.shape[1]
     if fit.n_events < _PER_COEFFICIENT * n:
         notes.append(
-            f"The model with covariates has {n} coefficients and {fit.n_events} events, fewer than {_PER_COEFFICIENT} each: its ratios are "
+            f"The model with covariates has {n} coefficients and {fit.n_events} events, fewer "
+            f"than {_PER_COEFFICIENT} each: its ratios are "
             "unstable."
         )
     table = pd.concat(tables, ignore_index=True)
@@ -300,8 +312,10 @@ def _early(label: str, counts: pd.DataFrame) -> list[str]:
         return []
     n, time = weak["at_risk"].iloc[0], weak["time"].iloc[0]
     note = (
-        f"{label!r} has events while fewer than {_FEW} patients are at risk ({n} at time {time:.3g}, when others have not entered yet): its curve "
-        "is unstable there, and all that follows is multiplied with it. The log-rank test and the ratios compare patients at the same time "
+        f"{label!r} has events while fewer than {_FEW} patients are at risk ({n} at time "
+        f"{time:.3g}, when others have not entered yet): its curve "
+        "is unstable there, and all that follows is multiplied with it. The log-rank test and "
+        "the ratios compare patients at the same time "
         "and stand; for a curve, count time from entry."
     )
     return [note]

@@ -68,7 +68,10 @@ def design(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit(outcome: Outcome, columns: pd.DataFrame, *, proportional: bool = False) -> Fit:
-    """Cox's model with Efron's ties, or a logistic regression; `proportional` tests the hazards' proportionality."""
+    """Cox's model with Efron's ties, or a logistic regression.
+
+    `proportional` tests the hazards' proportionality.
+    """
     _checks.they_vary(columns, len(columns))
     found = (
         _logistic(outcome, columns)
@@ -85,7 +88,8 @@ def lifelines() -> Any:
         import lifelines
     except ImportError as error:
         raise ImportError(
-            "Survival analysis needs lifelines, which is not installed: pip install 'scbert-cll[prognosis]'"
+            "Survival analysis needs lifelines, which is not installed: pip install "
+            "'scbert-cll[prognosis]'"
         ) from error
     return lifelines
 
@@ -111,9 +115,16 @@ def _cox(outcome: Outcome, columns: pd.DataFrame, proportional: bool) -> Fit:
     tested = score_test.proportional(outcome, columns.to_numpy(), risk) if proportional else np.nan
     ph, n_events = pd.Series(tested, cox.params_.index), outcome.n_events
     return Fit(
-        cox.params_.rename(None), cox.standard_errors_.rename(None), ph, cox.log_likelihood_, cox.log_likelihood_ - half,
-        risk, len(columns), n_events, n_events,
-    )  # fmt: skip
+        cox.params_.rename(None),
+        cox.standard_errors_.rename(None),
+        ph,
+        cox.log_likelihood_,
+        cox.log_likelihood_ - half,
+        risk,
+        len(columns),
+        n_events,
+        n_events,
+    )
 
 
 def _logistic(outcome: Outcome, columns: pd.DataFrame) -> Fit:
@@ -129,9 +140,16 @@ def _logistic(outcome: Outcome, columns: pd.DataFrame) -> Fit:
     coef, se = pd.Series(found.params[1:], names), pd.Series(found.bse[1:], names)
     risk = columns.to_numpy() @ coef.to_numpy()
     return Fit(
-        coef, se, pd.Series(np.nan, names), float(found.llf), _without_columns(outcome.event), risk, len(columns), outcome.n_events,
+        coef,
+        se,
+        pd.Series(np.nan, names),
+        float(found.llf),
+        _without_columns(outcome.event),
+        risk,
+        len(columns),
+        outcome.n_events,
         outcome.n_informative,
-    )  # fmt: skip
+    )
 
 
 def _without_columns(event: np.ndarray) -> float:
@@ -141,10 +159,12 @@ def _without_columns(event: np.ndarray) -> float:
 
 
 def concordance(outcome: Outcome, risk: np.ndarray) -> float:
-    """Share of comparable pairs in which the higher risk has the earlier event (Harrell's C; without times the AUROC).
+    """Share of comparable pairs in which the higher risk has the earlier event (Harrell's C.
 
-    Two patients can be compared at an event if both were under observation then, in one stratum: lifelines and scikit-survival know neither entry nor
-    strata, and agree with this otherwise.
+    Without times the AUROC).
+
+    Two patients can be compared at an event if both were under observation then, in one stratum:
+    lifelines and scikit-survival know neither entry nor strata, and agree with this otherwise.
     """
     before, event = _comparable(outcome), outcome.event
     difference = risk[event][:, None] - risk[None, :]

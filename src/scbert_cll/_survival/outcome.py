@@ -87,7 +87,10 @@ def read(
     competing_key: str | None = None,
     strata: Sequence[str] = (),
 ) -> tuple[Outcome, Flow]:
-    """The outcome of all patients, and which of them have one; the arrays of the others hold placeholders."""
+    """The outcome of all patients, and which of them have one.
+
+    The arrays of the others hold placeholders.
+    """
     columns = _checks.outcome_columns(obs, time_key, event_key, entry_key, competing_key, strata)
     flow = Flow.of(columns[event_key])
     for key in dict.fromkeys(
@@ -99,7 +102,8 @@ def read(
     if time is not None:
         flow.keep(
             time > start,
-            f"no time at risk ({time_key} is {'0' if entry_key is None else 'not after ' + entry_key})",
+            f"no time at risk ({time_key} is "
+            f"{'0' if entry_key is None else 'not after ' + entry_key})",
         )
     _checks.enough_events(flow.event & flow.kept, flow.kept, event_key, timed=time is not None)
     outcome = Outcome(

@@ -19,9 +19,12 @@ _KNOTS = (0.1, 0.5, 0.9)  # quantiles, Harrell's for three
 def power(
     outcome: Outcome, score: np.ndarray, covariates: np.ndarray, ratio: float
 ) -> dict[str, Any]:
-    """Power for a ratio per standard deviation, two-sided at 5 % (Schoenfeld 1983; Hsieh and Lavori 2000).
+    """Power for a ratio per standard deviation, two-sided at 5 % (Schoenfeld 1983.
 
-    What covariates already say of the score is lost for it: events count by 1 − R². Without times, patients count by p (1 − p) (Hsieh et al. 1998).
+    Hsieh and Lavori 2000).
+
+    What covariates already say of the score is lost for it: events count by 1 − R². Without times,
+    patients count by p (1 − p) (Hsieh et al. 1998).
     """
     lost = 0.0 if not covariates.shape[1] else _r2(score, covariates)
     weight = (

@@ -17,8 +17,9 @@ def score_test(
 ) -> np.ndarray:
     """Z of each column of `scores` (n × k), beside `covariates` (n × p) whose fitted linear predictor is `risk` (n).
 
-    Rao's test: slope and curvature of the log-likelihood in the score's direction, where it has no effect. One fit serves all scores. For a
-    group and no covariates it is the log-rank test where no times are tied. Ties as Efron's.
+    Rao's test: slope and curvature of the log-likelihood in the score's direction, where it has no
+    effect. One fit serves all scores. For a group and no covariates it is the log-rank test where
+    no times are tied. Ties as Efron's.
     """
     slope, curvature, mixed, own = (
         _logistic(outcome, scores, covariates, risk)
@@ -37,8 +38,9 @@ def score_test(
 def proportional(outcome: Outcome, columns: np.ndarray, risk: np.ndarray) -> np.ndarray:
     """P, for each column, that its effect does not change with time: the score test of column × g(time) beside all columns.
 
-    g is 1 − Kaplan–Meier just before the event, as in Grambsch and Therneau 1994 (doi:10.1093/biomet/81.3.515); the exact form of R's cox.zph
-    since survival 3.0, which needs no residuals and so holds with delayed entry and strata.
+    g is 1 − Kaplan–Meier just before the event, as in Grambsch and Therneau 1994
+    (doi:10.1093/biomet/81.3.515); the exact form of R's cox.zph since survival 3.0, which needs no
+    residuals and so holds with delayed entry and strata.
     """
     weight, event = risk_weights(outcome, risk), outcome.event
     g = _before_event(outcome)
@@ -74,7 +76,9 @@ def _before_event(outcome: Outcome) -> np.ndarray:
 
 
 def maximize(outcome: Outcome, columns: np.ndarray) -> np.ndarray:
-    """Coefficients of Cox's model by Newton's steps, for the many fits of a bootstrap; lifelines gives the same, and all that is reported.
+    """Coefficients of Cox's model by Newton's steps, for the many fits of a bootstrap.
+
+    Lifelines gives the same, and all that is reported.
 
     Raises
     ------

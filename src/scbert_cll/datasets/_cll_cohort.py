@@ -22,7 +22,8 @@ _SIGNAL: Final = (
 _EXPLAINED: Final = 0.7**2 * 0.24 + 0.9**2 * 0.1275 + 2 * 0.7 * 0.9 * 0.075 * 0.24
 _MISSING: Final = {"IGHV": 0.04, "TP53": 0.03, "NOTCH1": 0.03}
 
-# Hazard ratios of treatment and of death; of the programme, that of treatment is given and that of death is 1
+# Hazard ratios of treatment and of death; of the programme, that of treatment is given and that of
+# death is 1
 _RATIOS: Final = {
     "IGHV: unmutated": (2.2, 1.5),
     "TP53": (1.8, 2.0),
@@ -47,18 +48,25 @@ def cll_cohort(
 ) -> AnnData:
     """Simulate bulk expression, clinical covariates and outcome of a cohort in which a programme raises the hazard.
 
-    Each patient has a CD49d programme and a proliferation factor, both with mean 0 and standard deviation 1. The programme is higher with unmutated IGHV and with
-    trisomy 12 and is carried by *ITGA4* and other planted genes, up and down; their weighted sum of z-scores has a reliability of .95. Proliferation is
-    carried by the twelve genes named below and, a little, by the whole transcriptome: as in breast cancer (Venet et al. 2011), random sets of genes
-    are therefore often significant, and more often so if all their genes have the same sign. Genes also move in modules (one with IGHV, one with trisomy 12) and with a broad factor of no meaning.
+    Each patient has a CD49d programme and a proliferation factor, both with mean 0 and standard
+    deviation 1. The programme is higher with unmutated IGHV and with trisomy 12 and is carried by
+    *ITGA4* and other planted genes, up and down; their weighted sum of z-scores has a reliability
+    of .95. Proliferation is carried by the twelve genes named below and, a little, by the whole
+    transcriptome: as in breast cancer (Venet et al. 2011), random sets of genes are therefore often
+    significant, and more often so if all their genes have the same sign. Genes also move in modules
+    (one with IGHV, one with trisomy 12) and with a broad factor of no meaning.
 
-    Treatment and death have constant hazards. Treatment depends on the programme, proliferation, IGHV, TP53, trisomy 12, NOTCH1 and earlier treatment;
-    death, before or after treatment, on age, TP53, IGHV, NOTCH1 and earlier treatment, not on the programme. About half of the patients are treated, and one in ten dies untreated.
+    Treatment and death have constant hazards. Treatment depends on the programme, proliferation,
+    IGHV, TP53, trisomy 12, NOTCH1 and earlier treatment; death, before or after treatment, on age,
+    TP53, IGHV, NOTCH1 and earlier treatment, not on the programme. About half of the patients are
+    treated, and one in ten dies untreated.
 
-    The decoy is a signature that looks prognostic and is not: 30 ordinary genes drawn at random, all with weight 1. Its p is small, as it is for most such sets;
-    it says nothing of the programme, and nothing beyond random genes.
+    The decoy is a signature that looks prognostic and is not: 30 ordinary genes drawn at random,
+    all with weight 1. Its p is small, as it is for most such sets; it says nothing of the
+    programme, and nothing beyond random genes.
 
-    It is made to check that code finds what is there and nothing else. It is no model of the disease: no number got from it says anything about patients.
+    It is made to check that code finds what is there and nothing else. It is no model of the
+    disease: no number got from it says anything about patients.
 
     Parameters
     ----------
@@ -67,11 +75,13 @@ def cll_cohort(
     n_planted
         Genes that carry the programme, *ITGA4* among them; two thirds go up with it.
     hazard_ratio
-        Of treatment, per standard deviation of the programme, given the covariates and proliferation. With 1 the planted signature says nothing beyond its covariates.
-        It changes times and events only, no expression.
+        Of treatment, per standard deviation of the programme, given the covariates and
+        proliferation. With 1 the planted signature says nothing beyond its covariates. It changes
+        times and events only, no expression.
     programme
-        Genes that carry the programme and their signs (or weights, of which the signs are taken) in the place of `n_planted` placeholders, e.g. those of
-        :func:`~scbert_cll.datasets.cll_toy`, to follow a signature from cells to patients.
+        Genes that carry the programme and their signs (or weights, of which the signs are taken) in
+        the place of `n_planted` placeholders, e.g. those of :func:`~scbert_cll.datasets.cll_toy`,
+        to follow a signature from cells to patients.
     rng
         Seed or generator. The same seed gives the same object.
 
@@ -80,33 +90,39 @@ def cll_cohort(
     AnnData of log2 expression (patients × genes, float64, about 3 to 14), with
 
     ``obs['TTT']``, ``obs['treated']``, ``obs['died_untreated']`` : float64, int64
-        Years from the sample to treatment, death or the end of follow-up; whether treated (1), or dead without treatment, the competing event.
+        Years from the sample to treatment, death or the end of follow-up; whether treated (1), or
+        dead without treatment, the competing event.
     ``obs['OS']``, ``obs['died']`` : float64, int64
         Years from the sample to death or the end of follow-up.
     ``obs['years_to_sample']``, ``obs['TTFT']`` : float64
-        Years from diagnosis to the sample, and to first treatment or censoring. Patients enter with the sample: TTFT needs delayed entry. It is missing for those
-        treated before the sample.
+        Years from diagnosis to the sample, and to first treatment or censoring. Patients enter with
+        the sample: TTFT needs delayed entry. It is missing for those treated before the sample.
     ``obs['IGHV']``, ``obs['Binet']`` : categorical
-        mutated < unmutated; A < B < C (related to IGHV and earlier treatment, without an effect of its own).
-    ``obs['TP53']``, ``obs['NOTCH1']`` : float64; ``obs['trisomy12']``, ``obs['pretreated']`` : int64
+        mutated < unmutated; A < B < C (related to IGHV and earlier treatment, without an effect of
+        its own).
+    ``obs['TP53']``, ``obs['NOTCH1']`` : float64; ``obs['trisomy12']``, ``obs['pretreated']`` :
+    int64
         0 or 1. IGHV, TP53 and NOTCH1 are missing at random for a few per cent.
     ``obs['age']`` : float64
         Years.
     ``var['programme']``, ``var['proliferation']`` : float64
         Correlation of a gene with either.
     ``uns['truth']`` : dict
-        ``signature`` and ``decoy`` (gene, weight), ``proliferation`` (genes), ``hazard_ratio``, ``hazard_ratios`` (variable, treatment, death) and ``patients`` (programme, proliferation).
+        ``signature`` and ``decoy`` (gene, weight), ``proliferation`` (genes), ``hazard_ratio``,
+        ``hazard_ratios`` (variable, treatment, death) and ``patients`` (programme, proliferation).
     ``uns['cohort']`` : dict
         ``outcomes``, the columns that belong to an outcome: none of them is taken as a covariate.
 
     Raises
     ------
     ValueError
-        Too few patients or genes, a hazard ratio that is not positive, or a programme of one gene, without weights, or with proliferation genes.
+        Too few patients or genes, a hazard ratio that is not positive, or a programme of one gene,
+        without weights, or with proliferation genes.
 
     Notes
     -----
-    Proliferation genes: the eleven of PAM50 (Nielsen et al. 2010, doi:10.1158/1078-0432.CCR-10-1282), and *PCNA*. Random sets: Venet, Dumont & Detours 2011
+    Proliferation genes: the eleven of PAM50 (Nielsen et al. 2010,
+    doi:10.1158/1078-0432.CCR-10-1282), and *PCNA*. Random sets: Venet, Dumont & Detours 2011
     (doi:10.1371/journal.pcbi.1002240).
 
     Examples
@@ -153,11 +169,13 @@ def _given(programme: Mapping[str, float]) -> dict[str, float]:
     none = [gene for gene, sign in signs.items() if sign not in (-1.0, 1.0)]
     if len(signs) < 2 or none:
         raise ValueError(
-            f"programme must give at least two genes weights above or below 0; found {len(signs)}, without such a weight {_checks.listed(none)}."
+            f"programme must give at least two genes weights above or below 0; found "
+            f"{len(signs)}, without such a weight {_checks.listed(none)}."
         )
     if taken := sorted(set(signs) & set(_keys.PROLIFERATION)):
         raise ValueError(
-            f"programme must leave the proliferation genes to proliferation; found {_checks.listed(taken)}. Remove them."
+            f"programme must leave the proliferation genes to proliferation; found "
+            f"{_checks.listed(taken)}. Remove them."
         )
     return signs
 
@@ -196,7 +214,10 @@ def _patients(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """One row per gene: level, spread, and the correlation with each factor; the decoy is among the ordinary ones."""
+    """One row per gene: level, spread, and the correlation with each factor.
+
+    The decoy is among the ordinary ones.
+    """
     special = [*signs, *_keys.PROLIFERATION]
     ordinary = [name for i in range(n) if (name := f"GENE{i + 1:04d}") not in signs][
         : n - len(special)

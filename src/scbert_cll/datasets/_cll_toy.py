@@ -12,19 +12,25 @@ from scbert_cll import _keys
 from scbert_cll._process import same_random_state
 from scbert_cll.datasets._programme import Programme, acting, kind_of, switches, truth
 
-# Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per cell).
-# CD5, CD14 and CD19 are left to the proteins: MuData wants no name twice.
+# Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per
+# cell). CD5, CD14 and CD19 are left to the proteins: MuData wants no name twice.
 _SYMBOLS: dict[float, str] = {
     40.0: "11: MALAT1; 15: B2M; X: TMSB4X; 5: CD74; 6: EEF1A1; MT: MT-CO1 MT-CO3",
-    18.0: "MT: MT-CO2 MT-ND1 MT-ND4 MT-CYB MT-ATP6; 22: RPL3; 16: RPL13 RPS2; 19: RPL13A RPS19 RPL18A; 3: RPL32; "
-    "4: RPL34; 15: RPLP1; 11: RPLP2 RPS3; 6: RPS12 RPS18; 1: RPS27 RPL11; 5: RPS14; 14: RPS29; 12: RPL41; 2: TMSB10",
-    6.0: "12: RPLP0 RPL6 RPS26 NACA HNRNPA1; 17: RPL23A; X: RPL10; 9: RPS6; 2: PTMA; 13: TPT1; 6: HLA-DRA HLA-B HLA-C "
+    18.0: "MT: MT-CO2 MT-ND1 MT-ND4 MT-CYB MT-ATP6; 22: RPL3; 16: RPL13 RPS2; 19: RPL13A RPS19 "
+    "RPL18A; 3: RPL32; "
+    "4: RPL34; 15: RPLP1; 11: RPLP2 RPS3; 6: RPS12 RPS18; 1: RPS27 RPL11; 5: RPS14; 14: "
+    "RPS29; 12: RPL41; 2: TMSB10",
+    6.0: "12: RPLP0 RPL6 RPS26 NACA HNRNPA1; 17: RPL23A; X: RPL10; 9: RPS6; 2: PTMA; 13: TPT1; 6: "
+    "HLA-DRA HLA-B HLA-C "
     "HLA-A; 7: ACTB; 19: FTL; 11: FTH1",
-    2.0: "12: GAPDH BTG1 ARHGDIB LDHB; 11: MS4A1; 19: CD79A CD37; 17: CD79B; 6: HLA-DRB1 HLA-DPA1; 14: FOS; 1: JUN",
-    0.7: "19: CD22 FCER2; 11: CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; 1: SELL ROR1; "
+    2.0: "12: GAPDH BTG1 ARHGDIB LDHB; 11: MS4A1; 19: CD79A CD37; 17: CD79B; 6: HLA-DRB1 HLA-DPA1; "
+    "14: FOS; 1: JUN",
+    0.7: "19: CD22 FCER2; 11: CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; 1: "
+    "SELL ROR1; "
     "4: LEF1; 10: ITGB1; 14: TCL1A",
     0.14: "2: ITGA4",
-    0.25: "2: ZAP70; 12: CCND2 CDK4 MDM2 KRAS ETV6 STAT6 PA2G4 ITGB7; 16: ITGAL; 21: ITGB2; 4: CD38; 6: HSPA1A; 10: MKI67; "
+    0.25: "2: ZAP70; 12: CCND2 CDK4 MDM2 KRAS ETV6 STAT6 PA2G4 ITGB7; 16: ITGAL; 21: ITGB2; 4: "
+    "CD38; 6: HSPA1A; 10: MKI67; "
     "17: CCR7",
 }
 _MARKERS = {
@@ -45,7 +51,8 @@ _SHARE_POSITIVE = {
     "bimodal_high": 0.60,
     "pos_homogeneous": 0.97,
 }
-# Mean counts per protein: background, and what CLL cells (of CD49d: the positive ones), T cells and monocytes add
+# Mean counts per protein: background, and what CLL cells (of CD49d: the positive ones), T cells and
+# monocytes add
 _PROTEINS = {
     "CD49d": (8.0, 85.0, 110.0, 130.0),
     "CD19": (7.0, 170.0, 0.0, 0.0),
@@ -67,18 +74,20 @@ def cll_toy(
 ) -> mudata.MuData:
     """Simulated CITE-seq of chronic lymphocytic leukaemia with a planted CD49d programme.
 
-    Ten donors in two libraries: CD49d-negative, CD49d-positive (one of them with trisomy 12), and two bimodal ones (or more), one
-    below and one above the 30 % rule. A CLL cell has a latent CD49d level; it sets the CD49d protein and, through a
-    programme of 20 genes up and 10 down, its RNA, so the programme also separates the two halves of a bimodal donor.
-    RNA counts are negative binomial with log-normal library sizes; genes move in modules, donors differ in every gene,
-    in the clone's immunoglobulin genes and in sex, the two libraries differ a little, the genes of chromosome 12 are at
-    1.4-fold dosage in the CLL cells of the trisomy-12 donor, and 2 % of the RNA is ambient. *ITGA4*, the gene of CD49d,
-    is rarely detected and only weakly tied to the protein, and is no member of the programme. About 8 % of the cells are T cells
-    and monocytes, both CD49d+ on protein; the programme does not act in them.
+    Ten donors in two libraries: CD49d-negative, CD49d-positive (one of them with trisomy 12), and
+    two bimodal ones (or more), one below and one above the 30 % rule. A CLL cell has a latent CD49d
+    level; it sets the CD49d protein and, through a programme of 20 genes up and 10 down, its RNA,
+    so the programme also separates the two halves of a bimodal donor. RNA counts are negative
+    binomial with log-normal library sizes; genes move in modules, donors differ in every gene, in
+    the clone's immunoglobulin genes and in sex, the two libraries differ a little, the genes of
+    chromosome 12 are at 1.4-fold dosage in the CLL cells of the trisomy-12 donor, and 2 % of the
+    RNA is ambient. *ITGA4*, the gene of CD49d, is rarely detected and only weakly tied to the
+    protein, and is no member of the programme. About 8 % of the cells are T cells and monocytes,
+    both CD49d+ on protein; the programme does not act in them.
 
-    It is made to check that code finds what is there and nothing else. It is no model of the disease: the planted genes
-    are placeholders (``"GENE0123"``), the other effects are independent of them, and no number got from it says how a
-    method fares on patients.
+    It is made to check that code finds what is there and nothing else. It is no model of the
+    disease: the planted genes are placeholders (``"GENE0123"``), the other effects are independent
+    of them, and no number got from it says how a method fares on patients.
 
     Parameters
     ----------
@@ -89,23 +98,27 @@ def cll_toy(
     n_genes
         Number of genes, at least 200: about 120 real symbols, then placeholders.
     n_bimodal
-        Number of bimodal donors, 2 to ``n_donors - 3``, in turn below and above the 30 % rule; of the others about three eighths, but at
-        least two, are positive. Comparisons within donors need more than two.
+        Number of bimodal donors, 2 to ``n_donors - 3``, in turn below and above the 30 % rule; of
+        the others about three eighths, but at least two, are positive. Comparisons within donors
+        need more than two.
     programme
-        How the planted programme acts. ``True`` is ``"additive"``: every planted gene follows the CD49d level. ``"combination"``: half of the
-        genes follow one hidden switch and half another, both independent of CD49d, and a CLL cell is CD49d+ where the two differ; no gene
-        has an effect of its own. ``"subset"``: the genes follow CD49d in 30 % of the CLL cells only, which a fifth of them mark, whatever
-        the cell's CD49d. ``False`` is the control. Whatever it is, the rest of the object is the same, count for count: only the counts of the 30 planted genes differ.
+        How the planted programme acts. ``True`` is ``"additive"``: every planted gene follows the
+        CD49d level. ``"combination"``: half of the genes follow one hidden switch and half another,
+        both independent of CD49d, and a CLL cell is CD49d+ where the two differ; no gene has an
+        effect of its own. ``"subset"``: the genes follow CD49d in 30 % of the CLL cells only, which
+        a fifth of them mark, whatever the cell's CD49d. ``False`` is the control. Whatever it is,
+        the rest of the object is the same, count for count: only the counts of the 30 planted genes
+        differ.
     rng
         Seed or generator. The same seed gives the same object.
 
     Returns
     -------
-    Paired MuData of raw counts: ``"rna"`` (CSR) and ``"prot"`` (dense; CD49d, CD19, CD5, CD3, CD14, IgG1), both float32.
-    The columns of ``mdata["rna"].obs`` are in ``mdata.obs``, too.
+    Paired MuData of raw counts: ``"rna"`` (CSR) and ``"prot"`` (dense; CD49d, CD19, CD5, CD3, CD14,
+    IgG1), both float32. The columns of ``mdata["rna"].obs`` are in ``mdata.obs``, too.
 
-    ``mdata["rna"].obs`` : ``donor``, ``batch``, ``cell_type`` (CLL, T, monocyte) : categorical; ``trisomy12`` : bool
-    ``mdata["rna"].obs["cd49d_true"]`` : categorical, CD49d- < CD49d+
+    ``mdata["rna"].obs`` : ``donor``, ``batch``, ``cell_type`` (CLL, T, monocyte) : categorical;
+    ``trisomy12`` : bool ``mdata["rna"].obs["cd49d_true"]`` : categorical, CD49d- < CD49d+
         What the cell is, whatever its protein counts say.
     ``mdata["rna"].obs["cd49d_latent"]`` : float32
         0 is a typical negative CLL cell, 1 a typical positive one; missing in other cells.
@@ -114,15 +127,18 @@ def cll_toy(
     ``mdata["rna"].var["chromosome"]`` : categorical
         1 to 22, X, Y, MT.
     ``mdata["rna"].uns["truth"]`` : DataFrame
-        The programme: ``gene``, ``sign``, ``log_fc`` (natural log units per unit of the latent level, or between a switch on and off; 0 in the
-        control), ``part`` (``"programme"``; ``"first"`` or ``"second"`` switch of a combination; ``"marker"`` of a subset).
+        The programme: ``gene``, ``sign``, ``log_fc`` (natural log units per unit of the latent
+        level, or between a switch on and off; 0 in the control), ``part`` (``"programme"``;
+        ``"first"`` or ``"second"`` switch of a combination; ``"marker"`` of a subset).
     ``mdata["rna"].uns["truth_donors"]`` : DataFrame
-        Per donor: ``pattern``, ``trisomy12``, ``batch``, ``sex``, ``pct_positive`` (of its CLL cells).
+        Per donor: ``pattern``, ``trisomy12``, ``batch``, ``sex``, ``pct_positive`` (of its CLL
+        cells).
 
     Raises
     ------
     ValueError
-        If there are too few donors, cells or genes for what must be in, too few or too many bimodal donors, or an unknown programme.
+        If there are too few donors, cells or genes for what must be in, too few or too many bimodal
+        donors, or an unknown programme.
 
     Examples
     --------
@@ -170,9 +186,13 @@ def _check_size(*, n_donors: int, n_cells: int, n_genes: int) -> None:
 def _check_bimodal(n_bimodal: int, n_donors: int) -> None:
     """Both kinds of bimodal donors, and two positive and a negative one beside them."""
     if not _MIN_BIMODAL <= n_bimodal <= n_donors - 3:
-        need = "one below and one above the 30 % rule, two positive donors and a negative one must be in"
+        need = (
+            "one below and one above the 30 % rule, two positive donors and a negative one must "
+            "be in"
+        )
         raise ValueError(
-            f"cll_toy needs n_bimodal from {_MIN_BIMODAL} to n_donors - 3 = {n_donors - 3}, since {need}; found {n_bimodal}."
+            f"cll_toy needs n_bimodal from {_MIN_BIMODAL} to n_donors - 3 = {n_donors - 3}, "
+            f"since {need}; found {n_bimodal}."
         )
 
 
@@ -322,7 +342,10 @@ def _rna_counts(
     change: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Negative binomial counts; the planted genes are drawn last, so that the control differs in them alone."""
+    """Negative binomial counts.
+
+    The planted genes are drawn last, so that the control differs in them alone.
+    """
     planted = genes.index.get_indexer(pd.Index(names))
     dispersion = genes["dispersion"].to_numpy()
     counts = _negative_binomial(rate, dispersion, rng)

@@ -26,7 +26,8 @@ from scbert_cll.datasets._read_geo_series import parts
 _BASE: Final = "https://ftp.ncbi.nlm.nih.gov/geo/series"
 _TIMEOUT: Final = 60  # seconds without an answer
 _LONGEST: Final = 3600  # seconds of one file: an answer may go on for ever
-_WAIT: Final = 0.3  # seconds before an address is asked for the third time, and twice as long before the fourth
+# seconds before an address is asked for the third time, and twice as long before the fourth
+_WAIT: Final = 0.3
 _MOST: Final = 10**9  # bytes of one file
 _GZIP: Final = b"\x1f\x8b"
 _AT_A_TIME: Final = 2**18  # bytes
@@ -43,13 +44,16 @@ def download_geo_series(
 ) -> Path:
     """Get a series matrix from GEO, once.
 
-    The only function of the package that uses the network. What came is read before it gets its name: it is as long as was said, unpacks to its end, and is a whole series matrix. Its
-    checksum is kept beside it, and a file that is there already is compared with it instead of being loaded again.
+    The only function of the package that uses the network. What came is read before it gets its
+    name: it is as long as was said, unpacks to its end, and is a whole series matrix. Its checksum
+    is kept beside it, and a file that is there already is compared with it instead of being loaded
+    again.
 
     Parameters
     ----------
     accession
-        Of the series, ``"GSE39671"``; a series on several platforms has a file for each: ``"GSE22762-GPL570"``.
+        Of the series, ``"GSE39671"``; a series on several platforms has a file for each:
+        ``"GSE22762-GPL570"``.
     folder
         Where to put it; made if it is not there.
     sha256
@@ -59,16 +63,19 @@ def download_geo_series(
 
     Returns
     -------
-    Path of ``GSE…_series_matrix.txt.gz``, for :func:`~scbert_cll.datasets.read_geo_series`. Beside it is ``GSE…_series_matrix.txt.gz.sha256``, in the form of ``sha256sum``.
+    Path of ``GSE…_series_matrix.txt.gz``, for :func:`~scbert_cll.datasets.read_geo_series`. Beside
+    it is ``GSE…_series_matrix.txt.gz.sha256``, in the form of ``sha256sum``.
 
     Raises
     ------
     ConnectionError
-        There is no network, or no whole answer of at most 1 GB in an hour; the message has the address, and where a file goes that was loaded by hand.
+        There is no network, or no whole answer of at most 1 GB in an hour; the message has the
+        address, and where a file goes that was loaded by hand.
     FileNotFoundError
         GEO has no such file.
     ValueError
-        This is no accession of a series, what came is no series matrix, the checksum differs, or the file of the checksum is damaged.
+        This is no accession of a series, what came is no series matrix, the checksum differs, or
+        the file of the checksum is damaged.
     """
     _checks.series.accession(accession)
     folder = Path(folder)
@@ -93,7 +100,8 @@ def _noted(path: Path) -> str | None:
     )
     if found is None:
         raise ValueError(
-            f"{path} is damaged: it begins with no SHA-256. Load the file again with overwrite=True; or delete {path.name}, if the file is right."
+            f"{path} is damaged: it begins with no SHA-256. Load the file again with "
+            f"overwrite=True; or delete {path.name}, if the file is right."
         )
     return found[0]
 
@@ -105,7 +113,10 @@ def _address(accession: str, name: str) -> str:
 
 
 def _load(address: str, path: Path, noted: Path, sha256: str | None) -> str:
-    """Write aside, read, put in place; the note of an older file goes first, so that none is beside a file that it is not of."""
+    """Write aside, read, put in place.
+
+    The note of an older file goes first, so that none is beside a file that it is not of.
+    """
     sums: list[str] = []
 
     def write(aside: Path) -> None:
@@ -133,7 +144,8 @@ def _copy(address: str, aside: Path, path: Path) -> str:
                 found.update(part)
                 if n > _MOST or time.monotonic() > until:
                     raise ConnectionError(
-                        f"it goes on after {_checks.bytes_in_words(n)}; at most 1 GB in an hour is taken"
+                        f"it goes on after {_checks.bytes_in_words(n)}; at most 1 GB in an "
+                        f"hour is taken"
                     )
     except FileNotFoundError:
         raise
@@ -145,7 +157,10 @@ def _copy(address: str, aside: Path, path: Path) -> str:
 
 @contextmanager
 def _answer(address: str) -> Iterator[BaseHTTPResponse]:
-    """What the address answers; asked again where that may help, and through the proxy that the environment names."""
+    """What the address answers.
+
+    Asked again where that may help, and through the proxy that the environment names.
+    """
     again = Retry(
         total=3,
         redirect=5,
@@ -165,7 +180,8 @@ def _answer(address: str) -> Iterator[BaseHTTPResponse]:
         try:
             if answer.status == 404:
                 raise FileNotFoundError(
-                    f"GEO has no {address}. A series on several platforms has a file for each: accession='GSE…-GPL…'; the folder of the address lists them."
+                    f"GEO has no {address}. A series on several platforms has a file for "
+                    f"each: accession='GSE…-GPL…'; the folder of the address lists them."
                 )
             if answer.status != 200:
                 raise ConnectionError(f"the answer is {answer.status} {answer.reason}")
@@ -182,5 +198,6 @@ def _not_loaded(address: str, path: Path, error: Exception) -> ConnectionError:
         else f"{short.partial} of {short.partial + (short.expected or 0)} bytes came"
     )
     return ConnectionError(
-        f"Could not load {address} ({said}). Without a network, load it elsewhere and put it at {path}, then call this again or datasets.read_geo_series."
+        f"Could not load {address} ({said}). Without a network, load it elsewhere and put it "
+        f"at {path}, then call this again or datasets.read_geo_series."
     )

@@ -41,19 +41,25 @@ def planted_donors(
 ) -> AnnData:
     """Simulate donors whose classes differ in a known way, or in no way that is theirs.
 
-    Log-normal Poisson counts; genes move in modules, in cells and in donors; every donor differs from the others in every gene.
+    Log-normal Poisson counts; genes move in modules, in cells and in donors; every donor differs
+    from the others in every gene.
 
     Parameters
     ----------
     design
-        ``"paired"``: every donor has both classes. ``"gated"``: the class is a noisy gate on a continuous protein that the effect follows;
-        all donors but three have both classes, depth varies more, a twentieth of the RNA is ambient, and *ITGA4* is weakly tied to the protein
+        ``"paired"``: every donor has both classes. ``"gated"``: the class is a noisy gate on a
+        continuous protein that the effect follows; all donors but three have both classes, depth
+        varies more, a twentieth of the RNA is ambient, and *ITGA4* is weakly tied to the protein
         where there is an effect at all (a truth that ``truth`` does not count).
     effect
-        ``"additive"``: two thirds of the planted genes go up with the class, the others down. Without any effect of a single gene:
-        ``"combination"`` (two hidden switches, each with its genes; the class is whether they differ) and ``"switch"`` (the planted genes go up with the
-        class where a hidden switch, with genes of its own, is on, and down where it is off). Nothing of the class: ``"none"``;
-        ``"donor"`` (donors with more positive cells have the planted genes changed, in all their cells); ``"abundance"`` (positive cells have twice the depth); ``"slope"`` (in each donor every gene goes with the class, in a direction of the donor's own).
+        ``"additive"``: two thirds of the planted genes go up with the class, the others down.
+        Without any effect of a single gene: ``"combination"`` (two hidden switches, each with its
+        genes; the class is whether they differ) and ``"switch"`` (the planted genes go up with the
+        class where a hidden switch, with genes of its own, is on, and down where it is off).
+        Nothing of the class: ``"none"``; ``"donor"`` (donors with more positive cells have the
+        planted genes changed, in all their cells); ``"abundance"`` (positive cells have twice the
+        depth); ``"slope"`` (in each donor every gene goes with the class, in a direction of the
+        donor's own).
     size
         Of the effect, natural log units.
     n_donors, n_cells, n_genes, n_planted
@@ -68,7 +74,8 @@ def planted_donors(
     ``obs['donor']``, ``obs['label']`` : categorical
         Donors, and negative < positive.
     ``var['truth']`` : int64
-        1, −1 or 0: up, down or not with the class; in a combination or under a switch, 1 for each gene that takes part.
+        1, −1 or 0: up, down or not with the class; in a combination or under a switch, 1 for each
+        gene that takes part.
 
     Raises
     ------

@@ -46,7 +46,10 @@ def truth(sign: pd.Series, kind: str, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def switches(cells: pd.DataFrame, kind: str, rng: np.random.Generator) -> pd.DataFrame:
-    """Add the hidden switch, on in some CLL cells whatever their CD49d; an additive programme needs none."""
+    """Add the hidden switch, on in some CLL cells whatever their CD49d.
+
+    An additive programme needs none.
+    """
     if kind not in _PARTS:
         return cells
     on = rng.random(len(cells)) < (_SUBSET if kind == "subset" else 0.5)

@@ -30,30 +30,37 @@ def read_cohort(
 ) -> AnnData:
     """Read a cohort: the expression of its patients and what became of them.
 
-    Samples are joined by name, never by position, and who is in one table only is left out and told. Times become years; a column whose times
-    cannot be in `unit` is refused, and so is an event that is not plainly 0 or 1. No value is filled in: a protein that was not measured
-    and an outcome that is not known stay NaN.
+    Samples are joined by name, never by position, and who is in one table only is left out and
+    told. Times become years; a column whose times cannot be in `unit` is refused, and so is an
+    event that is not plainly 0 or 1. No value is filled in: a protein that was not measured and an
+    outcome that is not known stay NaN.
 
     Parameters
     ----------
     expression
-        Genes × samples, names of genes in the first column and of samples in the first line, as R's ``write.csv`` has it; comma, tab or semicolon, compressed
-        or not, in UTF-8, UTF-16 or Windows-1252; also as ``write.csv2`` and Excel have it (decimal commas, a first line ``sep=;``); or a DataFrame. None: patients without expression, and no genes.
+        Genes × samples, names of genes in the first column and of samples in the first line, as R's
+        ``write.csv`` has it; comma, tab or semicolon, compressed or not, in UTF-8, UTF-16 or
+        Windows-1252; also as ``write.csv2`` and Excel have it (decimal commas, a first line
+        ``sep=;``); or a DataFrame. None: patients without expression, and no genes.
     clinical
         Patients × columns, likewise.
     sample_key
-        Column of `clinical` with the names of the samples; the first one if not given (the index of a DataFrame).
+        Column of `clinical` with the names of the samples; the first one if not given (the index of
+        a DataFrame).
     time_key, event_key
-        Columns of the outcome: time to event or end of follow-up, and whether the event came. An event without a time is a yes or no.
+        Columns of the outcome: time to event or end of follow-up, and whether the event came. An
+        event without a time is a yes or no.
     entry_key
-        Column of the time at which a patient came under observation, counted from the same day as `time_key` (delayed entry).
+        Column of the time at which a patient came under observation, counted from the same day as
+        `time_key` (delayed entry).
     competing_key
         Column of an event that makes the other impossible, such as death before treatment.
     unit
         Unit of the times in the table.
     event_values
-        What the words of the file mean, e.g. ``{"dead": 1, "alive": 0}``, for `event_key`, and for `competing_key` unless it is plainly 0/1. Without it
-        0/1, TRUE/FALSE and T/F are read; R's 1/2 is refused, since 1 may be meant either way.
+        What the words of the file mean, e.g. ``{"dead": 1, "alive": 0}``, for `event_key`, and for
+        `competing_key` unless it is plainly 0/1. Without it 0/1, TRUE/FALSE and T/F are read; R's
+        1/2 is refused, since 1 may be meant either way.
     sep
         What separates columns, if the first line does not tell.
     transpose
@@ -66,24 +73,29 @@ def read_cohort(
     AnnData of patients × genes, float64 as in the file, in the order of the expression table, with
 
     ``obs``
-        The columns of the clinical table; words are categories, yes and no are 0 and 1 where some are missing, and a ``/`` in a name is ``_``. The columns of time
-        are in years, those of events 0 and 1 (int64, or float64 with NaN).
+        The columns of the clinical table; words are categories, yes and no are 0 and 1 where some
+        are missing, and a ``/`` in a name is ``_``. The columns of time are in years, those of
+        events 0 and 1 (int64, or float64 with NaN).
     ``uns['cohort']`` : dict
-        ``n_samples``, ``only_expression`` and ``only_clinical`` (names), ``files`` (table, file, sha256), ``outcome`` (with `event_key`: ``n`` with an outcome,
-        ``n_events``; with `time_key` also ``n_time_zero``, ``median`` and ``maximum`` in years), ``params``.
+        ``n_samples``, ``only_expression`` and ``only_clinical`` (names), ``files`` (table, file,
+        sha256), ``outcome`` (with `event_key`: ``n`` with an outcome, ``n_events``; with `time_key`
+        also ``n_time_zero``, ``median`` and ``maximum`` in years), ``params``.
 
     Raises
     ------
     KeyError
         A column is not there.
     ValueError
-        Samples, genes or columns are named twice; no sample is in both tables; values are no numbers; times are negative or not in `unit`; an event is not
-        0 or 1; a patient leaves before entering, or has both events; a checksum differs; numbers that may have decimal commas or thousands.
+        Samples, genes or columns are named twice; no sample is in both tables; values are no
+        numbers; times are negative or not in `unit`; an event is not 0 or 1; a patient leaves
+        before entering, or has both events; a checksum differs; numbers that may have decimal
+        commas or thousands.
 
     Warns
     -----
     UserWarning
-        A file is not UTF-8, and read as Windows-1252; samples are in one table only; values cannot be logarithms (none is transformed).
+        A file is not UTF-8, and read as Windows-1252; samples are in one table only; values cannot
+        be logarithms (none is transformed).
 
     Examples
     --------

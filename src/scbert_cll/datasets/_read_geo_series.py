@@ -27,8 +27,10 @@ _OF_SERIES: Final = ("title", "geo_accession", "platform_id", "pubmed_id", "type
 def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> AnnData:
     """Read a series matrix of GEO (``GSE…_series_matrix.txt.gz``).
 
-    What the authors say of a sample (``!Sample_characteristics``, ``key: value``) becomes columns, each cell by its own key, since the keys of a line may change between samples.
-    Values are as deposited: GEO does not make them comparable, nor logarithms. Probes become genes with :func:`~scbert_cll.pp.collapse_probes`.
+    What the authors say of a sample (``!Sample_characteristics``, ``key: value``) becomes columns,
+    each cell by its own key, since the keys of a line may change between samples. Values are as
+    deposited: GEO does not make them comparable, nor logarithms. Probes become genes with
+    :func:`~scbert_cll.pp.collapse_probes`.
 
     Parameters
     ----------
@@ -42,27 +44,32 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     AnnData of samples × probes, float64, with
 
     ``obs``
-        By accession (``GSM…``): ``title``, the characteristics under their own names, and other lines that differ between samples. Numbers are numbers, words are categories. A name that is
+        By accession (``GSM…``): ``title``, the characteristics under their own names, and other
+        lines that differ between samples. Numbers are numbers, words are categories. A name that is
         there twice gets ``_2``, and a ``/`` in it is ``_``.
     ``uns['cohort']`` : dict
-        ``title``, ``geo_accession``, ``platform_id``, ``pubmed_id``, ``type`` (lists of text, as far as given), and ``files`` (file, sha256).
+        ``title``, ``geo_accession``, ``platform_id``, ``pubmed_id``, ``type`` (lists of text, as
+        far as given), and ``files`` (file, sha256).
 
     Raises
     ------
     ValueError
-        The file is no series matrix or not complete, probes are named twice, values are no numbers, or the checksum differs.
+        The file is no series matrix or not complete, probes are named twice, values are no numbers,
+        or the checksum differs.
 
     Warns
     -----
     UserWarning
-        The values cannot be logarithms (above 50; none is transformed), or there are none: series of sequencing have their counts in files of their own.
+        The values cannot be logarithms (above 50; none is transformed), or there are none: series
+        of sequencing have their counts in files of their own.
 
     Notes
     -----
-    Outcomes come in any words and units. :func:`~scbert_cll.datasets.read_cohort` takes what was read here, and brings them in order::
+    Outcomes come in any words and units. :func:`~scbert_cll.datasets.read_cohort` takes what was
+    read here, and brings them in order::
 
-        geo = read_geo_series(path)
-        adata = read_cohort(geo.to_df().T, geo.obs, time_key="days to treatment", event_key="treated", unit="days", event_values={"yes": 1, "no": 0})
+        geo = read_geo_series(path) adata = read_cohort(geo.to_df().T, geo.obs, time_key="days to
+        treatment", event_key="treated", unit="days", event_values={"yes": 1, "no": 0})
     """
     path = Path(path)
     found = _tables.checked_sum(path, sha256)
@@ -79,7 +86,8 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     adata = AnnData(values.loc[samples].to_numpy(dtype=np.float64), obs=obs, var=var)
     if not adata.n_vars:
         warnings.warn(
-            f"{path.name} holds no values; series of sequencing have their counts in supplementary files.",
+            f"{path.name} holds no values; series of sequencing have their counts in "
+            f"supplementary files.",
             stacklevel=2,
         )
     _tables.tell_scale(adata, path.name)

@@ -32,13 +32,15 @@ def read_mofacll(
 ) -> AnnData:
     """Read the CLL patients of mofaCLL: outcome, genetics, and RNA or proteins if there are.
 
-    The data are under the GPL and not part of this package; you export them from a copy of their repository [1]_. Times are in years there, and counted
-    from the day of the sample, except `TFT`, which counts from diagnosis.
+    The data are under the GPL and not part of this package; you export them from a copy of their
+    repository [1]_. Times are in years there, and counted from the day of the sample, except `TFT`,
+    which counts from diagnosis.
 
     Parameters
     ----------
     survival
-        Table of patients: ``patientID, OS, died, TFT, treatment, TTT, treatedAfter``. A file, or a DataFrame.
+        Table of patients: ``patientID, OS, died, TFT, treatment, TTT, treatedAfter``. A file, or a
+        DataFrame.
     genetics
         Patients × alterations (0, 1, missing), with ``IGHV`` (1 is mutated) and ``methCluster``.
     demographics
@@ -46,7 +48,8 @@ def read_mofacll(
     expression
         Genes × patients, on a log scale (or DESeq2's variance-stabilised values).
     proteome
-        Proteins × patients, log2: ``name, ensembl_gene_id, hgnc_symbol``, then patients. Instead of `expression`.
+        Proteins × patients, log2: ``name, ensembl_gene_id, hgnc_symbol``, then patients. Instead of
+        `expression`.
     sha256
         Checksums that files must have, by name of file.
 
@@ -55,28 +58,35 @@ def read_mofacll(
     AnnData of patients × genes (none without `expression` or `proteome`), with
 
     ``obs['TTT'], obs['treated'], obs['died_untreated']``
-        Time to (next) treatment from the sample, in years; whether it came; whether death came instead.
+        Time to (next) treatment from the sample, in years; whether it came; whether death came
+        instead.
     ``obs['OS'], obs['died']``
         Overall survival from the sample, in years.
     ``obs['TFT'], obs['treated_ever']``
-        Time from diagnosis to the first treatment, in years, and whether there ever was one. **Never a covariate of** `TTT`: it was recorded afterwards and knows the
-        outcome (of 131 patients who were treated, 129 have it, the others a gap; of those who were not treated, 10 of 129). It does not say who was treated before the sample: that is
-        `pretreated`, if the demographics have it.
+        Time from diagnosis to the first treatment, in years, and whether there ever was one.
+        **Never a covariate of** `TTT`: it was recorded afterwards and knows the outcome (of 131
+        patients who were treated, 129 have it, the others a gap; of those who were not treated, 10
+        of 129). It does not say who was treated before the sample: that is `pretreated`, if the
+        demographics have it.
     ``obs['IGHV']`` : categorical, mutated < unmutated
-        And a column of 0 and 1, NaN where it was not measured, for each alteration. ``TP53ab`` is a mutation of TP53 or del17p: 1 if one of them is there, 0 if both
-        are known not to be.
+        And a column of 0 and 1, NaN where it was not measured, for each alteration. ``TP53ab`` is a
+        mutation of TP53 or del17p: 1 if one of them is there, 0 if both are known not to be.
     ``var['protein'], var['ensembl']``
-        With `proteome`: genes are symbols. Of several proteins of a symbol the one with the fewest missing values is taken, then the most abundant; proteins
-        without a symbol are left out. A protein that was not measured is NaN, and is more often missing where there is little of it.
+        With `proteome`: genes are symbols. Of several proteins of a symbol the one with the fewest
+        missing values is taken, then the most abundant; proteins without a symbol are left out. A
+        protein that was not measured is NaN, and is more often missing where there is little of it.
     ``uns['cohort']`` : dict
-        As of :func:`~scbert_cll.datasets.read_cohort`, but without ``outcome`` and ``params``; ``outcomes`` (the columns that belong to the outcome) and ``only_in`` (patients of another table without an outcome); with `proteome` also ``no_symbol`` and ``other_proteins``.
+        As of :func:`~scbert_cll.datasets.read_cohort`, but without ``outcome`` and ``params``;
+        ``outcomes`` (the columns that belong to the outcome) and ``only_in`` (patients of another
+        table without an outcome); with `proteome` also ``no_symbol`` and ``other_proteins``.
 
     Raises
     ------
     KeyError
         A table lacks its columns.
     ValueError
-        Values are not what they should be, see :func:`~scbert_cll.datasets.read_cohort`; or patients with mutated IGHV are clearly treated earlier, so its words are exchanged.
+        Values are not what they should be, see :func:`~scbert_cll.datasets.read_cohort`; or
+        patients with mutated IGHV are clearly treated earlier, so its words are exchanged.
 
     Warns
     -----
@@ -92,12 +102,14 @@ def read_mofacll(
         out("data/gene.RData", "genetics.csv")
         out("data/demographic.RData", "demographics.csv", row.names = FALSE)
 
-    Tables of BloodCancerMultiOmics2017 have the same outcome as ``T5, treatedAfter`` (TTT) and ``T6, died`` (OS): rename these two.
+    Tables of BloodCancerMultiOmics2017 have the same outcome as ``T5, treatedAfter`` (TTT) and
+    ``T6, died`` (OS): rename these two.
 
     References
     ----------
     .. [1] Lu et al. (2021), Multi-omics reveals clinically relevant proliferative drive associated with mTOR-MYC-OXPHOS activity in chronic lymphocytic
-       leukemia, Nature Cancer 2:853, doi:10.1038/s43018-021-00216-6; https://github.com/lujunyan1118/mofaCLL.
+       leukemia, Nature Cancer 2:853, doi:10.1038/s43018-021-00216-6;
+       https://github.com/lujunyan1118/mofaCLL.
 
     Examples
     --------

@@ -43,7 +43,10 @@ def read_tables(
     sep: str | None = None,
     sha256: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """The tables by what they are, first columns as text; and the files they came from with their checksums."""
+    """The tables by what they are, first columns as text.
+
+    And the files they came from with their checksums.
+    """
     given = {what: source for what, source in sources.items() if source is not None}
     for what, source in given.items():
         _checks.table_source(source, what)
@@ -87,8 +90,11 @@ def _read(path: Path, sep: str | None) -> pd.DataFrame:
     return _checks.numbers_as_written(table, texts, sep, path.name)
 
 
-def read_body(file: TextIO, sep: str, n_columns: int, dtype: Any = {0: str}) -> pd.DataFrame:  # noqa: B006 (read only)
-    """What follows a header. The first column is text whatever it holds: 01005, and a gene called NA."""
+def read_body(file: TextIO, sep: str, n_columns: int, dtype: Any = {0: str}) -> pd.DataFrame:  # noqa: B006
+    """What follows a header.
+
+    The first column is text whatever it holds: 01005, and a gene called NA.
+    """
     missing: Any = {i: list(MISSING) for i in range(1, n_columns + 1)}
     try:
         return pd.read_csv(
@@ -177,7 +183,10 @@ def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData,
 
 
 def columns_of_obs(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns that a file can hold: numbers, 0 and 1 with NaN, categories, text; no slash in a name."""
+    """Columns that a file can hold: numbers, 0 and 1 with NaN, categories, text.
+
+    No slash in a name.
+    """
     names = [
         name.replace("/", "_") or f"column_{i + 1}"
         for i, name in enumerate(map(str, table.columns))
@@ -216,7 +225,8 @@ def tell_scale(adata: AnnData, where: str) -> None:
     highest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     if highest > _LOG_MAX:
         warnings.warn(
-            f"The values of {where} go up to {highest:g}, so they are not on a log scale; a score of a signature needs log values: "
+            f"The values of {where} go up to {highest:g}, so they are not on a log scale; a "
+            f"score of a signature needs log values: "
             "np.log2(adata.X + 1), or a variance-stabilising transformation of counts.",
             stacklevel=3,
         )

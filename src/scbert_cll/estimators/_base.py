@@ -23,8 +23,9 @@ _TARGET_SUM = 1e4
 class CellEstimator(ClassifierMixin, BaseEstimator):
     """A classifier of cells: scikit-learn's verbs, with an AnnData in the place of a matrix.
 
-    Subclasses take ``rng``, an integer seed, among their parameters. What they choose while they are fitted (a penalty, a number
-    of epochs, genes, components) they choose on the cells given to :meth:`fit`, held apart by donor.
+    Subclasses take ``rng``, an integer seed, among their parameters. What they choose while they
+    are fitted (a penalty, a number of epochs, genes, components) they choose on the cells given to
+    :meth:`fit`, held apart by donor.
 
     Attributes
     ----------
@@ -99,7 +100,10 @@ class Examples(NamedTuple):
 
 
 def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples:
-    """Cells that may be learned from. A class without one is left out, so that the codes are 0, 1 … without a gap."""
+    """Cells that may be learned from.
+
+    A class without one is left out, so that the codes are 0, 1 … without a gap.
+    """
     _checks.anndata(adata)
     column = _checks.labelled(_checks.one_per_cell(y, adata, "y"))
     rows = np.flatnonzero(column.notna())
@@ -114,7 +118,10 @@ def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples
 
 
 class OnRows(CellEstimator):
-    """Cells as rows of a matrix, and a scikit-learn classifier of the labelled ones; subclasses say which."""
+    """Cells as rows of a matrix, and a scikit-learn classifier of the labelled ones.
+
+    Subclasses say which.
+    """
 
     def _rows(self, adata: AnnData) -> Any:
         """What is known of each cell (cells × anything)."""
@@ -171,16 +178,18 @@ class OnRows(CellEstimator):
 class OnMatrix(OnRows):
     """Any scikit-learn classifier of expression as a classifier of cells.
 
-    It sees the labelled cells only, as rows of a CSR float32 matrix, and their classes as codes 0, 1 … in order.
+    It sees the labelled cells only, as rows of a CSR float32 matrix, and their classes as codes 0,
+    1 … in order.
 
     Parameters
     ----------
     estimator
-        A scikit-learn classifier or pipeline with ``predict_proba``. If its ``fit`` takes `groups`, it is given the donors; so is a
-        search whose ``cv`` splits by groups, e.g. ``GridSearchCV(…, cv=GroupKFold(3))``.
+        A scikit-learn classifier or pipeline with ``predict_proba``. If its ``fit`` takes `groups`,
+        it is given the donors; so is a search whose ``cv`` splits by groups, e.g. ``GridSearchCV(…,
+        cv=GroupKFold(3))``.
     features
-        ``log2``: log2(1 + 10,000 c / N), with counts c and a cell's total N; ``tokens``: scBERT's tokens of it, 0 to 5
-        (:func:`~scbert_cll.pp.bin_expression`).
+        ``log2``: log2(1 + 10,000 c / N), with counts c and a cell's total N; ``tokens``: scBERT's
+        tokens of it, 0 to 5 (:func:`~scbert_cll.pp.bin_expression`).
     rng
         Seed of every ``random_state`` in `estimator`.
 
@@ -212,8 +221,9 @@ def as_estimator(model: Any) -> CellEstimator:
     Parameters
     ----------
     model
-        An estimator of this room as it is; a scikit-learn classifier or pipeline, which is put :class:`OnMatrix`. One that
-        only has a ``decision_function``, which is no probability, is calibrated by a sigmoid on inner donor folds.
+        An estimator of this room as it is; a scikit-learn classifier or pipeline, which is put
+        :class:`OnMatrix`. One that only has a ``decision_function``, which is no probability, is
+        calibrated by a sigmoid on inner donor folds.
 
     Raises
     ------
@@ -290,7 +300,10 @@ def sum_to_one(proba: np.ndarray) -> np.ndarray:
 
 
 def _fitted(estimator: Any, x: Any, known: Examples, seed: int, weight: np.ndarray | None) -> Any:
-    """Fit a seeded copy; where there is one class only, there is nothing to tell apart and no classifier is asked."""
+    """Fit a seeded copy.
+
+    Where there is one class only, there is nothing to tell apart and no classifier is asked.
+    """
     if len(known.classes) == 1:
         return DummyClassifier(strategy="prior").fit(x, known.codes)
     copy = seeded(estimator, seed)

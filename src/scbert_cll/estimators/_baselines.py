@@ -32,23 +32,26 @@ _CLIP: Final = 10.0
 def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
     """What a network has to be compared with: from nothing at all to the strongest usual classifiers.
 
-    All see raw counts of the training cells only, and what they choose they choose on inner folds by donor. Expression is log2(1 + 10,000
-    c / N) unless said otherwise.
+    All see raw counts of the training cells only, and what they choose they choose on inner folds
+    by donor. Expression is log2(1 + 10,000 c / N) unless said otherwise.
 
     ``majority``
         The share of each class among the training cells, for every cell.
     ``gene_only``
-        Class-balanced logistic regression on one gene. Without that gene it is ``majority``, and warns.
+        Class-balanced logistic regression on one gene. Without that gene it is ``majority``, and
+        warns.
     ``library_size``
-        Class-balanced logistic regression on the logarithms of total counts and number of genes: what depth alone gives away.
+        Class-balanced logistic regression on the logarithms of total counts and number of genes:
+        what depth alone gives away.
     ``logistic_l2``
-        Class-balanced L2 logistic regression on genes scaled to unit variance, penalty 10⁻⁴ … 1 by inner log-loss. The
-        linear model a network must beat.
+        Class-balanced L2 logistic regression on genes scaled to unit variance, penalty 10⁻⁴ … 1 by
+        inner log-loss. The linear model a network must beat.
     ``logistic_l1``
-        L1 logistic regression, one class against the rest, as in [1]_, penalty 0.01 … 1 by inner log-loss.
+        L1 logistic regression, one class against the rest, as in [1]_, penalty 0.01 … 1 by inner
+        log-loss.
     ``logistic_sgd``
-        CellTypist's recipe [2]_: scaled genes (not centred, so they stay sparse) clipped at 10, logistic regression by stochastic gradient
-        descent.
+        CellTypist's recipe [2]_: scaled genes (not centred, so they stay sparse) clipped at 10,
+        logistic regression by stochastic gradient descent.
     ``random_forest``
         500 trees, classes balanced per tree.
     ``gradient_boosting``
@@ -56,10 +59,11 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
     ``knn``
         15 nearest neighbours in 50 principal components.
     ``mlp_tokens``
-        scBERT's classification head without the Performer: hidden layers of 512 and 128 on its tokens, epochs by early stopping.
+        scBERT's classification head without the Performer: hidden layers of 512 and 128 on its
+        tokens, epochs by early stopping.
     ``pseudobulk``
-        Logistic regression on the summed counts of each donor and class; a cell is scored with its weights, and the training cells' scores
-        set slope and intercept.
+        Logistic regression on the summed counts of each donor and class; a cell is scored with its
+        weights, and the training cells' scores set slope and intercept.
 
     Parameters
     ----------
@@ -145,7 +149,8 @@ class GeneOnly(OnRows):
         self.has_gene_ = self.gene in _checks.anndata(adata).var_names
         if not self.has_gene_:
             warnings.warn(
-                f"{self.gene!r} is not in adata.var_names, so gene_only knows nothing but the share of each class; "
+                f"{self.gene!r} is not in adata.var_names, so gene_only knows nothing but the "
+                f"share of each class; "
                 "name a gene of the data: baselines(gene=…).",
                 UserWarning,
                 stacklevel=2,

@@ -176,7 +176,10 @@ def _closeness(estimator: Any, X: Any, y: np.ndarray) -> float:
 
 
 def accepted(estimator: Any, **given: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Of what is given, what the fit of this estimator takes; a pipeline's last step is reached through its name."""
+    """Of what is given, what the fit of this estimator takes.
+
+    A pipeline's last step is reached through its name.
+    """
     if isinstance(estimator, Pipeline):
         name, last = estimator.steps[-1]
         return {f"{name}__{argument}": value for argument, value in accepted(last, **given).items()}
@@ -184,7 +187,10 @@ def accepted(estimator: Any, **given: np.ndarray | None) -> dict[str, np.ndarray
 
 
 def _takes(estimator: Any, argument: str) -> bool:
-    """Whether its fit has the argument; a search passes groups on to splitters that are told by groups, and only to these."""
+    """Whether its fit has the argument.
+
+    A search passes groups on to splitters that are told by groups, and only to these.
+    """
     by_groups = argument == "groups" and hasattr(
         getattr(estimator, "cv", None), "set_split_request"
     )

@@ -21,8 +21,9 @@ _LABEL, _UNLABELLED = "label", "unlabelled"
 def optional_baselines(max_epochs: int | None = None) -> dict[str, CellEstimator]:
     """Baselines that train a network of their own: scVI and scANVI. They take minutes per fold.
 
-    Both learn from all cells of the training donors, with or without a label. No batch is registered, since the donors to be predicted
-    are not among those of the training; their cells are encoded without training.
+    Both learn from all cells of the training donors, with or without a label. No batch is
+    registered, since the donors to be predicted are not among those of the training; their cells
+    are encoded without training.
 
     ``scvi_logistic``
         Class-balanced logistic regression on scVI's latent space [1]_, penalty by inner log-loss.

@@ -21,26 +21,29 @@ _NEIGHBOURS = 5
 class Resampled(CellEstimator):
     """An estimator whose training cells are balanced by class, inside the fit.
 
-    So each way of balancing is one call for any estimator, and no copy of a cell can be on both sides of an outer fold. Probabilities
-    are those of balanced classes; they are not brought back to the classes' shares.
+    So each way of balancing is one call for any estimator, and no copy of a cell can be on both
+    sides of an outer fold. Probabilities are those of balanced classes; they are not brought back
+    to the classes' shares.
 
     Parameters
     ----------
     estimator
         An estimator of cells, or a scikit-learn classifier, which is put :class:`OnMatrix`.
     method
-        As in :func:`~scbert_cll.pp.balance`: ``oversample``, ``undersample``, ``smote``; ``weights`` for estimators that take `sample_weight`;
-        ``none``, for comparison.
+        As in :func:`~scbert_cll.pp.balance`: ``oversample``, ``undersample``, ``smote``;
+        ``weights`` for estimators that take `sample_weight`; ``none``, for comparison.
     rng
         Seed of the resampling and of the estimator.
 
     Notes
     -----
-    The estimator gets ``X``, ``obs``, ``var``, ``varm`` and ``uns`` of the cells; layers, ``obsm`` and graphs are left out. Copies stay with their
-    originals in inner folds: they share the donor, and a classifier :class:`OnMatrix` without `groups` is told the original
-    cell in its place. SMOTE's cells count to the donor of their nearer parent, so that something of a cell can be on both sides of
-    an inner fold. There, and wherever inner folds cannot be by donor, choices are optimistic; the outer test cells are never
-    concerned. With fewer than 6 cells in a class SMOTE looks at fewer neighbours.
+    The estimator gets ``X``, ``obs``, ``var``, ``varm`` and ``uns`` of the cells; layers, ``obsm``
+    and graphs are left out. Copies stay with their originals in inner folds: they share the donor,
+    and a classifier :class:`OnMatrix` without `groups` is told the original cell in its place.
+    SMOTE's cells count to the donor of their nearer parent, so that something of a cell can be on
+    both sides of an inner fold. There, and wherever inner folds cannot be by donor, choices are
+    optimistic; the outer test cells are never concerned. With fewer than 6 cells in a class SMOTE
+    looks at fewer neighbours.
     """
 
     def __init__(self, estimator: Any, method: Method = "oversample", rng: int = 0) -> None:
@@ -127,7 +130,10 @@ def smote_neighbours(n_cells: int) -> int:
 
 
 def donors_of_all(donors: pd.Series, groups: pd.Series | None) -> pd.Series:
-    """Donor of each cell; of a cell between two donors, that of the nearer one, whose name it goes by."""
+    """Donor of each cell.
+
+    Of a cell between two donors, that of the nearer one, whose name it goes by.
+    """
     donors = donors.astype(object)
     between = donors.isna()
     if between.any():

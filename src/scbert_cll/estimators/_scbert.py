@@ -31,11 +31,14 @@ _LABEL, _DONOR, _PROTEIN = "label", "donor", "protein"
 
 
 class ScBERTEstimator(CellEstimator):
-    """Tokens, gene vectors, pretraining where wished, and a classifier; each is made of the training cells alone.
+    """Tokens, gene vectors, pretraining where wished, and a classifier.
 
-    All training donors are learned from; the penalty of the linear part is chosen on inner folds by donor. Where a validation is asked
-    for (``combine="residual"``, or early stopping in `train`), a fifth of the donors is kept for it, of the cells where donors do not suffice.
-    Its parameters are the arms of an ablation.
+    Each is made of the training cells alone.
+
+    All training donors are learned from; the penalty of the linear part is chosen on inner folds by
+    donor. Where a validation is asked for (``combine="residual"``, or early stopping in `train`), a
+    fifth of the donors is kept for it, of the cells where donors do not suffice. Its parameters are
+    the arms of an ablation.
 
     Parameters
     ----------
@@ -47,14 +50,19 @@ class ScBERTEstimator(CellEstimator):
     pretrain_epochs
         Epochs of masked pretraining on the training donors' cells, labelled or not; 0 for none.
     extra
-        Further cells to pretrain on, raw counts in ``X``; genes are matched by name, and absent ones count as not expressed.
+        Further cells to pretrain on, raw counts in ``X``; genes are matched by name, and absent
+        ones count as not expressed.
     protein_key
-        `obsm` with the raw counts of all proteins, learned beside the class where it is there; None leaves them aside.
+        `obsm` with the raw counts of all proteins, learned beside the class where it is there; None
+        leaves them aside.
     gene_embedding
-        ``"svd"`` and ``"gene2vec"`` (skip-gram) start from co-expression in the training cells (:func:`~scbert_cll.tl.gene2vec`),
-        ``"shuffled"`` gives every gene another's vector of the former (a control: an identity, but no meaning), the others as in :class:`~scbert_cll.nn.Config`.
+        ``"svd"`` and ``"gene2vec"`` (skip-gram) start from co-expression in the training cells
+        (:func:`~scbert_cll.tl.gene2vec`), ``"shuffled"`` gives every gene another's vector of the
+        former (a control: an identity, but no meaning), the others as in
+        :class:`~scbert_cll.nn.Config`.
     balance
-        Method of :func:`~scbert_cll.pp.balance`, on training cells only; ``"none"`` leaves the classes as they are.
+        Method of :func:`~scbert_cll.pp.balance`, on training cells only; ``"none"`` leaves the
+        classes as they are.
     freeze
         ``"none"``, ``"encoder"`` or ``"scbert"``.
     exclude_genes
@@ -64,7 +72,8 @@ class ScBERTEstimator(CellEstimator):
     max_epochs
         Epochs of fine-tuning; None: 8 to 20, more for fewer cells.
     network
-        Choices of the network, e.g. ``{"dropout": 0.3, "tokens": "background"}``, or ``{"preset": "scbert"}``.
+        Choices of the network, e.g. ``{"dropout": 0.3, "tokens": "background"}``, or ``{"preset":
+        "scbert"}``.
     train
         Choices of the training, e.g. ``{"lr": 1e-3, "token_drop": 0.3}``.
     accelerator
@@ -124,14 +133,16 @@ class ScBERTEstimator(CellEstimator):
         adata
             All cells of the training donors, raw counts in ``X``.
         y
-            Class of each cell; missing where it is unlabelled. Cells without one serve the gene vectors, the proteins' levels and pretraining.
+            Class of each cell; missing where it is unlabelled. Cells without one serve the gene
+            vectors, the proteins' levels and pretraining.
         groups
             Donor of each cell.
 
         Raises
         ------
         ValueError
-            No cell has a class, a parameter is out of range, there is no such device, or the training diverged. With cells of one class only, this class is all that is predicted.
+            No cell has a class, a parameter is out of range, there is no such device, or the
+            training diverged. With cells of one class only, this class is all that is predicted.
         """
         self.check()
         known = examples(adata, y, groups)
@@ -229,7 +240,10 @@ class ScBERTEstimator(CellEstimator):
         return cells
 
     def _split(self, cells: AnnData, known: Any) -> pd.Categorical:
-        """Donors that train and donors that validate, with their unlabelled cells; or cells, where donors do not suffice."""
+        """Donors that train and donors that validate, with their unlabelled cells.
+
+        Or cells, where donors do not suffice.
+        """
         split = np.full(cells.n_obs, _keys.TRAIN, dtype=object)
         validates = self.combine == "residual" or dict(self.train or {}).get(
             "early_stopping", False
@@ -351,7 +365,8 @@ def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
 
     Returns
     -------
-    Unfitted estimators. Each differs from ``"scbert"`` in one thing (early stopping brings a limit of 30 epochs). What the network and the linear part of each do alone is shown with them.
+    Unfitted estimators. Each differs from ``"scbert"`` in one thing (early stopping brings a limit
+    of 30 epochs). What the network and the linear part of each do alone is shown with them.
     """
     arms = {name: ScBERTEstimator(**choices) for name, choices in ARMS.items()}
     return arms | {"scbert_without_gene": ScBERTEstimator(exclude_genes=[gene])}

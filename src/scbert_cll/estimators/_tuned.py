@@ -16,31 +16,34 @@ from scbert_cll.estimators._base import CellEstimator, Examples, as_estimator, e
 class Tuned(CellEstimator):
     """An estimator whose hyperparameters are searched for on inner folds of the training donors.
 
-    Every trial is fitted once per inner fold and judged by its predictions for all held-out cells together; the best is then fitted to
-    all training cells. The search is optuna's tree-structured Parzen estimator [1]_, an optional dependency: ``pip install
-    'scbert-cll[tune]'``.
+    Every trial is fitted once per inner fold and judged by its predictions for all held-out cells
+    together; the best is then fitted to all training cells. The search is optuna's tree-structured
+    Parzen estimator [1]_, an optional dependency: ``pip install 'scbert-cll[tune]'``.
 
     Parameters
     ----------
     estimator
         An estimator of cells, or a scikit-learn classifier, which is put :class:`OnMatrix`.
     space
-        What to try for each parameter: ``("float", low, high)``, ``("float", low, high, "log")``, ``("int", low, high)`` or a list of choices.
-        Parameters are named as ``get_params`` of the estimator of cells names them, e.g. ``"estimator__logisticregression__C"`` for
-        a pipeline on a matrix.
+        What to try for each parameter: ``("float", low, high)``, ``("float", low, high, "log")``,
+        ``("int", low, high)`` or a list of choices. Parameters are named as ``get_params`` of the
+        estimator of cells names them, e.g. ``"estimator__logisticregression__C"`` for a pipeline on
+        a matrix.
     n_trials
         Number of settings to try.
     n_inner
         Number of inner folds: by donor, by cell only where donors do not suffice.
     metric
-        What is best: ``log_loss``, ``brier`` or ``ece`` (lowest), ``macro_f1``, ``auroc`` … (highest).
+        What is best: ``log_loss``, ``brier`` or ``ece`` (lowest), ``macro_f1``, ``auroc`` …
+        (highest).
     rng
         Seed of the search, the folds and the estimator.
 
     Attributes
     ----------
     best_params_
-        The setting that was chosen; empty if there was nothing to choose by: one class only, or a class with a single cell.
+        The setting that was chosen; empty if there was nothing to choose by: one class only, or a
+        class with a single cell.
     trials_
         Table of the trials: ``trial``, a column per parameter, and the metric.
 
@@ -155,7 +158,10 @@ def _optuna() -> Any:
 
 
 def _suggested(trial: Any, name: str, spec: Any) -> Any:
-    """A value of the space; choices are asked for by their place, since optuna takes plain values only."""
+    """A value of the space.
+
+    Choices are asked for by their place, since optuna takes plain values only.
+    """
     if isinstance(spec, list):
         return spec[trial.suggest_categorical(name, range(len(spec)))]
     suggest = trial.suggest_float if spec[0] == "float" else trial.suggest_int

@@ -20,8 +20,9 @@ def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
 
     Returns
     -------
-    A copy of ``adata.uns[key]["donors"]``: one row per donor, with the number of gated cells, the percentage of positive
-    ones, whether the donor is bimodal and its clinical class; the largest percentage first.
+    A copy of ``adata.uns[key]["donors"]``: one row per donor, with the number of gated cells, the
+    percentage of positive ones, whether the donor is bimodal and its clinical class; the largest
+    percentage first.
 
     Raises
     ------

@@ -27,9 +27,9 @@ def evaluation(
     adata
         Cells × genes after :func:`scbert_cll.tl.cross_validate`.
     table
-        ``"summary"`` (models × metrics with 95 % intervals), ``"scores"`` (of each repeat), ``"differences"`` (to the best
-        baseline), ``"per_class"``, ``"donors"``, ``"agreement"`` (of the donors' 30 % call), ``"reliability"``,
-        ``"folds"`` or ``"seconds"``.
+        ``"summary"`` (models × metrics with 95 % intervals), ``"scores"`` (of each repeat),
+        ``"differences"`` (to the best baseline), ``"per_class"``, ``"donors"``, ``"agreement"`` (of
+        the donors' 30 % call), ``"reliability"``, ``"folds"`` or ``"seconds"``.
     key
         Name under which ``tl.cross_validate`` wrote.
     metric
@@ -39,8 +39,8 @@ def evaluation(
 
     Returns
     -------
-    A copy of ``adata.uns[key][table]``, or the rows of it asked for. The summary has the best model of each metric first,
-    and those for which it is undefined last.
+    A copy of ``adata.uns[key][table]``, or the rows of it asked for. The summary has the best model
+    of each metric first, and those for which it is undefined last.
 
     Raises
     ------
@@ -68,8 +68,8 @@ def out_of_fold(
 ) -> pd.DataFrame:
     """Prediction of each labelled cell by models that have not seen it.
 
-    What ``tl.cross_validate`` wrote, one row per model, repeat and cell: with several models or repeats a cell has several
-    rows.
+    What ``tl.cross_validate`` wrote, one row per model, repeat and cell: with several models or
+    repeats a cell has several rows.
 
     Parameters
     ----------
@@ -84,8 +84,9 @@ def out_of_fold(
 
     Returns
     -------
-    DataFrame by cell, with ``donor`` where donors are known, ``label``, ``model``, ``repeat``, ``pred`` (the most probable
-    class of this repeat) and one ``proba_<class>`` per class. Cells without a label are not in it.
+    DataFrame by cell, with ``donor`` where donors are known, ``label``, ``model``, ``repeat``,
+    ``pred`` (the most probable class of this repeat) and one ``proba_<class>`` per class. Cells
+    without a label are not in it.
 
     Raises
     ------
@@ -140,7 +141,8 @@ def only(
         return table
     if column not in table:
         raise ValueError(
-            f"{where} is not by {column}; leave {column}= out. Its columns are {_checks.listed(table.columns, 20)}."
+            f"{where} is not by {column}; leave {column}= out. Its columns are "
+            f"{_checks.listed(table.columns, 20)}."
         )
     names = [asked] if isinstance(asked, str) else list(asked)
     there = dict.fromkeys(table[column].astype(str))
@@ -177,7 +179,10 @@ def _tested(
 def _run(
     proba: pd.DataFrame, cells: pd.DataFrame, model: str, repeat: int, classes: pd.CategoricalDtype
 ) -> pd.DataFrame:
-    """One model's predictions in one repeat, of the cells it was tested on; columns in the classes' order."""
+    """One model's predictions in one repeat, of the cells it was tested on.
+
+    Columns in the classes' order.
+    """
     values = proba.set_axis([f"proba_{name}" for name in classes.categories], axis=1)
     tested = values.notna().all(axis=1).to_numpy()
     pred = pd.Categorical.from_codes(values[tested].to_numpy().argmax(axis=1), dtype=classes)

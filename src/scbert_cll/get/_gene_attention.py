@@ -27,9 +27,10 @@ def gene_attention(
 ) -> pd.DataFrame:
     """Attention the genes receive in each group, beside a reference.
 
-    Attention follows abundance: most of the genes first in a group by attention are first in every group. What sets a
-    group apart is the difference to the others, by which the table is sorted. It is a description of the network's
-    input and weights, without a test: no number here says that a gene matters.
+    Attention follows abundance: most of the genes first in a group by attention are first in every
+    group. What sets a group apart is the difference to the others, by which the table is sorted. It
+    is a description of the network's input and weights, without a test: no number here says that a
+    gene matters.
 
     Parameters
     ----------
@@ -44,15 +45,17 @@ def gene_attention(
     n_top
         Number of genes per group. By default all.
     exclude
-        Genes to leave out: names, or a regular expression (``r"^(MT-|RP[LS]|IG[HKL])"``). Ranks are those of the genes left.
+        Genes to leave out: names, or a regular expression (``r"^(MT-|RP[LS]|IG[HKL])"``). Ranks are
+        those of the genes left.
     sort_by
         ``"difference"``, largest first, or ``"attention"``.
 
     Returns
     -------
-    One row per group and gene, with ``group``, ``gene``, ``attention`` (share of the group's total), ``reference`` (the same
-    in the reference), ``difference`` of the two and ``rank`` within the group, from 1. With one group only, ``reference``
-    and ``difference`` are missing and the table can be sorted by attention.
+    One row per group and gene, with ``group``, ``gene``, ``attention`` (share of the group's
+    total), ``reference`` (the same in the reference), ``difference`` of the two and ``rank`` within
+    the group, from 1. With one group only, ``reference`` and ``difference`` are missing and the
+    table can be sorted by attention.
 
     Raises
     ------
@@ -77,8 +80,10 @@ def gene_attention(
     groups = _groups(table, group, reference, key)
     if sort_by == "difference" and table.shape[1] < 2:
         raise ValueError(
-            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to take the difference to. "
-            "Pass sort_by='attention', or run tl.gene_attention with a groupby of two groups or more."
+            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to "
+            f"take the difference to. "
+            "Pass sort_by='attention', or run tl.gene_attention with a groupby of two groups "
+            "or more."
         )
     table = table[~_excluded(table.index, exclude)]
     parts = [_compare(table, name, reference, sort_by).head(n_top or len(table)) for name in groups]
@@ -92,7 +97,8 @@ def _attention(adata: AnnData, key: str) -> pd.DataFrame:
     table = adata.varm[key]
     if not isinstance(table, pd.DataFrame):
         raise ValueError(
-            f"adata.varm[{key!r}] must be a DataFrame of genes × groups, as tl.gene_attention writes it; "
+            f"adata.varm[{key!r}] must be a DataFrame of genes × groups, as tl.gene_attention "
+            f"writes it; "
             f"found {type(table).__name__}."
         )
     return _names.own_columns(table, adata.uns)
@@ -113,13 +119,17 @@ def _groups(
         )
     if reference in groups:
         raise ValueError(
-            f"Group {reference!r} is its own reference; leave it out of group= or choose another reference."
+            f"Group {reference!r} is its own reference; leave it out of group= or choose "
+            f"another reference."
         )
     return groups
 
 
 def _excluded(genes: pd.Index, exclude: str | Iterable[str]) -> np.ndarray:
-    """Which genes to leave out; names that do not occur are no error, so that one list can serve many data sets."""
+    """Which genes to leave out.
+
+    Names that do not occur are no error, so that one list can serve many data sets.
+    """
     if isinstance(exclude, str):
         pattern = re.compile(exclude)
         return np.array([pattern.search(gene) is not None for gene in genes], dtype=bool)

@@ -29,17 +29,18 @@ def predictions(
     labels_key
         `obs` column of the labels to put beside the predictions.
     pred_key
-        `obs` column of the predicted classes. Score and probabilities are those of the same name, where they exist:
-        ``scbert_pred`` goes with ``scbert_score`` and ``scbert_proba``.
+        `obs` column of the predicted classes. Score and probabilities are those of the same name,
+        where they exist: ``scbert_pred`` goes with ``scbert_score`` and ``scbert_proba``.
     split_key
         `obs` column of the split; listed where it exists.
     split
-        Only these cells: ``"train"``, ``"val"`` or ``"test"``. By default all cells, those trained on among them.
+        Only these cells: ``"train"``, ``"val"`` or ``"test"``. By default all cells, those trained
+        on among them.
 
     Returns
     -------
-    DataFrame by cell, with ``split`` and ``label`` where there are such, ``pred``, ``score`` (largest probability) and one
-    ``proba_<class>`` per class.
+    DataFrame by cell, with ``split`` and ``label`` where there are such, ``pred``, ``score``
+    (largest probability) and one ``proba_<class>`` per class.
 
     Raises
     ------

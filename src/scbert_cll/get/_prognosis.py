@@ -27,9 +27,10 @@ def prognosis(
     adata
         Samples × genes after :func:`scbert_cll.tl.prognosis`.
     table
-        ``"cox"`` (hazard or odds ratios of each model), ``"models"``, ``"added_value"``, ``"null_tests"`` (against random sets of genes), ``"null"``
-        (these sets' z), ``"auc"``, ``"linearity"``, ``"power"``, ``"flow"`` (who was left out), ``"genes"`` or ``"survival"`` (the curves of
-        :func:`get.survival <scbert_cll.get.survival>`).
+        ``"cox"`` (hazard or odds ratios of each model), ``"models"``, ``"added_value"``,
+        ``"null_tests"`` (against random sets of genes), ``"null"`` (these sets' z), ``"auc"``,
+        ``"linearity"``, ``"power"``, ``"flow"`` (who was left out), ``"genes"`` or ``"survival"``
+        (the curves of :func:`get.survival <scbert_cll.get.survival>`).
     key
         Name under which ``tl.prognosis`` wrote.
     model
@@ -37,7 +38,8 @@ def prognosis(
 
     Returns
     -------
-    A copy of ``adata.uns[key][table]``, or the rows of it asked for. What is no table but a few numbers (linearity, power) has one row.
+    A copy of ``adata.uns[key][table]``, or the rows of it asked for. What is no table but a few
+    numbers (linearity, power) has one row.
 
     Raises
     ------

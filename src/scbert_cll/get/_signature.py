@@ -49,15 +49,16 @@ def signature(
     selected
         Only the genes of the signature; ``False`` lists all genes that were tested.
     drop_families
-        Leave out genes that differ between donors or cells whatever is asked: a family or families (``"immunoglobulin"``, ``"HLA"``, ``"sex"``,
-        ``"mitochondrial"``, ``"ribosomal"``, ``"marker"``), or ``True`` for all of them.
+        Leave out genes that differ between donors or cells whatever is asked: a family or families
+        (``"immunoglobulin"``, ``"HLA"``, ``"sex"``, ``"mitochondrial"``, ``"ribosomal"``,
+        ``"marker"``), or ``True`` for all of them.
     n_top
         Number of genes. By default all.
 
     Returns
     -------
-    A copy of the rows of ``adata.uns[key]["genes"]``, see :func:`scbert_cll.tl.signature` for its columns; without rows if the
-    signature is empty, for the reason in ``adata.uns[key]["reason"]``.
+    A copy of the rows of ``adata.uns[key]["genes"]``, see :func:`scbert_cll.tl.signature` for its
+    columns; without rows if the signature is empty, for the reason in ``adata.uns[key]["reason"]``.
 
     Raises
     ------

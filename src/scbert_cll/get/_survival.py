@@ -20,8 +20,9 @@ def survival(adata: AnnData, table: str = "curves", *, key: str = _keys.SURVIVAL
     adata
         Patients × genes after :func:`scbert_cll.tl.survival` or :func:`scbert_cll.tl.prognosis`.
     table
-        ``"curves"`` (Kaplan–Meier), ``"groups"`` (patients, events, median, hazard ratio against the first), ``"logrank"``, ``"flow"`` (who was
-        left out), ``"incidence"`` (Aalen–Johansen, with competing events) or ``"cox"`` (with covariates).
+        ``"curves"`` (Kaplan–Meier), ``"groups"`` (patients, events, median, hazard ratio against
+        the first), ``"logrank"``, ``"flow"`` (who was left out), ``"incidence"`` (Aalen–Johansen,
+        with competing events) or ``"cox"`` (with covariates).
     key
         Name under which it was written; ``"prognosis"`` for the groups of ``tl.prognosis``.
 

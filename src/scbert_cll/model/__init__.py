@@ -1,4 +1,7 @@
-"""Models with the verbs of scvi-tools: set up, train, predict, save, load; and a corpus to train them on."""
+"""Models with the verbs of scvi-tools: set up, train, predict, save, load.
+
+And a corpus to train them on.
+"""
 
 from scbert_cll.model._classifier import ScBERTClassifier
 from scbert_cll.model._scbert import ScBERT

@@ -22,8 +22,9 @@ from scbert_cll.model.training.fit import Training, as_seed, seeded
 from scbert_cll.nn import Config, Performer
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    # trains on a laptop: only expressed genes attend, their mean is classified; with a maximum per head none of the heads
-    # drowns in the constant floor of the features when another one's keys grow
+    # trains on a laptop: only expressed genes attend, their mean is classified; with a maximum per
+    # head none of the heads drowns in the constant floor of the features when another one's keys
+    # grow
     "small": {"stabilizer": "head"},
     # the published network: every gene attends, gene2vec stays as it is
     "scbert": {
@@ -111,7 +112,8 @@ class TokenModel(Training):
         if binning is None:
             if adata is None:
                 raise ValueError(
-                    "A model without adata needs binning=, the uns record that pp.bin_expression wrote."
+                    "A model without adata needs binning=, the uns record that "
+                    "pp.bin_expression wrote."
                 )
             _, binning = _checks.tokens(adata, self.layer)
         self.binning: dict[str, Any] = {
@@ -136,7 +138,8 @@ class TokenModel(Training):
         Parameters
         ----------
         device
-            PyTorch's name of it: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``, or the number of a GPU.
+            PyTorch's name of it: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``, or the number of
+            a GPU.
 
         Raises
         ------
@@ -216,24 +219,27 @@ class TokenModel(Training):
         dir_path
             The folder.
         adata
-            Cells to attach, so that methods can be called without naming them; genes may be in any order.
+            Cells to attach, so that methods can be called without naming them; genes may be in any
+            order.
         accelerator
-            ``"auto"`` takes an NVIDIA GPU where there is one; ``"cpu"``, ``"gpu"``, ``"cuda"`` or ``"mps"`` decide.
+            ``"auto"`` takes an NVIDIA GPU where there is one; ``"cpu"``, ``"gpu"``, ``"cuda"`` or
+            ``"mps"`` decide.
         device
             Number of the GPU where there are several.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            The folder is missing, incomplete, damaged, of another class or not a model of this package, or its weights are not finite; there is no such
-            device.
+            The folder is missing, incomplete, damaged, of another class or not a model of this
+            package, or its weights are not finite; there is no such device.
         """
         place = device_of(accelerator, device)
         saved = folder.load_folder(dir_path)
         config = saved["config"]
         if config["class"] != cls.__name__:
             raise ValueError(
-                f"{dir_path} holds a {config['class']}, not a {cls.__name__}; use {config['class']}.load."
+                f"{dir_path} holds a {config['class']}, not a {cls.__name__}; use "
+                f"{config['class']}.load."
             )
         # excluded genes are not in the saved vocabulary, so nothing is left to exclude
         registry = _scvi.detached_registry(cls.__name__, saved["genes"], config["setup"])

@@ -39,8 +39,8 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
     registry
         Instead of `adata`: the registry of a model loaded without data.
     preset, binning, rng, **network
-        As in :class:`ScBERT`. ``head="pool"`` classifies the mean token after BatchNorm; ``head="scbert"`` is the published
-        head, which needs ``tokens="all"``.
+        As in :class:`ScBERT`. ``head="pool"`` classifies the mean token after BatchNorm;
+        ``head="scbert"`` is the published head, which needs ``tokens="all"``.
     labels_key, classes
         Of a model without `adata`: the label column it was trained on, and its classes in order.
 
@@ -130,7 +130,8 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         path, gene2vec, adata, layer, accelerator, **network
             As in :meth:`ScBERT.from_scbert_checkpoint`.
         vocab
-            As there; the published head reads every position, so `vocab` must name the checkpoint's genes with `gene2vec`, too.
+            As there; the published head reads every position, so `vocab` must name the checkpoint's
+            genes with `gene2vec`, too.
         classes
             Names of the classes, in the order of the checkpoint's outputs.
         labels_key
@@ -181,53 +182,65 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
     ) -> None:
         """Train on the labelled cells, for a fixed number of epochs with a learning rate that falls to zero.
 
-        A logistic regression is always fitted to the same tokens of the same training cells, with its penalty chosen on the
-        validation cells: without it nobody knows what the network is worth.
+        A logistic regression is always fitted to the same tokens of the same training cells, with
+        its penalty chosen on the validation cells: without it nobody knows what the network is
+        worth.
 
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; None: 10,000 / number of labelled training cells, but 8 to 20.
+            Passes over the training cells; None: 10,000 / number of labelled training cells, but 8
+            to 20.
         split_key
-            `obs` column of :func:`~scbert_cll.pp.split_donors`. None: a random tenth of the labelled cells validates.
+            `obs` column of :func:`~scbert_cll.pp.split_donors`. None: a random tenth of the
+            labelled cells validates.
         weight_key
-            `obs` column of :func:`~scbert_cll.pp.balance`: how much a training cell counts. None: all the same.
+            `obs` column of :func:`~scbert_cll.pp.balance`: how much a training cell counts. None:
+            all the same.
         donor_key
-            `obs` column of donors: what the linear part needs held-out cells for is then decided on other donors.
+            `obs` column of donors: what the linear part needs held-out cells for is then decided on
+            other donors.
         protein_key
-            `obsm` with the raw counts of all measured proteins: the network learns to predict their levels, too, which tells it more about
-            a cell than its class; training cells without a label take part in that. Prediction needs no protein. Proteins with
-            missing or negative values are left out, with a warning.
+            `obsm` with the raw counts of all measured proteins: the network learns to predict their
+            levels, too, which tells it more about a cell than its class; training cells without a
+            label take part in that. Prediction needs no protein. Proteins with missing or negative
+            values are left out, with a warning.
         combine
-            ``"none"`` predicts with the network alone; ``"average"`` with the mean of its log-probabilities and the linear
-            part's; with ``"residual"`` the network learns what the linear part, frozen, leaves to be learned, and is left out if
-            that does not help.
+            ``"none"`` predicts with the network alone; ``"average"`` with the mean of its
+            log-probabilities and the linear part's; with ``"residual"`` the network learns what the
+            linear part, frozen, leaves to be learned, and is left out if that does not help.
         freeze
-            ``"none"`` trains everything; ``"encoder"`` only the head; ``"scbert"`` the published recipe: the head, the last
-            LayerNorm and the last block but one.
+            ``"none"`` trains everything; ``"encoder"`` only the head; ``"scbert"`` the published
+            recipe: the head, the last LayerNorm and the last block but one.
         token_drop
-            Largest share of a training cell's tokens left out at random, 0 to 1 (not with ``tokens="all"``).
+            Largest share of a training cell's tokens left out at random, 0 to 1 (not with
+            ``tokens="all"``).
         early_stopping
-            Stop when the validation loss no longer falls, and keep the best epoch. Needs many validation cells: with few, the
-            last epoch was better.
+            Stop when the validation loss no longer falls, and keep the best epoch. Needs many
+            validation cells: with few, the last epoch was better.
         datamodule
-            Train on the labelled cells of a corpus instead of those in memory; its donors that were held out validate. The logistic
-            regression is then fitted to a sample of 20,000 of them. `split_key`, `weight_key`, `donor_key`, `protein_key` and
-            ``combine="residual"`` are for cells in memory; to balance name columns in ``CorpusData(balance=…)``.
+            Train on the labelled cells of a corpus instead of those in memory; its donors that were
+            held out validate. The logistic regression is then fitted to a sample of 20,000 of them.
+            `split_key`, `weight_key`, `donor_key`, `protein_key` and ``combine="residual"`` are for
+            cells in memory; to balance name columns in ``CorpusData(balance=…)``.
         batch_size, lr, weight_decay, recompute, early_stopping_patience, rng, **trainer
-            As in :meth:`ScBERT.train`, `checkpoint_dir` and the arguments that belong to it among them.
+            As in :meth:`ScBERT.train`, `checkpoint_dir` and the arguments that belong to it among
+            them.
 
         Returns
         -------
-        None; :attr:`history` holds `train_loss` and `validation_loss`, the cross-entropy of the classes, `accuracy_*` and `macro_f1_*`, and with
-        `protein_key` `protein_loss_*`, the mean squared error of the standardised protein levels, by epoch from 1 on. Training cells are
-        measured while the epoch lasts, with tokens left out; all of the network alone. ``kept_epoch_`` is the epoch whose weights the model has.
+        None; :attr:`history` holds `train_loss` and `validation_loss`, the cross-entropy of the
+        classes, `accuracy_*` and `macro_f1_*`, and with `protein_key` `protein_loss_*`, the mean
+        squared error of the standardised protein levels, by epoch from 1 on. Training cells are
+        measured while the epoch lasts, with tokens left out; all of the network alone.
+        ``kept_epoch_`` is the epoch whose weights the model has.
 
         Raises
         ------
         ValueError
-            A class without a labelled training cell, labels the model does not know, or no training cell at all. Or, as in :meth:`ScBERT.train`,
-            something is not finite, or the training diverged.
+            A class without a labelled training cell, labels the model does not know, or no training
+            cell at all. Or, as in :meth:`ScBERT.train`, something is not finite, or the training
+            diverged.
         """
         asked = arguments(locals())
         numbers = {"lr": lr, "weight_decay": weight_decay}
@@ -288,7 +301,8 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
 
         Returns
         -------
-        Categorical Series over the cells, or with `soft` a float32 DataFrame cells × classes whose rows sum to 1.
+        Categorical Series over the cells, or with `soft` a float32 DataFrame cells × classes whose
+        rows sum to 1.
 
         Raises
         ------
@@ -322,8 +336,8 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
 
         Returns
         -------
-        Named tuple of ``joined``, ``network`` and ``linear`` (None in a model trained without), each a float32 DataFrame cells × classes,
-        and ``latent``, float32 (cells, n_hidden).
+        Named tuple of ``joined``, ``network`` and ``linear`` (None in a model trained without),
+        each a float32 DataFrame cells × classes, and ``latent``, float32 (cells, n_hidden).
 
         Raises
         ------

@@ -20,7 +20,8 @@ SKIP_GRAM: Final[dict[str, Any]] = {
 _MIN_DF = 10  # a correlation over fewer independent metacells is noise
 _N_COMPONENTS = 20
 _BLOCK = 1024  # rows of the gene-by-gene correlation that exist at one time
-_ALPHA = 0.1  # gensim's 0.025 is for corpora of millions of words: here it leaves the vectors where they started
+# gensim's 0.025 is for corpora of millions of words: here it leaves the vectors where they started
+_ALPHA = 0.1
 
 
 def principal_vectors(
@@ -33,8 +34,9 @@ def principal_vectors(
 ) -> pd.DataFrame:
     """Vectors whose products come close to the genes' correlations over cells: genes × n_dims, by gene name.
 
-    Principal directions of log2(1 + counts per 10,000), every gene at unit variance, times their singular values, at unit scale. Sparse
-    stays sparse; zero in dimensions that the cells do not span.
+    Principal directions of log2(1 + counts per 10,000), every gene at unit variance, times their
+    singular values, at unit scale. Sparse stays sparse; zero in dimensions that the cells do not
+    span.
     """
     from sklearn.decomposition import PCA
 
@@ -50,8 +52,10 @@ def principal_vectors(
     n = min(n_dims, len(genes) - 1, counts.shape[0] - 1)
     if n < 1:
         raise ValueError(
-            f"{len(genes)} of {len(names)} genes vary over {counts.shape[0]} cells and are found in at least "
-            f"min_detected={min_detected:g} of them; vectors need two of each. Use more cells, lower min_detected, or give vectors=."
+            f"{len(genes)} of {len(names)} genes vary over {counts.shape[0]} cells and are "
+            f"found in at least "
+            f"min_detected={min_detected:g} of them; vectors need two of each. Use more "
+            f"cells, lower min_detected, or give vectors=."
         )
     pca = PCA(n, svd_solver="arpack", random_state=seed).fit(
         (log[:, genes] @ sparse.diags(1 / spread[genes])).tocsr()
@@ -70,7 +74,8 @@ def co_expression_vectors(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Counts to metacells to pairs to vectors, indexed by gene name, and how many there were of each.
 
-    `params` are those of :func:`scbert_cll.tl.gene2vec`, by default `SKIP_GRAM`; `donors` are codes.
+    `params` are those of :func:`scbert_cll.tl.gene2vec`, by default `SKIP_GRAM`; `donors` are
+    codes.
     """
     params = SKIP_GRAM | dict(params)
     n_cells = counts.shape[0]
@@ -86,8 +91,10 @@ def co_expression_vectors(
     pairs = _partners(profiles, params["n_neighbors"])
     if not len(pairs):
         raise ValueError(
-            f"No two genes are co-expressed: {len(genes)} of {len(names)} genes are found in at least "
-            f"min_detected={params['min_detected']:g} of the cells and vary. Lower min_detected, or give vectors=."
+            f"No two genes are co-expressed: {len(genes)} of {len(names)} genes are found in "
+            f"at least "
+            f"min_detected={params['min_detected']:g} of the cells and vary. Lower "
+            f"min_detected, or give vectors=."
         )
     found = _skip_gram(
         pairs, names[genes], params["n_dims"], params["epochs"], seed=int(rng.integers(2**31))
@@ -98,7 +105,8 @@ def co_expression_vectors(
 def _metacell_profiles(
     counts: sparse.csr_matrix, genes: np.ndarray, donors: np.ndarray, size: int
 ) -> np.ndarray:
-    """Log-normalised metacells minus the mean of their donor's, for the given genes."""  # (metacells, genes)
+    # (metacells, genes)
+    """Log-normalised metacells minus the mean of their donor's, for the given genes."""
     centred = []
     for donor in np.unique(donors):
         own = counts[donors == donor]
@@ -113,8 +121,10 @@ def _metacell_profiles(
     df = sum(len(c) - 1 for c in centred)
     if df < _MIN_DF:
         raise ValueError(
-            f"{counts.shape[0]} training cells of {len(np.unique(donors))} donors make metacells of {size} or more "
-            f"cells for {df} degrees of freedom; a correlation needs at least {_MIN_DF}. Use more cells, lower "
+            f"{counts.shape[0]} training cells of {len(np.unique(donors))} donors make "
+            f"metacells of {size} or more "
+            f"cells for {df} degrees of freedom; a correlation needs at least {_MIN_DF}. Use "
+            f"more cells, lower "
             "cells_per_metacell, or give vectors=."
         )
     return np.concatenate(centred)
@@ -139,7 +149,8 @@ def _metacells(counts: sparse.csr_matrix, totals: np.ndarray, size: int) -> list
 
 
 def _components(counts: sparse.csr_matrix, totals: np.ndarray) -> np.ndarray:
-    """Principal components of one donor's log-normalised cells; sparse stays sparse."""  # (cells, components)
+    # (cells, components)
+    """Principal components of one donor's log-normalised cells; sparse stays sparse."""
     from sklearn.decomposition import PCA
 
     n = min(_N_COMPONENTS, *(d - 1 for d in counts.shape))
@@ -149,7 +160,10 @@ def _components(counts: sparse.csr_matrix, totals: np.ndarray) -> np.ndarray:
 
 
 def _partners(unit: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Each gene with the genes it correlates with best, every unordered pair once; one block of rows at a time."""
+    """Each gene with the genes it correlates with best, every unordered pair once.
+
+    One block of rows at a time.
+    """
     n_genes = unit.shape[1]
     k = min(n_neighbors, n_genes - 1)
     pairs = [np.zeros((0, 2), dtype=np.int64)]

@@ -33,8 +33,9 @@ _KEPT: Final[dict[str, tuple[str, ...]]] = {
     "layers": ("layer",),
     "heads": ("layer", "head"),
 }
-# Numbers in one tensor of an inference batch (cells × tokens × width): 64 MB in float32 on a CPU, 1 GB on a GPU; in the short modes 4 MB on
-# a CPU, whose caches hold that: the small network embeds cells of 1,000 genes 1.5 times as fast as with 64 MB.
+# Numbers in one tensor of an inference batch (cells × tokens × width): 64 MB in float32 on a CPU, 1
+# GB on a GPU; in the short modes 4 MB on a CPU, whose caches hold that: the small network embeds
+# cells of 1,000 genes 1.5 times as fast as with 64 MB.
 _NUMBERS_PER_BATCH: Final = {"cpu": 2**24, "cuda": 2**28}
 _SHORT_ON_CPU: Final = 2**20
 _SMALL_WIDTH: Final = (
@@ -67,7 +68,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """Return the cells that were given, or those the model was made with."""
         if adata is None and self.adata is None:
             raise ValueError(
-                "This model was loaded without cells; name them (adata=…), or attach them: load(folder, adata)."
+                "This model was loaded without cells; name them (adata=…), or attach them: "
+                "load(folder, adata)."
             )
         return _checks.anndata(self.adata if adata is None else adata)
 
@@ -107,7 +109,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         return list(self.registry["setup_args"]["exclude_genes"])
 
     def _tell_missing(self, missing: pd.Index, first_cell: str) -> None:
-        """Say how many of the model's genes cells lack; once, though verbs read the same cells more than once."""
+        """Say how many of the model's genes cells lack.
+
+        Once, though verbs read the same cells more than once.
+        """
         if (len(missing), first_cell) != self._missing:
             self._missing = (len(missing), first_cell)
             level = (
@@ -127,7 +132,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     def _batches(
         self, data: TokenRows, batch_size: int | None, what: str
     ) -> Iterator[tuple[Cells, np.ndarray]]:
-        """All cells once, on the model's device, and their rows; with a progress bar on a terminal."""
+        """All cells once, on the model's device, and their rows.
+
+        With a progress bar on a terminal.
+        """
         self._refuse_not_finite()
         if batch_size is not None:
             _checks.number_in(batch_size, "batch_size", 1, np.inf, whole=True)
@@ -188,7 +196,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         Parameters
         ----------
         adata
-            Cells with the binned layer; genes are matched by name. None: the AnnData the model was made with.
+            Cells with the binned layer; genes are matched by name. None: the AnnData the model was
+            made with.
         batch_size
             Cells at a time; affects speed and memory, not results.
 
@@ -217,9 +226,10 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     ) -> pd.DataFrame:
         """Mean attention each gene receives, per group of cells.
 
-        The mean over queries, heads, layers and the cells of a group, by the closed form that is linear in the number of
-        genes; a gene that does not attend in a cell counts as zero there. Attention that goes to scBERT's end token is left
-        out before a column is scaled to sum to 1. Always in float32; memory does not grow with the number of cells.
+        The mean over queries, heads, layers and the cells of a group, by the closed form that is
+        linear in the number of genes; a gene that does not attend in a cell counts as zero there.
+        Attention that goes to scBERT's end token is left out before a column is scaled to sum to 1.
+        Always in float32; memory does not grow with the number of cells.
 
         Parameters
         ----------
@@ -228,15 +238,16 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         adata, batch_size
             As in :meth:`get_latent_representation`.
         reduce
-            ``"mean"`` over layers and heads; ``"layers"`` keeps the layers apart, ``"heads"`` the layers and their heads.
+            ``"mean"`` over layers and heads; ``"layers"`` keeps the layers apart, ``"heads"`` the
+            layers and their heads.
         mode
-            ``"used"`` is the attention of the forward pass. ``"original"`` evaluates it a second time behind the residual
-            connection, which is what scBERT returns.
+            ``"used"`` is the attention of the forward pass. ``"original"`` evaluates it a second
+            time behind the residual connection, which is what scBERT returns.
 
         Returns
         -------
-        Genes × groups, float64; a column sums to 1. Columns have the levels group, layer with ``reduce="layers"`` and group, layer,
-        head with ``reduce="heads"``, counted from 0.
+        Genes × groups, float64; a column sums to 1. Columns have the levels group, layer with
+        ``reduce="layers"`` and group, layer, head with ``reduce="heads"``, counted from 0.
 
         Raises
         ------
@@ -258,8 +269,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     ) -> pd.DataFrame:
         """Where the attention of chosen genes goes: the mean attention each gene receives from them.
 
-        As :meth:`get_gene_attention`, but the mean over queries is over `genes` alone; a cell in which none of them attends
-        takes no part.
+        As :meth:`get_gene_attention`, but the mean over queries is over `genes` alone; a cell in
+        which none of them attends takes no part.
 
         Parameters
         ----------
@@ -346,9 +357,12 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     def get_cell_attention(
         self, adata: AnnData | None = None, *, batch_size: int | None = None
     ) -> sparse.csr_matrix:
-        """Attention each gene receives in each cell: CSR float32 (cells, genes of the model); a row sums to 1.
+        """Attention each gene receives in each cell: CSR float32 (cells, genes of the model).
 
-        Only genes that attend are stored, so with ``tokens="expressed"`` it is as sparse as the data.
+        A row sums to 1.
+
+        Only genes that attend are stored, so with ``tokens="expressed"`` it is as sparse as the
+        data.
         """
         parts = []
         with self._calm():
@@ -369,7 +383,9 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     def get_attention_floor(
         self, adata: AnnData | None = None, *, n_cells: int = 256
     ) -> np.ndarray:
-        """Share of the attention features that is their constant floor, per layer; near 1 attention is uniform.
+        """Share of the attention features that is their constant floor, per layer.
+
+        Near 1 attention is uniform.
 
         Parameters
         ----------

@@ -28,8 +28,8 @@ from scbert_cll.vocab import Vocabulary
 class ScBERT(Shared, OnCorpus, CheckpointModel):
     """Masked-gene model: a Performer that learns to guess the expression bin of hidden genes from the rest of the cell.
 
-    Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski et al. 2021,
-    arXiv:2009.14794).
+    Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski
+    et al. 2021, arXiv:2009.14794).
 
     Parameters
     ----------
@@ -38,14 +38,17 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
     registry
         Instead of `adata`: the registry of a model loaded without data.
     preset
-        ``"small"`` (default) trains on a laptop: one narrow block, only expressed genes attend. ``"scbert"`` is the published
-        network: width 200, 6 blocks of 10 heads × 64, every gene attends.
+        ``"small"`` (default) trains on a laptop: one narrow block, only expressed genes attend.
+        ``"scbert"`` is the published network: width 200, 6 blocks of 10 heads × 64, every gene
+        attends.
     binning
-        The `uns` record of :func:`~scbert_cll.pp.bin_expression`; taken from `adata` where there is one.
+        The `uns` record of :func:`~scbert_cll.pp.bin_expression`; taken from `adata` where there is
+        one.
     rng
         Seed of the initial weights and random features.
     **network
-        Single choices of :class:`scbert_cll.nn.Config`, e.g. ``n_hidden=64, n_layers=2, gene_embedding="learned"``.
+        Single choices of :class:`scbert_cll.nn.Config`, e.g. ``n_hidden=64, n_layers=2,
+        gene_embedding="learned"``.
 
     Raises
     ------
@@ -112,19 +115,21 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
     ) -> Self:
         """Read a pretrained checkpoint that scBERT saved.
 
-        The file knows positions, not genes; `vocab` names them, and from then on genes are found by name in any AnnData. Only
-        weights are read, nothing in the file is executed. Cells are binned as scBERT does, which is the default of
-        :func:`~scbert_cll.pp.bin_expression`.
+        The file knows positions, not genes; `vocab` names them, and from then on genes are found by
+        name in any AnnData. Only weights are read, nothing in the file is executed. Cells are
+        binned as scBERT does, which is the default of :func:`~scbert_cll.pp.bin_expression`.
 
         Parameters
         ----------
         path
             The file (``.pth``).
         vocab
-            The genes in the checkpoint's order: a :class:`~scbert_cll.vocab.GeneVocab`, a file of them, or names.
+            The genes in the checkpoint's order: a :class:`~scbert_cll.vocab.GeneVocab`, a file of
+            them, or names.
         gene2vec
-            Gene vectors, one row per gene name, as wide as the network; they take the place of the checkpoint's, and `vocab` may
-            then be any genes that have one. From a word2vec file: ``kv = gensim.models.KeyedVectors.load_word2vec_format(file)``,
+            Gene vectors, one row per gene name, as wide as the network; they take the place of the
+            checkpoint's, and `vocab` may then be any genes that have one. From a word2vec file:
+            ``kv = gensim.models.KeyedVectors.load_word2vec_format(file)``,
             ``pd.DataFrame(kv.vectors, index=kv.index_to_key)``.
         adata
             Cells to attach, binned.
@@ -133,8 +138,8 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         accelerator
             As in :meth:`load`.
         **network
-            Choices that do not change the weights: `dropout`, `train_gene_embedding`, `tokens`, `n_background`, `attention`,
-            `stabilizer`; by default scBERT's.
+            Choices that do not change the weights: `dropout`, `train_gene_embedding`, `tokens`,
+            `n_background`, `attention`, `stabilizer`; by default scBERT's.
 
         Raises
         ------
@@ -143,13 +148,15 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         TypeError
             A choice that would not fit the weights.
         ValueError
-            The file holds more than weights, or another network; tensors are missing, unknown or of another shape; or they do
-            not fit `vocab` or `gene2vec`. Everything that does not fit is said at once.
+            The file holds more than weights, or another network; tensors are missing, unknown or of
+            another shape; or they do not fit `vocab` or `gene2vec`. Everything that does not fit is
+            said at once.
 
         Warns
         -----
         UserWarning
-            The network's attention is nearly uniform, measured on a few cells of `adata`, or on a simulated one.
+            The network's attention is nearly uniform, measured on a few cells of `adata`, or on a
+            simulated one.
 
         Examples
         --------
@@ -172,12 +179,14 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
     ) -> Self:
         """Load a model from a folder or from Hugging Face.
 
-        Of a repository only the files of :meth:`save` are downloaded: text and safetensors, nothing that is executed when it is read.
+        Of a repository only the files of :meth:`save` are downloaded: text and safetensors, nothing
+        that is executed when it is read.
 
         Parameters
         ----------
         source
-            A folder, or ``"org/name"``; a folder of that name comes first, and is loaded without network.
+            A folder, or ``"org/name"``; a folder of that name comes first, and is loaded without
+            network.
         adata
             Cells to attach, so that methods can be called without naming them.
         revision
@@ -194,7 +203,8 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         ImportError
             huggingface_hub is not installed.
         ValueError
-            It holds something else, or the model is of another class, of a newer version, or damaged.
+            It holds something else, or the model is of another class, of a newer version, or
+            damaged.
 
         Examples
         --------
@@ -236,55 +246,67 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         max_epochs
             Passes over the training cells.
         split_key
-            `obs` column of :func:`~scbert_cll.pp.split_donors`; test cells are then never seen. None: a random tenth of the
-            cells validates.
+            `obs` column of :func:`~scbert_cll.pp.split_donors`; test cells are then never seen.
+            None: a random tenth of the cells validates.
         batch_size
-            Cells per step, of all devices together. ``"auto"``: as many as fit, a power of two up to 256.
+            Cells per step, of all devices together. ``"auto"``: as many as fit, a power of two up
+            to 256.
         lr, weight_decay
             Of AdamW, with 10 % warm-up and cosine decay.
         mask_fraction
             Share of a cell's expressed genes that is hidden.
         feature_redraw_interval
-            Draw the random features of the attention anew after so many steps (1000 in performer-pytorch); None keeps them.
+            Draw the random features of the attention anew after so many steps (1000 in
+            performer-pytorch); None keeps them.
         recompute
-            Keep only what enters each block and compute the rest again for the gradients: less than half of the memory for
-            about a quarter more time.
+            Keep only what enters each block and compute the rest again for the gradients: less than
+            half of the memory for about a quarter more time.
         early_stopping, early_stopping_patience
-            Stop after so many epochs without a lower validation loss, and keep the epoch with the lowest; else the last one is kept.
+            Stop after so many epochs without a lower validation loss, and keep the epoch with the
+            lowest; else the last one is kept.
         rng
-            Seed of batches, masks and dropout. The same seed gives the same weights, with `checkpoint_dir` or without, on one machine with one number
-            of threads. Trainings in several threads of a process wait for each other.
+            Seed of batches, masks and dropout. The same seed gives the same weights, with
+            `checkpoint_dir` or without, on one machine with one number of threads. Trainings in
+            several threads of a process wait for each other.
         datamodule
-            Train on the cells of a corpus instead of those in memory; its donors that were held out validate.
+            Train on the cells of a corpus instead of those in memory; its donors that were held out
+            validate.
         checkpoint_dir
-            Folder for checkpoints. Where it has some of the same run, this goes on from the newest, to the same weights and history as
-            if it had never been interrupted. A run is the same with the same cells, labels, weights and arguments.
+            Folder for checkpoints. Where it has some of the same run, this goes on from the newest,
+            to the same weights and history as if it had never been interrupted. A run is the same
+            with the same cells, labels, weights and arguments.
         checkpoint_minutes, checkpoint_steps
-            Write one every so many minutes, and every so many steps of the optimiser; None: not by that. The last two are kept. When the system asks
-            for the machine (SIGTERM, or SIGUSR1 from SLURM, whose job is then queued again), one is written at once.
+            Write one every so many minutes, and every so many steps of the optimiser; None: not by
+            that. The last two are kept. When the system asks for the machine (SIGTERM, or SIGUSR1
+            from SLURM, whose job is then queued again), one is written at once.
         resume
             Go on where `checkpoint_dir` has checkpoints; False refuses such a folder.
         logger
-            Beside :attr:`history`: ``"csv"``, ``"tensorboard"`` (in `checkpoint_dir`, which they need), or loggers of Lightning.
+            Beside :attr:`history`: ``"csv"``, ``"tensorboard"`` (in `checkpoint_dir`, which they
+            need), or loggers of Lightning.
         **trainer
-            Passed to Lightning's trainer: `accelerator`, `devices`, `num_nodes`, `strategy`, `precision`, `max_steps`,
-            `accumulate_grad_batches`, `gradient_clip_val`, `val_check_interval`, `limit_val_batches`, …
+            Passed to Lightning's trainer: `accelerator`, `devices`, `num_nodes`, `strategy`,
+            `precision`, `max_steps`, `accumulate_grad_batches`, `gradient_clip_val`,
+            `val_check_interval`, `limit_val_batches`, …
 
         Returns
         -------
-        None; :attr:`history` holds `train_loss`, `validation_loss`, `masked_accuracy_*` and beside it `majority_accuracy_*`,
-        what guessing each cell's commonest bin gets, by epoch from 1 on. ``kept_epoch_`` is the epoch whose weights the model has.
+        None; :attr:`history` holds `train_loss`, `validation_loss`, `masked_accuracy_*` and beside
+        it `majority_accuracy_*`, what guessing each cell's commonest bin gets, by epoch from 1 on.
+        ``kept_epoch_`` is the epoch whose weights the model has.
 
         Raises
         ------
         RuntimeError
             Another run is writing to `checkpoint_dir`.
         ValueError
-            Numbers of the training, gene vectors or weights of the network are not finite. Or the training diverged, its loss or weights becoming
-            NaN or infinite: it ends there, and the sentence names step, epoch and learning rate. The model then has the weights of the epoch with the
-            lowest validation loss before (of the last one, where nothing validates), as ``kept_epoch_`` says, or, where there is no good epoch, is as it was.
-            `checkpoint_dir` holds checkpoints of another run: the data or an argument differs, which is named; or ``logger="csv"`` has no
-            `checkpoint_dir` to write into.
+            Numbers of the training, gene vectors or weights of the network are not finite. Or the
+            training diverged, its loss or weights becoming NaN or infinite: it ends there, and the
+            sentence names step, epoch and learning rate. The model then has the weights of the
+            epoch with the lowest validation loss before (of the last one, where nothing validates),
+            as ``kept_epoch_`` says, or, where there is no good epoch, is as it was.
+            `checkpoint_dir` holds checkpoints of another run: the data or an argument differs,
+            which is named; or ``logger="csv"`` has no `checkpoint_dir` to write into.
         FileExistsError
             `checkpoint_dir` is a file, or has checkpoints and `resume` is False.
         """

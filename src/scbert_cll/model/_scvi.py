@@ -1,6 +1,7 @@
 """The one file that imports scvi-tools, and only its public paths.
 
-Renamed and removed names are what breaks packages built on scvi-tools; here is the whole surface in one look.
+Renamed and removed names are what breaks packages built on scvi-tools; here is the whole surface in
+one look.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ _TRAINING: Final[dict[str, Any]] = {
 def register(
     cls: type[BaseModelClass], adata: AnnData, layer: str, setup_args: dict[str, Any]
 ) -> None:
-    """Register the token layer with scvi-tools; labels are read when they are needed, so that prediction needs none."""
+    """Register the token layer with scvi-tools.
+
+    Labels are read when they are needed, so that prediction needs none.
+    """
     fields = [LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
     manager = AnnDataManager(fields=fields, setup_method_args=setup_args)
     manager.register_fields(adata)
@@ -122,7 +126,7 @@ def class_probabilities(model: SCANVI, adata: AnnData) -> pd.DataFrame:
 def _quietly(seed: int) -> Iterator[None]:
     """PyTorch's and numpy's random numbers from `seed`, the user's own streams untouched, and nothing printed."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
-    levels, state = [log.level for log in loggers], np.random.get_state()  # noqa: NPY002 (scvi-tools uses it)
+    levels, state = [log.level for log in loggers], np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"

@@ -35,7 +35,8 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
         table = _read_file(*vectors) if isinstance(vectors, tuple) else _read_file(vectors)
     else:
         raise TypeError(
-            "vectors must be a file, (npy file, gene names), a gensim KeyedVectors or a DataFrame genes x dimensions; "
+            "vectors must be a file, (npy file, gene names), a gensim KeyedVectors or a "
+            "DataFrame genes x dimensions; "
             f"found {type(vectors).__name__}."
         )
     _checks.unique(table.index, "the gene names of vectors", "keep one row per gene")
@@ -43,7 +44,8 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
         raise ValueError(
-            f"vectors has values that are no finite numbers for {len(bad)} genes: {_checks.listed(bad)}."
+            f"vectors has values that are no finite numbers for {len(bad)} genes: "
+            f"{_checks.listed(bad)}."
         )
     return values
 
@@ -63,7 +65,8 @@ def _read_file(
         raise FileNotFoundError(f"vectors: {error}") from error
     except (ValueError, EOFError) as error:
         raise ValueError(
-            f"vectors: {path} cannot be read: {error}. Expected word2vec text or binary, or .npy with a .txt of gene names."
+            f"vectors: {path} cannot be read: {error}. Expected word2vec text or binary, or "
+            f".npy with a .txt of gene names."
         ) from error
 
 
@@ -103,16 +106,21 @@ def _read_word2vec(path: Path) -> pd.DataFrame:
 
 
 def _read_binary(data: bytes, head: bytes) -> pd.DataFrame:
-    """Vectors whose number and size the first line says, each behind its name; they must be there."""
+    """Vectors whose number and size the first line says, each behind its name.
+
+    They must be there.
+    """
     said = head.split()
     if len(said) != 2 or not all(word.isdigit() and len(word) < _DIGITS for word in said):
         raise ValueError(
-            f"its first line must be two numbers, of vectors and of their dimensions; it begins with {head[:20]!r}"
+            f"its first line must be two numbers, of vectors and of their dimensions; it "
+            f"begins with {head[:20]!r}"
         )
     n, size = map(int, said)
     if not size or n * (size * 4 + 2) > len(data):
         raise ValueError(
-            f"its first line says {n:,} vectors of {size:,} dimensions, and it holds {len(data):,} bytes"
+            f"its first line says {n:,} vectors of {size:,} dimensions, and it holds "
+            f"{len(data):,} bytes"
         )
     names, values, at = [], np.empty((n, size), dtype=np.float32), len(head) + 1
     for i in range(n):

@@ -1,11 +1,13 @@
 """What each token does to a cell's logit: by gradients, along a path, and by the way attention goes.
 
-What leaving tokens out does is asked of whole cells, in `model/explain/occlusion.py`. Captum (a test binds the two) has the same gate gradient,
-gradient × input and integrated gradients for whoever brings it the forward function; its path holds all its points at once, and it has neither rollout
-in linear time nor sums per gene over cells that differ in their tokens.
+What leaving tokens out does is asked of whole cells, in `model/explain/occlusion.py`. Captum (a
+test binds the two) has the same gate gradient, gradient × input and integrated gradients for
+whoever brings it the forward function; its path holds all its points at once, and it has neither
+rollout in linear time nor sums per gene over cells that differ in their tokens.
 
-Everything takes cells as the network does, (tokens, genes, weight), and gives float32 (b, n), one number per token. `contrast` (classes,)
-says which combination of the logits is meant. Cells do not touch each other: the network must be in evaluation mode.
+Everything takes cells as the network does, (tokens, genes, weight), and gives float32 (b, n), one
+number per token. `contrast` (classes,) says which combination of the logits is meant. Cells do not
+touch each other: the network must be in evaluation mode.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ def integrated_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients along the straight path from no expression to the cell, by Gauss and Legendre's rule.
 
-    Also the change of the logit along the path (b,), to which a row should sum, and the sum's difference from it.
-    Source: Sundararajan et al. 2017 (arXiv:1703.01365).
+    Also the change of the logit along the path (b,), to which a row should sum, and the sum's
+    difference from it. Source: Sundararajan et al. 2017 (arXiv:1703.01365).
     """
     at, share = np.polynomial.legendre.leggauss(n_steps)
     found, change = _along_path(module, cells, contrast, (at + 1) / 2, share / 2)
@@ -66,8 +68,9 @@ def integrated_gradients(
 def rollout(module: Performer, cells: Cells) -> Tensor:
     """Attention followed through all blocks, half of each step staying where it is: what the cell's mean token is made of; a row sums to 1.
 
-    The product of the attention matrices (Abnar and Zuidema 2020, arXiv:2005.00928) is never made: the row vector that starts from
-    the mean over the tokens goes through them one after the other, each time in linear time.
+    The product of the attention matrices (Abnar and Zuidema 2020, arXiv:2005.00928) is never made:
+    the row vector that starts from the mean over the tokens goes through them one after the other,
+    each time in linear time.
     """
     tokens, genes, weight = cells["tokens"], cells.get("genes"), cells.get("weight")
     x, inputs = module.embed(tokens, genes), []
@@ -94,7 +97,10 @@ def _weight(cells: Cells) -> Tensor:
 def _along_path(
     module: Performer, cells: Cells, contrast: Tensor, at: np.ndarray, share: np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    """Gradients at some places of the path, weighted, times its direction; and the change of the logit between its ends."""
+    """Gradients at some places of the path, weighted, times its direction.
+
+    And the change of the logit between its ends.
+    """
     zero = module.token_embedding.weight[0].detach()
     direction = (module.token_embedding(cells["tokens"]) - zero).detach()
     total = torch.zeros(cells["tokens"].shape, device=module.device)

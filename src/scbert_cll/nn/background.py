@@ -1,8 +1,9 @@
 """The first block when every gene attends: most genes are not expressed, and enter it alike in every cell.
 
-Their keys and values are summed once for all cells; a cell takes away what the genes it expresses would have added as zeros,
-and adds what they add. Their queries' features are computed once for all cells, too. Exact, but for rounding: where the
-subtraction would leave little of a large sum, `first_block` declines. The plain twin is `Block.stream`. Without gradients only.
+Their keys and values are summed once for all cells; a cell takes away what the genes it expresses
+would have added as zeros, and adds what they add. Their queries' features are computed once for all
+cells, too. Exact, but for rounding: where the subtraction would leave little of a large sum,
+`first_block` declines. The plain twin is `Block.stream`. Without gradients only.
 """
 
 from __future__ import annotations

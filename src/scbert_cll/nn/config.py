@@ -30,13 +30,15 @@ class Config:
     dropout
         Share of activations dropped while training.
     gene_embedding
-        What tells genes apart: vectors that start from ``"gene2vec"``, ``"learned"`` ones that start at random, ``"sinusoidal"`` ones
-        of the gene's position, or ``"none"``: then tokens of one bin are one and the same, and cost next to nothing.
+        What tells genes apart: vectors that start from ``"gene2vec"``, ``"learned"`` ones that
+        start at random, ``"sinusoidal"`` ones of the gene's position, or ``"none"``: then tokens of
+        one bin are one and the same, and cost next to nothing.
     train_gene_embedding
         Whether these vectors are trained.
     tokens
-        Which genes attend: the ``"expressed"`` ones of a cell; with ``"background"`` also a random sample of the others, each
-        weighted by how many it stands for, which comes close to ``"all"`` at a fraction of its cost.
+        Which genes attend: the ``"expressed"`` ones of a cell; with ``"background"`` also a random
+        sample of the others, each weighted by how many it stands for, which comes close to
+        ``"all"`` at a fraction of its cost.
     n_background
         Size of that sample.
     end_token
@@ -44,15 +46,17 @@ class Config:
     out_bias
         Whether the attention's output has a bias (scBERT yes, performer-pytorch no).
     head
-        ``"pool"`` classifies the mean token, ``"scbert"`` reads every gene and needs ``tokens="all"``.
+        ``"pool"`` classifies the mean token, ``"scbert"`` reads every gene and needs
+        ``tokens="all"``.
     n_classes
         Classes of the head; 0 for a network that guesses hidden genes.
     attention
-        ``"favor"`` is the Performer's, linear in the number of tokens; ``"exact"`` the softmax it approximates, quadratic, on the same
-        weights: a control.
+        ``"favor"`` is the Performer's, linear in the number of tokens; ``"exact"`` the softmax it
+        approximates, quadratic, on the same weights: a control.
     stabilizer
-        Scope of the maximum that keeps the exponentials small, a part of what is computed: ``"cell"`` (scBERT on one cell),
-        ``"head"`` of a cell (performer-pytorch), or ``"batch"`` (scBERT while training: a cell then depends on its companions).
+        Scope of the maximum that keeps the exponentials small, a part of what is computed:
+        ``"cell"`` (scBERT on one cell), ``"head"`` of a cell (performer-pytorch), or ``"batch"``
+        (scBERT while training: a cell then depends on its companions).
     """
 
     n_genes: int

@@ -1,6 +1,7 @@
 """Random features of FAVOR+, and what the keys of a cell say together: sums that are gathered span by span.
 
-Letters in shapes and the meaning of `weight` and `stabilizer` are those of `favor`, whose fast paths are built on this.
+Letters in shapes and the meaning of `weight` and `stabilizer` are those of `favor`, whose fast
+paths are built on this.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ def at_a_time(device: torch.device) -> int:
 
 
 def largest_exponents(k: Tensor, projection: Tensor, meant: Tensor | None = None) -> Tensor:
-    """Largest exponent of each key (b, n, h, d) and head: (b, n, h); nothing where `meant` (b, n) is False."""
+    """Largest exponent of each key (b, n, h, d) and head: (b, n, h).
+
+    Nothing where `meant` (b, n) is False.
+    """
     with torch.autocast(k.device.type, enabled=False):
         largest = _project(k, _features(projection)).amax(-1).transpose(1, 2)
     return largest if meant is None else largest.masked_fill(~meant.unsqueeze(-1), LEAST)
@@ -102,8 +106,9 @@ def float32(method: Callable[..., Any]) -> Callable[..., Any]:
 class Context:
     """What the keys of some cells say together, gathered span by span: `total` = sum_j w_j phi(k_j) [v_j, 1]ᵀ.
 
-    While it gathers, `EPSILON` is left out and the stabiliser is the largest exponent so far: when a larger one comes, the
-    sum is rescaled. `close` rescales to the scope of the stabiliser and adds `EPSILON`, a rank-one term.
+    While it gathers, `EPSILON` is left out and the stabiliser is the largest exponent so far: when
+    a larger one comes, the sum is rescaled. `close` rescales to the scope of the stabiliser and
+    adds `EPSILON`, a rank-one term.
     """
 
     total: Tensor  # (b, h, r, d + 1), float32
@@ -118,7 +123,10 @@ class Context:
 
     @float32
     def add(self, k: Tensor, v: Tensor | None, weight: Tensor | None = None) -> Self:
-        """Keys and values (b, n, h, d) of some more tokens; without values only the normaliser is gathered."""
+        """Keys and values (b, n, h, d) of some more tokens.
+
+        Without values only the normaliser is gathered.
+        """
         exponent, scale, largest = self.keys(k, weight)
         if not self.empty:
             largest = torch.maximum(largest, self.largest)
@@ -155,7 +163,10 @@ class Context:
 
     @float32
     def read(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries (b, m, h, d) hear: (b, m, h, d), and their normalisers (b, h, m, 1); those of one cell ask for all."""
+        """What queries (b, m, h, d) hear: (b, m, h, d), and their normalisers (b, h, m, 1).
+
+        Those of one cell ask for all.
+        """
         features, scale = self.queries(q)
         if len(q) == len(self.total):
             heard = product(features, self.total, q.dtype)  # (b, h, m, d + 1)
@@ -195,7 +206,10 @@ class Context:
     def keys(
         self, k: Tensor, weight: Tensor | None, largest: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Exponents (b, h, n, r), or exponentials under a known maximum; the scale by length; the maximum."""
+        """Exponents (b, h, n, r), or exponentials under a known maximum; the scale by length.
+
+        The maximum.
+        """
         exponent = _project(k, self.features)
         if weight is not None:  # padding must not raise the maximum
             exponent.masked_fill_((weight == 0)[:, None, :, None], LEAST)
@@ -232,7 +246,10 @@ def _length_scale(x: Tensor) -> Tensor:
 
 
 def with_ones(k: Tensor, v: Tensor | None) -> Tensor:
-    """Values and a one, from which the normaliser comes: (b, h, n, d + 1) float32; without values the one alone."""
+    """Values and a one, from which the normaliser comes: (b, h, n, d + 1) float32.
+
+    Without values the one alone.
+    """
     ones = torch.ones(k.shape[0], k.shape[2], k.shape[1], 1, device=k.device)
     return ones if v is None else torch.cat([v.transpose(1, 2).float(), ones], dim=-1)
 

@@ -1,23 +1,26 @@
 """FAVOR+ attention: the softmax kernel by positive orthogonal random features, linear in the number of tokens.
 
-Source: Choromanski et al. 2021, "Rethinking Attention with Performers" (arXiv:2009.14794). Letters in shapes: b cells,
-m queries, n keys, h heads, d width of a head, r random features.
+Source: Choromanski et al. 2021, "Rethinking Attention with Performers" (arXiv:2009.14794). Letters
+in shapes: b cells, m queries, n keys, h heads, d width of a head, r random features.
 
-The factor r^-1/2 of the paper cancels between numerator and normaliser and is left out. The stabiliser, a constant
-subtracted in the exponent, would cancel too were it not for `EPSILON`; so its scope is part of the function computed:
+The factor r^-1/2 of the paper cancels between numerator and normaliser and is left out. The
+stabiliser, a constant subtracted in the exponent, would cancel too were it not for `EPSILON`; so
+its scope is part of the function computed:
 
-``"cell"``   maximum over all heads, tokens and features of one cell: a cell's output never depends on its companions.
-``"head"``   maximum over tokens and features of one head of one cell (performer-pytorch).
-``"batch"``  maximum over the whole batch: what scBERT does while training; kept for exact comparison only.
+``"cell"``   maximum over all heads, tokens and features of one cell: a cell's output never depends
+on its companions. ``"head"``   maximum over tokens and features of one head of one cell
+(performer-pytorch). ``"batch"``  maximum over the whole batch: what scBERT does while training;
+kept for exact comparison only.
 
 A `weight` (b, n) says how many genes a key stands for: 0 is padding, None is 1 for all.
 
-In scBERT gradients flow through these maxima, and through those of the queries; performer-pytorch holds them constant. So do
-the scopes that stand for them.
+In scBERT gradients flow through these maxima, and through those of the queries; performer-pytorch
+holds them constant. So do the scopes that stand for them.
 
-No tensor of tokens × features is kept, but in small networks (`kept_attention`). `Context` sees the tokens a span at a time and holds O(r d) per head; `attention` is
-built on it, and for gradients computes queries, keys, values and features again, span by span. `naive_attention_matrix` is
-the plain O(n²) twin of everything here.
+No tensor of tokens × features is kept, but in small networks (`kept_attention`). `Context` sees the
+tokens a span at a time and holds O(r d) per head; `attention` is built on it, and for gradients
+computes queries, keys, values and features again, span by span. `naive_attention_matrix` is the
+plain O(n²) twin of everything here.
 """
 
 from __future__ import annotations
@@ -75,7 +78,8 @@ Part = Callable[
     [slice, slice], Tensor
 ]  # makes the part (cells, span, h, d) of a tensor (b, n, h, d)
 
-UNIFORM: Final = 0.9  # with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
+# with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
+UNIFORM: Final = 0.9
 _FOLLOWS: Final = {
     "cell": True,
     "batch": True,
@@ -177,10 +181,13 @@ def received_attention(
     weight: Tensor | None = None,
     stabilizer: Stabilizer = "cell",
 ) -> Tensor:
-    """Attention one gene behind each key receives, averaged over the queries: (b, h, n); times `weight` it sums to 1.
+    """Attention one gene behind each key receives, averaged over the queries: (b, h, n).
 
-    The column mean of the attention matrix A is phi(k_j) · u with u = sum_i share_i phi(q_i) / (phi(q_i) · sum_j phi(k_j)), so
-    O(n r) time and O(r) state replace the n × n matrix. `share` (b, n) is what a query counts; it sums to 1 over a cell.
+    Times `weight` it sums to 1.
+
+    The column mean of the attention matrix A is phi(k_j) · u with u = sum_i share_i phi(q_i) /
+    (phi(q_i) · sum_j phi(k_j)), so O(n r) time and O(r) state replace the n × n matrix. `share` (b,
+    n) is what a query counts; it sums to 1 over a cell.
     """
     query, key = _part_of(q), _part_of(k)
     found = []
@@ -215,9 +222,10 @@ def attention_floor(
 class _Attention(torch.autograd.Function):
     """`attention`, which remembers its inputs, its output and the context, and for gradients computes the rest again.
 
-    With E the exponentials and s the scale by length, phi = s E + EPSILON; heard = phi(q) total; out = heard / normaliser. What
-    flows back through an exponent is G = s E ∘ (g totalᵀ), through the length the row sum of G, and through a maximum the sum of
-    all G under it, which goes to the one exponent that is the maximum.
+    With E the exponentials and s the scale by length, phi = s E + EPSILON; heard = phi(q) total;
+    out = heard / normaliser. What flows back through an exponent is G = s E ∘ (g totalᵀ), through
+    the length the row sum of G, and through a maximum the sum of all G under it, which goes to the
+    one exponent that is the maximum.
     """
 
     @staticmethod
@@ -320,7 +328,8 @@ def _key_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the keys and the values (b, n, h, d) from token `start` on, and of their weights (b, n).
 
-    What flows to the maximum goes to `peak`; the maximum is of the tokens with any weight, however small, so none flows to these.
+    What flows to the maximum goes to `peak`; the maximum is of the tokens with any weight, however
+    small, so none flows to these.
     """
     features, scale, _ = context.keys(k, weight, context.largest)
     values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]

@@ -16,8 +16,9 @@ def mask_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Hide a share of each cell's non-zero genes.
 
-    Of the chosen genes `replace` become the mask token and the rest keep their value, so that the network cannot rely
-    on the mask token alone. Every cell with a non-zero gene has at least one chosen.
+    Of the chosen genes `replace` become the mask token and the rest keep their value, so that the
+    network cannot rely on the mask token alone. Every cell with a non-zero gene has at least one
+    chosen.
 
     Parameters
     ----------

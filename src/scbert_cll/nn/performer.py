@@ -1,11 +1,13 @@
 """The network: scBERT's Performer over genes, shaped by one `Config`.
 
-A cell is a set of genes, each a token: its bin of expression (0 not expressed … `n_bins`, then the mask token) plus a
-vector that says which gene it is. Pre-LayerNorm blocks of FAVOR+ attention and a feed-forward layer refine the tokens; one
-head guesses hidden bins (pretraining), another the class of the cell.
+A cell is a set of genes, each a token: its bin of expression (0 not expressed … `n_bins`, then the
+mask token) plus a vector that says which gene it is. Pre-LayerNorm blocks of FAVOR+ attention and a
+feed-forward layer refine the tokens; one head guesses hidden bins (pretraining), another the class
+of the cell.
 
-Sources: Choromanski et al. 2021 (arXiv:2009.14794) for the attention; Yang et al. 2022, scBERT (doi:10.1038/s42256-022-00534-z)
-for tokens and heads. Letters in shapes: b cells, n tokens, w width, h heads, d width of a head.
+Sources: Choromanski et al. 2021 (arXiv:2009.14794) for the attention; Yang et al. 2022, scBERT
+(doi:10.1038/s42256-022-00534-z) for tokens and heads. Letters in shapes: b cells, n tokens, w
+width, h heads, d width of a head.
 """
 
 from __future__ import annotations
@@ -125,7 +127,10 @@ class Block(nn.Module):
         return torch.cat([self.refine(tokens[span]) for span in spans]).view_as(x)
 
     def refine(self, x: Tensor) -> Tensor:
-        """The feed-forward half, (…, w) -> (…, w); a hidden layer of many units is computed again for the gradients."""
+        """The feed-forward half, (…, w) -> (…, w).
+
+        A hidden layer of many units is computed again for the gradients.
+        """
 
         def wide(x: Tensor) -> Tensor:
             return self.feedforward(self.feedforward_norm(x))
@@ -155,7 +160,10 @@ class Block(nn.Module):
 
 
 class PoolHead(nn.Module):
-    """Class logits from the mean over a cell's tokens. BatchNorm is what lets it learn weak signals."""
+    """Class logits from the mean over a cell's tokens.
+
+    BatchNorm is what lets it learn weak signals.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -178,13 +186,17 @@ class PoolHead(nn.Module):
 
 
 class ScBERTHead(nn.Module):
-    """The published head: one scalar per position, then 512 and 128 units. It reads every gene, expressed or not."""
+    """The published head: one scalar per position, then 512 and 128 units.
+
+    It reads every gene, expressed or not.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         if config.tokens != "all":
             raise ValueError(
-                f'head="scbert" reads every gene and needs tokens="all"; with tokens="{config.tokens}" use head="pool".'
+                f'head="scbert" reads every gene and needs tokens="all"; with '
+                f'tokens="{config.tokens}" use head="pool".'
             )
         self.collapse = nn.Linear(config.n_hidden, 1)
         self.layers = nn.Sequential(
@@ -215,7 +227,10 @@ class Performer(nn.Module):
     """The network. Inputs are always a triple (tokens, genes, weight), see `encode`."""
 
     def __init__(self, config: Config, gene_vectors: Tensor | None = None) -> None:
-        """Build the network with random weights; `gene_vectors` (genes, any width) start the gene embedding."""
+        """Build the network with random weights.
+
+        `gene_vectors` (genes, any width) start the gene embedding.
+        """
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.n_bins + 2, config.n_hidden)
@@ -262,13 +277,16 @@ class Performer(nn.Module):
         genes
             Which gene each token is, int64 (b, n); None when position j is gene j.
         weight
-            How many genes a token stands for, float32 (b, n): 0 is padding; None when every token is one gene.
+            How many genes a token stands for, float32 (b, n): 0 is padding; None when every token
+            is one gene.
         at
-            Tokens whose encodings are wanted, bool (b, n); None is all. The last block then works for these alone.
+            Tokens whose encodings are wanted, bool (b, n); None is all. The last block then works
+            for these alone.
 
         Returns
         -------
-        Encodings after the last LayerNorm, (b, n, w), or with `at` (number wanted, w), cell by cell.
+        Encodings after the last LayerNorm, (b, n, w), or with `at` (number wanted, w), cell by
+        cell.
         """
         if self._collapses:
             encodings = self._encode_levels(tokens, weight)
@@ -338,8 +356,9 @@ class Performer(nn.Module):
     ) -> Tensor:
         """Attention one gene behind each token receives, in each layer and head: float32 (layers, b, h, n).
 
-        Averaged over the tokens that attend, each counted by `share` (b, n), None for all alike; times `weight` a row sums to 1.
-        With `original` the attention is evaluated a second time behind the residual connection, as scBERT returns it.
+        Averaged over the tokens that attend, each counted by `share` (b, n), None for all alike;
+        times `weight` a row sums to 1. With `original` the attention is evaluated a second time
+        behind the residual connection, as scBERT returns it.
         """
         share = favor.mean_share(tokens, weight) if share is None else share
         x, received = self.embed(tokens, genes), []
@@ -371,7 +390,10 @@ class Performer(nn.Module):
             block.recompute = recompute
 
     def redraw_features(self, generator: torch.Generator) -> None:
-        """Draw the random features of all layers anew; only while pretraining, the weights learn to do with any."""
+        """Draw the random features of all layers anew.
+
+        Only while pretraining, the weights learn to do with any.
+        """
         for block in cast("list[Block]", self.blocks):
             features = favor.orthogonal_features(
                 self.config.features, self.config.dim_head, generator

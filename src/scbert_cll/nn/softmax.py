@@ -41,5 +41,8 @@ def attention_matrix(q: Tensor, k: Tensor, weight: Tensor | None = None) -> Tens
 
 
 def _bias(weight: Tensor) -> Tensor:
-    """A key counts as often as it has genes behind it: (b, 1, 1, n); the logarithm of 0 hides padding."""
+    """A key counts as often as it has genes behind it: (b, 1, 1, n).
+
+    The logarithm of 0 hides padding.
+    """
     return weight.log()[:, None, None, :]

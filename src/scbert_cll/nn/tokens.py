@@ -21,7 +21,9 @@ def tokens(
     config: Config,
     order: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Lay out cells as `config.tokens` wants them; see `Performer.encode` for what the tensors mean.
+    """Lay out cells as `config.tokens` wants them.
+
+    See `Performer.encode` for what the tensors mean.
 
     Parameters
     ----------
@@ -30,15 +32,18 @@ def tokens(
     genes
         Which genes these are, int32 (nnz,); a cell has a gene once.
     lengths
-        Number of expressed genes of each cell, (b,): a list, or a tensor on the CPU. One on a GPU would be waited for.
+        Number of expressed genes of each cell, (b,): a list, or a tensor on the CPU. One on a GPU
+        would be waited for.
     order
-        All genes in a random order, int64 (n_genes,), needed for ``tokens="background"``: a cell's sample is the first `n_background`
-        that it does not express. It may stay on the CPU; only its beginning is moved.
+        All genes in a random order, int64 (n_genes,), needed for ``tokens="background"``: a cell's
+        sample is the first `n_background` that it does not express. It may stay on the CPU; only
+        its beginning is moved.
 
     Returns
     -------
-    ``tokens`` int64 (b, n), and unless every gene is a token ``genes`` int64 (b, n) and ``weight`` float32 (b, n), which is left out where
-    all are 1. Behind the expressed genes come the sample, the end token (gene `n_genes`) and padding (gene 0 of weight 0).
+    ``tokens`` int64 (b, n), and unless every gene is a token ``genes`` int64 (b, n) and ``weight``
+    float32 (b, n), which is left out where all are 1. Behind the expressed genes come the sample,
+    the end token (gene `n_genes`) and padding (gene 0 of weight 0).
 
     Raises
     ------
@@ -99,7 +104,8 @@ def _write_sample(
     """Behind the expressed genes of each cell, in a flat table: the first genes in `order` that it does not express."""
     if order is None:
         raise ValueError(
-            'tokens="background" draws its samples in one random order of all genes; name it (order=…).'
+            'tokens="background" draws its samples in one random order of all genes; name it '
+            "(order=…)."
         )
     b = len(n_expressed)
     first = order[: int(n_expressed.max()) + config.n_background].to(
@@ -152,7 +158,10 @@ def _n_tokens(n_expressed: Tensor, config: Config) -> Tensor:
 def _without_ones(
     cells: dict[str, Tensor], n_expressed: Tensor, config: Config
 ) -> dict[str, Tensor]:
-    """Leave out the weights where every token stands for one gene; the lengths say so without a look at the weights."""
+    """Leave out the weights where every token stands for one gene.
+
+    The lengths say so without a look at the weights.
+    """
     n_tokens, n_sample = _n_tokens(n_expressed, config), _n_sample(n_expressed, config)
     all_zeros = config.tokens != "background" or bool(
         (n_sample == config.n_genes - n_expressed).all()

@@ -18,7 +18,10 @@ from scbert_cll import _checks, _keys, _names
 from scbert_cll.pl import _style
 
 _REMEDY: Final = 'Run tl.gene_attribution(adata, model, method="attention", per_layer=True) first.'
-_CAVEAT: Final = "Above: Spearman's ρ between attention and the mean token, over the genes of the group; near 1, attention ranks genes as their expression does."
+_CAVEAT: Final = (
+    "Above: Spearman's ρ between attention and the mean token, over the genes of the group; near "
+    "1, attention ranks genes as their expression does."
+)
 _MEAN: Final = "mean"  # in the place of a head
 
 
@@ -36,13 +39,15 @@ def attention_layers(
 ) -> _style.Drawn:
     """Draw the genes that receive most attention, layer by layer.
 
-    One column of panels per group, on one scale. Above, how closely the attention of a layer (bar) and of its heads (dots) follows abundance: where that is
-    near 1, the genes below are those that are expressed most, and nothing the network has learned of the groups.
+    One column of panels per group, on one scale. Above, how closely the attention of a layer (bar)
+    and of its heads (dots) follows abundance: where that is near 1, the genes below are those that
+    are expressed most, and nothing the network has learned of the groups.
 
     Parameters
     ----------
     adata
-        Cells × genes after :func:`scbert_cll.tl.gene_attribution` with ``method="attention"`` and ``per_layer=True``.
+        Cells × genes after :func:`scbert_cll.tl.gene_attribution` with ``method="attention"`` and
+        ``per_layer=True``.
     groups
         Group or groups to draw. By default all.
     n_genes
@@ -60,7 +65,8 @@ def attention_layers(
 
     Returns
     -------
-    The axes, of each group that of the correlations and then that of the genes; None if the figure is shown; or the figure.
+    The axes, of each group that of the correlations and then that of the genes; None if the figure
+    is shown; or the figure.
 
     Raises
     ------

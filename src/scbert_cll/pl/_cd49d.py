@@ -55,17 +55,20 @@ def cd49d(
 ) -> _style.Drawn:
     """Draw a protein against its gene's RNA: for cells, within donors and between donors.
 
-    Why CD49d has to be learnt from other genes: *ITGA4* is detected in few cells, and where cells of one donor are compared
-    it says little about the protein. A correlation over all cells mixes that with the differences between donors, so the
-    three levels are drawn apart. *Cells*: protein by the gene's UMI count, Spearman's ρ over all cells. *Within donors*: ρ in
-    each donor with its 95 % interval, pooled by Fisher's z. *Donors*: means of the donors (pseudobulk).
+    Why CD49d has to be learnt from other genes: *ITGA4* is detected in few cells, and where cells
+    of one donor are compared it says little about the protein. A correlation over all cells mixes
+    that with the differences between donors, so the three levels are drawn apart. *Cells*: protein
+    by the gene's UMI count, Spearman's ρ over all cells. *Within donors*: ρ in each donor with its
+    95 % interval, pooled by Fisher's z. *Donors*: means of the donors (pseudobulk).
 
     Parameters
     ----------
     data
-        CITE-seq with raw counts: an AnnData with protein in ``obsm``, or a MuData with an RNA and a protein modality.
+        CITE-seq with raw counts: an AnnData with protein in ``obsm``, or a MuData with an RNA and a
+        protein modality.
     marker
-        Protein, found as in :func:`scbert_cll.pp.label_cd49d`; the axis shows the name it was found under.
+        Protein, found as in :func:`scbert_cll.pp.label_cd49d`; the axis shows the name it was found
+        under.
     gene
         Its gene.
     protein_key
@@ -77,7 +80,8 @@ def cd49d(
     normalize
         Scale of the protein, as in :func:`scbert_cll.pp.label_cd49d`.
     cells
-        Cells to draw, e.g. the CLL cells: boolean array, Series aligned by name, or boolean ``obs`` column.
+        Cells to draw, e.g. the CLL cells: boolean array, Series aligned by name, or boolean ``obs``
+        column.
     donor_key
         ``obs`` column of donors. None draws the cells alone.
     levels
@@ -98,14 +102,16 @@ def cd49d(
     Raises
     ------
     KeyError
-        Protein, marker, gene or column is not there, or the marker fits several proteins; what is there is listed.
+        Protein, marker, gene or column is not there, or the marker fits several proteins; what is
+        there is listed.
     ValueError
         Values that are not raw counts, unpaired cells, or `ax` is given for several levels.
 
     Notes
     -----
-    ρ within a donor is given from 20 cells on and between donors from 4; its standard error on Fisher's scale is
-    √(1.06 / (n − 3)) (Fieller, Hartley & Pearson 1957, doi:10.1093/biomet/44.3-4.470), and donors are pooled with weights n − 3.
+    ρ within a donor is given from 20 cells on and between donors from 4; its standard error on
+    Fisher's scale is √(1.06 / (n − 3)) (Fieller, Hartley & Pearson 1957,
+    doi:10.1093/biomet/44.3-4.470), and donors are pooled with weights n − 3.
     """
     chosen = _levels(levels, donor_key)
     if ax is not None and len(chosen) > 1:
@@ -135,7 +141,8 @@ def _levels(levels: Level | Sequence[Level] | None, donor_key: str | None) -> li
         _checks.choice(level, get_args(Level), "levels")
     if donor_key is None and set(chosen) - {"cell"}:
         raise ValueError(
-            f"levels {_checks.listed(set(chosen) - {'cell'})} compare donors: name their column with donor_key=."
+            f"levels {_checks.listed(set(chosen) - {'cell'})} compare donors: name their "
+            f"column with donor_key=."
         )
     return chosen
 

@@ -34,8 +34,9 @@ def confusion(
 ) -> _style.Drawn:
     """Draw predicted classes against labels, for cells of held-out donors.
 
-    Each field holds the number of cells and their share of the row, that is of the cells with this label; the shares on
-    the diagonal are the recalls. Cells without a label are left out, and counted in the title.
+    Each field holds the number of cells and their share of the row, that is of the cells with this
+    label; the shares on the diagonal are the recalls. Cells without a label are left out, and
+    counted in the title.
 
     Parameters
     ----------
@@ -52,10 +53,10 @@ def confusion(
     donor_key
         `obs` column of donors, to say in the title how many there are.
     model
-        Model of :func:`scbert_cll.tl.cross_validate` whose out-of-fold predictions to draw: each cell's class by models that
-        have not seen it, the most probable one on average over the repeats. Labels and donors are then those of the
-        cross-validation, all labelled cells are drawn, and `labels_key`, `pred_key`, `split_key`, `split` and `donor_key`
-        are not used.
+        Model of :func:`scbert_cll.tl.cross_validate` whose out-of-fold predictions to draw: each
+        cell's class by models that have not seen it, the most probable one on average over the
+        repeats. Labels and donors are then those of the cross-validation, all labelled cells are
+        drawn, and `labels_key`, `pred_key`, `split_key`, `split` and `donor_key` are not used.
     key
         Name under which ``tl.cross_validate`` wrote.
     normalize
@@ -95,7 +96,8 @@ def confusion(
     known = table["label"].notna() & table["pred"].notna()
     if not known.any():
         raise ValueError(
-            f"None of the {len(table)} {_CELLS.get(split or '', 'cells')} has a label in adata.obs[{labels_key!r}] "
+            f"None of the {len(table)} {_CELLS.get(split or '', 'cells')} has a label in "
+            f"adata.obs[{labels_key!r}] "
             f"and a prediction in adata.obs[{pred_key!r}]."
         )
     counts = _counts(table[known])
@@ -110,7 +112,10 @@ def confusion(
 
 
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Cells by label and prediction, in the order of the labels; classes that are only predicted come last."""
+    """Cells by label and prediction, in the order of the labels.
+
+    Classes that are only predicted come last.
+    """
     label, pred = (_checks.by_name.class_names(table[name]) for name in ("label", "pred"))
     rows, predicted = (_checks.by_name.class_order(table[name]) for name in ("label", "pred"))
     known = _checks.by_name.class_order(table["label"], unused=True)

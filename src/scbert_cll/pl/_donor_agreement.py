@@ -50,10 +50,11 @@ def donor_agreement(
 ) -> _style.Drawn:
     """Draw the predicted against the observed percentage of positive cells, a point per donor.
 
-    A donor is called positive from 30 % of the cells on, as in the clinic; the lines are drawn there. In the shaded fields
-    the call from predictions is not the call from the labels. Bars: Wilson's 95 % interval of the observed percentage, and
-    the range over repeats of the predicted one. The title gives the share of donors with the same call, its
-    Clopper-Pearson 95 % interval, the mean absolute error in percentage points, and Spearman's ρ over the donors.
+    A donor is called positive from 30 % of the cells on, as in the clinic; the lines are drawn
+    there. In the shaded fields the call from predictions is not the call from the labels. Bars:
+    Wilson's 95 % interval of the observed percentage, and the range over repeats of the predicted
+    one. The title gives the share of donors with the same call, its Clopper-Pearson 95 % interval,
+    the mean absolute error in percentage points, and Spearman's ρ over the donors.
 
     Parameters
     ----------
@@ -139,7 +140,10 @@ def _points(ax: Axes, donors: pd.DataFrame) -> None:
 
 def _title(name: str, found: pd.Series) -> str:
     """Agreement in numbers, or why there is none."""
-    agree = f"calls agree: {found['n_agree']:.0f}/{found['n_donors']:.0f} ({100 * found['low']:.0f}–{100 * found['high']:.0f} %)"
+    agree = (
+        f"calls agree: {found['n_agree']:.0f}/{found['n_donors']:.0f} "
+        f"({100 * found['low']:.0f}–{100 * found['high']:.0f} %)"
+    )
     error = f"MAE {found['mae']:.0f} points" if np.isfinite(found["mae"]) else "MAE undefined"
     if np.isfinite(found["spearman"]):
         return (

@@ -62,19 +62,21 @@ def evaluation(
 ) -> _style.Drawn:
     """Draw how well models predict cells of donors they have not seen, beside baselines.
 
-    A panel per metric, a row per model, the best on top: the estimate, its 95 % interval, and small dots for the single
-    repeats. Two lines say what a model has to be ahead of: chance (for a metric without such a value, the model that always
-    says the most common class), and the best of all baselines. The title says over what the interval speaks; intervals of
-    two models may overlap although one is ahead in every draw: differences are in
-    ``get.evaluation(adata, table="differences")``.
+    A panel per metric, a row per model, the best on top: the estimate, its 95 % interval, and small
+    dots for the single repeats. Two lines say what a model has to be ahead of: chance (for a metric
+    without such a value, the model that always says the most common class), and the best of all
+    baselines. The title says over what the interval speaks; intervals of two models may overlap
+    although one is ahead in every draw: differences are in ``get.evaluation(adata,
+    table="differences")``.
 
     Parameters
     ----------
     adata
         Cells × genes after :func:`scbert_cll.tl.cross_validate`.
     metrics
-        Metric or metrics to draw, of those computed. By default macro-F1 and the AUROC within donors, or over all cells where that alone was
-        computed: where donors are held out, cells of different donors were scored by different models.
+        Metric or metrics to draw, of those computed. By default macro-F1 and the AUROC within
+        donors, or over all cells where that alone was computed: where donors are held out, cells of
+        different donors were scored by different models.
     models
         Models to draw. By default all. Chance and best baseline are drawn either way.
     sort_by
@@ -110,7 +112,8 @@ def evaluation(
     )
     if ax is not None and len(wanted) > 1:
         raise ValueError(
-            f"ax holds one metric, there are {len(wanted)}; name one with metrics=, or leave ax out."
+            f"ax holds one metric, there are {len(wanted)}; name one with metrics=, or leave "
+            f"ax out."
         )
     summary = get.evaluation(adata, key=key, metric=wanted)
     scores = get.evaluation(adata, table="scores", key=key, metric=wanted)

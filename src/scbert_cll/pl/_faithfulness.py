@@ -36,8 +36,9 @@ def faithfulness(
 ) -> _style.Drawn:
     """Draw how well cells of held-out donors are told apart with, and without, the first genes of each ranking.
 
-    The genes that matter bring the curve up early when they come, and down early when they go. The grey band are random genes that are expressed as
-    much as those of the signature (90 % of the sets).
+    The genes that matter bring the curve up early when they come, and down early when they go. The
+    grey band are random genes that are expressed as much as those of the signature (90 % of the
+    sets).
 
     Parameters
     ----------

@@ -43,16 +43,19 @@ def forest(
 ) -> _style.Drawn:
     """Draw the hazard ratios of a Cox model, or odds ratios where there are no times, with their 95 % intervals.
 
-    A row per variable on a logarithmic scale, the score of the signature on top and in colour. Beside its p stands that against random sets of genes
-    (as tested beside the same covariates), where there is one. With two models, as ``["score", "clinical + score"]``, the second
-    is hollow: what is left of the score beside the covariates.
+    A row per variable on a logarithmic scale, the score of the signature on top and in colour.
+    Beside its p stands that against random sets of genes (as tested beside the same covariates),
+    where there is one. With two models, as ``["score", "clinical + score"]``, the second is hollow:
+    what is left of the score beside the covariates.
 
     Parameters
     ----------
     adata
-        Samples × genes after :func:`scbert_cll.tl.prognosis`, or after :func:`scbert_cll.tl.survival` with covariates.
+        Samples × genes after :func:`scbert_cll.tl.prognosis`, or after
+        :func:`scbert_cll.tl.survival` with covariates.
     model
-        Model, or two models. By default ``"clinical + score"``, or the one with most variables where there is none of that name.
+        Model, or two models. By default ``"clinical + score"``, or the one with most variables
+        where there is none of that name.
     key
         Name under which it was written.
     figsize
@@ -77,7 +80,8 @@ def forest(
 
     Notes
     -----
-    A dagger marks variables whose hazards are not proportional (p < 0.05 by Schoenfeld residuals): their ratio is an average over time.
+    A dagger marks variables whose hazards are not proportional (p < 0.05 by Schoenfeld residuals):
+    their ratio is an average over time.
     """
     table = _chosen(
         get.prognosis(adata, "cox", key=key),
@@ -115,7 +119,8 @@ def _chosen(
     )
     if len(names) > _MOST:
         raise ValueError(
-            f"model must name one or two models; found {len(names)}: more cannot be told apart in a row."
+            f"model must name one or two models; found {len(names)}: more cannot be told "
+            f"apart in a row."
         )
     rows = asked[asked["model"].isin(names)]
     largest = rows["model"].value_counts().index[0]
@@ -131,7 +136,10 @@ def _chosen(
 
 
 def _fullest(table: pd.DataFrame) -> str:
-    """The score beside the clinical covariates; else the first of the models with most variables, with the score where there is one."""
+    """The score beside the clinical covariates.
+
+    Else the first of the models with most variables, with the score where there is one.
+    """
     if _BESIDE in set(table["model"]):
         return _BESIDE
     own = table.loc[table["variable"] == SCORE, "model"]
@@ -257,7 +265,8 @@ def _title(table: pd.DataFrame, models: list[str]) -> str:
         row = table[table["model"] == model].iloc[0]
         mark = f"{'●○'[i]} " * (len(models) > 1)
         lines.append(
-            f"{mark}{_style.shortened(model, 40)}: {int(row['n'])} patients, {int(row['n_events'])} events"
+            f"{mark}{_style.shortened(model, 40)}: {int(row['n'])} patients, "
+            f"{int(row['n_events'])} events"
         )
     return "\n".join(lines)
 

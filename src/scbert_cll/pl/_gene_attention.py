@@ -38,10 +38,11 @@ def gene_attention(
 ) -> _style.Drawn:
     """Draw the genes that receive more attention in a group than in the others.
 
-    One panel per group, on one scale: the genes with the largest difference in attention to the reference, as
-    :func:`scbert_cll.get.gene_attention` lists them. The grey column is the attention itself, in the same unit: a
-    long bar in the row of a large number is an abundant gene that moved a little. Attention follows abundance, so the bars describe
-    what the network looks at and are neither an effect size nor a test.
+    One panel per group, on one scale: the genes with the largest difference in attention to the
+    reference, as :func:`scbert_cll.get.gene_attention` lists them. The grey column is the attention
+    itself, in the same unit: a long bar in the row of a large number is an abundant gene that moved
+    a little. Attention follows abundance, so the bars describe what the network looks at and are
+    neither an effect size nor a test.
 
     Parameters
     ----------

@@ -37,20 +37,25 @@ def history(
 ) -> _style.Drawn:
     """Draw loss and accuracy over the epochs, for training and validation cells.
 
-    A panel per metric, the same quantity for both kinds of cells: ``loss`` is the cross-entropy, of a classifier that of the classes alone; what it
-    learns of proteins at the same time is ``protein_loss``. Training cells are measured while the epoch lasts, with dropout and tokens left out,
-    validation cells at its end, without. Where the history holds a majority baseline (always guessing the most common bin), it is drawn
-    too: an accuracy is good only above it. The epoch whose weights the model has is marked: the best one after early stopping, else the last.
+    A panel per metric, the same quantity for both kinds of cells: ``loss`` is the cross-entropy, of
+    a classifier that of the classes alone; what it learns of proteins at the same time is
+    ``protein_loss``. Training cells are measured while the epoch lasts, with dropout and tokens
+    left out, validation cells at its end, without. Where the history holds a majority baseline
+    (always guessing the most common bin), it is drawn too: an accuracy is good only above it. The
+    epoch whose weights the model has is marked: the best one after early stopping, else the last.
 
     Parameters
     ----------
     model
-        A model of this package after training, or its ``history``: a dict of one-column DataFrames by epoch, the first of which is 1.
+        A model of this package after training, or its ``history``: a dict of one-column DataFrames
+        by epoch, the first of which is 1.
     metrics
-        Panels to draw, of those recorded: ``"loss"``, ``"protein_loss"``, ``"masked_accuracy"``, ``"accuracy"``, ``"macro_f1"``. By default all.
+        Panels to draw, of those recorded: ``"loss"``, ``"protein_loss"``, ``"masked_accuracy"``,
+        ``"accuracy"``, ``"macro_f1"``. By default all.
     monitor
-        Entry of the history whose best epoch is marked instead: the lowest of a loss, the highest of anything else. Nothing is
-        marked if it was not recorded. None: the epoch that the model keeps; a history does not say which, so its best ``"validation_loss"``.
+        Entry of the history whose best epoch is marked instead: the lowest of a loss, the highest
+        of anything else. Nothing is marked if it was not recorded. None: the epoch that the model
+        keeps; a history does not say which, so its best ``"validation_loss"``.
     figsize
         Width and height of the figure in inches.
     ax
@@ -81,7 +86,8 @@ def history(
     )
     if not names:
         raise ValueError(
-            "The history records no metric of training or validation cells (named like 'train_loss' or 'accuracy_validation'); "
+            "The history records no metric of training or validation cells (named like "
+            "'train_loss' or 'accuracy_validation'); "
             f"it has {_checks.listed(_history(model), 12)}."
         )
     for name in names:
@@ -109,13 +115,17 @@ def _history(model: Any) -> Mapping[str, pd.DataFrame]:
         raise ValueError("There is no history: train the model first (model.train()).")
     if not isinstance(found, Mapping):
         raise TypeError(
-            f"Expected a trained model or its history (a dict of DataFrames), found {type(model).__name__}."
+            f"Expected a trained model or its history (a dict of DataFrames), found "
+            f"{type(model).__name__}."
         )
     return found
 
 
 def _curves(history: Mapping[str, Any]) -> dict[str, dict[str, pd.Series]]:
-    """Metric → part → values by epoch; `train_loss` and `loss_train` are the same; what is neither is left out."""
+    """Metric → part → values by epoch; `train_loss` and `loss_train` are the same.
+
+    What is neither is left out.
+    """
     curves: dict[str, dict[str, pd.Series]] = {}
     for key, found in history.items():
         for part in _PARTS:

@@ -14,7 +14,10 @@ from matplotlib.figure import Figure
 from scbert_cll import _checks, _keys
 from scbert_cll.pl import _rows, _style
 
-_CAPTION: Final = "Mean over donors with 95 % interval (t); small dots: single donors; shift: how far the embedding moves. "
+_CAPTION: Final = (
+    "Mean over donors with 95 % interval (t); small dots: single donors; shift: how far the "
+    "embedding moves. "
+)
 _SINGLE: Final = "Hollow: one donor, no interval. "
 _CAVEAT: Final = "The network's opinion, not an experiment."
 _UNKNOWN: Final[dict[str, Any]] = {
@@ -40,9 +43,11 @@ def perturb(
 ) -> _style.Drawn:
     """Draw how the log-odds of a class change when genes are changed.
 
-    One panel per group of cells, on one scale; a row per gene or set, those that speak most for the class on top: the mean over donors of the
-    change over the cells that change, its 95 % interval, a dot per donor, and how far the embedding moves. Without a gene the log-odds fall
-    if the network takes it as a sign of the class. A gene that was changed in too few cells is named, and has no value.
+    One panel per group of cells, on one scale; a row per gene or set, those that speak most for the
+    class on top: the mean over donors of the change over the cells that change, its 95 % interval,
+    a dot per donor, and how far the embedding moves. Without a gene the log-odds fall if the
+    network takes it as a sign of the class. A gene that was changed in too few cells is named, and
+    has no value.
 
     Parameters
     ----------
@@ -128,7 +133,10 @@ def _chosen(held: Mapping[str, Any], groups: str | Iterable[str] | None, key: st
 
 
 def _order(table: pd.DataFrame, n: int) -> list[str]:
-    """Genes with the largest changes, from the most negative mean over groups to the most positive; unknown ones last."""
+    """Genes with the largest changes, from the most negative mean over groups to the most positive.
+
+    Unknown ones last.
+    """
     by_name = table.groupby("name", sort=False)["log_odds"]
     largest = (
         by_name.apply(lambda v: v.abs().max()).sort_values(ascending=False, kind="stable").head(n)

@@ -33,10 +33,12 @@ def prognosis_null(
 ) -> _style.Drawn:
     """Draw how strongly random sets of genes go with the outcome, and how strongly the signature does.
 
-    A histogram of the size of z of random sets, a line at that of the signature, and a panel per adjustment. In colour are random sets with p < 0.05, and the dashed curve
-    is where they would lie if no gene went with the outcome: where proliferation alone moves half of the transcriptome and the outcome, a
-    small p is no news (Venet, Dumont & Detours 2011, doi:10.1371/journal.pcbi.1002240). The empirical p is the share of random sets that get as far as
-    the signature.
+    A histogram of the size of z of random sets, a line at that of the signature, and a panel per
+    adjustment. In colour are random sets with p < 0.05, and the dashed curve is where they would
+    lie if no gene went with the outcome: where proliferation alone moves half of the transcriptome
+    and the outcome, a small p is no news (Venet, Dumont & Detours 2011,
+    doi:10.1371/journal.pcbi.1002240). The empirical p is the share of random sets that get as far
+    as the signature.
 
     Parameters
     ----------
@@ -74,7 +76,8 @@ def prognosis_null(
     wanted = _wanted(tests, adjusted, key)
     if ax is not None and len(wanted) > 1:
         raise ValueError(
-            f"ax holds one adjustment, there are {len(wanted)}; name one with adjusted=, or leave ax out."
+            f"ax holds one adjustment, there are {len(wanted)}; name one with adjusted=, or "
+            f"leave ax out."
         )
     if ax is None:
         fig, axes = _figure(len(wanted), n_columns, figsize)
@@ -120,7 +123,10 @@ def _figure(
 
 
 def _histogram(ax: Axes, sets: np.ndarray, observed: float, end: float) -> None:
-    """Random sets, those with a small p in colour; the signature; and what the naive p takes for granted."""
+    """Random sets, those with a small p in colour; the signature.
+
+    And what the naive p takes for granted.
+    """
     end = max(end, 1.2 * _NAIVE)
     bins = _edges(end, len(sets))
     for part, color, label in (
@@ -150,7 +156,10 @@ def _title(name: str, test: pd.Series) -> str:
     return "\n".join(
         [
             "not adjusted" if name == _BESIDE else f"adjusted: {_style.shortened(name, 30)}",
-            f"naive {_rows.p_value(test['naive_p'])}, empirical {_rows.p_value(test['empirical_p'])}",
+            (
+                f"naive {_rows.p_value(test['naive_p'])}, empirical "
+                f"{_rows.p_value(test['empirical_p'])}"
+            ),
             f"{100 * test['share_significant']:.0f} % of {n:,} random sets have p < 0.05",
         ]
     )

@@ -32,9 +32,10 @@ def reliability(
 ) -> _style.Drawn:
     """Draw the observed share of the last class against its predicted probability.
 
-    Cells are put into bins of equal size by their out-of-fold probability. On the diagonal a probability of 70 % comes true
-    in 70 % of the cells; below it the model promises too much. Bars are Wilson's 95 % intervals: they take cells as
-    independent, which cells of one donor are not. Below, how the probabilities are spread. Repeats are pooled. The legend gives expected
+    Cells are put into bins of equal size by their out-of-fold probability. On the diagonal a
+    probability of 70 % comes true in 70 % of the cells; below it the model promises too much. Bars
+    are Wilson's 95 % intervals: they take cells as independent, which cells of one donor are not.
+    Below, how the probabilities are spread. Repeats are pooled. The legend gives expected
     calibration error and Brier score (smaller is better), where they were computed.
 
     Parameters
@@ -42,8 +43,8 @@ def reliability(
     adata
         Cells × genes after :func:`scbert_cll.tl.cross_validate`.
     models
-        Models to draw, at most six. By default up to four: the best own model, the best baseline, and who else is ahead by
-        the Brier score (or the first metric).
+        Models to draw, at most six. By default up to four: the best own model, the best baseline,
+        and who else is ahead by the Brier score (or the first metric).
     key
         Name under which ``tl.cross_validate`` wrote.
     figsize
@@ -70,7 +71,8 @@ def reliability(
     names = _evaluation.chosen(adata, key, models, _SHOWN, "brier")
     if len(names) > _MOST:
         raise ValueError(
-            f"At most {_MOST} models can be told apart in one plot, found {len(names)}; name fewer in models=."
+            f"At most {_MOST} models can be told apart in one plot, found {len(names)}; name "
+            f"fewer in models=."
         )
     positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
     if ax is None:

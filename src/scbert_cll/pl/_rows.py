@@ -112,7 +112,10 @@ def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, own: bool, mos
 
 
 def captions(fig: Figure, ax: Axes | None, title: str, caption: str) -> None:
-    """Title and caption of a whole figure, or of the user's axes; in those the caption goes under the axis label."""
+    """Title and caption of a whole figure, or of the user's axes.
+
+    In those the caption goes under the axis label.
+    """
     if ax is None:
         room = fig.get_figwidth()
         fig.suptitle(broken(title, room * _TITLE_CHARACTERS), fontsize=8)

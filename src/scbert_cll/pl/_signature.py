@@ -41,11 +41,13 @@ def signature(
 ) -> _style.Drawn:
     """Draw a signature as a forest: how much each gene changes between the classes, in the mean and in each donor.
 
-    A row per gene, from the one that goes up most to the one that goes down most: the log2 fold change with its 95 % interval, a dot
-    per donor, q, and of how many donors any one can be left out and the gene is still found. Where attributions were put into the
-    signature, their z stands beside it. Genes of families that differ between donors or cells whatever is asked are hollow.
+    A row per gene, from the one that goes up most to the one that goes down most: the log2 fold
+    change with its 95 % interval, a dot per donor, q, and of how many donors any one can be left
+    out and the gene is still found. Where attributions were put into the signature, their z stands
+    beside it. Genes of families that differ between donors or cells whatever is asked are hollow.
 
-    An empty signature looks like none: the reason is written, and the genes that came nearest are grey.
+    An empty signature looks like none: the reason is written, and the genes that came nearest are
+    grey.
 
     Parameters
     ----------
@@ -58,8 +60,8 @@ def signature(
     key
         Name under which ``tl.signature`` wrote.
     show_masked
-        Draw genes of families that a signature should be read without (immunoglobulin, HLA, sex, mitochondrial, ribosomal,
-        the marker's own).
+        Draw genes of families that a signature should be read without (immunoglobulin, HLA, sex,
+        mitochondrial, ribosomal, the marker's own).
     figsize
         Width and height of the figure in inches.
     ax

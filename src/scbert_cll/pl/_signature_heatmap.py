@@ -48,9 +48,10 @@ def signature_heatmap(
 ) -> _style.Drawn:
     """Draw the expression of a signature's genes in every donor and class.
 
-    A row per gene, from the one that goes up most to the one that goes down most, and a column per donor and class: the log2 of the
-    summed counts, less the donor's own mean, so that what is left is the class. Without pairs, less the gene's mean. A signature that
-    holds shows the same colours in every donor; genes are chosen for that, so the picture is no evidence of its own.
+    A row per gene, from the one that goes up most to the one that goes down most, and a column per
+    donor and class: the log2 of the summed counts, less the donor's own mean, so that what is left
+    is the class. Without pairs, less the gene's mean. A signature that holds shows the same colours
+    in every donor; genes are chosen for that, so the picture is no evidence of its own.
 
     Parameters
     ----------
@@ -164,7 +165,10 @@ def _cells(ax: Axes, values: np.ndarray, table: pd.DataFrame) -> AxesImage:
 
 
 def _strip(ax: Axes, samples: pd.DataFrame, classes: list[str], order_by: OrderBy) -> None:
-    """A colour per class above the columns, explained in a legend; lines between the blocks of columns."""
+    """A colour per class above the columns, explained in a legend.
+
+    Lines between the blocks of columns.
+    """
     colors = [_CLASSES[i % len(_CLASSES)] for i in range(len(classes))]
     for i, code in enumerate(samples["code"]):
         ax.add_patch(Rectangle((i - 0.5, _TOP), 1, _STRIP, facecolor=colors[code], linewidth=0))

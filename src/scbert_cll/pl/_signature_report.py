@@ -35,8 +35,8 @@ def signature_report(
 ) -> _style.Drawn:
     """Draw the gates of a signature beside those of plain rankings.
 
-    A row per gate, a column per subject: a mark for passed or not, the number, and in grey what it is where nothing is: with random genes or
-    permuted labels, or by chance.
+    A row per gate, a column per subject: a mark for passed or not, the number, and in grey what it
+    is where nothing is: with random genes or permuted labels, or by chance.
 
     Parameters
     ----------

@@ -29,8 +29,8 @@ def stability(
 ) -> _style.Drawn:
     """Draw how alike the genes are that come out without single donors, beside the same under permuted labels.
 
-    Nogueira's index: 1 if they are always the same, 0 by chance. What is as stable where labels mean nothing says nothing of the
-    labels, however stable it is.
+    Nogueira's index: 1 if they are always the same, 0 by chance. What is as stable where labels
+    mean nothing says nothing of the labels, however stable it is.
 
     Parameters
     ----------

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure, SubFigure
 
 Drawn = Axes | list[Axes] | Figure | None
 
-# Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is text and the other faint
+# Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is
+# text and the other faint
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
     "#0072B2",
     "#E69F00",
@@ -140,7 +141,7 @@ def engineering(largest: float) -> tuple[float, str]:
         return 1.0, ""
     power = int(np.ceil(max(0.0, -np.log10(largest)) / 3) * 3)
     return (
-        10.0** power,
+        10.0**power,
         f"10{str(-power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}" if power else "",
     )
 

@@ -32,7 +32,8 @@ _TICKS, _LABEL = (
     24,
 )  # points from the axes to below the ticks' labels, and to the middle of the axis label
 _SAMPLES: Final = 200  # places at which a curve is looked at for whether a text would cover it
-_PLACES: Final = (  # of the test, the usual one first: where on the axes, and which of its own corners is there
+# of the test, the usual one first: where on the axes, and which of its own corners is there
+_PLACES: Final = (
     (0.03, 0.04, "left", "bottom"),
     (0.98, 0.97, "right", "top"),
     (0.98, 0.04, "right", "bottom"),
@@ -62,12 +63,15 @@ def survival(
 ) -> _style.Drawn:
     """Draw the share of patients without the event over time, by group (Kaplan–Meier).
 
-    With 95 % intervals, a tick where patients are censored, and under the axis how many are at risk. Above it stand events, patients and median of each
-    group; in the plot the log-rank test and, of two groups, the hazard ratio of the second against the first (of more groups it stands above). Curves
-    end where less than 10 % of the patients or fewer than 5 are at risk, since what follows hangs on a few of them; events after that are counted.
+    With 95 % intervals, a tick where patients are censored, and under the axis how many are at
+    risk. Above it stand events, patients and median of each group; in the plot the log-rank test
+    and, of two groups, the hazard ratio of the second against the first (of more groups it stands
+    above). Curves end where less than 10 % of the patients or fewer than 5 are at risk, since what
+    follows hangs on a few of them; events after that are counted.
 
-    Where groups were cut out of a signature's score (``key="prognosis"``), p stands beside that against random sets of genes: where most of
-    those divide patients, too, a small p alone says nothing of the signature.
+    Where groups were cut out of a signature's score (``key="prognosis"``), p stands beside that
+    against random sets of genes: where most of those divide patients, too, a small p alone says
+    nothing of the signature.
 
     Parameters
     ----------
@@ -76,18 +80,21 @@ def survival(
     key
         Name under which it was written; ``"prognosis"`` for the groups of ``tl.prognosis``.
     incidence
-        Draw the share with the event instead, and dashed the share with the competing one (Aalen–Johansen), without medians. Test and hazard
-        ratio stay cause-specific: competing events are censored in them.
+        Draw the share with the event instead, and dashed the share with the competing one
+        (Aalen–Johansen), without medians. Test and hazard ratio stay cause-specific: competing
+        events are censored in them.
     at_risk
         Write numbers at risk under the axis.
     time_unit
-        Unit to draw in: ``"years"``, ``"months"`` or ``"days"``; times and medians are converted. By default as in the result.
+        Unit to draw in: ``"years"``, ``"months"`` or ``"days"``; times and medians are converted.
+        By default as in the result.
     max_time
         Where the curves end, in units of time. By default as above.
     figsize
         Width and height of the figure in inches.
     ax
-        Axes to draw in. The tables stand around them: let the figure make room, e.g. by ``plt.subplots(layout="constrained")``.
+        Axes to draw in. The tables stand around them: let the figure make room, e.g. by
+        ``plt.subplots(layout="constrained")``.
     show
         Whether to show the figure. By default as in scanpy.
     return_fig
@@ -106,8 +113,8 @@ def survival(
 
     Notes
     -----
-    Where a plot should end, and that it shows numbers at risk and intervals: Pocock, Clayton & Altman 2002
-    (doi:10.1016/S0140-6736(02)08594-X).
+    Where a plot should end, and that it shows numbers at risk and intervals: Pocock, Clayton &
+    Altman 2002 (doi:10.1016/S0140-6736(02)08594-X).
     """
     held = in_unit(record(adata, key), time_unit)
     if incidence:
@@ -325,7 +332,10 @@ def _median(group: pd.Series) -> str:
 
 
 def _said(adata: AnnData, key: str, held: Mapping[str, Any]) -> str:
-    """The test of the groups; of groups of a signature never without that against random sets of genes."""
+    """The test of the groups.
+
+    Of groups of a signature never without that against random sets of genes.
+    """
     lines, p = [], float(held["logrank"]["p"])
     groups = held["groups"]
     if len(groups) == 2:

@@ -27,51 +27,58 @@ def align_genes(
 ) -> AnnData:
     """Bring the genes of a data set into the order of a vocabulary.
 
-    A model knows a gene by its place, so every data set must hold the same genes in the same order; names decide, never
-    counts of columns. Genes are found by exact name, then by Ensembl id without version, alias and ``make_unique``
-    ending (the rules and their order: :meth:`scbert_cll.vocab.GeneVocab.resolve`); a name that could mean several genes is
-    left out, never guessed. Columns that mean the same gene are summed as counts, vocabulary genes the data do not have
-    are all-zero columns, and genes outside the vocabulary are dropped. So are rows that are no genes: antibodies, hashtags, guides and others, by
-    ``var["feature_types"]``. Do this before normalising and binning, as scBERT
-    does: the library size is then that of the vocabulary's genes.
+    A model knows a gene by its place, so every data set must hold the same genes in the same order;
+    names decide, never counts of columns. Genes are found by exact name, then by Ensembl id without
+    version, alias and ``make_unique`` ending (the rules and their order:
+    :meth:`scbert_cll.vocab.GeneVocab.resolve`); a name that could mean several genes is left out,
+    never guessed. Columns that mean the same gene are summed as counts, vocabulary genes the data
+    do not have are all-zero columns, and genes outside the vocabulary are dropped. So are rows that
+    are no genes: antibodies, hashtags, guides and others, by ``var["feature_types"]``. Do this
+    before normalising and binning, as scBERT does: the library size is then that of the
+    vocabulary's genes.
 
     Parameters
     ----------
     adata
         Cells × genes with raw counts; gene names may repeat.
     vocab
-        A :class:`~scbert_cll.vocab.GeneVocab`, the path of one (``.txt``, ``.csv``, ``.tsv``, ``.h5ad``), gene names in
-        order, or an AnnData whose genes are the vocabulary.
+        A :class:`~scbert_cll.vocab.GeneVocab`, the path of one (``.txt``, ``.csv``, ``.tsv``,
+        ``.h5ad``), gene names in order, or an AnnData whose genes are the vocabulary.
     layer
-        Where the raw counts are; ``X`` if not given. ``"raw"`` takes all genes of `adata.raw`, if no layer is called so; they become ``X``, and the
-        matrices of `adata` are left out.
+        Where the raw counts are; ``X`` if not given. ``"raw"`` takes all genes of `adata.raw`, if
+        no layer is called so; they become ``X``, and the matrices of `adata` are left out.
     aliases
-        Alias → approved name: a mapping, or a table such as HGNC's (:func:`~scbert_cll.vocab.read_aliases`).
+        Alias → approved name: a mapping, or a table such as HGNC's
+        (:func:`~scbert_cll.vocab.read_aliases`).
     min_matched
         Smallest share of the vocabulary that must be found in the data, 0 to 1.
 
     Returns
     -------
-    A new AnnData with the cells of `adata` and the genes of `vocab`; `adata` stays as it is. ``obs``, ``obsm``, ``obsp``
-    and ``uns`` are carried over; ``varm``, ``varp``, ``raw`` and the columns of ``var`` are not, as missing genes have none.
+    A new AnnData with the cells of `adata` and the genes of `vocab`; `adata` stays as it is.
+    ``obs``, ``obsm``, ``obsp`` and ``uns`` are carried over; ``varm``, ``varp``, ``raw`` and the
+    columns of ``var`` are not, as missing genes have none.
 
     ``adata.X``, ``adata.layers``
-        CSR, each matrix in its own slot, all through the same operation on columns. A matrix of whole numbers is
-        summed; where columns had to be summed, a matrix of other numbers (log values) has no meaningful sum and is left
-        out (a left-out ``X`` is empty). Tokens of an earlier :func:`~scbert_cll.pp.bin_expression` stay only if all
-        genes stay: they were cut from the totals of the old genes. ``uns["align_genes"]["left_out"]`` names what went.
+        CSR, each matrix in its own slot, all through the same operation on columns. A matrix of
+        whole numbers is summed; where columns had to be summed, a matrix of other numbers (log
+        values) has no meaningful sum and is left out (a left-out ``X`` is empty). Tokens of an
+        earlier :func:`~scbert_cll.pp.bin_expression` stay only if all genes stay: they were cut
+        from the totals of the old genes. ``uns["align_genes"]["left_out"]`` names what went.
     ``adata.var['in_query']`` : bool
         Whether the data had the gene.
     ``adata.uns['align_genes']`` : dict
-        By name: ``matched`` and ``missing`` vocabulary genes, ``duplicated`` vocabulary genes that were summed from
-        several columns, ``renamed`` (table of ``old`` and ``new`` names), ``ambiguous`` and ``unmatched`` names of the
-        data, ``no_genes`` (antibodies and others), ``left_out`` matrices, and ``params``. ``renamed`` also says ``how`` (genome, ensembl, alias, suffix).
+        By name: ``matched`` and ``missing`` vocabulary genes, ``duplicated`` vocabulary genes that
+        were summed from several columns, ``renamed`` (table of ``old`` and ``new`` names),
+        ``ambiguous`` and ``unmatched`` names of the data, ``no_genes`` (antibodies and others),
+        ``left_out`` matrices, and ``params``. ``renamed`` also says ``how`` (genome, ensembl,
+        alias, suffix).
 
     Raises
     ------
     ValueError
-        If less than `min_matched` of the vocabulary is found, the matrix does not hold raw counts, the vocabulary
-        names a gene twice, or `adata` is backed or has no cells or genes.
+        If less than `min_matched` of the vocabulary is found, the matrix does not hold raw counts,
+        the vocabulary names a gene twice, or `adata` is backed or has no cells or genes.
     KeyError
         If the layer does not exist.
 
@@ -107,7 +114,7 @@ def align_genes(
     )
 
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
-    left_out += [] if whole is adata else [name or "X" for name in adata.layers.keys()]  # noqa: SIM118 - with X
+    left_out += [] if whole is adata else [name or "X" for name in adata.layers.keys()]  # noqa: SIM118
     var = pd.DataFrame(
         {_keys.IN_QUERY: per_gene > 0}, index=vocab.names.rename(adata.var_names.name)
     )

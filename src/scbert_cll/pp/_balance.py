@@ -30,24 +30,27 @@ def balance(
 ) -> AnnData | None:
     """Balance the groups of the training cells, by weights or by resampling.
 
-    Only training cells with a label take part; validation and test cells stay as they are, at the prevalence of nature. Resampling
-    before the split would put copies of a cell on both sides, so without a split this raises. Weights change no row and
-    are the default; SMOTE is there for comparison with earlier work: in thousands of genes it seldom helps.
+    Only training cells with a label take part; validation and test cells stay as they are, at the
+    prevalence of nature. Resampling before the split would put copies of a cell on both sides, so
+    without a split this raises. Weights change no row and are the default; SMOTE is there for
+    comparison with earlier work: in thousands of genes it seldom helps.
 
     Parameters
     ----------
     adata
         Cells with labels and a split.
     groupby
-        ``obs`` column, or several whose combinations are the groups, e.g. ``["cd49d", "donor"]``. Cells with a missing value in
-        any are left alone.
+        ``obs`` column, or several whose combinations are the groups, e.g. ``["cd49d", "donor"]``.
+        Cells with a missing value in any are left alone.
     method
-        ``weights``; ``oversample``: copies of random cells up to the largest group; ``undersample``: random cells down to the
-        smallest; ``smote``: new cells between a cell and one of its neighbours in the group, up to the largest group.
+        ``weights``; ``oversample``: copies of random cells up to the largest group;
+        ``undersample``: random cells down to the smallest; ``smote``: new cells between a cell and
+        one of its neighbours in the group, up to the largest group.
     split_key
         ``obs`` column with ``train``, as :func:`split_donors` writes it.
     use_rep
-        ``obsm`` in which SMOTE looks for neighbours. By default 50 principal components of the training cells' log-normalised ``X``.
+        ``obsm`` in which SMOTE looks for neighbours. By default 50 principal components of the
+        training cells' log-normalised ``X``.
     k_neighbors
         Neighbours of SMOTE; a group that is to grow needs more cells than that.
     rng
@@ -62,8 +65,8 @@ def balance(
     ``adata.obs['balance_weight']`` : float32 (``weights``)
         Inverse of the group's size, mean 1 over the training cells with a label; 0 for all others.
     ``adata.obs['is_synthetic']`` : bool (resampling)
-        True for the rows that were added, at the end, with new names; the original rows keep their order. ``undersample`` drops rows
-        and adds none.
+        True for the rows that were added, at the end, with new names; the original rows keep their
+        order. ``undersample`` drops rows and adds none.
     ``adata.uns['balance']`` : dict
         ``params`` and ``groups``, a table of n_before and n_after, or weight, per group.
 
@@ -72,15 +75,17 @@ def balance(
     KeyError
         There is no split, or no such column.
     ValueError
-        One group only, a group no larger than `k_neighbors`, an object that was balanced before, or one with layers or graphs that
-        new cells would falsify.
+        One group only, a group no larger than `k_neighbors`, an object that was balanced before, or
+        one with layers or graphs that new cells would falsify.
 
     Notes
     -----
-    SMOTE (Chawla et al. 2002, doi:10.1613/jair.953) puts a new cell at (1 − u) a + u b of two cells of a group. Matrices of whole numbers in ``X``,
-    ``layers`` and ``obsm`` stay whole: each count of a is kept with probability 1 − u and each of b with u, which has that point as its
-    mean and stays as sparse as a cell. Others are interpolated. A new cell has an ``obs`` value, its donor for one, where
-    both parents share it; else it is missing. So it is with words, categories, dates and truth values in a table of ``obsm``. Bin afterwards: tokens have no middle.
+    SMOTE (Chawla et al. 2002, doi:10.1613/jair.953) puts a new cell at (1 − u) a + u b of two cells
+    of a group. Matrices of whole numbers in ``X``, ``layers`` and ``obsm`` stay whole: each count
+    of a is kept with probability 1 − u and each of b with u, which has that point as its mean and
+    stays as sparse as a cell. Others are interpolated. A new cell has an ``obs`` value, its donor
+    for one, where both parents share it; else it is missing. So it is with words, categories, dates
+    and truth values in a table of ``obsm``. Bin afterwards: tokens have no middle.
 
     Examples
     --------
@@ -120,7 +125,10 @@ def balance(
 
 
 def _not_twice(adata: AnnData, method: str) -> None:
-    """Weights may be computed anew; nothing goes on top of a resampling, nor a resampling on top of weights."""
+    """Weights may be computed anew.
+
+    Nothing goes on top of a resampling, nor a resampling on top of weights.
+    """
     resampled = _keys.IS_SYNTHETIC in adata.obs
     if resampled or (method != "weights" and _keys.BALANCE_WEIGHT in adata.obs):
         found = _keys.IS_SYNTHETIC if resampled else _keys.BALANCE_WEIGHT
@@ -130,7 +138,8 @@ def _not_twice(adata: AnnData, method: str) -> None:
             else f"remove the weights first: del adata.obs[{found!r}]"
         )
         raise ValueError(
-            f"adata has been balanced already (it has adata.obs[{found!r}]); balancing twice counts twice: {remedy}."
+            f"adata has been balanced already (it has adata.obs[{found!r}]); balancing twice "
+            f"counts twice: {remedy}."
         )
 
 
@@ -138,8 +147,10 @@ def _training_groups(adata: AnnData, keys: list[str], split_key: str) -> pd.Seri
     """Group of each training cell with a label, missing for the others; at least two groups."""
     if split_key not in adata.obs:
         raise KeyError(
-            f"{split_key!r} is not in adata.obs; it has {_checks.listed(adata.obs.columns, 12)}. Balance after the split, on training "
-            "cells only: resampling before it puts copies of the same cell into training and test, and weights learned on all "
+            f"{split_key!r} is not in adata.obs; it has "
+            f"{_checks.listed(adata.obs.columns, 12)}. Balance after the split, on training "
+            "cells only: resampling before it puts copies of the same cell into training and "
+            "test, and weights learned on all "
             "cells see the test's prevalence. Run pp.split_donors first."
         )
     train = (_checks.split(adata, split_key) == _keys.TRAIN).to_numpy()
@@ -177,7 +188,8 @@ def _resampled(
     else:
         if adata.obsp:
             raise ValueError(
-                f"adata.obsp holds {_checks.listed(adata.obsp)}: a graph over cells is wrong once cells are added. Delete it and compute it after balancing."
+                f"adata.obsp holds {_checks.listed(adata.obsp)}: a graph over cells is wrong "
+                f"once cells are added. Delete it and compute it after balancing."
             )
         new = (
             _oversampled(adata, rows, y, seed)
@@ -229,7 +241,8 @@ def _enough_neighbours(y: np.ndarray, k_neighbors: int) -> None:
     ]
     if small:
         raise ValueError(
-            f"SMOTE with k_neighbors={k_neighbors} needs groups of at least {k_neighbors + 1} training cells; found {', '.join(small)}. "
+            f"SMOTE with k_neighbors={k_neighbors} needs groups of at least {k_neighbors + 1} "
+            f"training cells; found {', '.join(small)}. "
             "Merge the group, lower k_neighbors, or use method='weights'."
         )
 

@@ -16,7 +16,8 @@ type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
 _METHODS = ("log2", "uniform", "quantile", "gene_quantile")
 _DEFAULTS: dict[str, Any] = {"method": "log2", "n_bins": 5, "target_sum": 1e4}
 
-# Stored values taken at a time: small enough that a block and its intermediates stay in the processor's cache.
+# Stored values taken at a time: small enough that a block and its intermediates stay in the
+# processor's cache.
 _BLOCK = 2**16
 # Up to so many edges, counting the edges below a value beats a binary search.
 _FEW_EDGES = 40
@@ -38,33 +39,38 @@ def bin_expression(
 ) -> AnnData | None:
     """Turn raw counts into the small whole numbers (tokens) a language model reads.
 
-    A gene's level in a cell becomes token 1 … `n_bins`; what is not expressed is token 0. With counts c and a cell's
-    total N, let x = `target_sum` · c / N and v = log2(1 + x):
+    A gene's level in a cell becomes token 1 … `n_bins`; what is not expressed is token 0. With
+    counts c and a cell's total N, let x = `target_sum` · c / N and v = log2(1 + x):
 
     ``log2``
-        min(⌊v⌋, `n_bins`), scBERT's tokens [1]_. Nothing is learned from the data. Mind the depth of a cell: a gene with
-        v < 1 gets token 0 although it is expressed (one count where N > `target_sum`), and token 1 cannot occur where
-        N ≤ `target_sum` / 3.
+        min(⌊v⌋, `n_bins`), scBERT's tokens [1]_. Nothing is learned from the data. Mind the depth
+        of a cell: a gene with v < 1 gets token 0 although it is expressed (one count where N >
+        `target_sum`), and token 1 cannot occur where N ≤ `target_sum` / 3.
     ``uniform``
-        Ranges of equal width over [0, largest v of the cells in `fit_on`], closed at the upper end; expressed genes
-        get 1 … `n_bins`, values above the range `n_bins`. One outlier moves all edges.
+        Ranges of equal width over [0, largest v of the cells in `fit_on`], closed at the upper end;
+        expressed genes get 1 … `n_bins`, values above the range `n_bins`. One outlier moves all
+        edges.
     ``quantile``
-        Per cell, over its expressed genes: 1 + ⌊R · (`n_bins` − 1) / (n − 1)⌋ where n is the number of expressed genes and
-        R how many of the others are not above this one; `n_bins` for a single gene. These are scGPT's quantile
-        edges [2]_ without its noise: equal counts get the same token, the highest they share, where scGPT spreads
-        them at random. Depends on the order of the counts only.
+        Per cell, over its expressed genes: 1 + ⌊R · (`n_bins` − 1) / (n − 1)⌋ where n is the number
+        of expressed genes and R how many of the others are not above this one; `n_bins` for a
+        single gene. These are scGPT's quantile edges [2]_ without its noise: equal counts get the
+        same token, the highest they share, where scGPT spreads them at random. Depends on the order
+        of the counts only.
     ``gene_quantile``
-        Per gene, over its expressed v in the cells of `fit_on`: token t is (Q((t − 1)/n_bins), Q(t/n_bins)], where Q are
-        observed values (inverted distribution function), so that a gene's tokens are about equally common. Values
-        below the range get 1, above it `n_bins`; a constant gene has token 1 up to its value. A gene no
-        fitting cell expresses gets token 0 everywhere: a model trained on those cells knows no other.
+        Per gene, over its expressed v in the cells of `fit_on`: token t is (Q((t − 1)/n_bins),
+        Q(t/n_bins)], where Q are observed values (inverted distribution function), so that a gene's
+        tokens are about equally common. Values below the range get 1, above it `n_bins`; a constant
+        gene has token 1 up to its value. A gene no fitting cell expresses gets token 0 everywhere:
+        a model trained on those cells knows no other.
 
     Parameters
     ----------
     adata
-        Cells × genes with raw counts, genes aligned to the model's vocabulary first (:func:`~scbert_cll.pp.align_genes`).
+        Cells × genes with raw counts, genes aligned to the model's vocabulary first
+        (:func:`~scbert_cll.pp.align_genes`).
     layer
-        Where the raw counts are; ``X`` if not given. ``"raw"`` takes `adata.raw` (genes by name), if no layer is called so.
+        Where the raw counts are; ``X`` if not given. ``"raw"`` takes `adata.raw` (genes by name),
+        if no layer is called so.
     method
         The definition, see above.
     n_bins
@@ -72,12 +78,12 @@ def bin_expression(
     target_sum
         Counts a cell is scaled to. Without effect for ``quantile``.
     fit_on
-        Cells whose values set the edges of ``uniform`` and ``gene_quantile``: a boolean mask, a boolean column of ``obs``,
-        or a split column, of which the ``train`` cells are taken. All cells if not given. Learning edges from cells a
-        model is tested on leaks.
+        Cells whose values set the edges of ``uniform`` and ``gene_quantile``: a boolean mask, a
+        boolean column of ``obs``, or a split column, of which the ``train`` cells are taken. All
+        cells if not given. Learning edges from cells a model is tested on leaks.
     edges
-        ``uns["binned"]`` of another object: cut at its edges, with its method, `n_bins` and `target_sum`. For data
-        that a trained model is to read.
+        ``uns["binned"]`` of another object: cut at its edges, with its method, `n_bins` and
+        `target_sum`. For data that a trained model is to read.
     key_added
         Name of the layer and of the entry in ``uns``.
     copy
@@ -90,19 +96,21 @@ def bin_expression(
     ``adata.layers['binned']`` : uint8
         Tokens, CSR, zeros not stored.
     ``adata.uns['binned']`` : dict
-        ``edges``: lower edges of the tokens 1 … `n_bins` on the scale of x, where cutting is exact (log2(1 + edges) for v);
-        for ``gene_quantile`` a table genes × tokens (the edge itself belongs to the token below; inf for a gene not
-        seen), for ``quantile`` the levels within a cell. ``params``:
-        ``method``, ``n_bins``, ``target_sum``, ``layer``; ``n_genes`` and ``genes_digest``, how many genes a cell's total is of and a checksum of
-        their names, by which a model knows tokens that were cut from other totals; ``n_fit_cells`` where edges were learned; ``n_rounded``
-        where values differed from whole numbers by float32 round-off.
+        ``edges``: lower edges of the tokens 1 … `n_bins` on the scale of x, where cutting is exact
+        (log2(1 + edges) for v); for ``gene_quantile`` a table genes × tokens (the edge itself
+        belongs to the token below; inf for a gene not seen), for ``quantile`` the levels within a
+        cell. ``params``: ``method``, ``n_bins``, ``target_sum``, ``layer``; ``n_genes`` and
+        ``genes_digest``, how many genes a cell's total is of and a checksum of their names, by
+        which a model knows tokens that were cut from other totals; ``n_fit_cells`` where edges were
+        learned; ``n_rounded`` where values differed from whole numbers by float32 round-off.
 
     Raises
     ------
     ValueError
-        If the matrix holds anything but raw counts (negative, NaN, infinite, logarithms, fractions, tokens), or rows that are no genes
-        (antibodies and others by ``var["feature_types"]``), a cell has no counts,
-        names repeat, `adata` is backed or a view (with ``copy=False``), or a parameter is out of range.
+        If the matrix holds anything but raw counts (negative, NaN, infinite, logarithms, fractions,
+        tokens), or rows that are no genes (antibodies and others by ``var["feature_types"]``), a
+        cell has no counts, names repeat, `adata` is backed or a view (with ``copy=False``), or a
+        parameter is out of range.
     KeyError
         If the layer, the column or a gene of `edges` does not exist.
 
@@ -250,7 +258,8 @@ def _tokens(
                 tokens[stored] = _n_below(x, edges, counts.indices[stored])
             else:
                 tokens[stored] = _n_reached(x, edges[edges <= target_sum])
-    # The index arrays are copies: X and the layer must not change each other when scanpy sorts or prunes in place.
+    # The index arrays are copies: X and the layer must not change each other when scanpy sorts or
+    # prunes in place.
     binned = sparse.csr_matrix(
         (tokens, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape
     )
@@ -280,7 +289,10 @@ def _totals(counts: sparse.csr_matrix) -> np.ndarray:
 def _levels(
     counts: sparse.csr_matrix, totals: np.ndarray, target_sum: float
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of x = target_sum · c / N; in this order of operations a whole x is exact, and so is comparing it."""
+    """Blocks of x = target_sum · c / N.
+
+    In this order of operations a whole x is exact, and so is comparing it.
+    """
     for rows, stored in _row_blocks(counts.indptr):
         n_stored = np.diff(counts.indptr[rows.start : rows.stop + 1])
         x = counts.data[stored].astype(np.float64)

@@ -49,28 +49,33 @@ def build_corpus(
 ) -> pd.DataFrame:
     """Turn many files into one shuffled corpus on disk, larger than the memory may be.
 
-    A model that learns from millions of cells reads them from disk, in random order, with the same genes in the same places. Every file
-    goes through :func:`align_genes` and :func:`bin_expression`, block by block, and its cells are dealt at random to the datasets of two
-    parts, ``train`` and ``val``, with every donor in one of them. All files are read and checked before the first cell is written. The
-    corpus appears when it is whole; a build that was interrupted, or killed, goes on when it is called the same way, and ends in the
-    same bytes.
+    A model that learns from millions of cells reads them from disk, in random order, with the same
+    genes in the same places. Every file goes through :func:`align_genes` and
+    :func:`bin_expression`, block by block, and its cells are dealt at random to the datasets of two
+    parts, ``train`` and ``val``, with every donor in one of them. All files are read and checked
+    before the first cell is written. The corpus appears when it is whole; a build that was
+    interrupted, or killed, goes on when it is called the same way, and ends in the same bytes.
 
     Parameters
     ----------
     paths
-        Files with raw counts: ``.h5ad``, ``.h5mu`` (its RNA modality), ``.zarr`` (a folder with either) or 10x ``.h5`` (Cell Ranger 3 or later;
-        symbols or ids, whichever the vocabulary has). Antibodies and others that ``feature_types`` tells of are left out, and named in the manifest. By cells (CSR or dense); a matrix by genes (CSC) must fit into `memory`.
+        Files with raw counts: ``.h5ad``, ``.h5mu`` (its RNA modality), ``.zarr`` (a folder with
+        either) or 10x ``.h5`` (Cell Ranger 3 or later; symbols or ids, whichever the vocabulary
+        has). Antibodies and others that ``feature_types`` tells of are left out, and named in the
+        manifest. By cells (CSR or dense); a matrix by genes (CSC) must fit into `memory`.
     out
         Folder to make, e.g. ``corpus.zarr``. It is built in ``corpus.zarr.building`` beside it.
     vocab
         Genes of the corpus in order, as :func:`align_genes` takes them.
     layer
-        Where the raw counts are; ``X`` if not given, ``"raw"`` for `adata.raw` with its own genes, if no layer is called so. 10x files have one
-        matrix.
+        Where the raw counts are; ``X`` if not given, ``"raw"`` for `adata.raw` with its own genes,
+        if no layer is called so. 10x files have one matrix.
     modality
-        Modality of an ``.h5mu`` with the RNA; the one with a usual name (such as ``rna``) if not given.
+        Modality of an ``.h5mu`` with the RNA; the one with a usual name (such as ``rna``) if not
+        given.
     cells
-        ``obs`` column of true and false that chooses the cells to keep, in every file; all if not given.
+        ``obs`` column of true and false that chooses the cells to keep, in every file; all if not
+        given.
     binned
         Store tokens (uint8); False stores raw counts (int32) of the vocabulary's genes.
     method, n_bins, target_sum
@@ -82,30 +87,39 @@ def build_corpus(
     min_matched
         Smallest share of the vocabulary that each file must have, 0 to 1.
     min_genes
-        Cells with fewer expressed genes of the vocabulary, or without any token, are left out and counted.
+        Cells with fewer expressed genes of the vocabulary, or without any token, are left out and
+        counted.
     donor_key
-        ``obs`` column of donors, called ``donor`` in the corpus; the same name in two files is the same donor, whether it is ``1``, ``1.0`` or ``"1 "`` there. Cells of
-        no donor (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are left out, with a count. A 10x file has no `obs`: it is one donor with its own name. With None
-        every file is. A ``.h5mu`` file may have the column in the `obs` of its RNA, or of the whole.
+        ``obs`` column of donors, called ``donor`` in the corpus; the same name in two files is the
+        same donor, whether it is ``1``, ``1.0`` or ``"1 "`` there. Cells of no donor
+        (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are left out, with a count. A 10x file
+        has no `obs`: it is one donor with its own name. With None every file is. A ``.h5mu`` file
+        may have the column in the `obs` of its RNA, or of the whole.
     obs_columns
-        Columns of ``obs`` to keep: numbers, or categories, which are unified over the files; missing where a file has none. Categories keep the order that they have
-        in the files, or are sorted where files differ in it.
+        Columns of ``obs`` to keep: numbers, or categories, which are unified over the files;
+        missing where a file has none. Categories keep the order that they have in the files, or are
+        sorted where files differ in it.
     val_fraction
         Share of the cells to hold out, in whole donors; 0 for no validation part.
     val_donors
         Donors to hold out, instead of drawing them.
     on_error
-        ``raise`` refuses all if any file cannot be used, naming each with its reason; ``skip`` leaves such files out and warns.
+        ``raise`` refuses all if any file cannot be used, naming each with its reason; ``skip``
+        leaves such files out and warns.
     memory
-        Data held at a time, ``"1GB"``, ``"500MB"`` or bytes; beside it the process needs some 0.7 GB, and 16 bytes for each cell. More
-        memory makes larger datasets: fewer files, and a better shuffle.
+        Data held at a time, ``"1GB"``, ``"500MB"`` or bytes; beside it the process needs some 0.7
+        GB, and 16 bytes for each cell. More memory makes larger datasets: fewer files, and a better
+        shuffle.
     rng
-        Seed of parts and order, a whole number, since an interrupted build must draw the same again.
+        Seed of parts and order, a whole number, since an interrupted build must draw the same
+        again.
 
     Returns
     -------
-    One row per file: ``file``, ``status`` (``used``, ``skipped``), ``n_cells``, ``n_kept``, ``n_genes``, ``n_matched`` (genes of the vocabulary), ``n_donors``,
-    ``reason``. ``manifest.json`` in the folder has it, too, with checksums, parameters, versions, renamed genes and donors.
+    One row per file: ``file``, ``status`` (``used``, ``skipped``), ``n_cells``, ``n_kept``,
+    ``n_genes``, ``n_matched`` (genes of the vocabulary), ``n_donors``, ``reason``.
+    ``manifest.json`` in the folder has it, too, with checksums, parameters, versions, renamed genes
+    and donors.
 
     Raises
     ------
@@ -114,7 +128,8 @@ def build_corpus(
     FileNotFoundError
         A file does not.
     ValueError
-        Files that cannot be used, parameters out of range, or an interrupted build of another call in the way.
+        Files that cannot be used, parameters out of range, or an interrupted build of another call
+        in the way.
     KeyError
         No file has a column of `obs_columns`, or no cell a donor of `val_donors`.
     OSError

@@ -10,7 +10,8 @@ from mudata import MuData
 from scbert_cll import _checks
 from scbert_cll.pp import _mixture, _protein
 
-# Where the cells that passed so far are one population, positive begins above this quantile of the negative cells.
+# Where the cells that passed so far are one population, positive begins above this quantile of the
+# negative cells.
 _Z_99 = 2.326
 _USUAL_EXCLUDE = ("CD3", "CD14")
 
@@ -27,30 +28,33 @@ def cll_mask(
 ) -> pd.Series:
     """Find the CD19+CD5+ cells of a CLL sample by their protein.
 
-    CD5 is dim on CLL cells and bright on T cells, so one threshold over all cells would put CLL with the negative ones. Markers
-    are therefore gated one after the other, each among the cells that passed those before it: CD19 among all
-    cells, CD5 among the CD19+ cells, where it parts CLL from normal B cells. Where these form one population,
-    as in a pure clone, positive is what lies above 99 % of the CD5-negative cells among the cells that did not pass
-    (monocytes, NK cells): the internal negative control of flow cytometry. The mask suits ``cells=`` of
+    CD5 is dim on CLL cells and bright on T cells, so one threshold over all cells would put CLL
+    with the negative ones. Markers are therefore gated one after the other, each among the cells
+    that passed those before it: CD19 among all cells, CD5 among the CD19+ cells, where it parts CLL
+    from normal B cells. Where these form one population, as in a pure clone, positive is what lies
+    above 99 % of the CD5-negative cells among the cells that did not pass (monocytes, NK cells):
+    the internal negative control of flow cytometry. The mask suits ``cells=`` of
     :func:`label_cd49d`; nothing is written.
 
     Parameters
     ----------
     data, protein_key, rna_key, normalize
-        As for :func:`label_cd49d`, all cells as one batch; across cells is the better scale here, because
-        lineage markers are a large part of all that a cell binds.
+        As for :func:`label_cd49d`, all cells as one batch; across cells is the better scale here,
+        because lineage markers are a large part of all that a cell binds.
     markers
-        Proteins a cell must be positive for, in the order of gating; found as `marker` of :func:`label_cd49d`.
+        Proteins a cell must be positive for, in the order of gating; found as `marker` of
+        :func:`label_cd49d`.
     exclude
-        Proteins a cell must not be positive for. By default CD3 and CD14, so far as the panel has them and they
-        form two populations; what is named here must.
+        Proteins a cell must not be positive for. By default CD3 and CD14, so far as the panel has
+        them and they form two populations; what is named here must.
     thresholds
-        Level from which a marker is positive, on the normalised scale; replaces the search for that marker.
+        Level from which a marker is positive, on the normalised scale; replaces the search for that
+        marker.
 
     Returns
     -------
-    Boolean Series over the cells (of the RNA); its ``attrs`` hold ``thresholds``, the levels used, and ``proteins``,
-    the name that each marker was found under.
+    Boolean Series over the cells (of the RNA); its ``attrs`` hold ``thresholds``, the levels used,
+    and ``proteins``, the name that each marker was found under.
 
     Raises
     ------
@@ -71,7 +75,8 @@ def cll_mask(
     unused = set(given) - {*markers, *(_USUAL_EXCLUDE if exclude is None else exclude)}
     if unused:
         raise KeyError(
-            f"thresholds names {_checks.listed(sorted(unused))}, which is in neither markers nor exclude."
+            f"thresholds names {_checks.listed(sorted(unused))}, which is in neither markers "
+            f"nor exclude."
         )
     passed, used = np.ones(protein.rna.n_obs, dtype=bool), {}
     excluded = _excluded(protein, exclude, given)
@@ -109,7 +114,10 @@ def _excluded(
 
 
 def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> float:
-    """Between two populations of the cells that passed; else above the negative ones of those that did not."""
+    """Between two populations of the cells that passed.
+
+    Else above the negative ones of those that did not.
+    """
     cut = _cut(levels, passed)
     if cut is not None:
         return cut
@@ -118,7 +126,8 @@ def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> floa
         raise ValueError(
             _sentence(
                 marker,
-                f"the {int(passed.sum())} cells gated so far, nor the {int((~passed).sum())} others,",
+                f"the {int(passed.sum())} cells gated so far, nor the {int((~passed).sum())} "
+                f"others,",
             )
         )
     return float(mixture.means[0] + _Z_99 * mixture.sds[0])
@@ -142,6 +151,7 @@ def _fit(levels: _protein.Levels, cells: np.ndarray) -> _mixture.Mixture | None:
 
 def _sentence(marker: str, where: str) -> str:
     return (
-        f"{marker!r} does not part {where} into two populations, so no threshold can be found; give one, on the "
+        f"{marker!r} does not part {where} into two populations, so no threshold can be "
+        f"found; give one, on the "
         f"normalised scale: thresholds={{{marker!r}: ...}}, or leave the marker out."
     )

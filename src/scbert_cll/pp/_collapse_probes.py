@@ -35,24 +35,30 @@ def collapse_probes(
 ) -> AnnData:
     r"""Bring an array from probes to genes.
 
-    A gene has several probes, and they do not measure equally well. The most abundant one is taken, which agrees best between platforms [1]_; the outcome plays no part. A probe that
-    may be of several genes, or of none that is known, is left out and counted.
+    A gene has several probes, and they do not measure equally well. The most abundant one is taken,
+    which agrees best between platforms [1]_; the outcome plays no part. A probe that may be of
+    several genes, or of none that is known, is left out and counted.
 
     Parameters
     ----------
     adata
         Samples × probes, on a log scale. NaN is allowed.
     probes
-        The gene of each probe: a DataFrame or the path of a table (``.csv``, ``.tsv``, compressed or not; lines with ``#`` are skipped) with the columns ``probe`` and ``gene``, or GEO's
-        ``ID`` and ``Gene Symbol``, or two columns in this order; a mapping; or the name of a column of `adata.var`.
+        The gene of each probe: a DataFrame or the path of a table (``.csv``, ``.tsv``, compressed
+        or not; lines with ``#`` are skipped) with the columns ``probe`` and ``gene``, or GEO's
+        ``ID`` and ``Gene Symbol``, or two columns in this order; a mapping; or the name of a column
+        of `adata.var`.
     method
-        ``"max_mean"``: the probe with the fewest missing values, of these the one with the highest mean, of these the first. ``"mean"``: the mean of the probes in each sample, of those that were measured.
+        ``"max_mean"``: the probe with the fewest missing values, of these the one with the highest
+        mean, of these the first. ``"mean"``: the mean of the probes in each sample, of those that
+        were measured.
     key_added
         Name of the record in `uns`.
 
     Returns
     -------
-    A new AnnData of the samples of `adata` × genes, in the order in which genes first appear; `adata` stays as it is. ``X`` is float64 and dense; ``obs``, ``obsm``, ``obsp`` and ``uns`` are
+    A new AnnData of the samples of `adata` × genes, in the order in which genes first appear;
+    `adata` stays as it is. ``X`` is float64 and dense; ``obs``, ``obsm``, ``obsp`` and ``uns`` are
     carried over, layers and what belonged to probes are not.
 
     ``adata.var['probe']`` : str
@@ -60,7 +66,8 @@ def collapse_probes(
     ``adata.var['n_probes']`` : int64
         Probes of the gene.
     ``adata.uns['collapse_probes']`` : dict
-        ``n_probes`` (in the data), ``n_genes``, ``several_genes`` and ``no_gene`` (probes that were left out, by name), ``params``.
+        ``n_probes`` (in the data), ``n_genes``, ``several_genes`` and ``no_gene`` (probes that were
+        left out, by name), ``params``.
 
     Raises
     ------
@@ -78,9 +85,10 @@ def collapse_probes(
     -----
     Entrez ids become symbols with a table of NCBI, before::
 
-        probes = pd.read_csv("hgu95A.csv", dtype=str)  # probe, entrez
-        symbols = pd.read_csv("symbols.tsv", sep="\t", dtype=str).drop_duplicates("entrez").set_index("entrez")["symbol"]
-        genes = collapse_probes(adata, dict(zip(probes["probe"], probes["entrez"].map(symbols))))
+        probes = pd.read_csv("hgu95A.csv", dtype=str)  # probe, entrez symbols =
+        pd.read_csv("symbols.tsv", sep="\t",
+        dtype=str).drop_duplicates("entrez").set_index("entrez")["symbol"] genes =
+        collapse_probes(adata, dict(zip(probes["probe"], probes["entrez"].map(symbols))))
 
     References
     ----------
@@ -163,7 +171,8 @@ def _text(gene: Any) -> str:
 def _tell_ids(genes: pd.Index) -> None:
     if np.mean([_NUMBER.fullmatch(gene) is not None for gene in genes]) > 0.5:
         warnings.warn(
-            f"The genes of the probes look like Entrez ids ({_checks.listed(genes, 3)}), and a signature has symbols: map them first, as the notes of "
+            f"The genes of the probes look like Entrez ids ({_checks.listed(genes, 3)}), and "
+            f"a signature has symbols: map them first, as the notes of "
             "pp.collapse_probes say. They are taken as they are.",
             stacklevel=3,
         )

@@ -12,7 +12,8 @@ from scbert_cll import _keys
 from scbert_cll.pp import _mixture
 from scbert_cll.pp._protein import Levels
 
-# A second population of a donor counts as one from this share of its cells, and is looked for from this many cells.
+# A second population of a donor counts as one from this share of its cells, and is looked for from
+# this many cells.
 _BIMODAL_WEIGHT, _BIMODAL_CELLS = 0.05, 50
 _CLINICAL_PCT = 30.0
 

@@ -53,7 +53,10 @@ class Cuts:
 
 
 def fit(gate: Gate, levels: Levels, batch: np.ndarray, gated: np.ndarray) -> Cuts:
-    """Set the thresholds of every batch from its gated cells; refuse where a mixture finds one population."""
+    """Set the thresholds of every batch from its gated cells.
+
+    Refuse where a mixture finds one population.
+    """
     rows, cuts, mixtures = {}, {}, {}
     for name in sorted(set(batch[gated])):
         here = gated & (batch == name)
@@ -121,8 +124,10 @@ def _two_populations(
     )
     if bad:
         raise ValueError(
-            f"{gate.marker!r} does not fall into two populations, so no labels were made up. {bad}. Alternatives: "
-            "method='quantile' (outer parts of the cells), method='manual' with thresholds=, another normalize=, or cells= to "
+            f"{gate.marker!r} does not fall into two populations, so no labels were made up. "
+            f"{bad}. Alternatives: "
+            "method='quantile' (outer parts of the cells), method='manual' with thresholds=, "
+            "another normalize=, or cells= to "
             "gate other cells."
         )
 
@@ -136,11 +141,17 @@ def _one_population(row: pd.Series, mixture: _mixture.Mixture | None, margin: fl
         reasons += [f"BIC {mixture.bic_2:.0f} with two components, {mixture.bic_1:.0f} with one"]
     if mixture.valley > _mixture.MAX_VALLEY:
         reasons += [
-            f"no dip between the two means (valley {mixture.valley:.2f}, at most {_mixture.MAX_VALLEY:g})"
+            (
+                f"no dip between the two means (valley {mixture.valley:.2f}, at most "
+                f"{_mixture.MAX_VALLEY:g})"
+            )
         ]
     if row["count_gap"] < _mixture.MIN_COUNT_GAP:
         reasons += [
-            f"medians {row['count_gap']:.2f} sd of counting noise apart (at least {_mixture.MIN_COUNT_GAP:g})"
+            (
+                f"medians {row['count_gap']:.2f} sd of counting noise apart (at least "
+                f"{_mixture.MIN_COUNT_GAP:g})"
+            )
         ]
     if not mixture.means[0] < mixture.cut(0.5) < mixture.means[1]:
         reasons += ["no threshold between the two means"]
@@ -150,14 +161,18 @@ def _one_population(row: pd.Series, mixture: _mixture.Mixture | None, margin: fl
 
 
 def _given(thresholds: Any, batch: str) -> list[float]:
-    """Low, threshold, high from the user's number or pair; the middle of a pair serves as its threshold."""
+    """Low, threshold, high from the user's number or pair.
+
+    The middle of a pair serves as its threshold.
+    """
     if isinstance(thresholds, Mapping):
         _checks.key_in(batch, thresholds, "thresholds", "Give one for every batch.")
         thresholds = thresholds[batch]
     pair = np.atleast_1d(np.asarray(thresholds, dtype=float))
     if pair.shape not in ((1,), (2,)) or not np.isfinite(pair).all() or pair[0] > pair[-1]:
         raise ValueError(
-            f"thresholds must be one finite number or (low, high), low <= high; found {thresholds} for batch {batch!r}."
+            f"thresholds must be one finite number or (low, high), low <= high; found "
+            f"{thresholds} for batch {batch!r}."
         )
     return [pair[0], pair.mean(), pair[-1]]
 
@@ -166,6 +181,8 @@ def _not_tied(table: pd.DataFrame, gate: Gate) -> None:
     tied = table.index[table["low"] == table["high"]]
     if len(tied):
         raise ValueError(
-            f"Both quantiles {gate.quantiles} of {gate.marker!r} fall on the same level in batch {_checks.listed(tied)}: too "
-            "many cells are tied, e.g. at zero. Use quantiles= further apart, or method='manual' with thresholds=."
+            f"Both quantiles {gate.quantiles} of {gate.marker!r} fall on the same level in "
+            f"batch {_checks.listed(tied)}: too "
+            "many cells are tied, e.g. at zero. Use quantiles= further apart, or "
+            "method='manual' with thresholds=."
         )

@@ -10,7 +10,8 @@ from scbert_cll._process import same_random_state
 def intersect_obs(data: MuData) -> None:
     """Keep the cells that every modality has, in place.
 
-    CITE-seq is filtered per modality, so RNA and protein often have different cells. Labels of a protein need both.
+    CITE-seq is filtered per modality, so RNA and protein often have different cells. Labels of a
+    protein need both.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ def intersect_obs(data: MuData) -> None:
     if shared.empty:
         first = {name: part.obs_names[0] for name, part in data.mod.items() if part.n_obs}
         raise ValueError(
-            f"No cell is in all modalities; names begin with {first}. Write the names of the cells alike."
+            f"No cell is in all modalities; names begin with {first}. Write the names of the "
+            f"cells alike."
         )
     for part in data.mod.values():
         part._inplace_subset_obs(part.obs_names.get_indexer(shared))

@@ -40,48 +40,57 @@ def label_cd49d(
 ) -> AnnData | MuData | None:
     """Label cells negative or positive for CD49d, or any marker, from its protein.
 
-    The protein is normalised and gated within each batch, all donors pooled: a homogeneous donor gated alone would be cut
-    at its own median. Labels are only given where the data have two populations; otherwise the function refuses and
-    names the alternatives. The donor table applies the clinical rule of 30 % positive cells, with bimodal donors apart.
+    The protein is normalised and gated within each batch, all donors pooled: a homogeneous donor
+    gated alone would be cut at its own median. Labels are only given where the data have two
+    populations; otherwise the function refuses and names the alternatives. The donor table applies
+    the clinical rule of 30 % positive cells, with bimodal donors apart.
 
     Parameters
     ----------
     data
-        CITE-seq: an AnnData with raw protein counts in ``obsm``, or a MuData with an RNA and a protein modality of the
-        same cells. Results go to the AnnData, or to the RNA modality.
+        CITE-seq: an AnnData with raw protein counts in ``obsm``, or a MuData with an RNA and a
+        protein modality of the same cells. Results go to the AnnData, or to the RNA modality.
     protein_key
-        ``obsm`` key or modality of the protein. By default the one with a usual name. An unnamed array takes its names
-        from ``uns[f"{protein_key}_names"]`` or ``uns["protein_names"]``.
+        ``obsm`` key or modality of the protein. By default the one with a usual name. An unnamed
+        array takes its names from ``uns[f"{protein_key}_names"]`` or ``uns["protein_names"]``.
     rna_key
         RNA modality of a MuData. By default the one with a usual name.
     marker
-        Protein to gate. Its exact name wins. Otherwise it is looked for as a word of the names, in capitals or not:
-        ``CD49d`` is found in ``CD49d-CCATTCAACTTCCGG``, ``C0576_anti-human_CD49d`` and ``CD49d|ITGA4|AHS0063|pAbO``. A name with
-        only the gene of a CD number counts, too (``ITGA4``, by HGNC). Digits never run together: CD31 is not ``CD3-1``, and
-        CD45 is not ``CD45RA``. Isotype controls, tetramers, antibodies against the mouse in a human panel, and one antibody
-        against several targets (``CD66a/c/e``) are only taken by their exact name. Two matches are refused by name.
+        Protein to gate. Its exact name wins. Otherwise it is looked for as a word of the names, in
+        capitals or not: ``CD49d`` is found in ``CD49d-CCATTCAACTTCCGG``, ``C0576_anti-human_CD49d``
+        and ``CD49d|ITGA4|AHS0063|pAbO``. A name with only the gene of a CD number counts, too
+        (``ITGA4``, by HGNC). Digits never run together: CD31 is not ``CD3-1``, and CD45 is not
+        ``CD45RA``. Isotype controls, tetramers, antibodies against the mouse in a human panel, and
+        one antibody against several targets (``CD66a/c/e``) are only taken by their exact name. Two
+        matches are refused by name.
     method
-        ``gmm``: threshold where the posterior of a two-component Gaussian mixture is .5, per batch; needs a lower BIC than
-        one component, Ashman's D ≥ 2, a dip between the two, and medians further apart than counting noise. ``quantile``: lower and upper part of the
-        cells of a batch; always labels, so it states a contrast, not positivity. ``manual``: your `thresholds`.
+        ``gmm``: threshold where the posterior of a two-component Gaussian mixture is .5, per batch;
+        needs a lower BIC than one component, Ashman's D ≥ 2, a dip between the two, and medians
+        further apart than counting noise. ``quantile``: lower and upper part of the cells of a
+        batch; always labels, so it states a contrast, not positivity. ``manual``: your
+        `thresholds`.
     normalize
-        ``clr_cell``: log1p(x / g), g = exp(mean of log1p over the proteins of the cell), Seurat's CLR with margin 2; removes the
-        depth of a cell; wants a panel of a dozen proteins or more. Proteins that hold anything but raw counts are left out of
-        g, with a warning that names them. ``clr_protein``: log1p(x) minus its mean over the gated cells of the
-        batch, the centred log-ratio across cells (Seurat's margin 1, without its second log, which crushes
+        ``clr_cell``: log1p(x / g), g = exp(mean of log1p over the proteins of the cell), Seurat's
+        CLR with margin 2; removes the depth of a cell; wants a panel of a dozen proteins or more.
+        Proteins that hold anything but raw counts are left out of g, with a warning that names
+        them. ``clr_protein``: log1p(x) minus its mean over the gated cells of the batch, the
+        centred log-ratio across cells (Seurat's margin 1, without its second log, which crushes
         levels below the mean). ``none``: use the values as they are, e.g. dsb-normalised.
     batch_key
         ``obs`` column of batches that are gated apart. Each must pool donors.
     donor_key
-        ``obs`` column of donors; without it there is no donor table. Cells of no donor (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are not gated.
+        ``obs`` column of donors; without it there is no donor table. Cells of no donor
+        (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are not gated.
     cells
-        Cells to gate, e.g. B cells: boolean array, Series aligned by name, or boolean ``obs`` column. Others stay NA.
+        Cells to gate, e.g. B cells: boolean array, Series aligned by name, or boolean ``obs``
+        column. Others stay NA.
     margin
         Cells with a posterior between `margin` and 1 − `margin` are ambiguous: NA (``gmm``).
     quantiles
         Lower and upper quantile within a batch (``quantile``).
     thresholds
-        One level, or (low, high) with NA between, or a dict of these by batch (``manual``); on the normalised scale.
+        One level, or (low, high) with NA between, or a dict of these by batch (``manual``); on the
+        normalised scale.
     key_added
         Name of the results.
     rng
@@ -96,36 +105,45 @@ def label_cd49d(
     ``adata.obs['cd49d']`` : ordered Categorical ``<marker>-`` < ``<marker>+``
         NA in the ambiguous band and outside `cells`.
     ``adata.obs['cd49d_level']`` : ordered Categorical ``zero`` < ``low`` < ``high``
-        ``zero`` is called negative. With two thresholds (``quantile``, ``manual`` pair) ``low`` lies between and ``high`` above
-        them; with one (``gmm``, ``manual`` number) ``low`` and ``high`` are the positive cells below and from their median in the batch.
+        ``zero`` is called negative. With two thresholds (``quantile``, ``manual`` pair) ``low``
+        lies between and ``high`` above them; with one (``gmm``, ``manual`` number) ``low`` and
+        ``high`` are the positive cells below and from their median in the batch.
     ``adata.obs['cd49d_score']`` : float64
-        ``gmm``: posterior of positive, held constant beyond the point where unequal variances would turn it.
-        Otherwise the rank within the batch in (0, 1): monotone in the level, not a probability.
+        ``gmm``: posterior of positive, held constant beyond the point where unequal variances would
+        turn it. Otherwise the rank within the batch in (0, 1): monotone in the level, not a
+        probability.
     ``adata.uns['cd49d']`` : dict
-        ``params``, with ``protein``, the name that the marker was found under, and ``left_out``, the proteins that
-        ``clr_cell`` left out, if any; ``thresholds`` (batch × low, threshold, high); ``separation`` (batch × n_cells, ashman_d, valley, bic_1,
-        bic_2, count_gap, means, sds, weight; NaN without mixture); ``classes`` (n_cells per class); ``score`` (``posterior`` or
-        ``rank``); and ``donors``: n_cells gated, n_neg and n_pos labelled, pct_positive of all gated cells by the threshold, its Wilson 95 % interval
-        ci_low–ci_high, ashman_d and bimodal of the donor's own cells (a description: it labels no cell),
-        clinical_class and cd49d_call. ``quantile`` has no threshold, so there the last two and the percentage are missing.
+        ``params``, with ``protein``, the name that the marker was found under, and ``left_out``,
+        the proteins that ``clr_cell`` left out, if any; ``thresholds`` (batch × low, threshold,
+        high); ``separation`` (batch × n_cells, ashman_d, valley, bic_1, bic_2, count_gap, means,
+        sds, weight; NaN without mixture); ``classes`` (n_cells per class); ``score`` (``posterior``
+        or ``rank``); and ``donors``: n_cells gated, n_neg and n_pos labelled, pct_positive of all
+        gated cells by the threshold, its Wilson 95 % interval ci_low–ci_high, ashman_d and bimodal
+        of the donor's own cells (a description: it labels no cell), clinical_class and cd49d_call.
+        ``quantile`` has no threshold, so there the last two and the percentage are missing.
 
     Raises
     ------
     KeyError
-        Protein, marker or column is not there, or the marker fits several proteins; what is there is listed.
+        Protein, marker or column is not there, or the marker fits several proteins; what is there
+        is listed.
     ValueError
-        Values of the marker that are not raw counts, unpaired cells, a constant marker, a marker without two populations.
+        Values of the marker that are not raw counts, unpaired cells, a constant marker, a marker
+        without two populations.
 
     Notes
     -----
-    Ashman's D = √2 (μ₂ − μ₁) / √(σ₁² + σ₂²) (Ashman, Bird & Zepf 1994, Astron. J. 108:2348). D ≥ 2 gives two modes only if both
-    components are alike, and two unlike ones also fit one skewed population; hence the density must dip between the means
-    as well. For the fit alone, counts are spread evenly over ±½, so that a pile of zeros is not taken for a population.
+    Ashman's D = √2 (μ₂ − μ₁) / √(σ₁² + σ₂²) (Ashman, Bird & Zepf 1994, Astron. J. 108:2348). D ≥ 2
+    gives two modes only if both components are alike, and two unlike ones also fit one skewed
+    population; hence the density must dip between the means as well. For the fit alone, counts are
+    spread evenly over ±½, so that a pile of zeros is not taken for a population.
 
-    Clinical rule: positive from 30 % of the CLL cells (Gattei et al. 2008, Blood 111:865; Bulian et al. 2014, PMID 24516016);
-    bimodal donors behave like positive ones whatever their percentage (Tissino et al. 2020, doi:10.1182/blood.2019003179).
-    A donor is bimodal if its own cells form two components by the same measures, each with 5 % of at least 50 cells, on
-    the two sides of the threshold. The rule is about CLL cells: gate them with `cells`, as T cells and monocytes carry CD49d.
+    Clinical rule: positive from 30 % of the CLL cells (Gattei et al. 2008, Blood 111:865; Bulian et
+    al. 2014, PMID 24516016); bimodal donors behave like positive ones whatever their percentage
+    (Tissino et al. 2020, doi:10.1182/blood.2019003179). A donor is bimodal if its own cells form
+    two components by the same measures, each with 5 % of at least 50 cells, on the two sides of the
+    threshold. The rule is about CLL cells: gate them with `cells`, as T cells and monocytes carry
+    CD49d.
 
     Examples
     --------
@@ -195,7 +213,8 @@ def _batches(
         values = _protein.column(data, rna, batch_key)
         if len(bad := rna.obs_names[gated & values.isna().to_numpy()]):
             raise ValueError(
-                f"obs[{batch_key!r}] is missing for {len(bad)} gated cells ({_checks.listed(bad)}); fill it or leave them out with cells=."
+                f"obs[{batch_key!r}] is missing for {len(bad)} gated cells "
+                f"({_checks.listed(bad)}); fill it or leave them out with cells=."
             )
         batch = _checks.by_name.class_names(values).fillna("").to_numpy(dtype=object)
     if donor is not None and donor[gated].nunique() > 1:
@@ -203,8 +222,10 @@ def _batches(
         alone = n_donors.index[n_donors == 1]
         if len(alone):
             raise ValueError(
-                f"Batches with a single donor cannot be gated apart ({_checks.listed(alone)}): a donor without two "
-                "populations would be cut in two. Pool them with batch_key=None, or give method='manual' with thresholds per batch."
+                f"Batches with a single donor cannot be gated apart "
+                f"({_checks.listed(alone)}): a donor without two "
+                "populations would be cut in two. Pool them with batch_key=None, or give "
+                "method='manual' with thresholds per batch."
             )
     return batch
 
@@ -212,7 +233,8 @@ def _batches(
 def _not_constant(level: np.ndarray, marker: str, where: str) -> None:
     if np.ptp(level) == 0:
         raise ValueError(
-            f"{marker!r} in {where} has the same level ({level[0]:g}) in all {level.size} gated cells; there is nothing to label."
+            f"{marker!r} in {where} has the same level ({level[0]:g}) in all {level.size} "
+            f"gated cells; there is nothing to label."
         )
 
 
@@ -251,7 +273,8 @@ def _both_occur(
                 f"{b}: {row['low']:.3g}, {row['high']:.3g}" for b, row in table.iterrows()
             )
             raise ValueError(
-                f"No cell is labelled {name!r}: thresholds (low, high) are {cuts}, and levels run from {level.min():.3g} "
+                f"No cell is labelled {name!r}: thresholds (low, high) are {cuts}, and levels "
+                f"run from {level.min():.3g} "
                 f"to {level.max():.3g}. Choose others, or another method=."
             )
 

@@ -10,10 +10,12 @@ from sklearn.mixture import GaussianMixture
 
 # Ashman, Bird & Zepf 1994: two components are cleanly separated from D = 2 on.
 MIN_D = 2.0
-# That is where two equal components just become two modes. Unequal ones, which also fit one skewed population well, must
-# show the dip themselves: density between the means over that at the lower of the two means.
+# That is where two equal components just become two modes. Unequal ones, which also fit one skewed
+# population well, must show the dip themselves: density between the means over that at the lower of
+# the two means.
 MAX_VALLEY = 0.9
-# Medians of the two sides, in standard deviations of Poisson counting noise. Below this, "positive" means a count or two.
+# Medians of the two sides, in standard deviations of Poisson counting noise. Below this, "positive"
+# means a count or two.
 MIN_COUNT_GAP = 3.0
 MIN_CELLS = 20
 
@@ -61,8 +63,8 @@ class Mixture:
     def posterior(self, x: np.ndarray) -> np.ndarray:
         """Probability of the upper component, never falling as the level rises.
 
-        With unequal variances the log-odds are a parabola: the wider component wins both tails. Its turning point always
-        lies outside the two means; from there outwards the value is held.
+        With unequal variances the log-odds are a parabola: the wider component wins both tails. Its
+        turning point always lies outside the two means; from there outwards the value is held.
         """
         a, b, c = self._log_odds
         turn = -b / (2 * a) if a else -np.inf

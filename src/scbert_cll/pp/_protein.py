@@ -69,12 +69,14 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") 
         cells = cells.reindex(rna.obs_names)
         if cells.isna().any():
             raise ValueError(
-                f"{what} is missing for {_checks.listed(rna.obs_names[cells.isna()])}; fill it with False."
+                f"{what} is missing for {_checks.listed(rna.obs_names[cells.isna()])}; fill "
+                f"it with False."
             )
     found = np.asarray(cells)
     if found.shape != (rna.n_obs,) or not all(isinstance(v, (bool, np.bool_)) for v in found):
         raise ValueError(
-            f"{what} must hold one boolean for each of {rna.n_obs} cells; found {found.dtype} {found.shape}."
+            f"{what} must hold one boolean for each of {rna.n_obs} cells; found {found.dtype} "
+            f"{found.shape}."
         )
     return found.astype(bool)
 
@@ -91,12 +93,14 @@ def lookup(protein: Protein, marker: str) -> int:
         return found[0]
     if found:
         raise KeyError(
-            f"{marker!r} fits more than one protein in {protein.where}: {_checks.listed(protein.names[found])}; "
+            f"{marker!r} fits more than one protein in {protein.where}: "
+            f"{_checks.listed(protein.names[found])}; "
             f"name one of them exactly, e.g. {protein.names[found[0]]!r} in place of {marker!r}."
         )
     ordered = _protein_names.closest_first(list(protein.names), marker)
     raise KeyError(
-        f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest first: {_checks.listed(ordered, 200)}. "
+        f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest "
+        f"first: {_checks.listed(ordered, 200)}. "
         "If one of them is meant, give its name exactly."
     )
 
@@ -114,7 +118,10 @@ class Levels:
 def levels(
     protein: Protein, j: int, normalize: str, batch: np.ndarray, gated: np.ndarray
 ) -> Levels:
-    """Level of protein `j`, whose own values alone must be right; the gated cells of a batch set the zero of `clr_protein`."""
+    """Level of protein `j`, whose own values alone must be right.
+
+    The gated cells of a batch set the zero of `clr_protein`.
+    """
     _checks.choice(normalize, NORMALIZE, "normalize")
     x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
     _refuse(protein, j, x, ~np.isfinite(x), "NaN or infinite values", "fill or drop these cells")
@@ -139,8 +146,10 @@ def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:
     left_out = tuple(protein.names[~counts])
     if left_out:
         warnings.warn(
-            f"{len(left_out)} of {counts.size} proteins in {protein.where} hold values that are not raw counts (missing, "
-            f"negative or not whole) and are left out of the scale of a cell: {_checks.listed(left_out)}. "
+            f"{len(left_out)} of {counts.size} proteins in {protein.where} hold values that "
+            f"are not raw counts (missing, "
+            f"negative or not whole) and are left out of the scale of a cell: "
+            f"{_checks.listed(left_out)}. "
             "normalize='clr_protein' needs no other protein.",
             stacklevel=4,
         )
@@ -160,7 +169,8 @@ def _are_counts(values: sparse.csr_matrix) -> np.ndarray:
 def _spread(counts: np.ndarray, within: np.ndarray) -> np.ndarray:
     """Counts as if measured without rounding: evenly over ±½, in an order that does not depend on that of the cells.
 
-    A pile of zeros is one point to a Gaussian mixture, which would take it for a population of its own.
+    A pile of zeros is one point to a Gaussian mixture, which would take it for a population of its
+    own.
     """
     steps = (
         np.arange(1, counts.size + 1) * ((np.sqrt(5) - 1) / 2)
@@ -193,8 +203,10 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
     alone = rna.obs_names.symmetric_difference(prot.obs_names)
     if len(alone):
         raise ValueError(
-            f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) and mdata[{prot_key!r}] "
-            f"({prot.n_obs} cells): {_checks.listed(alone)}. Keep the shared ones: sc_cll.pp.intersect_obs(mdata)."
+            f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) "
+            f"and mdata[{prot_key!r}] "
+            f"({prot.n_obs} cells): {_checks.listed(alone)}. Keep the shared ones: "
+            f"sc_cll.pp.intersect_obs(mdata)."
         )
     order = prot.obs_names.get_indexer(rna.obs_names)
     return _protein(
@@ -220,7 +232,8 @@ def _choose(
     if len(found) != 1:
         why = "more than one of the usual names" if found else "none of the usual names"
         raise KeyError(
-            f"{where} has {why} ({_checks.listed(found or usual, 12)}); it holds {_checks.listed(store, 12)}. Choose one with {argument}=."
+            f"{where} has {why} ({_checks.listed(found or usual, 12)}); it holds "
+            f"{_checks.listed(store, 12)}. Choose one with {argument}=."
         )
     return found[0]
 
@@ -230,8 +243,10 @@ def _antibody_rows(adata: AnnData) -> None:
     found = _checks.features.of(adata.var)
     if found.n_others:
         raise ValueError(
-            f"{found.told}, and lie among the genes; part them first: is_gene = {found.selection('adata')}; "
-            "data = mudata.MuData({'rna': adata[:, is_gene].copy(), 'prot': adata[:, ~is_gene].copy()})."
+            f"{found.told}, and lie among the genes; part them first: is_gene = "
+            f"{found.selection('adata')}; "
+            "data = mudata.MuData({'rna': adata[:, is_gene].copy(), 'prot': adata[:, "
+            "~is_gene].copy()})."
         )
 
 
@@ -242,11 +257,13 @@ def _names(adata: AnnData, key: str, n: int) -> pd.Index:
             names = pd.Index([str(v) for v in adata.uns[candidate]])
             if len(names) != n:
                 raise ValueError(
-                    f"adata.uns[{candidate!r}] holds {len(names)} names for the {n} columns of adata.obsm[{key!r}]."
+                    f"adata.uns[{candidate!r}] holds {len(names)} names for the {n} columns "
+                    f"of adata.obsm[{key!r}]."
                 )
             return names
     raise KeyError(
-        f"adata.obsm[{key!r}] is an array without column names; make it a DataFrame, or put its {n} names into "
+        f"adata.obsm[{key!r}] is an array without column names; make it a DataFrame, or put "
+        f"its {n} names into "
         f"adata.uns[{key + '_names'!r}] or adata.uns['protein_names']."
     )
 
@@ -258,7 +275,10 @@ def _protein(rna: AnnData, found: Any, names: pd.Index, where: str) -> Protein:
         _checks.table_numbers(found) if isinstance(found, pd.DataFrame) else found
     )
     names = pd.Index([str(n) for n in names])
-    remedy = f"{where}.columns = anndata.utils.make_index_unique({where}.columns), or name each antibody once"
+    remedy = (
+        f"{where}.columns = anndata.utils.make_index_unique({where}.columns), or name each "
+        f"antibody once"
+    )
     _checks.unique(names, f"protein names of {where}", remedy)
     return Protein(rna, values, names, where)
 
@@ -270,5 +290,6 @@ def _refuse(
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"{protein.where} holds {what}, first {x[i]:g} (cell {protein.rna.obs_names[i]!r}, protein {protein.names[j]!r}); {remedy}."
+            f"{protein.where} holds {what}, first {x[i]:g} (cell "
+            f"{protein.rna.obs_names[i]!r}, protein {protein.names[j]!r}); {remedy}."
         )

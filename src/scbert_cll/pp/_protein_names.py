@@ -1,8 +1,9 @@
 """Which of a panel's names mean a marker: the marker is a word of the name, and digits never run together.
 
-Names carry prefixes and suffixes of vendors and pipelines, clones, barcodes and codes around the target
-(``CD49d-CCATTCAACTTCCGG``, ``CD49d|ITGA4|AHS0063|pAbO``, ``C0576_anti-human_CD49d``). There is no list of these to take
-off: the CD numbers of a name are read, and any other target (HLA-DR, TIGIT) is looked for as words.
+Names carry prefixes and suffixes of vendors and pipelines, clones, barcodes and codes around the
+target (``CD49d-CCATTCAACTTCCGG``, ``CD49d|ITGA4|AHS0063|pAbO``, ``C0576_anti-human_CD49d``). There
+is no list of these to take off: the CD numbers of a name are read, and any other target (HLA-DR,
+TIGIT) is looked for as words.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final
 
-# CD number and gene where one gene makes the target: symbols, earlier symbols and aliases of HGNC (genenames.org, CC0, 2018).
-# Left out are numbers of several genes (CD16, CD32) and of carbohydrates, whose gene is an enzyme (CD15, CD57).
+# CD number and gene where one gene makes the target: symbols, earlier symbols and aliases of HGNC
+# (genenames.org, CC0, 2018). Left out are numbers of several genes (CD16, CD32) and of
+# carbohydrates, whose gene is an enzyme (CD15, CD57).
 _GENES: Final = dict(
     re.findall(
         r"(\S+):(\S+)",
@@ -55,7 +57,8 @@ _GENES: Final = dict(
 )
 # CD3 is a complex; its antibodies are also named after one of the chains.
 _CHAINS: Final = {"cd3": frozenset({"cd3d", "cd3e", "cd3g"})}
-# Letters that make another target of a number (HGNC and the HLDA workshops), so that "CD45-RA" is CD45RA and "CD19-A" CD19.
+# Letters that make another target of a number (HGNC and the HLDA workshops), so that "CD45-RA" is
+# CD45RA and "CD19-A" CD19.
 _LETTERS: Final = dict(
     re.findall(
         r"(\S+):(\S+)",
@@ -179,7 +182,10 @@ def _is_same(asked: Name, name: Name) -> bool:
 
 
 def _runs_together(asked: Name, name: Name) -> bool:
-    """The name would be the marker if its separators were dropped; it is not, but a reader may think so."""
+    """The name would be the marker if its separators were dropped.
+
+    It is not, but a reader may think so.
+    """
     return re.sub(r"[-/]", "", asked.full) == re.sub(r"[-/]", "", name.full)
 
 
@@ -250,7 +256,10 @@ def _number(target: str) -> str:
 
 
 def _kin(asked: str, other: str) -> bool:
-    """The same target: by another number, or once more or less exact (CD8 and CD8A). CD45RA is not CD45, nor CD40L CD40."""
+    """The same target: by another number, or once more or less exact (CD8 and CD8A).
+
+    CD45RA is not CD45, nor CD40L CD40.
+    """
     gene = _GENES.get(asked.removeprefix("cd"))
     if gene is not None and other in _numbers_of(gene):
         return True

@@ -18,11 +18,13 @@ def refuse_derived(adata: AnnData) -> None:
     binned = [k for k, _ in adata.layers.items() if _checks.is_binned(adata, k)]
     if binned:
         raise ValueError(
-            f"adata.layers[{_checks.listed(binned)}] holds bins, and there is nothing between two of them: delete it, balance, then pp.bin_expression."
+            f"adata.layers[{_checks.listed(binned)}] holds bins, and there is nothing between "
+            f"two of them: delete it, balance, then pp.bin_expression."
         )
     if adata.raw is not None:
         raise ValueError(
-            "adata.raw is set, and SMOTE makes no raw values; keep the counts in a layer and del adata.raw first."
+            "adata.raw is set, and SMOTE makes no raw values; keep the counts in a layer and "
+            "del adata.raw first."
         )
 
 
@@ -31,8 +33,9 @@ def neighbour_space(
 ) -> sparse.csr_matrix:
     """Coordinates of the training cells, and beside them the identity.
 
-    Any two rows of the identity are equally far apart, so it changes no neighbour; but after interpolation it
-    holds each new cell's parents and their shares, which imbalanced-learn does not tell.
+    Any two rows of the identity are equally far apart, so it changes no neighbour; but after
+    interpolation it holds each new cell's parents and their shares, which imbalanced-learn does not
+    tell.
     """
     if use_rep is None:
         coordinates = _components(adata, rows, seed)
@@ -101,7 +104,10 @@ def _between_tables(
     parents: sparse.csr_matrix,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Columns of numbers between the parents; of words, categories, dates and truth values what both parents have."""
+    """Columns of numbers between the parents.
+
+    Of words, categories, dates and truth values what both parents have.
+    """
     is_number = [_is_number(old.iloc[:, i]) for i in range(old.shape[1])]
     columns = {i: new.iloc[:, i] for i in range(old.shape[1])}
     if any(is_number):
@@ -146,7 +152,10 @@ def _whole(values: Any) -> bool:
 def _between(
     values: Any, rows: np.ndarray, parents: sparse.csr_matrix, rng: np.random.Generator
 ) -> Any:
-    """`values` with the new rows below: thinned where they are counts, interpolated where not; same type and dtype."""
+    """`values` with the new rows below: thinned where they are counts, interpolated where not.
+
+    Same type and dtype.
+    """
     if values is None:
         return None
     held = values[rows]

@@ -8,7 +8,9 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _deal, _keys, _record
 
-_NO_PAIRS = 50.0  # test without a donor of several classes: worse than a class missing there, not than one missing in train
+# test without a donor of several classes: worse than a class missing there, not than one missing in
+# train
+_NO_PAIRS = 50.0
 
 
 def split_donors(
@@ -25,28 +27,32 @@ def split_donors(
 ) -> AnnData | None:
     """Split donors, not cells, into train, val and test.
 
-    Cells of one donor share genotype, clone and batch, so a donor on both sides of a split lets a model recognise the donor
-    instead of the class. Whole donors are dealt out such that each part comes as close as whole donors allow to its
-    share of the donors, of the cells and of the cells of every class.
+    Cells of one donor share genotype, clone and batch, so a donor on both sides of a split lets a
+    model recognise the donor instead of the class. Whole donors are dealt out such that each part
+    comes as close as whole donors allow to its share of the donors, of the cells and of the cells
+    of every class.
 
     Parameters
     ----------
     adata
         Cells to split. Neither the order of the cells nor that of the donors matters.
     donor_key
-        ``obs`` column of donors, without missing values; cells of no donor (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are left out.
+        ``obs`` column of donors, without missing values; cells of no donor (``"doublet"``,
+        ``"unassigned"``, see :doc:`/donors`) are left out.
     labels_key
-        ``obs`` column of classes to balance over the parts; every class is then sure to occur in train. Cells without a
-        label are split with their donor.
+        ``obs`` column of classes to balance over the parts; every class is then sure to occur in
+        train. Cells without a label are split with their donor.
     fractions
-        Shares of train, val and test; they sum to 1. A share of 0 leaves that part out: two donors can be split with
-        ``(0.5, 0, 0.5)``.
+        Shares of train, val and test; they sum to 1. A share of 0 leaves that part out: two donors
+        can be split with ``(0.5, 0, 0.5)``.
     unit
-        ``donor``, or ``cell``: a random split within every donor and class, for data of one or two donors. It has the
-        same donors on both sides, so what is measured on it is optimistic; ``uns`` says so.
+        ``donor``, or ``cell``: a random split within every donor and class, for data of one or two
+        donors. It has the same donors on both sides, so what is measured on it is optimistic;
+        ``uns`` says so.
     mixed
-        Also deal out, by their share, the cells that are not of their donor's most frequent class (`unit` ``donor``, with `labels_key`). So test has
-        donors with cells of several classes where there are any, and models can be compared within them: between donors of one class
+        Also deal out, by their share, the cells that are not of their donor's most frequent class
+        (`unit` ``donor``, with `labels_key`). So test has donors with cells of several classes
+        where there are any, and models can be compared within them: between donors of one class
         each, who tells the donors apart tells the classes apart.
     key_added
         Name of the results.
@@ -60,10 +66,11 @@ def split_donors(
     None, or the copy. Sets, for the default `key_added`:
 
     ``adata.obs['split']`` : Categorical ``train``, ``val``, ``test``
-        The part of each cell; a donor is in exactly one (`unit` ``donor``). NA where a cell has no donor.
+        The part of each cell; a donor is in exactly one (`unit` ``donor``). NA where a cell has no
+        donor.
     ``adata.uns['split']`` : dict
-        ``params`` (with ``donors_shared``: whether donors are on more than one side) and ``donors``, a table of donor, split,
-        n_cells and the number of cells per class.
+        ``params`` (with ``donors_shared``: whether donors are on more than one side) and
+        ``donors``, a table of donor, split, n_cells and the number of cells per class.
 
     Raises
     ------
@@ -72,8 +79,9 @@ def split_donors(
 
     Notes
     -----
-    Donors are moved and swapped, from random starts, until the root mean squared deviation from `fractions` is close to the smallest one that was found;
-    classes that are absent from a part come before evenness. Splits that are about equally even differ by `rng`.
+    Donors are moved and swapped, from random starts, until the root mean squared deviation from
+    `fractions` is close to the smallest one that was found; classes that are absent from a part
+    come before evenness. Splits that are about equally even differ by `rng`.
 
     Examples
     --------
@@ -91,7 +99,8 @@ def split_donors(
     _checks.choice(unit, ("donor", "cell"), "unit")
     if mixed and (labels_key is None or unit == "cell"):
         raise ValueError(
-            "mixed=True deals donors by the classes of their cells: name labels_key, and unit='donor'."
+            "mixed=True deals donors by the classes of their cells: name labels_key, and "
+            "unit='donor'."
         )
     shares = _shares(fractions)
     of_all = _checks.donors(adata, donor_key)
@@ -123,7 +132,8 @@ def _shares(fractions: tuple[float, float, float]) -> np.ndarray:
         or shares[0] == 0
     ):
         raise ValueError(
-            f"fractions must be three shares (train, val, test), none negative, train above 0, sum 1; found {fractions}."
+            f"fractions must be three shares (train, val, test), none negative, train above "
+            f"0, sum 1; found {fractions}."
         )
     return shares
 
@@ -150,8 +160,10 @@ def _deal_donors(
     if names.size < used.size:
         two = " fractions=(0.5, 0, 0.5) splits two donors;" if names.size == 2 else ""
         raise ValueError(
-            f"adata.obs[{donor_key!r}] holds {names.size} donors ({_checks.listed(names)}) for {used.size} parts; expected at "
-            f"least one donor per part.{two} unit='cell' splits within donors, which is optimistic: every donor is on both sides."
+            f"adata.obs[{donor_key!r}] holds {names.size} donors ({_checks.listed(names)}) "
+            f"for {used.size} parts; expected at "
+            f"least one donor per part.{two} unit='cell' splits within donors, which is "
+            f"optimistic: every donor is on both sides."
         )
     present = None if label is None else pd.crosstab(donor, label).loc[names]
     n_cells = donor.value_counts().loc[names].to_numpy()
@@ -188,8 +200,10 @@ def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -
             f"{c!r} only in {_checks.listed(sorted(donor[label == c].unique()))}" for c in absent
         )
         raise ValueError(
-            f"Classes that cannot be in train with every part filled: {where}. Merge or drop the class, leave a part out with a "
-            "share of 0, or split within donors with unit='cell' (optimistic: every donor is on both sides)."
+            f"Classes that cannot be in train with every part filled: {where}. Merge or drop "
+            f"the class, leave a part out with a "
+            "share of 0, or split within donors with unit='cell' (optimistic: every donor is "
+            "on both sides)."
         )
 
 
@@ -198,12 +212,14 @@ def _deal_cells(
 ) -> pd.Series:
     """Part of each cell, random within donor and class.
 
-    Cells are lined up by donor and class in random order, and each takes the part that lags its share most, so any
-    stretch of the line, and so every stratum, has the shares within about one cell.
+    Cells are lined up by donor and class in random order, and each takes the part that lags its
+    share most, so any stretch of the line, and so every stratum, has the shares within about one
+    cell.
     """
     if len(donor) < np.count_nonzero(shares):
         raise ValueError(
-            f"Expected at least one cell per part; found {len(donor)} cells for {np.count_nonzero(shares)} parts."
+            f"Expected at least one cell per part; found {len(donor)} cells for "
+            f"{np.count_nonzero(shares)} parts."
         )
     strata = pd.DataFrame(
         {"donor": donor, "label": "" if label is None else label.fillna("").astype(str)}

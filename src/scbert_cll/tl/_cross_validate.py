@@ -53,41 +53,46 @@ def cross_validate(
 ) -> AnnData | None:
     """Compare models on donors they have not seen, all of them on the same folds.
 
-    For every fold, each model is made anew from the raw counts of the training donors: tokens, gene vectors, scaling, choice of
-    genes, balancing, penalties and the number of epochs are found there, on inner folds by donor where a choice is to be made.
-    A model is handed nothing but these counts, their labels and their donors; what it predicts for the donors held out, at the
-    prevalence that nature gave them, is all that is scored. Every labelled cell is scored once per repeat. Intervals resample donors,
-    not cells: a thousand cells of one patient are one patient.
+    For every fold, each model is made anew from the raw counts of the training donors: tokens, gene
+    vectors, scaling, choice of genes, balancing, penalties and the number of epochs are found
+    there, on inner folds by donor where a choice is to be made. A model is handed nothing but these
+    counts, their labels and their donors; what it predicts for the donors held out, at the
+    prevalence that nature gave them, is all that is scored. Every labelled cell is scored once per
+    repeat. Intervals resample donors, not cells: a thousand cells of one patient are one patient.
 
     Parameters
     ----------
     adata
         Cells × genes with raw counts and labels.
     labels_key
-        `obs` column of the classes; the last one is "positive". Cells without a label are not scored; those of training donors
-        may be pretrained on.
+        `obs` column of the classes; the last one is "positive". Cells without a label are not
+        scored; those of training donors may be pretrained on.
     donor_key
         `obs` column of donors; None for cells of one donor (``scheme="random_cell"``).
     models
-        Names (:func:`scbert_cll.estimators.available`), or a dict of a name of your own to such a name, a
-        :class:`~scbert_cll.estimators.CellEstimator`, or any classifier of scikit-learn, which gets log2(1 + counts per 10,000)
-        as a sparse matrix. scBERT's network and logistic regression are shown alone, too: ``"scbert_network"``, ``"scbert_linear"``.
+        Names (:func:`scbert_cll.estimators.available`), or a dict of a name of your own to such a
+        name, a :class:`~scbert_cll.estimators.CellEstimator`, or any classifier of scikit-learn,
+        which gets log2(1 + counts per 10,000) as a sparse matrix. scBERT's network and logistic
+        regression are shown alone, too: ``"scbert_network"``, ``"scbert_linear"``.
     scheme
-        ``"leave_one_donor_out"``; ``"group_kfold"``, `n_splits` folds of whole donors, stratified by class, others in each repeat;
-        ``"random_cell"``, folds of cells, with every donor on both sides: optimistic, and all that is left with one donor.
+        ``"leave_one_donor_out"``; ``"group_kfold"``, `n_splits` folds of whole donors, stratified
+        by class, others in each repeat; ``"random_cell"``, folds of cells, with every donor on both
+        sides: optimistic, and all that is left with one donor.
     n_splits
         Folds of the latter two.
     n_repeats
-        How often everything is repeated, each time with another seed. Five or more show how much is chance.
+        How often everything is repeated, each time with another seed. Five or more show how much is
+        chance.
     metrics
-        Any of accuracy, macro_f1, balanced_accuracy, mcc, auroc (all cells in one line, though several models scored them), auroc_within (over
-        pairs of cells of the same donor, which is what to look at where donors are held out), auprc,
-        kappa_quadratic (ordered labels), brier, log_loss and ece (15 equal-mass bins).
+        Any of accuracy, macro_f1, balanced_accuracy, mcc, auroc (all cells in one line, though
+        several models scored them), auroc_within (over pairs of cells of the same donor, which is
+        what to look at where donors are held out), auprc, kappa_quadratic (ordered labels), brier,
+        log_loss and ece (15 equal-mass bins).
     layer
         Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     protein_key
-        `obsm` with the raw counts of all proteins: training cells hand them to the models that can learn from them (scBERT); test cells
-        never do.
+        `obsm` with the raw counts of all proteins: training cells hand them to the models that can
+        learn from them (scBERT); test cells never do.
     gene
         Gene of the model ``"gene_only"`` and of those without it, *ITGA4* for CD49d.
     n_bootstrap
@@ -95,7 +100,8 @@ def cross_validate(
     positive_from
         Percentage of positive cells from which a donor is called positive.
     checkpoint
-        Folder for finished folds: a run that was interrupted, or is to have a further model, computes none of them twice.
+        Folder for finished folds: a run that was interrupted, or is to have a further model,
+        computes none of them twice.
     rng
         Seed of folds, models and bootstrap.
     key_added
@@ -112,9 +118,11 @@ def cross_validate(
     ``adata.obsm['cv_pred']`` : DataFrame (cells × models), categorical
         Class of the mean over repeats.
     ``adata.uns['cv']`` : dict
-        Tables, see :func:`scbert_cll.get.evaluation`: ``summary`` (estimate and 95 % interval per model and metric), ``differences`` (to the best
-        baseline, paired), ``scores`` (per repeat), ``per_class``, ``donors`` (percentage positive, predicted and observed), ``agreement``
-        (with the 30 % rule), ``reliability``, ``folds``, ``seconds``; ``classes``, ``unit`` and ``params``.
+        Tables, see :func:`scbert_cll.get.evaluation`: ``summary`` (estimate and 95 % interval per
+        model and metric), ``differences`` (to the best baseline, paired), ``scores`` (per repeat),
+        ``per_class``, ``donors`` (percentage positive, predicted and observed), ``agreement`` (with
+        the 30 % rule), ``reliability``, ``folds``, ``seconds``; ``classes``, ``unit`` and
+        ``params``.
 
     Raises
     ------
@@ -123,14 +131,15 @@ def cross_validate(
     TypeError
         A model is none of the above.
     ValueError
-        Fewer than two classes or donors, rows that were resampled, the same profile on both sides of a fold, no raw counts, or a
-        parameter out of range.
+        Fewer than two classes or donors, rows that were resampled, the same profile on both sides
+        of a fold, no raw counts, or a parameter out of range.
 
     Notes
     -----
-    What cannot be computed (AUROC of a donor with one class, an interval of a single donor) is missing, with its reason in the
-    column ``note``. The reference of the differences is the best model that is not scBERT, found on the same data: with many
-    baselines this favours them slightly.
+    What cannot be computed (AUROC of a donor with one class, an interval of a single donor) is
+    missing, with its reason in the column ``note``. The reference of the differences is the best
+    model that is not scBERT, found on the same data: with many baselines this favours them
+    slightly.
 
     Examples
     --------
@@ -188,7 +197,10 @@ def cross_validate(
 
 @dataclass(frozen=True)
 class _Task:
-    """Counts and what is known of the cells; models see rows of it, and nothing else of the user's object."""
+    """Counts and what is known of the cells.
+
+    Models see rows of it, and nothing else of the user's object.
+    """
 
     cells: AnnData
     codes: np.ndarray
@@ -313,8 +325,10 @@ def _no_twins(task: _Task, parts: Sequence[folds.Fold]) -> None:
         if len(shared):
             names = task.cells.obs_names[np.isin(twins, shared)]
             raise ValueError(
-                f"{len(names)} cells have the same counts as another one on the other side of a fold ({_checks.listed(names)}): "
-                "copies of a cell in training and test make any model look good. Remove them; tl.leakage_audit lists them."
+                f"{len(names)} cells have the same counts as another one on the other side of "
+                f"a fold ({_checks.listed(names)}): "
+                "copies of a cell in training and test make any model look good. Remove them; "
+                "tl.leakage_audit lists them."
             )
 
 

@@ -40,42 +40,52 @@ def finetune(
 ) -> ScBERTClassifier:
     """Train a classifier of cells on the labelled training cells, and predict all cells.
 
-    Only cells in ``"train"`` are learned from and only cells in ``"val"`` are used to choose (a penalty, with `early_stopping`
-    the epoch), so what is predicted for ``"test"`` cells is honest. Cells without a label are predicted, not trained on.
+    Only cells in ``"train"`` are learned from and only cells in ``"val"`` are used to choose (a
+    penalty, with `early_stopping` the epoch), so what is predicted for ``"test"`` cells is honest.
+    Cells without a label are predicted, not trained on.
 
-    A logistic regression on the same tokens of the same cells is always fitted, too, and shown beside the network in
-    ``adata.uns['scbert']['comparison']``: without it nobody knows what the network is worth. By default the two are joined.
+    A logistic regression on the same tokens of the same cells is always fitted, too, and shown
+    beside the network in ``adata.uns['scbert']['comparison']``: without it nobody knows what the
+    network is worth. By default the two are joined.
 
-    Cells that do not fit into memory are read from a corpus on disk, which has its donors split; the logistic regression is then fitted to a
-    sample of them. Nothing but the model comes out; :func:`~scbert_cll.tl.predict_corpus` predicts all of its cells.
+    Cells that do not fit into memory are read from a corpus on disk, which has its donors split;
+    the logistic regression is then fitted to a sample of them. Nothing but the model comes out;
+    :func:`~scbert_cll.tl.predict_corpus` predicts all of its cells.
 
     Parameters
     ----------
     adata
-        Cells × genes with the binned layer, labels and split; changed in place. Or a corpus: its path, or a
-        :class:`~scbert_cll.model.CorpusData`; it is only read.
+        Cells × genes with the binned layer, labels and split; changed in place. Or a corpus: its
+        path, or a :class:`~scbert_cll.model.CorpusData`; it is only read.
     model
-        A pretrained model (:func:`~scbert_cll.tl.pretrain`), whose layer and genes are then used; None trains from scratch.
+        A pretrained model (:func:`~scbert_cll.tl.pretrain`), whose layer and genes are then used;
+        None trains from scratch.
     labels_key
-        `obs` column of the classes, e.g. of :func:`~scbert_cll.pp.label_cd49d`; of a corpus one of its `obs_columns`.
+        `obs` column of the classes, e.g. of :func:`~scbert_cll.pp.label_cd49d`; of a corpus one of
+        its `obs_columns`.
     split_key
         `obs` column of :func:`~scbert_cll.pp.split_donors`.
     weight_key
-        `obs` column of :func:`~scbert_cll.pp.balance`; used where it exists. None: every training cell counts the same.
+        `obs` column of :func:`~scbert_cll.pp.balance`; used where it exists. None: every training
+        cell counts the same.
     donor_key
         `obs` column of donors, so that cells the linear part holds out are of other donors.
     protein_key
-        `obsm` with the raw counts of all measured proteins (cells × proteins), to be learned beside the class: more to learn from
-        per cell, unlabelled training cells included. Needed for training only. Proteins with missing or negative values are left
-        out, with a warning that names them. As `split_key`, `weight_key`, `donor_key` and `layer` not
-        for a corpus, which was split and binned when it was built.
+        `obsm` with the raw counts of all measured proteins (cells × proteins), to be learned beside
+        the class: more to learn from per cell, unlabelled training cells included. Needed for
+        training only. Proteins with missing or negative values are left out, with a warning that
+        names them. As `split_key`, `weight_key`, `donor_key` and `layer` not for a corpus, which
+        was split and binned when it was built.
     layer, exclude_genes, network
-        Without a pretrained model: as in :func:`~scbert_cll.tl.pretrain`; `network` also takes `preset`.
+        Without a pretrained model: as in :func:`~scbert_cll.tl.pretrain`; `network` also takes
+        `preset`.
     combine
-        What is predicted: ``"average"``, the mean of the network's and the logistic regression's log-probabilities; ``"residual"``, a network that learns what the logistic regression leaves to
-        be learned (not on a corpus); ``"none"``, the network alone.
+        What is predicted: ``"average"``, the mean of the network's and the logistic regression's
+        log-probabilities; ``"residual"``, a network that learns what the logistic regression leaves
+        to be learned (not on a corpus); ``"none"``, the network alone.
     freeze
-        ``"none"`` trains everything, ``"encoder"`` only the head, ``"scbert"`` follows the published recipe.
+        ``"none"`` trains everything, ``"encoder"`` only the head, ``"scbert"`` follows the
+        published recipe.
     max_epochs
         Passes over the training cells; None: fewer for more cells, 8 to 20.
     early_stopping
@@ -83,11 +93,13 @@ def finetune(
     batch_size, accelerator, rng
         As in :func:`~scbert_cll.tl.pretrain`.
     balance, num_workers
-        For the path of a corpus: `obs` columns, e.g. ``("cd49d", "donor")``, whose combinations are drawn equally often in training, and
-        processes that read ahead; see :class:`~scbert_cll.model.CorpusData`.
+        For the path of a corpus: `obs` columns, e.g. ``("cd49d", "donor")``, whose combinations are
+        drawn equally often in training, and processes that read ahead; see
+        :class:`~scbert_cll.model.CorpusData`.
     **train
-        Passed to :meth:`ScBERTClassifier.train <scbert_cll.model.ScBERTClassifier.train>` and Lightning's trainer, e.g. ``checkpoint_dir="run"``:
-        a training that was interrupted then goes on when it is called the same way.
+        Passed to :meth:`ScBERTClassifier.train <scbert_cll.model.ScBERTClassifier.train>` and
+        Lightning's trainer, e.g. ``checkpoint_dir="run"``: a training that was interrupted then
+        goes on when it is called the same way.
 
     Returns
     -------
@@ -104,22 +116,25 @@ def finetune(
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
     ``adata.uns['scbert']`` : dict
-        Parameters, network, version and training history; ``linear``: how it is combined, and its penalty; ``comparison``: scores of the
-        logistic regression, the network and what is predicted on validation and test cells; ``n_threads``: PyTorch's threads in training. An entry of an earlier :func:`~scbert_cll.tl.predict`
-        goes, since what it was of is replaced.
+        Parameters, network, version and training history; ``linear``: how it is combined, and its
+        penalty; ``comparison``: scores of the logistic regression, the network and what is
+        predicted on validation and test cells; ``n_threads``: PyTorch's threads in training. An
+        entry of an earlier :func:`~scbert_cll.tl.predict` goes, since what it was of is replaced.
 
-    Columns of the tables are the classes; a class that no file can hold as a name, such as ``T/NK``, is ``T%2FNK`` there.
-    :func:`get.predictions <scbert_cll.get.predictions>` gives the classes' own names.
+    Columns of the tables are the classes; a class that no file can hold as a name, such as
+    ``T/NK``, is ``T%2FNK`` there. :func:`get.predictions <scbert_cll.get.predictions>` gives the
+    classes' own names.
 
     Raises
     ------
     KeyError
         Layer, labels, split or gene vectors are missing; the ones that exist are listed.
     ValueError
-        Fewer than two classes, or a class without a labelled training cell. The corpus is damaged, or an argument is not for a corpus, or
-        only for one. There is no such device, or it cannot compute with this `precision`. Gene vectors or
-        numbers of the training are not finite; or the training diverged: `adata` is as it was, and ``error.model`` has the weights of the best epoch before, if
-        there was one.
+        Fewer than two classes, or a class without a labelled training cell. The corpus is damaged,
+        or an argument is not for a corpus, or only for one. There is no such device, or it cannot
+        compute with this `precision`. Gene vectors or numbers of the training are not finite; or
+        the training diverged: `adata` is as it was, and ``error.model`` has the weights of the best
+        epoch before, if there was one.
     TypeError
         No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError

@@ -37,13 +37,15 @@ def gene2vec(
 ) -> AnnData | None:
     """Give every gene a vector that lies close to those of the genes it is expressed with.
 
-    ``"svd"`` takes the principal directions of the log-normalised training cells, all genes at unit variance, times their singular
-    values: the product of two genes' vectors then comes close to their correlation. On small data a network started from these
-    learned more than from ``"skip_gram"``, which is gene2vec proper: cells of one donor that look alike are summed to metacells, as few as keeps their number within `n_metacells`.
-    Metacells are log-normalised and centred within their donor, so that what differs between donors (clone, sex,
-    batch) makes no pairs; each gene is paired with the genes it correlates with best, and skip-gram with negative
-    sampling turns the pairs into vectors. Held-out cells are not looked at. With `vectors`, nothing is trained and
-    ready vectors are taken over, always by gene name.
+    ``"svd"`` takes the principal directions of the log-normalised training cells, all genes at unit
+    variance, times their singular values: the product of two genes' vectors then comes close to
+    their correlation. On small data a network started from these learned more than from
+    ``"skip_gram"``, which is gene2vec proper: cells of one donor that look alike are summed to
+    metacells, as few as keeps their number within `n_metacells`. Metacells are log-normalised and
+    centred within their donor, so that what differs between donors (clone, sex, batch) makes no
+    pairs; each gene is paired with the genes it correlates with best, and skip-gram with negative
+    sampling turns the pairs into vectors. Held-out cells are not looked at. With `vectors`, nothing
+    is trained and ready vectors are taken over, always by gene name.
 
     Parameters
     ----------
@@ -52,23 +54,26 @@ def gene2vec(
     method
         ``"svd"`` or ``"skip_gram"``.
     n_dims
-        Length of a vector; with `vectors` the file decides. The network's own width (32 in the small preset) is taken over as it is.
+        Length of a vector; with `vectors` the file decides. The network's own width (32 in the
+        small preset) is taken over as it is.
     layer
         Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     donor_key
-        Column of `adata.obs` that names the donor, for ``"skip_gram"`` only. None takes all cells for one donor's.
+        Column of `adata.obs` that names the donor, for ``"skip_gram"`` only. None takes all cells
+        for one donor's.
     split_key
-        Column of `adata.obs` with train / val / test. Where the default column exists, only its training cells are
-        used; another name must exist; None uses all cells.
+        Column of `adata.obs` with train / val / test. Where the default column exists, only its
+        training cells are used; another name must exist; None uses all cells.
     vectors
-        Ready vectors: a gensim `KeyedVectors`; a DataFrame genes × dimensions; a word2vec file, text (with or without
-        its header line) or binary; or a ``.npy`` file of genes × dimensions with the gene names, one a line, in the
-        ``.txt`` file of the same name or given as ``(npy_file, names)``.
+        Ready vectors: a gensim `KeyedVectors`; a DataFrame genes × dimensions; a word2vec file,
+        text (with or without its header line) or binary; or a ``.npy`` file of genes × dimensions
+        with the gene names, one a line, in the ``.txt`` file of the same name or given as
+        ``(npy_file, names)``.
     min_matched
         Smallest share of the genes in `adata` that must have a vector in `vectors`.
     cells_per_metacell
-        Smallest number of cells in a metacell. Raise it for very shallow data only: sums of cells that differ in a
-        weak programme no longer show it.
+        Smallest number of cells in a metacell. Raise it for very shallow data only: sums of cells
+        that differ in a weak programme no longer show it.
     n_metacells
         Metacells get larger where there would be more than this many.
     n_neighbors
@@ -91,7 +96,8 @@ def gene2vec(
     ``adata.varm['gene2vec']`` : float32 array, genes × dimensions
         The vectors. A gene without one has zeros.
     ``adata.uns['gene2vec']`` : dict
-        ``n_genes`` and ``n_genes_with_vector``; ``n_cells`` if trained, with ``n_metacells`` and ``n_pairs`` of skip-gram; ``params``.
+        ``n_genes`` and ``n_genes_with_vector``; ``n_cells`` if trained, with ``n_metacells`` and
+        ``n_pairs`` of skip-gram; ``params``.
 
     Raises
     ------
@@ -100,17 +106,19 @@ def gene2vec(
     TypeError
         If `adata` is not an AnnData or `vectors` is none of the forms above.
     ValueError
-        If `donor_key` is given where it would have no effect, the values are not raw counts, there are too few cells for metacells, `vectors`
-        cannot be read or covers too few genes, or `adata` is a view and `copy=False`.
+        If `donor_key` is given where it would have no effect, the values are not raw counts, there
+        are too few cells for metacells, `vectors` cannot be read or covers too few genes, or
+        `adata` is a view and `copy=False`.
     FileNotFoundError
         If a file of `vectors` or of its names does not exist.
 
     Notes
     -----
-    Gene2vec is from Du et al. 2019 (doi:10.1186/s12864-018-5370-x), which pairs genes within each of 984 bulk data
-    sets where r > 0.9. Single cells do not reach that, so here the best partners count, whatever their r. A pair is a
-    sentence of two words, for which skip-gram and CBOW are the same. A gene with chance partners only still gets a
-    vector of its own: the network needs to tell genes apart.
+    Gene2vec is from Du et al. 2019 (doi:10.1186/s12864-018-5370-x), which pairs genes within each
+    of 984 bulk data sets where r > 0.9. Single cells do not reach that, so here the best partners
+    count, whatever their r. A pair is a sentence of two words, for which skip-gram and CBOW are the
+    same. A gene with chance partners only still gets a vector of its own: the network needs to tell
+    genes apart.
 
     Examples
     --------
@@ -167,7 +175,8 @@ def _no_idle_donors(donor_key: str | None, method: str, vectors: Any) -> None:
     if donor_key is not None and (method != "skip_gram" or vectors is not None):
         what = "ready vectors (vectors=)" if vectors is not None else f"method={method!r}"
         raise ValueError(
-            f"donor_key={donor_key!r} has no effect on {what}: only skip-gram tells donors apart. Leave donor_key out, or choose "
+            f"donor_key={donor_key!r} has no effect on {what}: only skip-gram tells donors "
+            f"apart. Leave donor_key out, or choose "
             'method="skip_gram" without vectors=.'
         )
 

@@ -25,9 +25,10 @@ def gene_attention(
 ) -> AnnData | None:
     """Mean attention each gene receives, per group of cells.
 
-    The attention a gene receives, averaged over the genes that attend to it, over heads, layers and the cells of a group.
-    It is computed in closed form, in time linear in the number of genes; no genes × genes matrix is ever made. Attention
-    follows abundance: read the difference between groups, and not the rank within one, and do not take either for a cause.
+    The attention a gene receives, averaged over the genes that attend to it, over heads, layers and
+    the cells of a group. It is computed in closed form, in time linear in the number of genes; no
+    genes × genes matrix is ever made. Attention follows abundance: read the difference between
+    groups, and not the rank within one, and do not take either for a cause.
 
     Parameters
     ----------
@@ -51,11 +52,13 @@ def gene_attention(
     None, or with `copy` the new object, which then holds:
 
     ``adata.varm['gene_attention']`` : DataFrame (genes × groups), float64
-        Share of attention; a column sums to 1. Genes the model does not know have 0. A group that no file can hold as a name, such as
-        ``T/NK``, is ``T%2FNK`` here; :func:`get.gene_attention <scbert_cll.get.gene_attention>` gives the groups' own names.
+        Share of attention; a column sums to 1. Genes the model does not know have 0. A group that
+        no file can hold as a name, such as ``T/NK``, is ``T%2FNK`` here; :func:`get.gene_attention
+        <scbert_cll.get.gene_attention>` gives the groups' own names.
     ``adata.uns['gene_attention']`` : dict
-        Parameters, the number of cells in each group, and ``attention_floor``, per layer the share of the attention features
-        that is their constant floor: near 1 attention is uniform, and a gene's share only says how often it attends.
+        Parameters, the number of cells in each group, and ``attention_floor``, per layer the share
+        of the attention features that is their constant floor: near 1 attention is uniform, and a
+        gene's share only says how often it attends.
     ``adata.layers['gene_attention']`` : CSR float32, only with ``per_cell=True``
         Share of attention in each cell; a row sums to 1.
 
@@ -64,7 +67,8 @@ def gene_attention(
     KeyError
         `groupby` or the layer is missing.
     ValueError
-        No cell has a group, fewer than half of the model's genes are present, or the layer was binned in another way.
+        No cell has a group, fewer than half of the model's genes are present, or the layer was
+        binned in another way.
 
     Warns
     -----
@@ -73,7 +77,8 @@ def gene_attention(
 
     References
     ----------
-    Choromanski et al. 2021, arXiv:2009.14794, for the attention; the closed form follows from its low rank.
+    Choromanski et al. 2021, arXiv:2009.14794, for the attention; the closed form follows from its
+    low rank.
     """
     params = _record.params(locals())
     _checks.anndata(adata)
@@ -107,13 +112,18 @@ def warn_if_uniform(floor: np.ndarray) -> None:
     """Say what differences in attention are worth where it is nearly uniform."""
     if floor.min() > UNIFORM:
         warnings.warn(
-            f"Attention is nearly uniform: {floor.min():.0%} of its features are their constant floor. Differences between "
-            'groups are then differences in detection. Train with network={"stabilizer": "head"} or a smaller learning rate.',
+            f"Attention is nearly uniform: {floor.min():.0%} of its features are their "
+            f"constant floor. Differences between "
+            'groups are then differences in detection. Train with network={"stabilizer": '
+            '"head"} or a smaller learning rate.',
             stacklevel=3,
         )
 
 
 def _to_columns(cells: sparse.csr_matrix, columns: np.ndarray, n: int) -> sparse.csr_matrix:
-    """From the model's gene order to the AnnData's; genes that it lacks had no token and so no attention."""
+    """From the model's gene order to the AnnData's.
+
+    Genes that it lacks had no token and so no attention.
+    """
     coo = cells.tocoo()
     return sparse.csr_matrix((coo.data, (coo.row, columns[coo.col])), shape=(cells.shape[0], n))

@@ -66,8 +66,9 @@ def gene_attribution(
 ) -> AnnData | None:
     """Say what each gene does to the network's logit of a class, per group of cells and donor.
 
-    An attribution describes the network, not the disease: with two classes it is nearly opposite for them, its sign says for which class a
-    gene's token speaks, and what the network has not learned it cannot tell. Whether it has learned anything is measured on the cells held out.
+    An attribution describes the network, not the disease: with two classes it is nearly opposite
+    for them, its sign says for which class a gene's token speaks, and what the network has not
+    learned it cannot tell. Whether it has learned anything is measured on the cells held out.
 
     Parameters
     ----------
@@ -76,15 +77,18 @@ def gene_attribution(
     model
         A trained classifier.
     method
-        ``"gate_gradient"`` (signed): derivative of the logit by how much a token counts, which is the first order of leaving it out; inside
-        attention this is gradient × attention, centred and summed over all tokens that ask.
-        ``"gradient_input"`` and ``"integrated_gradients"`` (signed): by the expression part of the token, from no expression on; not with
-        ``tokens="expressed"``, which has never seen a gene without.
-        ``"occlusion"`` (signed): what the logit loses when the cell does not express the gene; one prediction for each gene of each cell, some
-        hundred times the cost of a gradient. ``"group_occlusion"`` (signed): the same for sets of genes, dropped together.
-        ``"rollout"`` and ``"attention"`` (unsigned): attention followed through the layers, and the mean attention a gene receives; both follow
-        abundance and know no class. ``"attention_difference"`` (signed): attention in a group less its mean in the others, within donors
-        where they are known; mostly differential expression, as a network without training has it, too.
+        ``"gate_gradient"`` (signed): derivative of the logit by how much a token counts, which is
+        the first order of leaving it out; inside attention this is gradient × attention, centred
+        and summed over all tokens that ask. ``"gradient_input"`` and ``"integrated_gradients"``
+        (signed): by the expression part of the token, from no expression on; not with
+        ``tokens="expressed"``, which has never seen a gene without. ``"occlusion"`` (signed): what
+        the logit loses when the cell does not express the gene; one prediction for each gene of
+        each cell, some hundred times the cost of a gradient. ``"group_occlusion"`` (signed): the
+        same for sets of genes, dropped together. ``"rollout"`` and ``"attention"`` (unsigned):
+        attention followed through the layers, and the mean attention a gene receives; both follow
+        abundance and know no class. ``"attention_difference"`` (signed): attention in a group less
+        its mean in the others, within donors where they are known; mostly differential expression,
+        as a network without training has it, too.
     groupby
         `obs` column of groups; cells without one are left out.
     donor_key
@@ -96,11 +100,13 @@ def gene_attribution(
     gene_sets
         Sets of genes by name, for ``"group_occlusion"``.
     n_cells
-        Cells of each group, or group and donor, that are predicted again when genes are dropped, evenly spaced; None: all.
+        Cells of each group, or group and donor, that are predicted again when genes are dropped,
+        evenly spaced; None: all.
     per_layer
         With attention: also write it for each layer and head.
     split_key
-        `obs` column of the split, where there is one: its test cells (else its validation cells) say whether the network has learned anything.
+        `obs` column of the split, where there is one: its test cells (else its validation cells)
+        say whether the network has learned anything.
     n_steps
         Points of ``"integrated_gradients"``.
     batch_size
@@ -115,22 +121,30 @@ def gene_attribution(
     None, or with `copy` the new object, which then holds:
 
     ``adata.varm['gene_attribution']`` : DataFrame (genes × groups), float64
-        Mean over the cells of a group, a gene without token counting as zero. Genes the model does not know have 0, those that were not asked
-        for are missing.
-    ``adata.varm['gene_attribution_size']`` : DataFrame (genes × groups), float64, with ``"gate_gradient"``, ``"gradient_input"`` and ``"integrated_gradients"``
-        Mean absolute value over the cells that express the gene. A gene that speaks for the class in some cells and against it in others, as
-        in a combination of genes, has a size and no mean; it has no sign either.
-    ``adata.varm['gene_attribution_donors']`` : DataFrame (genes × "donor|group"), float64, with `donor_key`
+        Mean over the cells of a group, a gene without token counting as zero. Genes the model does
+        not know have 0, those that were not asked for are missing.
+    ``adata.varm['gene_attribution_size']`` : DataFrame (genes × groups), float64, with
+    ``"gate_gradient"``, ``"gradient_input"`` and ``"integrated_gradients"``
+        Mean absolute value over the cells that express the gene. A gene that speaks for the class
+        in some cells and against it in others, as in a combination of genes, has a size and no
+        mean; it has no sign either.
+    ``adata.varm['gene_attribution_donors']`` : DataFrame (genes × "donor|group"), float64, with
+    `donor_key`
         The same for the cells of each donor; a difference is that within the donor.
-    ``adata.varm['gene_attribution_layers']`` : DataFrame (genes × "group|layer|head"), float64, with `per_layer`
+    ``adata.varm['gene_attribution_layers']`` : DataFrame (genes × "group|layer|head"), float64,
+    with `per_layer`
         Attention itself; a column sums to 1.
     ``adata.uns['gene_attribution']`` : dict
-        ``params``; ``n_cells`` of each group; ``auroc_within`` of the cells held out, within donors where these are known (missing without a split);
-        for ``"integrated_gradients"`` ``completeness_error``, the mean distance of a cell's sum from the change of its logit; with `per_layer`
-        ``layers``, DataFrame: ``group``, ``layer``, ``head`` (or ``"mean"``), ``abundance`` (Spearman's correlation of the attention with the mean token, over
-        the genes the group expresses); and ``attention_floor`` of each layer, near 1 where attention is uniform.
+        ``params``; ``n_cells`` of each group; ``auroc_within`` of the cells held out, within donors
+        where these are known (missing without a split); for ``"integrated_gradients"``
+        ``completeness_error``, the mean distance of a cell's sum from the change of its logit; with
+        `per_layer` ``layers``, DataFrame: ``group``, ``layer``, ``head`` (or ``"mean"``),
+        ``abundance`` (Spearman's correlation of the attention with the mean token, over the genes
+        the group expresses); and ``attention_floor`` of each layer, near 1 where attention is
+        uniform.
     ``adata.uns['gene_attribution_sets']`` : dict, with ``"group_occlusion"`` instead of all others
-        ``effects``, DataFrame (sets × groups); with `donor_key` ``donors``, DataFrame (sets × "donor|group"); and as above.
+        ``effects``, DataFrame (sets × groups); with `donor_key` ``donors``, DataFrame (sets ×
+        "donor|group"); and as above.
 
     Raises
     ------
@@ -139,8 +153,9 @@ def gene_attribution(
     TypeError
         `model` is no classifier.
     ValueError
-        An unknown method or class, a method that the model's tokens do not allow, sets or layers that do not go with the method, one group where
-        a difference is asked for, or too few of the model's genes.
+        An unknown method or class, a method that the model's tokens do not allow, sets or layers
+        that do not go with the method, one group where a difference is asked for, or too few of the
+        model's genes.
 
     Warns
     -----
@@ -149,7 +164,8 @@ def gene_attribution(
 
     References
     ----------
-    Sundararajan et al. 2017, arXiv:1703.01365, for integrated gradients; Abnar and Zuidema 2020, arXiv:2005.00928, for rollout.
+    Sundararajan et al. 2017, arXiv:1703.01365, for integrated gradients; Abnar and Zuidema 2020,
+    arXiv:2005.00928, for rollout.
     """
     params = _record.params(locals())
     _checks.anndata(adata)
@@ -234,11 +250,13 @@ def _goes_together(
         )
     if per_layer and method not in _BY_ATTENTION:
         raise ValueError(
-            f"per_layer=True keeps the layers of {_checks.listed(_BY_ATTENTION)}; found method={method!r}."
+            f"per_layer=True keeps the layers of {_checks.listed(_BY_ATTENTION)}; found "
+            f"method={method!r}."
         )
     if method == "attention_difference" and len(groups.cat.categories) < 2:
         raise ValueError(
-            f"A difference needs two groups; all cells are {groups.cat.categories[0]!r}. Name another column: groupby=."
+            f"A difference needs two groups; all cells are {groups.cat.categories[0]!r}. Name "
+            f"another column: groupby=."
         )
 
 

@@ -35,18 +35,22 @@ def gene_interactions(
 ) -> AnnData | None:
     """Occlude pairs of genes: whether the network counts two genes together otherwise than one by one.
 
-    Of a cell x that expresses both genes, f(x) − f(x without a) − f(x without b) + f(x without both), f being the network's logit. It is zero
-    where each gene counts for itself. Positive: the two together speak for the class more than the sum of both. It describes the
-    network: the test asks whether the effect holds over donors, not whether it is biology, and a network that has learned little has noise to show.
+    Of a cell x that expresses both genes, f(x) − f(x without a) − f(x without b) + f(x without
+    both), f being the network's logit. It is zero where each gene counts for itself. Positive: the
+    two together speak for the class more than the sum of both. It describes the network: the test
+    asks whether the effect holds over donors, not whether it is biology, and a network that has
+    learned little has noise to show.
 
     Parameters
     ----------
     adata
-        Cells × genes with the layer the model was trained on; best those of donors it was not trained on.
+        Cells × genes with the layer the model was trained on; best those of donors it was not
+        trained on.
     model
         A trained classifier.
     genes
-        2 to 50 genes, of which all pairs are taken: 50 are 1,225 pairs, each of which every cell that expresses both is computed for.
+        2 to 50 genes, of which all pairs are taken: 50 are 1,225 pairs, each of which every cell
+        that expresses both is computed for.
     groupby
         `obs` column of groups: each is shown apart. None: all cells together.
     donor_key
@@ -71,8 +75,11 @@ def gene_interactions(
     None, or with `copy` the new object, which then holds:
 
     ``adata.uns['gene_interactions']`` : dict
-        ``pairs``, DataFrame: ``group``, ``a``, ``b``, ``effect`` (mean over donors of the mean over their cells that express both; logit units), ``low`` and ``high``
-        (95 %, Student's t over donors), ``alone_a`` and ``alone_b`` (mean of f(x) − f(x without a), in the same cells), ``p``, ``q`` (Benjamini and Hochberg, over all rows), ``n_cells``, ``n_donors``, the clearest first; ``params``.
+        ``pairs``, DataFrame: ``group``, ``a``, ``b``, ``effect`` (mean over donors of the mean over
+        their cells that express both; logit units), ``low`` and ``high`` (95 %, Student's t over
+        donors), ``alone_a`` and ``alone_b`` (mean of f(x) − f(x without a), in the same cells),
+        ``p``, ``q`` (Benjamini and Hochberg, over all rows), ``n_cells``, ``n_donors``, the
+        clearest first; ``params``.
 
     Raises
     ------
@@ -85,11 +92,13 @@ def gene_interactions(
 
     Notes
     -----
-    With ``tokens="expressed"`` the mean over n tokens makes pairs of any network non-additive: leaving out both tokens moves it by more than the sum, by
-    (Δa + Δb) / (n − 2), Δ being the single changes. This is taken off, so that a network without attention has no interaction. What
-    attention's own normaliser adds is left in, and q says only that a pair's effect is not zero in the network, which holds for most pairs of a
-    network with attention. So go by the size, beside that of pairs of genes that have nothing to do with each other (see the page on
-    non-additive programmes).
+    With ``tokens="expressed"`` the mean over n tokens makes pairs of any network non-additive:
+    leaving out both tokens moves it by more than the sum, by (Δa + Δb) / (n − 2), Δ being the
+    single changes. This is taken off, so that a network without attention has no interaction. What
+    attention's own normaliser adds is left in, and q says only that a pair's effect is not zero in
+    the network, which holds for most pairs of a network with attention. So go by the size, beside
+    that of pairs of genes that have nothing to do with each other (see the page on non-additive
+    programmes).
     """
     params = _record.params(locals())
     _checks.anndata(adata)
@@ -149,7 +158,10 @@ def _of_cells(
     target: str | None,
     batch_size: int | None,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Of every pair in every cell: interaction, what a and what b says alone; missing where the cell does not express both."""
+    """Of every pair in every cell: interaction, what a and what b says alone.
+
+    Missing where the cell does not express both.
+    """
     pairs = list(combinations(range(len(genes)), 2))
     members = [[gene] for gene in genes] + [[genes[a], genes[b]] for a, b in pairs]
     sets = {str(i): names for i, names in enumerate(members)}

@@ -28,10 +28,11 @@ class LeakageReport:
     Attributes
     ----------
     findings
-        ``check``, ``status`` (``leak``, ``warning``, ``ok``, ``cannot tell``), ``value`` (mostly a share of the test cells), ``n``
-        offenders, the first of them by name, and what it means.
+        ``check``, ``status`` (``leak``, ``warning``, ``ok``, ``cannot tell``), ``value`` (mostly a
+        share of the test cells), ``n`` offenders, the first of them by name, and what it means.
     gap
-        ``macro_f1`` (mean over the repeats), ``low`` and ``high`` (their range) per way to split; empty if it was skipped.
+        ``macro_f1`` (mean over the repeats), ``low`` and ``high`` (their range) per way to split;
+        empty if it was skipped.
     cells
         Every offending cell with its part and its twin.
     """
@@ -78,11 +79,12 @@ def leakage_audit(
 ) -> LeakageReport:
     """Look for ways in which training cells know the test cells.
 
-    Copies of a cell on both sides, cells made from others by SMOTE or jitter, donors on both sides, added rows among the
-    cells that are tested, and preprocessing that was fitted on test cells: each gets a verdict, a number, the
-    offenders by name and a sentence. Then one and the same random forest is scored on the same cells split in three
-    ways, which shows what a careless split is worth here. What leaves no trace in the object cannot be
-    found; where that is so, the verdict is ``cannot tell``.
+    Copies of a cell on both sides, cells made from others by SMOTE or jitter, donors on both sides,
+    added rows among the cells that are tested, and preprocessing that was fitted on test cells:
+    each gets a verdict, a number, the offenders by name and a sentence. Then one and the same
+    random forest is scored on the same cells split in three ways, which shows what a careless split
+    is worth here. What leaves no trace in the object cannot be found; where that is so, the verdict
+    is ``cannot tell``.
 
     Parameters
     ----------
@@ -91,12 +93,15 @@ def leakage_audit(
     labels_key
         ``obs`` column of classes, for the comparison of splits.
     donor_key
-        ``obs`` column of donors. None, or no column of the default name: the questions about donors stay open.
+        ``obs`` column of donors. None, or no column of the default name: the questions about donors
+        stay open.
     split_key
-        ``obs`` column with ``train``, ``test`` and, if there is one, ``val``. Cells without a part are left out.
+        ``obs`` column with ``train``, ``test`` and, if there is one, ``val``. Cells without a part
+        are left out.
     layer
-        Where the expression is that the model learns from, best raw counts; ``X`` if not given, ``"raw"`` for `adata.raw` (genes by name). Other values of zero or more
-        are compared, too, by their distances (data that were resampled after the logarithm).
+        Where the expression is that the model learns from, best raw counts; ``X`` if not given,
+        ``"raw"`` for `adata.raw` (genes by name). Other values of zero or more are compared, too,
+        by their distances (data that were resampled after the logarithm).
     near_duplicate_alpha
         Chance that any pair of different cells is called a near duplicate (counts only).
     gap
@@ -110,37 +115,43 @@ def leakage_audit(
 
     Returns
     -------
-    A :class:`~scbert_cll.tl._leakage_audit.LeakageReport` with the tables ``findings``, ``gap`` and ``cells``, and ``passed``.
-    In `adata`:
+    A :class:`~scbert_cll.tl._leakage_audit.LeakageReport` with the tables ``findings``, ``gap`` and
+    ``cells``, and ``passed``. In `adata`:
 
     ``adata.uns['leakage_audit']`` : dict
-        The same: ``findings``, ``cells``, ``gap`` (if it was asked for), ``passed``, and ``params``.
+        The same: ``findings``, ``cells``, ``gap`` (if it was asked for), ``passed``, and
+        ``params``.
 
     Raises
     ------
     KeyError
         There is no split, no label column, or no layer or donor column of the name that was given.
     ValueError
-        The split has no training or no test cells, there is one class only, values are negative or not finite, or `adata` is a view.
+        The split has no training or no test cells, there is one class only, values are negative or
+        not finite, or `adata` is a view.
 
     Notes
     -----
-    *Near duplicates.* Each test cell is compared with its nearest training cell in 50 components (truncated SVD, fitted on the
-    training cells) of the log-normalised values. Two different cells are counted separately, so their counts differ by counting noise at
-    least, whatever else differs; a cell that is closer has counts of the other. The threshold needs no look at the other
-    training cells, which may be full of synthetic ones themselves. On the simulated data (2,000 cells × 800 genes) different cells differ by
-    1.3 times counting noise or more. Of SMOTE's cells two thirds are found; of copies that lost a tenth of their counts all; of
-    copies whose counts were drawn anew from a Poisson distribution 95 %, but with 400 genes a quarter only. A cell in the middle
-    between two very different ones is not found.
-    Values that are no counts are compared by distance: closer than half the distance to the 20th neighbour.
+    *Near duplicates.* Each test cell is compared with its nearest training cell in 50 components
+    (truncated SVD, fitted on the training cells) of the log-normalised values. Two different cells
+    are counted separately, so their counts differ by counting noise at least, whatever else
+    differs; a cell that is closer has counts of the other. The threshold needs no look at the other
+    training cells, which may be full of synthetic ones themselves. On the simulated data (2,000
+    cells × 800 genes) different cells differ by 1.3 times counting noise or more. Of SMOTE's cells
+    two thirds are found; of copies that lost a tenth of their counts all; of copies whose counts
+    were drawn anew from a Poisson distribution 95 %, but with 400 genes a quarter only. A cell in
+    the middle between two very different ones is not found. Values that are no counts are compared
+    by distance: closer than half the distance to the 20th neighbour.
 
-    *The gap.* A random forest (200 trees, no class weights) on the up to 500 genes of highest mean expression of up to 4,000 labelled cells
-    (copies and synthetic cells that are there already left out),
-    scored by macro-F1 over the classes present: (A) oversampled to equal classes and then split 80/20 at random, (B) split 80/20 at random, (C) a
-    fifth of the donors tested. Measured on 3,444 simulated cells × 400 genes of ten donors with labels drawn at random, where nothing
-    can be learned (A / B / C): .94 / .25 / .25 with classes of 60, 20 and 20 %; .71 / .29 / .29 with classes of 8038 : 7160 : 2020. Only what
-    was oversampled looks known, so two large classes, which are hardly copied, stay as unpredictable as they are. With a
-    class mix of each donor's own .74 / .46 / .19: donors are recognised.
+    *The gap.* A random forest (200 trees, no class weights) on the up to 500 genes of highest mean
+    expression of up to 4,000 labelled cells (copies and synthetic cells that are there already left
+    out), scored by macro-F1 over the classes present: (A) oversampled to equal classes and then
+    split 80/20 at random, (B) split 80/20 at random, (C) a fifth of the donors tested. Measured on
+    3,444 simulated cells × 400 genes of ten donors with labels drawn at random, where nothing can
+    be learned (A / B / C): .94 / .25 / .25 with classes of 60, 20 and 20 %; .71 / .29 / .29 with
+    classes of 8038 : 7160 : 2020. Only what was oversampled looks known, so two large classes,
+    which are hardly copied, stay as unpredictable as they are. With a class mix of each donor's own
+    .74 / .46 / .19: donors are recognised.
 
     Examples
     --------
@@ -259,7 +270,10 @@ def _by_values(adata: AnnData, cells: check.Cells, who: fitted.Fitted) -> Iterat
     if {"mean", "std"} <= set(adata.var):
         yield fitted.scaled(_checks.slots.in_core(adata.X), who)
     if "log1p" in adata.uns:
-        meaning = "The logarithm is of each cell alone; at most the common target_sum (by default the median cell's) knows the others."
+        meaning = (
+            "The logarithm is of each cell alone; at most the common target_sum (by default the "
+            "median cell's) knows the others."
+        )
         yield check.Finding("uns['log1p']", "ok", meaning)
 
 
@@ -273,7 +287,10 @@ def _dropped(adata: AnnData) -> int:
 
 
 def _nothing_recorded() -> check.Finding:
-    meaning = "No step that learns from cells is on record; what was done before the object was made is not known here."
+    meaning = (
+        "No step that learns from cells is on record; what was done before the object was made is "
+        "not known here."
+    )
     return check.Finding("preprocessing", "cannot tell", meaning)
 
 

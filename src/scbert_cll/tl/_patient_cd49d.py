@@ -42,17 +42,20 @@ def patient_cd49d(
 ) -> AnnData:
     """Sum the cells of each donor, and say of each patient how many cells are CD49d+, as measured and as predicted.
 
-    Outcome belongs to patients, not to cells: a thousand cells of one patient are one patient. The object made here has one row per donor, to which outcomes are
-    joined by name.
+    Outcome belongs to patients, not to cells: a thousand cells of one patient are one patient. The
+    object made here has one row per donor, to which outcomes are joined by name.
 
-    The share of cells that are called positive is a biased estimate of the share that is positive (Forman 2008), and an interval of a binomial leaves out
-    what a model gets wrong in all cells of a donor alike. So what is given is the mean predicted probability, with a prediction interval from how far off it was in other donors:
-    donors with measured CD49d that the model has not learned from. Without four of them there is no interval, and without an interval no call.
+    The share of cells that are called positive is a biased estimate of the share that is positive
+    (Forman 2008), and an interval of a binomial leaves out what a model gets wrong in all cells of
+    a donor alike. So what is given is the mean predicted probability, with a prediction interval
+    from how far off it was in other donors: donors with measured CD49d that the model has not
+    learned from. Without four of them there is no interval, and without an interval no call.
 
     Parameters
     ----------
     adata
-        Cells × genes with raw counts, after :func:`~scbert_cll.pp.label_cd49d` with a `donor_key`. Donors without protein may be in it, if `cells` of `label_cd49d` left them out.
+        Cells × genes with raw counts, after :func:`~scbert_cll.pp.label_cd49d` with a `donor_key`.
+        Donors without protein may be in it, if `cells` of `label_cd49d` left them out.
     donor_key
         `obs` column of donors.
     key
@@ -60,15 +63,21 @@ def patient_cd49d(
     labels_key
         `obs` column that the predictions are of; None: `key`. Their last class is "positive".
     model
-        Take the out-of-fold predictions of this model of :func:`~scbert_cll.tl.cross_validate`; no donor trained the model that predicts it. None takes `proba_key`.
+        Take the out-of-fold predictions of this model of :func:`~scbert_cll.tl.cross_validate`; no
+        donor trained the model that predicts it. None takes `proba_key`.
     cv_key
         Name of the results of :func:`~scbert_cll.tl.cross_validate`.
     proba_key
-        `obsm` with the probabilities of :func:`~scbert_cll.tl.finetune` or :func:`~scbert_cll.tl.predict`. Where it is not, only what was measured is told.
+        `obsm` with the probabilities of :func:`~scbert_cll.tl.finetune` or
+        :func:`~scbert_cll.tl.predict`. Where it is not, only what was measured is told.
     split_key
-        `obs` column of the split that the model of `proba_key` was trained with. Donors in ``"train"`` or ``"val"`` took part. None: no donor of `adata` did, as when a saved model predicts new patients.
+        `obs` column of the split that the model of `proba_key` was trained with. Donors in
+        ``"train"`` or ``"val"`` took part. None: no donor of `adata` did, as when a saved model
+        predicts new patients.
     cells
-        Cells to count: boolean array, Series aligned by name, or boolean `obs` column, best those given to `label_cd49d`. None: the cells that `label_cd49d` gated, and all cells of donors of whom it gated none.
+        Cells to count: boolean array, Series aligned by name, or boolean `obs` column, best those
+        given to `label_cd49d`. None: the cells that `label_cd49d` gated, and all cells of donors of
+        whom it gated none.
     layer
         Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     positive_from
@@ -82,14 +91,17 @@ def patient_cd49d(
 
     Returns
     -------
-    New AnnData (patients × genes); `adata` stays as it is. `X` holds sums of raw counts (float64), `var` is that of `adata`, and
+    New AnnData (patients × genes); `adata` stays as it is. `X` holds sums of raw counts (float64),
+    `var` is that of `adata`, and
 
     ``adata.obs['n_cells']`` : int64
         Cells that were counted and summed.
     ``adata.obs['n_measured']`` : int64
         Cells that were gated by protein.
-    ``adata.obs['pct_measured']``, ``adata.obs['pct_measured_low']``, ``adata.obs['pct_measured_high']`` : float64
-        Percentage of positive cells by protein, with Wilson's 95 % interval, which is of these cells, not of another sample.
+    ``adata.obs['pct_measured']``, ``adata.obs['pct_measured_low']``,
+    ``adata.obs['pct_measured_high']`` : float64
+        Percentage of positive cells by protein, with Wilson's 95 % interval, which is of these
+        cells, not of another sample.
     ``adata.obs['bimodal']`` : float64, 0 or 1
         Whether the donor's own cells form two populations.
     ``adata.obs['clinical_class']``, ``adata.obs['cd49d_call']`` : categorical
@@ -99,15 +111,20 @@ def patient_cd49d(
     ``adata.obs['pct_predicted']`` : float64
         Mean predicted probability of positive, in percent.
     ``adata.obs['pct_predicted_low']``, ``adata.obs['pct_predicted_high']`` : float64
-        95 % prediction interval of the percentage that would be measured, widened to the predicted one where other donors' truths lie to one side of it.
+        95 % prediction interval of the percentage that would be measured, widened to the predicted
+        one where other donors' truths lie to one side of it.
     ``adata.obs['cd49d_predicted']`` : ordered Categorical, negative < positive
-        Where the whole interval lies; missing (uncertain) where it spans `positive_from`. By percentage alone: bimodality cannot be predicted, so a bimodal patient below 30 % is negative here and positive in `cd49d_call`.
+        Where the whole interval lies; missing (uncertain) where it spans `positive_from`. By
+        percentage alone: bimodality cannot be predicted, so a bimodal patient below 30 % is
+        negative here and positive in `cd49d_call`.
     ``adata.obs['in_training']`` : bool
-        The model learned from this donor, so its prediction looks better than it is. It gets no interval.
+        The model learned from this donor, so its prediction looks better than it is. It gets no
+        interval.
     ``adata.obs['note']`` : str
         Why there is no interval.
     ``adata.uns['patient_cd49d']`` : dict
-        ``params``; ``predictions``: where they came from, or why there are none; ``calibration``: measured and predicted log odds of the donors that the intervals come from.
+        ``params``; ``predictions``: where they came from, or why there are none; ``calibration``:
+        measured and predicted log odds of the donors that the intervals come from.
 
     The columns of predictions (from n_predicted on) are there only if there are predictions.
 
@@ -118,16 +135,22 @@ def patient_cd49d(
     TypeError
         What `proba_key` holds has no names of classes.
     ValueError
-        No raw counts, a counted cell without a donor, predictions of other labels or other donors, or several values of a column in one donor.
+        No raw counts, a counted cell without a donor, predictions of other labels or other donors,
+        or several values of a column in one donor.
 
     Notes
     -----
-    The interval is found on log odds, with half a cell added to either side, and is that of a further observation. With six or more other donors the truth is read off the regression line of measured over
-    predicted log odds, with its usual prediction interval; so it need not be centred at `pct_predicted`. Models often predict too close to the middle, which the line
-    mends. With four or five the prediction is taken as it is: t quantile × root of the sum of squared errors over n − 1, × √(1 + 1/n). A donor never tells of its own error. Where the line does not rise there is no interval: the
-    model knows nothing of the share. It is supposed that new patients are like these donors, and that errors are about normal; with ten donors intervals are wide.
+    The interval is found on log odds, with half a cell added to either side, and is that of a
+    further observation. With six or more other donors the truth is read off the regression line of
+    measured over predicted log odds, with its usual prediction interval; so it need not be centred
+    at `pct_predicted`. Models often predict too close to the middle, which the line mends. With
+    four or five the prediction is taken as it is: t quantile × root of the sum of squared errors
+    over n − 1, × √(1 + 1/n). A donor never tells of its own error. Where the line does not rise
+    there is no interval: the model knows nothing of the share. It is supposed that new patients are
+    like these donors, and that errors are about normal; with ten donors intervals are wide.
 
-    Quantification: Forman 2008 (doi:10.1007/s10618-008-0097-y). The 30 % rule: Gattei et al. 2008 (Blood 111:865); bimodal patients: Tissino et al. 2020 (doi:10.1182/blood.2019003179).
+    Quantification: Forman 2008 (doi:10.1007/s10618-008-0097-y). The 30 % rule: Gattei et al. 2008
+    (Blood 111:865); bimodal patients: Tissino et al. 2020 (doi:10.1182/blood.2019003179).
 
     Examples
     --------
@@ -171,7 +194,10 @@ def patient_cd49d(
 
 
 class _Found(NamedTuple):
-    """Probability of positive by cell, donors the model learned from, and where it is from; None: there is none."""
+    """Probability of positive by cell, donors the model learned from, and where it is from.
+
+    None: there is none.
+    """
 
     positive: pd.Series | None
     trained: set[str]
@@ -219,7 +245,8 @@ def _predictions(
         return _Found(
             None,
             set(),
-            f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate was named",
+            f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate "
+            f"was named",
         )
     proba = _checks.probabilities(adata.obsm[proba_key], proba_key)
     made = adata.uns.get(
@@ -244,7 +271,10 @@ def _trained(adata: AnnData, donor: pd.Series, split_key: str | None) -> set[str
 def _out_of_fold(
     adata: AnnData, donor: pd.Series, model: str, cv_key: str, donor_key: str, labels_key: str
 ) -> _Found:
-    """Mean over repeats of what models said of donors they had not seen; with folds of cells they had."""
+    """Mean over repeats of what models said of donors they had not seen.
+
+    With folds of cells they had.
+    """
     _checks.key_in(cv_key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
     params, label = adata.uns[cv_key]["params"], str(adata.uns[cv_key]["classes"][-1])
     for name, asked in (("labels_key", labels_key), ("donor_key", donor_key)):

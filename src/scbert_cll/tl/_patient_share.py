@@ -25,8 +25,9 @@ def log_odds(share: np.ndarray, n: np.ndarray) -> np.ndarray:
 def limits(at: float, predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
     """95 % prediction interval of a share (0 to 1) from its predicted log odds, and predicted and measured ones of other donors.
 
-    With few donors the prediction is taken as it is, so that a common error makes the interval wide; with more, the truth is read
-    off their regression line. Missing if that line does not rise.
+    With few donors the prediction is taken as it is, so that a common error makes the interval
+    wide; with more, the truth is read off their regression line. Missing if that line does not
+    rise.
     """
     n, mean = len(predicted), predicted.mean()
     if n < FOR_A_LINE:
@@ -57,9 +58,12 @@ def calibration(donors: pd.DataFrame, min_cells: int) -> pd.DataFrame:
 
 
 def intervals(donors: pd.DataFrame, known: pd.DataFrame, min_cells: int) -> pd.DataFrame:
-    """Interval of each donor in percent, from the other donors of `known`; where there is none, why.
+    """Interval of each donor in percent, from the other donors of `known`.
 
-    It speaks of the truth, which may be away to one side of what is predicted; then it is widened to the prediction.
+    Where there is none, why.
+
+    It speaks of the truth, which may be away to one side of what is predicted; then it is widened
+    to the prediction.
     """
     rows = []
     for (name, donor), at in zip(donors.iterrows(), _of_donors(donors, "predicted"), strict=True):
@@ -94,14 +98,23 @@ def _reason(donor: pd.Series, n_known: int, min_cells: int) -> str:
     if donor["in_training"]:
         return _IN_SAMPLE
     if donor["n_predicted"] < min_cells:
-        return f"{int(donor['n_predicted'])} cells with a prediction, fewer than {min_cells}: no interval"
+        return (
+            f"{int(donor['n_predicted'])} cells with a prediction, fewer than {min_cells}: no "
+            f"interval"
+        )
     if n_known < FEWEST:
-        return f"{n_known} other donors with a known truth that the model did not learn from, fewer than {FEWEST}: no interval"
+        return (
+            f"{n_known} other donors with a known truth that the model did not learn from, fewer "
+            f"than {FEWEST}: no interval"
+        )
     return ""
 
 
 def call(found: pd.DataFrame, positive_from: float) -> Any:
-    """Negative or positive where the whole interval is; missing where it spans the limit, or is missing."""
+    """Negative or positive where the whole interval is.
+
+    Missing where it spans the limit, or is missing.
+    """
     codes = np.select(
         [found["pct_predicted_low"] >= positive_from, found["pct_predicted_high"] < positive_from],
         [1, 0],

@@ -36,8 +36,9 @@ def perturb(
 ) -> AnnData | None:
     """Predict the cells as they would be without a gene, or with it at another level.
 
-    What changes is the network's opinion. That a real knock-out would do the same to the protein is a hypothesis, and a weak one: genes
-    of one module say the same to the network, so that dropping one of them changes little, and dropping all of them more.
+    What changes is the network's opinion. That a real knock-out would do the same to the protein is
+    a hypothesis, and a weak one: genes of one module say the same to the network, so that dropping
+    one of them changes little, and dropping all of them more.
 
     Parameters
     ----------
@@ -46,7 +47,8 @@ def perturb(
     model
         A trained classifier.
     genes
-        Genes to change one at a time, or sets of genes by name, each changed together. None: the selected genes of :func:`~scbert_cll.tl.signature`.
+        Genes to change one at a time, or sets of genes by name, each changed together. None: the
+        selected genes of :func:`~scbert_cll.tl.signature`.
     kind
         ``"drop"``: the genes are not expressed. ``"set"``: they are at `level` in every cell.
     level
@@ -71,11 +73,15 @@ def perturb(
     None, or with `copy` the new object, which then holds:
 
     ``adata.uns['perturb']`` : dict
-        ``summary``, DataFrame: ``group``, ``name``, ``log_odds`` (mean over donors of the mean change over the cells that change), ``low`` and ``high`` (95 %, Student's t over
-        donors), ``shift`` (how far the embedding moves), ``n_cells``, ``n_donors``; ``donors``, the same per donor; ``params``.
+        ``summary``, DataFrame: ``group``, ``name``, ``log_odds`` (mean over donors of the mean
+        change over the cells that change), ``low`` and ``high`` (95 %, Student's t over donors),
+        ``shift`` (how far the embedding moves), ``n_cells``, ``n_donors``; ``donors``, the same per
+        donor; ``params``.
     ``adata.varm['perturb']`` : DataFrame (genes × "group|donor"), float64, unless sets were named
-        Mean change of the log-odds; missing for genes that were not changed and donors with too few cells.
-    ``adata.varm['perturb_summary']`` : DataFrame (genes × "group|log_odds", "group|low", "group|high", "group|shift"), float64, unless sets were named
+        Mean change of the log-odds; missing for genes that were not changed and donors with too few
+        cells.
+    ``adata.varm['perturb_summary']`` : DataFrame (genes × "group|log_odds", "group|low",
+    "group|high", "group|shift"), float64, unless sets were named
         The columns of the summary, per group.
 
     Raises

@@ -17,10 +17,13 @@ def predict(
     batch_size: int | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Predict the class of each cell. Labels are never read; a cell's result does not depend on the other cells.
+    """Predict the class of each cell.
 
-    Genes are matched by name, so their order does not matter. Bring new counts to the model's genes with
-    :func:`~scbert_cll.pp.align_genes` and bin them the same way (``edges=model.binning``) before.
+    Labels are never read; a cell's result does not depend on the other cells.
+
+    Genes are matched by name, so their order does not matter. Bring new counts to the model's genes
+    with :func:`~scbert_cll.pp.align_genes` and bin them the same way (``edges=model.binning``)
+    before.
 
     Parameters
     ----------
@@ -29,7 +32,8 @@ def predict(
     model
         A trained classifier, e.g. ``ScBERTClassifier.load("model")``.
     unassigned_below
-        Call a cell ``"unassigned"`` when its largest probability is below this (0 to 1). A class may be called so, too; a warning says it.
+        Call a cell ``"unassigned"`` when its largest probability is below this (0 to 1). A class
+        may be called so, too; a warning says it.
     batch_size
         Cells at a time; affects speed and memory, not results.
     copy
@@ -50,17 +54,19 @@ def predict(
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
     ``adata.uns['scbert_predict']`` : dict
-        Parameters, network, version and training history of the model. What :func:`~scbert_cll.tl.finetune` wrote to ``adata.uns['scbert']`` stays.
+        Parameters, network, version and training history of the model. What
+        :func:`~scbert_cll.tl.finetune` wrote to ``adata.uns['scbert']`` stays.
 
-    Columns of the tables are the classes, with what no file can hold in a name written as in ``T%2FNK``;
-    :func:`get.predictions <scbert_cll.get.predictions>` gives the classes' own names.
+    Columns of the tables are the classes, with what no file can hold in a name written as in
+    ``T%2FNK``; :func:`get.predictions <scbert_cll.get.predictions>` gives the classes' own names.
 
     Raises
     ------
     KeyError
         The layer is missing.
     ValueError
-        Fewer than half of the model's genes are present, or the layer was binned in another way. Weights of the model are not finite.
+        Fewer than half of the model's genes are present, or the layer was binned in another way.
+        Weights of the model are not finite.
     RuntimeError
         The model has not been trained.
     """

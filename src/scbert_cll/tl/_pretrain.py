@@ -37,11 +37,13 @@ def pretrain(
 ) -> ScBERT:
     """Pretrain a Performer: it learns to guess the expression bin of hidden genes from the rest of the cell.
 
-    Needs no labels, so all RNA at hand can be used. Where the cells are split, only training cells are learned from and
-    validation cells decide when to stop; test cells are embedded but never trained on.
+    Needs no labels, so all RNA at hand can be used. Where the cells are split, only training cells
+    are learned from and validation cells decide when to stop; test cells are embedded but never
+    trained on.
 
-    Cells that do not fit into memory are read from a corpus on disk (:func:`~scbert_cll.pp.build_corpus`). Nothing but the model then
-    comes out; :func:`~scbert_cll.tl.predict_corpus` embeds them.
+    Cells that do not fit into memory are read from a corpus on disk
+    (:func:`~scbert_cll.pp.build_corpus`). Nothing but the model then comes out;
+    :func:`~scbert_cll.tl.predict_corpus` embeds them.
 
     Parameters
     ----------
@@ -49,36 +51,43 @@ def pretrain(
         Cells × genes with the binned layer; changed in place. Or a corpus: its path, or a
         :class:`~scbert_cll.model.CorpusData`; it is only read.
     layer
-        Layer that :func:`~scbert_cll.pp.bin_expression` wrote. Not for a corpus, which was binned when it was built.
+        Layer that :func:`~scbert_cll.pp.bin_expression` wrote. Not for a corpus, which was binned
+        when it was built.
     split_key
-        `obs` column of :func:`~scbert_cll.pp.split_donors`; where it does not exist, or is None, a random tenth of the cells
-        validates. Not for a corpus, whose donors were split when it was built.
+        `obs` column of :func:`~scbert_cll.pp.split_donors`; where it does not exist, or is None, a
+        random tenth of the cells validates. Not for a corpus, whose donors were split when it was
+        built.
     exclude_genes
         Genes the network shall not see, e.g. ``["ITGA4"]``.
     preset
-        ``"small"`` trains on a laptop, ``"scbert"`` is the published network; see :class:`~scbert_cll.model.ScBERT`.
+        ``"small"`` trains on a laptop, ``"scbert"`` is the published network; see
+        :class:`~scbert_cll.model.ScBERT`.
     gene_embedding
-        What tells genes apart: ``"gene2vec"`` (`adata.varm`, see :func:`~scbert_cll.tl.gene2vec`), ``"learned"``,
-        ``"sinusoidal"`` or ``"none"``. None: gene2vec; of a corpus learned, or gene2vec with `gene_vectors`.
+        What tells genes apart: ``"gene2vec"`` (`adata.varm`, see :func:`~scbert_cll.tl.gene2vec`),
+        ``"learned"``, ``"sinusoidal"`` or ``"none"``. None: gene2vec; of a corpus learned, or
+        gene2vec with `gene_vectors`.
     gene_vectors
-        For a corpus: one row per gene, e.g. ``sample.varm["gene2vec"]`` of cells that ``CorpusData.sample`` drew.
+        For a corpus: one row per gene, e.g. ``sample.varm["gene2vec"]`` of cells that
+        ``CorpusData.sample`` drew.
     max_epochs, batch_size, early_stopping
-        Passes over the training cells, cells per step (``"auto"``: as many as fit), and whether to stop when the validation
-        loss no longer falls.
+        Passes over the training cells, cells per step (``"auto"``: as many as fit), and whether to
+        stop when the validation loss no longer falls.
     accelerator
         ``"auto"`` takes a GPU where there is one.
     rng
         Seed of weights, batches and masks.
     balance, num_workers
-        For the path of a corpus: `obs` columns whose combinations are drawn equally often, and processes that read ahead; see
-        :class:`~scbert_cll.model.CorpusData`.
+        For the path of a corpus: `obs` columns whose combinations are drawn equally often, and
+        processes that read ahead; see :class:`~scbert_cll.model.CorpusData`.
     network
-        Further choices of :class:`scbert_cll.nn.Config`, e.g. ``{"n_hidden": 64, "n_layers": 2}``, or ``{"tokens": "background"}``
-        to let a weighted sample of the genes that are not expressed attend, too.
+        Further choices of :class:`scbert_cll.nn.Config`, e.g. ``{"n_hidden": 64, "n_layers": 2}``,
+        or ``{"tokens": "background"}`` to let a weighted sample of the genes that are not expressed
+        attend, too.
     **train
-        Passed to :meth:`ScBERT.train <scbert_cll.model.ScBERT.train>` and Lightning's trainer, e.g. ``precision="bf16-mixed"``,
-        ``recompute=True`` (less memory), ``devices=2``. With ``checkpoint_dir="run"`` a training that was interrupted goes on when it
-        is called the same way; ``checkpoint_minutes`` and ``checkpoint_steps`` say how often one is written.
+        Passed to :meth:`ScBERT.train <scbert_cll.model.ScBERT.train>` and Lightning's trainer, e.g.
+        ``precision="bf16-mixed"``, ``recompute=True`` (less memory), ``devices=2``. With
+        ``checkpoint_dir="run"`` a training that was interrupted goes on when it is called the same
+        way; ``checkpoint_minutes`` and ``checkpoint_steps`` say how often one is written.
 
     Returns
     -------
@@ -87,17 +96,19 @@ def pretrain(
     ``adata.obsm['X_scbert']`` : float32 array (cells, n_hidden)
         Mean of a cell's refined tokens.
     ``adata.uns['scbert_pretrain']`` : dict
-        Parameters, versions, and masked accuracy beside that of the commonest bin; ``n_threads``: PyTorch's threads, which change the last digits of weights.
+        Parameters, versions, and masked accuracy beside that of the commonest bin; ``n_threads``:
+        PyTorch's threads, which change the last digits of weights.
 
     Raises
     ------
     KeyError
         The layer, or with ``gene_embedding="gene2vec"`` the gene vectors, are missing.
     ValueError
-        The layer holds no tokens of :func:`~scbert_cll.pp.bin_expression`, or a cell has no token. The corpus is damaged, or an argument
-        is not for a corpus, or only for one. There is no such device, or it cannot compute with this `precision`. Gene vectors or
-        numbers of the training are not finite; or the training diverged: `adata` is as it was, and ``error.model`` has the weights of the best epoch before, if
-        there was one.
+        The layer holds no tokens of :func:`~scbert_cll.pp.bin_expression`, or a cell has no token.
+        The corpus is damaged, or an argument is not for a corpus, or only for one. There is no such
+        device, or it cannot compute with this `precision`. Gene vectors or numbers of the training
+        are not finite; or the training diverged: `adata` is as it was, and ``error.model`` has the
+        weights of the best epoch before, if there was one.
     TypeError
         No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError

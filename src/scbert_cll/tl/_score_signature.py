@@ -34,29 +34,35 @@ def score_signature(
 ) -> AnnData | None:
     """Score each cell, or each bulk sample, for a signature.
 
-    Genes that go up count for, genes that go down against. A score depends on the cell alone, not on the other cells, but on which genes were
-    measured: compare scores of cells that have the same genes. In the cells that a signature was found in, its score is better than elsewhere; what it
+    Genes that go up count for, genes that go down against. A score depends on the cell alone, not
+    on the other cells, but on which genes were measured: compare scores of cells that have the same
+    genes. In the cells that a signature was found in, its score is better than elsewhere; what it
     is worth is seen in other donors.
 
     Parameters
     ----------
     adata
-        Cells (or samples) × genes: all that were measured, since most methods hold the signature against the others.
+        Cells (or samples) × genes: all that were measured, since most methods hold the signature
+        against the others.
     signature
-        None takes the selected genes of :func:`~scbert_cll.tl.signature`, weighted with their `log2_fc`. Otherwise a DataFrame with ``gene`` and ``weight`` (or a table of
-        `tl.signature`), a mapping from genes to weights, a list of genes, or the path of a ``.gmt`` file with one set, or with two whose names
-        end with ``_UP`` and ``_DN``.
+        None takes the selected genes of :func:`~scbert_cll.tl.signature`, weighted with their
+        `log2_fc`. Otherwise a DataFrame with ``gene`` and ``weight`` (or a table of
+        `tl.signature`), a mapping from genes to weights, a list of genes, or the path of a ``.gmt``
+        file with one set, or with two whose names end with ``_UP`` and ``_DN``.
     method
-        Of decoupler. ``"ulm"``: t of the slope of expression over the weights, across genes. ``"waggr"``: mean weighted by the weights, which add up to 1 without their
-        signs. ``"zscore"``: this mean times √(number of genes), in standard deviations of the cell's genes. ``"aucell"``: area under the
-        recovery curve of the set of genes in the first 5 % of the cell's genes, up minus down; of the weights only the signs count.
+        Of decoupler. ``"ulm"``: t of the slope of expression over the weights, across genes.
+        ``"waggr"``: mean weighted by the weights, which add up to 1 without their signs.
+        ``"zscore"``: this mean times √(number of genes), in standard deviations of the cell's
+        genes. ``"aucell"``: area under the recovery curve of the set of genes in the first 5 % of
+        the cell's genes, up minus down; of the weights only the signs count.
     layer
         Layer with the values; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     normalize
-        The values are raw counts, and log(1 + counts per 10,000) is scored. False: they are log-expression, as of bulk samples.
+        The values are raw counts, and log(1 + counts per 10,000) is scored. False: they are
+        log-expression, as of bulk samples.
     min_matched
-        Share of the signature's weight (without signs) that must lie on genes that are in `adata`. Genes that :func:`~scbert_cll.pp.align_genes`
-        filled in with zeros are not.
+        Share of the signature's weight (without signs) that must lie on genes that are in `adata`.
+        Genes that :func:`~scbert_cll.pp.align_genes` filled in with zeros are not.
     key
         Where in `uns` the signature is, if `signature` is None.
     key_added
@@ -71,7 +77,8 @@ def score_signature(
     ``adata.obs['signature_score']`` : float64
         The score.
     ``adata.uns['signature_score']`` : dict
-        ``genes``, DataFrame: ``gene``, ``weight``, ``found`` (it is in `adata`); ``n_genes``, ``n_missing``, ``weight_found`` (share); ``params``.
+        ``genes``, DataFrame: ``gene``, ``weight``, ``found`` (it is in `adata`); ``n_genes``,
+        ``n_missing``, ``weight_found`` (share); ``params``.
 
     Raises
     ------
@@ -82,12 +89,14 @@ def score_signature(
     TypeError
         `signature` is something else.
     ValueError
-        The signature is empty or too little of it is in `adata`, the values are not what `normalize` says, or a cell has no counts.
+        The signature is empty or too little of it is in `adata`, the values are not what
+        `normalize` says, or a cell has no counts.
 
     Notes
     -----
-    decoupler: Badia-i-Mompel et al. 2022 (doi:10.1093/bioadv/vbac016). AUCell: Aibar et al. 2017 (doi:10.1038/nmeth.4463), with ties in the order of decoupler's, which is the same for all cells.
-    `adata.X` stays as it is.
+    decoupler: Badia-i-Mompel et al. 2022 (doi:10.1093/bioadv/vbac016). AUCell: Aibar et al. 2017
+    (doi:10.1038/nmeth.4463), with ties in the order of decoupler's, which is the same for all
+    cells. `adata.X` stays as it is.
 
     Examples
     --------
@@ -152,7 +161,8 @@ def _told(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:
     share = float(weight.abs()[found].sum() / weight.abs().sum())
     if len(missing):
         warnings.warn(
-            f"{len(missing)} of the {len(weight)} genes of the signature ({1 - share:.0%} of its weight) are not in adata, "
+            f"{len(missing)} of the {len(weight)} genes of the signature ({1 - share:.0%} of "
+            f"its weight) are not in adata, "
             f"and do not count: {_checks.listed(missing)}.",
             stacklevel=3,
         )

@@ -33,35 +33,42 @@ def survival(
 ) -> AnnData | None:
     """Compare groups of patients in the time to an event: curves, log-rank test, hazard ratios.
 
-    The groups must be known when the clock starts: patients grouped by what happens later (a response, a treatment) had to live to see it. Nobody
-    is dropped in silence: who has no group, no outcome or no covariate is counted in ``flow``. Curves take no account of strata and
-    covariates; test and ratios do.
+    The groups must be known when the clock starts: patients grouped by what happens later (a
+    response, a treatment) had to live to see it. Nobody is dropped in silence: who has no group, no
+    outcome or no covariate is counted in ``flow``. Curves take no account of strata and covariates;
+    test and ratios do.
 
     Parameters
     ----------
     adata
         Patients × genes, one row per patient; genes may be none.
     groupby
-        `obs` column of the groups: categories, text, true and false, or up to ten whole numbers. It is not cut here.
+        `obs` column of the groups: categories, text, true and false, or up to ten whole numbers. It
+        is not cut here.
     time_key
         `obs` column of the time to the event or to the end of follow-up.
     event_key
         `obs` column: 1 the event, 0 censored.
     entry_key
-        `obs` column of the time from which a patient is under observation, on the same clock (delayed entry): with the clock started at diagnosis, the
-        time of the sample. Before it a patient is not at risk.
+        `obs` column of the time from which a patient is under observation, on the same clock
+        (delayed entry): with the clock started at diagnosis, the time of the sample. Before it a
+        patient is not at risk.
     competing_key
-        `obs` column: 1 if follow-up ended with what makes the event impossible, as death before treatment. Test and ratios censor these patients: they are about
-        the rate among those still at risk (cause-specific). Kaplan–Meier then gives the time to the event in a world without the competing one, and 1 minus it
-        overestimates how many have the event; ``incidence`` has the shares.
+        `obs` column: 1 if follow-up ended with what makes the event impossible, as death before
+        treatment. Test and ratios censor these patients: they are about the rate among those still
+        at risk (cause-specific). Kaplan–Meier then gives the time to the event in a world without
+        the competing one, and 1 minus it overestimates how many have the event; ``incidence`` has
+        the shares.
     strata
-        `obs` columns; each combination has a baseline of its own in test and ratios, as for several cohorts.
+        `obs` columns; each combination has a baseline of its own in test and ratios, as for several
+        cohorts.
     covariates
         `obs` columns for a second Cox model beside the groups.
     groups
         Groups to compare, the reference first. None takes all, in the column's order.
     time_unit
-        Unit of `time_key` and `entry_key`: ``"years"``, ``"months"`` or ``"days"``. Nothing is converted; tables and axes are in it.
+        Unit of `time_key` and `entry_key`: ``"years"``, ``"months"`` or ``"days"``. Nothing is
+        converted; tables and axes are in it.
     min_group
         Patients with an outcome that every group needs.
     key_added
@@ -74,13 +81,18 @@ def survival(
     None, or with `copy` the new object, which then holds:
 
     ``adata.uns['survival']`` : dict
-        ``curves``, DataFrame: ``group``, ``time``, ``survival`` (Kaplan–Meier, from the group's first entry) with 95 % limits ``ci_low`` and ``ci_high``, ``at_risk`` just before
-        that time (in the first row: at it), ``n_events`` and ``n_censored`` at it. ``groups``: ``group``, ``n``, ``n_events``, ``median`` (NaN if not reached) with
-        ``median_low`` and ``median_high``, ``follow_up`` (median, of Kaplan–Meier for being censored), hazard ``ratio`` to the first group with ``ci_low``, ``ci_high``, ``p``,
-        and ``ph_p`` of a ratio that changes with time. ``logrank``: ``chi2``, ``df``, ``p``. ``flow``: ``step``, ``n_left_out``, ``n``, ``n_events``. ``notes``, what to be careful
-        about. ``incidence`` with competing events: ``group``, ``cause`` (event, competing), ``time``, ``incidence``, ``ci_low``, ``ci_high``. ``cox`` with covariates: ``model``
-        (group, group (complete cases) if patients lack a covariate, group + covariates), ``variable``, ``coef``, ``se``, ``ratio``, ``ci_low``, ``ci_high``, ``z``,
-        ``p``, ``ph_p``, ``n``, ``n_events``. ``params``.
+        ``curves``, DataFrame: ``group``, ``time``, ``survival`` (Kaplan–Meier, from the group's
+        first entry) with 95 % limits ``ci_low`` and ``ci_high``, ``at_risk`` just before that time
+        (in the first row: at it), ``n_events`` and ``n_censored`` at it. ``groups``: ``group``,
+        ``n``, ``n_events``, ``median`` (NaN if not reached) with ``median_low`` and
+        ``median_high``, ``follow_up`` (median, of Kaplan–Meier for being censored), hazard
+        ``ratio`` to the first group with ``ci_low``, ``ci_high``, ``p``, and ``ph_p`` of a ratio
+        that changes with time. ``logrank``: ``chi2``, ``df``, ``p``. ``flow``: ``step``,
+        ``n_left_out``, ``n``, ``n_events``. ``notes``, what to be careful about. ``incidence`` with
+        competing events: ``group``, ``cause`` (event, competing), ``time``, ``incidence``,
+        ``ci_low``, ``ci_high``. ``cox`` with covariates: ``model`` (group, group (complete cases)
+        if patients lack a covariate, group + covariates), ``variable``, ``coef``, ``se``,
+        ``ratio``, ``ci_low``, ``ci_high``, ``z``, ``p``, ``ph_p``, ``n``, ``n_events``. ``params``.
 
     Raises
     ------
@@ -91,20 +103,25 @@ def survival(
     TypeError
         One name where a list is expected.
     ValueError
-        Samples or an outcome that cannot be (a time below 0 or that cannot be in `time_unit`, an event that is neither 0 nor 1, nobody with the event), fewer than two groups, a group that is too small, numbers that are
-        no groups, or covariates that tell the outcome or each other exactly.
+        Samples or an outcome that cannot be (a time below 0 or that cannot be in `time_unit`, an
+        event that is neither 0 nor 1, nobody with the event), fewer than two groups, a group that
+        is too small, numbers that are no groups, or covariates that tell the outcome or each other
+        exactly.
 
     Warns
     -----
     UserWarning
-        Each of the ``notes``: a group without events, few patients at risk while others have not entered yet, a hazard ratio that changes with time, too few events for
-        the covariates.
+        Each of the ``notes``: a group without events, few patients at risk while others have not
+        entered yet, a hazard ratio that changes with time, too few events for the covariates.
 
     Notes
     -----
-    Kaplan and Meier 1958 (doi:10.1080/01621459.1958.10501452), limits on the log(−log) scale; log-rank test with the hypergeometric variance; Cox models of lifelines with
-    Efron's ties; the test of a changing ratio is Grambsch and Therneau's (doi:10.1093/biomet/81.3.515); cumulative incidence of Aalen and Johansen 1978 with the
-    delta method's variance. Ties are taken as they are. In a tie a patient who enters at a time is not at risk for it, and one who is censored at it is.
+    Kaplan and Meier 1958 (doi:10.1080/01621459.1958.10501452), limits on the log(−log) scale;
+    log-rank test with the hypergeometric variance; Cox models of lifelines with Efron's ties; the
+    test of a changing ratio is Grambsch and Therneau's (doi:10.1093/biomet/81.3.515); cumulative
+    incidence of Aalen and Johansen 1978 with the delta method's variance. Ties are taken as they
+    are. In a tie a patient who enters at a time is not at risk for it, and one who is censored at
+    it is.
 
     Examples
     --------

@@ -1,4 +1,6 @@
-"""Equal profiles, equal names, and pairs that are closer than two cells can be: arrays in, arrays out."""
+"""Equal profiles, equal names, and pairs that are closer than two cells can be: arrays in, arrays
+out.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def csr(values: np.ndarray) -> sparse.csr_matrix:
     return sparse.csr_matrix(values.astype(np.float32))
 
 
-# -- profiles and names -----------------------------------------------------------------------------------------------
+# -- profiles and names
+# -----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=50, deadline=None)
@@ -96,7 +99,8 @@ def test_log_normalised_is_scanpys() -> None:
     )
 
 
-# -- counting noise ---------------------------------------------------------------------------------------------------
+# -- counting noise
+# --------------------------------------------------------------------------------------------------
 
 
 def test_counting_noise_equals_its_formula() -> None:
@@ -115,7 +119,9 @@ def test_counting_noise_equals_its_formula() -> None:
 
 @pytest.mark.parametrize("depth", [1.0, 4.0])
 def test_cells_of_equal_expression_differ_by_one_unit_of_noise(depth: float) -> None:
-    """z is standard normal under the null, whatever the depths: the spread comes from the binomial's fourth moment."""
+    """z is standard normal under the null, whatever the depths: the spread comes from the
+    binomial's fourth moment.
+    """
     rng, level = np.random.default_rng(3), 0.8 * np.random.default_rng(4).lognormal(0, 1, 400)
     a, b = rng.poisson(level, (1500, 400)), rng.poisson(depth * level, (1500, 400))
     found = leakage_duplicates.counting_noise(csr(a), csr(b))
@@ -142,7 +148,8 @@ def test_shared_counts_lower_the_noise_by_their_share() -> None:
         ].mean() == pytest.approx(u, abs=0.03)
 
 
-# -- distances --------------------------------------------------------------------------------------------------------
+# -- distances
+# --------------------------------------------------------------------------------------------------
 
 
 def test_nearest_finds_the_planted_twin() -> None:

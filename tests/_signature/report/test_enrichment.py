@@ -24,7 +24,8 @@ SETS = {
 CHOSEN = UNIVERSE[:20]
 
 
-# -- over-representation ----------------------------------------------------------------------------------------------
+# -- over-representation
+# ----------------------------------------------------------------------------------------------
 
 
 def test_the_table_is_fishers() -> None:
@@ -93,7 +94,8 @@ def test_by_chance_p_is_not_small() -> None:
     assert np.mean(np.array(p) < 0.05) <= 0.07
 
 
-# -- sets of genes ----------------------------------------------------------------------------------------------------
+# -- sets of genes
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -158,7 +160,8 @@ def test_the_hallmark_sets_are_read_as_decoupler_reads_them(shared_file) -> None
     assert sets == {k: v.tolist() for k, v in net.groupby("source", sort=False)["target"]}
 
 
-# -- reference genes --------------------------------------------------------------------------------------------------
+# -- reference genes
+# --------------------------------------------------------------------------------------------------
 
 
 def test_reference_genes_each_have_a_tier_a_direction_and_evidence() -> None:

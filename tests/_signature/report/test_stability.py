@@ -1,4 +1,6 @@
-"""Stability of feature selection against numbers worked out by hand, and against what it is known to be equal to."""
+"""Stability of feature selection against numbers worked out by hand, and against what it is known
+to be equal to.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ def chosen(*sets: set[int], n: int) -> np.ndarray:
 
 
 def fleiss_kappa(runs: np.ndarray) -> float:
-    """Fleiss 1971 (doi:10.1037/h0031619) with genes as subjects, runs as raters, and chosen or not as categories."""
+    """Fleiss 1971 (doi:10.1037/h0031619) with genes as subjects, runs as raters, and chosen or not
+    as categories.
+    """
     n_runs, n_genes = runs.shape
     counts = np.column_stack([runs.sum(0), (~runs).sum(0)])
     agreement = ((counts**2).sum(1) - n_runs) / (n_runs * (n_runs - 1))
@@ -30,7 +34,9 @@ def test_two_runs_by_hand() -> None:
 
 
 def test_three_runs_of_several_sizes_by_hand() -> None:
-    """Sets of 1, 2 and 3 of ten genes: variances 1/3 at two genes, so 1 − (2/30) / (.2 · .8) = 7/12."""
+    """Sets of 1, 2 and 3 of ten genes: variances 1/3 at two genes, so 1 − (2/30) / (.2 · .8) =
+    7/12.
+    """
     found = stability(chosen({0}, {0, 1}, {0, 1, 2}, n=10))
     assert found.nogueira == pytest.approx(7 / 12)
     assert np.isnan(found.kuncheva), "it is for sets of one size"

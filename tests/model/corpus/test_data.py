@@ -1,4 +1,6 @@
-"""Training and inference on a corpus: the same tokens as in memory, every cell once, whatever reads ahead."""
+"""Training and inference on a corpus: the same tokens as in memory, every cell once, whatever reads
+ahead.
+"""
 
 from __future__ import annotations
 
@@ -233,7 +235,9 @@ def test_what_does_not_fit_a_corpus_is_refused(data, trained, corpus, cells):
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "lose"])
 def test_a_damaged_shard_is_named(corpus, tmp_path, harm):
-    """A flipped byte is only found when the chunk it is in is read; a shard of another size at once."""
+    """A flipped byte is only found when the chunk it is in is read; a shard of another size at
+    once.
+    """
     copy = tmp_path / "corpus.zarr"
     shutil.copytree(corpus, copy)
     shard = next(copy.glob("train/dataset_0/X/data/c/*"))

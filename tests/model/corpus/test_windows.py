@@ -92,7 +92,9 @@ def test_too_few_cells_for_the_processes_are_refused():
 
 
 def test_each_epoch_reads_other_chunks_together_and_puts_them_in_another_order():
-    """Windows of two epochs are of other cells, and cells of a window are drawn anew, with and without lengths."""
+    """Windows of two epochs are of other cells, and cells of a window are drawn anew, with and
+    without lengths.
+    """
     windows = Windows(640, 16, seed=5, chunk=16, n_chunks=4)
     together = [
         {tuple(sorted(windows.cells(epoch, window))) for window in range(len(windows))}

@@ -1,4 +1,6 @@
-"""Sharing models: what is published, what is read, and what the card says. Hugging Face is a folder here."""
+"""Sharing models: what is published, what is read, and what the card says. Hugging Face is a folder
+here.
+"""
 
 from __future__ import annotations
 
@@ -202,10 +204,10 @@ def test_a_revision_is_a_branch_of_its_own(scbert, classifier, hub):
     scbert.push_to_hub(REPO)
     classifier.push_to_hub(REPO, revision="v2")
     assert isinstance(ScBERT.from_pretrained(REPO), ScBERT)
-    assert ScBERTClassifier.from_pretrained(REPO, revision="v2", token="secret").classes == [
+    assert ScBERTClassifier.from_pretrained(REPO, revision="v2", token="secret").classes == [  # noqa: S106
         "a",
         "b",
-    ]  # noqa: S106
+    ]
     assert hub.calls[-1] == ("download", "secret")
 
 
@@ -387,8 +389,8 @@ def test_the_card_has_the_scores_and_no_others(classifier, evaluated, tmp_path):
     ]
     text = section(card, "Evaluation")
     assert (
-        "Donors were held out (`group_kfold`, 6 donors): no cell was scored by a model that had seen its donor"
-        in text
+        "Donors were held out (`group_kfold`, 6 donors): no cell was scored by a model that "
+        "had seen its donor" in text
     )
     assert "95 % intervals (bootstrap over donors)" in text
     cells = [

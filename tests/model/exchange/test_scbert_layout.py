@@ -102,7 +102,9 @@ def cells() -> AnnData:
 
 @pytest.fixture(scope="module")
 def make(cells: AnnData, published_network: dict[str, Any]) -> Callable[..., Any]:
-    """Make a network of ours in the published form, in small: `make(kind, **choices)`; its weights are random."""
+    """Make a network of ours in the published form, in small: `make(kind, **choices)`; its weights
+    are random.
+    """
 
     def build(kind: str, **choices: Any) -> ScBERT | ScBERTClassifier:
         network = published_network | {"stabilizer": "cell", "rng": 7} | choices
@@ -155,7 +157,9 @@ def finetuned(make, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def changed(tmp_path) -> Callable[..., Path]:
-    """Write a checkpoint again with other tensors, None taking one out: `changed(path, {name: tensor})`."""
+    """Write a checkpoint again with other tensors, None taking one out: `changed(path, {name:
+    tensor})`.
+    """
 
     def write(source: Path, changes: dict[str, Any]) -> Path:
         found = {
@@ -478,9 +482,12 @@ def test_everything_is_said_at_once(finetuned, changed):
     assert str(error.value).splitlines()[1:] == [
         "- missing (2): 'norm.bias', 'to_out.fc2.weight'.",
         "- unexpected (1): 'blocks.extra'.",
-        f"- of another shape (2): '{wrong}: expected (16, 16), found (16, 15)', 'to_out.fc3.bias: expected (2), found (3)'.",
-        "- vocab has 50 genes, and the checkpoint positions for 60 (and the end token): name all of them, "
-        + order,
+        (
+            f"- of another shape (2): '{wrong}: expected (16, 16), found (16, 15)', "
+            f"'to_out.fc3.bias: expected (2), found (3)'."
+        ),
+        "- vocab has 50 genes, and the checkpoint positions for 60 (and the end token): name "
+        "all of them, " + order,
         "- classes names 3 ('x', 'y', 'z'), and the checkpoint has 2: name all of them, " + order,
         "- gene2vec has 2 dimensions, and the checkpoint's network is 16 wide.",
     ]

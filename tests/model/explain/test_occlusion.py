@@ -1,4 +1,6 @@
-"""Cells without a set of genes, or with nothing else, in every way of choosing tokens; and classifiers that forget."""
+"""Cells without a set of genes, or with nothing else, in every way of choosing tokens; and
+classifiers that forget.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,8 @@ def test_names_that_are_not_known(classifier, adata) -> None:
         classifier.get_set_effects(SETS, adata, target="c")
 
 
-# -- weights drawn anew -----------------------------------------------------------------------------------------------
+# -- weights drawn anew
+# -----------------------------------------------------------------------------------------------
 
 
 def test_everything_drawn_anew_is_like_a_network_before_training_but_not_the_one_it_was(

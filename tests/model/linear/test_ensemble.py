@@ -1,4 +1,6 @@
-"""The logistic regression beside the network: what it is, how the two are joined, and that it is saved."""
+"""The logistic regression beside the network: what it is, how the two are joined, and that it is
+saved.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def test_without_validation_cells_inner_folds_choose(fitted) -> None:
 
 
 def test_out_of_fold_logits_of_training_cells_have_not_seen_their_labels(simulate) -> None:
-    """With labels that mean nothing, fitted logits separate the training cells and out-of-fold ones do not."""
+    """With labels that mean nothing, fitted logits separate the training cells and out-of-fold ones
+    do not.
+    """
     adata = simulate(200)
     tokens, ones = adata.layers["binned"], np.ones(adata.n_obs)
     y = np.random.default_rng(3).integers(0, 2, adata.n_obs)
@@ -142,7 +146,9 @@ def test_a_residual_that_learns_nothing_leaves_the_linear_part(simulate, classif
 
 
 def test_a_residual_is_left_out_where_every_epoch_is_worse(simulate, classify) -> None:
-    """Training with a step so large that it destroys the network ends with the linear part, epoch 0."""
+    """Training with a step so large that it destroys the network ends with the linear part, epoch
+    0.
+    """
     adata = simulate()
     found = classify(adata, 2, combine="residual", lr=30.0).predict_parts()
     np.testing.assert_allclose(found.joined.to_numpy(), found.linear.to_numpy(), atol=1e-6)

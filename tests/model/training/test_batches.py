@@ -202,7 +202,9 @@ def test_a_compact_batch_moves_as_bytes_and_its_lengths_stay():
 @pytest.mark.parametrize("mode", ["expressed", "background", "all"])
 @pytest.mark.parametrize("kind", [np.int64, np.float32], ids=["int64", "float32"])
 def test_a_compact_batch_expands_to_what_the_rows_are(mode, kind):
-    """Also out of a matrix of other types, as a corpus on disk may be read, and after a worker's conversion."""
+    """Also out of a matrix of other types, as a corpus on disk may be read, and after a worker's
+    conversion.
+    """
     lengths = np.random.default_rng(0).integers(10, 300, 24)
     csr = sparse.csr_matrix((np.arange(400) < lengths[:, None]).astype(np.uint8) * 3)
     config = Config(

@@ -1,4 +1,6 @@
-"""A run that is killed, asked to leave, or out of disk space loses nothing, and ends with the same weights."""
+"""A run that is killed, asked to leave, or out of disk space loses nothing, and ends with the same
+weights.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ HOW = {
 CORPUS = {"chunk_size": 16, "preload_nchunks": 3}
 NETWORK = {"n_hidden": 16, "n_heads": 2}
 
-# What a process does before it dies; it runs in a child of a process that has imported everything already.
+# What a process does before it dies; it runs in a child of a process that has imported everything
+# already.
 CHILD = """
 import os, signal, time
 import lightning.pytorch as L
@@ -150,7 +153,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
     corpus, tmp_path, in_a_child, uninterrupted, monkeypatch
 ):
-    """SIGUSR1, which `sbatch --signal` sends: the step is finished, a checkpoint written, the job queued again."""
+    """SIGUSR1, which `sbatch --signal` sends: the step is finished, a checkpoint written, the job
+    queued again.
+    """
     asked, command = tmp_path / "asked", tmp_path / "bin" / "scontrol"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
@@ -164,8 +169,8 @@ def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
     job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost"}
     code = tmp_path / "child.py"
     code.write_text(
-        f"import os\nos.environ |= {job}\nos.environ['PATH'] = '{command.parent}:' + os.environ['PATH']\n"
-        + CHILD
+        f"import os\nos.environ |= {job}\nos.environ['PATH'] = '{command.parent}:' + "
+        f"os.environ['PATH']\n" + CHILD
     )
     given = {"corpus": str(corpus), "folder": str(tmp_path / "run"), "fault": "wait"}
     given |= {"how": HOW, "windows": CORPUS, "network": NETWORK}
@@ -216,7 +221,9 @@ def _wait_for(path):
     ids=lambda how: next(iter(how)),
 )
 def test_whatever_is_chosen_a_resumed_run_is_the_same_run(corpus, tmp_path, how):
-    """Interrupted twice: in the middle of an epoch, and behind its end, before which nothing may be cut."""
+    """Interrupted twice: in the middle of an epoch, and behind its end, before which nothing may be
+    cut.
+    """
     whole = _run(corpus, **how)
     n = whole.trainer.num_training_batches
     for at in (8, n + 1):
@@ -268,13 +275,16 @@ def test_a_damaged_checkpoint_is_passed_over_and_others_are_not_guessed(
         path.write_bytes(b"nothing")
     with pytest.raises(
         ValueError,
-        match=r"All checkpoints in .*kept are damaged, or of an earlier version: 'step_5.ckpt', 'step_10.ckpt'",
+        match=r"All checkpoints in .*kept are damaged, or of an earlier version: 'step_5.ckpt', "
+        r"'step_10.ckpt'",
     ):
         _run(corpus, kept)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path, uninterrupted, monkeypatch):
-    """A real limit on the size of files, under which PyTorch's own writer says something of its own."""
+    """A real limit on the size of files, under which PyTorch's own writer says something of its
+    own.
+    """
     write, n = checkpoint_file._write, iter(range(9))
 
     def full(path, parts):

@@ -73,7 +73,9 @@ if __name__ == "__main__":
     not torch.distributed.is_available(), reason="PyTorch without distributed training"
 )
 def test_two_processes_train_one_network(tmp_path, corpus):
-    """In memory with accumulation, clipping and recomputation, and on a corpus; both processes end with the same weights."""
+    """In memory with accumulation, clipping and recomputation, and on a corpus; both processes end
+    with the same weights.
+    """
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(

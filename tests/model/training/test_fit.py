@@ -67,7 +67,7 @@ def test_each_process_has_random_numbers_of_its_own(monkeypatch):
     class Trainer:
         global_rank = 0
 
-        class fit_loop:  # noqa: N801 (Lightning's name)
+        class fit_loop:  # noqa: N801
             total_batch_idx = 0
 
     for rank in range(3):
@@ -189,7 +189,9 @@ def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def test_a_training_that_is_cut_before_an_epoch_has_ended_leaves_the_model_as_it_was(
     classify, adata, trained_before, error
 ):
-    """Weights and linear part, too: a new linear part with an old network would be a model that nobody trained."""
+    """Weights and linear part, too: a new linear part with an old network would be a model that
+    nobody trained.
+    """
     if trained_before:
         model = classify(adata, 1, combine="average")
     else:

@@ -110,7 +110,9 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus):
-    """The folder in which two processes left what they trained with ``strategy="fsdp"``, and with "ddp" for comparison."""
+    """The folder in which two processes left what they trained with ``strategy="fsdp"``, and with
+    "ddp" for comparison.
+    """
     folder = tmp_path_factory.mktemp("sharded")
     script = folder / "train.py"
     script.write_text(textwrap.dedent(SCRIPT))
@@ -160,7 +162,9 @@ class TestSharded:
 
     @pytest.mark.parametrize("name", ["plain", "more", "classifier"])
     def test_the_weights_are_those_of_ddp(self, trained, name):
-        """Also with clipping, accumulation, recomputation, new features, BatchNorm, and proteins to guess."""
+        """Also with clipping, accumulation, recomputation, new features, BatchNorm, and proteins to
+        guess.
+        """
         _same(_weights(trained, f"{name}_fsdp"), _weights(trained, f"{name}_ddp"), atol=1e-5)
 
     @pytest.mark.parametrize("name", ["memory", "corpus"])

@@ -98,7 +98,9 @@ def test_pretraining_marks_the_epoch_that_it_keeps(adata, pretrain) -> None:
 
 
 def test_both_curves_are_the_same_loss(noisy, classify) -> None:
-    """A network that hardly moves has about the loss that its predictions have, but for BatchNorm; with the proteins' error it would have twice that."""
+    """A network that hardly moves has about the loss that its predictions have, but for BatchNorm;
+    with the proteins' error it would have twice that.
+    """
     how = {
         "protein_key": "protein",
         "token_drop": 0.0,

@@ -70,7 +70,8 @@ def announce(data: TokenRows, found: memory.Rehearsal, max_epochs: int = 10) -> 
 
 def test_a_long_training_is_announced_with_time_memory_and_cheaper_tokens():
     assert announce(tokens("all"), rehearsal(72)) == (
-        "One epoch of 100 cells will take about 60 minutes, 10 epochs at most about 10 hours, and a step of 16 cells about "
+        "One epoch of 100 cells will take about 60 minutes, 10 epochs at most about 10 hours, "
+        "and a step of 16 cells about "
         '16.0 GB. Of these tokens tokens="background" 15% and tokens="expressed" 10% would attend.'
     )
     assert announce(tokens("background"), rehearsal(72, None)) == (
@@ -156,7 +157,8 @@ def test_a_training_that_runs_out_of_memory_says_what_to_change(adata, pretrain)
     with pytest.raises(MemoryError) as caught:
         pretrain(adata, 3, network={"tokens": "all"}, callbacks=[RunsOut()])
     assert str(caught.value) == (
-        'Memory ran out in a training step of batch_size=32 cells with tokens="all". Try a smaller batch_size (with '
+        'Memory ran out in a training step of batch_size=32 cells with tokens="all". Try a '
+        "smaller batch_size (with "
         'accumulate_grad_batches to make up for it), recompute=True, precision="bf16-mixed".'
     )  # 60 genes are too few for the other tokens to be much cheaper
     assert "can't allocate memory" in str(caught.value.__cause__)

@@ -56,7 +56,8 @@ def row(table: pd.DataFrame, **wanted: str) -> pd.Series:
     return found.iloc[0]
 
 
-# -- what is found ------------------------------------------------------------------------------------------------------
+# -- what is found
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_planted_ratio_is_in_its_interval(planted: tuple[AnnData, Any]) -> None:
@@ -195,7 +196,8 @@ def test_same_seed_same_numbers_and_other_orders_too(cohort: AnnData) -> None:
     assert first.null_tests["z"].to_list() == pytest.approx(other.null_tests["z"].to_list())
 
 
-# -- scores -------------------------------------------------------------------------------------------------------------
+# -- scores
+# --------------------------------------------------------------------------------------------------
 
 
 def test_weighted_score_is_a_sum_of_standard_deviations(cohort: AnnData) -> None:
@@ -296,7 +298,8 @@ def test_patients_without_expression(cohort: AnnData) -> None:
     assert "no expression" in " ".join(report.notes)
 
 
-# -- designs ------------------------------------------------------------------------------------------------------------
+# -- designs
+# --------------------------------------------------------------------------------------------------
 
 
 def test_without_times_it_is_a_logistic_regression(cohort: AnnData) -> None:
@@ -334,7 +337,9 @@ def test_delayed_entry_and_strata(cohort: AnnData) -> None:
 
 
 def test_delayed_entry_takes_the_bias_away() -> None:
-    """Patients who were treated before they could be sampled are missing; who counts time from diagnosis without entry is misled."""
+    """Patients who were treated before they could be sampled are missing; who counts time from
+    diagnosis without entry is misled.
+    """
     rng = np.random.default_rng(0)
     n = 2500
     x = rng.normal(size=n)
@@ -393,7 +398,8 @@ def test_a_bent_effect_is_told(cohort: AnnData) -> None:
     assert "is no line" in str(report)
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------
+# -- what is refused
+# --------------------------------------------------------------------------------------------------
 
 
 def put(column: str, value: Any, n: int = 2) -> Callable[[AnnData], None]:
@@ -510,7 +516,10 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         put("treated", 0.0, 270),
         {"covariates": ["IGHV", "TP53", "age"]},
         ValueError,
-        r"4 coefficients \('score', 'IGHV: unmutated', .*\) need 10 events each, that is 40; there are \d+",
+        (
+            r"4 coefficients \('score', 'IGHV: unmutated', .*\) need 10 events each, that is 40; "
+            r"there are \d+"
+        ),
     ),
     ("an unknown cut", nothing, {"cut": "best"}, ValueError, r"cut must be 'median' or the share"),
     (
@@ -595,7 +604,10 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         days,
         {},
         ValueError,
-        r"'TTT' does not look like years: median .*time_unit='days' .*Or make them years: of days .* / 365.25",
+        (
+            r"'TTT' does not look like years: median .*time_unit='days' .*Or make them years: of "
+            r"days .* / 365.25"
+        ),
     ),
     (
         "entry without time",
@@ -638,7 +650,10 @@ def test_refused(
         (
             8,
             [],
-            "One coefficient needs 10 events; there are 8. There are too few for the score alone. Wait for more, or lower",
+            (
+                "One coefficient needs 10 events; there are 8. There are too few for the score "
+                "alone. Wait for more, or lower"
+            ),
         ),
         (
             15,
@@ -734,12 +749,15 @@ def test_missing_values_and_decoupler_do_not_go_together(cohort: AnnData) -> Non
         sc_cll.tl.prognosis(adata, ["ITGA4", "PCNA"], **QUICK, method="ulm")
 
 
-# -- real patients ------------------------------------------------------------------------------------------------------
+# -- real patients
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.realdata
 def test_the_clinical_floor_of_mofacll(shared_file: Callable[[str], Path]) -> None:
-    """171 complete cases with 88 treatments: mutated IGHV alone has C = .634. The floor of .743 that was found with age and pretreatment cannot be had from these tables."""
+    """171 complete cases with 88 treatments: mutated IGHV alone has C = .634. The floor of .743
+    that was found with age and pretreatment cannot be had from these tables.
+    """
     survival, genetics = (
         shared_file(f"data/mofaCLL_{name}.csv") for name in ("survival", "genetics")
     )

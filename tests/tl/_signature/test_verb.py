@@ -84,7 +84,9 @@ def test_stored_zeros_are_no_counts() -> None:
 
 
 def test_the_unit_is_the_donor() -> None:
-    """Genes that a single donor raises in its positive cells are no signature, however many cells it has."""
+    """Genes that a single donor raises in its positive cells are no signature, however many cells
+    it has.
+    """
     adata = sb.datasets.planted_donors(effect="none", rng=1)
     counts = adata.X.toarray()
     raised = ((adata.obs["donor"] == "D01") & (adata.obs["label"] == "positive")).to_numpy()
@@ -98,7 +100,8 @@ def test_too_few_donors_are_told(tmp_path) -> None:
     adata = adata[adata.obs["donor"].isin(["D01", "D02", "D03"])].copy()
     assert not len(found(adata))
     assert adata.uns["signature"]["reason"] == (
-        "3 donors have 20 cells of every class (D01, D02, D03; negative: 3 donors; positive: 3 donors), "
+        "3 donors have 20 cells of every class (D01, D02, D03; negative: 3 donors; positive: "
+        "3 donors), "
         "and 4 are needed to tell genes from donors"
     )
     adata.write_h5ad(tmp_path / "a.h5ad")
@@ -116,7 +119,9 @@ def test_two_donors_can_be_asked_for_and_spare_none() -> None:
 
 
 def test_donors_are_compared_with_each_other_on_request_only() -> None:
-    """Half of the donors are nearly all positive: nothing is within donors, and what tells the donors apart is in the rest."""
+    """Half of the donors are nearly all positive: nothing is within donors, and what tells the
+    donors apart is in the rest.
+    """
     adata = sb.datasets.planted_donors(n_donors=12, n_cells=80, rng=0)
     odd = adata.obs["donor"].cat.codes.to_numpy() % 2 == 1
     positive = (adata.obs["label"] == "positive").to_numpy()

@@ -43,7 +43,8 @@ def reported(made):
     return made[0].copy(), made[1]
 
 
-# -- what passes and what does not ------------------------------------------------------------------------------------
+# -- what passes and what does not
+# ------------------------------------------------------------------------------------
 
 
 def test_a_planted_signature_passes(reported) -> None:
@@ -78,7 +79,9 @@ def test_abundant_genes_are_stable_and_fail(reported) -> None:
 
 
 def test_sufficiency_is_that_of_donors_the_genes_were_not_found_in(reported) -> None:
-    """The same by hand: donors held out, tl.signature on the others, a regression of its genes, pairs within donors."""
+    """The same by hand: donors held out, tl.signature on the others, a regression of its genes,
+    pairs within donors.
+    """
     adata, report = reported
     donors, positive = (
         adata.obs["donor"].astype(str).to_numpy(),
@@ -134,7 +137,8 @@ def test_an_empty_signature_is_said_to_be_empty(effect: str, tmp_path) -> None:
     pd.testing.assert_frame_equal(back["gates"], report.gates, check_dtype=False)
 
 
-# -- which genes there are --------------------------------------------------------------------------------------------
+# -- which genes there are
+# --------------------------------------------------------------------------------------------
 
 
 def test_a_signature_of_chromosome_12_fails() -> None:
@@ -190,7 +194,8 @@ def test_sets_are_listed_and_have_no_rule(reported) -> None:
     assert len(adata.uns["signature_report"]["enrichment"]) == 4
 
 
-# -- with a network ---------------------------------------------------------------------------------------------------
+# -- with a network
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -267,7 +272,8 @@ def test_a_model_without_a_split_is_told(asked, tmp_path) -> None:
     assert back["params"]["with_model"]
 
 
-# -- what cannot be looked at -----------------------------------------------------------------------------------------
+# -- what cannot be looked at
+# -----------------------------------------------------------------------------------------
 
 
 def test_donors_that_are_too_few_to_hold_one_out() -> None:
@@ -311,7 +317,8 @@ def test_donors_compared_with_each_other_have_nothing_to_permute() -> None:
     assert not report.passed
 
 
-# -- the report -------------------------------------------------------------------------------------------------------
+# -- the report
+# --------------------------------------------------------------------------------------------------
 
 
 def test_same_seed_same_report_and_nothing_else_changes(reported, unchanged) -> None:
@@ -354,7 +361,8 @@ def test_levels_and_unlabelled_cells(tmp_path) -> None:
     pd.testing.assert_frame_equal(report.gates, sb.tl.signature_report(adata, **FEW).gates)
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
+# -- bad input
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ def plots(
     marker: str,
     seed: int,
 ) -> dict[str, Callable[[], Any]]:
-    """Name of a figure → what draws it; `places` says where the counts, the RNA and the protein are."""
+    """Name of a figure → what draws it.
+
+    `places` says where the counts, the RNA and the protein are.
+    """
     truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
     found: dict[str, Callable[[], Any]] = {
         "signature": lambda: sc_cll.pl.signature(adata, return_fig=True),

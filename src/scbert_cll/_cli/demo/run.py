@@ -1,6 +1,7 @@
 """The main job, end to end: counts → labels → donors held out → scBERT → predictions, signature, figures, report.
 
-It uses the package as a user would, through `import scbert_cll as sc_cll`, and scanpy for what scanpy does.
+It uses the package as a user would, through `import scbert_cll as sc_cll`, and scanpy for what
+scanpy does.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def run(options: Options) -> Report:
         failed = error
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     report.say(
-        f"Done in {time.perf_counter() - start:.0f} s, {memory:.1f} GB at most. Everything is in {options.out}."
+        f"Done in {time.perf_counter() - start:.0f} s, {memory:.1f} GB at most. Everything is "
+        f"in {options.out}."
     )
     report.write(options.out)
     if failed is not None:
@@ -163,7 +165,8 @@ def _begin(options: Options, report: Report) -> Job:
 def _data(options: Options, report: Report) -> AnnData | MuData:
     if options.input is None:
         report.say(
-            "Input: cll_toy, simulated CLL CITE-seq with a planted CD49d programme; six of ten donors are bimodal."
+            "Input: cll_toy, simulated CLL CITE-seq with a planted CD49d programme; six of "
+            "ten donors are bimodal."
         )
         return sc_cll.datasets.cll_toy(n_bimodal=6, rng=options.seed)
     data = load(options.input)
@@ -187,7 +190,10 @@ def _obs(adata: AnnData) -> pd.DataFrame:
 
 
 def _label(job: Job, report: Report) -> None:
-    """Labels from protein; where the marker has no two populations, say so and contrast its outer thirds."""
+    """Labels from protein.
+
+    Where the marker has no two populations, say so and contrast its outer thirds.
+    """
     options, n_proteins = job.options, len(job.proteins.names)
     common: dict[str, Any] = {
         "marker": options.marker,
@@ -213,7 +219,8 @@ def _label(job: Job, report: Report) -> None:
         if options.label == "auto":  # only now it is sure that the labels were what was refused
             report.say(f"No labels by mixture: {in_options(str(why), 'demo', _OPTIONS)}")
         report.say(
-            f"Labels are the outer thirds of the {options.marker} level: a contrast, not clinical positivity."
+            f"Labels are the outer thirds of the {options.marker} level: a contrast, not "
+            f"clinical positivity."
         )
     n = _obs(job.adata)[_keys.CD49D].value_counts()
     report.say(
@@ -223,7 +230,10 @@ def _label(job: Job, report: Report) -> None:
 
 
 def _split(job: Job, report: Report) -> None:
-    """Donors held out where there are three, one of two held out, or cells of one; the report says which."""
+    """Donors held out where there are three, one of two held out, or cells of one.
+
+    The report says which.
+    """
     adata, donor_key, seed = job.adata, job.donor_key, job.options.seed
     n_donors = _checks.donors(adata, donor_key, quiet=True).nunique()
     common: dict[str, Any] = {"labels_key": _keys.CD49D, "rng": seed}
@@ -234,12 +244,15 @@ def _split(job: Job, report: Report) -> None:
         sc_cll.pp.split_donors(adata, donor_key, fractions=(0.5, 0.0, 0.5), mixed=True, **common)
         _validate_within_train(adata, seed)
         report.say(
-            f"Split by donor: two donors, {_held_out(adata)} is held out; a fifth of the other's cells only decides when pretraining stops and how strong the linear part's penalty is."
+            f"Split by donor: two donors, {_held_out(adata)} is held out; a fifth of the "
+            f"other's cells only decides when pretraining stops and how strong the linear "
+            f"part's penalty is."
         )
     else:
         sc_cll.pp.split_donors(adata, donor_key, unit="cell", **common)
         report.say(
-            "Split by cell, stratified by class: with one donor nothing can be said of other patients (optimistic)."
+            "Split by cell, stratified by class: with one donor nothing can be said of other "
+            "patients (optimistic)."
         )
 
 
@@ -280,7 +293,8 @@ def _bin(job: Job, extra: AnnData | None, report: Report) -> AnnData:
     )
     sc_cll.pp.bin_expression(corpus)
     report.say(
-        f"Pretraining also on {cast('Path', job.options.pretrain_on).name}: {extra.n_obs:,} cells, {int(extra.var[_keys.IN_QUERY].sum()):,} shared genes."
+        f"Pretraining also on {cast('Path', job.options.pretrain_on).name}: {extra.n_obs:,} "
+        f"cells, {int(extra.var[_keys.IN_QUERY].sum()):,} shared genes."
     )
     return corpus
 
@@ -299,7 +313,8 @@ def _train(job: Job, corpus: AnnData, report: Report) -> tuple[Any, Any]:
         if "accuracy" in name
     }
     report.say(
-        f"Pretraining: {best['masked_accuracy_validation']:.1%} of hidden genes in the right bin at best; "
+        f"Pretraining: {best['masked_accuracy_validation']:.1%} of hidden genes in the right "
+        f"bin at best; "
         f"guessing each cell's commonest bin gets {best['majority_accuracy_validation']:.1%}."
     )
     n_train = int(
@@ -320,9 +335,11 @@ def _train(job: Job, corpus: AnnData, report: Report) -> tuple[Any, Any]:
     finally:
         adata.obsm.pop(_PROTEINS, None)
     report.say(
-        f"Fine-tuning: {n_train:,} labelled training cells, {len(classifier.history['train_loss'])} epochs"
+        f"Fine-tuning: {n_train:,} labelled training cells, "
+        f"{len(classifier.history['train_loss'])} epochs"
         f"{f', the levels of {n_proteins} proteins learned along with the class' if several else ''}. "
-        "What is predicted is the mean of the network's and a logistic regression's log-probabilities."
+        "What is predicted is the mean of the network's and a logistic regression's "
+        "log-probabilities."
     )
     return pretrained, classifier
 

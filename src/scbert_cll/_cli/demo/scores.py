@@ -74,10 +74,16 @@ def _probabilities(
 
 def _what_is_shown(found: within_donors.Compared, y: np.ndarray, donors: np.ndarray) -> str:
     mixed = [donor for donor in sorted(set(donors)) if len(set(y[donors == donor])) > 1]
-    which = f"there are cells of both classes in {len(mixed) or 'none'} of {len(set(donors))} test donors"
+    which = (
+        f"there are cells of both classes in {len(mixed) or 'none'} of {len(set(donors))} test "
+        f"donors"
+    )
     return (
-        f"In brackets: 95 % intervals, {found.unit}{_of_whom(found)}. What another training would change is not in them. There are {len(y):,} test cells. AUROC within donors compares cells of the same donor only: {which}. "
-        f"{DONOR_ALONE.capitalize()} is no model: it gives every cell its donor's share of positive test cells."
+        f"In brackets: 95 % intervals, {found.unit}{_of_whom(found)}. What another training "
+        f"would change is not in them. There are {len(y):,} test cells. AUROC within donors "
+        f"compares cells of the same donor only: {which}. "
+        f"{DONOR_ALONE.capitalize()} is no model: it gives every cell its donor's share of "
+        f"positive test cells."
     )
 
 
@@ -99,28 +105,43 @@ def _compared(found: within_donors.Compared, donors: np.ndarray) -> str:
         if name not in (OURS, NETWORK, DONOR_ALONE) and not np.isnan(value)
     }
     if np.isnan(values[OURS]) or not others:
-        return "Within held-out donors nothing can be compared: none of them has test cells of both classes."
+        return (
+            "Within held-out donors nothing can be compared: none of them has test cells of both "
+            "classes."
+        )
     best = max(others, key=lambda name: others[name])
     where = (
         "Within the held-out donors"
         if len(set(donors)) > 1
         else "Among the held-out cells of the one donor"
     )
-    return f"{where} of this one split scBERT {_difference(found, best, metric)}, the best of the others."
+    return (
+        f"{where} of this one split scBERT {_difference(found, best, metric)}, the best of the "
+        f"others."
+    )
 
 
 def _with_donor_alone(found: within_donors.Compared, donors: np.ndarray) -> str:
     if len(set(donors)) == 1:
-        return "With one donor in the test, knowing the donor alone is knowing the share of positive cells."
+        return (
+            "With one donor in the test, knowing the donor alone is knowing the share of positive "
+            "cells."
+        )
     text = f"Over all test cells scBERT {_difference(found, DONOR_ALONE, 'macro_f1')}."
     if within_donors.difference(found, OURS, DONOR_ALONE, "macro_f1").low > 0:
         return text
-    return f"{text} So macro-F1 over these donors says little of a model: their shares of positive cells alone give as much."
+    return (
+        f"{text} So macro-F1 over these donors says little of a model: their shares of positive "
+        f"cells alone give as much."
+    )
 
 
 def _difference(found: within_donors.Compared, reference: str, metric: str) -> str:
     of = within_donors.difference(found, OURS, reference, metric)
-    return f"{of.words} {reference} ({_WORDS[metric]} {of.value:+.3f}, 95 % interval {of.low:+.3f} to {of.high:+.3f})"
+    return (
+        f"{of.words} {reference} ({_WORDS[metric]} {of.value:+.3f}, 95 % interval {of.low:+.3f} "
+        f"to {of.high:+.3f})"
+    )
 
 
 def _by_donor(

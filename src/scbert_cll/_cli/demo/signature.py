@@ -26,8 +26,10 @@ _COLUMNS = {
     "family": "family",
 }
 _LEGEND = (
-    "In that table, q is the expected share of false genes among those down to this row. Confirmed: in how many of the runs that leave one donor out the gene is found again. "
-    "Network: z over held-out donors of how the network's logit changes with the presence of the gene; a positive one speaks for the positive class."
+    "In that table, q is the expected share of false genes among those down to this row. "
+    "Confirmed: in how many of the runs that leave one donor out the gene is found again. "
+    "Network: z over held-out donors of how the network's logit changes with the presence of "
+    "the gene; a positive one speaks for the positive class."
 )
 
 
@@ -80,13 +82,17 @@ def planted(adata: AnnData, classifier: Any, group: str, report: Report) -> None
     table = sc_cll.get.gene_attention(adata, group=group)
     report.show("Planted genes found", comparison.recovery(adata, table, classifier))
     report.say(
-        "Attention follows abundance, and its difference between classes is mostly differential expression: both name as many genes as they are asked "
+        "Attention follows abundance, and its difference between classes is mostly "
+        "differential expression: both name as many genes as they are asked "
         "for. Only the signature decides by itself how many genes there are."
     )
 
 
 def _signature(adata: AnnData, classifier: Any, asked: dict[str, Any]) -> str:
-    """The signature, and what the network says of it, in cells of donors it has not seen; how far it is to be believed."""
+    """The signature, and what the network says of it, in cells of donors it has not seen.
+
+    How far it is to be believed.
+    """
     with quiet(sc_cll.tl.signature.__module__):  # what it says is said by the report
         try:
             with warnings.catch_warnings():
@@ -102,7 +108,10 @@ def _signature(adata: AnnData, classifier: Any, asked: dict[str, Any]) -> str:
         return ""
     genes = found["genes"]
     n = int(genes.loc[genes["selected"], "attribution_agrees"].sum())
-    return f"The network, whose AUROC within held-out donors is {found['auroc_within']:.2f}, agrees on {n} of them; it selects none."
+    return (
+        f"The network, whose AUROC within held-out donors is {found['auroc_within']:.2f}, agrees "
+        f"on {n} of them; it selects none."
+    )
 
 
 def _tested(found: dict[str, Any]) -> str:
@@ -117,7 +126,8 @@ def _tell(adata: AnnData, opinion: str, report: Report) -> None:
     found, genes = adata.uns[_keys.SIGNATURE], sc_cll.get.signature(adata)
     n_up = int((genes["sign"] > 0).sum())
     report.say(
-        f"Signature: {len(genes)} genes, {n_up} up and {len(genes) - n_up} down. {_tested(found)}q < {found['params']['alpha']:g}, "
+        f"Signature: {len(genes)} genes, {n_up} up and {len(genes) - n_up} down. "
+        f"{_tested(found)}q < {found['params']['alpha']:g}, "
         f"and a linear classifier of other donors' cells agrees. {opinion}"
     )
     shown = genes[[name for name in _COLUMNS if name in genes]].head(_SHOWN)

@@ -18,7 +18,10 @@ _NUMBERED = re.compile(r"-\d+$")  # what obs_names_make_unique appends, and 10x 
 
 
 def profile_hashes(matrix: sparse.csr_matrix) -> np.ndarray:
-    """A text per row, equal where the rows are; stored zeros and number types make no difference."""
+    """A text per row, equal where the rows are.
+
+    Stored zeros and number types make no difference.
+    """
     rows = sparse.csr_matrix(matrix, dtype=np.float64, copy=True)
     rows.sum_duplicates()
     rows.eliminate_zeros()
@@ -33,8 +36,9 @@ def profile_hashes(matrix: sparse.csr_matrix) -> np.ndarray:
 def resampled_from(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The name a cell had before a resampling, and whether its suffix says for sure that there was one.
 
-    ``cell7-copy1`` and ``cell7-smote2`` come from ``cell7``. ``cell7-1`` may, if there is a ``cell7``; but
-    two libraries that share a barcode look the same once their names were made unique.
+    ``cell7-copy1`` and ``cell7-smote2`` come from ``cell7``. ``cell7-1`` may, if there is a
+    ``cell7``; but two libraries that share a barcode look the same once their names were made
+    unique.
     """
     known = set(names)
     base, sure = [], []
@@ -49,7 +53,10 @@ def resampled_from(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 def twins(
     keys: np.ndarray, parts: np.ndarray, names: np.ndarray, sides: tuple[str, str]
 ) -> pd.DataFrame:
-    """Cells of the second side whose key also occurs on the first, each with one such cell; positions in ``at``."""
+    """Cells of the second side whose key also occurs on the first, each with one such cell.
+
+    Positions in ``at``.
+    """
     first, second = (np.flatnonzero(parts == side) for side in sides)
     owner = pd.Series(first, index=keys[first])
     owner = owner[~owner.index.duplicated()].reindex(keys[second])
@@ -72,7 +79,8 @@ def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def nearest(log: sparse.csr_matrix, train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Positions of each test cell's nearest training cells, the nearest first."""  # (test, at most N_NEIGHBORS)
+    # (test, at most N_NEIGHBORS)
+    """Positions of each test cell's nearest training cells, the nearest first."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.neighbors import NearestNeighbors
 
@@ -87,11 +95,12 @@ def nearest(log: sparse.csr_matrix, train: np.ndarray, test: np.ndarray, seed: i
 def counting_noise(a: sparse.csr_matrix, b: sparse.csr_matrix) -> pd.DataFrame:
     """How far the cells of `a` differ from those of `b`, row by row, in units of counting noise.
 
-    Two different cells, though they had the same expression, are counted separately: given the sum s of a gene's two
-    counts, one of them is binomial (s, q) with q the cell's share of the total of both. The statistic is the mean over
-    genes of (a − q s)² / (s q (1 − q)): about 1 for cells of equal expression, more for cells that differ, less only where
-    one cell has counts of the other. ``z`` is its deviation from 1 in standard errors, ``lowest`` the z of
-    identical cells, beyond which nothing can be seen.
+    Two different cells, though they had the same expression, are counted separately: given the sum
+    s of a gene's two counts, one of them is binomial (s, q) with q the cell's share of the total of
+    both. The statistic is the mean over genes of (a − q s)² / (s q (1 − q)): about 1 for cells of
+    equal expression, more for cells that differ, less only where one cell has counts of the other.
+    ``z`` is its deviation from 1 in standard errors, ``lowest`` the z of identical cells, beyond
+    which nothing can be seen.
     """
     totals = [np.asarray(m.sum(axis=1), dtype=np.float64).ravel() for m in (a, b)]
     q = totals[0] / (totals[0] + totals[1])

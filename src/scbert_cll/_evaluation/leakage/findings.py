@@ -76,9 +76,15 @@ def exact(cells: Cells) -> tuple[Finding, pd.DataFrame]:
         return Finding(check, "ok", "No two parts hold the same expression profile.", share), found
     totals = np.asarray(cells.matrix[found["at"].to_numpy()].sum(axis=1)).ravel()
     if (totals < _FEW_COUNTS).all():
-        meaning = f"Profiles of fewer than {_FEW_COUNTS} counts are equal by chance, too. Remove such shallow cells."
+        meaning = (
+            f"Profiles of fewer than {_FEW_COUNTS} counts are equal by chance, too. Remove such "
+            f"shallow cells."
+        )
         return Finding(check, "warning", meaning, share, len(found), _named(found)), found
-    meaning = f"{n_test} of {len(tested)} test cells are known from another part, so the score rewards memory. {_KEEP_TOGETHER}."
+    meaning = (
+        f"{n_test} of {len(tested)} test cells are known from another part, so the score rewards "
+        f"memory. {_KEEP_TOGETHER}."
+    )
     if not n_test:
         meaning = f"Training cells validate, so a training stops too late. {_KEEP_TOGETHER}."
     return Finding(check, _status(found), meaning, share, len(found), _named(found)), found
@@ -97,24 +103,34 @@ def names(cells: Cells) -> tuple[Finding, pd.DataFrame]:
     by_base = pd.Series(sure).groupby(base).any()
     if not by_base[base[found["at"]]].any():
         meaning = (
-            "Names made unique by a number: copies of a cell, or libraries that share a barcode. If exact duplicates are "
+            "Names made unique by a number: copies of a cell, or libraries that share a "
+            "barcode. If exact duplicates are "
             "none it is the latter; put the library into the name."
         )
         return Finding(check, "warning", meaning, share, len(found), _named(found)), found
-    meaning = "Cells and what was made from them by resampling lie in two parts: split first, then balance (pp.balance)."
+    meaning = (
+        "Cells and what was made from them by resampling lie in two parts: split first, then "
+        "balance (pp.balance)."
+    )
     return Finding(check, _status(found), meaning, share, len(found), _named(found)), found
 
 
 def near(
     cells: Cells, log: sparse.csr_matrix, known: pd.DataFrame, alpha: float, seed: int
 ) -> tuple[Finding, pd.DataFrame]:
-    """Test cells that are nearer to a training cell than two different cells are; `known` are the exact duplicates."""
+    """Test cells that are nearer to a training cell than two different cells are.
+
+    `known` are the exact duplicates.
+    """
     check, train = "near duplicates", cells.at(_keys.TRAIN)
     test = np.setdiff1d(
         cells.at(_keys.TEST), known.loc[known["part"] == _keys.TEST, "at"].to_numpy(dtype=np.intp)
     )
     if not len(test) or len(train) < 3 or log.shape[1] < 3:
-        meaning = f"{len(test)} test cells without a twin, {len(train)} training cells and {log.shape[1]} genes are too few to compare."
+        meaning = (
+            f"{len(test)} test cells without a twin, {len(train)} training cells and "
+            f"{log.shape[1]} genes are too few to compare."
+        )
         return Finding(check, "cannot tell", meaning), no_cells()
     neighbors = leakage_duplicates.nearest(log, train, test, seed)
     if _checks.are_whole(cells.matrix.data):
@@ -132,7 +148,10 @@ def _near_finding(
 ) -> Finding:
     share = len(found) / n_test
     if found.empty and blind:
-        meaning = f"The cells have so few counts that even a copy could not be told from another cell. {usual}"
+        meaning = (
+            f"The cells have so few counts that even a copy could not be told from another cell. "
+            f"{usual}"
+        )
         return Finding(check, "cannot tell", meaning, share)
     if found.empty:
         return Finding(
@@ -142,7 +161,8 @@ def _near_finding(
             share,
         )
     meaning = (
-        f"{len(found)} of {n_test} test cells are training cells with a little change, as SMOTE or jitter makes them. {usual} "
+        f"{len(found)} of {n_test} test cells are training cells with a little change, as "
+        f"SMOTE or jitter makes them. {usual} "
         "Split first, then balance the training cells."
     )
     return Finding(check, "leak", meaning, share, len(found), _named(found))
@@ -161,7 +181,10 @@ def _closer_than_noise(
         noise,
         close,
         blind,
-        f"Test cells differ from their nearest training cell by {np.median(noise):.2f} times counting noise (median).",
+        (
+            f"Test cells differ from their nearest training cell by {np.median(noise):.2f} times "
+            f"counting noise (median)."
+        ),
     )
 
 
@@ -170,7 +193,10 @@ def _closer_than_usual(
 ) -> tuple[np.ndarray, np.ndarray, bool, str]:
     """Other values: against the distance to a training cell further away, which no resampling brings near."""
     ratio = leakage_duplicates.distance_ratio(log, test, neighbors)
-    usual = f"Test cells are {np.median(ratio):.2f} times as far from their nearest training cell as from their {neighbors.shape[1]}th (median)."
+    usual = (
+        f"Test cells are {np.median(ratio):.2f} times as far from their nearest training cell as "
+        f"from their {neighbors.shape[1]}th (median)."
+    )
     return ratio, ratio < _RATIO, neighbors.shape[1] < leakage_duplicates.N_NEIGHBORS, usual
 
 
@@ -178,7 +204,10 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
     """Donors with cells in two parts."""
     check = "shared donors"
     if column is None:
-        meaning = "There is no donor column, so a model may know the donors of its test cells. Give donor_key=."
+        meaning = (
+            "There is no donor column, so a model may know the donors of its test cells. Give "
+            "donor_key=."
+        )
         return Finding(check, "cannot tell", meaning)
     counts = pd.crosstab(column.astype(object).where(column.notna()).to_numpy(), cells.parts)
     counts = counts.reindex(columns=list(_keys.SPLIT_ORDER), fill_value=0)
@@ -189,12 +218,16 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
     n_missing = int((column.isna().to_numpy() & pd.notna(cells.parts)).sum())
     if len(in_test):
         meaning = (
-            f"{share:.0%} of the test cells come from donors that train or validate: clone, genotype and batch give the label away. "
+            f"{share:.0%} of the test cells come from donors that train or validate: clone, "
+            f"genotype and batch give the label away. "
             "Split with pp.split_donors(unit='donor')."
         )
         return Finding(check, "leak", meaning, share, len(shared), offenders)
     if len(shared):
-        meaning = "Donors train and validate, so a training stops too late. Split with pp.split_donors(unit='donor')."
+        meaning = (
+            "Donors train and validate, so a training stops too late. Split with "
+            "pp.split_donors(unit='donor')."
+        )
         return Finding(check, "warning", meaning, share, len(shared), offenders)
     if n_missing:
         return Finding(
@@ -214,7 +247,10 @@ def resampled(
     if synthetic is None:
         if method == "weights":
             return Finding(check, "ok", "Balanced by weights: no row was added.", 0.0), none
-        meaning = "No resampling is on record; whether another tool added rows, only the searches for duplicates can say."
+        meaning = (
+            "No resampling is on record; whether another tool added rows, only the searches for "
+            "duplicates can say."
+        )
         return Finding(check, "cannot tell", meaning), none
     held_out = np.flatnonzero(synthetic & np.isin(cells.parts.astype(str), (_keys.TEST, _keys.VAL)))
     found = pd.DataFrame(
@@ -224,7 +260,10 @@ def resampled(
     share = _n_in_test(found) / len(cells.at(_keys.TEST))
     if found.empty:
         return Finding(check, "ok", "Rows were added to the training cells only.", share), none
-    meaning = "A score on made-up cells, at a prevalence nobody has, is no score. Split first, then balance (pp.balance)."
+    meaning = (
+        "A score on made-up cells, at a prevalence nobody has, is no score. Split first, then "
+        "balance (pp.balance)."
+    )
     return Finding(check, _status(found), meaning, share, len(found), _named(found)), found
 
 
@@ -238,7 +277,10 @@ def gap(scores: pd.DataFrame) -> Finding:
         if honest == "C"
         else ""
     )
-    meaning = f"On these cells, resampling before the split changes the macro-F1 of a random forest by {excess:+.2f}{by_cell}. "
+    meaning = (
+        f"On these cells, resampling before the split changes the macro-F1 of a random forest by "
+        f"{excess:+.2f}{by_cell}. "
+    )
     careless = max(excess, float(score["B"] - score[honest]))
     if careless > 0.05:
         meaning += (

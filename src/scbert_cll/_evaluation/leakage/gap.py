@@ -30,7 +30,10 @@ def gap(
     n_repeats: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Macro-F1 of a random forest on test cells that were chosen in each of the ways; mean and range over the repeats."""
+    """Macro-F1 of a random forest on test cells that were chosen in each of the ways.
+
+    Mean and range over the repeats.
+    """
     kept = _chosen(y, rng)
     dense = log[kept][:, _expressed(log[kept])].toarray()
     y = y[kept]
@@ -85,7 +88,10 @@ def _cell_folds(y: np.ndarray, n: int, seed: int) -> list[Parts]:
 
 
 def _donor_folds(y: np.ndarray, donors: np.ndarray, n: int, seed: int) -> list[Parts]:
-    """The same with whole donors; a fold that leaves no second class to learn from is passed over."""
+    """The same with whole donors.
+
+    A fold that leaves no second class to learn from is passed over.
+    """
     n_folds = min(N_FOLDS, len(np.unique(donors)))
     found: list[Parts] = []
     for i in range(-(-n // n_folds)):

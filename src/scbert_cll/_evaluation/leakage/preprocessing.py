@@ -51,7 +51,10 @@ def _vectors(
     check: str, record: Mapping[str, Any], params: Mapping[str, Any], cells: Fitted
 ) -> Finding:
     if params.get("source") != "co-expression":
-        meaning = f"Ready vectors ({params.get('source')}): nothing says whether your test cells are among those they were trained on."
+        meaning = (
+            f"Ready vectors ({params.get('source')}): nothing says whether your test cells are "
+            f"among those they were trained on."
+        )
         return Finding(check, "cannot tell", meaning)
     if params.get("split_key") == "none":
         meaning = _ALL.format(
@@ -73,7 +76,10 @@ def _by_number(check: str, n: Any, cells: Fitted, remedy: str) -> Finding:
         return Finding(check, "warning", _ALL.format(what=what, remedy=remedy), n=n)
     if n == cells.n_train:
         return Finding(check, "ok", f"Learned from {n} cells, as many as the training has.", n=n)
-    meaning = f"Learned from {n} cells, and the training has {cells.n_train}: which they were is not on record."
+    meaning = (
+        f"Learned from {n} cells, and the training has {cells.n_train}: which they were is not on "
+        f"record."
+    )
     return Finding(check, "cannot tell", meaning, n=n)
 
 
@@ -90,7 +96,10 @@ def components(values: Any, cells: Fitted) -> Finding:
 def scaled(values: Any, cells: Fitted) -> Finding:
     """So is a matrix that `sc.pp.scale` made."""
     check = "var['mean'], var['std'] (scaling)"
-    remedy = "Take mean and deviation of the training cells before X serves as input (the models here read tokens)"
+    remedy = (
+        "Take mean and deviation of the training cells before X serves as input (the models here "
+        "read tokens)"
+    )
     lowest = values.min() if values is not None else 0
     if lowest >= 0:
         return Finding(check, "cannot tell", _UNKNOWN.format(remedy=remedy))

@@ -77,7 +77,10 @@ def contamination_gate(subject: str, chosen: Sequence[str], universe: pd.Index) 
 def set_gate(
     subject: str, chosen: Sequence[str], universe: pd.Index, sets: Mapping[str, Sequence[str]]
 ) -> tuple[Gate, pd.DataFrame]:
-    """How many sets are over-represented, and which; no rule, since a programme may well be one of them."""
+    """How many sets are over-represented, and which.
+
+    No rule, since a programme may well be one of them.
+    """
     table = over_representation(chosen, universe, sets)
     clear = table.loc[table["q"] < LEVEL, "set"].tolist()
     note = ", ".join(clear[:3]) + (f" and {len(clear) - 3} more" if len(clear) > 3 else "")

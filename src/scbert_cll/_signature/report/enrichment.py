@@ -16,9 +16,11 @@ def over_representation(
 ) -> pd.DataFrame:
     """Fisher's exact test, one-sided, of each set: one row per set, the clearest first.
 
-    ``n`` of the ``size`` genes that the set has in `universe` are chosen, where ``expected`` would be by chance. The ``odds_ratio`` has half a
-    gene added to every field of the table (Haldane and Anscombe), so that it is finite. ``q`` is Benjamini and Hochberg's over the sets that have a gene in
-    `universe`; the others have no test. decoupler's ``ora`` is not used: it takes the genes from the top of a ranking and tests both sides.
+    ``n`` of the ``size`` genes that the set has in `universe` are chosen, where ``expected`` would
+    be by chance. The ``odds_ratio`` has half a gene added to every field of the table (Haldane and
+    Anscombe), so that it is finite. ``q`` is Benjamini and Hochberg's over the sets that have a
+    gene in `universe`; the others have no test. decoupler's ``ora`` is not used: it takes the genes
+    from the top of a ranking and tests both sides.
     """
     chosen, universe = set(chosen), set(universe)
     _checks.among_tested(chosen, universe)

@@ -53,8 +53,9 @@ class Fold:
     def part(self, sets: list[np.ndarray]) -> np.ndarray:
         """What the genes of each set contribute to the logits of the regression of all genes: cells × sets.
 
-        The regression is the same for all sets: its other weights do not get the chance to take over (DeYoung et al. 2020,
-        arXiv:1911.03429). So a set whose genes have stand-ins is not called worthless.
+        The regression is the same for all sets: its other weights do not get the chance to take
+        over (DeYoung et al. 2020, arXiv:1911.03429). So a set whose genes have stand-ins is not
+        called worthless.
         """
         sizes = [len(s) for s in sets]
         columns = np.concatenate([np.asarray(s, dtype=np.int64) for s in sets])

@@ -48,7 +48,10 @@ def permuted_gates(
 def stability_gates(
     study: Study, n_genes: int, permuted: list[Study], rankings: dict[str, Ranking], k: int
 ) -> tuple[list[Gate], pd.DataFrame]:
-    """How alike the genes are without single donors, beside the same where labels mean nothing; and all runs in a table."""
+    """How alike the genes are without single donors, beside the same where labels mean nothing.
+
+    And all runs in a table.
+    """
     found: dict[str, list[Stability]] = {}
     if n_genes:  # without genes there is nothing to find again
         null = [stability(clearest_without_each(one, k)) for one in permuted]
@@ -56,7 +59,9 @@ def stability_gates(
     for name, ranking in rankings.items():
         found[name] = [ranking.stability(k, run) for run in range(len(ranking.values))]
     notes = {
-        "signature": f"null: the {k} genes with the largest |t|, since there the signature itself is mostly empty"
+        "signature": f"null: the {k} genes with the largest |t|, since there the signature itself "
+        f"is "
+        f"mostly empty"
     }
     gates = [] if n_genes else not_run(STABILITY, ["signature"], "the signature is empty")
     gates += [_stable(name, runs, notes.get(name, "")) for name, runs in found.items()]

@@ -20,11 +20,14 @@ class Recovery(NamedTuple):
 
 
 def genes() -> pd.DataFrame:
-    """Reference genes: ``gene``, ``tier``, ``direction`` (1 or −1: higher or lower with CD49d; 0: none) and ``evidence``.
+    """Reference genes: ``gene``, ``tier``, ``direction`` (1 or −1: higher or lower with CD49d.
 
-    Tier ``T1`` was reported with CD49d in CLL; ``T2`` with trisomy 12 or NOTCH1, which go with CD49d; ``T3`` is not verified;
-    ``contamination`` are genes of other cells that B cells should not have. No published list of the genes of CD49d-positive CLL is behind this: it is a
-    check that a ranking is sane, not a ground truth.
+    0: none) and ``evidence``.
+
+    Tier ``T1`` was reported with CD49d in CLL; ``T2`` with trisomy 12 or NOTCH1, which go with
+    CD49d; ``T3`` is not verified; ``contamination`` are genes of other cells that B cells should
+    not have. No published list of the genes of CD49d-positive CLL is behind this: it is a check
+    that a ranking is sane, not a ground truth.
     """
     with (
         resources.files("scbert_cll._signature")
@@ -42,9 +45,11 @@ def recovery(
 ) -> Recovery:
     """Area under the ROC curve of the wanted genes in a ranking (a score by gene, the highest first), and its p.
 
-    The p is the share of draws, of as many random genes of the ranking, that are as far up; the ranking itself counts as one, so it is never zero. Genes
-    that move together are no independent draws, so a small p is a sign and no proof; and a large one no refutation, since the list is not the truth.
-    Genes without a score are not ranked. Where no gene or every gene is wanted there is no area.
+    The p is the share of draws, of as many random genes of the ranking, that are as far up; the
+    ranking itself counts as one, so it is never zero. Genes that move together are no independent
+    draws, so a small p is a sign and no proof; and a large one no refutation, since the list is not
+    the truth. Genes without a score are not ranked. Where no gene or every gene is wanted there is
+    no area.
     """
     ranking = ranking.dropna()
     ranks = stats.rankdata(ranking.to_numpy(np.float64))

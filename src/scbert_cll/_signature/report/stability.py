@@ -21,8 +21,9 @@ class Stability(NamedTuple):
 def stability(chosen: np.ndarray) -> Stability:
     """Of runs × genes, true where a run chose a gene.
 
-    Nogueira et al. 2018 (JMLR 18(174)): 1 when all runs choose alike, 0 by chance, whatever the sizes; undefined where nobody or everybody is chosen. Kuncheva
-    2007 is the same for sets of one size. Jaccard's index is not corrected for chance.
+    Nogueira et al. 2018 (JMLR 18(174)): 1 when all runs choose alike, 0 by chance, whatever the
+    sizes; undefined where nobody or everybody is chosen. Kuncheva 2007 is the same for sets of one
+    size. Jaccard's index is not corrected for chance.
     """
     chosen = np.asarray(chosen, dtype=bool)
     n_runs, n_genes = chosen.shape

@@ -114,7 +114,10 @@ class Study:
         )
 
     def folds(self) -> list[list[str]]:
-        """Donors to hold out, a fold at a time; those that are left must suffice for the procedure. Empty if they never do."""
+        """Donors to hold out, a fold at a time; those that are left must suffice for the procedure.
+
+        Empty if they never do.
+        """
         names, n = self.whole, len(self.whole)
         if n - 1 < self.limits.min_donors:
             return []

@@ -52,23 +52,28 @@ class Stored(NamedTuple):
 class CorpusData(Placed):
     """Cells of a corpus that :func:`~scbert_cll.pp.build_corpus` wrote, for training and inference without reading it into memory.
 
-    Cells are read through annbatch in windows: chunks of neighbours from all over the (shuffled) corpus. Every process reads its share of
-    each, and every cell is seen exactly once per epoch. What a window holds, and in which order, follows from the seed, the epoch and its number alone:
-    it does not depend on workers, and a resumed run goes on in the middle of an epoch. Only expressed genes travel; tokens are made on the device.
+    Cells are read through annbatch in windows: chunks of neighbours from all over the (shuffled)
+    corpus. Every process reads its share of each, and every cell is seen exactly once per epoch.
+    What a window holds, and in which order, follows from the seed, the epoch and its number alone:
+    it does not depend on workers, and a resumed run goes on in the middle of an epoch. Only
+    expressed genes travel; tokens are made on the device.
 
     Parameters
     ----------
     path
         The corpus.
     balance
-        `obs` columns of the corpus, e.g. ``["cd49d", "donor"]``: in training, every combination of their values is drawn equally
-        often from each window, with replacement. Empty: every cell once per epoch.
+        `obs` columns of the corpus, e.g. ``["cd49d", "donor"]``: in training, every combination of
+        their values is drawn equally often from each window, with replacement. Empty: every cell
+        once per epoch.
     num_workers
         Processes that read ahead; they change nothing but the speed.
     chunk_size, preload_nchunks
-        Neighbours read at once, and chunks in a window: a process holds ``chunk_size * preload_nchunks`` cells.
+        Neighbours read at once, and chunks in a window: a process holds ``chunk_size *
+        preload_nchunks`` cells.
     binning
-        For a corpus of raw counts: the record of :func:`~scbert_cll.pp.bin_expression` to bin by; None is log2 with 5 bins.
+        For a corpus of raw counts: the record of :func:`~scbert_cll.pp.bin_expression` to bin by;
+        None is log2 with 5 bins.
 
     Raises
     ------
@@ -161,7 +166,10 @@ class CorpusData(Placed):
         labels_key: str | None = None,
         classes: Sequence[str] = (),
     ) -> None:
-        """Get ready for a network: its genes, how it wants tokens, and the labels it learns; without these, cells are sorted by length."""
+        """Get ready for a network: its genes, how it wants tokens, and the labels it learns.
+
+        Without these, cells are sorted by length.
+        """
         _checks.model_genes(genes, AnnData(var=pd.DataFrame(index=self.genes)))
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.model_genes, self.config, self.seed = genes, config, seed
@@ -302,8 +310,8 @@ class CorpusData(Placed):
     def inference_dataloader(self, parts: Sequence[str] = PARTS) -> Iterator[Stored]:
         """Go through all cells in the order in which they are stored, a window at a time.
 
-        Each comes as an AnnData with ``layers["binned"]``, which every method of a model takes. :func:`~scbert_cll.tl.predict_corpus` writes what
-        models say straight to disk.
+        Each comes as an AnnData with ``layers["binned"]``, which every method of a model takes.
+        :func:`~scbert_cll.tl.predict_corpus` writes what models say straight to disk.
         """
         size = self.chunk_size * self.preload_nchunks
         for part in parts:
@@ -336,6 +344,7 @@ def _reader(corpus: Corpus, part: str) -> Reader:
         from scbert_cll.model.corpus.reader import Reader
     except ImportError as error:
         raise ImportError(
-            "Corpora are read by annbatch, which is not installed. Remedy: pip install 'scbert-cll[corpus]'."
+            "Corpora are read by annbatch, which is not installed. Remedy: pip install "
+            "'scbert-cll[corpus]'."
         ) from error
     return Reader(corpus, part)

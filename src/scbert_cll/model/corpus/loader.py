@@ -150,6 +150,7 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
         if "DataLoader worker" not in str(error):
             raise
         raise RuntimeError(
-            f"A process that reads ahead ended: {error}. It may have run out of memory: try fewer num_workers or a smaller preload_nchunks. "
+            f"A process that reads ahead ended: {error}. It may have run out of memory: try "
+            f"fewer num_workers or a smaller preload_nchunks. "
             "Started again, the run goes on from its last checkpoint."
         ) from error

@@ -45,12 +45,13 @@ class OnCorpus(Training):
         data
             The corpus.
         preset, rng, **network
-            As in the class; `gene_embedding` is ``"gene2vec"`` where there are `gene_vectors`, else ``"learned"``.
+            As in the class; `gene_embedding` is ``"gene2vec"`` where there are `gene_vectors`, else
+            ``"learned"``.
         exclude_genes
             Genes the network shall not see.
         gene_vectors
-            Gene vectors, one row per gene of the corpus, e.g. ``sample.varm["gene2vec"]`` of cells that
-            :meth:`CorpusData.sample` drew.
+            Gene vectors, one row per gene of the corpus, e.g. ``sample.varm["gene2vec"]`` of cells
+            that :meth:`CorpusData.sample` drew.
         labels_key
             Of a classifier: `obs` column of the corpus with the classes.
 
@@ -64,8 +65,10 @@ class OnCorpus(Training):
         network = {"gene_embedding": "learned" if gene_vectors is None else "gene2vec"} | network
         if network["gene_embedding"] == "gene2vec" and gene_vectors is None:
             raise KeyError(
-                'gene_embedding="gene2vec" needs gene_vectors= where cells are read from a corpus: sample = data.sample(20_000), '
-                'tl.gene2vec(sample), gene_vectors=sample.varm["gene2vec"]; or choose gene_embedding="learned".'
+                'gene_embedding="gene2vec" needs gene_vectors= where cells are read from a '
+                "corpus: sample = data.sample(20_000), "
+                'tl.gene2vec(sample), gene_vectors=sample.varm["gene2vec"]; or choose '
+                'gene_embedding="learned".'
             )
         setup = {"layer": _keys.BINNED, "exclude_genes": list(exclude_genes)}
         if labels_key is not None:
@@ -90,7 +93,8 @@ class OnCorpus(Training):
         """Get the corpus ready for this model."""
         if not isinstance(data, CorpusData):
             raise TypeError(
-                f'datamodule must be a CorpusData, found {type(data).__name__}: CorpusData("corpus.zarr").'
+                f"datamodule must be a CorpusData, found {type(data).__name__}: "
+                f'CorpusData("corpus.zarr").'
             )
         self._fits_corpus(data)
         data.attach(self.genes, self.config, seed=seed, **labels)
@@ -127,7 +131,8 @@ def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
     """Rows of the model's genes."""
     if missing := list(genes[~genes.isin(vectors.index)]):
         raise KeyError(
-            f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: {_checks.listed(missing)}."
+            f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: "
+            f"{_checks.listed(missing)}."
         )
     values = vectors.loc[genes].to_numpy(np.float32)
     return torch.from_numpy(

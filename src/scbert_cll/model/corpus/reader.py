@@ -38,7 +38,10 @@ class _Asked(Sampler):  # type: ignore[misc]
 
 
 class Reader:
-    """Cells of one part of a corpus, by number; opened where it is first asked, so that every worker process has its own."""
+    """Cells of one part of a corpus, by number.
+
+    Opened where it is first asked, so that every worker process has its own.
+    """
 
     def __init__(self, corpus: Corpus, part: str) -> None:
         self.corpus, self.part = corpus, part
@@ -65,7 +68,8 @@ class Reader:
         except Exception as error:
             refuse_damage(self.corpus, damage(self.corpus))
             raise RuntimeError(
-                f"Cells of {self.corpus.path} could not be read, though its files are whole: {error}"
+                f"Cells of {self.corpus.path} could not be read, though its files are whole: "
+                f"{error}"
             ) from error
         return sparse.csr_matrix(found["X"])
 
@@ -103,7 +107,10 @@ class Reader:
         return self._loader
 
     def _groups(self) -> list[zarr.Group]:
-        """The datasets that the manifest lists, in its order; what else lies in the folder is not looked at."""
+        """The datasets that the manifest lists, in its order.
+
+        What else lies in the folder is not looked at.
+        """
         names = [dataset["name"] for dataset in self.corpus.datasets(self.part)]
         return [
             zarr.open_group(self.corpus.path / self.part / name, mode="r", zarr_format=3)

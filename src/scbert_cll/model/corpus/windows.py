@@ -13,10 +13,11 @@ _LEAST_CHUNKS: Final = 2
 class Windows:
     """The batches of an epoch over `n` cells, of which each process gets its share: every cell exactly once.
 
-    A window is what a process holds in memory: `n_chunks` chunks of `chunk` neighbours, from all over the corpus. Windows are cut into
-    batches. Numbers of windows and batches depend on nothing but these sizes, so all processes take the same number of steps in every epoch;
-    which cells are in them is drawn from the seed, the epoch and the window, never from the state of a generator, so that training goes on
-    anywhere.
+    A window is what a process holds in memory: `n_chunks` chunks of `chunk` neighbours, from all
+    over the corpus. Windows are cut into batches. Numbers of windows and batches depend on nothing
+    but these sizes, so all processes take the same number of steps in every epoch; which cells are
+    in them is drawn from the seed, the epoch and the window, never from the state of a generator,
+    so that training goes on anywhere.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class Windows:
         return -(-(self.n_full + (self.rest > 0)) // self.n_chunks)
 
     def n_batches(self, window: int) -> int:
-        """Batches in a window; with a seed at least two cells for each process in every one, as BatchNorm wants."""
+        """Batches in a window.
+
+        With a seed at least two cells for each process in every one, as BatchNorm wants.
+        """
         chunks = min(self.n_chunks, self.n_full + (self.rest > 0) - window * self.n_chunks)
         n = chunks * self.step - (self.step - self.rest if window == 0 and self.rest else 0)
         return max(1, min(round(n / self.batch_size), n // (2 * self.world)))
@@ -68,8 +72,8 @@ class Windows:
     ) -> list[np.ndarray]:
         """Places in a window, batch by batch.
 
-        With `lengths`, cells of about the same length share a batch; with `weights`, cells are drawn with replacement in
-        proportion to them.
+        With `lengths`, cells of about the same length share a batch; with `weights`, cells are
+        drawn with replacement in proportion to them.
         """
         n_batches, n = self.n_batches(window), len(self.cells(epoch, window))
         if self.seed is None:
@@ -92,7 +96,10 @@ class Windows:
         return [found[i] for i in shared.permutation(n_batches)]
 
     def _chunks(self, epoch: int) -> np.ndarray:
-        """Numbers of the chunks in the order of the epoch; the short one is always in the first window, where it changes no count."""
+        """Numbers of the chunks in the order of the epoch.
+
+        The short one is always in the first window, where it changes no count.
+        """
         if self.seed is None:
             short = [self.n_full] if self.rest else []
             return np.concatenate([short, np.arange(self.n_full)]).astype(np.int64)

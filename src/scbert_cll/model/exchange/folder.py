@@ -1,9 +1,11 @@
 """The file format of a model: a folder.
 
-A model is a folder that a text editor can read: ``config.json`` (network, setup, binning, versions, checksums of all files and of itself), ``vocab.txt``
-(one gene per line, in the network's order), ``labels.json`` (classifiers), ``history.csv``, ``edges.csv`` (bins learned per gene),
-``linear.safetensors`` (the logistic regression beside a classifier) and ``weights.safetensors``. Nothing in it is executed when it is read, and of
-these files only those that ``config.json`` lists are read: one that it does not list is another model's, and refused.
+A model is a folder that a text editor can read: ``config.json`` (network, setup, binning, versions,
+checksums of all files and of itself), ``vocab.txt`` (one gene per line, in the network's order),
+``labels.json`` (classifiers), ``history.csv``, ``edges.csv`` (bins learned per gene),
+``linear.safetensors`` (the logistic regression beside a classifier) and ``weights.safetensors``.
+Nothing in it is executed when it is read, and of these files only those that ``config.json`` lists
+are read: one that it does not list is another model's, and refused.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ from scbert_cll._disk.in_place import replace, settle, whole, written
 from scbert_cll.model.training.divergence import usable
 
 FORMAT: Final = "scbert_cll model"
-# 2: with the linear part; 3: its arrays lie in the order they are read in, whichever safetensors wrote them; 4: config.json has a
-# checksum of itself
+# 2: with the linear part; 3: its arrays lie in the order they are read in, whichever safetensors
+# wrote them; 4: config.json has a checksum of itself
 FORMAT_VERSION: Final = 4
 SEALED: Final = 4  # the first version of which that is so
 CONFIG, VOCAB, LABELS, WEIGHTS = "config.json", "vocab.txt", "labels.json", "weights.safetensors"
@@ -94,7 +96,9 @@ def save_folder(
     linear: Mapping[str, np.ndarray] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model folder aside, load it and compare, and rename it into place; a crash leaves the old one as it was.
+    """Write a model folder aside, load it and compare, and rename it into place.
+
+    A crash leaves the old one as it was.
 
     Raises
     ------
@@ -194,15 +198,17 @@ def load_folder(
     path
         The folder.
     linear_order
-        Of a folder of an older format: how the coefficients of the linear part were written, row by row ("C") or column by column ("F").
+        Of a folder of an older format: how the coefficients of the linear part were written, row by
+        row ("C") or column by column ("F").
 
     Raises
     ------
     FileNotFoundError
         There is no such folder, or files are missing from it.
     ValueError
-        It is not a model folder of this package, was written by a newer version, is damaged, or holds weights that are not finite; or it is of an older format, has three or more
-        classes, and `linear_order` is not given.
+        It is not a model folder of this package, was written by a newer version, is damaged, or
+        holds weights that are not finite; or it is of an older format, has three or more classes,
+        and `linear_order` is not given.
     """
     return whole(Path(path), lambda folder: _load(folder, linear_order))
 
@@ -212,21 +218,24 @@ def _load(path: Path, linear_order: Order | None) -> dict[str, Any]:
     config = read_json(path / CONFIG)
     if config.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = {FORMAT!r}."
+            f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = "
+            f"{FORMAT!r}."
         )
     if absent := sorted(_CONFIG_KEYS - set(config)):
         raise ValueError(f"{path / CONFIG} is damaged: it lacks {', '.join(absent)}.")
     version = config["format_version"]
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(
-            f"{path} was written by a newer scbert_cll (format {version}, this version reads {FORMAT_VERSION}); "
+            f"{path} was written by a newer scbert_cll (format {version}, this version reads "
+            f"{FORMAT_VERSION}); "
             "upgrade scbert_cll to read it."
         )
     listed = _listed(path, config)
     for name, expected in listed.items():
         if not (path / name).is_file() or sha256(path / name) != expected:
             raise ValueError(
-                f"{path / name} is damaged or missing: its checksum differs from the one in {CONFIG}. Restore the folder from a copy."
+                f"{path / name} is damaged or missing: its checksum differs from the one in "
+                f"{CONFIG}. Restore the folder from a copy."
             )
     tables = {
         name: formats.read_numbers(path / file) if file in listed else None
@@ -257,11 +266,13 @@ def _listed(path: Path, config: dict[str, Any]) -> dict[str, str]:
         )
     if LINEAR in listed and config.get("joined") is None:
         raise ValueError(
-            f"{path / CONFIG} is damaged: it lists {LINEAR} and does not say how it is joined. {remedy}"
+            f"{path / CONFIG} is damaged: it lists {LINEAR} and does not say how it is "
+            f"joined. {remedy}"
         )
     if others := sorted(name for name in _OURS - {CONFIG, *listed} if (path / name).exists()):
         raise ValueError(
-            f"{path} holds {', '.join(others)}, which {CONFIG} does not list: another model was there before, and left it. Delete what is not "
+            f"{path} holds {', '.join(others)}, which {CONFIG} does not list: another model "
+            f"was there before, and left it. Delete what is not "
             "listed, or save the model again."
         )
     return listed
@@ -280,14 +291,19 @@ def _read_labels(path: Path) -> dict[str, Any]:
 def _read_linear(
     path: Path, config: Mapping[str, Any], order: Order | None
 ) -> dict[str, np.ndarray]:
-    """Coefficients (classes, genes) and intercept; of an old folder in the order that they are known to have been written in."""
+    """Coefficients (classes, genes) and intercept.
+
+    Of an old folder in the order that they are known to have been written in.
+    """
     arrays = {name: tensor.numpy().copy() for name, tensor in _read_tensors(path / LINEAR).items()}
     if order is not None:
         return arrays | {"coefficients": in_order(arrays["coefficients"], order)}
     if config["format_version"] < ORDERED and len(arrays["coefficients"]) >= MANY:
         raise ValueError(
-            f"{path} was saved by an older scbert_cll and has {len(arrays['coefficients'])} classes. With safetensors 0.8 or later that version "
-            "mixed up the coefficients of the logistic regression, and the predictions with them. Remedy: "
+            f"{path} was saved by an older scbert_cll and has {len(arrays['coefficients'])} "
+            f"classes. With safetensors 0.8 or later that version "
+            "mixed up the coefficients of the logistic regression, and the predictions with "
+            "them. Remedy: "
             f'sc_cll.model.repair_model({str(path)!r}, "repaired"), then load "repaired".'
         )
     return arrays
@@ -309,12 +325,14 @@ def _refuse_others(path: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(
-            f"{path} exists; pass overwrite=True to replace the model in it, or name another folder."
+            f"{path} exists; pass overwrite=True to replace the model in it, or name another "
+            f"folder."
         )
     other = sorted({p.name for p in path.iterdir()} - _OURS) if path.is_dir() else [path.name]
     if other:
         raise FileExistsError(
-            f"{path} holds files that are not a model's ({', '.join(other[:5])}); name another folder."
+            f"{path} holds files that are not a model's ({', '.join(other[:5])}); name "
+            f"another folder."
         )
 
 
@@ -327,7 +345,8 @@ def _is_ours(path: Path) -> None:
     if missing:
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(
-            f"{path} is not a whole model folder of scbert_cll: {', '.join(missing)} missing; it holds {there}."
+            f"{path} is not a whole model folder of scbert_cll: {', '.join(missing)} missing; "
+            f"it holds {there}."
         )
 
 

@@ -44,11 +44,12 @@ class Shared(TokenModel):
         *,
         repo_id: str | None = None,
         evaluation: Mapping[str, Any] | None = None,
-        license: str | None = None,  # noqa: A002 (as in huggingface_hub)
+        license: str | None = None,  # noqa: A002
     ) -> None:
         """Save the model as :meth:`save` does, with a model card and what scvi-tools' ``HubModel`` has to know.
 
-        What :meth:`push_to_hub` uploads, to be read first. ``scvi.hub.HubModel(folder).load_model(adata)`` reads it, too.
+        What :meth:`push_to_hub` uploads, to be read first.
+        ``scvi.hub.HubModel(folder).load_model(adata)`` reads it, too.
 
         Parameters
         ----------
@@ -57,9 +58,11 @@ class Shared(TokenModel):
         repo_id
             Name that the card's code loads the model by, ``"org/name"``.
         evaluation
-            What :func:`~scbert_cll.tl.cross_validate` wrote, ``adata.uns["cv"]``; the card then has its scores and their intervals.
+            What :func:`~scbert_cll.tl.cross_validate` wrote, ``adata.uns["cv"]``; the card then has
+            its scores and their intervals.
         license
-            Licence of the model, as Hugging Face abbreviates it (``"bsd-3-clause"``, ``"cc-by-4.0"``). None: the card says that none was said.
+            Licence of the model, as Hugging Face abbreviates it (``"bsd-3-clause"``,
+            ``"cc-by-4.0"``). None: the card says that none was said.
 
         Raises
         ------
@@ -68,7 +71,8 @@ class Shared(TokenModel):
         ImportError
             huggingface_hub is not installed.
         TypeError, ValueError
-            `evaluation` is something else or of other classes, `repo_id` is none, or a file would hold paths of this machine or e-mail addresses. No folder is then left.
+            `evaluation` is something else or of other classes, `repo_id` is none, or a file would
+            hold paths of this machine or e-mail addresses. No folder is then left.
         """
         huggingface()
         folder = Path(dir_path)
@@ -103,7 +107,7 @@ class Shared(TokenModel):
         repo_id: str,
         *,
         evaluation: Mapping[str, Any] | None = None,
-        license: str | None = None,  # noqa: A002 (as in huggingface_hub)
+        license: str | None = None,  # noqa: A002
         private: bool = True,
         token: str | None = None,
         revision: str | None = None,
@@ -111,12 +115,14 @@ class Shared(TokenModel):
     ) -> str:
         """Publish the model on Hugging Face: the files of :meth:`save_for_hub`, and no others.
 
-        Cells, labels of cells and donors are not among them; see the page on sharing for what a model may tell nevertheless.
+        Cells, labels of cells and donors are not among them; see the page on sharing for what a
+        model may tell nevertheless.
 
         Parameters
         ----------
         repo_id
-            ``"org/name"``; made where it does not exist. What an earlier model left there is replaced.
+            ``"org/name"``; made where it does not exist. What an earlier model left there is
+            replaced.
         evaluation, license
             As in :meth:`save_for_hub`.
         private
@@ -152,7 +158,8 @@ class Shared(TokenModel):
             api.create_repo(repo_id, private=private, exist_ok=True)
             if private and not api.model_info(repo_id).private:
                 raise ValueError(
-                    f"{repo_id} is public. To publish the model there for everybody, pass private=False."
+                    f"{repo_id} is public. To publish the model there for everybody, pass "
+                    f"private=False."
                 )
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -192,7 +199,8 @@ def model_folder(
             return folder
         there = hub.HfApi().list_repo_files(source, **chosen)
     raise ValueError(
-        f"{source} holds no model of scbert_cll: expected a {exchange_folder.CONFIG} that says format = {exchange_folder.FORMAT!r}; "
+        f"{source} holds no model of scbert_cll: expected a {exchange_folder.CONFIG} that "
+        f"says format = {exchange_folder.FORMAT!r}; "
         f"the repository holds {_checks.listed(there, 8)}."
     )
 
@@ -212,7 +220,8 @@ def huggingface() -> Any:
         import huggingface_hub
     except ImportError as error:
         raise ImportError(
-            "Sharing models needs huggingface_hub, which is not installed: pip install 'scbert-cll[hub]'"
+            "Sharing models needs huggingface_hub, which is not installed: pip install "
+            "'scbert-cll[hub]'"
         ) from error
     return huggingface_hub
 
@@ -222,7 +231,10 @@ def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
     """Say what Hugging Face's answers mean here, and what to do."""
     from huggingface_hub import errors
 
-    remedy = "Remedy: check the name; for a private repository pass token=, or log in with `hf auth login`."
+    remedy = (
+        "Remedy: check the name; for a private repository pass token=, or log in with `hf auth "
+        "login`."
+    )
     try:
         yield
     except errors.RevisionNotFoundError as error:
@@ -231,7 +243,8 @@ def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no folder {repo_id}, and no repository of that name that may be read: it does not exist, or is private. {remedy}"
+            f"There is no folder {repo_id}, and no repository of that name that may be read: "
+            f"it does not exist, or is private. {remedy}"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise ConnectionError(
@@ -241,5 +254,6 @@ def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
         if error.response.status_code not in (401, 403):
             raise
         raise PermissionError(
-            f"Hugging Face refused access to {repo_id} ({error.response.status_code}). {remedy} To publish, it must have the right to write."
+            f"Hugging Face refused access to {repo_id} ({error.response.status_code}). "
+            f"{remedy} To publish, it must have the right to write."
         ) from error

@@ -31,26 +31,45 @@ _TAGS: Final = (
     "scverse",
 )
 _WHAT: Final = {
-    "ScBERT": "A Performer that guesses the expression of hidden genes from the rest of a cell, for embeddings and to start classifiers from. "
+    "ScBERT": "A Performer that guesses the expression of hidden genes from the rest of a cell, "
+    "for "
+    "embeddings and to start classifiers from. "
     "It names no classes.",
-    "ScBERTClassifier": "A Performer that names the class of a cell from its expressed genes, by {labels_key}: {classes}.",
+    "ScBERTClassifier": "A Performer that names the class of a cell from its expressed genes, by "
+    "{labels_key}: "
+    "{classes}.",
 }
 _COMBINE: Final = {
     "none": "for comparison only: predictions are the network's alone.",
     "average": "predictions are the mean of its log-probabilities and the network's.",
-    "residual": "the network has learned what it leaves to be learned, and predictions are of the sum of both logits.",
+    "residual": "the network has learned what it leaves to be learned, and predictions are of the "
+    "sum "
+    "of "
+    "both logits.",
 }
 _USE: Final = """\
 For research on single-cell RNA of chronic lymphocytic leukaemia (CLL). **Not for clinical use**: it is no medical device, it has not been
 validated for diagnosis, prognosis or the choice of a treatment, and no decision about a patient may rest on it."""
 _LIMITS: Final = (
-    "Nothing in these files says which cells it was trained on. Tissues, protocols and diseases it has not seen may get answers that are sure and wrong.",
+    (
+        "Nothing in these files says which cells it was trained on. Tissues, protocols and "
+        "diseases it has not seen may get answers that are sure and wrong."
+    ),
     "It needs raw counts that are binned as below, and at least half of its genes by name.",
-    "Attention and attribution say what the network reads. They are no evidence that a gene causes anything.",
-    "No cell and no donor is in the files. That its weights tell nothing about single training cells has not been shown.",
+    (
+        "Attention and attribution say what the network reads. They are no evidence that a gene "
+        "causes anything."
+    ),
+    (
+        "No cell and no donor is in the files. That its weights tell nothing about single "
+        "training cells has not been shown."
+    ),
 )
 _LIMITS_OF_CLASSES: Final = (
-    "Every cell gets one of its classes, cells that are none of them, too: other lineages, doublets, damaged cells.",
+    (
+        "Every cell gets one of its classes, cells that are none of them, too: other lineages, "
+        "doublets, damaged cells."
+    ),
     "It repeats the labels it was given, with the errors of the gate or threshold that made them.",
     "Probabilities are calibrated only as far as an evaluation below says so.",
 )
@@ -63,7 +82,10 @@ def model_card(
     evaluation: Mapping[str, Any] | None = None,
     licence: str | None,
 ) -> str:
-    """Page with front matter as Hugging Face reads it; it says what the model knows of itself, and claims nothing else."""
+    """Page with front matter as Hugging Face reads it.
+
+    It says what the model knows of itself, and claims nothing else.
+    """
     name = repo_id or "org/name"
     sections = {
         "": _head(model),
@@ -81,7 +103,10 @@ def model_card(
     text = "\n\n".join(
         f"## {title}\n\n{body}" if title else body for title, body in sections.items()
     )
-    return f"---\n{_front_matter(model, name, evaluation, licence)}\n---\n\n# {repo_id or type(model).__name__}\n\n{text}\n"
+    return (
+        f"---\n{_front_matter(model, name, evaluation, licence)}\n---\n\n# "
+        f"{repo_id or type(model).__name__}\n\n{text}\n"
+    )
 
 
 def _front_matter(
@@ -167,7 +192,10 @@ def _limits(model: TokenModel) -> str:
 
 def _marker(model: TokenModel) -> str:
     if _MARKER in model.genes:
-        return f"*{_MARKER}*, the gene of CD49d, is among its genes: what it says of CD49d may be no more than that gene's own RNA."
+        return (
+            f"*{_MARKER}*, the gene of CD49d, is among its genes: what it says of CD49d may be no "
+            f"more than that gene's own RNA."
+        )
     return f"*{_MARKER}*, the gene of CD49d, is not among its genes."
 
 
@@ -175,7 +203,10 @@ def _genes(model: TokenModel) -> str:
     first = _code(model.genes[:_N_GENES])
     excluded = model._hidden_genes
     left_out = _code(excluded) if excluded else "none were named"
-    return f"{len(model.genes):,} genes, all in `vocab.txt`; the first are {first}. Left out on purpose: {left_out}."
+    return (
+        f"{len(model.genes):,} genes, all in `vocab.txt`; the first are {first}. Left out on "
+        f"purpose: {left_out}."
+    )
 
 
 def _binning(binning: Mapping[str, Any]) -> str:
@@ -195,7 +226,10 @@ def _training(model: TokenModel) -> str:
 
 
 def _history(history: Mapping[str, pd.DataFrame] | None, kept: int | None) -> str:
-    """Value of everything that was followed, in the epoch whose weights the model has; in the last one where that is not known."""
+    """Value of everything that was followed, in the epoch whose weights the model has.
+
+    In the last one where that is not known.
+    """
     if not history:
         return "The files hold no training history."
     known = {name: values.iloc[:, 0].dropna() for name, values in history.items()}
@@ -211,12 +245,16 @@ def _history(history: Mapping[str, pd.DataFrame] | None, kept: int | None) -> st
     n_epochs = max(len(values) for values in history.values())
     which = "the last one" if kept is None else f"epoch {kept}, whose weights these are"
     said = [
-        f"{n_epochs} epochs; values of {which}, on training and validation cells. They are no evaluation: validation cells may have been used to choose.",
+        (
+            f"{n_epochs} epochs; values of {which}, on training and validation cells. They are no "
+            f"evaluation: validation cells may have been used to choose."
+        ),
         _table(["followed", "value"], ((name, _number(value)) for name, value in last.items())),
     ]
     if "masked_accuracy_validation" in last:
         said.append(
-            "`majority_accuracy` is what guessing each cell's commonest bin gets: what is not above it is not learned."
+            "`majority_accuracy` is what guessing each cell's commonest bin gets: what is not "
+            "above it is not learned."
         )
     return "\n\n".join(said)
 
@@ -224,7 +262,10 @@ def _history(history: Mapping[str, pd.DataFrame] | None, kept: int | None) -> st
 def _linear(joined: Mapping[str, Any] | None) -> str:
     if joined is None:
         return ""
-    return f"A logistic regression on the same tokens (C = {joined['strength']:g}) is in `linear.safetensors`, {_COMBINE[joined['combine']]}"
+    return (
+        f"A logistic regression on the same tokens (C = {joined['strength']:g}) is in "
+        f"`linear.safetensors`, {_COMBINE[joined['combine']]}"
+    )
 
 
 def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
@@ -241,7 +282,8 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
         else "There are no intervals. "
     )
     return (
-        f"{_held_out(evaluation)} Each model was made anew in every fold, so the numbers are of the procedure, not of these very weights. "
+        f"{_held_out(evaluation)} Each model was made anew in every fold, so the numbers are "
+        f"of the procedure, not of these very weights. "
         f"{around}Baselines: {_code(params['baselines'])}.\n\n{_table(['metric', *models], rows)}"
     )
 
@@ -250,10 +292,14 @@ def _held_out(evaluation: Mapping[str, Any]) -> str:
     scheme, n, unit = evaluation["params"]["scheme"], evaluation["n_units"], evaluation["unit"]
     if scheme == "random_cell":
         return (
-            "**Donors were not held out** (`random_cell`): cells of one donor were trained on and scored, "
+            "**Donors were not held out** (`random_cell`): cells of one donor were trained on "
+            "and scored, "
             "so the numbers are optimistic, and say nothing of other patients."
         )
-    return f"Donors were held out ({_code([scheme])}, {n} {_text(unit)}s): no cell was scored by a model that had seen its donor."
+    return (
+        f"Donors were held out ({_code([scheme])}, {n} {_text(unit)}s): no cell was scored by a "
+        f"model that had seen its donor."
+    )
 
 
 def _with_interval(row: Any) -> str:
@@ -266,7 +312,10 @@ def _with_interval(row: Any) -> str:
 
 
 def _results(evaluation: Mapping[str, Any]) -> list[Any]:
-    """Scores for the Hub's index; none where it is not clear which of the evaluated models was published."""
+    """Scores for the Hub's index.
+
+    None where it is not clear which of the evaluated models was published.
+    """
     from huggingface_hub import EvalResult
 
     summary, params = evaluation["summary"], evaluation["params"]
@@ -281,7 +330,8 @@ def _results(evaluation: Mapping[str, Any]) -> list[Any]:
             task_name="class of cells",
             dataset_type="single-cell-rna",
             dataset_name=_visible(
-                f"cross-validation ({params['scheme']}, {evaluation['n_units']} {evaluation['unit']}s)"
+                f"cross-validation ({params['scheme']}, {evaluation['n_units']} "
+                f"{evaluation['unit']}s)"
             ),
             metric_type=_visible(row.metric),
             metric_name=_visible(f"{row.metric}: {_with_interval(row)}"),
@@ -297,7 +347,10 @@ def _number(value: float) -> str:
 
 
 def _code(names: Iterable[Any]) -> str:
-    """Names as they are, in as many backticks as none of them has in a row; nothing in them is Markdown or HTML."""
+    """Names as they are, in as many backticks as none of them has in a row.
+
+    Nothing in them is Markdown or HTML.
+    """
     return ", ".join(map(_one_code, names)) or "none"
 
 

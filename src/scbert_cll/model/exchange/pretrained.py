@@ -43,32 +43,39 @@ class Pretrained(Shared):
         rng: int | np.random.Generator | None = 0,
         **network: Any,
     ) -> Self:
-        """Start from a pretrained model's genes, binning and weights; only the head is new. A published classifier is ready at once.
+        """Start from a pretrained model's genes, binning and weights; only the head is new.
+
+        A published classifier is ready at once.
 
         Parameters
         ----------
         model
-            The pretrained model, its folder, or ``"org/name"`` on Hugging Face. A folder or repository that holds a classifier
-            is loaded as it is, ready to predict.
+            The pretrained model, its folder, or ``"org/name"`` on Hugging Face. A folder or
+            repository that holds a classifier is loaded as it is, ready to predict.
         adata
-            Labelled cells, in memory or a corpus; None: the pretrained model's. Genes are matched by name.
+            Labelled cells, in memory or a corpus; None: the pretrained model's. Genes are matched
+            by name.
         labels_key
             `obs` column of the classes. Of a classifier that is loaded: leave it out.
         revision, token, accelerator
-            Of a model that is read from a folder or repository, as in :meth:`ScBERT.from_pretrained`.
+            Of a model that is read from a folder or repository, as in
+            :meth:`ScBERT.from_pretrained`.
         rng
             Seed of the head's initial weights.
         **network
-            Choices that do not change the pretrained weights: `dropout`, `head`, `train_gene_embedding`.
+            Choices that do not change the pretrained weights: `dropout`, `head`,
+            `train_gene_embedding`.
 
         Raises
         ------
         FileNotFoundError
             As in :meth:`ScBERT.from_pretrained`.
         TypeError
-            `model` is not a ScBERT, `labels_key` is missing, or a choice that would not fit its weights.
+            `model` is not a ScBERT, `labels_key` is missing, or a choice that would not fit its
+            weights.
         ValueError
-            Fewer than two classes, or no cells: the model was loaded without and none are given. Other labels than a classifier was trained on.
+            Fewer than two classes, or no cells: the model was loaded without and none are given.
+            Other labels than a classifier was trained on.
 
         Examples
         --------
@@ -98,11 +105,13 @@ class Pretrained(Shared):
         model = cls.load(folder, adata, accelerator=accelerator)
         if network:
             raise TypeError(
-                f"{folder} holds a classifier, whose network is as it is: leave out {_checks.listed(network)}."
+                f"{folder} holds a classifier, whose network is as it is: leave out "
+                f"{_checks.listed(network)}."
             )
         if labels_key not in (None, model.labels_key):
             raise ValueError(
-                f"{folder} holds a classifier of {model.labels_key!r}, found labels_key={labels_key!r}. Leave labels_key out to predict; "
+                f"{folder} holds a classifier of {model.labels_key!r}, found "
+                f"labels_key={labels_key!r}. Leave labels_key out to predict; "
                 "to learn other labels start from a ScBERT."
             )
         return model
@@ -122,7 +131,8 @@ class Pretrained(Shared):
             raise TypeError("A new classifier needs labels_key=, the obs column of its classes.")
         if other := sorted(set(network) - _HEAD_CHOICES):
             raise _checks.UnknownArgumentError(
-                f"{_checks.listed(other)} would not fit the pretrained weights; a classifier may choose {_checks.listed(sorted(_HEAD_CHOICES))}."
+                f"{_checks.listed(other)} would not fit the pretrained weights; a classifier "
+                f"may choose {_checks.listed(sorted(_HEAD_CHOICES))}."
                 f"{_checks.hint(other, [*_HEAD_CHOICES, *_OWN])}"
             )
         if isinstance(adata, CorpusData):

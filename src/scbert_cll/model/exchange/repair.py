@@ -34,9 +34,11 @@ def repair_model(
 ) -> str:
     """Write a classifier that an older version saved anew, with the coefficients of its logistic regression in the right order.
 
-    Versions before format 3 handed coefficients of three or more classes to safetensors column by column. safetensors 0.8 and later wrote them in
-    that order and read them row by row, so that each class got other genes' coefficients; 0.7 and earlier wrote them right. Over the classes, the coefficients
-    of a gene sum to zero in the right order (a fit with an L2 penalty starts and ends there), and in the wrong order they do not. That tells which it was.
+    Versions before format 3 handed coefficients of three or more classes to safetensors column by
+    column. safetensors 0.8 and later wrote them in that order and read them row by row, so that
+    each class got other genes' coefficients; 0.7 and earlier wrote them right. Over the classes,
+    the coefficients of a gene sum to zero in the right order (a fit with an L2 penalty starts and
+    ends there), and in the wrong order they do not. That tells which it was.
 
     Parameters
     ----------
@@ -45,21 +47,24 @@ def repair_model(
     out
         Folder for the repaired one.
     order
-        ``"auto"``: told by the sums. ``"F"``: safetensors 0.8 or later wrote the folder. ``"C"``: an older safetensors did.
+        ``"auto"``: told by the sums. ``"F"``: safetensors 0.8 or later wrote the folder. ``"C"``:
+        an older safetensors did.
     overwrite
         Replace a model that is in `out`.
 
     Returns
     -------
-    The order that was found or given: ``"F"`` where the coefficients were mixed up, ``"C"`` where they were right.
+    The order that was found or given: ``"F"`` where the coefficients were mixed up, ``"C"`` where
+    they were right.
 
     Raises
     ------
     FileExistsError, FileNotFoundError
         `out` exists, or there is no model in `path`.
     ValueError
-        Nothing needs repair: the format is new, there are two classes, or there is no logistic regression. Or the sums do not tell the order: give it, and
-        keep the result that is right about cells whose class is known.
+        Nothing needs repair: the format is new, there are two classes, or there is no logistic
+        regression. Or the sums do not tell the order: give it, and keep the result that is right
+        about cells whose class is known.
 
     Examples
     --------
@@ -101,6 +106,7 @@ def _told(coefficients: np.ndarray, path: str | os.PathLike[str]) -> folder.Orde
     if sums[right] < _ZERO and max(sums.values()) > _FAR:
         return right
     raise ValueError(
-        f'The coefficients of {path} do not tell in which order they were written. Remedy: write both, order="C" and order="F", '
+        f"The coefficients of {path} do not tell in which order they were written. Remedy: "
+        f'write both, order="C" and order="F", '
         "and keep the one that is right about cells whose class is known."
     )

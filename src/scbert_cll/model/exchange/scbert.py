@@ -32,7 +32,8 @@ _CHOICES: Final = {
 }  # everything else shapes the weights
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 
-# Share of the genes a simulated cell expresses, and how many cells tell whether attention is uniform (seconds each at full size).
+# Share of the genes a simulated cell expresses, and how many cells tell whether attention is
+# uniform (seconds each at full size).
 _EXPRESSED: Final = 0.09
 _N_CELLS: Final = 2
 _SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the genes"
@@ -46,8 +47,9 @@ class CheckpointModel(TokenModel):
     ) -> None:
         """Write the weights as a checkpoint that scBERT reads.
 
-        The file holds weights alone. Keep the genes beside it (``GeneVocab(model.genes).save("genes.txt")``), and the classes
-        of a classifier: :meth:`from_scbert_checkpoint` asks for them. :meth:`save` forgets nothing.
+        The file holds weights alone. Keep the genes beside it
+        (``GeneVocab(model.genes).save("genes.txt")``), and the classes of a classifier:
+        :meth:`from_scbert_checkpoint` asks for them. :meth:`save` forgets nothing.
 
         Parameters
         ----------
@@ -61,12 +63,14 @@ class CheckpointModel(TokenModel):
         FileExistsError
             The file exists and `overwrite` is False, or it is a folder.
         ValueError
-            scBERT's layout has no place for this network: it has no end token, no bias behind the attention or another head.
+            scBERT's layout has no place for this network: it has no end token, no bias behind the
+            attention or another head.
 
         Warns
         -----
         UserWarning
-            The network or its tokens are used in another way than scBERT does, which a checkpoint cannot say.
+            The network or its tokens are used in another way than scBERT does, which a checkpoint
+            cannot say.
         """
         path = Path(path)
         _checks.checkpoint.new_file(path, overwrite=overwrite)
@@ -74,7 +78,8 @@ class CheckpointModel(TokenModel):
         _checks.checkpoint.fits_scbert(asdict(self.config), _PUBLISHED | head)
         if unsaid := self._unsaid():
             warnings.warn(
-                f"A checkpoint cannot say {_checks.listed(unsaid, 8)}: whoever reads it takes scBERT's choices, and gets other results.",
+                f"A checkpoint cannot say {_checks.listed(unsaid, 8)}: whoever reads it takes "
+                f"scBERT's choices, and gets other results.",
                 stacklevel=2,
             )
         write_scbert_checkpoint(path, self.module.state_dict(), self.config)
@@ -109,11 +114,15 @@ class CheckpointModel(TokenModel):
         network: dict[str, Any],
         labels: dict[str, Any] | None = None,
     ) -> Self:
-        """What both models share of `from_scbert_checkpoint`; `labels` has the arguments of a classifier."""
+        """What both models share of `from_scbert_checkpoint`.
+
+        `labels` has the arguments of a classifier.
+        """
         place = device_of(accelerator)
         if other := sorted(set(network) - _CHOICES):
             raise _checks.UnknownArgumentError(
-                f"{_checks.listed(other)} would not fit the checkpoint's weights; you may choose {_checks.listed(sorted(_CHOICES), 8)}."
+                f"{_checks.listed(other)} would not fit the checkpoint's weights; you may "
+                f"choose {_checks.listed(sorted(_CHOICES), 8)}."
                 f"{_checks.hint(other, _CHOICES)}"
             )
         labels, classes = labels or {}, labels["classes"] if labels else None
@@ -138,7 +147,11 @@ class CheckpointModel(TokenModel):
         return model
 
     def _fit(self, *args: Any, **kwargs: Any) -> None:
-        """Train; a model that comes trained but without a history starts one, for which scvi-tools must think it untrained."""
+        """Train.
+
+        A model that comes trained but without a history starts one, for which scvi-tools must think
+        it untrained.
+        """
         trained = self.is_trained_
         self.is_trained_ = trained and bool(self.history_)
         try:
@@ -159,8 +172,10 @@ class CheckpointModel(TokenModel):
         floor = self.get_attention_floor(cells, n_cells=_N_CELLS).min()
         if floor > favor.UNIFORM:
             warnings.warn(
-                f"Attention of the checkpoint's network is nearly uniform {where}: in every layer at least {floor:.0%} of its features "
-                "are their constant floor, so gene attention will mostly say which genes are there.",
+                f"Attention of the checkpoint's network is nearly uniform {where}: in every "
+                f"layer at least {floor:.0%} of its features "
+                "are their constant floor, so gene attention will mostly say which genes are "
+                "there.",
                 stacklevel=4,
             )
 

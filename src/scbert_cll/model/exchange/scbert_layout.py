@@ -1,7 +1,8 @@
 """Checkpoints of scBERT, in and out.
 
-scBERT saves ``{"epoch", "model_state_dict", "losses"}`` with `torch.save`. One table says where each of its tensors lies in our
-network; both directions read it. The file knows neither genes nor classes nor how counts were cut into tokens.
+scBERT saves ``{"epoch", "model_state_dict", "losses"}`` with `torch.save`. One table says where
+each of its tensors lies in our network; both directions read it. The file knows neither genes nor
+classes nor how counts were cut into tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from scbert_cll.nn import Config
 
 
 class Place(NamedTuple):
-    """A tensor of scBERT's, and where it lies in our network; several with the same name of ours are stacked in it."""
+    """A tensor of scBERT's, and where it lies in our network.
+
+    Several with the same name of ours are stacked in it.
+    """
 
     theirs: str
     ours: str
@@ -36,7 +40,8 @@ class Place(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-# What else is in the file: when random features were drawn last. Ours are never drawn anew in a finished network.
+# What else is in the file: when random features were drawn last. Ours are never drawn anew in a
+# finished network.
 _COUNTER: Final = "performer.calls_since_last_redraw"
 _GENES: Final = Place(
     "pos_emb.emb.weight", "gene_embedding.weight", ("positions", "width"), torch.float64
@@ -164,7 +169,8 @@ class Checkpoint:
         problems, sizes = [], self.sizes
         if sizes["tokens"] < 3:
             problems.append(
-                f"token_emb.weight has {sizes['tokens']} rows, expected at least 3: not expressed, a bin and the mask"
+                f"token_emb.weight has {sizes['tokens']} rows, expected at least 3: not "
+                f"expressed, a bin and the mask"
             )
         for large, small in (("inner", "dim_head"), ("units", "width")):
             if not sizes[large] * sizes[small] or sizes[large] % sizes[small]:
@@ -204,7 +210,10 @@ class Checkpoint:
     def check(
         self, genes: pd.Index, gene2vec: pd.DataFrame | None, classes: list[str] | None
     ) -> None:
-        """The tensors make a network, and it fits the genes and classes; whatever does not is said at once."""
+        """The tensors make a network, and it fits the genes and classes.
+
+        Whatever does not is said at once.
+        """
         _checks.checkpoint.checkpoint_kind(
             self.path, finetuned=self.finetuned, expected=classes is not None
         )
@@ -227,7 +236,11 @@ class Checkpoint:
         _checks.checkpoint.no_problems(f"{self.path} does not fit", problems)
 
     def weights(self, genes: pd.Index, gene2vec: pd.DataFrame | None) -> dict[str, Tensor]:
-        """Our weights; with `gene2vec` its vectors take the place of the stored ones, and the end token keeps its own."""
+        """Our weights.
+
+        With `gene2vec` its vectors take the place of the stored ones, and the end token keeps its
+        own.
+        """
         weights = to_ours(self.tensors, self.places)
         if gene2vec is not None:
             vectors = torch.from_numpy(gene2vec.loc[genes].to_numpy(np.float32, copy=True))
@@ -238,8 +251,8 @@ class Checkpoint:
 def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[str, Tensor]]:
     """Read a checkpoint in the layout scBERT saves, as our `Config` and state dict.
 
-    The number of genes comes from the positions of the gene embedding, less the end token; without one it is not in the file,
-    and `n_genes` is 0.
+    The number of genes comes from the positions of the gene embedding, less the end token; without
+    one it is not in the file, and `n_genes` is 0.
     """
     checkpoint = Checkpoint(path)
     _checks.checkpoint.no_problems(

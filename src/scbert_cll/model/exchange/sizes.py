@@ -61,6 +61,7 @@ def as_saved(
     }
     if linear is not None and {name: array.shape for name, array in linear.items()} != expected:
         raise ValueError(
-            f"{folder} is damaged: its linear.safetensors does not fit {config.n_classes} classes and {config.n_genes:,} genes. "
+            f"{folder} is damaged: its linear.safetensors does not fit {config.n_classes} "
+            f"classes and {config.n_genes:,} genes. "
             "Restore the folder from a copy, or save the model again."
         )

@@ -18,7 +18,8 @@ def attention_layers(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Genes × (group, layer, head), and a table of the correlation with abundance per group, layer and head (or their mean).
 
-    Abundance is the mean token of a gene in the cells of the group; genes that none of them expresses are left out.
+    Abundance is the mean token of a gene in the cells of the group; genes that none of them
+    expresses are left out.
     """
     found = model.get_gene_attention(groups, adata, reduce="heads", batch_size=batch_size)
     tokens, _ = _checks.tokens(adata, model.layer)

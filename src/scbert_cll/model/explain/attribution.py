@@ -48,7 +48,8 @@ class Attributed(SetEffects):
     ) -> Attribution:
         """Mean effect of each gene's token on the logit of a class against the mean of the others, per group of cells.
 
-        A gene without a token in a cell counts as zero there. Memory does not grow with the number of cells.
+        A gene without a token in a cell counts as zero there. Memory does not grow with the number
+        of cells.
 
         Parameters
         ----------
@@ -57,9 +58,11 @@ class Attributed(SetEffects):
         adata, batch_size
             As in :meth:`get_latent_representation`.
         method
-            ``"gate_gradient"``: derivative by how much the token counts, in attention and in pooling; the first order of leaving it
-            out. ``"gradient_input"`` and ``"integrated_gradients"``: by the expression part of the token, from no expression on.
-            ``"rollout"``: attention followed through the layers; unsigned, and without regard to the class.
+            ``"gate_gradient"``: derivative by how much the token counts, in attention and in
+            pooling; the first order of leaving it out. ``"gradient_input"`` and
+            ``"integrated_gradients"``: by the expression part of the token, from no expression on.
+            ``"rollout"``: attention followed through the layers; unsigned, and without regard to
+            the class.
         target
             The class; None: the last one.
         n_steps
@@ -67,14 +70,17 @@ class Attributed(SetEffects):
 
         Returns
         -------
-        Named tuple of ``values``, DataFrame genes × groups, float64; ``size``, the mean absolute value over the cells that express the gene (0
-        where none does), and ``n_expressing``, their number, of the same shape; and ``error``, for ``"integrated_gradients"`` the distance of each cell's
-        sum from the change of its logit along the path, float32 (cells,), missing in cells without a group; else None.
+        Named tuple of ``values``, DataFrame genes × groups, float64; ``size``, the mean absolute
+        value over the cells that express the gene (0 where none does), and ``n_expressing``, their
+        number, of the same shape; and ``error``, for ``"integrated_gradients"`` the distance of
+        each cell's sum from the change of its logit along the path, float32 (cells,), missing in
+        cells without a group; else None.
 
         Raises
         ------
         ValueError
-            ``"gradient_input"`` or ``"integrated_gradients"`` of a model with ``tokens="expressed"``, an unknown class, or not one group per cell.
+            ``"gradient_input"`` or ``"integrated_gradients"`` of a model with
+            ``tokens="expressed"``, an unknown class, or not one group per cell.
         """
         _checks.choice(method, METHODS, "method")
         target = (
@@ -85,8 +91,10 @@ class Attributed(SetEffects):
             and self.config.tokens == "expressed"
         ):
             raise ValueError(
-                f'method="{method}" starts from genes that are not expressed, and a model with tokens="expressed" has never seen '
-                'one: its answer there is arbitrary. Use method="gate_gradient", or train with network={"tokens": "background"}.'
+                f'method="{method}" starts from genes that are not expressed, and a model '
+                f'with tokens="expressed" has never seen '
+                'one: its answer there is arbitrary. Use method="gate_gradient", or train '
+                'with network={"tokens": "background"}.'
             )
         _checks.one_group_per_cell(groups, self._cells(adata))
         contrast = attribution.contrast_of(len(self.classes), self.classes.index(target))

@@ -25,7 +25,10 @@ def held_out_auroc(
     batch_size: int | None,
     stacklevel: int = 3,
 ) -> float:
-    """AUROC of the network on cells it was not trained on, within donors where they are known; missing if that cannot be told."""
+    """AUROC of the network on cells it was not trained on, within donors where they are known.
+
+    Missing if that cannot be told.
+    """
     if split_key not in adata.obs or model.labels_key not in adata.obs:
         return float("nan")
     parts = _checks.split(adata, split_key, need=()).to_numpy()
@@ -53,7 +56,8 @@ def held_out_auroc(
     ).value
     if found < _BLIND:
         warnings.warn(
-            f"On the {int(held.sum())} cells held out the network's AUROC{' within donors' * (who is not None)} is {found:.2f}: it has learned little of "
+            f"On the {int(held.sum())} cells held out the network's "
+            f"AUROC{' within donors' * (who is not None)} is {found:.2f}: it has learned little of "
             f"{model.labels_key!r} that holds for other cells, and there is little to attribute.",
             stacklevel=stacklevel,
         )

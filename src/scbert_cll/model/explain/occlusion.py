@@ -37,8 +37,9 @@ class SetEffects(Inference):
     ) -> pd.DataFrame:
         """Change of a class's logit, against the mean of the others, when a cell does not express the genes of a set.
 
-        The logit is the network's alone, without the linear part. A gene that is not expressed has no token with ``tokens="expressed"``, and
-        token 0 otherwise, which such a network was trained on. Memory grows with cells × sets, by one number each.
+        The logit is the network's alone, without the linear part. A gene that is not expressed has
+        no token with ``tokens="expressed"``, and token 0 otherwise, which such a network was
+        trained on. Memory grows with cells × sets, by one number each.
 
         Parameters
         ----------
@@ -53,8 +54,8 @@ class SetEffects(Inference):
 
         Returns
         -------
-        Cells × sets, float64: logit of the changed cell less that of the whole cell, 0 where nothing changes; missing where a cell would have no
-        token left.
+        Cells × sets, float64: logit of the changed cell less that of the whole cell, 0 where
+        nothing changes; missing where a cell would have no token left.
 
         Raises
         ------
@@ -87,8 +88,9 @@ class SetEffects(Inference):
     ) -> pd.DataFrame:
         """Mean over the cells of a group of what a class's logit loses when a gene is not expressed, one gene at a time.
 
-        Every gene a cell expresses is one more cell to predict, so that all genes of a cell with 1,500 cost as much as predicting 1,500 cells. Where
-        these are more than 20,000, their number is told.
+        Every gene a cell expresses is one more cell to predict, so that all genes of a cell with
+        1,500 cost as much as predicting 1,500 cells. Where these are more than 20,000, their number
+        is told.
 
         Parameters
         ----------
@@ -103,8 +105,9 @@ class SetEffects(Inference):
 
         Returns
         -------
-        Genes × groups, float64: logit of the whole cell less that of the cell without the gene, positive if the gene speaks for the class. Zero in a cell
-        that does not express the gene, or nothing else.
+        Genes × groups, float64: logit of the whole cell less that of the cell without the gene,
+        positive if the gene speaks for the class. Zero in a cell that does not express the gene, or
+        nothing else.
 
         Raises
         ------
@@ -128,7 +131,8 @@ class SetEffects(Inference):
         data, codes = self._rows(cells[rows]), codes[rows]
         if (n_changed := int(np.isin(data.csr.indices, places).sum())) > _MANY:
             rank_zero_info(
-                f"Occlusion predicts {n_changed:,} changed cells; with n_cells= or genes= there are fewer of them."
+                f"Occlusion predicts {n_changed:,} changed cells; with n_cells= or genes= "
+                f"there are fewer of them."
             )
         members, total = (
             sparse.eye(len(self.genes), dtype=bool).tocsr()[places],

@@ -20,7 +20,10 @@ _LEAST = 1e-7  # probabilities of float32 have no logarithm closer to 0 or 1
 
 
 class Change(NamedTuple):
-    """Cells (rows) that a perturbation changes; change of the log-odds of the class, and how far their embedding moves."""
+    """Cells (rows) that a perturbation changes.
+
+    Change of the log-odds of the class, and how far their embedding moves.
+    """
 
     name: str
     rows: np.ndarray
@@ -42,7 +45,8 @@ class Perturbed(Attributed, Randomized):
     ) -> Iterator[Change]:
         """Predict cells with the tokens of some genes set to a level, one set of genes after the other.
 
-        Only cells in which a token changes are computed again. A cell that would have no token left is left out.
+        Only cells in which a token changes are computed again. A cell that would have no token left
+        is left out.
 
         Parameters
         ----------
@@ -57,8 +61,9 @@ class Perturbed(Attributed, Randomized):
 
         Yields
         ------
-        Named tuples of ``name`` of the set; ``rows`` of the cells that change; ``log_odds``, float64, their log-odds of the class with the
-        change less those without; ``shift``, float32, the Euclidean distance that their embedding moves.
+        Named tuples of ``name`` of the set; ``rows`` of the cells that change; ``log_odds``,
+        float64, their log-odds of the class with the change less those without; ``shift``, float32,
+        the Euclidean distance that their embedding moves.
 
         Raises
         ------

@@ -28,15 +28,18 @@ class Randomized(Inference):
     def randomized(self, part: Part, rng: int | np.random.Generator | None = 0) -> Self:
         """Copy the classifier and draw part of the copy's network anew, as before any training.
 
-        From the output towards the input, as in Adebayo et al. 2018 (arXiv:1810.03292): an attribution that stays what it was says nothing about
-        what was learned. The linear part stays.
+        From the output towards the input, as in Adebayo et al. 2018 (arXiv:1810.03292): an
+        attribution that stays what it was says nothing about what was learned. The linear part
+        stays.
 
         Parameters
         ----------
         part
-            ``"head"``; ``"blocks"``, these and the head; ``"all"``, also the vectors of tokens and of genes, but for gene vectors that are not trained.
+            ``"head"``; ``"blocks"``, these and the head; ``"all"``, also the vectors of tokens and
+            of genes, but for gene vectors that are not trained.
         rng
-            Seed of the new weights; they are never those that the classifier itself started from, to which a trained head stays close.
+            Seed of the new weights; they are never those that the classifier itself started from,
+            to which a trained head stays close.
 
         Returns
         -------

@@ -19,11 +19,15 @@ from scbert_cll.model.training.divergence import usable
 Combine = Literal["none", "average", "residual"]
 COMBINE: Final = ("none", "average", "residual")
 _LINEAR: Final = "The logistic regression beside the network"
-_SHARE: Final = 0.5  # of the network in an average; choosing it on validation cells was no better, on few of them worse
+# of the network in an average; choosing it on validation cells was no better, on few of them worse
+_SHARE: Final = 0.5
 
 
 class Predictions(NamedTuple):
-    """Probabilities (cells × classes) of the whole, of the network and of the linear part alone; and embeddings."""
+    """Probabilities (cells × classes) of the whole, of the network and of the linear part alone.
+
+    And embeddings.
+    """
 
     joined: pd.DataFrame
     network: pd.DataFrame
@@ -34,8 +38,9 @@ class Predictions(NamedTuple):
 class LinearBeside(Perturbed, CheckpointModel):
     """What a classifier does with the logistic regression that is fitted to its training cells.
 
-    ``combine="none"`` keeps it for comparison only. ``"average"`` takes the mean of both log-probabilities. With ``"residual"`` the linear logits are part of the network's: it learns what they leave to be learned, starts
-    from nothing, and stays there if no epoch is better.
+    ``combine="none"`` keeps it for comparison only. ``"average"`` takes the mean of both
+    log-probabilities. With ``"residual"`` the linear logits are part of the network's: it learns
+    what they leave to be learned, starts from nothing, and stays there if no epoch is better.
     """
 
     combine: Combine = "none"
@@ -50,7 +55,10 @@ class LinearBeside(Perturbed, CheckpointModel):
         groups: np.ndarray | None,
         seed: int,
     ) -> np.ndarray | None:
-        """Fit the linear part; return its logits for every cell where the network is to learn the rest."""
+        """Fit the linear part.
+
+        Return its logits for every cell where the network is to learn the rest.
+        """
         train, val = parts[_keys.TRAIN], parts[_keys.VAL]
         self.linear_ = fit_linear(tokens, codes, weights, train, val, groups=groups, seed=seed)
         usable(self._linear_arrays() or {}, _LINEAR)

@@ -47,9 +47,12 @@ def fit_linear(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> LinearPart:
-    """Fit to the training cells; the L2 penalty is the one with the lowest weighted log-loss on held-out cells.
+    """Fit to the training cells.
 
-    These are the validation cells where there are some of each class, else inner folds of the training cells.
+    The L2 penalty is the one with the lowest weighted log-loss on held-out cells.
+
+    These are the validation cells where there are some of each class, else inner folds of the
+    training cells.
     """
     held = [(train, val)] if len(np.unique(codes[val])) == len(np.unique(codes[train])) else []
     if not held and np.bincount(codes[train]).min() < 2:
@@ -76,10 +79,12 @@ def out_of_fold_logits(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Logits for every cell; those of a training cell are from a fit that has not seen it: float64 (cells, classes).
+    """Logits for every cell.
 
-    Fitted logits of the training cells themselves would leave a network nothing to learn. Where a class has one training
-    cell there is no such fit, and all are from `part`.
+    Those of a training cell are from a fit that has not seen it: float64 (cells, classes).
+
+    Fitted logits of the training cells themselves would leave a network nothing to learn. Where a
+    class has one training cell there is no such fit, and all are from `part`.
     """
     logits = part.logits(tokens)
     if np.bincount(codes[train]).min() < 2:

@@ -1,4 +1,7 @@
-"""What a training or a model is asked for: names of arguments, and devices that are there. Looked at before anything runs."""
+"""What a training or a model is asked for: names of arguments, and devices that are there.
+
+Looked at before anything runs.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +121,8 @@ def _kind(accelerator: Any) -> str:
             accelerator, accelerator
         )
         raise ValueError(
-            f"accelerator={asked!r} asks for {what}, and PyTorch {torch.__version__} finds none here. {_HELP}"
+            f"accelerator={asked!r} asks for {what}, and PyTorch {torch.__version__} finds "
+            f"none here. {_HELP}"
         )
     return str(accelerator)
 
@@ -139,13 +143,15 @@ def _enough(devices: Any, kind: str) -> None:
     if kind in ("cpu", "tpu"):
         if isinstance(found, bool) or not isinstance(found, int) or found < 1:
             raise ValueError(
-                f"devices must be a number of processes from 1 on a {kind.upper()}; found {devices!r}."
+                f"devices must be a number of processes from 1 on a {kind.upper()}; found "
+                f"{devices!r}."
             )
         return
     asked = list(range(there if found == -1 else found)) if isinstance(found, int) else list(found)
     if not asked or isinstance(found, bool) or not set(asked) <= set(range(there)):
         raise ValueError(
-            f"devices={devices!r} asks for GPUs that are not here: there {'is' if there == 1 else 'are'} {there}."
+            f"devices={devices!r} asks for GPUs that are not here: there "
+            f"{'is' if there == 1 else 'are'} {there}."
         )
 
 
@@ -165,7 +171,8 @@ def _can_compute(precision: Any, kind: str) -> None:
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise ValueError(
-            f'precision={precision!r} needs a GPU with bfloat16, which {torch.cuda.get_device_name()} has not; take "16-mixed".'
+            f"precision={precision!r} needs a GPU with bfloat16, which "
+            f'{torch.cuda.get_device_name()} has not; take "16-mixed".'
         )
     if asked.startswith("64") and kind == "mps":
         raise ValueError(f"precision={precision!r} is not for GPUs of Apple; leave precision out.")

@@ -36,7 +36,8 @@ class Rows(NamedTuple):
 class Compact(NamedTuple):
     """A batch as it is cheapest to move: expressed genes only, cell by cell, the longest cell first.
 
-    Moved to a GPU as it is, and expanded there. `lengths` stays on the host, where the shapes of the tokens are made of it.
+    Moved to a GPU as it is, and expanded there. `lengths` stays on the host, where the shapes of
+    the tokens are made of it.
     """
 
     rows: Tensor  # (b,) int64: which cells these are
@@ -67,7 +68,10 @@ def expand(batch: Compact, config: Config, order: Tensor | None) -> list[Cells]:
 
 
 def gene_order(config: Config, seed: int, draw: int | None) -> Tensor | None:
-    """All genes in the random order of a draw (None is the one that is the same for all seeds); None where there is no background."""
+    """All genes in the random order of a draw (None is the one that is the same for all seeds).
+
+    None where there is no background.
+    """
     if config.tokens != "background":
         return None
     rng = np.random.default_rng([0] if draw is None else [seed, draw])
@@ -77,9 +81,10 @@ def gene_order(config: Config, seed: int, draw: int | None) -> Tensor | None:
 class TokenRows(Dataset[Batch]):
     """Cells as token batches; one item is a whole batch, asked for by its `Rows`.
 
-    With ``tokens="expressed"`` a cell is its non-zero genes. ``"background"`` adds a sample of its zero genes, each of which stands
-    for as many as make up all of them: the first `n_background` that the cell does not express in one random order of all
-    genes, so that a cell's sample depends on nothing but the cell. With ``"all"`` a cell is every gene. The end token belongs to the
+    With ``tokens="expressed"`` a cell is its non-zero genes. ``"background"`` adds a sample of its
+    zero genes, each of which stands for as many as make up all of them: the first `n_background`
+    that the cell does not express in one random order of all genes, so that a cell's sample depends
+    on nothing but the cell. With ``"all"`` a cell is every gene. The end token belongs to the
     latter two. Cells of about the same length share a tensor, so that little is padding.
     """
 
@@ -132,9 +137,12 @@ def _bounds(lengths: np.ndarray, config: Config) -> list[int]:
 
 
 class RowBatches(Sampler[Rows]):
-    """Row numbers, batch by batch; with a seed shuffled, in another way in every epoch (Lightning tells which one it is).
+    """Row numbers, batch by batch.
 
-    Of several processes (`world`), each gets its share of every batch, so that `batch_size` counts the cells of all.
+    With a seed shuffled, in another way in every epoch (Lightning tells which one it is).
+
+    Of several processes (`world`), each gets its share of every batch, so that `batch_size` counts
+    the cells of all.
     """
 
     def __init__(
@@ -177,7 +185,8 @@ class RowBatches(Sampler[Rows]):
             and len(starts) > 1
             and len(self.rows) - starts[-1] < 2 * self.world
         ):
-            starts.pop()  # BatchNorm cannot train on a batch of one: the last cells join the batch before
+            # BatchNorm cannot train on a batch of one: the last cells join the batch before
+            starts.pop()
         return list(pairwise([*starts, len(self.rows)]))
 
 
@@ -203,7 +212,10 @@ class PlacedLoader(DataLoader[Batch]):
 
 
 def loader(data: TokenRows, batches: RowBatches) -> DataLoader[Batch]:
-    """Loader whose batches are exactly those of `batches`; a generator of its own leaves the user's random numbers alone."""
+    """Loader whose batches are exactly those of `batches`.
+
+    A generator of its own leaves the user's random numbers alone.
+    """
     return PlacedLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
 
 
@@ -216,7 +228,8 @@ def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
 class Placed(L.LightningDataModule):
     """Data whose place in the epoch is part of a checkpoint.
 
-    Lightning, too, saves the place of a loader, but does not hand it back where a schedule had to know the number of steps before.
+    Lightning, too, saves the place of a loader, but does not hand it back where a schedule had to
+    know the number of steps before.
     """
 
     _train: Any = None
@@ -290,7 +303,10 @@ class TokenSplits(Placed):
         return self.placed(loader(self.data, rows))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Batches of validation cells in a fixed order; every process sees them all, so that all agree on the best epoch."""
+        """Batches of validation cells in a fixed order.
+
+        Every process sees them all, so that all agree on the best epoch.
+        """
         return loader(self.data, RowBatches(self.val_idx, self.batch_size)) if self.n_val else []
 
 

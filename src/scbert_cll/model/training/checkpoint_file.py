@@ -1,7 +1,7 @@
 """The file of a checkpoint: what PyTorch writes, sealed at its end, so that one file says by itself whether it is whole and of which run.
 
-The seal is the comment that a zip archive may end with. So the file is one that :func:`torch.load` reads, and there is nothing beside it that could
-be missing or older.
+The seal is the comment that a zip archive may end with. So the file is one that :func:`torch.load`
+reads, and there is nothing beside it that could be missing or older.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def run_digest(settings: dict[str, Any]) -> str:
 
 
 def written(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, oldest first; what has another name, or is no plain file, is none."""
+    """Checkpoints in a folder, oldest first.
+
+    What has another name, or is no plain file, is none.
+    """
     found = [
         (match, path)
         for path in folder.iterdir()
@@ -48,7 +51,10 @@ def written(folder: Path) -> list[Path]:
 
 
 def tidy(folder: Path) -> None:
-    """Remove halves of checkpoints, which writers that were killed left; to be called by the only writer."""
+    """Remove halves of checkpoints, which writers that were killed left.
+
+    To be called by the only writer.
+    """
     for path in folder.glob(f"{in_place.OURS}*"):
         in_place.remove(path)
 
@@ -81,14 +87,18 @@ def _seal(content: Any, run: bytes) -> bytes:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write a sealed checkpoint aside, read it back, and rename it into place; read nothing but tensors and plain values."""
+    """Write a sealed checkpoint aside, read it back, and rename it into place.
+
+    Read nothing but tensors and plain values.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Write, and leave no half of a file under the name of a whole one.
 
-        PyTorch writes to memory: to a file that it writes itself it says nothing of a full disk that anybody could act on.
+        PyTorch writes to memory: to a file that it writes itself it says nothing of a full disk
+        that anybody could act on.
         """
         path, parts = Path(path), _parts(checkpoint)
         try:
@@ -98,7 +108,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"The checkpoint could not be written ({os.strerror(error.errno or 0)}); the ones before it are whole. "
+                f"The checkpoint could not be written ({os.strerror(error.errno or 0)}); the "
+                f"ones before it are whole. "
                 "Make room and start the same run again: it goes on from there",
                 str(path),
             ) from error
@@ -121,7 +132,8 @@ class WholeCheckpoints(TorchCheckpointIO):
             raise
         except Exception as error:
             raise ValueError(
-                f"{path} is no checkpoint of a training: it is damaged, or holds more than tensors and plain values, of which nothing was executed. "
+                f"{path} is no checkpoint of a training: it is damaged, or holds more than "
+                f"tensors and plain values, of which nothing was executed. "
                 "Name another folder to start again."
             ) from error
         return found

@@ -73,7 +73,10 @@ class Run:
 
     @contextlib.contextmanager
     def begin(self, settings: dict[str, Any]) -> Iterator[Path | None]:
-        """Be the only run in the folder, with these settings; hand over the checkpoint to go on from."""
+        """Be the only run in the folder, with these settings.
+
+        Hand over the checkpoint to go on from.
+        """
         self.settings = comparable(settings)
         with (
             only_writer(self.folder, "the checkpoints") if _is_first() else contextlib.nullcontext()
@@ -83,7 +86,8 @@ class Run:
             newest = self._newest()
             if newest is not None and not self.resume:
                 raise FileExistsError(
-                    f"{self.folder} holds checkpoints of a run ({newest.name}); pass resume=True to go on with it, or name another folder."
+                    f"{self.folder} holds checkpoints of a run ({newest.name}); pass "
+                    f"resume=True to go on with it, or name another folder."
                 )
             if newest is not None:
                 self._go_on(newest)
@@ -98,11 +102,13 @@ class Run:
             if is_whole(path):
                 return path
             rank_zero_info(
-                f"{path} is damaged, or of an earlier version: its seal does not fit. Looking for the one before."
+                f"{path} is damaged, or of an earlier version: its seal does not fit. Looking "
+                f"for the one before."
             )
         if found:
             raise ValueError(
-                f"All checkpoints in {self.folder} are damaged, or of an earlier version: {_checks.listed(p.name for p in found)}. "
+                f"All checkpoints in {self.folder} are damaged, or of an earlier version: "
+                f"{_checks.listed(p.name for p in found)}. "
                 "Name another folder to start again."
             )
         return None
@@ -117,9 +123,10 @@ class Run:
 class Checkpoints(L.Callback):
     """Write a checkpoint every so many minutes and steps, and when the cluster asks for the machine.
 
-    Lightning's own requeueing saves inside the handler of the signal, in the middle of a step; here the step is finished
-    first. A checkpoint is only written where nothing is half done: between optimiser steps, and not between the last step of an epoch and
-    its validation; what is due there is written after the next step.
+    Lightning's own requeueing saves inside the handler of the signal, in the middle of a step; here
+    the step is finished first. A checkpoint is only written where nothing is half done: between
+    optimiser steps, and not between the last step of an epoch and its validation; what is due there
+    is written after the next step.
     """
 
     def __init__(self, run: Run) -> None:
@@ -198,12 +205,15 @@ class Checkpoints(L.Callback):
             self._leave(trainer, path)
 
     def _leave(self, trainer: L.Trainer, path: Path) -> None:
-        """Give the machine back; ask SLURM to start the job again where it did not say that it will."""
+        """Give the machine back.
+
+        Ask SLURM to start the job again where it did not say that it will.
+        """
         job = os.environ.get("SLURM_JOB_ID")
         if trainer.is_global_zero and job is not None and self.asked != signal.SIGTERM:
             if "SLURM_ARRAY_JOB_ID" in os.environ:
                 job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-            subprocess.run(["scontrol", "requeue", job], check=False)  # noqa: S603, S607 (SLURM's own command)
+            subprocess.run(["scontrol", "requeue", job], check=False)  # noqa: S603, S607
         rank_zero_info(
             f"Stopped on request; {path} is whole, and the same command goes on from it."
         )

@@ -17,10 +17,13 @@ from scbert_cll._checks._finite import Wrong
 _NEVER: Final = 2**62  # a step that is not reached
 _EVERY: Final = 50  # steps between two looks at what a GPU, or other processes, found
 
-_UNUSABLE: Final = "Such a network calls all cells alike. Load the model that was saved before, or train anew with a smaller lr=."
+_UNUSABLE: Final = (
+    "Such a network calls all cells alike. Load the model that was saved before, or train anew "
+    "with a smaller lr=."
+)
 
 
-class NotFinite(Exception):  # noqa: N818 (never seen by a user: what is raised in its place says what is left of the training)
+class NotFinite(Exception):  # noqa: N818
     """Where a training went wrong: the step, the epoch from 0, and what."""
 
     def __init__(self, what: Wrong, step: int, epoch: int) -> None:
@@ -29,7 +32,10 @@ class NotFinite(Exception):  # noqa: N818 (never seen by a user: what is raised 
 
 
 def not_finite(tensors: Mapping[str, Tensor | np.ndarray]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinity; a device is waited for once, whatever their number."""
+    """Names of the tensors that hold a NaN or an infinity.
+
+    A device is waited for once, whatever their number.
+    """
     found = {name: torch.as_tensor(tensor).detach() for name, tensor in tensors.items()}
     found = {
         name: tensor.to_local() if hasattr(tensor, "to_local") else tensor
@@ -49,9 +55,11 @@ def usable(tensors: Mapping[str, Tensor | np.ndarray], what: str = "The model") 
 class StopWhereNotFinite(L.Callback):
     """End a training at the first loss that is not finite, and at the end of an epoch whose weights are not.
 
-    The loss of a step is at hand, but where a GPU computes it, reading it means to wait. The step is therefore noted on the device, and read
-    every 50 steps, at the end of an epoch and before a checkpoint: nothing is kept in between, and the step is still named. Weights
-    become NaN in the step whose loss does so or in the one before, so that looking at all of them once an epoch is enough.
+    The loss of a step is at hand, but where a GPU computes it, reading it means to wait. The step
+    is therefore noted on the device, and read every 50 steps, at the end of an epoch and before a
+    checkpoint: nothing is kept in between, and the step is still named. Weights become NaN in the
+    step whose loss does so or in the one before, so that looking at all of them once an epoch is
+    enough.
     """
 
     def __init__(self) -> None:
@@ -62,7 +70,10 @@ class StopWhereNotFinite(L.Callback):
         """Refuse to go on from a checkpoint whose weights are not finite."""
         self._first, self._step = None, trainer.global_step
         if bad := not_finite(pl_module.state_dict()):
-            remedy = "It is of a training that had diverged. Name another checkpoint_dir= to start anew, with a smaller lr=."
+            remedy = (
+                "It is of a training that had diverged. Name another checkpoint_dir= to start "
+                "anew, with a smaller lr=."
+            )
             _checks.finite.tensors(bad, str(trainer.ckpt_path or "The network"), remedy)
 
     def on_train_batch_start(

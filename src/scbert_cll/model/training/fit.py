@@ -74,7 +74,10 @@ _one_at_a_time: Final = threading.RLock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """PyTorch's random numbers from `seed`, and the user's own stream untouched; there is one stream, so another thread waits."""
+    """PyTorch's random numbers from `seed`, and the user's own stream untouched.
+
+    There is one stream, so another thread waits.
+    """
     with _one_at_a_time, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
@@ -96,7 +99,8 @@ def interruptible(run: Run | None) -> Iterator[None]:
             else f"The same call goes on from the last checkpoint in {run.folder}."
         )
         raise KeyboardInterrupt(
-            f"Training was interrupted. The model has its best epoch, or is as it was where no epoch had ended; {on}"
+            f"Training was interrupted. The model has its best epoch, or is as it was where "
+            f"no epoch had ended; {on}"
         ) from stop
 
 
@@ -129,7 +133,10 @@ class Training(Inference):
     def _fit(
         self, plan: Plan, data: TokenSplits | CorpusData, asked: Mapping[str, Any], **how: Any
     ) -> None:
-        """Train, one training at a time, and leave the user's process as it was; `asked` are the arguments that make it this training."""
+        """Train, one training at a time, and leave the user's process as it was.
+
+        `asked` are the arguments that make it this training.
+        """
         with _one_at_a_time, as_it_was():
             self.n_threads_ = torch.get_num_threads()
             stopped = self._run(plan, data, asked, **how)
@@ -158,10 +165,12 @@ class Training(Inference):
         plugins: Sequence[Any] = (),
         **trainer: Any,
     ) -> int | None:
-        """Run Lightning through scvi-tools' runner; with early stopping the best epoch's weights are kept, else the last one's.
+        """Run Lightning through scvi-tools' runner.
 
-        Of a training that diverges the best epoch before is kept, else the weights from before. Returns the signal that came too late for a
-        checkpoint.
+        With early stopping the best epoch's weights are kept, else the last one's.
+
+        Of a training that diverges the best epoch before is kept, else the weights from before.
+        Returns the signal that came too late for a checkpoint.
         """
         past = self.history_
         usable(self.module.state_dict())
@@ -238,7 +247,10 @@ class Training(Inference):
         return None if checkpoints is None else checkpoints.asked
 
     def _keep_good(self, best: KeepBest, past: int, *, diverged: bool) -> bool:
-        """Behind an error: the best epoch's weights, if there is one; if not, the model is going to be as it was before."""
+        """Behind an error: the best epoch's weights, if there is one.
+
+        If not, the model is going to be as it was before.
+        """
         self.module.eval()
         self._has_good = best.weights is not None and not not_finite(best.weights)
         if self._has_good:

@@ -1,7 +1,8 @@
 """Training with ``strategy="fsdp"``: each process keeps a share of the weights, of their gradients and of the optimiser's state.
 
-PyTorch's `fully_shard` does all of it, through Lightning's `ModelParallelStrategy`, which needs no GPU. What is shared out is a copy:
-the model's own network stays whole in every process, and is given the weights at the end.
+PyTorch's `fully_shard` does all of it, through Lightning's `ModelParallelStrategy`, which needs no
+GPU. What is shared out is a copy: the model's own network stays whole in every process, and is
+given the weights at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from scbert_cll.nn import Performer
 
 
 def strategy_of(asked: Any) -> Any:
-    """Lightning's strategy for what users pass; its own of the name "fsdp" needs a GPU, and wraps modules in others."""
+    """Lightning's strategy for what users pass.
+
+    Its own of the name "fsdp" needs a GPU, and wraps modules in others.
+    """
     return ModelParallelStrategy(save_distributed_checkpoint=False) if asked == "fsdp" else asked
 
 
@@ -42,7 +46,10 @@ def share_out(plan: L.LightningModule) -> None:
 
 
 def all_weights(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights; where they are shared out all processes have to ask, and all get them."""
+    """A copy of the weights.
+
+    Where they are shared out all processes have to ask, and all get them.
+    """
     return {
         name: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
         for name, tensor in network.state_dict().items()

@@ -25,10 +25,12 @@ Asked = str | Logger | None
 
 
 class History(Logger):
-    """Metrics per epoch, kept in memory as scvi-tools' models show them: a table for each name; the first epoch is 1.
+    """Metrics per epoch, kept in memory as scvi-tools' models show them: a table for each name.
 
-    scvi-tools' own logger leaves a pickle in the working directory when several processes train. A training that goes on (`before`) counts
-    on, and keeps what only one of the two recorded.
+    The first epoch is 1.
+
+    scvi-tools' own logger leaves a pickle in the working directory when several processes train. A
+    training that goes on (`before`) counts on, and keeps what only one of the two recorded.
     """
 
     def __init__(self, before: Mapping[str, pd.DataFrame] | None = None) -> None:
@@ -92,7 +94,8 @@ def _named(name: str, folder: Path | None) -> Logger:
     _checks.choice(name, ["csv", "tensorboard"], "logger")
     if folder is None:
         raise ValueError(
-            f'logger="{name}" writes into the folder of the run: name checkpoint_dir="run", or hand over a logger of Lightning, e.g. '
+            f'logger="{name}" writes into the folder of the run: name checkpoint_dir="run", '
+            f"or hand over a logger of Lightning, e.g. "
             'CSVLogger("logs").'
         )
     where: dict[str, Any] = {"save_dir": folder, "name": "logs"}

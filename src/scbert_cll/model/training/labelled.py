@@ -77,12 +77,14 @@ class Labelled(OnCorpus, LinearBeside):
         """Cells of a corpus."""
         if given := [name for name, key in keys.items() if key is not None]:
             raise ValueError(
-                f"{_checks.listed(given)} name columns of cells in memory; a corpus has its donors held out already, and "
+                f"{_checks.listed(given)} name columns of cells in memory; a corpus has its "
+                f"donors held out already, and "
                 "CorpusData(balance=[...]) balances it."
             )
         if combine == "residual":
             raise ValueError(
-                'combine="residual" needs all cells in memory; on a corpus choose "average" or "none".'
+                'combine="residual" needs all cells in memory; on a corpus choose "average" '
+                'or "none".'
             )
         self._attached(data, seed, labels_key=self.labels_key, classes=self.classes)
         _checks.every_class(
@@ -105,7 +107,10 @@ class Labelled(OnCorpus, LinearBeside):
     def _weights(
         self, key: str | None, codes: np.ndarray, parts: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """How much each cell counts; a validation cell as the mean training cell of its class, 1 over all of them."""
+        """How much each cell counts.
+
+        A validation cell as the mean training cell of its class, 1 over all of them.
+        """
         weights = (codes >= 0).astype(np.float32)
         if key is None:
             return weights

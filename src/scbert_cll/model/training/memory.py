@@ -1,4 +1,7 @@
-"""Before a training: how long it will take, how much memory, which batch fits; and one sentence when memory runs out."""
+"""Before a training: how long it will take, how much memory, which batch fits.
+
+And one sentence when memory runs out.
+"""
 
 from __future__ import annotations
 
@@ -99,11 +102,15 @@ def announcement(
     if epoch * max_epochs < LONG:
         return None
     said = (
-        f"One epoch of {n_cells:,} cells will take about {_duration(epoch)}, {max_epochs} epochs at most about "
+        f"One epoch of {n_cells:,} cells will take about {_duration(epoch)}, {max_epochs} "
+        f"epochs at most about "
         f"{_duration(epoch * max_epochs)}"
     )
     if found.n_bytes is not None:
-        said += f", and a step of {batch_size} cells about {_gigabytes(found.n_bytes * batch_size / found.n_cells)}"
+        said += (
+            f", and a step of {batch_size} cells about "
+            f"{_gigabytes(found.n_bytes * batch_size / found.n_cells)}"
+        )
     return f"{said}. {_cheaper(data.config, float(data.lengths()[rows].mean()))}".strip()
 
 
@@ -146,7 +153,10 @@ def enough_memory(config: Config, batch_size: int | None, *, training: bool) -> 
         )
         cheaper = _cheaper(config, None)
         raise MemoryError(
-            f'Memory ran out in {what}{size} with tokens="{config.tokens}". Try {", ".join(steps)}. {cheaper}'.strip()
+            (
+                f'Memory ran out in {what}{size} with tokens="{config.tokens}". Try '
+                f"{', '.join(steps)}. {cheaper}"
+            ).strip()
         ) from error
 
 

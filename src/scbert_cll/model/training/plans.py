@@ -78,7 +78,8 @@ class Plan(L.LightningModule):
     def note(self, values: dict[str, Tensor | float], stage: str, n: int) -> None:
         """Log means over the epoch, in which this batch counts as `n` cells.
 
-        Those of training are kept here, not by Lightning, so that a run which was interrupted goes on with them.
+        Those of training are kept here, not by Lightning, so that a run which was interrupted goes
+        on with them.
         """
         if stage == "train":
             for name, value in values.items():
@@ -210,11 +211,13 @@ class PretrainPlan(Plan):
 class ClassifyPlan(Plan):
     """Weighted cross-entropy on the labelled cells; macro-F1 over whole epochs.
 
-    `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's tokens: augmentation that
-    imitates a shallower cell. With ``tokens="all"`` it does nothing. Where a batch has an ``offset``, logits of the linear part, the
-    network learns what these leave to be learned. Where it has ``proteins``, standardised levels, their mean squared error is learned from, too,
-    and logged apart, so that both losses are the same quantity on training and validation cells; cells without a label (-1) count for
-    the proteins alone. What guesses them is left behind with the plan.
+    `token_drop` leaves out a random share (0 … token_drop, drawn per cell) of a training cell's
+    tokens: augmentation that imitates a shallower cell. With ``tokens="all"`` it does nothing.
+    Where a batch has an ``offset``, logits of the linear part, the network learns what these leave
+    to be learned. Where it has ``proteins``, standardised levels, their mean squared error is
+    learned from, too, and logged apart, so that both losses are the same quantity on training and
+    validation cells; cells without a label (-1) count for the proteins alone. What guesses them is
+    left behind with the plan.
     """
 
     def __init__(
@@ -232,7 +235,10 @@ class ClassifyPlan(Plan):
         self.to_proteins = torch.nn.Linear(module.n_features, n_proteins) if n_proteins else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One step, with tokens left out; ``loss`` is minimised, ``train_loss`` the classes' part of it."""
+        """One step, with tokens left out.
+
+        ``loss`` is minimised, ``train_loss`` the classes' part of it.
+        """
         if self.token_drop:
             generator = torch.Generator().manual_seed(
                 self.seed
@@ -269,7 +275,8 @@ class ClassifyPlan(Plan):
         logits, proteins = self._guess(batch)
         labels, weights = batch["labels"], batch["weights"]
         losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none") * weights
-        # validation weights have mean 1 over all cells, so that which of them share a batch makes no difference
+        # validation weights have mean 1 over all cells, so that which of them share a batch makes
+        # no difference
         loss = (
             losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6)
         )
@@ -310,8 +317,8 @@ def macro_f1(calls: Tensor) -> float:
 class KeepBest(L.Callback):
     """Remember the weights of the epoch with the lowest validation loss, and end with them (`restore`), at least after Ctrl-C.
 
-    With `start`, the validation loss before training, the untrained network is among those to choose from. As long as nothing was
-    validated, the last epoch is remembered.
+    With `start`, the validation loss before training, the untrained network is among those to
+    choose from. As long as nothing was validated, the last epoch is remembered.
     """
 
     def __init__(

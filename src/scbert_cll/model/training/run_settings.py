@@ -73,7 +73,8 @@ def refuse_other_run(folder: Path, there: Mapping[str, Any], now: Mapping[str, A
     if said:
         more = f" and {len(said) - 6} more" if len(said) > 6 else ""
         raise ValueError(
-            f"{folder} holds checkpoints of another run: {'; '.join(said[:6])}{more}. Start with the same data and settings to go on with it, "
+            f"{folder} holds checkpoints of another run: {'; '.join(said[:6])}{more}. Start "
+            f"with the same data and settings to go on with it, "
             "or name another folder."
         )
 

@@ -49,14 +49,20 @@ class Job:
         )
 
     def codes(self, part: str, start: int, stop: int) -> np.ndarray:
-        """Which group each of some cells is of; -1 for none. Of a column that the corpus has as numbers."""
+        """Which group each of some cells is of; -1 for none.
+
+        Of a column that the corpus has as numbers.
+        """
         values = self.data.obs(part, str(self.groupby)).iloc[start:stop]
         return np.asarray(
             pd.Categorical(_checks.by_name.class_names(values), categories=self.groups).codes
         )
 
     def check(self) -> None:
-        """Refuse what does not fit before anything is written; some cells are predicted to that end."""
+        """Refuse what does not fit before anything is written.
+
+        Some cells are predicted to that end.
+        """
         corpus, model = self.data.corpus, self.model
         _checks.on_corpus.parts_with_cells(
             self.parts, {part: corpus.n_cells(part) for part in PARTS}

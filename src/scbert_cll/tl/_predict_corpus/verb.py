@@ -52,46 +52,51 @@ def predict_corpus(
 ) -> None:
     """Embed and predict every cell of a corpus that is larger than memory, straight to a file.
 
-    Cells go from disk to disk, a window at a time, so memory does not grow with their number. The results are those of
-    :func:`~scbert_cll.tl.predict` and :func:`~scbert_cll.tl.gene_attention` on the same cells in memory; labels are never read. The file appears when it
-    is whole. A call that was interrupted, or killed, goes on when it is made the same way, and ends in the same bytes.
+    Cells go from disk to disk, a window at a time, so memory does not grow with their number. The
+    results are those of :func:`~scbert_cll.tl.predict` and :func:`~scbert_cll.tl.gene_attention` on
+    the same cells in memory; labels are never read. The file appears when it is whole. A call that
+    was interrupted, or killed, goes on when it is made the same way, and ends in the same bytes.
 
     Parameters
     ----------
     corpus
-        The path of what :func:`~scbert_cll.pp.build_corpus` wrote, or a :class:`~scbert_cll.model.CorpusData`. Genes are matched by name, so
-        the model may have been trained elsewhere.
+        The path of what :func:`~scbert_cll.pp.build_corpus` wrote, or a
+        :class:`~scbert_cll.model.CorpusData`. Genes are matched by name, so the model may have been
+        trained elsewhere.
     model
         A model, pretrained or fine-tuned.
     out
         Zarr store to make, e.g. ``cells.zarr``. It is written in ``cells.zarr.writing`` beside it.
     groupby
-        `obs` column of the corpus, of text or of numbers: also the mean attention each gene receives, per group of cells.
+        `obs` column of the corpus, of text or of numbers: also the mean attention each gene
+        receives, per group of cells.
     parts
         Parts of the corpus, in the order in which their cells are written.
     unassigned_below
-        Of a classifier: call a cell ``"unassigned"`` when its largest probability is below this (0 to 1).
+        Of a classifier: call a cell ``"unassigned"`` when its largest probability is below this (0
+        to 1).
     batch_size
         Cells at a time; affects speed and memory, not results.
     shard
-        ``(i, n)`` does the i-th of n shares, counted from 0: the jobs of an array on a cluster, at the same time or not, which share
-        `out`. The one that ends last puts the whole in its place.
+        ``(i, n)`` does the i-th of n shares, counted from 0: the jobs of an array on a cluster, at
+        the same time or not, which share `out`. The one that ends last puts the whole in its place.
 
     Returns
     -------
     None. ``anndata.read_zarr(out)`` is then an AnnData without X, of cells × genes of the corpus:
 
     ``obs``
-        Cells by their names in the corpus: ``donor``, ``source`` (the file), ``part``, the corpus' own columns, and of a classifier
-        ``scbert_pred`` (categorical) and ``scbert_score`` (float32).
+        Cells by their names in the corpus: ``donor``, ``source`` (the file), ``part``, the corpus'
+        own columns, and of a classifier ``scbert_pred`` (categorical) and ``scbert_score``
+        (float32).
     ``obsm``
-        ``X_scbert``, float32 (cells, n_hidden), the mean of a cell's refined tokens. Of a classifier ``scbert_proba`` and ``linear_proba``, DataFrames cells
-        × classes, float32.
+        ``X_scbert``, float32 (cells, n_hidden), the mean of a cell's refined tokens. Of a
+        classifier ``scbert_proba`` and ``linear_proba``, DataFrames cells × classes, float32.
     ``varm``
         With `groupby` ``gene_attention``, DataFrame genes × groups, float64; a column sums to 1.
     ``uns``
-        ``scbert_predict``: parameters, network, version and the number of cells without a token. With `groupby` ``gene_attention``, as
-        :func:`~scbert_cll.tl.gene_attention` writes it.
+        ``scbert_predict``: parameters, network, version and the number of cells without a token.
+        With `groupby` ``gene_attention``, as :func:`~scbert_cll.tl.gene_attention` writes it.
 
     Raises
     ------
@@ -102,8 +107,9 @@ def predict_corpus(
     KeyError
         The corpus has no column `groupby`.
     ValueError
-        The corpus is damaged, was binned in another way, or lacks more than half of the model's genes; parameters out of range; or `out` was begun
-        with another corpus, model or parameters, which are named.
+        The corpus is damaged, was binned in another way, or lacks more than half of the model's
+        genes; parameters out of range; or `out` was begun with another corpus, model or parameters,
+        which are named.
     RuntimeError
         The classifier has not been trained, or another process does the same share.
     OSError
@@ -114,8 +120,8 @@ def predict_corpus(
     Warns
     -----
     UserWarning
-        Cells have no token among the model's genes: their embedding and probabilities are NaN and their prediction is missing. With `groupby`
-        also as :func:`~scbert_cll.tl.gene_attention`.
+        Cells have no token among the model's genes: their embedding and probabilities are NaN and
+        their prediction is missing. With `groupby` also as :func:`~scbert_cll.tl.gene_attention`.
 
     Examples
     --------
@@ -187,7 +193,10 @@ class _Work:
         ).load()
 
     def begin(self) -> list[str]:
-        """Lay the store out, or go on with the one that was; of processes that begin together the first one does it. Names its files."""
+        """Lay the store out, or go on with the one that was.
+
+        Of processes that begin together the first one does it. Names its files.
+        """
         with self.one_at_a_time(), self.disk(self.n_cells):
             if self.out.exists():
                 discard(self.folder, *_OURS)
@@ -227,7 +236,10 @@ class _Work:
                     shown.update(cells[share.done - 1])
 
     def _window(self, window: int) -> tuple[dict[str, np.ndarray], int]:
-        """Predict the cells of a window and write that; sums over them, and how many have no token."""
+        """Predict the cells of a window and write that.
+
+        Sums over them, and how many have no token.
+        """
         size, sums, without = self.store.window, dict[str, np.ndarray](), 0
         self.store.clear(window, self.job.results())
         for part, start, stop, row in pieces(
@@ -248,7 +260,10 @@ class _Work:
         return sums, without
 
     def _mended(self, shares: list[Share]) -> list[str]:
-        """Every file of results; a window that is not as it was written is predicted again, and its sums are as they were."""
+        """Every file of results.
+
+        A window that is not as it was written is predicted again, and its sums are as they were.
+        """
         found: list[str] = []
         for share, window in ((one, window) for one in shares for window in one.windows):
             files = share.files(window)
@@ -265,7 +280,10 @@ class _Work:
         return self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)
 
     def finish(self, laid: list[str]) -> None:
-        """Put the whole in its place, if all shares are done; `laid` are the files of the store before the first of them."""
+        """Put the whole in its place, if all shares are done.
+
+        `laid` are the files of the store before the first of them.
+        """
         with self.one_at_a_time():
             shares = [self.share(number) for number in range(self.n_shares)]
             is_last = self.store.folder.exists() and all(share.is_done for share in shares)
@@ -339,7 +357,10 @@ class _Work:
 
 
 def _give_back() -> None:
-    """Hand memory that is free back to the system; glibc keeps what lies between pieces in use, more with every window."""
+    """Hand memory that is free back to the system.
+
+    Glibc keeps what lies between pieces in use, more with every window.
+    """
     trim = (
         getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     )  # musl has none

@@ -25,7 +25,10 @@ class Bulk:
 
     @cached_property
     def standardized(self) -> np.ndarray:
-        """Each gene in standard deviations from its mean over the samples; what was not measured is at the mean, a constant gene, too."""
+        """Each gene in standard deviations from its mean over the samples.
+
+        What was not measured is at the mean, a constant gene, too.
+        """
         known = np.isfinite(self.values)
         n = np.maximum(known.sum(axis=0), 1)
         mean = np.where(known, self.values, 0).sum(axis=0) / n

@@ -83,7 +83,10 @@ def _missing(genes: pd.DataFrame) -> list[str]:
     if not len(lost):
         return []
     return [
-        f"{len(lost)} of the {len(genes)} genes of the signature are not there, or do not differ between samples: {_checks.listed(lost)}."
+        (
+            f"{len(lost)} of the {len(genes)} genes of the signature are not there, or do not "
+            f"differ between samples: {_checks.listed(lost)}."
+        )
     ]
 
 
@@ -94,7 +97,10 @@ def _division(cohort: Cohort, asked: Asked) -> tuple[np.ndarray | None, list[str
     meta, found = cohort.bulk.meta_gene(asked.proliferation)
     if meta is None:
         return None, [
-            f"{len(found)} of the {len(asked.proliferation)} genes of cell division are there, and 2 are needed: no adjustment for it."
+            (
+                f"{len(found)} of the {len(asked.proliferation)} genes of cell division are "
+                f"there, and 2 are needed: no adjustment for it."
+            )
         ]
     if abs(np.corrcoef(meta[cohort.flow.kept], cohort.score[cohort.flow.kept])[0, 1]) > SAME:
         return None, ["The score is cell division itself: no adjustment for it."]
@@ -107,7 +113,10 @@ def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
         return None, []
     if asked.marker not in cohort.bulk.names[cohort.bulk.usable]:
         return None, [
-            f"{asked.marker} is not there, or does not differ between samples: no comparison with it alone."
+            (
+                f"{asked.marker} is not there, or does not differ between samples: no comparison "
+                f"with it alone."
+            )
         ]
     known = cohort.bulk.values[:, cohort.bulk.names.get_indexer(pd.Index([asked.marker]))[0]]
     values = pd.Series(
@@ -118,12 +127,18 @@ def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
     both = cohort.outcome.take(np.flatnonzero(values.notna()))
     if both.n_informative < 2 * asked.min_events_per_variable:
         return None, [
-            f"{both.n_informative} events in patients with {asked.marker} are too few to compare the score with it."
+            (
+                f"{both.n_informative} events in patients with {asked.marker} are too few to "
+                f"compare the score with it."
+            )
         ]
     lost = int(values[cohort.flow.kept].isna().sum())
     notes = (
         [
-            f"{asked.marker} was not measured in {lost} of the patients: the comparison with it is without them."
+            (
+                f"{asked.marker} was not measured in {lost} of the patients: the comparison with "
+                f"it is without them."
+            )
         ]
         if lost
         else []
@@ -199,7 +214,10 @@ def _added_value(
     rng: np.random.Generator,
     fits: dict[str, Fit],
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
-    """What the score adds to the covariates (or to nothing), and to the marker; and the AUC at some times."""
+    """What the score adds to the covariates (or to nothing), and to the marker.
+
+    And the AUC at some times.
+    """
     timed = complete.outcome.time is not None
     horizon = float(np.quantile(np.asarray(complete.outcome.time), 0.9)) if timed else None
     measures, notes = added_value.measures(complete.outcome, horizon)
@@ -254,7 +272,14 @@ def _auc(complete: Patients, fits: dict[str, Fit], asked: Asked) -> pd.DataFrame
     end, event = np.asarray(complete.outcome.time), complete.outcome.event
     until = [int((event & (end <= time)).sum()) for time in times]
     parts = [
-        pd.DataFrame({"model": name, "time": times, "auc": added_value.auc(complete.outcome, fits[name].risk, times), "n_events": until})
+        pd.DataFrame(
+            {
+                "model": name,
+                "time": times,
+                "auc": added_value.auc(complete.outcome, fits[name].risk, times),
+                "n_events": until,
+            }
+        )
         for name in names
-    ]  # fmt: skip
+    ]
     return pd.concat(parts, ignore_index=True).rename(index=str)

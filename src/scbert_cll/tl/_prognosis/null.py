@@ -58,7 +58,10 @@ def _random_scores(
     sets = cohort.bulk.random_sets(cohort.place, asked.n_random, rng)
     if sets is None:
         return none, [
-            f"{len(cohort.bulk.usable)} genes are too few to draw others like the {len(cohort.place)} of the signature: no random sets."
+            (
+                f"{len(cohort.bulk.usable)} genes are too few to draw others like the "
+                f"{len(cohort.place)} of the signature: no random sets."
+            )
         ]
     weight = cohort.genes.loc[cohort.genes["found"].astype(bool), "weight"].to_numpy()
     return cohort.bulk.scores(sets, weight, asked.method), []

@@ -19,13 +19,16 @@ class Prognosis:
     Attributes
     ----------
     cox
-        One row per model and coefficient: ``coef``, ``se``, ``ratio`` with its 95 % limits, ``z``, ``p``, ``ph_p`` (proportional hazards), ``n``, ``n_events``.
+        One row per model and coefficient: ``coef``, ``se``, ``ratio`` with its 95 % limits, ``z``,
+        ``p``, ``ph_p`` (proportional hazards), ``n``, ``n_events``.
     models
         Patients, events, events per variable, log-likelihood and apparent C of each model.
     added_value
-        What the score adds: likelihood ratio, and each measure of discrimination without, with, and corrected for optimism.
+        What the score adds: likelihood ratio, and each measure of discrimination without, with, and
+        corrected for optimism.
     null_tests
-        The score among random sets: ``z``, ``naive_p``, ``empirical_p``, ``share_significant`` (of the random sets).
+        The score among random sets: ``z``, ``naive_p``, ``empirical_p``, ``share_significant`` (of
+        the random sets).
     null
         ``z`` of every random set.
     flow
@@ -33,7 +36,8 @@ class Prognosis:
     auc
         AUC at the asked times, where scikit-survival is installed.
     power
-        Power for the expected ratio, the events needed for 80 %, and the ratio that would be found with 80 %.
+        Power for the expected ratio, the events needed for 80 %, and the ratio that would be found
+        with 80 %.
     linearity
         Spline against line.
     notes
@@ -75,7 +79,10 @@ class Prognosis:
         ]
         first, last = self.flow.iloc[0], self.flow.iloc[-1]
         least = self.models["events_per_variable"].min()
-        said = f"{first['n']} samples, {last['n']} with {last['n_events']} events in the models with covariates"
+        said = (
+            f"{first['n']} samples, {last['n']} with {last['n_events']} events in the models with "
+            f"covariates"
+        )
         said = (
             said
             if self.params["covariates"]
@@ -108,14 +115,18 @@ class Prognosis:
             )
         n = int(self.null_tests["n_sets"].max())
         return "\n".join(lines) + (
-            f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two p the larger counts."
+            f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two "
+            f"p the larger counts."
             if n
             else ""
         )
 
     def _added(self) -> str:
         lines = [
-            "| measure | without the score | with it | gain, corrected (95 % CI) | likelihood ratio |",
+            (
+                "| measure | without the score | with it | gain, corrected (95 % CI) | likelihood "
+                "ratio |"
+            ),
             "|---|---|---|---|---|",
         ]
         for row in _records(self.added_value):
@@ -136,7 +147,8 @@ class Prognosis:
         own, measure = self.power, self.params["measure"]
         word = "Underpowered" if own["underpowered"] else "Power"
         return (
-            f"{word}: {own['n_events']} events show a {measure} of {own['ratio']:g} per SD with {own['power']:.0%} probability; 80 % needs "
+            f"{word}: {own['n_events']} events show a {measure} of {own['ratio']:g} per SD "
+            f"with {own['power']:.0%} probability; 80 % needs "
             f"{own['n_events_needed']:.0f} events, or a {measure} of {own['detectable_ratio']:.2f}."
         )
 
@@ -155,7 +167,10 @@ class Prognosis:
         p = self.linearity["p"]
         return (
             [
-                f"The effect of the score is no line (spline, p = {p_text(p)}): a ratio per SD misses its form."
+                (
+                    f"The effect of the score is no line (spline, p = {p_text(p)}): a ratio per "
+                    f"SD misses its form."
+                )
             ]
             if p < 0.05
             else []

@@ -53,51 +53,67 @@ def prognosis(
 ) -> Prognosis:
     """Ask whether a fixed signature tells how patients fare, beyond chance, beyond cell division and beyond what the clinic knows.
 
-    The score of each bulk sample goes into Cox models as it is, per standard deviation: alone, beside the clinical covariates, and beside cell
-    division. What it adds is a likelihood ratio and a gain in discrimination without its optimism. Because most sets of genes go with outcome in
-    many cohorts, the same is asked of random sets that are as large and as expressed: that p stands beside the usual one. Nothing is chosen by
-    the outcome: neither genes nor weights nor the cut of the Kaplan–Meier curves. A signature that was found in these patients cannot be judged here.
+    The score of each bulk sample goes into Cox models as it is, per standard deviation: alone,
+    beside the clinical covariates, and beside cell division. What it adds is a likelihood ratio and
+    a gain in discrimination without its optimism. Because most sets of genes go with outcome in
+    many cohorts, the same is asked of random sets that are as large and as expressed: that p stands
+    beside the usual one. Nothing is chosen by the outcome: neither genes nor weights nor the cut of
+    the Kaplan–Meier curves. A signature that was found in these patients cannot be judged here.
 
     Parameters
     ----------
     adata
-        Bulk samples × genes, one sample per patient, log-expression; the outcome and the covariates are in `obs`. Values that were not measured are NaN.
+        Bulk samples × genes, one sample per patient, log-expression; the outcome and the covariates
+        are in `obs`. Values that were not measured are NaN.
     signature
-        As for :func:`~scbert_cll.tl.score_signature`: a table with ``gene`` and ``weight`` (or one of :func:`~scbert_cll.tl.signature`), a mapping, a list of genes, or a
-        ``.gmt`` file. None with `score_key`.
+        As for :func:`~scbert_cll.tl.score_signature`: a table with ``gene`` and ``weight`` (or one
+        of :func:`~scbert_cll.tl.signature`), a mapping, a list of genes, or a ``.gmt`` file. None
+        with `score_key`.
     time_key
-        ``obs`` column of follow-up, from 0. None if it is only known who had the event: then logistic regression takes the place of Cox's.
+        ``obs`` column of follow-up, from 0. None if it is only known who had the event: then
+        logistic regression takes the place of Cox's.
     event_key
         ``obs`` column: 1 the event, 0 censored (or the competing event).
     covariates
-        ``obs`` columns that the clinic knows: numbers, 0/1, or categories (against the first). Effects are per unit.
+        ``obs`` columns that the clinic knows: numbers, 0/1, or categories (against the first).
+        Effects are per unit.
     strata
         ``obs`` columns whose groups have a baseline hazard of their own, such as a cohort.
     entry_key
-        ``obs`` column of the time from which a patient was under observation, on the clock of `time_key`: years from diagnosis to sample where
-        time runs from diagnosis. Without it, patients who had the event before they could be sampled are missing, and nobody corrects for it.
+        ``obs`` column of the time from which a patient was under observation, on the clock of
+        `time_key`: years from diagnosis to sample where time runs from diagnosis. Without it,
+        patients who had the event before they could be sampled are missing, and nobody corrects for
+        it.
     competing_key
-        ``obs`` column: 1 if follow-up ended with an event after which the other cannot come (death before treatment). Cox models are then
-        cause-specific, and cumulative incidences (Aalen–Johansen) are given beside Kaplan–Meier.
+        ``obs`` column: 1 if follow-up ended with an event after which the other cannot come (death
+        before treatment). Cox models are then cause-specific, and cumulative incidences
+        (Aalen–Johansen) are given beside Kaplan–Meier.
     method
-        ``"weighted"``: sum of the weights times the genes' standard deviations from their means over the samples. Otherwise decoupler's: of each sample alone as in
-        :func:`~scbert_cll.tl.score_signature`, or ``"gsva"``, by ranks of genes within the cohort (a minute or two with 1,000 random sets); of the weights only the signs count in it.
+        ``"weighted"``: sum of the weights times the genes' standard deviations from their means
+        over the samples. Otherwise decoupler's: of each sample alone as in
+        :func:`~scbert_cll.tl.score_signature`, or ``"gsva"``, by ranks of genes within the cohort
+        (a minute or two with 1,000 random sets); of the weights only the signs count in it.
     score_key
-        ``obs`` column of a score to take instead of a signature (percentage of CD49d-positive cells, say); there are no random sets for it then.
+        ``obs`` column of a score to take instead of a signature (percentage of CD49d-positive
+        cells, say); there are no random sets for it then.
     layer
         Layer with the expression; None means `adata.X`.
     cut
-        Where the curves part the patients: the median, or the share of patients that belong to the high group. Decide it before looking.
+        Where the curves part the patients: the median, or the share of patients that belong to the
+        high group. Decide it before looking.
     marker
         A gene that is compared with the signature on its own. None for no comparison.
     proliferation
-        Genes whose mean stands for cell division: by default the eleven of PAM50's index and *PCNA*. At least two must be there.
+        Genes whose mean stands for cell division: by default the eleven of PAM50's index and
+        *PCNA*. At least two must be there.
     min_matched
-        Share of the signature's weight that must lie on genes of `adata`, and on measured genes of a sample for it to be scored.
+        Share of the signature's weight that must lie on genes of `adata`, and on measured genes of
+        a sample for it to be scored.
     min_events_per_variable
         Events that each coefficient needs; with fewer, nothing is fitted.
     expected_ratio
-        Hazard ratio per standard deviation that power is stated for. *CD49d* itself has about 2 between the groups (Bulian et al. 2014), which is 1.4 per standard deviation.
+        Hazard ratio per standard deviation that power is stated for. *CD49d* itself has about 2
+        between the groups (Bulian et al. 2014), which is 1.4 per standard deviation.
     times
         Times for the AUC, in the unit of `time_key`. None: two and five years.
     n_random
@@ -105,7 +121,8 @@ def prognosis(
     n_bootstrap
         Times that patients are drawn with replacement, for what discrimination gains. 0 for none.
     time_unit
-        Unit of `time_key`, `entry_key` and `times`: ``"years"``, ``"months"`` or ``"days"``. Nothing is converted; tables, plots and report are in it.
+        Unit of `time_key`, `entry_key` and `times`: ``"years"``, ``"months"`` or ``"days"``.
+        Nothing is converted; tables, plots and report are in it.
     rng
         Seed or generator for random sets and bootstrap.
     key_added
@@ -120,25 +137,33 @@ def prognosis(
     ``adata.obs['prognosis_group']`` : categorical
         low < high, by `cut`.
     ``adata.uns['prognosis']`` : dict
-        DataFrames ``cox``, ``models``, ``added_value``, ``null_tests``, ``null`` (z of every random set), ``auc`` (with scikit-survival), ``flow`` (who was left out and why), ``genes``;
-        dicts ``linearity``, ``power``, ``params``, and ``survival`` (the curves of the two groups, as :func:`~scbert_cll.tl.survival` writes them); ``notes``.
-        :func:`~scbert_cll.get.prognosis` takes them out.
+        DataFrames ``cox``, ``models``, ``added_value``, ``null_tests``, ``null`` (z of every random
+        set), ``auc`` (with scikit-survival), ``flow`` (who was left out and why), ``genes``; dicts
+        ``linearity``, ``power``, ``params``, and ``survival`` (the curves of the two groups, as
+        :func:`~scbert_cll.tl.survival` writes them); ``notes``. :func:`~scbert_cll.get.prognosis`
+        takes them out.
 
     Raises
     ------
     ImportError
-        lifelines is not installed (``pip install 'scbert-cll[prognosis]'``), or decoupler for its methods.
+        lifelines is not installed (``pip install 'scbert-cll[prognosis]'``), or decoupler for its
+        methods.
     KeyError
         A column is not in `obs`.
     ValueError
-        Times are negative or cannot be in `time_unit`, an event is neither 0 nor 1, nobody has it, samples are named twice, too little of the signature is there, there are
-        too few events for the covariates, a covariate is constant, redundant or knows the outcome, or the values are not on a log scale.
+        Times are negative or cannot be in `time_unit`, an event is neither 0 nor 1, nobody has it,
+        samples are named twice, too little of the signature is there, there are too few events for
+        the covariates, a covariate is constant, redundant or knows the outcome, or the values are
+        not on a log scale.
 
     Notes
     -----
-    Random sets: Venet et al. 2011 (doi:10.1371/journal.pcbi.1002240). Each gene is replaced by one of like mean and spread, with the same weight; z is that of Rao's
-    score test, one fit for all sets. Optimism: Harrell's bootstrap; interval of the gain: Noma et al. 2021 (doi:10.1002/sim.9148); without covariates a part of the optimism stays in. Models: lifelines, ties as Efron's;
-    proportional hazards: Grambsch and Therneau 1994. Uno's C and AUC(t): scikit-survival (extra ``uno``). Power: Schoenfeld 1983, Hsieh and Lavori 2000.
+    Random sets: Venet et al. 2011 (doi:10.1371/journal.pcbi.1002240). Each gene is replaced by one
+    of like mean and spread, with the same weight; z is that of Rao's score test, one fit for all
+    sets. Optimism: Harrell's bootstrap; interval of the gain: Noma et al. 2021
+    (doi:10.1002/sim.9148); without covariates a part of the optimism stays in. Models: lifelines,
+    ties as Efron's; proportional hazards: Grambsch and Therneau 1994. Uno's C and AUC(t):
+    scikit-survival (extra ``uno``). Power: Schoenfeld 1983, Hsieh and Lavori 2000.
 
     Examples
     --------

@@ -38,9 +38,10 @@ def network_evidence(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Columns beside the tested genes, and what was measured.
 
-    `labels` has the class of each cell, missing where there is none. The attribution is the gate gradient, signed: how the logit of
-    `target` changes with the presence of the gene's token, mean over the cells of a donor (without the token: zero) and over donors. Its z is that
-    of a moderated t over donors.
+    `labels` has the class of each cell, missing where there is none. The attribution is the gate
+    gradient, signed: how the logit of `target` changes with the presence of the gene's token, mean
+    over the cells of a donor (without the token: zero) and over donors. Its z is that of a
+    moderated t over donors.
     """
     held, which = _held_out(adata, asked.split_key)
     classes = pd.Series(labels, adata.obs_names)
@@ -48,8 +49,10 @@ def network_evidence(
     groups = groups.where(groups.map(groups.value_counts()) >= asked.min_cells)
     if not groups.notna().any():
         raise ValueError(
-            f"No donor has {asked.min_cells} labelled cells that are {which}; the network's evidence is that of cells it was not "
-            "trained on. Run pp.split_donors so that test or validation donors have some, or lower min_cells=."
+            f"No donor has {asked.min_cells} labelled cells that are {which}; the network's "
+            f"evidence is that of cells it was not "
+            "trained on. Run pp.split_donors so that test or validation donors have some, or "
+            "lower min_cells=."
         )
     auroc = held_out_auroc(
         adata, model, asked.split_key, donors, asked.target, asked.batch_size, stacklevel=4
@@ -76,7 +79,10 @@ def network_evidence(
 def _attention(
     adata: AnnData, model: ScBERTClassifier, classes: pd.Series, asked: Asked
 ) -> pd.Series | float:
-    """Plain attention in the cells of the class meant, by gene; missing where there is no such cell."""
+    """Plain attention in the cells of the class meant, by gene.
+
+    Missing where there is no such cell.
+    """
     of_class = classes.where(classes == asked.target)
     if not of_class.notna().any():
         return np.nan
@@ -87,7 +93,8 @@ def _held_out(adata: AnnData, split_key: str) -> tuple[np.ndarray, str]:
     """Cells the network was not trained on, and what they are called."""
     if split_key not in adata.obs:
         warnings.warn(
-            f"There is no adata.obs[{split_key!r}]: the network's evidence is that of all cells, those it was trained on among "
+            f"There is no adata.obs[{split_key!r}]: the network's evidence is that of all "
+            f"cells, those it was trained on among "
             "them, and says what it has memorised, too.",
             stacklevel=4,
         )
@@ -97,7 +104,10 @@ def _held_out(adata: AnnData, split_key: str) -> tuple[np.ndarray, str]:
 
 
 def _z(by_donor: pd.DataFrame, genes: pd.DataFrame) -> pd.Series:
-    """Signed z of the mean over donors; missing with one donor, and for genes the network does not know."""
+    """Signed z of the mean over donors.
+
+    Missing with one donor, and for genes the network does not know.
+    """
     z = pd.Series(np.nan, by_donor.index)
     known = by_donor.notna().all(axis=1).to_numpy() & by_donor.to_numpy().any(axis=1)
     if by_donor.shape[1] >= _LEAST_DONORS and known.any():

@@ -21,7 +21,8 @@ from scbert_cll.tl._signature.network import Asked, network_evidence
 logger = logging.getLogger(__name__)
 
 _BETWEEN: Final = (
-    "paired=False compares donors with each other: whatever else tells them apart (genotype, trisomy, batch, treatment) is in the "
+    "paired=False compares donors with each other: whatever else tells them apart (genotype, "
+    "trisomy, batch, treatment) is in the "
     "signature, too."
 )
 _VETO: Final = (
@@ -51,11 +52,13 @@ def signature(
 ) -> AnnData | None:
     """Find the genes whose expression goes with a class of cells within donors, or say why there are none.
 
-    The donor is the unit: counts are summed per donor and class, and a gene is tested on the differences between the classes within
-    donors, so that clone, sex, batch and depth of a donor cancel. A gene is selected if its moderated t passes Benjamini and Hochberg's
-    procedure and a logistic regression of single cells, learned on other donors, gives it a coefficient of the same sign that stands
-    out. There is no fixed number of genes: where nothing passes, the signature is empty and `uns` says why. A trained network adds
-    what it says of each gene in cells of donors it has not seen; it selects nothing.
+    The donor is the unit: counts are summed per donor and class, and a gene is tested on the
+    differences between the classes within donors, so that clone, sex, batch and depth of a donor
+    cancel. A gene is selected if its moderated t passes Benjamini and Hochberg's procedure and a
+    logistic regression of single cells, learned on other donors, gives it a coefficient of the same
+    sign that stands out. There is no fixed number of genes: where nothing passes, the signature is
+    empty and `uns` says why. A trained network adds what it says of each gene in cells of donors it
+    has not seen; it selects nothing.
 
     Parameters
     ----------
@@ -64,8 +67,9 @@ def signature(
     model
         A classifier trained on `groupby`, whose evidence is put beside each gene.
     groupby
-        `obs` column of the classes, in order: the last one against the first. With more than two, the slope over all of them, and the
-        classifier tells the outer two apart. Cells without a class take no part.
+        `obs` column of the classes, in order: the last one against the first. With more than two,
+        the slope over all of them, and the classifier tells the outer two apart. Cells without a
+        class take no part.
     donor_key
         `obs` column of donors.
     layer
@@ -81,15 +85,18 @@ def signature(
     min_detected
         Share of the labelled cells that must express a gene for it to be tested.
     alpha
-        Expected share of false genes among those that pass the test (before the classifier takes some away).
+        Expected share of false genes among those that pass the test (before the classifier takes
+        some away).
     paired
-        Compare classes within donors. ``False`` compares donors with each other, each by the class that most of its cells are of, and
-        takes `min_donors` of each: whatever else tells these donors apart (genotype, trisomy, batch, treatment) is then in the signature, too.
+        Compare classes within donors. ``False`` compares donors with each other, each by the class
+        that most of its cells are of, and takes `min_donors` of each: whatever else tells these
+        donors apart (genotype, trisomy, batch, treatment) is then in the signature, too.
     veto
-        Let the network take genes away that it does not agree on (``attribution_agrees``); needs a `model` with an AUROC of 0.75 within
-        held-out donors.
+        Let the network take genes away that it does not agree on (``attribution_agrees``); needs a
+        `model` with an AUROC of 0.75 within held-out donors.
     split_key
-        `obs` column of the split the network was trained with: its test and validation cells are those it has not seen.
+        `obs` column of the split the network was trained with: its test and validation cells are
+        those it has not seen.
     batch_size
         Cells at a time in the network; affects speed and memory, not results.
     key_added
@@ -102,18 +109,24 @@ def signature(
     None, or with `copy` the new object, which then holds:
 
     ``adata.uns['signature']`` : dict
-        ``genes``, DataFrame of all tested genes, the clearest first: ``gene``, ``sign``, ``selected``, ``log2_fc`` from the first class to the last with its
-        standard ``error`` and 95 % limits ``low`` and ``high``, ``t``, ``p``, ``q``, ``coefficient`` (per standard deviation of log-expression),
-        ``agrees`` (the classifier does), ``n_same_sign`` (donors whose own difference has the sign), ``n_left_out`` (leaving out one donor at a time: without how many the gene is still
-        found), ``abundance`` (mean log2 sum), ``detected`` (share of cells), ``family`` (immunoglobulin, HLA, sex, mitochondrial, ribosomal, marker: genes that
-        differ between donors or cells whatever is asked). With a network ``attribution`` (how the logit changes with the presence of
-        the gene's token; positive speaks for the last class), ``attribution_z`` over donors, ``attribution_agrees``, and ``attention``, the plain
-        attention the gene receives in cells of the last class, which is abundance and evidence of nothing.
-        ``arms``, DataFrame: how many genes are tested and selected with all genes, without those families, without the marker's gene, and
-        without both (the test's q anew, the classifier as it is); ``expression``, DataFrame of genes × "donor|class", log2 of the scaled
-        sums; ``differences``, DataFrame of genes × donors; ``samples`` and ``donors``, what there was of each; ``reason``, why nothing is selected, or an
-        empty text; ``n_donors``, ``n_tested``, ``df`` and ``df_prior`` of the test, ``gate``, the least coefficient; ``auroc_within`` of the network in
-        held-out cells; ``params``.
+        ``genes``, DataFrame of all tested genes, the clearest first: ``gene``, ``sign``,
+        ``selected``, ``log2_fc`` from the first class to the last with its standard ``error`` and
+        95 % limits ``low`` and ``high``, ``t``, ``p``, ``q``, ``coefficient`` (per standard
+        deviation of log-expression), ``agrees`` (the classifier does), ``n_same_sign`` (donors
+        whose own difference has the sign), ``n_left_out`` (leaving out one donor at a time: without
+        how many the gene is still found), ``abundance`` (mean log2 sum), ``detected`` (share of
+        cells), ``family`` (immunoglobulin, HLA, sex, mitochondrial, ribosomal, marker: genes that
+        differ between donors or cells whatever is asked). With a network ``attribution`` (how the
+        logit changes with the presence of the gene's token; positive speaks for the last class),
+        ``attribution_z`` over donors, ``attribution_agrees``, and ``attention``, the plain
+        attention the gene receives in cells of the last class, which is abundance and evidence of
+        nothing. ``arms``, DataFrame: how many genes are tested and selected with all genes, without
+        those families, without the marker's gene, and without both (the test's q anew, the
+        classifier as it is); ``expression``, DataFrame of genes × "donor|class", log2 of the scaled
+        sums; ``differences``, DataFrame of genes × donors; ``samples`` and ``donors``, what there
+        was of each; ``reason``, why nothing is selected, or an empty text; ``n_donors``,
+        ``n_tested``, ``df`` and ``df_prior`` of the test, ``gate``, the least coefficient;
+        ``auroc_within`` of the network in held-out cells; ``params``.
 
     Raises
     ------
@@ -122,8 +135,9 @@ def signature(
     TypeError
         `model` is no classifier.
     ValueError
-        Fewer than two classes, values that are no raw counts, a parameter out of range, more than two classes with ``paired=False``, no
-        held-out cells for the network, or a `veto` without a network that has learned enough.
+        Fewer than two classes, values that are no raw counts, a parameter out of range, more than
+        two classes with ``paired=False``, no held-out cells for the network, or a `veto` without a
+        network that has learned enough.
 
     Warns
     -----
@@ -132,10 +146,12 @@ def signature(
 
     Notes
     -----
-    Size factors are medians of ratios (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106) over the genes that do not change, in up to three rounds of
-    testing and scaling (Sun et al. 2013, doi:10.1186/1471-2105-14-219). The test is limma's with an abundance trend
-    (Smyth 2004, doi:10.2202/1544-6115.1027; Law et al. 2014, doi:10.1186/gb-2014-15-2-r29) of log2(sum + 2). The guarantee of Benjamini and
-    Hochberg is that of the test; what the classifier takes away is known from simulations only.
+    Size factors are medians of ratios (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106) over
+    the genes that do not change, in up to three rounds of testing and scaling (Sun et al. 2013,
+    doi:10.1186/1471-2105-14-219). The test is limma's with an abundance trend (Smyth 2004,
+    doi:10.2202/1544-6115.1027; Law et al. 2014, doi:10.1186/gb-2014-15-2-r29) of log2(sum + 2). The
+    guarantee of Benjamini and Hochberg is that of the test; what the classifier takes away is known
+    from simulations only.
 
     Examples
     --------
@@ -156,7 +172,8 @@ def signature(
     classes = _checks.classes(_checks.obs_column(adata, groupby), groupby)
     if not paired and len(classes) > 2:
         raise ValueError(
-            f"paired=False compares two classes; adata.obs[{groupby!r}] has {_checks.listed(classes)}."
+            f"paired=False compares two classes; adata.obs[{groupby!r}] has "
+            f"{_checks.listed(classes)}."
         )
     codes = _checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
     donors = _checks.donors(adata, donor_key)
@@ -227,13 +244,17 @@ def _joined(
     if veto:
         if not facts["auroc_within"] >= _VETO:
             raise ValueError(
-                f"veto=True needs an AUROC of {_VETO} within held-out donors; the network's is {facts['auroc_within']:.2f}. "
+                f"veto=True needs an AUROC of {_VETO} within held-out donors; the network's "
+                f"is {facts['auroc_within']:.2f}. "
                 "Leave veto out: the network's opinion stays beside each gene."
             )
         n = int(genes["selected"].sum())
         genes["selected"] &= genes["attribution_agrees"]
         if n and not genes["selected"].any():
-            reason = f"{n} genes pass the test and the linear classifier, and the network agrees on none of them"
+            reason = (
+                f"{n} genes pass the test and the linear classifier, and the network agrees on "
+                f"none of them"
+            )
         genes = genes.sort_values("selected", ascending=False, kind="stable", ignore_index=True)
     return {
         "genes": genes.rename(index=str),

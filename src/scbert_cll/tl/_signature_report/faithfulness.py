@@ -30,7 +30,10 @@ Ordered = dict[
 def held_out(
     study: Study, rankings: Mapping[str, Ranking], k: int, n_random: int, rng: np.random.Generator
 ) -> tuple[list[Gate], pd.DataFrame]:
-    """Both gates of every subject and the curves, by a logistic regression; each fold finds its own genes."""
+    """Both gates of every subject and the curves, by a logistic regression.
+
+    Each fold finds its own genes.
+    """
     log = log_counts(study.tested_counts[study.outer])
     matcher = Matcher(log.mean(axis=0).A1, study.detected)
     scores: dict[tuple[str, str], list[Pairs]] = {}
@@ -60,7 +63,10 @@ def held_out(
 def ordered(
     training: Study, genes: pd.Index, rankings: Mapping[str, Ranking], left_out: list[str], k: int
 ) -> Ordered:
-    """The subjects' genes, found without the donors that are held out; the signature as many as it has there."""
+    """The subjects' genes, found without the donors that are held out.
+
+    The signature as many as it has there.
+    """
     found = training.find()
     names = found.genes["gene"].tolist() if len(found.genes) else []
     own = _positions(genes, names), len(selected(found))
@@ -71,7 +77,10 @@ def ordered(
 
 
 def _positions(genes: pd.Index, names: list[str]) -> np.ndarray:
-    """Where they are among the tested genes; those tested in the training donors only are left out."""
+    """Where they are among the tested genes.
+
+    Those tested in the training donors only are left out.
+    """
     found = genes.get_indexer(pd.Index(names, dtype=object))
     return np.asarray(found[found >= 0])
 
@@ -90,7 +99,10 @@ def _scored(fold: Fold, sets: np.ndarray, donors: np.ndarray) -> dict[str, Pairs
 def gates_of(
     scores: Mapping[tuple[str, str], Pairs], rng: np.random.Generator, of: str = ""
 ) -> list[Gate]:
-    """First logit against the others, which are of random sets; and against the first genes by abundance."""
+    """First logit against the others, which are of random sets.
+
+    And against the first genes by abundance.
+    """
     found = []
     for (subject, kind), pairs in scores.items():
         value, null = pairs.auroc()[0], pairs.auroc()[1:]
@@ -114,7 +126,10 @@ def _curves(
     donors: np.ndarray,
     rng: np.random.Generator,
 ) -> dict[tuple[str, str], Pairs]:
-    """Deletion and insertion of the first genes, in the regression of all; random ones are like the signature's."""
+    """Deletion and insertion of the first genes, in the regression of all.
+
+    Random ones are like the signature's.
+    """
     sets = {subject: [order[:step] for step in steps] for subject, (order, _) in orders.items()}
     like = orders[SIGNATURE][0]
     sets[RANDOM] = [one for step in steps for one in matcher.draw(like[:step], n_random, rng)]
@@ -129,7 +144,10 @@ def _curves(
 def curve_table(
     curves: Mapping[tuple[str, str], Pairs], steps: list[int], reader: str
 ) -> pd.DataFrame:
-    """``reader``, ``subject``, ``direction``, number of genes ``k``, and ``value``; of random sets the mean, ``low`` and ``high`` (90 %)."""
+    """``reader``, ``subject``, ``direction``, number of genes ``k``, and ``value``.
+
+    Of random sets the mean, ``low`` and ``high`` (90 %).
+    """
     rows = []
     for (subject, direction), pairs in curves.items():
         for step, values in zip(steps, pairs.auroc().reshape(len(steps), -1), strict=True):

@@ -53,7 +53,10 @@ class Network:
     batch_size: int | None
 
     def attention(self, study: Study, permuted: list[Study]) -> Ranking:
-        """Mean attention a gene receives in the positive cells, as plain rankings have it; one pass over the cells."""
+        """Mean attention a gene receives in the positive cells, as plain rankings have it.
+
+        One pass over the cells.
+        """
         runs = [study, *permuted]
         places = self.model.genes.get_indexer(study.genes)
         values = np.zeros((len(runs), len(study.whole), len(study.genes)))
@@ -92,7 +95,10 @@ class Network:
         return found, {"curves": curves}
 
     def _held_out(self, study: Study) -> tuple[np.ndarray, list[str], str]:
-        """Cells of the outer classes that the network was not trained on, where that is known; their donors; and what they are."""
+        """Cells of the outer classes that the network was not trained on, where that is known.
+
+        Their donors; and what they are.
+        """
         if self.split_key in self.cells.obs:
             parts = _checks.split(self.cells, self.split_key, need=()).to_numpy()
             for part in (_keys.TEST, _keys.VAL):
@@ -157,7 +163,10 @@ class Network:
         *,
         keep: bool = False,
     ) -> Pairs:
-        """Cells as the network ranks them; of sets (positions among the tested genes) without each, or with it alone."""
+        """Cells as the network ranks them.
+
+        Of sets (positions among the tested genes) without each, or with it alone.
+        """
         cells = self.cells[rows]
         proba = self.model.predict_parts(cells, batch_size=self.batch_size).network.to_numpy(
             np.float64
@@ -177,7 +186,10 @@ class Network:
     def _scores(
         self, study: Study, rows: np.ndarray, model: ScBERTClassifier
     ) -> dict[str, np.ndarray]:
-        """Attribution by its size in the cells that express a gene; attention as rankings take it, over all cells."""
+        """Attribution by its size in the cells that express a gene.
+
+        Attention as rankings take it, over all cells.
+        """
         cells, size = self.cells[rows], self.batch_size
         groups = pd.Series("all", cells.obs_names, dtype="category")
         found = model.get_gene_attribution(

@@ -35,12 +35,16 @@ class SignatureReport:
     Attributes
     ----------
     gates
-        One row per gate and subject: ``value`` with its 95 % limits ``low`` and ``high``, the null's mean ``null`` and 95 % point ``null_high``, ``p``,
-        the ``rule``, whether it ``passed`` (``yes``, ``no``, ``not run``; ``information`` where there is no rule), and a ``note``.
+        One row per gate and subject: ``value`` with its 95 % limits ``low`` and ``high``, the
+        null's mean ``null`` and 95 % point ``null_high``, ``p``, the ``rule``, whether it
+        ``passed`` (``yes``, ``no``, ``not run``; ``information`` where there is no rule), and a
+        ``note``.
     curves
-        AUROC within held-out donors without the first ``k`` genes (``deletion``) and with them only (``insertion``), by ``reader`` and ``subject``.
+        AUROC within held-out donors without the first ``k`` genes (``deletion``) and with them only
+        (``insertion``), by ``reader`` and ``subject``.
     stability
-        Nogueira's index with its limits, Kuncheva's and Jaccard's, for the labels as they are and permuted.
+        Nogueira's index with its limits, Kuncheva's and Jaccard's, for the labels as they are and
+        permuted.
     enrichment
         Every set of genes by subject, if sets were given.
     reason
@@ -66,7 +70,10 @@ class SignatureReport:
         """Verdict, a table of gates × subjects, and what is to be said of them."""
         own = self.gates[self.gates["subject"] == faithfulness.SIGNATURE]
         counts = own["passed"].value_counts()
-        told = f"{counts.get(criteria.YES, 0)} gates passed, {counts.get(criteria.NO, 0)} not, {counts.get(criteria.NOT_RUN, 0)} not run"
+        told = (
+            f"{counts.get(criteria.YES, 0)} gates passed, {counts.get(criteria.NO, 0)} not, "
+            f"{counts.get(criteria.NOT_RUN, 0)} not run"
+        )
         verdict = (
             f"The signature is empty: {self.reason}."
             if self.reason
@@ -113,18 +120,20 @@ def signature_report(
 ) -> SignatureReport:
     """Put a signature through gates that a list of abundant genes would fail, and show that it does.
 
-    Is it faithful: do its genes suffice to tell the cells of other donors apart, and are they missed, more than random genes that are expressed
-    as much? Is it sane: is there none where labels are permuted? Is it stable, beyond what any ranking is? And which genes are in it: a
-    chromosome's, those that differ whatever is asked, or those of other cells? The first genes by abundance and, with a model, by plain attention go
-    through the same gates.
+    Is it faithful: do its genes suffice to tell the cells of other donors apart, and are they
+    missed, more than random genes that are expressed as much? Is it sane: is there none where
+    labels are permuted? Is it stable, beyond what any ranking is? And which genes are in it: a
+    chromosome's, those that differ whatever is asked, or those of other cells? The first genes by
+    abundance and, with a model, by plain attention go through the same gates.
 
     Parameters
     ----------
     adata
-        Cells × genes after :func:`~scbert_cll.tl.signature`, with the same counts, labels and donors; changed in ``uns`` only.
+        Cells × genes after :func:`~scbert_cll.tl.signature`, with the same counts, labels and
+        donors; changed in ``uns`` only.
     model
-        A trained classifier: also look at plain attention, at what the network loses without the genes, and at whether its attribution
-        survives random weights. Takes minutes.
+        A trained classifier: also look at plain attention, at what the network loses without the
+        genes, and at whether its attribution survives random weights. Takes minutes.
     gene_sets
         Sets to look for: a mapping, a GMT file (e.g. the hallmarks), or decoupler's table.
     chromosome_key
@@ -150,8 +159,8 @@ def signature_report(
 
     Returns
     -------
-    A :class:`~scbert_cll.tl._signature_report.verb.SignatureReport` with the tables ``gates``, ``curves``, ``stability`` and ``enrichment``, and ``passed``.
-    In `adata`:
+    A :class:`~scbert_cll.tl._signature_report.verb.SignatureReport` with the tables ``gates``,
+    ``curves``, ``stability`` and ``enrichment``, and ``passed``. In `adata`:
 
     ``adata.uns['signature_report']`` : dict
         The same tables, ``passed``, ``reason`` and ``params``.
@@ -167,21 +176,27 @@ def signature_report(
 
     Notes
     -----
-    *Nested.* A signature scored in the donors it was found in would always do well. So for sufficiency and comprehensiveness up to four parts of the
-    donors are held out in turn, and the whole procedure, rankings included, runs on the others. Intervals draw donors anew.
+    *Nested.* A signature scored in the donors it was found in would always do well. So for
+    sufficiency and comprehensiveness up to four parts of the donors are held out in turn, and the
+    whole procedure, rankings included, runs on the others. Intervals draw donors anew.
 
-    What a network's ``veto`` took away is not taken away again in other donors or under other labels.
+    What a network's ``veto`` took away is not taken away again in other donors or under other
+    labels.
 
-    *Sufficiency* is the AUROC within held-out donors of a logistic regression of the genes alone. *Comprehensiveness* is what a logistic
-    regression of all genes loses when theirs are taken out of its sum (DeYoung et al. 2020, arXiv:1911.03429); it is not fitted again, since what
-    stand-ins could do is a question about them. p is the share of matched random sets that do as well (with the genes themselves counted).
+    *Sufficiency* is the AUROC within held-out donors of a logistic regression of the genes alone.
+    *Comprehensiveness* is what a logistic regression of all genes loses when theirs are taken out
+    of its sum (DeYoung et al. 2020, arXiv:1911.03429); it is not fitted again, since what stand-ins
+    could do is a question about them. p is the share of matched random sets that do as well (with
+    the genes themselves counted).
 
-    *Stability* is Nogueira's index (2018, JMLR 18(174)) over leaving out one donor at a time, beside the same under permuted labels: a ranking by
-    abundance is as stable there.
+    *Stability* is Nogueira's index (2018, JMLR 18(174)) over leaving out one donor at a time,
+    beside the same under permuted labels: a ranking by abundance is as stable there.
 
-    *Random weights* (Adebayo et al. 2018, arXiv:1810.03292): rank correlation with what the network says of the genes after the head, or all its
-    weights, were drawn anew (mean of five draws); below .5 and .2. The attribution is taken by its size in the cells that express a gene, since as a mean over all
-    cells it holds detection, which no weights change. Attention is taken as rankings take it.
+    *Random weights* (Adebayo et al. 2018, arXiv:1810.03292): rank correlation with what the network
+    says of the genes after the head, or all its weights, were drawn anew (mean of five draws);
+    below .5 and .2. The attribution is taken by its size in the cells that express a gene, since as
+    a mean over all cells it holds detection, which no weights change. Attention is taken as
+    rankings take it.
 
     Examples
     --------
@@ -271,7 +286,10 @@ def _blocked(study: Study, record: Mapping[str, Any]) -> str:
         return str(record["reason"])
     if not study.folds():
         n, least = len(study.whole), study.limits.min_donors
-        return f"{n} donors have cells enough, and with one left out there are fewer than the {least} that are needed"
+        return (
+            f"{n} donors have cells enough, and with one left out there are fewer than the "
+            f"{least} that are needed"
+        )
     return ""
 
 
