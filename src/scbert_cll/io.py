@@ -22,9 +22,11 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import choice, listed
 from scbert_cll._corpus.format import read_manifest, states
 from scbert_cll._disk.formats import as_text, read_json, same, sha256, versions
 from scbert_cll._disk.in_place import Same, Write, replace_all
+from scbert_cll._signature import checks as signature_checks
 from scbert_cll._signature import gene_sets
 from scbert_cll._signature.weights import DOWN, UP, weights
 from scbert_cll._version import __version__
@@ -128,14 +130,14 @@ def write_gmt(
     {'CD49D_UP': ['ITGA4'], 'CD49D_DN': ['CXCR4']}
     """
     path = Path(path)
-    _checks.gmt_name(name)
+    signature_checks.gmt_name(name)
     table, facts = _parts(signature, key)
     n = int(table["selected"].sum()) if "selected" in table else len(table)
-    _checks.not_empty(
+    signature_checks.not_empty(
         n, str(facts.get("reason", "")), "a GMT file has no set without genes, so none was written"
     )
     weight = weights(table)
-    _checks.gmt_genes(weight.index)
+    signature_checks.gmt_genes(weight.index)
     halves = {name + UP: weight.index[weight > 0], name + DOWN: weight.index[weight < 0]}
     lines = [
         "\t".join([half, _origin(facts), *genes]) for half, genes in halves.items() if len(genes)
@@ -197,9 +199,11 @@ def write_csv(
     1  CXCR4    -1.0
     """
     path = Path(path)
-    _checks.choice(path.suffix, (".csv",), "The ending of the file")
+    choice(path.suffix, (".csv",), "The ending of the file")
     table, facts = _parts(signature, key)
-    _checks.not_empty(len(table), str(facts.get("reason", "")), "there is no gene to write")
+    signature_checks.not_empty(
+        len(table), str(facts.get("reason", "")), "there is no gene to write"
+    )
     table = _tidy(table)
     kinds = {str(name): str(column.dtype) for name, column in table.items()}
     head = {
@@ -249,7 +253,7 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
     beside = path.with_suffix(".json")
     facts = read_json(beside) if beside.exists() and _checks.paths.plain_file(beside) else {}
     kinds = facts.get(_COLUMNS)
-    _checks.kinds_of_columns(kinds, beside.name)
+    signature_checks.kinds_of_columns(kinds, beside.name)
     table = _read(path, kinds)
     if facts.get(_SUM, sha256(path)) != sha256(path):
         warnings.warn(
@@ -287,9 +291,9 @@ def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
 def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table, and the plain values that go with it."""
     if not isinstance(signature, AnnData):
-        _checks.signature_table(signature)
+        signature_checks.signature_table(signature)
         return signature, {}
-    record = _checks.signature_record(signature, key)
+    record = signature_checks.signature_record(signature, key)
     return record["genes"], {
         name: value for name, value in record.items() if not isinstance(value, pd.DataFrame)
     }
@@ -368,8 +372,8 @@ def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
     if kinds is not None and list(kinds) != list(text):
         raise ValueError(
             f"{path.with_suffix('.json')} is of another table: it has the columns "
-            f"{_checks.listed(kinds, 12)}, and {path.name} has "
-            f"{_checks.listed(text, 12)}. Put the .json that was written with it beside it, "
+            f"{listed(kinds, 12)}, and {path.name} has "
+            f"{listed(text, 12)}. Put the .json that was written with it beside it, "
             f"or remove this one."
         )
     kinds = (
@@ -422,5 +426,5 @@ def _as_kind(fields: pd.Series, kind: str) -> pd.Series:
 def _write(files: Mapping[Path, tuple[Write, Same]], *, overwrite: bool) -> None:
     """Write all files aside, read them back, then rename them: each is whole or not there."""
     for path in files:
-        _checks.checkpoint.new_file(path, overwrite=overwrite)
+        _checks.paths.new_file(path, overwrite=overwrite)
     replace_all(files)

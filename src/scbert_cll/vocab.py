@@ -19,6 +19,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll._disk.in_place import replace
 
 type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
@@ -59,7 +60,7 @@ class GeneVocab:
     __slots__ = ("_names",)
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = _checks.gene_names(
+        self._names = _checks.genes.gene_names(
             pd.Index([str(n) for n in names], dtype=object), "the vocabulary"
         )
 
@@ -108,7 +109,7 @@ class GeneVocab:
             if isinstance(column, int)
             else column
         )
-        _checks.key_in(name, table, path.name)
+        key_in(name, table, path.name)
         return cls(table[name])
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -126,7 +127,7 @@ class GeneVocab:
             The kind of file is another one.
         """
         path = Path(path)
-        kind = _checks.choice(_kind(path), (*_TEXT, *_TABLE), f"the kind of file of {path.name!r}")
+        kind = choice(_kind(path), (*_TEXT, *_TABLE), f"the kind of file of {path.name!r}")
         table = pd.DataFrame({"gene": self._names})
         how: Any = {
             "sep": _TABLE.get(kind, "\t"),
@@ -251,7 +252,7 @@ class GeneVocab:
         return hash(tuple(self._names))
 
     def __repr__(self) -> str:
-        return f"GeneVocab({len(self)} genes: {_checks.listed(self, 3)})"
+        return f"GeneVocab({len(self)} genes: {listed(self, 3)})"
 
 
 def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
@@ -358,7 +359,7 @@ def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
             for cell, symbol in zip(table[c], table["symbol"], strict=True)
         )
         return [(alias, symbol) for cell, symbol in cells for alias in cell.split("|") if alias]
-    _checks.two_columns(table, path.name)
+    _checks.genes.two_columns(table, path.name)
     table = _read_table(path, header=None)
     return list(zip(table[0], table[1], strict=True))
 
@@ -367,15 +368,13 @@ def _kind(path: Path) -> str:
     """The ending that says what a file is, without that of its compression."""
     endings = [e.lower() for e in path.suffixes if e.lower() not in (".gz", ".bz2", ".xz")]
     kinds = (*_TEXT, *_TABLE, *_H5AD)
-    return _checks.choice(
-        endings[-1] if endings else "", kinds, f"the kind of file of {path.name!r}"
-    )
+    return choice(endings[-1] if endings else "", kinds, f"the kind of file of {path.name!r}")
 
 
 def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:
     # A gene may be called NA or NAN: every field is read as the text it is.
     usual = _TABLE.get(_kind(path), "\t")
-    file, found = _checks.open_table(path)
+    file, found = _checks.text.open_table(path)
     separator = (
         found if found == ";" and usual == "," else usual
     )  # as Excel writes .csv where the comma is decimal

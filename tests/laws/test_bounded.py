@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
-from scbert_cll._checks import _text
+from scbert_cll._checks import text as _text
 from scbert_cll._disk import formats
 from scbert_cll.model import ScBERT, ScBERTClassifier
 

@@ -23,10 +23,10 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 import scbert_cll as sc_cll
-from scbert_cll import _checks, pp, tl
+from scbert_cll import pp, tl
 from scbert_cll._disk.formats import sealed, sha256
 from scbert_cll.estimators import ScBERTEstimator
-from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
+from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier, _finite
 from scbert_cll.model.training.checkpoint_file import WholeCheckpoints
 from scbert_cll.model.training.divergence import StopWhereNotFinite
 from scbert_cll.model.training.plans import Plan
@@ -540,7 +540,7 @@ def trained(world: AnnData) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", [sc_cll.ScBERT, sc_cll.ScBERTClassifier])
 def test_the_default_that_the_sentence_names_is_the_default(kind: Any) -> None:
-    assert inspect.signature(kind.train).parameters["lr"].default == _checks.finite._LR
+    assert inspect.signature(kind.train).parameters["lr"].default == _finite._LR
 
 
 def spoiled(folder: Path, file: str, name: str, value: float) -> None:

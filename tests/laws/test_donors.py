@@ -48,7 +48,7 @@ def cells(donor: Any) -> AnnData:
 
 
 def test_one_donor_has_one_name() -> None:
-    assert set(_checks.donors(cells([*ONE_DONOR, "2"]), "donor")) == {"1", "2"}
+    assert set(_checks.people.donors(cells([*ONE_DONOR, "2"]), "donor")) == {"1", "2"}
 
 
 @given(
@@ -58,14 +58,14 @@ def test_one_donor_has_one_name() -> None:
 def test_the_type_of_the_column_does_not_matter(numbers: list[int], dtype: str) -> None:
     adata = cells(numbers)
     adata.obs["donor"] = adata.obs["donor"].astype(dtype)
-    assert _checks.donors(adata, "donor").tolist() == [str(n) for n in numbers]
+    assert _checks.people.donors(adata, "donor").tolist() == [str(n) for n in numbers]
 
 
 @pytest.mark.parametrize("by", NO_DONOR)
 def test_what_is_no_donor_is_left_out_with_a_count(by: str) -> None:
     words = NO_DONOR[by]
     with pytest.warns(UserWarning, match=f"^{len(words)} cells are left out") as told:
-        found = _checks.donors(cells(["P1", "P2", *words]), "donor")
+        found = _checks.people.donors(cells(["P1", "P2", *words]), "donor")
     assert found.dropna().tolist() == ["P1", "P2"]
     assert len(told) == 1
     assert told[0].filename == __file__
@@ -73,26 +73,29 @@ def test_what_is_no_donor_is_left_out_with_a_count(by: str) -> None:
 
 def test_a_pair_is_a_doublet_where_both_are_donors() -> None:
     with pytest.warns(UserWarning, match="'0/1' \\(1\\), '1,0' \\(1\\)"):
-        assert _checks.donors(cells(["0", "1", "0/1", "1,0"]), "donor").tolist() == [
+        assert _checks.people.donors(cells(["0", "1", "0/1", "1,0"]), "donor").tolist() == [
             "0",
             "1",
             None,
             None,
         ]
     with pytest.warns(UserWarning, match="'0,1' \\(1\\)"):  # freemuxlet's own way
-        assert _checks.donors(cells(["0,0", "1,1", "0,1"]), "donor").dropna().tolist() == [
+        assert _checks.people.donors(cells(["0,0", "1,1", "0,1"]), "donor").dropna().tolist() == [
             "0,0",
             "1,1",
         ]
-    assert _checks.donors(cells(["2021/17", "2021/18"]), "donor").tolist() == ["2021/17", "2021/18"]
+    assert _checks.people.donors(cells(["2021/17", "2021/18"]), "donor").tolist() == [
+        "2021/17",
+        "2021/18",
+    ]
     names = ["IGHV_negative", "NA-12878", "unknown_3", "SNG-P1", "Blanka", "P1-2"]
-    assert _checks.donors(cells(names), "donor").tolist() == names
+    assert _checks.people.donors(cells(names), "donor").tolist() == names
 
 
 def test_the_remedy_of_the_warning_works() -> None:
     adata = cells(["P1", "Negative", "doublet"])
     with pytest.warns(UserWarning, match="left out") as told:
-        _checks.donors(adata, "donor")
+        _checks.people.donors(adata, "donor")
     remedy = str(told[0].message).split("donor's name: ")[1].removesuffix(".")
     assert (
         remedy
@@ -100,12 +103,12 @@ def test_the_remedy_of_the_warning_works() -> None:
     )
     exec(remedy, {"scbert_cll": sc_cll})  # noqa: S102
     with pytest.warns(UserWarning, match="1 cells are left out"):
-        assert _checks.donors(adata, "donor").dropna().tolist() == ["P1", "Negative"]
+        assert _checks.people.donors(adata, "donor").dropna().tolist() == ["P1", "Negative"]
     sc_cll.settings.not_donors = []
-    assert _checks.donors(cells(["doublet", "", "0", "1", "0/1"]), "donor").notna().all()
+    assert _checks.people.donors(cells(["doublet", "", "0", "1", "0/1"]), "donor").notna().all()
     sc_cll.settings.not_donors = ["spike in"]
     with pytest.warns(UserWarning, match="'Spike_In'"):
-        assert _checks.donors(cells(["doublet", "Spike_In"]), "donor").dropna().tolist() == [
+        assert _checks.people.donors(cells(["doublet", "Spike_In"]), "donor").dropna().tolist() == [
             "doublet"
         ]
     with pytest.raises(TypeError, match="list of words; found 1"):
@@ -120,7 +123,7 @@ def test_nobody_is_left() -> None:
             match=r"No cell has a donor: adata.obs\['donor'\] holds 'Singlet', 'Doublet'",
         ),
     ):
-        _checks.donors(cells(["Singlet", "Doublet"]), "donor")
+        _checks.people.donors(cells(["Singlet", "Doublet"]), "donor")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,6 @@ def test_nobody_is_left() -> None:
 def test_names_that_may_be_one_are_said(names: list[str], told: str) -> None:
     adata = cells([*names, "P2"])
     with pytest.warns(UserWarning, match=f"one person under two names: {told}") as found:
-        assert _checks.donors(adata, "donor").tolist() == [*names, "P2"]
+        assert _checks.people.donors(adata, "donor").tolist() == [*names, "P2"]
     exec(str(found[0].message).split("If they are one: ")[1].removesuffix("."), {"adata": adata})  # noqa: S102
-    assert _checks.donors(adata, "donor").nunique() == 2
+    assert _checks.people.donors(adata, "donor").nunique() == 2

@@ -82,11 +82,11 @@ def cells(kind: str = "integers", labels: Any = None) -> AnnData:
 @EVERY_KIND
 def test_classes_have_names(kind: str) -> None:
     adata, wanted = cells(kind), KINDS[kind][1]
-    assert _checks.classes(adata.obs["label"], "label") == wanted
-    codes = _checks.labels(adata, "label", wanted, np.arange(adata.n_obs))
+    assert _checks.adata.classes(adata.obs["label"], "label") == wanted
+    codes = _checks.adata.labels(adata, "label", wanted, np.arange(adata.n_obs))
     names = np.array([*wanted, None], dtype=object)[codes]
     assert (
-        _checks.by_name.class_names(adata.obs["label"])
+        _checks.people.class_names(adata.obs["label"])
         .where(adata.obs["label"].notna(), None)
         .tolist()
         == names.tolist()
@@ -96,7 +96,7 @@ def test_classes_have_names(kind: str) -> None:
 @EVERY_KIND
 def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Path) -> None:
     adata, wanted = cells(kind), KINDS[kind][1]
-    names = _checks.by_name.class_names(adata.obs["label"])
+    names = _checks.people.class_names(adata.obs["label"])
     for end, read, write in (
         ("h5ad", ad.read_h5ad, "write_h5ad"),
         ("zarr", ad.read_zarr, "write_zarr"),
@@ -104,8 +104,8 @@ def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Pa
         path = tmp_path / f"cells.{end}"
         getattr(adata.copy(), write)(path)
         found = read(path).obs["label"]
-        assert _checks.classes(found, "label") == wanted
-        assert _checks.by_name.class_names(found).tolist() == names.tolist()
+        assert _checks.adata.classes(found, "label") == wanted
+        assert _checks.people.class_names(found).tolist() == names.tolist()
     sc_cll.pp.build_corpus(
         [tmp_path / "cells.h5ad"],
         tmp_path / "c.zarr",
@@ -116,7 +116,7 @@ def test_the_same_in_memory_after_a_file_and_in_a_corpus(kind: str, tmp_path: Pa
     data = sc_cll.model.CorpusData(tmp_path / "c.zarr")
     assert data.classes("label") == wanted
     for part in ("train", "val"):
-        kept = _checks.by_name.class_names(data.obs(part, "label")).set_axis(
+        kept = _checks.people.class_names(data.obs(part, "label")).set_axis(
             data.names(part).str.removeprefix("0:")
         )
         known = names[kept.index]
@@ -139,17 +139,17 @@ def test_a_class_with_the_name_of_nothing_is_a_class_and_is_said(word: str, tmp_
         obs_columns=["label"],
         val_fraction=0,
     )
-    wanted = _checks.by_name.sorted_names([name, "x", "y"])
+    wanted = _checks.people.sorted_names([name, "x", "y"])
     for column in (adata.obs["label"], ad.read_h5ad(tmp_path / "cells.h5ad").obs["label"]):
         with pytest.warns(
             UserWarning, match=f"has a class called '{name}', and it is taken for a class"
         ) as told:
-            assert _checks.classes(column, "label") == wanted
+            assert _checks.adata.classes(column, "label") == wanted
     with pytest.warns(UserWarning, match="taken for a class"):
         assert sc_cll.model.CorpusData(tmp_path / "c.zarr").classes("label") == wanted
     remedy = str(told[0].message).split("no label: ")[1].removesuffix(".")
     exec(remedy, {"adata": adata})  # noqa: S102
-    assert _checks.classes(adata.obs["label"], "label") == ["x", "y"]
+    assert _checks.adata.classes(adata.obs["label"], "label") == ["x", "y"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_verbs_take_labels_of_any_type(kind: str) -> None:
     for how in ("as it is", "as text"):
         adata = cells(kind)
         if how == "as text":
-            names = _checks.by_name.class_names(adata.obs["label"])
+            names = _checks.people.class_names(adata.obs["label"])
             adata.obs["label"] = pd.Categorical(names, KINDS[kind][1])
         sc_cll.pp.split_donors(adata, "donor", labels_key="label", fractions=(0.5, 0.25, 0.25))
         sc_cll.pp.bin_expression(adata)
@@ -274,7 +274,7 @@ def test_groups_of_a_corpus_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         val_fraction=0,
     )
     model = sc_cll.tl.pretrain(tmp_path / "c.zarr", network=NETWORK, **FAST)
-    monkeypatch.setattr("scbert_cll._checks._on_corpus._MOST_GROUPS", 1)
+    monkeypatch.setattr("scbert_cll.model.corpus.checks._MOST_GROUPS", 1)
     with pytest.raises(
         ValueError, match=r"groupby='label' has .* different values, and groups are at most 1"
     ):

@@ -493,7 +493,7 @@ def test_a_key_that_no_file_holds_is_refused_first(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adata = after_all(CLASSES[0]).adata
-    monkeypatch.setattr("scbert_cll._checks.counts", None)  # nothing is computed before
+    monkeypatch.setattr("scbert_cll._checks.counts.counts", None)  # nothing is computed before
     for key in ("my/key", "", "..", "k" * 300, 3):
         with pytest.raises(
             ValueError, match=r"cannot be a name in a file.*Choose another, e.g. key_added='"

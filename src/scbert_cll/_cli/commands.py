@@ -28,6 +28,7 @@ from scbert_cll._cli.shared import (
 )
 from scbert_cll._cli.signature import signature
 from scbert_cll._cli.train import finetune, pretrain
+from scbert_cll.model.corpus import checks as reading_checks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,7 +274,7 @@ def predict(
     else:
         can_write(out)
     cells = source(data, reading)
-    from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
+    from scbert_cll import ScBERT, ScBERTClassifier, tl
     from scbert_cll._disk.cells import write_cells
     from scbert_cll.model.exchange.hub import class_of
 
@@ -300,7 +301,7 @@ def predict(
         )
     else:
         if unassigned_below is not None:
-            _checks.on_corpus.for_a_classifier(is_one=False)
+            reading_checks.for_a_classifier(is_one=False)
         tokens.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(
             tokens, batch_size=batch_size
         )
@@ -317,7 +318,7 @@ def _by_donor(adata: AnnData, donor_key: str) -> pd.DataFrame:
 
     from scbert_cll import _checks
 
-    donors: Any = _checks.donors(adata, donor_key, quiet=True).rename("donor")
+    donors: Any = _checks.people.donors(adata, donor_key, quiet=True).rename("donor")
     obs: Any = adata.obs
     counts = pd.crosstab(donors, obs[_keys.PRED])
     return counts.assign(n_cells=counts.sum(axis=1)).rename_axis(columns=None).reset_index()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from scbert_cll import _keys
+from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll._process import same_random_state
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def load(path: Path) -> AnnData | MuData:
     """Read a file of cells as it is."""
     from scbert_cll import _checks
 
-    _checks.choice(path.suffix, ENDINGS, "The ending of a file of cells")
+    choice(path.suffix, ENDINGS, "The ending of a file of cells")
     _checks.paths.plain_or_folder(path)
     import anndata as ad
     import mudata
@@ -200,24 +201,22 @@ def _rna(data: AnnData | MuData, modality: str | None, where: str) -> tuple[str 
     """The RNA, by the name that was given or the one usual one."""
     from anndata import AnnData
 
-    from scbert_cll import _checks
-
     if isinstance(data, AnnData):
         if modality is not None:
             raise ValueError(f"{where} is one AnnData without modalities; leave --modality out.")
         return None, data
     if modality is not None:
-        _checks.key_in(modality, data.mod, "mdata.mod", "Name the RNA with --modality.")
+        key_in(modality, data.mod, "mdata.mod", "Name the RNA with --modality.")
         return modality, data.mod[modality]
     found = [name for name in _keys.RNA_KEYS if name in data.mod]
     if len(found) != 1:
         why = (
-            f"several modalities that may be the RNA ({_checks.listed(found)})"
+            f"several modalities that may be the RNA ({listed(found)})"
             if found
             else "no RNA by its usual name"
         )
         raise KeyError(
-            f"{where} has {why}; it has the modalities {_checks.listed(data.mod, 12)}. Name "
+            f"{where} has {why}; it has the modalities {listed(data.mod, 12)}. Name "
             f"the RNA with --modality."
         )
     return found[0], data.mod[found[0]]
@@ -227,8 +226,6 @@ def _counted(
     data: AnnData | MuData, rna: AnnData, rna_key: str | None, layer: str | None
 ) -> tuple[str | None, AnnData | MuData, AnnData]:
     """The layer of the counts; those of `raw` become X, since they have genes of their own."""
-    from scbert_cll import _checks
-
     if layer is None or layer in rna.layers:
         return layer, data, rna
     if layer == _X:
@@ -237,7 +234,7 @@ def _counted(
         also = (
             f"{_X} and {_RAW} are places, too" if rna.raw is not None else f"{_X} is a place, too"
         )
-        _checks.key_in(
+        key_in(
             layer, rna.layers, "adata.layers", f"Name the place of the counts with --layer; {also}."
         )
     if rna.raw is None:
@@ -265,7 +262,6 @@ def _take_columns(data: AnnData | MuData, rna: AnnData, named: Iterable[str]) ->
 
 
 def _columns_there(rna: AnnData, options: dict[str, str | None]) -> None:
-    from scbert_cll import _checks
 
     for option, key in options.items():
         if key is not None:
@@ -274,7 +270,7 @@ def _columns_there(rna: AnnData, options: dict[str, str | None]) -> None:
                 if option == "--donor-key"
                 else ""
             )
-            _checks.key_in(key, rna.obs, "adata.obs", f"Name the column with {option}{alone}.")
+            key_in(key, rna.obs, "adata.obs", f"Name the column with {option}{alone}.")
 
 
 def _has_protein(found: Cells, protein_key: str | None) -> np.ndarray:
@@ -295,7 +291,7 @@ def _has_donor(rna: AnnData, key: str) -> tuple[np.ndarray, str]:
     from scbert_cll import _checks
 
     column = cast("pd.DataFrame", rna.obs)[key]
-    there = _checks.donors(rna, key, allow_missing=True, quiet=True).notna().to_numpy()
+    there = _checks.people.donors(rna, key, allow_missing=True, quiet=True).notna().to_numpy()
     words = column[~there].astype(object).where(column[~there].notna(), "missing").value_counts()
     told = ", ".join(f"{word}: {n:,}" for word, n in words.head(8).items())
     return there, f"have no donor in obs[{key!r}] ({told}) and are left out"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from scbert_cll import _keys, _names
+from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll._cli.reading import ENDINGS, Cells, Reading, is_cells, read
 from scbert_cll._disk.in_place import settle
 from scbert_cll._process import to_change
@@ -40,9 +41,7 @@ def source(path: Path, asked: Reading, *columns: str | None) -> Path | Cells:
         return found
     if not path.is_dir() and path.exists():
         _checks.paths.plain_file(path)
-        _checks.choice(
-            path.suffix, ENDINGS, "What is no corpus must be a file of cells: its ending"
-        )
+        choice(path.suffix, ENDINGS, "What is no corpus must be a file of cells: its ending")
     open_corpus(path)
     only_of_cells(path, **dict.fromkeys(asked.given(), True))
     return path
@@ -70,10 +69,8 @@ def typed_column(cells: Cells, option: str, key: str | None, default: str | None
 
     Else the usual one, where there is one.
     """
-    from scbert_cll import _checks
-
     if key is not None:
-        _checks.key_in(key, cells.rna.obs, "adata.obs", f"Name the column with {option}.")
+        key_in(key, cells.rna.obs, "adata.obs", f"Name the column with {option}.")
         return key
     return default if default in cells.rna.obs else None
 
@@ -83,10 +80,8 @@ def typed_gene(adata: AnnData, gene: str | None, default: str | None = _GENE) ->
 
     Else the usual one, where it is there.
     """
-    from scbert_cll import _checks
-
     if gene is not None:
-        _checks.key_in(
+        key_in(
             gene, adata.var_names, "adata.var_names", "Name the gene with --gene, or leave it out."
         )
         return gene
@@ -110,9 +105,9 @@ def with_tokens(
             "Bin the cells with pp.bin_expression; or name the raw counts with --layer (X, a "
             "layer, or raw), and they are binned now."
         )
-        _checks.key_in(name, rna.layers, "adata.layers", remedy)
+        key_in(name, rna.layers, "adata.layers", remedy)
         return rna
-    if cells.layer is not None and _checks.is_binned(rna, cells.layer):
+    if cells.layer is not None and _checks.counts.is_binned(rna, cells.layer):
         if cells.layer != name:
             rna.layers[name], rna.uns[name] = rna.layers[cells.layer], rna.uns[cells.layer]
         return rna
@@ -158,13 +153,10 @@ def with_protein(cells: Cells, tokens: AnnData, key: str) -> str:
 
     Those of a modality, whose names may be anything, are put there without them.
     """
-    from scbert_cll import _checks
     from scbert_cll.pp import _protein
 
     if cells.rna_key is None:
-        _checks.key_in(
-            key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key."
-        )
+        key_in(key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key.")
         return key
     found = _protein.find(cells.data, key, cells.rna_key)
     tokens.obsm[key] = found.values.toarray()
@@ -212,9 +204,7 @@ def model_folder(path: Path, *, overwrite: bool) -> None:
 
 def new_file(path: Path, endings: Sequence[str], *, overwrite: bool) -> None:
     """A place for a file of one of these endings."""
-    from scbert_cll import _checks
-
-    _checks.choice(path.suffix, endings, "The ending of --out")
+    choice(path.suffix, endings, "The ending of --out")
     can_write(path)
     if path.exists() and not overwrite:
         raise FileExistsError(
@@ -224,8 +214,6 @@ def new_file(path: Path, endings: Sequence[str], *, overwrite: bool) -> None:
 
 def new_folder_of(path: Path, names: Collection[str] | None, what: str, *, overwrite: bool) -> None:
     """A place for files of these names (or of any): nothing is replaced without being asked to."""
-    from scbert_cll import _checks
-
     can_write(path / "file")
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file. Name a folder with --out.")
@@ -234,7 +222,7 @@ def new_folder_of(path: Path, names: Collection[str] | None, what: str, *, overw
     if found and not overwrite:
         raise FileExistsError(
             f"{path} exists. Name another folder with --out, or pass --overwrite to replace "
-            f"{what} in it; it has {_checks.listed(found, 3)}."
+            f"{what} in it; it has {listed(found, 3)}."
         )
 
 

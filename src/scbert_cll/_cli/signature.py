@@ -10,6 +10,7 @@ from scbert_cll import _keys
 from scbert_cll._cli.reading import ENDINGS, Reading
 from scbert_cll._cli.shared import new_folder_of, of_donors, say, source, typed_column, typed_gene
 from scbert_cll._disk.in_place import make_folder
+from scbert_cll._signature import checks as signature_checks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -70,9 +71,7 @@ def signature(
     overwrite
         Replace files of a signature that are in --out.
     """
-    from scbert_cll import _checks
-
-    _checks.gmt_name(name)
+    signature_checks.gmt_name(name)
     new_folder_of(out, None, "the signature", overwrite=overwrite)
     cells = source(data, of_donors(reading), labels_key)
     if isinstance(cells, Path):

@@ -11,6 +11,7 @@ import pandas as pd
 
 from scbert_cll import _checks
 from scbert_cll._bar import Bar
+from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.format import (
     EDGES,
     FORMAT,
@@ -91,7 +92,7 @@ class Building:
         if plan is not None and any(
             read_note(note, _key(plan)) for note in self._done.glob("*.json")
         ):
-            _checks.corpus.same_call(self._call, plan["asked"], self.folder)
+            corpus_checks.same_call(self._call, plan["asked"], self.folder)
             self._sources, self._is_begun = plan["sources"], True
         else:
             for folder in (self.corpus, self._done):
@@ -123,7 +124,7 @@ class Building:
                 good[i] = found
             else:
                 bad[i] = found.reason
-        _checks.corpus.unchanged(changed, self.folder)
+        corpus_checks.unchanged(changed, self.folder)
         self._sources = sources
         self._note_plan()
         return _without_copies(good, bad)
@@ -140,7 +141,7 @@ class Building:
         done: dict[str, list[dict[str, Any]]] = {part: [] for part, own in runs.items() if own}
         left = sum(run.n_tokens for *_, own in todo for run in own)
         there = sum(path.stat().st_size for path in self.corpus.rglob("*") if path.is_file())
-        _checks.corpus.enough_space(
+        corpus_checks.enough_space(
             shutil.disk_usage(self.folder).free + there, left * _BYTES_ON_DISK, self.folder
         )
         for part in done:
@@ -208,7 +209,7 @@ class Building:
             done = write_dataset(folder, part, number, runs, job)
             write_note(note, {"dataset": done}, key)
         except OSError as error:
-            raise _checks.corpus.disk_full(error, left * _BYTES_ON_DISK, self.folder) from error
+            raise corpus_checks.disk_full(error, left * _BYTES_ON_DISK, self.folder) from error
         return done
 
 
@@ -250,7 +251,7 @@ def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, lis
     """Categories of each obs column over all files, None where it holds numbers."""
     merged: dict[str, list[str] | None] = {}
     there = {key for scanned in scans.values() for key in scanned.record["columns"]}
-    _checks.corpus.columns_somewhere([key for key in keys if key not in there], len(scans))
+    corpus_checks.columns_somewhere([key for key in keys if key not in there], len(scans))
     for key in keys:
         found = {
             scanned.record["file"]: scanned.record["columns"][key]
@@ -258,7 +259,7 @@ def merged_columns(scans: dict[int, Scan], keys: Sequence[str]) -> dict[str, lis
             if key in scanned.record["columns"]
         }
         numbers = [name for name, categories in found.items() if categories is None]
-        _checks.corpus.one_kind(
+        corpus_checks.one_kind(
             key, numbers, [name for name, categories in found.items() if categories]
         )
         there_is = {c for categories in found.values() for c in categories or ()}
@@ -277,7 +278,7 @@ def _one_order(orders: Sequence[Sequence[str]]) -> list[str]:
     places = [[longest.index(c) if c in longest else -1 for c in order] for order in orders]
     if all(-1 not in own and own == sorted(own) for own in places):
         return list(longest)
-    return _checks.by_name.sorted_names({c for order in orders for c in order})
+    return _checks.people.sorted_names({c for order in orders for c in order})
 
 
 def report(labels: Sequence[str], scans: dict[int, Scan], bad: dict[int, str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll import _checks
+from scbert_cll._corpus import checks as corpus_checks
 
 
 def opened(path: Path) -> Any:
@@ -17,10 +18,10 @@ def opened(path: Path) -> Any:
     if path.is_dir():
         import zarr
 
-        _checks.corpus.is_zarr(path)
+        corpus_checks.is_zarr(path)
         return zarr.open_group(path, mode="r")
     _checks.paths.plain_file(path)
-    _checks.corpus.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
+    corpus_checks.is_hdf5(is_it=bool(h5py.is_hdf5(path)))
     return h5py.File(path, rdcc_nbytes=2**25)
 
 

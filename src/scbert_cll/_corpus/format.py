@@ -19,8 +19,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
 from scbert_cll._checks import manifests
+from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import (
     CHECKSUM,
     digest,
@@ -146,7 +147,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
     needed = [VOCAB, *(f"{part}/zarr.json" for part in record["parts"])]
     if absent := [name for name in needed if name not in record["sha256"]]:
         raise ValueError(
-            f"{path / MANIFEST} is damaged: it does not list {_checks.listed(absent)}. {_REMEDY}"
+            f"{path / MANIFEST} is damaged: it does not list {listed(absent)}. {_REMEDY}"
         )
     return Corpus(path, record)
 

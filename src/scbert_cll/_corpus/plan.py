@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from scbert_cll import _checks
+from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.scan import Scan
 
@@ -40,10 +40,10 @@ def deal_donors(cells: dict[str, int], val_fraction: float, asked: Any, seed: in
     """Donors of the validation part: whole donors in random order as long as that brings the part closer to its share of the cells."""
     donors = sorted(name for name, n in cells.items() if n)
     if asked is not None:
-        return _checks.corpus.val_donors(asked, donors)
+        return corpus_checks.val_donors(asked, donors)
     if val_fraction == 0:
         return []
-    _checks.corpus.enough_donors(donors)
+    corpus_checks.enough_donors(donors)
     wanted, held, chosen = val_fraction * sum(cells.values()), 0, list[str]()
     for i in np.random.default_rng([seed, _SIDES]).permutation(len(donors)):
         name = donors[i]

@@ -13,6 +13,8 @@ import pandas as pd
 from scipy import sparse
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import key_in, unique
+from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.sources import Source
 from scbert_cll._disk.formats import size_and_time
@@ -119,21 +121,21 @@ class _Tally:
             self.kinds[key] = "number" if is_number else "text"
         if self.kinds.get(key) == "text":
             self.categories.setdefault(key, set()).update(
-                _checks.by_name.class_names(present).unique()
+                _checks.people.class_names(present).unique()
             )
             if isinstance(column.dtype, pd.CategoricalDtype):
-                self.order.setdefault(key, _checks.by_name.class_order(column, unused=True))
+                self.order.setdefault(key, _checks.people.class_order(column, unused=True))
 
     def in_order(self, key: str) -> list[str]:
         """Categories of a column, as they are ordered in the file."""
         found = self.categories.get(key, set())
-        return self.order.get(key) or _checks.by_name.sorted_names(found)
+        return self.order.get(key) or _checks.people.sorted_names(found)
 
     def leave_out_no_donors(self, where: str) -> None:
         """Cells of no donor are not kept."""
-        people, words = _checks.by_name.people_of(self.donors)
+        people, words = _checks.people.people_of(self.donors)
         if not people:
-            _checks.by_name.no_donor(words, where)
+            _checks.people.no_donor(words, where)
         for name in words:
             own = (self.donor == self.donors[name]) & (self.n_tokens > 0)
             if own.any():
@@ -150,11 +152,11 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
         It cannot be used; the sentence says why.
     """
     with request.open(path) as source:
-        _checks.corpus.not_a_layer_of_tokens(is_binned=source.is_binned())
+        corpus_checks.not_a_layer_of_tokens(is_binned=source.is_binned())
         found = source.resolve(request.vocab, request.aliases)
         columns = Columns(found["index"].to_numpy(), len(request.vocab))
         missing = request.vocab.names[columns.per_gene == 0]
-        _checks.vocabulary_coverage(
+        _checks.genes.vocabulary_coverage(
             found, missing, len(request.vocab), min_matched=request.min_matched
         )
         tally = _tallied(source, columns, head["file"], request)
@@ -162,7 +164,7 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
             tally.leave_out_no_donors(f"obs[{request.donor_key!r}]")
         _unique_names(source, tally.names)
         of_counts = {"no_genes": source.others, "n_rounded": source.n_rounded}
-    _checks.corpus.not_tokens(
+    corpus_checks.not_tokens(
         tally.largest, tally.n_at_top, source.n_cells, len(request.vocab), request.n_bins
     )
     record = {
@@ -184,7 +186,7 @@ def chosen(source: Source, key: str | None, start: int, stop: int) -> np.ndarray
     """Which cells a column of obs chooses; all where none is named."""
     if key is None:
         return np.ones(stop - start, dtype=bool)
-    return _checks.corpus.chosen_cells(source.column(key, start, stop), key, source.obs_columns)
+    return corpus_checks.chosen_cells(source.column(key, start, stop), key, source.obs_columns)
 
 
 def donor_names(
@@ -204,12 +206,12 @@ def donor_names(
     column = source.column(key, start, stop)
     if column is None:
         remedy = "Name the column of donors (donor_key); None takes every file for one donor."
-        _checks.key_in(key, [name for name in source.obs_columns if name != key], "obs", remedy)
+        key_in(key, [name for name in source.obs_columns if name != key], "obs", remedy)
         return np.zeros(0, dtype=object)
     missing = column.isna().to_numpy() & (True if own is None else own)
     if missing.any():
-        _checks.corpus.of_a_donor(source.names(start, stop)[missing], key)
-    return _checks.by_name.named(column, _checks.by_name.donor_name).to_numpy(dtype=object)
+        corpus_checks.of_a_donor(source.names(start, stop)[missing], key)
+    return _checks.people.named(column, _checks.people.donor_name).to_numpy(dtype=object)
 
 
 def _tallied(source: Source, columns: Columns, label: str, request: Request) -> _Tally:
@@ -249,7 +251,7 @@ def _n_rows_with(counts: sparse.csr_matrix, value: float) -> int:
 def _unique_names(source: Source, hashed: np.ndarray) -> None:
     """No name of a cell twice; names are only read again where their hashes say so."""
     if len(np.unique(hashed)) < len(hashed):
-        _checks.unique(
+        unique(
             pd.Index(source.names(0, source.n_cells)), "obs_names", "adata.obs_names_make_unique()"
         )
 
@@ -279,7 +281,7 @@ def _cells(tally: _Tally) -> dict[str, Any]:
         "columns": {
             key: None
             if kind == "number"
-            else _checks.by_name.sorted_names(tally.categories.get(key, ()))
+            else _checks.people.sorted_names(tally.categories.get(key, ()))
             for key, kind in tally.kinds.items()
         },
         "order": {key: tally.in_order(key) for key in tally.kinds},

@@ -16,6 +16,8 @@ from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import key_in
+from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.elements import index_of, is_group, is_null, opened, values
 from scbert_cll.vocab import GeneVocab
 
@@ -44,7 +46,7 @@ class _Csr:
         self.n_rows, self._n_columns = shape
         self._data, self._indices = group["data"], group["indices"]
         self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
-        _checks.corpus.of_one_shape(
+        corpus_checks.of_one_shape(
             self._indptr, min(self._data.shape[0], self._indices.shape[0]), self.n_rows
         )
 
@@ -54,7 +56,7 @@ class _Csr:
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         first, last = self._indptr[start], self._indptr[stop]
         indices = self._indices[first:last]
-        _checks.corpus.within(indices, self._n_columns)
+        corpus_checks.within(indices, self._n_columns)
         indptr = (self._indptr[start : stop + 1] - first).astype(np.int32)
         columns = indices.astype(np.int32, copy=False)
         return sparse.csr_matrix(
@@ -73,7 +75,7 @@ class _Dense:
         return row * int(self._n_columns) // 8  # a zero is gone as soon as it is read
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        return _checks.slots.as_csr(self._dataset[start:stop], "its matrix")
+        return _checks.counts.as_csr(self._dataset[start:stop], "its matrix")
 
 
 class _Csc:
@@ -83,10 +85,10 @@ class _Csc:
         self.n_rows = shape[0]
         self._group = group
         self._csr: sparse.csr_matrix | None = None
-        _checks.corpus.of_one_shape(
+        corpus_checks.of_one_shape(
             np.asarray(group["indptr"][:], dtype=np.int64), group["data"].shape[0], shape[1]
         )
-        _checks.corpus.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
+        corpus_checks.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
 
     def stored_before(self, row: int) -> int:
         return int(self._whole().indptr[row])
@@ -96,7 +98,7 @@ class _Csc:
 
     def _whole(self) -> sparse.csr_matrix:
         if self._csr is None:
-            _checks.corpus.within(self._group["indices"][:], self.n_rows)
+            corpus_checks.within(self._group["indices"][:], self.n_rows)
             self._csr = sparse.csr_matrix(read_elem(self._group))
         return self._csr
 
@@ -186,13 +188,13 @@ class Source:
 
     def counts(self, start: int, stop: int) -> sparse.csr_matrix:
         """Raw counts of some cells, checked."""
-        found = _checks.slots.as_csr(self._rows.read(start, stop), "its matrix")
+        found = _checks.counts.as_csr(self._rows.read(start, stop), "its matrix")
         of_genes = slice(None) if self._is_gene.all() else self._is_gene[found.indices]
         known = found.data[of_genes]
-        if not _checks.slots.are_finite(known):
+        if not _checks.counts.are_finite(known):
             self._complain(start, stop)
-        if not _checks.are_whole(known):
-            whole = _checks.slots.nearly_whole(known)
+        if not _checks.matrix.are_whole(known):
+            whole = _checks.counts.nearly_whole(known)
             if whole is None:
                 self._complain(start, stop)
             self.n_rounded += int((whole != known).sum())
@@ -286,26 +288,26 @@ class Source:
             cells = cells.copy()
         if "log1p" in root.get("uns", ()):
             cells.uns["log1p"] = {}
-        _checks.counts(cells, None if self._is_raw else self._layer)
+        _checks.counts.counts(cells, None if self._is_raw else self._layer)
         raise ValueError("its matrix must hold raw counts.")
 
     def _open(self) -> None:
         if "mod" not in self._file:
-            _checks.corpus.no_modalities(self._modality)
+            corpus_checks.no_modalities(self._modality)
         if "matrix" in self._file:
             self._open_10x(self._file["matrix"])
         elif "mod" in self._file:
-            modality = _checks.corpus.rna_modality(self._file["mod"], self._modality)
+            modality = corpus_checks.rna_modality(self._file["mod"], self._modality)
             self._mudata = modality, self._file
             self._open_anndata(self._file["mod"][modality])
         elif "obs" in self._file and "var" in self._file:
             self._open_anndata(self._file)
         else:
-            raise _checks.corpus.known_layout(self._file)
+            raise corpus_checks.known_layout(self._file)
 
     def _open_10x(self, matrix: Any) -> None:
         if "features" not in matrix:
-            raise _checks.corpus.known_layout(self._file)
+            raise corpus_checks.known_layout(self._file)
         self._root, self._cells, self._is_raw = matrix, matrix["barcodes"], False
         found = matrix["features"]
         self._genes = pd.Index(values(found["name"], slice(None)))
@@ -319,12 +321,14 @@ class Source:
         self._rows: _Rows = _Csr(matrix, (n_cells, n_features))
 
     def _open_anndata(self, group: Any) -> None:
-        _checks.corpus.not_too_old(is_new=is_group(group["obs"]) and is_group(group["var"]))
+        corpus_checks.not_too_old(is_new=is_group(group["obs"]) and is_group(group["var"]))
         self._root, self._obs = group, group["obs"]
         self._cells = group["obs"][group["obs"].attrs["_index"]]
         layers = group.get("layers", {})
         self._is_raw = (
-            self._layer == _checks.slots.RAW and _checks.slots.RAW not in layers and "raw" in group
+            self._layer == _checks.counts.RAW
+            and _checks.counts.RAW not in layers
+            and "raw" in group
         )
         slots = group["raw"] if self._is_raw else group
         var = slots["var"]
@@ -341,10 +345,10 @@ class Source:
                 dtype=bool
             )
         if self._layer is not None and not self._is_raw:
-            _checks.key_in(self._layer, layers, "adata.layers")
+            key_in(self._layer, layers, "adata.layers")
             self._rows = self._matrix(layers[self._layer])
         else:
-            _checks.corpus.has_x(
+            corpus_checks.has_x(
                 there="X" in slots and not is_null(slots["X"]),
                 layers=list(layers),
                 raw="raw" in group,

@@ -16,6 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import Run
@@ -77,7 +78,7 @@ class _Cells:
         rows = self.order[self.filled : self.filled + tokens.shape[0]]
         self.filled += tokens.shape[0]
         lengths = np.diff(tokens.indptr)
-        _checks.corpus.still_the_same(
+        corpus_checks.still_the_same(
             same=np.array_equal(lengths, np.diff(self.indptr)[rows]), name=source
         )
         to = np.repeat(self.indptr[rows] - tokens.indptr[:-1], lengths) + np.arange(tokens.nnz)
@@ -170,7 +171,7 @@ def _add_file(cells: _Cells, file: int, runs: Sequence[Run], part: int, job: Job
     """Read the runs of one file."""
     scanned = job.scans[file]
     columns = Columns(scanned.index, len(job.request.vocab))
-    _checks.corpus.still_the_same(
+    corpus_checks.still_the_same(
         same=stamp(job.paths[file]) == job.stamps[file], name=scanned.record["file"]
     )
     with job.request.open(job.paths[file]) as source:
@@ -221,5 +222,5 @@ def _column(name: str, found: np.ndarray, job: Job) -> Any:
     if categories is None:
         return found
     return pd.Categorical(
-        _checks.by_name.class_names(pd.Series(found, dtype=object)), categories=list(categories)
+        _checks.people.class_names(pd.Series(found, dtype=object)), categories=list(categories)
     )

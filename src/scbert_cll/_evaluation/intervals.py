@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice, listed
 from scbert_cll._evaluation import donors as _donors
 from scbert_cll._evaluation.draws import (
     NONE,
@@ -50,7 +50,7 @@ class OutOfFold:
             raise ValueError(
                 f"Expected probabilities of {shape[0]} repeats × {shape[1]} cells × "
                 f"{shape[2]} classes of every model, none of "
-                f"them 0; found others in {_checks.listed(wrong)}."
+                f"them 0; found others in {listed(wrong)}."
             )
         far = [
             m
@@ -59,12 +59,11 @@ class OutOfFold:
         ]
         if far:
             raise ValueError(
-                f"Probabilities of a cell must sum to 1; they do not in {_checks.listed(far)}."
+                f"Probabilities of a cell must sum to 1; they do not in {listed(far)}."
             )
         if len(self.classes) < 2 or self.y.min() < 0 or self.y.max() >= len(self.classes):
             raise ValueError(
-                f"y must hold codes of at least two classes ({_checks.listed(self.classes)}), "
-                f"none missing."
+                f"y must hold codes of at least two classes ({listed(self.classes)}), none missing."
             )
         if self.donors is not None and len(self.donors) != len(self.y):
             raise ValueError(
@@ -78,7 +77,7 @@ class OutOfFold:
             )
         unknown = sorted(set(self.baselines) - set(self.proba))
         if unknown:
-            raise ValueError(f"Baselines without predictions: {_checks.listed(unknown)}.")
+            raise ValueError(f"Baselines without predictions: {listed(unknown)}.")
 
     def exact(self) -> dict[str, np.ndarray]:
         """Probabilities in double precision whose rows sum to 1."""
@@ -144,7 +143,7 @@ def tables(
     side.
     """
     for name in metrics:
-        _checks.choice(name, METRICS, "A metric")
+        choice(name, METRICS, "A metric")
     proba = found.exact()
     ranked = {
         m: np.tile(p.mean((0, 1)), (*p.shape[:2], 1)) if found.flat(p) else p

@@ -17,7 +17,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice, listed
 
 METRICS = (
     "accuracy",
@@ -99,7 +99,7 @@ def score(
     that of more the sum over classes (0 to 2). Probabilities below single precision's resolution
     (1.2e-7) count as that in log_loss, which is at most about 15.9.
     """
-    _checks.choice(name, METRICS, "A metric")
+    choice(name, METRICS, "A metric")
     found = Predicted(y, proba, classes, donors)
     reason = _undefined(name, found, ordered)
     return (
@@ -189,7 +189,7 @@ def _undefined(name: str, found: Predicted, ordered: bool) -> str:
         return "one class only"
     if name == "auroc_within" and not absent and np.isnan(_auroc_within(found)):
         return "no donor has cells of a class and of others"
-    return f"no cell of {_checks.listed(absent)}" if absent and name in _NEED_ALL else ""
+    return f"no cell of {listed(absent)}" if absent and name in _NEED_ALL else ""
 
 
 _NEED_ALL = frozenset({"auroc", "auroc_within", "auprc"})
@@ -198,7 +198,7 @@ _NEED_TWO = _NEED_ALL | {"balanced_accuracy", "mcc", "kappa_quadratic"}
 
 def _agreed(name: str, found: Predicted) -> str:
     """The convention without which there would be no value."""
-    absent = _checks.listed(found.absent())
+    absent = listed(found.absent())
     if name == "macro_f1" and found.absent():
         return f"no cell of {absent}, whose F1 counts as 0"
     if name == "balanced_accuracy" and found.absent():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from scbert_cll import _checks
+from scbert_cll._signature import checks as signature_checks
 
 type GeneSets = Mapping[str, Iterable[str]] | str | PathLike[str] | pd.DataFrame
 
@@ -19,7 +20,7 @@ def read(source: GeneSets) -> dict[str, list[str]]:
     A gene that is in a set twice counts once; order stays.
     """
     source = Path(fspath(source)) if isinstance(source, PathLike | str) else source
-    _checks.gene_set_source(source)
+    signature_checks.gene_set_source(source)
     if isinstance(source, Path):
         return read_gmt(source)
     if isinstance(source, pd.DataFrame):
@@ -27,16 +28,18 @@ def read(source: GeneSets) -> dict[str, list[str]]:
             str(k): v.tolist()
             for k, v in source.groupby("source", sort=False, observed=True)["target"]
         }
-    _checks.gene_sets(source, "The mapping of gene sets")
+    signature_checks.gene_sets(source, "The mapping of gene sets")
     return {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in source.items()}
 
 
 def read_gmt(path: Path) -> dict[str, list[str]]:
     """Sets of a GMT file, compressed (``.gz``) or not; lines without content do not count."""
     fields = [
-        line.rstrip().split("\t") for line in _checks.read_text(path).split("\n") if line.strip()
+        line.rstrip().split("\t")
+        for line in _checks.text.read_text(path).split("\n")
+        if line.strip()
     ]
-    _checks.gmt_lines(fields, str(path))
+    signature_checks.gmt_lines(fields, str(path))
     sets = {name: [gene for gene in dict.fromkeys(genes) if gene] for name, _, *genes in fields}
-    _checks.gene_sets(sets, str(path))
+    signature_checks.gene_sets(sets, str(path))
     return sets

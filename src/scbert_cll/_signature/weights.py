@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from scbert_cll import _checks
+from scbert_cll._signature import checks as signature_checks
 from scbert_cll._signature import gene_sets
 
 type Weights = pd.DataFrame | Mapping[str, Any] | Iterable[str] | str | PathLike[str]
@@ -23,7 +23,7 @@ def weights(source: Weights) -> pd.Series:
     `log2_fc`. Genes without weights get 1. Sets of genes, in a mapping or a GMT file, must be one
     set, or two of a name that end with ``_UP`` and ``_DN`` and get 1 and −1.
     """
-    _checks.signature_source(source)
+    signature_checks.signature_source(source)
     if isinstance(source, pd.DataFrame):
         found = _of_table(source)
     elif isinstance(source, str | PathLike) or (
@@ -36,7 +36,7 @@ def weights(source: Weights) -> pd.Series:
         found = pd.Series(dict(source), dtype=object)
     else:
         found = pd.Series(1.0, pd.Index(list(source), dtype=object))
-    return _checks.gene_weights(found)
+    return signature_checks.gene_weights(found)
 
 
 def _of_table(table: pd.DataFrame) -> pd.Series:
@@ -47,7 +47,7 @@ def _of_table(table: pd.DataFrame) -> pd.Series:
 
 
 def _of_sets(sets: Mapping[str, list[str]]) -> pd.Series:
-    _checks.one_signature(sets, UP, DOWN)
+    signature_checks.one_signature(sets, UP, DOWN)
     signs = {name: -1.0 if len(sets) == 2 and name.upper().endswith(DOWN) else 1.0 for name in sets}
     pairs = [(gene, signs[name]) for name, genes in sets.items() for gene in genes]
     return pd.Series(

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scbert_cll import _checks
-from scbert_cll._survival import models
+from scbert_cll._survival import groups, models
 from scbert_cll._survival.outcome import Outcome
 
 _Z: Final = float(stats.norm.ppf(0.975))
@@ -263,7 +262,7 @@ def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.
     """
     names, codes = [str(c) for c in group.categories], group.codes
     events = np.bincount(codes[outcome.event], minlength=len(names))
-    _checks.events_to_compare(dict(zip(names, events.tolist(), strict=True)))
+    groups.events_to_compare(dict(zip(names, events.tolist(), strict=True)))
     rows = np.flatnonzero(events[codes] > 0)
     columns = {
         label: (codes[rows] == i).astype(np.float64)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 from scipy.special import xlogy
 
-from scbert_cll import _checks
+from scbert_cll._survival import checks as survival_checks
 from scbert_cll._survival import score_test
 from scbert_cll._survival.outcome import Outcome
 
@@ -72,13 +72,13 @@ def fit(outcome: Outcome, columns: pd.DataFrame, *, proportional: bool = False) 
 
     `proportional` tests the hazards' proportionality.
     """
-    _checks.they_vary(columns, len(columns))
+    survival_checks.they_vary(columns, len(columns))
     found = (
         _logistic(outcome, columns)
         if outcome.time is None
         else _cox(outcome, columns, proportional)
     )
-    _checks.no_separation(found.coef, found.se, columns.std())
+    survival_checks.no_separation(found.coef, found.se, columns.std())
     return found
 
 
@@ -108,7 +108,7 @@ def _cox(outcome: Outcome, columns: pd.DataFrame, proportional: bool) -> Fit:
             cox = package.CoxPHFitter().fit(frame, **options)
         except package.exceptions.ConvergenceError:
             wild = pd.Series(np.nan, columns.columns)
-            _checks.no_separation(wild, wild, columns.std())
+            survival_checks.no_separation(wild, wild, columns.std())
             raise
     half = cox.log_likelihood_ratio_test().test_statistic / 2
     risk = columns.to_numpy() @ cox.params_.to_numpy()

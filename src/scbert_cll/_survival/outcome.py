@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scbert_cll import _checks
+from scbert_cll._survival import checks as survival_checks
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def read(
 
     The arrays of the others hold placeholders.
     """
-    columns = _checks.outcome_columns(obs, time_key, event_key, entry_key, competing_key, strata)
+    columns = survival_checks.outcome_columns(
+        obs, time_key, event_key, entry_key, competing_key, strata
+    )
     flow = Flow.of(columns[event_key])
     for key in dict.fromkeys(
         key for key in (event_key, time_key, entry_key, competing_key, *strata) if key
@@ -105,7 +107,9 @@ def read(
             f"no time at risk ({time_key} is "
             f"{'0' if entry_key is None else 'not after ' + entry_key})",
         )
-    _checks.enough_events(flow.event & flow.kept, flow.kept, event_key, timed=time is not None)
+    survival_checks.enough_events(
+        flow.event & flow.kept, flow.kept, event_key, timed=time is not None
+    )
     outcome = Outcome(
         flow.event,
         time,

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import choice
 from scbert_cll._survival.outcome import Flow, Outcome
 
 Unit = Literal["years", "months", "days"]
@@ -27,16 +28,16 @@ def check(adata: AnnData, outcome: Outcome, flow: Flow, time_key: str, unit: Uni
     time, entry = (
         None if v is None else pd.Series(v[flow.kept]) for v in (outcome.time, outcome.entry)
     )
-    _checks.plausible_times(
+    _checks.cohorts.plausible_times(
         pd.Series(time, dtype=np.float64), time_key, unit, parameter="time_unit", entry=entry
     )
-    _checks.own_unit(adata, time_key, unit)
+    _checks.cohorts.own_unit(adata, time_key, unit)
 
 
 def usual_times(unit: Unit) -> tuple[float, ...]:
     """Two and five years."""
-    _checks.choice(unit, list(_checks.PER_YEAR), "time_unit")
-    return tuple(years * _checks.PER_YEAR[unit] for years in _USUAL)
+    choice(unit, list(_checks.cohorts.PER_YEAR), "time_unit")
+    return tuple(years * _checks.cohorts.PER_YEAR[unit] for years in _USUAL)
 
 
 def in_unit(held: Mapping[str, Any], unit: Unit | None) -> Mapping[str, Any]:
@@ -44,12 +45,14 @@ def in_unit(held: Mapping[str, Any], unit: Unit | None) -> Mapping[str, Any]:
     params = dict(held["params"])
     if unit is None or unit == params.get("time_unit", "years"):
         return held
-    now = _checks.choice(
-        str(params.get("time_unit", "years")), list(_checks.PER_YEAR), "The time_unit of the result"
+    now = choice(
+        str(params.get("time_unit", "years")),
+        list(_checks.cohorts.PER_YEAR),
+        "The time_unit of the result",
     )
     factor = (
-        _checks.PER_YEAR[_checks.choice(unit, list(_checks.PER_YEAR), "time_unit")]
-        / _checks.PER_YEAR[now]
+        _checks.cohorts.PER_YEAR[choice(unit, list(_checks.cohorts.PER_YEAR), "time_unit")]
+        / _checks.cohorts.PER_YEAR[now]
     )
     tables = {
         name: held[name].assign(

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import listed, number_in
 
 _OUTCOMES: Final = ("TTT", "treated", "died_untreated", "OS", "died", "TTFT")
 _N_DECOY: Final = 30
@@ -132,12 +133,12 @@ def cll_cohort(
     >>> cohort.shape, cohort.uns["truth"]["signature"]["gene"].iloc[0]
     ((100, 300), 'ITGA4')
     """
-    _checks.number_in(n_patients, "n_patients", 20, np.inf, whole=True)
-    _checks.number_in(n_planted, "n_planted", 2, np.inf, whole=True)
-    _checks.number_in(hazard_ratio, "hazard_ratio", 0.01, 100)
+    number_in(n_patients, "n_patients", 20, np.inf, whole=True)
+    number_in(n_planted, "n_planted", 2, np.inf, whole=True)
+    number_in(hazard_ratio, "hazard_ratio", 0.01, 100)
     signs = _placeholders(n_planted) if programme is None else _given(programme)
     least = len(signs) + len(_keys.PROLIFERATION) + _MIN_ORDINARY
-    _checks.number_in(n_genes, "n_genes", least, np.inf, whole=True)
+    number_in(n_genes, "n_genes", least, np.inf, whole=True)
     # one random stream per step, so that a change of one step leaves the others as they were
     for_missing, for_genes, for_values, for_outcome, for_patients = np.random.default_rng(
         rng
@@ -170,12 +171,12 @@ def _given(programme: Mapping[str, float]) -> dict[str, float]:
     if len(signs) < 2 or none:
         raise ValueError(
             f"programme must give at least two genes weights above or below 0; found "
-            f"{len(signs)}, without such a weight {_checks.listed(none)}."
+            f"{len(signs)}, without such a weight {listed(none)}."
         )
     if taken := sorted(set(signs) & set(_keys.PROLIFERATION)):
         raise ValueError(
             f"programme must leave the proliferation genes to proliferation; found "
-            f"{_checks.listed(taken)}. Remove them."
+            f"{listed(taken)}. Remove them."
         )
     return signs
 

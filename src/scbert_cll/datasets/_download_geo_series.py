@@ -18,9 +18,10 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, IncompleteRead
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import bytes_in_words
 from scbert_cll._disk.formats import write_text
 from scbert_cll._disk.in_place import replace
-from scbert_cll.datasets import _tables
+from scbert_cll.datasets import _series, _tables
 from scbert_cll.datasets._read_geo_series import parts
 
 _BASE: Final = "https://ftp.ncbi.nlm.nih.gov/geo/series"
@@ -77,7 +78,7 @@ def download_geo_series(
         This is no accession of a series, what came is no series matrix, the checksum differs, or
         the file of the checksum is damaged.
     """
-    _checks.series.accession(accession)
+    _series.accession(accession)
     folder = Path(folder)
     path = folder / f"{accession}_series_matrix.txt.gz"
     noted = path.with_name(f"{path.name}.sha256")
@@ -121,7 +122,7 @@ def _load(address: str, path: Path, noted: Path, sha256: str | None) -> str:
 
     def write(aside: Path) -> None:
         sums.append(_copy(address, aside, path))
-        _checks.same_sum(path.name, sums[0], sha256)
+        _checks.tables.same_sum(path.name, sums[0], sha256)
         with warnings.catch_warnings(action="ignore"):  # told by who reads it
             parts(aside, path.name)
         noted.unlink(missing_ok=True)
@@ -139,19 +140,18 @@ def _copy(address: str, aside: Path, path: Path) -> str:
                 _AT_A_TIME, decode_content=False
             ):  # as it comes, not as much as was asked for
                 start = (start + part)[:20]
-                _checks.series.packed_series(_GZIP.startswith(start[:2]), start, address)
+                _series.packed_series(_GZIP.startswith(start[:2]), start, address)
                 n += file.write(part)
                 found.update(part)
                 if n > _MOST or time.monotonic() > until:
                     raise ConnectionError(
-                        f"it goes on after {_checks.bytes_in_words(n)}; at most 1 GB in an "
-                        f"hour is taken"
+                        f"it goes on after {bytes_in_words(n)}; at most 1 GB in an hour is taken"
                     )
     except FileNotFoundError:
         raise
     except (HTTPError, OSError) as error:
         raise _not_loaded(address, path, error) from error
-    _checks.series.packed_series(len(start) > 1, start, address)
+    _series.packed_series(len(start) > 1, start, address)
     return found.hexdigest()
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import choice, number_in
 
 Design = Literal["paired", "gated"]
 Effect = Literal["additive", "combination", "switch", "none", "donor", "abundance", "slope"]
@@ -89,12 +90,12 @@ def planted_donors(
     >>> adata.var["truth"].value_counts().to_dict()
     {0: 376, 1: 16, -1: 8}
     """
-    _checks.choice(design, _DESIGNS, "design")
-    _checks.choice(effect, _EFFECTS, "effect")
-    _checks.number_in(n_donors, "n_donors", 4, np.inf, whole=True)
-    _checks.number_in(n_cells, "n_cells", 2, np.inf, whole=True)
-    _checks.number_in(n_genes, "n_genes", _MIN_GENES, np.inf, whole=True)
-    _checks.number_in(n_planted, "n_planted", 3, n_genes // 2, whole=True)
+    choice(design, _DESIGNS, "design")
+    choice(effect, _EFFECTS, "effect")
+    number_in(n_donors, "n_donors", 4, np.inf, whole=True)
+    number_in(n_cells, "n_cells", 2, np.inf, whole=True)
+    number_in(n_genes, "n_genes", _MIN_GENES, np.inf, whole=True)
+    number_in(n_planted, "n_planted", 3, n_genes // 2, whole=True)
     streams = np.random.default_rng(rng).spawn(3)
     genes = _genes(n_genes, n_planted, effect, streams[0])
     cells = _cells(design, effect, n_donors, n_cells, streams[1])

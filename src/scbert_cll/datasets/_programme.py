@@ -7,7 +7,8 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import choice
 
 Programme = Literal["additive", "combination", "subset"]
 
@@ -26,7 +27,7 @@ def kind_of(programme: bool | Programme) -> str:
     """The kind by name; ``"none"`` for the control."""
     if isinstance(programme, bool):
         return "additive" if programme else "none"
-    return _checks.choice(programme, PROGRAMMES, "programme")
+    return choice(programme, PROGRAMMES, "programme")
 
 
 def truth(sign: pd.Series, kind: str, rng: np.random.Generator) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import choice, key_in
 from scbert_cll.datasets import _tables
 from scbert_cll.datasets._tables import Table, Unit
 
@@ -107,9 +108,9 @@ def read_cohort(
     >>> adata.obs.round(2).to_dict("list")
     {'days': [1.92, 4.0], 'state': [1, 0]}
     """
-    _checks.choice(unit, _tables.UNITS, "unit")
-    _checks.outcome_keys(time_key, event_key, entry_key, competing_key)
-    meanings = _checks.event_meanings(event_values)
+    choice(unit, _tables.UNITS, "unit")
+    _checks.cohorts.outcome_keys(time_key, event_key, entry_key, competing_key)
+    meanings = _checks.cohorts.event_meanings(event_values)
     tables, files = _tables.read_tables(
         {"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256
     )
@@ -121,11 +122,13 @@ def read_cohort(
         "competing_key": competing_key,
     }
     for key in filter(None, keys.values()):
-        _checks.key_in(key, seen, "the clinical table")
+        key_in(key, seen, "the clinical table")
     values = None
     if "expression" in tables:
         values = _tables.expression_matrix(tables["expression"], transpose=transpose)
-        _checks.shared_samples(values.index, values.columns, seen, sample_key or "the first column")
+        _checks.cohorts.shared_samples(
+            values.index, values.columns, seen, sample_key or "the first column"
+        )
     obs = _tables.columns_of_obs(seen)
     for key, column in _outcome(seen, keys, unit, meanings).items():
         obs[key.replace("/", "_")] = column
@@ -150,12 +153,12 @@ def _outcome(
     time_key, event_key, entry_key, competing_key = keys.values()
     found: dict[str, pd.Series] = {}
     if event_key:
-        found[event_key] = _checks.events(seen[event_key], event_key, meanings)
+        found[event_key] = _checks.cohorts.events(seen[event_key], event_key, meanings)
     if time_key:
         found |= _years(seen, time_key, entry_key, unit)
     if event_key and competing_key:
         found[competing_key] = _competing(seen[competing_key], competing_key, meanings)
-        _checks.one_end(found[event_key], found[competing_key], event_key, competing_key)
+        _checks.cohorts.one_end(found[event_key], found[competing_key], event_key, competing_key)
     return {
         key: column if key in (time_key, entry_key) else _tables.yes_or_no(column)
         for key, column in found.items()
@@ -166,22 +169,24 @@ def _years(
     seen: pd.DataFrame, time_key: str, entry_key: str | None, unit: Unit
 ) -> dict[str, pd.Series]:
     """Time and entry, which are on one clock."""
-    time = _checks.times(seen[time_key], time_key)
+    time = _checks.cohorts.times(seen[time_key], time_key)
     if entry_key is None:
-        _checks.plausible_times(time, time_key, unit)
-        return {time_key: time / _checks.PER_YEAR[unit]}
-    entry = _checks.times(seen[entry_key], entry_key)
-    _checks.in_order(entry, time, entry_key, time_key)
-    _checks.plausible_times(time, time_key, unit, entry=entry)
+        _checks.cohorts.plausible_times(time, time_key, unit)
+        return {time_key: time / _checks.cohorts.PER_YEAR[unit]}
+    entry = _checks.cohorts.times(seen[entry_key], entry_key)
+    _checks.cohorts.in_order(entry, time, entry_key, time_key)
+    _checks.cohorts.plausible_times(time, time_key, unit, entry=entry)
     return {
-        key: column / _checks.PER_YEAR[unit]
+        key: column / _checks.cohorts.PER_YEAR[unit]
         for key, column in ((time_key, time), (entry_key, entry))
     }
 
 
 def _competing(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> pd.Series:
     """Plain 0 and 1 are what they are, whatever the words of the other event mean."""
-    return _checks.events(column, key, None if _checks.are_plain(column) else meanings)
+    return _checks.cohorts.events(
+        column, key, None if _checks.cohorts.are_plain(column) else meanings
+    )
 
 
 def _summary(obs: pd.DataFrame, time_key: str | None, event_key: str | None) -> dict[str, float]:

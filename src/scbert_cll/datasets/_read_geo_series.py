@@ -14,7 +14,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll.datasets import _tables
+from scbert_cll.datasets import _series, _tables
 
 _SAMPLE: Final = "!Sample_"
 _SERIES: Final = "!Series_"
@@ -75,7 +75,7 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     found = _tables.checked_sum(path, sha256)
     about, table = parts(path, path.name)
     samples = pd.Index(about[_ACCESSION][0], dtype=object)
-    _checks.sample_names(samples, path.name)
+    _checks.cohorts.sample_names(samples, path.name)
     values = (
         _tables.expression_matrix(table, transpose=False, what=path.name)
         if len(table)
@@ -106,7 +106,7 @@ def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFra
     about: dict[str, list[list[str]]] = {}
     table, is_complete = pd.DataFrame(), False
     try:
-        text = _checks.read_text(path)
+        text = _checks.text.read_text(path)
     except EOFError:  # a compressed file that was cut off
         about[_ACCESSION], text = [], ""
     file = StringIO(text)
@@ -117,12 +117,10 @@ def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFra
         if line.startswith("!"):
             key, *cells = _checks.text.fields_of(line.rstrip("\n"), "\t", name)
             about.setdefault(key, []).append([cell.strip() for cell in cells])
-    _checks.series.series_matrix(_ACCESSION in about, is_complete, name)
-    _checks.series.one_value_per_sample(
-        about, _SAMPLE, _ACCESSION, _checks.text.odd_quotes(text), name
-    )
+    _series.series_matrix(_ACCESSION in about, is_complete, name)
+    _series.one_value_per_sample(about, _SAMPLE, _ACCESSION, _checks.text.odd_quotes(text), name)
     if len(table):
-        _checks.series.same_samples(table.columns[1:], pd.Index(about[_ACCESSION][0]), name)
+        _series.same_samples(table.columns[1:], pd.Index(about[_ACCESSION][0]), name)
     return about, table
 
 
@@ -130,7 +128,7 @@ def _table(file: TextIO, name: str) -> tuple[pd.DataFrame, bool]:
     """The values under their header (ID_REF and samples), and whether the line after them is the end."""
     header = _checks.text.fields_of(file.readline().rstrip("\r\n"), "\t", name)
     body = file.read()
-    _checks.series.no_open_quote(body, name)
+    _series.no_open_quote(body, name)
     table = _tables.read_body(StringIO(body), "\t", len(header)).reindex(columns=range(len(header)))
     is_complete = bool(len(table)) and str(table.iloc[-1, 0]).startswith(_END)
     return table.iloc[:-1].set_axis(pd.Index(header, dtype=object), axis=1), is_complete

@@ -135,10 +135,10 @@ def read_mofacll(
             more.rename(columns={name: f"{name}_{what}" for name in more if name in obs})
         )
     if {"IGHV", "TTT", "treated"} <= set(obs):
-        _checks.ighv_direction(obs["IGHV"], obs["TTT"], obs["treated"])
+        _checks.cohorts.ighv_direction(obs["IGHV"], obs["TTT"], obs["treated"])
     values, of_proteins = _values(tables)
     if values is not None:
-        _checks.shared_samples(values.index, values.columns, obs, _PATIENT)
+        _checks.cohorts.shared_samples(values.index, values.columns, obs, _PATIENT)
     adata, record = _tables.joined(values, obs)
     _tables.tell_scale(adata, "the expression table")
     for name, column in of_proteins.get("var", {}).items():
@@ -160,15 +160,15 @@ def _patients(table: pd.DataFrame, what: str) -> pd.DataFrame:
 
 def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
     """Times in years, events as 0 and 1, and death before treatment."""
-    _checks.has_columns(
+    _checks.cohorts.has_columns(
         seen, ["TTT", "treated"] if "TTT" in seen else ["OS", "died"], "The survival table", _EXPORT
     )
     obs = pd.DataFrame(index=seen.index)
     for name in [name for name in seen if name in _TIMES]:
-        obs[name] = _checks.times(seen[name], name)
-        _checks.plausible_times(obs[name], name, "years")
+        obs[name] = _checks.cohorts.times(seen[name], name)
+        _checks.cohorts.plausible_times(obs[name], name, "years")
     for name in [name for name in seen if name in _EVENTS]:
-        obs[name] = _tables.yes_or_no(_checks.events(seen[name], name, None))
+        obs[name] = _tables.yes_or_no(_checks.cohorts.events(seen[name], name, None))
     if {"treated", "died"} <= set(obs):
         known = obs["treated"].notna() & obs["died"].notna()
         untreated = (obs["treated"] == 0) & (obs["died"] == 1)
@@ -181,10 +181,10 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
     obs = _tables.columns_of_obs(table)
     if "IGHV" in obs:
         words = pd.CategoricalDtype(["mutated", "unmutated"], ordered=True)
-        obs["IGHV"] = _checks.ighv_words(table["IGHV"]).astype(words)
+        obs["IGHV"] = _checks.cohorts.ighv_words(table["IGHV"]).astype(words)
     if {"TP53", "del17p"} <= set(obs):
         both = pd.DataFrame(
-            {name: _checks.events(table[name], name, None) for name in ("TP53", "del17p")}
+            {name: _checks.cohorts.events(table[name], name, None) for name in ("TP53", "del17p")}
         )
         obs["TP53ab"] = _tables.yes_or_no(
             both.max(axis=1).where(both.notna().all(axis=1) | (both == 1).any(axis=1))
@@ -203,11 +203,11 @@ def _values(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame | None, di
 
 def _proteins(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One protein per symbol: the one that is measured most often."""
-    _checks.has_columns(table, _PROTEIN, "The proteome", _EXPORT)
+    _checks.cohorts.has_columns(table, _PROTEIN, "The proteome", _EXPORT)
     patients = table.columns.drop(list(_PROTEIN))
-    _checks.sample_names(patients, "the proteome")
+    _checks.cohorts.sample_names(patients, "the proteome")
     values = pd.DataFrame(
-        _checks.expression_numbers(table[patients], "The proteome"), columns=patients
+        _checks.cohorts.expression_numbers(table[patients], "The proteome"), columns=patients
     )
     about = pd.DataFrame({name: table[name].to_numpy() for name in _PROTEIN})
     about["missing"], about["mean"] = values.isna().sum(axis=1), values.mean(axis=1)

@@ -15,11 +15,12 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import key_in, listed
 
 Unit = Literal["years", "months", "days"]
 type Table = pd.DataFrame | str | PathLike[str]
 
-UNITS: Final = tuple(_checks.PER_YEAR)
+UNITS: Final = tuple(_checks.cohorts.PER_YEAR)
 MISSING: Final = (
     "",
     "NA",
@@ -49,12 +50,12 @@ def read_tables(
     """
     given = {what: source for what, source in sources.items() if source is not None}
     for what, source in given.items():
-        _checks.table_source(source, what)
+        _checks.tables.table_source(source, what)
     paths = {
         what: Path(source) for what, source in given.items() if not isinstance(source, pd.DataFrame)
     }
     expected = {} if sha256 is None else sha256
-    _checks.known_files(expected, [path.name for path in paths.values()])
+    _checks.tables.known_files(expected, [path.name for path in paths.values()])
     sums = {what: checked_sum(path, expected.get(path.name)) for what, path in paths.items()}
     tables = {
         what: _in_memory(source) if isinstance(source, pd.DataFrame) else _read(Path(source), sep)
@@ -70,24 +71,24 @@ def checked_sum(path: Path, expected: str | None) -> str:
     """SHA-256 of a file, compared with the one that was given."""
     with _checks.paths.plain_file(path).open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    _checks.same_sum(path.name, found, expected)
+    _checks.tables.same_sum(path.name, found, expected)
     return found
 
 
 def _read(path: Path, sep: str | None) -> pd.DataFrame:
     """A table with its header; pandas would rename columns that have one name."""
-    file, sep = _checks.open_table(path, sep)
-    sep = _checks.separated(sep, path.name)
+    file, sep = _checks.text.open_table(path, sep)
+    sep = _checks.tables.separated(sep, path.name)
     header = _checks.text.fields_of(file.readline(), sep, path.name)
     body = file.read()
     table = read_body(StringIO(body), sep, len(header))
-    _checks.as_wide_as_its_header(len(header), table.shape[1], path.name)
+    _checks.tables.as_wide_as_its_header(len(header), table.shape[1], path.name)
     table.columns = pd.Index([""] * (table.shape[1] - len(header)) + header, dtype=object)
 
     def texts() -> pd.DataFrame:
         return read_body(StringIO(body), sep, len(header), dtype=str)
 
-    return _checks.numbers_as_written(table, texts, sep, path.name)
+    return _checks.text.numbers_as_written(table, texts, sep, path.name)
 
 
 def read_body(file: TextIO, sep: str, n_columns: int, dtype: Any = {0: str}) -> pd.DataFrame:  # noqa: B006
@@ -123,14 +124,14 @@ def _in_memory(table: pd.DataFrame) -> pd.DataFrame:
 
 def named_rows(table: pd.DataFrame, key: str | None, what: str) -> pd.DataFrame:
     """The table with the names of its samples as index: of a column, or of the first one."""
-    _checks.column_names(table.columns, f"the {what} table")
+    _checks.cohorts.column_names(table.columns, f"the {what} table")
     if key is not None:
-        _checks.key_in(
+        key_in(
             key, table, f"the {what} table", "Name the column that holds the samples: sample_key="
         )
     at = 0 if key is None else list(table.columns).index(key)
     names = pd.Index(_text(table.iloc[:, at]), dtype=object)
-    _checks.sample_names(names, f"the {what} table")
+    _checks.cohorts.sample_names(names, f"the {what} table")
     return table.drop(columns=table.columns[at]).set_axis(names, axis=0)
 
 
@@ -139,15 +140,15 @@ def expression_matrix(
 ) -> pd.DataFrame:
     """Samples × genes as float64."""
     numbers = table.iloc[:, 1:]
-    values = _checks.expression_numbers(numbers, f"The {what} table")
+    values = _checks.cohorts.expression_numbers(numbers, f"The {what} table")
     rows, columns = (
         pd.Index(_text(table.iloc[:, 0]), dtype=object),
         pd.Index(numbers.columns, dtype=object),
     )
     if not transpose:
         values, rows, columns = values.T, columns, rows
-    _checks.sample_names(rows, f"the {what} table")
-    _checks.gene_names(columns, f"the {what} table (its genes)")
+    _checks.cohorts.sample_names(rows, f"the {what} table")
+    _checks.genes.gene_names(columns, f"the {what} table (its genes)")
     return pd.DataFrame(values, index=rows, columns=columns)
 
 
@@ -165,7 +166,7 @@ def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData,
         "only_clinical": obs.index[~obs.index.isin(expression.index)],
     }
     told = [
-        f"{len(names)} that are {key.replace('_', ' in the ')} table ({_checks.listed(names, 3)})"
+        f"{len(names)} that are {key.replace('_', ' in the ')} table ({listed(names, 3)})"
         for key, names in only.items()
         if len(names)
     ]
@@ -195,7 +196,7 @@ def columns_of_obs(table: pd.DataFrame) -> pd.DataFrame:
         {i: typed(table.iloc[:, i]) for i in range(table.shape[1])}, index=table.index
     )
     obs.columns = pd.Index(names, dtype=object)
-    _checks.column_names(obs.columns, "the clinical table, with _ for /,")
+    _checks.cohorts.column_names(obs.columns, "the clinical table, with _ for /,")
     return obs
 
 

@@ -12,6 +12,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.utils.validation import check_is_fitted
 
 from scbert_cll import _checks, pp
+from scbert_cll._checks.words import choice
+from scbert_cll.estimators import _checks as estimator_checks
 from scbert_cll.estimators._inner import Calibrated, accepted
 
 type Features = Literal["log2", "tokens"]
@@ -104,13 +106,13 @@ def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples
 
     A class without one is left out, so that the codes are 0, 1 … without a gap.
     """
-    _checks.anndata(adata)
-    column = _checks.labelled(_checks.one_per_cell(y, adata, "y"))
+    _checks.adata.anndata(adata)
+    column = estimator_checks.labelled(estimator_checks.one_per_cell(y, adata, "y"))
     rows = np.flatnonzero(column.notna())
     donors = None
     if groups is not None:
-        names = _checks.by_name.named(
-            _checks.one_per_cell(groups, adata, "groups"), _checks.by_name.donor_name
+        names = _checks.people.named(
+            estimator_checks.one_per_cell(groups, adata, "groups"), _checks.people.donor_name
         )
         donors = pd.factorize(names)[0][rows]
     classes = column.cat.categories.to_numpy(dtype=str)
@@ -155,7 +157,7 @@ class OnRows(CellEstimator):
         weight = (
             None
             if sample_weight is None
-            else _checks.weight_per_cell(sample_weight, adata)[known.rows]
+            else estimator_checks.weight_per_cell(sample_weight, adata)[known.rows]
         )
         self.genes_ = adata.var_names
         self.classes_ = known.classes
@@ -232,7 +234,9 @@ def as_estimator(model: Any) -> CellEstimator:
     """
     if isinstance(model, CellEstimator):
         return model
-    _checks.is_classifier(model, isinstance(model, BaseEstimator) and _is_classifier(model))
+    estimator_checks.is_classifier(
+        model, isinstance(model, BaseEstimator) and _is_classifier(model)
+    )
     return OnMatrix(model if hasattr(model, "predict_proba") else Calibrated(model))
 
 
@@ -255,10 +259,10 @@ def seeded(estimator: Any, seed: int) -> Any:
 
 def expression(adata: AnnData, features: str) -> sparse.csr_matrix:
     """Expression as CSR float32: log2(1 + counts per 10,000), or scBERT's tokens of it."""
-    _checks.choice(features, _FEATURES, "features")
-    counts = _checks.counts(adata, None, only_x=True)
+    choice(features, _FEATURES, "features")
+    counts = _checks.counts.counts(adata, None, only_x=True)
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    _checks.no_empty_cells(totals, adata, "adata.X")
+    _checks.adata.no_empty_cells(totals, adata, "adata.X")
     if features == "tokens":
         bare = AnnData(
             counts, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names)
@@ -273,16 +277,16 @@ def expression(adata: AnnData, features: str) -> sparse.csr_matrix:
 
 def of_genes(adata: AnnData, genes: pd.Index) -> AnnData:
     """Cells with exactly these genes, by name."""
-    _checks.anndata(adata)
+    _checks.adata.anndata(adata)
     if adata.var_names.equals(genes):
         return adata
-    _checks.known_genes(list(genes), adata)
+    _checks.genes.known_genes(list(genes), adata)
     return adata[:, genes]
 
 
 def bare(adata: AnnData) -> AnnData:
     """Raw counts in ``X`` (CSR float32, a copy) under the cells' and genes' names, nothing else."""
-    return named(_checks.counts(adata, None, only_x=True), adata)
+    return named(_checks.counts.counts(adata, None, only_x=True), adata)
 
 
 def named(counts: sparse.csr_matrix, adata: AnnData) -> AnnData:
@@ -309,5 +313,7 @@ def _fitted(estimator: Any, x: Any, known: Examples, seed: int, weight: np.ndarr
     copy = seeded(estimator, seed)
     arguments = accepted(copy, groups=known.donors, sample_weight=weight)
     if weight is not None:
-        _checks.takes_weights(estimator, any(name.endswith("sample_weight") for name in arguments))
+        estimator_checks.takes_weights(
+            estimator, any(name.endswith("sample_weight") for name in arguments)
+        )
     return copy.fit(x, known.codes, **arguments)

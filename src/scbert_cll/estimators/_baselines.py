@@ -146,7 +146,7 @@ class GeneOnly(OnRows):
         sample_weight: np.ndarray | None = None,
     ) -> Self:
         """Learn from the labelled cells."""
-        self.has_gene_ = self.gene in _checks.anndata(adata).var_names
+        self.has_gene_ = self.gene in _checks.adata.anndata(adata).var_names
         if not self.has_gene_:
             warnings.warn(
                 f"{self.gene!r} is not in adata.var_names, so gene_only knows nothing but the "
@@ -174,9 +174,9 @@ class LibrarySize(OnRows):
         self.rng = rng
 
     def _rows(self, adata: AnnData) -> np.ndarray:
-        counts = _checks.counts(adata, None, only_x=True)
+        counts = _checks.counts.counts(adata, None, only_x=True)
         totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-        _checks.no_empty_cells(totals, adata, "adata.X")
+        _checks.adata.no_empty_cells(totals, adata, "adata.X")
         n_genes = np.asarray(counts.astype(bool).sum(axis=1)).ravel()
         return np.log(np.column_stack([totals, n_genes]))
 
@@ -202,7 +202,7 @@ class Pseudobulk(OnRows):
         known = examples(adata, y, groups)
         donors = np.zeros_like(known.codes) if known.donors is None else known.donors
         profiles, codes = _profiles(
-            _checks.counts(adata[known.rows], None, only_x=True), known.codes, donors
+            _checks.counts.counts(adata[known.rows], None, only_x=True), known.codes, donors
         )
         self.n_profiles_, self.weights_ = len(codes), np.zeros((adata.n_vars, 1))
         if len(known.classes) > 1:

@@ -9,6 +9,8 @@ from anndata import AnnData
 from sklearn.utils.validation import has_fit_parameter
 
 from scbert_cll import _checks, _keys, pp
+from scbert_cll._checks.words import choice
+from scbert_cll.estimators import _checks as estimator_checks
 from scbert_cll.estimators._base import CellEstimator, OnMatrix, as_estimator, examples, seeded
 
 type Method = Literal["none", "weights", "oversample", "undersample", "smote"]
@@ -67,10 +69,10 @@ class Resampled(CellEstimator):
         groups
             Donor of each cell.
         """
-        _checks.choice(self.method, _METHODS, "method")
+        choice(self.method, _METHODS, "method")
         inner = seeded(as_estimator(self.estimator), self.rng)
         if self.method == "weights":
-            _checks.takes_weights(inner, has_fit_parameter(inner, "sample_weight"))
+            estimator_checks.takes_weights(inner, has_fit_parameter(inner, "sample_weight"))
         known = examples(adata, y, groups)
         if self.method == "none" or len(known.classes) == 1:
             self.estimator_ = inner.fit(adata, y, groups)
@@ -107,7 +109,9 @@ class Resampled(CellEstimator):
         obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
         obs[_DONOR] = obs.index.astype(str) if groups is None else groups.astype(str)
         new = AnnData(
-            _checks.counts(adata, None, only_x=True), obs=obs, var=cast("pd.DataFrame", adata.var)
+            _checks.counts.counts(adata, None, only_x=True),
+            obs=obs,
+            var=cast("pd.DataFrame", adata.var),
         )
         new.varm.update(adata.varm)
         new.uns.update(adata.uns)

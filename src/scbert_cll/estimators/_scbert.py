@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from scbert_cll import _checks, _keys, pp
+from scbert_cll._checks.words import choice, number_in
 from scbert_cll._evaluation.folds import inner_folds
 from scbert_cll.estimators._base import CellEstimator, bare, examples, of_genes, sum_to_one
 from scbert_cll.estimators._resampled import donors_of_all, smote_neighbours
@@ -193,12 +194,12 @@ class ScBERTEstimator(CellEstimator):
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
-        _checks.choice(self.balance, _BALANCE, "balance")
-        _checks.choice(self.gene_embedding, _GENES, "gene_embedding")
-        _checks.number_in(self.n_members, "n_members", 1, np.inf, whole=True)
-        _checks.number_in(self.pretrain_epochs, "pretrain_epochs", 0, np.inf, whole=True)
+        choice(self.balance, _BALANCE, "balance")
+        choice(self.gene_embedding, _GENES, "gene_embedding")
+        number_in(self.n_members, "n_members", 1, np.inf, whole=True)
+        number_in(self.pretrain_epochs, "pretrain_epochs", 0, np.inf, whole=True)
         if self.max_epochs is not None:
-            _checks.number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
+            number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
         self._check_asked()
 
     def _check_asked(self) -> None:
@@ -219,7 +220,7 @@ class ScBERTEstimator(CellEstimator):
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
         cells = bare(adata)
         if self.protein_key is not None and self.protein_key in adata.obsm:
-            cells.obsm[_PROTEIN] = _checks.protein_counts(adata, self.protein_key)
+            cells.obsm[_PROTEIN] = _checks.adata.protein_counts(adata, self.protein_key)
         cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), known.classes)
         cells.obs[_DONOR] = "one" if groups is None else groups.astype(str).to_numpy()
         cells.obs[_keys.SPLIT] = self._split(cells, known)
@@ -322,7 +323,7 @@ class ScBERTEstimator(CellEstimator):
     def _corpus(self, cells: AnnData, extra: AnnData) -> AnnData:
         """The training cells and the further ones, which train, too."""
         more = pp.align_genes(bare(extra), list(cells.var_names))
-        more = bare(more[_checks.counts(more, None, only_x=True).sum(axis=1).A1 > 0])
+        more = bare(more[_checks.counts.counts(more, None, only_x=True).sum(axis=1).A1 > 0])
         more.obs[_keys.SPLIT] = _keys.TRAIN
         own = bare(cells)  # without labels and proteins
         own.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice, number_in
 from scbert_cll._evaluation.folds import inner_folds
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, score
+from scbert_cll.estimators import _checks as estimator_checks
 from scbert_cll.estimators._base import CellEstimator, Examples, as_estimator, examples, seeded
 
 
@@ -87,9 +88,9 @@ class Tuned(CellEstimator):
             Donor of each cell.
         """
         base = seeded(as_estimator(self.estimator), self.rng)
-        _checks.space(self.space, base.get_params())
-        _checks.choice(self.metric, METRICS, "metric")
-        _checks.number_in(self.n_trials, "n_trials", 1, np.inf, whole=True)
+        estimator_checks.space(self.space, base.get_params())
+        choice(self.metric, METRICS, "metric")
+        number_in(self.n_trials, "n_trials", 1, np.inf, whole=True)
         known = examples(adata, y, groups)
         self.best_params_: dict[str, Any] = {}
         self.trials_ = pd.DataFrame(columns=["trial", *self.space, self.metric])

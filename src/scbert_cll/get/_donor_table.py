@@ -6,6 +6,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import key_in
 
 
 def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
@@ -29,10 +30,10 @@ def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
     KeyError
         There is no such result, or it was made without donors.
     """
-    _checks.anndata(adata)
-    _checks.key_in(key, adata.uns, "adata.uns", "Run pp.label_cd49d first.")
+    _checks.adata.anndata(adata)
+    key_in(key, adata.uns, "adata.uns", "Run pp.label_cd49d first.")
     where = f"adata.uns[{key!r}]"
-    _checks.key_in(
+    key_in(
         "donors", adata.uns[key], where, "Run pp.label_cd49d with donor_key= to get a donor table."
     )
     table: pd.DataFrame = adata.uns[key]["donors"]

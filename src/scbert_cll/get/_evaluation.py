@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names
+from scbert_cll._checks.words import key_in, listed
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER
 
 
@@ -52,7 +53,7 @@ def evaluation(
     held = _evaluated(adata, key)
     where = f"adata.uns[{key!r}]"
     tables = {name: value for name, value in held.items() if isinstance(value, pd.DataFrame)}
-    _checks.key_in(table, tables, where)
+    key_in(table, tables, where)
     found = tables[table].copy()
     for column, asked in (("metric", metric), ("model", model)):
         found = only(found, column, asked, f"{where}[{table!r}]")
@@ -94,7 +95,7 @@ def out_of_fold(
         There is no such result, model or repeat; what there is is listed.
     """
     held = _evaluated(adata, key)
-    _checks.key_in(f"{key}_proba", adata.obsm, "adata.obsm", "Run tl.cross_validate first.")
+    key_in(f"{key}_proba", adata.obsm, "adata.obsm", "Run tl.cross_validate first.")
     proba = cast("pd.DataFrame", adata.obsm[f"{key}_proba"])
     of = [_names.parts(str(column), adata.uns)[:2] for column in proba.columns]
     runs = list(dict.fromkeys(of))
@@ -105,9 +106,9 @@ def out_of_fold(
     where = f"adata.obsm['{key}_proba']"
     asked = list(models) if model is None else [model] if isinstance(model, str) else list(model)
     for name in asked:
-        _checks.key_in(name, models, f"the models of {where}")
+        key_in(name, models, f"the models of {where}")
     if repeat is not None and repeat not in repeats:
-        raise KeyError(f"Repeat {repeat} is not in {where}; it has {_checks.listed(repeats, 12)}.")
+        raise KeyError(f"Repeat {repeat} is not in {where}; it has {listed(repeats, 12)}.")
     classes = pd.CategoricalDtype(
         [str(name) for name in held["classes"]], ordered=bool(held.get("ordered", False))
     )
@@ -128,8 +129,8 @@ def out_of_fold(
 
 def _evaluated(adata: AnnData, key: str) -> Mapping[str, Any]:
     """What `tl.cross_validate` wrote into `uns`."""
-    _checks.anndata(adata)
-    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
+    _checks.adata.anndata(adata)
+    key_in(key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
     return cast("Mapping[str, Any]", adata.uns[key])
 
 
@@ -142,12 +143,12 @@ def only(
     if column not in table:
         raise ValueError(
             f"{where} is not by {column}; leave {column}= out. Its columns are "
-            f"{_checks.listed(table.columns, 20)}."
+            f"{listed(table.columns, 20)}."
         )
     names = [asked] if isinstance(asked, str) else list(asked)
     there = dict.fromkeys(table[column].astype(str))
     for name in names:
-        _checks.key_in(name, there, f"the column {column!r} of {where}")
+        key_in(name, there, f"the column {column!r} of {where}")
     return table[table[column].isin(names)]
 
 
@@ -168,7 +169,7 @@ def _tested(
     """Donor, where known, and label of every cell."""
     columns = {"donor": params.get("donor_key"), "label": params["labels_key"]}
     found = {
-        name: _checks.obs_column(adata, key)
+        name: _checks.adata.obs_column(adata, key)
         for name, key in columns.items()
         if key not in (None, "none")
     }

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names
+from scbert_cll._checks.words import at_least, choice, key_in
 
 REST = "rest"
 
@@ -73,9 +74,9 @@ def gene_attention(
       group gene  attention  reference
     0  high  LPL        0.3        0.1
     """
-    _checks.choice(sort_by, ("difference", "attention"), "sort_by")
+    choice(sort_by, ("difference", "attention"), "sort_by")
     if n_top is not None:
-        _checks.at_least(n_top, 1, "n_top")
+        at_least(n_top, 1, "n_top")
     table = _attention(adata, key)
     groups = _groups(table, group, reference, key)
     if sort_by == "difference" and table.shape[1] < 2:
@@ -92,8 +93,8 @@ def gene_attention(
 
 def _attention(adata: AnnData, key: str) -> pd.DataFrame:
     """The genes × groups table that `tl.gene_attention` wrote."""
-    _checks.anndata(adata)
-    _checks.key_in(key, adata.varm, "adata.varm", "Run tl.gene_attention first.")
+    _checks.adata.anndata(adata)
+    key_in(key, adata.varm, "adata.varm", "Run tl.gene_attention first.")
     table = adata.varm[key]
     if not isinstance(table, pd.DataFrame):
         raise ValueError(
@@ -111,7 +112,7 @@ def _groups(
     asked = [group] if isinstance(group, str) else group
     groups = [name for name in table.columns if name != reference] if asked is None else list(asked)
     for name in [*groups, *([] if reference == REST else [reference])]:
-        _checks.key_in(
+        key_in(
             name,
             table,
             f"adata.varm[{key!r}]",

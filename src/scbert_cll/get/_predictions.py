@@ -8,6 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names
+from scbert_cll._checks.words import key_in
 
 
 def predictions(
@@ -49,14 +50,14 @@ def predictions(
     ValueError
         No cell is in `split`.
     """
-    obs = cast("pd.DataFrame", _checks.anndata(adata).obs)
-    _checks.key_in(pred_key, obs, "adata.obs", "Run tl.finetune or tl.predict first.")
+    obs = cast("pd.DataFrame", _checks.adata.anndata(adata).obs)
+    key_in(pred_key, obs, "adata.obs", "Run tl.finetune or tl.predict first.")
     if split is not None:
-        _checks.split(adata, split_key, need=(split,))
+        _checks.adata.split(adata, split_key, need=(split,))
     stem = pred_key.removesuffix("_pred")
     columns = {"split": split_key, "label": labels_key, "pred": pred_key, "score": f"{stem}_score"}
     if labels_key is not None:
-        _checks.key_in(labels_key, obs, "adata.obs")
+        key_in(labels_key, obs, "adata.obs")
     table = pd.DataFrame(
         {name: obs[key] for name, key in columns.items() if key in obs}, obs.index
     ).rename_axis("cell")

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import key_in
 from scbert_cll.get._evaluation import only
 
 
@@ -59,13 +60,11 @@ def prognosis(
        n_events  power
     0        40   0.71
     """
-    _checks.in_memory(adata)
-    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.prognosis first.")
+    _checks.adata.in_memory(adata)
+    key_in(key, adata.uns, "adata.uns", "Run tl.prognosis first.")
     found = tables(adata.uns[key])
     where = f"adata.uns[{key!r}]"
-    _checks.key_in(
-        table, found, where, f"adata.uns[{key!r}]['notes'] says what was not done, and why."
-    )
+    key_in(table, found, where, f"adata.uns[{key!r}]['notes'] says what was not done, and why.")
     return only(found[table], "model", model, f"{where}[{table!r}]").reset_index(drop=True)
 
 

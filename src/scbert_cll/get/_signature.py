@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import at_least, choice, key_in
 from scbert_cll._signature.families import FAMILIES
 
 _COLUMNS: Final = (
@@ -77,10 +78,10 @@ def signature(
     0  GENE0062     1      True
     1  GENE0090     1      True
     """
-    _checks.anndata(adata)
-    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.signature first.")
+    _checks.adata.anndata(adata)
+    key_in(key, adata.uns, "adata.uns", "Run tl.signature first.")
     if n_top is not None:
-        _checks.at_least(n_top, 1, "n_top")
+        at_least(n_top, 1, "n_top")
     table = cast("pd.DataFrame", adata.uns[key]["genes"])
     if not len(table):
         return pd.DataFrame(columns=list(_COLUMNS))
@@ -96,5 +97,5 @@ def _in_family(family: pd.Series, asked: bool | str | Iterable[str]) -> pd.Serie
         return (family != "") & asked
     names = [asked] if isinstance(asked, str) else list(asked)
     for name in names:
-        _checks.choice(name, FAMILIES, "drop_families")
+        choice(name, FAMILIES, "drop_families")
     return family.isin(names)

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import key_in
 from scbert_cll.get._prognosis import tables
 
 
@@ -47,18 +48,16 @@ def survival(adata: AnnData, table: str = "curves", *, key: str = _keys.SURVIVAL
     0   4.5   1  0.034
     """
     found = tables(record(adata, key))
-    _checks.key_in(table, found, f"adata.uns[{key!r}]")
+    key_in(table, found, f"adata.uns[{key!r}]")
     return found[table].reset_index(drop=True)
 
 
 def record(adata: AnnData, key: str) -> Mapping[str, Any]:
     """What there is on groups of patients, whichever of the two wrote it."""
-    _checks.in_memory(adata)
-    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.survival or tl.prognosis first.")
+    _checks.adata.in_memory(adata)
+    key_in(key, adata.uns, "adata.uns", "Run tl.survival or tl.prognosis first.")
     held = adata.uns[key]
     if "curves" not in held and "survival" in held:
         held = held["survival"]
-    _checks.key_in(
-        "curves", held, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=."
-    )
+    key_in("curves", held, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=.")
     return cast("Mapping[str, Any]", held)

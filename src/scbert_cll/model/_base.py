@@ -14,7 +14,8 @@ from anndata import AnnData
 from torch import Tensor
 
 from scbert_cll import _checks, _keys
-from scbert_cll.model import _scvi
+from scbert_cll._checks.words import choice, key_in, keywords, number_in, share
+from scbert_cll.model import _finite, _scvi
 from scbert_cll.model.exchange import folder
 from scbert_cll.model.exchange.sizes import as_saved
 from scbert_cll.model.training.arguments import device_of, known_place
@@ -49,16 +50,16 @@ _COUNTS: Final = {"n_hidden", "n_layers", "n_heads", "dim_head", "n_feedforward"
 
 def check_network(network: Mapping[str, Any], *others: str) -> None:
     """Choices of a network by their names, and words and counts among them that can be."""
-    _checks.keywords(network, [*_NETWORK, *others], "The network")
+    keywords(network, [*_NETWORK, *others], "The network")
     for name, known in _CHOICES.items():
         if name in network:
-            _checks.choice(network[name], known, name)
+            choice(network[name], known, name)
     for name in _COUNTS & set(network):
-        _checks.number_in(network[name], name, 1, np.inf, whole=True)
+        number_in(network[name], name, 1, np.inf, whole=True)
     if "n_features" in network:
-        _checks.number_in(network["n_features"], "n_features", 0, np.inf, whole=True)
+        number_in(network["n_features"], "n_features", 0, np.inf, whole=True)
     if "dropout" in network:
-        _checks.share(network["dropout"], "dropout")
+        share(network["dropout"], "dropout")
 
 
 def _config(
@@ -69,7 +70,7 @@ def _config(
     n_classes: int,
 ) -> Config:
     """What shapes the network: the preset, what differs from it, and what genes, bins and classes give."""
-    _checks.choice(preset, list(PRESETS), "preset")
+    choice(preset, list(PRESETS), "preset")
     check_network(network)
     derived = {
         "n_genes": n_genes,
@@ -115,7 +116,7 @@ class TokenModel(Training):
                     "A model without adata needs binning=, the uns record that "
                     "pp.bin_expression wrote."
                 )
-            _, binning = _checks.tokens(adata, self.layer)
+            _, binning = _checks.tokens.tokens(adata, self.layer)
         self.binning: dict[str, Any] = {
             "params": dict(binning["params"]),
             "edges": binning["edges"],
@@ -264,20 +265,18 @@ class TokenModel(Training):
             model._take_linear(config["joined"], saved["linear"])
         model.history_ = _long(saved["history"])
         if adata is not None:
-            model._adata = _checks.anndata(adata)
+            model._adata = _checks.adata.anndata(adata)
         return model
 
 
 def _gene_vectors(adata: AnnData, genes: pd.Index) -> Tensor:
     """Rows of varm['gene2vec'] for the model's genes."""
     remedy = 'Make them with tl.gene2vec(adata), or choose gene_embedding="learned".'
-    _checks.key_in(_keys.GENE2VEC, adata.varm, "adata.varm", remedy)
+    key_in(_keys.GENE2VEC, adata.varm, "adata.varm", remedy)
     vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)[
         adata.var_names.get_indexer(genes)
     ]
-    return torch.from_numpy(
-        _checks.finite.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]")
-    )
+    return torch.from_numpy(_finite.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]"))
 
 
 def _wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:

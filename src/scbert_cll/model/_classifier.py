@@ -14,6 +14,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange.pretrained import Pretrained
@@ -71,7 +72,7 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         if adata is not None:
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             labels_key = manager.registry["setup_args"]["labels_key"]
-            classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
+            classes = _checks.adata.classes(_checks.adata.obs_column(adata, labels_key), labels_key)
         if labels_key is None or classes is None:
             raise ValueError("A classifier without adata needs labels_key= and classes=.")
         self.labels_key, self.classes = labels_key, list(classes)
@@ -102,10 +103,10 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             As in :meth:`ScBERT.setup_anndata`.
         """
         setup_args = cls._get_setup_method_args(**locals())
-        _checks.target(_checks.anndata(adata), copy=False)
-        _checks.tokens(adata, layer)
-        _checks.obs_column(adata, labels_key)
-        _checks.known_genes(exclude_genes, adata)
+        _checks.adata.target(_checks.adata.anndata(adata), copy=False)
+        _checks.tokens.tokens(adata, layer)
+        _checks.adata.obs_column(adata, labels_key)
+        _checks.genes.known_genes(exclude_genes, adata)
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
         _scvi.register(cls, adata, layer, setup_args)
 
@@ -249,7 +250,7 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         )
         check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
         seed = as_seed(rng)
-        _checks.choice(combine, COMBINE, "combine")
+        choice(combine, COMBINE, "combine")
         keys = {
             "split_key": split_key,
             "weight_key": weight_key,

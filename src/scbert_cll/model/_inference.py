@@ -17,8 +17,9 @@ from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._bar import Bar
+from scbert_cll._checks.words import choice, number_in
 from scbert_cll._threads import calm
-from scbert_cll.model import _scvi
+from scbert_cll.model import _finite, _scvi
 from scbert_cll.model.training.batches import Cells, TokenRows, in_order_of_length, take_columns
 from scbert_cll.model.training.divergence import usable
 from scbert_cll.model.training.memory import enough_memory
@@ -71,16 +72,16 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
                 "This model was loaded without cells; name them (adata=…), or attach them: "
                 "load(folder, adata)."
             )
-        return _checks.anndata(self.adata if adata is None else adata)
+        return _checks.adata.anndata(self.adata if adata is None else adata)
 
     def _rows(self, adata: AnnData | None, *, seed: int = 0, **columns: np.ndarray) -> TokenRows:
         """Tokens of the model's genes, found by name: other orders and extra genes do not matter."""
         adata = self._cells(adata)
-        csr, record = _checks.tokens(adata, self.layer)
+        csr, record = _checks.tokens.tokens(adata, self.layer)
         self._fits(record, adata, f"adata.layers[{self.layer!r}]")
         csr = take_columns(csr, adata.var_names.get_indexer(self.genes))
         if self.config.tokens != "all":
-            _checks.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
+            _checks.tokens.tokens_in_every_cell(np.diff(csr.indptr), adata, self.layer)
         return TokenRows(csr, self.config, seed=seed, **columns)
 
     def _fits(
@@ -88,14 +89,14 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
     ) -> None:
         """Refuse tokens that were cut at other edges or from totals of other genes than the model's, or that most of its genes are missing from."""
         hidden = self._hidden_genes
-        _checks.same_binning(
+        _checks.tokens.same_binning(
             record,
             self.binning,
             where,
             "pp.build_corpus(…, edges=model.binning)" if is_corpus else "",
         )
         self._tell_missing(
-            _checks.model_genes(self.genes, adata, is_corpus=is_corpus),
+            _checks.genes.model_genes(self.genes, adata, is_corpus=is_corpus),
             str(adata.obs_names[0]) if adata.n_obs else "0",
         )
         names, expected = adata.var_names, self.binning["params"]
@@ -138,7 +139,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         """
         self._refuse_not_finite()
         if batch_size is not None:
-            _checks.number_in(batch_size, "batch_size", 1, np.inf, whole=True)
+            number_in(batch_size, "batch_size", 1, np.inf, whole=True)
         config, device = self.config, self.module.device
         width = (
             config.n_hidden if config.attention == "favor" else 3 * config.n_heads * config.dim_head
@@ -185,7 +186,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
                 for place, result in zip(found, results, strict=True):
                     place[rows] = result.float().cpu().numpy()
         for values in found:
-            _checks.finite.results(values, pd.RangeIndex(len(data)) if names is None else names)
+            _finite.results(values, pd.RangeIndex(len(data)) if names is None else names)
         return found
 
     def get_latent_representation(
@@ -254,7 +255,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         ValueError
             Not one group per cell, or no cell with a group.
         """
-        _checks.choice(mode, ["used", "original"], "mode")
+        choice(mode, ["used", "original"], "mode")
         infer = partial(self.module.gene_attention, original=mode == "original")
         return self._attention_of_groups(groups, adata, reduce, batch_size, infer)
 
@@ -289,7 +290,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             The model does not know one of the genes.
         """
         chosen = np.isin(
-            np.arange(self.config.n_positions), _checks.places_in_model(genes, self.genes)
+            np.arange(self.config.n_positions), _checks.genes.places_in_model(genes, self.genes)
         )
         asks = torch.from_numpy(chosen).to(self.module.device)
 
@@ -311,8 +312,8 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
         batch_size: int | None,
         infer: Callable[..., Tensor],
     ) -> pd.DataFrame:
-        _checks.choice(reduce, list(_KEPT), "reduce")
-        _checks.one_group_per_cell(groups, self._cells(adata))
+        choice(reduce, list(_KEPT), "reduce")
+        _checks.adata.one_group_per_cell(groups, self._cells(adata))
         categorical = groups.astype("category").cat.remove_unused_categories()
         codes, names = (
             categorical.cat.codes.to_numpy(),

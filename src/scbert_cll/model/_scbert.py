@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import number_in
 from scbert_cll.model import _scvi
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.corpus.mixin import OnCorpus
@@ -95,9 +96,9 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
             Genes the network shall not see, e.g. ITGA4 when the labels come from its protein.
         """
         setup_args = cls._get_setup_method_args(**locals())
-        _checks.target(_checks.anndata(adata), copy=False)
-        _checks.tokens(adata, layer)
-        _checks.known_genes(exclude_genes, adata)
+        _checks.adata.target(_checks.adata.anndata(adata), copy=False)
+        _checks.tokens.tokens(adata, layer)
+        _checks.genes.known_genes(exclude_genes, adata)
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
         _scvi.register(cls, adata, layer, setup_args)
 
@@ -315,9 +316,7 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         check_training(trainer | numbers, names_of_training(ScBERT.train), "ScBERT.train")
         check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
         if feature_redraw_interval is not None:
-            _checks.number_in(
-                feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True
-            )
+            number_in(feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True)
         seed = as_seed(rng)
         data: TokenSplits | CorpusData
         if datamodule is None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import listed, unique
 
 _HEAD: Final = 2**16  # bytes, of the first line and what follows it
 _DIGITS: Final = 12  # of a number of vectors
@@ -39,13 +40,12 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
             "DataFrame genes x dimensions; "
             f"found {type(vectors).__name__}."
         )
-    _checks.unique(table.index, "the gene names of vectors", "keep one row per gene")
+    unique(table.index, "the gene names of vectors", "keep one row per gene")
     values: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
         raise ValueError(
-            f"vectors has values that are no finite numbers for {len(bad)} genes: "
-            f"{_checks.listed(bad)}."
+            f"vectors has values that are no finite numbers for {len(bad)} genes: {listed(bad)}."
         )
     return values
 
@@ -75,7 +75,9 @@ def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.Data
     values = np.load(
         _checks.paths.plain_file(path), mmap_mode="r", allow_pickle=False
     )  # no larger than the file
-    genes = _checks.read_text(names).split() if isinstance(names, str | PathLike) else list(names)
+    genes = (
+        _checks.text.read_text(names).split() if isinstance(names, str | PathLike) else list(names)
+    )
     if not isinstance(values, np.ndarray):
         raise ValueError("it holds several arrays, as .npz does")
     if values.ndim != 2 or len(values) != len(genes):
@@ -92,7 +94,7 @@ def _read_word2vec(path: Path) -> pd.DataFrame:
     )  # UTF-16 has zeros, too
     if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):
         return _read_binary(data, head)
-    text = _checks.read_text(path)
+    text = _checks.text.read_text(path)
     has_header = len(text.partition("\n")[0].split()) == 2
     options: dict[str, Any] = {
         "sep": r"\s+",

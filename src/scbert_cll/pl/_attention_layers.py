@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from scbert_cll import _checks, _keys, _names
+from scbert_cll._checks.words import at_least, key_in
 from scbert_cll.pl import _style
 
 _REMEDY: Final = 'Run tl.gene_attribution(adata, model, method="attention", per_layer=True) first.'
@@ -75,13 +76,13 @@ def attention_layers(
     ValueError
         `n_genes` is below 1.
     """
-    _checks.at_least(n_genes, 1, "n_genes")
+    at_least(n_genes, 1, "n_genes")
     attention, record = _found(adata, key)
     names = list(attention.columns.unique("group"))
     if groups is not None:
         names = [groups] if isinstance(groups, str) else list(groups)
         for name in names:
-            _checks.key_in(
+            key_in(
                 name,
                 list(attention.columns.unique("group")),
                 f"the groups of adata.varm['{key}_layers']",
@@ -119,9 +120,9 @@ def attention_layers(
 
 def _found(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Genes × (group, layer, head), and the record beside."""
-    _checks.key_in(f"{key}_layers", _checks.anndata(adata).varm, "adata.varm", _REMEDY)
+    key_in(f"{key}_layers", _checks.adata.anndata(adata).varm, "adata.varm", _REMEDY)
     table, record = pd.DataFrame(adata.varm[f"{key}_layers"]), adata.uns[key]
-    _checks.key_in("layers", record, f"adata.uns[{key!r}]", _REMEDY)
+    key_in("layers", record, f"adata.uns[{key!r}]", _REMEDY)
     parts = [str(column).rsplit("|", 2) for column in table]
     of = [(_names.own(group, adata.uns), int(layer), int(head)) for group, layer, head in parts]
     index = pd.MultiIndex.from_tuples(of)

@@ -15,6 +15,7 @@ from mudata import MuData
 from scipy.stats import spearmanr
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll.pl import _style
 from scbert_cll.pp import _protein
 
@@ -138,10 +139,10 @@ def _levels(levels: Level | Sequence[Level] | None, donor_key: str | None) -> li
         return list(get_args(Level)) if donor_key is not None else ["cell"]
     chosen: list[str] = [levels] if isinstance(levels, str) else list(levels)
     for level in chosen:
-        _checks.choice(level, get_args(Level), "levels")
+        choice(level, get_args(Level), "levels")
     if donor_key is None and set(chosen) - {"cell"}:
         raise ValueError(
-            f"levels {_checks.listed(set(chosen) - {'cell'})} compare donors: name their "
+            f"levels {listed(set(chosen) - {'cell'})} compare donors: name their "
             f"column with donor_key=."
         )
     return chosen
@@ -160,8 +161,8 @@ def _pair(
     """RNA as log2(1 + 1e4 c / N) and normalised protein of the chosen cells."""
     rna = protein.rna
     j = _protein.lookup(protein, marker)
-    _checks.key_in(gene, dict.fromkeys(rna.var_names), "adata.var_names")
-    counts = _checks.counts(rna, layer)
+    key_in(gene, dict.fromkeys(rna.var_names), "adata.var_names")
+    counts = _checks.counts.counts(rna, layer)
     umi = counts[:, [rna.var_names.get_loc(gene)]].toarray().ravel()
     total = np.asarray(counts.sum(axis=1)).ravel()
     kept = _protein.mask(data, rna, cells)

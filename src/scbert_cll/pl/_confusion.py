@@ -87,7 +87,11 @@ def confusion(
         table = get.predictions(
             adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split
         )
-        donors = None if donor_key is None else _checks.donors(adata, donor_key, allow_missing=True)
+        donors = (
+            None
+            if donor_key is None
+            else _checks.people.donors(adata, donor_key, allow_missing=True)
+        )
         how = "training cells among them" if split is None else ""
     else:
         table, split = _evaluation.averaged(adata, model, key).reindex(adata.obs_names), None
@@ -116,9 +120,9 @@ def _counts(table: pd.DataFrame) -> pd.DataFrame:
 
     Classes that are only predicted come last.
     """
-    label, pred = (_checks.by_name.class_names(table[name]) for name in ("label", "pred"))
-    rows, predicted = (_checks.by_name.class_order(table[name]) for name in ("label", "pred"))
-    known = _checks.by_name.class_order(table["label"], unused=True)
+    label, pred = (_checks.people.class_names(table[name]) for name in ("label", "pred"))
+    rows, predicted = (_checks.people.class_order(table[name]) for name in ("label", "pred"))
+    known = _checks.people.class_order(table["label"], unused=True)
     columns = [c for c in known if c in rows or c in predicted] + [
         c for c in predicted if c not in known
     ]

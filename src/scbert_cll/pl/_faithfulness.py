@@ -9,7 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import choice
 from scbert_cll.pl import _style
 from scbert_cll.pl._signature_report import part
 
@@ -71,12 +72,8 @@ def faithfulness(
         An unknown direction, a reader that was not asked, or `ax` for both directions.
     """
     table = part(adata, key, "curves")
-    _checks.choice(reader, list(dict.fromkeys(table["reader"])), "reader")
-    ways = (
-        list(_TITLES)
-        if direction is None
-        else [_checks.choice(direction, list(_TITLES), "direction")]
-    )
+    choice(reader, list(dict.fromkeys(table["reader"])), "reader")
+    ways = list(_TITLES) if direction is None else [choice(direction, list(_TITLES), "direction")]
     if ax is not None and len(ways) > 1:
         raise ValueError(
             "ax holds one direction, there are two; name one with direction=, or leave ax out."

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import key_in, listed
 from scbert_cll.pl import _style
 
 _PARTS: Final = {"train": (_style.BLUE, "-", "o"), "validation": (_style.RED, "-", "s")}
@@ -88,10 +88,10 @@ def history(
         raise ValueError(
             "The history records no metric of training or validation cells (named like "
             "'train_loss' or 'accuracy_validation'); "
-            f"it has {_checks.listed(_history(model), 12)}."
+            f"it has {listed(_history(model), 12)}."
         )
     for name in names:
-        _checks.key_in(name, curves, "the history")
+        key_in(name, curves, "the history")
     if ax is not None and len(names) > 1:
         raise ValueError(
             f"ax holds one metric, there are {len(names)}; name one with metrics=, or leave ax out."

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import at_least, key_in
 from scbert_cll.pl import _rows, _style
 
 _CAPTION: Final = (
@@ -88,7 +89,7 @@ def perturb(
         raise ValueError(
             f"ax holds one group, there are {len(wanted)}; name one with groups=, or leave ax out."
         )
-    _checks.at_least(n_genes, 1, "n_genes")
+    at_least(n_genes, 1, "n_genes")
     names = _order(table, n_genes)
     if ax is None:
         fig, axes = _figure(len(wanted), len(names), n_columns, figsize)
@@ -107,12 +108,10 @@ def perturb(
 
 def _found(adata: AnnData, key: str) -> Mapping[str, Any]:
     """What `tl.perturb` wrote."""
-    _checks.anndata(adata)
-    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.perturb first.")
+    _checks.adata.anndata(adata)
+    key_in(key, adata.uns, "adata.uns", "Run tl.perturb first.")
     for part in ("summary", "donors", "params"):
-        _checks.key_in(
-            part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.perturb."
-        )
+        key_in(part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.perturb.")
     return cast("Mapping[str, Any]", adata.uns[key])
 
 
@@ -128,7 +127,7 @@ def _chosen(held: Mapping[str, Any], groups: str | Iterable[str] | None, key: st
         else list(dict.fromkeys(groups))
     )
     for group in asked:
-        _checks.key_in(group, there, f"the groups of adata.uns[{key!r}]")
+        key_in(group, there, f"the groups of adata.uns[{key!r}]")
     return pd.concat([table[table["group"] == group] for group in asked])
 
 

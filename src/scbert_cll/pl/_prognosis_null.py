@@ -11,7 +11,9 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scbert_cll import _checks, _keys, get
+from scbert_cll import _keys, get
+from scbert_cll._checks.words import key_in
+from scbert_cll._survival import checks as survival_checks
 from scbert_cll.pl import _rows, _style
 
 _NAIVE: Final = 1.96  # |z| from which a p is below 0.05
@@ -72,7 +74,7 @@ def prognosis_null(
     """
     tests = get.prognosis(adata, "null_tests", key=key)
     null = get.prognosis(adata, "null", key=key)
-    _checks.some_random_sets(len(null), key)
+    survival_checks.some_random_sets(len(null), key)
     wanted = _wanted(tests, adjusted, key)
     if ax is not None and len(wanted) > 1:
         raise ValueError(
@@ -109,7 +111,7 @@ def _wanted(tests: pd.DataFrame, adjusted: str | Sequence[str] | None, key: str)
         else list(dict.fromkeys(adjusted))
     )
     for name in asked:
-        _checks.key_in(name, there, f"the column 'adjusted' of adata.uns[{key!r}]['null_tests']")
+        key_in(name, there, f"the column 'adjusted' of adata.uns[{key!r}]['null_tests']")
     return asked
 
 

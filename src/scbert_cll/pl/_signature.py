@@ -10,6 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import at_least, key_in
 from scbert_cll.pl import _rows, _style
 
 UP, DOWN = _style.RED, _style.BLUE
@@ -101,15 +102,13 @@ def signature(
 
 def found(adata: AnnData, key: str) -> Mapping[str, Any]:
     """What `tl.signature` wrote, or where to get it."""
-    _checks.anndata(adata)
+    _checks.adata.anndata(adata)
     remedy = "Run tl.signature first."
     if _keys.GENE_ATTENTION in adata.varm:
         remedy += f" (adata.varm[{_keys.GENE_ATTENTION!r}] is drawn by pl.gene_attention.)"
-    _checks.key_in(key, adata.uns, "adata.uns", remedy)
+    key_in(key, adata.uns, "adata.uns", remedy)
     for part in ("genes", "differences", "reason", "params"):
-        _checks.key_in(
-            part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.signature."
-        )
+        key_in(part, adata.uns[key], f"adata.uns[{key!r}]", "It was not written by tl.signature.")
     return cast("Mapping[str, Any]", adata.uns[key])
 
 
@@ -122,7 +121,7 @@ def rows(
     show_masked: bool,
 ) -> tuple[pd.DataFrame, str]:
     """Genes to draw, from up to down, and which ones that leaves out, in words."""
-    _checks.at_least(n_genes, 1, "n_genes")
+    at_least(n_genes, 1, "n_genes")
     table: pd.DataFrame = held["genes"]
     if genes is not None:
         return _named(table, [genes] if isinstance(genes, str) else list(genes), key), ""
@@ -139,7 +138,7 @@ def rows(
 def _named(table: pd.DataFrame, names: list[str], key: str) -> pd.DataFrame:
     tested = dict.fromkeys(table["gene"]) if len(table) else {}
     for name in names:
-        _checks.key_in(
+        key_in(
             name,
             tested,
             f"adata.uns[{key!r}]['genes']",

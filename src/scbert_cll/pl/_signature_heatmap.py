@@ -14,7 +14,8 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import choice, key_in
 from scbert_cll.pl import _rows, _style
 from scbert_cll.pl._signature import BETWEEN, found, instead, paired, rows, title
 
@@ -87,7 +88,7 @@ def signature_heatmap(
     ValueError
         `n_genes` is below 1, or `order_by` is neither.
     """
-    _checks.choice(order_by, ("class", "donor"), "order_by")
+    choice(order_by, ("class", "donor"), "order_by")
     held = found(adata, key)
     table, left_out = rows(held, n_genes, genes, key, show_masked=show_masked)
     table = table if genes is not None or table.empty else table[table["selected"]]
@@ -130,7 +131,7 @@ def _centred(
     held: Mapping[str, Any], key: str, genes: list[str], samples: pd.DataFrame
 ) -> np.ndarray:
     """Log2 sums, genes × samples, less the donor's mean or, without pairs, the gene's."""
-    _checks.key_in("expression", held, f"adata.uns[{key!r}]", "Run tl.signature again.")
+    key_in("expression", held, f"adata.uns[{key!r}]", "Run tl.signature again.")
     log = (
         pd.DataFrame(held["expression"]).loc[genes].iloc[:, samples["place"]].to_numpy(dtype=float)
     )

@@ -9,7 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import key_in
 from scbert_cll._signature.report.criteria import INFORMATION, NO, NOT_RUN, YES, short
 from scbert_cll.pl import _style
 
@@ -84,15 +85,13 @@ def signature_report(
 
 def reported(adata: AnnData, key: str) -> Any:
     """What tl.signature_report wrote."""
-    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.signature_report first.")
+    key_in(key, adata.uns, "adata.uns", "Run tl.signature_report first.")
     return adata.uns[key]
 
 
 def part(adata: AnnData, key: str, name: str) -> pd.DataFrame:
     """A table of the report that may be missing."""
-    _checks.key_in(
-        name, reported(adata, key), f"adata.uns[{key!r}]", "Its gates say why it was not run."
-    )
+    key_in(name, reported(adata, key), f"adata.uns[{key!r}]", "Its gates say why it was not run.")
     table: pd.DataFrame = adata.uns[key][name]
     return table
 

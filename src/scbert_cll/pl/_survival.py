@@ -16,7 +16,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox, ScaledTranslation, blended_transform_factory
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import key_in, number_in
 from scbert_cll._survival.units import Unit, in_unit
 from scbert_cll.get._survival import record
 from scbert_cll.pl import _rows, _style
@@ -118,7 +119,7 @@ def survival(
     """
     held = in_unit(record(adata, key), time_unit)
     if incidence:
-        _checks.key_in(
+        key_in(
             "incidence", held, f"adata.uns[{key!r}]", "Run tl.survival with competing_key= for it."
         )
     colors = {
@@ -146,7 +147,7 @@ def survival(
 
 
 def _positive(max_time: float) -> float:
-    _checks.number_in(max_time, "max_time", np.nextafter(0, 1), np.inf)
+    number_in(max_time, "max_time", np.nextafter(0, 1), np.inf)
     return float(max_time)
 
 

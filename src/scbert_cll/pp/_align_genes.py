@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import share
 from scbert_cll._corpus.columns import Columns
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
@@ -100,16 +101,16 @@ def align_genes(
     array([[0, 6, 1]])
     """
     params = _record.params(locals())
-    adata = _checks.anndata(adata, repeated_genes=True)
+    adata = _checks.adata.anndata(adata, repeated_genes=True)
     vocab = GeneVocab.of(vocab)
-    _checks.share(min_matched, "min_matched")
-    whole = _checks.slots.genes_of(adata, layer)
+    share(min_matched, "min_matched")
+    whole = _checks.counts.genes_of(adata, layer)
     source, others = _genes(whole)
-    note = _checks.slots.noted_counts(source, layer if whole is adata else None).note
+    note = _checks.counts.noted_counts(source, layer if whole is adata else None).note
     found = vocab.resolve(source.var_names, aliases=aliases, others=others)
     columns = Columns(found["index"].to_numpy(), len(vocab))
     per_gene = columns.per_gene
-    _checks.vocabulary_coverage(
+    _checks.genes.vocabulary_coverage(
         found, vocab.names[per_gene == 0], len(vocab), min_matched=min_matched
     )
 
@@ -122,7 +123,9 @@ def align_genes(
     for name in left_out:
         aligned.uns.pop(name, None)
     for name in filter(None, matrices):
-        if _checks.is_binned(aligned, name):  # all its genes are here, whatever they were called
+        if _checks.counts.is_binned(
+            aligned, name
+        ):  # all its genes are here, whatever they were called
             aligned.uns[name]["params"] |= _checks.totals.of(vocab.names)
     params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"} | note
     record = {
@@ -160,12 +163,12 @@ def _matrices(
     same_totals = is_whole and columns.is_complete and not columns.is_summed
     matrices, left_out = {}, []
     for name, values in adata.layers.items():
-        csr = _checks.slots.as_csr(values, _checks.slots.name_of(name))
+        csr = _checks.counts.as_csr(values, _checks.counts.name_of(name))
         # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
         is_fit = (
             same_totals
-            if _checks.is_binned(adata, name)
-            else not columns.is_summed or _checks.are_whole(csr.data)
+            if _checks.counts.is_binned(adata, name)
+            else not columns.is_summed or _checks.matrix.are_whole(csr.data)
         )
         if is_fit:
             matrices[name] = columns.moved(csr)

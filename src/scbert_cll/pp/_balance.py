@@ -11,6 +11,7 @@ from imblearn.over_sampling import SMOTE, RandomOverSampler
 from imblearn.under_sampling import RandomUnderSampler
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import choice, listed
 from scbert_cll._threads import calm
 from scbert_cll.pp._smote import interpolate, neighbour_space, refuse_derived
 
@@ -99,14 +100,14 @@ def balance(
     {'CD49d+': 4.0, 'CD49d-': 4.0}
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.choice(method, METHODS, "method")
+    _checks.adata.anndata(adata)
+    choice(method, METHODS, "method")
     keys = [groupby] if isinstance(groupby, str) else list(groupby)
     _not_twice(adata, method)
     group = _training_groups(adata, keys, split_key)
     params["groupby"] = keys
     if method == "weights":
-        adata = _checks.target(adata, copy=copy)
+        adata = _checks.adata.target(adata, copy=copy)
         weight, table = _weights(group)
         _record.write(
             adata,
@@ -115,7 +116,7 @@ def balance(
         )
         return adata if copy else None
     if not copy:
-        _checks.target(adata, copy=False)
+        _checks.adata.target(adata, copy=False)
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     new = _resampled(adata, group, method, use_rep, k_neighbors, seed)
     _record.write(new, uns={_keys.BALANCE: {"params": params, "groups": _sizes(group, new, keys)}})
@@ -148,21 +149,21 @@ def _training_groups(adata: AnnData, keys: list[str], split_key: str) -> pd.Seri
     if split_key not in adata.obs:
         raise KeyError(
             f"{split_key!r} is not in adata.obs; it has "
-            f"{_checks.listed(adata.obs.columns, 12)}. Balance after the split, on training "
+            f"{listed(adata.obs.columns, 12)}. Balance after the split, on training "
             "cells only: resampling before it puts copies of the same cell into training and "
             "test, and weights learned on all "
             "cells see the test's prevalence. Run pp.split_donors first."
         )
-    train = (_checks.split(adata, split_key) == _keys.TRAIN).to_numpy()
-    columns = [_checks.by_name.class_names(_checks.obs_column(adata, key)) for key in keys]
+    train = (_checks.adata.split(adata, split_key) == _keys.TRAIN).to_numpy()
+    columns = [_checks.people.class_names(_checks.adata.obs_column(adata, key)) for key in keys]
     use = train & np.all([c.notna() for c in columns], axis=0)
     names = pd.Series(
         [" | ".join(map(str, row)) for row in zip(*columns, strict=True)], index=adata.obs_names
     )
     group = names.where(use)
     if not use.any():
-        raise ValueError(f"No training cell has a value in adata.obs[{_checks.listed(keys)}].")
-    _checks.classes(group, " + ".join(keys), within=" among the training cells")
+        raise ValueError(f"No training cell has a value in adata.obs[{listed(keys)}].")
+    _checks.adata.classes(group, " + ".join(keys), within=" among the training cells")
     return group
 
 
@@ -188,7 +189,7 @@ def _resampled(
     else:
         if adata.obsp:
             raise ValueError(
-                f"adata.obsp holds {_checks.listed(adata.obsp)}: a graph over cells is wrong "
+                f"adata.obsp holds {listed(adata.obsp)}: a graph over cells is wrong "
                 f"once cells are added. Delete it and compute it after balancing."
             )
         new = (
@@ -271,7 +272,7 @@ def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
     n_before = before.value_counts().sort_index()
     added = new.obs[new.obs[_keys.IS_SYNTHETIC]]
     kept = before.reindex(new.obs_names).value_counts()
-    columns = [_checks.by_name.class_names(cast("pd.Series", added[k])) for k in keys]
+    columns = [_checks.people.class_names(cast("pd.Series", added[k])) for k in keys]
     grown = pd.Series(
         [" | ".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=object
     ).value_counts()

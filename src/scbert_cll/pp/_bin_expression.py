@@ -10,6 +10,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import choice, number_in
+from scbert_cll._corpus import checks as corpus_checks
 
 type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
 
@@ -131,19 +133,21 @@ def bin_expression(
            [0, 1, 3, 5]], dtype=uint8)
     """
     given = _record.params(locals())
-    adata = _checks.anndata(adata)
-    _checks.new_key(key_added)
+    adata = _checks.adata.anndata(adata)
+    _checks.slots.new_key(key_added)
     asked = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
-    params = asked if edges is None else _checks.same_or_default(asked, edges, _DEFAULTS, fit_on)
+    params = (
+        asked if edges is None else _checks.tokens.same_or_default(asked, edges, _DEFAULTS, fit_on)
+    )
     counts, totals, note = _counted(adata, layer, key_added, **params)
-    cells = _checks.cells(adata, fit_on, "fit_on")
+    cells = _checks.adata.cells(adata, fit_on, "fit_on")
     if edges is None or params["method"] in ("log2", "quantile"):
         lower = _learned(counts, totals, cells, adata.var_names, **params)
     else:
-        lower = _checks.edges_of_genes(edges["edges"], adata)
+        lower = _checks.tokens.edges_of_genes(edges["edges"], adata)
     tokens = _tokens(counts, totals, lower, **params)
 
-    adata = _checks.target(adata, copy=copy)
+    adata = _checks.adata.target(adata, copy=copy)
     plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
     n_fit = (
         {"n_fit_cells": int(cells.sum())}
@@ -167,11 +171,15 @@ def cuts(
 ) -> dict[str, Any]:
     """What `bin_expression` leaves in `uns`, for cells that are not here yet: nothing is learned from them."""
     asked: dict[str, Any] = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
-    params = asked if edges is None else _checks.same_or_default(asked, edges, _DEFAULTS, None)
+    params = (
+        asked if edges is None else _checks.tokens.same_or_default(asked, edges, _DEFAULTS, None)
+    )
     _in_range(**params)
-    _checks.corpus.learned_bins(params["method"], edges)
+    corpus_checks.learned_bins(params["method"], edges)
     if edges is not None and params["method"] in ("uniform", "gene_quantile"):
-        lower = _checks.edges_of_genes(edges["edges"], AnnData(var=pd.DataFrame(index=genes)))
+        lower = _checks.tokens.edges_of_genes(
+            edges["edges"], AnnData(var=pd.DataFrame(index=genes))
+        )
     else:
         nothing = sparse.csr_matrix((0, len(genes)))
         lower = _learned(nothing, np.zeros(0), np.ones(0, dtype=bool), genes, **params)
@@ -186,9 +194,9 @@ def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matr
 
 
 def _in_range(*, method: str, n_bins: int, target_sum: float) -> None:
-    _checks.choice(method, _METHODS, "method")
-    _checks.number_in(n_bins, "n_bins", 1, 254, whole=True)
-    _checks.number_in(target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
+    choice(method, _METHODS, "method")
+    number_in(n_bins, "n_bins", 1, 254, whole=True)
+    number_in(target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
 
 
 def _counted(
@@ -202,11 +210,11 @@ def _counted(
 ) -> tuple[sparse.csr_matrix, np.ndarray, dict[str, int]]:
     """The counts, checked and without stored zeros, every cell's total, and what is to be noted."""
     _in_range(method=method, n_bins=n_bins, target_sum=target_sum)
-    _checks.other_key(key_added, layer)
-    counts, note = _checks.slots.noted_counts(adata, layer)
-    _checks.not_binned(counts, adata, layer, n_bins)
+    _checks.tokens.other_key(key_added, layer)
+    counts, note = _checks.counts.noted_counts(adata, layer)
+    _checks.tokens.not_binned(counts, adata, layer, n_bins)
     totals = _totals(counts)
-    _checks.no_empty_cells(totals, adata, _checks.slots.name_of(layer))
+    _checks.adata.no_empty_cells(totals, adata, _checks.counts.name_of(layer))
     if counts.data.min() == 0:
         counts = counts.copy()
         counts.eliminate_zeros()

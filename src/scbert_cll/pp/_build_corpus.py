@@ -11,6 +11,8 @@ import pandas as pd
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import choice, number_in, share
+from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.building import Building, donors_per_part, merged_columns, report
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.plan import deal_donors, deal_runs, parts_of
@@ -149,8 +151,8 @@ def build_corpus(
          file status  n_cells
     0  a.h5ad   used      200
     """
-    _checks.corpus_extra()
-    files, out, genes = _checks.corpus.source_files(paths), Path(out), GeneVocab.of(vocab)
+    corpus_checks.corpus_extra()
+    files, out, genes = corpus_checks.source_files(paths), Path(out), GeneVocab.of(vocab)
     columns = [obs_columns] if isinstance(obs_columns, str) else list(obs_columns)
     call: dict[str, Any] = {
         "binned": binned,
@@ -169,7 +171,7 @@ def build_corpus(
         "not_donors": sorted(settings.not_donors),
         "on_error": on_error,
         "rng": rng,
-        "memory": _checks.corpus.memory_size(memory),
+        "memory": corpus_checks.memory_size(memory),
     }
     _checked(call, len(genes))
     binning = (
@@ -181,7 +183,7 @@ def build_corpus(
         binning["params"]["layer"] = layer or "X"
     known = None if aliases is None else read_aliases(aliases)
     call |= {"vocab": _digest(genes.names), "binning": _digest(binning), "aliases": _digest(known)}
-    _checks.new_folder(out)
+    corpus_checks.new_folder(out)
     request = Request(
         vocab=genes,
         cut=_stored if binning is None else partial(cut, record=binning),
@@ -199,20 +201,20 @@ def build_corpus(
     folder = Building(out.with_name(f"{out.name}.building"))
     folder.claim()
     with only_writer(folder.folder, "the corpus"):
-        _checks.new_folder(out)
+        corpus_checks.new_folder(out)
         table = _build(folder, files, request, call, binning, out)
-    _checks.corpus.warn_of_skipped(dict(zip(table["file"], table["reason"], strict=True)))
+    corpus_checks.warn_of_skipped(dict(zip(table["file"], table["reason"], strict=True)))
     return table
 
 
 def _checked(call: Mapping[str, Any], n_genes: int) -> None:
     """Parameters within their limits."""
-    _checks.choice(call["on_error"], ("raise", "skip"), "on_error")
-    _checks.share(call["val_fraction"], "val_fraction")
-    _checks.share(call["min_matched"], "min_matched")
-    _checks.number_in(call["min_genes"], "min_genes", 1, n_genes, whole=True)
-    _checks.number_in(call["rng"], "rng", 0, 2**63, whole=True)
-    _checks.corpus.new_columns(call["obs_columns"], (_keys.DONOR, SOURCE))
+    choice(call["on_error"], ("raise", "skip"), "on_error")
+    share(call["val_fraction"], "val_fraction")
+    share(call["min_matched"], "min_matched")
+    number_in(call["min_genes"], "min_genes", 1, n_genes, whole=True)
+    number_in(call["rng"], "rng", 0, 2**63, whole=True)
+    corpus_checks.new_columns(call["obs_columns"], (_keys.DONOR, SOURCE))
 
 
 def _build(
@@ -229,8 +231,8 @@ def _build(
     scans, bad = folder.scan(files, names, request, call)
     reasons = {names[i]: bad[i] for i in sorted(bad)}
     if call["on_error"] == "raise":
-        _checks.corpus.no_bad_files(reasons, len(files))
-    _checks.corpus.some_cells(
+        corpus_checks.no_bad_files(reasons, len(files))
+    corpus_checks.some_cells(
         sum(scan.record["n_kept"] for scan in scans.values()),
         len(files),
         reasons,
@@ -280,8 +282,8 @@ def _planned(
     for scan in scans.values():
         not_donors.update(scan.record["not_donors"])
     where = f"obs[{request.donor_key!r}]"
-    _checks.by_name.warn_of_not_donors(not_donors, _checks.by_name.people_of(cells)[1], where)
-    _checks.by_name.warn_of_alike([name for name, n in cells.items() if n], where)
+    _checks.people.warn_of_not_donors(not_donors, _checks.people.people_of(cells)[1], where)
+    _checks.people.warn_of_alike([name for name, n in cells.items() if n], where)
     held = deal_donors(cells, call["val_fraction"], call["val_donors"], call["rng"])
     parts = {i: parts_of(scan, held) for i, scan in scans.items()}
     donors = sorted(name for name, n in cells.items() if n)
@@ -293,7 +295,7 @@ def _planned(
 
 def _stored(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """Raw counts as they are stored."""
-    _checks.corpus.counts_fit(counts)
+    corpus_checks.counts_fit(counts)
     return counts
 
 

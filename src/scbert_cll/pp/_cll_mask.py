@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import listed
 from scbert_cll.pp import _mixture, _protein
 
 # Where the cells that passed so far are one population, positive begins above this quantile of the
@@ -75,8 +75,7 @@ def cll_mask(
     unused = set(given) - {*markers, *(_USUAL_EXCLUDE if exclude is None else exclude)}
     if unused:
         raise KeyError(
-            f"thresholds names {_checks.listed(sorted(unused))}, which is in neither markers "
-            f"nor exclude."
+            f"thresholds names {listed(sorted(unused))}, which is in neither markers nor exclude."
         )
     passed, used = np.ones(protein.rna.n_obs, dtype=bool), {}
     excluded = _excluded(protein, exclude, given)

@@ -16,6 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import choice, listed
 
 Method = Literal["max_mean", "mean"]
 type Probes = pd.DataFrame | pd.Series | Mapping[str, Any] | str | PathLike[str]
@@ -104,14 +105,14 @@ def collapse_probes(
     {'ITGA4': '35731_at', 'RABGGTA': '100_g_at'}
     """
     params = _record.params(locals())
-    adata = _checks.anndata(adata)
-    _checks.new_key(key_added)
-    _checks.choice(method, _METHODS, "method")
+    adata = _checks.adata.anndata(adata)
+    _checks.slots.new_key(key_added)
+    choice(method, _METHODS, "method")
     of_probe = _genes(adata, probes)
     found = pd.Series(adata.var_names, dtype=object).map(of_probe)
     gene = found.where(~found.isin(["", *_NO_GENE]) & found.notna(), "").to_numpy(dtype=object)
     is_one = np.array([bool(name) and not _SEVERAL.search(name) for name in gene])
-    _checks.annotated_probes(int(is_one.sum()), adata.var_names, of_probe.index)
+    _checks.cohorts.annotated_probes(int(is_one.sum()), adata.var_names, of_probe.index)
     _tell_ids(pd.Index(gene[is_one]).unique())
     held: Any = adata.X
     values = np.asarray(held.toarray() if sparse.issparse(held) else held, dtype=np.float64)
@@ -131,7 +132,7 @@ def collapse_probes(
 
 def _genes(adata: AnnData, probes: Probes) -> pd.Series:
     """The gene of each probe as text; of a probe with several, all of them."""
-    _checks.probe_source(probes)
+    _checks.cohorts.probe_source(probes)
     if isinstance(probes, str) and probes in adata.var:
         pairs = pd.DataFrame({"probe": adata.var_names, "gene": adata.var[probes].to_numpy()})
     elif isinstance(probes, pd.DataFrame):
@@ -141,7 +142,7 @@ def _genes(adata: AnnData, probes: Probes) -> pd.Series:
     else:
         path = Path(probes)
         usual = "," if ".csv" in path.suffixes else "\t"
-        file, found = _checks.open_table(path, comment="#")
+        file, found = _checks.text.open_table(path, comment="#")
         pairs = _pairs(
             pd.read_csv(file, sep=found or usual, dtype=str, comment="#", keep_default_na=False)
         )
@@ -154,7 +155,7 @@ def _genes(adata: AnnData, probes: Probes) -> pd.Series:
 
 def _pairs(table: pd.DataFrame) -> pd.DataFrame:
     """Columns probe and gene."""
-    _checks.probe_table(table)
+    _checks.cohorts.probe_table(table)
     for names in (["probe", "gene"], ["ID", "Gene Symbol"]):
         if set(names) <= set(table):
             return table[names].set_axis(["probe", "gene"], axis=1)
@@ -171,7 +172,7 @@ def _text(gene: Any) -> str:
 def _tell_ids(genes: pd.Index) -> None:
     if np.mean([_NUMBER.fullmatch(gene) is not None for gene in genes]) > 0.5:
         warnings.warn(
-            f"The genes of the probes look like Entrez ids ({_checks.listed(genes, 3)}), and "
+            f"The genes of the probes look like Entrez ids ({listed(genes, 3)}), and "
             f"a signature has symbols: map them first, as the notes of "
             "pp.collapse_probes say. They are taken as they are.",
             stacklevel=3,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll.pp import _mixture
 from scbert_cll.pp._protein import Levels
 
@@ -29,7 +29,7 @@ class Gate:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _checks.choice(self.method, METHODS, "method")
+        choice(self.method, METHODS, "method")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin must lie in [0, 0.5); found {self.margin}.")
         if len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
@@ -166,7 +166,7 @@ def _given(thresholds: Any, batch: str) -> list[float]:
     The middle of a pair serves as its threshold.
     """
     if isinstance(thresholds, Mapping):
-        _checks.key_in(batch, thresholds, "thresholds", "Give one for every batch.")
+        key_in(batch, thresholds, "thresholds", "Give one for every batch.")
         thresholds = thresholds[batch]
     pair = np.atleast_1d(np.asarray(thresholds, dtype=float))
     if pair.shape not in ((1,), (2,)) or not np.isfinite(pair).all() or pair[0] > pair[-1]:
@@ -182,7 +182,7 @@ def _not_tied(table: pd.DataFrame, gate: Gate) -> None:
     if len(tied):
         raise ValueError(
             f"Both quantiles {gate.quantiles} of {gate.marker!r} fall on the same level in "
-            f"batch {_checks.listed(tied)}: too "
+            f"batch {listed(tied)}: too "
             "many cells are tied, e.g. at zero. Use quantiles= further apart, or "
             "method='manual' with thresholds=."
         )

@@ -10,6 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import listed
 from scbert_cll._process import same_random_state
 from scbert_cll._strings import plain_strings
 from scbert_cll.pp import _gate, _protein
@@ -159,7 +160,7 @@ def label_cd49d(
     {'CD49d-': 100, 'CD49d+': 100}
     """
     asked = _record.params(locals())
-    _checks.new_key(
+    _checks.slots.new_key(
         key_added,
         [batch_key, donor_key, cells if isinstance(cells, str) else None],
         stems=("", "_level", "_score"),
@@ -186,7 +187,7 @@ def label_cd49d(
     if levels.left_out:
         uns["params"]["left_out"] = list(levels.left_out)
     if donor is not None:
-        uns["params"] |= _checks.by_name.left_out(donor)
+        uns["params"] |= _checks.people.left_out(donor)
         uns["donors"] = donor_table(
             levels, result["label"], batch, donor.to_numpy(dtype=object), gated, cuts.table
         )
@@ -214,16 +215,16 @@ def _batches(
         if len(bad := rna.obs_names[gated & values.isna().to_numpy()]):
             raise ValueError(
                 f"obs[{batch_key!r}] is missing for {len(bad)} gated cells "
-                f"({_checks.listed(bad)}); fill it or leave them out with cells=."
+                f"({listed(bad)}); fill it or leave them out with cells=."
             )
-        batch = _checks.by_name.class_names(values).fillna("").to_numpy(dtype=object)
+        batch = _checks.people.class_names(values).fillna("").to_numpy(dtype=object)
     if donor is not None and donor[gated].nunique() > 1:
         n_donors = donor[gated].groupby(batch[gated]).nunique()
         alone = n_donors.index[n_donors == 1]
         if len(alone):
             raise ValueError(
                 f"Batches with a single donor cannot be gated apart "
-                f"({_checks.listed(alone)}): a donor without two "
+                f"({listed(alone)}): a donor without two "
                 "populations would be cut in two. Pool them with batch_key=None, or give "
                 "method='manual' with thresholds per batch."
             )
@@ -321,9 +322,9 @@ def _write(
         rna_key = next(k for k, v in data.mod.items() if v is rna)
         with same_random_state():  # mudata draws a name that nobody sees
             data = data.copy() if copy else data
-        adata = data.mod[rna_key] if copy else _checks.target(rna, copy=False)
+        adata = data.mod[rna_key] if copy else _checks.adata.target(rna, copy=False)
     else:
-        data = adata = _checks.target(rna, copy=copy)
+        data = adata = _checks.adata.target(rna, copy=copy)
     named = ((key, "label"), (_keys.level(key), "level"), (_keys.score(key), "score"))
     obs = {name: result[column].set_axis(adata.obs_names) for name, column in named}
     _record.write(adata, obs=obs, uns={key: uns})

@@ -14,6 +14,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import choice, key_in, listed, unique
 from scbert_cll._names import own_index
 from scbert_cll.pp import _protein_names
 
@@ -35,23 +36,23 @@ def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = 
     """Protein matrix of an AnnData (`obsm`) or MuData (a modality), with the cells of the RNA."""
     if isinstance(data, MuData):
         return _from_mudata(data, protein_key, rna_key)
-    return _from_anndata(_checks.anndata(data), protein_key)
+    return _from_anndata(_checks.adata.anndata(data), protein_key)
 
 
 def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
     """A column of the RNA's `obs`, or else of the MuData's own, aligned to the RNA's cells."""
     return (
-        _checks.by_name.mudata_column(data, rna, key)
+        _checks.people.mudata_column(data, rna, key)
         if isinstance(data, MuData)
-        else _checks.obs_column(rna, key)
+        else _checks.adata.obs_column(rna, key)
     )
 
 
 def donors(data: AnnData | MuData, rna: AnnData, key: str, cells: np.ndarray) -> pd.Series:
     """Donor of each of the RNA's cells, wherever the column is; None for cells of no donor."""
     if isinstance(data, MuData):
-        return _checks.by_name.donors_of(column(data, rna, key), f"obs[{key!r}]", cells=cells)
-    return _checks.donors(rna, key, cells=cells)
+        return _checks.people.donors_of(column(data, rna, key), f"obs[{key!r}]", cells=cells)
+    return _checks.people.donors(rna, key, cells=cells)
 
 
 def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") -> np.ndarray:
@@ -63,14 +64,11 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") 
     if isinstance(cells, pd.Series):
         missing = rna.obs_names.difference(cells.index)
         if len(missing):
-            raise ValueError(
-                f"{what} says nothing about {len(missing)} cells: {_checks.listed(missing)}."
-            )
+            raise ValueError(f"{what} says nothing about {len(missing)} cells: {listed(missing)}.")
         cells = cells.reindex(rna.obs_names)
         if cells.isna().any():
             raise ValueError(
-                f"{what} is missing for {_checks.listed(rna.obs_names[cells.isna()])}; fill "
-                f"it with False."
+                f"{what} is missing for {listed(rna.obs_names[cells.isna()])}; fill it with False."
             )
     found = np.asarray(cells)
     if found.shape != (rna.n_obs,) or not all(isinstance(v, (bool, np.bool_)) for v in found):
@@ -94,13 +92,13 @@ def lookup(protein: Protein, marker: str) -> int:
     if found:
         raise KeyError(
             f"{marker!r} fits more than one protein in {protein.where}: "
-            f"{_checks.listed(protein.names[found])}; "
+            f"{listed(protein.names[found])}; "
             f"name one of them exactly, e.g. {protein.names[found[0]]!r} in place of {marker!r}."
         )
     ordered = _protein_names.closest_first(list(protein.names), marker)
     raise KeyError(
         f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest "
-        f"first: {_checks.listed(ordered, 200)}. "
+        f"first: {listed(ordered, 200)}. "
         "If one of them is meant, give its name exactly."
     )
 
@@ -122,7 +120,7 @@ def levels(
 
     The gated cells of a batch set the zero of `clr_protein`.
     """
-    _checks.choice(normalize, NORMALIZE, "normalize")
+    choice(normalize, NORMALIZE, "normalize")
     x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
     _refuse(protein, j, x, ~np.isfinite(x), "NaN or infinite values", "fill or drop these cells")
     if normalize == "none":
@@ -149,7 +147,7 @@ def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:
             f"{len(left_out)} of {counts.size} proteins in {protein.where} hold values that "
             f"are not raw counts (missing, "
             f"negative or not whole) and are left out of the scale of a cell: "
-            f"{_checks.listed(left_out)}. "
+            f"{listed(left_out)}. "
             "normalize='clr_protein' needs no other protein.",
             stacklevel=4,
         )
@@ -199,13 +197,13 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
     prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key", _keys.PROTEIN_KEYS)
     rest = {k: v for k, v in mdata.mod.items() if k != prot_key}
     rna_key = _choose(rna_key, rest, "mdata.mod", "rna_key", _keys.RNA_KEYS)
-    rna, prot = _checks.anndata(mdata[rna_key]), _checks.anndata(mdata[prot_key])
+    rna, prot = _checks.adata.anndata(mdata[rna_key]), _checks.adata.anndata(mdata[prot_key])
     alone = rna.obs_names.symmetric_difference(prot.obs_names)
     if len(alone):
         raise ValueError(
             f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) "
             f"and mdata[{prot_key!r}] "
-            f"({prot.n_obs} cells): {_checks.listed(alone)}. Keep the shared ones: "
+            f"({prot.n_obs} cells): {listed(alone)}. Keep the shared ones: "
             f"sc_cll.pp.intersect_obs(mdata)."
         )
     order = prot.obs_names.get_indexer(rna.obs_names)
@@ -226,14 +224,14 @@ def _choose(
 ) -> str:
     """The named key, or the only usual one that is there."""
     if key is not None:
-        _checks.key_in(key, store, where, f"Choose one with {argument}=.")
+        key_in(key, store, where, f"Choose one with {argument}=.")
         return key
     found = [k for k in usual if k in store]
     if len(found) != 1:
         why = "more than one of the usual names" if found else "none of the usual names"
         raise KeyError(
-            f"{where} has {why} ({_checks.listed(found or usual, 12)}); it holds "
-            f"{_checks.listed(store, 12)}. Choose one with {argument}=."
+            f"{where} has {why} ({listed(found or usual, 12)}); it holds "
+            f"{listed(store, 12)}. Choose one with {argument}=."
         )
     return found[0]
 
@@ -272,14 +270,14 @@ def _protein(rna: AnnData, found: Any, names: pd.Index, where: str) -> Protein:
     if found is None:
         raise ValueError(f"{where} is empty (None); put the protein counts there.")
     values = sparse.csr_matrix(
-        _checks.table_numbers(found) if isinstance(found, pd.DataFrame) else found
+        _checks.adata.table_numbers(found) if isinstance(found, pd.DataFrame) else found
     )
     names = pd.Index([str(n) for n in names])
     remedy = (
         f"{where}.columns = anndata.utils.make_index_unique({where}.columns), or name each "
         f"antibody once"
     )
-    _checks.unique(names, f"protein names of {where}", remedy)
+    unique(names, f"protein names of {where}", remedy)
     return Protein(rna, values, names, where)
 
 

@@ -11,14 +11,15 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import key_in, listed
 
 
 def refuse_derived(adata: AnnData) -> None:
     """Tokens have no middle, and `raw` would keep the old number of cells."""
-    binned = [k for k, _ in adata.layers.items() if _checks.is_binned(adata, k)]
+    binned = [k for k, _ in adata.layers.items() if _checks.counts.is_binned(adata, k)]
     if binned:
         raise ValueError(
-            f"adata.layers[{_checks.listed(binned)}] holds bins, and there is nothing between "
+            f"adata.layers[{listed(binned)}] holds bins, and there is nothing between "
             f"two of them: delete it, balance, then pp.bin_expression."
         )
     if adata.raw is not None:
@@ -40,10 +41,10 @@ def neighbour_space(
     if use_rep is None:
         coordinates = _components(adata, rows, seed)
     else:
-        _checks.key_in(use_rep, adata.obsm, "adata.obsm")
+        key_in(use_rep, adata.obsm, "adata.obsm")
         found = adata.obsm[use_rep]
         if isinstance(found, pd.DataFrame):
-            _checks.only_numbers(found, f"adata.obsm[{use_rep!r}]")
+            _checks.tables.only_numbers(found, f"adata.obsm[{use_rep!r}]")
         coordinates = (
             found.iloc[rows].to_numpy(np.float64)
             if isinstance(found, pd.DataFrame)
@@ -79,13 +80,17 @@ def interpolate(
             )
     for key in old.obs.columns:
         new.obs[key] = _shared(
-            _checks.obs_column(old, key), _checks.obs_column(new, key), rows, parents, old.n_obs
+            _checks.adata.obs_column(old, key),
+            _checks.adata.obs_column(new, key),
+            rows,
+            parents,
+            old.n_obs,
         )
 
 
 def _components(adata: AnnData, rows: np.ndarray, seed: int) -> np.ndarray:
     """Principal components of the training cells' X, log-normalised first if it holds counts."""
-    matrix = _checks.matrix(adata, None)[rows].astype(np.float64)
+    matrix = _checks.counts.matrix(adata, None)[rows].astype(np.float64)
     train = AnnData(matrix)
     if _whole(matrix):
         sc.pp.normalize_total(train, target_sum=1e4)

@@ -7,6 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _deal, _keys, _record
+from scbert_cll._checks.words import choice, listed
 
 # test without a donor of several classes: worse than a class missing there, not than one missing in
 # train
@@ -94,16 +95,16 @@ def split_donors(
     {'train': 3, 'val': 1, 'test': 2}
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.new_key(key_added, [donor_key, labels_key])
-    _checks.choice(unit, ("donor", "cell"), "unit")
+    _checks.adata.anndata(adata)
+    _checks.slots.new_key(key_added, [donor_key, labels_key])
+    choice(unit, ("donor", "cell"), "unit")
     if mixed and (labels_key is None or unit == "cell"):
         raise ValueError(
             "mixed=True deals donors by the classes of their cells: name labels_key, and "
             "unit='donor'."
         )
     shares = _shares(fractions)
-    of_all = _checks.donors(adata, donor_key)
+    of_all = _checks.people.donors(adata, donor_key)
     donor = of_all.dropna()
     label = None if labels_key is None else _labels(adata, labels_key).loc[donor.index]
     generator = np.random.default_rng(rng)
@@ -115,8 +116,8 @@ def split_donors(
         _every_class_in_train(part, label, donor)
 
     params |= {"fractions": [float(s) for s in shares], "donors_shared": unit == "cell"}
-    params |= _checks.by_name.left_out(of_all)
-    adata = _checks.target(adata, copy=copy)
+    params |= _checks.people.left_out(of_all)
+    adata = _checks.adata.target(adata, copy=copy)
     column = pd.Categorical(part.reindex(adata.obs_names), categories=list(_keys.SPLIT_ORDER))
     record = {"params": params, "donors": _table(donor, label, part)}
     _record.write(adata, obs={key_added: column}, uns={key_added: record})
@@ -140,9 +141,9 @@ def _shares(fractions: tuple[float, float, float]) -> np.ndarray:
 
 def _labels(adata: AnnData, key: str) -> pd.Series:
     """Classes as text; unlabelled cells stay missing."""
-    label = _checks.obs_column(adata, key)
-    _checks.classes(label, key)
-    return _checks.by_name.class_names(label)
+    label = _checks.adata.obs_column(adata, key)
+    _checks.adata.classes(label, key)
+    return _checks.people.class_names(label)
 
 
 def _deal_donors(
@@ -160,7 +161,7 @@ def _deal_donors(
     if names.size < used.size:
         two = " fractions=(0.5, 0, 0.5) splits two donors;" if names.size == 2 else ""
         raise ValueError(
-            f"adata.obs[{donor_key!r}] holds {names.size} donors ({_checks.listed(names)}) "
+            f"adata.obs[{donor_key!r}] holds {names.size} donors ({listed(names)}) "
             f"for {used.size} parts; expected at "
             f"least one donor per part.{two} unit='cell' splits within donors, which is "
             f"optimistic: every donor is on both sides."
@@ -197,7 +198,7 @@ def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -
     absent = sorted(set(label.dropna()) - set(label[part == _keys.TRAIN].dropna()))
     if absent:
         where = "; ".join(
-            f"{c!r} only in {_checks.listed(sorted(donor[label == c].unique()))}" for c in absent
+            f"{c!r} only in {listed(sorted(donor[label == c].unique()))}" for c in absent
         )
         raise ValueError(
             f"Classes that cannot be in train with every part filled: {where}. Merge or drop "

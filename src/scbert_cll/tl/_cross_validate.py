@@ -16,6 +16,7 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._bar import Bar
+from scbert_cll._checks.words import choice, key_in, listed, number_in
 from scbert_cll._evaluation import folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.leakage import duplicates as leakage_duplicates
@@ -25,6 +26,7 @@ from scbert_cll._threads import calm
 from scbert_cll._version import __version__
 from scbert_cll.estimators import CellEstimator, ScBERTEstimator, as_estimator, available, seeded
 from scbert_cll.estimators._base import named
+from scbert_cll.model import _finite
 
 _PROTEIN = "protein"  # where estimators look for it
 _VERSION = __version__
@@ -151,7 +153,7 @@ def cross_validate(
     ['logistic_l2', 'majority']
     """
     asked = _record.params(locals())
-    _checks.new_key(key_added, [protein_key], stems=("_proba", "_pred"))
+    _checks.slots.new_key(key_added, [protein_key], stems=("_proba", "_pred"))
     task = _task(adata, labels_key, donor_key, layer, protein_key)
     _check(
         scheme=scheme,
@@ -160,12 +162,12 @@ def cross_validate(
         metrics=metrics,
         n_bootstrap=n_bootstrap,
     )
-    _checks.number_in(positive_from, "positive_from", 0, 100)
-    _checks.number_in(rng, "rng", 0, np.inf, whole=True)
+    number_in(positive_from, "positive_from", 0, 100)
+    number_in(rng, "rng", 0, np.inf, whole=True)
     chosen = _models(models, gene)
     parts = task.parts(scheme=scheme, n_splits=n_splits, n_repeats=n_repeats, seed=rng)
     _no_twins(task, parts)
-    target = _checks.target(adata, copy=copy)
+    target = _checks.adata.target(adata, copy=copy)
     proba, seconds = _predict_all(task, chosen, parts, n_repeats, FoldStore(checkpoint), rng)
     baselines = [
         row
@@ -256,34 +258,34 @@ def _task(
     layer: str | None,
     protein_key: str | None,
 ) -> _Task:
-    adata = _checks.anndata(adata)
-    labels = _checks.obs_column(adata, labels_key)
-    classes = _checks.classes(labels, labels_key)
-    codes = _checks.labels(adata, labels_key, classes, np.arange(adata.n_obs))
-    _checks.no_resampled_rows(adata)
-    donors = None if donor_key is None else _checks.donors(adata, donor_key)
+    adata = _checks.adata.anndata(adata)
+    labels = _checks.adata.obs_column(adata, labels_key)
+    classes = _checks.adata.classes(labels, labels_key)
+    codes = _checks.adata.labels(adata, labels_key, classes, np.arange(adata.n_obs))
+    _checks.adata.no_resampled_rows(adata)
+    donors = None if donor_key is None else _checks.people.donors(adata, donor_key)
     codes = codes if donors is None else np.where(donors.notna(), codes, -1)
-    counts, note = _checks.slots.noted_counts(adata, layer)
+    counts, note = _checks.counts.noted_counts(adata, layer)
     cells = named(counts, adata)
     totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
-    _checks.no_empty_cells(totals, adata, _checks.slots.name_of(layer))
+    _checks.adata.no_empty_cells(totals, adata, _checks.counts.name_of(layer))
     if protein_key is not None:
-        cells.obsm[_PROTEIN] = _checks.protein_counts(adata, protein_key)
+        cells.obsm[_PROTEIN] = _checks.adata.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)
     groups = None if donors is None else donors.to_numpy(dtype=object)
-    left_out = {} if donors is None else _checks.by_name.left_out(donors)
+    left_out = {} if donors is None else _checks.people.left_out(donors)
     return _Task(cells, codes, classes, ordered, groups, note | left_out)
 
 
 def _check(
     *, scheme: str, n_splits: int, n_repeats: int, metrics: Sequence[str], n_bootstrap: int
 ) -> None:
-    _checks.choice(scheme, folds.SCHEMES, "scheme")
-    _checks.number_in(n_splits, "n_splits", 2, np.inf, whole=True)
-    _checks.number_in(n_repeats, "n_repeats", 1, np.inf, whole=True)
-    _checks.number_in(n_bootstrap, "n_bootstrap", 1, np.inf, whole=True)
+    choice(scheme, folds.SCHEMES, "scheme")
+    number_in(n_splits, "n_splits", 2, np.inf, whole=True)
+    number_in(n_repeats, "n_repeats", 1, np.inf, whole=True)
+    number_in(n_bootstrap, "n_bootstrap", 1, np.inf, whole=True)
     for name in metrics:
-        _checks.choice(name, _metrics.METRICS, "metrics")
+        choice(name, _metrics.METRICS, "metrics")
 
 
 def _models(models: Sequence[str] | Mapping[str, Any], gene: str) -> dict[str, CellEstimator]:
@@ -297,7 +299,7 @@ def _models(models: Sequence[str] | Mapping[str, Any], gene: str) -> dict[str, C
     known = available(gene)
     for what in asked.values():
         if isinstance(what, str):
-            _checks.key_in(what, known, "the models that go by a name")
+            key_in(what, known, "the models that go by a name")
     found = {
         name: known[what] if isinstance(what, str) else as_estimator(what)
         for name, what in asked.items()
@@ -326,7 +328,7 @@ def _no_twins(task: _Task, parts: Sequence[folds.Fold]) -> None:
             names = task.cells.obs_names[np.isin(twins, shared)]
             raise ValueError(
                 f"{len(names)} cells have the same counts as another one on the other side of "
-                f"a fold ({_checks.listed(names)}): "
+                f"a fold ({listed(names)}): "
                 "copies of a cell in training and test make any model look good. Remove them; "
                 "tl.leakage_audit lists them."
             )
@@ -399,7 +401,7 @@ def _predict_fold(
         proba[:, :, [task.classes.index(str(c)) for c in fitted.classes_]] = fitted.predict_parts(
             test
         )
-        _checks.finite.probabilities(proba, type(model).__name__)
+        _finite.probabilities(proba, type(model).__name__)
     done = Done(proba, time.perf_counter() - start)
     store.save(name, key, done)
     return done
@@ -439,7 +441,7 @@ def _fold_table(task: _Task, parts: Sequence[folds.Fold]) -> pd.DataFrame:
                 "n_test_donors": len(tested),
                 "n_train": len(labelled),
                 "n_test": len(fold.test),
-                "note": f"no training cell of {_checks.listed(absent)}" if absent else "",
+                "note": f"no training cell of {listed(absent)}" if absent else "",
             }
         )
     return pd.DataFrame(rows).rename(index=str)

@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
 from scbert_cll.tl import _write
 from scbert_cll.tl._asked import check_asked
@@ -178,7 +179,7 @@ def finetune(
     if isinstance(adata, ON_DISK):
         usual = {"split_key": _keys.SPLIT, "weight_key": _keys.BALANCE_WEIGHT}
         given = {name: key not in (None, usual.get(name)) for name, key in keys.items()}
-        _checks.on_corpus.not_of_a_corpus({"layer": layer != _keys.BINNED} | given)
+        reading_checks.not_of_a_corpus({"layer": layer != _keys.BINNED} | given)
         binning = None if model is None else model.binning
         data = opened(adata, balance=balance, num_workers=num_workers, binning=binning)
         if model is None:
@@ -188,7 +189,7 @@ def finetune(
         classifier.train(datamodule=data, **fit)
         return classifier
     only = {"balance": bool(balance), "num_workers": num_workers != 0}
-    _checks.on_corpus.only_of_a_corpus(only, remedy="Balance with pp.balance.")
+    reading_checks.only_of_a_corpus(only, remedy="Balance with pp.balance.")
     return _in_memory(adata, model, layer, exclude_genes, start, keys, fit, params)
 
 
@@ -204,15 +205,15 @@ def _in_memory(
 ) -> ScBERTClassifier:
     """Train on the labelled cells and predict all."""
     labels_key = start["labels_key"]
-    _checks.target(_checks.anndata(adata), copy=False)
+    _checks.adata.target(_checks.adata.anndata(adata), copy=False)
     in_obs = {"labels_key": labels_key} | {
         name: keys[name] for name in ("split_key", "weight_key", "donor_key")
     }
-    _checks.not_replaced(in_obs, (_keys.PRED, _keys.SCORE), "obs")
+    _checks.slots.not_replaced(in_obs, (_keys.PRED, _keys.SCORE), "obs")
     in_obsm = {"protein_key": keys["protein_key"]}
-    _checks.not_replaced(in_obsm, (_keys.PROBA, _keys.LINEAR_PROBA, _keys.X_SCBERT), "obsm")
-    _checks.split(adata, keys["split_key"])
-    _checks.obs_column(adata, labels_key)
+    _checks.slots.not_replaced(in_obsm, (_keys.PROBA, _keys.LINEAR_PROBA, _keys.X_SCBERT), "obsm")
+    _checks.adata.split(adata, keys["split_key"])
+    _checks.adata.obs_column(adata, labels_key)
     keys["weight_key"] = keys["weight_key"] if keys["weight_key"] in adata.obs else None
     with _record.untouched_on_error(adata):
         if model is None:

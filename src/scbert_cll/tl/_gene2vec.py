@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import choice, number_in, share
 from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
 from scbert_cll.model._vector_files import read_vectors, source
 
@@ -129,25 +130,27 @@ def gene2vec(
     32
     """
     params = _record.params(locals())
-    adata = _checks.anndata(adata)
-    _checks.new_key(key_added)
-    _checks.choice(method, ("svd", "skip_gram"), "method")
+    adata = _checks.adata.anndata(adata)
+    _checks.slots.new_key(key_added)
+    choice(method, ("svd", "skip_gram"), "method")
     _no_idle_donors(donor_key, method, vectors)
-    adata = _checks.target(adata, copy=copy)
+    adata = _checks.adata.target(adata, copy=copy)
     params["source"] = "co-expression"
     if vectors is not None:
-        _checks.share(min_matched, "min_matched")
+        share(min_matched, "min_matched")
         found = read_vectors(vectors)
-        _checks.enough_matched(adata.var_names, found.index, "vectors", min_matched=min_matched)
+        _checks.genes.enough_matched(
+            adata.var_names, found.index, "vectors", min_matched=min_matched
+        )
         params |= {"n_dims": found.shape[1], "source": source(vectors)}
         numbers: dict[str, int] = {}
     else:
         _check_numbers(params)
         cells, donors, not_donors = _training_cells(adata, donor_key, split_key)
-        counts, note = _checks.slots.noted_counts(adata, layer)
+        counts, note = _checks.counts.noted_counts(adata, layer)
         counts = counts[cells]
         params |= note | not_donors
-        _checks.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
+        _checks.adata.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
         generator = np.random.default_rng(rng)
         if method == "svd":
             seed = int(generator.integers(2**31))
@@ -184,8 +187,8 @@ def _no_idle_donors(donor_key: str | None, method: str, vectors: Any) -> None:
 def _check_numbers(params: dict[str, Any]) -> None:
     """Whole numbers, at least one of each, and a share."""
     for name in ("n_dims", "cells_per_metacell", "n_metacells", "n_neighbors", "epochs"):
-        _checks.number_in(params[name], name, 1, np.inf, whole=True)
-    _checks.share(params["min_detected"], "min_detected")
+        number_in(params[name], name, 1, np.inf, whole=True)
+    share(params["min_detected"], "min_detected")
 
 
 def _training_cells(
@@ -194,9 +197,9 @@ def _training_cells(
     """Rows that may be looked at, the donor of each, and whose cells are left out."""
     cells = np.arange(adata.n_obs)
     if split_key is not None and (split_key in adata.obs or split_key != _keys.SPLIT):
-        cells = np.flatnonzero(_checks.split(adata, split_key) == _keys.TRAIN)
+        cells = np.flatnonzero(_checks.adata.split(adata, split_key) == _keys.TRAIN)
     if donor_key is None:
         return cells, np.zeros(len(cells), dtype=np.intp), {}
-    of_all = _checks.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells))
+    of_all = _checks.people.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells))
     donors = of_all.iloc[cells]
-    return cells[donors.notna()], pd.factorize(donors.dropna())[0], _checks.by_name.left_out(of_all)
+    return cells[donors.notna()], pd.factorize(donors.dropna())[0], _checks.people.left_out(of_all)

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import is_model
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.nn.favor import UNIFORM
 
@@ -81,11 +82,11 @@ def gene_attention(
     low rank.
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.is_model(model, ("ScBERT", "ScBERTClassifier"))
-    _checks.new_key(key_added, [model.layer])
-    groups = _checks.groups(adata, groupby)
-    target = _checks.target(adata, copy=copy)
+    _checks.adata.anndata(adata)
+    is_model(model, ("ScBERT", "ScBERTClassifier"))
+    _checks.slots.new_key(key_added, [model.layer])
+    groups = _checks.adata.groups(adata, groupby)
+    target = _checks.adata.target(adata, copy=copy)
     attention = model.get_gene_attention(groups, adata, batch_size=batch_size)
     cells = model.get_cell_attention(adata, batch_size=batch_size) if per_cell else None
     floor = model.get_attention_floor(adata)

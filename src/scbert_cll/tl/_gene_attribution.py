@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names, _record
+from scbert_cll._checks.words import choice, is_model, listed
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.model.explain.attention_layers import attention_layers
 from scbert_cll.model.explain.attribution import Attribution
@@ -168,17 +169,17 @@ def gene_attribution(
     arXiv:2005.00928, for rollout.
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.is_model(model, ("ScBERTClassifier",))
-    _checks.choice(method, _METHODS, "method")
-    _checks.new_key(key_added)
-    groups = _checks.groups(adata, groupby)
+    _checks.adata.anndata(adata)
+    is_model(model, ("ScBERTClassifier",))
+    choice(method, _METHODS, "method")
+    _checks.slots.new_key(key_added)
+    groups = _checks.adata.groups(adata, groupby)
     _goes_together(method, groups, genes, gene_sets, per_layer=per_layer)
-    donors = None if donor_key is None else _checks.donors(adata, donor_key)
+    donors = None if donor_key is None else _checks.people.donors(adata, donor_key)
     groups = (
         groups if donors is None else groups.where(donors.notna()).cat.remove_unused_categories()
     )
-    destination = _checks.target(adata, copy=copy)
+    destination = _checks.adata.target(adata, copy=copy)
     asked = _Asked(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
     auroc = held_out_auroc(adata, model, split_key, donors, target, batch_size)
     found, more = _attributed(model, adata, _fine(groups, donors), asked)
@@ -196,7 +197,7 @@ def gene_attribution(
         more |= {"layers": table, "attention_floor": model.get_attention_floor(adata)}
     params |= {"layer": model.layer, "target": target or model.classes[-1]}
     params |= {"n_cells": "all"} if n_cells is None else {}
-    params |= {} if donors is None else _checks.by_name.left_out(donors)
+    params |= {} if donors is None else _checks.people.left_out(donors)
     record = {
         "params": params,
         "n_cells": {str(k): int(n) for k, n in groups.value_counts().items()},
@@ -250,8 +251,7 @@ def _goes_together(
         )
     if per_layer and method not in _BY_ATTENTION:
         raise ValueError(
-            f"per_layer=True keeps the layers of {_checks.listed(_BY_ATTENTION)}; found "
-            f"method={method!r}."
+            f"per_layer=True keeps the layers of {listed(_BY_ATTENTION)}; found method={method!r}."
         )
     if method == "attention_difference" and len(groups.cat.categories) < 2:
         raise ValueError(

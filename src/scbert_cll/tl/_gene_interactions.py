@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import stats
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import is_model, number_in, unique
 from scbert_cll.model import ScBERTClassifier
 
 _MOST_GENES: Final = 50
@@ -101,19 +102,19 @@ def gene_interactions(
     programmes).
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.is_model(model, ("ScBERTClassifier",))
-    _checks.new_key(key_added)
+    _checks.adata.anndata(adata)
+    is_model(model, ("ScBERTClassifier",))
+    _checks.slots.new_key(key_added)
     genes = _named(genes, adata, model)
-    _checks.number_in(n_cells, "n_cells", 1, np.inf, whole=True)
+    number_in(n_cells, "n_cells", 1, np.inf, whole=True)
     groups = (
         pd.Series("all", adata.obs_names, dtype="category")
         if groupby is None
-        else _checks.groups(adata, groupby)
+        else _checks.adata.groups(adata, groupby)
     )
-    donors = _checks.donors(adata, donor_key)
-    _checks.tokens(adata, model.layer)
-    destination = _checks.target(adata, copy=copy)
+    donors = _checks.people.donors(adata, donor_key)
+    _checks.tokens.tokens(adata, model.layer)
+    destination = _checks.adata.target(adata, copy=copy)
     cells = (
         pd.DataFrame({"group": groups.astype(object), "donor": donors})
         .reset_index(drop=True)
@@ -127,7 +128,7 @@ def gene_interactions(
         for group, own in cells.groupby("group", sort=False).indices.items()
         for pair, values in found.items()
     ]
-    params |= {"genes": genes, "target": target or model.classes[-1]} | _checks.by_name.left_out(
+    params |= {"genes": genes, "target": target or model.classes[-1]} | _checks.people.left_out(
         donors
     )
     _record.write(destination, uns={key_added: {"pairs": _table(rows), "params": params}})
@@ -137,10 +138,10 @@ def gene_interactions(
 def _named(genes: Sequence[str], adata: AnnData, model: ScBERTClassifier) -> list[str]:
     """Genes that the data and the model know, each once, not too many."""
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
-    _checks.number_in(len(names), "The number of genes", 2, _MOST_GENES, whole=True)
-    _checks.unique(pd.Index(names), "genes", "name each gene once")
-    _checks.known_genes(names, adata)
-    _checks.places_in_model(names, model.genes)
+    number_in(len(names), "The number of genes", 2, _MOST_GENES, whole=True)
+    unique(pd.Index(names), "genes", "name each gene once")
+    _checks.genes.known_genes(names, adata)
+    _checks.genes.places_in_model(names, model.genes)
     return names
 
 
@@ -167,7 +168,7 @@ def _of_cells(
     sets = {str(i): names for i, names in enumerate(members)}
     effects = model.get_set_effects(sets, adata, target=target, batch_size=batch_size).to_numpy()
     alone, together = effects[:, : len(genes)], effects[:, len(genes) :]
-    expressed = _checks.tokens(adata, model.layer)[0] > 0
+    expressed = _checks.tokens.tokens(adata, model.layer)[0] > 0
     has = expressed[:, adata.var_names.get_indexer(pd.Index(genes))].toarray()
     a, b = np.array(pairs).T
     first, second = alone[:, a], alone[:, b]

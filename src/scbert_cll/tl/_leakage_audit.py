@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import number_in
 from scbert_cll._evaluation.leakage import duplicates as leakage_duplicates
 from scbert_cll._evaluation.leakage import findings as check
 from scbert_cll._evaluation.leakage import gap as leakage_gap
@@ -162,19 +163,25 @@ def leakage_audit(
     True
     """
     params = _record.params(locals())
-    adata = _checks.target(_checks.anndata(adata), copy=False)
-    _checks.new_key(key_added)
-    _checks.number_in(near_duplicate_alpha, "near_duplicate_alpha", 1e-300, 0.5)
-    _checks.number_in(n_repeats, "n_repeats", 1, 1000, whole=True)
-    parts = _checks.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(dtype=object)
+    adata = _checks.adata.target(_checks.adata.anndata(adata), copy=False)
+    _checks.slots.new_key(key_added)
+    number_in(near_duplicate_alpha, "near_duplicate_alpha", 1e-300, 0.5)
+    number_in(n_repeats, "n_repeats", 1, 1000, whole=True)
+    parts = _checks.adata.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(
+        dtype=object
+    )
     donor = _donors(adata, donor_key, split_key)
     label = _labels(adata, labels_key) if gap else None
-    matrix = _checks.slots.counts_or_values(adata, layer)
-    _checks.no_empty_cells(matrix.sum(axis=1).A1, adata, _checks.slots.name_of(layer))
+    matrix = _checks.counts.counts_or_values(adata, layer)
+    _checks.adata.no_empty_cells(matrix.sum(axis=1).A1, adata, _checks.counts.name_of(layer))
 
     generator = np.random.default_rng(rng)
     cells = check.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
-    log = leakage_duplicates.log_normalised(matrix) if _checks.are_whole(matrix.data) else matrix
+    log = (
+        leakage_duplicates.log_normalised(matrix)
+        if _checks.matrix.are_whole(matrix.data)
+        else matrix
+    )
     findings, named = _findings(adata, cells, log, donor, near_duplicate_alpha, generator)
     report = LeakageReport(check.table(findings), cells=named)
     if label is not None:
@@ -182,7 +189,7 @@ def leakage_audit(
         rows = _originals(adata, matrix, np.flatnonzero(known))
         report.gap = _gap(log, rows, label, donor, n_repeats, generator)
         report.findings = check.table([*findings, check.gap(report.gap)])
-    params |= {} if donor is None else _checks.by_name.left_out(donor)
+    params |= {} if donor is None else _checks.people.left_out(donor)
     _record.write(adata, uns={key_added: _tables(report, params)})
     return report
 
@@ -191,7 +198,7 @@ def _donors(adata: AnnData, key: str | None, split_key: str) -> pd.Series | None
     """The donor column; the default one may be missing, one that was asked for may not."""
     if key is None or (key == _keys.DONOR and key not in adata.obs):
         return None
-    return _checks.donors(
+    return _checks.people.donors(
         adata, key, cells=adata.obs[split_key].notna().to_numpy(), allow_missing=True
     )
 
@@ -215,8 +222,8 @@ def _originals(adata: AnnData, matrix: sparse.csr_matrix, rows: np.ndarray) -> n
 
 def _labels(adata: AnnData, key: str) -> pd.Series:
     """Class of each cell; at least two classes."""
-    label = _checks.obs_column(adata, key)
-    _checks.classes(label, key)
+    label = _checks.adata.obs_column(adata, key)
+    _checks.adata.classes(label, key)
     return label
 
 
@@ -263,12 +270,12 @@ def _by_values(adata: AnnData, cells: check.Cells, who: fitted.Fitted) -> Iterat
         yield fitted.components(adata.obsm["X_pca"], who)
     if "highly_variable" in adata.var:
         matrices = (
-            [cells.matrix] if adata.X is None else [cells.matrix, _checks.slots.in_core(adata.X)]
+            [cells.matrix] if adata.X is None else [cells.matrix, _checks.counts.in_core(adata.X)]
         )
         means = cast("pd.DataFrame", adata.var).get("means")
         yield fitted.variable_genes(means, matrices, who)
     if {"mean", "std"} <= set(adata.var):
-        yield fitted.scaled(_checks.slots.in_core(adata.X), who)
+        yield fitted.scaled(_checks.counts.in_core(adata.X), who)
     if "log1p" in adata.uns:
         meaning = (
             "The logarithm is of each cell alone; at most the common target_sum (by default the "

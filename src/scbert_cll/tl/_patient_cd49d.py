@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names, _record, get
+from scbert_cll._checks.words import key_in, number_in
 from scbert_cll._process import as_it_was
 from scbert_cll.tl import _patient_share
 
@@ -164,19 +165,19 @@ def patient_cd49d(
     (10, 200)
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.new_key(key_added)
-    _checks.number_in(positive_from, "positive_from", 0, 100)
-    _checks.number_in(min_cells, "min_cells", 1, np.inf, whole=True)
+    _checks.adata.anndata(adata)
+    _checks.slots.new_key(key_added)
+    number_in(positive_from, "positive_from", 0, 100)
+    number_in(min_cells, "min_cells", 1, np.inf, whole=True)
     labels_key = labels_key or key
     table = _donor_table(adata, key, donor_key)
     counted = _counted(adata, donor_key, key, cells)
-    donor = _checks.donors(adata, donor_key, cells=counted)
-    not_donors = _checks.by_name.left_out(donor)
+    donor = _checks.people.donors(adata, donor_key, cells=counted)
+    not_donors = _checks.people.left_out(donor)
     counted = counted & donor.notna().to_numpy()
     donor = donor[counted]
     obs = cast("pd.DataFrame", adata.obs).loc[counted]
-    _checks.donor_columns(obs, donor, obs_keys, (*_MEASURED, *_PREDICTED))
+    _checks.donors.donor_columns(obs, donor, obs_keys, (*_MEASURED, *_PREDICTED))
     found = _predictions(adata, donor, model, cv_key, proba_key, split_key, donor_key, labels_key)
 
     patients, note = _sums(adata, counted, donor, layer)
@@ -207,7 +208,7 @@ class _Found(NamedTuple):
 def _donor_table(adata: AnnData, key: str, donor_key: str) -> pd.DataFrame:
     """What pp.label_cd49d says of each donor, by name."""
     table = get.donor_table(adata, key=key)
-    _checks.recorded(
+    _checks.donors.recorded(
         adata.uns[key].get("params", {}), "donor_key", donor_key, f"pp.label_cd49d (key {key!r})"
     )
     return table.set_axis(table.index.astype(str))
@@ -216,15 +217,15 @@ def _donor_table(adata: AnnData, key: str, donor_key: str) -> pd.DataFrame:
 def _counted(adata: AnnData, donor_key: str, key: str, cells: Any) -> np.ndarray:
     """Cells to count: those asked for, or those that were gated, and all of donors without any."""
     if cells is not None:
-        return _checks.cells(
+        return _checks.adata.cells(
             adata,
             cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells,
             "cells",
         )
-    gated = _checks.obs_column(
+    gated = _checks.adata.obs_column(
         adata, _keys.score(key)
     ).notna()  # a score is given to gated cells only
-    donor = _checks.donors(adata, donor_key, allow_missing=True, quiet=True)
+    donor = _checks.people.donors(adata, donor_key, allow_missing=True, quiet=True)
     missing = cast("pd.DataFrame", adata.obs)[donor_key].isna()
     return np.asarray(gated | missing | (donor.notna() & ~donor.isin(donor[gated].dropna())))
 
@@ -248,13 +249,17 @@ def _predictions(
             f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate "
             f"was named",
         )
-    proba = _checks.probabilities(adata.obsm[proba_key], proba_key)
+    proba = _checks.donors.probabilities(adata.obsm[proba_key], proba_key)
     made = adata.uns.get(
         _keys.SCBERT_PREDICT, adata.uns.get(_keys.SCBERT, {})
     )  # the latter wrote the probabilities, if it is there
     params = made.get("params", {}) if proba_key == _keys.PROBA else {}
-    _checks.recorded(params, "labels_key", labels_key, f"The model of adata.obsm[{proba_key!r}]")
-    _checks.recorded(params, "split_key", str(split_key), f"The model of adata.obsm[{proba_key!r}]")
+    _checks.donors.recorded(
+        params, "labels_key", labels_key, f"The model of adata.obsm[{proba_key!r}]"
+    )
+    _checks.donors.recorded(
+        params, "split_key", str(split_key), f"The model of adata.obsm[{proba_key!r}]"
+    )
     source = f"adata.obsm[{proba_key!r}], class {_names.own(str(proba.columns[-1]), adata.uns)!r}"
     return _Found(proba.iloc[:, -1], _trained(adata, donor, split_key), source)
 
@@ -263,8 +268,8 @@ def _trained(adata: AnnData, donor: pd.Series, split_key: str | None) -> set[str
     """Donors with a cell that the model was fitted to, or chosen on."""
     if split_key is None:
         return set()
-    _checks.known_training(split_key, cast("pd.DataFrame", adata.obs))
-    part = _checks.split(adata, split_key, need=()).loc[donor.index]
+    _checks.donors.known_training(split_key, cast("pd.DataFrame", adata.obs))
+    part = _checks.adata.split(adata, split_key, need=()).loc[donor.index]
     return set(donor[part.isin([_keys.TRAIN, _keys.VAL])])
 
 
@@ -275,10 +280,10 @@ def _out_of_fold(
 
     With folds of cells they had.
     """
-    _checks.key_in(cv_key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
+    key_in(cv_key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
     params, label = adata.uns[cv_key]["params"], str(adata.uns[cv_key]["classes"][-1])
     for name, asked in (("labels_key", labels_key), ("donor_key", donor_key)):
-        _checks.recorded(params, name, asked, f"tl.cross_validate (key {cv_key!r})")
+        _checks.donors.recorded(params, name, asked, f"tl.cross_validate (key {cv_key!r})")
     found = get.out_of_fold(adata, model=model, key=cv_key)
     positive = found[f"proba_{label}"].groupby(level=0).mean().reindex(adata.obs_names)
     seen = set(donor) if params["scheme"] == "random_cell" else set()
@@ -295,7 +300,7 @@ def _sums(
     """Raw counts summed by donor, and what is to be noted of them."""
     import scanpy as sc  # seconds to import
 
-    counts, note = _checks.slots.noted_counts(adata, layer)
+    counts, note = _checks.counts.noted_counts(adata, layer)
     counts = counts[counted]
     by_donor = pd.DataFrame({_keys.DONOR: pd.Categorical(donor)}, index=donor.index)
     with as_it_was():  # numba's threads

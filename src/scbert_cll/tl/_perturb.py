@@ -11,6 +11,8 @@ from anndata import AnnData
 from scipy import stats
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import choice, is_model, key_in
+from scbert_cll._signature import checks as signature_checks
 from scbert_cll.model import ScBERTClassifier
 
 Kind = Literal["drop", "set"]
@@ -94,19 +96,19 @@ def perturb(
         The signature is empty, ``"set"`` without a `level`, or a level that is no token.
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.is_model(model, ("ScBERTClassifier",))
-    _checks.choice(kind, _KINDS, "kind")
-    _checks.new_key(key_added)
+    _checks.adata.anndata(adata)
+    is_model(model, ("ScBERTClassifier",))
+    choice(kind, _KINDS, "kind")
+    _checks.slots.new_key(key_added)
     sets = _sets(adata, genes)
     groups = (
         pd.Series("all", adata.obs_names, dtype="category")
         if groupby is None
-        else _checks.groups(adata, groupby)
+        else _checks.adata.groups(adata, groupby)
     )
-    donors = _checks.donors(adata, donor_key)
+    donors = _checks.people.donors(adata, donor_key)
     groups = groups.where(donors.notna())
-    destination = _checks.target(adata, copy=copy)
+    destination = _checks.adata.target(adata, copy=copy)
     tables = [
         _per_donor(change.name, change.rows, change.log_odds, change.shift, groups, donors)
         for change in model.perturb_genes(
@@ -120,7 +122,7 @@ def perturb(
         [str(g) for g in groups.cat.categories],
     )
     params |= {"level": 0 if level is None else level, "target": target or model.classes[-1]}
-    params |= _checks.by_name.left_out(donors)
+    params |= _checks.people.left_out(donors)
     record = {"summary": summary, "donors": by_donor, "params": params}
     varm = {}
     if not isinstance(genes, Mapping):
@@ -148,13 +150,11 @@ def _sets(
     if isinstance(genes, Mapping):
         return {str(name): list(members) for name, members in genes.items()}
     if genes is None:
-        _checks.key_in(
-            _keys.SIGNATURE, adata.uns, "adata.uns", "Run tl.signature first, or name genes=."
-        )
+        key_in(_keys.SIGNATURE, adata.uns, "adata.uns", "Run tl.signature first, or name genes=.")
         record = adata.uns[_keys.SIGNATURE]
         table = record["genes"]
         genes = table.loc[table["selected"], "gene"].tolist() if len(table) else []
-        _checks.not_empty(
+        signature_checks.not_empty(
             len(genes), str(record["reason"]), "there is nothing to change; name genes="
         )
     return {gene: [gene] for gene in ([genes] if isinstance(genes, str) else genes)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import is_model, share
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.tl import _write
 
@@ -71,12 +72,12 @@ def predict(
         The model has not been trained.
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.is_model(model, ("ScBERTClassifier",))
+    _checks.adata.anndata(adata)
+    is_model(model, ("ScBERTClassifier",))
     if unassigned_below is not None:
-        _checks.share(unassigned_below, "unassigned_below")
-        _checks.by_name.warn_of_a_class_called_unassigned(model.classes)
-    target = _checks.target(adata, copy=copy)
+        share(unassigned_below, "unassigned_below")
+        _checks.people.warn_of_a_class_called_unassigned(model.classes)
+    target = _checks.adata.target(adata, copy=copy)
     found = model.predict_parts(adata, batch_size=batch_size)
     record = _write.record(model, params | {"labels_key": model.labels_key})
     slots = _write.predictions(model, found, unassigned_below=unassigned_below)

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll.model import ScBERT
+from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
 from scbert_cll.tl import _write
 from scbert_cll.tl._asked import check_asked
@@ -138,7 +139,7 @@ def pretrain(
     if gene_embedding is not None:
         choices["gene_embedding"] = gene_embedding
     if isinstance(adata, ON_DISK):
-        _checks.on_corpus.not_of_a_corpus(
+        reading_checks.not_of_a_corpus(
             {"layer": layer != _keys.BINNED, "split_key": split_key not in (None, _keys.SPLIT)}
         )
         data = opened(adata, balance=balance, num_workers=num_workers)
@@ -152,7 +153,7 @@ def pretrain(
         "balance": bool(balance),
         "num_workers": num_workers != 0,
     }
-    _checks.on_corpus.only_of_a_corpus(
+    reading_checks.only_of_a_corpus(
         only, remedy='Gene vectors are read from adata.varm["gene2vec"].'
     )
     return _in_memory(
@@ -170,7 +171,7 @@ def _in_memory(
     params: dict[str, Any],
 ) -> ScBERT:
     """Train on the cells and embed them."""
-    _checks.target(_checks.anndata(adata), copy=False)
+    _checks.adata.target(_checks.adata.anndata(adata), copy=False)
     split_key = split_key if split_key in adata.obs else None
     with _record.untouched_on_error(adata):
         ScBERT.setup_anndata(adata, layer=layer, exclude_genes=exclude_genes)

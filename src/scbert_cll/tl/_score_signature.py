@@ -11,6 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import choice, listed
+from scbert_cll._signature import checks as signature_checks
 from scbert_cll._signature import decoupler
 from scbert_cll._signature.scale import log_counts
 from scbert_cll._signature.weights import Weights, weights
@@ -107,22 +109,22 @@ def score_signature(
     0
     """
     params = _record.params(locals())
-    _checks.anndata(adata)
-    _checks.new_key(key_added)
-    _checks.choice(method, decoupler.METHODS, "method")
-    _checks.share(min_matched, "min_matched")
-    target = _checks.target(adata, copy=copy)
+    _checks.adata.anndata(adata)
+    _checks.slots.new_key(key_added)
+    choice(method, decoupler.METHODS, "method")
+    _checks.words.share(min_matched, "min_matched")
+    target = _checks.adata.target(adata, copy=copy)
     weight = _own(adata, key) if signature is None else weights(signature)
     measured = np.asarray(
         adata.var.get(_keys.IN_QUERY, np.ones(adata.n_vars, dtype=bool)), dtype=bool
     )
     names = adata.var_names[measured]
     found = weight.index.isin(names)
-    _checks.enough_weight(weight, found, "adata", min_matched=min_matched)
+    signature_checks.enough_weight(weight, found, "adata", min_matched=min_matched)
     values, note = _values(adata, layer, normalize)
     values = values[:, np.flatnonzero(measured)]
     if method in ("ulm", "zscore"):
-        _checks.can_be_scored(values, weight[found], adata, method)
+        signature_checks.can_be_scored(values, weight[found], adata, method)
     scores = decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
     record = _told(weight, found)
     _record.write(
@@ -133,10 +135,10 @@ def score_signature(
 
 def _own(adata: AnnData, key: str) -> pd.Series:
     """Weights of the signature that the object holds."""
-    record = _checks.signature_record(adata, key)
+    record = signature_checks.signature_record(adata, key)
     table = record["genes"]
     n_selected = int(table["selected"].sum()) if len(table) else 0
-    _checks.not_empty(
+    signature_checks.not_empty(
         n_selected,
         str(record.get("reason", "")),
         "there is nothing to score; hand over a signature",
@@ -149,9 +151,9 @@ def _values(
 ) -> tuple[np.ndarray | sparse.csr_matrix, dict[str, int]]:
     """Log-expression, sparse if it was; and what is to be noted of the counts."""
     if not normalize:
-        return _checks.log_values(adata, layer).astype(np.float64), {}
-    counts, note = _checks.counts_to_normalize(adata, layer)
-    _checks.no_empty_cells(np.asarray(counts.sum(axis=1)).ravel(), adata, layer or "X")
+        return signature_checks.log_values(adata, layer).astype(np.float64), {}
+    counts, note = signature_checks.counts_to_normalize(adata, layer)
+    _checks.adata.no_empty_cells(np.asarray(counts.sum(axis=1)).ravel(), adata, layer or "X")
     return log_counts(counts), note
 
 
@@ -163,7 +165,7 @@ def _told(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:
         warnings.warn(
             f"{len(missing)} of the {len(weight)} genes of the signature ({1 - share:.0%} of "
             f"its weight) are not in adata, "
-            f"and do not count: {_checks.listed(missing)}.",
+            f"and do not count: {listed(missing)}.",
             stacklevel=3,
         )
     genes = pd.DataFrame(

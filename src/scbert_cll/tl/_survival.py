@@ -11,7 +11,10 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import number_in
+from scbert_cll._survival import checks as survival_checks
 from scbert_cll._survival import curves, outcome, units
+from scbert_cll._survival import groups as _groups
 from scbert_cll._survival.units import Unit
 
 
@@ -137,29 +140,29 @@ def survival(
     1     +  6         3     5.0
     """
     params = _record.params(locals())
-    adata = _checks.patients(adata)
-    _checks.new_key(key_added)
-    _checks.number_in(min_group, "min_group", 1, np.inf, whole=True)
+    adata = survival_checks.patients(adata)
+    _checks.slots.new_key(key_added)
+    number_in(min_group, "min_group", 1, np.inf, whole=True)
     strata, covariates = (
-        _checks.names(strata or (), "strata"),
-        _checks.names(covariates, "covariates"),
+        survival_checks.names(strata or (), "strata"),
+        survival_checks.names(covariates, "covariates"),
     )
-    target = _checks.target(adata, copy=copy)
+    target = _checks.adata.target(adata, copy=copy)
     obs = cast("pd.DataFrame", adata.obs)
     keys: dict[str, Any] = {"time_key": time_key, "event_key": event_key}
     keys |= {"entry_key": entry_key, "competing_key": competing_key}
     ends, flow = outcome.read(obs, strata=strata, **keys)
     units.check(adata, ends, flow, time_key, time_unit)
     taken = [*(key for key in keys.values() if key), *strata]
-    group = _checks.patient_groups(obs, groupby, [*taken, *covariates])
-    order = _checks.chosen_groups(group, groupby, groups)
-    columns = _checks.covariates(adata, covariates, taken)
+    group = _groups.patient_groups(obs, groupby, [*taken, *covariates])
+    order = _groups.chosen_groups(group, groupby, groups)
+    columns = survival_checks.covariates(adata, covariates, taken)
     flow.keep(group.notna().to_numpy(), f"{groupby} is missing")
     flow.keep(group.isin(order).to_numpy(), f"another group of {groupby}")
     rows = np.flatnonzero(flow.kept)
     own = pd.Categorical(group.iloc[rows].astype(object), order)
-    _checks.large_groups({label: int((own == label).sum()) for label in order}, min_group)
-    _checks.enough_events(flow.event[rows], flow.kept[rows], event_key, timed=True)
+    _groups.large_groups({label: int((own == label).sum()) for label in order}, min_group)
+    survival_checks.enough_events(flow.event[rows], flow.kept[rows], event_key, timed=True)
     for key in covariates:
         flow.keep(columns[key].notna().to_numpy(), f"{key} is missing (model with covariates only)")
     found = curves.survival(ends.take(rows), own, name=groupby, covariates=columns.iloc[rows])

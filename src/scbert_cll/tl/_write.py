@@ -64,9 +64,9 @@ def called(model: ScBERTClassifier, unassigned_below: float | None) -> list[str]
 def comparison(adata: AnnData, found: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:
     """Network, logistic regression and what is predicted, on the same labelled validation and test cells."""
     classes = list(found.joined.columns)
-    names = _checks.by_name.class_names(_checks.obs_column(adata, labels_key))
+    names = _checks.people.class_names(_checks.adata.obs_column(adata, labels_key))
     codes = names.map({c: i for i, c in enumerate(classes)}).to_numpy(dtype=float, na_value=np.nan)
-    split = _checks.split(adata, split_key).to_numpy()
+    split = _checks.adata.split(adata, split_key).to_numpy()
     models = {
         "logistic regression": found.linear,
         "network": found.network,

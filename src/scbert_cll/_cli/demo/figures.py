@@ -64,7 +64,7 @@ def _umap(adata: AnnData, donor_key: str, marker: str, seed: int) -> Any:
     panels = {
         "predicted": obs[_keys.PRED],
         f"{marker} protein": obs[_keys.CD49D],
-        "donor": _checks.donors(adata, donor_key, quiet=True),
+        "donor": _checks.people.donors(adata, donor_key, quiet=True),
     }
     panels["split"] = obs[_keys.SPLIT]
     if panels["donor"].nunique() == 1:

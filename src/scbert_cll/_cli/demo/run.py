@@ -24,6 +24,7 @@ from mudata import MuData
 
 import scbert_cll as sc_cll
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import key_in
 from scbert_cll._cli.demo import figures as demo_figures
 from scbert_cll._cli.demo import scores, signature
 from scbert_cll._cli.reading import ALL, CLL, OUTPUTS, Cells, Reading, choose, load, shared_names
@@ -140,16 +141,16 @@ def _begin(options: Options, report: Report) -> Job:
     for news in cells.news:
         report.say(news)
     adata = cells.rna
-    _checks.counts(_checks.target(_checks.anndata(adata), copy=False), cells.layer)
+    _checks.counts.counts(
+        _checks.adata.target(_checks.adata.anndata(adata), copy=False), cells.layer
+    )
     protein = _protein.find(cells.data, asked.protein_key, cells.rna_key)
     _protein.lookup(protein, options.marker)
     if options.batch_key is not None:
-        _checks.key_in(
-            options.batch_key, _obs(adata), "adata.obs", "Name the column with --batch-key."
-        )
+        key_in(options.batch_key, _obs(adata), "adata.obs", "Name the column with --batch-key.")
     gene = options.gene
     if gene is not None:
-        _checks.key_in(
+        key_in(
             gene, adata.var_names, "adata.var_names", "Name the gene with --gene, or leave it out."
         )
     elif (usual := _GENES.get(options.marker)) in adata.var_names:
@@ -235,7 +236,7 @@ def _split(job: Job, report: Report) -> None:
     The report says which.
     """
     adata, donor_key, seed = job.adata, job.donor_key, job.options.seed
-    n_donors = _checks.donors(adata, donor_key, quiet=True).nunique()
+    n_donors = _checks.people.donors(adata, donor_key, quiet=True).nunique()
     common: dict[str, Any] = {"labels_key": _keys.CD49D, "rng": seed}
     if n_donors >= 3:
         sc_cll.pp.split_donors(adata, donor_key, fractions=(0.6, 0.2, 0.2), mixed=True, **common)

@@ -25,7 +25,7 @@ def evaluate(
     test = comparison.labelled(adata, _keys.CD49D, _keys.SPLIT, _keys.TEST)
     obs = cast("pd.DataFrame", test.obs)
     y = obs[_keys.CD49D].cat.codes.to_numpy().astype(int)
-    donors = _checks.donors(test, donor_key, quiet=True).to_numpy(dtype=str)
+    donors = _checks.people.donors(test, donor_key, quiet=True).to_numpy(dtype=str)
     proba = _probabilities(adata, test, y, donors, classifier, gene, seed)
     found = within_donors.compare(y, donors, proba, seed=seed)
     report.show("Test cells, never trained on", found.table, _readable(found.table))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scbert_cll import _checks
+from scbert_cll._signature import checks as signature_checks
 
 
 def over_representation(
@@ -23,7 +23,7 @@ def over_representation(
     from the top of a ranking and tests both sides.
     """
     chosen, universe = set(chosen), set(universe)
-    _checks.among_tested(chosen, universe)
+    signature_checks.among_tested(chosen, universe)
     rows = [_row(name, chosen, universe, set(genes) & universe) for name, genes in sets.items()]
     table = pd.DataFrame(rows, columns=["set", "n", "size", "expected", "odds_ratio", "p"])
     table = table.astype({"odds_ratio": np.float64, "p": np.float64})  # no row, no type

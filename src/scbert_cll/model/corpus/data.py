@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from scbert_cll import _checks, _keys, pp
+from scbert_cll._checks.words import key_in, number_in
 from scbert_cll._corpus.format import PARTS, Corpus, open_corpus
 from scbert_cll._disk.formats import digest
 from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows
@@ -101,8 +102,8 @@ class CorpusData(Placed):
     ) -> None:
         super().__init__()
         for name, value in (("chunk_size", chunk_size), ("preload_nchunks", preload_nchunks)):
-            _checks.number_in(value, name, 2, np.inf, whole=True)
-        _checks.number_in(num_workers, "num_workers", 0, np.inf, whole=True)
+            number_in(value, name, 2, np.inf, whole=True)
+        number_in(num_workers, "num_workers", 0, np.inf, whole=True)
         self.corpus = open_corpus(path)
         self.num_workers, self.chunk_size, self.preload_nchunks = (
             num_workers,
@@ -138,7 +139,7 @@ class CorpusData(Placed):
         """One column of the cells of a part."""
         if (part, column) not in self._obs_cache:
             known = [_keys.DONOR, *self.corpus.record["obs_columns"]]
-            _checks.key_in(
+            key_in(
                 column,
                 known,
                 f"the obs columns of {self.corpus.path}",
@@ -153,7 +154,7 @@ class CorpusData(Placed):
 
     def classes(self, labels_key: str) -> list[str]:
         """Classes of the training cells."""
-        return _checks.classes(self.obs(_keys.TRAIN, labels_key), labels_key)
+        return _checks.adata.classes(self.obs(_keys.TRAIN, labels_key), labels_key)
 
     # ---- training
 
@@ -170,7 +171,7 @@ class CorpusData(Placed):
 
         Without these, cells are sorted by length.
         """
-        _checks.model_genes(genes, AnnData(var=pd.DataFrame(index=self.genes)))
+        _checks.genes.model_genes(genes, AnnData(var=pd.DataFrame(index=self.genes)))
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.model_genes, self.config, self.seed = genes, config, seed
         self.labels = (
@@ -290,7 +291,7 @@ class CorpusData(Placed):
         if not self.corpus.n_cells(part):
             return np.zeros(0, np.int64)
         column = self.obs(part, labels_key)
-        known = pd.Categorical(_checks.by_name.class_names(column), categories=list(classes))
+        known = pd.Categorical(_checks.people.class_names(column), categories=list(classes))
         return np.asarray(known.codes, np.int64)
 
     def weights(self, part: str) -> np.ndarray:

@@ -12,7 +12,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
-from scbert_cll.model import _scvi
+from scbert_cll._checks.words import listed
+from scbert_cll.model import _finite, _scvi
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.training.fit import Training, as_seed, seeded
 from scbert_cll.nn import Performer
@@ -61,7 +62,7 @@ class OnCorpus(Training):
             A gene or column that the corpus does not have; gene vectors that lack a gene.
         """
         genes = AnnData(var=pd.DataFrame(index=data.genes))
-        _checks.known_genes(exclude_genes, genes)
+        _checks.genes.known_genes(exclude_genes, genes)
         network = {"gene_embedding": "learned" if gene_vectors is None else "gene2vec"} | network
         if network["gene_embedding"] == "gene2vec" and gene_vectors is None:
             raise KeyError(
@@ -132,9 +133,7 @@ def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
     if missing := list(genes[~genes.isin(vectors.index)]):
         raise KeyError(
             f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: "
-            f"{_checks.listed(missing)}."
+            f"{listed(missing)}."
         )
     values = vectors.loc[genes].to_numpy(np.float32)
-    return torch.from_numpy(
-        _checks.finite.gene_vectors(values, genes, "gene_vectors", is_table=True)
-    )
+    return torch.from_numpy(_finite.gene_vectors(values, genes, "gene_vectors", is_table=True))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Final
 
-from scbert_cll import _checks
+from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.data import CorpusData
 
 OnDisk = CorpusData | str | PathLike[str]
@@ -22,12 +22,10 @@ def opened(
 ) -> CorpusData:
     """The corpus; `binning` is for one of raw counts."""
     if isinstance(corpus, CorpusData):
-        _checks.on_corpus.not_chosen_twice(
-            {"balance": bool(balance), "num_workers": num_workers != 0}
-        )
+        reading_checks.not_chosen_twice({"balance": bool(balance), "num_workers": num_workers != 0})
         return corpus
     return CorpusData(
-        _checks.on_corpus.corpus_path(corpus),
+        reading_checks.corpus_path(corpus),
         balance=balance,
         num_workers=num_workers,
         binning=binning,

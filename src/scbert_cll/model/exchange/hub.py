@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import read_json, write_json, write_text
 from scbert_cll._disk.in_place import replace, settle, whole
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model.exchange import folder as exchange_folder
+from scbert_cll.model.exchange import sharing
 from scbert_cll.model.exchange.model_card import model_card
 
 CARD, SCVI_METADATA = (
@@ -81,22 +82,22 @@ class Shared(TokenModel):
                 f"{folder} exists, and a card in it may have been edited; name another folder."
             )
         if evaluation is not None:
-            _checks.evaluation_of(evaluation, (self._labels() or {}).get("classes"))
+            sharing.evaluation_of(evaluation, (self._labels() or {}).get("classes"))
         if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
             raise ValueError(
                 f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.'
             )
         card = model_card(self, repo_id=repo_id, evaluation=evaluation, licence=license)
-        named = {"genes": list(self.genes), "licence": license} | _checks.names_in_evaluation(
+        named = {"genes": list(self.genes), "licence": license} | sharing.names_in_evaluation(
             evaluation
         )
-        _checks.nothing_private(named, f"The model card of {folder}")
+        sharing.nothing_private(named, f"The model card of {folder}")
 
         def write(aside: Path) -> None:
             self.save(aside)
             for name in (exchange_folder.CONFIG, exchange_folder.LABELS):
                 if (aside / name).exists():
-                    _checks.nothing_private(read_json(aside / name), str(folder / name))
+                    sharing.nothing_private(read_json(aside / name), str(folder / name))
             write_text(aside / CARD, card)
             write_json(aside / SCVI_METADATA, _scvi.hub_metadata(type(self).__name__))
 
@@ -201,7 +202,7 @@ def model_folder(
     raise ValueError(
         f"{source} holds no model of scbert_cll: expected a {exchange_folder.CONFIG} that "
         f"says format = {exchange_folder.FORMAT!r}; "
-        f"the repository holds {_checks.listed(there, 8)}."
+        f"the repository holds {listed(there, 8)}."
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from anndata import AnnData
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import UnknownArgumentError, hint, is_model, listed
 from scbert_cll.model import _scvi
 from scbert_cll.model._scbert import ScBERT
 from scbert_cll.model.corpus.data import CorpusData
@@ -106,7 +107,7 @@ class Pretrained(Shared):
         if network:
             raise TypeError(
                 f"{folder} holds a classifier, whose network is as it is: leave out "
-                f"{_checks.listed(network)}."
+                f"{listed(network)}."
             )
         if labels_key not in (None, model.labels_key):
             raise ValueError(
@@ -126,20 +127,20 @@ class Pretrained(Shared):
         network: dict[str, Any],
     ) -> Self:
         """Put a new head on pretrained weights."""
-        _checks.is_model(model, ("ScBERT",))
+        is_model(model, ("ScBERT",))
         if labels_key is None:
             raise TypeError("A new classifier needs labels_key=, the obs column of its classes.")
         if other := sorted(set(network) - _HEAD_CHOICES):
-            raise _checks.UnknownArgumentError(
-                f"{_checks.listed(other)} would not fit the pretrained weights; a classifier "
-                f"may choose {_checks.listed(sorted(_HEAD_CHOICES))}."
-                f"{_checks.hint(other, [*_HEAD_CHOICES, *_OWN])}"
+            raise UnknownArgumentError(
+                f"{listed(other)} would not fit the pretrained weights; a classifier "
+                f"may choose {listed(sorted(_HEAD_CHOICES))}."
+                f"{hint(other, [*_HEAD_CHOICES, *_OWN])}"
             )
         if isinstance(adata, CorpusData):
             classes = adata.classes(labels_key)
         else:
             adata = model._cells(adata)
-            classes = _checks.classes(_checks.obs_column(adata, labels_key), labels_key)
+            classes = _checks.adata.classes(_checks.adata.obs_column(adata, labels_key), labels_key)
         excluded = model.registry["setup_args"]["exclude_genes"]
         setup = {"labels_key": labels_key, "layer": model.layer, "exclude_genes": list(excluded)}
         registry = _scvi.detached_registry(cls.__name__, list(model.genes), setup)

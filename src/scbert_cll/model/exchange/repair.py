@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice
 from scbert_cll._disk.formats import CHECKSUM
 from scbert_cll.model.exchange import folder
 
@@ -72,7 +72,7 @@ def repair_model(
     'F'
     >>> model = sc_cll.ScBERTClassifier.load("repaired")
     """
-    _checks.choice(order, ("auto", "C", "F"), "order")
+    choice(order, ("auto", "C", "F"), "order")
     saved = folder.load_folder(path, linear_order="C")
     config, linear = saved["config"], saved["linear"]
     if (

@@ -14,8 +14,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, pp
-from scbert_cll.model import _scvi
+from scbert_cll._checks.words import UnknownArgumentError, hint, listed
+from scbert_cll.model import _finite, _scvi
 from scbert_cll.model._base import TokenModel
+from scbert_cll.model.exchange import problems
 from scbert_cll.model.exchange.scbert_layout import Checkpoint, write_scbert_checkpoint
 from scbert_cll.model.training.arguments import device_of
 from scbert_cll.nn import favor
@@ -73,12 +75,12 @@ class CheckpointModel(TokenModel):
             cannot say.
         """
         path = Path(path)
-        _checks.checkpoint.new_file(path, overwrite=overwrite)
+        _checks.paths.new_file(path, overwrite=overwrite)
         head = {"head": "scbert"} if self.config.n_classes else {}
-        _checks.checkpoint.fits_scbert(asdict(self.config), _PUBLISHED | head)
+        problems.fits_scbert(asdict(self.config), _PUBLISHED | head)
         if unsaid := self._unsaid():
             warnings.warn(
-                f"A checkpoint cannot say {_checks.listed(unsaid, 8)}: whoever reads it takes "
+                f"A checkpoint cannot say {listed(unsaid, 8)}: whoever reads it takes "
                 f"scBERT's choices, and gets other results.",
                 stacklevel=2,
             )
@@ -120,10 +122,10 @@ class CheckpointModel(TokenModel):
         """
         place = device_of(accelerator)
         if other := sorted(set(network) - _CHOICES):
-            raise _checks.UnknownArgumentError(
-                f"{_checks.listed(other)} would not fit the checkpoint's weights; you may "
-                f"choose {_checks.listed(sorted(_CHOICES), 8)}."
-                f"{_checks.hint(other, _CHOICES)}"
+            raise UnknownArgumentError(
+                f"{listed(other)} would not fit the checkpoint's weights; you may "
+                f"choose {listed(sorted(_CHOICES), 8)}."
+                f"{hint(other, _CHOICES)}"
             )
         labels, classes = labels or {}, labels["classes"] if labels else None
         genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
@@ -142,7 +144,7 @@ class CheckpointModel(TokenModel):
         model.module.to(place)
         model.is_trained_ = True
         if adata is not None:
-            model._adata = _checks.anndata(adata)
+            model._adata = _checks.adata.anndata(adata)
         model._warn_if_uniform(adata)
         return model
 
@@ -156,7 +158,7 @@ class CheckpointModel(TokenModel):
         self.is_trained_ = trained and bool(self.history_)
         try:
             super()._fit(*args, **kwargs)
-        except _checks.finite.DivergedError:
+        except _finite.DivergedError:
             self.is_trained_ = trained or self.is_trained_  # it may have a good epoch
             raise
         except Exception:

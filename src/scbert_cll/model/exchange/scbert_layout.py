@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import same, versions
 from scbert_cll._disk.in_place import replace
+from scbert_cll.model.exchange import problems as _problems
 from scbert_cll.model.exchange.folder import bits
 from scbert_cll.model.training.divergence import usable
 from scbert_cll.nn import Config
@@ -162,7 +163,7 @@ class Checkpoint:
             p.theirs: tuple(self.sizes.get(d, d) if isinstance(d, str) else d for d in p.shape)
             for p in self.places
         }
-        return _checks.checkpoint.layout_problems(found, expected, {_COUNTER}) or self._odd_values()
+        return _problems.layout_problems(found, expected, {_COUNTER}) or self._odd_values()
 
     def _odd_values(self) -> list[str]:
         """Tensors of the right shape that still make no network."""
@@ -183,7 +184,7 @@ class Checkpoint:
             if not bool(tensor.float().isfinite().all())
         ]
         if bad:
-            problems.append(f"values that are no finite numbers in {_checks.listed(bad)}")
+            problems.append(f"values that are no finite numbers in {listed(bad)}")
         return problems
 
     def config(self, n_genes: int | None = None) -> Config:
@@ -214,26 +215,22 @@ class Checkpoint:
 
         Whatever does not is said at once.
         """
-        _checks.checkpoint.checkpoint_kind(
-            self.path, finetuned=self.finetuned, expected=classes is not None
-        )
+        _problems.checkpoint_kind(self.path, finetuned=self.finetuned, expected=classes is not None)
         problems = self.problems()
         fixed = self.finetuned or (self.gene_vectors and gene2vec is None)
         positions = self.sizes.get("positions") if fixed else None
-        problems += _checks.checkpoint.vocabulary_problems(
+        problems += _problems.vocabulary_problems(
             len(genes), positions, replaceable=not self.finetuned
         )
         if classes is not None:
-            problems += _checks.checkpoint.class_problems(classes, self.sizes.get("classes"))
+            problems += _problems.class_problems(classes, self.sizes.get("classes"))
         if gene2vec is not None:
-            problems += _checks.checkpoint.gene_vector_problems(
-                gene2vec, genes, self.sizes.get("width")
-            )
+            problems += _problems.gene_vector_problems(gene2vec, genes, self.sizes.get("width"))
             if not self.gene_vectors:
                 problems.append(
                     "gene2vec is given, and the checkpoint's network does without gene vectors"
                 )
-        _checks.checkpoint.no_problems(f"{self.path} does not fit", problems)
+        _problems.no_problems(f"{self.path} does not fit", problems)
 
     def weights(self, genes: pd.Index, gene2vec: pd.DataFrame | None) -> dict[str, Tensor]:
         """Our weights.
@@ -255,9 +252,7 @@ def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[s
     one it is not in the file, and `n_genes` is 0.
     """
     checkpoint = Checkpoint(path)
-    _checks.checkpoint.no_problems(
-        f"{path} is no whole checkpoint of scBERT", checkpoint.problems()
-    )
+    _problems.no_problems(f"{path} is no whole checkpoint of scBERT", checkpoint.problems())
     return checkpoint.config(), to_ours(checkpoint.tensors, checkpoint.places)
 
 
@@ -287,7 +282,7 @@ def _is(path: Path, content: Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name."""
-    _checks.checkpoint.checkpoint_file(path)
+    _problems.checkpoint_file(path)
     with (
         path.open("rb") as file,
         warnings.catch_warnings(action="ignore"),
@@ -300,10 +295,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise
         except Exception as error:
             raise ValueError(
-                _checks.checkpoint.unreadable(path, _foreign(error, pickled=pickled))
+                _problems.unreadable(path, _foreign(error, pickled=pickled))
             ) from error
-    tensors = _checks.checkpoint.state_dict(content, Tensor, path)
-    _checks.checkpoint.held_by_the_file(
+    tensors = _problems.state_dict(content, Tensor, path)
+    _problems.held_by_the_file(
         {name: one.numel() * one.element_size() for name, one in tensors.items()}, path
     )
     return tensors

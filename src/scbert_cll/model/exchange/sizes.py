@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
-from scbert_cll import _checks
+from scbert_cll.model.exchange import problems
 from scbert_cll.nn import Config
 
 _BLOCK: Final = re.compile(r"blocks\.(\d+)\.")
@@ -54,7 +54,7 @@ def as_saved(
         asked["the number of classes"] = config.n_classes, size(_HEADS[config.head], 0)
         if config.head == "scbert":
             asked["the number of positions"] = config.n_positions, size("head.layers.0.weight", 1)
-    _checks.checkpoint.sizes_as_saved(asked, folder)
+    problems.sizes_as_saved(asked, folder)
     expected = {
         "coefficients": (config.n_classes, config.n_genes),
         "intercept": (config.n_classes,),

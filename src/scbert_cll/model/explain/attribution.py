@@ -12,6 +12,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import choice
 from scbert_cll.model.explain.occlusion import SetEffects, coded
 from scbert_cll.model.training.memory import enough_memory
 from scbert_cll.nn import attribution
@@ -82,10 +83,8 @@ class Attributed(SetEffects):
             ``"gradient_input"`` or ``"integrated_gradients"`` of a model with
             ``tokens="expressed"``, an unknown class, or not one group per cell.
         """
-        _checks.choice(method, METHODS, "method")
-        target = (
-            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
-        )
+        choice(method, METHODS, "method")
+        target = self.classes[-1] if target is None else choice(target, self.classes, "target")
         if (
             method in ("gradient_input", "integrated_gradients")
             and self.config.tokens == "expressed"
@@ -96,7 +95,7 @@ class Attributed(SetEffects):
                 'one: its answer there is arbitrary. Use method="gate_gradient", or train '
                 'with network={"tokens": "background"}.'
             )
-        _checks.one_group_per_cell(groups, self._cells(adata))
+        _checks.adata.one_group_per_cell(groups, self._cells(adata))
         contrast = attribution.contrast_of(len(self.classes), self.classes.index(target))
         return self._attributed(groups, adata, _function(method, contrast, n_steps), batch_size)
 

@@ -31,8 +31,8 @@ def held_out_auroc(
     """
     if split_key not in adata.obs or model.labels_key not in adata.obs:
         return float("nan")
-    parts = _checks.split(adata, split_key, need=()).to_numpy()
-    labels = _checks.by_name.class_names(_checks.obs_column(adata, model.labels_key))
+    parts = _checks.adata.split(adata, split_key, need=()).to_numpy()
+    labels = _checks.people.class_names(_checks.adata.obs_column(adata, model.labels_key))
     known = labels.isin(model.classes).to_numpy()
     known = known & (
         True if donors is None else donors.notna().to_numpy()

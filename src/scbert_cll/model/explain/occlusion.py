@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from scipy import sparse
 
 from scbert_cll import _checks
+from scbert_cll._checks.words import choice
 from scbert_cll.model._inference import Inference
 from scbert_cll.model.training.batches import TokenRows
 from scbert_cll.nn import attribution
@@ -64,10 +65,8 @@ class SetEffects(Inference):
         ValueError
             Unknown class.
         """
-        target = (
-            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
-        )
-        places = [_checks.places_in_model(list(genes), self.genes) for genes in sets.values()]
+        target = self.classes[-1] if target is None else choice(target, self.classes, "target")
+        places = [_checks.genes.places_in_model(list(genes), self.genes) for genes in sets.values()]
         members, cells = _members(places, len(self.genes)), self._cells(adata)
         found = np.zeros((cells.n_obs, len(sets)))
         for rows, of, effect in self._set_effects(
@@ -116,16 +115,14 @@ class SetEffects(Inference):
         ValueError
             Unknown class, or not one group per cell.
         """
-        target = (
-            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
-        )
+        target = self.classes[-1] if target is None else choice(target, self.classes, "target")
         places = (
             np.arange(len(self.genes))
             if genes is None
-            else _checks.places_in_model(genes, self.genes)
+            else _checks.genes.places_in_model(genes, self.genes)
         )
         cells = self._cells(adata)
-        _checks.one_group_per_cell(groups, cells)
+        _checks.adata.one_group_per_cell(groups, cells)
         codes, names = coded(groups)
         rows = evenly_spaced(codes, n_cells)
         data, codes = self._rows(cells[rows]), codes[rows]

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from scbert_cll import _checks
 from scbert_cll._bar import Bar
+from scbert_cll._checks.words import choice, number_in
 from scbert_cll.model.explain.attribution import Attributed
 from scbert_cll.model.explain.occlusion import without
 from scbert_cll.model.explain.randomization import Randomized
@@ -72,12 +73,10 @@ class Perturbed(Attributed, Randomized):
         ValueError
             Unknown class, or a level that is no token.
         """
-        target = (
-            self.classes[-1] if target is None else _checks.choice(target, self.classes, "target")
-        )
-        _checks.number_in(level, "level", 0, self.config.n_bins, whole=True)
+        target = self.classes[-1] if target is None else choice(target, self.classes, "target")
+        number_in(level, "level", 0, self.config.n_bins, whole=True)
         places = {
-            name: _checks.places_in_model(list(members), self.genes)
+            name: _checks.genes.places_in_model(list(members), self.genes)
             for name, members in genes.items()
         }
         whole, code = self._rows(adata), self.classes.index(target)

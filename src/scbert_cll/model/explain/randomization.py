@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
 from scbert_cll.model._inference import Inference
 from scbert_cll.model.training.fit import as_seed
@@ -50,7 +50,7 @@ class Randomized(Inference):
         ValueError
             Unknown part.
         """
-        anew = _PARTS[_checks.choice(part, list(_PARTS), "part")]
+        anew = _PARTS[choice(part, list(_PARTS), "part")]
         new = self._untrained(np.random.default_rng([as_seed(rng), _OTHER]))
         trains_genes = self.config.train_gene_embedding
         old = self.module.state_dict()

@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
-from scbert_cll import _checks
-from scbert_cll.model import _scvi
+from scbert_cll._checks.words import choice, keywords
+from scbert_cll.model import _finite, _scvi
 
 _GPU: Final = ("gpu", "cuda", "mps")
 _WHOLE: Final = ("32-true", "32", "None")
@@ -57,8 +57,8 @@ def names_of_training(train: Any, *without: str) -> list[str]:
 
 def check_training(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
     """Arguments of a training by their names, numbers that are finite, and a device that can do it."""
-    _checks.keywords(given, known, what)
-    _checks.finite.training_numbers(given)
+    keywords(given, known, what)
+    _finite.training_numbers(given)
     training_device(given)
 
 
@@ -69,7 +69,7 @@ def training_device(trainer: Mapping[str, Any]) -> torch.device:
     _can_compute(trainer.get("precision"), kind)
     strategy = trainer.get("strategy", "auto")
     if isinstance(strategy, str):
-        _checks.choice(strategy, ["auto", *StrategyRegistry.available_strategies()], "strategy")
+        choice(strategy, ["auto", *StrategyRegistry.available_strategies()], "strategy")
     return torch.device("cpu" if kind == "tpu" else kind)
 
 
@@ -108,7 +108,7 @@ def _kind(accelerator: Any) -> str:
         "gpu",
         *sorted(set(AcceleratorRegistry.available_accelerators()) - {"cpu"}),
     ]
-    _checks.choice(accelerator, known, "accelerator")
+    choice(accelerator, known, "accelerator")
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     asked = accelerator
@@ -160,7 +160,7 @@ def _can_compute(precision: Any, kind: str) -> None:
     asked = str(precision)
     if asked.startswith("transformer-engine"):
         return  # a package of its own, which says so itself
-    _checks.choice(asked, _PRECISIONS, "precision")
+    choice(asked, _PRECISIONS, "precision")
     if asked in ("16", "16-mixed") and kind == "cpu":
         raise ValueError(
             f'precision={precision!r} needs a GPU; a CPU has "bf16-mixed", or leave precision out.'

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import listed, number_in
 from scbert_cll._disk.formats import versions, write_json
 from scbert_cll._disk.left_overs import only_writer
 from scbert_cll._process import in_main_thread
@@ -60,9 +60,9 @@ class Run:
     ) -> Run | None:
         """Check the choices; None without a folder."""
         if minutes is not None:
-            _checks.number_in(minutes, "checkpoint_minutes", 0, float("inf"))
+            number_in(minutes, "checkpoint_minutes", 0, float("inf"))
         if steps is not None:
-            _checks.number_in(steps, "checkpoint_steps", 1, float("inf"), whole=True)
+            number_in(steps, "checkpoint_steps", 1, float("inf"), whole=True)
         if folder is None:
             return None
         if Path(folder).exists() and not Path(folder).is_dir():
@@ -108,7 +108,7 @@ class Run:
         if found:
             raise ValueError(
                 f"All checkpoints in {self.folder} are damaged, or of an earlier version: "
-                f"{_checks.listed(p.name for p in found)}. "
+                f"{listed(p.name for p in found)}. "
                 "Name another folder to start again."
             )
         return None

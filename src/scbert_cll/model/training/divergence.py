@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scbert_cll import _checks
-from scbert_cll._checks._finite import Wrong
+from scbert_cll.model import _finite
+from scbert_cll.model._finite import Wrong
 
 _NEVER: Final = 2**62  # a step that is not reached
 _EVERY: Final = 50  # steps between two looks at what a GPU, or other processes, found
@@ -49,7 +49,7 @@ def not_finite(tensors: Mapping[str, Tensor | np.ndarray]) -> list[str]:
 
 def usable(tensors: Mapping[str, Tensor | np.ndarray], what: str = "The model") -> None:
     """Refuse tensors that are not finite, by name."""
-    _checks.finite.tensors(not_finite(tensors), what, _UNUSABLE)
+    _finite.tensors(not_finite(tensors), what, _UNUSABLE)
 
 
 class StopWhereNotFinite(L.Callback):
@@ -74,7 +74,7 @@ class StopWhereNotFinite(L.Callback):
                 "It is of a training that had diverged. Name another checkpoint_dir= to start "
                 "anew, with a smaller lr=."
             )
-            _checks.finite.tensors(bad, str(trainer.ckpt_path or "The network"), remedy)
+            _finite.tensors(bad, str(trainer.ckpt_path or "The network"), remedy)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -21,9 +21,10 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import number_in, share
 from scbert_cll._disk.formats import digest, versions
 from scbert_cll._process import as_it_was
-from scbert_cll.model import _scvi
+from scbert_cll.model import _finite, _scvi
 from scbert_cll.model._inference import Inference
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.training.arguments import training_device
@@ -62,11 +63,11 @@ def as_seed(rng: int | np.random.Generator | None) -> int:
 
 def check_numbers(max_epochs: int, batch_size: BatchSize, **shares: float) -> None:
     """Numbers that training can use; BatchNorm needs two cells at a time."""
-    _checks.number_in(max_epochs, "max_epochs", 1, np.inf, whole=True)
+    number_in(max_epochs, "max_epochs", 1, np.inf, whole=True)
     if batch_size != "auto":
-        _checks.number_in(batch_size, "batch_size", 2, np.inf, whole=True)
+        number_in(batch_size, "batch_size", 2, np.inf, whole=True)
     for name, value in shares.items():
-        _checks.share(value, name)
+        share(value, name)
 
 
 _one_at_a_time: Final = threading.RLock()
@@ -127,7 +128,7 @@ class Training(Inference):
         """Rows of train, val and test; without a split a tenth of the cells validates."""
         if split_key is None:
             return random_split(self._cells(None).n_obs, 0.1, seed)
-        column = _checks.split(self._cells(None), split_key).to_numpy()
+        column = _checks.adata.split(self._cells(None), split_key).to_numpy()
         return {part: np.flatnonzero(column == part) for part in _keys.SPLIT_ORDER}
 
     def _fit(
@@ -234,7 +235,7 @@ class Training(Inference):
                     "lr": plan.lr,
                 }
                 kept = history.past * bool(best.epoch) + best.epoch if good else None
-                raise _checks.finite.diverged(
+                raise _finite.diverged(
                     error.what,
                     **at,
                     kept=kept,

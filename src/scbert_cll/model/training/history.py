@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice
 
 _EVERY: Final = 10  # steps between two looks at the speed
 _LOGGED: Final = 100  # steps between two lines of a log file
@@ -91,7 +91,7 @@ def loggers(history: History, asked: Asked | Sequence[Asked], folder: Path | Non
 
 
 def _named(name: str, folder: Path | None) -> Logger:
-    _checks.choice(name, ["csv", "tensorboard"], "logger")
+    choice(name, ["csv", "tensorboard"], "logger")
     if folder is None:
         raise ValueError(
             f'logger="{name}" writes into the folder of the run: name checkpoint_dir="run", '

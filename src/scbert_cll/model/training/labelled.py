@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import listed
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.corpus.mixin import OnCorpus, sample_for_linear
 from scbert_cll.model.linear.ensemble import Combine, LinearBeside, loss_of_logits
@@ -41,17 +42,17 @@ class Labelled(OnCorpus, LinearBeside):
         parts = self._parts(split_key, seed)
         groups, self._not_donors = None, {}
         if donor_key is not None:
-            used = _checks.obs_column(self.adata, self.labels_key).notna().to_numpy()
+            used = _checks.adata.obs_column(self.adata, self.labels_key).notna().to_numpy()
             used = used & np.isin(
                 np.arange(self.adata.n_obs), np.concatenate([parts[_keys.TRAIN], parts[_keys.VAL]])
             )
-            donors = _checks.donors(self.adata, donor_key, cells=used)
+            donors = _checks.people.donors(self.adata, donor_key, cells=used)
             parts = {part: rows[donors.iloc[rows].notna()] for part, rows in parts.items()}
             groups, self._not_donors = (
                 donors.to_numpy(dtype=object),
-                _checks.by_name.left_out(donors),
+                _checks.people.left_out(donors),
             )
-        codes = _checks.labels(self.adata, self.labels_key, self.classes, parts["train"])
+        codes = _checks.adata.labels(self.adata, self.labels_key, self.classes, parts["train"])
         unlabelled = parts["train"][codes[parts["train"]] < 0]
         parts = {part: rows[codes[rows] >= 0] for part, rows in parts.items()}
         weights = self._weights(weight_key, codes, parts)
@@ -77,7 +78,7 @@ class Labelled(OnCorpus, LinearBeside):
         """Cells of a corpus."""
         if given := [name for name, key in keys.items() if key is not None]:
             raise ValueError(
-                f"{_checks.listed(given)} name columns of cells in memory; a corpus has its "
+                f"{listed(given)} name columns of cells in memory; a corpus has its "
                 f"donors held out already, and "
                 "CorpusData(balance=[...]) balances it."
             )
@@ -87,7 +88,7 @@ class Labelled(OnCorpus, LinearBeside):
                 'or "none".'
             )
         self._attached(data, seed, labels_key=self.labels_key, classes=self.classes)
-        _checks.every_class(
+        _checks.adata.every_class(
             data.labels[_keys.TRAIN], self.classes, f"{self.labels_key!r} of {data.corpus.path}"
         )
         self.combine = combine
@@ -116,9 +117,9 @@ class Labelled(OnCorpus, LinearBeside):
             return weights
         train, val = parts[_keys.TRAIN], parts[_keys.VAL]
         weights[train] = pd.to_numeric(
-            _checks.obs_column(self.adata, key).iloc[train], errors="coerce"
+            _checks.adata.obs_column(self.adata, key).iloc[train], errors="coerce"
         )
-        _checks.weights(weights[train], key)
+        _checks.adata.weights(weights[train], key)
         train = train[weights[train] > 0]
         n = np.bincount(codes[train], minlength=len(self.classes))
         by_class = np.bincount(codes[train], weights[train], len(self.classes)) / np.maximum(n, 1)

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import choice
 from scbert_cll.nn import Performer
 
 Freeze = Literal["none", "encoder", "scbert"]
@@ -22,7 +22,7 @@ def usual_epochs(n_cells: int) -> int:
 
 def leave_trainable(network: Performer, freeze: Freeze) -> None:
     """Everything, the head only, or what scBERT trains: the head, the last LayerNorm and the last block but one."""
-    _checks.choice(freeze, _FREEZE, "freeze")
+    choice(freeze, _FREEZE, "freeze")
     network.requires_grad_(freeze == "none")
     network.to_bins.requires_grad_(
         False

@@ -14,7 +14,7 @@ _FARTHEST: Final = 4.0  # standard deviations; a doublet shall not decide a batc
 
 def protein_targets(adata: AnnData, key: str, train: np.ndarray) -> np.ndarray:
     """Logarithms of protein counts in units of their spread among the training cells: float32 (cells, proteins)."""
-    level = np.log1p(_checks.protein_counts(adata, key))
+    level = np.log1p(_checks.adata.protein_counts(adata, key))
     seen = level[train]
     spread = seen.std(0)
     varying = spread > 0

@@ -16,6 +16,7 @@ from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import PART, Results, categories, n_cells, pieces
 from scbert_cll._disk.formats import digest
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.training.batches import take_columns
 from scbert_cll.model.training.checkpoints import tensors_digest
@@ -44,7 +45,7 @@ class Job:
         if self.groupby in stored:
             return stored[self.groupby]
         filled = [part for part in self.parts if self.data.corpus.n_cells(part)]
-        return _checks.by_name.class_order(
+        return _checks.people.class_order(
             pd.concat([self.data.obs(part, self.groupby) for part in filled])
         )
 
@@ -55,7 +56,7 @@ class Job:
         """
         values = self.data.obs(part, str(self.groupby)).iloc[start:stop]
         return np.asarray(
-            pd.Categorical(_checks.by_name.class_names(values), categories=self.groups).codes
+            pd.Categorical(_checks.people.class_names(values), categories=self.groups).codes
         )
 
     def check(self) -> None:
@@ -64,16 +65,14 @@ class Job:
         Some cells are predicted to that end.
         """
         corpus, model = self.data.corpus, self.model
-        _checks.on_corpus.parts_with_cells(
-            self.parts, {part: corpus.n_cells(part) for part in PARTS}
-        )
-        _checks.on_corpus.free_columns(
+        reading_checks.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
+        reading_checks.free_columns(
             list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE]
         )
-        _checks.on_corpus.groups_of_corpus(
+        reading_checks.groups_of_corpus(
             self.groupby, [*categories(corpus, self.parts), *self.numbers]
         )
-        _checks.on_corpus.not_too_many_groups(self.groupby, len(self.groups))
+        reading_checks.not_too_many_groups(self.groupby, len(self.groups))
         model._fits_corpus(self.data)
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
         known, cells = self.cells(part, np.arange(start, stop))

@@ -17,12 +17,15 @@ from filelock import FileLock
 
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._bar import Bar
+from scbert_cll._checks.words import is_model
+from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import Share, Store, added, n_cells, pieces
 from scbert_cll._disk.formats import digest, plain
 from scbert_cll._disk.in_place import remove
 from scbert_cll._disk.left_overs import claim, discard, only_writer, read_note, write_note
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import OnDisk, opened
 from scbert_cll.tl import _write
 from scbert_cll.tl._gene_attention import warn_if_uniform
@@ -131,15 +134,15 @@ def predict_corpus(
         adata = anndata.read_zarr("cells.zarr")
         sc.pp.neighbors(adata, use_rep="X_scbert")
     """
-    _checks.corpus_extra()
-    _checks.is_model(model, ("ScBERT", "ScBERTClassifier"))
+    corpus_checks.corpus_extra()
+    is_model(model, ("ScBERT", "ScBERTClassifier"))
     if unassigned_below is not None:
-        _checks.on_corpus.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
-        _checks.share(unassigned_below, "unassigned_below")
-        _checks.by_name.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
-    number, n_shares = _checks.on_corpus.share_of(shard)
+        reading_checks.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
+        _checks.words.share(unassigned_below, "unassigned_below")
+        _checks.people.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
+    number, n_shares = reading_checks.share_of(shard)
     out = Path(out)
-    _checks.new_folder(out)
+    corpus_checks.new_folder(out)
     parts = [parts] if isinstance(parts, str) else list(parts)
     job = Job(
         opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size
@@ -200,10 +203,10 @@ class _Work:
         with self.one_at_a_time(), self.disk(self.n_cells):
             if self.out.exists():
                 discard(self.folder, *_OURS)
-            _checks.new_folder(self.out)
+            corpus_checks.new_folder(self.out)
             known = read_note(self.folder / _PLAN, _PLAN)
             if known is not None and self.store.folder.exists():
-                _checks.on_corpus.same_predictions(plain(self.plan), known["asked"], self.folder)
+                reading_checks.same_predictions(plain(self.plan), known["asked"], self.folder)
                 if (laid := self.store.laid(self.call)) is not None:
                     return laid
             for old in (self.store.folder, *self.folder.glob("share_*")):
@@ -298,7 +301,7 @@ class _Work:
         if is_last:
             if _ATTENTION in slots:
                 warn_if_uniform(slots[_ATTENTION]["attention_floor"])
-            _checks.on_corpus.warn_of_cells_without_token(
+            reading_checks.warn_of_cells_without_token(
                 sum(share.without_token for share in shares), self.n_cells
             )
 
@@ -315,8 +318,8 @@ class _Work:
         try:
             yield
         except OSError as error:
-            needed = _checks.gigabytes(n_left * self.job.results().bytes_per_cell())
-            raise _checks.on_corpus.full_while_predicting(error, needed, self.folder) from error
+            needed = corpus_checks.gigabytes(n_left * self.job.results().bytes_per_cell())
+            raise reading_checks.full_while_predicting(error, needed, self.folder) from error
 
     def _slots(self, shares: list[Share]) -> dict[str, Any]:
         """What is of all cells together."""

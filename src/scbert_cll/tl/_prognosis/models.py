@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scbert_cll import _checks
+from scbert_cll._checks.words import listed
 from scbert_cll._survival import added_value, models, power
+from scbert_cll._survival import checks as survival_checks
 from scbert_cll._survival.models import Fit, fit
 from scbert_cll._survival.outcome import Outcome
 from scbert_cll.tl._prognosis.cohort import (
@@ -37,7 +38,7 @@ def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str,
     complete = scored
     if cohort.covariates.shape[1]:
         lacking = cohort.covariates[cohort.flow.kept].isna().sum().to_dict()
-        _checks.complete_cases(
+        survival_checks.complete_cases(
             flow.event, flow.kept, lacking, timed=cohort.outcome.time is not None
         )
         complete = Patients.of(cohort, np.flatnonzero(flow.kept), division, clinical=True)
@@ -69,7 +70,7 @@ def _enough(patients: Patients, asked: Asked) -> None:
     """Events for the score and the covariates; cell division is a question beside them."""
     names = [SCORE, *patients.clinical]
     timed = patients.outcome.time is not None
-    _checks.events_per_variable(
+    survival_checks.events_per_variable(
         patients.outcome.n_informative,
         len(names),
         asked.min_events_per_variable,
@@ -85,7 +86,7 @@ def _missing(genes: pd.DataFrame) -> list[str]:
     return [
         (
             f"{len(lost)} of the {len(genes)} genes of the signature are not there, or do not "
-            f"differ between samples: {_checks.listed(lost)}."
+            f"differ between samples: {listed(lost)}."
         )
     ]
 

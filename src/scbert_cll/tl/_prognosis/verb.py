@@ -10,8 +10,11 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import choice, number_in
+from scbert_cll._signature import checks as signature_checks
 from scbert_cll._signature import decoupler
 from scbert_cll._signature.weights import Weights, weights
+from scbert_cll._survival import checks as survival_checks
 from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
 from scbert_cll._survival.units import Unit
@@ -177,10 +180,10 @@ def prognosis(
     True
     """
     params = _record.params(locals())
-    _checks.patients(adata)
-    _checks.target(adata, copy=False)
+    survival_checks.patients(adata)
+    _checks.adata.target(adata, copy=False)
     read = [time_key, event_key, entry_key, competing_key, score_key, *covariates, *strata]
-    _checks.new_key(key_added, read, stems=("_score", "_group"))
+    _checks.slots.new_key(key_added, read, stems=("_score", "_group"))
     _check_choices(
         signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio
     )
@@ -195,7 +198,7 @@ def prognosis(
         event_key=event_key,
         entry_key=entry_key,
         competing_key=competing_key,
-        strata=_checks.names(strata, "strata"),
+        strata=survival_checks.names(strata, "strata"),
     )
     if time_key is not None:
         units.check(adata, outcome, flow, time_key, time_unit)
@@ -204,7 +207,9 @@ def prognosis(
     bulk = _bulk(adata, layer, needed=score_key is None)
     score, genes, place = _score(adata, bulk, signature, score_key, method, min_matched)
     flow.keep(np.isfinite(score), "the score is missing")
-    _checks.enough_events(flow.event & flow.kept, flow.kept, event_key, timed=time_key is not None)
+    survival_checks.enough_events(
+        flow.event & flow.kept, flow.kept, event_key, timed=time_key is not None
+    )
     asked = Asked(
         method,
         marker,
@@ -240,19 +245,19 @@ def _check_choices(
 ) -> None:
     if (signature is None) == (score_key is None):
         raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
-    _checks.choice(method, (WEIGHTED, *decoupler.OF_COHORTS), "method")
-    _checks.cut(cut)
-    _checks.share(min_matched, "min_matched")
-    _checks.number_in(n_random, "n_random", 0, np.inf, whole=True)
-    _checks.number_in(n_bootstrap, "n_bootstrap", 0, np.inf, whole=True)
-    _checks.number_in(ratio, "expected_ratio", 1.01, 100)
+    choice(method, (WEIGHTED, *decoupler.OF_COHORTS), "method")
+    survival_checks.cut(cut)
+    _checks.words.share(min_matched, "min_matched")
+    number_in(n_random, "n_random", 0, np.inf, whole=True)
+    number_in(n_bootstrap, "n_bootstrap", 0, np.inf, whole=True)
+    number_in(ratio, "expected_ratio", 1.01, 100)
 
 
 def _check_lists(marker: Any, proliferation: Any, times: Any, min_events_per_variable: Any) -> None:
-    _checks.one_gene(marker)
-    _checks.genes(proliferation, "proliferation")
-    _checks.moments(times)
-    _checks.number_in(min_events_per_variable, "min_events_per_variable", 0, np.inf)
+    survival_checks.one_gene(marker)
+    survival_checks.genes(proliferation, "proliferation")
+    survival_checks.moments(times)
+    number_in(min_events_per_variable, "min_events_per_variable", 0, np.inf)
 
 
 def _clinical(
@@ -260,9 +265,9 @@ def _clinical(
 ) -> pd.DataFrame:
     """What the clinic knows; as a score of the user's, it is no outcome."""
     if score_key is not None:
-        _checks.no_outcome(adata, score_key, taken, "name another score_key")
-    found = _checks.covariates(adata, covariates, taken)
-    _checks.not_named(covariates, (SCORE, DIVISION))
+        survival_checks.no_outcome(adata, score_key, taken, "name another score_key")
+    found = survival_checks.covariates(adata, covariates, taken)
+    survival_checks.not_named(covariates, (SCORE, DIVISION))
     return found
 
 
@@ -270,8 +275,8 @@ def _bulk(adata: AnnData, layer: str | None, *, needed: bool) -> Bulk | None:
     """The expression; a score of the user's does without."""
     if not needed and (adata.X is None or not adata.n_vars):
         return None
-    values = _checks.log_expression(adata, layer)
-    _checks.anndata(adata)
+    values = survival_checks.log_expression(adata, layer)
+    _checks.adata.anndata(adata)
     return Bulk(values, adata.var_names)
 
 
@@ -286,16 +291,16 @@ def _score(
     """Score of each sample in standard deviations, its genes, and where those are in the object."""
     if score_key is not None or bulk is None or signature is None:
         obs: Any = adata.obs
-        values = _checks.score_column(obs, str(score_key)).to_numpy()
+        values = survival_checks.score_column(obs, str(score_key)).to_numpy()
         return (
             unit(values),
             pd.DataFrame({"gene": [], "weight": [], "found": []}),
             np.empty(0, dtype=np.int64),
         )
     weight = weights(signature)
-    _checks.not_empty(len(weight), "no gene was handed over", "there is nothing to score")
+    signature_checks.not_empty(len(weight), "no gene was handed over", "there is nothing to score")
     found = weight.index.isin(bulk.names[bulk.usable])
-    _checks.enough_weight(
+    signature_checks.enough_weight(
         weight, found, "adata (and differ between its samples)", min_matched=min_matched
     )
     genes = pd.DataFrame(
@@ -308,7 +313,7 @@ def _score(
     used = weight[found].astype(np.float64)
     place = bulk.names.get_indexer(used.index)
     if method != WEIGHTED:
-        _checks.no_missing(bulk.values, adata, method)
+        survival_checks.no_missing(bulk.values, adata, method)
     values = bulk.scores(place[None, :], used.to_numpy(), method)[:, 0]
     enough = bulk.measured(used) >= min_matched
     return unit(np.where(enough, values, np.nan)), genes, place
@@ -318,7 +323,7 @@ def _groups(score: np.ndarray, kept: np.ndarray, cut: float | str) -> Any:
     """Low and high of those who are followed; others are in none."""
     share = 0.5 if cut == "median" else float(cut)
     at = np.quantile(score[kept], 1 - share)
-    _checks.two_groups(score[kept] > at)
+    survival_checks.two_groups(score[kept] > at)
     code = np.where(np.isfinite(score), (score > at).astype(np.int64), -1)
     return pd.Categorical.from_codes(code.tolist(), categories=pd.Index(_GROUPS), ordered=True)
 

@@ -99,7 +99,7 @@ def _held_out(adata: AnnData, split_key: str) -> tuple[np.ndarray, str]:
             stacklevel=4,
         )
         return np.ones(adata.n_obs, dtype=bool), "any"
-    parts = _checks.split(adata, split_key, need=()).to_numpy()
+    parts = _checks.adata.split(adata, split_key, need=()).to_numpy()
     return (parts == _keys.TEST) | (parts == _keys.VAL), "test or validation cells"
 
 

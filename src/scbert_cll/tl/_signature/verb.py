@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import stats
 
 from scbert_cll import _checks, _keys, _names, _record
+from scbert_cll._checks.words import is_model, number_in, share
 from scbert_cll._signature.families import family
 from scbert_cll._signature.procedure import Found, Limits, find
 from scbert_cll.model import ScBERTClassifier
@@ -165,25 +166,25 @@ def signature(
     (0, '0 donors have 80 cells of every class (no')
     """
     params = _record.params(locals())
-    adata = _checks.anndata(adata)
-    _checks.new_key(key_added)
+    adata = _checks.adata.anndata(adata)
+    _checks.slots.new_key(key_added)
     limits = Limits(min_cells, min_donors, min_detected, alpha, paired)
     _check(limits, model, veto)
-    classes = _checks.classes(_checks.obs_column(adata, groupby), groupby)
+    classes = _checks.adata.classes(_checks.adata.obs_column(adata, groupby), groupby)
     if not paired and len(classes) > 2:
         raise ValueError(
             f"paired=False compares two classes; adata.obs[{groupby!r}] has "
-            f"{_checks.listed(classes)}."
+            f"{_checks.words.listed(classes)}."
         )
-    codes = _checks.labels(adata, groupby, classes, np.arange(adata.n_obs))
-    donors = _checks.donors(adata, donor_key)
+    codes = _checks.adata.labels(adata, groupby, classes, np.arange(adata.n_obs))
+    donors = _checks.people.donors(adata, donor_key)
     codes = np.where(donors.notna(), codes, -1)
-    _checks.known_genes(exclude_genes, adata)
-    target = _checks.target(adata, copy=copy)
-    counts, note = _checks.slots.noted_counts(adata, layer)
+    _checks.genes.known_genes(exclude_genes, adata)
+    target = _checks.adata.target(adata, copy=copy)
+    counts, note = _checks.counts.noted_counts(adata, layer)
     kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
     found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
-    params |= {"classes": classes} | note | _checks.by_name.left_out(donors)
+    params |= {"classes": classes} | note | _checks.people.left_out(donors)
     record = _tables(found, gene)
     if model is not None and len(found.genes):
         labels = np.array([*classes, None], dtype=object)[codes]  # −1 is the last: no label
@@ -204,12 +205,12 @@ def signature(
 
 
 def _check(limits: Limits, model: ScBERTClassifier | None, veto: bool) -> None:
-    _checks.number_in(limits.min_cells, "min_cells", 2, np.inf, whole=True)
-    _checks.number_in(limits.min_donors, "min_donors", 2, np.inf, whole=True)
-    _checks.share(limits.min_detected, "min_detected")
-    _checks.number_in(limits.alpha, "alpha", 1e-12, 0.5)
+    number_in(limits.min_cells, "min_cells", 2, np.inf, whole=True)
+    number_in(limits.min_donors, "min_donors", 2, np.inf, whole=True)
+    share(limits.min_detected, "min_detected")
+    number_in(limits.alpha, "alpha", 1e-12, 0.5)
     if model is not None:
-        _checks.is_model(model, ("ScBERTClassifier",))
+        is_model(model, ("ScBERTClassifier",))
     elif veto:
         raise ValueError("veto=True needs a model, whose opinion it is.")
 

@@ -100,7 +100,7 @@ class Network:
         Their donors; and what they are.
         """
         if self.split_key in self.cells.obs:
-            parts = _checks.split(self.cells, self.split_key, need=()).to_numpy()
+            parts = _checks.adata.split(self.cells, self.split_key, need=()).to_numpy()
             for part in (_keys.TEST, _keys.VAL):
                 if len(own := study.outer[parts[study.outer] == part]):
                     return own, sorted(set(study.donors[own])), f"{part} cells"

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import is_model, key_in, number_in
 from scbert_cll._signature import gene_sets as sets_of
 from scbert_cll._signature.procedure import Limits
 from scbert_cll._signature.report import content as report_content
@@ -208,16 +209,16 @@ def signature_report(
     True
     """
     asked = _record.params(locals())
-    adata = _checks.target(_checks.anndata(adata), copy=False)
-    _checks.new_key(key_added, [key])
-    _checks.number_in(n_random, "n_random", _LEAST, np.inf, whole=True)
-    _checks.number_in(n_network, "n_network", _LEAST, np.inf, whole=True)
-    _checks.number_in(n_permutations, "n_permutations", _LEAST, np.inf, whole=True)
-    _checks.number_in(n_refits, "n_refits", 0, np.inf, whole=True)
+    adata = _checks.adata.target(_checks.adata.anndata(adata), copy=False)
+    _checks.slots.new_key(key_added, [key])
+    number_in(n_random, "n_random", _LEAST, np.inf, whole=True)
+    number_in(n_network, "n_network", _LEAST, np.inf, whole=True)
+    number_in(n_permutations, "n_permutations", _LEAST, np.inf, whole=True)
+    number_in(n_refits, "n_refits", 0, np.inf, whole=True)
     if model is not None:
-        _checks.is_model(model, ("ScBERTClassifier",))
+        is_model(model, ("ScBERTClassifier",))
     sets = None if gene_sets is None else sets_of.read(gene_sets)
-    _checks.key_in(key, adata.uns, "adata.uns", "Run tl.signature first.")
+    key_in(key, adata.uns, "adata.uns", "Run tl.signature first.")
     record = adata.uns[key]
     study, known = _study(adata, record["params"])
     seeds = np.random.default_rng(rng).spawn(4)
@@ -260,9 +261,9 @@ def signature_report(
 def _study(adata: AnnData, params: Mapping[str, Any]) -> tuple[Study, np.ndarray]:
     """What tl.signature looked at, and which rows of `adata` these are."""
     classes = [str(name) for name in params["classes"]]
-    codes = _checks.labels(adata, str(params["groupby"]), classes, np.arange(adata.n_obs))
-    donors = _checks.donors(adata, str(params["donor_key"]))
-    counts = _checks.counts(adata, None if params["layer"] == "X" else str(params["layer"]))
+    codes = _checks.adata.labels(adata, str(params["groupby"]), classes, np.arange(adata.n_obs))
+    donors = _checks.people.donors(adata, str(params["donor_key"]))
+    counts = _checks.counts.counts(adata, None if params["layer"] == "X" else str(params["layer"]))
     known = np.flatnonzero((codes >= 0) & donors.notna())
     genes = np.flatnonzero(~adata.var_names.isin([str(gene) for gene in params["exclude_genes"]]))
     numbers = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from scbert_cll._checks._words import key_in, listed
+from scbert_cll._checks.words import key_in, listed
 
 
 def recorded(params: Mapping[str, Any], name: str, asked: str, what: str) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks._words import closest_first, key_in, listed
+from scbert_cll._checks.words import closest_first, key_in, listed
 from scbert_cll._settings import settings
 
 _PACKAGE: Final = f"{Path(__file__).parents[1]}/"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.words import listed
 
 # numbers of genes that differ by less make much the same totals; where their names are not known
 _ABOUT: Final = 0.1

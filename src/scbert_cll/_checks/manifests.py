@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.words import listed
 
 NUMBER: Final = (int, float)
 _PLAIN_NAME: Final = re.compile(r"[^/\\]+(/[^/\\]+)*")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.words import listed
 
 
 def same_sum(name: str, found: str, expected: str | None) -> None:

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from scbert_cll._checks._words import bytes_in_words
+from scbert_cll._checks.words import bytes_in_words
 
 MOST_TEXT: Final = 10**9  # bytes of a text, unpacked; once parsed it takes several times that
 MOST_LINE: Final = 16 * 10**6  # bytes of one line: 60,000 genes as columns take one of 1 MB
@@ -82,4 +82,14 @@ def stored_archive(path: Path) -> None:
             f"{path} holds {bytes_in_words(held)} in {bytes_in_words(size)}: its members are "
             f"compressed, and those that "
             "torch.save or numpy.savez write are not. Write it again with them."
+        )
+
+
+def new_file(path: Path, *, overwrite: bool) -> None:
+    """A place for a file, which only replaces another file that it is told to."""
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder; name a file.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists; pass overwrite=True to replace it, or name another file."
         )

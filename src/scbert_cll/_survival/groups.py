@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from scbert_cll._checks._by_name import categories_of, class_name
-from scbert_cll._checks._words import key_in, listed
+from scbert_cll._checks.people import categories_of, class_name
+from scbert_cll._checks.words import key_in, listed
 
 _MOST = 10
 

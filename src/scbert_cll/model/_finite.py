@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from scbert_cll._checks._words import listed, number_in
+from scbert_cll._checks.words import listed, number_in
 
 _LARGEST: Final = float(np.finfo(np.float32).max)  # what networks compute with
 _LR: Final = 2e-3  # the default of every training

@@ -15,10 +15,10 @@ import numpy as np
 from scipy import sparse
 
 from scbert_cll import _keys
-from scbert_cll._checks._by_name import donor_name
-from scbert_cll._checks._paths import plain_or_folder
-from scbert_cll._checks._tokens import _FEW_BINS, _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES
-from scbert_cll._checks._words import closest_first, key_in, listed
+from scbert_cll._checks.paths import plain_or_folder
+from scbert_cll._checks.people import donor_name
+from scbert_cll._checks.tokens import _FEW_BINS, _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES
+from scbert_cll._checks.words import closest_first, key_in, listed
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?) *([KMGT]?)I?B?", re.IGNORECASE)
 _STEP = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

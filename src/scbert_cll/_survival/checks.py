@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll._checks._anndata import in_memory
-from scbert_cll._checks._cohorts import in_order, one_end, times
-from scbert_cll._checks._counts import slot, stored
-from scbert_cll._checks._words import key_in, listed, number_in, unique
+from scbert_cll._checks.adata import in_memory
+from scbert_cll._checks.cohorts import in_order, one_end, times
+from scbert_cll._checks.counts import slot, stored
+from scbert_cll._checks.words import key_in, listed, number_in, unique
 
 _REMEDY = "Put the outcome into obs, one row per patient."
 _MOST = 10  # categories

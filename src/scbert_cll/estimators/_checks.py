@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll._checks._by_name import categories_of
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.people import categories_of
+from scbert_cll._checks.words import listed
 
 _SPECS = (
     '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll._checks._by_name import donor_name
-from scbert_cll._checks._words import choice, listed, unique
+from scbert_cll._checks.people import donor_name
+from scbert_cll._checks.words import choice, listed, unique
 
 PER_YEAR: Final = {"years": 1.0, "months": 12.0, "days": 365.25}
 

@@ -16,8 +16,8 @@ from typing import IO, Any, Final
 
 import pandas as pd
 
-from scbert_cll._checks._paths import MOST_LINE, MOST_TEXT, plain_file
-from scbert_cll._checks._words import bytes_in_words, listed
+from scbert_cll._checks.paths import MOST_LINE, MOST_TEXT, plain_file
+from scbert_cll._checks.words import bytes_in_words, listed
 
 # how a file of each encoding may begin; that of UTF-32 begins with that of UTF-16
 _MARKS: Final = (

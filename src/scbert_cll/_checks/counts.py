@@ -16,9 +16,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._features import of as features_of
-from scbert_cll._checks._features import only_genes
-from scbert_cll._checks._matrix import (
+from scbert_cll._checks.features import of as features_of
+from scbert_cll._checks.features import only_genes
+from scbert_cll._checks.matrix import (
     FLOAT16_WHOLE,
     are_finite,
     are_whole,
@@ -28,7 +28,7 @@ from scbert_cll._checks._matrix import (
     in_core,
     stored_as,
 )
-from scbert_cll._checks._words import key_in, listed
+from scbert_cll._checks.words import key_in, listed
 
 __all__ = ["RAW", "are_finite", "as_csr", "counts", "in_core", "matrix"]  # and what is defined here
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scbert_cll._checks._paths import plain_file, stored_archive
-from scbert_cll._checks._words import bytes_in_words, listed, unique
+from scbert_cll._checks.paths import plain_file, stored_archive
+from scbert_cll._checks.words import bytes_in_words, listed, unique
 
 type Shape = tuple[int | str, ...]
 
@@ -35,16 +35,6 @@ def checkpoint_file(path: Path) -> None:
         )
     plain_file(path, "checkpoint")
     stored_archive(path)
-
-
-def new_file(path: Path, *, overwrite: bool) -> None:
-    """A place for a file, which only replaces another file that it is told to."""
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder; name a file.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{path} exists; pass overwrite=True to replace it, or name another file."
-        )
 
 
 def unreadable(path: Path, foreign: str | None) -> str:

@@ -11,14 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks._by_name import (
-    categories_of,
-    class_names,
-    class_order,
-    warn_of_missing_words,
-)
-from scbert_cll._checks._matrix import can_be_copied
-from scbert_cll._checks._words import key_in, listed, unique
+from scbert_cll._checks.matrix import can_be_copied
+from scbert_cll._checks.people import categories_of, class_names, class_order, warn_of_missing_words
+from scbert_cll._checks.words import key_in, listed, unique
 
 
 def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks._words import listed, unique
+from scbert_cll._checks.words import listed, unique
 
 # Share of a model's genes. Measured on three simulated data sets, genes left out at random:
 # balanced accuracy on donors held out .87 with all genes, .82 without 5 %, .74 without 10 %, .62

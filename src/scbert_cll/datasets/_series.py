@@ -8,8 +8,8 @@ from typing import Final
 
 import pandas as pd
 
-from scbert_cll._checks._text import odd_quotes
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.text import odd_quotes
+from scbert_cll._checks.words import listed
 
 _ACCESSION: Final = re.compile(r"GSE\d+(-GPL\d+)?")
 

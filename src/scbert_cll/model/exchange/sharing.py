@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.words import listed
 
 _PATH: Final = re.compile(  # within a text, too
     r"""(?:^|[\s'"(\[<=,;|])(?:~[\w.-]*[\\/]|[a-zA-Z]:[\\/](?!/)|\\\\[\w.-]+\\|\$\{?\w+\}?[\\/]|%\w+%[\\/]|/(?:home|Users|root|mnt|media|srv|scratch|tmp|var|opt|data)/)|\bfile:/""",

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.words import listed
 
 _COLUMNS: Final = (
     "featuretypes",

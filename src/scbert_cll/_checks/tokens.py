@@ -10,11 +10,11 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._counts import is_binned, matrix, name_of
-from scbert_cll._checks._features import of as features_of
-from scbert_cll._checks._features import only_genes
-from scbert_cll._checks._matrix import are_whole, first
-from scbert_cll._checks._words import key_in, listed
+from scbert_cll._checks.counts import is_binned, matrix, name_of
+from scbert_cll._checks.features import of as features_of
+from scbert_cll._checks.features import only_genes
+from scbert_cll._checks.matrix import are_whole, first
+from scbert_cll._checks.words import key_in, listed
 
 # A matrix at least this large whose largest value is no more than the number of bins is taken for
 # binned data.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from scbert_cll import _names
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.words import listed
 
 _OTHER: Final = re.compile(r"[^\w.+-]+")
 _MOST: Final = 60  # characters of a proposal

@@ -13,9 +13,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks._counts import Counts, noted_counts, slot, stored
-from scbert_cll._checks._matrix import are_whole
-from scbert_cll._checks._words import key_in, listed, unique
+from scbert_cll._checks.counts import Counts, noted_counts, slot, stored
+from scbert_cll._checks.matrix import are_whole
+from scbert_cll._checks.words import key_in, listed, unique
 
 _KIND: Final = re.compile(r"object|bool|u?int(8|16|32|64)|float(16|32|64)")
 

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-from scbert_cll._checks._words import listed
+from scbert_cll._checks.words import listed
 
 _MOST_GROUPS: Final = 1000  # whose attention is held beside that of every gene
 
