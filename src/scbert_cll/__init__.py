@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scbert_cll._version import __version__
 
 if TYPE_CHECKING:
-    from scbert_cll import datasets, estimators, get, io, model, pl, pp, tl, vocab
+    from scbert_cll import datasets, estimators, get, io, model, nn, pl, pp, tl, vocab
     from scbert_cll._settings import settings
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
@@ -21,6 +21,7 @@ __all__ = [
     "get",
     "io",
     "model",
+    "nn",
     "pl",
     "pp",
     "settings",
@@ -28,7 +29,9 @@ __all__ = [
     "vocab",
 ]
 
-_ROOMS = frozenset({"datasets", "estimators", "get", "io", "model", "pl", "pp", "tl", "vocab"})
+_ROOMS = frozenset(
+    {"datasets", "estimators", "get", "io", "model", "nn", "pl", "pp", "tl", "vocab"}
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from scbert_cll._checks.words import closest_first, key_in, listed
 from scbert_cll._settings import settings
 
 _PACKAGE: Final = f"{Path(__file__).parents[1]}/"
+DONOR: Final = "donor"  # the default of every donor_key
 _INVISIBLE: Final = "\ufeff\u200b\u200e\u200f\x00"
 # Said with a name before or after it, these words are still no donor: DBL-P1-P2, pool2_unassigned.
 # "negative" is not one of them: IGHV_negative.
@@ -91,6 +92,22 @@ def sorted_names(names: Iterable[str]) -> list[str]:
             int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)
         ],
     )
+
+
+def donor_key_of(adata: AnnData, donor_key: str | None) -> str | None:
+    """The donor column that a verb uses: None, on purpose, is one donor.
+
+    A missing column that nobody named is one donor, too, for one more release.
+    """
+    if donor_key != DONOR or DONOR in adata.obs:
+        return donor_key
+    warnings.warn(
+        f"adata.obs has no column {DONOR!r}, so all cells count as one donor's. Name the column "
+        f"with donor_key=…, or say donor_key=None for one donor. The next release refuses this.",
+        FutureWarning,
+        skip_file_prefixes=(_PACKAGE,),
+    )
+    return None
 
 
 def warn_of_missing_words(classes: Iterable[str], key: str) -> None:
