@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+ROOT = Path(__file__).parents[1]
 Run = dict[str, float]  # "seconds" and "peak_bytes", above what was held before
 PATIENCE = 1.0  # seconds; what takes less is called again, and the median counts
 
@@ -83,17 +84,25 @@ def held(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
+def run_of(script: str) -> list[str]:
+    """The command that runs a file of this folder as the module that it is."""
+    module = Path(script).resolve().relative_to(ROOT).with_suffix("").parts
+    return [sys.executable, "-m", ".".join(module)]
+
+
+def found_from_anywhere(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """An environment in which `benchmarks` is found whatever the working folder."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **(environment or {}), "PYTHONPATH": path}
+
+
 def apart(
     script: str, arguments: Sequence[object], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Run a script in a process of its own; what it prints last is JSON."""
-    command = [sys.executable, script, *map(str, arguments)]
+    command = [*run_of(script), *map(str, arguments)]
     done = subprocess.run(
-        command,
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(environment or {})},
+        command, check=False, capture_output=True, text=True, env=found_from_anywhere(environment)
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")

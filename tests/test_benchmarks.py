@@ -36,8 +36,8 @@ def written() -> dict[Path, int]:
 
 def run_quick(script: str, *arguments: str) -> dict[str, list[list[str]]]:
     before = written()
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", f"benchmarks.{script}", *arguments, "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert written() == before
     return rows(done.stdout)
@@ -45,7 +45,7 @@ def run_quick(script: str, *arguments: str) -> dict[str, list[list[str]]]:
 
 @pytest.mark.slow
 def test_engine_compares_everything_it_says():
-    found = run_quick("engine.py")
+    found = run_quick("engine")
     for what in ("forward, float32", "forward, ours in bfloat16", "training step, float32"):
         assert [line[0] for line in found[what]] == ["256", "256"]  # time, then memory
     assert [line[0] for line in found["one layer"]] == ["128", "256"] * 2
@@ -57,7 +57,7 @@ def test_engine_compares_everything_it_says():
 
 @pytest.mark.slow
 def test_approximation_reports_every_network_and_quantity():
-    found = run_quick("approximation.py")
+    found = run_quick("engine.approximation")
     networks = {"published", "published, q and k × 2", "published, q and k × 4", "small, trained"}
     assert networks <= set(found)
     for name in networks:
@@ -70,14 +70,14 @@ def test_approximation_reports_every_network_and_quantity():
 
 @pytest.mark.slow
 def test_evaluation_scores_every_model():
-    found = run_quick("evaluation.py")
+    found = run_quick("evaluation")
     majority, linear = (float(found[name][0][1]) for name in ("majority", "logistic_sgd"))
     assert majority <= 0.5 < linear, "AUROC"
 
 
 @pytest.mark.slow
 def test_signature_finds_what_was_planted_and_nothing_where_nothing_was():
-    found = run_quick("signature.py")
+    found = run_quick("signature")
     ours, ranking = found["tl.signature"][0], found["abundance, first 24"][0]
     assert len(ours) == 5  # two designs, two sizes, nulls
     assert all(recall(cell) >= 0.8 for cell in ours[:4])
@@ -89,7 +89,7 @@ def test_signature_finds_what_was_planted_and_nothing_where_nothing_was():
 
 @pytest.mark.slow
 def test_nonadditive_compares_every_method_on_a_combination():
-    found = run_quick("nonadditive.py")
+    found = run_quick("signature.nonadditive")
     assert recall(found["difference of correlations"][0][0]) >= 0.9
     assert recall(found["pseudobulk, size of t"][0][0]) <= 0.5, "no gene has an effect of its own"
     networks = {name for name in found if name.startswith("network, ")}
@@ -107,7 +107,7 @@ def test_nonadditive_compares_every_method_on_a_combination():
 
 @pytest.mark.slow
 def test_attribution_times_every_method():
-    found = run_quick("attribution.py")
+    found = run_quick("signature.attribution")
     assert {"gate gradient", "rollout", "attention", "attention by layer and head"} <= set(found)
     assert found["integrated gradients, 32 points"][0] == ["refused"]
 
@@ -115,7 +115,7 @@ def test_attribution_times_every_method():
 @pytest.mark.slow
 def test_prognosis_says_what_is_true_of_simulated_cohorts():
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
-    found = run_quick("prognosis_truth.py")
+    found = run_quick("prognosis.truth")
     assert found["cohorts"] == [["1", "1", "1"], ["2"] * 5]
     assert found["coverage of its interval"][0][2] == "–", "a decoy has no true ratio"
     for name in ("gain: apparent", "gain: corrected", "gain: in new patients"):
@@ -125,7 +125,7 @@ def test_prognosis_says_what_is_true_of_simulated_cohorts():
 @pytest.mark.slow
 def test_prognosis_agrees_on_every_set():
     pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
-    found = run_quick("prognosis.py")
+    found = run_quick("prognosis")
     for beside in ("nothing", "clinical covariates"):
         (line,) = found[beside]
         assert float(line[3].split(";")[0]) >= 0.999, "correlation of the two z"
@@ -150,7 +150,7 @@ def made(tmp_path_factory) -> str:
 @pytest.mark.slow
 def test_corpus_million_resumes_to_the_same_weights_and_embeds_every_cell(made):
     """The program ends where weights or embeddings differ."""
-    found = run_quick("corpus.py", "million", "--out", made)
+    found = run_quick("corpus", "million", "--out", made)
     assert found["3,000 cells"][0][0] == "time"
     peaks = {name: line[0][1].split(" / ") for name, line in found.items() if "GB" in line[0][1]}
     assert [len(found) for found in peaks.values()] == [1, 2, 2, 2, 2], (
@@ -161,7 +161,7 @@ def test_corpus_million_resumes_to_the_same_weights_and_embeds_every_cell(made):
 @MINUTES
 @pytest.mark.slow
 def test_corpus_memory_is_that_of_every_kind_of_work(made):
-    found = run_quick("corpus.py", "memory", "--out", made)
+    found = run_quick("corpus", "memory", "--out", made)
     assert {"1,000", "3,000", "a further cell"} <= set(found)
     assert all("GB" in cell for n in ("1,000", "3,000") for cell in found[n][0])
     assert len(found["a further cell"][0]) == len(["building", "training", "predicting"])
@@ -170,7 +170,7 @@ def test_corpus_memory_is_that_of_every_kind_of_work(made):
 @MINUTES
 @pytest.mark.slow
 def test_corpus_loading_checks_the_cells_of_every_loader(made):
-    found = run_quick("corpus.py", "loading", "--out", made)
+    found = run_quick("corpus", "loading", "--out", made)
     loaders = {name for name in found if "Loader" in name or "CorpusData" in name}
     assert len(loaders) == 7
     assert {found[name][0][-1] for name in loaders if "backed" not in name} == {"2,000"}
@@ -180,13 +180,13 @@ def test_corpus_loading_checks_the_cells_of_every_loader(made):
 @MINUTES
 @pytest.mark.slow
 def test_corpus_speed_says_what_goes_into_data_and_what_a_second_process_brings(made):
-    shares = run_quick("corpus.py", "loader-share", "--out", made)
+    shares = run_quick("corpus", "loader-share", "--out", made)
     networks = [name for name in shares if "network, " in name]
     assert len(networks) == 4
     assert all(
         0 < float(cell.rstrip("%")) < 100 for name in networks for cell in shares[name][0][3:5]
     )
-    ways = run_quick("corpus.py", "scaling", "--out", made)
+    ways = run_quick("corpus", "scaling", "--out", made)
     assert ways["1 process, 1 thread"][0][1] == "100%"
     assert all("%" in ways[name][0][2] for name in ("2 processes", "2 processes, twice the batch"))
     assert not ways["2 trainings apart"][0][2], "they are what is compared with"
@@ -194,12 +194,10 @@ def test_corpus_speed_says_what_goes_into_data_and_what_a_second_process_brings(
 
 @pytest.mark.slow
 def test_corpus_simulates_whole_files_and_plans(made):
-    made_cells = run_quick("corpus.py", "simulate", "--out", made)
+    made_cells = run_quick("corpus", "simulate", "--out", made)
     assert made_cells["3,000"][0][0] == "3"
     network = "published network, full length"
-    plan, dear = (
-        run_quick("corpus.py", "plan", "--price", price)[network] for price in ("2.5", "5")
-    )
+    plan, dear = (run_quick("corpus", "plan", "--price", price)[network] for price in ("2.5", "5"))
     on_gpus = [line for line in plan if "GPU" in line[1]]
     assert [line[-1] for line in on_gpus] == ["arithmetic"] * len(on_gpus)
     assert on_gpus[0][:3] == ["1,100,000", "1 GPU", "279"]
@@ -213,7 +211,7 @@ def test_corpus_simulates_whole_files_and_plans(made):
 
 @pytest.mark.slow
 def test_forcing_is_compared_with_none():
-    found = run_quick("forcing.py")
+    found = run_quick("corpus.forcing")
     assert {"model", "checkpoint", "corpus"} <= set(found)
     assert all(
         float(found[name][0][1]) > 0 for name in ("model", "corpus")

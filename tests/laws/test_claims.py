@@ -31,11 +31,11 @@ AREA = "auroc_within"
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """A script of the benchmarks, to be asked for its tables."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(ROOT))
     before = set(sys.modules)
 
     def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
+        return importlib.import_module(f"benchmarks.{name}")
 
     yield load
     for name in set(sys.modules) - before:
@@ -52,28 +52,31 @@ def of_json(name: str) -> Any:
 
 TABLES: dict[str, tuple[str, Callable[[ModuleType], str]]] = {
     "docs/_static/evaluation/tables.md": (
-        "_evaluation_page",
+        "evaluation._page",
         lambda m: m.tables(RESULTS / "evaluation"),
     ),
-    "docs/_static/signature/tables.md": ("signature", lambda m: m.page()),
+    "docs/_static/signature/tables.md": ("signature.__main__", lambda m: m.page()),
     "docs/_static/signature/attribution.md": (
-        "attribution",
+        "signature.attribution",
         lambda m: m.markdown(of_json("attribution.json")["rows"]),
     ),
-    "docs/_static/real_data/bmmc.md": ("real_data", lambda m: m.table("bmmc")),
-    "docs/_static/real_data/pbmc.md": ("real_data", lambda m: m.table("pbmc")),
-    "benchmarks/results/engine.md": ("_tables", lambda m: m.markdown(of_json("engine.json"))),
-    "benchmarks/results/corpus.md": ("corpus", lambda m: m.page()),
+    "docs/_static/real_data/bmmc.md": ("evaluation.real_data", lambda m: m.table("bmmc")),
+    "docs/_static/real_data/pbmc.md": ("evaluation.real_data", lambda m: m.table("pbmc")),
+    "benchmarks/results/engine.md": (
+        "engine._tables",
+        lambda m: m.markdown(of_json("engine.json")),
+    ),
+    "benchmarks/results/corpus.md": ("corpus.__main__", lambda m: m.page()),
     "benchmarks/results/prognosis.md": (
-        "prognosis",
+        "prognosis.__main__",
         lambda m: m.table(of_json("prognosis.json")["beside"]),
     ),
     "benchmarks/results/prognosis_truth.md": (
-        "prognosis_truth",
+        "prognosis.truth",
         lambda m: m.markdown(m.summary(pd.DataFrame(of_json("prognosis_truth.json")["runs"]))),
     ),
     "benchmarks/results/nonadditive/tables.md": (
-        "nonadditive",
+        "signature.nonadditive",
         lambda m: m.markdown(
             pd.read_csv(RESULTS / "nonadditive" / "genes.csv"),
             of_json("nonadditive/run.json")["runs"],
@@ -108,7 +111,7 @@ def test_a_figure_shows_the_results(name: str, script: Callable[[str], ModuleTyp
     """Its dots are the estimates in the file, and no model is left of chance because folds were
     pooled.
     """
-    fig = script("_evaluation_page").figure(RESULTS / "evaluation" / name)
+    fig = script("evaluation._page").figure(RESULTS / "evaluation" / name)
     for ax, metric in zip(fig.axes, ("macro_f1", AREA), strict=True):
         single = [
             c.get_offsets()

@@ -200,11 +200,11 @@ def data_sets(name: str) -> str:
 
 
 def targets() -> str:
-    aims = constant("signature.py", "TARGETS")
+    aims = constant("signature/__main__.py", "TARGETS")
     means = [f"{aims[kind][0]:.2f} / {aims[kind][2]:.2f} ({kind[0]}, {kind[1]})" for kind in KINDS]
     (most,) = {aims[kind][3] for kind in KINDS}
     worst = ", ".join(f"{aims[kind][1]:.2f}" for kind in KINDS)
-    on_average, in_a_set = constant("signature.py", "NULL_TARGET")
+    on_average, in_a_set = constant("signature/__main__.py", "NULL_TARGET")
     return (
         f"The targets were {listed(means)}, at worst {worst} / {most:.2f}; on every null at most "
         f"{on_average} genes on average and {in_a_set} in a data set"
@@ -291,7 +291,7 @@ def attention_memory() -> str:
 
 
 def limits() -> str:
-    allowed = constant("_agreement.py", "LIMITS")
+    allowed = constant("engine/_agreement.py", "LIMITS")
     powers = [
         f"10{str(round(np.log10(allowed[key]))).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
         for key in list(allowed)[:2]
@@ -301,7 +301,8 @@ def limits() -> str:
 
 def published() -> str:
     layers, heads, of, width = (
-        constant("_workloads.py", name) for name in ("N_LAYERS", "N_HEADS", "DIM_HEAD", "WIDTH")
+        constant("engine/_workloads.py", name)
+        for name in ("N_LAYERS", "N_HEADS", "DIM_HEAD", "WIDTH")
     )
     lengths = [f"{n:,}" for n in of_json("engine.json")["settings"]["lengths"]]
     return (
@@ -599,7 +600,9 @@ def missed() -> str:
 
 def whole_signature() -> str:
     found = of_json("signature_full_size.json")
-    seconds, most = (constant("signature.py", name) for name in ("FULL_SECONDS", "FULL_BYTES"))
+    seconds, most = (
+        constant("signature/__main__.py", name) for name in ("FULL_SECONDS", "FULL_BYTES")
+    )
     return (
         f"its time and memory at {found['cells']:,} × {found['genes']:,} | recall, false "
         f"genes and nulls as listed in `docs/signature.md`; under "
@@ -743,8 +746,8 @@ CLAIMS: dict[str, dict[str, Callable[[], str]]] = {
             f"{whole([significant(k, 'ph_p') for k in (PLANTED, NONE, DECOY)])} of {n_cohorts()}"
         ),
         "date": lambda: (
-            f"The numbers are of {of_json('prognosis_truth.json')['date']} (`python "
-            f"benchmarks/prognosis_truth.py`, {n_cohorts()} cohorts of each kind)"
+            f"The numbers are of {of_json('prognosis_truth.json')['date']} (`python -m "
+            f"benchmarks.prognosis.truth`, {n_cohorts()} cohorts of each kind)"
         ),
         "of nothing": lambda: (
             f"not all of it: {to([float(v) for v in of_nothing()['gain: corrected']], 3)} stay"
@@ -791,7 +794,8 @@ def test_what_sentences_say_in_words_of_signatures() -> None:
 def test_what_sentences_say_in_words_of_performance() -> None:
     found = of_json("engine.json")
     assert all(
-        found["agreement"][key] <= most for key, most in constant("_agreement.py", "LIMITS").items()
+        found["agreement"][key] <= most
+        for key, most in constant("engine/_agreement.py", "LIMITS").items()
     )
     ours = [
         engine("time", f"forward, {which}")["ours"]["median"]

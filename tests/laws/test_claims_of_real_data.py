@@ -1,4 +1,4 @@
-"""Numbers of `docs/real_data.md` come from the runs of `benchmarks/real_data.py`: its sentences are
+"""Numbers of `docs/real_data.md` come from the runs of `benchmarks/evaluation/real_data.py`: its sentences are
 filled in again (its tables: `test_claims.py`).
 """
 
