@@ -49,7 +49,7 @@ def quick_vectors(monkeypatch) -> None:
     monkeypatch.setattr(
         _gene_vectors,
         "SKIP_GRAM",
-        _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100},
+        _gene_vectors.SkipGram(epochs=1, n_dims=16, n_metacells=100),
     )
 
 
@@ -83,7 +83,7 @@ def default(_small) -> np.ndarray:
         patch.setattr(
             _gene_vectors,
             "SKIP_GRAM",
-            _gene_vectors.SKIP_GRAM | {"epochs": 1, "n_dims": 16, "n_metacells": 100},
+            _gene_vectors.SkipGram(epochs=1, n_dims=16, n_metacells=100),
         )
         train, test = (
             _small[(_small.obs["test"] == part).to_numpy()].copy() for part in (False, True)

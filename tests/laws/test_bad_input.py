@@ -742,9 +742,9 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     ),
     "donors that have no effect": (
         nothing,
-        lambda a: tl.gene2vec(a, donor_key="donor"),
+        lambda a: tl.gene2vec(a, donor_key="patient"),
         ValueError,
-        "donor_key='donor' has no effect on method='svd'",
+        "donor_key='patient' has no effect on method='svd'",
     ),
     "no set of genes": (
         nothing,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from gensim.models import KeyedVectors
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
@@ -198,13 +200,15 @@ def table(planted: AnnData) -> pd.DataFrame:
     )
 
 
-def keyed(table: pd.DataFrame) -> KeyedVectors:
-    vectors = KeyedVectors(table.shape[1])
+def keyed(table: pd.DataFrame) -> Any:
+    gensim = pytest.importorskip("gensim.models", reason="needs the extra gene2vec")
+    vectors = gensim.KeyedVectors(table.shape[1])
     vectors.add_vectors(table.index.tolist(), table.to_numpy())
     return vectors
 
 
 def as_form(table: pd.DataFrame, form: str, folder: Path) -> object:
+    folder.mkdir(exist_ok=True)
     match form:
         case "DataFrame":
             return table
@@ -430,20 +434,57 @@ def test_dimensions_that_the_cells_do_not_span_are_zero(planted: AnnData) -> Non
 
 def test_the_estimators_defaults_are_those_of_the_function() -> None:
     defaults = {name: p.default for name, p in inspect.signature(tl.gene2vec).parameters.items()}
-    assert {name: defaults[name] for name in private.SKIP_GRAM} == private.SKIP_GRAM
+    expected = asdict(private.SKIP_GRAM)
+    assert {name: defaults[name] for name in expected} == expected
 
 
 def test_donors_that_would_not_be_looked_at_are_refused(planted: AnnData) -> None:
     with pytest.raises(
         ValueError,
-        match=r"donor_key='donor' has no effect on method='svd'.*Leave donor_key out, or choose "
+        match=r"donor_key='patient' has no effect on method='svd'.*Leave donor_key out, or choose "
         r"method=\"skip_gram\"",
     ):
-        tl.gene2vec(planted, n_dims=8, donor_key="donor")
+        tl.gene2vec(planted, n_dims=8, donor_key="patient")
     ready = pd.DataFrame(np.ones((planted.n_vars, 4)), planted.var_names)
     with pytest.raises(
-        ValueError, match=r"donor_key='donor' has no effect on ready vectors \(vectors=\)"
+        ValueError, match=r"donor_key='patient' has no effect on ready vectors \(vectors=\)"
     ):
-        tl.gene2vec(planted, vectors=ready, method="skip_gram", donor_key="donor")
-    tl.gene2vec(planted, n_dims=8, method="skip_gram", epochs=1, donor_key="donor")
-    assert planted.uns["gene2vec"]["params"]["donor_key"] == "donor"
+        tl.gene2vec(planted, vectors=ready, method="skip_gram", donor_key="patient")
+
+
+def test_the_default_donor_column_tells_donors_apart_where_it_can(planted: AnnData) -> None:
+    options = {"n_dims": 8, "epochs": 1, "copy": True}
+    by_default, named = (
+        skip_gram(planted, **options, **more) for more in ({}, {"donor_key": "donor"})
+    )
+    together = skip_gram(planted, donor_key=None, **options)
+    assert_array_equal(by_default.varm["gene2vec"], named.varm["gene2vec"])
+    assert not np.array_equal(by_default.varm["gene2vec"], together.varm["gene2vec"])
+    assert by_default.uns["gene2vec"]["params"]["donor_key"] == "donor"
+
+    nameless = planted.copy()
+    del nameless.obs["donor"]
+    with pytest.warns(FutureWarning, match=r"no column 'donor'.*donor_key=None"):
+        alone = skip_gram(nameless, **options)
+    assert_array_equal(alone.varm["gene2vec"], together.varm["gene2vec"])
+    first, second = (tl.gene2vec(adata, n_dims=8, copy=True) for adata in (planted, nameless))
+    assert_array_equal(first.varm["gene2vec"], second.varm["gene2vec"])
+
+
+def test_without_gensim_everything_but_skip_gram(
+    planted: AnnData, table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = {form: as_form(table, form, tmp_path / form) for form in ("text", "binary", "npy")}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gensim"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gensim", None)
+    tl.gene2vec(planted, n_dims=8, copy=True)
+    for vectors in (*forms.values(), table):
+        assert tl.gene2vec(planted, vectors=vectors, copy=True).varm["gene2vec"].shape == (150, 6)
+    before = planted.copy()
+    with pytest.raises(
+        ImportError, match=r"skip_gram.* needs gensim.* pip install 'scbert-cll\[gene2vec\]'"
+    ):
+        skip_gram(planted, n_dims=8)
+    assert planted.varm.keys() == before.varm.keys()
+    assert planted.uns.keys() == before.uns.keys()

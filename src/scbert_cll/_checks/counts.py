@@ -29,6 +29,7 @@ from scbert_cll._checks.matrix import (
     stored_as,
 )
 from scbert_cll._checks.words import key_in, listed
+from scbert_cll._counts import slot_name
 
 __all__ = ["RAW", "are_finite", "as_csr", "counts", "in_core", "matrix"]  # and what is defined here
 
@@ -65,7 +66,7 @@ def slot(adata: AnnData, layer: str | None) -> Slot:
             "adata.layers",
             _elsewhere(adata, layer) if isinstance(layer, str) else "",
         )
-    return Slot(adata.X if layer is None else adata.layers[layer], adata.var, name_of(layer))
+    return Slot(adata.X if layer is None else adata.layers[layer], adata.var, slot_name(layer))
 
 
 def is_binned(adata: AnnData, layer: str | None) -> bool:
@@ -75,11 +76,6 @@ def is_binned(adata: AnnData, layer: str | None) -> bool:
         and isinstance(adata.uns.get(layer), Mapping)
         and "edges" in adata.uns[layer]
     )
-
-
-def name_of(layer: str | None) -> str:
-    """A slot as one writes it in Python."""
-    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 
 def matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:

@@ -10,11 +10,12 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks.counts import is_binned, matrix, name_of
+from scbert_cll._checks.counts import is_binned, matrix
 from scbert_cll._checks.features import of as features_of
 from scbert_cll._checks.features import only_genes
 from scbert_cll._checks.matrix import are_whole, first
 from scbert_cll._checks.words import key_in, listed
+from scbert_cll._counts import slot_name
 
 # A matrix at least this large whose largest value is no more than the number of bins is taken for
 # binned data.
@@ -26,7 +27,7 @@ _FEW_BINS = 10
 
 def not_binned(csr: sparse.csr_matrix, adata: AnnData, layer: str | None, n_bins: int) -> None:
     """Counts, not tokens: binning twice is a silent disaster."""
-    where = name_of(layer)
+    where = slot_name(layer)
     if is_binned(adata, layer) or _looks_binned(csr, n_bins):
         raise ValueError(
             f"{where} looks binned already (its largest value is {csr.data.max(initial=0):g}, "

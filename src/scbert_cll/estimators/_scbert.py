@@ -260,16 +260,13 @@ class ScBERTEstimator(CellEstimator):
     def _vectors(self, cells: AnnData) -> np.ndarray:
         """Co-expression vectors of the genes, from the cells that train."""
         from scbert_cll.model._base import width
-        from scbert_cll.model._gene_vectors import (
-            co_expression_vectors,
-            principal_vectors,
-        )  # gensim takes seconds
+        from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
 
         train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)
         if self.gene_embedding == "gene2vec":
             donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
-            found, _ = co_expression_vectors(counts, cells.var_names, donors, {}, rng)
+            found, _ = co_expression_vectors(counts, cells.var_names, donors, rng)
         else:
             n_dims = width(**dict(self.network or {}))
             found = principal_vectors(counts, cells.var_names, n_dims=n_dims, seed=self.rng)

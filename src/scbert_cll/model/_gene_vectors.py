@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-SKIP_GRAM: Final[dict[str, Any]] = {
-    "n_dims": 200,
-    "n_neighbors": 10,
-    "min_detected": 0.05,
-    "cells_per_metacell": 1,
-    "n_metacells": 2000,
-    "epochs": 20,
-}
-_MIN_DF = 10  # a correlation over fewer independent metacells is noise
-_N_COMPONENTS = 20
-_BLOCK = 1024  # rows of the gene-by-gene correlation that exist at one time
+from scbert_cll._counts import log_normalised
+from scbert_cll._optional import optional
+
+_MIN_DF: Final = 10  # a correlation over fewer independent metacells is noise
+_N_COMPONENTS: Final = 20
+_BLOCK: Final = 1024  # rows of the gene-by-gene correlation that exist at one time
 # gensim's 0.025 is for corpora of millions of words: here it leaves the vectors where they started
-_ALPHA = 0.1
+_ALPHA: Final = 0.1
+
+
+@dataclass(frozen=True)
+class SkipGram:
+    """Options of skip-gram, by the names and defaults of :func:`scbert_cll.tl.gene2vec`."""
+
+    n_dims: int = 200
+    n_neighbors: int = 10
+    min_detected: float = 0.05
+    cells_per_metacell: int = 1
+    n_metacells: int = 2000
+    epochs: int = 20
+
+
+SKIP_GRAM: Final = SkipGram()
 
 
 def principal_vectors(
@@ -32,7 +42,7 @@ def principal_vectors(
     min_detected: float = 0.0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Vectors whose products come close to the genes' correlations over cells: genes × n_dims, by gene name.
+    """Vectors whose products come close to the genes' correlations over cells: genes × n_dims.
 
     Principal directions of log2(1 + counts per 10,000), every gene at unit variance, times their
     singular values, at unit scale. Sparse stays sparse; zero in dimensions that the cells do not
@@ -40,26 +50,19 @@ def principal_vectors(
     """
     from sklearn.decomposition import PCA
 
-    log = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
-    log.data *= 1e4 / np.repeat(log.sum(axis=1).A1, np.diff(log.indptr))
-    log.data = np.log2(1 + log.data)
+    log = log_normalised(counts, base=2)
     mean = log.mean(axis=0).A1
     spread = np.sqrt(np.maximum(log.multiply(log).mean(axis=0).A1 - mean**2, 0))
-    detected = (
-        np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / counts.shape[0]
-    )
-    genes = np.flatnonzero((spread > 1e-6) & (detected >= min_detected))
+    genes = np.flatnonzero((spread > 1e-6) & (_detected(counts) >= min_detected))
     n = min(n_dims, len(genes) - 1, counts.shape[0] - 1)
     if n < 1:
         raise ValueError(
-            f"{len(genes)} of {len(names)} genes vary over {counts.shape[0]} cells and are "
-            f"found in at least "
-            f"min_detected={min_detected:g} of them; vectors need two of each. Use more "
-            f"cells, lower min_detected, or give vectors=."
+            f"{len(genes)} of {len(names)} genes vary over {counts.shape[0]} cells and are found "
+            f"in at least min_detected={min_detected:g} of them; vectors need two of each. Use "
+            f"more cells, lower min_detected, or give vectors=."
         )
-    pca = PCA(n, svd_solver="arpack", random_state=seed).fit(
-        (log[:, genes] @ sparse.diags(1 / spread[genes])).tocsr()
-    )
+    scaled = (log[:, genes] @ sparse.diags(1 / spread[genes])).tocsr()
+    pca = PCA(n, svd_solver="arpack", random_state=seed).fit(scaled)
     vectors = np.zeros((len(genes), n_dims))
     vectors[:, :n] = pca.components_.T * pca.singular_values_
     return pd.DataFrame(vectors / np.sqrt(np.mean(vectors[:, :n] ** 2)), index=names[genes])
@@ -69,69 +72,66 @@ def co_expression_vectors(
     counts: sparse.csr_matrix,
     names: pd.Index,
     donors: np.ndarray,
-    params: Mapping[str, Any],
     rng: np.random.Generator,
+    options: SkipGram | None = None,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Counts to metacells to pairs to vectors, indexed by gene name, and how many there were of each.
+    """Vectors by gene name, and the numbers of cells, metacells and pairs that they come from.
 
-    `params` are those of :func:`scbert_cll.tl.gene2vec`, by default `SKIP_GRAM`; `donors` are
-    codes.
+    `donors` are codes, one a cell.
     """
-    params = SKIP_GRAM | dict(params)
-    n_cells = counts.shape[0]
-    detected = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1]) / n_cells
-    genes = np.flatnonzero((detected >= params["min_detected"]) & (detected > 0))
-    size = max(params["cells_per_metacell"], -(-n_cells // params["n_metacells"]))
+    options = options or SKIP_GRAM
+    n_cells, detected = counts.shape[0], _detected(counts)
+    genes = np.flatnonzero((detected >= options.min_detected) & (detected > 0))
+    size = max(options.cells_per_metacell, -(-n_cells // options.n_metacells))
     profiles = _metacell_profiles(counts, genes, donors, size)
-    varying = np.linalg.norm(profiles, axis=0) > 1e-6  # rounding is no variation
-    genes, profiles = (
-        genes[varying],
-        profiles[:, varying] / np.linalg.norm(profiles[:, varying], axis=0),
-    )
-    pairs = _partners(profiles, params["n_neighbors"])
+    lengths = np.linalg.norm(profiles, axis=0)
+    varying = lengths > 1e-6  # rounding is no variation
+    genes, profiles = genes[varying], profiles[:, varying] / lengths[varying]
+    pairs = _partners(profiles, options.n_neighbors)
     if not len(pairs):
         raise ValueError(
-            f"No two genes are co-expressed: {len(genes)} of {len(names)} genes are found in "
-            f"at least "
-            f"min_detected={params['min_detected']:g} of the cells and vary. Lower "
+            f"No two genes are co-expressed: {len(genes)} of {len(names)} genes vary and are "
+            f"found in at least min_detected={options.min_detected:g} of the cells. Lower "
             f"min_detected, or give vectors=."
         )
-    found = _skip_gram(
-        pairs, names[genes], params["n_dims"], params["epochs"], seed=int(rng.integers(2**31))
-    )
-    return found, {"n_cells": n_cells, "n_metacells": len(profiles), "n_pairs": len(pairs)}
+    seed = int(rng.integers(2**31))
+    vectors = _skip_gram(pairs, names[genes], options.n_dims, options.epochs, seed=seed)
+    return vectors, {"n_cells": n_cells, "n_metacells": len(profiles), "n_pairs": len(pairs)}
+
+
+def _detected(counts: sparse.csr_matrix) -> np.ndarray:
+    """Share of the cells in which each gene has a count."""
+    n = np.bincount(counts.indices[counts.data > 0], minlength=counts.shape[1])
+    return np.asarray(n / counts.shape[0])
 
 
 def _metacell_profiles(
     counts: sparse.csr_matrix, genes: np.ndarray, donors: np.ndarray, size: int
 ) -> np.ndarray:
-    # (metacells, genes)
-    """Log-normalised metacells minus the mean of their donor's, for the given genes."""
+    """Log-normalised metacells × genes, minus the mean of their donor's."""
     centred = []
     for donor in np.unique(donors):
-        own = counts[donors == donor]
-        groups = _metacells(own[:, genes], own.sum(axis=1).A1, size)
+        cells = counts[donors == donor]
+        groups = _metacells(cells[:, genes], cells.sum(axis=1).A1, size)
         if len(groups) > 1:  # one metacell has nothing to be compared with
             member = sparse.csr_matrix(
-                (np.ones(own.shape[0]), np.concatenate(groups), np.cumsum([0, *map(len, groups)]))
+                (np.ones(cells.shape[0]), np.concatenate(groups), np.cumsum([0, *map(len, groups)]))
             )
-            summed = member @ own
-            log = np.log1p(summed[:, genes].toarray() * (1e4 / summed.sum(axis=1).A1[:, None]))
+            summed = member @ cells
+            log = log_normalised(summed[:, genes], totals=summed.sum(axis=1).A1).toarray()
             centred.append((log - log.mean(axis=0)).astype(np.float32))
     df = sum(len(c) - 1 for c in centred)
     if df < _MIN_DF:
         raise ValueError(
-            f"{counts.shape[0]} training cells of {len(np.unique(donors))} donors make "
-            f"metacells of {size} or more "
-            f"cells for {df} degrees of freedom; a correlation needs at least {_MIN_DF}. Use "
-            f"more cells, lower "
-            "cells_per_metacell, or give vectors=."
+            f"{counts.shape[0]} training cells of {len(np.unique(donors))} donors make metacells "
+            f"of {size} or more cells for {df} degrees of freedom; a correlation needs at least "
+            f"{_MIN_DF}. Use more cells, lower cells_per_metacell, or give vectors=."
         )
     return np.concatenate(centred)
 
 
 def _metacells(counts: sparse.csr_matrix, totals: np.ndarray, size: int) -> list[np.ndarray]:
-    """Groups of `size` to 2·`size` − 1 like cells: halve at the median of the widest component while that is possible."""
+    """Groups of `size` to 2·`size` − 1 like cells, halved at the median of the widest component."""
     cells = np.arange(len(totals))
     if size == 1:
         return np.split(cells, cells[1:])
@@ -149,12 +149,11 @@ def _metacells(counts: sparse.csr_matrix, totals: np.ndarray, size: int) -> list
 
 
 def _components(counts: sparse.csr_matrix, totals: np.ndarray) -> np.ndarray:
-    # (cells, components)
-    """Principal components of one donor's log-normalised cells; sparse stays sparse."""
+    """Cells × principal components of one donor's log-normalised cells; sparse stays sparse."""
     from sklearn.decomposition import PCA
 
     n = min(_N_COMPONENTS, *(d - 1 for d in counts.shape))
-    log = (sparse.diags(1e4 / totals) @ counts).log1p().tocsr()
+    log = log_normalised(counts, totals=totals)
     components: np.ndarray = PCA(n, svd_solver="arpack", random_state=0).fit_transform(log)
     return components
 
@@ -181,13 +180,11 @@ def _skip_gram(
     pairs: np.ndarray, names: pd.Index, n_dims: int, epochs: int, *, seed: int
 ) -> pd.DataFrame:
     """Word2Vec on sentences of two genes; one worker, so that the seed decides everything."""
-    from gensim.models import Word2Vec
-
+    models = optional("gensim.models", 'method="skip_gram"')
     words = names.astype(str).to_numpy(dtype=object)
     shuffled = np.random.default_rng(seed).permutation(pairs)
-    sentences = words[shuffled].tolist()
-    model = Word2Vec(
-        sentences,
+    model = models.Word2Vec(
+        words[shuffled].tolist(),
         vector_size=n_dims,
         window=1,
         min_count=1,

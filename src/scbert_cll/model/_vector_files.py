@@ -26,11 +26,9 @@ def source(vectors: Any) -> str:
 
 def read_vectors(vectors: Any) -> pd.DataFrame:
     """Vectors in any of the accepted forms as a table, one row per gene name."""
-    from gensim.models import KeyedVectors
-
     if isinstance(vectors, pd.DataFrame):
         table = vectors
-    elif isinstance(vectors, KeyedVectors):
+    elif hasattr(vectors, "index_to_key"):  # gensim's KeyedVectors
         table = pd.DataFrame(vectors.vectors, index=vectors.index_to_key)
     elif isinstance(vectors, str | PathLike) or (isinstance(vectors, tuple) and len(vectors) == 2):
         table = _read_file(*vectors) if isinstance(vectors, tuple) else _read_file(vectors)

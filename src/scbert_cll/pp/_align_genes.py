@@ -13,6 +13,7 @@ from scipy import sparse
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import share
 from scbert_cll._corpus.columns import Columns
+from scbert_cll._counts import slot_name
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _matrices(
     same_totals = is_whole and columns.is_complete and not columns.is_summed
     matrices, left_out = {}, []
     for name, values in adata.layers.items():
-        csr = _checks.counts.as_csr(values, _checks.counts.name_of(name))
+        csr = _checks.counts.as_csr(values, slot_name(name))
         # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
         is_fit = (
             same_totals

@@ -12,6 +12,7 @@ from scipy import sparse
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, number_in
 from scbert_cll._corpus import checks as corpus_checks
+from scbert_cll._counts import slot_name
 
 type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
 
@@ -214,7 +215,7 @@ def _counted(
     counts, note = _checks.counts.noted_counts(adata, layer)
     _checks.tokens.not_binned(counts, adata, layer, n_bins)
     totals = _totals(counts)
-    _checks.adata.no_empty_cells(totals, adata, _checks.counts.name_of(layer))
+    _checks.adata.no_empty_cells(totals, adata, slot_name(layer))
     if counts.data.min() == 0:
         counts = counts.copy()
         counts.eliminate_zeros()

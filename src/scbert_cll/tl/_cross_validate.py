@@ -17,6 +17,7 @@ from scipy import sparse
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._bar import Bar
 from scbert_cll._checks.words import choice, key_in, listed, number_in
+from scbert_cll._counts import slot_name
 from scbert_cll._evaluation import folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
 from scbert_cll._evaluation.leakage import duplicates as leakage_duplicates
@@ -268,7 +269,7 @@ def _task(
     counts, note = _checks.counts.noted_counts(adata, layer)
     cells = named(counts, adata)
     totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
-    _checks.adata.no_empty_cells(totals, adata, _checks.counts.name_of(layer))
+    _checks.adata.no_empty_cells(totals, adata, slot_name(layer))
     if protein_key is not None:
         cells.obsm[_PROTEIN] = _checks.adata.protein_counts(adata, protein_key)
     ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, number_in, share
-from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
+from scbert_cll.model._gene_vectors import SkipGram, co_expression_vectors, principal_vectors
 from scbert_cll.model._vector_files import read_vectors, source
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def gene2vec(
     method: Literal["svd", "skip_gram"] = "svd",
     n_dims: int = 200,
     layer: str | None = None,
-    donor_key: str | None = None,
+    donor_key: str | None = _keys.DONOR,
     split_key: str | None = _keys.SPLIT,
     vectors: Any = None,
     min_matched: float = 0.5,
@@ -60,8 +61,8 @@ def gene2vec(
     layer
         Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
     donor_key
-        Column of `adata.obs` that names the donor, for ``"skip_gram"`` only. None takes all cells
-        for one donor's.
+        Column of `adata.obs` that names the donor, for ``"skip_gram"`` alone. None takes all cells
+        for one donor's, as does a default column that does not exist.
     split_key
         Column of `adata.obs` with train / val / test. Where the default column exists, only its
         training cells are used; another name must exist; None uses all cells.
@@ -107,11 +108,18 @@ def gene2vec(
     TypeError
         If `adata` is not an AnnData or `vectors` is none of the forms above.
     ValueError
-        If `donor_key` is given where it would have no effect, the values are not raw counts, there
+        If another `donor_key` is given where it would have no effect, the values are not raw counts, there
         are too few cells for metacells, `vectors` cannot be read or covers too few genes, or
         `adata` is a view and `copy=False`.
     FileNotFoundError
         If a file of `vectors` or of its names does not exist.
+    ImportError
+        If gensim is not installed (``pip install 'scbert-cll[gene2vec]'``), for ``"skip_gram"``.
+
+    Warns
+    -----
+    FutureWarning
+        Of ``"skip_gram"`` without a column ``"donor"`` where `donor_key` was not given.
 
     Notes
     -----
@@ -133,62 +141,51 @@ def gene2vec(
     adata = _checks.adata.anndata(adata)
     _checks.slots.new_key(key_added)
     choice(method, ("svd", "skip_gram"), "method")
-    _no_idle_donors(donor_key, method, vectors)
+    if donor_key not in (None, _keys.DONOR) and (method != "skip_gram" or vectors is not None):
+        without = f"method={method!r}" if vectors is None else "ready vectors (vectors=)"
+        raise ValueError(
+            f"donor_key={donor_key!r} has no effect on {without}: only skip-gram tells donors "
+            f'apart. Leave donor_key out, or choose method="skip_gram" without vectors=.'
+        )
+    options = SkipGram(n_dims, n_neighbors, min_detected, cells_per_metacell, n_metacells, epochs)
     adata = _checks.adata.target(adata, copy=copy)
-    params["source"] = "co-expression"
+    numbers: dict[str, int] = {}
     if vectors is not None:
         share(min_matched, "min_matched")
-        found = read_vectors(vectors)
+        table = read_vectors(vectors)
         _checks.genes.enough_matched(
-            adata.var_names, found.index, "vectors", min_matched=min_matched
+            adata.var_names, table.index, "vectors", min_matched=min_matched
         )
-        params |= {"n_dims": found.shape[1], "source": source(vectors)}
-        numbers: dict[str, int] = {}
+        params |= {"n_dims": table.shape[1], "source": source(vectors)}
     else:
-        _check_numbers(params)
-        cells, donors, not_donors = _training_cells(adata, donor_key, split_key)
+        for name, value in asdict(options).items():
+            if name != "min_detected":
+                number_in(value, name, 1, np.inf, whole=True)
+        share(min_detected, "min_detected")
+        cells, donors, left_out = _training_cells(
+            adata, donor_key if method == "skip_gram" else None, split_key
+        )
         counts, note = _checks.counts.noted_counts(adata, layer)
         counts = counts[cells]
-        params |= note | not_donors
+        params |= note | left_out | {"source": "co-expression"}
         _checks.adata.no_empty_cells(counts.sum(axis=1).A1, adata[cells], "the training cells")
         generator = np.random.default_rng(rng)
         if method == "svd":
             seed = int(generator.integers(2**31))
-            found = principal_vectors(
+            table = principal_vectors(
                 counts, adata.var_names, n_dims=n_dims, min_detected=min_detected, seed=seed
             )
-            numbers = {"n_cells": counts.shape[0]}
+            numbers["n_cells"] = counts.shape[0]
         else:
-            found, numbers = co_expression_vectors(
-                counts, adata.var_names, donors, params, generator
+            table, numbers = co_expression_vectors(
+                counts, adata.var_names, donors, generator, options
             )
-    numbers |= {
-        "n_genes": adata.n_vars,
-        "n_genes_with_vector": int(adata.var_names.isin(found.index).sum()),
-    }
-    logger.info("%d of %d genes have a vector", numbers["n_genes_with_vector"], adata.n_vars)
-
-    table = found.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
-    _record.write(adata, varm={key_added: table}, uns={key_added: {"params": params, **numbers}})
+    n_with_vector = int(adata.var_names.isin(table.index).sum())
+    logger.info("%d of %d genes have a vector", n_with_vector, adata.n_vars)
+    numbers |= {"n_genes": adata.n_vars, "n_genes_with_vector": n_with_vector}
+    values = table.reindex(adata.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
+    _record.write(adata, varm={key_added: values}, uns={key_added: {"params": params, **numbers}})
     return adata if copy else None
-
-
-def _no_idle_donors(donor_key: str | None, method: str, vectors: Any) -> None:
-    """Donors that are named and not looked at would be a promise that is not kept."""
-    if donor_key is not None and (method != "skip_gram" or vectors is not None):
-        what = "ready vectors (vectors=)" if vectors is not None else f"method={method!r}"
-        raise ValueError(
-            f"donor_key={donor_key!r} has no effect on {what}: only skip-gram tells donors "
-            f"apart. Leave donor_key out, or choose "
-            'method="skip_gram" without vectors=.'
-        )
-
-
-def _check_numbers(params: dict[str, Any]) -> None:
-    """Whole numbers, at least one of each, and a share."""
-    for name in ("n_dims", "cells_per_metacell", "n_metacells", "n_neighbors", "epochs"):
-        number_in(params[name], name, 1, np.inf, whole=True)
-    share(params["min_detected"], "min_detected")
 
 
 def _training_cells(
@@ -198,6 +195,8 @@ def _training_cells(
     cells = np.arange(adata.n_obs)
     if split_key is not None and (split_key in adata.obs or split_key != _keys.SPLIT):
         cells = np.flatnonzero(_checks.adata.split(adata, split_key) == _keys.TRAIN)
+    if donor_key is not None:
+        donor_key = _checks.people.donor_key_of(adata, donor_key)
     if donor_key is None:
         return cells, np.zeros(len(cells), dtype=np.intp), {}
     of_all = _checks.people.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells))

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import number_in
+from scbert_cll._counts import slot_name
 from scbert_cll._evaluation.leakage import duplicates as leakage_duplicates
 from scbert_cll._evaluation.leakage import findings as check
 from scbert_cll._evaluation.leakage import gap as leakage_gap
@@ -173,7 +174,7 @@ def leakage_audit(
     donor = _donors(adata, donor_key, split_key)
     label = _labels(adata, labels_key) if gap else None
     matrix = _checks.counts.counts_or_values(adata, layer)
-    _checks.adata.no_empty_cells(matrix.sum(axis=1).A1, adata, _checks.counts.name_of(layer))
+    _checks.adata.no_empty_cells(matrix.sum(axis=1).A1, adata, slot_name(layer))
 
     generator = np.random.default_rng(rng)
     cells = check.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
