@@ -15,6 +15,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import scbert_cll
 
@@ -80,9 +81,12 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_version_is_said_once() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert scbert_cll.__version__ == project["version"]
-    assert importlib.metadata.version("scbert-cll") == project["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "src/scbert_cll/_version.py"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert scbert_cll.__version__ == citation["version"]
+    assert importlib.metadata.version("scbert-cll") == scbert_cll.__version__
 
 
 def test_imports_go_down_only() -> None:

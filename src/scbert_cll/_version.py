@@ -1,5 +1,3 @@
 """The version, said once: in a file of its own, so that nothing has to import the package for it."""
 
-from typing import Final
-
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
