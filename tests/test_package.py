@@ -64,6 +64,40 @@ def test_rooms_open_on_first_use() -> None:
     assert not loaded_after(code) & HEAVY
 
 
+CELLS = "adata = s.datasets.planted_donors(n_cells=60, n_genes=60)"
+PATIENTS = "adata = s.datasets.cll_cohort(n_patients=120, n_genes=200)"
+TIMES = 'time_key="TTT", event_key="treated"'
+WITHOUT_NETWORK = {
+    "signature": [CELLS, "s.tl.signature(adata, groupby='label')"],
+    "signature_report": [
+        CELLS,
+        "s.tl.signature(adata, groupby='label')",
+        "s.tl.signature_report(adata, n_random=19, n_permutations=19)",
+    ],
+    "signature_score": [CELLS, "s.tl.score_signature(adata, list(adata.var_names[:9]))"],
+    "survival": [PATIENTS, f"s.tl.survival(adata, 'IGHV', {TIMES})"],
+    "prognosis": [
+        PATIENTS,
+        f"s.tl.prognosis(adata, ['ITGA4', 'PCNA'], {TIMES}, n_random=20, n_bootstrap=0)",
+    ],
+}
+
+
+@pytest.mark.parametrize("slot", WITHOUT_NETWORK)
+def test_verbs_without_a_network_run_without_one(slot: str) -> None:
+    if slot in {"survival", "prognosis"}:
+        pytest.importorskip("lifelines")
+    code = ["import scbert_cll as s", *WITHOUT_NETWORK[slot], f"assert adata.uns['{slot}']"]
+    assert not loaded_after("\n".join(code)) & (HEAVY | {"gensim"})
+
+
+def test_looking_at_the_verbs_finds_them_all() -> None:
+    code = "import scbert_cll as s; assert set(s.tl.__all__) <= set(dir(s.tl))"
+    assert not loaded_after(code) & HEAVY
+    with pytest.raises(AttributeError, match=r"module 'scbert_cll\.tl' has no attribute 'umap'"):
+        _ = scbert_cll.tl.umap
+
+
 @pytest.mark.parametrize("room", ["datasets", "get", "io", "vocab"])
 def test_a_room_opens_whether_or_not_another_did(room: str) -> None:
     assert "scbert_cll" in loaded_after(f"import scbert_cll; scbert_cll.{room}.__doc__")

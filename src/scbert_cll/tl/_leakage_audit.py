@@ -117,7 +117,7 @@ def leakage_audit(
 
     Returns
     -------
-    A :class:`~scbert_cll.tl._leakage_audit.LeakageReport` with the tables ``findings``, ``gap`` and
+    A :class:`~scbert_cll.tl.LeakageReport` with the tables ``findings``, ``gap`` and
     ``cells``, and ``passed``. In `adata`:
 
     ``adata.uns['leakage_audit']`` : dict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._checks.words import is_model, number_in, share
 from scbert_cll._signature.families import family
 from scbert_cll._signature.procedure import Found, Limits, find
-from scbert_cll.model import ScBERTClassifier
-from scbert_cll.tl._signature.network import Asked, network_evidence
+
+if TYPE_CHECKING:
+    from scbert_cll.model import ScBERTClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +188,8 @@ def signature(
     params |= {"classes": classes} | note | _checks.people.left_out(donors)
     record = _tables(found, gene)
     if model is not None and len(found.genes):
+        from scbert_cll.tl._signature.network import Asked, network_evidence
+
         labels = np.array([*classes, None], dtype=object)[codes]  # −1 is the last: no label
         asked = Asked(classes[-1], split_key, min_cells, batch_size)
         columns, facts = network_evidence(adata, model, found.genes, labels, donors, asked)

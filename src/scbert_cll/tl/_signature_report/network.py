@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ from scbert_cll._signature.matched import Matcher
 from scbert_cll._signature.report.criteria import Gate, Numbers, not_run
 from scbert_cll._signature.report.ranking import Ranking
 from scbert_cll._signature.report.study import Study, largest
-from scbert_cll.model import ScBERTClassifier
 from scbert_cll.tl._signature_report.faithfulness import (
     COMPREHENSIVENESS,
     KINDS,
@@ -30,6 +29,9 @@ from scbert_cll.tl._signature_report.faithfulness import (
     gates_of,
     ordered,
 )
+
+if TYPE_CHECKING:
+    from scbert_cll.model import ScBERTClassifier
 
 ATTENTION, ATTRIBUTION, REFITTED = "attention", "attribution", "refitted on permuted labels"
 _OF, _DRAWN = "network ", "limits: smallest and largest of the draws"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,11 @@ from scbert_cll._signature.report import criteria, permutation
 from scbert_cll._signature.report.criteria import Gate
 from scbert_cll._signature.report.ranking import Ranking, abundance
 from scbert_cll._signature.report.study import Measured, Study
-from scbert_cll.model import ScBERTClassifier
 from scbert_cll.tl._signature_report import faithfulness
 from scbert_cll.tl._signature_report import network as signature_report_network
+
+if TYPE_CHECKING:
+    from scbert_cll.model import ScBERTClassifier
 
 _USUAL: Final = 20  # genes of a ranking where the signature has none
 _N_DRAWS: Final = 1000  # of random genes beside the reference genes
@@ -160,7 +162,7 @@ def signature_report(
 
     Returns
     -------
-    A :class:`~scbert_cll.tl._signature_report.verb.SignatureReport` with the tables ``gates``,
+    A :class:`~scbert_cll.tl.SignatureReport` with the tables ``gates``,
     ``curves``, ``stability`` and ``enrichment``, and ``passed``. In `adata`:
 
     ``adata.uns['signature_report']`` : dict
