@@ -8,11 +8,12 @@ from typing import Any, cast
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names
+from scbert_cll import _checks, _docs, _keys, _names
 from scbert_cll._checks.words import key_in, listed
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER
 
 
+@_docs.shared
 def evaluation(
     adata: AnnData,
     *,
@@ -25,14 +26,12 @@ def evaluation(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.cross_validate`.
+    %(adata_after tl.cross_validate)s
     table
         ``"summary"`` (models × metrics with 95 % intervals), ``"scores"`` (of each repeat),
         ``"differences"`` (to the best baseline), ``"per_class"``, ``"donors"``, ``"agreement"`` (of
         the donors' 30 % call), ``"reliability"``, ``"folds"`` or ``"seconds"``.
-    key
-        Name under which ``tl.cross_validate`` wrote.
+    %(key tl.cross_validate)s
     metric
         Only this metric or these metrics.
     model
@@ -60,6 +59,7 @@ def evaluation(
     return (_best_first(found) if table == "summary" else found).reset_index(drop=True)
 
 
+@_docs.shared
 def out_of_fold(
     adata: AnnData,
     *,
@@ -74,14 +74,12 @@ def out_of_fold(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.cross_validate`.
+    %(adata_after tl.cross_validate)s
     model
         Only this model or these models.
     repeat
         Only this repeat, from 0.
-    key
-        Name under which ``tl.cross_validate`` wrote.
+    %(key tl.cross_validate)s
 
     Returns
     -------

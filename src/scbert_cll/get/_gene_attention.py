@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names
+from scbert_cll import _checks, _docs, _keys, _names
 from scbert_cll._checks.words import at_least, choice, key_in
 
 REST = "rest"
 
 
+@_docs.shared
 def gene_attention(
     adata: AnnData,
     *,
@@ -35,14 +36,12 @@ def gene_attention(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.gene_attention`.
+    %(adata_after tl.gene_attention)s
     group
         Group or groups to list. By default all but the reference.
     reference
         Group to compare with. ``"rest"`` is the mean over the other groups, each counted once.
-    key
-        Name under which ``tl.gene_attention`` wrote.
+    %(key tl.gene_attention)s
     n_top
         Number of genes per group. By default all.
     exclude

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _docs, _keys
 from scbert_cll._checks.words import key_in
 from scbert_cll.get._evaluation import only
 
 
+@_docs.shared
 def prognosis(
     adata: AnnData,
     table: str = "cox",
@@ -32,8 +33,7 @@ def prognosis(
         ``"null_tests"`` (against random sets of genes), ``"null"`` (these sets' z), ``"auc"``,
         ``"linearity"``, ``"power"``, ``"flow"`` (who was left out), ``"genes"`` or ``"survival"``
         (the curves of :func:`get.survival <scbert_cll.get.survival>`).
-    key
-        Name under which ``tl.prognosis`` wrote.
+    %(key tl.prognosis)s
     model
         Only this model or these models, e.g. ``"clinical + score"``.
 

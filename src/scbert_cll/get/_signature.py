@@ -8,7 +8,7 @@ from typing import Final, cast
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _checks, _docs, _keys
 from scbert_cll._checks.words import at_least, choice, key_in
 from scbert_cll._signature.families import FAMILIES
 
@@ -31,6 +31,7 @@ _COLUMNS: Final = (
 )
 
 
+@_docs.shared
 def signature(
     adata: AnnData,
     *,
@@ -43,8 +44,7 @@ def signature(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.signature`.
+    %(adata_after tl.signature)s
     key
         Name under which it wrote.
     selected

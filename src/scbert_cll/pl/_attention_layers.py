@@ -26,7 +26,7 @@ _CAVEAT: Final = (
 _MEAN: Final = "mean"  # in the place of a head
 
 
-@_style.styled
+@_style.plot
 def attention_layers(
     adata: AnnData,
     *,
@@ -55,14 +55,9 @@ def attention_layers(
         Number of genes: those with most attention over the groups, layers and heads that are drawn.
     heads
         One column for each head, instead of their mean.
-    key
-        Name under which ``tl.gene_attribution`` wrote.
-    figsize
-        Width and height of the figure in inches.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(key tl.gene_attribution)s
+    %(figsize)s
+    %(show)s
 
     Returns
     -------

@@ -36,7 +36,7 @@ class _Pair:
     unit: str
 
 
-@_style.styled
+@_style.plot
 def cd49d(
     data: AnnData | MuData,
     *,
@@ -89,16 +89,12 @@ def cd49d(
         ``"cell"``, ``"within"``, ``"donor"`` or several of them. By default all.
     figsize
         Width and height of the figure in inches. Narrow figures have the panels under each other.
-    ax
-        Axes to draw in; for one level.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(ax_of_one level)s
+    %(show)s
 
     Returns
     -------
-    The axes (a list if there are several levels), None if the figure is shown, or the figure.
+    %(drawn_of_several levels)s
 
     Raises
     ------

@@ -14,7 +14,7 @@ from scbert_cll.pl import _evaluation, _style
 _CELLS = {_keys.TRAIN: "training cells", _keys.VAL: "validation cells", _keys.TEST: "test cells"}
 
 
-@_style.styled
+@_style.plot
 def confusion(
     adata: AnnData,
     *,
@@ -57,24 +57,18 @@ def confusion(
         cell's class by models that have not seen it, the most probable one on average over the
         repeats. Labels and donors are then those of the cross-validation, all labelled cells are
         drawn, and `labels_key`, `pred_key`, `split_key`, `split` and `donor_key` are not used.
-    key
-        Name under which ``tl.cross_validate`` wrote.
+    %(key tl.cross_validate)s
     normalize
         Colour by the share of the row, and write it; otherwise counts alone.
     cmap
         Matplotlib colour map.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(figsize)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------
-    The axes, None if the figure is shown, or the figure.
+    %(drawn)s
 
     Raises
     ------

@@ -37,7 +37,7 @@ _NEAR: Final = 5
 _LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
 
 
-@_style.styled
+@_style.plot
 def donor_agreement(
     adata: AnnData,
     *,
@@ -62,20 +62,15 @@ def donor_agreement(
         Cells × genes after :func:`scbert_cll.tl.cross_validate` with a ``donor_key``.
     model
         Model or models to draw, a panel each. By default the best own model and the best baseline.
-    key
-        Name under which ``tl.cross_validate`` wrote.
+    %(key tl.cross_validate)s
     figsize
         Width and height of the figure in inches. Narrow figures have the panels under each other.
-    ax
-        Axes to draw in; for one model.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(ax_of_one model)s
+    %(show)s
 
     Returns
     -------
-    The axes (a list if there are several models), None if the figure is shown, or the figure.
+    %(drawn_of_several models)s
 
     Raises
     ------

@@ -47,7 +47,7 @@ _ORDER: Final = (
 _SMALL: Final = 6  # points, of text in a row
 
 
-@_style.styled
+@_style.plot
 def evaluation(
     adata: AnnData,
     *,
@@ -71,8 +71,7 @@ def evaluation(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.cross_validate`.
+    %(adata_after tl.cross_validate)s
     metrics
         Metric or metrics to draw, of those computed. By default macro-F1 and the AUROC within
         donors, or over all cells where that alone was computed: where donors are held out, cells of
@@ -81,20 +80,14 @@ def evaluation(
         Models to draw. By default all. Chance and best baseline are drawn either way.
     sort_by
         Metric by which the rows are sorted. By default the first one drawn.
-    key
-        Name under which ``tl.cross_validate`` wrote.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in; for one metric.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(key tl.cross_validate)s
+    %(figsize)s
+    %(ax_of_one metric)s
+    %(show)s
 
     Returns
     -------
-    The axes (a list if there are several metrics), None if the figure is shown, or the figure.
+    %(drawn_of_several metrics)s
 
     Raises
     ------

@@ -23,7 +23,7 @@ _TITLES: Final = {"insertion": "with these genes only", "deletion": "without the
 _READERS: Final = {"linear": "logistic regression of all genes", "network": "the network"}
 
 
-@_style.styled
+@_style.plot
 def faithfulness(
     adata: AnnData,
     *,
@@ -43,22 +43,15 @@ def faithfulness(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.signature_report`.
+    %(adata_after tl.signature_report)s
     reader
         Who tells the cells apart: ``"linear"`` or ``"network"``.
     direction
         ``"insertion"`` or ``"deletion"``. By default both.
-    key
-        Name under which ``tl.signature_report`` wrote.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in; for one direction.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(key tl.signature_report)s
+    %(figsize)s
+    %(ax_of_one direction)s
+    %(show)s
 
     Returns
     -------

@@ -30,7 +30,7 @@ _DAGGER: Final = "†"
 _MOST: Final = 2
 
 
-@_style.styled
+@_style.plot
 def forest(
     adata: AnnData,
     *,
@@ -58,18 +58,13 @@ def forest(
         where there is none of that name.
     key
         Name under which it was written.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(figsize)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------
-    The axes, None if the figure is shown, or the figure.
+    %(drawn)s
 
     Raises
     ------

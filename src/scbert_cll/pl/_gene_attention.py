@@ -19,7 +19,7 @@ from scbert_cll.pl import _style
 _CAVEAT = "Grey column: the attention itself, in the same unit; it follows expression. Not a test."
 
 
-@_style.styled
+@_style.plot
 def gene_attention(
     adata: AnnData,
     *,
@@ -46,36 +46,28 @@ def gene_attention(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.gene_attention`.
+    %(adata_after tl.gene_attention)s
     groups
         Group or groups to draw. By default all but the reference.
     reference
         Group to compare with. ``"rest"`` is the mean over the other groups.
     n_genes
         Number of genes per group.
-    key
-        Name under which ``tl.gene_attention`` wrote.
+    %(key tl.gene_attention)s
     exclude
         Genes to leave out: names, or a regular expression.
     highlight
         Genes to mark, e.g. known ones.
     highlight_label
         What they are called in the legend.
-    n_columns
-        Panels beside each other.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in; for one group.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(n_columns)s
+    %(figsize)s
+    %(ax_of_one group)s
+    %(show)s
 
     Returns
     -------
-    The axes (a list if there are several groups), None if the figure is shown, or the figure.
+    %(drawn_of_several groups)s
 
     Raises
     ------

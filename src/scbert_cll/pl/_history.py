@@ -24,7 +24,7 @@ _TITLES: Final = {
 }
 
 
-@_style.styled
+@_style.plot
 def history(
     model: Any,
     *,
@@ -56,18 +56,13 @@ def history(
         Entry of the history whose best epoch is marked instead: the lowest of a loss, the highest
         of anything else. Nothing is marked if it was not recorded. None: the epoch that the model
         keeps; a history does not say which, so its best ``"validation_loss"``.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in; for one metric.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(figsize)s
+    %(ax_of_one metric)s
+    %(show)s
 
     Returns
     -------
-    The axes (a list if there are several metrics), None if the figure is shown, or the figure.
+    %(drawn_of_several metrics)s
 
     Raises
     ------

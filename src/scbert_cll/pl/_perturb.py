@@ -29,7 +29,7 @@ _UNKNOWN: Final[dict[str, Any]] = {
 }
 
 
-@_style.styled
+@_style.plot
 def perturb(
     adata: AnnData,
     *,
@@ -52,28 +52,20 @@ def perturb(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.perturb`.
+    %(adata_after tl.perturb)s
     groups
         Group or groups to draw. By default all.
     n_genes
         Number of genes or sets at most, those with the largest change in any of the groups.
-    key
-        Name under which ``tl.perturb`` wrote.
-    n_columns
-        Panels beside each other.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in; for one group.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(key tl.perturb)s
+    %(n_columns)s
+    %(figsize)s
+    %(ax_of_one group)s
+    %(show)s
 
     Returns
     -------
-    The axes (a list if there are several groups), None if the figure is shown, or the figure.
+    %(drawn_of_several groups)s
 
     Raises
     ------

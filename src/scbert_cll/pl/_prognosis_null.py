@@ -21,7 +21,7 @@ _BINS: Final = 30
 _BESIDE: Final = "none"
 
 
-@_style.styled
+@_style.plot
 def prognosis_null(
     adata: AnnData,
     *,
@@ -48,22 +48,15 @@ def prognosis_null(
         Samples × genes after :func:`scbert_cll.tl.prognosis` of a signature.
     adjusted
         Adjustment or adjustments to draw, ``"none"``, ``"clinical"`` etc. By default all.
-    key
-        Name under which ``tl.prognosis`` wrote.
-    n_columns
-        Panels beside each other.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in; for one adjustment.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(key tl.prognosis)s
+    %(n_columns)s
+    %(figsize)s
+    %(ax_of_one adjustment)s
+    %(show)s
 
     Returns
     -------
-    The axes (a list if there are several adjustments), None if the figure is shown, or the figure.
+    %(drawn_of_several adjustments)s
 
     Raises
     ------

@@ -19,7 +19,7 @@ _SHOWN, _MOST = 4, len(_MARKERS)
 _BARS: Final = np.linspace(0, 1, 21)
 
 
-@_style.styled
+@_style.plot
 def reliability(
     adata: AnnData,
     *,
@@ -40,21 +40,15 @@ def reliability(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.cross_validate`.
+    %(adata_after tl.cross_validate)s
     models
         Models to draw, at most six. By default up to four: the best own model, the best baseline,
         and who else is ahead by the Brier score (or the first metric).
-    key
-        Name under which ``tl.cross_validate`` wrote.
-    figsize
-        Width and height of the figure in inches.
+    %(key tl.cross_validate)s
+    %(figsize)s
     ax
         Axes to draw in, without the probabilities below.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(show)s
 
     Returns
     -------

@@ -27,7 +27,7 @@ _PICKED: Final = (
 BETWEEN: Final = "Between donors: confounded with all else in which they differ."
 
 
-@_style.styled
+@_style.plot
 def signature(
     adata: AnnData,
     *,
@@ -52,29 +52,22 @@ def signature(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.signature`.
+    %(adata_after tl.signature)s
     n_genes
         Number of genes per direction at most, the clearest of each.
     genes
         Draw these genes instead, whether they pass or not.
-    key
-        Name under which ``tl.signature`` wrote.
+    %(key tl.signature)s
     show_masked
         Draw genes of families that a signature should be read without (immunoglobulin, HLA, sex,
         mitochondrial, ribosomal, the marker's own).
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(figsize)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------
-    The axes, None if the figure is shown, or the figure.
+    %(drawn)s
 
     Raises
     ------

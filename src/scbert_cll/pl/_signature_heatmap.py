@@ -33,7 +33,7 @@ _NARROW: Final = 4.0  # inches, of axes that have no room for a colour bar besid
 _CLIPPED: Final = 99  # per cent of the values within the colours
 
 
-@_style.styled
+@_style.plot
 def signature_heatmap(
     adata: AnnData,
     *,
@@ -56,30 +56,24 @@ def signature_heatmap(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.signature`.
+    %(adata_after tl.signature)s
     n_genes
         Number of genes per direction at most, the clearest of each.
     genes
         Draw these genes instead, whether they pass or not.
-    key
-        Name under which ``tl.signature`` wrote.
+    %(key tl.signature)s
     show_masked
         Draw genes of families that a signature should be read without.
     order_by
         Columns side by side: those of a ``"class"`` or those of a ``"donor"``.
-    figsize
-        Width and height of the figure in inches.
+    %(figsize)s
     ax
         Axes to draw in; the colour bar takes a part of their room.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(show)s
 
     Returns
     -------
-    The axes, None if the figure is shown, or the figure.
+    %(drawn)s
 
     Raises
     ------

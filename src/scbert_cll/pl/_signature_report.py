@@ -24,7 +24,7 @@ _LOOK: Final = {
 _SMALL: Final = 6
 
 
-@_style.styled
+@_style.plot
 def signature_report(
     adata: AnnData,
     *,
@@ -41,22 +41,15 @@ def signature_report(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.signature_report`.
-    key
-        Name under which ``tl.signature_report`` wrote.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(adata_after tl.signature_report)s
+    %(key tl.signature_report)s
+    %(figsize)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------
-    The axes, None if the figure is shown, or the figure.
+    %(drawn)s
 
     Raises
     ------

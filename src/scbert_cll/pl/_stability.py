@@ -17,7 +17,7 @@ _OWN, _NULL, _POINT = "labels as they are, 95 %", "labels permuted within donors
 _HEIGHT: Final = 0.22
 
 
-@_style.styled
+@_style.plot
 def stability(
     adata: AnnData,
     *,
@@ -34,22 +34,15 @@ def stability(
 
     Parameters
     ----------
-    adata
-        Cells × genes after :func:`scbert_cll.tl.signature_report`.
-    key
-        Name under which ``tl.signature_report`` wrote.
-    figsize
-        Width and height of the figure in inches.
-    ax
-        Axes to draw in.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(adata_after tl.signature_report)s
+    %(key tl.signature_report)s
+    %(figsize)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------
-    The axes, None if the figure is shown, or the figure.
+    %(drawn)s
 
     Raises
     ------

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from scbert_cll import _docs
+
 Drawn = Axes | list[Axes] | Figure | None
 
 # Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is
@@ -61,6 +63,11 @@ def styled[**P, R](plot: Callable[P, R]) -> Callable[P, R]:
             return plot(*args, **kwargs)
 
     return inside
+
+
+def plot[**P, R](drawing: Callable[P, R]) -> Callable[P, R]:
+    """A plot of the package: its sizes, and whole entries in its docstring."""
+    return _docs.shared(styled(drawing))
 
 
 def panels(

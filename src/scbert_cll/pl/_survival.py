@@ -48,7 +48,7 @@ _NOT_REACHED: Final = "NR"
 _UNSET: Final = (None, "", "none")
 
 
-@_style.styled
+@_style.plot
 def survival(
     adata: AnnData,
     *,
@@ -91,19 +91,15 @@ def survival(
         By default as in the result.
     max_time
         Where the curves end, in units of time. By default as above.
-    figsize
-        Width and height of the figure in inches.
+    %(figsize)s
     ax
         Axes to draw in. The tables stand around them: let the figure make room, e.g. by
         ``plt.subplots(layout="constrained")``.
-    show
-        Whether to show the figure. By default as in scanpy.
-    return_fig
-        Return the figure.
+    %(show)s
 
     Returns
     -------
-    The axes, None if the figure is shown, or the figure.
+    %(drawn)s
 
     Raises
     ------

@@ -1,0 +1,53 @@
+"""Entries that the docstrings of several functions share, written once.
+
+A docstring names one on a line of its own, ``%(copy)s``, or ``%(key tl.signature)s`` where the
+entry leaves a word open, and :func:`shared` puts the whole text there when the function is defined.
+So ``help()``, the documentation and the command line see ordinary docstrings.
+"""
+
+from __future__ import annotations
+
+import re
+from textwrap import indent
+from typing import Any, Final
+
+_TEMPLATE: Final = re.compile(r"^( *)%\((\w+)(?: (.+))?\)s$", re.MULTILINE)
+
+ENTRIES: Final = {
+    "adata_after": "adata\n    Cells × genes after :func:`scbert_cll.{}`.",
+    "key": "key\n    Name under which ``{}`` wrote.",
+    "n_columns": "n_columns\n    Panels beside each other.",
+    "figsize": "figsize\n    Width and height of the figure in inches.",
+    "ax": "ax\n    Axes to draw in.",
+    "ax_of_one": "ax\n    Axes to draw in; for one {}.",
+    "drawn": "The axes, None if the figure is shown, or the figure.",
+    "drawn_of_several": (
+        "The axes (a list if there are several {}), None if the figure is shown, or the figure."
+    ),
+    "show": (
+        "show\n    Whether to show the figure. By default as in scanpy.\n"
+        "return_fig\n    Return the figure."
+    ),
+}
+
+
+def shared[T: Any](documented: T) -> T:
+    """The function or class, with whole entries in place of their names in its docstring."""
+    documented.__doc__ = expand(documented.__doc__ or "") or None
+    return documented
+
+
+def expand(text: str) -> str:
+    """A docstring with whole entries in place of their names."""
+    return _TEMPLATE.sub(_entry, text)
+
+
+def _entry(place: re.Match[str]) -> str:
+    margin, name, word = place.groups()
+    if name not in ENTRIES:
+        raise KeyError(
+            f"%({name})s is not a shared entry of docstrings; there are {list(ENTRIES)}."
+        )
+    if ("{}" in ENTRIES[name]) != (word is not None):
+        raise ValueError(f"%({name})s takes {'one word' if word is None else 'no words'}.")
+    return indent(ENTRIES[name].format(word), margin)
