@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 # layers, and the `uns` entry of the same name
 BINNED: Final = "binned"
@@ -64,21 +64,9 @@ DONOR_CLASSES: Final = ("neg_homogeneous", "bimodal_low", "bimodal_high", "pos_h
 # cell division: the 11 of PAM50's proliferation index (Nielsen et al. 2010,
 # doi:10.1158/1078-0432.CCR-10-1282), and PCNA
 PROLIFERATION: Final = (
-    *(
-        "BIRC5",
-        "CCNB1",
-        "CDC20",
-        "CEP55",
-        "MKI67",
-        "NDC80",
-        "NUF2",
-        "PTTG1",
-        "RRM2",
-        "TYMS",
-        "UBE2C",
-    ),
+    "BIRC5", "CCNB1", "CDC20", "CEP55", "MKI67", "NDC80", "NUF2", "PTTG1", "RRM2", "TYMS", "UBE2C",
     "PCNA",
-)
+)  # fmt: skip
 
 # places where a CITE-seq protein matrix usually lies: obsm of an AnnData, modality of a MuData
 PROTEIN_KEYS: Final = (
@@ -93,11 +81,21 @@ PROTEIN_KEYS: Final = (
 RNA_KEYS: Final = ("rna", "gex", "RNA", "GEX", "gene_expression")
 
 
+type Part = Literal[
+    "donors", "group", "layers", "level", "pred", "proba", "score", "sets", "size", "summary"
+]
+
+
+def beside(key: str, part: Part) -> str:
+    """Key of what lies beside an entry: ``cv_proba`` beside ``cv``."""
+    return f"{key}_{part}"
+
+
 def level(key: str) -> str:
     """`obs` column of the ordered zero / low / high level that belongs to a label column."""
-    return f"{key}_level"
+    return beside(key, "level")
 
 
 def score(key: str) -> str:
     """`obs` column of the posterior of 'positive' that belongs to a label column."""
-    return f"{key}_score"
+    return beside(key, "score")

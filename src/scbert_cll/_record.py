@@ -22,7 +22,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _names
+from scbert_cll import _checks, _names
+from scbert_cll._checks.words import key_in
 from scbert_cll._process import uninterrupted
 from scbert_cll._strings import plain_strings
 
@@ -93,6 +94,55 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
             chain(starmap(setitem, put), starmap(delitem, gone)), maxlen=0
         )  # one line, which nothing of ours can cut
         plain_strings(adata)
+
+
+def read(
+    adata: Any,
+    key: str,
+    verb: str,
+    parts: Iterable[str] = (),
+    *,
+    missing: str = "",
+    hint: str = "",
+    bare: bool = False,
+) -> Mapping[str, Any]:
+    """What a verb wrote to `uns`, with all the parts that are needed.
+
+    Parameters
+    ----------
+    adata
+        The object that it was written to; with `bare` also one without cells or genes.
+    key
+        Name of the entry.
+    verb
+        Who writes it, as a user calls it: ``"tl.signature"``.
+    parts
+        Names in the entry without which it is of no use.
+    missing
+        What to do where a part is missing. By default the entry is taken for another verb's.
+    hint
+        A further sentence where there is no such entry.
+    """
+    entries = (_checks.adata.in_memory if bare else _checks.adata.anndata)(adata).uns
+    key_in(key, entries, "adata.uns", " ".join(filter(None, [f"Run {verb} first.", hint])))
+    record = cast("Mapping[str, Any]", entries[key])
+    for part in parts:
+        remedy = missing or f"It was not written by {verb}."
+        key_in(part, record, f"adata.uns[{key!r}]", remedy)
+    return record
+
+
+def named(
+    names: str | Iterable[str] | None, existing: Iterable[Any], where: str, remedy: str = ""
+) -> list[str]:
+    """Names that a caller gave, each once and all existing; without any, those that exist."""
+    existing = [str(name) for name in dict.fromkeys(existing)]
+    if names is None:
+        return existing
+    given = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    for name in given:
+        key_in(name, existing, where, remedy)
+    return given
 
 
 def become(adata: AnnData, new: AnnData) -> None:

@@ -273,6 +273,9 @@ class TestEvaluation:
 
     def test_other_tables_keep_their_order(self, evaluated):
         assert get.evaluation(evaluated, table="seconds")["model"].tolist() == ["scbert", "knn"]
+        pd.testing.assert_frame_equal(
+            get.evaluation(evaluated, "seconds"), get.evaluation(evaluated, table="seconds")
+        )
 
     def test_rows_asked_for(self, evaluated):
         table = get.evaluation(evaluated, metric="brier", model=["knn", "scbert"])

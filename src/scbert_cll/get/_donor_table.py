@@ -5,12 +5,11 @@ from __future__ import annotations
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import key_in
+from scbert_cll import _keys, _record
 
 
 def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
-    """What ``pp.label_cd49d`` found in each donor.
+    """Cells, percentage of positive ones and class of each donor, as ``pp.label_cd49d`` wrote them.
 
     Parameters
     ----------
@@ -30,11 +29,7 @@ def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
     KeyError
         There is no such result, or it was made without donors.
     """
-    _checks.adata.anndata(adata)
-    key_in(key, adata.uns, "adata.uns", "Run pp.label_cd49d first.")
-    where = f"adata.uns[{key!r}]"
-    key_in(
-        "donors", adata.uns[key], where, "Run pp.label_cd49d with donor_key= to get a donor table."
-    )
-    table: pd.DataFrame = adata.uns[key]["donors"]
+    remedy = "Run pp.label_cd49d with donor_key= to get a donor table."
+    record = _record.read(adata, key, "pp.label_cd49d", ["donors"], missing=remedy)
+    table: pd.DataFrame = record["donors"]
     return table.sort_values("pct_positive", ascending=False, kind="stable")

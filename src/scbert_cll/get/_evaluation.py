@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _docs, _keys, _names
+from scbert_cll import _checks, _docs, _keys, _names, _record
 from scbert_cll._checks.words import key_in, listed
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER
+
+_VERB: Final = "tl.cross_validate"
 
 
 @_docs.shared
 def evaluation(
     adata: AnnData,
-    *,
     table: str = "summary",
+    *,
     key: str = _keys.CV,
     metric: str | Iterable[str] | None = None,
     model: str | Iterable[str] | None = None,
@@ -49,14 +51,13 @@ def evaluation(
     ValueError
         The table is not by metric or not by model.
     """
-    held = _evaluated(adata, key)
-    where = f"adata.uns[{key!r}]"
-    tables = {name: value for name, value in held.items() if isinstance(value, pd.DataFrame)}
+    record, where = _record.read(adata, key, _VERB), f"adata.uns[{key!r}]"
+    tables = {name: entry for name, entry in record.items() if isinstance(entry, pd.DataFrame)}
     key_in(table, tables, where)
-    found = tables[table].copy()
-    for column, asked in (("metric", metric), ("model", model)):
-        found = only(found, column, asked, f"{where}[{table!r}]")
-    return (_best_first(found) if table == "summary" else found).reset_index(drop=True)
+    rows = tables[table].copy()
+    for column, names in (("metric", metric), ("model", model)):
+        rows = only(rows, column, names, f"{where}[{table!r}]")
+    return (_best_first(rows) if table == "summary" else rows).reset_index(drop=True)
 
 
 @_docs.shared
@@ -92,62 +93,44 @@ def out_of_fold(
     KeyError
         There is no such result, model or repeat; what there is is listed.
     """
-    held = _evaluated(adata, key)
-    key_in(f"{key}_proba", adata.obsm, "adata.obsm", "Run tl.cross_validate first.")
-    proba = cast("pd.DataFrame", adata.obsm[f"{key}_proba"])
-    of = [_names.parts(str(column), adata.uns)[:2] for column in proba.columns]
-    runs = list(dict.fromkeys(of))
-    models, repeats = (
-        dict.fromkeys(name for name, _ in runs),
-        dict.fromkeys(int(number) for _, number in runs),
-    )
-    where = f"adata.obsm['{key}_proba']"
-    asked = list(models) if model is None else [model] if isinstance(model, str) else list(model)
-    for name in asked:
-        key_in(name, models, f"the models of {where}")
+    record, proba_key = _record.read(adata, key, _VERB), _keys.beside(key, "proba")
+    key_in(proba_key, adata.obsm, "adata.obsm", f"Run {_VERB} first.")
+    where = f"adata.obsm[{proba_key!r}]"
+    table = cast("pd.DataFrame", adata.obsm[proba_key])
+    runs = [_names.parts(str(column), adata.uns)[:2] for column in table.columns]
+    models = _record.named(model, [name for name, _ in runs], f"the models of {where}")
+    repeats = dict.fromkeys(int(number) for _, number in runs)
     if repeat is not None and repeat not in repeats:
         raise KeyError(f"Repeat {repeat} is not in {where}; it has {listed(repeats, 12)}.")
     classes = pd.CategoricalDtype(
-        [str(name) for name in held["classes"]], ordered=bool(held.get("ordered", False))
+        [str(name) for name in record["classes"]], ordered=bool(record.get("ordered", False))
     )
-    cells = _tested(adata, held["params"], classes)
-    wanted = [
-        (name, n)
-        for name in asked
-        for n in repeats
-        if (name, str(n)) in runs and repeat in (None, n)
+    cells = _tested(adata, record["params"], classes)
+    chosen = [
+        (name, number)
+        for name in models
+        for number in repeats
+        if (name, str(number)) in runs and repeat in (None, number)
     ]
     return pd.concat(
-        [
-            _run(proba.loc[:, [run == (name, str(n)) for run in of]], cells, name, n, classes)
-            for name, n in wanted
-        ]
+        _run(table.loc[:, [run == (name, str(number)) for run in runs]], cells, name, number)
+        for name, number in chosen
     )
-
-
-def _evaluated(adata: AnnData, key: str) -> Mapping[str, Any]:
-    """What `tl.cross_validate` wrote into `uns`."""
-    _checks.adata.anndata(adata)
-    key_in(key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
-    return cast("Mapping[str, Any]", adata.uns[key])
 
 
 def only(
-    table: pd.DataFrame, column: str, asked: str | Iterable[str] | None, where: str
+    table: pd.DataFrame, column: str, names: str | Iterable[str] | None, where: str
 ) -> pd.DataFrame:
-    """The rows asked for."""
-    if asked is None:
+    """The rows with these names in a column; all rows without any."""
+    if names is None:
         return table
     if column not in table:
+        columns = listed(table.columns, 20)
         raise ValueError(
-            f"{where} is not by {column}; leave {column}= out. Its columns are "
-            f"{listed(table.columns, 20)}."
+            f"{where} is not by {column}; leave {column}= out. Its columns are {columns}."
         )
-    names = [asked] if isinstance(asked, str) else list(asked)
-    there = dict.fromkeys(table[column].astype(str))
-    for name in names:
-        key_in(name, there, f"the column {column!r} of {where}")
-    return table[table[column].isin(names)]
+    existing = table[column].astype(str)
+    return table[existing.isin(_record.named(names, existing, f"the column {column!r} of {where}"))]
 
 
 def _best_first(summary: pd.DataFrame) -> pd.DataFrame:
@@ -166,22 +149,18 @@ def _tested(
 ) -> pd.DataFrame:
     """Donor, where known, and label of every cell."""
     columns = {"donor": params.get("donor_key"), "label": params["labels_key"]}
-    found = {
+    cells = {
         name: _checks.adata.obs_column(adata, key)
         for name, key in columns.items()
-        if key not in (None, "none")
+        if key not in (None, _record.NOTHING)
     }
-    found["label"] = found["label"].astype(object).map(str, na_action="ignore").astype(classes)
-    return pd.DataFrame(found, adata.obs_names).rename_axis("cell")
+    cells["label"] = cells["label"].astype(object).map(str, na_action="ignore").astype(classes)
+    return pd.DataFrame(cells, adata.obs_names).rename_axis("cell")
 
 
-def _run(
-    proba: pd.DataFrame, cells: pd.DataFrame, model: str, repeat: int, classes: pd.CategoricalDtype
-) -> pd.DataFrame:
-    """One model's predictions in one repeat, of the cells it was tested on.
-
-    Columns in the classes' order.
-    """
+def _run(proba: pd.DataFrame, cells: pd.DataFrame, model: str, repeat: int) -> pd.DataFrame:
+    """One model's predictions in one repeat, of the cells it was tested on."""
+    classes = cast("pd.CategoricalDtype", cells["label"].dtype)
     values = proba.set_axis([f"proba_{name}" for name in classes.categories], axis=1)
     tested = values.notna().all(axis=1).to_numpy()
     pred = pd.Categorical.from_codes(values[tested].to_numpy().argmax(axis=1), dtype=classes)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _docs, _keys, _names
+from scbert_cll import _checks, _docs, _keys, _names, _record
 from scbert_cll._checks.words import at_least, choice, key_in
 
 REST = "rest"
@@ -80,10 +80,9 @@ def gene_attention(
     groups = _groups(table, group, reference, key)
     if sort_by == "difference" and table.shape[1] < 2:
         raise ValueError(
-            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to "
-            f"take the difference to. "
-            "Pass sort_by='attention', or run tl.gene_attention with a groupby of two groups "
-            "or more."
+            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to take the "
+            "difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby of "
+            "two groups or more."
         )
     table = table[~_excluded(table.index, exclude)]
     parts = [_compare(table, name, reference, sort_by).head(n_top or len(table)) for name in groups]
@@ -98,8 +97,7 @@ def _attention(adata: AnnData, key: str) -> pd.DataFrame:
     if not isinstance(table, pd.DataFrame):
         raise ValueError(
             f"adata.varm[{key!r}] must be a DataFrame of genes × groups, as tl.gene_attention "
-            f"writes it; "
-            f"found {type(table).__name__}."
+            f"writes it; found {type(table).__name__}."
         )
     return _names.own_columns(table, adata.uns)
 
@@ -107,20 +105,17 @@ def _attention(adata: AnnData, key: str) -> pd.DataFrame:
 def _groups(
     table: pd.DataFrame, group: str | Iterable[str] | None, reference: str, key: str
 ) -> list[str]:
-    """Groups to list: those asked for, by default all but the reference; all must exist."""
-    asked = [group] if isinstance(group, str) else group
-    groups = [name for name in table.columns if name != reference] if asked is None else list(asked)
-    for name in [*groups, *([] if reference == REST else [reference])]:
-        key_in(
-            name,
-            table,
-            f"adata.varm[{key!r}]",
-            "These are the groups of tl.gene_attention's groupby.",
-        )
+    """Groups to list: those asked for, by default all but the reference."""
+    where, remedy = f"adata.varm[{key!r}]", "These are the groups of tl.gene_attention's groupby."
+    if reference != REST:
+        key_in(reference, table, where, remedy)
+    if group is None:
+        return [name for name in table.columns if name != reference]
+    groups = _record.named(group, table.columns, where, remedy)
     if reference in groups:
         raise ValueError(
-            f"Group {reference!r} is its own reference; leave it out of group= or choose "
-            f"another reference."
+            f"Group {reference!r} is its own reference; leave it out of group= or choose another "
+            "reference."
         )
     return groups
 

@@ -54,14 +54,15 @@ def predictions(
     key_in(pred_key, obs, "adata.obs", "Run tl.finetune or tl.predict first.")
     if split is not None:
         _checks.adata.split(adata, split_key, need=(split,))
-    stem = pred_key.removesuffix("_pred")
-    columns = {"split": split_key, "label": labels_key, "pred": pred_key, "score": f"{stem}_score"}
+    stem = pred_key.removesuffix(_keys.beside("", "pred"))
+    score_key = _keys.beside(stem, "score")
+    columns = {"split": split_key, "label": labels_key, "pred": pred_key, "score": score_key}
     if labels_key is not None:
         key_in(labels_key, obs, "adata.obs")
     table = pd.DataFrame(
         {name: obs[key] for name, key in columns.items() if key in obs}, obs.index
     ).rename_axis("cell")
-    proba = adata.obsm.get(f"{stem}_proba")
+    proba = adata.obsm.get(_keys.beside(stem, "proba"))
     if isinstance(proba, pd.DataFrame):
         table = table.join(_names.own_columns(proba, adata.uns).add_prefix("proba_"))
     return table if split is None else table[table["split"] == split]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _docs, _keys
+from scbert_cll import _docs, _keys, _record
 from scbert_cll._checks.words import key_in
 from scbert_cll.get._evaluation import only
 
@@ -39,8 +39,8 @@ def prognosis(
 
     Returns
     -------
-    A copy of ``adata.uns[key][table]``, or the rows of it asked for. What is no table but a few
-    numbers (linearity, power) has one row.
+    A copy of ``adata.uns[key][table]``, or the rows of it asked for. A few numbers
+    (linearity, power) are a table of one row.
 
     Raises
     ------
@@ -60,28 +60,20 @@ def prognosis(
        n_events  power
     0        40   0.71
     """
-    _checks.adata.in_memory(adata)
-    key_in(key, adata.uns, "adata.uns", "Run tl.prognosis first.")
-    found = tables(adata.uns[key])
+    entries = tables(_record.read(adata, key, "tl.prognosis", bare=True))
     where = f"adata.uns[{key!r}]"
-    key_in(table, found, where, f"adata.uns[{key!r}]['notes'] says what was not done, and why.")
-    return only(found[table], "model", model, f"{where}[{table!r}]").reset_index(drop=True)
+    key_in(table, entries, where, f"{where}['notes'] says what was not done, and why.")
+    return only(entries[table], "model", model, f"{where}[{table!r}]").reset_index(drop=True)
 
 
-def tables(held: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+def tables(record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Copies of the tables in a record, and its sets of a few numbers as tables of one row."""
-    found = {name: value.copy() for name, value in held.items() if isinstance(value, pd.DataFrame)}
-    for name, value in held.items():
-        if isinstance(value, Mapping) and name != "params":
-            found[name] = (
-                value["curves"].copy() if "curves" in value else pd.DataFrame([_plain(value)])
-            )
-    return found
-
-
-def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers as they were before a file made arrays of them."""
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in numbers.items()
+    entries = {
+        name: entry.copy() for name, entry in record.items() if isinstance(entry, pd.DataFrame)
     }
+    for name, entry in record.items():
+        if isinstance(entry, Mapping) and name != "params":
+            # a file makes arrays of numbers
+            row = {k: v.item() if isinstance(v, np.generic) else v for k, v in entry.items()}
+            entries[name] = entry["curves"].copy() if "curves" in entry else pd.DataFrame([row])
+    return entries

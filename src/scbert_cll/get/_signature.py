@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, cast
+from typing import Final
 
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _docs, _keys
-from scbert_cll._checks.words import at_least, choice, key_in
+from scbert_cll import _docs, _keys, _record
+from scbert_cll._checks.words import at_least, choice
 from scbert_cll._signature.families import FAMILIES
 
 _COLUMNS: Final = (
-    *(
-        "gene",
-        "sign",
-        "selected",
-        "log2_fc",
-        "error",
-        "low",
-        "high",
-        "t",
-        "p",
-        "q",
-        "coefficient",
-        "agrees",
-    ),
-    *("n_same_sign", "n_left_out", "abundance", "detected", "family"),
-)
+    "gene", "sign", "selected", "log2_fc", "error", "low", "high", "t", "p", "q", "coefficient",
+    "agrees", "n_same_sign", "n_left_out", "abundance", "detected", "family",
+)  # fmt: skip
 
 
 @_docs.shared
@@ -78,12 +65,10 @@ def signature(
     0  GENE0062     1      True
     1  GENE0090     1      True
     """
-    _checks.adata.anndata(adata)
-    key_in(key, adata.uns, "adata.uns", "Run tl.signature first.")
+    table: pd.DataFrame = _record.read(adata, key, "tl.signature", ["genes"])["genes"]
     if n_top is not None:
         at_least(n_top, 1, "n_top")
-    table = cast("pd.DataFrame", adata.uns[key]["genes"])
-    if not len(table):
+    if table.empty:
         return pd.DataFrame(columns=list(_COLUMNS))
     if selected:
         table = table[table["selected"]]
@@ -91,11 +76,11 @@ def signature(
     return table.head(n_top or len(table)).reset_index(drop=True)
 
 
-def _in_family(family: pd.Series, asked: bool | str | Iterable[str]) -> pd.Series:
+def _in_family(family: pd.Series, dropped: bool | str | Iterable[str]) -> pd.Series:
     """Rows to leave out."""
-    if isinstance(asked, bool):
-        return (family != "") & asked
-    names = [asked] if isinstance(asked, str) else list(asked)
+    if isinstance(dropped, bool):
+        return (family != "") & dropped
+    names = [dropped] if isinstance(dropped, str) else list(dropped)
     for name in names:
         choice(name, FAMILIES, "drop_families")
     return family.isin(names)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys, _record
 from scbert_cll._checks.words import key_in
 from scbert_cll.get._prognosis import tables
 
@@ -47,17 +47,15 @@ def survival(adata: AnnData, table: str = "curves", *, key: str = _keys.SURVIVAL
        chi2  df      p
     0   4.5   1  0.034
     """
-    found = tables(record(adata, key))
-    key_in(table, found, f"adata.uns[{key!r}]")
-    return found[table].reset_index(drop=True)
+    entries = tables(patient_groups(adata, key))
+    key_in(table, entries, f"adata.uns[{key!r}]")
+    return entries[table].reset_index(drop=True)
 
 
-def record(adata: AnnData, key: str) -> Mapping[str, Any]:
-    """What there is on groups of patients, whichever of the two wrote it."""
-    _checks.adata.in_memory(adata)
-    key_in(key, adata.uns, "adata.uns", "Run tl.survival or tl.prognosis first.")
-    held = adata.uns[key]
-    if "curves" not in held and "survival" in held:
-        held = held["survival"]
-    key_in("curves", held, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=.")
-    return cast("Mapping[str, Any]", held)
+def patient_groups(adata: AnnData, key: str) -> Mapping[str, Any]:
+    """Curves of groups of patients and what goes with them, whichever of the two verbs wrote it."""
+    record = _record.read(adata, key, "tl.survival or tl.prognosis", bare=True)
+    if "curves" not in record and "survival" in record:
+        record = record["survival"]
+    key_in("curves", record, f"adata.uns[{key!r}]", "Curves need times: name them with time_key=.")
+    return record

@@ -19,7 +19,7 @@ from matplotlib.transforms import Bbox, ScaledTranslation, blended_transform_fac
 from scbert_cll import _keys
 from scbert_cll._checks.words import key_in, number_in
 from scbert_cll._survival.units import Unit, in_unit
-from scbert_cll.get._survival import record
+from scbert_cll.get._survival import patient_groups as record
 from scbert_cll.pl import _rows, _style
 
 # The darker of the colours first: the names of the groups are written in them
