@@ -154,7 +154,7 @@ class _AdversaryPlan(ClassifyPlan):
     strength: float
 
     def _guess(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self.module.features(batch["cells"])
+        features = self.module.penultimate(batch["cells"])
         guessed = (
             self.to_proteins(features),
             self.to_proteins(_Reverse.apply(features, self.strength)),

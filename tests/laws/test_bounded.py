@@ -222,7 +222,7 @@ def asks_for(at: Path, **network: Any) -> None:
 
 
 ASKED: dict[str, Any] = {
-    "n_features": 40_000_000,
+    "n_random_features": 40_000_000,
     "n_layers": 3_000,
     "n_hidden": 10**8,
     "n_heads": 10**9,
@@ -280,7 +280,7 @@ def test_sizes_that_are_no_sizes(tmp_path: Path, size: str, value: Any) -> None:
         {"gene_embedding": "none"},
         {"gene_embedding": "sinusoidal"},
         {"end_token": True},
-        {"n_features": 5},
+        {"n_random_features": 5},
         {"out_bias": False},
         {"attention": "exact"},
     ],

@@ -152,7 +152,7 @@ def test_rollout_is_the_product_of_the_matrices(weights):
             ).mean(1)
             product = (0.5 * matrix + 0.5 * torch.eye(N)) @ product
             x = block(x, weight)
-        expected = (favor.mean_share(tokens, weight).unsqueeze(1) @ product).squeeze(1)
+        expected = (favor.mean_weight(tokens, weight).unsqueeze(1) @ product).squeeze(1)
     found = attribution.rollout(module, cells)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.sum(1), torch.ones(B))

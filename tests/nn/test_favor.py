@@ -31,7 +31,7 @@ def tensors(seed: int, *, b: int = 3, n: int = 37, r: int = 20, weights: str = "
     }[weights]
     if weight is not None:
         weight[:, 0] = 1
-    return x, qkv, favor.orthogonal_features(r, DIM, generator), weight
+    return x, qkv, context.orthogonal_features(r, DIM, generator), weight
 
 
 def split(x: torch.Tensor, qkv: torch.Tensor) -> list[torch.Tensor]:
@@ -92,7 +92,7 @@ def test_gradients_reach_the_weights(stabilizer, small, monkeypatch):
 def test_received_attention_is_the_column_mean_of_the_matrix(stabilizer, weights):
     x, qkv, projection, weight = tensors(2, weights=weights)
     q, k, _ = split(x, qkv)
-    share = favor.mean_share(x[..., 0], weight)
+    share = favor.mean_weight(x[..., 0], weight)
     dense = favor.naive_attention_matrix(q, k, projection, weight, stabilizer)
     expected = torch.einsum(
         "bi,bhij->bhj", share, dense
@@ -159,7 +159,7 @@ def test_features_approximate_softmax_attention_better_the_more_there_are():
     exact = softmax.attention_matrix(q, k)
     errors = []
     for r in (16, 256, 4096):
-        projection = favor.orthogonal_features(r, DIM, torch.Generator().manual_seed(5))
+        projection = context.orthogonal_features(r, DIM, torch.Generator().manual_seed(5))
         errors.append(
             float((favor.naive_attention_matrix(q, k, projection) - exact).norm() / exact.norm())
         )
@@ -168,7 +168,7 @@ def test_features_approximate_softmax_attention_better_the_more_there_are():
 
 
 def test_orthogonal_features_are_orthogonal_within_a_block():
-    projection = favor.orthogonal_features(20, 8, torch.Generator().manual_seed(6))
+    projection = context.orthogonal_features(20, 8, torch.Generator().manual_seed(6))
     assert projection.shape == (20, 8)
     for block in projection.split(8):
         gram = block @ block.T
@@ -184,7 +184,7 @@ def test_attention_floor_is_the_share_of_epsilon(weights):
     features = favor.naive_features(k, projection, weight, "cell")
     counts = torch.ones(3, 37) if weight is None else weight
     features = features * counts[:, None, :, None]
-    expected = favor.EPSILON * counts.sum(1) * HEADS * len(projection) / features.sum((1, 2, 3))
+    expected = context.EPSILON * counts.sum(1) * HEADS * len(projection) / features.sum((1, 2, 3))
     torch.testing.assert_close(
         favor.attention_floor(k, projection, weight), expected, rtol=1e-4, atol=0
     )
@@ -233,7 +233,7 @@ def test_softmax_equals_its_matrix(weights):
     torch.testing.assert_close(
         softmax.attention(q, k, v, weight), (matrix @ v.transpose(1, 2)).transpose(1, 2)
     )
-    share = favor.mean_share(x[..., 0], weight)
+    share = favor.mean_weight(x[..., 0], weight)
     received = softmax.received_attention(q, k, share, weight) * counts[:, None]
     torch.testing.assert_close(
         received, torch.einsum("bi,bhij->bhj", share, matrix), rtol=1e-5, atol=1e-7

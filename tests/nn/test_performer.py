@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from scbert_cll.nn import Config, Performer, favor, performer
+from scbert_cll.nn import Config, Performer, context, favor
 
 GOLDEN = Path(__file__).parents[1] / "data" / "performer_pytorch_1.1.4.npz"
 
@@ -311,8 +311,8 @@ def kept_bytes(model: Performer, tokens: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("_size", ["spans"], indirect=True)
 def test_training_keeps_no_features_and_no_hidden_layer(monkeypatch):
-    monkeypatch.setattr(performer, "_UNITS_AT_A_TIME", 2**12)
-    model, tokens = network(n_hidden=32, n_heads=8, dim_head=16, n_features=64), cells(2)
+    monkeypatch.setattr("scbert_cll.nn.block._UNITS_AT_A_TIME", 2**12)
+    model, tokens = network(n_hidden=32, n_heads=8, dim_head=16, n_random_features=64), cells(2)
     stream = 2 * 50 * 32 * 4  # bytes of the residual stream
     # per block: some residual streams, the output of the heads of four times their width, and small
     # change; the hidden layer would be twice four streams more
@@ -390,7 +390,7 @@ def test_batches_in_several_tensors_are_classified_as_one():
     tokens = cells(6)
     together = model(tokens)
     parts = [{"tokens": tokens[:4]}, {"tokens": tokens[4:], "weight": torch.ones(2, 50)}]
-    torch.testing.assert_close(model.classify(parts), together, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.logits(model.penultimate(parts)), together, atol=1e-6, rtol=0)
 
 
 def test_background_approaches_all_genes():
@@ -493,7 +493,7 @@ def test_attention_floor_is_that_of_the_keys_of_each_layer(weighted: bool) -> No
             )  # (b, h, n, r)
             each = torch.ones(3, 12) if weight is None else weight
             total = (features * each[:, None, :, None]).sum((1, 2, 3))
-            floor = favor.EPSILON * features.shape[-1] * features.shape[1] * each.sum(1)
+            floor = context.EPSILON * features.shape[-1] * features.shape[1] * each.sum(1)
             torch.testing.assert_close(layer, floor / total, rtol=1e-4, atol=0)
             x = block(x, weight)
 

@@ -104,7 +104,7 @@ def test_parts_of_a_batch_are_as_if_alone(batch, data):
 
 def test_a_background_needs_an_order():
     config = Config(n_genes=3, tokens="background")
-    with pytest.raises(ValueError, match="one random order of all genes; name it"):
+    with pytest.raises(ValueError, match="order="):
         tokens(*compact(np.array([[0, 1, 2]])), config)
 
 

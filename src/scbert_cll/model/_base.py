@@ -21,6 +21,7 @@ from scbert_cll.model.exchange.sizes import as_saved
 from scbert_cll.model.training.arguments import device_of, known_place
 from scbert_cll.model.training.fit import Training, as_seed, seeded
 from scbert_cll.nn import Config, Performer
+from scbert_cll.nn.config import renamed
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     # trains on a laptop: only expressed genes attend, their mean is classified; with a maximum per
@@ -50,14 +51,15 @@ _COUNTS: Final = {"n_hidden", "n_layers", "n_heads", "dim_head", "n_feedforward"
 
 def check_network(network: Mapping[str, Any], *others: str) -> None:
     """Choices of a network by their names, and words and counts among them that can be."""
+    network = renamed(network)
     keywords(network, [*_NETWORK, *others], "The network")
     for name, known in _CHOICES.items():
         if name in network:
             choice(network[name], known, name)
     for name in _COUNTS & set(network):
         number_in(network[name], name, 1, np.inf, whole=True)
-    if "n_features" in network:
-        number_in(network["n_features"], "n_features", 0, np.inf, whole=True)
+    if "n_random_features" in network:
+        number_in(network["n_random_features"], "n_random_features", 0, np.inf, whole=True)
     if "dropout" in network:
         share(network["dropout"], "dropout")
 
@@ -244,7 +246,7 @@ class TokenModel(Training):
             )
         # excluded genes are not in the saved vocabulary, so nothing is left to exclude
         registry = _scvi.detached_registry(cls.__name__, saved["genes"], config["setup"])
-        network = {name: value for name, value in config["network"].items() if name not in _DERIVED}
+        network = {n: value for n, value in renamed(config["network"]).items() if n not in _DERIVED}
         binning = config["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
         labels = saved["labels"] or {}
         try:

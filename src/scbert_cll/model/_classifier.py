@@ -376,7 +376,7 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         encodings = self.module.encode(tokens, genes, weight)
-        return self.module.read(encodings, weight).float(), mean_tokens(encodings, weight)
+        return self.module.head_logits(encodings, weight).float(), mean_tokens(encodings, weight)
 
     def _labels(self) -> dict[str, Any]:
         return {"labels_key": self.labels_key, "classes": self.classes}

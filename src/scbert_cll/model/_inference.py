@@ -300,7 +300,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             share = asks.float().expand(tokens.shape) if genes is None else asks[genes].float()
             share = share if weight is None else share * (weight > 0)
             share = share / share.sum(1, keepdim=True).clamp(min=1)
-            return self.module.gene_attention(tokens, genes, weight, share=share)
+            return self.module.gene_attention(tokens, genes, weight, query_weight=share)
 
         return self._attention_of_groups(groups, adata, reduce, batch_size, infer)
 

@@ -1,9 +1,9 @@
-"""What each token does to a cell's logit: by gradients, along a path, and by the way attention goes.
+"""Contribution of each token to a cell's logit: by gradients, along a path, by attention rollout.
 
-What leaving tokens out does is asked of whole cells, in `model/explain/occlusion.py`. Captum (a
-test binds the two) has the same gate gradient, gradient × input and integrated gradients for
-whoever brings it the forward function; its path holds all its points at once, and it has neither
-rollout in linear time nor sums per gene over cells that differ in their tokens.
+Leaving tokens out is measured in `model/explain/occlusion.py`. Captum (a test compares the two) has
+the same gate gradient, gradient × input and integrated gradients for whoever brings it the forward
+function; its path holds all its points at once, and it has neither rollout in linear time nor sums
+per gene over cells that differ in their tokens.
 
 Everything takes cells as the network does, (tokens, genes, weight), and gives float32 (b, n), one
 number per token. `contrast` (classes,) says which combination of the logits is meant. Cells do not
@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scbert_cll.nn import favor
-from scbert_cll.nn.performer import Block, Performer
+from scbert_cll.nn.performer import Performer
 
 Cells = Mapping[str, Tensor]
 
@@ -34,9 +33,9 @@ def contrast_of(n_classes: int, target: int) -> Tensor:
 
 
 def gate_gradient(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
-    """Change of the logit for a token that counts a little more, in attention and in the pooling: positive if the token speaks for it.
+    """Change of the logit when a token's weight grows, in attention and pooling.
 
-    The first order of dropping the token, with the sign turned.
+    To first order the negative effect of dropping the token.
     """
     with torch.enable_grad():
         weight = _weight(cells).clone().requires_grad_()
@@ -47,41 +46,39 @@ def gate_gradient(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
 
 
 def gradient_input(module: Performer, cells: Cells, contrast: Tensor) -> Tensor:
-    """Gradient by the expression part of a token, times its distance from the token of no expression."""
+    """Gradient by a token's expression part, times its distance from the token of no expression."""
     return _along_path(module, cells, contrast, np.ones(1), np.ones(1))[0]
 
 
 def integrated_gradients(
     module: Performer, cells: Cells, contrast: Tensor, n_steps: int = 32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients along the straight path from no expression to the cell, by Gauss and Legendre's rule.
+    """Integrated gradients from no expression to the cell, by Gauss-Legendre quadrature.
 
     Also the change of the logit along the path (b,), to which a row should sum, and the sum's
     difference from it. Source: Sundararajan et al. 2017 (arXiv:1703.01365).
     """
-    at, share = np.polynomial.legendre.leggauss(n_steps)
-    found, change = _along_path(module, cells, contrast, (at + 1) / 2, share / 2)
-    return found, change, found.sum(1) - change
+    at, weight = np.polynomial.legendre.leggauss(n_steps)
+    gradients, change = _along_path(module, cells, contrast, (at + 1) / 2, weight / 2)
+    return gradients, change, gradients.sum(1) - change
 
 
 @torch.no_grad()
 def rollout(module: Performer, cells: Cells) -> Tensor:
-    """Attention followed through all blocks, half of each step staying where it is: what the cell's mean token is made of; a row sums to 1.
+    """Share of each token in the cell's mean token by attention rollout; a row sums to 1.
 
-    The product of the attention matrices (Abnar and Zuidema 2020, arXiv:2005.00928) is never made:
-    the row vector that starts from the mean over the tokens goes through them one after the other,
-    each time in linear time.
+    Half of each step stays where it is (Abnar and Zuidema 2020, arXiv:2005.00928). The product of
+    the attention matrices is never made: the row vector that starts from the mean over the tokens
+    goes through them one after the other, each time in linear time.
     """
     tokens, genes, weight = cells["tokens"], cells.get("genes"), cells.get("weight")
     x, inputs = module.embed(tokens, genes), []
-    for block in cast("list[Block]", module.blocks):
+    for block in module.blocks:
         inputs.append(x)
         x = block(x, weight)
-    share = favor.mean_share(tokens, weight)
-    for block, seen in zip(
-        reversed(cast("list[Block]", module.blocks)), reversed(inputs), strict=True
-    ):
-        received = block.attention.received(block.attention_norm(seen), share, weight).mean(1)
+    share = favor.mean_weight(tokens, weight)
+    for block, y in zip(reversed(module.blocks), reversed(inputs), strict=True):
+        received = block.attention.received(block.attention_norm(y), share, weight).mean(1)
         share = 0.5 * (received if weight is None else received * weight) + 0.5 * share
     return share
 
@@ -95,16 +92,13 @@ def _weight(cells: Cells) -> Tensor:
 
 
 def _along_path(
-    module: Performer, cells: Cells, contrast: Tensor, at: np.ndarray, share: np.ndarray
+    module: Performer, cells: Cells, contrast: Tensor, at: np.ndarray, weights: np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    """Gradients at some places of the path, weighted, times its direction.
-
-    And the change of the logit between its ends.
-    """
+    """Weighted gradients along the path times its direction, and the logit's change over it."""
     zero = module.token_embedding.weight[0].detach()
     direction = (module.token_embedding(cells["tokens"]) - zero).detach()
     total = torch.zeros(cells["tokens"].shape, device=module.device)
-    for place, weight in zip(at, share, strict=True):
+    for place, weight in zip(at, weights, strict=True):
         with torch.enable_grad():
             expression = (zero + float(place) * direction).requires_grad_()
             with _expressing(module, expression):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
-from scbert_cll.nn.favor import Stabilizer
+from scbert_cll.nn.context import Stabilizer
+
+OLD_NAME: Final = "n_features"  # of n_random_features, for one release
+_NAME: Final = "n_random_features"
+_PACKAGE: Final = f"{Path(__file__).parents[1]}/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +31,7 @@ class Config:
         Width of a token.
     n_layers, n_heads, dim_head
         Blocks, attention heads of each, and their width.
-    n_features
+    n_random_features
         Random features per head; 0 stands for int(dim_head · ln dim_head).
     n_feedforward
         Width of the feed-forward layer in multiples of `n_hidden`.
@@ -65,7 +73,7 @@ class Config:
     n_layers: int = 1
     n_heads: int = 4
     dim_head: int = 8
-    n_features: int = 0
+    n_random_features: int = 0
     n_feedforward: int = 4
     dropout: float = 0.1
     gene_embedding: Literal["gene2vec", "learned", "sinusoidal", "none"] = "gene2vec"
@@ -91,5 +99,42 @@ class Config:
 
     @property
     def features(self) -> int:
-        """Random features per head."""
-        return self.n_features or int(self.dim_head * math.log(self.dim_head))
+        """Random features per head, where 0 is replaced by the default number."""
+        return self.n_random_features or int(self.dim_head * math.log(self.dim_head))
+
+    @property
+    def n_features(self) -> int:
+        """The old name of `n_random_features`."""
+        _warn()
+        return self.n_random_features
+
+
+def renamed(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Choices that an earlier version saved, by the names of now."""
+    return {_NAME if name == OLD_NAME else name: value for name, value in network.items()}
+
+
+def _takes_old_name(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def run(self: Config, *args: Any, **choices: Any) -> None:
+        if OLD_NAME in choices:
+            if _NAME in choices:
+                raise TypeError(
+                    f"{OLD_NAME} is the old name of {_NAME}, and both are given. "
+                    f"Leave {OLD_NAME} out."
+                )
+            _warn()
+        init(self, *args, **renamed(choices))
+
+    return run
+
+
+def _warn() -> None:
+    warnings.warn(
+        f"{OLD_NAME} is now called {_NAME}; the next release refuses the old name.",
+        FutureWarning,
+        skip_file_prefixes=(_PACKAGE,),
+    )
+
+
+Config.__init__ = _takes_old_name(Config.__init__)  # type: ignore[method-assign]

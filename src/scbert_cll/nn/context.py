@@ -1,4 +1,4 @@
-"""Random features of FAVOR+, and what the keys of a cell say together: sums that are gathered span by span.
+"""Random features of FAVOR+, and sums over the keys of a cell that are gathered span by span.
 
 Letters in shapes and the meaning of `weight` and `stabilizer` are those of `favor`, whose fast
 paths are built on this.
@@ -16,11 +16,8 @@ from torch import Tensor
 Stabilizer = Literal["cell", "head", "batch"]
 
 EPSILON: Final = 1e-4
-SCOPE: Final[dict[str, tuple[int, ...]]] = {
-    "cell": (1,),
-    "head": (),
-    "batch": (0, 1),
-}  # beyond tokens and features
+# axes of a maximum beyond tokens and features
+SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1,), "head": (), "batch": (0, 1)}
 LEAST: Final = torch.finfo(torch.float32).min
 # Features held at a time: what stays in the cache of a CPU core, or fills a GPU.
 _AT_A_TIME: Final = {"cpu": 2**20, "cuda": 2**27}
@@ -46,9 +43,9 @@ def contexts(
     weight: Tensor | None = None,
     stabilizer: Stabilizer = "cell",
 ) -> Iterator[tuple[slice, list[slice], Context]]:
-    """Go through the tokens (b, n, …) with few features at a time: groups of cells, spans of tokens, and the cells' context.
+    """Groups of cells, their spans of tokens and their context, with few features at a time.
 
-    `keys_values` makes the keys and values (cells, span, h, d) of a part when they are needed.
+    `keys_values` makes the keys and values (cells, span, h, d) of a part of the tokens (b, n, …).
     """
     b, n = like.shape[:2]
     n_heads = keys_values(slice(0, 1), slice(0, 1))[0].shape[2]
@@ -59,7 +56,7 @@ def contexts(
         context = Context(projection, stabilizer)
         for span in spans:
             context.add(*keys_values(cells, span), cut(weight, cells, span))
-        yield cells, spans, context.close()
+        yield cells, spans, context.finalize()
 
 
 def at_a_time(device: torch.device) -> int:
@@ -67,14 +64,11 @@ def at_a_time(device: torch.device) -> int:
     return _AT_A_TIME.get(device.type, _AT_A_TIME["cuda"])
 
 
-def largest_exponents(k: Tensor, projection: Tensor, meant: Tensor | None = None) -> Tensor:
-    """Largest exponent of each key (b, n, h, d) and head: (b, n, h).
-
-    Nothing where `meant` (b, n) is False.
-    """
+def largest_exponents(k: Tensor, projection: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Largest exponent of each key (b, n, h, d): (b, n, h), least where `valid` (b, n) is False."""
     with torch.autocast(k.device.type, enabled=False):
         largest = _project(k, _features(projection)).amax(-1).transpose(1, 2)
-    return largest if meant is None else largest.masked_fill(~meant.unsqueeze(-1), LEAST)
+    return largest if valid is None else largest.masked_fill(~valid.unsqueeze(-1), LEAST)
 
 
 def steps(n: int, step: int) -> Iterator[slice]:
@@ -104,10 +98,10 @@ def float32(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Context:
-    """What the keys of some cells say together, gathered span by span: `total` = sum_j w_j phi(k_j) [v_j, 1]ᵀ.
+    """Sums over the keys of some cells, gathered by span: `total` = sum_j w_j phi(k_j) [v_j, 1]ᵀ.
 
     While it gathers, `EPSILON` is left out and the stabiliser is the largest exponent so far: when
-    a larger one comes, the sum is rescaled. `close` rescales to the scope of the stabiliser and
+    a larger one comes, the sum is rescaled. `finalize` rescales to the scope of the stabiliser and
     adds `EPSILON`, a rank-one term.
     """
 
@@ -123,19 +117,14 @@ class Context:
 
     @float32
     def add(self, k: Tensor, v: Tensor | None, weight: Tensor | None = None) -> Self:
-        """Keys and values (b, n, h, d) of some more tokens.
-
-        Without values only the normaliser is gathered.
-        """
+        """Add keys and values (b, n, h, d) of tokens; without values for the normaliser alone."""
         exponent, scale, largest = self.keys(k, weight)
         if not self.empty:
             largest = torch.maximum(largest, self.largest)
         scale = scale if weight is None else scale * weight[:, None, :, None]
         values = with_ones(k, v)
         gathered = product(exponent.sub_(largest).exp_().transpose(-1, -2), scale * values, k.dtype)
-        values = (
-            values.sum(2, keepdim=True) if weight is None else weight[:, None, None, :] @ values
-        )
+        values = values.sum(2, True) if weight is None else weight[:, None, None, :] @ values
         if self.empty:
             self.total, self.values, self.empty = gathered, values, False
         else:
@@ -150,8 +139,8 @@ class Context:
             x.repeat(n, 1, 1, 1) for x in (self.total, self.values, self.largest)
         )
 
-    def close(self, largest: Tensor | None = None) -> Self:
-        """All keys are in: bring the sum to the stabiliser's scope, or to a maximum that is known."""
+    def finalize(self, largest: Tensor | None = None) -> Self:
+        """Rescale the complete sum to the stabiliser's scope, or to a maximum that is known."""
         if largest is None:
             scope = SCOPE[self.stabilizer]
             largest = self.largest.amax(scope, keepdim=True) if scope else self.largest
@@ -162,54 +151,48 @@ class Context:
         return self
 
     @float32
-    def read(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries (b, m, h, d) hear: (b, m, h, d), and their normalisers (b, h, m, 1).
+    def attend(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention output of queries (b, m, h, d), and their normalisers (b, h, m, 1).
 
-        Those of one cell ask for all.
+        Queries of one cell (1, m, h, d) serve all cells.
         """
         features, scale = self.queries(q)
         if len(q) == len(self.total):
-            heard = product(features, self.total, q.dtype)  # (b, h, m, d + 1)
+            sums = product(features, self.total, q.dtype)  # (b, h, m, d + 1)
         else:
-            heard = torch.einsum(
-                "hmr,bhrd->bhmd", features[0].to(q.dtype), self.total.to(q.dtype)
-            ).float()
-        heard = heard.mul_(scale).add_(self.floor)
-        normalizer = heard[..., -1:]
-        return (heard[..., :-1] / normalizer).transpose(1, 2).to(q.dtype), normalizer
+            one, total = features[0].to(q.dtype), self.total.to(q.dtype)
+            sums = torch.einsum("hmr,bhrd->bhmd", one, total).float()
+        sums = sums.mul_(scale).add_(self.floor)
+        normalizer = sums[..., -1:]
+        return (sums[..., :-1] / normalizer).transpose(1, 2).to(q.dtype), normalizer
 
     @float32
-    def collect(self, q: Tensor, share: Tensor) -> None:
-        """Queries of some more tokens, for `received`: sum_i share_i phi(q_i) / normaliser_i."""
+    def collect(self, q: Tensor, query_weight: Tensor) -> None:
+        """Add queries for `received`: sum_i w_i phi(q_i) / normaliser_i, w the `query_weight`."""
         features, scale = self.queries(q)
         normalizer = along(features, self.total[..., -1:]).mul_(scale).add_(self.floor[..., -1:])
-        counts = share[:, None, :, None] / normalizer  # (b, h, m, 1)
-        u = along(features.transpose(-1, -2), scale * counts) + EPSILON * counts.sum(
-            2, keepdim=True
-        )
+        counts = query_weight[:, None, :, None] / normalizer  # (b, h, m, 1)
+        u = along(features.transpose(-1, -2), scale * counts) + EPSILON * counts.sum(2, True)
         u[:, :, self.n_features :] = 0
         self.collected = self.collected + u
 
     @float32
     def received(self, k: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Attention that each of the keys (b, n, h, d) gets from the queries that were collected: (b, h, n)."""
+        """Attention that the keys (b, n, h, d) get from the collected queries: (b, h, n)."""
         features, scale, _ = self.keys(k, weight, self.largest)
         u = torch.as_tensor(self.collected)
         received = along(features, u).mul_(scale).add_(EPSILON * u.sum(2, keepdim=True)).squeeze(-1)
         return received if weight is None else received * (weight > 0)[:, None, :]
 
     def queries(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Exponentials (b, h, m, r) under their own maximum, and the scale (b, h, m, 1) by the queries' lengths."""
+        """Exponentials (b, h, m, r) under their own maximum; scale by length (b, h, m, 1)."""
         exponent = _project(q, self.features)
         return exponent.sub_(exponent.amax(-1, keepdim=True)).exp_(), _length_scale(q)
 
     def keys(
         self, k: Tensor, weight: Tensor | None, largest: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Exponents (b, h, n, r), or exponentials under a known maximum; the scale by length.
-
-        The maximum.
-        """
+        """Exponents (b, h, n, r), or exponentials under a known maximum; their scale; the maximum."""
         exponent = _project(k, self.features)
         if weight is not None:  # padding must not raise the maximum
             exponent.masked_fill_((weight == 0)[:, None, :, None], LEAST)
@@ -219,7 +202,7 @@ class Context:
 
 
 def _features(projection: Tensor) -> Tensor:
-    """The projection scaled by d^-1/4, filled up to a round number with copies of a row, which leave maxima as they are."""
+    """The projection scaled by d^-1/4, padded with copies of a row, which leave maxima alone."""
     features = projection.float() * projection.shape[1] ** -0.25
     return torch.cat([features, features[:1].expand(-len(features) % _PAD_TO, -1)])
 
@@ -235,21 +218,12 @@ def _project(x: Tensor, features: Tensor) -> Tensor:
 
 def _length_scale(x: Tensor) -> Tensor:
     """exp(-|x|² / 2) of the scaled x (b, n, h, d): (b, h, n, 1)."""
-    return (
-        x.transpose(1, 2)
-        .float()
-        .square()
-        .sum(-1, keepdim=True)
-        .mul_(-(x.shape[-1] ** -0.5) / 2)
-        .exp_()
-    )
+    squares = x.transpose(1, 2).float().square().sum(-1, keepdim=True)
+    return squares.mul_(-(x.shape[-1] ** -0.5) / 2).exp_()
 
 
 def with_ones(k: Tensor, v: Tensor | None) -> Tensor:
-    """Values and a one, from which the normaliser comes: (b, h, n, d + 1) float32.
-
-    Without values the one alone.
-    """
+    """Values, where there are any, and a one for the normaliser: (b, h, n, d + 1) float32."""
     ones = torch.ones(k.shape[0], k.shape[2], k.shape[1], 1, device=k.device)
     return ones if v is None else torch.cat([v.transpose(1, 2).float(), ones], dim=-1)
 
@@ -260,5 +234,5 @@ def product(a: Tensor, b: Tensor, precision: torch.dtype) -> Tensor:
 
 
 def along(matrix: Tensor, column: Tensor) -> Tensor:
-    """Matrix times one column, as its row times the transpose: many times faster where the kernels are made for rows."""
+    """Matrix times one column, as row times transpose: many times faster with row kernels."""
     return (column.transpose(-1, -2) @ matrix.transpose(-1, -2)).transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""FAVOR+ attention: the softmax kernel by positive orthogonal random features, linear in the number of tokens.
+"""FAVOR+ attention: the softmax kernel by positive orthogonal random features, in linear time.
 
 Source: Choromanski et al. 2021, "Rethinking Attention with Performers" (arXiv:2009.14794). Letters
 in shapes: b cells, m queries, n keys, h heads, d width of a head, r random features.
@@ -39,52 +39,24 @@ from scbert_cll.nn.context import (
     SCOPE,
     Context,
     Stabilizer,
-    at_a_time,
     contexts,
     cut,
     float32,
-    largest_exponents,
-    orthogonal_features,
     product,
     steps,
     with_ones,
 )
 
-__all__ = [
-    "EPSILON",
-    "UNIFORM",
-    "Context",
-    "Stabilizer",
-    "at_a_time",
-    "attention",
-    "attention_floor",
-    "contexts",
-    "heads",
-    "is_small",
-    "kept_attention",
-    "largest_exponents",
-    "mean_share",
-    "naive_attention_matrix",
-    "naive_features",
-    "orthogonal_features",
-    "received_attention",
-    "steps",
-]
-
 _SMALL: Final = 512  # features per token, heads × r
 _SMALL_IN_ALL: Final = 2**24  # features of a batch: 64 MB in float32
 
-Part = Callable[
-    [slice, slice], Tensor
-]  # makes the part (cells, span, h, d) of a tensor (b, n, h, d)
+# makes the part (cells, span, h, d) of a tensor (b, n, h, d)
+Part = Callable[[slice, slice], Tensor]
 
 # with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
 UNIFORM: Final = 0.9
-_FOLLOWS: Final = {
-    "cell": True,
-    "batch": True,
-    "head": False,
-}  # whether gradients flow through the maxima
+# whether gradients flow through the maxima
+_FOLLOWS: Final = {"cell": True, "batch": True, "head": False}
 
 
 def naive_features(
@@ -129,15 +101,17 @@ def attention(
     projection: Tensor,
     weight: Tensor | None = None,
     stabilizer: Stabilizer = "cell",
-    asking: Tensor | None = None,
+    query_tokens: Tensor | None = None,
 ) -> Tensor:
-    """Attention among tokens x (b, n, w), in O(n r d) time: (b, n, h, d), or (b, m, h, d) of the tokens `asking` (b, m, w).
+    """Attention output (b, n, h, d) of tokens x (b, n, w), in O(n r d) time.
 
-    `qkv` (3 h d, w) makes queries, keys and values.
+    Of the `query_tokens` (b, m, w) only, where they are given: (b, m, h, d). `qkv` (3 h d, w) makes
+    queries, keys and values.
     """
     if is_small(x, qkv, projection):
-        return kept_attention(x, qkv, projection, weight, stabilizer, asking)
-    return _Attention.apply(x if asking is None else asking, x, qkv, projection, weight, stabilizer)
+        return _kept_attention(x, qkv, projection, weight, stabilizer, query_tokens)
+    query_tokens = x if query_tokens is None else query_tokens
+    return _Attention.apply(query_tokens, x, qkv, projection, weight, stabilizer)
 
 
 def is_small(x: Tensor, qkv: Tensor, projection: Tensor) -> bool:
@@ -146,26 +120,26 @@ def is_small(x: Tensor, qkv: Tensor, projection: Tensor) -> bool:
     return per_token <= _SMALL and x.shape[0] * x.shape[1] * per_token <= _SMALL_IN_ALL
 
 
-def kept_attention(
+def _kept_attention(
     x: Tensor,
     qkv: Tensor,
     projection: Tensor,
     weight: Tensor | None,
     stabilizer: Stabilizer,
-    asking: Tensor | None,
+    query_tokens: Tensor | None,
 ) -> Tensor:
     """`attention` with its features kept for the gradients, by autograd alone."""
-    b, n, _ = x.shape
-    q, k, v = F.linear(x, qkv).view(b, n, 3, -1, projection.shape[1]).unbind(2)
-    q = q if asking is None else heads(asking, qkv.chunk(3)[0], projection.shape[1])
+    q, k, v = F.linear(x, qkv).view(*x.shape[:2], 3, -1, projection.shape[1]).unbind(2)
+    if query_tokens is not None:
+        q = heads(query_tokens, qkv.chunk(3)[0], projection.shape[1])
     values = with_ones(k, v)
     with torch.autocast(x.device.type, enabled=False):
         values = values if weight is None else values * weight[:, None, :, None]
         keys = naive_features(k, projection, weight, stabilizer, epsilon=0.0)
         total = keys.transpose(-1, -2) @ values + EPSILON * values.sum(2, keepdim=True)
         queries = naive_features(q, projection, None, stabilizer, of_keys=False, epsilon=0.0)
-        heard = queries @ total + EPSILON * total.sum(2, keepdim=True)
-        return (heard[..., :-1] / heard[..., -1:]).transpose(1, 2).to(v.dtype)
+        output = queries @ total + EPSILON * total.sum(2, keepdim=True)
+        return (output[..., :-1] / output[..., -1:]).transpose(1, 2).to(v.dtype)
 
 
 def heads(x: Tensor, matrix: Tensor, dim_head: int) -> Tensor:
@@ -177,7 +151,7 @@ def received_attention(
     q: Tensor | Part,
     k: Tensor | Part,
     projection: Tensor,
-    share: Tensor,
+    query_weight: Tensor,
     weight: Tensor | None = None,
     stabilizer: Stabilizer = "cell",
 ) -> Tensor:
@@ -185,24 +159,24 @@ def received_attention(
 
     Times `weight` it sums to 1.
 
-    The column mean of the attention matrix A is phi(k_j) · u with u = sum_i share_i phi(q_i) /
-    (phi(q_i) · sum_j phi(k_j)), so O(n r) time and O(r) state replace the n × n matrix. `share` (b,
-    n) is what a query counts; it sums to 1 over a cell.
+    The column mean of the attention matrix A is phi(k_j) · u with u = sum_i w_i phi(q_i) /
+    (phi(q_i) · sum_j phi(k_j)), so O(n r) time and O(r) state replace the n × n matrix. w is
+    `query_weight` (b, n), which sums to 1 over a cell.
     """
     query, key = _part_of(q), _part_of(k)
-    found = []
+    groups = []
     for cells, spans, context in contexts(
-        lambda *at: (key(*at), None), share, projection, weight, stabilizer
+        lambda *at: (key(*at), None), query_weight, projection, weight, stabilizer
     ):
         for span in spans:
-            context.collect(query(cells, span), share[cells, span])
+            context.collect(query(cells, span), query_weight[cells, span])
         parts = [context.received(key(cells, span), cut(weight, cells, span)) for span in spans]
-        found.append(torch.cat(parts, dim=-1))
-    return torch.cat(found)
+        groups.append(torch.cat(parts, dim=-1))
+    return torch.cat(groups)
 
 
-def mean_share(like: Tensor, weight: Tensor | None) -> Tensor:
-    """What each of the tokens (b, n) counts in a mean over the genes: (b, n)."""
+def mean_weight(like: Tensor, weight: Tensor | None) -> Tensor:
+    """Weight of each token (b, n) in a mean over the genes, 1 in sum: (b, n)."""
     if weight is None:
         return torch.full(like.shape, 1 / like.shape[1], device=like.device)
     return weight / weight.sum(1, keepdim=True)
@@ -211,7 +185,7 @@ def mean_share(like: Tensor, weight: Tensor | None) -> Tensor:
 def attention_floor(
     k: Tensor, projection: Tensor, weight: Tensor | None = None, stabilizer: Stabilizer = "cell"
 ) -> Tensor:
-    """Share of the keys' features that is `EPSILON` alone, per cell (b,): near 1 attention is uniform and says nothing."""
+    """Share of the keys' features that is `EPSILON` alone, (b,); near 1 attention is uniform."""
     floors = []
     for _, _, context in contexts(lambda *at: (k[at], None), k, projection, weight, stabilizer):
         n_genes = context.values.sum((1, 2, 3))  # (cells,) genes × heads
@@ -220,10 +194,10 @@ def attention_floor(
 
 
 class _Attention(torch.autograd.Function):
-    """`attention`, which remembers its inputs, its output and the context, and for gradients computes the rest again.
+    """`attention` that keeps inputs, output and contexts, and recomputes the rest for gradients.
 
-    With E the exponentials and s the scale by length, phi = s E + EPSILON; heard = phi(q) total;
-    out = heard / normaliser. What flows back through an exponent is G = s E ∘ (g totalᵀ), through
+    With E the exponentials and s the scale by length, phi = s E + EPSILON; sums = phi(q) total;
+    out = sums / normaliser. What flows back through an exponent is G = s E ∘ (g totalᵀ), through
     the length the row sum of G, and through a maximum the sum of all G under it, which goes to the
     one exponent that is the maximum.
     """
@@ -231,7 +205,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        asking: Tensor,
+        query_tokens: Tensor,
         x: Tensor,
         qkv: Tensor,
         projection: Tensor,
@@ -246,28 +220,35 @@ class _Attention(torch.autograd.Function):
 
         for part in contexts(keys_values, x, projection, weight, stabilizer):
             cells, spans, context = part
-            found = [
-                context.read(heads(asking[cells, span], to_q, d))
-                for span in steps(asking.shape[1], spans[0].stop)
-            ]
-            out.append(torch.cat([heard for heard, _ in found], dim=1))
-            normalizers.append(torch.cat([normalizer for _, normalizer in found], dim=2))
+            outputs, sums = zip(
+                *(
+                    context.attend(heads(query_tokens[cells, span], to_q, d))
+                    for span in steps(query_tokens.shape[1], spans[0].stop)
+                ),
+                strict=True,
+            )
+            out.append(torch.cat(outputs, dim=1))
+            normalizers.append(torch.cat(sums, dim=2))
             ctx.parts.append(part)
         result = torch.cat(out)
-        ctx.save_for_backward(asking, x, qkv, weight, result, torch.cat(normalizers))
+        ctx.save_for_backward(query_tokens, x, qkv, weight, result, torch.cat(normalizers))
         ctx.autocast = torch.is_autocast_enabled(x.device.type)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        asking, x, qkv, weight, out, normalizer = ctx.saved_tensors
+        query_tokens, x, qkv, weight, out, normalizer = ctx.saved_tensors
         d, matrices = out.shape[-1], qkv.chunk(3)
-        dasking, dx, dqkv = torch.empty_like(asking), torch.empty_like(x), torch.zeros_like(qkv)
+        dquery, dx, dqkv = (
+            torch.empty_like(query_tokens),
+            torch.empty_like(x),
+            torch.zeros_like(qkv),
+        )
         dweight, dmatrices = x.new_empty(x.shape[:2], dtype=torch.float32), dqkv.chunk(3)
 
         def through(which: int, dheads: Tensor, source: Tensor) -> Tensor:
-            """From the gradient of queries, keys or values to that of their source, and of the matrix between."""
+            """Gradient of the source of queries, keys or values; that of their matrix is added."""
             dheads = dheads.flatten(2)
             if ctx.needs_input_grad[2]:
                 dmatrices[which].add_(dheads.flatten(0, 1).T @ source.flatten(0, 1))
@@ -276,11 +257,11 @@ class _Attention(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=ctx.autocast):
             for cells, spans, context in ctx.parts:
                 dtotal = torch.zeros_like(context.total)
-                for span in steps(asking.shape[1], spans[0].stop):
+                for span in steps(query_tokens.shape[1], spans[0].stop):
                     at, normal = (cells, span), normalizer[cells, :, span]
-                    q = heads(asking[at], matrices[0], d)
+                    q = heads(query_tokens[at], matrices[0], d)
                     dq = _query_gradient(context, dtotal, q, out[at], normal, grad[at])
-                    dasking[at] = through(0, dq, asking[at])
+                    dquery[at] = through(0, dq, query_tokens[at])
                 dtotal[:, :, context.n_features :] = 0
                 peak = _Peak()
                 for span in spans:
@@ -294,7 +275,7 @@ class _Attention(torch.autograd.Function):
                     token, dk = peak.gradient(context)
                     place = torch.arange(len(token), device=x.device) + cells.start, token
                     dx[place] += through(1, dk.to(grad.dtype), x[place].unsqueeze(1)).squeeze(1)
-        return dasking, dx, dqkv, None, dweight if ctx.needs_input_grad[4] else None, None
+        return dquery, dx, dqkv, None, dweight if ctx.needs_input_grad[4] else None, None
 
 
 @float32
@@ -303,14 +284,14 @@ def _query_gradient(
 ) -> Tensor:
     """Gradient of the queries (b, m, h, d); what flows to the context is added to `dtotal`."""
     out, grad = out.transpose(1, 2).float(), grad.transpose(1, 2).float()  # (b, h, m, d)
-    dheard = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1) / normalizer
+    dsums = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1) / normalizer
     features, scale = context.queries(q)
-    dtotal += product(features.transpose(-1, -2), scale * dheard, q.dtype)
-    dtotal += EPSILON * dheard.sum(2, keepdim=True)
-    heard = torch.cat([out, torch.ones_like(normalizer)], dim=-1) * normalizer - context.floor
-    row_sum = (dheard * heard).sum(-1, keepdim=True)
+    dtotal += product(features.transpose(-1, -2), scale * dsums, q.dtype)
+    dtotal += EPSILON * dsums.sum(2, keepdim=True)
+    sums = torch.cat([out, torch.ones_like(normalizer)], dim=-1) * normalizer - context.floor
+    row_sum = (dsums * sums).sum(-1, keepdim=True)
     largest = features.max(-1, keepdim=True).indices if _FOLLOWS[context.stabilizer] else None
-    dexponent = features.mul_(product(scale * dheard, context.total.transpose(-1, -2), q.dtype))
+    dexponent = features.mul_(product(scale * dsums, context.total.transpose(-1, -2), q.dtype))
     if largest is not None:
         dexponent.scatter_add_(-1, largest, -row_sum)
     return _through_features(context, q, dexponent, row_sum)
@@ -326,41 +307,37 @@ def _key_gradients(
     peak: _Peak,
     start: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the keys and the values (b, n, h, d) from token `start` on, and of their weights (b, n).
+    """Gradients of keys and values (b, n, h, d) from token `start` on, and of weights (b, n).
 
     What flows to the maximum goes to `peak`; the maximum is of the tokens with any weight, however
     small, so none flows to these.
     """
     features, scale, _ = context.keys(k, weight, context.largest)
     values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]
-    heard = product(features, dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
-    dvalues = heard + EPSILON * dtotal.sum(2, keepdim=True)
+    sums = product(features, dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
+    dvalues = sums + EPSILON * dtotal.sum(2, keepdim=True)
     dweight = (values * dvalues).sum((1, 3))
     if counts is not None:
-        scale, heard, dvalues = scale * counts, heard.mul_(counts), dvalues.mul_(counts)
-    row_sum = (values * heard).sum(-1, keepdim=True)
+        scale, sums, dvalues = scale * counts, sums.mul_(counts), dvalues.mul_(counts)
+    row_sum = (values * sums).sum(-1, keepdim=True)
     if _FOLLOWS[context.stabilizer]:
-        peak.look(features, row_sum, start)
+        peak.update(features, row_sum, start)
     dexponent = features.mul_(product(scale * values, dtotal.transpose(-1, -2), k.dtype))
     dk = _through_features(context, k, dexponent, row_sum)
     return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype), dweight
 
 
 def _through_features(context: Context, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:
-    """From exponents (b, h, n, r), and their row sums (b, h, n, 1), to what was projected (b, n, h, d)."""
-    dx = product(dexponent, context.features, x.dtype)
-    return (
-        dx.transpose(1, 2)
-        .sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float())
-        .to(x.dtype)
-    )
+    """Gradient of x (b, n, h, d) from exponents (b, h, n, r) and their row sums (b, h, n, 1)."""
+    dx = product(dexponent, context.features, x.dtype).transpose(1, 2)
+    return dx.sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()).to(x.dtype)
 
 
 class _Peak:
     """Where among the keys of some cells the largest exponential is, and what flows back to it."""
 
-    def look(self, features: Tensor, row_sum: Tensor, start: int) -> None:
-        """Some more keys: exponentials (b, h, n, r), the sums (b, h, n, 1) of what flows back, and the first one's place."""
+    def update(self, features: Tensor, row_sum: Tensor, start: int) -> None:
+        """Add keys from token `start` on: exponentials (b, h, n, r), gradient sums (b, h, n, 1)."""
         value, flows = features.amax((2, 3)), row_sum.sum((2, 3))  # (b, h)
         if start == 0:
             self.value, self.flows = torch.full_like(value, -1.0), torch.zeros_like(value)
@@ -374,19 +351,14 @@ class _Peak:
             self.value = torch.where(larger, value, self.value)
 
     def gradient(self, context: Context) -> tuple[Tensor, Tensor]:
-        """For each cell a token (b,), and the gradient of its keys (b, 1, h, d): zero but for the largest."""
+        """A token of each cell (b,) and its keys' gradient (b, 1, h, d), 0 but for the largest."""
         b, h = self.value.shape
         if context.stabilizer == "batch":
-            best = self.value.flatten().argmax()
-            flows = (
-                torch.zeros(b * h, device=self.value.device).index_fill_(0, best, 1)
-                * self.flows.sum()
-            )
+            best, total = self.value.flatten().argmax().view(1), self.flows.sum().view(1)
         else:
             best = self.value.argmax(1) + h * torch.arange(b, device=self.value.device)
-            flows = torch.zeros(b * h, device=self.value.device).index_copy_(
-                0, best, self.flows.sum(1)
-            )
+            total = self.flows.sum(1)
+        flows = torch.zeros(b * h, device=self.value.device).index_copy_(0, best, total)
         token = self.token.flatten()[best].expand(b)
         dk = -flows.view(b, h, 1) * context.features[self.feature]  # (b, h, d)
         return token, dk.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Exact softmax attention, quadratic in the number of tokens: the control for what FAVOR+ approximates.
+"""Exact softmax attention, quadratic in the number of tokens: the control for FAVOR+.
 
 Shapes and the meaning of `weight` are those of `favor`; the same weights of a network serve both.
 """
@@ -15,23 +15,24 @@ _QUERIES_AT_A_TIME: Final = 128
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Attention output (b, m, h, d) of q (b, m, h, d) over k and v (b, n, h, d), without keeping the matrix."""
+    """Attention output (b, m, h, d) of q (b, m, h, d) over k and v (b, n, h, d)."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     bias = None if weight is None else _bias(weight).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
 
 
-def received_attention(q: Tensor, k: Tensor, share: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Attention one gene behind each key receives from the queries, each counted by `share` (b, n): (b, h, n)."""
+def received_attention(
+    q: Tensor, k: Tensor, query_weight: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Attention one gene behind each key receives, queries counted by `query_weight`: (b, h, n)."""
     received = torch.zeros(k.shape[0], k.shape[2], k.shape[1], device=k.device)
     for start in range(0, q.shape[1], _QUERIES_AT_A_TIME):
         span = slice(start, start + _QUERIES_AT_A_TIME)
-        received += (share[:, None, None, span] @ attention_matrix(q[:, span], k, weight)).squeeze(
-            2
-        )
-    return (
-        received if weight is None else received * (1 / weight).where(weight > 0, 0.0)[:, None, :]
-    )
+        matrix = attention_matrix(q[:, span], k, weight)
+        received += (query_weight[:, None, None, span] @ matrix).squeeze(2)
+    if weight is None:
+        return received
+    return received * (1 / weight).where(weight > 0, 0.0)[:, None, :]
 
 
 def attention_matrix(q: Tensor, k: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -41,8 +42,5 @@ def attention_matrix(q: Tensor, k: Tensor, weight: Tensor | None = None) -> Tens
 
 
 def _bias(weight: Tensor) -> Tensor:
-    """A key counts as often as it has genes behind it: (b, 1, 1, n).
-
-    The logarithm of 0 hides padding.
-    """
+    """Log-weight of each key, so that it counts once per gene: (b, 1, 1, n); -inf hides padding."""
     return weight.log()[:, None, None, :]

@@ -1,4 +1,4 @@
-"""From the expressed genes of cells, one cell behind the other, to padded tokens, on whichever device they are.
+"""From the expressed genes of cells, one cell behind the other, to padded tokens, on their device.
 
 Letters in shapes: b cells, n tokens of the longest, nnz expressed genes of all cells together.
 All shapes follow from the lengths, which stay on the host: no step asks a GPU for a number.
@@ -21,9 +21,7 @@ def tokens(
     config: Config,
     order: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Lay out cells as `config.tokens` wants them.
-
-    See `Performer.encode` for what the tensors mean.
+    """Padded tokens of cells as `config.tokens` wants them; `Performer.encode` explains them.
 
     Parameters
     ----------
@@ -52,26 +50,25 @@ def tokens(
     """
     n_expressed = torch.as_tensor(lengths, dtype=torch.long, device="cpu")
     if config.tokens == "all":
-        every = torch.zeros(
-            len(n_expressed) * config.n_positions, dtype=torch.long, device=values.device
-        )
-        every.scatter_(0, _rows(n_expressed, genes) * config.n_positions + genes, values.long())
-        return {"tokens": every.view(-1, config.n_positions)}
+        n = config.n_positions
+        every = torch.zeros(len(n_expressed) * n, dtype=torch.long, device=values.device)
+        every.scatter_(0, _rows(n_expressed, genes) * n + genes, values.long())
+        return {"tokens": every.view(-1, n)}
     return _without_ones(_padded(values, genes, n_expressed, config, order), n_expressed, config)
 
 
 def cut(
     cells: dict[str, Tensor], lengths: Sequence[Sequence[int]], config: Config
 ) -> list[dict[str, Tensor]]:
-    """Part cells that `tokens` laid out together: what it makes of those of each list of lengths alone."""
+    """Cut cells that `tokens` laid out together as if each list of lengths were laid out alone."""
     parts: list[dict[str, Tensor]] = []
     stop = 0
     for part in lengths:
         start, stop = stop, stop + len(part)
         n_expressed = torch.as_tensor(part, dtype=torch.long)
         width = int(_n_tokens(n_expressed, config).max())
-        found = {name: x[start:stop, :width].contiguous() for name, x in cells.items()}
-        parts.append(_without_ones(found, n_expressed, config))
+        of_part = {name: x[start:stop, :width].contiguous() for name, x in cells.items()}
+        parts.append(_without_ones(of_part, n_expressed, config))
     return parts
 
 
@@ -81,14 +78,14 @@ def _padded(
     """Expressed genes, the background where it is wanted, and zeros behind them."""
     place = torch.arange(int(_n_tokens(n_expressed, config).max()), device=genes.device)
     expressed = place < _column(n_expressed, genes)  # (b, n)
-    found = torch.zeros(expressed.shape, dtype=torch.long, device=genes.device)
-    found.masked_scatter_(expressed, values.long())
-    # one number more than the table has places: there goes what is not meant
-    spilling = torch.zeros(found.numel() + 1, dtype=torch.long, device=genes.device)
-    cells = {"tokens": found, "genes": spilling[:-1].view(found.shape), "weight": expressed.float()}
+    bins = torch.zeros(expressed.shape, dtype=torch.long, device=genes.device)
+    bins.masked_scatter_(expressed, values.long())
+    # one number more than the table has places: there goes what is not wanted
+    spilling = torch.zeros(bins.numel() + 1, dtype=torch.long, device=genes.device)
+    cells = {"tokens": bins, "genes": spilling[:-1].view(bins.shape), "weight": expressed.float()}
     cells["genes"].masked_scatter_(expressed, genes.long())
     if config.tokens == "background":
-        _write_sample(spilling, found.shape[1], genes, n_expressed, config, order)
+        _write_sample(spilling, bins.shape[1], genes, n_expressed, config, order)
         _weigh_background(cells, place, n_expressed, config)
     return cells
 
@@ -101,12 +98,9 @@ def _write_sample(
     config: Config,
     order: Tensor | None,
 ) -> None:
-    """Behind the expressed genes of each cell, in a flat table: the first genes in `order` that it does not express."""
+    """Write each cell's first unexpressed genes in `order` behind its expressed ones, flat."""
     if order is None:
-        raise ValueError(
-            'tokens="background" draws its samples in one random order of all genes; name it '
-            "(order=…)."
-        )
+        raise ValueError('tokens="background" samples genes in one random order: pass order=….')
     b = len(n_expressed)
     first = order[: int(n_expressed.max()) + config.n_background].to(
         genes.device, non_blocking=genes.is_cuda
@@ -128,7 +122,7 @@ def _write_sample(
 def _weigh_background(
     cells: dict[str, Tensor], place: Tensor, n_expressed: Tensor, config: Config
 ) -> None:
-    """The sample stands for all zero genes; the end token comes behind it."""
+    """Weigh the sample as all unexpressed genes, and put the end token behind it."""
     n_sample = _n_sample(n_expressed, config)
     start, end = _column(n_expressed, place), _column(n_expressed + n_sample, place)
     # divided on the host, so that no device rounds otherwise
@@ -158,10 +152,7 @@ def _n_tokens(n_expressed: Tensor, config: Config) -> Tensor:
 def _without_ones(
     cells: dict[str, Tensor], n_expressed: Tensor, config: Config
 ) -> dict[str, Tensor]:
-    """Leave out the weights where every token stands for one gene.
-
-    The lengths say so without a look at the weights.
-    """
+    """Leave out the weights where every token stands for one gene, which the lengths tell."""
     n_tokens, n_sample = _n_tokens(n_expressed, config), _n_sample(n_expressed, config)
     all_zeros = config.tokens != "background" or bool(
         (n_sample == config.n_genes - n_expressed).all()
@@ -172,11 +163,11 @@ def _without_ones(
 
 
 def _rows(n_expressed: Tensor, genes: Tensor) -> Tensor:
-    """Which cell each expressed gene belongs to, (nnz,); the size spares waiting for it."""
+    """Cell of each expressed gene, (nnz,); the size spares waiting for a device."""
     rows = torch.arange(len(n_expressed), device=genes.device)
     return rows.repeat_interleave(_column(n_expressed, genes).flatten(), output_size=len(genes))
 
 
 def _column(x: Tensor, genes: Tensor) -> Tensor:
-    """A number of each cell, from the host to the device of the genes: (b,) -> (b, 1)."""
+    """Numbers of cells, moved from the host to the device of the genes: (b,) -> (b, 1)."""
     return x.to(genes.device, non_blocking=genes.is_cuda).unsqueeze(1)

@@ -197,7 +197,7 @@ class Checkpoint:
             n_layers=self.n_layers,
             n_heads=sizes["inner"] // sizes["dim_head"],
             dim_head=sizes["dim_head"],
-            n_features=sizes["features"],
+            n_random_features=sizes["features"],
             n_feedforward=sizes["units"] // sizes["width"],
             dropout=0.0,
             gene_embedding="gene2vec" if self.gene_vectors else "none",

@@ -45,7 +45,7 @@ def as_saved(
         "n_bins + 2": (config.n_bins + 2, size("token_embedding.weight", 0)),
         "n_heads × dim_head": (inner, size("attention.qkv.weight", 0, 3)),
         "dim_head": (config.dim_head, size("attention.projection", 1)),
-        "n_features": (config.features, size("attention.projection", 0)),
+        "n_random_features": (config.features, size("attention.projection", 0)),
         "n_feedforward × n_hidden": (units, size("feedforward.0.weight", 0)),
     }
     if config.gene_embedding != "none":

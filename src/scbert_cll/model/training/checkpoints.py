@@ -27,6 +27,7 @@ from scbert_cll.model.training.checkpoint_file import RUN, WholeCheckpoints, is_
 from scbert_cll.model.training.history import History
 from scbert_cll.model.training.plans import APART
 from scbert_cll.model.training.run_settings import comparable, news, refuse_other_run
+from scbert_cll.nn.config import renamed
 
 RUN_FILE: Final = "run.json"  # to be read by people; a run is known by what its checkpoints hold
 _KEPT: Final = 2  # should the newest be damaged, there is the one before
@@ -116,6 +117,7 @@ class Run:
     def _go_on(self, newest: Path) -> None:
         """Refuse another run, and say what has changed of this one."""
         there = WholeCheckpoints().load_checkpoint(newest).get(RUN, {})
+        there = there | {"network": renamed(there.get("network", {}))}
         refuse_other_run(self.folder, there, self.settings)
         rank_zero_info(f"Going on from {newest}. {news(there, self.settings)}".strip())
 

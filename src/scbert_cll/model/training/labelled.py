@@ -102,7 +102,7 @@ class Labelled(OnCorpus, LinearBeside):
         """Begin with the linear part alone; its validation loss, which the network has to beat."""
         if self.is_trained_:
             return math.inf
-        self.module.silence()
+        self.module.zero_head()
         return loss_of_logits(offset[val], codes[val], weights[val]) if len(val) else math.inf
 
     def _weights(

@@ -232,7 +232,9 @@ class ClassifyPlan(Plan):
         super().__init__(module, **kwargs)
         self.token_drop, self.seed = token_drop, seed
         self._validated: Tensor | None = None
-        self.to_proteins = torch.nn.Linear(module.n_features, n_proteins) if n_proteins else None
+        self.to_proteins = (
+            torch.nn.Linear(module.penultimate_width, n_proteins) if n_proteins else None
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step, with tokens left out.
@@ -263,7 +265,7 @@ class ClassifyPlan(Plan):
 
     def _guess(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Class logits, and the error of the guessed proteins, 0 without any."""
-        features = self.module.features(batch["cells"])
+        features = self.module.penultimate(batch["cells"])
         logits = self.module.logits(features).float()
         logits = logits + batch["offset"] if "offset" in batch else logits
         if self.to_proteins is None:
