@@ -533,8 +533,8 @@ def test_three_gigabytes_in_thirteen_megabytes(tmp_path: Path, name: str, line: 
     path.write_bytes(one * 3000)
     limit = 7 * 2**30  # of which libraries take four
     script = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_bounded as t
+import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.laws import test_bounded as t
 try:
     t.TEXTS[{name!r}][1](t.Path({str(path)!r}))
 except ValueError as error:

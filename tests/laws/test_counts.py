@@ -26,6 +26,7 @@ from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll.vocab import GeneVocab
+from tests import _make
 
 mpl.use("agg")
 pp, tl = sc_cll.pp, sc_cll.tl
@@ -36,21 +37,9 @@ N, GENES = 60, ["ITGA4", "CD19", "CD5", *[f"G{i}" for i in range(22)]]
 
 def cells(seed: int = 0) -> AnnData:
     """Sixty cells of six donors with counts in X, labels, split and protein."""
-    rng = np.random.default_rng(seed)
-    positive = np.arange(N) % 2 == 0
-    mean = np.tile(rng.gamma(1, 3, len(GENES)) + 0.5, (N, 1))
-    mean[np.ix_(positive, np.arange(1, 6))] *= 4
-    obs = pd.DataFrame(
-        {"donor": [f"P{i // 10}" for i in range(N)]}, index=[f"c{i}" for i in range(N)]
+    return _make.cells(
+        N, genes=GENES, n_genes=len(GENES), classes=("neg", "pos"), protein=True, rng=seed
     )
-    obs["cd49d"] = pd.Categorical(np.where(positive, "pos", "neg"), ["neg", "pos"])
-    obs["split"] = np.select([np.arange(N) < 40, np.arange(N) < 50], ["train", "val"], "test")
-    adata = AnnData(
-        sparse.csr_matrix(rng.poisson(mean).astype(np.float32)), obs, pd.DataFrame(index=GENES)
-    )
-    protein = {"CD49d": rng.poisson(np.where(positive, 90, 6)), "CD19": rng.poisson(50, N)}
-    adata.obsm["protein"] = pd.DataFrame(protein, index=obs.index, dtype=float)
-    return adata
 
 
 # -- what reads counts: each call gives plain arrays that can be compared

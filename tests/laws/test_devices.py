@@ -5,19 +5,18 @@ command line with code 2.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from anndata import AnnData
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model.training.arguments import device_of, training_device
+from tests import _make
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 needs_none = pytest.mark.skipif(
@@ -25,13 +24,7 @@ needs_none = pytest.mark.skipif(
 )
 
 
-def cells() -> AnnData:
-    rng = np.random.default_rng(0)
-    obs = pd.DataFrame({"cd49d": pd.Categorical(["-", "+"] * 12), "donor": ["A"] * 12 + ["B"] * 12})
-    obs["split"] = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
-    adata = AnnData(rng.poisson(3, (24, 10)).astype("float32"), obs.rename(index=str))
-    sc_cll.pp.bin_expression(adata)
-    return adata
+cells = partial(_make.cells, 24, 10, classes=("-", "+"), binned=True)
 
 
 def model(kind: Any = sc_cll.ScBERT) -> Any:

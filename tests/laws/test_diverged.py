@@ -19,7 +19,6 @@ import pytest
 import torch
 from anndata import AnnData
 from safetensors.torch import load_file, save_file
-from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 import scbert_cll as sc_cll
@@ -30,6 +29,7 @@ from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier, _finite
 from scbert_cll.model.training.checkpoint_file import WholeCheckpoints
 from scbert_cll.model.training.divergence import StopWhereNotFinite
 from scbert_cll.model.training.plans import Plan
+from tests import _make
 
 NETWORK: dict[str, Any] = {"n_hidden": 8, "n_layers": 1, "n_heads": 2}
 QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -39,23 +39,8 @@ EPOCHS = 4
 
 
 def simulated() -> AnnData:
-    """160 cells of eight donors; the first ten genes tell the class."""
-    rng = np.random.default_rng(0)
-    n, genes = 160, 40
-    second = rng.random(n) < 0.5
-    mean = np.tile(rng.gamma(1, 2, genes) + 0.5, (n, 1))
-    mean[second, :10] *= 3
-    obs = pd.DataFrame(
-        {"donor": [f"P{i % 8}" for i in range(n)]}, index=[f"cell{i}" for i in range(n)]
-    )
-    obs["cd49d"] = pd.Categorical(np.where(second, "CD49d+", "CD49d-"))
-    obs["split"] = [
-        ("train", "train", "train", "train", "train", "train", "val", "test")[i % 8]
-        for i in range(n)
-    ]
-    counts = sparse.csr_matrix(rng.poisson(mean).astype(np.float32))
-    adata = AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(genes)]))
-    pp.bin_expression(adata)
+    """160 cells of eight donors; ten genes tell the class."""
+    adata = _make.cells(160, 40, n_donors=8, planted=10, fold=3, binned=True)
     tl.gene2vec(adata, n_dims=8)
     return adata
 

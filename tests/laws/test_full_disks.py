@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_power import Work, corpus, sources, works  # noqa: F401
+from tests.laws.test_power import Work, corpus, sources, works  # noqa: F401
 
 SIZE = 1_200_000
 
@@ -83,7 +82,7 @@ CELLS = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_power import both, cells, write_cells
+from tests.laws.test_power import both, cells, write_cells
 
 path = Path(sys.argv[2])
 try:
@@ -108,7 +107,7 @@ def test_a_full_disk_costs_no_file_of_cells(
     work.write(path, 0)
     old = work.read(path)
     filler = fill(disk, room)
-    command = [sys.executable, "-W", "ignore", "-c", CELLS, Path(__file__).parent, path]
+    command = [sys.executable, "-W", "ignore", "-c", CELLS, Path(__file__).parents[2], path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{errno.ENOSPC} "), done.stdout + done.stderr[-2000:]
     assert (

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,8 @@ from typing import Any
 import pytest
 
 from scbert_cll._disk import formats
-
-sys.path.insert(0, str(Path(__file__).parent))
-from disk import CHANGING
-from test_power import Work, corpus, sources, works  # noqa: F401
+from tests.laws.disk import CHANGING
+from tests.laws.test_power import Work, corpus, sources, works  # noqa: F401
 
 
 class Failing:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
@@ -19,6 +19,7 @@ from scbert_cll.__main__ import main
 from scbert_cll.estimators import Resampled, ScBERTEstimator
 from scbert_cll.model.training.fit import Training
 from scbert_cll.nn import Performer
+from tests import _make
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 HABITS = {
@@ -29,13 +30,7 @@ HABITS = {
 }
 
 
-def cells() -> AnnData:
-    rng = np.random.default_rng(0)
-    obs = pd.DataFrame({"cd49d": pd.Categorical(["-", "+"] * 12), "donor": ["A"] * 12 + ["B"] * 12})
-    obs["split"] = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
-    adata = AnnData(rng.poisson(3, (24, 10)).astype("float32"), obs.rename(index=str))
-    sc_cll.pp.bin_expression(adata)
-    return adata
+cells = partial(_make.cells, 24, 10, classes=("-", "+"), binned=True)
 
 
 def pretrained(adata: AnnData) -> sc_cll.ScBERT:

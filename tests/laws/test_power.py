@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import gzip
 import http.server
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -28,9 +27,7 @@ from scbert_cll._disk import formats
 from scbert_cll._disk.cells import write_cells
 from scbert_cll.datasets import _download_geo_series
 from scbert_cll.model.training import checkpoint_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-from disk import Disk
+from tests.laws.disk import Disk
 
 GENES = [f"G{i}" for i in range(30)]
 TINY = {

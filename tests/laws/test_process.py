@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
-from scipy import sparse
 
-from scbert_cll import pp, tl
+from scbert_cll import tl
 from scbert_cll._process import as_it_was, same_logs, same_random_state, to_change
 from scbert_cll.model import ScBERT
+from tests import _make
 
 TINY: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned", "dropout": 0.2}
 QUICK: dict[str, Any] = {
@@ -35,11 +35,7 @@ QUICK: dict[str, Any] = {
 
 def cells() -> AnnData:
     """60 cells, binned."""
-    adata = AnnData(
-        sparse.csr_matrix(np.random.default_rng(0).poisson(2, (60, 30)).astype(np.float32))
-    )
-    pp.bin_expression(adata)
-    return adata
+    return _make.cells(60, 30, binned=True)
 
 
 def model_of(adata: AnnData) -> ScBERT:

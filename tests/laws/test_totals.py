@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
+from tests import _make
 
 pp, tl = sc_cll.pp, sc_cll.tl
 FAST = {"max_epochs": 1, "batch_size": 32, "accelerator": "cpu", "enable_progress_bar": False}
@@ -28,15 +28,8 @@ CHOSEN = GENES[:40]  # as highly variable genes are
 
 
 def cells(genes: list[str] = GENES) -> AnnData:
-    rng = np.random.default_rng(0)
-    counts = rng.poisson(2.0, (72, len(GENES))).astype(np.float32)
-    positive = np.arange(72) % 2 == 0
-    obs = pd.DataFrame(
-        {"donor": [f"P{i // 12}" for i in range(72)]}, index=[f"c{i}" for i in range(72)]
-    )
-    obs["cd49d"] = pd.Categorical(np.where(positive, "pos", "neg"), ["neg", "pos"])
-    obs["split"] = np.select([np.arange(72) < 36, np.arange(72) < 54], ["train", "val"], "test")
-    return AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=GENES))[:, genes].copy()
+    made = _make.cells(genes=GENES, n_genes=len(GENES), classes=("neg", "pos"))
+    return made[:, genes].copy()
 
 
 def binned(genes: list[str], **edges: Any) -> AnnData:

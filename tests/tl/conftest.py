@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
-import numpy as np
 import pytest
 from anndata import AnnData
 
 import scbert_cll as sc_cll
+from tests import _make
 
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -40,29 +38,4 @@ def trained(prepared):
 @pytest.fixture
 def unchanged():
     """Compare an AnnData with how it was: `with unchanged(adata): …`."""
-
-    def summary(adata):
-        parts = {
-            "X": adata.X,
-            **{f"layer {k}": v for k, v in adata.layers.items() if k is not None},
-        }
-        matrices = {
-            k: (v.toarray() if hasattr(v, "toarray") else np.asarray(v)) for k, v in parts.items()
-        }
-        keys = {
-            name: sorted(map(str, getattr(adata, name).keys()))
-            for name in ("obs", "var", "obsm", "varm", "uns")
-        }
-        return matrices, keys, adata.obs.copy(), list(adata.var_names)
-
-    @contextmanager
-    def check(adata):
-        before = summary(adata)
-        yield
-        after = summary(adata)
-        assert before[1] == after[1]
-        assert before[2].equals(after[2])
-        assert before[3] == after[3]
-        assert all(np.array_equal(before[0][k], after[0][k]) for k in before[0])
-
-    return check
+    return _make.unchanged

@@ -1,0 +1,103 @@
+"""What the tests make: cells, a cohort, and a look at what a call left unchanged.
+
+Small and quick. A test that needs other data says so where it makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import datasets, pp
+
+# one epoch of a small network on the CPU, without a bar
+FAST = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
+PARTS = ("train", "train", "train", "train", "val", "test")  # of the donors, in turn
+
+
+def cells(
+    n: int = 72,
+    n_genes: int = 30,
+    *,
+    n_donors: int = 6,
+    genes: Sequence[str] | None = None,
+    key: str = "cd49d",
+    classes: Sequence[Any] = ("CD49d-", "CD49d+"),
+    planted: int = 6,
+    fold: float = 4.0,
+    protein: bool = False,
+    binned: bool = False,
+    rng: int = 0,
+) -> AnnData:
+    """Raw counts of cells, float32 CSR, with `obs` donor, class and split.
+
+    Donors P0, P1, … have as many cells each, one after the other, and all classes in turn. Genes 1
+    to `planted` are `fold` times as high in the last class. With `protein` there is
+    ``obsm["protein"]``, whose CD49d goes with the class; with `binned` the tokens.
+    """
+    random = np.random.default_rng(rng)
+    code = np.arange(n) % len(classes)
+    mean = np.tile(random.gamma(1.0, 2.0, n_genes) + 0.5, (n, 1))
+    mean[np.ix_(code == len(classes) - 1, np.arange(1, planted + 1))] *= fold
+    donor = np.arange(n) * n_donors // n
+    obs = pd.DataFrame({"donor": [f"P{i}" for i in donor]}, index=[f"cell{i}" for i in range(n)])
+    obs[key] = pd.Categorical.from_codes(code, list(classes))
+    obs["split"] = [PARTS[i % len(PARTS)] for i in donor]
+    var = pd.DataFrame(index=list(genes) if genes else [f"G{i}" for i in range(n_genes)])
+    counts = sparse.csr_matrix(random.poisson(mean).astype(np.float32))
+    adata = AnnData(counts, obs=obs, var=var)
+    if protein:
+        level = random.poisson(np.where(code == len(classes) - 1, 80, 5))
+        others = {name: random.poisson(50, n) for name in ("CD19", "CD5")}
+        adata.obsm["protein"] = pd.DataFrame(
+            {"CD49d": level, **others}, index=obs.index, dtype=float
+        )
+    if binned:
+        pp.bin_expression(adata)
+    return adata
+
+
+def cohort(n_patients: int = 120, n_genes: int = 200, *, rng: int = 0) -> AnnData:
+    """Bulk samples with an outcome."""
+    return datasets.cll_cohort(n_patients=n_patients, n_genes=n_genes, rng=rng)
+
+
+def _dense(value: Any) -> Any:
+    return value.toarray() if sparse.issparse(value) else value
+
+
+def _tables(adata: AnnData) -> dict[str, Any]:
+    """Everything of an AnnData that can be compared, by its place."""
+    found: dict[str, Any] = {"X": _dense(adata.X), "obs": adata.obs, "var": adata.var}
+    for name in ("layers", "obsm", "varm", "obsp", "varp"):
+        held = getattr(adata, name)
+        found |= {f"{name}[{key!r}]": _dense(held[key]) for key in held if key is not None}
+    return found
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if hasattr(value, "copy") else value
+
+
+@contextmanager
+def unchanged(adata: AnnData) -> Iterator[None]:
+    """What happens inside leaves values, names, slots and keys of `uns` as they were."""
+    before = {place: _copied(value) for place, value in _tables(adata).items()}
+    keys = sorted(map(str, adata.uns))
+    yield
+    after = _tables(adata)
+    assert before.keys() == after.keys()
+    assert keys == sorted(map(str, adata.uns))
+    for place, value in before.items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(after[place], value, obj=place)
+        elif value is not None:
+            np.testing.assert_array_equal(
+                np.asarray(after[place]), np.asarray(value), err_msg=place
+            )
