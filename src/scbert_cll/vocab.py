@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -22,15 +22,23 @@ from scbert_cll import _checks
 from scbert_cll._checks.words import choice, key_in, listed
 from scbert_cll._disk.in_place import replace
 
+__all__ = ["Aliases", "GeneVocab", "How", "Vocabulary", "read_aliases"]
+
 type Aliases = Mapping[str, str | Iterable[str]] | str | PathLike[str]
 type Vocabulary = GeneVocab | AnnData | Iterable[str] | str | PathLike[str]
 type How = Literal["exact", "genome", "ensembl", "alias", "suffix", "ambiguous", "unmatched"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+(_PAR_Y)?$")
 # What Cell Ranger, Seurat and others put before names where there is more than one genome:
 # GRCh38_ITGA4, mm10___Itga4, hg38-ITGA4.
 _GENOME = re.compile(
-    r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|(?P<mouse>GRCm3[89]|mm9|mm10|mm39))(?:[-_]20\d\d[-_][A-Z])?[-_.]+(?P<gene>.+)$",
+    r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|(?P<mouse>GRCm3[89]|mm9|mm10|mm39))"
+    r"(?:[-_]20\d\d[-_][A-Z])?[-_.]+(?P<gene>.+)$",
     re.I,
 )
 _SUFFIX = re.compile(r"^(.+)([-.])(\d+)$")
@@ -60,20 +68,20 @@ class GeneVocab:
     __slots__ = ("_names",)
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = _checks.genes.gene_names(
-            pd.Index([str(n) for n in names], dtype=object), "the vocabulary"
-        )
+        index = pd.Index([str(name) for name in names], dtype=object)
+        self._names = _checks.genes.gene_names(index, "the vocabulary")
 
     @classmethod
     def of(cls, source: Vocabulary) -> GeneVocab:
-        """Make one from whatever names genes in order: a vocabulary, a file, an AnnData (its genes, no antibodies) or names."""
+        """Make one from whatever names genes in order.
+
+        A vocabulary, a file, an AnnData (its genes, no antibodies) or names.
+        """
         if isinstance(source, GeneVocab):
             return source
         if isinstance(source, str | PathLike):
             return cls.read(source)
-        return cls(
-            _genes(cast("pd.DataFrame", source.var)) if isinstance(source, AnnData) else source
-        )
+        return cls(_genes(source.var) if isinstance(source, AnnData) else source)
 
     @classmethod
     def read(cls, path: str | PathLike[str], *, column: str | int = 0) -> GeneVocab:
@@ -100,20 +108,19 @@ class GeneVocab:
         kind = _kind(path)
         if kind in _H5AD:
             with h5py.File(_checks.paths.plain_file(path)) as file:
-                return cls(_var_names(file))
+                return cls(_genes(read_elem(file["var"])))
         if kind in _TEXT:
             return cls(_read_table(path, header=None)[0].str.strip())
         table = _read_table(path)
-        name = (
-            dict(enumerate(table.columns)).get(column, f"column {column}")
-            if isinstance(column, int)
-            else column
-        )
-        key_in(name, table, path.name)
-        return cls(table[name])
+        if isinstance(column, int):
+            column = dict(enumerate(table.columns)).get(column, f"column {column}")
+        key_in(column, table, path.name)
+        return cls(table[column])
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the genes to a file that :meth:`read` takes, and replace what is there when they read back as they are.
+        """Write the genes to a file that :meth:`read` takes.
+
+        What is there is replaced when they read back as they are.
 
         Parameters
         ----------
@@ -129,17 +136,12 @@ class GeneVocab:
         path = Path(path)
         kind = choice(_kind(path), (*_TEXT, *_TABLE), f"the kind of file of {path.name!r}")
         table = pd.DataFrame({"gene": self._names})
-        how: Any = {
-            "sep": _TABLE.get(kind, "\t"),
-            "index": False,
-            "header": kind in _TABLE,
-            "lineterminator": "\n",
-        }
-        replace(
-            path,
-            lambda aside: table.to_csv(aside, **how),
-            lambda aside: GeneVocab.read(aside) == self,
-        )
+        sep, header = _TABLE.get(kind, "\t"), kind in _TABLE
+
+        def write(aside: Path) -> None:
+            table.to_csv(aside, sep=sep, index=False, header=header, lineterminator="\n")
+
+        replace(path, write, lambda aside: GeneVocab.read(aside) == self)
 
     @property
     def names(self) -> pd.Index:
@@ -151,9 +153,8 @@ class GeneVocab:
 
         Exact names only.
         """
-        return np.asarray(
-            self._names.get_indexer(pd.Index(list(names), dtype=object)), dtype=np.int64
-        )
+        wanted = pd.Index(list(names), dtype=object)
+        return np.asarray(self._names.get_indexer(wanted), dtype=np.int64)
 
     def resolve(
         self, names: Iterable[str], *, aliases: Aliases | None = None, others: Iterable[str] = ()
@@ -204,10 +205,10 @@ class GeneVocab:
         -------
         One row per name: ``name``, ``gene`` (empty where there is none), ``index`` (−1), ``how``.
         """
-        query = pd.Index([str(n) for n in names], dtype=object)
+        query = pd.Index([str(name) for name in names], dtype=object)
         plain = self._without_genome(query)
-        known = read_aliases(aliases) if aliases is not None else {}
-        rules = _Rules(self, plain, known, [str(n) for n in others])
+        approved = read_aliases(aliases) if aliases is not None else {}
+        rules = _Rules(self, plain, approved, [str(name) for name in others])
         index = self.index(query)
         how = np.where(index >= 0, "exact", "unmatched").astype(object)
         for i in np.flatnonzero((index < 0) & (plain != "")).tolist():
@@ -217,24 +218,16 @@ class GeneVocab:
 
     def _without_genome(self, query: pd.Index) -> pd.Index:
         """Names without the genome before them; empty for genes of another species."""
-        table = pd.Series(list(query), dtype=object).str.extract(_GENOME)
-        found = {
-            species: table["gene"].where(table[species].notna()) for species in ("human", "mouse")
-        }
-        found["mouse"] = found["mouse"].where(
-            ~found["mouse"].str.isupper().eq(True)
-            | found["mouse"].str.startswith("ENSMUSG", na=False)
-        )
-        n = {species: int(names.isin(self._names).sum()) for species, names in found.items()}
-        is_mouse = n["mouse"] > n["human"] or not found["human"].notna().any()
-        chosen = found["mouse" if is_mouse else "human"]
-        plain = chosen.fillna(
-            pd.Series(list(query), dtype=object).where(
-                table["gene"].isna() | query.isin(self._names), ""
-            )
-        )
-        found_names: pd.Index = pd.Index(plain, dtype=object)
-        return found_names
+        names = pd.Series(list(query), dtype=object)
+        table = names.str.extract(_GENOME)
+        human, mouse = (table["gene"].where(table[name].notna()) for name in ("human", "mouse"))
+        is_mouse_id = mouse.str.startswith("ENSMUSG", na=False)
+        mouse = mouse.where(~mouse.str.isupper().eq(True) | is_mouse_id)
+        n_human, n_mouse = (int(genes.isin(self._names).sum()) for genes in (human, mouse))
+        is_mouse = n_mouse > n_human or not human.notna().any()
+        others = names.where(table["gene"].isna() | query.isin(self._names), "")
+        plain: pd.Index = pd.Index((mouse if is_mouse else human).fillna(others), dtype=object)
+        return plain
 
     def __len__(self) -> int:
         return len(self._names)
@@ -263,7 +256,7 @@ def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
     source
         A mapping alias → approved name (or several), or a ``.tsv`` / ``.csv`` file, compressed or
         not: with columns ``alias`` and ``symbol``; or HGNC's, with ``symbol`` and ``alias_symbol``
-        / ``prev_symbol`` (several parted by ``|``); or two columns without a header, alias then
+        / ``prev_symbol`` (several separated by ``|``); or two columns without a header, alias then
         approved.
 
     Returns
@@ -271,8 +264,8 @@ def read_aliases(source: Aliases) -> dict[str, frozenset[str]]:
     Alias → approved names. Approved names are in it, each standing for itself alone.
     """
     pairs = _alias_pairs(source)
-    approved = {symbol for _, symbol in pairs}
-    table: dict[str, set[str]] = {symbol: {symbol} for symbol in approved}
+    table = {symbol: {symbol} for _, symbol in pairs}
+    approved = frozenset(table)
     for alias, symbol in pairs:
         if alias not in approved:
             table.setdefault(alias, set()).add(symbol)
@@ -308,12 +301,12 @@ class _Rules:
 
     def _by_alias(self, name: str) -> tuple[How, int]:
         approved = self._approved(name)
-        at = self.by_approved.get(approved, None) if approved else -1
-        if at is None:
-            return "unmatched", -1
-        if at < 0:
+        at = self.by_approved.get(approved) if approved else -1
+        if at == -1:
             return "ambiguous", -1
-        return ("unmatched", -1) if self.vocab.names[at] in self.present else ("alias", at)
+        if at is None or self.vocab.names[at] in self.present:
+            return "unmatched", -1
+        return "alias", at
 
     def _by_suffix(self, name: str) -> tuple[How, int]:
         if not (match := _SUFFIX.match(name)) or _SUFFIX.match(match[1]):
@@ -325,7 +318,7 @@ class _Rules:
         return "suffix", int(self.vocab.index([base])[0])
 
     def _approved(self, name: str) -> str | None:
-        """The one approved name of a gene: its own where the table does not know it, None where there are several."""
+        """The approved name of a gene: its own if no table has it, None if it has several."""
         names = self.aliases.get(name, frozenset([name]))
         return next(iter(names)) if len(names) == 1 else None
 
@@ -351,15 +344,17 @@ def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
     table = _read_table(path)
     if {"alias", "symbol"} <= set(table):
         return list(zip(table["alias"], table["symbol"], strict=True))
-    hgnc = [c for c in ("prev_symbol", "alias_symbol") if c in table]
-    if "symbol" in table and hgnc:
-        cells = (
-            (cell, symbol)
-            for c in hgnc
-            for cell, symbol in zip(table[c], table["symbol"], strict=True)
+    hgnc = table.columns.intersection(["prev_symbol", "alias_symbol"])
+    if "symbol" in table and len(hgnc):
+        cells = table[["symbol", *hgnc]].melt("symbol", value_name="aliases")
+        pairs = zip(cells["aliases"].str.split("|"), cells["symbol"], strict=True)
+        return [(alias, symbol) for aliases, symbol in pairs for alias in aliases if alias]
+    if table.shape[1] != 2:
+        raise ValueError(
+            f"{path.name} must have columns 'alias' and 'symbol', or HGNC's 'symbol' and "
+            f"'alias_symbol' / 'prev_symbol', or two columns without a header; it has "
+            f"{listed(table.columns, 12)}."
         )
-        return [(alias, symbol) for cell, symbol in cells for alias in cell.split("|") if alias]
-    _checks.genes.two_columns(table, path.name)
     table = _read_table(path, header=None)
     return list(zip(table[0], table[1], strict=True))
 
@@ -372,26 +367,17 @@ def _kind(path: Path) -> str:
 
 
 def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:
-    # A gene may be called NA or NAN: every field is read as the text it is.
-    usual = _TABLE.get(_kind(path), "\t")
-    file, found = _checks.text.open_table(path)
-    separator = (
-        found if found == ";" and usual == "," else usual
-    )  # as Excel writes .csv where the comma is decimal
-    table: pd.DataFrame = pd.read_csv(
-        file, sep=separator, header=header, dtype=str, keep_default_na=False
-    )
-    return table
+    """A table of text: a gene may be called NA or NAN."""
+    sep = _TABLE.get(_kind(path), "\t")
+    file, in_file = _checks.text.open_table(path)
+    if in_file == ";" and sep == ",":
+        sep = ";"  # as Excel writes .csv where the comma is decimal
+    return pd.read_csv(file, sep=sep, header=header, dtype=str, keep_default_na=False)
 
 
-def _var_names(file: h5py.File) -> Iterable[str]:
-    var: Any = read_elem(file["var"])
-    return _genes(var)
-
-
-def _genes(var: pd.DataFrame) -> pd.Index:
-    """Names of the rows that are genes."""
-    found = _checks.features.of(var)
-    if not found.is_gene.any():
-        _checks.features.only_genes(found)
-    return var.index[found.is_gene]
+def _genes(var: Any) -> Iterable[str]:
+    """Names of the rows of `var` that are genes."""
+    features = _checks.genes.features_of(var)
+    if not features.is_gene.any():
+        _checks.genes.only_genes(features)
+    return features.names[features.is_gene]

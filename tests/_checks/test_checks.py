@@ -204,10 +204,10 @@ def test_counts_recognises_logarithms_and_names_the_layers() -> None:
 
 def test_are_whole_sees_the_last_value_of_many() -> None:
     values = np.ones(2**16 + 3)
-    assert _checks.matrix.are_whole(values)
+    assert _checks.counts.are_whole(values)
     values[-1] = 1.5
-    assert not _checks.matrix.are_whole(values)
-    assert _checks.matrix.are_whole(np.arange(3))
+    assert not _checks.counts.are_whole(values)
+    assert _checks.counts.are_whole(np.arange(3))
 
 
 def test_matrix_without_x() -> None:
@@ -222,46 +222,6 @@ def test_no_empty_cells() -> None:
         ValueError, match=r"2 cells have no counts in adata.X \('c0', 'c2'\).*filter_cells"
     ):
         _checks.adata.no_empty_cells(np.array([0, 1, 0, 5]), made(), "adata.X")
-
-
-# --- tokens taken for counts
-
-
-def large(values: np.ndarray) -> tuple[sparse.csr_matrix, ad.AnnData]:
-    adata = ad.AnnData(sparse.csr_matrix(values.astype(np.float32)))
-    return adata.X, adata
-
-
-def test_few_bins() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(
-        ValueError, match=r"adata.X looks binned already \(its largest value is 5, n_bins=5\)"
-    ):
-        _checks.tokens.not_binned(*large(rng.integers(0, 6, size=(60, 250))), None, 5)
-    _checks.tokens.not_binned(*large(rng.integers(0, 7, size=(60, 250))), None, 5)
-    _checks.tokens.not_binned(
-        *large(rng.integers(0, 6, size=(40, 250))), None, 5
-    )  # too few cells to tell
-    _checks.tokens.not_binned(*large(np.zeros((60, 250))), None, 5)
-
-
-def test_many_bins_are_told_from_shallow_counts() -> None:
-    rng = np.random.default_rng(0)
-    counts = np.minimum(rng.poisson(2, size=(60, 250)), 50)
-    _checks.tokens.not_binned(*large(counts), None, 50)
-    tokens = counts.copy()
-    tokens[np.arange(60), tokens.argmax(1)] = 50
-    with pytest.raises(ValueError, match="largest value is 50, n_bins=50"):
-        _checks.tokens.not_binned(*large(tokens), None, 50)
-
-
-def test_a_recorded_layer_is_binned_whatever_its_size() -> None:
-    adata = made()
-    adata.layers["binned"] = adata.X
-    _checks.tokens.not_binned(adata.X, adata, "binned", 5)
-    adata.uns["binned"] = {"edges": np.ones(5)}
-    with pytest.raises(ValueError, match=r"adata.layers\['binned'\] looks binned already"):
-        _checks.tokens.not_binned(adata.X, adata, "binned", 5)
 
 
 # --- split and classes

@@ -197,7 +197,7 @@ def test_a_store_holds_plain_files(tmp_path: Path) -> None:
 
 def test_names_that_are_none() -> None:
     for name in ("a\0b.txt", "x" * 5000 + ".txt"):
-        with pytest.raises(ValueError, match="is no name of a file"):
+        with pytest.raises(ValueError, match="is not a file name"):
             sc_cll.vocab.GeneVocab.read(name)
 
 

@@ -364,7 +364,7 @@ REFUSED: dict[str, tuple[Callable[[AnnData], AnnData | None], str]] = {
     "no X": (_no_x, r"adata.layers\['umi'\] holds whole numbers"),
     "antibodies": (
         _antibodies,
-        "3 of 28 rows of var are no genes .*'Antibody Capture'.*'CD19-1', 'CD5-1', 'CD49d'",
+        "3 of 28 rows of var are not genes .*'Antibody Capture'.*'CD19-1', 'CD5-1', 'CD49d'",
     ),
 }
 
@@ -518,7 +518,8 @@ def test_an_object_without_a_gene_is_refused() -> None:
     both = _antibodies(cells())
     for call in (pp.bin_expression, lambda a: pp.align_genes(a, GENES), lambda a: GeneVocab.of(a)):
         with pytest.raises(
-            ValueError, match=r"3 of 3 rows of var are no genes.*Take the object that holds the RNA"
+            ValueError,
+            match=r"3 of 3 rows of var are not genes.*Take the object that holds the RNA",
         ):
             call(both[:, 25:].copy())
 
@@ -528,7 +529,7 @@ def test_tokens_of_antibodies_reach_no_model() -> None:
     column = both.var.pop("feature_types")
     pp.bin_expression(both)  # nobody could know
     both.var["feature_types"] = column
-    with pytest.raises(ValueError, match=r"no genes.*and bin again: pp.bin_expression\(adata\)"):
+    with pytest.raises(ValueError, match=r"not genes.*and bin again: pp.bin_expression\(adata\)"):
         sc_cll.ScBERT.setup_anndata(both)
 
 

@@ -667,6 +667,35 @@ def test_bad_input(make: object, kwargs: dict, error: type[Exception], message: 
         np.testing.assert_equal(one, two)
 
 
+def test_few_bins() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"adata.X looks binned already .*5, n_bins=5"):
+        pp.bin_expression(made(rng.integers(0, 6, size=(60, 250))))
+    pp.bin_expression(made(rng.integers(0, 7, size=(60, 250))))
+    pp.bin_expression(made(rng.integers(0, 6, size=(40, 250))))  # too few cells to tell
+    with pytest.raises(ValueError, match="60 cells have no counts"):
+        pp.bin_expression(made(np.zeros((60, 250))))
+
+
+def test_many_bins_are_told_from_shallow_counts() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.minimum(rng.poisson(2, size=(60, 250)), 50)
+    pp.bin_expression(made(counts), n_bins=50)
+    tokens = counts.copy()
+    tokens[np.arange(60), tokens.argmax(1)] = 50
+    with pytest.raises(ValueError, match="largest value is 50, n_bins=50"):
+        pp.bin_expression(made(tokens), n_bins=50)
+
+
+def test_a_recorded_layer_is_binned_whatever_its_size() -> None:
+    adata = made(simulated())
+    adata.layers["tokens"] = adata.X.copy()
+    pp.bin_expression(adata, layer="tokens")
+    adata.uns["tokens"] = {"edges": np.ones(5)}
+    with pytest.raises(ValueError, match=r"adata.layers\['tokens'\] looks binned already"):
+        pp.bin_expression(adata, layer="tokens")
+
+
 def test_result_does_not_replace_its_counts() -> None:
     adata = made(simulated())
     adata.layers["counts"] = adata.X.copy()

@@ -633,7 +633,7 @@ BAD = {
         antibodies_among_genes,
         {},
         ValueError,
-        "2 of 6 rows of var are no genes.*part them first.*mudata.MuData",
+        "2 of 6 rows of var are not genes.*separate them first.*mudata.MuData",
     ),
     "unpaired": (
         unpaired,
@@ -740,10 +740,10 @@ def test_the_remedy_for_antibodies_among_the_genes(word):
         adata.var["feature_types"].astype(str).replace("Antibody Capture", word)
     )
     adata.var_names = [f"G{i}" for i in range(4)] + ["CD49d", "CD19"]
-    with pytest.raises(ValueError, match="2 of 6 rows of var are no genes") as told:
+    with pytest.raises(ValueError, match="2 of 6 rows of var are not genes") as told:
         sb.pp.label_cd49d(adata)
     names = {"adata": adata, "mudata": md}
-    exec(str(told.value).split("part them first: ")[1].removesuffix("."), names)  # noqa: S102
+    exec(str(told.value).split("separate them first: ")[1].removesuffix("."), names)  # noqa: S102
     assert list(names["data"]["prot"].var_names) == ["CD49d", "CD19"]
     assert names["data"]["rna"].n_vars == 4
 

@@ -11,14 +11,18 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks.matrix import can_be_copied
+from scbert_cll._checks.counts import can_be_copied
 from scbert_cll._checks.people import categories_of, class_names, class_order, warn_of_missing_words
 from scbert_cll._checks.words import key_in, listed, unique
+from scbert_cll._counts import slot_name
 
 
 def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
-    """An AnnData in memory with cells, genes and unique names (genes may repeat where they are going to be summed)."""
-    found = in_memory(adata)
+    """An AnnData in memory with cells, genes and unique names.
+
+    Genes may repeat where they are going to be summed.
+    """
+    checked = in_memory(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(
             f"Expected at least one cell and one gene, found {adata.n_obs} cells x "
@@ -26,48 +30,35 @@ def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
         )
     unique(adata.obs_names, "obs_names", "adata.obs_names_make_unique()")
     if not repeated_genes:
-        unique(
-            adata.var_names,
-            "var_names",
-            "adata.var_names_make_unique(), or pp.align_genes to sum them",
-        )
-    return found
+        remedy = "adata.var_names_make_unique(), or pp.align_genes to sum them"
+        unique(adata.var_names, "var_names", remedy)
+    return checked
 
 
 def in_memory(adata: Any) -> AnnData:
-    """An AnnData, and not a file."""
+    """An AnnData that is not backed by a file."""
     if not isinstance(adata, AnnData):
-        hint = (
-            ' Take one modality, e.g. mdata["rna"].'
-            if isinstance(getattr(adata, "mod", None), Mapping)
-            else ""
-        )
+        is_mudata = isinstance(getattr(adata, "mod", None), Mapping)
+        hint = ' Take one modality, e.g. mdata["rna"].' if is_mudata else ""
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
-    if adata.isbacked:
-        raise ValueError(
-            f"adata is backed by {str(adata.filename)!r}; read it into memory first: adata = "
-            f"adata.to_memory()"
-        )
-    if not isinstance(adata.obs, pd.DataFrame):  # ad.experimental.read_lazy
-        raise ValueError(
-            "adata is lazy: its tables are still on disk; read it into memory first: adata = "
-            "adata.to_memory()"
-        )
-    found: AnnData = adata
-    return found
+    what = f"backed by {str(adata.filename)!r}" if adata.isbacked else ""
+    if not what and not isinstance(adata.obs, pd.DataFrame):  # ad.experimental.read_lazy
+        what = "lazy: its tables are still on disk"
+    if what:
+        raise ValueError(f"adata is {what}; read it into memory first: adata = adata.to_memory()")
+    return adata
 
 
 def target(adata: AnnData, *, copy: bool) -> AnnData:
     """The object to write to: a copy, or the user's own, which then must not be a view."""
     if copy:
         for name, values in adata.layers.items():  # X under None
-            can_be_copied(values, "adata.X" if name is None else f"adata.layers[{name!r}]")
+            can_be_copied(values, slot_name(name))
         return adata.copy()
     if adata.is_view:
         raise ValueError(
             "adata is a view of another AnnData, so what is written to it would not reach the "
-            "object you keep; "
-            "make it its own object first: adata = adata.copy()."
+            "object you keep; make it its own object first: adata = adata.copy()."
         )
     return adata
 
@@ -86,7 +77,10 @@ def obs_column(adata: AnnData, key: str, *, allow_missing: bool = True) -> pd.Se
 
 
 def cells(adata: AnnData, which: Any, what: str) -> np.ndarray:
-    """Chosen cells as a mask: all (None), a mask, a true/false column, or the training cells of a split column."""
+    """Chosen cells as a mask.
+
+    All (None), a mask, a true/false column, or the training cells of a split column.
+    """
     if which is None:
         return np.ones(adata.n_obs, dtype=bool)
     column = obs_column(adata, which, allow_missing=False) if isinstance(which, str) else which
@@ -96,18 +90,16 @@ def cells(adata: AnnData, which: Any, what: str) -> np.ndarray:
     if mask.dtype != bool or mask.shape != (adata.n_obs,) or not mask.any():
         raise ValueError(
             f"{what} must choose at least one cell: a true/false value for each of the "
-            f"{adata.n_obs} cells, or the name "
-            f"of such a column (or of a split column) of adata.obs; found {mask.dtype} of "
-            f"shape {mask.shape}, "
+            f"{adata.n_obs} cells, or the name of such a column (or of a split column) of "
+            f"adata.obs; found {mask.dtype} of shape {mask.shape}, "
             f"{int(mask.sum()) if mask.dtype == bool else 0} true."
         )
     return mask
 
 
 def no_empty_cells(totals: np.ndarray, adata: AnnData, where: str) -> None:
-    """Every cell has at least one count."""
-    empty = adata.obs_names[np.asarray(totals) == 0]
-    if len(empty):
+    """Refuse cells without counts."""
+    if len(empty := adata.obs_names[np.asarray(totals) == 0]):
         raise ValueError(
             f"{len(empty)} cells have no counts in {where} ({listed(empty)}); "
             "remove them first: sc.pp.filter_cells(adata, min_counts=1)."
@@ -115,69 +107,62 @@ def no_empty_cells(totals: np.ndarray, adata: AnnData, where: str) -> None:
 
 
 def split(adata: AnnData, key: str, *, need: Sequence[str] = (_keys.TRAIN,)) -> pd.Series:
-    """A split column: train / val / test only, with cells in every part that is needed."""
-    key_in(
-        key,
-        adata.obs,
-        "adata.obs",
-        "Make one with pp.split_donors: donors, not cells, are held out.",
-    )
+    """A split column: train, val and test only, with cells in every part that is needed."""
+    remedy = "Make one with pp.split_donors: donors, not cells, are held out."
+    key_in(key, adata.obs, "adata.obs", remedy)
     column = cast("pd.DataFrame", adata.obs)[key].astype(object)
-    other = sorted({str(v) for v in column.dropna().unique()} - set(_keys.SPLIT_ORDER))
-    if other:
+    parts = column.dropna().unique()
+    if other := sorted({str(part) for part in parts} - set(_keys.SPLIT_ORDER)):
         raise ValueError(
             f"adata.obs[{key!r}] may hold {listed(_keys.SPLIT_ORDER)}; found also {listed(other)}."
         )
     for part in need:
-        if not (column == part).any():
+        if part not in parts:
             raise ValueError(
-                f"adata.obs[{key!r}] has no cell in {part!r}; it holds "
-                f"{listed(column.dropna().unique())}."
+                f"adata.obs[{key!r}] has no cell in {part!r}; it holds {listed(parts)}."
             )
     return column
 
 
 def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
     """The classes that occur, as text, in the column's own order; at least two."""
-    found = class_order(labels)
-    warn_of_missing_words(found, key)
-    if len(found) < 2:
+    names = class_order(labels)
+    warn_of_missing_words(names, key)
+    if len(names) < 2:
         raise ValueError(
-            f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(found)}."
+            f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(names)}."
         )
-    return found
+    return names
 
 
 def groups(adata: AnnData, key: str) -> pd.Series:
     """A column of groups as a categorical of text in which every category occurs."""
     column = categories_of(obs_column(adata, key))
-    if not column.notna().any():
-        raise ValueError(
-            f"adata.obs[{key!r}] is missing for all {adata.n_obs} cells; there is no group to "
-            f"summarise."
-        )
+    _some_group(column, f"adata.obs[{key!r}]")
     return column
 
 
 def one_group_per_cell(groups: pd.Series, adata: AnnData) -> None:
-    """As many groups as cells, and not all of them missing."""
+    """Refuse groups of other cells, or that are all missing."""
     if len(groups) != adata.n_obs:
         raise ValueError(
             f"groups needs one value per cell, in the order of the cells: {adata.n_obs}, "
             f"found {len(groups)}."
         )
+    _some_group(groups, "groups")
+
+
+def _some_group(groups: pd.Series, where: str) -> None:
     if not groups.notna().any():
         raise ValueError(
-            f"groups is missing for all {adata.n_obs} cells; there is no group to summarise."
+            f"{where} is missing for all {len(groups)} cells; there is no group to summarise."
         )
 
 
 def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """Codes of a label column (-1 where missing), with no class that is unknown or has no cell among `rows`."""
-    column = obs_column(adata, key)
-    names = class_names(column)
-    unseen = sorted(set(names.dropna()) - set(known))
-    if unseen:
+    """Codes of a label column, -1 where missing; each class is known and has a cell in `rows`."""
+    names = class_names(obs_column(adata, key))
+    if unseen := sorted(set(names.dropna()) - set(known)):
         raise ValueError(
             f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it "
             f"knows {listed(known)}."
@@ -188,9 +173,8 @@ def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> 
 
 
 def every_class(codes: np.ndarray, known: Sequence[str], where: str) -> None:
-    """A labelled training cell of every class."""
-    absent = [c for i, c in enumerate(known) if not (codes == i).any()]
-    if absent:
+    """Refuse a class without a labelled training cell."""
+    if absent := [name for i, name in enumerate(known) if not (codes == i).any()]:
         raise ValueError(
             f"No labelled training cell of class {listed(absent)} in {where}; "
             "split so that every class has training donors, or remove the class."
@@ -198,62 +182,51 @@ def every_class(codes: np.ndarray, known: Sequence[str], where: str) -> None:
 
 
 def no_resampled_rows(adata: AnnData) -> None:
-    """Every row is a cell that was measured."""
+    """Refuse rows that are not cells as they were measured."""
     if _keys.IS_SYNTHETIC not in adata.obs:
         return
-    added = adata.obs_names[np.asarray(adata.obs[_keys.IS_SYNTHETIC], dtype=bool)]
-    if len(added):
+    if len(added := adata.obs_names[np.asarray(adata.obs[_keys.IS_SYNTHETIC], dtype=bool)]):
         raise ValueError(
             f"{len(added)} cells were added by resampling ({listed(added)}); copies of a cell "
-            f"would be on both sides of a fold. "
-            "Start from the cells as measured; each model balances its own training cells."
+            "would be on both sides of a fold. Start from the cells as measured; each model "
+            "balances its own training cells."
         )
 
 
 def protein_counts(adata: AnnData, key: str) -> np.ndarray:
-    """Counts of the proteins in `obsm`: (cells, proteins), finite and not negative.
+    """Counts of the proteins in `obsm`: (cells, proteins) float64, finite and not negative.
 
-    Some others are left out and told.
+    Proteins with other values are left out with a warning, if they are fewer than half.
     """
-    key_in(
-        key,
-        adata.obsm,
-        "adata.obsm",
-        'Put them there, e.g. adata.obsm["protein"] = mdata["prot"].to_df().',
-    )
-    found: Any = adata.obsm[key]
-    names = [str(name) for name in found] if isinstance(found, pd.DataFrame) else None
-    values = (
-        table_numbers(found)
-        if names
-        else np.asarray(found.toarray() if hasattr(found, "toarray") else found)
-    )
+    remedy = 'Put them there, e.g. adata.obsm["protein"] = mdata["prot"].to_df().'
+    key_in(key, adata.obsm, "adata.obsm", remedy)
+    where, table = f"adata.obsm[{key!r}]", cast("Any", adata.obsm[key])
+    if is_table := isinstance(table, pd.DataFrame):
+        values = table_numbers(table)
+    else:
+        values = np.asarray(table.toarray() if hasattr(table, "toarray") else table)
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
-        raise ValueError(
-            f"adata.obsm[{key!r}] must hold numbers, cells × proteins; found {values.dtype}."
-        )
+        raise ValueError(f"{where} must hold numbers, cells × proteins; found {values.dtype}.")
+    n = values.shape[1]
+    names = np.asarray(list(map(str, table)) if is_table else [f"column {j}" for j in range(n)])
     bad = ~(np.isfinite(values) & (values >= 0)).all(0)
-    told = listed(np.asarray(names or [f"column {j}" for j in range(bad.size)])[bad])
-    if bad.sum() >= 0.5 * bad.size:
+    if bad.sum() >= 0.5 * n:
         raise ValueError(
-            f"adata.obsm[{key!r}] must hold raw protein counts: finite, none negative; found "
-            f"values from {values.min():g} to "
-            f"{values.max():g}, and {bad.sum()} of {bad.size} proteins that hold others: {told}."
+            f"{where} must hold raw protein counts: finite, none negative; found values from "
+            f"{values.min():g} to {values.max():g}, and {bad.sum()} of {n} proteins that hold "
+            f"others: {listed(names[bad])}."
         )
     if bad.any():
         warnings.warn(
-            f"{bad.sum()} of {bad.size} proteins in adata.obsm[{key!r}] hold missing or "
-            f"negative values and are left out: {told}.",
+            f"{bad.sum()} of {n} proteins in {where} hold missing or negative values and are "
+            f"left out: {listed(names[bad])}.",
             stacklevel=2,
         )
     return values[:, ~bad].astype(np.float64)
 
 
 def table_numbers(table: pd.DataFrame) -> np.ndarray:
-    """Values of a table as float64.
-
-    What is no number is missing, which concerns its column alone.
-    """
+    """Values of a table as float64; what is not a number is missing, in its column alone."""
     try:
         return table.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
@@ -264,7 +237,7 @@ def table_numbers(table: pd.DataFrame) -> np.ndarray:
 
 
 def weights(values: np.ndarray, key: str) -> None:
-    """Weights that training can use."""
+    """Refuse weights that training cannot use."""
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
         raise ValueError(
             f"adata.obs[{key!r}] must hold finite weights of zero or more for all training "

@@ -294,39 +294,3 @@ def ighv_direction(mutated: pd.Series, time: pd.Series, event: pd.Series) -> Non
             f"{events_u:.0f} events), and they are known to be treated later. In mofaCLL 1 is "
             f"mutated."
         )
-
-
-def probe_table(table: pd.DataFrame) -> None:
-    """A table of probes and genes."""
-    if (
-        not {"probe", "gene"} <= set(table)
-        and not {"ID", "Gene Symbol"} <= set(table)
-        and table.shape[1] != 2
-    ):
-        raise ValueError(
-            "A table of probes must have the columns 'probe' and 'gene' (or GEO's 'ID' and "
-            "'Gene Symbol'), or two columns, probe then gene; "
-            f"it has {listed(table.columns, 12)}."
-        )
-
-
-def probe_source(source: Any) -> None:
-    """Something that genes of probes can be read from."""
-    if not isinstance(source, pd.DataFrame | Mapping | pd.Series | str) and not hasattr(
-        source, "__fspath__"
-    ):
-        raise TypeError(
-            "probes is a DataFrame with 'probe' and 'gene', a mapping from probe to gene, the "
-            "path of a table, or the name of a column of "
-            f"adata.var; found {type(source).__name__}."
-        )
-
-
-def annotated_probes(n_found: int, in_data: pd.Index, in_table: pd.Index) -> None:
-    """At least one probe of the data has a gene."""
-    if not n_found:
-        raise ValueError(
-            f"No probe of adata has a gene. adata has {listed(in_data, 3)}; the table has "
-            f"{listed(in_table, 3)}. Use the annotation of "
-            "this platform; genes go from probe to gene, not the other way."
-        )

@@ -1,8 +1,8 @@
-"""The one door to counts: whatever reads counts of an AnnData gets them here.
+"""Counts of an AnnData: whatever reads them gets them here.
 
-It lies among the checks, not above them, since other checks (of tokens, of what is to be
-normalised) read through it. A slot is `X`, a layer, or ``"raw"`` for `adata.raw`. Only genes come
-out, finite and not negative, as canonical CSR; `counts` are whole numbers.
+A slot is `X`, a layer, or ``"raw"`` for `adata.raw`. Only genes come out, finite and not negative,
+as canonical CSR; `counts` are whole numbers. Other checks read through this module, so it lies
+among them.
 """
 
 from __future__ import annotations
@@ -16,40 +16,36 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks.features import of as features_of
-from scbert_cll._checks.features import only_genes
-from scbert_cll._checks.matrix import (
-    FLOAT16_WHOLE,
-    are_finite,
-    are_whole,
-    as_csr,
-    can_be_copied,
-    first,
-    in_core,
-    stored_as,
-)
+from scbert_cll._checks.genes import features_of, only_genes
 from scbert_cll._checks.words import key_in, listed
 from scbert_cll._counts import slot_name
 
-__all__ = ["RAW", "are_finite", "as_csr", "counts", "in_core", "matrix"]  # and what is defined here
-
 RAW: Final = "raw"
+_FLOAT16_WHOLE: Final = 2048  # above this a float16 has no odd numbers
 _EPSILON: Final = 4 * float(np.finfo(np.float32).eps)
-_MOST_OFF: Final = 0.01  # of a whole number; what is further off is no round-off
-_SEEN: Final = 50  # cells that tell logarithms from fractions
+_MAX_ROUND_OFF: Final = 0.01  # distance from a whole number
+_N_SAMPLED: Final = 50  # cells that tell logarithms from fractions
 _LARGEST_LOG: Final = 20.0  # of counts, a common total included
 
 
 class Slot(NamedTuple):
-    """Where counts are asked for: the matrix as it is stored, its genes, and its name in Python."""
+    """A matrix as it is stored, its genes, its name in Python, and the layer it was asked for by."""
 
     values: Any
     var: Any
     where: str
+    layer: str | None
+
+    def code(self, for_sparse: str, for_dense: str) -> str:
+        """Python that changes the values, written with ``{0}`` for the matrix."""
+        is_raw = self.where == "adata.raw.X"
+        change = for_sparse if sparse.issparse(self.values) else for_dense
+        start = "adata = adata.raw.to_adata(); " if is_raw else ""
+        return start + change.format("adata.X" if is_raw else self.where)
 
 
 class Counts(NamedTuple):
-    """Counts, cells × genes, and what is to be noted of them."""
+    """Counts, cells × genes, and what a record has to say of them."""
 
     csr: sparse.csr_matrix
     note: dict[str, int]  # n_rounded, if float32 had left values beside whole numbers
@@ -58,33 +54,27 @@ class Counts(NamedTuple):
 def slot(adata: AnnData, layer: str | None) -> Slot:
     """`X` (None), a layer, or `adata.raw`; a layer that is called "raw" comes before the latter."""
     if layer == RAW and RAW not in adata.layers and adata.raw is not None:
-        return Slot(adata.raw.X, adata.raw.var, "adata.raw.X")
-    if layer is not None:
-        key_in(
-            layer,
-            adata.layers,
-            "adata.layers",
-            _elsewhere(adata, layer) if isinstance(layer, str) else "",
-        )
-    return Slot(adata.X if layer is None else adata.layers[layer], adata.var, slot_name(layer))
+        return Slot(adata.raw.X, adata.raw.var, "adata.raw.X", layer)
+    if layer is None:
+        return Slot(adata.X, adata.var, slot_name(layer), layer)
+    elsewhere = _elsewhere(adata, layer) if isinstance(layer, str) else ""
+    key_in(layer, adata.layers, "adata.layers", elsewhere)
+    return Slot(adata.layers[layer], adata.var, slot_name(layer), layer)
 
 
 def is_binned(adata: AnnData, layer: str | None) -> bool:
-    """A layer that `pp.bin_expression` wrote."""
-    return (
-        layer is not None
-        and isinstance(adata.uns.get(layer), Mapping)
-        and "edges" in adata.uns[layer]
-    )
+    """Whether `pp.bin_expression` wrote the layer."""
+    record = None if layer is None else adata.uns.get(layer)
+    return isinstance(record, Mapping) and "edges" in record
 
 
 def matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
-    """Values of the genes, finite and not negative, as canonical CSR whatever they were stored as."""
-    return _values(adata, layer, slot(adata, layer))
+    """Values of the genes, finite and not negative, as canonical CSR."""
+    return _values(adata, slot(adata, layer))
 
 
 def counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> sparse.csr_matrix:
-    """`matrix`, and all values whole numbers: raw counts.
+    """Raw counts of the genes as canonical CSR.
 
     With `only_x` no other slot can be chosen, and none is offered.
     """
@@ -92,182 +82,224 @@ def counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> sparse
 
 
 def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> Counts:
-    """`counts`, and what the caller has to write down of them."""
-    found = slot(adata, layer)
-    csr = _values(adata, layer, found)
-    _warn_of_float16(found.values, csr, found.where)
+    """`counts`, and what the caller has to record of them."""
+    source = slot(adata, layer)
+    csr = _values(adata, source)
+    _warn_of_float16(source, csr)
     if are_whole(csr.data):
         return Counts(csr, {})
     rounded = nearly_whole(csr.data)
     if rounded is None:
-        raise ValueError(_no_counts(adata, layer, found, csr, only_x=only_x))
-    n = int((rounded != csr.data).sum())
-    return Counts(
-        sparse.csr_matrix((rounded, csr.indices, csr.indptr), shape=csr.shape), {"n_rounded": n}
-    )
+        raise ValueError(_not_counts(adata, source, csr, only_x=only_x))
+    return Counts(_with_data(csr, rounded), {"n_rounded": int((rounded != csr.data).sum())})
 
 
 def counts_or_values(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     """`matrix`, rounded where the values are counts but for round-off."""
     csr = matrix(adata, layer)
     whole = None if are_whole(csr.data) else nearly_whole(csr.data)
-    return (
-        csr
-        if whole is None
-        else sparse.csr_matrix((whole, csr.indices, csr.indptr), shape=csr.shape)
-    )
+    return csr if whole is None else _with_data(csr, whole)
 
 
 def nearly_whole(values: np.ndarray) -> np.ndarray | None:
-    """Whole numbers, where values are off by no more than float32 loses on the way to a logarithm and back; else None."""
+    """Whole numbers if values are off by no more than float32 loses over a logarithm; else None."""
     whole = np.rint(values)
     size = np.abs(whole)
-    lost = np.minimum(_EPSILON * (1 + size) * (1 + np.log1p(size)), _MOST_OFF)
-    return whole if (np.abs(values - whole) <= lost).all() else None
+    tolerance = np.minimum(_EPSILON * (1 + size) * (1 + np.log1p(size)), _MAX_ROUND_OFF)
+    return whole if (np.abs(values - whole) <= tolerance).all() else None
 
 
-def genes_of(adata: AnnData, layer: str | None) -> AnnData:
-    """The cells with all genes of a slot: itself, or of `adata.raw` its own genes with the counts in `X`."""
-    found = slot(adata, layer)
-    if found.where != "adata.raw.X":
-        return adata
-    obs: Any = adata.obs
-    whole = AnnData(as_csr(found.values, found.where), obs=obs, var=found.var)
-    whole.obsm.update(adata.obsm)
-    whole.obsp.update(adata.obsp)
-    whole.uns.update(adata.uns)
-    return whole
+def stored(adata: AnnData, source: Slot) -> sparse.csr_matrix:
+    """What a slot holds of the genes, whatever the values."""
+    only_genes(features_of(adata.var))
+    if source.values is None:
+        raise ValueError(
+            f"{source.where} is empty (None); put the values there or name the layer that "
+            f"holds them. {_elsewhere(adata, source.layer)}".rstrip()
+        )
+    can_be_copied(source.values, source.where)
+    csr = as_csr(source.values, source.where)
+    return csr[:, _columns_of_raw(adata)] if source.where == "adata.raw.X" else csr
 
 
-def _values(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
-    csr = stored(adata, layer, found)
+# -- matrices, whatever they are stored as
+
+
+def can_be_copied(values: Any, where: str) -> None:
+    """Refuse a sparse matrix of a type that SciPy cannot copy."""
+    if sparse.issparse(values) and values.dtype == np.float16:
+        raise ValueError(
+            f"{where} is a sparse matrix of float16, which SciPy cannot copy: {where}.data = "
+            f"{where}.data.astype('float32')."
+        )
+
+
+def as_csr(values: Any, where: str) -> sparse.csr_matrix:
+    """Any matrix of numbers (sparse, dense, lazy, masked, of objects) as canonical CSR in memory.
+
+    The user's own arrays are never changed.
+    """
+    csr = sparse.csr_matrix(_as_numbers(in_core(values), where))
+    if not csr.has_canonical_format:
+        csr = csr.copy()  # it shares the arrays of the user's matrix
+        csr.sum_duplicates()
+    return csr
+
+
+def in_core(values: Any) -> Any:
+    """A matrix as it is, or read if it is lazy (dask) or on disk."""
+    if hasattr(values, "compute"):
+        values = values.compute()
+    return values.to_memory() if hasattr(values, "to_memory") else values
+
+
+def are_whole(values: np.ndarray) -> bool:
+    """Whether all values are whole numbers; taken in parts that stay in the processor's cache."""
+    starts = range(0, len(values), 2**16) if values.dtype.kind == "f" else ()
+    parts = (values[start : start + 2**16] for start in starts)
+    return all((np.trunc(part) == part).all() for part in parts)
+
+
+def are_finite(values: np.ndarray) -> bool:
+    """Whether all values are finite and none is negative."""
+    # a NaN makes both NaN
+    return bool(values.min(initial=0) >= 0 and np.isfinite(values.max(initial=0)))
+
+
+def first_of(csr: sparse.csr_matrix, is_bad: np.ndarray, adata: AnnData) -> str:
+    """The first stored value that is bad: its value, cell and gene."""
+    i = int(np.flatnonzero(is_bad)[0])
+    cell = adata.obs_names[int(np.searchsorted(csr.indptr, i, side="right") - 1)]
+    return f"{csr.data[i]:g} (cell {cell!r}, gene {adata.var_names[csr.indices[i]]!r})"
+
+
+def _with_data(csr: sparse.csr_matrix, data: np.ndarray) -> sparse.csr_matrix:
+    return sparse.csr_matrix((data, csr.indices, csr.indptr), shape=csr.shape)
+
+
+def _as_numbers(values: Any, where: str) -> Any:
+    """A sparse matrix or array in a type that sparse matrices have."""
+    if isinstance(values, np.ma.MaskedArray):
+        if n := np.ma.count_masked(values):
+            raise ValueError(
+                f"{where} is a masked array, and {n} of its values are masked. "
+                f"If these are zeros: {where} = {where}.filled(0)."
+            )
+        values = values.data
+    if sparse.issparse(values):
+        if values.dtype == np.float16:
+            csr = values.tocsr()
+            return _with_data(csr, csr.data.astype(np.float32))
+        return values.astype(np.uint8) if values.dtype == bool else values
+    array = np.asarray(values)
+    if array.dtype == object:
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{where} holds objects that are not numbers ({error}); expected raw counts."
+            ) from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{where} holds {array.dtype}, expected numbers: raw counts.")
+    wider = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}
+    return array.astype(wider.get(array.dtype, array.dtype), copy=False)
+
+
+def _values(adata: AnnData, source: Slot) -> sparse.csr_matrix:
+    csr = stored(adata, source)
     if are_finite(csr.data):
         return csr
-    bad, what = ~np.isfinite(csr.data), "NaN or infinite"
-    if not bad.any():
-        bad, what = csr.data < 0, "negative"
-    mend = "" if not np.isnan(csr.data).any() or np.isinf(csr.data).any() else _without_nan(found)
+    is_bad, what = ~np.isfinite(csr.data), "NaN or infinite"
+    if not is_bad.any():
+        is_bad, what = csr.data < 0, "negative"
+    remedy = ""
+    if np.isnan(csr.data).any() and not np.isinf(csr.data).any():
+        code = source.code(
+            "{0}.data = np.nan_to_num({0}.data)",
+            "{0} = np.nan_to_num(np.asarray({0}, dtype=float))",
+        )
+        remedy = f"If a gene that was not measured is to count as not expressed: {code}. "
     raise ValueError(
-        f"{found.where} holds {what} values, first {first(csr, bad, adata)}; expected raw "
-        f"counts, zero or more. "
-        f"{mend}{_elsewhere(adata, layer)}".rstrip()
+        f"{source.where} holds {what} values, first {first_of(csr, is_bad, adata)}; expected raw "
+        f"counts, zero or more. {remedy}{_elsewhere(adata, source.layer)}".rstrip()
     )
 
 
-def stored(adata: AnnData, layer: str | None, found: Slot) -> sparse.csr_matrix:
-    """What a slot holds of the genes, whatever the values."""
-    only_genes(features_of(adata.var))
-    if found.values is None:
-        hint = f" {_elsewhere(adata, layer)}".rstrip()
-        raise ValueError(
-            f"{found.where} is empty (None); put the values there or name the layer that "
-            f"holds them.{hint}"
-        )
-    can_be_copied(found.values, found.where)
-    csr = as_csr(found.values, found.where)
-    return csr[:, _columns_of_raw(adata)] if found.where == "adata.raw.X" else csr
-
-
 def _columns_of_raw(adata: AnnData) -> np.ndarray:
-    """Where the genes of `adata` are in `adata.raw`, by name.
-
-    Antibodies there are no genes, whatever their names.
-    """
-    found = features_of(adata.raw.var, "adata.raw.var")
-    names = pd.Index(adata.raw.var_names).where(found.is_gene, None)
+    """Where the genes of `adata` are in `adata.raw`, by name; antibodies there are left aside."""
+    is_gene = features_of(adata.raw.var, "adata.raw.var").is_gene
+    names = pd.Index(adata.raw.var_names).where(is_gene, None)
     missing = adata.var_names[~adata.var_names.isin(names)]
-    twice = adata.var_names[adata.var_names.isin(names[names.duplicated() & found.is_gene])]
+    twice = adata.var_names[adata.var_names.isin(names[names.duplicated() & is_gene])]
     if len(missing) or len(twice):
-        what = (
-            f"has no gene {listed(missing)}"
-            if len(missing)
-            else f"has more than one gene {listed(twice)}"
+        problem = (
+            f"no gene {listed(missing)}" if len(missing) else f"more than one gene {listed(twice)}"
         )
+        then = "" if len(missing) else ", then pp.align_genes"
         raise ValueError(
-            f"adata.raw {what} of adata.var_names, so its counts cannot be matched by name. "
-            f"Start from it: adata = adata.raw.to_adata()"
-            + ("." if len(missing) else ", then pp.align_genes.")
+            f"adata.raw has {problem} of adata.var_names, so its counts cannot be matched by "
+            f"name. Start from it: adata = adata.raw.to_adata(){then}."
         )
     return np.asarray(names.get_indexer_for(adata.var_names))
 
 
-def _warn_of_float16(values: Any, csr: sparse.csr_matrix, where: str) -> None:
-    if getattr(values, "dtype", None) == np.float16 and csr.data.max(initial=0) > FLOAT16_WHOLE:
+def _warn_of_float16(source: Slot, csr: sparse.csr_matrix) -> None:
+    is_float16 = getattr(source.values, "dtype", None) == np.float16
+    if is_float16 and csr.data.max(initial=0) > _FLOAT16_WHOLE:
         warnings.warn(
-            f"{where} is of float16, which has all whole numbers up to {FLOAT16_WHOLE:,} "
-            f"only; larger counts were rounded when it was made.",
+            f"{source.where} is of float16, which has all whole numbers up to "
+            f"{_FLOAT16_WHOLE:,} only; larger counts were rounded when it was made.",
             stacklevel=4,
         )
 
 
 # -- what to say where there are no counts
-# --------------------------------------------------------------------------------
 
 
-def _no_counts(
-    adata: AnnData, layer: str | None, found: Slot, csr: sparse.csr_matrix, *, only_x: bool
-) -> str:
+def _not_counts(adata: AnnData, source: Slot, csr: sparse.csr_matrix, *, only_x: bool) -> str:
     """What was found, what it looks like, and where counts are or how they are made."""
-    elsewhere = _elsewhere(adata, layer, only_x=only_x)
-    kind = _looks_like(csr)
-    if not kind and "log1p" in adata.uns:
-        kind = "log"
-    hint = {
-        "log": " It looks log-transformed.",
-        "scaled": " It looks scaled to a common total.",
-    }.get(kind, "")
-    if kind in ("", "fractions"):
-        known = "These look like" if kind else "If these are"
-        small = not kind and csr.data.max() < _LARGEST_LOG
-        hint = (
-            f"{' It looks log-transformed.' if small else ''} {known} fractions of counts (SoupX, "
-            f"CellBender, EM counts of Alevin or RSEM): round them, {_rounding(found)}."
+    unit = _unit_of(csr) or ("log" if "log1p" in adata.uns else "")
+    is_small = not unit and csr.data.max() < _LARGEST_LOG
+    hint = " It looks log-transformed." if unit == "log" or is_small else ""
+    if unit == "scaled":
+        hint = " It looks scaled to a common total."
+    if unit in ("", "fractions"):
+        code = source.code("{0} = {0}.rint()", "{0} = np.rint(np.asarray({0}, dtype=float))")
+        hint += (
+            f" {'These look like' if unit else 'If these are'} fractions of counts (SoupX, "
+            f"CellBender, EM counts of Alevin or RSEM): round them, {code}."
         )
-    others = listed(filter(None, adata.layers.keys()))
-    name = (
-        "" if only_x else f" Name the layer with the raw counts; this object has layers {others}."
+    if not only_x:
+        layers = listed(filter(None, adata.layers.keys()))
+        hint += f" Name the layer with the raw counts; this object has layers {layers}."
+    first = first_of(csr, csr.data != np.trunc(csr.data), adata)
+    return (
+        f"{source.where} must hold raw counts (whole numbers); first other value: {first}.{hint} "
+        f"{_elsewhere(adata, source.layer, only_x=only_x)}".rstrip()
     )
-    bad = csr.data != np.trunc(csr.data)
-    start = (
-        f"{found.where} must hold raw counts (whole numbers); first other value: "
-        f"{first(csr, bad, adata)}."
-    )
-    return f"{start}{hint}{name} {elsewhere}".rstrip()
 
 
 def _elsewhere(adata: AnnData, layer: str | None, *, only_x: bool = False) -> str:
-    """Slots that hold whole numbers, and how each is used."""
-    found = [hint for name, hint in _slots(adata, only_x=only_x) if name != (layer or "X") and hint]
-    return " ".join(found[:2])
+    """Two other slots that hold whole numbers, and how each is used."""
+    hints = [hint for name, hint in _slots(adata, only_x=only_x) if name != (layer or "X")]
+    return " ".join(hints[:2])
 
 
 def _slots(adata: AnnData, *, only_x: bool) -> Iterator[tuple[str, str]]:
-    """Every slot, and what to do if its counts are wanted; nothing where it holds none."""
+    """Every slot that holds whole numbers, and what to do if these are wanted."""
     for name, values in adata.layers.items():
-        if name is not None and not is_binned(adata, name) and _holds_counts(values):
-            use = f"adata.X = adata.layers[{name!r}].copy()"
-            yield (
-                name,
-                (
-                    f"adata.layers[{name!r}] holds whole numbers: "
-                    f"{use if only_x else f'pass layer={name!r}, or {use}'}."
-                ),
-            )
-    if adata.raw is not None and _holds_counts(adata.raw.X):
-        use = "adata = adata.raw.to_adata()"
-        can_pass = not only_x and RAW not in adata.layers
-        yield (
-            "",
-            (
-                f"adata.raw holds whole numbers: "
-                f"{f'pass layer={RAW!r}, or {use}' if can_pass else use}."
-            ),
-        )
-    if adata.X is not None and not only_x and _holds_counts(adata.X):
+        if name is not None and not is_binned(adata, name) and _hold_counts(values):
+            pass_it = "" if only_x else f"pass layer={name!r}, or "
+            where = slot_name(name)
+            yield name, f"{where} holds whole numbers: {pass_it}adata.X = {where}.copy()."
+    if adata.raw is not None and _hold_counts(adata.raw.X):
+        pass_it = "" if only_x or RAW in adata.layers else f"pass layer={RAW!r}, or "
+        yield "", f"adata.raw holds whole numbers: {pass_it}adata = adata.raw.to_adata()."
+    if adata.X is not None and not only_x and _hold_counts(adata.X):
         yield "X", "adata.X holds whole numbers: leave layer out."
 
 
-def _holds_counts(values: Any) -> bool:
+def _hold_counts(values: Any) -> bool:
     """Whether these could be counts: whole numbers, some above zero."""
     try:
         data = as_csr(values, "").data
@@ -276,56 +308,27 @@ def _holds_counts(values: Any) -> bool:
     return bool(data.max(initial=0) > 0 and are_finite(data) and are_whole(data))
 
 
-def _rounding(found: Slot) -> str:
-    """Python that rounds a slot."""
-    if found.where == "adata.raw.X":
-        return f"adata = adata.raw.to_adata(); adata.X = {_round('adata.X', found.values)}"
-    return f"{found.where} = {_round(found.where, found.values)}"
-
-
-def _round(where: str, values: Any) -> str:
-    kind = stored_as(values)
-    return f"{where}.rint()" if kind == "sparse" else f"np.rint(np.asarray({where}, dtype=float))"
-
-
-def _without_nan(found: Slot) -> str:
-    """Python that puts zeros in the place of NaN."""
-    if found.where == "adata.raw.X":
-        start, where = "adata = adata.raw.to_adata(); ", "adata.X"
-    else:
-        start, where = "", found.where
-    if stored_as(found.values) == "sparse":
-        do = f"{where}.data = np.nan_to_num({where}.data)"
-    else:
-        do = f"{where} = np.nan_to_num(np.asarray({where}, dtype=float))"
-    return f"If a gene that was not measured is to count as not expressed: {start}{do}. "
-
-
-def _looks_like(csr: sparse.csr_matrix) -> str:
-    """``fractions`` where many values are whole.
-
-    ``log`` or ``scaled`` where cells are counts in another unit; else an empty text.
-    """
+def _unit_of(csr: sparse.csr_matrix) -> str:
+    """``fractions`` if many values are whole, ``log`` or ``scaled`` if cells are counts in another unit."""
     if (np.trunc(csr.data) == csr.data).mean() > 0.05:
         return "fractions"
-    rows = [csr.data[csr.indptr[i] : csr.indptr[i + 1]] for i in range(min(csr.shape[0], _SEEN))]
-    rows = [row[row > 0].astype(np.float64) for row in rows]
-    rows = [row for row in rows if len(row)]
-    ways = {"scaled": rows, "log": [np.expm1(np.minimum(row, _LARGEST_LOG)) for row in rows]}
-    ways["log "] = [np.exp2(np.minimum(row, _LARGEST_LOG)) - 1 for row in rows]
-    found = [
-        kind
-        for kind, values in ways.items()
-        if rows and np.median([_in_steps(row) for row in values]) > 0.9
-    ]
-    return found[0].strip() if found else ""
+    n = min(csr.shape[0], _N_SAMPLED)
+    rows = np.split(csr.data[: csr.indptr[n]].astype(np.float64), csr.indptr[1:n])
+    rows = [row[row > 0] for row in rows if (row > 0).any()]
+    bounded = [np.minimum(row, _LARGEST_LOG) for row in rows]
+    in_units = {
+        "scaled": rows,
+        "log": [np.expm1(row) for row in bounded],
+        "log2": [np.exp2(row) - 1 for row in bounded],
+    }
+    for unit, values in in_units.items():
+        if rows and np.median([_in_steps(row) for row in values]) > 0.9:
+            return unit.removesuffix("2")
+    return ""
 
 
 def _in_steps(values: np.ndarray) -> float:
     """Share of the values above the smallest that are whole multiples of it, up to 50 times."""
     steps = values[values > values.min()] / values.min()
-    return (
-        float(((np.abs(steps - np.rint(steps)) < 0.02) & (steps < 50)).mean())
-        if len(steps)
-        else 0.0
-    )
+    is_whole = (np.abs(steps - np.rint(steps)) < 0.02) & (steps < 50)
+    return float(is_whole.mean()) if len(steps) else 0.0

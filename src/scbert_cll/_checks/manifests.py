@@ -1,4 +1,4 @@
-"""Checks of lists that say what a folder of ours holds: whole by their own checksum, and every value of the kind that is read."""
+"""Checks of lists that say what a folder of ours holds: whole by their checksum, of known kinds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from scbert_cll._checks.words import listed
 
+FILES: Final = "files"  # a pattern of its own: relative names that do not lead up
 NUMBER: Final = (int, float)
-_PLAIN_NAME: Final = re.compile(r"[^/\\]+(/[^/\\]+)*")
+_PLAIN_NAME: Final = re.compile(r"[^/\\:]+(/[^/\\:]+)*")
 _WORDS: Final = {
     int: "a whole number from 0",
     str: "text",
@@ -26,7 +27,7 @@ class Maybe(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """An object that has at least these names, each with a value of its kind.
+    """An object that has at least the `needed` names, each with a value of its kind.
 
     Those of `more` may be absent.
     """
@@ -36,26 +37,25 @@ class Keys(NamedTuple):
 
 
 class Each(NamedTuple):
-    """An object of any names that a pattern allows (files: relative ones that do not lead up), each with a value of one kind."""
+    """An object of any names that a pattern allows, each with a value of one kind."""
 
     kind: Any
     name: str = ".*"
 
 
-FILES: Final = "files"  # a pattern of its own
-
-
 def readable_list(
     record: Mapping[str, Any], kind: Any, file: Path, *, is_whole: bool | None, remedy: str
 ) -> None:
-    """Every value is of the kind that is read, and the checksum of the whole is right.
+    """Refuse a list with a value of another kind than is read, or with a wrong checksum.
 
-    None: the format has none.
+    `is_whole` is None where the format has no checksum.
     """
     if is_whole is False:
-        said = "differs from what it holds" if "checksum" in record else "is missing"
-        raise ValueError(f"{file} is damaged: its checksum of itself {said}. {remedy}")
-    if problems := list(misfits(record, kind)):
+        wrong = "differs from what it holds" if "checksum" in record else "is missing"
+        problems = [f"its checksum of itself {wrong}"]
+    else:
+        problems = list(misfits(record, kind))
+    if problems:
         raise ValueError(f"{file} is damaged: {'; '.join(problems[:5])}. {remedy}")
 
 
@@ -65,35 +65,27 @@ def misfits(value: Any, kind: Any, where: str = "") -> Iterator[str]:
     if isinstance(kind, Maybe):
         if value is not None:
             yield from misfits(value, kind.kind, where)
+    elif isinstance(kind, Keys | Each) and not isinstance(value, dict):
+        yield f"{at} is no object: {value!r:.60}"
     elif isinstance(kind, Keys):
-        yield from (
-            _of_keys(value, kind, where)
-            if isinstance(value, dict)
-            else [f"{at} is no object: {value!r:.60}"]
-        )
+        yield from _of_keys(value, kind, where)
     elif isinstance(kind, Each):
-        yield from (
-            _of_each(value, kind, where)
-            if isinstance(value, dict)
-            else [f"{at} is no object: {value!r:.60}"]
-        )
+        yield from _of_each(value, kind, where)
     elif isinstance(kind, list):
         if not isinstance(value, list):
             yield f"{at} is no list: {value!r:.60}"
             return
-        for i, one in enumerate(value):
-            yield from misfits(one, kind[0], f"{where}[{i}]")
+        for i, item in enumerate(value):
+            yield from misfits(item, kind[0], f"{where}[{i}]")
     elif isinstance(kind, tuple) and kind != NUMBER:
         if not isinstance(value, list) or len(value) != len(kind):
             yield f"{at} is no list of {len(kind)}: {value!r:.60}"
             return
-        for i, (one, its) in enumerate(zip(value, kind, strict=True)):
-            yield from misfits(one, its, f"{where}[{i}]")
+        for i, (item, of_item) in enumerate(zip(value, kind, strict=True)):
+            yield from misfits(item, of_item, f"{where}[{i}]")
     elif not _is_plain(value, kind):
-        yield (
-            f"{at} must be {_WORDS.get(kind) or f'one that matches {kind.pattern}'}, found "
-            f"{value!r:.60}"
-        )
+        expected = _WORDS.get(kind) or f"one that matches {kind.pattern}"
+        yield f"{at} must be {expected}, found {value!r:.60}"
 
 
 def _is_plain(value: Any, kind: Any) -> bool:
@@ -108,24 +100,20 @@ def _is_plain(value: Any, kind: Any) -> bool:
 def _of_keys(value: dict[str, Any], kind: Keys, where: str) -> Iterator[str]:
     if absent := [name for name in kind.needed if name not in value]:
         yield f"{where or 'it'} lacks {', '.join(sorted(absent))}"
-    for name, its in {**kind.needed, **kind.more}.items():
+    for name, of_item in {**kind.needed, **kind.more}.items():
         if name in value:
-            yield from misfits(value[name], its, f"{where}.{name}".lstrip("."))
+            yield from misfits(value[name], of_item, f"{where}.{name}".lstrip("."))
 
 
 def _of_each(value: dict[str, Any], kind: Each, where: str) -> Iterator[str]:
-    right = _is_inside if kind.name == FILES else re.compile(kind.name, re.DOTALL).fullmatch
-    if wrong := [name for name in value if not right(name)]:
+    is_right = _is_inside if kind.name == FILES else re.compile(kind.name, re.DOTALL).fullmatch
+    if wrong := [name for name in value if not is_right(name)]:
         what = "files of the folder" if kind.name == FILES else kind.name
         yield f"{where} must name {what}, found {listed(wrong)}"
-    for name, one in value.items():
-        yield from misfits(one, kind.kind, f"{where}[{name!r}]")
+    for name, item in value.items():
+        yield from misfits(item, kind.kind, f"{where}[{name!r}]")
 
 
 def _is_inside(name: str) -> bool:
     """Whether a file's name stays in its folder."""
-    return (
-        _PLAIN_NAME.fullmatch(name) is not None
-        and not {".", ".."} & set(name.split("/"))
-        and ":" not in name
-    )
+    return _PLAIN_NAME.fullmatch(name) is not None and not {".", ".."} & set(name.split("/"))

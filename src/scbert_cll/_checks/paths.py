@@ -1,7 +1,4 @@
-"""Files that are opened: plain ones, of a size that is known beforehand.
-
-And what a packed one may hold.
-"""
+"""Files that are opened: plain ones, of a size that is known beforehand."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _KINDS: Final = (
 
 
 def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | None = None) -> Path:
-    """A file that can be read to its end: no folder, and no pipe, socket or device, which may never end.
+    """A file that can be read to its end: no folder, pipe, socket or device.
 
     Raises
     ------
@@ -38,23 +35,20 @@ def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | Non
     """
     path = Path(path)
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"There is no {what} {path}.") from error
-    except ValueError as error:  # a zero byte in the name
-        raise ValueError(f"{str(path)!r} is no name of a file: {error}.") from error
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise ValueError(f"{str(path)[:80]!r} is no name of a file: {error.strerror}.") from error
-    if kind := next((words for is_one, words in _KINDS if is_one(found.st_mode)), None):
+    except PermissionError:
+        raise
+    except (ValueError, OSError) as error:  # ValueError: a zero byte in the name
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{str(path)[:80]!r} is not a file name: {why}.") from error
+    if kind := next((words for is_one, words in _KINDS if is_one(status.st_mode)), None):
         remedy = "name the file" if kind == "a folder" else "write what it holds to a file first"
         raise ValueError(f"{path} is {kind}, and a plain file is expected; {remedy}.")
-    if most is not None and found.st_size > most:
-        raise ValueError(
-            f"{path} holds {bytes_in_words(found.st_size)}; at most {bytes_in_words(most)} "
-            f"are read here."
-        )
+    if most is not None and status.st_size > most:
+        size, limit = bytes_in_words(status.st_size), bytes_in_words(most)
+        raise ValueError(f"{path} holds {size}; at most {limit} are read here.")
     return path
 
 
@@ -70,26 +64,27 @@ def plain_or_folder(path: str | PathLike[str], what: str = "file") -> Path:
 
 
 def stored_archive(path: Path) -> None:
-    """A zip archive whose members are not compressed, as torch and NumPy write them: none is larger than the file."""
+    """Refuse a zip archive of compressed members, which torch and NumPy do not write.
+
+    Members that are not compressed are never larger than the file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # whoever reads it says what is wrong
-    held, size = sum(member.file_size for member in members), path.stat().st_size
-    if held > size:
+    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > size:
         raise ValueError(
-            f"{path} holds {bytes_in_words(held)} in {bytes_in_words(size)}: its members are "
-            f"compressed, and those that "
-            "torch.save or numpy.savez write are not. Write it again with them."
+            f"{path} holds {bytes_in_words(unpacked)} in {bytes_in_words(size)}: its members are "
+            "compressed. Write it again with torch.save or numpy.savez, which do not compress."
         )
 
 
 def new_file(path: Path, *, overwrite: bool) -> None:
-    """A place for a file, which only replaces another file that it is told to."""
+    """Refuse a place that is taken, unless it is a file and to be replaced."""
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder; name a file.")
     if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{path} exists; pass overwrite=True to replace it, or name another file."
-        )
+        remedy = "pass overwrite=True to replace it, or name another file"
+        raise FileExistsError(f"{path} exists; {remedy}.")

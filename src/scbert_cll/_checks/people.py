@@ -15,7 +15,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
-from scbert_cll._checks.words import closest_first, key_in, listed
+from scbert_cll._checks.words import key_in, listed
 from scbert_cll._settings import settings
 
 _PACKAGE: Final = f"{Path(__file__).parents[1]}/"
@@ -27,9 +27,6 @@ _UNMISTAKABLE: Final = frozenset({"doublet", "multiplet", "dbl", "amb", "ambiguo
 _MISSING: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>"})
 _LEFT_OUT: Final = "left_out"
 _BETWEEN: Final = r"[-_+,/|;: ]"
-MDATA_REMEDY: Final = (
-    "If it is in the obs of a MuData: mdata['rna'].obs[{key!r}] = mdata.obs[{key!r}]."
-)
 
 
 def class_name(value: Any) -> str:
@@ -43,10 +40,8 @@ def class_name(value: Any) -> str:
 
 def donor_name(value: Any) -> str:
     """The same for a person or sample: also without blanks around it, and "1.0" is 1."""
-    text = unicodedata.normalize("NFC", class_name(value)).translate(
-        dict.fromkeys(map(ord, _INVISIBLE))
-    )
-    text = " ".join(text.split())
+    text = unicodedata.normalize("NFC", class_name(value))
+    text = " ".join(text.translate(dict.fromkeys(map(ord, _INVISIBLE))).split())
     return text.split(".")[0] if re.fullmatch(r"-?[0-9]+\.0+", text) else text
 
 
@@ -66,32 +61,27 @@ def class_order(column: pd.Series, *, unused: bool = False) -> list[str]:
     """The classes that occur, or all that may: in the order of categories, else of their values."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column if unused else column.cat.remove_unused_categories()
-        values = list(column.cat.categories)
-        return list(dict.fromkeys(class_name(value) for value in values))
+        return list(dict.fromkeys(map(class_name, column.cat.categories)))
     values = list(column.dropna().unique())
     if all(isinstance(value, float | int | np.number) for value in values):
-        return list(dict.fromkeys(class_name(value) for value in sorted(values)))
-    return sorted_names(class_name(value) for value in values)
+        return list(dict.fromkeys(map(class_name, sorted(values))))
+    return sorted_names(map(class_name, values))
 
 
 def categories_of(column: pd.Series) -> pd.Series:
-    """A column as a categorical of text, in the order of its categories or values.
-
-    Every category occurs.
-    """
+    """A column as a categorical of text, in the order of its categories or values; all occur."""
     ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.cat.ordered)
-    found = pd.Categorical(class_names(column), categories=class_order(column), ordered=ordered)
-    return pd.Series(found, index=column.index, name=column.name)
+    names = pd.Categorical(class_names(column), categories=class_order(column), ordered=ordered)
+    return pd.Series(names, index=column.index, name=column.name)
 
 
 def sorted_names(names: Iterable[str]) -> list[str]:
     """Text in the order that anndata gives it in a file: c2 is before c10."""
-    return sorted(
-        set(names),
-        key=lambda name: [
-            int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)
-        ],
-    )
+
+    def parts(name: str) -> list[int | str]:
+        return [int(p) if p.isdecimal() else p for p in re.split("([0-9]+)", name)]
+
+    return sorted(set(names), key=parts)
 
 
 def donor_key_of(adata: AnnData, donor_key: str | None) -> str | None:
@@ -101,57 +91,34 @@ def donor_key_of(adata: AnnData, donor_key: str | None) -> str | None:
     """
     if donor_key != DONOR or DONOR in adata.obs:
         return donor_key
-    warnings.warn(
+    _warn(
         f"adata.obs has no column {DONOR!r}, so all cells count as one donor's. Name the column "
-        f"with donor_key=…, or say donor_key=None for one donor. The next release refuses this.",
+        "with donor_key=…, or say donor_key=None for one donor. The next release refuses this.",
         FutureWarning,
-        skip_file_prefixes=(_PACKAGE,),
     )
     return None
 
 
 def warn_of_missing_words(classes: Iterable[str], key: str) -> None:
-    """Say that a class has the name of what is missing: a column that was made text before its missing values were seen."""
-    if words := [name for name in classes if name.strip().casefold() in _MISSING]:
-        warnings.warn(
-            f"adata.obs[{key!r}] has a class called {listed(words)}, and it is taken for a "
-            f"class. If these cells have no label: "
-            f"adata.obs[{key!r}] = adata.obs[{key!r}].where(adata.obs[{key!r}] != {words[0]!r}).",
-            skip_file_prefixes=(_PACKAGE,),
-        )
+    """Say that a class has the name of what is missing.
 
-
-def mudata_column(mdata: Any, rna: AnnData, key: str) -> pd.Series:
-    """A column of a modality's obs, or of the MuData's own for the cells of the modality.
-
-    "rna:donor" is the modality's.
+    A column was made text before its missing values were seen.
     """
-    name = next(name for name, one in mdata.mod.items() if one is rna)
-    obs, bare = cast("pd.DataFrame", rna.obs), key.removeprefix(f"{name}:")
-    for found in (obs.get(key), mdata.obs.get(key), obs.get(bare)):
-        if found is not None:
-            return cast("pd.Series", found.reindex(rna.obs_names))
-    elsewhere = [other for other, one in mdata.mod.items() if key in one.obs]
-    remedy = (
-        f" It is in that of another modality: mdata[{name!r}].obs[{key!r}] = "
-        f"mdata[{elsewhere[0]!r}].obs[{key!r}]."
-        if elsewhere
-        else ""
-    )
-    there = listed(closest_first(key, dict.fromkeys([*obs, *mdata.obs])), 12)
-    raise KeyError(
-        f"{key!r} is neither in mdata[{name!r}].obs nor in mdata.obs; they have {there}.{remedy}"
-    )
+    if words := [name for name in classes if name.strip().casefold() in _MISSING]:
+        where = f"adata.obs[{key!r}]"
+        _warn(
+            f"{where} has a class called {listed(words)}, and it is taken for a class. If these "
+            f"cells have no label: {where} = {where}.where({where} != {words[0]!r})."
+        )
 
 
 def warn_of_a_class_called_unassigned(classes: Iterable[str]) -> None:
     """Say that a cell may be called so for two reasons."""
     if _keys.UNASSIGNED in classes:
-        warnings.warn(
-            f"The model has a class called {_keys.UNASSIGNED!r}, and cells below "
-            f"unassigned_below are called the same; their probability is below it, "
-            f"too: adata.obs[{_keys.SCORE!r}] < unassigned_below.",
-            skip_file_prefixes=(_PACKAGE,),
+        _warn(
+            f"The model has a class called {_keys.UNASSIGNED!r}, and cells below unassigned_below "
+            "are called the same; their probability is below it, too: "
+            f"adata.obs[{_keys.SCORE!r}] < unassigned_below."
         )
 
 
@@ -163,9 +130,9 @@ def donors(
     allow_missing: bool = False,
     quiet: bool = False,
 ) -> pd.Series:
-    """Donor of each cell as text.
+    """Donor of each cell as text, None for cells of no donor.
 
-    None for cells of no donor, which are named in a warning and left out by whoever asks.
+    These are named in a warning, and the caller leaves them out.
 
     Parameters
     ----------
@@ -178,16 +145,13 @@ def donors(
     quiet
         Whether the warning was given already.
     """
-    key_in(
-        key,
-        adata.obs,
-        "adata.obs",
-        f"Name the column of donors: donor_key=. {MDATA_REMEDY.format(key=key)}",
+    remedy = (
+        "Name the column of donors: donor_key=. If it is in the obs of a MuData: "
+        f"mdata['rna'].obs[{key!r}] = mdata.obs[{key!r}]."
     )
-    column = cast("pd.DataFrame", adata.obs)[key]
-    return donors_of(
-        column, f"adata.obs[{key!r}]", cells=cells, allow_missing=allow_missing, quiet=quiet
-    )
+    key_in(key, adata.obs, "adata.obs", remedy)
+    column, where = cast("pd.DataFrame", adata.obs)[key], f"adata.obs[{key!r}]"
+    return donors_of(column, where, cells=cells, allow_missing=allow_missing, quiet=quiet)
 
 
 def donors_of(
@@ -198,41 +162,38 @@ def donors_of(
     allow_missing: bool = False,
     quiet: bool = False,
 ) -> pd.Series:
-    """The same, of a column."""
-    own = np.ones(len(column), dtype=bool) if cells is None else np.asarray(cells, dtype=bool)
-    missing = column.isna().to_numpy()
-    if not allow_missing and (missing & own).any():
-        of_a_donor(column.index[missing & own], where)
-    found = named(column, donor_name)
-    people, others = people_of(found.dropna().unique())
-    left_out = Counter(found[own & found.isin(list(others)).to_numpy()])
-    if not found[own].isin(people).any():
+    """:func:`donors` of a column that is called `where`."""
+    matters = np.ones(len(column), dtype=bool) if cells is None else np.asarray(cells, dtype=bool)
+    missing = column.index[column.isna().to_numpy() & matters]
+    if not allow_missing and len(missing):
+        raise ValueError(
+            f"{where} is missing for {len(missing)} cells ({listed(missing)}); fill it or drop "
+            f"these cells: adata = adata[{where}.notna()].copy()."
+        )
+    names = named(column, donor_name)
+    people, others = people_of(names.dropna().unique())
+    is_donor = names.isin(people)
+    if not is_donor[matters].any():
         no_donor(others, where)
+    n_left_out = Counter(names[matters & names.isin(list(others)).to_numpy()])
     if not quiet:
         warn_of_alike(people, where)
-        warn_of_not_donors(left_out, others, where)
-    found = found.where(found.isin(people), None)
-    found.attrs[_LEFT_OUT] = dict(left_out)
-    return found
+        warn_of_not_donors(n_left_out, others, where)
+    names = names.where(is_donor, None)
+    names.attrs[_LEFT_OUT] = dict(n_left_out)
+    return names
 
 
 def left_out(donor: pd.Series) -> dict[str, Any]:
-    """What of a column of donors is not in the results, for their record: the words, and how many cells have each."""
-    found: dict[str, int] = donor.attrs.get(_LEFT_OUT, {})
-    return {"not_donors": list(found), "n_not_donors": list(found.values())} if found else {}
-
-
-def of_a_donor(cells: pd.Index | np.ndarray, where: str) -> None:
-    """Every cell belongs to somebody, or is said to belong to nobody."""
-    raise ValueError(
-        f"{where} is missing for {len(cells)} cells ({listed(cells)}); fill it or drop these "
-        f"cells: "
-        f"adata = adata[{where}.notna()].copy()."
-    )
+    """Record of the cells that :func:`donors` leaves out: the words, and the cells of each."""
+    n_cells: dict[str, int] = donor.attrs.get(_LEFT_OUT, {})
+    if not n_cells:
+        return {}
+    return {"not_donors": list(n_cells), "n_not_donors": list(n_cells.values())}
 
 
 def no_donor(words: Collection[str], where: str) -> None:
-    """Somebody is left."""
+    """Refuse a column in which nobody is left."""
     raise ValueError(
         f"No cell has a donor: {where} holds {listed(words)}, which are no donors. Name the "
         f"column that says who the donor is, or, if these are names, "
@@ -241,39 +202,27 @@ def no_donor(words: Collection[str], where: str) -> None:
 
 
 def people_of(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Names of donors.
-
-    And what only looks like one (doublets, cells that were assigned to nobody), with the word it
-    was told by.
-    """
+    """Names of donors, and names of none (doublets, unassigned cells) with the word that says so."""
     names = list(dict.fromkeys(names))
     words = {_folded(word): word for word in settings.not_donors}
     others = {name: words[word] for name in names if (word := _word_in(name, words)) is not None}
     if "doublet" in words:
-        singles = {
-            single for name in names if name not in others for single in (name, *_twice(name))
-        }
-        others |= {
-            name: words["doublet"]
-            for name in names
-            if name not in others and _is_pair(name, singles)
-        }
+        people = [name for name in names if name not in others]
+        singles = {single for name in people for single in (name, *_twice(name))}
+        others |= {name: words["doublet"] for name in people if _is_pair(name, singles)}
     return [name for name in names if name not in others], others
 
 
 def warn_of_not_donors(n_cells: Counter[str], words: Mapping[str, str], where: str) -> None:
     """Say whose cells are left out."""
     if n_cells:
-        told = ", ".join(f"{name!r} ({n})" for name, n in n_cells.most_common(8)) + ", …" * (
-            len(n_cells) > 8
-        )
+        shown = ", ".join(f"{name!r} ({n})" for name, n in n_cells.most_common(8))
         name = next(iter(n_cells))
-        warnings.warn(
-            f"{sum(n_cells.values())} cells are left out, since they have no donor: {where} "
-            f"says {told}. If {name!r} is a donor's name: "
-            f"scbert_cll.settings.not_donors = set(scbert_cll.settings.not_donors) - "
-            f"{{{words[name]!r}}}.",
-            skip_file_prefixes=(_PACKAGE,),
+        _warn(
+            f"{sum(n_cells.values())} cells are left out, since they have no donor: {where} says "
+            f"{shown}{', …' * (len(n_cells) > 8)}. If {name!r} is a donor's name: "
+            "scbert_cll.settings.not_donors = set(scbert_cll.settings.not_donors) - "
+            f"{{{words[name]!r}}}."
         )
 
 
@@ -285,16 +234,19 @@ def warn_of_alike(names: Iterable[str], where: str) -> None:
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
         alike.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", name.casefold()), []).append(name)
-    if same := [
-        " and ".join(repr(name) for name in group) for group in alike.values() if len(group) > 1
-    ]:
-        first, second = next(group for group in alike.values() if len(group) > 1)[:2]
-        warnings.warn(
-            f"{where} has donors that may be one person under two names: "
-            f"{'; '.join(same[:5])}. They are taken for different people. If they are one: "
-            f"{where} = {where}.astype(str).replace({{{first!r}: {second!r}}}).",
-            skip_file_prefixes=(_PACKAGE,),
+    if same := [group for group in alike.values() if len(group) > 1]:
+        pairs = "; ".join(" and ".join(map(repr, group)) for group in same[:5])
+        first, second = same[0][:2]
+        _warn(
+            f"{where} has donors that may be one person under two names: {pairs}. They are taken "
+            f"for different people. If they are one: {where} = "
+            f"{where}.astype(str).replace({{{first!r}: {second!r}}})."
         )
+
+
+def _warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """A warning at the line of the user's that called the package."""
+    warnings.warn(message, category, skip_file_prefixes=(_PACKAGE,))
 
 
 def _folded(text: str) -> str:
@@ -307,17 +259,17 @@ def _word_in(name: str, words: Mapping[str, str]) -> str | None:
     if (folded := _folded(name)) in words:
         return folded
     parts = [part.casefold() for part in re.split(_BETWEEN, name)]
-    found = [part for part in (parts[0], parts[-1]) if part in _UNMISTAKABLE and part in words]
-    return found[0] if found and len(parts) > 1 else None
+    ends = (parts[0], parts[-1]) if len(parts) > 1 else ()
+    return next((end for end in ends if end in _UNMISTAKABLE and end in words), None)
 
 
 def _is_pair(name: str, singles: Collection[str]) -> bool:
-    """Two donors of the same column in one name, as souporcell (0/1), freemuxlet (0,1) and GMM-Demux (A-B) call doublets."""
-    borders = [match.start() for match in re.finditer(r"[-_+,/|]", name)]
-    return any(
-        name[:at] in singles and name[at + 1 :] in singles and name[:at] != name[at + 1 :]
-        for at in borders
-    )
+    """Whether a name is two donors of the column.
+
+    So souporcell (0/1), freemuxlet (0,1) and GMM-Demux (A-B) call doublets.
+    """
+    pairs = [(name[: at.start()], name[at.end() :]) for at in re.finditer(r"[-_+,/|]", name)]
+    return any(one != two and one in singles and two in singles for one, two in pairs)
 
 
 def _twice(name: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any, Final
 from scbert_cll import _names
 from scbert_cll._checks.words import listed
 
-_OTHER: Final = re.compile(r"[^\w.+-]+")
-_MOST: Final = 60  # characters of a proposal
+_UNSAFE: Final = re.compile(r"[^\w.+-]+")
+_LONGEST: Final = 60  # characters of a proposal
 
 
 def new_key(
@@ -20,15 +20,15 @@ def new_key(
     what: str = "key_added",
     stems: Iterable[str] = ("",),
 ) -> None:
-    """A name for results: a file can hold it, and with none of its endings is it a name of what is read."""
+    """Refuse a name for results that no file holds, or that with one of `stems` is read here."""
     if not isinstance(key, str) or not _names.is_key(key):
-        proposal = _OTHER.sub("_", str(key))[:_MOST].strip("_.") or "result"
+        proposal = _UNSAFE.sub("_", str(key))[:_LONGEST].strip("_.") or "result"
         raise ValueError(
             f"{what}={key!r} cannot be a name in a file: expected a text of 1 to 200 "
             f"characters without / and \\. Choose another, e.g. {what}={proposal!r}."
         )
-    read = {name for name in inputs if name is not None}
-    if taken := [f"{key}{stem}" for stem in stems if f"{key}{stem}" in read]:
+    names_read = set(inputs)
+    if taken := [f"{key}{stem}" for stem in stems if f"{key}{stem}" in names_read]:
         raise ValueError(
             f"{what}={key!r} would replace {listed(taken)}, which is read here. Choose "
             f"another, e.g. {what}={f'{key}_result'!r}."
@@ -36,10 +36,10 @@ def new_key(
 
 
 def not_replaced(inputs: Mapping[str, str | None], written: Iterable[str], slot: str) -> None:
-    """What is read lies elsewhere than what is written."""
-    taken = set(written)
+    """Refuse to write where something is read."""
+    names_written = set(written)
     for name, key in inputs.items():
-        if key in taken:
+        if key in names_written:
             raise ValueError(
                 f"{name}={key!r} is where the result goes, and would be replaced. Copy it "
                 f"first and name the copy, e.g. "

@@ -62,20 +62,3 @@ def as_wide_as_its_header(n_header: int, n_columns: int, name: str) -> None:
             f"row; write it with R's write.csv, or name the "
             "separator: sep="
         )
-
-
-def only_numbers(table: pd.DataFrame, where: str) -> None:
-    """A table in which cells are near or far."""
-    if text := [
-        str(name)
-        for name, dtype in table.dtypes.items()
-        if not pd.api.types.is_numeric_dtype(dtype)
-    ]:
-        numbers = [str(name) for name in table if str(name) not in text]
-        raise ValueError(
-            f"{where} must hold numbers only; {listed(text)} holds something else. Take the "
-            f"others: adata.obsm['numbers'] = "
-            f"{where}.drop(columns={text!r}), then use_rep='numbers'."
-            if numbers
-            else f"{where} must hold numbers; it has none. Leave use_rep out, or name another obsm."
-        )

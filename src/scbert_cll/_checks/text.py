@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from io import StringIO
 from os import PathLike
+from pathlib import Path
 from typing import IO, Any, Final
 
 import pandas as pd
@@ -36,24 +37,23 @@ _AT_A_TIME: Final = 2**20  # bytes
 _WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _ZEROS: Final = 0.3  # share of zero bytes from which text is of two bytes a letter
 _SEPARATORS: Final = "\t,;"
-_EXCEL: Final = re.compile(
-    r"sep=(.)\r?\n?", re.IGNORECASE
-)  # a first line that tells Excel what separates columns
+# a first line that tells Excel what separates columns
+_EXCEL: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
 _SPACES: Final = "[ \u00a0\u202f']"  # between thousands
 _COMMA: Final = re.compile(rf",|{_SPACES}")
 _MARKED: Final = re.compile(rf"[,.]|{_SPACES}")
 _POWER: Final = r"(?:[eE][-+]?\d+)?"
 _NUMBER: Final = re.compile(rf"[-+]?(?:\d|[.,]|{_SPACES}(?=\d{{3}}))*\d[.,]?{_POWER}")
-_DECIMAL: Final = re.compile(
-    rf"[-+]?(?:\d*|\d{{1,3}}(?:\.\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:,\d*)?{_POWER}"
-)
-_THOUSANDS: Final = re.compile(
-    rf"[-+]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:{_SPACES}\d{{3}})+)(?:\.\d*)?{_POWER}"
-)
+_GROUPS: Final = rf"\d{{1,3}}(?:{_SPACES}\d{{3}})+"
+_DECIMAL: Final = re.compile(rf"[-+]?(?:\d*|\d{{1,3}}(?:\.\d{{3}})+|{_GROUPS})(?:,\d*)?{_POWER}")
+_THOUSANDS: Final = re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|{_GROUPS})(?:\.\d*)?{_POWER}")
 
 
 def read_text(path: str | PathLike[str]) -> str:
-    """The text of a file, compressed or not: UTF-8, UTF-16 or UTF-32, and where it is none of them that of Windows in Western Europe (told)."""
+    """The text of a file, compressed or not, in UTF-8, UTF-16 or UTF-32.
+
+    What is none of these is read as Windows-1252 (Western Europe), with a warning.
+    """
     path = plain_file(path)
     data = read_bytes(path)
     if data.startswith(_WORKBOOK):
@@ -61,26 +61,28 @@ def read_text(path: str | PathLike[str]) -> str:
             f"{path.name} is a workbook or an archive; save the sheet as CSV, or pass "
             f"pd.read_excel(...)."
         )
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(
-        data
-    )
+    mark = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    encoding = mark or _unmarked(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8" or b"\0" in data:
-            raise ValueError(
-                f"{path.name} is no text, or damaged ({error}); save it as CSV or text in UTF-8."
-            ) from error
+            raise _not_text(path, f"or damaged ({error})") from error
         text = _western(data, path.name)
     if "\0" in text:
-        raise ValueError(
-            f"{path.name} is no text: it holds zero bytes. Save it as CSV or text in UTF-8."
-        )
+        raise _not_text(path, "since it holds zero bytes")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _not_text(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path.name} is not text, {why}; save it as CSV or text in UTF-8.")
+
+
 def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
-    """The bytes of a plain file, unpacked where it is compressed: at most `MOST_TEXT`, and of text at most `MOST_LINE` in a line."""
+    """The bytes of a plain file, unpacked where it is compressed.
+
+    At most `MOST_TEXT`, and with `lines` at most `MOST_LINE` in a line.
+    """
     path = plain_file(path, most=MOST_TEXT)
     with path.open("rb") as file:
         start = file.read(6)
@@ -97,25 +99,23 @@ def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
 
 
 def _bounded(file: IO[bytes], name: str, *, lines: bool) -> bytes:
-    """All of a file, unless it is larger than its text can be worked with: 13 MB may unpack to 3 GB."""
-    chunks, size, line = list[bytes](), 0, 0
+    """All of a file, unless it is larger than one can work with: 13 MB may unpack to 3 GB."""
+    data, line = bytearray(), 0
     while chunk := file.read(_AT_A_TIME):
-        chunks.append(chunk)
-        size += len(chunk)
+        data += chunk
         end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
         line = line + len(chunk) if end < 0 else len(chunk) - end - 1
         if lines and line > MOST_LINE:
             raise ValueError(
-                f"{name} has a line of more than {bytes_in_words(MOST_LINE)}, so it is no "
-                f"table or list of this package. "
-                "Write a line for each row, or pass a DataFrame."
+                f"{name} has a line of more than {bytes_in_words(MOST_LINE)}, so it is not a "
+                "table or list of this package. Write a line for each row, or pass a DataFrame."
             )
-        if size > MOST_TEXT:
+        if len(data) > MOST_TEXT:
             raise ValueError(
                 f"{name} holds more than {bytes_in_words(MOST_TEXT)}, unpacked; at most that "
                 f"is read. Take the rows and columns that are needed."
             )
-    return b"".join(chunks)
+    return bytes(data)
 
 
 def _unmarked(data: bytes) -> str:
@@ -147,16 +147,12 @@ def open_table(
     No quote in it swallows rows.
     """
     text = read_text(path)
-    if told := _EXCEL.match(text):
-        text, sep = text[told.end() :], sep or told[1]
-    lines = (
-        line
-        for line in StringIO(text)
-        if line.strip() and not (comment and line.startswith(comment))
-    )
-    first = next(lines, "")
+    if excel := _EXCEL.match(text):
+        text, sep = text[excel.end() :], sep or excel[1]
+    lines = (line for line in StringIO(text) if line.strip())
+    first = next((line for line in lines if not (comment and line.startswith(comment))), "")
     sep = sep or max((s for s in _SEPARATORS if s in first), key=first.count, default=None)
-    no_swallowed_rows(text, sep, plain_file(path).name, comment=comment)
+    _no_swallowed_rows(text, sep, Path(path).name, comment)
     return StringIO(text), sep
 
 
@@ -165,29 +161,31 @@ def fields_of(line: str, sep: str, name: str) -> list[str]:
     try:
         return next(csv.reader([line], delimiter=sep), [])
     except csv.Error as error:
-        raise _no_field(line, name) from error
+        raise _long_field(line, name) from error
 
 
-def no_swallowed_rows(text: str, sep: str | None, name: str, *, comment: str | None = None) -> None:
-    """No quoted field goes over several lines and holds what separates fields: its quote was not closed, and the rows in it would be lost."""
+def _no_swallowed_rows(text: str, sep: str | None, name: str, comment: str | None) -> None:
+    """Refuse a quoted field over several lines that holds separators.
+
+    Its quote was not closed, and the rows in it would be lost.
+    """
     if odd_quotes(text) is None:
         return
     lines = ("" if comment and line.startswith(comment) else line for line in StringIO(text))
     reader, before = csv.reader(lines, delimiter=sep or "\t"), 0
     try:
         for row in reader:
-            if reader.line_num > before + 1 and any(
-                "\n" in field and (sep is None or sep in field) for field in row
-            ):
+            is_long = reader.line_num > before + 1
+            if is_long and any("\n" in field and (sep is None or sep in field) for field in row):
                 raise ValueError(
                     f"{name} has a quote in line {before + 1} that is closed in line "
-                    f"{reader.line_num} or never, so the rows between would be lost. "
-                    "Close it or take it out; where the text is meant to be that long, pass a "
-                    "DataFrame: pd.read_csv(path)."
+                    f"{reader.line_num} or never, so the rows between would be lost. Close it or "
+                    "take it out; where the text is meant to be that long, pass a DataFrame: "
+                    "pd.read_csv(path)."
                 )
             before = reader.line_num
     except csv.Error as error:
-        raise _no_field("", name) from error
+        raise _long_field("", name) from error
 
 
 def odd_quotes(text: str) -> int | None:
@@ -197,81 +195,66 @@ def odd_quotes(text: str) -> int | None:
     return next((i for i, line in enumerate(StringIO(text), 1) if line.count('"') % 2), None)
 
 
-def _no_field(line: str, name: str) -> ValueError:
+def _long_field(line: str, name: str) -> ValueError:
     start = f", which begins with {line[:30]!r}," if line else ""
     return ValueError(
         f"{name} has a field of more than {csv.field_size_limit():,} characters{start} so its "
-        f"table is damaged: "
-        "a quote is not closed, or a separator is missing. Get the file again, or say what "
-        "separates its columns."
+        "table is damaged: a quote is not closed, or a separator is missing. Get the file again, "
+        "or say what separates its columns."
     )
 
 
 def numbers_as_written(
     table: pd.DataFrame, texts: Callable[[], pd.DataFrame], sep: str, name: str
 ) -> pd.DataFrame:
-    """Columns of numbers with decimal commas, or with marks between thousands, as numbers.
+    """A table whose numbers with decimal commas, or marks between thousands, are numbers.
 
-    What may be either is refused.
-
-    A comma in a table that commas separate is no decimal one: there only thousands are read.
-    `texts` gives the table as it was written.
+    What may be either is refused. A comma in a table that commas separate is no decimal one: there
+    only thousands are read. `texts` gives the table as it was written.
     """
-    found = {
-        i: held
-        for i in range(1, table.shape[1])
-        if (held := _with_marks(table.iloc[:, i])) is not None
-    }
-    values = pd.concat(list(found.values())) if found else pd.Series(dtype=object)
+    columns = {i: _with_marks(table.iloc[:, i]) for i in range(1, table.shape[1])}
+    marked = {i: column for i, column in columns.items() if column is not None}
+    values = pd.concat(list(marked.values())) if marked else pd.Series(dtype=object)
     values = values[values.astype(object).map(lambda value: bool(_MARKED.search(value)))]
-    is_decimal, is_thousands = (
-        all(kind.fullmatch(value) for value in values) for kind in (_DECIMAL, _THOUSANDS)
-    )
-    is_decimal = is_decimal and any("," in value for value in values)
-    if not found or not (is_thousands or (is_decimal and sep != ",")):
+    is_decimal = any("," in value for value in values) and all(map(_DECIMAL.fullmatch, values))
+    is_thousands = all(map(_THOUSANDS.fullmatch, values))
+    if not marked or not (is_thousands or (is_decimal and sep != ",")):
         return table
     if is_decimal and is_thousands:
+        read = f"pd.read_csv(path, sep={sep!r}, "
         raise ValueError(
             f"{name} has numbers such as {listed(values.unique(), 3)} (column "
-            f"{str(table.columns[next(iter(found))])!r}), which may have decimal "
-            f"commas or thousands. Say which: pass pd.read_csv(path, sep={sep!r}, "
-            f"decimal=',') or pd.read_csv(path, sep={sep!r}, thousands=',')."
+            f"{str(table.columns[next(iter(marked))])!r}), which may have decimal commas or "
+            f"thousands. Say which: pass {read}decimal=',') or {read}thousands=',')."
         )
     if is_decimal:
         _no_points(table, texts(), name)
     table = table.copy()
-    for i, held in found.items():
-        plain = [_plain(value, is_decimal=is_decimal) for value in held]
-        numbers = pd.Series(pd.to_numeric(pd.Series(plain)).to_numpy(), held.index).reindex(
-            table.index
-        )
-        table.isetitem(i, numbers.to_numpy())
+    for i, column in marked.items():
+        plain = column.str.replace(_SPACES, "", regex=True)
+        plain = plain.str.replace("." if is_decimal else ",", "").str.replace(",", ".")
+        table.isetitem(i, pd.to_numeric(plain).reindex(table.index).to_numpy())
     return table
 
 
 def _no_points(table: pd.DataFrame, texts: pd.DataFrame, name: str) -> None:
-    """Where numbers have decimal commas, none has a point, which could mean thousands."""
+    """Refuse points beside decimal commas: they could mean thousands."""
     for i in range(1, table.shape[1]):
-        if pd.api.types.is_numeric_dtype(table.iloc[:, i]):
-            pointed = [text for text in texts.iloc[:, i].dropna() if "." in text]
-            if pointed:
-                raise ValueError(
-                    f"{name} has numbers with decimal commas, and others with points, e.g. "
-                    f"{listed(pointed, 3)} (column {str(table.columns[i])!r}): "
-                    "decimals or thousands? Write all in one way, or pass a DataFrame: "
-                    "pd.read_csv(path, decimal=..., thousands=...)."
-                )
+        is_number = pd.api.types.is_numeric_dtype(table.iloc[:, i])
+        pointed = [text for text in texts.iloc[:, i].dropna() if "." in text] if is_number else []
+        if pointed:
+            raise ValueError(
+                f"{name} has numbers with decimal commas, and others with points, e.g. "
+                f"{listed(pointed, 3)} (column {str(table.columns[i])!r}): decimals or thousands? "
+                "Write all in one way, or pass a DataFrame: pd.read_csv(path, decimal=..., "
+                "thousands=...)."
+            )
 
 
 def _with_marks(column: pd.Series) -> pd.Series | None:
-    """The values of a column of text that are all numbers, some of them with a comma or a space in it."""
+    """The values of a column of text if all are numbers, some of them with a comma or space."""
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return None
-    held = column.dropna().map(lambda value: str(value).strip()).astype(object)
-    is_number = len(held) > 0 and all(_NUMBER.fullmatch(value) for value in held)
-    return held if is_number and any(_COMMA.search(value) for value in held) else None
-
-
-def _plain(value: str, *, is_decimal: bool) -> str:
-    value = re.sub(_SPACES, "", value)
-    return value.replace(".", "").replace(",", ".") if is_decimal else value.replace(",", "")
+    values = column.dropna().map(lambda value: str(value).strip()).astype(object)
+    are_numbers = len(values) > 0 and all(map(_NUMBER.fullmatch, values))
+    return values if are_numbers and any(map(_COMMA.search, values)) else None

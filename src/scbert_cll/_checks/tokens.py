@@ -1,107 +1,39 @@
-"""Checks of binned layers: not twice, and the way a model expects."""
+"""Binned layers: not binned twice, in the way a model expects, and from the same genes' totals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks.counts import is_binned, matrix
-from scbert_cll._checks.features import of as features_of
-from scbert_cll._checks.features import only_genes
-from scbert_cll._checks.matrix import are_whole, first
+from scbert_cll._checks.counts import are_whole, first_of, matrix
+from scbert_cll._checks.genes import features_of, only_genes
 from scbert_cll._checks.words import key_in, listed
-from scbert_cll._counts import slot_name
 
 # A matrix at least this large whose largest value is no more than the number of bins is taken for
-# binned data.
-_LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES = 50, 200
-# With more bins than this raw counts may stay below them, too; tokens then give themselves away by
-# their common maximum.
-_FEW_BINS = 10
+# binned data. With more bins than a few, raw counts may stay below them, too; tokens then give
+# themselves away by their common maximum.
+_LOOKS_BINNED_SHAPE: Final = (50, 200)
+_FEW_BINS: Final = 10
+# numbers of genes that differ by less make much the same totals; where their names are not known
+_ABOUT: Final = 0.1
+_MANY_HIDDEN: Final = 0.05  # of the genes of a total
 
 
-def not_binned(csr: sparse.csr_matrix, adata: AnnData, layer: str | None, n_bins: int) -> None:
-    """Counts, not tokens: binning twice is a silent disaster."""
-    where = slot_name(layer)
-    if is_binned(adata, layer) or _looks_binned(csr, n_bins):
-        raise ValueError(
-            f"{where} looks binned already (its largest value is {csr.data.max(initial=0):g}, "
-            f"n_bins={n_bins}); "
-            "bin raw counts, once."
-        )
+def look_binned(largest: float, n_at_top: int, shape: tuple[int, int], n_bins: int) -> bool:
+    """Whether a matrix never exceeds a few bins, or meets their number exactly in most cells.
 
-
-def _looks_binned(csr: sparse.csr_matrix, n_bins: int) -> bool:
-    """A large matrix that never exceeds a few bins, or that meets the number of bins exactly in most cells."""
-    large = (
-        csr.shape[0] >= _LOOKS_BINNED_CELLS and csr.shape[1] >= _LOOKS_BINNED_GENES and csr.nnz > 0
-    )
-    if not large or (largest := csr.data.max()) > n_bins:
-        return False
-    if n_bins <= _FEW_BINS:
-        return True
-    at_top = np.searchsorted(csr.indptr, np.flatnonzero(csr.data == largest), side="right")
-    return bool(largest == n_bins and len(np.unique(at_top)) > csr.shape[0] / 2)
-
-
-def other_key(key_added: str, layer: str | None) -> None:
-    """Results never replace the counts they are made from."""
-    if key_added == layer:
-        raise ValueError(
-            f"key_added={key_added!r} is the layer with the counts and would replace it; take "
-            f"another name."
-        )
-
-
-def same_or_default(
-    asked: Mapping[str, Any], edges: Any, default: Mapping[str, Any], fit_on: object
-) -> dict[str, Any]:
-    """The parameters `edges` were made with.
-
-    What was asked for beside them must agree or be the default.
+    `n_at_top` is the number of cells that hold the largest value.
     """
-    if (
-        not isinstance(edges, Mapping)
-        or "edges" not in edges
-        or not set(asked) <= set(edges.get("params", {}))
-    ):
-        raise ValueError(
-            "edges must be the whole entry that pp.bin_expression left in the other object: "
-            "adata.uns['binned']."
-        )
-    if fit_on is not None:
-        raise ValueError(
-            "edges= are ready-made, there is nothing to fit: give either edges or fit_on."
-        )
-    made = {name: type(value)(edges["params"][name]) for name, value in default.items()}
-    if other := [
-        f"{n}={v!r} (edges: {made[n]!r})"
-        for n, v in asked.items()
-        if v not in (default[n], made[n])
-    ]:
-        raise ValueError(
-            f"The edges were made with other parameters than {', '.join(other)}; leave these out."
-        )
-    return made
-
-
-def edges_of_genes(edges: Any, adata: AnnData) -> Any:
-    """Edges as they are, or, where every gene has its own, in the order of the genes of `adata`."""
-    if not isinstance(edges, pd.DataFrame):
-        return np.asarray(edges, dtype=np.float64)
-    ours, theirs = adata.var_names.difference(edges.index), edges.index.difference(adata.var_names)
-    if len(ours) or len(theirs):
-        raise ValueError(
-            f"The edges belong to other genes: without edges {listed(ours)}; edges without a "
-            f"gene {listed(theirs)}. "
-            "Align first: pp.align_genes(adata, vocab) with the genes the edges were made on."
-        )
-    return edges.loc[adata.var_names]
+    is_large = shape[0] >= _LOOKS_BINNED_SHAPE[0] and shape[1] >= _LOOKS_BINNED_SHAPE[1]
+    at_top = n_bins <= _FEW_BINS or (largest == n_bins and n_at_top > shape[0] / 2)
+    return bool(is_large and 0 < largest <= n_bins and at_top)
 
 
 def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, Any]]:
@@ -120,47 +52,137 @@ def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, 
         bad = (csr.data > largest) | (csr.data != np.trunc(csr.data))
         raise ValueError(
             f"adata.layers[{layer!r}] may hold bins 0 to {largest}; found "
-            f"{first(csr, bad, adata)}. Bin again."
+            f"{first_of(csr, bad, adata)}. Bin again."
         )
     return csr, record
 
 
+def tokens_in_every_cell(n_tokens: np.ndarray, adata: AnnData, layer: str) -> None:
+    """Refuse cells without a gene to attend to."""
+    if len(empty := adata.obs_names[n_tokens == 0]):
+        raise ValueError(
+            f"{len(empty)} cells have no gene above bin 0 among the model's genes in "
+            f"adata.layers[{layer!r}] ({listed(empty)}); remove them first."
+        )
+
+
 def same_binning(
-    found: Mapping[str, Any], expected: Mapping[str, Any], where: str, remedy: str = ""
+    record: Mapping[str, Any], expected: Mapping[str, Any], where: str, remedy: str = ""
 ) -> None:
-    """Tokens cut the way the model's training data were."""
+    """Refuse tokens that were cut in another way than the model's training data."""
+    params, wanted = record["params"], expected["params"]
     differing = [
-        f"{name} is {found['params'].get(name)!r}, the model has {expected['params'].get(name)!r}"
+        f"{name} is {params.get(name)!r}, the model has {wanted.get(name)!r}"
         for name in ("method", "n_bins", "target_sum")
-        if found["params"].get(name) != expected["params"].get(name)
+        if params.get(name) != wanted.get(name)
     ]
-    if not differing and not _same_edges(found["edges"], expected["edges"]):
+    if not differing and not _same_edges(record["edges"], expected["edges"]):
         differing = ["its edges were learned from other cells"]
     if differing:
         raise ValueError(
             f"{where} was binned differently from the model's training data: "
-            f"{'; '.join(differing)}. "
-            f"Bin the counts again like the model's: "
+            f"{'; '.join(differing)}. Bin the counts again like the model's: "
             f"{remedy or 'pp.bin_expression(adata, edges=model.binning)'}."
         )
 
 
-def _same_edges(found: Any, expected: Any) -> bool:
+def _same_edges(edges: Any, expected: Any) -> bool:
     if isinstance(expected, pd.DataFrame):
-        if not isinstance(found, pd.DataFrame):
+        if not isinstance(edges, pd.DataFrame):
             return False
-        genes = expected.index.intersection(found.index)
-        found, expected = found.loc[genes], expected.loc[genes]
-    found, expected = np.asarray(found, float), np.asarray(expected, float)
-    return found.shape == expected.shape and np.allclose(found, expected)
+        genes = expected.index.intersection(edges.index)
+        edges, expected = edges.loc[genes], expected.loc[genes]
+    edges, expected = np.asarray(edges, float), np.asarray(expected, float)
+    return edges.shape == expected.shape and np.allclose(edges, expected)
 
 
-def tokens_in_every_cell(n_tokens: np.ndarray, adata: AnnData, layer: str) -> None:
-    """Every cell has a gene to attend to."""
-    empty = adata.obs_names[n_tokens == 0]
-    if len(empty):
-        raise ValueError(
-            f"{len(empty)} cells have no gene above bin 0 among the model's genes in "
-            f"adata.layers[{layer!r}] "
-            f"({listed(empty)}); remove them first."
+def totals_of(genes: pd.Index) -> dict[str, Any]:
+    """Record of the genes whose counts make a cell's total: their number, and a checksum of names.
+
+    The order of the names does not matter.
+    """
+    names = "\n".join(sorted(str(gene) for gene in genes))
+    return {"n_genes": len(genes), "genes_digest": hashlib.sha256(names.encode()).hexdigest()[:16]}
+
+
+def same_totals(
+    params: Mapping[str, Any],
+    names: pd.Index,
+    expected: Mapping[str, Any],
+    genes: pd.Index,
+    hidden: Sequence[str],
+    where: str,
+    *,
+    is_corpus: bool = False,
+) -> None:
+    """Refuse tokens cut from totals of other genes than the model's: the same cell has others then.
+
+    `params` and `expected` are parameters of :func:`~scbert_cll.pp.bin_expression`. `names` are the
+    genes of the cells, `genes` those of the model and `hidden` those it was not shown; they name
+    the genes of a total where their checksum is the recorded one. Cells that lack some of these are
+    right: an absent gene counts nothing.
+    """
+    if "genes_digest" not in params or "genes_digest" not in expected:
+        who = where if "genes_digest" not in params else "the model"
+        warnings.warn(
+            f"{who} does not say of which genes the totals were that its tokens were cut from "
+            "(an older version made it), so it is not known whether they fit. Make sure that both "
+            "were binned with the same genes.",
+            stacklevel=3,
         )
+        return
+    if params["genes_digest"] == expected["genes_digest"]:
+        return
+    whole = genes.append(pd.Index(list(hidden)).difference(genes))
+    n_ours, n_theirs = int(params["n_genes"]), int(expected["n_genes"])
+    are_ours_named = totals_of(names)["genes_digest"] == params["genes_digest"]
+    are_theirs_named = totals_of(whole)["genes_digest"] == expected["genes_digest"]
+    why = ""
+    if are_ours_named and are_theirs_named:
+        others = names[~names.isin(whole)]
+        if not len(others):
+            _warn_of_hidden([gene for gene in hidden if gene not in names], len(whole), where)
+            return
+        why = f", {len(others)} of them not among the model's: {listed(others, 3)}"
+    elif abs(n_ours - n_theirs) <= _ABOUT * n_theirs:
+        warnings.warn(
+            f"{where} was binned with {n_ours:,} genes and the model's training data with "
+            f"{n_theirs:,} others, which are not all known by name. Their totals are taken to be "
+            "alike.",
+            stacklevel=3,
+        )
+        return
+    raise ValueError(
+        f"{where} was cut from totals of {n_ours:,} genes{why}; the model's training data from "
+        f"totals of {n_theirs:,} genes. The same cell gets other tokens. "
+        + _bin_anew(hidden, is_named=are_theirs_named, n=n_theirs, is_corpus=is_corpus)
+    )
+
+
+def _warn_of_hidden(absent: Sequence[str], n: int, where: str) -> None:
+    """Genes that a model is not shown are in its totals, and easily forgotten in an alignment."""
+    if len(absent) > _MANY_HIDDEN * n:
+        warnings.warn(
+            f"The model's totals hold {len(absent)} genes that it is not shown "
+            f"({listed(absent, 3)}), and {where} was binned without them. If they were measured, "
+            "align to these, too: pp.align_genes(adata, [*model.genes, "
+            "*model.registry['setup_args']['exclude_genes']]).",
+            stacklevel=4,
+        )
+
+
+def _bin_anew(hidden: Sequence[str], *, is_named: bool, n: int, is_corpus: bool) -> str:
+    """How cells get the model's totals."""
+    if not is_named:
+        return (
+            f"Bin the cells with all {n:,} genes or so that the model's were binned with, before "
+            "genes are chosen."
+        )
+    genes = f"[*model.genes, {', '.join(map(repr, hidden))}]" if hidden else "list(model.genes)"
+    if is_corpus:
+        build = f"pp.build_corpus(…, vocab={genes}, edges=model.binning)"
+        return f"Build a corpus of the model's genes: {build}."
+    return (
+        "Bring the counts to the model's genes and bin them again: adata = "
+        f"pp.align_genes(adata, {genes}); pp.bin_expression(adata, edges=model.binning)."
+    )

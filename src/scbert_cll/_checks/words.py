@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Iterable, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Final
 
 import numpy as np
@@ -14,10 +13,10 @@ _ALIKE: Final = 0.6  # letters in common, from which a name may be meant
 
 
 def listed(items: Iterable[Any], n: int = 5) -> str:
-    """Say the first `n` items by name and how many more there are."""
-    items = [str(i) for i in items]
-    shown = ", ".join(repr(i) for i in items[:n]) or "none"
-    return shown + (f" and {len(items) - n} more" if len(items) > n else "")
+    """The first `n` items by name, and how many more there are."""
+    names = [str(item) for item in items]
+    shown = ", ".join(map(repr, names[:n])) or "none"
+    return shown + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def bytes_in_words(n: int) -> str:
@@ -39,10 +38,8 @@ def number_in(value: Any, what: str, least: float, most: float, *, whole: bool =
     """A number within limits; no truth value, no text."""
     kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(
-            f"{what} must be a {'whole ' * whole}number from {least:g} to {most:g}; found "
-            f"{value!r}."
-        )
+        number = f"{'whole ' * whole}number from {least:g} to {most:g}"
+        raise ValueError(f"{what} must be a {number}; found {value!r}.")
 
 
 def share(value: float, what: str) -> None:
@@ -57,35 +54,30 @@ def at_least(value: float, least: float, what: str) -> None:
 
 
 def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
-    """A key that exists; the ones that do are listed, the likeliest first."""
+    """Refuse a key that is not there, and list those that are, the likeliest first."""
     if not isinstance(key, Hashable):
         raise TypeError(f"Expected one name of {where}, found {type(key).__name__}: {listed(key)}.")
     if key not in store:
-        there = listed(
-            closest_first(key, [k for k in store if k is not None]), 12
-        )  # layers[None] is X
-        raise KeyError(
-            f"{key!r} is not in {where}; it has {there}." + (f" {remedy}" if remedy else "")
-        )
+        names = closest_first(key, [name for name in store if name is not None])  # layers: X
+        raise KeyError(f"{key!r} is not in {where}; it has {listed(names, 12)}. {remedy}".rstrip())
 
 
-def closest_first(asked: Any, names: Iterable[Any]) -> list[Any]:
-    """Names that are meant most likely first: by capitals only, with the one in the other, of about the same letters; others as they were."""
-    wanted = str(asked).casefold()
+def closest_first(name: Any, names: Iterable[Any]) -> list[Any]:
+    """Names, those first that are likely meant: other capitals, one in the other, few letters off."""
+    wanted = str(name).casefold()
 
-    def distance(name: Any) -> float:
-        text = str(name).casefold()
+    def distance(other: Any) -> float:
+        text = str(other).casefold()
         within = bool(text) and (wanted in text or text in wanted)
-        ratio = difflib.SequenceMatcher(None, wanted, text).ratio()
+        ratio = SequenceMatcher(None, wanted, text).ratio()
         return -(text == wanted) - within - (ratio if ratio > _ALIKE else 0.0)
 
     return sorted(names, key=distance)
 
 
 def unique(names: pd.Index, what: str, remedy: str) -> None:
-    """No name twice."""
-    twice = names[names.duplicated()].unique()
-    if len(twice):
+    """Refuse a name that is there twice."""
+    if len(twice := names[names.duplicated()].unique()):
         raise ValueError(
             f"{what} must be unique; found more than once: {listed(twice)}. Remedy: {remedy}."
         )
@@ -97,64 +89,53 @@ def is_model(model: Any, names: Sequence[str]) -> None:
         raise TypeError(f"Expected a model ({listed(names)}), found {type(model).__name__}.")
 
 
-# what is meant by names of other packages
-_HABITS: Final = {
-    "random_state": "rng",
-    "seed": "rng",
-    "random_seed": "rng",
-    "device": "accelerator",
-    "use_gpu": "accelerator",
-    "n_gpus": "devices",
-    "gpus": "devices",
-    "epochs": "max_epochs",
-    "n_epochs": "max_epochs",
-    "num_epochs": "max_epochs",
-    "learning_rate": "lr",
-    "early_stop": "early_stopping",
-    "patience": "early_stopping_patience",
-    "n_latent": "n_hidden",
-    "hidden_size": "n_hidden",
-    "dropout_rate": "dropout",
-    "depth": "n_layers",
-    "label_key": "labels_key",
-    "groupby": "labels_key",
-    "sample_key": "donor_key",
-    "n_jobs": "num_workers",
+_HABITS: Final = {  # names of other packages
+    other: ours
+    for ours, others in {
+        "rng": ("random_state", "seed", "random_seed"),
+        "accelerator": ("device", "use_gpu"),
+        "devices": ("n_gpus", "gpus"),
+        "max_epochs": ("epochs", "n_epochs", "num_epochs"),
+        "lr": ("learning_rate",),
+        "early_stopping": ("early_stop",),
+        "early_stopping_patience": ("patience",),
+        "n_hidden": ("n_latent", "hidden_size"),
+        "dropout": ("dropout_rate",),
+        "n_layers": ("depth",),
+        "labels_key": ("label_key", "groupby"),
+        "donor_key": ("sample_key",),
+        "num_workers": ("n_jobs",),
+    }.items()
+    for other in others
 }
 
 
 class UnknownArgumentError(TypeError, ValueError):
-    """A name that nothing goes by: a TypeError as Python's own, and bad input where names are typed (the command line)."""
+    """No argument has this name: a TypeError as Python's own, and bad input on the command line."""
 
 
 def keywords(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Names of arguments that exist; of others the nearest is named."""
-    known = list(known)
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise UnknownArgumentError(f"{what} has no argument {did_you_mean(unknown, known)}.")
-
-
-def did_you_mean(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """Unknown names, each with the nearest known one; where none is near, some of the known."""
-    unknown, known = list(unknown), list(known)
-    near = {name: nearest(name, known) for name in unknown}
-    said = ", ".join(
-        f"{name!r}" + (f" (did you mean {near[name]!r}?)" if near[name] else "") for name in unknown
-    )
-    return said if all(near.values()) else f"{said}; there are {listed(known, 20)}"
+    """Refuse names of arguments that do not exist, and name the nearest ones."""
+    names = list(known)
+    near = {name: nearest(name, names) for name in given if name not in names}
+    if near:
+        unknown = ", ".join(
+            repr(name) + (f" (did you mean {likely!r}?)" if likely else "")
+            for name, likely in near.items()
+        )
+        others = "" if all(near.values()) else f"; there are {listed(names, 20)}"
+        raise UnknownArgumentError(f"{what} has no argument {unknown}{others}.")
 
 
 def hint(unknown: Iterable[str], known: Iterable[str]) -> str:
     """A sentence with the nearest known names, or nothing."""
-    near = list(dict.fromkeys(filter(None, (nearest(name, known) for name in unknown))))
+    names = list(known)
+    near = list(dict.fromkeys(filter(None, (nearest(name, names) for name in unknown))))
     return f" Did you mean {listed(near)}?" if near else ""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Sequence[str]) -> str | None:
     """The name that was meant: another package's word for it, or the most similar one."""
-    known = list(known)
-    if _HABITS.get(name) in known:
-        return _HABITS[name]
+    habit = _HABITS.get(name)
     similar = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    return similar[0] if similar else None
+    return habit if habit in known else next(iter(similar), None)

@@ -17,7 +17,7 @@ from scipy import sparse
 from scbert_cll import _keys
 from scbert_cll._checks.paths import plain_or_folder
 from scbert_cll._checks.people import donor_name
-from scbert_cll._checks.tokens import _FEW_BINS, _LOOKS_BINNED_CELLS, _LOOKS_BINNED_GENES
+from scbert_cll._checks.tokens import look_binned
 from scbert_cll._checks.words import closest_first, key_in, listed
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?) *([KMGT]?)I?B?", re.IGNORECASE)
@@ -318,10 +318,8 @@ def not_a_layer_of_tokens(*, is_binned: bool) -> None:
 
 
 def not_tokens(largest: float, n_at_top: int, n_cells: int, n_genes: int, n_bins: int) -> None:
-    """Counts, not tokens, by the rules of :func:`~scbert_cll.pp.bin_expression`: over the whole file, since a block may hold small counts only."""
-    is_large = n_cells >= _LOOKS_BINNED_CELLS and n_genes >= _LOOKS_BINNED_GENES and largest > 0
-    at_top = n_bins <= _FEW_BINS or (largest == n_bins and n_at_top > n_cells / 2)
-    if is_large and largest <= n_bins and at_top:
+    """Counts, not tokens: over the whole file, since a block may hold small counts only."""
+    if look_binned(largest, n_at_top, (n_cells, n_genes), n_bins):
         raise ValueError(
             f"looks binned already (its largest value is {largest:g}, n_bins={n_bins}); a "
             f"corpus is built from raw counts."

@@ -193,7 +193,7 @@ class Source:
         known = found.data[of_genes]
         if not _checks.counts.are_finite(known):
             self._complain(start, stop)
-        if not _checks.matrix.are_whole(known):
+        if not _checks.counts.are_whole(known):
             whole = _checks.counts.nearly_whole(known)
             if whole is None:
                 self._complain(start, stop)
@@ -337,7 +337,7 @@ class Source:
         kinds = {
             key: values(var[key], slice(None)).to_numpy()
             for key in var
-            if _checks.features.may_tell(key)
+            if _checks.genes.may_tell(key)
         }
         self._take_features(pd.DataFrame(kinds, index=self._genes))
         if _keys.IN_QUERY in var:  # zeros of pp.align_genes
@@ -357,9 +357,9 @@ class Source:
 
     def _take_features(self, var: pd.DataFrame) -> None:
         """Which rows are genes; some must be."""
-        self._features = _checks.features.of(var)
+        self._features = _checks.genes.features_of(var)
         if not self._features.is_gene.any():
-            _checks.features.only_genes(self._features)
+            _checks.genes.only_genes(self._features)
         self._is_gene = self._features.is_gene
 
     def _matrix(self, matrix: Any) -> _Rows:

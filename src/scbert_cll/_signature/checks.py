@@ -13,8 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._checks.counts import Counts, noted_counts, slot, stored
-from scbert_cll._checks.matrix import are_whole
+from scbert_cll._checks.counts import Counts, are_whole, noted_counts, slot, stored
 from scbert_cll._checks.words import key_in, listed, unique
 
 _KIND: Final = re.compile(r"object|bool|u?int(8|16|32|64)|float(16|32|64)")
@@ -207,7 +206,7 @@ def counts_to_normalize(adata: AnnData, layer: str | None) -> Counts:
 def log_values(adata: AnnData, layer: str | None) -> np.ndarray | sparse.csr_matrix:
     """Values that are on a log scale already: finite, and not all of them whole numbers."""
     found = slot(adata, layer)
-    where, values = found.where, stored(adata, layer, found)
+    where, values = found.where, stored(adata, found)
     is_dense = isinstance(found.values, np.ndarray)
     if not np.isfinite(values.data).all():
         n = int((~np.isfinite(values.data)).sum())

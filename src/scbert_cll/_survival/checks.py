@@ -280,7 +280,7 @@ def log_expression(adata: AnnData, layer: str | None) -> np.ndarray:
             f"{where} has no expression, and a signature needs some; score_key= takes a "
             f"column of obs instead."
         )
-    values = np.asarray(stored(adata, layer, asked).toarray(), dtype=np.float64)
+    values = np.asarray(stored(adata, asked).toarray(), dtype=np.float64)
     if np.isinf(values).any():
         raise ValueError(
             f"{where} holds {int(np.isinf(values).sum())} infinite values (log of 0?); add 1 "

@@ -100,7 +100,7 @@ class Inference(_scvi.BaseModelClass):  # type: ignore[misc]
             str(adata.obs_names[0]) if adata.n_obs else "0",
         )
         names, expected = adata.var_names, self.binning["params"]
-        _checks.totals.same(
+        _checks.tokens.same_totals(
             record["params"], names, expected, self.genes, hidden, where, is_corpus=is_corpus
         )
 

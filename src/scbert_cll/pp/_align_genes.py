@@ -105,81 +105,53 @@ def align_genes(
     adata = _checks.adata.anndata(adata, repeated_genes=True)
     vocab = GeneVocab.of(vocab)
     share(min_matched, "min_matched")
-    whole = _checks.counts.genes_of(adata, layer)
+    whole = _with_raw(adata, layer)
     source, others = _genes(whole)
     note = _checks.counts.noted_counts(source, layer if whole is adata else None).note
-    found = vocab.resolve(source.var_names, aliases=aliases, others=others)
-    columns = Columns(found["index"].to_numpy(), len(vocab))
-    per_gene = columns.per_gene
-    _checks.genes.vocabulary_coverage(
-        found, vocab.names[per_gene == 0], len(vocab), min_matched=min_matched
-    )
+    resolved = vocab.resolve(source.var_names, aliases=aliases, others=others)
+    columns = Columns(resolved["index"].to_numpy(), len(vocab))
+    is_matched = columns.per_gene > 0
+    missing = vocab.names[~is_matched]
+    _checks.genes.vocabulary_coverage(resolved, missing, len(vocab), min_matched=min_matched)
 
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
     left_out += [] if whole is adata else [name or "X" for name in adata.layers.keys()]  # noqa: SIM118
-    var = pd.DataFrame(
-        {_keys.IN_QUERY: per_gene > 0}, index=vocab.names.rename(adata.var_names.name)
-    )
-    aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **_of_cells(adata))
+    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, index=vocab.names.rename(adata.var_names.name))
+    aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **of_cells(adata))
     for name in left_out:
         aligned.uns.pop(name, None)
     for name in filter(None, matrices):
-        if _checks.counts.is_binned(
-            aligned, name
-        ):  # all its genes are here, whatever they were called
-            aligned.uns[name]["params"] |= _checks.totals.of(vocab.names)
+        if _checks.counts.is_binned(aligned, name):  # all its genes are here, under any name
+            aligned.uns[name]["params"] |= _checks.tokens.totals_of(vocab.names)
     params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"} | note
-    record = {
-        **_report(found, per_gene, vocab),
-        "left_out": _strings(left_out),
-        "no_genes": _strings(others),
+    how = resolved["how"]
+    renamed = resolved[how.isin(["genome", "ensembl", "alias", "suffix"])].drop(columns="index")
+    names: dict[str, Iterable[str]] = {
+        "matched": vocab.names[is_matched],
+        "missing": missing,
+        "duplicated": vocab.names[columns.per_gene > 1],
+        "ambiguous": resolved.loc[how == "ambiguous", "name"].unique(),
+        "unmatched": resolved.loc[how == "unmatched", "name"].unique(),
+        "left_out": left_out,
+        "no_genes": others,
     }
-    _record.write(aligned, uns={_keys.ALIGN_GENES: record | {"params": params}})
+    record: dict[str, Any] = {
+        **{name: np.array(list(values), dtype=object) for name, values in names.items()},
+        "renamed": renamed.drop_duplicates()
+        .rename(columns={"name": "old", "gene": "new"})
+        .reset_index(drop=True)
+        .astype(str),
+        "params": params,
+    }
+    _record.write(aligned, uns={_keys.ALIGN_GENES: record})
     logger.info(
-        "%d of the %d genes of the vocabulary are in the data",
-        int((per_gene > 0).sum()),
-        len(vocab),
+        "%d of the %d genes of the vocabulary are in the data", is_matched.sum(), len(vocab)
     )
     return aligned
 
 
-def _genes(adata: AnnData) -> tuple[AnnData, pd.Index]:
-    """The cells with their genes, and the names of the rows that are none: antibodies and others, which are left out."""
-    found = _checks.features.of(adata.var)
-    if found.n_others and found.is_gene.any():
-        logger.info("Left out: %s", found.told)
-    elif found.n_others:
-        _checks.features.only_genes(found)
-    others = adata.var_names[~found.is_gene]
-    kept = found.is_gene & np.asarray(
-        adata.var.get(_keys.IN_QUERY, True), dtype=bool
-    )  # zeros of an earlier alignment
-    return (adata if kept.all() else adata[:, kept]), others
-
-
-def _matrices(
-    adata: AnnData, columns: Columns, *, is_whole: bool
-) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
-    """Every matrix (`X` under None, as anndata has it) in the order of the vocabulary, and the names of those that have no meaning there."""
-    same_totals = is_whole and columns.is_complete and not columns.is_summed
-    matrices, left_out = {}, []
-    for name, values in adata.layers.items():
-        csr = _checks.counts.as_csr(values, slot_name(name))
-        # Tokens were cut from the totals of the old genes; values that are no counts have no sum.
-        is_fit = (
-            same_totals
-            if _checks.counts.is_binned(adata, name)
-            else not columns.is_summed or _checks.matrix.are_whole(csr.data)
-        )
-        if is_fit:
-            matrices[name] = columns.moved(csr)
-        else:
-            left_out.append(name or "X")
-    return matrices, left_out
-
-
-def _of_cells(adata: AnnData) -> dict[str, Any]:
-    """Copies of all that belongs to cells, not genes."""
+def of_cells(adata: AnnData) -> dict[str, Any]:
+    """Copies of all that belongs to cells, not genes, as AnnData takes it."""
     return {
         "obs": adata.obs.copy(),
         "obsm": {key: value.copy() for key, value in adata.obsm.items()},
@@ -188,23 +160,48 @@ def _of_cells(adata: AnnData) -> dict[str, Any]:
     }
 
 
-def _report(found: pd.DataFrame, per_gene: np.ndarray, vocab: GeneVocab) -> dict[str, Any]:
-    """What became of every name, in a form that h5ad can hold."""
-    how = found["how"]
-    renamed = found.loc[
-        how.isin(["genome", "ensembl", "alias", "suffix"]), ["name", "gene", "how"]
-    ].drop_duplicates()
-    return {
-        "matched": _strings(vocab.names[per_gene > 0]),
-        "missing": _strings(vocab.names[per_gene == 0]),
-        "duplicated": _strings(vocab.names[per_gene > 1]),
-        "renamed": renamed.rename(columns={"name": "old", "gene": "new"})
-        .reset_index(drop=True)
-        .astype(str),
-        "ambiguous": _strings(found.loc[how == "ambiguous", "name"].unique()),
-        "unmatched": _strings(found.loc[how == "unmatched", "name"].unique()),
-    }
+def _with_raw(adata: AnnData, layer: str | None) -> AnnData:
+    """The cells with all genes of a slot: of `adata.raw` its own, with the counts in `X`."""
+    source = _checks.counts.slot(adata, layer)
+    if source.where != "adata.raw.X":
+        return adata
+    csr = _checks.counts.as_csr(source.values, source.where)
+    obs: Any = adata.obs
+    whole = AnnData(csr, obs=obs, var=source.var)
+    for slot in ("obsm", "obsp", "uns"):
+        getattr(whole, slot).update(getattr(adata, slot))
+    return whole
 
 
-def _strings(names: Iterable[str]) -> np.ndarray:
-    return np.array(list(names), dtype=object)
+def _genes(adata: AnnData) -> tuple[AnnData, pd.Index]:
+    """The cells with their genes, and the names of rows that are none (antibodies and others)."""
+    features = _checks.genes.features_of(adata.var)
+    if not features.is_gene.any():
+        _checks.genes.only_genes(features)
+    if features.n_others:
+        logger.info("Left out: %s", features.summary)
+    is_filled = ~np.asarray(adata.var.get(_keys.IN_QUERY, True), dtype=bool)  # by an alignment
+    used = features.is_gene & ~is_filled
+    return (adata if used.all() else adata[:, used]), adata.var_names[~features.is_gene]
+
+
+def _matrices(
+    adata: AnnData, columns: Columns, *, is_whole: bool
+) -> tuple[dict[Any, sparse.csr_matrix], list[str]]:
+    """Matrices in the order of the vocabulary, and the names of those without a meaning there.
+
+    Tokens were cut from the totals of the old genes; values that are no counts have no sum.
+    """
+    same_totals = is_whole and columns.is_complete and not columns.is_summed
+    matrices, left_out = {}, []
+    for name, values in adata.layers.items():  # X under None
+        csr = _checks.counts.as_csr(values, slot_name(name))
+        if _checks.counts.is_binned(adata, name):
+            is_fit = same_totals
+        else:
+            is_fit = not columns.is_summed or _checks.counts.are_whole(csr.data)
+        if is_fit:
+            matrices[name] = columns.moved(csr)
+        else:
+            left_out.append(name or "X")
+    return matrices, left_out

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,10 @@ from imblearn.under_sampling import RandomUnderSampler
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, listed
 from scbert_cll._threads import calm
-from scbert_cll.pp._smote import interpolate, neighbour_space, refuse_derived
+from scbert_cll.pp._smote import Interpolation, neighbour_space, refuse_derived
 
 METHODS = ("weights", "oversample", "undersample", "smote")
+type _Sampler = RandomOverSampler | RandomUnderSampler | SMOTE
 
 
 def balance(
@@ -118,7 +119,12 @@ def balance(
     if not copy:
         _checks.adata.target(adata, copy=False)
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
-    new = _resampled(adata, group, method, use_rep, k_neighbors, seed)
+    samplers: dict[str, _Sampler] = {
+        "oversample": RandomOverSampler(random_state=seed),
+        "undersample": RandomUnderSampler(random_state=seed),
+        "smote": SMOTE(k_neighbors=k_neighbors, random_state=seed),
+    }
+    new = _resampled(adata, group, samplers[method], use_rep)
     _record.write(new, uns={_keys.BALANCE: {"params": params, "groups": _sizes(group, new, keys)}})
     if not copy:
         _record.become(adata, new)
@@ -126,20 +132,14 @@ def balance(
 
 
 def _not_twice(adata: AnnData, method: str) -> None:
-    """Weights may be computed anew.
-
-    Nothing goes on top of a resampling, nor a resampling on top of weights.
-    """
-    resampled = _keys.IS_SYNTHETIC in adata.obs
-    if resampled or (method != "weights" and _keys.BALANCE_WEIGHT in adata.obs):
-        found = _keys.IS_SYNTHETIC if resampled else _keys.BALANCE_WEIGHT
-        remedy = (
-            "start from the object before"
-            if resampled
-            else f"remove the weights first: del adata.obs[{found!r}]"
-        )
+    """Refuse anything on top of a resampling, and a resampling on top of weights."""
+    column, remedy = _keys.IS_SYNTHETIC, "start from the object before"
+    if column not in adata.obs and method != "weights":
+        column = _keys.BALANCE_WEIGHT
+        remedy = f"remove the weights first: del adata.obs[{column!r}]"
+    if column in adata.obs:
         raise ValueError(
-            f"adata has been balanced already (it has adata.obs[{found!r}]); balancing twice "
+            f"adata has been balanced already (it has adata.obs[{column!r}]); balancing twice "
             f"counts twice: {remedy}."
         )
 
@@ -148,23 +148,25 @@ def _training_groups(adata: AnnData, keys: list[str], split_key: str) -> pd.Seri
     """Group of each training cell with a label, missing for the others; at least two groups."""
     if split_key not in adata.obs:
         raise KeyError(
-            f"{split_key!r} is not in adata.obs; it has "
-            f"{listed(adata.obs.columns, 12)}. Balance after the split, on training "
-            "cells only: resampling before it puts copies of the same cell into training and "
-            "test, and weights learned on all "
-            "cells see the test's prevalence. Run pp.split_donors first."
+            f"{split_key!r} is not in adata.obs; it has {listed(adata.obs.columns, 12)}. Balance "
+            "after the split, on training cells only: resampling before it puts copies of the "
+            "same cell into training and test, and weights learned on all cells see the test's "
+            "prevalence. Run pp.split_donors first."
         )
-    train = (_checks.adata.split(adata, split_key) == _keys.TRAIN).to_numpy()
-    columns = [_checks.people.class_names(_checks.adata.obs_column(adata, key)) for key in keys]
-    use = train & np.all([c.notna() for c in columns], axis=0)
-    names = pd.Series(
-        [" | ".join(map(str, row)) for row in zip(*columns, strict=True)], index=adata.obs_names
-    )
-    group = names.where(use)
-    if not use.any():
+    is_train = _checks.adata.split(adata, split_key) == _keys.TRAIN
+    group = _group_names(adata, keys).where(is_train)
+    if not group.notna().any():
         raise ValueError(f"No training cell has a value in adata.obs[{listed(keys)}].")
     _checks.adata.classes(group, " + ".join(keys), within=" among the training cells")
     return group
+
+
+def _group_names(adata: AnnData, keys: list[str]) -> pd.Series:
+    """The values of each cell in one text; missing where one of them is."""
+    columns = [_checks.people.class_names(_checks.adata.obs_column(adata, key)) for key in keys]
+    names = [" | ".join(map(str, values)) for values in zip(*columns, strict=True)]
+    has_all = np.all([column.notna() for column in columns], axis=0)
+    return pd.Series(names, index=adata.obs_names, dtype=object).where(has_all)
 
 
 def _weights(group: pd.Series) -> tuple[pd.Series, pd.DataFrame]:
@@ -175,82 +177,55 @@ def _weights(group: pd.Series) -> tuple[pd.Series, pd.DataFrame]:
     return group.map(weight).fillna(0.0).astype(np.float32), table.rename(index=str)
 
 
-def _resampled(
-    adata: AnnData, group: pd.Series, method: str, use_rep: str | None, k_neighbors: int, seed: int
-) -> AnnData:
+def _resampled(adata: AnnData, group: pd.Series, sampler: _Sampler, use_rep: str | None) -> AnnData:
     """A new object: originals in their order (less those dropped), new rows after them."""
     rows = np.flatnonzero(group.notna())
-    y = group.iloc[rows].to_numpy(dtype=str)
-    if method == "undersample":
-        sampler = RandomUnderSampler(random_state=seed)
-        kept = rows[_sampled(sampler, y)]
-        index = np.union1d(np.flatnonzero(group.isna()), kept)
-        new = adata[index].copy()
-    else:
-        if adata.obsp:
-            raise ValueError(
-                f"adata.obsp holds {listed(adata.obsp)}: a graph over cells is wrong "
-                f"once cells are added. Delete it and compute it after balancing."
-            )
-        new = (
-            _oversampled(adata, rows, y, seed)
-            if method == "oversample"
-            else _smote(adata, rows, y, use_rep, k_neighbors, seed)
+    labels = group.iloc[rows].to_numpy(dtype=str)
+    if isinstance(sampler, RandomUnderSampler):
+        chosen = rows[_sampled(sampler, labels)]
+        new = adata[np.union1d(np.flatnonzero(group.isna()), chosen)].copy()
+    elif adata.obsp:
+        raise ValueError(
+            f"adata.obsp holds {listed(adata.obsp)}: a graph over cells is wrong once cells are "
+            "added. Delete it and compute it after balancing."
         )
+    elif isinstance(sampler, SMOTE):
+        new = _smote(adata, rows, labels, sampler, use_rep)
+    else:
+        new = _grown(adata, rows[_sampled(sampler, labels)[labels.size :]], "copy")
     new.obs[_keys.IS_SYNTHETIC] = np.arange(new.n_obs) >= adata.n_obs
     return new
 
 
-def _sampled(sampler: RandomOverSampler | RandomUnderSampler, y: np.ndarray) -> np.ndarray:
+def _sampled(sampler: _Sampler, labels: np.ndarray) -> np.ndarray:
     """Positions the sampler chose; the matrix itself need not take part."""
-    sampler.fit_resample(np.arange(y.size)[:, None], y)
+    sampler.fit_resample(np.arange(labels.size)[:, None], labels)
     return np.asarray(sampler.sample_indices_)
 
 
-def _oversampled(adata: AnnData, rows: np.ndarray, y: np.ndarray, seed: int) -> AnnData:
-    extra = rows[_sampled(RandomOverSampler(random_state=seed), y)[y.size :]]
-    return _grown(adata, extra, "copy")
-
-
 def _smote(
-    adata: AnnData,
-    rows: np.ndarray,
-    y: np.ndarray,
-    use_rep: str | None,
-    k_neighbors: int,
-    seed: int,
+    adata: AnnData, rows: np.ndarray, labels: np.ndarray, sampler: SMOTE, use_rep: str | None
 ) -> AnnData:
-    _enough_neighbours(y, k_neighbors)
+    k, seed = sampler.k_neighbors, sampler.random_state
+    sizes = pd.Series(labels).value_counts().sort_index()
+    if len(small := sizes[(sizes <= k) & (sizes < sizes.max())]):
+        named = ", ".join(f"{name!r} with {n}" for name, n in small.items())
+        raise ValueError(
+            f"SMOTE with k_neighbors={k} needs groups of at least {k + 1} training cells; found "
+            f"{named}. Merge the group, lower k_neighbors, or use method='weights'."
+        )
     refuse_derived(adata)
     space = neighbour_space(adata, rows, use_rep, seed)
-    sampler = SMOTE(k_neighbors=k_neighbors, random_state=seed)
     with calm():
-        resampled, _ = sampler.fit_resample(space, y)
-    parents = resampled[y.size :, -y.size :]  # (new, training cells): 1 − u and u
-    base = rows[np.asarray(parents.argmax(axis=1)).ravel()]
-    new = _grown(adata, base, "smote")
-    interpolate(new, adata, rows, parents, np.random.default_rng(seed))
+        resampled, _ = sampler.fit_resample(space, labels)
+    parents = resampled[labels.size :, -labels.size :]  # (new, training cells): 1 − u and u
+    new = _grown(adata, rows[np.asarray(parents.argmax(axis=1)).ravel()], "smote")
+    Interpolation(rows, parents, np.random.default_rng(seed)).fill(new, adata)
     return new
-
-
-def _enough_neighbours(y: np.ndarray, k_neighbors: int) -> None:
-    names, sizes = np.unique(y, return_counts=True)
-    small = [
-        f"{str(n)!r} with {s}"
-        for n, s in zip(names, sizes, strict=True)
-        if s <= k_neighbors and s < sizes.max()
-    ]
-    if small:
-        raise ValueError(
-            f"SMOTE with k_neighbors={k_neighbors} needs groups of at least {k_neighbors + 1} "
-            f"training cells; found {', '.join(small)}. "
-            "Merge the group, lower k_neighbors, or use method='weights'."
-        )
 
 
 def _grown(adata: AnnData, extra: np.ndarray, word: str) -> AnnData:
     """The object with the rows `extra` once more at its end, under new names."""
-    index = np.concatenate([np.arange(adata.n_obs), extra])
     taken, names = set(adata.obs_names), []
     for name in adata.obs_names[extra]:
         i = 1
@@ -258,27 +233,18 @@ def _grown(adata: AnnData, extra: np.ndarray, word: str) -> AnnData:
             i += 1
         taken.add(fresh)
         names.append(fresh)
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Observation names are not unique", UserWarning
-        )  # until the next line
-        grown = adata[index].copy()
+    with warnings.catch_warnings():  # names are unique with the next line
+        warnings.filterwarnings("ignore", "Observation names are not unique", UserWarning)
+        grown = adata[np.concatenate([np.arange(adata.n_obs), extra])].copy()
     grown.obs_names = [*adata.obs_names, *names]
     return grown
 
 
 def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
     """Training cells per group before and after."""
+    is_added = np.asarray(new.obs[_keys.IS_SYNTHETIC], dtype=bool)
+    is_in = before.reindex(new.obs_names).notna() | is_added
     n_before = before.value_counts().sort_index()
-    added = new.obs[new.obs[_keys.IS_SYNTHETIC]]
-    kept = before.reindex(new.obs_names).value_counts()
-    columns = [_checks.people.class_names(cast("pd.Series", added[k])) for k in keys]
-    grown = pd.Series(
-        [" | ".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=object
-    ).value_counts()
-    n_after = kept.add(grown, fill_value=0).reindex(n_before.index).astype(int)
-    return (
-        pd.DataFrame({"n_before": n_before, "n_after": n_after})
-        .rename_axis("group")
-        .rename(index=str)
-    )
+    n_after = _group_names(new, keys)[is_in].value_counts().reindex(n_before.index)
+    sizes = pd.DataFrame({"n_before": n_before, "n_after": n_after}).rename_axis("group")
+    return sizes.rename(index=str)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -10,22 +11,18 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
-from scbert_cll._checks.words import choice, number_in
+from scbert_cll._checks.words import choice, listed, number_in
 from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._counts import slot_name
 
 type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
 
 _METHODS = ("log2", "uniform", "quantile", "gene_quantile")
-_DEFAULTS: dict[str, Any] = {"method": "log2", "n_bins": 5, "target_sum": 1e4}
-
 # Stored values taken at a time: small enough that a block and its intermediates stay in the
 # processor's cache.
 _BLOCK = 2**16
-# Up to so many edges, counting the edges below a value beats a binary search.
-_FEW_EDGES = 40
-# Stored values turned gene-wise at a time.
-_GENE_BLOCK = 2**24
+_FEW_EDGES = 40  # up to so many, counting the edges below a value beats a binary search
+_GENE_BLOCK = 2**24  # stored values turned gene-wise at a time
 
 
 def bin_expression(
@@ -77,7 +74,7 @@ def bin_expression(
     method
         The definition, see above.
     n_bins
-        Number of tokens beside 0, 1 to 254.
+        Number of tokens above 0, 1 to 254.
     target_sum
         Counts a cell is scaled to. Without effect for ``quantile``.
     fit_on
@@ -136,86 +133,127 @@ def bin_expression(
     given = _record.params(locals())
     adata = _checks.adata.anndata(adata)
     _checks.slots.new_key(key_added)
-    asked = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
-    params = (
-        asked if edges is None else _checks.tokens.same_or_default(asked, edges, _DEFAULTS, fit_on)
-    )
-    counts, totals, note = _counted(adata, layer, key_added, **params)
+    scheme = _scheme(Scheme(method, n_bins, target_sum), edges, fit_on)
+    counts, totals, note = _counted(adata, layer, key_added, scheme.n_bins)
     cells = _checks.adata.cells(adata, fit_on, "fit_on")
-    if edges is None or params["method"] in ("log2", "quantile"):
-        lower = _learned(counts, totals, cells, adata.var_names, **params)
+    if edges is not None and scheme.is_learned:
+        lower = _edges_of_genes(edges["edges"], adata.var_names)
     else:
-        lower = _checks.tokens.edges_of_genes(edges["edges"], adata)
-    tokens = _tokens(counts, totals, lower, **params)
+        lower = _learned(scheme, counts, totals, cells, adata.var_names)
+    tokens = _tokens(scheme, counts, totals, lower)
 
     adata = _checks.adata.target(adata, copy=copy)
-    plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
-    n_fit = (
-        {"n_fit_cells": int(cells.sum())}
-        if edges is None and method in ("uniform", "gene_quantile")
-        else {}
-    )
-    given |= {
-        "edges": "none" if edges is None else "given",
-        **plain,
-        **n_fit,
-        **note,
-    } | _checks.totals.of(adata.var_names)
-    _record.write(
-        adata, layers={key_added: tokens}, uns={key_added: {"edges": lower, "params": given}}
-    )
+    params = given | asdict(scheme) | note | _checks.tokens.totals_of(adata.var_names)
+    params["edges"] = "none" if edges is None else "given"
+    if edges is None and scheme.is_learned:
+        params["n_fit_cells"] = int(cells.sum())
+    record = {"edges": lower, "params": params}
+    _record.write(adata, layers={key_added: tokens}, uns={key_added: record})
     return adata if copy else None
 
 
-def cuts(
-    genes: pd.Index, *, method: str, n_bins: int, target_sum: float, edges: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What `bin_expression` leaves in `uns`, for cells that are not here yet: nothing is learned from them."""
-    asked: dict[str, Any] = {"method": method, "n_bins": n_bins, "target_sum": target_sum}
-    params = (
-        asked if edges is None else _checks.tokens.same_or_default(asked, edges, _DEFAULTS, None)
-    )
-    _in_range(**params)
-    corpus_checks.learned_bins(params["method"], edges)
-    if edges is not None and params["method"] in ("uniform", "gene_quantile"):
-        lower = _checks.tokens.edges_of_genes(
-            edges["edges"], AnnData(var=pd.DataFrame(index=genes))
-        )
+@dataclass(frozen=True)
+class Scheme:
+    """How counts become tokens."""
+
+    method: str = "log2"
+    n_bins: int = 5
+    target_sum: float = 1e4
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Scheme:
+        """The scheme of a record."""
+        return cls(str(params["method"]), int(params["n_bins"]), float(params["target_sum"]))
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether its edges are learned from cells."""
+        return self.method in ("uniform", "gene_quantile")
+
+
+def cuts(genes: pd.Index, scheme: Scheme, edges: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Record of `bin_expression` for cells that are not here yet: nothing is learned from them."""
+    scheme = _scheme(scheme, edges)
+    corpus_checks.learned_bins(scheme.method, edges)
+    if edges is not None and scheme.is_learned:
+        lower = _edges_of_genes(edges["edges"], genes)
     else:
-        nothing = sparse.csr_matrix((0, len(genes)))
-        lower = _learned(nothing, np.zeros(0), np.ones(0, dtype=bool), genes, **params)
-    plain = {name: type(default)(params[name]) for name, default in _DEFAULTS.items()}
-    return {"edges": lower, "params": plain | _checks.totals.of(genes)}
+        no_cells = sparse.csr_matrix((0, len(genes)))
+        lower = _learned(scheme, no_cells, np.zeros(0), np.ones(0, dtype=bool), genes)
+    return {"edges": lower, "params": asdict(scheme) | _checks.tokens.totals_of(genes)}
 
 
 def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matrix:
     """Tokens of counts without stored zeros, by such a record; a cell without counts has none."""
-    params = {name: record["params"][name] for name in _DEFAULTS}
-    return _tokens(counts, _totals(counts), record["edges"], **params)
+    return _tokens(Scheme.of(record["params"]), counts, _totals(counts), record["edges"])
 
 
-def _in_range(*, method: str, n_bins: int, target_sum: float) -> None:
-    choice(method, _METHODS, "method")
-    number_in(n_bins, "n_bins", 1, 254, whole=True)
-    number_in(target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
+def _scheme(asked: Scheme, edges: Any, fit_on: object = None) -> Scheme:
+    """The scheme that was asked for, or that of `edges`, which must agree or be the default."""
+    made = asked if edges is None else _scheme_of(edges)
+    if edges is not None and fit_on is not None:
+        raise ValueError(
+            "edges= are ready-made, there is nothing to fit: give either edges or fit_on."
+        )
+    default, of_edges = asdict(Scheme()), asdict(made)
+    if other := [
+        f"{name}={value!r} (edges: {of_edges[name]!r})"
+        for name, value in asdict(asked).items()
+        if value not in (default[name], of_edges[name])
+    ]:
+        raise ValueError(
+            f"The edges were made with other parameters than {', '.join(other)}; leave these out."
+        )
+    choice(made.method, _METHODS, "method")
+    number_in(made.n_bins, "n_bins", 1, 254, whole=True)
+    number_in(made.target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
+    return Scheme.of(asdict(made))
+
+
+def _scheme_of(edges: Any) -> Scheme:
+    params = edges.get("params", {}) if isinstance(edges, Mapping) and "edges" in edges else {}
+    if not set(asdict(Scheme())) <= set(params):
+        raise ValueError(
+            "edges must be the whole entry that pp.bin_expression left in the other object: "
+            "adata.uns['binned']."
+        )
+    return Scheme.of(params)
+
+
+def _edges_of_genes(edges: Any, genes: pd.Index) -> Any:
+    """Edges as they are or, where every gene has its own, in the order of `genes`."""
+    if not isinstance(edges, pd.DataFrame):
+        return np.asarray(edges, dtype=np.float64)
+    ours, theirs = genes.difference(edges.index), edges.index.difference(genes)
+    if len(ours) or len(theirs):
+        raise ValueError(
+            f"The edges belong to other genes: without edges {listed(ours)}; edges without a "
+            f"gene {listed(theirs)}. Align first: pp.align_genes(adata, vocab) with the genes "
+            "the edges were made on."
+        )
+    return edges.loc[genes]
 
 
 def _counted(
-    adata: AnnData,
-    layer: str | None,
-    key_added: str,
-    *,
-    method: str,
-    n_bins: int,
-    target_sum: float,
+    adata: AnnData, layer: str | None, key_added: str, n_bins: int
 ) -> tuple[sparse.csr_matrix, np.ndarray, dict[str, int]]:
     """The counts, checked and without stored zeros, every cell's total, and what is to be noted."""
-    _in_range(method=method, n_bins=n_bins, target_sum=target_sum)
-    _checks.tokens.other_key(key_added, layer)
+    if key_added == layer:
+        raise ValueError(
+            f"key_added={key_added!r} is the layer with the counts and would replace it; take "
+            f"another name."
+        )
     counts, note = _checks.counts.noted_counts(adata, layer)
-    _checks.tokens.not_binned(counts, adata, layer, n_bins)
+    where, largest = slot_name(layer), counts.data.max(initial=0)
+    n_at_top = int((counts.max(axis=1) == largest).sum()) if largest == n_bins else 0
+    looks_binned = _checks.tokens.look_binned(largest, n_at_top, counts.shape, n_bins)
+    if looks_binned or _checks.counts.is_binned(adata, layer):
+        raise ValueError(
+            f"{where} looks binned already (its largest value is {largest:g}, n_bins={n_bins}); "
+            "bin raw counts, once."
+        )
     totals = _totals(counts)
-    _checks.adata.no_empty_cells(totals, adata, slot_name(layer))
+    _checks.adata.no_empty_cells(totals, adata, where)
     if counts.data.min() == 0:
         counts = counts.copy()
         counts.eliminate_zeros()
@@ -223,55 +261,49 @@ def _counted(
 
 
 def _learned(
+    scheme: Scheme,
     counts: sparse.csr_matrix,
     totals: np.ndarray,
     cells: np.ndarray,
     genes: pd.Index,
-    *,
-    method: str,
-    n_bins: int,
-    target_sum: float,
 ) -> np.ndarray | pd.DataFrame:
-    """Lower edges of the tokens 1 … n_bins, from the fitting cells where there is something to learn."""
-    if method == "log2":
+    """Lower edges of the tokens 1 … n_bins, from the fitting cells if there is much to learn."""
+    n_bins = scheme.n_bins
+    if scheme.method == "log2":
         return np.exp2(np.arange(1.0, n_bins + 1)) - 1
-    if method == "quantile":
+    if scheme.method == "quantile":
         return np.linspace(0, 1, n_bins)
     if not cells.all():
         counts, totals = counts[cells], totals[cells]
-    if method == "uniform":
-        largest = max(x.max() for _, x in _levels(counts, totals, target_sum))
+    if scheme.method == "uniform":
+        largest = max(x.max() for _, x in _levels(counts, totals, scheme.target_sum))
         return np.asarray(np.exp2(np.log2(1 + largest) * np.arange(n_bins) / n_bins) - 1)
-    edges = _gene_quantiles(counts, totals, n_bins, target_sum)
+    edges = _gene_quantiles(counts, totals, scheme)
     return pd.DataFrame(edges, index=genes, columns=[str(token) for token in range(1, n_bins + 1)])
 
 
 def _tokens(
+    scheme: Scheme,
     counts: sparse.csr_matrix,
     totals: np.ndarray,
     lower: np.ndarray | pd.DataFrame,
-    *,
-    method: str,
-    n_bins: int,
-    target_sum: float,
 ) -> sparse.csr_matrix:
     """Cut the stored values, block by block, straight into their tokens."""
     tokens = np.empty(counts.nnz, dtype=np.uint8)
-    if method == "quantile":
+    if scheme.method == "quantile":
         for start, stop in pairwise(counts.indptr):
-            tokens[start:stop] = _rank_tokens(counts.data[start:stop], n_bins)
+            tokens[start:stop] = _rank_tokens(counts.data[start:stop], scheme.n_bins)
     else:
         edges = np.ascontiguousarray(np.transpose(lower))
-        for stored, x in _levels(counts, totals, target_sum):
-            if method == "gene_quantile":
+        for stored, x in _levels(counts, totals, scheme.target_sum):
+            if scheme.method == "gene_quantile":
                 tokens[stored] = _n_below(x, edges, counts.indices[stored])
             else:
-                tokens[stored] = _n_reached(x, edges[edges <= target_sum])
+                tokens[stored] = _n_reached(x, edges[edges <= scheme.target_sum])
     # The index arrays are copies: X and the layer must not change each other when scanpy sorts or
     # prunes in place.
-    binned = sparse.csr_matrix(
-        (tokens, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape
-    )
+    arrays = (tokens, counts.indices.copy(), counts.indptr.copy())
+    binned = sparse.csr_matrix(arrays, shape=counts.shape)
     if not tokens.all():
         binned.eliminate_zeros()
     return binned
@@ -298,10 +330,7 @@ def _totals(counts: sparse.csr_matrix) -> np.ndarray:
 def _levels(
     counts: sparse.csr_matrix, totals: np.ndarray, target_sum: float
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of x = target_sum · c / N.
-
-    In this order of operations a whole x is exact, and so is comparing it.
-    """
+    """Blocks of x = target_sum · c / N, in an order of operations that keeps a whole x exact."""
     for rows, stored in _row_blocks(counts.indptr):
         n_stored = np.diff(counts.indptr[rows.start : rows.stop + 1])
         x = counts.data[stored].astype(np.float64)
@@ -329,22 +358,21 @@ def _n_below(x: np.ndarray, edges: np.ndarray, genes: np.ndarray) -> np.ndarray:
 
 
 def _rank_tokens(values: np.ndarray, n_bins: int) -> np.ndarray | int:
-    """Quantile digits, as scGPT's, of one cell's expressed genes, from ranks: no interpolation, so no rounding."""
+    """Quantile digits (scGPT's) of one cell's expressed genes, from ranks: without rounding."""
     if len(values) == 1:
         return n_bins
     n_not_above = np.searchsorted(np.sort(values), values, side="right") - 1
     return 1 + n_not_above * (n_bins - 1) // (len(values) - 1)
 
 
-def _gene_quantiles(
-    counts: sparse.csr_matrix, totals: np.ndarray, n_bins: int, target_sum: float
-) -> np.ndarray:
-    """Genes × tokens: the observed values at 1/n_bins, 2/n_bins … of each gene's expressed values, after a 0."""
+def _gene_quantiles(counts: sparse.csr_matrix, totals: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Genes × tokens: 0, then the observed values at 1/n_bins … of each gene's expressed values."""
+    n_bins = scheme.n_bins
     edges = np.full((counts.shape[1], n_bins), np.inf)
     step = max(1, int(counts.shape[1] * _GENE_BLOCK / max(counts.nnz, 1)))
     for first in range(0, counts.shape[1], step):
         columns = counts[:, first : first + step].tocsc()
-        x = columns.data.astype(np.float64) * target_sum / totals[columns.indices]
+        x = columns.data.astype(np.float64) * scheme.target_sum / totals[columns.indices]
         for gene, (start, stop) in enumerate(pairwise(columns.indptr), first):
             if stop > start:
                 at = -(-np.arange(1, n_bins) * int(stop - start) // n_bins) - 1

@@ -21,7 +21,7 @@ from scbert_cll._corpus.write import SOURCE, Job
 from scbert_cll._disk.formats import digest
 from scbert_cll._disk.left_overs import only_writer
 from scbert_cll._settings import settings
-from scbert_cll.pp._bin_expression import Method, cut, cuts
+from scbert_cll.pp._bin_expression import Method, Scheme, cut, cuts
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases
 
 
@@ -174,11 +174,8 @@ def build_corpus(
         "memory": corpus_checks.memory_size(memory),
     }
     _checked(call, len(genes))
-    binning = (
-        cuts(genes.names, method=method, n_bins=n_bins, target_sum=target_sum, edges=edges)
-        if binned
-        else None
-    )
+    scheme = Scheme(method, n_bins, target_sum)
+    binning = cuts(genes.names, scheme, edges) if binned else None
     if binning is not None:
         binning["params"]["layer"] = layer or "X"
     known = None if aliases is None else read_aliases(aliases)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from copy import deepcopy
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +16,7 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, listed
+from scbert_cll.pp._align_genes import of_cells
 
 Method = Literal["max_mean", "mean"]
 type Probes = pd.DataFrame | pd.Series | Mapping[str, Any] | str | PathLike[str]
@@ -63,7 +63,7 @@ def collapse_probes(
     carried over, layers and what belonged to probes are not.
 
     ``adata.var['probe']`` : str
-        The probe that was taken; with ``"mean"`` all of them, parted by ``" /// "``.
+        The probe that was taken; with ``"mean"`` all of them, separated by ``" /// "``.
     ``adata.var['n_probes']`` : int64
         Probes of the gene.
     ``adata.uns['collapse_probes']`` : dict
@@ -109,16 +109,28 @@ def collapse_probes(
     _checks.slots.new_key(key_added)
     choice(method, _METHODS, "method")
     of_probe = _genes(adata, probes)
-    found = pd.Series(adata.var_names, dtype=object).map(of_probe)
-    gene = found.where(~found.isin(["", *_NO_GENE]) & found.notna(), "").to_numpy(dtype=object)
+    named = pd.Series(adata.var_names, dtype=object).map(of_probe)
+    gene = named.where(named.notna() & ~named.isin(_NO_GENE), "").to_numpy(dtype=object)
     is_one = np.array([bool(name) and not _SEVERAL.search(name) for name in gene])
-    _checks.cohorts.annotated_probes(int(is_one.sum()), adata.var_names, of_probe.index)
-    _tell_ids(pd.Index(gene[is_one]).unique())
-    held: Any = adata.X
-    values = np.asarray(held.toarray() if sparse.issparse(held) else held, dtype=np.float64)
+    if not is_one.any():
+        raise ValueError(
+            f"No probe of adata has a gene. adata has {listed(adata.var_names, 3)}; the table has "
+            f"{listed(of_probe.index, 3)}. Use the annotation of this platform; genes go from "
+            "probe to gene, not the other way."
+        )
+    genes = pd.Index(gene[is_one]).unique()
+    if np.mean([_NUMBER.fullmatch(name) is not None for name in genes]) > 0.5:
+        warnings.warn(
+            f"The genes of the probes look like Entrez ids ({listed(genes, 3)}), and a signature "
+            "has symbols: map them first, as the notes of pp.collapse_probes say. They are taken "
+            "as they are.",
+            stacklevel=2,
+        )
+    x: Any = adata.X
+    values = np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
     table = pd.DataFrame({"at": np.flatnonzero(is_one), "gene": gene[is_one]})
     collapsed, var = _collapsed(values, table, adata.var_names, method)
-    made = AnnData(collapsed, var=var, **_of_samples(adata))
+    made = AnnData(collapsed, var=var, **of_cells(adata))
     record = {
         "n_probes": adata.n_vars,
         "n_genes": made.n_vars,
@@ -132,51 +144,39 @@ def collapse_probes(
 
 def _genes(adata: AnnData, probes: Probes) -> pd.Series:
     """The gene of each probe as text; of a probe with several, all of them."""
-    _checks.cohorts.probe_source(probes)
     if isinstance(probes, str) and probes in adata.var:
         pairs = pd.DataFrame({"probe": adata.var_names, "gene": adata.var[probes].to_numpy()})
     elif isinstance(probes, pd.DataFrame):
         pairs = _pairs(probes)
     elif isinstance(probes, Mapping | pd.Series):
         pairs = pd.DataFrame(list(probes.items()), columns=["probe", "gene"])
-    else:
+    elif isinstance(probes, str | PathLike):
         path = Path(probes)
         usual = "," if ".csv" in path.suffixes else "\t"
-        file, found = _checks.text.open_table(path, comment="#")
-        pairs = _pairs(
-            pd.read_csv(file, sep=found or usual, dtype=str, comment="#", keep_default_na=False)
+        file, sep = _checks.text.open_table(path, comment="#")
+        table = pd.read_csv(file, sep=sep or usual, dtype=str, comment="#", keep_default_na=False)
+        pairs = _pairs(table)
+    else:
+        raise TypeError(
+            "probes is a DataFrame with 'probe' and 'gene', a mapping from probe to gene, the "
+            "path of a table, or the name of a column of adata.var; found "
+            f"{type(probes).__name__}."
         )
-    pairs = pd.DataFrame(
-        {"probe": pairs["probe"].map(str), "gene": [_text(gene) for gene in pairs["gene"]]}
-    )
+    genes = [_checks.people.class_name(gene).strip() for gene in pairs["gene"]]
+    pairs = pd.DataFrame({"probe": pairs["probe"].map(str), "gene": genes})
     several = pairs.drop_duplicates().groupby("probe", sort=False)["gene"]
     return several.agg(lambda genes: " /// ".join(gene for gene in genes if gene not in _NO_GENE))
 
 
 def _pairs(table: pd.DataFrame) -> pd.DataFrame:
     """Columns probe and gene."""
-    _checks.cohorts.probe_table(table)
-    for names in (["probe", "gene"], ["ID", "Gene Symbol"]):
-        if set(names) <= set(table):
+    for names in (["probe", "gene"], ["ID", "Gene Symbol"], list(table)):
+        if set(names) <= set(table) and len(names) == 2:
             return table[names].set_axis(["probe", "gene"], axis=1)
-    return table.set_axis(["probe", "gene"], axis=1)
-
-
-def _text(gene: Any) -> str:
-    """A name; 3676.0, as numbers are where some are missing, is 3676."""
-    if isinstance(gene, float | np.floating) and gene.is_integer():
-        return str(int(gene))
-    return str(gene).strip()
-
-
-def _tell_ids(genes: pd.Index) -> None:
-    if np.mean([_NUMBER.fullmatch(gene) is not None for gene in genes]) > 0.5:
-        warnings.warn(
-            f"The genes of the probes look like Entrez ids ({listed(genes, 3)}), and "
-            f"a signature has symbols: map them first, as the notes of "
-            "pp.collapse_probes say. They are taken as they are.",
-            stacklevel=3,
-        )
+    raise ValueError(
+        "A table of probes must have the columns 'probe' and 'gene' (or GEO's 'ID' and 'Gene "
+        f"Symbol'), or two columns, probe then gene; it has {listed(table.columns, 12)}."
+    )
 
 
 def _collapsed(
@@ -184,48 +184,25 @@ def _collapsed(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Samples × genes, and the probes of each."""
     groups = table.groupby("gene", sort=False)["at"]
-    genes = pd.Index(list(groups.groups), dtype=object)
-    var = pd.DataFrame(
-        {"n_probes": groups.size().reindex(genes).to_numpy(dtype=np.int64)}, index=genes
-    )
+    n_probes = groups.size()
+    index = pd.Index(list(n_probes.index), dtype=object)
+    var = pd.DataFrame({"n_probes": n_probes.to_numpy(dtype=np.int64)}, index=index)
+    part = values[:, table["at"]]
+    is_measured = np.isfinite(part)
+    filled = np.nan_to_num(part)
     if method == "max_mean":
-        best = _best(values, table).reindex(genes).to_numpy(dtype=np.int64)
+        n_measured = is_measured.sum(axis=0)
+        mean = np.full(len(table), -np.inf)
+        np.divide(filled.sum(axis=0), n_measured, out=mean, where=n_measured > 0)
+        # measured most often, then the most abundant, then the first
+        ranked = table.assign(n=-n_measured, mean=-mean).sort_values(["n", "mean", "at"])
+        best = ranked.drop_duplicates("gene").set_index("gene")["at"].reindex(var.index)
         return values[:, best], var.assign(probe=names[best].to_numpy(dtype=object))
-    of_gene = genes.get_indexer(pd.Index(table["gene"], dtype=object))
+    of_gene = var.index.get_indexer(pd.Index(table["gene"], dtype=object))
     place = sparse.csr_matrix(
-        (np.ones(len(table)), (np.arange(len(table)), of_gene)), shape=(len(table), len(genes))
+        (np.ones(len(table)), (np.arange(len(table)), of_gene)), shape=(len(table), len(var))
     )
-    part = values[:, table["at"]]
-    n = np.isfinite(part).astype(np.float64) @ place
-    sums = np.nan_to_num(part) @ place
+    n, sums = is_measured.astype(np.float64) @ place, filled @ place
     mean = np.divide(sums, n, out=np.full_like(sums, np.nan), where=n > 0)
-    return mean, var.assign(
-        probe=groups.agg(lambda at: " /// ".join(names[at])).reindex(genes).to_numpy(dtype=object)
-    )
-
-
-def _best(values: np.ndarray, table: pd.DataFrame) -> pd.Series:
-    """The probe of each gene that is measured most often, then the most abundant, then the first."""
-    part = values[:, table["at"]]
-    measured = np.isfinite(part)
-    mean = np.divide(
-        np.nan_to_num(part).sum(axis=0),
-        measured.sum(axis=0),
-        out=np.full(len(table), -np.inf),
-        where=measured.any(axis=0),
-    )
-    ranked = table.assign(missing=(~measured).sum(axis=0), mean=mean)
-    ranked = ranked.sort_values(
-        ["missing", "mean", "at"], ascending=[True, False, True], kind="stable"
-    )
-    return ranked.drop_duplicates("gene").set_index("gene")["at"]
-
-
-def _of_samples(adata: AnnData) -> dict[str, Any]:
-    """Copies of all that belongs to samples, not probes."""
-    return {
-        "obs": adata.obs.copy(),
-        "obsm": {key: value.copy() for key, value in adata.obsm.items()},
-        "obsp": {key: value.copy() for key, value in adata.obsp.items()},
-        "uns": deepcopy(dict(adata.uns)),
-    }
+    probes = groups.agg(lambda at: " /// ".join(names[at]))
+    return mean, var.assign(probe=probes.to_numpy(dtype=object))

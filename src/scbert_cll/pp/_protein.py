@@ -1,11 +1,11 @@
-"""Find the protein matrix of a CITE-seq object, look a marker up and bring it to a comparable scale."""
+"""The protein of a CITE-seq object: its matrix, the place of a marker, and comparable levels."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import choice, key_in, listed, unique
+from scbert_cll._checks.words import choice, closest_first, key_in, listed, unique
 from scbert_cll._names import own_index
 from scbert_cll.pp import _protein_names
 
@@ -40,11 +40,26 @@ def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = 
 
 
 def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
-    """A column of the RNA's `obs`, or else of the MuData's own, aligned to the RNA's cells."""
-    return (
-        _checks.people.mudata_column(data, rna, key)
-        if isinstance(data, MuData)
-        else _checks.adata.obs_column(rna, key)
+    """A column of the RNA's `obs`, or else of the MuData's own, aligned to the RNA's cells.
+
+    "rna:donor" is the column of the modality.
+    """
+    if not isinstance(data, MuData):
+        return _checks.adata.obs_column(rna, key)
+    name = next(name for name, part in data.mod.items() if part is rna)
+    obs = cast("pd.DataFrame", rna.obs)
+    for values in (obs.get(key), data.obs.get(key), obs.get(key.removeprefix(f"{name}:"))):
+        if values is not None:
+            return values.reindex(rna.obs_names)
+    elsewhere = next((other for other, part in data.mod.items() if key in part.obs), None)
+    remedy = (
+        f" It is in that of another modality: mdata[{name!r}].obs[{key!r}] = "
+        f"mdata[{elsewhere!r}].obs[{key!r}]."
+    )
+    raise KeyError(
+        f"{key!r} is neither in mdata[{name!r}].obs nor in mdata.obs; they have "
+        f"{listed(closest_first(key, dict.fromkeys([*obs, *data.obs])), 12)}."
+        f"{remedy if elsewhere else ''}"
     )
 
 
@@ -56,27 +71,24 @@ def donors(data: AnnData | MuData, rna: AnnData, key: str, cells: np.ndarray) ->
 
 
 def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") -> np.ndarray:
-    """A boolean per cell from a mask, a Series aligned by name, or the name of a boolean `obs` column."""
+    """A boolean per cell from a mask, a Series aligned by name, or a boolean `obs` column."""
     if cells is None:
         return np.ones(rna.n_obs, dtype=bool)
     if isinstance(cells, str):
         what, cells = f"obs[{cells!r}]", column(data, rna, cells)
     if isinstance(cells, pd.Series):
-        missing = rna.obs_names.difference(cells.index)
-        if len(missing):
+        if len(missing := rna.obs_names.difference(cells.index)):
             raise ValueError(f"{what} says nothing about {len(missing)} cells: {listed(missing)}.")
         cells = cells.reindex(rna.obs_names)
-        if cells.isna().any():
-            raise ValueError(
-                f"{what} is missing for {listed(rna.obs_names[cells.isna()])}; fill it with False."
-            )
-    found = np.asarray(cells)
-    if found.shape != (rna.n_obs,) or not all(isinstance(v, (bool, np.bool_)) for v in found):
+        if len(missing := rna.obs_names[cells.isna()]):
+            raise ValueError(f"{what} is missing for {listed(missing)}; fill it with False.")
+    chosen = np.asarray(cells)
+    if chosen.shape != (rna.n_obs,) or not all(isinstance(v, (bool, np.bool_)) for v in chosen):
         raise ValueError(
-            f"{what} must hold one boolean for each of {rna.n_obs} cells; found {found.dtype} "
-            f"{found.shape}."
+            f"{what} must hold one boolean for each of {rna.n_obs} cells; found {chosen.dtype} "
+            f"{chosen.shape}."
         )
-    return found.astype(bool)
+    return chosen.astype(bool)
 
 
 def positions(protein: Protein, marker: str) -> list[int]:
@@ -86,30 +98,29 @@ def positions(protein: Protein, marker: str) -> list[int]:
 
 def lookup(protein: Protein, marker: str) -> int:
     """The one position of a marker."""
-    found = positions(protein, marker)
-    if len(found) == 1:
-        return found[0]
-    if found:
+    places = positions(protein, marker)
+    if len(places) > 1:
+        names = protein.names[places]
         raise KeyError(
-            f"{marker!r} fits more than one protein in {protein.where}: "
-            f"{listed(protein.names[found])}; "
-            f"name one of them exactly, e.g. {protein.names[found[0]]!r} in place of {marker!r}."
+            f"{marker!r} fits more than one protein in {protein.where}: {listed(names)}; name one "
+            f"of them exactly, e.g. {names[0]!r} in place of {marker!r}."
         )
-    ordered = _protein_names.closest_first(list(protein.names), marker)
-    raise KeyError(
-        f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest "
-        f"first: {listed(ordered, 200)}. "
-        "If one of them is meant, give its name exactly."
-    )
+    if not places:
+        ordered = _protein_names.closest_first(list(protein.names), marker)
+        raise KeyError(
+            f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest "
+            f"first: {listed(ordered, 200)}. If one of them is meant, give its name exactly."
+        )
+    return places[0]
 
 
 @dataclass(frozen=True)
 class Levels:
-    """One protein per cell: normalised level, the same with ties spread for a density fit, and counts where known."""
+    """One protein in every cell."""
 
-    level: np.ndarray
-    spread: np.ndarray
-    counts: np.ndarray | None
+    level: np.ndarray  # normalised
+    spread: np.ndarray  # the same with ties spread, for a density fit
+    counts: np.ndarray | None  # where known
     left_out: tuple[str, ...] = ()  # proteins that the scale of a cell could not take in
 
 
@@ -122,33 +133,41 @@ def levels(
     """
     choice(normalize, NORMALIZE, "normalize")
     x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
-    _refuse(protein, j, x, ~np.isfinite(x), "NaN or infinite values", "fill or drop these cells")
+    problems = [(~np.isfinite(x), "NaN or infinite values", "fill or drop these cells")]
+    if normalize != "none":
+        raw = "give the raw counts, or pass normalize='none' if they are normalised already"
+        problems.append((x < 0, "negative values", raw))
+        problems.append((x != np.trunc(x), "values that are not whole numbers", raw))
+    for is_bad, what, remedy in problems:
+        if is_bad.any():
+            i = int(np.flatnonzero(is_bad)[0])
+            raise ValueError(
+                f"{protein.where} holds {what}, first {x[i]:g} (cell "
+                f"{protein.rna.obs_names[i]!r}, protein {protein.names[j]!r}); {remedy}."
+            )
     if normalize == "none":
         return Levels(x, x, None)
-    remedy = "give the raw counts, or pass normalize='none' if they are normalised already"
-    _refuse(protein, j, x, x < 0, "negative values", remedy)
-    _refuse(protein, j, x, x != np.trunc(x), "values that are not whole numbers", remedy)
-    left_out: tuple[str, ...] = ()
     if normalize == "clr_cell":
         (scale, left_out), centre = _depth(protein), np.zeros_like(x)
     else:
-        scale = np.ones_like(x)
+        scale, left_out = np.ones_like(x), ()
         centre = pd.Series(np.log1p(x)).where(gated).groupby(batch).transform("mean").to_numpy()
     spread = _spread(x, scale)
     return Levels(np.log1p(x / scale) - centre, np.log1p(spread / scale) - centre, x, left_out)
 
 
 def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Scale of each cell by the proteins that hold raw counts, and the names of the others, which are told."""
-    counts = _are_counts(protein.values)
+    """Scale of each cell by the proteins that hold raw counts, and the names of the others."""
+    data = protein.values.data
+    is_bad = ~np.isfinite(data) | (data < 0) | (data != np.trunc(data))
+    n_proteins = protein.values.shape[1]
+    counts = np.bincount(protein.values.indices[is_bad], minlength=n_proteins) == 0
     left_out = tuple(protein.names[~counts])
     if left_out:
         warnings.warn(
-            f"{len(left_out)} of {counts.size} proteins in {protein.where} hold values that "
-            f"are not raw counts (missing, "
-            f"negative or not whole) and are left out of the scale of a cell: "
-            f"{listed(left_out)}. "
-            "normalize='clr_protein' needs no other protein.",
+            f"{len(left_out)} of {n_proteins} proteins in {protein.where} hold values that are "
+            "not raw counts (missing, negative or not whole) and are left out of the scale of a "
+            f"cell: {listed(left_out)}. normalize='clr_protein' needs no other protein.",
             stacklevel=4,
         )
     logs = protein.values[:, counts].astype(np.float64)
@@ -156,63 +175,55 @@ def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.exp(np.asarray(logs.mean(axis=1)).ravel()), left_out
 
 
-def _are_counts(values: sparse.csr_matrix) -> np.ndarray:
-    """A boolean per protein: all of its values are whole numbers of zero or more."""
-    data = values.data
-    bad = ~np.isfinite(data) | (data < 0) | (data != np.trunc(data))
-    found: np.ndarray = np.bincount(values.indices[bad], minlength=values.shape[1]) == 0
-    return found
-
-
 def _spread(counts: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Counts as if measured without rounding: evenly over ±½, in an order that does not depend on that of the cells.
+    """Counts as if measured without rounding: evenly over ±½, whatever the order of the cells.
 
     A pile of zeros is one point to a Gaussian mixture, which would take it for a population of its
     own.
     """
-    steps = (
-        np.arange(1, counts.size + 1) * ((np.sqrt(5) - 1) / 2)
-    ) % 1 - 0.5  # golden ratio: even over any stretch
+    golden = (np.sqrt(5) - 1) / 2  # its multiples are even over any stretch
     spread = counts.astype(np.float64)
-    spread[np.lexsort((within, counts))] += steps
+    spread[np.lexsort((within, counts))] += (np.arange(1, counts.size + 1) * golden) % 1 - 0.5
     return spread
 
 
 def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
-    if protein_key is None and not any(k in adata.obsm for k in _keys.PROTEIN_KEYS):
-        _antibody_rows(adata)
+    if protein_key is None and not any(name in adata.obsm for name in _keys.PROTEIN_KEYS):
+        features = _checks.genes.features_of(adata.var)
+        if features.n_others:  # a 10x matrix with the antibodies among the genes
+            raise ValueError(
+                f"{features.summary}, and lie among the genes; separate them first: is_gene = "
+                f"{features.selection('adata')}; data = mudata.MuData({{'rna': adata[:, "
+                "is_gene].copy(), 'prot': adata[:, ~is_gene].copy()})."
+            )
     key = _choose(protein_key, adata.obsm, "adata.obsm", "protein_key")
-    found, where = adata.obsm[key], f"adata.obsm[{key!r}]"
-    names = (
-        own_index(found.columns, adata.uns)
-        if isinstance(found, pd.DataFrame)
-        else _names(adata, key, found.shape[1])
-    )
-    return _protein(adata, found, names, where)
+    values = adata.obsm[key]
+    if isinstance(values, pd.DataFrame):
+        names = own_index(values.columns, adata.uns)
+        values = _checks.adata.table_numbers(values)
+    else:
+        names = _names(adata, key, values.shape[1])
+    return _protein(adata, values, names, f"adata.obsm[{key!r}]")
 
 
 def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) -> Protein:
     if mdata.isbacked:
         raise ValueError("mdata is backed; read it into memory first: mudata.read_h5mu(path).")
-    prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key", _keys.PROTEIN_KEYS)
-    rest = {k: v for k, v in mdata.mod.items() if k != prot_key}
+    prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key")
+    rest = {name: part for name, part in mdata.mod.items() if name != prot_key}
     rna_key = _choose(rna_key, rest, "mdata.mod", "rna_key", _keys.RNA_KEYS)
     rna, prot = _checks.adata.anndata(mdata[rna_key]), _checks.adata.anndata(mdata[prot_key])
-    alone = rna.obs_names.symmetric_difference(prot.obs_names)
-    if len(alone):
+    if len(alone := rna.obs_names.symmetric_difference(prot.obs_names)):
         raise ValueError(
-            f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) "
-            f"and mdata[{prot_key!r}] "
-            f"({prot.n_obs} cells): {listed(alone)}. Keep the shared ones: "
-            f"sc_cll.pp.intersect_obs(mdata)."
+            f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) and "
+            f"mdata[{prot_key!r}] ({prot.n_obs} cells): {listed(alone)}. Keep the shared ones: "
+            "sc_cll.pp.intersect_obs(mdata)."
         )
+    where = f"mdata[{prot_key!r}].X"
+    if prot.X is None:
+        raise ValueError(f"{where} is empty (None); put the protein counts there.")
     order = prot.obs_names.get_indexer(rna.obs_names)
-    return _protein(
-        rna,
-        None if prot.X is None else sparse.csr_matrix(prot.X)[order],
-        prot.var_names,
-        f"mdata[{prot_key!r}].X",
-    )
+    return _protein(rna, sparse.csr_matrix(prot.X)[order], prot.var_names, where)
 
 
 def _choose(
@@ -226,68 +237,36 @@ def _choose(
     if key is not None:
         key_in(key, store, where, f"Choose one with {argument}=.")
         return key
-    found = [k for k in usual if k in store]
-    if len(found) != 1:
-        why = "more than one of the usual names" if found else "none of the usual names"
+    present = [name for name in usual if name in store]
+    if len(present) != 1:
+        why = f"{'more than one' if present else 'none'} of the usual names"
         raise KeyError(
-            f"{where} has {why} ({listed(found or usual, 12)}); it holds "
-            f"{listed(store, 12)}. Choose one with {argument}=."
+            f"{where} has {why} ({listed(present or usual, 12)}); it holds {listed(store, 12)}. "
+            f"Choose one with {argument}=."
         )
-    return found[0]
-
-
-def _antibody_rows(adata: AnnData) -> None:
-    """A 10x matrix with the antibodies still among the genes gets its own sentence."""
-    found = _checks.features.of(adata.var)
-    if found.n_others:
-        raise ValueError(
-            f"{found.told}, and lie among the genes; part them first: is_gene = "
-            f"{found.selection('adata')}; "
-            "data = mudata.MuData({'rna': adata[:, is_gene].copy(), 'prot': adata[:, "
-            "~is_gene].copy()})."
-        )
+    return present[0]
 
 
 def _names(adata: AnnData, key: str, n: int) -> pd.Index:
-    """Protein names of an unnamed array: `uns[<key>_names]` or, as scvi-tools has it, `uns['protein_names']`."""
-    for candidate in (f"{key}_names", "protein_names"):
-        if candidate in adata.uns:
-            names = pd.Index([str(v) for v in adata.uns[candidate]])
+    """Names of an unnamed array: `uns[<key>_names]` or, as scvi-tools has it, `protein_names`."""
+    for entry in (f"{key}_names", "protein_names"):
+        if entry in adata.uns:
+            names = pd.Index([str(name) for name in adata.uns[entry]])
             if len(names) != n:
                 raise ValueError(
-                    f"adata.uns[{candidate!r}] holds {len(names)} names for the {n} columns "
-                    f"of adata.obsm[{key!r}]."
+                    f"adata.uns[{entry!r}] holds {len(names)} names for the {n} columns of "
+                    f"adata.obsm[{key!r}]."
                 )
             return names
     raise KeyError(
-        f"adata.obsm[{key!r}] is an array without column names; make it a DataFrame, or put "
-        f"its {n} names into "
-        f"adata.uns[{key + '_names'!r}] or adata.uns['protein_names']."
+        f"adata.obsm[{key!r}] is an array without column names; make it a DataFrame, or put its "
+        f"{n} names into adata.uns['{key}_names'] or adata.uns['protein_names']."
     )
 
 
-def _protein(rna: AnnData, found: Any, names: pd.Index, where: str) -> Protein:
-    if found is None:
-        raise ValueError(f"{where} is empty (None); put the protein counts there.")
-    values = sparse.csr_matrix(
-        _checks.adata.table_numbers(found) if isinstance(found, pd.DataFrame) else found
-    )
-    names = pd.Index([str(n) for n in names])
-    remedy = (
-        f"{where}.columns = anndata.utils.make_index_unique({where}.columns), or name each "
-        f"antibody once"
-    )
+def _protein(rna: AnnData, values: Any, names: pd.Index, where: str) -> Protein:
+    names = pd.Index([str(name) for name in names])
+    columns = f"{where}.columns"
+    remedy = f"{columns} = anndata.utils.make_index_unique({columns}), or name each antibody once"
     unique(names, f"protein names of {where}", remedy)
-    return Protein(rna, values, names, where)
-
-
-def _refuse(
-    protein: Protein, j: int, x: np.ndarray, bad: np.ndarray, what: str, remedy: str
-) -> None:
-    """Name the first value of protein `j` that is bad."""
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
-        raise ValueError(
-            f"{protein.where} holds {what}, first {x[i]:g} (cell "
-            f"{protein.rna.obs_names[i]!r}, protein {protein.names[j]!r}); {remedy}."
-        )
+    return Protein(rna, sparse.csr_matrix(values), names, where)

@@ -180,7 +180,7 @@ def leakage_audit(
     cells = check.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
     log = (
         leakage_duplicates.log_normalised(matrix)
-        if _checks.matrix.are_whole(matrix.data)
+        if _checks.counts.are_whole(matrix.data)
         else matrix
     )
     findings, named = _findings(adata, cells, log, donor, near_duplicate_alpha, generator)

@@ -133,7 +133,7 @@ def near(
         )
         return Finding(check, "cannot tell", meaning), no_cells()
     neighbors = leakage_duplicates.nearest(log, train, test, seed)
-    if _checks.matrix.are_whole(cells.matrix.data):
+    if _checks.counts.are_whole(cells.matrix.data):
         value, close, blind, usual = _closer_than_noise(
             cells.matrix, test, neighbors, alpha, len(train)
         )

@@ -118,7 +118,7 @@ class CorpusData(Placed):
             or {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
         )
         self.binning: dict[str, Any] = {"params": dict(stored["params"]), "edges": stored["edges"]}
-        self.count(self.genes, _checks.totals.of(self.genes))
+        self.count(self.genes, _checks.tokens.totals_of(self.genes))
         self.readers = {part: _reader(self.corpus, part) for part in PARTS}
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.labels: dict[str, np.ndarray] = {}
@@ -230,11 +230,11 @@ class CorpusData(Placed):
     def count(self, genes: pd.Index, params: Mapping[str, Any]) -> None:
         """Of raw counts, which are binned when they are read: make totals of the genes of a model, whose `params` tell whether these are all."""
         if self._raw:
-            is_known = _checks.totals.of(genes)["genes_digest"] == params.get("genes_digest")
+            is_known = _checks.tokens.totals_of(genes)["genes_digest"] == params.get("genes_digest")
             self._counted = (
                 np.flatnonzero(self.genes.isin(genes)) if is_known else np.arange(len(self.genes))
             )
-            totals = params if is_known else _checks.totals.of(self.genes)
+            totals = params if is_known else _checks.tokens.totals_of(self.genes)
             self.binning["params"] |= {name: totals[name] for name in ("n_genes", "genes_digest")}
 
     def _binned(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
