@@ -253,7 +253,9 @@ def test_model_methods(name: str) -> None:
     for method in methods:
         parameters = inspect.signature(method).parameters
         positional = [
-            p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"
+            p
+            for p in parameters.values()
+            if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in ("self", "model")
         ]
         assert len(positional) <= 3, method
         assert not {"random_state", "seed"} & set(parameters), method

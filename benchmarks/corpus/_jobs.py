@@ -136,7 +136,7 @@ def train(
     """
     from benchmarks.corpus._watch import Clock, WatchedData
     from scbert_cll.model import ScBERT
-    from scbert_cll.model.training.checkpoints import tensors_digest
+    from scbert_cll.model._tensors import tensors_digest
 
     watched, clock = WatchedData(corpus, **data), Clock(warm_up)
     model = ScBERT.from_corpus(watched, **network)

@@ -17,7 +17,6 @@ from anndata import AnnData
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll.estimators import Resampled, ScBERTEstimator
-from scbert_cll.model.training.fit import Training
 from scbert_cll.nn import Performer
 from tests import _make
 
@@ -150,7 +149,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a training began")
 
-    monkeypatch.setattr(Training, "_fit", fails)
+    monkeypatch.setattr("scbert_cll.model.training.fit.forecast", fails)
 
 
 @pytest.mark.parametrize("name", list(OPEN))

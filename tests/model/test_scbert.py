@@ -15,6 +15,7 @@ from scipy import sparse
 
 from scbert_cll import pp
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model.explain import attention
 from scbert_cll.nn import favor
 
 
@@ -302,7 +303,7 @@ def test_an_interrupted_question_leaves_pytorch_as_it_was(scbert, new_cells, mon
         scbert.get_latent_representation(new_cells)
     assert kept.tb is not None
     assert not torch.is_inference_mode_enabled()
-    next(scbert._received(new_cells, 4, scbert.module.gene_attention, ()))
+    next(attention._received(scbert, new_cells, 4))
     assert not torch.is_inference_mode_enabled()
 
 

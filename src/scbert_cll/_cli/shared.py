@@ -98,6 +98,7 @@ def with_tokens(
 ) -> AnnData:
     """The cells with the layer of tokens that is to be read: the one in the file, or made of the raw counts that --layer names."""
     from scbert_cll import _checks, pp
+    from scbert_cll.model._inference import hidden_genes
 
     rna, name = cells.rna, _keys.BINNED if model is None else str(model.layer)
     if asked.layer is None:
@@ -116,7 +117,7 @@ def with_tokens(
         say(f"Raw counts were binned (pp.bin_expression) in {rna.n_vars:,} genes.")
         return rna
     aligned = pp.align_genes(
-        rna, [*model.genes, *model._hidden_genes], layer=cells.layer
+        rna, [*model.genes, *hidden_genes(model)], layer=cells.layer
     )  # of these are the totals
     aligned.layers.pop(name, None)
     pp.bin_expression(aligned, layer=cells.layer, edges=model.binning, key_added=name)
@@ -277,7 +278,7 @@ def only_our_news() -> None:
 
 def known_choices(network: dict[str, Value] | None, *others: str) -> None:
     """Single choices of the network by their names."""
-    from scbert_cll.model._base import check_network
+    from scbert_cll.model._network import check_network
 
     check_network(network or {}, *others)
 

@@ -205,7 +205,7 @@ class ScBERTEstimator(CellEstimator):
     def _check_asked(self) -> None:
         """Names in `network` and `train`, and the device."""
         from scbert_cll.model import ScBERTClassifier
-        from scbert_cll.model._base import check_network
+        from scbert_cll.model._network import check_network
         from scbert_cll.model.training.arguments import check_training, names_of_training
 
         check_network(dict(self.network or {}), "preset")
@@ -259,8 +259,8 @@ class ScBERTEstimator(CellEstimator):
 
     def _vectors(self, cells: AnnData) -> np.ndarray:
         """Co-expression vectors of the genes, from the cells that train."""
-        from scbert_cll.model._base import width
         from scbert_cll.model._gene_vectors import co_expression_vectors, principal_vectors
+        from scbert_cll.model._network import width
 
         train = cells[(cells.obs[_keys.SPLIT] == _keys.TRAIN).to_numpy()]
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)

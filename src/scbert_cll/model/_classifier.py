@@ -10,27 +10,32 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.special import softmax
-from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
+from scbert_cll.model._base import TokenModel
+from scbert_cll.model._inference import calm_for
+from scbert_cll.model._scbert import ScBERT
+from scbert_cll.model.corpus import start
 from scbert_cll.model.corpus.data import CorpusData
-from scbert_cll.model.exchange.pretrained import Pretrained
-from scbert_cll.model.linear.ensemble import COMBINE, Combine, LinearBeside, Predictions
+from scbert_cll.model.exchange import pretrained, scbert
+from scbert_cll.model.exchange.hub import class_of, model_folder
+from scbert_cll.model.explain import attribution, occlusion, perturbation, randomization
+from scbert_cll.model.linear import ensemble
+from scbert_cll.model.linear.regression import COMBINE, Combine
 from scbert_cll.model.training.arguments import check_training, names_of_training
 from scbert_cll.model.training.batches import TokenSplits
-from scbert_cll.model.training.fit import Training, as_seed, check_numbers, seeded
-from scbert_cll.model.training.labelled import Labelled
+from scbert_cll.model.training.fit import check_numbers, fit, trained_or_as_before
+from scbert_cll.model.training.labelled import labelled
 from scbert_cll.model.training.plans import ClassifyPlan
 from scbert_cll.model.training.policy import Freeze, leave_trainable, usual_epochs
 from scbert_cll.model.training.run_settings import arguments
-from scbert_cll.nn.performer import mean_tokens
+from scbert_cll.model.training.seeds import as_seed, seeded
 from scbert_cll.vocab import Vocabulary
 
 
-class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
+class ScBERTClassifier(TokenModel):
     """Classifier of cells: a Performer with a classification head, pretrained by :class:`ScBERT` or not.
 
     Parameters
@@ -80,7 +85,10 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             adata, registry, network, preset=preset, binning=binning, classes=self.classes, rng=rng
         )
 
-    _of_a_training = (*Training._of_a_training, "linear_", "combine", "_not_donors")
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Label column and classes."""
+        return {"labels_key": self.labels_key, "classes": self.classes}
 
     @classmethod
     def setup_anndata(
@@ -109,6 +117,67 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
         _checks.genes.known_genes(exclude_genes, adata)
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
         _scvi.register(cls, adata, layer, setup_args)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: ScBERT | str | os.PathLike[str],
+        adata: AnnData | CorpusData | None = None,
+        *,
+        labels_key: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        accelerator: str = "auto",
+        rng: int | np.random.Generator | None = 0,
+        **network: Any,
+    ) -> Self:
+        """Start from a pretrained model's genes, binning and weights; only the head is new.
+
+        A published classifier is ready at once.
+
+        Parameters
+        ----------
+        model
+            The pretrained model, its folder, or ``"org/name"`` on Hugging Face. A folder or
+            repository that holds a classifier is loaded as it is, ready to predict.
+        adata
+            Labelled cells, in memory or a corpus; None: the pretrained model's. Genes are matched
+            by name.
+        labels_key
+            `obs` column of the classes. Of a classifier that is loaded: leave it out.
+        revision, token, accelerator
+            Of a model that is read from a folder or repository, as in
+            :meth:`ScBERT.from_pretrained`.
+        rng
+            Seed of the head's initial weights.
+        **network
+            Choices that do not change the pretrained weights: `dropout`, `head`,
+            `train_gene_embedding`.
+
+        Raises
+        ------
+        FileNotFoundError
+            As in :meth:`ScBERT.from_pretrained`.
+        TypeError
+            `model` is not a ScBERT, `labels_key` is missing, or a choice that would not fit its
+            weights.
+        ValueError
+            Fewer than two classes, or no cells: the model was loaded without and none are given.
+            Other labels than a classifier was trained on.
+
+        Examples
+        --------
+        >>> classifier = ScBERTClassifier.from_pretrained("our-lab/cll-cd49d")
+        """
+        if isinstance(model, (str, os.PathLike)):
+            folder = model_folder(model, revision=revision, token=token)
+            if class_of(folder) == cls.__name__:
+                cells = adata if isinstance(adata, AnnData) else None
+                return pretrained.ready(
+                    cls, folder, cells, accelerator, labels_key=labels_key, network=network
+                )
+            model = ScBERT.load(folder, accelerator=accelerator)
+        return pretrained.started(cls, model, adata, labels_key, rng, network)
 
     @classmethod
     def from_scbert_checkpoint(
@@ -149,7 +218,8 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             As in :meth:`ScBERT.from_scbert_checkpoint`.
         """
         labels = {"labels_key": labels_key, "classes": list(classes)}
-        return cls._from_checkpoint(
+        return scbert.from_checkpoint(
+            cls,
             path,
             vocab,
             gene2vec,
@@ -257,12 +327,13 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
             "donor_key": donor_key,
             "protein_key": protein_key,
         }
-        with self._trained_or_as_before():
+        with trained_or_as_before(self) as outcome:
+            self.combine = combine
             data: TokenSplits | CorpusData
             if datamodule is None:
-                data, start = self._labelled(seed, combine, **keys)
+                data, start_loss = labelled(self, seed, **keys)
             else:
-                data, start = self._labelled_corpus(datamodule, seed, combine, keys), math.inf
+                data, start_loss = start.labelled(self, datamodule, seed, keys), math.inf
             leave_trainable(self.module, freeze)
             with seeded(seed):
                 plan = ClassifyPlan(
@@ -273,10 +344,12 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
                     n_proteins=data.n_proteins,
                     seed=seed,
                 )
-            with self._calm():
-                self._fit(
+            with calm_for(self):
+                fit(
+                    self,
                     plan,
                     data,
+                    outcome,
                     asked,
                     max_epochs=max_epochs or usual_epochs(data.n_labelled),
                     batch_size=batch_size,
@@ -284,99 +357,16 @@ class ScBERTClassifier(Pretrained, Labelled, LinearBeside):
                     early_stopping=early_stopping,
                     early_stopping_patience=early_stopping_patience,
                     seed=seed,
-                    start=start,
+                    start=start_loss,
                     **trainer,
                 )
 
-    def predict(
-        self, adata: AnnData | None = None, *, soft: bool = False, batch_size: int | None = None
-    ) -> pd.Series | pd.DataFrame:
-        """Class of each cell; labels are not read.
+    predict = ensemble.predict
+    predict_and_embed = ensemble.predict_and_embed
+    predict_parts = ensemble.predict_parts
 
-        Parameters
-        ----------
-        adata, batch_size
-            As in :meth:`get_latent_representation`.
-        soft
-            Return the probabilities of all classes instead.
-
-        Returns
-        -------
-        Categorical Series over the cells, or with `soft` a float32 DataFrame cells × classes whose
-        rows sum to 1.
-
-        Raises
-        ------
-        RuntimeError
-            The model has not been trained.
-        """
-        probabilities, _ = self.predict_and_embed(adata, batch_size=batch_size)
-        if soft:
-            return probabilities
-        best = probabilities.to_numpy().argmax(1)
-        return pd.Series(
-            pd.Categorical.from_codes(best, pd.Index(self.classes)), index=probabilities.index
-        )
-
-    def predict_and_embed(
-        self, adata: AnnData | None = None, *, batch_size: int | None = None
-    ) -> tuple[pd.DataFrame, np.ndarray]:
-        """Probabilities (cells × classes) and embeddings (cells, n_hidden) in one pass over the cells."""
-        found = self.predict_parts(adata, batch_size=batch_size)
-        return found.joined, found.latent
-
-    def predict_parts(
-        self, adata: AnnData | None = None, *, batch_size: int | None = None
-    ) -> Predictions:
-        """Probabilities as they are predicted, of the network and of the logistic regression beside it; and embeddings.
-
-        Parameters
-        ----------
-        adata, batch_size
-            As in :meth:`get_latent_representation`.
-
-        Returns
-        -------
-        Named tuple of ``joined``, ``network`` and ``linear`` (None in a model trained without),
-        each a float32 DataFrame cells × classes, and ``latent``, float32 (cells, n_hidden).
-
-        Raises
-        ------
-        RuntimeError
-            The model has not been trained.
-        """
-        if not self.is_trained_:
-            raise RuntimeError(
-                "This classifier has not been trained; call .train() first, or load a trained one."
-            )
-        adata = self._cells(adata)
-        network, latent = self._logits(adata, batch_size)
-        linear = self._linear_logits(adata)
-
-        def table(proba: np.ndarray) -> pd.DataFrame:
-            return pd.DataFrame(
-                proba.astype(np.float32), index=adata.obs_names, columns=self.classes
-            )
-
-        alone = None if linear is None else table(softmax(linear, axis=1))
-        return Predictions(
-            table(self._joined_proba(network, linear)),
-            table(softmax(network, axis=1)),
-            alone,
-            latent,
-        )
-
-    def _logits(self, adata: AnnData, batch_size: int | None = None) -> list[np.ndarray]:
-        """Logits (cells, classes) and embeddings (cells, n_hidden)."""
-        return self._collect(
-            adata, batch_size, [len(self.classes), self.config.n_hidden], self._classify
-        )
-
-    def _classify(
-        self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        encodings = self.module.encode(tokens, genes, weight)
-        return self.module.head_logits(encodings, weight).float(), mean_tokens(encodings, weight)
-
-    def _labels(self) -> dict[str, Any]:
-        return {"labels_key": self.labels_key, "classes": self.classes}
+    get_gene_attribution = attribution.get_gene_attribution
+    get_gene_occlusion = occlusion.get_gene_occlusion
+    get_set_effects = occlusion.get_set_effects
+    perturb_genes = perturbation.perturb_genes
+    randomized = randomization.randomized

@@ -13,20 +13,23 @@ from anndata import AnnData
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import number_in
 from scbert_cll.model import _scvi
+from scbert_cll.model._base import TokenModel
+from scbert_cll.model._inference import calm_for, token_rows
+from scbert_cll.model.corpus import start
 from scbert_cll.model.corpus.data import CorpusData
-from scbert_cll.model.corpus.mixin import OnCorpus
-from scbert_cll.model.exchange.hub import Shared, class_of, model_folder
-from scbert_cll.model.exchange.scbert import CheckpointModel
+from scbert_cll.model.exchange import scbert
+from scbert_cll.model.exchange.hub import class_of, model_folder
 from scbert_cll.model.training.arguments import check_training, names_of_training
 from scbert_cll.model.training.batches import TokenSplits
-from scbert_cll.model.training.fit import as_seed, check_numbers
+from scbert_cll.model.training.fit import check_numbers, fit, parts_of, trained_or_as_before
 from scbert_cll.model.training.history import Asked
 from scbert_cll.model.training.plans import PretrainPlan
 from scbert_cll.model.training.run_settings import arguments
+from scbert_cll.model.training.seeds import as_seed
 from scbert_cll.vocab import Vocabulary
 
 
-class ScBERT(Shared, OnCorpus, CheckpointModel):
+class ScBERT(TokenModel):
     """Masked-gene model: a Performer that learns to guess the expression bin of hidden genes from the rest of the cell.
 
     Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski
@@ -164,8 +167,8 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         >>> model = ScBERT.from_scbert_checkpoint("panglao_pretrain.pth", vocab="genes.txt")
         >>> classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key="cd49d", head="pool")
         """
-        return cls._from_checkpoint(
-            path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network
+        return scbert.from_checkpoint(
+            cls, path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network
         )
 
     @classmethod
@@ -320,9 +323,10 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
         seed = as_seed(rng)
         data: TokenSplits | CorpusData
         if datamodule is None:
-            data = TokenSplits(self._rows(None, seed=seed), self._parts(split_key, seed), seed=seed)
+            rows = token_rows(self, None, seed=seed)
+            data = TokenSplits(rows, parts_of(self, split_key, seed), seed=seed)
         else:
-            data = self._attached(datamodule, seed)
+            data = start.attached(self, datamodule, seed)
         plan = PretrainPlan(
             self.module,
             lr=lr,
@@ -331,10 +335,12 @@ class ScBERT(Shared, OnCorpus, CheckpointModel):
             redraw_every=feature_redraw_interval,
             seed=seed,
         )
-        with self._trained_or_as_before(), self._calm():
-            self._fit(
+        with trained_or_as_before(self) as outcome, calm_for(self):
+            fit(
+                self,
                 plan,
                 data,
+                outcome,
                 asked,
                 max_epochs=max_epochs,
                 batch_size=batch_size,

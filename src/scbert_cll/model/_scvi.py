@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -26,13 +26,16 @@ from scvi.model import SCANVI, SCVI
 from scvi.model.base import BaseModelClass
 from scvi.train import Trainer, TrainRunner
 
+from scbert_cll.model._protocols import Network
+
 __all__ = [
     "SCVI_VERSION",
     "BaseModelClass",
     "TrainRunner",
     "Trainer",
+    "attach",
     "class_probabilities",
-    "detached_registry",
+    "detached",
     "hub_metadata",
     "latent",
     "register",
@@ -62,22 +65,32 @@ def register(
     cls.register_manager(manager)
 
 
-def detached_registry(
-    class_name: str, genes: list[str], setup_args: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a registry as scvi-tools keeps one, for a model that comes from a folder and has no AnnData yet."""
+def detached[M: Network](
+    cls: type[M],
+    genes: Sequence[str] | pd.Index,
+    setup_args: dict[str, Any],
+    labels: Mapping[str, Any] | None = None,
+    **choices: Any,
+) -> M:
+    """A model without cells, of a folder, a corpus or another model, with a registry of its own."""
     x = {
         "data_registry": {"attr_name": "layers", "attr_key": setup_args["layer"]},
-        "state_registry": {"n_obs": 0, "n_vars": len(genes), "column_names": genes},
+        "state_registry": {"n_obs": 0, "n_vars": len(genes), "column_names": list(genes)},
         "summary_stats": {"n_vars": len(genes), "n_cells": 0},
     }
-    return {
+    registry = {
         "scvi_version": SCVI_VERSION,
-        "model_name": class_name,
+        "model_name": cls.__name__,
         "setup_method_name": "setup_anndata",
         "setup_args": setup_args,
         "field_registries": {REGISTRY_KEYS.X_KEY: x},
     }
+    return cls(registry=registry, **(labels or {}), **choices)
+
+
+def attach(model: Network, adata: AnnData | None) -> None:
+    """Make cells those of a model, without registering them: genes are found by name anyway."""
+    model._adata = adata  # type: ignore[attr-defined]
 
 
 def hub_metadata(class_name: str) -> dict[str, Any]:

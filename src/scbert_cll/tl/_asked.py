@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model._base import check_network
+from scbert_cll.model._network import check_network
 from scbert_cll.model.training.arguments import check_training, names_of_training
 
 

@@ -228,7 +228,7 @@ def _in_memory(
         classifier.train(**keys, **fit)
         found = classifier.predict_parts(adata)
         record = _write.record(
-            classifier, params | {"weight_key": keys["weight_key"]} | classifier._not_donors
+            classifier, params | {"weight_key": keys["weight_key"]} | classifier.not_donors_
         )
         record["n_threads"] = classifier.n_threads_
         record["comparison"] = _write.comparison(adata, found, labels_key, keys["split_key"])

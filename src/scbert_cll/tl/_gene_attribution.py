@@ -14,8 +14,8 @@ from scbert_cll._checks.words import choice, is_model, listed
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.model.explain.attention_layers import attention_layers
 from scbert_cll.model.explain.attribution import Attribution
+from scbert_cll.model.explain.groups import coded, evenly_spaced
 from scbert_cll.model.explain.held_out import held_out_auroc
-from scbert_cll.model.explain.occlusion import coded, evenly_spaced
 
 Method = Literal[
     "gate_gradient",

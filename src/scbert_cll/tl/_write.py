@@ -14,7 +14,7 @@ from scbert_cll import _checks, _keys
 from scbert_cll._evaluation.metrics import score
 from scbert_cll._version import __version__
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model.linear.ensemble import Predictions
+from scbert_cll.model.linear.ensemble import Predictions, described
 
 _COMPARED = ("macro_f1", "balanced_accuracy", "auroc", "log_loss")
 
@@ -26,9 +26,9 @@ def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[
         "params": dict(params) | {"layer": model.layer},
         "network": asdict(model.config),
         "n_genes": len(model.genes),
-        "n_genes_missing": max(0, model._missing[0]),
+        "n_genes_missing": max(0, model.missing_[0]),
         "version": __version__,
-        **({"linear": linear} if (linear := model._joined()) else {}),
+        **({"linear": linear} if (linear := described(model)) else {}),
         "history": {name: frame.iloc[:, 0].to_numpy(np.float64) for name, frame in history.items()},
     }
 

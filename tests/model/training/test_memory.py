@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scbert_cll.model import ScBERT
+from scbert_cll.model._inference import token_rows
 from scbert_cll.model.training import fit, memory
 from scbert_cll.model.training.batches import TokenRows
 from scbert_cll.model.training.plans import ClassifyPlan, PretrainPlan
@@ -33,7 +34,9 @@ def state(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["scbert", "classifier", "published"])
 def test_a_rehearsal_leaves_the_network_and_random_numbers_as_they_were(name, request, adata):
     model = request.getfixturevalue(name)
-    data = model._rows(adata, labels=np.zeros(120, np.int64), weights=np.ones(120, np.float32))
+    data = token_rows(
+        model, adata, labels=np.zeros(120, np.int64), weights=np.ones(120, np.float32)
+    )
     plan = (PretrainPlan if name == "scbert" else ClassifyPlan)(
         model.module, lr=1e-3, weight_decay=0.0
     )
@@ -119,7 +122,8 @@ def test_the_batch_that_fits_is_a_power_of_two_within_the_free_memory(
     monkeypatch.setattr(memory, "rehearse", lambda *args: memory.Rehearsal(4, 100, 1.0, 4 * 2_000))
     plan = PretrainPlan(scbert.module, lr=1e-3, weight_decay=0.0)
     assert (
-        memory.fitting_batch_size(plan, scbert._rows(adata), np.arange(100), CPU, None) == expected
+        memory.fitting_batch_size(plan, token_rows(scbert, adata), np.arange(100), CPU, None)
+        == expected
     )
 
 

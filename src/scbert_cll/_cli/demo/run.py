@@ -33,7 +33,7 @@ from scbert_cll._cli.words import in_options
 from scbert_cll._disk.cells import write_cells
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import make_folder
-from scbert_cll.model._base import width
+from scbert_cll.model._network import width
 from scbert_cll.pp import _protein
 
 _PRETRAIN_EPOCHS = 10

@@ -37,7 +37,7 @@ from scbert_cll._disk.formats import (
     versions,
 )
 from scbert_cll._disk.in_place import replace, settle, whole, written
-from scbert_cll.model.training.divergence import usable
+from scbert_cll.model._tensors import bits, usable
 
 FORMAT: Final = "scbert_cll model"
 # 2: with the linear part; 3: its arrays lie in the order they are read in, whichever safetensors
@@ -176,16 +176,6 @@ def _is(found: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
         and weights
         and same(bits(_contiguous(found["linear"])), bits(model["linear"]))
     )
-
-
-def bits(value: Any) -> Any:
-    """Tensors, in whatever mappings and lists, as kind, shape and bytes, which `same` compares."""
-    if isinstance(value, Tensor):
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        return [str(value.dtype), list(value.shape), flat.view(torch.uint8).numpy()]
-    if isinstance(value, Mapping):
-        return {name: bits(v) for name, v in value.items()}
-    return [bits(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def load_folder(

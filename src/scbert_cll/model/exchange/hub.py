@@ -14,9 +14,9 @@ from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import read_json, write_json, write_text
 from scbert_cll._disk.in_place import replace, settle, whole
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import TokenModel
+from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange import folder as exchange_folder
-from scbert_cll.model.exchange import sharing
+from scbert_cll.model.exchange import saving, sharing
 from scbert_cll.model.exchange.model_card import model_card
 
 CARD, SCVI_METADATA = (
@@ -36,145 +36,141 @@ FILES: Final = (
 _REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class Shared(TokenModel):
-    """A model that can be published."""
+def save_for_hub(
+    model: Network,
+    dir_path: str | os.PathLike[str],
+    *,
+    repo_id: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    license: str | None = None,  # noqa: A002
+) -> None:
+    """Save the model as :meth:`save` does, with a model card and what scvi-tools' ``HubModel`` has to know.
 
-    def save_for_hub(
-        self,
-        dir_path: str | os.PathLike[str],
-        *,
-        repo_id: str | None = None,
-        evaluation: Mapping[str, Any] | None = None,
-        license: str | None = None,  # noqa: A002
-    ) -> None:
-        """Save the model as :meth:`save` does, with a model card and what scvi-tools' ``HubModel`` has to know.
+    What :meth:`push_to_hub` uploads, to be read first.
+    ``scvi.hub.HubModel(folder).load_model(adata)`` reads it, too.
 
-        What :meth:`push_to_hub` uploads, to be read first.
-        ``scvi.hub.HubModel(folder).load_model(adata)`` reads it, too.
+    Parameters
+    ----------
+    dir_path
+        The folder. One that exists is never replaced: its card may have been edited.
+    repo_id
+        Name that the card's code loads the model by, ``"org/name"``.
+    evaluation
+        What :func:`~scbert_cll.tl.cross_validate` wrote, ``adata.uns["cv"]``; the card then has
+        its scores and their intervals.
+    license
+        Licence of the model, as Hugging Face abbreviates it (``"bsd-3-clause"``,
+        ``"cc-by-4.0"``). None: the card says that none was said.
 
-        Parameters
-        ----------
-        dir_path
-            The folder. One that exists is never replaced: its card may have been edited.
-        repo_id
-            Name that the card's code loads the model by, ``"org/name"``.
-        evaluation
-            What :func:`~scbert_cll.tl.cross_validate` wrote, ``adata.uns["cv"]``; the card then has
-            its scores and their intervals.
-        license
-            Licence of the model, as Hugging Face abbreviates it (``"bsd-3-clause"``,
-            ``"cc-by-4.0"``). None: the card says that none was said.
-
-        Raises
-        ------
-        FileExistsError
-            The folder exists.
-        ImportError
-            huggingface_hub is not installed.
-        TypeError, ValueError
-            `evaluation` is something else or of other classes, `repo_id` is none, or a file would
-            hold paths of this machine or e-mail addresses. No folder is then left.
-        """
-        huggingface()
-        folder = Path(dir_path)
-        if folder.exists():
-            raise FileExistsError(
-                f"{folder} exists, and a card in it may have been edited; name another folder."
-            )
-        if evaluation is not None:
-            sharing.evaluation_of(evaluation, (self._labels() or {}).get("classes"))
-        if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
-            raise ValueError(
-                f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.'
-            )
-        card = model_card(self, repo_id=repo_id, evaluation=evaluation, licence=license)
-        named = {"genes": list(self.genes), "licence": license} | sharing.names_in_evaluation(
-            evaluation
+    Raises
+    ------
+    FileExistsError
+        The folder exists.
+    ImportError
+        huggingface_hub is not installed.
+    TypeError, ValueError
+        `evaluation` is something else or of other classes, `repo_id` is none, or a file would
+        hold paths of this machine or e-mail addresses. No folder is then left.
+    """
+    huggingface()
+    folder = Path(dir_path)
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder} exists, and a card in it may have been edited; name another folder."
         )
-        sharing.nothing_private(named, f"The model card of {folder}")
+    if evaluation is not None:
+        sharing.evaluation_of(evaluation, (model.labels or {}).get("classes"))
+    if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
+        raise ValueError(
+            f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.'
+        )
+    card = model_card(model, repo_id=repo_id, evaluation=evaluation, licence=license)
+    named = {"genes": list(model.genes), "licence": license} | sharing.names_in_evaluation(
+        evaluation
+    )
+    sharing.nothing_private(named, f"The model card of {folder}")
 
-        def write(aside: Path) -> None:
-            self.save(aside)
-            for name in (exchange_folder.CONFIG, exchange_folder.LABELS):
-                if (aside / name).exists():
-                    sharing.nothing_private(read_json(aside / name), str(folder / name))
-            write_text(aside / CARD, card)
-            write_json(aside / SCVI_METADATA, _scvi.hub_metadata(type(self).__name__))
+    def write(aside: Path) -> None:
+        saving.save(model, aside)
+        for name in (exchange_folder.CONFIG, exchange_folder.LABELS):
+            if (aside / name).exists():
+                sharing.nothing_private(read_json(aside / name), str(folder / name))
+        write_text(aside / CARD, card)
+        write_json(aside / SCVI_METADATA, _scvi.hub_metadata(type(model).__name__))
 
-        replace(folder, write, lambda aside: class_of(aside) == type(self).__name__)
+    replace(folder, write, lambda aside: class_of(aside) == type(model).__name__)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        evaluation: Mapping[str, Any] | None = None,
-        license: str | None = None,  # noqa: A002
-        private: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload model",
-    ) -> str:
-        """Publish the model on Hugging Face: the files of :meth:`save_for_hub`, and no others.
 
-        Cells, labels of cells and donors are not among them; see the page on sharing for what a
-        model may tell nevertheless.
+def push_to_hub(
+    model: Network,
+    repo_id: str,
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+    license: str | None = None,  # noqa: A002
+    private: bool = True,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+) -> str:
+    """Publish the model on Hugging Face: the files of :meth:`save_for_hub`, and no others.
 
-        Parameters
-        ----------
-        repo_id
-            ``"org/name"``; made where it does not exist. What an earlier model left there is
-            replaced.
-        evaluation, license
-            As in :meth:`save_for_hub`.
-        private
-            Only for whom you let in. A repository that is public is refused unless this is False.
-        token
-            Token with the right to write; None: the one of ``hf auth login``.
-        revision
-            Branch; made where it does not exist. None: the main one.
-        commit_message
-            Of the commit.
+    Cells, labels of cells and donors are not among them; see the page on sharing for what a
+    model may tell nevertheless.
 
-        Returns
-        -------
-        Address of the commit.
+    Parameters
+    ----------
+    repo_id
+        ``"org/name"``; made where it does not exist. What an earlier model left there is
+        replaced.
+    evaluation, license
+        As in :meth:`save_for_hub`.
+    private
+        Only for whom you let in. A repository that is public is refused unless this is False.
+    token
+        Token with the right to write; None: the one of ``hf auth login``.
+    revision
+        Branch; made where it does not exist. None: the main one.
+    commit_message
+        Of the commit.
 
-        Raises
-        ------
-        ImportError
-            huggingface_hub is not installed.
-        PermissionError
-            The token is missing, or not good for this repository.
-        TypeError, ValueError
-            As in :meth:`save_for_hub`; the repository is public and `private` is True.
+    Returns
+    -------
+    Address of the commit.
 
-        Examples
-        --------
-        >>> model.push_to_hub("our-lab/cll-cd49d", evaluation=adata.uns["cv"], license="cc-by-4.0")
-        """
-        api = huggingface().HfApi(token=token)
-        with tempfile.TemporaryDirectory() as place, _answers(repo_id, revision):
-            folder = Path(place) / "model"
-            self.save_for_hub(folder, repo_id=repo_id, evaluation=evaluation, license=license)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            if private and not api.model_info(repo_id).private:
-                raise ValueError(
-                    f"{repo_id} is public. To publish the model there for everybody, pass "
-                    f"private=False."
-                )
-            if revision is not None:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                revision=revision,
-                commit_message=commit_message,
-                allow_patterns=[*FILES, CARD, SCVI_METADATA],
-                delete_patterns=list(
-                    FILES
-                ),  # those of an earlier model that this one does not have
+    Raises
+    ------
+    ImportError
+        huggingface_hub is not installed.
+    PermissionError
+        The token is missing, or not good for this repository.
+    TypeError, ValueError
+        As in :meth:`save_for_hub`; the repository is public and `private` is True.
+
+    Examples
+    --------
+    >>> model.push_to_hub("our-lab/cll-cd49d", evaluation=adata.uns["cv"], license="cc-by-4.0")
+    """
+    api = huggingface().HfApi(token=token)
+    with tempfile.TemporaryDirectory() as place, _answers(repo_id, revision):
+        folder = Path(place) / "model"
+        save_for_hub(model, folder, repo_id=repo_id, evaluation=evaluation, license=license)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise ValueError(
+                f"{repo_id} is public. To publish the model there for everybody, pass "
+                f"private=False."
             )
-        return str(commit.commit_url)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=commit_message,
+            allow_patterns=[*FILES, CARD, SCVI_METADATA],
+            delete_patterns=list(FILES),  # those of an earlier model that this one does not have
+        )
+    return str(commit.commit_url)
 
 
 def model_folder(

@@ -18,7 +18,9 @@ import yaml
 from scbert_cll._evaluation.draws import NONE
 from scbert_cll._version import __version__
 from scbert_cll.model import _scvi
-from scbert_cll.model._base import TokenModel
+from scbert_cll.model._inference import hidden_genes
+from scbert_cll.model._protocols import Network
+from scbert_cll.model.linear.ensemble import described
 
 _MARKER: Final = "ITGA4"  # the gene of CD49d
 _N_GENES: Final = 8  # that are named
@@ -76,7 +78,7 @@ _LIMITS_OF_CLASSES: Final = (
 
 
 def model_card(
-    model: TokenModel,
+    model: Network,
     *,
     repo_id: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
@@ -110,7 +112,7 @@ def model_card(
 
 
 def _front_matter(
-    model: TokenModel, name: str, evaluation: Mapping[str, Any] | None, licence: str | None
+    model: Network, name: str, evaluation: Mapping[str, Any] | None, licence: str | None
 ) -> str:
     from huggingface_hub import ModelCardData
 
@@ -149,8 +151,8 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _head(model: TokenModel) -> str:
-    labels = model._labels() or {}
+def _head(model: Network) -> str:
+    labels = model.labels or {}
     what = _WHAT[type(model).__name__]
     if labels:
         what = what.format(
@@ -162,8 +164,8 @@ def _head(model: TokenModel) -> str:
     return f"{what} Made with the Python package `scbert_cll`.{untrained}"
 
 
-def _loading(model: TokenModel, name: str) -> str:
-    kind, classifies = type(model).__name__, model._labels() is not None
+def _loading(model: Network, name: str) -> str:
+    kind, classifies = type(model).__name__, model.labels is not None
     door = (
         "tl.predict(adata, model)"
         if classifies
@@ -172,7 +174,7 @@ def _loading(model: TokenModel, name: str) -> str:
     hidden = (
         ", *model.registry['setup_args']['exclude_genes']"  # these are in the totals of its cells
     )
-    genes = f"[*model.genes{hidden}]" if model._hidden_genes else "model.genes.tolist()"
+    genes = f"[*model.genes{hidden}]" if hidden_genes(model) else "model.genes.tolist()"
     code = f"""\
         import anndata as ad
         from scbert_cll import pp{", tl" * classifies}
@@ -186,11 +188,11 @@ def _loading(model: TokenModel, name: str) -> str:
     return f"```bash\npip install 'scbert-cll[hub]'\n```\n\n```python\n{dedent(code)}\n```"
 
 
-def _limits(model: TokenModel) -> str:
-    return _bullets([*_LIMITS, *(_LIMITS_OF_CLASSES if model._labels() else ()), _marker(model)])
+def _limits(model: Network) -> str:
+    return _bullets([*_LIMITS, *(_LIMITS_OF_CLASSES if model.labels else ()), _marker(model)])
 
 
-def _marker(model: TokenModel) -> str:
+def _marker(model: Network) -> str:
     if _MARKER in model.genes:
         return (
             f"*{_MARKER}*, the gene of CD49d, is among its genes: what it says of CD49d may be no "
@@ -199,9 +201,9 @@ def _marker(model: TokenModel) -> str:
     return f"*{_MARKER}*, the gene of CD49d, is not among its genes."
 
 
-def _genes(model: TokenModel) -> str:
+def _genes(model: Network) -> str:
     first = _code(model.genes[:_N_GENES])
-    excluded = model._hidden_genes
+    excluded = hidden_genes(model)
     left_out = _code(excluded) if excluded else "none were named"
     return (
         f"{len(model.genes):,} genes, all in `vocab.txt`; the first are {first}. Left out on "
@@ -219,9 +221,9 @@ def _binning(binning: Mapping[str, Any]) -> str:
     return f"{_table(['parameter', 'value'], params.items())}\n\nZero stays zero.{learned}"
 
 
-def _training(model: TokenModel) -> str:
+def _training(model: Network) -> str:
     return "\n\n".join(
-        filter(None, [_history(model.history_, model.kept_epoch_), _linear(model._joined())])
+        filter(None, [_history(model.history_, model.kept_epoch_), _linear(described(model))])
     )
 
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,12 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._checks.words import UnknownArgumentError, hint, listed
-from scbert_cll.model import _finite, _scvi
-from scbert_cll.model._base import TokenModel
+from scbert_cll.model import _scvi
+from scbert_cll.model._network import choices
+from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange import problems
 from scbert_cll.model.exchange.scbert_layout import Checkpoint, write_scbert_checkpoint
+from scbert_cll.model.explain.attention import get_attention_floor
 from scbert_cll.model.training.arguments import device_of
 from scbert_cll.nn import favor
 from scbert_cll.vocab import GeneVocab, Vocabulary
@@ -32,7 +34,6 @@ _CHOICES: Final = {
     "n_background",
     "train_gene_embedding",
 }  # everything else shapes the weights
-_DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 
 # Share of the genes a simulated cell expresses, and how many cells tell whether attention is
 # uniform (seconds each at full size).
@@ -41,156 +42,135 @@ _N_CELLS: Final = 2
 _SIMULATED: Final = f"in a simulated cell that expresses {_EXPRESSED:.0%} of the genes"
 
 
-class CheckpointModel(TokenModel):
-    """A model that comes from a checkpoint of scBERT, and that can be written as one."""
+def to_scbert_checkpoint(
+    model: Network, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Write the weights as a checkpoint that scBERT reads.
 
-    def to_scbert_checkpoint(
-        self, path: str | os.PathLike[str], *, overwrite: bool = False
-    ) -> None:
-        """Write the weights as a checkpoint that scBERT reads.
+    The file holds weights alone. Keep the genes beside it
+    (``GeneVocab(model.genes).save("genes.txt")``), and the classes of a classifier:
+    :meth:`from_scbert_checkpoint` asks for them. :meth:`save` forgets nothing.
 
-        The file holds weights alone. Keep the genes beside it
-        (``GeneVocab(model.genes).save("genes.txt")``), and the classes of a classifier:
-        :meth:`from_scbert_checkpoint` asks for them. :meth:`save` forgets nothing.
+    Parameters
+    ----------
+    path
+        The file, usually ``.pth``; it appears whole or not at all.
+    overwrite
+        Replace a file that is there.
 
-        Parameters
-        ----------
-        path
-            The file, usually ``.pth``; it appears whole or not at all.
-        overwrite
-            Replace a file that is there.
+    Raises
+    ------
+    FileExistsError
+        The file exists and `overwrite` is False, or it is a folder.
+    ValueError
+        scBERT's layout has no place for this network: it has no end token, no bias behind the
+        attention or another head.
 
-        Raises
-        ------
-        FileExistsError
-            The file exists and `overwrite` is False, or it is a folder.
-        ValueError
-            scBERT's layout has no place for this network: it has no end token, no bias behind the
-            attention or another head.
-
-        Warns
-        -----
-        UserWarning
-            The network or its tokens are used in another way than scBERT does, which a checkpoint
-            cannot say.
-        """
-        path = Path(path)
-        _checks.paths.new_file(path, overwrite=overwrite)
-        head = {"head": "scbert"} if self.config.n_classes else {}
-        problems.fits_scbert(asdict(self.config), _PUBLISHED | head)
-        if unsaid := self._unsaid():
-            warnings.warn(
-                f"A checkpoint cannot say {listed(unsaid, 8)}: whoever reads it takes "
-                f"scBERT's choices, and gets other results.",
-                stacklevel=2,
-            )
-        write_scbert_checkpoint(path, self.module.state_dict(), self.config)
-
-    def _unsaid(self) -> list[str]:
-        """Choices that matter, differ from scBERT's, and have no place in the file."""
-        params, published = (
-            self.binning["params"],
-            _binning(self.config.n_bins, self.genes)["params"],
+    Warns
+    -----
+    UserWarning
+        The network or its tokens are used in another way than scBERT does, which a checkpoint
+        cannot say.
+    """
+    path = Path(path)
+    _checks.paths.new_file(path, overwrite=overwrite)
+    head = {"head": "scbert"} if model.config.n_classes else {}
+    problems.fits_scbert(asdict(model.config), _PUBLISHED | head)
+    if unsaid := _unsaid(model):
+        warnings.warn(
+            f"A checkpoint cannot say {listed(unsaid, 8)}: whoever reads it takes "
+            f"scBERT's choices, and gets other results.",
+            stacklevel=2,
         )
-        found = {name: (getattr(self.config, name), value) for name, value in _UNSAID.items()}
-        found |= {
-            f"binning's {name}": (params[name], published[name])
-            for name in ("method", "target_sum")
-        }
-        return [
-            f"{name}={ours!r} (scBERT: {theirs!r})"
-            for name, (ours, theirs) in found.items()
-            if ours != theirs
-        ]
+    write_scbert_checkpoint(path, model.module.state_dict(), model.config)
 
-    @classmethod
-    def _from_checkpoint(
-        cls,
-        path: str | os.PathLike[str],
-        vocab: Vocabulary,
-        gene2vec: pd.DataFrame | None,
-        adata: AnnData | None,
-        *,
-        layer: str,
-        accelerator: str,
-        network: dict[str, Any],
-        labels: dict[str, Any] | None = None,
-    ) -> Self:
-        """What both models share of `from_scbert_checkpoint`.
 
-        `labels` has the arguments of a classifier.
-        """
-        place = device_of(accelerator)
-        if other := sorted(set(network) - _CHOICES):
-            raise UnknownArgumentError(
-                f"{listed(other)} would not fit the checkpoint's weights; you may "
-                f"choose {listed(sorted(_CHOICES), 8)}."
-                f"{hint(other, _CHOICES)}"
-            )
-        labels, classes = labels or {}, labels["classes"] if labels else None
-        genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
-        checkpoint.check(genes, gene2vec, classes)
-        config = checkpoint.config(len(genes))
-        setup = {k: v for k, v in labels.items() if k != "classes"} | {
-            "layer": layer,
-            "exclude_genes": [],
-        }
-        registry = _scvi.detached_registry(cls.__name__, list(genes), setup)
-        choices = {k: v for k, v in asdict(config).items() if k not in _DERIVED} | network
-        model = cls(registry=registry, binning=_binning(config.n_bins, genes), **labels, **choices)
-        model.module.load_state_dict(
-            model.module.state_dict() | checkpoint.weights(genes, gene2vec)
+def _unsaid(model: Network) -> list[str]:
+    """Choices that matter, differ from scBERT's, and have no place in the file."""
+    params, published = (
+        model.binning["params"],
+        _binning(model.config.n_bins, model.genes)["params"],
+    )
+    found = {name: (getattr(model.config, name), value) for name, value in _UNSAID.items()}
+    found |= {
+        f"binning's {name}": (params[name], published[name]) for name in ("method", "target_sum")
+    }
+    return [
+        f"{name}={ours!r} (scBERT: {theirs!r})"
+        for name, (ours, theirs) in found.items()
+        if ours != theirs
+    ]
+
+
+def from_checkpoint[M: Network](
+    cls: type[M],
+    path: str | os.PathLike[str],
+    vocab: Vocabulary,
+    gene2vec: pd.DataFrame | None,
+    adata: AnnData | None,
+    *,
+    layer: str,
+    accelerator: str,
+    network: dict[str, Any],
+    labels: dict[str, Any] | None = None,
+) -> M:
+    """What both models share of `from_scbert_checkpoint`.
+
+    `labels` has the arguments of a classifier.
+    """
+    place = device_of(accelerator)
+    if other := sorted(set(network) - _CHOICES):
+        raise UnknownArgumentError(
+            f"{listed(other)} would not fit the checkpoint's weights; you may "
+            f"choose {listed(sorted(_CHOICES), 8)}."
+            f"{hint(other, _CHOICES)}"
         )
-        model.module.to(place)
-        model.is_trained_ = True
-        if adata is not None:
-            model._adata = _checks.adata.anndata(adata)
-        model._warn_if_uniform(adata)
-        return model
+    labels, classes = labels or {}, labels["classes"] if labels else None
+    genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
+    checkpoint.check(genes, gene2vec, classes)
+    config = checkpoint.config(len(genes))
+    setup = {k: v for k, v in labels.items() if k != "classes"} | {
+        "layer": layer,
+        "exclude_genes": [],
+    }
+    binning = _binning(config.n_bins, genes)
+    model = _scvi.detached(cls, genes, setup, labels, binning=binning, **choices(config) | network)
+    model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
+    model.module.to(place)
+    model.is_trained_ = True
+    if adata is not None:
+        _scvi.attach(model, _checks.adata.anndata(adata))
+    _warn_if_uniform(model, adata)
+    return model
 
-    def _fit(self, *args: Any, **kwargs: Any) -> None:
-        """Train.
 
-        A model that comes trained but without a history starts one, for which scvi-tools must think
-        it untrained.
-        """
-        trained = self.is_trained_
-        self.is_trained_ = trained and bool(self.history_)
-        try:
-            super()._fit(*args, **kwargs)
-        except _finite.DivergedError:
-            self.is_trained_ = trained or self.is_trained_  # it may have a good epoch
-            raise
-        except Exception:
-            self.is_trained_ = trained
-            raise
-
-    def _warn_if_uniform(self, adata: AnnData | None) -> None:
-        if self.config.attention != "favor":
-            return
-        cells, where = (
-            (adata, "in these cells") if adata is not None else (self._simulated_cell(), _SIMULATED)
+def _warn_if_uniform(model: Network, adata: AnnData | None) -> None:
+    if model.config.attention != "favor":
+        return
+    cells, where = (
+        (adata, "in these cells") if adata is not None else (_simulated_cell(model), _SIMULATED)
+    )
+    floor = get_attention_floor(model, cells, n_cells=_N_CELLS).min()
+    if floor > favor.UNIFORM:
+        warnings.warn(
+            f"Attention of the checkpoint's network is nearly uniform {where}: in every "
+            f"layer at least {floor:.0%} of its features "
+            "are their constant floor, so gene attention will mostly say which genes are "
+            "there.",
+            stacklevel=4,
         )
-        floor = self.get_attention_floor(cells, n_cells=_N_CELLS).min()
-        if floor > favor.UNIFORM:
-            warnings.warn(
-                f"Attention of the checkpoint's network is nearly uniform {where}: in every "
-                f"layer at least {floor:.0%} of its features "
-                "are their constant floor, so gene attention will mostly say which genes are "
-                "there.",
-                stacklevel=4,
-            )
 
-    def _simulated_cell(self) -> AnnData:
-        """One cell that expresses some genes, at random levels."""
-        rng, n_genes = np.random.default_rng(0), len(self.genes)
-        expressed = rng.choice(n_genes, max(1, round(_EXPRESSED * n_genes)), replace=False)
-        tokens = np.zeros((1, n_genes), np.uint8)
-        tokens[0, expressed] = rng.integers(1, self.config.n_bins + 1, len(expressed))
-        layers = {self.layer: sparse.csr_matrix(tokens)}
-        return AnnData(
-            layers=layers, var=pd.DataFrame(index=self.genes), uns={self.layer: self.binning}
-        )
+
+def _simulated_cell(model: Network) -> AnnData:
+    """One cell that expresses some genes, at random levels."""
+    rng, n_genes = np.random.default_rng(0), len(model.genes)
+    expressed = rng.choice(n_genes, max(1, round(_EXPRESSED * n_genes)), replace=False)
+    tokens = np.zeros((1, n_genes), np.uint8)
+    tokens[0, expressed] = rng.integers(1, model.config.n_bins + 1, len(expressed))
+    layers = {model.layer: sparse.csr_matrix(tokens)}
+    return AnnData(
+        layers=layers, var=pd.DataFrame(index=model.genes), uns={model.layer: model.binning}
+    )
 
 
 def _binning(n_bins: int, genes: pd.Index) -> dict[str, Any]:

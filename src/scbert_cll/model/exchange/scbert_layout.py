@@ -23,9 +23,8 @@ from torch import Tensor
 from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import same, versions
 from scbert_cll._disk.in_place import replace
+from scbert_cll.model._tensors import bits, usable
 from scbert_cll.model.exchange import problems as _problems
-from scbert_cll.model.exchange.folder import bits
-from scbert_cll.model.training.divergence import usable
 from scbert_cll.nn import Config
 
 

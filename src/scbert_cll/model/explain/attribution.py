@@ -13,7 +13,9 @@ from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import choice
-from scbert_cll.model.explain.occlusion import SetEffects, coded
+from scbert_cll.model._inference import batches, calm_for, cells_of, token_rows
+from scbert_cll.model._protocols import Classifier
+from scbert_cll.model.explain.groups import coded, target_of
 from scbert_cll.model.training.memory import enough_memory
 from scbert_cll.nn import attribution
 from scbert_cll.nn.performer import Performer
@@ -34,108 +36,101 @@ class Attribution(NamedTuple):
     error: np.ndarray | None
 
 
-class Attributed(SetEffects):
-    """A classifier that says which genes speak for a class."""
+def get_gene_attribution(
+    model: Classifier,
+    groups: pd.Series,
+    adata: AnnData | None = None,
+    *,
+    method: Method = "gate_gradient",
+    target: str | None = None,
+    n_steps: int = 32,
+    batch_size: int | None = None,
+) -> Attribution:
+    """Mean effect of each gene's token on the logit of a class against the mean of the others, per group of cells.
 
-    def get_gene_attribution(
-        self,
-        groups: pd.Series,
-        adata: AnnData | None = None,
-        *,
-        method: Method = "gate_gradient",
-        target: str | None = None,
-        n_steps: int = 32,
-        batch_size: int | None = None,
-    ) -> Attribution:
-        """Mean effect of each gene's token on the logit of a class against the mean of the others, per group of cells.
+    A gene without a token in a cell counts as zero there. Memory does not grow with the number
+    of cells.
 
-        A gene without a token in a cell counts as zero there. Memory does not grow with the number
-        of cells.
+    Parameters
+    ----------
+    groups
+        Group of each cell, in the order of the cells; cells without one are left out.
+    adata, batch_size
+        As in :meth:`get_latent_representation`.
+    method
+        ``"gate_gradient"``: derivative by how much the token counts, in attention and in
+        pooling; the first order of leaving it out. ``"gradient_input"`` and
+        ``"integrated_gradients"``: by the expression part of the token, from no expression on.
+        ``"rollout"``: attention followed through the layers; unsigned, and without regard to
+        the class.
+    target
+        The class; None: the last one.
+    n_steps
+        Points of ``"integrated_gradients"``.
 
-        Parameters
-        ----------
-        groups
-            Group of each cell, in the order of the cells; cells without one are left out.
-        adata, batch_size
-            As in :meth:`get_latent_representation`.
-        method
-            ``"gate_gradient"``: derivative by how much the token counts, in attention and in
-            pooling; the first order of leaving it out. ``"gradient_input"`` and
-            ``"integrated_gradients"``: by the expression part of the token, from no expression on.
-            ``"rollout"``: attention followed through the layers; unsigned, and without regard to
-            the class.
-        target
-            The class; None: the last one.
-        n_steps
-            Points of ``"integrated_gradients"``.
+    Returns
+    -------
+    Named tuple of ``values``, DataFrame genes × groups, float64; ``size``, the mean absolute
+    value over the cells that express the gene (0 where none does), and ``n_expressing``, their
+    number, of the same shape; and ``error``, for ``"integrated_gradients"`` the distance of
+    each cell's sum from the change of its logit along the path, float32 (cells,), missing in
+    cells without a group; else None.
 
-        Returns
-        -------
-        Named tuple of ``values``, DataFrame genes × groups, float64; ``size``, the mean absolute
-        value over the cells that express the gene (0 where none does), and ``n_expressing``, their
-        number, of the same shape; and ``error``, for ``"integrated_gradients"`` the distance of
-        each cell's sum from the change of its logit along the path, float32 (cells,), missing in
-        cells without a group; else None.
-
-        Raises
-        ------
-        ValueError
-            ``"gradient_input"`` or ``"integrated_gradients"`` of a model with
-            ``tokens="expressed"``, an unknown class, or not one group per cell.
-        """
-        choice(method, METHODS, "method")
-        target = self.classes[-1] if target is None else choice(target, self.classes, "target")
-        if (
-            method in ("gradient_input", "integrated_gradients")
-            and self.config.tokens == "expressed"
-        ):
-            raise ValueError(
-                f'method="{method}" starts from genes that are not expressed, and a model '
-                f'with tokens="expressed" has never seen '
-                'one: its answer there is arbitrary. Use method="gate_gradient", or train '
-                'with network={"tokens": "background"}.'
-            )
-        _checks.adata.one_group_per_cell(groups, self._cells(adata))
-        contrast = attribution.contrast_of(len(self.classes), self.classes.index(target))
-        return self._attributed(groups, adata, _function(method, contrast, n_steps), batch_size)
-
-    def _attributed(
-        self,
-        groups: pd.Series,
-        adata: AnnData | None,
-        infer: Callable[..., tuple[Tensor, Tensor | None]],
-        batch_size: int | None,
-    ) -> Attribution:
-        codes, names = coded(groups)
-        total, size, n_expressing = np.zeros((3, len(names), self.config.n_positions))
-        error = np.full(len(codes), np.nan, np.float32)
-        kept = np.flatnonzero(codes >= 0)
-        data = self._rows(self._cells(adata)[kept] if len(kept) < len(codes) else adata)
-        with self._calm():
-            for cells, rows in self._batches(data, batch_size, "attribution"):
-                with enough_memory(self.config, batch_size, training=True):
-                    found, off = infer(self.module, cells)
-                genes = (
-                    cells.get("genes", torch.arange(found.shape[1]).expand(found.shape))
-                    .cpu()
-                    .numpy()
-                )
-                group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
-                effect, expressed = (
-                    found.detach().cpu().numpy(),
-                    (cells["tokens"] > 0).cpu().numpy(),
-                )
-                np.add.at(total, (group, genes), effect)
-                np.add.at(size, (group, genes), np.abs(effect) * expressed)
-                np.add.at(n_expressing, (group, genes), expressed)
-                if off is not None:
-                    error[kept[rows]] = off.cpu().numpy()
-        mean = total / np.bincount(codes[kept], minlength=len(names))[:, None]
-        tables = (mean, size / np.maximum(n_expressing, 1), n_expressing)
-        values, sizes, n_cells = (
-            pd.DataFrame(table.T[: len(self.genes)], self.genes, names) for table in tables
+    Raises
+    ------
+    ValueError
+        ``"gradient_input"`` or ``"integrated_gradients"`` of a model with
+        ``tokens="expressed"``, an unknown class, or not one group per cell.
+    """
+    choice(method, METHODS, "method")
+    target = target_of(model, target)
+    if method in ("gradient_input", "integrated_gradients") and model.config.tokens == "expressed":
+        raise ValueError(
+            f'method="{method}" starts from genes that are not expressed, and a model '
+            f'with tokens="expressed" has never seen '
+            'one: its answer there is arbitrary. Use method="gate_gradient", or train '
+            'with network={"tokens": "background"}.'
         )
-        return Attribution(values, sizes, n_cells, error if np.isfinite(error).any() else None)
+    _checks.adata.one_group_per_cell(groups, cells_of(model, adata))
+    contrast = attribution.contrast_of(len(model.classes), model.classes.index(target))
+    return _attributed(model, groups, adata, _function(method, contrast, n_steps), batch_size)
+
+
+def _attributed(
+    model: Classifier,
+    groups: pd.Series,
+    adata: AnnData | None,
+    infer: Callable[..., tuple[Tensor, Tensor | None]],
+    batch_size: int | None,
+) -> Attribution:
+    codes, names = coded(groups)
+    total, size, n_expressing = np.zeros((3, len(names), model.config.n_positions))
+    error = np.full(len(codes), np.nan, np.float32)
+    kept = np.flatnonzero(codes >= 0)
+    data = token_rows(model, cells_of(model, adata)[kept] if len(kept) < len(codes) else adata)
+    with calm_for(model):
+        for cells, rows in batches(model, data, batch_size, "attribution"):
+            with enough_memory(model.config, batch_size, training=True):
+                found, off = infer(model.module, cells)
+            genes = (
+                cells.get("genes", torch.arange(found.shape[1]).expand(found.shape)).cpu().numpy()
+            )
+            group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
+            effect, expressed = (
+                found.detach().cpu().numpy(),
+                (cells["tokens"] > 0).cpu().numpy(),
+            )
+            np.add.at(total, (group, genes), effect)
+            np.add.at(size, (group, genes), np.abs(effect) * expressed)
+            np.add.at(n_expressing, (group, genes), expressed)
+            if off is not None:
+                error[kept[rows]] = off.cpu().numpy()
+    mean = total / np.bincount(codes[kept], minlength=len(names))[:, None]
+    tables = (mean, size / np.maximum(n_expressing, 1), n_expressing)
+    values, sizes, n_cells = (
+        pd.DataFrame(table.T[: len(model.genes)], model.genes, names) for table in tables
+    )
+    return Attribution(values, sizes, n_cells, error if np.isfinite(error).any() else None)
 
 
 def _function(

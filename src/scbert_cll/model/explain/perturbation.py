@@ -11,10 +11,12 @@ from scipy import sparse
 
 from scbert_cll import _checks
 from scbert_cll._bar import Bar
-from scbert_cll._checks.words import choice, number_in
-from scbert_cll.model.explain.attribution import Attributed
+from scbert_cll._checks.words import number_in
+from scbert_cll.model._inference import token_rows
+from scbert_cll.model._protocols import Classifier
+from scbert_cll.model.explain.groups import target_of
 from scbert_cll.model.explain.occlusion import without
-from scbert_cll.model.explain.randomization import Randomized
+from scbert_cll.model.linear import ensemble
 from scbert_cll.model.training.batches import TokenRows
 
 _LEAST = 1e-7  # probabilities of float32 have no logarithm closer to 0 or 1
@@ -32,80 +34,73 @@ class Change(NamedTuple):
     shift: np.ndarray
 
 
-class Perturbed(Attributed, Randomized):
-    """A classifier that predicts cells as they are not."""
+def perturb_genes(
+    model: Classifier,
+    genes: Mapping[str, Sequence[str]],
+    adata: AnnData | None = None,
+    *,
+    level: int = 0,
+    target: str | None = None,
+    batch_size: int | None = None,
+) -> Iterator[Change]:
+    """Predict cells with the tokens of some genes set to a level, one set of genes after the other.
 
-    def perturb_genes(
-        self,
-        genes: Mapping[str, Sequence[str]],
-        adata: AnnData | None = None,
-        *,
-        level: int = 0,
-        target: str | None = None,
-        batch_size: int | None = None,
-    ) -> Iterator[Change]:
-        """Predict cells with the tokens of some genes set to a level, one set of genes after the other.
+    Only cells in which a token changes are computed again. A cell that would have no token left
+    is left out.
 
-        Only cells in which a token changes are computed again. A cell that would have no token left
-        is left out.
+    Parameters
+    ----------
+    genes
+        Sets of genes by name; the genes of a set are changed together.
+    adata, batch_size
+        As in :meth:`get_latent_representation`.
+    level
+        Token to set: 0 is not expressed, up to the number of bins.
+    target
+        Class whose log-odds are meant; None: the last one.
 
-        Parameters
-        ----------
-        genes
-            Sets of genes by name; the genes of a set are changed together.
-        adata, batch_size
-            As in :meth:`get_latent_representation`.
-        level
-            Token to set: 0 is not expressed, up to the number of bins.
-        target
-            Class whose log-odds are meant; None: the last one.
+    Yields
+    ------
+    Named tuples of ``name`` of the set; ``rows`` of the cells that change; ``log_odds``,
+    float64, their log-odds of the class with the change less those without; ``shift``, float32,
+    the Euclidean distance that their embedding moves.
 
-        Yields
-        ------
-        Named tuples of ``name`` of the set; ``rows`` of the cells that change; ``log_odds``,
-        float64, their log-odds of the class with the change less those without; ``shift``, float32,
-        the Euclidean distance that their embedding moves.
+    Raises
+    ------
+    KeyError
+        The model does not know one of the genes.
+    ValueError
+        Unknown class, or a level that is no token.
+    """
+    target = target_of(model, target)
+    number_in(level, "level", 0, model.config.n_bins, whole=True)
+    places = {
+        name: _checks.genes.places_in_model(list(members), model.genes)
+        for name, members in genes.items()
+    }
+    whole, code = token_rows(model, adata), model.classes.index(target)
+    before, latent = _odds(model, whole, code, batch_size)
+    for name, columns in Bar(places.items(), desc="perturbation", unit="set", disable=None):
+        csr = _set(whole.csr, columns, level)
+        rows = np.flatnonzero(np.diff((csr != whole.csr).indptr) > 0)
+        if model.config.tokens == "expressed":
+            rows = rows[np.diff(csr.indptr)[rows] > 0]
+        if not len(rows):
+            yield Change(name, rows, np.empty(0), np.empty(0, np.float32))
+            continue
+        after, moved = _odds(model, TokenRows(csr[rows], model.config), code, batch_size)
+        yield Change(name, rows, after - before[rows], np.linalg.norm(moved - latent[rows], axis=1))
 
-        Raises
-        ------
-        KeyError
-            The model does not know one of the genes.
-        ValueError
-            Unknown class, or a level that is no token.
-        """
-        target = self.classes[-1] if target is None else choice(target, self.classes, "target")
-        number_in(level, "level", 0, self.config.n_bins, whole=True)
-        places = {
-            name: _checks.genes.places_in_model(list(members), self.genes)
-            for name, members in genes.items()
-        }
-        whole, code = self._rows(adata), self.classes.index(target)
-        before, latent = self._odds(whole, code, batch_size)
-        for name, columns in Bar(places.items(), desc="perturbation", unit="set", disable=None):
-            csr = _set(whole.csr, columns, level)
-            rows = np.flatnonzero(np.diff((csr != whole.csr).indptr) > 0)
-            if self.config.tokens == "expressed":
-                rows = rows[np.diff(csr.indptr)[rows] > 0]
-            if not len(rows):
-                yield Change(name, rows, np.empty(0), np.empty(0, np.float32))
-                continue
-            after, moved = self._odds(TokenRows(csr[rows], self.config), code, batch_size)
-            yield Change(
-                name, rows, after - before[rows], np.linalg.norm(moved - latent[rows], axis=1)
-            )
 
-    def _odds(
-        self, data: TokenRows, code: int, batch_size: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Log-odds of a class as it is predicted (cells,), and embeddings (cells, n_hidden)."""
-        network, latent = self._collect_rows(
-            data, batch_size, [len(self.classes), self.config.n_hidden], self._classify
-        )
-        linear = None if self.linear_ is None else self.linear_.logits(data.csr)
-        proba = np.clip(
-            self._joined_proba(network.astype(np.float64), linear)[:, code], _LEAST, 1 - _LEAST
-        )
-        return np.log(proba) - np.log1p(-proba), latent
+def _odds(
+    model: Classifier, data: TokenRows, code: int, batch_size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds of a class as it is predicted (cells,), and embeddings (cells, n_hidden)."""
+    logits, latent = ensemble.logits_and_latent(model, data, batch_size)
+    linear = None if model.linear_ is None else model.linear_.logits(data.csr)
+    joined = ensemble.joined_proba(model, logits.astype(np.float64), linear)
+    proba = np.clip(joined[:, code], _LEAST, 1 - _LEAST)
+    return np.log(proba) - np.log1p(-proba), latent
 
 
 def _set(csr: sparse.csr_matrix, columns: np.ndarray, level: int) -> sparse.csr_matrix:

@@ -1,33 +1,35 @@
-"""A classifier and the logistic regression beside it: how the two are joined, and saved."""
+"""Classes of cells, from a network and the logistic regression that is fitted beside it.
+
+``combine="none"`` keeps the regression for comparison only. ``"average"`` takes the mean of both
+log-probabilities. With ``"residual"`` the linear logits are part of the network's: it learns what
+they leave to be learned, starts from nothing, and stays there if no epoch is better.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.special import log_softmax, softmax
+from torch import Tensor
 
 from scbert_cll import _keys
-from scbert_cll.model.exchange.scbert import CheckpointModel
-from scbert_cll.model.explain.perturbation import Perturbed
-from scbert_cll.model.linear.regression import LinearPart, fit_linear, joined, out_of_fold_logits
-from scbert_cll.model.training.divergence import usable
+from scbert_cll.model._inference import cells_of, collect, token_rows
+from scbert_cll.model._protocols import Classifier, Network
+from scbert_cll.model._tensors import usable
+from scbert_cll.model.linear.regression import fit_linear, joined, out_of_fold_logits
+from scbert_cll.model.training.batches import TokenRows
+from scbert_cll.nn.performer import mean_tokens
 
-Combine = Literal["none", "average", "residual"]
-COMBINE: Final = ("none", "average", "residual")
-_LINEAR: Final = "The logistic regression beside the network"
 # of the network in an average; choosing it on validation cells was no better, on few of them worse
 _SHARE: Final = 0.5
 
 
 class Predictions(NamedTuple):
-    """Probabilities (cells × classes) of the whole, of the network and of the linear part alone.
-
-    And embeddings.
-    """
+    """Probabilities (cells × classes) of the whole, the network and the linear part; embeddings."""
 
     joined: pd.DataFrame
     network: pd.DataFrame
@@ -35,68 +37,136 @@ class Predictions(NamedTuple):
     latent: np.ndarray
 
 
-class LinearBeside(Perturbed, CheckpointModel):
-    """What a classifier does with the logistic regression that is fitted to its training cells.
+def predict(
+    model: Classifier,
+    adata: AnnData | None = None,
+    *,
+    soft: bool = False,
+    batch_size: int | None = None,
+) -> pd.Series | pd.DataFrame:
+    """Class of each cell; labels are not read.
 
-    ``combine="none"`` keeps it for comparison only. ``"average"`` takes the mean of both
-    log-probabilities. With ``"residual"`` the linear logits are part of the network's: it learns
-    what they leave to be learned, starts from nothing, and stays there if no epoch is better.
+    Parameters
+    ----------
+    adata, batch_size
+        As in :meth:`get_latent_representation`.
+    soft
+        Return the probabilities of all classes instead.
+
+    Returns
+    -------
+    Categorical Series over the cells, or with `soft` a float32 DataFrame cells × classes whose rows
+    sum to 1.
+
+    Raises
+    ------
+    RuntimeError
+        The model has not been trained.
     """
+    proba = predict_parts(model, adata, batch_size=batch_size).joined
+    if soft:
+        return proba
+    best = proba.to_numpy().argmax(1)
+    return pd.Series(pd.Categorical.from_codes(best, pd.Index(model.classes)), index=proba.index)
 
-    combine: Combine = "none"
-    linear_: LinearPart | None = None
 
-    def _fit_linear(
-        self,
-        tokens: Any,
-        codes: np.ndarray,
-        weights: np.ndarray,
-        parts: Mapping[str, np.ndarray],
-        groups: np.ndarray | None,
-        seed: int,
-    ) -> np.ndarray | None:
-        """Fit the linear part.
+def predict_and_embed(
+    model: Classifier, adata: AnnData | None = None, *, batch_size: int | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Probabilities (cells × classes) and embeddings (cells, n_hidden) in one pass over the cells."""
+    parts = predict_parts(model, adata, batch_size=batch_size)
+    return parts.joined, parts.latent
 
-        Return its logits for every cell where the network is to learn the rest.
-        """
-        train, val = parts[_keys.TRAIN], parts[_keys.VAL]
-        self.linear_ = fit_linear(tokens, codes, weights, train, val, groups=groups, seed=seed)
-        usable(self._linear_arrays() or {}, _LINEAR)
-        if self.combine != "residual":
-            return None
-        return out_of_fold_logits(
-            self.linear_, tokens, codes, weights, train, groups=groups, seed=seed
+
+def predict_parts(
+    model: Classifier, adata: AnnData | None = None, *, batch_size: int | None = None
+) -> Predictions:
+    """Probabilities as they are predicted, of the network, of the logistic regression; embeddings.
+
+    Parameters
+    ----------
+    adata, batch_size
+        As in :meth:`get_latent_representation`.
+
+    Returns
+    -------
+    Named tuple of ``joined``, ``network`` and ``linear`` (None in a model trained without), each a
+    float32 DataFrame cells × classes, and ``latent``, float32 (cells, n_hidden).
+
+    Raises
+    ------
+    RuntimeError
+        The model has not been trained.
+    """
+    if not model.is_trained_:
+        raise RuntimeError(
+            "This classifier has not been trained; call .train() first, or load a trained one."
         )
+    adata = cells_of(model, adata)
+    data = token_rows(model, adata)
+    network, latent = logits_and_latent(model, data, batch_size, adata.obs_names)
+    linear = None if model.linear_ is None else model.linear_.logits(data.csr)
 
-    def _refuse_not_finite(self) -> None:
-        """Neither with coefficients."""
-        super()._refuse_not_finite()
-        usable(self._linear_arrays() or {}, _LINEAR)
+    def table(proba: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(proba.astype(np.float32), index=adata.obs_names, columns=model.classes)
 
-    def _joined_proba(self, network: np.ndarray, linear: np.ndarray | None) -> np.ndarray:
-        """Probabilities from the network's and the linear part's logits (cells, classes)."""
-        if linear is None or self.combine == "none":
-            return np.asarray(softmax(network, axis=1))
-        if self.combine == "residual":
-            return np.asarray(softmax(network + linear, axis=1))
-        return joined(network, linear, _SHARE)
+    return Predictions(
+        table(joined_proba(model, network, linear)),
+        table(softmax(network, axis=1)),
+        None if linear is None else table(softmax(linear, axis=1)),
+        latent,
+    )
 
-    def _linear_logits(self, adata: AnnData) -> np.ndarray | None:
-        return None if self.linear_ is None else self.linear_.logits(self._rows(adata).csr)
 
-    def _joined(self) -> dict[str, Any] | None:
-        if self.linear_ is None:
-            return None
-        return {"combine": self.combine, "strength": self.linear_.strength}
+def logits_and_latent(
+    model: Classifier, data: TokenRows, batch_size: int | None, names: pd.Index | None = None
+) -> list[np.ndarray]:
+    """The network's logits (cells, classes) and embeddings (cells, n_hidden), float32."""
 
-    def _linear_arrays(self) -> dict[str, np.ndarray] | None:
-        if self.linear_ is None:
-            return None
-        return {"coefficients": self.linear_.coefficients, "intercept": self.linear_.intercept}
+    def classify(
+        tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        encodings = model.module.encode(tokens, genes, weight)
+        return model.module.head_logits(encodings, weight).float(), mean_tokens(encodings, weight)
 
-    def _take_linear(self, joined: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self.combine = joined["combine"]
-        self.linear_ = LinearPart(arrays["coefficients"], arrays["intercept"], joined["strength"])
+    widths = [len(model.classes), model.config.n_hidden]
+    return collect(model, data, batch_size, widths, classify, names)
+
+
+def joined_proba(model: Network, network: np.ndarray, linear: np.ndarray | None) -> np.ndarray:
+    """Probabilities from the network's and the linear part's logits (cells, classes)."""
+    if linear is None or model.combine == "none":
+        return np.asarray(softmax(network, axis=1))
+    if model.combine == "residual":
+        return np.asarray(softmax(network + linear, axis=1))
+    return joined(network, linear, _SHARE)
+
+
+def described(model: Network) -> dict[str, Any] | None:
+    """How a linear part takes part in predictions, for records and folders; None without one."""
+    if model.linear_ is None:
+        return None
+    return {"combine": model.combine, "strength": model.linear_.strength}
+
+
+def fit_beside(
+    model: Classifier,
+    tokens: Any,
+    codes: np.ndarray,
+    weights: np.ndarray,
+    parts: Mapping[str, np.ndarray],
+    groups: np.ndarray | None,
+    seed: int,
+) -> np.ndarray | None:
+    """Fit the model's linear part; its logits for every cell where the network learns the rest."""
+    train, val = parts[_keys.TRAIN], parts[_keys.VAL]
+    model.linear_ = fit_linear(tokens, codes, weights, train, val, groups=groups, seed=seed)
+    usable(model.linear_.arrays(), "The logistic regression beside the network")
+    if model.combine != "residual":
+        return None
+    return out_of_fold_logits(
+        model.linear_, tokens, codes, weights, train, groups=groups, seed=seed
+    )
 
 
 def loss_of_logits(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:

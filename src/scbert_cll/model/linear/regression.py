@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from scipy import sparse
@@ -15,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from scbert_cll._evaluation.folds import inner_folds
 
+Combine = Literal["none", "average", "residual"]
+COMBINE: Final = ("none", "average", "residual")
 STRENGTHS: Final = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _DEFAULT: Final = 1e-3  # where no cell can be spared to choose
 _INNER: Final = 3
@@ -27,6 +29,10 @@ class LinearPart:
     coefficients: np.ndarray  # float64 (classes, genes), per unit of a token
     intercept: np.ndarray  # float64 (classes,)
     strength: float  # C of the fit
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is saved of it, but for the strength."""
+        return {"coefficients": self.coefficients, "intercept": self.intercept}
 
     def logits(self, tokens: sparse.csr_matrix) -> np.ndarray:
         """(cells, genes) -> float64 (cells, classes)."""

@@ -20,7 +20,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from scbert_cll._disk import in_place
 from scbert_cll._disk.formats import digest, same
-from scbert_cll.model.exchange.folder import bits
+from scbert_cll.model._tensors import bits
 
 RUN: Final = "run"  # the settings of the run, in a checkpoint
 MAY_CHANGE: Final = "may_change"  # what of them a run can go on without

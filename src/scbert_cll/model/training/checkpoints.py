@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import Tensor
 
 from scbert_cll._checks.words import listed, number_in
 from scbert_cll._disk.formats import versions, write_json
@@ -235,22 +232,6 @@ class StepRandom(L.Callback):
         torch.manual_seed(
             self.seed + 1 + trainer.fit_loop.total_batch_idx + APART * trainer.global_rank
         )
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Checksum of a network's weights."""
-    return arrays_digest(
-        {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
-    )
-
-
-def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Checksum of arrays and their names."""
-    found = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        found.update(name.encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
 
 
 def _is_first() -> bool:

@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from torch import Tensor
 
 from scbert_cll.model import _finite
 from scbert_cll.model._finite import Wrong
+from scbert_cll.model._tensors import not_finite
 
 _NEVER: Final = 2**62  # a step that is not reached
 _EVERY: Final = 50  # steps between two looks at what a GPU, or other processes, found
-
-_UNUSABLE: Final = (
-    "Such a network calls all cells alike. Load the model that was saved before, or train anew "
-    "with a smaller lr=."
-)
 
 
 class NotFinite(Exception):  # noqa: N818
@@ -29,27 +24,6 @@ class NotFinite(Exception):  # noqa: N818
     def __init__(self, what: Wrong, step: int, epoch: int) -> None:
         super().__init__(f"The {what} at step {step} is not finite.")
         self.what, self.step, self.epoch = what, step, epoch
-
-
-def not_finite(tensors: Mapping[str, Tensor | np.ndarray]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinity.
-
-    A device is waited for once, whatever their number.
-    """
-    found = {name: torch.as_tensor(tensor).detach() for name, tensor in tensors.items()}
-    found = {
-        name: tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        for name, tensor in found.items()
-    }
-    if not found:
-        return []
-    fine = torch.stack([tensor.isfinite().all() for tensor in found.values()]).tolist()
-    return [name for name, is_fine in zip(found, fine, strict=True) if not is_fine]
-
-
-def usable(tensors: Mapping[str, Tensor | np.ndarray], what: str = "The model") -> None:
-    """Refuse tensors that are not finite, by name."""
-    _finite.tensors(not_finite(tensors), what, _UNUSABLE)
 
 
 class StopWhereNotFinite(L.Callback):

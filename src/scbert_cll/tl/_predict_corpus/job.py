@@ -16,10 +16,13 @@ from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import PART, Results, categories, n_cells, pieces
 from scbert_cll._disk.formats import digest
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model._tensors import tensors_digest
 from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.data import CorpusData
+from scbert_cll.model.corpus.start import refuse_other_corpus
+from scbert_cll.model.explain.attention import attention_sums
+from scbert_cll.model.linear.ensemble import described
 from scbert_cll.model.training.batches import take_columns
-from scbert_cll.model.training.checkpoints import tensors_digest
 from scbert_cll.tl import _write
 
 _FLOOR_CELLS: Final = 256  # as ScBERT.get_attention_floor looks at
@@ -73,7 +76,7 @@ class Job:
             self.groupby, [*categories(corpus, self.parts), *self.numbers]
         )
         reading_checks.not_too_many_groups(self.groupby, len(self.groups))
-        model._fits_corpus(self.data)
+        refuse_other_corpus(model, self.data)
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
         known, cells = self.cells(part, np.arange(start, stop))
         if len(known):
@@ -106,9 +109,9 @@ class Job:
         }
         known |= {"genes": list(model.genes), "edges": cut, "params": model.binning["params"]}
         known |= {
-            "linear": model._linear_arrays(),
-            "joined": model._joined(),
-            "labels": model._labels(),
+            "linear": None if model.linear_ is None else model.linear_.arrays(),
+            "joined": described(model),
+            "labels": model.labels,
         }
         return {
             "corpus": data.corpus.digest[:12],
@@ -142,7 +145,7 @@ class Job:
 
     def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Attention summed over the cells of each group, and how many these are."""
-        sums = self.model._attention_sums(codes, len(self.groups), cells, self.batch_size)
+        sums = attention_sums(self.model, codes, len(self.groups), cells, self.batch_size)
         return {
             "attention": sums,
             "n_cells": np.bincount(codes[codes >= 0], minlength=len(self.groups)),

@@ -27,6 +27,7 @@ from scbert_cll._disk.left_overs import claim, discard, only_writer, read_note, 
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import OnDisk, opened
+from scbert_cll.model.explain.attention import attention_shares
 from scbert_cll.tl import _write
 from scbert_cll.tl._gene_attention import warn_if_uniform
 from scbert_cll.tl._predict_corpus.job import Job
@@ -350,7 +351,7 @@ class _Work:
         )
         there = np.flatnonzero(counts)
         names = [job.groups[i] for i in there]
-        table = job.model._attention_shares(total[there], names).reindex(
+        table = attention_shares(job.model, total[there], names).reindex(
             job.data.genes, fill_value=0.0
         )
         params = {"groupby": job.groupby, "per_cell": False, "layer": job.model.layer}

@@ -1,0 +1,142 @@
+"""Models on a corpus: started from it, trained on it, a linear part from a sample of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from scbert_cll import _checks, _keys
+from scbert_cll._checks.words import listed
+from scbert_cll.model import _finite, _scvi
+from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
+from scbert_cll.model._protocols import Classifier, Network
+from scbert_cll.model.corpus.data import CorpusData
+from scbert_cll.model.linear import ensemble
+from scbert_cll.model.training.seeds import as_seed, seeded
+from scbert_cll.nn import Performer
+
+# cells that the linear part of a classifier is fitted and chosen on
+_LINEAR: Final = {_keys.TRAIN: 20_000, _keys.VAL: 5_000}
+
+
+def from_corpus[M: Network](
+    cls: type[M],
+    data: CorpusData,
+    *,
+    preset: str,
+    exclude_genes: Sequence[str],
+    gene_vectors: pd.DataFrame | None,
+    labels_key: str | None,
+    rng: int | np.random.Generator | None,
+    network: dict[str, Any],
+) -> M:
+    """A model for the cells of a corpus, with its genes and its binning."""
+    _checks.genes.known_genes(exclude_genes, AnnData(var=pd.DataFrame(index=data.genes)))
+    network = {"gene_embedding": "learned" if gene_vectors is None else "gene2vec"} | network
+    if network["gene_embedding"] == "gene2vec" and gene_vectors is None:
+        raise KeyError(
+            'gene_embedding="gene2vec" needs gene_vectors= where cells are read from a '
+            "corpus: sample = data.sample(20_000), "
+            'tl.gene2vec(sample), gene_vectors=sample.varm["gene2vec"]; or choose '
+            'gene_embedding="learned".'
+        )
+    setup = {"layer": _keys.BINNED, "exclude_genes": list(exclude_genes)}
+    labels = {}
+    if labels_key is not None:
+        setup["labels_key"] = labels_key
+        labels = {"labels_key": labels_key, "classes": data.classes(labels_key)}
+    model = _scvi.detached(
+        cls, data.genes, setup, labels, binning=data.binning, preset=preset, rng=rng, **network
+    )
+    if gene_vectors is not None:
+        vectors = _vectors_of(gene_vectors, model.genes)
+        with seeded(as_seed(rng)):
+            model.module = Performer(model.config, vectors).eval()
+    return model
+
+
+def refuse_other_corpus(model: Network, data: CorpusData) -> None:
+    """Refuse a corpus whose tokens mean something else, or that lacks most of the model's genes."""
+    hidden = pd.Index(hidden_genes(model))
+    data.count(model.genes.append(hidden.difference(model.genes)), model.binning["params"])
+    genes = AnnData(var=pd.DataFrame(index=data.genes))
+    refuse_other_tokens(
+        model, data.binning, genes, f"The corpus {data.corpus.path}", is_corpus=True
+    )
+
+
+def attached(model: Network, data: CorpusData, seed: int, **labels: Any) -> CorpusData:
+    """The corpus, ready for this model."""
+    if not isinstance(data, CorpusData):
+        raise TypeError(
+            f"datamodule must be a CorpusData, found {type(data).__name__}: "
+            f'CorpusData("corpus.zarr").'
+        )
+    refuse_other_corpus(model, data)
+    data.attach(model.genes, model.config, seed=seed, **labels)
+    return data
+
+
+def labelled(
+    model: Classifier, data: CorpusData, seed: int, in_memory: dict[str, str | None]
+) -> CorpusData:
+    """The corpus with its labels, and the model's linear part fitted to a sample of its cells."""
+    if given := [name for name, key in in_memory.items() if key is not None]:
+        raise ValueError(
+            f"{listed(given)} name columns of cells in memory; a corpus has its "
+            f"donors held out already, and "
+            "CorpusData(balance=[...]) balances it."
+        )
+    if model.combine == "residual":
+        raise ValueError(
+            'combine="residual" needs all cells in memory; on a corpus choose "average" or "none".'
+        )
+    attached(model, data, seed, labels_key=model.labels_key, classes=model.classes)
+    _checks.adata.every_class(
+        data.labels[_keys.TRAIN], model.classes, f"{model.labels_key!r} of {data.corpus.path}"
+    )
+    ensemble.fit_beside(model, *_sample_for_linear(data, seed), seed)
+    return data
+
+
+def _sample_for_linear(
+    data: CorpusData, seed: int
+) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Tokens, classes, weights, parts and donors of some labelled cells, for an exact solver that wants them in memory."""
+    found, parts, n = [], {}, 0
+    for part, most in _LINEAR.items():
+        rows = np.flatnonzero(data.labels[part] >= 0)
+        if len(rows) > most:
+            rows = np.sort(np.random.default_rng([seed, most]).choice(rows, most, replace=False))
+        parts[part] = n + np.arange(len(rows))
+        n += len(rows)
+        if len(rows):
+            weights = (
+                data.weights(part)[rows]
+                if data.balance and part == _keys.TRAIN
+                else np.ones(len(rows))
+            )
+            donors = data.obs(part, _keys.DONOR).to_numpy()[rows]
+            found.append(
+                (data.tokens(part, rows), data.labels[part][rows], weights / weights.mean(), donors)
+            )
+    tokens, *columns = zip(*found, strict=True)
+    codes, weights, donors = (np.concatenate(column) for column in columns)
+    return sparse.vstack(tokens, format="csr"), codes, weights, parts, donors.astype(str)
+
+
+def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
+    """Rows of the model's genes."""
+    if missing := list(genes[~genes.isin(vectors.index)]):
+        raise KeyError(
+            f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: "
+            f"{listed(missing)}."
+        )
+    values = vectors.loc[genes].to_numpy(np.float32)
+    return torch.from_numpy(_finite.gene_vectors(values, genes, "gene_vectors", is_table=True))
