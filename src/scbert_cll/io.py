@@ -1,7 +1,4 @@
-"""Files of a signature: gene sets (GMT) and its whole table (CSV), written and read.
-
-Whether those of a corpus are whole.
-"""
+"""Files of a signature, as gene sets (GMT) and as a table (CSV); whether a corpus is whole."""
 
 from __future__ import annotations
 
@@ -139,11 +136,12 @@ def write_gmt(
     weight = weights(table)
     signature_checks.gmt_genes(weight.index)
     halves = {name + UP: weight.index[weight > 0], name + DOWN: weight.index[weight < 0]}
-    lines = [
-        "\t".join([half, _origin(facts), *genes]) for half, genes in halves.items() if len(genes)
-    ]
-    expected = {half: list(genes) for half, genes in halves.items() if len(genes)}
-    _write({path: _as_gmt(path, lines, expected)}, overwrite=overwrite)
+    sets = {half: list(genes) for half, genes in halves.items() if len(genes)}
+    lines = ["\t".join([half, _origin(facts), *genes]) for half, genes in sets.items()]
+    data = ("\n".join(lines) + "\n").encode()
+    data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
+    how = lambda aside: aside.write_bytes(data), lambda aside: same(gene_sets.read_gmt(aside), sets)
+    _write({path: how}, overwrite=overwrite)
 
 
 def write_csv(
@@ -206,19 +204,24 @@ def write_csv(
     )
     table = _tidy(table)
     kinds = {str(name): str(column.dtype) for name, column in table.items()}
+    content = _as_csv(table)
     head = {
         "scbert_cll": __version__,
         "format_version": _FORMAT_VERSION,
         "versions": versions("pandas", "numpy"),
         _COLUMNS: kinds,
     }
-    content = _as_csv(table)
     origin = _plain(head | facts | {_SUM: hashlib.sha256(content.encode()).hexdigest()})
     text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
-    is_table: Same = lambda aside: same(_read(aside, kinds), table)  # noqa: E731
-    is_origin: Same = lambda aside: same(json.loads(aside.read_text(encoding="utf-8")), origin)  # noqa: E731
-    written = as_text(content, is_table), as_text(text, is_origin)
-    _write(dict(zip((path, path.with_suffix(".json")), written, strict=True)), overwrite=overwrite)
+
+    def is_origin(aside: Path) -> bool:
+        return same(json.loads(aside.read_text(encoding="utf-8")), origin)
+
+    files = {
+        path: as_text(content, lambda aside: same(_read(aside, kinds), table)),
+        path.with_suffix(".json"): as_text(text, is_origin),
+    }
+    _write(files, overwrite=overwrite)
 
 
 def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
@@ -250,16 +253,16 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
         is from.
     """
     path = _checks.paths.plain_file(path)
-    beside = path.with_suffix(".json")
-    facts = read_json(beside) if beside.exists() and _checks.paths.plain_file(beside) else {}
+    origin = path.with_suffix(".json")
+    facts = read_json(_checks.paths.plain_file(origin)) if origin.exists() else {}
     kinds = facts.get(_COLUMNS)
-    signature_checks.kinds_of_columns(kinds, beside.name)
+    signature_checks.kinds_of_columns(kinds, origin.name)
     table = _read(path, kinds)
-    if facts.get(_SUM, sha256(path)) != sha256(path):
+    checksum = sha256(path)
+    if facts.get(_SUM, checksum) != checksum:
         warnings.warn(
-            f"{path.name} has changed since it was written: {beside.name} says where an "
-            f"earlier version is from. "
-            "Write both again with sc_cll.io.write_csv(..., overwrite=True).",
+            f"{path.name} has changed since it was written: {origin.name} says where an earlier "
+            f"version is from. Write both again with sc_cll.io.write_csv(..., overwrite=True).",
             stacklevel=2,
         )
     return table
@@ -294,20 +297,16 @@ def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, d
         signature_checks.signature_table(signature)
         return signature, {}
     record = signature_checks.signature_record(signature, key)
-    return record["genes"], {
-        name: value for name, value in record.items() if not isinstance(value, pd.DataFrame)
-    }
+    facts = {name: one for name, one in record.items() if not isinstance(one, pd.DataFrame)}
+    return record["genes"], facts
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
     """Where a signature is from, in one word: some readers part a line at every blank."""
     words = [f"scbert_cll_{__version__}"]
     if params := facts.get("params"):
-        classes = list(params["classes"])
-        words += [
-            f"{params['groupby']}:{classes[-1]}_vs_{classes[0]}",
-            f"{facts['n_donors']}_donors",
-        ]
+        first, *_, last = params["classes"]
+        words += [f"{params['groupby']}:{last}_vs_{first}", f"{facts['n_donors']}_donors"]
         words += [f"q<{params['alpha']:g}"]
     return re.sub(r"\s+", "_", ";".join(words))
 
@@ -323,93 +322,66 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _as_gmt(path: Path, lines: list[str], sets: Mapping[str, list[str]]) -> tuple[Write, Same]:
-    """What writes lines of sets, and reads them back."""
-    data = ("\n".join(lines) + "\n").encode()
-    data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
-    return lambda aside: aside.write_bytes(data), lambda aside: same(
-        gene_sets.read_gmt(aside), sets
-    )
-
-
 def _as_csv(table: pd.DataFrame) -> str:
     """Text of a table; a carriage return needs the quotes that pandas only gives to line feeds."""
-    fields = [
-        *table,
-        *(field for _, column in table.items() if column.dtype == object for field in column),
+    texts: list[Any] = [
+        list(table),
+        *(column for _, column in table.items() if column.dtype == object),
     ]
-    returns = any("\r" in field for field in fields)
-    how: Any = {
-        "quoting": csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
-        "lineterminator": "\n",
-    }
-    return str(table.to_csv(index=False, **how))
+    is_quoted = any("\r" in field for fields in texts for field in fields)
+    quoting: Any = csv.QUOTE_NONNUMERIC if is_quoted else csv.QUOTE_MINIMAL
+    return str(table.to_csv(index=False, quoting=quoting, lineterminator="\n"))
 
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns of NumPy's bools, integers and floats.
-
-    Everything else as text, an empty one where it is missing.
-    """
-    return pd.DataFrame(
-        {str(name): _tidy_column(column) for name, column in table.reset_index(drop=True).items()}
-    )
+    """Columns of NumPy's bools, integers and floats; all else as text, empty where missing."""
+    columns = table.reset_index(drop=True).items()
+    return pd.DataFrame({str(name): _tidy_column(column) for name, column in columns})
 
 
 def _tidy_column(column: pd.Series) -> pd.Series:
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
         return column
-    if (
-        pd.api.types.is_numeric_dtype(column) and column.dtype != object
-    ):  # pandas' own numbers, which may be missing
+    if pd.api.types.is_numeric_dtype(column) and column.dtype != object:
+        # pandas' own numbers, which may be missing
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan))
     return column.astype(object).where(column.notna(), "").map(str).astype(object)
 
 
 def _read(path: Path, kinds: Mapping[str, str] | None) -> pd.DataFrame:
-    """Fields as the kinds of their columns, which are told from the fields where they are not known."""
-    text = pd.read_csv(_utf8(path), dtype=str, keep_default_na=False).astype(object)
-    if kinds is not None and list(kinds) != list(text):
-        raise ValueError(
-            f"{path.with_suffix('.json')} is of another table: it has the columns "
-            f"{listed(kinds, 12)}, and {path.name} has "
-            f"{listed(text, 12)}. Put the .json that was written with it beside it, "
-            f"or remove this one."
-        )
-    kinds = (
-        {str(name): _kind(str(name), column) for name, column in text.items()}
-        if kinds is None
-        else kinds
-    )
-    return pd.DataFrame({name: _as_kind(text[name], kind) for name, kind in kinds.items()})
-
-
-def _utf8(path: Path) -> StringIO:
-    """Text of a file that was written here, every line break in it as it is."""
+    """A table whose columns have these kinds, or those that their fields look like."""
     try:
-        return StringIO(_checks.text.read_bytes(path).decode("utf-8-sig"), newline="")
+        text = _checks.text.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path.name} is not text in UTF-8, as io.write_csv writes it; save it as UTF-8."
         ) from error
+    # newline="": every line break in a field stays as it is
+    lines = StringIO(text, newline="")
+    fields = pd.read_csv(lines, dtype=str, keep_default_na=False).astype(object)
+    if kinds is None:
+        kinds = {str(name): _kind(str(name), column) for name, column in fields.items()}
+    if list(kinds) != list(fields):
+        raise ValueError(
+            f"{path.with_suffix('.json')} is of another table: it has the columns "
+            f"{listed(kinds, 12)}, and {path.name} has {listed(fields, 12)}. Put the .json that "
+            f"was written with it beside it, or remove this one."
+        )
+    return pd.DataFrame({name: _as_kind(fields[name], kind) for name, kind in kinds.items()})
 
 
 def _kind(name: str, fields: pd.Series) -> str:
     """What the fields of a column are; where all are empty, text."""
     filled = fields[fields != ""]
+    is_full = len(filled) == len(fields)
     if name == "gene" or filled.empty:
         return "object"
-    if set(filled) <= {"True", "False"} and len(filled) == len(fields):
+    if is_full and set(filled) <= {"True", "False"}:
         return "bool"
-    if (
-        pd.to_numeric(filled, errors="coerce").isna().any() or filled.str.match(r"[+-]?0\d").any()
-    ):  # 01 is a name
+    is_name = filled.str.match(r"[+-]?0\d").any()  # such as 01
+    if is_name or pd.to_numeric(filled, errors="coerce").isna().any():
         return "object"
-    return (
-        "int64"
-        if len(filled) == len(fields) and filled.str.fullmatch(r"[+-]?\d+").all()
-        else "float64"
-    )
+    return "int64" if is_full and filled.str.fullmatch(r"[+-]?\d+").all() else "float64"
 
 
 def _as_kind(fields: pd.Series, kind: str) -> pd.Series:
@@ -417,10 +389,8 @@ def _as_kind(fields: pd.Series, kind: str) -> pd.Series:
         return fields == "True"
     if kind == "object":
         return fields
-    whole = np.dtype(kind).kind in "iu"
-    return pd.Series(
-        [int(field) if whole else float(field or "nan") for field in fields], dtype=kind
-    )
+    number = int if np.dtype(kind).kind in "iu" else float
+    return pd.Series([number(field or "nan") for field in fields], dtype=kind)
 
 
 def _write(files: Mapping[Path, tuple[Write, Same]], *, overwrite: bool) -> None:

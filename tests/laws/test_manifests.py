@@ -20,7 +20,7 @@ from scipy import sparse
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll._corpus import building
-from scbert_cll._corpus.predictions import Share
+from scbert_cll._corpus.shards import Shard
 from scbert_cll._disk import formats, in_place
 from scbert_cll._evaluation.store import Done, FoldStore
 
@@ -660,15 +660,15 @@ def predicted(of_one: Path, model: Any, tmp_path_factory: pytest.TempPathFactory
 
 def cut_predictions(corpus: Path, model: Any, out: Path, at: int, **options: Any) -> Path:
     """Predictions that end before window number `at` is noted; the folder they are in."""
-    add, calls = Share.add, [0]
+    add, calls = Shard.add, [0]
 
-    def some(self: Share, *rest: Any) -> None:
+    def some(self: Shard, *rest: Any) -> None:
         calls[0] += 1
         if calls[0] == at:
             raise Cut
         add(self, *rest)
 
-    with mock.patch.object(Share, "add", some), pytest.raises(Cut):
+    with mock.patch.object(Shard, "add", some), pytest.raises(Cut):
         sc_cll.tl.predict_corpus(opened(corpus), model, out, **{"groupby": "kind"} | options)
     return out.with_name(f"{out.name}.writing")
 

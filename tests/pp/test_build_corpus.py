@@ -628,7 +628,7 @@ def test_a_full_disk_leaves_a_build_that_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(building, "write_dataset", full)
         with pytest.raises(
-            OSError, match=r"The disk is full; about [\d.]+ MB more are needed.*goes on from"
+            OSError, match=r"The disk is full; about [\d.]+ kB more are needed.*goes on from"
         ) as raised:
             build(tmp_path, cells(300))
         assert raised.value.errno == errno.ENOSPC
@@ -643,7 +643,7 @@ def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
     )
     with pytest.raises(
         OSError,
-        match=r"The corpus needs about .* MB, and the disk of .* has .* left. Free some space",
+        match=r"The corpus needs about .* kB, and the disk of .* has .* left. Free some space",
     ):
         build(tmp_path, cells(300))
 
@@ -761,6 +761,6 @@ def test_tokens_are_no_counts(tmp_path: Path) -> None:
 def test_annbatch_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        ImportError, match=r"Corpora need annbatch. Remedy: pip install 'scbert-cll\[corpus\]'"
+        ImportError, match=r"annbatch, which is not installed: pip install 'scbert-cll\[corpus\]'"
     ):
         build(tmp_path, cells())

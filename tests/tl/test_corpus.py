@@ -22,7 +22,8 @@ from scipy import sparse
 
 import scbert_cll as sc_cll
 from scbert_cll import _names
-from scbert_cll._corpus.predictions import Share, Store
+from scbert_cll._corpus.predictions import Store
+from scbert_cll._corpus.shards import Shard
 from scbert_cll._disk.left_overs import InUseError, only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 
@@ -451,7 +452,7 @@ def test_a_full_disk_is_said_and_gone_on_from(
     full = OSError(errno.ENOSPC, "No space left on device")
     error = cut_short(monkeypatch, corpus, classifier, out, after=3, error=full, groupby="kind")
     assert re.search(
-        r"The disk is full; about 0\.0\d+ MB more.*call tl\.predict_corpus the same way", str(error)
+        r"The disk is full; about 0\.0\d+ (kB|MB|bytes) more.*call tl\.predict_corpus the same way", str(error)
     )
     sc_cll.tl.predict_corpus(opened(corpus), classifier, out, groupby="kind")
     assert files(out) == files(folder / "cells.zarr")
@@ -602,14 +603,14 @@ def test_freed_memory_is_given_back_after_a_window(corpus, pretrained, tmp_path,
 
 
 def test_a_share_without_windows_is_not_done_before_its_job_began(tmp_path):
-    share = Share(tmp_path, 3, 5, 2, "a call")
+    share = Shard(tmp_path, 3, 5, 2, "a call")
     assert share.windows == []
     assert not share.is_done
     assert not share.load().is_done
     share.note()
     assert share.is_done
-    assert Share(tmp_path, 3, 5, 2, "a call").load().is_done
-    assert not Share(tmp_path, 3, 5, 2, "another call").load().is_done
+    assert Shard(tmp_path, 3, 5, 2, "a call").load().is_done
+    assert not Shard(tmp_path, 3, 5, 2, "another call").load().is_done
 
 
 def test_where_the_store_is_laid_anew_every_share_begins_anew(

@@ -302,7 +302,7 @@ def bad_vectors(case: str, table: pd.DataFrame, folder: Path) -> object:
     [
         ("other names", ValueError, r"0 of 150 genes.*expected at least 50%.*'gene.*'ENSG_"),
         ("duplicated", ValueError, "gene names of vectors must be unique"),
-        ("nan", ValueError, "no finite numbers for 1 genes"),
+        ("nan", ValueError, "non-finite values for 1 genes"),
         ("type", TypeError, "found dict"),
         ("missing file", FileNotFoundError, r"vectors: There is no file .*no\.txt"),
         ("pickle", ValueError, "cannot be read.*Python objects"),

@@ -88,3 +88,9 @@ def new_file(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         remedy = "pass overwrite=True to replace it, or name another file"
         raise FileExistsError(f"{path} exists; {remedy}.")
+
+
+def new_folder(path: Path) -> None:
+    """Refuse a place that is taken."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists; delete it, or name another folder.")

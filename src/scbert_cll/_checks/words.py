@@ -19,12 +19,12 @@ def listed(items: Iterable[Any], n: int = 5) -> str:
     return shown + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
-def bytes_in_words(n: int) -> str:
+def bytes_in_words(n: float) -> str:
     """A number of bytes as people say it."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if n >= size:
             return f"{n / size:.3g} {unit}"
-    return f"{n} bytes"
+    return f"{n:.0f} bytes"
 
 
 def choice(value: str, allowed: Sequence[str], what: str) -> str:

@@ -19,11 +19,11 @@ class Columns:
     """
 
     def __init__(self, index: np.ndarray, n_genes: int) -> None:
-        known = np.flatnonzero(index >= 0)
-        self.per_gene = np.bincount(index[known], minlength=n_genes)
-        self._place = sparse.csr_matrix(
-            (np.ones(len(known), np.int8), (known, index[known])), (len(index), n_genes)
-        )
+        columns = np.flatnonzero(index >= 0)
+        places = index[columns]
+        self.per_gene = np.bincount(places, minlength=n_genes)
+        ones = np.ones(len(columns), np.int8)
+        self._place = sparse.csr_matrix((ones, (columns, places)), (len(index), n_genes))
 
     @property
     def is_summed(self) -> bool:
@@ -36,7 +36,10 @@ class Columns:
         return bool(self.per_gene.sum() == self._place.shape[0])
 
     def placed(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Put columns in their place and sum them by one sparse product, in a type that holds the sums; genes of a cell in any order."""
+        """Put columns in their place and sum those that share one; genes of a cell in any order.
+
+        One sparse product, in a type that holds the sums.
+        """
         dtype = np.int64 if self.is_summed and csr.dtype.kind in "bui" else csr.dtype
         return csr @ self._place.astype(dtype)
 

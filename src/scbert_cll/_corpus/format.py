@@ -22,15 +22,7 @@ import pandas as pd
 from scbert_cll import _keys
 from scbert_cll._checks import manifests
 from scbert_cll._checks.words import listed
-from scbert_cll._disk.formats import (
-    CHECKSUM,
-    digest,
-    is_sealed,
-    read_json,
-    read_names,
-    read_numbers,
-    sha256,
-)
+from scbert_cll._disk import formats
 from scbert_cll._disk.in_place import settle
 
 FORMAT: Final = "scbert_cll corpus"
@@ -38,11 +30,9 @@ FORMAT_VERSION: Final = 2  # 2: the manifest has a checksum of itself
 SEALED: Final = 2  # the first version of which that is so
 MANIFEST, VOCAB, EDGES = "manifest.json", "vocab.txt", "edges.csv"
 PARTS: Final = (_keys.TRAIN, _keys.VAL)
-_LARGE: Final = (
-    "X/data/c/",
-    "X/indices/c/",
-)  # every chunk of these carries its own checksum, checked when it is read
-
+SOURCE: Final = "source"  # column of obs: the file that a cell is from
+# Every chunk of these carries its own checksum, checked when it is read.
+_LARGE: Final = ("X/data/c/", "X/indices/c/")
 
 _REMEDY: Final = "Restore it from a copy, or build it again."
 _UNLISTED: Final = "not in the manifest"
@@ -77,36 +67,48 @@ class Corpus:
     @cached_property
     def genes(self) -> pd.Index:
         """The vocabulary, in the order of the columns."""
-        return pd.Index(read_names(self.path / VOCAB))
+        return pd.Index(formats.read_names(self.path / VOCAB))
 
     @cached_property
     def binning(self) -> dict[str, Any] | None:
-        """Edges and parameters as :func:`~scbert_cll.pp.bin_expression` records them.
-
-        None where the counts are raw.
-        """
+        """Edges and parameters as pp.bin_expression records them; None where counts are raw."""
         record: dict[str, Any] | None = self.record["binning"]
         if record is None or EDGES not in self.record["sha256"]:
             return record
-        return record | {"edges": read_numbers(self.path / EDGES)}
+        return record | {"edges": formats.read_numbers(self.path / EDGES)}
+
+    @property
+    def obs_columns(self) -> dict[str, list[str] | None]:
+        """Columns of `obs` besides donor and file: their categories, None for numbers."""
+        columns: dict[str, list[str] | None] = self.record["obs_columns"]
+        return columns
 
     @property
     def digest(self) -> str:
         """Checksum of everything a model could learn from it."""
-        return digest({name: self.record[name] for name in ("sha256", "binning", "parts")})
+        return formats.digest({name: self.record[name] for name in ("sha256", "binning", "parts")})
 
     def datasets(self, part: str) -> list[dict[str, Any]]:
         """Name, number of cells and files of each dataset of a part."""
-        found: list[dict[str, Any]] = self.record["parts"].get(part, [])
-        return found
+        datasets: list[dict[str, Any]] = self.record["parts"].get(part, [])
+        return datasets
 
-    def n_cells(self, part: str) -> int:
-        """Cells of a part."""
-        return sum(dataset["n_cells"] for dataset in self.datasets(part))
+    def n_cells(self, *parts: str) -> int:
+        """Cells of some parts."""
+        return sum(dataset["n_cells"] for part in parts for dataset in self.datasets(part))
+
+    def files(self) -> Iterator[tuple[str, int, str]]:
+        """Name, size and checksum of every file but the manifest."""
+        for name, (size, checksum) in self.record["sha256"].items():
+            yield name, size, checksum
+        for part in self.record["parts"]:
+            for dataset in self.datasets(part):
+                for name, (size, checksum) in dataset["files"].items():
+                    yield f"{part}/{dataset['name']}/{name}", size, checksum
 
 
 def open_corpus(path: str | os.PathLike[str]) -> Corpus:
-    """Read the manifest and check all that is quick to check: every file's size, and the checksums of the small ones.
+    """A corpus, checked as far as that is quick: every file's size, and checksums of small ones.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def open_corpus(path: str | os.PathLike[str]) -> Corpus:
         list; the file is named.
     """
     corpus = read_manifest(path)
-    refuse_damage(corpus, damage(corpus, large=False))
+    refuse_damage(corpus, large=False)
     return corpus
 
 
@@ -127,13 +129,11 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
     settle(path)
     if not (path / MANIFEST).is_file():
         building = path.with_name(path.name + ".building")
-        hint = (
-            f" Building it was cut short; the same pp.build_corpus goes on from {building}."
-            if building.exists()
-            else ""
+        hint = f" Building it was cut short; the same pp.build_corpus goes on from {building}."
+        raise FileNotFoundError(
+            f"There is no corpus {path}: it has no {MANIFEST}.{hint if building.exists() else ''}"
         )
-        raise FileNotFoundError(f"There is no corpus {path}: it has no {MANIFEST}.{hint}")
-    record = read_json(path / MANIFEST)
+    record = formats.read_json(path / MANIFEST)
     if record.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = "
@@ -142,7 +142,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
     version = record.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(f"{path} was built by a newer scbert_cll; upgrade scbert_cll to read it.")
-    is_whole = None if version in range(1, SEALED) and CHECKSUM not in record else is_sealed(record)
+    is_old = version in range(1, SEALED) and formats.CHECKSUM not in record
+    is_whole = None if is_old else formats.is_sealed(record)
     manifests.readable_list(record, _MANIFEST, path / MANIFEST, is_whole=is_whole, remedy=_REMEDY)
     needed = [VOCAB, *(f"{part}/zarr.json" for part in record["parts"])]
     if absent := [name for name in needed if name not in record["sha256"]]:
@@ -161,14 +162,18 @@ def damage(corpus: Corpus, *, large: bool = True) -> list[str]:
 
 
 def states(corpus: Corpus, *, large: bool = True) -> Iterator[tuple[str, int, str]]:
-    """Name, expected size and what is wrong (nothing: empty) of every file but the manifest, and of what the manifest does not list."""
-    for name, size, checksum in _files(corpus.record):
+    """Name, expected size and problem (empty: none) of every file but the manifest.
+
+    What the manifest does not list comes last.
+    """
+    for name, size, checksum in corpus.files():
         file, problem = corpus.path / name, ""
+        is_read = large or not any(mark in name for mark in _LARGE)
         if not file.is_file():
             problem = "missing"
         elif file.stat().st_size != size:
             problem = f"{file.stat().st_size:,} bytes instead of {size:,}"
-        elif (large or not any(mark in name for mark in _LARGE)) and sha256(file) != checksum:
+        elif is_read and formats.sha256(file) != checksum:
             problem = "checksum differs"
         yield name, size, problem
     for name in unlisted(corpus):
@@ -180,46 +185,31 @@ def unlisted(corpus: Corpus, *, hidden: bool = False) -> Iterator[str]:
 
     Hidden ones, which systems leave and nothing reads, only where asked for.
     """
-    files = {MANIFEST, *(name for name, *_ in _files(corpus.record))}
+    files = {MANIFEST, *(name for name, *_ in corpus.files())}
     folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
-    for place, inner, there in os.walk(corpus.path, followlinks=True):
-        at = Path(place).relative_to(corpus.path)
-        names = {
-            kind: [(at / n).as_posix() for n in sorted(found)]
-            for kind, found in ((0, there), (1, inner))
-        }
-        seen = [name for name in names[0] if name not in files] + [
-            name for name in names[1] if name not in folders
-        ]
-        yield from (name for name in seen if hidden or not name.rpartition("/")[2].startswith("."))
+    for place, inner, names in os.walk(corpus.path, followlinks=True):
+        at = PurePosixPath(Path(place).relative_to(corpus.path).as_posix())
+        for some, listed_ones in ((sorted(names), files), (sorted(inner), folders)):
+            for name in some:
+                is_shown = hidden or not name.startswith(".")
+                if is_shown and (at / name).as_posix() not in listed_ones:
+                    yield (at / name).as_posix()
         inner[:] = [name for name in inner if (at / name).as_posix() in folders]
 
 
-def refuse_damage(corpus: Corpus, found: list[str]) -> None:
+def refuse_damage(corpus: Corpus, *, large: bool = True) -> None:
     """Name the damaged files, and what is not of this corpus."""
-    if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    if problems := damage(corpus, large=large):
+        others = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
-            f"The corpus {corpus.path} is damaged: {'; '.join(found[:5])}{more}. {remedy(found)}"
+            f"The corpus {corpus.path} is damaged: {'; '.join(problems[:5])}{others}. "
+            f"{remedy(problems)}"
         )
 
 
 def remedy(problems: Iterable[str]) -> str:
     """What to do about damage, and about what is not of the corpus."""
-    extra = [_UNLISTED in problem for problem in problems]
-    said = (
-        [f"Delete what is {_UNLISTED}: it was left there by another corpus."] if any(extra) else []
-    )
-    return " ".join(
-        [*said, *([] if all(extra) else ["Restore these files from a copy, or build it again."])]
-    )
-
-
-def _files(record: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    """Name, size and checksum of every file but the manifest."""
-    for name, (size, checksum) in record["sha256"].items():
-        yield name, size, checksum
-    for part, datasets in record["parts"].items():
-        for dataset in datasets:
-            for name, (size, checksum) in dataset["files"].items():
-                yield f"{part}/{dataset['name']}/{name}", size, checksum
+    is_extra = [_UNLISTED in problem for problem in problems]
+    delete = f"Delete what is {_UNLISTED}: it was left there by another corpus."
+    restore = "Restore these files from a copy, or build it again."
+    return " ".join([delete] * any(is_extra) + [restore] * (not all(is_extra)))

@@ -7,18 +7,21 @@ that a build gone on with ends in the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 
-from scbert_cll._corpus import checks as corpus_checks
+from scbert_cll._checks.people import donor_name
+from scbert_cll._checks.words import closest_first, listed
 from scbert_cll._corpus.format import PARTS
+from scbert_cll._corpus.request import Request
 from scbert_cll._corpus.scan import Scan
 
-# Bytes of memory a stored value of a dataset takes until it is written, beside three times its own:
-# gene, what zarr makes of it.
+# Bytes of memory a stored value of a dataset takes until it is written, besides three times its
+# own: gene, what zarr makes of it.
 _BYTES_PER_VALUE: Final = 9
 # Neighbouring cells that are read together.
 _RUN: Final = 512
@@ -36,73 +39,88 @@ class Run:
     n_tokens: int
 
 
-def deal_donors(cells: dict[str, int], val_fraction: float, asked: Any, seed: int) -> list[str]:
-    """Donors of the validation part: whole donors in random order as long as that brings the part closer to its share of the cells."""
+def deal_donors(
+    cells: Mapping[str, int], val_fraction: float, val_donors: Any, seed: int
+) -> list[str]:
+    """Donors of the validation part: those that are named, or drawn.
+
+    Whole donors in random order, as long as that brings the part closer to its share of the cells.
+    """
     donors = sorted(name for name, n in cells.items() if n)
-    if asked is not None:
-        return corpus_checks.val_donors(asked, donors)
+    if val_donors is not None:
+        return _named(val_donors, donors)
     if val_fraction == 0:
         return []
-    corpus_checks.enough_donors(donors)
-    wanted, held, chosen = val_fraction * sum(cells.values()), 0, list[str]()
+    if len(donors) < 2:
+        raise ValueError(
+            f"Validation holds donors out and needs at least two; found {listed(donors)}. "
+            f"val_fraction=0 builds a corpus without a validation part; donor_key names the obs "
+            f"column of donors."
+        )
+    wanted, n_chosen, chosen = val_fraction * sum(cells.values()), 0, list[str]()
     for i in np.random.default_rng([seed, _SIDES]).permutation(len(donors)):
-        name = donors[i]
-        if abs(held + cells[name] - wanted) < abs(held - wanted) and len(chosen) < len(donors) - 1:
-            chosen.append(name)
-            held += cells[name]
+        n_then = n_chosen + cells[donors[i]]
+        if abs(n_then - wanted) < abs(n_chosen - wanted) and len(chosen) < len(donors) - 1:
+            chosen.append(donors[i])
+            n_chosen = n_then
     return sorted(chosen) or [min(donors, key=lambda name: (cells[name], name))]
+
+
+def _named(val_donors: Any, donors: Sequence[str]) -> list[str]:
+    """Donors that exist, and not all of them."""
+    is_one = isinstance(val_donors, str) or not isinstance(val_donors, Iterable)
+    names = sorted({donor_name(name) for name in ([val_donors] if is_one else val_donors)})
+    if unknown := [name for name in names if name not in donors]:
+        raise KeyError(
+            f"val_donors names {listed(unknown)}, which no kept cell has; the donors are "
+            f"{listed(closest_first(unknown[0], donors), 12)}."
+        )
+    if not 0 < len(names) < len(donors):
+        raise ValueError(
+            f"val_donors must leave donors on both sides; it names {len(names)} of {len(donors)}. "
+            f"Without validation: val_fraction=0."
+        )
+    return names
 
 
 def parts_of(scanned: Scan, val_donors: Sequence[str]) -> np.ndarray:
     """Number of each cell's part in PARTS, −1 where it is left out."""
-    is_val = np.isin(
-        np.array(list(scanned.record["donors"]), dtype=object).astype(str), list(val_donors)
-    )
+    is_val = np.array([name in val_donors for name in scanned.record["donors"]], dtype=bool)
     return np.where(scanned.n_tokens > 0, is_val[scanned.donor], -1).astype(np.int8)
 
 
 def deal_runs(
-    scans: dict[int, Scan],
-    parts: dict[int, np.ndarray],
-    part: str,
-    *,
-    memory: int,
-    dtype: type[np.generic],
-    seed: int,
+    scans: Mapping[int, Scan], parts: Mapping[int, np.ndarray], part: str, request: Request
 ) -> list[list[Run]]:
     """Runs of each dataset of a part, in random order over all files.
 
     Datasets are about equal and fit into the memory.
     """
     number = PARTS.index(part)
-    most = int(np.clip(memory // (_BYTES_PER_VALUE + 3 * np.dtype(dtype).itemsize), 1, 2**31 - 1))
-    totals = [
-        (scans[i].n_tokens[parts[i] == number].sum(dtype=np.int64), (parts[i] == number).sum())
-        for i in scans
-    ]
-    n_tokens, n_cells = (int(n) for n in np.sum(totals, axis=0))
+    n_bytes = _BYTES_PER_VALUE + 3 * np.dtype(request.dtype).itemsize
+    most = int(np.clip(request.memory // n_bytes, 1, 2**31 - 1))
+    mine = {i: parts[i] == number for i in scans}
+    n_cells = sum(int(mine[i].sum()) for i in scans)
     if n_cells == 0:
         return []
+    n_tokens = sum(int(scans[i].n_tokens[mine[i]].sum(dtype=np.int64)) for i in scans)
     length = int(np.clip(most * n_cells // n_tokens // _RUNS_PER_DATASET, 1, _RUN))
-    runs = [run for i in scans for run in _runs(i, scans[i].n_tokens, parts[i] == number, length)]
-    order = np.random.default_rng([seed, number]).permutation(len(runs))
+    runs = [run for i in scans for run in _runs(i, scans[i].n_tokens, mine[i], length)]
+    order = np.random.default_rng([request.rng, number]).permutation(len(runs))
     shuffled = [runs[i] for i in order]
     before = np.cumsum([0, *(run.n_tokens for run in shuffled[:-1])])
     n_datasets = -(-n_tokens // most)
     dataset = before * n_datasets // n_tokens
-    cuts = np.flatnonzero(np.diff(dataset)) + 1
-    return [
-        shuffled[a:b]
-        for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(shuffled)], strict=True)
-    ]
+    cuts = [0, *(np.flatnonzero(np.diff(dataset)) + 1).tolist(), len(shuffled)]
+    return [shuffled[start:stop] for start, stop in pairwise(cuts)]
 
 
 def _runs(file: int, n_tokens: np.ndarray, mine: np.ndarray, length: int) -> list[Run]:
     """Runs of a file with a cell of the part."""
     starts = np.arange(0, len(n_tokens), length)
     tokens = np.add.reduceat(np.where(mine, n_tokens, 0).astype(np.int64), starts)
-    used = np.flatnonzero(tokens)
     return [
-        Run(file, int(starts[i]), int(min(starts[i] + length, len(n_tokens))), int(tokens[i]))
-        for i in used
+        Run(file, start, min(start + length, len(n_tokens)), n)
+        for start, n in zip(starts.tolist(), tokens.tolist(), strict=True)
+        if n
     ]

@@ -3,104 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import key_in
-from scbert_cll._corpus import checks as corpus_checks
+from scbert_cll._checks.words import key_in, listed
 from scbert_cll._corpus.elements import index_of, is_group, is_null, opened, values
+from scbert_cll._corpus.rows import Csr, Dense, Rows, rows_of
 from scbert_cll.vocab import GeneVocab
 
 # Reading a damaged file raises any of these, by HDF5, by anndata or by a check.
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError)
-
-
-class _Rows(Protocol):
-    """Rows of a matrix on disk."""
-
-    n_rows: int
-
-    def stored_before(self, row: int) -> int:
-        """Values that are read for the rows before this one."""
-        ...
-
-    def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Rows from `start` up to `stop`."""
-        ...
-
-
-class _Csr:
-    """By cells, as most files are."""
-
-    def __init__(self, group: Any, shape: tuple[int, int]) -> None:
-        self.n_rows, self._n_columns = shape
-        self._data, self._indices = group["data"], group["indices"]
-        self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
-        corpus_checks.of_one_shape(
-            self._indptr, min(self._data.shape[0], self._indices.shape[0]), self.n_rows
-        )
-
-    def stored_before(self, row: int) -> int:
-        return int(self._indptr[row])
-
-    def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        first, last = self._indptr[start], self._indptr[stop]
-        indices = self._indices[first:last]
-        corpus_checks.within(indices, self._n_columns)
-        indptr = (self._indptr[start : stop + 1] - first).astype(np.int32)
-        columns = indices.astype(np.int32, copy=False)
-        return sparse.csr_matrix(
-            (self._data[first:last], columns, indptr), shape=(stop - start, self._n_columns)
-        )
-
-
-class _Dense:
-    """Every number written out."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.n_rows, self._n_columns = dataset.shape
-        self._dataset = dataset
-
-    def stored_before(self, row: int) -> int:
-        return row * int(self._n_columns) // 8  # a zero is gone as soon as it is read
-
-    def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        return _checks.counts.as_csr(self._dataset[start:stop], "its matrix")
-
-
-class _Csc:
-    """By genes: read as a whole, when it is first needed."""
-
-    def __init__(self, group: Any, shape: tuple[int, int], memory: int) -> None:
-        self.n_rows = shape[0]
-        self._group = group
-        self._csr: sparse.csr_matrix | None = None
-        corpus_checks.of_one_shape(
-            np.asarray(group["indptr"][:], dtype=np.int64), group["data"].shape[0], shape[1]
-        )
-        corpus_checks.by_cells(2 * (group["data"].nbytes + group["indices"].nbytes), memory)
-
-    def stored_before(self, row: int) -> int:
-        return int(self._whole().indptr[row])
-
-    def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        return self._whole()[start:stop]
-
-    def _whole(self) -> sparse.csr_matrix:
-        if self._csr is None:
-            corpus_checks.within(self._group["indices"][:], self.n_rows)
-            self._csr = sparse.csr_matrix(read_elem(self._group))
-        return self._csr
 
 
 class Source:
@@ -124,9 +45,7 @@ class Source:
         self._file = opened(path)
         self._layer, self._memory, self._modality = layer, memory, modality
         self._is_gene = np.zeros(0, dtype=bool)
-        self.n_rounded = (
-            0  # values that were beside whole numbers by round-off, of the blocks that were read
-        )
+        self.n_rounded = 0  # values that float32 had left beside whole numbers, in blocks read
         self._obs: Any = None
         self._mudata: tuple[str, Any] | None = None  # name of the modality, and what it is part of
         self._shared: dict[str, pd.Series] = {}
@@ -141,12 +60,7 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._close()
 
     def _close(self) -> None:
@@ -158,53 +72,60 @@ class Source:
         """Whether it has no `obs`."""
         return self._obs is None
 
+    @property
+    def is_binned(self) -> bool:
+        """Whether the layer is one that pp.bin_expression wrote."""
+        return self._layer is not None and f"uns/{self._layer}/edges" in self._root
+
+    @property
+    def others(self) -> list[str]:
+        """Names of rows of var that are not genes: antibodies, hashtags and others."""
+        return [str(name) for name in self._features.names[~self._features.is_gene]]
+
+    @property
+    def obs_columns(self) -> list[str]:
+        """Columns of `obs`, and of the MuData's own."""
+        frames = [] if self._obs is None else [self._obs]
+        frames += [] if self._mudata is None else [self._mudata[1]["obs"]]
+        names = (str(name) for frame in frames for name in frame.attrs.get("column-order", frame))
+        return list(dict.fromkeys(names))
+
     def resolve(self, vocab: GeneVocab, aliases: Any) -> pd.DataFrame:
-        """Which vocabulary gene each column stands for, and why, as :meth:`~scbert_cll.vocab.GeneVocab.resolve` says."""
-        columns, names = np.flatnonzero(self._is_gene), self._gene_names(vocab)
-        found = vocab.resolve(
-            names[columns], aliases=aliases, others=self._features.names[~self._features.is_gene]
-        )
+        """The vocabulary gene of each column, and why, as `GeneVocab.resolve` says it."""
+        by_symbol, by_id = (names.isin(vocab.names).sum() for names in (self._genes, self._ids))
+        names = self._ids if by_id > by_symbol else self._genes
+        columns = np.flatnonzero(self._is_gene)
+        resolved = vocab.resolve(names[columns], aliases=aliases, others=self.others)
         return (
-            found.set_axis(columns)
+            resolved.set_axis(columns)
             .reindex(np.arange(len(self._is_gene)))
             .fillna({"name": "", "gene": "", "index": -1, "how": "no gene"})
             .astype({"index": np.int64})
         )
 
     def blocks(self, start: int, stop: int, n_values: int) -> Iterator[tuple[int, int]]:
-        """Whole rows of at most `n_values` stored values at a time, at least one."""
+        """Borders of blocks of rows: at most `n_values` stored values each, at least one row."""
+        before = self._rows.stored_before
         while start < stop:
-            last = start + 1
-            limit = self._rows.stored_before(start) + n_values
-            low, high = last, stop
-            while low <= high:
-                middle = (low + high) // 2
-                if self._rows.stored_before(middle) <= limit:
-                    last, low = max(last, middle), middle + 1
-                else:
-                    high = middle - 1
-            yield start, last
-            start = last
+            ends, most = range(start + 1, stop + 1), before(start) + n_values
+            end = start + max(bisect_right(ends, most, key=before), 1)
+            yield start, end
+            start = end
 
     def counts(self, start: int, stop: int) -> sparse.csr_matrix:
         """Raw counts of some cells, checked."""
-        found = _checks.counts.as_csr(self._rows.read(start, stop), "its matrix")
-        of_genes = slice(None) if self._is_gene.all() else self._is_gene[found.indices]
-        known = found.data[of_genes]
-        if not _checks.counts.are_finite(known):
-            self._complain(start, stop)
-        if not _checks.counts.are_whole(known):
-            whole = _checks.counts.nearly_whole(known)
+        csr = _checks.counts.as_csr(self._rows.read(start, stop), "its matrix")
+        of_genes = slice(None) if self._is_gene.all() else self._is_gene[csr.indices]
+        counts = csr.data[of_genes]
+        if not _checks.counts.are_finite(counts):
+            self._refuse(start, stop)
+        if not _checks.counts.are_whole(counts):
+            whole = _checks.counts.nearly_whole(counts)
             if whole is None:
-                self._complain(start, stop)
-            self.n_rounded += int((whole != known).sum())
-            found.data[of_genes] = whole
-        return found
-
-    @property
-    def others(self) -> list[str]:
-        """Names of what is no gene: antibodies, hashtags and others."""
-        return [str(name) for name in self._features.names[~self._features.is_gene]]
+                self._refuse(start, stop)
+            self.n_rounded += int((whole != counts).sum())
+            csr.data[of_genes] = whole
+        return csr
 
     def names(self, start: int, stop: int) -> np.ndarray:
         """Names of cells."""
@@ -216,144 +137,133 @@ class Source:
             return values(self._obs[key], slice(start, stop), self._categories)
         if self._mudata is None:
             return None
-        modality, whole = self._mudata
-        if key in whole["obs"]:
-            return self._of_all(key, modality, whole).iloc[start:stop].reset_index(drop=True)
+        modality, mudata = self._mudata
+        if key in mudata["obs"]:
+            return self._of_mudata(key, modality, mudata).iloc[start:stop].reset_index(drop=True)
         bare = key.removeprefix(f"{modality}:")
         return None if bare == key else self.column(bare, start, stop)
 
-    @property
-    def obs_columns(self) -> list[str]:
-        """Columns of `obs`."""
-        shared = [] if self._mudata is None else [self._mudata[1]["obs"]]
-        frames = shared if self._obs is None else [self._obs, *shared]
-        return list(
-            dict.fromkeys(
-                str(name) for frame in frames for name in frame.attrs.get("column-order", frame)
-            )
-        )
+    def _of_mudata(self, key: str, modality: str, mudata: Any) -> pd.Series:
+        """A column of a MuData's own `obs` for the cells of the modality.
 
-    def _of_all(self, key: str, modality: str, whole: h5py.Group) -> pd.Series:
-        """A column of a MuData's own `obs` for the cells of the modality, whose places are in its `obsmap`, counted from 1."""
+        Their places are in its `obsmap`, counted from 1.
+        """
         if key not in self._shared:
-            places = np.asarray(whole["obsmap"][modality][:], dtype=np.int64).ravel()
+            places = np.asarray(mudata["obsmap"][modality][:], dtype=np.int64).ravel()
             rows = np.flatnonzero(places)
             rows = rows[np.argsort(places[rows], kind="stable")]
-            self._shared[key] = (
-                values(whole["obs"][key], slice(None)).iloc[rows].reset_index(drop=True)
-            )
+            column = values(mudata["obs"][key], slice(None))
+            self._shared[key] = column.iloc[rows].reset_index(drop=True)
         return self._shared[key]
 
-    def is_binned(self) -> bool:
-        """Whether the layer is one that pp.bin_expression wrote."""
-        return self._layer is not None and f"uns/{self._layer}/edges" in self._root
-
-    def _complain(self, start: int, stop: int) -> NoReturn:
-        """What is wrong with values is said by the check of objects in memory, on the same cells of all matrices."""
-        obs, genes = (
-            pd.DataFrame(index=pd.Index(self.names(start, stop))),
-            np.flatnonzero(self._is_gene),
-        )
+    def _refuse(self, start: int, stop: int) -> NoReturn:
+        """Let the check of objects in memory say what is wrong, on the same cells of all slots."""
 
         def block(elem: Any) -> Any:
             try:
-                rows = self._matrix(elem)
-                found = rows.read(start, stop)
-                return found.toarray() if isinstance(rows, _Dense) else found
+                rows = rows_of(elem, self._memory)
+                matrix = rows.read(start, stop)
+                return matrix.toarray() if isinstance(rows, Dense) else matrix
             except UNREADABLE:  # another matrix than the one that is asked for
                 return None
 
         root: Any = self._root
-        layers = {
-            name: found
-            for name in root.get("layers", ())
-            if (found := block(root["layers"][name])) is not None
-        }
-        X = None if self.is_10x or "X" not in root else block(root["X"])
-        raw = None if self.is_10x or "raw" not in root else block(root["raw"]["X"])
-        # gene names may repeat, of which AnnData warns
-        with warnings.catch_warnings(action="ignore"):
-            if self._is_raw or self.is_10x:  # its genes are not those of X
-                cells = AnnData(
-                    self._rows.read(start, stop), obs=obs, var=pd.DataFrame(index=self._genes)
-                )[:, genes]
-            else:
-                var = pd.DataFrame(index=self._genes)
-                cells = AnnData(X, obs=obs, var=var, layers=layers)
-                if raw is not None:
-                    cells.raw = AnnData(
-                        raw, obs=obs, var=pd.DataFrame(index=index_of(root["raw"]["var"]))
-                    )
-                cells = cells[:, genes]
-            cells = cells.copy()
+        var, raw = pd.DataFrame(index=self._genes), None
+        if self._is_raw or self.is_10x:  # its genes are not those of X
+            X, layers = self._rows.read(start, stop), {}
+        else:
+            X = block(root["X"]) if "X" in root else None
+            blocks = {name: block(root["layers"][name]) for name in root.get("layers", ())}
+            layers = {name: matrix for name, matrix in blocks.items() if matrix is not None}
+            raw = block(root["raw"]["X"]) if "raw" in root else None
+        obs = pd.DataFrame(index=pd.Index(self.names(start, stop)))
+        with warnings.catch_warnings(action="ignore"):  # gene names may repeat
+            cells = AnnData(X, obs=obs, var=var, layers=layers)
+            if raw is not None:
+                var_of_raw = pd.DataFrame(index=index_of(root["raw"]["var"]))
+                cells.raw = AnnData(raw, obs=obs, var=var_of_raw)
+            cells = cells[:, np.flatnonzero(self._is_gene)].copy()
         if "log1p" in root.get("uns", ()):
             cells.uns["log1p"] = {}
         _checks.counts.counts(cells, None if self._is_raw else self._layer)
         raise ValueError("its matrix must hold raw counts.")
 
+    # ---- what the file is
+
     def _open(self) -> None:
-        if "mod" not in self._file:
-            corpus_checks.no_modalities(self._modality)
-        if "matrix" in self._file:
-            self._open_10x(self._file["matrix"])
-        elif "mod" in self._file:
-            modality = corpus_checks.rna_modality(self._file["mod"], self._modality)
-            self._mudata = modality, self._file
-            self._open_anndata(self._file["mod"][modality])
-        elif "obs" in self._file and "var" in self._file:
-            self._open_anndata(self._file)
+        file = self._file
+        if "mod" not in file and self._modality is not None:
+            raise ValueError(
+                f"it is one matrix without modalities, so modality={self._modality!r} is not in "
+                f"it; leave that out."
+            )
+        if "features" in file.get("matrix", ()):
+            self._open_10x(file["matrix"])
+        elif "mod" in file and "matrix" not in file:
+            modality = self._rna(list(file["mod"]))
+            self._mudata = modality, file
+            self._open_anndata(file["mod"][modality])
+        elif "obs" in file and "var" in file and "matrix" not in file:
+            self._open_anndata(file)
         else:
-            raise corpus_checks.known_layout(self._file)
+            raise ValueError(
+                f"is neither .h5ad (obs, var), .h5mu (mod) nor a 10x matrix of Cell Ranger 3 or "
+                f"later (matrix); it holds {listed(file)}."
+            )
+
+    def _rna(self, modalities: list[str]) -> str:
+        """The modality that was asked for, or one with a usual name of RNA."""
+        if self._modality is not None:
+            key_in(self._modality, modalities, "its modalities", "Name the RNA with modality=.")
+            return self._modality
+        if usual := [name for name in _keys.RNA_KEYS if name in modalities]:
+            return usual[0]
+        raise KeyError(
+            f"has no RNA modality ({listed(_keys.RNA_KEYS)}); it holds {listed(modalities)}. Name "
+            f"the RNA with modality=."
+        )
 
     def _open_10x(self, matrix: Any) -> None:
-        if "features" not in matrix:
-            raise corpus_checks.known_layout(self._file)
         self._root, self._cells, self._is_raw = matrix, matrix["barcodes"], False
-        found = matrix["features"]
-        self._genes = pd.Index(values(found["name"], slice(None)))
-        self._ids = pd.Index(values(found["id"], slice(None)))
-        kinds = pd.DataFrame(
-            {"feature_type": values(found["feature_type"], slice(None)).to_numpy()},
-            index=self._genes,
+        name, gene_id, kind = (
+            values(matrix["features"][key], slice(None)) for key in ("name", "id", "feature_type")
         )
-        self._take_features(kinds)
+        self._genes, self._ids = pd.Index(name), pd.Index(gene_id)
+        self._take_features(pd.DataFrame({"feature_type": kind.to_numpy()}, index=self._genes))
         n_features, n_cells = (int(n) for n in matrix["shape"][:])
-        self._rows: _Rows = _Csr(matrix, (n_cells, n_features))
+        self._rows: Rows = Csr(matrix, (n_cells, n_features))
 
     def _open_anndata(self, group: Any) -> None:
-        corpus_checks.not_too_old(is_new=is_group(group["obs"]) and is_group(group["var"]))
+        if not (is_group(group["obs"]) and is_group(group["var"])):
+            raise ValueError(
+                "was written by an anndata before 0.7; read it and write it again: "
+                "ad.read_h5ad(path).write_h5ad(path)."
+            )
         self._root, self._obs = group, group["obs"]
-        self._cells = group["obs"][group["obs"].attrs["_index"]]
-        layers = group.get("layers", {})
-        self._is_raw = (
-            self._layer == _checks.counts.RAW
-            and _checks.counts.RAW not in layers
-            and "raw" in group
-        )
+        self._cells = self._obs[self._obs.attrs["_index"]]
+        layers, raw = group.get("layers", {}), _checks.counts.RAW
+        self._is_raw = self._layer == raw and raw not in layers and "raw" in group
         slots = group["raw"] if self._is_raw else group
         var = slots["var"]
-        self._genes = index_of(var)
-        self._ids = self._genes
-        kinds = {
-            key: values(var[key], slice(None)).to_numpy()
-            for key in var
-            if _checks.genes.may_tell(key)
-        }
+        self._genes = self._ids = index_of(var)
+        columns = [key for key in var if _checks.genes.may_tell(key)]
+        kinds = {key: values(var[key], slice(None)).to_numpy() for key in columns}
         self._take_features(pd.DataFrame(kinds, index=self._genes))
         if _keys.IN_QUERY in var:  # zeros of pp.align_genes
-            self._is_gene = self._is_gene & values(var[_keys.IN_QUERY], slice(None)).to_numpy(
-                dtype=bool
-            )
+            in_query = values(var[_keys.IN_QUERY], slice(None))
+            self._is_gene = self._is_gene & in_query.to_numpy(dtype=bool)
         if self._layer is not None and not self._is_raw:
             key_in(self._layer, layers, "adata.layers")
-            self._rows = self._matrix(layers[self._layer])
-        else:
-            corpus_checks.has_x(
-                there="X" in slots and not is_null(slots["X"]),
-                layers=list(layers),
-                raw="raw" in group,
+            self._rows = rows_of(layers[self._layer], self._memory)
+            return
+        if "X" not in slots or is_null(slots["X"]):
+            places = [f"layer={name!r}" for name in layers]
+            places += ["layer='raw' (adata.raw)"] if "raw" in group else []
+            raise ValueError(
+                f"has no X. Name the layer with the raw counts; there are "
+                f"{listed(places) if places else 'none'}."
             )
-            self._rows = self._matrix(slots["X"])
+        self._rows = rows_of(slots["X"], self._memory)
 
     def _take_features(self, var: pd.DataFrame) -> None:
         """Which rows are genes; some must be."""
@@ -361,16 +271,3 @@ class Source:
         if not self._features.is_gene.any():
             _checks.genes.only_genes(self._features)
         self._is_gene = self._features.is_gene
-
-    def _matrix(self, matrix: Any) -> _Rows:
-        if not is_group(matrix):
-            return _Dense(matrix)
-        backed = sparse_dataset(matrix)
-        csr = backed.format == "csr"
-        return _Csr(matrix, backed.shape) if csr else _Csc(matrix, backed.shape, self._memory)
-
-    def _gene_names(self, vocab: GeneVocab) -> pd.Index:
-        """Symbols, or the ids of a 10x file where the vocabulary has those."""
-        by_symbol, by_id = (names.isin(vocab.names).sum() for names in (self._genes, self._ids))
-        names: pd.Index = self._ids if by_id > by_symbol else self._genes
-        return names

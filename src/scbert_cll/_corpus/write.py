@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,23 +15,23 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
-from scbert_cll._corpus import checks as corpus_checks
+from scbert_cll import _keys
+from scbert_cll._checks.people import class_names
 from scbert_cll._corpus.columns import Columns
-from scbert_cll._corpus.format import PARTS
+from scbert_cll._corpus.format import PARTS, SOURCE
 from scbert_cll._corpus.plan import Run
-from scbert_cll._corpus.scan import Request, Scan
+from scbert_cll._corpus.request import Request
+from scbert_cll._corpus.scan import Scan
+from scbert_cll._corpus.sources import Source
 from scbert_cll._disk.cells import differing
 from scbert_cll._disk.formats import sha256, size_and_time, write_text
 from scbert_cll._disk.in_place import written
 
-SOURCE: Final = "source"
-_COLLECTION: Final = {
-    "encoding-type": "annbatch-preshuffled",
-    "encoding-version": "0.1.0",
-}  # annbatch's mark
+# annbatch's mark
+_COLLECTION: Final = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
 _CELLS_PER_CHUNK: Final = 64
 _SHARD: Final = "256MB"
+_NAME: Final = ""  # the cells' names, among their columns
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,17 @@ class Job:
 
     request: Request
     paths: Sequence[Path]
-    scans: dict[int, Scan]
-    stamps: dict[int, tuple[int, int]]  # of each file when it was scanned
-    parts: dict[int, np.ndarray]  # of each file's cells
+    scans: Mapping[int, Scan]
+    stamps: Mapping[int, tuple[int, int]]  # of each file when it was scanned
+    parts: Mapping[int, np.ndarray]  # of each file's cells
     donors: Sequence[str]
-    columns: dict[str, list[str] | None]  # obs columns: their categories, None for numbers
-    seed: int
-    is_binned: bool
+    columns: Mapping[str, list[str] | None]  # obs columns: their categories, None for numbers
 
     @property
-    def dtype(self) -> type[np.generic]:
-        """What is stored."""
-        return np.uint8 if self.is_binned else np.int32
+    def categories(self) -> dict[str, list[str] | None]:
+        """Categories of all columns of obs, over the whole corpus."""
+        files = [scanned.file for scanned in self.scans.values()]
+        return {_keys.DONOR: list(self.donors), SOURCE: files, **self.columns}
 
 
 class _Cells:
@@ -59,37 +58,34 @@ class _Cells:
 
     def __init__(self, job: Job, lengths: np.ndarray, order: np.ndarray) -> None:
         n = len(order)
-        self.order, self.filled = order, 0
+        self.order, self.n_filled = order, 0
         self.indptr = np.zeros(n + 1, np.int64)
         self.indptr[1 + order] = lengths
         np.cumsum(self.indptr, out=self.indptr)
-        self.data, self.indices = (
-            np.empty(self.indptr[-1], job.dtype),
-            np.empty(self.indptr[-1], np.int32),
-        )
-        self.obs = {name: np.empty(n, dtype=object) for name in ("", _keys.DONOR, SOURCE)}
-        self.obs |= {
-            name: np.empty(n, dtype=object if kind is not None else float)
-            for name, kind in job.columns.items()
-        }
+        self.data = np.empty(self.indptr[-1], job.request.dtype)
+        self.indices = np.empty(self.indptr[-1], np.int32)
+        self.obs = {_NAME: np.empty(n, dtype=object)}
+        for name, categories in job.categories.items():
+            self.obs[name] = np.empty(n, dtype=float if categories is None else object)
 
-    def add(self, tokens: sparse.csr_matrix, obs: dict[str, np.ndarray], source: str) -> None:
+    def add(self, tokens: sparse.csr_matrix, obs: Mapping[str, np.ndarray], file: str) -> None:
         """Put cells, in the order of their runs, where they belong."""
-        rows = self.order[self.filled : self.filled + tokens.shape[0]]
-        self.filled += tokens.shape[0]
+        rows = self.order[self.n_filled : self.n_filled + tokens.shape[0]]
+        self.n_filled += tokens.shape[0]
         lengths = np.diff(tokens.indptr)
-        corpus_checks.still_the_same(
-            same=np.array_equal(lengths, np.diff(self.indptr)[rows]), name=source
-        )
+        if not np.array_equal(lengths, np.diff(self.indptr)[rows]):
+            raise _changed(file)
         to = np.repeat(self.indptr[rows] - tokens.indptr[:-1], lengths) + np.arange(tokens.nnz)
         self.data[to], self.indices[to] = tokens.data, tokens.indices
-        for name, found in obs.items():
-            self.obs[name][rows] = found
+        for name, values in obs.items():
+            self.obs[name][rows] = values
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size of a file or folder, and when it was last written to."""
-    return size_and_time(path)
+def _changed(file: str) -> ValueError:
+    return ValueError(
+        f"{file} changed while the corpus was built; leave files alone until it is done, and build "
+        f"anew."
+    )
 
 
 def write_part(folder: Path) -> None:
@@ -108,10 +104,12 @@ def write_dataset(
     adata = _gathered(part, number, sorted(runs, key=lambda run: (run.file, run.start)), job)
     written(folder, lambda path: _write(path, adata), lambda path: _is(path, adata))
     matrix: Any = adata.X
-    files = {
-        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    sums = {
+        name: [files[name].stat().st_size, sha256(files[name])]
+        for name in sorted(files)
+        if files[name].is_file()
     }
-    sums = {name: [files[name].stat().st_size, sha256(files[name])] for name in sorted(files)}
     return {"name": folder.name, "n_cells": adata.n_obs, "n_tokens": int(matrix.nnz), "files": sums}
 
 
@@ -146,81 +144,70 @@ def _is(folder: Path, adata: AnnData) -> bool:
 
 def _gathered(part: str, number: int, runs: Sequence[Run], job: Job) -> AnnData:
     """The cells of some runs in random order."""
-    mine = [job.parts[run.file][run.start : run.stop] == PARTS.index(part) for run in runs]
-    lengths = np.concatenate(
-        [
-            job.scans[run.file].n_tokens[run.start : run.stop][own]
-            for run, own in zip(runs, mine, strict=True)
-        ]
-    )
-    order = np.random.default_rng([job.seed, PARTS.index(part), number]).permutation(len(lengths))
-    cells = _Cells(job, lengths, order)
+    code = PARTS.index(part)
+    lengths = [np.zeros(0, np.int32)]
+    for run in runs:
+        rows = slice(run.start, run.stop)
+        lengths.append(job.scans[run.file].n_tokens[rows][job.parts[run.file][rows] == code])
+    n_tokens = np.concatenate(lengths)
+    order = np.random.default_rng([job.request.rng, code, number]).permutation(len(n_tokens))
+    cells = _Cells(job, n_tokens, order)
     for file in sorted({run.file for run in runs}):
-        _add_file(cells, file, [run for run in runs if run.file == file], PARTS.index(part), job)
-    X = sparse.csr_matrix(
-        (cells.data, cells.indices, cells.indptr), shape=(len(order), len(job.request.vocab))
-    )
-    obs = pd.DataFrame(
-        {name: _column(name, found, job) for name, found in cells.obs.items() if name}
-    )
-    obs.index = pd.Index(cells.obs[""], dtype=object)
+        _add_file(cells, file, [run for run in runs if run.file == file], code, job)
+    shape = len(order), len(job.request.vocab)
+    X = sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=shape)
+    index = pd.Index(cells.obs.pop(_NAME), dtype=object)
+    categories = job.categories
+    obs = pd.DataFrame({name: _column(cells.obs[name], categories[name]) for name in cells.obs})
+    obs.index = index
     return AnnData(X=X, obs=obs, var=pd.DataFrame(index=job.request.vocab.names))
 
 
 def _add_file(cells: _Cells, file: int, runs: Sequence[Run], part: int, job: Job) -> None:
     """Read the runs of one file."""
-    scanned = job.scans[file]
-    columns = Columns(scanned.index, len(job.request.vocab))
-    corpus_checks.still_the_same(
-        same=stamp(job.paths[file]) == job.stamps[file], name=scanned.record["file"]
-    )
-    with job.request.open(job.paths[file]) as source:
-        for run in runs:
-            for start, stop in source.blocks(run.start, run.stop, job.request.n_values):
-                mine = np.flatnonzero(job.parts[file][start:stop] == part)
-                if len(mine):
-                    tokens = job.request.cut(
-                        job.request.aligned(source, columns, start, stop)[mine]
-                    )
-                    tokens.sort_indices()
-                    cells.add(
-                        tokens, _obs(source, file, start, stop, mine, job), scanned.record["file"]
-                    )
+    scanned, path, request = job.scans[file], job.paths[file], job.request
+    columns = Columns(scanned.index, len(request.vocab))
+    if size_and_time(path) != job.stamps[file]:
+        raise _changed(scanned.file)
+    with request.open(path) as source:
+        blocks = (
+            block for run in runs for block in source.blocks(run.start, run.stop, request.n_values)
+        )
+        for start, stop in blocks:
+            mine = np.flatnonzero(job.parts[file][start:stop] == part)
+            if len(mine):
+                tokens = request.cut(request.aligned(source, columns, start, stop)[mine])
+                tokens.sort_indices()
+                cells.add(tokens, _obs(source, file, start, stop, mine, job), scanned.file)
 
 
 def _obs(
-    source: Any, file: int, start: int, stop: int, mine: np.ndarray, job: Job
+    source: Source, file: int, start: int, stop: int, mine: np.ndarray, job: Job
 ) -> dict[str, np.ndarray]:
     """Name, donor, file and the columns asked for."""
-    record = job.scans[file].record
-    donors = np.array(list(record["donors"]), dtype=object)
-    found = {
-        "": np.array([f"{file}:{name}" for name in source.names(start, stop)[mine]], dtype=object),
-        _keys.DONOR: donors[job.scans[file].donor[start:stop][mine]],
-        SOURCE: np.full(len(mine), record["file"], dtype=object),
+    scanned = job.scans[file]
+    donors = np.array(list(scanned.record["donors"]), dtype=object)
+    names = [f"{file}:{name}" for name in source.names(start, stop)[mine]]
+    obs = {
+        _NAME: np.array(names, dtype=object),
+        _keys.DONOR: donors[scanned.donor[start:stop][mine]],
+        SOURCE: np.full(len(mine), scanned.file, dtype=object),
     }
     for key, categories in job.columns.items():
         column = source.column(key, start, stop)
+        dtype: Any = float if categories is None else object
         if column is None:
-            found[key] = np.full(len(mine), np.nan, dtype=float if categories is None else object)
+            obs[key] = np.full(len(mine), np.nan, dtype=dtype)
         elif categories is None:
-            found[key] = column.to_numpy(dtype=float, na_value=np.nan)[mine]
+            obs[key] = column.to_numpy(dtype=float, na_value=np.nan)[mine]
         else:
-            found[key] = (
-                column.astype(object).where(column.notna(), None).to_numpy(dtype=object)[mine]
-            )
-    return found
+            text = column.astype(object).where(column.notna(), None)
+            obs[key] = text.to_numpy(dtype=object)[mine]
+    return obs
 
 
-def _column(name: str, found: np.ndarray, job: Job) -> Any:
+def _column(values: np.ndarray, categories: Sequence[str] | None) -> Any:
     """A column of obs, with the categories of the whole corpus."""
-    known: dict[str, Callable[[], Sequence[str]]] = {
-        _keys.DONOR: lambda: job.donors,
-        SOURCE: lambda: [scanned.record["file"] for scanned in job.scans.values()],
-    }
-    categories = known[name]() if name in known else job.columns[name]
     if categories is None:
-        return found
-    return pd.Categorical(
-        _checks.people.class_names(pd.Series(found, dtype=object)), categories=list(categories)
-    )
+        return values
+    return pd.Categorical(class_names(pd.Series(values, dtype=object)), categories=list(categories))

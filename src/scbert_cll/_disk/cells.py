@@ -1,4 +1,4 @@
-"""Files of cells (.h5ad, .h5mu) that a command writes: aside, read back slot by slot, then put in place."""
+"""Files of cells (.h5ad, .h5mu) that a command writes: aside, read back, then put in place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ALIGNED: Final = ("layers", "obsm", "varm", "obsp", "varp")
 
 
 def write_cells(path: Path, data: Any) -> None:
-    """Write an AnnData or MuData to a file, and replace what is there only when it reads back as it was.
+    """Write an AnnData or MuData to a file, which replaces another only when it reads back right.
 
     The one way in which commands write cells: aside in the same folder, opened again and compared
     with what is in memory (names of cells and genes, every column, layer and table, the keys of
@@ -60,9 +60,9 @@ def _written(path: Path, data: Any) -> None:
 
 
 def differing_slots(path: Path, data: Any) -> list[str]:
-    """Slots of a file that differ from those in memory, e.g.
+    """Slots of a file that differ from those in memory, e.g. ``obs['donor']``.
 
-    ``obs['donor']``; a modality's come after its name.
+    A modality's come after its name.
     """
     with h5py.File(path, "r") as file:
         if isinstance(data, AnnData):
@@ -85,15 +85,10 @@ def differing(group: Any, adata: AnnData) -> Iterator[str]:
         yield "raw.X"
     for slot in _ALIGNED:
         yield from _of_keys(group, adata, slot)
-        there = group.get(slot, {})
-        both = [
-            (key, value)
-            for key, value in getattr(adata, slot).items()
-            if key is not None and key in there
-        ]
-        yield from (
-            f"{slot}[{key!r}]" for key, value in both if not _same_values(there[key], value)
-        )
+        stored = group.get(slot, {})
+        for key, value in getattr(adata, slot).items():
+            if key is not None and key in stored and not _same_values(stored[key], value):
+                yield f"{slot}[{key!r}]"
     yield from _of_keys(group, adata, "uns")
 
 
@@ -104,59 +99,48 @@ def _of_keys(group: Any, data: Any, slot: str) -> Iterator[str]:
 
 
 def _of_table(group: Any, expected: pd.DataFrame, name: str) -> Iterator[str]:
-    found: Any = read_elem(group)
-    if list(found.index) != list(expected.index):
+    table: Any = read_elem(group)
+    if list(table.index) != list(expected.index):
         yield f"names of {name}"
-    if list(map(str, found.columns)) != list(map(str, expected.columns)):
+    if list(map(str, table.columns)) != list(map(str, expected.columns)):
         yield f"columns of {name}"
         return
-    yield from (
-        f"{name}[{c!r}]"
-        for i, c in enumerate(expected)
-        if not _same_column(found.iloc[:, i], expected.iloc[:, i])
-    )
+    for i, column in enumerate(expected):
+        if not _same_column(table.iloc[:, i], expected.iloc[:, i]):
+            yield f"{name}[{column!r}]"
 
 
-def _same_column(found: pd.Series, expected: pd.Series) -> bool:
+def _same_column(column: pd.Series, expected: pd.Series) -> bool:
     """Values alike; whether text is categorical makes no difference."""
-    there = expected.notna().to_numpy()
-    if not np.array_equal(found.notna().to_numpy(), there):
+    present = expected.notna().to_numpy()
+    if not np.array_equal(column.notna().to_numpy(), present):
         return False
     if pd.api.types.is_numeric_dtype(expected):
-        return bool(np.array_equal(found[there].to_numpy(), expected[there].to_numpy()))
-    return found.astype(str)[there].tolist() == expected.astype(str)[there].tolist()
+        return bool(np.array_equal(column[present].to_numpy(), expected[present].to_numpy()))
+    return column.astype(str)[present].tolist() == expected.astype(str)[present].tolist()
 
 
-def _same_values(group: Any, expected: Any) -> bool:
+def _same_values(elem: Any, expected: Any) -> bool:
     if isinstance(expected, pd.DataFrame):
-        return not list(_of_table(group, expected, "table"))
+        return not list(_of_table(elem, expected, "table"))
     if sparse.issparse(expected):
         csx: Any = expected
-        shape = tuple(group.attrs.get("shape", group.attrs.get("h5sparse_shape", ())))
-        if not hasattr(csx, "indptr") or shape != csx.shape:
-            return bool(shape == csx.shape)
-        return all(
-            _same_array(group[name], getattr(csx, name)) for name in ("indptr", "indices", "data")
-        )
-    if isinstance(expected, np.ndarray) and hasattr(group, "dtype"):
-        return _same_array(group, expected)
-    return isinstance(group, Mapping) or tuple(group.shape) == tuple(
-        expected.shape
-    )  # lazy, structured: opened is all
+        shape = tuple(elem.attrs.get("shape", elem.attrs.get("h5sparse_shape", ())))
+        parts = ("indptr", "indices", "data") if hasattr(csx, "indptr") else ()
+        return shape == csx.shape and all(_same_array(elem[p], getattr(csx, p)) for p in parts)
+    if isinstance(expected, np.ndarray) and hasattr(elem, "dtype"):
+        return _same_array(elem, expected)
+    # lazy or structured: that it opens, and its shape, is all that is compared
+    return isinstance(elem, Mapping) or tuple(elem.shape) == tuple(expected.shape)
 
 
-def _same_array(found: Any, expected: np.ndarray) -> bool:
+def _same_array(array: Any, expected: np.ndarray) -> bool:
     """Compare some rows at a time, missing numbers alike."""
-    if tuple(found.shape) != expected.shape:
+    if tuple(array.shape) != expected.shape:
         return False
-    if expected.dtype.kind not in "biufc":
-        return True
-    rows = max(_AT_A_TIME // max(int(np.prod(expected.shape[1:])), 1), 1)
-    return all(
-        np.array_equal(
-            found[start : start + rows],
-            expected[start : start + rows],
-            equal_nan=expected.dtype.kind in "fc",
-        )
-        for start in range(0, len(expected), rows)
+    kind = expected.dtype.kind
+    step = max(_AT_A_TIME // max(int(np.prod(expected.shape[1:])), 1), 1)
+    blocks = (slice(start, start + step) for start in range(0, len(expected), step))
+    return kind not in "biufc" or all(
+        np.array_equal(array[rows], expected[rows], equal_nan=kind in "fc") for rows in blocks
     )

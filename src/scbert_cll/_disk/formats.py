@@ -1,6 +1,6 @@
-"""Kinds of files: what writes and reads each, so that what is read is what was written, and checksums.
+"""Kinds of files: what writes each and reads it back, and checksums.
 
-A pair of `as_...` goes to `replace` in `_in_place`, or, for a file of a folder that is itself still
+A pair of `as_...` goes to `replace` in `in_place`, or, for a file of a folder that is itself still
 aside, to `written`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -47,8 +48,8 @@ def sha256(path: Path) -> str:
 def size_and_time(path: Path) -> tuple[int, int]:
     """Bytes of a file, or of all files of a folder, and when one was last written to."""
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    found = [file.stat() for file in files]
-    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+    stats = [file.stat() for file in files]
+    return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)
 
 
 def digest(value: Any) -> str:
@@ -66,13 +67,13 @@ def plain(value: Any) -> Any:
         Two keys of a mapping become one, such as 1 and "1": one of the values would be lost.
     """
     if isinstance(value, Mapping):
-        found = {str(k): plain(v) for k, v in value.items()}
-        if len(found) < len(value):
+        values = {str(k): plain(v) for k, v in value.items()}
+        if len(values) < len(value):
             raise ValueError(
                 f"Two of these keys are written alike, so one would be lost: "
                 f"{sorted(map(repr, value))}."
             )
-        return found
+        return values
     if isinstance(value, np.ndarray | pd.api.extensions.ExtensionArray):
         return value.tolist()
     if isinstance(value, (list, tuple)):
@@ -83,9 +84,9 @@ def plain(value: Any) -> Any:
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values with a checksum of themselves, which covers what no other file's checksum does."""
-    found: dict[str, Any] = plain({name: one for name, one in value.items() if name != CHECKSUM})
-    return found | {CHECKSUM: digest(found)}
+    """Plain values with a checksum of themselves, which no other file's checksum covers."""
+    values: dict[str, Any] = plain({name: one for name, one in value.items() if name != CHECKSUM})
+    return values | {CHECKSUM: digest(values)}
 
 
 def is_sealed(value: Mapping[str, Any]) -> bool:
@@ -94,66 +95,57 @@ def is_sealed(value: Mapping[str, Any]) -> bool:
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Versions of this package and of the libraries that write a file.
-
-    One that is not installed is left out.
-    """
-    found = {"scbert_cll": __version__}
+    """Versions of this package and of the installed ones of the libraries that write a file."""
+    numbers = {"scbert_cll": __version__}
     for name in libraries:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            numbers[name] = version(name)
+    return numbers
 
 
 # ---- what is read back
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Whether two values are the same to the bit: arrays of one dtype and shape, tables, mappings, lists, plain values.
+def same(value: Any, expected: Any) -> bool:
+    """Whether two values are the same to the bit: arrays, tables, mappings, lists, plain values.
 
     A list stands for a tuple and a missing number for another one, since that is what files make of
     them.
     """
     if isinstance(expected, pd.DataFrame):
-        return isinstance(found, pd.DataFrame) and _same_tables(found, expected)
+        return isinstance(value, pd.DataFrame) and _same_tables(value, expected)
     if isinstance(expected, np.ndarray):
-        return isinstance(found, np.ndarray) and _same_arrays(found, expected)
+        return isinstance(value, np.ndarray) and _same_arrays(value, expected)
     if isinstance(expected, Mapping):
-        there = isinstance(found, Mapping) and found.keys() == expected.keys()
-        return there and all(same(found[name], value) for name, value in expected.items())
+        is_like = isinstance(value, Mapping) and value.keys() == expected.keys()
+        return is_like and all(same(value[name], one) for name, one in expected.items())
     if isinstance(expected, list | tuple):
-        there = isinstance(found, list | tuple) and len(found) == len(expected)
-        return there and all(same(*pair) for pair in zip(found, expected, strict=True))
+        is_like = isinstance(value, list | tuple) and len(value) == len(expected)
+        return is_like and all(map(same, value, expected))
     if isinstance(expected, float):
-        return isinstance(found, float) and repr(found) == repr(expected)
-    return found is expected or (type(found) is type(expected) and bool(found == expected))
+        return isinstance(value, float) and repr(value) == repr(expected)
+    return value is expected or (type(value) is type(expected) and bool(value == expected))
 
 
-def _same_arrays(found: np.ndarray, expected: np.ndarray) -> bool:
-    if found.dtype != expected.dtype or found.shape != expected.shape:
+def _same_arrays(array: np.ndarray, expected: np.ndarray) -> bool:
+    if array.dtype != expected.dtype or array.shape != expected.shape:
         return False
     if expected.dtype == object:
-        return same(found.tolist(), expected.tolist())
-    return found.tobytes() == expected.tobytes()
+        return same(array.tolist(), expected.tolist())
+    return array.tobytes() == expected.tobytes()
 
 
-def _same_tables(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
+def _same_tables(table: pd.DataFrame, expected: pd.DataFrame) -> bool:
     """Names of rows and columns, and every value.
 
     Whether text is pandas' own kind or Python's makes no difference.
     """
-    if found.shape != expected.shape:
-        return False
-    names = all(
-        same(list(getattr(found, axis)), list(getattr(expected, axis)))
-        for axis in ("columns", "index")
-    )
-    return names and all(
-        same(found.iloc[:, i].tolist(), expected.iloc[:, i].tolist())
-        for i in range(expected.shape[1])
-    )
+
+    def parts(frame: pd.DataFrame) -> list[list[Any]]:
+        columns = (frame.iloc[:, i] for i in range(frame.shape[1]))
+        return [list(frame.columns), list(frame.index), *(one.tolist() for one in columns)]
+
+    return table.shape == expected.shape and same(parts(table), parts(expected))
 
 
 # ---- kinds of files
@@ -165,18 +157,18 @@ def as_text(text: str, same: Same | None = None) -> tuple[Write, Same]:
     `same` reads it as its user will.
     """
     data = text.encode()
-    return lambda path: path.write_bytes(
-        data
-    ), lambda path: path.read_bytes() == data and (same is None or same(path))
+
+    def is_written(path: Path) -> bool:
+        return path.read_bytes() == data and (same is None or same(path))
+
+    return lambda path: path.write_bytes(data), is_written
 
 
 def as_json(value: Any) -> tuple[Write, Same]:
     """What writes plain values, and reads them back."""
     expected = plain(value)
     text = json.dumps(expected, indent=1, allow_nan=False) + "\n"
-    return as_text(
-        text, lambda found: same(json.loads(found.read_text(encoding="utf-8")), expected)
-    )
+    return as_text(text, lambda path: same(json.loads(path.read_text(encoding="utf-8")), expected))
 
 
 def as_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Write, Same]:
@@ -197,9 +189,8 @@ def as_names(names: Iterable[str]) -> tuple[Write, Same]:
         raise ValueError(
             f"A name with a line break cannot be written one a line: {broken[0]!r}. Rename it."
         )
-    return as_text(
-        "".join(f"{name}\n" for name in expected), lambda found: read_names(found) == expected
-    )
+    text = "".join(f"{name}\n" for name in expected)
+    return as_text(text, lambda path: read_names(path) == expected)
 
 
 def as_numbers(table: pd.DataFrame, index_label: str) -> tuple[Write, Same]:
@@ -209,9 +200,8 @@ def as_numbers(table: pd.DataFrame, index_label: str) -> tuple[Write, Same]:
     """
     numbers = table.astype(np.float64)
     text = numbers.to_csv(index_label=index_label, lineterminator="\n")
-    return as_text(
-        text, lambda found: same(read_numbers(found), numbers.rename(index=str, columns=str))
-    )
+    expected = numbers.rename(index=str, columns=str)
+    return as_text(text, lambda path: same(read_numbers(path), expected))
 
 
 def write_text(path: Path, text: str, same: Same | None = None) -> None:
@@ -234,8 +224,8 @@ def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read arrays by name; nothing is unpickled."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-        return dict(found)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def read_names(path: Path) -> list[str]:
@@ -246,9 +236,8 @@ def read_names(path: Path) -> list[str]:
 def read_numbers(path: Path) -> pd.DataFrame:
     """Read a table of numbers; a row called NA or 7157 keeps its name."""
     text = pd.read_csv(path, dtype=str, keep_default_na=False)
-    numbers: pd.DataFrame = (
-        text.iloc[:, 1:].replace("", "nan").map(float)
-    )  # read_csv rounds in some versions of pandas
+    # read_csv rounds in some versions of pandas
+    numbers: pd.DataFrame = text.iloc[:, 1:].replace("", "nan").map(float)
     return numbers.set_axis(pd.Index(text.iloc[:, 0].astype(object)), axis=0)
 
 
@@ -262,10 +251,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # no JSON, numbers of any length, brackets within brackets
+    except (ValueError, RecursionError) as error:  # brackets within brackets
         raise ValueError(f"{path} is damaged: {error}.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object.")

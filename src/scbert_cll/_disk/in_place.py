@@ -1,6 +1,6 @@
-"""Putting files and folders in place: written aside, read back, forced to the disk, and renamed, by one process at a time.
+"""Files and folders put in place: written aside, read back, forced to the disk, and renamed.
 
-Whatever the package writes goes through `replace`, `replace_all` or `put_in_place`. A crash at any
+By one process at a time. Whatever the package writes goes through `replace`, `replace_all` or `put_in_place`. A crash at any
 moment leaves the old or the new under the name. A folder that replaces a folder takes two renames:
 where a crash came between them, `settle` ends the exchange. Writers call it, and so does `whole`,
 through which folders are read. The order of writing, forcing and renaming is SQLite's and git's; a
@@ -26,14 +26,8 @@ _LONGEST: Final = 200  # bytes of a name; file systems allow 255, and ours is lo
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _NO_SPACE: Final = os.strerror(errno.ENOSPC)
 _BUSY: Final = {errno.EBUSY, errno.EXDEV}
-_CANNOT_FORCE: Final = {
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    errno.EBADF,
-    errno.EACCES,
-}  # folders, on some network drives
-
+# folders, on some network drives
+_CANNOT_FORCE: Final = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
 
 type Write = Callable[[Path], object]
 type Same = Callable[[Path], bool]
@@ -44,11 +38,9 @@ class NotAsWrittenError(RuntimeError):
 
     def __init__(self, path: Path, where: str = "") -> None:
         super().__init__(
-            f"{path} was not written: {where or 'it'} reads back as something else. What was "
-            f"there before is as it was. "
-            "The disk or a library may be at fault. Remedy: write to another disk; if that "
-            "fails, too, "
-            "pip install --upgrade safetensors h5py zarr anndata."
+            f"{path} was not written: {where or 'it'} reads back as something else. What was there "
+            f"before is as it was. The disk or a library may be at fault. Remedy: write to another "
+            f"disk; if that fails, too, pip install --upgrade safetensors h5py zarr anndata."
         )
 
 
@@ -78,7 +70,7 @@ def written(path: Path, write: Write, same: Same, what: Path | None = None) -> N
 
 
 def replace(path: Path, write: Write, same: Same) -> None:
-    """Write a file or folder aside, read it back, and only then put it in the place of what is there.
+    """Write a file or folder aside, read it back, and only then replace what is there.
 
     Parameters
     ----------
@@ -135,7 +127,7 @@ def put_in_place(aside: Path, path: Path) -> None:
 
 
 def force(path: Path) -> None:
-    """Have a file, or a folder and all that is in it, on the disk, and not only in the memory of the system."""
+    """Have a file, or a folder with all that is in it, on the disk, not in the system's memory."""
     if path.is_dir() and not path.is_symlink():
         for inner in path.iterdir():
             force(inner)
@@ -164,7 +156,7 @@ def remove(path: Path) -> None:
 # ---- reading
 
 
-def whole[Found](path: Path, read: Callable[[Path], Found]) -> Found:
+def whole[Content](path: Path, read: Callable[[Path], Content]) -> Content:
     """What is read under the name of a folder.
 
     Where another process exchanges it meanwhile, the folder is read again.
@@ -181,7 +173,7 @@ def whole[Found](path: Path, read: Callable[[Path], Found]) -> Found:
 
 
 def settle(path: Path) -> None:
-    """Where nothing is under a name, wait for who is exchanging it, and end an exchange that was cut short.
+    """Where nothing is under a name, wait for who is exchanging it, or end the exchange.
 
     Raises
     ------
@@ -211,17 +203,20 @@ def _alone(*places: Path) -> Iterator[None]:
 
     The system gives it back however the process ends. Nothing is left of dead processes.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for place in sorted(places):  # in one order, lest two processes wait for each other
             make_folder(place.parent)
-            held.enter_context(FileLock(_beside(place, _LOCK), mode=0o664))
-            held.callback(_beside(place, _LOCK).unlink, missing_ok=True)
+            locks.enter_context(FileLock(_beside(place, _LOCK), mode=0o664))
+            locks.callback(_beside(place, _LOCK).unlink, missing_ok=True)
             _end(place)
         yield
 
 
 def _end(place: Path) -> None:
-    """End what a process that died has left: what is aside is whole once the old folder has been moved, and never before."""
+    """End what a process that died has left.
+
+    What is aside is whole once the old folder has been moved, and never before.
+    """
     new, old = _beside(place, _NEW), _beside(place, _OLD)
     if old.exists() and not place.exists():
         (new if new.exists() else old).rename(place)
@@ -280,10 +275,10 @@ def _led_to(path: Path) -> Path:
 
 def _identity(path: Path) -> tuple[int, ...] | None:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_ctime_ns
+    return stat.st_dev, stat.st_ino, stat.st_ctime_ns
 
 
 def _force_folder(path: Path) -> None:

@@ -1,7 +1,11 @@
-"""What a call that may be interrupted leaves, so that the same call goes on: notes and arrays that say whose they are, working folders, one writer at a time."""
+"""What a call that may be interrupted leaves, so that the same call goes on.
+
+Notes and arrays say which call made them; working folders are marked; one process writes at a time.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from filelock import FileLock, Timeout
 
+from scbert_cll._checks.words import bytes_in_words
 from scbert_cll._disk.formats import (
     as_arrays,
     is_sealed,
@@ -44,23 +49,50 @@ def write_note(path: Path, note: Mapping[str, Any], call: str) -> None:
 def read_note(path: Path, call: str) -> dict[str, Any] | None:
     """A note, if this call made it and it is whole; else None, so that it is made again."""
     try:
-        found = read_json(path)
+        note = read_json(path)
     except (OSError, ValueError):
         return None
-    return found if is_sealed(found) and found.get("call") == call else None
+    return note if is_sealed(note) and note.get("call") == call else None
+
+
+def refuse_another_call(
+    call: Mapping[str, Any], begun: Mapping[str, Any], folder: Path, what: str
+) -> None:
+    """Refuse to go on with what was begun with other parameters; these are named."""
+    differing = [
+        f"{name} (was {begun.get(name)!r}, now {value!r})"
+        for name, value in call.items()
+        if value != begun.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds {what}, begun differently: {'; '.join(differing)}. Call it the same "
+            f"way to go on, or delete {folder} to begin anew."
+        )
+
+
+@contextmanager
+def goes_on(folder: Path, verb: str, n_bytes: float) -> Iterator[None]:
+    """Where the disk is full, say how much more is needed and that the same call goes on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"The disk is full; about {bytes_in_words(n_bytes)} more are needed. Free them and "
+            f"call {verb} the same way: it goes on from {folder}",
+        ) from error
 
 
 def write_kept(
     path: Path, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any], call: str
 ) -> None:
-    """Replace arrays (.npz) with a note beside them, which call made them, and their checksums, all in one file."""
+    """Replace a file (.npz) of arrays, a note, which call made them, and their checksums."""
     seal = sealed({"note": note, "call": call, "arrays": _sums(arrays)})
-    replace(
-        path,
-        *as_arrays(
-            {**arrays, _SEAL: np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)}
-        ),
-    )
+    text = np.frombuffer(json.dumps(seal, allow_nan=False).encode(), np.uint8)
+    replace(path, *as_arrays({**arrays, _SEAL: text}))
 
 
 def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -79,11 +111,11 @@ def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarr
 
 def _sums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Checksum of each array, of what kind and shape it is, and of its bytes."""
-    heads = {name: f"{array.dtype.str}{array.shape}".encode() for name, array in arrays.items()}
-    return {
-        name: hashlib.sha256(heads[name] + np.asarray(array, order="C").tobytes()).hexdigest()
-        for name, array in arrays.items()
-    }
+    sums = {}
+    for name, array in arrays.items():
+        head = f"{array.dtype.str}{array.shape}".encode()
+        sums[name] = hashlib.sha256(head + np.asarray(array, order="C").tobytes()).hexdigest()
+    return sums
 
 
 def claim(folder: Path, what: str) -> None:
@@ -96,22 +128,24 @@ def claim(folder: Path, what: str) -> None:
     FileExistsError
         There is something without our marker.
     """
-    if not (folder / MARKER).is_file() and (there := _foreign(folder)):
-        more = f" and {len(there) - 5} more" if len(there) > 5 else ""
+    if (folder / MARKER).is_file():
+        return
+    if names := _foreign(folder):
+        others = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise FileExistsError(
             f"{folder} is the folder to work in for {what}, and what is there is not of "
-            f"scbert_cll: {', '.join(there[:5])}{more}. Move it to "
-            f"another place, or name another folder for {what}."
+            f"scbert_cll: {', '.join(names[:5])}{others}. Move it to another place, or name "
+            f"another folder for {what}."
         )
-    if not (folder / MARKER).is_file():
-        write_text(
-            folder / MARKER,
-            "Working folder of scbert_cll: what lies here is deleted when the work is done.\n",
-        )
+    text = "Working folder of scbert_cll: what lies here is deleted when the work is done.\n"
+    write_text(folder / MARKER, text)
 
 
 def discard(folder: Path, *names: str) -> None:
-    """Remove from a working folder of ours what has these names (``*`` for any), and the folder if nothing else is in it."""
+    """Remove what has these names (``*``: any) from a working folder of ours.
+
+    The folder goes with it, if nothing else is in it.
+    """
     if (folder / MARKER).is_file():
         for name in (*names, f"{OURS}*"):
             for path in folder.glob(name):
@@ -124,7 +158,7 @@ def discard(folder: Path, *names: str) -> None:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """What is there beside our marker and locks, and what lies aside; of a file, its name."""
+    """Names in a folder but our marker, locks and what lies aside; of a file, its name."""
     if not folder.is_dir():
         return [folder.name] if folder.exists() or folder.is_symlink() else []
     names = {path.name for path in folder.iterdir()} - {_LOCK, _WRITER, MARKER}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from io import StringIO
 from os import PathLike
@@ -34,17 +35,14 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
         table = _read_file(*vectors) if isinstance(vectors, tuple) else _read_file(vectors)
     else:
         raise TypeError(
-            "vectors must be a file, (npy file, gene names), a gensim KeyedVectors or a "
-            "DataFrame genes x dimensions; "
-            f"found {type(vectors).__name__}."
+            f"vectors must be a file, (npy file, gene names), a gensim KeyedVectors or a DataFrame "
+            f"genes x dimensions; found {type(vectors).__name__}."
         )
     unique(table.index, "the gene names of vectors", "keep one row per gene")
     values: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
-        raise ValueError(
-            f"vectors has values that are no finite numbers for {len(bad)} genes: {listed(bad)}."
-        )
+        raise ValueError(f"vectors has non-finite values for {len(bad)} genes: {listed(bad)}.")
     return values
 
 
@@ -55,7 +53,7 @@ def _read_file(
     path = Path(file)
     try:
         if path.suffix == ".npy":
-            return _read_npy(path, names if names is not None else path.with_suffix(".txt"))
+            return _read_npy(path, path.with_suffix(".txt") if names is None else names)
         if names is not None:
             raise ValueError("gene names are given beside a .npy file only")
         return _read_word2vec(path)
@@ -63,19 +61,18 @@ def _read_file(
         raise FileNotFoundError(f"vectors: {error}") from error
     except (ValueError, EOFError) as error:
         raise ValueError(
-            f"vectors: {path} cannot be read: {error}. Expected word2vec text or binary, or "
-            f".npy with a .txt of gene names."
+            f"vectors: {path} cannot be read: {error}. Expected word2vec text or binary, or .npy "
+            f"with a .txt of gene names."
         ) from error
 
 
 def _read_npy(path: Path, names: str | PathLike[str] | Sequence[str]) -> pd.DataFrame:
     """Rows of the array get the names in the order of the list."""
-    values = np.load(
-        _checks.paths.plain_file(path), mmap_mode="r", allow_pickle=False
-    )  # no larger than the file
-    genes = (
-        _checks.text.read_text(names).split() if isinstance(names, str | PathLike) else list(names)
-    )
+    # mapped, since it is no larger than the file then
+    values = np.load(_checks.paths.plain_file(path), mmap_mode="r", allow_pickle=False)
+    if isinstance(names, str | PathLike):
+        names = _checks.text.read_text(names).split()
+    genes = list(names)
     if not isinstance(values, np.ndarray):
         raise ValueError("it holds several arrays, as .npz does")
     if values.ndim != 2 or len(values) != len(genes):
@@ -87,36 +84,31 @@ def _read_word2vec(path: Path) -> pd.DataFrame:
     """Binary, or text by pandas, which takes tabs and a missing header line, too."""
     data = _checks.text.read_bytes(path, lines=False)
     head, _, rest = data[:_HEAD].partition(b"\n")
-    is_marked = head.startswith(
-        (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
-    )  # UTF-16 has zeros, too
-    if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):
+    is_marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf"))
+    if not is_marked and any(byte > 127 or byte == 0 for byte in rest[:4096]):  # UTF-16 has zeros
         return _read_binary(data, head)
     text = _checks.text.read_text(path)
-    has_header = len(text.partition("\n")[0].split()) == 2
-    options: dict[str, Any] = {
-        "sep": r"\s+",
-        "header": None,
-        "index_col": 0,
-        "quoting": 3,
-        "keep_default_na": False,
-    }
-    table: pd.DataFrame = pd.read_csv(StringIO(text), skiprows=int(has_header), **options)
+    table: pd.DataFrame = pd.read_csv(
+        StringIO(text),
+        skiprows=int(len(text.partition("\n")[0].split()) == 2),  # the header line
+        sep=r"\s+",
+        header=None,
+        index_col=0,
+        quoting=csv.QUOTE_NONE,
+        keep_default_na=False,
+    )
     return table
 
 
 def _read_binary(data: bytes, head: bytes) -> pd.DataFrame:
-    """Vectors whose number and size the first line says, each behind its name.
-
-    They must be there.
-    """
-    said = head.split()
-    if len(said) != 2 or not all(word.isdigit() and len(word) < _DIGITS for word in said):
+    """Vectors behind their names; the first line says how many there are, and their size."""
+    numbers = head.split()
+    if len(numbers) != 2 or not all(n.isdigit() and len(n) < _DIGITS for n in numbers):
         raise ValueError(
-            f"its first line must be two numbers, of vectors and of their dimensions; it "
-            f"begins with {head[:20]!r}"
+            f"its first line must be two numbers, of vectors and of their dimensions; it begins "
+            f"with {head[:20]!r}"
         )
-    n, size = map(int, said)
+    n, size = map(int, numbers)
     if not size or n * (size * 4 + 2) > len(data):
         raise ValueError(
             f"its first line says {n:,} vectors of {size:,} dimensions, and it holds "

@@ -12,7 +12,6 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, listed, number_in
-from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._counts import slot_name
 
 type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
@@ -174,7 +173,13 @@ class Scheme:
 def cuts(genes: pd.Index, scheme: Scheme, edges: Mapping[str, Any] | None) -> dict[str, Any]:
     """Record of `bin_expression` for cells that are not here yet: nothing is learned from them."""
     scheme = _scheme(scheme, edges)
-    corpus_checks.learned_bins(scheme.method, edges)
+    if edges is None and scheme.method in ("uniform", "gene_quantile"):
+        raise ValueError(
+            f"method={scheme.method!r} learns its edges from cells, and a corpus is read block by "
+            f"block: bin a sample of training cells with pp.bin_expression(sample, "
+            f"method={scheme.method!r}) and pass edges=sample.uns['binned']. log2 and quantile "
+            f"need none."
+        )
     if edges is not None and scheme.is_learned:
         lower = _edges_of_genes(edges["edges"], genes)
     else:

@@ -1,26 +1,28 @@
 from __future__ import annotations
 
-from collections import Counter
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import choice, number_in, share
-from scbert_cll._corpus import checks as corpus_checks
-from scbert_cll._corpus.building import Building, donors_per_part, merged_columns, report
-from scbert_cll._corpus.format import PARTS
+from scbert_cll import _keys
+from scbert_cll._checks.paths import new_folder
+from scbert_cll._checks.words import choice, listed, number_in, share
+from scbert_cll._corpus.building import Building
+from scbert_cll._corpus.format import PARTS, SOURCE
+from scbert_cll._corpus.merge import cells_of_donors, donors_per_part, merged_columns
 from scbert_cll._corpus.plan import deal_donors, deal_runs, parts_of
-from scbert_cll._corpus.scan import Request, Scan, labels
-from scbert_cll._corpus.write import SOURCE, Job
-from scbert_cll._disk.formats import digest
-from scbert_cll._disk.left_overs import only_writer
-from scbert_cll._settings import settings
+from scbert_cll._corpus.request import Request, memory_size, source_files
+from scbert_cll._corpus.scan import Scan
+from scbert_cll._corpus.write import Job
+from scbert_cll._disk.left_overs import claim, only_writer
+from scbert_cll._optional import require
 from scbert_cll.pp._bin_expression import Method, Scheme, cut, cuts
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases
 
@@ -151,165 +153,123 @@ def build_corpus(
          file status  n_cells
     0  a.h5ad   used      200
     """
-    corpus_checks.corpus_extra()
-    files, out, genes = corpus_checks.source_files(paths), Path(out), GeneVocab.of(vocab)
+    require("annbatch", "A corpus")
+    files, out, genes = source_files(paths), Path(out), GeneVocab.of(vocab)
     columns = [obs_columns] if isinstance(obs_columns, str) else list(obs_columns)
-    call: dict[str, Any] = {
-        "binned": binned,
-        "min_matched": min_matched,
-        "min_genes": min_genes,
-        "val_fraction": val_fraction,
-    }
-    call |= {"modality": modality, "cells": cells}
-    call |= {
-        "layer": layer or "X",
-        "donor_key": donor_key,
-        "obs_columns": columns,
-        "val_donors": val_donors,
-    }
-    call |= {
-        "not_donors": sorted(settings.not_donors),
-        "on_error": on_error,
-        "rng": rng,
-        "memory": corpus_checks.memory_size(memory),
-    }
-    _checked(call, len(genes))
-    scheme = Scheme(method, n_bins, target_sum)
-    binning = cuts(genes.names, scheme, edges) if binned else None
-    if binning is not None:
+    n_bytes = memory_size(memory)
+    choice(on_error, ("raise", "skip"), "on_error")
+    share(val_fraction, "val_fraction")
+    share(min_matched, "min_matched")
+    number_in(min_genes, "min_genes", 1, len(genes), whole=True)
+    number_in(rng, "rng", 0, 2**63, whole=True)
+    if taken := [name for name in columns if name in (_keys.DONOR, SOURCE)]:
+        raise ValueError(
+            f"obs_columns names {listed(taken)}, which every corpus has (the donor of donor_key, "
+            f"and the file); leave it out."
+        )
+    binning = None
+    if binned:
+        binning = cuts(genes.names, Scheme(method, n_bins, target_sum), edges)
         binning["params"]["layer"] = layer or "X"
-    known = None if aliases is None else read_aliases(aliases)
-    call |= {"vocab": _digest(genes.names), "binning": _digest(binning), "aliases": _digest(known)}
-    corpus_checks.new_folder(out)
     request = Request(
         vocab=genes,
-        cut=_stored if binning is None else partial(cut, record=binning),
+        binning=binning,
+        cut=_counts if binning is None else partial(cut, record=binning),
         n_bins=n_bins if binning is None else binning["params"]["n_bins"],
         layer=layer,
-        aliases=known,
+        modality=modality,
+        cells=cells,
+        aliases=None if aliases is None else read_aliases(aliases),
         min_matched=min_matched,
         min_genes=min_genes,
         donor_key=donor_key,
         obs_columns=columns,
-        memory=call["memory"],
-        modality=modality,
-        cells=cells,
+        val_fraction=val_fraction,
+        val_donors=val_donors,
+        on_error=on_error,
+        memory=n_bytes,
+        rng=rng,
     )
-    folder = Building(out.with_name(f"{out.name}.building"))
-    folder.claim()
-    with only_writer(folder.folder, "the corpus"):
-        corpus_checks.new_folder(out)
-        table = _build(folder, files, request, call, binning, out)
-    corpus_checks.warn_of_skipped(dict(zip(table["file"], table["reason"], strict=True)))
+    new_folder(out)
+    building = Building(out.with_name(f"{out.name}.building"), request, files)
+    claim(building.folder, "the corpus")
+    with only_writer(building.folder, "the corpus"):
+        new_folder(out)
+        table = _build(building, out)
+    reasons = dict(zip(table["file"], table["reason"], strict=True))
+    if skipped := [f"{file} ({reason})" for file, reason in reasons.items() if reason]:
+        warnings.warn(
+            f"{len(skipped)} of {len(table)} files are not in the corpus: "
+            f"{'; '.join(skipped[:5])}{'; …' * (len(skipped) > 5)}",
+            stacklevel=2,
+        )
     return table
 
 
-def _checked(call: Mapping[str, Any], n_genes: int) -> None:
-    """Parameters within their limits."""
-    choice(call["on_error"], ("raise", "skip"), "on_error")
-    share(call["val_fraction"], "val_fraction")
-    share(call["min_matched"], "min_matched")
-    number_in(call["min_genes"], "min_genes", 1, n_genes, whole=True)
-    number_in(call["rng"], "rng", 0, 2**63, whole=True)
-    corpus_checks.new_columns(call["obs_columns"], (_keys.DONOR, SOURCE))
-
-
-def _build(
-    folder: Building,
-    files: list[Path],
-    request: Request,
-    call: dict[str, Any],
-    binning: dict[str, Any] | None,
-    out: Path,
-) -> pd.DataFrame:
+def _build(building: Building, out: Path) -> pd.DataFrame:
     """Read everything, plan, write, and put the whole in its place."""
-    names = labels(files)
-    folder.begin({"files": names, **call})
-    scans, bad = folder.scan(files, names, request, call)
-    reasons = {names[i]: bad[i] for i in sorted(bad)}
-    if call["on_error"] == "raise":
-        corpus_checks.no_bad_files(reasons, len(files))
-    corpus_checks.some_cells(
-        sum(scan.record["n_kept"] for scan in scans.values()),
-        len(files),
-        reasons,
-        request.min_genes,
-    )
-    job, held = _planned(folder, scans, files, request, call)
-    runs = {
-        part: deal_runs(
-            scans, job.parts, part, memory=request.memory, dtype=job.dtype, seed=job.seed
-        )
-        for part in PARTS
-    }
-
-    folder.put_small(request.vocab, binning)
-    parts = folder.write(runs, job)
-    table = report(names, scans, bad)
+    request = building.request
+    building.begin()
+    scans, bad = building.scan()
+    reasons = {building.labels[i]: bad[i] for i in sorted(bad)}
+    _refuse_nothing_usable(scans, reasons, request)
+    columns = merged_columns(list(scans.values()), request.obs_columns)
+    donors = cells_of_donors(scans.values(), request.donor_key)
+    val_donors = deal_donors(donors, request.val_fraction, request.val_donors, request.rng)
+    parts = {i: parts_of(scan, val_donors) for i, scan in scans.items()}
+    job = Job(request, building.paths, scans, building.stamps, parts, list(donors), columns)
+    datasets = building.write({part: deal_runs(scans, parts, part, request) for part in PARTS}, job)
+    merged = ("asked", "columns", "order")  # of each scan
     record = {
         "n_genes": len(request.vocab),
-        "binning": None if binning is None else _plain(binning),
-        "parts": parts,
-        "donors": donors_per_part(scans, held),
-        "obs_columns": job.columns,
+        "binning": _listed_binning(request.binning),
+        "parts": datasets,
+        "donors": donors_per_part(donors, val_donors),
+        "obs_columns": columns,
         "sources": [
-            {k: v for k, v in scan.record.items() if k not in ("asked", "columns", "order")}
+            {name: value for name, value in scan.record.items() if name not in merged}
             for scan in scans.values()
         ],
         "skipped": [{"file": name, "reason": reason} for name, reason in reasons.items()],
-        "params": call,
+        "params": request.record(),
     }
-    folder.finish(record, out)
-    return table
+    building.finish(record, out)
+    return building.report(scans, bad)
 
 
-def _planned(
-    folder: Building,
-    scans: dict[int, Scan],
-    files: list[Path],
-    request: Request,
-    call: Mapping[str, Any],
-) -> tuple[Job, list[str]]:
-    """What datasets are made from, and the donors that are held out."""
-    columns = merged_columns(scans, request.obs_columns)
-    cells: Counter[str] = Counter()
-    for scan in scans.values():
-        cells.update(scan.record["donors"])
-    not_donors: Counter[str] = Counter()
-    for scan in scans.values():
-        not_donors.update(scan.record["not_donors"])
-    where = f"obs[{request.donor_key!r}]"
-    _checks.people.warn_of_not_donors(not_donors, _checks.people.people_of(cells)[1], where)
-    _checks.people.warn_of_alike([name for name, n in cells.items() if n], where)
-    held = deal_donors(cells, call["val_fraction"], call["val_donors"], call["rng"])
-    parts = {i: parts_of(scan, held) for i, scan in scans.items()}
-    donors = sorted(name for name, n in cells.items() if n)
-    job = Job(
-        request, files, scans, folder.stamps, parts, donors, columns, call["rng"], call["binned"]
-    )
-    return job, held
+def _refuse_nothing_usable(
+    scans: Mapping[int, Scan], reasons: Mapping[str, str], request: Request
+) -> None:
+    """Refuse files that cannot be used, unless they are to be skipped and a cell is left."""
+    n_files = len(scans) + len(reasons)
+    lines = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
+    if reasons and request.on_error == "raise":
+        raise ValueError(
+            f"{len(reasons)} of {n_files} files cannot be used, so nothing was written:{lines}\n"
+            "Mend them or leave them out; on_error='skip' leaves such files out and reports them."
+        )
+    if not any(scan.record["n_kept"] for scan in scans.values()):
+        raise ValueError(
+            f"No cell is left: {len(reasons)} of {n_files} files cannot be used, and no cell of "
+            f"the others has {request.min_genes} expressed genes of the vocabulary "
+            f"(min_genes).{lines}"
+        )
 
 
-def _stored(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Raw counts as they are stored."""
-    corpus_checks.counts_fit(counts)
+def _counts(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Raw counts as they are stored, in 32 bits."""
+    if counts.data.max(initial=0) > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"holds a count of {counts.data.max():g}, more than a corpus of raw counts can hold "
+            f"(32 bits)."
+        )
     return counts
 
 
-def _plain(binning: Mapping[str, Any]) -> dict[str, Any]:
+def _listed_binning(binning: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What fits into the manifest: edges of every gene have a file of their own."""
-    edges = binning["edges"]
-    return {"params": binning["params"]} | (
-        {} if isinstance(edges, pd.DataFrame) else {"edges": list(edges)}
-    )
-
-
-def _digest(value: Any) -> str | None:
-    """Checksum of what is too long for a record of parameters."""
-    if value is None:
+    if binning is None:
         return None
-    if isinstance(value, Mapping) and isinstance(value.get("edges"), pd.DataFrame):
-        value = {**value, "edges": value["edges"].to_csv()}
-    if isinstance(value, Mapping):
-        return digest({k: sorted(v) if isinstance(v, frozenset) else v for k, v in value.items()})
-    return digest(list(value))
+    edges = binning["edges"]
+    shown = {} if isinstance(edges, pd.DataFrame) else {"edges": list(edges)}
+    return {"params": binning["params"], **shown}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -117,31 +116,6 @@ def for_a_classifier(*, is_one: bool) -> None:
             "unassigned_below is for a ScBERTClassifier; a ScBERT embeds cells and has no "
             "classes. Leave it out."
         )
-
-
-def same_predictions(asked: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
-    """What is gone on with was begun with the same corpus, model and parameters."""
-    if differing := [
-        f"{name} (was {found.get(name)!r}, now {asked[name]!r})"
-        for name in asked
-        if asked[name] != found.get(name)
-    ]:
-        raise ValueError(
-            f"{folder} holds predictions that were begun differently: {'; '.join(differing)}. "
-            f"Call it the same way to go on, or delete "
-            f"{folder} to begin anew."
-        )
-
-
-def full_while_predicting(error: OSError, needed: str, folder: Path) -> OSError:
-    """The same error, with what to do about it; for others as it is."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    return OSError(
-        error.errno,
-        f"The disk is full; about {needed} more are needed. Free them and call "
-        f"tl.predict_corpus the same way: it goes on from {folder}",
-    )
 
 
 def warn_of_cells_without_token(n: int, n_cells: int) -> None:

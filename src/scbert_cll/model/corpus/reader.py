@@ -14,7 +14,7 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
-from scbert_cll._corpus.format import Corpus, damage, refuse_damage
+from scbert_cll._corpus.format import Corpus, refuse_damage
 
 
 class _Asked(Sampler):  # type: ignore[misc]
@@ -66,7 +66,7 @@ class Reader:
         try:
             (found,) = self._open()
         except Exception as error:
-            refuse_damage(self.corpus, damage(self.corpus))
+            refuse_damage(self.corpus)
             raise RuntimeError(
                 f"Cells of {self.corpus.path} could not be read, though its files are whole: "
                 f"{error}"

@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names
 from scbert_cll._corpus.format import PARTS
-from scbert_cll._corpus.predictions import PART, Results, categories, n_cells, pieces
+from scbert_cll._corpus.predictions import PART, Results, categories, pieces
 from scbert_cll._disk.formats import digest
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model._tensors import tensors_digest
@@ -153,7 +153,7 @@ class Job:
 
     def floor(self) -> np.ndarray:
         """Floor of the attention in some cells, evenly spaced over all."""
-        n = n_cells(self.data.corpus, self.parts)
+        n = self.data.corpus.n_cells(*self.parts)
         rows = np.unique(np.linspace(0, n - 1, _FLOOR_CELLS).astype(int))
         found, seen = np.zeros(self.model.config.n_layers), 0
         for part, _, stop, row in pieces(self.data.corpus, self.parts, 0, n):

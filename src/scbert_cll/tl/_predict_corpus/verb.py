@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -18,12 +18,21 @@ from filelock import FileLock
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._bar import Bar
 from scbert_cll._checks.words import is_model
-from scbert_cll._corpus import checks as corpus_checks
 from scbert_cll._corpus.format import PARTS
-from scbert_cll._corpus.predictions import Share, Store, added, n_cells, pieces
+from scbert_cll._corpus.predictions import Store, pieces
+from scbert_cll._corpus.shards import Shard, added
 from scbert_cll._disk.formats import digest, plain
 from scbert_cll._disk.in_place import remove
-from scbert_cll._disk.left_overs import claim, discard, only_writer, read_note, write_note
+from scbert_cll._disk.left_overs import (
+    claim,
+    discard,
+    goes_on,
+    only_writer,
+    read_note,
+    refuse_another_call,
+    write_note,
+)
+from scbert_cll._optional import require
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import OnDisk, opened
@@ -135,7 +144,7 @@ def predict_corpus(
         adata = anndata.read_zarr("cells.zarr")
         sc.pp.neighbors(adata, use_rep="X_scbert")
     """
-    corpus_checks.corpus_extra()
+    require("annbatch", "A corpus")
     is_model(model, ("ScBERT", "ScBERTClassifier"))
     if unassigned_below is not None:
         reading_checks.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
@@ -143,7 +152,7 @@ def predict_corpus(
         _checks.people.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
     number, n_shares = reading_checks.share_of(shard)
     out = Path(out)
-    corpus_checks.new_folder(out)
+    _checks.paths.new_folder(out)
     parts = [parts] if isinstance(parts, str) else list(parts)
     job = Job(
         opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size
@@ -178,7 +187,7 @@ class _Work:
     @property
     def n_cells(self) -> int:
         """Cells of all shares."""
-        return n_cells(self.job.data.corpus, self.job.parts)
+        return self.job.data.corpus.n_cells(*self.job.parts)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
@@ -190,9 +199,9 @@ class _Work:
         """What every left-over of this call carries."""
         return digest(self.plan)
 
-    def share(self, number: int) -> Share:
+    def share(self, number: int) -> Shard:
         """One of the shares, as far as it is."""
-        return Share(
+        return Shard(
             self.folder, number, self.n_shares, -(-self.n_cells // self.store.window), self.call
         ).load()
 
@@ -204,10 +213,10 @@ class _Work:
         with self.one_at_a_time(), self.disk(self.n_cells):
             if self.out.exists():
                 discard(self.folder, *_OURS)
-            corpus_checks.new_folder(self.out)
+            _checks.paths.new_folder(self.out)
             known = read_note(self.folder / _PLAN, _PLAN)
             if known is not None and self.store.folder.exists():
-                reading_checks.same_predictions(plain(self.plan), known["asked"], self.folder)
+                refuse_another_call(plain(self.plan), known["asked"], self.folder, "predictions")
                 if (laid := self.store.laid(self.call)) is not None:
                     return laid
             for old in (self.store.folder, *self.folder.glob("share_*")):
@@ -229,15 +238,15 @@ class _Work:
                 "desc": "Predicting",
                 "unit": "cell",
                 "unit_scale": True,
-                "initial": sum(cells[: share.done]),
+                "initial": sum(cells[: share.n_done]),
             }
             with Bar(total=sum(cells), disable=None, **bar) as shown:
-                for window in share.windows[share.done :]:
-                    with self.disk(sum(cells[share.done :])):
+                for window in share.windows[share.n_done :]:
+                    with self.disk(sum(cells[share.n_done :])):
                         sums, without = self._window(window)
                         share.add(sums, without, self.store.chunks(window, self.job.results()))
                     _give_back()
-                    shown.update(cells[share.done - 1])
+                    shown.update(cells[share.n_done - 1])
 
     def _window(self, window: int) -> tuple[dict[str, np.ndarray], int]:
         """Predict the cells of a window and write that.
@@ -263,7 +272,7 @@ class _Work:
                 )
         return sums, without
 
-    def _mended(self, shares: list[Share]) -> list[str]:
+    def _mended(self, shares: list[Shard]) -> list[str]:
         """Every file of results.
 
         A window that is not as it was written is predicted again, and its sums are as they were.
@@ -303,7 +312,7 @@ class _Work:
             if _ATTENTION in slots:
                 warn_if_uniform(slots[_ATTENTION]["attention_floor"])
             reading_checks.warn_of_cells_without_token(
-                sum(share.without_token for share in shares), self.n_cells
+                sum(share.n_without_token for share in shares), self.n_cells
             )
 
     @contextmanager
@@ -313,20 +322,16 @@ class _Work:
         with FileLock(self.folder / ".lock"):
             yield
 
-    @contextmanager
-    def disk(self, n_left: int) -> Iterator[None]:
+    def disk(self, n_left: int) -> AbstractContextManager[None]:
         """Say what to do when the disk is full."""
-        try:
-            yield
-        except OSError as error:
-            needed = corpus_checks.gigabytes(n_left * self.job.results().bytes_per_cell())
-            raise reading_checks.full_while_predicting(error, needed, self.folder) from error
+        n_bytes = n_left * self.job.results().bytes_per_cell()
+        return goes_on(self.folder, "tl.predict_corpus", n_bytes)
 
-    def _slots(self, shares: list[Share]) -> dict[str, Any]:
+    def _slots(self, shares: list[Shard]) -> dict[str, Any]:
         """What is of all cells together."""
         slots = {
             f"uns/{_keys.SCBERT_PREDICT}": self._record(
-                sum(share.without_token for share in shares)
+                sum(share.n_without_token for share in shares)
             )
         }
         if sums := [share.sums for share in shares if share.sums]:
