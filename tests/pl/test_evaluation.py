@@ -190,7 +190,7 @@ def test_users_axes(evaluated):
 
 
 def test_long_names_keep_both_ends():
-    from scbert_cll.pl._evaluation import short
+    from scbert_cll.pl._style import middle_cut as short
 
     assert short("scbert") == "scbert"
     assert short("scbert_from_scratch_expressed_tokens") == "scbert_from…sed_tokens"

@@ -79,7 +79,7 @@ def test_the_score_has_the_p_against_random_sets_beside_the_same_covariates(prog
     ],
 )
 def test_models_and_tests_are_matched_by_what_is_beside_the_score(model, adjusted):
-    assert _forest.beside(model) == adjusted
+    assert _forest.adjustment(model) == adjusted
 
 
 def test_without_random_sets_or_score_there_is_no_such_column(prognosed):

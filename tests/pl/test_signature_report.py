@@ -170,7 +170,7 @@ def test_both_directions_are_two_panels(reported: AnnData) -> None:
 
 
 def test_bad_input(reported: AnnData) -> None:
-    with pytest.raises(ValueError, match="ax holds one direction, there are two"):
+    with pytest.raises(ValueError, match="ax holds one direction, there are 2"):
         pl.faithfulness(reported, ax=plt.subplots()[1])
     with pytest.raises(ValueError, match="direction must be one of"):
         pl.faithfulness(reported, direction="both")

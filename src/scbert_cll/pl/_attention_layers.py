@@ -1,8 +1,7 @@
-"""pl.attention_layers: attention of each layer and head, beside how closely it follows abundance."""
+"""pl.attention_layers: attention of each layer and head, and how closely it follows abundance."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -10,15 +9,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll import _checks, _keys, _names
+from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._checks.words import at_least, key_in
 from scbert_cll.pl import _style
 
-_REMEDY: Final = 'Run tl.gene_attribution(adata, model, method="attention", per_layer=True) first.'
+_CALL: Final = 'tl.gene_attribution(adata, model, method="attention", per_layer=True)'
 _CAVEAT: Final = (
     "Above: Spearman's ρ between attention and the mean token, over the genes of the group; near "
     "1, attention ranks genes as their expression does."
@@ -72,88 +70,66 @@ def attention_layers(
         `n_genes` is below 1.
     """
     at_least(n_genes, 1, "n_genes")
-    attention, record = _found(adata, key)
-    names = list(attention.columns.unique("group"))
-    if groups is not None:
-        names = [groups] if isinstance(groups, str) else list(groups)
-        for name in names:
-            key_in(
-                name,
-                list(attention.columns.unique("group")),
-                f"the groups of adata.varm['{key}_layers']",
-            )
+    attention, record = _read(adata, key)
+    where = f"the groups of adata.varm[{_keys.beside(key, 'layers')!r}]"
+    names = _record.named(groups, attention.columns.unique("group"), where)
     attention = attention[names]
-    top = attention.mean(axis=1).nlargest(n_genes).index
-    values = (
-        attention.loc[top]
-        if heads
-        else attention.loc[top].T.groupby(level=["group", "layer"], sort=False).mean().T
-    )
-    table = record["layers"][record["layers"]["group"].isin(names)]
-    factor, unit = _style.engineering(float(values.to_numpy().max()))
-    fig, above, below = _figure(len(names), values.shape[1] // len(names), len(top), figsize)
-    images = []
+    values = attention.loc[attention.mean(axis=1).nlargest(n_genes).index]
+    if not heads:
+        values = values.T.groupby(level=["group", "layer"], sort=False).mean().T
+    most = float(values.to_numpy().max())
+    factor, unit = _style.engineering(most)
+    n = len(names)
+    above, below = _panels(n, values.shape[1] // n, len(values), figsize)
     for i, name in enumerate(names):
-        of_group = table[table["group"] == name]
+        of_group = record["layers"][record["layers"]["group"] == name]
         _follows(above[i], of_group, heads=heads)
-        title = f"{_style.shortened(name)}\n{record['n_cells'][name]:,} cells"
-        above[i].set_title(title)
-        images.append(
-            _genes(
-                below[i],
-                pd.DataFrame(values[name]) * factor,
-                float(values.to_numpy().max()) * factor,
-            )
-        )
+        above[i].set_title(f"{_style.shortened(name)}\n{record['n_cells'][name]:,} cells")
+        image = _genes(below[i], pd.DataFrame(values[name]) * factor, most * factor)
         _name_layers(below[i], of_group, heads=heads)
     above[0].set_ylabel("ρ with\nabundance")
-    _bar(fig, below, images[0], f"share of attention{f' ({unit})' if unit else ''}")
-    fig.supxlabel("\n".join(textwrap.wrap(_CAVEAT, int(fig.get_figwidth() * 19))), fontsize=7)
-    drawn = [ax for pair in zip(above, below, strict=True) for ax in pair]
-    return _style.finish(fig, drawn, show=show, return_fig=return_fig)
+    place: dict[str, Any] = {"location": "right", "aspect": 20, "shrink": 0.8, "pad": 0.02}
+    _style.bar(below, image, f"share of attention{f' ({unit})' if unit else ''}", **place)
+    fig = _style.figure_of(above[0])
+    fig.supxlabel(_style.broken(_CAVEAT, fig.get_figwidth() * 19), fontsize=7)
+    return [ax for pair in zip(above, below, strict=True) for ax in pair]
 
 
-def _found(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Genes × (group, layer, head), and the record beside."""
-    key_in(f"{key}_layers", _checks.adata.anndata(adata).varm, "adata.varm", _REMEDY)
-    table, record = pd.DataFrame(adata.varm[f"{key}_layers"]), adata.uns[key]
-    key_in("layers", record, f"adata.uns[{key!r}]", _REMEDY)
-    parts = [str(column).rsplit("|", 2) for column in table]
-    of = [(_names.own(group, adata.uns), int(layer), int(head)) for group, layer, head in parts]
-    index = pd.MultiIndex.from_tuples(of)
-    record = dict(record) | {"n_cells": _names.own_keys(record["n_cells"], adata.uns)}
-    return table.set_axis(index.set_names(["group", "layer", "head"]), axis=1), record
+def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Attention of genes × (group, layer, head), and the record that belongs to it."""
+    layers_key = _keys.beside(key, "layers")
+    key_in(layers_key, _checks.adata.anndata(adata).varm, "adata.varm", f"Run {_CALL} first.")
+    record = dict(_record.read(adata, key, _CALL, ["layers"], missing=f"Run {_CALL} first."))
+    record["n_cells"] = _names.own_keys(record["n_cells"], adata.uns)
+    table = pd.DataFrame(adata.varm[layers_key])
+    columns = [str(column).rsplit("|", 2) for column in table]
+    of = [(_names.own(group, adata.uns), int(layer), int(head)) for group, layer, head in columns]
+    index = pd.MultiIndex.from_tuples(of, names=["group", "layer", "head"])
+    return table.set_axis(index, axis=1), record
 
 
-def _figure(
+def _panels(
     n_groups: int, n_columns: int, n_genes: int, figsize: tuple[float, float] | None
-) -> tuple[Figure, list[Axes], list[Axes]]:
+) -> tuple[list[Axes], list[Axes]]:
     """Two panels for each group, those of a kind on one scale."""
     width = float(np.clip(0.3 * n_columns, 1.4, 5.0))
-    size = figsize or (min(1.9 + width * n_groups, 12.0), 2.2 + 0.16 * n_genes)
-    ratios = {"height_ratios": [0.9, max(0.16 * n_genes, 0.6)]}
-    fig, axes = _style.panels(
-        2 * n_groups,
-        n_columns=n_groups,
-        figsize=size,
-        sharex="col",
-        sharey="row",
-        gridspec_kw=ratios,
-    )
-    return fig, axes[:n_groups], axes[n_groups:]
+    size = (min(1.9 + width * n_groups, 12.0), 2.2 + 0.16 * n_genes)
+    scales: dict[str, Any] = {"sharex": "col", "sharey": "row"}
+    scales["height_ratios"] = [0.9, max(0.16 * n_genes, 0.6)]
+    axes = _style.panels(None, figsize, size, 2 * n_groups, n_columns=n_groups, **scales)
+    return axes[:n_groups], axes[n_groups:]
 
 
 def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
-    """Correlation with abundance: a bar for each column below, and dots for the heads of a layer."""
-    single = table["head"] != _MEAN
-    bars, dots = (table[single], None) if heads else (table[~single], table[single])
+    """Correlation with abundance: a bar for each column below, and dots for heads of a layer."""
+    is_head = table["head"] != _MEAN
+    bars, dots = table[is_head == heads], table[is_head & (not heads)]
     ax.bar(range(len(bars)), bars["abundance"], color=_style.LIGHT, width=0.8)
-    if dots is not None:
+    if not heads:
         for layer, value in zip(bars["layer"], bars["abundance"], strict=True):
-            ax.text(layer, 0.04, f"{value:.2f}", ha="center", va="bottom", fontsize=6)
-        ax.plot(
-            dots["layer"], dots["abundance"], ".", color=_style.GREY, markersize=3, clip_on=False
-        )
+            ax.text(layer, 0.04, f"{value:.2f}", ha="center", va="bottom", fontsize=_style.SMALL)
+        look: dict[str, Any] = {"color": _style.GREY, "markersize": 3, "clip_on": False}
+        ax.plot(dots["layer"], dots["abundance"], ".", **look)
     ax.axhline(0, color=_style.GREY, linewidth=0.7)
     ax.set_ylim(min(0.0, float(table["abundance"].min())), 1)
     ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 5, 10]))
@@ -162,9 +138,8 @@ def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
 
 def _genes(ax: Axes, values: pd.DataFrame, most: float) -> AxesImage:
     """Genes × layers, or heads."""
-    image = ax.imshow(
-        values.to_numpy(), cmap="Blues", vmin=0, vmax=most, aspect="auto", interpolation="none"
-    )
+    look: dict[str, Any] = {"cmap": "Blues", "aspect": "auto", "interpolation": "none"}
+    image = ax.imshow(values.to_numpy(), vmin=0, vmax=most, **look)
     ax.set_yticks(range(len(values)), [_style.shortened(str(gene), 16) for gene in values.index])
     ax.tick_params(axis="both", length=0)
     ax.spines[:].set_visible(False)
@@ -174,18 +149,9 @@ def _genes(ax: Axes, values: pd.DataFrame, most: float) -> AxesImage:
 def _name_layers(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
     """A tick for each layer; with heads a line between the layers."""
     n_layers = int(table["layer"].max()) + 1
-    each = (len(table) // n_layers - 1) if heads else 1
-    ax.set_xticks(
-        [layer * each + (each - 1) / 2 for layer in range(n_layers)],
-        [str(i) for i in range(n_layers)],
-    )
+    n_heads = (len(table) // n_layers - 1) if heads else 1
+    middles = [layer * n_heads + (n_heads - 1) / 2 for layer in range(n_layers)]
+    ax.set_xticks(middles, [str(i) for i in range(n_layers)])
     for layer in range(1, n_layers):
-        ax.axvline(layer * each - 0.5, color="white", linewidth=2)
-    ax.set_xlabel(f"layer, {each} heads each" if heads else "layer")
-
-
-def _bar(fig: Figure, axes: list[Axes], image: AxesImage, label: str) -> None:
-    bar = fig.colorbar(image, ax=axes, location="right", aspect=20, shrink=0.8, pad=0.02)
-    bar.set_label(label, fontsize=7)
-    bar.ax.tick_params(labelsize=6, length=2)
-    bar.outline.set_visible(False)
+        ax.axvline(layer * n_heads - 0.5, color="white", linewidth=2)
+    ax.set_xlabel(f"layer, {n_heads} heads each" if heads else "layer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,14 +26,16 @@ _LEAST_CELLS, _LEAST_DONORS = 20, 4
 _NAMED_DONORS = 20
 
 
+_UNITS: Final = {"clr_cell": "CLR in the cell", "clr_protein": "CLR over cells", "none": "as given"}
+
+
 @dataclass(frozen=True)
 class _Pair:
     """Gene and protein of each cell, and what they are called."""
 
     cells: pd.DataFrame  # umi, total, rna, protein and, where known, donor
-    marker: str
     gene: str
-    unit: str
+    protein: str  # with its unit
 
 
 @_style.plot
@@ -110,100 +112,69 @@ def cd49d(
     Fisher's scale is √(1.06 / (n − 3)) (Fieller, Hartley & Pearson 1957,
     doi:10.1093/biomet/44.3-4.470), and donors are pooled with weights n − 3.
     """
-    chosen = _levels(levels, donor_key)
-    if ax is not None and len(chosen) > 1:
-        raise ValueError(
-            f"ax holds one level, there are {len(chosen)}; name one with levels=, or leave ax out."
-        )
+    names = _levels(levels, donor_key)
     protein = _protein.find(data, protein_key, rna_key)
-    pair = _pair(data, protein, marker, gene, layer, normalize, cells, donor_key)
-    if ax is None:
-        narrow = figsize is not None and figsize[0] < 2.0 * len(chosen)
-        size = figsize or (max(3.5, 2.5 * len(chosen)), 2.7)
-        fig, axes = _style.panels(len(chosen), n_columns=1 if narrow else 3, figsize=size)
-    else:
-        fig, axes = _style.figure_of(ax), [ax]
+    rna, column = protein.rna, _protein.lookup(protein, marker)
+    key_in(gene, dict.fromkeys(rna.var_names), "adata.var_names")
+    counts = _checks.counts.counts(rna, layer)
+    drawn = _protein.mask(data, rna, cells)
+    if not drawn.any():
+        raise ValueError("cells= leaves no cell to draw.")
+    of_one_group = np.zeros(rna.n_obs, dtype=int)
+    table = pd.DataFrame(index=rna.obs_names)
+    table["umi"] = counts[:, [rna.var_names.get_loc(gene)]].toarray().ravel()
+    table["total"] = np.asarray(counts.sum(axis=1)).ravel()
+    table["rna"] = np.log2(1 + 1e4 * table["umi"] / np.maximum(table["total"], 1))
+    table["protein"] = _protein.levels(protein, column, normalize, of_one_group, drawn).level
+    if donor_key is not None:
+        table["donor"] = _protein.donors(data, rna, donor_key, drawn)
+        drawn &= table["donor"].notna().to_numpy()
+    pair = _Pair(table[drawn], gene, f"{protein.names[column]} protein\n({_UNITS[normalize]})")
+    size, n = (max(3.5, 2.5 * len(names)), 2.7), len(names)
+    n_columns = 1 if figsize is not None and figsize[0] < 2.0 * n else 3
+    axes = _style.panels(ax, figsize, size, n, ("level", "levels"), n_columns=n_columns)
     draw = {"cell": _draw_cells, "within": _draw_within, "donor": _draw_donors}
-    for panel, level in zip(axes, chosen, strict=True):
+    for panel, level in zip(axes, names, strict=True):
         draw[level](panel, pair)
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+    return axes
 
 
 def _levels(levels: Level | Sequence[Level] | None, donor_key: str | None) -> list[str]:
     """Panels to draw; without donors only the cells."""
     if levels is None:
         return list(get_args(Level)) if donor_key is not None else ["cell"]
-    chosen: list[str] = [levels] if isinstance(levels, str) else list(levels)
-    for level in chosen:
-        choice(level, get_args(Level), "levels")
-    if donor_key is None and set(chosen) - {"cell"}:
+    names: list[str] = [levels] if isinstance(levels, str) else list(levels)
+    for name in names:
+        choice(name, get_args(Level), "levels")
+    if donor_key is None and (of_donors := set(names) - {"cell"}):
         raise ValueError(
-            f"levels {listed(set(chosen) - {'cell'})} compare donors: name their "
-            f"column with donor_key=."
+            f"levels {listed(of_donors)} compare donors: name their column with donor_key=."
         )
-    return chosen
-
-
-def _pair(
-    data: AnnData | MuData,
-    protein: _protein.Protein,
-    marker: str,
-    gene: str,
-    layer: str | None,
-    normalize: _protein.Normalize,
-    cells: np.ndarray | pd.Series | str | None,
-    donor_key: str | None,
-) -> _Pair:
-    """RNA as log2(1 + 1e4 c / N) and normalised protein of the chosen cells."""
-    rna = protein.rna
-    j = _protein.lookup(protein, marker)
-    key_in(gene, dict.fromkeys(rna.var_names), "adata.var_names")
-    counts = _checks.counts.counts(rna, layer)
-    umi = counts[:, [rna.var_names.get_loc(gene)]].toarray().ravel()
-    total = np.asarray(counts.sum(axis=1)).ravel()
-    kept = _protein.mask(data, rna, cells)
-    if not kept.any():
-        raise ValueError("cells= leaves no cell to draw.")
-    level = _protein.levels(protein, j, normalize, np.zeros(rna.n_obs, dtype=int), kept).level
-    scaled = np.log2(1 + 1e4 * umi / np.maximum(total, 1))
-    table = pd.DataFrame(
-        {"umi": umi, "total": total, "rna": scaled, "protein": level}, index=rna.obs_names
-    )
-    if donor_key is not None:
-        table["donor"] = _protein.donors(data, rna, donor_key, kept)
-        kept &= table["donor"].notna().to_numpy()
-    unit = {"clr_cell": "CLR in the cell", "clr_protein": "CLR over cells", "none": "as given"}[
-        normalize
-    ]
-    return _Pair(table[kept], str(protein.names[j]), gene, unit)
+    return names
 
 
 def _draw_cells(ax: Axes, pair: _Pair) -> None:
     """Protein by UMI count of the gene."""
     umi = pair.cells["umi"].clip(upper=3).astype(int)
-    parts = {
-        n: pair.cells.loc[umi == n, "protein"].to_numpy() for n in range(4) if (umi == n).any()
-    }
-    for i, values in enumerate(parts.values()):
+    by_umi = pair.cells["protein"].groupby(umi)
+    for i, (_, values) in enumerate(by_umi):
         if len(values) >= _LEAST_CELLS and np.ptp(values) > 0:
-            violin: Any = ax.violinplot(values, [i], widths=0.85, showextrema=False)
+            violin: Any = ax.violinplot(values.to_numpy(), [i], widths=0.85, showextrema=False)
             violin["bodies"][0].set(facecolor=_style.SKY, alpha=0.8, edgecolor="none")
         else:
             ax.scatter(np.full(len(values), i), values, s=6, color=_style.SKY, linewidths=0)
         ax.hlines(np.median(values), i - 0.25, i + 0.25, color="black", linewidth=1.5)
-    names = [f"{n if n < 3 else '≥3'}\n{len(values):,}" for n, values in parts.items()]
-    ax.set_xticks(range(len(parts)), names)
-    ax.set(xlabel=f"{pair.gene} UMI (below: cells)", ylabel=f"{pair.marker} protein\n({pair.unit})")
+    names = [f"{n if n < 3 else '≥3'}\n{len(values):,}" for n, values in by_umi]
+    ax.set_xticks(range(len(names)), names)
+    ax.set(xlabel=f"{pair.gene} UMI (below: cells)", ylabel=pair.protein)
     rho = _rho(pair.cells["rna"], pair.cells["protein"])
-    ax.set_title(
-        f"Cells: {_say(rho)}\n{pair.gene} detected in {np.mean(umi > 0):.0%} of {len(umi):,}"
-    )
+    detected = f"{pair.gene} detected in {np.mean(umi > 0):.0%} of {len(umi):,}"
+    ax.set_title(f"Cells: {_in_words(rho)}\n{detected}")
 
 
 def _draw_within(ax: Axes, pair: _Pair) -> None:
     """Correlation in each donor, and pooled."""
     rho = _within(pair.cells)
-    n_donors = pair.cells["donor"].nunique()
     if rho.empty:
         ax.set_title("Within donors: none has enough\ncells with the gene")
         ax.set(xticks=[], yticks=[])
@@ -216,15 +187,15 @@ def _draw_within(ax: Axes, pair: _Pair) -> None:
     ax.hlines(-1.2, np.tanh(mean - half), np.tanh(mean + half), color=_style.RED, linewidth=2.5)
     ax.scatter(np.tanh(mean), -1.2, s=36, marker="D", color=_style.RED, zorder=3)
     ax.axvline(0, color=_style.GREY, linewidth=0.7, linestyle=":")
-    names = [_style.shortened(str(name), 14) for name in rho.index]
-    few = len(names) <= _NAMED_DONORS
-    ax.set_yticks([-1.2, *y] if few else [-1.2], ["pooled", *names] if few else ["pooled"])
+    few = len(rho) <= _NAMED_DONORS
+    rows = dict(zip(y, rho.index, strict=True)) if few else {}
+    names = [_style.shortened(str(name), 14) for name in rows.values()]
+    ax.set_yticks([-1.2, *rows], ["pooled", *names])
     ax.tick_params(axis="y", length=0)
-    ax.set(xlabel="Spearman's ρ, 95 % interval", ylabel="" if few else f"{len(names)} donors")
+    ax.set(xlabel="Spearman's ρ, 95 % interval", ylabel="" if few else f"{len(rho)} donors")
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set_title(
-        f"Within donors: {_say(float(np.tanh(mean)))}\npooled over {len(rho)} of {n_donors} donors"
-    )
+    pooled = f"pooled over {len(rho)} of {pair.cells['donor'].nunique()} donors"
+    ax.set_title(f"Within donors: {_in_words(float(np.tanh(mean)))}\n{pooled}")
 
 
 def _draw_donors(ax: Axes, pair: _Pair) -> None:
@@ -233,13 +204,10 @@ def _draw_donors(ax: Axes, pair: _Pair) -> None:
     cpm = np.log2(1 + 1e6 * donors["umi"] / donors["total"])
     ax.scatter(cpm, donors["protein"], s=20, color=_style.BLUE, alpha=0.85, linewidths=0)
     ax.margins(0.12)
-    ax.set(
-        xlabel=f"{pair.gene} pseudobulk (log2 CPM)",
-        ylabel=f"mean {pair.marker} protein\n({pair.unit})",
-    )
+    ax.set(xlabel=f"{pair.gene} pseudobulk (log2 CPM)", ylabel=f"mean {pair.protein}")
     enough = len(donors) >= _LEAST_DONORS
-    title = f"Donors: {_say(_rho(cpm, donors['protein']))}" if enough else "Donors: too few for ρ"
-    ax.set_title(f"{title}\n{len(donors)} donors")
+    rho = _in_words(_rho(cpm, donors["protein"])) if enough else "too few for ρ"
+    ax.set_title(f"Donors: {rho}\n{len(donors)} donors")
 
 
 def _within(cells: pd.DataFrame) -> pd.DataFrame:
@@ -249,12 +217,7 @@ def _within(cells: pd.DataFrame) -> pd.DataFrame:
         rho = _rho(part["rna"], part["protein"]) if len(part) >= _LEAST_CELLS else np.nan
         half = 1.96 * np.sqrt(1.06 / max(len(part) - 3, 1))
         z = np.arctanh(np.clip(rho, -0.999, 0.999))
-        rows[name] = {
-            "rho": rho,
-            "n": len(part),
-            "low": np.tanh(z - half),
-            "high": np.tanh(z + half),
-        }
+        rows[name] = [rho, len(part), np.tanh(z - half), np.tanh(z + half)]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["rho", "n", "low", "high"])
     return table.dropna().sort_values("rho")
 
@@ -264,5 +227,5 @@ def _rho(x: pd.Series, y: pd.Series) -> float:
     return float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
 
 
-def _say(rho: float) -> str:
+def _in_words(rho: float) -> str:
     return "ρ undefined" if np.isnan(rho) else f"ρ = {rho:.2f}".replace("-", "−")

@@ -78,93 +78,64 @@ def confusion(
         No cell of this part has a label.
     """
     if model is None:
-        table = get.predictions(
-            adata, labels_key=labels_key, pred_key=pred_key, split_key=split_key, split=split
-        )
-        donors = (
-            None
-            if donor_key is None
-            else _checks.people.donors(adata, donor_key, allow_missing=True)
-        )
+        columns = {"labels_key": labels_key, "pred_key": pred_key, "split_key": split_key}
+        table, donors = get.predictions(adata, split=split, **columns), None
+        if donor_key is not None:
+            donors = _checks.people.donors(adata, donor_key, allow_missing=True)
         how = "training cells among them" if split is None else ""
     else:
         table, split = _evaluation.averaged(adata, model, key).reindex(adata.obs_names), None
         donors = table.get("donor")
-        how = f"out of fold: {_evaluation.short(model)}"
-    known = table["label"].notna() & table["pred"].notna()
-    if not known.any():
+        how = f"out of fold: {_style.middle_cut(model)}"
+    usable = table["label"].notna() & table["pred"].notna()
+    if not usable.any():
         raise ValueError(
             f"None of the {len(table)} {_CELLS.get(split or '', 'cells')} has a label in "
-            f"adata.obs[{labels_key!r}] "
-            f"and a prediction in adata.obs[{pred_key!r}]."
+            f"adata.obs[{labels_key!r}] and a prediction in adata.obs[{pred_key!r}]."
         )
-    counts = _counts(table[known])
-    longest = max(len(name) for name in counts.columns)
-    side = 1.3 + 0.48 * max(counts.shape) + 0.04 * longest
-    fig, ax = _style.one(ax, figsize or (max(3.0, side + 0.6), max(2.4, side)))
+    counts = _counts(table[usable])
+    side = 1.3 + 0.48 * max(counts.shape) + 0.04 * max(map(len, counts.columns))
+    [ax] = _style.panels(ax, figsize, (max(3.0, side + 0.6), max(2.4, side)))
     _fields(ax, counts, normalize=normalize, cmap=cmap)
-    ax.set_title(
-        _title(table, known, split, how, None if donors is None else donors[table.index[known]])
-    )
-    return _style.finish(fig, ax, show=show, return_fig=return_fig)
+    title = f"{int(usable.sum()):,} {_CELLS.get(split or '', 'cells')}"
+    if donors is not None:
+        n = donors[table.index[usable]].dropna().nunique()
+        title += f" of {n} donor{'s' * (n != 1)}"
+    n_without = int((~usable).sum())
+    without = f"{n_without:,} unlabelled left out" * bool(n_without)
+    ax.set_title("\n".join(filter(None, [title, how, without])))
+    return ax
 
 
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Cells by label and prediction, in the order of the labels.
-
-    Classes that are only predicted come last.
-    """
+    """Cells by label and prediction in the order of the labels, classes only predicted last."""
     label, pred = (_checks.people.class_names(table[name]) for name in ("label", "pred"))
     rows, predicted = (_checks.people.class_order(table[name]) for name in ("label", "pred"))
-    known = _checks.people.class_order(table["label"], unused=True)
-    columns = [c for c in known if c in rows or c in predicted] + [
-        c for c in predicted if c not in known
-    ]
-    found = confusion_matrix(label, pred, labels=columns)
-    return pd.DataFrame(found, columns, columns).loc[rows]
+    order = _checks.people.class_order(table["label"], unused=True)
+    columns = [name for name in order if name in rows or name in predicted]
+    columns += [name for name in predicted if name not in order]
+    return pd.DataFrame(confusion_matrix(label, pred, labels=columns), columns, columns).loc[rows]
 
 
 def _fields(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> None:
     """Coloured fields with numbers that can be read on them."""
     values = counts.to_numpy()
     share = values / values.sum(axis=1, keepdims=True)
-    image = ax.imshow(
-        share if normalize else values,
-        cmap=cmap,
-        vmin=0,
-        vmax=1 if normalize else None,
-        aspect="auto",
-    )
+    shown, most = (share, 1) if normalize else (values, None)
+    image = ax.imshow(shown, cmap=cmap, vmin=0, vmax=most, aspect="auto")
     for (i, j), n in np.ndenumerate(values):
         text = f"{n:,}\n{share[i, j]:.0%}" if normalize else f"{n:,}"
-        red, green, blue, _ = image.to_rgba(share[i, j] if normalize else n)
-        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        ax.text(
-            j, i, text, ha="center", va="center", fontsize=7, color="black" if bright else "white"
-        )
+        red, green, blue, _ = image.to_rgba(shown[i, j])
+        color = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+        ax.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
     steep = len(counts.columns) > 3 or max(map(len, counts.columns)) > 10
-    ax.set_xticks(range(counts.shape[1]), [_style.shortened(c) for c in counts.columns])
+    ax.set_xticks(range(counts.shape[1]), [_style.shortened(name) for name in counts.columns])
     ax.tick_params(axis="x", rotation=45 if steep else 0, length=0)
     for tick in ax.get_xticklabels():
         tick.set(ha="right" if steep else "center", rotation_mode="anchor" if steep else "default")
-    rows = [
-        f"{_style.shortened(name)}\n(n = {n:,})"
-        for name, n in zip(counts.index, values.sum(axis=1), strict=True)
-    ]
+    sums = zip(counts.index, values.sum(axis=1), strict=True)
+    rows = [f"{_style.shortened(name)}\n(n = {n:,})" for name, n in sums]
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(axis="y", length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="predicted", ylabel="label")
-
-
-def _title(
-    table: pd.DataFrame, known: pd.Series, split: str | None, how: str, donors: pd.Series | None
-) -> str:
-    """Which cells these are, and how they were predicted."""
-    title = f"{int(known.sum()):,} {_CELLS.get(split or '', 'cells')}"
-    if donors is not None:
-        n = len(donors.dropna().unique())
-        title += f" of {n} donor{'' if n == 1 else 's'}"
-    left_out = int((~known).sum())
-    title += f"\n{how}" if how else ""
-    return title + (f"\n{left_out:,} unlabelled left out" if left_out else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, Final, cast
@@ -20,18 +19,10 @@ from scbert_cll.pl import _evaluation, _style
 _SHOWN: Final = 2
 _NAMED_DONORS: Final = 12
 _SAME, _OTHER = (_style.BLUE, "o"), (_style.RED, "D")
-_SMALL: Final = 6  # points
-# places of a name beside its donor, in points; those further away get a line to it
-_AROUND: Final = (
-    (1, 0),
-    (-1, 0),
-    (0, 1),
-    (0, -1),
-    (0.7, 0.7),
-    (0.7, -0.7),
-    (-0.7, 0.7),
-    (-0.7, -0.7),
-)
+# places of a name around its donor, in points; those further away get a line to it
+_SIDES: Final = ((1, 0), (-1, 0), (0, 1), (0, -1))
+_CORNERS: Final = tuple(product((0.7, -0.7), repeat=2))
+_AROUND: Final = (*_SIDES, *_CORNERS)
 _PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product((5, 8, 12, 18, 25, 33), _AROUND)]
 _NEAR: Final = 5
 _LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
@@ -80,32 +71,27 @@ def donor_agreement(
         Donors are not known, or `ax` is given for several models.
     """
     names = _evaluation.chosen(adata, key, model, _SHOWN, "macro_f1")
-    if ax is not None and len(names) > 1:
-        raise ValueError(
-            f"ax holds one model, there are {len(names)}; name one with model=, or leave ax out."
-        )
-    donors = get.evaluation(adata, table="donors", key=key)
+    donors = get.evaluation(adata, "donors", key=key)
     if donors.empty:
         raise ValueError(
             f"adata.uns[{key!r}]['donors'] is empty: run tl.cross_validate with donor_key=."
         )
-    agreement = get.evaluation(adata, table="agreement", key=key).set_index("model")
-    if ax is None:
-        columns = min(len(names), 3 if figsize is None else max(1, int(figsize[0] // 2)))
-        size = figsize or (max(3.3, 2.3 * columns), 2.9 * -(-len(names) // columns))
-        fig, axes = _style.panels(len(names), n_columns=columns, figsize=size)
-    else:
-        fig, axes = _style.figure_of(ax), [ax]
+    agreement = get.evaluation(adata, "agreement", key=key).set_index("model")
+    n = len(names)
+    columns = min(n, 3 if figsize is None else max(1, int(figsize[0] // 2)))
+    size = (max(3.3, 2.3 * columns), 2.9 * -(-n // columns))
+    axes = _style.panels(ax, figsize, size, n, ("model", "model"), n_columns=columns)
     positive = _style.shortened(str(adata.uns[key]["classes"][-1]), 16)
     limit = float(adata.uns[key]["params"].get("positive_from", 30))
+    by_model = dict(tuple(donors.groupby("model")))
     for panel, name in zip(axes, names, strict=True):
         _fields(panel, limit, positive)
-        _points(panel, donors[donors["model"] == name])
+        _points(panel, by_model[name])
         panel.set_title(_title(name, cast("pd.Series", agreement.loc[name])))
-    fig.draw_without_rendering()  # lays the panels out; only now it is known where a name has room
+    _style.lay_out(axes[0])  # only now it is known where a name has room
     for panel, name in zip(axes, names, strict=True):
-        _names(panel, donors[donors["model"] == name], limit)
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+        _names(panel, by_model[name], limit)
+    return axes
 
 
 def _fields(ax: Axes, limit: float, positive: str) -> None:
@@ -133,21 +119,17 @@ def _points(ax: Axes, donors: pd.DataFrame) -> None:
         ax.scatter(rows["observed"], rows["predicted"], s=16, marker=marker, color=color, zorder=3)
 
 
-def _title(name: str, found: pd.Series) -> str:
+def _title(name: str, agreement: pd.Series) -> str:
     """Agreement in numbers, or why there is none."""
-    agree = (
-        f"calls agree: {found['n_agree']:.0f}/{found['n_donors']:.0f} "
-        f"({100 * found['low']:.0f}–{100 * found['high']:.0f} %)"
-    )
-    error = f"MAE {found['mae']:.0f} points" if np.isfinite(found["mae"]) else "MAE undefined"
-    if np.isfinite(found["spearman"]):
-        return (
-            f"{_evaluation.short(name, 30)}\n{agree}\n{error}, ρ = {found['spearman']:.2f}".replace(
-                "= -", "= −"
-            )
-        )
-    reason = f"ρ undefined: {str(found['note']).removeprefix('Spearman: ')}"
-    return "\n".join([_evaluation.short(name, 30), agree, error, *textwrap.wrap(reason, 30)])
+    calls = f"{agreement['n_agree']:.0f}/{agreement['n_donors']:.0f}"
+    low, high = 100 * agreement["low"], 100 * agreement["high"]
+    mae, rho = agreement["mae"], agreement["spearman"]
+    error = f"MAE {mae:.0f} points" if np.isfinite(mae) else "MAE undefined"
+    lines = [_style.middle_cut(name, 30), f"calls agree: {calls} ({low:.0f}–{high:.0f} %)"]
+    if np.isfinite(rho):
+        return "\n".join([*lines, f"{error}, ρ = {rho:.2f}".replace("= -", "= −")])
+    reason = f"ρ undefined: {str(agreement['note']).removeprefix('Spearman: ')}"
+    return "\n".join([*lines, error, _style.broken(reason, 30)])
 
 
 def _names(ax: Axes, donors: pd.DataFrame, limit: float) -> None:
@@ -161,56 +143,45 @@ def _names(ax: Axes, donors: pd.DataFrame, limit: float) -> None:
 
 def _drawn(ax: Axes, donors: pd.DataFrame, limit: float) -> list[Bbox]:
     """Where points, bars and lines lie, in pixels."""
-    pixels = _style.figure_of(ax).dpi / 72
-    lines = [((_LOW, limit), (_HIGH, limit)), ((limit, _LOW), (limit, _HIGH))]
-    found = [Bbox(ax.transData.transform(line)).padded(pixels / 2) for line in lines]
+    pixel = _style.figure_of(ax).dpi / 72
+    thin, lines = pixel / 2, [((_LOW, limit), (_HIGH, limit)), ((limit, _LOW), (limit, _HIGH))]
+    ends = [(*line, thin) for line in lines]
     for _, row in donors.iterrows():
         x, y = row["observed"], row["predicted"]
-        for start, end, pad in (
-            ((x, y), (x, y), 4 * pixels),
-            ((row["observed_low"], y), (row["observed_high"], y), pixels / 2),
-            ((x, row["predicted_low"]), (x, row["predicted_high"]), pixels / 2),
-        ):
-            found.append(Bbox(ax.transData.transform([start, end])).padded(pad))
-    return found
+        ends.append(((x, y), (x, y), 4 * pixel))
+        ends.append(((row["observed_low"], y), (row["observed_high"], y), thin))
+        ends.append(((x, row["predicted_low"]), (x, row["predicted_high"]), thin))
+    return [
+        Bbox(ax.transData.transform([start, end])).padded(padding) for start, end, padding in ends
+    ]
 
 
 def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbox:
-    """Write a donor's name where it covers least without being far away, and say where that is."""
+    """Write a donor's name where it covers least without being far away; where it stands."""
     point, text = (row["observed"], row["predicted"]), _style.shortened(str(row["donor"]), 12)
-    measured = ax.text(*point, text, fontsize=_SMALL)
+    measured = ax.text(*point, text, fontsize=_style.SMALL)
     size = np.asarray(measured.get_window_extent().size)
     measured.remove()
-    pixels = float(_style.figure_of(ax).dpi) / 72
+    pixel = float(_style.figure_of(ax).dpi) / 72
     center = ax.transData.transform(point) - size / 2
-    moves = [(r, pixels * np.array([x, y]) + np.sign([x, y]) * size / 2) for r, x, y in _PLACES]
+    moves = [(r, pixel * np.array([x, y]) + np.sign([x, y]) * size / 2) for r, x, y in _PLACES]
     boxes = [Bbox([center + move, center + move + size]) for _, move in moves]
-    far = [2 * r * pixels**2 for r, _ in moves]
+    far = [2 * r * pixel**2 for r, _ in moves]
     costs = [_covered(box, drawn, ax.bbox) + 9 * _covered(box, names, ax.bbox) for box in boxes]
     best = int(np.argmin(np.add(costs, far)))
-    x, y = (float(d) for d in moves[best][1] / pixels)
-    look: dict[str, Any] = {
-        "textcoords": "offset points",
-        "ha": "center",
-        "va": "center",
-        "fontsize": _SMALL,
-    }
-    ax.annotate(text, point, (x, y), **look).set_in_layout(False)
+    x, y = (float(d) for d in moves[best][1] / pixel)
+    look: dict[str, Any] = {"xycoords": "data", "ha": "center", "va": "center"}
+    _style.note(ax, text, point, (x, y), **look).set_in_layout(False)
     if moves[best][0] > _NEAR:
-        line = {
-            "arrowstyle": "-",
-            "linewidth": 0.5,
-            "color": _style.GREY,
-            "shrinkA": _SMALL / 2,
-            "shrinkB": 2,
-        }
-        ax.annotate("", point, (x, y), arrowprops=line, **look).set_in_layout(False)
-    return boxes[best].padded(pixels / 2)
+        line: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY}
+        line |= {"shrinkA": _style.SMALL / 2, "shrinkB": 2}
+        _style.note(ax, "", point, (x, y), arrowprops=line, **look).set_in_layout(False)
+    return boxes[best].padded(pixel / 2)
 
 
 def _covered(box: Bbox, taken: list[Bbox], inside: BboxBase) -> float:
     """Area of what a name would cover, and ten times that of what would be outside the axes."""
     within = Bbox.intersection(box, inside)
     outside = box.width * box.height - (within.width * within.height if within else 0)
-    both = [Bbox.intersection(box, other) for other in taken]
-    return float(10 * outside + sum(b.width * b.height for b in both if b))
+    overlaps = [Bbox.intersection(box, other) for other in taken]
+    return float(10 * outside + sum(o.width * o.height for o in overlaps if o))

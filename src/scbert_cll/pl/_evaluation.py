@@ -10,41 +10,28 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll import _keys, get
+from scbert_cll import _keys, _record, get
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER
 from scbert_cll.pl import _style
 
 TITLES: Final = {
-    "accuracy": "accuracy",
     "macro_f1": "macro-F1",
-    "balanced_accuracy": "balanced accuracy",
     "mcc": "MCC",
     "auroc": "AUROC",
     "auroc_within": "AUROC within donors",
     "auprc": "AUPRC",
     "kappa_quadratic": "quadratic κ",
     "brier": "Brier score",
-    "log_loss": "log loss",
     "ece": "ECE",
 }
 _MAJORITY: Final = "majority"
 # colour and marker, so that both kinds are told apart without colour, too
 _BASELINE, _OWN = (_style.ORANGE, "s"), (_style.BLUE, "o")
 _REPEAT, _SOME = "single repeat", "some repeats undefined"
-_ORDER: Final = (
-    "scBERT",
-    "model",
-    "baseline",
-    _SOME,
-    _REPEAT,
-    "best baseline",
-    "chance",
-    "majority",
-)
-_SMALL: Final = 6  # points, of text in a row
+_LINES: Final = ("best baseline", "chance", "majority")
+_ORDER: Final = ("scBERT", "model", "baseline", _SOME, _REPEAT, *_LINES)
 
 
 @_style.plot
@@ -96,75 +83,73 @@ def evaluation(
     ValueError
         `ax` is given for several metrics.
     """
-    wanted = (
-        _default(adata, key)
-        if metrics is None
-        else [metrics]
-        if isinstance(metrics, str)
-        else list(metrics)
-    )
-    if ax is not None and len(wanted) > 1:
-        raise ValueError(
-            f"ax holds one metric, there are {len(wanted)}; name one with metrics=, or leave "
-            f"ax out."
-        )
-    summary = get.evaluation(adata, key=key, metric=wanted)
-    scores = get.evaluation(adata, table="scores", key=key, metric=wanted)
-    names = list(get.evaluation(adata, key=key, metric=sort_by or wanted[0], model=models)["model"])
+    everything = get.evaluation(adata, key=key)
+    where = f"the column 'metric' of adata.uns[{key!r}]['summary']"
+    names = _record.named(metrics, everything["metric"], where)
+    names = names if metrics is not None else _default(names)
+    summary = get.evaluation(adata, key=key, metric=names)
+    scores = get.evaluation(adata, "scores", key=key, metric=names)
+    by = sort_by or names[0]
+    order = list(get.evaluation(adata, key=key, metric=by, model=models)["model"])
     simple = baselines(adata, key)
-    if ax is None:
-        fig, axes = _figure(len(wanted), len(names), figsize)
+    own, n = ax is None, len(names)
+    size = (max(3.3, 1.3 + 1.15 * n), 1.7 + 0.17 * max(len(order), 3))
+    axes = _style.panels(ax, figsize, size, n, ("metric", "metrics"), n_columns=n, sharey=True)
+    by_metric = {name: summary[summary["metric"] == name].set_index("model") for name in names}
+    for panel, (name, rows) in zip(axes, by_metric.items(), strict=True):
+        runs = scores[scores["metric"] == name].set_index("model")["value"].dropna()
+        _lines(panel, rows, simple)
+        _rows(panel, rows.loc[order], runs, simple)
+        better = "← better" if name in LOWER_IS_BETTER else "better →"
+        panel.set(title=TITLES.get(name, name.replace("_", " ")), xlabel=better)
+        _style.name_rows(panel, [_style.middle_cut(model) for model in order])
+    wide = _style.figure_of(axes[0]).get_figwidth()
+    columns = min(len(_style.labelled(axes)), 2 if wide < 4 else 3 if wide < 6 else 6)
+    _style.legend(axes, own=own, order=_ORDER.index, ncols=columns, columnspacing=1.2)
+    title(axes[0], unit(adata, key), own=own)
+    for panel, rows in zip(axes, by_metric.values(), strict=True):
+        _undefined(panel, rows.loc[order])
+    return axes
+
+
+def _default(computed: list[str]) -> list[str]:
+    """Macro-F1 and an AUROC, else the first two metrics."""
+    area = next((name for name in ("auroc_within", "auroc") if name in computed), "")
+    return [name for name in ("macro_f1", area) if name in computed] or computed[:2]
+
+
+def title(ax: Axes, text: str, *, own: bool) -> None:
+    """Title of a figure of our own, or a further line in that of the user's axes."""
+    if own:
+        fig = _style.figure_of(ax)
+        fig.suptitle(_style.broken(text, fig.get_figwidth() * 17), fontsize=8)
     else:
-        fig, axes = _style.figure_of(ax), [ax]
-    for panel, metric in zip(axes, wanted, strict=True):
-        rows, runs = (t[t["metric"] == metric].drop(columns="metric") for t in (summary, scores))
-        _lines(panel, rows.set_index("model"), simple)
-        _rows(panel, rows.set_index("model").loc[names], runs, simple)
-        panel.set(title=TITLES.get(metric, metric), xlabel=_direction(metric))
-    _frame(fig, axes, names, unit(adata, key), apart=ax is None)
-    for panel, metric in zip(axes, wanted, strict=True):
-        _undefined(panel, summary[summary["metric"] == metric].set_index("model").loc[names])
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
-
-
-def _default(adata: AnnData, key: str) -> list[str]:
-    """Macro-F1 and an AUROC, else what there is."""
-    there = list(dict.fromkeys(get.evaluation(adata, key=key)["metric"]))
-    area = next((name for name in ("auroc_within", "auroc") if name in there), "")
-    return [name for name in ("macro_f1", area) if name in there] or there[:2]
+        ax.set_title(f"{ax.get_title()}\n{text}".strip(), wrap=True)
 
 
 def baselines(adata: AnnData, key: str) -> set[str]:
-    """Models that count as baselines: those that the cross-validation names, else all but scBERT's."""
-    named = adata.uns[key]["params"].get("baselines")
+    """Models that the cross-validation names as baselines, else all but scBERT's."""
+    names = adata.uns[key]["params"].get("baselines")
     models = {str(name) for name in adata.uns[key]["summary"]["model"]}
-    return (
-        {name for name in models if "scbert" not in name.lower()}
-        if named is None
-        else models & set(map(str, named))
-    )
-
-
-def leading(adata: AnnData, key: str, most: int, by: str) -> list[str]:
-    """At most so many models, best first: the best own one, the best baseline, and who else is ahead."""
-    summary = get.evaluation(adata, key=key)
-    metrics = list(dict.fromkeys(summary["metric"]))
-    ranked = list(summary.loc[summary["metric"] == (by if by in metrics else metrics[0]), "model"])
-    simple = baselines(adata, key)
-    own, others = [m for m in ranked if m not in simple], [m for m in ranked if m in simple]
-    chosen = list(dict.fromkeys([*own[:1], *others[:1], *ranked]))[:most]
-    return sorted(chosen, key=ranked.index)
+    if names is None:
+        return {name for name in models if "scbert" not in name.lower()}
+    return models & set(map(str, names))
 
 
 def chosen(
     adata: AnnData, key: str, models: str | Sequence[str] | None, most: int, by: str
 ) -> list[str]:
-    """The models asked for, which must be there, else the leading ones."""
-    if models is None:
-        return leading(adata, key, most, by)
-    names = [models] if isinstance(models, str) else list(dict.fromkeys(models))
-    get.evaluation(adata, key=key, model=names)
-    return names
+    """The models asked for, else at most so many: the best own one, the best baseline, the best."""
+    summary = get.evaluation(adata, key=key, model=models)
+    if models is not None:
+        return [models] if isinstance(models, str) else list(dict.fromkeys(models))
+    metrics = list(dict.fromkeys(summary["metric"]))
+    ranked = list(summary.loc[summary["metric"] == (by if by in metrics else metrics[0]), "model"])
+    simple = baselines(adata, key)
+    best_own = [name for name in ranked if name not in simple][:1]
+    best_baseline = [name for name in ranked if name in simple][:1]
+    first = list(dict.fromkeys([*best_own, *best_baseline, *ranked]))[:most]
+    return sorted(first, key=ranked.index)
 
 
 def averaged(adata: AnnData, model: str, key: str) -> pd.DataFrame:
@@ -178,76 +163,42 @@ def averaged(adata: AnnData, model: str, key: str) -> pd.DataFrame:
     return cells.drop(columns=proba).assign(pred=pred).join(mean)
 
 
-def short(name: str, longest: int = 22) -> str:
-    """A name cut in its middle: variants of a model differ at the end."""
-    left = longest // 2
-    return name if len(name) <= longest else f"{name[:left]}…{name[left + 1 - longest :]}"
-
-
 def unit(adata: AnnData, key: str, *, interval: bool = True) -> str:
     """Who was held out, and what the intervals speak of."""
-    held = adata.uns[key]
-    n_donors = held["donors"]["donor"].nunique()
-    if str(held["params"].get("scheme")) == "random_cell":
-        donors = {0: "donors unknown", 1: "one donor"}.get(
-            n_donors, f"{n_donors} donors, each on both sides"
-        )
+    record = adata.uns[key]
+    n_donors = record["donors"]["donor"].nunique()
+    who = f"{n_donors} donors held out"
+    if str(record["params"].get("scheme")) == "random_cell":
+        several = f"{n_donors} donors, each on both sides"
+        donors = {0: "donors unknown", 1: "one donor"}.get(n_donors, several)
         who = f"{donors}: cells held out at random (optimistic)"
-    else:
-        who = f"{n_donors} donors held out"
-    return f"{who}\n{_kind(held['summary']['interval'])}" if interval else who
+    if not interval:
+        return who
+    kinds = record["summary"]["interval"].astype(str)
+    kinds = kinds[kinds != "none"]
+    if kinds.empty:
+        return f"{who}\nno interval"
+    kind = str(kinds.mode()[0])
+    bootstrap, lines = f"95 % interval: {kind}", "lines: lowest to highest single donor"
+    return f"{who}\n{bootstrap if kind.startswith('bootstrap') else lines}"
 
 
-def _kind(intervals: pd.Series) -> str:
-    """What most of the intervals are."""
-    known = intervals.astype(str)[intervals.astype(str) != "none"]
-    if known.empty:
-        return "no interval"
-    kind = str(known.mode()[0])
-    return (
-        f"95 % interval: {kind}"
-        if kind.startswith("bootstrap")
-        else "lines: lowest to highest single donor"
-    )
-
-
-def wrapped(text: str, inches: float) -> str:
-    """Text of 8 points, broken to fit a width."""
-    return "\n".join(
-        "\n".join(textwrap.wrap(line, max(20, int(inches * 17)))) for line in text.split("\n")
-    )
-
-
-def _figure(n: int, n_rows: int, figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
-    """Panels beside each other, as high as the models need."""
-    size = figsize or (max(3.3, 1.3 + 1.15 * n), 1.7 + 0.17 * max(n_rows, 3))
-    return _style.panels(n, n_columns=n, figsize=size, sharey=True)
-
-
-def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.DataFrame, simple: set[str]) -> None:
+def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series, simple: set[str]) -> None:
     """Estimate and interval of each model; the repeats below them, where there are several."""
-    own = (
-        "scBERT"
-        if all("scbert" in name.lower() for name in rows.index if name not in simple)
-        else "model"
-    )
+    others = [str(name).lower() for name in rows.index if name not in simple]
+    label_of_own = "scBERT" if all("scbert" in name for name in others) else "model"
     for i, (name, row) in enumerate(rows.iterrows()):
         color, marker = _BASELINE if name in simple else _OWN
-        single = runs.loc[runs["model"] == name, "value"].dropna()
-        if len(single) > 1:
-            y = np.full(len(single), i + 0.31)
-            ax.scatter(
-                single, y, s=3, color=color, alpha=0.6, linewidths=0, zorder=2, label=_REPEAT
-            )
+        repeats = runs[runs.index == name]
+        if len(repeats) > 1:
+            look: dict[str, Any] = {"s": 3, "alpha": 0.6, "linewidths": 0, "label": _REPEAT}
+            ax.scatter(repeats, np.full(len(repeats), i + 0.31), color=color, zorder=2, **look)
         if np.isfinite(row["estimate"]):
-            whole = len(single) == row["n_repeats"]
-            label = _SOME if not whole else "baseline" if name in simple else own
-            look: dict[str, Any] = {
-                "facecolor": color if whole else "white",
-                "edgecolor": color,
-                "linewidth": 1,
-            }
-            ax.scatter(row["estimate"], i, s=12, marker=marker, zorder=4, label=label, **look)
+            all_defined = len(repeats) == row["n_repeats"]
+            label = "baseline" if name in simple else label_of_own
+            look = {"facecolor": color if all_defined else "white", "edgecolor": color}
+            look |= {"linewidth": 1, "label": label if all_defined else _SOME}
+            ax.scatter(row["estimate"], i, s=12, marker=marker, zorder=4, **look)
             ax.hlines(i, row["low"], row["high"], color=color, linewidth=1.4, zorder=3)
     ax.xaxis.set_major_locator(MaxNLocator(3))
     if not np.isfinite(rows["estimate"]).any():
@@ -255,77 +206,30 @@ def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.DataFrame, simple: set[str]) ->
 
 
 def _lines(ax: Axes, rows: pd.DataFrame, simple: set[str]) -> None:
-    """What there is to be ahead of."""
-    defined = rows["estimate"].dropna()  # best first
-    chance = rows["chance"].dropna()
+    """Chance, or the most common class, and the best baseline: what a model has to be ahead of."""
+    defined, chance = rows["estimate"].dropna(), rows["chance"].dropna()  # best first
+    lines: list[tuple[float, str, str, str]] = []
     if len(chance):
-        _line(ax, chance.iloc[0], _style.GREY, ":", "chance")
+        lines.append((chance.iloc[0], _style.GREY, ":", "chance"))
     elif _MAJORITY in defined:
-        _line(ax, defined[_MAJORITY], _style.GREY, "-.", "majority")
-    best = [name for name in defined.index if name in simple]
-    if best:
-        _line(ax, defined[best[0]], _style.ORANGE, "--", "best baseline")
-
-
-def _line(ax: Axes, x: float, color: str, style: str, label: str) -> None:
-    ax.axvline(float(x), color=color, linestyle=style, linewidth=0.9, zorder=1, label=label)
-
-
-def _direction(metric: str) -> str:
-    return "← better" if metric in LOWER_IS_BETTER else "better →"
-
-
-def _frame(fig: Figure, axes: list[Axes], names: list[str], title: str, *, apart: bool) -> None:
-    """Names of the models, the best on top; legend and title for all panels."""
-    for ax in axes:
-        ax.tick_params(axis="y", length=0)
-        ax.set_ylim(len(names) - 0.4, -0.6)
-    axes[0].set_yticks(range(len(names)), [short(name) for name in names])
-    handles: dict[str, Any] = {}
-    for ax in axes:
-        handles |= {
-            label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-    order = sorted(handles, key=_ORDER.index)
-    if apart:
-        room = fig.get_figwidth()
-        columns = min(len(order), 2 if room < 4 else 3 if room < 6 else 6)
-        fig.legend(
-            [handles[o] for o in order],
-            order,
-            loc="outside lower center",
-            ncols=columns,
-            columnspacing=1.2,
-        )
-        fig.suptitle(wrapped(title, room), fontsize=8)
-    else:
-        axes[0].legend([handles[o] for o in order], order, fontsize=6)
-        axes[0].set_title(f"{axes[0].get_title()}\n{title}", wrap=True)
+        lines.append((defined[_MAJORITY], _style.GREY, "-.", "majority"))
+    best = [name for name in defined.index if name in simple][:1]
+    lines += [(defined[name], _style.ORANGE, "--", "best baseline") for name in best]
+    for x, color, style, label in lines:
+        ax.axvline(float(x), color=color, linestyle=style, linewidth=0.9, zorder=1, label=label)
 
 
 def _undefined(ax: Axes, rows: pd.DataFrame) -> None:
     """Say in its row why a model has no value, as far as there is room."""
-    missing = [
-        (i, note)
-        for i, (value, note) in enumerate(zip(rows["estimate"], rows["note"], strict=True))
-        if np.isnan(value)
-    ]
+    estimates = list(zip(rows["estimate"], rows["note"], strict=True))
+    missing = {i: note for i, (value, note) in enumerate(estimates) if np.isnan(value)}
     if not missing:
         return
-    fig = _style.figure_of(ax)
-    fig.draw_without_rendering()  # lays the panels out; only now their width is known
-    room = int(ax.get_window_extent().width / fig.dpi * 72 / (0.53 * _SMALL))
-    for i, note in missing:
-        lines = textwrap.wrap(
-            f"undefined: {note.split(';')[0]}", room, max_lines=2, placeholder="…"
-        )
-        text = ax.text(
-            0.02,
-            i,
-            "\n".join(lines),
-            transform=ax.get_yaxis_transform(),
-            va="center",
-            fontsize=_SMALL,
-        )
-        text.set(color=_style.GREY, linespacing=0.9, zorder=5, in_layout=False)
+    _style.lay_out(ax)
+    room = int(_style.width(ax) * 72 / (0.53 * _style.SMALL))
+    for i, note in missing.items():
+        reason = f"undefined: {note.split(';')[0]}"
+        lines = textwrap.wrap(reason, room, max_lines=2, placeholder="…")
+        text = _style.in_row(ax, 0.02, i, "\n".join(lines))
+        text.set(linespacing=0.9, zorder=5, in_layout=False)
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -35,9 +35,9 @@ def faithfulness(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> _style.Drawn:
-    """Draw how well cells of held-out donors are told apart with, and without, the first genes of each ranking.
+    """Draw how well the first genes of each ranking tell cells of held-out donors apart.
 
-    The genes that matter bring the curve up early when they come, and down early when they go. The
+    Cells are read with these genes only, and without them. The genes that matter bring the curve up early when they come, and down early when they go. The
     grey band are random genes that are expressed as much as those of the signature (90 % of the
     sets).
 
@@ -67,45 +67,31 @@ def faithfulness(
     table = part(adata, key, "curves")
     choice(reader, list(dict.fromkeys(table["reader"])), "reader")
     ways = list(_TITLES) if direction is None else [choice(direction, list(_TITLES), "direction")]
-    if ax is not None and len(ways) > 1:
-        raise ValueError(
-            "ax holds one direction, there are two; name one with direction=, or leave ax out."
-        )
-    if ax is None:
-        fig, axes = _style.panels(
-            len(ways), n_columns=2, figsize=figsize or (1 + 2.5 * len(ways), 2.7), sharey=True
-        )
-    else:
-        fig, axes = _style.figure_of(ax), [ax]
+    own, size, n = ax is None, (1 + 2.5 * len(ways), 2.7), len(ways)
+    axes = _style.panels(ax, figsize, size, n, ("direction", "direction"), n_columns=2, sharey=True)
     table = table[table["reader"] == reader]
     for panel, way in zip(axes, ways, strict=True):
         _curves(panel, table[table["direction"] == way])
         panel.set(title=_TITLES[way], xlabel="genes")
     axes[0].set_ylabel("AUROC within held-out donors")
-    handles, labels = axes[0].get_legend_handles_labels()
-    if ax is None:
-        fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        fig.suptitle(f"Read by {_READERS[reader]}", fontsize=8)
-    else:
-        ax.legend(handles, labels)
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+    _style.legend(axes[:1], own=own, ncols=len(axes[0].get_legend_handles_labels()[1]))
+    if own:
+        _style.figure_of(axes[0]).suptitle(f"Read by {_READERS[reader]}", fontsize=8)
+    return axes
 
 
 def _curves(ax: Axes, rows: pd.DataFrame) -> None:
     """A line per subject, over the numbers of genes evenly spaced; a band for random genes."""
     steps = np.sort(rows["k"].unique())
-    for name in ["random", *_LOOK]:
-        own = rows[rows["subject"] == name].sort_values("k")
-        x = np.searchsorted(steps, own["k"])
-        if name == "random":
-            ax.fill_between(
-                x, own["low"], own["high"], color=_style.LIGHT, linewidth=0, label="random genes"
-            )
-            ax.plot(x, own["value"], color=_style.GREY, linewidth=1)
-        elif len(own):
-            color, marker = _LOOK[name]
-            ax.plot(
-                x, own["value"], color=color, marker=marker, markersize=3.5, linewidth=1, label=name
-            )
+    random = rows[rows["subject"] == "random"].sort_values("k")
+    x = np.searchsorted(steps, random["k"])
+    look: dict[str, Any] = {"color": _style.LIGHT, "linewidth": 0, "label": "random genes"}
+    ax.fill_between(x, random["low"], random["high"], **look)
+    ax.plot(x, random["value"], color=_style.GREY, linewidth=1)
+    for name, (color, marker) in _LOOK.items():
+        curve = rows[rows["subject"] == name].sort_values("k")
+        if len(curve):
+            look = {"color": color, "marker": marker, "markersize": 3.5, "linewidth": 1}
+            ax.plot(np.searchsorted(steps, curve["k"]), curve["value"], label=name, **look)
     ax.axhline(0.5, color=_style.GREY, linewidth=0.7, linestyle=":")
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])

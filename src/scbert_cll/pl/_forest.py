@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from scbert_cll import _keys, get
+from scbert_cll import _keys, _record, get
 from scbert_cll.pl import _rows, _style
 
 SCORE: Final = "score"
-_BESIDE: Final = "clinical + score"
+_BOTH: Final = "clinical + score"
 _COMPLETE: Final = " (complete cases)"
 _NOT_PROPORTIONAL: Final = 0.05
 _FARTHEST: Final = 20.0  # ratio at which an interval is cut off, with an arrow
@@ -26,6 +25,7 @@ _TICKS: Final = {  # by how far the limits are apart
     np.inf: (0.1, 1, 10),
 }
 _MEASURES: Final = {"HR": "hazard ratio", "OR": "odds ratio"}
+_RATIO: Final = ["ratio", "ci_low", "ci_high"]
 _DAGGER: Final = "†"
 _MOST: Final = 2
 
@@ -41,9 +41,9 @@ def forest(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> _style.Drawn:
-    """Draw the hazard ratios of a Cox model, or odds ratios where there are no times, with their 95 % intervals.
+    """Draw the hazard ratios of a Cox model with their 95 % intervals.
 
-    A row per variable on a logarithmic scale, the score of the signature on top and in colour.
+    Where there are no times, odds ratios. A row per variable on a logarithmic scale, the score of the signature on top and in colour.
     Beside its p stands that against random sets of genes (as tested beside the same covariates),
     where there is one. With two models, as ``["score", "clinical + score"]``, the second is hollow:
     what is left of the score beside the covariates.
@@ -78,56 +78,36 @@ def forest(
     A dagger marks variables whose hazards are not proportional (p < 0.05 by Schoenfeld residuals):
     their ratio is an average over time.
     """
-    table = _chosen(
-        get.prognosis(adata, "cox", key=key),
-        get.prognosis(adata, "cox", key=key, model=model),
-        model,
-    )
-    held = adata.uns[key]
-    models = list(dict.fromkeys(table["model"]))
-    own, (fig, ax) = (
-        ax is None,
-        _style.one(ax, figsize or (4.6, 1.3 + _rows.ROW * max(len(table), 3))),
-    )
-    limits = _limits(table)
+    everything = get.prognosis(adata, "cox", key=key)
+    rows = get.prognosis(adata, "cox", key=key, model=model)
+    models = [_fullest(everything)] if model is None else _record.named(model, rows["model"], "")
+    if len(models) > _MOST:
+        raise ValueError(
+            f"model must name one or two models; found {len(models)}: more cannot be told apart "
+            "in a row."
+        )
+    table, record = _sorted(rows[rows["model"].isin(models)], models), adata.uns[key]
+    own, size = ax is None, (4.6, 1.3 + _rows.ROW * max(len(table), 3))
+    [ax] = _style.panels(ax, figsize, size)
+    limits, models = _limits(table), list(dict.fromkeys(table["model"]))
     for i, row in enumerate(table.to_dict("records")):
         _row(ax, i, row, limits, hollow=row["model"] != models[0])
-    measure = str(held["params"].get("measure", "HR"))
-    texts = _texts(table, measure, _empirical(held, models))
+    measure = str(record["params"].get("measure", "HR"))
+    texts = _texts(table, measure, _empirical(record, models))
     _frame(ax, table, limits, _rows.longest_name(ax, texts, own=own))
     ax.set_xlabel(f"{_MEASURES.get(measure, measure)} (log scale)")
     _rows.columns(ax, texts)
-    _rows.captions(fig, None if own else ax, _title(table, models), _caption(table))
-    return _style.finish(fig, ax, show=show, return_fig=return_fig)
+    _rows.captions(ax, _title(table, models), _caption(table), own=own)
+    return ax
 
 
-def _chosen(
-    everything: pd.DataFrame, asked: pd.DataFrame, model: str | Sequence[str] | None
-) -> pd.DataFrame:
-    """Rows of the models to draw: the score first, then as in the largest of the models, each variable once per model."""
-    names = (
-        [_fullest(everything)]
-        if model is None
-        else [model]
-        if isinstance(model, str)
-        else list(dict.fromkeys(model))
-    )
-    if len(names) > _MOST:
-        raise ValueError(
-            f"model must name one or two models; found {len(names)}: more cannot be told "
-            f"apart in a row."
-        )
-    rows = asked[asked["model"].isin(names)]
+def _sorted(rows: pd.DataFrame, models: list[str]) -> pd.DataFrame:
+    """The score first, then as in the largest of the models, each variable once per model."""
     largest = rows["model"].value_counts().index[0]
-    order = [*rows.loc[rows["model"] == largest, "variable"], *rows["variable"]]
-    place = {
-        name: i
-        for i, name in enumerate(dict.fromkeys(sorted(order, key=lambda name: name != SCORE)))
-    }
-    keys = pd.DataFrame(
-        {"variable": rows["variable"].map(place), "model": rows["model"].map(names.index)}
-    ).astype(int)
-    return rows.loc[keys.sort_values(["variable", "model"]).index].reset_index(drop=True)
+    variables = [SCORE, *rows.loc[rows["model"] == largest, "variable"], *rows["variable"]]
+    place = {name: i for i, name in enumerate(dict.fromkeys(variables))}
+    by = [rows["variable"].map(place), rows["model"].map(models.index)]
+    return rows.iloc[np.lexsort(by[::-1])].reset_index(drop=True)
 
 
 def _fullest(table: pd.DataFrame) -> str:
@@ -135,19 +115,18 @@ def _fullest(table: pd.DataFrame) -> str:
 
     Else the first of the models with most variables, with the score where there is one.
     """
-    if _BESIDE in set(table["model"]):
-        return _BESIDE
-    own = table.loc[table["variable"] == SCORE, "model"]
-    return str(
-        table[table["model"].isin(own) | own.empty].groupby("model", sort=False).size().idxmax()
-    )
+    if _BOTH in set(table["model"]):
+        return _BOTH
+    with_score = table.loc[table["variable"] == SCORE, "model"]
+    rows = table[table["model"].isin(with_score) | with_score.empty]
+    return str(rows.groupby("model", sort=False).size().idxmax())
 
 
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
     """Limits of the scale: all intervals, as far as they are worth it, and always one."""
-    known = table[["ratio", "ci_low", "ci_high"]].to_numpy(dtype=np.float64).ravel()
-    known = np.clip(known[np.isfinite(known)], 1 / _FARTHEST, _FARTHEST)
-    low, high = min(known.min(initial=1), 0.75), max(known.max(initial=1), 1.33)
+    ratios = table[_RATIO].to_numpy(dtype=np.float64).ravel()
+    ratios = np.clip(ratios[np.isfinite(ratios)], 1 / _FARTHEST, _FARTHEST)
+    low, high = min(ratios.min(initial=1), 0.75), max(ratios.max(initial=1), 1.33)
     return low / 1.1, high * 1.1
 
 
@@ -156,19 +135,20 @@ def _row(
 ) -> None:
     """A ratio with its interval; an arrow where it goes on outside the axes."""
     color = _style.BLUE if row["variable"] == SCORE else _style.GREY
-    if not np.isfinite(row["ratio"]):
+    ratio, *ends = (float(row[name]) for name in _RATIO)
+    if not np.isfinite(ratio):
         return
     low, high = (
-        float(v) if np.isfinite(v) else edge
-        for v, edge in zip((row["ci_low"], row["ci_high"]), limits, strict=True)
+        end if np.isfinite(end) else limit for end, limit in zip(ends, limits, strict=True)
     )
-    mean = row["ratio"] if limits[0] <= row["ratio"] <= limits[1] else np.nan
-    _rows.interval(
-        ax, i + _rows.ABOVE, mean, *np.clip([low, high], *limits), color=color, hollow=hollow
-    )
-    for value, edge, marker in ((low, limits[0], "<"), (high, limits[1], ">")):
-        if (value < edge) if marker == "<" else (value > edge):
-            ax.plot(edge, i, marker=marker, color=color, markersize=3.5, clip_on=False, zorder=4)
+    mean = ratio if limits[0] <= ratio <= limits[1] else np.nan
+    within = np.clip([low, high], *limits)
+    _rows.interval(ax, i + _rows.ABOVE, mean, *within, color=color, hollow=hollow)
+    look: dict[str, Any] = {"color": color, "markersize": 3.5, "clip_on": False, "zorder": 4}
+    if low < limits[0]:
+        ax.plot(limits[0], i, marker="<", **look)
+    if high > limits[1]:
+        ax.plot(limits[1], i, marker=">", **look)
 
 
 def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: int) -> None:
@@ -176,79 +156,55 @@ def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: 
     ax.set_xscale("log")
     ax.set_xlim(limits)
     ticks = next(ticks for apart, ticks in _TICKS.items() if limits[1] / limits[0] <= apart)
-    ax.xaxis.set_major_locator(
-        FixedLocator([tick for tick in ticks if limits[0] <= tick <= limits[1]])
-    )
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xticks([tick for tick in ticks if limits[0] <= tick <= limits[1]])
+    ax.set_xticks([], minor=True)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    first = ~table["variable"].duplicated()
-    daggers = _violated(table)
-    names = [
-        _label(name, longest, dagger=name in daggers) if shown else ""
-        for name, shown in zip(table["variable"], first, strict=True)
-    ]
-    ax.set_yticks(range(len(table)), names)
-    ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    first, violated = ~table["variable"].duplicated(), _violated(table)
+    names = []
+    for name, shown in zip(table["variable"], first, strict=True):
+        label = "score (per SD)" if name == SCORE else _style.shortened(name, longest)
+        names.append((label + f" {_DAGGER}" * (name in violated)) * shown)
+    _style.name_rows(ax, names)
     ax.axvline(1, color=_style.GREY, linewidth=0.7, zorder=1)
-    for i, variable in enumerate(first.cumsum()):
-        score = table["variable"].iloc[i] == SCORE
-        if score or variable % 2 == 0:
-            color = _style.SKY if score else "black"
-            ax.axhspan(
-                i - 0.5,
-                i + 0.5,
-                facecolor=color,
-                alpha=0.2 if score else 0.035,
-                linewidth=0,
-                zorder=0,
-            )
-
-
-def _label(name: str, longest: int, *, dagger: bool) -> str:
-    said = "score (per SD)" if name == SCORE else _style.shortened(name, longest)
-    return said + f" {_DAGGER}" * dagger
+    for i, (name, number) in enumerate(zip(table["variable"], first.cumsum(), strict=True)):
+        if name == SCORE:
+            _rows.stripe(ax, i, _style.SKY, 0.2)
+        elif number % 2 == 0:
+            _rows.stripe(ax, i)
 
 
 def _violated(table: pd.DataFrame) -> dict[str, float]:
     """Variables whose hazards are not proportional, with the smallest p."""
-    wrong = table[table["ph_p"].astype(float) < _NOT_PROPORTIONAL]
-    return {
-        str(name): float(p)
-        for name, p in wrong.groupby("variable", sort=False)["ph_p"].min().items()
-    }
+    rows = table[table["ph_p"].astype(float) < _NOT_PROPORTIONAL]
+    smallest = rows.groupby("variable", sort=False)["ph_p"].min()
+    return {str(name): float(p) for name, p in smallest.items()}
 
 
-def _empirical(held: Any, models: list[str]) -> dict[str, pd.Series]:
-    """The test against random sets of genes that belongs to each model."""
-    tests = held.get("null_tests", pd.DataFrame())
-    known = tests[tests["empirical_p"].notna()] if len(tests) else tests
-    rows = {str(row["adjusted"]): row for _, row in known.iterrows()}
-    return {model: rows[beside(model)] for model in models if beside(model) in rows}
+def _empirical(record: Mapping[str, Any], models: list[str]) -> dict[str, float]:
+    """The p against random sets of genes that belongs to each model."""
+    tests = record.get("null_tests", pd.DataFrame())
+    if tests.empty:
+        return {}
+    p = tests.dropna(subset=["empirical_p"]).set_index("adjusted")["empirical_p"].to_dict()
+    return {model: p[adjustment(model)] for model in models if adjustment(model) in p}
 
 
-def beside(model: str) -> str:
-    """What a model holds beside the score, in the words of the test against random sets."""
-    parts = [part for part in model.removesuffix(_COMPLETE).split(" + ") if part != SCORE]
-    return " + ".join(parts) or "none"
+def adjustment(model: str) -> str:
+    """What a model holds besides the score, in the words of the test against random sets."""
+    terms = [term for term in model.removesuffix(_COMPLETE).split(" + ") if term != SCORE]
+    return " + ".join(terms) or "none"
 
 
-def _texts(
-    table: pd.DataFrame, measure: str, empirical: dict[str, pd.Series]
-) -> dict[str, list[str]]:
-    """What stands beside the rows."""
-    rows = table[["ratio", "ci_low", "ci_high"]].to_numpy(dtype=np.float64)
-    texts = {f"{measure} (95 % CI)": [_rows.with_interval(*row) for row in rows]}
+def _texts(table: pd.DataFrame, measure: str, empirical: dict[str, float]) -> dict[str, list[str]]:
+    """Columns to the right of the rows."""
+    ratios = table[_RATIO].to_numpy(dtype=np.float64)
+    texts = {f"{measure} (95 % CI)": [_rows.with_interval(*ratio) for ratio in ratios]}
     texts["p"] = [_rows.number(p) for p in table["p"]]
-    if empirical and (table["variable"] == SCORE).any():
-        scores = table["model"].where(table["variable"] == SCORE)
-        found = [
-            empirical[model]["empirical_p"] if model in empirical else np.nan for model in scores
-        ]
+    is_score = table["variable"] == SCORE
+    if empirical and is_score.any():
         texts["p, random\ngene sets"] = [
-            "" if isinstance(model, float) else _rows.number(p)
-            for model, p in zip(scores, found, strict=True)
+            _rows.number(empirical.get(model, np.nan)) if score else ""
+            for model, score in zip(table["model"], is_score, strict=True)
         ]
     return texts
 
@@ -256,24 +212,18 @@ def _texts(
 def _title(table: pd.DataFrame, models: list[str]) -> str:
     """Models, patients and events."""
     lines = []
-    for i, model in enumerate(models):
+    for mark, model in zip("●○", models, strict=False):
         row = table[table["model"] == model].iloc[0]
-        mark = f"{'●○'[i]} " * (len(models) > 1)
-        lines.append(
-            f"{mark}{_style.shortened(model, 40)}: {int(row['n'])} patients, "
-            f"{int(row['n_events'])} events"
-        )
+        numbers = f"{int(row['n'])} patients, {int(row['n_events'])} events"
+        lines.append(f"{mark} " * (len(models) > 1) + f"{_style.shortened(model, 40)}: {numbers}")
     return "\n".join(lines)
 
 
 def _caption(table: pd.DataFrame) -> str:
     """What the dagger means."""
-    wrong = _violated(table)
-    named = ", ".join(
-        f"{_style.shortened(name, 24)} {_rows.p_value(p)}" for name, p in wrong.items()
-    )
-    return (
-        f"{_DAGGER} Hazards not proportional ({named}): the ratio is an average over time."
-        if wrong
-        else ""
-    )
+    violated = _violated(table)
+    if not violated:
+        return ""
+    names = [f"{_style.shortened(name, 24)} {_rows.p_value(p)}" for name, p in violated.items()]
+    proportional = f"Hazards not proportional ({', '.join(names)})"
+    return f"{_DAGGER} {proportional}: the ratio is an average over time."

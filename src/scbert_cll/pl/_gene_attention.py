@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Iterable
+from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from scbert_cll import _keys, _names, get
 from scbert_cll.pl import _style
 
-_CAVEAT = "Grey column: the attention itself, in the same unit; it follows expression. Not a test."
+_CAVEAT: Final = (
+    "Grey column: the attention itself, in the same unit; it follows expression. Not a test."
+)
 
 
 @_style.plot
@@ -76,87 +76,53 @@ def gene_attention(
     ValueError
         `ax` is given for several groups, or there is one group only.
     """
-    table = get.gene_attention(
-        adata,
-        group=groups,
-        reference=reference,
-        key=key,
-        n_top=n_genes,
-        exclude=exclude,
-        sort_by="difference",
-    )
+    options: dict[str, Any] = {"reference": reference, "key": key, "exclude": exclude}
+    table = get.gene_attention(adata, group=groups, n_top=n_genes, **options)
     names = list(dict.fromkeys(table["group"]))
-    if ax is not None and len(names) > 1:
-        raise ValueError(
-            f"ax holds one group, there are {len(names)}; name one with groups=, or leave ax out."
-        )
-    if ax is None:
-        fig, axes = _figure(len(names), int(table["rank"].max()), n_columns, figsize)
-    else:
-        fig, axes = _style.figure_of(ax), [ax]
+    own, n = ax is None, len(names)
+    columns = min(n_columns, n)
+    height = 0.6 + 0.16 * int(table["rank"].max())
+    size = (max(3.5, 2.4 * columns), -(-n // columns) * height + 0.6)
+    one_scale = {"n_columns": columns, "sharex": True}
+    axes = _style.panels(ax, figsize, size, n, ("group", "groups"), **one_scale)
     factor, unit = _style.engineering(float(table["difference"].abs().max()))
     marked = frozenset(highlight or ())
     for panel, name in zip(axes, names, strict=True):
         _bars(panel, table[table["group"] == name], factor, marked)
         panel.set_title(_title(adata, key, name, reference))
-    _captions(
-        fig,
-        ax,
-        f"difference in attention ({unit} of the total)"
-        if unit
-        else "difference in attention (share)",
-    )
+    for panel in axes[-columns:]:  # the last of its column, even where the row below is not full
+        panel.tick_params(labelbottom=True)
+    fig = _style.figure_of(axes[0])
+    room = fig.get_figwidth() if own else _style.width(axes[0])
+    label = f"difference in attention ({f'{unit} of the total' if unit else 'share'})"
+    caption = f"{label}\n{_style.broken(_CAVEAT, max(20, room * 19))}"
+    if own:
+        fig.supxlabel(caption, fontsize=7)
+    else:
+        axes[0].set_xlabel(caption, fontsize=7)
     if marked:
-        handles = [
-            Patch(color=_style.RED, label=highlight_label),
-            Patch(color=_style.BLUE, label="others"),
-        ]
-        ax.legend(
-            handles=handles, loc="lower right", bbox_to_anchor=(0.85, 0)
-        ) if ax else fig.legend(handles=handles, loc="outside upper center", ncols=2)
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
-
-
-def _figure(
-    n: int, n_bars: int, n_columns: int, figsize: tuple[float, float] | None
-) -> tuple[Figure, list[Axes]]:
-    """Panels on one scale, each tall enough for its bars."""
-    n_columns = min(n_columns, n)
-    rows = -(-n // n_columns)
-    size = figsize or (max(3.5, 2.4 * n_columns), rows * (0.6 + 0.16 * n_bars) + 0.6)
-    fig, axes = _style.panels(n, n_columns=n_columns, figsize=size, sharex=True)
-    for ax in axes[-n_columns:]:
-        ax.tick_params(
-            labelbottom=True
-        )  # the last of its column, even where the row below is not full
-    return fig, axes
+        words = {highlight_label: _style.RED, "others": _style.BLUE}
+        patches = [Patch(color=color, label=word) for word, color in words.items()]
+        if own:
+            fig.legend(handles=patches, loc="outside upper center", ncols=2)
+        else:
+            axes[0].legend(handles=patches, loc="lower right", bbox_to_anchor=(0.85, 0))
+    return axes
 
 
 def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) -> None:
     """One bar per gene, largest on top, and the attention itself in a column of its own."""
-    y, width = np.arange(len(rows)), rows["difference"].to_numpy() * factor
-    colors = [_style.RED if gene in marked else _style.BLUE for gene in rows["gene"]]
-    ax.barh(y, width, color=colors, height=0.72)
-    numbers = [
-        f"{v:.0f}" if v >= 9.95 else f"{v:.1f}" if v >= 0.95 else f"{v:.2g}"
-        for v in rows["attention"] * factor
-    ]
-    for at, text in zip([-1, *range(len(rows))], ["attention", *numbers], strict=True):
-        ax.text(
-            1,
-            at,
-            text,
-            transform=ax.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontsize=6,
-            color=_style.GREY,
-        )
-    ax.set_yticks(y, [_style.shortened(gene, 16) for gene in rows["gene"]])
-    for tick, gene in zip(ax.get_yticklabels(), rows["gene"], strict=True):
+    genes = list(rows["gene"])
+    colors = [_style.RED if gene in marked else _style.BLUE for gene in genes]
+    ax.barh(range(len(rows)), rows["difference"] * factor, color=colors, height=0.72)
+    _style.name_rows(ax, [_style.shortened(gene, 16) for gene in genes])
+    ax.set_ylim(top=-1.6)
+    for tick, gene in zip(ax.get_yticklabels(), genes, strict=True):
         tick.set_fontweight("bold" if gene in marked else "normal")
-    ax.set_ylim(len(rows) - 0.4, -1.6)
-    ax.tick_params(axis="y", length=0)
+    _style.in_row(ax, 1, -1, "attention", ha="right")
+    for i, value in enumerate(rows["attention"] * factor):
+        form = ".0f" if value >= 9.95 else ".1f" if value >= 0.95 else ".2g"
+        _style.in_row(ax, 1, i, f"{value:{form}}", ha="right")
     ax.axvline(0, color=_style.GREY, linewidth=0.7)
     ax.margins(x=0.3)
     ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -164,24 +130,12 @@ def _bars(ax: Axes, rows: pd.DataFrame, factor: float, marked: Collection[str]) 
 
 def _title(adata: AnnData, key: str, group: str, reference: str) -> str:
     """What is compared, and how many cells it stands for."""
-    others = [
-        name for name in _names.own_index(pd.DataFrame(adata.varm[key]), adata.uns) if name != group
-    ]
-    against = (
-        reference if reference != get.REST else others[0] if len(others) == 1 else "the others"
-    )
+    groups = _names.own_index(pd.DataFrame(adata.varm[key]), adata.uns)
+    others = [name for name in groups if name != group]
+    if reference == get.REST:
+        reference = others[0] if len(others) == 1 else "the others"
     n_cells = _names.own_keys(adata.uns.get(key, {}).get("n_cells", {}), adata.uns)
-    sizes = [f"{n_cells[name]:,}" for name in (group, against) if name in n_cells]
-    gap = " " if len(group) + len(against) < 22 else "\n"
-    title = f"{_style.shortened(group)}{gap}− {_style.shortened(against)}"
+    sizes = [f"{n_cells[name]:,}" for name in (group, reference) if name in n_cells]
+    gap = " " if len(group) + len(reference) < 22 else "\n"
+    title = f"{_style.shortened(group)}{gap}− {_style.shortened(reference)}"
     return title + (f"\n{' and '.join(sizes)} cells" if sizes else "")
-
-
-def _captions(fig: Figure, ax: Axes | None, label: str) -> None:
-    """Axis label and caveat, under all panels or under the user's axes."""
-    room = fig.get_figwidth() if ax is None else ax.get_window_extent().width / fig.dpi
-    text = "\n".join([label, *textwrap.wrap(_CAVEAT, max(20, int(room * 19)))])
-    if ax is None:
-        fig.supxlabel(text, fontsize=7)
-    else:
-        ax.set_xlabel(text, fontsize=7)

@@ -7,13 +7,15 @@ from typing import Any, Final
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scbert_cll._checks.words import key_in, listed
+from scbert_cll import _record
+from scbert_cll._checks.words import listed
 from scbert_cll.pl import _style
 
-_PARTS: Final = {"train": (_style.BLUE, "-", "o"), "validation": (_style.RED, "-", "s")}
+type Curves = dict[str, dict[str, pd.Series]]  # by metric and part, values by epoch
+
+_PARTS: Final = {"train": (_style.BLUE, "o"), "validation": (_style.RED, "s")}
 _BASELINE: Final = "majority_"
 _TITLES: Final = {
     "loss": "cross-entropy",
@@ -73,145 +75,86 @@ def history(
     KeyError
         A metric was not recorded.
     """
-    curves = _curves(_history(model))
-    names = (
-        [name for name in curves if not name.startswith(_BASELINE)]
-        if metrics is None
-        else list(metrics)
-    )
+    entries = _history(model)
+    curves = _curves(entries)
+    drawable = [name for name in curves if not name.startswith(_BASELINE)]
+    names = drawable if metrics is None else _record.named(metrics, curves, "the history")
     if not names:
         raise ValueError(
             "The history records no metric of training or validation cells (named like "
-            "'train_loss' or 'accuracy_validation'); "
-            f"it has {listed(_history(model), 12)}."
+            f"'train_loss' or 'accuracy_validation'); it has {listed(entries, 12)}."
         )
-    for name in names:
-        key_in(name, curves, "the history")
-    if ax is not None and len(names) > 1:
-        raise ValueError(
-            f"ax holds one metric, there are {len(names)}; name one with metrics=, or leave ax out."
-        )
-    if ax is None:
-        size = figsize or (max(3.5, 2.4 * len(names)), 2.5)
-        fig, axes = _style.panels(len(names), n_columns=max(1, int(size[0] // 1.5)), figsize=size)
-    else:
-        fig, axes = _style.figure_of(ax), [ax]
+    own, n, size = ax is None, len(names), (max(3.5, 2.4 * len(names)), 2.5)
+    n_columns = max(1, int((figsize or size)[0] // 1.5))
+    axes = _style.panels(ax, figsize, size, n, ("metric", "metrics"), n_columns=n_columns)
     marked = _marked(model, curves, monitor)
     for panel, name in zip(axes, names, strict=True):
         _draw(panel, name, curves, marked)
-    _legend(fig, axes, apart=ax is None)
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+    n_lines = len(_style.labelled(axes))
+    wide = _style.figure_of(axes[0]).get_figwidth() >= 1.3 * n_lines
+    look: dict[str, Any] = {"place": "outside upper center", "ncols": n_lines if wide else 2}
+    _style.legend(axes, own=own, order=lambda label: label.startswith(("best", "weights")), **look)
+    return axes
 
 
 def _history(model: Any) -> Mapping[str, pd.DataFrame]:
     """The history of a model, or what was given."""
-    found = getattr(model, "history", model)
-    if found is None or (isinstance(found, Mapping) and not found):
+    history = getattr(model, "history", model)
+    if history is None or (isinstance(history, Mapping) and not history):
         raise ValueError("There is no history: train the model first (model.train()).")
-    if not isinstance(found, Mapping):
+    if not isinstance(history, Mapping):
         raise TypeError(
-            f"Expected a trained model or its history (a dict of DataFrames), found "
+            "Expected a trained model or its history (a dict of DataFrames), found "
             f"{type(model).__name__}."
         )
-    return found
+    return history
 
 
-def _curves(history: Mapping[str, Any]) -> dict[str, dict[str, pd.Series]]:
-    """Metric → part → values by epoch; `train_loss` and `loss_train` are the same.
-
-    What is neither is left out.
-    """
-    curves: dict[str, dict[str, pd.Series]] = {}
-    for key, found in history.items():
+def _curves(history: Mapping[str, Any]) -> Curves:
+    """Values by epoch; `train_loss` and `loss_train` are the same, others are left out."""
+    curves: Curves = {}
+    for key, entry in history.items():
         for part in _PARTS:
             name = key.removeprefix(f"{part}_").removesuffix(f"_{part}")
             if name != key and not name.endswith(("_step", "_epoch")):
-                series = pd.DataFrame(found).iloc[:, 0].dropna().astype(float)
+                series = pd.DataFrame(entry).iloc[:, 0].dropna().astype(float)
                 curves.setdefault(name, {})[part] = series
     order = {name: i for i, name in enumerate(_TITLES)}
     return dict(sorted(curves.items(), key=lambda item: order.get(item[0], len(order))))
 
 
-def _best(curves: Mapping[str, Mapping[str, pd.Series]], monitor: str) -> int | None:
-    """Epoch with the best value of the monitored entry."""
+def _marked(model: Any, curves: Curves, monitor: str | None) -> tuple[int, str] | None:
+    """The epoch to mark, and what it is."""
+    kept_epoch = getattr(model, "kept_epoch_", None) if monitor is None else None
+    if kept_epoch is not None:
+        when = f"epoch {kept_epoch}" if kept_epoch else "before training"
+        return kept_epoch, f"weights kept ({when})"
+    monitor = monitor or "validation_loss"
     for name, parts in curves.items():
         for part, series in parts.items():
             if monitor in (f"{part}_{name}", f"{name}_{part}") and len(series):
-                return int(
-                    series.index[int(series.argmin() if "loss" in name else series.argmax())]
-                )
+                row = series.argmin() if "loss" in name else series.argmax()
+                best = int(series.index[int(row)])
+                return best, f"best epoch ({best})"
     return None
 
 
-def _marked(
-    model: Any, curves: Mapping[str, Mapping[str, pd.Series]], monitor: str | None
-) -> tuple[int, str] | None:
-    """The epoch to mark, and what it is."""
-    kept = getattr(model, "kept_epoch_", None) if monitor is None else None
-    if kept is not None:
-        return kept, f"weights kept (epoch {kept})" if kept else "weights kept (before training)"
-    best = _best(curves, monitor or "validation_loss")
-    return None if best is None else (best, f"best epoch ({best})")
-
-
-def _draw(
-    ax: Axes,
-    name: str,
-    curves: Mapping[str, Mapping[str, pd.Series]],
-    marked: tuple[int, str] | None,
-) -> None:
+def _draw(ax: Axes, name: str, curves: Curves, marked: tuple[int, str] | None) -> None:
     """One metric: both parts, the baseline and the marked epoch."""
-    for part, (color, line, marker) in _PARTS.items():
-        if part not in curves[name]:
-            continue
-        series = curves[name][part]
-        few = marker if len(series) <= 30 else ""
-        ax.plot(
-            series.index,
-            series,
-            line,
-            color=color,
-            marker=few,
-            markersize=3,
-            linewidth=1.2,
-            label=part,
-        )
-    for part, series in _baseline(name, curves):
-        ax.plot(
-            series.index, series, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}"
-        )
+    for part, (color, marker) in _PARTS.items():
+        if part in curves[name]:
+            series = curves[name][part]
+            look: dict[str, Any] = {"marker": marker if len(series) <= 30 else "", "markersize": 3}
+            ax.plot(series.index, series, "-", color=color, linewidth=1.2, label=part, **look)
+    if name.endswith("accuracy"):
+        baseline = curves.get(f"{_BASELINE}{name.removeprefix('masked_')}", {})
+        for part in [part for part in ("validation", "train") if part in baseline][:1]:
+            x, y = baseline[part].index, baseline[part]
+            ax.plot(x, y, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}")
     if marked is not None:
-        ax.axvline(
-            marked[0], color=_style.GREY, linewidth=0.8, linestyle=":", label=marked[1], zorder=0
-        )
+        dotted: dict[str, Any] = {"color": _style.GREY, "linewidth": 0.8, "linestyle": ":"}
+        ax.axvline(marked[0], label=marked[1], zorder=0, **dotted)
     ax.set(xlabel="epoch", ylabel=_TITLES.get(name, name.replace("_", " ")))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if max(map(len, curves[name].values())) == 1:
         ax.set_xticks(next(iter(curves[name].values())).index)
-
-
-def _legend(fig: Figure, axes: list[Axes], *, apart: bool) -> None:
-    """One legend for all panels, above them; inside the user's axes."""
-    handles: dict[str, Any] = {}
-    for ax in axes:
-        handles |= {
-            label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-    order = sorted(handles, key=lambda label: label.startswith(("best", "weights")))
-    if apart:
-        columns = len(order) if fig.get_figwidth() >= 1.3 * len(order) else 2
-        fig.legend([handles[o] for o in order], order, loc="outside upper center", ncols=columns)
-    else:
-        axes[0].legend([handles[o] for o in order], order)
-
-
-def _baseline(
-    name: str, curves: Mapping[str, Mapping[str, pd.Series]]
-) -> list[tuple[str, pd.Series]]:
-    """The majority baseline that belongs to a metric: of the validation cells where there are such."""
-    parts = (
-        curves.get(f"{_BASELINE}{name.removeprefix('masked_')}", {})
-        if name.endswith("accuracy")
-        else {}
-    )
-    return [(part, parts[part]) for part in ("validation", "train") if part in parts][:1]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from scbert_cll import _keys, get
-from scbert_cll._checks.words import key_in
+from scbert_cll import _keys, _record, get
 from scbert_cll._survival import checks as survival_checks
 from scbert_cll.pl import _rows, _style
 
 _NAIVE: Final = 1.96  # |z| from which a p is below 0.05
 _BINS: Final = 30
-_BESIDE: Final = "none"
+_UNADJUSTED: Final = "none"
 
 
 @_style.plot
@@ -33,7 +31,7 @@ def prognosis_null(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> _style.Drawn:
-    """Draw how strongly random sets of genes go with the outcome, and how strongly the signature does.
+    """Draw how strongly random sets of genes, and the signature, go with the outcome.
 
     A histogram of the size of z of random sets, a line at that of the signature, and a panel per
     adjustment. In colour are random sets with p < 0.05, and the dashed curve is where they would
@@ -68,72 +66,33 @@ def prognosis_null(
     tests = get.prognosis(adata, "null_tests", key=key)
     null = get.prognosis(adata, "null", key=key)
     survival_checks.some_random_sets(len(null), key)
-    wanted = _wanted(tests, adjusted, key)
-    if ax is not None and len(wanted) > 1:
-        raise ValueError(
-            f"ax holds one adjustment, there are {len(wanted)}; name one with adjusted=, or "
-            f"leave ax out."
-        )
-    if ax is None:
-        fig, axes = _figure(len(wanted), n_columns, figsize)
-    else:
-        fig, axes = _style.figure_of(ax), [ax]
-    drawn = [
-        tests.loc[tests["adjusted"].isin(wanted), "z"],
-        null.loc[null["adjusted"].isin(wanted), "z"],
-    ]
-    end = 1.05 * float(pd.concat(drawn).abs().max())
-    for panel, name in zip(axes, wanted, strict=True):
+    where = f"the column 'adjusted' of adata.uns[{key!r}]['null_tests']"
+    names = _record.named(adjusted, tests["adjusted"], where)
+    own, n = ax is None, len(names)
+    columns = min(n, n_columns if figsize is None else max(1, int(figsize[0] // 2.2)))
+    size = (max(3.4, 2.8 * columns), 0.3 + 2.3 * -(-n // columns))
+    axes = _style.panels(ax, figsize, size, n, ("adjustment", "adjusted"), n_columns=columns)
+    drawn = pd.concat([table.loc[table["adjusted"].isin(names), "z"] for table in (tests, null)])
+    for panel, name in zip(axes, names, strict=True):
         test = tests[tests["adjusted"] == name].iloc[0]
         sets = null.loc[null["adjusted"] == name, "z"].abs().dropna().to_numpy(dtype=np.float64)
-        _histogram(panel, sets, abs(float(test["z"])), end)
+        _histogram(panel, sets, abs(float(test["z"])), 1.05 * float(drawn.abs().max()))
         panel.set_title(_title(name, test), loc="left", fontsize=7)
         panel.set(xlabel="|z|", ylabel="random gene sets")
-    _legend(fig, axes[0], own=ax is None)
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
-
-
-def _wanted(tests: pd.DataFrame, adjusted: str | Sequence[str] | None, key: str) -> list[str]:
-    """Adjustments to draw."""
-    there = list(dict.fromkeys(tests["adjusted"]))
-    asked = (
-        there
-        if adjusted is None
-        else [adjusted]
-        if isinstance(adjusted, str)
-        else list(dict.fromkeys(adjusted))
-    )
-    for name in asked:
-        key_in(name, there, f"the column 'adjusted' of adata.uns[{key!r}]['null_tests']")
-    return asked
-
-
-def _figure(
-    n: int, n_columns: int, figsize: tuple[float, float] | None
-) -> tuple[Figure, list[Axes]]:
-    """Panels as wide as their texts; under each other in a narrow figure."""
-    columns = min(n, n_columns if figsize is None else max(1, int(figsize[0] // 2.2)))
-    size = figsize or (max(3.4, 2.8 * columns), 0.3 + 2.3 * -(-n // columns))
-    return _style.panels(n, n_columns=columns, figsize=size)
+    _style.legend(axes[:1], own=own, ncols=4 if (figsize or size)[0] > 4.5 else 2)
+    return axes
 
 
 def _histogram(ax: Axes, sets: np.ndarray, observed: float, end: float) -> None:
-    """Random sets, those with a small p in colour; the signature.
-
-    And what the naive p takes for granted.
-    """
+    """Random sets, those with a small p in colour; the signature; and what the naive p assumes."""
     end = max(end, 1.2 * _NAIVE)
     bins = _edges(end, len(sets))
-    for part, color, label in (
-        (sets[sets < _NAIVE], _style.LIGHT, "random gene sets"),
-        (sets[sets >= _NAIVE], _style.ORANGE, "with p < 0.05"),
-    ):
-        ax.hist(part, bins, color=color, label=label)
+    ax.hist(sets[sets < _NAIVE], bins, color=_style.LIGHT, label="random gene sets")
+    ax.hist(sets[sets >= _NAIVE], bins, color=_style.ORANGE, label="with p < 0.05")
     x = np.linspace(0, end, 200)
     expected = len(sets) * (bins[1] - bins[0]) * np.sqrt(2 / np.pi) * np.exp(-(x**2) / 2)
-    ax.plot(
-        x, expected, color=_style.GREY, linewidth=0.9, linestyle="--", label="if no gene mattered"
-    )
+    dashed: dict[str, Any] = {"color": _style.GREY, "linewidth": 0.9, "linestyle": "--"}
+    ax.plot(x, expected, label="if no gene mattered", **dashed)
     ax.axvline(_NAIVE, color=_style.GREY, linewidth=0.7, linestyle=":")
     ax.axvline(observed, color=_style.BLUE, linewidth=1.5, label="signature")
     ax.set_xlim(0, end)
@@ -147,24 +106,11 @@ def _edges(end: float, n: int) -> list[float]:
 
 def _title(name: str, test: pd.Series) -> str:
     """The adjustment, both p, and how usual a small one is."""
-    n = int(test["n_sets"])
-    return "\n".join(
-        [
-            "not adjusted" if name == _BESIDE else f"adjusted: {_style.shortened(name, 30)}",
-            (
-                f"naive {_rows.p_value(test['naive_p'])}, empirical "
-                f"{_rows.p_value(test['empirical_p'])}"
-            ),
-            f"{100 * test['share_significant']:.0f} % of {n:,} random sets have p < 0.05",
-        ]
+    naive, empirical = (_rows.p_value(test[p]) for p in ("naive_p", "empirical_p"))
+    adjusted = f"adjusted: {_style.shortened(name, 30)}"
+    return (
+        f"{'not adjusted' if name == _UNADJUSTED else adjusted}\n"
+        f"naive {naive}, empirical {empirical}\n"
+        f"{100 * test['share_significant']:.0f} % of {int(test['n_sets']):,} random sets have "
+        "p < 0.05"
     )
-
-
-def _legend(fig: Figure, ax: Axes, *, own: bool) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    if own:
-        fig.legend(
-            handles, labels, loc="outside lower center", ncols=4 if fig.get_figwidth() > 4.5 else 2
-        )
-    else:
-        ax.legend(handles, labels, fontsize=_rows.SMALL)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from scbert_cll import _keys, get
 from scbert_cll.pl import _evaluation, _style
@@ -61,34 +60,27 @@ def reliability(
     ValueError
         More models than can be told apart.
     """
-    table = get.evaluation(adata, table="reliability", key=key)
+    table = get.evaluation(adata, "reliability", key=key)
     names = _evaluation.chosen(adata, key, models, _SHOWN, "brier")
     if len(names) > _MOST:
         raise ValueError(
             f"At most {_MOST} models can be told apart in one plot, found {len(names)}; name "
-            f"fewer in models=."
+            "fewer in models=."
         )
-    positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
-    if ax is None:
-        fig, axes = _style.panels(
-            2,
-            n_columns=1,
-            figsize=figsize or (3.3, 3.3 + 0.15 * len(names)),
-            sharex=True,
-            height_ratios=[3, 1],
-        )
-        _histogram(
-            axes[1], [get.out_of_fold(adata, model=name, key=key).iloc[:, -1] for name in names]
-        )
-    else:
-        fig, axes = _style.figure_of(ax), [ax]
+    own, size = ax is None, (3.3, 3.3 + 0.15 * len(names))
+    rows: dict[str, Any] = {"sharex": True, "height_ratios": [3, 1]} if own else {}
+    axes = _style.panels(ax, figsize, size, 2 if own else 1, **rows)
     axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
     for i, name in enumerate(names):
-        _curve(axes[0], table[table["model"] == name], i, _legend_of(adata, name, key))
+        _curve(axes[0], table[table["model"] == name], i, _label(adata, name, key))
+        if own:
+            _histogram(axes[1], get.out_of_fold(adata, model=name, key=key).iloc[:, -1], i)
+    positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
     axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"observed share of {positive}")
     axes[-1].set_xlabel(f"predicted probability of {positive}")
-    _frame(fig, axes[0], _evaluation.unit(adata, key, interval=False), apart=ax is None)
-    return _style.finish(fig, axes[0] if len(axes) == 1 else axes, show=show, return_fig=return_fig)
+    _style.legend(axes[:1], own=own)
+    _evaluation.title(axes[0], _evaluation.unit(adata, key, interval=False), own=own)
+    return axes
 
 
 def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
@@ -96,44 +88,24 @@ def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
     bins = bins.sort_values("predicted")
     observed = bins["observed"].to_numpy()
     error = np.abs(np.stack([observed - bins["low"], bins["high"] - observed]))
-    look: dict[str, Any] = {
-        "color": _style.PALETTE[i],
-        "marker": _MARKERS[i],
-        "markersize": 3.5,
-        "linewidth": 0.9,
-    }
-    ax.errorbar(bins["predicted"], observed, yerr=error, elinewidth=0.7, label=label, **look)
+    look: dict[str, Any] = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "markersize": 3.5}
+    look |= {"linewidth": 0.9, "elinewidth": 0.7, "label": label}
+    ax.errorbar(bins["predicted"], observed, yerr=error, **look)
 
 
-def _legend_of(adata: AnnData, name: str, key: str) -> str:
+def _label(adata: AnnData, model: str, key: str) -> str:
     """Name of a model with its calibration error and Brier score, as far as computed."""
-    summary = get.evaluation(adata, key=key, model=name).set_index("metric")["estimate"]
-    parts = [
-        f"{word} {_number(summary[metric])}"
+    summary = get.evaluation(adata, key=key, model=model).set_index("metric")["estimate"]
+    values = [
+        f"{word} {'undefined' if np.isnan(summary[metric]) else f'{summary[metric]:.3f}'}"
         for metric, word in (("ece", "ECE"), ("brier", "Brier"))
         if metric in summary
     ]
-    return f"{_evaluation.short(name)}: {', '.join(parts)}" if parts else _evaluation.short(name)
+    return ": ".join(filter(None, [_style.middle_cut(model), ", ".join(values)]))
 
 
-def _number(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
-
-
-def _histogram(ax: Axes, probabilities: Sequence[pd.Series]) -> None:
-    """Share of the predictions by probability of the last class, all repeats together as in the bins."""
-    for i, values in enumerate(probabilities):
-        n, _ = np.histogram(values, _BARS)
-        ax.stairs(100 * n / n.sum(), _BARS, color=_style.PALETTE[i], linewidth=0.9)
+def _histogram(ax: Axes, probabilities: pd.Series, i: int) -> None:
+    """Share of one model's predictions by probability of the last class, over all repeats."""
+    n, _ = np.histogram(probabilities, _BARS)
+    ax.stairs(100 * n / n.sum(), _BARS, color=_style.PALETTE[i], linewidth=0.9)
     ax.set_ylabel("share, %")
-
-
-def _frame(fig: Figure, ax: Axes, title: str, *, apart: bool) -> None:
-    """Legend and title, outside the axes where the figure is ours."""
-    handles, labels = ax.get_legend_handles_labels()
-    if apart:
-        fig.legend(handles, labels, loc="outside lower center")
-        fig.suptitle(_evaluation.wrapped(title, fig.get_figwidth()), fontsize=8)
-    else:
-        ax.legend(handles, labels, fontsize=6)
-        ax.set_title(title, wrap=True)

@@ -9,8 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from scbert_cll import _keys
-from scbert_cll._checks.words import key_in
+from scbert_cll import _keys, _record
 from scbert_cll._signature.report.criteria import INFORMATION, NO, NOT_RUN, YES, short
 from scbert_cll.pl import _style
 
@@ -21,7 +20,7 @@ _LOOK: Final = {
     NOT_RUN: ("–", _style.GREY, "not run"),
     INFORMATION: ("i", _style.GREY, "no rule"),
 }
-_SMALL: Final = 6
+_VERB: Final = "tl.signature_report"
 
 
 @_style.plot
@@ -34,7 +33,7 @@ def signature_report(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> _style.Drawn:
-    """Draw the gates of a signature beside those of plain rankings.
+    """Draw the gates of a signature and those of plain rankings.
 
     A row per gate, a column per subject: a mark for passed or not, the number, and in grey what it
     is where nothing is: with random genes or permuted labels, or by chance.
@@ -56,9 +55,9 @@ def signature_report(
     KeyError
         There is no such report.
     """
-    table = reported(adata, key)["gates"]
+    table = _record.read(adata, key, _VERB, ["gates"])["gates"]
     names, subjects = (list(dict.fromkeys(table[column])) for column in ("gate", "subject"))
-    fig, ax = _style.one(ax, figsize or (1.9 + 1.15 * len(subjects), 0.8 + 0.27 * len(names)))
+    [ax] = _style.panels(ax, figsize, (1.9 + 1.15 * len(subjects), 0.8 + 0.27 * len(names)))
     for row in table.to_dict("records"):
         _cell(ax, subjects.index(row["subject"]), names.index(row["gate"]), row)
     ax.set(xlim=(-0.5, len(subjects) - 0.5), ylim=(len(names) - 0.5, -0.5))
@@ -68,42 +67,30 @@ def signature_report(
     ax.spines[:].set_visible(False)
     for y in range(1, len(names)):
         ax.axhline(y - 0.5, color=_style.LIGHT, linewidth=0.5, zorder=0)
-    used = [look for word, look in _LOOK.items() if (table["passed"] == word).any()]
-    ax.set_xlabel(
-        "   ".join([*(f"{symbol} {said}" for symbol, _, said in used), "grey: null"]),
-        fontsize=_SMALL,
-    )
-    return _style.finish(fig, ax, show=show, return_fig=return_fig)
-
-
-def reported(adata: AnnData, key: str) -> Any:
-    """What tl.signature_report wrote."""
-    key_in(key, adata.uns, "adata.uns", "Run tl.signature_report first.")
-    return adata.uns[key]
+    marks = [
+        f"{symbol} {meaning}"
+        for word, (symbol, _, meaning) in _LOOK.items()
+        if (table["passed"] == word).any()
+    ]
+    ax.set_xlabel("   ".join([*marks, "grey: null"]), fontsize=_style.SMALL)
+    return ax
 
 
 def part(adata: AnnData, key: str, name: str) -> pd.DataFrame:
     """A table of the report that may be missing."""
-    key_in(name, reported(adata, key), f"adata.uns[{key!r}]", "Its gates say why it was not run.")
-    table: pd.DataFrame = adata.uns[key][name]
+    remedy = "Its gates say why it was not run."
+    table: pd.DataFrame = _record.read(adata, key, _VERB, [name], missing=remedy)[name]
     return table
 
 
 def _cell(ax: Axes, x: int, y: int, row: dict[Any, Any]) -> None:
     """Mark, number and null of one gate."""
     symbol, color, _ = _LOOK[row["passed"]]
-    known = row["passed"] != NOT_RUN and np.isfinite(row["value"])
     ax.scatter(x - 0.38, y, s=70, color=color, alpha=0.18, linewidths=0)
     ax.text(x - 0.38, y, symbol, color=color, ha="center", va="center", fontweight="bold")
-    if known:
-        ax.text(x - 0.24, y, short(row["value"], row["gate"]), ha="left", va="center", fontsize=7)
-        if np.isfinite(row["null"]):
-            ax.text(
-                x + 0.46,
-                y,
-                short(row["null"], row["gate"]),
-                ha="right",
-                va="center",
-                fontsize=_SMALL,
-                color=_style.GREY,
-            )
+    if row["passed"] == NOT_RUN or not np.isfinite(row["value"]):
+        return
+    ax.text(x - 0.24, y, short(row["value"], row["gate"]), ha="left", va="center", fontsize=7)
+    if np.isfinite(row["null"]):
+        look: dict[str, Any] = {"fontsize": _style.SMALL, "color": _style.GREY}
+        ax.text(x + 0.46, y, short(row["null"], row["gate"]), ha="right", va="center", **look)

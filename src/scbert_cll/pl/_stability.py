@@ -1,8 +1,8 @@
-"""pl.stability: whether the same genes come out without single donors, and whether that means anything."""
+"""pl.stability: whether the same genes come out without single donors, and by chance."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,11 @@ from scbert_cll import _keys
 from scbert_cll.pl import _style
 from scbert_cll.pl._signature_report import part
 
-_OWN, _NULL, _POINT = "labels as they are, 95 %", "labels permuted within donors", "95 % of these"
+_LABELS, _NULL, _POINT = (
+    "labels as they are, 95 %",
+    "labels permuted within donors",
+    "95 % of these",
+)
 _HEIGHT: Final = 0.22
 
 
@@ -27,9 +31,9 @@ def stability(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> _style.Drawn:
-    """Draw how alike the genes are that come out without single donors, beside the same under permuted labels.
+    """Draw how alike the genes are that come out without single donors.
 
-    Nogueira's index: 1 if they are always the same, 0 by chance. What is as stable where labels
+    The same under permuted labels is drawn below. Nogueira's index: 1 if they are always the same, 0 by chance. What is as stable where labels
     mean nothing says nothing of the labels, however stable it is.
 
     Parameters
@@ -51,56 +55,30 @@ def stability(
     """
     table = part(adata, key, "stability")
     names = list(dict.fromkeys(table["subject"]))
-    fig, ax = _style.one(ax, figsize or (3.5, 1.5 + 0.35 * len(names)))
+    [ax] = _style.panels(ax, figsize, (3.5, 1.5 + 0.35 * len(names)))
     for y, name in enumerate(names):
         _row(ax, y, table[table["subject"] == name])
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    _style.name_rows(ax, names)
     ax.set_xlim(min(0.0, ax.get_xlim()[0]), 1.02)
     ax.set_xlabel("Nogueira's index, without one donor at a time")
-    handles, said = ax.get_legend_handles_labels()
-    shown = dict(zip(said, handles, strict=True))
-    wanted = [label for label in (_OWN, _NULL, _POINT) if label in shown]
-    ax.legend(
-        [shown[label] for label in wanted],
-        wanted,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        borderaxespad=0,
-    )
-    return _style.finish(fig, ax, show=show, return_fig=return_fig)
+    handles, labels = ax.get_legend_handles_labels()
+    lines = dict(zip(labels, handles, strict=True))
+    shown = [label for label in (_LABELS, _NULL, _POINT) if label in lines]
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+    ax.legend([lines[label] for label in shown], shown, **above)
+    return ax
 
 
 def _row(ax: Axes, y: int, runs: pd.DataFrame) -> None:
     """One subject: the index with its limits above, and those of the permuted labels below."""
-    own = runs[runs["run"] == 0].iloc[0]
+    actual = runs[runs["run"] == 0].iloc[0]
     null = runs.loc[runs["run"] > 0, "nogueira"].dropna()
-    error = np.array([[own["nogueira"] - own["low"]], [own["high"] - own["nogueira"]]])
-    at = y - _HEIGHT / 2
-    ax.errorbar(
-        own["nogueira"],
-        at,
-        xerr=np.abs(error),
-        fmt="o",
-        color=_style.BLUE,
-        markersize=4,
-        label=_OWN,
-    )
-    ax.scatter(
-        null,
-        np.full(len(null), y + _HEIGHT / 2),
-        s=6,
-        color=_style.GREY,
-        alpha=0.5,
-        linewidths=0,
-        label=_NULL,
-    )
+    index = actual["nogueira"]
+    error = np.abs([[index - actual["low"]], [actual["high"] - index]])
+    look: dict[str, Any] = {"fmt": "o", "color": _style.BLUE, "markersize": 4, "label": _LABELS}
+    ax.errorbar(index, y - _HEIGHT / 2, xerr=error, **look)
+    look = {"s": 6, "color": _style.GREY, "alpha": 0.5, "linewidths": 0, "label": _NULL}
+    ax.scatter(null, np.full(len(null), y + _HEIGHT / 2), **look)
     if len(null):
-        ax.plot(
-            [null.quantile(0.95)] * 2,
-            [y, y + _HEIGHT],
-            color=_style.RED,
-            linewidth=1.2,
-            label=_POINT,
-        )
+        x = [null.quantile(0.95)] * 2
+        ax.plot(x, [y, y + _HEIGHT], color=_style.RED, linewidth=1.2, label=_POINT)

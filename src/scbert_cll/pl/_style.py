@@ -1,16 +1,20 @@
-"""What the plots share: colours, sizes, and what happens to a finished figure."""
+"""What the plots share: colours, sizes, panels, texts, and what happens to a finished figure."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
 
 from scbert_cll import _docs
 
@@ -18,16 +22,10 @@ Drawn = Axes | list[Axes] | Figure | None
 
 # Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is
 # text and the other faint
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-)
-PALETTE: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+PALETTE: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = PALETTE
 GREY, LIGHT = "#6B6B6B", "#C8C8C8"
+SMALL: Final = 6  # points, the smallest text
 
 # Backends that write files and have nothing to show
 _FILE_BACKENDS: Final = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
@@ -65,36 +63,64 @@ def styled[**P, R](plot: Callable[P, R]) -> Callable[P, R]:
     return inside
 
 
-def plot[**P, R](drawing: Callable[P, R]) -> Callable[P, R]:
-    """A plot of the package: its sizes, and whole entries in its docstring."""
-    return _docs.shared(styled(drawing))
+def plot[**P](drawing: Callable[P, Drawn]) -> Callable[P, Drawn]:
+    """A plot: sizes of the package, shared entries in its docstring, and the usual finish.
+
+    It returns axes, or a list of them, of which one alone is taken out. Like scanpy, the caller
+    gets the figure if asked for (`return_fig`), None if it is shown, else the axes. `show=None`
+    shows where scanpy would and a window or a notebook is there to show it.
+    """
+
+    @wraps(drawing)
+    @styled
+    def inside(*args: P.args, **kwargs: P.kwargs) -> Drawn:
+        drawn = cast("Axes | list[Axes]", drawing(*args, **kwargs))
+        axes = [drawn] if isinstance(drawn, Axes) else drawn
+        for ax in axes:
+            _tidy(ax)
+        if kwargs.get("return_fig"):
+            return figure_of(axes[0])
+        show = kwargs.get("show")
+        if show is None:
+            show = _autoshow() and mpl.get_backend().lower() not in _FILE_BACKENDS
+        if show:
+            plt.show()
+            return None
+        return axes[0] if len(axes) == 1 else axes
+
+    return _docs.shared(inside)
 
 
 def panels(
-    n: int, *, n_columns: int, figsize: tuple[float, float], **kwargs: Any
-) -> tuple[Figure, list[Axes]]:
-    """A new figure with `n` axes in rows; labels make room for themselves."""
-    n_columns = min(n, n_columns)
-    fig, grid = plt.subplots(
-        -(-n // n_columns),
-        n_columns,
-        figsize=figsize,
-        squeeze=False,
-        layout="constrained",
-        **kwargs,
-    )
-    axes: list[Axes] = list(grid.ravel())
-    for ax in axes[n:]:
-        ax.remove()
-    return fig, axes[:n]
+    ax: Axes | None,
+    figsize: tuple[float, float] | None,
+    size: tuple[float, float],
+    n: int = 1,
+    of: tuple[str, str] = ("", ""),
+    *,
+    n_columns: int = 1,
+    **kwargs: Any,
+) -> list[Axes]:
+    """The user's axes, which hold one panel, or `n` in the rows of a new figure.
 
-
-def one(ax: Axes | None, figsize: tuple[float, float]) -> tuple[Figure, Axes]:
-    """The user's axes, or new ones."""
+    Of `size` unless the user says otherwise; labels make room for themselves. `of` is what a panel
+    shows, and the argument that names one.
+    """
     if ax is not None:
-        return figure_of(ax), ax
-    fig, axes = panels(1, n_columns=1, figsize=figsize)
-    return fig, axes[0]
+        if n > 1:
+            what, argument = of
+            raise ValueError(
+                f"ax holds one {what}, there are {n}; name one with {argument}=, or leave ax out."
+            )
+        figure_of(ax)
+        return [ax]
+    n_columns = min(n, n_columns)
+    shape, kwargs = (-(-n // n_columns), n_columns), kwargs | {"layout": "constrained"}
+    _, grid = plt.subplots(*shape, figsize=figsize or size, squeeze=False, **kwargs)
+    axes: list[Axes] = list(grid.ravel())
+    for empty in axes[n:]:
+        empty.remove()
+    return axes[:n]
 
 
 def figure_of(ax: Axes) -> Figure:
@@ -107,25 +133,6 @@ def figure_of(ax: Axes) -> Figure:
             "ax belongs to no figure any more; make new ones: fig, ax = plt.subplots()."
         )
     return fig
-
-
-def finish(
-    fig: Figure, drawn: Axes | Sequence[Axes], *, show: bool | None, return_fig: bool
-) -> Drawn:
-    """As scanpy: the figure if asked for, None if shown, else the axes.
-
-    `show=None` shows where scanpy would and a window or a notebook is there to show it.
-    """
-    for ax in [drawn] if isinstance(drawn, Axes) else drawn:
-        _tidy(ax)
-    if return_fig:
-        return fig
-    if show is None:
-        show = _autoshow() and mpl.get_backend().lower() not in _FILE_BACKENDS
-    if show:
-        plt.show()
-        return None
-    return drawn if isinstance(drawn, Axes) else list(drawn)
 
 
 def _tidy(ax: Axes) -> None:
@@ -142,17 +149,101 @@ def _autoshow() -> bool:
     return bool(sc.settings.autoshow)
 
 
+def width(ax: Axes) -> float:
+    """Inches of axes, as laid out so far."""
+    return float(ax.get_window_extent().width / figure_of(ax).dpi)
+
+
+def lay_out(ax: Axes) -> None:
+    """Give axes and texts their final places; only then widths are known."""
+    figure_of(ax).draw_without_rendering()
+
+
+def labelled(axes: Sequence[Axes]) -> dict[str, Any]:
+    """What a legend explains, by label."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        handles |= {
+            label: line for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+    return handles
+
+
+def legend(
+    axes: Sequence[Axes],
+    *,
+    own: bool,
+    order: Callable[[str], Any] = lambda _: 0,
+    place: Literal["outside lower center", "outside upper center"] = "outside lower center",
+    **look: Any,
+) -> None:
+    """One legend for all panels, under or over those of our own figure, else in the user's axes."""
+    handles = labelled(axes)
+    labels = sorted(handles, key=order)
+    lines = [handles[label] for label in labels]
+    if own:
+        figure_of(axes[0]).legend(lines, labels, loc=place, **look)
+    else:
+        axes[0].legend(lines, labels, fontsize=SMALL)
+
+
+def bar(axes: Axes | list[Axes], image: AxesImage, label: str, **place: Any) -> Colorbar:
+    """A colour bar without a frame."""
+    first = axes if isinstance(axes, Axes) else axes[0]
+    drawn = figure_of(first).colorbar(image, ax=axes, **place)
+    drawn.set_label(label, fontsize=7)
+    drawn.ax.tick_params(labelsize=SMALL, length=2)
+    drawn.outline.set_visible(False)
+    return drawn
+
+
+def note(
+    ax: Axes, text: str, at: tuple[float, float], off: tuple[float, float], **look: Any
+) -> Text:
+    """A small text some points off a place in the axes, in fractions of these by default."""
+    usual: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": SMALL}
+    look = usual | look | {"textcoords": "offset points", "annotation_clip": False}
+    return ax.annotate(text, at, off, **look)
+
+
+def in_row(ax: Axes, x: float, row: float, text: str, **look: Any) -> Text:
+    """A small grey text in a row, `x` as a share of the axes' width."""
+    usual: dict[str, Any] = {"va": "center", "fontsize": SMALL, "color": GREY}
+    return ax.text(x, row, text, transform=ax.get_yaxis_transform(), **(usual | look))
+
+
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Names of the rows, the first on top."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+
+
 def engineering(largest: float) -> tuple[float, str]:
     """Factor and unit that bring shares to numbers from 1: (1e3, '10⁻³')."""
     if not np.isfinite(largest) or largest <= 0:
         return 1.0, ""
     power = int(np.ceil(max(0.0, -np.log10(largest)) / 3) * 3)
-    return (
-        10.0**power,
-        f"10{str(-power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}" if power else "",
-    )
+    return 10.0**power, f"10{raised(-power)}" if power else ""
+
+
+def raised(power: int) -> str:
+    """A power as it is written after ten."""
+    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def shortened(name: str, longest: int = 22) -> str:
-    """A name that fits beside an axis."""
+    """A name that fits next to an axis."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def middle_cut(name: str, longest: int = 22) -> str:
+    """A name cut in its middle: variants of a model differ at the end."""
+    left = longest // 2
+    return name if len(name) <= longest else f"{name[:left]}…{name[left + 1 - longest :]}"
+
+
+def broken(text: str, n_characters: float) -> str:
+    """Lines of at most so many characters."""
+    n = max(18, int(n_characters))
+    return "\n".join("\n".join(textwrap.wrap(line, n)) for line in text.split("\n"))
