@@ -74,7 +74,7 @@ def faithfulness(
         _curves(panel, table[table["direction"] == way])
         panel.set(title=_TITLES[way], xlabel="genes")
     axes[0].set_ylabel("AUROC within held-out donors")
-    _style.legend(axes[:1], own=own, ncols=len(axes[0].get_legend_handles_labels()[1]))
+    _style.legend(axes[:1], own=own, inside=7, ncols=len(_style.labelled(axes)))
     if own:
         _style.figure_of(axes[0]).suptitle(f"Read by {_READERS[reader]}", fontsize=8)
     return axes

@@ -92,7 +92,11 @@ def history(
         _draw(panel, name, curves, marked)
     n_lines = len(_style.labelled(axes))
     wide = _style.figure_of(axes[0]).get_figwidth() >= 1.3 * n_lines
-    look: dict[str, Any] = {"place": "outside upper center", "ncols": n_lines if wide else 2}
+    look: dict[str, Any] = {
+        "inside": 7,
+        "place": "outside upper center",
+        "ncols": n_lines if wide else 2,
+    }
     _style.legend(axes, own=own, order=lambda label: label.startswith(("best", "weights")), **look)
     return axes
 

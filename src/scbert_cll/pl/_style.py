@@ -173,6 +173,7 @@ def legend(
     axes: Sequence[Axes],
     *,
     own: bool,
+    inside: float = SMALL,
     order: Callable[[str], Any] = lambda _: 0,
     place: Literal["outside lower center", "outside upper center"] = "outside lower center",
     **look: Any,
@@ -184,7 +185,7 @@ def legend(
     if own:
         figure_of(axes[0]).legend(lines, labels, loc=place, **look)
     else:
-        axes[0].legend(lines, labels, fontsize=SMALL)
+        axes[0].legend(lines, labels, fontsize=inside)
 
 
 def bar(axes: Axes | list[Axes], image: AxesImage, label: str, **place: Any) -> Colorbar:

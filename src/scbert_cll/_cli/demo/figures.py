@@ -5,17 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import matplotlib as mpl
 import pandas as pd
 import scanpy as sc
-import seaborn as sns
 from anndata import AnnData
 from mudata import MuData
 
 import scbert_cll as sc_cll
 from scbert_cll import _checks, _keys
+
+# ten colours told apart with any colour vision
+_PALETTE: Final = (
+    "#0173B2", "#DE8F05", "#029E73", "#D55E00", "#CC78BC",
+    "#CA9161", "#FBAFE4", "#949494", "#ECE133", "#56B4E9",
+)  # fmt: skip
 
 
 def plots(
@@ -76,12 +81,11 @@ def _umap(adata: AnnData, donor_key: str, marker: str, seed: int) -> Any:
         warnings.simplefilter("ignore")  # umap and numba speak of their own internals
         sc.pp.neighbors(cells, use_rep=_keys.X_SCBERT, random_state=seed)
         sc.tl.umap(cells, random_state=seed)
-        palette = sns.color_palette("colorblind").as_hex()
         with mpl.rc_context({"figure.figsize": (2.6, 2.6), "font.size": 8}):
             return sc.pl.umap(
                 cells,
                 color=list(panels),
-                palette=palette,
+                palette=_PALETTE,
                 size=12,
                 frameon=False,
                 wspace=0.45,
