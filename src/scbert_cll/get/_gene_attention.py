@@ -67,9 +67,12 @@ def gene_attention(
     Examples
     --------
     >>> import anndata, pandas as pd, scbert_cll
-    >>> adata = anndata.AnnData(var=pd.DataFrame(index=["MALAT1", "LPL", "IL4R"]), obs=pd.DataFrame(index=["cell"]))
-    >>> adata.varm["gene_attention"] = pd.DataFrame({"low": [0.6, 0.1, 0.3], "high": [0.6, 0.3, 0.1]}, adata.var_names)
-    >>> scbert_cll.get.gene_attention(adata, group="high", n_top=1)[["group", "gene", "attention", "reference"]]
+    >>> genes, cells = pd.Index(["MALAT1", "LPL", "IL4R"]), pd.Index(["cell"])
+    >>> adata = anndata.AnnData(var=pd.DataFrame(index=genes), obs=pd.DataFrame(index=cells))
+    >>> attention = {"low": [0.6, 0.1, 0.3], "high": [0.6, 0.3, 0.1]}
+    >>> adata.varm["gene_attention"] = pd.DataFrame(attention, genes)
+    >>> table = scbert_cll.get.gene_attention(adata, group="high", n_top=1)
+    >>> table[["group", "gene", "attention", "reference"]]
       group gene  attention  reference
     0  high  LPL        0.3        0.1
     """
@@ -80,8 +83,8 @@ def gene_attention(
     groups = _groups(table, group, reference, key)
     if sort_by == "difference" and table.shape[1] < 2:
         raise ValueError(
-            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to take the "
-            "difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby of "
+            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to take "
+            "the difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby of "
             "two groups or more."
         )
     table = table[~_excluded(table.index, exclude)]

@@ -42,7 +42,8 @@ def survival(adata: AnnData, table: str = "curves", *, key: str = _keys.SURVIVAL
     >>> from anndata import AnnData
     >>> import scbert_cll as sc_cll
     >>> adata = AnnData(obs=pd.DataFrame(index=["patient"]))
-    >>> adata.uns["survival"] = {"curves": pd.DataFrame(), "logrank": {"chi2": 4.5, "df": 1, "p": 0.034}}
+    >>> test = {"chi2": 4.5, "df": 1, "p": 0.034}
+    >>> adata.uns["survival"] = {"curves": pd.DataFrame(), "logrank": test}
     >>> sc_cll.get.survival(adata, "logrank")
        chi2  df      p
     0   4.5   1  0.034

@@ -88,7 +88,7 @@ def attention_layers(
         image = _genes(below[i], pd.DataFrame(values[name]) * factor, most * factor)
         _name_layers(below[i], of_group, heads=heads)
     above[0].set_ylabel("ρ with\nabundance")
-    place: dict[str, Any] = {"location": "right", "aspect": 20, "shrink": 0.8, "pad": 0.02}
+    place: _style.Look = {"location": "right", "aspect": 20, "shrink": 0.8, "pad": 0.02}
     _style.bar(below, image, f"share of attention{f' ({unit})' if unit else ''}", **place)
     fig = _style.figure_of(above[0])
     fig.supxlabel(_style.broken(_CAVEAT, fig.get_figwidth() * 19), fontsize=7)
@@ -114,7 +114,7 @@ def _panels(
     """Two panels for each group, those of a kind on one scale."""
     width = float(np.clip(0.3 * n_columns, 1.4, 5.0))
     size = (min(1.9 + width * n_groups, 12.0), 2.2 + 0.16 * n_genes)
-    scales: dict[str, Any] = {"sharex": "col", "sharey": "row"}
+    scales: _style.Look = {"sharex": "col", "sharey": "row"}
     scales["height_ratios"] = [0.9, max(0.16 * n_genes, 0.6)]
     axes = _style.panels(None, figsize, size, 2 * n_groups, n_columns=n_groups, **scales)
     return axes[:n_groups], axes[n_groups:]
@@ -128,7 +128,7 @@ def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
     if not heads:
         for layer, value in zip(bars["layer"], bars["abundance"], strict=True):
             ax.text(layer, 0.04, f"{value:.2f}", ha="center", va="bottom", fontsize=_style.SMALL)
-        look: dict[str, Any] = {"color": _style.GREY, "markersize": 3, "clip_on": False}
+        look: _style.Look = {"color": _style.GREY, "markersize": 3, "clip_on": False}
         ax.plot(dots["layer"], dots["abundance"], ".", **look)
     ax.axhline(0, color=_style.GREY, linewidth=0.7)
     ax.set_ylim(min(0.0, float(table["abundance"].min())), 1)
@@ -138,7 +138,7 @@ def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
 
 def _genes(ax: Axes, values: pd.DataFrame, most: float) -> AxesImage:
     """Genes × layers, or heads."""
-    look: dict[str, Any] = {"cmap": "Blues", "aspect": "auto", "interpolation": "none"}
+    look: _style.Look = {"cmap": "Blues", "aspect": "auto", "interpolation": "none"}
     image = ax.imshow(values.to_numpy(), vmin=0, vmax=most, **look)
     ax.set_yticks(range(len(values)), [_style.shortened(str(gene), 16) for gene in values.index])
     ax.tick_params(axis="both", length=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 import pandas as pd
@@ -113,7 +113,7 @@ def _points(ax: Axes, donors: pd.DataFrame) -> None:
     """Donors with their intervals; colour and marker say whether the calls are the same."""
     same = (donors["observed_call"] == donors["predicted_call"]).to_numpy()
     for rows, (color, marker) in ((donors[same], _SAME), (donors[~same], _OTHER)):
-        look: dict[str, Any] = {"color": color, "linewidth": 0.8, "zorder": 2}
+        look: _style.Look = {"color": color, "linewidth": 0.8, "zorder": 2}
         ax.hlines(rows["predicted"], rows["observed_low"], rows["observed_high"], **look)
         ax.vlines(rows["observed"], rows["predicted_low"], rows["predicted_high"], **look)
         ax.scatter(rows["observed"], rows["predicted"], s=16, marker=marker, color=color, zorder=3)
@@ -170,10 +170,10 @@ def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbo
     costs = [_covered(box, drawn, ax.bbox) + 9 * _covered(box, names, ax.bbox) for box in boxes]
     best = int(np.argmin(np.add(costs, far)))
     x, y = (float(d) for d in moves[best][1] / pixel)
-    look: dict[str, Any] = {"xycoords": "data", "ha": "center", "va": "center"}
+    look: _style.Look = {"xycoords": "data", "ha": "center", "va": "center"}
     _style.note(ax, text, point, (x, y), **look).set_in_layout(False)
     if moves[best][0] > _NEAR:
-        line: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY}
+        line: _style.Look = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY}
         line |= {"shrinkA": _style.SMALL / 2, "shrinkB": 2}
         _style.note(ax, "", point, (x, y), arrowprops=line, **look).set_in_layout(False)
     return boxes[best].padded(pixel / 2)

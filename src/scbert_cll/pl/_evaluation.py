@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 import pandas as pd
@@ -191,7 +191,7 @@ def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series, simple: set[str]) -> No
         color, marker = _BASELINE if name in simple else _OWN
         repeats = runs[runs.index == name]
         if len(repeats) > 1:
-            look: dict[str, Any] = {"s": 3, "alpha": 0.6, "linewidths": 0, "label": _REPEAT}
+            look: _style.Look = {"s": 3, "alpha": 0.6, "linewidths": 0, "label": _REPEAT}
             ax.scatter(repeats, np.full(len(repeats), i + 0.31), color=color, zorder=2, **look)
         if np.isfinite(row["estimate"]):
             all_defined = len(repeats) == row["n_repeats"]

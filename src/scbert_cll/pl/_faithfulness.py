@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,9 @@ def faithfulness(
 ) -> _style.Drawn:
     """Draw how well the first genes of each ranking tell cells of held-out donors apart.
 
-    Cells are read with these genes only, and without them. The genes that matter bring the curve up early when they come, and down early when they go. The
-    grey band are random genes that are expressed as much as those of the signature (90 % of the
-    sets).
+    Cells are read with these genes only, and without them. The genes that matter bring the curve up
+    early when they come, and down early when they go. The grey band are random genes that are
+    expressed as much as those of the signature (90 % of the sets).
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def _curves(ax: Axes, rows: pd.DataFrame) -> None:
     steps = np.sort(rows["k"].unique())
     random = rows[rows["subject"] == "random"].sort_values("k")
     x = np.searchsorted(steps, random["k"])
-    look: dict[str, Any] = {"color": _style.LIGHT, "linewidth": 0, "label": "random genes"}
+    look: _style.Look = {"color": _style.LIGHT, "linewidth": 0, "label": "random genes"}
     ax.fill_between(x, random["low"], random["high"], **look)
     ax.plot(x, random["value"], color=_style.GREY, linewidth=1)
     for name, (color, marker) in _LOOK.items():

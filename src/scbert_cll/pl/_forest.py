@@ -43,10 +43,10 @@ def forest(
 ) -> _style.Drawn:
     """Draw the hazard ratios of a Cox model with their 95 % intervals.
 
-    Where there are no times, odds ratios. A row per variable on a logarithmic scale, the score of the signature on top and in colour.
-    Beside its p stands that against random sets of genes (as tested beside the same covariates),
-    where there is one. With two models, as ``["score", "clinical + score"]``, the second is hollow:
-    what is left of the score beside the covariates.
+    Where there are no times, odds ratios. A row per variable on a logarithmic scale, the score of
+    the signature on top and in colour. Next to its p stands that against random sets of genes (with
+    the same covariates), where there is one. With two models, as ``["score", "clinical + score"]``,
+    the second is hollow: what is left of the score given the covariates.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def _row(
     mean = ratio if limits[0] <= ratio <= limits[1] else np.nan
     within = np.clip([low, high], *limits)
     _rows.interval(ax, i + _rows.ABOVE, mean, *within, color=color, hollow=hollow)
-    look: dict[str, Any] = {"color": color, "markersize": 3.5, "clip_on": False, "zorder": 4}
+    look: _style.Look = {"color": color, "markersize": 3.5, "clip_on": False, "zorder": 4}
     if low < limits[0]:
         ax.plot(limits[0], i, marker="<", **look)
     if high > limits[1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 from anndata import AnnData
@@ -76,7 +76,7 @@ def gene_attention(
     ValueError
         `ax` is given for several groups, or there is one group only.
     """
-    options: dict[str, Any] = {"reference": reference, "key": key, "exclude": exclude}
+    options: _style.Look = {"reference": reference, "key": key, "exclude": exclude}
     table = get.gene_attention(adata, group=groups, n_top=n_genes, **options)
     names = list(dict.fromkeys(table["group"]))
     own, n = ax is None, len(names)

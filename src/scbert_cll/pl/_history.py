@@ -92,7 +92,7 @@ def history(
         _draw(panel, name, curves, marked)
     n_lines = len(_style.labelled(axes))
     wide = _style.figure_of(axes[0]).get_figwidth() >= 1.3 * n_lines
-    look: dict[str, Any] = {
+    look: _style.Look = {
         "inside": 7,
         "place": "outside upper center",
         "ncols": n_lines if wide else 2,
@@ -148,7 +148,7 @@ def _draw(ax: Axes, name: str, curves: Curves, marked: tuple[int, str] | None) -
     for part, (color, marker) in _PARTS.items():
         if part in curves[name]:
             series = curves[name][part]
-            look: dict[str, Any] = {"marker": marker if len(series) <= 30 else "", "markersize": 3}
+            look: _style.Look = {"marker": marker if len(series) <= 30 else "", "markersize": 3}
             ax.plot(series.index, series, "-", color=color, linewidth=1.2, label=part, **look)
     if name.endswith("accuracy"):
         baseline = curves.get(f"{_BASELINE}{name.removeprefix('masked_')}", {})
@@ -156,7 +156,7 @@ def _draw(ax: Axes, name: str, curves: Curves, marked: tuple[int, str] | None) -
             x, y = baseline[part].index, baseline[part]
             ax.plot(x, y, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}")
     if marked is not None:
-        dotted: dict[str, Any] = {"color": _style.GREY, "linewidth": 0.8, "linestyle": ":"}
+        dotted: _style.Look = {"color": _style.GREY, "linewidth": 0.8, "linestyle": ":"}
         ax.axvline(marked[0], label=marked[1], zorder=0, **dotted)
     ax.set(xlabel="epoch", ylabel=_TITLES.get(name, name.replace("_", " ")))
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

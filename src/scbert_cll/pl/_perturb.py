@@ -96,7 +96,7 @@ def perturb(
 
 
 def _order(table: pd.DataFrame, n: int) -> list[str]:
-    """Genes with the largest changes, from the most negative mean over groups; unknown ones last."""
+    """Genes with the largest changes, from the most negative mean to the most positive."""
     by_name = table.groupby("name", sort=False)["log_odds"]
     largest = by_name.apply(lambda changes: changes.abs().max())
     names = largest.sort_values(ascending=False, kind="stable").head(n).index

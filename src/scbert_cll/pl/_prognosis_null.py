@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -91,7 +91,7 @@ def _histogram(ax: Axes, sets: np.ndarray, observed: float, end: float) -> None:
     ax.hist(sets[sets >= _NAIVE], bins, color=_style.ORANGE, label="with p < 0.05")
     x = np.linspace(0, end, 200)
     expected = len(sets) * (bins[1] - bins[0]) * np.sqrt(2 / np.pi) * np.exp(-(x**2) / 2)
-    dashed: dict[str, Any] = {"color": _style.GREY, "linewidth": 0.9, "linestyle": "--"}
+    dashed: _style.Look = {"color": _style.GREY, "linewidth": 0.9, "linestyle": "--"}
     ax.plot(x, expected, label="if no gene mattered", **dashed)
     ax.axvline(_NAIVE, color=_style.GREY, linewidth=0.7, linestyle=":")
     ax.axvline(observed, color=_style.BLUE, linewidth=1.5, label="signature")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -68,7 +68,7 @@ def reliability(
             "fewer in models=."
         )
     own, size = ax is None, (3.3, 3.3 + 0.15 * len(names))
-    rows: dict[str, Any] = {"sharex": True, "height_ratios": [3, 1]} if own else {}
+    rows: _style.Look = {"sharex": True, "height_ratios": [3, 1]} if own else {}
     axes = _style.panels(ax, figsize, size, 2 if own else 1, **rows)
     axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
     for i, name in enumerate(names):
@@ -88,7 +88,7 @@ def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
     bins = bins.sort_values("predicted")
     observed = bins["observed"].to_numpy()
     error = np.abs(np.stack([observed - bins["low"], bins["high"] - observed]))
-    look: dict[str, Any] = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "markersize": 3.5}
+    look: _style.Look = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "markersize": 3.5}
     look |= {"linewidth": 0.9, "elinewidth": 0.7, "label": label}
     ax.errorbar(bins["predicted"], observed, yerr=error, **look)
 

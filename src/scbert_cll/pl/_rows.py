@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def columns(ax: Axes, texts: Mapping[str, Sequence[str]]) -> None:
         wide = _width(header, cells)
         middle = offset + wide / 2
         for row, text in enumerate(cells):
-            at_row: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "va": "center"}
+            at_row: _style.Look = {"xycoords": ax.get_yaxis_transform(), "va": "center"}
             _style.note(ax, text, (1, row), (middle, 0), ha="center", **at_row)
         head = _style.note(ax, header, (1, 1), (middle, 2), ha="center", va="bottom")
         head.set(color=_style.GREY, linespacing=0.95)
@@ -84,7 +84,7 @@ def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, own: bool, mos
 
 
 def captions(ax: Axes, title: str, caption: str = "", *, own: bool) -> None:
-    """Title and caption of a figure of our own, or of the user's axes, there under the axis label."""
+    """Title and caption of our own figure, or of the user's axes, there under the axis label."""
     if own:
         fig = _style.figure_of(ax)
         fig.suptitle(_style.broken(title, fig.get_figwidth() * _TITLE_CHARACTERS), fontsize=8)
@@ -102,7 +102,7 @@ def captions(ax: Axes, title: str, caption: str = "", *, own: bool) -> None:
 def words_instead(ax: Axes, text: str) -> None:
     """Say in empty axes why nothing is drawn."""
     ax.set_axis_off()
-    middle: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "center"}
+    middle: _style.Look = {"transform": ax.transAxes, "ha": "center", "va": "center"}
     ax.text(0.5, 0.5, _style.broken(text, _style.width(ax) * 15), fontsize=8, **middle)
 
 

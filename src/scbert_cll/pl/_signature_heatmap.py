@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -125,7 +125,7 @@ def _centred(chosen: Chosen, genes: list[str], samples: pd.DataFrame) -> np.ndar
 def _cells(ax: Axes, values: np.ndarray, table: pd.DataFrame) -> AxesImage:
     """The heatmap, with a line between the genes that go up and those that go down."""
     most = float(np.percentile(np.abs(values), _CLIPPED)) or 1.0
-    look: dict[str, Any] = {"cmap": "RdBu_r", "aspect": "auto", "interpolation": "none"}
+    look: _style.Look = {"cmap": "RdBu_r", "aspect": "auto", "interpolation": "none"}
     image = ax.imshow(values, vmin=-most, vmax=most, **look)
     ax.set_yticks(range(len(table)), [_style.shortened(gene) for gene in table["gene"]])
     n_up = int((table["sign"] > 0).sum())
@@ -149,7 +149,7 @@ def _strip(ax: Axes, samples: pd.DataFrame, classes: list[str], order_by: OrderB
         ax.axvline(last + 0.5, color="white", linewidth=2 if order_by == "class" else 1.2)
     names = zip(classes, colors, strict=True)
     handles = [Patch(color=color, label=_style.shortened(name)) for name, color in names]
-    look: dict[str, Any] = {"handlelength": 1, "columnspacing": 1.2, "ncols": len(handles)}
+    look: _style.Look = {"handlelength": 1, "columnspacing": 1.2, "ncols": len(handles)}
     look |= {"borderaxespad": 0.3, "borderpad": 0.2}
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), **look)
 
@@ -172,7 +172,7 @@ def _donors(ax: Axes, samples: pd.DataFrame, order_by: OrderBy) -> None:
 
 def _bar(ax: Axes, image: AxesImage, mean: str) -> None:
     """Colour bar with its unit: at the side or, in a narrow figure, below."""
-    place: dict[str, Any] = {"location": "right", "aspect": 14, "shrink": 0.6}
+    place: _style.Look = {"location": "right", "aspect": 14, "shrink": 0.6}
     if _style.width(ax) < _NARROW:
         place = {"location": "bottom", "aspect": 30, "shrink": 0.8}
     label = f"log₂ expression − {mean}'s mean"

@@ -92,5 +92,5 @@ def _cell(ax: Axes, x: int, y: int, row: dict[Any, Any]) -> None:
         return
     ax.text(x - 0.24, y, short(row["value"], row["gate"]), ha="left", va="center", fontsize=7)
     if np.isfinite(row["null"]):
-        look: dict[str, Any] = {"fontsize": _style.SMALL, "color": _style.GREY}
+        look: _style.Look = {"fontsize": _style.SMALL, "color": _style.GREY}
         ax.text(x + 0.46, y, short(row["null"], row["gate"]), ha="right", va="center", **look)

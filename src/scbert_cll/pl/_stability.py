@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -33,8 +33,9 @@ def stability(
 ) -> _style.Drawn:
     """Draw how alike the genes are that come out without single donors.
 
-    The same under permuted labels is drawn below. Nogueira's index: 1 if they are always the same, 0 by chance. What is as stable where labels
-    mean nothing says nothing of the labels, however stable it is.
+    The same under permuted labels is drawn below. Nogueira's index: 1 if they are always the same,
+    0 by chance. What is as stable where labels mean nothing says nothing of the labels, however
+    stable it is.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def stability(
     handles, labels = ax.get_legend_handles_labels()
     lines = dict(zip(labels, handles, strict=True))
     shown = [label for label in (_LABELS, _NULL, _POINT) if label in lines]
-    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+    above: _style.Look = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
     ax.legend([lines[label] for label in shown], shown, **above)
     return ax
 
@@ -75,7 +76,7 @@ def _row(ax: Axes, y: int, runs: pd.DataFrame) -> None:
     null = runs.loc[runs["run"] > 0, "nogueira"].dropna()
     index = actual["nogueira"]
     error = np.abs([[index - actual["low"]], [actual["high"] - index]])
-    look: dict[str, Any] = {"fmt": "o", "color": _style.BLUE, "markersize": 4, "label": _LABELS}
+    look: _style.Look = {"fmt": "o", "color": _style.BLUE, "markersize": 4, "label": _LABELS}
     ax.errorbar(index, y - _HEIGHT / 2, xerr=error, **look)
     look = {"s": 6, "color": _style.GREY, "alpha": 0.5, "linewidths": 0, "label": _NULL}
     ax.scatter(null, np.full(len(null), y + _HEIGHT / 2), **look)

@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from scbert_cll import _docs
 
 Drawn = Axes | list[Axes] | Figure | None
+type Look = dict[str, Any]  # keyword arguments of matplotlib's
 
 # Okabe & Ito's colours, told apart with any colour vision; black and yellow left out, as one is
 # text and the other faint
@@ -161,7 +162,7 @@ def lay_out(ax: Axes) -> None:
 
 def labelled(axes: Sequence[Axes]) -> dict[str, Any]:
     """What a legend explains, by label."""
-    handles: dict[str, Any] = {}
+    handles: Look = {}
     for ax in axes:
         handles |= {
             label: line for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
@@ -202,14 +203,14 @@ def note(
     ax: Axes, text: str, at: tuple[float, float], off: tuple[float, float], **look: Any
 ) -> Text:
     """A small text some points off a place in the axes, in fractions of these by default."""
-    usual: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": SMALL}
+    usual: Look = {"xycoords": "axes fraction", "fontsize": SMALL}
     look = usual | look | {"textcoords": "offset points", "annotation_clip": False}
     return ax.annotate(text, at, off, **look)
 
 
 def in_row(ax: Axes, x: float, row: float, text: str, **look: Any) -> Text:
     """A small grey text in a row, `x` as a share of the axes' width."""
-    usual: dict[str, Any] = {"va": "center", "fontsize": SMALL, "color": GREY}
+    usual: Look = {"va": "center", "fontsize": SMALL, "color": GREY}
     return ax.text(x, row, text, transform=ax.get_yaxis_transform(), **(usual | look))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,7 +138,7 @@ def _steps(drawn: texts.Groups) -> dict[str, pd.DataFrame]:
 def _curve(ax: Axes, table: pd.DataFrame, way: str, color: str) -> None:
     """A group's steps with their interval, and ticks where patients are censored."""
     time, value = table["time"].to_numpy(), 100 * table["value"].to_numpy()
-    look: dict[str, Any] = {"drawstyle": "steps-post", "linestyle": way, "linewidth": 1.2}
+    look: _style.Look = {"drawstyle": "steps-post", "linestyle": way, "linewidth": 1.2}
     ax.plot(time, value, color=color, zorder=3, **look)
     if way == "dashed":
         return  # nobody could tell a second band from the first

@@ -100,7 +100,7 @@ def numbers_at_risk(ax: Axes, drawn: Groups) -> None:
         down = -_LABEL - 2 - LINE * (i + 1)
         _style.note(ax, _style.shortened(name, longest), (0, 0), (left, down), color=color, **look)
         curve = drawn.curves[drawn.curves["group"].astype(str) == name]
-        below: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "va": "center"}
+        below: _style.Look = {"xycoords": ax.get_xaxis_transform(), "va": "center"}
         for tick, n in zip(ticks, at_risk(curve, np.array(ticks)), strict=True):
             _style.note(ax, f"{n}", (tick, 0), (0, down), ha="center", **below)
 
@@ -124,7 +124,7 @@ def group_table(ax: Axes, drawn: Groups, *, own: bool) -> None:
     packed += [_column(header, cells) for header, cells in columns.items()]
     across = blended_transform_factory(fig.transFigure if own else ax.transAxes, ax.transAxes)
     left = (4 if own else -_MARGIN) / 72
-    place: dict[str, Any] = {"bbox_to_anchor": (0, 1), "pad": 0, "borderpad": 0, "frameon": False}
+    place: _style.Look = {"bbox_to_anchor": (0, 1), "pad": 0, "borderpad": 0, "frameon": False}
     place["bbox_transform"] = across + ScaledTranslation(left, 4 / 72, fig.dpi_scale_trans)
     child = HPacker(children=packed, sep=7, pad=0, align="bottom")
     ax.add_artist(AnchoredOffsetbox("lower left", child=child, **place))
@@ -210,7 +210,7 @@ def test(ax: Axes, text: str, steps: Mapping[str, pd.DataFrame]) -> None:
     _style.lay_out(ax)  # with the tables
     curves = [part for table in steps.values() for _, part in table.groupby("group")]
     points = np.concatenate([ax.transData.transform(_path(curve, ax)) for curve in curves])
-    look: dict[str, Any] = {"fontsize": _style.SMALL, "linespacing": 1.25, "zorder": 5}
+    look: _style.Look = {"fontsize": _style.SMALL, "linespacing": 1.25, "zorder": 5}
     written = ax.text(0, 0, text, transform=ax.transAxes, **look)
     written.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1})
     covered = []
