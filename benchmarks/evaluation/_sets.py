@@ -88,7 +88,7 @@ def bmmc(folder: Path) -> Set:
 
 def pbmc(folder: Path, *, marker: str, gene: str) -> Set:
     adata = ad.read_h5ad(folder / "pbmc_10k_cite.h5ad")
-    sc_cll.pp.label_cd49d(adata, marker=marker, normalize="clr_protein")
+    sc_cll.pp.label_cd49d(adata, marker=marker, normalize="clr_protein", donor_key=None)
     extra = ad.read_h5ad(folder / "pbmc_5k.h5ad")
     return Set(f"PBMC, {marker}", adata, "cd49d", None, "random_cell", gene, extra)
 

@@ -8,43 +8,13 @@ from typing import Final
 # What demultiplexing writes where it found no single donor (vireo, souporcell, demuxlet and
 # freemuxlet, HTODemux, MULTIseqDemux, hashsolo, GMM-Demux, demuxEM, scSplit, cellhashR, Cell Ranger
 # multi, BD Rhapsody), and what tables hold where there is nothing.
-_NOT_DONORS: Final = (
-    *(
-        "doublet",
-        "doublets",
-        "multiplet",
-        "multiplets",
-        "multiple",
-        "dbl",
-        "singlet",
-        "singlets",
-        "sng",
-    ),
-    *(
-        "unassigned",
-        "unassignable",
-        "not assigned",
-        "negative",
-        "ambiguous",
-        "amb",
-        "unknown",
-        "unclear",
-        "uncertain",
-        "undetermined",
-    ),
-    *(
-        "discordant",
-        "not called",
-        "no call",
-        "nocall",
-        "low counts",
-        "blank",
-        "empty",
-        "undetected",
-        "unmapped",
-    ),
-    *("", "?", "nan", "na", "n/a", "#n/a", "none", "null", "<na>"),
+_WORDS: Final = (
+    "doublet, doublets, multiplet, multiplets, multiple, dbl, singlet, singlets, sng, unassigned, "
+    "unassignable, not assigned, negative, ambiguous, amb, unknown, unclear, uncertain, "
+    "undetermined, discordant, not called, no call, nocall, low counts, blank, empty, undetected, "
+    "unmapped, ?, nan, na, n/a, #n/a, none, null, <na>"
 )
+_NOT_DONORS: Final = ("", *_WORDS.split(", "))
 
 
 class Settings:
@@ -62,16 +32,20 @@ class Settings:
 
     @property
     def not_donors(self) -> tuple[str, ...]:
-        """Words that are no donors, in any capitals: cells that have one in a column of donors are left out, with a count. An empty list leaves out nothing."""
+        """Words that are no donors, in any capitals.
+
+        Cells that have one in a column of donors are left out, with a count. An empty list leaves
+        out nothing.
+        """
         return self._not_donors
 
     @not_donors.setter
     def not_donors(self, words: Iterable[str]) -> None:
         words = [words] if isinstance(words, str) else list(words)
         if other := [word for word in words if not isinstance(word, str)]:
+            kind = type(other[0]).__name__
             raise TypeError(
-                f"not_donors must be a list of words; found {other[0]!r} of type "
-                f"{type(other[0]).__name__}."
+                f"not_donors must be a list of words; found {other[0]!r} of type {kind}."
             )
         self._not_donors = tuple(dict.fromkeys(words))
 

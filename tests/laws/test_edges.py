@@ -435,6 +435,6 @@ def test_two_components_that_bic_does_not_want_are_none(n: int) -> None:
         ValueError,
         match=r"Ashman's D = [2-9]\.\d\d, BIC -?\d+ with two components, -?\d+ with one[.;]?",
     ) as told:
-        sc_cll.pp.label_cd49d(adata, normalize="none")
+        sc_cll.pp.label_cd49d(adata, normalize="none", donor_key=None)
     assert "no dip" not in str(told.value)
     assert "sd of counting noise" not in str(told.value)

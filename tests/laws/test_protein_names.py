@@ -111,7 +111,7 @@ def labelled_by(panel: list[str], marker: str) -> str:
     values = np.arange(40)[:, None] % np.arange(10, 10 + len(panel))
     adata = AnnData(np.ones((40, 2), dtype=np.float32))
     adata.obsm["protein"] = pd.DataFrame(values, adata.obs_names, panel)
-    sc_cll.pp.label_cd49d(adata, marker=marker, method="quantile", normalize="none")
+    sc_cll.pp.label_cd49d(adata, marker=marker, method="quantile", normalize="none", donor_key=None)
     return str(adata.uns["cd49d"]["params"]["protein"])
 
 

@@ -112,7 +112,9 @@ def answer(panel: list[str], marker: str) -> str:
     """The protein that the labels come from, or the refusal."""
     adata = cells(panel)
     try:
-        sc_cll.pp.label_cd49d(adata, marker=marker, method="quantile", normalize="none")
+        sc_cll.pp.label_cd49d(
+            adata, marker=marker, method="quantile", normalize="none", donor_key=None
+        )
     except KeyError as refusal:
         return str(refusal)
     return str(adata.uns["cd49d"]["params"]["protein"])

@@ -92,11 +92,11 @@ def test_it_gates_the_simulated_patients():
             {},
             ValueError,
             (
-                r"'CD19' does not part the 300 cells gated so far, nor the 0 "
+                r"'CD19' does not separate the 300 cells gated so far, nor the 0 "
                 r"others,.*thresholds=\{'CD19'"
             ),
         ),
-        ({"CLL": 300, "T": 100}, {}, ValueError, "'CD5' does not part"),
+        ({"CLL": 300, "T": 100}, {}, ValueError, "'CD5' does not separate"),
         (
             {"CLL": 300, "T": 100},
             {"markers": ("CD19", "CD23")},
@@ -113,7 +113,7 @@ def test_it_gates_the_simulated_patients():
             {"CLL": 300, "T": 100},
             {"markers": ("CD19",), "exclude": ("CD14",)},
             ValueError,
-            "'CD14' does not part the cells into two",
+            "'CD14' does not separate the cells into two",
         ),
         (
             {"CLL": 300, "T": 100},

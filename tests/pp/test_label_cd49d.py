@@ -826,6 +826,8 @@ def test_cd49d_of_bone_marrow_is_one_population(shared_file):
 )
 def test_cd45ra_of_blood_is_two_populations(shared_file, normalize, d, labelled):
     adata = ad.read_h5ad(shared_file("data/pbmc_10k_cite.h5ad"))
-    sb.pp.label_cd49d(adata, marker="CD45RA", key_added="cd45ra", normalize=normalize)
+    sb.pp.label_cd49d(
+        adata, marker="CD45RA", donor_key=None, key_added="cd45ra", normalize=normalize
+    )
     assert adata.uns["cd45ra"]["separation"].loc["all", "ashman_d"] == pytest.approx(d, abs=0.1)
     assert adata.obs["cd45ra"].notna().mean() == pytest.approx(labelled, abs=0.01)

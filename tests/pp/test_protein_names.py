@@ -48,7 +48,8 @@ def panel(*names: str) -> AnnData:
 def found(names: list[str], marker: str) -> str:
     """The protein that the marker is labelled by."""
     adata = panel(*names)
-    sc_cll.pp.label_cd49d(adata, marker=marker, normalize="clr_protein", method="quantile")
+    how = {"normalize": "clr_protein", "method": "quantile", "donor_key": None}
+    sc_cll.pp.label_cd49d(adata, marker=marker, **how)
     return str(adata.uns["cd49d"]["params"]["protein"])
 
 
@@ -245,7 +246,7 @@ def test_another_antibodys_values_block_nothing(wrong, as_mudata):
         )
 
     def label(data, **how):
-        sc_cll.pp.label_cd49d(data, method="quantile", **how)
+        sc_cll.pp.label_cd49d(data, method="quantile", donor_key=None, **how)
         rna = data["rna"] if isinstance(data, md.MuData) else data
         return rna.obs["cd49d"], rna.uns["cd49d"]["params"]
 
@@ -288,23 +289,23 @@ def test_missing_numbers_of_pandas_are_missing_values():
     adata = panel("CD49d", "CD19", "CD5")
     adata.obsm["protein"] = adata.obsm["protein"].astype("Int64")
     adata.obsm["protein"].iloc[0, 1] = pd.NA
-    sc_cll.pp.label_cd49d(adata, method="quantile", normalize="clr_protein")
-    with pytest.raises(
-        ValueError, match=r"NaN or infinite values, first nan \(cell '0', protein 'CD19'\)"
-    ):
-        sc_cll.pp.label_cd49d(adata, marker="CD19", method="quantile", normalize="clr_protein")
+    how = {"normalize": "clr_protein", "method": "quantile", "donor_key": None}
+    sc_cll.pp.label_cd49d(adata, **how)
+    with pytest.raises(ValueError, match=r"first nan \(cell '0', protein 'CD19'\)"):
+        sc_cll.pp.label_cd49d(adata, marker="CD19", **how)
 
 
 def test_names_made_unique_as_the_refusal_says():
     adata = panel("CD49d", "CD19", "CD5")
     adata.obsm["protein"].columns = ["CD49d", "CD19", "CD19"]
+    how = {"normalize": "clr_protein", "method": "quantile", "donor_key": None}
     with pytest.raises(ValueError, match="must be unique") as error:
-        sc_cll.pp.label_cd49d(adata, method="quantile")
+        sc_cll.pp.label_cd49d(adata, **how)
     exec(  # noqa: S102
         f"import anndata; {str(error.value).split('Remedy: ')[1].split(', or ')[0]}",
         {"adata": adata},
     )
-    sc_cll.pp.label_cd49d(adata, marker="CD19", method="quantile", normalize="clr_protein")
+    sc_cll.pp.label_cd49d(adata, marker="CD19", **how)
     assert adata.uns["cd49d"]["params"]["protein"] == "CD19"
 
 

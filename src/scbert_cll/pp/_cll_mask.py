@@ -30,8 +30,8 @@ def cll_mask(
 
     CD5 is dim on CLL cells and bright on T cells, so one threshold over all cells would put CLL
     with the negative ones. Markers are therefore gated one after the other, each among the cells
-    that passed those before it: CD19 among all cells, CD5 among the CD19+ cells, where it parts CLL
-    from normal B cells. Where these form one population, as in a pure clone, positive is what lies
+    that passed those before it: CD19 among all cells, CD5 among the CD19+ cells, where it separates
+    CLL from normal B cells. Where these form one population, as in a pure clone, positive is what lies
     above 99 % of the CD5-negative cells among the cells that did not pass (monocytes, NK cells):
     the internal negative control of flow cytometry. The mask suits ``cells=`` of
     :func:`label_cd49d`; nothing is written.
@@ -61,96 +61,71 @@ def cll_mask(
     KeyError
         A protein is not in the panel, or a marker fits several; the ones that are there are listed.
     ValueError
-        A marker does not part the cells; the remedy is `thresholds`.
+        A marker does not separate the cells; the remedy is `thresholds`.
 
     Examples
     --------
-    >>> import scbert_cll as sb
-    >>> mdata = sb.datasets.cll_toy()
-    >>> mask = sb.pp.cll_mask(mdata)
-    >>> sb.pp.label_cd49d(mdata, cells=mask, normalize="clr_protein")
+    >>> import scbert_cll as sc_cll
+    >>> mdata = sc_cll.datasets.cll_toy()
+    >>> mask = sc_cll.pp.cll_mask(mdata)
+    >>> sc_cll.pp.label_cd49d(mdata, cells=mask, normalize="clr_protein")
     """
     protein = _protein.find(data, protein_key, rna_key)
     given = dict(thresholds or {})
-    unused = set(given) - {*markers, *(_USUAL_EXCLUDE if exclude is None else exclude)}
-    if unused:
+    if unused := set(given) - {*markers, *(_USUAL_EXCLUDE if exclude is None else exclude)}:
         raise KeyError(
             f"thresholds names {listed(sorted(unused))}, which is in neither markers nor exclude."
         )
-    passed, used = np.ones(protein.rna.n_obs, dtype=bool), {}
-    excluded = _excluded(protein, exclude, given)
-    proteins = {m: str(protein.names[_protein.lookup(protein, m)]) for m in (*markers, *excluded)}
+    excluded = exclude
+    if excluded is None:
+        excluded = [m for m in _USUAL_EXCLUDE if m in given or _protein.positions(protein, m)]
+    places = {marker: _protein.lookup(protein, marker) for marker in (*markers, *excluded)}
+    passed, used = np.ones(protein.rna.n_obs, dtype=bool), dict[str, float]()
     for marker in markers:
-        levels = _levels(protein, marker, normalize)
+        levels = _levels(protein, places[marker], normalize)
         used[marker] = given[marker] if marker in given else _threshold(levels, passed, marker)
         passed &= levels.level >= used[marker]
     for marker in excluded:
-        levels = _levels(protein, marker, normalize)
-        cut = given[marker] if marker in given else _cut(levels, np.ones_like(passed))
-        if cut is None and exclude is not None:
-            raise ValueError(_sentence(marker, "the cells"))
-        if cut is not None:
-            used[marker] = cut
-            passed &= levels.level < cut
+        levels = _levels(protein, places[marker], normalize)
+        mixture = None if marker in given else _two(levels, np.ones_like(passed))
+        if marker in given or mixture is not None:
+            used[marker] = given[marker] if mixture is None else mixture.cut(0.5)
+            passed &= levels.level < used[marker]
+        elif exclude is not None:
+            raise ValueError(_one_population(marker, "the cells"))
     mask = pd.Series(passed, index=protein.rna.obs_names, name="+".join(markers))
-    mask.attrs["thresholds"] = {k: float(v) for k, v in used.items()}
-    mask.attrs["proteins"] = {marker: proteins[marker] for marker in used}
+    mask.attrs["thresholds"] = {marker: float(level) for marker, level in used.items()}
+    mask.attrs["proteins"] = {marker: str(protein.names[places[marker]]) for marker in used}
     return mask
 
 
-def _levels(protein: _protein.Protein, marker: str, normalize: str) -> _protein.Levels:
+def _levels(protein: _protein.Protein, j: int, normalize: str) -> _protein.Levels:
     every = np.ones(protein.rna.n_obs, dtype=bool)
-    j = _protein.lookup(protein, marker)
     return _protein.levels(protein, j, normalize, np.zeros(every.size, dtype=int), every)
 
 
-def _excluded(
-    protein: _protein.Protein, exclude: Sequence[str] | None, given: Mapping[str, float]
-) -> list[str]:
-    if exclude is not None:
-        return list(exclude)
-    return [m for m in _USUAL_EXCLUDE if m in given or _protein.positions(protein, m)]
-
-
 def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> float:
-    """Between two populations of the cells that passed.
-
-    Else above the negative ones of those that did not.
-    """
-    cut = _cut(levels, passed)
-    if cut is not None:
-        return cut
-    mixture = _fit(levels, ~passed)
-    if mixture is None:
-        raise ValueError(
-            _sentence(
-                marker,
-                f"the {int(passed.sum())} cells gated so far, nor the {int((~passed).sum())} "
-                f"others,",
-            )
-        )
-    return float(mixture.means[0] + _Z_99 * mixture.sds[0])
+    """Between two populations of the cells that passed, else above the negative of the others."""
+    if (mixture := _two(levels, passed)) is not None:
+        return mixture.cut(0.5)
+    if (mixture := _two(levels, ~passed)) is not None:
+        return float(mixture.means[0] + _Z_99 * mixture.sds[0])
+    n_passed = int(passed.sum())
+    where = f"the {n_passed} cells gated so far, nor the {passed.size - n_passed} others,"
+    raise ValueError(_one_population(marker, where))
 
 
-def _cut(levels: _protein.Levels, cells: np.ndarray) -> float | None:
-    mixture = _fit(levels, cells)
-    return None if mixture is None else mixture.cut(0.5)
-
-
-def _fit(levels: _protein.Levels, cells: np.ndarray) -> _mixture.Mixture | None:
-    """A mixture of two populations, or nothing."""
-    if cells.sum() < _mixture.MIN_CELLS or np.ptp(levels.level[cells]) == 0:
+def _two(levels: _protein.Levels, cells: np.ndarray) -> _mixture.Mixture | None:
+    """A mixture of two populations, or None."""
+    mixture = _mixture.fit_cells(levels, cells, seed=0)
+    if mixture is None or not mixture.separable:
         return None
-    mixture = _mixture.fit(levels.spread[cells], seed=0)
-    gap = np.inf
-    if levels.counts is not None:
-        gap = _mixture.count_gap(levels.counts[cells], levels.spread[cells] > mixture.cut(0.5))
-    return mixture if mixture.separable and gap >= _mixture.MIN_COUNT_GAP else None
+    return None if mixture.count_gap < _mixture.MIN_COUNT_GAP else mixture
 
 
-def _sentence(marker: str, where: str) -> str:
+def _one_population(marker: str, where: str) -> str:
     return (
-        f"{marker!r} does not part {where} into two populations, so no threshold can be "
-        f"found; give one, on the "
-        f"normalised scale: thresholds={{{marker!r}: ...}}, or leave the marker out."
+        f"{marker!r} does not separate {where} into two populations, so no threshold can be "
+        f"found; give one, on the normalised scale: thresholds={{{marker!r}: ...}}, or leave the "
+        "marker out."
     )

@@ -1,8 +1,6 @@
-"""What the gated cells say about each donor: percentage, bimodality and the clinical class."""
+"""What the gated cells say of each donor: percentage, bimodality and the clinical class."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,28 +17,32 @@ _CLINICAL_PCT = 30.0
 
 
 def donor_table(
-    levels: Levels,
-    label: pd.Series,
-    batch: np.ndarray,
-    donor: np.ndarray,
-    gated: np.ndarray,
-    cuts: pd.DataFrame,
+    levels: Levels, donor: np.ndarray, label: pd.Series, cuts: pd.DataFrame
 ) -> pd.DataFrame:
     """One row per donor with gated cells."""
-    threshold = cuts["threshold"].reindex(batch).to_numpy()  # NaN where the method has none
+    threshold = cuts["threshold"].reindex(levels.batch).to_numpy()  # NaN where the method has none
     rows = {}
-    for name in sorted(set(donor[gated])):
-        here = gated & (donor == name)
+    for name in sorted(set(donor[levels.gated])):
+        here = levels.gated & (donor == name)
         codes = label[here].cat.codes
-        row = {
+        rows[name] = {
             "n_cells": int(here.sum()),
             "n_neg": int((codes == 0).sum()),
             "n_pos": int((codes == 1).sum()),
+            **_percentage(levels.level[here] - threshold[here]),
+            **_bimodal(levels.spread[here], threshold[here]),
         }
-        above = levels.level[here] - threshold[here]
-        rows[name] = row | _percentage(above) | _bimodal(levels.spread[here], threshold[here])
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("donor")
-    return table.assign(**_clinical(table))
+    pct, bimodal = table["pct_positive"], table["bimodal"]
+    is_low = pct < _CLINICAL_PCT
+    conditions = [pct.isna(), bimodal & is_low, bimodal, is_low]
+    code = np.select(conditions, [-1, 1, 2, 0], 3)  # missing where there is no percentage
+    return table.assign(
+        clinical_class=pd.Categorical.from_codes(code, categories=pd.Index(_keys.DONOR_CLASSES)),
+        cd49d_call=pd.Categorical.from_codes(
+            np.sign(code), categories=pd.Index(["negative", "positive"])
+        ),
+    )
 
 
 def _percentage(above: np.ndarray) -> dict[str, float]:
@@ -52,7 +54,7 @@ def _percentage(above: np.ndarray) -> dict[str, float]:
 
 
 def _bimodal(spread: np.ndarray, threshold: np.ndarray) -> dict[str, float | bool]:
-    """Whether a donor's own cells form two populations, on the two sides of the threshold where there is one."""
+    """Whether a donor's own cells form two populations, on two sides of any threshold."""
     if spread.size < _BIMODAL_CELLS:
         return {"ashman_d": np.nan, "bimodal": False}
     mixture = _mixture.fit(spread, seed=0)
@@ -60,17 +62,3 @@ def _bimodal(spread: np.ndarray, threshold: np.ndarray) -> dict[str, float | boo
     sides = np.isnan(middle) or mixture.means[0] < middle < mixture.means[1]
     two = mixture.separable and mixture.weights.min() >= _BIMODAL_WEIGHT and sides
     return {"ashman_d": mixture.ashman_d, "bimodal": bool(two)}
-
-
-def _clinical(table: pd.DataFrame) -> dict[str, Any]:
-    """The 30 % rule and the bimodal class; missing where there is no percentage."""
-    pct, bimodal = table["pct_positive"], table["bimodal"]
-    code = np.select([bimodal & (pct < _CLINICAL_PCT), bimodal, pct < _CLINICAL_PCT], [1, 2, 0], 3)
-    code = np.where(pct.isna(), -1, code).astype(np.intp)
-    call = np.where(code < 0, -1, code > 0).astype(np.intp)
-    return {
-        "clinical_class": pd.Categorical.from_codes(code, categories=pd.Index(_keys.DONOR_CLASSES)),
-        "cd49d_call": pd.Categorical.from_codes(
-            call, categories=pd.Index(["negative", "positive"])
-        ),
-    }

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import listed
 from scbert_cll._process import same_random_state
 from scbert_cll._strings import plain_strings
@@ -30,7 +31,7 @@ def label_cd49d(
     method: Literal["gmm", "quantile", "manual"] = "gmm",
     normalize: _protein.Normalize = "clr_cell",
     batch_key: str | None = None,
-    donor_key: str | None = None,
+    donor_key: str | None = DONOR,
     cells: np.ndarray | pd.Series | str | None = None,
     margin: float = 0.1,
     quantiles: tuple[float, float] = (1 / 3, 2 / 3),
@@ -65,7 +66,7 @@ def label_cd49d(
         one antibody against several targets (``CD66a/c/e``) are only taken by their exact name. Two
         matches are refused by name.
     method
-        ``gmm``: threshold where the posterior of a two-component Gaussian mixture is .5, per batch;
+        ``gmm``: threshold where the posterior of a two-component Gaussian mixture is 0.5, per batch;
         needs a lower BIC than one component, Ashman's D ≥ 2, a dip between the two, and medians
         further apart than counting noise. ``quantile``: lower and upper part of the cells of a
         batch; always labels, so it states a contrast, not positivity. ``manual``: your
@@ -80,8 +81,8 @@ def label_cd49d(
     batch_key
         ``obs`` column of batches that are gated apart. Each must pool donors.
     donor_key
-        ``obs`` column of donors; without it there is no donor table. Cells of no donor
-        (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are not gated.
+        ``obs`` column of donors; None for cells of one donor, without a donor table. Cells of no
+        donor (``"doublet"``, ``"unassigned"``, see :doc:`/donors`) are not gated.
     cells
         Cells to gate, e.g. B cells: boolean array, Series aligned by name, or boolean ``obs``
         column. Others stay NA.
@@ -148,185 +149,160 @@ def label_cd49d(
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd, scbert_cll as sb
+    >>> import numpy as np, pandas as pd, scbert_cll as sc_cll
     >>> from anndata import AnnData
     >>> rng = np.random.default_rng(0)
     >>> positive = np.repeat([False, True], 100)
-    >>> protein = pd.DataFrame({"CD49d": rng.poisson(np.where(positive, 60, 4)), "CD19": rng.poisson(50, 200)}, dtype=float)
+    >>> counts = {"CD49d": rng.poisson(np.where(positive, 60, 4)), "CD19": rng.poisson(50, 200)}
+    >>> protein = pd.DataFrame(counts, dtype=float)
     >>> adata = AnnData(rng.poisson(1.0, (200, 5)).astype("float32"))
     >>> adata.obsm["protein"] = protein.set_index(adata.obs_names)
-    >>> sb.pp.label_cd49d(adata, normalize="clr_protein")
+    >>> sc_cll.pp.label_cd49d(adata, donor_key=None, normalize="clr_protein")
     >>> adata.obs["cd49d"].value_counts().to_dict()
     {'CD49d-': 100, 'CD49d+': 100}
     """
-    asked = _record.params(locals())
-    _checks.slots.new_key(
-        key_added,
-        [batch_key, donor_key, cells if isinstance(cells, str) else None],
-        stems=("", "_level", "_score"),
-    )
+    params = _record.params(locals())
+    cells_key = cells if isinstance(cells, str) else None
+    stems = ("", "_level", "_score")
+    _checks.slots.new_key(key_added, [batch_key, donor_key, cells_key], stems=stems)
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     gate = _gate.Gate(marker, method, margin, quantiles, thresholds, seed)
     protein = _protein.find(data, protein_key, rna_key)
-    j = _protein.lookup(protein, marker)
-    gated = _gated(data, protein.rna, cells)
-    donor = None if donor_key is None else _protein.donors(data, protein.rna, donor_key, gated)
-    gated = gated if donor is None else gated & donor.notna().to_numpy()
-    batch = _batches(data, protein.rna, gated, batch_key, donor if method != "manual" else None)
-    levels = _protein.levels(protein, j, normalize, batch, gated)
-    _not_constant(levels.level[gated], marker, protein.where)
-
-    cuts = _gate.fit(gate, levels, batch, gated)
-    result = _call(gate, cuts, levels.level, batch, gated)
-    uns = _tables(gate, cuts, result["label"])
-    uns["params"] = asked | {
-        "protein": protein.names[j],
-        "protein_matrix": protein.where,
-        "n_gated": int(gated.sum()),
-    }
-    if levels.left_out:
-        uns["params"]["left_out"] = list(levels.left_out)
-    if donor is not None:
-        uns["params"] |= _checks.people.left_out(donor)
-        uns["donors"] = donor_table(
-            levels, result["label"], batch, donor.to_numpy(dtype=object), gated, cuts.table
-        )
-    return _write(data, protein.rna, result, uns, key_added, copy)
-
-
-def _gated(data: AnnData | MuData, rna: AnnData, cells: Any) -> np.ndarray:
+    rna, j = protein.rna, _protein.lookup(protein, marker)
     gated = _protein.mask(data, rna, cells)
     if not gated.any():
         raise ValueError(f"cells selects none of the {rna.n_obs} cells.")
-    return gated
+    holder: Any = data if DONOR in data.obs else rna
+    donor_key = _checks.people.donor_key_of(holder, donor_key)
+    donor = None if donor_key is None else _protein.donors(data, rna, donor_key, gated)
+    if donor is not None:
+        gated = gated & donor.notna().to_numpy()
+    batch = _batches(data, rna, gated, batch_key)
+    if donor is not None and method != "manual":
+        _pool_donors(donor[gated], batch[gated])
+    levels = _protein.levels(protein, j, normalize, batch, gated)
+    if np.ptp(level := levels.level[gated]) == 0:
+        raise ValueError(
+            f"{marker!r} in {protein.where} has the same level ({level[0]:g}) in all {level.size} "
+            "gated cells; there is nothing to label."
+        )
+
+    cuts = _gate.fit(gate, levels)
+    called = _call(gate, levels, cuts)
+    params |= _record.params({"donor_key": donor_key})
+    params |= {"protein": protein.names[j], "protein_matrix": protein.where}
+    params |= {"n_gated": int(gated.sum())}
+    if levels.left_out:
+        params["left_out"] = list(levels.left_out)
+    uns = {
+        "thresholds": cuts.table,
+        "separation": cuts.separation,
+        "classes": called.label.value_counts(sort=False).to_frame("n_cells").rename(index=str),
+        "score": "posterior" if cuts.mixtures else "rank",
+        "params": params,
+    }
+    if donor is not None:
+        params |= _checks.people.left_out(donor)
+        uns["donors"] = donor_table(levels, donor.to_numpy(dtype=object), called.label, cuts.table)
+    data, adata = _targets(data, rna, copy=copy)
+    names = (key_added, _keys.level(key_added), _keys.score(key_added))
+    columns = [column.set_axis(adata.obs_names) for column in called]
+    _record.write(adata, obs=dict(zip(names, columns, strict=True)), uns={key_added: uns})
+    plain_strings(data)
+    return data if copy else None
 
 
 def _batches(
-    data: AnnData | MuData,
-    rna: AnnData,
-    gated: np.ndarray,
-    batch_key: str | None,
-    donor: pd.Series | None,
+    data: AnnData | MuData, rna: AnnData, gated: np.ndarray, batch_key: str | None
 ) -> np.ndarray:
-    """Batch of every cell as text, complete for the gated cells; a batch pools donors."""
-    batch = np.full(rna.n_obs, ALL, dtype=object)
-    if batch_key is not None:
-        values = _protein.column(data, rna, batch_key)
-        if len(bad := rna.obs_names[gated & values.isna().to_numpy()]):
-            raise ValueError(
-                f"obs[{batch_key!r}] is missing for {len(bad)} gated cells "
-                f"({listed(bad)}); fill it or leave them out with cells=."
-            )
-        batch = _checks.people.class_names(values).fillna("").to_numpy(dtype=object)
-    if donor is not None and donor[gated].nunique() > 1:
-        n_donors = donor[gated].groupby(batch[gated]).nunique()
-        alone = n_donors.index[n_donors == 1]
-        if len(alone):
-            raise ValueError(
-                f"Batches with a single donor cannot be gated apart "
-                f"({listed(alone)}): a donor without two "
-                "populations would be cut in two. Pool them with batch_key=None, or give "
-                "method='manual' with thresholds per batch."
-            )
-    return batch
-
-
-def _not_constant(level: np.ndarray, marker: str, where: str) -> None:
-    if np.ptp(level) == 0:
+    """Batch of every cell as text, complete for the gated cells."""
+    if batch_key is None:
+        return np.full(rna.n_obs, ALL, dtype=object)
+    values = _protein.column(data, rna, batch_key)
+    if len(bad := rna.obs_names[gated & values.isna().to_numpy()]):
         raise ValueError(
-            f"{marker!r} in {where} has the same level ({level[0]:g}) in all {level.size} "
-            f"gated cells; there is nothing to label."
+            f"obs[{batch_key!r}] is missing for {len(bad)} gated cells ({listed(bad)}); fill it "
+            "or leave them out with cells=."
+        )
+    return _checks.people.class_names(values).fillna("").to_numpy(dtype=object)
+
+
+def _pool_donors(donor: pd.Series, batch: np.ndarray) -> None:
+    """Refuse batches of one donor, unless all cells are of one."""
+    n_donors = donor.groupby(batch).nunique()
+    alone = n_donors.index[n_donors == 1]
+    if len(alone) and donor.nunique() > 1:
+        raise ValueError(
+            f"Batches with a single donor cannot be gated apart ({listed(alone)}): a donor "
+            "without two populations would be cut in two. Pool them with batch_key=None, or give "
+            "method='manual' with thresholds per batch."
         )
 
 
-def _call(
-    gate: _gate.Gate, cuts: _gate.Cuts, level: np.ndarray, batch: np.ndarray, gated: np.ndarray
-) -> dict[str, Any]:
+class _Called(NamedTuple):
     """Label, three-step level and score of every cell."""
-    low, high = (cuts.table[c].reindex(batch).to_numpy() for c in ("low", "high"))
-    negative = gated & np.where(low < high, level <= low, level < low)
-    positive = gated & (level >= high)
+
+    label: pd.Series
+    level: pd.Series
+    score: pd.Series
+
+
+def _call(gate: _gate.Gate, levels: _protein.Levels, cuts: _gate.Cuts) -> _Called:
+    level, batch, gated = levels.level, levels.batch, levels.gated
+    low, high = (cuts.table[name].reindex(batch).to_numpy() for name in ("low", "high"))
+    is_negative = gated & np.where(low < high, level <= low, level < low)
+    is_positive = gated & (level >= high)
     names = [f"{gate.marker}-", f"{gate.marker}+"]
-    _both_occur(negative, positive, names, cuts.table, level[gated])
-    median = pd.Series(level).where(positive).groupby(batch).transform("median").to_numpy()
-    bands = (low < high) & (gate.method != "gmm")
-    is_low = np.where(bands, gated & ~negative & ~positive, positive & (level < median))
-    is_high = np.where(bands, positive, positive & (level >= median))
-    return {
-        "label": _ordered(np.select([negative, positive], [0, 1], -1), names),
-        "level": _ordered(
-            np.select([negative, is_low, is_high], [0, 1, 2], -1), list(_keys.LEVEL_ORDER)
-        ),
-        "score": _score(level, batch, gated, cuts.mixtures),
-    }
-
-
-def _both_occur(
-    negative: np.ndarray,
-    positive: np.ndarray,
-    names: list[str],
-    table: pd.DataFrame,
-    level: np.ndarray,
-) -> None:
-    for kind, name in zip((negative, positive), names, strict=True):
-        if not kind.any():
-            cuts = "; ".join(
-                f"{b}: {row['low']:.3g}, {row['high']:.3g}" for b, row in table.iterrows()
-            )
+    for is_one, name in zip((is_negative, is_positive), names, strict=True):
+        if not is_one.any():
+            rows = cuts.table[["low", "high"]].iterrows()
+            pairs = "; ".join(f"{batch}: {low:.3g}, {high:.3g}" for batch, (low, high) in rows)
             raise ValueError(
-                f"No cell is labelled {name!r}: thresholds (low, high) are {cuts}, and levels "
-                f"run from {level.min():.3g} "
-                f"to {level.max():.3g}. Choose others, or another method=."
+                f"No cell is labelled {name!r}: thresholds (low, high) are {pairs}, and levels run "
+                f"from {level[gated].min():.3g} to {level[gated].max():.3g}. Choose others, or "
+                "another method=."
             )
-
-
-def _ordered(codes: npt.NDArray[np.intp], categories: list[str]) -> pd.Series:
-    return pd.Series(
-        pd.Categorical.from_codes(codes, categories=pd.Index(categories), ordered=True)
+    median = pd.Series(level).where(is_positive).groupby(batch).transform("median").to_numpy()
+    if gate.method == "gmm":
+        low = high
+    between = gated & ~is_negative & ~is_positive
+    is_low = np.where(low < high, between, is_positive & (level < median))
+    is_high = np.where(low < high, is_positive, is_positive & (level >= median))
+    steps = np.select([is_negative, is_low, is_high], [0, 1, 2], -1)
+    return _Called(
+        _ordered(np.select([is_negative, is_positive], [0, 1], -1), names),
+        _ordered(steps, _keys.LEVEL_ORDER),
+        _score(levels, cuts.mixtures),
     )
 
 
-def _score(
-    level: np.ndarray, batch: np.ndarray, gated: np.ndarray, mixtures: Mapping[str, Mixture]
-) -> pd.Series:
-    """Posterior of positive, or the middle rank within the batch where no mixture was asked for."""
-    x = pd.Series(level).where(gated)
+def _ordered(codes: npt.NDArray[np.intp], categories: Sequence[str]) -> pd.Series:
+    names = pd.Index(list(categories))
+    return pd.Series(pd.Categorical.from_codes(codes, categories=names, ordered=True))
+
+
+def _score(levels: _protein.Levels, mixtures: Mapping[str, Mixture]) -> pd.Series:
+    """Posterior of positive, or the middle rank within the batch where there is no mixture."""
+    score = pd.Series(levels.level).where(levels.gated)
     if not mixtures:
-        by_batch = x.groupby(batch)
+        by_batch = score.groupby(levels.batch)
         return (by_batch.rank() - 0.5) / by_batch.transform("count")
     for name, mixture in mixtures.items():
-        here = gated & (batch == name)
-        x[here] = mixture.posterior(level[here])
-    return x
+        here = levels.gated & (levels.batch == name)
+        score[here] = mixture.posterior(levels.level[here])
+    return score
 
 
-def _tables(gate: _gate.Gate, cuts: _gate.Cuts, label: pd.Series) -> dict[str, Any]:
-    """The tables of `uns`; given thresholds are in theirs."""
-    return {
-        "thresholds": cuts.table,
-        "separation": cuts.separation,
-        "classes": label.value_counts(sort=False).rename("n_cells").to_frame().rename(index=str),
-        "score": "posterior" if cuts.mixtures else "rank",
-    }
-
-
-def _write(
-    data: AnnData | MuData,
-    rna: AnnData,
-    result: Mapping[str, pd.Series],
-    uns: dict[str, Any],
-    key: str,
-    copy: bool,
-) -> AnnData | MuData | None:
-    if isinstance(data, MuData):
-        rna_key = next(k for k, v in data.mod.items() if v is rna)
-        with same_random_state():  # mudata draws a name that nobody sees
-            data = data.copy() if copy else data
-        adata = data.mod[rna_key] if copy else _checks.adata.target(rna, copy=False)
-    else:
-        data = adata = _checks.adata.target(rna, copy=copy)
-    named = ((key, "label"), (_keys.level(key), "level"), (_keys.score(key), "score"))
-    obs = {name: result[column].set_axis(adata.obs_names) for name, column in named}
-    _record.write(adata, obs=obs, uns={key: uns})
-    plain_strings(data)
-    return data if copy else None
+def _targets(
+    data: AnnData | MuData, rna: AnnData, *, copy: bool
+) -> tuple[AnnData | MuData, AnnData]:
+    """The object to return and the AnnData to write to: copies, or the user's own."""
+    if not isinstance(data, MuData):
+        adata = _checks.adata.target(rna, copy=copy)
+        return adata, adata
+    if not copy:
+        return data, _checks.adata.target(rna, copy=False)
+    name = next(name for name, part in data.mod.items() if part is rna)
+    with same_random_state():  # mudata draws a name that nobody sees
+        data = data.copy()
+    return data, data.mod[name]

@@ -1,12 +1,14 @@
-"""One or two populations: a Gaussian mixture in one dimension, its separation and its monotone posterior."""
+"""One or two populations: a Gaussian mixture in one dimension and its monotone posterior."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit, logit
 from sklearn.mixture import GaussianMixture
+
+from scbert_cll.pp._protein import Levels
 
 # Ashman, Bird & Zepf 1994: two components are cleanly separated from D = 2 on.
 MIN_D = 2.0
@@ -29,6 +31,7 @@ class Mixture:
     weights: np.ndarray  # (2,)
     bic_1: float
     bic_2: float
+    count_gap: float = np.nan  # see `count_gap`; NaN where counts are not known
 
     @property
     def ashman_d(self) -> float:
@@ -37,16 +40,15 @@ class Mixture:
 
     @property
     def valley(self) -> float:
-        """Lowest density between the means over the lower of the densities at the means: 1 where there is no dip."""
+        """Lowest density between the means over the lower one at the means: 1 without a dip."""
         x = np.linspace(self.means[0], self.means[1], 200)[:, None]
-        density = (self.weights / self.sds * np.exp(-0.5 * ((x - self.means) / self.sds) ** 2)).sum(
-            axis=1
-        )
+        z = (x - self.means) / self.sds
+        density = (self.weights / self.sds * np.exp(-0.5 * z**2)).sum(axis=1)
         return float(density.min() / min(density[0], density[-1]))
 
     @property
     def separable(self) -> bool:
-        """Two components by BIC, two apart by Ashman's D, with a dip and the threshold between their means."""
+        """Two components by BIC and Ashman's D, with a dip and the threshold between the means."""
         between = self.means[0] < self.cut(0.5) < self.means[1]
         apart = self.ashman_d >= MIN_D and self.valley <= MAX_VALLEY
         return bool(self.bic_2 < self.bic_1 and apart and between)
@@ -86,9 +88,8 @@ def fit(x: np.ndarray, seed: int) -> Mixture:
     """Fit one and two components; sorted first, so that the order of the cells cannot matter."""
     column = np.sort(np.asarray(x, dtype=np.float64))[:, None]
     one = GaussianMixture(1, random_state=seed).fit(column)
-    two = GaussianMixture(
-        2, random_state=seed, n_init=5, init_params="k-means++", max_iter=1000
-    ).fit(column)
+    starts = {"n_init": 5, "init_params": "k-means++", "max_iter": 1000}
+    two = GaussianMixture(2, random_state=seed, **starts).fit(column)
     order = np.argsort(two.means_.ravel())
     return Mixture(
         means=two.means_.ravel()[order],
@@ -99,8 +100,22 @@ def fit(x: np.ndarray, seed: int) -> Mixture:
     )
 
 
+def fit_cells(levels: Levels, cells: np.ndarray, seed: int) -> Mixture | None:
+    """A mixture of some cells; None where they are few, or all at one level."""
+    if cells.sum() < MIN_CELLS or np.ptp(levels.level[cells]) == 0:
+        return None
+    mixture = fit(levels.spread[cells], seed)
+    if levels.counts is None:
+        return mixture
+    gap = count_gap(levels.counts[cells], levels.spread[cells] > mixture.cut(0.5))
+    return replace(mixture, count_gap=gap)
+
+
 def count_gap(counts: np.ndarray, above: np.ndarray) -> float:
-    """Distance of the median counts above and below a threshold, in standard deviations of Poisson noise (Anscombe)."""
+    """Distance of the median counts above and below a threshold.
+
+    In standard deviations of Poisson noise (Anscombe).
+    """
     if above.all() or not above.any():
         return 0.0
     low, high = np.median(counts[~above]), np.median(counts[above])

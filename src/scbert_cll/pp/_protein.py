@@ -121,6 +121,8 @@ class Levels:
     level: np.ndarray  # normalised
     spread: np.ndarray  # the same with ties spread, for a density fit
     counts: np.ndarray | None  # where known
+    batch: np.ndarray
+    gated: np.ndarray  # bool: the cells that matter
     left_out: tuple[str, ...] = ()  # proteins that the scale of a cell could not take in
 
 
@@ -146,14 +148,14 @@ def levels(
                 f"{protein.rna.obs_names[i]!r}, protein {protein.names[j]!r}); {remedy}."
             )
     if normalize == "none":
-        return Levels(x, x, None)
+        return Levels(x, x, None, batch, gated)
     if normalize == "clr_cell":
         (scale, left_out), centre = _depth(protein), np.zeros_like(x)
     else:
         scale, left_out = np.ones_like(x), ()
         centre = pd.Series(np.log1p(x)).where(gated).groupby(batch).transform("mean").to_numpy()
-    spread = _spread(x, scale)
-    return Levels(np.log1p(x / scale) - centre, np.log1p(spread / scale) - centre, x, left_out)
+    level, spread = (np.log1p(values / scale) - centre for values in (x, _spread(x, scale)))
+    return Levels(level, spread, x, batch, gated, left_out)
 
 
 def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:

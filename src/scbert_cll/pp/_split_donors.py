@@ -7,16 +7,16 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _deal, _keys, _record
+from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import choice, listed
 
-# test without a donor of several classes: worse than a class missing there, not than one missing in
-# train
-_NO_PAIRS = 50.0
+_NOT_IN_TRAIN = 1e3
+_NO_PAIRS = 50.0  # test has no donor of several classes: worse than a class missing there
 
 
 def split_donors(
     adata: AnnData,
-    donor_key: str,
+    donor_key: str = DONOR,
     *,
     labels_key: str | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -86,11 +86,11 @@ def split_donors(
 
     Examples
     --------
-    >>> import numpy as np, scbert_cll as sb
+    >>> import numpy as np, scbert_cll as sc_cll
     >>> from anndata import AnnData
     >>> adata = AnnData(np.ones((60, 3), dtype="float32"))
     >>> adata.obs["donor"] = np.repeat([f"d{i}" for i in range(6)], 10)
-    >>> sb.pp.split_donors(adata, "donor", fractions=(0.5, 0.25, 0.25))
+    >>> sc_cll.pp.split_donors(adata, "donor", fractions=(0.5, 0.25, 0.25))
     >>> adata.obs.groupby("split", observed=True)["donor"].nunique().to_dict()
     {'train': 3, 'val': 1, 'test': 2}
     """
@@ -103,47 +103,42 @@ def split_donors(
             "mixed=True deals donors by the classes of their cells: name labels_key, and "
             "unit='donor'."
         )
-    shares = _shares(fractions)
+    shares = np.asarray(fractions, dtype=float)
+    are_shares = shares.shape == (3,) and (shares >= 0).all() and np.isclose(shares.sum(), 1)
+    if not are_shares or shares[0] == 0:
+        raise ValueError(
+            "fractions must be three shares (train, val, test), none negative, train above 0, sum "
+            f"1; found {fractions}."
+        )
     of_all = _checks.people.donors(adata, donor_key)
     donor = of_all.dropna()
-    label = None if labels_key is None else _labels(adata, labels_key).loc[donor.index]
+    label = None
+    if labels_key is not None:
+        column = _checks.adata.obs_column(adata, labels_key)
+        _checks.adata.classes(column, labels_key)
+        label = _checks.people.class_names(column).loc[donor.index]
     generator = np.random.default_rng(rng)
-    if unit == "donor":
-        part = _deal_donors(donor, label, shares, generator, donor_key, mixed=mixed)
-    else:
+    if unit == "cell":
         part = _deal_cells(donor, label, shares, generator)
+    else:
+        if (n := donor.nunique()) < (n_parts := np.count_nonzero(shares)):
+            two = " fractions=(0.5, 0, 0.5) splits two donors;" if n == 2 else ""
+            raise ValueError(
+                f"adata.obs[{donor_key!r}] holds {n} donors ({listed(np.sort(donor.unique()))}) "
+                f"for {n_parts} parts; expected at least one donor per part.{two} unit='cell' "
+                "splits within donors, which is optimistic: every donor is on both sides."
+            )
+        part = _deal_donors(donor, label, shares, generator, mixed=mixed)
     if label is not None:
         _every_class_in_train(part, label, donor)
 
-    params |= {"fractions": [float(s) for s in shares], "donors_shared": unit == "cell"}
+    params |= {"fractions": [float(share) for share in shares], "donors_shared": unit == "cell"}
     params |= _checks.people.left_out(of_all)
     adata = _checks.adata.target(adata, copy=copy)
-    column = pd.Categorical(part.reindex(adata.obs_names), categories=list(_keys.SPLIT_ORDER))
+    parts = pd.Categorical(part.reindex(adata.obs_names), categories=list(_keys.SPLIT_ORDER))
     record = {"params": params, "donors": _table(donor, label, part)}
-    _record.write(adata, obs={key_added: column}, uns={key_added: record})
+    _record.write(adata, obs={key_added: parts}, uns={key_added: record})
     return adata if copy else None
-
-
-def _shares(fractions: tuple[float, float, float]) -> np.ndarray:
-    shares = np.asarray(fractions, dtype=float)
-    if (
-        shares.shape != (3,)
-        or not (shares >= 0).all()
-        or not np.isclose(shares.sum(), 1)
-        or shares[0] == 0
-    ):
-        raise ValueError(
-            f"fractions must be three shares (train, val, test), none negative, train above "
-            f"0, sum 1; found {fractions}."
-        )
-    return shares
-
-
-def _labels(adata: AnnData, key: str) -> pd.Series:
-    """Classes as text; unlabelled cells stay missing."""
-    label = _checks.adata.obs_column(adata, key)
-    _checks.adata.classes(label, key)
-    return _checks.people.class_names(label)
 
 
 def _deal_donors(
@@ -151,60 +146,41 @@ def _deal_donors(
     label: pd.Series | None,
     shares: np.ndarray,
     rng: np.random.Generator,
-    donor_key: str,
     *,
     mixed: bool,
 ) -> pd.Series:
     """Part of each cell, whole donors only."""
     names = np.sort(donor.unique())
     used = np.flatnonzero(shares)
-    if names.size < used.size:
-        two = " fractions=(0.5, 0, 0.5) splits two donors;" if names.size == 2 else ""
-        raise ValueError(
-            f"adata.obs[{donor_key!r}] holds {names.size} donors ({listed(names)}) "
-            f"for {used.size} parts; expected at "
-            f"least one donor per part.{two} unit='cell' splits within donors, which is "
-            f"optimistic: every donor is on both sides."
-        )
-    present = None if label is None else pd.crosstab(donor, label).loc[names]
     n_cells = donor.value_counts().loc[names].to_numpy()
-    counted = [n_cells, *([] if present is None else present.to_numpy().T)]
-    absent = _cost_of_absence(used.size, 1 + len(counted))
-    if (
-        mixed
-        and present is not None
-        and (others := present.sum(axis=1) - present.max(axis=1)).any()
-    ):
-        counted.append(others.to_numpy())
-        absent = np.column_stack([absent, [1.0] * (used.size - 1) + [_NO_PAIRS]])
-    weights = _deal.weights_of(*counted)
-    dealt = used[
-        _deal.deal(
-            weights, shares[used], rng, lacking=lambda got: ((got < 1e-9) * absent).sum((1, 2))
-        )
-    ]
-    return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[dealt], strict=True)))
-
-
-def _cost_of_absence(n_parts: int, n_columns: int) -> np.ndarray:
-    """What it costs that a part has nothing of a column: no donor more than a class missing in train, that more than one elsewhere."""
-    cost = np.ones((n_parts, n_columns))
-    cost[0, 2:] = 1e3
+    present = None if label is None else pd.crosstab(donor, label).loc[names].to_numpy()
+    columns = [n_cells, *([] if present is None else present.T)]
+    # what it costs that a part has nothing of a column: no donor more than a class missing in
+    # train, that more than one elsewhere
+    cost = np.ones((used.size, 1 + len(columns)))
+    cost[0, 2:] = _NOT_IN_TRAIN
     cost[:, :2] = [_deal.EMPTY, 0]
-    return cost
+    if mixed and present is not None and (others := present.sum(1) - present.max(1)).any():
+        columns.append(others)
+        cost = np.column_stack([cost, [1.0] * (used.size - 1) + [_NO_PAIRS]])
+    dealt = _deal.deal(
+        _deal.weights_of(*columns),
+        shares[used],
+        rng,
+        lacking=lambda amounts: ((amounts < 1e-9) * cost).sum((1, 2)),
+    )
+    return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[used[dealt]], strict=True)))
 
 
 def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -> None:
     absent = sorted(set(label.dropna()) - set(label[part == _keys.TRAIN].dropna()))
     if absent:
-        where = "; ".join(
-            f"{c!r} only in {listed(sorted(donor[label == c].unique()))}" for c in absent
-        )
+        donors = {name: listed(sorted(donor[label == name].unique())) for name in absent}
+        where = "; ".join(f"{name!r} only in {found_in}" for name, found_in in donors.items())
         raise ValueError(
-            f"Classes that cannot be in train with every part filled: {where}. Merge or drop "
-            f"the class, leave a part out with a "
-            "share of 0, or split within donors with unit='cell' (optimistic: every donor is "
-            "on both sides)."
+            f"Classes that cannot be in train with every part filled: {where}. Merge or drop the "
+            "class, leave a part out with a share of 0, or split within donors with unit='cell' "
+            "(optimistic: every donor is on both sides)."
         )
 
 
@@ -217,20 +193,18 @@ def _deal_cells(
     share most, so any stretch of the line, and so every stratum, has the shares within about one
     cell.
     """
-    if len(donor) < np.count_nonzero(shares):
+    if len(donor) < (n_parts := np.count_nonzero(shares)):
         raise ValueError(
-            f"Expected at least one cell per part; found {len(donor)} cells for "
-            f"{np.count_nonzero(shares)} parts."
+            f"Expected at least one cell per part; found {len(donor)} cells for {n_parts} parts."
         )
-    strata = pd.DataFrame(
-        {"donor": donor, "label": "" if label is None else label.fillna("").astype(str)}
-    )
-    line = strata.sort_index().assign(random=rng.permutation(len(strata)))
+    labels = "" if label is None else label.fillna("").astype(str)
+    strata = pd.DataFrame({"donor": donor, "label": labels}).sort_index()
+    line = strata.assign(random=rng.permutation(len(strata)))
     line = line.sort_values(["donor", "label", "random"])
-    given, dealt = np.zeros(shares.size), np.empty(len(line), dtype=int)
+    n_dealt, dealt = np.zeros(shares.size), np.empty(len(line), dtype=int)
     for i in range(len(line)):
-        dealt[i] = np.argmax((i + 1) * shares - given)
-        given[dealt[i]] += 1
+        dealt[i] = np.argmax((i + 1) * shares - n_dealt)
+        n_dealt[dealt[i]] += 1
     return pd.Series(np.array(_keys.SPLIT_ORDER)[dealt], index=line.index).reindex(donor.index)
 
 
@@ -239,9 +213,8 @@ def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.Dat
     keys = [donor.rename("donor"), part.rename("split")]
     counts = donor.groupby(keys).size().rename("n_cells").to_frame()
     if label is not None:
-        names = {
-            name: f"n_{name}" if name != "cells" else "n_cells (class)"
-            for name in label.dropna().unique()
-        }
+        names = {name: f"n_{name}" for name in label.dropna().unique()}
+        if "cells" in names:
+            names["cells"] = "n_cells (class)"
         counts = counts.join(pd.crosstab(keys, label).rename(columns=names)).fillna(0).astype(int)
     return counts.reset_index()
