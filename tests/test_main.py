@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import anndata as ad
 import matplotlib.image as mpimg
@@ -268,3 +273,29 @@ def test_help_teaches(capsys):
         main(["demo", "--help"])
     assert stop.value.code == 0
     assert "simulated CLL data whose truth is known" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_console_script_is_the_same_door_and_goes_by_its_own_name(capsys):
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    (name, value), *others = project["scripts"].items()
+    assert (name, others) == ("scbert-cll", [])
+    assert EntryPoint(name, value, "console_scripts").load().__module__ == main.__module__
+    module, function = value.split(":")
+    script = f"import sys; from {module} import {function}; sys.exit({function}())"
+    for words, code in ((["pretrain"], 2), (["check", "no_such.zarr"], 2), (["--version"], 0)):
+        called = f"import sys; sys.argv = {['/bin/scbert-cll', *words]}; {script}"
+        done = subprocess.run(
+            [sys.executable, "-c", called], capture_output=True, text=True, check=False
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == code == _code_of_main(words)
+        ours = "".join(capsys.readouterr())
+        assert said == ours.replace("python -m scbert_cll", "scbert-cll")
+        assert ("usage: scbert-cll pretrain DATA --out OUT" in said) == (words == ["pretrain"])
+
+
+def _code_of_main(words):
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return stop.code

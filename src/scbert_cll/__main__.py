@@ -1,4 +1,4 @@
-"""Command line: ``python -m scbert_cll demo|corpus|check|pretrain|finetune|predict|signature``."""
+"""Command line: ``scbert-cll`` or ``python -m scbert_cll``, and the name of a command."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from scbert_cll._cli import commands
-from scbert_cll._cli.parser import command_parser, described_of, group_of, options_of, whole_parser
-from scbert_cll._cli.words import flag, in_options
+from scbert_cll._cli.parser import (
+    command_parser,
+    described_of,
+    group_of,
+    needed_by,
+    options_of,
+    whole_parser,
+)
+from scbert_cll._cli.words import in_options
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import NotAsWrittenError
 from scbert_cll._disk.left_overs import InUseError
 from scbert_cll._process import as_it_was, same_logs, same_random_state, to_change
 from scbert_cll._threads import passive
 
-_INTERRUPTED: Final = 130
-_NO_FIGURE: Final = 4
-_REFUSED: Final = 5  # by the system
+_BAD, _IN_USE, _NO_FIGURE, _REFUSED, _INTERRUPTED = 2, 3, 4, 5, 130  # refused by the system
 _BAD_INPUT: Final = (
     FileExistsError,
     FileNotFoundError,
@@ -44,23 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, options = chosen.command, dict(vars(chosen[chosen.command]))
     show = options.pop("traceback")
     options.pop("config")
-    try:
+    try:  # processes that the command starts inherit how threads wait
         with passive(), as_it_was(), same_random_state(), same_logs(), _warnings_in_a_sentence():
-            _tell_on_stdout()
-            _call(
-                commands.COMMANDS[name], options
-            )  # processes that it starts inherit how threads wait
+            _print_news()
+            _call(commands.COMMANDS[name], options)
     except (*_BAD_INPUT, InUseError) as error:
-        if show or (
-            isinstance(error, ImportError) and error.name
-        ):  # Python's own name a module, ours an extra to install
+        # an error of Python's own names a module, ours an extra to install
+        if show or (isinstance(error, ImportError) and error.name):
             raise
-        print(f"error: {in_options(_told(error), name, options_of(name))}", file=sys.stderr)
-        return 3 if isinstance(error, InUseError) else 2
+        print(f"error: {in_options(_text(error), name, options_of(name))}", file=sys.stderr)
+        return _IN_USE if isinstance(error, InUseError) else _BAD
     except (OSError, FigureError) as error:
         if show:
             raise
-        print(f"error: {_told(error)}", file=sys.stderr)
+        print(f"error: {_text(error)}", file=sys.stderr)
         return _NO_FIGURE if isinstance(error, FigureError) else _REFUSED
     except KeyboardInterrupt:
         print(f"interrupted. {commands.after_interruption(name, options)}", file=sys.stderr)
@@ -68,45 +70,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _bare(words: Sequence[str]) -> int | None:
-    """Help where nothing was asked for: alone, as pip does.
+def script() -> None:
+    """Run the command that was typed, and end the process with its exit code."""
+    code = main()
+    if code in (_INTERRUPTED, _REFUSED):
+        # a read of zarr or HDF5 that was cut would report itself at length as Python ends
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
-    Of a command that needs more, with what it needs.
-    """
+
+def _bare(words: Sequence[str]) -> int | None:
+    """Help where no command was typed, or one alone that needs more; None where there is work."""
     if not words:
         whole_parser().print_help()
         return 0
     function = commands.COMMANDS.get(words[0])
     if function is None or len(words) > 1:
         return None
-    described = described_of(function)
-    needed = [
-        parameter.name.upper()
-        if parameter.kind is not parameter.KEYWORD_ONLY
-        else flag(parameter.name)
-        for parameter, _ in described.values()
-        if parameter.default is parameter.empty
-    ]
+    needed = needed_by(described_of(function))
     if not needed:
         return None
     command_parser(words[0], function).print_help()
     sys.stdout.flush()
     print(f"error: {words[0]} needs {' and '.join(needed)}.", file=sys.stderr)
-    return 2
+    return _BAD
 
 
-def _told(error: Exception) -> str:
+def _text(error: Exception) -> str:
     """The sentence of an error; a KeyError's own text is quoted, the system's names no place."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
-def _tell_on_stdout() -> None:
-    """News of this package as they are.
-
-    Where a program that calls has chosen who tells, it stays with that.
-    """
+def _print_news() -> None:
+    """Print this package's news as they are, unless the calling program handles logs itself."""
     root = to_change()
     if not root.handlers:
         root.addHandler(logging.StreamHandler(sys.stdout))  # whose sentences stand alone
@@ -133,31 +133,25 @@ def _warnings_in_a_sentence() -> Iterator[None]:
 
 
 def _files_first(words: Sequence[str]) -> list[str]:
-    """Put --config behind the command's name: what is read later wins, and that is to be the command line."""
+    """Put --config behind the command's name: what is read later, the command line, wins."""
     files: list[str] = []
-    others: list[str] = []
-    left = iter(words)
-    for word in left:
-        if word == "--config":
-            files += [word, *(name for name in [next(left, None)] if name is not None)]
-        else:
-            (files if word.startswith("--config=") else others).append(word)
+    others = list(words)
+    for i in reversed(range(len(others))):
+        if others[i] == "--config" or others[i].startswith("--config="):
+            stop = i + 1 + (others[i] == "--config")
+            files = others[i:stop] + files
+            del others[i:stop]
     return [*others[:1], *files, *others[1:]]
 
 
 def _call(command: Callable[..., None], options: dict[str, Any]) -> None:
-    """Call a command.
-
-    Its group of options, which is a dataclass, is made of those with the names of its fields.
-    """
+    """Call a command; a group of options is made of those with the names of its fields."""
     given = {}
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         group = group_of(parameter)
-        own = {
-            field: _path(options[field])
-            for field in ([name] if group is None else described_of(group))
-        }
-        given[name] = own[name] if group is None else group(**own)
+        fields = [name] if group is None else described_of(group)
+        values = {field: _path(options[field]) for field in fields}
+        given[name] = values[name] if group is None else group(**values)
     command(**given)
 
 
@@ -169,11 +163,4 @@ def _path(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    code = main()
-    if code in (_INTERRUPTED, _REFUSED):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(
-            code
-        )  # a read of zarr, or a file of HDF5, that was cut would tell of itself at length while Python ends
-    sys.exit(code)
+    script()

@@ -1,4 +1,4 @@
-"""The user's process as it was: what results are put in place with, and what other libraries change.
+"""State of the user's process, put back after calls of libraries that change it.
 
 Libraries that this package calls leave things behind in the process: handlers of signals, a style
 of figures, filters of warnings, a number of threads. What runs within :func:`as_it_was` leaves none
@@ -47,7 +47,11 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def as_it_was() -> Iterator[None]:
-    """Take back what is changed within: handlers of signals, filters of warnings, style of figures, threads of PyTorch and of progress bars, how processes start."""
+    """Take back what is changed within, in the whole process.
+
+    Handlers of signals, filters of warnings, style of figures, threads of PyTorch and of progress
+    bars, and how processes start.
+    """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         for put_back in (_signals(), _figures(), _threads_of_torch(), _start_method(), _monitors()):
@@ -57,7 +61,7 @@ def as_it_was() -> Iterator[None]:
 
 @contextmanager
 def same_random_state() -> Iterator[None]:
-    """The global random numbers of Python and NumPy, which some library draws from, go on where they were."""
+    """Take back what libraries draw within of the global random numbers of Python and NumPy."""
     numpy: Any = sys.modules.get("numpy")
     of_python, of_numpy = random.getstate(), None if numpy is None else numpy.random.get_state()
     try:

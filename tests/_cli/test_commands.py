@@ -95,7 +95,7 @@ def test_help_teaches_every_option_and_the_exit_codes(
     assert "NoneType" not in text
     for name in inspect.signature(commands.COMMANDS[command]).parameters:
         assert (
-            name in ("training", "reading")
+            name in ("training", "reading", "options")
             or name.upper() in text
             or f"--{name.replace('_', '-')}" in text
         )

@@ -5,21 +5,27 @@ or raises with what was expected, what was found, the offenders by name and the 
 caller alone checks stands there, beside its `if`.
 """
 
-from scbert_cll._checks import (
-    adata,
-    cohorts,
-    counts,
-    donors,
-    genes,
-    manifests,
-    paths,
-    people,
-    slots,
-    tables,
-    text,
-    tokens,
-    words,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scbert_cll._checks import (
+        adata,
+        cohorts,
+        counts,
+        donors,
+        genes,
+        manifests,
+        paths,
+        people,
+        slots,
+        tables,
+        text,
+        tokens,
+        words,
+    )
 
 __all__ = [
     "adata",
@@ -36,3 +42,10 @@ __all__ = [
     "tokens",
     "words",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Open a subject on first use, so that words alone need no anndata."""
+    if name in __all__:
+        return importlib.import_module(f"scbert_cll._checks.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

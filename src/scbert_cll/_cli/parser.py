@@ -1,9 +1,10 @@
-"""The parser of the command line: options out of signatures, help out of docstrings, refusals in one sentence."""
+"""The parser: options out of signatures, help out of docstrings, refusals in one sentence."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
@@ -20,17 +21,17 @@ from scbert_cll._cli.words import flag
 from scbert_cll._cli.yaml_options import PLAIN_YAML
 from scbert_cll._version import __version__
 
-_PROG: Final = "python -m scbert_cll"
 _LESSON: Final = """\
 CD49d status and gene signatures from single-cell RNA of chronic lymphocytic leukaemia, with scBERT.
 
-From many files to a model: corpus, pretrain, finetune, predict. From labelled cells to genes: signature. Each command has its own
---help. Options can stand in a file, too: --config run.yaml, which --print_config writes; the command line wins over the file."""
+From many files to a model: corpus, pretrain, finetune, predict. From labelled cells to genes:
+signature. Each command has its own --help. Options can be read from a file: --config run.yaml,
+which --print_config writes; the command line wins over the file."""
 _CODES: Final = """\
 exit codes:
 
   0    done
-  1    something unforeseen; Python says where
+  1    unexpected error, with Python's traceback
   2    bad input or usage, in one sentence (--traceback shows where)
   3    another run is writing to the same folder
   4    all results are written, but a figure could not be drawn
@@ -41,17 +42,22 @@ _REFUSED: Final = re.compile(
     r"(?:.*Subtypes: \[(?P<several>.*?)\] Errors: .*Given value: |Expected an? (?P<one>.*?)\. "
     r"Got value: )(?P<found>.*)"
 )
+SCRIPT: Final = "scbert-cll"  # as pyproject.toml calls it
 _Described = tuple[inspect.Parameter, str]
 
 
+def program() -> str:
+    """The command line by the name that it was called by."""
+    script = Path(sys.argv[0]).stem
+    return script if script == SCRIPT else "python -m scbert_cll"
+
+
 def options_of(command: str) -> dict[str, tuple[str, ...]]:
-    """Options of a command, each with the words it may be, if it may not be anything."""
-    kinds = {
-        name: parameter.annotation
-        for name, (parameter, _) in described_of(cli_commands.COMMANDS[command]).items()
-    }
+    """Options of a command, each with its words where only some are possible."""
+    described = described_of(cli_commands.COMMANDS[command])
     return {
-        name: get_args(kind) if get_origin(kind) is Literal else () for name, kind in kinds.items()
+        name: get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
+        for name, (parameter, _) in described.items()
     }
 
 
@@ -62,40 +68,43 @@ def group_of(parameter: inspect.Parameter) -> Callable[..., Any] | None:
 
 
 def described_of(function: Callable[..., Any]) -> dict[str, _Described]:
-    """Parameters of a command with their help; those of its group of options stand among them."""
+    """Parameters of a command with their help, among them those of its groups of options."""
     texts: dict[str, str] = {}
-    for kind in reversed(
-        function.__mro__ if isinstance(function, type) else [function]
-    ):  # a group may build on another
-        sections = parse_docstring(kind.__doc__ or "", style=DocstringStyle.NUMPYDOC).params
-        texts |= {
-            name: section.description or ""
-            for section in sections
-            for name in section.arg_name.split(", ")
-        }
-    found: dict[str, _Described] = {}
+    kinds = reversed(function.__mro__) if isinstance(function, type) else [function]
+    for kind in kinds:  # a group may build on another
+        for section in parse_docstring(kind.__doc__ or "", style=DocstringStyle.NUMPYDOC).params:
+            texts |= dict.fromkeys(section.arg_name.split(", "), section.description or "")
+    described: dict[str, _Described] = {}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         group = group_of(parameter)
-        found |= (
-            {name: (parameter, " ".join(texts[name].split()))}
-            if group is None
-            else described_of(group)
-        )
-    return found
+        if group is None:
+            described[name] = parameter, " ".join(texts[name].split())
+        else:
+            described |= described_of(group)
+    return described
+
+
+def needed_by(described: dict[str, _Described]) -> list[str]:
+    """Parameters without a default, as they are typed."""
+    return [
+        flag(name) if parameter.kind is parameter.KEYWORD_ONLY else name.upper()
+        for name, (parameter, _) in described.items()
+        if parameter.default is parameter.empty
+    ]
 
 
 def whole_parser() -> _Parser:
-    parser = _Parser(prog=_PROG, usage=f"{_PROG} COMMAND ...", description=_LESSON)
+    """The parser of all commands."""
+    prog = program()
+    parser = _Parser(prog=prog, usage=f"{prog} COMMAND ...", description=_LESSON)
+    version = f"scbert_cll {__version__}"
     parser.add_argument(
-        "--version",
-        action="version",
-        version=f"scbert_cll {__version__}",
-        help="say which version this is",
+        "--version", action="version", version=version, help="say which version this is"
     )
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, function in cli_commands.COMMANDS.items():
-        own = command_parser(name, function)
-        commands.add_subcommand(name, own, help=str(own.description).partition("\n")[0])
+        sub = command_parser(name, function)
+        commands.add_subcommand(name, sub, help=str(sub.description).partition("\n")[0])
     return parser
 
 
@@ -103,43 +112,43 @@ def command_parser(name: str, function: Callable[..., Any]) -> _Parser:
     """The parser of a command."""
     lesson, _, _ = (inspect.getdoc(function) or "").partition("\n\nParameters\n")
     described = described_of(function)
-    own = _Parser(usage=_usage(name, described), description=lesson)
-    own.add_argument("--config", action="config", metavar="FILE", help="options in YAML")
+    parser = _Parser(usage=_usage(name, described), description=lesson)
+    parser.add_argument("--config", action="config", metavar="FILE", help="options in YAML")
     for parameter, text in described.values():
-        _add(own, parameter, text)
-    own.add_argument("--traceback", action="store_true", help="on an error, show where it happened")
-    return own
+        _add(parser, parameter, text)
+    parser.add_argument(
+        "--traceback", action="store_true", help="on an error, show where it happened"
+    )
+    return parser
 
 
 def _usage(name: str, described: dict[str, _Described]) -> str:
-    """What must be given."""
-    words = [_PROG, name]
-    for parameter, _ in described.values():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            several = get_origin(parameter.annotation) is Sequence
-            words.append(parameter.name.upper() + " ..." * several)
-        elif parameter.default is parameter.empty:
-            words.append(f"{flag(parameter.name)} {parameter.name.upper()}")
+    """The command with what must be given."""
+    words = [program(), name]
+    for word in needed_by(described):
+        parameter, _ = described[word.lstrip("-").replace("-", "_").lower()]
+        several = get_origin(parameter.annotation) is Sequence
+        value = f" {parameter.name.upper()}" if word.startswith("--") else ""
+        words.append(word + value + " ..." * several)
     return " ".join([*words, "[options]"])
 
 
 def _add(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
-    """Add a parameter: a positional one as it is, one of keywords as an option with dashes (or underscores)."""
-    kind = parameter.annotation
-    how: dict[str, Any] = {"help": text, "type": kind, "metavar": _metavar(kind)}
-    several = get_origin(kind) is Sequence
-    if several:
-        how |= {"type": get_args(kind)[0], "nargs": "+"}
-    if parameter.kind is not parameter.KEYWORD_ONLY:
-        parser.add_argument(parameter.name, **how | {"metavar": parameter.name.upper()})
+    """Add a parameter, one of keywords as an option with dashes (or underscores)."""
+    name, kind, default = parameter.name, parameter.annotation, parameter.default
+    names = dict.fromkeys([flag(name), f"--{name}"])
+    if default is False:
+        parser.add_argument(*names, help=text, action="store_true")
         return
-    if parameter.default is False:
-        how = {"help": text, "action": "store_true"}
-    elif parameter.default is parameter.empty:
-        how["required"] = True
+    several = get_origin(kind) is Sequence
+    how: dict[str, Any] = {"type": get_args(kind)[0], "nargs": "+"} if several else {"type": kind}
+    if parameter.kind is not parameter.KEYWORD_ONLY:
+        parser.add_argument(name, help=text, metavar=name.upper(), **how)
+    elif default is parameter.empty:
+        parser.add_argument(*names, help=text, metavar=_metavar(kind), required=True, **how)
     else:
-        how["default"] = list(parameter.default) if several else parameter.default
-    parser.add_argument(*dict.fromkeys([flag(parameter.name), f"--{parameter.name}"]), **how)
+        default = list(default) if several else default
+        parser.add_argument(*names, help=text, metavar=_metavar(kind), default=default, **how)
 
 
 def _metavar(kind: Any) -> str:
@@ -155,18 +164,14 @@ class _Help(DefaultHelpFormatter):
     """Sentences instead of types, and paragraphs."""
 
     def _get_help_string(self, action: Action) -> str:
-        plain = (
-            any(action.default is value for value in (None, False, SUPPRESS))
-            or action.default == []
-        )
-        plain = plain or "(default" in (action.help or "")
-        return (action.help or "") + ("" if plain else " (default: %(default)s)")
+        text, default = action.help or "", action.default
+        plain = default in (None, [], SUPPRESS) or default is False or "(default" in text
+        return text + ("" if plain else " (default: %(default)s)")
 
     def _format_action_invocation(self, action: Action) -> str:
         names = action.option_strings
-        action.option_strings = [
-            name for name in names if "_" not in name
-        ] or names  # both are taken, one is taught
+        # both are taken, one is taught
+        action.option_strings = [name for name in names if "_" not in name] or names
         try:
             return super()._format_action_invocation(action)
         finally:
@@ -206,24 +211,21 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say it, and where to read on; exit code 2."""
-        command = re.match(r"[a-z_. -]*", self.usage or _PROG)
-        self.exit(
-            2,
-            f"error: {_sentence(message)}\nOptions: "
-            f"{command[0].strip() if command else _PROG} --help\n",
-        )
+        command = re.match(r"[a-z_. -]*", self.usage or "")
+        program_name = command[0].strip() if command else program()
+        self.exit(2, f"error: {_sentence(message)}\nOptions: {program_name} --help\n")
 
 
 def _sentence(message: str) -> str:
-    """What jsonargparse says, in one line and in words of the command line."""
+    """A message of jsonargparse in one line, in words of the command line."""
     text = " ".join(message.split())
-    found = _REFUSED.fullmatch(text)
-    if found is None:
+    refused = _REFUSED.fullmatch(text)
+    if refused is None:
         commands = "|".join(cli_commands.COMMANDS)
         return re.sub(rf"\b({commands})\.", "", text) if "are required" in text else text
-    kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", found["several"] or found["one"])
+    kinds = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", refused["several"] or refused["one"])
     kinds = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kinds).replace(", NoneType", "")
     return (
-        f"--{found['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found "
-        f"{found['found']!r}."
+        f"--{refused['key'].replace('_', '-')} must be {'one of ' * (',' in kinds)}{kinds}; found "
+        f"{refused['found']!r}."
     )

@@ -1,4 +1,4 @@
-"""Which cells of a file are read, and where in it a command finds what it needs: one declaration, one way to apply it.
+"""Options for reading a file of cells, and the cells that they choose.
 
 Everything heavy is imported inside, so that asking a command for help is quick.
 """
@@ -26,13 +26,7 @@ ENDINGS: Final = (".h5ad", ".h5mu", ".zarr")
 ALL, CLL = "all", "cll"
 NO_DONORS: Final = "none"
 _X, _RAW = "X", "raw"
-SIGNATURE_FILES: Final = ("signature.csv", "signature.json", "signature.gmt")
-# What the demo writes
-OUTPUTS: Final = (
-    *("report.md", "report.json", "model", "annotated.h5ad", "annotated.h5mu"),
-    *(*SIGNATURE_FILES, "gene_attention.csv", "figures"),
-)
-_KINDS: Final = {"anndata": "AnnData", "mudata": "MuData"}  # a zarr store says what it holds
+_MUDATA: Final = "mudata"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +58,7 @@ class Reading:
     donor_key: str | None = None
 
     def given(self) -> list[str]:
-        """Names of what was asked for."""
+        """Names of the options that were given."""
         return [f.name for f in fields(Reading) if getattr(self, f.name) is not None]
 
 
@@ -93,9 +87,31 @@ class Cells:
     donor_key: str | None
     news: list[str] = field(default_factory=list)
 
+    def keep(self, mask: np.ndarray, news: str) -> None:
+        """Keep some of the cells, and say so."""
+        self.news.append(news)
+        data: Any = self.data
+        if self.rna_key is None:
+            self.data = self.rna = data[mask].copy()
+            return
+        with shared_names():
+            self.data = data[self.rna.obs_names[mask]].copy()
+        self.rna = self.data.mod[self.rna_key]
+
+    def leave_out(self, mask: np.ndarray, why: str) -> None:
+        """Leave cells out, where there are any, and say why."""
+        if mask.all():
+            raise ValueError(f"All {len(mask):,} cells {why}.")
+        if mask.any():
+            self.keep(~mask, f"{int(mask.sum()):,} of {len(mask):,} cells {why}.")
+
 
 def read(
-    path: Path, asked: Reading, *, columns: Iterable[str | None] = (), with_protein: bool = False
+    path: Path,
+    reading: Reading,
+    *,
+    columns: Iterable[str | None] = (),
+    with_protein: bool = False,
 ) -> Cells:
     """Read a file of cells and choose among them.
 
@@ -103,8 +119,8 @@ def read(
     ----------
     path
         .h5ad or .h5mu, or a .zarr store of either.
-    asked
-        What the user asked for; a name that is not there is refused, with those that are.
+    reading
+        Options; a name that is not there is refused, with those that are.
     columns
         Further columns of `obs` that the command needs, which a MuData may have in its own `obs`.
     with_protein
@@ -113,13 +129,8 @@ def read(
     Raises
     ------
     FileNotFoundError, KeyError, ValueError
-        There is no such file, it cannot be read, or something that was asked for is not in it.
+        There is no such file, it cannot be read, or a name that was given is not in it.
     """
-    return choose(load(path), asked, columns=columns, with_protein=with_protein, where=str(path))
-
-
-def load(path: Path) -> AnnData | MuData:
-    """Read a file of cells as it is."""
     from scbert_cll import _checks
 
     choice(path.suffix, ENDINGS, "The ending of a file of cells")
@@ -130,13 +141,14 @@ def load(path: Path) -> AnnData | MuData:
     readers = {
         ".h5ad": ad.read_h5ad,
         ".h5mu": mudata.read_h5mu,
-        ".zarr": mudata.read_zarr if _kind_of_zarr(path) == _KINDS["mudata"] else ad.read_zarr,
+        ".zarr": mudata.read_zarr if _kind_of_zarr(path) == _MUDATA else ad.read_zarr,
     }
     try:
         with shared_names():
-            return cast("AnnData | MuData", readers[path.suffix](path))
+            data = readers[path.suffix](path)
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
+    return choose(data, reading, columns=columns, with_protein=with_protein, where=str(path))
 
 
 def is_cells(path: Path) -> bool:
@@ -146,54 +158,68 @@ def is_cells(path: Path) -> bool:
 
 def choose(
     data: AnnData | MuData,
-    asked: Reading,
+    reading: Reading,
     *,
     columns: Iterable[str | None] = (),
     with_protein: bool = False,
     where: str = "The object",
 ) -> Cells:
-    """Find the RNA, its counts, its donors and the chosen cells of an object in memory."""
-    rna_key, rna = _rna(data, asked.modality, where)
-    donor_key = None if asked.donor_key == NO_DONORS else asked.donor_key
-    cells_key = None if asked.cells in (None, ALL, CLL) else asked.cells
-    named = [key for key in (donor_key, cells_key, *columns) if key is not None]
-    layer, data, rna = _counted(data, rna, rna_key, asked.layer)
-    _take_columns(data, rna, named)
-    found = Cells(data, rna, rna_key, layer, donor_key)
-    _columns_there(rna, {"--donor-key": donor_key, "--cells": cells_key})
-    if with_protein and rna_key is not None:
-        _keep(found, _has_protein(found, asked.protein_key), "have no protein and are left out")
+    """RNA, counts, donors and chosen cells of an object in memory, as in :func:`read`."""
+    rna_key, rna = _rna(data, reading.modality, where)
+    donor_key = None if reading.donor_key == NO_DONORS else reading.donor_key
+    cells_key = None if reading.cells in (None, ALL, CLL) else reading.cells
+    layer, data, rna = _counted(data, rna, rna_key, reading.layer)
+    obs, others = cast("pd.DataFrame", rna.obs), cast("pd.DataFrame", data.obs)
+    for key in (donor_key, cells_key, *columns):
+        if key is not None and key not in obs and key in others:
+            obs[key] = others[key].reindex(obs.index)
     if donor_key is not None:
-        _keep(found, *_has_donor(found.rna, donor_key))
-    if asked.cells == CLL:
-        from scbert_cll import pp
+        remedy = f"or pass --donor-key {NO_DONORS} if all cells are of one donor."
+        key_in(donor_key, obs, "adata.obs", f"Name the column with --donor-key, {remedy}")
+    if cells_key is not None:
+        key_in(cells_key, obs, "adata.obs", "Name the column with --cells.")
 
-        mask = pp.cll_mask(found.data, protein_key=asked.protein_key, rna_key=rna_key).to_numpy()
-        _use(found, mask, "CD19+CD5+ by protein")
-    elif cells_key is not None:
-        from scbert_cll.pp import _protein
+    cells = Cells(data, rna, rna_key, layer, donor_key)
+    if with_protein and rna_key is not None:
+        cells.leave_out(
+            _lacks_protein(cells, reading.protein_key), "have no protein and are left out"
+        )
+    if donor_key is not None:
+        cells.leave_out(*_lacks_donor(cells.rna, donor_key))
+    if reading.cells in (None, ALL):
+        return cells
+    from scbert_cll.pp import _protein, cll_mask
 
-        _use(found, _protein.mask(found.rna, found.rna, cells_key), f"obs[{cells_key!r}]")
-    return found
+    if cells_key is None:
+        mask = cll_mask(cells.data, protein_key=reading.protein_key, rna_key=rna_key).to_numpy()
+    else:
+        mask = _protein.mask(cells.rna, cells.rna, cells_key)
+    what = "CD19+CD5+ by protein" if cells_key is None else f"obs[{cells_key!r}]"
+    if not mask.any():
+        raise ValueError(f"--cells chooses none of the {len(mask):,} cells ({what}).")
+    number = f"{int(mask.sum()):,} of {len(mask):,} cells"
+    cells.keep(mask, f"{what}: {number}; only these are used.")
+    return cells
 
 
 @contextmanager
 def shared_names() -> Iterator[None]:
-    """No warning of a protein that has its gene's name, and none of the user's random numbers for names of mudata's."""
+    """No warning of proteins named as genes, none of the user's random numbers drawn."""
     with same_random_state(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="var_names are not unique", category=UserWarning)
         yield
 
 
 def _kind_of_zarr(path: Path) -> str | None:
-    """What a zarr store says it holds, if it holds cells."""
+    """Kind of object that a zarr store says it holds; None where it is not one of cells."""
     from scbert_cll._disk.formats import read_json
 
     for name, at in (("zarr.json", "attributes"), (".zattrs", None)):
         if (path / name).is_file():
             attributes = read_json(path / name)
-            kind = (attributes if at is None else attributes.get(at, {})).get("encoding-type", "")
-            return _KINDS.get(str(kind).lower())
+            attributes = attributes if at is None else attributes.get(at, {})
+            kind = str(attributes.get("encoding-type", "")).lower()
+            return kind if kind in ("anndata", _MUDATA) else None
     return None
 
 
@@ -208,18 +234,14 @@ def _rna(data: AnnData | MuData, modality: str | None, where: str) -> tuple[str 
     if modality is not None:
         key_in(modality, data.mod, "mdata.mod", "Name the RNA with --modality.")
         return modality, data.mod[modality]
-    found = [name for name in _keys.RNA_KEYS if name in data.mod]
-    if len(found) != 1:
-        why = (
-            f"several modalities that may be the RNA ({listed(found)})"
-            if found
-            else "no RNA by its usual name"
-        )
+    usual = [name for name in _keys.RNA_KEYS if name in data.mod]
+    if len(usual) != 1:
+        why = f"several modalities that may be the RNA ({listed(usual)})"
         raise KeyError(
-            f"{where} has {why}; it has the modalities {listed(data.mod, 12)}. Name "
-            f"the RNA with --modality."
+            f"{where} has {why if usual else 'no RNA by its usual name'}; it has the modalities "
+            f"{listed(data.mod, 12)}. Name the RNA with --modality."
         )
-    return found[0], data.mod[found[0]]
+    return usual[0], data.mod[usual[0]]
 
 
 def _counted(
@@ -231,12 +253,9 @@ def _counted(
     if layer == _X:
         return None, data, rna
     if layer != _RAW:
-        also = (
-            f"{_X} and {_RAW} are places, too" if rna.raw is not None else f"{_X} is a place, too"
-        )
-        key_in(
-            layer, rna.layers, "adata.layers", f"Name the place of the counts with --layer; {also}."
-        )
+        also = f"{_X} is a place" if rna.raw is None else f"{_X} and {_RAW} are places"
+        remedy = f"Name the place of the counts with --layer; {also}, too."
+        key_in(layer, rna.layers, "adata.layers", remedy)
     if rna.raw is None:
         raise KeyError(
             "'raw' is not there: adata.raw is empty. Name another place of the counts with --layer."
@@ -253,73 +272,21 @@ def _counted(
     return None, mdata, mdata.mod[rna_key]
 
 
-def _take_columns(data: AnnData | MuData, rna: AnnData, named: Iterable[str]) -> None:
-    """Columns that a MuData has in its own obs, to where every step looks for them."""
-    own, others = cast("pd.DataFrame", rna.obs), cast("pd.DataFrame", data.obs)
-    for key in named:
-        if key not in own and key in others:
-            own[key] = others[key].reindex(own.index)
+def _lacks_protein(cells: Cells, protein_key: str | None) -> np.ndarray:
+    """Cells that the protein modality lacks; none without one such modality (refused later)."""
+    mods, names = cast("MuData", cells.data).mod, cells.rna.obs_names
+    keys = [key for key in _keys.PROTEIN_KEYS if key in mods]
+    keys = keys if protein_key is None else [protein_key]
+    measured = mods[keys[0]].obs_names if len(keys) == 1 and keys[0] in mods else names
+    return cast("np.ndarray", ~names.isin(measured))
 
 
-def _columns_there(rna: AnnData, options: dict[str, str | None]) -> None:
-
-    for option, key in options.items():
-        if key is not None:
-            alone = (
-                f", or pass {option} {NO_DONORS} if all cells are of one donor"
-                if option == "--donor-key"
-                else ""
-            )
-            key_in(key, rna.obs, "adata.obs", f"Name the column with {option}{alone}.")
-
-
-def _has_protein(found: Cells, protein_key: str | None) -> np.ndarray:
-    """Cells that the protein modality has, too.
-
-    All where there is no one such modality, which is for later to refuse.
-    """
-    mods, cells = cast("MuData", found.data).mod, found.rna.obs_names
-    there = (
-        [key for key in _keys.PROTEIN_KEYS if key in mods] if protein_key is None else [protein_key]
-    )
-    one = len(there) == 1 and there[0] in mods
-    return cast("np.ndarray", cells.isin(mods[there[0]].obs_names if one else cells))
-
-
-def _has_donor(rna: AnnData, key: str) -> tuple[np.ndarray, str]:
-    """Cells of a donor, and what the column says of the others."""
+def _lacks_donor(rna: AnnData, key: str) -> tuple[np.ndarray, str]:
+    """Cells without a donor, and the words that the column has for them."""
     from scbert_cll import _checks
 
     column = cast("pd.DataFrame", rna.obs)[key]
-    there = _checks.people.donors(rna, key, allow_missing=True, quiet=True).notna().to_numpy()
-    words = column[~there].astype(object).where(column[~there].notna(), "missing").value_counts()
-    told = ", ".join(f"{word}: {n:,}" for word, n in words.head(8).items())
-    return there, f"have no donor in obs[{key!r}] ({told}) and are left out"
-
-
-def _use(found: Cells, mask: np.ndarray, what: str) -> None:
-    """Keep chosen cells, and say how many."""
-    if not mask.any():
-        raise ValueError(f"--cells chooses none of the {len(mask):,} cells ({what}).")
-    found.news.append(f"{what}: {int(mask.sum()):,} of {len(mask):,} cells; only these are used.")
-    _subset(found, mask)
-
-
-def _keep(found: Cells, mask: np.ndarray, why: str) -> None:
-    """Leave cells out, and say so."""
-    if mask.all():
-        return
-    if not mask.any():
-        raise ValueError(f"All {len(mask):,} cells {why}.")
-    found.news.append(f"{int((~mask).sum()):,} of {len(mask):,} cells {why}.")
-    _subset(found, mask)
-
-
-def _subset(found: Cells, mask: np.ndarray) -> None:
-    data: Any = found.data
-    if found.rna_key is None:
-        found.data = found.rna = data[mask].copy()
-        return
-    with shared_names():
-        found.data = data[found.rna.obs_names[mask]].copy()
-    found.rna = found.data.mod[found.rna_key]
+    mask = _checks.people.donors(rna, key, allow_missing=True, quiet=True).isna().to_numpy()
+    words = column[mask].astype(object).where(column[mask].notna(), "missing").value_counts()
+    numbers = ", ".join(f"{word}: {n:,}" for word, n in words.head(8).items())
+    return mask, f"have no donor in obs[{key!r}] ({numbers}) and are left out"

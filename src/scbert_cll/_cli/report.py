@@ -1,4 +1,4 @@
-"""What a run says: printed as it goes, and written as markdown and JSON."""
+"""Results of a run as text: tables and a report, printed and written; figures, drawn last."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from scbert_cll._disk.formats import FigureError, versions, write_json, write_text
 from scbert_cll._disk.in_place import replace
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
@@ -25,10 +24,7 @@ _FORMAT_VERSION = 1  # of report.json
 
 @dataclass
 class Report:
-    """What was decided and found, in the order of the steps.
-
-    Printed, and written as markdown and JSON.
-    """
+    """Sentences and tables of a run in the order of its steps: printed, and written to files."""
 
     steps: list[str] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -39,9 +35,10 @@ class Report:
         self.steps.append(sentence)
         _log.info(sentence)
 
-    def show(self, title: str, table: pd.DataFrame, shown: pd.DataFrame | None = None) -> None:
+    def show(self, title: str, frame: pd.DataFrame, shown: pd.DataFrame | None = None) -> None:
         """Add a table, and print it now; `shown` is the same for people, where that is shorter."""
-        self.tables[title], self.texts[title] = table, _text(table if shown is None else shown)
+        self.tables[title] = frame
+        self.texts[title] = table(frame if shown is None else shown, index=True)
         _log.info("\n%s\n%s\n", title, self.texts[title])
 
     def write(self, out: Path) -> None:
@@ -50,16 +47,25 @@ class Report:
         for title, text in self.texts.items():
             lines += [f"## {title}", "", "```", text, "```", ""]
         write_text(out / "report.md", "\n".join(lines))
-        tables = {
-            title: json.loads(table.to_json(orient="split")) for title, table in self.tables.items()
-        }
-        found = {
+        record = {
             "format_version": _FORMAT_VERSION,
             "versions": versions("pandas"),
             "steps": self.steps,
-            "tables": tables,
+            "tables": {
+                title: json.loads(frame.to_json(orient="split"))
+                for title, frame in self.tables.items()
+            },
         }
-        write_json(out / "report.json", found)
+        write_json(out / "report.json", record)
+
+
+def table(frame: pd.DataFrame, *, index: bool = False) -> str:
+    """Rows as text: whole numbers without decimals, others with three."""
+
+    def number(value: float) -> str:
+        return f"{value:.0f}" if value.is_integer() else f"{value:.3f}"
+
+    return frame.to_string(index=index, float_format=number, na_rep="")
 
 
 def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None]) -> None:
@@ -84,15 +90,14 @@ def draw(figures: Mapping[Path, Callable[[], Figure]], say: Callable[[str], None
         except Exception as error:  # noqa: BLE001
             plt.close("all")
             path.unlink(missing_ok=True)  # of an earlier run
-            failed.append(path)
+            failed.append(path.name)
             say(
                 f"The figure {path.name} could not be drawn ({type(error).__name__}: "
                 f"{' '.join(str(error).split())})."
             )
     if failed:
         raise FigureError(
-            f"Everything is written but {', '.join(path.name for path in failed)}, which "
-            f"could not be drawn."
+            f"Everything is written but {', '.join(failed)}, which could not be drawn."
         )
 
 
@@ -106,10 +111,3 @@ def quiet(name: str) -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-def _text(table: pd.DataFrame) -> str:
-    return table.to_string(
-        float_format=lambda value: f"{value:.0f}" if value.is_integer() else f"{value:.3f}",
-        na_rep="",
-    )

@@ -1,4 +1,4 @@
-"""The command signature: the genes that go with a class within donors, written to files and said in a sentence."""
+"""The command signature: genes that go with a class within donors, in files and in a sentence."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from scbert_cll import _keys
 from scbert_cll._cli.reading import ENDINGS, Reading
-from scbert_cll._cli.shared import new_folder_of, of_donors, say, source, typed_column, typed_gene
+from scbert_cll._cli.report import draw, quiet
+from scbert_cll._cli.shared import free_folder, of_donors, say, source, typed_column, typed_gene
 from scbert_cll._disk.in_place import make_folder
-from scbert_cll._signature import checks as signature_checks
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.figure import Figure
 
-_SIGNATURE: Final = ("signature.csv", "signature.json", "signature.gmt", "signature.png")
+FILES: Final = ("signature.csv", "signature.json", "signature.gmt")
+_FIGURE: Final = "signature.png"
 _SHOWN: Final = 5
 
 
@@ -37,7 +38,7 @@ def signature(
     name: str = "CD49D",
     overwrite: bool = False,
 ) -> None:
-    """Find the genes whose expression goes with a class of cells within donors, or say why there are none.
+    """Find the genes whose expression goes with a class within donors, or say why there are none.
 
     The donor is the unit. Writes signature.csv with the evidence for every tested gene,
     signature.gmt with the selected ones and signature.png.
@@ -51,7 +52,7 @@ def signature(
     labels_key
         obs column of the classes: the last one is compared with the first.
     model
-        Folder of a classifier, whose evidence is put beside each gene.
+        Folder of a classifier, whose evidence is added to each gene.
     gene
         The marker's own gene, which is marked (default: ITGA4, where it is there).
     exclude_genes
@@ -71,8 +72,10 @@ def signature(
     overwrite
         Replace files of a signature that are in --out.
     """
+    from scbert_cll._signature import checks as signature_checks
+
     signature_checks.gmt_name(name)
-    new_folder_of(out, None, "the signature", overwrite=overwrite)
+    free_folder(out, "the signature", overwrite=overwrite)
     cells = source(data, of_donors(reading), labels_key)
     if isinstance(cells, Path):
         raise ValueError(
@@ -85,57 +88,59 @@ def signature(
             "column with --donor-key."
         )
     from scbert_cll import ScBERTClassifier, pl, tl
-    from scbert_cll._cli.report import draw, quiet
 
     adata = cells.rna
-    network = None if model is None else ScBERTClassifier.load(model)
-    asked: dict[str, Any] = {
-        "groupby": labels_key,
-        "donor_key": cells.donor_key,
-        "layer": cells.layer,
-    }
-    asked |= {"gene": typed_gene(adata, gene), "exclude_genes": list(exclude_genes)}
-    asked |= {"min_cells": min_cells, "min_donors": min_donors}
-    with quiet(tl.signature.__module__):  # what it says is said below
+    with quiet(tl.signature.__module__):  # its news are part of the sentence below
         tl.signature(
-            adata, network, min_detected=min_detected, alpha=alpha, paired=not between, **asked
+            adata,
+            None if model is None else ScBERTClassifier.load(model),
+            groupby=labels_key,
+            donor_key=cells.donor_key,
+            layer=cells.layer,
+            gene=typed_gene(adata, gene),
+            exclude_genes=list(exclude_genes),
+            min_cells=min_cells,
+            min_donors=min_donors,
+            min_detected=min_detected,
+            alpha=alpha,
+            paired=not between,
         )
-    _write_signature(adata, out, name)
-    say(_found(adata.uns[_keys.SIGNATURE], out))
-    draw({out / "signature.png": lambda: cast("Figure", pl.signature(adata, return_fig=True))}, say)
+    make_folder(out)
+    for file in {*FILES, _FIGURE} - write_signature(adata, out, name):
+        (out / file).unlink(missing_ok=True)  # of an earlier run: this one may have found none
+    say(_sentence(adata.uns[_keys.SIGNATURE], out))
+    draw({out / _FIGURE: lambda: cast("Figure", pl.signature(adata, return_fig=True))}, say)
 
 
-def _write_signature(adata: AnnData, out: Path, name: str) -> None:
-    """Write what there is: an empty signature has no sets, and without donors there is no table."""
+def write_signature(adata: AnnData, out: Path, name: str) -> set[str]:
+    """Write a signature's files; without genes there are no sets, without donors no table."""
     from scbert_cll import io
 
-    make_folder(out)
-    found, written = adata.uns[_keys.SIGNATURE], set()
-    if found["n_tested"]:
+    record, written = adata.uns[_keys.SIGNATURE], set[str]()
+    if record["n_tested"]:
         io.write_csv(adata, out / "signature.csv", overwrite=True)
-        written |= {"signature.csv", "signature.json"}
-    if found["n_selected"]:
+        written = {"signature.csv", "signature.json"}
+    if record["n_selected"]:
         io.write_gmt(adata, out / "signature.gmt", name=name, overwrite=True)
         written.add("signature.gmt")
-    for file in set(_SIGNATURE) - written:  # of an earlier run: this one may have found none
-        (out / file).unlink(missing_ok=True)
+    return written
 
 
-def _found(found: Mapping[str, Any], out: Path) -> str:
-    """What was found, or why nothing was."""
-    tested = (
-        f"{found['n_tested']:,} genes were tested in {found['n_donors']} donors"
-        if found["n_tested"]
-        else "No gene was tested"
-    )
-    if not found["n_selected"]:
-        return (
-            f"No gene is selected. {tested}: {found['reason']}. What there is to see is in {out}."
-        )
-    genes = found["genes"][found["genes"]["selected"]]
-    n_up = int((genes["sign"] > 0).sum())
-    clearest = ", ".join(genes["gene"].head(_SHOWN))
-    return (
-        f"{len(genes)} genes, {n_up} up and {len(genes) - n_up} down, the clearest {clearest}. "
-        f"{tested}. They are in {out}."
-    )
+def up_and_down(record: Mapping[str, Any]) -> str:
+    """Number of selected genes, and in which direction they go."""
+    signs = record["genes"].loc[record["genes"]["selected"], "sign"]
+    n_up = int((signs > 0).sum())
+    return f"{len(signs)} genes, {n_up} up and {len(signs) - n_up} down"
+
+
+def _sentence(record: Mapping[str, Any], out: Path) -> str:
+    """Number of genes and the clearest ones, or the reason why there are none."""
+    tested = "No gene was tested"
+    if record["n_tested"]:
+        tested = f"{record['n_tested']:,} genes were tested in {record['n_donors']} donors"
+    if not record["n_selected"]:
+        written = "evidence and figure are" if record["n_tested"] else "figure is"
+        return f"No gene is selected. {tested}: {record['reason']}. The {written} in {out}."
+    genes = record["genes"]
+    clearest = ", ".join(genes.loc[genes["selected"], "gene"].head(_SHOWN))
+    return f"{up_and_down(record)}, the clearest {clearest}. {tested}. They are in {out}."

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scbert_cll import _keys
+from scbert_cll._checks.words import key_in
 from scbert_cll._cli.reading import Cells, ReadingTokens
+from scbert_cll._cli.report import table
 from scbert_cll._cli.shared import (
     Accelerator,
     Value,
+    donors_in,
     first_process,
-    known_choices,
+    free_model_folder,
     learned,
-    model_folder,
-    only_of_cells,
-    only_our_news,
-    save,
+    refuse_options,
     say,
     source,
-    table,
     typed_column,
-    validated,
-    with_protein,
-    with_split,
     with_tokens,
 )
+from scbert_cll._process import to_change
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scbert_cll.model import ScBERT
+    from scbert_cll.model import ScBERT, ScBERTClassifier
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,25 +102,43 @@ class Training:
     seed: int = 0
     more: dict[str, Value] | None = None
 
-    def check(self, command: Literal["pretrain", "finetune"]) -> None:
-        """Refuse names, devices and precision that cannot be, before any cell is read."""
-        from scbert_cll import ScBERT, ScBERTClassifier
-        from scbert_cll.model.training.arguments import (
-            check_training,
-            names_of_training,
-            training_device,
-        )
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the package's functions: those that were given, and the seed."""
+        given = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("more", "seed")
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        return given | {"rng": self.seed} | (self.more or {})
 
-        kind = ScBERT if command == "pretrain" else ScBERTClassifier
-        check_training(self.more or {}, names_of_training(kind.train, "datamodule"), "--more")
-        training_device(self.given())
 
-    def given(self) -> dict[str, Any]:
-        """What the functions of the package are to be called with."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"}
-        asked = {name: value for name, value in found.items() if value is not None}
-        asked["rng"] = asked.pop("seed")
-        return asked | (self.more or {})
+def _begin(
+    command: Literal["pretrain", "finetune"],
+    out: Path,
+    network: dict[str, Value] | None,
+    training: Training,
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Refuse places, names, devices and precision that cannot be; the arguments of training.
+
+    Lightning's own news are left out from now on; what this package says through it stays.
+    """
+    free_model_folder(out, overwrite=overwrite)
+    from scbert_cll import ScBERT, ScBERTClassifier
+    from scbert_cll.model._network import check_network
+    from scbert_cll.model.training import arguments
+
+    kind, others = (ScBERT, []) if command == "pretrain" else (ScBERTClassifier, ["preset"])
+    check_network(network or {}, *others)
+    names = arguments.names_of_training(kind.train, "datamodule")
+    arguments.check_training(training.more or {}, names, "--more")
+    arguments.training_device(training.arguments())
+    to_change("lightning").handlers.clear()  # the root has one, too
+    to_change("lightning.fabric").setLevel(logging.WARNING)
+    to_change("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: record.levelno > logging.INFO or _PACKAGE in Path(record.pathname).parents
+    )
+    return training.arguments()
 
 
 def pretrain(
@@ -135,7 +154,7 @@ def pretrain(
     training: Training,
     overwrite: bool = False,
 ) -> None:
-    """Learn from RNA alone: the network guesses the expression bin of hidden genes from the rest of the cell.
+    """Learn from RNA alone: the network guesses hidden genes' bins from the rest of the cell.
 
     Needs no labels. Validation cells decide when to stop; test cells are never trained on. With
     several processes (--devices 2 --strategy ddp) each has its share of the cells, and the first
@@ -162,28 +181,31 @@ def pretrain(
     overwrite
         Replace a model that is in --out.
     """
-    model_folder(out, overwrite=overwrite)
-    known_choices(network)
-    training.check("pretrain")
-    only_our_news()
+    arguments = _begin("pretrain", out, network, training, overwrite=overwrite)
     cells = source(data, reading, split_key)
     from scbert_cll import tl
 
-    choices: dict[str, Any] = {"preset": preset, "exclude_genes": list(exclude_genes)}
+    split = None
     tokens: Path | AnnData
     if isinstance(cells, Path):
-        only_of_cells(cells, split_key=split_key is not None)
         tokens = cells
+        refuse_options(cells, {"split_key": split_key is not None}, of_cells=True)
     else:
-        choices["split_key"] = with_split(cells, split_key)
+        split = _split(cells, split_key)
         tokens = with_tokens(cells, reading)
     if gene_embedding == "auto":
-        gene_embedding = "gene2vec" if _keys.GENE2VEC in getattr(tokens, "varm", {}) else "learned"
-    choices |= {"gene_embedding": gene_embedding, "network": network}
-    model = tl.pretrain(tokens, **choices, **training.given())
-    if first_process():  # the others have no history
-        say(learned(model))
-    save(model, out, overwrite=overwrite)
+        vectors = _keys.GENE2VEC in getattr(tokens, "varm", {})
+        gene_embedding = "gene2vec" if vectors else "learned"
+    model = tl.pretrain(
+        tokens,
+        preset=preset,
+        exclude_genes=list(exclude_genes),
+        split_key=split,
+        gene_embedding=gene_embedding,
+        network=network,
+        **arguments,
+    )
+    _save(model, lambda: learned(model), out, overwrite=overwrite)
 
 
 def finetune(
@@ -202,11 +224,11 @@ def finetune(
     training: Training,
     overwrite: bool = False,
 ) -> None:
-    """Learn labels: a classifier of cells, beside a logistic regression on the same cells.
+    """Learn labels: a classifier of cells, and a logistic regression on the same cells.
 
     Only cells of the part train are learned from and only cells of val are used to choose, so the
-    scores of test cells are honest. They are printed beside those of the logistic regression:
-    without it nobody knows what the network is worth.
+    scores of test cells are honest. They are printed with those of the logistic regression, without
+    which the worth of the network is not known.
 
     Parameters
     ----------
@@ -239,54 +261,103 @@ def finetune(
     overwrite
         Replace a model that is in --out.
     """
-    model_folder(out, overwrite=overwrite)
-    known_choices(network, "preset")
-    training.check("finetune")
-    only_our_news()
+    arguments = _begin("finetune", out, network, training, overwrite=overwrite)
     cells = source(data, reading, labels_key, split_key, weight_key)
     from scbert_cll import ScBERT, tl
 
     start = None if pretrained is None else ScBERT.load(pretrained)
-    asked: dict[str, Any] = {"labels_key": labels_key, "exclude_genes": list(exclude_genes)}
-    asked |= {"combine": combine, "freeze": freeze, "network": network}
-    tokens: Path | AnnData
+    learn = partial(
+        tl.finetune,
+        labels_key=labels_key,
+        exclude_genes=list(exclude_genes),
+        combine=combine,
+        freeze=freeze,
+    )
     if isinstance(cells, Path):
-        only_of_cells(cells, split_key=split_key is not None, weight_key=weight_key is not None)
-        tokens = cells
-    else:
-        tokens = _labelled(cells, reading, start, asked, split_key=split_key, weight_key=weight_key)
-    classifier = tl.finetune(tokens, start, **asked, **training.given())
-    if first_process():
-        say(
-            validated(classifier)
-            if isinstance(tokens, Path)
-            else table(tokens.uns[_keys.SCBERT]["comparison"])
-        )
-    save(classifier, out, overwrite=overwrite)
-
-
-def _labelled(
-    cells: Cells,
-    reading: ReadingTokens,
-    start: ScBERT | None,
-    asked: dict[str, Any],
-    *,
-    split_key: str | None,
-    weight_key: str | None,
-) -> AnnData:
-    """Cells with tokens, labels, a split and what else is in the file, all under the names that `asked` then has."""
-    labels_key = typed_column(cells, "--labels-key", asked["labels_key"], None)
-    asked["split_key"] = with_split(cells, split_key, labels_key)
-    if asked["split_key"] is None:
+        given = {"split_key": split_key is not None, "weight_key": weight_key is not None}
+        refuse_options(cells, given, of_cells=True)
+        classifier = learn(cells, start, network=network, **arguments)
+        _save(classifier, lambda: _validated(classifier), out, overwrite=overwrite)
+        return
+    typed_column(cells, "--labels-key", labels_key, None)
+    split = _split(cells, split_key, labels_key)
+    if split is None:
         raise KeyError(
             "There is no split. Name its obs column with --split-key, or the donors with "
             "--donor-key, and they are held out now."
         )
-    asked["weight_key"] = typed_column(cells, "--weight-key", weight_key, _keys.BALANCE_WEIGHT)
-    asked["donor_key"] = cells.donor_key
+    weights = typed_column(cells, "--weight-key", weight_key, _keys.BALANCE_WEIGHT)
     tokens = with_tokens(cells, reading, start)
     if start is None and _keys.GENE2VEC not in tokens.varm:  # as pretrain's auto chooses
-        asked["network"] = {"gene_embedding": "learned"} | (asked["network"] or {})
-    if reading.protein_key is not None:
-        asked["protein_key"] = with_protein(cells, tokens, reading.protein_key)
-    return tokens
+        network = {"gene_embedding": "learned", **(network or {})}
+    proteins = (
+        None if reading.protein_key is None else _proteins(cells, tokens, reading.protein_key)
+    )
+    classifier = learn(
+        tokens,
+        start,
+        network=network,
+        split_key=split,
+        weight_key=weights,
+        donor_key=cells.donor_key,
+        protein_key=proteins,
+        **arguments,
+    )
+    scores = tokens.uns[_keys.SCBERT]["comparison"]
+    _save(classifier, lambda: table(scores), out, overwrite=overwrite)
+
+
+def _split(cells: Cells, key: str | None, labels_key: str | None = None) -> str | None:
+    """The column of the split; without one, donors that are known are held out now."""
+    from scbert_cll import pp
+
+    key = typed_column(cells, "--split-key", key, _keys.SPLIT)
+    if key is not None or cells.donor_key is None:
+        return key
+    pp.split_donors(
+        cells.rna,
+        cells.donor_key,
+        labels_key=labels_key,
+        fractions=(0.9, 0.1, 0.0) if labels_key is None else (0.7, 0.15, 0.15),
+        mixed=labels_key is not None,
+    )
+    parts = {part: donors_in(cells.rna, part) for part in (_keys.VAL, _keys.TEST)}
+    donors = "; ".join(f"{names} ({part})" for part, names in parts.items() if names)
+    say(f"There is no split, so donors are held out: {donors}.")
+    return _keys.SPLIT
+
+
+def _proteins(cells: Cells, tokens: AnnData, key: str) -> str:
+    """The obsm of the protein counts; those of a modality are put there, without their names."""
+    from scbert_cll.pp import _protein
+
+    if cells.rna_key is None:
+        key_in(key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key.")
+    else:  # names may be anything
+        tokens.obsm[key] = _protein.find(cells.data, key, cells.rna_key).values.toarray()
+    return key
+
+
+def _validated(model: ScBERTClassifier) -> str:
+    """Scores of the network on donors that it has not learned from."""
+    kept = model.kept_epoch_
+    values = ", ".join(
+        f"{name.removesuffix('_validation')} {float(frame.iloc[:, 0][kept]):.3f}"
+        for name, frame in (model.history or {}).items()
+        if "validation" in name and kept in frame.index
+    )
+    if not values:
+        return "No donor validates, so nothing is known of its worth."
+    return (
+        f"Donors held out, in epoch {kept}, whose weights are kept: {values} (the network alone)."
+    )
+
+
+def _save(
+    model: ScBERT | ScBERTClassifier, scores: Callable[[], str], out: Path, *, overwrite: bool
+) -> None:
+    """Print the scores and write the model, in the first process; the others have no history."""
+    if first_process():
+        say(scores())
+        model.save(out, overwrite=overwrite)
+        say(f"The model is in {out}.")

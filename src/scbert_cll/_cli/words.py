@@ -1,4 +1,4 @@
-"""Sentences of the Python functions, in the words of the command line: options instead of parameters."""
+"""Sentences of Python functions in the words of the command line: options for parameters."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ _COMMAND_OF: Final = {
     "tl.signature": "signature",
 }
 _VALUE: Final = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|[\w.+-]*\w|…|\.\.\."""
-_SKIPPED: Final = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|\b[\w']+(?:[\[.][\w'\]]+)*\.\w+\((?:[^()]|\([^()]*\))*\)|(?<!\w)[\w.-]*/\S*"""
+_QUOTED: Final = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)"""
+_CALL: Final = r"\b[\w']+(?:[\[.][\w'\]]+)*\.\w+\((?:[^()]|\([^()]*\))*\)"
+_PATH: Final = r"(?<!\w)[\w.-]*/\S*"
 _WORDS: Final = re.compile(
-    rf"(?P<skip>{_SKIPPED})"
+    rf"(?P<skip>{_QUOTED}|{_CALL}|{_PATH})"
     rf"|(?:(?P<verb>\bpass|\bwith|\bgive) "
     rf")?\b(?P<name>[a-z][a-z0-9_]*)=(?P<value>{_VALUE})?(?: of (?P<of>(?:pp|tl)\.\w+))?"
     r"|(?<![\w.'\"/-])(?P<bare>[a-z0-9]+(?:_[a-z0-9]+)+)(?![\w./(\[-]|\.\w)"
@@ -35,7 +37,7 @@ _WORDS: Final = re.compile(
 
 
 def in_options(sentence: str, command: str, options: Mapping[str, Collection[str]]) -> str:
-    """A sentence with each parameter that the command has as its option, and every other one as what it is: of Python.
+    """A sentence with the command's options for its parameters; others are marked as Python's.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Options in YAML, without what lets a short text stand for any amount of values: anchors, aliases and deep nesting."""
+"""Options in plain YAML: no anchors, aliases or deep nesting, by which short text grows."""
 
 from __future__ import annotations
 

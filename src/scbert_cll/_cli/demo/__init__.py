@@ -1,1 +1,1 @@
-"""The command ``demo``: the whole path on simulated or one's own cells, with figures and a report."""
+"""The command ``demo``: the whole workflow on simulated or one's own cells, with a report."""

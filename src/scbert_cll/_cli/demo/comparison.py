@@ -1,4 +1,4 @@
-"""What the demo shows next to scBERT: baselines of the same cells, donors one by one, and planted genes found."""
+"""Comparisons for the demo: baselines on the same cells, and planted genes that are found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll._evaluation.donors import by_donor
 from scbert_cll.estimators import baselines, seeded
 from scbert_cll.get import signature
 from scbert_cll.model import ScBERTClassifier
@@ -19,46 +18,39 @@ _SHOWN = {
     "gene_only": "logistic regression on {gene} alone",
 }
 
-__all__ = ["by_donor", "labelled", "probabilities", "recovery"]
+
+def labelled(adata: AnnData, part: str) -> AnnData:
+    """Cells of a part of the split that have a label."""
+    mask = (adata.obs[_keys.SPLIT] == part) & adata.obs[_keys.CD49D].notna()
+    return adata[mask.to_numpy()]
 
 
-def probabilities(
-    adata: AnnData,
-    *,
-    gene: str | None,
-    labels_key: str = _keys.CD49D,
-    split_key: str = _keys.SPLIT,
-    seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """Baselines trained on the labelled training cells: name → probabilities of the labelled test cells (n, classes)."""
-    known = baselines(gene or "")
+def probabilities(adata: AnnData, *, gene: str | None, seed: int) -> dict[str, np.ndarray]:
+    """Probabilities of the labelled test cells (n, classes) by baseline, trained as scBERT is."""
     names = ["logistic_l2", *(["gene_only"] if gene is not None else []), "majority"]
-    parts = {
-        part: labelled(adata, labels_key, split_key, part) for part in (_keys.TRAIN, _keys.TEST)
-    }
-    train, test = (
-        AnnData(_counts(cells), var=pd.DataFrame(index=cells.var_names)) for cells in parts.values()
-    )
-    y = parts[_keys.TRAIN].obs[labels_key]
-    classes, found = list(y.cat.categories), {}
-    for name in names:
-        model = seeded(known[name], seed)
-        model.fit(train, y.set_axis(train.obs_names))
-        proba = pd.DataFrame(model.predict_proba(test), columns=model.classes_).reindex(
-            columns=classes, fill_value=0.0
+    models = baselines(gene or "")
+    layer = adata.uns[_keys.BINNED]["params"]["layer"]
+    train, test = (labelled(adata, part) for part in (_keys.TRAIN, _keys.TEST))
+    x_train, x_test = (
+        AnnData(
+            cells.X if layer == "X" else cells.layers[layer],
+            var=pd.DataFrame(index=cells.var_names),
         )
-        found[_SHOWN.get(name, name).format(gene=gene)] = proba.to_numpy(float)
-    return found
-
-
-def _counts(cells: AnnData) -> Any:
-    """The raw counts that were binned."""
-    layer = cells.uns[_keys.BINNED]["params"]["layer"]
-    return cells.X if layer == "X" else cells.layers[layer]
+        for cells in (train, test)
+    )
+    y = train.obs[_keys.CD49D]
+    by_name: dict[str, np.ndarray] = {}
+    for name in names:
+        model: Any = seeded(models[name], seed)
+        model.fit(x_train, y.set_axis(x_train.obs_names))
+        proba = pd.DataFrame(model.predict_proba(x_test), columns=model.classes_)
+        proba = proba.reindex(columns=list(y.cat.categories), fill_value=0.0)
+        by_name[_SHOWN.get(name, name).format(gene=gene)] = proba.to_numpy(float)
+    return by_name
 
 
 def recovery(adata: AnnData, attention: pd.DataFrame, classifier: ScBERTClassifier) -> pd.DataFrame:
-    """How many planted genes are in the signature, and among as many first genes of each ranking."""
+    """Number of planted genes in the signature, and among as many first genes of each ranking."""
     truth = adata.uns[_keys.TRUTH].set_index("gene")["sign"]
     n, by_gene = len(truth), attention.set_index("gene")
     rankings = {
@@ -82,7 +74,7 @@ def _hits(values: pd.Series, truth: pd.Series) -> dict[str, float]:
 
 
 def _coefficients(adata: AnnData, classifier: ScBERTClassifier) -> pd.Series:
-    """Coefficients of the linear part per standard deviation of a gene's token, last class against first."""
+    """Coefficients per standard deviation of a gene's token, last class against first."""
     linear = classifier.linear_
     if linear is None:
         return pd.Series(dtype=float)
@@ -92,9 +84,3 @@ def _coefficients(adata: AnnData, classifier: ScBERTClassifier) -> pd.Series:
     return pd.Series(
         (linear.coefficients[-1] - linear.coefficients[0]) * spread, index=classifier.genes
     )
-
-
-def labelled(adata: AnnData, labels_key: str, split_key: str, part: str) -> AnnData:
-    """Cells of a part of the split that have a label."""
-    known = (adata.obs[split_key] == part) & adata.obs[labels_key].notna()
-    return adata[known.to_numpy()]

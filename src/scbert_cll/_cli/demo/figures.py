@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import matplotlib as mpl
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
-from mudata import MuData
 
 import scbert_cll as sc_cll
 from scbert_cll import _checks, _keys
+from scbert_cll._cli.demo.job import Job
 
 # ten colours told apart with any colour vision
 _PALETTE: Final = (
@@ -23,64 +23,54 @@ _PALETTE: Final = (
 )  # fmt: skip
 
 
-def plots(
-    data: AnnData | MuData,
-    adata: AnnData,
-    models: Mapping[str, Any],
-    *,
-    donor_key: str,
-    places: Mapping[str, Any],
-    gene: str | None,
-    marker: str,
-    seed: int,
-) -> dict[str, Callable[[], Any]]:
-    """Name of a figure → what draws it.
-
-    `places` says where the counts, the RNA and the protein are.
-    """
+def plots(job: Job, models: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Name of a figure → what draws it."""
+    adata, pl = job.adata, sc_cll.pl
     truth = adata.uns[_keys.TRUTH]["gene"].tolist() if _keys.TRUTH in adata.uns else None
-    found: dict[str, Callable[[], Any]] = {
-        "signature": lambda: sc_cll.pl.signature(adata, return_fig=True),
-        "gene_attention": lambda: sc_cll.pl.gene_attention(
-            adata, groups=f"{marker}+", highlight=truth, highlight_label="planted", return_fig=True
+    figures: dict[str, Callable[..., Any]] = {
+        "signature": partial(pl.signature, adata),
+        "gene_attention": partial(
+            pl.gene_attention,
+            adata,
+            groups=job.positive,
+            highlight=truth,
+            highlight_label="planted",
         ),
-        "confusion": lambda: sc_cll.pl.confusion(adata, return_fig=True),
-        "umap": lambda: _umap(adata, donor_key, marker, seed),
+        "confusion": partial(pl.confusion, adata),
+        "umap": partial(_umap, job),
     }
-    for name, model in models.items():
-        found[f"history_{name}"] = partial(sc_cll.pl.history, model, return_fig=True)
-    if gene is not None:
-        found["cd49d"] = lambda: sc_cll.pl.cd49d(
-            data,
-            marker=marker,
-            gene=gene,
-            donor_key=donor_key,
-            cells=cast("pd.DataFrame", adata.obs)[_keys.score(_keys.CD49D)].notna(),
+    figures |= {f"history_{name}": partial(pl.history, model) for name, model in models.items()}
+    if job.gene is not None:
+        figures["cd49d"] = partial(
+            pl.cd49d,
+            job.data,
+            marker=job.options.marker,
+            gene=job.gene,
+            donor_key=job.donor_key,
+            cells=job.obs[_keys.score(_keys.CD49D)].notna(),
             normalize=adata.uns[_keys.CD49D]["params"]["normalize"],
-            **places,
-            return_fig=True,
+            layer=job.cells.layer,
+            rna_key=job.cells.rna_key,
+            protein_key=job.reading.protein_key,
         )
-    return found
+    return {name: partial(plot, return_fig=True) for name, plot in figures.items()}
 
 
-def _umap(adata: AnnData, donor_key: str, marker: str, seed: int) -> Any:
-    """Embedded cells, of an object of its own: scanpy writes graphs and colours to what it draws."""
-    obs = cast("pd.DataFrame", adata.obs)
-    panels = {
-        "predicted": obs[_keys.PRED],
-        f"{marker} protein": obs[_keys.CD49D],
-        "donor": _checks.people.donors(adata, donor_key, quiet=True),
-    }
+def _umap(job: Job, *, return_fig: bool) -> Any:
+    """Embedded cells, of an object of their own: scanpy writes graphs and colours to it."""
+    obs, adata = job.obs, job.adata
+    panels = {"predicted": obs[_keys.PRED], f"{job.options.marker} protein": obs[_keys.CD49D]}
+    donors = _checks.people.donors(adata, job.donor_key, quiet=True)
+    if donors.nunique() > 1:
+        panels["donor"] = donors
     panels["split"] = obs[_keys.SPLIT]
-    if panels["donor"].nunique() == 1:
-        del panels["donor"]
     columns = {name: column.astype("category") for name, column in panels.items()}
     cells = AnnData(obs=pd.DataFrame(columns, index=adata.obs_names))
     cells.obsm[_keys.X_SCBERT] = adata.obsm[_keys.X_SCBERT]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap and numba speak of their own internals
-        sc.pp.neighbors(cells, use_rep=_keys.X_SCBERT, random_state=seed)
-        sc.tl.umap(cells, random_state=seed)
+        sc.pp.neighbors(cells, use_rep=_keys.X_SCBERT, random_state=job.options.seed)
+        sc.tl.umap(cells, random_state=job.options.seed)
         with mpl.rc_context({"figure.figsize": (2.6, 2.6), "font.size": 8}):
             return sc.pl.umap(
                 cells,
@@ -90,6 +80,6 @@ def _umap(adata: AnnData, donor_key: str, marker: str, seed: int) -> Any:
                 frameon=False,
                 wspace=0.45,
                 ncols=2,
-                return_fig=True,
+                return_fig=return_fig,
                 show=False,
             )

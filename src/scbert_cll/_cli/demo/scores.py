@@ -1,4 +1,4 @@
-"""What the demo says of its models: compared within held-out donors, with what knowing the donor alone would give."""
+"""The demo's models compared within held-out donors, and with knowing the donor alone."""
 
 from __future__ import annotations
 
@@ -6,129 +6,110 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 from scbert_cll import _checks, _keys
 from scbert_cll._cli.demo import comparison
-from scbert_cll._cli.report import Report
+from scbert_cll._cli.demo.job import Job
 from scbert_cll._evaluation import within_donors
+from scbert_cll._evaluation.donors import by_donor
+from scbert_cll.model import ScBERTClassifier
 
 OURS, NETWORK, LINEAR = "scBERT", "its network alone", "its logistic regression alone (on tokens)"
 DONOR_ALONE = "knowing the donor alone"
 _WORDS = {"auroc_within": "AUROC within donors", "macro_f1": "macro-F1"}
+_BY_DONOR = [
+    *("n_cells", "n_positive", "observed", "observed_low", "observed_high"),
+    *("predicted", "auroc"),
+]
 
 
-def evaluate(
-    adata: AnnData, classifier: Any, report: Report, *, donor_key: str, gene: str | None, seed: int
-) -> within_donors.Compared:
-    """Score scBERT, baselines of the same training cells and the donor alone on the same test cells, with intervals; say what can be told apart."""
-    test = comparison.labelled(adata, _keys.CD49D, _keys.SPLIT, _keys.TEST)
-    obs = cast("pd.DataFrame", test.obs)
-    y = obs[_keys.CD49D].cat.codes.to_numpy().astype(int)
-    donors = _checks.people.donors(test, donor_key, quiet=True).to_numpy(dtype=str)
-    proba = _probabilities(adata, test, y, donors, classifier, gene, seed)
-    found = within_donors.compare(y, donors, proba, seed=seed)
-    report.show("Test cells, never trained on", found.table, _readable(found.table))
-    report.say(_what_is_shown(found, y, donors))
-    for sentence in (_compared(found, donors), _with_donor_alone(found, donors)):
-        report.say(sentence)
-    classes = list(obs[_keys.CD49D].cat.categories)
-    table = _by_donor(y, donors, proba[OURS], classes)
-    report.show("Percent positive of labelled test cells, by donor", table, _readable_donors(table))
-    return found
+def evaluate(job: Job, classifier: ScBERTClassifier) -> None:
+    """Report scores of scBERT, baselines and the donor alone on the test cells, with intervals."""
+    report, seed = job.report, job.options.seed
+    test = comparison.labelled(job.adata, _keys.TEST)
+    labels = cast("pd.DataFrame", test.obs)[_keys.CD49D].cat
+    y = labels.codes.to_numpy().astype(int)
+    donors = _checks.people.donors(test, job.donor_key, quiet=True).to_numpy(dtype=str)
 
-
-def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Each estimate with its interval."""
-
-    def cell(row: pd.Series, metric: str) -> str:
-        if np.isnan(row[metric]):
-            return "undefined"
-        return f"{row[metric]:.3f} [{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
-
-    return pd.DataFrame(
-        {word: table.apply(cell, axis=1, metric=metric) for metric, word in _WORDS.items()}
-    )
-
-
-def _probabilities(
-    adata: AnnData,
-    test: AnnData,
-    y: np.ndarray,
-    donors: np.ndarray,
-    classifier: Any,
-    gene: str | None,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Model → probabilities of the test cells."""
     parts = classifier.predict_parts(test)
     proba = {OURS: parts.joined.to_numpy(float), NETWORK: parts.network.to_numpy(float)}
     if parts.linear is not None:
         proba[LINEAR] = parts.linear.to_numpy(float)
-    return (
-        proba
-        | comparison.probabilities(adata, gene=gene, seed=seed)
-        | {DONOR_ALONE: within_donors.of_donor_alone(y, donors, 2)}
-    )
+    proba |= comparison.probabilities(job.adata, gene=job.gene, seed=seed)
+    proba[DONOR_ALONE] = within_donors.of_donor_alone(y, donors, 2)
+
+    scores = within_donors.compare(y, donors, proba, seed=seed)
+    readable = {
+        words: [_interval(scores.table.loc[name], metric, 3) for name in scores.table.index]
+        for metric, words in _WORDS.items()
+    }
+    shown = pd.DataFrame(readable, index=scores.table.index)
+    report.show("Test cells, never trained on", scores.table, shown)
+    report.say(_legend(scores, y, donors))
+    report.say(_within_donors(scores, n_donors=len(set(donors))))
+    report.say(_over_all_cells(scores, n_donors=len(set(donors))))
+    ours = {OURS: (proba[OURS] / proba[OURS].sum(1, keepdims=True))[None]}
+    table = by_donor(y, donors, ours, list(labels.categories)).set_index("donor")[_BY_DONOR]
+    columns: dict[str, Any] = {
+        "test cells": table["n_cells"],
+        "observed % [95 % by Wilson]": [
+            _interval(table.loc[donor], "observed", 1) for donor in table.index
+        ],
+        "predicted %": table["predicted"].map("{:.1f}".format),
+        "AUROC of its cells": [_number(value) for value in table["auroc"]],
+    }
+    shown = pd.DataFrame(columns, index=table.index)
+    report.show("Percent positive of labelled test cells, by donor", table, shown)
 
 
-def _what_is_shown(found: within_donors.Compared, y: np.ndarray, donors: np.ndarray) -> str:
-    mixed = [donor for donor in sorted(set(donors)) if len(set(y[donors == donor])) > 1]
-    which = (
-        f"there are cells of both classes in {len(mixed) or 'none'} of {len(set(donors))} test "
-        f"donors"
-    )
+def _number(value: float, digits: int = 3) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(row: pd.Series, name: str, digits: int) -> str:
+    """An estimate with its limits."""
+    low, high = (_number(row[f"{name}_{end}"], digits) for end in ("low", "high"))
+    return "undefined" if np.isnan(row[name]) else f"{row[name]:.{digits}f} [{low}, {high}]"
+
+
+def _legend(scores: within_donors.Compared, y: np.ndarray, donors: np.ndarray) -> str:
+    n_mixed = sum(len(set(y[donors == donor])) > 1 for donor in set(donors))
+    of_whom = ": they speak of other cells of these donors, not of other patients"
     return (
-        f"In brackets: 95 % intervals, {found.unit}{_of_whom(found)}. What another training "
+        f"In brackets: 95 % intervals, {scores.unit}"
+        f"{of_whom * (scores.unit == within_donors.WITHIN_DONORS)}. What another training "
         f"would change is not in them. There are {len(y):,} test cells. AUROC within donors "
-        f"compares cells of the same donor only: {which}. "
+        f"compares cells of the same donor only: there are cells of both classes in "
+        f"{n_mixed or 'none'} of {len(set(donors))} test donors. "
         f"{DONOR_ALONE.capitalize()} is no model: it gives every cell its donor's share of "
         f"positive test cells."
     )
 
 
-def _of_whom(found: within_donors.Compared) -> str:
-    return (
-        ": they speak of other cells of these donors, not of other patients"
-        if found.unit == within_donors.WITHIN_DONORS
-        else ""
-    )
-
-
-def _compared(found: within_donors.Compared, donors: np.ndarray) -> str:
+def _within_donors(scores: within_donors.Compared, *, n_donors: int) -> str:
     """Ahead, behind, or neither: by the interval of the paired difference, within donors."""
-    metric = "auroc_within"
-    values = dict(zip(found.table.index, found.table[metric].to_numpy(float), strict=True))
-    others = {
-        str(name): value
-        for name, value in values.items()
-        if name not in (OURS, NETWORK, DONOR_ALONE) and not np.isnan(value)
-    }
-    if np.isnan(values[OURS]) or not others:
+    values = scores.table["auroc_within"].astype(float)
+    others = values.drop([OURS, NETWORK, DONOR_ALONE]).dropna()
+    if np.isnan(values[OURS]) or others.empty:
         return (
             "Within held-out donors nothing can be compared: none of them has test cells of both "
             "classes."
         )
-    best = max(others, key=lambda name: others[name])
-    where = (
-        "Within the held-out donors"
-        if len(set(donors)) > 1
-        else "Among the held-out cells of the one donor"
-    )
-    return (
-        f"{where} of this one split scBERT {_difference(found, best, metric)}, the best of the "
-        f"others."
-    )
+    where = "Within the held-out donors"
+    if n_donors == 1:
+        where = "Among the held-out cells of the one donor"
+    difference = _difference(scores, str(others.idxmax()), "auroc_within")
+    return f"{where} of this one split scBERT {difference}, the best of the others."
 
 
-def _with_donor_alone(found: within_donors.Compared, donors: np.ndarray) -> str:
-    if len(set(donors)) == 1:
+def _over_all_cells(scores: within_donors.Compared, *, n_donors: int) -> str:
+    if n_donors == 1:
         return (
             "With one donor in the test, knowing the donor alone is knowing the share of positive "
             "cells."
         )
-    text = f"Over all test cells scBERT {_difference(found, DONOR_ALONE, 'macro_f1')}."
-    if within_donors.difference(found, OURS, DONOR_ALONE, "macro_f1").low > 0:
+    text = f"Over all test cells scBERT {_difference(scores, DONOR_ALONE, 'macro_f1')}."
+    if within_donors.difference(scores, OURS, DONOR_ALONE, "macro_f1").low > 0:
         return text
     return (
         f"{text} So macro-F1 over these donors says little of a model: their shares of positive "
@@ -136,43 +117,9 @@ def _with_donor_alone(found: within_donors.Compared, donors: np.ndarray) -> str:
     )
 
 
-def _difference(found: within_donors.Compared, reference: str, metric: str) -> str:
-    of = within_donors.difference(found, OURS, reference, metric)
+def _difference(scores: within_donors.Compared, reference: str, metric: str) -> str:
+    difference = within_donors.difference(scores, OURS, reference, metric)
     return (
-        f"{of.words} {reference} ({_WORDS[metric]} {of.value:+.3f}, 95 % interval {of.low:+.3f} "
-        f"to {of.high:+.3f})"
+        f"{difference.words} {reference} ({_WORDS[metric]} {difference.value:+.3f}, 95 % interval "
+        f"{difference.low:+.3f} to {difference.high:+.3f})"
     )
-
-
-def _by_donor(
-    y: np.ndarray, donors: np.ndarray, proba: np.ndarray, classes: list[str]
-) -> pd.DataFrame:
-    """Observed percentage with Wilson's limits, predicted percentage, and AUROC among the donor's own cells."""
-    table = comparison.by_donor(
-        y, donors, {OURS: (proba / proba.sum(1, keepdims=True))[None]}, classes
-    )
-    columns = [
-        "n_cells",
-        "n_positive",
-        "observed",
-        "observed_low",
-        "observed_high",
-        "predicted",
-        "auroc",
-    ]
-    return table.set_index("donor")[columns]
-
-
-def _readable_donors(table: pd.DataFrame) -> pd.DataFrame:
-    """The same with Wilson's limits in brackets."""
-    observed = [
-        f"{row.observed:.1f} [{row.observed_low:.1f}, {row.observed_high:.1f}]"
-        for row in table.itertuples()
-    ]
-    aurocs = ["undefined" if np.isnan(value) else f"{value:.3f}" for value in table["auroc"]]
-    shown = {
-        "test cells": table["n_cells"],
-        "observed % [95 % by Wilson]": observed,
-        "predicted %": table["predicted"].map("{:.1f}".format),
-    }
-    return pd.DataFrame(shown | {"AUROC of its cells": aurocs}, index=table.index)
