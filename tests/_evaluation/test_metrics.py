@@ -6,16 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from scbert_cll._evaluation import weighted as fast
 from scbert_cll._evaluation.metrics import (
     LOWER_IS_BETTER,
     METRICS,
     chance,
     ends,
-    equal_mass_bins,
     score,
+    weighted,
 )
-from scbert_cll._evaluation.weighted import weighted
 
 NAMES = "abcd"
 
@@ -168,28 +166,6 @@ def test_perfect_predictions_have_the_best_value(seed, n_classes):
     y, _ = predictions(40, n_classes, seed)
     for name, value in values(y, np.eye(n_classes)[y]).items():
         assert value == pytest.approx(0 if name in LOWER_IS_BETTER else 1, abs=1e-6), name
-
-
-def test_running_sums_by_unit_are_those_summed_anew(monkeypatch):
-    rng = np.random.default_rng(0)
-    unit, number, at = rng.integers(0, 5, 60), rng.normal(size=60), np.array([-1, 0, 7, 59])
-    weights = rng.integers(0, 4, (9, 5)).astype(float)
-    by_unit = fast.RunningSums(unit, number, 5, at)
-    monkeypatch.setattr(fast, "_FEW_UNITS", 1)
-    anew = fast.RunningSums(unit, number, 5, at)
-    assert by_unit.by_unit is not None
-    assert anew.by_unit is None
-    np.testing.assert_allclose(by_unit(weights), anew(weights), atol=1e-12)
-    assert (anew(weights)[:, 0] == 0).all()
-
-
-def test_bins_hold_equally_many_and_equal_values_stay_together():
-    sure = np.random.default_rng(0).permutation(150) / 150
-    assert np.bincount(equal_mass_bins(sure)).tolist() == [10] * 15
-    few = np.repeat([0.1, 0.2, 0.9], [70, 50, 30])
-    bins = equal_mass_bins(few)
-    assert len(set(zip(few, bins, strict=True))) == 3
-    assert (np.diff(bins) >= 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What predictions say of patients: the share of positive cells per donor, and how well probabilities match shares."""
+"""Share of positive cells per donor, observed and predicted, and how well probabilities match shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, spearmanr
 
-from scbert_cll._evaluation.metrics import N_BINS, equal_mass_bins, score
+from scbert_cll._evaluation.metrics import score
+from scbert_cll._evaluation.ranks import N_BINS, equal_mass_bins
 
 _FEWEST_DONORS = 3  # below, a rank correlation is 1 or -1 whatever the data
 
@@ -21,7 +22,7 @@ def by_donor(
     *,
     positive_from: float = 30.0,
 ) -> pd.DataFrame:
-    """Observed and predicted percentage of cells of the last class per model and donor, and the call by the 30 % rule.
+    """Observed and predicted percentage of cells of the last class per model and donor, and calls.
 
     `observed_low` and `observed_high` are Wilson's 95 % limits; `predicted_low` and
     `predicted_high` the lowest and highest repeat. A repeat that lacks a prediction of a donor's
@@ -29,8 +30,8 @@ def by_donor(
     """
     names = [] if donors is None else sorted(set(donors))
     rows = [
-        {"model": model, "donor": str(donor)} | _donor(y[at], found[:, at], classes, positive_from)
-        for model, found in proba.items()
+        {"model": model, "donor": str(donor)} | _donor(y[at], p[:, at], classes, positive_from)
+        for model, p in proba.items()
         for donor in names
         for at in [np.flatnonzero(donors == donor)]
     ]
@@ -42,78 +43,66 @@ def _donor(
 ) -> dict[str, object]:
     last, n = len(classes) - 1, len(y)
     whole = complete(proba)
-    called = whole.argmax(2) == last  # (repeats, cells)
-    share = 100 * called.mean(1) if len(whole) else np.array([np.nan])
+    called = whole.argmax(2)  # (repeats, cells)
+    share = 100 * (called == last).mean(1) if len(whole) else np.array([np.nan])
     aurocs = [score("auroc", y, p, classes) for p in whole]
+    notes = [f"AUROC: {one.note}" for one in aurocs[:1] if one.note]
+    if missing := len(proba) - len(whole):
+        notes += [f"{missing} of {len(proba)} repeats without predictions of all cells"]
     n_positive = int((y == last).sum())
     low, high = interval(n_positive, n, "wilson")
     observed = 100 * n_positive / n
-    notes = [aurocs[0].note and f"AUROC: {aurocs[0].note}"] if aurocs else []
-    missing = len(proba) - len(whole)
-    notes += (
-        [f"{missing} of {len(proba)} repeats without predictions of all cells"] if missing else []
-    )
     return {
         "n_cells": n,
         "n_positive": n_positive,
         "observed": observed,
-        "predicted": np.clip(
-            share.mean(), share.min(), share.max()
-        ),  # a mean of equal numbers may be off by a rounding
+        # a mean of equal numbers may be off by a rounding
+        "predicted": np.clip(share.mean(), share.min(), share.max()),
         "observed_low": 100 * low,
         "observed_high": 100 * high,
         "predicted_low": share.min(),
         "predicted_high": share.max(),
         "observed_call": observed >= positive_from,
         "predicted_call": bool(share.mean() >= positive_from),
-        "accuracy": (whole.argmax(2) == y).mean() if len(whole) else np.nan,
-        "auroc": np.mean([a.value for a in aurocs]) if aurocs else np.nan,
-        "note": "; ".join(note for note in notes if note),
+        "accuracy": (called == y).mean() if len(whole) else np.nan,
+        "auroc": np.mean([one.value for one in aurocs]) if aurocs else np.nan,
+        "note": "; ".join(notes),
     }
 
 
-def agreement(found: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """In how many donors the predicted call is the observed one, and how close the percentages are (from `by_donor`)."""
-    rows = [{"model": model} | _agreement(found[found["model"] == model]) for model in models]
+def agreement(donors: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Number of donors whose predicted call is the observed one, and errors (from `by_donor`)."""
+    rows = [{"model": model} | _agreement(donors[donors["model"] == model]) for model in models]
     return table(rows, _AGREEMENT_COLUMNS)
 
 
-def _agreement(found: pd.DataFrame) -> dict[str, object]:
-    """Clopper and Pearson's limits of the share of donors, which are independent where cells are not."""
-    found = found[found["predicted"].notna()]
-    n, agree = len(found), int((found["observed_call"] == found["predicted_call"]).sum())
+def _agreement(donors: pd.DataFrame) -> dict[str, object]:
+    """Clopper and Pearson's limits of the share of donors, independent where cells are not."""
+    donors = donors[donors["predicted"].notna()]
+    observed, predicted = donors["observed"], donors["predicted"]
+    n, agree = len(donors), int((donors["observed_call"] == donors["predicted_call"]).sum())
     low, high = interval(agree, n, "exact")
-    reason = _no_correlation(found)
+    reason = ""
+    if n < _FEWEST_DONORS:
+        reason = f"{n} donor{'s' * (n > 1)}, fewer than {_FEWEST_DONORS}" if n else "no donors"
+    elif flat := [side.name for side in (observed, predicted) if side.nunique() == 1]:
+        reason = f"every donor has the same {flat[0]} percentage"
     return {
         "n_donors": n,
         "n_agree": agree,
         "share": agree / n if n else np.nan,
         "low": low,
         "high": high,
-        "spearman": np.nan
-        if reason
-        else float(spearmanr(found["observed"], found["predicted"]).statistic),
-        "mae": (found["observed"] - found["predicted"]).abs().mean(),
+        "spearman": np.nan if reason else float(spearmanr(observed, predicted).statistic),
+        "mae": (observed - predicted).abs().mean(),
         "note": reason and f"Spearman: {reason}",
     }
-
-
-def _no_correlation(found: pd.DataFrame) -> str:
-    """Why percentages cannot be correlated; nothing where they can."""
-    if len(found) < _FEWEST_DONORS:
-        return (
-            f"{len(found)} donor{'s' * (len(found) > 1)}, fewer than {_FEWEST_DONORS}"
-            if len(found)
-            else "no donors"
-        )
-    same = [side for side in ("observed", "predicted") if found[side].nunique() == 1]
-    return f"every donor has the same {same[0]} percentage" if same else ""
 
 
 def reliability(
     y: np.ndarray, proba: Mapping[str, np.ndarray], *, n_bins: int = N_BINS
 ) -> pd.DataFrame:
-    """Observed share of the last class by its predicted probability, in bins of equally many predictions.
+    """Observed share of the last class by its predicted probability, in bins of equal mass.
 
     The predictions of all repeats are pooled, since their mean would be the calibration of another
     model, an ensemble. Each cell counts once in `n_cells` and in Wilson's limits, however many
@@ -122,8 +111,8 @@ def reliability(
     """
     rows = [
         {"model": model} | row
-        for model, found in proba.items()
-        for row in _bins(y, complete(found), n_bins)
+        for model, p in proba.items()
+        for row in _bins(y, complete(p), n_bins)
     ]
     return table(rows, _RELIABILITY_COLUMNS)
 
@@ -131,21 +120,15 @@ def reliability(
 def _bins(y: np.ndarray, proba: np.ndarray, n_bins: int) -> list[dict[str, object]]:
     if not proba.size:
         return []
-    sure, right = proba[:, :, -1].ravel(), np.tile(y == proba.shape[2] - 1, len(proba))
-    bins = equal_mass_bins(sure, n_bins)
+    predicted, right = proba[:, :, -1].ravel(), np.tile(y == proba.shape[2] - 1, len(proba))
+    bins = equal_mass_bins(predicted, n_bins)
     rows: list[dict[str, object]] = []
     for number, code in enumerate(np.unique(bins)):
-        here = bins == code
-        share, n = right[here].mean(), max(round(here.sum() / len(proba)), 1)
+        in_bin = bins == code
+        share, n = right[in_bin].mean(), max(round(in_bin.sum() / len(proba)), 1)
         low, high = interval(round(share * n), n, "wilson")
-        values = {
-            "n_cells": n,
-            "predicted": sure[here].mean(),
-            "observed": share,
-            "low": low,
-            "high": high,
-        }
-        rows.append({"bin": number} | values)
+        row = {"n_cells": n, "predicted": predicted[in_bin].mean(), "observed": share}
+        rows.append({"bin": number} | row | {"low": low, "high": high})
     return rows
 
 
@@ -154,43 +137,39 @@ def complete(proba: np.ndarray) -> np.ndarray:
     return np.asarray(proba[~np.isnan(proba).any(axis=(1, 2))])
 
 
-def interval(n_found: int, n: int, method: str) -> tuple[float, float]:
+def interval(n_hits: int, n: int, method: str) -> tuple[float, float]:
     """95 % limits of a share: "wilson", or "exact" for Clopper and Pearson's."""
     if not n:
         return np.nan, np.nan
-    found = binomtest(n_found, n).proportion_ci(confidence_level=0.95, method=method)
-    return float(found.low), float(found.high)
+    limits = binomtest(n_hits, n).proportion_ci(confidence_level=0.95, method=method)
+    return float(limits.low), float(limits.high)
 
 
 def table(rows: Sequence[Mapping[str, object]], types: Mapping[str, str]) -> pd.DataFrame:
     """A table with these columns and types, also without rows, that h5ad can hold."""
-    found = pd.DataFrame(list(rows), columns=list(types)).astype(dict(types))
-    return found.set_axis(found.index.astype(str))
+    made = pd.DataFrame(list(rows), columns=list(types)).astype(dict(types))
+    return made.set_axis(made.index.astype(str))
 
 
-def columns(*, whole: str = "", real: str = "", truth: str = "", order: str) -> dict[str, str]:
-    """Types of columns in their order; what is not named otherwise is text."""
-    kinds = [(whole, "int64"), (real, "float64"), (truth, "bool")]
+def columns(order: str, *, whole: str = "", truth: str = "", text: str = "") -> dict[str, str]:
+    """Types of columns in their order; what is not named otherwise is a real number."""
+    kinds = [(whole, "int64"), (truth, "bool"), (text, "object")]
     types = {name: kind for names, kind in kinds for name in names.split()}
-    return {name: types.get(name, "object") for name in order.split()}
+    return {name: types.get(name, "float64") for name in order.split()}
 
 
 _DONOR_COLUMNS = columns(
+    "model donor n_cells n_positive observed predicted observed_low observed_high predicted_low "
+    "predicted_high observed_call predicted_call accuracy auroc note",
     whole="n_cells n_positive",
-    real="observed predicted observed_low observed_high predicted_low predicted_high accuracy "
-    "auroc",
     truth="observed_call predicted_call",
-    order="model donor n_cells n_positive observed predicted observed_low observed_high "
-    "predicted_low predicted_high "
-    "observed_call predicted_call accuracy auroc note",
+    text="model donor note",
 )
 _AGREEMENT_COLUMNS = columns(
+    "model n_donors n_agree share low high spearman mae note",
     whole="n_donors n_agree",
-    real="share low high spearman mae",
-    order="model n_donors n_agree share low high spearman mae note",
+    text="model note",
 )
 _RELIABILITY_COLUMNS = columns(
-    whole="bin n_cells",
-    real="predicted observed low high",
-    order="model bin n_cells predicted observed low high",
+    "model bin n_cells predicted observed low high", whole="bin n_cells", text="model"
 )

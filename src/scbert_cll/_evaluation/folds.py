@@ -1,8 +1,7 @@
-"""Who trains and who tests: outer folds by donor (or, named as what it is, by cell), and inner ones for every choice."""
+"""Who trains and who tests: outer folds by donor or by cell, and inner ones for every choice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -41,52 +40,46 @@ def outer_folds(
     from without a label where their donor trains, and with ``random_cell`` always.
     """
     labelled = np.flatnonzero(y >= 0)
-    own = None if groups is None else groups[labelled]
+    donors = None if groups is None else groups[labelled]
     folds = []
     for repeat in range(n_repeats):
-        for i, test in enumerate(_tests(y[labelled], own, scheme, n_splits, seed + repeat)):
-            held = np.zeros(len(y), bool)
-            held[labelled[test]] = True
-            away = (
-                held
-                if groups is None or scheme == "random_cell"
-                else np.isin(groups, np.unique(groups[held]))
-            )
-            folds.append(Fold(repeat, i, np.flatnonzero(~away), np.flatnonzero(held)))
+        for i, test in enumerate(_tests(y[labelled], donors, scheme, n_splits, seed + repeat)):
+            tested = np.zeros(len(y), bool)
+            tested[labelled[test]] = True
+            left_out = tested
+            if groups is not None and scheme != "random_cell":
+                left_out = np.isin(groups, np.unique(groups[tested]))
+            folds.append(Fold(repeat, i, np.flatnonzero(~left_out), np.flatnonzero(tested)))
     return folds
 
 
 def _tests(
     y: np.ndarray, groups: np.ndarray | None, scheme: Scheme, n_splits: int, seed: int
-) -> Iterator[np.ndarray]:
+) -> list[np.ndarray]:
     """Positions of each fold's test cells among the labelled ones."""
     if scheme == "random_cell":
         _enough(int(np.bincount(y).min()), n_splits, "labelled cells in the smallest class")
-        yield from (
+        return [
             test
             for _, test in StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(y, y)
-        )
-        return
+        ]
     if groups is None:
         raise ValueError(
             f"scheme={scheme!r} holds donors out and needs to know them: give donor_key=."
         )
-    n_donors = len(np.unique(groups))
-    if scheme == "leave_one_donor_out":
-        _enough(n_donors, 2, "donors with labelled cells")
-        yield from (test for _, test in LeaveOneGroupOut().split(y, y, groups))
-        return
-    _enough(n_donors, n_splits, "donors with labelled cells")
-    yield from (test for _, test in donor_folds(y, groups, n_splits, seed))
+    one_out, what = scheme == "leave_one_donor_out", "donors with labelled cells"
+    _enough(len(np.unique(groups)), 2 if one_out else n_splits, what)
+    if one_out:
+        return [test for _, test in LeaveOneGroupOut().split(y, y, groups)]
+    return [test for _, test in donor_folds(y, groups, n_splits, seed)]
 
 
 def _enough(n: int, needed: int, what: str) -> None:
     if n < needed:
         raise ValueError(
-            f"Expected at least {needed} {what}, found {n}; ask for fewer folds (n_splits=), "
-            f"or for another scheme "
-            "(with one donor only scheme='random_cell' is left, and says nothing of other "
-            "patients)."
+            f"Expected at least {needed} {what}, found {n}. Ask for fewer folds (n_splits=), or "
+            f"for another scheme. With one donor only scheme='random_cell' is left, which says "
+            f"nothing of other patients."
         )
 
 
@@ -99,17 +92,16 @@ def inner_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
     n_donors = 0 if groups is None else len(np.unique(groups))
     for n in range(min(n_splits, n_donors), 1, -1):
         folds = donor_folds(y, groups, n, seed)
-        if all(_complete(y, train) for train, _ in folds):
+        if all(len(np.unique(y[train])) == len(np.unique(y)) for train, _ in folds):
             return folds
-    _, counts = np.unique(y, return_counts=True)
-    n = min(n_splits, int(counts.min()))
+    n = min(n_splits, int(np.unique(y, return_counts=True)[1].min()))
     if n < 2:
         raise ValueError("Inner folds need at least two labelled training cells of every class.")
     return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(y, y))
 
 
 def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: int) -> list[Parts]:
-    """Positions (train, test) of folds of whole donors, which have about as many donors, cells and cells of each class.
+    """Positions (train, test) of folds of whole donors, balanced by donors, cells and classes.
 
     Every class is in every training part if that can be. scikit-learn's ``StratifiedGroupKFold``
     sorts the groups after it has shuffled them, so that its seed changes nothing where no two
@@ -117,19 +109,14 @@ def donor_folds(y: np.ndarray, groups: np.ndarray | None, n_splits: int, seed: i
     """
     names, donor = np.unique(np.asarray(groups), return_inverse=True)
     classes, code = np.unique(y, return_inverse=True)
-    held = np.zeros((classes.size, names.size))
-    np.add.at(held, (code, donor), 1)
-    shares = np.full(n_splits, 1 / n_splits)
-    fold = _deal.deal(
-        _deal.weights_of(held.sum(0), *held), shares, np.random.default_rng(seed), lacking=_untaught
-    )[donor]
+    n_cells = np.zeros((classes.size, names.size))
+    np.add.at(n_cells, (code, donor), 1)
+    weights, shares = _deal.weights_of(n_cells.sum(0), *n_cells), np.full(n_splits, 1 / n_splits)
+    rng = np.random.default_rng(seed)
+    fold = _deal.deal(weights, shares, rng, lacking=_untaught)[donor]
     return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(n_splits)]
 
 
 def _untaught(got: np.ndarray) -> np.ndarray:
     """Classes that are all in one fold, and so in no training part of it; folds without a donor."""
     return _deal.EMPTY * (got[..., 0] < _NONE).sum(1) + (got[..., 2:] > 1 - _NONE).sum((1, 2))
-
-
-def _complete(y: np.ndarray, train: np.ndarray) -> bool:
-    return len(np.unique(y[train])) == len(np.unique(y))

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import precision_recall_fscore_support
 
 from scbert_cll._checks.words import choice, listed
-from scbert_cll._evaluation import donors as _donors
-from scbert_cll._evaluation.draws import (
+from scbert_cll._evaluation import donors as per_donor
+from scbert_cll._evaluation.bootstrap import (
     NONE,
     OVER_CELLS,
     Limits,
-    Plan,
-    draw,
+    Resampling,
     interval_of,
-    plan_draws,
+    joined,
+    of_draws,
+    resample,
 )
-from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, OF_RANKS, chance, ends, score
+from scbert_cll._evaluation.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    OF_RANKS,
+    chance,
+    ends,
+    estimates,
+    score,
+)
 
 _SAME = 1e-6  # probabilities that are the same but for single precision
 _FLAT = "the model says the same of every cell of a fold: cells are tied, and folds are not ranked"
+_SIDES = {"precision": "no cell is called this class", "recall": "no cell is of this class"}
 
 
 @dataclass(frozen=True)
@@ -35,32 +44,23 @@ class OutOfFold:
     ordered: bool
     y: np.ndarray  # (n,) codes
     donors: np.ndarray | None  # (n,) names
-    proba: Mapping[
-        str, np.ndarray
-    ]  # model -> (repeats, n, classes); NaN where a repeat has no prediction
+    # model -> (repeats, n, classes); NaN where a repeat has no prediction
+    proba: Mapping[str, np.ndarray]
     baselines: Sequence[str]
-    folds: np.ndarray | None = (
-        None  # (repeats, n) codes: cells of the same one were scored by the same fitted model
-    )
+    # (repeats, n) codes: cells of the same one were scored by the same fitted model
+    folds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = (len(next(iter(self.proba.values()), ())), len(self.y), len(self.classes))
-        wrong = [model for model, found in self.proba.items() if found.shape != shape]
+        wrong = [model for model, p in self.proba.items() if p.shape != shape]
         if wrong or 0 in shape:
             raise ValueError(
-                f"Expected probabilities of {shape[0]} repeats × {shape[1]} cells × "
-                f"{shape[2]} classes of every model, none of "
-                f"them 0; found others in {listed(wrong)}."
+                f"Expected probabilities of {shape[0]} repeats × {shape[1]} cells × {shape[2]} "
+                f"classes of every model, none of them 0; found others in {listed(wrong)}."
             )
-        far = [
-            m
-            for m, found in self.proba.items()
-            if (np.abs(np.nan_to_num(found.sum(2), nan=1) - 1) > 1e-3).any()
-        ]
-        if far:
-            raise ValueError(
-                f"Probabilities of a cell must sum to 1; they do not in {listed(far)}."
-            )
+        sums = {model: np.nan_to_num(p.sum(2), nan=1) for model, p in self.proba.items()}
+        if far := [model for model, one in sums.items() if (np.abs(one - 1) > 1e-3).any()]:
+            raise ValueError(f"Probabilities of a cell must sum to 1; not so in {listed(far)}.")
         if len(self.classes) < 2 or self.y.min() < 0 or self.y.max() >= len(self.classes):
             raise ValueError(
                 f"y must hold codes of at least two classes ({listed(self.classes)}), none missing."
@@ -75,17 +75,19 @@ class OutOfFold:
                 f"folds must name the fold of {shape[0]} repeats × {shape[1]} cells; found "
                 f"{self.folds.shape}."
             )
-        unknown = sorted(set(self.baselines) - set(self.proba))
-        if unknown:
+        if unknown := sorted(set(self.baselines) - set(self.proba)):
             raise ValueError(f"Baselines without predictions: {listed(unknown)}.")
 
     def exact(self) -> dict[str, np.ndarray]:
         """Probabilities in double precision whose rows sum to 1."""
-        double = {model: np.asarray(found, dtype=float) for model, found in self.proba.items()}
-        return {model: found / found.sum(2, keepdims=True) for model, found in double.items()}
+        double = {model: np.asarray(p, dtype=float) for model, p in self.proba.items()}
+        return {model: p / p.sum(2, keepdims=True) for model, p in double.items()}
 
-    def flat(self, proba: np.ndarray) -> bool:
-        """Whether a model says the same of every cell that it scored, so that pooled over folds it would rank folds, and no cell."""
+    def is_flat(self, proba: np.ndarray) -> bool:
+        """Whether a model says the same of every cell that it scored.
+
+        Pooled over folds it would rank folds, and no cell.
+        """
         return self.folds is not None and all(
             np.ptp(one[fold == code], axis=0).max() < _SAME
             for one, fold in zip(proba, self.folds, strict=True)
@@ -102,18 +104,18 @@ class Evaluation(NamedTuple):
 
 
 def tables(
-    found: OutOfFold,
+    predictions: OutOfFold,
     *,
     metrics: Sequence[str] = METRICS,
     n_bootstrap: int = 2000,
     positive_from: float = 30.0,
     seed: int = 0,
 ) -> Evaluation:
-    """Scores, their uncertainty, differences from the best baseline, and what is predicted for each donor.
+    """Scores, their uncertainty, differences from the best baseline, and predictions by donor.
 
     Parameters
     ----------
-    found
+    predictions
         Out-of-fold predictions.
     metrics
         Names out of `metrics.METRICS`.
@@ -144,216 +146,158 @@ def tables(
     """
     for name in metrics:
         choice(name, METRICS, "A metric")
-    proba = found.exact()
-    ranked = {
-        m: np.tile(p.mean((0, 1)), (*p.shape[:2], 1)) if found.flat(p) else p
-        for m, p in proba.items()
-    }
-    plan = plan_draws(found.y, found.donors, len(next(iter(proba.values()))), n_bootstrap, seed)
-    names = [
-        *metrics,
-        *(
-            f"{side}|{code}"
-            for side in ("precision", "recall")
-            for code in range(len(found.classes))
-        ),
-    ]
-    draws = {
-        model: dict(zip(names, draw(names, found.y, p, plan), strict=True))
-        for model, p in proba.items()
-    }
-    ranks = [name for name in metrics if name in OF_RANKS]
-    for model in [m for m in proba if ranks and ranked[m] is not proba[m]]:
-        draws[model] |= dict(zip(ranks, draw(ranks, found.y, ranked[model], plan), strict=True))
-    scores = _scores(found, proba, ranked, metrics)
-    summary = _summary(found, scores, draws, plan)
-    by_donor = _donors.by_donor(
-        found.y, found.donors, proba, found.classes, positive_from=positive_from
+    y, donors, proba = predictions.y, predictions.donors, predictions.exact()
+    n_repeats = len(next(iter(proba.values())))
+    study = _Study(predictions, proba, resample(y, donors, n_repeats, n_bootstrap, seed), metrics)
+    scores = study.scores()
+    summary = study.summary(scores)
+    by_donor = per_donor.by_donor(
+        y, donors, proba, predictions.classes, positive_from=positive_from
     )
     made = {
         "scores": scores,
         "summary": summary,
-        "differences": _differences(found, summary, draws, plan),
-        "per_class": _per_class(found, proba, draws, plan),
+        "differences": study.differences(summary),
+        "per_class": study.per_class(),
         "donors": by_donor,
-        "agreement": _donors.agreement(by_donor, list(proba)),
-        "reliability": _donors.reliability(found.y, proba),
+        "agreement": per_donor.agreement(by_donor, list(proba)),
+        "reliability": per_donor.reliability(y, proba),
     }
-    return Evaluation(made, "cell" if plan.interval == OVER_CELLS else "donor", plan.n_units)
+    unit = "cell" if study.drawn.interval == OVER_CELLS else "donor"
+    return Evaluation(made, unit, study.drawn.n_units)
 
 
-def _scores(
-    found: OutOfFold,
-    proba: Mapping[str, np.ndarray],
-    ranked: Mapping[str, np.ndarray],
-    metrics: Sequence[str],
-) -> pd.DataFrame:
-    how: dict[str, Any] = {"ordered": found.ordered, "donors": found.donors}
-    rows = []
-    for model, repeats in proba.items():
-        for repeat, one in enumerate(repeats):
-            for name in metrics:
-                flat = name in OF_RANKS and ranked[model] is not proba[model]
-                value, note = score(
-                    name, found.y, ranked[model][repeat] if flat else one, found.classes, **how
-                )
-                note = _joined(note, _FLAT if flat and np.isfinite(value) else "")
-                rows.append(
-                    {"model": model, "repeat": repeat, "metric": name, "value": value, "note": note}
-                )
-    return _donors.table(rows, _SCORES)
+class _Study:
+    """Predictions of several models with the same draws for all."""
+
+    def __init__(
+        self,
+        data: OutOfFold,
+        proba: dict[str, np.ndarray],
+        drawn: Resampling,
+        metrics: Sequence[str],
+    ) -> None:
+        self.data, self.proba, self.drawn, self.metrics = data, proba, drawn, metrics
+        codes = range(len(data.classes))
+        names = [*metrics, *(f"{side}|{code}" for side in _SIDES for code in codes)]
+        ranks = [name for name in metrics if name in OF_RANKS]
+        # of a model that says the same of every cell of a fold, which are tied
+        self.tied = {
+            model: np.tile(p.mean((0, 1)), (*p.shape[:2], 1))
+            for model, p in proba.items()
+            if data.is_flat(p)
+        }
+        self.draws = {model: of_draws(names, data.y, p, drawn) for model, p in proba.items()}
+        for model, p in self.tied.items() if ranks else ():
+            self.draws[model] |= of_draws(ranks, data.y, p, drawn)
+
+    def scores(self) -> pd.DataFrame:
+        """Each metric of each repeat."""
+        return per_donor.table(list(self._scores()), _SCORES)
+
+    def _scores(self) -> Iterator[dict[str, object]]:
+        data = self.data
+        for model, repeats in self.proba.items():
+            for repeat in range(len(repeats)):
+                for name in self.metrics:
+                    is_tied = name in OF_RANKS and model in self.tied
+                    proba = (self.tied if is_tied else self.proba)[model][repeat]
+                    value, note = score(
+                        name, data.y, proba, data.classes, ordered=data.ordered, donors=data.donors
+                    )
+                    note = joined(note, _FLAT if is_tied and np.isfinite(value) else "")
+                    row: dict[str, object] = {"model": model, "repeat": repeat, "metric": name}
+                    yield row | {"value": value, "note": note}
+
+    def summary(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Estimate and interval of each metric over the repeats."""
+        rows = []
+        n_classes = len(self.data.classes)
+        for (model, metric), part in _parts(scores, "model", "metric"):
+            values = part["value"].dropna()
+            estimate = float(values.mean())
+            draws = self.draws[model][metric]
+            limits = interval_of(estimate, draws, self.drawn, ends(metric, n_classes))
+            notes, n_missing = joined(*part["note"]), len(part) - len(values)
+            if 0 < n_missing < len(part):
+                missing = f"undefined in {n_missing} of {len(part)}"
+                notes = f"mean over the defined repeats; {missing}: {notes}"
+            row = {"model": model, "metric": metric, "estimate": estimate}
+            row |= {"sd_repeats": values.std(ddof=1), "n_repeats": len(part)}
+            row |= {"chance": chance(metric, self.data.y, n_classes)} | limits._asdict()
+            rows.append(row | {"note": joined(notes, *self._notes(limits))})
+        return per_donor.table(rows, _SUMMARY)
+
+    def _notes(self, limits: Limits) -> tuple[str, str]:
+        """What is to be known of an interval, if there is one."""
+        return ("" if limits.interval == NONE else self.drawn.note), limits.note
+
+    def differences(self, summary: pd.DataFrame) -> pd.DataFrame:
+        """Every model but the best baseline, minus the best baseline."""
+        rows = []
+        for (metric,), part in _parts(summary, "metric"):
+            values = part.set_index("model")["estimate"]
+            sign = -1 if metric in LOWER_IS_BETTER else 1
+            of_baselines = sign * values[list(self.data.baselines)].dropna()
+            best = str(of_baselines.idxmax()) if len(of_baselines) else ""
+            for model in [m for m in part["model"] if m != best and self.data.baselines]:
+                row = {"metric": metric, "model": model, "reference": best}
+                if not best or np.isnan(values[model]):
+                    whose = "the model" if best else "every baseline"
+                    rows.append(row | {"note": f"{metric} of {whose} is undefined"})
+                    continue
+                difference = float(values[model] - values[best])
+                draws = self.draws[model][metric] - self.draws[best][metric]
+                limits = interval_of(difference, draws, self.drawn, None)
+                row |= {"difference": difference} | limits._asdict()
+                rows.append(row | {"note": joined(*self._notes(limits))})
+        return per_donor.table(rows, _DIFFERENCES)
+
+    def per_class(self) -> pd.DataFrame:
+        """Precision and recall of each class."""
+        y, rows = self.data.y, []
+        for model, repeats in self.proba.items():
+            complete = per_donor.complete(repeats)
+            for code, name in enumerate(self.data.classes):
+                n = int((y == code).sum())
+                row: dict[str, object] = {"model": model, "class": name, "n_cells": n}
+                row |= {"prevalence": n / len(y)}
+                notes: list[str] = []
+                for side, why in _SIDES.items():
+                    metric = f"{side}|{code}"
+                    values = pd.Series(
+                        [estimates([metric], y, p)[0] for p in complete], dtype=float
+                    )
+                    mean, n_missing = float(values.mean()), int(values.isna().sum())
+                    limits = interval_of(mean, self.draws[model][metric], self.drawn, (0, 1))
+                    row |= {side: mean, f"{side}_low": limits.low, f"{side}_high": limits.high}
+                    missing = f"{side} undefined in {n_missing} of {len(values)} repeats: {why}"
+                    about, undefined = self._notes(limits)
+                    notes += [about, missing if n_missing else ""]
+                    notes += [f"{side} {undefined}" if undefined else ""]
+                rows.append(row | {"note": joined(*notes)})
+        return per_donor.table(rows, _PER_CLASS)
 
 
-def _summary(
-    found: OutOfFold,
-    scores: pd.DataFrame,
-    draws: Mapping[str, Mapping[str, np.ndarray]],
-    plan: Plan,
-) -> pd.DataFrame:
-    rows = []
-    for (model, metric), part in _parts(scores, "model", "metric"):
-        values = part["value"].dropna()
-        estimate = float(values.mean())
-        interval = interval_of(
-            estimate, draws[model][metric], plan, ends(metric, len(found.classes))
-        )
-        rows.append(
-            {
-                "model": model,
-                "metric": metric,
-                "estimate": estimate,
-                "sd_repeats": values.std(ddof=1),
-            }
-            | interval._asdict()
-            | {"n_repeats": len(part), "chance": chance(metric, found.y, len(found.classes))}
-            | {"note": _joined(_over_repeats(part), *_said(interval, plan))}
-        )
-    return _donors.table(rows, _SUMMARY)
-
-
-def _parts(found: pd.DataFrame, *by: str) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+def _parts(table: pd.DataFrame, *by: str) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     """Rows by these columns, in the order in which they come."""
-    return [(tuple(map(str, key)), part) for key, part in found.groupby(list(by), sort=False)]
+    return [(tuple(map(str, key)), part) for key, part in table.groupby(list(by), sort=False)]
 
 
-def _over_repeats(part: pd.DataFrame) -> str:
-    """What the repeats' notes say; how many repeats have no value, if some have one."""
-    notes = _joined(*part["note"])
-    n = int(part["value"].isna().sum())
-    return (
-        f"mean over the defined repeats; undefined in {n} of {len(part)}: {notes}"
-        if 0 < n < len(part)
-        else notes
-    )
-
-
-def _said(interval: Limits, plan: Plan) -> tuple[str, str]:
-    """What is to be known of an interval, if there is one."""
-    return ("" if interval.interval == NONE else plan.note), interval.note
-
-
-def _joined(*notes: str) -> str:
-    """Each note once."""
-    return "; ".join(dict.fromkeys(note for note in notes if note))
-
-
-def _differences(
-    found: OutOfFold,
-    summary: pd.DataFrame,
-    draws: Mapping[str, Mapping[str, np.ndarray]],
-    plan: Plan,
-) -> pd.DataFrame:
-    """Every model but the best baseline, minus the best baseline."""
-    rows = []
-    for (metric,), part in _parts(summary, "metric"):
-        estimates = part.set_index("model")["estimate"]
-        of_baselines = estimates[list(found.baselines)].dropna() * (
-            -1 if metric in LOWER_IS_BETTER else 1
-        )
-        reference = str(of_baselines.idxmax()) if len(of_baselines) else ""
-        for model in [m for m in part["model"] if m != reference and found.baselines]:
-            row = {"metric": metric, "model": model, "reference": reference}
-            rows.append(row | _difference(estimates, model, reference, metric, draws, plan))
-    return _donors.table(rows, _DIFFERENCES)
-
-
-def _difference(
-    estimates: pd.Series,
-    model: str,
-    reference: str,
-    metric: str,
-    draws: Mapping[str, Mapping[str, np.ndarray]],
-    plan: Plan,
-) -> dict[str, object]:
-    if not reference or np.isnan(estimates[model]):
-        note = f"{metric} of {'every baseline' if not reference else 'the model'} is undefined"
-        return {"difference": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "note": note}
-    difference = float(estimates[model] - estimates[reference])
-    interval = interval_of(difference, draws[model][metric] - draws[reference][metric], plan, None)
-    return {"difference": difference, **interval._asdict(), "note": _joined(*_said(interval, plan))}
-
-
-def _per_class(
-    found: OutOfFold,
-    proba: Mapping[str, np.ndarray],
-    draws: Mapping[str, Mapping[str, np.ndarray]],
-    plan: Plan,
-) -> pd.DataFrame:
-    rows = []
-    for model, repeats in proba.items():
-        sides = [_precision_recall(found.y, one) for one in _donors.complete(repeats)]
-        for code, name in enumerate(found.classes):
-            n = int((found.y == code).sum())
-            row: dict[str, object] = {
-                "model": model,
-                "class": name,
-                "n_cells": n,
-                "prevalence": n / len(found.y),
-            }
-            notes = []
-            for place, side in enumerate(("precision", "recall")):
-                values = pd.Series([s[place][code] for s in sides], dtype=float)
-                interval = interval_of(
-                    float(values.mean()), draws[model][f"{side}|{code}"], plan, (0, 1)
-                )
-                row |= {
-                    side: values.mean(),
-                    f"{side}_low": interval.low,
-                    f"{side}_high": interval.high,
-                }
-                about, gone = _said(interval, plan)
-                notes += [about, _of_class(side, values), gone and f"{side} {gone}"]
-            rows.append(row | {"note": _joined(*notes)})
-    return _donors.table(rows, _PER_CLASS)
-
-
-def _precision_recall(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall of each class; NaN where no cell is called so, or is so."""
-    codes = np.arange(proba.shape[1])
-    precision, recall, _, _ = precision_recall_fscore_support(
-        y, proba.argmax(1), labels=codes, zero_division=np.nan
-    )
-    return precision, recall
-
-
-def _of_class(side: str, values: pd.Series) -> str:
-    n = int(values.isna().sum())
-    why = "no cell is called this class" if side == "precision" else "no cell is of this class"
-    return f"{side} undefined in {n} of {len(values)} repeats: {why}" if n else ""
-
-
-_SCORES = _donors.columns(whole="repeat", real="value", order="model repeat metric value note")
-_SUMMARY = _donors.columns(
+_SCORES = per_donor.columns(
+    "model repeat metric value note", whole="repeat", text="model metric note"
+)
+_SUMMARY = per_donor.columns(
+    "model metric estimate low high interval sd_repeats n_repeats n_undefined chance note",
     whole="n_repeats n_undefined",
-    real="estimate low high sd_repeats chance",
-    order="model metric estimate low high interval sd_repeats n_repeats n_undefined chance note",
+    text="model metric interval note",
 )
-_DIFFERENCES = _donors.columns(
-    real="difference low high p", order="metric model reference difference low high p note"
+_DIFFERENCES = per_donor.columns(
+    "metric model reference difference low high p note", text="metric model reference note"
 )
-_PER_CLASS = _donors.columns(
-    whole="n_cells",
-    real="prevalence precision recall precision_low precision_high recall_low recall_high",
-    order="model class n_cells prevalence precision recall precision_low precision_high recall_low "
+_PER_CLASS = per_donor.columns(
+    "model class n_cells prevalence precision recall precision_low precision_high recall_low "
     "recall_high note",
+    whole="n_cells",
+    text="model class note",
 )

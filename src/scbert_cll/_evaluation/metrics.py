@@ -1,4 +1,9 @@
-"""How good predictions are: the metrics by name, one number and one reason each, through scikit-learn."""
+"""How good predictions are: metrics by name, for any number of weightings of the cells at once.
+
+A bootstrap draw is a weight per unit: how often a donor, or a cell, was drawn. An estimate is the
+draw in which every weight is 1. Metrics of counts and means come from one small table per unit;
+those of ranks from running sums over the cells sorted once.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
-from sklearn.metrics import (
-    average_precision_score,
-    cohen_kappa_score,
-    f1_score,
-    log_loss,
-    matthews_corrcoef,
-    recall_score,
-    roc_auc_score,
-)
 
 from scbert_cll._checks.words import choice, listed
+from scbert_cll._evaluation.ranks import calibration_error, pairs_within, ranked, ratio
 
 METRICS = (
-    "accuracy",
-    "macro_f1",
-    "balanced_accuracy",
-    "mcc",
-    "auroc",
-    "auroc_within",
-    "auprc",
-    "kappa_quadratic",
-    "brier",
-    "log_loss",
-    "ece",
+    *("accuracy", "macro_f1", "balanced_accuracy", "mcc", "auroc", "auroc_within", "auprc"),
+    *("kappa_quadratic", "brier", "log_loss", "ece"),
 )
 OF_RANKS = ("auroc", "auroc_within", "auprc")
 LOWER_IS_BETTER = frozenset({"brier", "log_loss", "ece"})
-N_BINS = 15
+_NEED_TWO = frozenset({*OF_RANKS, "balanced_accuracy", "mcc", "kappa_quadratic"})
 # Out-of-fold probabilities are kept in single precision, which has no numbers closer to 1 than
 # this.
 _SMALLEST = float(np.finfo(np.float32).eps)
@@ -45,30 +32,6 @@ class Score(NamedTuple):
 
     value: float
     note: str = ""
-
-
-class Predicted(NamedTuple):
-    """Codes of the true classes and a probability of each class, with the classes' names."""
-
-    y: np.ndarray  # (n,)
-    proba: np.ndarray  # (n, classes), rows sum to 1
-    classes: Sequence[str]
-    donors: np.ndarray | None = None  # (n,)
-
-    @property
-    def called(self) -> np.ndarray:
-        """The class of the highest probability, the first one of several."""
-        return np.asarray(self.proba.argmax(1))
-
-    @property
-    def hot(self) -> np.ndarray:
-        """Whether a cell is of a class; of the last one only where there are two."""
-        codes = np.arange(len(self.classes))
-        return np.asarray(self.y[:, None] == codes[-1 if codes.size == 2 else 0 :])
-
-    def absent(self) -> list[str]:
-        """Classes without a cell."""
-        return [c for code, c in enumerate(self.classes) if not (self.y == code).any()]
 
 
 def score(
@@ -100,34 +63,52 @@ def score(
     (1.2e-7) count as that in log_loss, which is at most about 15.9.
     """
     choice(name, METRICS, "A metric")
-    found = Predicted(y, proba, classes, donors)
-    reason = _undefined(name, found, ordered)
-    return (
-        Score(np.nan, reason)
-        if reason
-        else Score(float(_VALUES[name](found)), _agreed(name, found))
-    )
+    unit = np.zeros(len(y), int) if donors is None else np.unique(donors, return_inverse=True)[1]
+    absent = [c for code, c in enumerate(classes) if not (y == code).any()]
+    n_missing = int(np.isnan(proba).any(axis=1).sum())
+    if not len(y):
+        return Score(np.nan, "no cells")
+    if n_missing:
+        return Score(np.nan, f"no prediction for {n_missing} of {len(y)} cells")
+    if name == "kappa_quadratic" and not ordered:
+        return Score(np.nan, "the classes are not ordered")
+    if len(classes) - len(absent) == 1 and name in _NEED_TWO:
+        return Score(np.nan, "one class only")
+    if absent and name in OF_RANKS:
+        return Score(np.nan, f"no cell of {listed(absent)}")
+    if name == "auroc_within" and not pairs_within(y, proba, unit)[1].sum(0).all():
+        return Score(np.nan, "no donor has cells of a class and of others")
+    note, called = "", np.unique(proba.argmax(1))
+    if name == "macro_f1" and absent:
+        note = f"no cell of {listed(absent)}, whose F1 counts as 0"
+    elif name == "balanced_accuracy" and absent:
+        note = f"no cell of {listed(absent)}, left out of the mean"
+    elif name == "mcc" and called.size == 1:
+        note = f"every cell is called {classes[called[0]]!r}: 0 by convention"
+    return Score(float(estimates([name], y, proba, unit)[0]), note)
 
 
 def chance(name: str, y: np.ndarray, n_classes: int) -> float:
-    """What knowing the classes' shares only would reach: always the most frequent class, or the shares as probabilities."""
+    """The value that is reached by knowing the shares of the classes only.
+
+    By calling the most frequent class, or by giving the shares as probabilities.
+    """
     shares = np.bincount(y, minlength=n_classes) / max(len(y), 1)
-    known = shares[shares > 0]
+    positive = shares[shares > 0]
     two = n_classes == 2
-    return float(
-        {
-            "accuracy": shares.max(),
-            "macro_f1": 2 * shares.max() / (1 + shares.max()) / n_classes,
-            "balanced_accuracy": 1 / max(known.size, 1),
-            "mcc": 0.0,
-            "auroc": 0.5,
-            "auroc_within": 0.5,
-            "auprc": shares[-1] if two else shares.mean(),
-            "kappa_quadratic": 0.0,
-            "brier": (1 - (shares**2).sum()) / (2 if two else 1),
-            "log_loss": -(known * np.log(known)).sum(),
-        }.get(name, np.nan)
-    )
+    values = {
+        "accuracy": shares.max(),
+        "macro_f1": 2 * shares.max() / (1 + shares.max()) / n_classes,
+        "balanced_accuracy": 1 / max(positive.size, 1),
+        "mcc": 0.0,
+        "auroc": 0.5,
+        "auroc_within": 0.5,
+        "auprc": shares[-1] if two else shares.mean(),
+        "kappa_quadratic": 0.0,
+        "brier": (1 - (shares**2).sum()) / (2 if two else 1),
+        "log_loss": -(positive * np.log(positive)).sum(),
+    }
+    return float(values.get(name, np.nan))
 
 
 def ends(name: str, n_classes: int) -> tuple[float, float]:
@@ -137,7 +118,111 @@ def ends(name: str, n_classes: int) -> tuple[float, float]:
     return least, most.get(name, 1.0)
 
 
-def certainty(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def estimates(
+    names: Sequence[str], y: np.ndarray, proba: np.ndarray, unit: np.ndarray | None = None
+) -> np.ndarray:
+    """Metrics of the cells, each counted once (metrics,)."""
+    unit = np.zeros(len(y), int) if unit is None else unit
+    return weighted(names, y, proba, unit, np.ones((1, unit.max() + 1)))[:, 0]
+
+
+def weighted(
+    names: Sequence[str], y: np.ndarray, proba: np.ndarray, unit: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Metrics of the cells, each cell as often as the weight of its unit.
+
+    A draw without any cell of a class that the cells have is undefined (NaN) for macro_f1,
+    balanced_accuracy, auroc, auroc_within and auprc, and with one class only for mcc and
+    kappa_quadratic: it is no smaller sample of the same question, but another question.
+
+    Parameters
+    ----------
+    names
+        Metrics; also ``precision|k`` and ``recall|k`` of the class with code k.
+    y
+        Codes of the classes (n,).
+    proba
+        Probabilities (n, classes).
+    unit
+        Unit of each cell (n,), 0 to the number of units.
+    weights
+        Whole numbers (draws, units).
+
+    Returns
+    -------
+    (metrics, draws)
+    """
+    n_units, k = weights.shape[1], proba.shape[1]
+    cell = (unit * k + y) * k + proba.argmax(1)
+    by_unit = np.bincount(cell, minlength=n_units * k * k).reshape(n_units, k * k).astype(float)
+    confusion = (weights @ by_unit).reshape(len(weights), k, k)  # (draws, true, called)
+    of_ranks = ranked(y, proba, unit, weights) if set(OF_RANKS) & set(names) else {}
+    values = []
+    for name in names:
+        metric, _, code = name.partition("|")
+        if code:
+            of_class = (
+                confusion[:, :, int(code)] if metric == "precision" else confusion[:, int(code)]
+            )
+            values.append(ratio(of_class[:, int(code)], of_class.sum(1)))
+        elif metric in _OF_COUNTS:
+            same = _same_question(metric, y, confusion)
+            values.append(np.where(same, _OF_COUNTS[metric](confusion), np.nan))
+        elif metric in OF_RANKS:
+            values.append(of_ranks[metric])
+        elif metric == "ece":
+            values.append(calibration_error(*_confidence(y, proba), unit, weights))
+        else:
+            sums = np.bincount(unit, _of_cells(metric, y, proba), minlength=n_units)
+            values.append(ratio(weights @ sums, weights @ np.bincount(unit, minlength=n_units)))
+    return np.stack(values)
+
+
+def _same_question(name: str, y: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    """Draws with the classes that the metric needs."""
+    present = confusion.sum(2) > 0  # (draws, classes)
+    enough = present.sum(1) > (name in _NEED_TWO)
+    if name in ("macro_f1", "balanced_accuracy"):
+        enough &= present[:, np.unique(y)].all(1)
+    return np.asarray(enough)
+
+
+def _hits(confusion: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("bii->bi", confusion))
+
+
+def _balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
+    true = confusion.sum(2)
+    return ratio(ratio(_hits(confusion), true, nothing=0).sum(1), (true > 0).sum(1))
+
+
+def _mcc(confusion: np.ndarray) -> np.ndarray:
+    """Gorodkin's correlation for any number of classes."""
+    n, true, called = confusion.sum((1, 2)), confusion.sum(2), confusion.sum(1)
+    spread = np.sqrt(n**2 - (true**2).sum(1)) * np.sqrt(n**2 - (called**2).sum(1))
+    return ratio(n * _hits(confusion).sum(1) - (true * called).sum(1), spread, nothing=0)
+
+
+def _kappa_quadratic(confusion: np.ndarray) -> np.ndarray:
+    codes = np.arange(confusion.shape[1])
+    far = (codes[:, None] - codes) ** 2
+    n, true, called = confusion.sum((1, 2)), confusion.sum(2), confusion.sum(1)
+    expected = ratio(np.einsum("bi,bj,ij->b", true, called, far), n)
+    return np.asarray(1 - ratio(np.einsum("bij,ij->b", confusion, far), expected))
+
+
+_OF_COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "accuracy": lambda confusion: ratio(_hits(confusion).sum(1), confusion.sum((1, 2))),
+    "macro_f1": lambda confusion: np.asarray(
+        ratio(2 * _hits(confusion), confusion.sum(1) + confusion.sum(2), nothing=0).mean(1)
+    ),
+    "balanced_accuracy": _balanced_accuracy,
+    "mcc": _mcc,
+    "kappa_quadratic": _kappa_quadratic,
+}
+
+
+def _confidence(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The probability that is to be calibrated and what it claims.
 
     Two classes: the last one's, and whether the cell is of it. More: the highest, and whether the
@@ -148,157 +233,11 @@ def certainty(y: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return proba.max(1), (y == proba.argmax(1)).astype(float)
 
 
-def equal_mass_bins(sure: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
-    """Bin of each probability: by rank, as many in each.
-
-    Equal ones share the bin in which the middle of them falls.
-    """
-    _, place, count = np.unique(sure, return_inverse=True, return_counts=True)
-    middle = np.cumsum(count) - count / 2
-    return np.asarray(np.floor(n_bins * middle / len(sure)).astype(int)[place])
-
-
-def cell_brier(y: np.ndarray, proba: np.ndarray) -> np.ndarray:
-    """Squared error of each cell's probabilities."""
-    squares = ((proba - np.eye(proba.shape[1])[y]) ** 2).sum(1)
-    return np.asarray(squares / 2 if proba.shape[1] == 2 else squares)
-
-
-def cell_log_loss(y: np.ndarray, proba: np.ndarray) -> np.ndarray:
-    """Negative log of each cell's probability of its class."""
-    return np.asarray(-np.log(away_from_zero(proba)[np.arange(len(y)), y]))
-
-
-def away_from_zero(proba: np.ndarray) -> np.ndarray:
-    """Probabilities no smaller than single precision resolves."""
-    clipped = np.clip(proba, _SMALLEST, 1)
-    return np.asarray(clipped / clipped.sum(1, keepdims=True))
-
-
-def _undefined(name: str, found: Predicted, ordered: bool) -> str:
-    """Why there is no value; nothing where there is one."""
-    missing = int(np.isnan(found.proba).any(axis=1).sum())
-    absent = found.absent()
-    if not len(found.y):
-        return "no cells"
-    if missing:
-        return f"no prediction for {missing} of {len(found.y)} cells"
-    if name == "kappa_quadratic" and not ordered:
-        return "the classes are not ordered"
-    if len(found.classes) - len(absent) == 1 and name in _NEED_TWO:
-        return "one class only"
-    if name == "auroc_within" and not absent and np.isnan(_auroc_within(found)):
-        return "no donor has cells of a class and of others"
-    return f"no cell of {listed(absent)}" if absent and name in _NEED_ALL else ""
-
-
-_NEED_ALL = frozenset({"auroc", "auroc_within", "auprc"})
-_NEED_TWO = _NEED_ALL | {"balanced_accuracy", "mcc", "kappa_quadratic"}
-
-
-def _agreed(name: str, found: Predicted) -> str:
-    """The convention without which there would be no value."""
-    absent = listed(found.absent())
-    if name == "macro_f1" and found.absent():
-        return f"no cell of {absent}, whose F1 counts as 0"
-    if name == "balanced_accuracy" and found.absent():
-        return f"no cell of {absent}, left out of the mean"
-    called = np.unique(found.called)
-    if name == "mcc" and called.size == 1:
-        return f"every cell is called {found.classes[called[0]]!r}: 0 by convention"
-    return ""
-
-
-def _accuracy(p: Predicted) -> float:
-    return float((p.called == p.y).mean())
-
-
-def _macro_f1(p: Predicted) -> float:
-    return float(
-        f1_score(p.y, p.called, labels=np.arange(len(p.classes)), average="macro", zero_division=0)
-    )
-
-
-def _balanced_accuracy(p: Predicted) -> float:
-    # balanced_accuracy_score warns where a class that no cell has is called; the number is the same
-    return float(
-        recall_score(p.y, p.called, labels=np.unique(p.y), average="macro", zero_division=0)
-    )
-
-
-def _auroc(p: Predicted) -> float:
-    if len(p.classes) == 2:
-        return float(roc_auc_score(p.y, p.proba[:, 1]))
-    return float(
-        roc_auc_score(
-            p.y, p.proba, multi_class="ovr", average="macro", labels=np.arange(len(p.classes))
-        )
-    )
-
-
-def _auroc_within(p: Predicted) -> float:
-    unit = (
-        np.zeros(len(p.y), int) if p.donors is None else np.unique(p.donors, return_inverse=True)[1]
-    )
-    right, pairs = pairs_within(p.y, p.proba, unit)
-    right, pairs = right.sum(0), pairs.sum(0)
-    return float(np.mean(np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)))
-
-
-def pairs_within(
-    y: np.ndarray, proba: np.ndarray, unit: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a cell of a class and another one of the same unit: how many are ranked right, ties half, and how many there are.
-
-    Both (units, classes), of two classes the last one only.
-    """
-    codes = [1] if proba.shape[1] == 2 else list(range(proba.shape[1]))
-    right, pairs = np.zeros((2, unit.max() + 1, len(codes)))
-    for u in range(unit.max() + 1):
-        own = np.flatnonzero(unit == u)
-        for j, code in enumerate(codes):
-            hit = y[own] == code
-            n = hit.sum()
-            pairs[u, j] = n * (len(own) - n)
-            if pairs[u, j]:
-                right[u, j] = rankdata(proba[own, code])[hit].sum() - n * (n + 1) / 2
-    return right, pairs
-
-
-def _auprc(p: Predicted) -> float:
-    return float(average_precision_score(p.hot, p.proba[:, -p.hot.shape[1] :], average="macro"))
-
-
-def _kappa_quadratic(p: Predicted) -> float:
-    return float(
-        cohen_kappa_score(p.y, p.called, labels=np.arange(len(p.classes)), weights="quadratic")
-    )
-
-
-def _brier(p: Predicted) -> float:
-    # brier_score_loss knows more than two classes from scikit-learn 1.7 on only
-    return float(cell_brier(p.y, p.proba).mean())
-
-
-def _log_loss(p: Predicted) -> float:
-    return float(log_loss(p.y, away_from_zero(p.proba), labels=np.arange(len(p.classes))))
-
-
-def _ece(p: Predicted) -> float:
-    sure, right = certainty(p.y, p.proba)
-    return float(np.abs(np.bincount(equal_mass_bins(sure), right - sure)).sum() / len(p.y))
-
-
-_VALUES: dict[str, Callable[[Predicted], float]] = {
-    "accuracy": _accuracy,
-    "macro_f1": _macro_f1,
-    "balanced_accuracy": _balanced_accuracy,
-    "mcc": lambda p: float(matthews_corrcoef(p.y, p.called)),
-    "auroc": _auroc,
-    "auroc_within": _auroc_within,
-    "auprc": _auprc,
-    "kappa_quadratic": _kappa_quadratic,
-    "brier": _brier,
-    "log_loss": _log_loss,
-    "ece": _ece,
-}
+def _of_cells(name: str, y: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """Squared error of each cell's probabilities, or negative log of that of its class."""
+    if name == "brier":
+        squares = ((proba - np.eye(proba.shape[1])[y]) ** 2).sum(1)
+        return np.asarray(squares / 2 if proba.shape[1] == 2 else squares)
+    resolved = np.clip(proba, _SMALLEST, 1)
+    resolved /= resolved.sum(1, keepdims=True)
+    return np.asarray(-np.log(resolved[np.arange(len(y)), y]))

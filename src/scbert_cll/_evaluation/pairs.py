@@ -7,14 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scbert_cll._evaluation.draws import interval_of, over_donors
-from scbert_cll._evaluation.metrics import pairs_within
+from scbert_cll._evaluation.bootstrap import interval_of, over_donors
+from scbert_cll._evaluation.ranks import pairs_within, ratio
 
 _N_DRAWS = 1000
 
 
 class Pairs(NamedTuple):
-    """Pairs of a positive and a negative cell of one donor: how many are ranked right, by each of several logits, and how many there are."""
+    """Pairs of a positive and a negative cell of one donor: those ranked right, and all.
+
+    The former by each of several logits.
+    """
 
     right: np.ndarray  # (donors, logits)
     n: np.ndarray  # (donors,)
@@ -22,19 +25,14 @@ class Pairs(NamedTuple):
     @classmethod
     def of(cls, logits: np.ndarray, positive: np.ndarray, donors: np.ndarray) -> Pairs:
         """Of logits (cells, any number of them)."""
-        unit = np.unique(donors, return_inverse=True)[1]
-        found = [
-            pairs_within(positive.astype(int), np.column_stack([-x, x]), unit) for x in logits.T
-        ]
-        return cls(np.column_stack([right[:, 0] for right, _ in found]), found[0][1][:, 0])
+        unit, y = np.unique(donors, return_inverse=True)[1], positive.astype(int)
+        counted = [pairs_within(y, np.column_stack([-x, x]), unit) for x in logits.T]
+        return cls(np.hstack([right for right, _ in counted]), counted[0][1][:, 0])
 
     @classmethod
     def stacked(cls, parts: Sequence[Pairs]) -> Pairs:
         """Donors of several folds, one below the other."""
-        return cls(
-            np.concatenate([part.right for part in parts]),
-            np.concatenate([part.n for part in parts]),
-        )
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     def auroc(self) -> np.ndarray:
         """AUROC within donors, weighted by their number of pairs, of each logit."""
@@ -47,16 +45,14 @@ class Pairs(NamedTuple):
     def interval(
         self, rng: np.random.Generator, *, difference: bool = False
     ) -> tuple[float, float]:
-        """Limits of the first logit's AUROC (or of a `difference` of two) as in a cross-validation: 95 % over donors, the range of two to four.
+        """Limits of the first logit's AUROC (or of a `difference` of two), as in a cross-validation.
 
-        None with a single donor.
+        95 % over donors, or the range of two to four. NaN with a single donor.
         """
-        plan = over_donors(len(self.n), _N_DRAWS, rng)
-        if plan is None:
-            return float("nan"), float("nan")
-        total = plan.weights @ self.n
-        drawn = np.divide(
-            plan.weights @ self.right[:, 0], total, out=np.full(len(total), np.nan), where=total > 0
-        )
-        found = interval_of(float(self.auroc()[0]), drawn, plan, None if difference else (0.0, 1.0))
-        return found.low, found.high
+        drawn = over_donors(len(self.n), _N_DRAWS, rng)
+        if drawn is None:
+            return np.nan, np.nan
+        draws = ratio(drawn.weights @ self.right[:, 0], drawn.weights @ self.n)
+        ends = None if difference else (0.0, 1.0)
+        interval = interval_of(float(self.auroc()[0]), draws, drawn, ends)
+        return interval.low, interval.high

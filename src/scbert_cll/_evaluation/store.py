@@ -39,26 +39,25 @@ class FoldStore:
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self.folder = None if folder is None else Path(folder)
-        if self.folder is not None:
-            if self.folder.exists() and not self.folder.is_dir():
-                raise ValueError(
-                    f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds."
-                )
-            make_folder(self.folder)
-            with TemporaryFile(dir=self.folder):
-                # a place that cannot be written to is found now, not after the first model was
-                # fitted
-                pass
+        if self.folder is None:
+            return
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(
+                f"checkpoint={str(folder)!r} is a file; name a folder for the finished folds."
+            )
+        make_folder(self.folder)
+        # a place that cannot be written to is found now, not after the first model was fitted
+        TemporaryFile(dir=self.folder).close()
 
     def load(self, name: str, fingerprint: str) -> Done | None:
-        """What was found before, if it was.
+        """The result of an earlier run; None where there is none.
 
         A file that is damaged, or of another model or run, counts as none.
         """
         if self.folder is None:
             return None
-        found = read_kept(self._path(name, fingerprint), digest([name, fingerprint]))
-        return None if found is None else Done(found[1]["proba"], found[0]["seconds"])
+        stored = read_kept(self._path(name, fingerprint), digest([name, fingerprint]))
+        return None if stored is None else Done(stored[1]["proba"], stored[0]["seconds"])
 
     def save(self, name: str, fingerprint: str, done: Done) -> None:
         """Write aside, read back and rename, so that a file is whole or not there."""
@@ -76,27 +75,25 @@ def fingerprint(*parts: Any) -> str:
 
     Of other objects what they say of themselves, less where they lie in memory.
     """
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype != object:
-            found.update(f"{part.dtype}{part.shape}".encode())
-            found.update(np.ascontiguousarray(part).data)
+            sha.update(f"{part.dtype}{part.shape}".encode())
+            sha.update(np.ascontiguousarray(part).data)
         else:
-            found.update(json.dumps(part, default=_told, sort_keys=True).encode())
-    return found.hexdigest()
+            sha.update(json.dumps(part, default=_plain, sort_keys=True).encode())
+    return sha.hexdigest()
 
 
-def _told(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """What json can write of a value."""
     if isinstance(value, np.ndarray):
         return fingerprint(value) if value.dtype != object else value.tolist()
     if isinstance(value, AnnData):
-        return [value.obs_names.tolist(), value.var_names.tolist(), _told(value.X)]
+        return [value.obs_names.tolist(), value.var_names.tolist(), _plain(value.X)]
     if sparse.issparse(value):
         csr = sparse.csr_matrix(value)
-        return [
-            list(csr.shape),
-            *(fingerprint(part) for part in (csr.data, csr.indices, csr.indptr)),
-        ]
+        return [list(csr.shape), *map(fingerprint, (csr.data, csr.indices, csr.indptr))]
     if isinstance(value, pd.DataFrame | pd.Series):
         names = list(value.columns) if isinstance(value, pd.DataFrame) else value.name
         return [names, fingerprint(pd.util.hash_pandas_object(value).to_numpy())]
@@ -104,6 +101,4 @@ def _told(value: Any) -> Any:
         return value.item()
     if hasattr(value, "get_params"):
         return {"class": type(value).__qualname__} | dict(value.get_params(deep=False))
-    if isinstance(value, Mapping):
-        return dict(value)
-    return _ADDRESS.sub("", repr(value))
+    return dict(value) if isinstance(value, Mapping) else _ADDRESS.sub("", repr(value))

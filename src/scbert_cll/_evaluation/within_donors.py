@@ -1,4 +1,4 @@
-"""Models compared on held-out donors: each by how it orders the cells of one donor, with what knowing the donor alone would give."""
+"""Models compared within held-out donors, also with knowing nothing but the donor."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scbert_cll._evaluation.draws import OVER_DONORS, Plan, draw, interval_of, plan_draws
-from scbert_cll._evaluation.metrics import ends, score
-from scbert_cll._evaluation.weighted import weighted
+from scbert_cll._evaluation.bootstrap import FEWEST, Resampling, interval_of, of_draws, resample
+from scbert_cll._evaluation.metrics import ends, score, weighted
 
 METRICS: Final = ("macro_f1", "auroc_within")
 WITHIN_DONORS: Final = "bootstrap over cells within donors"
-_FEWEST: Final = 5  # donors for a bootstrap over donors
 
 
 class Compared(NamedTuple):
@@ -23,7 +21,7 @@ class Compared(NamedTuple):
     table: pd.DataFrame  # model × (metric, metric_low, metric_high, ...) and n_cells
     unit: str
     draws: Mapping[str, Mapping[str, np.ndarray]]
-    plan: Plan
+    drawn: Resampling
 
 
 class Difference(NamedTuple):
@@ -44,7 +42,7 @@ class Difference(NamedTuple):
 
 
 def of_donor_alone(y: np.ndarray, donors: np.ndarray, n_classes: int) -> np.ndarray:
-    """Probabilities of somebody who knows each donor's shares of the classes and nothing of its cells (n, classes)."""
+    """Each donor's shares of the classes as the probabilities of its cells (n, classes)."""
     shares = pd.DataFrame(np.eye(n_classes)[y]).groupby(np.asarray(donors)).transform("mean")
     return shares.to_numpy()
 
@@ -57,7 +55,9 @@ def compare(
     n_draws: int = 2000,
     seed: int = 0,
 ) -> Compared:
-    """Macro-F1 and AUROC within donors of every model on the same cells of two classes, with 95 % intervals from the same draws.
+    """Macro-F1 and AUROC within donors of every model on the same cells of two classes.
+
+    With 95 % intervals from the same draws.
 
     Parameters
     ----------
@@ -79,43 +79,35 @@ def compare(
     which. AUROC within donors is the share of pairs of a positive and a negative cell of one donor
     that are ranked right, so that telling donors apart does not help.
     """
-    exact = {
-        model: p / p.sum(1, keepdims=True)
-        for model, p in ((m, np.asarray(p, float)) for m, p in proba.items())
-    }
-    few = len(set(donors)) < _FEWEST
-    plan = (
-        _cells_within_donors(y, donors, n_draws, seed)
-        if few
-        else plan_draws(y, donors, 1, n_draws, seed)
-    )
-    draws = {model: _drawn(y, donors, p, plan, few=few) for model, p in exact.items()}
+    double = {model: np.asarray(p, float) for model, p in proba.items()}
+    exact = {model: p / p.sum(1, keepdims=True) for model, p in double.items()}
+    few = len(set(donors)) < FEWEST
+    if few:
+        drawn = _cells_within_donors(y, donors, n_draws, seed)
+        draws = {model: _of_few_donors(y, donors, p, drawn.weights) for model, p in exact.items()}
+    else:
+        drawn = resample(y, donors, 1, n_draws, seed)
+        draws = {model: of_draws(METRICS, y, p[None], drawn) for model, p in exact.items()}
     rows = {}
     for model, p in exact.items():
         row: dict[str, float] = {}
         for metric in METRICS:
             value = score(metric, y, p, ("0", "1"), donors=donors).value
-            found = interval_of(value, draws[model][metric], plan, ends(metric, 2))
-            row |= {metric: value, f"{metric}_low": found.low, f"{metric}_high": found.high}
+            limits = interval_of(value, draws[model][metric], drawn, ends(metric, 2))
+            row |= {metric: value, f"{metric}_low": limits.low, f"{metric}_high": limits.high}
         rows[model] = row | {"n_cells": float(len(y))}
-    return Compared(
-        pd.DataFrame.from_dict(rows, orient="index"),
-        WITHIN_DONORS if few else OVER_DONORS,
-        draws,
-        plan,
-    )
+    return Compared(pd.DataFrame.from_dict(rows, orient="index"), drawn.interval, draws, drawn)
 
 
-def difference(found: Compared, model: str, reference: str, metric: str) -> Difference:
+def difference(compared: Compared, model: str, reference: str, metric: str) -> Difference:
     """One model minus another, with a 95 % interval of the paired difference."""
-    estimates = found.table[metric].astype(float)
-    value = float(estimates[model] - estimates[reference])
-    of_draws = found.draws[model][metric] - found.draws[reference][metric]
-    limits = interval_of(value, of_draws, found.plan, None)
+    value = float(compared.table.loc[model, metric] - compared.table.loc[reference, metric])
+    draws = compared.draws[model][metric] - compared.draws[reference][metric]
+    limits = interval_of(value, draws, compared.drawn, None)
     return Difference(value, limits.low, limits.high)
 
 
-def _cells_within_donors(y: np.ndarray, donors: np.ndarray, n_draws: int, seed: int) -> Plan:
+def _cells_within_donors(y: np.ndarray, donors: np.ndarray, n_draws: int, seed: int) -> Resampling:
     """How often each cell is drawn, with replacement among the cells of its donor and class."""
     rng = np.random.default_rng(seed)
     stratum = pd.MultiIndex.from_arrays([np.asarray(donors), y]).factorize(sort=True)[0]
@@ -125,30 +117,26 @@ def _cells_within_donors(y: np.ndarray, donors: np.ndarray, n_draws: int, seed: 
         weights[:, at] = rng.multinomial(at.size, np.full(at.size, 1 / at.size), n_draws)
     fewest = int(np.unique(y, return_counts=True)[1].min())
     note = "speaks of other cells of these donors, not of other patients"
-    return Plan(WITHIN_DONORS, np.arange(len(y)), weights, np.ones((n_draws, 1)), note, fewest)
+    once = np.ones((n_draws, 1))
+    return Resampling(WITHIN_DONORS, np.arange(len(y)), weights, once, note, fewest)
 
 
-def _drawn(
-    y: np.ndarray, donors: np.ndarray, proba: np.ndarray, plan: Plan, *, few: bool
-) -> dict[str, np.ndarray]:
-    if not few:
-        return dict(zip(METRICS, draw(METRICS, y, proba[None], plan), strict=True))
-    own = plan.weights.astype(float)
-    f1 = weighted(["macro_f1"], y, proba, plan.unit, own)[0]
-    return {"macro_f1": f1, "auroc_within": _auroc_within(y, np.asarray(donors), proba, own)}
-
-
-def _auroc_within(
+def _of_few_donors(
     y: np.ndarray, donors: np.ndarray, proba: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """AUROC of each donor's drawn cells, weighted by its pairs, of which every draw has as many (draws,)."""
+) -> dict[str, np.ndarray]:
+    """Metrics of drawn cells (draws,).
+
+    The AUROC of each donor is weighted by its pairs, of which every draw has as many.
+    """
+    weights = weights.astype(float)
     right, pairs = np.zeros(len(weights)), 0
     for donor in np.unique(donors):
         at = np.flatnonzero(donors == donor)
         n = int((y[at] == 1).sum()) * int((y[at] == 0).sum())
         if n:
-            right += (
-                n * weighted(["auroc"], y[at], proba[at], np.arange(at.size), weights[:, at])[0]
-            )
+            cells = np.arange(at.size)
+            right += n * weighted(["auroc"], y[at], proba[at], cells, weights[:, at])[0]
             pairs += n
-    return right / pairs if pairs else np.full(len(weights), np.nan)
+    f1 = weighted(["macro_f1"], y, proba, np.arange(len(y)), weights)[0]
+    within = right / pairs if pairs else np.full(len(weights), np.nan)
+    return {"macro_f1": f1, "auroc_within": within}

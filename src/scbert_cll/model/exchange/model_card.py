@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 import yaml
 
-from scbert_cll._evaluation.draws import NONE
+from scbert_cll._evaluation.bootstrap import NONE
 from scbert_cll._version import __version__
 from scbert_cll.model import _scvi
 from scbert_cll.model._inference import hidden_genes

@@ -1,4 +1,4 @@
-"""How certain a metric is: what is drawn, and limits from what the draws say."""
+"""How certain a metric is: what is resampled, and limits from the values of the draws."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import binomtest, norm, t
 
-from scbert_cll._evaluation.weighted import weighted
+from scbert_cll._evaluation.metrics import weighted
+from scbert_cll._evaluation.ranks import ratio
 
-OVER_DONORS, OVER_CELLS, RANGE, NONE = (
-    "bootstrap over donors",
-    "bootstrap over cells",
-    "range over donors",
-    "none",
-)
-_FEWEST = 5  # donors for a bootstrap
+OVER_DONORS, OVER_CELLS = "bootstrap over donors", "bootstrap over cells"
+RANGE, NONE = "range over donors", "none"
+FEWEST = 5  # donors for a bootstrap over donors
 _LEVEL = np.array([0.025, 0.975])
 _NEAR = 1e-5  # as close to perfect as the logit scale resolves
 _POOLED = "all donors together are outside the range of single donors, which is widened to them"
@@ -25,7 +22,7 @@ _EDGE = "draws at the end of the scale: percentiles, or Wilson's limits where al
 _BLOCK = 4_000_000  # weights at a time
 
 
-class Plan(NamedTuple):
+class Resampling(NamedTuple):
     """What is resampled and what each draw took.
 
     For a range, each "draw" is one donor by itself.
@@ -33,7 +30,7 @@ class Plan(NamedTuple):
 
     interval: str
     unit: np.ndarray  # (n,) unit of each cell
-    weights: np.ndarray  # (draws, units)
+    weights: np.ndarray  # (draws, units): donors, or cells
     repeats: np.ndarray  # (draws, repeats)
     note: str
     # donors, or cells of the smallest class: of how many nothing went wrong where a metric is
@@ -47,7 +44,7 @@ class Plan(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """An interval, what it is, and of how many draws it knows nothing."""
+    """An interval, what it is, and in how many draws the metric is undefined."""
 
     low: float
     high: float
@@ -57,45 +54,36 @@ class Limits(NamedTuple):
     p: float = np.nan
 
 
-def plan_draws(
+def resample(
     y: np.ndarray, donors: np.ndarray | None, n_repeats: int, n_draws: int, seed: int
-) -> Plan:
-    """Choose what is resampled by the number of donors, and draw."""
+) -> Resampling:
+    """Draws of donors, a range of two to four, or draws of cells where there is one donor."""
     rng = np.random.default_rng(seed)
     names, unit = np.unique(np.zeros(len(y)) if donors is None else donors, return_inverse=True)
-    n = names.size
     repeats: np.ndarray = rng.multinomial(n_repeats, np.full(n_repeats, 1 / n_repeats), n_draws)
     one = "" if n_repeats > 1 else "one repeat: what differs between seeds is not in the interval"
-    if (plan := over_donors(n, n_draws, rng)) is not None:
-        few = plan.interval == RANGE
-        repeats = np.ones((n, n_repeats)) if few else repeats
-        return plan._replace(unit=unit, repeats=repeats, note=plan.note if few else one)
-    note = "speaks of other cells of this donor, not of other patients"
-    weights = _draw_cells(y, n_draws, rng)
-    fewest = int(np.unique(y, return_counts=True)[1].min())
-    return Plan(
-        OVER_CELLS,
-        np.arange(len(y)),
-        weights,
-        repeats,
-        "; ".join(filter(None, [note, one])),
-        fewest,
-    )
+    if (drawn := over_donors(names.size, n_draws, rng)) is not None:
+        if drawn.interval == RANGE:
+            return drawn._replace(unit=unit, repeats=np.ones((names.size, n_repeats)))
+        return drawn._replace(unit=unit, repeats=repeats, note=one)
+    note = joined("speaks of other cells of this donor, not of other patients", one)
+    weights, fewest = _draw_cells(y, n_draws, rng), int(np.unique(y, return_counts=True)[1].min())
+    return Resampling(OVER_CELLS, np.arange(len(y)), weights, repeats, note, fewest)
 
 
-def over_donors(n: int, n_draws: int, rng: np.random.Generator) -> Plan | None:
+def over_donors(n: int, n_draws: int, rng: np.random.Generator) -> Resampling | None:
     """Draws of donors, one row of cells each.
 
     A range where there are two to four, and nothing of a single one.
     """
     if n < 2:
         return None
-    unit: np.ndarray = np.arange(n)
-    once: np.ndarray = np.ones((n_draws, 1))
-    if n >= _FEWEST:
-        return Plan(OVER_DONORS, unit, rng.multinomial(n, np.full(n, 1 / n), n_draws), once, "", n)
+    unit, once = np.arange(n), np.ones((n_draws, 1))
+    if n >= FEWEST:
+        weights: np.ndarray = rng.multinomial(n, np.full(n, 1 / n), n_draws)
+        return Resampling(OVER_DONORS, unit, weights, once, "", n)
     note = f"{n} donors, too few for a bootstrap: lowest and highest value of single donors"
-    return Plan(RANGE, unit, np.eye(n), once[:n], note, n)
+    return Resampling(RANGE, unit, np.eye(n), once[:n], note, n)
 
 
 def _draw_cells(y: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -108,65 +96,58 @@ def _draw_cells(y: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.nda
     return weights
 
 
-def draw(names: Sequence[str], y: np.ndarray, proba: np.ndarray, plan: Plan) -> np.ndarray:
-    """Metrics of each draw, averaged over the repeats it took (metrics, draws).
+def of_draws(
+    names: Sequence[str], y: np.ndarray, proba: np.ndarray, drawn: Resampling
+) -> dict[str, np.ndarray]:
+    """Values of each metric in each draw (draws,), averaged over the repeats that the draw took.
 
     NaN where none of them has a value.
     """
-    found = np.full((len(proba), len(names), len(plan.weights)), np.nan)
+    values = np.full((len(proba), len(names), len(drawn.weights)), np.nan)
     for repeat in np.flatnonzero(~np.isnan(proba).any(axis=(1, 2))):
-        blocks = np.array_split(plan.weights, -(-plan.weights.size // _BLOCK))
-        values = [
-            weighted(names, y, proba[repeat], plan.unit, block.astype(float)) for block in blocks
-        ]
-        found[repeat] = np.concatenate(values, axis=1)
-    taken = plan.repeats.T[:, None] * np.isfinite(found)
-    n = taken.sum(0)
-    return np.asarray(
-        np.divide(
-            (taken * np.nan_to_num(found)).sum(0), n, out=np.full(n.shape, np.nan), where=n > 0
-        )
-    )
+        blocks = np.array_split(drawn.weights, -(-drawn.weights.size // _BLOCK))
+        parts = [weighted(names, y, proba[repeat], drawn.unit, b.astype(float)) for b in blocks]
+        values[repeat] = np.concatenate(parts, axis=1)
+    taken = drawn.repeats.T[:, None] * np.isfinite(values)
+    mean = ratio((taken * np.nan_to_num(values)).sum(0), taken.sum(0))
+    return dict(zip(names, mean, strict=True))
 
 
 def interval_of(
-    estimate: float, draws: np.ndarray, plan: Plan, ends: tuple[float, float] | None
+    estimate: float, draws: np.ndarray, drawn: Resampling, ends: tuple[float, float] | None
 ) -> Limits:
     """Interval of an estimate, which it always contains; of a difference where there are no ends.
 
     A range over donors is widened to the value of all donors together where that is outside of it:
     a metric of pooled cells is no mean of the donors' metrics.
     """
-    there = draws[np.isfinite(draws)]
-    n_undefined = len(draws) - len(there)
+    defined = draws[np.isfinite(draws)]
+    n_undefined, n = len(draws) - len(defined), drawn.n_units
     if not np.isfinite(estimate):
         return Limits(np.nan, np.nan, NONE, n_undefined, "")
-    what = "donors" if plan.interval == RANGE else "draws"
-    gone = f"undefined in {n_undefined} of {len(draws)} {what}" if n_undefined else ""
-    if len(there) < max(len(draws) / 2, 2):
-        return Limits(np.nan, np.nan, NONE, n_undefined, gone)
-    if plan.interval == RANGE:
-        low, high = _around(estimate, there.min(), there.max())
-        wider = _POOLED if (low, high) != (there.min(), there.max()) else ""
-        return Limits(low, high, RANGE, n_undefined, "; ".join(filter(None, [gone, wider])))
-    if ends is None:
-        low, high = _around(estimate, *difference_limits(estimate, there, plan.n_units))
-        return Limits(
-            low, high, plan.interval, n_undefined, gone, p_value(estimate, there, plan.n_units)
-        )
-    at_an_end = limits_at_an_end(estimate, there, plan.n_units, plan.n_fewest, ends)
-    low, high = limits(estimate, there, plan.n_units, ends) if at_an_end is None else at_an_end
-    return Limits(
-        low,
-        high,
-        plan.interval,
-        n_undefined,
-        "; ".join(filter(None, [gone, _EDGE * (at_an_end is not None)])),
-    )
+    what = "donors" if drawn.interval == RANGE else "draws"
+    note = f"undefined in {n_undefined} of {len(draws)} {what}" if n_undefined else ""
+    if len(defined) < max(len(draws) / 2, 2):
+        return Limits(np.nan, np.nan, NONE, n_undefined, note)
+    p = np.nan
+    if drawn.interval == RANGE:
+        low, high = defined.min(), defined.max()
+        note = joined(note, "" if low <= estimate <= high else _POOLED)
+    elif ends is None:
+        low, high = difference_limits(estimate, defined, n)
+        p = p_value(estimate, defined, n)
+    elif (at_an_end := limits_at_an_end(estimate, defined, n, drawn.n_fewest, ends)) is not None:
+        low, high = at_an_end
+        note = joined(note, _EDGE)
+    else:
+        low, high = limits(estimate, defined, n, ends)
+    low, high = float(min(low, estimate)), float(max(high, estimate))
+    return Limits(low, high, drawn.interval, n_undefined, note, p)
 
 
-def _around(estimate: float, low: float, high: float) -> tuple[float, float]:
-    return float(min(low, estimate)), float(max(high, estimate))
+def joined(*notes: str) -> str:
+    """Each note once, where there is one."""
+    return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
 def limits_at_an_end(
@@ -180,25 +161,22 @@ def limits_at_an_end(
     draw is perfect they would say that the truth is, too: then Wilson's limit of a share of none
     among so many donors, or cells of the smallest class.
     """
-    share, estimated = ((np.asarray(x) - ends[0]) / (ends[1] - ends[0]) for x in (draws, estimate))
+    width = ends[1] - ends[0]
+    share, estimated = (draws - ends[0]) / width, (estimate - ends[0]) / width
     if not ((share <= _NEAR) | (share >= 1 - _NEAR)).any():
         return None
     if np.ptp(share) == 0:
-        wilson = binomtest(round(float(share[0]) * n_fewest), n_fewest).proportion_ci(
-            method="wilson"
-        )
-        low, high = float(wilson.low), float(wilson.high)
+        wilson = binomtest(round(float(share[0]) * n_fewest), n_fewest)
+        low, high = wilson.proportion_ci(method="wilson")
     else:
-        low, high = np.clip(np.quantile(_widened(float(estimated), share, n_units), _LEVEL), 0, 1)
-    return _around(
-        estimate, ends[0] + (ends[1] - ends[0]) * low, ends[0] + (ends[1] - ends[0]) * high
-    )
+        low, high = np.clip(np.quantile(_widened(estimated, share, n_units), _LEVEL), 0, 1)
+    return float(ends[0] + width * low), float(ends[0] + width * high)
 
 
 def limits(
     estimate: float, draws: np.ndarray, n_units: int, ends: tuple[float, float]
 ) -> np.ndarray:
-    """Lower and upper 95 % limit of a metric: Student's t on the logit scale, with the spread of the bootstrap draws.
+    """Lower and upper 95 % limit of a metric: Student's t on the logit scale of the draws.
 
     Parameters
     ----------
@@ -216,8 +194,8 @@ def limits(
     -----
     Chosen by simulation: patients with a random share of positives, shift and separation of the
     scores, about 150 cells each, 1,000 studies of 1,000 draws, the share of 95 % intervals that
-    hold the population's value (standard error .007). Given for 5 / 10 / 20 donors; `middling` has
-    AUROC .78, `strong` .96, `uneven` .81 with many donors nearly all positive or all negative.
+    hold the population's value (standard error 0.007). Given for 5 / 10 / 20 donors; `middling` has
+    AUROC 0.78, `strong` 0.96, `uneven` 0.81 with many donors nearly all positive or all negative.
 
     ======== ========== ================== ================== ================== ==================
     metric   population percentile         BCa                t                  t, logit scale
@@ -232,27 +210,27 @@ def limits(
 
     So limits near a perfect value are still somewhat too narrow (about 90 % instead of 95). The
     donors are resampled, not the training: what another set of training donors would have changed
-    in the models is not in the interval. Run ``python tests/_evaluation/test_intervals.py`` for the
+    in the models is not in the interval. Run ``python tests/_evaluation/test_bootstrap.py`` for the
     numbers.
     """
     if np.ptp(draws) == 0:
         return np.array([estimate, estimate])
     centre, spread = _to_line(np.asarray(estimate), ends), _to_line(draws, ends).std(ddof=1)
     line = centre + np.array([-1, 1]) * norm.ppf(_LEVEL[1]) * widening(n_units) * spread
-    low, high = ends[0] + (ends[1] - ends[0]) * expit(line)
-    return np.array([min(low, estimate), max(high, estimate)])
+    return np.asarray(ends[0] + (ends[1] - ends[0]) * expit(line))
 
 
 def difference_limits(difference: float, draws: np.ndarray, n_units: int) -> np.ndarray:
-    """Lower and upper 95 % limit of a paired difference: percentiles, moved away from it as few units ask for.
+    """Lower and upper 95 % limit of a paired difference: percentiles, widened for few units.
 
     Notes
     -----
-    Coverage in the simulation of `limits`, 5 / 10 / 20 donors: macro-F1 .951 / .952 / .948
-    (middling), .917 / .940 / .915 (strong), .964 / .940 / .937 (uneven); AUROC .961 / .955 / .949,
-    .803 / .839 / .870, .960 / .935 / .923. Plain percentiles: .848 / .910 / .930 and .872 / .910 /
-    .927 (middling). Student's t does no better (.964 / .956 / .943 and .953 / .932 / .937), and its
-    p would not be a share of draws. Near a perfect AUROC, p is too small and the limits too narrow.
+    Coverage in the simulation of `limits`, 5 / 10 / 20 donors: macro-F1 0.951 / 0.952 / 0.948
+    (middling), 0.917 / 0.940 / 0.915 (strong), 0.964 / 0.940 / 0.937 (uneven); AUROC 0.961 /
+    0.955 / 0.949, 0.803 / 0.839 / 0.870, 0.960 / 0.935 / 0.923. Plain percentiles: 0.848 / 0.910 /
+    0.930 and 0.872 / 0.910 / 0.927 (middling). Student's t does no better (0.964 / 0.956 / 0.943
+    and 0.953 / 0.932 / 0.937), and its p would not be a share of draws. Near a perfect AUROC, p is
+    too small and the limits too narrow.
     """
     return np.asarray(np.quantile(_widened(difference, draws, n_units), _LEVEL))
 
@@ -269,9 +247,8 @@ def p_value(difference: float, draws: np.ndarray, n_units: int) -> float:
 
 def widening(n_units: int) -> float:
     """Factor on a bootstrap's spread: Student's t in place of the normal, and n - 1 in place of n."""
-    return float(
-        np.sqrt(n_units / (n_units - 1)) * t.ppf(_LEVEL[1], n_units - 1) / norm.ppf(_LEVEL[1])
-    )
+    quantiles = t.ppf(_LEVEL[1], n_units - 1) / norm.ppf(_LEVEL[1])
+    return float(np.sqrt(n_units / (n_units - 1)) * quantiles)
 
 
 def _widened(difference: float, draws: np.ndarray, n_units: int) -> np.ndarray:
