@@ -49,7 +49,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "all": (*SMALL, *STRONG, "scbert"),
     "few": ("majority", "logistic_l2", "scbert"),
     "optional": ("scvi_logistic", "scanvi"),
-    "ablations": tuple(name for name in sc_cll.estimators.scbert_arms() if name != "scbert"),
+    "ablations": tuple(name for name in sc_cll.estimators.scbert_variants() if name != "scbert"),
 }
 METRICS = (
     "macro_f1",

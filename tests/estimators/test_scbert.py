@@ -12,11 +12,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 import scbert_cll as sb
-from scbert_cll.estimators import ScBERTEstimator, scbert_arms, seeded
+from scbert_cll.estimators import ScBERTEstimator, scbert_variants, seeded
 from scbert_cll.model import ScBERTClassifier
 
 FAST = {"max_epochs": 1, "accelerator": "cpu"}
-ARMS = sorted(scbert_arms())
+ARMS = sorted(scbert_variants())
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +102,7 @@ def default(_small) -> np.ndarray:
 @pytest.mark.parametrize("name", ARMS)
 @pytest.mark.usefixtures("quick_vectors")
 def test_every_arm_predicts_and_changes_something(train, test, default, name):
-    model = scbert_arms()[name]
+    model = scbert_variants()[name]
     model.set_params(**FAST, pretrain_epochs=min(model.pretrain_epochs, 1))
     model.fit(train, train.obs["label"], train.obs["donor"])
     found = model.predict_parts(test)
@@ -123,12 +123,12 @@ def test_an_arm_differs_from_the_default_as_its_name_says():
     default = ScBERTEstimator().get_params()
     changed = {
         name: {k for k, v in model.get_params().items() if v != default[k]}
-        for name, model in scbert_arms().items()
+        for name, model in scbert_variants().items()
     }
     assert changed.pop("scbert") == set()
     assert all(changed.values())
     assert changed["scbert_without_gene"] == {"exclude_genes"}
-    assert scbert_arms("CD38")["scbert_without_gene"].exclude_genes == ["CD38"]
+    assert scbert_variants("CD38")["scbert_without_gene"].exclude_genes == ["CD38"]
     assert changed["scbert_frozen"] == {"freeze", "pretrain_epochs"}
 
 

@@ -101,7 +101,8 @@ def compare(
 
 def difference(compared: Compared, model: str, reference: str, metric: str) -> Difference:
     """One model minus another, with a 95 % interval of the paired difference."""
-    value = float(compared.table.loc[model, metric] - compared.table.loc[reference, metric])
+    estimates = compared.table[metric].astype(float)
+    value = float(estimates[model] - estimates[reference])
     draws = compared.draws[model][metric] - compared.draws[reference][metric]
     limits = interval_of(value, draws, compared.drawn, None)
     return Difference(value, limits.low, limits.high)

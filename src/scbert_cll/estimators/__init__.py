@@ -7,7 +7,7 @@ from scbert_cll.estimators._base import CellEstimator, OnMatrix, as_estimator, s
 from scbert_cll.estimators._baselines import baselines
 from scbert_cll.estimators._latent import optional_baselines
 from scbert_cll.estimators._resampled import Resampled
-from scbert_cll.estimators._scbert import ScBERTEstimator, scbert_arms
+from scbert_cll.estimators._scbert import ScBERTEstimator, scbert_arms, scbert_variants
 from scbert_cll.estimators._tuned import Tuned
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "baselines",
     "optional_baselines",
     "scbert_arms",
+    "scbert_variants",
     "seeded",
 ]

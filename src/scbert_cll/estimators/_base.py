@@ -1,25 +1,23 @@
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NoReturn, Self, get_args
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.base import is_classifier as _is_classifier
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.dummy import DummyClassifier
 from sklearn.utils.validation import check_is_fitted
 
 from scbert_cll import _checks, pp
-from scbert_cll._checks.words import choice
-from scbert_cll.estimators import _checks as estimator_checks
+from scbert_cll._checks.people import categories_of, donor_name, named
+from scbert_cll._checks.words import choice, listed
+from scbert_cll._counts import TARGET_SUM, log_normalised
 from scbert_cll.estimators._inner import Calibrated, accepted
 
-type Features = Literal["log2", "tokens"]
-
-_FEATURES = ("log2", "tokens")
-_TARGET_SUM = 1e4
+Features = Literal["log2", "tokens"]
 
 
 class CellEstimator(ClassifierMixin, BaseEstimator):
@@ -40,7 +38,7 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What it is made of beside the whole, each predicting classes of its own (:meth:`predict_parts`)."""
+        """Parts of it that predict classes of their own, see :meth:`predict_parts`."""
         return ()
 
     def check(self) -> None:
@@ -88,8 +86,7 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
         adata
             Cells with raw counts in ``X``.
         """
-        found = self.predict_proba(adata).argmax(axis=1)
-        return np.asarray(self.classes_[found])
+        return np.asarray(self.classes_[self.predict_proba(adata).argmax(axis=1)])
 
 
 class Examples(NamedTuple):
@@ -102,35 +99,55 @@ class Examples(NamedTuple):
 
 
 def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples:
-    """Cells that may be learned from.
+    """The labelled cells.
 
     A class without one is left out, so that the codes are 0, 1 … without a gap.
     """
     _checks.adata.anndata(adata)
-    column = estimator_checks.labelled(estimator_checks.one_per_cell(y, adata, "y"))
+    column = categories_of(_one_per_cell(y, adata, "y"))
     rows = np.flatnonzero(column.notna())
+    if not rows.size:
+        raise ValueError(
+            f"y has no label in any of the {len(y)} training cells; there is nothing to learn from."
+        )
     donors = None
     if groups is not None:
-        names = _checks.people.named(
-            estimator_checks.one_per_cell(groups, adata, "groups"), _checks.people.donor_name
-        )
+        names = named(_one_per_cell(groups, adata, "groups"), donor_name)
         donors = pd.factorize(names)[0][rows]
     classes = column.cat.categories.to_numpy(dtype=str)
     return Examples(rows, column.cat.codes.to_numpy()[rows].astype(np.int64), donors, classes)
 
 
-class OnRows(CellEstimator):
+def _one_per_cell(values: Any, adata: AnnData, what: str) -> pd.Series:
+    if not isinstance(values, pd.Series):
+        raise TypeError(
+            f"{what} must be a pandas Series over the cells of adata, found "
+            f"{type(values).__name__}."
+        )
+    if not values.index.equals(adata.obs_names):
+        raise ValueError(
+            f"{what} must have one value per cell, named and in the order of adata.obs_names "
+            f"({adata.n_obs} cells, first {listed(adata.obs_names, 1)}); found {len(values)}, "
+            f"first {listed(values.index, 1)}."
+        )
+    return values
+
+
+class MatrixEstimator(CellEstimator):
     """Cells as rows of a matrix, and a scikit-learn classifier of the labelled ones.
 
     Subclasses say which.
     """
 
+    def _prepare(self, adata: AnnData, labelled: Examples) -> None:
+        """Learn from all cells what the rows need."""
+
     def _rows(self, adata: AnnData) -> Any:
-        """What is known of each cell (cells × anything)."""
+        """Features of each cell (cells × features)."""
         raise NotImplementedError
 
     def _classifier(self) -> Any:
-        """What learns from the rows, unfitted."""
+        """The classifier of the rows, unfitted."""
         raise NotImplementedError
 
     def fit(
@@ -153,16 +170,20 @@ class OnRows(CellEstimator):
         sample_weight
             Weight of each cell, for classifiers that take it.
         """
-        known = examples(adata, y, groups)
-        weight = (
-            None
-            if sample_weight is None
-            else estimator_checks.weight_per_cell(sample_weight, adata)[known.rows]
-        )
-        self.genes_ = adata.var_names
-        self.classes_ = known.classes
-        x = self._rows(adata[known.rows])
-        self.estimator_ = _fitted(self._classifier(), x, known, self.rng, weight)
+        labelled = examples(adata, y, groups)
+        if sample_weight is not None:
+            sample_weight = _weight_per_cell(sample_weight, adata)[labelled.rows]
+        self.genes_, self.classes_ = adata.var_names, labelled.classes
+        self._prepare(adata, labelled)
+        x = self._rows(adata[labelled.rows])
+        if len(self.classes_) == 1:  # nothing to tell apart
+            self.estimator_ = DummyClassifier(strategy="prior").fit(x, labelled.codes)
+            return self
+        model = seeded(self._classifier(), self.rng)
+        arguments = accepted(model, groups=labelled.donors, sample_weight=sample_weight)
+        if sample_weight is not None and not any("sample_weight" in name for name in arguments):
+            refuse_weights(model)
+        self.estimator_ = model.fit(x, labelled.codes, **arguments)
         return self
 
     def predict_proba(self, adata: AnnData) -> np.ndarray:
@@ -177,7 +198,26 @@ class OnRows(CellEstimator):
         return sum_to_one(self.estimator_.predict_proba(self._rows(of_genes(adata, self.genes_))))
 
 
-class OnMatrix(OnRows):
+def _weight_per_cell(weight: np.ndarray, adata: AnnData) -> np.ndarray:
+    weight = np.asarray(weight, dtype=np.float64)
+    if weight.shape != (adata.n_obs,) or not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError(
+            f"sample_weight must hold a finite weight of zero or more for each of the "
+            f"{adata.n_obs} cells; found shape {weight.shape}."
+        )
+    return weight
+
+
+def refuse_weights(model: Any) -> NoReturn:
+    """Say that the examples of a classifier cannot be weighted."""
+    raise ValueError(
+        f"{type(model).__name__} takes no sample_weight, so it cannot be balanced by weights; "
+        f"use method='oversample' or 'undersample'."
+    )
+
+
+@dataclass(eq=False, repr=False)
+class OnMatrix(MatrixEstimator):
     """Any scikit-learn classifier of expression as a classifier of cells.
 
     It sees the labelled cells only, as rows of a CSR float32 matrix, and their classes as codes 0,
@@ -198,17 +238,16 @@ class OnMatrix(OnRows):
     Examples
     --------
     >>> from sklearn.linear_model import LogisticRegression
-    >>> import scbert_cll as sb
-    >>> rna = sb.datasets.cll_toy(n_cells=300, n_genes=250)["rna"]
-    >>> linear = sb.estimators.OnMatrix(LogisticRegression(C=0.01, max_iter=1000))
+    >>> import scbert_cll as sc_cll
+    >>> rna = sc_cll.datasets.cll_toy(n_cells=300, n_genes=250)["rna"]
+    >>> linear = sc_cll.estimators.OnMatrix(LogisticRegression(C=0.01, max_iter=1000))
     >>> linear.fit(rna, rna.obs["cd49d_true"]).predict_proba(rna).shape
     (300, 2)
     """
 
-    def __init__(self, estimator: Any, features: Features = "log2", rng: int = 0) -> None:
-        self.estimator = estimator
-        self.features = features
-        self.rng = rng
+    estimator: Any
+    features: Features = "log2"
+    rng: int = 0
 
     def _rows(self, adata: AnnData) -> sparse.csr_matrix:
         return expression(adata, self.features)
@@ -234,10 +273,22 @@ def as_estimator(model: Any) -> CellEstimator:
     """
     if isinstance(model, CellEstimator):
         return model
-    estimator_checks.is_classifier(
-        model, isinstance(model, BaseEstimator) and _is_classifier(model)
-    )
-    return OnMatrix(model if hasattr(model, "predict_proba") else Calibrated(model))
+    name = type(model).__name__
+    if isinstance(model, type):
+        raise TypeError(
+            f"{model.__name__} is a class; give an instance of it: {model.__name__}(…)."
+        )
+    if not (isinstance(model, BaseEstimator) and is_classifier(model) and hasattr(model, "fit")):
+        raise TypeError(
+            f"Expected an estimator of this package or a scikit-learn classifier, found {name}."
+        )
+    if hasattr(model, "predict_proba"):
+        return OnMatrix(model)
+    if not hasattr(model, "decision_function"):
+        raise TypeError(
+            f"{name} has neither predict_proba nor decision_function, so it gives no probabilities."
+        )
+    return OnMatrix(Calibrated(model))
 
 
 def seeded(estimator: Any, seed: int) -> Any:
@@ -251,28 +302,23 @@ def seeded(estimator: Any, seed: int) -> Any:
         The seed.
     """
     copy = clone(estimator)
-    names = [
-        name for name in copy.get_params() if name.rpartition("__")[-1] in ("rng", "random_state")
-    ]
+    seeds = ("rng", "random_state")
+    names = [name for name in copy.get_params() if name.rpartition("__")[-1] in seeds]
     return copy.set_params(**dict.fromkeys(names, seed))
 
 
 def expression(adata: AnnData, features: str) -> sparse.csr_matrix:
     """Expression as CSR float32: log2(1 + counts per 10,000), or scBERT's tokens of it."""
-    choice(features, _FEATURES, "features")
+    choice(features, get_args(Features), "features")
     counts = _checks.counts.counts(adata, None, only_x=True)
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     _checks.adata.no_empty_cells(totals, adata, "adata.X")
-    if features == "tokens":
-        bare = AnnData(
-            counts, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names)
-        )
-        pp.bin_expression(bare, target_sum=_TARGET_SUM, key_added="tokens")
-        return sparse.csr_matrix(bare.layers["tokens"], dtype=np.float32)
-    x = counts.astype(np.float32)  # a copy
-    x.data *= np.repeat((_TARGET_SUM / totals).astype(np.float32), np.diff(x.indptr))
-    x.data = np.log2(1 + x.data)
-    return x
+    if features == "log2":
+        return log_normalised(counts, totals=totals, base=2, dtype=np.float32)
+    obs, var = (pd.DataFrame(index=names) for names in (adata.obs_names, adata.var_names))
+    cells = AnnData(counts, obs=obs, var=var)
+    pp.bin_expression(cells, target_sum=TARGET_SUM, key_added="tokens")
+    return sparse.csr_matrix(cells.layers["tokens"], dtype=np.float32)
 
 
 def of_genes(adata: AnnData, genes: pd.Index) -> AnnData:
@@ -284,13 +330,10 @@ def of_genes(adata: AnnData, genes: pd.Index) -> AnnData:
     return adata[:, genes]
 
 
-def bare(adata: AnnData) -> AnnData:
-    """Raw counts in ``X`` (CSR float32, a copy) under the cells' and genes' names, nothing else."""
-    return named(_checks.counts.counts(adata, None, only_x=True), adata)
-
-
-def named(counts: sparse.csr_matrix, adata: AnnData) -> AnnData:
-    """Counts (CSR float32, a copy) under the names of cells and genes, nothing else."""
+def counts_only(adata: AnnData, counts: sparse.csr_matrix | None = None) -> AnnData:
+    """Raw counts (CSR float32, a copy) under the names of cells and genes; those of ``X``."""
+    if counts is None:
+        counts = _checks.counts.counts(adata, None, only_x=True)
     cells = AnnData(sparse.csr_matrix(counts, dtype=np.float32, copy=True))
     cells.obs.index = adata.obs_names.copy()
     cells.var.index = adata.var_names.copy()
@@ -301,19 +344,3 @@ def sum_to_one(proba: np.ndarray) -> np.ndarray:
     """Probabilities in double precision: float32 rows sum to one only as exactly as float32 can."""
     proba = np.asarray(proba, dtype=np.float64)
     return np.asarray(proba / proba.sum(axis=1, keepdims=True))
-
-
-def _fitted(estimator: Any, x: Any, known: Examples, seed: int, weight: np.ndarray | None) -> Any:
-    """Fit a seeded copy.
-
-    Where there is one class only, there is nothing to tell apart and no classifier is asked.
-    """
-    if len(known.classes) == 1:
-        return DummyClassifier(strategy="prior").fit(x, known.codes)
-    copy = seeded(estimator, seed)
-    arguments = accepted(copy, groups=known.donors, sample_weight=weight)
-    if weight is not None:
-        estimator_checks.takes_weights(
-            estimator, any(name.endswith("sample_weight") for name in arguments)
-        )
-    return copy.fit(x, known.codes, **arguments)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -19,8 +19,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from scbert_cll import _checks
-from scbert_cll.estimators._base import CellEstimator, OnMatrix, OnRows, examples, expression
-from scbert_cll.estimators._inner import EarlyStopped, Searched
+from scbert_cll._counts import log_normalised
+from scbert_cll.estimators._base import (
+    CellEstimator,
+    Examples,
+    MatrixEstimator,
+    OnMatrix,
+    expression,
+)
+from scbert_cll.estimators._inner import EarlyStopped, GridSearched, balanced_logistic
 
 # scikit-learn 1.8 chooses the penalty by l1_ratio, and deprecates its former name
 _L1: Final[dict[str, Any]] = (
@@ -30,7 +37,7 @@ _CLIP: Final = 10.0
 
 
 def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
-    """What a network has to be compared with: from nothing at all to the strongest usual classifiers.
+    """Classifiers to compare a network with: from nothing at all to the strongest usual ones.
 
     All see raw counts of the training cells only, and what they choose they choose on inner folds
     by donor. Expression is log2(1 + 10,000 c / N) unless said otherwise.
@@ -83,17 +90,33 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
 
     Examples
     --------
-    >>> import scbert_cll as sb
-    >>> sorted(sb.estimators.baselines())[:3]
+    >>> import scbert_cll as sc_cll
+    >>> sorted(sc_cll.estimators.baselines())[:3]
     ['gene_only', 'gradient_boosting', 'knn']
     """
     return {
         "majority": OnMatrix(DummyClassifier(strategy="prior")),
         "gene_only": GeneOnly(gene),
         "library_size": LibrarySize(),
-        "logistic_l2": OnMatrix(_l2()),
-        "logistic_l1": OnMatrix(_l1()),
-        "logistic_sgd": OnMatrix(_celltypist()),
+        "logistic_l2": OnMatrix(
+            GridSearched(
+                make_pipeline(StandardScaler(with_mean=False), balanced_logistic()),
+                {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]},
+            )
+        ),
+        "logistic_l1": OnMatrix(
+            GridSearched(
+                OneVsRestClassifier(LogisticRegression(solver="liblinear", max_iter=1000, **_L1)),
+                {"estimator__C": [1e-2, 1e-1, 1.0]},
+            )
+        ),
+        "logistic_sgd": OnMatrix(
+            make_pipeline(
+                StandardScaler(with_mean=False),
+                FunctionTransformer(clipped, accept_sparse=True),
+                SGDClassifier(loss="log_loss", alpha=1e-4),
+            )
+        ),
         "random_forest": OnMatrix(RandomForestClassifier(500, class_weight="balanced_subsample")),
         "gradient_boosting": OnMatrix(
             make_pipeline(MostVariable(2000), HistGradientBoostingClassifier(early_stopping=False))
@@ -104,58 +127,27 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
     }
 
 
-def _balanced() -> LogisticRegression:
-    return LogisticRegression(class_weight="balanced", max_iter=2000)
-
-
-def _l2() -> Searched:
-    model = make_pipeline(StandardScaler(with_mean=False), _balanced())
-    return Searched(model, {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]})
-
-
-def _l1() -> Searched:
-    model = OneVsRestClassifier(LogisticRegression(solver="liblinear", max_iter=1000, **_L1))
-    return Searched(model, {"estimator__C": [1e-2, 1e-1, 1.0]})
-
-
-def _celltypist() -> Any:
-    return make_pipeline(
-        StandardScaler(with_mean=False),
-        FunctionTransformer(clipped, accept_sparse=True),
-        SGDClassifier(loss="log_loss", alpha=1e-4),
-    )
-
-
 def clipped(x: sparse.csr_matrix) -> sparse.csr_matrix:
     """Values of zero or more, cut at 10."""
     return x.minimum(_CLIP)
 
 
-class GeneOnly(OnRows):
+@dataclass(eq=False, repr=False)
+class GeneOnly(MatrixEstimator):
     """Logistic regression on one gene; the classes' shares where the data do not have it."""
 
-    def __init__(self, gene: str = "ITGA4", rng: int = 0) -> None:
-        self.gene = gene
-        self.rng = rng
+    gene: str = "ITGA4"
+    rng: int = 0
 
-    def fit(
-        self,
-        adata: AnnData,
-        y: pd.Series,
-        groups: pd.Series | None = None,
-        sample_weight: np.ndarray | None = None,
-    ) -> Self:
-        """Learn from the labelled cells."""
-        self.has_gene_ = self.gene in _checks.adata.anndata(adata).var_names
+    def _prepare(self, adata: AnnData, labelled: Examples) -> None:
+        self.has_gene_ = self.gene in adata.var_names
         if not self.has_gene_:
             warnings.warn(
                 f"{self.gene!r} is not in adata.var_names, so gene_only knows nothing but the "
-                f"share of each class; "
-                "name a gene of the data: baselines(gene=…).",
+                f"share of each class; name a gene of the data: baselines(gene=…).",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return super().fit(adata, y, groups, sample_weight)
 
     def _rows(self, adata: AnnData) -> np.ndarray:
         x = expression(adata, "log2")
@@ -164,14 +156,14 @@ class GeneOnly(OnRows):
         return np.asarray(x[:, [adata.var_names.get_loc(self.gene)]].toarray())
 
     def _classifier(self) -> Any:
-        return _balanced() if self.has_gene_ else DummyClassifier(strategy="prior")
+        return balanced_logistic() if self.has_gene_ else DummyClassifier(strategy="prior")
 
 
-class LibrarySize(OnRows):
+@dataclass(eq=False, repr=False)
+class LibrarySize(MatrixEstimator):
     """Logistic regression on depth: logarithms of total counts and of the number of genes."""
 
-    def __init__(self, rng: int = 0) -> None:
-        self.rng = rng
+    rng: int = 0
 
     def _rows(self, adata: AnnData) -> np.ndarray:
         counts = _checks.counts.counts(adata, None, only_x=True)
@@ -181,60 +173,47 @@ class LibrarySize(OnRows):
         return np.log(np.column_stack([totals, n_genes]))
 
     def _classifier(self) -> Any:
-        return make_pipeline(StandardScaler(), _balanced())
+        return make_pipeline(StandardScaler(), balanced_logistic())
 
 
-class Pseudobulk(OnRows):
-    """Logistic regression on the profiles of donor × class, and another one that makes a cell's score a probability."""
+@dataclass(eq=False, repr=False)
+class Pseudobulk(MatrixEstimator):
+    """Logistic regression on the profiles of donor × class; another one scales a cell's score."""
 
-    def __init__(self, C: float = 1.0, rng: int = 0) -> None:
-        self.C = C
-        self.rng = rng
+    C: float = 1.0
+    rng: int = 0
 
-    def fit(
-        self,
-        adata: AnnData,
-        y: pd.Series,
-        groups: pd.Series | None = None,
-        sample_weight: np.ndarray | None = None,
-    ) -> Self:
-        """Learn from the labelled cells."""
-        known = examples(adata, y, groups)
-        donors = np.zeros_like(known.codes) if known.donors is None else known.donors
-        profiles, codes = _profiles(
-            _checks.counts.counts(adata[known.rows], None, only_x=True), known.codes, donors
-        )
+    def _prepare(self, adata: AnnData, labelled: Examples) -> None:
+        donors = np.zeros_like(labelled.codes) if labelled.donors is None else labelled.donors
+        counts = _checks.counts.counts(adata[labelled.rows], None, only_x=True)
+        profiles, codes = _profiles(counts, labelled.codes, donors)
         self.n_profiles_, self.weights_ = len(codes), np.zeros((adata.n_vars, 1))
-        if len(known.classes) > 1:
-            model = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
-            self.weights_ = model.fit(profiles - profiles.mean(axis=0), codes).coef_.T
-        return super().fit(adata, y, groups, sample_weight)
+        if len(labelled.classes) > 1:
+            model = balanced_logistic(self.C).fit(profiles - profiles.mean(axis=0), codes)
+            self.weights_ = model.coef_.T
 
     def _rows(self, adata: AnnData) -> np.ndarray:
         return np.asarray(expression(adata, "log2") @ self.weights_)
 
     def _classifier(self) -> Any:
-        return make_pipeline(StandardScaler(), _balanced())
+        return make_pipeline(StandardScaler(), balanced_logistic())
 
 
 def _profiles(
     counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """log2(1 + counts per 10,000) of the summed cells of each donor × class, and the class of each sum."""
+    """log2(1 + counts per 10,000) of the sum of each donor × class, and the class of each sum."""
     pairs, member = np.unique(np.column_stack([donors, codes]), axis=0, return_inverse=True)
-    cells = np.arange(len(codes))
-    summing = sparse.csr_matrix(
-        (np.ones(len(codes)), (member.ravel(), cells)), shape=(len(pairs), len(codes))
-    )
-    sums = (summing @ counts).toarray()
-    return np.log2(1 + 1e4 * sums / sums.sum(axis=1, keepdims=True)), pairs[:, 1]
+    ones, n = np.ones(len(codes)), len(codes)
+    summing = sparse.csr_matrix((ones, (member.ravel(), np.arange(n))), shape=(len(pairs), n))
+    return log_normalised(summing @ counts, base=2).toarray(), pairs[:, 1]
 
 
+@dataclass(eq=False, repr=False)
 class MostVariable(TransformerMixin, BaseEstimator):
     """The genes of the largest variance among the cells it is fitted to, dense."""
 
-    def __init__(self, n_top: int = 2000) -> None:
-        self.n_top = n_top
+    n_top: int = 2000
 
     def fit(self, X: sparse.csr_matrix, y: np.ndarray | None = None) -> Self:
         """Find them."""
@@ -247,19 +226,18 @@ class MostVariable(TransformerMixin, BaseEstimator):
         return np.asarray(X[:, self.columns_].toarray(), dtype=np.float32)
 
 
+@dataclass(eq=False, repr=False)
 class Components(TransformerMixin, BaseEstimator):
     """Principal components, as many as there can be up to a number; the matrix stays sparse."""
 
-    def __init__(self, n_components: int = 50, random_state: int = 0) -> None:
-        self.n_components = n_components
-        self.random_state = random_state
+    n_components: int = 50
+    random_state: int = 0
 
     def fit(self, X: sparse.csr_matrix, y: np.ndarray | None = None) -> Self:
         """Find them."""
         n = min(self.n_components, min(X.shape) - 1)
-        self.pca_ = PCA(n, svd_solver="arpack", random_state=self.random_state).fit(
-            X.astype(np.float64)
-        )
+        pca = PCA(n, svd_solver="arpack", random_state=self.random_state)
+        self.pca_ = pca.fit(X.astype(np.float64))
         return self
 
     def transform(self, X: sparse.csr_matrix) -> np.ndarray:

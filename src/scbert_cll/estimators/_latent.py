@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from scbert_cll.estimators._base import CellEstimator, OnRows, bare, examples, of_genes, sum_to_one
-from scbert_cll.estimators._inner import Searched
+from scbert_cll.estimators._base import (
+    CellEstimator,
+    Examples,
+    MatrixEstimator,
+    counts_only,
+    examples,
+    of_genes,
+    sum_to_one,
+)
+from scbert_cll.estimators._inner import GridSearched, balanced_logistic
 
 _LABEL, _UNLABELLED = "label", "unlabelled"
 
@@ -49,66 +57,56 @@ def optional_baselines(max_epochs: int | None = None) -> dict[str, CellEstimator
     return {"scvi_logistic": SCVILogistic(max_epochs), "scanvi": SCANVIClassifier(max_epochs)}
 
 
-class SCVILogistic(OnRows):
+@dataclass(eq=False, repr=False)
+class SCVILogistic(MatrixEstimator):
     """Logistic regression on scVI's latent means."""
 
-    def __init__(self, max_epochs: int | None = None, rng: int = 0) -> None:
-        self.max_epochs = max_epochs
-        self.rng = rng
+    max_epochs: int | None = None
+    rng: int = 0
 
-    def fit(
-        self,
-        adata: AnnData,
-        y: pd.Series,
-        groups: pd.Series | None = None,
-        sample_weight: np.ndarray | None = None,
-    ) -> Self:
-        """Train scVI on all cells, then learn from the labelled ones."""
-        examples(adata, y, groups)  # before minutes of training
-        self.network_ = _scvi().train_scvi(bare(adata), max_epochs=self.max_epochs, seed=self.rng)
-        return super().fit(adata, y, groups, sample_weight)
+    def _prepare(self, adata: AnnData, labelled: Examples) -> None:
+        cells = counts_only(adata)
+        self.network_ = _scvi().train_scvi(cells, max_epochs=self.max_epochs, seed=self.rng)
 
     def _rows(self, adata: AnnData) -> np.ndarray:
-        return np.asarray(_scvi().latent(self.network_, bare(adata)))
+        return np.asarray(_scvi().latent(self.network_, counts_only(adata)))
 
     def _classifier(self) -> Any:
-        model = make_pipeline(
-            StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000)
-        )
-        return Searched(model, {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]})
+        model = make_pipeline(StandardScaler(), balanced_logistic())
+        return GridSearched(model, {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]})
 
 
+@dataclass(eq=False, repr=False)
 class SCANVIClassifier(CellEstimator):
     """scANVI started from scVI; cells without a label are learned from as such."""
 
-    def __init__(self, max_epochs: int | None = None, rng: int = 0) -> None:
-        self.max_epochs = max_epochs
-        self.rng = rng
+    max_epochs: int | None = None
+    rng: int = 0
 
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Train scVI, then scANVI."""
-        known = examples(adata, y, groups)
-        self.genes_, self.classes_ = adata.var_names, known.classes
+        labelled = examples(adata, y, groups)
+        self.genes_, self.classes_ = adata.var_names, labelled.classes
         names = np.full(adata.n_obs, _UNLABELLED, dtype=object)
-        names[known.rows] = known.codes.astype(str)
+        names[labelled.rows] = labelled.codes.astype(str)
+        cells, epochs = _labelled(adata, names), self.max_epochs
         self.network_ = _scvi().train_scanvi(
-            _labelled(adata, names), _LABEL, _UNLABELLED, max_epochs=self.max_epochs, seed=self.rng
+            cells, _LABEL, _UNLABELLED, max_epochs=epochs, seed=self.rng
         )
         return self
 
     def predict_proba(self, adata: AnnData) -> np.ndarray:
         """Probability of each class (cells × ``classes_``)."""
         check_is_fitted(self, "network_")
-        cells = _labelled(
-            of_genes(adata, self.genes_), np.full(adata.n_obs, _UNLABELLED, dtype=object)
-        )
-        found = _scvi().class_probabilities(self.network_, cells)
-        return sum_to_one(found[[str(code) for code in range(len(self.classes_))]].to_numpy())
+        names = np.full(adata.n_obs, _UNLABELLED, dtype=object)
+        cells = _labelled(of_genes(adata, self.genes_), names)
+        proba = _scvi().class_probabilities(self.network_, cells)
+        return sum_to_one(proba[[str(code) for code in range(len(self.classes_))]].to_numpy())
 
 
 def _labelled(adata: AnnData, labels: np.ndarray) -> AnnData:
     """The cells with a column of labels: scvi-tools writes to what it is given."""
-    cells = bare(adata)
+    cells = counts_only(adata)
     cells.obs[_LABEL] = pd.Categorical(labels)
     return cells
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self, cast
+from dataclasses import dataclass
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,22 @@ from sklearn.utils.validation import has_fit_parameter
 
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._checks.words import choice
-from scbert_cll.estimators import _checks as estimator_checks
-from scbert_cll.estimators._base import CellEstimator, OnMatrix, as_estimator, examples, seeded
+from scbert_cll.estimators._base import (
+    CellEstimator,
+    OnMatrix,
+    as_estimator,
+    examples,
+    refuse_weights,
+    seeded,
+)
 
-type Method = Literal["none", "weights", "oversample", "undersample", "smote"]
+Method = Literal["none", "weights", "oversample", "undersample", "smote"]
 
-_METHODS = ("none", "weights", "oversample", "undersample", "smote")
 _LABEL, _DONOR, _PART = "_label", "_donor", "_part"
 _NEIGHBOURS = 5
 
 
+@dataclass(eq=False, repr=False)
 class Resampled(CellEstimator):
     """An estimator whose training cells are balanced by class, inside the fit.
 
@@ -48,10 +55,9 @@ class Resampled(CellEstimator):
     looks at fewer neighbours.
     """
 
-    def __init__(self, estimator: Any, method: Method = "oversample", rng: int = 0) -> None:
-        self.estimator = estimator
-        self.method = method
-        self.rng = rng
+    estimator: Any
+    method: Method = "oversample"
+    rng: int = 0
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
@@ -69,25 +75,23 @@ class Resampled(CellEstimator):
         groups
             Donor of each cell.
         """
-        choice(self.method, _METHODS, "method")
+        choice(self.method, get_args(Method), "method")
         inner = seeded(as_estimator(self.estimator), self.rng)
-        if self.method == "weights":
-            estimator_checks.takes_weights(inner, has_fit_parameter(inner, "sample_weight"))
-        known = examples(adata, y, groups)
-        if self.method == "none" or len(known.classes) == 1:
+        if self.method == "weights" and not has_fit_parameter(inner, "sample_weight"):
+            refuse_weights(inner)
+        labelled = examples(adata, y, groups)
+        if self.method == "none" or len(labelled.classes) == 1:
             self.estimator_ = inner.fit(adata, y, groups)
         else:
-            new = self._balanced(adata, y, groups, int(np.bincount(known.codes).min()))
-            obs = cast("pd.DataFrame", new.obs)
+            cells = self._balanced(adata, y, groups, int(np.bincount(labelled.codes).min()))
+            obs = cast("pd.DataFrame", cells.obs)
             labels, members = obs.pop(_LABEL), donors_of_all(obs.pop(_DONOR), groups)
             # without donors, cells take their place where they serve inner folds and nothing else
             donors = members if groups is not None or isinstance(inner, OnMatrix) else None
-            weight = (
-                {"sample_weight": obs.pop(_keys.BALANCE_WEIGHT).to_numpy()}
-                if self.method == "weights"
-                else {}
-            )
-            self.estimator_ = inner.fit(new, labels, donors, **weight)
+            weights = {}
+            if self.method == "weights":
+                weights["sample_weight"] = obs.pop(_keys.BALANCE_WEIGHT).to_numpy()
+            self.estimator_ = inner.fit(cells, labels, donors, **weights)
         self.classes_ = self.estimator_.classes_
         return self
 
@@ -104,32 +108,28 @@ class Resampled(CellEstimator):
     def _balanced(
         self, adata: AnnData, y: pd.Series, groups: pd.Series | None, smallest: int
     ) -> AnnData:
-        """An object of its own with the cells after balancing, their labels and their donors."""
+        """New object with the cells after balancing, their labels and their donors."""
         obs = cast("pd.DataFrame", adata.obs).copy()
         obs[_LABEL], obs[_PART] = y.astype("category"), _keys.TRAIN
         obs[_DONOR] = obs.index.astype(str) if groups is None else groups.astype(str)
-        new = AnnData(
-            _checks.counts.counts(adata, None, only_x=True),
-            obs=obs,
-            var=cast("pd.DataFrame", adata.var),
-        )
-        new.varm.update(adata.varm)
-        new.uns.update(adata.uns)
-        method = cast("Any", self.method)
+        counts, var = _checks.counts.counts(adata, None, only_x=True), adata.var
+        cells = AnnData(counts, obs=obs, var=cast("pd.DataFrame", var))
+        cells.varm.update(adata.varm)
+        cells.uns.update(adata.uns)
         pp.balance(
-            new,
+            cells,
             _LABEL,
-            method=method,
+            method=cast("Any", self.method),
             split_key=_PART,
             k_neighbors=smote_neighbours(smallest),
             rng=self.rng,
         )
-        del cast("pd.DataFrame", new.obs)[_PART]
-        return new
+        del cast("pd.DataFrame", cells.obs)[_PART]
+        return cells
 
 
 def smote_neighbours(n_cells: int) -> int:
-    """How many of its own class a cell of the smallest one, of so many cells, can be paired with."""
+    """Number of neighbours that a cell of the smallest class, of so many cells, can have in it."""
     return max(1, min(_NEIGHBOURS, n_cells - 1))
 
 

@@ -1,11 +1,13 @@
-"""scBERT as an estimator: from the raw counts of training donors to a classifier, all of it inside the fit."""
+"""scBERT as an estimator: from the raw counts of training donors to a classifier, inside the fit."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Literal, Self
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self, get_args
 
 import anndata as ad
 import numpy as np
@@ -17,20 +19,25 @@ from sklearn.utils.validation import check_is_fitted
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._checks.words import choice, number_in
 from scbert_cll._evaluation.folds import inner_folds
-from scbert_cll.estimators._base import CellEstimator, bare, examples, of_genes, sum_to_one
-from scbert_cll.estimators._resampled import donors_of_all, smote_neighbours
+from scbert_cll.estimators._base import (
+    CellEstimator,
+    Examples,
+    counts_only,
+    examples,
+    of_genes,
+    sum_to_one,
+)
+from scbert_cll.estimators._resampled import Method, donors_of_all, smote_neighbours
 
-Balance = Literal["none", "weights", "oversample", "undersample", "smote"]
 Binning = Literal["log2", "uniform", "quantile", "gene_quantile"]
 Genes = Literal["svd", "gene2vec", "shuffled", "learned", "sinusoidal", "none"]
 
-_BALANCE: Final = ("none", "weights", "oversample", "undersample", "smote")
 _VECTORS_OF_CELLS: Final = ("svd", "gene2vec", "shuffled")
-_GENES: Final = ("svd", "gene2vec", "shuffled", "learned", "sinusoidal", "none")
 _VALIDATION: Final = 5  # a fifth of the training donors, where a validation is needed
 _LABEL, _DONOR, _PROTEIN = "label", "donor", "protein"
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ScBERTEstimator(CellEstimator):
     """Tokens, gene vectors, pretraining where wished, and a classifier.
 
@@ -39,7 +46,7 @@ class ScBERTEstimator(CellEstimator):
     All training donors are learned from; the penalty of the linear part is chosen on inner folds by
     donor. Where a validation is asked for (``combine="residual"``, or early stopping in `train`), a
     fifth of the donors is kept for it, of the cells where donors do not suffice. Its parameters are
-    the arms of an ablation.
+    the variants of an ablation.
 
     Parameters
     ----------
@@ -86,45 +93,26 @@ class ScBERTEstimator(CellEstimator):
     --------
     >>> import scbert_cll as sc_cll
     >>> rna = sc_cll.datasets.cll_toy(n_cells=400, n_genes=200)["rna"]
-    >>> arm = sc_cll.estimators.ScBERTEstimator(max_epochs=2, gene_embedding="learned")
-    >>> arm.fit(rna, rna.obs["cd49d_true"], rna.obs["donor"]).predict_proba(rna).shape
+    >>> variant = sc_cll.estimators.ScBERTEstimator(max_epochs=2, gene_embedding="learned")
+    >>> variant.fit(rna, rna.obs["cd49d_true"], rna.obs["donor"]).predict_proba(rna).shape
     (400, 2)
     """
 
-    def __init__(
-        self,
-        *,
-        combine: str = "average",
-        n_members: int = 1,
-        pretrain_epochs: int = 0,
-        extra: AnnData | None = None,
-        protein_key: str | None = "protein",
-        gene_embedding: Genes = "svd",
-        balance: Balance = "weights",
-        freeze: str = "none",
-        exclude_genes: Sequence[str] = (),
-        binning: Binning = "log2",
-        max_epochs: int | None = None,
-        network: Mapping[str, Any] | None = None,
-        train: Mapping[str, Any] | None = None,
-        accelerator: str = "auto",
-        rng: int = 0,
-    ) -> None:
-        self.combine = combine
-        self.n_members = n_members
-        self.pretrain_epochs = pretrain_epochs
-        self.extra = extra
-        self.protein_key = protein_key
-        self.gene_embedding = gene_embedding
-        self.balance = balance
-        self.freeze = freeze
-        self.exclude_genes = exclude_genes
-        self.binning = binning
-        self.max_epochs = max_epochs
-        self.network = network
-        self.train = train
-        self.accelerator = accelerator
-        self.rng = rng
+    combine: str = "average"
+    n_members: int = 1
+    pretrain_epochs: int = 0
+    extra: AnnData | None = None
+    protein_key: str | None = "protein"
+    gene_embedding: Genes = "svd"
+    balance: Method = "weights"
+    freeze: str = "none"
+    exclude_genes: Sequence[str] = ()
+    binning: Binning = "log2"
+    max_epochs: int | None = None
+    network: Mapping[str, Any] | None = None
+    train: Mapping[str, Any] | None = None
+    accelerator: str = "auto"
+    rng: int = 0
 
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Learn from the labelled cells.
@@ -146,19 +134,19 @@ class ScBERTEstimator(CellEstimator):
             training diverged. With cells of one class only, this class is all that is predicted.
         """
         self.check()
-        known = examples(adata, y, groups)
-        self.genes_, self.classes_ = adata.var_names, known.classes
+        labelled = examples(adata, y, groups)
+        self.genes_, self.classes_ = adata.var_names, labelled.classes
         self.members_: list[Any] = []
         if len(self.classes_) == 1:
             return self
-        cells = self._cells(adata, y, groups, known)
+        cells = self._cells(adata, y, groups, labelled)
         with _quiet():
             self.members_ = [self._member(cells, self.rng + i) for i in range(self.n_members)]
         return self
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The logistic regression beside the network, and the network where the two are averaged."""
+        """The logistic regression, and the network where the two are averaged."""
         return ("network", "linear") if self.combine == "average" else ("linear",)
 
     def predict_proba(self, adata: AnnData) -> np.ndarray:
@@ -180,81 +168,70 @@ class ScBERTEstimator(CellEstimator):
             Cells with raw counts in ``X``; genes in any order.
         """
         check_is_fitted(self, "members_")
-        cells = bare(of_genes(adata, self.genes_))
+        cells = counts_only(of_genes(adata, self.genes_))
         names = ("joined", *self.parts)
         if not self.members_:
             return [np.ones((cells.n_obs, 1)) for _ in names]
         pp.bin_expression(cells, edges=self.members_[0].binning)
         with _quiet():
-            found = [member.predict_parts(cells) for member in self.members_]
+            members = [member.predict_parts(cells) for member in self.members_]
         return [
-            sum_to_one(np.mean([getattr(member, name) for member in found], axis=0))
-            for name in names
+            sum_to_one(np.mean([getattr(one, name) for one in members], axis=0)) for name in names
         ]
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
-        choice(self.balance, _BALANCE, "balance")
-        choice(self.gene_embedding, _GENES, "gene_embedding")
-        number_in(self.n_members, "n_members", 1, np.inf, whole=True)
-        number_in(self.pretrain_epochs, "pretrain_epochs", 0, np.inf, whole=True)
-        if self.max_epochs is not None:
-            number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
-        self._check_asked()
-
-    def _check_asked(self) -> None:
-        """Names in `network` and `train`, and the device."""
         from scbert_cll.model import ScBERTClassifier
         from scbert_cll.model._network import check_network
         from scbert_cll.model.training.arguments import check_training, names_of_training
 
+        choice(self.balance, get_args(Method), "balance")
+        choice(self.gene_embedding, get_args(Genes), "gene_embedding")
+        number_in(self.n_members, "n_members", 1, np.inf, whole=True)
+        number_in(self.pretrain_epochs, "pretrain_epochs", 0, np.inf, whole=True)
+        if self.max_epochs is not None:
+            number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
         check_network(dict(self.network or {}), "preset")
-        known = names_of_training(ScBERTClassifier.train, "datamodule", "max_epochs")
-        check_training(
-            {"accelerator": self.accelerator} | dict(self.train or {}),
-            known,
-            "train of ScBERTEstimator",
-        )
+        names = names_of_training(ScBERTClassifier.train, "datamodule", "max_epochs")
+        given = {"accelerator": self.accelerator, **dict(self.train or {})}
+        check_training(given, names, "train of ScBERTEstimator")
 
-    def _cells(self, adata: AnnData, y: pd.Series, groups: pd.Series | None, known: Any) -> AnnData:
+    def _cells(
+        self, adata: AnnData, y: pd.Series, groups: pd.Series | None, labelled: Examples
+    ) -> AnnData:
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
-        cells = bare(adata)
+        cells = counts_only(adata)
         if self.protein_key is not None and self.protein_key in adata.obsm:
             cells.obsm[_PROTEIN] = _checks.adata.protein_counts(adata, self.protein_key)
-        cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), known.classes)
+        cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), labelled.classes)
         cells.obs[_DONOR] = "one" if groups is None else groups.astype(str).to_numpy()
-        cells.obs[_keys.SPLIT] = self._split(cells, known)
+        cells.obs[_keys.SPLIT] = self._split(cells, labelled)
         if self.balance != "none":
-            trains = np.flatnonzero(cells.obs[_keys.SPLIT] == _keys.TRAIN)
-            fewest = int(cells.obs[_LABEL].iloc[trains].value_counts().min())
-            pp.balance(
-                cells,
-                _LABEL,
-                method=self.balance,
-                k_neighbors=smote_neighbours(fewest),
-                rng=self.rng,
-            )
+            trains = cells.obs[_keys.SPLIT] == _keys.TRAIN
+            fewest = int(cells.obs.loc[trains, _LABEL].value_counts().min())
+            neighbours = smote_neighbours(fewest)
+            pp.balance(cells, _LABEL, method=self.balance, k_neighbors=neighbours, rng=self.rng)
             cells.obs[_DONOR] = donors_of_all(pd.Series(cells.obs[_DONOR]), groups)
         pp.bin_expression(cells, method=self.binning, fit_on=_keys.SPLIT)
         if self.gene_embedding in _VECTORS_OF_CELLS:
             cells.varm[_keys.GENE2VEC] = self._vectors(cells)
         return cells
 
-    def _split(self, cells: AnnData, known: Any) -> pd.Categorical:
+    def _split(self, cells: AnnData, labelled: Examples) -> pd.Categorical:
         """Donors that train and donors that validate, with their unlabelled cells.
 
         Or cells, where donors do not suffice.
         """
         split = np.full(cells.n_obs, _keys.TRAIN, dtype=object)
-        validates = self.combine == "residual" or dict(self.train or {}).get(
-            "early_stopping", False
-        )
-        if validates and np.bincount(known.codes).min() > 1:
-            _, val = inner_folds(known.codes, known.donors, _VALIDATION, self.rng)[0]
-            split[known.rows[val]] = _keys.VAL
+        stops_early = dict(self.train or {}).get("early_stopping", False)
+        if (self.combine == "residual" or stops_early) and np.bincount(labelled.codes).min() > 1:
+            _, val = inner_folds(labelled.codes, labelled.donors, _VALIDATION, self.rng)[0]
+            split[labelled.rows[val]] = _keys.VAL
             donors = cells.obs[_DONOR].to_numpy()
-            whole = set(donors[known.rows[val]]) - set(np.delete(donors[known.rows], val))
-            split[np.isin(donors, list(whole))] = _keys.VAL
+            of_rows = donors[labelled.rows]
+            split[np.isin(donors, list(set(of_rows[val]) - set(np.delete(of_rows, val))))] = (
+                _keys.VAL
+            )
         return pd.Categorical(split, categories=list(_keys.SPLIT_ORDER))
 
     def _vectors(self, cells: AnnData) -> np.ndarray:
@@ -266,72 +243,66 @@ class ScBERTEstimator(CellEstimator):
         counts, rng = sparse.csr_matrix(train.X), np.random.default_rng(self.rng)
         if self.gene_embedding == "gene2vec":
             donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
-            found, _ = co_expression_vectors(counts, cells.var_names, donors, rng)
+            vectors, _ = co_expression_vectors(counts, cells.var_names, donors, rng)
         else:
             n_dims = width(**dict(self.network or {}))
-            found = principal_vectors(counts, cells.var_names, n_dims=n_dims, seed=self.rng)
+            vectors = principal_vectors(counts, cells.var_names, n_dims=n_dims, seed=self.rng)
         if self.gene_embedding == "shuffled":
-            found = found.set_axis(rng.permutation(found.index), axis=0)
-        return found.reindex(cells.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
+            vectors = vectors.set_axis(rng.permutation(vectors.index), axis=0)
+        return vectors.reindex(cells.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
 
     def _member(self, cells: AnnData, seed: int) -> Any:
         """One trained classifier."""
-        from scbert_cll.model import ScBERTClassifier
+        from scbert_cll.model import ScBERT, ScBERTClassifier
 
-        kind = "gene2vec" if self.gene_embedding in _VECTORS_OF_CELLS else self.gene_embedding
-        network: dict[str, Any] = {"gene_embedding": kind}
-        network |= dict(self.network or {})
-        common: dict[str, Any] = {
+        cells, excluded = cells.copy(), list(self.exclude_genes)  # scvi-tools notes its set-up
+        from_cells = self.gene_embedding in _VECTORS_OF_CELLS
+        network: dict[str, Any] = {
+            "gene_embedding": "gene2vec" if from_cells else self.gene_embedding,
+            **dict(self.network or {}),
+        }
+        training: dict[str, Any] = {
             "split_key": _keys.SPLIT,
             "rng": seed,
             "accelerator": self.accelerator,
+            "enable_progress_bar": False,
         }
-        common |= {"enable_progress_bar": False}
-        cells = cells.copy()  # scvi-tools notes in it what was set up
         if self.pretrain_epochs:
-            pretrained = self._pretrained(cells, network, common)
+            corpus = cells if self.extra is None else self._corpus(cells, self.extra)
+            ScBERT.setup_anndata(corpus, exclude_genes=excluded)
+            pretrained = ScBERT(corpus, rng=seed, **network)
+            pretrained.train(self.pretrain_epochs, **training)
             classifier = ScBERTClassifier.from_pretrained(
                 pretrained, cells, labels_key=_LABEL, rng=seed
             )
         else:
-            ScBERTClassifier.setup_anndata(
-                cells, labels_key=_LABEL, exclude_genes=list(self.exclude_genes)
-            )
+            ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, exclude_genes=excluded)
             classifier = ScBERTClassifier(cells, rng=seed, **network)
-        choices: dict[str, Any] = {
-            "donor_key": _DONOR,
-            "combine": self.combine,
-            "freeze": self.freeze,
-        }
-        choices |= {"protein_key": _PROTEIN} if _PROTEIN in cells.obsm else {}
-        choices |= {"weight_key": _keys.BALANCE_WEIGHT} if self.balance == "weights" else {}
-        classifier.train(self.max_epochs, **common | choices | dict(self.train or {}))
+        training.update(
+            donor_key=_DONOR,
+            combine=self.combine,
+            freeze=self.freeze,
+            protein_key=_PROTEIN if _PROTEIN in cells.obsm else None,
+            weight_key=_keys.BALANCE_WEIGHT if self.balance == "weights" else None,
+        )
+        classifier.train(self.max_epochs, **{**training, **dict(self.train or {})})
         return classifier
-
-    def _pretrained(self, cells: AnnData, network: dict[str, Any], common: dict[str, Any]) -> Any:
-        from scbert_cll.model import ScBERT
-
-        corpus = cells if self.extra is None else self._corpus(cells, self.extra)
-        ScBERT.setup_anndata(corpus, exclude_genes=list(self.exclude_genes))
-        pretrained = ScBERT(corpus, rng=common["rng"], **network)
-        pretrained.train(self.pretrain_epochs, **common)
-        return pretrained
 
     def _corpus(self, cells: AnnData, extra: AnnData) -> AnnData:
         """The training cells and the further ones, which train, too."""
-        more = pp.align_genes(bare(extra), list(cells.var_names))
-        more = bare(more[_checks.counts.counts(more, None, only_x=True).sum(axis=1).A1 > 0])
-        more.obs[_keys.SPLIT] = _keys.TRAIN
-        own = bare(cells)  # without labels and proteins
-        own.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)
-        corpus = ad.concat({"own": own, "extra": more}, index_unique="-")
+        further = counts_only(pp.align_genes(counts_only(extra), list(cells.var_names)))
+        further = further[sparse.csr_matrix(further.X).sum(axis=1).A1 > 0].copy()
+        further.obs[_keys.SPLIT] = _keys.TRAIN
+        training = counts_only(cells)  # without labels and proteins
+        training.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)
+        corpus = ad.concat({"own": training, "extra": further}, index_unique="-")
         pp.bin_expression(corpus, edges=cells.uns[_keys.BINNED])
         corpus.varm.update(cells.varm)
         return corpus
 
 
-# the arms of an ablation: what each changes in the default
-ARMS: Final[dict[str, dict[str, Any]]] = {
+# the variants of an ablation: what each changes in the default
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "scbert": {},
     "scbert_residual": {"combine": "residual"},
     "scbert_pretrained": {"pretrain_epochs": 10},
@@ -353,7 +324,7 @@ ARMS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
+def scbert_variants(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
     """ScBERT and its ablations, by name.
 
     Parameters
@@ -364,10 +335,41 @@ def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
     Returns
     -------
     Unfitted estimators. Each differs from ``"scbert"`` in one thing (early stopping brings a limit
-    of 30 epochs). What the network and the linear part of each do alone is shown with them.
+    of 30 epochs). The predictions of the network and of the linear part alone are shown with them.
+
+    Examples
+    --------
+    >>> import scbert_cll as sc_cll
+    >>> sc_cll.estimators.scbert_variants()["scbert_deep"].network
+    {'n_layers': 2}
     """
-    arms = {name: ScBERTEstimator(**choices) for name, choices in ARMS.items()}
-    return arms | {"scbert_without_gene": ScBERTEstimator(exclude_genes=[gene])}
+    variants = {name: ScBERTEstimator(**choices) for name, choices in VARIANTS.items()}
+    return variants | {"scbert_without_gene": ScBERTEstimator(exclude_genes=[gene])}
+
+
+def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
+    """The former name of :func:`scbert_variants`, for one more release.
+
+    Parameters
+    ----------
+    gene
+        As there.
+
+    Returns
+    -------
+    As there.
+
+    Warns
+    -----
+    FutureWarning
+        Always.
+    """
+    warnings.warn(
+        "scbert_arms is now called scbert_variants; the next release has the new name only.",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return scbert_variants(gene)
 
 
 @contextmanager

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll._checks.words import choice, number_in
+from scbert_cll._checks.words import choice, listed, number_in
 from scbert_cll._evaluation.folds import inner_folds
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, score
-from scbert_cll.estimators import _checks as estimator_checks
+from scbert_cll._optional import optional
 from scbert_cll.estimators._base import CellEstimator, Examples, as_estimator, examples, seeded
 
+_FORMS = (
+    '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'
+)
 
+
+@dataclass(eq=False, repr=False)
 class Tuned(CellEstimator):
     """An estimator whose hyperparameters are searched for on inner folds of the training donors.
 
@@ -54,22 +60,13 @@ class Tuned(CellEstimator):
        doi:10.1145/3292500.3330701.
     """
 
-    def __init__(
-        self,
-        estimator: Any,
-        space: Mapping[str, Any],
-        *,
-        n_trials: int = 20,
-        n_inner: int = 3,
-        metric: str = "log_loss",
-        rng: int = 0,
-    ) -> None:
-        self.estimator = estimator
-        self.space = space
-        self.n_trials = n_trials
-        self.n_inner = n_inner
-        self.metric = metric
-        self.rng = rng
+    estimator: Any
+    space: Mapping[str, Any]
+    _: KW_ONLY
+    n_trials: int = 20
+    n_inner: int = 3
+    metric: str = "log_loss"
+    rng: int = 0
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
@@ -88,14 +85,14 @@ class Tuned(CellEstimator):
             Donor of each cell.
         """
         base = seeded(as_estimator(self.estimator), self.rng)
-        estimator_checks.space(self.space, base.get_params())
+        _check_space(self.space, sorted(base.get_params()))
         choice(self.metric, METRICS, "metric")
         number_in(self.n_trials, "n_trials", 1, np.inf, whole=True)
-        known = examples(adata, y, groups)
+        labelled = examples(adata, y, groups)
         self.best_params_: dict[str, Any] = {}
         self.trials_ = pd.DataFrame(columns=["trial", *self.space, self.metric])
-        if np.bincount(known.codes).min() > 1 and len(known.classes) > 1:
-            self._search(base, adata, y, groups, known)
+        if np.bincount(labelled.codes).min() > 1 and len(labelled.classes) > 1:
+            self._search(base, adata, y, groups, labelled)
         self.estimator_ = base.set_params(**self.best_params_).fit(adata, y, groups)
         self.classes_ = self.estimator_.classes_
         return self
@@ -116,52 +113,65 @@ class Tuned(CellEstimator):
         adata: AnnData,
         y: pd.Series,
         groups: pd.Series | None,
-        known: Examples,
+        labelled: Examples,
     ) -> None:
-        optuna = _optuna()
-        folds = inner_folds(known.codes, known.donors, self.n_inner, self.rng)
-        tried: list[dict[str, Any]] = []
+        optuna = optional("optuna", "Tuned")
+        codes, classes = labelled.codes, list(labelled.classes)
+        folds = inner_folds(codes, labelled.donors, self.n_inner, self.rng)
+        trials: list[dict[str, Any]] = []
 
         def objective(trial: Any) -> float:
             setting = {name: _suggested(trial, name, spec) for name, spec in self.space.items()}
-            proba = np.zeros((len(known.codes), len(known.classes)))
+            proba = np.zeros((len(codes), len(classes)))
             for train, val in folds:
-                rows = _training_rows(known, groups, train, val, adata.n_obs)
+                rows = _training_rows(labelled, groups, train, val, adata.n_obs)
                 model = seeded(base, self.rng).set_params(**setting)
                 model.fit(adata[rows], y.iloc[rows], None if groups is None else groups.iloc[rows])
-                proba[val] = model.predict_proba(adata[known.rows[val]])
-            value = score(self.metric, known.codes, proba, list(known.classes), ordered=True).value
-            tried.append({"trial": trial.number, **setting, self.metric: value})
+                proba[val] = model.predict_proba(adata[labelled.rows[val]])
+            value = score(self.metric, codes, proba, classes, ordered=True).value
+            trials.append({"trial": trial.number, **setting, self.metric: value})
             return value
 
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             direction = "minimize" if self.metric in LOWER_IS_BETTER else "maximize"
-            study = optuna.create_study(
-                direction=direction, sampler=optuna.samplers.TPESampler(seed=self.rng)
-            )
+            sampler = optuna.samplers.TPESampler(seed=self.rng)
+            study = optuna.create_study(direction=direction, sampler=sampler)
             study.optimize(objective, n_trials=self.n_trials)
         finally:
             optuna.logging.set_verbosity(verbosity)
-        self.trials_ = pd.DataFrame(tried)
-        self.best_params_ = {name: tried[study.best_trial.number][name] for name in self.space}
+        self.trials_ = pd.DataFrame(trials)
+        self.best_params_ = {name: trials[study.best_trial.number][name] for name in self.space}
 
 
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError(
-            "Tuned needs optuna, which is not installed: pip install 'scbert-cll[tune]'"
-        ) from error
-    return optuna
+def _check_space(space: Mapping[str, Any], params: list[str]) -> None:
+    """Hyperparameters that exist, each with something to choose from."""
+    if unknown := [name for name in space if name not in params]:
+        raise ValueError(
+            f"space names parameters the estimator does not have: {listed(unknown)}; it has "
+            f"{listed(params, 40)}."
+        )
+    if not space:
+        raise ValueError(f"space is empty; name at least one parameter and its range: {_FORMS}.")
+    for name, spec in space.items():
+        match spec:
+            case list():
+                valid = len(spec) > 0
+            case ("float", low, high) | ("float", low, high, "log"):
+                valid = low <= high and (len(spec) == 3 or low > 0)
+            case ("int", int(low), int(high)) | ("int", int(low), int(high), "log"):
+                valid = low <= high and (len(spec) == 3 or low > 0)
+            case _:
+                valid = False
+        if not valid:
+            raise ValueError(f"space[{name!r}] must be {_FORMS}; found {spec!r}.")
 
 
 def _suggested(trial: Any, name: str, spec: Any) -> Any:
     """A value of the space.
 
-    Choices are asked for by their place, since optuna takes plain values only.
+    Choices are suggested by their place, since optuna takes plain values only.
     """
     if isinstance(spec, list):
         return spec[trial.suggest_categorical(name, range(len(spec)))]
@@ -170,13 +180,13 @@ def _suggested(trial: Any, name: str, spec: Any) -> Any:
 
 
 def _training_rows(
-    known: Examples, groups: pd.Series | None, train: np.ndarray, val: np.ndarray, n_obs: int
+    labelled: Examples, groups: pd.Series | None, train: np.ndarray, val: np.ndarray, n_obs: int
 ) -> np.ndarray:
-    """Rows to train on: all but the held-out cells and, of held-out donors, the unlabelled ones, too."""
-    away = np.zeros(n_obs, dtype=bool)
-    away[known.rows[val]] = True
+    """Rows to train on: without the held-out cells and the unlabelled ones of held-out donors."""
+    left_out = np.zeros(n_obs, dtype=bool)
+    left_out[labelled.rows[val]] = True
     if groups is not None:
         donors = groups.astype(str).to_numpy()
-        ours, theirs = (set(donors[known.rows[part]]) for part in (train, val))
-        away |= np.isin(donors, sorted(theirs - ours))
-    return np.flatnonzero(~away)
+        ours, theirs = (set(donors[labelled.rows[part]]) for part in (train, val))
+        left_out |= np.isin(donors, sorted(theirs - ours))
+    return np.flatnonzero(~left_out)

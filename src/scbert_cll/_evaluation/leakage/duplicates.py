@@ -1,4 +1,4 @@
-"""Which cells are the same cell twice: equal profiles, equal names, and profiles closer than counting noise allows."""
+"""Which cells are the same cell twice: equal profiles or names, or closer than counting noise."""
 
 from __future__ import annotations
 
@@ -18,36 +18,34 @@ _NUMBERED = re.compile(r"-\d+$")  # what obs_names_make_unique appends, and 10x 
 
 
 def profile_hashes(matrix: sparse.csr_matrix) -> np.ndarray:
-    """A text per row, equal where the rows are.
+    """A text per row of a matrix; equal where the rows are equal.
 
     Stored zeros and number types make no difference.
     """
     rows = sparse.csr_matrix(matrix, dtype=np.float64, copy=True)
     rows.sum_duplicates()
     rows.eliminate_zeros()
-    genes = rows.indices.astype(np.int64)
+    genes, values = rows.indices.astype(np.int64), rows.data
     spans = pairwise(rows.indptr.tolist())
-    parts = (genes[a:b].tobytes() + rows.data[a:b].tobytes() for a, b in spans)
-    return np.array(
-        [hashlib.blake2b(part, digest_size=16).hexdigest() for part in parts], dtype=object
-    )
+    texts = (genes[a:b].tobytes() + values[a:b].tobytes() for a, b in spans)
+    hashes = [hashlib.blake2b(text, digest_size=16).hexdigest() for text in texts]
+    return np.array(hashes, dtype=object)
 
 
 def resampled_from(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The name a cell had before a resampling, and whether its suffix says for sure that there was one.
+    """The names of cells before a resampling, and whether the suffix says for sure that it was one.
 
     ``cell7-copy1`` and ``cell7-smote2`` come from ``cell7``. ``cell7-1`` may, if there is a
     ``cell7``; but two libraries that share a barcode look the same once their names were made
     unique.
     """
-    known = set(names)
-    base, sure = [], []
-    for name in names:
-        original = _RESAMPLED.sub("", name)
-        shorter = _NUMBERED.sub("", original)
-        base.append(shorter if shorter in known else original)
-        sure.append(original != name)
-    return np.array(base, dtype=object), np.array(sure, dtype=bool)
+    present = set(names)
+    original = [_RESAMPLED.sub("", name) for name in names]
+    shorter = [_NUMBERED.sub("", name) for name in original]
+    base = [
+        short if short in present else name for short, name in zip(shorter, original, strict=True)
+    ]
+    return np.array(base, dtype=object), np.array(original) != np.array(names)
 
 
 def twins(
@@ -60,35 +58,22 @@ def twins(
     first, second = (np.flatnonzero(parts == side) for side in sides)
     owner = pd.Series(first, index=keys[first])
     owner = owner[~owner.index.duplicated()].reindex(keys[second])
-    found = owner.notna().to_numpy()
-    at, twin = second[found], owner[found].to_numpy(dtype=np.intp)
+    has_twin = owner.notna().to_numpy()
+    at, twin = second[has_twin], owner[has_twin].to_numpy(dtype=np.intp)
     return pd.DataFrame(
         {"cell": names[at], "part": sides[1], "twin": names[twin], "twin_part": sides[0], "at": at}
     )
 
 
-def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """log(1 + counts per 10,000), of each cell alone; empty cells stay empty."""
-    log = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
-    totals = np.asarray(log.sum(axis=1), dtype=np.float64).ravel()
-    log.data *= np.repeat(1e4 / np.where(totals > 0, totals, 1), np.diff(log.indptr)).astype(
-        np.float32
-    )
-    log.data = np.log1p(log.data)
-    return log
-
-
 def nearest(log: sparse.csr_matrix, train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    # (test, at most N_NEIGHBORS)
-    """Positions of each test cell's nearest training cells, the nearest first."""
+    """Positions of each test cell's nearest training cells, the nearest first (test, up to 20)."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.neighbors import NearestNeighbors
 
     n = min(_N_COMPONENTS, log.shape[1] - 1, len(train) - 1)
     svd = TruncatedSVD(n, random_state=seed).fit(log[train])
-    neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(train))).fit(
-        svd.transform(log[train])
-    )
+    neighbors = NearestNeighbors(n_neighbors=min(N_NEIGHBORS, len(train)))
+    neighbors.fit(svd.transform(log[train]))
     return np.asarray(train[neighbors.kneighbors(svd.transform(log[test]), return_distance=False)])
 
 
@@ -107,10 +92,10 @@ def counting_noise(a: sparse.csr_matrix, b: sparse.csr_matrix) -> pd.DataFrame:
     both = sparse.csr_matrix(a + b, dtype=np.float64)
     both.eliminate_zeros()
     row = np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
-    own = np.asarray(sparse.csr_matrix(a, dtype=np.float64)[row, both.indices]).ravel()
+    of_a = np.asarray(sparse.csr_matrix(a, dtype=np.float64)[row, both.indices]).ravel()
     s, share = both.data, q[row]
     pq = share * (1 - share)
-    term = (own - share * s) ** 2 / (s * pq)
+    term = (of_a - share * s) ** 2 / (s * pq)
     variance = 2 + (1 / pq - 6) / s  # of a term, from the binomial's fourth moment
     n = np.diff(both.indptr)
     total, spread = (np.bincount(row, v, both.shape[0]) for v in (term, variance))
@@ -126,6 +111,5 @@ def distance_ratio(log: sparse.csr_matrix, cells: np.ndarray, neighbors: np.ndar
 
 def _distances(a: sparse.csr_matrix, b: sparse.csr_matrix) -> np.ndarray:
     difference = sparse.csr_matrix(a - b)
-    return np.sqrt(
-        np.asarray(difference.multiply(difference).sum(axis=1), dtype=np.float64).ravel()
-    )
+    squares = difference.multiply(difference).sum(axis=1)
+    return np.sqrt(np.asarray(squares, dtype=np.float64).ravel())

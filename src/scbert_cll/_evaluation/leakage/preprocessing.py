@@ -1,4 +1,4 @@
-"""What was learned from which cells, as far as the records and the values themselves tell."""
+"""From which cells a preprocessing was learned, as far as records and values tell."""
 
 from __future__ import annotations
 
@@ -39,17 +39,15 @@ def records(uns: Mapping[str, Any], cells: Fitted) -> Iterator[Finding]:
 
 def _bins(check: str, params: Mapping[str, Any], cells: Fitted) -> Finding:
     if params["method"] in ("log2", "quantile"):
-        return Finding(
-            check,
-            "ok",
-            f"Method {params['method']!r} looks at each cell alone: nothing was learned.",
-        )
+        meaning = f"Method {params['method']!r} looks at each cell alone: nothing was learned."
+        return Finding(check, "ok", meaning)
     return _by_number(check, params.get("n_fit_cells"), cells, "Bin again with fit_on=split_key")
 
 
 def _vectors(
     check: str, record: Mapping[str, Any], params: Mapping[str, Any], cells: Fitted
 ) -> Finding:
+    n = record.get("n_cells")
     if params.get("source") != "co-expression":
         meaning = (
             f"Ready vectors ({params.get('source')}): nothing says whether your test cells are "
@@ -57,24 +55,22 @@ def _vectors(
         )
         return Finding(check, "cannot tell", meaning)
     if params.get("split_key") == "none":
-        meaning = _ALL.format(
-            what="all cells (split_key=None)", remedy="Run tl.gene2vec again with split_key="
-        )
-        return Finding(check, "warning", meaning, n=int(record.get("n_cells", 0)))
-    return _by_number(check, record.get("n_cells"), cells, "Run tl.gene2vec again after the split")
+        remedy = "Run tl.gene2vec again with split_key="
+        meaning = _ALL.format(what="all cells (split_key=None)", remedy=remedy)
+        return Finding(check, "warning", meaning, n=int(n or 0))
+    return _by_number(check, n, cells, "Run tl.gene2vec again after the split")
 
 
 def _by_number(check: str, n: Any, cells: Fitted, remedy: str) -> Finding:
     """By the number of cells it was learned from, which is all that is on record."""
     if n is None:
-        return Finding(
-            check, "cannot tell", "Edges of another object: " + _UNKNOWN.format(remedy=remedy)
-        )
-    n = int(n)
-    if n > cells.n_train:
-        what = f"{n} cells, {n - cells.n_train} more than the {cells.n_train} training cells"
+        meaning = "Edges of another object: " + _UNKNOWN.format(remedy=remedy)
+        return Finding(check, "cannot tell", meaning)
+    n, more = int(n), int(n) - cells.n_train
+    if more > 0:
+        what = f"{n} cells, {more} more than the {cells.n_train} training cells"
         return Finding(check, "warning", _ALL.format(what=what, remedy=remedy), n=n)
-    if n == cells.n_train:
+    if not more:
         return Finding(check, "ok", f"Learned from {n} cells, as many as the training has.", n=n)
     meaning = (
         f"Learned from {n} cells, and the training has {cells.n_train}: which they were is not on "
@@ -85,35 +81,43 @@ def _by_number(check: str, n: Any, cells: Fitted, remedy: str) -> Finding:
 
 def components(values: Any, cells: Fitted) -> Finding:
     """Principal components are centred on the cells they were computed on."""
-    return _by_centre(
-        "obsm['X_pca']",
-        np.asarray(values),
-        cells,
-        "Compute the components on training cells and project the rest",
-    )
+    remedy = "Compute the components on training cells and project the rest"
+    return _by_centre("obsm['X_pca']", np.asarray(values), cells, remedy)
 
 
 def scaled(values: Any, cells: Fitted) -> Finding:
     """So is a matrix that `sc.pp.scale` made."""
-    check = "var['mean'], var['std'] (scaling)"
     remedy = (
         "Take mean and deviation of the training cells before X serves as input (the models here "
         "read tokens)"
     )
-    lowest = values.min() if values is not None else 0
-    if lowest >= 0:
-        return Finding(check, "cannot tell", _UNKNOWN.format(remedy=remedy))
-    return _by_centre(check, values, cells, remedy)
+    return _by_centre("var['mean'], var['std'] (scaling)", values, cells, remedy, signed=True)
 
 
-def _by_centre(check: str, values: Any, cells: Fitted, remedy: str) -> Finding:
-    everyone, train = (_off_centre(values[mask]) for mask in (cells.original, cells.train))
-    if everyone < 0.01 and everyone < train / 5:
-        return Finding(
-            check, "warning", _ALL.format(what="all cells (it is centred on them)", remedy=remedy)
-        )
-    if train < 0.01 and train < everyone / 5:
-        return Finding(check, "ok", "Centred on the training cells: computed on them.")
+def _by_centre(
+    check: str, values: Any, cells: Fitted, remedy: str, *, signed: bool = False
+) -> Finding:
+    """By the cells whose mean is 0; values that must be `signed` and are not tell nothing."""
+    all_cells = train = np.inf
+    if not signed or (values is not None and values.min() < 0):
+        all_cells, train = (_off_centre(values[mask]) for mask in (cells.original, cells.train))
+    return _by_either(
+        check,
+        is_all=all_cells < 0.01 and all_cells < train / 5,
+        is_train=train < 0.01 and train < all_cells / 5,
+        what="all cells (it is centred on them)",
+        ok="Centred on the training cells: computed on them.",
+        remedy=remedy,
+    )
+
+
+def _by_either(
+    check: str, *, is_all: bool, is_train: bool, what: str, ok: str, remedy: str
+) -> Finding:
+    if is_all and not is_train:
+        return Finding(check, "warning", _ALL.format(what=what, remedy=remedy))
+    if is_train and not is_all:
+        return Finding(check, "ok", ok)
     return Finding(check, "cannot tell", _UNKNOWN.format(remedy=remedy))
 
 
@@ -122,39 +126,33 @@ def _off_centre(values: Any) -> float:
     mean = np.asarray(values.mean(axis=0), dtype=np.float64).ravel()
     squares = values.multiply(values) if sparse.issparse(values) else np.square(values)
     deviation = np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
-    return (
-        float(np.median(np.abs(mean[deviation > 0]) / deviation[deviation > 0]))
-        if (deviation > 0).any()
-        else np.inf
-    )
+    varies = deviation > 0
+    return float(np.median(np.abs(mean[varies]) / deviation[varies])) if varies.any() else np.inf
 
 
 def variable_genes(recorded: pd.Series | None, matrices: list[Any], cells: Fitted) -> Finding:
     """Highly variable genes: the means beside them are those of the cells they were chosen on."""
-    check = "var['highly_variable']"
-    remedy = "Choose the genes on training cells if only these genes serve as input"
-    if recorded is None:
-        return Finding(check, "cannot tell", _UNKNOWN.format(remedy=remedy))
-    agrees = {
-        name: any(_agree(recorded, mean) for m in matrices for mean in _means(m[mask]))
-        for name, mask in (("all", cells.original), ("train", cells.train))
-    }
-    if agrees["all"] and not agrees["train"]:
-        what = "all cells (var['means'] are theirs)"
-        return Finding(check, "warning", _ALL.format(what=what, remedy=remedy))
-    if agrees["train"] and not agrees["all"]:
-        return Finding(check, "ok", "Chosen on the training cells: var['means'] are theirs.")
-    return Finding(check, "cannot tell", _UNKNOWN.format(remedy=remedy))
+    is_all, is_train = (
+        recorded is not None
+        and any(
+            np.allclose(recorded.to_numpy(dtype=np.float64), mean, rtol=1e-4, atol=1e-6)
+            for matrix in matrices
+            for mean in _means(matrix[mask])
+        )
+        for mask in (cells.original, cells.train)
+    )
+    return _by_either(
+        "var['highly_variable']",
+        is_all=is_all,
+        is_train=is_train,
+        what="all cells (var['means'] are theirs)",
+        ok="Chosen on the training cells: var['means'] are theirs.",
+        remedy="Choose the genes on training cells if only these genes serve as input",
+    )
 
 
 def _means(values: Any) -> Iterator[np.ndarray]:
     """The means that scanpy's flavours record, of counts or of log-normalised values."""
-    mean = np.asarray(values.mean(axis=0), dtype=np.float64).ravel()
-    yield mean
+    yield np.asarray(values.mean(axis=0), dtype=np.float64).ravel()
     if values.min() >= 0 and values.max() < 50:
-        back = np.asarray(np.expm1(values).mean(axis=0), dtype=np.float64).ravel()
-        yield np.log1p(back)
-
-
-def _agree(recorded: pd.Series, mean: np.ndarray) -> bool:
-    return bool(np.allclose(recorded.to_numpy(dtype=np.float64), mean, rtol=1e-4, atol=1e-6))
+        yield np.log1p(np.asarray(np.expm1(values).mean(axis=0), dtype=np.float64).ravel())
