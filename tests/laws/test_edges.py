@@ -19,7 +19,7 @@ import scbert_cll as sc_cll
 from scbert_cll._signature import moderated
 from scbert_cll._signature.pseudobulk import size_factors
 from scbert_cll._signature.report import criteria
-from scbert_cll.tl import _patient_share
+from scbert_cll.tl._patient_cd49d import calibration
 
 # ---- bins
 
@@ -400,7 +400,7 @@ def test_percentiles_that_leave_the_corrected_gain_out_are_widened_to_it() -> No
 )
 def test_a_call_on_the_limit_itself(low: float, high: float, said: str | None) -> None:
     """Positive from 30 %: the limit belongs to the positive side."""
-    found = _patient_share.call(
+    found = calibration.call(
         pd.DataFrame({"pct_predicted_low": [low], "pct_predicted_high": [high]}), 30.0
     )
     assert list(found) == [said] if said else found.isna().all()
@@ -414,7 +414,7 @@ def test_calls_of_patients_where_the_limit_is_an_interval_s_own() -> None:
         (40.0, ["", "positive", "negative"]),
         (20.0, ["positive", "positive", ""]),
     ):
-        found = pd.Series(_patient_share.call(table, limit)).astype(object).fillna("")
+        found = pd.Series(calibration.call(table, limit)).astype(object).fillna("")
         assert found.tolist() == expected
 
 

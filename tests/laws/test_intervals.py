@@ -16,7 +16,7 @@ from scbert_cll._evaluation.pairs import Pairs
 from scbert_cll._signature.report.stability import stability
 from scbert_cll._survival.added_value import _gain
 from scbert_cll.pp._donor_table import _percentage
-from scbert_cll.tl._patient_share import calibration, intervals
+from scbert_cll.tl._patient_cd49d.calibration import intervals, others
 
 # estimate, low, high of each table of an evaluation
 TRIPLES = {
@@ -174,7 +174,7 @@ def test_predicted_share_of_a_donor(seed: int, n: int, shift: float) -> None:
     donors["pct_predicted"] = np.clip(
         measured * (1 - shift) + 100 * shift * rng.random(n) ** 0.3, 0, 100
     )
-    table = intervals(donors, calibration(donors, 20), 20).join(donors)
+    table = intervals(donors, others(donors, 20), 20).join(donors)
     contained(table, "pct_predicted", "pct_predicted_low", "pct_predicted_high")
 
 

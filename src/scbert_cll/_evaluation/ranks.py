@@ -17,7 +17,9 @@ _CHUNK = 400_000  # cells × draws at a time: 3 MB an array, which a cache holds
 def ratio(part: np.ndarray, whole: np.ndarray, nothing: float = np.nan) -> np.ndarray:
     """Part of whole, and `nothing` where the whole is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
-    return np.divide(part, whole, out=np.full(part.shape, nothing, float), where=whole != 0)
+    quotient = np.full(part.shape, nothing, dtype=float)
+    np.divide(part, whole, out=quotient, where=whole != 0)
+    return quotient
 
 
 def equal_mass_bins(confidence: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:

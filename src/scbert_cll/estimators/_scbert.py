@@ -207,8 +207,8 @@ class ScBERTEstimator(CellEstimator):
         cells.obs[_DONOR] = "one" if groups is None else groups.astype(str).to_numpy()
         cells.obs[_keys.SPLIT] = self._split(cells, labelled)
         if self.balance != "none":
-            trains = cells.obs[_keys.SPLIT] == _keys.TRAIN
-            fewest = int(cells.obs.loc[trains, _LABEL].value_counts().min())
+            trains = np.flatnonzero(cells.obs[_keys.SPLIT] == _keys.TRAIN)
+            fewest = int(cells.obs[_LABEL].iloc[trains].value_counts().min())
             neighbours = smote_neighbours(fewest)
             pp.balance(cells, _LABEL, method=self.balance, k_neighbors=neighbours, rng=self.rng)
             cells.obs[_DONOR] = donors_of_all(pd.Series(cells.obs[_DONOR]), groups)

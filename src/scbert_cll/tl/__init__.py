@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from scbert_cll.tl._cross_validate import cross_validate
+    from scbert_cll.tl._cross_validate.verb import cross_validate
     from scbert_cll.tl._finetune import finetune
     from scbert_cll.tl._gene2vec import gene2vec
     from scbert_cll.tl._gene_attention import gene_attention
     from scbert_cll.tl._gene_attribution import gene_attribution
     from scbert_cll.tl._gene_interactions import gene_interactions
     from scbert_cll.tl._leakage_audit import LeakageReport, leakage_audit
-    from scbert_cll.tl._patient_cd49d import patient_cd49d
+    from scbert_cll.tl._patient_cd49d.verb import patient_cd49d
     from scbert_cll.tl._perturb import perturb
     from scbert_cll.tl._predict import predict
     from scbert_cll.tl._predict_corpus.verb import predict_corpus
@@ -52,6 +52,8 @@ _ELSEWHERE: Final = {  # a verb is in the file of its name, unless it is said he
     "LeakageReport": "_leakage_audit",
     "Prognosis": "_prognosis.report",
     "SignatureReport": "_signature_report.verb",
+    "cross_validate": "_cross_validate.verb",
+    "patient_cd49d": "_patient_cd49d.verb",
     "predict_corpus": "_predict_corpus.verb",
     "prognosis": "_prognosis.verb",
     "signature": "_signature.verb",

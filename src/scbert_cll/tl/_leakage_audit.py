@@ -1,4 +1,4 @@
-"""tl.leakage_audit: what of the test cells lies on the training side."""
+"""tl.leakage_audit: ways in which training cells know the test cells."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import number_in
-from scbert_cll._counts import slot_name
-from scbert_cll._evaluation.leakage import duplicates as leakage_duplicates
-from scbert_cll._evaluation.leakage import findings as check
-from scbert_cll._evaluation.leakage import gap as leakage_gap
-from scbert_cll._evaluation.leakage import preprocessing as fitted
+from scbert_cll._counts import log_normalised, slot_name
+from scbert_cll._evaluation.leakage import duplicates, preprocessing
+from scbert_cll._evaluation.leakage import findings as checks
+from scbert_cll._evaluation.leakage import gap as split_gap
 from scbert_cll._process import as_it_was
 
 _MARKS = {"leak": "**leak**", "warning": "warning", "ok": "ok", "cannot tell": "cannot tell"}
@@ -25,7 +24,7 @@ _MARKS = {"leak": "**leak**", "warning": "warning", "ok": "ok", "cannot tell": "
 
 @dataclass
 class LeakageReport:
-    """What :func:`~scbert_cll.tl.leakage_audit` found; ``print`` it for a report in markdown.
+    """Findings of :func:`~scbert_cll.tl.leakage_audit`; ``print`` it for a report in markdown.
 
     Attributes
     ----------
@@ -40,29 +39,22 @@ class LeakageReport:
     """
 
     findings: pd.DataFrame
-    gap: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=list(leakage_gap.COLUMNS))
-    )
-    cells: pd.DataFrame = field(default_factory=check.no_cells)
+    gap: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=split_gap.COLUMNS))
+    cells: pd.DataFrame = field(default_factory=checks.no_cells)
 
     @property
     def passed(self) -> bool:
-        """No finding is a leak. It does not say that there is none: see what could not be told."""
+        """Whether no finding is a leak; what could not be told may still be one."""
         return not (self.findings["status"] == "leak").any()
 
     def __str__(self) -> str:
         counts = self.findings["status"].value_counts()
-        told = ", ".join(f"{counts.get(status, 0)} {status}" for status in _MARKS)
-        lines = ["# Leakage audit", "", f"{'Passed' if self.passed else 'Not passed'}: {told}.", ""]
-        shown = self.findings.assign(status=self.findings["status"].map(_MARKS))
-        lines += _markdown(shown)
+        statuses = ", ".join(f"{counts.get(status, 0)} {status}" for status in _MARKS)
+        lines = ["# Leakage audit", "", f"{'Passed' if self.passed else 'Not passed'}: {statuses}."]
+        lines += ["", *_markdown(self.findings.replace({"status": _MARKS}))]
         if len(self.gap):
-            lines += [
-                "",
-                "## One classifier, the same cells, split in three ways",
-                "",
-                *_markdown(self.gap),
-            ]
+            lines += ["", "## One classifier, the same cells, split in three ways", ""]
+            lines += _markdown(self.gap)
         return "\n".join([*lines, ""])
 
 
@@ -150,17 +142,17 @@ def leakage_audit(
     out), scored by macro-F1 over the classes present: (A) oversampled to equal classes and then
     split 80/20 at random, (B) split 80/20 at random, (C) a fifth of the donors tested. Measured on
     3,444 simulated cells × 400 genes of ten donors with labels drawn at random, where nothing can
-    be learned (A / B / C): .94 / .25 / .25 with classes of 60, 20 and 20 %; .71 / .29 / .29 with
+    be learned (A / B / C): 0.94 / 0.25 / 0.25 with classes of 60, 20 and 20 %; 0.71 / 0.29 / 0.29 with
     classes of 8038 : 7160 : 2020. Only what was oversampled looks known, so two large classes,
     which are hardly copied, stay as unpredictable as they are. With a class mix of each donor's own
-    .74 / .46 / .19: donors are recognised.
+    0.74 / 0.46 / 0.19: donors are recognised.
 
     Examples
     --------
-    >>> import scbert_cll as sb
-    >>> adata = sb.datasets.cll_toy(n_cells=400, n_genes=200)["rna"].copy()
-    >>> sb.pp.split_donors(adata, "donor")
-    >>> sb.tl.leakage_audit(adata, gap=False).passed
+    >>> import scbert_cll as sc_cll
+    >>> adata = sc_cll.datasets.cll_toy(n_cells=400, n_genes=200)["rna"].copy()
+    >>> sc_cll.pp.split_donors(adata, "donor")
+    >>> sc_cll.tl.leakage_audit(adata, gap=False).passed
     True
     """
     params = _record.params(locals())
@@ -171,162 +163,108 @@ def leakage_audit(
     parts = _checks.adata.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(
         dtype=object
     )
-    donor = _donors(adata, donor_key, split_key)
-    label = _labels(adata, labels_key) if gap else None
+    donor = None
+    if donor_key is not None and (donor_key != _keys.DONOR or donor_key in adata.obs):
+        has_part = adata.obs[split_key].notna().to_numpy()
+        donor = _checks.people.donors(adata, donor_key, cells=has_part, allow_missing=True)
+    if gap:
+        label = _checks.adata.obs_column(adata, labels_key)
+        _checks.adata.classes(label, labels_key)
     matrix = _checks.counts.counts_or_values(adata, layer)
     _checks.adata.no_empty_cells(matrix.sum(axis=1).A1, adata, slot_name(layer))
 
     generator = np.random.default_rng(rng)
-    cells = check.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
-    log = (
-        leakage_duplicates.log_normalised(matrix)
-        if _checks.counts.are_whole(matrix.data)
-        else matrix
-    )
+    cells = checks.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
+    log = matrix
+    if _checks.counts.are_whole(matrix.data):
+        log = log_normalised(matrix, dtype=np.float32)
     findings, named = _findings(adata, cells, log, donor, near_duplicate_alpha, generator)
-    report = LeakageReport(check.table(findings), cells=named)
-    if label is not None:
-        known = label.notna() if donor is None else label.notna() & donor.notna()
-        rows = _originals(adata, matrix, np.flatnonzero(known))
-        report.gap = _gap(log, rows, label, donor, n_repeats, generator)
-        report.findings = check.table([*findings, check.gap(report.gap)])
+    report = LeakageReport(checks.table(findings), cells=named)
+    tables = {"findings": report.findings, "cells": named}
+    if gap:
+        known_cells = label.notna() if donor is None else label.notna() & donor.notna()
+        rows = _originals(adata, matrix, np.flatnonzero(known_cells))
+        y = pd.factorize(label.iloc[rows])[0]
+        codes = None if donor is None else pd.factorize(donor.iloc[rows])[0]
+        with as_it_was():  # joblib chooses how processes start
+            report.gap = split_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=generator)
+        report.findings = checks.table([*findings, checks.gap(report.gap)])
+        tables |= {"findings": report.findings} | ({"gap": report.gap} if len(report.gap) else {})
     params |= {} if donor is None else _checks.people.left_out(donor)
-    _record.write(adata, uns={key_added: _tables(report, params)})
+    _record.write(adata, uns={key_added: {"params": params, **tables, "passed": report.passed}})
     return report
-
-
-def _donors(adata: AnnData, key: str | None, split_key: str) -> pd.Series | None:
-    """The donor column; the default one may be missing, one that was asked for may not."""
-    if key is None or (key == _keys.DONOR and key not in adata.obs):
-        return None
-    return _checks.people.donors(
-        adata, key, cells=adata.obs[split_key].notna().to_numpy(), allow_missing=True
-    )
 
 
 def _synthetic(adata: AnnData) -> np.ndarray | None:
     """Rows that pp.balance added, where it left its column."""
-    return (
-        adata.obs[_keys.IS_SYNTHETIC].isin([True]).to_numpy()
-        if _keys.IS_SYNTHETIC in adata.obs
-        else None
-    )
+    if _keys.IS_SYNTHETIC not in adata.obs:
+        return None
+    return np.asarray(adata.obs[_keys.IS_SYNTHETIC].isin([True]))
 
 
 def _originals(adata: AnnData, matrix: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
-    """Those of the rows that are cells: none that is known to be added, and of equal profiles the first."""
+    """Rows that are measured cells: none that was added, and of equal profiles the first."""
     synthetic = _synthetic(adata)
     rows = rows if synthetic is None else rows[~synthetic[rows]]
-    _, first = np.unique(leakage_duplicates.profile_hashes(matrix[rows]), return_index=True)
+    _, first = np.unique(duplicates.profile_hashes(matrix[rows]), return_index=True)
     return rows[np.sort(first)]
-
-
-def _labels(adata: AnnData, key: str) -> pd.Series:
-    """Class of each cell; at least two classes."""
-    label = _checks.adata.obs_column(adata, key)
-    _checks.adata.classes(label, key)
-    return label
 
 
 def _findings(
     adata: AnnData,
-    cells: check.Cells,
+    cells: checks.Cells,
     log: sparse.csr_matrix,
     donor: pd.Series | None,
     alpha: float,
     rng: np.random.Generator,
-) -> tuple[list[check.Finding], pd.DataFrame]:
+) -> tuple[list[checks.Finding], pd.DataFrame]:
     """All verdicts on the split, in the order of the report, and the cells they name."""
     balance = adata.uns.get(_keys.BALANCE)
-    method = balance.get("params", {}).get("method") if isinstance(balance, Mapping) else None
+    balance = balance if isinstance(balance, Mapping) else {}
     synthetic = _synthetic(adata)
-    equal, equal_cells = check.exact(cells)
-    same_name, name_cells = check.names(cells)
-    close, close_cells = check.near(cells, log, equal_cells, alpha, int(rng.integers(2**31 - 1)))
-    added, added_cells = check.resampled(cells, synthetic, method)
-    findings = [equal, same_name, close, check.donors(cells, donor), added]
-    findings += _preprocessing(adata, cells, synthetic) or [_nothing_recorded()]
-    tables = [
-        t[list(check.CELL_COLUMNS)]
-        for t in (equal_cells, name_cells, close_cells, added_cells)
-        if len(t)
-    ]
-    named = pd.concat(tables, ignore_index=True) if tables else check.no_cells()
-    return findings, named.set_axis(named.index.astype(str))
-
-
-def _preprocessing(
-    adata: AnnData, cells: check.Cells, synthetic: np.ndarray | None
-) -> list[check.Finding]:
-    """What was learned from cells, by the records and values that are there."""
+    equal, equal_cells = checks.exact(cells)
+    same_name, name_cells = checks.names(cells)
+    close, close_cells = checks.near(cells, log, equal_cells, alpha, int(rng.integers(2**31 - 1)))
+    method = balance.get("params", {}).get("method")
+    added, added_cells = checks.resampled(cells, synthetic, method)
     original = np.ones(adata.n_obs, dtype=bool) if synthetic is None else ~synthetic
     train = original & (cells.parts == _keys.TRAIN)
-    who = fitted.Fitted(int(train.sum()) + _dropped(adata), train, original)
-    return [*fitted.records(adata.uns, who), *_by_values(adata, cells, who)]
-
-
-def _by_values(adata: AnnData, cells: check.Cells, who: fitted.Fitted) -> Iterator[check.Finding]:
-    """What scanpy leaves, which does not say which cells it looked at."""
-    if "X_pca" in adata.obsm:
-        yield fitted.components(adata.obsm["X_pca"], who)
-    if "highly_variable" in adata.var:
-        matrices = (
-            [cells.matrix] if adata.X is None else [cells.matrix, _checks.counts.in_core(adata.X)]
+    groups, n_dropped = balance.get("groups"), 0  # dropped by undersampling after it was fitted
+    if isinstance(groups, pd.DataFrame) and "n_after" in groups:
+        n_dropped = int((groups["n_before"] - groups["n_after"]).clip(lower=0).sum())
+    fitted = preprocessing.Fitted(int(train.sum()) + n_dropped, train, original)
+    learned = [*preprocessing.records(adata.uns, fitted), *_by_values(adata, cells, fitted)]
+    if not learned:
+        meaning = (
+            "No step that learns from cells is on record; what was done before the object was "
+            "made is not known here."
         )
+        learned = [checks.Finding("preprocessing", "cannot tell", meaning)]
+    tables = [table for table in (equal_cells, name_cells, close_cells, added_cells) if len(table)]
+    columns = list(checks.CELL_COLUMNS)
+    named = pd.concat([table[columns] for table in tables] or [checks.no_cells()])
+    named = named.reset_index(drop=True).rename(index=str)
+    return [equal, same_name, close, checks.donors(cells, donor), added, *learned], named
+
+
+def _by_values(
+    adata: AnnData, cells: checks.Cells, fitted: preprocessing.Fitted
+) -> Iterator[checks.Finding]:
+    """Results of scanpy, which do not say which cells it looked at."""
+    if "X_pca" in adata.obsm:
+        yield preprocessing.components(adata.obsm["X_pca"], fitted)
+    if "highly_variable" in adata.var:
+        x = [] if adata.X is None else [_checks.counts.in_core(adata.X)]
         means = cast("pd.DataFrame", adata.var).get("means")
-        yield fitted.variable_genes(means, matrices, who)
+        yield preprocessing.variable_genes(means, [cells.matrix, *x], fitted)
     if {"mean", "std"} <= set(adata.var):
-        yield fitted.scaled(_checks.counts.in_core(adata.X), who)
+        yield preprocessing.scaled(_checks.counts.in_core(adata.X), fitted)
     if "log1p" in adata.uns:
         meaning = (
             "The logarithm is of each cell alone; at most the common target_sum (by default the "
             "median cell's) knows the others."
         )
-        yield check.Finding("uns['log1p']", "ok", meaning)
-
-
-def _dropped(adata: AnnData) -> int:
-    """Training cells that undersampling took away after the preprocessing."""
-    record = adata.uns.get(_keys.BALANCE)
-    groups = record.get("groups") if isinstance(record, Mapping) else None
-    if not isinstance(groups, pd.DataFrame) or "n_after" not in groups:
-        return 0
-    return int((groups["n_before"] - groups["n_after"]).clip(lower=0).sum())
-
-
-def _nothing_recorded() -> check.Finding:
-    meaning = (
-        "No step that learns from cells is on record; what was done before the object was made is "
-        "not known here."
-    )
-    return check.Finding("preprocessing", "cannot tell", meaning)
-
-
-def _gap(
-    log: sparse.csr_matrix,
-    rows: np.ndarray,
-    label: pd.Series,
-    donor: pd.Series | None,
-    n_repeats: int,
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    """The three ways, on rows that have a label and, where there are donors, a donor."""
-    y = pd.factorize(label.iloc[rows])[0]
-    codes = None if donor is None else pd.factorize(donor.iloc[rows])[0]
-    with as_it_was():  # joblib chooses how processes start
-        return leakage_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=rng)
-
-
-def _tables(report: LeakageReport, params: dict[str, Any]) -> dict[str, Any]:
-    """Plain values and tables that a file can hold."""
-    gap = {"gap": report.gap} if len(report.gap) else {}
-    return {
-        "params": params,
-        "findings": report.findings,
-        "cells": report.cells,
-        **gap,
-        "passed": report.passed,
-    }
+        yield checks.Finding("uns['log1p']", "ok", meaning)
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:

@@ -82,9 +82,10 @@ def _verdict(
     offenders = offenders.assign(check=check)
     if offenders.empty:
         return Finding(check, "ok", ok, share), offenders
+    columns = [map(str, offenders[name]) for name in ("cell", "part", "twin", "twin_part")]
     names = (
-        f"{row.cell} ({row.part})" + (f" = {row.twin} ({row.twin_part})" if row.twin else "")
-        for row in offenders.itertuples()
+        f"{cell} ({part})" + (f" = {twin} ({other})" if twin else "")
+        for cell, part, twin, other in zip(*columns, strict=True)
     )
     status = status or ("leak" if n_test else "warning")
     return Finding(check, status, bad, share, len(offenders), _listed(names)), offenders

@@ -66,11 +66,11 @@ def _by_number(check: str, n: Any, cells: Fitted, remedy: str) -> Finding:
     if n is None:
         meaning = "Edges of another object: " + _UNKNOWN.format(remedy=remedy)
         return Finding(check, "cannot tell", meaning)
-    n, more = int(n), int(n) - cells.n_train
-    if more > 0:
-        what = f"{n} cells, {more} more than the {cells.n_train} training cells"
+    n, excess = int(n), int(n) - cells.n_train
+    if excess > 0:
+        what = f"{n} cells, {excess} more than the {cells.n_train} training cells"
         return Finding(check, "warning", _ALL.format(what=what, remedy=remedy), n=n)
-    if not more:
+    if not excess:
         return Finding(check, "ok", f"Learned from {n} cells, as many as the training has.", n=n)
     meaning = (
         f"Learned from {n} cells, and the training has {cells.n_train}: which they were is not on "

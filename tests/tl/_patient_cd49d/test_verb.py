@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 import scbert_cll as sc_cll
 from scbert_cll.tl import patient_cd49d
-from scbert_cll.tl._patient_share import limits
+from scbert_cll.tl._patient_cd49d.calibration import limits
 
 MEASURED = ["n_cells", "n_measured", "pct_measured", "pct_measured_low", "pct_measured_high"]
 MEASURED += ["bimodal", "clinical_class", "cd49d_call"]

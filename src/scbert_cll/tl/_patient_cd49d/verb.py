@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names, _record, get
-from scbert_cll._checks.words import key_in, number_in
+from scbert_cll import _checks, _keys, _record, get
+from scbert_cll._checks.words import key_in, listed, number_in
 from scbert_cll._process import as_it_was
-from scbert_cll.tl import _patient_share
+from scbert_cll.tl._patient_cd49d import calibration
+from scbert_cll.tl._patient_cd49d.predictions import of_matrix, out_of_fold, recorded
 
 _MEASURED: Final = (
     *("n_cells", "n_measured", "pct_measured", "pct_measured_low", "pct_measured_high"),
@@ -41,7 +42,7 @@ def patient_cd49d(
     obs_keys: Sequence[str] = (),
     key_added: str = _keys.PATIENT_CD49D,
 ) -> AnnData:
-    """Sum the cells of each donor, and say of each patient how many cells are CD49d+, as measured and as predicted.
+    """Pseudobulk of each donor, with the share of its CD49d+ cells, measured and predicted.
 
     Outcome belongs to patients, not to cells: a thousand cells of one patient are one patient. The
     object made here has one row per donor, to which outcomes are joined by name.
@@ -70,7 +71,7 @@ def patient_cd49d(
         Name of the results of :func:`~scbert_cll.tl.cross_validate`.
     proba_key
         `obsm` with the probabilities of :func:`~scbert_cll.tl.finetune` or
-        :func:`~scbert_cll.tl.predict`. Where it is not, only what was measured is told.
+        :func:`~scbert_cll.tl.predict`. Without it only measured shares are given.
     split_key
         `obs` column of the split that the model of `proba_key` was trained with. Donors in
         ``"train"`` or ``"val"`` took part. None: no donor of `adata` did, as when a saved model
@@ -170,128 +171,66 @@ def patient_cd49d(
     number_in(positive_from, "positive_from", 0, 100)
     number_in(min_cells, "min_cells", 1, np.inf, whole=True)
     labels_key = labels_key or key
-    table = _donor_table(adata, key, donor_key)
+    table = get.donor_table(adata, key=key).rename(index=str)
+    of_labels = adata.uns[key].get("params", {})
+    recorded(of_labels, f"pp.label_cd49d (key {key!r})", donor_key=donor_key)
     counted = _counted(adata, donor_key, key, cells)
     donor = _checks.people.donors(adata, donor_key, cells=counted)
     not_donors = _checks.people.left_out(donor)
     counted = counted & donor.notna().to_numpy()
     donor = donor[counted]
-    obs = cast("pd.DataFrame", adata.obs).loc[counted]
-    _checks.donors.donor_columns(obs, donor, obs_keys, (*_MEASURED, *_PREDICTED))
-    found = _predictions(adata, donor, model, cv_key, proba_key, split_key, donor_key, labels_key)
-
+    of_patients = _of_patients(adata, donor, obs_keys)
+    if model is None:
+        predictions = of_matrix(adata, donor, proba_key, split_key, labels_key)
+    else:
+        predictions = out_of_fold(adata, donor, model, cv_key, donor_key, labels_key)
     patients, note = _sums(adata, counted, donor, layer)
-    known = _measured(table, donor, patients.obs_names)
-    record: dict[str, Any] = {"predictions": found.source}
-    if found.positive is not None:
-        known, record["calibration"] = _with_predictions(
-            known, found, donor, min_cells, positive_from
-        )
-    first = ~donor.duplicated().to_numpy()
-    patients.obs = known.join(obs.loc[first, list(obs_keys)].set_axis(donor[first].to_numpy()))
+    obs = _measured(table, donor, patients.obs_names)
+    record: dict[str, Any] = {"predictions": predictions.source}
+    if predictions.positive is not None:
+        positive = predictions.positive.loc[donor.index].astype(np.float64)
+        by_donor = positive.groupby(donor.to_numpy())
+        obs["n_predicted"] = by_donor.count().reindex(obs.index).astype(np.int64)
+        obs["pct_predicted"] = 100 * by_donor.mean().reindex(obs.index)
+        obs["in_training"] = obs.index.isin(list(predictions.trained))
+        others = calibration.others(obs, min_cells)
+        obs = obs.join(calibration.intervals(obs, others, min_cells))
+        obs["cd49d_predicted"] = calibration.call(obs, positive_from)
+        obs, record["calibration"] = obs[[*_MEASURED, *_PREDICTED]], others
+    patients.obs = obs.join(of_patients)
     params |= {"labels_key": labels_key, "positive_from": float(positive_from)} | note | not_donors
     _record.write(patients, uns={key_added: record | {"params": params}})
     return patients
 
 
-class _Found(NamedTuple):
-    """Probability of positive by cell, donors the model learned from, and where it is from.
-
-    None: there is none.
-    """
-
-    positive: pd.Series | None
-    trained: set[str]
-    source: str
-
-
-def _donor_table(adata: AnnData, key: str, donor_key: str) -> pd.DataFrame:
-    """What pp.label_cd49d says of each donor, by name."""
-    table = get.donor_table(adata, key=key)
-    _checks.donors.recorded(
-        adata.uns[key].get("params", {}), "donor_key", donor_key, f"pp.label_cd49d (key {key!r})"
-    )
-    return table.set_axis(table.index.astype(str))
-
-
 def _counted(adata: AnnData, donor_key: str, key: str, cells: Any) -> np.ndarray:
-    """Cells to count: those asked for, or those that were gated, and all of donors without any."""
+    """Cells to count: those given, or those that were gated, and all of donors without any."""
     if cells is not None:
-        return _checks.adata.cells(
-            adata,
-            cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells,
-            "cells",
-        )
-    gated = _checks.adata.obs_column(
-        adata, _keys.score(key)
-    ).notna()  # a score is given to gated cells only
+        cells = cells.reindex(adata.obs_names) if isinstance(cells, pd.Series) else cells
+        return _checks.adata.cells(adata, cells, "cells")
+    # a score is given to gated cells only
+    gated = _checks.adata.obs_column(adata, _keys.score(key)).notna()
     donor = _checks.people.donors(adata, donor_key, allow_missing=True, quiet=True)
     missing = cast("pd.DataFrame", adata.obs)[donor_key].isna()
     return np.asarray(gated | missing | (donor.notna() & ~donor.isin(donor[gated].dropna())))
 
 
-def _predictions(
-    adata: AnnData,
-    donor: pd.Series,
-    model: str | None,
-    cv_key: str,
-    proba_key: str,
-    split_key: str | None,
-    donor_key: str,
-    labels_key: str,
-) -> _Found:
-    if model is not None:
-        return _out_of_fold(adata, donor, model, cv_key, donor_key, labels_key)
-    if proba_key not in adata.obsm:
-        return _Found(
-            None,
-            set(),
-            f"none: {proba_key!r} is not in adata.obsm, and no model= of tl.cross_validate "
-            f"was named",
+def _of_patients(adata: AnnData, donor: pd.Series, keys: Sequence[str]) -> pd.DataFrame:
+    """Columns of `obs` with one value per donor, by donor."""
+    obs = cast("pd.DataFrame", adata.obs).loc[donor.index]
+    if same := sorted(set(keys) & {*_MEASURED, *_PREDICTED}):
+        raise ValueError(
+            f"obs_keys names columns that are made here: {listed(same)}; rename them in adata.obs."
         )
-    proba = _checks.donors.probabilities(adata.obsm[proba_key], proba_key)
-    made = adata.uns.get(
-        _keys.SCBERT_PREDICT, adata.uns.get(_keys.SCBERT, {})
-    )  # the latter wrote the probabilities, if it is there
-    params = made.get("params", {}) if proba_key == _keys.PROBA else {}
-    _checks.donors.recorded(
-        params, "labels_key", labels_key, f"The model of adata.obsm[{proba_key!r}]"
-    )
-    _checks.donors.recorded(
-        params, "split_key", str(split_key), f"The model of adata.obsm[{proba_key!r}]"
-    )
-    source = f"adata.obsm[{proba_key!r}], class {_names.own(str(proba.columns[-1]), adata.uns)!r}"
-    return _Found(proba.iloc[:, -1], _trained(adata, donor, split_key), source)
-
-
-def _trained(adata: AnnData, donor: pd.Series, split_key: str | None) -> set[str]:
-    """Donors with a cell that the model was fitted to, or chosen on."""
-    if split_key is None:
-        return set()
-    _checks.donors.known_training(split_key, cast("pd.DataFrame", adata.obs))
-    part = _checks.adata.split(adata, split_key, need=()).loc[donor.index]
-    return set(donor[part.isin([_keys.TRAIN, _keys.VAL])])
-
-
-def _out_of_fold(
-    adata: AnnData, donor: pd.Series, model: str, cv_key: str, donor_key: str, labels_key: str
-) -> _Found:
-    """Mean over repeats of what models said of donors they had not seen.
-
-    With folds of cells they had.
-    """
-    key_in(cv_key, adata.uns, "adata.uns", "Run tl.cross_validate first.")
-    params, label = adata.uns[cv_key]["params"], str(adata.uns[cv_key]["classes"][-1])
-    for name, asked in (("labels_key", labels_key), ("donor_key", donor_key)):
-        _checks.donors.recorded(params, name, asked, f"tl.cross_validate (key {cv_key!r})")
-    found = get.out_of_fold(adata, model=model, key=cv_key)
-    positive = found[f"proba_{label}"].groupby(level=0).mean().reindex(adata.obs_names)
-    seen = set(donor) if params["scheme"] == "random_cell" else set()
-    return _Found(
-        positive,
-        seen,
-        f"out of fold by {model!r} (adata.uns[{cv_key!r}], {params['scheme']}), class {label!r}",
-    )
+    for key in keys:
+        key_in(key, obs, "adata.obs")
+        n_values = obs[key].groupby(donor, observed=True).nunique(dropna=False)
+        if len(bad := n_values.index[n_values > 1]):
+            raise ValueError(
+                f"adata.obs[{key!r}] has several values in {len(bad)} donors ({listed(bad)}); "
+                f"obs_keys takes columns with one value per donor."
+            )
+    return obs[list(keys)].set_axis(donor.to_numpy())[~donor.duplicated().to_numpy()]
 
 
 def _sums(
@@ -301,46 +240,24 @@ def _sums(
     import scanpy as sc  # seconds to import
 
     counts, note = _checks.counts.noted_counts(adata, layer)
-    counts = counts[counted]
     by_donor = pd.DataFrame({_keys.DONOR: pd.Categorical(donor)}, index=donor.index)
     with as_it_was():  # numba's threads
-        found = sc.get.aggregate(AnnData(counts, obs=by_donor), _keys.DONOR, "sum").layers["sum"]
-    names = by_donor[_keys.DONOR].cat.categories.astype(object)
-    var = cast("pd.DataFrame", adata.var).copy()
-    return AnnData(
-        np.asarray(found, dtype=np.float64), obs=pd.DataFrame(index=names), var=var
-    ), note
+        sums = sc.get.aggregate(AnnData(counts[counted], obs=by_donor), _keys.DONOR, "sum")
+    obs = pd.DataFrame(index=by_donor[_keys.DONOR].cat.categories.astype(object))
+    values = np.asarray(sums.layers["sum"], dtype=np.float64)
+    return AnnData(values, obs=obs, var=cast("pd.DataFrame", adata.var).copy()), note
 
 
 def _measured(table: pd.DataFrame, donor: pd.Series, names: pd.Index) -> pd.DataFrame:
     """Columns of what the protein says; missing for donors without gated cells."""
     renamed = {
         "n_cells": "n_measured",
+        "pct_positive": "pct_measured",
         "ci_low": "pct_measured_low",
         "ci_high": "pct_measured_high",
     }
-    found = table.rename(columns=renamed | {"pct_positive": "pct_measured"}).reindex(names)
-    found["n_cells"] = donor.value_counts().reindex(names)
-    found = found.astype({"bimodal": np.float64}).assign(n_measured=found["n_measured"].fillna(0))
-    return found[list(_MEASURED)].astype({"n_cells": np.int64, "n_measured": np.int64})
-
-
-def _with_predictions(
-    known: pd.DataFrame, found: _Found, donor: pd.Series, min_cells: int, positive_from: float
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What was measured, joined by what was predicted, and the donors that the intervals come from."""
-    positive = (
-        cast("pd.Series", found.positive)
-        .loc[donor.index]
-        .astype(np.float64)
-        .groupby(donor.to_numpy())
-    )
-    known = known.assign(
-        n_predicted=positive.count().reindex(known.index).astype(np.int64),
-        pct_predicted=100 * positive.mean().reindex(known.index),
-        in_training=known.index.isin(list(found.trained)),
-    )
-    others = _patient_share.calibration(known, min_cells)
-    known = known.join(_patient_share.intervals(known, others, min_cells))
-    known["cd49d_predicted"] = _patient_share.call(known, positive_from)
-    return known[[*_MEASURED, *_PREDICTED]], others
+    measured = table.rename(columns=renamed).reindex(names)
+    measured["n_cells"] = donor.value_counts().reindex(names)
+    measured["n_measured"] = measured["n_measured"].fillna(0)
+    types = {"n_cells": np.int64, "n_measured": np.int64, "bimodal": np.float64}
+    return measured[list(_MEASURED)].astype(types)

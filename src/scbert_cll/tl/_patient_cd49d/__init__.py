@@ -1,0 +1,1 @@
+"""The verb ``tl.patient_cd49d``."""
