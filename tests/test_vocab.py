@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scbert_cll import vocab as vocab_module
 from scbert_cll.vocab import GeneVocab, read_aliases
 
 NAMES = ["CD5", "CD19", "ITGA4", "HLA-A", "NKX2-1", "NA"]
@@ -22,6 +23,15 @@ gene_lists = st.lists(
 def how(vocab: GeneVocab, names: list[str], aliases: object = None) -> list[tuple[str, str]]:
     found = vocab.resolve(names, aliases=aliases)
     return list(zip(found["how"], found["gene"], strict=True))
+
+
+def test_completion_offers_what_is_of_this_module() -> None:
+    offered = {"Aliases", "GeneVocab", "How", "Vocabulary", "read_aliases"}
+    assert set(dir(vocab_module)) == set(vocab_module.__all__) == offered
+    namespace: dict[str, object] = {}
+    exec("from scbert_cll.vocab import *", namespace)  # noqa: S102
+    assert offered <= set(namespace)
+    assert not {"np", "pd", "re", "Any", "h5py"} & set(namespace)
 
 
 # --- an ordered set of names

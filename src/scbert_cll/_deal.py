@@ -10,7 +10,7 @@ import numpy as np
 
 _STARTS: Final = 20
 _MOST_SWAPS: Final = 2000  # looked at in a step; of more, a random choice
-_TOLERANCE: Final = 0.5  # of a donor, over the parts: how much less even than the best is fine
+_TOLERANCE: Final = 0.5  # of a donor, over the parts: less even than the best
 EMPTY: Final = 1e6  # what a part without a donor lacks: more than all else together
 
 
@@ -25,8 +25,9 @@ def weights_of(*columns: np.ndarray) -> np.ndarray:
 
     Of the donors, then of what `columns` count, e.g. cells per class.
     """
-    counted = [np.ones(len(columns[0])), *(column for column in columns if column.sum())]
-    return np.stack([column / column.sum() for column in counted], axis=1)
+    counted = [np.ones(len(columns[0])), *columns]
+    shares = [column / column.sum() for column in counted if column.sum()]
+    return np.stack(shares, axis=1)
 
 
 def deal(
@@ -61,8 +62,9 @@ def deal(
         if search.is_even(deals[-1]):
             break
     least = min(deal.lack for deal in deals)
-    even = min(deal.deviation for deal in deals if deal.lack == least) + search.tolerance
-    return next(deal.part for deal in deals if deal.lack == least and deal.deviation <= even)
+    deals = [deal for deal in deals if deal.lack == least]
+    even = min(deal.deviation for deal in deals) + search.tolerance
+    return next(deal.part for deal in deals if deal.deviation <= even)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ through its name, here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,8 @@ _GENOME = re.compile(
     re.I,
 )
 _SUFFIX = re.compile(r"^(.+)([-.])(\d+)$")
-_TEXT, _TABLE, _H5AD = (".txt", ""), {".csv": ",", ".tsv": "\t", ".tab": "\t"}, (".h5ad",)
+_TEXT, _H5AD = (".txt", ""), ".h5ad"
+_TABLE = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 
 class GeneVocab:
@@ -106,7 +107,7 @@ class GeneVocab:
         """
         path = Path(path)
         kind = _kind(path)
-        if kind in _H5AD:
+        if kind == _H5AD:
             with h5py.File(_checks.paths.plain_file(path)) as file:
                 return cls(_genes(read_elem(file["var"])))
         if kind in _TEXT:
@@ -134,12 +135,12 @@ class GeneVocab:
             The kind of file is another one.
         """
         path = Path(path)
-        kind = choice(_kind(path), (*_TEXT, *_TABLE), f"the kind of file of {path.name!r}")
+        kind = _kind(path, (*_TEXT, *_TABLE))
         table = pd.DataFrame({"gene": self._names})
         sep, header = _TABLE.get(kind, "\t"), kind in _TABLE
 
         def write(aside: Path) -> None:
-            table.to_csv(aside, sep=sep, index=False, header=header, lineterminator="\n")
+            table.to_csv(aside, sep=sep, header=header, index=False, lineterminator="\n")
 
         replace(path, write, lambda aside: GeneVocab.read(aside) == self)
 
@@ -220,13 +221,14 @@ class GeneVocab:
         """Names without the genome before them; empty for genes of another species."""
         names = pd.Series(list(query), dtype=object)
         table = names.str.extract(_GENOME)
-        human, mouse = (table["gene"].where(table[name].notna()) for name in ("human", "mouse"))
+        gene = table["gene"]
+        human, mouse = gene.where(table["human"].notna()), gene.where(table["mouse"].notna())
         is_mouse_id = mouse.str.startswith("ENSMUSG", na=False)
         mouse = mouse.where(~mouse.str.isupper().eq(True) | is_mouse_id)
-        n_human, n_mouse = (int(genes.isin(self._names).sum()) for genes in (human, mouse))
-        is_mouse = n_mouse > n_human or not human.notna().any()
-        others = names.where(table["gene"].isna() | query.isin(self._names), "")
-        plain: pd.Index = pd.Index((mouse if is_mouse else human).fillna(others), dtype=object)
+        n_human, n_mouse = human.isin(self._names).sum(), mouse.isin(self._names).sum()
+        genes = mouse if n_mouse > n_human or not human.notna().any() else human
+        others = names.where(gene.isna() | query.isin(self._names), "")
+        plain: pd.Index = pd.Index(genes.fillna(others), dtype=object)
         return plain
 
     def __len__(self) -> int:
@@ -239,7 +241,9 @@ class GeneVocab:
         return name in self._names
 
     def __eq__(self, other: object) -> bool:
-        return self._names.equals(other._names) if isinstance(other, GeneVocab) else NotImplemented
+        if not isinstance(other, GeneVocab):
+            return NotImplemented
+        return self._names.equals(other._names)
 
     def __hash__(self) -> int:
         return hash(tuple(self._names))
@@ -338,8 +342,11 @@ def _without_version(name: str) -> str:
 
 def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
     if isinstance(source, Mapping):
-        several = ((alias, [to] if isinstance(to, str) else to) for alias, to in source.items())
-        return [(str(alias), str(symbol)) for alias, symbols in several for symbol in symbols]
+        return [
+            (str(alias), str(symbol))
+            for alias, symbols in source.items()
+            for symbol in ([symbols] if isinstance(symbols, str) else symbols)
+        ]
     path = Path(source)
     table = _read_table(path)
     if {"alias", "symbol"} <= set(table):
@@ -347,8 +354,9 @@ def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
     hgnc = table.columns.intersection(["prev_symbol", "alias_symbol"])
     if "symbol" in table and len(hgnc):
         cells = table[["symbol", *hgnc]].melt("symbol", value_name="aliases")
-        pairs = zip(cells["aliases"].str.split("|"), cells["symbol"], strict=True)
-        return [(alias, symbol) for aliases, symbol in pairs for alias in aliases if alias]
+        cells = cells.assign(aliases=cells["aliases"].str.split("|")).explode("aliases")
+        cells = cells[cells["aliases"] != ""]
+        return list(zip(cells["aliases"], cells["symbol"], strict=True))
     if table.shape[1] != 2:
         raise ValueError(
             f"{path.name} must have columns 'alias' and 'symbol', or HGNC's 'symbol' and "
@@ -359,11 +367,12 @@ def _alias_pairs(source: Aliases) -> list[tuple[str, str]]:
     return list(zip(table[0], table[1], strict=True))
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path, kinds: Sequence[str] = (*_TEXT, *_TABLE, _H5AD)) -> str:
     """The ending that says what a file is, without that of its compression."""
-    endings = [e.lower() for e in path.suffixes if e.lower() not in (".gz", ".bz2", ".xz")]
-    kinds = (*_TEXT, *_TABLE, *_H5AD)
-    return choice(endings[-1] if endings else "", kinds, f"the kind of file of {path.name!r}")
+    endings = ["", *(ending.lower() for ending in path.suffixes)]
+    while endings[-1] in (".gz", ".bz2", ".xz"):
+        endings.pop()
+    return choice(endings[-1], kinds, f"the kind of file of {path.name!r}")
 
 
 def _read_table(path: Path, header: int | None = 0) -> pd.DataFrame:

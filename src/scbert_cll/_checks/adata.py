@@ -11,8 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _keys
+from scbert_cll._checks import people
 from scbert_cll._checks.counts import can_be_copied
-from scbert_cll._checks.people import categories_of, class_names, class_order, warn_of_missing_words
 from scbert_cll._checks.words import key_in, listed, unique
 from scbert_cll._counts import slot_name
 
@@ -41,12 +41,14 @@ def in_memory(adata: Any) -> AnnData:
         is_mudata = isinstance(getattr(adata, "mod", None), Mapping)
         hint = ' Take one modality, e.g. mdata["rna"].' if is_mudata else ""
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.{hint}")
-    what = f"backed by {str(adata.filename)!r}" if adata.isbacked else ""
-    if not what and not isinstance(adata.obs, pd.DataFrame):  # ad.experimental.read_lazy
+    if adata.isbacked:
+        what = f"backed by {str(adata.filename)!r}"
+    elif not isinstance(adata.obs, pd.DataFrame):  # ad.experimental.read_lazy
         what = "lazy: its tables are still on disk"
-    if what:
-        raise ValueError(f"adata is {what}; read it into memory first: adata = adata.to_memory()")
-    return adata
+    else:
+        return adata
+    remedy = "read it into memory first: adata = adata.to_memory()"
+    raise ValueError(f"adata is {what}; {remedy}")
 
 
 def target(adata: AnnData, *, copy: bool) -> AnnData:
@@ -83,10 +85,11 @@ def cells(adata: AnnData, which: Any, what: str) -> np.ndarray:
     """
     if which is None:
         return np.ones(adata.n_obs, dtype=bool)
-    column = obs_column(adata, which, allow_missing=False) if isinstance(which, str) else which
-    if isinstance(which, str) and not pd.api.types.is_bool_dtype(column):
-        column = split(adata, which) == _keys.TRAIN
-    mask = np.asarray(column)
+    if isinstance(which, str):
+        column = obs_column(adata, which, allow_missing=False)
+        is_mask = pd.api.types.is_bool_dtype(column)
+        which = column if is_mask else split(adata, which) == _keys.TRAIN
+    mask = np.asarray(which)
     if mask.dtype != bool or mask.shape != (adata.n_obs,) or not mask.any():
         raise ValueError(
             f"{what} must choose at least one cell: a true/false value for each of the "
@@ -126,8 +129,8 @@ def split(adata: AnnData, key: str, *, need: Sequence[str] = (_keys.TRAIN,)) -> 
 
 def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
     """The classes that occur, as text, in the column's own order; at least two."""
-    names = class_order(labels)
-    warn_of_missing_words(names, key)
+    names = people.class_order(labels)
+    people.warn_of_missing_words(names, key)
     if len(names) < 2:
         raise ValueError(
             f"adata.obs[{key!r}] needs at least two classes{within}; found {listed(names)}."
@@ -137,7 +140,7 @@ def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
 
 def groups(adata: AnnData, key: str) -> pd.Series:
     """A column of groups as a categorical of text in which every category occurs."""
-    column = categories_of(obs_column(adata, key))
+    column = people.categories_of(obs_column(adata, key))
     _some_group(column, f"adata.obs[{key!r}]")
     return column
 
@@ -161,7 +164,7 @@ def _some_group(groups: pd.Series, where: str) -> None:
 
 def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
     """Codes of a label column, -1 where missing; each class is known and has a cell in `rows`."""
-    names = class_names(obs_column(adata, key))
+    names = people.class_names(obs_column(adata, key))
     if unseen := sorted(set(names.dropna()) - set(known)):
         raise ValueError(
             f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it "
@@ -185,7 +188,8 @@ def no_resampled_rows(adata: AnnData) -> None:
     """Refuse rows that are not cells as they were measured."""
     if _keys.IS_SYNTHETIC not in adata.obs:
         return
-    if len(added := adata.obs_names[np.asarray(adata.obs[_keys.IS_SYNTHETIC], dtype=bool)]):
+    is_added = np.asarray(adata.obs[_keys.IS_SYNTHETIC], dtype=bool)
+    if len(added := adata.obs_names[is_added]):
         raise ValueError(
             f"{len(added)} cells were added by resampling ({listed(added)}); copies of a cell "
             "would be on both sides of a fold. Start from the cells as measured; each model "
@@ -206,9 +210,11 @@ def protein_counts(adata: AnnData, key: str) -> np.ndarray:
     else:
         values = np.asarray(table.toarray() if hasattr(table, "toarray") else table)
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
-        raise ValueError(f"{where} must hold numbers, cells × proteins; found {values.dtype}.")
+        kind = values.dtype
+        raise ValueError(f"{where} must hold numbers, cells × proteins; found {kind}.")
     n = values.shape[1]
-    names = np.asarray(list(map(str, table)) if is_table else [f"column {j}" for j in range(n)])
+    columns = list(table) if is_table else [f"column {j}" for j in range(n)]
+    names = np.asarray(columns, dtype=str)
     bad = ~(np.isfinite(values) & (values >= 0)).all(0)
     if bad.sum() >= 0.5 * n:
         raise ValueError(
@@ -230,10 +236,10 @@ def table_numbers(table: pd.DataFrame) -> np.ndarray:
     try:
         return table.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
-        columns = [pd.to_numeric(table.iloc[:, j], errors="coerce") for j in range(table.shape[1])]
-        return np.column_stack(
-            [column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns]
-        )
+        columns = (column for _, column in table.items())
+        numbers = (pd.to_numeric(column, errors="coerce") for column in columns)
+        arrays = [column.to_numpy(np.float64, na_value=np.nan) for column in numbers]
+        return np.column_stack(arrays)
 
 
 def weights(values: np.ndarray, key: str) -> None:

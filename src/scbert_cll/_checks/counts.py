@@ -91,7 +91,8 @@ def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> 
     rounded = nearly_whole(csr.data)
     if rounded is None:
         raise ValueError(_not_counts(adata, source, csr, only_x=only_x))
-    return Counts(_with_data(csr, rounded), {"n_rounded": int((rounded != csr.data).sum())})
+    n_rounded = int((rounded != csr.data).sum())
+    return Counts(_with_data(csr, rounded), {"n_rounded": n_rounded})
 
 
 def counts_or_values(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
@@ -232,10 +233,10 @@ def _columns_of_raw(adata: AnnData) -> np.ndarray:
     missing = adata.var_names[~adata.var_names.isin(names)]
     twice = adata.var_names[adata.var_names.isin(names[names.duplicated() & is_gene])]
     if len(missing) or len(twice):
-        problem = (
-            f"no gene {listed(missing)}" if len(missing) else f"more than one gene {listed(twice)}"
-        )
-        then = "" if len(missing) else ", then pp.align_genes"
+        problem, then = f"no gene {listed(missing)}", ""
+        if not len(missing):
+            problem = f"more than one gene {listed(twice)}"
+            then = ", then pp.align_genes"
         raise ValueError(
             f"adata.raw has {problem} of adata.var_names, so its counts cannot be matched by "
             f"name. Start from it: adata = adata.raw.to_adata(){then}."
@@ -281,8 +282,8 @@ def _not_counts(adata: AnnData, source: Slot, csr: sparse.csr_matrix, *, only_x:
 
 def _elsewhere(adata: AnnData, layer: str | None, *, only_x: bool = False) -> str:
     """Two other slots that hold whole numbers, and how each is used."""
-    hints = [hint for name, hint in _slots(adata, only_x=only_x) if name != (layer or "X")]
-    return " ".join(hints[:2])
+    slots = _slots(adata, only_x=only_x)
+    return " ".join([hint for name, hint in slots if name != (layer or "X")][:2])
 
 
 def _slots(adata: AnnData, *, only_x: bool) -> Iterator[tuple[str, str]]:
@@ -291,10 +292,13 @@ def _slots(adata: AnnData, *, only_x: bool) -> Iterator[tuple[str, str]]:
         if name is not None and not is_binned(adata, name) and _hold_counts(values):
             pass_it = "" if only_x else f"pass layer={name!r}, or "
             where = slot_name(name)
-            yield name, f"{where} holds whole numbers: {pass_it}adata.X = {where}.copy()."
+            use = f"{pass_it}adata.X = {where}.copy()"
+            yield name, f"{where} holds whole numbers: {use}."
     if adata.raw is not None and _hold_counts(adata.raw.X):
-        pass_it = "" if only_x or RAW in adata.layers else f"pass layer={RAW!r}, or "
-        yield "", f"adata.raw holds whole numbers: {pass_it}adata = adata.raw.to_adata()."
+        use = "adata = adata.raw.to_adata()"
+        if not only_x and RAW not in adata.layers:
+            use = f"pass layer={RAW!r}, or {use}"
+        yield "", f"adata.raw holds whole numbers: {use}."
     if adata.X is not None and not only_x and _hold_counts(adata.X):
         yield "X", "adata.X holds whole numbers: leave layer out."
 

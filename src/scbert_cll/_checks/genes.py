@@ -64,7 +64,9 @@ class Features(NamedTuple):
         if self.column is None:
             return f"~{adata}.var_names.str.contains({'(?i)' + MARKS!r})"
         chosen = f"{adata}.var[{self.column!r}].isin"
-        return f"{chosen}({self.genes!r})" if self.genes else f"~{chosen}({self.others!r})"
+        if self.genes:
+            return f"{chosen}({self.genes!r})"
+        return f"~{chosen}({self.others!r})"
 
 
 def features_of(var: Any, where: str = "adata.var") -> Features:
@@ -106,7 +108,8 @@ def only_genes(features: Features, adata: str = "adata", then: str = "") -> None
     """Refuse rows that are not genes: they would be taken for expression."""
     if not features.n_others:
         return
-    remedy = f"Leave them out: adata = {adata}[:, {features.selection(adata)}].copy(){then}"
+    genes = f"{adata}[:, {features.selection(adata)}].copy()"
+    remedy = f"Leave them out: adata = {genes}{then}"
     if not features.is_gene.any():
         remedy = 'Take the object that holds the RNA, e.g. mdata["rna"]'
     raise ValueError(f"{features.summary}. Counts are read of genes only. {remedy}.")
@@ -141,7 +144,7 @@ def known_genes(genes: Sequence[str], adata: AnnData) -> None:
 
 
 def vocabulary_coverage(
-    resolved: pd.DataFrame, missing: pd.Index, n_vocab: int, *, min_matched: float
+    resolved: pd.DataFrame, missing: pd.Index, n_vocab: int, min_matched: float
 ) -> None:
     """Refuse data with too little of a vocabulary (`resolved` by `GeneVocab.resolve`)."""
     n_matched = n_vocab - len(missing)

@@ -11,7 +11,8 @@ from scbert_cll._checks.words import listed
 
 FILES: Final = "files"  # a pattern of its own: relative names that do not lead up
 NUMBER: Final = (int, float)
-_PLAIN_NAME: Final = re.compile(r"[^/\\:]+(/[^/\\:]+)*")
+_PART: Final = r"(?!\.{1,2}(/|\Z))[^/\\:]+"  # of a path; not one that leads up
+_PLAIN_NAME: Final = re.compile(rf"{_PART}(/{_PART})*")
 _WORDS: Final = {
     int: "a whole number from 0",
     str: "text",
@@ -106,14 +107,10 @@ def _of_keys(value: dict[str, Any], kind: Keys, where: str) -> Iterator[str]:
 
 
 def _of_each(value: dict[str, Any], kind: Each, where: str) -> Iterator[str]:
-    is_right = _is_inside if kind.name == FILES else re.compile(kind.name, re.DOTALL).fullmatch
+    is_right, what = re.compile(kind.name, re.DOTALL).fullmatch, kind.name
+    if kind.name == FILES:
+        is_right, what = _PLAIN_NAME.fullmatch, "files of the folder"
     if wrong := [name for name in value if not is_right(name)]:
-        what = "files of the folder" if kind.name == FILES else kind.name
         yield f"{where} must name {what}, found {listed(wrong)}"
     for name, item in value.items():
         yield from misfits(item, kind.kind, f"{where}[{name!r}]")
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a file's name stays in its folder."""
-    return _PLAIN_NAME.fullmatch(name) is not None and not {".", ".."} & set(name.split("/"))

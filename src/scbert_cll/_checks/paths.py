@@ -11,9 +11,11 @@ from typing import Final
 
 from scbert_cll._checks.words import bytes_in_words
 
-MOST_TEXT: Final = 10**9  # bytes of a text, unpacked; once parsed it takes several times that
-MOST_LINE: Final = 16 * 10**6  # bytes of one line: 60,000 genes as columns take one of 1 MB
-MOST_OPTIONS: Final = 10**6  # bytes of a file of options
+# bytes of a text, unpacked (parsed it takes several times that); of one line (60,000 genes as
+# columns take 1 MB); of a file of options
+MOST_TEXT: Final = 10**9
+MOST_LINE: Final = 16 * 10**6
+MOST_OPTIONS: Final = 10**6
 _KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -43,9 +45,12 @@ def plain_file(path: str | PathLike[str], what: str = "file", *, most: int | Non
     except (ValueError, OSError) as error:  # ValueError: a zero byte in the name
         why = getattr(error, "strerror", None) or error
         raise ValueError(f"{str(path)[:80]!r} is not a file name: {why}.") from error
-    if kind := next((words for is_one, words in _KINDS if is_one(status.st_mode)), None):
-        remedy = "name the file" if kind == "a folder" else "write what it holds to a file first"
-        raise ValueError(f"{path} is {kind}, and a plain file is expected; {remedy}.")
+    for is_one, kind in _KINDS:
+        if is_one(status.st_mode):
+            remedy = "write what it holds to a file first"
+            if kind == "a folder":
+                remedy = "name the file"
+            raise ValueError(f"{path} is {kind}, and a plain file is expected; {remedy}.")
     if most is not None and status.st_size > most:
         size, limit = bytes_in_words(status.st_size), bytes_in_words(most)
         raise ValueError(f"{path} holds {size}; at most {limit} are read here.")

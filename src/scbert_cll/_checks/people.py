@@ -23,8 +23,8 @@ DONOR: Final = "donor"  # the default of every donor_key
 _INVISIBLE: Final = "\ufeff\u200b\u200e\u200f\x00"
 # Said with a name before or after it, these words are still no donor: DBL-P1-P2, pool2_unassigned.
 # "negative" is not one of them: IGHV_negative.
-_UNMISTAKABLE: Final = frozenset({"doublet", "multiplet", "dbl", "amb", "ambiguous", "unassigned"})
-_MISSING: Final = frozenset({"", "nan", "na", "n/a", "none", "null", "<na>"})
+_UNMISTAKABLE: Final = ("doublet", "multiplet", "dbl", "amb", "ambiguous", "unassigned")
+_MISSING: Final = ("", "nan", "na", "n/a", "none", "null", "<na>")
 _LEFT_OUT: Final = "left_out"
 _BETWEEN: Final = r"[-_+,/|;: ]"
 
@@ -71,7 +71,7 @@ def class_order(column: pd.Series, *, unused: bool = False) -> list[str]:
 def categories_of(column: pd.Series) -> pd.Series:
     """A column as a categorical of text, in the order of its categories or values; all occur."""
     ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.cat.ordered)
-    names = pd.Categorical(class_names(column), categories=class_order(column), ordered=ordered)
+    names = pd.Categorical(class_names(column), class_order(column), ordered=ordered)
     return pd.Series(names, index=column.index, name=column.name)
 
 
@@ -163,7 +163,9 @@ def donors_of(
     quiet: bool = False,
 ) -> pd.Series:
     """:func:`donors` of a column that is called `where`."""
-    matters = np.ones(len(column), dtype=bool) if cells is None else np.asarray(cells, dtype=bool)
+    matters = np.ones(len(column), dtype=bool)
+    if cells is not None:
+        matters = np.asarray(cells, dtype=bool)
     missing = column.index[column.isna().to_numpy() & matters]
     if not allow_missing and len(missing):
         raise ValueError(
@@ -205,7 +207,8 @@ def people_of(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     """Names of donors, and names of none (doublets, unassigned cells) with the word that says so."""
     names = list(dict.fromkeys(names))
     words = {_folded(word): word for word in settings.not_donors}
-    others = {name: words[word] for name in names if (word := _word_in(name, words)) is not None}
+    found_in = {name: _word_in(name, words) for name in names}
+    others = {name: words[word] for name, word in found_in.items() if word is not None}
     if "doublet" in words:
         people = [name for name in names if name not in others]
         singles = {single for name in people for single in (name, *_twice(name))}
@@ -233,7 +236,8 @@ def warn_of_alike(names: Iterable[str], where: str) -> None:
     """
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
-        alike.setdefault(re.sub(r"(?<![0-9.])0+(?=[0-9])", "", name.casefold()), []).append(name)
+        plain = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", name.casefold())
+        alike.setdefault(plain, []).append(name)
     if same := [group for group in alike.values() if len(group) > 1]:
         pairs = "; ".join(" and ".join(map(repr, group)) for group in same[:5])
         first, second = same[0][:2]
@@ -268,7 +272,8 @@ def _is_pair(name: str, singles: Collection[str]) -> bool:
 
     So souporcell (0/1), freemuxlet (0,1) and GMM-Demux (A-B) call doublets.
     """
-    pairs = [(name[: at.start()], name[at.end() :]) for at in re.finditer(r"[-_+,/|]", name)]
+    borders = (match.span() for match in re.finditer(r"[-_+,/|]", name))
+    pairs = ((name[:start], name[end:]) for start, end in borders)
     return any(one != two and one in singles and two in singles for one, two in pairs)
 
 

@@ -40,8 +40,8 @@ def not_replaced(inputs: Mapping[str, str | None], written: Iterable[str], slot:
     names_written = set(written)
     for name, key in inputs.items():
         if key in names_written:
+            copied = f"adata.{slot}['my_{key}'] = adata.{slot}[{key!r}]"
             raise ValueError(
-                f"{name}={key!r} is where the result goes, and would be replaced. Copy it "
-                f"first and name the copy, e.g. "
-                f"adata.{slot}['my_{key}'] = adata.{slot}[{key!r}], {name}='my_{key}'."
+                f"{name}={key!r} is where the result goes, and would be replaced. Copy it first "
+                f"and name the copy, e.g. {copied}, {name}='my_{key}'."
             )

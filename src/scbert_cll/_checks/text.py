@@ -9,7 +9,7 @@ import lzma
 import re
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
 from os import PathLike
 from pathlib import Path
@@ -75,7 +75,8 @@ def read_text(path: str | PathLike[str]) -> str:
 
 
 def _not_text(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path.name} is not text, {why}; save it as CSV or text in UTF-8.")
+    remedy = "save it as CSV or text in UTF-8"
+    return ValueError(f"{path.name} is not text, {why}; {remedy}.")
 
 
 def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
@@ -87,11 +88,11 @@ def read_bytes(path: str | PathLike[str], *, lines: bool = True) -> bytes:
     with path.open("rb") as file:
         start = file.read(6)
         file.seek(0)
-        unpack = next((unpack for mark, unpack in _COMPRESSED if start.startswith(mark)), None)
-        if unpack is None:
+        unpacks = [unpack for mark, unpack in _COMPRESSED if start.startswith(mark)]
+        if not unpacks:
             return _bounded(file, path.name, lines=lines)
         try:
-            return _bounded(unpack(file), path.name, lines=lines)
+            return _bounded(unpacks[0](file), path.name, lines=lines)
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             raise EOFError(
                 f"{path.name} is compressed, and cannot be unpacked: {error}. Get the file again."
@@ -149,9 +150,12 @@ def open_table(
     text = read_text(path)
     if excel := _EXCEL.match(text):
         text, sep = text[excel.end() :], sep or excel[1]
-    lines = (line for line in StringIO(text) if line.strip())
-    first = next((line for line in lines if not (comment and line.startswith(comment))), "")
-    sep = sep or max((s for s in _SEPARATORS if s in first), key=first.count, default=None)
+    lines: Iterator[str] = filter(str.strip, StringIO(text))
+    if comment:
+        lines = (line for line in lines if not line.startswith(comment))
+    first = next(lines, "")
+    separators = [mark for mark in _SEPARATORS if mark in first]
+    sep = sep or max(separators, key=first.count, default=None)
     _no_swallowed_rows(text, sep, Path(path).name, comment)
     return StringIO(text), sep
 
@@ -171,12 +175,14 @@ def _no_swallowed_rows(text: str, sep: str | None, name: str, comment: str | Non
     """
     if odd_quotes(text) is None:
         return
-    lines = ("" if comment and line.startswith(comment) else line for line in StringIO(text))
+    lines: Iterable[str] = StringIO(text)
+    if comment:
+        lines = ("" if line.startswith(comment) else line for line in lines)
     reader, before = csv.reader(lines, delimiter=sep or "\t"), 0
     try:
         for row in reader:
-            is_long = reader.line_num > before + 1
-            if is_long and any("\n" in field and (sep is None or sep in field) for field in row):
+            long = [field for field in row if "\n" in field and (sep or "") in field]
+            if long and reader.line_num > before + 1:
                 raise ValueError(
                     f"{name} has a quote in line {before + 1} that is closed in line "
                     f"{reader.line_num} or never, so the rows between would be lost. Close it or "
@@ -192,7 +198,8 @@ def odd_quotes(text: str) -> int | None:
     """Number of the first line in which a quote is not closed; None where there is none."""
     if '"' not in text:
         return None
-    return next((i for i, line in enumerate(StringIO(text), 1) if line.count('"') % 2), None)
+    lines = enumerate(StringIO(text), 1)
+    return next((i for i, line in lines if line.count('"') % 2), None)
 
 
 def _long_field(line: str, name: str) -> ValueError:
@@ -215,9 +222,9 @@ def numbers_as_written(
     columns = {i: _with_marks(table.iloc[:, i]) for i in range(1, table.shape[1])}
     marked = {i: column for i, column in columns.items() if column is not None}
     values = pd.concat(list(marked.values())) if marked else pd.Series(dtype=object)
-    values = values[values.astype(object).map(lambda value: bool(_MARKED.search(value)))]
-    is_decimal = any("," in value for value in values) and all(map(_DECIMAL.fullmatch, values))
+    values = values[values.map(_MARKED.search).notna()]
     is_thousands = all(map(_THOUSANDS.fullmatch, values))
+    is_decimal = all(map(_DECIMAL.fullmatch, values)) and "," in "".join(values)
     if not marked or not (is_thousands or (is_decimal and sep != ",")):
         return table
     if is_decimal and is_thousands:
@@ -240,9 +247,8 @@ def numbers_as_written(
 def _no_points(table: pd.DataFrame, texts: pd.DataFrame, name: str) -> None:
     """Refuse points beside decimal commas: they could mean thousands."""
     for i in range(1, table.shape[1]):
-        is_number = pd.api.types.is_numeric_dtype(table.iloc[:, i])
-        pointed = [text for text in texts.iloc[:, i].dropna() if "." in text] if is_number else []
-        if pointed:
+        pointed = [text for text in texts.iloc[:, i].dropna() if "." in text]
+        if pointed and pd.api.types.is_numeric_dtype(table.iloc[:, i]):
             raise ValueError(
                 f"{name} has numbers with decimal commas, and others with points, e.g. "
                 f"{listed(pointed, 3)} (column {str(table.columns[i])!r}): decimals or thousands? "

@@ -19,7 +19,7 @@ from scbert_cll._checks.words import key_in, listed
 # A matrix at least this large whose largest value is no more than the number of bins is taken for
 # binned data. With more bins than a few, raw counts may stay below them, too; tokens then give
 # themselves away by their common maximum.
-_LOOKS_BINNED_SHAPE: Final = (50, 200)
+_MIN_CELLS, _MIN_GENES = 50, 200
 _FEW_BINS: Final = 10
 # numbers of genes that differ by less make much the same totals; where their names are not known
 _ABOUT: Final = 0.1
@@ -31,14 +31,15 @@ def look_binned(largest: float, n_at_top: int, shape: tuple[int, int], n_bins: i
 
     `n_at_top` is the number of cells that hold the largest value.
     """
-    is_large = shape[0] >= _LOOKS_BINNED_SHAPE[0] and shape[1] >= _LOOKS_BINNED_SHAPE[1]
+    is_large = shape[0] >= _MIN_CELLS and shape[1] >= _MIN_GENES
     at_top = n_bins <= _FEW_BINS or (largest == n_bins and n_at_top > shape[0] / 2)
     return bool(is_large and 0 < largest <= n_bins and at_top)
 
 
 def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, Any]]:
     """A layer that pp.bin_expression wrote, and its record in `uns`."""
-    key_in(layer, adata.layers, "adata.layers", "Bin the counts first: pp.bin_expression(adata).")
+    remedy = "Bin the counts first: pp.bin_expression(adata)."
+    key_in(layer, adata.layers, "adata.layers", remedy)
     record = adata.uns.get(layer)
     if not isinstance(record, Mapping) or "n_bins" not in record.get("params", {}):
         raise ValueError(
@@ -102,7 +103,8 @@ def totals_of(genes: pd.Index) -> dict[str, Any]:
     The order of the names does not matter.
     """
     names = "\n".join(sorted(str(gene) for gene in genes))
-    return {"n_genes": len(genes), "genes_digest": hashlib.sha256(names.encode()).hexdigest()[:16]}
+    digest = hashlib.sha256(names.encode()).hexdigest()[:16]
+    return {"n_genes": len(genes), "genes_digest": digest}
 
 
 def same_totals(
@@ -141,7 +143,8 @@ def same_totals(
     if are_ours_named and are_theirs_named:
         others = names[~names.isin(whole)]
         if not len(others):
-            _warn_of_hidden([gene for gene in hidden if gene not in names], len(whole), where)
+            absent = [gene for gene in hidden if gene not in names]
+            _warn_of_hidden(absent, len(whole), where)
             return
         why = f", {len(others)} of them not among the model's: {listed(others, 3)}"
     elif abs(n_ours - n_theirs) <= _ABOUT * n_theirs:
@@ -178,7 +181,8 @@ def _bin_anew(hidden: Sequence[str], *, is_named: bool, n: int, is_corpus: bool)
             f"Bin the cells with all {n:,} genes or so that the model's were binned with, before "
             "genes are chosen."
         )
-    genes = f"[*model.genes, {', '.join(map(repr, hidden))}]" if hidden else "list(model.genes)"
+    others = ", ".join(map(repr, hidden))
+    genes = f"[*model.genes, {others}]" if others else "list(model.genes)"
     if is_corpus:
         build = f"pp.build_corpus(…, vocab={genes}, edges=model.binning)"
         return f"Build a corpus of the model's genes: {build}."

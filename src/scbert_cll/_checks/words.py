@@ -30,14 +30,16 @@ def bytes_in_words(n: float) -> str:
 def choice(value: str, allowed: Sequence[str], what: str) -> str:
     """One of the allowed words."""
     if value not in allowed:
-        raise ValueError(f"{what} must be one of {listed(allowed, 20)}; found {value!r}.")
+        names = listed(allowed, 20)
+        raise ValueError(f"{what} must be one of {names}; found {value!r}.")
     return value
 
 
 def number_in(value: Any, what: str, least: float, most: float, *, whole: bool = False) -> None:
-    """A number within limits; no truth value, no text."""
+    """Refuse what is not a number within limits; a truth value or text is none."""
     kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
         number = f"{'whole ' * whole}number from {least:g} to {most:g}"
         raise ValueError(f"{what} must be a {number}; found {value!r}.")
 
@@ -58,8 +60,9 @@ def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
     if not isinstance(key, Hashable):
         raise TypeError(f"Expected one name of {where}, found {type(key).__name__}: {listed(key)}.")
     if key not in store:
-        names = closest_first(key, [name for name in store if name is not None])  # layers: X
-        raise KeyError(f"{key!r} is not in {where}; it has {listed(names, 12)}. {remedy}".rstrip())
+        names = [name for name in store if name is not None]  # X is layers[None]
+        likely = listed(closest_first(key, names), 12)
+        raise KeyError(f"{key!r} is not in {where}; it has {likely}. {remedy}".rstrip())
 
 
 def closest_first(name: Any, names: Iterable[Any]) -> list[Any]:
@@ -86,7 +89,8 @@ def unique(names: pd.Index, what: str, remedy: str) -> None:
 def is_model(model: Any, names: Sequence[str]) -> None:
     """A model of this package (told by its class's name, since here nothing imports torch)."""
     if type(model).__name__ not in names:
-        raise TypeError(f"Expected a model ({listed(names)}), found {type(model).__name__}.")
+        kind = type(model).__name__
+        raise TypeError(f"Expected a model ({listed(names)}), found {kind}.")
 
 
 _HABITS: Final = {  # names of other packages

@@ -109,23 +109,29 @@ def align_genes(
     source, others = _genes(whole)
     note = _checks.counts.noted_counts(source, layer if whole is adata else None).note
     resolved = vocab.resolve(source.var_names, aliases=aliases, others=others)
-    columns = Columns(resolved["index"].to_numpy(), len(vocab))
+    n_vocab = len(vocab)
+    columns = Columns(resolved["index"].to_numpy(), n_vocab)
     is_matched = columns.per_gene > 0
     missing = vocab.names[~is_matched]
-    _checks.genes.vocabulary_coverage(resolved, missing, len(vocab), min_matched=min_matched)
+    _checks.genes.vocabulary_coverage(resolved, missing, n_vocab, min_matched)
 
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
-    left_out += [] if whole is adata else [name or "X" for name in adata.layers.keys()]  # noqa: SIM118
-    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, index=vocab.names.rename(adata.var_names.name))
-    aligned = AnnData(X=matrices.pop(None, None), layers=matrices, var=var, **of_cells(adata))
+    if whole is not adata:
+        left_out += [name or "X" for name, _ in adata.layers.items()]
+    index = vocab.names.rename(adata.var_names.name)
+    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, index=index)
+    x = matrices.pop(None, None)
+    aligned = AnnData(x, layers=matrices, var=var, **of_cells(adata))
     for name in left_out:
         aligned.uns.pop(name, None)
-    for name in filter(None, matrices):
-        if _checks.counts.is_binned(aligned, name):  # all its genes are here, under any name
+    for name in matrices:
+        if _checks.counts.is_binned(aligned, name):  # all its genes are here
             aligned.uns[name]["params"] |= _checks.tokens.totals_of(vocab.names)
-    params |= {"aliases": aliases is not None, "vocab": f"{len(vocab)} genes"} | note
+    params |= {"aliases": aliases is not None, "vocab": f"{n_vocab} genes"} | note
     how = resolved["how"]
-    renamed = resolved[how.isin(["genome", "ensembl", "alias", "suffix"])].drop(columns="index")
+    is_renamed = how.isin(["genome", "ensembl", "alias", "suffix"])
+    renamed = resolved[is_renamed].drop(columns="index").drop_duplicates()
+    renamed = renamed.rename(columns={"name": "old", "gene": "new"}).astype(str)
     names: dict[str, Iterable[str]] = {
         "matched": vocab.names[is_matched],
         "missing": missing,
@@ -135,18 +141,11 @@ def align_genes(
         "left_out": left_out,
         "no_genes": others,
     }
-    record: dict[str, Any] = {
-        **{name: np.array(list(values), dtype=object) for name, values in names.items()},
-        "renamed": renamed.drop_duplicates()
-        .rename(columns={"name": "old", "gene": "new"})
-        .reset_index(drop=True)
-        .astype(str),
-        "params": params,
-    }
-    _record.write(aligned, uns={_keys.ALIGN_GENES: record})
-    logger.info(
-        "%d of the %d genes of the vocabulary are in the data", is_matched.sum(), len(vocab)
-    )
+    record = {name: np.array(list(genes), object) for name, genes in names.items()}
+    tables = {"renamed": renamed.reset_index(drop=True), "params": params}
+    _record.write(aligned, uns={_keys.ALIGN_GENES: record | tables})
+    n = is_matched.sum()
+    logger.info("%d of the %d genes of the vocabulary are in the data", n, n_vocab)
     return aligned
 
 
@@ -180,8 +179,9 @@ def _genes(adata: AnnData) -> tuple[AnnData, pd.Index]:
         _checks.genes.only_genes(features)
     if features.n_others:
         logger.info("Left out: %s", features.summary)
-    is_filled = ~np.asarray(adata.var.get(_keys.IN_QUERY, True), dtype=bool)  # by an alignment
-    used = features.is_gene & ~is_filled
+    # zeros of an earlier alignment are left out
+    is_measured = np.asarray(adata.var.get(_keys.IN_QUERY, True), dtype=bool)
+    used = features.is_gene & is_measured
     return (adata if used.all() else adata[:, used]), adata.var_names[~features.is_gene]
 
 

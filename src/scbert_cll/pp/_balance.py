@@ -125,7 +125,8 @@ def balance(
         "smote": SMOTE(k_neighbors=k_neighbors, random_state=seed),
     }
     new = _resampled(adata, group, samplers[method], use_rep)
-    _record.write(new, uns={_keys.BALANCE: {"params": params, "groups": _sizes(group, new, keys)}})
+    record = {"params": params, "groups": _sizes(group, new, keys)}
+    _record.write(new, uns={_keys.BALANCE: record})
     if not copy:
         _record.become(adata, new)
     return new if copy else None
@@ -163,8 +164,9 @@ def _training_groups(adata: AnnData, keys: list[str], split_key: str) -> pd.Seri
 
 def _group_names(adata: AnnData, keys: list[str]) -> pd.Series:
     """The values of each cell in one text; missing where one of them is."""
-    columns = [_checks.people.class_names(_checks.adata.obs_column(adata, key)) for key in keys]
-    names = [" | ".join(map(str, values)) for values in zip(*columns, strict=True)]
+    columns = [_checks.adata.obs_column(adata, key) for key in keys]
+    texts = [_checks.people.class_names(column) for column in columns]
+    names = [" | ".join(map(str, values)) for values in zip(*texts, strict=True)]
     has_all = np.all([column.notna() for column in columns], axis=0)
     return pd.Series(names, index=adata.obs_names, dtype=object).where(has_all)
 
@@ -190,7 +192,7 @@ def _resampled(adata: AnnData, group: pd.Series, sampler: _Sampler, use_rep: str
             "added. Delete it and compute it after balancing."
         )
     elif isinstance(sampler, SMOTE):
-        new = _smote(adata, rows, labels, sampler, use_rep)
+        new = _smote(adata, group, sampler, use_rep)
     else:
         new = _grown(adata, rows[_sampled(sampler, labels)[labels.size :]], "copy")
     new.obs[_keys.IS_SYNTHETIC] = np.arange(new.n_obs) >= adata.n_obs
@@ -203,9 +205,9 @@ def _sampled(sampler: _Sampler, labels: np.ndarray) -> np.ndarray:
     return np.asarray(sampler.sample_indices_)
 
 
-def _smote(
-    adata: AnnData, rows: np.ndarray, labels: np.ndarray, sampler: SMOTE, use_rep: str | None
-) -> AnnData:
+def _smote(adata: AnnData, group: pd.Series, sampler: SMOTE, use_rep: str | None) -> AnnData:
+    rows = np.flatnonzero(group.notna())
+    labels = group.iloc[rows].to_numpy(dtype=str)
     k, seed = sampler.k_neighbors, sampler.random_state
     sizes = pd.Series(labels).value_counts().sort_index()
     if len(small := sizes[(sizes <= k) & (sizes < sizes.max())]):
@@ -218,7 +220,8 @@ def _smote(
     space = neighbour_space(adata, rows, use_rep, seed)
     with calm():
         resampled, _ = sampler.fit_resample(space, labels)
-    parents = resampled[labels.size :, -labels.size :]  # (new, training cells): 1 − u and u
+    n = labels.size
+    parents = resampled[n:, -n:]  # (new, training cells): 1 − u and u
     new = _grown(adata, rows[np.asarray(parents.argmax(axis=1)).ravel()], "smote")
     Interpolation(rows, parents, np.random.default_rng(seed)).fill(new, adata)
     return new
@@ -234,7 +237,7 @@ def _grown(adata: AnnData, extra: np.ndarray, word: str) -> AnnData:
         taken.add(fresh)
         names.append(fresh)
     with warnings.catch_warnings():  # names are unique with the next line
-        warnings.filterwarnings("ignore", "Observation names are not unique", UserWarning)
+        warnings.filterwarnings("ignore", "Observation names are not unique")
         grown = adata[np.concatenate([np.arange(adata.n_obs), extra])].copy()
     grown.obs_names = [*adata.obs_names, *names]
     return grown
@@ -246,5 +249,5 @@ def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
     is_in = before.reindex(new.obs_names).notna() | is_added
     n_before = before.value_counts().sort_index()
     n_after = _group_names(new, keys)[is_in].value_counts().reindex(n_before.index)
-    sizes = pd.DataFrame({"n_before": n_before, "n_after": n_after}).rename_axis("group")
-    return sizes.rename(index=str)
+    sizes = pd.DataFrame({"n_before": n_before, "n_after": n_after})
+    return sizes.rename_axis("group").rename(index=str)

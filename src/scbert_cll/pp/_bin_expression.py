@@ -162,7 +162,8 @@ class Scheme:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Scheme:
         """The scheme of a record."""
-        return cls(str(params["method"]), int(params["n_bins"]), float(params["target_sum"]))
+        n_bins, target_sum = int(params["n_bins"]), float(params["target_sum"])
+        return cls(str(params["method"]), n_bins, target_sum)
 
     @property
     def is_learned(self) -> bool:
@@ -190,7 +191,8 @@ def cuts(genes: pd.Index, scheme: Scheme, edges: Mapping[str, Any] | None) -> di
 
 def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matrix:
     """Tokens of counts without stored zeros, by such a record; a cell without counts has none."""
-    return _tokens(Scheme.of(record["params"]), counts, _totals(counts), record["edges"])
+    scheme = Scheme.of(record["params"])
+    return _tokens(scheme, counts, _totals(counts), record["edges"])
 
 
 def _scheme(asked: Scheme, edges: Any, fit_on: object = None) -> Scheme:
@@ -216,7 +218,8 @@ def _scheme(asked: Scheme, edges: Any, fit_on: object = None) -> Scheme:
 
 
 def _scheme_of(edges: Any) -> Scheme:
-    params = edges.get("params", {}) if isinstance(edges, Mapping) and "edges" in edges else {}
+    is_entry = isinstance(edges, Mapping) and "edges" in edges
+    params = edges.get("params", {}) if is_entry else {}
     if not set(asdict(Scheme())) <= set(params):
         raise ValueError(
             "edges must be the whole entry that pp.bin_expression left in the other object: "
@@ -282,9 +285,11 @@ def _learned(
         counts, totals = counts[cells], totals[cells]
     if scheme.method == "uniform":
         largest = max(x.max() for _, x in _levels(counts, totals, scheme.target_sum))
-        return np.asarray(np.exp2(np.log2(1 + largest) * np.arange(n_bins) / n_bins) - 1)
+        v = np.log2(1 + largest) * np.arange(n_bins) / n_bins
+        return np.asarray(np.exp2(v) - 1)
+    columns = [str(token) for token in range(1, n_bins + 1)]
     edges = _gene_quantiles(counts, totals, scheme)
-    return pd.DataFrame(edges, index=genes, columns=[str(token) for token in range(1, n_bins + 1)])
+    return pd.DataFrame(edges, index=genes, columns=columns)
 
 
 def _tokens(
@@ -316,8 +321,9 @@ def _tokens(
 
 def _row_blocks(indptr: np.ndarray) -> Iterator[tuple[slice, slice]]:
     """Whole cells at a time, and where their values are stored."""
-    cuts = np.searchsorted(indptr, np.arange(0, indptr[-1], _BLOCK))
-    for first, last in pairwise(np.unique([0, *cuts.tolist(), len(indptr) - 1]).tolist()):
+    borders = np.searchsorted(indptr, np.arange(0, indptr[-1], _BLOCK))
+    borders = np.unique([0, *borders, len(indptr) - 1])
+    for first, last in pairwise(borders.tolist()):
         yield slice(first, last), slice(int(indptr[first]), int(indptr[last]))
 
 
@@ -325,10 +331,12 @@ def _totals(counts: sparse.csr_matrix) -> np.ndarray:
     """Counts of each cell; exact, also where float32 would not be."""
     totals = np.zeros(counts.shape[0])
     for rows, stored in _row_blocks(counts.indptr):
-        filled = rows.start + np.flatnonzero(np.diff(counts.indptr[rows.start : rows.stop + 1]))
+        starts = counts.indptr[rows.start : rows.stop + 1]
+        filled = np.flatnonzero(np.diff(starts))
         if len(filled):
             values = counts.data[stored].astype(np.float64)
-            totals[filled] = np.add.reduceat(values, counts.indptr[filled] - stored.start)
+            sums = np.add.reduceat(values, starts[filled] - stored.start)
+            totals[rows.start + filled] = sums
     return totals
 
 
@@ -377,7 +385,8 @@ def _gene_quantiles(counts: sparse.csr_matrix, totals: np.ndarray, scheme: Schem
     step = max(1, int(counts.shape[1] * _GENE_BLOCK / max(counts.nnz, 1)))
     for first in range(0, counts.shape[1], step):
         columns = counts[:, first : first + step].tocsc()
-        x = columns.data.astype(np.float64) * scheme.target_sum / totals[columns.indices]
+        x = columns.data.astype(np.float64)
+        x = x * scheme.target_sum / totals[columns.indices]
         for gene, (start, stop) in enumerate(pairwise(columns.indptr), first):
             if stop > start:
                 at = -(-np.arange(1, n_bins) * int(stop - start) // n_bins) - 1

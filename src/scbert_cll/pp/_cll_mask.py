@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -72,18 +73,21 @@ def cll_mask(
     """
     protein = _protein.find(data, protein_key, rna_key)
     given = dict(thresholds or {})
-    if unused := set(given) - {*markers, *(_USUAL_EXCLUDE if exclude is None else exclude)}:
+    excluded = _USUAL_EXCLUDE if exclude is None else exclude
+    if unused := sorted(set(given) - {*markers, *excluded}):
         raise KeyError(
-            f"thresholds names {listed(sorted(unused))}, which is in neither markers nor exclude."
+            f"thresholds names {listed(unused)}, which is in neither markers nor exclude."
         )
-    excluded = exclude
-    if excluded is None:
-        excluded = [m for m in _USUAL_EXCLUDE if m in given or _protein.positions(protein, m)]
-    places = {marker: _protein.lookup(protein, marker) for marker in (*markers, *excluded)}
+    if exclude is None:
+        is_there = [m in given or _protein.positions(protein, m) for m in excluded]
+        excluded = list(compress(excluded, is_there))
+    named = (*markers, *excluded)
+    places = {marker: _protein.lookup(protein, marker) for marker in named}
     passed, used = np.ones(protein.rna.n_obs, dtype=bool), dict[str, float]()
     for marker in markers:
         levels = _levels(protein, places[marker], normalize)
-        used[marker] = given[marker] if marker in given else _threshold(levels, passed, marker)
+        cut = given[marker] if marker in given else _threshold(levels, passed, marker)
+        used[marker] = cut
         passed &= levels.level >= used[marker]
     for marker in excluded:
         levels = _levels(protein, places[marker], normalize)
@@ -95,13 +99,15 @@ def cll_mask(
             raise ValueError(_one_population(marker, "the cells"))
     mask = pd.Series(passed, index=protein.rna.obs_names, name="+".join(markers))
     mask.attrs["thresholds"] = {marker: float(level) for marker, level in used.items()}
-    mask.attrs["proteins"] = {marker: str(protein.names[places[marker]]) for marker in used}
+    names = {marker: str(protein.names[j]) for marker, j in places.items()}
+    mask.attrs["proteins"] = {marker: names[marker] for marker in used}
     return mask
 
 
 def _levels(protein: _protein.Protein, j: int, normalize: str) -> _protein.Levels:
     every = np.ones(protein.rna.n_obs, dtype=bool)
-    return _protein.levels(protein, j, normalize, np.zeros(every.size, dtype=int), every)
+    one_batch = np.zeros(every.size, dtype=int)
+    return _protein.levels(protein, j, normalize, one_batch, every)
 
 
 def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> float:
@@ -110,8 +116,8 @@ def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> floa
         return mixture.cut(0.5)
     if (mixture := _two(levels, ~passed)) is not None:
         return float(mixture.means[0] + _Z_99 * mixture.sds[0])
-    n_passed = int(passed.sum())
-    where = f"the {n_passed} cells gated so far, nor the {passed.size - n_passed} others,"
+    n, n_others = passed.sum(), (~passed).sum()
+    where = f"the {n} cells gated so far, nor the {n_others} others,"
     raise ValueError(_one_population(marker, where))
 
 

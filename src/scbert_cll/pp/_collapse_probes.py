@@ -145,7 +145,8 @@ def collapse_probes(
 def _genes(adata: AnnData, probes: Probes) -> pd.Series:
     """The gene of each probe as text; of a probe with several, all of them."""
     if isinstance(probes, str) and probes in adata.var:
-        pairs = pd.DataFrame({"probe": adata.var_names, "gene": adata.var[probes].to_numpy()})
+        genes = list(adata.var[probes])
+        pairs = pd.DataFrame({"probe": adata.var_names, "gene": genes})
     elif isinstance(probes, pd.DataFrame):
         pairs = _pairs(probes)
     elif isinstance(probes, Mapping | pd.Series):
@@ -154,18 +155,19 @@ def _genes(adata: AnnData, probes: Probes) -> pd.Series:
         path = Path(probes)
         usual = "," if ".csv" in path.suffixes else "\t"
         file, sep = _checks.text.open_table(path, comment="#")
-        table = pd.read_csv(file, sep=sep or usual, dtype=str, comment="#", keep_default_na=False)
-        pairs = _pairs(table)
+        how: Any = {"dtype": str, "comment": "#", "keep_default_na": False}
+        pairs = _pairs(pd.read_csv(file, sep=sep or usual, **how))
     else:
         raise TypeError(
             "probes is a DataFrame with 'probe' and 'gene', a mapping from probe to gene, the "
             "path of a table, or the name of a column of adata.var; found "
             f"{type(probes).__name__}."
         )
-    genes = [_checks.people.class_name(gene).strip() for gene in pairs["gene"]]
-    pairs = pd.DataFrame({"probe": pairs["probe"].map(str), "gene": genes})
+    names = [_checks.people.class_name(gene).strip() for gene in pairs["gene"]]
+    names = ["" if name in _NO_GENE else name for name in names]
+    pairs = pd.DataFrame({"probe": pairs["probe"].map(str), "gene": names})
     several = pairs.drop_duplicates().groupby("probe", sort=False)["gene"]
-    return several.agg(lambda genes: " /// ".join(gene for gene in genes if gene not in _NO_GENE))
+    return several.agg(lambda genes: " /// ".join(filter(None, genes)))
 
 
 def _pairs(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,13 +197,13 @@ def _collapsed(
         mean = np.full(len(table), -np.inf)
         np.divide(filled.sum(axis=0), n_measured, out=mean, where=n_measured > 0)
         # measured most often, then the most abundant, then the first
-        ranked = table.assign(n=-n_measured, mean=-mean).sort_values(["n", "mean", "at"])
+        ranked = table.assign(n=-n_measured, mean=-mean)
+        ranked = ranked.sort_values(["n", "mean", "at"])
         best = ranked.drop_duplicates("gene").set_index("gene")["at"].reindex(var.index)
         return values[:, best], var.assign(probe=names[best].to_numpy(dtype=object))
     of_gene = var.index.get_indexer(pd.Index(table["gene"], dtype=object))
-    place = sparse.csr_matrix(
-        (np.ones(len(table)), (np.arange(len(table)), of_gene)), shape=(len(table), len(var))
-    )
+    entries = (np.ones(len(table)), (np.arange(len(table)), of_gene))
+    place = sparse.csr_matrix(entries, shape=(len(table), len(var)))
     n, sums = is_measured.astype(np.float64) @ place, filled @ place
     mean = np.divide(sums, n, out=np.full_like(sums, np.nan), where=n > 0)
     probes = groups.agg(lambda at: " /// ".join(names[at]))

@@ -17,10 +17,11 @@ _CLINICAL_PCT = 30.0
 
 
 def donor_table(
-    levels: Levels, donor: np.ndarray, label: pd.Series, cuts: pd.DataFrame
+    levels: Levels, donor_of: pd.Series, label: pd.Series, cuts: pd.DataFrame
 ) -> pd.DataFrame:
     """One row per donor with gated cells."""
-    threshold = cuts["threshold"].reindex(levels.batch).to_numpy()  # NaN where the method has none
+    donor = donor_of.to_numpy(dtype=object)
+    threshold = cuts["threshold"].reindex(levels.batch).to_numpy()  # NaN: has none
     rows = {}
     for name in sorted(set(donor[levels.gated])):
         here = levels.gated & (donor == name)
@@ -36,12 +37,11 @@ def donor_table(
     pct, bimodal = table["pct_positive"], table["bimodal"]
     is_low = pct < _CLINICAL_PCT
     conditions = [pct.isna(), bimodal & is_low, bimodal, is_low]
-    code = np.select(conditions, [-1, 1, 2, 0], 3)  # missing where there is no percentage
+    code = np.select(conditions, [-1, 1, 2, 0], 3)  # -1: no percentage
+    classes, calls = pd.Index(_keys.DONOR_CLASSES), pd.Index(["negative", "positive"])
     return table.assign(
-        clinical_class=pd.Categorical.from_codes(code, categories=pd.Index(_keys.DONOR_CLASSES)),
-        cd49d_call=pd.Categorical.from_codes(
-            np.sign(code), categories=pd.Index(["negative", "positive"])
-        ),
+        clinical_class=pd.Categorical.from_codes(code, classes),
+        cd49d_call=pd.Categorical.from_codes(np.sign(code), calls),
     )
 
 
@@ -50,7 +50,8 @@ def _percentage(above: np.ndarray) -> dict[str, float]:
         return dict.fromkeys(("pct_positive", "ci_low", "ci_high"), np.nan)
     n = int((above >= 0).sum())
     ci = binomtest(n, above.size).proportion_ci(method="wilson")
-    return {"pct_positive": 100 * n / above.size, "ci_low": 100 * ci.low, "ci_high": 100 * ci.high}
+    pct = 100 * n / above.size
+    return {"pct_positive": pct, "ci_low": 100 * ci.low, "ci_high": 100 * ci.high}
 
 
 def _bimodal(spread: np.ndarray, threshold: np.ndarray) -> dict[str, float | bool]:
@@ -58,7 +59,7 @@ def _bimodal(spread: np.ndarray, threshold: np.ndarray) -> dict[str, float | boo
     if spread.size < _BIMODAL_CELLS:
         return {"ashman_d": np.nan, "bimodal": False}
     mixture = _mixture.fit(spread, seed=0)
-    middle = np.median(threshold)  # of the donor's batch; the middle one if it has several
+    middle = np.median(threshold)  # of the donor's batches
     sides = np.isnan(middle) or mixture.means[0] < middle < mixture.means[1]
     two = mixture.separable and mixture.weights.min() >= _BIMODAL_WEIGHT and sides
     return {"ashman_d": mixture.ashman_d, "bimodal": bool(two)}

@@ -33,7 +33,8 @@ class Gate:
         choice(self.method, METHODS, "method")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin must lie in [0, 0.5); found {self.margin}.")
-        if len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
+        borders = [0, *self.quantiles, 1]
+        if len(borders) != 4 or not np.all(np.diff(borders) > 0):
             raise ValueError(
                 f"quantiles must be two rising numbers between 0 and 1; found {self.quantiles}."
             )
@@ -74,8 +75,8 @@ def fit(gate: Gate, levels: Levels) -> Cuts:
     separation = pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
     if gate.method == "gmm":
         _two_populations(separation["n_cells"], mixtures, gate)
-    columns = ["low", "threshold", "high"]
-    table = pd.DataFrame.from_dict(cuts, orient="index", columns=columns).rename_axis("batch")
+    table = pd.DataFrame(cuts, index=["low", "threshold", "high"]).T
+    table = table.rename_axis("batch")
     tied = table.index[table["low"] == table["high"]]
     if gate.method == "quantile" and len(tied):
         raise ValueError(
@@ -98,15 +99,14 @@ def _two_populations(
     n_cells: pd.Series, mixtures: Mapping[str, _mixture.Mixture], gate: Gate
 ) -> None:
     """Refuse to make labels up where a batch has one population."""
-    why = {name: _one_population(mixtures.get(name), gate.margin) for name in n_cells.index}
-    if bad := "; ".join(
-        f"batch {name!r} ({n_cells[name]} cells): {', '.join(reasons)}"
-        for name, reasons in why.items()
-        if reasons
-    ):
+    bad = []
+    for name, n in n_cells.items():
+        if reasons := _one_population(mixtures.get(str(name)), gate.margin):
+            bad.append(f"batch {name!r} ({n} cells): {', '.join(reasons)}")
+    if bad:
         raise ValueError(
             f"{gate.marker!r} does not fall into two populations, so no labels were made up. "
-            f"{bad}. Alternatives: method='quantile' (outer parts of the cells), method='manual' "
+            f"{'; '.join(bad)}. Alternatives: method='quantile' (outer parts of the cells), method='manual' "
             "with thresholds=, another normalize=, or cells= to gate other cells."
         )
 
@@ -116,18 +116,22 @@ def _one_population(mixture: _mixture.Mixture | None, margin: float) -> list[str
     if mixture is None:
         return [f"fewer than {_mixture.MIN_CELLS} cells, or all at one level"]
     d, valley, gap = mixture.ashman_d, mixture.valley, mixture.count_gap
-    reasons = [] if d >= _mixture.MIN_D else [f"less than {_mixture.MIN_D:g}"]
-    if mixture.bic_2 >= mixture.bic_1:
-        reasons += [f"BIC {mixture.bic_2:.0f} with two components, {mixture.bic_1:.0f} with one"]
-    if valley > (most := _mixture.MAX_VALLEY):
-        reasons += [f"no dip between the two means (valley {valley:.2f}, at most {most:g})"]
-    if gap < (least := _mixture.MIN_COUNT_GAP):
-        reasons += [f"medians {gap:.2f} sd of counting noise apart (at least {least:g})"]
-    if not mixture.means[0] < mixture.cut(0.5) < mixture.means[1]:
-        reasons += ["no threshold between the two means"]
-    elif margin and not np.isfinite([mixture.cut(margin), mixture.cut(1 - margin)]).all():
-        reasons += [f"overlap so wide that margin={margin:g} is out of reach"]
-    return [f"Ashman's D = {d:.2f}", *reasons] if reasons else []
+    one, two = mixture.bic_1, mixture.bic_2
+    min_d, most, least = _mixture.MIN_D, _mixture.MAX_VALLEY, _mixture.MIN_COUNT_GAP
+    has_cut = mixture.means[0] < mixture.cut(0.5) < mixture.means[1]
+    band = [mixture.cut(margin or 0.5), mixture.cut(1 - (margin or 0.5))]
+    has_no_dip, is_noise = valley > most, gap < least
+    wide = has_cut and not np.isfinite(band).all()
+    reasons = {
+        f"less than {min_d:g}": d < min_d,
+        f"BIC {two:.0f} with two components, {one:.0f} with one": two >= one,
+        f"no dip between the two means (valley {valley:.2f}, at most {most:g})": has_no_dip,
+        f"medians {gap:.2f} sd of counting noise apart (at least {least:g})": is_noise,
+        "no threshold between the two means": not has_cut,
+        f"overlap so wide that margin={margin:g} is out of reach": wide,
+    }
+    why = [reason for reason, is_so in reasons.items() if is_so]
+    return [f"Ashman's D = {d:.2f}", *why] if why else []
 
 
 def _given(thresholds: Any, batch: str) -> list[float]:
@@ -136,7 +140,8 @@ def _given(thresholds: Any, batch: str) -> list[float]:
         key_in(batch, thresholds, "thresholds", "Give one for every batch.")
         thresholds = thresholds[batch]
     pair = np.atleast_1d(np.asarray(thresholds, dtype=float))
-    if pair.shape not in ((1,), (2,)) or not np.isfinite(pair).all() or pair[0] > pair[-1]:
+    is_pair = pair.shape in ((1,), (2,)) and np.isfinite(pair).all()
+    if not is_pair or pair[0] > pair[-1]:
         raise ValueError(
             f"thresholds must be one finite number or (low, high), low <= high; found "
             f"{thresholds} for batch {batch!r}."

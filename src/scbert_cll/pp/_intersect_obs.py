@@ -43,16 +43,16 @@ def intersect_obs(data: MuData) -> None:
             f"Expected a MuData, found {type(data).__name__}; one AnnData has one set of cells."
         )
     if data.isbacked:
-        raise ValueError("mdata is backed; read it into memory first: mudata.read_h5mu(path).")
+        remedy = "read it into memory first: mudata.read_h5mu(path)"
+        raise ValueError(f"mdata is backed; {remedy}.")
     if data.is_view:
         raise ValueError(
             "mdata is a view of another MuData; make it its own object first: mdata = mdata.copy()."
         )
-    shared = reduce(
-        lambda cells, more: cells[cells.isin(more)], (part.obs_names for part in data.mod.values())
-    )
+    names = [part.obs_names for part in data.mod.values()]
+    shared = reduce(lambda cells, others: cells[cells.isin(others)], names)
     if shared.empty:
-        first = {name: part.obs_names[0] for name, part in data.mod.items() if part.n_obs}
+        first = {key: part.obs_names[0] for key, part in data.mod.items() if part.n_obs}
         raise ValueError(
             f"No cell is in all modalities; names begin with {first}. Write the names of the "
             f"cells alike."

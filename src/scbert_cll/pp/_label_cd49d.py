@@ -189,6 +189,7 @@ def label_cd49d(
 
     cuts = _gate.fit(gate, levels)
     called = _call(gate, levels, cuts)
+    n_cells = called.label.value_counts(sort=False)
     params |= _record.params({"donor_key": donor_key})
     params |= {"protein": protein.names[j], "protein_matrix": protein.where}
     params |= {"n_gated": int(gated.sum())}
@@ -197,17 +198,18 @@ def label_cd49d(
     uns = {
         "thresholds": cuts.table,
         "separation": cuts.separation,
-        "classes": called.label.value_counts(sort=False).to_frame("n_cells").rename(index=str),
+        "classes": n_cells.to_frame("n_cells").rename(index=str),
         "score": "posterior" if cuts.mixtures else "rank",
         "params": params,
     }
     if donor is not None:
         params |= _checks.people.left_out(donor)
-        uns["donors"] = donor_table(levels, donor.to_numpy(dtype=object), called.label, cuts.table)
+        uns["donors"] = donor_table(levels, donor, called.label, cuts.table)
     data, adata = _targets(data, rna, copy=copy)
     names = (key_added, _keys.level(key_added), _keys.score(key_added))
     columns = [column.set_axis(adata.obs_names) for column in called]
-    _record.write(adata, obs=dict(zip(names, columns, strict=True)), uns={key_added: uns})
+    obs = dict(zip(names, columns, strict=True))
+    _record.write(adata, obs=obs, uns={key_added: uns})
     plain_strings(data)
     return data if copy else None
 
@@ -256,18 +258,17 @@ def _call(gate: _gate.Gate, levels: _protein.Levels, cuts: _gate.Cuts) -> _Calle
     for is_one, name in zip((is_negative, is_positive), names, strict=True):
         if not is_one.any():
             rows = cuts.table[["low", "high"]].iterrows()
-            pairs = "; ".join(f"{batch}: {low:.3g}, {high:.3g}" for batch, (low, high) in rows)
+            pairs = "; ".join(f"{b}: {one:.3g}, {two:.3g}" for b, (one, two) in rows)
             raise ValueError(
                 f"No cell is labelled {name!r}: thresholds (low, high) are {pairs}, and levels run "
                 f"from {level[gated].min():.3g} to {level[gated].max():.3g}. Choose others, or "
                 "another method=."
             )
-    median = pd.Series(level).where(is_positive).groupby(batch).transform("median").to_numpy()
-    if gate.method == "gmm":
-        low = high
-    between = gated & ~is_negative & ~is_positive
-    is_low = np.where(low < high, between, is_positive & (level < median))
-    is_high = np.where(low < high, is_positive, is_positive & (level >= median))
+    by_batch = pd.Series(level).where(is_positive).groupby(batch)
+    has_band = (low < high) & (gate.method != "gmm")
+    # without a band "low" and "high" are the positive cells below and from their median
+    is_high = is_positive & (has_band | (level >= by_batch.transform("median")))
+    is_low = gated & ~is_negative & ~is_high & (has_band | is_positive)
     steps = np.select([is_negative, is_low, is_high], [0, 1, 2], -1)
     return _Called(
         _ordered(np.select([is_negative, is_positive], [0, 1], -1), names),

@@ -48,26 +48,26 @@ def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
         return _checks.adata.obs_column(rna, key)
     name = next(name for name, part in data.mod.items() if part is rna)
     obs = cast("pd.DataFrame", rna.obs)
-    for values in (obs.get(key), data.obs.get(key), obs.get(key.removeprefix(f"{name}:"))):
+    bare = key.removeprefix(f"{name}:")
+    for values in (obs.get(key), data.obs.get(key), obs.get(bare)):
         if values is not None:
             return values.reindex(rna.obs_names)
-    elsewhere = next((other for other, part in data.mod.items() if key in part.obs), None)
-    remedy = (
-        f" It is in that of another modality: mdata[{name!r}].obs[{key!r}] = "
-        f"mdata[{elsewhere!r}].obs[{key!r}]."
-    )
+    where, remedy = f"mdata[{name!r}].obs", ""
+    if others := [other for other, part in data.mod.items() if key in part.obs]:
+        source = f"mdata[{others[0]!r}].obs[{key!r}]"
+        remedy = f" It is in that of another modality: {where}[{key!r}] = {source}."
+    columns = closest_first(key, dict.fromkeys([*obs, *data.obs]))
     raise KeyError(
-        f"{key!r} is neither in mdata[{name!r}].obs nor in mdata.obs; they have "
-        f"{listed(closest_first(key, dict.fromkeys([*obs, *data.obs])), 12)}."
-        f"{remedy if elsewhere else ''}"
+        f"{key!r} is neither in {where} nor in mdata.obs; they have {listed(columns, 12)}.{remedy}"
     )
 
 
 def donors(data: AnnData | MuData, rna: AnnData, key: str, cells: np.ndarray) -> pd.Series:
     """Donor of each of the RNA's cells, wherever the column is; None for cells of no donor."""
-    if isinstance(data, MuData):
-        return _checks.people.donors_of(column(data, rna, key), f"obs[{key!r}]", cells=cells)
-    return _checks.people.donors(rna, key, cells=cells)
+    if not isinstance(data, MuData):
+        return _checks.people.donors(rna, key, cells=cells)
+    values = column(data, rna, key)
+    return _checks.people.donors_of(values, f"obs[{key!r}]", cells=cells)
 
 
 def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") -> np.ndarray:
@@ -77,13 +77,15 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") 
     if isinstance(cells, str):
         what, cells = f"obs[{cells!r}]", column(data, rna, cells)
     if isinstance(cells, pd.Series):
-        if len(missing := rna.obs_names.difference(cells.index)):
-            raise ValueError(f"{what} says nothing about {len(missing)} cells: {listed(missing)}.")
+        if len(absent := rna.obs_names.difference(cells.index)):
+            n = len(absent)
+            raise ValueError(f"{what} says nothing about {n} cells: {listed(absent)}.")
         cells = cells.reindex(rna.obs_names)
-        if len(missing := rna.obs_names[cells.isna()]):
-            raise ValueError(f"{what} is missing for {listed(missing)}; fill it with False.")
+        if len(absent := rna.obs_names[cells.isna()]):
+            raise ValueError(f"{what} is missing for {listed(absent)}; fill it with False.")
     chosen = np.asarray(cells)
-    if chosen.shape != (rna.n_obs,) or not all(isinstance(v, (bool, np.bool_)) for v in chosen):
+    are_booleans = all(isinstance(value, (bool, np.bool_)) for value in chosen.flat)
+    if chosen.shape != (rna.n_obs,) or not are_booleans:
         raise ValueError(
             f"{what} must hold one boolean for each of {rna.n_obs} cells; found {chosen.dtype} "
             f"{chosen.shape}."
@@ -123,7 +125,7 @@ class Levels:
     counts: np.ndarray | None  # where known
     batch: np.ndarray
     gated: np.ndarray  # bool: the cells that matter
-    left_out: tuple[str, ...] = ()  # proteins that the scale of a cell could not take in
+    left_out: tuple[str, ...] = ()  # proteins that are not in the scale of a cell
 
 
 def levels(
@@ -153,8 +155,10 @@ def levels(
         (scale, left_out), centre = _depth(protein), np.zeros_like(x)
     else:
         scale, left_out = np.ones_like(x), ()
-        centre = pd.Series(np.log1p(x)).where(gated).groupby(batch).transform("mean").to_numpy()
-    level, spread = (np.log1p(values / scale) - centre for values in (x, _spread(x, scale)))
+        by_batch = pd.Series(np.log1p(x)).where(gated).groupby(batch)
+        centre = by_batch.transform("mean").to_numpy()
+    level = np.log1p(x / scale) - centre
+    spread = np.log1p(_spread(x, scale) / scale) - centre
     return Levels(level, spread, x, batch, gated, left_out)
 
 
@@ -185,12 +189,14 @@ def _spread(counts: np.ndarray, within: np.ndarray) -> np.ndarray:
     """
     golden = (np.sqrt(5) - 1) / 2  # its multiples are even over any stretch
     spread = counts.astype(np.float64)
-    spread[np.lexsort((within, counts))] += (np.arange(1, counts.size + 1) * golden) % 1 - 0.5
+    steps = (np.arange(1, counts.size + 1) * golden) % 1 - 0.5
+    spread[np.lexsort((within, counts))] += steps
     return spread
 
 
 def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
-    if protein_key is None and not any(name in adata.obsm for name in _keys.PROTEIN_KEYS):
+    has_usual = any(name in adata.obsm for name in _keys.PROTEIN_KEYS)
+    if protein_key is None and not has_usual:
         features = _checks.genes.features_of(adata.var)
         if features.n_others:  # a 10x matrix with the antibodies among the genes
             raise ValueError(
@@ -210,11 +216,12 @@ def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
 
 def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) -> Protein:
     if mdata.isbacked:
-        raise ValueError("mdata is backed; read it into memory first: mudata.read_h5mu(path).")
+        remedy = "read it into memory first: mudata.read_h5mu(path)"
+        raise ValueError(f"mdata is backed; {remedy}.")
     prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key")
     rest = {name: part for name, part in mdata.mod.items() if name != prot_key}
     rna_key = _choose(rna_key, rest, "mdata.mod", "rna_key", _keys.RNA_KEYS)
-    rna, prot = _checks.adata.anndata(mdata[rna_key]), _checks.adata.anndata(mdata[prot_key])
+    rna, prot = (_checks.adata.anndata(mdata[name]) for name in (rna_key, prot_key))
     if len(alone := rna.obs_names.symmetric_difference(prot.obs_names)):
         raise ValueError(
             f"{len(alone)} cells are in only one of mdata[{rna_key!r}] ({rna.n_obs} cells) and "

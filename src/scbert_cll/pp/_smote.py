@@ -17,8 +17,8 @@ from scbert_cll._checks.words import key_in, listed
 
 def refuse_derived(adata: AnnData) -> None:
     """Tokens have no middle, and `raw` would keep the old number of cells."""
-    binned = [name for name in adata.layers.keys() if _checks.counts.is_binned(adata, name)]  # noqa: SIM118
-    if binned:
+    layers = [name for name, _ in adata.layers.items()]
+    if binned := [name for name in layers if _checks.counts.is_binned(adata, name)]:
         raise ValueError(
             f"adata.layers[{listed(binned)}] holds bins, and there is nothing between "
             f"two of them: delete it, balance, then pp.bin_expression."
@@ -50,12 +50,14 @@ def neighbour_space(
         coordinates = values[rows]
     # float64: an integer matrix would have its interpolated values cut off
     identity = sparse.eye_array(rows.size, format="csr")
-    return sparse.hstack([sparse.csr_array(coordinates).astype(np.float64), identity], format="csr")
+    numbers = sparse.csr_array(coordinates).astype(np.float64)
+    return sparse.hstack([numbers, identity], format="csr")
 
 
 def _only_numbers(table: pd.DataFrame, where: str) -> None:
     """Refuse a table in which cells are neither near nor far."""
-    numbers = table.columns[[pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]]
+    is_number = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    numbers = table.columns[is_number]
     text = [str(name) for name in table.columns.difference(numbers, sort=False)]
     if text and not len(numbers):
         raise ValueError(
@@ -119,8 +121,9 @@ class Interpolation:
         if sparse.issparse(old) or np.asarray(old[:0]).dtype.kind in "biufc":
             return self._between(old)
         # words: those that both parents have, else none ("")
-        tables = (pd.DataFrame(np.asarray(part).reshape(len(part), -1)) for part in (old, new))
-        words = self._between_tables(*tables).astype(object).fillna("")
+        arrays = (np.asarray(part).reshape(len(part), -1) for part in (old, new))
+        words = self._between_tables(*map(pd.DataFrame, arrays))
+        words = words.astype(object).fillna("")
         return words.to_numpy(dtype=object).reshape(new.shape)
 
     def _between_tables(self, old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -130,11 +133,12 @@ class Interpolation:
         if numbers:
             values = old.iloc[:, numbers].to_numpy(dtype=np.float64, na_value=np.nan)
             between = self._between(values)
-            columns = {i: pd.Series(between[:, j], new.index) for j, i in enumerate(numbers)}
+            for i, column in zip(numbers, between.T, strict=True):
+                columns[i] = pd.Series(column, new.index)
         for i in set(range(old.shape[1])) - set(numbers):
             shared = self._shared(old.iloc[:, i], new.iloc[:, i])
             has_gaps = pd.api.types.is_object_dtype(shared) and shared.isna().any()
-            columns[i] = shared.astype("category") if has_gaps else shared  # gaps: no plain text
+            columns[i] = shared.astype("category") if has_gaps else shared
         table = pd.DataFrame(dict(sorted(columns.items())), index=new.index)
         return table.set_axis(old.columns, axis=1)
 
@@ -164,7 +168,8 @@ class Interpolation:
         shares = sparse.coo_array(self.parents)
         drawn = source[shares.col]
         p = np.repeat(np.clip(shares.data, 0, 1), np.diff(drawn.indptr))
-        drawn.data = self.rng.binomial(drawn.data.astype(np.int64), p).astype(np.float64)
+        counts = self.rng.binomial(drawn.data.astype(np.int64), p)
+        drawn.data = counts.astype(np.float64)
         n = shares.row.size
         to_child = sparse.csr_array(
             (np.ones(n), (shares.row, np.arange(n))), shape=(self.parents.shape[0], n)
@@ -190,7 +195,8 @@ class Interpolation:
 
 
 def _is_number(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    types = pd.api.types
+    return types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
 
 
 def _are_counts(values: Any) -> bool:
