@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # an error of Python's own names a module, ours an extra to install
         if show or (isinstance(error, ImportError) and error.name):
             raise
-        print(f"error: {in_options(_text(error), name, options_of(name))}", file=sys.stderr)
+        print(f"error: {in_options(_text(error), options_of(name))}", file=sys.stderr)
         return _IN_USE if isinstance(error, InUseError) else _BAD
     except (OSError, FigureError) as error:
         if show:
@@ -117,12 +117,12 @@ def _print_news() -> None:
 @contextmanager
 def _warnings_in_a_sentence() -> Iterator[None]:
     """A warning is its sentence, once, without the place in the code."""
-    said, before = set[str](), warnings.formatwarning
+    printed, before = set[str](), warnings.formatwarning
 
     def sentence(message: Warning | str, *_: Any, **__: Any) -> str:
         text = " ".join(str(message).split())
-        new = text not in said
-        said.add(text)
+        new = text not in printed
+        printed.add(text)
         return f"warning: {text}\n" * new
 
     warnings.formatwarning = sentence

@@ -15,12 +15,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
-
-type PutBack = Callable[[], None]
 
 
 def in_main_thread() -> bool:
@@ -35,14 +32,14 @@ def uninterrupted() -> Iterator[None]:
     if not callable(before):  # another thread's, which gets no Ctrl-C, or nobody's
         yield
         return
-    asked: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *found: asked.append(found))
+    calls: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *call: calls.append(call))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if asked:
-            before(*asked[0])
+        if calls:
+            before(*calls[0])
 
 
 @contextmanager
@@ -52,11 +49,33 @@ def as_it_was() -> Iterator[None]:
     Handlers of signals, filters of warnings, style of figures, threads of PyTorch and of progress
     bars, and how processes start.
     """
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        for put_back in (_signals(), _figures(), _threads_of_torch(), _start_method(), _monitors()):
-            stack.callback(put_back)
-        yield
+    mpl: Any = sys.modules.get("matplotlib")
+    torch: Any = sys.modules.get("torch")
+    numbers = signal.valid_signals() if in_main_thread() else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    style = {} if mpl is None else mpl.rcParams.copy()
+    n_threads = None if torch is None else torch.get_num_threads()
+    start_method = multiprocessing.get_start_method(allow_none=True)
+    threads = set(threading.enumerate())
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+            with warnings.catch_warnings(action="ignore"):  # on entries that matplotlib will drop
+                for name, value in style.items():
+                    if mpl.rcParams[name] != value:
+                        mpl.rcParams[name] = value
+            if torch is not None and torch.get_num_threads() != n_threads:
+                torch.set_num_threads(n_threads)
+            # can be chosen once; who only asks for it chooses. With None nobody has chosen
+            if multiprocessing.get_start_method(allow_none=True) != start_method:
+                multiprocessing.set_start_method(start_method, force=True)
+            for thread in set(threading.enumerate()) - threads:
+                if type(thread).__module__.startswith("tqdm."):  # a monitor, which never ends
+                    cast("Any", thread).exit()
 
 
 @contextmanager
@@ -93,72 +112,3 @@ def same_logs() -> Iterator[None]:
             log.handlers[:], log.filters[:] = handlers, filters
             log.setLevel(level)
         _logs.clear()
-
-
-def _signals() -> PutBack:
-    """Another thread than the main one can change none."""
-    before = (
-        {one: signal.getsignal(one) for one in signal.valid_signals()} if in_main_thread() else {}
-    )
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            if handler is not None and signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
-
-    return put_back
-
-
-def _figures() -> PutBack:
-    """Style of figures, where matplotlib has been loaded."""
-    mpl: Any = sys.modules.get("matplotlib")
-    before = {} if mpl is None else mpl.rcParams.copy()
-
-    def put_back() -> None:
-        if mpl is None:
-            return
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # on entries that matplotlib will not have for long
-            mpl.rcParams.update(
-                {name: value for name, value in before.items() if mpl.rcParams[name] != value}
-            )
-
-    return put_back
-
-
-def _threads_of_torch() -> PutBack:
-    """Libraries that set OpenMP's number of threads for their own sake set PyTorch's."""
-    torch: Any = sys.modules.get("torch")
-    before = None if torch is None else torch.get_num_threads()
-
-    def put_back() -> None:
-        if before is not None and torch.get_num_threads() != before:
-            torch.set_num_threads(before)
-
-    return put_back
-
-
-def _start_method() -> PutBack:
-    """How processes start can be chosen once; who only asks for it chooses."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    return partial(_put_back_start_method, before)
-
-
-def _put_back_start_method(before: str | None) -> None:
-    if multiprocessing.get_start_method(allow_none=True) != before:
-        multiprocessing.set_start_method(
-            cast("str", before), force=True
-        )  # with None nobody has chosen
-
-
-def _monitors() -> PutBack:
-    """A thread that tqdm starts with its first bar, and that never ends."""
-    before = set(threading.enumerate())
-
-    def put_back() -> None:
-        for thread in set(threading.enumerate()) - before:
-            if type(thread).__module__.startswith("tqdm."):
-                cast("Any", thread).exit()
-
-    return put_back

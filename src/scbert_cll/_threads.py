@@ -67,4 +67,4 @@ def _loaded() -> set[str]:
     """Libraries of OpenMP in this process, by path."""
     from threadpoolctl import threadpool_info
 
-    return {str(found["filepath"]) for found in threadpool_info() if found["user_api"] == "openmp"}
+    return {str(one["filepath"]) for one in threadpool_info() if one["user_api"] == "openmp"}

@@ -1,4 +1,4 @@
-"""The command line: one function per command; options, their file, exit codes and what is written."""
+"""The command line: one function per command; options, their file, exit codes and results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Few cells with bins, labels and a split, and their RNA alone; eight donors with both classes."""
+    """Few cells of eight donors with both classes, with bins, labels and a split."""
     folder = tmp_path_factory.mktemp("cells")
     adata = sc_cll.datasets.planted_donors(n_genes=60, rng=0)
     sc_cll.pp.split_donors(adata, "donor", labels_key="label", rng=0)

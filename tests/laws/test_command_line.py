@@ -55,7 +55,7 @@ def run(*words: object) -> int:
 
 
 def cite(n: int = 240, *, integers: bool = False) -> AnnData:
-    """Few cells of six donors with both classes, their protein in an array as scvi-tools keeps it."""
+    """Few cells of six donors with both classes; protein in an array, as scvi-tools keeps it."""
     rng = np.random.default_rng(0)
     y = rng.random(n) < 0.5
     mu = np.tile(rng.gamma(1, 2, 40) + 0.3, (n, 1))
@@ -182,7 +182,7 @@ def test_no_sentence_names_a_parameter_that_is_no_option(command: str) -> None:
         if re.search(r"\b[a-z][a-z_]+=(?![=\w]*[\"']?>)", sentence) and re.search(
             r"[.;:,] |\.$", sentence
         ):
-            said = in_options(sentence, command, options)
+            said = in_options(sentence, options)
             tried += said != sentence
             left = re.findall(r"(?<![\w.'\"{])[a-z][a-z_]*=(?!=)", without_code(said))
             assert not left, (sentence, said)
@@ -201,9 +201,7 @@ def test_no_sentence_names_a_parameter_that_is_no_option(command: str) -> None:
     st.sampled_from(["", "'a b'", '"x"', "None", "1.5", "['a', 'b']"]),
 )
 def test_a_parameter_with_any_value_becomes_its_option(name: str, value: str) -> None:
-    said = in_options(
-        f"Choose one with {name}={value}. It's no model's.", "demo", options_of("demo")
-    )
+    said = in_options(f"Choose one with {name}={value}. It's no model's.", options_of("demo"))
     assert f"--{name.replace('_', '-')}" in said
     assert "=" not in said
     assert said.endswith("It's no model's.")
@@ -214,7 +212,7 @@ def test_quoted_names_and_code_stay_as_they_are() -> None:
         "'donor_key' is not in adata.obs; it has 'layer=x'. Do sc.pp.filter_cells(adata, "
         "min_counts=1) in /tmp/donor_key/a."
     )
-    assert in_options(code, "demo", options_of("demo")) == code
+    assert in_options(code, options_of("demo")) == code
 
 
 # ---- names that were typed

@@ -17,7 +17,8 @@ import os, numpy as np, pandas as pd, torch
 from anndata import AnnData
 import scbert_cll as sc_cll
 from scbert_cll.nn import Performer
-obs = pd.DataFrame({"cd49d": pd.Categorical(["-", "+"] * 12), "split": ["train"] * 12 + ["val"] * 12}).rename(index=str)
+obs = pd.DataFrame({"cd49d": pd.Categorical(["-", "+"] * 12)}).rename(index=str)
+obs["split"] = ["train"] * 12 + ["val"] * 12
 adata = AnnData(np.random.default_rng(0).poisson(3, (24, 10)).astype("float32"), obs)
 sc_cll.pp.bin_expression(adata)
 seen = []

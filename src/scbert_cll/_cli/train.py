@@ -66,7 +66,7 @@ class Training:
         obs columns of a corpus, of whose values every combination is drawn equally often in
         training, e.g. the labels and donor.
     num_workers
-        Processes that read a corpus beside the one that trains.
+        Processes that read a corpus, in addition to the one that trains.
     checkpoint_dir
         Folder of checkpoints: the same command goes on from the last one after an interruption.
     checkpoint_minutes

@@ -6,23 +6,18 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
-# What a Python parameter is called on the command line, where it is not the same word
-_ALIASES: Final[Mapping[str, Mapping[str, str]]] = {
-    "demo": {"method": "label", "rna_key": "modality"},
-    "corpus": {"rna_key": "modality", "out": "out", "paths": "files"},
-    "pretrain": {"rna_key": "modality"},
-    "finetune": {"rna_key": "modality", "groupby": "labels_key"},
-    "predict": {"rna_key": "modality"},
-    "signature": {"rna_key": "modality", "groupby": "labels_key"},
+# options of commands that have not the name of the Python parameter
+_ALIASES: Final = {
+    "rna_key": "modality",
+    "rng": "seed",
+    "method": "label",
+    "groupby": "labels_key",
+    "paths": "files",
 }
-_OF_ALL: Final[Mapping[str, str]] = {"rng": "seed"}
-_COMMAND_OF: Final = {
+_COMMANDS: Final = {
     "pp.build_corpus": "corpus",
-    "tl.pretrain": "pretrain",
-    "tl.finetune": "finetune",
-    "tl.predict": "predict",
     "tl.predict_corpus": "predict",
-    "tl.signature": "signature",
+    **{f"tl.{name}": name for name in ("pretrain", "finetune", "predict", "signature")},
 }
 _VALUE: Final = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|[\w.+-]*\w|…|\.\.\."""
 _QUOTED: Final = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)"""
@@ -36,53 +31,42 @@ _WORDS: Final = re.compile(
 )
 
 
-def in_options(sentence: str, command: str, options: Mapping[str, Collection[str]]) -> str:
+def in_options(sentence: str, options: Mapping[str, Collection[str]]) -> str:
     """A sentence with the command's options for its parameters; others are marked as Python's.
 
     Parameters
     ----------
     sentence
-        What a function says, e.g. "Choose one with protein_key=."
-    command
-        The command that was called.
+        Message of a function, e.g. "Choose one with protein_key=."
     options
-        Its options, as Python names, each with the words it may be, if it may not be anything.
+        Options of the command, as Python names, each with its words where only some are possible.
     """
-    known = {name: name for name in options} | {
-        name: option
-        for name, option in [*_OF_ALL.items(), *_ALIASES.get(command, {}).items()]
-        if option in options
-    }
-    return _WORDS.sub(lambda found: _said(found, known, options), sentence)
+    aliases = {name: option for name, option in _ALIASES.items() if option in options}
+    names = aliases | {name: name for name in options}
+
+    def replaced(match: re.Match[str]) -> str:
+        if match["skip"]:
+            return match[0]
+        if match["bare"]:
+            return flag(names[match["bare"]]) if match["bare"] in names else match[0]
+        name, value, verb = match["name"], match["value"] or "", match["verb"] or ""
+        verb_and_blank = verb + " " * bool(verb)
+        if match["of"] in _COMMANDS:
+            return f"{verb_and_blank}{flag(name)} of the command {_COMMANDS[match['of']]}"
+        rest = f" of {match['of']}" if match["of"] else ""
+        words = options[names[name]] if name in names else ()
+        if name not in names or (words and value and value.strip("'\"") not in words):
+            return f"{verb_and_blank}{name}{' ' * bool(value)}{value} (in Python){rest}"
+        option = flag(names[name])
+        if value in ("None", "False"):
+            without = {"pass": f"leave out {option}", "with": f"without {option}"}
+            return without.get(verb, f"no {option}") + rest
+        value = "" if value in ("", "True") else " " + value.strip("'\"")
+        return f"{verb_and_blank}{option}{value}{rest}"
+
+    return _WORDS.sub(replaced, sentence)
 
 
 def flag(name: str) -> str:
     """An option as it is typed."""
     return "--" + name.replace("_", "-")
-
-
-def _said(
-    found: re.Match[str], known: Mapping[str, str], options: Mapping[str, Collection[str]]
-) -> str:
-    if found["skip"]:
-        return found[0]
-    if found["bare"]:
-        return flag(known[found["bare"]]) if found["bare"] in known else found[0]
-    name, value, verb = found["name"], found["value"] or "", found["verb"]
-    if found["of"] in _COMMAND_OF:
-        return _with(verb, f"{flag(name)} of the command {_COMMAND_OF[found['of']]}")
-    rest = f" of {found['of']}" if found["of"] else ""
-    words = options[known[name]] if name in known else ()
-    if name not in known or (words and value and value.strip("'\"") not in words):
-        return _with(verb, f"{name}{' ' * bool(value)}{value} (in Python){rest}")
-    option = flag(known[name])
-    if value in ("None", "False"):
-        return {"pass": f"leave out {option}", "with": f"without {option}"}.get(
-            verb or "", f"no {option}"
-        ) + rest
-    shown = "" if value == "True" else f" {value.strip(chr(39) + chr(34))}" * bool(value)
-    return _with(verb, option + shown + rest)
-
-
-def _with(verb: str | None, text: str) -> str:
-    return f"{verb} {text}" if verb else text

@@ -66,7 +66,7 @@ class Attention(nn.Module):
         return self.dropout(self.out(heads.flatten(2)))
 
     def received(self, x: Tensor, query_weight: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Attention a gene behind each token receives, queries counted by `query_weight`: (b, h, n)."""
+        """Attention a gene behind each token receives from queries of `query_weight`: (b, h, n)."""
         if self.kind == "exact":
             return softmax.received_attention(self.queries(x), self.keys(x), query_weight, weight)
         return favor.received_attention(

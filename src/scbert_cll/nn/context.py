@@ -192,7 +192,7 @@ class Context:
     def keys(
         self, k: Tensor, weight: Tensor | None, largest: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Exponents (b, h, n, r), or exponentials under a known maximum; their scale; the maximum."""
+        """Exponents (b, h, n, r), or exponentials under a known maximum; scale; maximum."""
         exponent = _project(k, self.features)
         if weight is not None:  # padding must not raise the maximum
             exponent.masked_fill_((weight == 0)[:, None, :, None], LEAST)

@@ -215,7 +215,7 @@ class Performer(nn.Module):
         query_weight: Tensor | None = None,
         original: bool = False,
     ) -> Tensor:
-        """Attention a gene behind each token receives, by layer and head: float32 (layers, b, h, n).
+        """Attention a gene behind each token receives, by layer and head: (layers, b, h, n).
 
         Averaged over the tokens that attend, counted by `query_weight` (b, n), None for all alike;
         times `weight` a row sums to 1. With `original` the attention is evaluated a second time

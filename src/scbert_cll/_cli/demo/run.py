@@ -138,7 +138,7 @@ def _label(job: Job) -> None:
     if method == "quantile":
         label(method="quantile")
         if refusal is not None:  # only now it is sure that the labels were what was refused
-            job.report.say(f"No labels by mixture: {in_options(refusal, 'demo', OPTIONS)}")
+            job.report.say(f"No labels by mixture: {in_options(refusal, OPTIONS)}")
         job.report.say(
             f"Labels are the outer thirds of the {options.marker} level: a contrast, not "
             f"clinical positivity."

@@ -81,7 +81,7 @@ def _legend(scores: within_donors.Compared, y: np.ndarray, donors: np.ndarray) -
         f"would change is not in them. There are {len(y):,} test cells. AUROC within donors "
         f"compares cells of the same donor only: there are cells of both classes in "
         f"{n_mixed or 'none'} of {len(set(donors))} test donors. "
-        f"{DONOR_ALONE.capitalize()} is no model: it gives every cell its donor's share of "
+        f"{DONOR_ALONE.capitalize()} gives every cell its donor's share of "
         f"positive test cells."
     )
 
