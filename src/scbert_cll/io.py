@@ -23,15 +23,16 @@ from scbert_cll._checks.words import choice, listed
 from scbert_cll._corpus.format import read_manifest, states
 from scbert_cll._disk.formats import as_text, read_json, same, sha256, versions
 from scbert_cll._disk.in_place import Same, Write, replace_all
-from scbert_cll._signature import checks as signature_checks
 from scbert_cll._signature import gene_sets
-from scbert_cll._signature.weights import DOWN, UP, weights
+from scbert_cll._signature import record as signature_record
+from scbert_cll._signature.weights import DOWN, UP, check_not_empty, check_table, weights
 from scbert_cll._version import __version__
 
 __all__ = ["check_corpus", "read_csv", "read_gmt", "write_csv", "write_gmt"]
 
 _COLUMNS = "columns"  # kinds of the columns, in the .json beside a .csv
 _SUM = "sha256"  # of the .csv, there
+_KIND = re.compile(r"object|bool|u?int(8|16|32|64)|float(16|32|64)")  # of a column
 _FORMAT_VERSION = 2  # of that .json; 2: with the kinds of the columns
 
 
@@ -127,14 +128,12 @@ def write_gmt(
     {'CD49D_UP': ['ITGA4'], 'CD49D_DN': ['CXCR4']}
     """
     path = Path(path)
-    signature_checks.gmt_name(name)
+    gene_sets.check_gmt_name(name)
     table, facts = _parts(signature, key)
     n = int(table["selected"].sum()) if "selected" in table else len(table)
-    signature_checks.not_empty(
-        n, str(facts.get("reason", "")), "a GMT file has no set without genes, so none was written"
-    )
+    check_not_empty(n, str(facts.get("reason", "")), "a GMT file has no set without genes")
     weight = weights(table)
-    signature_checks.gmt_genes(weight.index)
+    gene_sets.check_gmt_genes(weight.index)
     halves = {name + UP: weight.index[weight > 0], name + DOWN: weight.index[weight < 0]}
     sets = {half: list(genes) for half, genes in halves.items() if len(genes)}
     lines = ["\t".join([half, _origin(facts), *genes]) for half, genes in sets.items()]
@@ -199,9 +198,7 @@ def write_csv(
     path = Path(path)
     choice(path.suffix, (".csv",), "The ending of the file")
     table, facts = _parts(signature, key)
-    signature_checks.not_empty(
-        len(table), str(facts.get("reason", "")), "there is no gene to write"
-    )
+    check_not_empty(len(table), str(facts.get("reason", "")), "there is no gene to write")
     table = _tidy(table)
     kinds = {str(name): str(column.dtype) for name, column in table.items()}
     content = _as_csv(table)
@@ -249,17 +246,20 @@ def read_csv(path: str | PathLike[str]) -> pd.DataFrame:
     Warns
     -----
     UserWarning
-        The ``.csv`` has changed since it was written, so that the ``.json`` does not say where it
-        is from.
+        The ``.csv`` has changed since it was written: the ``.json`` is of an earlier version.
     """
     path = _checks.paths.plain_file(path)
     origin = path.with_suffix(".json")
     facts = read_json(_checks.paths.plain_file(origin)) if origin.exists() else {}
     kinds = facts.get(_COLUMNS)
-    signature_checks.kinds_of_columns(kinds, origin.name)
+    words = kinds.values() if isinstance(kinds, Mapping) else [None]
+    if kinds is not None and not all(_KIND.fullmatch(str(word)) for word in words):
+        raise ValueError(
+            f"{origin.name} is damaged: its columns must map names to kinds such as 'float64'. "
+            "Remove it, or get it again."
+        )
     table = _read(path, kinds)
-    checksum = sha256(path)
-    if facts.get(_SUM, checksum) != checksum:
+    if (checksum := sha256(path)) != facts.get(_SUM, checksum):
         warnings.warn(
             f"{path.name} has changed since it was written: {origin.name} says where an earlier "
             f"version is from. Write both again with sc_cll.io.write_csv(..., overwrite=True).",
@@ -294,9 +294,9 @@ def read_gmt(path: str | PathLike[str]) -> dict[str, list[str]]:
 def _parts(signature: AnnData | pd.DataFrame, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table, and the plain values that go with it."""
     if not isinstance(signature, AnnData):
-        signature_checks.signature_table(signature)
+        check_table(signature)
         return signature, {}
-    record = signature_checks.signature_record(signature, key)
+    record = signature_record.read(signature, key, "Or hand over a signature.")
     facts = {name: one for name, one in record.items() if not isinstance(one, pd.DataFrame)}
     return record["genes"], facts
 

@@ -210,16 +210,14 @@ def test_sets_of_a_signature_have_their_signs() -> None:
 
 
 def test_a_report_says_each_number() -> None:
-    numbers = criteria.Numbers(0.8, null=0.5, p=0.013)
+    nan, rule = np.nan, "above null"
     table = criteria.table(
         [
-            criteria.Gate.of(
-                "sufficiency", "signature", numbers, "above null", passed=True, note="a note"
+            criteria.Criterion(
+                "sufficiency", "signature", 0.8, nan, nan, 0.5, nan, 0.013, rule, "yes", "a note"
             ),
-            criteria.Gate.of(
-                "sufficiency", "abundance", criteria.Numbers(0.4), "above null", passed=False
-            ),
-            *criteria.not_run("permuted labels", ["signature"], "why"),
+            criteria.Criterion("sufficiency", "abundance", 0.4, rule=rule, passed="no"),
+            criteria.Criterion("permuted labels", "signature", note="why"),
         ]
     )
     assert criteria.markdown(table) == [
@@ -250,7 +248,7 @@ def test_too_few_donors_are_counted_in_words(n: int, said: str) -> None:
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(-4, 4))
 def test_p_of_a_gate_counts_the_value_itself_and_its_ties(null: list[int], value: int) -> None:
     """By hand, and as scipy.stats.monte_carlo_test has it; never 0."""
-    found = criteria.p_of(float(value), np.array(null, dtype=float))
+    found = criteria.against(float(value), np.array(null, dtype=float)).p
     assert found == (1 + sum(one >= value for one in null)) / (1 + len(null))
     draws = iter(np.array(null, dtype=float))
     other = stats.monte_carlo_test(

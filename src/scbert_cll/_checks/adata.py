@@ -138,8 +138,10 @@ def classes(labels: pd.Series, key: str, *, within: str = "") -> list[str]:
     return names
 
 
-def groups(adata: AnnData, key: str) -> pd.Series:
-    """A column of groups as a categorical of text in which every category occurs."""
+def groups(adata: AnnData, key: str | None) -> pd.Series:
+    """Groups as a categorical of text in which every category occurs; without a key, one group."""
+    if key is None:
+        return pd.Series("all", adata.obs_names, dtype="category")
     column = people.categories_of(obs_column(adata, key))
     _some_group(column, f"adata.obs[{key!r}]")
     return column

@@ -72,9 +72,9 @@ def signature(
     overwrite
         Replace files of a signature that are in --out.
     """
-    from scbert_cll._signature import checks as signature_checks
+    from scbert_cll._signature.gene_sets import check_gmt_name
 
-    signature_checks.gmt_name(name)
+    check_gmt_name(name)
     free_folder(out, "the signature", overwrite=overwrite)
     cells = source(data, of_donors(reading), labels_key)
     if isinstance(cells, Path):

@@ -1,1 +1,1 @@
-"""Genes that differ between classes of cells within donors: sums, size factors, a moderated test and a linear gate."""
+"""Genes that differ between classes of cells within donors, with the evidence for each."""

@@ -1,4 +1,4 @@
-"""What of a donor is compared with what: its classes with each other, or it with other donors."""
+"""The comparison of classes: within each donor, or between donors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import sparse, stats
+from scipy import stats
 
 from scbert_cll._signature.moderated import Moderated, paired, two_groups
-from scbert_cll._signature.pseudobulk import Samples, samples
+from scbert_cll._signature.pseudobulk import Samples
 
 _ROUNDS = 3
 _LEAST_SHARE = 0.5  # of the genes that must be left to scale by
@@ -17,7 +17,7 @@ _LEAST_SHARE = 0.5  # of the genes that must be left to scale by
 
 @dataclass(frozen=True)
 class Design:
-    """Samples of donors, and whether they are compared within donors (of `n_classes` each) or between them (two classes)."""
+    """Samples, compared within donors (of `n_classes` each) or between them (of two classes)."""
 
     samples: Samples
     n_classes: int
@@ -25,8 +25,13 @@ class Design:
 
     @property
     def donors(self) -> list[str]:
-        """Names, in order."""
+        """Names of the donors, in order."""
         return list(dict.fromkeys(self.samples.donor))
+
+    @property
+    def abundance(self) -> np.ndarray:
+        """Mean log2 sum of each gene."""
+        return np.asarray(self.samples.log.mean(axis=0))
 
     @property
     def differences(self) -> pd.DataFrame:
@@ -44,18 +49,18 @@ class Design:
         slope = np.tensordot(step / (step**2).sum(), log, axes=(0, 1)) * (self.n_classes - 1)
         return pd.DataFrame(slope, index=self.donors)
 
-    def test(self, abundance: np.ndarray) -> Moderated:
+    def test(self) -> Moderated:
         """Moderated t of every gene."""
         if self.within:
-            return paired(self.differences.to_numpy(), abundance)
+            return paired(self.differences.to_numpy(), self.abundance)
         last = self.samples.code == self.n_classes - 1
-        return two_groups(self.samples.log[last], self.samples.log[~last], abundance)
+        return two_groups(self.samples.log[last], self.samples.log[~last], self.abundance)
 
     def without(self, donor: str) -> Design:
-        """The same of the other donors."""
-        return replace(self, samples=self.samples.of(self.samples.donor != donor))
+        """The same design of the other donors, scaled as it is."""
+        return replace(self, samples=self.samples.subset(self.samples.donor != donor))
 
-    def scaled_by_calm_genes(self, alpha: float) -> Design:
+    def scaled_by_unchanged_genes(self, alpha: float) -> Design:
         """Size factors without the genes that change, found in rounds of testing and scaling.
 
         Where many genes go up, medians over all genes let the others seem to go down (Sun et al.
@@ -63,38 +68,8 @@ class Design:
         """
         design = self
         for _ in range(_ROUNDS):
-            calm = (
-                stats.false_discovery_control(design.test(design.samples.log.mean(axis=0)).p)
-                >= alpha
-            )
-            if calm.all() or calm.mean() < _LEAST_SHARE:
+            unchanged = stats.false_discovery_control(design.test().p) >= alpha
+            if unchanged.all() or unchanged.mean() < _LEAST_SHARE:
                 break
-            design = replace(self, samples=self.samples.scaled_by(calm))
+            design = replace(self, samples=self.samples.scaled_by(unchanged))
         return design
-
-
-def design_of(
-    counts: sparse.csr_matrix,
-    codes: np.ndarray,
-    donors: np.ndarray,
-    kept: pd.DataFrame,
-    *,
-    within: bool,
-    alpha: float,
-) -> Design:
-    """Samples of the donors and classes in `kept` (true/false, donors × classes), summed and scaled."""
-    classes = [str(name) for name in kept.columns]
-    design = Design(samples(counts, codes, donors, kept, classes), len(classes), within)
-    return design.scaled_by_calm_genes(alpha)
-
-
-def enough_within(n_cells: pd.DataFrame, min_cells: int) -> pd.DataFrame:
-    """Donors with enough cells of every class: the samples to take, true/false."""
-    enough = n_cells >= min_cells
-    return enough[enough.all(axis=1)]
-
-
-def enough_between(n_cells: pd.DataFrame, min_cells: int) -> pd.DataFrame:
-    """The class that most of a donor's cells are of, where these are enough."""
-    most = n_cells.eq(n_cells.max(axis=1), axis=0) & (n_cells >= min_cells)
-    return most[most.sum(axis=1) == 1]

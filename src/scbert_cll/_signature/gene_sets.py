@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from scbert_cll import _checks
-from scbert_cll._signature import checks as signature_checks
+from scbert_cll._checks.text import read_text
+from scbert_cll._checks.words import listed
 
 type GeneSets = Mapping[str, Iterable[str]] | str | PathLike[str] | pd.DataFrame
 
@@ -19,27 +20,70 @@ def read(source: GeneSets) -> dict[str, list[str]]:
 
     A gene that is in a set twice counts once; order stays.
     """
-    source = Path(fspath(source)) if isinstance(source, PathLike | str) else source
-    signature_checks.gene_set_source(source)
-    if isinstance(source, Path):
-        return read_gmt(source)
+    if isinstance(source, PathLike | str):
+        return read_gmt(Path(fspath(source)))
     if isinstance(source, pd.DataFrame):
-        source = {
-            str(k): v.tolist()
-            for k, v in source.groupby("source", sort=False, observed=True)["target"]
-        }
-    signature_checks.gene_sets(source, "The mapping of gene sets")
+        if not {"source", "target"} <= set(source):
+            raise ValueError(
+                "A table of gene sets needs the columns 'source' (the set) and 'target' (a gene), "
+                f"as decoupler has them; it has {listed(source.columns, 12)}."
+            )
+        groups = source.groupby("source", sort=False, observed=True)["target"]
+        source = {str(name): genes.tolist() for name, genes in groups}
+    if not isinstance(source, Mapping):
+        raise TypeError(
+            "Gene sets are a mapping from a name to genes, the path of a .gmt file, or a DataFrame "
+            f"with the columns 'source' and 'target'; found {type(source).__name__}."
+        )
+    _check_sets(source, "The mapping of gene sets")
     return {str(name): list(dict.fromkeys(map(str, genes))) for name, genes in source.items()}
 
 
 def read_gmt(path: Path) -> dict[str, list[str]]:
     """Sets of a GMT file, compressed (``.gz``) or not; lines without content do not count."""
-    fields = [
-        line.rstrip().split("\t")
-        for line in _checks.text.read_text(path).split("\n")
-        if line.strip()
-    ]
-    signature_checks.gmt_lines(fields, str(path))
-    sets = {name: [gene for gene in dict.fromkeys(genes) if gene] for name, _, *genes in fields}
-    signature_checks.gene_sets(sets, str(path))
+    lines = [line.rstrip().split("\t") for line in read_text(path).split("\n") if line.strip()]
+    short = [i + 1 for i, line in enumerate(lines) if len(line) < 3 or not line[0]]
+    if short:
+        raise ValueError(
+            f"{path} is not a GMT file: every line needs a name, a description and at least one gene, "
+            f"separated by tabs; line {listed(short)} has not."
+        )
+    names = pd.Series([line[0] for line in lines])
+    if len(repeated := names[names.duplicated()].unique()):
+        raise ValueError(f"{path} has sets of the same name: {listed(repeated)}; rename them.")
+    sets = {name: [gene for gene in dict.fromkeys(genes) if gene] for name, _, *genes in lines}
+    _check_sets(sets, str(path))
     return sets
+
+
+def _check_sets(sets: Mapping[str, Any], where: str) -> None:
+    """At least one set, each with genes."""
+    if not sets:
+        raise ValueError(f"{where} holds no gene set.")
+    no_lists = [
+        name
+        for name, genes in sets.items()
+        if isinstance(genes, str) or not isinstance(genes, Iterable)
+    ]
+    if no_lists:
+        raise TypeError(
+            f"{where} must give a list of genes for every set; found something else for "
+            f"{listed(no_lists)}."
+        )
+    if empty := [name for name, genes in sets.items() if not len(list(genes))]:
+        raise ValueError(f"{where} has sets without a gene: {listed(empty)}; remove them.")
+
+
+def check_gmt_genes(genes: Iterable[str]) -> None:
+    """Refuse names of genes that some reader would split."""
+    if unusable := [gene for gene in genes if gene.split() != [gene]]:
+        raise ValueError(
+            "Some readers of GMT files split at blanks, so names of genes must have none; found "
+            f"{listed(unusable)}."
+        )
+
+
+def check_gmt_name(name: str) -> None:
+    """Refuse a name of a set that some reader would split."""
+    if not name or name.split() != [name]:
+        raise ValueError(f"name must be one word without blanks; found {name!r}.")

@@ -1,4 +1,4 @@
-"""A linear classifier's opinion of each gene, learned on other donors than it leaves out."""
+"""A linear classifier's coefficient of each gene, learned on other donors than it leaves out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from scbert_cll._signature.scale import log_counts
+from scbert_cll._counts import log_normalised
 
 STRENGTH = 0.003  # C of an L2 penalty: strong enough that genes of one module share their weight
 N_FOLDS = 4
@@ -18,22 +18,23 @@ N_DEVIATIONS = 2.0
 
 
 def coefficients(counts: sparse.csr_matrix, positive: np.ndarray, donors: np.ndarray) -> np.ndarray:
-    """Mean coefficient of each gene, per standard deviation of log(1 + counts per 10,000), over fits that leave a part of the donors out.
+    """Coefficient of each gene, per standard deviation of log(1 + counts per 10,000).
 
-    Sparse stays sparse: centring would change nothing but the intercept, which is not penalised.
+    The mean over fits that each leave a part of the donors out. Sparse stays sparse: centring would
+    change nothing but the intercept, which is not penalised.
     """
-    log = log_counts(counts)
+    log = log_normalised(counts)
     n_folds = min(N_FOLDS, len(np.unique(donors)))
-    found = []
+    fits = []
     for train, _ in GroupKFold(n_folds).split(log, positive, donors):
         if len(np.unique(positive[train])) == 2:
             scaled = StandardScaler(with_mean=False, copy=False).fit_transform(log[train])
-            found.append(ridge(scaled, positive[train]).coef_[0])
-    return np.mean(found, axis=0) if found else np.zeros(counts.shape[1])
+            fits.append(ridge(scaled, positive[train]).coef_[0])
+    return np.mean(fits, axis=0) if fits else np.zeros(counts.shape[1])
 
 
 def ridge(scaled: np.ndarray | sparse.csr_matrix, positive: np.ndarray) -> LogisticRegression:
-    """The linear classifier of all that asks one.
+    """A logistic regression with the package's penalty.
 
     On one thread, since vectors of genes are too short for several.
     """

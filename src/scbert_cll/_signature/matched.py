@@ -12,7 +12,7 @@ _NEIGHBOURS = 25
 class Matcher:
     """Replaces genes by others of like mean expression and detection.
 
-    As the control genes of Tirosh et al. 2016 (doi:10.1126/science.aad0501), but with a gene's own
+    Like the control genes of Tirosh et al. 2016 (doi:10.1126/science.aad0501), but with a gene's own
     neighbours by rank instead of bins: no gene stands at the edge of one, and detection is matched,
     too.
     """
@@ -25,16 +25,12 @@ class Matcher:
         return len(self._places) >= 3 * k
 
     def draw(self, chosen: np.ndarray, n_sets: int, rng: np.random.Generator) -> np.ndarray:
-        """Sets × genes (positions): for each chosen gene another one.
-
-        None twice in a set, and none of those chosen.
-        """
+        """Sets × genes (positions): another gene for each chosen one, none twice in a set."""
         if not len(chosen):
             return np.empty((n_sets, 0), dtype=np.int64)
         others = np.setdiff1d(np.arange(len(self._places)), chosen)
-        n_near = min(
-            max(_NEIGHBOURS, len(chosen)), len(others)
-        )  # with as many as are chosen, one is always free
+        # with as many neighbours as are chosen, one is always free
+        n_near = min(max(_NEIGHBOURS, len(chosen)), len(others))
         _, near = cKDTree(self._places[others]).query(self._places[chosen], n_near)
         near = others[np.asarray(near).reshape(len(chosen), n_near)]
         return np.stack([_distinct(rng.permuted(near, axis=1), rng) for _ in range(n_sets)])
@@ -43,8 +39,8 @@ class Matcher:
 def _distinct(near: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One candidate of each row, the first that no other row has taken."""
     taken: set[int] = set()
-    found = np.empty(len(near), dtype=np.int64)
+    chosen = np.empty(len(near), dtype=np.int64)
     for i in rng.permutation(len(near)):
-        found[i] = next(gene for gene in near[i].tolist() if gene not in taken)
-        taken.add(int(found[i]))
-    return found
+        chosen[i] = next(gene for gene in near[i].tolist() if gene not in taken)
+        taken.add(int(chosen[i]))
+    return chosen

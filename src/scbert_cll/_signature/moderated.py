@@ -7,14 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-_FEW, _SOME, _MANY = 3, 6, 30  # genes from which the trend gets a further degree of freedom
+_ENOUGH_GENES = (3, 6, 30)  # from which the trend gets a further degree of freedom
 
 
 class Moderated(NamedTuple):
-    """Per gene: mean difference, its standard error, t, two-sided p.
-
-    And the degrees of freedom of all.
-    """
+    """Mean difference of each gene, its standard error, t and two-sided p; degrees of freedom."""
 
     effect: np.ndarray
     error: np.ndarray
@@ -51,9 +48,9 @@ def _moderated(
     prior's degrees of freedom.
     """
     prior, df_prior = _prior(variance, df, abundance)
-    posterior = (
-        prior if np.isinf(df_prior) else (df * variance + df_prior * prior) / (df + df_prior)
-    )
+    posterior = prior
+    if np.isfinite(df_prior):
+        posterior = (df * variance + df_prior * prior) / (df + df_prior)
     df_total = min(df + df_prior, df * len(effect))
     error = np.sqrt(posterior * unscaled)
     t = effect / error
@@ -62,13 +59,10 @@ def _moderated(
 
 def _prior(variance: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.ndarray, float]:
     """Prior variance of each gene and its degrees of freedom."""
-    least = max(
-        1e-5 * np.median(variance), np.finfo(float).tiny
-    )  # a gene without spread has no logarithm
+    # a gene without spread has no logarithm
+    least = max(1e-5 * np.median(variance), np.finfo(float).tiny)
     log = np.log(np.maximum(variance, least)) - special.digamma(df / 2) + np.log(df / 2)
-    basis = natural_spline(
-        abundance, 1 + (len(log) >= _FEW) + (len(log) >= _SOME) + (len(log) >= _MANY)
-    )
+    basis = natural_spline(abundance, 1 + sum(len(log) >= n for n in _ENOUGH_GENES))
     beta, _, rank, _ = np.linalg.lstsq(basis, log, rcond=None)
     fitted = basis @ beta
     spread = ((log - fitted) ** 2).sum() / max(len(log) - rank, 1) - special.polygamma(1, df / 2)
@@ -79,10 +73,7 @@ def _prior(variance: np.ndarray, df: int, abundance: np.ndarray) -> tuple[np.nda
 
 
 def natural_spline(x: np.ndarray, n: int) -> np.ndarray:
-    """Basis of natural cubic splines with n columns, among them the constant.
-
-    Knots at quantiles.
-    """
+    """Basis of natural cubic splines, knots at quantiles: n columns, among them the constant."""
     n = min(n, len(np.unique(x)))
     if n <= 2:
         return np.vander(x, n, increasing=True)

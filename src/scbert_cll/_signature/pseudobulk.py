@@ -1,4 +1,4 @@
-"""Counts summed per donor and class, brought to one scale."""
+"""Labelled cells of donors, and their counts summed per donor and class, on one scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PRIOR_COUNT = 2.0  # added before the logarithm
 
 @dataclass(frozen=True)
 class Samples:
-    """One row per donor and class with enough cells: its sums over the genes, and who it is."""
+    """Sums over the cells of a donor and class: one row per sample."""
 
     total: np.ndarray  # (samples, genes)
     donor: np.ndarray  # names
@@ -27,71 +27,61 @@ class Samples:
         """Scaled sums in log2, (samples, genes)."""
         return np.asarray(np.log2(self.total / self.size_factor[:, None] + _PRIOR_COUNT))
 
-    def of(self, kept: np.ndarray) -> Samples:
+    def subset(self, rows: np.ndarray) -> Samples:
         """Some of the samples, scaled as they are."""
-        return Samples(
-            self.total[kept],
-            self.donor[kept],
-            self.code[kept],
-            self.n_cells[kept],
-            self.size_factor[kept],
-        )
+        parts = self.total, self.donor, self.code, self.n_cells, self.size_factor
+        return Samples(*(part[rows] for part in parts))
 
     def scaled_by(self, genes: np.ndarray) -> Samples:
         """The same samples, with size factors from some of the genes, true/false."""
         return replace(self, size_factor=size_factors(self.total[:, genes]))
 
     def table(self, classes: list[str]) -> pd.DataFrame:
-        """What there is of each sample."""
+        """Donor, class, number of cells and size factor of each sample."""
         columns = {
             "donor": self.donor.astype(str),
             "class": np.array(classes)[self.code],
             "n_cells": self.n_cells,
+            "size_factor": self.size_factor,
         }
-        return pd.DataFrame(columns | {"size_factor": self.size_factor}).rename(index=str)
+        return pd.DataFrame(columns)
 
 
 def cells_per_donor(codes: np.ndarray, donors: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """Number of cells, donors × classes."""
-    known = codes >= 0
-    table = pd.crosstab(
-        donors[known], pd.Categorical.from_codes(codes[known], pd.Index(classes)), dropna=False
-    )
+    labels = pd.Categorical.from_codes(codes, pd.Index(classes))
+    table = pd.crosstab(donors, labels, dropna=False)
     return table.reindex(columns=classes, fill_value=0).rename_axis(index=None, columns=None)
 
 
 def samples(
-    counts: sparse.csr_matrix,
-    codes: np.ndarray,
-    donors: np.ndarray,
-    kept: pd.DataFrame,
-    classes: list[str],
+    counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray, sampled: pd.DataFrame
 ) -> Samples:
-    """Sum the counts of each donor and class that `kept` (true/false, donors × classes) says, and scale them."""
+    """Sum and scale the counts of each donor and class that is true in `sampled`, donors × classes."""
     pairs = [
-        (donor, k)
-        for donor in kept.index
-        for k, name in enumerate(classes)
-        if kept.loc[donor, name]
+        (donor, code)
+        for donor, row in sampled.iterrows()
+        for code in np.flatnonzero(row.to_numpy())
     ]
-    rows = [np.flatnonzero((donors == donor) & (codes == k)) for donor, k in pairs]
+    rows = [np.flatnonzero((donors == donor) & (codes == code)) for donor, code in pairs]
     sizes = np.array([len(r) for r in rows])
     ends = np.concatenate([[0], np.cumsum(sizes)])
     members = sparse.csr_matrix(
         (np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), counts.shape[0])
     )
     total = (members @ counts).toarray().astype(np.float64)
-    donor, code = np.array([d for d, _ in pairs], object), np.array([k for _, k in pairs])
+    donor, code = np.array([d for d, _ in pairs], object), np.array([c for _, c in pairs])
     return Samples(total, donor, code, sizes, size_factors(total))
 
 
 def size_factors(total: np.ndarray) -> np.ndarray:
-    """Median of ratios to the geometric mean sample (Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106).
+    """Median of ratios to the geometric mean sample.
 
-    Of the genes found in every sample; where there is none, the ratios of the totals.
+    Anders and Huber 2010, doi:10.1186/gb-2010-11-10-r106. Of the genes in every sample; where there
+    is none, the ratios of the totals.
     """
-    found = (total > 0).all(axis=0)
-    if not found.any():
+    in_all = (total > 0).all(axis=0)
+    if not in_all.any():
         return np.asarray(total.sum(1) / np.exp(np.log(total.sum(1)).mean()))
-    log = np.log(total[:, found])
+    log = np.log(total[:, in_all])
     return np.asarray(np.exp(np.median(log - log.mean(axis=0), axis=1)))

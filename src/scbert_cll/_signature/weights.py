@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from scbert_cll._signature import checks as signature_checks
+from scbert_cll._checks.words import listed, unique
 from scbert_cll._signature import gene_sets
 
 type Weights = pd.DataFrame | Mapping[str, Any] | Iterable[str] | str | PathLike[str]
@@ -23,23 +25,49 @@ def weights(source: Weights) -> pd.Series:
     `log2_fc`. Genes without weights get 1. Sets of genes, in a mapping or a GMT file, must be one
     set, or two of a name that end with ``_UP`` and ``_DN`` and get 1 and −1.
     """
-    signature_checks.signature_source(source)
+    values = _values(source)
+    weight = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    weight.index = weight.index.astype(str)
+    check_not_empty(len(weight), "", "there is no gene to weigh")
+    unique(weight.index, "The genes of a signature", "keep one of each")
+    unusable = weight.index[~np.isfinite(weight) | (weight == 0)]
+    if len(unusable):
+        raise ValueError(
+            "The weights of a signature must be finite and not zero; they are not for "
+            f"{listed(unusable)}. Leave these genes out."
+        )
+    return weight
+
+
+def _values(source: Any) -> pd.Series:
+    """Weights as they are given, under the names of genes."""
     if isinstance(source, pd.DataFrame):
-        found = _of_table(source)
-    elif isinstance(source, str | PathLike) or (
+        return _of_table(source)
+    if isinstance(source, str) and not source.endswith((".gmt", ".gmt.gz")):
+        raise ValueError(
+            f"signature={source!r} is not the path of a .gmt file; to score one gene, pass "
+            f"[{source!r}]."
+        )
+    if isinstance(source, str | PathLike) or (
         isinstance(source, Mapping) and any(isinstance(v, Iterable) for v in source.values())
     ):
-        found = _of_sets(gene_sets.read(source))
-    elif isinstance(source, pd.Series) and pd.api.types.is_numeric_dtype(source):
-        found = source  # weights under the names of genes; of text, the genes are the values
-    elif isinstance(source, Mapping):
-        found = pd.Series(dict(source), dtype=object)
-    else:
-        found = pd.Series(1.0, pd.Index(list(source), dtype=object))
-    return signature_checks.gene_weights(found)
+        return _of_sets(gene_sets.read(source))
+    if isinstance(source, pd.Series) and pd.api.types.is_numeric_dtype(source):
+        return source  # weights under the names of genes; of text, the genes are the values
+    if isinstance(source, Mapping):
+        return pd.Series(dict(source), dtype=object)
+    if not isinstance(source, Iterable):
+        hint = " Of an object that holds one, pass get.signature(adata)."
+        raise TypeError(
+            "A signature is a DataFrame, a mapping from genes to weights, a list of genes or the "
+            f"path of a .gmt file; found {type(source).__name__}."
+            f"{hint if isinstance(source, AnnData) else ''}"
+        )
+    return pd.Series(1.0, pd.Index(list(source), dtype=object))
 
 
 def _of_table(table: pd.DataFrame) -> pd.Series:
+    check_table(table)
     column = "weight" if "weight" in table else "log2_fc"
     if column == "log2_fc" and "selected" in table:
         table = table[table["selected"].astype(bool)]
@@ -47,9 +75,58 @@ def _of_table(table: pd.DataFrame) -> pd.Series:
 
 
 def _of_sets(sets: Mapping[str, list[str]]) -> pd.Series:
-    signature_checks.one_signature(sets, UP, DOWN)
+    """Weights of one set, or of the two halves of one signature."""
+    stems = {name.upper().removesuffix(UP).removesuffix(DOWN) for name in sets}
+    ends = {name.upper()[-len(UP) :] for name in sets}
+    if len(sets) != 1 and not (len(sets) == 2 and len(stems) == 1 and ends == {UP, DOWN}):
+        raise ValueError(
+            f"Expected one set of genes, or two whose names end with {UP!r} and {DOWN!r}; found "
+            f"{len(sets)}: {listed(sets)}. Choose one: io.read_gmt(path)[name]."
+        )
     signs = {name: -1.0 if len(sets) == 2 and name.upper().endswith(DOWN) else 1.0 for name in sets}
-    pairs = [(gene, signs[name]) for name, genes in sets.items() for gene in genes]
-    return pd.Series(
-        [sign for _, sign in pairs], pd.Index([gene for gene, _ in pairs], dtype=object)
-    )
+    genes = [gene for members in sets.values() for gene in members]
+    values = np.repeat(list(signs.values()), [len(members) for members in sets.values()])
+    return pd.Series(values, pd.Index(genes, dtype=object))
+
+
+def check_table(table: Any) -> None:
+    """Refuse what is no table of genes with something that can be their weights."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            f"Expected an AnnData or the table of a signature, found {type(table).__name__}."
+        )
+    if "gene" not in table or not {"weight", "log2_fc"} & set(table):
+        if table.empty:
+            raise ValueError("The signature is empty: its table has no gene.")
+        raise ValueError(
+            "A table of a signature needs the columns 'gene' and 'weight' (or 'log2_fc', as "
+            f"tl.signature has it); it has {listed(table.columns, 12)}."
+        )
+    unique(pd.Index([str(name) for name in table]), "the columns of the table", "keep one of each")
+    if n := int(table["gene"].isna().sum()):
+        raise ValueError(
+            f"{n} genes of the table have no name: pandas.read_csv takes a gene called NA for a "
+            "missing one. Read the file with sc_cll.io.read_csv(path), or remove these rows: "
+            "table.dropna(subset=['gene'])."
+        )
+
+
+def check_not_empty(n: int, reason: str, what: str) -> None:
+    """Refuse a signature without a gene."""
+    if not n:
+        why = f" ({reason})" if reason else ""
+        raise ValueError(f"The signature is empty{why}: {what}.")
+
+
+def check_matched(
+    weight: pd.Series, present: np.ndarray, where: str, *, min_matched: float
+) -> None:
+    """Refuse a signature of which too little weight lies on genes that are in the data."""
+    share = float(weight.abs()[present].sum() / weight.abs().sum())
+    if share < min_matched or not present.any():
+        raise ValueError(
+            f"{present.sum()} of the {len(weight)} genes of the signature, with {share:.0%} of its "
+            f"weight, are in {where}; expected at least {min_matched:.0%} of the weight. Missing: "
+            f"{listed(weight.index[~present])}. Use the same kind of name on both sides (symbols "
+            "or Ensembl), or lower min_matched."
+        )

@@ -26,27 +26,11 @@ if TYPE_CHECKING:
     from scbert_cll.tl._survival import survival
 
 __all__ = [
-    "LeakageReport",
-    "Prognosis",
-    "SignatureReport",
-    "cross_validate",
-    "finetune",
-    "gene2vec",
-    "gene_attention",
-    "gene_attribution",
-    "gene_interactions",
-    "leakage_audit",
-    "patient_cd49d",
-    "perturb",
-    "predict",
-    "predict_corpus",
-    "pretrain",
-    "prognosis",
-    "score_signature",
-    "signature",
-    "signature_report",
-    "survival",
-]
+    "LeakageReport", "Prognosis", "SignatureReport", "cross_validate", "finetune", "gene2vec",
+    "gene_attention", "gene_attribution", "gene_interactions", "leakage_audit", "patient_cd49d",
+    "perturb", "predict", "predict_corpus", "pretrain", "prognosis", "score_signature", "signature",
+    "signature_report", "survival",
+]  # fmt: skip
 
 _ELSEWHERE: Final = {  # a verb is in the file of its name, unless it is said here
     "LeakageReport": "_leakage_audit",

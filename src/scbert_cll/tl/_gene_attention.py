@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
@@ -10,8 +11,10 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import is_model
-from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.nn.favor import UNIFORM
+
+if TYPE_CHECKING:
+    from scbert_cll.model import ScBERT, ScBERTClassifier
 
 
 def gene_attention(
@@ -96,15 +99,18 @@ def gene_attention(
         "attention_floor": floor,
         "n_cells": {str(name): int(n) for name, n in groups.value_counts().items()},
     }
-    table = attention.reindex(adata.var_names, fill_value=0.0)
     layers = {}
     if cells is not None:
-        layers[key_added] = _to_columns(
-            cells, adata.var_names.get_indexer(model.genes), adata.n_vars
-        )
-    own = [("layers", key_added)] if key_added in target.uns else []
+        # from the model's genes to the object's; those that it lacks had no token, so no attention
+        coo, columns = cells.tocoo(), adata.var_names.get_indexer(model.genes)
+        places = coo.row, columns[coo.col]
+        layers[key_added] = sparse.csr_matrix((coo.data, places), shape=adata.shape)
     _record.write(
-        target, varm={key_added: table}, layers=layers, uns={key_added: record}, replaces=own
+        target,
+        varm={key_added: attention.reindex(adata.var_names, fill_value=0.0)},
+        layers=layers,
+        uns={key_added: record},
+        replaces=[("layers", key_added)] if key_added in target.uns else [],
     )
     return target if copy else None
 
@@ -113,18 +119,8 @@ def warn_if_uniform(floor: np.ndarray) -> None:
     """Say what differences in attention are worth where it is nearly uniform."""
     if floor.min() > UNIFORM:
         warnings.warn(
-            f"Attention is nearly uniform: {floor.min():.0%} of its features are their "
-            f"constant floor. Differences between "
-            'groups are then differences in detection. Train with network={"stabilizer": '
-            '"head"} or a smaller learning rate.',
+            f"Attention is nearly uniform: {floor.min():.0%} of its features are their constant "
+            "floor. Differences between groups are then differences in detection. Train with "
+            'network={"stabilizer": "head"} or a smaller learning rate.',
             stacklevel=3,
         )
-
-
-def _to_columns(cells: sparse.csr_matrix, columns: np.ndarray, n: int) -> sparse.csr_matrix:
-    """From the model's gene order to the AnnData's.
-
-    Genes that it lacks had no token and so no attention.
-    """
-    coo = cells.tocoo()
-    return sparse.csr_matrix((coo.data, (coo.row, columns[coo.col])), shape=(cells.shape[0], n))

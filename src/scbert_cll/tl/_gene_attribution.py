@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,11 +13,12 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._checks.words import choice, is_model, listed
-from scbert_cll.model import ScBERTClassifier
 from scbert_cll.model.explain.attention_layers import attention_layers
-from scbert_cll.model.explain.attribution import Attribution
 from scbert_cll.model.explain.groups import coded, evenly_spaced
 from scbert_cll.model.explain.held_out import held_out_auroc
+
+if TYPE_CHECKING:
+    from scbert_cll.model import ScBERTClassifier
 
 Method = Literal[
     "gate_gradient",
@@ -28,15 +31,12 @@ Method = Literal[
     "attention_difference",
 ]
 
-_BY_GRADIENT: Final = ("gate_gradient", "gradient_input", "integrated_gradients")
-_BY_DROPPING: Final = ("occlusion", "group_occlusion")
 _BY_ATTENTION: Final = ("attention", "attention_difference")
-_METHODS: Final = (*_BY_GRADIENT, *_BY_DROPPING, "rollout", *_BY_ATTENTION)
 _BETWEEN: Final = "\x1f"  # of donor and group, the separator of units: in no name
 
 
-class _Asked(NamedTuple):
-    """What is asked of the model."""
+class _Question(NamedTuple):
+    """What the model is asked."""
 
     method: Method
     target: str | None
@@ -47,13 +47,25 @@ class _Asked(NamedTuple):
     batch_size: int | None
 
 
+class _Effects(NamedTuple):
+    """Of genes (or sets) × columns of cells: mean effects; of gradients also their sizes.
+
+    The size is the mean over the cells that express the gene, of which there are `n_expressing`.
+    """
+
+    values: pd.DataFrame
+    size: pd.DataFrame | None = None
+    n_expressing: pd.DataFrame | None = None
+    facts: Mapping[str, float] = {}
+
+
 def gene_attribution(
     adata: AnnData,
     model: ScBERTClassifier,
     *,
     method: Method = "gate_gradient",
     groupby: str = _keys.CD49D,
-    donor_key: str | None = None,
+    donor_key: str | None = _keys.DONOR,
     target: str | None = None,
     genes: Sequence[str] | None = None,
     gene_sets: Mapping[str, Sequence[str]] | None = None,
@@ -93,7 +105,8 @@ def gene_attribution(
     groupby
         `obs` column of groups; cells without one are left out.
     donor_key
-        `obs` column of donors: also write the attribution of each donor's cells.
+        `obs` column of donors: also write the attribution of each donor's cells. None: all cells
+        are one donor's.
     target
         Class whose logit is meant, against the mean of the others; None: the last one.
     genes
@@ -124,17 +137,15 @@ def gene_attribution(
     ``adata.varm['gene_attribution']`` : DataFrame (genes × groups), float64
         Mean over the cells of a group, a gene without token counting as zero. Genes the model does
         not know have 0, those that were not asked for are missing.
-    ``adata.varm['gene_attribution_size']`` : DataFrame (genes × groups), float64, with
-    ``"gate_gradient"``, ``"gradient_input"`` and ``"integrated_gradients"``
-        Mean absolute value over the cells that express the gene. A gene that speaks for the class
+    ``adata.varm['gene_attribution_size']`` : DataFrame (genes × groups), float64
+        Only with ``"gate_gradient"``, ``"gradient_input"`` and ``"integrated_gradients"``: mean
+        absolute value over the cells that express the gene. A gene that speaks for the class
         in some cells and against it in others, as in a combination of genes, has a size and no
         mean; it has no sign either.
-    ``adata.varm['gene_attribution_donors']`` : DataFrame (genes × "donor|group"), float64, with
-    `donor_key`
-        The same for the cells of each donor; a difference is that within the donor.
-    ``adata.varm['gene_attribution_layers']`` : DataFrame (genes × "group|layer|head"), float64,
-    with `per_layer`
-        Attention itself; a column sums to 1.
+    ``adata.varm['gene_attribution_donors']`` : DataFrame (genes × "donor|group"), float64
+        Only with `donor_key`: the same for the cells of each donor; a difference is that within the donor.
+    ``adata.varm['gene_attribution_layers']`` : DataFrame (genes × "group|layer|head"), float64
+        Only with `per_layer`: attention itself; a column sums to 1.
     ``adata.uns['gene_attribution']`` : dict
         ``params``; ``n_cells`` of each group; ``auroc_within`` of the cells held out, within donors
         where these are known (missing without a split); for ``"integrated_gradients"``
@@ -143,8 +154,8 @@ def gene_attribution(
         ``abundance`` (Spearman's correlation of the attention with the mean token, over the genes
         the group expresses); and ``attention_floor`` of each layer, near 1 where attention is
         uniform.
-    ``adata.uns['gene_attribution_sets']`` : dict, with ``"group_occlusion"`` instead of all others
-        ``effects``, DataFrame (sets × groups); with `donor_key` ``donors``, DataFrame (sets ×
+    ``adata.uns['gene_attribution_sets']`` : dict
+        With ``"group_occlusion"``, instead of all others: ``effects``, DataFrame (sets × groups); with `donor_key` ``donors``, DataFrame (sets ×
         "donor|group"); and as above.
 
     Raises
@@ -171,68 +182,59 @@ def gene_attribution(
     params = _record.params(locals())
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERTClassifier",))
-    choice(method, _METHODS, "method")
+    choice(method, get_args(Method), "method")
     _checks.slots.new_key(key_added)
     groups = _checks.adata.groups(adata, groupby)
-    _goes_together(method, groups, genes, gene_sets, per_layer=per_layer)
+    _check_choices(method, groups, genes, gene_sets, per_layer=per_layer)
+    donor_key = _checks.people.donor_key_of(adata, donor_key)
     donors = None if donor_key is None else _checks.people.donors(adata, donor_key)
-    groups = (
-        groups if donors is None else groups.where(donors.notna()).cat.remove_unused_categories()
-    )
+    if donors is not None:
+        groups = groups.where(donors.notna()).cat.remove_unused_categories()
     destination = _checks.adata.target(adata, copy=copy)
-    asked = _Asked(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
     auroc = held_out_auroc(adata, model, split_key, donors, target, batch_size)
-    found, more = _attributed(model, adata, _fine(groups, donors), asked)
-    by_group = found if donors is None else _over_donors(found, groups, donors)
+    units = _Units(groups, donors)
+    question = _Question(method, target, genes, gene_sets, n_cells, n_steps, batch_size)
+    effects = _effects(model, adata, units.labels, question)
+    by_unit, by_group = effects.values, units.over_groups(effects.values)
     if method == "attention_difference":
-        found, by_group = _within_donors(found, groups, donors), _less_others(by_group)
-    size = (
-        _over_expressing(more.pop("of_expressing"), groups, donors)
-        if "of_expressing" in more
-        else None
-    )
-    layers = None
-    if per_layer:
-        layers, table = attention_layers(model, adata, groups, batch_size)
-        more |= {"layers": table, "attention_floor": model.get_attention_floor(adata)}
+        by_unit, by_group = units.within_donors(by_unit), _less_others(by_group)
+    params |= _record.params({"donor_key": donor_key})
     params |= {"layer": model.layer, "target": target or model.classes[-1]}
     params |= {"n_cells": "all"} if n_cells is None else {}
-    params |= {} if donors is None else _checks.people.left_out(donors)
-    record = {
-        "params": params,
-        "n_cells": {str(k): int(n) for k, n in groups.value_counts().items()},
+    record: dict[str, Any] = {
+        "n_cells": {str(group): int(n) for group, n in groups.value_counts().items()},
+        "auroc_within": auroc,
+        **effects.facts,
     }
-    record |= {"auroc_within": auroc} | more
-    of_donors = {} if donors is None else {"donors": found.set_axis(_pairs(found.columns), axis=1)}
+    tables = {"": by_group}
+    if donors is not None:
+        params |= _checks.people.left_out(donors)
+        tables["_donors"] = by_unit.set_axis(units.names(by_unit.columns), axis=1)
+    if effects.size is not None and effects.n_expressing is not None:
+        tables["_size"] = units.size_over_groups(effects.size, effects.n_expressing)
+    if per_layer:
+        tables["_layers"], record["layers"] = attention_layers(model, adata, groups, batch_size)
+        record["attention_floor"] = model.get_attention_floor(adata)
+    record["params"] = params
     if method == "group_occlusion":
-        _record.write(
-            destination, uns={f"{key_added}_sets": record | {"effects": by_group} | of_donors}
-        )
+        parts = {"_donors": "donors", "": "effects"}
+        record |= {parts[name]: table for name, table in tables.items()}
+        _record.write(destination, uns={f"{key_added}_sets": record})
         return destination if copy else None
-    tables = {"": by_group, "_layers": layers, "_size": size, "_donors": of_donors.get("donors")}
-    varm = {
-        f"{key_added}{name}": _in_order(of_genes, adata.var_names, model.genes)
-        for name, of_genes in tables.items()
-        if of_genes is not None
-    }
-    own = [("varm", f"{key_added}{name}") for name in tables]
+    slots = [("varm", f"{key_added}{name}") for name in ("", "_donors", "_size", "_layers")]
     _record.write(
         destination,
-        varm=varm,
+        varm={
+            f"{key_added}{name}": _in_order(table, adata.var_names, model.genes)
+            for name, table in tables.items()
+        },
         uns={key_added: record},
-        replaces=own if key_added in destination.uns else [],
+        replaces=slots if key_added in destination.uns else [],
     )
     return destination if copy else None
 
 
-def _pairs(columns: pd.Index) -> pd.Index:
-    """Donor and group, of columns that hold both."""
-    return _names.columns_of(
-        *zip(*(str(column).split(_BETWEEN) for column in columns), strict=True)
-    )
-
-
-def _goes_together(
+def _check_choices(
     method: Method,
     groups: pd.Series,
     genes: Sequence[str] | None,
@@ -240,69 +242,115 @@ def _goes_together(
     *,
     per_layer: bool,
 ) -> None:
-    """What is given goes with the method."""
-    if (gene_sets is not None) != (method == "group_occlusion"):
-        raise ValueError(
-            f'gene_sets= and method="group_occlusion" belong together; found method={method!r}.'
-        )
-    if genes is not None and method != "occlusion":
-        raise ValueError(
-            f'genes= restricts method="occlusion"; method={method!r} gives all genes at once.'
-        )
-    if per_layer and method not in _BY_ATTENTION:
-        raise ValueError(
-            f"per_layer=True keeps the layers of {listed(_BY_ATTENTION)}; found method={method!r}."
-        )
-    if method == "attention_difference" and len(groups.cat.categories) < 2:
-        raise ValueError(
-            f"A difference needs two groups; all cells are {groups.cat.categories[0]!r}. Name "
-            f"another column: groupby=."
-        )
+    """Refuse what does not go with the method."""
+    given, names = f"method={method!r}", groups.cat.categories
+    refusals = {
+        f'gene_sets= and method="group_occlusion" belong together; found {given}.': (
+            (gene_sets is not None) != (method == "group_occlusion")
+        ),
+        f'genes= restricts method="occlusion"; {given} gives all genes at once.': (
+            genes is not None and method != "occlusion"
+        ),
+        f"per_layer=True keeps the layers of {listed(_BY_ATTENTION)}; found {given}.": (
+            per_layer and method not in _BY_ATTENTION
+        ),
+        f"A difference needs two groups; all cells are {names[0]!r}. Name another groupby=.": (
+            method == "attention_difference" and len(names) < 2
+        ),
+    }
+    for sentence, applies in refusals.items():
+        if applies:
+            raise ValueError(sentence)
 
 
-def _in_order(table: pd.DataFrame, genes: pd.Index, known: pd.Index) -> pd.DataFrame:
-    """Rows of the object's genes: zero for those the model does not know, missing for those it was not asked about."""
-    whole = table.reindex(genes)
-    whole.loc[~genes.isin(known)] = 0.0
-    return whole
-
-
-def _fine(groups: pd.Series, donors: pd.Series | None) -> pd.Series:
-    """Donor and group in one column, where donors are asked for."""
-    if donors is None:
-        return groups
-    both = (
-        donors.fillna("") + _BETWEEN + groups.astype(object).where(groups.notna(), "").astype(str)
+def _effects(
+    model: ScBERTClassifier, adata: AnnData, labels: pd.Series, question: _Question
+) -> _Effects:
+    """Effects of genes (or sets) on the logit of a class, mean over the cells of each label."""
+    method, target, genes, gene_sets, n_cells, n_steps, batch_size = question
+    match method:
+        case "attention" | "attention_difference":
+            return _Effects(model.get_gene_attention(labels, adata, batch_size=batch_size))
+        case "occlusion":
+            effects = model.get_gene_occlusion(
+                labels, adata, genes=genes, n_cells=n_cells, target=target, batch_size=batch_size
+            )
+            return _Effects(effects)
+        case "group_occlusion":
+            codes, names = coded(labels)
+            rows = evenly_spaced(codes, n_cells)
+            change = model.get_set_effects(
+                gene_sets or {}, adata[rows], target=target, batch_size=batch_size
+            )
+            return _Effects((-change).groupby(codes[rows]).mean().set_axis(names, axis=0).T)
+    attribution = model.get_gene_attribution(
+        labels, adata, method=method, target=target, n_steps=n_steps, batch_size=batch_size
     )
-    return both.where(groups.notna())
+    if method == "rollout":
+        return _Effects(attribution.values)
+    facts = {}
+    if attribution.error is not None:
+        facts["completeness_error"] = float(np.nanmean(np.abs(attribution.error)))
+    return _Effects(attribution.values, attribution.size, attribution.n_expressing, facts)
 
 
-def _over_donors(found: pd.DataFrame, groups: pd.Series, donors: pd.Series) -> pd.DataFrame:
-    """Mean over the cells of a group, from the means over those of each donor."""
-    of = pd.DataFrame({"column": _fine(groups, donors), "group": groups.astype(object)}).dropna()
-    n_cells = pd.crosstab(of["column"].astype(str), of["group"].astype(str))
-    weight = n_cells.reindex(index=found.columns, columns=[str(g) for g in groups.cat.categories])
-    return (found @ (weight / weight.sum())).rename_axis(columns=None)
+@dataclass(frozen=True)
+class _Units:
+    """Columns of an attribution: groups of cells, or groups of each donor's cells."""
 
+    groups: pd.Series
+    donors: pd.Series | None
 
-def _over_expressing(
-    found: Attribution, groups: pd.Series, donors: pd.Series | None
-) -> pd.DataFrame:
-    """Mean size over the expressing cells of a group, from those of each donor in it."""
-    if donors is None:
-        return found.size
-    of = (
-        pd.DataFrame({"column": _fine(groups, donors), "group": groups.astype(object)})
-        .dropna()
-        .astype(str)
-    )
-    of = of.drop_duplicates().set_index("column").loc[found.size.columns]
-    names = [str(group) for group in groups.cat.categories]
-    member = pd.DataFrame({name: (of["group"] == name).astype(float) for name in names})
-    n_cells = found.n_expressing @ member
-    return (((found.size * found.n_expressing) @ member) / n_cells.clip(lower=1.0)).rename_axis(
-        columns=None
-    )
+    @cached_property
+    def labels(self) -> pd.Series:
+        """Unit of each cell."""
+        if self.donors is None:
+            return self.groups
+        names = self.groups.astype(object).where(self.groups.notna(), "").astype(str)
+        return (self.donors.fillna("") + _BETWEEN + names).where(self.groups.notna())
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Donor, group and number of cells of each unit."""
+        n_cells = self.labels.dropna().astype(str).value_counts().sort_index()
+        parts = [unit.split(_BETWEEN) for unit in n_cells.index]
+        table = pd.DataFrame(parts, index=n_cells.index, columns=["donor", "group"])
+        return table.assign(n_cells=n_cells)
+
+    def names(self, columns: pd.Index) -> pd.Index:
+        """Donor and group of each column."""
+        table = self.table.loc[columns]
+        return _names.columns_of(table["donor"].tolist(), table["group"].tolist())
+
+    def membership(self, columns: pd.Index) -> pd.DataFrame:
+        """Units × groups: 1 where a unit is of a group."""
+        group = self.table.loc[columns, "group"]
+        names = [str(name) for name in self.groups.cat.categories]
+        return pd.DataFrame({name: (group == name).astype(float) for name in names})
+
+    def over_groups(self, values: pd.DataFrame) -> pd.DataFrame:
+        """Mean over the cells of a group, from the means over those of each donor."""
+        if self.donors is None:
+            return values
+        n_cells = self.table.loc[values.columns, "n_cells"]
+        weight = self.membership(values.columns).mul(n_cells, axis=0)
+        return values @ (weight / weight.sum())
+
+    def size_over_groups(self, size: pd.DataFrame, n_expressing: pd.DataFrame) -> pd.DataFrame:
+        """Mean size over the expressing cells of a group, from those of each donor in it."""
+        if self.donors is None:
+            return size
+        member = self.membership(size.columns)
+        return ((size * n_expressing) @ member) / (n_expressing @ member).clip(lower=1.0)
+
+    def within_donors(self, values: pd.DataFrame) -> pd.DataFrame:
+        """Each group of a donor less the mean of the donor's others."""
+        if self.donors is None:
+            return _less_others(values)
+        units = self.table.groupby("donor").groups.values()
+        return pd.concat([_less_others(values[list(names)]) for names in units], axis=1)[
+            values.columns
+        ]
 
 
 def _less_others(table: pd.DataFrame) -> pd.DataFrame:
@@ -311,50 +359,8 @@ def _less_others(table: pd.DataFrame) -> pd.DataFrame:
     return table - pd.DataFrame(others, index=table.index)
 
 
-def _within_donors(
-    found: pd.DataFrame, groups: pd.Series, donors: pd.Series | None
-) -> pd.DataFrame:
-    """Each group of a donor less the mean of the donor's others."""
-    if donors is None:
-        return _less_others(found)
-    column = _fine(groups, donors)
-    parts = [
-        _less_others(found[column[donors == donor].dropna().unique()]) for donor in donors.unique()
-    ]
-    return pd.concat(parts, axis=1)[found.columns]
-
-
-def _attributed(
-    model: ScBERTClassifier, adata: AnnData, groups: pd.Series, asked: _Asked
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Genes (or sets) × groups, and the completeness error where there is one."""
-    of_class: dict[str, Any] = {"target": asked.target, "batch_size": asked.batch_size}
-    if asked.method in _BY_ATTENTION:
-        return model.get_gene_attention(groups, adata, batch_size=asked.batch_size), {}
-    if asked.method == "occlusion":
-        found = model.get_gene_occlusion(
-            groups, adata, genes=asked.genes, n_cells=asked.n_cells, **of_class
-        )
-        return found, {}
-    if asked.gene_sets is not None:
-        return _without_sets(model, adata, groups, asked, of_class), {}
-    how = of_class | {"method": asked.method, "n_steps": asked.n_steps}
-    every = model.get_gene_attribution(groups, adata, **how)
-    more: dict[str, Any] = {"of_expressing": every} if asked.method in _BY_GRADIENT else {}
-    if every.error is not None:
-        more["completeness_error"] = float(np.nanmean(np.abs(every.error)))
-    return every.values, more
-
-
-def _without_sets(
-    model: ScBERTClassifier,
-    adata: AnnData,
-    groups: pd.Series,
-    asked: _Asked,
-    of_class: dict[str, Any],
-) -> pd.DataFrame:
-    """Sets × groups: mean over cells of what the logit loses without the set."""
-    codes, names = coded(groups)
-    rows = evenly_spaced(codes, asked.n_cells)
-    effects = model.get_set_effects(asked.gene_sets or {}, adata[rows], **of_class)
-    return (-effects).groupby(codes[rows]).mean().set_axis(names, axis=0).T
+def _in_order(table: pd.DataFrame, genes: pd.Index, in_model: pd.Index) -> pd.DataFrame:
+    """Rows of the object's genes: zero for those that the model lacks, missing if not asked for."""
+    whole = table.reindex(genes)
+    whole.loc[~genes.isin(in_model)] = 0.0
+    return whole

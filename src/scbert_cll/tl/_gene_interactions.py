@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,15 @@ from scipy import stats
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import is_model, number_in, unique
-from scbert_cll.model import ScBERTClassifier
+
+if TYPE_CHECKING:
+    from scbert_cll.model import ScBERTClassifier
 
 _MOST_GENES: Final = 50
 _FEW_DONORS: Final = 2
+_NUMBERS: Final = (
+    "effect", "low", "high", "alone_a", "alone_b", "p", "q", "n_cells", "n_donors"
+)  # fmt: skip
 
 
 def gene_interactions(
@@ -34,7 +39,7 @@ def gene_interactions(
     key_added: str = _keys.GENE_INTERACTIONS,
     copy: bool = False,
 ) -> AnnData | None:
-    """Occlude pairs of genes: whether the network counts two genes together otherwise than one by one.
+    """Occlude pairs of genes: whether the network counts two genes together as it does one by one.
 
     Of a cell x that expresses both genes, f(x) − f(x without a) − f(x without b) + f(x without
     both), f being the network's logit. It is zero where each gene counts for itself. Positive: the
@@ -105,106 +110,76 @@ def gene_interactions(
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERTClassifier",))
     _checks.slots.new_key(key_added)
-    genes = _named(genes, adata, model)
-    number_in(n_cells, "n_cells", 1, np.inf, whole=True)
-    groups = (
-        pd.Series("all", adata.obs_names, dtype="category")
-        if groupby is None
-        else _checks.adata.groups(adata, groupby)
-    )
-    donors = _checks.people.donors(adata, donor_key)
-    _checks.tokens.tokens(adata, model.layer)
-    destination = _checks.adata.target(adata, copy=copy)
-    cells = (
-        pd.DataFrame({"group": groups.astype(object), "donor": donors})
-        .reset_index(drop=True)
-        .dropna()
-    )
-    cells = _some(cells, n_cells, np.random.default_rng(rng))
-    chosen = adata[cells.index.to_numpy()].copy()
-    found = _of_cells(chosen, model, genes, target, batch_size)
-    rows = [
-        {"group": str(group)} | _summary(pair, values[own], cells["donor"].iloc[own], min_cells)
-        for group, own in cells.groupby("group", sort=False).indices.items()
-        for pair, values in found.items()
-    ]
-    params |= {"genes": genes, "target": target or model.classes[-1]} | _checks.people.left_out(
-        donors
-    )
-    _record.write(destination, uns={key_added: {"pairs": _table(rows), "params": params}})
-    return destination if copy else None
-
-
-def _named(genes: Sequence[str], adata: AnnData, model: ScBERTClassifier) -> list[str]:
-    """Genes that the data and the model know, each once, not too many."""
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     number_in(len(names), "The number of genes", 2, _MOST_GENES, whole=True)
     unique(pd.Index(names), "genes", "name each gene once")
     _checks.genes.known_genes(names, adata)
     _checks.genes.places_in_model(names, model.genes)
-    return names
+    number_in(n_cells, "n_cells", 1, np.inf, whole=True)
+    groups = _checks.adata.groups(adata, groupby)
+    donors = _checks.people.donors(adata, donor_key)
+    _checks.tokens.tokens(adata, model.layer)
+    destination = _checks.adata.target(adata, copy=copy)
+    cells = pd.DataFrame({"group": groups.astype(object), "donor": donors})
+    cells = cells.reset_index(drop=True).dropna()
+    order = pd.Series(np.random.default_rng(rng).permutation(len(cells)), cells.index)
+    cells = cells[order.groupby([cells["group"], cells["donor"]]).rank() <= n_cells]
+    drawn = adata[cells.index.to_numpy()].copy()
+    pairs = list(combinations(names, 2))
+    effects = _effects(drawn, model, names, target, batch_size)
+    rows = [
+        (str(group), *pair, *_summary(effects[members, i], cells["donor"].iloc[members], min_cells))
+        for group, members in cells.groupby("group", sort=False).indices.items()
+        for i, pair in enumerate(pairs)
+    ]
+    table = pd.DataFrame(rows, columns=["group", "a", "b", *_NUMBERS])
+    tested = table["p"].notna()
+    if tested.any():
+        table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
+    table = table.sort_values("p", kind="stable", ignore_index=True)
+    params |= {"genes": names, "target": target or model.classes[-1]}
+    params |= _checks.people.left_out(donors)
+    _record.write(destination, uns={key_added: {"pairs": table, "params": params}})
+    return destination if copy else None
 
 
-def _some(cells: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """At most n cells of each donor and group, in their order."""
-    order = pd.Series(rng.permutation(len(cells)), cells.index)
-    place = order.groupby([cells["group"], cells["donor"]]).rank()
-    return cells[place <= n]
-
-
-def _of_cells(
+def _effects(
     adata: AnnData,
     model: ScBERTClassifier,
     genes: list[str],
     target: str | None,
     batch_size: int | None,
-) -> dict[tuple[str, str], np.ndarray]:
-    """Of every pair in every cell: interaction, what a and what b says alone.
+) -> np.ndarray:
+    """Interaction of every pair, effect of its first and of its second gene: cells × pairs × 3.
 
-    Missing where the cell does not express both.
+    Missing where a cell does not express both.
     """
-    pairs = list(combinations(range(len(genes)), 2))
-    members = [[gene] for gene in genes] + [[genes[a], genes[b]] for a, b in pairs]
-    sets = {str(i): names for i, names in enumerate(members)}
-    effects = model.get_set_effects(sets, adata, target=target, batch_size=batch_size).to_numpy()
-    alone, together = effects[:, : len(genes)], effects[:, len(genes) :]
+    a, b = np.array(list(combinations(range(len(genes)), 2))).T
+    sets = [[gene] for gene in genes] + [[genes[i], genes[j]] for i, j in zip(a, b, strict=True)]
+    named = {str(i): members for i, members in enumerate(sets)}
+    effects = model.get_set_effects(named, adata, target=target, batch_size=batch_size).to_numpy()
+    first, second, together = effects[:, a], effects[:, b], effects[:, len(genes) :]
     expressed = _checks.tokens.tokens(adata, model.layer)[0] > 0
-    has = expressed[:, adata.var_names.get_indexer(pd.Index(genes))].toarray()
-    a, b = np.array(pairs).T
-    first, second = alone[:, a], alone[:, b]
-    n_tokens = np.asarray(expressed[:, adata.var_names.isin(model.genes)].sum(axis=1))
-    pooling = 1 / np.maximum(n_tokens - 2, 1) if model.config.tokens == "expressed" else 0.0
+    pooling: np.ndarray | float = 0.0
+    if model.config.tokens == "expressed":
+        n_tokens = np.asarray(expressed[:, adata.var_names.isin(model.genes)].sum(axis=1))
+        pooling = 1 / np.maximum(n_tokens - 2, 1)
     values = np.stack([together - (1 + pooling) * (first + second), -first, -second], axis=-1)
+    has = expressed[:, adata.var_names.get_indexer(pd.Index(genes))].toarray()
     values[~(has[:, a] & has[:, b])] = np.nan
-    return {(genes[i], genes[j]): values[:, k] for k, (i, j) in enumerate(pairs)}
+    return values
 
 
-def _summary(
-    pair: tuple[str, str], values: np.ndarray, donors: pd.Series, min_cells: int
-) -> dict[str, Any]:
-    """Mean over donors, with Student's interval and test of the interaction."""
-    table = (
-        pd.DataFrame(values, columns=["effect", "alone_a", "alone_b"])
-        .assign(donor=donors.to_numpy())
-        .dropna()
-    )
-    by_donor = table.groupby("donor").mean().assign(size=table.groupby("donor").size())
-    by_donor = by_donor[by_donor["size"] >= min_cells]
-    n, mean, reach, p = len(by_donor), by_donor["effect"].mean(), np.nan, np.nan
+def _summary(values: np.ndarray, donors: pd.Series, min_cells: int) -> tuple[float, ...]:
+    """Numbers of a pair: means over donors, with Student's interval and test; q is still missing."""
+    cells = pd.DataFrame(values, columns=["effect", "alone_a", "alone_b"])
+    by_donor = cells.assign(donor=donors.to_numpy()).dropna().groupby("donor")
+    n_cells = by_donor.size()
+    means, n_cells = by_donor.mean()[n_cells >= min_cells], n_cells[n_cells >= min_cells]
+    n, mean, reach, p = len(means), means["effect"].mean(), np.nan, np.nan
     if n >= _FEW_DONORS:
-        error = by_donor["effect"].std() / np.sqrt(n)
+        error = means["effect"].std() / np.sqrt(n)
         reach = stats.t.ppf(0.975, n - 1) * error
         p = 2 * stats.t.sf(np.abs(mean) / error, n - 1) if error > 0 else float(mean == 0)
-    found = {"a": pair[0], "b": pair[1], "effect": mean, "low": mean - reach, "high": mean + reach}
-    found |= {name: by_donor[name].mean() for name in ("alone_a", "alone_b")}
-    return found | {"p": p, "q": np.nan, "n_cells": int(by_donor["size"].sum()), "n_donors": n}
-
-
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The clearest pair first, and the share of false ones among those up to it."""
-    table = pd.DataFrame(rows)
-    tested = table["p"].notna()
-    table.loc[tested, "q"] = (
-        stats.false_discovery_control(table.loc[tested, "p"]) if tested.any() else np.nan
-    )
-    return table.sort_values("p", kind="stable", ignore_index=True).rename(index=str)
+    alone = means["alone_a"].mean(), means["alone_b"].mean()
+    return mean, mean - reach, mean + reach, *alone, p, np.nan, int(n_cells.sum()), n

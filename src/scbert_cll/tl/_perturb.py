@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,14 +11,16 @@ from anndata import AnnData
 from scipy import stats
 
 from scbert_cll import _checks, _keys, _record
-from scbert_cll._checks.words import choice, is_model, key_in
-from scbert_cll._signature import checks as signature_checks
-from scbert_cll.model import ScBERTClassifier
+from scbert_cll._checks.words import choice, is_model
+from scbert_cll._signature.record import selected_genes
+
+if TYPE_CHECKING:
+    from scbert_cll.model import ScBERTClassifier
 
 Kind = Literal["drop", "set"]
 
 _KINDS: Final = ("drop", "set")
-_FEW_DONORS: Final = 2
+_NUMBERS: Final = ["log_odds", "low", "high", "shift"]
 
 
 def perturb(
@@ -79,12 +81,12 @@ def perturb(
         change over the cells that change), ``low`` and ``high`` (95 %, Student's t over donors),
         ``shift`` (how far the embedding moves), ``n_cells``, ``n_donors``; ``donors``, the same per
         donor; ``params``.
-    ``adata.varm['perturb']`` : DataFrame (genes × "group|donor"), float64, unless sets were named
+    ``adata.varm['perturb']`` : DataFrame (genes × "group|donor"), float64
         Mean change of the log-odds; missing for genes that were not changed and donors with too few
-        cells.
-    ``adata.varm['perturb_summary']`` : DataFrame (genes × "group|log_odds", "group|low",
-    "group|high", "group|shift"), float64, unless sets were named
-        The columns of the summary, per group.
+        cells. Not if sets were named.
+    ``adata.varm['perturb_summary']`` : DataFrame (genes × "group|number"), float64
+        ``log_odds``, ``low``, ``high`` and ``shift`` of the summary, per group; not if sets were
+        named.
 
     Raises
     ------
@@ -100,124 +102,70 @@ def perturb(
     is_model(model, ("ScBERTClassifier",))
     choice(kind, _KINDS, "kind")
     _checks.slots.new_key(key_added)
-    sets = _sets(adata, genes)
-    groups = (
-        pd.Series("all", adata.obs_names, dtype="category")
-        if groupby is None
-        else _checks.adata.groups(adata, groupby)
-    )
+    if genes is None:
+        genes = selected_genes(adata, _keys.SIGNATURE, "change", "name genes=")["gene"].tolist()
+    if isinstance(genes, Mapping):
+        sets = {str(name): list(members) for name, members in genes.items()}
+    else:
+        sets = {gene: [gene] for gene in ([genes] if isinstance(genes, str) else genes)}
+    groups = _checks.adata.groups(adata, groupby)
     donors = _checks.people.donors(adata, donor_key)
-    groups = groups.where(donors.notna())
+    if kind == "set" and level is None:
+        raise ValueError('kind="set" needs level=, the token to set: 1 to the number of bins.')
     destination = _checks.adata.target(adata, copy=copy)
-    tables = [
-        _per_donor(change.name, change.rows, change.log_odds, change.shift, groups, donors)
-        for change in model.perturb_genes(
-            sets, adata, level=_level(kind, level), target=target, batch_size=batch_size
-        )
-    ]
+    token = 0 if kind == "drop" or level is None else level
+    cells = pd.DataFrame({"group": groups.astype(object), "donor": donors})
+    tables = []
+    for change in model.perturb_genes(
+        sets, adata, level=token, target=target, batch_size=batch_size
+    ):
+        changed = cells.iloc[change.rows].assign(log_odds=change.log_odds, shift=change.shift)
+        tables.append(_per_donor(change.name, changed))
     by_donor = pd.concat(tables, ignore_index=True)
-    summary = _summary(
-        by_donor[by_donor["n_cells"] >= min_cells],
-        list(sets),
-        [str(g) for g in groups.cat.categories],
-    )
+    enough = by_donor[by_donor["n_cells"] >= min_cells]
+    summary = _summary(enough, list(sets), [str(group) for group in groups.cat.categories])
     params |= {"level": 0 if level is None else level, "target": target or model.classes[-1]}
     params |= _checks.people.left_out(donors)
-    record = {"summary": summary, "donors": by_donor, "params": params}
+    names = [key_added, f"{key_added}_summary"]
     varm = {}
     if not isinstance(genes, Mapping):
-        enough = by_donor[by_donor["n_cells"] >= min_cells]
-        wide = enough.pivot_table(
-            index="name", columns=["group", "donor"], values="log_odds", observed=True
-        )
-        varm = {
-            key_added: wide.reindex(adata.var_names),
-            f"{key_added}_summary": _by_gene(summary).reindex(adata.var_names),
+        wide = enough.pivot_table("log_odds", "name", ["group", "donor"], observed=True)
+        parts = {
+            group: rows.set_index("name")[_NUMBERS]
+            for group, rows in summary.groupby("group", sort=False)
         }
-    own = (
-        [("varm", key_added), ("varm", f"{key_added}_summary")]
-        if key_added in destination.uns
-        else []
+        in_order = [table.reindex(adata.var_names) for table in (wide, pd.concat(parts, axis=1))]
+        varm = dict(zip(names, in_order, strict=True))
+    _record.write(
+        destination,
+        varm=varm,
+        uns={key_added: {"summary": summary, "donors": by_donor, "params": params}},
+        replaces=[("varm", name) for name in names] if key_added in destination.uns else [],
     )
-    _record.write(destination, varm=varm, uns={key_added: record}, replaces=own)
     return destination if copy else None
 
 
-def _sets(
-    adata: AnnData, genes: Sequence[str] | Mapping[str, Sequence[str]] | None
-) -> dict[str, list[str]]:
-    """Sets of genes by name; single genes go by their own."""
-    if isinstance(genes, Mapping):
-        return {str(name): list(members) for name, members in genes.items()}
-    if genes is None:
-        key_in(_keys.SIGNATURE, adata.uns, "adata.uns", "Run tl.signature first, or name genes=.")
-        record = adata.uns[_keys.SIGNATURE]
-        table = record["genes"]
-        genes = table.loc[table["selected"], "gene"].tolist() if len(table) else []
-        signature_checks.not_empty(
-            len(genes), str(record["reason"]), "there is nothing to change; name genes="
-        )
-    return {gene: [gene] for gene in ([genes] if isinstance(genes, str) else genes)}
-
-
-def _level(kind: str, level: int | None) -> int:
-    if kind == "drop":
-        return 0
-    if level is None:
-        raise ValueError('kind="set" needs level=, the token to set: 1 to the number of bins.')
-    return level
-
-
-def _per_donor(
-    name: str,
-    rows: np.ndarray,
-    log_odds: np.ndarray,
-    shift: np.ndarray,
-    groups: pd.Series,
-    donors: pd.Series,
-) -> pd.DataFrame:
+def _per_donor(name: str, cells: pd.DataFrame) -> pd.DataFrame:
     """Means over the changed cells of each donor and group."""
-    cells = pd.DataFrame({"group": groups.iloc[rows].astype(object), "donor": donors.iloc[rows]})
-    cells = cells.assign(log_odds=log_odds, shift=shift).dropna(subset="group")
-    found = cells.groupby(["group", "donor"]).agg(
-        log_odds=("log_odds", "mean"), shift=("shift", "mean"), n_cells=("shift", "size")
+    means = (
+        cells.dropna(subset=["group", "donor"])
+        .groupby(["group", "donor"])
+        .agg(log_odds=("log_odds", "mean"), shift=("shift", "mean"), n_cells=("shift", "size"))
+        .reset_index()
+        .astype({"group": str, "donor": str, "log_odds": float, "shift": float, "n_cells": int})
     )
-    found = found.reset_index().astype(
-        {"group": str, "donor": str, "log_odds": float, "shift": float, "n_cells": int}
-    )
-    found.insert(0, "name", name)
-    return found
-
-
-def _by_gene(summary: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of the summary, genes × "group|number"."""
-    numbers = ["log_odds", "low", "high", "shift"]
-    parts = {
-        str(group): rows.set_index("name")[numbers]
-        for group, rows in summary.groupby("group", sort=False)
-    }
-    return pd.concat(parts, axis=1)
+    means.insert(0, "name", name)
+    return means
 
 
 def _summary(by_donor: pd.DataFrame, names: list[str], groups: list[str]) -> pd.DataFrame:
-    """Mean over donors and Student's interval."""
-    rows = []
-    for group in groups:
-        for name in names:
-            own = by_donor[(by_donor["group"] == group) & (by_donor["name"] == name)]
-            n, mean = len(own), own["log_odds"].mean()
-            reach = np.nan
-            if n >= _FEW_DONORS:
-                reach = stats.t.ppf(0.975, n - 1) * own["log_odds"].std() / np.sqrt(n)
-            values = {
-                "log_odds": mean,
-                "low": mean - reach,
-                "high": mean + reach,
-                "shift": own["shift"].mean(),
-            }
-            rows.append(
-                {"group": group, "name": name}
-                | values
-                | {"n_cells": int(own["n_cells"].sum()), "n_donors": n}
-            )
-    return pd.DataFrame(rows).rename(index=str)
+    """Mean over donors with Student's interval, of every name in every group."""
+    rows = by_donor.groupby(["group", "name"], sort=False)
+    effect, order = rows["log_odds"], pd.MultiIndex.from_product([groups, names])
+    n, mean = effect.size(), effect.mean()
+    reach = stats.t.ppf(0.975, n - 1) * effect.std() / np.sqrt(n)  # missing with one donor
+    numbers = {"log_odds": mean, "low": mean - reach, "high": mean + reach}
+    numbers |= {"shift": rows["shift"].mean()}
+    counts = {"n_cells": rows["n_cells"].sum(), "n_donors": n}
+    table = pd.DataFrame(numbers | counts).reindex(order).rename_axis(["group", "name"])
+    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)).reset_index()

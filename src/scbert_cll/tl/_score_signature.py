@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,15 +11,14 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.counts import are_whole, noted_counts, slot, stored
 from scbert_cll._checks.words import choice, listed
-from scbert_cll._signature import checks as signature_checks
+from scbert_cll._counts import log_normalised
 from scbert_cll._signature import decoupler
-from scbert_cll._signature.scale import log_counts
-from scbert_cll._signature.weights import Weights, weights
+from scbert_cll._signature.record import selected_genes
+from scbert_cll._signature.weights import Weights, check_matched, weights
 
 Method = Literal["ulm", "waggr", "zscore", "aucell"]
-
-_SET: Final = "signature"
 
 
 def score_signature(
@@ -114,66 +113,83 @@ def score_signature(
     choice(method, decoupler.METHODS, "method")
     _checks.words.share(min_matched, "min_matched")
     target = _checks.adata.target(adata, copy=copy)
-    weight = _own(adata, key) if signature is None else weights(signature)
+    if signature is None:
+        signature = selected_genes(adata, key, "score", "hand over a signature")
+    weight = weights(signature)
     measured = np.asarray(
         adata.var.get(_keys.IN_QUERY, np.ones(adata.n_vars, dtype=bool)), dtype=bool
     )
     names = adata.var_names[measured]
-    found = weight.index.isin(names)
-    signature_checks.enough_weight(weight, found, "adata", min_matched=min_matched)
-    values, note = _values(adata, layer, normalize)
+    present = weight.index.isin(names)
+    check_matched(weight, present, "adata", min_matched=min_matched)
+    values, note = _log_values(adata, layer) if not normalize else _log_counts(adata, layer)
     values = values[:, np.flatnonzero(measured)]
     if method in ("ulm", "zscore"):
-        signature_checks.can_be_scored(values, weight[found], adata, method)
-    scores = decoupler.scores(values, names, {_SET: weight[found]}, method)[:, 0]
-    record = _told(weight, found)
-    _record.write(
-        target, obs={key_added: scores}, uns={key_added: record | {"params": params | note}}
-    )
+        _check_varies(values, weight[present], adata, method)
+    scores = decoupler.scores(values, names, {"signature": weight[present]}, method)[:, 0]
+    weight_found = float(weight.abs()[present].sum() / weight.abs().sum())
+    missing = weight.index[~present]
+    if len(missing):
+        warnings.warn(
+            f"{len(missing)} of the {len(weight)} genes of the signature ({1 - weight_found:.0%} "
+            f"of its weight) are not in adata, and do not count: {listed(missing)}.",
+            stacklevel=2,
+        )
+    genes = {"gene": weight.index.astype(str), "weight": weight.to_numpy(), "found": present}
+    record = {
+        "genes": pd.DataFrame(genes),
+        "n_genes": len(weight),
+        "n_missing": len(missing),
+        "weight_found": weight_found,
+        "params": params | note,
+    }
+    _record.write(target, obs={key_added: scores}, uns={key_added: record})
     return target if copy else None
 
 
-def _own(adata: AnnData, key: str) -> pd.Series:
-    """Weights of the signature that the object holds."""
-    record = signature_checks.signature_record(adata, key)
-    table = record["genes"]
-    n_selected = int(table["selected"].sum()) if len(table) else 0
-    signature_checks.not_empty(
-        n_selected,
-        str(record.get("reason", "")),
-        "there is nothing to score; hand over a signature",
-    )
-    return weights(table)
-
-
-def _values(
-    adata: AnnData, layer: str | None, normalize: bool
-) -> tuple[np.ndarray | sparse.csr_matrix, dict[str, int]]:
-    """Log-expression, sparse if it was; and what is to be noted of the counts."""
-    if not normalize:
-        return signature_checks.log_values(adata, layer).astype(np.float64), {}
-    counts, note = signature_checks.counts_to_normalize(adata, layer)
+def _log_counts(adata: AnnData, layer: str | None) -> tuple[sparse.csr_matrix, dict[str, int]]:
+    """log(1 + counts per 10,000), and a note on the counts."""
+    try:
+        counts, note = noted_counts(adata, layer)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} If these are log-expression values, pass normalize=False."
+        ) from error
     _checks.adata.no_empty_cells(np.asarray(counts.sum(axis=1)).ravel(), adata, layer or "X")
-    return log_counts(counts), note
+    return log_normalised(counts), note
 
 
-def _told(weight: pd.Series, found: np.ndarray) -> dict[str, Any]:
-    """What was scored and what was not; missing genes are told."""
-    missing = weight.index[~found]
-    share = float(weight.abs()[found].sum() / weight.abs().sum())
-    if len(missing):
-        warnings.warn(
-            f"{len(missing)} of the {len(weight)} genes of the signature ({1 - share:.0%} of "
-            f"its weight) are not in adata, "
-            f"and do not count: {listed(missing)}.",
-            stacklevel=3,
+def _log_values(
+    adata: AnnData, layer: str | None
+) -> tuple[np.ndarray | sparse.csr_matrix, dict[str, int]]:
+    """Values that are on a log scale already, dense if they were; there is nothing to note."""
+    where = slot(adata, layer)
+    values = stored(adata, where)
+    if n := int((~np.isfinite(values.data)).sum()):
+        raise ValueError(f"{where.where} holds {n} values that are NaN or infinite; fill them.")
+    if are_whole(values.data):
+        raise ValueError(
+            f"{where.where} holds whole numbers only, so no log-expression; leave normalize=True "
+            "for raw counts."
         )
-    genes = pd.DataFrame(
-        {"gene": weight.index.astype(str), "weight": weight.to_numpy(), "found": found}
-    )
-    return {
-        "genes": genes.rename(index=str),
-        "n_genes": len(weight),
-        "n_missing": len(missing),
-        "weight_found": share,
-    }
+    is_dense = isinstance(where.values, np.ndarray)
+    return (values.toarray() if is_dense else values).astype(np.float64), {}
+
+
+def _check_varies(
+    values: np.ndarray | sparse.csr_matrix, weight: pd.Series, adata: AnnData, method: str
+) -> None:
+    """Refuse cells with one value for all genes, and a signature without other genes."""
+    if values.shape[1] == len(weight) and weight.nunique() == 1:
+        raise ValueError(
+            f"method={method!r} holds a signature against other genes, and adata has none but the "
+            f"{len(weight)} of the signature; score an object with all genes."
+        )
+    ends: list[Any] = [values.max(axis=1), values.min(axis=1)]
+    largest, smallest = (end.toarray().ravel() if sparse.issparse(end) else end for end in ends)
+    constant = adata.obs_names[largest == smallest]
+    if len(constant):
+        raise ValueError(
+            f"{len(constant)} cells have one value for all genes, so method={method!r} has no "
+            f"score for them: {listed(constant)}; remove them."
+        )

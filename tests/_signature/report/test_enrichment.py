@@ -140,7 +140,7 @@ def test_other_things_are_refused(source, error, sentence) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("A\tx\tG1\nB G1 G2\n", "is no GMT file: .* line '2' has not"),
+        ("A\tx\tG1\nB G1 G2\n", "is not a GMT file: .* line '2' has not"),
         ("A\tx\tG1\nA\tx\tG2\n", "has sets of the same name: 'A'; rename them"),
         ("", "holds no gene set"),
     ],

@@ -1,103 +1,143 @@
-"""Gates on which genes there are: one chromosome, families that differ whatever is asked, known sets, and reference genes."""
+"""Criteria of the genes themselves: a chromosome, families, other cells, known sets, reference genes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from scbert_cll._signature.families import family
-from scbert_cll._signature.report import reference as report_reference
-from scbert_cll._signature.report.criteria import (
-    CONTAMINATION,
-    FAMILIES,
-    LEVEL,
-    REFERENCE,
-    SETS,
-    Gate,
-    Numbers,
-    not_run,
-)
+from scbert_cll._signature.procedure import selected_names
+from scbert_cll._signature.report import criteria, reference
+from scbert_cll._signature.report.criteria import Criterion, verdict
 from scbert_cll._signature.report.enrichment import over_representation
+from scbert_cll._signature.report.ranking import Ranking
 
-_RULE = "p ≥ 0.05: not more than by chance"
+_NOT_TESTED = "none of these genes was tested"
 _TIERS = ("T1", "T2")
+_N_DRAWS = 1000  # of random genes beside the reference genes
 
 
-def on_chromosome(chromosome: pd.Series, name: str = "12") -> list[str]:
-    """Genes on a chromosome, whether it is called 12 or chr12."""
-    called = chromosome.astype(str).str.lower().str.removeprefix("chr").str.removesuffix(".0")
-    return [str(gene) for gene in chromosome.index[called == name]]
+@dataclass(frozen=True)
+class Content:
+    """Genes of a subject, among all that were tested."""
+
+    subject: str
+    genes: list[str]
+    tested: pd.Index
+
+    def on_chromosome(self, chromosome: pd.Series | None, number: str = "12") -> Criterion:
+        """Genes on a chromosome, whether it is called 12 or chr12."""
+        if chromosome is None:
+            why = "no such column of adata.var: name it with chromosome_key="
+            return Criterion(criteria.CHROMOSOME, self.subject, note=why)
+        names = chromosome.astype(str).str.lower().str.removeprefix("chr").str.removesuffix(".0")
+        genes = [str(gene) for gene in chromosome.index[names == number]]
+        return self._not_frequent(criteria.CHROMOSOME, genes, "trisomy 12 raises all of its genes")
+
+    def in_families(self) -> Criterion:
+        """Immunoglobulin, HLA, sex, mitochondrial and ribosomal genes together."""
+        families = pd.Series(family(self.tested, None), index=self.tested)
+        counts = families[self.genes].value_counts().drop("", errors="ignore")
+        note = ", ".join(f"{n} {name}" for name, n in counts.items())
+        genes = [str(gene) for gene in families.index[families != ""]]
+        return self._not_frequent(criteria.FAMILIES, genes, note)
+
+    def of_other_cells(self) -> Criterion:
+        """Genes of T cells, monocytes, macrophages and stroma, which B cells should not have."""
+        known = reference.genes()
+        foreign = known.loc[known["tier"] == "contamination", "gene"]
+        if not self.tested.isin(list(foreign)).any() or not self.genes:
+            return Criterion(criteria.CONTAMINATION, self.subject, note=_NOT_TESTED)
+        genes = [gene for gene in foreign if gene in set(self.genes)]
+        return Criterion(
+            criteria.CONTAMINATION,
+            self.subject,
+            len(genes),
+            rule="no gene of theirs",
+            passed=verdict(not genes),
+            note=", ".join(genes),
+        )
+
+    def in_sets(self, sets: Mapping[str, Sequence[str]]) -> tuple[Criterion, pd.DataFrame]:
+        """Over-represented sets: how many, and all in a table.
+
+        There is no rule, since a programme may well be one of them.
+        """
+        table = over_representation(self.genes, self.tested, sets)
+        clear = table.loc[table["q"] < criteria.LEVEL, "set"].tolist()
+        note = ", ".join(clear[:3]) + (f" and {len(clear) - 3} more" if len(clear) > 3 else "")
+        table.insert(0, "subject", self.subject)
+        number = Criterion(
+            criteria.SETS, self.subject, len(clear), passed=criteria.INFORMATION, note=note
+        )
+        return number, table
+
+    def _not_frequent(self, name: str, genes: Sequence[str], note: str) -> Criterion:
+        """Genes that should be as frequent among the subject's as among all that were tested."""
+        row = over_representation(self.genes, self.tested, {name: genes}).iloc[0]
+        if not row["size"] or not self.genes:
+            return Criterion(name, self.subject, note=_NOT_TESTED)
+        return Criterion(
+            name,
+            self.subject,
+            row["n"] / len(self.genes),
+            null=row["size"] / len(self.tested),
+            p=row["p"],
+            rule="p ≥ 0.05: not more than by chance",
+            passed=verdict(row["p"] >= criteria.LEVEL),
+            note=note,
+        )
 
 
-def apart(
-    name: str,
-    subject: str,
-    chosen: Sequence[str],
-    universe: pd.Index,
-    genes: Sequence[str],
-    note: str,
-) -> Gate:
-    """Genes that should not be more frequent among the chosen than among all that were tested."""
-    found = over_representation(chosen, universe, {name: genes}).iloc[0]
-    if not found["size"] or not len(chosen):
-        return not_run(name, [subject], "none of these genes was tested")[0]
-    numbers = Numbers(found["n"] / len(chosen), null=found["size"] / len(universe), p=found["p"])
-    return Gate.of(name, subject, numbers, _RULE, passed=bool(found["p"] >= LEVEL), note=note)
-
-
-def family_gate(subject: str, chosen: Sequence[str], universe: pd.Index) -> Gate:
-    """Immunoglobulin, HLA, sex, mitochondrial and ribosomal genes together."""
-    kinds = pd.Series(family(universe, None), index=universe)
-    counts = kinds[list(chosen)].value_counts().drop("", errors="ignore")
-    note = ", ".join(f"{n} {kind}" for kind, n in counts.items())
-    return apart(
-        FAMILIES, subject, chosen, universe, [str(gene) for gene in kinds.index[kinds != ""]], note
-    )
-
-
-def contamination_gate(subject: str, chosen: Sequence[str], universe: pd.Index) -> Gate:
-    """Genes of T cells, monocytes, macrophages and stroma, which leukaemic B cells should not have."""
-    known = report_reference.genes()
-    foreign = known.loc[known["tier"] == "contamination", "gene"]
-    if not universe.isin(list(foreign)).any() or not len(chosen):
-        return not_run(CONTAMINATION, [subject], "none of these genes was tested")[0]
-    there = [gene for gene in foreign if gene in set(chosen)]
-    return Gate.of(
-        CONTAMINATION,
-        subject,
-        Numbers(float(len(there))),
-        "no gene of theirs",
-        passed=not there,
-        note=", ".join(there),
-    )
-
-
-def set_gate(
-    subject: str, chosen: Sequence[str], universe: pd.Index, sets: Mapping[str, Sequence[str]]
-) -> tuple[Gate, pd.DataFrame]:
-    """How many sets are over-represented, and which.
-
-    No rule, since a programme may well be one of them.
-    """
-    table = over_representation(chosen, universe, sets)
-    clear = table.loc[table["q"] < LEVEL, "set"].tolist()
-    note = ", ".join(clear[:3]) + (f" and {len(clear) - 3} more" if len(clear) > 3 else "")
-    table.insert(0, "subject", subject)
-    return Gate.of(SETS, subject, Numbers(float(len(clear))), "", passed=None, note=note), table
-
-
-def reference_gate(
-    subject: str, ranking: pd.Series, n_draws: int, rng: np.random.Generator
-) -> Gate:
-    """Where the genes reported with CD49d, trisomy 12 or NOTCH1 are in a ranking."""
-    known = report_reference.genes()
+def recovers_reference(subject: str, score: pd.Series, rng: np.random.Generator) -> Criterion:
+    """Area under the curve of the genes reported with CD49d, trisomy 12 or NOTCH1."""
+    known = reference.genes()
     wanted = known.loc[known["tier"].isin(_TIERS), "gene"]
-    found = report_reference.recovery(ranking, wanted, n_draws, rng)
-    if np.isnan(found.auroc):
-        return not_run(REFERENCE, [subject], "none of the reference genes was tested")[0]
-    note = f"{found.n} of {len(wanted)} genes are there"
-    return Gate.of(
-        REFERENCE, subject, Numbers(found.auroc, null=0.5, p=found.p), "", passed=None, note=note
+    recovery = reference.recovery(score, wanted, _N_DRAWS, rng)
+    if np.isnan(recovery.auroc):
+        note = "none of the reference genes was tested"
+        return Criterion(criteria.REFERENCE, subject, note=note)
+    note = f"{recovery.n} of {len(wanted)} genes are there"
+    return Criterion(
+        criteria.REFERENCE,
+        subject,
+        recovery.auroc,
+        null=0.5,
+        p=recovery.p,
+        passed=criteria.INFORMATION,
+        note=note,
     )
+
+
+def content(
+    genes: pd.DataFrame,
+    rankings: Mapping[str, Ranking],
+    k: int,
+    chromosome: pd.Series | None,
+    sets: Mapping[str, list[str]] | None,
+    rng: np.random.Generator,
+) -> tuple[list[Criterion], dict[str, pd.DataFrame]]:
+    """Criteria of the genes of every subject, the first `k` of a ranking; sets in a table."""
+    tested = pd.Index(genes["gene"], dtype=object)
+    scores = {criteria.SIGNATURE: pd.Series(genes["t"].abs().to_numpy(), tested)}
+    scores |= {
+        name: pd.Series(ranking.score(), ranking.genes).reindex(tested)
+        for name, ranking in rankings.items()
+    }
+    subjects = [
+        Content(name, score.nlargest(k).index.tolist(), tested) for name, score in scores.items()
+    ]
+    subjects[0] = Content(criteria.SIGNATURE, selected_names(genes), tested)
+    rows = [subject.on_chromosome(chromosome) for subject in subjects]
+    rows += [subject.in_families() for subject in subjects]
+    rows += [subject.of_other_cells() for subject in subjects]
+    enrichment = {}
+    if sets is not None:
+        numbers, tables = zip(*(subject.in_sets(sets) for subject in subjects), strict=True)
+        rows += numbers
+        enrichment["enrichment"] = pd.concat(tables, ignore_index=True).rename(index=str)
+    rows += [recovers_reference(name, score, rng) for name, score in scores.items()]
+    return rows, enrichment

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scbert_cll._signature import checks as signature_checks
+from scbert_cll._checks.words import listed
 
 
 def over_representation(
@@ -23,7 +23,11 @@ def over_representation(
     from the top of a ranking and tests both sides.
     """
     chosen, universe = set(chosen), set(universe)
-    signature_checks.among_tested(chosen, universe)
+    if others := sorted(chosen - universe):
+        raise ValueError(
+            "universe must hold all genes that could have been chosen, so all that were; it lacks "
+            f"{listed(others)}."
+        )
     rows = [_row(name, chosen, universe, set(genes) & universe) for name, genes in sets.items()]
     table = pd.DataFrame(rows, columns=["set", "n", "size", "expected", "odds_ratio", "p"])
     table = table.astype({"odds_ratio": np.float64, "p": np.float64})  # no row, no type
@@ -36,17 +40,17 @@ def over_representation(
 def _row(
     name: str, chosen: set[str], universe: set[str], genes: set[str]
 ) -> tuple[str, int, int, float, float, float]:
-    n, size, total = len(chosen & genes), len(genes), len(universe)
-    expected = size * len(chosen) / total if total else 0.0
+    n, size, n_chosen, total = len(chosen & genes), len(genes), len(chosen), len(universe)
+    expected = size * n_chosen / total if total else 0.0
     if not size:
         return name, 0, 0, expected, np.nan, np.nan
-    fields = np.array([n, len(chosen) - n, size - n, total - len(chosen) - size + n]) + 0.5
-    odds_ratio = fields[0] * fields[3] / (fields[1] * fields[2])
+    fields = np.array([n, n_chosen - n, size - n, total - n_chosen - size + n]) + 0.5
+    odds_ratio = float(fields[0] * fields[3] / (fields[1] * fields[2]))
     return (
         name,
         n,
         size,
         expected,
-        float(odds_ratio),
-        float(stats.hypergeom.sf(n - 1, total, size, len(chosen))),
+        odds_ratio,
+        float(stats.hypergeom.sf(n - 1, total, size, n_chosen)),
     )

@@ -1,14 +1,17 @@
-"""Plain rankings of genes beside a signature: a score of each gene in the positive cells of each donor."""
+"""Plain rankings of genes, to hold a signature against: a score in each donor's positive cells."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from scbert_cll._signature.data import PseudobulkData
+from scbert_cll._signature.procedure import find
+from scbert_cll._signature.report.criteria import SIGNATURE
 from scbert_cll._signature.report.stability import Stability, stability
-from scbert_cll._signature.report.study import Study, largest
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,52 @@ class Ranking:
         return self.genes[largest(score, len(score))].tolist()
 
     def stability(self, k: int, run: int) -> Stability:
-        """Of the first k genes, leaving out one donor at a time."""
+        """Stability of the first k genes, leaving out one donor at a time."""
         chosen = np.zeros((len(self.donors), len(self.genes)), dtype=bool)
         for i, donor in enumerate(self.donors):
             chosen[i, largest(self.score([donor], run), k)] = True
         return stability(chosen)
 
 
-def abundance(study: Study, permuted: list[Study]) -> Ranking:
-    """By the mean log2 sum of the positive cells."""
-    runs = []
-    for one in (study, *permuted):
-        pairs = one.design().samples
-        runs.append(pairs.log[pairs.code == len(study.classes) - 1])
-    return Ranking(np.stack(runs), np.ones(len(study.whole)), study.whole, study.genes)
+def abundance(data: PseudobulkData, permuted: list[PseudobulkData]) -> Ranking:
+    """Ranking by the mean log2 sum of the positive cells."""
+    samples = [run.design.samples for run in (data, *permuted)]
+    values = np.stack([one.log[one.code == len(data.classes) - 1] for one in samples])
+    donors = data.complete_donors
+    return Ranking(values, np.ones(len(donors)), donors, data.tested.genes)
+
+
+# subject: all its genes in order (positions), and how many of them are meant
+type Ordered = dict[str, tuple[np.ndarray, int]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A signature of `n_genes` and the first `k` genes of plain rankings, in the same cells."""
+
+    data: PseudobulkData
+    permuted: list[PseudobulkData]  # the same cells under permuted labels
+    n_genes: int
+    k: int
+    rankings: Mapping[str, Ranking]
+
+    def ordered(self, left_out: list[str]) -> Ordered:
+        """Genes of each subject, found without some donors: positions among the tested genes.
+
+        Of the signature as many as it has there. Genes that are tested without these donors only
+        are left out.
+        """
+        signature = find(self.data.without(left_out))
+        names = signature.genes["gene"].tolist() if len(signature.genes) else []
+        lists = {SIGNATURE: (names, len(signature.selected))}
+        lists |= {name: (one.order(left_out), self.k) for name, one in self.rankings.items()}
+        places = {
+            name: self.data.tested.genes.get_indexer(pd.Index(genes, dtype=object))
+            for name, (genes, _) in lists.items()
+        }
+        return {name: (places[name][places[name] >= 0], n) for name, (_, n) in lists.items()}
+
+
+def largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k largest values, the largest first."""
+    return np.argsort(-values, kind="stable")[:k]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import numpy as np
+from anndata import AnnData
 
 from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
@@ -58,6 +59,16 @@ def randomized[M: Classifier](model: M, part: Part, rng: int | np.random.Generat
     }
     new.module.load_state_dict(new.module.state_dict() | {name: old[name] for name in kept})
     new.module.to(model.module.device)
+    return new
+
+
+def untrained_on[M: Classifier](
+    model: M, adata: AnnData, rng: int | np.random.Generator | None = 0
+) -> M:
+    """Copy the classifier with all weights drawn anew and other cells, to be trained on these."""
+    new = randomized(model, "all", rng)
+    _scvi.attach(new, adata)
+    new.is_trained_, new.history_ = False, None
     return new
 
 

@@ -11,9 +11,8 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, number_in
-from scbert_cll._signature import checks as signature_checks
 from scbert_cll._signature import decoupler
-from scbert_cll._signature.weights import Weights, weights
+from scbert_cll._signature.weights import Weights, check_matched, check_not_empty, weights
 from scbert_cll._survival import checks as survival_checks
 from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
@@ -298,11 +297,9 @@ def _score(
             np.empty(0, dtype=np.int64),
         )
     weight = weights(signature)
-    signature_checks.not_empty(len(weight), "no gene was handed over", "there is nothing to score")
+    check_not_empty(len(weight), "no gene was handed over", "there is nothing to score")
     found = weight.index.isin(bulk.names[bulk.usable])
-    signature_checks.enough_weight(
-        weight, found, "adata (and differ between its samples)", min_matched=min_matched
-    )
+    check_matched(weight, found, "adata (and differ between its samples)", min_matched=min_matched)
     genes = pd.DataFrame(
         {
             "gene": weight.index.astype(str),

@@ -5,31 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
-from scipy import stats
 
-from scbert_cll import _checks, _keys, _names, _record
-from scbert_cll._checks.words import is_model, number_in, share
-from scbert_cll._signature.families import family
-from scbert_cll._signature.procedure import Found, Limits, find
+from scbert_cll import _checks, _keys, _record
+from scbert_cll._checks.words import is_model, listed, number_in, share
+from scbert_cll._signature import data as signature_data
+from scbert_cll._signature import record as signature_record
 
 if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
 
 logger = logging.getLogger(__name__)
-
-_BETWEEN: Final = (
-    "paired=False compares donors with each other: whatever else tells them apart (genotype, "
-    "trisomy, batch, treatment) is in the "
-    "signature, too."
-)
-_VETO: Final = (
-    0.75  # AUROC within held-out donors, from which a network's opinion may take genes away
-)
 
 
 def signature(
@@ -52,7 +41,7 @@ def signature(
     key_added: str = _keys.SIGNATURE,
     copy: bool = False,
 ) -> AnnData | None:
-    """Find the genes whose expression goes with a class of cells within donors, or say why there are none.
+    """Find the genes whose expression goes with a class within donors, or say why there are none.
 
     The donor is the unit: counts are summed per donor and class, and a gene is tested on the
     differences between the classes within donors, so that clone, sex, batch and depth of a donor
@@ -169,118 +158,42 @@ def signature(
     params = _record.params(locals())
     adata = _checks.adata.anndata(adata)
     _checks.slots.new_key(key_added)
-    limits = Limits(min_cells, min_donors, min_detected, alpha, paired)
-    _check(limits, model, veto)
-    classes = _checks.adata.classes(_checks.adata.obs_column(adata, groupby), groupby)
-    if not paired and len(classes) > 2:
-        raise ValueError(
-            f"paired=False compares two classes; adata.obs[{groupby!r}] has "
-            f"{_checks.words.listed(classes)}."
-        )
-    codes = _checks.adata.labels(adata, groupby, classes, np.arange(adata.n_obs))
-    donors = _checks.people.donors(adata, donor_key)
-    codes = np.where(donors.notna(), codes, -1)
-    _checks.genes.known_genes(exclude_genes, adata)
-    target = _checks.adata.target(adata, copy=copy)
-    counts, note = _checks.counts.noted_counts(adata, layer)
-    kept = np.flatnonzero(~adata.var_names.isin(list(exclude_genes)))
-    found = find(counts[:, kept], adata.var_names[kept], codes, donors.to_numpy(), classes, limits)
-    params |= {"classes": classes} | note | _checks.people.left_out(donors)
-    record = _tables(found, gene)
-    if model is not None and len(found.genes):
-        from scbert_cll.tl._signature.network import Asked, network_evidence
-
-        labels = np.array([*classes, None], dtype=object)[codes]  # −1 is the last: no label
-        asked = Asked(classes[-1], split_key, min_cells, batch_size)
-        columns, facts = network_evidence(adata, model, found.genes, labels, donors, asked)
-        record |= _joined(record, columns, facts, veto) | facts
-    if len(found.genes):
-        genes = record["genes"]
-        record["arms"] = _arms(
-            genes, genes["agrees"] & genes["attribution_agrees"] if veto else genes["agrees"], alpha
-        )
-    if not paired:
-        warnings.warn(_BETWEEN, stacklevel=2)
-    _record.write(target, uns={key_added: record | {"params": params}})
-    why = f": {record['reason']}" if record["reason"] else ""
-    logger.info("%d of %d genes selected%s.", record["n_selected"], found.facts["n_tested"], why)
-    return target if copy else None
-
-
-def _check(limits: Limits, model: ScBERTClassifier | None, veto: bool) -> None:
-    number_in(limits.min_cells, "min_cells", 2, np.inf, whole=True)
-    number_in(limits.min_donors, "min_donors", 2, np.inf, whole=True)
-    share(limits.min_detected, "min_detected")
-    number_in(limits.alpha, "alpha", 1e-12, 0.5)
+    number_in(min_cells, "min_cells", 2, np.inf, whole=True)
+    number_in(min_donors, "min_donors", 2, np.inf, whole=True)
+    share(min_detected, "min_detected")
+    number_in(alpha, "alpha", 1e-12, 0.5)
     if model is not None:
         is_model(model, ("ScBERTClassifier",))
     elif veto:
         raise ValueError("veto=True needs a model, whose opinion it is.")
-
-
-def _tables(found: Found, gene: str | None) -> dict[str, Any]:
-    """Tables and plain values that a file can hold."""
-    genes = (
-        found.genes.assign(family=family(pd.Index(found.genes["gene"]), gene))
-        if len(found.genes)
-        else found.genes
-    )
-    tables = {
-        "genes": genes.rename(index=str),
-        "samples": found.samples,
-        "donors": found.n_cells,
-        "arms": pd.DataFrame(),
-    }
-    expression = found.expression
-    if len(found.samples):
-        pairs = _names.columns_of(*(found.samples[name].tolist() for name in ("donor", "class")))
-        expression = expression.set_axis(pairs, axis=1)
-    tables |= {"expression": expression, "differences": found.differences}
-    return tables | {"reason": found.reason, "n_selected": found.n_selected} | found.facts
-
-
-def _joined(
-    record: dict[str, Any], columns: pd.DataFrame, facts: dict[str, Any], veto: bool
-) -> dict[str, Any]:
-    """The genes with the network's columns, and without those it takes away."""
-    genes = record["genes"].reset_index(drop=True).join(columns)
-    reason = record["reason"]
-    if veto:
-        if not facts["auroc_within"] >= _VETO:
-            raise ValueError(
-                f"veto=True needs an AUROC of {_VETO} within held-out donors; the network's "
-                f"is {facts['auroc_within']:.2f}. "
-                "Leave veto out: the network's opinion stays beside each gene."
-            )
-        n = int(genes["selected"].sum())
-        genes["selected"] &= genes["attribution_agrees"]
-        if n and not genes["selected"].any():
-            reason = (
-                f"{n} genes pass the test and the linear classifier, and the network agrees on "
-                f"none of them"
-            )
-        genes = genes.sort_values("selected", ascending=False, kind="stable", ignore_index=True)
-    return {
-        "genes": genes.rename(index=str),
-        "reason": reason,
-        "n_selected": int(genes["selected"].sum()),
-    }
-
-
-def _arms(genes: pd.DataFrame, agreed: pd.Series, alpha: float) -> pd.DataFrame:
-    """What is selected without the genes that differ whatever is asked, and without the marker's own."""
-    kinds = genes["family"]
-    arms = {
-        "all genes": kinds.notna(),
-        "without donor and technical genes": kinds.isin(["", "marker"]),
-    }
-    arms |= {"without the marker's gene": kinds != "marker", "without both": kinds == ""}
-    rows = []
-    for name, kept in arms.items():
-        own = genes[kept]
-        chosen = agreed[kept] & (stats.false_discovery_control(own["p"]) < alpha)
-        listed = ", ".join(own.loc[chosen, "gene"])
-        rows.append(
-            {"arm": name, "n_tested": len(own), "n_selected": int(chosen.sum()), "genes": listed}
+    classes = _checks.adata.classes(_checks.adata.obs_column(adata, groupby), groupby)
+    if not paired and len(classes) > 2:
+        raise ValueError(
+            f"paired=False compares two classes; adata.obs[{groupby!r}] has {listed(classes)}."
         )
-    return pd.DataFrame(rows).rename(index=str)
+    _checks.genes.known_genes(exclude_genes, adata)
+    target = _checks.adata.target(adata, copy=copy)
+    params |= {"classes": classes, "exclude_genes": list(exclude_genes)}
+    source = signature_data.read(adata, params, layer)
+    record = signature_record.of(source.data, gene)
+    if model is not None and len(record["genes"]):
+        from scbert_cll.tl._signature.network import network_evidence
+
+        columns, facts = network_evidence(
+            adata, model, record["genes"], source, split_key, batch_size
+        )
+        record |= facts
+        signature_record.join_network(record, columns, veto=veto)
+    if len(record["genes"]):
+        record["arms"] = signature_record.variants(record["genes"], alpha, veto=veto)
+    if not paired:
+        warnings.warn(
+            "paired=False compares donors with each other: whatever else tells them apart "
+            "(genotype, trisomy, batch, treatment) is in the signature, too.",
+            stacklevel=2,
+        )
+    params |= source.note | _checks.people.left_out(source.donors)
+    _record.write(target, uns={key_added: record | {"params": params}})
+    why = f": {record['reason']}" if record["reason"] else ""
+    logger.info("%d of %d genes selected%s.", record["n_selected"], record["n_tested"], why)
+    return target if copy else None

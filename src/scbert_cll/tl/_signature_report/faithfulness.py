@@ -1,4 +1,4 @@
-"""Gates on held-out donors: whether the genes suffice, and whether they are missed."""
+"""Criteria of held-out donors: whether the genes suffice, and whether they are missed."""
 
 from __future__ import annotations
 
@@ -8,142 +8,99 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from scbert_cll._counts import log_normalised
 from scbert_cll._evaluation.pairs import Pairs
 from scbert_cll._signature.matched import Matcher
-from scbert_cll._signature.report.criteria import LEVEL, Gate, Numbers, high_of, p_of
+from scbert_cll._signature.report import criteria
+from scbert_cll._signature.report.criteria import Criterion, against, verdict
 from scbert_cll._signature.report.folds import Fold
-from scbert_cll._signature.report.ranking import Ranking
-from scbert_cll._signature.report.study import Study, selected
-from scbert_cll._signature.scale import log_counts
+from scbert_cll._signature.report.ranking import Comparison
 
-SUFFICIENCY, COMPREHENSIVENESS = "sufficiency", "comprehensiveness"
-KINDS: Final = (SUFFICIENCY, COMPREHENSIVENESS)
+KINDS: Final = (criteria.SUFFICIENCY, criteria.COMPREHENSIVENESS)
 STEPS: Final = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+RANDOM, INSERTION, DELETION = "random", "insertion", "deletion"
 _BAND: Final = 50  # random sets behind a curve
-ABUNDANCE, SIGNATURE, RANDOM = "abundance", "signature", "random"
 
-Ordered = dict[
-    str, tuple[np.ndarray, int]
-]  # subject: all its genes in order (positions), and how many of them are meant
+# subject, and criterion or direction of a curve
+type Scores = dict[tuple[str, str], Pairs]
 
 
 def held_out(
-    study: Study, rankings: Mapping[str, Ranking], k: int, n_random: int, rng: np.random.Generator
-) -> tuple[list[Gate], pd.DataFrame]:
-    """Both gates of every subject and the curves, by a logistic regression.
+    compared: Comparison, n_random: int, rng: np.random.Generator
+) -> tuple[list[Criterion], pd.DataFrame]:
+    """Both criteria of every subject, and the curves, by a logistic regression.
 
     Each fold finds its own genes.
     """
-    log = log_counts(study.tested_counts[study.outer])
-    matcher = Matcher(log.mean(axis=0).A1, study.detected)
-    scores: dict[tuple[str, str], list[Pairs]] = {}
-    curves: dict[tuple[str, str], list[Pairs]] = {}
+    data = compared.data
+    log = log_normalised(data.tested.matrix[data.extremes])
+    matcher = Matcher(log.mean(axis=0).A1, data.tested.detected)
     steps = [step for step in STEPS if matcher.fits(step)]
-    for left_out in study.folds():
-        fold, orders = (
-            Fold.of(study, log, left_out),
-            ordered(study.without(left_out), study.genes, rankings, left_out, k),
-        )
-        donors = study.donors[study.outer][fold.test]
-        for subject, (order, n) in orders.items():
-            sets = np.vstack([order[:n], matcher.draw(order[:n], n_random, rng)])
-            for kind, pairs in _scored(fold, sets, donors).items():
-                scores.setdefault((subject, kind), []).append(pairs)
-        for key, pairs in _curves(
-            fold, orders, steps, matcher, min(n_random, _BAND), donors, rng
-        ).items():
-            curves.setdefault(key, []).append(pairs)
-    stacked = {key: Pairs.stacked(parts) for key, parts in scores.items()}
-    table = curve_table(
-        {key: Pairs.stacked(parts) for key, parts in curves.items()}, steps, "linear"
-    )
-    return gates_of(stacked, rng), table
+    n_band = min(n_random, _BAND)
+    scores: list[Scores] = []
+    curves: list[Scores] = []
+    for left_out in data.folds:
+        fold, orders = Fold.of(data, log, left_out), compared.ordered(left_out)
+        donors = data.donors[data.extremes][fold.test]
+        sets = {
+            subject: np.vstack([order[:n], matcher.draw(order[:n], n_random, rng)])
+            for subject, (order, n) in orders.items()
+        }
+        scores.append(_scores(fold, sets, donors))
+        first = {name: [order[:step] for step in steps] for name, (order, _) in orders.items()}
+        like = first[criteria.SIGNATURE]
+        first[RANDOM] = [one for genes in like for one in matcher.draw(genes, n_band, rng)]
+        curves.append(_curves(fold, first, donors))
+    return criteria_of(_stacked(scores), rng), curve_table(_stacked(curves), steps, "linear")
 
 
-def ordered(
-    training: Study, genes: pd.Index, rankings: Mapping[str, Ranking], left_out: list[str], k: int
-) -> Ordered:
-    """The subjects' genes, found without the donors that are held out.
-
-    The signature as many as it has there.
-    """
-    found = training.find()
-    names = found.genes["gene"].tolist() if len(found.genes) else []
-    own = _positions(genes, names), len(selected(found))
-    plain = {
-        name: (_positions(genes, ranking.order(left_out)), k) for name, ranking in rankings.items()
-    }
-    return {SIGNATURE: own} | plain
+def _stacked(folds: list[Scores]) -> Scores:
+    """Donors of all folds, one below the other."""
+    return {key: Pairs.stacked([fold[key] for fold in folds]) for key in folds[0]}
 
 
-def _positions(genes: pd.Index, names: list[str]) -> np.ndarray:
-    """Where they are among the tested genes.
-
-    Those tested in the training donors only are left out.
-    """
-    found = genes.get_indexer(pd.Index(names, dtype=object))
-    return np.asarray(found[found >= 0])
-
-
-def _scored(fold: Fold, sets: np.ndarray, donors: np.ndarray) -> dict[str, Pairs]:
-    """By the genes of each set alone, and what is lost without them."""
-    positive = fold.positive[fold.test]
-    whole = fold.whole()[:, None]
-    without = Pairs.of(whole - fold.part(list(sets)), positive, donors)
-    return {
-        SUFFICIENCY: Pairs.of(fold.alone(sets), positive, donors),
-        COMPREHENSIVENESS: Pairs.of(whole, positive, donors).less(without),
-    }
+def _scores(fold: Fold, sets: Mapping[str, np.ndarray], donors: np.ndarray) -> Scores:
+    """AUROC of the genes of each set alone, and what is lost without them."""
+    positive, logits = fold.positive[fold.test], fold.all_genes()
+    whole = Pairs.of(logits, positive, donors)
+    scores: Scores = {}
+    for subject, members in sets.items():
+        without = Pairs.of(logits - fold.part(list(members)), positive, donors)
+        scores[subject, criteria.SUFFICIENCY] = Pairs.of(fold.alone(members), positive, donors)
+        scores[subject, criteria.COMPREHENSIVENESS] = whole.less(without)
+    return scores
 
 
-def gates_of(
-    scores: Mapping[tuple[str, str], Pairs], rng: np.random.Generator, of: str = ""
-) -> list[Gate]:
-    """First logit against the others, which are of random sets.
-
-    And against the first genes by abundance.
-    """
-    found = []
-    for (subject, kind), pairs in scores.items():
-        value, null = pairs.auroc()[0], pairs.auroc()[1:]
-        low, high = pairs.interval(rng, difference=kind == COMPREHENSIVENESS)
-        p, rule = p_of(value, null), "p ≤ 0.05"
-        passed = p <= LEVEL
-        if subject != ABUNDANCE and (ABUNDANCE, kind) in scores:
-            rule += ", and more than abundance"
-            passed &= bool(value > scores[ABUNDANCE, kind].auroc()[0])
-        numbers = Numbers(value, low, high, null.mean(), high_of(null), p)
-        found.append(Gate.of(f"{of}{kind}", subject, numbers, rule, passed=passed))
-    return sorted(found, key=lambda gate: gate.gate, reverse=True)
-
-
-def _curves(
-    fold: Fold,
-    orders: Ordered,
-    steps: list[int],
-    matcher: Matcher,
-    n_random: int,
-    donors: np.ndarray,
-    rng: np.random.Generator,
-) -> dict[tuple[str, str], Pairs]:
-    """Deletion and insertion of the first genes, in the regression of all.
-
-    Random ones are like the signature's.
-    """
-    sets = {subject: [order[:step] for step in steps] for subject, (order, _) in orders.items()}
-    like = orders[SIGNATURE][0]
-    sets[RANDOM] = [one for step in steps for one in matcher.draw(like[:step], n_random, rng)]
-    positive, whole, found = fold.positive[fold.test], fold.whole()[:, None], {}
+def _curves(fold: Fold, sets: Mapping[str, list[np.ndarray]], donors: np.ndarray) -> Scores:
+    """AUROC with the first genes only, and without them, in the regression of all genes."""
+    positive, logits = fold.positive[fold.test], fold.all_genes()
+    curves: Scores = {}
     for subject, members in sets.items():
         part = fold.part(members)
-        found[subject, "insertion"] = Pairs.of(part, positive, donors)
-        found[subject, "deletion"] = Pairs.of(whole - part, positive, donors)
-    return found
+        curves[subject, INSERTION] = Pairs.of(part, positive, donors)
+        curves[subject, DELETION] = Pairs.of(logits - part, positive, donors)
+    return curves
 
 
-def curve_table(
-    curves: Mapping[tuple[str, str], Pairs], steps: list[int], reader: str
-) -> pd.DataFrame:
+def criteria_of(
+    scores: Scores, rng: np.random.Generator, prefix: str = "", note: str = ""
+) -> list[Criterion]:
+    """The first logit of each subject against those of random sets, and against abundance."""
+    rows = []
+    for (subject, kind), pairs in scores.items():
+        value, *random = pairs.auroc()
+        limits = pairs.interval(rng, difference=kind == criteria.COMPREHENSIVENESS)
+        null, rule = against(value, np.array(random)), "p ≤ 0.05"
+        passed = null.p <= criteria.LEVEL
+        if subject != criteria.ABUNDANCE and (criteria.ABUNDANCE, kind) in scores:
+            rule += ", and more than abundance"
+            passed &= bool(value > scores[criteria.ABUNDANCE, kind].auroc()[0])
+        name = f"{prefix}{kind}"
+        rows.append(Criterion(name, subject, value, *limits, *null, rule, verdict(passed), note))
+    return sorted(rows, key=lambda row: row.gate, reverse=True)
+
+
+def curve_table(curves: Scores, steps: list[int], reader: str) -> pd.DataFrame:
     """``reader``, ``subject``, ``direction``, number of genes ``k``, and ``value``.
 
     Of random sets the mean, ``low`` and ``high`` (90 %).
@@ -151,15 +108,9 @@ def curve_table(
     rows = []
     for (subject, direction), pairs in curves.items():
         for step, values in zip(steps, pairs.auroc().reshape(len(steps), -1), strict=True):
-            ends = np.quantile(values, [0.05, 0.95]) if subject == RANDOM else (np.nan, np.nan)
-            row = {"reader": reader, "subject": subject, "direction": direction, "k": step}
             mean = values.mean()
-            rows.append(
-                row
-                | {
-                    "value": mean,
-                    "low": np.minimum(ends[0], mean),
-                    "high": np.maximum(ends[1], mean),
-                }
-            )
-    return pd.DataFrame(rows).rename(index=str)
+            low, high = np.quantile(values, [0.05, 0.95]) if subject == RANDOM else (np.nan, np.nan)
+            ends = np.minimum(low, mean), np.maximum(high, mean)
+            rows.append((reader, subject, direction, step, mean, *ends))
+    columns = ["reader", "subject", "direction", "k", "value", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).rename(index=str)

@@ -1,34 +1,35 @@
-"""tl.signature_report: what a signature has to pass before anyone believes it, and plain rankings through the same gates."""
+"""tl.signature_report: what a signature has to pass before anyone believes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
-from scbert_cll._checks.words import is_model, key_in, number_in
+from scbert_cll._checks.words import is_model, number_in
+from scbert_cll._signature import data as signature_data
 from scbert_cll._signature import gene_sets as sets_of
-from scbert_cll._signature.procedure import Limits
-from scbert_cll._signature.report import content as report_content
+from scbert_cll._signature import record as signature_record
+from scbert_cll._signature.data import PseudobulkData
+from scbert_cll._signature.procedure import selected_names
 from scbert_cll._signature.report import criteria, permutation
-from scbert_cll._signature.report.criteria import Gate
-from scbert_cll._signature.report.ranking import Ranking, abundance
-from scbert_cll._signature.report.study import Measured, Study
+from scbert_cll._signature.report.content import content
+from scbert_cll._signature.report.criteria import Criterion
+from scbert_cll._signature.report.ranking import Comparison, Ranking, abundance
 from scbert_cll.tl._signature_report import faithfulness
-from scbert_cll.tl._signature_report import network as signature_report_network
+from scbert_cll.tl._signature_report.network import NetworkReader
 
 if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
 
 _USUAL: Final = 20  # genes of a ranking where the signature has none
-_N_DRAWS: Final = 1000  # of random genes beside the reference genes
 _LEAST: Final = 19  # random sets or permutations, with which p can be 0.05
-_REFITTED: Final = (*faithfulness.KINDS, criteria.PERMUTED, criteria.STABILITY)
+_REPEATED: Final = (*faithfulness.KINDS, criteria.PERMUTED, criteria.STABILITY)
 
 
 @dataclass(frozen=True)
@@ -62,47 +63,39 @@ class SignatureReport:
 
     @property
     def passed(self) -> bool:
-        """The signature fails no gate and passes at least one of those that need other donors or labels; what was not run is not counted."""
-        own = self.gates.loc[self.gates["subject"] == faithfulness.SIGNATURE].set_index("gate")[
-            "passed"
-        ]
-        again = own[own.index.isin(_REFITTED)]
-        return bool((again == criteria.YES).any() and not (own == criteria.NO).any())
+        """Whether the signature fails no gate, and passes one that needs other donors or labels.
+
+        What was not run is not counted.
+        """
+        rows = self.gates[self.gates["subject"] == criteria.SIGNATURE]
+        repeated = rows.loc[rows["gate"].isin(_REPEATED), "passed"]
+        return bool((repeated == criteria.YES).any() and not (rows["passed"] == criteria.NO).any())
 
     def to_markdown(self) -> str:
-        """Verdict, a table of gates × subjects, and what is to be said of them."""
-        own = self.gates[self.gates["subject"] == faithfulness.SIGNATURE]
-        counts = own["passed"].value_counts()
-        told = (
-            f"{counts.get(criteria.YES, 0)} gates passed, {counts.get(criteria.NO, 0)} not, "
-            f"{counts.get(criteria.NOT_RUN, 0)} not run"
-        )
+        """Verdict, a table of gates × subjects, and the notes."""
+        counts = self.gates.loc[
+            self.gates["subject"] == criteria.SIGNATURE, "passed"
+        ].value_counts()
         verdict = (
-            f"The signature is empty: {self.reason}."
-            if self.reason
-            else f"{'Passed' if self.passed else 'Not passed'}: {told}."
+            f"{'Passed' if self.passed else 'Not passed'}: {counts.get(criteria.YES, 0)} gates "
+            f"passed, {counts.get(criteria.NO, 0)} not, {counts.get(criteria.NOT_RUN, 0)} not run."
         )
-        return "\n".join(
-            ["# Signature report", "", verdict, "", *criteria.markdown(self.gates), ""]
-        )
+        if self.reason:
+            verdict = f"The signature is empty: {self.reason}."
+        lines = ["# Signature report", "", verdict, "", *criteria.markdown(self.gates), ""]
+        return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.to_markdown()
 
 
-@dataclass
-class Results:
-    """Gates so far, and the tables that go with them."""
+class Sizes(NamedTuple):
+    """Numbers of random sets, permutations, random sets of the network, and refitted networks."""
 
-    gates: list[Gate] = field(default_factory=list)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-
-    def add(self, more: list[Gate], tables: Mapping[str, pd.DataFrame]) -> None:
-        """Further gates; tables of the same name are put below each other."""
-        self.gates += more
-        for name, table in tables.items():
-            both = [self.tables[name], table] if name in self.tables else [table]
-            self.tables[name] = pd.concat(both, ignore_index=True).rename(index=str)
+    n_random: int
+    n_permutations: int
+    n_network: int
+    n_refits: int
 
 
 def signature_report(
@@ -210,172 +203,96 @@ def signature_report(
     >>> report.passed
     True
     """
-    asked = _record.params(locals())
+    params = _record.params(locals())
     adata = _checks.adata.target(_checks.adata.anndata(adata), copy=False)
     _checks.slots.new_key(key_added, [key])
-    number_in(n_random, "n_random", _LEAST, np.inf, whole=True)
-    number_in(n_network, "n_network", _LEAST, np.inf, whole=True)
-    number_in(n_permutations, "n_permutations", _LEAST, np.inf, whole=True)
-    number_in(n_refits, "n_refits", 0, np.inf, whole=True)
+    sizes = Sizes(n_random, n_permutations, n_network, n_refits)
+    for name, n in sizes._asdict().items():
+        number_in(n, name, 0 if name == "n_refits" else _LEAST, np.inf, whole=True)
     if model is not None:
         is_model(model, ("ScBERTClassifier",))
     sets = None if gene_sets is None else sets_of.read(gene_sets)
-    key_in(key, adata.uns, "adata.uns", "Run tl.signature first.")
-    record = adata.uns[key]
-    study, known = _study(adata, record["params"])
-    seeds = np.random.default_rng(rng).spawn(4)
-    n_genes = len(_chosen(record))
-    k = min(n_genes or _USUAL, max(len(study.genes) // 3, 1))
-    network = (
-        None
-        if model is None
-        else signature_report_network.Network(model, adata[known], split_key, batch_size)
-    )
-    found, rankings = Results(), dict[str, Ranking]()
-    if why := _blocked(study, record):
-        names = _subjects(model is not None)
-        found.gates += [gate for name in _REFITTED for gate in criteria.not_run(name, names, why)]
+    record = signature_record.read(adata, key)
+    layer = record["params"]["layer"]
+    source = signature_data.read(adata, record["params"], None if layer == "X" else str(layer))
+    data, rngs = source.data, np.random.default_rng(rng).spawn(4)
+    n_genes = len(selected_names(record["genes"]))
+    k = min(n_genes or _USUAL, max(len(data.tested.genes) // 3, 1))
+    network = None
+    if model is not None:
+        network = NetworkReader(model, adata[source.rows], data, split_key, batch_size)
+    rows: list[Criterion] = []
+    rankings: dict[str, Ranking] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    if why := _not_repeatable(data, record):
+        subjects = [
+            criteria.SIGNATURE,
+            *([] if model is None else [criteria.ATTENTION]),
+            criteria.ABUNDANCE,
+        ]
+        rows += [Criterion(name, subject, note=why) for name in _REPEATED for subject in subjects]
     else:
-        permuted = [study.permuted(seeds[0]) for _ in range(n_permutations)]
-        rankings = {} if network is None else {"attention": network.attention(study, permuted)}
-        rankings |= {faithfulness.ABUNDANCE: abundance(study, permuted)}
-        found.gates, found.tables["curves"] = faithfulness.held_out(
-            study, rankings, k, n_random, seeds[1]
-        )
-        found.gates += permutation.permuted_gates(n_genes, permuted, rankings, k)
-        stable, found.tables["stability"] = permutation.stability_gates(
-            study, n_genes, permuted, rankings, k
-        )
-        found.gates += stable
+        permuted = [data.permuted(rngs[0]) for _ in range(n_permutations)]
         if network is not None:
-            found.add(*network.gates(study, rankings, k, n_network, n_refits, seeds[2]))
+            rankings[criteria.ATTENTION] = network.attention(permuted)
+        rankings[criteria.ABUNDANCE] = abundance(data, permuted)
+        compared = Comparison(data, permuted, n_genes, k, rankings)
+        rows, tables = _repeated(compared, network, sizes, rngs)
     if len(record["genes"]):  # what is in it needs no further donors
         chromosome = cast("pd.DataFrame", adata.var).get(chromosome_key)
-        found.add(*_content(record, rankings, k, chromosome, sets, seeds[3]))
-    report = SignatureReport(
-        _honest(criteria.table(found.gates), record), **found.tables, reason=str(record["reason"])
-    )
-    params = asked | {"with_model": model is not None, "n_genes": k}
-    _record.write(adata, uns={key_added: _tables(report) | {"params": params}})
+        of_genes, enrichment = content(record["genes"], rankings, k, chromosome, sets, rngs[3])
+        rows += of_genes
+        tables |= enrichment
+    tables = {"gates": _blank_if_empty(criteria.table(rows), record)} | tables
+    report = SignatureReport(**tables, reason=str(record["reason"]))
+    params |= {"with_model": model is not None, "n_genes": k}
+    entry = {name: table for name, table in tables.items() if len(table)}
+    facts = {"passed": report.passed, "reason": report.reason, "params": params}
+    _record.write(adata, uns={key_added: entry | facts})
     return report
 
 
-def _study(adata: AnnData, params: Mapping[str, Any]) -> tuple[Study, np.ndarray]:
-    """What tl.signature looked at, and which rows of `adata` these are."""
-    classes = [str(name) for name in params["classes"]]
-    codes = _checks.adata.labels(adata, str(params["groupby"]), classes, np.arange(adata.n_obs))
-    donors = _checks.people.donors(adata, str(params["donor_key"]))
-    counts = _checks.counts.counts(adata, None if params["layer"] == "X" else str(params["layer"]))
-    known = np.flatnonzero((codes >= 0) & donors.notna())
-    genes = np.flatnonzero(~adata.var_names.isin([str(gene) for gene in params["exclude_genes"]]))
-    numbers = (
-        int(params["min_cells"]),
-        int(params["min_donors"]),
-        float(params["min_detected"]),
-        float(params["alpha"]),
-    )
-    limits = Limits(*numbers, bool(params.get("paired", True)))
-    measured = Measured(counts[known][:, genes], adata.var_names[genes], limits.min_detected)
-    return Study(measured, codes[known], donors.to_numpy()[known], classes, limits), known
+def _repeated(
+    compared: Comparison,
+    network: NetworkReader | None,
+    sizes: Sizes,
+    rngs: list[np.random.Generator],
+) -> tuple[list[Criterion], dict[str, pd.DataFrame]]:
+    """Criteria that find the signature again, in other donors and under other labels; tables."""
+    rows, curves = faithfulness.held_out(compared, sizes.n_random, rngs[1])
+    rows += permutation.under_permuted_labels(compared)
+    stable, stability = permutation.without_single_donors(compared)
+    rows += stable
+    if network is not None:
+        of_network, more = network.criteria(compared, sizes.n_network, sizes.n_refits, rngs[2])
+        rows += of_network
+        curves = pd.concat([curves, more], ignore_index=True).rename(index=str)
+    return rows, {"curves": curves, "stability": stability}
 
 
-def _blocked(study: Study, record: Mapping[str, Any]) -> str:
+def _not_repeatable(data: PseudobulkData, record: Mapping[str, Any]) -> str:
     """Why nothing can be found again, or an empty text."""
-    if not study.limits.paired:
+    if not data.limits.paired:
         return (
             "the signature compares donors with each other; labels cannot be permuted within them"
         )
     if not len(record["genes"]):
         return str(record["reason"])
-    if not study.folds():
-        n, least = len(study.whole), study.limits.min_donors
+    if not data.folds:
         return (
-            f"{n} donors have cells enough, and with one left out there are fewer than the "
-            f"{least} that are needed"
+            f"{len(data.complete_donors)} donors have cells enough, and with one left out there "
+            f"are fewer than the {data.limits.min_donors} that are needed"
         )
     return ""
 
 
-def _subjects(with_model: bool) -> list[str]:
-    return [faithfulness.SIGNATURE, *(["attention"] if with_model else []), faithfulness.ABUNDANCE]
-
-
-def _chosen(record: Mapping[str, Any]) -> list[str]:
-    table = record["genes"]
-    return table.loc[table["selected"], "gene"].tolist() if len(table) else []
-
-
-def _content(
-    record: Mapping[str, Any],
-    rankings: Mapping[str, Ranking],
-    k: int,
-    chromosome: pd.Series | None,
-    sets: Mapping[str, list[str]] | None,
-    rng: np.random.Generator,
-) -> tuple[list[Gate], dict[str, pd.DataFrame]]:
-    """Gates on which genes there are, of every subject that has some."""
-    table = record["genes"]
-    universe = pd.Index(table["gene"], dtype=object)
-    scores = {faithfulness.SIGNATURE: pd.Series(table["t"].abs().to_numpy(), universe)}
-    scores |= {
-        name: pd.Series(one.score(), one.genes).reindex(universe) for name, one in rankings.items()
-    }
-    chosen = {name: score.nlargest(k).index.tolist() for name, score in scores.items()}
-    chosen[faithfulness.SIGNATURE] = _chosen(record)
-    found = [_chromosome(name, genes, universe, chromosome) for name, genes in chosen.items()]
-    found += [report_content.family_gate(name, genes, universe) for name, genes in chosen.items()]
-    found += [
-        report_content.contamination_gate(name, genes, universe) for name, genes in chosen.items()
-    ]
-    tables = {}
-    if sets is not None:
-        parts = [
-            report_content.set_gate(name, genes, universe, sets) for name, genes in chosen.items()
-        ]
-        found += [gate for gate, _ in parts]
-        tables["enrichment"] = pd.concat([part for _, part in parts], ignore_index=True).rename(
-            index=str
-        )
-    found += [report_content.reference_gate(name, scores[name], _N_DRAWS, rng) for name in scores]
-    return found, tables
-
-
-def _chromosome(
-    subject: str, genes: list[str], universe: pd.Index, chromosome: pd.Series | None
-) -> Gate:
-    if chromosome is None:
-        return criteria.not_run(
-            criteria.CHROMOSOME,
-            [subject],
-            "no such column of adata.var: name it with chromosome_key=",
-        )[0]
-    own = report_content.on_chromosome(chromosome)
-    return report_content.apart(
-        criteria.CHROMOSOME, subject, genes, universe, own, "trisomy 12 raises all of its genes"
-    )
-
-
-def _honest(table: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
-    """An empty signature passes nothing and fails nothing."""
-    if _chosen(record):
+def _blank_if_empty(table: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
+    """The table, in which an empty signature passes nothing and fails nothing."""
+    if selected_names(record["genes"]):
         return table
-    own = (table["subject"] == faithfulness.SIGNATURE) & (table["gate"] != criteria.REFERENCE)
-    numbers = ["value", "low", "high", "null", "null_high", "p"]
-    table.loc[own & (table["gate"] != criteria.PERMUTED), numbers] = np.nan  # there 0 is a number
-    table.loc[own, "passed"] = criteria.NOT_RUN
-    table.loc[own, "note"] = f"the signature is empty: {record['reason']}"
+    blank = (table["subject"] == criteria.SIGNATURE) & (table["gate"] != criteria.REFERENCE)
+    numbers = blank & (table["gate"] != criteria.PERMUTED)  # there 0 is a number
+    table.loc[numbers, list(criteria.NUMBERS)] = np.nan
+    table.loc[blank, "passed"] = criteria.NOT_RUN
+    table.loc[blank, "note"] = f"the signature is empty: {record['reason']}"
     return table
-
-
-def _tables(report: SignatureReport) -> dict[str, Any]:
-    """Plain values and tables that a file can hold."""
-    tables = {
-        "gates": report.gates,
-        "curves": report.curves,
-        "stability": report.stability,
-        "enrichment": report.enrichment,
-    }
-    return {name: table for name, table in tables.items() if len(table)} | {
-        "passed": report.passed,
-        "reason": report.reason,
-    }

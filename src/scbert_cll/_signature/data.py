@@ -1,0 +1,160 @@
+"""What a signature is found in: cells with a class and a donor, and the limits they must meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from sklearn.model_selection import GroupKFold
+
+from scbert_cll._checks import adata as checks
+from scbert_cll._checks import people
+from scbert_cll._checks.counts import noted_counts
+from scbert_cll._signature.design import Design
+from scbert_cll._signature.pseudobulk import cells_per_donor, samples
+
+N_FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of donors, genes and results."""
+
+    min_cells: int = 20
+    min_donors: int = 4
+    min_detected: float = 0.02
+    alpha: float = 0.05
+    paired: bool = True
+
+
+@dataclass(frozen=True)
+class GeneCounts:
+    """Counts of cells × genes, and which of the genes enough cells express."""
+
+    matrix: sparse.csr_matrix
+    genes: pd.Index
+    min_detected: float
+
+    @cached_property
+    def detected(self) -> np.ndarray:
+        """Share of the cells that express each gene."""
+        n_cells, n_genes = self.matrix.shape
+        expressed = self.matrix.indices[self.matrix.data > 0]
+        return np.asarray(np.bincount(expressed, minlength=n_genes) / n_cells)
+
+    @cached_property
+    def tested(self) -> GeneCounts:
+        """Counts of the genes that enough cells express."""
+        columns = np.flatnonzero(self.detected >= self.min_detected)
+        return GeneCounts(self.matrix[:, columns], self.genes[columns], self.min_detected)
+
+
+@dataclass(frozen=True)
+class PseudobulkData:
+    """Labelled cells: their counts (shared by permutations of the labels), classes and donors."""
+
+    counts: GeneCounts
+    codes: np.ndarray  # of the classes
+    donors: np.ndarray  # names
+    classes: list[str]
+    limits: Limits
+
+    @cached_property
+    def n_cells(self) -> pd.DataFrame:
+        """Number of cells, donors × classes."""
+        return cells_per_donor(self.codes, self.donors, self.classes)
+
+    @cached_property
+    def sampled(self) -> pd.DataFrame:
+        """Samples to compare, donors × classes, true/false.
+
+        Within donors all classes, of donors with enough cells of each. Between donors the class
+        that most of a donor's cells are of, if these are enough.
+        """
+        enough = self.n_cells >= self.limits.min_cells
+        if self.limits.paired:
+            return enough[enough.all(axis=1)]
+        most = self.n_cells.eq(self.n_cells.max(axis=1), axis=0) & enough
+        return most[most.sum(axis=1) == 1]
+
+    @property
+    def complete_donors(self) -> list[str]:
+        """Donors that are compared, by name."""
+        return [str(name) for name in self.sampled.index]
+
+    @property
+    def tested(self) -> GeneCounts:
+        """Counts of the genes that enough cells express."""
+        return self.counts.tested
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Cells of the last class, true/false."""
+        return np.asarray(self.codes == len(self.classes) - 1)
+
+    @property
+    def extremes(self) -> np.ndarray:
+        """Positions of the cells of the first and the last class."""
+        return np.flatnonzero(np.isin(self.codes, [0, len(self.classes) - 1]))
+
+    def without(self, donors: list[str]) -> PseudobulkData:
+        """The cells of the other donors."""
+        rows = np.flatnonzero(~np.isin(self.donors, donors))
+        counts = replace(self.counts, matrix=self.counts.matrix[rows])
+        return replace(self, counts=counts, codes=self.codes[rows], donors=self.donors[rows])
+
+    def permuted(self, rng: np.random.Generator) -> PseudobulkData:
+        """The same cells with the labels of each donor's cells in another order."""
+        codes = self.codes.copy()
+        for donor in np.unique(self.donors):
+            rows = np.flatnonzero(self.donors == donor)
+            codes[rows] = rng.permutation(codes[rows])
+        return replace(self, codes=codes)
+
+    @cached_property
+    def design(self) -> Design:
+        """Scaled sums per donor and class, of the tested genes."""
+        sums = samples(self.tested.matrix, self.codes, self.donors, self.sampled)
+        design = Design(sums, len(self.classes), self.limits.paired)
+        return design.scaled_by_unchanged_genes(self.limits.alpha)
+
+    @cached_property
+    def folds(self) -> list[list[str]]:
+        """Donors to hold out, a fold at a time; empty if too few would be left for a signature."""
+        names, n, least = self.complete_donors, len(self.complete_donors), self.limits.min_donors
+        if n - 1 < least:
+            return []
+        n_folds = N_FOLDS if n - -(-n // N_FOLDS) >= least else n
+        parts = GroupKFold(n_folds).split(names, groups=names)
+        return [[names[i] for i in test] for _, test in parts]
+
+
+class Source(NamedTuple):
+    """Labelled cells, which of the object's cells they are, all donors, and a note on the counts."""
+
+    data: PseudobulkData
+    rows: np.ndarray
+    donors: pd.Series
+    note: dict[str, int]
+
+
+def read(adata: AnnData, params: Mapping[str, Any], layer: str | None) -> Source:
+    """Cells that have a class and a donor, with their counts, as the record of a verb says."""
+    classes = [str(name) for name in params["classes"]]
+    codes = checks.labels(adata, str(params["groupby"]), classes, np.arange(adata.n_obs))
+    donors = people.donors(adata, str(params["donor_key"]))
+    matrix, note = noted_counts(adata, layer)
+    rows = np.flatnonzero((codes >= 0) & donors.notna())
+    excluded = [str(gene) for gene in params["exclude_genes"]]
+    columns = np.flatnonzero(~adata.var_names.isin(excluded))
+    names = [field.name for field in fields(Limits) if field.name in params]
+    limits = Limits(**{name: params[name] for name in names})
+    counts = GeneCounts(matrix[rows][:, columns], adata.var_names[columns], limits.min_detected)
+    data = PseudobulkData(counts, codes[rows], donors.to_numpy()[rows], classes, limits)
+    return Source(data, rows, donors, note)

@@ -1,0 +1,96 @@
+"""The record of a signature in ``adata.uns``: how it is made, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pandas as pd
+from anndata import AnnData
+from scipy import stats
+
+from scbert_cll import _names, _record
+from scbert_cll._signature.data import PseudobulkData
+from scbert_cll._signature.families import family
+from scbert_cll._signature.procedure import find, selected_names
+from scbert_cll._signature.weights import check_not_empty
+
+_LEAST_AUROC: Final = 0.75  # within held-out donors, for a network that may take genes away
+
+
+def of(data: PseudobulkData, gene: str | None) -> dict[str, Any]:
+    """Tables and plain values of a signature, with the family of each gene."""
+    signature = find(data)
+    genes, names = signature.genes, ("samples", "expression", "differences", "arms")
+    tables = dict.fromkeys(names, pd.DataFrame())
+    if len(genes):
+        genes = genes.assign(family=family(pd.Index(genes["gene"]), gene))
+        samples = data.design.samples.table(data.classes)
+        columns = _names.columns_of(samples["donor"].tolist(), samples["class"].tolist())
+        tables |= {
+            "samples": samples,
+            "expression": pd.DataFrame(data.design.samples.log.T, data.tested.genes, columns),
+            "differences": data.design.differences.T.set_axis(data.tested.genes),
+        }
+    tables |= {"genes": genes, "donors": data.n_cells}
+    facts = {"reason": signature.reason, "n_selected": len(signature.selected)}
+    return tables | facts | signature.facts
+
+
+def join_network(record: dict[str, Any], columns: pd.DataFrame, *, veto: bool) -> None:
+    """Put a network's evidence beside each gene; with `veto`, without the genes it takes away."""
+    genes = record["genes"].join(columns)
+    if veto:
+        if not record["auroc_within"] >= _LEAST_AUROC:
+            raise ValueError(
+                f"veto=True needs an AUROC of {_LEAST_AUROC} within held-out donors; the network's "
+                f"is {record['auroc_within']:.2f}. Leave veto out: the network's opinion stays "
+                "beside each gene."
+            )
+        n = int(genes["selected"].sum())
+        genes["selected"] &= genes["attribution_agrees"]
+        if n and not genes["selected"].any():
+            record["reason"] = (
+                f"{n} genes pass the test and the linear classifier, and the network agrees on "
+                "none of them"
+            )
+        genes = genes.sort_values("selected", ascending=False, kind="stable", ignore_index=True)
+    record |= {"genes": genes, "n_selected": int(genes["selected"].sum())}
+
+
+def variants(genes: pd.DataFrame, alpha: float, *, veto: bool) -> pd.DataFrame:
+    """Number of genes without those that differ whatever is asked, and without the marker's own."""
+    agreed = genes["agrees"] & genes["attribution_agrees"] if veto else genes["agrees"]
+    families = genes["family"]
+    parts = {
+        "all genes": families.notna(),
+        "without donor and technical genes": families.isin(["", "marker"]),
+        "without the marker's gene": families != "marker",
+        "without both": families == "",
+    }
+    rows = []
+    for name, inside in parts.items():
+        part = genes[inside]
+        selected = agreed[inside] & (stats.false_discovery_control(part["p"]) < alpha)
+        text = ", ".join(part.loc[selected, "gene"])
+        rows.append((name, len(part), int(selected.sum()), text))
+    return pd.DataFrame(rows, columns=["arm", "n_tested", "n_selected", "genes"])
+
+
+def read(adata: AnnData, key: str, hint: str = "") -> Mapping[str, Any]:
+    """The record that tl.signature wrote."""
+    record: Any = _record.read(adata, key, "tl.signature", hint=hint, bare=True)
+    if not isinstance(record, Mapping) or not isinstance(record.get("genes"), pd.DataFrame):
+        raise ValueError(
+            f"adata.uns[{key!r}] was not written by tl.signature: it has no table 'genes'."
+        )
+    return record
+
+
+def selected_genes(adata: AnnData, key: str, verb: str, remedy: str) -> pd.DataFrame:
+    """Rows of the selected genes, to `verb` something with; at least one."""
+    record = read(adata, key, f"Or {remedy}.")
+    table: pd.DataFrame = record["genes"]
+    reason, n = str(record.get("reason", "")), len(selected_names(table))
+    check_not_empty(n, reason, f"there is nothing to {verb}; {remedy}")
+    return table[table["selected"]]
