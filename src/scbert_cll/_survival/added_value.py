@@ -1,21 +1,25 @@
-"""What a score adds to what is known: likelihood ratio, and the gain in discrimination without its optimism."""
+"""What a score adds to known columns: likelihood ratio, and discrimination without optimism."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from scbert_cll._bar import Bar
+from scbert_cll._survival.likelihood import maximum
 from scbert_cll._survival.models import Fit, concordance, fit
 from scbert_cll._survival.outcome import Outcome
-from scbert_cll._survival.score_test import maximize
 
 type Measure = Callable[[Outcome, np.ndarray], float]
+type Measures = dict[str, Measure]
+type _Pair = tuple[float, float]  # of the model without the score and of that with it
+
+_FEWEST = 20  # draws: the outer 2.5 % of fewer are no percentiles
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,14 @@ class Gain:
 
     @property
     def delta(self) -> float:
+        """The apparent gain."""
         return self.full - self.base
 
 
 def likelihood_ratio(base: Fit | None, full: Fit) -> dict[str, float]:
     """Twice the gain in log-likelihood against chi², same patients."""
-    before, df = (
-        (full.log_likelihood_null, 0) if base is None else (base.log_likelihood, len(base.coef))
-    )
-    df = len(full.coef) - df
+    before = full.log_likelihood_null if base is None else base.log_likelihood
+    df = len(full.coef) - (0 if base is None else len(base.coef))
     chi2 = max(2 * (full.log_likelihood - before), 0.0)
     return {"lr_chi2": chi2, "lr_df": df, "lr_p": float(stats.chi2.sf(chi2, df))}
 
@@ -48,7 +51,7 @@ def gains(
     outcome: Outcome,
     base: pd.DataFrame,
     full: pd.DataFrame,
-    measures: dict[str, Measure],
+    measures: Measures,
     *,
     n_bootstrap: int,
     rng: np.random.Generator,
@@ -60,107 +63,82 @@ def gains(
     all: the mean difference is the optimism (Harrell). The interval are percentiles of the gain
     among those drawn, moved by the optimism (Noma et al. 2021, doi:10.1002/sim.9148).
     """
-    apparent = _values(outcome, measures, *_risks(outcome, base, full, base, full))
-    drawn, n = [], len(base)
-    for stream in Bar(
-        rng.spawn(n_bootstrap),
-        desc="bootstrap",
-        leave=False,
-        disable=not progress or n_bootstrap < 2,
-    ):
-        one = _redraw(outcome, base, full, measures, stream.integers(0, n, n))
-        drawn += [] if one is None else [one]
-    return {name: _gain(apparent[name], [one[name] for one in drawn]) for name in measures}
+    x, n = (base.to_numpy(dtype=np.float64), full.to_numpy(dtype=np.float64)), len(base)
 
+    def judged(learned: list[np.ndarray], rows: np.ndarray) -> dict[str, _Pair]:
+        some = outcome.take(rows)
+        one, both = (columns[rows] @ coef for columns, coef in zip(x, learned, strict=True))
+        return {name: (of(some, one), of(some, both)) for name, of in measures.items()}
 
-type _Pair = tuple[float, float]
+    def learned(rows: np.ndarray) -> list[np.ndarray]:
+        return [_coefficients(outcome.take(rows), frame.iloc[rows]) for frame in (base, full)]
 
-
-def _redraw(
-    outcome: Outcome,
-    base: pd.DataFrame,
-    full: pd.DataFrame,
-    measures: dict[str, Measure],
-    rows: np.ndarray,
-) -> dict[str, tuple[_Pair, _Pair]] | None:
-    """Both models learned on these rows: judged on them, and on all.
-
-    None where they cannot be learned (a rare category was not drawn).
-    """
-    here, base_here, full_here = outcome.take(rows), base.iloc[rows], full.iloc[rows]
-    try:
-        own = _values(here, measures, *_risks(here, base_here, full_here, base_here, full_here))
-        everyone = _values(outcome, measures, *_risks(here, base_here, full_here, base, full))
-    except ValueError:
-        return None
-    return {name: (own[name], everyone[name]) for name in measures}
-
-
-def _risks(
-    outcome: Outcome,
-    base: pd.DataFrame,
-    full: pd.DataFrame,
-    base_of: pd.DataFrame,
-    full_of: pd.DataFrame,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Linear predictors of both models, learned on the first tables, for the rows of the second."""
-    of_base = (
-        np.zeros(len(base_of)) if base.empty else base_of.to_numpy() @ _coefficients(outcome, base)
-    )
-    return of_base, full_of.to_numpy() @ _coefficients(outcome, full)
-
-
-def _coefficients(outcome: Outcome, columns: pd.DataFrame) -> np.ndarray:
-    if outcome.time is None:
-        return fit(outcome, columns).coef.to_numpy()
-    return maximize(outcome, columns.to_numpy(dtype=np.float64))
-
-
-def _values(
-    outcome: Outcome, measures: dict[str, Measure], base: np.ndarray, full: np.ndarray
-) -> dict[str, _Pair]:
+    everyone = np.arange(n)
+    apparent = judged(learned(everyone), everyone)
+    draws = []
+    hidden = not progress or n_bootstrap < 2
+    for stream in Bar(rng.spawn(n_bootstrap), desc="bootstrap", leave=False, disable=hidden):
+        rows = stream.integers(0, n, n)
+        try:
+            coefs = learned(rows)
+            draws.append((judged(coefs, rows), judged(coefs, everyone)))
+        except ValueError:  # not to be learned, as where a rare category was not drawn
+            continue
     return {
-        name: (measure(outcome, base), measure(outcome, full)) for name, measure in measures.items()
+        name: _gain(apparent[name], [(drawn[name], all_[name]) for drawn, all_ in draws])
+        for name in measures
     }
 
 
-def _gain(apparent: _Pair, drawn: list[tuple[_Pair, _Pair]]) -> Gain:
+def _coefficients(outcome: Outcome, columns: pd.DataFrame) -> np.ndarray:
+    if columns.empty:
+        return np.empty(0)
+    if outcome.time is None:
+        return fit(outcome, columns).coef.to_numpy()
+    found = maximum(outcome, columns.to_numpy(dtype=np.float64))
+    if not found.converged:
+        raise ValueError("no maximum was found")
+    return found.coef
+
+
+def _gain(apparent: _Pair, draws: list[tuple[_Pair, _Pair]]) -> Gain:
     base, full = apparent
-    own = np.array([after - before for (before, after), _ in drawn])
-    optimism = own - np.array([after - before for _, (before, after) in drawn])
-    known = np.isfinite(optimism)
-    if known.sum() < 20:  # the outer 2.5 % of fewer are no percentiles
-        return Gain(base, full, np.nan, np.nan, np.nan, int(known.sum()))
-    mean = float(optimism[known].mean())
-    low, high = np.percentile(own[known] - mean, [2.5, 97.5])
-    corrected = full - base - mean  # percentiles of a skewed gain can lie beside it
-    return Gain(
-        base, full, mean, float(min(low, corrected)), float(max(high, corrected)), int(known.sum())
-    )
+    among_drawn, among_all = np.array(draws).reshape(-1, 2, 2).transpose(1, 2, 0)
+    gain = among_drawn[1] - among_drawn[0]
+    optimism = gain - (among_all[1] - among_all[0])
+    finite = np.isfinite(optimism)
+    n = int(finite.sum())
+    if n < _FEWEST:
+        return Gain(base, full, np.nan, np.nan, np.nan, n)
+    mean = float(optimism[finite].mean())
+    low, high = np.percentile(gain[finite] - mean, [2.5, 97.5])
+    corrected = full - base - mean  # percentiles of a skewed gain can leave it out
+    return Gain(base, full, mean, float(min(low, corrected)), float(max(high, corrected)), n)
 
 
-def measures(outcome: Outcome, horizon: float | None) -> tuple[dict[str, Measure], list[str]]:
-    """What can be measured of this outcome with what is installed, and what cannot."""
+def measures(outcome: Outcome, horizon: float | None) -> tuple[Measures, list[str]]:
+    """What can be measured of this outcome with what is installed, and why not more."""
     if outcome.time is None:
         return {"AUROC": concordance}, []
-    found: dict[str, Measure] = {"Harrell C": concordance}
+    harrell: Measures = {"Harrell C": concordance}
     if outcome.entry is not None or outcome.strata is not None:
-        return found, [
-            "Uno's C and AUC(t) know neither delayed entry nor strata and were left out."
-        ]
+        why = "Uno's C and AUC(t) know neither delayed entry nor strata and were left out."
+        return harrell, [why]
     if scikit_survival() is None:
-        return found, ["Uno's C and AUC(t) need scikit-survival: pip install 'scbert-cll[uno]'."]
-    return found | {"Uno C": lambda some, risk: uno(outcome, some, risk, horizon)}, []
+        why = "Uno's C and AUC(t) need scikit-survival: pip install 'scbert-cll[uno]'."
+        return harrell, [why]
+    return harrell | {"Uno C": lambda some, risk: uno(outcome, some, risk, horizon)}, []
 
 
-def scikit_survival() -> Any:
+def scikit_survival() -> ModuleType | None:
     """The library, None where it is not installed."""
     try:
         import sksurv.metrics
         import sksurv.util
     except ImportError:
         return None
-    return sksurv
+    module: ModuleType = sksurv
+    return module
 
 
 def uno(everyone: Outcome, some: Outcome, risk: np.ndarray, horizon: float | None) -> float:
@@ -168,29 +146,28 @@ def uno(everyone: Outcome, some: Outcome, risk: np.ndarray, horizon: float | Non
 
     Censoring as of everyone, up to `horizon`.
     """
-    package = scikit_survival()
+    from sksurv.metrics import concordance_index_ipcw
+
     try:
-        return float(
-            package.metrics.concordance_index_ipcw(_surv(everyone), _surv(some), risk, tau=horizon)[
-                0
-            ]
-        )
+        return float(concordance_index_ipcw(_surv(everyone), _surv(some), risk, tau=horizon)[0])
     except ValueError:  # nobody is left at risk where somebody is needed
         return np.nan
 
 
 def auc(outcome: Outcome, risk: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """How well those with an event until t are told from those without: cumulative/dynamic AUC at each time, NaN where it has none."""
-    package, found = scikit_survival(), np.full(len(times), np.nan)
+    """Cumulative/dynamic AUC at each time, of events until then; NaN where it has none."""
+    from sksurv.metrics import cumulative_dynamic_auc
+
+    values = np.full(len(times), np.nan)
     for i, time in enumerate(times):
         try:
-            found[i] = package.metrics.cumulative_dynamic_auc(
-                _surv(outcome), _surv(outcome), risk, [time]
-            )[0][0]
+            values[i] = cumulative_dynamic_auc(_surv(outcome), _surv(outcome), risk, [time])[0][0]
         except ValueError:
             continue
-    return found
+    return values
 
 
-def _surv(outcome: Outcome) -> Any:
-    return scikit_survival().util.Surv.from_arrays(outcome.event, outcome.time)
+def _surv(outcome: Outcome) -> np.ndarray:
+    from sksurv.util import Surv
+
+    return np.asarray(Surv.from_arrays(outcome.event, outcome.time))

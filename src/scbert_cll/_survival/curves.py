@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scbert_cll._survival import groups, models
+from scbert_cll._checks.words import listed
+from scbert_cll._survival import models
 from scbert_cll._survival.outcome import Outcome
 
 _Z: Final = float(stats.norm.ppf(0.975))
@@ -29,24 +30,23 @@ def survival(
     ``curves``, ``groups``, ``logrank``, ``notes`` (what to be careful about); ``incidence`` with
     competing events; ``cox`` with covariates, on the patients who have all of them.
     """
-    names = [str(c) for c in group.categories]
-    own = {label: outcome.take(np.flatnonzero(group.codes == i)) for i, label in enumerate(names)}
-    counts = {label: _counts(part) for label, part in own.items()}
+    counts = {
+        str(label): _counts(outcome.take(np.flatnonzero(group == label)))
+        for label in group.categories
+    }
     ratios, notes = _ratios(outcome, group)
-    found = {"curves": _stacked({label: kaplan_meier(table) for label, table in counts.items()})}
-    found["groups"] = pd.DataFrame(
-        [_group(label, own[label], counts[label]) for label in names]
-    ).join(ratios)
+    tables = {"curves": _stacked({label: kaplan_meier(table) for label, table in counts.items()})}
+    summaries = [_summary(label, table) for label, table in counts.items()]
+    tables["groups"] = pd.DataFrame(summaries).join(ratios)
     if outcome.competing is not None:
-        found["incidence"] = _stacked(
-            {label: aalen_johansen(table) for label, table in counts.items()}
-        )
+        incidences = {label: aalen_johansen(table) for label, table in counts.items()}
+        tables["incidence"] = _stacked(incidences)
     if covariates is not None and covariates.shape[1]:
-        found["cox"], more = _adjusted(outcome, group, name, covariates)
-        notes += more
+        tables["cox"], doubts = _adjusted(outcome, group, name, covariates)
+        notes += doubts
     if outcome.entry is not None:
         notes += [note for label, table in counts.items() for note in _early(label, table)]
-    tables = {key: table.rename(index=str) for key, table in found.items()}
+    tables = {key: table.rename(index=str) for key, table in tables.items()}
     return tables | {"logrank": logrank(outcome, group), "notes": notes}
 
 
@@ -67,19 +67,25 @@ def _counts(outcome: Outcome) -> pd.DataFrame:
     times = np.unique(np.concatenate([entry, time]))
     at_risk = np.searchsorted(entry, times, "left") - np.searchsorted(time, times, "left")
     at_risk[0] = (entry == times[0]).sum()
+    event = outcome.event
     competing = np.zeros(len(time), dtype=bool) if outcome.competing is None else outcome.competing
-    ended = {
-        "n_events": outcome.event,
-        "n_competing": competing,
-        "n_censored": ~outcome.event & ~competing,
-    }
     place = np.searchsorted(times, np.asarray(outcome.time))
-    happened = {key: np.bincount(place[who], minlength=len(times)) for key, who in ended.items()}
-    return pd.DataFrame({"time": times, "at_risk": at_risk} | happened)
+
+    def ended(who: np.ndarray) -> np.ndarray:
+        return np.bincount(place[who], minlength=len(times))
+
+    return pd.DataFrame(
+        {
+            "time": times,
+            "at_risk": at_risk,
+            "n_events": ended(event),
+            "n_competing": ended(competing),
+            "n_censored": ended(~event & ~competing),
+        }
+    )
 
 
 # -- curves
-# -----------------------------------------------------------------------------------------------------------
 
 
 def kaplan_meier(counts: pd.DataFrame) -> pd.DataFrame:
@@ -89,25 +95,24 @@ def kaplan_meier(counts: pd.DataFrame) -> pd.DataFrame:
     """
     left, error = _product_limit(counts["at_risk"], counts["n_events"])
     low, high = _limits(left, left * error, start=1.0)
-    columns = {
-        "time": counts["time"],
-        "survival": left,
-        "ci_low": low,
-        "ci_high": high,
-        "at_risk": counts["at_risk"],
-    }
     return pd.DataFrame(
-        columns
-        | {
+        {
+            "time": counts["time"],
+            "survival": left,
+            "ci_low": low,
+            "ci_high": high,
+            "at_risk": counts["at_risk"],
             "n_events": counts["n_events"],
             "n_censored": counts["n_censored"] + counts["n_competing"],
         }
     )
 
 
-def _product_limit(at_risk: pd.Series, n_events: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def _product_limit(
+    at_risk: pd.Series | np.ndarray, n_events: pd.Series | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Share that is left after each time, and Greenwood's standard error of its logarithm."""
-    n, d = at_risk.to_numpy(dtype=np.float64), n_events.to_numpy(dtype=np.float64)
+    n, d = np.asarray(at_risk, dtype=np.float64), np.asarray(n_events, dtype=np.float64)
     return np.cumprod(1 - d / np.maximum(n, 1)), np.sqrt(np.cumsum(_greenwood(n, d)))
 
 
@@ -128,35 +133,30 @@ def _limits(value: np.ndarray, error: np.ndarray, *, start: float) -> tuple[np.n
 def aalen_johansen(counts: pd.DataFrame) -> pd.DataFrame:
     """Share that has had the event, and the competing one, by each time."""
     n = counts["at_risk"].to_numpy(dtype=np.float64)
-    ends = counts["n_events"] + counts["n_competing"]
-    left, _ = _product_limit(counts["at_risk"], ends)
+    ends = (counts["n_events"] + counts["n_competing"]).to_numpy(dtype=np.float64)
+    left, _ = _product_limit(n, ends)
     before = np.concatenate([[1.0], left[:-1]])
-    shown = (ends > 0).to_numpy() | (np.arange(len(n)) == 0)
+    shown = (ends > 0) | (np.arange(len(n)) == 0)
     parts: list[pd.DataFrame] = []
-    for cause, key in (("event", "n_events"), ("competing", "n_competing")):
-        own = counts[key].to_numpy(dtype=np.float64)
-        value = np.cumsum(before * own / np.maximum(n, 1))
-        low, high = _limits(
-            value, _error(n, ends.to_numpy(dtype=np.float64), own, before, value), start=0.0
-        )
-        columns = {
-            "cause": cause,
-            "time": counts["time"],
-            "incidence": value,
-            "ci_low": low,
-            "ci_high": high,
-        }
-        parts.append(pd.DataFrame(columns)[shown])
+    for cause in ("event", "competing"):
+        d = counts["n_events" if cause == "event" else "n_competing"].to_numpy(dtype=np.float64)
+        value = np.cumsum(before * d / np.maximum(n, 1))
+        low, high = _limits(value, _error(n, ends, d, before, value), start=0.0)
+        columns = {"cause": cause, "time": counts["time"], "incidence": value}
+        parts.append(pd.DataFrame(columns | {"ci_low": low, "ci_high": high})[shown])
     return pd.concat(parts, ignore_index=True)
 
 
 def _error(
-    n: np.ndarray, ends: np.ndarray, own: np.ndarray, before: np.ndarray, value: np.ndarray
+    n: np.ndarray, ends: np.ndarray, d: np.ndarray, before: np.ndarray, value: np.ndarray
 ) -> np.ndarray:
-    """Standard error of a cumulative incidence by the delta method (Greenwood's where no event competes)."""
+    """Standard error of a cumulative incidence by the delta method.
+
+    Greenwood's where no event competes.
+    """
     total, n = _greenwood(n, ends), np.maximum(n, 1)
-    single = np.cumsum(before**2 * own * (n - own) / n**3)
-    mixed = before * own / n**2
+    single = np.cumsum(before**2 * d * (n - d) / n**3)
+    mixed = before * d / n**2
     spread = (
         value**2 * np.cumsum(total)
         - 2 * value * np.cumsum(total * value)
@@ -167,21 +167,20 @@ def _error(
 
 
 # -- groups
-# -----------------------------------------------------------------------------------------------------------
 
 
-def _group(label: str, outcome: Outcome, counts: pd.DataFrame) -> dict[str, Any]:
+def _summary(label: str, counts: pd.DataFrame) -> dict[str, Any]:
     """Size, median time to the event and median follow-up (Kaplan–Meier of being censored)."""
     curve = kaplan_meier(counts)
-    ends = {"n_events": counts["n_censored"], "n_censored": counts["n_events"]}
+    swapped = counts.assign(n_events=counts["n_censored"], n_censored=counts["n_events"])
     return {
         "group": label,
-        "n": len(outcome.event),
-        "n_events": outcome.n_events,
+        "n": int(counts[["n_events", "n_competing", "n_censored"]].to_numpy().sum()),
+        "n_events": int(counts["n_events"].sum()),
         "median": _half(curve["time"], curve["survival"]),
         "median_low": _half(curve["time"], curve["ci_low"]),
         "median_high": _half(curve["time"], curve["ci_high"]),
-        "follow_up": _half(counts["time"], kaplan_meier(counts.assign(**ends))["survival"]),
+        "follow_up": _half(counts["time"], kaplan_meier(swapped)["survival"]),
     }
 
 
@@ -207,7 +206,10 @@ def logrank(outcome: Outcome, group: pd.Categorical) -> dict[str, Any]:
 
 
 def _excess(outcome: Outcome, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of one stratum, with the hypergeometric variance; `member` is patients × groups, 0 or 1."""
+    """Observed minus expected in a stratum, with the hypergeometric variance.
+
+    `member` is patients × groups, 0 or 1.
+    """
     time, event = np.asarray(outcome.time), outcome.event
     at = np.unique(time[event])[:, None]
     at_risk = time >= at
@@ -222,33 +224,31 @@ def _excess(outcome: Outcome, member: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 # -- hazard ratios
-# ----------------------------------------------------------------------------------------------------
 
 
 def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list[str]]:
     """Cox's model of the groups alone: a row per group, and what could not be had or trusted."""
-    names = [str(c) for c in group.categories]
+    names = [str(label) for label in group.categories]
     table = pd.DataFrame(np.nan, range(len(names)), _RATIO)
     table.loc[0, "ratio"] = 1.0
     try:
         columns, rows = _dummies(outcome, group)
-        found = models.fit(outcome.take(rows), columns, proportional=True).table()
+        cox = models.fit(outcome.take(rows), columns, proportional=True).table()
     except ValueError as error:
         return table, [
             f"The groups have no hazard ratios; the curves and the log-rank test stand. {error}"
         ]
-    table.loc[[names.index(label) for label in found["variable"]], _RATIO] = found[
-        _RATIO
-    ].to_numpy()
+    with_ratio = [label in columns for label in names]
+    table.loc[with_ratio, _RATIO] = cox[_RATIO].to_numpy()
     notes = [
         f"{label!r} has no events, so it has no hazard ratio."
         for label in names[1:]
         if label not in columns
     ]
     notes += [
-        f"The hazard ratio of {label!r} changes with time (p = {p:.2g}): it is an average "
-        f"over the follow-up, and the curves say more."
-        for label, p in zip(found["variable"], found["ph_p"], strict=True)
+        f"The hazard ratio of {label!r} changes with time (p = {p:.2g}): it is an average over the "
+        "follow-up, and the curves say more."
+        for label, p in zip(columns, cox["ph_p"], strict=True)
         if p < 0.05
     ]
     return table, notes
@@ -260,9 +260,15 @@ def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.
     Without events a hazard ratio is 0, and such a group weighs nothing in the others' risk sets:
     they are the same without it.
     """
-    names, codes = [str(c) for c in group.categories], group.codes
+    names, codes = [str(label) for label in group.categories], group.codes
     events = np.bincount(codes[outcome.event], minlength=len(names))
-    groups.events_to_compare(dict(zip(names, events.tolist(), strict=True)))
+    if not events[0]:
+        raise ValueError(
+            f"The reference {names[0]!r} has no events, so nothing has a ratio to it; name a "
+            "group with events first in groups=[...]."
+        )
+    if not events[1:].any():
+        raise ValueError(f"{listed(names[1:])} has no events; only {names[0]!r} has.")
     rows = np.flatnonzero(events[codes] > 0)
     columns = {
         label: (codes[rows] == i).astype(np.float64)
@@ -275,32 +281,35 @@ def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.
 def _adjusted(
     outcome: Outcome, group: pd.Categorical, name: str, covariates: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The groups alone and beside the covariates, on the same patients.
+    """The groups alone and given the covariates, on the same patients.
 
     Alone on all patients if that is more.
     """
     complete = np.flatnonzero(covariates.notna().all(axis=1))
-    everybody = np.arange(len(covariates))
-    asked = [("group", everybody, False), ("group (complete cases)", complete, False)]
-    asked = [*asked[: 1 + (len(complete) < len(everybody))], ("group + covariates", complete, True)]
-    tables, notes = [], []
-    for model, patients, with_covariates in asked:
+    tables = []
+
+    def add(model: str, patients: np.ndarray, *, with_covariates: bool = False) -> models.Fit:
         columns, rows = _dummies(outcome.take(patients), group[patients])
         columns = columns.rename(columns=lambda label: f"{name}: {label}")
         if with_covariates:
-            other = models.design(covariates.iloc[patients].iloc[rows]).reset_index(drop=True)
-            columns = pd.concat([columns, other], axis=1)
+            known = models.design(covariates.iloc[patients[rows]]).reset_index(drop=True)
+            columns = pd.concat([columns, known], axis=1)
         fit = models.fit(outcome.take(patients[rows]), columns, proportional=True)
-        tables.append(fit.table().assign(model=model))
-    n = columns.shape[1]
+        table = fit.table()
+        tables.append(table.assign(model=model)[["model", *table]])
+        return fit
+
+    add("group", np.arange(len(covariates)))
+    if len(complete) < len(covariates):
+        add("group (complete cases)", complete)
+    fit = add("group + covariates", complete, with_covariates=True)
+    n, notes = len(fit.coef), []
     if fit.n_events < _PER_COEFFICIENT * n:
         notes.append(
             f"The model with covariates has {n} coefficients and {fit.n_events} events, fewer "
-            f"than {_PER_COEFFICIENT} each: its ratios are "
-            "unstable."
+            f"than {_PER_COEFFICIENT} each: its ratios are unstable."
         )
-    table = pd.concat(tables, ignore_index=True)
-    return table[["model", *table.columns.drop("model")]], notes
+    return pd.concat(tables, ignore_index=True), notes
 
 
 def _early(label: str, counts: pd.DataFrame) -> list[str]:
@@ -312,9 +321,8 @@ def _early(label: str, counts: pd.DataFrame) -> list[str]:
     n, time = weak["at_risk"].iloc[0], weak["time"].iloc[0]
     note = (
         f"{label!r} has events while fewer than {_FEW} patients are at risk ({n} at time "
-        f"{time:.3g}, when others have not entered yet): its curve "
-        "is unstable there, and all that follows is multiplied with it. The log-rank test and "
-        "the ratios compare patients at the same time "
-        "and stand; for a curve, count time from entry."
+        f"{time:.3g}, when others have not entered yet): its curve is unstable there, and so is "
+        "all that follows. The log-rank test and the ratios compare patients at the same time and "
+        "stand; for a curve, count time from entry."
     )
     return [note]

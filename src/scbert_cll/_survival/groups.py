@@ -1,8 +1,8 @@
-"""Checks of groups of patients that are to be compared."""
+"""Groups of patients that are to be compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -21,32 +21,31 @@ def patient_groups(obs: pd.DataFrame, key: str, taken: Sequence[str]) -> pd.Seri
     if key in taken:
         raise ValueError(
             f"groupby={key!r} is part of the outcome, its strata or the covariates; it cannot "
-            f"be compared, too."
+            "be compared, too."
         )
     values = obs[key]
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if numeric and (values.nunique() > _MOST or (values.dropna() % 1 != 0).any()):
         raise ValueError(
             f"adata.obs[{key!r}] holds {values.nunique()} different numbers, and groups are "
-            f"categories. Cut it first (pd.cut) where the cut was fixed "
-            f"beforehand, since one that is chosen to make p small proves nothing; or keep it "
-            f"continuous: tl.prognosis(score_key={key!r})."
+            "categories. Cut it first (pd.cut) at a value fixed beforehand: one chosen to make p "
+            f"small proves nothing. Or keep it continuous: tl.prognosis(score_key={key!r})."
         )
     return categories_of(values)
 
 
-def chosen_groups(found: pd.Series, key: str, groups: Sequence[str] | None) -> list[str]:
+def chosen_groups(group: pd.Series, key: str, groups: Sequence[str] | None) -> list[str]:
     """The groups to compare, in order."""
     if isinstance(groups, str):
         raise TypeError(
             f"groups must be a list of groups, the reference first; found the text {groups!r}."
         )
-    there = list(found.cat.categories)
-    order = there if groups is None else [class_name(g) for g in groups]
-    unknown = [g for g in order if g not in there]
-    if unknown:
+    categories = list(group.cat.categories)
+    order = categories if groups is None else [class_name(label) for label in groups]
+    if unknown := [label for label in order if label not in categories]:
         raise ValueError(
-            f"adata.obs[{key!r}] has no group {listed(unknown)}; it has {listed(there, _MOST)}."
+            f"adata.obs[{key!r}] has no group {listed(unknown)}; it has "
+            f"{listed(categories, _MOST)}."
         )
     if len(set(order)) < len(order):
         raise ValueError(f"groups names a group twice: {listed(order, _MOST)}.")
@@ -57,31 +56,7 @@ def chosen_groups(found: pd.Series, key: str, groups: Sequence[str] | None) -> l
         )
     if len(order) > _MOST:
         raise ValueError(
-            f"adata.obs[{key!r}] has {len(order)} groups ({listed(order)}), and at most "
-            f"{_MOST} can be compared. Name those you mean in "
-            "groups=[...], or merge some."
+            f"adata.obs[{key!r}] has {len(order)} groups ({listed(order)}), and at most {_MOST} "
+            "can be compared. Name those you mean in groups=[...], or merge some."
         )
     return order
-
-
-def large_groups(sizes: Mapping[str, int], least: int) -> None:
-    """Enough patients in every group."""
-    small = {label: n for label, n in sizes.items() if n < least}
-    if small:
-        said = ", ".join(f"{label!r} has {n}" for label, n in small.items())
-        raise ValueError(
-            f"Every group needs {least} patients with an outcome; {said}. Merge groups, name "
-            f"the others in groups=[...], or lower min_group."
-        )
-
-
-def events_to_compare(events: Mapping[str, int]) -> None:
-    """Events in the reference, which is the first group, and in another one."""
-    reference, others = next(iter(events)), list(events)[1:]
-    if not events[reference]:
-        raise ValueError(
-            f"The reference {reference!r} has no events, so nothing has a ratio to it; name a "
-            f"group with events first in groups=[...]."
-        )
-    if not any(events[label] for label in others):
-        raise ValueError(f"{listed(others)} has no events; only {reference!r} has.")

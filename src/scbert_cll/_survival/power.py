@@ -1,4 +1,4 @@
-"""How large an effect so many events can show, and whether its form is a line."""
+"""How large an effect so many events can show, and whether its form is linear."""
 
 from __future__ import annotations
 
@@ -19,35 +19,29 @@ _KNOTS = (0.1, 0.5, 0.9)  # quantiles, Harrell's for three
 def power(
     outcome: Outcome, score: np.ndarray, covariates: np.ndarray, ratio: float
 ) -> dict[str, Any]:
-    """Power for a ratio per standard deviation, two-sided at 5 % (Schoenfeld 1983.
+    """Power for a ratio per standard deviation, two-sided at 5 %.
 
-    Hsieh and Lavori 2000).
-
-    What covariates already say of the score is lost for it: events count by 1 − R². Without times,
-    patients count by p (1 − p) (Hsieh et al. 1998).
+    Schoenfeld 1983; Hsieh and Lavori 2000. What covariates already say of the score is lost for
+    it: events count by 1 − R². Without times, patients count by p (1 − p) (Hsieh et al. 1998).
     """
-    lost = 0.0 if not covariates.shape[1] else _r2(score, covariates)
-    weight = (
-        outcome.n_events
-        if outcome.time is not None
-        else outcome.event.mean() * (~outcome.event).sum()
-    )
-    z = stats.norm.ppf(1 - _ALPHA / 2)
-    size = abs(np.log(ratio))
-    effective = float(weight * (1 - lost))
-    per_event = outcome.n_events / max(effective, 1e-12)
-    needed = ((z + stats.norm.ppf(_POWER)) / size) ** 2 * per_event if size else np.inf
-    found = float(stats.norm.cdf(size * np.sqrt(effective) - z))
+    r2 = _r2(score, covariates) if covariates.shape[1] else 0.0
+    n_events, n_others = outcome.n_events, (~outcome.event).sum()
+    weight = n_events if outcome.time is not None else outcome.event.mean() * n_others
+    effective, size = float(weight * (1 - r2)), abs(np.log(ratio))
+    z, z_power = stats.norm.ppf(1 - _ALPHA / 2), stats.norm.ppf(_POWER)
+    per_event = n_events / max(effective, 1e-12)
+    needed = ((z + z_power) / size) ** 2 * per_event if size else np.inf
+    reached = float(stats.norm.cdf(size * np.sqrt(effective) - z))
     with np.errstate(over="ignore"):  # nothing is detectable if the covariates say all
-        detectable = float(np.exp((z + stats.norm.ppf(_POWER)) / np.sqrt(max(effective, 1e-12))))
+        detectable = float(np.exp((z + z_power) / np.sqrt(max(effective, 1e-12))))
     return {
-        "n_events": outcome.n_events,
+        "n_events": n_events,
         "ratio": float(ratio),
-        "power": found,
+        "power": reached,
         "n_events_needed": float(np.ceil(needed)),
         "detectable_ratio": detectable,
-        "r2_covariates": lost,
-        "underpowered": found < _POWER,
+        "r2_covariates": r2,
+        "underpowered": reached < _POWER,
     }
 
 
@@ -58,18 +52,21 @@ def _r2(score: np.ndarray, covariates: np.ndarray) -> float:
 
 
 def linearity(outcome: Outcome, score: pd.Series, covariates: pd.DataFrame) -> dict[str, float]:
-    """Likelihood ratio of a restricted cubic spline with three knots against a line, beside the covariates."""
+    """Likelihood ratio of a cubic spline (three knots) against a line, given the covariates."""
     line = pd.concat([score, covariates], axis=1)
     curve = pd.DataFrame({"spline": restricted_cubic(score.to_numpy())}, index=score.index)
     if curve["spline"].std() < 1e-9 or (outcome.n_informative < 10 * (line.shape[1] + 1)):
         return {"chi2": np.nan, "p": np.nan}
     curve /= curve.std()
-    found = likelihood_ratio(fit(outcome, line), fit(outcome, pd.concat([line, curve], axis=1)))
-    return {"chi2": found["lr_chi2"], "p": found["lr_p"]}
+    test = likelihood_ratio(fit(outcome, line), fit(outcome, pd.concat([line, curve], axis=1)))
+    return {"chi2": test["lr_chi2"], "p": test["lr_p"]}
 
 
 def restricted_cubic(x: np.ndarray) -> np.ndarray:
-    """What bends: cubic between three knots, straight outside (Harrell, Regression Modeling Strategies, 2.4.5)."""
+    """The bend of a spline: cubic between three knots, straight outside.
+
+    Harrell, Regression Modeling Strategies, 2.4.5.
+    """
     low, middle, high = np.quantile(x, _KNOTS)
     if len(np.unique(x)) < 3 or not low < middle < high:
         return np.zeros_like(x)

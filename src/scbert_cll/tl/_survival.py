@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,11 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import number_in
-from scbert_cll._survival import checks as survival_checks
-from scbert_cll._survival import curves, outcome, units
-from scbert_cll._survival import groups as _groups
+from scbert_cll._survival import curves, outcome
+from scbert_cll._survival.covariates import column_names
+from scbert_cll._survival.covariates import covariates as covariates_of
+from scbert_cll._survival.groups import chosen_groups, patient_groups
+from scbert_cll._survival.outcome import OutcomeKeys
 from scbert_cll._survival.units import Unit
 
 
@@ -99,8 +101,6 @@ def survival(
 
     Raises
     ------
-    ImportError
-        lifelines is not installed.
     KeyError
         A column is missing.
     TypeError
@@ -120,7 +120,7 @@ def survival(
     Notes
     -----
     Kaplan and Meier 1958 (doi:10.1080/01621459.1958.10501452), limits on the log(−log) scale;
-    log-rank test with the hypergeometric variance; Cox models of lifelines with Efron's ties; the
+    log-rank test with the hypergeometric variance; Cox models with Efron's ties; the
     test of a changing ratio is Grambsch and Therneau's (doi:10.1093/biomet/81.3.515); cumulative
     incidence of Aalen and Johansen 1978 with the delta method's variance. Ties are taken as they
     are. In a tie a patient who enters at a time is not at risk for it, and one who is censored at
@@ -140,34 +140,40 @@ def survival(
     1     +  6         3     5.0
     """
     params = _record.params(locals())
-    adata = survival_checks.patients(adata)
+    adata = outcome.patients(adata)
     _checks.slots.new_key(key_added)
     number_in(min_group, "min_group", 1, np.inf, whole=True)
-    strata, covariates = (
-        survival_checks.names(strata or (), "strata"),
-        survival_checks.names(covariates, "covariates"),
-    )
+    strata, covariates = column_names(strata or (), "strata"), column_names(covariates, "covariates")
     target = _checks.adata.target(adata, copy=copy)
-    obs = cast("pd.DataFrame", adata.obs)
-    keys: dict[str, Any] = {"time_key": time_key, "event_key": event_key}
-    keys |= {"entry_key": entry_key, "competing_key": competing_key}
-    ends, flow = outcome.read(obs, strata=strata, **keys)
-    units.check(adata, ends, flow, time_key, time_unit)
-    taken = [*(key for key in keys.values() if key), *strata]
-    group = _groups.patient_groups(obs, groupby, [*taken, *covariates])
-    order = _groups.chosen_groups(group, groupby, groups)
-    columns = survival_checks.covariates(adata, covariates, taken)
-    flow.keep(group.notna().to_numpy(), f"{groupby} is missing")
-    flow.keep(group.isin(order).to_numpy(), f"another group of {groupby}")
-    rows = np.flatnonzero(flow.kept)
-    own = pd.Categorical(group.iloc[rows].astype(object), order)
-    _groups.large_groups({label: int((own == label).sum()) for label in order}, min_group)
-    survival_checks.enough_events(flow.event[rows], flow.kept[rows], event_key, timed=True)
+    keys = OutcomeKeys(event_key, time_key, entry_key, competing_key, tuple(strata))
+    ends, attrition = outcome.read(adata, keys, time_unit)
+    group = patient_groups(cast("pd.DataFrame", adata.obs), groupby, [*keys.columns, *covariates])
+    order = chosen_groups(group, groupby, groups)
+    columns = covariates_of(adata, covariates, keys.columns)
+    attrition.require(group.notna().to_numpy(), f"{groupby} is missing")
+    attrition.require(group.isin(order).to_numpy(), f"another group of {groupby}")
+    rows = np.flatnonzero(attrition.included)
+    compared = pd.Categorical(group.iloc[rows].astype(object), order)
+    _check_sizes(compared, min_group)
+    attrition.check_events(keys)
     for key in covariates:
-        flow.keep(columns[key].notna().to_numpy(), f"{key} is missing (model with covariates only)")
-    found = curves.survival(ends.take(rows), own, name=groupby, covariates=columns.iloc[rows])
-    for note in found["notes"]:
+        attrition.require(
+            columns[key].notna().to_numpy(), f"{key} is missing (model with covariates only)"
+        )
+    result = curves.survival(
+        ends.take(rows), compared, name=groupby, covariates=columns.iloc[rows]
+    )
+    for note in result["notes"]:
         warnings.warn(note, stacklevel=2)
     params |= {"groups": order, "strata": strata, "measure": "HR"}
-    _record.write(target, uns={key_added: found | {"flow": flow.table(), "params": params}})
+    _record.write(target, uns={key_added: result | {"flow": attrition.table(), "params": params}})
     return target if copy else None
+
+
+def _check_sizes(group: pd.Categorical, least: int) -> None:
+    sizes = dict(zip(group.categories, np.bincount(group.codes), strict=True))
+    if small := [f"{label!r} has {n}" for label, n in sizes.items() if n < least]:
+        raise ValueError(
+            f"Every group needs {least} patients with an outcome; {', '.join(small)}. Merge "
+            "groups, name the others in groups=[...], or lower min_group."
+        )

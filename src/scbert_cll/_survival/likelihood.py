@@ -1,0 +1,193 @@
+"""The likelihood of Cox's model (Efron's ties) and of logistic regression, and its maximum."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit
+
+from scbert_cll._survival.outcome import Outcome
+
+_STEPS, _HALVINGS = 30, 12
+_CLOSE = 1e-9  # change of the linear predictor
+_LEVEL = 1e-9  # share of the log-likelihood that is round-off
+_FAR = 15.0  # standard deviations times coefficient: the effect diverges
+
+
+class RiskSets:
+    """The events of one stratum, latest first, with sums over the patients at risk at each.
+
+    These sums are cumulative sums from the last patient to the first. Delayed entry takes
+    patients out of them again; a matrix of who is at risk then avoids the loss of digits of a
+    difference of cumulative sums.
+    """
+
+    def __init__(self, outcome: Outcome, rows: np.ndarray) -> None:
+        time = np.asarray(outcome.time)[rows]
+        latest = np.argsort(-time, kind="stable")
+        self.rows, before = rows[latest], -time[latest]
+        self.events = np.flatnonzero(outcome.event[self.rows])  # positions in `rows`
+        times, self._first, self.tie, n_tied = np.unique(
+            before[self.events], return_index=True, return_inverse=True, return_counts=True
+        )
+        # Of d events at one time, the k-th counts those of the d with weight 1 − k/d (Efron)
+        rank = np.arange(len(self.events)) - self._first[self.tie]
+        self.tied_fraction = rank / n_tied[self.tie]
+        self._n_at_risk = np.searchsorted(before, times, side="right")
+        self._first_tie = np.searchsorted(times, before)  # that a patient is at risk for
+        self._matrix: np.ndarray | None = None
+        if outcome.entry is not None:
+            at_risk = (before <= times[:, None]) & (outcome.entry[self.rows] < -times[:, None])
+            self._matrix = at_risk.astype(np.float64)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Events × columns: sums of `values` (patients × columns) over those at risk."""
+        if not len(self.events):
+            return np.zeros((0, values.shape[1]))
+        if self._matrix is None:
+            at_risk = np.cumsum(values, axis=0)[self._n_at_risk[self.tie] - 1]
+        else:
+            at_risk = (self._matrix @ values)[self.tie]
+        if self.tied_fraction.any():
+            tied = np.add.reduceat(values[self.events], self._first, axis=0)
+            at_risk -= self.tied_fraction[:, None] * tied[self.tie]
+        return np.asarray(at_risk)
+
+    def shared_out(self, values: np.ndarray) -> np.ndarray:
+        """Patients: sums of `values` (one per event) over the events a patient is at risk for."""
+        n = len(self._first)
+        per_time = np.bincount(self.tie, values, n)
+        if self._matrix is None:
+            total = np.append(np.cumsum(per_time[::-1])[::-1], 0.0)[self._first_tie]
+        else:
+            total = per_time @ self._matrix
+        total[self.events] -= np.bincount(self.tie, values * self.tied_fraction, n)[self.tie]
+        return np.asarray(total)
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> list[RiskSets]:
+        """One for each stratum."""
+        if outcome.strata is None:
+            return [cls(outcome, np.arange(len(outcome.event)))]
+        return [
+            cls(outcome, np.flatnonzero(outcome.strata == s)) for s in np.unique(outcome.strata)
+        ]
+
+
+class Moments(NamedTuple):
+    """A log-likelihood, and how it changes with some columns, at one linear predictor."""
+
+    log_likelihood: float
+    slope: np.ndarray  # (columns,) observed minus expected, summed over events
+    columns: np.ndarray  # (patients, columns)
+    weight: np.ndarray  # (patients,) sum over events of the probability to be the one
+    mean: np.ndarray  # (events, columns) of those at risk
+    event_weight: np.ndarray  # (events,)
+
+    def information(self, one: slice = slice(None), other: slice = slice(None)) -> np.ndarray:
+        """Minus the second derivative, for some columns × some columns."""
+        second = (self.columns[:, one] * self.weight[:, None]).T @ self.columns[:, other]
+        of_means = (self.mean[:, one] * self.event_weight[:, None]).T @ self.mean[:, other]
+        return np.asarray(second - of_means)
+
+    def curvature(self, which: slice) -> np.ndarray:
+        """The diagonal of the information."""
+        of_means = self.event_weight @ self.mean[:, which] ** 2
+        return np.asarray(self.weight @ self.columns[:, which] ** 2 - of_means)
+
+
+def moments(
+    outcome: Outcome, risk: np.ndarray, columns: np.ndarray, sets: list[RiskSets] | None = None
+) -> list[Moments]:
+    """The likelihood at the linear predictor `risk`, in parts (strata) that add up."""
+    if outcome.time is None:
+        return [_logistic(outcome.event, risk, columns)]
+    return [
+        of_stratum(stratum, risk[stratum.rows], columns[stratum.rows])
+        for stratum in (RiskSets.of(outcome) if sets is None else sets)
+    ]
+
+
+def of_stratum(
+    stratum: RiskSets, risk: np.ndarray, columns: np.ndarray, event_weight: np.ndarray | None = None
+) -> Moments:
+    """The partial likelihood of a stratum, whose events count by `event_weight` (1 if None)."""
+    each = np.ones(len(stratum.events)) if event_weight is None else event_weight
+    highest = risk.max(initial=-np.inf)
+    hazard = np.exp(risk - highest)[:, None]
+    sums = stratum.sums(np.column_stack([hazard, hazard * columns]))
+    total, mean = sums[:, 0], sums[:, 1:] / sums[:, :1]
+    return Moments(
+        float(each @ (risk[stratum.events] - highest - np.log(total))),
+        each @ (columns[stratum.events] - mean),
+        columns,
+        hazard[:, 0] * stratum.shared_out(each / total),
+        mean,
+        each,
+    )
+
+
+def _logistic(event: np.ndarray, risk: np.ndarray, columns: np.ndarray) -> Moments:
+    """With the best intercept, at which the probabilities add up to the number of events."""
+    intercept = brentq(
+        lambda a: expit(risk + a).sum() - event.sum(), -50 - risk.max(), 50 - risk.min()
+    )
+    expected = expit(risk + intercept)
+    weight = expected * (1 - expected)
+    return Moments(
+        float((event * (risk + intercept) - np.logaddexp(0, risk + intercept)).sum()),
+        (event - expected) @ columns,
+        columns,
+        weight,
+        (weight @ columns / weight.sum())[None],
+        np.array([weight.sum()]),
+    )
+
+
+class Maximum(NamedTuple):
+    """Where the likelihood is highest; without convergence NaN, or how far it was followed."""
+
+    coef: np.ndarray
+    se: np.ndarray
+    log_likelihood: float
+    log_likelihood_null: float  # without any column
+    converged: bool
+
+
+def maximum(outcome: Outcome, columns: np.ndarray) -> Maximum:
+    """The maximum by Newton's steps, halved while they lead down."""
+    spread = columns.std(axis=0)
+    unknown = np.full(columns.shape[1], np.nan)
+    if (spread < 1e-12).any():
+        return Maximum(unknown, unknown, np.nan, np.nan, converged=False)
+    x, coef = (columns - columns.mean(axis=0)) / spread, np.zeros(columns.shape[1])
+    sets = None if outcome.time is None else RiskSets.of(outcome)
+
+    def at(coef: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        parts = moments(outcome, x @ coef, x, sets)
+        return (
+            sum(part.log_likelihood for part in parts),
+            np.sum([part.slope for part in parts], axis=0),
+            np.sum([part.information() for part in parts], axis=0),
+        )
+
+    height, slope, information = at(coef)
+    null, converged = height, False
+    for _ in range(_STEPS):
+        try:
+            step = np.linalg.solve(information, slope)
+        except np.linalg.LinAlgError:
+            return Maximum(unknown, unknown, height, null, converged=False)
+        for _ in range(_HALVINGS):
+            higher, slope, information = at(coef + step)
+            if higher >= height - _LEVEL * abs(height):
+                break
+            step = step / 2
+        coef, height = coef + step, higher
+        converged = bool(np.abs(step).max() < _CLOSE)
+        if converged or np.abs(coef).max() > _FAR:
+            break
+    se = np.sqrt(np.diag(np.linalg.pinv(information, hermitian=True)))
+    return Maximum(coef / spread, se / spread, height, null, converged)
