@@ -14,13 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from scbert_cll._survival import added_value, models, power
 from scbert_cll._survival.outcome import Outcome
-from scbert_cll._survival.score_test import maximize, proportional, risk_weights, score_test
-
-lifelines = pytest.importorskip(
-    "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
-)
-
-from lifelines import datasets, utils  # noqa: E402
+from scbert_cll._survival.score_test import proportional, score_test
 
 
 def simulated(
@@ -58,34 +52,6 @@ def log_likelihood(outcome: Outcome, predictor: np.ndarray) -> float:
 
 # -- effects
 # --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("entry", [False, True])
-def test_the_quick_maximum_is_that_of_lifelines(ties: bool, entry: bool) -> None:
-    outcome, x = simulated(ties=ties)
-    outcome = delayed(outcome) if entry else outcome
-    np.testing.assert_allclose(
-        maximize(outcome, x.to_numpy()), models.fit(outcome, x).coef, atol=1e-5
-    )
-
-
-def test_the_quick_maximum_knows_strata() -> None:
-    outcome, x = simulated()
-    stratified = Outcome(outcome.event, outcome.time, strata=np.arange(len(x)) % 3)
-    np.testing.assert_allclose(
-        maximize(stratified, x.to_numpy()), models.fit(stratified, x).coef, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [np.zeros((160, 1)), np.ones((160, 2)) * np.arange(160)[:, None]],
-    ids=["constant", "twice the same"],
-)
-def test_no_maximum_is_said(columns: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"constant|redundant"):
-        maximize(simulated()[0], columns)
 
 
 def test_categories_are_held_against_the_first() -> None:
@@ -144,17 +110,30 @@ def test_logistic_regression_without_times() -> None:
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("times", ["plain", "tied"])
+def test_concordance_is_that_of_lifelines(lifelines: dict[str, np.ndarray], times: str) -> None:
+    """Of a risk with ties."""
+    risk = np.round(lifelines["x"][:, 0], 1)
+    outcome = Outcome(lifelines["event"], lifelines[f"{times}_time"])
+    found = models.concordance(outcome, risk)
+    assert found == pytest.approx(lifelines[f"concordance_{times}"][0], abs=1e-12)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.booleans(), st.booleans())
-def test_concordance_is_that_of_lifelines(seed: int, ties: bool, coarse: bool) -> None:
+def test_concordance_is_that_of_pairs(seed: int, ties: bool, coarse: bool) -> None:
+    """Pair by pair: the one with the event is the earlier one."""
     outcome, x = simulated(40, seed=seed, ties=ties)
+    time, event = np.asarray(outcome.time), outcome.event
     risk = np.round(x["a"].to_numpy(), 0 if coarse else 6)
-    if not outcome.event.any():
-        return
-    theirs = utils.concordance_index(
-        outcome.time, -risk, outcome.event
-    )  # lifelines wants scores that grow with life
-    assert models.concordance(outcome, risk) == pytest.approx(theirs, abs=1e-12)
+    pairs = [
+        (risk[i] > risk[j]) + 0.5 * (risk[i] == risk[j])
+        for i in np.flatnonzero(event)
+        for j in range(40)
+        if time[i] < time[j] or (time[i] == time[j] and not event[j])
+    ]
+    expected = np.mean(pairs) if pairs else np.nan
+    assert models.concordance(outcome, risk) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_concordance_compares_within_strata_and_after_entry() -> None:
@@ -241,29 +220,19 @@ def test_random_scores_have_a_standard_normal_z() -> None:
     assert (np.abs(z) > 1.96).mean() == pytest.approx(0.05, abs=0.02)
 
 
-def test_risk_weights_share_each_event_out() -> None:
-    outcome, x = simulated(ties=True)
-    weight = risk_weights(outcome, x["a"].to_numpy())
-    np.testing.assert_allclose(weight.sum(axis=1), 1)
-    assert (weight >= 0).all()
-    assert (weight[outcome.time[outcome.event][:, None] > outcome.time] == 0).all()
-
-
 # -- proportional hazards
 # -----------------------------------------------------------------------------------------------
 
 
-def test_proportional_hazards_as_r_prints_them() -> None:
+def test_proportional_hazards_as_r_prints_them(lung: pd.DataFrame) -> None:
     """R's cox.zph since survival 3.0, lung data, age + sex + wt.loss: chi² .508, 2.549, .014, as
     tutorials print them; no page could be opened to cite.
 
     lifelines' own test differs from R's (its issue 997).
     """
-    lung = datasets.load_lung()[["time", "status", "age", "sex", "wt.loss"]].dropna()
-    outcome = Outcome(
-        lung["status"].to_numpy() == lung["status"].max(), lung["time"].to_numpy(dtype=float)
-    )
-    found = models.fit(outcome, lung[["age", "sex", "wt.loss"]].astype(float), proportional=True)
+    known = lung[["time", "status", "age", "sex", "wt.loss"]].dropna()
+    outcome = Outcome(known["status"].to_numpy(dtype=bool), known["time"].to_numpy())
+    found = models.fit(outcome, known[["age", "sex", "wt.loss"]].astype(float), proportional=True)
     np.testing.assert_allclose(stats.chi2.isf(found.ph_p, 1), [0.508, 2.549, 0.014], atol=6e-4)
 
 

@@ -13,6 +13,7 @@ from scbert_cll._survival.outcome import Outcome
 _STEPS, _HALVINGS = 30, 12
 _CLOSE = 1e-9  # change of the linear predictor
 _LEVEL = 1e-9  # share of the log-likelihood that is round-off
+_SINGULAR = 1e-9  # of the information of one event
 _FAR = 15.0  # standard deviations times coefficient: the effect diverges
 
 
@@ -175,6 +176,8 @@ def maximum(outcome: Outcome, columns: np.ndarray) -> Maximum:
 
     height, slope, information = at(coef)
     null, converged = height, False
+    if np.linalg.eigvalsh(information)[0] < _SINGULAR * outcome.n_events:
+        return Maximum(unknown, unknown, height, null, converged=False)
     for _ in range(_STEPS):
         try:
             step = np.linalg.solve(information, slope)
@@ -189,5 +192,6 @@ def maximum(outcome: Outcome, columns: np.ndarray) -> Maximum:
         converged = bool(np.abs(step).max() < _CLOSE)
         if converged or np.abs(coef).max() > _FAR:
             break
-    se = np.sqrt(np.diag(np.linalg.pinv(information, hermitian=True)))
+    with np.errstate(invalid="ignore"):  # round-off, where an effect diverges
+        se = np.sqrt(np.diag(np.linalg.pinv(information, hermitian=True)))
     return Maximum(coef / spread, se / spread, height, null, converged)

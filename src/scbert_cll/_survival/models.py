@@ -112,7 +112,7 @@ def _check_design(columns: pd.DataFrame) -> None:
 
 
 def _check_separation(coef: pd.Series, se: pd.Series, scale: pd.Series, *, converged: bool) -> None:
-    unbounded = ((coef * scale).abs() > _WIDE) | (se * scale > _VAGUE)
+    unbounded = ((coef * scale).abs() > _WIDE) | ~(se * scale <= _VAGUE)
     if converged and not unbounded.any():
         return
     columns = coef.index[unbounded] if unbounded.any() else coef.index

@@ -143,7 +143,10 @@ def survival(
     adata = outcome.patients(adata)
     _checks.slots.new_key(key_added)
     number_in(min_group, "min_group", 1, np.inf, whole=True)
-    strata, covariates = column_names(strata or (), "strata"), column_names(covariates, "covariates")
+    strata, covariates = (
+        column_names(strata or (), "strata"),
+        column_names(covariates, "covariates"),
+    )
     target = _checks.adata.target(adata, copy=copy)
     keys = OutcomeKeys(event_key, time_key, entry_key, competing_key, tuple(strata))
     ends, attrition = outcome.read(adata, keys, time_unit)
@@ -160,9 +163,7 @@ def survival(
         attrition.require(
             columns[key].notna().to_numpy(), f"{key} is missing (model with covariates only)"
         )
-    result = curves.survival(
-        ends.take(rows), compared, name=groupby, covariates=columns.iloc[rows]
-    )
+    result = curves.survival(ends.take(rows), compared, name=groupby, covariates=columns.iloc[rows])
     for note in result["notes"]:
         warnings.warn(note, stacklevel=2)
     params |= {"groups": order, "strata": strata, "measure": "HR"}

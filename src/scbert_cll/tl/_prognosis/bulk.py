@@ -1,4 +1,4 @@
-"""Scores of bulk samples: of one signature, and of random ones like it."""
+"""Bulk expression: scores of gene sets, and random sets like one of them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
+from scbert_cll._checks.counts import slot, stored
 from scbert_cll._signature import decoupler
 from scbert_cll._signature.matched import Matcher
 
 WEIGHTED = "weighted"
 _SETS_AT_ONCE = 250
+_LARGEST_LOG = 50.0
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,46 @@ class Bulk:
     values: np.ndarray
     names: pd.Index
 
+    @classmethod
+    def of(cls, adata: AnnData, layer: str | None) -> Bulk:
+        """Dense log-expression of X or a layer."""
+        source = slot(adata, layer)
+        where = source.where
+        if source.values is None or not adata.n_vars:
+            raise ValueError(
+                f"{where} has no expression, and a signature needs some; score_key= takes a "
+                "column of obs instead."
+            )
+        values = np.asarray(stored(adata, layer, source).toarray(), dtype=np.float64)
+        if n_infinite := int(np.isinf(values).sum()):
+            raise ValueError(
+                f"{where} holds {n_infinite} infinite values (log of 0?); add 1 before taking logs."
+            )
+        if np.isnan(values).all():
+            raise ValueError(f"{where} holds no value that is not NaN.")
+        if (largest := np.nanmax(values)) > _LARGEST_LOG:
+            raise ValueError(
+                f"{where} must be log-expression; its largest value is {largest:g}. Take logs "
+                "first: sc.pp.normalize_total(adata) and sc.pp.log1p(adata) for counts, np.log2 "
+                "for intensities."
+            )
+        return cls(values, adata.var_names)
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each gene: samples in which it was measured, their mean, and values minus the mean."""
+        known = np.isfinite(self.values)
+        n = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, self.values, 0).sum(axis=0) / n
+        return n, mean, np.where(known, self.values - mean, 0.0)
+
     @cached_property
     def standardized(self) -> np.ndarray:
         """Each gene in standard deviations from its mean over the samples.
 
-        What was not measured is at the mean, a constant gene, too.
+        A missing value is at the mean, and so is a constant gene.
         """
-        known = np.isfinite(self.values)
-        n = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, self.values, 0).sum(axis=0) / n
-        centred = np.where(known, self.values - mean, 0.0)
+        n, _, centred = self._moments
         spread = np.sqrt((centred**2).sum(axis=0) / np.maximum(n - 1, 1))
         return np.asarray(centred / np.where(spread > 0, spread, np.inf))
 
@@ -48,46 +81,46 @@ class Bulk:
 
     def scores(self, sets: np.ndarray, weight: np.ndarray, method: str) -> np.ndarray:
         """Samples × sets: scores of sets of genes (sets × genes, positions) with these weights."""
-        if method != WEIGHTED:
-            return self._by_decoupler(sets, weight, method)
-        found = np.zeros((len(self.values), len(sets)))
-        for place, w in enumerate(weight):
-            found += w * self.standardized[:, sets[:, place]]
-        return found
+        if method == WEIGHTED:
+            total = np.zeros((len(self.values), len(sets)))
+            for place, w in enumerate(weight):
+                total += w * self.standardized[:, sets[:, place]]
+            return total
+        weights = {
+            f"set{i:04d}": pd.Series(weight, self.names[genes]) for i, genes in enumerate(sets)
+        }
+        names = list(weights)
+        parts = [
+            {name: weights[name] for name in names[start : start + _SETS_AT_ONCE]}
+            for start in range(0, len(sets), _SETS_AT_ONCE)
+        ]
+        return np.hstack(
+            [decoupler.scores(self.values, self.names, part, method) for part in parts]
+        )
 
-    def _by_decoupler(self, sets: np.ndarray, weight: np.ndarray, method: str) -> np.ndarray:
-        parts = []
-        for start in range(0, len(sets), _SETS_AT_ONCE):
-            some = sets[start : start + _SETS_AT_ONCE]
-            weights = {
-                f"set{i:04d}": pd.Series(weight, self.names[genes]) for i, genes in enumerate(some)
-            }
-            parts.append(decoupler.scores(self.values, self.names, weights, method))
-        return np.hstack(parts)
-
-    def meta_gene(self, genes: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
-        """Mean of these genes in standard deviations, from at least two of them, and which they were."""
-        found = [gene for gene in dict.fromkeys(genes) if gene in set(self.names[self.usable])]
-        if len(found) < 2:
-            return None, found
-        return unit(
-            self.standardized[:, self.names.get_indexer(pd.Index(found))].mean(axis=1)
-        ), found
+    def meta_gene(self, genes: Sequence[str]) -> tuple[np.ndarray | None, int]:
+        """Mean of these genes in standard deviations, from at least two, and how many there are."""
+        usable = self.names[self.usable]
+        present = [gene for gene in dict.fromkeys(genes) if gene in usable]
+        if len(present) < 2:
+            return None, len(present)
+        z = self.standardized[:, self.names.get_indexer(pd.Index(present))]
+        return unit(z.mean(axis=1)), len(present)
 
     def random_sets(
         self, genes: np.ndarray, n_sets: int, rng: np.random.Generator
     ) -> np.ndarray | None:
-        """Sets × genes (positions): like `genes` in mean and in spread (or, with unmeasured values, in how often they were measured); None if there are too few genes."""
-        usable, known = self.usable, np.isfinite(self.values)
-        n = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, self.values, 0).sum(axis=0) / n
-        spread = np.sqrt((np.where(known, self.values - mean, 0) ** 2).sum(axis=0) / n)
-        second = spread if known[:, usable].all() else n
+        """Sets × genes (positions) like `genes`; None if there are too few genes.
+
+        Alike in mean and in spread or, with unmeasured values, in how often they were measured.
+        """
+        usable, (n, mean, centred) = self.usable, self._moments
+        complete = np.isfinite(self.values[:, usable]).all()
+        second = np.sqrt((centred**2).sum(axis=0) / n) if complete else n
         matcher = Matcher(mean[usable], second[usable])
-        inside = np.searchsorted(usable, genes)
         if not matcher.fits(len(genes)) or not np.isin(genes, usable).all():
             return None
-        return np.asarray(usable[matcher.draw(inside, n_sets, rng)])
+        return np.asarray(usable[matcher.draw(np.searchsorted(usable, genes), n_sets, rng)])
 
 
 def unit(values: np.ndarray) -> np.ndarray:

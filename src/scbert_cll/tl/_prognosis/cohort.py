@@ -1,36 +1,125 @@
-"""What a prognosis is asked about: the choices, all samples, and those of a model."""
+"""The patients of a prognosis: their outcome, score and covariates, and the options."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
+from scbert_cll import _checks
+from scbert_cll._checks.words import choice, key_in, listed, number_in
+from scbert_cll._signature import checks as signature_checks
+from scbert_cll._signature import decoupler
+from scbert_cll._signature.weights import Weights, weights
+from scbert_cll._survival.covariates import covariates, refuse_outcome
 from scbert_cll._survival.models import design
-from scbert_cll._survival.outcome import Flow, Outcome
-from scbert_cll.tl._prognosis.bulk import Bulk
+from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys
+from scbert_cll._survival.units import numbers_of
+from scbert_cll.tl._prognosis.bulk import WEIGHTED, Bulk, unit
 
-SCORE, CLINICAL, DIVISION, MARKER = "score", "clinical", "proliferation", "marker"
+SCORE, CLINICAL, PROLIFERATION, GENE = "score", "clinical", "proliferation", "marker"
 COMPLETE: Final = "score (complete cases)"
 NOTHING: Final = "none"
-LEVEL: Final = 0.05
-SAME: Final = 0.999  # correlation, from which two columns cannot be told apart
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The choices of a user."""
+class Options:
+    """How a score is made, compared and judged."""
 
     method: str
-    marker: str | None
-    proliferation: tuple[str, ...]
+    min_matched: float
+    cut: float | Literal["median"]
+    gene: str | None
+    proliferation: Sequence[str]
     min_events_per_variable: float
     expected_ratio: float
-    times: tuple[float, ...]
+    times: Sequence[float]
     n_random: int
     n_bootstrap: int
+
+    def __post_init__(self) -> None:
+        choice(self.method, (WEIGHTED, *decoupler.OF_COHORTS), "method")
+        cut = self.cut
+        is_share = isinstance(cut, int | float) and not isinstance(cut, bool) and 0 < cut < 1
+        if cut != "median" and not is_share:
+            raise ValueError(
+                "cut must be 'median' or the share of patients in the high group (above 0, below "
+                f"1); found {cut!r}. A cut that is chosen to make p small is not offered."
+            )
+        _checks.words.share(self.min_matched, "min_matched")
+        number_in(self.n_random, "n_random", 0, np.inf, whole=True)
+        number_in(self.n_bootstrap, "n_bootstrap", 0, np.inf, whole=True)
+        number_in(self.expected_ratio, "expected_ratio", 1.01, 100)
+        if self.gene is not None and not isinstance(self.gene, str):
+            raise TypeError(f"gene must be the name of one gene, or None; found {self.gene!r}.")
+        _check_list(self.proliferation, "proliferation must be a list of genes (or empty: ())")
+        _check_list(self.times, "times must be a list of times, e.g. [2, 5]")
+        for time in self.times:
+            number_in(time, "Each of times", 0, np.inf)
+        number_in(self.min_events_per_variable, "min_events_per_variable", 0, np.inf)
+
+
+def _check_list(values: Any, expected: str) -> None:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{expected}; found {values!r}.")
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of each sample in standard deviations, and the genes that it is made of."""
+
+    values: pd.Series  # NaN where too little was measured
+    bulk: Bulk | None
+    genes: pd.DataFrame  # gene, weight, found
+    places: np.ndarray  # of the genes that were found, in `bulk`
+
+    @classmethod
+    def of_column(cls, adata: AnnData, key: str, layer: str | None) -> Score:
+        """A column of `obs`; expression is taken along where there is some."""
+        obs: Any = adata.obs
+        bulk = None
+        if adata.X is not None and adata.n_vars:
+            bulk = Bulk.of(adata, layer)
+            _checks.adata.anndata(adata)
+        key_in(key, obs, "adata.obs", "Name the column that holds the score.")
+        values = numbers_of(obs, key, "numbers (for groups there is tl.survival)")
+        genes = pd.DataFrame({"gene": [], "weight": [], "found": []})
+        return cls(_named(adata, values.to_numpy()), bulk, genes, np.empty(0, dtype=np.int64))
+
+    @classmethod
+    def of_signature(
+        cls, adata: AnnData, signature: Weights, layer: str | None, options: Options
+    ) -> Score:
+        """A weighted sum of genes, or one of decoupler's scores."""
+        bulk = Bulk.of(adata, layer)
+        _checks.adata.anndata(adata)
+        weight = weights(signature)
+        signature_checks.not_empty(
+            len(weight), "no gene was handed over", "there is nothing to score"
+        )
+        present = weight.index.isin(bulk.names[bulk.usable])
+        where = "adata (and differ between its samples)"
+        signature_checks.enough_weight(weight, present, where, min_matched=options.min_matched)
+        used = weight[present].astype(np.float64)
+        places, method = bulk.names.get_indexer(used.index), options.method
+        incomplete = adata.obs_names[~np.isfinite(bulk.values).all(axis=1)]
+        if method != WEIGHTED and len(incomplete):
+            raise ValueError(
+                f"method={method!r} needs every gene in every sample; NaN in {len(incomplete)} "
+                f"samples: {listed(incomplete)}. method='weighted' does without."
+            )
+        values = bulk.scores(places[None, :], used.to_numpy(), method)[:, 0]
+        values = np.where(bulk.measured(used) >= options.min_matched, values, np.nan)
+        columns = {"gene": weight.index.astype(str), "weight": weight.to_numpy(dtype=np.float64)}
+        return cls(_named(adata, values), bulk, pd.DataFrame(columns | {"found": present}), places)
+
+
+def _named(adata: AnnData, values: np.ndarray) -> pd.Series:
+    return pd.Series(unit(values), adata.obs_names, name=SCORE)
 
 
 @dataclass(frozen=True)
@@ -38,31 +127,53 @@ class Cohort:
     """All samples, and who of them is followed and scored."""
 
     outcome: Outcome
-    flow: Flow
-    score: pd.Series
+    attrition: Attrition
+    score: Score
     covariates: pd.DataFrame
-    bulk: Bulk | None
-    genes: pd.DataFrame
-    place: np.ndarray  # of the signature's genes in `bulk`
+
+
+def clinical_covariates(
+    adata: AnnData, keys: Sequence[str], score_key: str | None, outcome: OutcomeKeys
+) -> pd.DataFrame:
+    """Established clinical factors; neither they nor a score of the user's are an outcome."""
+    if score_key is not None:
+        refuse_outcome(adata, score_key, outcome.columns, "name another score_key")
+    columns = covariates(adata, keys, outcome.columns)
+    if clash := [key for key in keys if key in (SCORE, PROLIFERATION)]:
+        raise ValueError(
+            f"Covariates cannot be called {listed(clash)}, as columns of the models are: rename "
+            "the column, adata.obs.rename(columns=...)."
+        )
+    return columns
 
 
 @dataclass
 class Patients:
     """Some of the samples, with the columns of the models."""
 
+    rows: np.ndarray
     outcome: Outcome
     score: pd.DataFrame  # one column
     clinical: pd.DataFrame  # numbers
-    division: pd.DataFrame  # one column, or none
+    proliferation: pd.DataFrame  # one column, or none
 
     @classmethod
     def of(
-        cls, cohort: Cohort, rows: np.ndarray, division: np.ndarray | None, *, clinical: bool
+        cls,
+        cohort: Cohort,
+        included: np.ndarray,
+        proliferation: np.ndarray | None,
+        *,
+        clinical: bool,
     ) -> Patients:
-        """The samples of `rows`, with or without covariates."""
-        index = cohort.score.index[rows]
-        meta = pd.DataFrame(index=index)
-        if division is not None:
-            meta[DIVISION] = division[rows]
-        known = design(cohort.covariates.iloc[rows]) if clinical else pd.DataFrame(index=index)
-        return cls(cohort.outcome.take(rows), cohort.score.iloc[rows].to_frame(SCORE), known, meta)
+        """Those who are included, with or without covariates."""
+        rows = np.flatnonzero(included)
+        score = cohort.score.values.iloc[rows].to_frame()
+        none = pd.DataFrame(index=score.index)
+        return cls(
+            rows,
+            cohort.outcome.take(rows),
+            score,
+            design(cohort.covariates.iloc[rows]) if clinical else none,
+            none if proliferation is None else none.assign(**{PROLIFERATION: proliferation[rows]}),
+        )

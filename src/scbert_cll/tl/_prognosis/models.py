@@ -1,182 +1,192 @@
-"""The questions that are asked of a score and an outcome."""
+"""All tables of a prognosis but the curves: models, added value, notes."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from scbert_cll._checks.words import listed
-from scbert_cll._survival import added_value, models, power
-from scbert_cll._survival import checks as survival_checks
-from scbert_cll._survival.models import Fit, fit
-from scbert_cll._survival.outcome import Outcome
+from scbert_cll._survival import added_value, power
+from scbert_cll._survival.models import Fit, concordance, fit
+from scbert_cll._survival.outcome import Attrition, Outcome
 from scbert_cll.tl._prognosis.cohort import (
     CLINICAL,
     COMPLETE,
-    DIVISION,
-    MARKER,
+    GENE,
     NOTHING,
-    SAME,
+    PROLIFERATION,
     SCORE,
-    Asked,
     Cohort,
+    Options,
     Patients,
 )
 from scbert_cll.tl._prognosis.null import against_random_sets
 
+_SAME: Final = 0.999  # correlation, from which two columns cannot be told apart
 
-def answers(cohort: Cohort, asked: Asked, rng: np.random.Generator) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class _Model:
+    """Some patients with the columns that explain their outcome, and the fit."""
+
+    outcome: Outcome
+    columns: pd.DataFrame
+    fit: Fit
+
+    @classmethod
+    def of(cls, outcome: Outcome, *columns: pd.DataFrame) -> _Model:
+        table = pd.concat(columns, axis=1)
+        return cls(outcome, table, fit(outcome, table, proportional=True))
+
+
+def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[str, Any]:
     """All tables of a prognosis but the curves."""
-    streams = rng.spawn(3)
-    flow = cohort.flow.branch()
+    for_bootstrap, for_sets, _ = rng.spawn(3)
+    attrition = cohort.attrition.branch()
     for name in cohort.covariates:
-        flow.keep(cohort.covariates[name].notna().to_numpy(), f"{name} is missing")
-    division, notes = _division(cohort, asked)
-    scored = Patients.of(cohort, np.flatnonzero(cohort.flow.kept), division, clinical=False)
+        attrition.require(cohort.covariates[name].notna().to_numpy(), f"{name} is missing")
+    proliferation, notes = _proliferation(cohort, options)
+    scored = Patients.of(cohort, cohort.attrition.included, proliferation, clinical=False)
     complete = scored
     if cohort.covariates.shape[1]:
-        lacking = cohort.covariates[cohort.flow.kept].isna().sum().to_dict()
-        survival_checks.complete_cases(
-            flow.event, flow.kept, lacking, timed=cohort.outcome.time is not None
-        )
-        complete = Patients.of(cohort, np.flatnonzero(flow.kept), division, clinical=True)
-    _enough(complete, asked)
-    marker, more = _marker(cohort, asked)
-    fits = _fits(scored, complete, marker)
-    value, auc, limits = _added_value(scored, complete, marker, asked, streams[0], fits)
-    null, tests, doubts = against_random_sets(
-        cohort, asked, scored, complete, flow.kept, streams[1]
-    )
-    of_score = np.asarray(complete.score[SCORE])
-    return {
-        "cox": _stacked({name: one.table() for name, one in fits.items()}),
-        "models": _summary(fits, scored, complete, marker),
-        "added_value": value,
+        _check_complete_cases(cohort, attrition)
+        complete = Patients.of(cohort, attrition.included, proliferation, clinical=True)
+    _check_events(complete, options)
+    gene, gene_notes = _single_gene(cohort, options)
+    models = _models(scored, complete, gene)
+    gains, auc, limits = _added_value(models, complete, options, for_bootstrap)
+    null, tests, null_notes = against_random_sets(cohort, options, scored, complete, for_sets)
+    score = complete.score[SCORE]
+    clinical = complete.clinical
+    tables = {
+        "cox": _stacked({name: model.fit.table() for name, model in models.items()}),
+        "models": _summary(models),
+        "added_value": gains,
         "null": null,
         "null_tests": tests,
-        "linearity": power.linearity(complete.outcome, complete.score[SCORE], complete.clinical),
+        "linearity": power.linearity(complete.outcome, score, clinical),
         "power": power.power(
-            complete.outcome, of_score, complete.clinical.to_numpy(), asked.expected_ratio
+            complete.outcome, score.to_numpy(), clinical.to_numpy(), options.expected_ratio
         ),
-        "flow": flow.table(),
-        "genes": cohort.genes.rename(index=str),
-        "notes": [*_missing(cohort.genes), *notes, *more, *limits, *doubts],
-    } | ({} if auc is None else {"auc": auc})
+        "flow": attrition.table(),
+        "genes": cohort.score.genes.rename(index=str),
+        "notes": [*_missing(cohort.score.genes), *notes, *gene_notes, *limits, *null_notes],
+    }
+    return tables if auc is None else tables | {"auc": auc}
 
 
-def _enough(patients: Patients, asked: Asked) -> None:
-    """Events for the score and the covariates; cell division is a question beside them."""
+def _check_complete_cases(cohort: Cohort, attrition: Attrition) -> None:
+    n, n_events = attrition.included.sum(), (attrition.included & attrition.event).sum()
+    if n_events and (cohort.outcome.time is not None or n_events < n):
+        return
+    lacking = cohort.covariates[cohort.attrition.included].isna().sum()
+    missing = ", ".join(f"{key!r} in {count}" for key, count in lacking.items() if count) or "none"
+    raise ValueError(
+        f"{n} patients have all covariates, {n_events} of them with the event, so there is nothing "
+        f"to compare. Missing: {missing}. Leave out the covariates that few patients have."
+    )
+
+
+def _check_events(patients: Patients, options: Options) -> None:
+    """Events for the score and the covariates; cell division is a question of its own."""
     names = [SCORE, *patients.clinical]
-    timed = patients.outcome.time is not None
-    survival_checks.events_per_variable(
-        patients.outcome.n_informative,
-        len(names),
-        asked.min_events_per_variable,
-        names,
-        timed=timed,
+    n, least, n_events = len(names), options.min_events_per_variable, patients.outcome.n_informative
+    if n_events >= least * n:
+        return
+    what = "patients in the rarer group" if patients.outcome.time is None else "events"
+    need = f"One coefficient needs {least:g} {what}"
+    if n > 1:
+        need = f"{n} coefficients ({listed(names, 12)}) need {least:g} {what} each, that is "
+        need += f"{least * n:g}"
+    n_possible = int(n_events // least) - 1  # covariates with the score
+    advice = {
+        -1: "There are too few for the score alone. Wait for more",
+        0: "Leave the covariates out",
+    }.get(n_possible, f"Name at most {n_possible} covariates beside the score")
+    raise ValueError(
+        f"{need}; there are {n_events}. {advice}, or lower min_events_per_variable and mistrust "
+        "the result."
     )
 
 
 def _missing(genes: pd.DataFrame) -> list[str]:
     lost = genes.loc[~genes["found"].astype(bool), "gene"]
-    if not len(lost):
-        return []
-    return [
-        (
-            f"{len(lost)} of the {len(genes)} genes of the signature are not there, or do not "
-            f"differ between samples: {listed(lost)}."
-        )
-    ]
+    note = (
+        f"{len(lost)} of the {len(genes)} genes of the signature are missing, or do not differ "
+        f"between samples: {listed(lost)}."
+    )
+    return [note] if len(lost) else []
 
 
-def _division(cohort: Cohort, asked: Asked) -> tuple[np.ndarray | None, list[str]]:
+def _proliferation(cohort: Cohort, options: Options) -> tuple[np.ndarray | None, list[str]]:
     """The meta-gene of cell division, by sample."""
-    if cohort.bulk is None:
+    score, genes = cohort.score, options.proliferation
+    if score.bulk is None:
         return None, ["There is no expression, so nothing is adjusted for cell division."]
-    meta, found = cohort.bulk.meta_gene(asked.proliferation)
+    meta, n_present = score.bulk.meta_gene(genes)
     if meta is None:
-        return None, [
-            (
-                f"{len(found)} of the {len(asked.proliferation)} genes of cell division are "
-                f"there, and 2 are needed: no adjustment for it."
-            )
-        ]
-    if abs(np.corrcoef(meta[cohort.flow.kept], cohort.score[cohort.flow.kept])[0, 1]) > SAME:
+        note = (
+            f"{n_present} of the {len(genes)} genes of cell division are there, and 2 are needed: "
+            "no adjustment for it."
+        )
+        return None, [note]
+    rows = cohort.attrition.included
+    if abs(np.corrcoef(meta[rows], score.values[rows])[0, 1]) > _SAME:
         return None, ["The score is cell division itself: no adjustment for it."]
     return meta, []
 
 
-def _marker(cohort: Cohort, asked: Asked) -> tuple[pd.Series | None, list[str]]:
-    """A single gene in standard deviations, among the patients that are scored."""
-    if asked.marker is None or cohort.bulk is None:
+def _single_gene(cohort: Cohort, options: Options) -> tuple[pd.Series | None, list[str]]:
+    """A gene to compare with, in standard deviations, among the patients that are scored."""
+    gene, bulk, included = options.gene, cohort.score.bulk, cohort.attrition.included
+    if gene is None or bulk is None:
         return None, []
-    if asked.marker not in cohort.bulk.names[cohort.bulk.usable]:
-        return None, [
-            (
-                f"{asked.marker} is not there, or does not differ between samples: no comparison "
-                f"with it alone."
-            )
-        ]
-    known = cohort.bulk.values[:, cohort.bulk.names.get_indexer(pd.Index([asked.marker]))[0]]
-    values = pd.Series(
-        np.where(cohort.flow.kept, known, np.nan), cohort.score.index, name=asked.marker
+    if gene not in bulk.names[bulk.usable]:
+        why = f"{gene} is missing, or does not differ between samples: no comparison with it alone."
+        return None, [why]
+    measured = np.where(included, bulk.values[:, bulk.names.get_loc(gene)], np.nan)
+    values = pd.Series(measured, cohort.score.values.index, name=gene)
+    if abs(values.corr(cohort.score.values)) > _SAME:
+        return None, [f"The score is {gene} itself: no comparison of the two."]
+    n_events = cohort.outcome.take(np.flatnonzero(values.notna())).n_informative
+    if n_events < 2 * options.min_events_per_variable:
+        why = f"{n_events} events in patients with {gene} are too few to compare the score with it."
+        return None, [why]
+    lost = int(values[included].isna().sum())
+    note = (
+        f"{gene} was not measured in {lost} of the patients: the comparison with it is without "
+        "them."
     )
-    if abs(values.corr(cohort.score)) > SAME:
-        return None, [f"The score is {asked.marker} itself: no comparison of the two."]
-    both = cohort.outcome.take(np.flatnonzero(values.notna()))
-    if both.n_informative < 2 * asked.min_events_per_variable:
-        return None, [
-            (
-                f"{both.n_informative} events in patients with {asked.marker} are too few to "
-                f"compare the score with it."
-            )
-        ]
-    lost = int(values[cohort.flow.kept].isna().sum())
-    notes = (
-        [
-            (
-                f"{asked.marker} was not measured in {lost} of the patients: the comparison with "
-                f"it is without them."
-            )
-        ]
-        if lost
-        else []
-    )
-    return (values - values.mean()) / values.std(), notes
+    return (values - values.mean()) / values.std(), [note] if lost else []
 
 
-def _fits(scored: Patients, complete: Patients, marker: pd.Series | None) -> dict[str, Fit]:
+def _models(scored: Patients, complete: Patients, gene: pd.Series | None) -> dict[str, _Model]:
     """Every model by name."""
-    found = {SCORE: fit(scored.outcome, scored.score, proportional=True)}
-    base = ""
+    models = {SCORE: _Model.of(scored.outcome, scored.score)}
+    outcome, clinical, score = complete.outcome, complete.clinical, complete.score
+    full = _full(complete)
     if complete is not scored:
-        base = f"{CLINICAL} + "
-        if len(complete.score) < len(scored.score):
-            found[COMPLETE] = fit(complete.outcome, complete.score, proportional=True)
-        found[CLINICAL] = fit(complete.outcome, complete.clinical, proportional=True)
-        both = pd.concat([complete.clinical, complete.score], axis=1)
-        found[base + SCORE] = fit(complete.outcome, both, proportional=True)
-    if complete.division.shape[1]:
-        columns = pd.concat([complete.clinical, complete.score, complete.division], axis=1)
-        found[f"{base}{SCORE} + {DIVISION}"] = fit(complete.outcome, columns, proportional=True)
-    if marker is not None:
-        outcome, alone, both = _with_marker(scored, marker)
-        found[MARKER] = fit(outcome, alone, proportional=True)
-        found[f"{MARKER} + {SCORE}"] = fit(outcome, both, proportional=True)
-    return found
+        if len(score) < len(scored.score):
+            models[COMPLETE] = _Model.of(outcome, score)
+        models[CLINICAL] = _Model.of(outcome, clinical)
+        models[full] = _Model.of(outcome, clinical, score)
+    if complete.proliferation.shape[1]:
+        name = f"{full} + {PROLIFERATION}"
+        models[name] = _Model.of(outcome, clinical, score, complete.proliferation)
+    if gene is not None:
+        alone = gene[scored.score.index].dropna().to_frame()
+        measured = scored.outcome.take(np.flatnonzero(scored.score.index.isin(alone.index)))
+        models[GENE] = _Model.of(measured, alone)
+        models[f"{GENE} + {SCORE}"] = _Model.of(measured, alone, scored.score.loc[alone.index])
+    return models
 
 
-def _with_marker(scored: Patients, marker: pd.Series) -> tuple[Outcome, pd.DataFrame, pd.DataFrame]:
-    """The patients in whom the marker was measured, with it and with both."""
-    known = marker.reindex(scored.score.index).notna().to_numpy()
-    alone = marker.reindex(scored.score.index[known]).to_frame()
-    return (
-        scored.outcome.take(np.flatnonzero(known)),
-        alone,
-        pd.concat([alone, scored.score[known]], axis=1),
-    )
+def _full(complete: Patients) -> str:
+    """The name of the model of the score with the covariates, if there are any."""
+    return f"{CLINICAL} + {SCORE}" if complete.clinical.shape[1] else SCORE
 
 
 def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -184,73 +194,54 @@ def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).rename(index=str)
 
 
-def _summary(
-    fits: dict[str, Fit], scored: Patients, complete: Patients, marker: pd.Series | None
-) -> pd.DataFrame:
+def _summary(models: dict[str, _Model]) -> pd.DataFrame:
     """One row per model."""
-    rows = []
-    for name, one in fits.items():
-        outcome = scored.outcome if name == SCORE else complete.outcome
-        if marker is not None and name.startswith(MARKER):
-            outcome, _, _ = _with_marker(scored, marker)
-        rows.append(
-            {
-                "model": name,
-                "n": one.n,
-                "n_events": one.n_events,
-                "n_parameters": len(one.coef),
-                "events_per_variable": one.n_informative / len(one.coef),
-                "log_likelihood": one.log_likelihood,
-                "c_index": models.concordance(outcome, one.risk),
-            }
-        )
+    rows = [
+        {
+            "model": name,
+            "n": model.fit.n,
+            "n_events": model.fit.n_events,
+            "n_parameters": len(model.fit.coef),
+            "events_per_variable": model.fit.n_informative / len(model.fit.coef),
+            "log_likelihood": model.fit.log_likelihood,
+            "c_index": concordance(model.outcome, model.fit.risk),
+        }
+        for name, model in models.items()
+    ]
     return pd.DataFrame(rows).rename(index=str)
 
 
 def _added_value(
-    scored: Patients,
-    complete: Patients,
-    marker: pd.Series | None,
-    asked: Asked,
-    rng: np.random.Generator,
-    fits: dict[str, Fit],
+    models: dict[str, _Model], complete: Patients, options: Options, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
-    """What the score adds to the covariates (or to nothing), and to the marker.
-
-    And the AUC at some times.
-    """
-    timed = complete.outcome.time is not None
-    horizon = float(np.quantile(np.asarray(complete.outcome.time), 0.9)) if timed else None
+    """What the score adds to the covariates (or to nothing) and to a gene; AUC at some times."""
+    end = complete.outcome.time
+    horizon = None if end is None else float(np.quantile(end, 0.9))
     measures, notes = added_value.measures(complete.outcome, horizon)
-    full = pd.concat([complete.clinical, complete.score], axis=1)
-    name = NOTHING if complete is scored else CLINICAL
-    full_name = SCORE if complete is scored else f"{CLINICAL} + {SCORE}"
-    parts = [(name, full_name, complete.outcome, complete.clinical, full)]
-    if marker is not None:
-        parts += [(MARKER, f"{MARKER} + {SCORE}", *_with_marker(scored, marker))]
+    pairs = [(CLINICAL if CLINICAL in models else NOTHING, _full(complete))]
+    pairs += [(GENE, f"{GENE} + {SCORE}")] if GENE in models else []
     rows: list[dict[str, Any]] = []
-    for (base_name, name_of_full, outcome, base, both), stream in zip(
-        parts, rng.spawn(len(parts)), strict=True
-    ):
-        own, _ = added_value.measures(
-            outcome, horizon
-        )  # Uno's C weighs by the censoring of these patients
+    for (base, full), stream in zip(pairs, rng.spawn(len(pairs)), strict=True):
+        model, smaller = models[full], models.get(base)
+        # Uno's C weighs by the censoring of these patients
+        measures_here, _ = added_value.measures(model.outcome, horizon)
         gains = added_value.gains(
-            outcome, base, both, own, n_bootstrap=asked.n_bootstrap, rng=stream
+            model.outcome,
+            model.columns[[]] if smaller is None else smaller.columns,
+            model.columns,
+            measures_here,
+            n_bootstrap=options.n_bootstrap,
+            rng=stream,
         )
-        ratio = added_value.likelihood_ratio(fits.get(base_name), fits[name_of_full])
-        rows += [
-            _row(measure, base_name, name_of_full, gain) | ratio for measure, gain in gains.items()
-        ]
-    auc = _auc(complete, fits, asked) if "Uno C" in measures else None
+        ratio = added_value.likelihood_ratio(None if smaller is None else smaller.fit, model.fit)
+        for measure, gain in gains.items():
+            rows.append({"measure": measure, "base": base, "full": full} | _row(gain) | ratio)
+    auc = _auc(models, complete, options) if "Uno C" in measures else None
     return pd.DataFrame(rows).rename(index=str), auc, notes
 
 
-def _row(measure: str, base: str, full: str, gain: added_value.Gain) -> dict[str, Any]:
+def _row(gain: added_value.Gain) -> dict[str, float]:
     return {
-        "measure": measure,
-        "base": base,
-        "full": full,
         "base_value": gain.base,
         "full_value": gain.full,
         "delta": gain.delta,
@@ -262,25 +253,20 @@ def _row(measure: str, base: str, full: str, gain: added_value.Gain) -> dict[str
     }
 
 
-def _auc(complete: Patients, fits: dict[str, Fit], asked: Asked) -> pd.DataFrame:
+def _auc(models: dict[str, _Model], complete: Patients, options: Options) -> pd.DataFrame:
     """AUC(t) of the models of the same patients, apparent."""
-    times = np.asarray(asked.times, dtype=np.float64)
-    names = [
-        name
-        for name in (COMPLETE if COMPLETE in fits else SCORE, CLINICAL, f"{CLINICAL} + {SCORE}")
-        if name in fits
-    ]
-    end, event = np.asarray(complete.outcome.time), complete.outcome.event
-    until = [int((event & (end <= time)).sum()) for time in times]
-    parts = [
-        pd.DataFrame(
+    times, outcome = np.asarray(options.times, dtype=np.float64), complete.outcome
+    names = (COMPLETE if COMPLETE in models else SCORE, CLINICAL, f"{CLINICAL} + {SCORE}")
+    until = [int((outcome.event & (np.asarray(outcome.time) <= time)).sum()) for time in times]
+    tables = {
+        name: pd.DataFrame(
             {
-                "model": name,
                 "time": times,
-                "auc": added_value.auc(complete.outcome, fits[name].risk, times),
+                "auc": added_value.auc(outcome, models[name].fit.risk, times),
                 "n_events": until,
             }
         )
         for name in names
-    ]
-    return pd.concat(parts, ignore_index=True).rename(index=str)
+        if name in models
+    }
+    return _stacked(tables)

@@ -1,4 +1,4 @@
-"""What tl.prognosis found, in words: the usual p never without the one of random sets."""
+"""The report of tl.prognosis: the usual p never without the one of random sets."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Prognosis:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Prognosis:
-        """From what `uns` holds."""
+        """From the record in `uns`."""
         return cls(**{name: record[name] for name in cls.__dataclass_fields__ if name in record})
 
     def to_markdown(self) -> str:
         """Patients, effect, random sets, what is added, and what to be careful about."""
-        parts = [self._patients(), self._effects(), self._random(), self._added(), self._doubts()]
+        parts = [self._patients(), self._effects(), self._random(), self._added(), self._cautions()]
         return "\n\n".join(["# Prognosis", *(part for part in parts if part)]) + "\n"
 
     def __str__(self) -> str:
@@ -73,117 +73,105 @@ class Prognosis:
 
     def _patients(self) -> str:
         lost = [
-            f"{row.n_left_out} left out: {row.step}"
-            for row in _records(self.flow)
-            if row.n_left_out
+            f"{row.n_left_out} left out: {row.step}" for row in _rows(self.flow) if row.n_left_out
         ]
         first, last = self.flow.iloc[0], self.flow.iloc[-1]
         least = self.models["events_per_variable"].min()
-        said = (
-            f"{first['n']} samples, {last['n']} with {last['n_events']} events in the models with "
-            f"covariates"
+        covariates = " in the models with covariates" if self.params["covariates"] else ""
+        return (
+            f"{first['n']} samples, {last['n']} with {last['n_events']} events{covariates}"
+            f"{f' ({"; ".join(lost)})' if lost else ''}; at least {least:.0f} events for each "
+            "coefficient."
         )
-        said = (
-            said
-            if self.params["covariates"]
-            else f"{first['n']} samples, {last['n']} with {last['n_events']} events"
-        )
-        lost_text = f" ({'; '.join(lost)})" if lost else ""
-        return f"{said}{lost_text}; at least {least:.0f} events for each coefficient."
 
     def _effects(self) -> str:
-        measure = self.params["measure"]
-        rows = self.cox[self.cox["variable"] == "score"]
-        lines = [
-            f"| model | patients | events | {measure} per SD (95 % CI) | p |",
-            "|---|---|---|---|---|",
-        ]
-        for row in _records(rows):
-            ratio = f"{row.ratio:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})"
-            lines.append(f"| {row.model} | {row.n} | {row.n_events} | {ratio} | {p_text(row.p)} |")
-        return "\n".join(lines)
-
-    def _random(self) -> str:
-        lines = [
-            "| adjusted for | p | p among random sets | random sets with p < .05 |",
-            "|---|---|---|---|",
-        ]
-        for row in _records(self.null_tests):
-            share = f"{row.share_significant:.0%}" if row.n_sets else _UNKNOWN
-            lines.append(
-                f"| {row.adjusted} | {p_text(row.naive_p)} | {p_text(row.empirical_p)} | {share} |"
-            )
-        n = int(self.null_tests["n_sets"].max())
-        return "\n".join(lines) + (
-            f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two "
-            f"p the larger counts."
-            if n
-            else ""
+        rows = _rows(self.cox[self.cox["variable"] == "score"])
+        ratio = f"{self.params['measure']} per SD (95 % CI)"
+        return _table(
+            ["model", "patients", "events", ratio, "p"],
+            [
+                [
+                    row.model,
+                    row.n,
+                    row.n_events,
+                    f"{row.ratio:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})",
+                    p_text(row.p),
+                ]
+                for row in rows
+            ],
         )
 
+    def _random(self) -> str:
+        table = _table(
+            ["adjusted for", "p", "p among random sets", "random sets with p < 0.05"],
+            [
+                [
+                    row.adjusted,
+                    p_text(row.naive_p),
+                    p_text(row.empirical_p),
+                    f"{row.share_significant:.0%}" if row.n_sets else _UNKNOWN,
+                ]
+                for row in _rows(self.null_tests)
+            ],
+        )
+        n = int(self.null_tests["n_sets"].max())
+        explained = (
+            f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two p the "
+            "larger counts."
+        )
+        return table + explained if n else table
+
     def _added(self) -> str:
-        lines = [
-            (
-                "| measure | without the score | with it | gain, corrected (95 % CI) | likelihood "
-                "ratio |"
-            ),
-            "|---|---|---|---|---|",
-        ]
-        for row in _records(self.added_value):
+        rows = []
+        for row in _rows(self.added_value):
             gain = f"{row.delta:+.3f}, not corrected"
             if np.isfinite(row.delta_corrected):
                 gain = f"{row.delta_corrected:+.3f} ({row.ci_low:+.3f} to {row.ci_high:+.3f})"
-            before = f"{row.base_value:.3f} ({row.base})"
-            lines.append(
-                f"| {row.measure} | {before} | {row.full_value:.3f} | {gain} | {p_text(row.lr_p)} |"
+            before, after = f"{row.base_value:.3f} ({row.base})", f"{row.full_value:.3f}"
+            rows.append([row.measure, before, after, gain, p_text(row.lr_p)])
+        gained = "gain, corrected (95 % CI)"
+        return _table(["measure", "without the score", "with it", gained, "likelihood ratio"], rows)
+
+    def _cautions(self) -> str:
+        power, measure = self.power, self.params["measure"]
+        of_power = (
+            f"{'Underpowered' if power['underpowered'] else 'Power'}: {power['n_events']} events "
+            f"show a {measure} of {power['ratio']:g} per SD with {power['power']:.0%} probability; "
+            f"80 % needs {power['n_events_needed']:.0f} events, or a {measure} of "
+            f"{power['detectable_ratio']:.2f}."
+        )
+        cautions = [of_power]
+        changing = self.cox[self.cox["ph_p"] < 0.05].sort_values("ph_p").drop_duplicates("variable")
+        if len(changing):
+            named = "; ".join(
+                f"{row.variable} in '{row.model}' (p = {p_text(row.ph_p)})"
+                for row in _rows(changing)
             )
-        return "\n".join(lines)
-
-    def _doubts(self) -> str:
-        found = [self._power(), *self._hazards(), *self._line(), *self.notes]
-        return "\n".join(f"- {text}" for text in found)
-
-    def _power(self) -> str:
-        own, measure = self.power, self.params["measure"]
-        word = "Underpowered" if own["underpowered"] else "Power"
-        return (
-            f"{word}: {own['n_events']} events show a {measure} of {own['ratio']:g} per SD "
-            f"with {own['power']:.0%} probability; 80 % needs "
-            f"{own['n_events_needed']:.0f} events, or a {measure} of {own['detectable_ratio']:.2f}."
-        )
-
-    def _hazards(self) -> list[str]:
-        wrong = self.cox[self.cox["ph_p"] < 0.05].sort_values("ph_p").drop_duplicates("variable")
-        said = [
-            f"{row.variable} in '{row.model}' (p = {p_text(row.ph_p)})" for row in _records(wrong)
-        ]
-        return (
-            [f"Hazards are not proportional: {'; '.join(said)}. Such a ratio is a mean over time."]
-            if said
-            else []
-        )
-
-    def _line(self) -> list[str]:
-        p = self.linearity["p"]
-        return (
-            [
-                (
-                    f"The effect of the score is no line (spline, p = {p_text(p)}): a ratio per "
-                    f"SD misses its form."
-                )
-            ]
-            if p < 0.05
-            else []
-        )
+            cautions.append(
+                f"Hazards are not proportional: {named}. Such a ratio is a mean over time."
+            )
+        if self.linearity["p"] < 0.05:
+            p = p_text(self.linearity["p"])
+            cautions.append(
+                f"The effect of the score is not linear (spline, p = {p}): a ratio per SD misses "
+                "its form."
+            )
+        return "\n".join(f"- {text}" for text in [*cautions, *self.notes])
 
 
-def _records(table: pd.DataFrame) -> list[Any]:
-    """Rows with names."""
+def _rows(table: pd.DataFrame) -> list[Any]:
+    """Rows with named fields."""
     return list(table.itertuples())
 
 
+def _table(columns: list[str], rows: list[list[Any]]) -> str:
+    """A table in Markdown."""
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join(head + [f"| {' | '.join(map(str, row))} |" for row in rows])
+
+
 def p_text(p: float) -> str:
-    """Two digits, and no p that looks like zero."""
+    """Two digits, and never a p that looks like zero."""
     if not np.isfinite(p):
         return _UNKNOWN
     return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}".replace("e-0", "e-")

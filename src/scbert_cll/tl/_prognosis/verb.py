@@ -1,32 +1,32 @@
-"""tl.prognosis: whether a signature says something of the outcome that the clinic does not know already."""
+"""tl.prognosis: does a signature predict outcome beyond established clinical factors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys, _record
-from scbert_cll._checks.words import choice, number_in
-from scbert_cll._signature import decoupler
-from scbert_cll._signature.weights import Weights, check_matched, check_not_empty, weights
-from scbert_cll._survival import checks as survival_checks
+from scbert_cll._renamed import renamed_arguments
+from scbert_cll._signature.weights import Weights
 from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
+from scbert_cll._survival.covariates import column_names
+from scbert_cll._survival.outcome import OutcomeKeys
 from scbert_cll._survival.units import Unit
-from scbert_cll.tl._prognosis.bulk import WEIGHTED, Bulk, unit
-from scbert_cll.tl._prognosis.cohort import DIVISION, SCORE, Asked, Cohort
+from scbert_cll.tl._prognosis.cohort import Cohort, Options, Score, clinical_covariates
 from scbert_cll.tl._prognosis.models import answers
 from scbert_cll.tl._prognosis.report import Prognosis
 
-Score = Literal["weighted", "ulm", "waggr", "zscore", "aucell", "gsva"]
+Method = Literal["weighted", "ulm", "waggr", "zscore", "aucell", "gsva"]
 
 _GROUPS: Final = ("low", "high")
 
 
+@renamed_arguments(marker="gene")
 def prognosis(
     adata: AnnData,
     signature: Weights | None = None,
@@ -37,11 +37,11 @@ def prognosis(
     strata: Sequence[str] = (),
     entry_key: str | None = None,
     competing_key: str | None = None,
-    method: Score = "weighted",
+    method: Method = "weighted",
     score_key: str | None = None,
     layer: str | None = None,
     cut: float | Literal["median"] = "median",
-    marker: str | None = "ITGA4",
+    gene: str | None = "ITGA4",
     proliferation: Sequence[str] = _keys.PROLIFERATION,
     min_matched: float = 0.7,
     min_events_per_variable: float = 10,
@@ -53,13 +53,13 @@ def prognosis(
     rng: int | np.random.Generator | None = 0,
     key_added: str = _keys.PROGNOSIS,
 ) -> Prognosis:
-    """Ask whether a fixed signature tells how patients fare, beyond chance, beyond cell division and beyond what the clinic knows.
+    """Test whether a fixed signature predicts outcome beyond chance and established factors.
 
-    The score of each bulk sample goes into Cox models as it is, per standard deviation: alone,
-    beside the clinical covariates, and beside cell division. What it adds is a likelihood ratio and
+    The score of each bulk sample goes into Cox models as it is, per standard deviation: alone, with
+    the clinical covariates, and with cell division. What it adds is a likelihood ratio and
     a gain in discrimination without its optimism. Because most sets of genes go with outcome in
-    many cohorts, the same is asked of random sets that are as large and as expressed: that p stands
-    beside the usual one. Nothing is chosen by the outcome: neither genes nor weights nor the cut of
+    many cohorts, the same is asked of random sets that are as large and as expressed: that p is
+    reported with the usual one. Nothing is chosen by the outcome: neither genes nor weights nor the cut of
     the Kaplan–Meier curves. A signature that was found in these patients cannot be judged here.
 
     Parameters
@@ -103,7 +103,7 @@ def prognosis(
     cut
         Where the curves part the patients: the median, or the share of patients that belong to the
         high group. Decide it before looking.
-    marker
+    gene
         A gene that is compared with the signature on its own. None for no comparison.
     proliferation
         Genes whose mean stands for cell division: by default the eleven of PAM50's index and
@@ -148,8 +148,7 @@ def prognosis(
     Raises
     ------
     ImportError
-        lifelines is not installed (``pip install 'scbert-cll[prognosis]'``), or decoupler for its
-        methods.
+        decoupler is not installed, for its methods (``pip install 'scbert-cll[score]'``).
     KeyError
         A column is not in `obs`.
     ValueError
@@ -163,8 +162,8 @@ def prognosis(
     Random sets: Venet et al. 2011 (doi:10.1371/journal.pcbi.1002240). Each gene is replaced by one
     of like mean and spread, with the same weight; z is that of Rao's score test, one fit for all
     sets. Optimism: Harrell's bootstrap; interval of the gain: Noma et al. 2021
-    (doi:10.1002/sim.9148); without covariates a part of the optimism stays in. Models: lifelines,
-    ties as Efron's; proportional hazards: Grambsch and Therneau 1994. Uno's C and AUC(t):
+    (doi:10.1002/sim.9148); without covariates a part of the optimism stays in. Cox
+    models: ties as Efron's; proportional hazards: Grambsch and Therneau 1994. Uno's C and AUC(t):
     scikit-survival (extra ``uno``). Power: Schoenfeld 1983, Hsieh and Lavori 2000.
 
     Examples
@@ -179,164 +178,67 @@ def prognosis(
     True
     """
     params = _record.params(locals())
-    survival_checks.patients(adata)
+    outcomes.patients(adata)
     _checks.adata.target(adata, copy=False)
-    read = [time_key, event_key, entry_key, competing_key, score_key, *covariates, *strata]
-    _checks.slots.new_key(key_added, read, stems=("_score", "_group"))
-    _check_choices(
-        signature, score_key, method, cut, min_matched, n_random, n_bootstrap, expected_ratio
+    keys = OutcomeKeys(
+        event_key, time_key, entry_key, competing_key, tuple(column_names(strata, "strata"))
     )
-    times = units.usual_times(time_unit) if times is None else times
-    _check_lists(marker, proliferation, times, min_events_per_variable)
-    params["times"] = [float(time) for time in times]
+    columns = [*keys.columns, score_key, *covariates]
+    _checks.slots.new_key(key_added, columns, stems=("_score", "_group"))
+    if (signature is None) == (score_key is None):
+        raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
+    options = Options(
+        method=method,
+        min_matched=min_matched,
+        cut=cut,
+        gene=gene,
+        proliferation=proliferation,
+        min_events_per_variable=min_events_per_variable,
+        expected_ratio=expected_ratio,
+        times=units.usual_times(time_unit) if times is None else times,
+        n_random=n_random,
+        n_bootstrap=n_bootstrap,
+    )
     generator = np.random.default_rng(rng)
-    obs: Any = adata.obs
-    outcome, flow = outcomes.read(
-        obs,
-        time_key=time_key,
-        event_key=event_key,
-        entry_key=entry_key,
-        competing_key=competing_key,
-        strata=survival_checks.names(strata, "strata"),
-    )
+    outcome, attrition = outcomes.read(adata, keys, time_unit)
+    clinical = clinical_covariates(adata, covariates, score_key, keys)
+    if signature is None:
+        score = Score.of_column(adata, str(score_key), layer)
+    else:
+        score = Score.of_signature(adata, signature, layer, options)
+    values = score.values.to_numpy()
+    attrition.require(np.isfinite(values), "the score is missing")
+    attrition.check_events(keys)
+    result = answers(Cohort(outcome, attrition, score, clinical), options, generator)
+    params |= {
+        "method": method if score_key is None else _record.NOTHING,
+        "measure": "OR" if time_key is None else "HR",
+        "times": [float(time) for time in options.times],
+    }
+    group = _groups(values, attrition.included, cut)
     if time_key is not None:
-        units.check(adata, outcome, flow, time_key, time_unit)
-    taken = [key for key in (time_key, event_key, entry_key, competing_key, *strata) if key]
-    clinical = _clinical(adata, covariates, score_key, taken)
-    bulk = _bulk(adata, layer, needed=score_key is None)
-    score, genes, place = _score(adata, bulk, signature, score_key, method, min_matched)
-    flow.keep(np.isfinite(score), "the score is missing")
-    survival_checks.enough_events(
-        flow.event & flow.kept, flow.kept, event_key, timed=time_key is not None
+        rows = np.flatnonzero(attrition.included)
+        of_curves = params | {"groupby": "prognosis_group", "groups": list(_GROUPS)}
+        result["survival"] = curves.survival(outcome.take(rows), group[rows]) | {
+            "flow": attrition.table(),
+            "params": of_curves,
+        }
+    _record.write(
+        adata,
+        obs={f"{key_added}_score": values, f"{key_added}_group": group},
+        uns={key_added: result | {"params": params}},
     )
-    asked = Asked(
-        method,
-        marker,
-        tuple(proliferation),
-        min_events_per_variable,
-        expected_ratio,
-        tuple(times),
-        n_random,
-        n_bootstrap,
-    )
-    cohort = Cohort(
-        outcome, flow, pd.Series(score, adata.obs_names, name="score"), clinical, bulk, genes, place
-    )
-    found = answers(cohort, asked, generator)
-    params |= {"method": method} if score_key is None else {"method": _record.NOTHING}
-    params["measure"] = "OR" if time_key is None else "HR"
-    group = _groups(score, flow.kept, cut)
-    if time_key is not None:
-        found["survival"] = _curves(outcome, flow, group, params)
-    _write(adata, score, group, found | {"params": params}, key_added)
     return Prognosis.of(adata.uns[key_added])
 
 
-def _check_choices(
-    signature: Any,
-    score_key: str | None,
-    method: str,
-    cut: Any,
-    min_matched: float,
-    n_random: int,
-    n_bootstrap: int,
-    ratio: float,
-) -> None:
-    if (signature is None) == (score_key is None):
-        raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
-    choice(method, (WEIGHTED, *decoupler.OF_COHORTS), "method")
-    survival_checks.cut(cut)
-    _checks.words.share(min_matched, "min_matched")
-    number_in(n_random, "n_random", 0, np.inf, whole=True)
-    number_in(n_bootstrap, "n_bootstrap", 0, np.inf, whole=True)
-    number_in(ratio, "expected_ratio", 1.01, 100)
-
-
-def _check_lists(marker: Any, proliferation: Any, times: Any, min_events_per_variable: Any) -> None:
-    survival_checks.one_gene(marker)
-    survival_checks.genes(proliferation, "proliferation")
-    survival_checks.moments(times)
-    number_in(min_events_per_variable, "min_events_per_variable", 0, np.inf)
-
-
-def _clinical(
-    adata: AnnData, covariates: Sequence[str], score_key: str | None, taken: Sequence[str]
-) -> pd.DataFrame:
-    """What the clinic knows; as a score of the user's, it is no outcome."""
-    if score_key is not None:
-        survival_checks.no_outcome(adata, score_key, taken, "name another score_key")
-    found = survival_checks.covariates(adata, covariates, taken)
-    survival_checks.not_named(covariates, (SCORE, DIVISION))
-    return found
-
-
-def _bulk(adata: AnnData, layer: str | None, *, needed: bool) -> Bulk | None:
-    """The expression; a score of the user's does without."""
-    if not needed and (adata.X is None or not adata.n_vars):
-        return None
-    values = survival_checks.log_expression(adata, layer)
-    _checks.adata.anndata(adata)
-    return Bulk(values, adata.var_names)
-
-
-def _score(
-    adata: AnnData,
-    bulk: Bulk | None,
-    signature: Weights | None,
-    score_key: str | None,
-    method: str,
-    min_matched: float,
-) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
-    """Score of each sample in standard deviations, its genes, and where those are in the object."""
-    if score_key is not None or bulk is None or signature is None:
-        obs: Any = adata.obs
-        values = survival_checks.score_column(obs, str(score_key)).to_numpy()
-        return (
-            unit(values),
-            pd.DataFrame({"gene": [], "weight": [], "found": []}),
-            np.empty(0, dtype=np.int64),
-        )
-    weight = weights(signature)
-    check_not_empty(len(weight), "no gene was handed over", "there is nothing to score")
-    found = weight.index.isin(bulk.names[bulk.usable])
-    check_matched(weight, found, "adata (and differ between its samples)", min_matched=min_matched)
-    genes = pd.DataFrame(
-        {
-            "gene": weight.index.astype(str),
-            "weight": weight.to_numpy(dtype=np.float64),
-            "found": found,
-        }
-    )
-    used = weight[found].astype(np.float64)
-    place = bulk.names.get_indexer(used.index)
-    if method != WEIGHTED:
-        survival_checks.no_missing(bulk.values, adata, method)
-    values = bulk.scores(place[None, :], used.to_numpy(), method)[:, 0]
-    enough = bulk.measured(used) >= min_matched
-    return unit(np.where(enough, values, np.nan)), genes, place
-
-
-def _groups(score: np.ndarray, kept: np.ndarray, cut: float | str) -> Any:
+def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Categorical[str]:
     """Low and high of those who are followed; others are in none."""
-    share = 0.5 if cut == "median" else float(cut)
-    at = np.quantile(score[kept], 1 - share)
-    survival_checks.two_groups(score[kept] > at)
-    code = np.where(np.isfinite(score), (score > at).astype(np.int64), -1)
-    return pd.Categorical.from_codes(code.tolist(), categories=pd.Index(_GROUPS), ordered=True)
-
-
-def _curves(
-    outcome: outcomes.Outcome, flow: outcomes.Flow, group: Any, params: dict[str, Any]
-) -> dict[str, Any]:
-    """Curves of the two groups, without covariates, as tl.survival writes them."""
-    rows = np.flatnonzero(flow.kept)
-    found = curves.survival(outcome.take(rows), group[rows])
-    return found | {
-        "flow": flow.table(),
-        "params": params | {"groupby": "prognosis_group", "groups": list(_GROUPS)},
-    }
-
-
-def _write(adata: AnnData, score: np.ndarray, group: Any, record: dict[str, Any], key: str) -> None:
-    obs = {f"{key}_score": score, f"{key}_group": group}
-    _record.write(adata, obs=obs, uns={key: record})
+    at = np.quantile(score[included], 1 - (0.5 if cut == "median" else float(cut)))
+    high = score[included] > at
+    if not high.any() or high.all():
+        raise ValueError(
+            f"The cut leaves all {len(high)} patients in one group, because many share one value "
+            "of the score; tl.survival compares such groups."
+        )
+    codes = np.where(np.isfinite(score), (score > at).astype(np.int64), -1)
+    return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(_GROUPS), ordered=True)

@@ -1,0 +1,41 @@
+"""Arguments under their former names, for one release."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final
+
+_PACKAGE: Final = f"{Path(__file__).parent}/"
+
+
+def renamed_arguments[**P, R](**new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function take keyword arguments under their former names, with a `FutureWarning`.
+
+    Parameters
+    ----------
+    **new
+        The new name of each former one.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def renamed(*args: P.args, **kwargs: P.kwargs) -> R:
+            given: dict[str, Any] = kwargs
+            for old in [name for name in given if name in new]:
+                if new[old] in given:
+                    raise TypeError(f"{old}= is the former name of {new[old]}=; give one of them.")
+                warnings.warn(
+                    f"{function.__name__}: {old}= is now {new[old]}=. The next release refuses "
+                    "the former name.",
+                    FutureWarning,
+                    skip_file_prefixes=(_PACKAGE,),
+                )
+                given[new[old]] = given.pop(old)
+            return function(*args, **kwargs)
+
+        return renamed
+
+    return decorate
