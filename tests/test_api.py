@@ -89,10 +89,6 @@ EXPECTED = {
     | {"download_geo_series", "read_cohort", "read_geo_series", "read_mofacll"},
 }
 CLASSES = {"tl": {"LeakageReport", "Prognosis", "SignatureReport"}}  # that functions return
-NEED_LIFELINES = {
-    f"{room}.{name}" for room in ("tl", "get", "pl") for name in ("survival", "prognosis")
-}
-NEED_LIFELINES |= {"pl.forest", "pl.prognosis_null"}
 FIRST = {
     "pp": {"adata", "data", "paths"},
     "tl": {"adata", "corpus"},
@@ -117,20 +113,6 @@ def public(*rooms: str) -> list[Any]:
                 if name not in CLASSES.get(room, ())
             ]
     return found
-
-
-def runnable(found: list[Any]) -> list[Any]:
-    """Those that can run here; lifelines has no pandas 3, so an environment may be without it."""
-    skip = pytest.mark.skipif(
-        importlib.util.find_spec("lifelines") is None,
-        reason="needs the extra prognosis (which has no pandas 3)",
-    )
-    return [
-        pytest.param(
-            *p.values, id=p.id, marks=skip if full_name(p.values[0]) in NEED_LIFELINES else ()
-        )
-        for p in found
-    ]
 
 
 def room_of(function: Callable[..., Any]) -> str:
@@ -369,17 +351,14 @@ def done(ready: AnnData, model: Any, patients: AnnData) -> AnnData:
     sc_cll.tl.signature(adata)
     sc_cll.tl.perturb(adata, model, ["ITGA4", "CD44"])
     sc_cll.tl.cross_validate(adata, models=["majority", "gene_only"], n_repeats=1, n_bootstrap=20)
-    if importlib.util.find_spec("lifelines") is not None:
-        adata.obs["years"], adata.obs["event"] = (
-            np.random.default_rng(0).uniform(1, 9, adata.n_obs),
-            1,
-        )
-        sc_cll.tl.survival(adata, "cd49d", time_key="years", event_key="event")
-        cohort, truth = patients.copy(), patients.uns["truth"]["signature"]
-        sc_cll.tl.prognosis(
-            cohort, truth, time_key="TTT", event_key="treated", n_random=20, n_bootstrap=0
-        )
-        adata.uns["prognosis"] = cohort.uns["prognosis"]
+    adata.obs["years"] = np.random.default_rng(0).uniform(1, 9, adata.n_obs)
+    adata.obs["event"] = 1
+    sc_cll.tl.survival(adata, "cd49d", time_key="years", event_key="event")
+    cohort, truth = patients.copy(), patients.uns["truth"]["signature"]
+    sc_cll.tl.prognosis(
+        cohort, truth, time_key="TTT", event_key="treated", n_random=20, n_bootstrap=0
+    )
+    adata.uns["prognosis"] = cohort.uns["prognosis"]
     return adata
 
 
@@ -511,7 +490,7 @@ def test_every_function_has_a_call() -> None:
 
 def writers(*, with_copy: bool = False) -> list[Any]:
     """Functions that may write; only those with a `copy` argument if asked."""
-    found = runnable([p for p in public("pp", "tl") if full_name(p.values[0]) in CALLS])
+    found = [p for p in public("pp", "tl") if full_name(p.values[0]) in CALLS]
     return [
         p for p in found if not with_copy or "copy" in inspect.signature(p.values[0]).parameters
     ]
@@ -577,7 +556,7 @@ def test_a_view_is_refused_in_place(
     assert calls[0](function, view, model, copy=True).n_obs == view.n_obs
 
 
-@pytest.mark.parametrize("function", runnable(public("get", "pl")))
+@pytest.mark.parametrize("function", public("get", "pl"))
 def test_readers_write_nothing(
     function: Callable[..., Any], request: pytest.FixtureRequest
 ) -> None:

@@ -114,7 +114,6 @@ def test_attribution_times_every_method():
 
 @pytest.mark.slow
 def test_prognosis_says_what_is_true_of_simulated_cohorts():
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     found = run_quick("prognosis.truth")
     assert found["cohorts"] == [["1", "1", "1"], ["2"] * 5]
     assert found["coverage of its interval"][0][2] == "–", "a decoy has no true ratio"
@@ -124,7 +123,6 @@ def test_prognosis_says_what_is_true_of_simulated_cohorts():
 
 @pytest.mark.slow
 def test_prognosis_agrees_on_every_set():
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     found = run_quick("prognosis")
     for beside in ("nothing", "clinical covariates"):
         (line,) = found[beside]

@@ -288,7 +288,6 @@ def prognosis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the names of the tutorial on prognosis hold after its blocks of simulated patients, with
     fewer draws.
     """
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     shown, sc.settings.autoshow = sc.settings.autoshow, False
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("prognosis"))
@@ -385,7 +384,6 @@ def real_prognosis(
     tmp_path_factory: pytest.TempPathFactory, shared_file: Callable[[str], Path]
 ) -> dict[str, Any]:
     """The same after the blocks of real patients."""
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     folder = tmp_path_factory.mktemp("cohorts")
     for name in COHORTS:
         (folder / name).symlink_to(shared_file(f"data/{name}"))

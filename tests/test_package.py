@@ -85,8 +85,6 @@ WITHOUT_NETWORK = {
 
 @pytest.mark.parametrize("slot", WITHOUT_NETWORK)
 def test_verbs_without_a_network_run_without_one(slot: str) -> None:
-    if slot in {"survival", "prognosis"}:
-        pytest.importorskip("lifelines")
     code = ["import scbert_cll as s", *WITHOUT_NETWORK[slot], f"assert adata.uns['{slot}']"]
     assert not loaded_after("\n".join(code)) & (HEAVY | {"gensim"})
 

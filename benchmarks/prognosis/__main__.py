@@ -1,8 +1,7 @@
-"""Random gene sets against an outcome: one score test of them all, beside a Cox fit of lifelines
-for each.
+"""Random gene sets against an outcome: one score test of them all, beside a Cox fit for each.
 
-    python -m benchmarks.prognosis --quick    # 30 sets, a few seconds, writes nothing python
-    benchmarks/prognosis/__main__.py            # 1,000 sets, some minutes; best with nothing else running
+    python -m benchmarks.prognosis --quick    # 30 sets, a few seconds, writes nothing
+    python -m benchmarks.prognosis            # 1,000 sets, some minutes; best with nothing else running
 
 Patients are those of `datasets.cll_cohort`; each set has 30 genes, scored by the sum of its
 z-scores with the signs of the planted signature. Before anything is timed, the z of the score test
@@ -19,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lifelines
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -79,12 +77,8 @@ def by_score_test(given: Scene) -> np.ndarray:
 
 def by_fits(given: Scene) -> np.ndarray:
     """A Cox fit for each score."""
-    frame = given.columns.assign(time=given.outcome.time, event=given.outcome.event)
-    found = []
-    for score in given.scores.T:
-        fit = lifelines.CoxPHFitter().fit(frame.assign(score=score), "time", "event")
-        found.append(fit.params_["score"] / fit.standard_errors_["score"])
-    return np.array(found)
+    fits = [models.fit(given.outcome, given.columns.assign(score=one)) for one in given.scores.T]
+    return np.array([fit.coef["score"] / fit.se["score"] for fit in fits])
 
 
 def empirical_p(z: np.ndarray) -> np.ndarray:
@@ -196,7 +190,7 @@ def main() -> None:
     print(table(report))
     if not args.quick:
         stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "threads": 1}
-        stamp |= {"versions": versions("scbert-cll", "lifelines", "pandas", "numpy", "scipy")}
+        stamp |= {"versions": versions("scbert-cll", "pandas", "numpy", "scipy")}
         stamp |= {"patients": N_PATIENTS, "genes": N_GENES, "sets": N_SETS}
         (RESULTS / "prognosis.json").write_text(
             json.dumps(stamp | {"beside": report}, indent=1) + "\n"

@@ -246,7 +246,7 @@ def main() -> None:
     if not args.alone:
         stamp = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
         stamp |= {
-            "versions": versions("scbert-cll", "lifelines", "pandas", "numpy", "scipy"),
+            "versions": versions("scbert-cll", "pandas", "numpy", "scipy"),
             "runs": runs,
         }
         (RESULTS / "prognosis_truth.json").write_text(

@@ -21,6 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scbert_cll import datasets, pp
+from scbert_cll._survival.models import concordance, fit
+from scbert_cll._survival.outcome import Outcome
 from scbert_cll.datasets import _download_geo_series
 
 SharedFile = Callable[[str], Path]
@@ -529,9 +531,6 @@ def mofacll(shared_file: SharedFile) -> ad.AnnData:
 
 @pytest.mark.realdata
 def test_real_mofacll(mofacll: ad.AnnData) -> None:
-    lifelines = pytest.importorskip(
-        "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
-    )
     assert mofacll.shape == (276, 0)
     obs = mofacll.obs
     assert (obs["died"].sum(), obs["treated"].sum(), obs["died_untreated"].sum()) == (37, 131, 11)
@@ -540,12 +539,12 @@ def test_real_mofacll(mofacll: ad.AnnData) -> None:
     complete = complete[complete["TTT"] > 0]
     assert (len(complete), complete["treated"].sum()) == (171, 88)
     mutated = (complete["IGHV"] == "mutated").astype(float)
-    assert lifelines.utils.concordance_index(
-        complete["TTT"], mutated, complete["treated"]
-    ) == pytest.approx(0.634, abs=5e-4)
-    fitted = lifelines.CoxPHFitter().fit(complete.assign(IGHV=mutated), "TTT", "treated")
-    assert fitted.hazard_ratios_["IGHV"] < 0.6
-    assert fitted.hazard_ratios_["TP53ab"] > 1.5
+    outcome = Outcome(complete["treated"].to_numpy(dtype=bool), complete["TTT"].to_numpy())
+    assert concordance(outcome, -mutated.to_numpy()) == pytest.approx(0.634, abs=5e-4)
+    columns = complete.drop(columns=["TTT", "treated"]).assign(IGHV=mutated).astype(float)
+    ratios = np.exp(fit(outcome, columns).coef)
+    assert ratios["IGHV"] < 0.6
+    assert ratios["TP53ab"] > 1.5
 
 
 @pytest.mark.realdata

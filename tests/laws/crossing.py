@@ -26,7 +26,6 @@ QUICK = {"max_epochs": 1, "batch_size": 64, "accelerator": "cpu", "enable_progre
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 SHORT = {"n_random": 20, "n_bootstrap": 5}
 HAS_ANNBATCH = find_spec("annbatch") is not None
-HAS_LIFELINES = int(pd.__version__[0]) < 3  # which is for pandas 2 only
 
 
 def cells() -> AnnData:
@@ -62,12 +61,11 @@ def of_tables(adata: AnnData) -> None:
 
 def of_patients() -> AnnData:
     patients = sc_cll.datasets.cll_cohort(n_patients=200, n_genes=200)
-    if HAS_LIFELINES:
-        who = {"time_key": "TTT", "event_key": "treated"}
-        sc_cll.tl.survival(patients, "IGHV", **who)
-        sc_cll.tl.prognosis(
-            patients, patients.uns["truth"]["signature"], covariates=["IGHV"], **who, **SHORT
-        )
+    who = {"time_key": "TTT", "event_key": "treated"}
+    sc_cll.tl.survival(patients, "IGHV", **who)
+    sc_cll.tl.prognosis(
+        patients, patients.uns["truth"]["signature"], covariates=["IGHV"], **who, **SHORT
+    )
     return patients
 
 

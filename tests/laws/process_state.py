@@ -172,8 +172,6 @@ def verbs(api: Any, there: dict[str, Any], found: dict[str, list[str]]) -> None:
         function: Callable[..., Any] = getattr(
             getattr(sc_cll, name.split(".")[0]), name.split(".")[1]
         )
-        if name in api.NEED_LIFELINES and importlib.util.find_spec("lifelines") is None:
-            continue
         for number, call in enumerate(calls):
             if name == "pp.intersect_obs":  # the table makes the MuData in its call
                 continue
@@ -187,8 +185,6 @@ def readers(api: Any, there: dict[str, Any], found: dict[str, list[str]]) -> Non
     """Functions of `get` and `pl`."""
     for one in (*api.public("get"), *api.public("pl")):
         function, name = one.values[0], one.id
-        if name in api.NEED_LIFELINES and importlib.util.find_spec("lifelines") is None:
-            continue
         first = next(iter(inspect.signature(function).parameters))
         mdata = MuData({"rna": there["done"].copy(), "prot": there["toy"]["prot"].copy()})
         what = {"model": there["model"], "adata": there["done"], "data": mdata}[first]

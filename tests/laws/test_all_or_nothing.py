@@ -279,8 +279,6 @@ LAST, SPREAD = 16, 4
 def test_every_verb_can_be_cut_at_its_last_lines_and_before(
     name: str, world: dict[str, Any]
 ) -> None:
-    if name == "tl.prognosis":
-        pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     start, call = VERBS[name]
     adata = world[start].copy()
     before = held(adata)

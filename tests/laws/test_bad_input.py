@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -1253,14 +1252,11 @@ OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         "'survival' is not in adata.uns; .*Run tl.survival or tl.prognosis first",
     ),
 }
-FITTED = {"the outcome under another name"}  # a model must be fitted to see it
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique:UserWarning")
 @pytest.mark.parametrize("row", OUTCOME_ROWS)
 def test_an_outcome_that_cannot_be_is_refused(row):
-    if row in FITTED:
-        pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     spoil, call, error, sentence = OUTCOME_ROWS[row]
     adata = _patients()
     spoil(adata)
@@ -1270,16 +1266,6 @@ def test_an_outcome_that_cannot_be_is_refused(row):
     assert before.obs.equals(adata.obs)
     assert set(before.uns) == set(adata.uns)
     assert (before.X is None and adata.X is None) or np.array_equal(before.X, adata.X)
-
-
-def test_without_lifelines_what_to_install_is_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lifelines", None)
-    for call in (prognosis, survival):
-        with pytest.raises(
-            ImportError,
-            match=r"needs lifelines, which is not installed: pip install 'scbert-cll\[prognosis\]'",
-        ):
-            call(_patients())
 
 
 # -- remedies
@@ -1529,7 +1515,6 @@ def test_the_remedy_works_for_a_network(row, classifier):
 @IGNORED
 @pytest.mark.parametrize("row", OUTCOME_ROWS)
 def test_the_remedy_works_for_an_outcome(row):
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     spoil, call, _, _ = OUTCOME_ROWS[row]
     adata = _patients()
     spoil(adata)
@@ -2203,7 +2188,6 @@ def _without_numbers(text: str) -> str:
 
 @IGNORED
 def test_the_page_is_what_the_table_gives():
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     assert _without_numbers(PAGE.read_text(encoding="utf-8")) == _without_numbers(page()), (
         "make it anew: python tests/laws/test_bad_input.py"
     )

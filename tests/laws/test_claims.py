@@ -93,8 +93,6 @@ def test_a_table_is_what_its_script_makes_of_the_results(
     path: str, script: Callable[[str], ModuleType]
 ) -> None:
     name, made = TABLES[path]
-    if name.startswith("prognosis"):
-        pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     assert made(script(name)).strip() == (ROOT / path).read_text().strip()
 
 

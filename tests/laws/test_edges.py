@@ -264,7 +264,6 @@ def test_p_of_a_gate_counts_the_value_itself_and_its_ties(null: list[int], value
 
 @pytest.fixture(scope="module")
 def cohort() -> AnnData:
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     return sc_cll.datasets.cll_cohort(rng=1)
 
 
@@ -296,7 +295,6 @@ def test_a_random_set_that_is_as_good_counts(sign: float) -> None:
     """Three copies of the score, one of its opposite and one that says nothing; all are exact in
     binary.
     """
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     from scbert_cll._survival.outcome import Outcome
     from scbert_cll.tl._prognosis.null import _against
 
@@ -317,11 +315,12 @@ def test_a_random_set_that_is_as_good_counts(sign: float) -> None:
 
 
 def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
-    """By hand from lifelines' fits and concordance on the same draws (Harrell; Noma et al. 2021)."""
-    lifelines = pytest.importorskip(
-        "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
-    )
-    from lifelines.utils import concordance_index
+    """By hand from scikit-survival's fits and concordance on the same draws (Harrell; Noma et al.
+    2021).
+    """
+    linear_model = pytest.importorskip("sksurv.linear_model", reason="needs the extra uno")
+    from sksurv.metrics import concordance_index_censored
+    from sksurv.util import Surv
 
     from scbert_cll._survival.added_value import gains
     from scbert_cll._survival.models import concordance
@@ -344,12 +343,13 @@ def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
     )["C"]
 
     def gain(rows: np.ndarray, judged: np.ndarray) -> float:
-        learned = x.iloc[rows].assign(t=time[rows], e=event[rows]).reset_index(drop=True)
         both = []
         for columns in (["known"], list(x)):
-            model = lifelines.CoxPHFitter().fit(learned[[*columns, "t", "e"]], "t", "e")
-            risk = x[columns].iloc[judged].to_numpy() @ model.params_.to_numpy()
-            both.append(concordance_index(time[judged], -risk, event[judged]))
+            model = linear_model.CoxPHSurvivalAnalysis(ties="efron", tol=1e-12)
+            learned = x[columns].iloc[rows].to_numpy()
+            model.fit(learned, Surv.from_arrays(event[rows], time[rows]))
+            risk = x[columns].iloc[judged].to_numpy() @ model.coef_
+            both.append(concordance_index_censored(event[judged], time[judged], risk)[0])
         return both[1] - both[0]
 
     everyone = np.arange(n)

@@ -76,9 +76,8 @@ def test_every_public_function_was_called(changes: dict[str, list[str]]) -> None
     api = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(api)
     called = {name.split(" ")[0] for name in changes}
-    can_run = importlib.util.find_spec("lifelines") is not None
     public = {f"{room}.{name}" for room in ("pp", "tl", "pl", "get") for name in api.EXPECTED[room]}
-    assert public - called == (set() if can_run else api.NEED_LIFELINES)
+    assert public - called == set()
 
 
 # ---- signals

@@ -142,7 +142,6 @@ AFTER = {
     "tl.survival": Step(
         lambda a, _: tl.survival(a, "lab", time_key="years", event_key="event", strata=["batch"]),
         "survival",
-        "lifelines",
     ),
 }
 
@@ -396,7 +395,6 @@ def test_no_verb_is_forgotten() -> None:
 
 
 def test_prognosis_records_every_keyword_and_survives(tmp_path: Path) -> None:
-    pytest.importorskip("lifelines")
     cohort = sc_cll.datasets.cll_cohort(n_patients=120, n_genes=200)
     cohort.obs["IGHV"] = (
         cohort.obs["IGHV"]

@@ -210,7 +210,6 @@ def _interactions(w: dict[str, Any], seed: int) -> np.ndarray:
 
 
 def _prognosis(seed: int) -> np.ndarray:
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     adata = sc_cll.datasets.cll_cohort(n_patients=120, n_genes=150)
     call = {
         "time_key": "TTT",

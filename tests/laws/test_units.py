@@ -16,8 +16,6 @@ from anndata import AnnData
 
 import scbert_cll as sc_cll
 
-pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
-
 PER_YEAR = {"years": 1.0, "months": 12.0, "days": 365.25}
 N = 120
 

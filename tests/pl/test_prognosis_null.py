@@ -104,7 +104,6 @@ def test_what_is_not_there_is_said(prognosed):
 
 @pytest.mark.filterwarnings("ignore:The hazard ratio of")
 def test_what_tl_prognosis_writes_is_drawn(legible):
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     adata = sc_cll.datasets.cll_cohort(n_patients=150, n_genes=300)
     asked = {"covariates": ["IGHV"], "n_random": 50, "n_bootstrap": 0}
     truth = adata.uns["truth"]["signature"]

@@ -272,7 +272,6 @@ def test_figure_and_missing_result(survived):
 
 @pytest.mark.filterwarnings("ignore:The hazard ratio of")
 def test_what_tl_survival_writes_is_drawn(legible):
-    pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
     adata = sc_cll.datasets.cll_cohort(n_patients=150, n_genes=200)
     sc_cll.tl.survival(
         adata, "IGHV", time_key="TTFT", event_key="treated", entry_key="years_to_sample"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import anndata as ad
@@ -13,8 +12,6 @@ from anndata import AnnData
 from mudata import MuData
 
 import scbert_cll as sc_cll
-
-pytest.importorskip("lifelines", reason="needs the extra prognosis (which has no pandas 3)")
 
 OUTCOME = {"time_key": "TTT", "event_key": "treated"}
 
@@ -526,14 +523,6 @@ def test_other_objects_are_refused(patients) -> None:
         )
     with pytest.raises(ValueError, match="Expected at least one patient"):
         sc_cll.tl.survival(patients[:0], "group", **OUTCOME)
-
-
-def test_lifelines_is_optional(patients, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "lifelines", None)
-    with pytest.raises(
-        ImportError, match=r"needs lifelines, .* pip install 'scbert-cll\[prognosis\]'"
-    ):
-        run(patients)
 
 
 # -- real patients

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scbert_cll._checks import (
         adata,
-        cohorts,
         counts,
         genes,
         manifests,
         paths,
         people,
         slots,
-        tables,
         text,
         tokens,
         words,
@@ -28,14 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adata",
-    "cohorts",
     "counts",
     "genes",
     "manifests",
     "paths",
     "people",
     "slots",
-    "tables",
     "text",
     "tokens",
     "words",

@@ -13,7 +13,7 @@ from scbert_cll._checks.words import choice, listed
 
 Unit = Literal["years", "months", "days"]
 
-PER_YEAR: Final = {"years": 1.0, "months": 12.0, "days": 365.25}
+PER_YEAR: Final[dict[str, float]] = {"years": 1.0, "months": 12.0, "days": 365.25}
 _USUAL: Final = (2.0, 5.0)  # years
 _LONGEST, _SHORTEST = 60.0, 0.1  # years, of the longest follow-up of a cohort
 _OLDEST: Final = 120.0  # years, of a clock that is age

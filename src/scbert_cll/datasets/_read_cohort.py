@@ -8,10 +8,14 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
 from scbert_cll._checks.words import choice, key_in
+from scbert_cll._survival import units
+from scbert_cll._survival.outcome import distinct, entry_before_end, one_end
+from scbert_cll._survival.units import Unit
 from scbert_cll.datasets import _tables
-from scbert_cll.datasets._tables import Table, Unit
+from scbert_cll.datasets._events import are_plain, event_meanings, events
+from scbert_cll.datasets._tables import Table
 
 
 def read_cohort(
@@ -108,99 +112,89 @@ def read_cohort(
     >>> adata.obs.round(2).to_dict("list")
     {'days': [1.92, 4.0], 'state': [1, 0]}
     """
-    choice(unit, _tables.UNITS, "unit")
-    _checks.cohorts.outcome_keys(time_key, event_key, entry_key, competing_key)
-    meanings = _checks.cohorts.event_meanings(event_values)
+    choice(unit, list(units.PER_YEAR), "unit")
+    keys = _keys_of(time_key, event_key, entry_key, competing_key)
+    meanings = event_meanings(event_values)
     tables, files = _tables.read_tables(
         {"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256
     )
     seen = _tables.named_rows(tables["clinical"], sample_key, "clinical")
-    keys = {
-        "time_key": time_key,
-        "event_key": event_key,
-        "entry_key": entry_key,
-        "competing_key": competing_key,
-    }
-    for key in filter(None, keys.values()):
+    for key in keys.values():
         key_in(key, seen, "the clinical table")
     values = None
     if "expression" in tables:
         values = _tables.expression_matrix(tables["expression"], transpose=transpose)
-        _checks.cohorts.shared_samples(
-            values.index, values.columns, seen, sample_key or "the first column"
-        )
+        _tables.check_shared(values, seen, sample_key or "the first column")
     obs = _tables.columns_of_obs(seen)
     for key, column in _outcome(seen, keys, unit, meanings).items():
-        obs[key.replace("/", "_")] = column
+        obs[_tables.column_name(key)] = column
     adata, record = _tables.joined(values, obs)
-    _tables.tell_scale(adata, "the expression table")
-    params = {name: value for name, value in keys.items() if value} | {
-        "unit": unit,
-        "transpose": transpose,
-    }
+    params = keys | {"unit": unit, "transpose": transpose}
     outcome = _summary(obs.loc[adata.obs_names], time_key, event_key)
     adata.uns[_keys.COHORT] = record | {"files": files, "outcome": outcome, "params": params}
     return adata
 
 
+def _keys_of(
+    time_key: str | None, event_key: str | None, entry_key: str | None, competing_key: str | None
+) -> dict[str, str]:
+    """The columns that are named, by parameter."""
+    if time_key and not event_key:
+        raise ValueError(
+            f"time_key={time_key!r} needs event_key=: a time alone does not say whether the event "
+            "came or was not awaited."
+        )
+    for name, key in (("entry_key", entry_key), ("competing_key", competing_key)):
+        if key and not time_key:
+            raise ValueError(f"{name}={key!r} needs time_key= and event_key=.")
+    keys = {"time_key": time_key, "event_key": event_key}
+    keys |= {"entry_key": entry_key, "competing_key": competing_key}
+    named = {name: key for name, key in keys.items() if key}
+    distinct(list(named.values()), "The columns of the outcome")
+    return named
+
+
 def _outcome(
-    seen: pd.DataFrame,
-    keys: Mapping[str, str | None],
-    unit: Unit,
-    meanings: Mapping[str, int] | None,
+    seen: pd.DataFrame, keys: Mapping[str, str], unit: Unit, meanings: Mapping[str, int] | None
 ) -> dict[str, pd.Series]:
     """The columns of the outcome in years and in 0 and 1."""
-    time_key, event_key, entry_key, competing_key = keys.values()
-    found: dict[str, pd.Series] = {}
-    if event_key:
-        found[event_key] = _checks.cohorts.events(seen[event_key], event_key, meanings)
-    if time_key:
-        found |= _years(seen, time_key, entry_key, unit)
-    if event_key and competing_key:
-        found[competing_key] = _competing(seen[competing_key], competing_key, meanings)
-        _checks.cohorts.one_end(found[event_key], found[competing_key], event_key, competing_key)
+    columns = {name: seen[key] for name, key in keys.items()}
+    outcome: dict[str, pd.Series] = {}
+    if "event_key" in columns:
+        outcome["event_key"] = events(columns["event_key"], keys["event_key"], meanings)
+    for name in ("time_key", "entry_key"):
+        if name in columns:
+            outcome[name] = units.times(columns[name], keys[name])
+    if "time_key" in outcome:
+        time, entry = outcome["time_key"], outcome.get("entry_key")
+        if entry is not None:
+            entry_before_end(entry, time)
+        units.check_unit(time, unit, entry=entry)
+    if "competing_key" in columns:  # plain 0 and 1 are just that, whatever the other's words mean
+        column = columns["competing_key"]
+        competing = events(column, keys["competing_key"], None if are_plain(column) else meanings)
+        one_end(outcome["event_key"], competing)
+        outcome["competing_key"] = competing
     return {
-        key: column if key in (time_key, entry_key) else _tables.yes_or_no(column)
-        for key, column in found.items()
+        keys[name]: column / units.PER_YEAR[unit]
+        if name in ("time_key", "entry_key")
+        else _tables.yes_or_no(column)
+        for name, column in outcome.items()
     }
-
-
-def _years(
-    seen: pd.DataFrame, time_key: str, entry_key: str | None, unit: Unit
-) -> dict[str, pd.Series]:
-    """Time and entry, which are on one clock."""
-    time = _checks.cohorts.times(seen[time_key], time_key)
-    if entry_key is None:
-        _checks.cohorts.plausible_times(time, time_key, unit)
-        return {time_key: time / _checks.cohorts.PER_YEAR[unit]}
-    entry = _checks.cohorts.times(seen[entry_key], entry_key)
-    _checks.cohorts.in_order(entry, time, entry_key, time_key)
-    _checks.cohorts.plausible_times(time, time_key, unit, entry=entry)
-    return {
-        key: column / _checks.cohorts.PER_YEAR[unit]
-        for key, column in ((time_key, time), (entry_key, entry))
-    }
-
-
-def _competing(column: pd.Series, key: str, meanings: Mapping[str, int] | None) -> pd.Series:
-    """Plain 0 and 1 are what they are, whatever the words of the other event mean."""
-    return _checks.cohorts.events(
-        column, key, None if _checks.cohorts.are_plain(column) else meanings
-    )
 
 
 def _summary(obs: pd.DataFrame, time_key: str | None, event_key: str | None) -> dict[str, float]:
-    """How many patients have an outcome, and how long they were seen."""
-    keys = [key.replace("/", "_") for key in (event_key, time_key) if key]
-    known = obs[keys].dropna()
+    """How many patients have an outcome, and how long they were followed."""
     if not event_key:
         return {}
-    found: dict[str, float] = {"n": len(known), "n_events": int(known[keys[0]].sum())}
+    keys = [_tables.column_name(key) for key in (event_key, time_key) if key]
+    known = obs[keys].dropna()
+    summary: dict[str, float] = {"n": len(known), "n_events": int(known[keys[0]].sum())}
     if time_key and len(known):
         time = known[keys[1]]
-        found |= {
+        summary |= {
             "n_time_zero": int((time == 0).sum()),
             "median": float(time.median()),
             "maximum": float(time.max()),
         }
-    return found
+    return summary

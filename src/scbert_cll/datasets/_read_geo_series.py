@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
-from scbert_cll.datasets import _series, _tables
+from scbert_cll import _keys
+from scbert_cll._checks.text import fields_of, odd_quotes, read_text
+from scbert_cll._checks.words import listed
+from scbert_cll.datasets import _tables
 
 _SAMPLE: Final = "!Sample_"
 _SERIES: Final = "!Series_"
@@ -72,103 +74,122 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
         treatment", event_key="treated", unit="days", event_values={"yes": 1, "no": 0})
     """
     path = Path(path)
-    found = _tables.checked_sum(path, sha256)
-    about, table = parts(path, path.name)
-    samples = pd.Index(about[_ACCESSION][0], dtype=object)
-    _checks.cohorts.sample_names(samples, path.name)
-    values = (
-        _tables.expression_matrix(table, transpose=False, what=path.name)
-        if len(table)
-        else pd.DataFrame(index=samples)
-    )
-    obs = _tables.columns_of_obs(_described(about, samples))
+    digest = _tables.checked_sum(path, sha256)
+    lines, table = parts(path, path.name)
+    samples = pd.Index(lines[_ACCESSION][0], dtype=object)
+    _tables.check_samples(samples, path.name)
+    values = pd.DataFrame(index=samples)
+    if len(table):
+        values = _tables.expression_matrix(table, what=path.name)
+    obs = _tables.columns_of_obs(_described(lines, samples))
     var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
     adata = AnnData(values.loc[samples].to_numpy(dtype=np.float64), obs=obs, var=var)
     if not adata.n_vars:
         warnings.warn(
             f"{path.name} holds no values; series of sequencing have their counts in "
-            f"supplementary files.",
+            "supplementary files.",
             stacklevel=2,
         )
-    _tables.tell_scale(adata, path.name)
+    _tables.warn_of_scale(adata, path.name)
     series = {
-        name: np.array([cell for line in about[_SERIES + name] for cell in line], dtype=object)
+        name: np.array([cell for line in lines[_SERIES + name] for cell in line], dtype=object)
         for name in _OF_SERIES
-        if _SERIES + name in about
+        if _SERIES + name in lines
     }
-    files = pd.DataFrame({"file": [path.name], "sha256": [found]}, dtype=object).rename(index=str)
+    files = pd.DataFrame({"file": [path.name], "sha256": [digest]}, dtype=object).rename(index=str)
     adata.uns[_keys.COHORT] = series | {"files": files}
     return adata
 
 
 def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFrame]:
     """Lines of a whole series matrix by their name, each as its values; and the table."""
-    about: dict[str, list[list[str]]] = {}
+    lines: dict[str, list[list[str]]] = {}
     table, is_complete = pd.DataFrame(), False
     try:
-        text = _checks.text.read_text(path)
+        text = read_text(path)
     except EOFError:  # a compressed file that was cut off
-        about[_ACCESSION], text = [], ""
+        lines[_ACCESSION], text = [], ""
     file = StringIO(text)
     for line in iter(file.readline, ""):
         if line.startswith(_BEGIN):
             table, is_complete = _table(file, name)
             break
         if line.startswith("!"):
-            key, *cells = _checks.text.fields_of(line.rstrip("\n"), "\t", name)
-            about.setdefault(key, []).append([cell.strip() for cell in cells])
-    _series.series_matrix(_ACCESSION in about, is_complete, name)
-    _series.one_value_per_sample(about, _SAMPLE, _ACCESSION, _checks.text.odd_quotes(text), name)
-    if len(table):
-        _series.same_samples(table.columns[1:], pd.Index(about[_ACCESSION][0]), name)
-    return about, table
+            key, *cells = fields_of(line.rstrip("\n"), "\t", name)
+            lines.setdefault(key, []).append([cell.strip() for cell in cells])
+    if _ACCESSION not in lines:
+        raise ValueError(
+            f"{name} is not a series matrix of GEO: it has no line {_ACCESSION}. Get "
+            "GSE..._series_matrix.txt.gz."
+        )
+    if not is_complete:
+        raise ValueError(
+            f"{name} ends before its table does (no line {_END}), so it is not complete; get it "
+            "again."
+        )
+    _check_quotes(lines, odd_quotes(text), name)
+    if len(table) and (other := set(table.columns[1:]) ^ set(lines[_ACCESSION][0])):
+        raise ValueError(
+            f"{name}: the table and the !Sample_ lines name different samples: "
+            f"{listed(sorted(other))}. Get the file again."
+        )
+    return lines, table
+
+
+def _check_quotes(lines: dict[str, list[list[str]]], odd: int | None, name: str) -> None:
+    """An open quote has not made one value of two: those after it would be other samples'."""
+    if odd is None or not lines[_ACCESSION]:
+        return
+    n = len(lines[_ACCESSION][0])
+    for key, values in lines.items():
+        counts = [len(cells) for cells in values if len(cells) != n]
+        if key.startswith(_SAMPLE) and counts:
+            raise ValueError(
+                f"{name} has {n} samples and {counts[0]} values in a line {key}, and a quote in "
+                f"line {odd} is not closed. Get the file again, or close it."
+            )
 
 
 def _table(file: TextIO, name: str) -> tuple[pd.DataFrame, bool]:
-    """The values under their header (ID_REF and samples), and whether the line after them is the end."""
-    header = _checks.text.fields_of(file.readline().rstrip("\r\n"), "\t", name)
+    """The values under their header (ID_REF and samples), and whether the end follows them."""
+    header = fields_of(file.readline().rstrip("\r\n"), "\t", name)
     body = file.read()
-    _series.no_open_quote(body, name)
-    table = _tables.read_body(StringIO(body), "\t", len(header)).reindex(columns=range(len(header)))
+    if (line := odd_quotes(body)) is not None:
+        raise ValueError(
+            f"{name} has a quote that is not closed in row {line} of its table, so the rows "
+            "behind it would be lost. Get the file again, or close it."
+        )
+    table = _tables.read_body(body, "\t", len(header)).reindex(columns=range(len(header)))
     is_complete = bool(len(table)) and str(table.iloc[-1, 0]).startswith(_END)
     return table.iloc[:-1].set_axis(pd.Index(header, dtype=object), axis=1), is_complete
 
 
-def _described(about: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataFrame:
-    """Samples × what is said of them."""
+def _described(lines: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataFrame:
+    """Samples × what their authors say of them; a name that a sample has twice gets ``_2``."""
     columns: dict[str, dict[str, str]] = {}
-    for name, lines in about.items():
+    for name, rows in lines.items():
         if not name.startswith(_SAMPLE) or name == _ACCESSION:
             continue
         field = name.removeprefix(_SAMPLE)
-        is_own = field.startswith(_CHARACTERISTICS)
-        for cells in lines:
-            if is_own or field == "title" or len(set(cells)) > 1:
-                for sample, cell in zip(samples, cells, strict=False):
-                    key, said = _split(cell, field) if is_own else (field, cell)
-                    _put(columns, key, sample, said)
-    return pd.DataFrame(
-        {
-            key: _numbers(pd.Series(said, dtype=object).reindex(samples))
-            for key, said in columns.items()
-        },
-        index=samples,
-    )
-
-
-def _split(cell: str, field: str) -> tuple[str, str]:
-    """What a cell is about and what it says; without a colon it is about the line."""
-    key, colon, said = cell.partition(":")
-    return (key.strip(), said.strip()) if colon else (field, cell)
-
-
-def _put(columns: dict[str, dict[str, str]], key: str, sample: str, said: str) -> None:
-    """Under its name, or under name_2 where the sample has that one already."""
-    if said in _tables.MISSING:
-        return
-    names = (key if i == 1 else f"{key}_{i}" for i in count(1))
-    name = next(name for name in names if sample not in columns.get(name, {}))
-    columns.setdefault(name, {})[sample] = said
+        has_keys = field.startswith(_CHARACTERISTICS)
+        for cells in rows:
+            if not has_keys and field != "title" and len(set(cells)) < 2:
+                continue
+            for sample, cell in zip(samples, cells, strict=False):
+                key, colon, value = cell.partition(":")
+                if not has_keys or not colon:
+                    key, value = field, cell
+                if (value := value.strip()) in _tables.MISSING:
+                    continue
+                key = key.strip()
+                names = (key if i == 1 else f"{key}_{i}" for i in count(1))
+                free = next(name for name in names if sample not in columns.get(name, {}))
+                columns.setdefault(free, {})[sample] = value
+    table = {
+        key: _numbers(pd.Series(values, dtype=object).reindex(samples))
+        for key, values in columns.items()
+    }
+    return pd.DataFrame(table, index=samples)
 
 
 def _numbers(column: pd.Series) -> pd.Series:

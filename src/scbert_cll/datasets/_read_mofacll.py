@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._checks.words import listed
+from scbert_cll._survival import units
 from scbert_cll.datasets import _tables
+from scbert_cll.datasets._events import events, word_of
 from scbert_cll.datasets._tables import Table
 
 _PATIENT: Final = "patientID"
@@ -18,7 +21,10 @@ _NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever", "pretre
 _TIMES: Final = ("OS", "TTT", "TFT")
 _EVENTS: Final = ("died", "treated", "treated_ever")
 _PROTEIN: Final = ("name", "ensembl_gene_id", "hgnc_symbol")
-_EXPORT: Final = "Export it from R as the docstring of datasets.read_mofacll says."
+_IGHV: Final = dict.fromkeys(("1", "M", "MUTATED"), "mutated") | dict.fromkeys(
+    ("0", "U", "UNMUTATED"), "unmutated"
+)
+_CLEARLY: Final = 1.96
 
 
 def read_mofacll(
@@ -125,50 +131,51 @@ def read_mofacll(
     tables, files = _tables.read_tables(
         sources | {"expression": expression, "proteome": proteome}, sha256=sha256
     )
-    clinical = {what: _patients(tables[what], what) for what in sources if what in tables}
+    clinical = {role: _patients(tables[role], role) for role in sources if role in tables}
     obs = _outcome(clinical["survival"])
     outcomes = list(obs.columns)
     clinical["survival"] = clinical["survival"].drop(columns=outcomes, errors="ignore")
-    for what, table in clinical.items():
-        more = _described(table)
-        obs = obs.join(
-            more.rename(columns={name: f"{name}_{what}" for name in more if name in obs})
-        )
+    for role, table in clinical.items():
+        columns = _described(table)
+        renamed = {name: f"{name}_{role}" for name in columns if name in obs}
+        obs = obs.join(columns.rename(columns=renamed))
     if {"IGHV", "TTT", "treated"} <= set(obs):
-        _checks.cohorts.ighv_direction(obs["IGHV"], obs["TTT"], obs["treated"])
-    values, of_proteins = _values(tables)
+        _check_ighv(obs["IGHV"], obs["TTT"], obs["treated"])
+    values: pd.DataFrame | None = None
+    proteins = _Proteins.of(tables["proteome"]) if "proteome" in tables else None
+    if proteins is not None:
+        values = proteins.values
+    elif "expression" in tables:
+        values = _tables.expression_matrix(tables["expression"])
     if values is not None:
-        _checks.cohorts.shared_samples(values.index, values.columns, obs, _PATIENT)
+        _tables.check_shared(values, obs, _PATIENT)
     adata, record = _tables.joined(values, obs)
-    _tables.tell_scale(adata, "the expression table")
-    for name, column in of_proteins.get("var", {}).items():
-        adata.var[name] = column
     others = {
-        what: np.array(sorted(set(t.index) - set(obs.index)), dtype=object)
-        for what, t in clinical.items()
+        role: np.array(sorted(set(table.index) - set(obs.index)), dtype=object)
+        for role, table in clinical.items()
     }
     record |= {"files": files, "outcomes": np.array(outcomes, dtype=object), "only_in": others}
-    adata.uns[_keys.COHORT] = record | of_proteins.get("record", {})
+    if proteins is not None:
+        adata.var, record = proteins.var, record | proteins.others
+    adata.uns[_keys.COHORT] = record
     return adata
 
 
-def _patients(table: pd.DataFrame, what: str) -> pd.DataFrame:
+def _patients(table: pd.DataFrame, role: str) -> pd.DataFrame:
     """One row per patient: of the column patientID, or of the first one."""
-    table = _tables.named_rows(table, _PATIENT if _PATIENT in table else None, what)
+    table = _tables.named_rows(table, _PATIENT if _PATIENT in table else None, role)
     return table.rename(columns=_NAMES)
 
 
 def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
     """Times in years, events as 0 and 1, and death before treatment."""
-    _checks.cohorts.has_columns(
-        seen, ["TTT", "treated"] if "TTT" in seen else ["OS", "died"], "The survival table", _EXPORT
-    )
+    _check_columns(seen, ["TTT", "treated"] if "TTT" in seen else ["OS", "died"], "survival table")
     obs = pd.DataFrame(index=seen.index)
-    for name in [name for name in seen if name in _TIMES]:
-        obs[name] = _checks.cohorts.times(seen[name], name)
-        _checks.cohorts.plausible_times(obs[name], name, "years")
-    for name in [name for name in seen if name in _EVENTS]:
-        obs[name] = _tables.yes_or_no(_checks.cohorts.events(seen[name], name, None))
+    for name in seen.columns[seen.columns.isin(_TIMES)]:
+        obs[name] = units.times(seen[name], name)
+        units.check_unit(obs[name], "years")
+    for name in seen.columns[seen.columns.isin(_EVENTS)]:
+        obs[name] = _tables.yes_or_no(events(seen[name], name))
     if {"treated", "died"} <= set(obs):
         known = obs["treated"].notna() & obs["died"].notna()
         untreated = (obs["treated"] == 0) & (obs["died"] == 1)
@@ -176,56 +183,87 @@ def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
     return obs
 
 
+def _check_columns(table: pd.DataFrame, needed: Collection[str], what: str) -> None:
+    if missing := [name for name in needed if name not in table]:
+        raise KeyError(
+            f"The {what} has no column {listed(missing)}; it has {listed(table.columns, 12)}. "
+            "Export it from R as the docstring of datasets.read_mofacll says."
+        )
+
+
 def _described(table: pd.DataFrame) -> pd.DataFrame:
     """Columns of patients; IGHV in words, and TP53 mutated or lost."""
     obs = _tables.columns_of_obs(table)
     if "IGHV" in obs:
-        words = pd.CategoricalDtype(["mutated", "unmutated"], ordered=True)
-        obs["IGHV"] = _checks.cohorts.ighv_words(table["IGHV"]).astype(words)
+        words = table["IGHV"].dropna().astype(object).map(lambda value: word_of(value).upper())
+        if unknown := sorted(set(words) - set(_IGHV)):
+            raise ValueError(
+                f"IGHV must be 1 (mutated) or 0 (unmutated), or M and U; found {listed(unknown)}."
+            )
+        status = pd.CategoricalDtype(["mutated", "unmutated"], ordered=True)
+        obs["IGHV"] = words.map(_IGHV).reindex(table.index).astype(status)
     if {"TP53", "del17p"} <= set(obs):
-        both = pd.DataFrame(
-            {name: _checks.cohorts.events(table[name], name, None) for name in ("TP53", "del17p")}
-        )
-        obs["TP53ab"] = _tables.yes_or_no(
-            both.max(axis=1).where(both.notna().all(axis=1) | (both == 1).any(axis=1))
-        )
+        both = pd.DataFrame({name: events(table[name], name) for name in ("TP53", "del17p")})
+        known = both.notna().all(axis=1) | (both == 1).any(axis=1)
+        obs["TP53ab"] = _tables.yes_or_no(both.max(axis=1).where(known))
     return obs
 
 
-def _values(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame | None, dict[str, Any]]:
-    """Patients × genes, and what there is to say of proteins."""
-    if "proteome" in tables:
-        return _proteins(tables["proteome"])
-    if "expression" in tables:
-        return _tables.expression_matrix(tables["expression"], transpose=False), {}
-    return None, {}
+def _check_ighv(mutated: pd.Series, time: pd.Series, event: pd.Series) -> None:
+    """Patients with mutated IGHV are treated later.
+
+    The opposite, and clearly so, is a table with its words exchanged.
+    """
+    sums = pd.DataFrame({"events": event, "years": time, "IGHV": mutated}).dropna()
+    sums = sums.groupby("IGHV", observed=False).sum()
+    if (sums <= 0).any(axis=None):
+        return
+    rate, n = sums["events"] / sums["years"], sums["events"]
+    ratio = rate["mutated"] / rate["unmutated"]
+    if np.log(ratio) / np.sqrt((1 / n).sum()) > _CLEARLY:
+        raise ValueError(
+            f"IGHV looks exchanged: patients called mutated are treated {ratio:.1f} times as often "
+            f"a year as the unmutated ({n['mutated']:.0f} and {n['unmutated']:.0f} events), and "
+            "they are known to be treated later. In mofaCLL 1 is mutated."
+        )
 
 
-def _proteins(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One protein per symbol: the one that is measured most often."""
-    _checks.cohorts.has_columns(table, _PROTEIN, "The proteome", _EXPORT)
-    patients = table.columns.drop(list(_PROTEIN))
-    _checks.cohorts.sample_names(patients, "the proteome")
-    values = pd.DataFrame(
-        _checks.cohorts.expression_numbers(table[patients], "The proteome"), columns=patients
-    )
-    about = pd.DataFrame({name: table[name].to_numpy() for name in _PROTEIN})
-    about["missing"], about["mean"] = values.isna().sum(axis=1), values.mean(axis=1)
-    named = about[about["hgnc_symbol"].notna() & (about["hgnc_symbol"] != "")]
-    best = named.sort_values(["missing", "mean"], ascending=[True, False], kind="stable")
-    best = best.drop_duplicates("hgnc_symbol").sort_index()
-    symbols = pd.Index(best["hgnc_symbol"].astype(str), dtype=object)
-    taken = values.loc[best.index].T.set_axis(symbols, axis=1)
-    columns = {
-        name: best[of].fillna("").astype(str).to_numpy(dtype=object)
-        for name, of in (("protein", "name"), ("ensembl", "ensembl_gene_id"))
-    }
-    record = {
-        "no_symbol": about.loc[about.index.difference(named.index), "name"]
-        .astype(str)
-        .to_numpy(dtype=object),
-        "other_proteins": named.loc[named.index.difference(best.index), "name"]
-        .astype(str)
-        .to_numpy(dtype=object),
-    }
-    return taken, {"var": columns, "record": record}
+class _Proteins(NamedTuple):
+    """One protein per symbol, the one that is measured most often."""
+
+    values: pd.DataFrame  # patients × symbols
+    var: pd.DataFrame  # protein, ensembl
+    others: dict[str, np.ndarray]  # names of those without a symbol, and of the less measured
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> _Proteins:
+        """From proteins × (name, Ensembl id, symbol, patients)."""
+        _check_columns(table, _PROTEIN, "proteome")
+        patients = table.columns.drop(list(_PROTEIN))
+        _tables.check_samples(patients, "the proteome")
+        numbers = _tables.expression_numbers(table[patients], "The proteome")
+        values = pd.DataFrame(numbers, columns=patients)
+        about = table[list(_PROTEIN)].reset_index(drop=True)
+        about = about.assign(missing=values.isna().sum(axis=1), mean=values.mean(axis=1))
+        named = about[about["hgnc_symbol"].notna() & (about["hgnc_symbol"] != "")]
+        best = named.sort_values(["missing", "mean"], ascending=[True, False], kind="stable")
+        best = best.drop_duplicates("hgnc_symbol").sort_index()
+        symbols = pd.Index(best["hgnc_symbol"].astype(str), dtype=object)
+        columns = {"protein": best["name"], "ensembl": best["ensembl_gene_id"]}
+        var = pd.DataFrame(
+            {
+                key: column.fillna("").astype(str).to_numpy(dtype=object)
+                for key, column in columns.items()
+            },
+            index=symbols,
+        )
+        names = about["name"].astype(str)
+        others = {
+            "no_symbol": names[about.index.difference(named.index)],
+            "other_proteins": names[named.index.difference(best.index)],
+        }
+        return cls(
+            values.loc[best.index].T.set_axis(symbols, axis=1),
+            var,
+            {key: column.to_numpy(dtype=object) for key, column in others.items()},
+        )

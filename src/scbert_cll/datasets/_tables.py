@@ -1,4 +1,4 @@
-"""Tables as R writes them, and what loaders of cohorts share: checksums, columns of obs, outcomes."""
+"""Tables as R writes them, and what readers of cohorts share: checksums, columns, joining."""
 
 from __future__ import annotations
 
@@ -8,34 +8,24 @@ from collections.abc import Mapping
 from io import StringIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks
-from scbert_cll._checks.words import key_in, listed
+from scbert_cll._checks.genes import gene_names
+from scbert_cll._checks.paths import plain_file
+from scbert_cll._checks.text import fields_of, numbers_as_written, open_table
+from scbert_cll._checks.words import key_in, listed, unique
 
-Unit = Literal["years", "months", "days"]
 type Table = pd.DataFrame | str | PathLike[str]
 
-UNITS: Final = tuple(_checks.cohorts.PER_YEAR)
 MISSING: Final = (
     "",
-    "NA",
-    "N/A",
-    "n/a",
-    "NaN",
-    "nan",
-    "NULL",
-    "null",
-    "None",
-    "#N/A",
-    "<NA>",
-    "--",
+    *["NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "--"],
 )
-_LOG_MAX: Final = 50.0  # no logarithm of an intensity or a count comes near it
+_LARGEST_LOG: Final = 50.0  # no logarithm of an intensity or a count comes near it
 
 
 def read_tables(
@@ -44,54 +34,83 @@ def read_tables(
     sep: str | None = None,
     sha256: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """The tables by what they are, first columns as text.
-
-    And the files they came from with their checksums.
-    """
-    given = {what: source for what, source in sources.items() if source is not None}
-    for what, source in given.items():
-        _checks.tables.table_source(source, what)
+    """The tables by their roles, first columns as text, and their files with checksums."""
+    given: dict[str, Any] = {role: source for role, source in sources.items() if source is not None}
+    for role, source in given.items():
+        if not isinstance(source, pd.DataFrame | str | PathLike):
+            hint = ""
+            if isinstance(source, AnnData):
+                hint = " adata.to_df().T is the expression and adata.obs the clinical table."
+            raise TypeError(
+                f"{role} must be a DataFrame or the path of a table; found "
+                f"{type(source).__name__}.{hint}"
+            )
     paths = {
-        what: Path(source) for what, source in given.items() if not isinstance(source, pd.DataFrame)
+        role: Path(source) for role, source in given.items() if not isinstance(source, pd.DataFrame)
     }
-    expected = {} if sha256 is None else sha256
-    _checks.tables.known_files(expected, [path.name for path in paths.values()])
-    sums = {what: checked_sum(path, expected.get(path.name)) for what, path in paths.items()}
+    expected: Any = sha256 or {}
+    files = [path.name for path in paths.values()]
+    unknown = [expected] if isinstance(expected, str) else [n for n in expected if n not in files]
+    if unknown:
+        raise ValueError(
+            f"sha256 must map names of files ({listed(files)}) to their checksums; found "
+            f"{listed(unknown)}."
+        )
+    rows = [
+        (role, path.name, checked_sum(path, expected.get(path.name)))
+        for role, path in paths.items()
+    ]
     tables = {
-        what: _in_memory(source) if isinstance(source, pd.DataFrame) else _read(Path(source), sep)
-        for what, source in given.items()
+        role: _in_memory(source) if isinstance(source, pd.DataFrame) else _read(Path(source), sep)
+        for role, source in given.items()
     }
-    rows = [(what, path.name, sums[what]) for what, path in paths.items()]
-    return tables, pd.DataFrame(rows, columns=["table", "file", "sha256"], dtype=object).rename(
-        index=str
-    )
+    table = pd.DataFrame(rows, columns=["table", "file", "sha256"], dtype=object)
+    return tables, table.rename(index=str)
 
 
 def checked_sum(path: Path, expected: str | None) -> str:
     """SHA-256 of a file, compared with the one that was given."""
-    with _checks.paths.plain_file(path).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    _checks.tables.same_sum(path.name, found, expected)
-    return found
+    with plain_file(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    check_sum(path.name, digest, expected)
+    return digest
+
+
+def check_sum(name: str, digest: str, expected: str | None) -> None:
+    """The file is the one that was expected."""
+    if expected is not None and digest != expected.strip().lower():
+        raise ValueError(
+            f"{name} is not the file that was expected: its SHA-256 is {digest}, not {expected}. "
+            "Get the file again, or change the checksum on purpose."
+        )
 
 
 def _read(path: Path, sep: str | None) -> pd.DataFrame:
     """A table with its header; pandas would rename columns that have one name."""
-    file, sep = _checks.text.open_table(path, sep)
-    sep = _checks.tables.separated(sep, path.name)
-    header = _checks.text.fields_of(file.readline(), sep, path.name)
-    body = file.read()
-    table = read_body(StringIO(body), sep, len(header))
-    _checks.tables.as_wide_as_its_header(len(header), table.shape[1], path.name)
-    table.columns = pd.Index([""] * (table.shape[1] - len(header)) + header, dtype=object)
+    file, separator = open_table(path, sep)
+    if separator is None:
+        raise ValueError(
+            f"{path.name} has no comma, tab or semicolon in its first line; say what separates "
+            "its columns: sep="
+        )
+    header = fields_of(file.readline(), separator, path.name)
+    n, body = len(header), file.read()
+    table = read_body(body, separator, n)
+    n_more = table.shape[1] - n
+    if n_more not in (0, 1):  # R writes row names without a name of theirs
+        raise ValueError(
+            f"{path.name} has {n} names of columns, but {table.shape[1]} fields in its first row; "
+            "write it with R's write.csv, or name the separator: sep="
+        )
+    table.columns = pd.Index([""] * n_more + header, dtype=object)
 
     def texts() -> pd.DataFrame:
-        return read_body(StringIO(body), sep, len(header), dtype=str)
+        return read_body(body, separator, n, dtype=str)
 
-    return _checks.text.numbers_as_written(table, texts, sep, path.name)
+    return numbers_as_written(table, texts, separator, path.name)
 
 
-def read_body(file: TextIO, sep: str, n_columns: int, dtype: Any = {0: str}) -> pd.DataFrame:  # noqa: B006
+def read_body(body: str, sep: str, n_columns: int, dtype: Any = {0: str}) -> pd.DataFrame:  # noqa: B006
     """What follows a header.
 
     The first column is text whatever it holds: 01005, and a gene called NA.
@@ -99,7 +118,7 @@ def read_body(file: TextIO, sep: str, n_columns: int, dtype: Any = {0: str}) -> 
     missing: Any = {i: list(MISSING) for i in range(1, n_columns + 1)}
     try:
         return pd.read_csv(
-            file,
+            StringIO(body),
             sep=sep,
             header=None,
             dtype=dtype,
@@ -118,69 +137,134 @@ def _in_memory(table: pd.DataFrame) -> pd.DataFrame:
     else:
         table = table.reset_index(names=str(table.index.name or ""))
     table.columns = pd.Index([str(name) for name in table.columns], dtype=object)
-    table.isetitem(0, _text(table.iloc[:, 0]))
+    table.isetitem(0, list(_text(table.iloc[:, 0])))
     return table
 
 
-def named_rows(table: pd.DataFrame, key: str | None, what: str) -> pd.DataFrame:
+def _text(column: pd.Series) -> pd.Index:
+    return pd.Index(["" if pd.isna(value) else str(value) for value in column], dtype=object)
+
+
+def check_samples(names: pd.Index, where: str) -> None:
+    """Every sample has a name of its own."""
+    if blank := int(sum(not str(name).strip() for name in names)):
+        raise ValueError(f"{blank} samples of {where} have no name; name them or leave them out.")
+    unique(names, f"Samples of {where}", "keep one sample of each patient")
+
+
+def named_rows(table: pd.DataFrame, key: str | None, role: str) -> pd.DataFrame:
     """The table with the names of its samples as index: of a column, or of the first one."""
-    _checks.cohorts.column_names(table.columns, f"the {what} table")
+    where = f"the {role} table"
+    unique(table.columns, f"Columns of {where}", "rename one of them")
     if key is not None:
-        key_in(
-            key, table, f"the {what} table", "Name the column that holds the samples: sample_key="
-        )
-    at = 0 if key is None else list(table.columns).index(key)
-    names = pd.Index(_text(table.iloc[:, at]), dtype=object)
-    _checks.cohorts.sample_names(names, f"the {what} table")
-    return table.drop(columns=table.columns[at]).set_axis(names, axis=0)
+        key_in(key, table, where, "Name the column that holds the samples: sample_key=")
+    place = 0 if key is None else list(table.columns).index(key)
+    names = _text(table.iloc[:, place])
+    check_samples(names, where)
+    return table.drop(columns=table.columns[place]).set_axis(names, axis=0)
 
 
 def expression_matrix(
-    table: pd.DataFrame, *, transpose: bool, what: str = "expression"
+    table: pd.DataFrame, *, transpose: bool = False, what: str = "expression"
 ) -> pd.DataFrame:
     """Samples × genes as float64."""
     numbers = table.iloc[:, 1:]
-    values = _checks.cohorts.expression_numbers(numbers, f"The {what} table")
-    rows, columns = (
-        pd.Index(_text(table.iloc[:, 0]), dtype=object),
-        pd.Index(numbers.columns, dtype=object),
-    )
+    values = expression_numbers(numbers, f"The {what} table")
+    rows, columns = _text(table.iloc[:, 0]), pd.Index(numbers.columns, dtype=object)
     if not transpose:
         values, rows, columns = values.T, columns, rows
-    _checks.cohorts.sample_names(rows, f"the {what} table")
-    _checks.genes.gene_names(columns, f"the {what} table (its genes)")
+    check_samples(rows, f"the {what} table")
+    gene_names(columns, f"the {what} table (its genes)")
     return pd.DataFrame(values, index=rows, columns=columns)
 
 
-def _text(column: pd.Series) -> list[str]:
-    return ["" if pd.isna(value) else str(value) for value in column]
+def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
+    """Numbers, or NaN where nothing was measured."""
+    is_number = pd.api.types.is_numeric_dtype
+    if text := [name for name, dtype in table.dtypes.items() if not is_number(dtype)]:
+        column = table[text[0]]
+        bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        hint = "the first column holds the names, all others numbers, and a missing number is NA"
+        if bad.astype(str).str.fullmatch(r"-?\d+,\d+").all():
+            hint = (
+                "these look like decimal commas, so write it with write.csv, not write.csv2, or "
+                "pass pd.read_csv(path, decimal=',')"
+            )
+        raise ValueError(
+            f"{what} must hold numbers; {listed(text)} has e.g. {listed(bad, 3)}: {hint}."
+        )
+    values = table.to_numpy(dtype=np.float64)
+    if np.isinf(values).any():
+        infinite = table.columns[np.isinf(values).any(axis=0)]
+        raise ValueError(
+            f"{what} holds infinite values in {listed(infinite)}; the logarithm of zero? Add 1 "
+            "before it is taken."
+        )
+    return values
 
 
 def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData, dict[str, Any]]:
-    """The samples that both have, in the order of the expression; who is left out is told."""
+    """The samples that both have, in the order of the expression; others are left out and named."""
     if expression is None:
         expression = pd.DataFrame(index=obs.index)
-    is_in = expression.index.isin(obs.index)
+    shared = expression.index.isin(obs.index)
     only = {
-        "only_expression": expression.index[~is_in],
+        "only_expression": expression.index[~shared],
         "only_clinical": obs.index[~obs.index.isin(expression.index)],
     }
-    told = [
-        f"{len(names)} that are {key.replace('_', ' in the ')} table ({listed(names, 3)})"
-        for key, names in only.items()
+    left_out = [
+        f"{len(names)} that are {name.replace('_', ' in the ')} table ({listed(names, 3)})"
+        for name, names in only.items()
         if len(names)
     ]
-    if told:
+    if left_out:
         warnings.warn(
-            f"{is_in.sum()} samples are in both tables; left out: {' and '.join(told)}.",
+            f"{shared.sum()} samples are in both tables; left out: {' and '.join(left_out)}.",
             stacklevel=3,
         )
-    found = expression[is_in]
-    var = pd.DataFrame(index=pd.Index(found.columns, dtype=object))
-    adata = AnnData(found.to_numpy(dtype=np.float64), obs=obs.loc[found.index], var=var)
-    return adata, {key: np.array(names, dtype=object) for key, names in only.items()} | {
-        "n_samples": adata.n_obs
-    }
+    values = expression[shared]
+    var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
+    adata = AnnData(values.to_numpy(dtype=np.float64), obs=obs.loc[values.index], var=var)
+    warn_of_scale(adata, "the expression table", stacklevel=4)
+    names = {name: np.array(names, dtype=object) for name, names in only.items()}
+    return adata, names | {"n_samples": adata.n_obs}
+
+
+def check_shared(expression: pd.DataFrame, clinical: pd.DataFrame, key: str) -> None:
+    """Some sample is in both tables; if none is, say where they are.
+
+    `key` is the column of the samples in the clinical table.
+    """
+    samples = expression.index
+    if samples.isin(clinical.index).any():
+        return
+    n_in = {name: int(samples.isin(clinical[name].astype(str)).sum()) for name in clinical}
+    likeliest = max(n_in, key=lambda name: n_in[name], default="")
+    hint = "Use the same names in both."
+    if expression.columns.isin(clinical.index).any():
+        hint = (
+            "They are named in the other direction of the expression table: transpose=True (or "
+            "not)."
+        )
+    elif n_in.get(likeliest):
+        hint = f"The column {likeliest!r} has {n_in[likeliest]} of them: sample_key={likeliest!r}."
+    raise ValueError(
+        f"No sample is in both tables. The expression has {listed(samples, 3)}; {key!r} of the "
+        f"clinical table has {listed(clinical.index, 3)}. {hint}"
+    )
+
+
+def warn_of_scale(adata: AnnData, where: str, *, stacklevel: int = 3) -> None:
+    """Say so if values cannot be logarithms."""
+    values = np.asarray(adata.X)
+    largest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
+    if largest > _LARGEST_LOG:
+        warnings.warn(
+            f"The values of {where} go up to {largest:g}, so they are not on a log scale; a score "
+            "of a signature needs log values: np.log2(adata.X + 1), or a variance-stabilising "
+            "transformation of counts.",
+            stacklevel=stacklevel,
+        )
 
 
 def columns_of_obs(table: pd.DataFrame) -> pd.DataFrame:
@@ -188,46 +272,34 @@ def columns_of_obs(table: pd.DataFrame) -> pd.DataFrame:
 
     No slash in a name.
     """
-    names = [
-        name.replace("/", "_") or f"column_{i + 1}"
-        for i, name in enumerate(map(str, table.columns))
-    ]
-    obs = pd.DataFrame(
-        {i: typed(table.iloc[:, i]) for i in range(table.shape[1])}, index=table.index
-    )
-    obs.columns = pd.Index(names, dtype=object)
-    _checks.cohorts.column_names(obs.columns, "the clinical table, with _ for /,")
+    names = [column_name(name) or f"column_{i + 1}" for i, name in enumerate(table.columns)]
+    columns = {i: _typed(table.iloc[:, i]) for i in range(table.shape[1])}
+    obs = pd.DataFrame(columns, index=table.index).set_axis(pd.Index(names, dtype=object), axis=1)
+    unique(obs.columns, "Columns of the clinical table, with _ for /,", "rename one of them")
     return obs
 
 
-def typed(column: pd.Series) -> pd.Series:
+def column_name(name: object) -> str:
+    """The name that a column has in `obs`."""
+    return str(name).replace("/", "_")
+
+
+def _typed(column: pd.Series) -> pd.Series:
     """One column; the missing values of yes and no are NaN, those of words are no category."""
     present = column.dropna()
-    if isinstance(column.dtype, pd.CategoricalDtype) or not len(present):
-        return column if len(present) else column.astype(np.float64)
+    complete = len(present) == len(column)
+    if present.empty:
+        return column.astype(np.float64)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column
     if present.map(lambda value: isinstance(value, bool | np.bool_)).all():
-        return present.astype(bool if len(present) == len(column) else np.float64).reindex(
-            column.index
-        )
+        return present.astype(bool if complete else np.float64).reindex(column.index)
     if pd.api.types.is_numeric_dtype(column):
-        return column.astype(np.float64) if len(present) < len(column) else column
+        return column if complete else column.astype(np.float64)
     text = present.map(str).astype(object).reindex(column.index)
-    return text if present.is_unique and len(present) == len(column) else text.astype("category")
+    return text if present.is_unique and complete else text.astype("category")
 
 
 def yes_or_no(values: pd.Series) -> pd.Series:
     """0 and 1 as whole numbers where none is missing."""
     return values if values.isna().any() else values.astype(np.int64)
-
-
-def tell_scale(adata: AnnData, where: str) -> None:
-    """Say so if values cannot be logarithms."""
-    values = np.asarray(adata.X)
-    highest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
-    if highest > _LOG_MAX:
-        warnings.warn(
-            f"The values of {where} go up to {highest:g}, so they are not on a log scale; a "
-            f"score of a signature needs log values: "
-            "np.log2(adata.X + 1), or a variance-stabilising transformation of counts.",
-            stacklevel=3,
-        )

@@ -11,7 +11,6 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scbert_cll import _keys, _record, get
-from scbert_cll._survival import checks as survival_checks
 from scbert_cll.pl import _rows, _style
 
 _NAIVE: Final = 1.96  # |z| from which a p is below 0.05
@@ -65,7 +64,11 @@ def prognosis_null(
     """
     tests = get.prognosis(adata, "null_tests", key=key)
     null = get.prognosis(adata, "null", key=key)
-    survival_checks.some_random_sets(len(null), key)
+    if null.empty:
+        raise ValueError(
+            f"adata.uns[{key!r}] holds no random sets of genes; adata.uns[{key!r}]['notes'] says "
+            "why. Run tl.prognosis with a signature and n_random above 0."
+        )
     where = f"the column 'adjusted' of adata.uns[{key!r}]['null_tests']"
     names = _record.named(adjusted, tests["adjusted"], where)
     own, n = ax is None, len(names)

@@ -14,11 +14,9 @@ from anndata import AnnData
 from scipy import stats
 
 import scbert_cll as sc_cll
+from scbert_cll._survival.models import fit
+from scbert_cll._survival.outcome import Outcome
 from scbert_cll.tl._prognosis.bulk import Bulk, unit
-
-lifelines = pytest.importorskip(
-    "lifelines", reason="needs the extra prognosis (which has no pandas 3)"
-)
 
 CLINICAL = ["IGHV", "TP53", "trisomy12", "pretreated"]
 TIMED: dict[str, Any] = {"time_key": "TTT", "event_key": "treated"}
@@ -99,27 +97,31 @@ def test_empirical_p_is_uniform_for_random_signatures(cohort: AnnData) -> None:
     for _ in range(25):
         chosen = rng.choice(genes, 15, replace=False).tolist()
         report = sc_cll.tl.prognosis(
-            adata, chosen, **TIMED, n_random=59, n_bootstrap=0, marker=None, rng=rng
+            adata, chosen, **TIMED, n_random=59, n_bootstrap=0, gene=None, rng=rng
         )
         found.append(report.null_tests["empirical_p"].iloc[0])
     assert stats.kstest(found, "uniform").pvalue > 0.01
     assert np.mean(np.array(found) <= 0.05) < 0.2
 
 
-def test_the_cox_table_is_that_of_lifelines(planted: tuple[AnnData, Any]) -> None:
+def test_the_cox_table_is_that_of_statsmodels(planted: tuple[AnnData, Any]) -> None:
+    """Times without ties, so the ways to treat these do not matter."""
+    api = pytest.importorskip("statsmodels.duration.api", reason="statsmodels is not installed")
     adata, report = planted
     frame = adata.obs[["TTT", "treated", "TP53", "trisomy12", "pretreated"]].astype(float)
     frame = frame.assign(
         unmutated=(adata.obs["IGHV"] == "unmutated").where(adata.obs["IGHV"].notna()).astype(float),
         score=adata.obs["prognosis_score"],
     ).dropna()
-    theirs = lifelines.CoxPHFitter().fit(frame[frame["TTT"] > 0], "TTT", "treated").summary
+    frame = frame[frame["TTT"] > 0]
+    names = ["TP53", "trisomy12", "pretreated", "unmutated", "score"]
+    theirs = api.PHReg(frame["TTT"], frame[names], status=frame["treated"], ties="efron").fit()
     ours = report.cox[report.cox["model"] == "clinical + score"].set_index("variable")
-    ours = ours.rename(index={"IGHV: unmutated": "unmutated"}).loc[theirs.index]
-    np.testing.assert_allclose(ours["coef"], theirs["coef"], rtol=1e-9)
-    np.testing.assert_allclose(ours["se"], theirs["se(coef)"], rtol=1e-9)
-    np.testing.assert_allclose(ours["ci_high"], theirs["exp(coef) upper 95%"], rtol=1e-9)
-    np.testing.assert_allclose(ours["p"], theirs["p"], rtol=1e-6, atol=1e-300)
+    ours = ours.rename(index={"IGHV: unmutated": "unmutated"}).loc[names]
+    np.testing.assert_allclose(ours["coef"], theirs.params, rtol=1e-6)
+    np.testing.assert_allclose(ours["se"], theirs.bse, rtol=1e-6)
+    np.testing.assert_allclose(np.log(ours["ci_high"]), theirs.conf_int()[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(ours["p"], theirs.pvalues, rtol=1e-5, atol=1e-300)
 
 
 def test_added_value_is_the_difference_of_the_models(planted: tuple[AnnData, Any]) -> None:
@@ -142,6 +144,17 @@ def test_the_marker_alone_is_compared(planted: tuple[AnnData, Any]) -> None:
     alone = row(report.cox, model="marker", variable="ITGA4")
     assert alone["ratio"] > 1
     assert row(report.added_value, measure="Harrell C", base="marker")["delta"] > 0
+
+
+def test_the_former_name_of_the_gene_is_taken_for_a_release(cohort: AnnData) -> None:
+    adata, signature = cohort.copy(), cohort.uns["truth"]["signature"]
+    with pytest.warns(FutureWarning, match=r"prognosis: marker= is now gene="):
+        report = sc_cll.tl.prognosis(adata, signature, **QUICK, marker=None)
+    assert "marker" not in set(report.models["model"])
+    assert report.params["gene"] == "none"
+    assert "marker" not in report.params
+    with pytest.raises(TypeError, match="marker= is the former name of gene="):
+        sc_cll.tl.prognosis(adata, signature, **QUICK, marker="ITGA4", gene="ITGA4")
 
 
 def test_everybody_is_counted(planted: tuple[AnnData, Any]) -> None:
@@ -324,14 +337,16 @@ def test_delayed_entry_and_strata(cohort: AnnData) -> None:
     )
     found = row(report.cox, model="clinical + score", variable="score")
     frame = adata.obs[["TTFT", "treated", "years_to_sample", "trisomy12"]].astype(float)
-    frame = frame.assign(
-        score=adata.obs["prognosis_score"], Binet=adata.obs["Binet"].astype(str)
-    ).dropna()
+    frame = frame.assign(score=adata.obs["prognosis_score"], Binet=adata.obs["Binet"]).dropna()
     frame = frame[frame["TTFT"] > frame["years_to_sample"]]
-    theirs = lifelines.CoxPHFitter().fit(
-        frame, "TTFT", "treated", entry_col="years_to_sample", strata=["Binet"]
+    outcome = Outcome(
+        frame["treated"].to_numpy(dtype=bool),
+        frame["TTFT"].to_numpy(),
+        frame["years_to_sample"].to_numpy(),
+        strata=frame["Binet"].cat.codes.to_numpy(),
     )
-    assert found["coef"] == pytest.approx(theirs.params_["score"], rel=1e-6)
+    fitted = fit(outcome, frame[["trisomy12", "score"]])  # as lifelines: see tests/_survival
+    assert found["coef"] == pytest.approx(fitted.coef["score"], rel=1e-9)
     assert np.isfinite(found["ph_p"])
     assert "neither delayed entry nor strata" in " ".join(report.notes)
 
@@ -395,7 +410,7 @@ def test_a_bent_effect_is_told(cohort: AnnData) -> None:
         AnnData(obs=obs), score_key="x", time_key="t", event_key="e", n_bootstrap=0
     )
     assert report.linearity["p"] < 0.01
-    assert "is no line" in str(report)
+    assert "is not linear" in str(report)
 
 
 # -- what is refused
@@ -565,11 +580,11 @@ REFUSED: list[tuple[str, Callable[[AnnData], None], dict[str, Any], type[Excepti
         r"cannot be called 'score', as columns of the models are: rename",
     ),
     (
-        "a marker list",
+        "a list of genes for one",
         nothing,
-        {"marker": ["ITGA4"]},
+        {"gene": ["ITGA4"]},
         TypeError,
-        r"marker must be the name of one gene, or None; found \['ITGA4'\]",
+        r"gene must be the name of one gene, or None; found \['ITGA4'\]",
     ),
     (
         "one gene of cell division",

@@ -231,7 +231,7 @@ def prognosis(
     return Prognosis.of(adata.uns[key_added])
 
 
-def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Categorical[str]:
+def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Categorical:
     """Low and high of those who are followed; others are in none."""
     at = np.quantile(score[included], 1 - (0.5 if cut == "median" else float(cut)))
     high = score[included] > at
@@ -241,4 +241,6 @@ def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Cat
             "of the score; tl.survival compares such groups."
         )
     codes = np.where(np.isfinite(score), (score > at).astype(np.int64), -1)
-    return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(_GROUPS), ordered=True)
+    return pd.Categorical.from_codes(
+        codes.tolist(), categories=pd.Index(_GROUPS, dtype=object), ordered=True
+    )
