@@ -11,7 +11,6 @@ EXTRAS: Final = {
     "decoupler": "score",
     "gensim": "gene2vec",
     "huggingface_hub": "hub",
-    "lifelines": "prognosis",
     "optuna": "tune",
     "sksurv": "uno",
 }

@@ -36,7 +36,7 @@ class Bulk:
                 f"{where} has no expression, and a signature needs some; score_key= takes a "
                 "column of obs instead."
             )
-        values = np.asarray(stored(adata, layer, source).toarray(), dtype=np.float64)
+        values = np.asarray(stored(adata, source).toarray(), dtype=np.float64)
         if n_infinite := int(np.isinf(values).sum()):
             raise ValueError(
                 f"{where} holds {n_infinite} infinite values (log of 0?); add 1 before taking logs."
