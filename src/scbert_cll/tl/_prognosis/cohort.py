@@ -12,9 +12,8 @@ from anndata import AnnData
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import choice, key_in, listed, number_in
-from scbert_cll._signature import checks as signature_checks
 from scbert_cll._signature import decoupler
-from scbert_cll._signature.weights import Weights, weights
+from scbert_cll._signature.weights import Weights, check_matched, check_not_empty, weights
 from scbert_cll._survival.covariates import covariates, refuse_outcome
 from scbert_cll._survival.models import design
 from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys
@@ -98,12 +97,10 @@ class Score:
         bulk = Bulk.of(adata, layer)
         _checks.adata.anndata(adata)
         weight = weights(signature)
-        signature_checks.not_empty(
-            len(weight), "no gene was handed over", "there is nothing to score"
-        )
+        check_not_empty(len(weight), "no gene was handed over", "there is nothing to score")
         present = weight.index.isin(bulk.names[bulk.usable])
         where = "adata (and differ between its samples)"
-        signature_checks.enough_weight(weight, present, where, min_matched=options.min_matched)
+        check_matched(weight, present, where, min_matched=options.min_matched)
         used = weight[present].astype(np.float64)
         places, method = bulk.names.get_indexer(used.index), options.method
         incomplete = adata.obs_names[~np.isfinite(bulk.values).all(axis=1)]
