@@ -1,4 +1,4 @@
-"""Names that users gave (donors, classes, proteins, genes, groups) as keys that files can hold, and back.
+"""Names that users gave (donors, classes, genes, groups) as keys that files can hold, and back.
 
 A key is the name itself wherever a file can hold it. Else the characters that no file holds are
 written as in a web address, ``%2F`` for a slash. Two or more names make one key with ``|`` between
@@ -22,9 +22,8 @@ _BETWEEN: Final = "|"
 _EMPTY: Final = "%"
 _CUT: Final = "%~"
 _DIGEST: Final = 16
-_BYTES: Final = (
-    240  # of the 255 that a file system gives a name; a zarr store makes a folder of each
-)
+# of the 255 that a file system gives a name; a zarr store makes a folder of each
+_BYTES: Final = 240
 # a per cent sign only where it would read as ours, so that "30%" stays; a dot at the start and two
 # underlines are names of zarr's own
 _UNSAFE: Final = re.compile(r"[/\\\x00\ud800-\udfff]|%(?=[0-9A-F]{2}|~)|^\.|^_(?=_)")
@@ -36,53 +35,52 @@ type Name = Hashable | tuple[Hashable, ...]
 
 def key(name: Name) -> str:
     """The key of a name, or of several that go together."""
-    names = name if isinstance(name, tuple) else (name,)
-    escaped = [_escaped(str(one), within=len(names) > 1) for one in names]
+    names = [str(part) for part in (name if isinstance(name, tuple) else (name,))]
+    escaped = [_escaped(part, within=len(names) > 1) for part in names]
     whole = _BETWEEN.join(escaped)
     if len(whole.encode()) <= _BYTES:
         return whole
     room = (_BYTES - len(names) + 1) // len(names)
-    return _BETWEEN.join(_cut(one, str(own), room) for one, own in zip(escaped, names, strict=True))
+    return _BETWEEN.join(_cut(*pair, room) for pair in zip(escaped, names, strict=True))
 
 
-def own(found: str, uns: Mapping[str, Any] | None = None) -> str:
+def own(key: str, uns: Mapping[str, Any] | None = None) -> str:
     """The user's own name, from its key; of a long one with the help of the object's `uns`."""
-    if _CUT in found:
-        return str((uns or {}).get(LONG, {}).get(found, found))
-    if found == _EMPTY:
+    if _CUT in key:
+        return str((uns or {}).get(LONG, {}).get(key, key))
+    if key == _EMPTY:
         return ""
-    return _ESCAPE.sub(_unescaped, found)
+    return _ESCAPE.sub(_unescaped, key)
 
 
-def parts(found: str, uns: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+def parts(key: str, uns: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The names that went together into a key."""
-    return tuple(own(one, uns) for one in found.split(_BETWEEN))
+    return tuple(own(part, uns) for part in key.split(_BETWEEN))
 
 
 def keys(names: Iterable[Name], what: str = "Names") -> list[str]:
     """The keys of names, all different: 1 and "1" would be one."""
-    asked = list(names)
-    found = [key(name) for name in asked]
-    if len(set(found)) < len(found):
-        twice = [name for name, one in zip(asked, found, strict=True) if found.count(one) > 1]
+    by_key: dict[str, list[Name]] = {}
+    for name in names:
+        by_key.setdefault(key(name), []).append(name)
+    same = [name for alike in by_key.values() for name in alike if len(alike) > 1]
+    if same:
         raise ValueError(
-            f"{what} are the same as text: {', '.join(map(repr, twice[:6]))}. Rename them, or "
-            f"merge what they name."
+            f"{what} are the same as text: {', '.join(map(repr, same[:6]))}. Rename them, or merge "
+            "what they name."
         )
-    return found
+    return list(by_key)
 
 
 def long_ones(names: Iterable[Name]) -> dict[str, str]:
     """The names that were cut, by their keys."""
-    found: dict[str, str] = {}
+    long: dict[str, str] = {}
     for name in names:
-        cut, given = key(name), name if isinstance(name, tuple) else (name,)
-        if _CUT in cut:
-            pieces = cut.split(_BETWEEN) if len(given) > 1 else [cut]
-            found |= {
-                one: str(whole) for one, whole in zip(pieces, given, strict=True) if _CUT in one
-            }
-    return found
+        wholes, whole_key = name if isinstance(name, tuple) else (name,), key(name)
+        pieces = whole_key.split(_BETWEEN) if len(wholes) > 1 else [whole_key]
+        pairs = zip(pieces, wholes, strict=True)
+        long |= {piece: str(whole) for piece, whole in pairs if _CUT in piece}
+    return long
 
 
 def is_key(name: Any) -> bool:
@@ -95,28 +93,28 @@ def own_columns(table: pd.DataFrame, uns: Mapping[str, Any] | None = None) -> pd
     return table.set_axis(own_index(table.columns, uns), axis=1)
 
 
-def own_index(found: Iterable[Any], uns: Mapping[str, Any] | None = None) -> pd.Index:
+def own_index(keys: Iterable[Any], uns: Mapping[str, Any] | None = None) -> pd.Index:
     """The users' names of several keys."""
-    return pd.Index([own(str(one), uns) for one in found], dtype=object)
+    return pd.Index([own(str(key), uns) for key in keys], dtype=object)
 
 
-def own_keys(found: Mapping[str, Any], uns: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def own_keys(values: Mapping[str, Any], uns: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Values by the users' names."""
-    return {own(str(one), uns): value for one, value in found.items()}
+    return {own(str(key), uns): value for key, value in values.items()}
 
 
 def columns_of(*names: Sequence[Hashable]) -> pd.Index:
-    """Columns that several names make together: an index of tuples, of which :func:`key` makes keys."""
-    made = np.empty(len(names[0]), dtype=object)
-    made[:] = list(zip(*names, strict=True))
-    return pd.Index(made, tupleize_cols=False)
+    """Columns that several names make together, as tuples, of which :func:`key` makes keys."""
+    columns = np.empty(len(names[0]), dtype=object)
+    columns[:] = list(zip(*names, strict=True))
+    return pd.Index(columns, tupleize_cols=False)
 
 
 def _escaped(name: str, *, within: bool) -> str:
     """Without what no file holds; among others also without what parts them."""
     if name in _RESERVED or name == "":
         return _EMPTY if name == "" else f"{_bytes(name[0])}{name[1:]}"
-    text = _UNSAFE.sub(lambda found: _bytes(found.group()), name)
+    text = _UNSAFE.sub(lambda match: _bytes(match.group()), name)
     return text.replace(_BETWEEN, _bytes(_BETWEEN)) if within else text
 
 
@@ -124,8 +122,8 @@ def _bytes(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    return bytes.fromhex(found.group().replace("%", "")).decode("utf-8", "surrogatepass")
+def _unescaped(match: re.Match[str]) -> str:
+    return bytes.fromhex(match.group().replace("%", "")).decode("utf-8", "surrogatepass")
 
 
 def _cut(escaped: str, name: str, room: int) -> str:

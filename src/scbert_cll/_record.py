@@ -41,6 +41,7 @@ NOT_RECORDED: Final[Mapping[str, str]] = {
 }
 
 _TABLES: Final = ("obs", "var")
+_NUMBERS: Final = (bool, int, float, np.number, np.bool_)
 _MAPPINGS: Final = ("obsm", "varm", "layers", "uns")
 
 type Place = tuple[str, str]  # slot and key, such as ("obsm", "X_scbert")
@@ -51,11 +52,11 @@ def params(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Further keywords by their own names.
     """
-    asked = dict(given)
-    asked |= asked.pop("train", {})
+    arguments = dict(given)
+    arguments |= arguments.pop("train", {})
     return {
         name: _X if name == "layer" and value is None else _plain(value)
-        for name, value in asked.items()
+        for name, value in arguments.items()
         if name not in NOT_RECORDED
     }
 
@@ -75,24 +76,24 @@ def write(adata: AnnData, *, replaces: Iterable[Place] = (), **slots: Mapping[st
         of dicts and columns of tables may be any names; a tuple is several that go together.
     """
     long: dict[str, str] = {}
-    made = {
+    new = {
         (slot, key): _of_obs(value)
-        if slot in ("obs", "var")
+        if slot in _TABLES
         else storable(value, long, rows=slot in ("obsm", "varm"))
         for slot, values in slots.items()
         for key, value in values.items()
     }
     if long:
-        made["uns", _names.LONG] = dict(adata.uns.get(_names.LONG, {})) | long
-    old = [
-        place for place in replaces if place not in made and place[1] in getattr(adata, place[0])
+        new["uns", _names.LONG] = dict(adata.uns.get(_names.LONG, {})) | long
+    put = [(getattr(adata, slot), key, value) for (slot, key), value in new.items()]
+    gone = [
+        (getattr(adata, slot), key)
+        for slot, key in replaces
+        if (slot, key) not in new and key in getattr(adata, slot)
     ]
-    put = [(getattr(adata, slot), key, value) for (slot, key), value in made.items()]
-    gone = [(getattr(adata, slot), key) for slot, key in old]
+    steps = chain(starmap(setitem, put), starmap(delitem, gone))
     with uninterrupted(), untouched_on_error(adata):
-        deque(
-            chain(starmap(setitem, put), starmap(delitem, gone)), maxlen=0
-        )  # one line, which nothing of ours can cut
+        deque(steps, maxlen=0)  # one line, which nothing of ours can cut
         plain_strings(adata)
 
 
@@ -163,17 +164,17 @@ def become(adata: AnnData, new: AnnData) -> None:
 
 @contextmanager
 def untouched_on_error(adata: AnnData) -> Iterator[None]:
-    """Take back all that was written to the slots within, also by others (scvi-tools), when a step of it fails."""
+    """Take back all that was written to the slots within, also by others, when a step fails."""
     frames = {slot: cast("pd.DataFrame", getattr(adata, slot)).copy(deep=False) for slot in _TABLES}
-    others = {slot: _entries(getattr(adata, slot)) for slot in _MAPPINGS}
+    entries = {slot: _entries(getattr(adata, slot)) for slot in _MAPPINGS}
     try:
         yield
     except BaseException:
         with uninterrupted():
             for slot, frame in frames.items():
                 _columns_back(getattr(adata, slot), frame)
-            for slot, entries in others.items():
-                _entries_back(getattr(adata, slot), entries)
+            for slot, before in entries.items():
+                _entries_back(getattr(adata, slot), before)
         raise
 
 
@@ -181,18 +182,14 @@ def _columns_back(now: pd.DataFrame, before: pd.DataFrame) -> None:
     """Columns of a table of the user's; the table stays the same object."""
     for name in [name for name in now if name not in before]:
         del now[name]
-    for name in before:
-        if name not in now or not (
-            now[name].dtype == before[name].dtype and now[name].equals(before[name])
-        ):
-            now[name] = before[name]
+    for name, column in before.items():
+        same = name in now and now[name].dtype == column.dtype and now[name].equals(column)
+        if not same:
+            now[name] = column
 
 
 def _entries(slot: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What is in a slot.
-
-    X, which some versions of anndata list among the layers under None, is no entry.
-    """
+    """Entries of a slot without X, which some versions of anndata list as a layer called None."""
     return {name: slot[name] for name in slot if name is not None}
 
 
@@ -213,44 +210,40 @@ def storable(value: Any, long: dict[str, str], *, rows: bool = False) -> Any:
     if value is None:
         return NOTHING
     if isinstance(value, Mapping):
-        found = _keys(value, long)
-        return {key: storable(part, long) for key, part in zip(found, value.values(), strict=True)}
+        keys, parts = _keys(value, long), [storable(part, long) for part in value.values()]
+        return dict(zip(keys, parts, strict=True))
     if isinstance(value, pd.DataFrame):
         return _table(value, long, rows=rows)
     if isinstance(value, np.ndarray):
-        return (
-            value
-            if value.dtype.kind in "biuf"
-            else np.array([_text(one) for one in value.ravel()], dtype=object)
-        )
+        is_number = value.dtype.kind in "biuf"
+        return value if is_number else np.array([_text(v) for v in value.ravel()], dtype=object)
     if isinstance(value, (list, tuple, set, frozenset, pd.Index, pd.Series)):
         return _list(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return str(value)
-    if isinstance(
-        value, (pd.Categorical, bool, int, float, np.number, np.bool_)
-    ) or sparse.issparse(value):
+    if isinstance(value, (pd.Categorical, *_NUMBERS)) or sparse.issparse(value):
         return value
     return str(value)
 
 
 def _keys(names: Iterable[Hashable], long: dict[str, str]) -> list[str]:
     """File-safe keys of names."""
-    given = list(names)
-    long |= _names.long_ones(given)
-    return _names.keys(given)
+    names = list(names)
+    long |= _names.long_ones(names)
+    return _names.keys(names)
 
 
 def _table(table: pd.DataFrame, long: dict[str, str], *, rows: bool) -> pd.DataFrame:
     """Columns under keys, each of one type, with text for an index."""
-    made = table.set_axis(_keys(table.columns, long), axis=1)
-    for name in [name for name in made if _is_loose(made[name])]:
-        made[name] = _of_obs(made[name])
+    table = table.set_axis(_keys(table.columns, long), axis=1)
+    for name in table:
+        if _is_loose(table[name]):
+            table[name] = _of_obs(table[name])
     if rows:
-        return made
-    name = made.index.name
-    made.index = pd.Index([_text(one) for one in made.index], dtype=object)
-    return made if name is None or str(name) in made else made.rename_axis(str(name))
+        return table
+    name = table.index.name
+    table.index = pd.Index([_text(label) for label in table.index], dtype=object)
+    return table if name is None or str(name) in table else table.rename_axis(str(name))
 
 
 def _is_loose(column: pd.Series) -> bool:
@@ -259,36 +252,26 @@ def _is_loose(column: pd.Series) -> bool:
 
 
 def _of_obs(column: Any) -> Any:
-    """A column of one type: text, with categories where it is missing.
-
-    Else numbers, or whatever there is as text.
-    """
+    """A column of one type: numbers, or text, with categories where it is missing."""
     if not isinstance(column, pd.Series) or not _is_loose(column):
         return column
-    known = column.dropna()
-    if not len(known) or all(
-        isinstance(one, (bool, int, float, np.number, np.bool_)) for one in known
-    ):
-        return column.astype(
-            known.infer_objects().dtype if len(known) == len(column) and len(known) else np.float64
-        )
-    text = (
-        column.astype(object)
-        .where(column.notna(), None)
-        .map(_text, na_action="ignore")
-        .astype(object)
-    )
-    return text if len(known) == len(column) else text.astype("category")
+    values = column.dropna()
+    complete = len(values) == len(column)
+    if all(isinstance(value, _NUMBERS) for value in values):
+        kind = values.infer_objects().dtype if complete and len(values) else np.float64
+        return column.astype(kind)
+    text = column.astype(object).where(column.notna(), None)
+    text = text.map(_text, na_action="ignore").astype(object)
+    return text if complete else text.astype("category")
 
 
-def _list(values: Any) -> Any:
+def _list(values: Iterable[Any]) -> list[Any]:
     """Values of one type as they are, others as text."""
-    found = list(values)
-    kinds = {bool if isinstance(one, (bool, np.bool_)) else type(one) for one in found}
+    values = list(values)
+    kinds = {bool if isinstance(value, (bool, np.bool_)) else type(value) for value in values}
     numbers = all(issubclass(kind, (int, float, np.number)) and kind is not bool for kind in kinds)
-    if kinds <= {str} or kinds <= {bool} or numbers:
-        return found
-    return [_text(one) for one in found]
+    of_one_type = kinds <= {str} or kinds <= {bool} or numbers
+    return values if of_one_type else [_text(value) for value in values]
 
 
 def _text(value: Any) -> str:
@@ -296,18 +279,18 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An argument as numbers, text, lists and dicts.
-
-    Of what is large, or is no value, its kind and size.
-    """
+    """An argument as numbers, text, lists and dicts; of what is large, or no value, kind and size."""
     if value is None:
         return NOTHING
     if isinstance(value, (np.generic, np.ndarray)) and value.size <= _FEW:
         return _plain(value.tolist())
     if isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, (str, PathLike)):
-        return _without_folder(value)
+    if isinstance(value, PathLike):
+        return PurePath(value).name
+    if isinstance(value, str):  # no path of this machine in what others are going to read
+        is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+        return PurePath(value).name if is_path else value
     if isinstance(value, Mapping) and len(value) <= _FEW:
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -316,11 +299,3 @@ def _plain(value: Any) -> Any:
         shape = getattr(value, "shape", None) or (len(value),)
         return f"{type(value).__name__}, {' × '.join(map(str, shape))}"
     return getattr(value, "__qualname__", type(value).__name__)
-
-
-def _without_folder(value: str | PathLike[str]) -> str:
-    """No path of this machine in what others are going to read."""
-    if not isinstance(value, str):
-        return PurePath(value).name
-    is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
-    return PurePath(value).name if is_path else value

@@ -12,10 +12,8 @@ import pandas as pd
 def plain_strings(data: Any) -> None:
     """Make pandas 3's strings plain objects in an AnnData or MuData where pandas 2 runs.
 
-    Values stay.
-
-    A file that was written with pandas 3 comes with them, and anndata refuses to write them with
-    pandas 2.
+    Values stay. A file that was written with pandas 3 comes with such strings, and anndata refuses
+    to write them with pandas 2.
     """
     if int(pd.__version__.partition(".")[0]) >= 3 or pd.options.future.infer_string:
         return
@@ -40,30 +38,27 @@ def _plain(value: Any) -> Any:
     """The value itself where it holds none of these strings."""
     if isinstance(value, pd.DataFrame):
         return _plain_frame(value)
+    if not _is_foreign(getattr(value, "dtype", None)):
+        return value
     if isinstance(value, pd.Series):
-        return _plain_frame(value.to_frame()).iloc[:, 0] if _is_foreign(value.dtype) else value
-    if _is_foreign(getattr(value, "dtype", None)):
-        return np.asarray(value, dtype=object)
-    return value
+        return _plain_frame(value.to_frame()).iloc[:, 0]
+    return np.asarray(value, dtype=object)
 
 
 def _plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    foreign = [i for i in range(frame.shape[1]) if _is_foreign(frame.iloc[:, i].dtype)]
-    if not foreign and not _is_foreign(frame.index.dtype) and not _is_foreign(frame.columns.dtype):
+    foreign = [i for i, dtype in enumerate(frame.dtypes) if _is_foreign(dtype)]
+    if not foreign and not any(_is_foreign(axis.dtype) for axis in frame.axes):
         return frame
     frame = frame.copy()
     for i in foreign:
-        column = frame.iloc[:, i]
-        gaps = column.isna().any()  # no file holds a gap in plain text
-        values: Any = (
-            pd.Categorical(column.astype(object)) if gaps else column.to_numpy(dtype=object)
-        )
-        frame.isetitem(i, values)
-    index = [
+        column = frame.iloc[:, i].to_numpy(dtype=object)
+        gaps = pd.isna(column).any()  # no file holds one in plain text
+        frame.isetitem(i, pd.Categorical(column) if gaps else column)
+    index, columns = (
         pd.Index(axis, dtype=object, name=axis.name) if _is_foreign(axis.dtype) else axis
         for axis in frame.axes
-    ]
-    return frame.set_axis(index[0], axis=0).set_axis(index[1], axis=1)
+    )
+    return frame.set_axis(index, axis=0).set_axis(columns, axis=1)
 
 
 def _is_foreign(dtype: Any) -> bool:

@@ -98,12 +98,13 @@ def attention_layers(
 def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Attention of genes × (group, layer, head), and the record that belongs to it."""
     layers_key = _keys.beside(key, "layers")
-    key_in(layers_key, _checks.adata.anndata(adata).varm, "adata.varm", f"Run {_CALL} first.")
-    record = dict(_record.read(adata, key, _CALL, ["layers"], missing=f"Run {_CALL} first."))
+    remedy = f"Run {_CALL} first."
+    key_in(layers_key, _checks.adata.anndata(adata).varm, "adata.varm", remedy)
+    record = dict(_record.read(adata, key, _CALL, ["layers"], missing=remedy))
     record["n_cells"] = _names.own_keys(record["n_cells"], adata.uns)
     table = pd.DataFrame(adata.varm[layers_key])
-    columns = [str(column).rsplit("|", 2) for column in table]
-    of = [(_names.own(group, adata.uns), int(layer), int(head)) for group, layer, head in columns]
+    columns = [_names.parts(str(column), adata.uns) for column in table]
+    of = [(group, int(layer), int(head)) for group, layer, head in columns]
     index = pd.MultiIndex.from_tuples(of, names=["group", "layer", "head"])
     return table.set_axis(index, axis=1), record
 
@@ -127,7 +128,8 @@ def _follows(ax: Axes, table: pd.DataFrame, *, heads: bool) -> None:
     ax.bar(range(len(bars)), bars["abundance"], color=_style.LIGHT, width=0.8)
     if not heads:
         for layer, value in zip(bars["layer"], bars["abundance"], strict=True):
-            ax.text(layer, 0.04, f"{value:.2f}", ha="center", va="bottom", fontsize=_style.SMALL)
+            text = ax.text(layer, 0.04, f"{value:.2f}", ha="center", va="bottom")
+            text.set_fontsize(_style.SMALL)
         look: _style.Look = {"color": _style.GREY, "markersize": 3, "clip_on": False}
         ax.plot(dots["layer"], dots["abundance"], ".", **look)
     ax.axhline(0, color=_style.GREY, linewidth=0.7)

@@ -26,7 +26,8 @@ _LEAST_CELLS, _LEAST_DONORS = 20, 4
 _NAMED_DONORS = 20
 
 
-_UNITS: Final = {"clr_cell": "CLR in the cell", "clr_protein": "CLR over cells", "none": "as given"}
+_CELL, _CELLS, _GIVEN = "CLR in the cell", "CLR over cells", "as given"
+_UNITS: Final = {"clr_cell": _CELL, "clr_protein": _CELLS, "none": _GIVEN}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _draw_cells(ax: Axes, pair: _Pair) -> None:
     by_umi = pair.cells["protein"].groupby(umi)
     for i, (_, values) in enumerate(by_umi):
         if len(values) >= _LEAST_CELLS and np.ptp(values) > 0:
-            violin: Any = ax.violinplot(values.to_numpy(), [i], widths=0.85, showextrema=False)
+            violin: Any = ax.violinplot(values, [i], widths=0.85, showextrema=False)
             violin["bodies"][0].set(facecolor=_style.SKY, alpha=0.8, edgecolor="none")
         else:
             ax.scatter(np.full(len(values), i), values, s=6, color=_style.SKY, linewidths=0)
@@ -184,8 +185,9 @@ def _draw_within(ax: Axes, pair: _Pair) -> None:
     ax.scatter(rho["rho"], y, s=14, color=_style.BLUE, zorder=3)
     z, weight = np.arctanh(rho["rho"].clip(-0.999, 0.999)), rho["n"] - 3
     mean, half = np.average(z, weights=weight), 1.96 * np.sqrt(1.06 / weight.sum())
-    ax.hlines(-1.2, np.tanh(mean - half), np.tanh(mean + half), color=_style.RED, linewidth=2.5)
-    ax.scatter(np.tanh(mean), -1.2, s=36, marker="D", color=_style.RED, zorder=3)
+    pooled, low, high = np.tanh([mean, mean - half, mean + half])
+    ax.hlines(-1.2, low, high, color=_style.RED, linewidth=2.5)
+    ax.scatter(pooled, -1.2, s=36, marker="D", color=_style.RED, zorder=3)
     ax.axvline(0, color=_style.GREY, linewidth=0.7, linestyle=":")
     few = len(rho) <= _NAMED_DONORS
     rows = dict(zip(y, rho.index, strict=True)) if few else {}
@@ -194,8 +196,8 @@ def _draw_within(ax: Axes, pair: _Pair) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel="Spearman's ρ, 95 % interval", ylabel="" if few else f"{len(rho)} donors")
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    pooled = f"pooled over {len(rho)} of {pair.cells['donor'].nunique()} donors"
-    ax.set_title(f"Within donors: {_in_words(float(np.tanh(mean)))}\n{pooled}")
+    of = f"pooled over {len(rho)} of {pair.cells['donor'].nunique()} donors"
+    ax.set_title(f"Within donors: {_in_words(float(pooled))}\n{of}")
 
 
 def _draw_donors(ax: Axes, pair: _Pair) -> None:
@@ -224,7 +226,8 @@ def _within(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _rho(x: pd.Series, y: pd.Series) -> float:
     """Spearman's ρ; missing where one of the two does not vary."""
-    return float(spearmanr(x, y).statistic) if np.ptp(x) > 0 and np.ptp(y) > 0 else np.nan
+    vary = np.ptp(x) > 0 and np.ptp(y) > 0
+    return float(spearmanr(x, y).statistic) if vary else np.nan
 
 
 def _in_words(rho: float) -> str:

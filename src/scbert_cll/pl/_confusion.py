@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -11,7 +13,8 @@ from sklearn.metrics import confusion_matrix
 from scbert_cll import _checks, _keys, get
 from scbert_cll.pl import _evaluation, _style
 
-_CELLS = {_keys.TRAIN: "training cells", _keys.VAL: "validation cells", _keys.TEST: "test cells"}
+_PARTS: Final = ("training cells", "validation cells", "test cells")
+_CELLS: Final = dict(zip(_keys.SPLIT_ORDER, _PARTS, strict=True))
 
 
 @_style.plot
@@ -78,8 +81,9 @@ def confusion(
         No cell of this part has a label.
     """
     if model is None:
-        columns = {"labels_key": labels_key, "pred_key": pred_key, "split_key": split_key}
-        table, donors = get.predictions(adata, split=split, **columns), None
+        columns = {"labels_key": labels_key, "pred_key": pred_key}
+        table = get.predictions(adata, split_key=split_key, split=split, **columns)
+        donors = None
         if donor_key is not None:
             donors = _checks.people.donors(adata, donor_key, allow_missing=True)
         how = "training cells among them" if split is None else ""
@@ -109,12 +113,14 @@ def confusion(
 
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
     """Cells by label and prediction in the order of the labels, classes only predicted last."""
-    label, pred = (_checks.people.class_names(table[name]) for name in ("label", "pred"))
-    rows, predicted = (_checks.people.class_order(table[name]) for name in ("label", "pred"))
+    both = [table["label"], table["pred"]]
+    label, pred = map(_checks.people.class_names, both)
+    rows, predicted = map(_checks.people.class_order, both)
     order = _checks.people.class_order(table["label"], unused=True)
     columns = [name for name in order if name in rows or name in predicted]
     columns += [name for name in predicted if name not in order]
-    return pd.DataFrame(confusion_matrix(label, pred, labels=columns), columns, columns).loc[rows]
+    counts = confusion_matrix(label, pred, labels=columns)
+    return pd.DataFrame(counts, columns, columns).loc[rows]
 
 
 def _fields(ax: Axes, counts: pd.DataFrame, *, normalize: bool, cmap: str) -> None:

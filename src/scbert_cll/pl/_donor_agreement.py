@@ -23,8 +23,10 @@ _SAME, _OTHER = (_style.BLUE, "o"), (_style.RED, "D")
 _SIDES: Final = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _CORNERS: Final = tuple(product((0.7, -0.7), repeat=2))
 _AROUND: Final = (*_SIDES, *_CORNERS)
-_PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product((5, 8, 12, 18, 25, 33), _AROUND)]
+_DISTANCES: Final = (5, 8, 12, 18, 25, 33)
+_PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product(_DISTANCES, _AROUND)]
 _NEAR: Final = 5
+_PERCENTAGES: Final = ["observed", "predicted"]
 _LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
 
 
@@ -97,10 +99,9 @@ def donor_agreement(
 def _fields(ax: Axes, limit: float, positive: str) -> None:
     """Four fields, those shaded in which the calls differ."""
     for x, y in ((_LOW, limit), (limit, _LOW)):
-        size = (limit - _LOW, _HIGH - limit) if x < limit else (_HIGH - limit, limit - _LOW)
-        ax.add_patch(
-            Rectangle((x, y), *size, facecolor=_style.RED, alpha=0.1, linewidth=0, zorder=0)
-        )
+        width, height = (limit - _LOW if at < limit else _HIGH - limit for at in (x, y))
+        look: _style.Look = {"facecolor": _style.RED, "alpha": 0.1, "linewidth": 0}
+        ax.add_patch(Rectangle((x, y), width, height, zorder=0, **look))
     ax.axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.7, linestyle=":", zorder=1)
     for line in (ax.axhline, ax.axvline):
         line(limit, color=_style.GREY, linewidth=0.9, linestyle="--", zorder=1)
@@ -114,9 +115,10 @@ def _points(ax: Axes, donors: pd.DataFrame) -> None:
     same = (donors["observed_call"] == donors["predicted_call"]).to_numpy()
     for rows, (color, marker) in ((donors[same], _SAME), (donors[~same], _OTHER)):
         look: _style.Look = {"color": color, "linewidth": 0.8, "zorder": 2}
-        ax.hlines(rows["predicted"], rows["observed_low"], rows["observed_high"], **look)
-        ax.vlines(rows["observed"], rows["predicted_low"], rows["predicted_high"], **look)
-        ax.scatter(rows["observed"], rows["predicted"], s=16, marker=marker, color=color, zorder=3)
+        x, y = rows["observed"], rows["predicted"]
+        ax.hlines(y, rows["observed_low"], rows["observed_high"], **look)
+        ax.vlines(x, rows["predicted_low"], rows["predicted_high"], **look)
+        ax.scatter(x, y, s=16, marker=marker, color=color, zorder=3)
 
 
 def _title(name: str, agreement: pd.Series) -> str:
@@ -144,37 +146,38 @@ def _names(ax: Axes, donors: pd.DataFrame, limit: float) -> None:
 def _drawn(ax: Axes, donors: pd.DataFrame, limit: float) -> list[Bbox]:
     """Where points, bars and lines lie, in pixels."""
     pixel = _style.figure_of(ax).dpi / 72
-    thin, lines = pixel / 2, [((_LOW, limit), (_HIGH, limit)), ((limit, _LOW), (limit, _HIGH))]
-    ends = [(*line, thin) for line in lines]
+    thin, low, high = pixel / 2, (limit, _LOW), (limit, _HIGH)
+    ends = [(low, high, thin), (low[::-1], high[::-1], thin)]
     for _, row in donors.iterrows():
         x, y = row["observed"], row["predicted"]
         ends.append(((x, y), (x, y), 4 * pixel))
         ends.append(((row["observed_low"], y), (row["observed_high"], y), thin))
         ends.append(((x, row["predicted_low"]), (x, row["predicted_high"]), thin))
-    return [
-        Bbox(ax.transData.transform([start, end])).padded(padding) for start, end, padding in ends
-    ]
+    place = ax.transData.transform
+    return [Bbox(place([start, end])).padded(padding) for start, end, padding in ends]
 
 
 def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbox:
     """Write a donor's name where it covers least without being far away; where it stands."""
-    point, text = (row["observed"], row["predicted"]), _style.shortened(str(row["donor"]), 12)
-    measured = ax.text(*point, text, fontsize=_style.SMALL)
+    point, text = tuple(row[_PERCENTAGES]), _style.shortened(str(row["donor"]), 12)
+    measured = ax.text(0, 0, text, fontsize=_style.SMALL)
     size = np.asarray(measured.get_window_extent().size)
     measured.remove()
     pixel = float(_style.figure_of(ax).dpi) / 72
     center = ax.transData.transform(point) - size / 2
-    moves = [(r, pixel * np.array([x, y]) + np.sign([x, y]) * size / 2) for r, x, y in _PLACES]
-    boxes = [Bbox([center + move, center + move + size]) for _, move in moves]
-    far = [2 * r * pixel**2 for r, _ in moves]
-    costs = [_covered(box, drawn, ax.bbox) + 9 * _covered(box, names, ax.bbox) for box in boxes]
-    best = int(np.argmin(np.add(costs, far)))
-    x, y = (float(d) for d in moves[best][1] / pixel)
+    sides = np.array([side for _, *side in _PLACES])
+    moves = pixel * sides + np.sign(sides) * size / 2
+    boxes = [Bbox([center + move, center + move + size]) for move in moves]
+    far = [2 * distance * pixel**2 for distance, *_ in _PLACES]
+    over_points = [_covered(box, drawn, ax.bbox) for box in boxes]
+    over_names = [9 * _covered(box, names, ax.bbox) for box in boxes]
+    best = int(np.argmin(np.sum([over_points, over_names, far], axis=0)))
+    x, y = (float(d) for d in moves[best] / pixel)
     look: _style.Look = {"xycoords": "data", "ha": "center", "va": "center"}
     _style.note(ax, text, point, (x, y), **look).set_in_layout(False)
-    if moves[best][0] > _NEAR:
-        line: _style.Look = {"arrowstyle": "-", "linewidth": 0.5, "color": _style.GREY}
-        line |= {"shrinkA": _style.SMALL / 2, "shrinkB": 2}
+    if _PLACES[best][0] > _NEAR:
+        line: _style.Look = {"arrowstyle": "-", "shrinkA": _style.SMALL / 2, "shrinkB": 2}
+        line |= {"linewidth": 0.5, "color": _style.GREY}
         _style.note(ax, "", point, (x, y), arrowprops=line, **look).set_in_layout(False)
     return boxes[best].padded(pixel / 2)
 

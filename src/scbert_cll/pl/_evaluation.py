@@ -94,8 +94,10 @@ def evaluation(
     simple = baselines(adata, key)
     own, n = ax is None, len(names)
     size = (max(3.3, 1.3 + 1.15 * n), 1.7 + 0.17 * max(len(order), 3))
-    axes = _style.panels(ax, figsize, size, n, ("metric", "metrics"), n_columns=n, sharey=True)
-    by_metric = {name: summary[summary["metric"] == name].set_index("model") for name in names}
+    of = ("metric", "metrics")
+    axes = _style.panels(ax, figsize, size, n, of, n_columns=n, sharey=True)
+    summary = summary.set_index("model")
+    by_metric = {name: summary[summary["metric"] == name] for name in names}
     for panel, (name, rows) in zip(axes, by_metric.items(), strict=True):
         runs = scores[scores["metric"] == name].set_index("model")["value"].dropna()
         _lines(panel, rows, simple)
@@ -144,7 +146,8 @@ def chosen(
     if models is not None:
         return [models] if isinstance(models, str) else list(dict.fromkeys(models))
     metrics = list(dict.fromkeys(summary["metric"]))
-    ranked = list(summary.loc[summary["metric"] == (by if by in metrics else metrics[0]), "model"])
+    by = by if by in metrics else metrics[0]
+    ranked = list(summary.loc[summary["metric"] == by, "model"])
     simple = baselines(adata, key)
     best_own = [name for name in ranked if name not in simple][:1]
     best_baseline = [name for name in ranked if name in simple][:1]
@@ -191,8 +194,9 @@ def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series, simple: set[str]) -> No
         color, marker = _BASELINE if name in simple else _OWN
         repeats = runs[runs.index == name]
         if len(repeats) > 1:
-            look: _style.Look = {"s": 3, "alpha": 0.6, "linewidths": 0, "label": _REPEAT}
-            ax.scatter(repeats, np.full(len(repeats), i + 0.31), color=color, zorder=2, **look)
+            look: _style.Look = {"s": 3, "alpha": 0.6, "linewidths": 0}
+            y = np.full(len(repeats), i + 0.31)
+            ax.scatter(repeats, y, color=color, zorder=2, label=_REPEAT, **look)
         if np.isfinite(row["estimate"]):
             all_defined = len(repeats) == row["n_repeats"]
             label = "baseline" if name in simple else label_of_own

@@ -19,8 +19,10 @@ _LOOK: Final = {
     "attention": (_style.RED, "s"),
     "abundance": (_style.ORANGE, "^"),
 }
-_TITLES: Final = {"insertion": "with these genes only", "deletion": "without these genes"}
-_READERS: Final = {"linear": "logistic regression of all genes", "network": "the network"}
+_WITH, _WITHOUT = "with these genes only", "without these genes"
+_TITLES: Final = {"insertion": _WITH, "deletion": _WITHOUT}
+_LINEAR: Final = "logistic regression of all genes"
+_READERS: Final = {"linear": _LINEAR, "network": "the network"}
 
 
 @_style.plot
@@ -66,9 +68,12 @@ def faithfulness(
     """
     table = part(adata, key, "curves")
     choice(reader, list(dict.fromkeys(table["reader"])), "reader")
-    ways = list(_TITLES) if direction is None else [choice(direction, list(_TITLES), "direction")]
+    ways = list(_TITLES)
+    if direction is not None:
+        ways = [choice(direction, ways, "direction")]
     own, size, n = ax is None, (1 + 2.5 * len(ways), 2.7), len(ways)
-    axes = _style.panels(ax, figsize, size, n, ("direction", "direction"), n_columns=2, sharey=True)
+    of = ("direction", "direction")
+    axes = _style.panels(ax, figsize, size, n, of, n_columns=2, sharey=True)
     table = table[table["reader"] == reader]
     for panel, way in zip(axes, ways, strict=True):
         _curves(panel, table[table["direction"] == way])

@@ -80,7 +80,7 @@ def forest(
     """
     everything = get.prognosis(adata, "cox", key=key)
     rows = get.prognosis(adata, "cox", key=key, model=model)
-    models = [_fullest(everything)] if model is None else _record.named(model, rows["model"], "")
+    models = _record.named(model or _fullest(everything), rows["model"], "")
     if len(models) > _MOST:
         raise ValueError(
             f"model must name one or two models; found {len(models)}: more cannot be told apart "
@@ -104,7 +104,8 @@ def forest(
 def _sorted(rows: pd.DataFrame, models: list[str]) -> pd.DataFrame:
     """The score first, then as in the largest of the models, each variable once per model."""
     largest = rows["model"].value_counts().index[0]
-    variables = [SCORE, *rows.loc[rows["model"] == largest, "variable"], *rows["variable"]]
+    of_largest = rows.loc[rows["model"] == largest, "variable"]
+    variables = [SCORE, *of_largest, *rows["variable"]]
     place = {name: i for i, name in enumerate(dict.fromkeys(variables))}
     by = [rows["variable"].map(place), rows["model"].map(models.index)]
     return rows.iloc[np.lexsort(by[::-1])].reset_index(drop=True)
@@ -144,11 +145,11 @@ def _row(
     mean = ratio if limits[0] <= ratio <= limits[1] else np.nan
     within = np.clip([low, high], *limits)
     _rows.interval(ax, i + _rows.ABOVE, mean, *within, color=color, hollow=hollow)
-    look: _style.Look = {"color": color, "markersize": 3.5, "clip_on": False, "zorder": 4}
+    look: _style.Look = {"color": color, "markersize": 3.5, "clip_on": False}
     if low < limits[0]:
-        ax.plot(limits[0], i, marker="<", **look)
+        ax.plot(limits[0], i, marker="<", zorder=4, **look)
     if high > limits[1]:
-        ax.plot(limits[1], i, marker=">", **look)
+        ax.plot(limits[1], i, marker=">", zorder=4, **look)
 
 
 def _frame(ax: Axes, table: pd.DataFrame, limits: tuple[float, float], longest: int) -> None:
@@ -185,7 +186,7 @@ def _empirical(record: Mapping[str, Any], models: list[str]) -> dict[str, float]
     tests = record.get("null_tests", pd.DataFrame())
     if tests.empty:
         return {}
-    p = tests.dropna(subset=["empirical_p"]).set_index("adjusted")["empirical_p"].to_dict()
+    p = tests.set_index("adjusted")["empirical_p"].dropna().to_dict()
     return {model: p[adjustment(model)] for model in models if adjustment(model) in p}
 
 

@@ -148,13 +148,15 @@ def _draw(ax: Axes, name: str, curves: Curves, marked: tuple[int, str] | None) -
     for part, (color, marker) in _PARTS.items():
         if part in curves[name]:
             series = curves[name][part]
-            look: _style.Look = {"marker": marker if len(series) <= 30 else "", "markersize": 3}
-            ax.plot(series.index, series, "-", color=color, linewidth=1.2, label=part, **look)
+            few = marker if len(series) <= 30 else ""
+            look: _style.Look = {"marker": few, "markersize": 3, "linewidth": 1.2}
+            ax.plot(series.index, series, "-", color=color, label=part, **look)
     if name.endswith("accuracy"):
         baseline = curves.get(f"{_BASELINE}{name.removeprefix('masked_')}", {})
         for part in [part for part in ("validation", "train") if part in baseline][:1]:
             x, y = baseline[part].index, baseline[part]
-            ax.plot(x, y, "--", color=_style.GREY, linewidth=1, label=f"majority, {part}")
+            label = f"majority, {part}"
+            ax.plot(x, y, "--", color=_style.GREY, linewidth=1, label=label)
     if marked is not None:
         dotted: _style.Look = {"color": _style.GREY, "linewidth": 0.8, "linestyle": ":"}
         ax.axvline(marked[0], label=marked[1], zorder=0, **dotted)

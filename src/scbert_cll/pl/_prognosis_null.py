@@ -74,12 +74,14 @@ def prognosis_null(
     own, n = ax is None, len(names)
     columns = min(n, n_columns if figsize is None else max(1, int(figsize[0] // 2.2)))
     size = (max(3.4, 2.8 * columns), 0.3 + 2.3 * -(-n // columns))
-    axes = _style.panels(ax, figsize, size, n, ("adjustment", "adjusted"), n_columns=columns)
-    drawn = pd.concat([table.loc[table["adjusted"].isin(names), "z"] for table in (tests, null)])
+    of = ("adjustment", "adjusted")
+    axes = _style.panels(ax, figsize, size, n, of, n_columns=columns)
+    both = pd.concat([tests, null])
+    end = 1.05 * float(both.loc[both["adjusted"].isin(names), "z"].abs().max())
     for panel, name in zip(axes, names, strict=True):
         test = tests[tests["adjusted"] == name].iloc[0]
-        sets = null.loc[null["adjusted"] == name, "z"].abs().dropna().to_numpy(dtype=np.float64)
-        _histogram(panel, sets, abs(float(test["z"])), 1.05 * float(drawn.abs().max()))
+        sets = null.loc[null["adjusted"] == name, "z"].abs().dropna()
+        _histogram(panel, sets.to_numpy(dtype=np.float64), abs(float(test["z"])), end)
         panel.set_title(_title(name, test), loc="left", fontsize=7)
         panel.set(xlabel="|z|", ylabel="random gene sets")
     _style.legend(axes[:1], own=own, ncols=4 if (figsize or size)[0] > 4.5 else 2)

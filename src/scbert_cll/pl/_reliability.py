@@ -88,8 +88,8 @@ def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
     bins = bins.sort_values("predicted")
     observed = bins["observed"].to_numpy()
     error = np.abs(np.stack([observed - bins["low"], bins["high"] - observed]))
-    look: _style.Look = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "markersize": 3.5}
-    look |= {"linewidth": 0.9, "elinewidth": 0.7, "label": label}
+    look: _style.Look = {"color": _style.PALETTE[i], "marker": _MARKERS[i]}
+    look |= {"markersize": 3.5, "linewidth": 0.9, "elinewidth": 0.7, "label": label}
     ax.errorbar(bins["predicted"], observed, yerr=error, **look)
 
 

@@ -26,10 +26,9 @@ _UNKNOWN: Final = "–"
 _LEAST: Final = -300  # power of ten below which a double is hardly more than zero
 
 
-def interval(
-    ax: Axes, row: float, mean: float, low: float, high: float, *, color: str, hollow: bool = False
-) -> None:
-    """A row's mean and interval."""
+def interval(ax: Axes, row: float, *numbers: float, color: str, hollow: bool = False) -> None:
+    """A row's mean, and the lower and upper limit of its interval."""
+    mean, low, high = numbers
     y, face = row - ABOVE, "white" if hollow else color
     ax.hlines(y, low, high, color=color, linewidth=1.3, zorder=3)
     ax.scatter(mean, y, s=14, facecolor=face, edgecolor=color, linewidth=1, zorder=4)
@@ -73,7 +72,7 @@ def columns(ax: Axes, texts: Mapping[str, Sequence[str]]) -> None:
 
 def _width(header: str, cells: Sequence[str]) -> float:
     """Points that a column takes."""
-    return _CHARACTER * _style.SMALL * max(len(text) for text in (*header.split("\n"), *cells))
+    return _CHARACTER * _style.SMALL * max(map(len, [*header.split("\n"), *cells]))
 
 
 def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, own: bool, most: int = 24) -> int:
@@ -141,7 +140,9 @@ def ratio(value: float) -> str:
 
 def with_interval(value: float, low: float, high: float) -> str:
     """A ratio and its 95 % interval."""
-    return f"{ratio(value)} ({ratio(low)}–{ratio(high)})" if np.isfinite(value) else _UNKNOWN
+    if not np.isfinite(value):
+        return _UNKNOWN
+    return f"{ratio(value)} ({ratio(low)}–{ratio(high)})"
 
 
 def signed(value: float, digits: int = 1) -> str:

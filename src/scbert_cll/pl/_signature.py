@@ -125,7 +125,8 @@ class Chosen:
             return cls(record, named.sort_values("log2_fc", ascending=False))
         if table.empty:
             return cls(record, table)
-        passing = table[table["selected"]] if table["selected"].any() else table.head(_NEAREST)
+        passing = table[table["selected"]]
+        passing = table.head(_NEAREST) if passing.empty else passing
         plain = passing if show_masked else passing[passing["family"] == ""]
         shown = plain.groupby("sign", group_keys=False).head(n_genes)
         unclear, masked = len(plain) - len(shown), len(passing) - len(plain)

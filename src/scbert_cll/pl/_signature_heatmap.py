@@ -86,7 +86,8 @@ def signature_heatmap(
         table = table[table["selected"]]
     samples = pd.DataFrame()
     if len(table):
-        _record.read(adata, key, "tl.signature", ["expression"], missing="Run tl.signature again.")
+        remedy = "Run tl.signature again."
+        _record.read(adata, key, "tl.signature", ["expression"], missing=remedy)
         samples = _samples(chosen, order_by)
     width = float(np.clip(2.0 + 0.13 * len(samples), 3.4, 7.0))
     own, size = ax is None, (width, 1.5 + _ROW * max(len(table), 5))
@@ -142,15 +143,16 @@ def _strip(ax: Axes, samples: pd.DataFrame, classes: list[str], order_by: OrderB
     """A colour per class above the columns with its legend, and lines between blocks of columns."""
     colors = [_CLASSES[i % len(_CLASSES)] for i in range(len(classes))]
     for i, code in enumerate(samples["code"]):
-        ax.add_patch(Rectangle((i - 0.5, _TOP), 1, _STRIP, facecolor=colors[code], linewidth=0))
+        field = Rectangle((i - 0.5, _TOP), 1, _STRIP, linewidth=0)
+        ax.add_patch(field).set_facecolor(colors[code])
     ax.set_ylim(top=_TOP)
     block = samples["code" if order_by == "class" else "donor"].to_numpy()
     for last in np.flatnonzero(block[1:] != block[:-1]):
         ax.axvline(last + 0.5, color="white", linewidth=2 if order_by == "class" else 1.2)
     names = zip(classes, colors, strict=True)
     handles = [Patch(color=color, label=_style.shortened(name)) for name, color in names]
-    look: _style.Look = {"handlelength": 1, "columnspacing": 1.2, "ncols": len(handles)}
-    look |= {"borderaxespad": 0.3, "borderpad": 0.2}
+    look: _style.Look = {"handlelength": 1, "columnspacing": 1.2}
+    look |= {"borderaxespad": 0.3, "borderpad": 0.2, "ncols": len(handles)}
     ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), **look)
 
 

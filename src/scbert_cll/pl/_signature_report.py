@@ -56,8 +56,9 @@ def signature_report(
         There is no such report.
     """
     table = _record.read(adata, key, _VERB, ["gates"])["gates"]
-    names, subjects = (list(dict.fromkeys(table[column])) for column in ("gate", "subject"))
-    [ax] = _style.panels(ax, figsize, (1.9 + 1.15 * len(subjects), 0.8 + 0.27 * len(names)))
+    names, subjects = (list(table[column].unique()) for column in ("gate", "subject"))
+    size = (1.9 + 1.15 * len(subjects), 0.8 + 0.27 * len(names))
+    [ax] = _style.panels(ax, figsize, size)
     for row in table.to_dict("records"):
         _cell(ax, subjects.index(row["subject"]), names.index(row["gate"]), row)
     ax.set(xlim=(-0.5, len(subjects) - 0.5), ylim=(len(names) - 0.5, -0.5))
@@ -87,10 +88,11 @@ def _cell(ax: Axes, x: int, y: int, row: dict[Any, Any]) -> None:
     """Mark, number and null of one gate."""
     symbol, color, _ = _LOOK[row["passed"]]
     ax.scatter(x - 0.38, y, s=70, color=color, alpha=0.18, linewidths=0)
-    ax.text(x - 0.38, y, symbol, color=color, ha="center", va="center", fontweight="bold")
+    middle: _style.Look = {"va": "center", "ha": "center"}
+    ax.text(x - 0.38, y, symbol, color=color, fontweight="bold", **middle)
     if row["passed"] == NOT_RUN or not np.isfinite(row["value"]):
         return
-    ax.text(x - 0.24, y, short(row["value"], row["gate"]), ha="left", va="center", fontsize=7)
+    ax.text(x - 0.24, y, short(row["value"], row["gate"]), va="center", fontsize=7)
     if np.isfinite(row["null"]):
-        look: _style.Look = {"fontsize": _style.SMALL, "color": _style.GREY}
-        ax.text(x + 0.46, y, short(row["null"], row["gate"]), ha="right", va="center", **look)
+        look: _style.Look = {"va": "center", "ha": "right", "fontsize": _style.SMALL}
+        ax.text(x + 0.46, y, short(row["null"], row["gate"]), color=_style.GREY, **look)

@@ -65,8 +65,8 @@ def stability(
     handles, labels = ax.get_legend_handles_labels()
     lines = dict(zip(labels, handles, strict=True))
     shown = [label for label in (_LABELS, _NULL, _POINT) if label in lines]
-    above: _style.Look = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-    ax.legend([lines[label] for label in shown], shown, **above)
+    above: _style.Look = {"bbox_to_anchor": (0, 1), "borderaxespad": 0}
+    ax.legend([lines[label] for label in shown], shown, loc="lower left", **above)
     return ax
 
 
@@ -76,8 +76,8 @@ def _row(ax: Axes, y: int, runs: pd.DataFrame) -> None:
     null = runs.loc[runs["run"] > 0, "nogueira"].dropna()
     index = actual["nogueira"]
     error = np.abs([[index - actual["low"]], [actual["high"] - index]])
-    look: _style.Look = {"fmt": "o", "color": _style.BLUE, "markersize": 4, "label": _LABELS}
-    ax.errorbar(index, y - _HEIGHT / 2, xerr=error, **look)
+    look: _style.Look = {"fmt": "o", "color": _style.BLUE, "markersize": 4}
+    ax.errorbar(index, y - _HEIGHT / 2, xerr=error, label=_LABELS, **look)
     look = {"s": 6, "color": _style.GREY, "alpha": 0.5, "linewidths": 0, "label": _NULL}
     ax.scatter(null, np.full(len(null), y + _HEIGHT / 2), **look)
     if len(null):

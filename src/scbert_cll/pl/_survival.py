@@ -146,16 +146,17 @@ def _curve(ax: Axes, table: pd.DataFrame, way: str, color: str) -> None:
     look = {"step": "post", "alpha": 0.13, "linewidth": 0}
     ax.fill_between(time, low, high, color=color, zorder=1, **look)
     censored = table["n_censored"].to_numpy() > 0
-    look = {"linestyle": "none", "marker": "|", "markersize": 3.5, "markeredgewidth": 0.6}
-    ax.plot(time[censored], value[censored], color=color, zorder=4, **look)
+    look = {"linestyle": "none", "marker": "|", "markersize": 3.5, "color": color}
+    ax.plot(time[censored], value[censored], markeredgewidth=0.6, zorder=4, **look)
 
 
 def _frame(ax: Axes, drawn: texts.Groups, steps: Mapping[str, pd.DataFrame]) -> None:
     """Limits and words of the axes."""
     top = 100.0
     if drawn.incidence:
-        shown = [table.loc[table["time"] <= drawn.end, "ci_high"].max() for table in steps.values()]
-        top = float(np.fmin(100.0, 10 * np.ceil(10 * max(shown) + 0.2)))
+        rows = pd.concat(steps.values())
+        largest = rows.loc[rows["time"] <= drawn.end, "ci_high"].max()
+        top = float(np.fmin(100.0, 10 * np.ceil(10 * largest + 0.2)))
     ax.set(xlim=(0, drawn.end), ylim=(0, top * 1.02))
     by_month = [1.2, 2.4, 3.6, 6, 10] if drawn.unit == "months" else [1, 2, 2.5, 5, 10]
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=by_month))

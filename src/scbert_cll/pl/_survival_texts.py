@@ -18,11 +18,11 @@ from scbert_cll.pl import _rows, _style
 
 LINE: Final = 9  # points between lines of the tables
 # The darker of the colours first: the names of the groups are written in them
-_COLORS: Final = (_style.BLUE, _style.RED, _style.GREEN, _style.PURPLE, _style.ORANGE, _style.SKY)
+_COLORS: Final = [_style.PALETTE[i] for i in (0, 5, 2, 3, 1, 4)]
 _MARGIN: Final = 28  # points that ticks and label of the y axis take
 _LABEL: Final = 24  # points from the axes to the middle of their label
 _CHARACTERS: Final = 20  # of a caption in an inch
-_SAMPLES: Final = 200  # places at which a curve is looked at for whether a text would cover it
+_SAMPLES: Final = 200  # of a curve, to see whether a text would cover it
 # of the test, the usual one first: where on the axes, and which of its own corners is there
 _PLACES: Final = (
     (0.03, 0.04, "left", "bottom"),
@@ -73,6 +73,11 @@ class Groups:
         return {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(names)}
 
     @property
+    def competing(self) -> Any:
+        """Column of competing events; a word of `_UNSET` without."""
+        return self.params.get("competing_key")
+
+    @property
     def unit(self) -> str:
         """Unit of the times."""
         return str(self.params.get("time_unit", "years"))
@@ -81,7 +86,8 @@ class Groups:
 def at_risk(curve: pd.DataFrame, times: pd.Series | np.ndarray) -> np.ndarray:
     """How many of a group are at risk just before each time; none before the first enters."""
     n_at_risk = np.append(curve["at_risk"].to_numpy(dtype=np.int64), 0)
-    steps, times = curve["time"].to_numpy(dtype=np.float64), np.asarray(times, dtype=np.float64)
+    steps = curve["time"].to_numpy(dtype=np.float64)
+    times = np.asarray(times, dtype=np.float64)
     entered = times >= steps.min(initial=np.inf)
     return np.where(entered, n_at_risk[np.searchsorted(steps, times)], 0)
 
@@ -98,7 +104,8 @@ def numbers_at_risk(ax: Axes, drawn: Groups) -> None:
     _style.note(ax, "at risk", (0, 0), (left, -_LABEL), color=_style.GREY, **look)
     for i, (name, color) in enumerate(drawn.colors.items()):
         down = -_LABEL - 2 - LINE * (i + 1)
-        _style.note(ax, _style.shortened(name, longest), (0, 0), (left, down), color=color, **look)
+        label = _style.shortened(name, longest)
+        _style.note(ax, label, (0, 0), (left, down), color=color, **look)
         curve = drawn.curves[drawn.curves["group"].astype(str) == name]
         below: _style.Look = {"xycoords": ax.get_xaxis_transform(), "va": "center"}
         for tick, n in zip(ticks, at_risk(curve, np.array(ticks)), strict=True):
@@ -109,23 +116,27 @@ def group_table(ax: Axes, drawn: Groups, *, own: bool) -> None:
     """Above the axes a line per group: line, name, events, median, of more than two the ratio."""
     table = drawn.table
     columns = {"events/patients": [f"{r.n_events}/{r.n}" for r in table.itertuples()]}
-    if not drawn.incidence:  # medians are of curves that take competing events for censoring
-        columns[f"median ({drawn.unit})"] = [_median(row) for _, row in table.iterrows()]
+    if not drawn.incidence:  # medians take competing events for censoring
+        rows = table[_MEDIAN].to_numpy(dtype=np.float64)
+        columns[f"median ({drawn.unit})"] = [_median(row) for row in rows]
     if len(table) > 2:
-        rows = table[_RATIO].to_numpy(dtype=np.float64)
-        columns["hazard ratio"] = ["1", *(_rows.with_interval(*row) for row in rows[1:])]
+        ratios = table[_RATIO].to_numpy(dtype=np.float64)[1:]
+        columns["hazard ratio"] = ["1", *(_rows.with_interval(*row) for row in ratios)]
     fig = _style.figure_of(ax)
     room = fig.get_figwidth() - 0.1 if own else _style.width(ax) + _MARGIN / 72
-    widths = [max(len(text) for text in (name, *cells)) + 2 for name, cells in columns.items()]
+    widths = [max(map(len, (name, *cells))) + 2 for name, cells in columns.items()]
     longest = int(np.clip(room * 72 / (0.57 * _style.SMALL) - sum(widths) - 6, 8, 30))
     names = [_style.shortened(name, longest) for name in drawn.colors]
     colors = list(drawn.colors.values())
-    packed: list[Artist] = [_column("", ["━━"] * len(names), colors), _column("", names, colors)]
+    lines = ["━━"] * len(names)
+    packed: list[Artist] = [_column("", cells, colors) for cells in (lines, names)]
     packed += [_column(header, cells) for header, cells in columns.items()]
-    across = blended_transform_factory(fig.transFigure if own else ax.transAxes, ax.transAxes)
+    start = fig.transFigure if own else ax.transAxes
+    across = blended_transform_factory(start, ax.transAxes)
     left = (4 if own else -_MARGIN) / 72
-    place: _style.Look = {"bbox_to_anchor": (0, 1), "pad": 0, "borderpad": 0, "frameon": False}
-    place["bbox_transform"] = across + ScaledTranslation(left, 4 / 72, fig.dpi_scale_trans)
+    moved = across + ScaledTranslation(left, 4 / 72, fig.dpi_scale_trans)
+    place: _style.Look = {"bbox_to_anchor": (0, 1), "bbox_transform": moved}
+    place |= {"pad": 0, "borderpad": 0, "frameon": False}
     child = HPacker(children=packed, sep=7, pad=0, align="bottom")
     ax.add_artist(AnchoredOffsetbox("lower left", child=child, **place))
 
@@ -140,11 +151,10 @@ def _column(header: str, cells: list[str], colors: list[str] | None = None) -> V
     return VPacker(children=texts, sep=1.5, pad=0, align="center" if header else "left")
 
 
-def _median(group: pd.Series) -> str:
+def _median(times: np.ndarray) -> str:
     """A median time with its interval, as far as they are reached."""
-    values = group[_MEDIAN].to_numpy(dtype=np.float64)
-    median, low, high = (f"{value:.1f}" if np.isfinite(value) else _NOT_REACHED for value in values)
-    return f"{median} ({low}–{high})" if np.isfinite(values).any() else _NOT_REACHED
+    texts = [f"{time:.1f}" if np.isfinite(time) else _NOT_REACHED for time in times]
+    return "{} ({}–{})".format(*texts) if np.isfinite(times).any() else _NOT_REACHED
 
 
 def result(entry: Mapping[str, Any], drawn: Groups) -> str:
@@ -156,8 +166,9 @@ def result(entry: Mapping[str, Any], drawn: Groups) -> str:
         text = _rows.with_interval(*ratio) if estimable else "a group has no events"
         lines.append(f"hazard ratio{'' if estimable else ':'} {text}")
     p = float(drawn.record["logrank"]["p"])
-    test = "cause-specific " * (drawn.params.get("competing_key") not in _UNSET) + "log-rank"
-    lines.append(f"{test} {_rows.p_value(p)}" if np.isfinite(p) else "log-rank test: undefined")
+    cause = "cause-specific " * (drawn.competing not in _UNSET)
+    test = f"{cause}log-rank {_rows.p_value(p)}"
+    lines.append(test if np.isfinite(p) else "log-rank test: undefined")
     if "curves" in entry:  # of groups that are no signature's
         return "\n".join(lines)
     tests = entry.get("null_tests", pd.DataFrame({"empirical_p": []})).dropna(subset="empirical_p")
@@ -184,12 +195,12 @@ def caption(ax: Axes, drawn: Groups, n_lines: int, *, own: bool) -> None:
 
 def _sentences(drawn: Groups) -> list[str]:
     """What a reader has to know, and what is left out."""
-    table, competing = drawn.table, drawn.params.get("competing_key")
+    table, competing = drawn.table, drawn.competing
     ticks = "" if drawn.incidence else "; ticks: censored patients"
     texts = [f"Bands: 95 % intervals{ticks}."]
     if competing not in _UNSET:
-        dashed, ended = f"Dashed: {competing} (competing).", f"{competing} counts as censored."
-        texts.append(dashed if drawn.incidence else ended)
+        dashed = f"Dashed: {competing} (competing)."
+        texts.append(dashed if drawn.incidence else f"{competing} counts as censored.")
     if drawn.params.get("entry_key") not in _UNSET:
         texts.append("Patients count from their entry on.")
     if not drawn.incidence and table[_MEDIAN].isna().to_numpy().any():
@@ -209,7 +220,7 @@ def test(ax: Axes, text: str, steps: Mapping[str, pd.DataFrame]) -> None:
     """Write the test in the corner where it covers least of the curves."""
     _style.lay_out(ax)  # with the tables
     curves = [part for table in steps.values() for _, part in table.groupby("group")]
-    points = np.concatenate([ax.transData.transform(_path(curve, ax)) for curve in curves])
+    points = ax.transData.transform(np.concatenate([_path(curve, ax) for curve in curves]))
     look: _style.Look = {"fontsize": _style.SMALL, "linespacing": 1.25, "zorder": 5}
     written = ax.text(0, 0, text, transform=ax.transAxes, **look)
     written.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1})
