@@ -18,7 +18,7 @@ import pandas as pd
 
 LONG: Final = "long_names"  # the entry of `uns`
 
-_BETWEEN: Final = "|"
+BETWEEN: Final = "|"
 _EMPTY: Final = "%"
 _CUT: Final = "%~"
 _DIGEST: Final = 16
@@ -37,11 +37,11 @@ def key(name: Name) -> str:
     """The key of a name, or of several that go together."""
     names = [str(part) for part in (name if isinstance(name, tuple) else (name,))]
     escaped = [_escaped(part, within=len(names) > 1) for part in names]
-    whole = _BETWEEN.join(escaped)
+    whole = BETWEEN.join(escaped)
     if len(whole.encode()) <= _BYTES:
         return whole
     room = (_BYTES - len(names) + 1) // len(names)
-    return _BETWEEN.join(_cut(*pair, room) for pair in zip(escaped, names, strict=True))
+    return BETWEEN.join(_cut(*pair, room) for pair in zip(escaped, names, strict=True))
 
 
 def own(key: str, uns: Mapping[str, Any] | None = None) -> str:
@@ -55,7 +55,7 @@ def own(key: str, uns: Mapping[str, Any] | None = None) -> str:
 
 def parts(key: str, uns: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The names that went together into a key."""
-    return tuple(own(part, uns) for part in key.split(_BETWEEN))
+    return tuple(own(part, uns) for part in key.split(BETWEEN))
 
 
 def keys(names: Iterable[Name], what: str = "Names") -> list[str]:
@@ -77,7 +77,7 @@ def long_ones(names: Iterable[Name]) -> dict[str, str]:
     long: dict[str, str] = {}
     for name in names:
         wholes, whole_key = name if isinstance(name, tuple) else (name,), key(name)
-        pieces = whole_key.split(_BETWEEN) if len(wholes) > 1 else [whole_key]
+        pieces = whole_key.split(BETWEEN) if len(wholes) > 1 else [whole_key]
         pairs = zip(pieces, wholes, strict=True)
         long |= {piece: str(whole) for piece, whole in pairs if _CUT in piece}
     return long
@@ -115,7 +115,7 @@ def _escaped(name: str, *, within: bool) -> str:
     if name in _RESERVED or name == "":
         return _EMPTY if name == "" else f"{_bytes(name[0])}{name[1:]}"
     text = _UNSAFE.sub(lambda match: _bytes(match.group()), name)
-    return text.replace(_BETWEEN, _bytes(_BETWEEN)) if within else text
+    return text.replace(BETWEEN, _bytes(BETWEEN)) if within else text
 
 
 def _bytes(text: str) -> str:

@@ -103,8 +103,10 @@ def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     record = dict(_record.read(adata, key, _CALL, ["layers"], missing=remedy))
     record["n_cells"] = _names.own_keys(record["n_cells"], adata.uns)
     table = pd.DataFrame(adata.varm[layers_key])
-    columns = [_names.parts(str(column), adata.uns) for column in table]
-    of = [(group, int(layer), int(head)) for group, layer, head in columns]
+    of = []
+    for column in table:
+        group, layer, head = str(column).rsplit(_names.BETWEEN, 2)
+        of.append((_names.own(group, adata.uns), int(layer), int(head)))
     index = pd.MultiIndex.from_tuples(of, names=["group", "layer", "head"])
     return table.set_axis(index, axis=1), record
 

@@ -26,7 +26,6 @@ _AROUND: Final = (*_SIDES, *_CORNERS)
 _DISTANCES: Final = (5, 8, 12, 18, 25, 33)
 _PLACES: Final = [(r, r * x, r * y) for r, (x, y) in product(_DISTANCES, _AROUND)]
 _NEAR: Final = 5
-_PERCENTAGES: Final = ["observed", "predicted"]
 _LOW, _HIGH = -4, 104  # percent, with room for a point at the edge
 
 
@@ -159,8 +158,9 @@ def _drawn(ax: Axes, donors: pd.DataFrame, limit: float) -> list[Bbox]:
 
 def _name(ax: Axes, row: pd.Series, drawn: list[Bbox], names: list[Bbox]) -> Bbox:
     """Write a donor's name where it covers least without being far away; where it stands."""
-    point, text = tuple(row[_PERCENTAGES]), _style.shortened(str(row["donor"]), 12)
-    measured = ax.text(0, 0, text, fontsize=_style.SMALL)
+    point = float(row["observed"]), float(row["predicted"])
+    text = _style.shortened(str(row["donor"]), 12)
+    measured = ax.text(*point, text, fontsize=_style.SMALL)
     size = np.asarray(measured.get_window_extent().size)
     measured.remove()
     pixel = float(_style.figure_of(ax).dpi) / 72
