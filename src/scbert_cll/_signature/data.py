@@ -136,7 +136,7 @@ class PseudobulkData:
 
 
 class Source(NamedTuple):
-    """Labelled cells, which of the object's cells they are, all donors, and a note on the counts."""
+    """Labelled cells, their places in the object, all donors, and a note on the counts."""
 
     data: PseudobulkData
     rows: np.ndarray

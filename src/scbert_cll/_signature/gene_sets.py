@@ -45,8 +45,8 @@ def read_gmt(path: Path) -> dict[str, list[str]]:
     short = [i + 1 for i, line in enumerate(lines) if len(line) < 3 or not line[0]]
     if short:
         raise ValueError(
-            f"{path} is not a GMT file: every line needs a name, a description and at least one gene, "
-            f"separated by tabs; line {listed(short)} has not."
+            f"{path} is not a GMT file: every line needs a name, a description and at least one "
+            f"gene, separated by tabs; line {listed(short)} has not."
         )
     names = pd.Series([line[0] for line in lines])
     if len(repeated := names[names.duplicated()].unique()):

@@ -12,7 +12,7 @@ _NEIGHBOURS = 25
 class Matcher:
     """Replaces genes by others of like mean expression and detection.
 
-    Like the control genes of Tirosh et al. 2016 (doi:10.1126/science.aad0501), but with a gene's own
+    Like the control genes of Tirosh et al. 2016 (doi:10.1126/science.aad0501), but with a gene's
     neighbours by rank instead of bins: no gene stands at the edge of one, and detection is matched,
     too.
     """

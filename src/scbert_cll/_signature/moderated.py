@@ -85,7 +85,7 @@ def natural_spline(x: np.ndarray, n: int) -> np.ndarray:
 
 
 def trigamma_inverse(x: float) -> float:
-    """The y with trigamma(y) = x > 0, by Newton's method on 1 / trigamma, which is nearly linear."""
+    """The y with trigamma(y) = x, by Newton's method on 1 / trigamma, which is nearly linear."""
     y = 0.5 + 1 / x
     for _ in range(50):
         value = special.polygamma(1, y)

@@ -1,4 +1,4 @@
-"""The genes that go with a class, donor by donor, with the evidence for each; or why there are none."""
+"""The genes that go with a class, donor by donor, with their evidence; or why there are none."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def cells_per_donor(codes: np.ndarray, donors: np.ndarray, classes: list[str]) -
 def samples(
     counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray, sampled: pd.DataFrame
 ) -> Samples:
-    """Sum and scale the counts of each donor and class that is true in `sampled`, donors × classes."""
+    """Sums of each donor and class that is true in `sampled`, donors × classes, and scaled."""
     pairs = [
         (donor, code)
         for donor, row in sampled.iterrows()

@@ -21,15 +21,9 @@ if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
 
 Method = Literal[
-    "gate_gradient",
-    "gradient_input",
-    "integrated_gradients",
-    "occlusion",
-    "group_occlusion",
-    "rollout",
-    "attention",
-    "attention_difference",
-]
+    "gate_gradient", "gradient_input", "integrated_gradients", "occlusion", "group_occlusion",
+    "rollout", "attention", "attention_difference",
+]  # fmt: skip
 
 _BY_ATTENTION: Final = ("attention", "attention_difference")
 _BETWEEN: Final = "\x1f"  # of donor and group, the separator of units: in no name
@@ -143,7 +137,8 @@ def gene_attribution(
         in some cells and against it in others, as in a combination of genes, has a size and no
         mean; it has no sign either.
     ``adata.varm['gene_attribution_donors']`` : DataFrame (genes × "donor|group"), float64
-        Only with `donor_key`: the same for the cells of each donor; a difference is that within the donor.
+        Only with `donor_key`: the same for the cells of each donor; a difference is that within the
+        donor.
     ``adata.varm['gene_attribution_layers']`` : DataFrame (genes × "group|layer|head"), float64
         Only with `per_layer`: attention itself; a column sums to 1.
     ``adata.uns['gene_attribution']`` : dict
@@ -155,8 +150,8 @@ def gene_attribution(
         the group expresses); and ``attention_floor`` of each layer, near 1 where attention is
         uniform.
     ``adata.uns['gene_attribution_sets']`` : dict
-        With ``"group_occlusion"``, instead of all others: ``effects``, DataFrame (sets × groups); with `donor_key` ``donors``, DataFrame (sets ×
-        "donor|group"); and as above.
+        With ``"group_occlusion"``, instead of all others: ``effects``, DataFrame (sets × groups);
+        with `donor_key` ``donors``, DataFrame (sets × "donor|group"); and as above.
 
     Raises
     ------
@@ -312,9 +307,9 @@ class _Units:
     @cached_property
     def table(self) -> pd.DataFrame:
         """Donor, group and number of cells of each unit."""
-        n_cells = self.labels.dropna().astype(str).value_counts().sort_index()
-        parts = [unit.split(_BETWEEN) for unit in n_cells.index]
-        table = pd.DataFrame(parts, index=n_cells.index, columns=["donor", "group"])
+        units, n_cells = np.unique(self.labels.dropna().astype(str), return_counts=True)
+        parts = [unit.split(_BETWEEN) for unit in units]
+        table = pd.DataFrame(parts, index=units, columns=["donor", "group"])
         return table.assign(n_cells=n_cells)
 
     def names(self, columns: pd.Index) -> pd.Index:

@@ -171,7 +171,7 @@ def _effects(
 
 
 def _summary(values: np.ndarray, donors: pd.Series, min_cells: int) -> tuple[float, ...]:
-    """Numbers of a pair: means over donors, with Student's interval and test; q is still missing."""
+    """Numbers of a pair: means over donors, Student's interval and test; q is still missing."""
     cells = pd.DataFrame(values, columns=["effect", "alone_a", "alone_b"])
     by_donor = cells.assign(donor=donors.to_numpy()).dropna().groupby("donor")
     n_cells = by_donor.size()

@@ -53,7 +53,7 @@ def test_the_ends() -> None:
 
 
 def test_sets_of_one_size_have_one_index() -> None:
-    """Nogueira et al. 2018, section 4: with sets of one size their index is the mean of Kuncheva's."""
+    """Nogueira et al. 2018, section 4: sets of one size have the mean of Kuncheva's index."""
     rng = np.random.default_rng(0)
     runs = np.array([rng.permutation(30) < 8 for _ in range(6)])
     found = stability(runs)

@@ -1,4 +1,4 @@
-"""Criteria of the genes themselves: a chromosome, families, other cells, known sets, reference genes."""
+"""Criteria of the genes: a chromosome, families, other cells, known sets, reference genes."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Content:
 
     def of_other_cells(self) -> Criterion:
         """Genes of T cells, monocytes, macrophages and stroma, which B cells should not have."""
-        known = reference.genes()
-        foreign = known.loc[known["tier"] == "contamination", "gene"]
+        listed = reference.genes()
+        foreign = listed.loc[listed["tier"] == "contamination", "gene"]
         if not self.tested.isin(list(foreign)).any() or not self.genes:
             return Criterion(criteria.CONTAMINATION, self.subject, note=_NOT_TESTED)
         genes = [gene for gene in foreign if gene in set(self.genes)]
@@ -94,8 +94,8 @@ class Content:
 
 def recovers_reference(subject: str, score: pd.Series, rng: np.random.Generator) -> Criterion:
     """Area under the curve of the genes reported with CD49d, trisomy 12 or NOTCH1."""
-    known = reference.genes()
-    wanted = known.loc[known["tier"].isin(_TIERS), "gene"]
+    listed = reference.genes()
+    wanted = listed.loc[listed["tier"].isin(_TIERS), "gene"]
     recovery = reference.recovery(score, wanted, _N_DRAWS, rng)
     if np.isnan(recovery.auroc):
         note = "none of the reference genes was tested"

@@ -1,4 +1,4 @@
-"""The worth of genes in donors that they were not found in: alone, and when all others are there."""
+"""The worth of genes in donors that they were not found in: alone, and beside all others."""
 
 from __future__ import annotations
 

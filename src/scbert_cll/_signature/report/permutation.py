@@ -88,5 +88,5 @@ def _clearest_without_each(data: PseudobulkData, k: int) -> np.ndarray:
 
 def _found_without_each(data: PseudobulkData) -> np.ndarray:
     """The signature found anew without each donor: donors × tested genes, true or false."""
-    found = [find(data.without([donor])).selected for donor in data.complete_donors]
-    return np.array([data.tested.genes.isin(names) for names in found])
+    signatures = [find(data.without([donor])).selected for donor in data.complete_donors]
+    return np.array([data.tested.genes.isin(names) for names in signatures])

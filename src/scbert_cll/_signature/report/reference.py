@@ -41,11 +41,11 @@ def recovery(
 ) -> Recovery:
     """Area under the ROC curve of the wanted genes in a ranking, and its p.
 
-    A ranking has a score by gene, the highest first. The p is the share of draws, of as many random genes of the ranking, that are as far up; the
-    ranking itself counts as one, so it is never zero. Genes that move together are not
-    independent draws, so a small p is a hint and not a proof; and a large one does not refute,
-    since the list is not the truth. Genes without a score are not ranked. Where no gene or every gene is wanted there is
-    no area.
+    A ranking has a score by gene, the highest first. The p is the share of draws, of as many random
+    genes of the ranking, that are as far up; the ranking itself counts as one, so it is never zero.
+    Genes that move together are not independent draws, so a small p is a hint and not a proof; and
+    a large one does not refute, since the list is not the truth. Genes without a score are not
+    ranked. Where no gene or every gene is wanted there is no area.
     """
     ranking = ranking.dropna()
     ranks = stats.rankdata(ranking.to_numpy(np.float64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ATTRIBUTION, REFITTED = "attribution", "refitted on permuted labels"
 _PREFIX: Final = "network "
 _DRAWN: Final = "limits: smallest and largest of the draws"
+_NONE_HELD_OUT: Final = "cells the network was trained on, as there are no others"
 _MOST_CELLS: Final = 300
 _FIRST: Final = 5  # genes, from which a network is asked
 _BAND: Final = 5  # random sets behind a curve of the network
@@ -51,14 +52,14 @@ class NetworkReader:
         """Ranking by the mean attention a gene receives in positive cells, in one pass."""
         data, runs = self.data, [self.data, *permuted]
         places = self.model.genes.get_indexer(data.tested.genes)
-        donors = data.complete_donors
+        in_model, donors = places >= 0, data.complete_donors
         values = np.zeros((len(runs), len(donors), len(places)))
         weight = np.zeros(len(donors))
         for d, donor in enumerate(donors):
             rows = np.flatnonzero(data.donors == donor)
             received = self.model.get_cell_attention(self.cells[rows], batch_size=self.batch_size)
             member = np.stack([run.positive[rows] / run.positive[rows].sum() for run in runs])
-            values[:, d, places >= 0] = (received.T @ member.T).T[:, places[places >= 0]]
+            values[:, d, in_model] = (received.T @ member.T).T[:, places[in_model]]
             weight[d] = data.positive[rows].sum()
         return Ranking(values, weight, donors, data.tested.genes)
 
@@ -66,151 +67,38 @@ class NetworkReader:
         self, compared: Comparison, n_random: int, n_refits: int, rng: np.random.Generator
     ) -> tuple[list[Criterion], pd.DataFrame]:
         """All criteria of the network, and its curves."""
-        rows, left_out, note = self._held_out()
+        rows, note = self._held_out()
+        left_out = [] if note == _NONE_HELD_OUT else sorted(set(self.data.donors[rows]))
         rows = np.sort(rng.permutation(rows)[:_MOST_CELLS])
+        asked_of = _Cells(self.model, self.cells[rows], self.data, rows, self.batch_size)
         in_model = self.data.tested.genes.isin(self.model.genes)
         orders = {
             name: (order[in_model[order]], int(in_model[order[:n]].sum()))
             for name, (order, n) in compared.ordered(left_out).items()
         }
         if orders[criteria.SIGNATURE][1]:
-            results, curves = self._faithful(orders, n_random, rows, note, rng)
+            results, curves = _faithful(asked_of, orders, n_random, note, rng)
         else:
             why = f"no signature without the donors of the {note}"
-            names = [f"{_PREFIX}{kind}" for kind in faithfulness.KINDS]
-            results = [Criterion(name, subject, note=why) for name in names for subject in orders]
+            kinds = [f"{_PREFIX}{kind}" for kind in faithfulness.KINDS]
+            results = [Criterion(kind, name, note=why) for kind in kinds for name in orders]
             curves = pd.DataFrame()
-        trained = self._scores(self.model, rows)
-        results += self._lost_with_weights(trained, rows, rng)
-        results += self._refitted(trained, rows, compared.k, n_refits, rng) if n_refits else []
+        trained = asked_of.scores(self.model)
+        results += _lost_with_weights(asked_of, trained, rng)
+        if n_refits:
+            others = [asked_of.scores(self._refit(rng)) for _ in range(n_refits)]
+            results += _refitted(trained, others, compared.k)
         return results, curves
 
-    def _held_out(self) -> tuple[np.ndarray, list[str], str]:
-        """Cells of the extreme classes that are new to the network, their donors, and their name.
-
-        All cells where it is not known which ones it was trained on.
-        """
+    def _held_out(self) -> tuple[np.ndarray, str]:
+        """Cells of the extreme classes that the network was not trained on, and their name."""
         extremes = self.data.extremes
         if self.split_key in self.cells.obs:
-            parts = _checks.adata.split(self.cells, self.split_key, need=()).to_numpy()
+            parts = _checks.adata.split(self.cells, self.split_key, need=()).to_numpy()[extremes]
             for part in (_keys.TEST, _keys.VAL):
-                if len(rows := extremes[parts[extremes] == part]):
-                    return rows, sorted(set(self.data.donors[rows])), f"{part} cells"
-        return extremes, [], "cells the network was trained on, as there are no others"
-
-    def _faithful(
-        self,
-        orders: Ordered,
-        n_random: int,
-        rows: np.ndarray,
-        note: str,
-        rng: np.random.Generator,
-    ) -> tuple[list[Criterion], pd.DataFrame]:
-        """The network with nothing but the genes, and without them."""
-        tested = self.data.tested
-        in_model = np.flatnonzero(tested.genes.isin(self.model.genes))
-        matcher = Matcher(tested.matrix.mean(axis=0).A1[in_model], tested.detected[in_model])
-        steps = [step for step in faithfulness.STEPS if step >= _FIRST and matcher.fits(step)]
-
-        def like(genes: np.ndarray, n_sets: int) -> list[np.ndarray]:
-            return list(in_model[matcher.draw(np.searchsorted(in_model, genes), n_sets, rng)])
-
-        sets = {
-            name: [order[:n], *like(order[:n], n_random)] for name, (order, n) in orders.items()
-        }
-        first = {name: [order[:step] for step in steps] for name, (order, _) in orders.items()}
-        signature = orders[criteria.SIGNATURE][0]
-        first[faithfulness.RANDOM] = [
-            genes for step in steps for genes in like(signature[:step], _BAND)
-        ]
-        whole = self._ranked(rows)
-        scores: Scores = {}
-        for name, members in sets.items():
-            scores[name, criteria.SUFFICIENCY] = self._ranked(rows, members, keep=True)
-            scores[name, criteria.COMPREHENSIVENESS] = whole.less(self._ranked(rows, members))
-        curves = {
-            (name, direction): self._ranked(rows, members, keep=direction == faithfulness.INSERTION)
-            for name, members in first.items()
-            for direction in (faithfulness.INSERTION, faithfulness.DELETION)
-        }
-        return faithfulness.criteria_of(scores, rng, _PREFIX, note), faithfulness.curve_table(
-            curves, steps, "network"
-        )
-
-    def _ranked(
-        self, rows: np.ndarray, sets: list[np.ndarray] | None = None, *, keep: bool = False
-    ) -> Pairs:
-        """Cells as the network ranks them: whole, or without each set of genes, or with it alone."""
-        cells, size = self.cells[rows], self.batch_size
-        proba = self.model.predict_parts(cells, batch_size=size).network.to_numpy(np.float64)
-        log = np.log(np.maximum(proba, np.finfo(np.float32).tiny))
-        logits = (log[:, -1] - log[:, :-1].mean(axis=1))[:, None]
-        if sets is not None:
-            genes, target = self.data.tested.genes, self.data.classes[-1]
-            names = {str(i): genes[places].tolist() for i, places in enumerate(sets)}
-            effects = self.model.get_set_effects(
-                names, cells, keep=keep, target=target, batch_size=size
-            )
-            logits = logits + effects.to_numpy()
-        is_empty = np.isnan(logits)  # a cell of which nothing is left is as any other
-        logits[is_empty] = np.broadcast_to(np.nanmean(logits, axis=0), logits.shape)[is_empty]
-        return Pairs.of(logits, self.data.positive[rows], self.data.donors[rows])
-
-    def _scores(self, model: ScBERTClassifier, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores of the genes: attribution by its size in expressing cells, attention in all."""
-        cells, size, genes = self.cells[rows], self.batch_size, self.data.tested.genes
-        groups = pd.Series("all", cells.obs_names, dtype="category")
-        attribution = model.get_gene_attribution(
-            groups, cells, target=self.data.classes[-1], batch_size=size
-        )
-        attention = model.get_gene_attention(groups, cells, batch_size=size)
-        scores = {ATTRIBUTION: attribution.size["all"], criteria.ATTENTION: attention["all"]}
-        return {
-            name: score.reindex(genes, fill_value=0.0).to_numpy() for name, score in scores.items()
-        }
-
-    def _lost_with_weights(
-        self, trained: Mapping[str, np.ndarray], rows: np.ndarray, rng: np.random.Generator
-    ) -> list[Criterion]:
-        """Whether what is said of genes is gone with the weights."""
-        results = []
-        for part, (name, most) in _RANDOM_WEIGHTS.items():
-            drawn = [
-                self._scores(self.model.randomized(part, stream), rows)
-                for stream in rng.spawn(_N_RANDOM)
-            ]
-            for subject, values in trained.items():
-                rho = [float(stats.spearmanr(values, one[subject]).statistic) for one in drawn]
-                numbers = float(np.mean(rho)), min(rho), max(rho), np.nan, np.nan, np.nan
-                rule, passed = f"rank correlation below {most}", verdict(numbers[0] < most)
-                results.append(Criterion(name, subject, *numbers, rule, passed, _DRAWN))
-        return results
-
-    def _refitted(
-        self,
-        trained: Mapping[str, np.ndarray],
-        rows: np.ndarray,
-        k: int,
-        n_refits: int,
-        rng: np.random.Generator,
-    ) -> list[Criterion]:
-        """Whether networks that were trained on permuted labels say the same of genes."""
-        shares: dict[str, list[float]] = {name: [] for name in trained}
-        for _ in range(n_refits):
-            scores = self._scores(self._refit(rng), rows)
-            for name, values in trained.items():
-                common = set(largest(values, k)) & set(largest(scores[name], k))
-                shares[name].append(len(common) / k)
-        n = len(self.data.tested.genes)
-        most = float(stats.hypergeom.ppf(0.95, n, k, k) / k)
-        rule = "no more genes in common than 95 % of random sets"
-        note = f"share of the first {k} genes, on average with {n_refits} such networks"
-        results = []
-        for name, in_common in shares.items():
-            mean = float(np.mean(in_common))
-            numbers = mean, min(in_common), max(in_common), k / n, most, np.nan
-            results.append(Criterion(REFITTED, name, *numbers, rule, verdict(mean <= most), note))
-        return results
+                if (parts == part).any():
+                    return extremes[parts == part], f"{part} cells"
+        return extremes, _NONE_HELD_OUT
 
     def _refit(self, rng: np.random.Generator) -> ScBERTClassifier:
         """A network trained as long as the model, on labels permuted within donors."""
@@ -221,6 +109,108 @@ class NetworkReader:
         cells.obs[self.model.labels_key] = pd.Categorical.from_codes(codes, classes)
         new = untrained_on(self.model, cells, rng)
         split = self.split_key if self.split_key in cells.obs else None
-        epochs = max((len(one) for one in (self.model.history or {}).values()), default=None)
-        new.train(epochs, split_key=split, rng=int(rng.integers(2**31)), enable_progress_bar=False)
+        epochs = max(map(len, (self.model.history or {}).values()), default=None)
+        seed = int(rng.integers(2**31))
+        new.train(epochs, split_key=split, rng=seed, enable_progress_bar=False)
         return new
+
+
+class _Cells(NamedTuple):
+    """Cells, some rows of the data, and a network that ranks them and scores the genes in them."""
+
+    model: ScBERTClassifier
+    cells: AnnData
+    data: PseudobulkData
+    rows: np.ndarray
+    batch_size: int | None
+
+    def ranked(self, sets: list[np.ndarray] | None = None, *, keep: bool = False) -> Pairs:
+        """Ranks of whole cells, of cells without each set of genes, or with nothing else."""
+        parts = self.model.predict_parts(self.cells, batch_size=self.batch_size)
+        proba = parts.network.to_numpy(np.float64)
+        log = np.log(np.maximum(proba, np.finfo(np.float32).tiny))
+        logits = (log[:, -1] - log[:, :-1].mean(axis=1))[:, None]
+        if sets is not None:
+            genes, target = self.data.tested.genes, self.data.classes[-1]
+            named = {str(i): genes[places].tolist() for i, places in enumerate(sets)}
+            effects = self.model.get_set_effects(
+                named, self.cells, keep=keep, target=target, batch_size=self.batch_size
+            )
+            logits = logits + effects.to_numpy()
+        mean = np.broadcast_to(np.nanmean(logits, axis=0), logits.shape)
+        logits = np.where(np.isnan(logits), mean, logits)  # of a cell of which nothing is left
+        return Pairs.of(logits, self.data.positive[self.rows], self.data.donors[self.rows])
+
+    def scores(self, model: ScBERTClassifier) -> dict[str, np.ndarray]:
+        """Scores of the genes: attribution by its size in expressing cells, attention in all."""
+        cells, size, target = self.cells, self.batch_size, self.data.classes[-1]
+        groups = pd.Series("all", cells.obs_names, dtype="category")
+        attribution = model.get_gene_attribution(groups, cells, target=target, batch_size=size)
+        attention = model.get_gene_attention(groups, cells, batch_size=size)
+        scores = {ATTRIBUTION: attribution.size, criteria.ATTENTION: attention}
+        genes = self.data.tested.genes
+        return {
+            name: table["all"].reindex(genes, fill_value=0.0).to_numpy()
+            for name, table in scores.items()
+        }
+
+
+def _faithful(
+    cells: _Cells, orders: Ordered, n_random: int, note: str, rng: np.random.Generator
+) -> tuple[list[Criterion], pd.DataFrame]:
+    """The network with nothing but the genes, and without them."""
+    tested = cells.data.tested
+    in_model = np.flatnonzero(tested.genes.isin(cells.model.genes))
+    matcher = Matcher(tested.matrix.mean(axis=0).A1[in_model], tested.detected[in_model])
+    steps = [step for step in faithfulness.STEPS if step >= _FIRST and matcher.fits(step)]
+
+    def like(genes: np.ndarray, n_sets: int) -> list[np.ndarray]:
+        return list(in_model[matcher.draw(np.searchsorted(in_model, genes), n_sets, rng)])
+
+    sets = {name: [order[:n], *like(order[:n], n_random)] for name, (order, n) in orders.items()}
+    first = {name: [order[:step] for step in steps] for name, (order, _) in orders.items()}
+    signature = first[criteria.SIGNATURE]
+    first[faithfulness.RANDOM] = [one for genes in signature for one in like(genes, _BAND)]
+    whole = cells.ranked()
+    scores: Scores = {}
+    for name, members in sets.items():
+        scores[name, criteria.SUFFICIENCY] = cells.ranked(members, keep=True)
+        scores[name, criteria.COMPREHENSIVENESS] = whole.less(cells.ranked(members))
+    curves: Scores = {}
+    for name, members in first.items():
+        curves[name, faithfulness.INSERTION] = cells.ranked(members, keep=True)
+        curves[name, faithfulness.DELETION] = cells.ranked(members)
+    table = faithfulness.curve_table(curves, steps, "network")
+    return faithfulness.criteria_of(scores, rng, _PREFIX, note), table
+
+
+def _lost_with_weights(
+    cells: _Cells, trained: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> list[Criterion]:
+    """Whether what is said of genes is gone with the weights."""
+    results = []
+    for part, (name, most) in _RANDOM_WEIGHTS.items():
+        streams = rng.spawn(_N_RANDOM)
+        drawn = [cells.scores(cells.model.randomized(part, stream)) for stream in streams]
+        for subject, values in trained.items():
+            rho = [float(stats.spearmanr(values, one[subject]).statistic) for one in drawn]
+            mean, rule = float(np.mean(rho)), f"rank correlation below {most}"
+            row = Criterion(name, subject, mean, min(rho), max(rho), rule=rule, note=_DRAWN)
+            results.append(row._replace(passed=verdict(mean < most)))
+    return results
+
+
+def _refitted(
+    trained: Mapping[str, np.ndarray], others: list[dict[str, np.ndarray]], k: int
+) -> list[Criterion]:
+    """Whether networks that were trained on permuted labels say the same of genes."""
+    results = []
+    rule = "no more genes in common than 95 % of random sets"
+    note = f"share of the first {k} genes, on average with {len(others)} such networks"
+    for name, values in trained.items():
+        first, n = set(largest(values, k)), len(values)
+        shares = [len(first & set(largest(scores[name], k))) / k for scores in others]
+        mean, most = float(np.mean(shares)), float(stats.hypergeom.ppf(0.95, n, k, k) / k)
+        numbers = mean, min(shares), max(shares), k / n, most, np.nan
+        results.append(Criterion(REFITTED, name, *numbers, rule, verdict(mean <= most), note))
+    return results

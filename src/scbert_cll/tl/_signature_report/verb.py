@@ -114,7 +114,7 @@ def signature_report(
     rng: int | np.random.Generator | None = 0,
     key_added: str = _keys.SIGNATURE_REPORT,
 ) -> SignatureReport:
-    """Put a signature through gates that a list of abundant genes would fail, and show that it does.
+    """Put a signature through gates that a list of abundant genes fails, and show that it does.
 
     Is it faithful: do its genes suffice to tell the cells of other donors apart, and are they
     missed, more than random genes that are expressed as much? Is it sane: is there none where
@@ -196,10 +196,10 @@ def signature_report(
 
     Examples
     --------
-    >>> import scbert_cll as sb
-    >>> adata = sb.datasets.planted_donors(n_cells=80, n_genes=200)
-    >>> sb.tl.signature(adata, groupby="label")
-    >>> report = sb.tl.signature_report(adata, n_random=19, n_permutations=19)
+    >>> import scbert_cll as sc_cll
+    >>> adata = sc_cll.datasets.planted_donors(n_cells=80, n_genes=200)
+    >>> sc_cll.tl.signature(adata, groupby="label")
+    >>> report = sc_cll.tl.signature_report(adata, n_random=19, n_permutations=19)
     >>> report.passed
     True
     """
@@ -264,9 +264,9 @@ def _repeated(
     stable, stability = permutation.without_single_donors(compared)
     rows += stable
     if network is not None:
-        of_network, more = network.criteria(compared, sizes.n_network, sizes.n_refits, rngs[2])
-        rows += of_network
-        curves = pd.concat([curves, more], ignore_index=True).rename(index=str)
+        results, read = network.criteria(compared, sizes.n_network, sizes.n_refits, rngs[2])
+        rows += results
+        curves = pd.concat([curves, read], ignore_index=True).rename(index=str)
     return rows, {"curves": curves, "stability": stability}
 
 
