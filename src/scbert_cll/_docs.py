@@ -14,6 +14,22 @@ from typing import Any, Final
 _TEMPLATE: Final = re.compile(r"^( *)%\((\w+)(?: (.+))?\)s$", re.MULTILINE)
 
 ENTRIES: Final = {
+    "copy": "copy\n    Return a new object instead of writing to `adata`.",
+    "batch_size": "batch_size\n    Cells at a time; affects speed and memory, not results.",
+    "key_added": "key_added\n    Name of what is written.",
+    "key_of_results": "key_added\n    Name of the results.",
+    "counts_layer": (
+        "layer\n    Layer with the raw counts; None means `adata.X`, "
+        '``"raw"`` `adata.raw` (genes by name).'
+    ),
+    "adata_as_trained": "adata\n    Cells × genes with the layer the model was trained on.",
+    "classifier": "model\n    A trained classifier.",
+    "no_classifier": "TypeError\n    `model` is not a classifier.",
+    "no_annbatch": (
+        "ImportError\n    annbatch is not installed (``pip install 'scbert-cll[corpus]'``)."
+    ),
+    "rng": "rng\n    Seed or generator. The same seed gives the same object.",
+    "no_such_group": "KeyError\n    There is no such result or group.",
     "adata_after": "adata\n    Cells × genes after :func:`scbert_cll.{}`.",
     "key": "key\n    Name under which ``{}`` wrote.",
     "n_columns": "n_columns\n    Panels beside each other.",

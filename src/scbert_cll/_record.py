@@ -279,7 +279,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An argument as numbers, text, lists and dicts; of what is large, or no value, kind and size."""
+    """An argument as numbers, text, lists and dicts; kind and size of what is large or an object."""
     if value is None:
         return NOTHING
     if isinstance(value, (np.generic, np.ndarray)) and value.size <= _FEW:

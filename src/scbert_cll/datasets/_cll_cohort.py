@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _keys
+from scbert_cll import _docs, _keys
 from scbert_cll._checks.words import listed, number_in
 
 _OUTCOMES: Final = ("TTT", "treated", "died_untreated", "OS", "died", "TTFT")
@@ -38,6 +38,7 @@ _RATE: Final = (0.14, 0.027)  # per year, at average covariates
 _FOLLOW_UP: Final = (2.0, 11.0)  # years from sample to the end of the study
 
 
+@_docs.shared
 def cll_cohort(
     *,
     n_patients: int = 300,
@@ -83,8 +84,7 @@ def cll_cohort(
         Genes that carry the programme and their signs (or weights, of which the signs are taken) in
         the place of `n_planted` placeholders, e.g. those of :func:`~scbert_cll.datasets.cll_toy`,
         to follow a signature from cells to patients.
-    rng
-        Seed or generator. The same seed gives the same object.
+    %(rng)s
 
     Returns
     -------

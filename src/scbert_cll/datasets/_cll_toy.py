@@ -8,7 +8,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _keys
+from scbert_cll import _docs, _keys
 from scbert_cll._process import same_random_state
 from scbert_cll.datasets._programme import Programme, acting, kind_of, switches, truth
 
@@ -63,6 +63,7 @@ _PROTEINS = {
 }
 
 
+@_docs.shared
 def cll_toy(
     *,
     n_donors: int = 10,
@@ -109,8 +110,7 @@ def cll_toy(
         a fifth of them mark, whatever the cell's CD49d. ``False`` is the control. Whatever it is,
         the rest of the object is the same, count for count: only the counts of the 30 planted genes
         differ.
-    rng
-        Seed or generator. The same seed gives the same object.
+    %(rng)s
 
     Returns
     -------

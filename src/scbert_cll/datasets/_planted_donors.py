@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _keys
+from scbert_cll import _docs, _keys
 from scbert_cll._checks.words import choice, number_in
 
 Design = Literal["paired", "gated"]
@@ -29,6 +29,7 @@ _AMBIENT: Final = 0.05
 _MIN_GENES: Final = 60
 
 
+@_docs.shared
 def planted_donors(
     *,
     design: Design = "paired",
@@ -65,8 +66,7 @@ def planted_donors(
         Of the effect, natural log units.
     n_donors, n_cells, n_genes, n_planted
         Donors, cells of each, genes, and planted genes.
-    rng
-        Seed or generator. The same seed gives the same object.
+    %(rng)s
 
     Returns
     -------

@@ -59,8 +59,7 @@ def gene_attention(
 
     Raises
     ------
-    KeyError
-        There is no such result or group.
+    %(no_such_group)s
     ValueError
         A difference is asked of a single group, or a group is compared with itself.
 
@@ -83,8 +82,8 @@ def gene_attention(
     groups = _groups(table, group, reference, key)
     if sort_by == "difference" and table.shape[1] < 2:
         raise ValueError(
-            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to take "
-            "the difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby of "
+            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to "
+            "take the difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby of "
             "two groups or more."
         )
     table = table[~_excluded(table.index, exclude)]

@@ -64,8 +64,7 @@ def attention_layers(
 
     Raises
     ------
-    KeyError
-        There is no such result or group.
+    %(no_such_group)s
     ValueError
         `n_genes` is below 1.
     """

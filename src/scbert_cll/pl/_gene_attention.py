@@ -71,8 +71,7 @@ def gene_attention(
 
     Raises
     ------
-    KeyError
-        There is no such result or group.
+    %(no_such_group)s
     ValueError
         `ax` is given for several groups, or there is one group only.
     """

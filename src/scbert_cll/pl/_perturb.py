@@ -62,8 +62,7 @@ def perturb(
 
     Raises
     ------
-    KeyError
-        There is no such result or group.
+    %(no_such_group)s
     ValueError
         `ax` is given for several groups, or `n_genes` is below 1.
     """

@@ -1,4 +1,4 @@
-"""pl.survival: how many patients are without the event, and how many of them are still looked at."""
+"""pl.survival: how many patients are without the event, and how many are at risk."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scbert_cll import _keys
+from scbert_cll import _docs, _keys
 from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import choice, listed, number_in, share
 from scbert_cll._corpus.building import Building
@@ -27,6 +27,7 @@ from scbert_cll.pp._bin_expression import Method, Scheme, cut, cuts
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases
 
 
+@_docs.shared
 def build_corpus(
     paths: Iterable[str | PathLike[str]],
     out: str | PathLike[str],
@@ -138,8 +139,7 @@ def build_corpus(
         No file has a column of `obs_columns`, or no cell a donor of `val_donors`.
     OSError
         The disk is full. The build goes on when it is called again.
-    ImportError
-        annbatch is not installed (``pip install 'scbert-cll[corpus]'``).
+    %(no_annbatch)s
 
     Examples
     --------

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import listed
 from scbert_cll._process import same_random_state
@@ -22,6 +22,7 @@ Thresholds = float | tuple[float, float] | Mapping[str, float | tuple[float, flo
 ALL = "all"  # the one batch where no batch_key is given
 
 
+@_docs.shared
 def label_cd49d(
     data: AnnData | MuData,
     *,
@@ -93,8 +94,7 @@ def label_cd49d(
     thresholds
         One level, or (low, high) with NA between, or a dict of these by batch (``manual``); on the
         normalised scale.
-    key_added
-        Name of the results.
+    %(key_of_results)s
     rng
         Seed of the mixture's starts.
     copy

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _deal, _keys, _record
+from scbert_cll import _checks, _deal, _docs, _keys, _record
 from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import choice, listed
 
@@ -14,6 +14,7 @@ _NOT_IN_TRAIN = 1e3
 _NO_PAIRS = 50.0  # test has no donor of several classes: worse than a class missing there
 
 
+@_docs.shared
 def split_donors(
     adata: AnnData,
     donor_key: str = DONOR,
@@ -55,8 +56,7 @@ def split_donors(
         (`unit` ``donor``, with `labels_key`). So test has donors with cells of several classes
         where there are any, and models can be compared within them: between donors of one class
         each, who tells the donors apart tells the classes apart.
-    key_added
-        Name of the results.
+    %(key_of_results)s
     rng
         Of the search: among splits that are about equally even, which one.
     copy

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
@@ -16,6 +16,7 @@ from scbert_cll.tl import _write
 from scbert_cll.tl._asked import check_asked
 
 
+@_docs.shared
 def finetune(
     adata: AnnData | OnDisk,
     model: ScBERT | None = None,
@@ -140,8 +141,7 @@ def finetune(
         No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError
         There is no such corpus.
-    ImportError
-        annbatch is not installed (``pip install 'scbert-cll[corpus]'``).
+    %(no_annbatch)s
 
     Examples
     --------

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, number_in, share
 from scbert_cll.model._gene_vectors import SkipGram, co_expression_vectors, principal_vectors
 from scbert_cll.model._vector_files import read_vectors, source
@@ -18,6 +18,7 @@ from scbert_cll.model._vector_files import read_vectors, source
 logger = logging.getLogger(__name__)
 
 
+@_docs.shared
 def gene2vec(
     adata: AnnData,
     *,
@@ -58,8 +59,7 @@ def gene2vec(
     n_dims
         Length of a vector; with `vectors` the file decides. The network's own width (32 in the
         small preset) is taken over as it is.
-    layer
-        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
+    %(counts_layer)s
     donor_key
         Column of `adata.obs` that names the donor, for ``"skip_gram"`` alone. None takes all cells
         for one donor's, as does a default column that does not exist.

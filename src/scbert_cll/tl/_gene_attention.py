@@ -9,7 +9,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import is_model
 from scbert_cll.nn.favor import UNIFORM
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scbert_cll.model import ScBERT, ScBERTClassifier
 
 
+@_docs.shared
 def gene_attention(
     adata: AnnData,
     model: ScBERT | ScBERTClassifier,
@@ -36,20 +37,16 @@ def gene_attention(
 
     Parameters
     ----------
-    adata
-        Cells × genes with the layer the model was trained on.
+    %(adata_as_trained)s
     model
         A model, pretrained or fine-tuned.
     groupby
         `obs` column of groups; cells without one are left out.
     per_cell
         Also write the attention in each cell as a layer.
-    batch_size
-        Cells at a time; affects speed and memory, not results.
-    key_added
-        Name of what is written.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(batch_size)s
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------

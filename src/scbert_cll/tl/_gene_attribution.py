@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names, _record
+from scbert_cll import _checks, _docs, _keys, _names, _record
 from scbert_cll._checks.words import choice, is_model, listed
 from scbert_cll.model.explain.attention_layers import attention_layers
 from scbert_cll.model.explain.groups import coded, evenly_spaced
@@ -53,6 +53,7 @@ class _Effects(NamedTuple):
     facts: Mapping[str, float] = {}
 
 
+@_docs.shared
 def gene_attribution(
     adata: AnnData,
     model: ScBERTClassifier,
@@ -79,10 +80,8 @@ def gene_attribution(
 
     Parameters
     ----------
-    adata
-        Cells × genes with the layer the model was trained on.
-    model
-        A trained classifier.
+    %(adata_as_trained)s
+    %(classifier)s
     method
         ``"gate_gradient"`` (signed): derivative of the logit by how much a token counts, which is
         the first order of leaving it out; inside attention this is gradient × attention, centred
@@ -117,12 +116,9 @@ def gene_attribution(
         say whether the network has learned anything.
     n_steps
         Points of ``"integrated_gradients"``.
-    batch_size
-        Cells at a time; affects speed and memory, not results.
-    key_added
-        Name of what is written.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(batch_size)s
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------
@@ -157,8 +153,7 @@ def gene_attribution(
     ------
     KeyError
         `groupby`, `donor_key`, the layer or a gene is missing.
-    TypeError
-        `model` is no classifier.
+    %(no_classifier)s
     ValueError
         An unknown method or class, a method that the model's tokens do not allow, sets or layers
         that do not go with the method, one group where a difference is asked for, or too few of the

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import stats
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import is_model, number_in, unique
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _NUMBERS: Final = (
 )  # fmt: skip
 
 
+@_docs.shared
 def gene_interactions(
     adata: AnnData,
     model: ScBERTClassifier,
@@ -52,8 +53,7 @@ def gene_interactions(
     adata
         Cells × genes with the layer the model was trained on; best those of donors it was not
         trained on.
-    model
-        A trained classifier.
+    %(classifier)s
     genes
         2 to 50 genes, of which all pairs are taken: 50 are 1,225 pairs, each of which every cell
         that expresses both is computed for.
@@ -67,14 +67,11 @@ def gene_interactions(
         Cells of each donor and group to look at, at most; drawn at random where there are more.
     min_cells
         Cells that express both genes, needed for a donor to count.
-    batch_size
-        Cells at a time; affects speed and memory, not results.
+    %(batch_size)s
     rng
         Seed of the drawing.
-    key_added
-        Name of what is written.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------
@@ -91,8 +88,7 @@ def gene_interactions(
     ------
     KeyError
         A gene, column or layer is missing.
-    TypeError
-        `model` is no classifier.
+    %(no_classifier)s
     ValueError
         Fewer than 2 or more than 50 genes, a gene twice, or an unknown class.
 

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import stats
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import choice, is_model
 from scbert_cll._signature.record import selected_genes
 
@@ -23,6 +23,7 @@ _KINDS: Final = ("drop", "set")
 _NUMBERS: Final = ["log_odds", "low", "high", "shift"]
 
 
+@_docs.shared
 def perturb(
     adata: AnnData,
     model: ScBERTClassifier,
@@ -46,10 +47,8 @@ def perturb(
 
     Parameters
     ----------
-    adata
-        Cells × genes with the layer the model was trained on.
-    model
-        A trained classifier.
+    %(adata_as_trained)s
+    %(classifier)s
     genes
         Genes to change one at a time, or sets of genes by name, each changed together. None: the
         selected genes of :func:`~scbert_cll.tl.signature`.
@@ -65,12 +64,9 @@ def perturb(
         Class whose log-odds are meant; None: the last one.
     min_cells
         Changed cells a donor needs to count.
-    batch_size
-        Cells at a time; affects speed and memory, not results.
-    key_added
-        Name of what is written.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(batch_size)s
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------
@@ -92,8 +88,7 @@ def perturb(
     ------
     KeyError
         A gene, column or layer is missing, or `genes` is None and there is no signature.
-    TypeError
-        `model` is no classifier.
+    %(no_classifier)s
     ValueError
         The signature is empty, ``"set"`` without a `level`, or a level that is no token.
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import is_model, share
 from scbert_cll.model import ScBERTClassifier
 from scbert_cll.tl import _write
 
 
+@_docs.shared
 def predict(
     adata: AnnData,
     model: ScBERTClassifier,
@@ -28,17 +29,14 @@ def predict(
 
     Parameters
     ----------
-    adata
-        Cells × genes with the layer the model was trained on.
+    %(adata_as_trained)s
     model
         A trained classifier, e.g. ``ScBERTClassifier.load("model")``.
     unassigned_below
         Call a cell ``"unassigned"`` when its largest probability is below this (0 to 1). A class
         may be called so, too; a warning says it.
-    batch_size
-        Cells at a time; affects speed and memory, not results.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(batch_size)s
+    %(copy)s
 
     Returns
     -------

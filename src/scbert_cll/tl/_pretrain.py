@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll.model import ScBERT
 from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
@@ -17,6 +17,7 @@ from scbert_cll.tl import _write
 from scbert_cll.tl._asked import check_asked
 
 
+@_docs.shared
 def pretrain(
     adata: AnnData | OnDisk,
     *,
@@ -114,8 +115,7 @@ def pretrain(
         No argument of this name, in `train` or `network`; the nearest one is named.
     FileNotFoundError
         There is no such corpus.
-    ImportError
-        annbatch is not installed (``pip install 'scbert-cll[corpus]'``).
+    %(no_annbatch)s
 
     Examples
     --------

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.counts import are_whole, noted_counts, slot, stored
 from scbert_cll._checks.words import choice, listed
 from scbert_cll._counts import log_normalised
@@ -21,6 +21,7 @@ from scbert_cll._signature.weights import Weights, check_matched, weights
 Method = Literal["ulm", "waggr", "zscore", "aucell"]
 
 
+@_docs.shared
 def score_signature(
     adata: AnnData,
     signature: Weights | None = None,
@@ -66,10 +67,8 @@ def score_signature(
         Genes that :func:`~scbert_cll.pp.align_genes` filled in with zeros are not.
     key
         Where in `uns` the signature is, if `signature` is None.
-    key_added
-        Name of what is written.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------

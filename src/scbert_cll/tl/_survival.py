@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import number_in
 from scbert_cll._survival import curves, outcome
 from scbert_cll._survival.covariates import column_names
@@ -20,6 +20,7 @@ from scbert_cll._survival.outcome import OutcomeKeys
 from scbert_cll._survival.units import Unit
 
 
+@_docs.shared
 def survival(
     adata: AnnData,
     groupby: str,
@@ -76,10 +77,8 @@ def survival(
         converted; tables and axes are in it.
     min_group
         Patients with an outcome that every group needs.
-    key_added
-        Name of what is written.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------

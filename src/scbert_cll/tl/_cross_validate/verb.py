@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names, _record
+from scbert_cll import _checks, _docs, _keys, _names, _record
 from scbert_cll._checks.words import choice, key_in, number_in
 from scbert_cll._evaluation import folds, intervals
 from scbert_cll._evaluation import metrics as _metrics
@@ -23,6 +23,7 @@ from scbert_cll.tl._cross_validate.task import Task
 DEFAULT_MODELS = ("majority", "gene_only", "logistic_l2", "scbert")
 
 
+@_docs.shared
 def cross_validate(
     adata: AnnData,
     *,
@@ -80,8 +81,7 @@ def cross_validate(
         several models scored them), auroc_within (over pairs of cells of the same donor, which is
         what to look at where donors are held out), auprc, kappa_quadratic (ordered labels), brier,
         log_loss and ece (15 equal-mass bins).
-    layer
-        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
+    %(counts_layer)s
     protein_key
         `obsm` with the raw counts of all proteins: training cells hand them to the models that can
         learn from them (scBERT); test cells never do.
@@ -96,10 +96,8 @@ def cross_validate(
         computes none of them twice.
     rng
         Seed of folds, models and bootstrap.
-    key_added
-        Name of the results.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(key_of_results)s
+    %(copy)s
 
     Returns
     -------

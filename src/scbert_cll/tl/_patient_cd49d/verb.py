@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record, get
+from scbert_cll import _checks, _docs, _keys, _record, get
 from scbert_cll._checks.words import key_in, listed, number_in
 from scbert_cll._process import as_it_was
 from scbert_cll.tl._patient_cd49d import calibration
@@ -25,6 +25,7 @@ _PREDICTED: Final = (
 )
 
 
+@_docs.shared
 def patient_cd49d(
     adata: AnnData,
     *,
@@ -80,8 +81,7 @@ def patient_cd49d(
         Cells to count: boolean array, Series aligned by name, or boolean `obs` column, best those
         given to `label_cd49d`. None: the cells that `label_cd49d` gated, and all cells of donors of
         whom it gated none.
-    layer
-        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
+    %(counts_layer)s
     positive_from
         Percentage of positive cells from which a patient is positive.
     min_cells

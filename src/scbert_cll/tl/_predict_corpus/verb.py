@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from filelock import FileLock
 
-from scbert_cll import _checks, _keys, _names, _record
+from scbert_cll import _checks, _docs, _keys, _names, _record
 from scbert_cll._bar import Bar
 from scbert_cll._checks.words import is_model
 from scbert_cll._corpus.format import PARTS
@@ -52,6 +52,7 @@ _OURS: Final = (
 _ATTENTION: Final = f"uns/{_keys.GENE_ATTENTION}"
 
 
+@_docs.shared
 def predict_corpus(
     corpus: OnDisk,
     model: ScBERT | ScBERTClassifier,
@@ -88,8 +89,7 @@ def predict_corpus(
     unassigned_below
         Of a classifier: call a cell ``"unassigned"`` when its largest probability is below this (0
         to 1).
-    batch_size
-        Cells at a time; affects speed and memory, not results.
+    %(batch_size)s
     shard
         ``(i, n)`` does the i-th of n shares, counted from 0: the jobs of an array on a cluster, at
         the same time or not, which share `out`. The one that ends last puts the whole in its place.
@@ -127,8 +127,7 @@ def predict_corpus(
         The classifier has not been trained, or another process does the same share.
     OSError
         The disk is full. The call goes on when it is made again.
-    ImportError
-        annbatch is not installed (``pip install 'scbert-cll[corpus]'``).
+    %(no_annbatch)s
 
     Warns
     -----

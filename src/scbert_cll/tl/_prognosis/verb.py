@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._renamed import renamed_arguments
 from scbert_cll._signature.weights import Weights
 from scbert_cll._survival import curves, units
@@ -26,6 +26,7 @@ Method = Literal["weighted", "ulm", "waggr", "zscore", "aucell", "gsva"]
 _GROUPS: Final = ("low", "high")
 
 
+@_docs.shared
 @renamed_arguments(marker="gene")
 def prognosis(
     adata: AnnData,
@@ -127,8 +128,7 @@ def prognosis(
         Nothing is converted; tables, plots and report are in it.
     rng
         Seed or generator for random sets and bootstrap.
-    key_added
-        Name of what is written.
+    %(key_added)s
 
     Returns
     -------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _record
+from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import is_model, listed, number_in, share
 from scbert_cll._signature import data as signature_data
 from scbert_cll._signature import record as signature_record
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@_docs.shared
 def signature(
     adata: AnnData,
     model: ScBERTClassifier | None = None,
@@ -63,8 +64,7 @@ def signature(
         class take no part.
     donor_key
         `obs` column of donors.
-    layer
-        Layer with the raw counts; None means `adata.X`, ``"raw"`` `adata.raw` (genes by name).
+    %(counts_layer)s
     gene
         The marker's own gene, which is marked in the table. None marks none.
     exclude_genes
@@ -90,10 +90,8 @@ def signature(
         those it has not seen.
     batch_size
         Cells at a time in the network; affects speed and memory, not results.
-    key_added
-        Name of what is written.
-    copy
-        Return a new object instead of writing to `adata`.
+    %(key_added)s
+    %(copy)s
 
     Returns
     -------
@@ -123,8 +121,7 @@ def signature(
     ------
     KeyError
         A column, a layer or one of `exclude_genes` is missing.
-    TypeError
-        `model` is no classifier.
+    %(no_classifier)s
     ValueError
         Fewer than two classes, values that are no raw counts, a parameter out of range, more than
         two classes with ``paired=False``, no held-out cells for the network, or a `veto` without a
