@@ -15,7 +15,7 @@ import torch
 import scbert_cll as sc_cll
 from scbert_cll.__main__ import main
 from scbert_cll.estimators import ScBERTEstimator
-from scbert_cll.model.training.arguments import device_of, training_device
+from scbert_cll.model.training.devices import device_of, training_device
 from tests import _make
 
 NETWORK = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}

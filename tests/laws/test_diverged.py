@@ -25,9 +25,10 @@ import scbert_cll as sc_cll
 from scbert_cll import pp, tl
 from scbert_cll._disk.formats import sealed, sha256
 from scbert_cll.estimators import ScBERTEstimator
-from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier, _finite
+from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 from scbert_cll.model.training.checkpoint_file import WholeCheckpoints
 from scbert_cll.model.training.divergence import StopWhereNotFinite
+from scbert_cll.model.training.options import Fit
 from scbert_cll.model.training.plans import Plan
 from tests import _make
 
@@ -525,7 +526,7 @@ def trained(world: AnnData) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", [sc_cll.ScBERT, sc_cll.ScBERTClassifier])
 def test_the_default_that_the_sentence_names_is_the_default(kind: Any) -> None:
-    assert inspect.signature(kind.train).parameters["lr"].default == _finite._LR
+    assert inspect.signature(kind.train).parameters["lr"].default == Fit.lr
 
 
 def spoiled(folder: Path, file: str, name: str, value: float) -> None:

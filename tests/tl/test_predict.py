@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
@@ -126,3 +128,47 @@ def test_it_wants_a_trained_classifier(trained):
     untrained = sc_cll.ScBERTClassifier.from_pretrained(pretrained, adata, labels_key="cd49d")
     with pytest.raises(RuntimeError, match="has not been trained"):
         sc_cll.tl.predict(adata, untrained)
+
+
+def test_two_models_stand_side_by_side(trained, tmp_path):
+    adata, pretrained, classifier = trained
+    both = adata.copy()
+    other = sc_cll.tl.finetune(
+        both,
+        pretrained,
+        max_epochs=1,
+        accelerator="cpu",
+        rng=1,
+        key_added="other",
+        enable_progress_bar=False,
+    )
+    sc_cll.tl.predict(both, classifier, key_added="third", unassigned_below=0.6)
+    for slot in ("obs", "obsm"):
+        was, now = getattr(adata, slot), getattr(both, slot)
+        assert {"scbert_pred", "scbert_proba"} & set(was)
+        for name in was:
+            pd.testing.assert_frame_equal(pd.DataFrame(now[name]), pd.DataFrame(was[name]))
+    assert {"scbert", "scbert_pretrain"} <= set(both.uns)
+    written = tmp_path / "both.h5ad"
+    both.write_h5ad(written)
+    read = ad.read_h5ad(written)
+    for key, model in (("other", other), ("third", classifier)):
+        table = sc_cll.get.predictions(read, pred_key=f"{key}_pred")
+        proba = model.predict(both, soft=True)
+        np.testing.assert_allclose(table["score"], proba.max(axis=1), rtol=1e-6)
+        np.testing.assert_allclose(table["proba_CD49d+"], proba["CD49d+"], rtol=1e-6)
+        assert read.obsm[f"X_{key}"].shape == (both.n_obs, model.config.n_hidden)
+        assert list(read.obsm[f"{key}_linear_proba"]) == model.classes
+    assert read.uns["other"]["params"]["rng"] == 1
+    assert read.uns["third_predict"]["params"]["unassigned_below"] == 0.6
+    assert (read.obs["third_pred"].astype(str) == "unassigned").any()
+    assert not np.allclose(read.obsm["other_proba"], read.obsm["scbert_proba"])
+
+
+@pytest.mark.parametrize(
+    ("key", "named"), [("a/b", "a/b"), ("", "''"), ("binned", "'binned'"), (1, "1")]
+)
+def test_a_name_that_cannot_be_is_refused(trained, unchanged, key, named):
+    adata, _, classifier = trained
+    with unchanged(adata), pytest.raises(ValueError, match=rf"key_added=.*{named}"):
+        sc_cll.tl.predict(adata, classifier, key_added=key)

@@ -30,7 +30,7 @@ def demo(*, options: Options, reading: Reading, overwrite: bool = False) -> None
     overwrite
         Replace the files of a run that are in --out.
     """
-    from scbert_cll.model.training.arguments import device_of
+    from scbert_cll.model.training.devices import device_of
 
     device_of(options.accelerator)
     free_folder(options.out, "the run", names=OUTPUTS, overwrite=overwrite)

@@ -72,7 +72,7 @@ def predict(
         Replace --out (.h5ad).
     """
     share = _shard(shard)
-    from scbert_cll.model.training.arguments import device_of
+    from scbert_cll.model.training.devices import device_of
 
     device_of(accelerator)
     if is_cells(data):

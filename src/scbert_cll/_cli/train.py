@@ -124,15 +124,14 @@ def _begin(
     Lightning's own news are left out from now on; what this package says through it stays.
     """
     free_model_folder(out, overwrite=overwrite)
-    from scbert_cll import ScBERT, ScBERTClassifier
     from scbert_cll.model._network import check_network
-    from scbert_cll.model.training import arguments
+    from scbert_cll.model.training.devices import training_device
+    from scbert_cll.model.training.options import Finetuning, Pretraining
 
-    kind, others = (ScBERT, []) if command == "pretrain" else (ScBERTClassifier, ["preset"])
+    options, others = (Pretraining, []) if command == "pretrain" else (Finetuning, ["preset"])
     check_network(network or {}, *others)
-    names = arguments.names_of_training(kind.train, "datamodule")
-    arguments.check_training(training.more or {}, names, "--more")
-    arguments.training_device(training.arguments())
+    options.of("--more", {}, training.more or {})
+    training_device(training.arguments())
     to_change("lightning").handlers.clear()  # the root has one, too
     to_change("lightning.fabric").setLevel(logging.WARNING)
     to_change("lightning.pytorch.utilities.rank_zero").addFilter(

@@ -181,9 +181,8 @@ class ScBERTEstimator(CellEstimator):
 
     def check(self) -> None:
         """Refuse parameters that cannot be, before anything is fitted."""
-        from scbert_cll.model import ScBERTClassifier
         from scbert_cll.model._network import check_network
-        from scbert_cll.model.training.arguments import check_training, names_of_training
+        from scbert_cll.model.training.options import Finetuning
 
         choice(self.balance, get_args(Method), "balance")
         choice(self.gene_embedding, get_args(Genes), "gene_embedding")
@@ -192,9 +191,8 @@ class ScBERTEstimator(CellEstimator):
         if self.max_epochs is not None:
             number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
         check_network(dict(self.network or {}), "preset")
-        names = names_of_training(ScBERTClassifier.train, "datamodule", "max_epochs")
-        given = {"accelerator": self.accelerator, **dict(self.train or {})}
-        check_training(given, names, "train of ScBERTEstimator")
+        further = {"accelerator": self.accelerator, **dict(self.train or {})}
+        Finetuning.of("train of ScBERTEstimator", {}, further, "max_epochs")
 
     def _cells(
         self, adata: AnnData, y: pd.Series, groups: pd.Series | None, labelled: Examples

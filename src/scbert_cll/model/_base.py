@@ -21,7 +21,7 @@ from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange import hub, saving, scbert
 from scbert_cll.model.explain import attention
 from scbert_cll.model.linear.regression import Combine, LinearPart
-from scbert_cll.model.training.arguments import device_of, known_place
+from scbert_cll.model.training.devices import device_of, known_place
 from scbert_cll.model.training.seeds import as_seed, seeded
 from scbert_cll.nn import Config, Performer
 

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel
-from scbert_cll.model._inference import calm_for
 from scbert_cll.model._scbert import ScBERT
-from scbert_cll.model.corpus import start
+from scbert_cll.model._training import finetune
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange import pretrained, scbert
 from scbert_cll.model.exchange.hub import class_of, model_folder
 from scbert_cll.model.explain import attribution, occlusion, perturbation, randomization
 from scbert_cll.model.linear import ensemble
-from scbert_cll.model.linear.regression import COMBINE, Combine
-from scbert_cll.model.training.arguments import check_training, names_of_training
-from scbert_cll.model.training.batches import TokenSplits
-from scbert_cll.model.training.fit import check_numbers, fit, trained_or_as_before
-from scbert_cll.model.training.labelled import labelled
-from scbert_cll.model.training.plans import ClassifyPlan
-from scbert_cll.model.training.policy import Freeze, leave_trainable, usual_epochs
-from scbert_cll.model.training.run_settings import arguments
-from scbert_cll.model.training.seeds import as_seed, seeded
+from scbert_cll.model.linear.regression import Combine
+from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze
 from scbert_cll.vocab import Vocabulary
 
 
@@ -238,15 +228,15 @@ class ScBERTClassifier(TokenModel):
         weight_key: str | None = None,
         donor_key: str | None = None,
         protein_key: str | None = None,
-        combine: Combine = "none",
-        freeze: Freeze = "none",
-        batch_size: int | Literal["auto"] = 16,
-        lr: float = 2e-3,
-        weight_decay: float = 0.01,
-        token_drop: float = 0.3,
+        combine: Combine = Finetuning.combine,
+        freeze: Freeze = Finetuning.freeze,
+        batch_size: BatchSize = Finetuning.batch_size,
+        lr: float = Finetuning.lr,
+        weight_decay: float = Finetuning.weight_decay,
+        token_drop: float = Finetuning.token_drop,
         recompute: bool = False,
-        early_stopping: bool = False,
-        early_stopping_patience: int = 10,
+        early_stopping: bool = Finetuning.early_stopping,
+        early_stopping_patience: int = Finetuning.early_stopping_patience,
         rng: int | np.random.Generator | None = 0,
         datamodule: CorpusData | None = None,
         **trainer: Any,
@@ -313,53 +303,8 @@ class ScBERTClassifier(TokenModel):
             cell at all. Or, as in :meth:`ScBERT.train`, something is not finite, or the training
             diverged.
         """
-        asked = arguments(locals())
-        numbers = {"lr": lr, "weight_decay": weight_decay}
-        check_training(
-            trainer | numbers, names_of_training(ScBERTClassifier.train), "ScBERTClassifier.train"
-        )
-        check_numbers(max_epochs or 1, batch_size, token_drop=token_drop)
-        seed = as_seed(rng)
-        choice(combine, COMBINE, "combine")
-        keys = {
-            "split_key": split_key,
-            "weight_key": weight_key,
-            "donor_key": donor_key,
-            "protein_key": protein_key,
-        }
-        with trained_or_as_before(self) as outcome:
-            self.combine = combine
-            data: TokenSplits | CorpusData
-            if datamodule is None:
-                data, start_loss = labelled(self, seed, **keys)
-            else:
-                data, start_loss = start.labelled(self, datamodule, seed, keys), math.inf
-            leave_trainable(self.module, freeze)
-            with seeded(seed):
-                plan = ClassifyPlan(
-                    self.module,
-                    lr=lr,
-                    weight_decay=weight_decay,
-                    token_drop=token_drop,
-                    n_proteins=data.n_proteins,
-                    seed=seed,
-                )
-            with calm_for(self):
-                fit(
-                    self,
-                    plan,
-                    data,
-                    outcome,
-                    asked,
-                    max_epochs=max_epochs or usual_epochs(data.n_labelled),
-                    batch_size=batch_size,
-                    recompute=recompute,
-                    early_stopping=early_stopping,
-                    early_stopping_patience=early_stopping_patience,
-                    seed=seed,
-                    start=start_loss,
-                    **trainer,
-                )
+        options = Finetuning.of("ScBERTClassifier.train", locals(), trainer)
+        finetune(self, options, datamodule)
 
     predict = ensemble.predict
     predict_and_embed = ensemble.predict_and_embed

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
-from scbert_cll._checks.words import number_in
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel
-from scbert_cll.model._inference import calm_for, token_rows
-from scbert_cll.model.corpus import start
+from scbert_cll.model._training import pretrain
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange import scbert
 from scbert_cll.model.exchange.hub import class_of, model_folder
-from scbert_cll.model.training.arguments import check_training, names_of_training
-from scbert_cll.model.training.batches import TokenSplits
-from scbert_cll.model.training.fit import check_numbers, fit, parts_of, trained_or_as_before
-from scbert_cll.model.training.history import Asked
-from scbert_cll.model.training.plans import PretrainPlan
-from scbert_cll.model.training.run_settings import arguments
-from scbert_cll.model.training.seeds import as_seed
+from scbert_cll.model.training.history import Logging
+from scbert_cll.model.training.options import BatchSize, Pretraining
 from scbert_cll.vocab import Vocabulary
 
 
@@ -223,24 +216,24 @@ class ScBERT(TokenModel):
 
     def train(
         self,
-        max_epochs: int = 20,
+        max_epochs: int = Pretraining.max_epochs,
         *,
         split_key: str | None = None,
-        batch_size: int | Literal["auto"] = 32,
-        lr: float = 2e-3,
-        weight_decay: float = 0.01,
-        mask_fraction: float = 0.15,
+        batch_size: BatchSize = Pretraining.batch_size,
+        lr: float = Pretraining.lr,
+        weight_decay: float = Pretraining.weight_decay,
+        mask_fraction: float = Pretraining.mask_fraction,
         feature_redraw_interval: int | None = None,
         recompute: bool = False,
-        early_stopping: bool = True,
-        early_stopping_patience: int = 10,
+        early_stopping: bool = Pretraining.early_stopping,
+        early_stopping_patience: int = Pretraining.early_stopping_patience,
         rng: int | np.random.Generator | None = 0,
         datamodule: CorpusData | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
-        checkpoint_minutes: float | None = 30,
+        checkpoint_minutes: float | None = Pretraining.checkpoint_minutes,
         checkpoint_steps: int | None = None,
         resume: bool = True,
-        logger: Asked | Sequence[Asked] = None,
+        logger: Logging | Sequence[Logging] = None,
         **trainer: Any,
     ) -> None:
         """Train on hidden genes.
@@ -314,44 +307,5 @@ class ScBERT(TokenModel):
         FileExistsError
             `checkpoint_dir` is a file, or has checkpoints and `resume` is False.
         """
-        asked = arguments(locals())
-        numbers = {"lr": lr, "weight_decay": weight_decay}
-        check_training(trainer | numbers, names_of_training(ScBERT.train), "ScBERT.train")
-        check_numbers(max_epochs, batch_size, mask_fraction=mask_fraction)
-        if feature_redraw_interval is not None:
-            number_in(feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True)
-        seed = as_seed(rng)
-        data: TokenSplits | CorpusData
-        if datamodule is None:
-            rows = token_rows(self, None, seed=seed)
-            data = TokenSplits(rows, parts_of(self, split_key, seed), seed=seed)
-        else:
-            data = start.attached(self, datamodule, seed)
-        plan = PretrainPlan(
-            self.module,
-            lr=lr,
-            weight_decay=weight_decay,
-            mask_fraction=mask_fraction,
-            redraw_every=feature_redraw_interval,
-            seed=seed,
-        )
-        with trained_or_as_before(self) as outcome, calm_for(self):
-            fit(
-                self,
-                plan,
-                data,
-                outcome,
-                asked,
-                max_epochs=max_epochs,
-                batch_size=batch_size,
-                recompute=recompute,
-                early_stopping=early_stopping,
-                early_stopping_patience=early_stopping_patience,
-                seed=seed,
-                checkpoint_dir=checkpoint_dir,
-                checkpoint_minutes=checkpoint_minutes,
-                checkpoint_steps=checkpoint_steps,
-                resume=resume,
-                logger=logger,
-                **trainer,
-            )
+        options = Pretraining.of("ScBERT.train", locals(), trainer)
+        pretrain(self, options, datamodule)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll.model import ScBERT, ScBERTClassifier
+from scbert_cll.model import _training as training
+from scbert_cll.model._network import check_network
 from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
+from scbert_cll.model.linear.regression import Combine
+from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze
 from scbert_cll.tl import _write
-from scbert_cll.tl._asked import check_asked
+
+# names that are no choice of the caller's, so that a corpus may go without them
+_USUAL: Final = {
+    "layer": _keys.BINNED,
+    "split_key": _keys.SPLIT,
+    "weight_key": _keys.BALANCE_WEIGHT,
+    "donor_key": _keys.DONOR,
+    "key_added": _keys.SCBERT,
+}
 
 
 @_docs.shared
@@ -24,20 +37,21 @@ def finetune(
     labels_key: str = _keys.CD49D,
     split_key: str = _keys.SPLIT,
     weight_key: str | None = _keys.BALANCE_WEIGHT,
-    donor_key: str | None = None,
+    donor_key: str | None = _keys.DONOR,
     protein_key: str | None = None,
     layer: str = _keys.BINNED,
     exclude_genes: Sequence[str] = (),
-    combine: Literal["none", "average", "residual"] = "average",
-    freeze: Literal["none", "encoder", "scbert"] = "none",
+    combine: Combine = "average",
+    freeze: Freeze = Finetuning.freeze,
     max_epochs: int | None = None,
-    batch_size: int | Literal["auto"] = 16,
-    early_stopping: bool = False,
+    batch_size: BatchSize = Finetuning.batch_size,
+    early_stopping: bool = Finetuning.early_stopping,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,
     balance: Sequence[str] = (),
     num_workers: int = 0,
     network: dict[str, Any] | None = None,
+    key_added: str = _keys.SCBERT,
     **train: Any,
 ) -> ScBERTClassifier:
     """Train a classifier of cells on the labelled training cells, and predict all cells.
@@ -71,7 +85,8 @@ def finetune(
         `obs` column of :func:`~scbert_cll.pp.balance`; used where it exists. None: every training
         cell counts the same.
     donor_key
-        `obs` column of donors, so that cells the linear part holds out are of other donors.
+        `obs` column of donors, so that cells the linear part holds out are of other donors. None:
+        all cells count as one donor's.
     protein_key
         `obsm` with the raw counts of all measured proteins (cells × proteins), to be learned beside
         the class: more to learn from per cell, unlabelled training cells included. Needed for
@@ -98,6 +113,9 @@ def finetune(
         For the path of a corpus: `obs` columns, e.g. ``("cd49d", "donor")``, whose combinations are
         drawn equally often in training, and processes that read ahead; see
         :class:`~scbert_cll.model.CorpusData`.
+    key_added
+        In place of ``scbert`` in the names of the results, as in :func:`~scbert_cll.tl.predict`;
+        the entry of `uns` is `key_added` itself. Not for a corpus.
     **train
         Passed to :meth:`ScBERTClassifier.train <scbert_cll.model.ScBERTClassifier.train>` and
         Lightning's trainer, e.g. ``checkpoint_dir="run"``: a training that was interrupted then
@@ -153,93 +171,66 @@ def finetune(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
-    params = _record.params(locals())
-    check_asked(
-        "tl.finetune",
-        finetune,
-        ScBERTClassifier,
-        train | {"accelerator": accelerator},
-        network,
-        "preset",
-    )
-    keys = {
-        "split_key": split_key,
-        "weight_key": weight_key,
-        "donor_key": donor_key,
-        "protein_key": protein_key,
-    }
-    fit: dict[str, Any] = {
-        "combine": combine,
-        "freeze": freeze,
-        "batch_size": batch_size,
-        "early_stopping": early_stopping,
-    }
-    fit |= {"max_epochs": max_epochs, "accelerator": accelerator, "rng": rng} | train
-    start: dict[str, Any] = {"labels_key": labels_key, "rng": rng} | (network or {})
+    given = locals()
+    params = _record.params(given)
+    options = Finetuning.of("tl.finetune", given, train | {"accelerator": accelerator})
+    check_network(network or {}, "preset")
+    choices: dict[str, Any] = {"rng": rng, **(network or {})}
     if isinstance(adata, ON_DISK):
-        usual = {"split_key": _keys.SPLIT, "weight_key": _keys.BALANCE_WEIGHT}
-        given = {name: key not in (None, usual.get(name)) for name, key in keys.items()}
-        reading_checks.not_of_a_corpus({"layer": layer != _keys.BINNED} | given)
+        not_of_a_corpus = {"layer": layer, **options.columns, "key_added": key_added}
+        reading_checks.not_of_a_corpus(
+            {name: value not in (None, _USUAL.get(name)) for name, value in not_of_a_corpus.items()}
+        )
         binning = None if model is None else model.binning
         data = opened(adata, balance=balance, num_workers=num_workers, binning=binning)
+        choices["labels_key"] = labels_key
         if model is None:
-            classifier = ScBERTClassifier.from_corpus(data, exclude_genes=exclude_genes, **start)
+            classifier = ScBERTClassifier.from_corpus(data, exclude_genes=exclude_genes, **choices)
         else:
-            classifier = ScBERTClassifier.from_pretrained(model, data, **start)
-        classifier.train(datamodule=data, **fit)
+            classifier = ScBERTClassifier.from_pretrained(model, data, **choices)
+        training.finetune(classifier, options.without_columns(), data)
         return classifier
-    only = {"balance": bool(balance), "num_workers": num_workers != 0}
-    reading_checks.only_of_a_corpus(only, remedy="Balance with pp.balance.")
-    return _in_memory(adata, model, layer, exclude_genes, start, keys, fit, params)
-
-
-def _in_memory(
-    adata: AnnData,
-    model: ScBERT | None,
-    layer: str,
-    exclude_genes: Sequence[str],
-    start: dict[str, Any],
-    keys: dict[str, Any],
-    fit: dict[str, Any],
-    params: dict[str, Any],
-) -> ScBERTClassifier:
-    """Train on the labelled cells and predict all."""
-    labels_key = start["labels_key"]
+    reading_checks.only_of_a_corpus(
+        {"balance": bool(balance), "num_workers": num_workers != 0},
+        remedy="Balance with pp.balance.",
+    )
     _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-    in_obs = {"labels_key": labels_key} | {
-        name: keys[name] for name in ("split_key", "weight_key", "donor_key")
-    }
-    _checks.slots.not_replaced(in_obs, (_keys.PRED, _keys.SCORE), "obs")
-    in_obsm = {"protein_key": keys["protein_key"]}
-    _checks.slots.not_replaced(in_obsm, (_keys.PROBA, _keys.LINEAR_PROBA, _keys.X_SCBERT), "obsm")
-    _checks.adata.split(adata, keys["split_key"])
+    donor_key = _checks.people.donor_key_of(adata, donor_key)
+    slots = _write.Slots(key_added)
+    slots.check(
+        layer if model is None else model.layer,
+        obs={
+            "labels_key": labels_key,
+            "split_key": split_key,
+            "weight_key": weight_key,
+            "donor_key": donor_key,
+        },
+        obsm={"protein_key": protein_key},
+    )
+    _checks.adata.split(adata, split_key)
     _checks.adata.obs_column(adata, labels_key)
-    keys["weight_key"] = keys["weight_key"] if keys["weight_key"] in adata.obs else None
+    weight_key = weight_key if weight_key in adata.obs else None
     with _record.untouched_on_error(adata):
         if model is None:
             ScBERTClassifier.setup_anndata(
                 adata, labels_key=labels_key, layer=layer, exclude_genes=exclude_genes
             )
-            classifier = ScBERTClassifier(
-                adata, **{name: x for name, x in start.items() if name != "labels_key"}
-            )
+            classifier = ScBERTClassifier(adata, **choices)
         else:
-            classifier = ScBERTClassifier.from_pretrained(model, adata, **start)
-        classifier.train(**keys, **fit)
-        found = classifier.predict_parts(adata)
-        record = _write.record(
-            classifier, params | {"weight_key": keys["weight_key"]} | classifier.not_donors_
-        )
+            classifier = ScBERTClassifier.from_pretrained(
+                model, adata, labels_key=labels_key, **choices
+            )
+        options = replace(options, weight_key=weight_key, donor_key=donor_key)
+        training.finetune(classifier, options, None)
+        parts = classifier.predict_parts(adata)
+        used = {"weight_key": weight_key, "donor_key": donor_key}
+        record = _write.record(classifier, params | used | classifier.not_donors_)
         record["n_threads"] = classifier.n_threads_
-        record["comparison"] = _write.comparison(adata, found, labels_key, keys["split_key"])
-        predicted = (
-            "uns",
-            _keys.SCBERT_PREDICT,
-        )  # by another model; what it is of is replaced here
+        record["comparison"] = _write.comparison(adata, parts, labels_key, split_key)
         _record.write(
             adata,
-            **_write.predictions(classifier, found),
-            uns={_keys.SCBERT: record},
-            replaces=[predicted],
+            **_write.predictions(classifier, parts, slots),
+            uns={slots.key: record},
+            replaces=[("uns", slots.predict)],  # of another model; what it describes is replaced
         )
     return classifier

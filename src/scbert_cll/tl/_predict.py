@@ -17,6 +17,7 @@ def predict(
     *,
     unassigned_below: float | None = None,
     batch_size: int | None = None,
+    key_added: str = _keys.SCBERT,
     copy: bool = False,
 ) -> AnnData | None:
     """Predict the class of each cell.
@@ -36,6 +37,11 @@ def predict(
         Call a cell ``"unassigned"`` when its largest probability is below this (0 to 1). A class
         may be called so, too; a warning says it.
     %(batch_size)s
+    key_added
+        In place of ``scbert`` in the names of the results, so that those of two models stand side
+        by side: with ``"other"`` ``other_pred``, ``other_score``, ``other_proba``, ``X_other``,
+        ``other_predict``, and ``other_linear_proba``. :func:`get.predictions
+        <scbert_cll.get.predictions>` then takes ``pred_key="other_pred"``.
     %(copy)s
 
     Returns
@@ -72,14 +78,18 @@ def predict(
     params = _record.params(locals())
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERTClassifier",))
+    slots = _write.Slots(key_added)
+    slots.check(model.layer)
     if unassigned_below is not None:
         share(unassigned_below, "unassigned_below")
         _checks.people.warn_of_a_class_called_unassigned(model.classes)
     target = _checks.adata.target(adata, copy=copy)
-    found = model.predict_parts(adata, batch_size=batch_size)
+    parts = model.predict_parts(adata, batch_size=batch_size)
     record = _write.record(model, params | {"labels_key": model.labels_key})
-    slots = _write.predictions(model, found, unassigned_below=unassigned_below)
     _record.write(
-        target, **slots, uns={_keys.SCBERT_PREDICT: record}, replaces=[("obsm", _keys.LINEAR_PROBA)]
+        target,
+        **_write.predictions(model, parts, slots, unassigned_below=unassigned_below),
+        uns={slots.predict: record},
+        replaces=[("obsm", slots.linear_proba)],
     )
     return target if copy else None

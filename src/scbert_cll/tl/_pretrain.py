@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,12 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll.model import ScBERT
+from scbert_cll.model import _training as training
+from scbert_cll.model._network import check_network
 from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
+from scbert_cll.model.training.options import BatchSize, Pretraining
 from scbert_cll.tl import _write
-from scbert_cll.tl._asked import check_asked
 
 
 @_docs.shared
@@ -27,14 +30,15 @@ def pretrain(
     preset: str = "small",
     gene_embedding: str | None = None,
     gene_vectors: pd.DataFrame | None = None,
-    max_epochs: int = 20,
-    batch_size: int | Literal["auto"] = 32,
-    early_stopping: bool = True,
+    max_epochs: int = Pretraining.max_epochs,
+    batch_size: BatchSize = Pretraining.batch_size,
+    early_stopping: bool = Pretraining.early_stopping,
     accelerator: str = "auto",
     rng: int | np.random.Generator | None = 0,
     balance: Sequence[str] = (),
     num_workers: int = 0,
     network: dict[str, Any] | None = None,
+    key_added: str = _keys.SCBERT,
     **train: Any,
 ) -> ScBERT:
     """Pretrain a Performer: it learns to guess the expression bin of hidden genes from the rest of the cell.
@@ -85,6 +89,9 @@ def pretrain(
         Further choices of :class:`scbert_cll.nn.Config`, e.g. ``{"n_hidden": 64, "n_layers": 2}``,
         or ``{"tokens": "background"}`` to let a weighted sample of the genes that are not expressed
         attend, too.
+    key_added
+        In place of ``scbert`` in the names of the results, ``X_scbert`` and ``scbert_pretrain``, so
+        that those of two models stand side by side. Not for a corpus.
     **train
         Passed to :meth:`ScBERT.train <scbert_cll.model.ScBERT.train>` and Lightning's trainer, e.g.
         ``precision="bf16-mixed"``, ``recompute=True`` (less memory), ``devices=2``. With
@@ -127,59 +134,45 @@ def pretrain(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
-    params = _record.params(locals())
-    check_asked("tl.pretrain", pretrain, ScBERT, train | {"accelerator": accelerator}, network)
-    fit: dict[str, Any] = {
-        "batch_size": batch_size,
-        "early_stopping": early_stopping,
-        "accelerator": accelerator,
-        "rng": rng,
-    } | train
-    choices: dict[str, Any] = {"preset": preset, "rng": rng} | (network or {})
+    given = locals()
+    params = _record.params(given)
+    options = Pretraining.of("tl.pretrain", given, train | {"accelerator": accelerator})
+    choices: dict[str, Any] = {"preset": preset, "rng": rng, **(network or {})}
+    check_network(network or {})
     if gene_embedding is not None:
         choices["gene_embedding"] = gene_embedding
     if isinstance(adata, ON_DISK):
         reading_checks.not_of_a_corpus(
-            {"layer": layer != _keys.BINNED, "split_key": split_key not in (None, _keys.SPLIT)}
+            {
+                "layer": layer != _keys.BINNED,
+                "split_key": split_key not in (None, _keys.SPLIT),
+                "key_added": key_added != _keys.SCBERT,
+            }
         )
         data = opened(adata, balance=balance, num_workers=num_workers)
         model = ScBERT.from_corpus(
             data, exclude_genes=exclude_genes, gene_vectors=gene_vectors, **choices
         )
-        model.train(max_epochs, datamodule=data, **fit)
+        training.pretrain(model, options, data)
         return model
-    only = {
-        "gene_vectors": gene_vectors is not None,
-        "balance": bool(balance),
-        "num_workers": num_workers != 0,
-    }
     reading_checks.only_of_a_corpus(
-        only, remedy='Gene vectors are read from adata.varm["gene2vec"].'
+        {
+            "gene_vectors": gene_vectors is not None,
+            "balance": bool(balance),
+            "num_workers": num_workers != 0,
+        },
+        remedy='Gene vectors are read from adata.varm["gene2vec"].',
     )
-    return _in_memory(
-        adata, layer, split_key, exclude_genes, choices, {"max_epochs": max_epochs} | fit, params
-    )
-
-
-def _in_memory(
-    adata: AnnData,
-    layer: str,
-    split_key: str | None,
-    exclude_genes: Sequence[str],
-    choices: dict[str, Any],
-    fit: dict[str, Any],
-    params: dict[str, Any],
-) -> ScBERT:
-    """Train on the cells and embed them."""
     _checks.adata.target(_checks.adata.anndata(adata), copy=False)
+    slots = _write.Slots(key_added)
+    slots.check(layer)
     split_key = split_key if split_key in adata.obs else None
     with _record.untouched_on_error(adata):
         ScBERT.setup_anndata(adata, layer=layer, exclude_genes=exclude_genes)
         model = ScBERT(adata, **choices)
-        model.train(split_key=split_key, **fit)
+        training.pretrain(model, replace(options, split_key=split_key), None)
         latent = model.get_latent_representation()
-        record = _write.record(model, params | {"split_key": split_key}) | {
-            "n_threads": model.n_threads_
-        }
-        _record.write(adata, obsm={_keys.X_SCBERT: latent}, uns={_keys.SCBERT_PRETRAIN: record})
+        record = _write.record(model, params | {"split_key": split_key})
+        record["n_threads"] = model.n_threads_
+        _record.write(adata, obsm={slots.latent: latent}, uns={slots.pretrain: record})
     return model

@@ -1,9 +1,9 @@
-"""What the verbs that run a model write to an AnnData."""
+"""What the verbs that run a model write to an AnnData, and where."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,61 @@ from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.linear.ensemble import Predictions, described
 
 _COMPARED = ("macro_f1", "balanced_accuracy", "auroc", "log_loss")
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Names of a model's results: `key_added` stands for ``scbert`` in each of them."""
+
+    key: str = _keys.SCBERT
+
+    @property
+    def pred(self) -> str:
+        """`obs` column of the called classes."""
+        return _keys.beside(self.key, "pred")
+
+    @property
+    def score(self) -> str:
+        """`obs` column of their probability."""
+        return _keys.beside(self.key, "score")
+
+    @property
+    def proba(self) -> str:
+        """`obsm` entry of the probabilities of all classes."""
+        return _keys.beside(self.key, "proba")
+
+    @property
+    def linear_proba(self) -> str:
+        """`obsm` entry of the same of the logistic regression; without a prefix by default."""
+        is_default = self.key == _keys.SCBERT
+        return _keys.LINEAR_PROBA if is_default else f"{self.key}_{_keys.LINEAR_PROBA}"
+
+    @property
+    def latent(self) -> str:
+        """`obsm` entry of the embedding."""
+        return f"X_{self.key}"
+
+    @property
+    def pretrain(self) -> str:
+        """`uns` entry of tl.pretrain; that of tl.finetune is `key`."""
+        return f"{self.key}_pretrain"
+
+    @property
+    def predict(self) -> str:
+        """`uns` entry of tl.predict."""
+        return f"{self.key}_predict"
+
+    def check(
+        self,
+        tokens: str,
+        obs: Mapping[str, str | None] | None = None,
+        obsm: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Refuse a name that no file holds, or under which something is that is read here."""
+        _checks.slots.new_key(self.key, [tokens], stems=("", "_pretrain", "_predict"))
+        _checks.slots.not_replaced(obs or {}, (self.pred, self.score), "obs")
+        written = (self.proba, self.linear_proba, self.latent)
+        _checks.slots.not_replaced(obsm or {}, written, "obsm")
 
 
 def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,53 +89,52 @@ def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[
 
 
 def predictions(
-    model: ScBERTClassifier, found: Predictions, *, unassigned_below: float | None = None
+    model: ScBERTClassifier,
+    parts: Predictions,
+    slots: Slots,
+    *,
+    unassigned_below: float | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Slots of classes, their probability, all probabilities, those of the logistic regression alone, and the embedding."""
-    values = found.joined.to_numpy()
+    """Slots of classes, their probability, all probabilities, the linear part's, the embedding."""
+    values = parts.joined.to_numpy()
     score = values.max(1)
     names = pd.Categorical.from_codes(values.argmax(1), pd.Index(model.classes))
     if unassigned_below is not None:
-        names = names.set_categories(
-            called(model, unassigned_below)
-        ).copy()  # else pandas 3 may forbid to write
+        names = names.set_categories(called(model, unassigned_below))
+        names = names.copy()  # else pandas 3 may forbid to write
         names[score < unassigned_below] = _keys.UNASSIGNED
-    tables = {_keys.PROBA: found.joined} | (
-        {} if found.linear is None else {_keys.LINEAR_PROBA: found.linear}
-    )
+    linear = {} if parts.linear is None else {slots.linear_proba: parts.linear}
     return {
-        "obs": {_keys.PRED: names, _keys.SCORE: score},
-        "obsm": tables | {_keys.X_SCBERT: found.latent},
+        "obs": {slots.pred: names, slots.score: score},
+        "obsm": {slots.proba: parts.joined, **linear, slots.latent: parts.latent},
     }
 
 
 def called(model: ScBERTClassifier, unassigned_below: float | None) -> list[str]:
-    """What a cell can be called: a class, or unassigned where that may be (which a class may be called, too)."""
-    return list(
-        dict.fromkeys([*model.classes, *([] if unassigned_below is None else [_keys.UNASSIGNED])])
-    )
+    """What a cell can be called: a class, or unassigned where that may be."""
+    unassigned = [] if unassigned_below is None else [_keys.UNASSIGNED]
+    return list(dict.fromkeys([*model.classes, *unassigned]))  # a class may be called so, too
 
 
-def comparison(adata: AnnData, found: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:
-    """Network, logistic regression and what is predicted, on the same labelled validation and test cells."""
-    classes = list(found.joined.columns)
+def comparison(adata: AnnData, parts: Predictions, labels_key: str, split_key: str) -> pd.DataFrame:
+    """Scores of network, logistic regression and both, on the same validation and test cells."""
+    classes = list(parts.joined.columns)
     names = _checks.people.class_names(_checks.adata.obs_column(adata, labels_key))
-    codes = names.map({c: i for i, c in enumerate(classes)}).to_numpy(dtype=float, na_value=np.nan)
+    codes = pd.Categorical(names, categories=classes).codes
     split = _checks.adata.split(adata, split_key).to_numpy()
     models = {
-        "logistic regression": found.linear,
-        "network": found.network,
-        "predicted": found.joined,
+        "logistic regression": parts.linear,
+        "network": parts.network,
+        "predicted": parts.joined,
     }
     rows: list[dict[str, Any]] = []
     for part in (_keys.VAL, _keys.TEST):
-        cells = np.flatnonzero((split == part) & ~pd.isna(codes))
-        for name, proba in models.items() if len(cells) else ():
-            if proba is not None:
-                truth, guess = codes[cells].astype(int), proba.to_numpy(np.float64)[cells]
-                values = {
-                    m: score(m, truth, guess / guess.sum(1, keepdims=True), classes).value
-                    for m in _COMPARED
-                }
-                rows.append({"part": part, "model": name, "n_cells": len(cells)} | values)
+        cells = np.flatnonzero((split == part) & (codes >= 0))
+        for name, table in models.items():
+            if not len(cells) or table is None:
+                continue
+            truth, proba = codes[cells].astype(int), table.to_numpy(np.float64)[cells]
+            proba = proba / proba.sum(1, keepdims=True)
+            scores = {metric: score(metric, truth, proba, classes).value for metric in _COMPARED}
+            rows.append({"part": part, "model": name, "n_cells": len(cells)} | scores)
     return pd.DataFrame(rows, columns=["part", "model", "n_cells", *_COMPARED]).rename(index=str)

@@ -21,7 +21,7 @@ from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows
 from scbert_cll.model.corpus.windows import Windows
 from scbert_cll.model.training.batches import (
     Batch,
-    Placed,
+    ResumableData,
     TokenRows,
     expand,
     gene_order,
@@ -50,7 +50,7 @@ class Stored(NamedTuple):
     adata: AnnData
 
 
-class CorpusData(Placed):
+class CorpusData(ResumableData):
     """Cells of a corpus that :func:`~scbert_cll.pp.build_corpus` wrote, for training and inference without reading it into memory.
 
     Cells are read through annbatch in windows: chunks of neighbours from all over the (shuffled)
@@ -90,6 +90,8 @@ class CorpusData(Placed):
     >>> model.train(max_epochs=1, datamodule=data)
     """
 
+    is_streamed = True
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -124,11 +126,6 @@ class CorpusData(Placed):
         self.labels: dict[str, np.ndarray] = {}
         self._obs_cache: dict[tuple[str, str], pd.Series] = {}
         self.batch_size, self.seed, self.n_proteins = 32, 0, 0
-
-    @property
-    def n_labelled(self) -> int:
-        """Training cells that have a label, or all where none is learned."""
-        return self.n_train
 
     @property
     def genes(self) -> pd.Index:

@@ -16,7 +16,7 @@ from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange.saving import load
-from scbert_cll.model.training.arguments import device_of
+from scbert_cll.model.training.devices import device_of
 
 _HEAD_CHOICES: Final = {
     "dropout",

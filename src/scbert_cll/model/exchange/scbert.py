@@ -21,7 +21,7 @@ from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange import problems
 from scbert_cll.model.exchange.scbert_layout import Checkpoint, write_scbert_checkpoint
 from scbert_cll.model.explain.attention import get_attention_floor
-from scbert_cll.model.training.arguments import device_of
+from scbert_cll.model.training.devices import device_of
 from scbert_cll.nn import favor
 from scbert_cll.vocab import GeneVocab, Vocabulary
 

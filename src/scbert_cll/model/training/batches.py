@@ -190,7 +190,7 @@ class RowBatches(Sampler[Rows]):
         return list(pairwise([*starts, len(self.rows)]))
 
 
-class PlacedLoader(DataLoader[Batch]):
+class ResumableLoader(DataLoader[Batch]):
     """A loader that knows how far it is in its epoch; Lightning saves and restores the place."""
 
     sampler: RowBatches
@@ -216,7 +216,7 @@ def loader(data: TokenRows, batches: RowBatches) -> DataLoader[Batch]:
 
     A generator of its own leaves the user's random numbers alone.
     """
-    return PlacedLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
+    return ResumableLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
 
 
 def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
@@ -225,15 +225,34 @@ def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
     return loader(data, RowBatches(order, batch_size))
 
 
-class Placed(L.LightningDataModule):
+class ResumableData(L.LightningDataModule):
     """Data whose place in the epoch is part of a checkpoint.
 
     Lightning, too, saves the place of a loader, but does not hand it back where a schedule had to
     know the number of steps before.
     """
 
+    is_streamed = False  # from disk: how fast is worth to be told
+    batch_size: int
+    seed: int
+    n_train: int
+    n_val: int
+    n_proteins = 0
     _train: Any = None
     _done = 0
+
+    @property
+    def n_labelled(self) -> int:
+        """Training cells that have a label, or all where none is learned."""
+        return self.n_train
+
+    def digest(self) -> str:
+        """Checksum of all that is trained on and validated with."""
+        raise NotImplementedError
+
+    def rehearsal(self) -> tuple[TokenRows, np.ndarray, int]:
+        """Training cells in memory, rows of them to try a step with, how many they stand for."""
+        raise NotImplementedError
 
     def setup(self, stage: str) -> None:
         """Begin anew."""
@@ -258,7 +277,7 @@ class Placed(L.LightningDataModule):
             self._train.load_state_dict(state_dict)
 
 
-class TokenSplits(Placed):
+class TokenSplits(ResumableData):
     """Training and validation rows of one `TokenRows`, for Lightning."""
 
     def __init__(
@@ -268,7 +287,6 @@ class TokenSplits(Placed):
         *,
         seed: int,
         batch_size: int = 32,
-        n_labelled: int | None = None,
     ) -> None:
         super().__init__()
         self.data, self.batch_size, self.seed = data, batch_size, seed
@@ -276,8 +294,13 @@ class TokenSplits(Placed):
             parts.get(p, np.zeros(0, np.int64)) for p in ("train", "val", "test")
         )
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
-        self.n_labelled = self.n_train if n_labelled is None else n_labelled
         self.n_proteins = data.columns["proteins"].shape[1] if "proteins" in data.columns else 0
+
+    @property
+    def n_labelled(self) -> int:
+        """Training cells that have a label, or all where none is learned."""
+        labels = self.data.columns.get("labels")
+        return self.n_train if labels is None else int((labels[self.train_idx] >= 0).sum())
 
     def rehearsal(self) -> tuple[TokenRows, np.ndarray, int]:
         """The cells, which of them are trained on, and how many these are."""

@@ -16,14 +16,15 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from scbert_cll._checks.words import listed, number_in
+from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import versions, write_json
 from scbert_cll._disk.left_overs import only_writer
 from scbert_cll._process import in_main_thread
 from scbert_cll.model.training.checkpoint_file import RUN, WholeCheckpoints, is_whole, tidy, written
 from scbert_cll.model.training.history import History
-from scbert_cll.model.training.plans import APART
+from scbert_cll.model.training.options import Fit
 from scbert_cll.model.training.run_settings import comparable, news, refuse_other_run
+from scbert_cll.model.training.seeds import seed_of_step
 from scbert_cll.nn.config import renamed
 
 RUN_FILE: Final = "run.json"  # to be read by people; a run is known by what its checkpoints hold
@@ -48,26 +49,16 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        folder: str | os.PathLike[str] | None,
-        *,
-        minutes: float | None,
-        steps: int | None,
-        resume: bool,
-    ) -> Run | None:
-        """Check the choices; None without a folder."""
-        if minutes is not None:
-            number_in(minutes, "checkpoint_minutes", 0, float("inf"))
-        if steps is not None:
-            number_in(steps, "checkpoint_steps", 1, float("inf"), whole=True)
-        if folder is None:
+    def of(cls, options: Fit) -> Run | None:
+        """The run of a training; None of one that keeps no checkpoints."""
+        if options.checkpoint_dir is None:
             return None
-        if Path(folder).exists() and not Path(folder).is_dir():
+        folder = Path(options.checkpoint_dir)
+        if folder.exists() and not folder.is_dir():
             raise FileExistsError(
                 f"checkpoint_dir={str(folder)!r} is a file. Name a folder, or a new name for one."
             )
-        return cls(Path(folder), minutes, steps, resume)
+        return cls(folder, options.checkpoint_minutes, options.checkpoint_steps, options.resume)
 
     @contextlib.contextmanager
     def begin(self, settings: dict[str, Any]) -> Iterator[Path | None]:
@@ -95,28 +86,49 @@ class Run:
 
     def _newest(self) -> Path | None:
         """The newest checkpoint that is whole."""
-        found = written(self.folder) if self.folder.is_dir() else []
-        for path in reversed(found):
+        checkpoints = written(self.folder) if self.folder.is_dir() else []
+        for path in reversed(checkpoints):
             if is_whole(path):
                 return path
             rank_zero_info(
                 f"{path} is damaged, or of an earlier version: its seal does not fit. Looking "
                 f"for the one before."
             )
-        if found:
+        if checkpoints:
             raise ValueError(
                 f"All checkpoints in {self.folder} are damaged, or of an earlier version: "
-                f"{listed(p.name for p in found)}. "
+                f"{listed(p.name for p in checkpoints)}. "
                 "Name another folder to start again."
             )
         return None
 
     def _go_on(self, newest: Path) -> None:
         """Refuse another run, and say what has changed of this one."""
-        there = WholeCheckpoints().load_checkpoint(newest).get(RUN, {})
-        there = there | {"network": renamed(there.get("network", {}))}
-        refuse_other_run(self.folder, there, self.settings)
-        rank_zero_info(f"Going on from {newest}. {news(there, self.settings)}".strip())
+        begun = WholeCheckpoints().load_checkpoint(newest).get(RUN, {})
+        begun = begun | {"network": renamed(begun.get("network", {}))}
+        refuse_other_run(self.folder, begun, self.settings)
+        rank_zero_info(f"Going on from {newest}. {news(begun, self.settings)}".strip())
+
+
+@contextlib.contextmanager
+def interruptible(run: Run | None) -> Iterator[None]:
+    """Ctrl-C as Python has it: Lightning would end the process, and ignore the key from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except Preempted:
+        raise
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, handler)
+        remedy = (
+            "train() goes on from it."
+            if run is None
+            else f"The same call goes on from the last checkpoint in {run.folder}."
+        )
+        raise KeyboardInterrupt(
+            f"Training was interrupted. The model has its best epoch, or is as it was where "
+            f"no epoch had ended; {remedy}"
+        ) from stop
 
 
 class Checkpoints(L.Callback):
@@ -229,9 +241,7 @@ class StepRandom(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed PyTorch for this step and process."""
-        torch.manual_seed(
-            self.seed + 1 + trainer.fit_loop.total_batch_idx + APART * trainer.global_rank
-        )
+        torch.manual_seed(seed_of_step(trainer, self.seed))
 
 
 def _is_first() -> bool:

@@ -1,21 +1,36 @@
-"""A training that diverges: seen where it happens, and the model's tensors looked at before they are used or saved."""
+"""A training that diverges: seen where it happens, and said with what is left of the model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
 
 from scbert_cll.model import _finite
-from scbert_cll.model._finite import Wrong
 from scbert_cll.model._tensors import not_finite
+from scbert_cll.model.training.options import Fit
 
 _NEVER: Final = 2**62  # a step that is not reached
 _EVERY: Final = 50  # steps between two looks at what a GPU, or other processes, found
+
+Wrong = Literal["loss", "validation loss", "weights"]
+
+
+class DivergedError(ValueError):
+    """A training whose loss or weights are not finite any more.
+
+    `epoch` (of the history) and `step` (of the optimiser, in this training) say where; `kept` is
+    the epoch whose weights `model` has, None where it has those from before the training.
+    """
+
+    epoch: int
+    step: int
+    kept: int | None
+    model: Any
 
 
 class NotFinite(Exception):  # noqa: N818
@@ -24,6 +39,34 @@ class NotFinite(Exception):  # noqa: N818
     def __init__(self, what: Wrong, step: int, epoch: int) -> None:
         super().__init__(f"The {what} at step {step} is not finite.")
         self.what, self.step, self.epoch = what, step, epoch
+
+
+def diverged(
+    place: NotFinite, options: Fit, *, past: int, kept: int | None, model: Any
+) -> DivergedError:
+    """Where a training went wrong after `past` epochs of others, what is left, and what to do."""
+    lr, precision, epoch = options.lr, options.trainer.get("precision"), past + place.epoch + 1
+    left = {
+        None: "There is no good epoch before it, and the model has the weights from before this "
+        "training",
+        0: "No epoch before it was better than the logistic regression alone, which is what the "
+        "model has",
+    }.get(kept, f"The model has the weights of epoch {kept}, the best of those before it")
+    remedies = [f"a smaller lr= (the default is {Fit.lr:g})" if lr > Fit.lr else "a smaller lr="]
+    if not options.trainer.get("gradient_clip_val"):
+        remedies.append("gradient_clip_val=1.0")
+    if str(precision)[:2] == "16":
+        remedies.append("precision=None, since half precision ends at 65,504")
+    elsewhere = ""
+    if options.checkpoint_dir is not None:
+        elsewhere = ", and with another checkpoint_dir=, since this run would come to the same end"
+    error = DivergedError(
+        f"Training diverged at step {place.step}, in epoch {epoch}: the {place.what} "
+        f"{'are' if place.what == 'weights' else 'is'} not finite (lr={lr:g}). {left}. Train anew "
+        f"with {' or '.join(remedies)}{elsewhere}."
+    )
+    error.epoch, error.step, error.kept, error.model = epoch, place.step, kept, model
+    return error
 
 
 class StopWhereNotFinite(L.Callback):

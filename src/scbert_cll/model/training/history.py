@@ -21,7 +21,7 @@ from scbert_cll._checks.words import choice
 _EVERY: Final = 10  # steps between two looks at the speed
 _LOGGED: Final = 100  # steps between two lines of a log file
 
-Asked = str | Logger | None
+Logging = str | Logger | None
 
 
 class History(Logger):
@@ -83,11 +83,11 @@ class History(Logger):
         self._values = {name: dict(column) for name, column in values.items()}
 
 
-def loggers(history: History, asked: Asked | Sequence[Asked], folder: Path | None) -> list[Logger]:
-    """The history, and the loggers that were asked for by name or brought along."""
-    given = [asked] if isinstance(asked, (str, Logger)) else list(asked or [])
-    further = [_named(one, folder) if isinstance(one, str) else one for one in given]
-    return [history, *(logger for logger in further if logger is not None)]
+def loggers(further: Logging | Sequence[Logging], folder: Path | None) -> list[Logger]:
+    """Loggers that were named or brought along; `folder` is that of the run."""
+    given = [further] if isinstance(further, (str, Logger)) else list(further or [])
+    named = [_named(one, folder) if isinstance(one, str) else one for one in given]
+    return [logger for logger in named if logger is not None]
 
 
 def _named(name: str, folder: Path | None) -> Logger:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import lightning.pytorch as L
 import torch
@@ -12,21 +11,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scbert_cll.model.training.batches import Batch, Cells
-from scbert_cll.model.training.fsdp import all_weights, is_sharded, share_out
+from scbert_cll.model.training.fsdp import is_sharded, share_out
+from scbert_cll.model.training.seeds import seed_of_step
 from scbert_cll.nn import Performer, mask_tokens
 
-APART: Final = 1_000_003  # between the seeds of two processes
 _F1_OF_TRAINING: Final = "macro_f1_train"
 
 
 class Plan(L.LightningModule):
     """AdamW with a linear warm-up and a cosine decay to zero, stepped per optimiser step."""
 
+    chosen: tuple[str, ...] = ("lr", "weight_decay", "warmup")  # attributes that make it this plan
+
     def __init__(
-        self, module: Performer, *, lr: float, weight_decay: float, warmup: float = 0.1
+        self,
+        module: Performer,
+        *,
+        lr: float,
+        weight_decay: float,
+        warmup: float = 0.1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.module, self.lr, self.weight_decay, self.warmup = module, lr, weight_decay, warmup
+        self.module, self.seed = module, seed
+        self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
         self.so_far: dict[str, Tensor] = {}  # of the epoch: sum over its cells, and their number
 
     def configure_model(self) -> None:
@@ -59,14 +67,9 @@ class Plan(L.LightningModule):
         """Loss of one training batch, for a rehearsal."""
         raise NotImplementedError
 
-    def settings(self) -> dict[str, Any]:
-        """What was chosen: its plain attributes."""
-        names = [*inspect.signature(Plan).parameters, *inspect.signature(type(self)).parameters]
-        return {
-            name: getattr(self, name)
-            for name in dict.fromkeys(names)
-            if name not in ("module", "kwargs", "seed", "n_proteins")
-        }
+    def step_seed(self) -> int:
+        """Seed of this step in this process, so that a resumed run draws what it would have drawn."""
+        return seed_of_step(self.trainer, self.seed)
 
     def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
         """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
@@ -153,24 +156,25 @@ class PretrainPlan(Plan):
     With `redraw_every` the random features are drawn anew every so many steps.
     """
 
+    chosen = (*Plan.chosen, "mask_fraction", "redraw_every")
+
     def __init__(
         self,
         module: Performer,
         *,
         mask_fraction: float = 0.15,
         redraw_every: int | None = None,
-        seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
-        self.mask_fraction, self.redraw_every, self.seed = mask_fraction, redraw_every, seed
+        self.mask_fraction, self.redraw_every = mask_fraction, redraw_every
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Hide other genes in every step, and in every process."""
         done = self.trainer.fit_loop.total_batch_idx
         if self.redraw_every and done and done % self.redraw_every == 0:
             self.module.redraw_features(torch.Generator().manual_seed(self.seed + done))
-        return self._step(batch, "train", self.seed + 1 + done + APART * self.trainer.global_rank)
+        return self._step(batch, "train", self.step_seed())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Hide the same genes in every epoch, so that losses can be compared."""
@@ -220,17 +224,18 @@ class ClassifyPlan(Plan):
     left behind with the plan.
     """
 
+    chosen = (*Plan.chosen, "token_drop")
+
     def __init__(
         self,
         module: Performer,
         *,
         token_drop: float = 0.0,
         n_proteins: int = 0,
-        seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, **kwargs)
-        self.token_drop, self.seed = token_drop, seed
+        self.token_drop = token_drop
         self._validated: Tensor | None = None
         self.to_proteins = (
             torch.nn.Linear(module.penultimate_width, n_proteins) if n_proteins else None
@@ -242,12 +247,7 @@ class ClassifyPlan(Plan):
         ``loss`` is minimised, ``train_loss`` the classes' part of it.
         """
         if self.token_drop:
-            generator = torch.Generator().manual_seed(
-                self.seed
-                + 1
-                + self.trainer.fit_loop.total_batch_idx
-                + APART * self.trainer.global_rank
-            )
+            generator = torch.Generator().manual_seed(self.step_seed())
             batch = batch | {
                 "cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]
             }
@@ -314,72 +314,6 @@ def macro_f1(calls: Tensor) -> float:
     """Mean F1 of the classes that occur, as labels or as calls: (true class, called class)."""
     right, seen = calls.diagonal().double(), (calls.sum(0) + calls.sum(1)).double()
     return float((2 * right / seen)[seen > 0].mean())
-
-
-class KeepBest(L.Callback):
-    """Remember the weights of the epoch with the lowest validation loss, and end with them (`restore`), at least after Ctrl-C.
-
-    With `start`, the validation loss before training, the untrained network is among those to
-    choose from. As long as nothing was validated, the last epoch is remembered.
-    """
-
-    def __init__(
-        self, network: Performer, *, start: float = math.inf, restore: bool = True
-    ) -> None:
-        self.network, self.best, self.restore, self.epoch = (
-            network,
-            start,
-            restore,
-            0,
-        )  # epochs count from 1
-        self.weights: dict[str, Tensor] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"best": self.best, "weights": self.weights, "epoch": self.epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.best, self.weights, self.epoch = (
-            state_dict["best"],
-            state_dict["weights"],
-            state_dict["epoch"],
-        )
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what there is before training, where that may be the best."""
-        if math.isfinite(self.best) and self.weights is None:
-            self.weights = all_weights(cast("Performer", pl_module.module))
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep a copy when the loss is the lowest so far."""
-        value = trainer.callback_metrics.get("validation_loss")
-        if value is not None and not trainer.sanity_checking and float(value) < self.best:
-            self.best, self.epoch = float(value), trainer.current_epoch + 1
-            self.weights = all_weights(cast("Performer", pl_module.module))
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep a copy of every epoch as long as nothing was validated, so that none can be told to be better."""
-        if not math.isfinite(self.best):
-            self.epoch, self.weights = (
-                trainer.current_epoch + 1,
-                all_weights(cast("Performer", pl_module.module)),
-            )
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the best weights back."""
-        if self.restore:
-            self._put_back()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Put them back after Ctrl-C in any case."""
-        self._put_back()
-
-    def _put_back(self) -> None:
-        if self.weights is not None:
-            self.network.load_state_dict(self.weights)
 
 
 def _in_bar(name: str) -> bool:

@@ -1,15 +1,26 @@
-"""What makes a run the run that was begun: every argument of a training, but for those that change nothing in its weights."""
+"""What makes a run the run that was begun: all that changes the weights that come out of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
+import lightning.pytorch as L
+
 from scbert_cll import _record
-from scbert_cll._disk.formats import plain
+from scbert_cll._disk.formats import digest, plain, versions
+from scbert_cll.model._protocols import Network
+from scbert_cll.model._tensors import arrays_digest, tensors_digest
+from scbert_cll.model.training.batches import ResumableData
 from scbert_cll.model.training.checkpoint_file import MAY_CHANGE
+from scbert_cll.model.training.fsdp import is_sharded
+from scbert_cll.model.training.options import Fit
+from scbert_cll.model.training.plans import Plan
+
+_MOST: Final = 6  # differences that are named
 
 FREE: Final[Mapping[str, str]] = {
     "accelerator": "a run may go on on another machine; weights differ by no more than rounding",
@@ -42,21 +53,48 @@ ELSEWHERE: Final[Mapping[str, str]] = {  # what they become, under which name
 }
 
 
-def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a `train` method, from the `locals()` of its first line, that are compared by their own names."""
-    asked = dict(given)
-    del asked["self"]
-    asked |= asked.pop("trainer")
-    found = _record.params(asked)
-    return {
-        name: value for name, value in found.items() if name not in FREE.keys() | ELSEWHERE.keys()
+def compared(options: Fit) -> dict[str, Any]:
+    """Options of a training that are compared by their own names, as plain values."""
+    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "trainer"}
+    values = _record.params(given | dict(options.trainer))
+    elsewhere = FREE.keys() | ELSEWHERE.keys()
+    return {name: value for name, value in values.items() if name not in elsewhere}
+
+
+def settings_of(
+    model: Network, plan: Plan, data: ResumableData, options: Fit, trainer: L.Trainer
+) -> dict[str, Any]:
+    """All that decides what comes out of a training: a run with other settings is another run."""
+    trained = [name for name, one in plan.named_parameters() if one.requires_grad]
+    return compared(options) | {
+        "class": type(model).__name__,
+        "network": asdict(model.config),
+        "genes_sha256": digest(list(model.genes)),
+        "labels_sha256": digest(model.labels),
+        "start_sha256": tensors_digest(plan.state_dict()),
+        "linear_sha256": arrays_digest({} if model.linear_ is None else model.linear_.arrays()),
+        "trained_sha256": digest(trained),
+        "data_sha256": data.digest(),
+        "plan": {name: getattr(plan, name) for name in plan.chosen},
+        "batch_size": data.batch_size,
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
+        "sharded": is_sharded(trainer.strategy),
+        "seed": data.seed,
+        MAY_CHANGE: {
+            "threads": model.n_threads_,
+            "versions": versions("torch", "lightning", "numpy"),
+        },
     }
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as plain values that a file can hold: what is not finite as text."""
-    found: dict[str, Any] = {name: _finite(value) for name, value in plain(settings).items()}
-    return found
+    return {name: _finite(value) for name, value in plain(settings).items()}
 
 
 def _finite(value: Any) -> Any:
@@ -67,43 +105,38 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def refuse_other_run(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_other_run(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Name what differs between the run that was begun and this one."""
-    said = [_said(*one) for one in _differences(_compared(there), _compared(now))]
-    if said:
-        more = f" and {len(said) - 6} more" if len(said) > 6 else ""
+    differences = [
+        difference for name, difference in _differences(begun, now) if name != MAY_CHANGE
+    ]
+    if differences:
+        n_more = len(differences) - _MOST
         raise ValueError(
-            f"{folder} holds checkpoints of another run: {'; '.join(said[:6])}{more}. Start "
-            f"with the same data and settings to go on with it, "
-            "or name another folder."
+            f"{folder} holds checkpoints of another run: {'; '.join(differences[:_MOST])}"
+            f"{f' and {n_more} more' if n_more > 0 else ''}. Start with the same data and "
+            f"settings to go on with it, or name another folder."
         )
 
 
-def news(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def news(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What has changed of that which may, in a sentence; empty where nothing has."""
-    said = [_said(*one) for one in _differences(there.get(MAY_CHANGE, {}), now.get(MAY_CHANGE, {}))]
+    changes = [change for _, change in _differences(begun.get(MAY_CHANGE, {}), now[MAY_CHANGE])]
+    if not changes:
+        return ""
     return (
-        f"Since it was written {', '.join(said)}: the weights may differ in their last digits."
-        if said
-        else ""
+        f"Since it was written {', '.join(changes)}: the weights may differ in their last digits."
     )
 
 
-def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != MAY_CHANGE}
-
-
-def _differences(
-    there: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
-    """Names, of entries of dicts their own, with the value that was and that is."""
-    for name in sorted(there.keys() | now.keys()):
-        was, is_now = there.get(name), now.get(name)
+def _differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names of what differs, and the value that was and that is; entries of dicts one by one."""
+    for name in sorted(begun.keys() | now.keys()):
+        was, is_now = begun.get(name), now.get(name)
         if isinstance(was, dict) and isinstance(is_now, dict):
-            yield from _differences(was, is_now)
+            for _, difference in _differences(was, is_now):
+                yield name, difference
+        elif was != is_now and "sha256" in name:
+            yield name, f"{name} has changed"
         elif was != is_now:
-            yield name, was, is_now
-
-
-def _said(name: str, was: Any, is_now: Any) -> str:
-    return f"{name} has changed" if "sha256" in name else f"{name} was {was!r}, is {is_now!r}"
+            yield name, f"{name} was {was!r}, is {is_now!r}"

@@ -140,7 +140,9 @@ class Job:
             return _arrays({"obsm": {_keys.X_SCBERT: latent}})
         found = self.model.predict_parts(cells, batch_size=self.batch_size)
         return _arrays(
-            _write.predictions(self.model, found, unassigned_below=self.unassigned_below)
+            _write.predictions(
+                self.model, found, _write.Slots(), unassigned_below=self.unassigned_below
+            )
         )
 
     def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,21 +1,15 @@
-"""What a training or a model is asked for: names of arguments, and devices that are there.
-
-Looked at before anything runs.
-"""
+"""Devices that a training or a model is asked for: whether they are there, and can compute so."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-import lightning.pytorch as L
 import torch
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
-from scbert_cll._checks.words import choice, keywords
-from scbert_cll.model import _finite, _scvi
+from scbert_cll._checks.words import choice
 
 _GPU: Final = ("gpu", "cuda", "mps")
 _WHOLE: Final = ("32-true", "32", "None")
@@ -30,36 +24,7 @@ _PRECISIONS: Final = (
     "16",
     "64",
 )
-_RUN: Final = (
-    "checkpoint_dir",
-    "checkpoint_minutes",
-    "checkpoint_steps",
-    "resume",
-)  # passed on by every `train`
 _HELP: Final = 'Pass accelerator="auto", which takes a GPU where there is one, or "cpu".'
-
-
-def names_of_training(train: Any, *without: str) -> list[str]:
-    """Names that a `train` method takes: its own and those of Lightning's trainer, as scvi-tools calls it."""
-    own = [p.name for p in inspect.signature(train).parameters.values() if p.kind != p.VAR_KEYWORD]
-    trainer = [
-        *inspect.signature(L.Trainer.__init__).parameters,
-        *inspect.signature(_scvi.Trainer.__init__).parameters,
-    ]
-    # scvi-tools' early stopping is another one, which is never switched on
-    others = [
-        name for name in trainer if not name.startswith("early_stopping") and name != "kwargs"
-    ]
-    return [
-        name for name in dict.fromkeys([*own, *_RUN, *others]) if name not in ("self", *without)
-    ]
-
-
-def check_training(given: Mapping[str, Any], known: Iterable[str], what: str) -> None:
-    """Arguments of a training by their names, numbers that are finite, and a device that can do it."""
-    keywords(given, known, what)
-    _finite.training_numbers(given)
-    training_device(given)
 
 
 def training_device(trainer: Mapping[str, Any]) -> torch.device:
