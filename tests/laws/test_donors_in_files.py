@@ -116,7 +116,7 @@ def test_a_missing_donor_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 def of_two(donor: str, where: str) -> tuple[mudata.MuData, pd.Series]:
-    """RNA and protein of cells in different orders, with donors in the obs of one or of the whole."""
+    """RNA and protein of cells in different orders, with donors in the obs of one or of both."""
     rna = cells(np.repeat(["P1", "P2", "P3"], 12))
     known = rna.obs.pop("donor").astype(str)
     rng = np.random.default_rng(1)

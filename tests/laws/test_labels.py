@@ -163,7 +163,7 @@ def test_a_class_with_the_name_of_nothing_is_a_class_and_is_said(word: str, tmp_
     ],
 )
 def test_verbs_take_labels_of_any_type(kind: str) -> None:
-    """What is found does not depend on how classes are spelled, and names are those of the classes."""
+    """The result does not depend on how classes are spelled, and names are those of the classes."""
     found = {}
     for how in ("as it is", "as text"):
         adata = cells(kind)

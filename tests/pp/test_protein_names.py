@@ -1,4 +1,4 @@
-"""Which protein a marker means, by hand: every rule once, through the verbs that look proteins up."""
+"""Which protein a marker means, by hand: every rule once, through verbs that look proteins up."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import scbert_cll as sb
 
 
 def patients(sizes, labels=None, seed=0):
-    """One AnnData with `sizes` cells per donor; `labels` are shares of the class 'pos' per donor."""
+    """An AnnData with `sizes` cells per donor; `labels` are shares of class 'pos' per donor."""
     rng = np.random.default_rng(seed)
     donor = np.repeat([f"d{i:02}" for i in range(len(sizes))], sizes)
     adata = AnnData(np.ones((donor.size, 2), dtype=np.float32))

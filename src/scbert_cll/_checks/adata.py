@@ -164,22 +164,22 @@ def _some_group(groups: pd.Series, where: str) -> None:
         )
 
 
-def labels(adata: AnnData, key: str, known: Sequence[str], rows: np.ndarray) -> np.ndarray:
+def labels(adata: AnnData, key: str, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
     """Codes of a label column, -1 where missing; each class is known and has a cell in `rows`."""
-    names = people.class_names(obs_column(adata, key))
-    if unseen := sorted(set(names.dropna()) - set(known)):
+    column = people.class_names(obs_column(adata, key))
+    if unseen := sorted(set(column.dropna()) - set(names)):
         raise ValueError(
             f"adata.obs[{key!r}] has classes the model does not know: {listed(unseen)}; it "
-            f"knows {listed(known)}."
+            f"knows {listed(names)}."
         )
-    codes = pd.Categorical(names, categories=list(known)).codes
-    every_class(codes[rows], known, f"adata.obs[{key!r}]")
+    codes = pd.Categorical(column, categories=list(names)).codes
+    every_class(codes[rows], names, f"adata.obs[{key!r}]")
     return codes.astype(np.int64)
 
 
-def every_class(codes: np.ndarray, known: Sequence[str], where: str) -> None:
+def every_class(codes: np.ndarray, names: Sequence[str], where: str) -> None:
     """Refuse a class without a labelled training cell."""
-    if absent := [name for i, name in enumerate(known) if not (codes == i).any()]:
+    if absent := [name for i, name in enumerate(names) if not (codes == i).any()]:
         raise ValueError(
             f"No labelled training cell of class {listed(absent)} in {where}; "
             "split so that every class has training donors, or remove the class."

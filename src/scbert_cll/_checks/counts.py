@@ -29,7 +29,7 @@ _LARGEST_LOG: Final = 20.0  # of counts, a common total included
 
 
 class Slot(NamedTuple):
-    """A matrix as it is stored, its genes, its name in Python, and the layer it was asked for by."""
+    """A matrix as it is stored, its genes, its name in Python, and the layer asked for."""
 
     values: Any
     var: Any
@@ -313,7 +313,7 @@ def _hold_counts(values: Any) -> bool:
 
 
 def _unit_of(csr: sparse.csr_matrix) -> str:
-    """``fractions`` if many values are whole, ``log`` or ``scaled`` if cells are counts in another unit."""
+    """``log`` or ``scaled`` if cells are counts in that unit, ``fractions`` if many are whole."""
     if (np.trunc(csr.data) == csr.data).mean() > 0.05:
         return "fractions"
     n = min(csr.shape[0], _N_SAMPLED)

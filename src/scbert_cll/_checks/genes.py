@@ -162,8 +162,8 @@ def vocabulary_coverage(
     if len(other) and is_ensembl != vocab_is_ensembl:
         kinds = ("Ensembl ids", "symbols") if is_ensembl else ("symbols", "Ensembl ids")
         hint = (
-            f"The data are named by {kinds[0]}, the vocabulary by {kinds[1]}: put the same kind into "
-            "adata.var_names."
+            f"The data are named by {kinds[0]}, the vocabulary by {kinds[1]}: put the same kind "
+            "into adata.var_names."
         )
     elif other.str.upper().isin(missing).sum() > max(n_matched, 0.2 * len(other)):
         hint = "The names look like mouse symbols: map them to their human orthologues first."
@@ -174,14 +174,14 @@ def vocabulary_coverage(
     )
 
 
-def enough_matched(names: pd.Index, known: pd.Index, what: str, *, min_matched: float) -> None:
+def enough_matched(names: pd.Index, genes: pd.Index, what: str, *, min_matched: float) -> None:
     """Refuse data of which `what` knows too few genes by name."""
-    matched = names.isin(known)
+    matched = names.isin(genes)
     if matched.mean() < min_matched or not matched.any():
         raise ValueError(
             f"{matched.sum()} of {len(names)} genes of adata are in {what}, expected at least "
             f"{min_matched:.0%}. adata has {listed(names[~matched], 3)}; {what} has "
-            f"{listed(known[~known.isin(names)], 3)}. Use the same kind of name on both sides "
+            f"{listed(genes[~genes.isin(names)], 3)}. Use the same kind of name on both sides "
             "(symbols or Ensembl), or lower min_matched."
         )
 

@@ -30,11 +30,11 @@ class Maybe(NamedTuple):
 class Keys(NamedTuple):
     """An object that has at least the `needed` names, each with a value of its kind.
 
-    Those of `more` may be absent.
+    Those of `optional` may be absent.
     """
 
     needed: Mapping[str, Any]
-    more: Mapping[str, Any] = {}
+    optional: Mapping[str, Any] = {}
 
 
 class Each(NamedTuple):
@@ -101,7 +101,7 @@ def _is_plain(value: Any, kind: Any) -> bool:
 def _of_keys(value: dict[str, Any], kind: Keys, where: str) -> Iterator[str]:
     if absent := [name for name in kind.needed if name not in value]:
         yield f"{where or 'it'} lacks {', '.join(sorted(absent))}"
-    for name, of_item in {**kind.needed, **kind.more}.items():
+    for name, of_item in {**kind.needed, **kind.optional}.items():
         if name in value:
             yield from misfits(value[name], of_item, f"{where}.{name}".lstrip("."))
 

@@ -204,7 +204,7 @@ def no_donor(words: Collection[str], where: str) -> None:
 
 
 def people_of(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Names of donors, and names of none (doublets, unassigned cells) with the word that says so."""
+    """Names of donors, and names of none (doublets, unassigned) with the word that says so."""
     names = list(dict.fromkeys(names))
     words = {_folded(word): word for word in settings.not_donors}
     found_in = {name: _word_in(name, words) for name in names}

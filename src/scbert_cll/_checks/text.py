@@ -1,4 +1,4 @@
-"""Text as files of the world hold it: encodings, compression, separators, and how numbers are written."""
+"""Text as files hold it: encodings, compression, separators, and how numbers are written."""
 
 from __future__ import annotations
 

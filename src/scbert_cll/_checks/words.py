@@ -66,7 +66,7 @@ def key_in(key: str, store: Any, where: str, remedy: str = "") -> None:
 
 
 def closest_first(name: Any, names: Iterable[Any]) -> list[Any]:
-    """Names, those first that are likely meant: other capitals, one in the other, few letters off."""
+    """Names, the likely ones first: other capitals, one in the other, few letters off."""
     wanted = str(name).casefold()
 
     def distance(other: Any) -> float:
@@ -118,9 +118,9 @@ class UnknownArgumentError(TypeError, ValueError):
     """No argument has this name: a TypeError as Python's own, and bad input on the command line."""
 
 
-def keywords(given: Iterable[str], known: Iterable[str], what: str) -> None:
+def keywords(given: Iterable[str], allowed: Iterable[str], what: str) -> None:
     """Refuse names of arguments that do not exist, and name the nearest ones."""
-    names = list(known)
+    names = list(allowed)
     near = {name: nearest(name, names) for name in given if name not in names}
     if near:
         unknown = ", ".join(
@@ -131,15 +131,15 @@ def keywords(given: Iterable[str], known: Iterable[str], what: str) -> None:
         raise UnknownArgumentError(f"{what} has no argument {unknown}{others}.")
 
 
-def hint(unknown: Iterable[str], known: Iterable[str]) -> str:
+def hint(unknown: Iterable[str], allowed: Iterable[str]) -> str:
     """A sentence with the nearest known names, or nothing."""
-    names = list(known)
+    names = list(allowed)
     near = list(dict.fromkeys(filter(None, (nearest(name, names) for name in unknown))))
     return f" Did you mean {listed(near)}?" if near else ""
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
+def nearest(name: str, allowed: Sequence[str]) -> str | None:
     """The name that was meant: another package's word for it, or the most similar one."""
     habit = _HABITS.get(name)
-    similar = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    return habit if habit in known else next(iter(similar), None)
+    similar = get_close_matches(name.lower(), allowed, n=1, cutoff=0.6)
+    return habit if habit in allowed else next(iter(similar), None)

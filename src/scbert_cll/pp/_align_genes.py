@@ -90,8 +90,9 @@ def align_genes(
 
     References
     ----------
-    .. [1] Yang et al. (2022), scBERT as a large-scale pretrained deep language model for cell type annotation of
-       single-cell RNA-seq data, Nature Machine Intelligence 4:852, doi:10.1038/s42256-022-00534-z.
+    .. [1] Yang et al. (2022), scBERT as a large-scale pretrained deep language model for cell type
+       annotation of single-cell RNA-seq data, Nature Machine Intelligence 4:852,
+       doi:10.1038/s42256-022-00534-z.
 
     Examples
     --------

@@ -115,10 +115,11 @@ def bin_expression(
 
     References
     ----------
-    .. [1] Yang et al. (2022), scBERT as a large-scale pretrained deep language model for cell type annotation of
-       single-cell RNA-seq data, Nature Machine Intelligence 4:852, doi:10.1038/s42256-022-00534-z.
-    .. [2] Cui et al. (2024), scGPT: toward building a foundation model for single-cell multi-omics using generative AI,
-       Nature Methods 21:1470, doi:10.1038/s41592-024-02201-0.
+    .. [1] Yang et al. (2022), scBERT as a large-scale pretrained deep language model for cell type
+       annotation of single-cell RNA-seq data, Nature Machine Intelligence 4:852,
+       doi:10.1038/s42256-022-00534-z.
+    .. [2] Cui et al. (2024), scGPT: toward building a foundation model for single-cell multi-omics
+       using generative AI, Nature Methods 21:1470, doi:10.1038/s41592-024-02201-0.
 
     Examples
     --------
@@ -195,9 +196,9 @@ def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matr
     return _tokens(scheme, counts, _totals(counts), record["edges"])
 
 
-def _scheme(asked: Scheme, edges: Any, fit_on: object = None) -> Scheme:
+def _scheme(requested: Scheme, edges: Any, fit_on: object = None) -> Scheme:
     """The scheme that was asked for, or that of `edges`, which must agree or be the default."""
-    made = asked if edges is None else _scheme_of(edges)
+    made = requested if edges is None else _scheme_of(edges)
     if edges is not None and fit_on is not None:
         raise ValueError(
             "edges= are ready-made, there is nothing to fit: give either edges or fit_on."
@@ -205,7 +206,7 @@ def _scheme(asked: Scheme, edges: Any, fit_on: object = None) -> Scheme:
     default, of_edges = asdict(Scheme()), asdict(made)
     if other := [
         f"{name}={value!r} (edges: {of_edges[name]!r})"
-        for name, value in asdict(asked).items()
+        for name, value in asdict(requested).items()
         if value not in (default[name], of_edges[name])
     ]:
         raise ValueError(

@@ -32,9 +32,9 @@ def cll_mask(
     CD5 is dim on CLL cells and bright on T cells, so one threshold over all cells would put CLL
     with the negative ones. Markers are therefore gated one after the other, each among the cells
     that passed those before it: CD19 among all cells, CD5 among the CD19+ cells, where it separates
-    CLL from normal B cells. Where these form one population, as in a pure clone, positive is what lies
-    above 99 % of the CD5-negative cells among the cells that did not pass (monocytes, NK cells):
-    the internal negative control of flow cytometry. The mask suits ``cells=`` of
+    CLL from normal B cells. Where these form one population, as in a pure clone, positive is what
+    lies above 99 % of the CD5-negative cells among the cells that did not pass (monocytes, NK
+    cells): the internal negative control of flow cytometry. The mask suits ``cells=`` of
     :func:`label_cd49d`; nothing is written.
 
     Parameters

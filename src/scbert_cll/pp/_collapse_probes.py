@@ -86,21 +86,24 @@ def collapse_probes(
     -----
     Entrez ids become symbols with a table of NCBI, before::
 
-        probes = pd.read_csv("hgu95A.csv", dtype=str)  # probe, entrez symbols =
-        pd.read_csv("symbols.tsv", sep="\t",
-        dtype=str).drop_duplicates("entrez").set_index("entrez")["symbol"] genes =
-        collapse_probes(adata, dict(zip(probes["probe"], probes["entrez"].map(symbols))))
+        probes = pd.read_csv("hgu95A.csv", dtype=str)  # probe, entrez
+        table = pd.read_csv("symbols.tsv", sep="\t", dtype=str).drop_duplicates("entrez")
+        symbols = table.set_index("entrez")["symbol"]
+        genes = collapse_probes(
+            adata, dict(zip(probes["probe"], probes["entrez"].map(symbols)))
+        )
 
     References
     ----------
-    .. [1] Miller et al. (2011), Strategies for aggregating gene expression data: the collapseRows R function, BMC Bioinformatics 12:322,
-       doi:10.1186/1471-2105-12-322.
+    .. [1] Miller et al. (2011), Strategies for aggregating gene expression data: the collapseRows
+       R function, BMC Bioinformatics 12:322, doi:10.1186/1471-2105-12-322.
 
     Examples
     --------
     >>> import numpy as np, pandas as pd
-    >>> array = AnnData(np.array([[5.0, 8.0, 3.0]]), var=pd.DataFrame(index=["2061_at", "35731_at", "100_g_at"]))
-    >>> genes = collapse_probes(array, {"2061_at": "ITGA4", "35731_at": "ITGA4", "100_g_at": "RABGGTA"})
+    >>> probes = {"2061_at": "ITGA4", "35731_at": "ITGA4", "100_g_at": "RABGGTA"}
+    >>> array = AnnData(np.array([[5.0, 8.0, 3.0]]), var=pd.DataFrame(index=list(probes)))
+    >>> genes = collapse_probes(array, probes)
     >>> genes.var["probe"].to_dict()
     {'ITGA4': '35731_at', 'RABGGTA': '100_g_at'}
     """

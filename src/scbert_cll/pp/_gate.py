@@ -106,8 +106,8 @@ def _two_populations(
     if bad:
         raise ValueError(
             f"{gate.marker!r} does not fall into two populations, so no labels were made up. "
-            f"{'; '.join(bad)}. Alternatives: method='quantile' (outer parts of the cells), method='manual' "
-            "with thresholds=, another normalize=, or cells= to gate other cells."
+            f"{'; '.join(bad)}. Alternatives: method='quantile' (outer parts of the cells), "
+            "method='manual' with thresholds=, another normalize=, or cells= to gate other cells."
         )
 
 

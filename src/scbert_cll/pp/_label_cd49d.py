@@ -67,9 +67,9 @@ def label_cd49d(
         one antibody against several targets (``CD66a/c/e``) are only taken by their exact name. Two
         matches are refused by name.
     method
-        ``gmm``: threshold where the posterior of a two-component Gaussian mixture is 0.5, per batch;
-        needs a lower BIC than one component, Ashman's D ≥ 2, a dip between the two, and medians
-        further apart than counting noise. ``quantile``: lower and upper part of the cells of a
+        ``gmm``: threshold where the posterior of a two-component Gaussian mixture is 0.5, per
+        batch; needs a lower BIC than one component, Ashman's D ≥ 2, a dip between the two, and
+        medians further apart than counting noise. ``quantile``: lower and upper part of the cells of a
         batch; always labels, so it states a contrast, not positivity. ``manual``: your
         `thresholds`.
     normalize

@@ -1,4 +1,4 @@
-"""What SMOTE needs to know about an AnnData: where cells are near, and what lies between two of them."""
+"""SMOTE of an AnnData: where cells are near, and what lies between two of them."""
 
 from __future__ import annotations
 
