@@ -1052,7 +1052,7 @@ OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         column("TTT", np.nan),
         survival,
         ValueError,
-        "No patient has an outcome .*; see that samples and clinical data match",
+        "No patient has an outcome .*samples and clinical data match",
     ),
     "a patient twice": (
         rename("obs_names"),
@@ -1159,7 +1159,7 @@ OUTCOME_ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         intensities,
         prognosis,
         ValueError,
-        "adata.X must be log-expression; its largest value is .* take logs first",
+        "adata.X must be log-expression; its largest value is .*np.log2 for intensities",
     ),
     "no expression": (
         no_expression,

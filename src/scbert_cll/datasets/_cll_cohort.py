@@ -1,4 +1,4 @@
-"""datasets.cll_cohort: bulk expression and outcome of leukaemia patients, with a planted programme."""
+"""datasets.cll_cohort: bulk expression and outcome of patients, with a planted programme."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ _OUTCOMES: Final = ("TTT", "treated", "died_untreated", "OS", "died", "TTFT")
 _N_DECOY: Final = 30
 _N_MODULES: Final = 16
 _MIN_ORDINARY: Final = 100  # genes that are neither planted nor proliferation
-_SIGNAL: Final = (
-    19.0  # variance of the programme over that of noise in the planted sum: reliability 19 / 20
-)
+# Variance of the programme over that of noise in the planted sum: reliability 19 / 20
+_SIGNAL: Final = 19.0
 # Variance of the programme that is that of IGHV and trisomy 12
 _EXPLAINED: Final = 0.7**2 * 0.24 + 0.9**2 * 0.1275 + 2 * 0.7 * 0.9 * 0.075 * 0.24
 _MISSING: Final = {"IGHV": 0.04, "TP53": 0.03, "NOTCH1": 0.03}
@@ -48,7 +47,7 @@ def cll_cohort(
     programme: Mapping[str, float] | None = None,
     rng: int | np.random.Generator | None = 0,
 ) -> AnnData:
-    """Simulate bulk expression, clinical covariates and outcome of a cohort in which a programme raises the hazard.
+    """Simulate bulk expression and outcome of a cohort in which a programme raises the hazard.
 
     Each patient has a CD49d programme and a proliferation factor, both with mean 0 and standard
     deviation 1. The programme is higher with unmutated IGHV and with trisomy 12 and is carried by
@@ -140,9 +139,8 @@ def cll_cohort(
     least = len(signs) + len(_keys.PROLIFERATION) + _MIN_ORDINARY
     number_in(n_genes, "n_genes", least, np.inf, whole=True)
     # one random stream per step, so that a change of one step leaves the others as they were
-    for_missing, for_genes, for_values, for_outcome, for_patients = np.random.default_rng(
-        rng
-    ).spawn(5)
+    streams = np.random.default_rng(rng).spawn(5)
+    for_missing, for_genes, for_values, for_outcome, for_patients = streams
     patients, latent = _patients(n_patients, for_patients)
     genes = _genes(signs, n_genes, for_genes)
     values = _expression(genes, patients, latent, for_values)
@@ -190,28 +188,24 @@ def _patients(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFr
     pretreated = rng.random(n) < 0.12 + 0.15 * unmutated
     stage = rng.normal(0, 1, n) + 0.4 * unmutated + 0.5 * pretreated
     names = pd.Index([f"P{i + 1:04d}" for i in range(n)])
+
+    def ordered(codes: np.ndarray, *words: str) -> pd.Categorical:
+        return pd.Categorical.from_codes(codes, pd.Index(words, dtype=object), ordered=True)
+
     columns = {
-        "IGHV": pd.Categorical.from_codes(
-            unmutated.astype(int), pd.Index(["mutated", "unmutated"]), ordered=True
-        ),
+        "IGHV": ordered(unmutated.astype(int), "mutated", "unmutated"),
         "TP53": tp53.astype(float),
         "trisomy12": trisomy12.astype(int),
         "NOTCH1": notch1.astype(float),
         "age": np.clip(rng.normal(64, 10, n), 30, 92).round(1),
-        "Binet": pd.Categorical.from_codes(
-            np.digitize(stage, [0.9, 1.8]), pd.Index(list("ABC")), ordered=True
-        ),
+        "Binet": ordered(np.digitize(stage, [0.9, 1.8]), *"ABC"),
         "pretreated": pretreated.astype(int),
         "years_to_sample": rng.gamma(1.2, 2.5, n).round(2) + 0.01,
     }
-    z = (
-        0.7 * (unmutated - 0.40)
-        + 0.9 * (trisomy12 - 0.15)
-        + rng.normal(0, np.sqrt(1 - _EXPLAINED), n)
-    )
-    return pd.DataFrame(columns, names), pd.DataFrame(
-        {"programme": z, "proliferation": rng.normal(0, 1, n)}, names
-    )
+    z = 0.7 * (unmutated - 0.40) + 0.9 * (trisomy12 - 0.15)
+    z += rng.normal(0, np.sqrt(1 - _EXPLAINED), n)
+    latent = {"programme": z, "proliferation": rng.normal(0, 1, n)}
+    return pd.DataFrame(columns, names), pd.DataFrame(latent, names)
 
 
 def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -220,9 +214,8 @@ def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.D
     The decoy is among the ordinary ones.
     """
     special = [*signs, *_keys.PROLIFERATION]
-    ordinary = [name for i in range(n) if (name := f"GENE{i + 1:04d}") not in signs][
-        : n - len(special)
-    ]
+    ordinary = [name for i in range(n) if (name := f"GENE{i + 1:04d}") not in signs]
+    ordinary = ordinary[: n - len(special)]
     genes = pd.DataFrame(index=[*special, *ordinary])
     genes["level"] = 5.5 + 6.5 * rng.beta(1.6, 1.9, n)
     genes["spread"] = np.exp(rng.normal(np.log(0.45), 0.25, n))
@@ -232,14 +225,12 @@ def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.D
     genes["programme"] = 0.0
     genes.loc[planted, "programme"] = np.array(list(signs.values())) * np.sqrt(ratio / (1 + ratio))
     genes["proliferation"] = np.where(rest, np.clip(rng.normal(0.24, 0.22, n), -0.5, 0.7), 0.0)
-    genes.loc[list(_keys.PROLIFERATION), "proliferation"] = rng.uniform(
-        0.7, 0.85, len(_keys.PROLIFERATION)
-    )
+    dividing = list(_keys.PROLIFERATION)
+    genes.loc[dividing, "proliferation"] = rng.uniform(0.7, 0.85, len(dividing))
     genes["broad"] = np.where(rest, np.clip(rng.normal(0, 0.3, n), -0.6, 0.6), 0.0)
     genes["module"] = rng.integers(0, _N_MODULES, n)
-    genes["own"] = np.where(
-        rest & (rng.random(n) < 0.5), rng.choice([-1, 1], n) * rng.uniform(0.2, 0.5, n), 0.0
-    )
+    in_module = rest & (rng.random(n) < 0.5)
+    genes["own"] = in_module * rng.choice([-1, 1], n) * rng.uniform(0.2, 0.5, n)
     decoy = rng.choice(np.flatnonzero(rest), _N_DECOY, replace=False)
     genes["decoy"] = np.isin(np.arange(n), decoy)
     return genes
@@ -254,10 +245,9 @@ def _expression(
     for i, status in enumerate((patients["IGHV"].cat.codes, patients["trisomy12"])):
         modules[:, i] = (status - status.mean()) / max(status.std(), 0.1)
     factors = ["programme", "proliferation", "broad", "own"]
-    shared = sum(np.outer(latent[f], genes[f]) for f in factors[:2]) + np.outer(
-        rng.normal(0, 1, n), genes["broad"]
-    )
-    shared = shared + modules[:, genes["module"]] * genes["own"].to_numpy()
+    shared = sum(np.outer(latent[f], genes[f]) for f in factors[:2])
+    shared = shared + np.outer(rng.normal(0, 1, n), genes["broad"])
+    shared += modules[:, genes["module"]] * genes["own"].to_numpy()
     noise = np.sqrt(1 - np.clip((genes[factors] ** 2).sum(axis=1), 0, 0.9)).to_numpy()
     values = shared + noise * rng.normal(0, 1, shared.shape)
     return np.asarray(genes["level"].to_numpy() + genes["spread"].to_numpy() * values)

@@ -147,8 +147,7 @@ def cll_toy(
     >>> mdata["rna"].uns["truth"]["sign"].value_counts().to_dict()
     {1: 20, -1: 10}
     """
-    _check_size(n_donors=n_donors, n_cells=n_cells, n_genes=n_genes)
-    _check_bimodal(n_bimodal, n_donors)
+    _check(n_donors, n_cells, n_genes, n_bimodal)
     kind = kind_of(programme)
     # one random stream per step, so that a change of one step leaves the others as they were
     streams = np.random.default_rng(rng).spawn(7)
@@ -156,52 +155,46 @@ def cll_toy(
     genes = _genes(n_genes, streams[1])
     cells = switches(_cells(donors, n_cells, streams[2]), kind, streams[6])
     planted = truth(genes["sign"], kind, streams[1])
-    rate = _rates(cells, genes, donors, streams[3])
+    rate, change = _rates(cells, genes, donors, streams[3]), acting(cells, planted, kind)
     rna = AnnData(
-        sparse.csr_matrix(
-            _rna_counts(rate, genes, planted["gene"], acting(cells, planted, kind), streams[4])
-        ),
+        sparse.csr_matrix(_rna_counts(rate, genes, planted["gene"], change, streams[4])),
         obs=cells.drop(columns="residual"),
         var=genes[["chromosome"]].astype("category"),
         uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: _summary(donors, cells)},
     )
-    prot = AnnData(
-        _protein_counts(cells, streams[5]), obs=cells[[]], var=pd.DataFrame(index=list(_PROTEINS))
-    )
+    var = pd.DataFrame(index=list(_PROTEINS))
+    prot = AnnData(_protein_counts(cells, streams[5]), obs=cells[[]], var=var)
     with same_random_state():  # mudata draws a name that nobody sees
         mdata = mudata.MuData({"rna": rna, "prot": prot})
     mdata.obs = rna.obs.copy()
     return mdata
 
 
-def _check_size(*, n_donors: int, n_cells: int, n_genes: int) -> None:
-    """Room for two bimodal donors, the contaminants and the programme."""
-    least = {"n_donors": _MIN_DONORS, "n_cells": 20 * n_donors, "n_genes": _MIN_GENES}
-    for name, found in {"n_donors": n_donors, "n_cells": n_cells, "n_genes": n_genes}.items():
-        if found < least[name]:
-            need = "two bimodal donors, contaminants and 30 planted genes must fit in"
-            raise ValueError(f"cll_toy needs {name} >= {least[name]}, since {need}; found {found}.")
-
-
-def _check_bimodal(n_bimodal: int, n_donors: int) -> None:
-    """Both kinds of bimodal donors, and two positive and a negative one beside them."""
+def _check(n_donors: int, n_cells: int, n_genes: int, n_bimodal: int) -> None:
+    """Room for the programme, contaminants, both kinds of bimodal donors, and three others."""
+    limits = {
+        "n_donors": (n_donors, _MIN_DONORS),
+        "n_cells": (n_cells, 20 * n_donors),
+        "n_genes": (n_genes, _MIN_GENES),
+    }
+    for name, (n, least) in limits.items():
+        if n < least:
+            raise ValueError(
+                f"cll_toy needs {name} >= {least}, since two bimodal donors, contaminants and 30 "
+                f"planted genes must fit in; found {n}."
+            )
     if not _MIN_BIMODAL <= n_bimodal <= n_donors - 3:
-        need = (
-            "one below and one above the 30 % rule, two positive donors and a negative one must "
-            "be in"
-        )
         raise ValueError(
-            f"cll_toy needs n_bimodal from {_MIN_BIMODAL} to n_donors - 3 = {n_donors - 3}, "
-            f"since {need}; found {n_bimodal}."
+            f"cll_toy needs n_bimodal from {_MIN_BIMODAL} to n_donors - 3 = {n_donors - 3}, since "
+            "one below and one above the 30 % rule, two positive donors and a negative one must "
+            f"be in; found {n_bimodal}."
         )
 
 
 def _named(text: str) -> pd.Series:
     """Chromosome of each symbol of ``"12: LYZ LDHB; 5: CD14"``."""
-    parts = (part.split(":") for part in text.split(";"))
-    return pd.Series(
-        {symbol: chromosome.strip() for chromosome, names in parts for symbol in names.split()}
-    )
+    parts = [part.split(":") for part in text.split(";")]
+    return pd.Series({gene: name.strip() for name, genes in parts for gene in genes.split()})
 
 
 def _donors(n: int, n_bimodal: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -221,25 +214,17 @@ def _donors(n: int, n_bimodal: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """One row per gene: chromosome, mean UMI per cell, log effect of each cell type, module, dispersion."""
-    blocks = [
-        _named(text).to_frame("chromosome").assign(level=level) for level, text in _SYMBOLS.items()
-    ]
-    blocks += [
-        _named(_MARKERS[t]).to_frame("chromosome").assign(level=0.02) for t in ("T", "monocyte")
-    ]
-    blocks += [
-        _named(text).to_frame("chromosome").assign(level=0.02) for text in (_CLONE, *_SEX.values())
-    ]
-    named = pd.concat(blocks)
+    """One row per gene: chromosome, mean UMI per cell, module, dispersion.
+
+    And the log effect of each cell type.
+    """
+    rare = [_MARKERS["T"], _MARKERS["monocyte"], _CLONE, *_SEX.values()]
+    levels = [*_SYMBOLS.items(), *((0.02, text) for text in rare)]
+    named = pd.concat([_named(t).to_frame("chromosome").assign(level=level) for level, t in levels])
     n_other = n - len(named)
-    other = pd.DataFrame(
-        {
-            "chromosome": rng.choice([*map(str, range(1, 23)), "X"], n_other),
-            "level": np.exp(rng.normal(-1.7, 1.2, n_other)),
-        },
-        index=[f"GENE{i + 1:04d}" for i in range(n_other)],
-    )
+    other = pd.DataFrame(index=[f"GENE{i + 1:04d}" for i in range(n_other)])
+    other["chromosome"] = rng.choice([*map(str, range(1, 23)), "X"], n_other)
+    other["level"] = np.exp(rng.normal(-1.7, 1.2, n_other))
     # what is planted must be expressed, and must not be the dosage of chromosome 12
     planted = rng.choice(other.index[other["chromosome"] != "12"], _N_UP + _N_DOWN, replace=False)
     other.loc[planted, "level"] = np.exp(rng.uniform(np.log(0.3), np.log(2.5), len(planted)))
@@ -260,7 +245,10 @@ def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
-    """One row per cell, in random order: the columns of `obs`, and what RNA and protein share beyond the class."""
+    """One row per cell, in random order: columns of `obs`, and what RNA and protein share.
+
+    The latter is beyond the class.
+    """
     ends = np.rint(n * donors["size"].cumsum() / donors["size"].sum()).astype(int)
     parts = []
     for name, pattern, size in zip(
@@ -269,12 +257,10 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
         n_t, n_mono = max(1, round(0.05 * size)), max(1, round(0.03 * size))
         n_cll = size - n_t - n_mono
         positive = np.arange(n_cll) < round(_SHARE_POSITIVE[pattern] * n_cll)
-        part = pd.DataFrame({"cell_type": np.repeat(_CELL_TYPES, [n_cll, n_t, n_mono])})
-        parts.append(
-            part.assign(
-                **{_keys.DONOR: name}, positive=np.r_[positive, np.ones(n_t + n_mono, bool)]
-            )
-        )
+        cell_type = np.repeat(_CELL_TYPES, [n_cll, n_t, n_mono])
+        positive = np.r_[positive, np.ones(n_t + n_mono, bool)]
+        columns = {"cell_type": cell_type, _keys.DONOR: name, "positive": positive}
+        parts.append(pd.DataFrame(columns))
     cells = pd.concat(parts, ignore_index=True).iloc[rng.permutation(n)]
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(n)])
     cells["batch"] = pd.Categorical(cells[_keys.DONOR].map(donors["batch"]))
@@ -288,9 +274,8 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     latent = np.where(positive, 1.0 + 0.15 * cells["trisomy12"], 0.0) + rng.normal(0, 0.2, n)
     cells["cd49d_latent"] = np.where(cells["cell_type"] == "CLL", latent, np.nan).astype(np.float32)
     cells["residual"] = rng.normal(0, 1, n)
-    return cells[
-        [_keys.DONOR, "batch", "cell_type", "trisomy12", "cd49d_true", "cd49d_latent", "residual"]
-    ]
+    order = ["batch", "cell_type", "trisomy12", "cd49d_true", "cd49d_latent", "residual"]
+    return cells[[_keys.DONOR, *order]]
 
 
 def _rates(
@@ -300,32 +285,25 @@ def _rates(
     n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
     by_donor = _donor_effects(genes, donors, rng.normal(0, 0.15, (len(donors), n)))
     by_batch = rng.normal(0, 0.1, (2, n))
-    factor = (
-        rng.normal(0, 1, (len(cells), _N_MODULES))
-        + rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
-    )
+    factor = rng.normal(0, 1, (len(cells), _N_MODULES))
+    factor += rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
     by_type = np.stack([np.zeros(n), genes["T"], genes["monocyte"]])
     log = np.log(genes["level"].to_numpy()) + by_batch[cells["batch"].cat.codes]
     log += by_type[cells["cell_type"].cat.codes]
     log += factor[:, genes["module"]] * genes["loading"].to_numpy()
     cll = (cells["cell_type"] == "CLL").to_numpy()
     log[cll] += by_donor[donor[cll]]
-    log[cll, genes.index.get_loc("ITGA4")] += (
-        1.0 * cells["cd49d_latent"] + 0.8 * cells["residual"]
-    )[cll]
+    own = cells["cd49d_latent"] + 0.8 * cells["residual"]
+    log[cll, genes.index.get_loc("ITGA4")] += own[cll]
     profile = np.exp(log, out=log)
     profile += 0.02 * profile.mean(axis=0)
-    depth = (
-        1.2
-        * np.exp(rng.normal(0, 0.35, len(cells)))
-        * np.array([1.0, 1.4, 2.0])[cells["cell_type"].cat.codes]
-    )
-    rates: np.ndarray = profile * depth[:, None]
-    return rates
+    depth = 1.2 * np.exp(rng.normal(0, 0.35, len(cells)))
+    depth *= np.array([1.0, 1.4, 2.0])[cells["cell_type"].cat.codes]
+    return np.asarray(profile * depth[:, None])
 
 
 def _donor_effects(genes: pd.DataFrame, donors: pd.DataFrame, effects: np.ndarray) -> np.ndarray:
-    """Log effect of each donor on the genes of its CLL cells: all genes a little, the clone, sex and dosage strongly."""
+    """Log effect of each donor on its CLL cells: genes a little; clone, sex, dosage strongly."""
     table = pd.DataFrame(effects.T, index=genes.index, columns=donors.index)
     for key, donor in donors.to_dict("index").items():
         name = str(key)
@@ -356,15 +334,13 @@ def _rna_counts(
 
 
 def _protein_counts(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
-    """Antibody counts: background everywhere, the cell's own proteins, one staining depth per cell."""
+    """Antibody counts: background, the cell's own proteins, one staining depth per cell."""
     background, *added = np.array(list(_PROTEINS.values())).T
-    own = np.stack(added)[cells["cell_type"].cat.codes] * np.exp(
-        rng.normal(0, 0.2, (len(cells), len(_PROTEINS)))
-    )
+    own = np.stack(added)[cells["cell_type"].cat.codes]
+    own *= np.exp(rng.normal(0, 0.2, own.shape))
     own[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.25 * cells["residual"])
-    donor = np.exp(rng.normal(0, 0.1, (cells[_keys.DONOR].cat.categories.size, 1)))[
-        cells[_keys.DONOR].cat.codes
-    ]
+    donors = cells[_keys.DONOR].cat
+    donor = np.exp(rng.normal(0, 0.1, (donors.categories.size, 1)))[donors.codes]
     depth = np.exp(rng.normal(0, 0.2, (len(cells), 1)))
     return _negative_binomial(depth * (background * donor + own), 15.0, rng).astype(np.float32)
 
@@ -379,8 +355,6 @@ def _negative_binomial(
 def _summary(donors: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """What is true of each donor."""
     cll = cells[cells["cell_type"] == "CLL"]
-    table = donors[["pattern", "trisomy12", "batch", "sex"]].copy()
-    table["pct_positive"] = (
-        100 * (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True).mean()
-    )
-    return table
+    positive = (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True)
+    table = donors[["pattern", "trisomy12", "batch", "sex"]]
+    return table.assign(pct_positive=100 * positive.mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,11 @@ from scbert_cll._checks.words import choice, number_in
 Design = Literal["paired", "gated"]
 Effect = Literal["additive", "combination", "switch", "none", "donor", "abundance", "slope"]
 
-_DESIGNS: Final = ("paired", "gated")
-_EFFECTS: Final = ("additive", "combination", "switch", "none", "donor", "abundance", "slope")
 _OF_THE_CLASS: Final = ("additive", "combination", "switch")
 _CLASSES: Final = ("negative", "positive")
 _N_MODULES: Final = 12
-_HOMOGENEOUS: Final = (
-    0.02,
-    0.97,
-    0.03,
-)  # shares of positive cells of the last donors of the gated design
+# shares of positive cells of the last donors of the gated design
+_HOMOGENEOUS: Final = (0.02, 0.97, 0.03)
 _AMBIENT: Final = 0.05
 _MIN_GENES: Final = 60
 
@@ -90,8 +85,8 @@ def planted_donors(
     >>> adata.var["truth"].value_counts().to_dict()
     {0: 376, 1: 16, -1: 8}
     """
-    choice(design, _DESIGNS, "design")
-    choice(effect, _EFFECTS, "effect")
+    choice(design, get_args(Design), "design")
+    choice(effect, get_args(Effect), "effect")
     number_in(n_donors, "n_donors", 4, np.inf, whole=True)
     number_in(n_cells, "n_cells", 2, np.inf, whole=True)
     number_in(n_genes, "n_genes", _MIN_GENES, np.inf, whole=True)
@@ -111,29 +106,22 @@ def _genes(n: int, n_planted: int, effect: Effect, rng: np.random.Generator) -> 
     genes["module"] = np.where(rng.random(n) < 0.5, rng.integers(0, _N_MODULES, n), 0)
     genes["loading"] = rng.normal(0, 0.3, n) * (rng.random(n) < 0.5)
     planted = 1 + rng.permutation(n - 1)[:n_planted]
-    genes.loc[genes.index[planted], "level"] = np.exp(
-        rng.uniform(np.log(0.2), np.log(3), n_planted)
-    )
-    part = np.zeros(n, dtype=np.int64)
-    part[planted] = 1 + (
-        np.arange(n_planted) % 3 == 2
-    )  # 1 or 2: up or down, of one switch or the other
+    levels = np.exp(rng.uniform(np.log(0.2), np.log(3), n_planted))
+    genes.loc[genes.index[planted], "level"] = levels
+    part = np.zeros(n, dtype=np.int64)  # 1 or 2: up or down, of one switch or the other
+    part[planted] = 1 + (np.arange(n_planted) % 3 == 2)
     genes["part"] = part if effect in (*_OF_THE_CLASS, "donor") else 0
     if effect not in _OF_THE_CLASS:
         return genes.assign(truth=0)
-    genes["truth"] = np.select(
-        [genes["part"] == 1, genes["part"] == 2], [1, -1 if effect == "additive" else 1], 0
-    )
-    return genes
+    second = -1 if effect == "additive" else 1
+    return genes.assign(truth=genes["part"].map({0: 0, 1: 1, 2: second}))
 
 
 def _cells(
     design: Design, effect: Effect, n_donors: int, n: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """One row per cell: donor, class, what the effect follows, and the hidden switches."""
-    homogeneous = dict(
-        zip(range(n_donors - len(_HOMOGENEOUS), n_donors), _HOMOGENEOUS, strict=True)
-    )
+    homogeneous = dict(enumerate(_HOMOGENEOUS, start=n_donors - len(_HOMOGENEOUS)))
     parts = []
     for donor in range(n_donors):
         share = rng.uniform(0.35, 0.65) + (effect == "donor") * (0.15 if donor % 2 else -0.15)
@@ -142,25 +130,15 @@ def _cells(
         protein = positive + (rng.normal(0, 0.25, n) if design == "gated" else 0.0)
         first = rng.random(n) < 0.5
         label = protein > 0.5 if design == "gated" else positive
-        parts.append(
-            pd.DataFrame(
-                {
-                    "code": donor,
-                    "positive": label,
-                    "protein": protein,
-                    "first": first,
-                    "odd": donor % 2,
-                }
-            )
-        )
+        columns = {"code": donor, "positive": label, "protein": protein, "first": first}
+        parts.append(pd.DataFrame(columns | {"odd": donor % 2}))
     cells = pd.concat(parts, ignore_index=True)
     cells["second"] = cells["first"] ^ cells["positive"]  # the class is whether the two differ
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(len(cells))])
     donors = pd.Index([f"D{i + 1:02d}" for i in range(n_donors)])
     cells[_keys.DONOR] = pd.Categorical.from_codes(cells["code"], donors)
-    cells["label"] = pd.Categorical.from_codes(
-        cells["positive"].astype(int), pd.Index(_CLASSES), ordered=True
-    )
+    codes = cells["positive"].astype(int)
+    cells["label"] = pd.Categorical.from_codes(codes, pd.Index(_CLASSES), ordered=True)
     return cells
 
 
@@ -174,10 +152,8 @@ def _counts(
 ) -> np.ndarray:
     n, donor, n_donors = len(genes), cells["code"].to_numpy(), int(cells["code"].max()) + 1
     log = np.log(genes["level"].to_numpy()) + rng.normal(0, 0.25, (n_donors, n))[donor]
-    factor = (
-        rng.normal(0, 1, (len(cells), _N_MODULES))
-        + rng.normal(0, 0.3, (n_donors, _N_MODULES))[donor]
-    )
+    factor = rng.normal(0, 1, (len(cells), _N_MODULES))
+    factor += rng.normal(0, 0.3, (n_donors, _N_MODULES))[donor]
     log = log + factor[:, genes["module"]] * genes["loading"].to_numpy()
     slope = rng.normal(0, 0.5, (n_donors, n))[donor]
     log += size * _acting(genes, cells, effect)

@@ -1,8 +1,8 @@
-"""What the planted genes of cll_toy follow: CD49d itself, a combination of two hidden switches, or CD49d in hidden cells only."""
+"""The programmes of cll_toy: genes follow CD49d, two switches, or CD49d in hidden cells."""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,11 @@ from scbert_cll._checks.words import choice
 
 Programme = Literal["additive", "combination", "subset"]
 
-PROGRAMMES: Final = ("additive", "combination", "subset")
 _LOG_FC: Final = (0.45, 0.85)  # size of a planted effect, natural log units
 _COMBINED: Final = 2.0  # how much larger it is in a combination, which is far harder to see
 _SUBSET: Final = 0.3  # share of CLL cells in which the programme acts
-_EVERY: Final = {
-    "combination": 2,
-    "subset": 5,
-}  # every so many-th planted gene belongs to the other part
+# every so many-th planted gene belongs to the other part
+_EVERY: Final = {"combination": 2, "subset": 5}
 _PARTS: Final = {"combination": ("first", "second"), "subset": ("programme", "marker")}
 
 
@@ -27,7 +24,7 @@ def kind_of(programme: bool | Programme) -> str:
     """The kind by name; ``"none"`` for the control."""
     if isinstance(programme, bool):
         return "additive" if programme else "none"
-    return choice(programme, PROGRAMMES, "programme")
+    return choice(programme, get_args(Programme), "programme")
 
 
 def truth(sign: pd.Series, kind: str, rng: np.random.Generator) -> pd.DataFrame:
@@ -37,13 +34,9 @@ def truth(sign: pd.Series, kind: str, rng: np.random.Generator) -> pd.DataFrame:
     acts = kind != "none"
     parts = _PARTS.get(kind, ("programme", "programme"))
     other = np.arange(len(sign)) % _EVERY.get(kind, 1) == _EVERY.get(kind, 1) - 1
-    columns = {
-        "gene": sign.index,
-        "sign": sign * acts,
-        "log_fc": sign * size * acts,
-        "part": np.where(other, *parts[::-1]),
-    }
-    return pd.DataFrame(columns).set_axis([str(i) for i in range(len(sign))])
+    columns = {"gene": sign.index, "sign": sign * acts, "log_fc": sign * size * acts}
+    part = np.where(other, *parts[::-1])
+    return pd.DataFrame(columns | {"part": part}).set_axis([str(i) for i in range(len(sign))])
 
 
 def switches(cells: pd.DataFrame, kind: str, rng: np.random.Generator) -> pd.DataFrame:
@@ -60,19 +53,14 @@ def switches(cells: pd.DataFrame, kind: str, rng: np.random.Generator) -> pd.Dat
 def acting(cells: pd.DataFrame, table: pd.DataFrame, kind: str) -> np.ndarray:
     """Change of each planted gene in each cell, natural log: cells × planted genes."""
     level = cells["cd49d_latent"].fillna(0.0).to_numpy()[:, None]
-    size, other = (
-        table["log_fc"].to_numpy(),
-        (table["part"] == _PARTS.get(kind, ("", ""))[1]).to_numpy(),
-    )
-    if kind == "combination":
-        positive = (cells["cd49d_true"] == cells["cd49d_true"].cat.categories[-1]).to_numpy()
-        on, cll = cells[_keys.SWITCH].to_numpy(), (cells["cell_type"] == "CLL").to_numpy()
-        first, second = (
-            np.where(s, 0.5, -0.5)[:, None] for s in (on, on ^ positive)
-        )  # positive where the two differ
-        return np.asarray(cll[:, None] * np.where(other, second, first) * size)
+    size = table["log_fc"].to_numpy()
+    if kind not in _PARTS:
+        return np.asarray(level * size)
+    on, other = cells[_keys.SWITCH].to_numpy(), (table["part"] == _PARTS[kind][1]).to_numpy()
     if kind == "subset":
-        return np.asarray(
-            cells[_keys.SWITCH].to_numpy()[:, None] * np.where(other, 1.0, level) * size
-        )
-    return np.asarray(level * size)
+        return np.asarray(on[:, None] * np.where(other, 1.0, level) * size)
+    positive = (cells["cd49d_true"] == cells["cd49d_true"].cat.categories[-1]).to_numpy()
+    cll = (cells["cell_type"] == "CLL").to_numpy()[:, None]
+    # a cell is positive where the two switches differ
+    first, second = (np.where(switch, 0.5, -0.5)[:, None] for switch in (on, on ^ positive))
+    return np.asarray(cll * np.where(other, second, first) * size)

@@ -106,9 +106,10 @@ def read_cohort(
     --------
     >>> import pandas as pd
     >>> rna = pd.DataFrame({"P1": [5.1, 7.0], "P2": [6.3, 6.8]}, index=["ITGA4", "CD38"])
-    >>> seen = pd.DataFrame({"days": [700, 1461], "state": ["treated", "watched"]}, index=["P1", "P2"])
-    >>> words = {"treated": 1, "watched": 0}
-    >>> adata = read_cohort(rna, seen, time_key="days", event_key="state", unit="days", event_values=words)
+    >>> seen = pd.DataFrame({"days": [700, 1461], "state": ["treated", "watched"]})
+    >>> seen.index = ["P1", "P2"]
+    >>> keys = {"time_key": "days", "event_key": "state", "unit": "days"}
+    >>> adata = read_cohort(rna, seen, **keys, event_values={"treated": 1, "watched": 0})
     >>> adata.obs.round(2).to_dict("list")
     {'days': [1.92, 4.0], 'state': [1, 0]}
     """

@@ -113,14 +113,15 @@ def read_mofacll(
 
     References
     ----------
-    .. [1] Lu et al. (2021), Multi-omics reveals clinically relevant proliferative drive associated with mTOR-MYC-OXPHOS activity in chronic lymphocytic
-       leukemia, Nature Cancer 2:853, doi:10.1038/s43018-021-00216-6;
+    .. [1] Lu et al. (2021), Multi-omics reveals clinically relevant proliferative drive associated
+       with mTOR-MYC-OXPHOS activity in chronic lymphocytic leukemia, Nature Cancer 2:853, doi:10.1038/s43018-021-00216-6;
        https://github.com/lujunyan1118/mofaCLL.
 
     Examples
     --------
     >>> import pandas as pd
-    >>> seen = pd.DataFrame({"patientID": ["H1", "H2"], "OS": [2.0, 4.0], "died": [True, False], "TTT": [2.0, 1.5], "treatedAfter": [False, True]})
+    >>> seen = pd.DataFrame({"patientID": ["H1", "H2"], "OS": [2.0, 4.0], "TTT": [2.0, 1.5]})
+    >>> seen = seen.assign(died=[True, False], treatedAfter=[False, True])
     >>> adata = read_mofacll(seen, pd.DataFrame({"patientID": ["H1", "H2"], "IGHV": [1, 0]}))
     >>> adata.obs[["treated", "died_untreated", "IGHV"]].to_dict("list")
     {'treated': [0, 1], 'died_untreated': [1, 0], 'IGHV': ['mutated', 'unmutated']}

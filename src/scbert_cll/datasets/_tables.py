@@ -40,7 +40,10 @@ def read_tables(
         if not isinstance(source, pd.DataFrame | str | PathLike):
             hint = ""
             if isinstance(source, AnnData):
-                hint = " adata.to_df().T is the expression and adata.obs the clinical table."
+                hint = (
+                    " Of an AnnData, adata.to_df().T is the expression and adata.obs the clinical "
+                    "table."
+                )
             raise TypeError(
                 f"{role} must be a DataFrame or the path of a table; found "
                 f"{type(source).__name__}.{hint}"

@@ -130,7 +130,8 @@ def survival(
     >>> import pandas as pd
     >>> from anndata import AnnData
     >>> import scbert_cll as sc_cll
-    >>> obs = pd.DataFrame({"CD49d": ["-"] * 6 + ["+"] * 6, "TTT": [4, 5, 6, 7, 8, 9, 1, 2, 2, 3, 5, 6], "treated": [1, 0] * 6})
+    >>> obs = pd.DataFrame({"CD49d": ["-"] * 6 + ["+"] * 6, "treated": [1, 0] * 6})
+    >>> obs["TTT"] = [4, 5, 6, 7, 8, 9, 1, 2, 2, 3, 5, 6]
     >>> adata = AnnData(obs=obs.rename(index=str))
     >>> sc_cll.tl.survival(adata, "CD49d", time_key="TTT", event_key="treated", groups=["-", "+"])
     >>> adata.uns["survival"]["groups"][["group", "n", "n_events", "median"]]

@@ -60,8 +60,8 @@ def prognosis(
     the clinical covariates, and with cell division. What it adds is a likelihood ratio and
     a gain in discrimination without its optimism. Because most sets of genes go with outcome in
     many cohorts, the same is asked of random sets that are as large and as expressed: that p is
-    reported with the usual one. Nothing is chosen by the outcome: neither genes nor weights nor the cut of
-    the Kaplan–Meier curves. A signature that was found in these patients cannot be judged here.
+    reported with the usual one. Nothing is chosen by the outcome: neither genes nor weights nor the
+    cut of the Kaplan–Meier curves. A signature that was found in these patients cannot be judged here.
 
     Parameters
     ----------
@@ -171,9 +171,8 @@ def prognosis(
     >>> import scbert_cll as sc_cll
     >>> cohort = sc_cll.datasets.cll_cohort(n_patients=200, n_genes=400)
     >>> signature = cohort.uns["truth"]["signature"]
-    >>> report = sc_cll.tl.prognosis(
-    ...     cohort, signature, time_key="TTT", event_key="treated", covariates=["IGHV"], n_random=200, n_bootstrap=20
-    ... )
+    >>> outcome = {"time_key": "TTT", "event_key": "treated", "covariates": ["IGHV"]}
+    >>> report = sc_cll.tl.prognosis(cohort, signature, **outcome, n_random=200, n_bootstrap=20)
     >>> bool(report.null_tests["empirical_p"].iloc[0] < 0.05)
     True
     """
