@@ -44,6 +44,7 @@ SIGNATURE_SCORE: Final = "signature_score"  # and obs
 SURVIVAL: Final = "survival"
 PATIENT_CD49D: Final = "patient_cd49d"
 PROGNOSIS: Final = "prognosis"  # and stem of obs columns
+LEAKAGE_AUDIT: Final = "leakage_audit"
 BALANCE: Final = "balance"
 GENE_INTERACTIONS: Final = "gene_interactions"
 TRUTH: Final = "truth"

@@ -279,7 +279,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An argument as numbers, text, lists and dicts; kind and size of what is large or an object."""
+    """An argument as numbers, text, lists and dicts; of other values kind and size."""
     if value is None:
         return NOTHING
     if isinstance(value, (np.generic, np.ndarray)) and value.size <= _FEW:

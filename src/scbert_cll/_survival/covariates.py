@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scbert_cll import _keys
 from scbert_cll._checks.words import key_in, listed
 
 _MOST: Final = 10  # categories
@@ -40,7 +41,7 @@ def covariates(adata: AnnData, keys: Sequence[str], outcome: Sequence[str]) -> p
 
 def refuse_outcome(adata: AnnData, key: str, outcome: Sequence[str], remedy: str) -> None:
     """A column of this outcome, or of one that a reader has marked, cannot explain it."""
-    if key in {*outcome, *adata.uns.get("cohort", {}).get("outcomes", [])}:
+    if key in {*outcome, *adata.uns.get(_keys.COHORT, {}).get("outcomes", [])}:
         raise ValueError(f"{key!r} is an outcome, so it cannot explain one; {remedy}.")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scbert_cll import _keys
 from scbert_cll._checks.words import choice, listed
 
 Unit = Literal["years", "months", "days"]
@@ -102,7 +103,7 @@ def check_unit(
 
 def check_not_brought_to_years(adata: AnnData, key: str, unit: str) -> None:
     """Times that a reader has brought to years are in no other unit, whatever the column's name."""
-    params = adata.uns.get("cohort", {}).get("params", {})
+    params = adata.uns.get(_keys.COHORT, {}).get("params", {})
     columns = [str(params[name]) for name in ("time_key", "entry_key") if name in params]
     if unit != "years" and key in [name.replace("/", "_") for name in columns]:
         raise ValueError(

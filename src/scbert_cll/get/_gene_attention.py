@@ -82,9 +82,9 @@ def gene_attention(
     groups = _groups(table, group, reference, key)
     if sort_by == "difference" and table.shape[1] < 2:
         raise ValueError(
-            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to "
-            "take the difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby of "
-            "two groups or more."
+            f"adata.varm[{key!r}] has one group, {table.columns[0]!r}: there is no other to take "
+            "the difference to. Pass sort_by='attention', or run tl.gene_attention with a groupby "
+            "of two groups or more."
         )
     table = table[~_excluded(table.index, exclude)]
     parts = [_compare(table, name, reference, sort_by).head(n_top or len(table)) for name in groups]

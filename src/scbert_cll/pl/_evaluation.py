@@ -92,7 +92,7 @@ def evaluation(
     by = sort_by or names[0]
     order = list(get.evaluation(adata, key=key, metric=by, model=models)["model"])
     simple = baselines(adata, key)
-    own, n = ax is None, len(names)
+    new, n = ax is None, len(names)
     size = (max(3.3, 1.3 + 1.15 * n), 1.7 + 0.17 * max(len(order), 3))
     of = ("metric", "metrics")
     axes = _style.panels(ax, figsize, size, n, of, n_columns=n, sharey=True)
@@ -107,8 +107,8 @@ def evaluation(
         _style.name_rows(panel, [_style.middle_cut(model) for model in order])
     wide = _style.figure_of(axes[0]).get_figwidth()
     columns = min(len(_style.labelled(axes)), 2 if wide < 4 else 3 if wide < 6 else 6)
-    _style.legend(axes, own=own, order=_ORDER.index, ncols=columns, columnspacing=1.2)
-    title(axes[0], unit(adata, key), own=own)
+    _style.legend(axes, new=new, order=_ORDER.index, ncols=columns, columnspacing=1.2)
+    title(axes[0], unit(adata, key), new=new)
     for panel, rows in zip(axes, by_metric.values(), strict=True):
         _undefined(panel, rows.loc[order])
     return axes
@@ -120,9 +120,9 @@ def _default(computed: list[str]) -> list[str]:
     return [name for name in ("macro_f1", area) if name in computed] or computed[:2]
 
 
-def title(ax: Axes, text: str, *, own: bool) -> None:
+def title(ax: Axes, text: str, *, new: bool) -> None:
     """Title of a figure of our own, or a further line in that of the user's axes."""
-    if own:
+    if new:
         fig = _style.figure_of(ax)
         fig.suptitle(_style.broken(text, fig.get_figwidth() * 17), fontsize=8)
     else:

@@ -71,7 +71,7 @@ def faithfulness(
     ways = list(_TITLES)
     if direction is not None:
         ways = [choice(direction, ways, "direction")]
-    own, size, n = ax is None, (1 + 2.5 * len(ways), 2.7), len(ways)
+    new, size, n = ax is None, (1 + 2.5 * len(ways), 2.7), len(ways)
     of = ("direction", "direction")
     axes = _style.panels(ax, figsize, size, n, of, n_columns=2, sharey=True)
     table = table[table["reader"] == reader]
@@ -79,8 +79,8 @@ def faithfulness(
         _curves(panel, table[table["direction"] == way])
         panel.set(title=_TITLES[way], xlabel="genes")
     axes[0].set_ylabel("AUROC within held-out donors")
-    _style.legend(axes[:1], own=own, inside=7, ncols=len(_style.labelled(axes)))
-    if own:
+    _style.legend(axes[:1], new=new, inside=7, ncols=len(_style.labelled(axes)))
+    if new:
         _style.figure_of(axes[0]).suptitle(f"Read by {_READERS[reader]}", fontsize=8)
     return axes
 

@@ -87,17 +87,17 @@ def forest(
             "in a row."
         )
     table, record = _sorted(rows[rows["model"].isin(models)], models), adata.uns[key]
-    own, size = ax is None, (4.6, 1.3 + _rows.ROW * max(len(table), 3))
+    new, size = ax is None, (4.6, 1.3 + _rows.ROW * max(len(table), 3))
     [ax] = _style.panels(ax, figsize, size)
     limits, models = _limits(table), list(dict.fromkeys(table["model"]))
     for i, row in enumerate(table.to_dict("records")):
         _row(ax, i, row, limits, hollow=row["model"] != models[0])
     measure = str(record["params"].get("measure", "HR"))
     texts = _texts(table, measure, _empirical(record, models))
-    _frame(ax, table, limits, _rows.longest_name(ax, texts, own=own))
+    _frame(ax, table, limits, _rows.longest_name(ax, texts, new=new))
     ax.set_xlabel(f"{_MEASURES.get(measure, measure)} (log scale)")
     _rows.columns(ax, texts)
-    _rows.captions(ax, _title(table, models), _caption(table), own=own)
+    _rows.captions(ax, _title(table, models), _caption(table), new=new)
     return ax
 
 

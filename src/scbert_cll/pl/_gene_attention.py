@@ -78,7 +78,7 @@ def gene_attention(
     options: _style.Look = {"reference": reference, "key": key, "exclude": exclude}
     table = get.gene_attention(adata, group=groups, n_top=n_genes, **options)
     names = list(dict.fromkeys(table["group"]))
-    own, n = ax is None, len(names)
+    new, n = ax is None, len(names)
     columns = min(n_columns, n)
     height = 0.6 + 0.16 * int(table["rank"].max())
     size = (max(3.5, 2.4 * columns), -(-n // columns) * height + 0.6)
@@ -92,17 +92,17 @@ def gene_attention(
     for panel in axes[-columns:]:  # the last of its column, even where the row below is not full
         panel.tick_params(labelbottom=True)
     fig = _style.figure_of(axes[0])
-    room = fig.get_figwidth() if own else _style.width(axes[0])
+    room = fig.get_figwidth() if new else _style.width(axes[0])
     label = f"difference in attention ({f'{unit} of the total' if unit else 'share'})"
     caption = f"{label}\n{_style.broken(_CAVEAT, max(20, room * 19))}"
-    if own:
+    if new:
         fig.supxlabel(caption, fontsize=7)
     else:
         axes[0].set_xlabel(caption, fontsize=7)
     if marked:
         words = {highlight_label: _style.RED, "others": _style.BLUE}
         patches = [Patch(color=color, label=word) for word, color in words.items()]
-        if own:
+        if new:
             fig.legend(handles=patches, loc="outside upper center", ncols=2)
         else:
             axes[0].legend(handles=patches, loc="lower right", bbox_to_anchor=(0.85, 0))

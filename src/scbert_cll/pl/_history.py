@@ -84,7 +84,7 @@ def history(
             "The history records no metric of training or validation cells (named like "
             f"'train_loss' or 'accuracy_validation'); it has {listed(entries, 12)}."
         )
-    own, n, size = ax is None, len(names), (max(3.5, 2.4 * len(names)), 2.5)
+    new, n, size = ax is None, len(names), (max(3.5, 2.4 * len(names)), 2.5)
     n_columns = max(1, int((figsize or size)[0] // 1.5))
     axes = _style.panels(ax, figsize, size, n, ("metric", "metrics"), n_columns=n_columns)
     marked = _marked(model, curves, monitor)
@@ -97,7 +97,7 @@ def history(
         "place": "outside upper center",
         "ncols": n_lines if wide else 2,
     }
-    _style.legend(axes, own=own, order=lambda label: label.startswith(("best", "weights")), **look)
+    _style.legend(axes, new=new, order=lambda label: label.startswith(("best", "weights")), **look)
     return axes
 
 

@@ -71,7 +71,7 @@ def perturb(
     table: pd.DataFrame = record["summary"].astype({"group": str, "name": str})
     shown = _record.named(groups, table["group"], f"the groups of adata.uns[{key!r}]")
     table = pd.concat([table[table["group"] == group] for group in shown])
-    names, own, n = _order(table, n_genes), ax is None, len(shown)
+    names, new, n = _order(table, n_genes), ax is None, len(shown)
     columns = min(n, n_columns)
     height = 0.75 + _rows.ROW * max(len(names), 2)
     size = (max(3.6, 0.9 + 2.0 * columns), 0.8 + -(-n // columns) * height)
@@ -90,7 +90,7 @@ def perturb(
         panel.tick_params(labelbottom=True)
     single = bool((table["low"].isna() & table["log_odds"].notna()).any())
     caption = f"{_CAPTION}{_SINGLE * single}{_CAVEAT}"
-    _rows.captions(axes[0], _title(record["params"]), caption, own=own)
+    _rows.captions(axes[0], _title(record["params"]), caption, new=new)
     return axes
 
 

@@ -71,7 +71,7 @@ def prognosis_null(
         )
     where = f"the column 'adjusted' of adata.uns[{key!r}]['null_tests']"
     names = _record.named(adjusted, tests["adjusted"], where)
-    own, n = ax is None, len(names)
+    new, n = ax is None, len(names)
     columns = min(n, n_columns if figsize is None else max(1, int(figsize[0] // 2.2)))
     size = (max(3.4, 2.8 * columns), 0.3 + 2.3 * -(-n // columns))
     of = ("adjustment", "adjusted")
@@ -84,7 +84,7 @@ def prognosis_null(
         _histogram(panel, sets.to_numpy(dtype=np.float64), abs(float(test["z"])), end)
         panel.set_title(_title(name, test), loc="left", fontsize=7)
         panel.set(xlabel="|z|", ylabel="random gene sets")
-    _style.legend(axes[:1], own=own, ncols=4 if (figsize or size)[0] > 4.5 else 2)
+    _style.legend(axes[:1], new=new, ncols=4 if (figsize or size)[0] > 4.5 else 2)
     return axes
 
 

@@ -67,19 +67,19 @@ def reliability(
             f"At most {_MOST} models can be told apart in one plot, found {len(names)}; name "
             "fewer in models=."
         )
-    own, size = ax is None, (3.3, 3.3 + 0.15 * len(names))
-    rows: _style.Look = {"sharex": True, "height_ratios": [3, 1]} if own else {}
-    axes = _style.panels(ax, figsize, size, 2 if own else 1, **rows)
+    new, size = ax is None, (3.3, 3.3 + 0.15 * len(names))
+    rows: _style.Look = {"sharex": True, "height_ratios": [3, 1]} if new else {}
+    axes = _style.panels(ax, figsize, size, 2 if new else 1, **rows)
     axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
     for i, name in enumerate(names):
         _curve(axes[0], table[table["model"] == name], i, _label(adata, name, key))
-        if own:
+        if new:
             _histogram(axes[1], get.out_of_fold(adata, model=name, key=key).iloc[:, -1], i)
     positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
     axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"observed share of {positive}")
     axes[-1].set_xlabel(f"predicted probability of {positive}")
-    _style.legend(axes[:1], own=own)
-    _evaluation.title(axes[0], _evaluation.unit(adata, key, interval=False), own=own)
+    _style.legend(axes[:1], new=new)
+    _evaluation.title(axes[0], _evaluation.unit(adata, key, interval=False), new=new)
     return axes
 
 

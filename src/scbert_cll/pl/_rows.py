@@ -75,16 +75,16 @@ def _width(header: str, cells: Sequence[str]) -> float:
     return _CHARACTER * _style.SMALL * max(map(len, [*header.split("\n"), *cells]))
 
 
-def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, own: bool, most: int = 24) -> int:
+def longest_name(ax: Axes, texts: Mapping[str, Sequence[str]], *, new: bool, most: int = 24) -> int:
     """Characters of a row's name that leave room for the columns and for axes."""
-    room = 72 * (_style.figure_of(ax).get_figwidth() if own else _style.width(ax))
+    room = 72 * (_style.figure_of(ax).get_figwidth() if new else _style.width(ax))
     taken = _LEAST_AXES + sum(_width(header, cells) + _GAP for header, cells in texts.items())
     return int(np.clip((room - taken) / (_CHARACTER * _NAME), _SHORTEST, most))
 
 
-def captions(ax: Axes, title: str, caption: str = "", *, own: bool) -> None:
+def captions(ax: Axes, title: str, caption: str = "", *, new: bool) -> None:
     """Title and caption of our own figure, or of the user's axes, there under the axis label."""
-    if own:
+    if new:
         fig = _style.figure_of(ax)
         fig.suptitle(_style.broken(title, fig.get_figwidth() * _TITLE_CHARACTERS), fontsize=8)
         if caption:

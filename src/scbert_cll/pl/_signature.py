@@ -78,7 +78,7 @@ def signature(
         `n_genes` is below 1.
     """
     chosen = Chosen.read(adata, key, n_genes, genes, show_masked=show_masked)
-    own, size = ax is None, (4.6, 1.35 + _rows.ROW * max(len(chosen.table), 3))
+    new, size = ax is None, (4.6, 1.35 + _rows.ROW * max(len(chosen.table), 3))
     [ax] = _style.panels(ax, figsize, size)
     if chosen.table.empty:
         _rows.words_instead(ax, chosen.instead())
@@ -89,7 +89,7 @@ def signature(
     ax.set_xlabel(_axis(chosen.classes))
     if chosen.selected.empty:
         _none_passes(ax, len(chosen.table))
-    _rows.captions(ax, chosen.title(), _caption(chosen), own=own)
+    _rows.captions(ax, chosen.title(), _caption(chosen), new=new)
     return ax
 
 

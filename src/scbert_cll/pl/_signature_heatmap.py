@@ -90,7 +90,7 @@ def signature_heatmap(
         _record.read(adata, key, "tl.signature", ["expression"], missing=remedy)
         samples = _samples(chosen, order_by)
     width = float(np.clip(2.0 + 0.13 * len(samples), 3.4, 7.0))
-    own, size = ax is None, (width, 1.5 + _ROW * max(len(table), 5))
+    new, size = ax is None, (width, 1.5 + _ROW * max(len(table), 5))
     [ax] = _style.panels(ax, figsize, size)
     if table.empty:
         _rows.words_instead(ax, chosen.instead())
@@ -100,7 +100,7 @@ def signature_heatmap(
     _bar(ax, image, "donor" if chosen.paired else "gene")
     _donors(ax, samples, order_by)
     ax.spines[:].set_visible(False)
-    _rows.captions(ax, chosen.title(), "" if chosen.paired else BETWEEN, own=own)
+    _rows.captions(ax, chosen.title(), "" if chosen.paired else BETWEEN, new=new)
     return ax
 
 

@@ -173,7 +173,7 @@ def labelled(axes: Sequence[Axes]) -> dict[str, Any]:
 def legend(
     axes: Sequence[Axes],
     *,
-    own: bool,
+    new: bool,
     inside: float = SMALL,
     order: Callable[[str], Any] = lambda _: 0,
     place: Literal["outside lower center", "outside upper center"] = "outside lower center",
@@ -183,7 +183,7 @@ def legend(
     handles = labelled(axes)
     labels = sorted(handles, key=order)
     lines = [handles[label] for label in labels]
-    if own:
+    if new:
         figure_of(axes[0]).legend(lines, labels, loc=place, **look)
     else:
         axes[0].legend(lines, labels, fontsize=inside)

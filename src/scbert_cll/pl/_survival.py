@@ -92,7 +92,7 @@ def survival(
     end = _end(record["curves"]) if max_time is None else max_time
     number_in(end, "max_time", np.nextafter(0, 1), np.inf)
     drawn = texts.Groups(record, incidence=incidence, end=float(end))
-    own, size = ax is None, (3.5, 2.75 + texts.LINE / 72 * len(drawn.colors) * (1 + at_risk))
+    new, size = ax is None, (3.5, 2.75 + texts.LINE / 72 * len(drawn.colors) * (1 + at_risk))
     [ax] = _style.panels(ax, figsize, size)
     steps = _steps(drawn)
     for name, color in drawn.colors.items():
@@ -101,8 +101,8 @@ def survival(
     _frame(ax, drawn, steps)
     if at_risk:
         texts.numbers_at_risk(ax, drawn)
-    texts.group_table(ax, drawn, own=own)
-    texts.caption(ax, drawn, len(drawn.colors) * at_risk, own=own)
+    texts.group_table(ax, drawn, new=new)
+    texts.caption(ax, drawn, len(drawn.colors) * at_risk, new=new)
     texts.test(ax, texts.result(adata.uns[key], drawn), steps)
     return ax
 

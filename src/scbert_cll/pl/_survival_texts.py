@@ -112,7 +112,7 @@ def numbers_at_risk(ax: Axes, drawn: Groups) -> None:
             _style.note(ax, f"{n}", (tick, 0), (0, down), ha="center", **below)
 
 
-def group_table(ax: Axes, drawn: Groups, *, own: bool) -> None:
+def group_table(ax: Axes, drawn: Groups, *, new: bool) -> None:
     """Above the axes a line per group: line, name, events, median, of more than two the ratio."""
     table = drawn.table
     columns = {"events/patients": [f"{r.n_events}/{r.n}" for r in table.itertuples()]}
@@ -123,7 +123,7 @@ def group_table(ax: Axes, drawn: Groups, *, own: bool) -> None:
         ratios = table[_RATIO].to_numpy(dtype=np.float64)[1:]
         columns["hazard ratio"] = ["1", *(_rows.with_interval(*row) for row in ratios)]
     fig = _style.figure_of(ax)
-    room = fig.get_figwidth() - 0.1 if own else _style.width(ax) + _MARGIN / 72
+    room = fig.get_figwidth() - 0.1 if new else _style.width(ax) + _MARGIN / 72
     widths = [max(map(len, (name, *cells))) + 2 for name, cells in columns.items()]
     longest = int(np.clip(room * 72 / (0.57 * _style.SMALL) - sum(widths) - 6, 8, 30))
     names = [_style.shortened(name, longest) for name in drawn.colors]
@@ -131,9 +131,9 @@ def group_table(ax: Axes, drawn: Groups, *, own: bool) -> None:
     lines = ["━━"] * len(names)
     packed: list[Artist] = [_column("", cells, colors) for cells in (lines, names)]
     packed += [_column(header, cells) for header, cells in columns.items()]
-    start = fig.transFigure if own else ax.transAxes
+    start = fig.transFigure if new else ax.transAxes
     across = blended_transform_factory(start, ax.transAxes)
-    left = (4 if own else -_MARGIN) / 72
+    left = (4 if new else -_MARGIN) / 72
     moved = across + ScaledTranslation(left, 4 / 72, fig.dpi_scale_trans)
     place: _style.Look = {"bbox_to_anchor": (0, 1), "bbox_transform": moved}
     place |= {"pad": 0, "borderpad": 0, "frameon": False}
@@ -180,10 +180,10 @@ def result(entry: Mapping[str, Any], drawn: Groups) -> str:
     return "\n".join([*lines, against, usual])
 
 
-def caption(ax: Axes, drawn: Groups, n_lines: int, *, own: bool) -> None:
+def caption(ax: Axes, drawn: Groups, n_lines: int, *, new: bool) -> None:
     """What is not seen in the curves; in the user's axes as wide as these."""
     text = " ".join(_sentences(drawn))
-    if own:
+    if new:
         fig = _style.figure_of(ax)
         text = _style.broken(text, fig.get_figwidth() * _CHARACTERS)
         fig.supxlabel(text, fontsize=_style.SMALL, color=_style.GREY)

@@ -209,7 +209,7 @@ def gene_attribution(
     if method == "group_occlusion":
         parts = {"_donors": "donors", "": "effects"}
         record |= {parts[name]: table for name, table in tables.items()}
-        _record.write(destination, uns={f"{key_added}_sets": record})
+        _record.write(destination, uns={_keys.beside(key_added, "sets"): record})
         return destination if copy else None
     slots = [("varm", f"{key_added}{name}") for name in ("", "_donors", "_size", "_layers")]
     _record.write(

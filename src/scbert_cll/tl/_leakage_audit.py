@@ -69,7 +69,7 @@ def leakage_audit(
     gap: bool = True,
     n_repeats: int = 3,
     rng: int | np.random.Generator | None = 0,
-    key_added: str = "leakage_audit",
+    key_added: str = _keys.LEAKAGE_AUDIT,
 ) -> LeakageReport:
     """Look for ways in which training cells know the test cells.
 

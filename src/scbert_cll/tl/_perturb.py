@@ -121,7 +121,7 @@ def perturb(
     summary = _summary(enough, list(sets), [str(group) for group in groups.cat.categories])
     params |= {"level": 0 if level is None else level, "target": target or model.classes[-1]}
     params |= _checks.people.left_out(donors)
-    names = [key_added, f"{key_added}_summary"]
+    names = [key_added, _keys.beside(key_added, "summary")]
     varm = {}
     if not isinstance(genes, Mapping):
         wide = enough.pivot_table("log_odds", "name", ["group", "donor"], observed=True)

@@ -224,7 +224,7 @@ def prognosis(
         }
     _record.write(
         adata,
-        obs={f"{key_added}_score": values, f"{key_added}_group": group},
+        obs={_keys.score(key_added): values, _keys.beside(key_added, "group"): group},
         uns={key_added: result | {"params": params}},
     )
     return Prognosis.of(adata.uns[key_added])
