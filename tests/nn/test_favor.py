@@ -35,7 +35,7 @@ def tensors(seed: int, *, b: int = 3, n: int = 37, r: int = 20, weights: str = "
 
 
 def split(x: torch.Tensor, qkv: torch.Tensor) -> list[torch.Tensor]:
-    return [favor.heads(x, matrix, DIM) for matrix in qkv.chunk(3)]
+    return [context.heads(x, matrix, DIM) for matrix in qkv.chunk(3)]
 
 
 @pytest.fixture(params=[None, 500, 5_000], ids=["whole", "spans of tokens", "groups of cells"])

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scbert_cll.nn import favor, softmax
 from scbert_cll.nn.config import Config
-from scbert_cll.nn.context import contexts, orthogonal_features, steps, take
+from scbert_cll.nn.context import contexts, heads, orthogonal_features, steps, take
 
 _UNITS_AT_A_TIME: Final = 2**20  # of the feed-forward layer
 
@@ -83,7 +83,7 @@ class Attention(nn.Module):
         return self.kind == "favor" and not favor.is_small(x, self.qkv.weight, self.projection)
 
     def _heads(self, x: Tensor, which: int) -> Tensor:
-        return favor.heads(x, self.qkv.weight.chunk(3)[which], self.projection.shape[1])
+        return heads(x, self.qkv.weight.chunk(3)[which], self.projection.shape[1])
 
 
 class Block(nn.Module):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Stabilizer = Literal["cell", "head", "batch"]
@@ -18,6 +19,8 @@ Stabilizer = Literal["cell", "head", "batch"]
 EPSILON: Final = 1e-4
 # axes of a maximum beyond tokens and features
 SCOPE: Final[dict[str, tuple[int, ...]]] = {"cell": (1,), "head": (), "batch": (0, 1)}
+# whether gradients flow through the maxima
+FOLLOWS: Final = {"cell": True, "batch": True, "head": False}
 LEAST: Final = torch.finfo(torch.float32).min
 # Features held at a time: what stays in the cache of a CPU core, or fills a GPU.
 _AT_A_TIME: Final = {"cpu": 2**20, "cuda": 2**27}
@@ -220,6 +223,11 @@ def _length_scale(x: Tensor) -> Tensor:
     """exp(-|x|² / 2) of the scaled x (b, n, h, d): (b, h, n, 1)."""
     squares = x.transpose(1, 2).float().square().sum(-1, keepdim=True)
     return squares.mul_(-(x.shape[-1] ** -0.5) / 2).exp_()
+
+
+def heads(x: Tensor, matrix: Tensor, dim_head: int) -> Tensor:
+    """Queries, keys or values (b, n, h, d) of tokens x (b, n, w) by a matrix (h d, w)."""
+    return F.linear(x, matrix).view(*x.shape[:-1], -1, dim_head)
 
 
 def with_ones(k: Tensor, v: Tensor | None) -> Tensor:

@@ -26,26 +26,24 @@ plain O(n²) twin of everything here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from scbert_cll.nn.context import (
     EPSILON,
+    FOLLOWS,
     LEAST,
     SCOPE,
-    Context,
     Stabilizer,
     contexts,
     cut,
-    float32,
-    product,
-    steps,
+    heads,
     with_ones,
 )
+from scbert_cll.nn.recomputed import Recomputed
 
 _SMALL: Final = 512  # features per token, heads × r
 _SMALL_IN_ALL: Final = 2**24  # features of a batch: 64 MB in float32
@@ -55,8 +53,6 @@ Part = Callable[[slice, slice], Tensor]
 
 # with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
 UNIFORM: Final = 0.9
-# whether gradients flow through the maxima
-_FOLLOWS: Final = {"cell": True, "batch": True, "head": False}
 
 
 def naive_features(
@@ -71,7 +67,7 @@ def naive_features(
     """Positive features (b, h, n, r) of keys or queries x (b, n, h, d)."""
     x, scale = x.transpose(1, 2).float(), x.shape[-1] ** -0.25
     exponent = x @ (scale * projection.float()).T
-    seen = exponent if _FOLLOWS[stabilizer] else exponent.detach()
+    seen = exponent if FOLLOWS[stabilizer] else exponent.detach()
     if of_keys:
         seen = seen if weight is None else seen.masked_fill(weight[:, None, :, None] == 0, LEAST)
         largest = seen.amax((*SCOPE[stabilizer], 2, 3), keepdim=True)
@@ -111,7 +107,7 @@ def attention(
     if is_small(x, qkv, projection):
         return _kept_attention(x, qkv, projection, weight, stabilizer, query_tokens)
     query_tokens = x if query_tokens is None else query_tokens
-    return _Attention.apply(query_tokens, x, qkv, projection, weight, stabilizer)
+    return Recomputed.apply(query_tokens, x, qkv, projection, weight, stabilizer)
 
 
 def is_small(x: Tensor, qkv: Tensor, projection: Tensor) -> bool:
@@ -140,11 +136,6 @@ def _kept_attention(
         queries = naive_features(q, projection, None, stabilizer, of_keys=False, epsilon=0.0)
         output = queries @ total + EPSILON * total.sum(2, keepdim=True)
         return (output[..., :-1] / output[..., -1:]).transpose(1, 2).to(v.dtype)
-
-
-def heads(x: Tensor, matrix: Tensor, dim_head: int) -> Tensor:
-    """Queries, keys or values (b, n, h, d) of tokens x (b, n, w) by a matrix (h d, w)."""
-    return F.linear(x, matrix).view(*x.shape[:-1], -1, dim_head)
 
 
 def received_attention(
@@ -191,177 +182,6 @@ def attention_floor(
         n_genes = context.values.sum((1, 2, 3))  # (cells,) genes × heads
         floors.append(EPSILON * len(projection) * n_genes / context.total.sum((1, 2, 3)))
     return torch.cat(floors)
-
-
-class _Attention(torch.autograd.Function):
-    """`attention` that keeps inputs, output and contexts, and recomputes the rest for gradients.
-
-    With E the exponentials and s the scale by length, phi = s E + EPSILON; sums = phi(q) total;
-    out = sums / normaliser. What flows back through an exponent is G = s E ∘ (g totalᵀ), through
-    the length the row sum of G, and through a maximum the sum of all G under it, which goes to the
-    one exponent that is the maximum.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query_tokens: Tensor,
-        x: Tensor,
-        qkv: Tensor,
-        projection: Tensor,
-        weight: Tensor | None,
-        stabilizer: Stabilizer,
-    ) -> Tensor:
-        d, (to_q, to_k, to_v) = projection.shape[1], qkv.chunk(3)
-        out, normalizers, ctx.parts = [], [], []
-
-        def keys_values(*at: slice) -> tuple[Tensor, Tensor]:
-            return heads(x[at], to_k, d), heads(x[at], to_v, d)
-
-        for part in contexts(keys_values, x, projection, weight, stabilizer):
-            cells, spans, context = part
-            outputs, sums = zip(
-                *(
-                    context.attend(heads(query_tokens[cells, span], to_q, d))
-                    for span in steps(query_tokens.shape[1], spans[0].stop)
-                ),
-                strict=True,
-            )
-            out.append(torch.cat(outputs, dim=1))
-            normalizers.append(torch.cat(sums, dim=2))
-            ctx.parts.append(part)
-        result = torch.cat(out)
-        ctx.save_for_backward(query_tokens, x, qkv, weight, result, torch.cat(normalizers))
-        ctx.autocast = torch.is_autocast_enabled(x.device.type)
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query_tokens, x, qkv, weight, out, normalizer = ctx.saved_tensors
-        d, matrices = out.shape[-1], qkv.chunk(3)
-        dquery, dx, dqkv = (
-            torch.empty_like(query_tokens),
-            torch.empty_like(x),
-            torch.zeros_like(qkv),
-        )
-        dweight, dmatrices = x.new_empty(x.shape[:2], dtype=torch.float32), dqkv.chunk(3)
-
-        def through(which: int, dheads: Tensor, source: Tensor) -> Tensor:
-            """Gradient of the source of queries, keys or values; that of their matrix is added."""
-            dheads = dheads.flatten(2)
-            if ctx.needs_input_grad[2]:
-                dmatrices[which].add_(dheads.flatten(0, 1).T @ source.flatten(0, 1))
-            return dheads @ matrices[which]
-
-        with torch.autocast(x.device.type, enabled=ctx.autocast):
-            for cells, spans, context in ctx.parts:
-                dtotal = torch.zeros_like(context.total)
-                for span in steps(query_tokens.shape[1], spans[0].stop):
-                    at, normal = (cells, span), normalizer[cells, :, span]
-                    q = heads(query_tokens[at], matrices[0], d)
-                    dq = _query_gradient(context, dtotal, q, out[at], normal, grad[at])
-                    dquery[at] = through(0, dq, query_tokens[at])
-                dtotal[:, :, context.n_features :] = 0
-                peak = _Peak()
-                for span in spans:
-                    at = (cells, span)
-                    k, v = (heads(x[at], matrix, d) for matrix in matrices[1:])
-                    dk, dv, dweight[at] = _key_gradients(
-                        context, dtotal, k, v, cut(weight, *at), peak, span.start
-                    )
-                    dx[at] = through(1, dk, x[at]).add_(through(2, dv, x[at]))
-                if _FOLLOWS[context.stabilizer]:
-                    token, dk = peak.gradient(context)
-                    place = torch.arange(len(token), device=x.device) + cells.start, token
-                    dx[place] += through(1, dk.to(grad.dtype), x[place].unsqueeze(1)).squeeze(1)
-        return dquery, dx, dqkv, None, dweight if ctx.needs_input_grad[4] else None, None
-
-
-@float32
-def _query_gradient(
-    context: Context, dtotal: Tensor, q: Tensor, out: Tensor, normalizer: Tensor, grad: Tensor
-) -> Tensor:
-    """Gradient of the queries (b, m, h, d); what flows to the context is added to `dtotal`."""
-    out, grad = out.transpose(1, 2).float(), grad.transpose(1, 2).float()  # (b, h, m, d)
-    dsums = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1) / normalizer
-    features, scale = context.queries(q)
-    dtotal += product(features.transpose(-1, -2), scale * dsums, q.dtype)
-    dtotal += EPSILON * dsums.sum(2, keepdim=True)
-    sums = torch.cat([out, torch.ones_like(normalizer)], dim=-1) * normalizer - context.floor
-    row_sum = (dsums * sums).sum(-1, keepdim=True)
-    largest = features.max(-1, keepdim=True).indices if _FOLLOWS[context.stabilizer] else None
-    dexponent = features.mul_(product(scale * dsums, context.total.transpose(-1, -2), q.dtype))
-    if largest is not None:
-        dexponent.scatter_add_(-1, largest, -row_sum)
-    return _through_features(context, q, dexponent, row_sum)
-
-
-@float32
-def _key_gradients(
-    context: Context,
-    dtotal: Tensor,
-    k: Tensor,
-    v: Tensor,
-    weight: Tensor | None,
-    peak: _Peak,
-    start: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of keys and values (b, n, h, d) from token `start` on, and of weights (b, n).
-
-    What flows to the maximum goes to `peak`; the maximum is of the tokens with any weight, however
-    small, so none flows to these.
-    """
-    features, scale, _ = context.keys(k, weight, context.largest)
-    values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]
-    sums = product(features, dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
-    dvalues = sums + EPSILON * dtotal.sum(2, keepdim=True)
-    dweight = (values * dvalues).sum((1, 3))
-    if counts is not None:
-        scale, sums, dvalues = scale * counts, sums.mul_(counts), dvalues.mul_(counts)
-    row_sum = (values * sums).sum(-1, keepdim=True)
-    if _FOLLOWS[context.stabilizer]:
-        peak.update(features, row_sum, start)
-    dexponent = features.mul_(product(scale * values, dtotal.transpose(-1, -2), k.dtype))
-    dk = _through_features(context, k, dexponent, row_sum)
-    return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype), dweight
-
-
-def _through_features(context: Context, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:
-    """Gradient of x (b, n, h, d) from exponents (b, h, n, r) and their row sums (b, h, n, 1)."""
-    dx = product(dexponent, context.features, x.dtype).transpose(1, 2)
-    return dx.sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()).to(x.dtype)
-
-
-class _Peak:
-    """Where among the keys of some cells the largest exponential is, and what flows back to it."""
-
-    def update(self, features: Tensor, row_sum: Tensor, start: int) -> None:
-        """Add keys from token `start` on: exponentials (b, h, n, r), gradient sums (b, h, n, 1)."""
-        value, flows = features.amax((2, 3)), row_sum.sum((2, 3))  # (b, h)
-        if start == 0:
-            self.value, self.flows = torch.full_like(value, -1.0), torch.zeros_like(value)
-            self.token, self.feature = (torch.zeros_like(value, dtype=torch.long) for _ in range(2))
-        self.flows += flows
-        if (value > self.value).any():
-            place = features.flatten(2).argmax(-1)
-            larger = value > self.value
-            self.token = torch.where(larger, start + place // features.shape[-1], self.token)
-            self.feature = torch.where(larger, place % features.shape[-1], self.feature)
-            self.value = torch.where(larger, value, self.value)
-
-    def gradient(self, context: Context) -> tuple[Tensor, Tensor]:
-        """A token of each cell (b,) and its keys' gradient (b, 1, h, d), 0 but for the largest."""
-        b, h = self.value.shape
-        if context.stabilizer == "batch":
-            best, total = self.value.flatten().argmax().view(1), self.flows.sum().view(1)
-        else:
-            best = self.value.argmax(1) + h * torch.arange(b, device=self.value.device)
-            total = self.flows.sum(1)
-        flows = torch.zeros(b * h, device=self.value.device).index_copy_(0, best, total)
-        token = self.token.flatten()[best].expand(b)
-        dk = -flows.view(b, h, 1) * context.features[self.feature]  # (b, h, d)
-        return token, dk.unsqueeze(1)
 
 
 def _part_of(x: Tensor | Part) -> Part:
