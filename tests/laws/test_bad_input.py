@@ -578,7 +578,7 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         pp.bin_expression,
         ValueError,
         (
-            r"2 of 30 rows of var are no genes \(var\['feature_types'\] "
+            r"2 of 30 rows of var are not genes \(var\['feature_types'\] "
             r"is "
             r"'Antibody "
             r"Capture'\): "
@@ -590,7 +590,7 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
         tl.signature,
         ValueError,
         (
-            r"2 of 30 rows of var are no genes.*Leave them out: "
+            r"2 of 30 rows of var are not genes.*Leave them out: "
             r"adata "
             r"= "
             r"adata\["

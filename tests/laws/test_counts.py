@@ -443,7 +443,7 @@ def test_logarithms_are_not_called_fractions() -> None:
     assert "fractions" not in str(error.value)
 
 
-# -- antibodies are no genes
+# -- antibodies are not genes
 # --------------------------------------------------------------------------------------------------
 
 KINDS = [
