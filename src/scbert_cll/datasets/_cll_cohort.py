@@ -189,8 +189,8 @@ def _patients(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFr
     stage = rng.normal(0, 1, n) + 0.4 * unmutated + 0.5 * pretreated
     names = pd.Index([f"P{i + 1:04d}" for i in range(n)])
 
-    def ordered(codes: np.ndarray, *words: str) -> pd.Categorical:
-        return pd.Categorical.from_codes(codes, pd.Index(words, dtype=object), ordered=True)
+    def ordered(codes: np.ndarray, *words: str) -> Any:
+        return pd.Categorical.from_codes(codes, pd.Index(words), ordered=True)
 
     columns = {
         "IGHV": ordered(unmutated.astype(int), "mutated", "unmutated"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -230,7 +230,7 @@ def prognosis(
     return Prognosis.of(adata.uns[key_added])
 
 
-def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Categorical:
+def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> Any:
     """Low and high of those who are followed; others are in none."""
     at = np.quantile(score[included], 1 - (0.5 if cut == "median" else float(cut)))
     high = score[included] > at
@@ -240,6 +240,4 @@ def _groups(score: np.ndarray, included: np.ndarray, cut: float | str) -> pd.Cat
             "of the score; tl.survival compares such groups."
         )
     codes = np.where(np.isfinite(score), (score > at).astype(np.int64), -1)
-    return pd.Categorical.from_codes(
-        codes.tolist(), categories=pd.Index(_GROUPS, dtype=object), ordered=True
-    )
+    return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(_GROUPS), ordered=True)
