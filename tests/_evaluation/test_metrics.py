@@ -19,7 +19,7 @@ NAMES = "abcd"
 
 
 def predictions(n, n_classes, seed, *, coarse=False, skill=1.0):
-    """Codes and probabilities; coarse ones have many equal values, as those of neighbours or trees."""
+    """Codes and probabilities; coarse ones have many equal values, as of neighbours or trees."""
     rng = np.random.default_rng(seed)
     y = rng.permutation(
         np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)])

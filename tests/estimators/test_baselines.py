@@ -1,4 +1,4 @@
-"""Baselines: they find what is there, nothing where nothing is, and each sees what it says it sees."""
+"""Baselines: they find a signal, none where there is none, and see what they say they see."""
 
 from __future__ import annotations
 

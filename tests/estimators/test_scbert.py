@@ -480,3 +480,12 @@ def test_smote_with_few_cells_of_a_class_takes_fewer_neighbours(train, test) -> 
     pos = np.flatnonzero(train.obs["label"] == "pos")
     train.obs.iloc[pos[3:], train.obs.columns.get_loc("label")] = np.nan
     assert proba(train, test, balance="smote").shape == (test.n_obs, 2)
+
+
+def test_the_former_name_of_the_variants_still_works() -> None:
+    with pytest.warns(FutureWarning, match="scbert_variants"):
+        old = sb.estimators.scbert_arms("CD38")
+    new = scbert_variants("CD38")
+    assert {name: str(one.get_params()) for name, one in old.items()} == {
+        name: str(one.get_params()) for name, one in new.items()
+    }

@@ -87,7 +87,7 @@ def over_donors(n: int, n_draws: int, rng: np.random.Generator) -> Resampling | 
 
 
 def _draw_cells(y: np.ndarray, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each cell is drawn, with replacement among the cells of its class (draws, cells)."""
+    """Number of draws of each cell, with replacement among those of its class (draws, cells)."""
     weights = np.zeros((n_draws, len(y)), dtype=np.uint16)
     for code in np.unique(y):
         at = np.flatnonzero(y == code)
@@ -246,7 +246,7 @@ def p_value(difference: float, draws: np.ndarray, n_units: int) -> float:
 
 
 def widening(n_units: int) -> float:
-    """Factor on a bootstrap's spread: Student's t in place of the normal, and n - 1 in place of n."""
+    """Factor on a bootstrap's spread: Student's t instead of the normal, n - 1 instead of n."""
     quantiles = t.ppf(_LEVEL[1], n_units - 1) / norm.ppf(_LEVEL[1])
     return float(np.sqrt(n_units / (n_units - 1)) * quantiles)
 

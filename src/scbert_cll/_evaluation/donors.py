@@ -1,4 +1,4 @@
-"""Share of positive cells per donor, observed and predicted, and how well probabilities match shares."""
+"""Share of positive cells per donor, observed and predicted, and calibration of probabilities."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _SIDES = {"precision": "no cell is called this class", "recall": "no cell is of 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions of labelled cells by models that did not see them, nor (it is hoped) their donors."""
+    """Predictions of labelled cells by models that saw neither them nor (it is hoped) their donors."""
 
     classes: list[str]
     ordered: bool
@@ -96,7 +96,7 @@ class OutOfFold:
 
 
 class Evaluation(NamedTuple):
-    """Tables by name, and what the intervals resample: "donor" or "cell", and how many there are."""
+    """Tables by name, and what the intervals resample: "donor" or "cell", and their number."""
 
     tables: dict[str, pd.DataFrame]
     unit: str

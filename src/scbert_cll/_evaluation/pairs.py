@@ -1,4 +1,4 @@
-"""How well logits rank the cells of a donor: an AUROC within donors, with an interval over donors."""
+"""How well logits rank the cells of a donor: AUROC within donors, with an interval over donors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Pairs(NamedTuple):
     def interval(
         self, rng: np.random.Generator, *, difference: bool = False
     ) -> tuple[float, float]:
-        """Limits of the first logit's AUROC (or of a `difference` of two), as in a cross-validation.
+        """Limits of the first logit's AUROC (or of a `difference`), as in a cross-validation.
 
         95 % over donors, or the range of two to four. NaN with a single donor.
         """

@@ -1,4 +1,4 @@
-"""Metrics of sorted cells, for many weightings of the cells at once: ranks, and calibration in bins."""
+"""Metrics of sorted cells, for many weightings at once: ranks, and calibration in bins."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _one_against_rest(
 def calibration_error(
     confidence: np.ndarray, right: np.ndarray, unit: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Expected calibration error in equal-mass bins of each draw, see `equal_mass_bins` (draws,)."""
+    """Expected calibration error of each draw (draws,), in bins as of `equal_mass_bins`."""
     order = np.argsort(confidence, kind="stable")
     _, ends = _runs(confidence[order])
     numbers = (np.ones(len(confidence)), (right - confidence)[order])

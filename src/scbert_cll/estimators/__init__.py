@@ -1,4 +1,4 @@
-"""Classifiers of cells: scikit-learn's fit and predict_proba, with an AnnData in the place of a matrix."""
+"""Classifiers of cells: scikit-learn's fit and predict_proba, with an AnnData for a matrix."""
 
 from __future__ import annotations
 

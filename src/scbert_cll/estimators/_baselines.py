@@ -83,10 +83,10 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
 
     References
     ----------
-    .. [1] Boiarsky et al. (2023), A deep dive into single-cell RNA sequencing foundation models, bioRxiv,
-       doi:10.1101/2023.10.19.563100.
-    .. [2] Domínguez Conde et al. (2022), Cross-tissue immune cell analysis reveals tissue-specific features in humans,
-       Science 376:eabl5197, doi:10.1126/science.abl5197.
+    .. [1] Boiarsky et al. (2023), A deep dive into single-cell RNA sequencing foundation models,
+       bioRxiv, doi:10.1101/2023.10.19.563100.
+    .. [2] Domínguez Conde et al. (2022), Cross-tissue immune cell analysis reveals tissue-specific
+       features in humans, Science 376:eabl5197, doi:10.1126/science.abl5197.
 
     Examples
     --------

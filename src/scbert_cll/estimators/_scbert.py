@@ -1,4 +1,4 @@
-"""scBERT as an estimator: from the raw counts of training donors to a classifier, inside the fit."""
+"""scBERT as an estimator: from raw counts of training donors to a classifier, in the fit."""
 
 from __future__ import annotations
 

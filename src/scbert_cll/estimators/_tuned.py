@@ -56,8 +56,8 @@ class Tuned(CellEstimator):
 
     References
     ----------
-    .. [1] Akiba et al. (2019), Optuna: a next-generation hyperparameter optimization framework, KDD,
-       doi:10.1145/3292500.3330701.
+    .. [1] Akiba et al. (2019), Optuna: a next-generation hyperparameter optimization framework,
+       KDD, doi:10.1145/3292500.3330701.
     """
 
     estimator: Any

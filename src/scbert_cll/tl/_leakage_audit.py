@@ -142,8 +142,8 @@ def leakage_audit(
     out), scored by macro-F1 over the classes present: (A) oversampled to equal classes and then
     split 80/20 at random, (B) split 80/20 at random, (C) a fifth of the donors tested. Measured on
     3,444 simulated cells × 400 genes of ten donors with labels drawn at random, where nothing can
-    be learned (A / B / C): 0.94 / 0.25 / 0.25 with classes of 60, 20 and 20 %; 0.71 / 0.29 / 0.29 with
-    classes of 8038 : 7160 : 2020. Only what was oversampled looks known, so two large classes,
+    be learned (A / B / C): 0.94 / 0.25 / 0.25 with classes of 60, 20 and 20 %; 0.71 / 0.29 / 0.29
+    with classes of 8038 : 7160 : 2020. Only what was oversampled looks known, so two large classes,
     which are hardly copied, stay as unpredictable as they are. With a class mix of each donor's own
     0.74 / 0.46 / 0.19: donors are recognised.
 

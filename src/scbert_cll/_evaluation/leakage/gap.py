@@ -1,4 +1,4 @@
-"""How much a score owes to the way the cells were split: one classifier, the same cells, three ways."""
+"""How much a score owes to the split: one classifier, the same cells, split in three ways."""
 
 from __future__ import annotations
 

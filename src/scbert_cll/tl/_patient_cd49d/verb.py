@@ -158,7 +158,8 @@ def patient_cd49d(
     --------
     >>> import scbert_cll as sc_cll
     >>> mdata = sc_cll.datasets.cll_toy(n_cells=600, n_genes=200)
-    >>> sc_cll.pp.label_cd49d(mdata, cells=sc_cll.pp.cll_mask(mdata), donor_key="donor", normalize="clr_protein")
+    >>> cll = sc_cll.pp.cll_mask(mdata)
+    >>> sc_cll.pp.label_cd49d(mdata, cells=cll, donor_key="donor", normalize="clr_protein")
     >>> adata = mdata["rna"]
     >>> sc_cll.tl.cross_validate(adata, models=["gene_only"], n_repeats=1, n_bootstrap=20)
     >>> patients = sc_cll.tl.patient_cd49d(adata, model="gene_only")
