@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +40,7 @@ _SIDES = {"precision": "no cell is called this class", "recall": "no cell is of 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions of labelled cells by models that saw neither them nor (it is hoped) their donors."""
+    """Predictions of labelled cells by models that saw neither them nor, best, their donors."""
 
     classes: list[str]
     ordered: bool
@@ -52,31 +54,31 @@ class OutOfFold:
 
     def __post_init__(self) -> None:
         shape = (len(next(iter(self.proba.values()), ())), len(self.y), len(self.classes))
+        size = f"{shape[0]} repeats × {shape[1]} cells"
         wrong = [model for model, p in self.proba.items() if p.shape != shape]
         if wrong or 0 in shape:
             raise ValueError(
-                f"Expected probabilities of {shape[0]} repeats × {shape[1]} cells × {shape[2]} "
-                f"classes of every model, none of them 0; found others in {listed(wrong)}."
+                f"Expected probabilities of {size} × {shape[2]} classes of every model, none of "
+                f"them 0; found others in {listed(wrong)}."
             )
         sums = {model: np.nan_to_num(p.sum(2), nan=1) for model, p in self.proba.items()}
-        if far := [model for model, one in sums.items() if (np.abs(one - 1) > 1e-3).any()]:
-            raise ValueError(f"Probabilities of a cell must sum to 1; not so in {listed(far)}.")
-        if len(self.classes) < 2 or self.y.min() < 0 or self.y.max() >= len(self.classes):
-            raise ValueError(
-                f"y must hold codes of at least two classes ({listed(self.classes)}), none missing."
-            )
-        if self.donors is not None and len(self.donors) != len(self.y):
-            raise ValueError(
-                f"donors must name the donor of each of {len(self.y)} cells; found "
-                f"{len(self.donors)}."
-            )
-        if self.folds is not None and self.folds.shape != shape[:2]:
-            raise ValueError(
-                f"folds must name the fold of {shape[0]} repeats × {shape[1]} cells; found "
-                f"{self.folds.shape}."
-            )
-        if unknown := sorted(set(self.baselines) - set(self.proba)):
-            raise ValueError(f"Baselines without predictions: {listed(unknown)}.")
+        far = [model for model, one in sums.items() if (np.abs(one - 1) > 1e-3).any()]
+        unknown = sorted(set(self.baselines) - set(self.proba))
+        problem = ""
+        if far:
+            problem = f"Probabilities of a cell must sum to 1; not so in {listed(far)}."
+        elif len(self.classes) < 2 or self.y.min() < 0 or self.y.max() >= len(self.classes):
+            classes = f"at least two classes ({listed(self.classes)})"
+            problem = f"y must hold codes of {classes}, none missing."
+        elif self.donors is not None and len(self.donors) != shape[1]:
+            n = len(self.donors)
+            problem = f"donors must name the donor of each of {shape[1]} cells; found {n}."
+        elif self.folds is not None and self.folds.shape != shape[:2]:
+            problem = f"folds must name the fold of {size}; found {self.folds.shape}."
+        elif unknown:
+            problem = f"Baselines without predictions: {listed(unknown)}."
+        if problem:
+            raise ValueError(problem)
 
     def exact(self) -> dict[str, np.ndarray]:
         """Probabilities in double precision whose rows sum to 1."""
@@ -197,17 +199,14 @@ class _Study:
 
     def _scores(self) -> Iterator[dict[str, object]]:
         data = self.data
+        how = partial(score, ordered=data.ordered, donors=data.donors)
         for model, repeats in self.proba.items():
-            for repeat in range(len(repeats)):
-                for name in self.metrics:
-                    is_tied = name in OF_RANKS and model in self.tied
-                    proba = (self.tied if is_tied else self.proba)[model][repeat]
-                    value, note = score(
-                        name, data.y, proba, data.classes, ordered=data.ordered, donors=data.donors
-                    )
-                    note = joined(note, _FLAT if is_tied and np.isfinite(value) else "")
-                    row: dict[str, object] = {"model": model, "repeat": repeat, "metric": name}
-                    yield row | {"value": value, "note": note}
+            for (repeat, proba), name in product(enumerate(repeats), self.metrics):
+                tied = name in OF_RANKS and model in self.tied
+                shown = self.tied[model][repeat] if tied else proba
+                value, note = how(name, data.y, shown, data.classes)
+                note = joined(note, _FLAT if tied and np.isfinite(value) else "")
+                yield dict(zip(_SCORES, (model, repeat, name, value, note), strict=True))
 
     def summary(self, scores: pd.DataFrame) -> pd.DataFrame:
         """Estimate and interval of each metric over the repeats."""
@@ -240,7 +239,9 @@ class _Study:
             sign = -1 if metric in LOWER_IS_BETTER else 1
             of_baselines = sign * values[list(self.data.baselines)].dropna()
             best = str(of_baselines.idxmax()) if len(of_baselines) else ""
-            for model in [m for m in part["model"] if m != best and self.data.baselines]:
+            for model in part["model"] if self.data.baselines else ():
+                if model == best:
+                    continue
                 row = {"metric": metric, "model": model, "reference": best}
                 if not best or np.isnan(values[model]):
                     whose = "the model" if best else "every baseline"
@@ -265,12 +266,13 @@ class _Study:
                 notes: list[str] = []
                 for side, why in _SIDES.items():
                     metric = f"{side}|{code}"
-                    values = pd.Series(
-                        [estimates([metric], y, p)[0] for p in complete], dtype=float
-                    )
-                    mean, n_missing = float(values.mean()), int(values.isna().sum())
+                    values = np.array([estimates([metric], y, p)[0] for p in complete])
+                    defined = values[np.isfinite(values)]
+                    mean = float(defined.mean()) if len(defined) else np.nan
+                    n_missing = len(values) - len(defined)
                     limits = interval_of(mean, self.draws[model][metric], self.drawn, (0, 1))
-                    row |= {side: mean, f"{side}_low": limits.low, f"{side}_high": limits.high}
+                    row[side] = mean
+                    row[f"{side}_low"], row[f"{side}_high"] = limits.low, limits.high
                     missing = f"{side} undefined in {n_missing} of {len(values)} repeats: {why}"
                     about, undefined = self._notes(limits)
                     notes += [about, missing if n_missing else ""]

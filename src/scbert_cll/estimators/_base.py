@@ -115,7 +115,8 @@ def examples(adata: AnnData, y: pd.Series, groups: pd.Series | None) -> Examples
         names = named(_one_per_cell(groups, adata, "groups"), donor_name)
         donors = pd.factorize(names)[0][rows]
     classes = column.cat.categories.to_numpy(dtype=str)
-    return Examples(rows, column.cat.codes.to_numpy()[rows].astype(np.int64), donors, classes)
+    codes = column.cat.codes.to_numpy()[rows].astype(np.int64)
+    return Examples(rows, codes, donors, classes)
 
 
 def _one_per_cell(values: Any, adata: AnnData, what: str) -> pd.Series:
@@ -181,7 +182,8 @@ class MatrixEstimator(CellEstimator):
             return self
         model = seeded(self._classifier(), self.rng)
         arguments = accepted(model, groups=labelled.donors, sample_weight=sample_weight)
-        if sample_weight is not None and not any("sample_weight" in name for name in arguments):
+        takes_weights = any("sample_weight" in name for name in arguments)
+        if sample_weight is not None and not takes_weights:
             refuse_weights(model)
         self.estimator_ = model.fit(x, labelled.codes, **arguments)
         return self
@@ -195,12 +197,14 @@ class MatrixEstimator(CellEstimator):
             Cells with raw counts in ``X``; genes in any order.
         """
         check_is_fitted(self, "estimator_")
-        return sum_to_one(self.estimator_.predict_proba(self._rows(of_genes(adata, self.genes_))))
+        x = self._rows(of_genes(adata, self.genes_))
+        return sum_to_one(self.estimator_.predict_proba(x))
 
 
 def _weight_per_cell(weight: np.ndarray, adata: AnnData) -> np.ndarray:
     weight = np.asarray(weight, dtype=np.float64)
-    if weight.shape != (adata.n_obs,) or not np.isfinite(weight).all() or (weight < 0).any():
+    is_weight = np.isfinite(weight) & (weight >= 0)
+    if weight.shape != (adata.n_obs,) or not is_weight.all():
         raise ValueError(
             f"sample_weight must hold a finite weight of zero or more for each of the "
             f"{adata.n_obs} cells; found shape {weight.shape}."
@@ -278,7 +282,7 @@ def as_estimator(model: Any) -> CellEstimator:
         raise TypeError(
             f"{model.__name__} is a class; give an instance of it: {model.__name__}(…)."
         )
-    if not (isinstance(model, BaseEstimator) and is_classifier(model) and hasattr(model, "fit")):
+    if not isinstance(model, BaseEstimator) or not is_classifier(model):
         raise TypeError(
             f"Expected an estimator of this package or a scikit-learn classifier, found {name}."
         )

@@ -25,6 +25,7 @@ from scbert_cll.estimators._base import (
     Examples,
     MatrixEstimator,
     OnMatrix,
+    as_estimator,
     expression,
 )
 from scbert_cll.estimators._inner import EarlyStopped, GridSearched, balanced_logistic
@@ -94,37 +95,25 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
     >>> sorted(sc_cll.estimators.baselines())[:3]
     ['gene_only', 'gradient_boosting', 'knn']
     """
-    return {
-        "majority": OnMatrix(DummyClassifier(strategy="prior")),
+    l2 = make_pipeline(StandardScaler(with_mean=False), balanced_logistic())
+    l1 = OneVsRestClassifier(LogisticRegression(solver="liblinear", max_iter=1000, **_L1))
+    clip = FunctionTransformer(clipped, accept_sparse=True)
+    sgd = SGDClassifier(loss="log_loss", alpha=1e-4)
+    boosted = HistGradientBoostingClassifier(early_stopping=False)
+    models = {
+        "majority": DummyClassifier(strategy="prior"),
         "gene_only": GeneOnly(gene),
         "library_size": LibrarySize(),
-        "logistic_l2": OnMatrix(
-            GridSearched(
-                make_pipeline(StandardScaler(with_mean=False), balanced_logistic()),
-                {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0]},
-            )
-        ),
-        "logistic_l1": OnMatrix(
-            GridSearched(
-                OneVsRestClassifier(LogisticRegression(solver="liblinear", max_iter=1000, **_L1)),
-                {"estimator__C": [1e-2, 1e-1, 1.0]},
-            )
-        ),
-        "logistic_sgd": OnMatrix(
-            make_pipeline(
-                StandardScaler(with_mean=False),
-                FunctionTransformer(clipped, accept_sparse=True),
-                SGDClassifier(loss="log_loss", alpha=1e-4),
-            )
-        ),
-        "random_forest": OnMatrix(RandomForestClassifier(500, class_weight="balanced_subsample")),
-        "gradient_boosting": OnMatrix(
-            make_pipeline(MostVariable(2000), HistGradientBoostingClassifier(early_stopping=False))
-        ),
-        "knn": OnMatrix(make_pipeline(Components(50), KNeighborsClassifier(15))),
+        "logistic_l2": GridSearched(l2, {"logisticregression__C": [1e-4, 1e-3, 0.01, 0.1, 1.0]}),
+        "logistic_l1": GridSearched(l1, {"estimator__C": [0.01, 0.1, 1.0]}),
+        "logistic_sgd": make_pipeline(StandardScaler(with_mean=False), clip, sgd),
+        "random_forest": RandomForestClassifier(500, class_weight="balanced_subsample"),
+        "gradient_boosting": make_pipeline(MostVariable(2000), boosted),
+        "knn": make_pipeline(Components(50), KNeighborsClassifier(15)),
         "mlp_tokens": OnMatrix(EarlyStopped(MLPClassifier((512, 128))), features="tokens"),
         "pseudobulk": Pseudobulk(),
     }
+    return {name: as_estimator(model) for name, model in models.items()}
 
 
 def clipped(x: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -142,12 +131,10 @@ class GeneOnly(MatrixEstimator):
     def _prepare(self, adata: AnnData, labelled: Examples) -> None:
         self.has_gene_ = self.gene in adata.var_names
         if not self.has_gene_:
-            warnings.warn(
-                f"{self.gene!r} is not in adata.var_names, so gene_only knows nothing but the "
-                f"share of each class; name a gene of the data: baselines(gene=…).",
-                UserWarning,
-                stacklevel=3,
-            )
+            what = "so gene_only knows nothing but the share of each class"
+            remedy = "name a gene of the data: baselines(gene=…)."
+            message = f"{self.gene!r} is not in adata.var_names, {what}; {remedy}"
+            warnings.warn(message, UserWarning, stacklevel=3)
 
     def _rows(self, adata: AnnData) -> np.ndarray:
         x = expression(adata, "log2")
@@ -156,7 +143,7 @@ class GeneOnly(MatrixEstimator):
         return np.asarray(x[:, [adata.var_names.get_loc(self.gene)]].toarray())
 
     def _classifier(self) -> Any:
-        return balanced_logistic() if self.has_gene_ else DummyClassifier(strategy="prior")
+        return balanced_logistic() if self.has_gene_ else DummyClassifier()
 
 
 @dataclass(eq=False, repr=False)
@@ -184,13 +171,12 @@ class Pseudobulk(MatrixEstimator):
     rng: int = 0
 
     def _prepare(self, adata: AnnData, labelled: Examples) -> None:
-        donors = np.zeros_like(labelled.codes) if labelled.donors is None else labelled.donors
         counts = _checks.counts.counts(adata[labelled.rows], None, only_x=True)
-        profiles, codes = _profiles(counts, labelled.codes, donors)
+        profiles, codes = _profiles(counts, labelled)
         self.n_profiles_, self.weights_ = len(codes), np.zeros((adata.n_vars, 1))
         if len(labelled.classes) > 1:
-            model = balanced_logistic(self.C).fit(profiles - profiles.mean(axis=0), codes)
-            self.weights_ = model.coef_.T
+            model = balanced_logistic(self.C)
+            self.weights_ = model.fit(profiles - profiles.mean(axis=0), codes).coef_.T
 
     def _rows(self, adata: AnnData) -> np.ndarray:
         return np.asarray(expression(adata, "log2") @ self.weights_)
@@ -199,13 +185,14 @@ class Pseudobulk(MatrixEstimator):
         return make_pipeline(StandardScaler(), balanced_logistic())
 
 
-def _profiles(
-    counts: sparse.csr_matrix, codes: np.ndarray, donors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _profiles(counts: sparse.csr_matrix, labelled: Examples) -> tuple[np.ndarray, np.ndarray]:
     """log2(1 + counts per 10,000) of the sum of each donor × class, and the class of each sum."""
-    pairs, member = np.unique(np.column_stack([donors, codes]), axis=0, return_inverse=True)
-    ones, n = np.ones(len(codes)), len(codes)
-    summing = sparse.csr_matrix((ones, (member.ravel(), np.arange(n))), shape=(len(pairs), n))
+    codes, n = labelled.codes, len(labelled.codes)
+    donors = np.zeros_like(codes) if labelled.donors is None else labelled.donors
+    of_cells = np.column_stack([donors, codes])
+    pairs, member = np.unique(of_cells, axis=0, return_inverse=True)
+    places, shape = (member.ravel(), np.arange(n)), (len(pairs), n)
+    summing = sparse.csr_matrix((np.ones(n), places), shape=shape)
     return log_normalised(summing @ counts, base=2).toarray(), pairs[:, 1]
 
 

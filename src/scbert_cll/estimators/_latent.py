@@ -52,7 +52,8 @@ def optional_baselines(max_epochs: int | None = None) -> dict[str, CellEstimator
     .. [1] Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature
        Methods 15:1053, doi:10.1038/s41592-018-0229-2.
     .. [2] Xu et al. (2021), Probabilistic harmonization and annotation of single-cell
-       transcriptomics data with deep generative models, Molecular Systems Biology 17:e9620, doi:10.15252/msb.20209620.
+       transcriptomics data with deep generative models, Molecular Systems Biology 17:e9620,
+       doi:10.15252/msb.20209620.
     """
     return {"scvi_logistic": SCVILogistic(max_epochs), "scanvi": SCANVIClassifier(max_epochs)}
 

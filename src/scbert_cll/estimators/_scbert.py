@@ -221,15 +221,14 @@ class ScBERTEstimator(CellEstimator):
         Or cells, where donors do not suffice.
         """
         split = np.full(cells.n_obs, _keys.TRAIN, dtype=object)
-        stops_early = dict(self.train or {}).get("early_stopping", False)
-        if (self.combine == "residual" or stops_early) and np.bincount(labelled.codes).min() > 1:
-            _, val = inner_folds(labelled.codes, labelled.donors, _VALIDATION, self.rng)[0]
-            split[labelled.rows[val]] = _keys.VAL
+        codes, rows = labelled.codes, labelled.rows
+        validates = self.combine == "residual" or dict(self.train or {}).get("early_stopping")
+        if validates and np.bincount(codes).min() > 1:
+            train, val = inner_folds(codes, labelled.donors, _VALIDATION, self.rng)[0]
+            split[rows[val]] = _keys.VAL
             donors = cells.obs[_DONOR].to_numpy()
-            of_rows = donors[labelled.rows]
-            split[np.isin(donors, list(set(of_rows[val]) - set(np.delete(of_rows, val))))] = (
-                _keys.VAL
-            )
+            whole = set(donors[rows[val]]) - set(donors[rows[train]])
+            split[np.isin(donors, list(whole))] = _keys.VAL
         return pd.Categorical(split, categories=list(_keys.SPLIT_ORDER))
 
     def _vectors(self, cells: AnnData) -> np.ndarray:
@@ -243,17 +242,19 @@ class ScBERTEstimator(CellEstimator):
             donors = pd.factorize(train.obs[_DONOR].to_numpy())[0]
             vectors, _ = co_expression_vectors(counts, cells.var_names, donors, rng)
         else:
-            n_dims = width(**dict(self.network or {}))
-            vectors = principal_vectors(counts, cells.var_names, n_dims=n_dims, seed=self.rng)
+            n = width(**dict(self.network or {}))
+            vectors = principal_vectors(counts, cells.var_names, n_dims=n, seed=self.rng)
         if self.gene_embedding == "shuffled":
             vectors = vectors.set_axis(rng.permutation(vectors.index), axis=0)
-        return vectors.reindex(cells.var_names, fill_value=0.0).to_numpy(dtype=np.float32)
+        vectors = vectors.reindex(cells.var_names, fill_value=0.0)
+        return vectors.to_numpy(dtype=np.float32)
 
     def _member(self, cells: AnnData, seed: int) -> Any:
         """One trained classifier."""
         from scbert_cll.model import ScBERT, ScBERTClassifier
 
-        cells, excluded = cells.copy(), list(self.exclude_genes)  # scvi-tools notes its set-up
+        cells = cells.copy()  # scvi-tools notes in it what was set up
+        excluded = list(self.exclude_genes)
         from_cells = self.gene_embedding in _VECTORS_OF_CELLS
         network: dict[str, Any] = {
             "gene_embedding": "gene2vec" if from_cells else self.gene_embedding,

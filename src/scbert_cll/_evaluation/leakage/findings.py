@@ -22,6 +22,8 @@ _FEW_COUNTS = 20  # two different cells with so few counts may be equal by chanc
 _RATIO = 0.5
 _N_NAMED = 10
 _PAIRS = ((_keys.TRAIN, _keys.TEST), (_keys.TRAIN, _keys.VAL), (_keys.VAL, _keys.TEST))
+_SPLIT_FIRST = "Split first, then balance the training cells (pp.balance)"
+_SPLIT_DONORS = "Split with pp.split_donors(unit='donor')"
 _KEEP_TOGETHER = (
     "Remove them from all parts but one, or split again with all copies of a cell in one part"
 )
@@ -65,82 +67,61 @@ def no_cells() -> pd.DataFrame:
 
 
 def _verdict(
-    offenders: pd.DataFrame,
-    cells: Cells,
-    *,
-    check: str,
-    ok: str,
-    bad: str,
-    status: Status | None = None,
+    offenders: pd.DataFrame, cells: Cells, check: str, *, ok: str, bad: str, sure: bool = True
 ) -> tuple[Finding, pd.DataFrame]:
     """The finding on some cells, and these: ok without any, a leak where test cells are concerned.
 
-    `status` is that of cells that are there, if it is another one.
+    A warning where it is not `sure`.
     """
-    n_test = int((offenders["part"] == _keys.TEST).sum())
+    n_test = _n_test(offenders)
     share = n_test / len(cells.at(_keys.TEST))
     offenders = offenders.assign(check=check)
     if offenders.empty:
         return Finding(check, "ok", ok, share), offenders
-    columns = [map(str, offenders[name]) for name in ("cell", "part", "twin", "twin_part")]
+    columns = [map(str, offenders[name]) for name in CELL_COLUMNS[1:5]]
     names = (
         f"{cell} ({part})" + (f" = {twin} ({other})" if twin else "")
         for cell, part, twin, other in zip(*columns, strict=True)
     )
-    status = status or ("leak" if n_test else "warning")
+    status: Status = "leak" if sure and n_test else "warning"
     return Finding(check, status, bad, share, len(offenders), _listed(names)), offenders
+
+
+def _n_test(offenders: pd.DataFrame) -> int:
+    return int((offenders["part"] == _keys.TEST).sum())
 
 
 def exact(cells: Cells) -> tuple[Finding, pd.DataFrame]:
     """Equal profiles in two parts."""
     offenders = _across(duplicates.profile_hashes(cells.matrix), cells)
-    n_test, n = int((offenders["part"] == _keys.TEST).sum()), len(cells.at(_keys.TEST))
-    totals = np.asarray(cells.matrix[offenders["at"].to_numpy(dtype=np.intp)].sum(axis=1))
-    shallow = bool((totals < _FEW_COUNTS).all())
-    bad = f"Training cells validate, so a training stops too late. {_KEEP_TOGETHER}."
-    if shallow:
-        bad = (
-            f"Profiles of fewer than {_FEW_COUNTS} counts are equal by chance, too. Remove such "
-            f"shallow cells."
-        )
-    elif n_test:
-        bad = (
-            f"{n_test} of {n} test cells are known from another part, so the score rewards "
-            f"memory. {_KEEP_TOGETHER}."
-        )
-    return _verdict(
-        offenders,
-        cells,
-        check="exact duplicates",
-        ok="No two parts hold the same expression profile.",
-        bad=bad,
-        status="warning" if shallow else None,
+    n_test, at = _n_test(offenders), offenders["at"].to_numpy(dtype=np.intp)
+    deep = bool((np.asarray(cells.matrix[at].sum(axis=1)) >= _FEW_COUNTS).any())
+    bad = (
+        f"Profiles of fewer than {_FEW_COUNTS} counts are equal by chance, too. Remove such cells."
     )
+    if deep and n_test:
+        copies = f"{n_test} of {len(cells.at(_keys.TEST))} test cells are known from another part"
+        bad = f"{copies}, so the score rewards memory. {_KEEP_TOGETHER}."
+    elif deep:
+        bad = f"Training cells validate, so a training stops too late. {_KEEP_TOGETHER}."
+    ok = "No two parts hold the same expression profile."
+    return _verdict(offenders, cells, "exact duplicates", ok=ok, bad=bad, sure=deep)
 
 
 def names(cells: Cells) -> tuple[Finding, pd.DataFrame]:
     """Names that differ by the suffix of a resampling only, in two parts."""
-    base, sure = duplicates.resampled_from([str(name) for name in cells.names])
+    base, by_suffix = duplicates.resampled_from([str(name) for name in cells.names])
     offenders = _across(base, cells)
-    of_sure = pd.Series(sure).groupby(base).transform("any").to_numpy()
-    is_sure = bool(of_sure[offenders["at"].to_numpy(dtype=np.intp)].any())
-    bad = (
-        "Cells and what was made from them by resampling lie in two parts: split first, then "
-        "balance (pp.balance)."
-    )
-    if not is_sure:
+    of_base = pd.Series(by_suffix).groupby(base).transform("any").to_numpy()
+    sure = bool(of_base[offenders["at"].to_numpy(dtype=np.intp)].any())
+    bad = f"Cells and what was made from them by resampling lie in two parts. {_SPLIT_FIRST}."
+    if not sure:
         bad = (
             "Names made unique by a number: copies of a cell, or libraries that share a barcode. "
             "If exact duplicates are none it is the latter; put the library into the name."
         )
-    return _verdict(
-        offenders,
-        cells,
-        check="repeated names",
-        ok="No name occurs in two parts with another suffix.",
-        bad=bad,
-        status=None if is_sure else "warning",
-    )
+    ok = "No name occurs in two parts with another suffix."
+    return _verdict(offenders, cells, "repeated names", ok=ok, bad=bad, sure=sure)
 
 
 def near(
@@ -161,30 +142,18 @@ def near(
         return Finding(check, "cannot tell", meaning), no_cells()
     neighbors = duplicates.nearest(log, train, test, seed)
     value, close, blind, usual = _closeness(cells.matrix, log, test, neighbors, alpha, len(train))
-    twins = neighbors[close, 0]
-    offenders = pd.DataFrame(
-        {
-            "cell": cells.names[test[close]],
-            "part": cells.parts[test[close]],
-            "twin": cells.names[twins],
-            "twin_part": cells.parts[twins],
-            "value": value[close],
-        }
-    )
+    test, twins = test[close], neighbors[close, 0]
+    columns = (cells.names[test], cells.parts[test], cells.names[twins], cells.parts[twins])
+    offenders = pd.DataFrame(dict(zip(CELL_COLUMNS[1:], (*columns, value[close]), strict=True)))
     if offenders.empty and blind:
-        meaning = (
-            "The cells have so few counts that even a copy could not be told from another cell."
-        )
-        return Finding(check, "cannot tell", f"{meaning} {usual}", 0.0), offenders
-    return _verdict(
-        offenders,
-        cells,
-        check=check,
-        ok=f"No test cell is nearer to a training cell than different cells are. {usual}",
-        bad=f"{len(offenders)} of {len(cells.at(_keys.TEST))} test cells are training cells with a "
-        f"little change, as SMOTE or jitter makes them. {usual} Split first, then balance the "
-        f"training cells.",
+        meaning = f"The cells have so few counts that even a copy could not be told. {usual}"
+        return Finding(check, "cannot tell", meaning, 0.0), offenders
+    ok = f"No test cell is nearer to a training cell than different cells are. {usual}"
+    bad = (
+        f"{len(test)} of {len(cells.at(_keys.TEST))} test cells are training cells with a little "
+        f"change, as SMOTE or jitter makes them. {usual} {_SPLIT_FIRST}."
     )
+    return _verdict(offenders, cells, check, ok=ok, bad=bad)
 
 
 def _closeness(
@@ -223,10 +192,7 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
     """Donors with cells in two parts."""
     check = "shared donors"
     if column is None:
-        meaning = (
-            "There is no donor column, so a model may know the donors of its test cells. Give "
-            "donor_key=."
-        )
+        meaning = "No donor column: a model may know the donors of its test cells. Give donor_key=."
         return Finding(check, "cannot tell", meaning)
     counts = pd.crosstab(column.astype(object).where(column.notna()).to_numpy(), cells.parts)
     counts = counts.reindex(columns=list(_keys.SPLIT_ORDER), fill_value=0)
@@ -241,14 +207,11 @@ def donors(cells: Cells, column: pd.Series | None) -> Finding:
     if n_test:
         meaning = (
             f"{share:.0%} of the test cells come from donors that train or validate: clone, "
-            f"genotype and batch give the label away. Split with pp.split_donors(unit='donor')."
+            f"genotype and batch give the label away. {_SPLIT_DONORS}."
         )
         return Finding(check, "leak", meaning, share, len(shared), offenders)
     if len(shared):
-        meaning = (
-            "Donors train and validate, so a training stops too late. Split with "
-            "pp.split_donors(unit='donor')."
-        )
+        meaning = f"Donors train and validate, so a training stops too late. {_SPLIT_DONORS}."
         return Finding(check, "warning", meaning, share, len(shared), offenders)
     if n_missing:
         meaning = f"{n_missing} cells have no donor. Fill the column or drop them."
@@ -261,24 +224,18 @@ def resampled(
 ) -> tuple[Finding, pd.DataFrame]:
     """Rows that a resampling added, in test or validation."""
     check = "resampled rows"
-    if synthetic is None and method == "weights":
-        return Finding(check, "ok", "Balanced by weights: no row was added.", 0.0), no_cells()
     if synthetic is None:
-        meaning = (
-            "No resampling is on record; whether another tool added rows, only the searches for "
-            "duplicates can say."
-        )
-        return Finding(check, "cannot tell", meaning), no_cells()
+        finding = Finding(check, "ok", "Balanced by weights: no row was added.", 0.0)
+        if method != "weights":
+            meaning = "No resampling is on record; rows of other tools show up as duplicates only."
+            finding = Finding(check, "cannot tell", meaning)
+        return finding, no_cells()
     at = np.flatnonzero(synthetic & np.isin(cells.parts.astype(str), (_keys.TEST, _keys.VAL)))
     offenders = pd.DataFrame({"cell": cells.names[at], "part": cells.parts[at]})
-    return _verdict(
-        offenders.assign(twin="", twin_part="", value=np.nan),
-        cells,
-        check=check,
-        ok="Rows were added to the training cells only.",
-        bad="A score on made-up cells, at a prevalence nobody has, is no score. Split first, then "
-        "balance (pp.balance).",
-    )
+    offenders = offenders.assign(twin="", twin_part="", value=np.nan)
+    ok = "Rows were added to the training cells only."
+    bad = f"A score on made-up cells, at a prevalence nobody has, is no score. {_SPLIT_FIRST}."
+    return _verdict(offenders, cells, check, ok=ok, bad=bad)
 
 
 def gap(scores: pd.DataFrame) -> Finding:
@@ -299,12 +256,9 @@ def gap(scores: pd.DataFrame) -> Finding:
 
 def _across(keys: np.ndarray, cells: Cells) -> pd.DataFrame:
     """Cells whose key is in another part, too; each once, with the part that matters most."""
-    twins = [duplicates.twins(keys, cells.parts, cells.names, pair) for pair in _PAIRS]
-    return (
-        pd.concat(twins, ignore_index=True)
-        .drop_duplicates("at", ignore_index=True)
-        .assign(value=0.0)
-    )
+    pairs = [duplicates.twins(keys, cells.parts, cells.names, sides) for sides in _PAIRS]
+    twins = pd.concat(pairs, ignore_index=True).drop_duplicates("at", ignore_index=True)
+    return twins.assign(value=0.0)
 
 
 def _listed(items: Iterable[str]) -> str:
