@@ -59,8 +59,9 @@ def resample(
 ) -> Resampling:
     """Draws of donors, a range of two to four, or draws of cells where there is one donor."""
     rng = np.random.default_rng(seed)
-    names, unit = np.unique(np.zeros(len(y)) if donors is None else donors, return_inverse=True)
-    repeats: np.ndarray = rng.multinomial(n_repeats, np.full(n_repeats, 1 / n_repeats), n_draws)
+    donors = np.zeros(len(y)) if donors is None else donors
+    names, unit = np.unique(donors, return_inverse=True)
+    repeats: np.ndarray = rng.multinomial(n_repeats, [1 / n_repeats] * n_repeats, n_draws)
     one = "" if n_repeats > 1 else "one repeat: what differs between seeds is not in the interval"
     if (drawn := over_donors(names.size, n_draws, rng)) is not None:
         if drawn.interval == RANGE:
@@ -106,7 +107,8 @@ def of_draws(
     values = np.full((len(proba), len(names), len(drawn.weights)), np.nan)
     for repeat in np.flatnonzero(~np.isnan(proba).any(axis=(1, 2))):
         blocks = np.array_split(drawn.weights, -(-drawn.weights.size // _BLOCK))
-        parts = [weighted(names, y, proba[repeat], drawn.unit, b.astype(float)) for b in blocks]
+        p, unit = proba[repeat], drawn.unit
+        parts = [weighted(names, y, p, unit, block.astype(float)) for block in blocks]
         values[repeat] = np.concatenate(parts, axis=1)
     taken = drawn.repeats.T[:, None] * np.isfinite(values)
     mean = ratio((taken * np.nan_to_num(values)).sum(0), taken.sum(0))
@@ -136,11 +138,10 @@ def interval_of(
     elif ends is None:
         low, high = difference_limits(estimate, defined, n)
         p = p_value(estimate, defined, n)
-    elif (at_an_end := limits_at_an_end(estimate, defined, n, drawn.n_fewest, ends)) is not None:
-        low, high = at_an_end
-        note = joined(note, _EDGE)
     else:
-        low, high = limits(estimate, defined, n, ends)
+        at_an_end = limits_at_an_end(estimate, defined, n, drawn.n_fewest, ends)
+        low, high = at_an_end or limits(estimate, defined, n, ends)
+        note = joined(note, _EDGE if at_an_end else "")
     low, high = float(min(low, estimate)), float(max(high, estimate))
     return Limits(low, high, drawn.interval, n_undefined, note, p)
 
@@ -169,7 +170,8 @@ def limits_at_an_end(
         wilson = binomtest(round(float(share[0]) * n_fewest), n_fewest)
         low, high = wilson.proportion_ci(method="wilson")
     else:
-        low, high = np.clip(np.quantile(_widened(estimated, share, n_units), _LEVEL), 0, 1)
+        quantiles = np.quantile(_widened(estimated, share, n_units), _LEVEL)
+        low, high = np.clip(quantiles, 0, 1)
     return float(ends[0] + width * low), float(ends[0] + width * high)
 
 
@@ -215,7 +217,8 @@ def limits(
     """
     if np.ptp(draws) == 0:
         return np.array([estimate, estimate])
-    centre, spread = _to_line(np.asarray(estimate), ends), _to_line(draws, ends).std(ddof=1)
+    centre = _to_line(np.asarray(estimate), ends)
+    spread = _to_line(draws, ends).std(ddof=1)
     line = centre + np.array([-1, 1]) * norm.ppf(_LEVEL[1]) * widening(n_units) * spread
     return np.asarray(ends[0] + (ends[1] - ends[0]) * expit(line))
 
@@ -260,4 +263,5 @@ def _to_line(x: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
 
     The ends themselves are far out but finite, or one perfect draw would be all the spread.
     """
-    return np.asarray(logit(np.clip((x - ends[0]) / (ends[1] - ends[0]), _NEAR, 1 - _NEAR)))
+    share = (x - ends[0]) / (ends[1] - ends[0])
+    return np.asarray(logit(np.clip(share, _NEAR, 1 - _NEAR)))

@@ -80,11 +80,13 @@ def _agreement(donors: pd.DataFrame) -> dict[str, object]:
     """Clopper and Pearson's limits of the share of donors, independent where cells are not."""
     donors = donors[donors["predicted"].notna()]
     observed, predicted = donors["observed"], donors["predicted"]
-    n, agree = len(donors), int((donors["observed_call"] == donors["predicted_call"]).sum())
+    agrees = donors["observed_call"] == donors["predicted_call"]
+    n, agree = len(donors), int(agrees.sum())
     low, high = interval(agree, n, "exact")
     reason = ""
     if n < _FEWEST_DONORS:
-        reason = f"{n} donor{'s' * (n > 1)}, fewer than {_FEWEST_DONORS}" if n else "no donors"
+        fewer = f"{n} donor{'s' * (n > 1)}, fewer than {_FEWEST_DONORS}"
+        reason = fewer if n else "no donors"
     elif flat := [side.name for side in (observed, predicted) if side.nunique() == 1]:
         reason = f"every donor has the same {flat[0]} percentage"
     return {
@@ -120,7 +122,8 @@ def reliability(
 def _bins(y: np.ndarray, proba: np.ndarray, n_bins: int) -> list[dict[str, object]]:
     if not proba.size:
         return []
-    predicted, right = proba[:, :, -1].ravel(), np.tile(y == proba.shape[2] - 1, len(proba))
+    predicted = proba[:, :, -1].ravel()
+    right = np.tile(y == proba.shape[2] - 1, len(proba))
     bins = equal_mass_bins(predicted, n_bins)
     rows: list[dict[str, object]] = []
     for number, code in enumerate(np.unique(bins)):

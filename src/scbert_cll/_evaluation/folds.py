@@ -28,7 +28,6 @@ class Fold(NamedTuple):
 def outer_folds(
     y: np.ndarray,
     groups: np.ndarray | None,
-    *,
     scheme: Scheme,
     n_splits: int,
     n_repeats: int,

@@ -63,7 +63,8 @@ def score(
     (1.2e-7) count as that in log_loss, which is at most about 15.9.
     """
     choice(name, METRICS, "A metric")
-    unit = np.zeros(len(y), int) if donors is None else np.unique(donors, return_inverse=True)[1]
+    donors = np.zeros(len(y)) if donors is None else donors
+    unit = np.unique(donors, return_inverse=True)[1]
     absent = [c for code, c in enumerate(classes) if not (y == code).any()]
     n_missing = int(np.isnan(proba).any(axis=1).sum())
     if not len(y):
@@ -152,19 +153,20 @@ def weighted(
     -------
     (metrics, draws)
     """
-    n_units, k = weights.shape[1], proba.shape[1]
-    cell = (unit * k + y) * k + proba.argmax(1)
-    by_unit = np.bincount(cell, minlength=n_units * k * k).reshape(n_units, k * k).astype(float)
-    confusion = (weights @ by_unit).reshape(len(weights), k, k)  # (draws, true, called)
+    n_units, n = weights.shape[1], proba.shape[1]
+    cell = (unit * n + y) * n + proba.argmax(1)
+    by_unit = np.bincount(cell, minlength=n_units * n * n).reshape(n_units, n * n)
+    confusion = (weights @ by_unit.astype(float)).reshape(
+        len(weights), n, n
+    )  # (draws, true, called)
     of_ranks = ranked(y, proba, unit, weights) if set(OF_RANKS) & set(names) else {}
     values = []
     for name in names:
         metric, _, code = name.partition("|")
         if code:
-            of_class = (
-                confusion[:, :, int(code)] if metric == "precision" else confusion[:, int(code)]
-            )
-            values.append(ratio(of_class[:, int(code)], of_class.sum(1)))
+            k = int(code)
+            of_class = confusion[:, :, k] if metric == "precision" else confusion[:, k]
+            values.append(ratio(of_class[:, k], of_class.sum(1)))
         elif metric in _OF_COUNTS:
             same = _same_question(metric, y, confusion)
             values.append(np.where(same, _OF_COUNTS[metric](confusion), np.nan))
@@ -174,7 +176,8 @@ def weighted(
             values.append(calibration_error(*_confidence(y, proba), unit, weights))
         else:
             sums = np.bincount(unit, _of_cells(metric, y, proba), minlength=n_units)
-            values.append(ratio(weights @ sums, weights @ np.bincount(unit, minlength=n_units)))
+            n_cells = np.bincount(unit, minlength=n_units)
+            values.append(ratio(weights @ sums, weights @ n_cells))
     return np.stack(values)
 
 
@@ -200,7 +203,8 @@ def _mcc(confusion: np.ndarray) -> np.ndarray:
     """Gorodkin's correlation for any number of classes."""
     n, true, called = confusion.sum((1, 2)), confusion.sum(2), confusion.sum(1)
     spread = np.sqrt(n**2 - (true**2).sum(1)) * np.sqrt(n**2 - (called**2).sum(1))
-    return ratio(n * _hits(confusion).sum(1) - (true * called).sum(1), spread, nothing=0)
+    together = n * _hits(confusion).sum(1) - (true * called).sum(1)
+    return ratio(together, spread, nothing=0)
 
 
 def _kappa_quadratic(confusion: np.ndarray) -> np.ndarray:

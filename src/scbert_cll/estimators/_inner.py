@@ -17,6 +17,9 @@ from sklearn.utils.validation import has_fit_parameter
 
 from scbert_cll._evaluation.folds import Parts, inner_folds
 
+type Folds = list[Parts] | None
+type Weight = np.ndarray | None
+
 _EPOCHS_UNSEEN: Final = 10
 
 
@@ -41,7 +44,7 @@ class InnerCV(ClassifierMixin, BaseEstimator):
         X: Any,
         y: np.ndarray,
         groups: np.ndarray | None = None,
-        sample_weight: np.ndarray | None = None,
+        sample_weight: Weight = None,
     ) -> Self:
         """Choose on inner folds, then fit to all rows."""
         can_hold_out = np.unique(y, return_counts=True)[1].min() > 1
@@ -51,9 +54,7 @@ class InnerCV(ClassifierMixin, BaseEstimator):
         self.estimator_ = self._fitted(X, y, folds, sample_weight)
         return self
 
-    def _fitted(
-        self, X: Any, y: np.ndarray, folds: list[Parts] | None, weight: np.ndarray | None
-    ) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
         """The classifier, fitted; without folds where nothing can be held out."""
         raise NotImplementedError
 
@@ -83,13 +84,13 @@ class GridSearched(InnerCV):
     n_inner: int = 3
     random_state: int = 0
 
-    def _fitted(
-        self, X: Any, y: np.ndarray, folds: list[Parts] | None, weight: np.ndarray | None
-    ) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
         arguments = accepted(self.estimator, sample_weight=weight)
         if folds is None:
-            self.best_params_ = {name: one[len(one) // 2] for name, one in self.grid.items()}
-            return clone(self.estimator).set_params(**self.best_params_).fit(X, y, **arguments)
+            grid = self.grid.items()
+            self.best_params_ = {name: values[len(values) // 2] for name, values in grid}
+            model = clone(self.estimator).set_params(**self.best_params_)
+            return model.fit(X, y, **arguments)
         grid = dict(self.grid)
         search = GridSearchCV(
             self.estimator, grid, scoring=_closeness, cv=folds, error_score="raise"
@@ -108,9 +109,7 @@ class Calibrated(InnerCV):
     n_inner: int = 3
     random_state: int = 0
 
-    def _fitted(
-        self, X: Any, y: np.ndarray, folds: list[Parts] | None, weight: np.ndarray | None
-    ) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
         calibrated = CalibratedClassifierCV(self.estimator, cv=folds, ensemble=False)
         return calibrated.fit(X, y, sample_weight=weight)
 
@@ -128,22 +127,18 @@ class EarlyStopped(InnerCV):
     n_inner: int = 3
     random_state: int = 0
 
-    def _fitted(
-        self, X: Any, y: np.ndarray, folds: list[Parts] | None, weight: np.ndarray | None
-    ) -> Any:
+    def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
         weight = np.ones(len(y)) if weight is None else weight
         self.n_epochs_ = _EPOCHS_UNSEEN
         if folds is not None:
-            self.n_epochs_ = self._best_epoch(X, y, weight, *folds[0])
+            self.n_epochs_ = self._best_epoch(X, y, weight, folds[0])
         network = clone(self.estimator)
         for _ in range(self.n_epochs_):
             self._epoch(network, X, y, weight)
         return network
 
-    def _best_epoch(
-        self, X: Any, y: np.ndarray, weight: np.ndarray, train: np.ndarray, val: np.ndarray
-    ) -> int:
-        network, losses = clone(self.estimator), [np.inf]
+    def _best_epoch(self, X: Any, y: np.ndarray, weight: np.ndarray, fold: Parts) -> int:
+        (train, val), network, losses = fold, clone(self.estimator), [np.inf]
         for epoch in range(1, self.max_epochs + 1):
             if epoch - int(np.argmin(losses)) > self.patience:
                 break
@@ -158,8 +153,9 @@ class EarlyStopped(InnerCV):
 
 def _closeness(estimator: Any, X: Any, y: np.ndarray) -> float:
     """Negative log-loss, also where a held-out donor has not all classes."""
-    proba = np.asarray(estimator.predict_proba(X), dtype=np.float64)
-    return -float(log_loss(y, proba / proba.sum(axis=1, keepdims=True), labels=estimator.classes_))
+    proba = np.array(estimator.predict_proba(X), dtype=np.float64)
+    proba /= proba.sum(axis=1, keepdims=True)
+    return -float(log_loss(y, proba, labels=estimator.classes_))
 
 
 def accepted(estimator: Any, **given: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -170,7 +166,8 @@ def accepted(estimator: Any, **given: np.ndarray | None) -> dict[str, np.ndarray
     """
     if isinstance(estimator, Pipeline):
         name, last = estimator.steps[-1]
-        return {f"{name}__{argument}": value for argument, value in accepted(last, **given).items()}
+        of_last = accepted(last, **given).items()
+        return {f"{name}__{argument}": value for argument, value in of_last}
     by_groups = hasattr(getattr(estimator, "cv", None), "set_split_request")
     return {
         name: value

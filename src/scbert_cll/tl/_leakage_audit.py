@@ -160,13 +160,11 @@ def leakage_audit(
     _checks.slots.new_key(key_added)
     number_in(near_duplicate_alpha, "near_duplicate_alpha", 1e-300, 0.5)
     number_in(n_repeats, "n_repeats", 1, 1000, whole=True)
-    parts = _checks.adata.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST)).to_numpy(
-        dtype=object
-    )
+    parts = _checks.adata.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST))
     donor = None
     if donor_key is not None and (donor_key != _keys.DONOR or donor_key in adata.obs):
-        has_part = adata.obs[split_key].notna().to_numpy()
-        donor = _checks.people.donors(adata, donor_key, cells=has_part, allow_missing=True)
+        part = parts.notna().to_numpy()
+        donor = _checks.people.donors(adata, donor_key, cells=part, allow_missing=True)
     if gap:
         label = _checks.adata.obs_column(adata, labels_key)
         _checks.adata.classes(label, labels_key)
@@ -174,11 +172,13 @@ def leakage_audit(
     _checks.adata.no_empty_cells(matrix.sum(axis=1).A1, adata, slot_name(layer))
 
     generator = np.random.default_rng(rng)
-    cells = checks.Cells(adata.obs_names.to_numpy(dtype=object), parts, matrix)
+    names = adata.obs_names.to_numpy(dtype=object)
+    cells = checks.Cells(names, parts.to_numpy(dtype=object), matrix)
     log = matrix
     if _checks.counts.are_whole(matrix.data):
         log = log_normalised(matrix, dtype=np.float32)
-    findings, named = _findings(adata, cells, log, donor, near_duplicate_alpha, generator)
+    alpha = near_duplicate_alpha
+    findings, named = _findings(adata, cells, log, donor, alpha, generator)
     report = LeakageReport(checks.table(findings), cells=named)
     tables = {"findings": report.findings, "cells": named}
     if gap:
@@ -187,11 +187,14 @@ def leakage_audit(
         y = pd.factorize(label.iloc[rows])[0]
         codes = None if donor is None else pd.factorize(donor.iloc[rows])[0]
         with as_it_was():  # joblib chooses how processes start
-            report.gap = split_gap.gap(log[rows], y, codes, n_repeats=n_repeats, rng=generator)
+            report.gap = split_gap.gap(log[rows], y, codes, n_repeats, generator)
         report.findings = checks.table([*findings, checks.gap(report.gap)])
-        tables |= {"findings": report.findings} | ({"gap": report.gap} if len(report.gap) else {})
+        tables["findings"] = report.findings
+        if len(report.gap):
+            tables["gap"] = report.gap
     params |= {} if donor is None else _checks.people.left_out(donor)
-    _record.write(adata, uns={key_added: {"params": params, **tables, "passed": report.passed}})
+    entry = {"params": params, **tables, "passed": report.passed}
+    _record.write(adata, uns={key_added: entry})
     return report
 
 
@@ -224,27 +227,27 @@ def _findings(
     synthetic = _synthetic(adata)
     equal, equal_cells = checks.exact(cells)
     same_name, name_cells = checks.names(cells)
-    close, close_cells = checks.near(cells, log, equal_cells, alpha, int(rng.integers(2**31 - 1)))
+    seed = int(rng.integers(2**31 - 1))
+    close, close_cells = checks.near(cells, log, equal_cells, alpha, seed)
     method = balance.get("params", {}).get("method")
     added, added_cells = checks.resampled(cells, synthetic, method)
     original = np.ones(adata.n_obs, dtype=bool) if synthetic is None else ~synthetic
     train = original & (cells.parts == _keys.TRAIN)
-    groups, n_dropped = balance.get("groups"), 0  # dropped by undersampling after it was fitted
+    n_dropped = 0  # by undersampling after it was fitted
+    groups = balance.get("groups")
     if isinstance(groups, pd.DataFrame) and "n_after" in groups:
         n_dropped = int((groups["n_before"] - groups["n_after"]).clip(lower=0).sum())
     fitted = preprocessing.Fitted(int(train.sum()) + n_dropped, train, original)
-    learned = [*preprocessing.records(adata.uns, fitted), *_by_values(adata, cells, fitted)]
-    if not learned:
-        meaning = (
-            "No step that learns from cells is on record; what was done before the object was "
-            "made is not known here."
-        )
-        learned = [checks.Finding("preprocessing", "cannot tell", meaning)]
-    tables = [table for table in (equal_cells, name_cells, close_cells, added_cells) if len(table)]
+    findings = [equal, same_name, close, checks.donors(cells, donor), added]
+    findings += preprocessing.records(adata.uns, fitted)
+    findings += _by_values(adata, cells, fitted)
+    if len(findings) == 5:
+        meaning = "No step that learns from cells is on record; what was done before is not known."
+        findings.append(checks.Finding("preprocessing", "cannot tell", meaning))
     columns = list(checks.CELL_COLUMNS)
-    named = pd.concat([table[columns] for table in tables] or [checks.no_cells()])
-    named = named.reset_index(drop=True).rename(index=str)
-    return [equal, same_name, close, checks.donors(cells, donor), added, *learned], named
+    tables = (equal_cells, name_cells, close_cells, added_cells)
+    named = pd.concat([t[columns] for t in tables if len(t)] or [checks.no_cells()])
+    return findings, named.reset_index(drop=True).rename(index=str)
 
 
 def _by_values(
@@ -260,11 +263,8 @@ def _by_values(
     if {"mean", "std"} <= set(adata.var):
         yield preprocessing.scaled(_checks.counts.in_core(adata.X), fitted)
     if "log1p" in adata.uns:
-        meaning = (
-            "The logarithm is of each cell alone; at most the common target_sum (by default the "
-            "median cell's) knows the others."
-        )
-        yield checks.Finding("uns['log1p']", "ok", meaning)
+        what = "at most the common target_sum (by default the median cell's) knows the others"
+        yield checks.Finding("uns['log1p']", "ok", f"The logarithm is of each cell alone; {what}.")
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:

@@ -26,7 +26,6 @@ def gap(
     log: sparse.csr_matrix,
     y: np.ndarray,
     donors: np.ndarray | None,
-    *,
     n_repeats: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:

@@ -71,7 +71,8 @@ def _by_number(check: str, n: Any, cells: Fitted, remedy: str) -> Finding:
         what = f"{n} cells, {excess} more than the {cells.n_train} training cells"
         return Finding(check, "warning", _ALL.format(what=what, remedy=remedy), n=n)
     if not excess:
-        return Finding(check, "ok", f"Learned from {n} cells, as many as the training has.", n=n)
+        meaning = f"Learned from {n} cells, as many as the training has."
+        return Finding(check, "ok", meaning, n=n)
     meaning = (
         f"Learned from {n} cells, and the training has {cells.n_train}: which they were is not on "
         f"record."
@@ -100,7 +101,8 @@ def _by_centre(
     """By the cells whose mean is 0; values that must be `signed` and are not tell nothing."""
     all_cells = train = np.inf
     if not signed or (values is not None and values.min() < 0):
-        all_cells, train = (_off_centre(values[mask]) for mask in (cells.original, cells.train))
+        all_cells = _off_centre(values[cells.original])
+        train = _off_centre(values[cells.train])
     return _by_either(
         check,
         is_all=all_cells < 0.01 and all_cells < train / 5,
@@ -127,7 +129,8 @@ def _off_centre(values: Any) -> float:
     squares = values.multiply(values) if sparse.issparse(values) else np.square(values)
     deviation = np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
     varies = deviation > 0
-    return float(np.median(np.abs(mean[varies]) / deviation[varies])) if varies.any() else np.inf
+    off = np.abs(mean[varies]) / deviation[varies]
+    return float(np.median(off)) if varies.any() else np.inf
 
 
 def variable_genes(recorded: pd.Series | None, matrices: list[Any], cells: Fitted) -> Finding:
@@ -155,4 +158,5 @@ def _means(values: Any) -> Iterator[np.ndarray]:
     """The means that scanpy's flavours record, of counts or of log-normalised values."""
     yield np.asarray(values.mean(axis=0), dtype=np.float64).ravel()
     if values.min() >= 0 and values.max() < 50:
-        yield np.log1p(np.asarray(np.expm1(values).mean(axis=0), dtype=np.float64).ravel())
+        mean = np.expm1(values).mean(axis=0)
+        yield np.log1p(np.asarray(mean, dtype=np.float64).ravel())

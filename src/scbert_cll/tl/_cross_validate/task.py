@@ -55,14 +55,16 @@ class Task:
         if donor_key is not None:
             donors = _checks.people.donors(adata, donor_key)
             codes = np.where(donors.notna(), codes, -1)
-            groups, not_donors = donors.to_numpy(dtype=object), _checks.people.left_out(donors)
+            groups = donors.to_numpy(dtype=object)
+            not_donors = _checks.people.left_out(donors)
         counts, note = _checks.counts.noted_counts(adata, layer)
         cells = counts_only(adata, counts)
         totals = sparse.csr_matrix(cells.X).sum(axis=1).A1
         _checks.adata.no_empty_cells(totals, adata, slot_name(layer))
         if protein_key is not None:
             cells.obsm[PROTEIN] = _checks.adata.protein_counts(adata, protein_key)
-        ordered = isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)
+        kind = labels.dtype
+        ordered = isinstance(kind, pd.CategoricalDtype) and bool(kind.ordered)
         return cls(cells, codes, classes, ordered, groups, note | not_donors)
 
     @property
@@ -76,15 +78,9 @@ class Task:
         if self.groups is not None:
             rows = np.flatnonzero(pd.notna(self.groups))
             donors = self.groups[rows].astype(str)
-        folds = outer_folds(
-            self.codes[rows],
-            donors,
-            scheme=scheme,
-            n_splits=n_splits,
-            n_repeats=n_repeats,
-            seed=seed,
-        )
-        return [fold._replace(train=rows[fold.train], test=rows[fold.test]) for fold in folds]
+        y = self.codes[rows]
+        folds = outer_folds(y, donors, scheme, n_splits, n_repeats, seed)
+        return [Fold(f.repeat, f.fold, rows[f.train], rows[f.test]) for f in folds]
 
     def no_twins(self, folds: Sequence[Fold]) -> None:
         """Refuse an expression profile that is on both sides of a fold."""
@@ -123,7 +119,8 @@ class Task:
         return self._named(np.where(self.codes >= 0, proba.argmax(1), -1))
 
     def _named(self, codes: np.ndarray) -> pd.Categorical[str]:
-        return pd.Categorical.from_codes(codes, pd.Index(self.classes), ordered=self.ordered)
+        classes = pd.Index(self.classes)
+        return pd.Categorical.from_codes(codes, classes, ordered=self.ordered)
 
     def out_of_fold(
         self, proba: Mapping[str, np.ndarray], baselines: list[str], folds: Sequence[Fold]

@@ -37,7 +37,8 @@ def limits(at: float, predicted: np.ndarray, measured: np.ndarray) -> tuple[floa
         if slope <= 0:
             return np.nan, np.nan
         errors, n_lost = measured - measured.mean() - slope * (predicted - mean), 2
-        centre, leverage = measured.mean() + slope * (at - mean), (at - mean) ** 2 / around
+        centre = measured.mean() + slope * (at - mean)
+        leverage = (at - mean) ** 2 / around
     spread = np.sqrt((errors**2).sum() / (n - n_lost))
     reach = t.ppf(0.975, n - n_lost) * spread * np.sqrt(1 + 1 / n + leverage)
     low, high = expit(centre + np.array([-reach, reach]))
@@ -62,7 +63,8 @@ def intervals(donors: pd.DataFrame, others: pd.DataFrame, min_cells: int) -> pd.
     the prediction.
     """
     rows = []
-    for (name, donor), at in zip(donors.iterrows(), _of_donors(donors, "predicted"), strict=True):
+    odds_of = _of_donors(donors, "predicted")
+    for (name, donor), at in zip(donors.iterrows(), odds_of, strict=True):
         rest = others[others["donor"] != str(name)]
         note, low, high = _reason(donor, len(rest), min_cells), np.nan, np.nan
         if not note:
@@ -70,7 +72,8 @@ def intervals(donors: pd.DataFrame, others: pd.DataFrame, min_cells: int) -> pd.
             low, high = limits(float(at), *odds)
             note = _NOT_RISING if np.isnan(low) else ""
         predicted = donor["pct_predicted"]
-        rows.append((np.minimum(100 * low, predicted), np.maximum(100 * high, predicted), note))
+        low, high = np.minimum(100 * low, predicted), np.maximum(100 * high, predicted)
+        rows.append((low, high, note))
     columns = ["pct_predicted_low", "pct_predicted_high", "note"]
     return pd.DataFrame(rows, donors.index, columns)
 
@@ -102,4 +105,5 @@ def call(donors: pd.DataFrame, positive_from: float) -> pd.Categorical[str]:
     """
     low, high = donors["pct_predicted_low"], donors["pct_predicted_high"]
     codes = np.select([low >= positive_from, high < positive_from], [1, 0], -1)
-    return pd.Categorical.from_codes(codes, pd.Index(["negative", "positive"]), ordered=True)
+    words = pd.Index(["negative", "positive"])
+    return pd.Categorical.from_codes(codes, words, ordered=True)
