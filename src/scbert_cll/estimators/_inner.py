@@ -87,8 +87,8 @@ class GridSearched(InnerCV):
     def _fitted(self, X: Any, y: np.ndarray, folds: Folds, weight: Weight) -> Any:
         arguments = accepted(self.estimator, sample_weight=weight)
         if folds is None:
-            grid = self.grid.items()
-            self.best_params_ = {name: values[len(values) // 2] for name, values in grid}
+            lists = self.grid.items()
+            self.best_params_ = {name: values[len(values) // 2] for name, values in lists}
             model = clone(self.estimator).set_params(**self.best_params_)
             return model.fit(X, y, **arguments)
         grid = dict(self.grid)
