@@ -69,8 +69,8 @@ def label_cd49d(
     method
         ``gmm``: threshold where the posterior of a two-component Gaussian mixture is 0.5, per
         batch; needs a lower BIC than one component, Ashman's D ≥ 2, a dip between the two, and
-        medians further apart than counting noise. ``quantile``: lower and upper part of the cells of a
-        batch; always labels, so it states a contrast, not positivity. ``manual``: your
+        medians further apart than counting noise. ``quantile``: lower and upper part of the cells
+        of a batch; always labels, so it states a contrast, not positivity. ``manual``: your
         `thresholds`.
     normalize
         ``clr_cell``: log1p(x / g), g = exp(mean of log1p over the proteins of the cell), Seurat's
