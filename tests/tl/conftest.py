@@ -7,6 +7,7 @@ from anndata import AnnData
 
 import scbert_cll as sc_cll
 from tests import _make
+from tests.tl._taught import taught
 
 FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
 
@@ -33,6 +34,19 @@ def trained(prepared):
     pretrained = sc_cll.tl.pretrain(adata, **FAST | {"max_epochs": 8})
     classifier = sc_cll.tl.finetune(adata, pretrained, **FAST | {"max_epochs": 8})
     return adata, pretrained, classifier
+
+
+@pytest.fixture(scope="session")
+def _learned():
+    adata = sc_cll.datasets.planted_donors(n_cells=80, n_genes=100, n_planted=18, rng=0)
+    return adata, taught(adata, 12)
+
+
+@pytest.fixture
+def learned(_learned):
+    """Planted cells and a network that has learned them."""
+    adata, model = _learned
+    return adata.copy(), model
 
 
 @pytest.fixture

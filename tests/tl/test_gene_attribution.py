@@ -1,6 +1,4 @@
-"""tl.gene_attribution and tl.perturb find what a network has learned, and say when it has learned
-nothing.
-"""
+"""tl.gene_attribution finds what a network has learned, and says when it has learned nothing."""
 
 from __future__ import annotations
 
@@ -11,28 +9,7 @@ import pytest
 from scipy import sparse
 
 import scbert_cll as sb
-from scbert_cll.model import ScBERTClassifier
-
-
-def _trained(adata, epochs: int, fractions=(0.7, 0.15, 0.15), **kwargs) -> ScBERTClassifier:
-    sb.pp.split_donors(adata, "donor", labels_key="label", fractions=fractions, rng=0)
-    sb.pp.bin_expression(adata)
-    ScBERTClassifier.setup_anndata(adata, labels_key="label")
-    model = ScBERTClassifier(adata, rng=0, gene_embedding="learned", **kwargs)
-    model.train(epochs, split_key="split", accelerator="cpu", enable_progress_bar=False)
-    return model
-
-
-@pytest.fixture(scope="session")
-def _learned():
-    adata = sb.datasets.planted_donors(n_cells=80, n_genes=100, n_planted=18, rng=0)
-    return adata, _trained(adata, 12)
-
-
-@pytest.fixture
-def learned(_learned):
-    adata, model = _learned
-    return adata.copy(), model
+from tests.tl._taught import taught
 
 
 def test_planted_genes_speak_for_their_class(learned) -> None:
@@ -49,7 +26,7 @@ def test_planted_genes_speak_for_their_class(learned) -> None:
 def test_groups_are_means_over_the_cells_of_their_donors(learned) -> None:
     adata, model = learned
     sb.tl.gene_attribution(adata, model, groupby="label", donor_key="donor")
-    alone = sb.tl.gene_attribution(adata, model, groupby="label", copy=True)
+    alone = sb.tl.gene_attribution(adata, model, groupby="label", donor_key=None, copy=True)
     pd.testing.assert_frame_equal(
         adata.varm["gene_attribution"], alone.varm["gene_attribution"], rtol=1e-4, atol=1e-7
     )
@@ -166,6 +143,21 @@ def test_a_difference_in_attention_is_that_within_the_donor(learned) -> None:
     np.testing.assert_allclose(of_three.varm["gene_attribution"].sum(axis=1), 0, atol=1e-12)
 
 
+def test_donors_are_known_by_default_and_one_donor_is_said_on_purpose(learned) -> None:
+    adata, model = learned
+    asked = {"method": "attention", "groupby": "label", "split_key": "none"}
+    by_donor = sb.tl.gene_attribution(adata, model, **asked, copy=True)
+    one = sb.tl.gene_attribution(adata, model, **asked, donor_key=None, copy=True)
+    assert next(iter(by_donor.varm["gene_attribution_donors"])) == "D01|negative"
+    assert "gene_attribution_donors" not in one.varm
+    np.testing.assert_allclose(by_donor.varm["gene_attribution"], one.varm["gene_attribution"])
+    del adata.obs["donor"]
+    with pytest.warns(FutureWarning, match="no column 'donor'.* donor_key=None for one donor"):
+        sb.tl.gene_attribution(adata, model, **asked)
+    assert adata.uns["gene_attribution"]["params"]["donor_key"] == "none"
+    np.testing.assert_array_equal(adata.varm["gene_attribution"], one.varm["gene_attribution"])
+
+
 def test_layers_and_heads_are_kept_and_shown_to_follow_abundance(learned, tmp_path) -> None:
     adata, model = learned
     sb.tl.gene_attribution(adata, model, method="attention", per_layer=True, groupby="label")
@@ -214,7 +206,7 @@ def test_a_network_trained_on_permuted_labels_is_told() -> None:
     adata.obs["label"] = by_donor.transform(lambda label: rng.permutation(label)).astype(
         adata.obs["label"].dtype
     )
-    model = _trained(
+    model = taught(
         adata, 4, fractions=(0.4, 0.1, 0.5)
     )  # enough test cells for an AUROC that is not chance
     with pytest.warns(UserWarning, match="there is little to attribute"):
@@ -225,50 +217,15 @@ def test_a_network_trained_on_permuted_labels_is_told() -> None:
 
 def test_a_network_that_has_learned_nothing_is_told() -> None:
     adata = sb.datasets.planted_donors(effect="none", n_cells=80, n_genes=100, rng=0)
-    model = _trained(adata, 1)
+    model = taught(adata, 1)
     with pytest.warns(UserWarning, match="there is little to attribute"):
         sb.tl.gene_attribution(adata, model, groupby="label", donor_key="donor")
     assert adata.uns["gene_attribution"]["auroc_within"] < 0.6
 
 
-def test_dropping_planted_genes_turns_the_logit_against_their_sign(learned, tmp_path) -> None:
-    adata, model = learned
-    truth = adata.var["truth"]
-    names = [*truth.index[truth == 1][:4], *truth.index[truth == -1][:4]]
-    sb.tl.perturb(adata, model, names)
-    summary = adata.uns["perturb"]["summary"].set_index("name")
-    assert (np.sign(summary["log_odds"]) == -truth[names]).mean() >= 0.85
-    assert (summary["low"] <= summary["log_odds"]).all()
-    wide = adata.varm["perturb_summary"].dropna()
-    pd.testing.assert_frame_equal(
-        wide.loc[names].set_axis(["log_odds", "low", "high", "shift"], axis=1),
-        summary.loc[names, ["log_odds", "low", "high", "shift"]],
-        check_names=False,
-    )
-    assert adata.varm["perturb"].loc[names].notna().any(axis=1).all()
-    assert adata.varm["perturb"].drop(names).isna().all(axis=None)
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    assert ad.read_h5ad(tmp_path / "a.h5ad").uns["perturb"]["params"]["kind"] == "drop"
-
-
-def test_sets_change_together(learned) -> None:
-    adata, model = learned
-    truth = adata.var["truth"]
-    up = list(truth.index[truth == 1])
-    sb.tl.perturb(adata, model, {"up": up, "first": up[:1]}, groupby="label")
-    summary = adata.uns["perturb"]["summary"].set_index(["group", "name"])["log_odds"]
-    assert summary["positive", "up"] < 3 * summary["positive", "first"] < 0
-
-
 def test_bad_input(learned, unchanged) -> None:
     adata, model = learned
     with unchanged(adata):
-        with pytest.raises(KeyError, match="NOGENE"):
-            sb.tl.perturb(adata, model, ["NOGENE"])
-        with pytest.raises(KeyError, match=r"Run tl\.signature first"):
-            sb.tl.perturb(adata, model)
-        with pytest.raises(ValueError, match="needs level="):
-            sb.tl.perturb(adata, model, ["ITGA4"], kind="set")
         with pytest.raises(ValueError, match="method must be one of"):
             sb.tl.gene_attribution(adata, model, method="shap", groupby="label")
         with pytest.raises(
@@ -308,7 +265,7 @@ def test_size_is_the_mean_absolute_value_in_expressing_cells(learned) -> None:
         np.testing.assert_allclose(
             found, np.abs(single[own]).sum(0) / np.maximum(n, 1), rtol=1e-3, atol=1e-6
         )
-    alone = sb.tl.gene_attribution(adata, model, groupby="label", copy=True)
+    alone = sb.tl.gene_attribution(adata, model, groupby="label", donor_key=None, copy=True)
     pd.testing.assert_frame_equal(
         alone.varm["gene_attribution_size"],
         adata.varm["gene_attribution_size"],

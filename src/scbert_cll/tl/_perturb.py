@@ -108,59 +108,44 @@ def perturb(
     if kind == "set" and level is None:
         raise ValueError('kind="set" needs level=, the token to set: 1 to the number of bins.')
     destination = _checks.adata.target(adata, copy=copy)
-    token = 0 if kind == "drop" or level is None else level
+    token = level if kind == "set" and level is not None else 0
+    changes = model.perturb_genes(sets, adata, level=token, target=target, batch_size=batch_size)
     cells = pd.DataFrame({"group": groups.astype(object), "donor": donors})
     tables = []
-    for change in model.perturb_genes(
-        sets, adata, level=token, target=target, batch_size=batch_size
-    ):
+    for change in changes:
         changed = cells.iloc[change.rows].assign(log_odds=change.log_odds, shift=change.shift)
-        tables.append(_per_donor(change.name, changed))
+        units = changed.dropna(subset=["group", "donor"]).groupby(["group", "donor"])
+        means = units.mean().assign(n_cells=units.size()).astype({"shift": float}).reset_index()
+        means.insert(0, "name", change.name)
+        tables.append(means)
     by_donor = pd.concat(tables, ignore_index=True)
     enough = by_donor[by_donor["n_cells"] >= min_cells]
     summary = _summary(enough, list(sets), [str(group) for group in groups.cat.categories])
-    params |= {"level": 0 if level is None else level, "target": target or model.classes[-1]}
+    params |= {"level": level or 0, "target": target or model.classes[-1]}
     params |= _checks.people.left_out(donors)
-    names = [key_added, _keys.beside(key_added, "summary")]
-    varm = {}
+    names, varm = (key_added, _keys.beside(key_added, "summary")), {}
     if not isinstance(genes, Mapping):
         wide = enough.pivot_table("log_odds", "name", ["group", "donor"], observed=True)
-        parts = {
-            group: rows.set_index("name")[_NUMBERS]
-            for group, rows in summary.groupby("group", sort=False)
-        }
-        in_order = [table.reindex(adata.var_names) for table in (wide, pd.concat(parts, axis=1))]
-        varm = dict(zip(names, in_order, strict=True))
-    _record.write(
-        destination,
-        varm=varm,
-        uns={key_added: {"summary": summary, "donors": by_donor, "params": params}},
-        replaces=[("varm", name) for name in names] if key_added in destination.uns else [],
-    )
+        by_group = summary.groupby("group", sort=False)
+        parts = {group: rows.set_index("name")[_NUMBERS] for group, rows in by_group}
+        tables = [wide, pd.concat(parts, axis=1)]
+        varm = dict(zip(names, (one.reindex(adata.var_names) for one in tables), strict=True))
+    uns = {key_added: {"summary": summary, "donors": by_donor, "params": params}}
+    old = [("varm", name) for name in names] if key_added in destination.uns else []
+    _record.write(destination, varm=varm, uns=uns, replaces=old)
     return destination if copy else None
-
-
-def _per_donor(name: str, cells: pd.DataFrame) -> pd.DataFrame:
-    """Means over the changed cells of each donor and group."""
-    means = (
-        cells.dropna(subset=["group", "donor"])
-        .groupby(["group", "donor"])
-        .agg(log_odds=("log_odds", "mean"), shift=("shift", "mean"), n_cells=("shift", "size"))
-        .reset_index()
-        .astype({"group": str, "donor": str, "log_odds": float, "shift": float, "n_cells": int})
-    )
-    means.insert(0, "name", name)
-    return means
 
 
 def _summary(by_donor: pd.DataFrame, names: list[str], groups: list[str]) -> pd.DataFrame:
     """Mean over donors with Student's interval, of every name in every group."""
     rows = by_donor.groupby(["group", "name"], sort=False)
-    effect, order = rows["log_odds"], pd.MultiIndex.from_product([groups, names])
-    n, mean = effect.size(), effect.mean()
-    reach = stats.t.ppf(0.975, n - 1) * effect.std() / np.sqrt(n)  # missing with one donor
-    numbers = {"log_odds": mean, "low": mean - reach, "high": mean + reach}
-    numbers |= {"shift": rows["shift"].mean()}
-    counts = {"n_cells": rows["n_cells"].sum(), "n_donors": n}
-    table = pd.DataFrame(numbers | counts).reindex(order).rename_axis(["group", "name"])
-    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)).reset_index()
+    table = rows[["log_odds", "shift"]].mean()
+    n = rows.size()
+    # missing with one donor
+    reach = stats.t.ppf(0.975, n - 1) * rows["log_odds"].std() / np.sqrt(n)
+    table.insert(1, "low", table["log_odds"] - reach)
+    table.insert(2, "high", table["log_odds"] + reach)
+    order = pd.MultiIndex.from_product([groups, names], names=["group", "name"])
+    counts = pd.DataFrame({"n_cells": rows["n_cells"].sum(), "n_donors": n})
+    counts = counts.reindex(order, fill_value=0)
+    return table.reindex(order).join(counts).reset_index()

@@ -52,14 +52,8 @@ class Content:
         if not self.tested.isin(list(foreign)).any() or not self.genes:
             return Criterion(criteria.CONTAMINATION, self.subject, note=_NOT_TESTED)
         genes = [gene for gene in foreign if gene in set(self.genes)]
-        return Criterion(
-            criteria.CONTAMINATION,
-            self.subject,
-            len(genes),
-            rule="no gene of theirs",
-            passed=verdict(not genes),
-            note=", ".join(genes),
-        )
+        row = Criterion(criteria.CONTAMINATION, self.subject, len(genes), note=", ".join(genes))
+        return row._replace(rule="no gene of theirs", passed=verdict(not genes))
 
     def in_sets(self, sets: Mapping[str, Sequence[str]]) -> tuple[Criterion, pd.DataFrame]:
         """Over-represented sets: how many, and all in a table.
@@ -70,26 +64,18 @@ class Content:
         clear = table.loc[table["q"] < criteria.LEVEL, "set"].tolist()
         note = ", ".join(clear[:3]) + (f" and {len(clear) - 3} more" if len(clear) > 3 else "")
         table.insert(0, "subject", self.subject)
-        number = Criterion(
-            criteria.SETS, self.subject, len(clear), passed=criteria.INFORMATION, note=note
-        )
-        return number, table
+        row = Criterion(criteria.SETS, self.subject, len(clear), note=note)
+        return row._replace(passed=criteria.INFORMATION), table
 
     def _not_frequent(self, name: str, genes: Sequence[str], note: str) -> Criterion:
         """Genes that should be as frequent among the subject's as among all that were tested."""
         row = over_representation(self.genes, self.tested, {name: genes}).iloc[0]
         if not row["size"] or not self.genes:
             return Criterion(name, self.subject, note=_NOT_TESTED)
-        return Criterion(
-            name,
-            self.subject,
-            row["n"] / len(self.genes),
-            null=row["size"] / len(self.tested),
-            p=row["p"],
-            rule="p ≥ 0.05: not more than by chance",
-            passed=verdict(row["p"] >= criteria.LEVEL),
-            note=note,
-        )
+        share, expected = row["n"] / len(self.genes), row["size"] / len(self.tested)
+        rule, passed = "p ≥ 0.05: not more than by chance", verdict(row["p"] >= criteria.LEVEL)
+        result = Criterion(name, self.subject, share, null=expected, p=row["p"], note=note)
+        return result._replace(rule=rule, passed=passed)
 
 
 def recovers_reference(subject: str, score: pd.Series, rng: np.random.Generator) -> Criterion:
@@ -101,15 +87,8 @@ def recovers_reference(subject: str, score: pd.Series, rng: np.random.Generator)
         note = "none of the reference genes was tested"
         return Criterion(criteria.REFERENCE, subject, note=note)
     note = f"{recovery.n} of {len(wanted)} genes are there"
-    return Criterion(
-        criteria.REFERENCE,
-        subject,
-        recovery.auroc,
-        null=0.5,
-        p=recovery.p,
-        passed=criteria.INFORMATION,
-        note=note,
-    )
+    row = Criterion(criteria.REFERENCE, subject, recovery.auroc, null=0.5, p=recovery.p, note=note)
+    return row._replace(passed=criteria.INFORMATION)
 
 
 def content(
