@@ -134,13 +134,18 @@ def write_gmt(
     check_not_empty(n, str(facts.get("reason", "")), "a GMT file has no set without genes")
     weight = weights(table)
     gene_sets.check_gmt_genes(weight.index)
-    halves = {name + UP: weight.index[weight > 0], name + DOWN: weight.index[weight < 0]}
-    sets = {half: list(genes) for half, genes in halves.items() if len(genes)}
+    up, down = weight.index[weight > 0], weight.index[weight < 0]
+    halves = {name + UP: list(up), name + DOWN: list(down)}
+    sets = {half: genes for half, genes in halves.items() if genes}
     lines = ["\t".join([half, _origin(facts), *genes]) for half, genes in sets.items()]
     data = ("\n".join(lines) + "\n").encode()
     data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
-    how = lambda aside: aside.write_bytes(data), lambda aside: same(gene_sets.read_gmt(aside), sets)
-    _write({path: how}, overwrite=overwrite)
+
+    def is_written(aside: Path) -> bool:
+        return same(gene_sets.read_gmt(aside), sets)
+
+    files = {path: (lambda aside: aside.write_bytes(data), is_written)}
+    _write(files, overwrite=overwrite)
 
 
 def write_csv(
@@ -306,8 +311,8 @@ def _origin(facts: Mapping[str, Any]) -> str:
     words = [f"scbert_cll_{__version__}"]
     if params := facts.get("params"):
         first, *_, last = params["classes"]
-        words += [f"{params['groupby']}:{last}_vs_{first}", f"{facts['n_donors']}_donors"]
-        words += [f"q<{params['alpha']:g}"]
+        words.append(f"{params['groupby']}:{last}_vs_{first}")
+        words += [f"{facts['n_donors']}_donors", f"q<{params['alpha']:g}"]
     return re.sub(r"\s+", "_", ";".join(words))
 
 

@@ -274,7 +274,7 @@ def test_groups_of_a_corpus_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         val_fraction=0,
     )
     model = sc_cll.tl.pretrain(tmp_path / "c.zarr", network=NETWORK, **FAST)
-    monkeypatch.setattr("scbert_cll.model.corpus.checks._MOST_GROUPS", 1)
+    monkeypatch.setattr("scbert_cll.tl._predict_corpus.job._MOST_GROUPS", 1)
     with pytest.raises(
         ValueError, match=r"groupby='label' has .* different values, and groups are at most 1"
     ):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scbert_cll.model.exchange.scbert_layout import read_scbert_checkpoint
+from scbert_cll.model.exchange.scbert_file import read_scbert_checkpoint
 from scbert_cll.nn import Config, Performer
 
 pytestmark = pytest.mark.realdata

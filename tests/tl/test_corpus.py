@@ -90,9 +90,9 @@ def test_a_corpus_that_is_open_is_read_as_it_was_opened(corpus):
     data = CorpusData(corpus, balance=["kind"], chunk_size=16, preload_nchunks=2)
     model = sc_cll.tl.pretrain(data, **TINY, network=SMALL, exclude_genes=["G0"])
     assert "G0" not in model.genes
-    with pytest.raises(ValueError, match="'balance' belong into CorpusData"):
+    with pytest.raises(ValueError, match="'balance' belong in CorpusData"):
         sc_cll.tl.pretrain(data, **TINY, balance=["kind"])
-    with pytest.raises(ValueError, match="'num_workers' belong into CorpusData"):
+    with pytest.raises(ValueError, match="'num_workers' belong in CorpusData"):
         sc_cll.tl.finetune(data, **TINY, labels_key="kind", num_workers=2)
 
 

@@ -112,6 +112,15 @@ def warn_of_missing_words(classes: Iterable[str], key: str) -> None:
         )
 
 
+def unassigned_needs_classes(classes: Iterable[str] | None) -> None:
+    """Only classes can be left unassigned."""
+    if classes is None:
+        raise ValueError(
+            "unassigned_below is for a ScBERTClassifier; a ScBERT embeds cells and has no classes. "
+            "Leave it out."
+        )
+
+
 def warn_of_a_class_called_unassigned(classes: Iterable[str]) -> None:
     """Say that a cell may be called so for two reasons."""
     if _keys.UNASSIGNED in classes:

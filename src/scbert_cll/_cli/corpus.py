@@ -123,12 +123,10 @@ def _genes_and_binning(vocab: Path) -> tuple[Any, dict[str, Any] | None]:
     from scbert_cll.model.exchange import folder
 
     saved = folder.load_folder(vocab)
-    binning, genes = saved["config"]["binning"], list(saved["genes"])
-    if saved["edges"] is not None:
-        binning = binning | {"edges": saved["edges"]}
     # totals are of the genes that the model is not shown, too
-    hidden = [g for g in saved["config"]["setup"]["exclude_genes"] if g not in set(genes)]
-    return [*genes, *hidden], binning
+    excluded = saved.config["setup"]["exclude_genes"]
+    hidden = [gene for gene in excluded if gene not in set(saved.genes)]
+    return [*saved.genes, *hidden], saved.binning
 
 
 def check(corpus: Path) -> None:

@@ -82,7 +82,7 @@ def predict(
     else:
         can_write(out)
     cells = source(data, reading)
-    from scbert_cll import ScBERT, ScBERTClassifier, tl
+    from scbert_cll import ScBERT, ScBERTClassifier, _checks, tl
     from scbert_cll._disk.cells import write_cells
     from scbert_cll.model.exchange.hub import class_of
 
@@ -110,10 +110,8 @@ def predict(
         counts = tokens.obs[_keys.PRED].value_counts()
         numbers = ", ".join(f"{n:,} {name}" for name, n in counts.items())
     else:
-        from scbert_cll.model.corpus import checks as reading_checks
-
         if unassigned_below is not None:
-            reading_checks.for_a_classifier(is_one=False)
+            _checks.people.unassigned_needs_classes(None)
         tokens.obsm[_keys.X_SCBERT] = loaded.get_latent_representation(
             tokens, batch_size=batch_size
         )

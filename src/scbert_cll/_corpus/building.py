@@ -154,7 +154,7 @@ class Building:
         for name in list(unlisted(Corpus(self.corpus, manifest), hidden=True)):
             remove(self.corpus / name)  # of a process that was interrupted
         put_in_place(self.corpus, out)
-        discard(self.folder, *(path.name for path in (self.corpus, self._scans, self._done)), _PLAN)
+        discard(self.folder, "corpus", "scans", "done", _PLAN)
 
     def report(self, scans: Mapping[int, Scan], reasons: Mapping[int, str]) -> pd.DataFrame:
         """What became of every file."""
@@ -209,8 +209,8 @@ class Building:
         noted = read_note(note, key)
         if noted is not None:
             dataset: dict[str, Any] = noted["dataset"]
-            sums = {folder / name: checksum for name, (_, checksum) in dataset["files"].items()}
-            if all(file.is_file() and sha256(file) == sums[file] for file in sums):
+            files = dataset["files"].items()
+            if formats.are_whole(folder, {name: one for name, (_, one) in files}):
                 return dataset
         dataset = write_dataset(folder, part, number, runs, job)
         write_note(note, {"dataset": dataset}, key)

@@ -158,7 +158,8 @@ def damage(corpus: Corpus, *, large: bool = True) -> list[str]:
 
     Without `large` the shards of X are only measured.
     """
-    return [f"{name} ({problem})" for name, _, problem in states(corpus, large=large) if problem]
+    files = states(corpus, large=large)
+    return [f"{name} ({problem})" for name, _, problem in files if problem]
 
 
 def states(corpus: Corpus, *, large: bool = True) -> Iterator[tuple[str, int, str]]:

@@ -60,7 +60,8 @@ def deal_donors(
     wanted, n_chosen, chosen = val_fraction * sum(cells.values()), 0, list[str]()
     for i in np.random.default_rng([seed, _SIDES]).permutation(len(donors)):
         n_then = n_chosen + cells[donors[i]]
-        if abs(n_then - wanted) < abs(n_chosen - wanted) and len(chosen) < len(donors) - 1:
+        is_closer = abs(n_then - wanted) < abs(n_chosen - wanted)
+        if is_closer and len(chosen) < len(donors) - 1:
             chosen.append(donors[i])
             n_chosen = n_then
     return sorted(chosen) or [min(donors, key=lambda name: (cells[name], name))]

@@ -20,7 +20,7 @@ from anndata.io import read_elem, write_elem
 
 from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import SOURCE, Corpus
-from scbert_cll._disk.formats import plain, same, sha256, versions
+from scbert_cll._disk.formats import are_whole, plain, same, sha256, versions
 from scbert_cll._disk.in_place import NotAsWrittenError, put_in_place, remove
 from scbert_cll._disk.left_overs import read_note, write_note
 
@@ -147,14 +147,12 @@ class Store:
     def laid(self, call: str) -> list[str] | None:
         """Files that this call laid out; None where they are not there as they were."""
         note = read_note(self._laid, call)
-        return list(note["files"]) if note is not None and self.are_whole(note["files"]) else None
+        is_whole = note is not None and self.are_whole(note["files"])
+        return list(note["files"]) if note is not None and is_whole else None
 
     def are_whole(self, sums: Mapping[str, str]) -> bool:
         """Whether files of the store are as they were written."""
-        files = {self.folder / name: checksum for name, checksum in sums.items()}
-        if not all(file.is_file() for file in files):
-            return False
-        return all(sha256(file) == checksum for file, checksum in files.items())
+        return are_whole(self.folder, sums)
 
     def chunks(self, window: int, results: Results) -> dict[str, str]:
         """Files that hold the results of a window, and their checksums.
@@ -288,7 +286,8 @@ class Store:
         for name, column in obs.items():
             path = f"obs/{_names.key(name)}"
             if name in groups:
-                codes = column.astype("category").cat.set_categories(groups[str(name)]).cat.codes
+                text = column.astype("category")
+                codes = text.cat.set_categories(groups[str(name)]).cat.codes
                 values[f"{path}/codes"] = codes.to_numpy()
             else:
                 values[path] = column.to_numpy(dtype=float)

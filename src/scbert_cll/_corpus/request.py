@@ -139,9 +139,8 @@ def source_files(paths: Any) -> list[Path]:
             f"{len(absent)} of {len(files)} files are not there: {listed(absent)}."
         )
     resolved = [plain_or_folder(file).resolve() for file in files]
-    if twice := sorted(
-        {str(f) for f, at in zip(files, resolved, strict=True) if resolved.count(at) > 1}
-    ):
+    places = zip(files, resolved, strict=True)
+    if twice := sorted({str(f) for f, at in places if resolved.count(at) > 1}):
         raise ValueError(f"paths names a file more than once: {listed(twice)}. Name each once.")
     return files
 

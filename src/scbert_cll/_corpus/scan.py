@@ -86,7 +86,8 @@ class _Tally:
     """Cells, donors and columns, learned block by block."""
 
     def __init__(self, n_cells: int) -> None:
-        self.n_tokens, self.donor = np.zeros(n_cells, np.int32), np.zeros(n_cells, np.int32)
+        self.n_tokens = np.zeros(n_cells, np.int32)
+        self.donor = np.zeros(n_cells, np.int32)
         self.names = np.zeros(n_cells, np.uint64)  # hashes of them
         self.donors: dict[str, int] = {}
         self.columns: dict[str, _Column] = {}

@@ -111,4 +111,5 @@ def added(
     sums: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Sums by name, with others added to them."""
-    return {**sums, **{name: sums.get(name, 0) + values for name, values in others.items()}}
+    updated = {name: sums.get(name, 0) + values for name, values in others.items()}
+    return {**sums, **updated}

@@ -21,7 +21,7 @@ from scbert_cll._corpus.rows import Csr, Dense, Rows, rows_of
 from scbert_cll.vocab import GeneVocab
 
 # Reading a damaged file raises any of these, by HDF5, by anndata or by a check.
-UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError)
+UNREADABLE = (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
 class Source:
@@ -87,8 +87,8 @@ class Source:
         """Columns of `obs`, and of the MuData's own."""
         frames = [] if self._obs is None else [self._obs]
         frames += [] if self._mudata is None else [self._mudata[1]["obs"]]
-        names = (str(name) for frame in frames for name in frame.attrs.get("column-order", frame))
-        return list(dict.fromkeys(names))
+        orders = (frame.attrs.get("column-order", frame) for frame in frames)
+        return list(dict.fromkeys(str(name) for order in orders for name in order))
 
     def resolve(self, vocab: GeneVocab, aliases: Any) -> pd.DataFrame:
         """The vocabulary gene of each column, and why, as `GeneVocab.resolve` says it."""
@@ -139,7 +139,8 @@ class Source:
             return None
         modality, mudata = self._mudata
         if key in mudata["obs"]:
-            return self._of_mudata(key, modality, mudata).iloc[start:stop].reset_index(drop=True)
+            column = self._of_mudata(key, modality, mudata)
+            return column.iloc[start:stop].reset_index(drop=True)
         bare = key.removeprefix(f"{modality}:")
         return None if bare == key else self.column(bare, start, stop)
 
@@ -214,7 +215,8 @@ class Source:
     def _rna(self, modalities: list[str]) -> str:
         """The modality that was asked for, or one with a usual name of RNA."""
         if self._modality is not None:
-            key_in(self._modality, modalities, "its modalities", "Name the RNA with modality=.")
+            remedy = "Name the RNA with modality=."
+            key_in(self._modality, modalities, "its modalities", remedy)
             return self._modality
         if usual := [name for name in _keys.RNA_KEYS if name in modalities]:
             return usual[0]

@@ -110,7 +110,8 @@ def write_dataset(
         for name in sorted(files)
         if files[name].is_file()
     }
-    return {"name": folder.name, "n_cells": adata.n_obs, "n_tokens": int(matrix.nnz), "files": sums}
+    n = {"n_cells": adata.n_obs, "n_tokens": int(matrix.nnz)}
+    return {"name": folder.name, **n, "files": sums}
 
 
 def _write(folder: Path, adata: AnnData) -> None:
@@ -124,9 +125,8 @@ def _write(folder: Path, adata: AnnData) -> None:
     codecs = (BloscCodec(cname="lz4", clevel=3, shuffle="shuffle"), Crc32cCodec())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")
-        annbatch.write_sharded(
-            group, adata, n_obs_per_chunk=_CELLS_PER_CHUNK, shard_size=_SHARD, compressors=codecs
-        )
+        sizes: Any = {"n_obs_per_chunk": _CELLS_PER_CHUNK, "shard_size": _SHARD}
+        annbatch.write_sharded(group, adata, compressors=codecs, **sizes)
     # What zarr consolidates lists arrays in the order the disk does; each array has its own
     # metadata, so the copy goes.
     root = folder / "zarr.json"

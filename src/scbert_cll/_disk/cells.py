@@ -72,7 +72,8 @@ def differing_slots(path: Path, data: Any) -> list[str]:
             for name, part in data.mod.items()
             for slot in differing(file["mod"][name], part)
         ]
-        return [*parts, *_of_table(file["obs"], data.obs, "obs"), *_of_keys(file, data, "uns")]
+        obs = _of_table(file["obs"], data.obs, "obs")
+        return [*parts, *obs, *_of_keys(file, data, "uns")]
 
 
 def differing(group: Any, adata: AnnData) -> Iterator[str]:
@@ -87,7 +88,8 @@ def differing(group: Any, adata: AnnData) -> Iterator[str]:
         yield from _of_keys(group, adata, slot)
         stored = group.get(slot, {})
         for key, value in getattr(adata, slot).items():
-            if key is not None and key in stored and not _same_values(stored[key], value):
+            is_both = key is not None and key in stored
+            if is_both and not _same_values(stored[key], value):
                 yield f"{slot}[{key!r}]"
     yield from _of_keys(group, adata, "uns")
 

@@ -45,9 +45,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def are_whole(folder: Path, sums: Mapping[str, str]) -> bool:
+    """Whether files of a folder, by their names in it, have these checksums."""
+    if not all((folder / name).is_file() for name in sums):
+        return False
+    return all(sha256(folder / name) == checksum for name, checksum in sums.items())
+
+
 def size_and_time(path: Path) -> tuple[int, int]:
     """Bytes of a file, or of all files of a folder, and when one was last written to."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
     stats = [file.stat() for file in files]
     return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)
 
@@ -142,8 +151,8 @@ def _same_tables(table: pd.DataFrame, expected: pd.DataFrame) -> bool:
     """
 
     def parts(frame: pd.DataFrame) -> list[list[Any]]:
-        columns = (frame.iloc[:, i] for i in range(frame.shape[1]))
-        return [list(frame.columns), list(frame.index), *(one.tolist() for one in columns)]
+        columns = (frame.iloc[:, i].tolist() for i in range(frame.shape[1]))
+        return [list(frame.columns), list(frame.index), *columns]
 
     return table.shape == expected.shape and same(parts(table), parts(expected))
 

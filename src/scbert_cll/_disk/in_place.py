@@ -1,10 +1,10 @@
 """Files and folders put in place: written aside, read back, forced to the disk, and renamed.
 
-By one process at a time. Whatever the package writes goes through `replace`, `replace_all` or `put_in_place`. A crash at any
-moment leaves the old or the new under the name. A folder that replaces a folder takes two renames:
-where a crash came between them, `settle` ends the exchange. Writers call it, and so does `whole`,
-through which folders are read. The order of writing, forcing and renaming is SQLite's and git's; a
-rename may otherwise reach the disk before the bytes do.
+By one process at a time. Whatever the package writes goes through `replace`, `replace_all` or
+`put_in_place`. A crash at any moment leaves the old or the new under the name. A folder that
+replaces a folder takes two renames: where a crash came between them, `settle` ends the exchange.
+Writers call it, and so does `whole`, through which folders are read. The order of writing, forcing
+and renaming is SQLite's and git's; a rename may otherwise reach the disk before the bytes do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _NO_SPACE: Final = os.strerror(errno.ENOSPC)
 _BUSY: Final = {errno.EBUSY, errno.EXDEV}
 # folders, on some network drives
-_CANNOT_FORCE: Final = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
+_CANNOT_FORCE: Final = {
+    getattr(errno, name) for name in ("EINVAL", "ENOTSUP", "ENOSYS", "EBADF", "EACCES")
+}
 
 type Write = Callable[[Path], object]
 type Same = Callable[[Path], bool]

@@ -182,7 +182,9 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         writer = folder / _WRITER
-        who = writer.read_text(encoding="utf-8").strip() if writer.is_file() else "another process"
+        who = "another process"
+        if writer.is_file():
+            who = writer.read_text(encoding="utf-8").strip()
         raise InUseError(
             f"{folder} is being written to by {who}. Wait until that has ended, stop it, or "
             f"name another folder for {what}."

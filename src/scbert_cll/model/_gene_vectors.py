@@ -96,7 +96,8 @@ def co_expression_vectors(
         )
     seed = int(rng.integers(2**31))
     vectors = _skip_gram(pairs, names[genes], options.n_dims, options.epochs, seed=seed)
-    return vectors, {"n_cells": n_cells, "n_metacells": len(profiles), "n_pairs": len(pairs)}
+    n_metacells, n_pairs = len(profiles), len(pairs)
+    return vectors, {"n_cells": n_cells, "n_metacells": n_metacells, "n_pairs": n_pairs}
 
 
 def _detected(counts: sparse.csr_matrix) -> np.ndarray:
@@ -135,7 +136,9 @@ def _metacells(counts: sparse.csr_matrix, totals: np.ndarray, size: int) -> list
     cells = np.arange(len(totals))
     if size == 1:
         return np.split(cells, cells[1:])
-    points = _components(counts, totals) if len(cells) >= 2 * size else np.zeros((len(cells), 1))
+    points = np.zeros((len(cells), 1))
+    if len(cells) >= 2 * size:
+        points = _components(counts, totals)
     todo, done = [cells], []
     while todo:
         cells = todo.pop()

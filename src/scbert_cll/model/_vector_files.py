@@ -22,7 +22,8 @@ _DIGITS: Final = 12  # of a number of vectors
 def source(vectors: Any) -> str:
     """What to write down about where the vectors come from."""
     first = vectors[0] if isinstance(vectors, tuple) else vectors
-    return Path(first).name if isinstance(first, str | PathLike) else type(vectors).__name__
+    is_file = isinstance(first, str | PathLike)
+    return Path(first).name if is_file else type(vectors).__name__
 
 
 def read_vectors(vectors: Any) -> pd.DataFrame:

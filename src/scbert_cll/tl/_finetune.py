@@ -13,7 +13,7 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model import _training as training
 from scbert_cll.model._network import check_network
-from scbert_cll.model.corpus import checks as reading_checks
+from scbert_cll.model.corpus import opened as on_disk
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
 from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze
@@ -178,7 +178,7 @@ def finetune(
     choices: dict[str, Any] = {"rng": rng, **(network or {})}
     if isinstance(adata, ON_DISK):
         not_of_a_corpus = {"layer": layer, **options.columns, "key_added": key_added}
-        reading_checks.not_of_a_corpus(
+        on_disk.not_of_a_corpus(
             {name: value not in (None, _USUAL.get(name)) for name, value in not_of_a_corpus.items()}
         )
         binning = None if model is None else model.binning
@@ -190,7 +190,7 @@ def finetune(
             classifier = ScBERTClassifier.from_pretrained(model, data, **choices)
         training.finetune(classifier, options.without_columns(), data)
         return classifier
-    reading_checks.only_of_a_corpus(
+    on_disk.only_of_a_corpus(
         {"balance": bool(balance), "num_workers": num_workers != 0},
         remedy="Balance with pp.balance.",
     )

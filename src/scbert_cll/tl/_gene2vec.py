@@ -108,9 +108,9 @@ def gene2vec(
     TypeError
         If `adata` is not an AnnData or `vectors` is none of the forms above.
     ValueError
-        If another `donor_key` is given where it would have no effect, the values are not raw counts, there
-        are too few cells for metacells, `vectors` cannot be read or covers too few genes, or
-        `adata` is a view and `copy=False`.
+        If another `donor_key` is given where it would have no effect, the values are not raw
+        counts, there are too few cells for metacells, `vectors` cannot be read or covers too few
+        genes, or `adata` is a view and `copy=False`.
     FileNotFoundError
         If a file of `vectors` or of its names does not exist.
     ImportError
@@ -201,4 +201,5 @@ def _training_cells(
         return cells, np.zeros(len(cells), dtype=np.intp), {}
     of_all = _checks.people.donors(adata, donor_key, cells=np.isin(np.arange(adata.n_obs), cells))
     donors = of_all.iloc[cells]
-    return cells[donors.notna()], pd.factorize(donors.dropna())[0], _checks.people.left_out(of_all)
+    codes = pd.factorize(donors.dropna())[0]
+    return cells[donors.notna()], codes, _checks.people.left_out(of_all)

@@ -14,7 +14,7 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll.model import ScBERT
 from scbert_cll.model import _training as training
 from scbert_cll.model._network import check_network
-from scbert_cll.model.corpus import checks as reading_checks
+from scbert_cll.model.corpus import opened as on_disk
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
 from scbert_cll.model.training.options import BatchSize, Pretraining
 from scbert_cll.tl import _write
@@ -142,7 +142,7 @@ def pretrain(
     if gene_embedding is not None:
         choices["gene_embedding"] = gene_embedding
     if isinstance(adata, ON_DISK):
-        reading_checks.not_of_a_corpus(
+        on_disk.not_of_a_corpus(
             {
                 "layer": layer != _keys.BINNED,
                 "split_key": split_key not in (None, _keys.SPLIT),
@@ -155,7 +155,7 @@ def pretrain(
         )
         training.pretrain(model, options, data)
         return model
-    reading_checks.only_of_a_corpus(
+    on_disk.only_of_a_corpus(
         {
             "gene_vectors": gene_vectors is not None,
             "balance": bool(balance),

@@ -425,7 +425,7 @@ def test_with_vectors_a_finetuned_network_keeps_its_genes(finetuned):
         ),
         (
             lambda t: t.mask(np.repeat(t.index.to_numpy()[:, None] == "G5", 16, 1)),
-            "no finite numbers for 1 genes: 'G5'",
+            "non-finite values for 1 genes: 'G5'",
         ),
         (
             lambda t: pd.concat([t, t.loc[["G9"]]]),
@@ -564,13 +564,13 @@ def test_cells_binned_otherwise(pretrained, cells):
             },
             "2 rows, expected at least 3",
         ),
-        ({"norm.weight": torch.full((16,), torch.nan)}, "no finite numbers in 'norm.weight'"),
+        ({"norm.weight": torch.full((16,), torch.nan)}, "non-finite values in 'norm.weight'"),
         (
             {
                 f"performer.net.layers.{i}.0.fn.fast_attention.projection_matrix": torch.ones(16, 5)
                 for i in (0, 1)
             },
-            r"inner \(16\) is no multiple of dim_head \(5\)",
+            r"inner \(16\) is not a multiple of dim_head \(5\)",
         ),
     ],
     ids=["bins", "nan", "heads"],

@@ -1,10 +1,11 @@
-"""A corpus on disk as what Lightning trains on: windows of cells through annbatch, batches of tokens on the device."""
+"""A corpus on disk as what Lightning trains on: windows through annbatch, batches of tokens."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._checks.words import key_in, number_in
-from scbert_cll._corpus.format import PARTS, Corpus, open_corpus
+from scbert_cll._corpus.format import PARTS, open_corpus
 from scbert_cll._disk.formats import digest
-from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows
-from scbert_cll.model.corpus.windows import Windows
+from scbert_cll._optional import require
+from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows, Windows
 from scbert_cll.model.training.batches import (
     Batch,
     ResumableData,
@@ -30,15 +31,8 @@ from scbert_cll.model.training.batches import (
 from scbert_cll.nn import Config
 from scbert_cll.pp._bin_expression import cut
 
-if TYPE_CHECKING:
-    from scbert_cll.model.corpus.reader import Reader
-
-_LOG2: Final[dict[str, Any]] = {
-    "method": "log2",
-    "n_bins": 5,
-    "target_sum": 1e4,
-    "layer": "X",
-}  # of a raw corpus
+# of a raw corpus
+_LOG2: Final = {"method": "log2", "n_bins": 5, "target_sum": 1e4, "layer": "X"}
 _REHEARSED: Final = 512  # cells
 
 
@@ -51,13 +45,13 @@ class Stored(NamedTuple):
 
 
 class CorpusData(ResumableData):
-    """Cells of a corpus that :func:`~scbert_cll.pp.build_corpus` wrote, for training and inference without reading it into memory.
+    """Cells of a corpus that :func:`~scbert_cll.pp.build_corpus` wrote, for training and inference.
 
-    Cells are read through annbatch in windows: chunks of neighbours from all over the (shuffled)
-    corpus. Every process reads its share of each, and every cell is seen exactly once per epoch.
-    What a window holds, and in which order, follows from the seed, the epoch and its number alone:
-    it does not depend on workers, and a resumed run goes on in the middle of an epoch. Only
-    expressed genes travel; tokens are made on the device.
+    The corpus may be larger than memory. Cells are read through annbatch in windows: chunks of
+    neighbours from all over the (shuffled) corpus. Every process reads its share of each, and every
+    cell is seen exactly once per epoch. What a window holds, and in which order, follows from the
+    seed, the epoch and its number alone: it does not depend on workers, and a resumed run goes on
+    in the middle of an epoch. Only expressed genes travel; tokens are made on the device.
 
     Parameters
     ----------
@@ -107,21 +101,20 @@ class CorpusData(ResumableData):
             number_in(value, name, 2, np.inf, whole=True)
         number_in(num_workers, "num_workers", 0, np.inf, whole=True)
         self.corpus = open_corpus(path)
-        self.num_workers, self.chunk_size, self.preload_nchunks = (
-            num_workers,
-            chunk_size,
-            preload_nchunks,
-        )
+        self.num_workers = num_workers
+        self.chunk_size, self.preload_nchunks = chunk_size, preload_nchunks
         self.balance = [balance] if isinstance(balance, str) else list(balance)
         self._raw = self.corpus.binning is None
-        stored = (
-            self.corpus.binning
-            or binning
-            or {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
-        )
-        self.binning: dict[str, Any] = {"params": dict(stored["params"]), "edges": stored["edges"]}
+        edges = np.exp2(np.arange(1.0, 6)) - 1
+        log2: dict[str, Any] = {"params": _LOG2, "edges": edges}
+        record = self.corpus.binning or binning or log2
+        params = dict(record["params"])
+        self.binning: dict[str, Any] = {"params": params, "edges": record["edges"]}
         self.count(self.genes, _checks.tokens.totals_of(self.genes))
-        self.readers = {part: _reader(self.corpus, part) for part in PARTS}
+        require("annbatch", "A corpus")
+        from scbert_cll.model.corpus.reader import Reader
+
+        self.readers = {part: Reader(self.corpus, part) for part in PARTS}
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.labels: dict[str, np.ndarray] = {}
         self._obs_cache: dict[tuple[str, str], pd.Series] = {}
@@ -135,13 +128,9 @@ class CorpusData(ResumableData):
     def obs(self, part: str, column: str) -> pd.Series:
         """One column of the cells of a part."""
         if (part, column) not in self._obs_cache:
-            known = [_keys.DONOR, *self.corpus.record["obs_columns"]]
-            key_in(
-                column,
-                known,
-                f"the obs columns of {self.corpus.path}",
-                "Name it in obs_columns= of pp.build_corpus.",
-            )
+            where = f"the obs columns of {self.corpus.path}"
+            remedy = "Name it in obs_columns= of pp.build_corpus."
+            key_in(column, [_keys.DONOR, *self.corpus.obs_columns], where, remedy)
             self._obs_cache[part, column] = self.readers[part].obs([column])[column]
         return self._obs_cache[part, column]
 
@@ -171,12 +160,9 @@ class CorpusData(ResumableData):
         _checks.genes.model_genes(genes, AnnData(var=pd.DataFrame(index=self.genes)))
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.model_genes, self.config, self.seed = genes, config, seed
-        self.labels = (
-            {}
-            if labels_key is None
-            else {part: self._codes(part, labels_key, classes) for part in PARTS}
-        )
-        if self.labels:
+        self.labels = {}
+        if labels_key is not None:
+            self.labels = {part: self._codes(part, labels_key, classes) for part in PARTS}
             self.n_train, self.n_val = (int((self.labels[part] >= 0).sum()) for part in PARTS)
         self._lengths: dict[str, np.ndarray] = {}
         self._orders: dict[int | None, Tensor | None] = {}
@@ -184,12 +170,9 @@ class CorpusData(ResumableData):
 
     def digest(self) -> str:
         """Checksum of what is trained on, and in which order."""
-        how = {
-            "balance": self.balance,
-            "chunk_size": self.chunk_size,
-            "preload_nchunks": self.preload_nchunks,
-        }
-        return digest({"corpus": self.corpus.digest} | how | self._described)
+        names = "balance", "chunk_size", "preload_nchunks"
+        how = {name: getattr(self, name) for name in names}
+        return digest({"corpus": self.corpus.digest, **how, **self._described})
 
     def train_dataloader(self) -> CorpusLoader:
         """Shuffled batches; each process gets its share."""
@@ -207,14 +190,14 @@ class CorpusData(ResumableData):
         if draw not in self._orders:
             self._orders = {draw: gene_order(self.config, self.seed, draw)}
         order = self._orders[draw]
-        columns = {name: value for name, value in batch.items() if name not in ("compact", "draw")}
-        return {"cells": expand(batch["compact"], self.config, order)} | columns
+        cells = expand(batch["compact"], self.config, order)
+        names = [name for name in batch if name not in ("compact", "draw")]
+        return {"cells": cells, **{name: batch[name] for name in names}}
 
     def rehearsal(self) -> tuple[TokenRows, np.ndarray, int]:
         """Some training cells in memory, their rows, and how many cells they stand for."""
-        some = np.unique(
-            np.linspace(0, self.n_train - 1, min(_REHEARSED, self.n_train)).astype(np.int64)
-        )
+        places = np.linspace(0, self.n_train - 1, min(_REHEARSED, self.n_train))
+        some = np.unique(places.astype(np.int64))
         rows = TokenRows(self.tokens(_keys.TRAIN, some), self.config)
         rows.columns["labels"] = torch.zeros(len(rows), dtype=torch.int64)
         return rows, np.flatnonzero(rows.lengths() > 0), self.n_train
@@ -225,7 +208,10 @@ class CorpusData(ResumableData):
         return take_columns(self._binned(self.readers[part].read(rows)), columns)
 
     def count(self, genes: pd.Index, params: Mapping[str, Any]) -> None:
-        """Of raw counts, which are binned when they are read: make totals of the genes of a model, whose `params` tell whether these are all."""
+        """Make totals of raw counts, binned when they are read, of the genes of a model.
+
+        Its `params` tell whether these are all; else totals are of the corpus' genes.
+        """
         if self._raw:
             is_known = _checks.tokens.totals_of(genes)["genes_digest"] == params.get("genes_digest")
             self._counted = (
@@ -246,37 +232,33 @@ class CorpusData(ResumableData):
     def _binned_in_some(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
         """Tokens of the genes that are counted; the others have none."""
         edges = self.binning["edges"]
-        edges = edges.loc[self.genes[self._counted]] if isinstance(edges, pd.DataFrame) else edges
+        if isinstance(edges, pd.DataFrame):
+            edges = edges.loc[self.genes[self._counted]]
         tokens = cut(csr[:, self._counted], self.binning | {"edges": edges})
         return sparse.csr_matrix(
             (tokens.data, self._counted[tokens.indices], tokens.indptr), shape=csr.shape
         )
 
     def _loader(self, part: str, seed: int | None) -> CorpusLoader:
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        # cells that are trained on: the labelled ones where there are labels, else all
+        rows = np.flatnonzero(self.labels[part] >= 0) if self.labels else None
+        windows = Windows(
+            len(self.readers[part]) if rows is None else len(rows),
+            self.batch_size,
+            seed=seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world=self.trainer.world_size if self.trainer else 1,
+            chunk=self.chunk_size,
+            n_chunks=self.preload_nchunks,
         )
-        shared = {
-            "rank": rank,
-            "world": world,
-            "chunk": self.chunk_size,
-            "n_chunks": self.preload_nchunks,
-        }
-        rows = self._rows(part)
-        n = len(self.readers[part]) if rows is None else len(rows)
-        windows = Windows(n, self.batch_size, seed=seed, **shared)
         return CorpusLoader(
-            WindowRows(windows, rows, part, self.tokens),
+            WindowRows(windows, rows, partial(self.tokens, part)),
             self.config,
             labels=self.labels.get(part),
             lengths=None if self.labels or self.config.tokens == "all" else self._of_length(part),
             weights=self.weights(part) if seed is not None and self.balance else None,
             num_workers=self.num_workers,
         )
-
-    def _rows(self, part: str) -> np.ndarray | None:
-        """Cells that are trained on: the labelled ones where there are labels, else None for all."""
-        return np.flatnonzero(self.labels[part] >= 0) if self.labels else None
 
     def _of_length(self, part: str) -> np.ndarray:
         if part not in self._lengths:
@@ -287,19 +269,14 @@ class CorpusData(ResumableData):
         """Class of each cell, -1 without."""
         if not self.corpus.n_cells(part):
             return np.zeros(0, np.int64)
-        column = self.obs(part, labels_key)
-        known = pd.Categorical(_checks.people.class_names(column), categories=list(classes))
-        return np.asarray(known.codes, np.int64)
+        names = _checks.people.class_names(self.obs(part, labels_key))
+        return np.asarray(pd.Categorical(names, categories=list(classes)).codes, np.int64)
 
     def weights(self, part: str) -> np.ndarray:
         """One over the number of cells with the same values; 0 where one is missing."""
         values = pd.DataFrame({name: self.obs(part, name).to_numpy() for name in self.balance})
-        groups = (
-            values.groupby(self.balance, observed=True, dropna=True)
-            .ngroup()
-            .fillna(-1)
-            .to_numpy(np.int64)
-        )
+        grouped = values.groupby(self.balance, observed=True, dropna=True)
+        groups = grouped.ngroup().fillna(-1).to_numpy(np.int64)
         counts = np.bincount(groups[groups >= 0])
         return np.where(groups >= 0, 1 / np.maximum(counts, 1)[groups], 0.0)
 
@@ -315,12 +292,16 @@ class CorpusData(ResumableData):
         for part in parts:
             n = self.corpus.n_cells(part)
             for start in range(0, n, size):
-                yield Stored(part, start, self.cells(part, np.arange(start, min(start + size, n))))
+                rows = np.arange(start, min(start + size, n))
+                yield Stored(part, start, self.cells(part, rows))
 
     def sample(
         self, n_cells: int, *, part: str = _keys.TRAIN, rng: int | np.random.Generator | None = 0
     ) -> AnnData:
-        """Cells drawn at random, in memory, with all columns of `obs`: to look at, or for :func:`~scbert_cll.tl.gene2vec`."""
+        """Cells drawn at random, in memory, with all columns of `obs`.
+
+        To look at, or for :func:`~scbert_cll.tl.gene2vec`.
+        """
         n = self.corpus.n_cells(part)
         rows = np.sort(np.random.default_rng(rng).choice(n, min(n_cells, n), replace=False))
         return self.cells(part, rows, obs=True)
@@ -331,18 +312,6 @@ class CorpusData(ResumableData):
         adata = AnnData(layers={_keys.BINNED: tokens}, var=pd.DataFrame(index=self.genes))
         adata.uns[_keys.BINNED] = dict(self.binning)
         if obs:
-            adata.obs = (
-                self.readers[part].obs([_keys.DONOR, *self.corpus.record["obs_columns"]]).iloc[rows]
-            )
+            columns = [_keys.DONOR, *self.corpus.obs_columns]
+            adata.obs = self.readers[part].obs(columns).iloc[rows]
         return adata
-
-
-def _reader(corpus: Corpus, part: str) -> Reader:
-    try:
-        from scbert_cll.model.corpus.reader import Reader
-    except ImportError as error:
-        raise ImportError(
-            "Corpora are read by annbatch, which is not installed. Remedy: pip install "
-            "'scbert-cll[corpus]'."
-        ) from error
-    return Reader(corpus, part)

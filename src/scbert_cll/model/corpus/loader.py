@@ -1,10 +1,10 @@
-"""Batches of an epoch over a corpus: windows that are read ahead, cut into batches, from any place on."""
+"""Batches of an epoch over a corpus, from any place on: windows are read ahead and cut."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,9 +12,120 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from scbert_cll.model.corpus.windows import Windows
 from scbert_cll.model.training.batches import Batch, compact
 from scbert_cll.nn import Config
+
+_POOL: Final = 8  # batches whose cells are sorted by length together
+_LEAST_CHUNKS: Final = 2
+
+
+class Windows:
+    """The batches of an epoch over `n` cells: numbers only, so the same on every machine.
+
+    Each process gets its share, and every cell is seen exactly once. A window is what a process
+    holds in memory: `n_chunks` chunks of `chunk` neighbours, from all over the corpus. Windows are
+    cut into batches. Numbers of windows and batches depend on nothing but these sizes, so all
+    processes take the same number of steps in every epoch; which cells are in them is drawn from
+    the seed, the epoch and the window, never from the state of a generator, so that training goes
+    on anywhere.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        rank: int = 0,
+        world: int = 1,
+        chunk: int = 256,
+        n_chunks: int = 16,
+    ) -> None:
+        if n < 2 * world:
+            raise ValueError(
+                f"{n} cells are too few for {world} processes; each needs at least two."
+            )
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.rank, self.world = rank, world
+        self.step = chunk * world  # neighbours of which each process reads its own
+        self.n_chunks = max(n_chunks, _LEAST_CHUNKS, -(-batch_size // self.step))
+        self.n_full, self.rest = divmod(n, self.step)
+
+    def __len__(self) -> int:
+        """Windows in an epoch."""
+        return -(-(self.n_full + (self.rest > 0)) // self.n_chunks)
+
+    def n_batches(self, window: int) -> int:
+        """Batches in a window.
+
+        With a seed at least two cells for each process in every one, as BatchNorm wants.
+        """
+        chunks = min(self.n_chunks, self.n_full + (self.rest > 0) - window * self.n_chunks)
+        n = chunks * self.step - (self.step - self.rest if window == 0 and self.rest else 0)
+        return max(1, min(round(n / self.batch_size), n // (2 * self.world)))
+
+    @property
+    def total(self) -> int:
+        """Batches in an epoch."""
+        return sum(self.n_batches(window) for window in range(len(self)))
+
+    def cells(self, epoch: int, window: int) -> np.ndarray:
+        """Cells of this process in a window, in the order in which they are read."""
+        chunks = self._chunks(epoch)[window * self.n_chunks : (window + 1) * self.n_chunks]
+        return np.concatenate([self._mine(int(chunk)) for chunk in chunks])
+
+    def batches(
+        self,
+        epoch: int,
+        window: int,
+        lengths: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
+        """Places in a window, batch by batch.
+
+        With `lengths`, cells of about the same length share a batch; with `weights`, cells are
+        drawn with replacement in proportion to them.
+        """
+        n_batches, n = self.n_batches(window), len(self.cells(epoch, window))
+        if self.seed is None:
+            return np.array_split(np.arange(n), n_batches)
+        rng = np.random.default_rng([self.seed, epoch, window, self.rank])
+        if weights is None or not weights.any():
+            order = rng.permutation(n)
+        else:
+            order = rng.choice(n, n, p=weights / weights.sum())
+        batches = np.array_split(order, n_batches)
+        if lengths is None:
+            return batches
+        by_length: list[np.ndarray] = []
+        for first in range(0, n_batches, _POOL):
+            pooled = batches[first : first + _POOL]
+            pool = np.concatenate(pooled)
+            cuts = np.cumsum([len(batch) for batch in pooled])[:-1]
+            by_length += np.split(pool[np.argsort(lengths[pool], kind="stable")], cuts)
+        # the same for all processes, so that none waits for another one's long cells
+        shared = np.random.default_rng([self.seed, epoch, window])
+        return [by_length[i] for i in shared.permutation(n_batches)]
+
+    def _chunks(self, epoch: int) -> np.ndarray:
+        """Numbers of the chunks in the order of the epoch.
+
+        The short one is always in the first window, where it changes no count.
+        """
+        if self.seed is None:
+            short = [self.n_full] if self.rest else []
+            return np.concatenate([short, np.arange(self.n_full)]).astype(np.int64)
+        rng = np.random.default_rng([self.seed, epoch])
+        full = rng.permutation(self.n_full)
+        if not self.rest:
+            return full
+        return np.insert(full, int(rng.integers(min(self.n_chunks, self.n_full + 1))), self.n_full)
+
+    def _mine(self, chunk: int) -> np.ndarray:
+        """Share of this process in a chunk."""
+        start = chunk * self.step
+        n = min(self.step, self.n - start)
+        return start + np.arange(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
 
 class WindowRows(Dataset[list[Tensor]]):
@@ -24,21 +135,19 @@ class WindowRows(Dataset[list[Tensor]]):
         self,
         windows: Windows,
         rows: np.ndarray | None,
-        part: str,
-        read: Callable[[str, np.ndarray], sparse.csr_matrix],
+        read: Callable[[np.ndarray], sparse.csr_matrix],
     ) -> None:
-        self.windows, self.rows, self.part, self.read = windows, rows, part, read
+        self.windows, self.rows, self.read = windows, rows, read
 
     def cells(self, epoch: int, window: int) -> np.ndarray:
         """Which cells are in a window."""
         cells = self.windows.cells(epoch, window)
         return cells if self.rows is None else self.rows[cells]
 
-    def __getitem__(self, asked: tuple[int, int]) -> list[Tensor]:
-        csr = self.read(self.part, self.cells(*asked))
-        return [
-            torch.from_numpy(np.ascontiguousarray(x)) for x in (csr.data, csr.indices, csr.indptr)
-        ]
+    def __getitem__(self, key: tuple[int, int]) -> list[Tensor]:
+        csr = self.read(self.cells(*key))
+        arrays = csr.data, csr.indices, csr.indptr
+        return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
 
 
 class CorpusLoader:
@@ -61,10 +170,8 @@ class CorpusLoader:
         self.labels, self.lengths, self.weights = labels, lengths, weights
         self.epoch, self.done, self.waited = 0, 0, 0.0
         self._from = 0
-        self.sampler, self.batch_sampler = (
-            self,
-            None,
-        )  # where Lightning looks for who wants to know the epoch
+        # where Lightning looks for who wants to know the epoch
+        self.sampler, self.batch_sampler = self, None
 
     def __len__(self) -> int:
         return self.data.windows.total
@@ -96,29 +203,27 @@ class CorpusLoader:
 
     def _epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         """Batches from the `first` on; windows that are behind are not read."""
-        windows, at = self.data.windows, 0
-        left = []
+        windows, n_before = self.data.windows, 0
+        left = dict[int, int]()  # windows, and how many batches of each are behind
         for window in range(len(windows)):
             n = windows.n_batches(window)
-            left += [(window, max(first - at, 0))] if at + n > first else []
-            at += n
-        arrays = self._read([(epoch, window) for window, _ in left])
-        for (window, behind), (values, genes, indptr) in zip(left, arrays, strict=True):
-            csr = sparse.csr_matrix(
-                (values.numpy(), genes.numpy(), indptr.numpy()),
-                (len(indptr) - 1, self.config.n_genes),
-            )
-            yield from self._batches(csr, epoch, window, behind)
+            if n_before + n > first:
+                left[window] = max(first - n_before, 0)
+            n_before += n
+        for window, arrays in zip(left, self._read(epoch, left), strict=True):
+            values, genes, indptr = (array.numpy() for array in arrays)
+            shape = len(indptr) - 1, self.config.n_genes
+            csr = sparse.csr_matrix((values, genes, indptr), shape)
+            yield from self._batches(csr, epoch, window, left[window])
 
-    def _read(self, asked: list[tuple[int, int]]) -> DataLoader[list[Tensor]]:
-        ahead: dict[str, Any] = {"prefetch_factor": 1} if self.num_workers else {}
+    def _read(self, epoch: int, windows: Iterable[int]) -> DataLoader[list[Tensor]]:
         return DataLoader(
             self.data,
-            sampler=asked,
+            sampler=[(epoch, window) for window in windows],
             batch_size=None,
             num_workers=self.num_workers,
             generator=torch.Generator(),
-            **ahead,
+            prefetch_factor=1 if self.num_workers else None,
         )
 
     def _batches(
@@ -131,14 +236,13 @@ class CorpusLoader:
         for places in windows.batches(epoch, window, lengths, weights)[behind:]:
             # excluding genes may have left a cell without a token
             places = places[np.diff(csr.indptr)[places] > 0]
-            found = compact(csr, places, self.config)
-            rows = cells[found.rows.numpy()]
-            batch: Batch = {"compact": found, "draw": draw, "rows": torch.from_numpy(rows)}
+            packed = compact(csr, places, self.config)
+            rows = cells[packed.rows.numpy()]
+            batch: Batch = {"compact": packed, "draw": draw}
+            batch["rows"] = torch.from_numpy(rows)
             if self.labels is not None:
-                batch |= {
-                    "labels": torch.from_numpy(self.labels[rows]),
-                    "weights": torch.ones(len(rows)),
-                }
+                batch["labels"] = torch.from_numpy(self.labels[rows])
+                batch["weights"] = torch.ones(len(rows))
             yield batch
 
 
@@ -150,7 +254,7 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
         if "DataLoader worker" not in str(error):
             raise
         raise RuntimeError(
-            f"A process that reads ahead ended: {error}. It may have run out of memory: try "
-            f"fewer num_workers or a smaller preload_nchunks. "
-            "Started again, the run goes on from its last checkpoint."
+            f"A process that reads ahead ended: {error}. It may have run out of memory: try fewer "
+            f"num_workers or a smaller preload_nchunks. Started again, the run goes on from its "
+            f"last checkpoint."
         ) from error

@@ -17,7 +17,7 @@ from scipy import sparse
 from scbert_cll._corpus.format import Corpus, refuse_damage
 
 
-class _Asked(Sampler):  # type: ignore[misc]
+class _Request(Sampler):  # type: ignore[misc]
     """Hands annbatch one request: rows, as one batch in their order."""
 
     batch_size: int | None = None
@@ -46,10 +46,10 @@ class Reader:
     def __init__(self, corpus: Corpus, part: str) -> None:
         self.corpus, self.part = corpus, part
         self._loader: Loader[Any, Any] | None = None
-        self._asked = _Asked()
+        self._request = _Request()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_loader": None, "_asked": _Asked()}
+        return self.__dict__ | {"_loader": None, "_request": _Request()}
 
     def __len__(self) -> int:
         return self.corpus.n_cells(self.part)
@@ -62,48 +62,42 @@ class Reader:
         ValueError
             A shard is damaged; it is named.
         """
-        self._asked.rows = rows
+        self._request.rows = rows
         try:
-            (found,) = self._open()
+            (batch,) = self._open()
         except Exception as error:
             refuse_damage(self.corpus)
             raise RuntimeError(
                 f"Cells of {self.corpus.path} could not be read, though its files are whole: "
                 f"{error}"
             ) from error
-        return sparse.csr_matrix(found["X"])
+        return sparse.csr_matrix(batch["X"])
 
     def lengths(self) -> np.ndarray:
         """Stored values of each cell."""
-        counts = [
-            np.diff(np.asarray(cast("Any", group["X/indptr"])[:])) for group in self._groups()
-        ]
+        borders = (cast("Any", group["X/indptr"])[:] for group in self._groups())
+        counts = (np.diff(np.asarray(one)) for one in borders)
         return np.concatenate([np.zeros(0, np.int64), *counts]).astype(np.int32)
 
     def obs(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of `obs` of all cells."""
-        frames = [
-            pd.DataFrame(
-                {name: read_elem(obs[name]) for name in columns if name in obs},
-                index=self._index(obs),
-            )
-            for obs in self._obs()
-        ]
-        return pd.concat(frames) if frames else pd.DataFrame(columns=list(columns))
+        frames = [pd.DataFrame(columns=list(columns))]
+        for obs in self._obs():
+            values = {name: read_elem(obs[name]) for name in columns if name in obs}
+            frames.append(pd.DataFrame(values, index=self._index(obs)))
+        return pd.concat(frames[1:] or frames)
 
     def names(self) -> pd.Index:
         """Names of all cells."""
-        names: pd.Index = pd.Index(
-            np.concatenate([np.zeros(0, object), *(self._index(obs) for obs in self._obs())])
-        )
-        return names
+        names = (self._index(obs) for obs in self._obs())
+        index: pd.Index = pd.Index(np.concatenate([np.zeros(0, object), *names]))
+        return index
 
     def _open(self) -> Loader[Any, Any]:
         if self._loader is None:
-            loader = Loader(batch_sampler=self._asked, preload_to_gpu=False)
-            self._loader = loader.add_adatas(
-                [AnnData(X=sparse_dataset(group["X"])) for group in self._groups()]
-            )
+            parts = [AnnData(X=sparse_dataset(group["X"])) for group in self._groups()]
+            loader = Loader(batch_sampler=self._request, preload_to_gpu=False)
+            self._loader = loader.add_adatas(parts)
         return self._loader
 
     def _groups(self) -> list[zarr.Group]:
@@ -111,11 +105,9 @@ class Reader:
 
         What else lies in the folder is not looked at.
         """
-        names = [dataset["name"] for dataset in self.corpus.datasets(self.part)]
-        return [
-            zarr.open_group(self.corpus.path / self.part / name, mode="r", zarr_format=3)
-            for name in names
-        ]
+        folder = self.corpus.path / self.part
+        places = [folder / dataset["name"] for dataset in self.corpus.datasets(self.part)]
+        return [zarr.open_group(place, mode="r", zarr_format=3) for place in places]
 
     def _obs(self) -> list[Any]:
         return [group["obs"] for group in self._groups()]

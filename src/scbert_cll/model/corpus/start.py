@@ -108,8 +108,11 @@ def labelled(
 def _sample_for_linear(
     data: CorpusData, seed: int
 ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Tokens, classes, weights, parts and donors of some labelled cells, for an exact solver that wants them in memory."""
-    found, parts, n = [], {}, 0
+    """Tokens, classes, weights, parts and donors of some labelled cells, in memory.
+
+    For an exact solver.
+    """
+    blocks, parts, n = [], {}, 0
     for part, most in _LINEAR.items():
         rows = np.flatnonzero(data.labels[part] >= 0)
         if len(rows) > most:
@@ -117,18 +120,15 @@ def _sample_for_linear(
         parts[part] = n + np.arange(len(rows))
         n += len(rows)
         if len(rows):
-            weights = (
-                data.weights(part)[rows]
-                if data.balance and part == _keys.TRAIN
-                else np.ones(len(rows))
-            )
+            is_balanced = bool(data.balance) and part == _keys.TRAIN
+            weights = data.weights(part)[rows] if is_balanced else np.ones(len(rows))
             donors = data.obs(part, _keys.DONOR).to_numpy()[rows]
-            found.append(
-                (data.tokens(part, rows), data.labels[part][rows], weights / weights.mean(), donors)
-            )
-    tokens, *columns = zip(*found, strict=True)
+            codes = data.labels[part][rows]
+            blocks.append((data.tokens(part, rows), codes, weights / weights.mean(), donors))
+    tokens, *columns = zip(*blocks, strict=True)
     codes, weights, donors = (np.concatenate(column) for column in columns)
-    return sparse.vstack(tokens, format="csr"), codes, weights, parts, donors.astype(str)
+    csr = sparse.vstack(tokens, format="csr")
+    return csr, codes, weights, parts, donors.astype(str)
 
 
 def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:

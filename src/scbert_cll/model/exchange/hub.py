@@ -5,34 +5,29 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import read_json, write_json, write_text
 from scbert_cll._disk.in_place import replace, settle, whole
+from scbert_cll._optional import optional
 from scbert_cll.model import _scvi
 from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange import folder as exchange_folder
-from scbert_cll.model.exchange import saving, sharing
+from scbert_cll.model.exchange import saving
 from scbert_cll.model.exchange.model_card import model_card
+from scbert_cll.model.exchange.privacy import nothing_private
 
-CARD, SCVI_METADATA = (
-    "README.md",
-    "_scvi_required_metadata.json",
-)  # the latter is what scvi-tools' HubModel looks for
+# the latter is what scvi-tools' HubModel looks for
+CARD, SCVI_METADATA = "README.md", "_scvi_required_metadata.json"
 # nothing else is ever uploaded or downloaded: text and safetensors, no pickle
-FILES: Final = (
-    exchange_folder.CONFIG,
-    exchange_folder.VOCAB,
-    exchange_folder.LABELS,
-    exchange_folder.WEIGHTS,
-    exchange_folder.HISTORY,
-    exchange_folder.EDGES,
-    exchange_folder.LINEAR,
-)
+FILES: Final = exchange_folder.FILES
+_EVALUATED: Final = ("summary", "params", "classes", "unit", "n_units")
 _REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -44,7 +39,7 @@ def save_for_hub(
     evaluation: Mapping[str, Any] | None = None,
     license: str | None = None,  # noqa: A002
 ) -> None:
-    """Save the model as :meth:`save` does, with a model card and what scvi-tools' ``HubModel`` has to know.
+    """Save the model as :meth:`save` does, with a model card, and as scvi-tools' ``HubModel``.
 
     What :meth:`push_to_hub` uploads, to be read first.
     ``scvi.hub.HubModel(folder).load_model(adata)`` reads it, too.
@@ -72,29 +67,27 @@ def save_for_hub(
         `evaluation` is something else or of other classes, `repo_id` is none, or a file would
         hold paths of this machine or e-mail addresses. No folder is then left.
     """
-    huggingface()
+    _library()
     folder = Path(dir_path)
     if folder.exists():
         raise FileExistsError(
             f"{folder} exists, and a card in it may have been edited; name another folder."
         )
     if evaluation is not None:
-        sharing.evaluation_of(evaluation, (model.labels or {}).get("classes"))
+        _refuse_other_evaluation(evaluation, (model.labels or {}).get("classes"))
     if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
         raise ValueError(
             f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.'
         )
     card = model_card(model, repo_id=repo_id, evaluation=evaluation, licence=license)
-    named = {"genes": list(model.genes), "licence": license} | sharing.names_in_evaluation(
-        evaluation
-    )
-    sharing.nothing_private(named, f"The model card of {folder}")
+    names = {"genes": list(model.genes), "licence": license}
+    nothing_private({**names, "evaluation": _names_in(evaluation)}, f"The model card of {folder}")
 
     def write(aside: Path) -> None:
         saving.save(model, aside)
         for name in (exchange_folder.CONFIG, exchange_folder.LABELS):
             if (aside / name).exists():
-                sharing.nothing_private(read_json(aside / name), str(folder / name))
+                nothing_private(read_json(aside / name), str(folder / name))
         write_text(aside / CARD, card)
         write_json(aside / SCVI_METADATA, _scvi.hub_metadata(type(model).__name__))
 
@@ -150,7 +143,7 @@ def push_to_hub(
     --------
     >>> model.push_to_hub("our-lab/cll-cd49d", evaluation=adata.uns["cv"], license="cc-by-4.0")
     """
-    api = huggingface().HfApi(token=token)
+    api = _library().HfApi(token=token)
     with tempfile.TemporaryDirectory() as place, _answers(repo_id, revision):
         folder = Path(place) / "model"
         save_for_hub(model, folder, repo_id=repo_id, evaluation=evaluation, license=license)
@@ -186,19 +179,19 @@ def model_folder(
         The repository holds something else.
     """
     settle(Path(source))
-    if not isinstance(source, str) or Path(source).exists() or not _REPOSITORY.fullmatch(source):
+    is_name = isinstance(source, str) and _REPOSITORY.fullmatch(source)
+    if not isinstance(source, str) or not is_name or Path(source).exists():
         return Path(source)
-    hub = huggingface()
+    hub = _library()
     with _answers(source, revision):
         chosen = {"revision": revision, "token": token}
         folder = Path(hub.snapshot_download(source, allow_patterns=list(FILES), **chosen))
         if class_of(folder) is not None:
             return folder
-        there = hub.HfApi().list_repo_files(source, **chosen)
+        files = hub.HfApi().list_repo_files(source, **chosen)
     raise ValueError(
-        f"{source} holds no model of scbert_cll: expected a {exchange_folder.CONFIG} that "
-        f"says format = {exchange_folder.FORMAT!r}; "
-        f"the repository holds {listed(there, 8)}."
+        f"{source} holds no model of scbert_cll: expected a {exchange_folder.CONFIG} that says "
+        f"format = {exchange_folder.FORMAT!r}; the repository holds {listed(files, 8)}."
     )
 
 
@@ -208,26 +201,48 @@ def class_of(folder: Path) -> str | None:
         config = whole(folder, lambda place: read_json(place / exchange_folder.CONFIG))
     except OSError:
         return None
-    return str(config.get("class")) if config.get("format") == exchange_folder.FORMAT else None
+    is_model = config.get("format") == exchange_folder.FORMAT
+    return str(config.get("class")) if is_model else None
 
 
-def huggingface() -> Any:
-    """The library, or how to get it."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ImportError(
-            "Sharing models needs huggingface_hub, which is not installed: pip install "
-            "'scbert-cll[hub]'"
-        ) from error
-    return huggingface_hub
+def _refuse_other_evaluation(evaluation: Any, classes: Sequence[str] | None) -> None:
+    """What is published was written by `tl.cross_validate`, about the classes of the model."""
+    expected = "evaluation must be what tl.cross_validate wrote, adata.uns['cv']"
+    if not isinstance(evaluation, Mapping):
+        raise TypeError(f"{expected}; found {type(evaluation).__name__}.")
+    if absent := [key for key in _EVALUATED if key not in evaluation]:
+        raise ValueError(f"{expected}; it lacks {listed(absent)}, and holds {listed(evaluation)}.")
+    if classes is None:
+        raise ValueError(
+            "A ScBERT names no classes, so evaluation= says nothing about it. Publish it with the "
+            "classifier made from it."
+        )
+    evaluated = [str(name) for name in evaluation["classes"]]
+    if set(evaluated) != set(classes):
+        raise ValueError(
+            f"evaluation is of the classes {listed(evaluated)}, and the model names "
+            f"{listed(classes)}. Give the evaluation of the same labels, or leave it out."
+        )
+
+
+def _names_in(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What others named in an evaluation, and a card repeats."""
+    if evaluation is None:
+        return {}
+    params = evaluation["params"]
+    keys = ("models", "baselines", "scheme")
+    names = {key: [str(one) for one in np.ravel(params.get(key, ()))] for key in keys}
+    return {**names, "unit": str(evaluation["unit"])}
+
+
+def _library() -> Any:
+    return optional("huggingface_hub", "Sharing models")
 
 
 @contextmanager
 def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
     """Say what Hugging Face's answers mean here, and what to do."""
-    from huggingface_hub import errors
-
+    errors = optional("huggingface_hub.errors", "Sharing models")
     remedy = (
         "Remedy: check the name; for a private repository pass token=, or log in with `hf auth "
         "login`."
@@ -240,8 +255,8 @@ def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no folder {repo_id}, and no repository of that name that may be read: "
-            f"it does not exist, or is private. {remedy}"
+            f"There is no folder {repo_id}, and no repository of that name that may be read: it "
+            f"does not exist, or is private. {remedy}"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise ConnectionError(
@@ -251,6 +266,6 @@ def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
         if error.response.status_code not in (401, 403):
             raise
         raise PermissionError(
-            f"Hugging Face refused access to {repo_id} ({error.response.status_code}). "
-            f"{remedy} To publish, it must have the right to write."
+            f"Hugging Face refused access to {repo_id} ({error.response.status_code}). {remedy} To "
+            f"publish, it must have the right to write."
         ) from error

@@ -1,4 +1,4 @@
-"""The page that a model is published with: what it is, what is known of it, and what it is not for."""
+"""The page that a model is published with: what it is, what is known of it, what it is not for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
+from importlib import resources
 from importlib.metadata import version
-from textwrap import dedent
+from string import Template
 from typing import Any, Final
 
 import numpy as np
@@ -16,12 +18,14 @@ import torch
 import yaml
 
 from scbert_cll._evaluation.bootstrap import NONE
+from scbert_cll._optional import optional
 from scbert_cll._version import __version__
 from scbert_cll.model import _scvi
 from scbert_cll.model._inference import hidden_genes
 from scbert_cll.model._protocols import Network
 from scbert_cll.model.linear.ensemble import described
 
+_TEXTS: Final = "model_card.yaml"  # of all that the page says
 _MARKER: Final = "ITGA4"  # the gene of CD49d
 _N_GENES: Final = 8  # that are named
 _TAGS: Final = (
@@ -32,49 +36,8 @@ _TAGS: Final = (
     "chronic-lymphocytic-leukemia",
     "scverse",
 )
-_WHAT: Final = {
-    "ScBERT": "A Performer that guesses the expression of hidden genes from the rest of a cell, "
-    "for "
-    "embeddings and to start classifiers from. "
-    "It names no classes.",
-    "ScBERTClassifier": "A Performer that names the class of a cell from its expressed genes, by "
-    "{labels_key}: "
-    "{classes}.",
-}
-_COMBINE: Final = {
-    "none": "for comparison only: predictions are the network's alone.",
-    "average": "predictions are the mean of its log-probabilities and the network's.",
-    "residual": "the network has learned what it leaves to be learned, and predictions are of the "
-    "sum "
-    "of "
-    "both logits.",
-}
-_USE: Final = """\
-For research on single-cell RNA of chronic lymphocytic leukaemia (CLL). **Not for clinical use**: it is no medical device, it has not been
-validated for diagnosis, prognosis or the choice of a treatment, and no decision about a patient may rest on it."""
-_LIMITS: Final = (
-    (
-        "Nothing in these files says which cells it was trained on. Tissues, protocols and "
-        "diseases it has not seen may get answers that are sure and wrong."
-    ),
-    "It needs raw counts that are binned as below, and at least half of its genes by name.",
-    (
-        "Attention and attribution say what the network reads. They are no evidence that a gene "
-        "causes anything."
-    ),
-    (
-        "No cell and no donor is in the files. That its weights tell nothing about single "
-        "training cells has not been shown."
-    ),
-)
-_LIMITS_OF_CLASSES: Final = (
-    (
-        "Every cell gets one of its classes, cells that are none of them, too: other lineages, "
-        "doublets, damaged cells."
-    ),
-    "It repeats the labels it was given, with the errors of the gate or threshold that made them.",
-    "Probabilities are calibrated only as far as an evaluation below says so.",
-)
+# scvi-tools' hub looks for them
+_SCVI_TAGS: Final = {"scvi": "scvi-tools", "anndata": "anndata"}
 
 
 def model_card(
@@ -88,58 +51,76 @@ def model_card(
 
     It says what the model knows of itself, and claims nothing else.
     """
-    name = repo_id or "org/name"
-    sections = {
-        "": _head(model),
-        "Load it": _loading(model, name),
-        "Intended use": _USE,
-        "Limits": _limits(model),
-        "Evaluation": _evaluation(evaluation),
-        "Training": _training(model),
-        "Genes": _genes(model),
-        "Binning": _binning(model.binning),
-        "Network": _table(["choice", "value"], asdict(model.config).items()),
-        "Written with": _table(["package", "version"], _versions().items()),
-        "Licence": _text(licence) if licence else "Not said by those who published it.",
-    }
-    text = "\n\n".join(
-        f"## {title}\n\n{body}" if title else body for title, body in sections.items()
+    kind, name, labels = type(model).__name__, repo_id or "org/name", model.labels
+    excluded = hidden_genes(model)
+    is_learned = isinstance(model.binning["edges"], pd.DataFrame)
+    # excluded genes are in the totals of its cells
+    hidden = "[*model.genes, *model.registry['setup_args']['exclude_genes']]"
+    names = (
+        {}
+        if labels is None
+        else {
+            "labels_key": _code([labels["labels_key"]]),
+            "classes": _code(labels["classes"]),
+        }
     )
-    return (
-        f"---\n{_front_matter(model, name, evaluation, licence)}\n---\n\n# "
-        f"{repo_id or type(model).__name__}\n\n{text}\n"
+    return _filled(
+        "page",
+        front_matter=_front_matter(kind, name, evaluation, licence),
+        title=repo_id or kind,
+        what=_filled("what", kind, **names),
+        untrained="" if model.is_trained_ else _filled("untrained"),
+        tl="" if labels is None else ", tl",
+        kind=kind,
+        name=name,
+        align_to=hidden if excluded else "model.genes.tolist()",
+        use=_filled("use", kind),
+        limits_of_classes="" if labels is None else _filled("limits_of_classes"),
+        marker=_MARKER,
+        is_marker_read=_filled("is_marker_read", _MARKER in model.genes),
+        evaluation=_evaluation(evaluation),
+        training="\n\n".join(filter(None, [*_history(model), _linear(described(model))])),
+        n_genes=f"{len(model.genes):,}",
+        first_genes=_code(model.genes[:_N_GENES]),
+        excluded=_code(excluded) if excluded else "none were named",
+        binning=_table(["parameter", "value"], model.binning["params"].items()),
+        learned=_filled("learned") if is_learned else "",
+        network=_table(["choice", "value"], asdict(model.config).items()),
+        versions=_table(["package", "version"], _versions().items()),
+        licence=_text(licence) if licence else _filled("no_licence"),
     )
+
+
+@cache
+def _texts() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath(_TEXTS).read_text(encoding="utf-8")
+    texts: dict[str, Any] = yaml.safe_load(text)
+    return texts
+
+
+def _filled(text: str, which: str | bool | None = None, /, **values: object) -> str:
+    """A text of the file, with what its names stand for."""
+    texts = _texts()[text]
+    return Template(texts if which is None else texts[which]).substitute(values)
 
 
 def _front_matter(
-    model: Network, name: str, evaluation: Mapping[str, Any] | None, licence: str | None
+    kind: str, name: str, evaluation: Mapping[str, Any] | None, licence: str | None
 ) -> str:
-    from huggingface_hub import ModelCardData
-
-    kind, versions = type(model).__name__, _versions()
-    tags = [
-        f"model_cls_name:{kind}",
-        *(f"{p}_version:{versions[q]}" for p, q in _SCVI_TAGS.items()),
-    ]
-    results = [] if evaluation is None else _results(evaluation)
-    metrics = (
-        None
-        if evaluation is None
-        else list(dict.fromkeys(map(_visible, evaluation["summary"]["metric"])))
-    )
-    data = ModelCardData(
+    versions, metrics, results = _versions(), None, []
+    if evaluation is not None:
+        metrics = list(dict.fromkeys(map(_visible, evaluation["summary"]["metric"])))
+        results = _results(evaluation)
+    scvi_tags = [f"{tag}_version:{versions[package]}" for tag, package in _SCVI_TAGS.items()]
+    data = optional("huggingface_hub", "Sharing models").ModelCardData(
         library_name="scbert_cll",
         license=None if licence is None else _visible(licence),
-        tags=[*_TAGS, *tags],
+        tags=[*_TAGS, f"model_cls_name:{kind}", *scvi_tags],
         metrics=metrics,
         model_name=name.rpartition("/")[2] if results else None,
         eval_results=results or None,
     )
-    content: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
-    return str(yaml.safe_dump(content, sort_keys=False, width=10**6)).strip()
-
-
-_SCVI_TAGS: Final = {"scvi": "scvi-tools", "anndata": "anndata"}  # scvi-tools' hub looks for them
+    return str(yaml.safe_dump(data.to_dict(), sort_keys=False, width=10**6)).strip()
 
 
 def _versions() -> dict[str, str]:
@@ -151,166 +132,58 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _head(model: Network) -> str:
-    labels = model.labels or {}
-    what = _WHAT[type(model).__name__]
-    if labels:
-        what = what.format(
-            labels_key=_code([labels["labels_key"]]), classes=_code(labels["classes"])
-        )
-    untrained = (
-        "" if model.is_trained_ else "\n\n**It has not been trained: its weights are random.**"
-    )
-    return f"{what} Made with the Python package `scbert_cll`.{untrained}"
-
-
-def _loading(model: Network, name: str) -> str:
-    kind, classifies = type(model).__name__, model.labels is not None
-    door = (
-        "tl.predict(adata, model)"
-        if classifies
-        else 'adata.obsm["X_scbert"] = model.get_latent_representation(adata)'
-    )
-    hidden = (
-        ", *model.registry['setup_args']['exclude_genes']"  # these are in the totals of its cells
-    )
-    genes = f"[*model.genes{hidden}]" if hidden_genes(model) else "model.genes.tolist()"
-    code = f"""\
-        import anndata as ad
-        from scbert_cll import pp{", tl" * classifies}
-        from scbert_cll.model import {kind}
-
-        model = {kind}.from_pretrained("{name}")
-        adata = ad.read_h5ad("cells.h5ad")  # raw counts
-        adata = pp.align_genes(adata, {genes})
-        pp.bin_expression(adata, edges=model.binning, key_added=model.layer)
-        {door}"""
-    return f"```bash\npip install 'scbert-cll[hub]'\n```\n\n```python\n{dedent(code)}\n```"
-
-
-def _limits(model: Network) -> str:
-    return _bullets([*_LIMITS, *(_LIMITS_OF_CLASSES if model.labels else ()), _marker(model)])
-
-
-def _marker(model: Network) -> str:
-    if _MARKER in model.genes:
-        return (
-            f"*{_MARKER}*, the gene of CD49d, is among its genes: what it says of CD49d may be no "
-            f"more than that gene's own RNA."
-        )
-    return f"*{_MARKER}*, the gene of CD49d, is not among its genes."
-
-
-def _genes(model: Network) -> str:
-    first = _code(model.genes[:_N_GENES])
-    excluded = hidden_genes(model)
-    left_out = _code(excluded) if excluded else "none were named"
-    return (
-        f"{len(model.genes):,} genes, all in `vocab.txt`; the first are {first}. Left out on "
-        f"purpose: {left_out}."
-    )
-
-
-def _binning(binning: Mapping[str, Any]) -> str:
-    params = binning["params"]
-    learned = (
-        " Its edges were learned gene by gene (`edges.csv`)."
-        if isinstance(binning["edges"], pd.DataFrame)
-        else ""
-    )
-    return f"{_table(['parameter', 'value'], params.items())}\n\nZero stays zero.{learned}"
-
-
-def _training(model: Network) -> str:
-    return "\n\n".join(
-        filter(None, [_history(model.history_, model.kept_epoch_), _linear(described(model))])
-    )
-
-
-def _history(history: Mapping[str, pd.DataFrame] | None, kept: int | None) -> str:
-    """Value of everything that was followed, in the epoch whose weights the model has.
-
-    In the last one where that is not known.
-    """
+def _history(model: Network) -> list[str]:
+    """Values of all that was followed, in the epoch whose weights the model has, else the last."""
+    history, epoch = model.history_, model.kept_epoch_
     if not history:
-        return "The files hold no training history."
-    known = {name: values.iloc[:, 0].dropna() for name, values in history.items()}
-    shown = {
-        name: values
-        for name, values in known.items()
-        if len(values) and (kept is None or kept in values.index)
-    }
-    last = {
-        name: float(values.iloc[-1] if kept is None else values[kept])
-        for name, values in shown.items()
-    }
+        return [_filled("no_history")]
+    last = {}
+    for name, table in history.items():
+        values = table.iloc[:, 0].dropna()
+        if len(values) and (epoch is None or epoch in values.index):
+            last[name] = float(values.iloc[-1] if epoch is None else values[epoch])
     n_epochs = max(len(values) for values in history.values())
-    which = "the last one" if kept is None else f"epoch {kept}, whose weights these are"
-    said = [
-        (
-            f"{n_epochs} epochs; values of {which}, on training and validation cells. They are no "
-            f"evaluation: validation cells may have been used to choose."
-        ),
-        _table(["followed", "value"], ((name, _number(value)) for name, value in last.items())),
+    which = "the last one" if epoch is None else f"epoch {epoch}, whose weights these are"
+    rows = ((name, _number(value)) for name, value in last.items())
+    has_majority = "masked_accuracy_validation" in last
+    return [
+        _filled("history", n_epochs=n_epochs, which=which),
+        _table(["followed", "value"], rows),
+        _filled("majority") if has_majority else "",
     ]
-    if "masked_accuracy_validation" in last:
-        said.append(
-            "`majority_accuracy` is what guessing each cell's commonest bin gets: what is not "
-            "above it is not learned."
-        )
-    return "\n\n".join(said)
 
 
 def _linear(joined: Mapping[str, Any] | None) -> str:
     if joined is None:
         return ""
-    return (
-        f"A logistic regression on the same tokens (C = {joined['strength']:g}) is in "
-        f"`linear.safetensors`, {_COMBINE[joined['combine']]}"
-    )
+    combine = _filled("combine", joined["combine"])
+    return _filled("linear", strength=f"{joined['strength']:g}", combine=combine)
 
 
 def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is None:
-        return "None was published with it: how it does on other donors is not known."
+        return _filled("no_evaluation")
     summary, params = evaluation["summary"], evaluation["params"]
     cells = {(row.model, row.metric): _with_interval(row) for row in summary.itertuples()}
     models, metrics = (list(dict.fromkeys(summary[column])) for column in ("model", "metric"))
     rows = ([metric, *(cells[name, metric] for name in models)] for metric in metrics)
-    kinds = [kind for kind in dict.fromkeys(summary["interval"]) if kind != NONE]
-    around = (
-        f"Brackets hold 95 % intervals ({_text(', '.join(kinds))}). "
-        if kinds
-        else "There are no intervals. "
-    )
-    return (
-        f"{_held_out(evaluation)} Each model was made anew in every fold, so the numbers are "
-        f"of the procedure, not of these very weights. "
-        f"{around}Baselines: {_code(params['baselines'])}.\n\n{_table(['metric', *models], rows)}"
-    )
-
-
-def _held_out(evaluation: Mapping[str, Any]) -> str:
-    scheme, n, unit = evaluation["params"]["scheme"], evaluation["n_units"], evaluation["unit"]
-    if scheme == "random_cell":
-        return (
-            "**Donors were not held out** (`random_cell`): cells of one donor were trained on "
-            "and scored, "
-            "so the numbers are optimistic, and say nothing of other patients."
-        )
-    return (
-        f"Donors were held out ({_code([scheme])}, {n} {_text(unit)}s): no cell was scored by a "
-        f"model that had seen its donor."
-    )
+    kinds = _text(", ".join(kind for kind in dict.fromkeys(summary["interval"]) if kind != NONE))
+    scheme, n, unit = params["scheme"], evaluation["n_units"], _text(evaluation["unit"])
+    held_out = _filled("random_cell")
+    if scheme != "random_cell":
+        held_out = _filled("held_out", scheme=_code([scheme]), n=n, unit=f"{unit}s")
+    intervals = _filled("intervals", kinds=kinds) if kinds else _filled("no_intervals")
+    baselines = _code(params["baselines"])
+    text = _filled("evaluation", held_out=held_out, intervals=intervals, baselines=baselines)
+    return f"{text}\n\n{_table(['metric', *models], rows)}"
 
 
 def _with_interval(row: Any) -> str:
     """Estimate and its limits; a dash where there is none."""
     if np.isnan(row.estimate):
         return "–"
-    return _number(row.estimate) + (
-        "" if np.isnan(row.low) else f" ({_number(row.low)} to {_number(row.high)})"
-    )
+    interval = "" if np.isnan(row.low) else f" ({_number(row.low)} to {_number(row.high)})"
+    return _number(row.estimate) + interval
 
 
 def _results(evaluation: Mapping[str, Any]) -> list[Any]:
@@ -318,28 +191,25 @@ def _results(evaluation: Mapping[str, Any]) -> list[Any]:
 
     None where it is not clear which of the evaluated models was published.
     """
-    from huggingface_hub import EvalResult
-
     summary, params = evaluation["summary"], evaluation["params"]
     baselines, models = ([str(name) for name in params[key]] for key in ("baselines", "models"))
     parts = {f"{name}_network" for name in models}
-    own = [name for name in models if name not in {*baselines, *parts}]
-    if len(own) != 1:
+    published = [name for name in models if name not in {*baselines, *parts}]
+    if len(published) != 1:
         return []
+    units = f"{evaluation['n_units']} {evaluation['unit']}s"
+    hub = optional("huggingface_hub", "Sharing models")
     return [
-        EvalResult(
+        hub.EvalResult(
             task_type="tabular-classification",
             task_name="class of cells",
             dataset_type="single-cell-rna",
-            dataset_name=_visible(
-                f"cross-validation ({params['scheme']}, {evaluation['n_units']} "
-                f"{evaluation['unit']}s)"
-            ),
+            dataset_name=_visible(f"cross-validation ({params['scheme']}, {units})"),
             metric_type=_visible(row.metric),
             metric_name=_visible(f"{row.metric}: {_with_interval(row)}"),
             metric_value=round(float(row.estimate), 4),
         )
-        for row in summary[summary["model"] == own[0]].itertuples()
+        for row in summary[summary["model"] == published[0]].itertuples()
         if not np.isnan(row.estimate)
     ]
 
@@ -364,23 +234,16 @@ def _one_code(name: Any) -> str:
 
 
 def _visible(name: Any) -> str:
-    """A name in one line: what is no letter, mark or plain blank, such as the end of a line, is written as Python writes it."""
+    """A name in one line: what cannot be printed, such as a line's end, as Python writes it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def _text(name: Any) -> str:
     """A name in running text: no mark in it is Markdown, HTML or a link."""
     text = html.escape(_visible(name), quote=False)
-    text = (
-        re.sub(r"([\\`*\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
-        .replace("@", "&#64;")
-        .replace("://", "&#58;//")
-    )
+    text = re.sub(r"([\\`*\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    text = text.replace("@", "&#64;").replace("://", "&#58;//")
     return re.sub(r"\bwww\.", "www&#46;", text, flags=re.IGNORECASE)
-
-
-def _bullets(sentences: Sequence[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -18,11 +18,8 @@ from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange.saving import load
 from scbert_cll.model.training.devices import device_of
 
-_HEAD_CHOICES: Final = {
-    "dropout",
-    "head",
-    "train_gene_embedding",
-}  # everything else shapes pretrained weights
+# everything else shapes pretrained weights
+_HEAD_CHOICES: Final = {"dropout", "head", "train_gene_embedding"}
 _OWN: Final = ("adata", "labels_key", "revision", "token", "accelerator", "rng")
 
 
@@ -44,8 +41,8 @@ def ready[M: Classifier](
     if labels_key not in (None, model.labels_key):
         raise ValueError(
             f"{folder} holds a classifier of {model.labels_key!r}, found "
-            f"labels_key={labels_key!r}. Leave labels_key out to predict; "
-            "to learn other labels start from a ScBERT."
+            f"labels_key={labels_key!r}. Leave labels_key out to predict; to learn other labels "
+            f"start from a ScBERT."
         )
     return model
 
@@ -64,9 +61,8 @@ def started[M: Classifier](
         raise TypeError("A new classifier needs labels_key=, the obs column of its classes.")
     if other := sorted(set(network) - _HEAD_CHOICES):
         raise UnknownArgumentError(
-            f"{listed(other)} would not fit the pretrained weights; a classifier "
-            f"may choose {listed(sorted(_HEAD_CHOICES))}."
-            f"{hint(other, [*_HEAD_CHOICES, *_OWN])}"
+            f"{listed(other)} would not fit the pretrained weights; a classifier may choose "
+            f"{listed(sorted(_HEAD_CHOICES))}.{hint(other, [*_HEAD_CHOICES, *_OWN])}"
         )
     if isinstance(adata, CorpusData):
         classes = adata.classes(labels_key)
@@ -74,7 +70,8 @@ def started[M: Classifier](
         adata = cells_of(model, adata)
         classes = _checks.adata.classes(_checks.adata.obs_column(adata, labels_key), labels_key)
     excluded = model.registry["setup_args"]["exclude_genes"]
-    setup = {"labels_key": labels_key, "layer": model.layer, "exclude_genes": list(excluded)}
+    setup: dict[str, Any] = {"labels_key": labels_key, "layer": model.layer}
+    setup["exclude_genes"] = list(excluded)
     new = _scvi.detached(
         cls,
         model.genes,

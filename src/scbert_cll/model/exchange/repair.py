@@ -1,10 +1,11 @@
-"""repair_model: a classifier that an older version saved, with its coefficients in the right order."""
+"""repair_model: a classifier that an older version saved, with coefficients in the right order."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -12,17 +13,11 @@ from scbert_cll._checks.words import choice
 from scbert_cll._disk.formats import CHECKSUM
 from scbert_cll.model.exchange import folder
 
-_ZERO: Final = (
-    1e-6  # of the largest coefficient: what rounding leaves of a sum over classes that is zero
-)
+# Of the largest coefficient: what rounding leaves of a sum over classes that is zero.
+_ZERO: Final = 1e-6
 _FAR: Final = 1e-3  # what no rounding leaves
-_HEAD: Final = (
-    "format",
-    "format_version",
-    "versions",
-    "sha256",
-    CHECKSUM,
-)  # what the writer puts into a config itself
+# What the writer puts into a config itself.
+_HEAD: Final = ("format", "format_version", "versions", "sha256", CHECKSUM)
 
 
 def repair_model(
@@ -32,13 +27,14 @@ def repair_model(
     order: Literal["auto", "C", "F"] = "auto",
     overwrite: bool = False,
 ) -> str:
-    """Write a classifier that an older version saved anew, with the coefficients of its logistic regression in the right order.
+    """Write a classifier of an older version anew, with its coefficients in the right order.
 
-    Versions before format 3 handed coefficients of three or more classes to safetensors column by
-    column. safetensors 0.8 and later wrote them in that order and read them row by row, so that
-    each class got other genes' coefficients; 0.7 and earlier wrote them right. Over the classes,
-    the coefficients of a gene sum to zero in the right order (a fit with an L2 penalty starts and
-    ends there), and in the wrong order they do not. That tells which it was.
+    These are of its logistic regression. Versions before format 3 handed coefficients of three or
+    more classes to safetensors column by column. safetensors 0.8 and later wrote them in that order
+    and read them row by row, so that each class got other genes' coefficients; 0.7 and earlier
+    wrote them right. Over the classes, the coefficients of a gene sum to zero in the right order (a
+    fit with an L2 penalty starts and ends there), and in the wrong order they do not. That tells
+    which it was.
 
     Parameters
     ----------
@@ -74,27 +70,24 @@ def repair_model(
     """
     choice(order, ("auto", "C", "F"), "order")
     saved = folder.load_folder(path, linear_order="C")
-    config, linear = saved["config"], saved["linear"]
-    if (
-        linear is None
-        or config["format_version"] >= folder.ORDERED
-        or len(linear["coefficients"]) < folder.MANY
-    ):
+    version, linear = saved.config["format_version"], saved.linear
+    n_classes = 0 if linear is None else len(linear["coefficients"])
+    if linear is None or version >= folder.ORDERED or n_classes < folder.MANY:
+        holds = f"{n_classes} classes" if n_classes else "no logistic regression"
         raise ValueError(
-            f"{path} needs no repair: it has format {config['format_version']} and "
-            f"{'no logistic regression' if linear is None else str(len(linear['coefficients'])) + ' classes'}. Load it as it is."
+            f"{path} needs no repair: it has format {version} and {holds}. Load it as it is."
         )
-    found: folder.Order = _told(linear["coefficients"], path) if order == "auto" else order
-    more: dict[str, Any] = {
-        name: saved[name] for name in ("genes", "weights", "labels", "history", "edges")
-    }
-    more["config"] = {name: value for name, value in config.items() if name not in _HEAD}
-    more["linear"] = linear | {"coefficients": folder.in_order(linear["coefficients"], found)}
-    folder.save_folder(Path(out), **more, overwrite=overwrite)
-    return found
+    mixed = linear["coefficients"]
+    right: folder.Order = _order_of(mixed, path) if order == "auto" else order
+    config = {name: value for name, value in saved.config.items() if name not in _HEAD}
+    repaired = {**linear, "coefficients": folder.in_order(mixed, right)}
+    folder.save_folder(
+        Path(out), replace(saved, config=config, linear=repaired), overwrite=overwrite
+    )
+    return right
 
 
-def _told(coefficients: np.ndarray, path: str | os.PathLike[str]) -> folder.Order:
+def _order_of(coefficients: np.ndarray, path: str | os.PathLike[str]) -> folder.Order:
     """The order in which the coefficients of every gene sum to zero over the classes."""
     largest = np.abs(coefficients).max(initial=0) or 1.0
     orders: tuple[folder.Order, ...] = ("C", "F")
@@ -106,7 +99,7 @@ def _told(coefficients: np.ndarray, path: str | os.PathLike[str]) -> folder.Orde
     if sums[right] < _ZERO and max(sums.values()) > _FAR:
         return right
     raise ValueError(
-        f"The coefficients of {path} do not tell in which order they were written. Remedy: "
-        f'write both, order="C" and order="F", '
-        "and keep the one that is right about cells whose class is known."
+        f"The coefficients of {path} do not tell in which order they were written. Remedy: write "
+        f'both, order="C" and order="F", and keep the one that is right about cells whose class is '
+        f"known."
     )

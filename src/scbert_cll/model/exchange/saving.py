@@ -41,8 +41,7 @@ def save(model: Network, dir_path: str | os.PathLike[str], *, overwrite: bool = 
     """
     edges = model.binning["edges"]
     learned = edges if isinstance(edges, pd.DataFrame) else None
-    folder.save_folder(
-        dir_path,
+    saved = folder.Saved(
         config={
             "class": type(model).__name__,
             "is_trained": bool(model.is_trained_),
@@ -58,8 +57,8 @@ def save(model: Network, dir_path: str | os.PathLike[str], *, overwrite: bool = 
         history=_wide(model.history_),
         edges=learned,
         linear=None if model.linear_ is None else model.linear_.arrays(),
-        overwrite=overwrite,
     )
+    folder.save_folder(dir_path, saved, overwrite=overwrite)
 
 
 def load[M: Network](
@@ -67,22 +66,21 @@ def load[M: Network](
 ) -> M:
     """The model that :func:`save` wrote, on the device `place`."""
     saved = folder.load_folder(dir_path)
-    config = saved["config"]
+    config = saved.config
     if config["class"] != cls.__name__:
         raise ValueError(
             f"{dir_path} holds a {config['class']}, not a {cls.__name__}; use "
             f"{config['class']}.load."
         )
     # excluded genes are not in the saved vocabulary, so nothing is left to exclude
-    genes, setup = saved["genes"], config["setup"]
-    network = choices(config["network"])
-    binning = config["binning"] | ({} if saved["edges"] is None else {"edges": saved["edges"]})
-    labels = saved["labels"] or {}
+    genes, setup = saved.genes, config["setup"]
+    network, labels = choices(config["network"]), saved.labels or {}
     try:
-        asked = config_of(len(genes), binning, "small", network, len(labels.get("classes", ())))
-        as_saved(asked, saved["weights"], saved["linear"], dir_path)
+        n_classes, binning = len(labels.get("classes", ())), saved.binning
+        expected = config_of(len(genes), binning, "small", network, n_classes)
+        as_saved(expected, saved, dir_path)
         model = _scvi.detached(cls, genes, setup, labels, binning=binning, **network)
-        model.module.load_state_dict(saved["weights"])
+        model.module.load_state_dict(saved.weights)
     except (KeyError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{dir_path} is damaged: its config.json does not fit its weights. {error}"
@@ -90,10 +88,10 @@ def load[M: Network](
     model.module.to(place)
     model.is_trained_ = config["is_trained"]
     model.kept_epoch_ = config.get("kept_epoch")  # models of before did not say
-    if saved["linear"] is not None:
+    if saved.linear is not None:
         model.combine = config["joined"]["combine"]
-        model.linear_ = LinearPart(**saved["linear"], strength=config["joined"]["strength"])
-    model.history_ = _long(saved["history"])
+        model.linear_ = LinearPart(**saved.linear, strength=config["joined"]["strength"])
+    model.history_ = _long(saved.history)
     if adata is not None:
         _scvi.attach(model, _checks.adata.anndata(adata))
     return model
@@ -106,4 +104,6 @@ def _wide(history: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame | None:
 
 def _long(history: pd.DataFrame | None) -> dict[str, pd.DataFrame] | None:
     """One table as tables by name."""
-    return None if history is None else {str(name): history[[name]].dropna() for name in history}
+    if history is None:
+        return None
+    return {str(name): history[[name]].dropna() for name in history}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +17,8 @@ from scbert_cll._checks.words import UnknownArgumentError, hint, listed
 from scbert_cll.model import _scvi
 from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Network
-from scbert_cll.model.exchange import problems
-from scbert_cll.model.exchange.scbert_layout import Checkpoint, write_scbert_checkpoint
+from scbert_cll.model.exchange.scbert_file import Checkpoint
+from scbert_cll.model.exchange.scbert_layout import write_scbert_checkpoint
 from scbert_cll.model.explain.attention import get_attention_floor
 from scbert_cll.model.training.devices import device_of
 from scbert_cll.nn import favor
@@ -28,12 +27,8 @@ from scbert_cll.vocab import GeneVocab, Vocabulary
 # What the layout takes for granted, and what whoever reads the file does unless told otherwise.
 _PUBLISHED: Final = {"out_bias": True, "end_token": True}
 _UNSAID: Final = {"tokens": "all", "attention": "favor", "stabilizer": "cell"}
-_CHOICES: Final = {
-    *_UNSAID,
-    "dropout",
-    "n_background",
-    "train_gene_embedding",
-}  # everything else shapes the weights
+# everything else shapes the weights
+_CHOICES: Final = {*_UNSAID, "dropout", "n_background", "train_gene_embedding"}
 
 # Share of the genes a simulated cell expresses, and how many cells tell whether attention is
 # uniform (seconds each at full size).
@@ -74,12 +69,20 @@ def to_scbert_checkpoint(
     """
     path = Path(path)
     _checks.paths.new_file(path, overwrite=overwrite)
-    head = {"head": "scbert"} if model.config.n_classes else {}
-    problems.fits_scbert(asdict(model.config), _PUBLISHED | head)
+    published = _PUBLISHED | ({"head": "scbert"} if model.config.n_classes else {})
+    network = {name: getattr(model.config, name) for name in published}
+    if unfit := [
+        f"{name}={network[name]!r}" for name in network if network[name] != published[name]
+    ]:
+        remedy = ", ".join(f"{name}={value!r}" for name, value in published.items())
+        raise ValueError(
+            f"A checkpoint of scBERT cannot hold this network: {listed(unfit)}. Train one with "
+            f'{remedy}, as preset="scbert" does; or keep this one with .save(folder).'
+        )
     if unsaid := _unsaid(model):
         warnings.warn(
-            f"A checkpoint cannot say {listed(unsaid, 8)}: whoever reads it takes "
-            f"scBERT's choices, and gets other results.",
+            f"A checkpoint cannot say {listed(unsaid, 8)}: whoever reads it takes scBERT's "
+            f"choices, and gets other results.",
             stacklevel=2,
         )
     write_scbert_checkpoint(path, model.module.state_dict(), model.config)
@@ -87,18 +90,16 @@ def to_scbert_checkpoint(
 
 def _unsaid(model: Network) -> list[str]:
     """Choices that matter, differ from scBERT's, and have no place in the file."""
-    params, published = (
-        model.binning["params"],
-        _binning(model.config.n_bins, model.genes)["params"],
-    )
-    found = {name: (getattr(model.config, name), value) for name, value in _UNSAID.items()}
-    found |= {
-        f"binning's {name}": (params[name], published[name]) for name in ("method", "target_sum")
-    }
+    ours = {name: getattr(model.config, name) for name in _UNSAID}
+    theirs: dict[str, Any] = dict(_UNSAID)
+    published = _binning(model.config.n_bins, model.genes)
+    for choices_made, params in ((ours, model.binning), (theirs, published)):
+        for name in ("method", "target_sum"):
+            choices_made[f"binning's {name}"] = params["params"][name]
     return [
-        f"{name}={ours!r} (scBERT: {theirs!r})"
-        for name, (ours, theirs) in found.items()
-        if ours != theirs
+        f"{name}={value!r} (scBERT: {theirs[name]!r})"
+        for name, value in ours.items()
+        if value != theirs[name]
     ]
 
 
@@ -121,18 +122,15 @@ def from_checkpoint[M: Network](
     place = device_of(accelerator)
     if other := sorted(set(network) - _CHOICES):
         raise UnknownArgumentError(
-            f"{listed(other)} would not fit the checkpoint's weights; you may "
-            f"choose {listed(sorted(_CHOICES), 8)}."
-            f"{hint(other, _CHOICES)}"
+            f"{listed(other)} would not fit the checkpoint's weights; you may choose "
+            f"{listed(sorted(_CHOICES), 8)}.{hint(other, _CHOICES)}"
         )
     labels, classes = labels or {}, labels["classes"] if labels else None
     genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
     checkpoint.check(genes, gene2vec, classes)
     config = checkpoint.config(len(genes))
-    setup = {k: v for k, v in labels.items() if k != "classes"} | {
-        "layer": layer,
-        "exclude_genes": [],
-    }
+    setup: dict[str, Any] = {"layer": layer, "exclude_genes": []}
+    setup |= {name: value for name, value in labels.items() if name != "classes"}
     binning = _binning(config.n_bins, genes)
     model = _scvi.detached(cls, genes, setup, labels, binning=binning, **choices(config) | network)
     model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
@@ -147,16 +145,14 @@ def from_checkpoint[M: Network](
 def _warn_if_uniform(model: Network, adata: AnnData | None) -> None:
     if model.config.attention != "favor":
         return
-    cells, where = (
-        (adata, "in these cells") if adata is not None else (_simulated_cell(model), _SIMULATED)
-    )
+    where = _SIMULATED if adata is None else "in these cells"
+    cells = _simulated_cell(model) if adata is None else adata
     floor = get_attention_floor(model, cells, n_cells=_N_CELLS).min()
     if floor > favor.UNIFORM:
         warnings.warn(
-            f"Attention of the checkpoint's network is nearly uniform {where}: in every "
-            f"layer at least {floor:.0%} of its features "
-            "are their constant floor, so gene attention will mostly say which genes are "
-            "there.",
+            f"Attention of the checkpoint's network is nearly uniform {where}: in every layer at "
+            f"least {floor:.0%} of its features are their constant floor, so gene attention will "
+            f"mostly say which genes are there.",
             stacklevel=4,
         )
 
@@ -167,14 +163,12 @@ def _simulated_cell(model: Network) -> AnnData:
     expressed = rng.choice(n_genes, max(1, round(_EXPRESSED * n_genes)), replace=False)
     tokens = np.zeros((1, n_genes), np.uint8)
     tokens[0, expressed] = rng.integers(1, model.config.n_bins + 1, len(expressed))
-    layers = {model.layer: sparse.csr_matrix(tokens)}
-    return AnnData(
-        layers=layers, var=pd.DataFrame(index=model.genes), uns={model.layer: model.binning}
-    )
+    layers, uns = {model.layer: sparse.csr_matrix(tokens)}, {model.layer: model.binning}
+    return AnnData(layers=layers, var=pd.DataFrame(index=model.genes), uns=uns)
 
 
 def _binning(n_bins: int, genes: pd.Index) -> dict[str, Any]:
-    """What `pp.bin_expression` writes down for scBERT's tokens of these genes, which are the same whatever the cells."""
+    """What `pp.bin_expression` writes down for scBERT's tokens of these genes."""
     cell = AnnData(np.ones((1, len(genes))), var=pd.DataFrame(index=genes))
     pp.bin_expression(cell, method="log2", n_bins=n_bins, target_sum=1e4)
     record: dict[str, Any] = cell.uns[_keys.BINNED]

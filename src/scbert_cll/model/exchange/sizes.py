@@ -1,27 +1,22 @@
-"""Sizes that a folder asks for, compared with the tensors it holds before a network is made: 100 kB may ask for any number of layers."""
+"""Sizes that a folder asks for, against its tensors, before a network is made.
+
+100 kB may ask for any number of layers.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
-from torch import Tensor
-
-from scbert_cll.model.exchange import problems
+from scbert_cll.model.exchange.folder import Saved
 from scbert_cll.nn import Config
 
 _BLOCK: Final = re.compile(r"blocks\.(\d+)\.")
 _HEADS: Final = {"pool": "head.classify.weight", "scbert": "head.layers.6.weight"}
+_REMEDY: Final = "Restore the folder from a copy, or save the model again."
 
 
-def as_saved(
-    config: Config,
-    weights: Mapping[str, Tensor],
-    linear: Mapping[str, np.ndarray] | None,
-    folder: object,
-) -> None:
+def as_saved(config: Config, saved: Saved, folder: object) -> None:
     """Every size of the network is that of the weights.
 
     Raises
@@ -29,18 +24,18 @@ def as_saved(
     ValueError
         Some are not: they are named, with both numbers.
     """
-    first = {name.removeprefix("blocks.0."): tuple(one.shape) for name, one in weights.items()}
+    weights = saved.weights
+    shapes = {name.removeprefix("blocks.0."): weights[name].shape for name in weights}
 
-    def size(name: str, at: int, per: int = 1) -> int | None:
-        shape = first.get(name, ())
-        return shape[at] // per if len(shape) > at else None
+    def size(name: str, axis: int, per: int = 1) -> int | None:
+        shape = shapes.get(name, ())
+        return shape[axis] // per if len(shape) > axis else None
 
-    inner, units = config.n_heads * config.dim_head, config.n_feedforward * config.n_hidden
-    asked = {
-        "n_layers": (
-            config.n_layers,
-            len({found[1] for name in weights if (found := _BLOCK.match(name))}),
-        ),
+    inner = config.n_heads * config.dim_head
+    units = config.n_feedforward * config.n_hidden
+    n_layers = len({block[1] for name in weights if (block := _BLOCK.match(name))})
+    sizes = {
+        "n_layers": (config.n_layers, n_layers),
         "n_hidden": (config.n_hidden, size("token_embedding.weight", 1)),
         "n_bins + 2": (config.n_bins + 2, size("token_embedding.weight", 0)),
         "n_heads × dim_head": (inner, size("attention.qkv.weight", 0, 3)),
@@ -49,19 +44,27 @@ def as_saved(
         "n_feedforward × n_hidden": (units, size("feedforward.0.weight", 0)),
     }
     if config.gene_embedding != "none":
-        asked["the number of genes"] = config.n_positions, size("gene_embedding.weight", 0)
+        n_genes = size("gene_embedding.weight", 0)
+        sizes["the number of genes"] = config.n_positions, n_genes
     if config.n_classes:
-        asked["the number of classes"] = config.n_classes, size(_HEADS[config.head], 0)
+        sizes["the number of classes"] = config.n_classes, size(_HEADS[config.head], 0)
         if config.head == "scbert":
-            asked["the number of positions"] = config.n_positions, size("head.layers.0.weight", 1)
-    problems.sizes_as_saved(asked, folder)
-    expected = {
-        "coefficients": (config.n_classes, config.n_genes),
-        "intercept": (config.n_classes,),
-    }
-    if linear is not None and {name: array.shape for name, array in linear.items()} != expected:
+            n_positions = size("head.layers.0.weight", 1)
+            sizes["the number of positions"] = config.n_positions, n_positions
+    if wrong := [
+        f"{name} is {asked:,}, and the weights have {'none' if stored is None else f'{stored:,}'}"
+        for name, (asked, stored) in sizes.items()
+        if asked != stored
+    ]:
         raise ValueError(
-            f"{folder} is damaged: its linear.safetensors does not fit {config.n_classes} "
-            f"classes and {config.n_genes:,} genes. "
-            "Restore the folder from a copy, or save the model again."
+            f"{folder} is damaged: its config.json does not fit its weights: {'; '.join(wrong)}. "
+            f"{_REMEDY}"
+        )
+    n = config.n_classes
+    expected = {"coefficients": (n, config.n_genes), "intercept": (n,)}
+    linear = saved.linear
+    if linear is not None and {name: one.shape for name, one in linear.items()} != expected:
+        raise ValueError(
+            f"{folder} is damaged: its linear.safetensors does not fit {n} classes and "
+            f"{config.n_genes:,} genes. {_REMEDY}"
         )

@@ -1,4 +1,4 @@
-"""What tl.predict_corpus asks of a model about the cells of a corpus, and what it gets of each piece of them."""
+"""What tl.predict_corpus asks of a model, and what it gets for each piece of a corpus."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names
+from scbert_cll import _keys, _names
+from scbert_cll._checks import people
+from scbert_cll._checks.words import listed
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import PART, Results, categories, pieces
 from scbert_cll._disk.formats import digest
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model._tensors import tensors_digest
-from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.corpus.start import refuse_other_corpus
 from scbert_cll.model.explain.attention import attention_sums
@@ -26,6 +27,7 @@ from scbert_cll.model.training.batches import take_columns
 from scbert_cll.tl import _write
 
 _FLOOR_CELLS: Final = 256  # as ScBERT.get_attention_floor looks at
+_MOST_GROUPS: Final = 1000  # whose attention is in memory, for every gene
 
 
 @dataclass(frozen=True)
@@ -48,46 +50,60 @@ class Job:
         if self.groupby in stored:
             return stored[self.groupby]
         filled = [part for part in self.parts if self.data.corpus.n_cells(part)]
-        return _checks.people.class_order(
-            pd.concat([self.data.obs(part, self.groupby) for part in filled])
-        )
+        return people.class_order(pd.concat([self.data.obs(part, self.groupby) for part in filled]))
+
+    @property
+    def is_by_number(self) -> bool:
+        """Whether the groups are values of a column that the corpus has as numbers."""
+        columns = self.data.corpus.obs_columns
+        return self.groupby in columns and columns[self.groupby] is None
 
     def codes(self, part: str, start: int, stop: int) -> np.ndarray:
-        """Which group each of some cells is of; -1 for none.
-
-        Of a column that the corpus has as numbers.
-        """
-        values = self.data.obs(part, str(self.groupby)).iloc[start:stop]
-        return np.asarray(
-            pd.Categorical(_checks.people.class_names(values), categories=self.groups).codes
-        )
+        """Group of some cells by their number, -1 for none."""
+        names = people.class_names(self.data.obs(part, str(self.groupby)).iloc[start:stop])
+        return np.asarray(pd.Categorical(names, categories=self.groups).codes)
 
     def check(self) -> None:
         """Refuse what does not fit before anything is written.
 
         Some cells are predicted to that end.
         """
-        corpus, model = self.data.corpus, self.model
-        reading_checks.parts_with_cells(self.parts, {part: corpus.n_cells(part) for part in PARTS})
-        reading_checks.free_columns(
-            list(corpus.record["obs_columns"]), [PART, _keys.PRED, _keys.SCORE]
-        )
-        reading_checks.groups_of_corpus(
-            self.groupby, [*categories(corpus, self.parts), *self.numbers]
-        )
-        reading_checks.not_too_many_groups(self.groupby, len(self.groups))
-        refuse_other_corpus(model, self.data)
+        corpus = self.data.corpus
+        self._refuse_no_cells()
+        replaced = [PART, _keys.PRED, _keys.SCORE]
+        if taken := [name for name in corpus.obs_columns if name in replaced]:
+            raise ValueError(
+                f"The corpus has obs columns {listed(taken)}, which predictions would replace; "
+                f"build it with other names."
+            )
+        columns = dict.fromkeys([*categories(corpus, self.parts), *corpus.obs_columns])
+        if self.groupby is not None and self.groupby not in columns:
+            raise KeyError(
+                f"groupby={self.groupby!r} is no obs column of the corpus, which has "
+                f"{listed(columns, 12)}. Name it in obs_columns= of pp.build_corpus."
+            )
+        if len(self.groups) > _MOST_GROUPS:
+            raise ValueError(
+                f"groupby={self.groupby!r} has {len(self.groups):,} different values, and groups "
+                f"are at most {_MOST_GROUPS:,}. Name another column, or cut it into groups "
+                f"(pandas.cut) before the corpus is built."
+            )
+        refuse_other_corpus(self.model, self.data)
         part, start, stop, _ = next(pieces(corpus, self.parts, 0, 64))
-        known, cells = self.cells(part, np.arange(start, stop))
-        if len(known):
+        rows, cells = self.cells(part, np.arange(start, stop))
+        if len(rows):
             self.predicted(cells)
 
-    @property
-    def numbers(self) -> list[str]:
-        """Columns that the corpus has as numbers."""
-        return [
-            name for name, kinds in self.data.corpus.record["obs_columns"].items() if kinds is None
-        ]
+    def _refuse_no_cells(self) -> None:
+        n_cells = {part: self.data.corpus.n_cells(part) for part in PARTS}
+        asked = set(self.parts)
+        if not asked or len(asked) < len(self.parts) or not asked <= set(PARTS):
+            raise ValueError(
+                f"parts must name some of {listed(PARTS)}, each once; found {listed(self.parts)}."
+            )
+        if not any(n_cells[part] for part in self.parts):
+            numbers = listed(f"{part}: {n}" for part, n in n_cells.items())
+            raise ValueError(f"The corpus has no cell in {listed(self.parts)}; it has {numbers}.")
 
     def results(self) -> Results:
         """What there will be of every cell."""
@@ -95,86 +111,86 @@ class Job:
         if isinstance(self.model, ScBERT):
             return Results(width)
         names = _write.called(self.model, self.unassigned_below)
-        tables = [_keys.PROBA, *([] if self.model.linear_ is None else [_keys.LINEAR_PROBA])]
+        n_tables = 1 if self.model.linear_ is None else 2
+        tables = [_keys.PROBA, _keys.LINEAR_PROBA][:n_tables]
         return Results(width, self.model.classes, names, tables)
 
     def plan(self) -> dict[str, Any]:
         """All that decides what is written."""
         model, data = self.model, self.data
         edges = model.binning["edges"]
-        cut = edges.to_csv() if isinstance(edges, pd.DataFrame) else list(edges)
-        known: dict[str, Any] = {
+        described_model = {
             "network": asdict(model.config),
             "weights": tensors_digest(model.module.state_dict()),
-        }
-        known |= {"genes": list(model.genes), "edges": cut, "params": model.binning["params"]}
-        known |= {
+            "genes": list(model.genes),
+            "edges": edges.to_csv() if isinstance(edges, pd.DataFrame) else list(edges),
+            "params": model.binning["params"],
             "linear": None if model.linear_ is None else model.linear_.arrays(),
             "joined": described(model),
             "labels": model.labels,
         }
         return {
             "corpus": data.corpus.digest[:12],
-            "model": digest(known)[:12],
+            "model": digest(described_model)[:12],
             "groupby": self.groupby,
             "parts": self.parts,
             "unassigned_below": self.unassigned_below,
             "cells at a time": data.chunk_size * data.preload_nchunks,
         }
 
-    def cells(self, part: str, cells: np.ndarray) -> tuple[np.ndarray, AnnData]:
-        """Of some cells those that have a token among the model's genes: which these are, and the cells."""
-        adata = self.data.cells(part, cells)
+    def cells(self, part: str, rows: np.ndarray) -> tuple[np.ndarray, AnnData]:
+        """Cells with a token among the model's genes, after their places in `rows`."""
+        adata = self.data.cells(part, rows)
         if self.model.config.tokens == "all":
-            return np.arange(len(cells)), adata
+            return np.arange(len(rows)), adata
         csr: Any = adata.layers[_keys.BINNED]
-        known = np.flatnonzero(
-            np.diff(take_columns(csr, adata.var_names.get_indexer(self.model.genes)).indptr)
-        )
-        return known, adata if len(known) == len(cells) else adata[known].copy()
+        columns = adata.var_names.get_indexer(self.model.genes)
+        places = np.flatnonzero(np.diff(take_columns(csr, columns).indptr))
+        return places, adata if len(places) == len(rows) else adata[places].copy()
 
     def predicted(self, cells: AnnData) -> dict[str, np.ndarray]:
         """What is written of these cells, by path."""
         if isinstance(self.model, ScBERT):
             latent = self.model.get_latent_representation(cells, batch_size=self.batch_size)
-            return _arrays({"obsm": {_keys.X_SCBERT: latent}})
-        found = self.model.predict_parts(cells, batch_size=self.batch_size)
+            return {f"obsm/{_keys.X_SCBERT}": latent}
+        parts = self.model.predict_parts(cells, batch_size=self.batch_size)
         return _arrays(
             _write.predictions(
-                self.model, found, _write.Slots(), unassigned_below=self.unassigned_below
+                self.model, parts, _write.Slots(), unassigned_below=self.unassigned_below
             )
         )
 
     def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Attention summed over the cells of each group, and how many these are."""
-        sums = attention_sums(self.model, codes, len(self.groups), cells, self.batch_size)
-        return {
-            "attention": sums,
-            "n_cells": np.bincount(codes[codes >= 0], minlength=len(self.groups)),
-        }
+        n = len(self.groups)
+        sums = attention_sums(self.model, codes, n, cells, self.batch_size)
+        n_cells = np.bincount(codes[codes >= 0], minlength=n)
+        return {"attention": sums, "n_cells": n_cells}
 
     def floor(self) -> np.ndarray:
         """Floor of the attention in some cells, evenly spaced over all."""
         n = self.data.corpus.n_cells(*self.parts)
         rows = np.unique(np.linspace(0, n - 1, _FLOOR_CELLS).astype(int))
-        found, seen = np.zeros(self.model.config.n_layers), 0
+        total, n_seen = np.zeros(self.model.config.n_layers), 0
         for part, _, stop, row in pieces(self.data.corpus, self.parts, 0, n):
-            known, cells = self.cells(part, rows[(rows >= row) & (rows < row + stop)] - row)
-            if len(known):
-                found += len(known) * self.model.get_attention_floor(cells)
-                seen += len(known)
-        return (found / max(seen, 1)).astype(np.float32)
+            places, cells = self.cells(part, rows[(rows >= row) & (rows < row + stop)] - row)
+            if len(places):
+                total += len(places) * self.model.get_attention_floor(cells)
+                n_seen += len(places)
+        return (total / max(n_seen, 1)).astype(np.float32)
 
 
 def _arrays(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Results as they lie in the store."""
-    found: dict[str, np.ndarray] = {}
-    for name, value in [*slots.get("obs", {}).items(), *slots["obsm"].items()]:
-        path = f"{'obs' if name in slots.get('obs', {}) else 'obsm'}/{name}"
-        if isinstance(value, pd.DataFrame):
-            found |= {f"{path}/{_names.key(column)}": value[column].to_numpy() for column in value}
-        elif isinstance(value, pd.Categorical):
-            found[f"{path}/codes"] = value.codes
-        else:
-            found[path] = np.asarray(value)
-    return found
+    arrays: dict[str, np.ndarray] = {}
+    for slot, values in slots.items():
+        for name, value in values.items():
+            path = f"{slot}/{name}"
+            if isinstance(value, pd.DataFrame):
+                for column in value:
+                    arrays[f"{path}/{_names.key(column)}"] = value[column].to_numpy()
+            elif isinstance(value, pd.Categorical):
+                arrays[f"{path}/codes"] = value.codes
+            else:
+                arrays[path] = np.asarray(value)
+    return arrays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from typing import Any, Final
 import numpy as np
 from filelock import FileLock
 
-from scbert_cll import _checks, _docs, _keys, _names, _record
+from scbert_cll import _docs, _keys, _names, _record
 from scbert_cll._bar import Bar
-from scbert_cll._checks.words import is_model
+from scbert_cll._checks import people
+from scbert_cll._checks.paths import new_folder
+from scbert_cll._checks.words import is_model, share
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import Store, pieces
 from scbert_cll._corpus.shards import Shard, added
@@ -34,7 +37,6 @@ from scbert_cll._disk.left_overs import (
 )
 from scbert_cll._optional import require
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model.corpus import checks as reading_checks
 from scbert_cll.model.corpus.opened import OnDisk, opened
 from scbert_cll.model.explain.attention import attention_shares
 from scbert_cll.tl import _write
@@ -42,13 +44,8 @@ from scbert_cll.tl._gene_attention import warn_if_uniform
 from scbert_cll.tl._predict_corpus.job import Job
 
 _PLAN: Final = "plan.json"
-_OURS: Final = (
-    _PLAN,
-    "laid.json",
-    "store",
-    "store.new",
-    "share_*",
-)  # in the folder in which it is done
+# in the folder in which it is done
+_OURS: Final = (_PLAN, "laid.json", "store", "store.new", "share_*")
 _ATTENTION: Final = f"uns/{_keys.GENE_ATTENTION}"
 
 
@@ -146,30 +143,40 @@ def predict_corpus(
     require("annbatch", "A corpus")
     is_model(model, ("ScBERT", "ScBERTClassifier"))
     if unassigned_below is not None:
-        reading_checks.for_a_classifier(is_one=isinstance(model, ScBERTClassifier))
-        _checks.words.share(unassigned_below, "unassigned_below")
-        _checks.people.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
-    number, n_shares = reading_checks.share_of(shard)
+        people.unassigned_needs_classes(getattr(model, "classes", None))
+        share(unassigned_below, "unassigned_below")
+        people.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
+    number, n_shards = _numbers(shard)
     out = Path(out)
-    _checks.paths.new_folder(out)
+    new_folder(out)
     parts = [parts] if isinstance(parts, str) else list(parts)
-    job = Job(
-        opened(corpus, binning=model.binning), model, groupby, parts, unassigned_below, batch_size
-    )
+    data = opened(corpus, binning=model.binning)
+    job = Job(data, model, groupby, parts, unassigned_below, batch_size)
     job.check()
-    work = _Work(job, out, n_shares)
+    work = _Work(job, out, n_shards)
     laid = work.begin()
     work.do(number)
     work.finish(laid)
 
 
+def _numbers(shard: Any) -> tuple[int, int]:
+    """Number of a shard, counted from 0, and how many there are."""
+    pair = tuple(shard) if isinstance(shard, (tuple, list)) else ()
+    if [type(n) for n in pair] != [int, int] or not 0 <= pair[0] < pair[1]:
+        raise ValueError(
+            f"shard must be (i, n), the share's number from 0 to n - 1 and how many there are; "
+            f"found {shard!r}."
+        )
+    return pair[0], pair[1]
+
+
 @dataclass(frozen=True)
 class _Work:
-    """The folder in which a job is done, in shares."""
+    """The folder in which a job is done, in shards."""
 
     job: Job
     out: Path
-    n_shares: int
+    n_shards: int
 
     @property
     def folder(self) -> Path:
@@ -179,144 +186,145 @@ class _Work:
     @property
     def store(self) -> Store:
         """What will be `out`."""
-        return Store(
-            self.folder / "store", self.job.data.chunk_size * self.job.data.preload_nchunks
-        )
+        data = self.job.data
+        return Store(self.folder / "store", data.chunk_size * data.preload_nchunks)
 
     @property
     def n_cells(self) -> int:
-        """Cells of all shares."""
+        """Cells of all shards."""
         return self.job.data.corpus.n_cells(*self.job.parts)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
         """All that decides what is written, and by how many."""
-        return self.job.plan() | {"shares": self.n_shares}
+        return {**self.job.plan(), "shares": self.n_shards}
 
     @cached_property
     def call(self) -> str:
         """What every left-over of this call carries."""
         return digest(self.plan)
 
-    def share(self, number: int) -> Shard:
-        """One of the shares, as far as it is."""
-        return Shard(
-            self.folder, number, self.n_shares, -(-self.n_cells // self.store.window), self.call
-        ).load()
+    def shard(self, number: int) -> Shard:
+        """One of the shards, as far as it is."""
+        n_windows = -(-self.n_cells // self.store.window)
+        return Shard(self.folder, number, self.n_shards, n_windows, self.call).load()
 
     def begin(self) -> list[str]:
-        """Lay the store out, or go on with the one that was.
+        """Lay the store out, or go on with the one that was, and name its files.
 
-        Of processes that begin together the first one does it. Names its files.
+        Of processes that begin together the first one does it.
         """
         with self.one_at_a_time(), self.disk(self.n_cells):
             if self.out.exists():
                 discard(self.folder, *_OURS)
-            _checks.paths.new_folder(self.out)
-            known = read_note(self.folder / _PLAN, _PLAN)
-            if known is not None and self.store.folder.exists():
-                refuse_another_call(plain(self.plan), known["asked"], self.folder, "predictions")
+            new_folder(self.out)
+            note = read_note(self.folder / _PLAN, _PLAN)
+            if note is not None and self.store.folder.exists():
+                refuse_another_call(plain(self.plan), note["asked"], self.folder, "predictions")
                 if (laid := self.store.laid(self.call)) is not None:
                     return laid
             for old in (self.store.folder, *self.folder.glob("share_*")):
                 remove(old)
             write_note(self.folder / _PLAN, {"asked": self.plan}, _PLAN)
-            return self.store.create(
-                self.job.data.corpus, self.job.parts, self.job.results(), self.call
-            )
+            job = self.job
+            return self.store.create(job.data.corpus, job.parts, job.results(), self.call)
 
     def do(self, number: int) -> None:
-        """Every window of a share that is not done."""
-        share, size = self.share(number), self.store.window
-        with only_writer(share.folder, "the predictions"):
-            share = share.load()
-            if not share.windows:
-                share.note()
-            cells = [min(size, self.n_cells - window * size) for window in share.windows]
-            bar = {
-                "desc": "Predicting",
-                "unit": "cell",
-                "unit_scale": True,
-                "initial": sum(cells[: share.n_done]),
-            }
-            with Bar(total=sum(cells), disable=None, **bar) as shown:
-                for window in share.windows[share.n_done :]:
-                    with self.disk(sum(cells[share.n_done :])):
-                        sums, without = self._window(window)
-                        share.add(sums, without, self.store.chunks(window, self.job.results()))
+        """Every window of a shard that is not done."""
+        shard, size = self.shard(number), self.store.window
+        with only_writer(shard.folder, "the predictions"):
+            shard = shard.load()
+            if not shard.windows:
+                shard.note()
+            n_cells = [min(size, self.n_cells - window * size) for window in shard.windows]
+            with Bar(
+                total=sum(n_cells),
+                disable=None,
+                desc="Predicting",
+                unit="cell",
+                unit_scale=True,
+                initial=sum(n_cells[: shard.n_done]),
+            ) as bar:
+                for window in shard.windows[shard.n_done :]:
+                    with self.disk(sum(n_cells[shard.n_done :])):
+                        sums, n_without = self._window(window)
+                        files = self.store.chunks(window, self.job.results())
+                        shard.add(sums, n_without, files)
                     _give_back()
-                    shown.update(cells[share.n_done - 1])
+                    bar.update(n_cells[shard.n_done - 1])
 
     def _window(self, window: int) -> tuple[dict[str, np.ndarray], int]:
         """Predict the cells of a window and write that.
 
         Sums over them, and how many have no token.
         """
-        size, sums, without = self.store.window, dict[str, np.ndarray](), 0
-        self.store.clear(window, self.job.results())
-        for part, start, stop, row in pieces(
-            self.job.data.corpus, self.job.parts, window * size, (window + 1) * size
-        ):
-            known, cells = self.job.cells(part, np.arange(start, stop))
-            without += stop - start - len(known)
-            if not len(known):
+        job, size = self.job, self.store.window
+        sums, n_without = dict[str, np.ndarray](), 0
+        self.store.clear(window, job.results())
+        first, last = window * size, (window + 1) * size
+        for part, start, stop, row in pieces(job.data.corpus, job.parts, first, last):
+            places, cells = job.cells(part, np.arange(start, stop))
+            n_without += stop - start - len(places)
+            if not len(places):
                 continue  # the store has no values from the start
-            found = self.job.predicted(cells)
-            self.store.write(
-                row, {path: _in_rows(values, known, stop - start) for path, values in found.items()}
-            )
-            if self.job.groupby is not None:
-                sums = added(
-                    sums, self.job.attention(cells, self._codes(part, start, stop, row)[known])
-                )
-        return sums, without
+            arrays = job.predicted(cells).items()
+            n = stop - start
+            self.store.write(row, {path: _in_rows(one, places, n) for path, one in arrays})
+            if job.groupby is not None:
+                codes = self._codes(part, start, stop, row)
+                sums = added(sums, job.attention(cells, codes[places]))
+        return sums, n_without
 
-    def _mended(self, shares: list[Shard]) -> list[str]:
+    def _codes(self, part: str, start: int, stop: int, row: int) -> np.ndarray:
+        """Which group each of some cells is of."""
+        if self.job.is_by_number:
+            return self.job.codes(part, start, stop)
+        return self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)
+
+    def _files(self, shards: list[Shard]) -> list[str]:
         """Every file of results.
 
         A window that is not as it was written is predicted again, and its sums are as they were.
         """
-        found: list[str] = []
-        for share, window in ((one, window) for one in shares for window in one.windows):
-            files = share.files(window)
-            if files is None or not self.store.are_whole(files):
-                self._window(window)
-                files = self.store.chunks(window, self.job.results())
-            found += files
-        return found
-
-    def _codes(self, part: str, start: int, stop: int, row: int) -> np.ndarray:
-        """Which group each of some cells is of."""
-        if self.job.groupby in self.job.numbers:
-            return self.job.codes(part, start, stop)
-        return self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)
+        names: list[str] = []
+        for shard in shards:
+            for window in shard.windows:
+                files = shard.files(window)
+                if files is None or not self.store.are_whole(files):
+                    self._window(window)
+                    files = self.store.chunks(window, self.job.results())
+                names += files
+        return names
 
     def finish(self, laid: list[str]) -> None:
-        """Put the whole in its place, if all shares are done.
+        """Put the whole in its place, if all shards are done.
 
         `laid` are the files of the store before the first of them.
         """
         with self.one_at_a_time():
-            shares = [self.share(number) for number in range(self.n_shares)]
-            is_last = self.store.folder.exists() and all(share.is_done for share in shares)
+            shards = [self.shard(number) for number in range(self.n_shards)]
+            n_without = sum(shard.n_without_token for shard in shards)
+            is_last = self.store.folder.exists() and all(shard.is_done for shard in shards)
             if is_last:
-                slots = self._slots(shares)
+                slots = {f"uns/{_keys.SCBERT_PREDICT}": self._record(n_without)}
+                slots |= self._attention([shard.sums for shard in shards if shard.sums])
                 with self.disk(0):
-                    self.store.finish(
-                        slots, self.job.results(), self.out, [*laid, *self._mended(shares)]
-                    )
+                    files = [*laid, *self._files(shards)]
+                    self.store.finish(slots, self.job.results(), self.out, files)
         if self.out.exists():  # a process that waited for the last one made the folder anew
             discard(self.folder, *_OURS)
-        if is_last:
-            if _ATTENTION in slots:
-                warn_if_uniform(slots[_ATTENTION]["attention_floor"])
-            reading_checks.warn_of_cells_without_token(
-                sum(share.n_without_token for share in shares), self.n_cells
+        if is_last and _ATTENTION in slots:
+            warn_if_uniform(slots[_ATTENTION]["attention_floor"])
+        if is_last and n_without:
+            warnings.warn(
+                f"{n_without:,} of {self.n_cells:,} cells have no gene above bin 0 among the "
+                f"model's genes: their embedding is NaN, and they have no prediction.",
+                stacklevel=3,
             )
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Wait for processes that do other shares."""
+        """Wait for processes that do other shards."""
         claim(self.folder, "the predictions")
         with FileLock(self.folder / ".lock"):
             yield
@@ -326,41 +334,36 @@ class _Work:
         n_bytes = n_left * self.job.results().bytes_per_cell()
         return goes_on(self.folder, "tl.predict_corpus", n_bytes)
 
-    def _slots(self, shares: list[Shard]) -> dict[str, Any]:
-        """What is of all cells together."""
-        slots = {
-            f"uns/{_keys.SCBERT_PREDICT}": self._record(
-                sum(share.n_without_token for share in shares)
-            )
-        }
-        if sums := [share.sums for share in shares if share.sums]:
-            slots |= self._attention(sums)
-        return slots
-
-    def _record(self, without: int) -> dict[str, Any]:
-        asked = {
-            "groupby": self.job.groupby,
-            "parts": self.job.parts,
-            "unassigned_below": self.job.unassigned_below,
-        }
-        asked |= {"labels_key": getattr(self.job.model, "labels_key", None)}
-        found = _write.record(self.job.model, _record.params(asked))
-        return found | {"n_cells": self.n_cells, "n_without_token": without}
+    def _record(self, n_without: int) -> dict[str, Any]:
+        job = self.job
+        params = _record.params(
+            {
+                "groupby": job.groupby,
+                "parts": job.parts,
+                "unassigned_below": job.unassigned_below,
+                "labels_key": getattr(job.model, "labels_key", None),
+            }
+        )
+        numbers = {"n_cells": self.n_cells, "n_without_token": n_without}
+        return {**_write.record(job.model, params), **numbers}
 
     def _attention(self, sums: list[dict[str, np.ndarray]]) -> dict[str, Any]:
         """Shares of attention by group, as :func:`~scbert_cll.tl.gene_attention` writes them."""
+        if not sums:
+            return {}
         job, floor = self.job, self.job.floor()
-        total, counts = (
-            np.sum([found[name] for found in sums], axis=0) for name in ("attention", "n_cells")
-        )
-        there = np.flatnonzero(counts)
-        names = [job.groups[i] for i in there]
-        table = attention_shares(job.model, total[there], names).reindex(
-            job.data.genes, fill_value=0.0
-        )
+        total = np.sum([one["attention"] for one in sums], axis=0)
+        n_cells = np.sum([one["n_cells"] for one in sums], axis=0)
+        filled = np.flatnonzero(n_cells)
+        names = [job.groups[i] for i in filled]
+        table = attention_shares(job.model, total[filled], names)
         params = {"groupby": job.groupby, "per_cell": False, "layer": job.model.layer}
-        n = dict(zip(names, counts[there].tolist(), strict=True))
-        record = {"params": params, "attention_floor": floor, "n_cells": n}
+        record = {
+            "params": params,
+            "attention_floor": floor,
+            "n_cells": dict(zip(names, n_cells[filled].tolist(), strict=True)),
+        }
+        table = table.reindex(job.data.genes, fill_value=0.0)
         return {f"varm/{_keys.GENE_ATTENTION}": table, _ATTENTION: record}
 
 
@@ -369,16 +372,13 @@ def _give_back() -> None:
 
     Glibc keeps what lies between pieces in use, more with every window.
     """
-    trim = (
-        getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    )  # musl has none
-    if trim is not None:
-        trim(0)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # musl has none
 
 
 def _in_rows(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
     """Values in their rows of `n`; the others have none."""
     fill = -1 if values.dtype.kind == "i" else np.nan
-    found = np.full((n, *values.shape[1:]), fill, values.dtype)
-    found[rows] = values
-    return found
+    block = np.full((n, *values.shape[1:]), fill, values.dtype)
+    block[rows] = values
+    return block

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scbert_cll.model.corpus.windows import Windows
+from scbert_cll.model.corpus.loader import Windows
 
 
 @st.composite
