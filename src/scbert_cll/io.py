@@ -140,12 +140,8 @@ def write_gmt(
     lines = ["\t".join([half, _origin(facts), *genes]) for half, genes in sets.items()]
     data = ("\n".join(lines) + "\n").encode()
     data = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
-
-    def is_written(aside: Path) -> bool:
-        return same(gene_sets.read_gmt(aside), sets)
-
-    files = {path: (lambda aside: aside.write_bytes(data), is_written)}
-    _write(files, overwrite=overwrite)
+    is_sets: Same = lambda aside: same(gene_sets.read_gmt(aside), sets)  # noqa: E731
+    _write({path: (lambda aside: aside.write_bytes(data), is_sets)}, overwrite=overwrite)
 
 
 def write_csv(
@@ -215,13 +211,9 @@ def write_csv(
     }
     origin = _plain(head | facts | {_SUM: hashlib.sha256(content.encode()).hexdigest()})
     text = json.dumps(origin, indent=1, ensure_ascii=False) + "\n"
-
-    def is_origin(aside: Path) -> bool:
-        return same(json.loads(aside.read_text(encoding="utf-8")), origin)
-
     files = {
         path: as_text(content, lambda aside: same(_read(aside, kinds), table)),
-        path.with_suffix(".json"): as_text(text, is_origin),
+        path.with_suffix(".json"): as_text(text, lambda aside: same(read_json(aside), origin)),
     }
     _write(files, overwrite=overwrite)
 
