@@ -26,7 +26,9 @@ from scbert_cll.vocab import Vocabulary
 
 
 class ScBERTClassifier(TokenModel):
-    """Classifier of cells: a Performer with a classification head, pretrained by :class:`ScBERT` or not.
+    """Classifier of cells: a Performer with a classification head.
+
+    It starts from random weights, or from those of a :class:`ScBERT` (:meth:`from_pretrained`).
 
     Parameters
     ----------
@@ -241,7 +243,9 @@ class ScBERTClassifier(TokenModel):
         datamodule: CorpusData | None = None,
         **trainer: Any,
     ) -> None:
-        """Train on the labelled cells, for a fixed number of epochs with a learning rate that falls to zero.
+        """Train on the labelled cells.
+
+        The number of epochs is fixed, and the learning rate falls to zero.
 
         A logistic regression is always fitted to the same tokens of the same training cells, with
         its penalty chosen on the validation cells: without it nobody knows what the network is

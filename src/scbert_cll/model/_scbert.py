@@ -23,7 +23,9 @@ from scbert_cll.vocab import Vocabulary
 
 
 class ScBERT(TokenModel):
-    """Masked-gene model: a Performer that learns to guess the expression bin of hidden genes from the rest of the cell.
+    """Masked-gene model: a Performer that learns the expression bin of hidden genes.
+
+    It guesses them from the rest of the cell.
 
     Source: Yang et al. 2022 (doi:10.1038/s42256-022-00534-z), on Performer attention (Choromanski
     et al. 2021, arXiv:2009.14794).
@@ -158,7 +160,9 @@ class ScBERT(TokenModel):
         Examples
         --------
         >>> model = ScBERT.from_scbert_checkpoint("panglao_pretrain.pth", vocab="genes.txt")
-        >>> classifier = ScBERTClassifier.from_pretrained(model, adata, labels_key="cd49d", head="pool")
+        >>> classifier = ScBERTClassifier.from_pretrained(
+        ...     model, adata, labels_key="cd49d", head="pool"
+        ... )
         """
         return scbert.from_checkpoint(
             cls, path, vocab, gene2vec, adata, layer=layer, accelerator=accelerator, network=network

@@ -94,7 +94,7 @@ def attach(model: Network, adata: AnnData | None) -> None:
 
 
 def hub_metadata(class_name: str) -> dict[str, Any]:
-    """Return what scvi-tools' HubModel reads beside a model of ours, to know whose `load` it calls."""
+    """What scvi-tools' HubModel reads of a folder, to know whose `load` it calls."""
     from scvi.hub import HubMetadata  # imports much that nobody else needs
 
     where = "scbert_cll.model"
@@ -137,7 +137,7 @@ def class_probabilities(model: SCANVI, adata: AnnData) -> pd.DataFrame:
 
 @contextmanager
 def _quietly(seed: int) -> Iterator[None]:
-    """PyTorch's and numpy's random numbers from `seed`, the user's own streams untouched, and nothing printed."""
+    """Random numbers from `seed`, the user's own streams untouched, and nothing printed."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
     levels, state = [log.level for log in loggers], np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():

@@ -41,7 +41,7 @@ def pretrain(
     key_added: str = _keys.SCBERT,
     **train: Any,
 ) -> ScBERT:
-    """Pretrain a Performer: it learns to guess the expression bin of hidden genes from the rest of the cell.
+    """Pretrain a Performer: it learns to guess the expression bins of hidden genes.
 
     Needs no labels, so all RNA at hand can be used. Where the cells are split, only training cells
     are learned from and validation cells decide when to stop; test cells are embedded but never

@@ -75,7 +75,7 @@ class Slots:
 
 
 def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of `uns`: parameters, network, version, and the last values of the training history."""
+    """An entry of `uns`: parameters, network, version, and the training history."""
     history = model.history or {}
     return {
         "params": dict(params) | {"layer": model.layer},

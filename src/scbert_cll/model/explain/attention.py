@@ -185,8 +185,8 @@ def get_cell_attention(
     parts = []
     with calm_for(model):
         for row, genes, received in _received(model, adata, batch_size):
-            known = genes < len(model.genes)
-            parts.append((received[known], np.full(known.sum(), row), genes[known]))
+            is_gene = genes < len(model.genes)  # not the end token
+            parts.append((received[is_gene], np.full(is_gene.sum(), row), genes[is_gene]))
     values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
     shape = (cells_of(model, adata).n_obs, len(model.genes))
     csr = sparse.csr_matrix((values.astype(np.float32), (rows, columns)), shape=shape)

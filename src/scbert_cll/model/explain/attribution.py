@@ -25,9 +25,10 @@ METHODS: Final = ("gate_gradient", "gradient_input", "integrated_gradients", "ro
 
 
 class Attribution(NamedTuple):
-    """Of each gene in each group, float64: mean attribution, and the mean of its size over the cells that express the gene.
+    """Mean attribution of each gene in each group, float64 (genes × groups).
 
-    Also the number of these cells; and how far sums are from the change they stand for, per cell.
+    `size` is the mean absolute attribution over the `n_expressing` cells that express the gene;
+    `error` how far the sum of a cell is from the change it stands for.
     """
 
     values: pd.DataFrame
@@ -46,7 +47,9 @@ def get_gene_attribution(
     n_steps: int = 32,
     batch_size: int | None = None,
 ) -> Attribution:
-    """Mean effect of each gene's token on the logit of a class against the mean of the others, per group of cells.
+    """Mean effect of each gene's token on the logit of a class, per group of cells.
+
+    The logit is taken against the mean of those of the other classes.
 
     A gene without a token in a cell counts as zero there. Memory does not grow with the number
     of cells.
@@ -106,26 +109,30 @@ def _attributed(
     codes, names = coded(groups)
     total, size, n_expressing = np.zeros((3, len(names), model.config.n_positions))
     error = np.full(len(codes), np.nan, np.float32)
-    kept = np.flatnonzero(codes >= 0)
-    data = token_rows(model, cells_of(model, adata)[kept] if len(kept) < len(codes) else adata)
+    grouped = np.flatnonzero(codes >= 0)
+    data = token_rows(
+        model, cells_of(model, adata)[grouped] if len(grouped) < len(codes) else adata
+    )
     with calm_for(model):
         for cells, rows in batches(model, data, batch_size, "attribution"):
             with enough_memory(model.config, batch_size, training=True):
-                found, off = infer(model.module, cells)
+                effects, off = infer(model.module, cells)
             genes = (
-                cells.get("genes", torch.arange(found.shape[1]).expand(found.shape)).cpu().numpy()
+                cells.get("genes", torch.arange(effects.shape[1]).expand(effects.shape))
+                .cpu()
+                .numpy()
             )
-            group = np.broadcast_to(codes[kept[rows]][:, None], genes.shape)
+            group = np.broadcast_to(codes[grouped[rows]][:, None], genes.shape)
             effect, expressed = (
-                found.detach().cpu().numpy(),
+                effects.detach().cpu().numpy(),
                 (cells["tokens"] > 0).cpu().numpy(),
             )
             np.add.at(total, (group, genes), effect)
             np.add.at(size, (group, genes), np.abs(effect) * expressed)
             np.add.at(n_expressing, (group, genes), expressed)
             if off is not None:
-                error[kept[rows]] = off.cpu().numpy()
-    mean = total / np.bincount(codes[kept], minlength=len(names))[:, None]
+                error[grouped[rows]] = off.cpu().numpy()
+    mean = total / np.bincount(codes[grouped], minlength=len(names))[:, None]
     tables = (mean, size / np.maximum(n_expressing, 1), n_expressing)
     values, sizes, n_cells = (
         pd.DataFrame(table.T[: len(model.genes)], model.genes, names) for table in tables

@@ -1,4 +1,4 @@
-"""How well a network tells cells apart that it was not trained on: what its opinion of a gene is worth."""
+"""How well a network tells held-out cells apart: what its attribution of a gene is worth."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ def held_out_auroc(
         return float("nan")
     parts = _checks.adata.split(adata, split_key, need=()).to_numpy()
     labels = _checks.people.class_names(_checks.adata.obs_column(adata, model.labels_key))
-    known = labels.isin(model.classes).to_numpy()
-    known = known & (
+    has_label = labels.isin(model.classes).to_numpy()
+    has_label = has_label & (
         True if donors is None else donors.notna().to_numpy()
     )  # not in place: what pandas 3 hands out is read-only
-    held = next(
-        (found for part in (_keys.TEST, _keys.VAL) if (found := known & (parts == part)).any()),
+    held_out = next(
+        (cells for part in (_keys.TEST, _keys.VAL) if (cells := has_label & (parts == part)).any()),
         None,
     )
-    if held is None:
+    if held_out is None:
         return float("nan")
-    positive = (labels[held] == (target or model.classes[-1])).to_numpy().astype(np.int64)
+    positive = (labels[held_out] == (target or model.classes[-1])).to_numpy().astype(np.int64)
     proba = (
-        model.predict_parts(adata[held], batch_size=batch_size)
+        model.predict_parts(adata[held_out], batch_size=batch_size)
         .network[target or model.classes[-1]]
         .to_numpy()
     )
-    who = None if donors is None else donors[held].to_numpy()
+    who = None if donors is None else donors[held_out].to_numpy()
     name = "auroc" if who is None else "auroc_within"
-    found = score(
+    auroc = score(
         name, positive, np.column_stack([1 - proba, proba]), ["others", "target"], donors=who
     ).value
-    if found < _BLIND:
+    if auroc < _BLIND:
         warnings.warn(
-            f"On the {int(held.sum())} cells held out the network's "
-            f"AUROC{' within donors' * (who is not None)} is {found:.2f}: it has learned little of "
+            f"On the {int(held_out.sum())} cells held out the network's "
+            f"AUROC{' within donors' * (who is not None)} is {auroc:.2f}: it has learned little of "
             f"{model.labels_key!r} that holds for other cells, and there is little to attribute.",
             stacklevel=stacklevel,
         )
-    return float(found)
+    return float(auroc)

@@ -1,4 +1,4 @@
-"""What genes, or sets of them, do to a class's logit in each cell: the cell without them, or with nothing else."""
+"""Effects of genes and sets of genes: the logit of a cell without them, or with nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def get_set_effects(
     target: str | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """Change of a class's logit, against the mean of the others, when a cell does not express the genes of a set.
+    """Change of a class's logit when a cell does not express the genes of a set.
+
+    The logit is taken against the mean of those of the other classes.
 
     The logit is the network's alone, without the linear part. A gene that is not expressed has
     no token with ``tokens="expressed"``, and token 0 otherwise, which such a network was
@@ -67,12 +69,12 @@ def get_set_effects(
     target = target_of(model, target)
     places = [_checks.genes.places_in_model(list(genes), model.genes) for genes in sets.values()]
     members, cells = _members(places, len(model.genes)), cells_of(model, adata)
-    found = np.zeros((cells.n_obs, len(sets)))
+    effects = np.zeros((cells.n_obs, len(sets)))
     for rows, of, effect in _set_effects(
         model, token_rows(model, cells), members, target, batch_size, keep=keep
     ):
-        found[rows, of] = effect
-    return pd.DataFrame(found, index=cells.obs_names, columns=[str(name) for name in sets])
+        effects[rows, of] = effect
+    return pd.DataFrame(effects, index=cells.obs_names, columns=[str(name) for name in sets])
 
 
 def get_gene_occlusion(
@@ -85,11 +87,11 @@ def get_gene_occlusion(
     target: str | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """Mean over the cells of a group of what a class's logit loses when a gene is not expressed, one gene at a time.
+    """Mean loss of a class's logit when a gene is not expressed, gene by gene and group by group.
 
     Every gene a cell expresses is one more cell to predict, so that all genes of a cell with
     1,500 cost as much as predicting 1,500 cells. Where these are more than 20,000, their number
-    is told.
+    is logged.
 
     Parameters
     ----------
@@ -150,7 +152,7 @@ def _set_effects(
     *,
     keep: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Cells, sets (rows of `members`, sets × genes) and effects, for all pairs in which a token changes."""
+    """Cells, sets (rows of `members`) and effects, of all pairs in which a token changes."""
     whole = _contrasts(model, data, target, batch_size)
     for rows, of in _changing(data.csr, members, keep=keep):
         inside = np.asarray(
@@ -191,7 +193,7 @@ def without(csr: sparse.csr_matrix, gone: np.ndarray) -> sparse.csr_matrix:
 def _members(places: Sequence[np.ndarray], n_genes: int) -> sparse.csr_matrix:
     """Sets × genes, True where a gene belongs to a set."""
     genes = np.concatenate([np.zeros(0, np.int64), *map(np.unique, places)])
-    bounds = np.cumsum([0, *(len(np.unique(found)) for found in places)])
+    bounds = np.cumsum([0, *(len(np.unique(columns)) for columns in places)])
     return sparse.csr_matrix(
         (np.ones(len(genes), bool), genes, bounds), shape=(len(places), n_genes)
     )

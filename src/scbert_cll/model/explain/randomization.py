@@ -1,4 +1,4 @@
-"""A trained classifier with some of its weights drawn anew: what an attribution that knows the training must not survive."""
+"""A trained classifier with weights drawn anew, which no honest attribution survives."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def randomized[M: Classifier](model: M, part: Part, rng: int | np.random.Generat
     new = _untrained(model, np.random.default_rng([as_seed(rng), _OTHER]))
     trains_genes = model.config.train_gene_embedding
     old = model.module.state_dict()
-    kept = {
+    unchanged = {
         name
         for name in old
         if not name.startswith(anew) or (name.startswith(_GENES) and not trains_genes)
     }
-    new.module.load_state_dict(new.module.state_dict() | {name: old[name] for name in kept})
+    new.module.load_state_dict(new.module.state_dict() | {name: old[name] for name in unchanged})
     new.module.to(model.module.device)
     return new
 

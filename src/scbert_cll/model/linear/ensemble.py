@@ -73,7 +73,7 @@ def predict(
 def predict_and_embed(
     model: Classifier, adata: AnnData | None = None, *, batch_size: int | None = None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Probabilities (cells × classes) and embeddings (cells, n_hidden) in one pass over the cells."""
+    """Probabilities (cells × classes) and embeddings (cells, n_hidden), in one pass."""
     parts = predict_parts(model, adata, batch_size=batch_size)
     return parts.joined, parts.latent
 

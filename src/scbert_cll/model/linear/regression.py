@@ -1,4 +1,4 @@
-"""The linear part: logistic regression on the tokens that the network reads, by scikit-learn's exact solver."""
+"""Logistic regression on the tokens that the network reads, by scikit-learn's exact solver."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ def fit_linear(
     These are the validation cells where there are some of each class, else inner folds of the
     training cells.
     """
-    held = [(train, val)] if len(np.unique(codes[val])) == len(np.unique(codes[train])) else []
-    if not held and np.bincount(codes[train]).min() < 2:
+    folds = [(train, val)] if len(np.unique(codes[val])) == len(np.unique(codes[train])) else []
+    if not folds and np.bincount(codes[train]).min() < 2:
         return _fitted(tokens, codes, weights, train, _DEFAULT)
-    if not held:
-        held = [
+    if not folds:
+        folds = [
             (train[a], train[b])
             for a, b in inner_folds(codes[train], _taken(groups, train), _INNER, seed)
         ]
     losses = [
-        np.mean([_loss(tokens, codes, weights, *parts, strength) for parts in held])
+        np.mean([_loss(tokens, codes, weights, *parts, strength) for parts in folds])
         for strength in STRENGTHS
     ]
     return _fitted(tokens, codes, weights, train, STRENGTHS[int(np.argmin(losses))])
@@ -102,7 +102,7 @@ def out_of_fold_logits(
 
 
 def joined(network: np.ndarray, linear: np.ndarray, share: float) -> np.ndarray:
-    """Probabilities of a weighted mean of log-probabilities, `share` of it the network's: (cells, classes)."""
+    """Probabilities (cells, classes) of mixed log-probabilities, `share` of them the network's."""
     mixed = share * log_softmax(network, axis=1) + (1 - share) * log_softmax(linear, axis=1)
     return np.asarray(softmax(mixed, axis=1))
 
@@ -126,8 +126,8 @@ def _fitted(
         codes[rows],
         logisticregression__sample_weight=weights[rows],
     )
-    scaler, found = model[0], model[-1]
-    coefficients, intercept = found.coef_ / scaler.scale_, found.intercept_
+    scaler, regression = model[0], model[-1]
+    coefficients, intercept = regression.coef_ / scaler.scale_, regression.intercept_
     if (
         len(coefficients) == 1
     ):  # two classes: scikit-learn keeps the second one's logit against the first

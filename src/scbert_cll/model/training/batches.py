@@ -27,14 +27,14 @@ _OVERHEAD: Final = (
 
 
 class Rows(NamedTuple):
-    """What to ask `TokenRows` for: row numbers, and which sample of background genes (None is the fixed one)."""
+    """Row numbers of a batch, and which sample of background genes (None is the fixed one)."""
 
     rows: list[int]
     draw: int | None = None
 
 
 class Compact(NamedTuple):
-    """A batch as it is cheapest to move: expressed genes only, cell by cell, the longest cell first.
+    """A batch as it is cheapest to move: expressed genes only, the longest cell first.
 
     Moved to a GPU as it is, and expanded there. `lengths` stays on the host, where the shapes of
     the tokens are made of it.
@@ -47,7 +47,7 @@ class Compact(NamedTuple):
 
 
 def compact(csr: sparse.csr_matrix, rows: Sequence[int] | np.ndarray, config: Config) -> Compact:
-    """Take some rows, sorted by falling length and cut into parts of about the same length, so that little is padding."""
+    """Rows sorted by falling length, in parts of about the same length: little is padding."""
     rows = np.asarray(rows, np.int64)
     rows = rows[np.argsort(csr.indptr[rows] - csr.indptr[rows + 1], kind="stable")]
     taken = csr[rows]
@@ -126,7 +126,7 @@ class TokenRows(Dataset[Batch]):
 
 
 def _bounds(lengths: np.ndarray, config: Config) -> list[int]:
-    """Where falling lengths are cut: where the padding that all later ones are spared is worth a further tensor."""
+    """Where falling lengths are cut, since the padding that is spared is worth a further tensor."""
     bounds, longest = [0], lengths[0]
     worth = _OVERHEAD / (config.n_hidden * config.n_layers)
     for i, length in enumerate(lengths):
@@ -266,8 +266,7 @@ class ResumableData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        found: dict[str, Any] = {} if self._train is None else self._train.state_dict()
-        return found
+        return {} if self._train is None else dict(self._train.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From a checkpoint; a network that is shared out is read after the loaders were made."""
@@ -308,14 +307,14 @@ class TokenSplits(ResumableData):
 
     def digest(self) -> str:
         """Checksum of all that is trained on and validated with."""
-        csr, found = self.data.csr, hashlib.sha256()
+        csr, checksum = self.data.csr, hashlib.sha256()
         matrix = {"values": csr.data, "genes": csr.indices, "cells": csr.indptr}
         rows = {"train": self.train_idx, "val": self.val_idx}
         for name, values in (matrix | rows | self.data.columns).items():
             array = np.ascontiguousarray(values)
-            found.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            found.update(array.tobytes())
-        return found.hexdigest()
+            checksum.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            checksum.update(array.tobytes())
+        return checksum.hexdigest()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of training cells, of which each process gets its share."""

@@ -1,4 +1,6 @@
-"""The file of a checkpoint: what PyTorch writes, sealed at its end, so that one file says by itself whether it is whole and of which run.
+"""The file of a checkpoint: what PyTorch writes, with a seal at its end.
+
+One file says by itself whether it is whole, and of which run.
 
 The seal is the comment that a zip archive may end with. So the file is one that :func:`torch.load`
 reads, and there is nothing beside it that could be missing or older.
@@ -42,12 +44,12 @@ def written(folder: Path) -> list[Path]:
 
     What has another name, or is no plain file, is none.
     """
-    found = [
+    numbered = [
         (match, path)
         for path in folder.iterdir()
         if (match := _NAME.fullmatch(path.name)) and path.is_file()
     ]
-    return [path for _, path in sorted(found, key=lambda one: int(one[0][1]))]
+    return [path for _, path in sorted(numbered, key=lambda one: int(one[0][1]))]
 
 
 def tidy(folder: Path) -> None:
@@ -70,20 +72,20 @@ def run_of(path: Path) -> str | None:
         n = os.fstat(file.fileno()).st_size - _SEALED - len(_LENGTH)
         if n <= 0:
             return None
-        found = hashlib.sha256()
+        checksum = hashlib.sha256()
         while part := file.read(min(_PART, n)):
-            found.update(part)
+            checksum.update(part)
             n -= len(part)
         end = file.read()
     run = end[-_SHA256:]
-    return run.decode() if end == _seal(found, run) else None
+    return run.decode() if end == _seal(checksum, run) else None
 
 
 def _seal(content: Any, run: bytes) -> bytes:
-    """What stands behind the content, which is hashed: mark, checksum of content and run, and the run."""
+    """The end of the file: mark, checksum of content and run, and the run."""
     content.update(run)
-    found: str = content.hexdigest()
-    return _LENGTH + _MARK + found.encode() + b" " + run
+    checksum: str = content.hexdigest()
+    return _LENGTH + _MARK + checksum.encode() + b" " + run
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -125,7 +127,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             It holds more than tensors and plain values, or is not whole.
         """
         try:
-            found: dict[str, Any] = torch.load(
+            checkpoint: dict[str, Any] = torch.load(
                 path, map_location=map_location or "cpu", weights_only=True
             )
         except (OSError, MemoryError):
@@ -136,7 +138,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 f"tensors and plain values, of which nothing was executed. "
                 "Name another folder to start again."
             ) from error
-        return found
+        return checkpoint
 
     def _is(self, path: Path, checkpoint: dict[str, Any]) -> bool:
         """Whether a run that goes on from the file gets what this one has."""
@@ -148,7 +150,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def _parts(checkpoint: dict[str, Any]) -> list[memoryview | bytes]:
-    """Content of the file: the archive without the two bytes that say that it has no comment, and the seal."""
+    """The archive, without the two bytes that say that it has no comment, and the seal."""
     memory = io.BytesIO()
     torch.save(checkpoint, memory)
     content = memory.getbuffer()[: -len(_LENGTH)]

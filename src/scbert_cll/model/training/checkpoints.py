@@ -1,4 +1,4 @@
-"""Checkpoints of a training: when they are written, that they are whole, and that a resumed run is the same run."""
+"""Checkpoints of a training: when they are written, and that a resumed run is the same run."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def interruptible(run: Run | None) -> Iterator[None]:
 
 
 class Checkpoints(L.Callback):
-    """Write a checkpoint every so many minutes and steps, and when the cluster asks for the machine.
+    """Write checkpoints by minutes and steps, and when the cluster asks for the machine.
 
     Lightning's own requeueing saves inside the handler of the signal, in the middle of a step; here
     the step is finished first. A checkpoint is only written where nothing is half done: between
@@ -142,13 +142,13 @@ class Checkpoints(L.Callback):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.asked: int | None = None
+        self.signalled: int | None = None
         self.due = False
         self._saved = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to the cluster; who listened before does so again when the training has ended."""
-        self.asked, self.due, self._saved = None, False, time.monotonic()
+        self.signalled, self.due, self._saved = None, False, time.monotonic()
         if in_main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._listen)
@@ -185,13 +185,13 @@ class Checkpoints(L.Callback):
             trainer.logger.restore(checkpoint["history"])
 
     def _listen(self, number: int, frame: Any) -> None:
-        self.asked = number
+        self.signalled = number
 
     def _look(self, trainer: L.Trainer) -> None:
         """Whether a checkpoint is due, for all processes alike."""
         run = self.run
         late = run.minutes is not None and time.monotonic() - self._saved >= 60 * run.minutes
-        mine = late or self.asked is not None
+        mine = late or self.signalled is not None
         self.due |= trainer.strategy.reduce_boolean_decision(mine, all=False)
         self.due |= run.steps is not None and trainer.global_step % run.steps == 0
 
@@ -212,7 +212,7 @@ class Checkpoints(L.Callback):
         if trainer.is_global_zero:
             for old in written(self.run.folder)[:-_KEPT]:
                 trainer.strategy.checkpoint_io.remove_checkpoint(old)
-        if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
+        if trainer.strategy.reduce_boolean_decision(self.signalled is not None, all=False):
             self._leave(trainer, path)
 
     def _leave(self, trainer: L.Trainer, path: Path) -> None:
@@ -221,7 +221,7 @@ class Checkpoints(L.Callback):
         Ask SLURM to start the job again where it did not say that it will.
         """
         job = os.environ.get("SLURM_JOB_ID")
-        if trainer.is_global_zero and job is not None and self.asked != signal.SIGTERM:
+        if trainer.is_global_zero and job is not None and self.signalled != signal.SIGTERM:
             if "SLURM_ARRAY_JOB_ID" in os.environ:
                 job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
             subprocess.run(["scontrol", "requeue", job], check=False)  # noqa: S603, S607
@@ -232,7 +232,7 @@ class Checkpoints(L.Callback):
 
 
 class StepRandom(L.Callback):
-    """Dropout's random numbers from the seed and the step, so that a resumed run draws what it would have drawn."""
+    """Dropout's random numbers from the seed and the step, the same in a resumed run."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -11,10 +11,10 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from scbert_cll._checks.words import choice
 
-_GPU: Final = ("gpu", "cuda", "mps")
-_WHOLE: Final = ("32-true", "32", "None")
 _PRECISIONS: Final = (
-    *_WHOLE,
+    "32-true",
+    "32",
+    "None",
     "bf16-mixed",
     "16-mixed",
     "bf16-true",
@@ -67,35 +67,27 @@ def _kind(accelerator: Any) -> str:
     """Kind of device: cpu, cuda, mps or tpu."""
     if isinstance(accelerator, Accelerator):
         return type(accelerator).__name__.removesuffix("Accelerator").lower().replace("xla", "tpu")
-    known = [
-        "auto",
-        "cpu",
-        "gpu",
-        *sorted(set(AcceleratorRegistry.available_accelerators()) - {"cpu"}),
-    ]
-    choice(accelerator, known, "accelerator")
+    others = sorted(set(AcceleratorRegistry.available_accelerators()) - {"cpu"})
+    choice(accelerator, ["auto", "cpu", "gpu", *others], "accelerator")
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    asked = accelerator
-    if accelerator == "gpu":
-        accelerator = (
-            "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else "cuda"
-        )
-    if accelerator != "cpu" and not AcceleratorRegistry[accelerator]["accelerator"].is_available():
-        what = {"cuda": "an NVIDIA GPU", "mps": "a GPU of Apple", "tpu": "a TPU"}.get(
-            accelerator, accelerator
-        )
+    kind = str(accelerator)
+    if kind == "gpu":
+        has_only_mps = torch.backends.mps.is_available() and not torch.cuda.is_available()
+        kind = "mps" if has_only_mps else "cuda"
+    if kind != "cpu" and not AcceleratorRegistry[kind]["accelerator"].is_available():
+        names = {"cuda": "an NVIDIA GPU", "mps": "a GPU of Apple", "tpu": "a TPU"}
         raise ValueError(
-            f"accelerator={asked!r} asks for {what}, and PyTorch {torch.__version__} finds "
-            f"none here. {_HELP}"
+            f"accelerator={accelerator!r} asks for {names.get(kind, kind)}, and PyTorch "
+            f"{torch.__version__} finds none here. {_HELP}"
         )
-    return str(accelerator)
+    return kind
 
 
 def _enough(devices: Any, kind: str) -> None:
     """As many devices as there are; of a CPU it is a number of processes."""
-    there = torch.cuda.device_count() if kind == "cuda" else 1
-    found: Any = devices
+    n_here = torch.cuda.device_count() if kind == "cuda" else 1
+    wanted: Any = devices
     if isinstance(devices, str):
         if devices == "auto":
             return
@@ -104,34 +96,35 @@ def _enough(devices: Any, kind: str) -> None:
             raise ValueError(
                 f'devices must be "auto", a number or the numbers of GPUs; found {devices!r}.'
             )
-        found = [int(part) for part in parts] if "," in devices else int(parts[0])
+        wanted = [int(part) for part in parts] if "," in devices else int(parts[0])
     if kind in ("cpu", "tpu"):
-        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
             raise ValueError(
                 f"devices must be a number of processes from 1 on a {kind.upper()}; found "
                 f"{devices!r}."
             )
         return
-    asked = list(range(there if found == -1 else found)) if isinstance(found, int) else list(found)
-    if not asked or isinstance(found, bool) or not set(asked) <= set(range(there)):
+    is_number = isinstance(wanted, int)
+    numbers = list(range(n_here if wanted == -1 else wanted)) if is_number else list(wanted)
+    if not numbers or isinstance(wanted, bool) or not set(numbers) <= set(range(n_here)):
         raise ValueError(
             f"devices={devices!r} asks for GPUs that are not here: there "
-            f"{'is' if there == 1 else 'are'} {there}."
+            f"{'is' if n_here == 1 else 'are'} {n_here}."
         )
 
 
 def _can_compute(precision: Any, kind: str) -> None:
     """Numbers that the device can compute with."""
-    asked = str(precision)
-    if asked.startswith("transformer-engine"):
+    name = str(precision)
+    if name.startswith("transformer-engine"):
         return  # a package of its own, which says so itself
-    choice(asked, _PRECISIONS, "precision")
-    if asked in ("16", "16-mixed") and kind == "cpu":
+    choice(name, _PRECISIONS, "precision")
+    if name in ("16", "16-mixed") and kind == "cpu":
         raise ValueError(
             f'precision={precision!r} needs a GPU; a CPU has "bf16-mixed", or leave precision out.'
         )
     if (
-        asked.startswith("bf16")
+        name.startswith("bf16")
         and kind == "cuda"
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
@@ -139,5 +132,5 @@ def _can_compute(precision: Any, kind: str) -> None:
             f"precision={precision!r} needs a GPU with bfloat16, which "
             f'{torch.cuda.get_device_name()} has not; take "16-mixed".'
         )
-    if asked.startswith("64") and kind == "mps":
+    if name.startswith("64") and kind == "mps":
         raise ValueError(f"precision={precision!r} is not for GPUs of Apple; leave precision out.")

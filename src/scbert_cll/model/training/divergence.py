@@ -70,7 +70,7 @@ def diverged(
 
 
 class StopWhereNotFinite(L.Callback):
-    """End a training at the first loss that is not finite, and at the end of an epoch whose weights are not.
+    """End a training at the first loss, or after the first epoch, that is not finite.
 
     The loss of a step is at hand, but where a GPU computes it, reading it means to wait. The step
     is therefore noted on the device, and read every 50 steps, at the end of an epoch and before a

@@ -1,4 +1,4 @@
-"""How both models train: a dry run, Lightning through scvi-tools' runner, the epoch that is kept."""
+"""How both models train: a dry run, Lightning by scvi-tools' runner, the epoch that is kept."""
 
 from __future__ import annotations
 
@@ -119,15 +119,17 @@ def _run(
         except NotFinite as error:
             outcome.keep_good(model, best, history.past, diverged=True)
             history.end_before(error.epoch + 1)
-            kept = history.past * bool(best.epoch) + best.epoch if outcome.has_good else None
-            raise diverged(error, options, past=history.past, kept=kept, model=model) from None
+            best_epoch = history.past * bool(best.epoch) + best.epoch if outcome.has_good else None
+            raise diverged(
+                error, options, past=history.past, kept=best_epoch, model=model
+            ) from None
         except BaseException:
             outcome.keep_good(model, best, history.past, diverged=False)
             raise
         finally:  # scvi-tools' own bookkeeping counts from 0 where a training goes on
             if runner.trainer.is_global_zero:
                 model.history_ = history.history or before
-    return None if checkpoints is None else checkpoints.asked
+    return None if checkpoints is None else checkpoints.signalled
 
 
 def _runner(

@@ -1,4 +1,6 @@
-"""Training with ``strategy="fsdp"``: each process keeps a share of the weights, of their gradients and of the optimiser's state.
+"""Training with ``strategy="fsdp"``: each process keeps a share of the weights.
+
+So it does of their gradients and of the optimiser's state.
 
 PyTorch's `fully_shard` does all of it, through Lightning's `ModelParallelStrategy`, which needs no
 GPU. What is shared out is a copy: the model's own network stays whole in every process, and is
@@ -57,7 +59,7 @@ def all_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 class Sharded(L.Callback):
-    """Give the whole network the weights when training ends, and keep BatchNorm's means alike in all processes."""
+    """Give the whole network the weights at the end, and keep BatchNorm's means alike."""
 
     def __init__(self, whole: Performer) -> None:
         self.whole = whole

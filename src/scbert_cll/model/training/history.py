@@ -103,12 +103,12 @@ def _named(name: str, folder: Path | None) -> Logger:
 
 
 def step_bar() -> TQDMProgressBar:
-    """Lightning's bar for long epochs: a line that is overwritten, and in a log file one now and then."""
+    """Lightning's bar for long epochs; in a log file a line now and then."""
     return _StepBar(refresh_rate=1 if sys.stdout.isatty() else _LOGGED)
 
 
 class _StepBar(TQDMProgressBar):
-    """Its epochs are counted as in the history and in the bar of short epochs: the first one is 1."""
+    """Epochs are counted as in the history: the first one is 1."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Begin anew, and name the epoch."""
@@ -119,7 +119,7 @@ class _StepBar(TQDMProgressBar):
 
 
 class Throughput(L.Callback):
-    """Cells per second and the share of the time spent waiting for data, in the progress bar and the loggers."""
+    """Cells per second, and the share of the time spent waiting for data, in bar and loggers."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to count."""

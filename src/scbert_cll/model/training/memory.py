@@ -47,9 +47,9 @@ def forecast(
     batch_size: int,
 ) -> Rehearsal:
     """Rehearse with few cells, and where these take no time with a whole batch."""
-    found = rehearse(plan, data, rows, device, precision, min(_CELLS, batch_size))
-    if found.seconds > _NO_TIME or batch_size <= _CELLS:
-        return found
+    step = rehearse(plan, data, rows, device, precision, min(_CELLS, batch_size))
+    if step.seconds > _NO_TIME or batch_size <= _CELLS:
+        return step
     return rehearse(plan, data, rows, device, precision, batch_size)
 
 
@@ -88,7 +88,7 @@ def rehearse(
 
 
 def announcement(
-    found: Rehearsal,
+    step: Rehearsal,
     data: TokenRows,
     rows: np.ndarray,
     *,
@@ -96,33 +96,33 @@ def announcement(
     batch_size: int,
     max_epochs: int,
 ) -> str | None:
-    """How long a training on `n_cells` cells like those in `rows` will take, at most, and how to make it cheaper; None for a short one."""
+    """How long a training of `n_cells` cells takes at most, and what is cheaper; None if short."""
     lengths = data.n_tokens()
-    epoch = found.seconds * lengths[rows].mean() * n_cells / found.n_tokens
+    epoch = step.seconds * lengths[rows].mean() * n_cells / step.n_tokens
     if epoch * max_epochs < LONG:
         return None
-    said = (
+    sentence = (
         f"One epoch of {n_cells:,} cells will take about {_duration(epoch)}, {max_epochs} "
         f"epochs at most about "
         f"{_duration(epoch * max_epochs)}"
     )
-    if found.n_bytes is not None:
-        said += (
+    if step.n_bytes is not None:
+        sentence += (
             f", and a step of {batch_size} cells about "
-            f"{_gigabytes(found.n_bytes * batch_size / found.n_cells)}"
+            f"{_gigabytes(step.n_bytes * batch_size / step.n_cells)}"
         )
-    return f"{said}. {_cheaper(data.config, float(data.lengths()[rows].mean()))}".strip()
+    return f"{sentence}. {_cheaper(data.config, float(data.lengths()[rows].mean()))}".strip()
 
 
 def fitting_batch_size(
     plan: Plan, data: TokenRows, rows: np.ndarray, device: torch.device, precision: object
 ) -> int:
-    """Most cells, a power of two up to 256, whose training step fits into four fifths of the free memory."""
-    found = rehearse(plan, data, rows, device, precision)
+    """Most cells, a power of two up to 256, whose step fits into four fifths of the free memory."""
+    step = rehearse(plan, data, rows, device, precision)
     free = _free_memory(device)
     most = min(_MOST_CELLS, len(rows))
-    if found.n_bytes and free:
-        most = min(most, int(0.8 * free * found.n_cells / found.n_bytes))
+    if step.n_bytes and free:
+        most = min(most, int(0.8 * free * step.n_cells / step.n_bytes))
     size: int = 2 ** int(np.log2(max(most, 2)))
     while device.type == "cuda" and size > 2:
         try:

@@ -69,8 +69,8 @@ class Fit:
             Options that are not among the further ones.
         """
         names = [f.name for f in fields(cls) if f.name != "trainer"]
-        known = [name for name in named if name not in _NO_OPTIONS]
-        keywords(further, [*known, *cls.names(*without)], what)
+        others = [name for name in named if name not in _NO_OPTIONS]
+        keywords(further, [*others, *cls.names(*without)], what)
         given = {**named, **further}
         return cls(
             **{name: given[name] for name in names if name in given},
@@ -85,9 +85,9 @@ class Fit:
             **inspect.signature(_scvi.Trainer.__init__).parameters,
         }
         # scvi-tools' early stopping is another one, which is never switched on
-        others = [name for name in trainer if not name.startswith("early_stopping")]
+        of_lightning = [name for name in trainer if not name.startswith("early_stopping")]
         no_names = {*_NO_OPTIONS, *without}
-        every = dict.fromkeys([*(f.name for f in fields(cls)), *others])
+        every = dict.fromkeys([*(f.name for f in fields(cls)), *of_lightning])
         return [name for name in every if name not in no_names]
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What one training step is: two plain LightningModules, and a callback that keeps the best epoch."""
+"""What one training step is: a plain LightningModule for each kind of training."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class Plan(L.LightningModule):
         raise NotImplementedError
 
     def step_seed(self) -> int:
-        """Seed of this step in this process, so that a resumed run draws what it would have drawn."""
+        """Seed of this step in this process, the same in a resumed run."""
         return seed_of_step(self.trainer, self.seed)
 
     def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
         """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
         if n:
-            own = {f"{name}_{stage}": value for name, value in metrics.items()}
-            self.note({f"{stage}_loss": loss, **own}, stage, n)
+            named = {f"{name}_{stage}": value for name, value in metrics.items()}
+            self.note({f"{stage}_loss": loss, **named}, stage, n)
         return loss
 
     def note(self, values: dict[str, Tensor | float], stage: str, n: int) -> None:
@@ -101,9 +101,9 @@ class Plan(L.LightningModule):
                 sync_dist=several,
             )
 
-    def count(self, name: str, found: Tensor) -> None:
-        """Add to what is known of the epoch."""
-        self.so_far[name] = self.so_far[name] + found if name in self.so_far else found
+    def count(self, name: str, sums: Tensor) -> None:
+        """Add to the sums of the epoch."""
+        self.so_far[name] = self.so_far[name] + sums if name in self.so_far else sums
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the training metrics of an epoch when it is over."""
@@ -117,20 +117,20 @@ class Plan(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """For a checkpoint; of several processes what all of them found."""
         checkpoint["so_far"] = {
-            name: self._of_all(found).cpu() for name, found in sorted(self.so_far.items())
+            name: self._of_all(sums).cpu() for name, sums in sorted(self.so_far.items())
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """From a checkpoint; one process goes on with what all had found."""
         if self.trainer.is_global_zero:
             self.so_far = {
-                name: found.to(self.device) for name, found in checkpoint["so_far"].items()
+                name: sums.to(self.device) for name, sums in checkpoint["so_far"].items()
             }
 
     def _log_epoch(self) -> None:
-        found = {name: self._of_all(one) for name, one in sorted(self.so_far.items())}
+        sums = {name: self._of_all(one) for name, one in sorted(self.so_far.items())}
         self.so_far = {}
-        for name, one in found.items():
+        for name, one in sums.items():
             self.log(
                 name,
                 self.mean(one),
@@ -140,13 +140,13 @@ class Plan(L.LightningModule):
                 on_epoch=True,
             )
 
-    def mean(self, found: Tensor) -> Tensor | float:
+    def mean(self, sums: Tensor) -> Tensor | float:
         """What is logged of an epoch."""
-        return found[0] / found[1]
+        return sums[0] / sums[1]
 
-    def _of_all(self, found: Tensor) -> Tensor:
+    def _of_all(self, sums: Tensor) -> Tensor:
         """Sum over the processes."""
-        summed: Tensor = self.trainer.strategy.reduce(found.clone(), reduce_op="sum")
+        summed: Tensor = self.trainer.strategy.reduce(sums.clone(), reduce_op="sum")
         return summed
 
 
@@ -284,8 +284,8 @@ class ClassifyPlan(Plan):
         )
         if self.to_proteins is not None:
             self.note({f"protein_loss_{stage}": proteins}, stage, len(labels))
-        known = labels >= 0
-        labels, guess = labels[known], logits.argmax(-1)[known]
+        has_label = labels >= 0
+        labels, guess = labels[has_label], logits.argmax(-1)[has_label]
         self._count_calls(stage, labels, guess)
         right = {"accuracy": (guess == labels).float().mean()}
         return self.report(stage, len(labels), loss, **right), proteins
@@ -305,9 +305,9 @@ class ClassifyPlan(Plan):
             self.log("macro_f1_validation", macro_f1(self._validated))
             self._validated = None
 
-    def mean(self, found: Tensor) -> Tensor | float:
+    def mean(self, sums: Tensor) -> Tensor | float:
         """Of numbers of calls their macro-F1."""
-        return macro_f1(found) if found.ndim > 1 else super().mean(found)
+        return macro_f1(sums) if sums.ndim > 1 else super().mean(sums)
 
 
 def macro_f1(calls: Tensor) -> float:
@@ -322,7 +322,7 @@ def _in_bar(name: str) -> bool:
 
 
 def _commonest_bin(tokens: Tensor) -> Tensor:
-    """Each cell's most frequent non-zero bin (b,): what a network knows that has learned nothing about genes."""
+    """Each cell's most frequent non-zero bin (b,), which needs no knowledge of genes to guess."""
     counts = F.one_hot(tokens).sum(1)
     counts[:, 0] = -1
     return counts.argmax(-1)
@@ -335,5 +335,5 @@ def _drop(cells: Cells, most: float, generator: torch.Generator) -> Cells:
     tokens = cells["tokens"]
     weight = cells.get("weight", torch.ones_like(tokens, dtype=torch.float32))
     share = most * torch.rand(len(tokens), 1, generator=generator)
-    kept = weight * (torch.rand(tokens.shape, generator=generator) >= share).to(weight.device)
-    return cells | {"weight": torch.where((kept > 0).any(-1, keepdim=True), kept, weight)}
+    left = weight * (torch.rand(tokens.shape, generator=generator) >= share).to(weight.device)
+    return cells | {"weight": torch.where((left > 0).any(-1, keepdim=True), left, weight)}
