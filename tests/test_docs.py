@@ -461,7 +461,7 @@ def test_pages_have_code() -> None:
 
 
 def examples() -> list[Any]:
-    """Public functions and classes with examples, but for the models, which need a prepared object."""
+    """Public functions and classes with examples, without the models, which need cells."""
     found = []
     for room in ("pp", "tl", "pl", "get", "io", "estimators", "datasets", "vocab"):
         if importlib.util.find_spec(f"scbert_cll.{room}") is not None:

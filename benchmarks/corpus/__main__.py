@@ -1,9 +1,9 @@
 """A corpus of a million cells: loading, memory, the loader's share of a step, two processes, what
 large runs cost, and all of it end to end.
 
-    python -m benchmarks.corpus PART --out FOLDER            # Linux; best with nothing else running
-    python -m benchmarks.corpus PART --out FOLDER --quick    # some thousand cells, writes nothing
-    outside FOLDER
+    python -m benchmarks.corpus PART --out FOLDER  # Linux; best with nothing else running
+    # some thousand cells, writes nothing outside FOLDER
+    python -m benchmarks.corpus PART --out FOLDER --quick
 
 Parts: simulate, loading, memory, loader-share, scaling, plan, million. What is in FOLDER already is
 not made again, so that a run can be interrupted; at full size it takes some 10 GB. Delete it

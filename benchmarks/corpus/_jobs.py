@@ -39,7 +39,7 @@ class Failed(SystemExit):
 
 
 def run(folder: Path, name: str, job: str, threads: int = 1, **request: Any) -> dict[str, Any]:
-    """Do a job in a process of its own; what its processes measured, `processes` for each of them."""
+    """Do a job in a process of its own; what each of its `processes` measured."""
     path = _ask(folder, name, job, request)
     load, start = os.getloadavg()[0], time.perf_counter()
     with started(path, threads) as process:

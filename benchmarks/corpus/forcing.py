@@ -1,8 +1,8 @@
 """What it costs that files are forced to the disk: saving a model, writing a checkpoint and
 building a corpus, with and without.
 
-    python -m benchmarks.corpus.forcing            # about 3 minutes
-    python -m benchmarks.corpus.forcing --quick    # a small model and corpus; writes nothing
+    python -m benchmarks.corpus.forcing  # about 3 minutes
+    python -m benchmarks.corpus.forcing --quick  # a small model and corpus; writes nothing
 
 With and without alternate in one process; *without*, `os.fsync` does nothing. What is written is
 read back and compared before anything is timed. Of the time with forcing, the part that the disk

@@ -1,10 +1,9 @@
 """Time and peak memory of the network beside performer-pytorch, of gene attention beside the dense
 way, and of our own modes.
 
-    python -m benchmarks.engine --quick              # 256 tokens, well under a minute, writes
-    nothing python -m benchmarks.engine                      # 1,000, 4,000 and 16,907 tokens, about
-    25 minutes on two cores python -m benchmarks.engine --device cuda        # the same on a GPU,
-    and how much of the GPU it uses
+    python -m benchmarks.engine --quick  # 256 tokens, well under a minute, writes nothing
+    python -m benchmarks.engine  # 1,000, 4,000 and 16,907 tokens, about 25 minutes on two cores
+    python -m benchmarks.engine --device cuda  # the same on a GPU, and how much of the GPU it uses
 
 Results are compared before anything is timed; a difference ends the program. Every measurement runs
 in a process of its own (on a GPU in this one), with the candidates alternating. Memory is what a

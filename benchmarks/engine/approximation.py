@@ -1,16 +1,18 @@
 """How far FAVOR+ is from the softmax attention it approximates, on the same weights, by the number
 of random features.
 
-    python -m benchmarks.engine.approximation --quick       # a smaller network, under a minute, writes
-    nothing python -m benchmarks.engine.approximation               # some minutes on two cores
+    # a smaller network, under a minute, writes nothing
+    python -m benchmarks.engine.approximation --quick
+    python -m benchmarks.engine.approximation  # some minutes on two cores
 
 Four networks: the published one at its random start with 1,500 genes, twice more with larger query
 and key weights, and the `small` preset trained on the toy data. Errors are relative: the norm of
 the difference over the norm of the exact result, of
 
     output      what the attention of a layer says, given the same input (without the constant bias)
-    encodings   what leaves the whole network received    the attention each gene receives in a
-    layer, given the same input (mean over queries, by head)
+    encodings   what leaves the whole network
+    received    the attention each gene receives in a layer, given the same input
+                (mean over queries, by head)
 
 Beside them stands uniform attention, which knows nothing of queries and keys: an error near its own
 is no approximation. The table and the figure (`docs/_static/approximation.png`) show medians over

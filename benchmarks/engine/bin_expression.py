@@ -1,8 +1,9 @@
 """Time and peak memory of `pp.bin_expression` beside scanpy's normalize_total + log1p, on one
 simulated count matrix.
 
-    python -m benchmarks.engine.bin_expression                 # 100,000 cells x 16,906 genes, 8 % of them
-    expressed: about 1.1 GB python -m benchmarks.engine.bin_expression --cells 5000    # a small run
+    # 100,000 cells x 16,906 genes, 8 % of them expressed: about 1.1 GB
+    python -m benchmarks.engine.bin_expression
+    python -m benchmarks.engine.bin_expression --cells 5000  # a small run
 
 The result is compared with a naive dense computation before anything is timed. Every measurement
 runs in a process of its own, which reads the same matrix from disk, warms up on a few cells and

@@ -256,7 +256,7 @@ def _optional(path: Path) -> list[str]:
 
 
 def _targets(path: Path) -> list[str]:
-    """The arms of benchmarks/evaluation/targets.py: one row each, whole and network alone, one column per set."""
+    """The variants of targets.py: one row each, whole and network alone, one column per set."""
     found = pd.read_csv(path)
     sets = list(dict.fromkeys(found["set"]))
     names = [name for name in dict.fromkeys(found["model"]) if not name.endswith("_linear")]

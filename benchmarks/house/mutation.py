@@ -6,7 +6,7 @@ either a gap of the tests or changes nothing that anybody sees. It brings librar
 it is installed in a folder of its own:
 
     .venv/bin/pip install --target /tmp/mutmut "mutmut==3.8.1"
-    PYTHONPATH=/tmp/mutmut .venv/bin/python -m benchmarks.house.mutation /tmp/mutants --n 80 --seed 0
+    PYTHONPATH=/tmp/mutmut .venv/bin/python -m benchmarks.house.mutation /tmp/mutants --n 80
 
 A room takes some ten minutes on one core. The same seed draws the same mutants while the code is
 the same; `--again` runs those that survived.

@@ -1,7 +1,8 @@
-"""Random gene sets against an outcome: one score test of them all, beside a Cox fit for each.
+"""Random gene sets against an outcome: one score test of them all, beside a Cox fit of lifelines
+for each.
 
-    python -m benchmarks.prognosis --quick    # 30 sets, a few seconds, writes nothing
-    python -m benchmarks.prognosis            # 1,000 sets, some minutes; best with nothing else running
+    python -m benchmarks.prognosis --quick  # 30 sets, a few seconds, writes nothing
+    python -m benchmarks.prognosis  # 1,000 sets, some minutes; best with nothing else running
 
 Patients are those of `datasets.cll_cohort`; each set has 30 genes, scored by the sum of its
 z-scores with the signs of the planted signature. Before anything is timed, the z of the score test

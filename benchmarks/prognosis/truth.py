@@ -1,9 +1,10 @@
 """Whether tl.prognosis says the truth: intervals, p values and gains over many simulated cohorts of
 which the truth is known.
 
-    python -m benchmarks.prognosis.truth --quick    # one small cohort of each kind, some seconds,
-    writes nothing python -m benchmarks.prognosis.truth            # 100 of each, about 20 minutes
-    on one core; --workers 2 for two
+    # one small cohort of each kind, some seconds, writes nothing
+    python -m benchmarks.prognosis.truth --quick
+    # 100 of each, about 20 minutes on one core; --workers 2 for two
+    python -m benchmarks.prognosis.truth
 
 The cohorts are those of `datasets.cll_cohort` (300 patients, 1,500 genes), with a planted hazard
 ratio of 1.6 per standard deviation or with none, each with its own genes, patients and outcome.

@@ -1,10 +1,10 @@
 """Which recipe of the small Performer, alone and joined with logistic regression, pays on small
 data: every arm tried, logged.
 
-    python -m benchmarks.screening ../shared/data --table               # the table of what was
-    measured python -m benchmarks.screening ../shared/data                       # all arms on all
-    sets: hours on one core python -m benchmarks.screening ../shared/data --sets toy --arms default
-    --folds 0    # a part; done runs are skipped
+    python -m benchmarks.screening ../shared/data --table  # the table of what was measured
+    python -m benchmarks.screening ../shared/data  # all arms on all sets: hours on one core
+    # a part; done runs are skipped
+    python -m benchmarks.screening ../shared/data --sets toy --arms default --folds 0
 
 Nobody sees the test cells of the outer folds (five folds by cell where there is one donor, else by
 donor): an arm is trained and scored on three inner folds within the training part of outer folds. A

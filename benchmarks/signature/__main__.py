@@ -1,11 +1,12 @@
 """Which genes `tl.signature` finds where the truth is known, beside plain rankings; and its time
 and memory at full size.
 
-    python -m benchmarks.signature --quick        # one data set of each kind, under a minute,
-    writes nothing python -m benchmarks.signature                # 20 data sets of each kind; about
-    15 minutes on two cores python -m benchmarks.signature --network 3    # the network's rankings,
-    too, on 3 data sets of each kind; about 20 minutes python -m benchmarks.signature --full-size
-    # 17,218 cells x 16,906 genes; minutes, 3 GB
+    # one data set of each kind, under a minute, writes nothing
+    python -m benchmarks.signature --quick
+    python -m benchmarks.signature  # 20 data sets of each kind; about 15 minutes on two cores
+    # the network's rankings, too, on 3 data sets of each kind; about 20 minutes
+    python -m benchmarks.signature --network 3
+    python -m benchmarks.signature --full-size  # 17,218 cells x 16,906 genes; minutes, 3 GB
 
 Kinds of data are those of `datasets.planted_donors`: two designs, two sizes of an additive effect,
 and nulls without any effect of the class. The tables of docs/signature.md are written from

@@ -1,8 +1,8 @@
 """Seconds per cell and peak memory of `tl.gene_attribution` over 16,906 genes, by method and by
 what the network's tokens are.
 
-    python -m benchmarks.signature.attribution --quick    # 500 genes, under a minute, writes nothing
-    python -m benchmarks.signature.attribution            # about 10 minutes on two cores
+    python -m benchmarks.signature.attribution --quick  # 500 genes, under a minute, writes nothing
+    python -m benchmarks.signature.attribution  # about 10 minutes on two cores
 
 The networks have the default size and random weights, which cost what trained ones do. Before
 anything is timed it is checked that a cell's gate gradient does not depend on its companions, and

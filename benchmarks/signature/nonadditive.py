@@ -1,11 +1,13 @@
 """Which method finds genes that act in combination only: pseudobulk, linear model, boosted trees,
 correlations, or the network.
 
-    python -m benchmarks.signature.nonadditive --quick                        # one small case, under a
-    minute, writes nothing python -m benchmarks.signature.nonadditive                                # all
-    cases: about 3 minutes per case and seed on one core python -m benchmarks.signature.nonadditive --cases
-    combination-2.0 --seeds 0 1 python -m benchmarks.signature.nonadditive --table                        #
-    the tables of docs/nonadditive.md from the results at hand
+    # one small case, under a minute, writes nothing
+    python -m benchmarks.signature.nonadditive --quick
+    # all cases: about 3 minutes per case and seed on one core
+    python -m benchmarks.signature.nonadditive
+    python -m benchmarks.signature.nonadditive --cases combination-2.0 --seeds 0 1
+    # the tables of docs/nonadditive.md from the results at hand
+    python -m benchmarks.signature.nonadditive --table
 
 Donors with a known truth; a quarter of them is held out, and a method that learns says how well it
 predicts them. Every method ranks the genes; scored is how many of the planted ones are among as

@@ -1,4 +1,4 @@
-"""CD49d status and gene signatures from single-cell RNA of chronic lymphocytic leukaemia, inside the scverse."""
+"""CD49d status and gene signatures from single-cell RNA of CLL, inside the scverse."""
 
 from __future__ import annotations
 

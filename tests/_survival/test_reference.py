@@ -138,7 +138,7 @@ def test_cox_as_scikit_survival(simulated: Outcome, recorded: dict[str, np.ndarr
 def by_hand(
     recorded: dict[str, np.ndarray], name: str, copies: int = 1
 ) -> tuple[Outcome, np.ndarray]:
-    """A data set of Therneau and Grambsch's appendix E; copies are strata, on clocks that differ."""
+    """Data of Therneau and Grambsch's appendix E; copies are strata, on clocks that differ."""
     offset = np.repeat(np.arange(copies, dtype=np.float64), len(recorded[f"{name}_x"]))
     parts = {key: np.tile(recorded[f"{name}_{key}"], copies) for key in ("time", "event", "x")}
     entry = np.tile(recorded["second_entry"], copies) + offset if name == "second" else None
@@ -263,7 +263,7 @@ def curve_of(outcome: Outcome) -> pd.DataFrame:
 
 
 def test_kaplan_meier_as_r(lung: pd.DataFrame, recorded: dict[str, np.ndarray]) -> None:
-    """R printed log intervals; the log(−log) ones follow from the standard error that it printed."""
+    """R printed log intervals; the log(−log) ones follow from its standard error."""
     patients = lung[lung["ph.ecog"] == 1]
     curve = curve_of(outcome_of(patients, "time", "status"))
     days, at_risk, survival, se = recorded["r_lung_curve"].T
@@ -368,7 +368,7 @@ def test_concordance_as_r(
 def test_concordance_as_the_two_libraries_which_differ_in_direction(
     simulated: Outcome, recorded: dict[str, np.ndarray], lifelines: dict[str, np.ndarray]
 ) -> None:
-    """lifelines asks for a predicted time, scikit-survival for a risk: it was given minus the risk."""
+    """lifelines asks for a predicted time, scikit-survival for a risk, so minus the time."""
     risk, expected = recorded["risk"], recorded["harrell"][0]
     assert expected > 0.6, "a higher risk has the earlier event"
     assert models.concordance(simulated, risk) == pytest.approx(expected, abs=1e-12)

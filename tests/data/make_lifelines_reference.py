@@ -1,6 +1,7 @@
 """Makes lifelines_reference.npz: what lifelines says, for tests/_survival and benchmarks/prognosis.
 
-Run once with lifelines 0.30.3, which needs pandas 2: ``python tests/data/make_lifelines_reference.py``
+Run once with lifelines 0.30.3, which needs pandas 2:
+``python tests/data/make_lifelines_reference.py``
 in an environment of its own. It is under the MIT licence: nothing of it is copied here.
 
 ``rossi`` (432 men released from prison) and ``lung`` (228 patients) are the tables that R's numbers

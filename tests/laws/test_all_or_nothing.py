@@ -105,7 +105,7 @@ def _plain(value: Any) -> Any:
 
 
 def small() -> AnnData:
-    """Five cells with an earlier result, two of whose entries are replaced and one of which goes."""
+    """Five cells with an earlier result: two of its entries are replaced, one goes."""
     adata = AnnData(
         np.ones((5, 3), np.float32),
         obs=pd.DataFrame({"a": list("vwxyz")}, index=[f"c{i}" for i in range(5)]),

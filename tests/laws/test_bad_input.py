@@ -1708,7 +1708,7 @@ FILE_ROWS: dict[str, tuple[dict[str, str], str, type[Exception], str]] = {
         {"sets.gmt": "NAME,GENE0,GENE1\n"},
         "sc_cll.io.read_gmt('sets.gmt')",
         ValueError,
-        "is no GMT file: every line needs a name, a description and at least one gene",
+        "is not a GMT file: every line needs a name, a description and at least one gene",
     ),
     "a file in the place of a result": (
         {"s.gmt": "mine"},
@@ -1724,14 +1724,23 @@ FILE_REMEDIES = {
     "a workbook": "seen = pd.DataFrame({'id': ['P1', 'P2'], 't': [3.5, 2.25], 'died': [1, 0]})  # "
     "pd.read_excel(...)\nsc_cll.datasets.read_cohort(None, seen, time_key='t', "
     "event_key='died')",
-    "a quote that is not closed": "Path('patients.csv').write_text(Path('patients.csv').read_text().replace('\"', "
-    "''))\n" + COHORT,
+    "a quote that is not closed": (
+        "table = Path('patients.csv')\n"
+        "table.write_text(table.read_text().replace('\"', ''))\n" + COHORT
+    ),
     "a column twice": "table = pd.DataFrame([['ITGA4', 1.0, 2.0]], columns=['gene', 'weight', "
     "'weight'])\nsc_cll.io.write_csv(table.loc[:, ~table.columns.duplicated()], "
     "'signature.csv')",
-    "the record of another table": "Path('signature.json').unlink()\nsc_cll.io.read_csv('signature.csv')",
-    "no file of sets": "lines = [line.split(',') for line in "
-    "Path('sets.gmt').read_text().splitlines()]\nPath('sets.gmt').write_text(''.join('\\t'.join([name, '-', *genes]) + '\\n' for name, *genes in lines))\nsc_cll.io.read_gmt('sets.gmt')",
+    "the record of another table": (
+        "Path('signature.json').unlink()\nsc_cll.io.read_csv('signature.csv')"
+    ),
+    "no file of sets": (
+        "sets = Path('sets.gmt')\n"
+        "lines = [line.split(',') for line in sets.read_text().splitlines()]\n"
+        "new = ['\\t'.join([name, '-', *genes]) + '\\n' for name, *genes in lines]\n"
+        "sets.write_text(''.join(new))\n"
+        "sc_cll.io.read_gmt('sets.gmt')"
+    ),
     "a file in the place of a "
     "result": "sc_cll.io.write_gmt(pd.DataFrame({'gene': ['ITGA4'], 'weight': [1.0]}), "
     "'s.gmt', "
@@ -2084,13 +2093,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "bad_input.md"
 INTRODUCTION = """\
 # Bad input
 
-Bad input is refused before anything is computed. The sentence says what was expected, what was found, and names the first
-offenders. Your object is then as it was.
+Bad input is refused before anything is computed. The sentence says what was expected, what was
+found, and names the first offenders. Your object is then as it was.
 
-This page is made from the table that the tests run: each input is given to the function, the sentence is what it answered, and
-the remedy was then executed on the refused object and ended well. A remedy is followed by the same call, or is the call that works.
-In the code `adata` is the refused object, `model` a trained classifier, `protein` a table of protein counts of the same cells,
-`rna` and `clinical` the tables of a cohort. A command is typed after `python -m scbert_cll`.
+This page is made from the table that the tests run. Each input is given to the function, and the
+sentence is what it answered. The remedy was then executed on the refused object and ended well. A
+remedy is followed by the same call, or is the call that works. In the code `adata` is the refused
+object, `model` a trained classifier, `protein` a table of protein counts of the same cells, `rna`
+and `clinical` the tables of a cohort. A command is typed after `python -m scbert_cll`.
 """
 _LONGEST = 420
 

@@ -411,9 +411,8 @@ def test_members_of_a_checkpoint_are_not_compressed(tmp_path: Path) -> None:
         ("v.bin", b"99999999999999999999 2\nITGA4 \xff\xff\xff\xff"),
         (
             "v.npy",
-            b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(
-                127
-            )
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, "
+            b"'shape': (1000000, 1000000), }".ljust(127)
             + b"\n"
             + b"\0" * 64,
         ),
@@ -567,7 +566,8 @@ def test_fields_have_an_end(tmp_path: Path, name: str) -> None:
 
 
 TABLES = {
-    "cohort": "patient,years,died,said\nP1,1,1,a\nP2,2,0,{quote}b\nP3,3,0,c\nP4,4,1,{end}d\nP5,5,1,e\n",
+    "cohort": "patient,years,died,said\nP1,1,1,a\nP2,2,0,{quote}b\nP3,3,0,c\n"
+    "P4,4,1,{end}d\nP5,5,1,e\n",
     "probes": "probe,gene\np1,A\np2,{quote}B\np3,C\np4,{end}D\np5,E\n",
     "aliases": "alias,symbol\na,A\nb,{quote}B\nc,C\nd,{end}D\ne,E\n",
     "vocabulary, table": "gene,n\nA,1\nB,{quote}2\nC,3\nD,{end}4\nE,5\n",

@@ -25,6 +25,7 @@ DOCS, BENCHMARKS = ROOT / "docs", ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 SETS = ["toy", "bmmc", "CD45RA", "TIGIT", "CD127", "CD4", "CD8a", "t_versus_b"]
 PROTEINS = SETS[2:7]
+RESAMPLED = ("oversample", "smote", "undersample")
 AREA = "auroc_within"
 
 
@@ -304,7 +305,8 @@ CLAIMS: dict[str, Callable[[], str]] = {
     ).replace("; ", ", "),
     "balancing": lambda: (
         f"differ by "
-        f"{max(abs(arm(k, f'scbert_{how}')) for k in ('toy', 'bmmc') for how in ('oversample', 'smote', 'undersample')):.3f} at most"
+        f"{max(abs(arm(k, f'scbert_{how}')) for k in ('toy', 'bmmc') for how in RESAMPLED):.3f} "
+        f"at most"
     ),
     "without the gene": lambda: (
         f"Without *ITGA4*: {both(make=lambda k: s(arm(k, 'scbert_without_gene')))}"

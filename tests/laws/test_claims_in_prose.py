@@ -292,10 +292,9 @@ def attention_memory() -> str:
 
 def limits() -> str:
     allowed = constant("engine/_agreement.py", "LIMITS")
-    powers = [
-        f"10{str(round(np.log10(allowed[key]))).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-        for key in list(allowed)[:2]
-    ]
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    exponents = [str(round(np.log10(allowed[key]))) for key in list(allowed)[:2]]
+    powers = [f"10{exponent.translate(raised)}" for exponent in exponents]
     return f"Logits agree within {powers[0]} and gradients within {powers[1]} (relative)"
 
 

@@ -413,7 +413,7 @@ def test_a_loss_that_is_read_later_is_named_by_its_step(adata, monkeypatch, tmp_
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
 def test_half_precision_on_a_cpu(adata, precision):
-    """Where it is too little, the sentence names it, and the network is in its own precision again."""
+    """Where it is too little the sentence names it; the network has its own precision again."""
     model, error = train("average", adata, precision=precision)
     assert is_finite(model)
     if error is not None:

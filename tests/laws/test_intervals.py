@@ -164,7 +164,7 @@ def test_gain_of_a_signature(seed: int, n: int, optimism: float) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**16), st.integers(3, 12), st.floats(0, 1))
 def test_predicted_share_of_a_donor(seed: int, n: int, shift: float) -> None:
-    """Also where the predictions are far off, so that the truth of other donors is read off a line."""
+    """Also where predictions are far off, so that the truth of others is read off a line."""
     rng = np.random.default_rng(seed)
     measured = 100 * rng.beta(0.5, 0.5, n)
     donors = pd.DataFrame(

@@ -54,7 +54,7 @@ def test_what_one_writes_the_other_writes_again(tmp_path: Path, ours_first: bool
 
 
 def of_pandas_3() -> AnnData:
-    """As a file that was written with pandas 3 is read with pandas 2: text is of a type of its own."""
+    """As a file of pandas 3 is read with pandas 2: text is of a type of its own."""
     text = pd.StringDtype(na_value=np.nan)
     obs = pd.DataFrame(
         {"donor": pd.array(["A", "B"] * 6, dtype=text)},

@@ -170,7 +170,9 @@ from scbert_cll import ScBERT, ScBERTClassifier
 
 folders, cells, out = Path(sys.argv[1]), ad.read_h5ad(sys.argv[2]), Path(sys.argv[3])
 for folder in folders.iterdir():
-    model = (ScBERT if folder.name == "pretrained" else ScBERTClassifier).load(folder, accelerator="cpu")
+    model = (ScBERT if folder.name == "pretrained" else ScBERTClassifier).load(
+        folder, accelerator="cpu"
+    )
     found = {"latent": model.get_latent_representation(cells)}
     if folder.name != "pretrained":
         parts = model.predict_parts(cells)

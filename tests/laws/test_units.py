@@ -21,7 +21,7 @@ N = 120
 
 
 def patients(unit: str, *, born: bool = False) -> AnnData:
-    """Followed for up to 9.8 years from diagnosis, or by age from 52 years on; times are in `unit`."""
+    """Followed for 9.8 years at most from diagnosis, or by age from 52 on; times in `unit`."""
     rng = np.random.default_rng(0)
     entry = rng.uniform(0, 2, N) + 52 * born
     time = entry + np.minimum(rng.exponential(5, N), rng.uniform(1, 7.8, N))

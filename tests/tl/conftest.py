@@ -14,7 +14,7 @@ FAST = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progres
 
 @pytest.fixture(scope="session")
 def prepared() -> AnnData:
-    """Cells × genes with tokens, labels, split, weights and gene vectors; copy before changing it."""
+    """Cells with tokens, labels, split, weights and gene vectors; copy before changing it."""
     mdata = sc_cll.datasets.cll_toy(n_cells=600, n_genes=250, rng=0)
     sc_cll.pp.label_cd49d(
         mdata, normalize="clr_protein", cells=sc_cll.pp.cll_mask(mdata), donor_key="donor"

@@ -118,7 +118,8 @@ def cll_toy(
     IgG1), both float32. The columns of ``mdata["rna"].obs`` are in ``mdata.obs``, too.
 
     ``mdata["rna"].obs`` : ``donor``, ``batch``, ``cell_type`` (CLL, T, monocyte) : categorical;
-    ``trisomy12`` : bool ``mdata["rna"].obs["cd49d_true"]`` : categorical, CD49d- < CD49d+
+    ``trisomy12`` : bool
+    ``mdata["rna"].obs["cd49d_true"]`` : categorical, CD49d- < CD49d+
         What the cell is, whatever its protein counts say.
     ``mdata["rna"].obs["cd49d_latent"]`` : float32
         0 is a typical negative CLL cell, 1 a typical positive one; missing in other cells.

@@ -27,7 +27,7 @@ from scbert_cll.nn.context import (
 
 
 class Recomputed(torch.autograd.Function):
-    """`favor.attention` that keeps inputs, output and contexts, and recomputes the rest for gradients.
+    """`favor.attention` that keeps inputs, output and contexts; gradients recompute the rest.
 
     With E the exponentials and s the scale by length, phi = s E + EPSILON; sums = phi(q) total;
     out = sums / normaliser. What flows back through an exponent is G = s E ∘ (g totalᵀ), through

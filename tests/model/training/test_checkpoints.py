@@ -46,21 +46,28 @@ from scbert_cll.model.training import checkpoint_file as _checkpoint_file
 
 torch.set_num_threads(1)
 
+
 class Die(L.Callback):
     def on_train_batch_end(self, trainer, *args):
         if fault == "step" and trainer.global_step == 12:
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "wait" and trainer.global_step == 7:  # between two checkpoints, and long enough to be told something
+        if (
+            fault == "wait" and trainer.global_step == 7
+        ):  # between two checkpoints, and long enough to be told something
             open(f"{folder}.at_step_7", "w").close()
             time.sleep(2)
 
+
 write = _checkpoint_file._write
+
+
 def half_of_it(path, parts):
     if trainer_step["n"] == 1:
         path.write_bytes(bytes(parts[0][: len(parts[0]) // 2]))
         os.kill(os.getpid(), signal.SIGKILL)
     trainer_step["n"] += 1
     write(path, parts)
+
 
 trainer_step = {"n": 0}
 if fault == "saving":

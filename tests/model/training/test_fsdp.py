@@ -23,47 +23,62 @@ from scipy import sparse
 from scbert_cll import pp
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
 
+
 class Interrupted(L.Callback):
     # in the middle of the second epoch, after the checkpoint of the fourth step
     def on_train_batch_end(self, trainer, *args):
         if trainer.global_step == 5:
             raise RuntimeError("interrupted")
 
+
 class Shares(L.Callback):
     # how much of the weights this process holds while it trains
     share = 1.0
+
     def on_train_start(self, trainer, plan):
         held = sum(p.to_local().numel() for p in plan.module.parameters())
         self.share = held / sum(p.numel() for p in plan.module.parameters())
+
 
 def cells():
     rng = np.random.default_rng(0)
     label = rng.random(48) < 0.5
     mean = rng.gamma(0.6, 4, 30) * np.ones((48, 1))
     mean[:, :8] = np.where(label, 6, 0.3)[:, None]
-    obs = pd.DataFrame({"label": np.where(label, "b", "a"), "split": ["train", "train", "train", "val"] * 12})
+    obs = pd.DataFrame(
+        {"label": np.where(label, "b", "a"), "split": ["train", "train", "train", "val"] * 12}
+    )
     obs.index = obs.index.astype(str)
     adata = AnnData(sparse.csr_matrix(rng.poisson(mean).astype(np.float32)), obs=obs)
-    adata.obsm["protein"] = pd.DataFrame(rng.poisson(np.where(label, 40, 5)[:, None], (48, 2)), obs.index, ["CD49d", "CD38"])
+    adata.obsm["protein"] = pd.DataFrame(
+        rng.poisson(np.where(label, 40, 5)[:, None], (48, 2)), obs.index, ["CD49d", "CD38"]
+    )
     pp.bin_expression(adata, target_sum=300)
     return adata
+
 
 def pretrained(adata, epochs=2, **how):
     model = ScBERT(adata, n_hidden=16, n_heads=2, n_layers=2, gene_embedding="learned", dropout=0.1)
     model.train(epochs, **how)
     return model
 
+
 def classifier(adata, source, **how):
-    # the weights of the last epoch, with BatchNorm's means and a layer for the proteins that is no part of the network
+    # the weights of the last epoch, with BatchNorm's means and a layer for the proteins, which
+    # is not part of the network
     model = ScBERTClassifier.from_pretrained(source, adata, labels_key="label")
     model.train(2, lr=1e-2, protein_key="protein", early_stopping=False, **how)
     return model
 
+
 def on_corpus(corpus, **how):
     data = CorpusData(corpus, chunk_size=8, preload_nchunks=3)
     model = ScBERT.from_corpus(data, n_hidden=16, n_heads=2)
-    model.train(1, datamodule=data, **{name: value for name, value in how.items() if name != "split_key"})
+    model.train(
+        1, datamodule=data, **{name: value for name, value in how.items() if name != "split_key"}
+    )
     return model
+
 
 def resumed(train, folder, how):
     # a run that is interrupted and goes on, and one that is not
@@ -80,20 +95,42 @@ def resumed(train, folder, how):
         refused = str(error)
     return whole, train(checkpoint_dir=f"{folder}/run", **how), refused
 
+
 def main(folder, corpus):
     torch.set_num_threads(1)
     adata, shares, models = cells(), Shares(), {}
     ScBERT.setup_anndata(adata)
-    how = {"accelerator": "cpu", "devices": 2, "enable_progress_bar": False, "split_key": "split", "batch_size": 12}
-    more = {"gradient_clip_val": 0.05, "accumulate_grad_batches": 2, "recompute": True, "feature_redraw_interval": 2}
+    how = {
+        "accelerator": "cpu",
+        "devices": 2,
+        "enable_progress_bar": False,
+        "split_key": "split",
+        "batch_size": 12,
+    }
+    more = {
+        "gradient_clip_val": 0.05,
+        "accumulate_grad_batches": 2,
+        "recompute": True,
+        "feature_redraw_interval": 2,
+    }
     for strategy in ("ddp", "fsdp"):
         how["strategy"] = strategy
-        models[f"plain_{strategy}"] = pretrained(adata, callbacks=[shares] if strategy == "fsdp" else [], **how)
+        models[f"plain_{strategy}"] = pretrained(
+            adata, callbacks=[shares] if strategy == "fsdp" else [], **how
+        )
         models[f"more_{strategy}"] = pretrained(adata, **how, **more)
         models[f"classifier_{strategy}"] = classifier(adata, models["more_ddp"], **how)
-    models["memory_whole"], models["memory_resumed"], refused = resumed(lambda **k: pretrained(adata, 3, **k), f"{folder}/memory", how)
-    models["corpus_whole"], models["corpus_resumed"], _ = resumed(lambda **k: on_corpus(corpus, **k), f"{folder}/corpus", how)
-    found = {f"{name}.{key}": value.numpy() for name, model in models.items() for key, value in model.module.state_dict().items()}
+    models["memory_whole"], models["memory_resumed"], refused = resumed(
+        lambda **k: pretrained(adata, 3, **k), f"{folder}/memory", how
+    )
+    models["corpus_whole"], models["corpus_resumed"], _ = resumed(
+        lambda **k: on_corpus(corpus, **k), f"{folder}/corpus", how
+    )
+    found = {
+        f"{name}.{key}": value.numpy()
+        for name, model in models.items()
+        for key, value in model.module.state_dict().items()
+    }
     found["latent"] = models["plain_fsdp"].get_latent_representation()
     found["probabilities"] = models["classifier_fsdp"].predict(soft=True).to_numpy()
     rank = torch.distributed.get_rank()
@@ -102,6 +139,7 @@ def main(folder, corpus):
         models["plain_fsdp"].save(f"{folder}/scbert")
         models["classifier_fsdp"].save(f"{folder}/classifier")
         adata.write_h5ad(f"{folder}/cells.h5ad")
+
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

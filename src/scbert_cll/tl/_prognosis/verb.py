@@ -61,7 +61,8 @@ def prognosis(
     a gain in discrimination without its optimism. Because most sets of genes go with outcome in
     many cohorts, the same is asked of random sets that are as large and as expressed: that p is
     reported with the usual one. Nothing is chosen by the outcome: neither genes nor weights nor the
-    cut of the Kaplan–Meier curves. A signature that was found in these patients cannot be judged here.
+    cut of the Kaplan–Meier curves. A signature that was found in these patients cannot be judged
+    here.
 
     Parameters
     ----------
