@@ -56,7 +56,9 @@ def figure(folder: Path) -> Figure:
         for name in DRAWN
     }
     text = {
-        name: table.fillna(dict.fromkeys(table.select_dtypes(object), ""))
+        name: table.fillna(
+            dict.fromkeys(table.columns[~table.dtypes.map(pd.api.types.is_numeric_dtype)], "")
+        )
         for name, table in read.items()
     }
     adata = AnnData(np.zeros((1, 1), dtype="float32"))

@@ -295,10 +295,8 @@ def _slots(adata: AnnData, *, only_x: bool) -> Iterator[tuple[str, str]]:
             use = f"{pass_it}adata.X = {where}.copy()"
             yield name, f"{where} holds whole numbers: {use}."
     if adata.raw is not None and _hold_counts(adata.raw.X):
-        use = "adata = adata.raw.to_adata()"
-        if not only_x and RAW not in adata.layers:
-            use = f"pass layer={RAW!r}, or {use}"
-        yield "", f"adata.raw holds whole numbers: {use}."
+        pass_it = "" if only_x or RAW in adata.layers else f"pass layer={RAW!r}, or "
+        yield "", f"adata.raw holds whole numbers: {pass_it}adata = adata.raw.to_adata()."
     if adata.X is not None and not only_x and _hold_counts(adata.X):
         yield "X", "adata.X holds whole numbers: leave layer out."
 

@@ -171,11 +171,11 @@ def finetune(
     ----------
     Yang et al. 2022, doi:10.1038/s42256-022-00534-z.
     """
-    given = locals()
-    params = _record.params(given)
+    params = _record.params(given := locals())
     options = Finetuning.of("tl.finetune", given, train | {"accelerator": accelerator})
     check_network(network or {}, "preset")
     choices: dict[str, Any] = {"rng": rng, **(network or {})}
+    labelled = choices | {"labels_key": labels_key}
     if isinstance(adata, ON_DISK):
         not_of_a_corpus = {"layer": layer, **options.columns, "key_added": key_added}
         on_disk.not_of_a_corpus(
@@ -183,11 +183,10 @@ def finetune(
         )
         binning = None if model is None else model.binning
         data = opened(adata, balance=balance, num_workers=num_workers, binning=binning)
-        choices["labels_key"] = labels_key
         if model is None:
-            classifier = ScBERTClassifier.from_corpus(data, exclude_genes=exclude_genes, **choices)
+            classifier = ScBERTClassifier.from_corpus(data, exclude_genes=exclude_genes, **labelled)
         else:
-            classifier = ScBERTClassifier.from_pretrained(model, data, **choices)
+            classifier = ScBERTClassifier.from_pretrained(model, data, **labelled)
         training.finetune(classifier, options.without_columns(), data)
         return classifier
     on_disk.only_of_a_corpus(
@@ -210,6 +209,7 @@ def finetune(
     _checks.adata.split(adata, split_key)
     _checks.adata.obs_column(adata, labels_key)
     weight_key = weight_key if weight_key in adata.obs else None
+    options = replace(options, weight_key=weight_key, donor_key=donor_key)
     with _record.untouched_on_error(adata):
         if model is None:
             ScBERTClassifier.setup_anndata(
@@ -217,14 +217,11 @@ def finetune(
             )
             classifier = ScBERTClassifier(adata, **choices)
         else:
-            classifier = ScBERTClassifier.from_pretrained(
-                model, adata, labels_key=labels_key, **choices
-            )
-        options = replace(options, weight_key=weight_key, donor_key=donor_key)
+            classifier = ScBERTClassifier.from_pretrained(model, adata, **labelled)
         training.finetune(classifier, options, None)
         parts = classifier.predict_parts(adata)
-        used = {"weight_key": weight_key, "donor_key": donor_key}
-        record = _write.record(classifier, params | used | classifier.not_donors_)
+        used = {"weight_key": weight_key, "donor_key": donor_key, **classifier.not_donors_}
+        record = _write.record(classifier, params | used)
         record["n_threads"] = classifier.n_threads_
         record["comparison"] = _write.comparison(adata, parts, labels_key, split_key)
         _record.write(
