@@ -161,6 +161,7 @@ def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
     assert f"AUROC within held-out donors is {found['auroc_within']:.2f}" in said
 
 
+@pytest.mark.slow  # a whole demo
 def test_demo_counts_the_planted_genes_that_each_way_names(tmp_path, monkeypatch):
     toy = with_signature()
     monkeypatch.setattr(sc_cll.datasets, "cll_toy", lambda **_: toy)

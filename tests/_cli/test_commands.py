@@ -563,6 +563,7 @@ def test_a_models_genes_and_bins_are_those_of_its_folder(
     assert made.binning["params"]["method"] == model.binning["params"]["method"]
 
 
+@pytest.mark.slow  # four commands one after the other
 def test_models_learn_from_a_corpus(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -95,6 +95,7 @@ def coverage(n, population, *, n_sets, n_draws, seed=0):
     )
 
 
+@pytest.mark.slow  # hundreds of data sets
 def test_the_intervals_cover_a_known_truth_and_plain_percentiles_do_not():
     # standard error of a share of .95 in 120 studies: .02
     found = coverage(10, "middling", n_sets=120, n_draws=300, seed=1)

@@ -320,13 +320,22 @@ def test_cells_of_no_donor_change_nothing(
     adata = with_words.copy()
     with pytest.warns(UserWarning, match="cells are left out, since they have no donor") as told:
         found = VERBS[verb](adata, model)
-    assert "'Unassigned' (10)" in str(told[0].message)
+    assert any("'Unassigned' (10)" in str(one.message) for one in told)
     if verb in WRITES:
         params = adata.uns[WRITES[verb]]["params"]
         assert dict(
             zip(params["not_donors"], params["n_not_donors"], strict=True)
         ) == dict.fromkeys(WORDS, 10)
     _same(found, expected(verb), DONORS * CELLS)
+
+
+ONE_DONOR_FOR_NOW = {
+    "pp.label_cd49d",
+    "tl.patient_cd49d",  # which is given what pp.label_cd49d wrote
+    "tl.finetune",
+    "tl.gene_attribution",
+    "tl.gene2vec",
+}
 
 
 @EVERY_VERB
@@ -344,6 +353,10 @@ def test_a_column_that_is_not_there_is_an_error(
     ):  # the default name may be missing, and then the answer is that nobody can tell
         with pytest.raises(KeyError, match=r"'patient' is not in adata\.obs; it has"):
             sc_cll.tl.leakage_audit(adata, donor_key="patient", labels_key="label", gap=False)
+        return
+    if verb in ONE_DONOR_FOR_NOW:  # until the next release: nobody need have named the column
+        with pytest.raises(FutureWarning, match=r"no column 'donor'.* donor_key=None for"):
+            VERBS[verb](adata, model)
         return
     with pytest.raises(
         (KeyError, ValueError), match=r"'donor' is not in .*obs; it has 'Donor', "

@@ -120,7 +120,7 @@ ANSWERS: dict[str, tuple[bytes | Callable[[], Iterator[bytes]], str | None]] = {
         changed(lambda text: text.replace('"age: 61"', '"age: 61')),
         "a quote in line 4 is not closed",
     ),
-    "zeros": (body(gzip.compress(bytes(1000))), "no text"),
+    "zeros": (body(gzip.compress(bytes(1000))), "not text"),
     "other samples": (
         changed(lambda text: text.replace('"ID_REF"\t"GSM1"', '"ID_REF"\t"GSM7"')),
         "name different samples",

@@ -334,9 +334,8 @@ def test_another_number_of_threads_is_told(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        ScBERT, "_calm", lambda self: nullcontext()
-    )  # as where OpenMP's threads sleep while they wait
+    # as where OpenMP's threads sleep while they wait
+    monkeypatch.setattr("scbert_cll.model._inference.calm", lambda **_: nullcontext())
     shutil.copytree(begun("ScBERT.train"), tmp_path / "run")
     n = torch.get_num_threads()
     torch.set_num_threads(n + 1)

@@ -525,6 +525,7 @@ def killed(folder: Path, paths: list[Path], at: int = 3) -> Path:
     return out
 
 
+@pytest.mark.slow  # starts processes that are killed
 def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

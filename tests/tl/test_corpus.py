@@ -387,6 +387,7 @@ def saved(classifier, folder):
     return folder / "model"
 
 
+@pytest.mark.slow  # starts three processes
 def test_a_process_that_was_killed_goes_on_to_the_same_bytes(
     corpus, classifier, saved, folder, predicted, tmp_path
 ):
@@ -401,6 +402,7 @@ def test_a_process_that_was_killed_goes_on_to_the_same_bytes(
     assert files(out) == files(folder / "cells.zarr")
 
 
+@pytest.mark.slow  # starts two processes
 def test_two_processes_at_once_share_the_cells(corpus, saved, folder, predicted, tmp_path):
     out = tmp_path / "a.zarr"
     with process(corpus, saved, out, 0, 2) as one, process(corpus, saved, out, 1, 2) as other:

@@ -228,11 +228,11 @@ def numbers_as_written(
     if not marked or not (is_thousands or (is_decimal and sep != ",")):
         return table
     if is_decimal and is_thousands:
-        read = f"pd.read_csv(path, sep={sep!r}, "
         raise ValueError(
             f"{name} has numbers such as {listed(values.unique(), 3)} (column "
             f"{str(table.columns[next(iter(marked))])!r}), which may have decimal commas or "
-            f"thousands. Say which: pass {read}decimal=',') or {read}thousands=',')."
+            f"thousands. Say which: pass pd.read_csv(path, sep={sep!r}, decimal=',') or "
+            f"pd.read_csv(path, sep={sep!r}, thousands=',')."
         )
     if is_decimal:
         _no_points(table, texts(), name)

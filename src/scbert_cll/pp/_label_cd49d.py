@@ -172,8 +172,9 @@ def label_cd49d(
     gated = _protein.mask(data, rna, cells)
     if not gated.any():
         raise ValueError(f"cells selects none of the {rna.n_obs} cells.")
-    holder: Any = data if DONOR in data.obs else rna
-    donor_key = _checks.people.donor_key_of(holder, donor_key)
+    holders: list[Any] = [rna, data, *getattr(data, "mod", {}).values()]
+    if not any(DONOR in holder.obs for holder in holders):
+        donor_key = _checks.people.donor_key_of(rna, donor_key)
     donor = None if donor_key is None else _protein.donors(data, rna, donor_key, gated)
     if donor is not None:
         gated = gated & donor.notna().to_numpy()

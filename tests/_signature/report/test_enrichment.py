@@ -44,6 +44,7 @@ def test_the_table_is_fishers() -> None:
     np.testing.assert_allclose(found["q"][:3], stats.false_discovery_control(found["p"][:3]))
 
 
+@pytest.mark.slow  # decoupler compiles its tests
 @pytest.mark.filterwarnings(
     "ignore::numba.core.errors.NumbaPendingDeprecationWarning"
 )  # decoupler's own

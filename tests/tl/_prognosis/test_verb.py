@@ -226,7 +226,9 @@ def test_weighted_score_is_a_sum_of_standard_deviations(cohort: AnnData) -> None
     )
 
 
-@pytest.mark.parametrize("method", ["ulm", "waggr", "zscore", "aucell"])
+@pytest.mark.parametrize(
+    "method", ["ulm", "waggr", "zscore", pytest.param("aucell", marks=pytest.mark.slow)]
+)
 def test_scores_of_decoupler(cohort: AnnData, method: str) -> None:
     pytest.importorskip("decoupler", reason="needs the extra score")
     adata = cohort[:, :400].copy()

@@ -138,5 +138,5 @@ def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
             f"gene_vectors lacks {len(missing)} of {len(genes)} genes of the model: "
             f"{listed(missing)}."
         )
-    values = vectors.loc[genes].to_numpy(np.float32)
+    values = vectors.loc[genes].to_numpy(np.float32, copy=True)
     return torch.from_numpy(_finite.gene_vectors(values, genes, "gene_vectors", is_table=True))
