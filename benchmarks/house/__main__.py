@@ -38,6 +38,7 @@ SILENT = {
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 }
+NAMED_TUPLE = {"_asdict", "_fields", "_replace"}  # public, for all their underscore
 type Function = ast.FunctionDef | ast.AsyncFunctionDef
 type Graph = dict[str, set[str]]
 
@@ -154,7 +155,9 @@ def foreign_attributes(tree: ast.AST) -> int:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
             base = node.value.id if isinstance(node.value, ast.Name) else ""
-            count += base not in {"self", "cls", "_checks", "_keys"}
+            count += (
+                base not in {"self", "cls", "_checks", "_keys"} and node.attr not in NAMED_TUPLE
+            )
     return count
 
 

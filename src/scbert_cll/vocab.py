@@ -37,7 +37,8 @@ _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+(_PAR_Y)?$")
 # What Cell Ranger, Seurat and others put before names where there is more than one genome:
 # GRCh38_ITGA4, mm10___Itga4, hg38-ITGA4.
 _GENOME = re.compile(
-    r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|(?P<mouse>GRCm3[89]|mm9|mm10|mm39))"
+    r"^(?:(?P<human>GRCh3[78]|hg1[89]|hg38|b37|T2T|CHM13(?:v2)?)|"
+    r"(?P<mouse>GRCm3[89]|mm9|mm10|mm39))"
     r"(?:[-_]20\d\d[-_][A-Z])?[-_.]+(?P<gene>.+)$",
     re.I,
 )

@@ -113,7 +113,12 @@ def _read(path: Path, sep: str | None) -> pd.DataFrame:
     return numbers_as_written(table, texts, separator, path.name)
 
 
-def read_body(body: str, sep: str, n_columns: int, dtype: Any = {0: str}) -> pd.DataFrame:  # noqa: B006
+def read_body(
+    body: str,
+    sep: str,
+    n_columns: int,
+    dtype: Any = {0: str},  # noqa: B006
+) -> pd.DataFrame:
     """What follows a header.
 
     The first column is text whatever it holds: 01005, and a gene called NA.

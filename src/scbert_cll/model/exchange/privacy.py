@@ -10,7 +10,9 @@ from typing import Any, Final
 from scbert_cll._checks.words import listed
 
 _PATH: Final = re.compile(  # within a text, too
-    r"""(?:^|[\s'"(\[<=,;|])(?:~[\w.-]*[\\/]|[a-zA-Z]:[\\/](?!/)|\\\\[\w.-]+\\|\$\{?\w+\}?[\\/]|%\w+%[\\/]|/(?:home|Users|root|mnt|media|srv|scratch|tmp|var|opt|data)/)|\bfile:/""",
+    r"""(?:^|[\s'"(\[<=,;|])"""
+    r"(?:~[\w.-]*[\\/]|[a-zA-Z]:[\\/](?!/)|\\\\[\w.-]+\\|\$\{?\w+\}?[\\/]|%\w+%[\\/]|"
+    r"/(?:home|Users|root|mnt|media|srv|scratch|tmp|var|opt|data)/)|\bfile:/",
     re.IGNORECASE,
 )
 _MAIL: Final = re.compile(r"[\w.+-]+@[\w-]+\.\w[\w.-]*")

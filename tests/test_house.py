@@ -1,0 +1,68 @@
+"""The numbers of `docs/design.md` about the code are those that the script counts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.house import __main__ as house
+
+PAGE = Path(__file__).parents[1] / "docs" / "design.md"
+ROWS = {  # the beginning of a row, and what is counted for it
+    "classes of the package": "classes_of_ScBERTClassifier",
+    "files in the largest": "largest_room",
+    "circles of imports": "circles",
+    "private names of a room": "private_names_elsewhere",
+    "`dict[str, Any]`": "dict_str_any",
+    "values called": "names_without_meaning",
+    "functions in `_checks`": "checks_in_the_shared_room",
+    "lines over 100": "lines_over_100",
+    "longest function body": "longest_body",
+    "median function body": "median_body",
+}
+
+
+@pytest.fixture(scope="module")
+def now() -> dict[str, float]:
+    """The column "now" of the table, by the beginning of its rows."""
+    part = PAGE.read_text(encoding="utf-8").split("## The house in numbers")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("| ")]
+    table = {row[0].strip(): row[2].strip().replace(",", "") for row in rows}
+    return {name: float(value) for name, value in table.items() if re.fullmatch(r"[\d.]+", value)}
+
+
+def _said(now: dict[str, float], beginning: str) -> float:
+    (value,) = [value for name, value in now.items() if name.startswith(beginning)]
+    return value
+
+
+def test_what_is_counted_is_what_the_page_says(now: dict[str, float]) -> None:
+    counts: dict[str, Any] = house.of_files(house.SOURCE) | house.of_the_classes()
+    assert {row: _said(now, row) for row in ROWS} == {row: counts[k] for row, k in ROWS.items()}
+
+
+@pytest.mark.slow  # formats every file
+@pytest.mark.skipif(shutil.which("ruff") is None, reason="needs ruff (extra dev)")
+def test_there_is_as_much_code_as_the_page_says(now: dict[str, float]) -> None:
+    assert sum(house.code(house.SOURCE).values()) == pytest.approx(
+        _said(now, "lines of code"), rel=0.01
+    )
+
+
+@pytest.mark.filterwarnings("default")  # of a training of one epoch
+def test_a_training_enters_as_many_files_as_the_page_says(now: dict[str, float]) -> None:
+    assert house.of_a_walk()["files_of_finetune"] == pytest.approx(
+        _said(now, "files that `tl.finetune` enters"), abs=2
+    )
+
+
+def test_a_circle_and_a_private_name_would_be_seen() -> None:
+    assert house.circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert house.circles({"a": {"b"}, "b": set()}) == []
+    tree = house.ast.parse("from scbert_cll._disk.cells import _read")
+    assert house.private_elsewhere(tree, "scbert_cll.pp._gate", set())
+    assert not house.private_elsewhere(tree, "scbert_cll._disk.formats", set())
