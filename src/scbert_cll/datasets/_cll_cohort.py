@@ -100,9 +100,10 @@ def cll_cohort(
     ``obs['IGHV']``, ``obs['Binet']`` : categorical
         mutated < unmutated; A < B < C (related to IGHV and earlier treatment, without an effect of
         its own).
-    ``obs['TP53']``, ``obs['NOTCH1']`` : float64; ``obs['trisomy12']``, ``obs['pretreated']`` :
-    int64
+    ``obs['TP53']``, ``obs['NOTCH1']`` : float64
         0 or 1. IGHV, TP53 and NOTCH1 are missing at random for a few per cent.
+    ``obs['trisomy12']``, ``obs['pretreated']`` : int64
+        0 or 1.
     ``obs['age']`` : float64
         Years.
     ``var['programme']``, ``var['proliferation']`` : float64

@@ -115,7 +115,7 @@ def read_mofacll(
     ----------
     .. [1] Lu et al. (2021), Multi-omics reveals clinically relevant proliferative drive associated
        with mTOR-MYC-OXPHOS activity in chronic lymphocytic leukemia, Nature Cancer 2:853,
-        doi:10.1038/s43018-021-00216-6;
+       doi:10.1038/s43018-021-00216-6;
        https://github.com/lujunyan1118/mofaCLL.
 
     Examples

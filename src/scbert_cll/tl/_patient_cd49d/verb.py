@@ -100,10 +100,10 @@ def patient_cd49d(
         Cells that were counted and summed.
     ``adata.obs['n_measured']`` : int64
         Cells that were gated by protein.
-    ``adata.obs['pct_measured']``, ``adata.obs['pct_measured_low']``,
-    ``adata.obs['pct_measured_high']`` : float64
-        Percentage of positive cells by protein, with Wilson's 95 % interval, which is of these
-        cells, not of another sample.
+    ``adata.obs['pct_measured']`` : float64
+        Percentage of positive cells by protein.
+    ``adata.obs['pct_measured_low']``, ``adata.obs['pct_measured_high']`` : float64
+        Wilson's 95 % interval of it, which is of these cells, not of another sample.
     ``adata.obs['bimodal']`` : float64, 0 or 1
         Whether the donor's own cells form two populations.
     ``adata.obs['clinical_class']``, ``adata.obs['cd49d_call']`` : categorical
