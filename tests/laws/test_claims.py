@@ -99,7 +99,7 @@ def test_a_table_is_what_its_script_makes_of_the_results(
 
 def test_every_table_that_a_page_includes_is_checked() -> None:
     included = set()
-    for page in DOCS.rglob("*.md"):
+    for page in [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]:
         for found in re.findall(r"```\{include\} (\S+)", page.read_text()):
             included.add(str((page.parent / found).resolve().relative_to(ROOT)))
     assert included - {"README.md", "CHANGELOG.md"} == set(TABLES) | WRITTEN_ONLY
