@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.house import __main__ as house
+from benchmarks.house import mutation
 
 PAGE = Path(__file__).parents[1] / "docs" / "design.md"
 ROWS = {  # the beginning of a row, and what is counted for it
@@ -58,6 +59,12 @@ def test_a_training_enters_as_many_files_as_the_page_says(now: dict[str, float])
     assert house.of_a_walk()["files_of_finetune"] == pytest.approx(
         _said(now, "files that `tl.finetune` enters"), abs=2
     )
+
+
+def test_mutants_are_of_files_and_tests_that_exist() -> None:
+    for files, tests in mutation.ROOMS.values():
+        assert all(list(house.SOURCE.glob(pattern)) for pattern in files), files
+        assert all((house.ROOT / test).exists() for test in tests), tests
 
 
 def test_a_circle_and_a_private_name_would_be_seen() -> None:

@@ -30,10 +30,10 @@ SOURCE: Final = "src/scbert_cll"
 # files that are changed, tests that should notice
 ROOMS: Final[dict[str, tuple[list[str], list[str]]]] = {
     "_signature": (
-        ["_signature/*.py"],
+        ["_signature/*.py", "_signature/report/*.py"],
         [
             "tests/laws/test_edges.py",
-            "tests/signature",
+            "tests/_signature",
             "tests/tl/_signature/test_verb.py",
             "tests/tl/_signature_report/test_verb.py",
         ],
@@ -59,10 +59,10 @@ ROOMS: Final[dict[str, tuple[list[str], list[str]]]] = {
         ],
     ),
     "prognosis": (
-        ["_survival/*.py", "tl/_prognosis*.py"],
+        ["_survival/*.py", "tl/_prognosis/*.py"],
         [
             "tests/laws/test_edges.py",
-            "tests/survival",
+            "tests/_survival",
             "tests/tl/_prognosis/test_verb.py",
             "tests/tl/test_survival.py",
         ],

@@ -33,16 +33,6 @@ def tensors(bad: list[str], what: str, remedy: str) -> None:
         )
 
 
-def probabilities(values: np.ndarray, who: str) -> None:
-    """Probabilities (…, cells, classes) that a model was asked for, all of them finite."""
-    bad = ~np.isfinite(values).all(axis=(0, 2))
-    if bad.any():
-        raise ValueError(
-            f"{who} gives probabilities that are no finite numbers for {bad.sum()} of "
-            f"{len(bad)} test cells. Mend the model, or leave it out of models=."
-        )
-
-
 def results(values: np.ndarray, cells: pd.Index) -> None:
     """What a network says of each cell (cells, …), all of it finite."""
     bad = cells[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
