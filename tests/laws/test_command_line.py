@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import mudata
@@ -29,6 +30,7 @@ from scbert_cll._cli.demo import run as demo_run
 from scbert_cll._cli.parser import described_of, options_of
 from scbert_cll._cli.reading import Reading, choose
 from scbert_cll._cli.words import in_options
+from tests import _make
 
 SRC = Path(sc_cll.__file__).parent
 READERS = ("demo", "corpus", "pretrain", "finetune", "predict", "signature")
@@ -556,3 +558,33 @@ def test_the_demo_writes_all_before_it_draws_and_says_no_sentence_twice(
     before = state(out)
     assert run("demo", "--input", folder / "raw.h5ad", "--out", out) == 2
     assert state(out) == before
+
+
+@pytest.mark.parametrize(
+    ("column", "typed", "used"),
+    [("donor", [], "donor"), ("donor", ["--donor-key", "none"], "none"), ("patient", [], "none")],
+)
+def test_finetune_takes_the_usual_donors_as_the_function_does(
+    column: str,
+    typed: list[str],
+    used: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By default the column donor where there is one; without one a sentence says so."""
+    adata = _make.cells(binned=True)
+    adata.obs = adata.obs.rename(columns={"donor": column})
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    seen: dict[str, Any] = {}
+    function = sc_cll.tl.finetune
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        seen.update(options)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(sc_cll.tl, "finetune", noted)
+    words = [str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "model"), "--max-epochs", "1"]
+    assert main(["finetune", *words, "--accelerator", "cpu", *typed]) == 0
+    assert (seen["donor_key"] or "none") == used
+    assert ("no obs column donor" in caplog.text) == (column != "donor")

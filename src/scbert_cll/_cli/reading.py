@@ -48,7 +48,8 @@ class Reading:
         Cells to use: all, cll (CD19+CD5+ by protein), or the obs column of true and false that
         chooses them (default: all).
     donor_key
-        obs column of donors (default: donor); none: all cells are of one donor.
+        obs column of donors; none: all cells are of one donor (default: donor for demo, signature
+        and finetune; the others look at donors where this names them).
     """
 
     modality: str | None = None

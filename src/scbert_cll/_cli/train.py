@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scbert_cll import _keys
 from scbert_cll._checks.words import key_in
-from scbert_cll._cli.reading import Cells, ReadingTokens
+from scbert_cll._cli.reading import Cells, Reading, ReadingTokens
 from scbert_cll._cli.report import table
 from scbert_cll._cli.shared import (
     Accelerator,
@@ -298,12 +298,22 @@ def finetune(
         network=network,
         split_key=split,
         weight_key=weights,
-        donor_key=cells.donor_key,
+        donor_key=_donors(cells, reading),
         protein_key=proteins,
         **arguments,
     )
     scores = tokens.uns[_keys.SCBERT]["comparison"]
     _save(classifier, lambda: table(scores), out, overwrite=overwrite)
+
+
+def _donors(cells: Cells, reading: Reading) -> str | None:
+    """The column that was named, else the usual one; where there is none, that is said."""
+    if reading.donor_key is not None:
+        return cells.donor_key
+    donors = typed_column(cells, "--donor-key", None, _keys.DONOR)
+    if donors is None:
+        say(f"There is no obs column {_keys.DONOR}, so all cells count as one donor's.")
+    return donors
 
 
 def _split(cells: Cells, key: str | None, labels_key: str | None = None) -> str | None:
