@@ -242,12 +242,3 @@ def table_numbers(table: pd.DataFrame) -> np.ndarray:
         numbers = (pd.to_numeric(column, errors="coerce") for column in columns)
         arrays = [column.to_numpy(np.float64, na_value=np.nan) for column in numbers]
         return np.column_stack(arrays)
-
-
-def weights(values: np.ndarray, key: str) -> None:
-    """Refuse weights that training cannot use."""
-    if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
-        raise ValueError(
-            f"adata.obs[{key!r}] must hold finite weights of zero or more for all training "
-            f"cells; make it with pp.balance."
-        )

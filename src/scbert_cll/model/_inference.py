@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._bar import Bar
-from scbert_cll._checks.words import number_in
+from scbert_cll._checks.words import listed, number_in
 from scbert_cll._threads import calm
 from scbert_cll.model import _finite
 from scbert_cll.model._protocols import Network
@@ -33,6 +34,9 @@ _NUMBERS_PER_BATCH: Final = {"cpu": 2**24, "cuda": 2**28}
 _SHORT_ON_CPU: Final = 2**20
 # of all heads together: one thread is enough for it, and threads would wait more than work
 _SMALL_WIDTH: Final = 128
+# numbers of genes that differ by less make much the same totals; where their names are not known
+_ABOUT: Final = 0.1
+_MANY_HIDDEN: Final = 0.05  # of the genes of a total
 
 Infer = Callable[..., Sequence[Tensor]]
 
@@ -60,8 +64,12 @@ def token_rows(
     csr, record = _checks.tokens.tokens(adata, model.layer)
     refuse_other_tokens(model, record, adata, f"adata.layers[{model.layer!r}]")
     csr = take_columns(csr, adata.var_names.get_indexer(model.genes))
-    if model.config.tokens != "all":
-        _checks.tokens.tokens_in_every_cell(np.diff(csr.indptr), adata, model.layer)
+    empty = adata.obs_names[np.diff(csr.indptr) == 0]
+    if model.config.tokens != "all" and len(empty):
+        raise ValueError(
+            f"{len(empty)} cells have no gene above bin 0 among the model's genes in "
+            f"adata.layers[{model.layer!r}] ({listed(empty)}); remove them first."
+        )
     return TokenRows(csr, model.config, seed=seed, **columns)
 
 
@@ -74,19 +82,115 @@ def refuse_other_tokens(
     is_corpus: bool = False,
 ) -> None:
     """Refuse tokens of other edges or totals than the model's, or without most of its genes."""
-    remedy = "pp.build_corpus(…, edges=model.binning)" if is_corpus else ""
-    _checks.tokens.same_binning(record, model.binning, where, remedy)
+    _refuse_other_cuts(model, record, where, is_corpus=is_corpus)
     missing = _checks.genes.model_genes(model.genes, adata, is_corpus=is_corpus)
     _tell_missing(model, missing, str(adata.obs_names[0]) if adata.n_obs else "0")
-    _checks.tokens.same_totals(
-        record["params"],
-        adata.var_names,
-        model.binning["params"],
-        model.genes,
-        hidden_genes(model),
-        where,
-        is_corpus=is_corpus,
+    _refuse_other_totals(model, record["params"], adata.var_names, where, is_corpus=is_corpus)
+
+
+def _refuse_other_cuts(
+    model: Network, record: Mapping[str, Any], where: str, *, is_corpus: bool
+) -> None:
+    """Refuse tokens that were cut in another way than the model's training data."""
+    params, expected = record["params"], model.binning["params"]
+    differing = [
+        f"{name} is {params.get(name)!r}, the model has {expected.get(name)!r}"
+        for name in ("method", "n_bins", "target_sum")
+        if params.get(name) != expected.get(name)
+    ]
+    if not differing and not _are_same_edges(record["edges"], model.binning["edges"]):
+        differing = ["its edges were learned from other cells"]
+    if differing:
+        call = "pp.build_corpus(…" if is_corpus else "pp.bin_expression(adata"
+        raise ValueError(
+            f"{where} was binned differently from the model's training data: "
+            f"{'; '.join(differing)}. Bin the counts again like the model's: {call}, "
+            "edges=model.binning)."
+        )
+
+
+def _are_same_edges(edges: Any, expected: Any) -> bool:
+    if isinstance(expected, pd.DataFrame):
+        if not isinstance(edges, pd.DataFrame):
+            return False
+        genes = expected.index.intersection(edges.index)
+        edges, expected = edges.loc[genes], expected.loc[genes]
+    edges, expected = np.asarray(edges, float), np.asarray(expected, float)
+    return edges.shape == expected.shape and np.allclose(edges, expected)
+
+
+def _refuse_other_totals(
+    model: Network, params: Mapping[str, Any], names: pd.Index, where: str, *, is_corpus: bool
+) -> None:
+    """Refuse tokens cut from totals of other genes than the model's: the same cell has others then.
+
+    `names` are the genes of the cells; these, and the model's, name the genes of a total where
+    their checksum is the recorded one. Cells that lack some genes of the model are right: an absent
+    gene counts nothing.
+    """
+    expected, digest = model.binning["params"], "genes_digest"
+    if digest not in params or digest not in expected:
+        who = where if digest not in params else "the model"
+        warnings.warn(
+            f"{who} does not say of which genes the totals were that its tokens were cut from "
+            "(an older version made it), so it is not known whether they fit. Make sure that both "
+            "were binned with the same genes.",
+            stacklevel=3,
+        )
+        return
+    if params[digest] == expected[digest]:
+        return
+    hidden = hidden_genes(model)
+    whole = model.genes.append(pd.Index(hidden).difference(model.genes))
+    n_ours, n_theirs = int(params["n_genes"]), int(expected["n_genes"])
+    are_ours_named = _checks.tokens.totals_of(names)[digest] == params[digest]
+    are_theirs_named = _checks.tokens.totals_of(whole)[digest] == expected[digest]
+    why = ""
+    if are_ours_named and are_theirs_named:
+        others = names[~names.isin(whole)]
+        if not len(others):
+            _warn_of_hidden([gene for gene in hidden if gene not in names], len(whole), where)
+            return
+        why = f", {len(others)} of them not among the model's: {listed(others, 3)}"
+    elif abs(n_ours - n_theirs) <= _ABOUT * n_theirs:
+        warnings.warn(
+            f"{where} was binned with {n_ours:,} genes and the model's training data with "
+            f"{n_theirs:,} others, which are not all known by name. Their totals are taken to be "
+            "alike.",
+            stacklevel=3,
+        )
+        return
+    remedy = (
+        f"Bin the cells with all {n_theirs:,} genes or so that the model's were binned with, "
+        "before genes are chosen."
     )
+    if are_theirs_named:
+        genes = "list(model.genes)"
+        if hidden:
+            genes = f"[*model.genes, {', '.join(map(repr, hidden))}]"
+        remedy = (
+            "Bring the counts to the model's genes and bin them again: adata = "
+            f"pp.align_genes(adata, {genes}); pp.bin_expression(adata, edges=model.binning)."
+        )
+        if is_corpus:
+            build = f"pp.build_corpus(…, vocab={genes}, edges=model.binning)"
+            remedy = f"Build a corpus of the model's genes: {build}."
+    raise ValueError(
+        f"{where} was cut from totals of {n_ours:,} genes{why}; the model's training data from "
+        f"totals of {n_theirs:,} genes. The same cell gets other tokens. {remedy}"
+    )
+
+
+def _warn_of_hidden(absent: Sequence[str], n: int, where: str) -> None:
+    """Genes that a model is not shown are in its totals, and easily forgotten in an alignment."""
+    if len(absent) > _MANY_HIDDEN * n:
+        warnings.warn(
+            f"The model's totals hold {len(absent)} genes that it is not shown "
+            f"({listed(absent, 3)}), and {where} was binned without them. If they were measured, "
+            "align to these, too: pp.align_genes(adata, [*model.genes, "
+            "*model.registry['setup_args']['exclude_genes']]).",
+            stacklevel=4,
+        )
 
 
 def hidden_genes(model: Network) -> list[str]:

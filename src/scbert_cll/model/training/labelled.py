@@ -76,7 +76,12 @@ def _weights(
     train, val = parts[_keys.TRAIN], parts[_keys.VAL]
     column = _checks.adata.obs_column(adata, key)
     weights[train] = pd.to_numeric(column.iloc[train], errors="coerce")
-    _checks.adata.weights(weights[train], key)
+    used = weights[train]
+    if not np.isfinite(used).all() or (used < 0).any() or used.sum() <= 0:
+        raise ValueError(
+            f"adata.obs[{key!r}] must hold finite weights of zero or more for all training "
+            "cells; make it with pp.balance."
+        )
     train = train[weights[train] > 0]
     n_classes = codes.max() + 1
     n = np.bincount(codes[train], minlength=n_classes)
