@@ -8,7 +8,8 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll._counts import log_normalised, slot_name
+from scbert_cll._counts import log_normalised
+from scbert_cll._keys import slot_name
 
 
 def counts() -> np.ndarray:

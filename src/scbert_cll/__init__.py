@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
 
 def _opened(room: str) -> Any:
     """Load a room, and with it OpenMP, whose threads are to sleep while they wait."""
-    from scbert_cll._threads import passive
+    from scbert_cll._process import passive
 
     with passive():
         return importlib.import_module(f"scbert_cll.{room}")

@@ -25,8 +25,7 @@ from scbert_cll._cli.words import in_options
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import NotAsWrittenError
 from scbert_cll._disk.left_overs import InUseError
-from scbert_cll._process import as_it_was, same_logs, same_random_state, to_change
-from scbert_cll._threads import passive
+from scbert_cll._process import as_it_was, passive, same_logs, same_random_state, to_change
 
 _BAD, _IN_USE, _NO_FIGURE, _REFUSED, _INTERRUPTED = 2, 3, 4, 5, 130  # refused by the system
 _BAD_INPUT: Final = (

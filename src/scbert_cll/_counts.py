@@ -1,4 +1,4 @@
-"""Counts on a common scale, and what a slot of counts is called in messages."""
+"""Counts on a common scale."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import numpy as np
 from scipy import sparse
 
 TARGET_SUM: Final = 1e4
-
-
-def slot_name(layer: str | None) -> str:
-    """The slot as one writes it in Python: ``adata.X``, or a layer of `adata`."""
-    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 
 def log_normalised(

@@ -1,23 +1,46 @@
-"""State of the user's process, put back after calls of libraries that change it.
+"""State of the user's process: put back after calls of libraries, with threads that sleep.
 
 Libraries that this package calls leave things behind in the process: handlers of signals, a style
 of figures, filters of warnings, a number of threads. What runs within :func:`as_it_was` leaves none
 of it. It is for calls of such libraries, not for every function: what is taken back is everybody's,
 another thread's, too.
+
+A thread of OpenMP that waits for the others in a loop takes the core that these need: on a machine
+shared with other jobs that cost two to nine times the processor time of the work itself. How
+threads wait is read from the environment when a library of OpenMP is loaded, and cannot be changed
+afterwards. So what this package loads is loaded with that set (:func:`passive`); what others loaded
+before works with one thread while a small network is at work (:func:`calm`). Neither leaves a
+trace. A policy of the user's own (``OMP_WAIT_POLICY``) is left alone.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import random
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, cast
+
+from tqdm.auto import tqdm
+
+_POLICY: Final = "OMP_WAIT_POLICY"
+_CHOICES: Final = (_POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables by which a user decides
+_asleep: set[str] = set()  # libraries of OpenMP that were loaded here
+
+
+class Bar(tqdm):  # type: ignore[misc]
+    """A progress bar on a terminal that leaves no thread behind.
+
+    Tqdm's own starts, with the first one, a thread that looks after slow bars and never ends.
+    """
+
+    monitor_interval = 0
 
 
 def in_main_thread() -> bool:
@@ -112,3 +135,51 @@ def same_logs() -> Iterator[None]:
             log.handlers[:], log.filters[:] = handlers, filters
             log.setLevel(level)
         _logs.clear()
+
+
+@contextmanager
+def passive() -> Iterator[None]:
+    """Libraries of OpenMP that are loaded within let idle threads sleep."""
+    if any(name in os.environ for name in _CHOICES):
+        yield
+        return
+    before = _loaded()
+    os.environ[_POLICY] = "PASSIVE"
+    try:
+        yield
+    finally:
+        os.environ.pop(_POLICY, None)
+        _asleep.update(_loaded() - before)
+
+
+@contextmanager
+def calm(*, small: bool = True) -> Iterator[None]:
+    """Work with one thread where OpenMP would spin.
+
+    A large network, whose threads seldom wait, keeps them all.
+    """
+    spins = (
+        set() if not small or any(name in os.environ for name in _CHOICES) else _loaded() - _asleep
+    )
+    if not spins:
+        yield
+        return
+    from threadpoolctl import ThreadpoolController
+
+    torch: Any = sys.modules.get("torch")
+    threads = None if torch is None else torch.get_num_threads()
+    with ExitStack() as stack:
+        stack.enter_context(ThreadpoolController().select(filepath=sorted(spins)).limit(limits=1))
+        if (
+            threads not in (None, 1) and torch.get_num_threads() == 1
+        ):  # its MKL has a number of its own
+            torch.set_num_threads(1)
+            stack.callback(torch.set_num_threads, threads)
+        yield
+
+
+def _loaded() -> set[str]:
+    """Libraries of OpenMP in this process, by path."""
+    from threadpoolctl import threadpool_info
+
+    return {str(one["filepath"]) for one in threadpool_info() if one["user_api"] == "openmp"}

@@ -25,7 +25,6 @@ from scipy import sparse
 from scbert_cll import _checks, _names
 from scbert_cll._checks.words import key_in
 from scbert_cll._process import uninterrupted
-from scbert_cll._strings import plain_strings
 
 NOTHING: Final = "none"  # None, which not every file holds
 _X: Final = "X"  # None as a layer
@@ -299,3 +298,60 @@ def _plain(value: Any) -> Any:
         shape = getattr(value, "shape", None) or (len(value),)
         return f"{type(value).__name__}, {' × '.join(map(str, shape))}"
     return getattr(value, "__qualname__", type(value).__name__)
+
+
+def plain_strings(data: Any) -> None:
+    """Make pandas 3's strings plain objects in an AnnData or MuData where pandas 2 runs.
+
+    Values stay. A file that was written with pandas 3 comes with such strings, and anndata refuses
+    to write them with pandas 2.
+    """
+    if int(pd.__version__.partition(".")[0]) >= 3 or pd.options.future.infer_string:
+        return
+    for part in (*getattr(data, "mod", {}).values(), data):
+        for axis in ("obs", "var"):
+            frame = getattr(part, axis)
+            if (objects := _of_objects(frame)) is not frame:
+                setattr(part, axis, objects)
+        for slot in (part.obsm, part.varm, part.uns):
+            _objects_in(slot)
+
+
+def _objects_in(store: MutableMapping[Any, Any]) -> None:
+    for key, value in list(store.items()):
+        if isinstance(value, MutableMapping):
+            _objects_in(value)
+        elif (objects := _of_objects(value)) is not value:
+            store[key] = objects
+
+
+def _of_objects(value: Any) -> Any:
+    """The value itself where it holds none of these strings."""
+    if isinstance(value, pd.DataFrame):
+        return _frame_of_objects(value)
+    if not _is_foreign(getattr(value, "dtype", None)):
+        return value
+    if isinstance(value, pd.Series):
+        return _frame_of_objects(value.to_frame()).iloc[:, 0]
+    return np.asarray(value, dtype=object)
+
+
+def _frame_of_objects(frame: pd.DataFrame) -> pd.DataFrame:
+    foreign = [i for i, dtype in enumerate(frame.dtypes) if _is_foreign(dtype)]
+    if not foreign and not any(_is_foreign(axis.dtype) for axis in frame.axes):
+        return frame
+    frame = frame.copy()
+    for i in foreign:
+        column = frame.iloc[:, i].to_numpy(dtype=object)
+        gaps = pd.isna(column).any()  # no file holds one in plain text
+        frame.isetitem(i, pd.Categorical(column) if gaps else column)
+    index, columns = (
+        pd.Index(axis, dtype=object, name=axis.name) if _is_foreign(axis.dtype) else axis
+        for axis in frame.axes
+    )
+    return frame.set_axis(index, axis=0).set_axis(columns, axis=1)
+
+
+def _is_foreign(dtype: Any) -> bool:
+    """Pandas 3's str, whose missing value is NaN; the older "string" is a choice of the user's."""
+    return isinstance(dtype, pd.StringDtype) and dtype.na_value is not pd.NA

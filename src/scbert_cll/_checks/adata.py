@@ -14,7 +14,7 @@ from scbert_cll import _keys
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import can_be_copied
 from scbert_cll._checks.words import key_in, listed, unique
-from scbert_cll._counts import slot_name
+from scbert_cll._keys import slot_name
 
 
 def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from scbert_cll._checks.genes import features_of, only_genes
 from scbert_cll._checks.words import key_in, listed
-from scbert_cll._counts import slot_name
+from scbert_cll._keys import slot_name
 
 RAW: Final = "raw"
 _FLOAT16_WHOLE: Final = 2048  # above this a float16 has no odd numbers

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import pandas as pd
 
-from scbert_cll._bar import Bar
 from scbert_cll._checks.words import bytes_in_words, listed
 from scbert_cll._corpus.format import (
     EDGES,
@@ -36,6 +35,7 @@ from scbert_cll._disk.left_overs import (
     refuse_another_call,
     write_note,
 )
+from scbert_cll._process import Bar
 
 _PLAN: Final = "plan.json"
 _RULES: Final = 2  # of what is a gene; what an older version read is read again

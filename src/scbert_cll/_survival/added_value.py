@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scbert_cll._bar import Bar
+from scbert_cll._process import Bar
 from scbert_cll._survival.likelihood import maximum
 from scbert_cll._survival.models import Fit, concordance, fit
 from scbert_cll._survival.outcome import Outcome

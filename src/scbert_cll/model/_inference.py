@@ -15,9 +15,8 @@ from anndata import AnnData
 from torch import Tensor
 
 from scbert_cll import _checks
-from scbert_cll._bar import Bar
 from scbert_cll._checks.words import listed, number_in
-from scbert_cll._threads import calm
+from scbert_cll._process import Bar, calm
 from scbert_cll.model import _finite
 from scbert_cll.model._protocols import Network
 from scbert_cll.model._tensors import usable

@@ -13,7 +13,7 @@ from scipy import sparse
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import share
 from scbert_cll._corpus.columns import Columns
-from scbert_cll._counts import slot_name
+from scbert_cll._keys import slot_name
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from imblearn.under_sampling import RandomUnderSampler
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, listed
-from scbert_cll._threads import calm
+from scbert_cll._process import calm
 from scbert_cll.pp._smote import Interpolation, neighbour_space, refuse_derived
 
 METHODS = ("weights", "oversample", "undersample", "smote")

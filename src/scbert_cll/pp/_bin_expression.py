@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import choice, listed, number_in
-from scbert_cll._counts import slot_name
+from scbert_cll._keys import slot_name
 
 type Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
 

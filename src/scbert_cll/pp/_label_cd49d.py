@@ -13,7 +13,7 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import listed
 from scbert_cll._process import same_random_state
-from scbert_cll._strings import plain_strings
+from scbert_cll._record import plain_strings
 from scbert_cll.pp import _gate, _protein
 from scbert_cll.pp._donor_table import donor_table
 from scbert_cll.pp._mixture import Mixture

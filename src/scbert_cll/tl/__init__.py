@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
     """Open the file of a verb on first use: those without a network load neither torch nor scvi."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from scbert_cll._threads import passive
+    from scbert_cll._process import passive
 
     with passive():
         file = importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, f'_{name}')}")

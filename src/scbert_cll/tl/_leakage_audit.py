@@ -13,10 +13,11 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, _record
 from scbert_cll._checks.words import number_in
-from scbert_cll._counts import log_normalised, slot_name
+from scbert_cll._counts import log_normalised
 from scbert_cll._evaluation.leakage import duplicates, preprocessing
 from scbert_cll._evaluation.leakage import findings as checks
 from scbert_cll._evaluation.leakage import gap as split_gap
+from scbert_cll._keys import slot_name
 from scbert_cll._process import as_it_was
 
 _MARKS = {"leak": "**leak**", "warning": "warning", "ok": "ok", "cannot tell": "cannot tell"}

@@ -10,8 +10,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks
-from scbert_cll._bar import Bar
 from scbert_cll._checks.words import number_in
+from scbert_cll._process import Bar
 from scbert_cll.model._inference import token_rows
 from scbert_cll.model._protocols import Classifier
 from scbert_cll.model.explain.groups import target_of

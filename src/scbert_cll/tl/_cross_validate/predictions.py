@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scbert_cll._bar import Bar
 from scbert_cll._evaluation.folds import Fold
 from scbert_cll._evaluation.store import Done, FoldStore, fingerprint
-from scbert_cll._process import as_it_was
-from scbert_cll._threads import calm
+from scbert_cll._process import Bar, as_it_was, calm
 from scbert_cll._version import __version__
 from scbert_cll.estimators import CellEstimator, seeded
 from scbert_cll.tl._cross_validate.task import PROTEIN, Task

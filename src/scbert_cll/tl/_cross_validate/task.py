@@ -13,10 +13,10 @@ from scipy import sparse
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import listed
-from scbert_cll._counts import slot_name
 from scbert_cll._evaluation.folds import Fold, Scheme, outer_folds
 from scbert_cll._evaluation.intervals import OutOfFold
 from scbert_cll._evaluation.leakage.duplicates import profile_hashes
+from scbert_cll._keys import slot_name
 from scbert_cll.estimators._base import counts_only
 
 PROTEIN = "protein"  # where estimators look for it

@@ -17,7 +17,6 @@ import numpy as np
 from filelock import FileLock
 
 from scbert_cll import _docs, _keys, _names, _record
-from scbert_cll._bar import Bar
 from scbert_cll._checks import people
 from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import is_model, share
@@ -36,6 +35,7 @@ from scbert_cll._disk.left_overs import (
     write_note,
 )
 from scbert_cll._optional import require
+from scbert_cll._process import Bar
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.corpus.opened import OnDisk, opened
 from scbert_cll.model.explain.attention import attention_shares
