@@ -39,20 +39,23 @@ ROOMS: Final[dict[str, tuple[list[str], list[str]]]] = {
         ],
     ),
     "pp": (  # what pp.build_corpus does is done by _corpus
-        ["pp/_a*.py", "pp/_bal*.py", "pp/_bin*.py", "pp/_c*.py", "pp/_[dgilmps]*.py"],
+        [
+            "_binning.py",
+            "_protein/*.py",
+            *("pp/_a*.py", "pp/_bal*.py", "pp/_bin*.py", "pp/_c*.py", "pp/_[dgilms]*.py"),
+        ],
         [
             "tests/laws/test_edges.py",
+            "tests/_protein/test_names.py",
             *(
                 f"tests/pp/test_{name}.py"
                 for name in (
                     "align_genes",
-                    "antibody_panels",
                     "balance",
                     "bin_expression",
                     "cll_mask",
                     "collapse_probes",
                     "label_cd49d",
-                    "protein_names",
                     "split_donors",
                 )
             ),

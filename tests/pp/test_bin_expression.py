@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from scbert_cll import pp
+from scbert_cll import _binning, pp
 
 METHODS = ("log2", "uniform", "quantile", "gene_quantile")
 FORMS = {
@@ -289,10 +289,9 @@ def test_cells_that_are_held_out_change_nothing(
 def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = simulated(50, 40)
     whole = {m: binned(counts, method=m, n_bins=60) for m in METHODS}
-    module = __import__("sys").modules["scbert_cll.pp._bin_expression"]
-    monkeypatch.setattr(module, "_BLOCK", 7)
-    monkeypatch.setattr(module, "_GENE_BLOCK", 30)
-    monkeypatch.setattr(module, "_FEW_EDGES", 0)
+    monkeypatch.setattr(_binning, "_BLOCK", 7)
+    monkeypatch.setattr(_binning, "_GENE_BLOCK", 30)
+    monkeypatch.setattr(_binning, "_FEW_EDGES", 0)
     for method, tokens in whole.items():
         np.testing.assert_array_equal(binned(counts, method=method, n_bins=60), tokens)
 

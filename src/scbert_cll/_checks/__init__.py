@@ -11,31 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scbert_cll._checks import (
-        adata,
-        counts,
-        genes,
-        manifests,
-        paths,
-        people,
-        slots,
-        text,
-        tokens,
-        words,
-    )
+    from scbert_cll._checks import adata, counts, genes, paths, people, text, words
 
-__all__ = [
-    "adata",
-    "counts",
-    "genes",
-    "manifests",
-    "paths",
-    "people",
-    "slots",
-    "text",
-    "tokens",
-    "words",
-]
+__all__ = ["adata", "counts", "genes", "paths", "people", "text", "words"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _keys
+from scbert_cll import _keys, _names
 from scbert_cll._checks import people
 from scbert_cll._checks.counts import can_be_copied
 from scbert_cll._checks.words import key_in, listed, unique
 from scbert_cll._keys import slot_name
+
+_UNSAFE: Final = re.compile(r"[^\w.+-]+")
+_LONGEST: Final = 60  # characters of a proposal
 
 
 def anndata(adata: Any, *, repeated_genes: bool = False) -> AnnData:
@@ -242,3 +246,25 @@ def table_numbers(table: pd.DataFrame) -> np.ndarray:
         numbers = (pd.to_numeric(column, errors="coerce") for column in columns)
         arrays = [column.to_numpy(np.float64, na_value=np.nan) for column in numbers]
         return np.column_stack(arrays)
+
+
+def new_key(
+    key: Any,
+    inputs: Iterable[str | None] = (),
+    *,
+    what: str = "key_added",
+    stems: Iterable[str] = ("",),
+) -> None:
+    """Refuse a name for results that no file holds, or that with one of `stems` is read here."""
+    if not isinstance(key, str) or not _names.is_key(key):
+        proposal = _UNSAFE.sub("_", str(key))[:_LONGEST].strip("_.") or "result"
+        raise ValueError(
+            f"{what}={key!r} cannot be a name in a file: expected a text of 1 to 200 "
+            f"characters without / and \\. Choose another, e.g. {what}={proposal!r}."
+        )
+    names_read = set(inputs)
+    if taken := [f"{key}{stem}" for stem in stems if f"{key}{stem}" in names_read]:
+        raise ValueError(
+            f"{what}={key!r} would replace {listed(taken)}, which is read here. Choose "
+            f"another, e.g. {what}={f'{key}_result'!r}."
+        )

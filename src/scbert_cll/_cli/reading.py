@@ -189,12 +189,13 @@ def choose(
         cells.leave_out(*_lacks_donor(cells.rna, donor_key))
     if reading.cells in (None, ALL):
         return cells
-    from scbert_cll.pp import _protein, cll_mask
+    from scbert_cll._protein import cite_seq
+    from scbert_cll.pp import cll_mask
 
     if cells_key is None:
         mask = cll_mask(cells.data, protein_key=reading.protein_key, rna_key=rna_key).to_numpy()
     else:
-        mask = _protein.mask(cells.rna, cells.rna, cells_key)
+        mask = cite_seq.mask(cells.rna, cells.rna, cells_key)
     what = "CD19+CD5+ by protein" if cells_key is None else f"obs[{cells_key!r}]"
     if not mask.any():
         raise ValueError(f"--cells chooses none of the {len(mask):,} cells ({what}).")

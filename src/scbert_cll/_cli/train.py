@@ -338,12 +338,12 @@ def _split(cells: Cells, key: str | None, labels_key: str | None = None) -> str 
 
 def _proteins(cells: Cells, tokens: AnnData, key: str) -> str:
     """The obsm of the protein counts; those of a modality are put there, without their names."""
-    from scbert_cll.pp import _protein
+    from scbert_cll._protein import cite_seq
 
     if cells.rna_key is None:
         key_in(key, tokens.obsm, "adata.obsm", "Name the protein counts with --protein-key.")
     else:  # names may be anything
-        tokens.obsm[key] = _protein.find(cells.data, key, cells.rna_key).values.toarray()
+        tokens.obsm[key] = cite_seq.find(cells.data, key, cells.rna_key).values.toarray()
     return key
 
 

@@ -13,7 +13,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from scbert_cll import _checks
 from scbert_cll._checks import people
-from scbert_cll._checks.tokens import look_binned
+from scbert_cll._checks.counts import look_binned
 from scbert_cll._checks.words import closest_first, listed, unique
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.request import Request

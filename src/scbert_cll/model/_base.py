@@ -65,7 +65,7 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
                     "A model without adata needs binning=, the uns record that "
                     "pp.bin_expression wrote."
                 )
-            _, binning = _checks.tokens.tokens(adata, self.layer)
+            _, binning = _checks.counts.tokens(adata, self.layer)
         self.binning: dict[str, Any] = {
             "params": dict(binning["params"]),
             "edges": binning["edges"],

@@ -104,7 +104,7 @@ class ScBERTClassifier(TokenModel):
         """
         setup_args = cls._get_setup_method_args(**locals())
         _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-        _checks.tokens.tokens(adata, layer)
+        _checks.counts.tokens(adata, layer)
         _checks.adata.obs_column(adata, labels_key)
         _checks.genes.known_genes(exclude_genes, adata)
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}

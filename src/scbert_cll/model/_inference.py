@@ -60,7 +60,7 @@ def token_rows(
 ) -> TokenRows:
     """Tokens of the model's genes, found by name: other orders and extra genes do not matter."""
     adata = cells_of(model, adata)
-    csr, record = _checks.tokens.tokens(adata, model.layer)
+    csr, record = _checks.counts.tokens(adata, model.layer)
     refuse_other_tokens(model, record, adata, f"adata.layers[{model.layer!r}]")
     csr = take_columns(csr, adata.var_names.get_indexer(model.genes))
     empty = adata.obs_names[np.diff(csr.indptr) == 0]
@@ -142,8 +142,8 @@ def _refuse_other_totals(
     hidden = hidden_genes(model)
     whole = model.genes.append(pd.Index(hidden).difference(model.genes))
     n_ours, n_theirs = int(params["n_genes"]), int(expected["n_genes"])
-    are_ours_named = _checks.tokens.totals_of(names)[digest] == params[digest]
-    are_theirs_named = _checks.tokens.totals_of(whole)[digest] == expected[digest]
+    are_ours_named = _checks.counts.totals_of(names)[digest] == params[digest]
+    are_theirs_named = _checks.counts.totals_of(whole)[digest] == expected[digest]
     why = ""
     if are_ours_named and are_theirs_named:
         others = names[~names.isin(whole)]

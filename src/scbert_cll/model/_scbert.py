@@ -95,7 +95,7 @@ class ScBERT(TokenModel):
         """
         setup_args = cls._get_setup_method_args(**locals())
         _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-        _checks.tokens.tokens(adata, layer)
+        _checks.counts.tokens(adata, layer)
         _checks.genes.known_genes(exclude_genes, adata)
         setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
         _scvi.register(cls, adata, layer, setup_args)

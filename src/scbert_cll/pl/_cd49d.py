@@ -16,8 +16,8 @@ from scipy.stats import spearmanr
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import choice, key_in, listed
+from scbert_cll._protein import cite_seq
 from scbert_cll.pl import _style
-from scbert_cll.pp import _protein
 
 Level = Literal["cell", "within", "donor"]
 
@@ -48,7 +48,7 @@ def cd49d(
     protein_key: str | None = None,
     rna_key: str | None = None,
     layer: str | None = None,
-    normalize: _protein.Normalize = "clr_cell",
+    normalize: cite_seq.Normalize = "clr_cell",
     cells: np.ndarray | pd.Series | str | None = None,
     donor_key: str | None = _keys.DONOR,
     levels: Level | Sequence[Level] | None = None,
@@ -114,11 +114,11 @@ def cd49d(
     doi:10.1093/biomet/44.3-4.470), and donors are pooled with weights n − 3.
     """
     names = _levels(levels, donor_key)
-    protein = _protein.find(data, protein_key, rna_key)
-    rna, column = protein.rna, _protein.lookup(protein, marker)
+    protein = cite_seq.find(data, protein_key, rna_key)
+    rna, column = protein.rna, cite_seq.lookup(protein, marker)
     key_in(gene, dict.fromkeys(rna.var_names), "adata.var_names")
     counts = _checks.counts.counts(rna, layer)
-    drawn = _protein.mask(data, rna, cells)
+    drawn = cite_seq.mask(data, rna, cells)
     if not drawn.any():
         raise ValueError("cells= leaves no cell to draw.")
     of_one_group = np.zeros(rna.n_obs, dtype=int)
@@ -126,9 +126,9 @@ def cd49d(
     table["umi"] = counts[:, [rna.var_names.get_loc(gene)]].toarray().ravel()
     table["total"] = np.asarray(counts.sum(axis=1)).ravel()
     table["rna"] = np.log2(1 + 1e4 * table["umi"] / np.maximum(table["total"], 1))
-    table["protein"] = _protein.levels(protein, column, normalize, of_one_group, drawn).level
+    table["protein"] = cite_seq.levels(protein, column, normalize, of_one_group, drawn).level
     if donor_key is not None:
-        table["donor"] = _protein.donors(data, rna, donor_key, drawn)
+        table["donor"] = cite_seq.donors(data, rna, donor_key, drawn)
         drawn &= table["donor"].notna().to_numpy()
     pair = _Pair(table[drawn], gene, f"{protein.names[column]} protein\n({_UNITS[normalize]})")
     size, n = (max(3.5, 2.5 * len(names)), 2.7), len(names)

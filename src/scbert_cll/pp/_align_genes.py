@@ -127,7 +127,7 @@ def align_genes(
         aligned.uns.pop(name, None)
     for name in matrices:
         if _checks.counts.is_binned(aligned, name):  # all its genes are here
-            aligned.uns[name]["params"] |= _checks.tokens.totals_of(vocab.names)
+            aligned.uns[name]["params"] |= _checks.counts.totals_of(vocab.names)
     params |= {"aliases": aliases is not None, "vocab": f"{n_vocab} genes"} | note
     how = resolved["how"]
     is_renamed = how.isin(["genome", "ensembl", "alias", "suffix"])

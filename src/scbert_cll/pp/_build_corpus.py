@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scbert_cll import _docs, _keys
+from scbert_cll import _binning, _checks, _docs, _keys
+from scbert_cll._binning import Method, Scheme
 from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import choice, listed, number_in, share
 from scbert_cll._corpus.building import Building
@@ -23,7 +25,6 @@ from scbert_cll._corpus.scan import Scan
 from scbert_cll._corpus.write import Job
 from scbert_cll._disk.left_overs import claim, only_writer
 from scbert_cll._optional import require
-from scbert_cll.pp._bin_expression import Method, Scheme, cut, cuts
 from scbert_cll.vocab import Aliases, GeneVocab, Vocabulary, read_aliases
 
 
@@ -169,12 +170,12 @@ def build_corpus(
         )
     binning = None
     if binned:
-        binning = cuts(genes.names, Scheme(method, n_bins, target_sum), edges)
+        binning = _cuts(genes.names, Scheme(method, n_bins, target_sum), edges)
         binning["params"]["layer"] = layer or "X"
     request = Request(
         vocab=genes,
         binning=binning,
-        cut=_counts if binning is None else partial(cut, record=binning),
+        cut=_counts if binning is None else partial(_binning.cut, record=binning),
         n_bins=n_bins if binning is None else binning["params"]["n_bins"],
         layer=layer,
         modality=modality,
@@ -204,6 +205,20 @@ def build_corpus(
             stacklevel=2,
         )
     return table
+
+
+def _cuts(genes: pd.Index, scheme: Scheme, edges: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Record of `bin_expression` for cells that are not here yet: nothing is learned from them."""
+    scheme = scheme.agreed(edges)
+    if edges is None and scheme.is_learned:
+        raise ValueError(
+            f"method={scheme.method!r} learns its edges from cells, and a corpus is read block by "
+            f"block: bin a sample of training cells with pp.bin_expression(sample, "
+            f"method={scheme.method!r}) and pass edges=sample.uns['binned']. log2 and quantile "
+            f"need none."
+        )
+    lower = scheme.lower_edges(edges, genes, sparse.csr_matrix((0, len(genes))), np.zeros(0))
+    return {"edges": lower, "params": asdict(scheme) | _checks.counts.totals_of(genes)}
 
 
 def _build(building: Building, out: Path) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,9 @@ from anndata import AnnData
 from mudata import MuData
 
 from scbert_cll._checks.words import listed
-from scbert_cll.pp import _mixture, _protein
+from scbert_cll._protein import cite_seq
+from scbert_cll._protein import names as protein_names
+from scbert_cll.pp import _mixture
 
 # Where the cells that passed so far are one population, positive begins above this quantile of the
 # negative cells.
@@ -24,7 +25,7 @@ def cll_mask(
     rna_key: str | None = None,
     markers: Sequence[str] = ("CD19", "CD5"),
     exclude: Sequence[str] | None = None,
-    normalize: _protein.Normalize = "clr_protein",
+    normalize: cite_seq.Normalize = "clr_protein",
     thresholds: Mapping[str, float] | None = None,
 ) -> pd.Series:
     """Find the CD19+CD5+ cells of a CLL sample by their protein.
@@ -71,57 +72,50 @@ def cll_mask(
     >>> mask = sc_cll.pp.cll_mask(mdata)
     >>> sc_cll.pp.label_cd49d(mdata, cells=mask, normalize="clr_protein")
     """
-    protein = _protein.find(data, protein_key, rna_key)
+    protein = cite_seq.find(data, protein_key, rna_key)
     given = dict(thresholds or {})
-    excluded = _USUAL_EXCLUDE if exclude is None else exclude
+    excluded = list(_USUAL_EXCLUDE if exclude is None else exclude)
     if unused := sorted(set(given) - {*markers, *excluded}):
         raise KeyError(
             f"thresholds names {listed(unused)}, which is in neither markers nor exclude."
         )
     if exclude is None:
-        is_there = [m in given or _protein.positions(protein, m) for m in excluded]
-        excluded = list(compress(excluded, is_there))
-    named = (*markers, *excluded)
-    places = {marker: _protein.lookup(protein, marker) for marker in named}
-    passed, used = np.ones(protein.rna.n_obs, dtype=bool), dict[str, float]()
-    for marker in markers:
-        levels = _levels(protein, places[marker], normalize)
-        cut = given[marker] if marker in given else _threshold(levels, passed, marker)
-        used[marker] = cut
-        passed &= levels.level >= used[marker]
-    for marker in excluded:
-        levels = _levels(protein, places[marker], normalize)
-        mixture = None if marker in given else _two(levels, np.ones_like(passed))
-        if marker in given or mixture is not None:
-            used[marker] = given[marker] if mixture is None else mixture.cut(0.5)
-            passed &= levels.level < used[marker]
-        elif exclude is not None:
+        names = list(protein.names)
+        excluded = [m for m in excluded if m in given or protein_names.positions(names, m)]
+    places = {marker: cite_seq.lookup(protein, marker) for marker in (*markers, *excluded)}
+    every = np.ones(protein.rna.n_obs, dtype=bool)
+    passed, used = every.copy(), dict[str, float]()
+    batch = np.zeros(every.size, dtype=int)
+    for marker, is_wanted in [(m, True) for m in markers] + [(m, False) for m in excluded]:
+        levels = cite_seq.levels(protein, places[marker], normalize, batch, every)
+        if marker in given:
+            used[marker] = float(given[marker])
+        elif is_wanted:
+            used[marker] = _threshold(levels, passed, marker)
+        elif (mixture := _two(levels, every)) is not None:
+            used[marker] = mixture.cut(0.5)
+        elif exclude is None:
+            continue
+        else:
             raise ValueError(_one_population(marker, "the cells"))
+        passed &= (levels.level >= used[marker]) == is_wanted
     mask = pd.Series(passed, index=protein.rna.obs_names, name="+".join(markers))
-    mask.attrs["thresholds"] = {marker: float(level) for marker, level in used.items()}
-    names = {marker: str(protein.names[j]) for marker, j in places.items()}
-    mask.attrs["proteins"] = {marker: names[marker] for marker in used}
+    mask.attrs["thresholds"] = used
+    mask.attrs["proteins"] = {marker: str(protein.names[places[marker]]) for marker in used}
     return mask
 
 
-def _levels(protein: _protein.Protein, j: int, normalize: str) -> _protein.Levels:
-    every = np.ones(protein.rna.n_obs, dtype=bool)
-    one_batch = np.zeros(every.size, dtype=int)
-    return _protein.levels(protein, j, normalize, one_batch, every)
-
-
-def _threshold(levels: _protein.Levels, passed: np.ndarray, marker: str) -> float:
+def _threshold(levels: cite_seq.Levels, passed: np.ndarray, marker: str) -> float:
     """Between two populations of the cells that passed, else above the negative of the others."""
     if (mixture := _two(levels, passed)) is not None:
         return mixture.cut(0.5)
     if (mixture := _two(levels, ~passed)) is not None:
         return float(mixture.means[0] + _Z_99 * mixture.sds[0])
-    n, n_others = passed.sum(), (~passed).sum()
-    where = f"the {n} cells gated so far, nor the {n_others} others,"
+    where = f"the {passed.sum()} cells gated so far, nor the {(~passed).sum()} others,"
     raise ValueError(_one_population(marker, where))
 
 
-def _two(levels: _protein.Levels, cells: np.ndarray) -> _mixture.Mixture | None:
+def _two(levels: cite_seq.Levels, cells: np.ndarray) -> _mixture.Mixture | None:
     """A mixture of two populations, or None."""
     mixture = _mixture.fit_cells(levels, cells, seed=0)
     if mixture is None or not mixture.separable:

@@ -109,7 +109,7 @@ def collapse_probes(
     """
     params = _record.params(locals())
     adata = _checks.adata.anndata(adata)
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     choice(method, _METHODS, "method")
     of_probe = _genes(adata, probes)
     named = pd.Series(adata.var_names, dtype=object).map(of_probe)

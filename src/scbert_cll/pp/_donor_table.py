@@ -7,8 +7,8 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from scbert_cll import _keys
+from scbert_cll._protein.cite_seq import Levels
 from scbert_cll.pp import _mixture
-from scbert_cll.pp._protein import Levels
 
 # A second population of a donor counts as one from this share of its cells, and is looked for from
 # this many cells.

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from scbert_cll._checks.words import choice, key_in, listed
+from scbert_cll._protein.cite_seq import Levels
 from scbert_cll.pp import _mixture
-from scbert_cll.pp._protein import Levels
 
 METHODS = ("gmm", "quantile", "manual")
 _MEASURES = ("ashman_d", "valley", "bic_1", "bic_2", "count_gap")

@@ -13,8 +13,9 @@ from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import listed
 from scbert_cll._process import same_random_state
+from scbert_cll._protein import cite_seq
 from scbert_cll._record import plain_strings
-from scbert_cll.pp import _gate, _protein
+from scbert_cll.pp import _gate
 from scbert_cll.pp._donor_table import donor_table
 from scbert_cll.pp._mixture import Mixture
 
@@ -30,7 +31,7 @@ def label_cd49d(
     rna_key: str | None = None,
     marker: str = "CD49d",
     method: Literal["gmm", "quantile", "manual"] = "gmm",
-    normalize: _protein.Normalize = "clr_cell",
+    normalize: cite_seq.Normalize = "clr_cell",
     batch_key: str | None = None,
     donor_key: str | None = DONOR,
     cells: np.ndarray | pd.Series | str | None = None,
@@ -164,24 +165,24 @@ def label_cd49d(
     params = _record.params(locals())
     cells_key = cells if isinstance(cells, str) else None
     stems = ("", "_level", "_score")
-    _checks.slots.new_key(key_added, [batch_key, donor_key, cells_key], stems=stems)
+    _checks.adata.new_key(key_added, [batch_key, donor_key, cells_key], stems=stems)
     seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     gate = _gate.Gate(marker, method, margin, quantiles, thresholds, seed)
-    protein = _protein.find(data, protein_key, rna_key)
-    rna, j = protein.rna, _protein.lookup(protein, marker)
-    gated = _protein.mask(data, rna, cells)
+    protein = cite_seq.find(data, protein_key, rna_key)
+    rna, j = protein.rna, cite_seq.lookup(protein, marker)
+    gated = cite_seq.mask(data, rna, cells)
     if not gated.any():
         raise ValueError(f"cells selects none of the {rna.n_obs} cells.")
     holders: list[Any] = [rna, data, *getattr(data, "mod", {}).values()]
     if not any(DONOR in holder.obs for holder in holders):
         donor_key = _checks.people.donor_key_of(rna, donor_key)
-    donor = None if donor_key is None else _protein.donors(data, rna, donor_key, gated)
+    donor = None if donor_key is None else cite_seq.donors(data, rna, donor_key, gated)
     if donor is not None:
         gated = gated & donor.notna().to_numpy()
     batch = _batches(data, rna, gated, batch_key)
     if donor is not None and method != "manual":
         _pool_donors(donor[gated], batch[gated])
-    levels = _protein.levels(protein, j, normalize, batch, gated)
+    levels = cite_seq.levels(protein, j, normalize, batch, gated)
     if np.ptp(level := levels.level[gated]) == 0:
         raise ValueError(
             f"{marker!r} in {protein.where} has the same level ({level[0]:g}) in all {level.size} "
@@ -221,7 +222,7 @@ def _batches(
     """Batch of every cell as text, complete for the gated cells."""
     if batch_key is None:
         return np.full(rna.n_obs, ALL, dtype=object)
-    values = _protein.column(data, rna, batch_key)
+    values = cite_seq.column(data, rna, batch_key)
     if len(bad := rna.obs_names[gated & values.isna().to_numpy()]):
         raise ValueError(
             f"obs[{batch_key!r}] is missing for {len(bad)} gated cells ({listed(bad)}); fill it "
@@ -250,7 +251,7 @@ class _Called(NamedTuple):
     score: pd.Series
 
 
-def _call(gate: _gate.Gate, levels: _protein.Levels, cuts: _gate.Cuts) -> _Called:
+def _call(gate: _gate.Gate, levels: cite_seq.Levels, cuts: _gate.Cuts) -> _Called:
     level, batch, gated = levels.level, levels.batch, levels.gated
     low, high = (cuts.table[name].reindex(batch).to_numpy() for name in ("low", "high"))
     is_negative = gated & np.where(low < high, level <= low, level < low)
@@ -283,7 +284,7 @@ def _ordered(codes: npt.NDArray[np.intp], categories: Sequence[str]) -> pd.Serie
     return pd.Series(pd.Categorical.from_codes(codes, categories=names, ordered=True))
 
 
-def _score(levels: _protein.Levels, mixtures: Mapping[str, Mixture]) -> pd.Series:
+def _score(levels: cite_seq.Levels, mixtures: Mapping[str, Mixture]) -> pd.Series:
     """Posterior of positive, or the middle rank within the batch where there is no mixture."""
     score = pd.Series(levels.level).where(levels.gated)
     if not mixtures:

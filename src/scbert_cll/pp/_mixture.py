@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit, logit
 from sklearn.mixture import GaussianMixture
 
-from scbert_cll.pp._protein import Levels
+from scbert_cll._protein.cite_seq import Levels
 
 # Ashman, Bird & Zepf 1994: two components are cleanly separated from D = 2 on.
 MIN_D = 2.0

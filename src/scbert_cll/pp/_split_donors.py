@@ -96,7 +96,7 @@ def split_donors(
     """
     params = _record.params(locals())
     _checks.adata.anndata(adata)
-    _checks.slots.new_key(key_added, [donor_key, labels_key])
+    _checks.adata.new_key(key_added, [donor_key, labels_key])
     choice(unit, ("donor", "cell"), "unit")
     if mixed and (labels_key is None or unit == "cell"):
         raise ValueError(

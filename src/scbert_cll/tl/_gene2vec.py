@@ -139,7 +139,7 @@ def gene2vec(
     """
     params = _record.params(locals())
     adata = _checks.adata.anndata(adata)
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     choice(method, ("svd", "skip_gram"), "method")
     if donor_key not in (None, _keys.DONOR) and (method != "skip_gram" or vectors is not None):
         without = f"method={method!r}" if vectors is None else "ready vectors (vectors=)"

@@ -84,7 +84,7 @@ def gene_attention(
     params = _record.params(locals())
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERT", "ScBERTClassifier"))
-    _checks.slots.new_key(key_added, [model.layer])
+    _checks.adata.new_key(key_added, [model.layer])
     groups = _checks.adata.groups(adata, groupby)
     target = _checks.adata.target(adata, copy=copy)
     attention = model.get_gene_attention(groups, adata, batch_size=batch_size)

@@ -173,7 +173,7 @@ def gene_attribution(
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERTClassifier",))
     choice(method, get_args(Method), "method")
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     groups = _checks.adata.groups(adata, groupby)
     _check_choices(method, groups, genes, gene_sets, per_layer=per_layer)
     donor_key = _checks.people.donor_key_of(adata, donor_key)

@@ -105,7 +105,7 @@ def gene_interactions(
     params = _record.params(locals())
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERTClassifier",))
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     number_in(len(names), "The number of genes", 2, _MOST_GENES, whole=True)
     unique(pd.Index(names), "genes", "name each gene once")
@@ -114,7 +114,7 @@ def gene_interactions(
     number_in(n_cells, "n_cells", 1, np.inf, whole=True)
     groups = _checks.adata.groups(adata, groupby)
     donors = _checks.people.donors(adata, donor_key)
-    _checks.tokens.tokens(adata, model.layer)
+    _checks.counts.tokens(adata, model.layer)
     destination = _checks.adata.target(adata, copy=copy)
     cells = pd.DataFrame({"group": groups.astype(object), "donor": donors})
     cells = cells.reset_index(drop=True).dropna()
@@ -155,7 +155,7 @@ def _effects(
     named = {str(i): members for i, members in enumerate(sets)}
     effects = model.get_set_effects(named, adata, target=target, batch_size=batch_size).to_numpy()
     first, second, together = effects[:, a], effects[:, b], effects[:, len(genes) :]
-    expressed = _checks.tokens.tokens(adata, model.layer)[0] > 0
+    expressed = _checks.counts.tokens(adata, model.layer)[0] > 0
     pooling: np.ndarray | float = 0.0
     if model.config.tokens == "expressed":
         n_tokens = np.asarray(expressed[:, adata.var_names.isin(model.genes)].sum(axis=1))

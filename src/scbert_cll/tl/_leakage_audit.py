@@ -158,7 +158,7 @@ def leakage_audit(
     """
     params = _record.params(locals())
     adata = _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     number_in(near_duplicate_alpha, "near_duplicate_alpha", 1e-300, 0.5)
     number_in(n_repeats, "n_repeats", 1, 1000, whole=True)
     parts = _checks.adata.split(adata, split_key, need=(_keys.TRAIN, _keys.TEST))

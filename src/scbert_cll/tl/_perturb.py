@@ -96,7 +96,7 @@ def perturb(
     _checks.adata.anndata(adata)
     is_model(model, ("ScBERTClassifier",))
     choice(kind, _KINDS, "kind")
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     if genes is None:
         genes = selected_genes(adata, _keys.SIGNATURE, "change", "name genes=")["gene"].tolist()
     if isinstance(genes, Mapping):

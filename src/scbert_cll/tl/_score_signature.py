@@ -108,7 +108,7 @@ def score_signature(
     """
     params = _record.params(locals())
     _checks.adata.anndata(adata)
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     choice(method, decoupler.METHODS, "method")
     _checks.words.share(min_matched, "min_matched")
     target = _checks.adata.target(adata, copy=copy)

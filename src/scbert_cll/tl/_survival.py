@@ -141,7 +141,7 @@ def survival(
     """
     params = _record.params(locals())
     adata = outcome.patients(adata)
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     number_in(min_group, "min_group", 1, np.inf, whole=True)
     strata, covariates = (
         column_names(strata or (), "strata"),

@@ -68,10 +68,16 @@ class Slots:
         obsm: Mapping[str, str | None] | None = None,
     ) -> None:
         """Refuse a name that no file holds, or under which something is that is read here."""
-        _checks.slots.new_key(self.key, [tokens], stems=("", "_pretrain", "_predict"))
-        _checks.slots.not_replaced(obs or {}, (self.pred, self.score), "obs")
-        written = (self.proba, self.linear_proba, self.latent)
-        _checks.slots.not_replaced(obsm or {}, written, "obsm")
+        _checks.adata.new_key(self.key, [tokens], stems=("", "_pretrain", "_predict"))
+        in_obs, in_obsm = (self.pred, self.score), (self.proba, self.linear_proba, self.latent)
+        for slot, inputs, written in (("obs", obs, in_obs), ("obsm", obsm, in_obsm)):
+            for name, key in (inputs or {}).items():
+                if key in written:
+                    copied = f"adata.{slot}['my_{key}'] = adata.{slot}[{key!r}]"
+                    raise ValueError(
+                        f"{name}={key!r} is where the result goes, and would be replaced. Copy it "
+                        f"first and name the copy, e.g. {copied}, {name}='my_{key}'."
+                    )
 
 
 def record(model: ScBERT | ScBERTClassifier, params: Mapping[str, Any]) -> dict[str, Any]:

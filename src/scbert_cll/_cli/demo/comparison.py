@@ -78,7 +78,7 @@ def _coefficients(adata: AnnData, classifier: ScBERTClassifier) -> pd.Series:
     linear = classifier.linear_
     if linear is None:
         return pd.Series(dtype=float)
-    tokens = _checks.tokens.tokens(adata[:, classifier.genes], classifier.layer)[0].astype(float)
+    tokens = _checks.counts.tokens(adata[:, classifier.genes], classifier.layer)[0].astype(float)
     mean = np.asarray(tokens.mean(0)).ravel()
     spread = np.sqrt(np.maximum(np.asarray(tokens.multiply(tokens).mean(0)).ravel() - mean**2, 0))
     return pd.Series(

@@ -12,7 +12,7 @@ from mudata import MuData
 from scbert_cll._cli.demo.options import Options
 from scbert_cll._cli.reading import Cells, Reading
 from scbert_cll._cli.report import Report
-from scbert_cll.pp._protein import Protein
+from scbert_cll._protein.cite_seq import Protein
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from scbert_cll._cli.words import in_options
 from scbert_cll._disk.cells import write_cells
 from scbert_cll._disk.formats import FigureError
 from scbert_cll._disk.in_place import make_folder
+from scbert_cll._protein import cite_seq
 from scbert_cll.model._network import width
-from scbert_cll.pp import _protein
 
 _PRETRAIN_EPOCHS = 10
 _ONE_DONOR = "all_cells"  # the column that takes the place of one of donors
@@ -98,8 +98,8 @@ def _begin(options: Options, reading: Reading, report: Report) -> Job:
         report.say(news)
     adata = _checks.adata.target(_checks.adata.anndata(cells.rna), copy=False)
     _checks.counts.counts(adata, cells.layer)
-    proteins = _protein.find(cells.data, reading.protein_key, cells.rna_key)
-    _protein.lookup(proteins, options.marker)
+    proteins = cite_seq.find(cells.data, reading.protein_key, cells.rna_key)
+    cite_seq.lookup(proteins, options.marker)
     typed_column(cells, "--batch-key", options.batch_key, None)
     gene = typed_gene(adata, options.gene, _GENES.get(options.marker))
     donor_key = cells.donor_key

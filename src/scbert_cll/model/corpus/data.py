@@ -14,7 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 from torch import Tensor
 
-from scbert_cll import _checks, _keys, pp
+from scbert_cll import _binning, _checks, _keys, pp
 from scbert_cll._checks.words import key_in, number_in
 from scbert_cll._corpus.format import PARTS, open_corpus
 from scbert_cll._disk.formats import digest
@@ -29,7 +29,6 @@ from scbert_cll.model.training.batches import (
     take_columns,
 )
 from scbert_cll.nn import Config
-from scbert_cll.pp._bin_expression import cut
 
 # of a raw corpus
 _LOG2: Final = {"method": "log2", "n_bins": 5, "target_sum": 1e4, "layer": "X"}
@@ -110,7 +109,7 @@ class CorpusData(ResumableData):
         record = self.corpus.binning or binning or log2
         params = dict(record["params"])
         self.binning: dict[str, Any] = {"params": params, "edges": record["edges"]}
-        self.count(self.genes, _checks.tokens.totals_of(self.genes))
+        self.count(self.genes, _checks.counts.totals_of(self.genes))
         require("annbatch", "A corpus")
         from scbert_cll.model.corpus.reader import Reader
 
@@ -213,11 +212,11 @@ class CorpusData(ResumableData):
         Its `params` tell whether these are all; else totals are of the corpus' genes.
         """
         if self._raw:
-            is_known = _checks.tokens.totals_of(genes)["genes_digest"] == params.get("genes_digest")
+            is_known = _checks.counts.totals_of(genes)["genes_digest"] == params.get("genes_digest")
             self._counted = (
                 np.flatnonzero(self.genes.isin(genes)) if is_known else np.arange(len(self.genes))
             )
-            totals = params if is_known else _checks.tokens.totals_of(self.genes)
+            totals = params if is_known else _checks.counts.totals_of(self.genes)
             self.binning["params"] |= {name: totals[name] for name in ("n_genes", "genes_digest")}
 
     def _binned(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -234,7 +233,7 @@ class CorpusData(ResumableData):
         edges = self.binning["edges"]
         if isinstance(edges, pd.DataFrame):
             edges = edges.loc[self.genes[self._counted]]
-        tokens = cut(csr[:, self._counted], self.binning | {"edges": edges})
+        tokens = _binning.cut(csr[:, self._counted], self.binning | {"edges": edges})
         return sparse.csr_matrix(
             (tokens.data, self._counted[tokens.indices], tokens.indptr), shape=csr.shape
         )

@@ -24,7 +24,7 @@ def attention_layers(
     expresses are left out.
     """
     attention = model.get_gene_attention(groups, adata, reduce="heads", batch_size=batch_size)
-    tokens, _ = _checks.tokens.tokens(adata, model.layer)
+    tokens, _ = _checks.counts.tokens(adata, model.layer)
     rows = []
     for group in attention.columns.unique("group"):
         of_cells = tokens[(groups.astype(str) == group).to_numpy()]

@@ -141,7 +141,7 @@ def cross_validate(
     ['logistic_l2', 'majority']
     """
     params = _record.params(locals())
-    _checks.slots.new_key(key_added, [protein_key], stems=("_proba", "_pred"))
+    _checks.adata.new_key(key_added, [protein_key], stems=("_proba", "_pred"))
     task = Task.of(adata, labels_key, donor_key, layer, protein_key)
     choice(scheme, folds.SCHEMES, "scheme")
     number_in(n_splits, "n_splits", 2, np.inf, whole=True)

@@ -168,7 +168,7 @@ def patient_cd49d(
     """
     params = _record.params(locals())
     _checks.adata.anndata(adata)
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     number_in(positive_from, "positive_from", 0, 100)
     number_in(min_cells, "min_cells", 1, np.inf, whole=True)
     labels_key = labels_key or key

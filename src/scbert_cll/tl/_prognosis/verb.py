@@ -184,7 +184,7 @@ def prognosis(
         event_key, time_key, entry_key, competing_key, tuple(column_names(strata, "strata"))
     )
     columns = [*keys.columns, score_key, *covariates]
-    _checks.slots.new_key(key_added, columns, stems=("_score", "_group"))
+    _checks.adata.new_key(key_added, columns, stems=("_score", "_group"))
     if (signature is None) == (score_key is None):
         raise ValueError("Hand over either a signature or score_key=, the obs column of a score.")
     options = Options(

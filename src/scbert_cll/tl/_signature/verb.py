@@ -154,7 +154,7 @@ def signature(
     """
     params = _record.params(locals())
     adata = _checks.adata.anndata(adata)
-    _checks.slots.new_key(key_added)
+    _checks.adata.new_key(key_added)
     number_in(min_cells, "min_cells", 2, np.inf, whole=True)
     number_in(min_donors, "min_donors", 2, np.inf, whole=True)
     share(min_detected, "min_detected")

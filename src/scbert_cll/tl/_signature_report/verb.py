@@ -205,7 +205,7 @@ def signature_report(
     """
     params = _record.params(locals())
     adata = _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-    _checks.slots.new_key(key_added, [key])
+    _checks.adata.new_key(key_added, [key])
     sizes = Sizes(n_random, n_permutations, n_network, n_refits)
     for name, n in sizes._asdict().items():
         number_in(n, name, 0 if name == "n_refits" else _LEAST, np.inf, whole=True)

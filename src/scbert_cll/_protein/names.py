@@ -24,46 +24,26 @@ _GENES: Final = dict(line.split(",") for line in _TABLE if line[0].isdigit())
 _CHAINS: Final = {"cd3": frozenset({"cd3d", "cd3e", "cd3g"})}
 # Letters that make another target of a number (HGNC and the HLDA workshops), so that "CD45-RA" is
 # CD45RA and "CD19-A" CD19.
-_LETTERS: Final = dict(
-    pair.split(":")
-    for pair in [
-        "1:abcde",
-        "3:deg",
-        "8:ab",
-        "11:abcd",
-        "16:ab",
-        "32:abc",
-        "42:abcd",
-        "49:abcdef",
-        "60:abc",
-        "62:elp",
-        "64:abc",
-        "65:s",
-        "66:abcdef",
-        "75:s",
-        "79:ab",
-        "85:abcdefghijklm",
-        "107:ab",
-        "120:ab",
-        "121:ab",
-        "140:ab",
-        "156:abc",
-        "158:abcdefghijkz",
-        "159:ac",
-        "167:ab",
-        "172:abg",
-        "175:s",
-        "179:ab",
-        "202:b",
-        "203:ac",
-        "210:ab",
-        "218:ab",
-        "235:ab",
-        "240:d",
-        "300:abcdef",
-        "307:abcde",
-    ]
-)
+_LETTERS: Final = {
+    str(number): letters
+    for letters, numbers in {
+        "ab": (8, 16, 79, 107, 120, 121, 140, 167, 179, 210, 218, 235),
+        "abc": (32, 60, 64, 156),
+        "abcd": (11, 42),
+        "abcde": (1, 307),
+        "abcdef": (49, 66, 300),
+        "abcdefghijklm": (85,),
+        "abcdefghijkz": (158,),
+        "abg": (172,),
+        "ac": (159, 203),
+        "b": (202,),
+        "d": (240,),
+        "deg": (3,),
+        "elp": (62,),
+        "s": (65, 75, 175),
+    }.items()
+    for number in numbers
+}
 
 _GREEK: Final = str.maketrans("αβγδεζκλμ", "abgdezklm")
 _SPELLED: Final = re.compile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,9 @@ from scipy import sparse
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import choice, closest_first, key_in, listed, unique
 from scbert_cll._names import own_index
-from scbert_cll.pp import _protein_names
+from scbert_cll._protein import names as protein_names
 
 Normalize = Literal["clr_cell", "clr_protein", "none"]
-NORMALIZE: tuple[str, ...] = ("clr_cell", "clr_protein", "none")
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,14 @@ class Protein:
     values: sparse.csr_matrix
     names: pd.Index
     where: str
+
+    @classmethod
+    def of(cls, rna: AnnData, values: Any, names: pd.Index, where: str) -> Protein:
+        """From any matrix; every protein has a name of its own."""
+        names, columns = names.map(str), f"{where}.columns"
+        remedy = f"{columns} = anndata.utils.make_index_unique({columns}), or name each antibody "
+        unique(names, f"protein names of {where}", f"{remedy}once")
+        return cls(rna, sparse.csr_matrix(values), names, where)
 
 
 def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = None) -> Protein:
@@ -48,8 +55,7 @@ def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
         return _checks.adata.obs_column(rna, key)
     name = next(name for name, part in data.mod.items() if part is rna)
     obs = cast("pd.DataFrame", rna.obs)
-    bare = key.removeprefix(f"{name}:")
-    for values in (obs.get(key), data.obs.get(key), obs.get(bare)):
+    for values in (obs.get(key), data.obs.get(key), obs.get(key.removeprefix(f"{name}:"))):
         if values is not None:
             return values.reindex(rna.obs_names)
     where, remedy = f"mdata[{name!r}].obs", ""
@@ -70,16 +76,16 @@ def donors(data: AnnData | MuData, rna: AnnData, key: str, cells: np.ndarray) ->
     return _checks.people.donors_of(values, f"obs[{key!r}]", cells=cells)
 
 
-def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") -> np.ndarray:
+def mask(data: AnnData | MuData, rna: AnnData, cells: Any) -> np.ndarray:
     """A boolean per cell from a mask, a Series aligned by name, or a boolean `obs` column."""
     if cells is None:
         return np.ones(rna.n_obs, dtype=bool)
+    what = "cells"
     if isinstance(cells, str):
         what, cells = f"obs[{cells!r}]", column(data, rna, cells)
     if isinstance(cells, pd.Series):
         if len(absent := rna.obs_names.difference(cells.index)):
-            n = len(absent)
-            raise ValueError(f"{what} says nothing about {n} cells: {listed(absent)}.")
+            raise ValueError(f"{what} says nothing about {len(absent)} cells: {listed(absent)}.")
         cells = cells.reindex(rna.obs_names)
         if len(absent := rna.obs_names[cells.isna()]):
             raise ValueError(f"{what} is missing for {listed(absent)}; fill it with False.")
@@ -93,27 +99,23 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any, what: str = "cells") 
     return chosen.astype(bool)
 
 
-def positions(protein: Protein, marker: str) -> list[int]:
-    """Where a marker is: by its exact name, else as a word of the names (see `_protein_names`)."""
-    return _protein_names.positions(list(protein.names), marker)
-
-
 def lookup(protein: Protein, marker: str) -> int:
-    """The one position of a marker."""
-    places = positions(protein, marker)
-    if len(places) > 1:
-        names = protein.names[places]
+    """The one position of a marker: by its exact name, else as a word of the names."""
+    names = list(protein.names)
+    places = protein_names.positions(names, marker)
+    if len(places) == 1:
+        return places[0]
+    if places:
+        alike = [names[i] for i in places]
         raise KeyError(
-            f"{marker!r} fits more than one protein in {protein.where}: {listed(names)}; name one "
-            f"of them exactly, e.g. {names[0]!r} in place of {marker!r}."
+            f"{marker!r} fits more than one protein in {protein.where}: {listed(alike)}; name one "
+            f"of them exactly, e.g. {alike[0]!r} in place of {marker!r}."
         )
-    if not places:
-        ordered = _protein_names.closest_first(list(protein.names), marker)
-        raise KeyError(
-            f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest "
-            f"first: {listed(ordered, 200)}. If one of them is meant, give its name exactly."
-        )
-    return places[0]
+    ordered = protein_names.closest_first(names, marker)
+    raise KeyError(
+        f"{marker!r} is not among the {len(ordered)} proteins in {protein.where}, closest "
+        f"first: {listed(ordered, 200)}. If one of them is meant, give its name exactly."
+    )
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,15 @@ def levels(
 
     The gated cells of a batch set the zero of `clr_protein`.
     """
-    choice(normalize, NORMALIZE, "normalize")
+    choice(normalize, get_args(Normalize), "normalize")
     x = protein.values[:, [j]].toarray().ravel().astype(np.float64)
-    problems = [(~np.isfinite(x), "NaN or infinite values", "fill or drop these cells")]
-    if normalize != "none":
-        raw = "give the raw counts, or pass normalize='none' if they are normalised already"
-        problems.append((x < 0, "negative values", raw))
-        problems.append((x != np.trunc(x), "values that are not whole numbers", raw))
-    for is_bad, what, remedy in problems:
+    raw = "give the raw counts, or pass normalize='none' if they are normalised already"
+    problems = [
+        (~np.isfinite(x), "NaN or infinite values", "fill or drop these cells"),
+        (x < 0, "negative values", raw),
+        (x != np.trunc(x), "values that are not whole numbers", raw),
+    ]
+    for is_bad, what, remedy in problems[: 1 if normalize == "none" else 3]:
         if is_bad.any():
             i = int(np.flatnonzero(is_bad)[0])
             raise ValueError(
@@ -166,9 +169,9 @@ def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:
     """Scale of each cell by the proteins that hold raw counts, and the names of the others."""
     data = protein.values.data
     is_bad = ~np.isfinite(data) | (data < 0) | (data != np.trunc(data))
-    n_proteins = protein.values.shape[1]
-    counts = np.bincount(protein.values.indices[is_bad], minlength=n_proteins) == 0
-    left_out = tuple(protein.names[~counts])
+    n_proteins = len(protein.names)
+    are_counts = np.bincount(protein.values.indices[is_bad], minlength=n_proteins) == 0
+    left_out = tuple(protein.names[~are_counts])
     if left_out:
         warnings.warn(
             f"{len(left_out)} of {n_proteins} proteins in {protein.where} hold values that are "
@@ -176,8 +179,7 @@ def _depth(protein: Protein) -> tuple[np.ndarray, tuple[str, ...]]:
             f"cell: {listed(left_out)}. normalize='clr_protein' needs no other protein.",
             stacklevel=4,
         )
-    logs = protein.values[:, counts].astype(np.float64)
-    logs.data = np.log1p(logs.data)
+    logs = protein.values[:, are_counts].astype(np.float64).log1p()
     return np.exp(np.asarray(logs.mean(axis=1)).ravel()), left_out
 
 
@@ -204,21 +206,31 @@ def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
                 f"{features.selection('adata')}; data = mudata.MuData({{'rna': adata[:, "
                 "is_gene].copy(), 'prot': adata[:, ~is_gene].copy()})."
             )
-    key = _choose(protein_key, adata.obsm, "adata.obsm", "protein_key")
-    values = adata.obsm[key]
+    key = _choose(protein_key, adata.obsm, "adata.obsm", "protein_key", _keys.PROTEIN_KEYS)
+    values, where = adata.obsm[key], f"adata.obsm[{key!r}]"
     if isinstance(values, pd.DataFrame):
         names = own_index(values.columns, adata.uns)
-        values = _checks.adata.table_numbers(values)
-    else:
-        names = _names(adata, key, values.shape[1])
-    return _protein(adata, values, names, f"adata.obsm[{key!r}]")
+        return Protein.of(adata, _checks.adata.table_numbers(values), names, where)
+    # an unnamed array: its own entry or, as scvi-tools has it, protein_names
+    n, entries = values.shape[1], (f"{key}_names", "protein_names")
+    entry = next((entry for entry in entries if entry in adata.uns), None)
+    if entry is None:
+        raise KeyError(
+            f"{where} is an array without column names; make it a DataFrame, or put its "
+            f"{n} names into {' or '.join(f'adata.uns[{entry!r}]' for entry in entries)}."
+        )
+    if len(names := pd.Index(adata.uns[entry], dtype=object)) != n:
+        raise ValueError(
+            f"adata.uns[{entry!r}] holds {len(names)} names for the {n} columns of {where}."
+        )
+    return Protein.of(adata, values, names, where)
 
 
 def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) -> Protein:
     if mdata.isbacked:
         remedy = "read it into memory first: mudata.read_h5mu(path)"
         raise ValueError(f"mdata is backed; {remedy}.")
-    prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key")
+    prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key", _keys.PROTEIN_KEYS)
     rest = {name: part for name, part in mdata.mod.items() if name != prot_key}
     rna_key = _choose(rna_key, rest, "mdata.mod", "rna_key", _keys.RNA_KEYS)
     rna, prot = (_checks.adata.anndata(mdata[name]) for name in (rna_key, prot_key))
@@ -232,15 +244,11 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
     if prot.X is None:
         raise ValueError(f"{where} is empty (None); put the protein counts there.")
     order = prot.obs_names.get_indexer(rna.obs_names)
-    return _protein(rna, sparse.csr_matrix(prot.X)[order], prot.var_names, where)
+    return Protein.of(rna, sparse.csr_matrix(prot.X)[order], prot.var_names, where)
 
 
 def _choose(
-    key: str | None,
-    store: Mapping[str, Any],
-    where: str,
-    argument: str,
-    usual: Sequence[str] = _keys.PROTEIN_KEYS,
+    key: str | None, store: Mapping[str, Any], where: str, argument: str, usual: Sequence[str]
 ) -> str:
     """The named key, or the only usual one that is there."""
     if key is not None:
@@ -254,28 +262,3 @@ def _choose(
             f"Choose one with {argument}=."
         )
     return present[0]
-
-
-def _names(adata: AnnData, key: str, n: int) -> pd.Index:
-    """Names of an unnamed array: `uns[<key>_names]` or, as scvi-tools has it, `protein_names`."""
-    for entry in (f"{key}_names", "protein_names"):
-        if entry in adata.uns:
-            names = pd.Index([str(name) for name in adata.uns[entry]])
-            if len(names) != n:
-                raise ValueError(
-                    f"adata.uns[{entry!r}] holds {len(names)} names for the {n} columns of "
-                    f"adata.obsm[{key!r}]."
-                )
-            return names
-    raise KeyError(
-        f"adata.obsm[{key!r}] is an array without column names; make it a DataFrame, or put its "
-        f"{n} names into adata.uns['{key}_names'] or adata.uns['protein_names']."
-    )
-
-
-def _protein(rna: AnnData, values: Any, names: pd.Index, where: str) -> Protein:
-    names = pd.Index([str(name) for name in names])
-    columns = f"{where}.columns"
-    remedy = f"{columns} = anndata.utils.make_index_unique({columns}), or name each antibody once"
-    unique(names, f"protein names of {where}", remedy)
-    return Protein(rna, sparse.csr_matrix(values), names, where)
