@@ -141,7 +141,7 @@ def alone(n: int, timed: bool, n_cohorts: int, size: Size) -> dict[str, Any]:
         found = added_value.gains(
             outcome, x[[]], x, measure, n_bootstrap=size.redraws, rng=rng, progress=False
         )["C"]
-        above.append(found.low > 0)
+        above.append(found.ci_low > 0)
         small.append(added_value.likelihood_ratio(None, models.fit(outcome, x))["lr_p"] < LEVEL)
         gains.append((found.delta, found.delta - found.optimism))
     row = {"patients": n, "outcome": "times" if timed else "yes or no", "cohorts": n_cohorts}

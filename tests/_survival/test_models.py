@@ -232,8 +232,10 @@ def test_proportional_hazards_as_r_prints_them(lung: pd.DataFrame) -> None:
     """
     known = lung[["time", "status", "age", "sex", "wt.loss"]].dropna()
     outcome = Outcome(known["status"].to_numpy(dtype=bool), known["time"].to_numpy())
-    found = models.fit(outcome, known[["age", "sex", "wt.loss"]].astype(float), proportional=True)
-    np.testing.assert_allclose(stats.chi2.isf(found.ph_p, 1), [0.508, 2.549, 0.014], atol=6e-4)
+    found = models.fit(outcome, known[["age", "sex", "wt.loss"]].astype(float))
+    np.testing.assert_allclose(
+        stats.chi2.isf(found.table()["ph_p"], 1), [0.508, 2.549, 0.014], atol=6e-4
+    )
 
 
 def test_proportional_hazards_is_slope_and_curvature_with_entry() -> None:
@@ -272,8 +274,8 @@ def test_an_effect_that_turns_is_seen() -> None:
         group == 0, rng.exponential(1.0, 300), 0.5 + 0.3 * rng.exponential(1.0, 300)
     )  # none early, all late
     outcome = Outcome(np.ones(300, dtype=bool), time)
-    found = models.fit(outcome, pd.DataFrame({"group": group}), proportional=True)
-    assert found.ph_p["group"] < 1e-3
+    found = models.fit(outcome, pd.DataFrame({"group": group}))
+    assert found.table()["ph_p"].item() < 1e-3
 
 
 # -- what discrimination gains
@@ -303,18 +305,18 @@ def test_optimism_is_taken_off_a_gain_of_nothing() -> None:
     corrected = np.mean([one.delta - one.optimism for one in found])
     assert apparent > 0.01
     assert abs(corrected) < 0.6 * apparent
-    assert np.mean([one.low <= 0 <= one.high for one in found]) > 0.85
+    assert np.mean([one.ci_low <= 0 <= one.ci_high for one in found]) > 0.85
 
 
 def test_a_real_gain_stays() -> None:
     found = gain(250, effect=0.8, seed=1)
-    assert found.low > 0.05
-    assert found.low < found.delta - found.optimism < found.high
+    assert found.ci_low > 0.05
+    assert found.ci_low < found.delta - found.optimism < found.ci_high
 
 
 def test_few_redraws_give_no_interval() -> None:
     found = gain(100, effect=0.5, seed=0, n_bootstrap=5)
-    assert np.isnan([found.low, found.high, found.optimism]).all()
+    assert np.isnan([found.ci_low, found.ci_high, found.optimism]).all()
     assert found.delta > 0
 
 

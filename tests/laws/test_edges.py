@@ -361,7 +361,7 @@ def test_the_interval_of_a_gain_is_corrected_for_its_optimism() -> None:
     assert found.delta == pytest.approx(gain(everyone, everyone), abs=1e-9)
     assert found.optimism == pytest.approx(optimism, abs=1e-9)
     corrected = found.delta - optimism
-    assert (found.low, found.high) == pytest.approx(
+    assert (found.ci_low, found.ci_high) == pytest.approx(
         (min(low, corrected), max(high, corrected)), abs=1e-9
     )
     assert found.n_bootstrap == 25
@@ -373,13 +373,13 @@ def test_percentiles_that_leave_the_corrected_gain_out_are_widened_to_it() -> No
     """
     from scbert_cll._survival.added_value import _gain
 
-    found = _gain((0.1, 0.6), [((0.2, 0.5), (0.2, 0.3))] * 20)
-    assert (found.optimism, found.low, found.high) == pytest.approx((0.2, 0.1, 0.3))
-    found = _gain((0.6, 0.6), [((0.2, 0.5), (0.2, 0.3))] * 20)
-    assert (found.low, found.high) == pytest.approx((-0.2, 0.1))
-    few = _gain((0.1, 0.6), [((0.2, 0.5), (0.2, 0.3))] * 19)
+    found = _gain(0.1, 0.6, [((0.2, 0.5), (0.2, 0.3))] * 20)
+    assert (found.optimism, found.ci_low, found.ci_high) == pytest.approx((0.2, 0.1, 0.3))
+    found = _gain(0.6, 0.6, [((0.2, 0.5), (0.2, 0.3))] * 20)
+    assert (found.ci_low, found.ci_high) == pytest.approx((-0.2, 0.1))
+    few = _gain(0.1, 0.6, [((0.2, 0.5), (0.2, 0.3))] * 19)
     assert few.n_bootstrap == 19
-    assert np.isnan([few.optimism, few.low, few.high]).all()
+    assert np.isnan([few.optimism, few.ci_low, few.ci_high]).all()
 
 
 # ---- patients and gates

@@ -157,8 +157,8 @@ def test_gain_of_a_signature(seed: int, n: int, optimism: float) -> None:
     drawn = [
         ((b, b + g), (b, b + g - optimism * rng.random())) for b, g in rng.exponential(0.1, (n, 2))
     ]
-    found = _gain((base, full), drawn)
-    assert found.low <= found.delta - found.optimism <= found.high
+    found = _gain(base, full, drawn)
+    assert found.ci_low <= found.delta - found.optimism <= found.ci_high
 
 
 @settings(max_examples=60, deadline=None)

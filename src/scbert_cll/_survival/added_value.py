@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from scbert_cll import _optional
 from scbert_cll._process import Bar
 from scbert_cll._survival.likelihood import maximum
 from scbert_cll._survival.models import Fit, concordance, fit
@@ -19,24 +20,22 @@ type Measure = Callable[[Outcome, np.ndarray], float]
 type Measures = dict[str, Measure]
 type _Pair = tuple[float, float]  # of the model without the score and of that with it
 
+_UNO = "Scoring by Uno's C and AUC(t) with scikit-survival"
 _FEWEST = 20  # draws: the outer 2.5 % of fewer are no percentiles
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One measure of the two models, and of their difference."""
+    """One measure of the two models, and of their difference: a row of the table."""
 
-    base: float
-    full: float
+    base_value: float
+    full_value: float
+    delta: float  # apparent
     optimism: float
-    low: float
-    high: float
+    delta_corrected: float
+    ci_low: float
+    ci_high: float
     n_bootstrap: int
-
-    @property
-    def delta(self) -> float:
-        """The apparent gain."""
-        return self.full - self.base
 
 
 def likelihood_ratio(base: Fit | None, full: Fit) -> dict[str, float]:
@@ -63,15 +62,16 @@ def gains(
     all: the mean difference is the optimism (Harrell). The interval are percentiles of the gain
     among those drawn, moved by the optimism (Noma et al. 2021, doi:10.1002/sim.9148).
     """
-    x, n = (base.to_numpy(dtype=np.float64), full.to_numpy(dtype=np.float64)), len(base)
+    models, n = (base, full), len(base)
+    x = [frame.to_numpy(dtype=np.float64) for frame in models]
 
-    def judged(learned: list[np.ndarray], rows: np.ndarray) -> dict[str, _Pair]:
+    def judged(coefs: list[np.ndarray], rows: np.ndarray) -> dict[str, _Pair]:
         some = outcome.take(rows)
-        one, both = (columns[rows] @ coef for columns, coef in zip(x, learned, strict=True))
+        one, both = (values[rows] @ coef for values, coef in zip(x, coefs, strict=True))
         return {name: (of(some, one), of(some, both)) for name, of in measures.items()}
 
     def learned(rows: np.ndarray) -> list[np.ndarray]:
-        return [_coefficients(outcome.take(rows), frame.iloc[rows]) for frame in (base, full)]
+        return [_coefficients(outcome.take(rows), frame.iloc[rows]) for frame in models]
 
     everyone = np.arange(n)
     apparent = judged(learned(everyone), everyone)
@@ -85,7 +85,7 @@ def gains(
         except ValueError:  # not to be learned, as where a rare category was not drawn
             continue
     return {
-        name: _gain(apparent[name], [(drawn[name], all_[name]) for drawn, all_ in draws])
+        name: _gain(*apparent[name], [(drawn[name], all_[name]) for drawn, all_ in draws])
         for name in measures
     }
 
@@ -95,25 +95,26 @@ def _coefficients(outcome: Outcome, columns: pd.DataFrame) -> np.ndarray:
         return np.empty(0)
     if outcome.time is None:
         return fit(outcome, columns).coef.to_numpy()
-    found = maximum(outcome, columns.to_numpy(dtype=np.float64))
-    if not found.converged:
+    best = maximum(outcome, columns.to_numpy(dtype=np.float64))
+    if not best.converged:
         raise ValueError("no maximum was found")
-    return found.coef
+    return best.coef
 
 
-def _gain(apparent: _Pair, draws: list[tuple[_Pair, _Pair]]) -> Gain:
-    base, full = apparent
+def _gain(base: float, full: float, draws: list[tuple[_Pair, _Pair]]) -> Gain:
     among_drawn, among_all = np.array(draws).reshape(-1, 2, 2).transpose(1, 2, 0)
     gain = among_drawn[1] - among_drawn[0]
     optimism = gain - (among_all[1] - among_all[0])
     finite = np.isfinite(optimism)
     n = int(finite.sum())
-    if n < _FEWEST:
-        return Gain(base, full, np.nan, np.nan, np.nan, n)
-    mean = float(optimism[finite].mean())
-    low, high = np.percentile(gain[finite] - mean, [2.5, 97.5])
-    corrected = full - base - mean  # percentiles of a skewed gain can leave it out
-    return Gain(base, full, mean, float(min(low, corrected)), float(max(high, corrected)), n)
+    mean = low = high = np.nan
+    if n >= _FEWEST:
+        mean = float(optimism[finite].mean())
+        low, high = np.percentile(gain[finite] - mean, [2.5, 97.5])
+    delta = full - base
+    corrected = delta - mean  # percentiles of a skewed gain can leave it out
+    low, high = float(min(low, corrected)), float(max(high, corrected))
+    return Gain(base, full, delta, mean, corrected, low, high, n)
 
 
 def measures(outcome: Outcome, horizon: float | None) -> tuple[Measures, list[str]]:
@@ -124,21 +125,11 @@ def measures(outcome: Outcome, horizon: float | None) -> tuple[Measures, list[st
     if outcome.entry is not None or outcome.strata is not None:
         why = "Uno's C and AUC(t) know neither delayed entry nor strata and were left out."
         return harrell, [why]
-    if scikit_survival() is None:
-        why = "Uno's C and AUC(t) need scikit-survival: pip install 'scbert-cll[uno]'."
-        return harrell, [why]
-    return harrell | {"Uno C": lambda some, risk: uno(outcome, some, risk, horizon)}, []
-
-
-def scikit_survival() -> ModuleType | None:
-    """The library, None where it is not installed."""
     try:
-        import sksurv.metrics
-        import sksurv.util
-    except ImportError:
-        return None
-    module: ModuleType = sksurv
-    return module
+        _optional.require("sksurv", _UNO)
+    except ImportError as error:
+        return harrell, [f"{error}."]
+    return harrell | {"Uno C": lambda some, risk: uno(outcome, some, risk, horizon)}, []
 
 
 def uno(everyone: Outcome, some: Outcome, risk: np.ndarray, horizon: float | None) -> float:
@@ -146,28 +137,25 @@ def uno(everyone: Outcome, some: Outcome, risk: np.ndarray, horizon: float | Non
 
     Censoring as of everyone, up to `horizon`.
     """
-    from sksurv.metrics import concordance_index_ipcw
-
+    metrics = _optional.optional("sksurv.metrics", _UNO)
+    ends = _surv(everyone), _surv(some)
     try:
-        return float(concordance_index_ipcw(_surv(everyone), _surv(some), risk, tau=horizon)[0])
+        return float(metrics.concordance_index_ipcw(*ends, risk, tau=horizon)[0])
     except ValueError:  # nobody is left at risk where somebody is needed
         return np.nan
 
 
 def auc(outcome: Outcome, risk: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Cumulative/dynamic AUC at each time, of events until then; NaN where it has none."""
-    from sksurv.metrics import cumulative_dynamic_auc
-
+    metrics = _optional.optional("sksurv.metrics", _UNO)
     values = np.full(len(times), np.nan)
+    ends = _surv(outcome)
     for i, time in enumerate(times):
-        try:
-            values[i] = cumulative_dynamic_auc(_surv(outcome), _surv(outcome), risk, [time])[0][0]
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            values[i] = metrics.cumulative_dynamic_auc(ends, ends, risk, [time])[0][0]
     return values
 
 
 def _surv(outcome: Outcome) -> np.ndarray:
-    from sksurv.util import Surv
-
-    return np.asarray(Surv.from_arrays(outcome.event, outcome.time))
+    surv = _optional.optional("sksurv.util", _UNO).Surv
+    return np.asarray(surv.from_arrays(outcome.event, outcome.time))

@@ -15,7 +15,8 @@ from scbert_cll._survival.outcome import Outcome
 _Z: Final = float(stats.norm.ppf(0.975))
 _FEW: Final = 5  # at risk
 _PER_COEFFICIENT: Final = 10  # events
-_RATIO: Final = ["ratio", "ci_low", "ci_high", "p", "ph_p"]
+_LIMITS: Final = ["ci_low", "ci_high"]
+_RATIO: Final = ["ratio", *_LIMITS, "p", "ph_p"]
 
 
 def survival(
@@ -35,25 +36,19 @@ def survival(
         for label in group.categories
     }
     ratios, notes = _ratios(outcome, group)
-    tables = {"curves": _stacked({label: kaplan_meier(table) for label, table in counts.items()})}
+    estimates = {label: kaplan_meier(table) for label, table in counts.items()}
+    tables = {"curves": models.stacked(estimates, "group")}
     summaries = [_summary(label, table) for label, table in counts.items()]
-    tables["groups"] = pd.DataFrame(summaries).join(ratios)
+    tables["groups"] = pd.DataFrame(summaries).join(ratios).rename(index=str)
     if outcome.competing is not None:
         incidences = {label: aalen_johansen(table) for label, table in counts.items()}
-        tables["incidence"] = _stacked(incidences)
+        tables["incidence"] = models.stacked(incidences, "group")
     if covariates is not None and covariates.shape[1]:
         tables["cox"], doubts = _adjusted(outcome, group, name, covariates)
         notes += doubts
     if outcome.entry is not None:
         notes += [note for label, table in counts.items() for note in _early(label, table)]
-    tables = {key: table.rename(index=str) for key, table in tables.items()}
     return tables | {"logrank": logrank(outcome, group), "notes": notes}
-
-
-def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One table with the group in front."""
-    parts = [table.assign(group=label)[["group", *table]] for label, table in tables.items()]
-    return pd.concat(parts, ignore_index=True)
 
 
 def _counts(outcome: Outcome) -> pd.DataFrame:
@@ -69,20 +64,10 @@ def _counts(outcome: Outcome) -> pd.DataFrame:
     at_risk[0] = (entry == times[0]).sum()
     event = outcome.event
     competing = np.zeros(len(time), dtype=bool) if outcome.competing is None else outcome.competing
+    ends = {"n_events": event, "n_competing": competing, "n_censored": ~event & ~competing}
     place = np.searchsorted(times, np.asarray(outcome.time))
-
-    def ended(who: np.ndarray) -> np.ndarray:
-        return np.bincount(place[who], minlength=len(times))
-
-    return pd.DataFrame(
-        {
-            "time": times,
-            "at_risk": at_risk,
-            "n_events": ended(event),
-            "n_competing": ended(competing),
-            "n_censored": ended(~event & ~competing),
-        }
-    )
+    counts = {name: np.bincount(place[who], minlength=len(times)) for name, who in ends.items()}
+    return pd.DataFrame({"time": times, "at_risk": at_risk} | counts)
 
 
 # -- curves
@@ -93,27 +78,16 @@ def kaplan_meier(counts: pd.DataFrame) -> pd.DataFrame:
 
     A competing event is censored.
     """
-    left, error = _product_limit(counts["at_risk"], counts["n_events"])
-    low, high = _limits(left, left * error, start=1.0)
-    return pd.DataFrame(
-        {
-            "time": counts["time"],
-            "survival": left,
-            "ci_low": low,
-            "ci_high": high,
-            "at_risk": counts["at_risk"],
-            "n_events": counts["n_events"],
-            "n_censored": counts["n_censored"] + counts["n_competing"],
-        }
-    )
+    n, d = (counts[name].to_numpy(dtype=np.float64) for name in ("at_risk", "n_events"))
+    left = _product_limit(n, d)
+    table = counts.assign(survival=left, n_censored=counts["n_censored"] + counts["n_competing"])
+    table[_LIMITS] = _limits(left, left * np.sqrt(np.cumsum(_greenwood(n, d))), start=1.0)
+    return table.filter(["time", "survival", *_LIMITS, "at_risk", "n_events", "n_censored"])
 
 
-def _product_limit(
-    at_risk: pd.Series | np.ndarray, n_events: pd.Series | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Share that is left after each time, and Greenwood's standard error of its logarithm."""
-    n, d = np.asarray(at_risk, dtype=np.float64), np.asarray(n_events, dtype=np.float64)
-    return np.cumprod(1 - d / np.maximum(n, 1)), np.sqrt(np.cumsum(_greenwood(n, d)))
+def _product_limit(n: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """Share that is left after each time, with `d` of `n` lost at it."""
+    return np.cumprod(1 - d / np.maximum(n, 1))
 
 
 def _greenwood(n: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -121,106 +95,95 @@ def _greenwood(n: np.ndarray, d: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(d, n * (n - d), out=np.zeros_like(n), where=n > d))
 
 
-def _limits(value: np.ndarray, error: np.ndarray, *, start: float) -> tuple[np.ndarray, np.ndarray]:
+def _limits(value: np.ndarray, error: np.ndarray, *, start: float) -> np.ndarray:
     """95 % on the log(−log) scale: certain where the curve starts, unknown at its other end."""
     inside = (value > 1e-12) & (value < 1 - 1e-12)
     safe = np.where(inside, value, 0.5)
     reach = np.exp(_Z * error / (safe * np.log(safe)))  # < 1
     edge = np.where(value == start, value, np.nan)
-    return np.where(inside, safe ** (1 / reach), edge), np.where(inside, safe**reach, edge)
+    ends = [np.where(inside, safe**power, edge) for power in (1 / reach, reach)]
+    return np.column_stack(ends)
 
 
 def aalen_johansen(counts: pd.DataFrame) -> pd.DataFrame:
-    """Share that has had the event, and the competing one, by each time."""
-    n = counts["at_risk"].to_numpy(dtype=np.float64)
-    ends = (counts["n_events"] + counts["n_competing"]).to_numpy(dtype=np.float64)
-    left, _ = _product_limit(n, ends)
-    before = np.concatenate([[1.0], left[:-1]])
-    shown = (ends > 0) | (np.arange(len(n)) == 0)
-    parts: list[pd.DataFrame] = []
-    for cause in ("event", "competing"):
-        d = counts["n_events" if cause == "event" else "n_competing"].to_numpy(dtype=np.float64)
-        value = np.cumsum(before * d / np.maximum(n, 1))
-        low, high = _limits(value, _error(n, ends, d, before, value), start=0.0)
-        columns = {"cause": cause, "time": counts["time"], "incidence": value}
-        parts.append(pd.DataFrame(columns | {"ci_low": low, "ci_high": high})[shown])
-    return pd.concat(parts, ignore_index=True)
+    """Share that has had the event, and the competing one, by each time.
 
-
-def _error(
-    n: np.ndarray, ends: np.ndarray, d: np.ndarray, before: np.ndarray, value: np.ndarray
-) -> np.ndarray:
-    """Standard error of a cumulative incidence by the delta method.
-
-    Greenwood's where no event competes.
+    Its error is that of the delta method, Greenwood's where no event competes.
     """
-    total, n = _greenwood(n, ends), np.maximum(n, 1)
-    single = np.cumsum(before**2 * d * (n - d) / n**3)
-    mixed = before * d / n**2
-    spread = (
-        value**2 * np.cumsum(total)
-        - 2 * value * np.cumsum(total * value)
-        + np.cumsum(total * value**2)
+    n, of_event, of_other = (
+        counts[name].to_numpy(dtype=np.float64) for name in ("at_risk", "n_events", "n_competing")
     )
-    joint = value * np.cumsum(mixed) - np.cumsum(mixed * value)
-    return np.asarray(np.sqrt(np.maximum(spread + single - 2 * joint, 0)))
+    ends = of_event + of_other
+    before = np.concatenate([[1.0], _product_limit(n, ends)[:-1]])
+    total, at_risk = _greenwood(n, ends), np.maximum(n, 1)
+    parts: list[pd.DataFrame] = []
+    for cause, d in (("event", of_event), ("competing", of_other)):
+        value = np.cumsum(before * d / at_risk)
+        single, mixed = before**2 * d * (n - d) / at_risk**3, before * d / at_risk**2
+        variance = (
+            value**2 * np.cumsum(total)
+            - 2 * value * np.cumsum(total * value)
+            + np.cumsum(total * value**2)
+            + np.cumsum(single)
+            - 2 * (value * np.cumsum(mixed) - np.cumsum(mixed * value))
+        )
+        table = counts[["time"]].assign(incidence=value)
+        table[_LIMITS] = _limits(value, np.sqrt(np.maximum(variance, 0)), start=0.0)
+        table.insert(0, "cause", cause)
+        parts.append(table[(ends > 0) | (np.arange(len(n)) == 0)])
+    return pd.concat(parts, ignore_index=True)
 
 
 # -- groups
 
 
-def _summary(label: str, counts: pd.DataFrame) -> dict[str, Any]:
+def _summary(label: str, counts: pd.DataFrame) -> dict[str, object]:
     """Size, median time to the event and median follow-up (Kaplan–Meier of being censored)."""
     curve = kaplan_meier(counts)
     swapped = counts.assign(n_events=counts["n_censored"], n_censored=counts["n_events"])
+    n = counts[["n_events", "n_competing", "n_censored"]].sum()
     return {
         "group": label,
-        "n": int(counts[["n_events", "n_competing", "n_censored"]].to_numpy().sum()),
-        "n_events": int(counts["n_events"].sum()),
-        "median": _half(curve["time"], curve["survival"]),
-        "median_low": _half(curve["time"], curve["ci_low"]),
-        "median_high": _half(curve["time"], curve["ci_high"]),
-        "follow_up": _half(counts["time"], kaplan_meier(swapped)["survival"]),
+        "n": int(n.sum()),
+        "n_events": int(n["n_events"]),
+        "median": _half(curve, "survival"),
+        "median_low": _half(curve, "ci_low"),
+        "median_high": _half(curve, "ci_high"),
+        "follow_up": _half(kaplan_meier(swapped), "survival"),
     }
 
 
-def _half(time: pd.Series, left: pd.Series) -> float:
+def _half(curve: pd.DataFrame, column: str) -> float:
     """When a curve has come down to a half."""
-    reached = time[left <= 0.5 + 1e-12]
+    reached = curve.loc[curve[column] <= 0.5 + 1e-12, "time"]
     return float(reached.iloc[0]) if len(reached) else np.nan
 
 
-def logrank(outcome: Outcome, group: pd.Categorical) -> dict[str, Any]:
-    """Observed minus expected events of all groups, summed over strata (Mantel; Peto and Peto)."""
+def logrank(outcome: Outcome, group: pd.Categorical) -> dict[str, float]:
+    """Observed minus expected events of all groups, summed over strata (Mantel; Peto and Peto).
+
+    With the hypergeometric variance.
+    """
     k = len(group.categories)
-    member = np.eye(k)[group.codes]
-    stratum = np.zeros(len(member), dtype=np.int64) if outcome.strata is None else outcome.strata
     excess, variance = np.zeros(k), np.zeros((k, k))
-    for value in np.unique(stratum):
-        rows = np.flatnonzero(stratum == value)
-        u, v = _excess(outcome.take(rows), member[rows])
-        excess, variance = excess + u, variance + v
+    strata = np.zeros(len(group), dtype=np.int64) if outcome.strata is None else outcome.strata
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        member, some = np.eye(k)[group.codes[rows]], outcome.take(rows)
+        time, event = np.asarray(some.time), some.event
+        at = np.unique(time[event])[:, None]
+        at_risk = time >= at
+        if some.entry is not None:
+            at_risk &= some.entry < at
+        happened, share = ((time == at) & event) @ member, at_risk @ member
+        n, d = share.sum(axis=1), happened.sum(axis=1)
+        share = share / n[:, None]
+        weight = d * (n - d) / np.maximum(n - 1, 1)
+        excess += happened.sum(axis=0) - d @ share
+        variance += np.diag(weight @ share) - (share * weight[:, None]).T @ share
     df = int(np.linalg.matrix_rank(variance, tol=1e-9))
     chi2 = float(excess @ np.linalg.pinv(variance, rcond=1e-9) @ excess) if df else np.nan
     return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df)) if df else np.nan}
-
-
-def _excess(outcome: Outcome, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Observed minus expected in a stratum, with the hypergeometric variance.
-
-    `member` is patients × groups, 0 or 1.
-    """
-    time, event = np.asarray(outcome.time), outcome.event
-    at = np.unique(time[event])[:, None]
-    at_risk = time >= at
-    if outcome.entry is not None:
-        at_risk &= outcome.entry < at
-    happened, share = ((time == at) & event) @ member, at_risk @ member
-    n, d = share.sum(axis=1), happened.sum(axis=1)
-    share = share / n[:, None]
-    weight = d * (n - d) / np.maximum(n - 1, 1)
-    variance = np.diag(weight @ share) - (share * weight[:, None]).T @ share
-    return happened.sum(axis=0) - d @ share, variance
 
 
 # -- hazard ratios
@@ -233,18 +196,14 @@ def _ratios(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, list
     table.loc[0, "ratio"] = 1.0
     try:
         columns, rows = _dummies(outcome, group)
-        cox = models.fit(outcome.take(rows), columns, proportional=True).table()
+        cox = models.fit(outcome.take(rows), columns).table()
     except ValueError as error:
         return table, [
             f"The groups have no hazard ratios; the curves and the log-rank test stand. {error}"
         ]
-    with_ratio = [label in columns for label in names]
-    table.loc[with_ratio, _RATIO] = cox[_RATIO].to_numpy()
-    notes = [
-        f"{label!r} has no events, so it has no hazard ratio."
-        for label in names[1:]
-        if label not in columns
-    ]
+    table.loc[[label in columns for label in names], _RATIO] = cox[_RATIO].to_numpy()
+    without = [label for label in names[1:] if label not in columns]
+    notes = [f"{label!r} has no events, so it has no hazard ratio." for label in without]
     notes += [
         f"The hazard ratio of {label!r} changes with time (p = {p:.2g}): it is an average over the "
         "follow-up, and the curves say more."
@@ -270,12 +229,8 @@ def _dummies(outcome: Outcome, group: pd.Categorical) -> tuple[pd.DataFrame, np.
     if not events[1:].any():
         raise ValueError(f"{listed(names[1:])} has no events; only {names[0]!r} has.")
     rows = np.flatnonzero(events[codes] > 0)
-    columns = {
-        label: (codes[rows] == i).astype(np.float64)
-        for i, label in enumerate(names)
-        if i and events[i]
-    }
-    return pd.DataFrame(columns), rows
+    with_events = [i for i in range(1, len(names)) if events[i]]
+    return pd.DataFrame({names[i]: (codes[rows] == i) * 1.0 for i in with_events}), rows
 
 
 def _adjusted(
@@ -285,44 +240,36 @@ def _adjusted(
 
     Alone on all patients if that is more.
     """
+    everyone = np.arange(len(covariates))
     complete = np.flatnonzero(covariates.notna().all(axis=1))
-    tables = []
-
-    def add(model: str, patients: np.ndarray, *, with_covariates: bool = False) -> models.Fit:
-        columns, rows = _dummies(outcome.take(patients), group[patients])
+    patients = {"group": everyone, "group (complete cases)": complete}
+    if len(complete) == len(everyone):
+        patients = {"group": everyone}
+    fits = {}
+    for model, chosen in (patients | {"group + covariates": complete}).items():
+        columns, rows = _dummies(outcome.take(chosen), group[chosen])
         columns = columns.rename(columns=lambda label: f"{name}: {label}")
-        if with_covariates:
-            known = models.design(covariates.iloc[patients[rows]]).reset_index(drop=True)
-            columns = pd.concat([columns, known], axis=1)
-        fit = models.fit(outcome.take(patients[rows]), columns, proportional=True)
-        table = fit.table()
-        tables.append(table.assign(model=model)[["model", *table]])
-        return fit
-
-    add("group", np.arange(len(covariates)))
-    if len(complete) < len(covariates):
-        add("group (complete cases)", complete)
-    fit = add("group + covariates", complete, with_covariates=True)
-    n, notes = len(fit.coef), []
-    if fit.n_events < _PER_COEFFICIENT * n:
-        notes.append(
-            f"The model with covariates has {n} coefficients and {fit.n_events} events, fewer "
-            f"than {_PER_COEFFICIENT} each: its ratios are unstable."
-        )
-    return pd.concat(tables, ignore_index=True), notes
+        if model not in patients:
+            clinical = models.design(covariates.iloc[chosen[rows]])
+            columns = pd.concat([columns, clinical.reset_index(drop=True)], axis=1)
+        fits[model] = models.fit(outcome.take(chosen[rows]), columns)
+    n, n_events = len(columns.columns), fits["group + covariates"].outcome.n_events
+    note = (
+        f"The model with covariates has {n} coefficients and {n_events} events, fewer than "
+        f"{_PER_COEFFICIENT} each: its ratios are unstable."
+    )
+    table = models.stacked({model: fit.table() for model, fit in fits.items()}, "model")
+    return table, [note] * (n_events < _PER_COEFFICIENT * n)
 
 
 def _early(label: str, counts: pd.DataFrame) -> list[str]:
     """Events while patients still come in, and few are there."""
     coming = counts.iloc[: int(counts["at_risk"].to_numpy().argmax())]
     weak = coming[(coming["n_events"] > 0) & (coming["at_risk"] < _FEW)]
-    if not len(weak):
-        return []
-    n, time = weak["at_risk"].iloc[0], weak["time"].iloc[0]
-    note = (
-        f"{label!r} has events while fewer than {_FEW} patients are at risk ({n} at time "
-        f"{time:.3g}, when others have not entered yet): its curve is unstable there, and so is "
-        "all that follows. The log-rank test and the ratios compare patients at the same time and "
-        "stand; for a curve, count time from entry."
-    )
-    return [note]
+    return [
+        f"{label!r} has events while fewer than {_FEW} patients are at risk ({row.at_risk} at time "
+        f"{row.time:.3g}, when others have not entered yet): its curve is unstable there, and so "
+        "is all that follows. The log-rank test and the ratios compare patients at the same time "
+        "and stand; for a curve, count time from entry."
+        for row in weak.head(1).itertuples()
+    ]

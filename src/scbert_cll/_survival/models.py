@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -15,41 +17,45 @@ from scbert_cll._survival.likelihood import maximum
 from scbert_cll._survival.outcome import Outcome
 
 _Z: Final = float(stats.norm.ppf(0.975))
-_WIDE: Final = (
-    7.0  # standard deviations times coefficient, from which an effect is no longer finite
-)
+_WIDE: Final = 7.0  # standard deviations times coefficient, from which an effect diverges
 _VAGUE: Final = 20.0  # the same times its standard error
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model; `coef` and `risk` hold for the columns and rows it was given."""
+    """A fitted model of an outcome, and the columns that explain it."""
 
+    outcome: Outcome
+    columns: pd.DataFrame
     coef: pd.Series
     se: pd.Series
-    ph_p: pd.Series  # of proportional hazards
     log_likelihood: float
     log_likelihood_null: float  # without any column, same patients
-    risk: np.ndarray  # (n,) linear predictor, higher = earlier event
-    n: int
-    n_events: int
-    n_informative: int
+
+    @cached_property
+    def risk(self) -> np.ndarray:
+        """The linear predictor of each patient, higher = earlier event."""
+        return np.asarray(self.columns.to_numpy(dtype=np.float64) @ self.coef.to_numpy())
 
     def table(self) -> pd.DataFrame:
-        """One row per coefficient."""
-        z = self.coef / self.se
-        values = {
-            "coef": self.coef,
-            "se": self.se,
-            "ratio": np.exp(self.coef),
-            "ci_low": np.exp(self.coef - _Z * self.se),
-            "ci_high": np.exp(self.coef + _Z * self.se),
-            "z": z,
-            "p": 2 * stats.norm.sf(z.abs()),
-            "ph_p": self.ph_p,
-        }
-        frame = pd.DataFrame(values).rename_axis("variable").reset_index()
-        return frame.assign(n=self.n, n_events=self.n_events)
+        """One row per coefficient; ``ph_p`` is that of proportional hazards."""
+        coef, se = self.coef, self.se
+        table = pd.DataFrame({"coef": coef, "se": se, "ratio": np.exp(coef)})
+        table["ci_low"], table["ci_high"] = np.exp(coef - _Z * se), np.exp(coef + _Z * se)
+        table["z"] = coef / se
+        table["p"] = 2 * stats.norm.sf(table["z"].abs())
+        table["ph_p"] = np.nan
+        if self.outcome.time is not None:
+            x = self.columns.to_numpy(dtype=np.float64)
+            table["ph_p"] = score_test.proportional(self.outcome, x, self.risk)
+        table = table.rename_axis("variable").reset_index()
+        return table.assign(n=len(self.columns), n_events=self.outcome.n_events)
+
+
+def stacked(tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
+    """One table, with the names of its parts in a column in front."""
+    parts = [table.assign(**{column: name})[[column, *table]] for name, table in tables.items()]
+    return pd.concat(parts, ignore_index=True).rename(index=str)
 
 
 def design(frame: pd.DataFrame) -> pd.DataFrame:
@@ -65,10 +71,8 @@ def design(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
 
 
-def fit(outcome: Outcome, columns: pd.DataFrame, *, proportional: bool = False) -> Fit:
+def fit(outcome: Outcome, columns: pd.DataFrame) -> Fit:
     """Cox's model with Efron's ties, or a logistic regression.
-
-    `proportional` tests the hazards' proportionality.
 
     Raises
     ------
@@ -76,23 +80,10 @@ def fit(outcome: Outcome, columns: pd.DataFrame, *, proportional: bool = False) 
         A column is constant, collinear with others, or tells exactly who has the event.
     """
     _check_design(columns)
-    names, x = columns.columns, columns.to_numpy(dtype=np.float64)
-    found = maximum(outcome, x)
-    coef, se = pd.Series(found.coef, names), pd.Series(found.se, names)
-    _check_separation(coef, se, columns.std(), converged=found.converged)
-    risk = x @ found.coef
-    timed = proportional and outcome.time is not None
-    return Fit(
-        coef,
-        se,
-        pd.Series(score_test.proportional(outcome, x, risk) if timed else np.nan, names),
-        found.log_likelihood,
-        found.log_likelihood_null,
-        risk,
-        len(columns),
-        outcome.n_events,
-        outcome.n_informative,
-    )
+    best = maximum(outcome, columns.to_numpy(dtype=np.float64))
+    coef, se = (pd.Series(values, columns.columns) for values in (best.coef, best.se))
+    _check_separation(coef, se, columns.std(), converged=best.converged)
+    return Fit(outcome, columns, coef, se, best.log_likelihood, best.log_likelihood_null)
 
 
 def _check_design(columns: pd.DataFrame) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -50,10 +50,8 @@ class Outcome:
 
     def take(self, rows: np.ndarray) -> Outcome:
         """Some of the patients, or some of them several times."""
-        parts = {name: getattr(self, name) for name in ("time", "entry", "competing", "strata")}
-        return Outcome(
-            self.event[rows], **{name: None if v is None else v[rows] for name, v in parts.items()}
-        )
+        arrays = {name: a[rows] for name, a in vars(self).items() if a is not None}
+        return Outcome(**arrays)
 
     @property
     def n_events(self) -> int:
@@ -62,11 +60,8 @@ class Outcome:
     @property
     def n_informative(self) -> int:
         """Events; of a yes or no the rarer answer."""
-        return (
-            self.n_events
-            if self.time is not None
-            else int(min(self.event.sum(), (~self.event).sum()))
-        )
+        n_others = int((~self.event).sum())
+        return self.n_events if self.time is not None else min(self.n_events, n_others)
 
 
 @dataclass
@@ -75,21 +70,31 @@ class Attrition:
 
     event: np.ndarray  # (n,) bool, unknown counts as none
     included: np.ndarray  # (n,) bool
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, object]] = field(default_factory=list)
 
     @classmethod
     def of(cls, event: pd.Series) -> Attrition:
         """All patients, none left out."""
-        table = cls(event.fillna(0).to_numpy(dtype=bool), np.ones(len(event), dtype=bool))
-        table._note("in the object", 0)
+        everyone = np.ones(len(event), dtype=bool)
+        table = cls(event.fillna(0).to_numpy(dtype=bool), everyone)
+        table._leave_out(~everyone, "in the object")
         return table
 
-    def require(self, rows: np.ndarray, without: str) -> None:
-        """Leave out who is not in `rows`."""
-        lost = int((self.included & ~rows).sum())
-        self.included = self.included & rows
-        if lost:
-            self._note(without, lost)
+    def require(self, rows: pd.Series | np.ndarray, without: str) -> None:
+        """Leave out who is not in `rows`; `without` says why, if that is anybody."""
+        if (lost := self.included & ~np.asarray(rows, dtype=bool)).any():
+            self._leave_out(lost, without)
+
+    def _leave_out(self, lost: np.ndarray, step: str) -> None:
+        self.included = self.included & ~lost
+        n, n_events = self.size
+        numbers = {"n_left_out": int(lost.sum()), "n": n, "n_events": n_events}
+        self.steps.append({"step": step, **numbers})
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Patients who are left, and those of them with the event."""
+        return int(self.included.sum()), int((self.event & self.included).sum())
 
     def branch(self) -> Attrition:
         """A copy that can go on separately."""
@@ -99,13 +104,9 @@ class Attrition:
         """One row per step: ``step``, ``n_left_out``, ``n``, ``n_events``."""
         return pd.DataFrame(self.steps).rename(index=str)
 
-    def _note(self, step: str, lost: int) -> None:
-        n, n_events = int(self.included.sum()), int((self.event & self.included).sum())
-        self.steps.append({"step": step, "n_left_out": lost, "n": n, "n_events": n_events})
-
     def check_events(self, keys: OutcomeKeys) -> None:
         """Somebody is left who has an outcome, and somebody who has the event."""
-        n, n_events = int(self.included.sum()), int((self.event & self.included).sum())
+        n, n_events = self.size
         if not n:
             raise ValueError(
                 f"No patient has an outcome (adata.obs[{keys.event!r}] with its time). Check that "
@@ -125,17 +126,16 @@ class Attrition:
 
 def patients(adata: Any) -> AnnData:
     """An AnnData with one row per patient; genes are not needed for what is in `obs`."""
-    found = in_memory(adata)
-    repeated = adata.obs_names[adata.obs_names.duplicated()].unique()
-    if len(repeated):
+    samples = in_memory(adata)
+    if len(repeated := samples.obs_names[samples.obs_names.duplicated()].unique()):
         raise ValueError(
             f"{len(repeated)} samples are in adata more than once: {listed(repeated)}. A patient "
             "counts once: keep one sample of each. Rename samples of different patients "
             "(obs_names_make_unique would only hide it)."
         )
-    if not adata.n_obs:
+    if not samples.n_obs:
         raise ValueError("Expected at least one patient; adata has none.")
-    return found
+    return samples
 
 
 def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrition]:
@@ -143,7 +143,7 @@ def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrit
 
     The arrays of the others hold placeholders.
     """
-    obs: Any = adata.obs
+    obs = cast("pd.DataFrame", adata.obs)
     for key in keys.columns:
         key_in(key, obs, "adata.obs", "Put the outcome into obs, one row per patient.")
     if not keys.time and (keys.entry or keys.competing or keys.strata):
@@ -161,25 +161,25 @@ def read(adata: AnnData, keys: OutcomeKeys, unit: Unit) -> tuple[Outcome, Attrit
         one_end(columns[keys.event], columns[keys.competing])
     attrition = Attrition.of(columns[keys.event])
     for key in keys.columns:
-        attrition.require(columns[key].notna().to_numpy(), f"{key} is missing")
-
-    def array(key: str | None, dtype: type) -> np.ndarray | None:
-        return None if key is None else columns[key].fillna(0).to_numpy(dtype=dtype)
-
-    time, entry = array(keys.time, np.float64), array(keys.entry, np.float64)
-    if time is not None:
+        attrition.require(columns[key].notna(), f"{key} is missing")
+    ends = {"time": keys.time, "entry": keys.entry, "competing": keys.competing}
+    arrays = {name: columns[key].fillna(0).to_numpy() for name, key in ends.items() if key}
+    if keys.competing:
+        arrays["competing"] = arrays["competing"].astype(bool)
+    if keys.strata:  # one number for each combination
+        names, by = obs[list(keys.strata)].astype(str), list(keys.strata)
+        arrays["strata"] = names.groupby(by, observed=True).ngroup().to_numpy(dtype=np.int64)
+    if keys.time:
         why = f"not after {keys.entry}" if keys.entry else "0"
-        attrition.require(
-            time > (0 if entry is None else entry), f"no time at risk ({keys.time} is {why})"
-        )
+        at_risk = arrays["time"] > arrays.get("entry", 0)
+        attrition.require(at_risk, f"no time at risk ({keys.time} is {why})")
     attrition.check_events(keys)
-    if keys.time is not None:
+    if keys.time:
         rows = attrition.included
         start = columns[keys.entry][rows] if keys.entry else None
         check_unit(columns[keys.time][rows], unit, parameter="time_unit", entry=start)
         check_not_brought_to_years(adata, keys.time, unit)
-    competing = array(keys.competing, bool)
-    return Outcome(attrition.event, time, entry, competing, _codes(obs, keys.strata)), attrition
+    return Outcome(attrition.event, **arrays), attrition
 
 
 def distinct(keys: Sequence[str], what: str) -> None:
@@ -217,11 +217,3 @@ def _yes_or_no(obs: pd.DataFrame, key: str) -> pd.Series:
             f"{listed(f'{value:g}' for value in others)}.{hint}"
         )
     return values
-
-
-def _codes(obs: pd.DataFrame, strata: Sequence[str]) -> np.ndarray | None:
-    """One number per combination of the strata."""
-    if not strata:
-        return None
-    names = obs[list(strata)].astype(str)
-    return names.groupby(list(strata), observed=True).ngroup().to_numpy(dtype=np.int64)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -18,7 +16,7 @@ _KNOTS = (0.1, 0.5, 0.9)  # quantiles, Harrell's for three
 
 def power(
     outcome: Outcome, score: np.ndarray, covariates: np.ndarray, ratio: float
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Power for a ratio per standard deviation, two-sided at 5 %.
 
     Schoenfeld 1983; Hsieh and Lavori 2000. What covariates already say of the score is lost for

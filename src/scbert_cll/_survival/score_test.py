@@ -19,14 +19,14 @@ def score_test(
     no times are tied. Ties as Efron's.
     """
     p = covariates.shape[1]
-    known, tested = slice(p), slice(p, None)
+    given, tested = slice(p), slice(p, None)
     parts = moments(outcome, risk, np.column_stack([covariates, scores]))
     slope = np.sum([part.slope[tested] for part in parts], axis=0)
     curvature = np.sum([part.curvature(tested) for part in parts], axis=0)
     if p:
-        mixed = np.sum([part.information(known, tested) for part in parts], axis=0)
-        own = np.sum([part.information(known, known) for part in parts], axis=0)
-        curvature = curvature - (mixed * np.linalg.solve(own, mixed)).sum(axis=0)
+        mixed = np.sum([part.information(given, tested) for part in parts], axis=0)
+        of_given = np.sum([part.information(given, given) for part in parts], axis=0)
+        curvature = curvature - (mixed * np.linalg.solve(of_given, mixed)).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = slope / np.sqrt(curvature)
     return np.where(curvature > 1e-9, z, 0.0)  # a combination of the covariates has no z

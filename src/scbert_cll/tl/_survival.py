@@ -12,10 +12,7 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll._checks.words import number_in
-from scbert_cll._survival import curves, outcome
-from scbert_cll._survival.covariates import column_names
-from scbert_cll._survival.covariates import covariates as covariates_of
-from scbert_cll._survival.groups import chosen_groups, patient_groups
+from scbert_cll._survival import columns, curves, outcome
 from scbert_cll._survival.outcome import OutcomeKeys
 from scbert_cll._survival.units import Unit
 
@@ -143,27 +140,25 @@ def survival(
     adata = outcome.patients(adata)
     _checks.adata.new_key(key_added)
     number_in(min_group, "min_group", 1, np.inf, whole=True)
-    strata, covariates = (
-        column_names(strata or (), "strata"),
-        column_names(covariates, "covariates"),
-    )
+    strata = columns.column_names(strata or (), "strata")
+    covariates = columns.column_names(covariates, "covariates")
     target = _checks.adata.target(adata, copy=copy)
     keys = OutcomeKeys(event_key, time_key, entry_key, competing_key, tuple(strata))
     ends, attrition = outcome.read(adata, keys, time_unit)
-    group = patient_groups(cast("pd.DataFrame", adata.obs), groupby, [*keys.columns, *covariates])
-    order = chosen_groups(group, groupby, groups)
-    columns = covariates_of(adata, covariates, keys.columns)
-    attrition.require(group.notna().to_numpy(), f"{groupby} is missing")
-    attrition.require(group.isin(order).to_numpy(), f"another group of {groupby}")
+    obs, taken = cast("pd.DataFrame", adata.obs), [*keys.columns, *covariates]
+    group = columns.patient_groups(obs, groupby, taken)
+    order = columns.chosen_groups(group, groupby, groups)
+    clinical = columns.covariates(adata, covariates, keys.columns)
+    attrition.require(group.notna(), f"{groupby} is missing")
+    attrition.require(group.isin(order), f"another group of {groupby}")
     rows = np.flatnonzero(attrition.included)
     compared = pd.Categorical(group.iloc[rows].astype(object), order)
     _check_sizes(compared, min_group)
     attrition.check_events(keys)
     for key in covariates:
-        attrition.require(
-            columns[key].notna().to_numpy(), f"{key} is missing (model with covariates only)"
-        )
-    result = curves.survival(ends.take(rows), compared, name=groupby, covariates=columns.iloc[rows])
+        attrition.require(clinical[key].notna(), f"{key} is missing (model with covariates only)")
+    given = clinical.iloc[rows]
+    result = curves.survival(ends.take(rows), compared, name=groupby, covariates=given)
     for note in result["notes"]:
         warnings.warn(note, stacklevel=2)
     params |= {"groups": order, "strata": strata, "measure": "HR"}

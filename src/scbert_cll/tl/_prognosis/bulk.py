@@ -54,10 +54,10 @@ class Bulk:
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each gene: samples in which it was measured, their mean, and values minus the mean."""
-        known = np.isfinite(self.values)
-        n = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, self.values, 0).sum(axis=0) / n
-        return n, mean, np.where(known, self.values - mean, 0.0)
+        measured = np.isfinite(self.values)
+        n = np.maximum(measured.sum(axis=0), 1)
+        mean = np.where(measured, self.values, 0).sum(axis=0) / n
+        return n, mean, np.where(measured, self.values - mean, 0.0)
 
     @cached_property
     def standardized(self) -> np.ndarray:
@@ -76,8 +76,8 @@ class Bulk:
 
     def measured(self, weight: pd.Series) -> np.ndarray:
         """Share of the weight, by sample, that lies on measured genes."""
-        known = np.isfinite(self.values[:, self.names.get_indexer(weight.index)])
-        return np.asarray(known @ weight.abs().to_numpy() / weight.abs().sum())
+        measured = np.isfinite(self.values[:, self.names.get_indexer(weight.index)])
+        return np.asarray(measured @ weight.abs().to_numpy() / weight.abs().sum())
 
     def scores(self, sets: np.ndarray, weight: np.ndarray, method: str) -> np.ndarray:
         """Samples × sets: scores of sets of genes (sets × genes, positions) with these weights."""
@@ -86,17 +86,12 @@ class Bulk:
             for place, w in enumerate(weight):
                 total += w * self.standardized[:, sets[:, place]]
             return total
-        weights = {
-            f"set{i:04d}": pd.Series(weight, self.names[genes]) for i, genes in enumerate(sets)
-        }
-        names = list(weights)
-        parts = [
-            {name: weights[name] for name in names[start : start + _SETS_AT_ONCE]}
-            for start in range(0, len(sets), _SETS_AT_ONCE)
-        ]
-        return np.hstack(
-            [decoupler.scores(self.values, self.names, part, method) for part in parts]
-        )
+        parts = []
+        for start in range(0, len(sets), _SETS_AT_ONCE):
+            some = enumerate(sets[start : start + _SETS_AT_ONCE], start)
+            part = {f"set{i:04d}": pd.Series(weight, self.names[genes]) for i, genes in some}
+            parts.append(decoupler.scores(self.values, self.names, part, method))
+        return np.hstack(parts)
 
     def meta_gene(self, genes: Sequence[str]) -> tuple[np.ndarray | None, int]:
         """Mean of these genes in standard deviations, from at least two, and how many there are."""

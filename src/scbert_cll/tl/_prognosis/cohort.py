@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks
-from scbert_cll._checks.words import choice, key_in, listed, number_in
+from scbert_cll._checks.words import choice, key_in, listed, number_in, share
 from scbert_cll._signature import decoupler
 from scbert_cll._signature.weights import Weights, check_matched, check_not_empty, weights
-from scbert_cll._survival.covariates import covariates, refuse_outcome
+from scbert_cll._survival.columns import covariates, refuse_outcome
 from scbert_cll._survival.models import design
 from scbert_cll._survival.outcome import Attrition, Outcome, OutcomeKeys
 from scbert_cll._survival.units import numbers_of
 from scbert_cll.tl._prognosis.bulk import WEIGHTED, Bulk, unit
-
-SCORE, CLINICAL, PROLIFERATION, GENE = "score", "clinical", "proliferation", "marker"
-COMPLETE: Final = "score (complete cases)"
-NOTHING: Final = "none"
+from scbert_cll.tl._prognosis.names import PROLIFERATION, SCORE
 
 
 @dataclass(frozen=True)
@@ -49,22 +46,21 @@ class Options:
                 "cut must be 'median' or the share of patients in the high group (above 0, below "
                 f"1); found {cut!r}. A cut that is chosen to make p small is not offered."
             )
-        _checks.words.share(self.min_matched, "min_matched")
+        share(self.min_matched, "min_matched")
         number_in(self.n_random, "n_random", 0, np.inf, whole=True)
         number_in(self.n_bootstrap, "n_bootstrap", 0, np.inf, whole=True)
         number_in(self.expected_ratio, "expected_ratio", 1.01, 100)
+        number_in(self.min_events_per_variable, "min_events_per_variable", 0, np.inf)
         if self.gene is not None and not isinstance(self.gene, str):
             raise TypeError(f"gene must be the name of one gene, or None; found {self.gene!r}.")
-        _check_list(self.proliferation, "proliferation must be a list of genes (or empty: ())")
-        _check_list(self.times, "times must be a list of times, e.g. [2, 5]")
+        for values, expected in (
+            (self.proliferation, "proliferation must be a list of genes (or empty: ())"),
+            (self.times, "times must be a list of times, e.g. [2, 5]"),
+        ):
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise TypeError(f"{expected}; found {values!r}.")
         for time in self.times:
             number_in(time, "Each of times", 0, np.inf)
-        number_in(self.min_events_per_variable, "min_events_per_variable", 0, np.inf)
-
-
-def _check_list(values: Any, expected: str) -> None:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{expected}; found {values!r}.")
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,11 @@ class Score:
     @classmethod
     def of_column(cls, adata: AnnData, key: str, layer: str | None) -> Score:
         """A column of `obs`; expression is taken along where there is some."""
-        obs: Any = adata.obs
         bulk = None
         if adata.X is not None and adata.n_vars:
             bulk = Bulk.of(adata, layer)
             _checks.adata.anndata(adata)
+        obs = cast("pd.DataFrame", adata.obs)
         key_in(key, obs, "adata.obs", "Name the column that holds the score.")
         values = numbers_of(obs, key, "numbers (for groups there is tl.survival)")
         genes = pd.DataFrame({"gene": [], "weight": [], "found": []})

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from scbert_cll._checks.words import listed
 from scbert_cll._survival import added_value, power
-from scbert_cll._survival.models import Fit, concordance, fit
-from scbert_cll._survival.outcome import Attrition, Outcome
-from scbert_cll.tl._prognosis.cohort import (
-    CLINICAL,
-    COMPLETE,
-    GENE,
-    NOTHING,
-    PROLIFERATION,
-    SCORE,
-    Cohort,
-    Options,
-    Patients,
-)
+from scbert_cll._survival.models import Fit, concordance, fit, stacked
+from scbert_cll._survival.outcome import Attrition
+from scbert_cll.tl._prognosis import names
+from scbert_cll.tl._prognosis.cohort import Cohort, Options, Patients
+from scbert_cll.tl._prognosis.names import SCORE
 from scbert_cll.tl._prognosis.null import against_random_sets
 
 _SAME: Final = 0.999  # correlation, from which two columns cannot be told apart
 
 
-@dataclass(frozen=True)
-class _Model:
-    """Some patients with the columns that explain their outcome, and the fit."""
-
-    outcome: Outcome
-    columns: pd.DataFrame
-    fit: Fit
-
-    @classmethod
-    def of(cls, outcome: Outcome, *columns: pd.DataFrame) -> _Model:
-        table = pd.concat(columns, axis=1)
-        return cls(outcome, table, fit(outcome, table, proportional=True))
-
-
-def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[str, Any]:
+def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[str, object]:
     """All tables of a prognosis but the curves."""
     for_bootstrap, for_sets, _ = rng.spawn(3)
     attrition = cohort.attrition.branch()
     for name in cohort.covariates:
-        attrition.require(cohort.covariates[name].notna().to_numpy(), f"{name} is missing")
+        attrition.require(cohort.covariates[name].notna(), f"{name} is missing")
     proliferation, notes = _proliferation(cohort, options)
     scored = Patients.of(cohort, cohort.attrition.included, proliferation, clinical=False)
     complete = scored
@@ -59,18 +37,15 @@ def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[
     models = _models(scored, complete, gene)
     gains, auc, limits = _added_value(models, complete, options, for_bootstrap)
     null, tests, null_notes = against_random_sets(cohort, options, scored, complete, for_sets)
-    score = complete.score[SCORE]
-    clinical = complete.clinical
+    score, clinical, ratio = complete.score[SCORE], complete.clinical, options.expected_ratio
     tables = {
-        "cox": _stacked({name: model.fit.table() for name, model in models.items()}),
-        "models": _summary(models),
+        "cox": stacked({name: model.table() for name, model in models.items()}, "model"),
+        "models": pd.DataFrame([_summary(*each) for each in models.items()]).rename(index=str),
         "added_value": gains,
         "null": null,
         "null_tests": tests,
         "linearity": power.linearity(complete.outcome, score, clinical),
-        "power": power.power(
-            complete.outcome, score.to_numpy(), clinical.to_numpy(), options.expected_ratio
-        ),
+        "power": power.power(complete.outcome, score.to_numpy(), clinical.to_numpy(), ratio),
         "flow": attrition.table(),
         "genes": cohort.score.genes.rename(index=str),
         "notes": [*_missing(cohort.score.genes), *notes, *gene_notes, *limits, *null_notes],
@@ -79,7 +54,7 @@ def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[
 
 
 def _check_complete_cases(cohort: Cohort, attrition: Attrition) -> None:
-    n, n_events = attrition.included.sum(), (attrition.included & attrition.event).sum()
+    n, n_events = attrition.size
     if n_events and (cohort.outcome.time is not None or n_events < n):
         return
     lacking = cohort.covariates[cohort.attrition.included].isna().sum()
@@ -92,14 +67,14 @@ def _check_complete_cases(cohort: Cohort, attrition: Attrition) -> None:
 
 def _check_events(patients: Patients, options: Options) -> None:
     """Events for the score and the covariates; cell division is a question of its own."""
-    names = [SCORE, *patients.clinical]
-    n, least, n_events = len(names), options.min_events_per_variable, patients.outcome.n_informative
+    variables, n_events = [SCORE, *patients.clinical], patients.outcome.n_informative
+    n, least = len(variables), options.min_events_per_variable
     if n_events >= least * n:
         return
     what = "patients in the rarer group" if patients.outcome.time is None else "events"
     need = f"One coefficient needs {least:g} {what}"
     if n > 1:
-        need = f"{n} coefficients ({listed(names, 12)}) need {least:g} {what} each, that is "
+        need = f"{n} coefficients ({listed(variables, 12)}) need {least:g} {what} each, that is "
         need += f"{least * n:g}"
     n_possible = int(n_events // least) - 1  # covariates with the score
     advice = {
@@ -163,110 +138,79 @@ def _single_gene(cohort: Cohort, options: Options) -> tuple[pd.Series | None, li
     return (values - values.mean()) / values.std(), [note] if lost else []
 
 
-def _models(scored: Patients, complete: Patients, gene: pd.Series | None) -> dict[str, _Model]:
+def _models(scored: Patients, complete: Patients, gene: pd.Series | None) -> dict[str, Fit]:
     """Every model by name."""
-    models = {SCORE: _Model.of(scored.outcome, scored.score)}
     outcome, clinical, score = complete.outcome, complete.clinical, complete.score
-    full = _full(complete)
+    models, full = {SCORE: fit(scored.outcome, scored.score)}, SCORE
     if complete is not scored:
         if len(score) < len(scored.score):
-            models[COMPLETE] = _Model.of(outcome, score)
-        models[CLINICAL] = _Model.of(outcome, clinical)
-        models[full] = _Model.of(outcome, clinical, score)
+            models[names.COMPLETE] = fit(outcome, score)
+        models[names.CLINICAL], full = fit(outcome, clinical), names.FULL
+        models[full] = fit(outcome, pd.concat([clinical, score], axis=1))
     if complete.proliferation.shape[1]:
-        name = f"{full} + {PROLIFERATION}"
-        models[name] = _Model.of(outcome, clinical, score, complete.proliferation)
+        columns = pd.concat([clinical, score, complete.proliferation], axis=1)
+        models[f"{full} + {names.PROLIFERATION}"] = fit(outcome, columns)
     if gene is not None:
         alone = gene[scored.score.index].dropna().to_frame()
         measured = scored.outcome.take(np.flatnonzero(scored.score.index.isin(alone.index)))
-        models[GENE] = _Model.of(measured, alone)
-        models[f"{GENE} + {SCORE}"] = _Model.of(measured, alone, scored.score.loc[alone.index])
+        models[names.GENE] = fit(measured, alone)
+        columns = pd.concat([alone, scored.score.loc[alone.index]], axis=1)
+        models[names.WITH_GENE] = fit(measured, columns)
     return models
 
 
-def _full(complete: Patients) -> str:
-    """The name of the model of the score with the covariates, if there are any."""
-    return f"{CLINICAL} + {SCORE}" if complete.clinical.shape[1] else SCORE
-
-
-def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    parts = [table.assign(model=name)[["model", *table]] for name, table in tables.items()]
-    return pd.concat(parts, ignore_index=True).rename(index=str)
-
-
-def _summary(models: dict[str, _Model]) -> pd.DataFrame:
-    """One row per model."""
-    rows = [
-        {
-            "model": name,
-            "n": model.fit.n,
-            "n_events": model.fit.n_events,
-            "n_parameters": len(model.fit.coef),
-            "events_per_variable": model.fit.n_informative / len(model.fit.coef),
-            "log_likelihood": model.fit.log_likelihood,
-            "c_index": concordance(model.outcome, model.fit.risk),
-        }
-        for name, model in models.items()
-    ]
-    return pd.DataFrame(rows).rename(index=str)
+def _summary(name: str, model: Fit) -> dict[str, object]:
+    """A row of the table of models."""
+    outcome, n = model.outcome, len(model.coef)
+    return {
+        "model": name,
+        "n": len(outcome.event),
+        "n_events": outcome.n_events,
+        "n_parameters": n,
+        "events_per_variable": outcome.n_informative / n,
+        "log_likelihood": model.log_likelihood,
+        "c_index": concordance(outcome, model.risk),
+    }
 
 
 def _added_value(
-    models: dict[str, _Model], complete: Patients, options: Options, rng: np.random.Generator
+    models: dict[str, Fit], complete: Patients, options: Options, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
     """What the score adds to the covariates (or to nothing) and to a gene; AUC at some times."""
     end = complete.outcome.time
     horizon = None if end is None else float(np.quantile(end, 0.9))
     measures, notes = added_value.measures(complete.outcome, horizon)
-    pairs = [(CLINICAL if CLINICAL in models else NOTHING, _full(complete))]
-    pairs += [(GENE, f"{GENE} + {SCORE}")] if GENE in models else []
-    rows: list[dict[str, Any]] = []
-    for (base, full), stream in zip(pairs, rng.spawn(len(pairs)), strict=True):
+    pairs = {names.FULL: names.CLINICAL} if names.FULL in models else {SCORE: names.NOTHING}
+    pairs |= {names.WITH_GENE: names.GENE} if names.WITH_GENE in models else {}
+    rows = []
+    for (full, base), stream in zip(pairs.items(), rng.spawn(len(pairs)), strict=True):
         model, smaller = models[full], models.get(base)
         # Uno's C weighs by the censoring of these patients
         measures_here, _ = added_value.measures(model.outcome, horizon)
+        columns = model.columns[[]] if smaller is None else smaller.columns
+        n_bootstrap = options.n_bootstrap
         gains = added_value.gains(
             model.outcome,
-            model.columns[[]] if smaller is None else smaller.columns,
+            columns,
             model.columns,
             measures_here,
-            n_bootstrap=options.n_bootstrap,
+            n_bootstrap=n_bootstrap,
             rng=stream,
         )
-        ratio = added_value.likelihood_ratio(None if smaller is None else smaller.fit, model.fit)
+        ratio = added_value.likelihood_ratio(smaller, model)
         for measure, gain in gains.items():
-            rows.append({"measure": measure, "base": base, "full": full} | _row(gain) | ratio)
+            compared = {"measure": measure, "base": base, "full": full}
+            rows.append({**compared, **asdict(gain), **ratio})
     auc = _auc(models, complete, options) if "Uno C" in measures else None
     return pd.DataFrame(rows).rename(index=str), auc, notes
 
 
-def _row(gain: added_value.Gain) -> dict[str, float]:
-    return {
-        "base_value": gain.base,
-        "full_value": gain.full,
-        "delta": gain.delta,
-        "optimism": gain.optimism,
-        "delta_corrected": gain.delta - gain.optimism,
-        "ci_low": gain.low,
-        "ci_high": gain.high,
-        "n_bootstrap": gain.n_bootstrap,
-    }
-
-
-def _auc(models: dict[str, _Model], complete: Patients, options: Options) -> pd.DataFrame:
+def _auc(models: dict[str, Fit], complete: Patients, options: Options) -> pd.DataFrame:
     """AUC(t) of the models of the same patients, apparent."""
     times, outcome = np.asarray(options.times, dtype=np.float64), complete.outcome
-    names = (COMPLETE if COMPLETE in models else SCORE, CLINICAL, f"{CLINICAL} + {SCORE}")
+    alone = names.COMPLETE if names.COMPLETE in models else SCORE
     until = [int((outcome.event & (np.asarray(outcome.time) <= time)).sum()) for time in times]
-    tables = {
-        name: pd.DataFrame(
-            {
-                "time": times,
-                "auc": added_value.auc(outcome, models[name].fit.risk, times),
-                "n_events": until,
-            }
-        )
-        for name in names
-        if name in models
-    }
-    return _stacked(tables)
+    table, tables = pd.DataFrame({"time": times, "auc": np.nan, "n_events": until}), {}
+    for name in [name for name in (alone, names.CLINICAL, names.FULL) if name in models]:
+        tables[name] = table.assign(auc=added_value.auc(outcome, models[name].risk, times))
+    return stacked(tables, "model")

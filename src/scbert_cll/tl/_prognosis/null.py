@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -10,16 +10,10 @@ from scipy import stats
 
 from scbert_cll._survival.models import fit
 from scbert_cll._survival.score_test import score_test
-from scbert_cll.tl._prognosis.cohort import (
-    CLINICAL,
-    NOTHING,
-    PROLIFERATION,
-    Cohort,
-    Options,
-    Patients,
-)
+from scbert_cll.tl._prognosis.cohort import Cohort, Options, Patients
+from scbert_cll.tl._prognosis.names import CLINICAL, NOTHING, PROLIFERATION
 
-_LEVEL: Final = 0.05
+_Z: Final = float(stats.norm.ppf(0.975))  # from which a p is below 0.05
 
 
 def against_random_sets(
@@ -28,16 +22,15 @@ def against_random_sets(
     """Z of random sets, the score's rank among them by adjustment, and why there are no sets."""
     random, notes = _random_scores(cohort, options, rng)
     none = pd.DataFrame(index=scored.score.index)
-    adjustments = {NOTHING: (scored, none), PROLIFERATION: (scored, scored.proliferation)}
+    adjustments = [(NOTHING, scored, none), (PROLIFERATION, scored, scored.proliferation)]
     if complete is not scored:
         both = pd.concat([complete.clinical, complete.proliferation], axis=1)
-        adjustments[CLINICAL] = (complete, complete.clinical)
-        adjustments[f"{CLINICAL} + {PROLIFERATION}"] = (complete, both)
-    if not scored.proliferation.shape[1]:
-        adjustments = {name: a for name, a in adjustments.items() if PROLIFERATION not in name}
+        adjustments.append((CLINICAL, complete, complete.clinical))
+        adjustments.append((f"{CLINICAL} + {PROLIFERATION}", complete, both))
     parts = [
         _against(name, patients, columns, random[patients.rows])
-        for name, (patients, columns) in adjustments.items()
+        for name, patients, columns in adjustments
+        if PROLIFERATION not in name or scored.proliferation.shape[1]
     ]
     null = pd.concat([table for table, _ in parts], ignore_index=True).rename(index=str)
     return null, pd.DataFrame([test for _, test in parts]).rename(index=str), notes
@@ -66,23 +59,22 @@ def _random_scores(
 
 def _against(
     name: str, patients: Patients, columns: pd.DataFrame, random: np.ndarray
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+) -> tuple[pd.DataFrame, dict[str, object]]:
     """Z of the score and of random ones, given the same columns."""
     risk = fit(patients.outcome, columns).risk if columns.shape[1] else np.zeros(len(columns))
     spread = random.std(axis=0)
     standardized = (random - random.mean(axis=0)) / np.where(spread > 0, spread, np.inf)
     scores = np.column_stack([patients.score.to_numpy(), standardized])
     z = score_test(patients.outcome, scores, columns.to_numpy(dtype=np.float64), risk)
-    size, n = np.abs(z), len(z) - 1
+    size, sizes = abs(z[0]), np.abs(z[1:])
+    n = len(sizes)
     test = {
         "adjusted": name,
         "z": float(z[0]),
-        "naive_p": float(2 * stats.norm.sf(size[0])),
-        "empirical_p": float((1 + (size[1:] >= size[0]).sum()) / (1 + n)) if n else np.nan,
+        "naive_p": float(2 * stats.norm.sf(size)),
+        "empirical_p": float((1 + (sizes >= size).sum()) / (1 + n)) if n else np.nan,
         "n_sets": n,
-        "share_significant": (
-            float((size[1:] > stats.norm.ppf(1 - _LEVEL / 2)).mean()) if n else np.nan
-        ),
-        "median_abs_z": float(np.median(size[1:])) if n else np.nan,
+        "share_significant": float((sizes > _Z).mean()) if n else np.nan,
+        "median_abs_z": float(np.median(sizes)) if n else np.nan,
     }
     return pd.DataFrame({"adjusted": name, "z": z[1:]}), test

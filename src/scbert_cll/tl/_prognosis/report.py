@@ -72,9 +72,8 @@ class Prognosis:
         return self.to_markdown()
 
     def _patients(self) -> str:
-        lost = [
-            f"{row.n_left_out} left out: {row.step}" for row in _rows(self.flow) if row.n_left_out
-        ]
+        rows = _rows(self.flow[self.flow["n_left_out"] > 0])
+        lost = [f"{row.n_left_out} left out: {row.step}" for row in rows]
         first, last = self.flow.iloc[0], self.flow.iloc[-1]
         least = self.models["events_per_variable"].min()
         covariates = " in the models with covariates" if self.params["covariates"] else ""
@@ -87,33 +86,19 @@ class Prognosis:
     def _effects(self) -> str:
         rows = _rows(self.cox[self.cox["variable"] == "score"])
         ratio = f"{self.params['measure']} per SD (95 % CI)"
-        return _table(
-            ["model", "patients", "events", ratio, "p"],
-            [
-                [
-                    row.model,
-                    row.n,
-                    row.n_events,
-                    f"{row.ratio:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})",
-                    p_text(row.p),
-                ]
-                for row in rows
-            ],
-        )
+        cells = []
+        for row in rows:
+            effect = f"{row.ratio:.2f} ({row.ci_low:.2f} to {row.ci_high:.2f})"
+            cells.append([row.model, row.n, row.n_events, effect, p_text(row.p)])
+        return _table(["model", "patients", "events", ratio, "p"], cells)
 
     def _random(self) -> str:
-        table = _table(
-            ["adjusted for", "p", "p among random sets", "random sets with p < 0.05"],
-            [
-                [
-                    row.adjusted,
-                    p_text(row.naive_p),
-                    p_text(row.empirical_p),
-                    f"{row.share_significant:.0%}" if row.n_sets else _UNKNOWN,
-                ]
-                for row in _rows(self.null_tests)
-            ],
-        )
+        rows = []
+        for row in _rows(self.null_tests):
+            small = f"{row.share_significant:.0%}" if row.n_sets else _UNKNOWN
+            rows.append([row.adjusted, p_text(row.naive_p), p_text(row.empirical_p), small])
+        columns = ["adjusted for", "p", "p among random sets", "random sets with p < 0.05"]
+        table = _table(columns, rows)
         n = int(self.null_tests["n_sets"].max())
         explained = (
             f"\n\n{n:,} random sets, as large and as expressed; p of score tests. Of the two p the "
@@ -164,7 +149,7 @@ def _rows(table: pd.DataFrame) -> list[Any]:
     return list(table.itertuples())
 
 
-def _table(columns: list[str], rows: list[list[Any]]) -> str:
+def _table(columns: list[str], rows: list[list[object]]) -> str:
     """A table in Markdown."""
     head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     return "\n".join(head + [f"| {' | '.join(map(str, row))} |" for row in rows])

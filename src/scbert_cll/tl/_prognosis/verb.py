@@ -14,7 +14,7 @@ from scbert_cll._renamed import renamed_arguments
 from scbert_cll._signature.weights import Weights
 from scbert_cll._survival import curves, units
 from scbert_cll._survival import outcome as outcomes
-from scbert_cll._survival.covariates import column_names
+from scbert_cll._survival.columns import column_names
 from scbert_cll._survival.outcome import OutcomeKeys
 from scbert_cll._survival.units import Unit
 from scbert_cll.tl._prognosis.cohort import Cohort, Options, Score, clinical_covariates
