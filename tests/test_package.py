@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import re
 import statistics
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "scbert_cll"
 FILES = sorted(SRC.rglob("*.py"))
 HEAVY = {"torch", "lightning", "scvi"}
+Loaded = Callable[[str], set[str]]
 MOST_LINES, MOST_CODE = 400, 300  # of a file, with and without its docstrings
 
 
@@ -30,32 +33,65 @@ def relative(path: Path) -> str:
     return path.relative_to(SRC).as_posix()
 
 
-def loaded_after(code: str) -> set[str]:
-    """Top-level modules a fresh interpreter has loaded after `code`."""
-    script = (
-        f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    )
+# An interpreter that has what the rooms without a network may load, and forks for every question:
+# an import of scanpy takes seconds. What a question prints goes to stderr.
+FORKING = """
+import json, os, sys, traceback
+import mudata, scanpy, sklearn.linear_model
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+def answer(error):
+    names = sorted({name.partition(".")[0] for name in sys.modules})
+    print(json.dumps([error, names]), file=answers, flush=True)
+for line in sys.stdin:
+    if child := os.fork():
+        if os.waitpid(child, 0)[1]:
+            answer("it crashed")
+        continue
+    try:
+        exec(json.loads(line), {})
+        answer("")
+    except BaseException:
+        answer(traceback.format_exc())
+    os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded_after() -> Iterator[Loaded]:
+    """Top-level modules an interpreter without this package has loaded after `code`."""
     # warnings are errors in these tests, but an interpreter of its own is asked here what a user's
     # would do
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.splitlines()[-1].split())
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def ask(code: str) -> set[str]:
+            process.stdin.write(json.dumps(code) + "\n")
+            process.stdin.flush()
+            error, names = json.loads(process.stdout.readline())
+            assert not error, error
+            return set(names)
+
+        assert not ask("") & (HEAVY | {"gensim", "scbert_cll"})
+        yield ask
+        process.stdin.close()
 
 
 def test_import_is_light() -> None:
-    loaded = loaded_after("import scbert_cll")
+    code = "import scbert_cll, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
     assert "scbert_cll" in loaded
     assert not loaded & (HEAVY | {"scanpy", "matplotlib", "sklearn", "gensim", "imblearn"})
 
 
 @pytest.mark.parametrize("room", ["pp", "pl", "get", "io", "datasets", "vocab"])
-def test_rooms_without_a_network_load_none(room: str) -> None:
+def test_rooms_without_a_network_load_none(room: str, loaded_after: Loaded) -> None:
     assert not loaded_after(f"import scbert_cll.{room}") & HEAVY
 
 
-def test_rooms_open_on_first_use() -> None:
+def test_rooms_open_on_first_use(loaded_after: Loaded) -> None:
     code = (
         "import scbert_cll as s; assert 'scbert_cll.pp' not in __import__('sys').modules; "
         "s.pp.bin_expression"
@@ -83,12 +119,12 @@ WITHOUT_NETWORK = {
 
 
 @pytest.mark.parametrize("slot", WITHOUT_NETWORK)
-def test_verbs_without_a_network_run_without_one(slot: str) -> None:
+def test_verbs_without_a_network_run_without_one(slot: str, loaded_after: Loaded) -> None:
     code = ["import scbert_cll as s", *WITHOUT_NETWORK[slot], f"assert adata.uns['{slot}']"]
     assert not loaded_after("\n".join(code)) & (HEAVY | {"gensim"})
 
 
-def test_looking_at_the_verbs_finds_them_all() -> None:
+def test_looking_at_the_verbs_finds_them_all(loaded_after: Loaded) -> None:
     code = "import scbert_cll as s; assert set(s.tl.__all__) <= set(dir(s.tl))"
     assert not loaded_after(code) & HEAVY
     with pytest.raises(AttributeError, match=r"module 'scbert_cll\.tl' has no attribute 'umap'"):
@@ -96,7 +132,7 @@ def test_looking_at_the_verbs_finds_them_all() -> None:
 
 
 @pytest.mark.parametrize("room", ["datasets", "get", "io", "vocab"])
-def test_a_room_opens_whether_or_not_another_did(room: str) -> None:
+def test_a_room_opens_whether_or_not_another_did(room: str, loaded_after: Loaded) -> None:
     assert "scbert_cll" in loaded_after(f"import scbert_cll; scbert_cll.{room}.__doc__")
 
 

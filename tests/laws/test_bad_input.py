@@ -512,7 +512,7 @@ ROWS: dict[str, tuple[Callable, Callable, type[Exception], str]] = {
     ),
     "no signature to report": (
         nothing,
-        tl.signature_report,
+        lambda a: tl.signature_report(a, n_random=19, n_permutations=19),
         KeyError,
         "'signature' is not in adata.uns.*Run tl.signature first",
     ),
