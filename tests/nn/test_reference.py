@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from scbert_cll.model.exchange.scbert_file import read_scbert_checkpoint
+from scbert_cll.model.exchange.scbert_file import Checkpoint
 from scbert_cll.nn import Config, Performer
 
 pytestmark = pytest.mark.realdata
@@ -22,9 +23,11 @@ GRADIENTS = 2e-5  # relative
 @pytest.fixture(scope="module", params=NAMES)
 def reference(request, shared_file):
     """A network with the original's weights, its inputs, and what the original made of them."""
-    config, state = read_scbert_checkpoint(shared_file(f"reference/scbert/{request.param}.pth"))
-    network = Performer(config).eval()
-    missing = network.load_state_dict(state, strict=False)
+    checkpoint = Checkpoint(shared_file(f"reference/scbert/{request.param}.pth"))
+    n_genes = checkpoint.sizes.get("positions", 1) - 1
+    network = Performer(checkpoint.config(n_genes)).eval()
+    weights = checkpoint.weights(pd.RangeIndex(n_genes), None)
+    missing = network.load_state_dict(weights, strict=False)
     assert not missing.unexpected_keys
     assert set(missing.missing_keys) <= {
         "to_bins.weight",

@@ -607,11 +607,10 @@ def test_a_share_without_windows_is_not_done_before_its_job_began(tmp_path):
     share = Shard(tmp_path, 3, 5, 2, "a call")
     assert share.windows == []
     assert not share.is_done
-    assert not share.load().is_done
     share.note()
     assert share.is_done
-    assert Shard(tmp_path, 3, 5, 2, "a call").load().is_done
-    assert not Shard(tmp_path, 3, 5, 2, "another call").load().is_done
+    assert Shard(tmp_path, 3, 5, 2, "a call").is_done
+    assert not Shard(tmp_path, 3, 5, 2, "another call").is_done
 
 
 def test_where_the_store_is_laid_anew_every_share_begins_anew(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import zipfile
 from os import PathLike
 from pathlib import Path
 from typing import Final
@@ -66,24 +65,6 @@ def plain_or_folder(path: str | PathLike[str], what: str = "file") -> Path:
             if not (Path(place) / name).is_file():
                 plain_file(Path(place) / name)
     return Path(path)
-
-
-def stored_archive(path: Path) -> None:
-    """Refuse a zip archive of compressed members, which torch and NumPy do not write.
-
-    Members that are not compressed are never larger than the file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # whoever reads it says what is wrong
-    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
-    if unpacked > size:
-        raise ValueError(
-            f"{path} holds {bytes_in_words(unpacked)} in {bytes_in_words(size)}: its members are "
-            "compressed. Write it again with torch.save or numpy.savez, which do not compress."
-        )
 
 
 def new_file(path: Path, *, overwrite: bool) -> None:

@@ -23,7 +23,8 @@ class Columns:
         places = index[columns]
         self.per_gene = np.bincount(places, minlength=n_genes)
         ones = np.ones(len(columns), np.int8)
-        self._place = sparse.csr_matrix((ones, (columns, places)), (len(index), n_genes))
+        shape = len(index), n_genes
+        self._place = sparse.csr_matrix((ones, (columns, places)), shape)
 
     @property
     def is_summed(self) -> bool:

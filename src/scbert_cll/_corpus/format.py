@@ -15,45 +15,46 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
 from scbert_cll import _keys
-from scbert_cll._checks import manifests
-from scbert_cll._checks.words import listed
 from scbert_cll._disk import formats
+from scbert_cll._disk.formats import Json
 from scbert_cll._disk.in_place import settle
+from scbert_cll._disk.manifests import FILES, NUMBER, Each, Format, Keys, Maybe
 
 FORMAT: Final = "scbert_cll corpus"
 FORMAT_VERSION: Final = 2  # 2: the manifest has a checksum of itself
-SEALED: Final = 2  # the first version of which that is so
 MANIFEST, VOCAB, EDGES = "manifest.json", "vocab.txt", "edges.csv"
 PARTS: Final = (_keys.TRAIN, _keys.VAL)
 SOURCE: Final = "source"  # column of obs: the file that a cell is from
 # Every chunk of these carries its own checksum, checked when it is read.
 _LARGE: Final = ("X/data/c/", "X/indices/c/")
 
-_REMEDY: Final = "Restore it from a copy, or build it again."
 _UNLISTED: Final = "not in the manifest"
-_LISTED: Final = manifests.Each((int, str), manifests.FILES)
-_DATASET: Final = manifests.Keys(
-    {"name": re.compile(r"dataset_\d+"), "n_cells": int, "files": _LISTED}
-)
-_PARAMS: Final = manifests.Keys(
-    {"method": str, "n_bins": int, "target_sum": manifests.Maybe(manifests.NUMBER)}
-)
-_BINNING: Final = manifests.Keys({"params": _PARAMS}, {"edges": [manifests.NUMBER]})
-_MANIFEST: Final = manifests.Keys(
-    {
-        "format_version": int,
-        "sha256": _LISTED,
-        "parts": manifests.Each([_DATASET], "|".join(PARTS)),
-        "binning": manifests.Maybe(_BINNING),
-        "donors": manifests.Each([str]),
-        "obs_columns": manifests.Each(manifests.Maybe([str])),
-        "sources": [manifests.Keys({"file": str})],
-    }
+_LISTED: Final = Each((int, str), FILES)
+_NAME: Final = re.compile(r"dataset_\d+")
+_DATASET: Final = Keys({"name": _NAME, "n_cells": int, "files": _LISTED})
+_PARAMS: Final = Keys({"method": str, "n_bins": int, "target_sum": Maybe(NUMBER)})
+_MANIFEST: Final = Format(
+    FORMAT,
+    "a corpus",
+    FORMAT_VERSION,
+    2,
+    Keys(
+        {
+            "format_version": int,
+            "sha256": _LISTED,
+            "parts": Each([_DATASET], "|".join(PARTS)),
+            "binning": Maybe(Keys({"params": _PARAMS}, {"edges": [NUMBER]})),
+            "donors": Each([str]),
+            "obs_columns": Each(Maybe([str])),
+            "sources": [Keys({"file": str})],
+        }
+    ),
+    "Restore it from a copy, or build it again.",
 )
 
 
@@ -62,7 +63,7 @@ class Corpus:
     """A corpus on disk: what its manifest says."""
 
     path: Path
-    record: dict[str, Any]
+    record: Json
 
     @cached_property
     def genes(self) -> pd.Index:
@@ -70,9 +71,9 @@ class Corpus:
         return pd.Index(formats.read_names(self.path / VOCAB))
 
     @cached_property
-    def binning(self) -> dict[str, Any] | None:
+    def binning(self) -> Json | None:
         """Edges and parameters as pp.bin_expression records them; None where counts are raw."""
-        record: dict[str, Any] | None = self.record["binning"]
+        record: Json | None = self.record["binning"]
         if record is None or EDGES not in self.record["sha256"]:
             return record
         return record | {"edges": formats.read_numbers(self.path / EDGES)}
@@ -86,16 +87,17 @@ class Corpus:
     @property
     def digest(self) -> str:
         """Checksum of everything a model could learn from it."""
-        return formats.digest({name: self.record[name] for name in ("sha256", "binning", "parts")})
+        names = "sha256", "binning", "parts"
+        return formats.digest({name: self.record[name] for name in names})
 
-    def datasets(self, part: str) -> list[dict[str, Any]]:
+    def datasets(self, part: str) -> list[Json]:
         """Name, number of cells and files of each dataset of a part."""
-        datasets: list[dict[str, Any]] = self.record["parts"].get(part, [])
+        datasets: list[Json] = self.record["parts"].get(part, [])
         return datasets
 
     def n_cells(self, *parts: str) -> int:
         """Cells of some parts."""
-        return sum(dataset["n_cells"] for part in parts for dataset in self.datasets(part))
+        return sum(one["n_cells"] for part in parts for one in self.datasets(part))
 
     def files(self) -> Iterator[tuple[str, int, str]]:
         """Name, size and checksum of every file but the manifest."""
@@ -105,6 +107,15 @@ class Corpus:
             for dataset in self.datasets(part):
                 for name, (size, checksum) in dataset["files"].items():
                     yield f"{part}/{dataset['name']}/{name}", size, checksum
+
+
+def listing(folder: Path, files: Iterable[Path]) -> dict[str, list[int | str]]:
+    """Size and checksum of files, by their names in the folder."""
+    return {
+        file.relative_to(folder).as_posix(): [file.stat().st_size, formats.sha256(file)]
+        for file in files
+        if file.is_file()
+    }
 
 
 def open_corpus(path: str | os.PathLike[str]) -> Corpus:
@@ -133,23 +144,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Corpus:
         raise FileNotFoundError(
             f"There is no corpus {path}: it has no {MANIFEST}.{hint if building.exists() else ''}"
         )
-    record = formats.read_json(path / MANIFEST)
-    if record.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is not a corpus of scbert_cll: its {MANIFEST} does not say format = "
-            f"{FORMAT!r}."
-        )
-    version = record.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ValueError(f"{path} was built by a newer scbert_cll; upgrade scbert_cll to read it.")
-    is_old = version in range(1, SEALED) and formats.CHECKSUM not in record
-    is_whole = None if is_old else formats.is_sealed(record)
-    manifests.readable_list(record, _MANIFEST, path / MANIFEST, is_whole=is_whole, remedy=_REMEDY)
+    record = _MANIFEST.read(path / MANIFEST)
     needed = [VOCAB, *(f"{part}/zarr.json" for part in record["parts"])]
-    if absent := [name for name in needed if name not in record["sha256"]]:
-        raise ValueError(
-            f"{path / MANIFEST} is damaged: it does not list {listed(absent)}. {_REMEDY}"
-        )
+    _MANIFEST.lists(record, needed, path / MANIFEST)
     return Corpus(path, record)
 
 
@@ -187,7 +184,8 @@ def unlisted(corpus: Corpus, *, hidden: bool = False) -> Iterator[str]:
     Hidden ones, which systems leave and nothing reads, only where asked for.
     """
     files = {MANIFEST, *(name for name, *_ in corpus.files())}
-    folders = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
+    parents = (PurePosixPath(name).parents for name in files)
+    folders = {folder.as_posix() for folders in parents for folder in folders}
     for place, inner, names in os.walk(corpus.path, followlinks=True):
         at = PurePosixPath(Path(place).relative_to(corpus.path).as_posix())
         for some, listed_ones in ((sorted(names), files), (sorted(inner), folders)):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +21,8 @@ from anndata.io import read_elem, write_elem
 
 from scbert_cll import _keys, _names, _record
 from scbert_cll._corpus.format import SOURCE, Corpus
-from scbert_cll._disk.formats import are_whole, plain, same, sha256, versions
-from scbert_cll._disk.in_place import NotAsWrittenError, put_in_place, remove
+from scbert_cll._disk.formats import Json, are_whole, plain, same, sha256, versions
+from scbert_cll._disk.in_place import NotAsWrittenError, put_in_place
 from scbert_cll._disk.left_overs import read_note, write_note
 
 PART: Final = "part"
@@ -29,14 +30,15 @@ _FORMAT: Final = "scbert_cll predictions"
 _FORMAT_VERSION: Final = 1
 _WRITERS: Final = ("anndata", "zarr", "numpy", "torch")
 _INDEX: Final = "_index"
+_LATENT: Final = f"obsm/{_keys.X_SCBERT}"
 _NAMES_PER_CHUNK: Final = 2**16
 _LAID: Final = "laid.json"  # files of the store before the first window
-_FRAME: Final = {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": _INDEX}
-_CATEGORICAL: Final = {
-    "encoding-type": "categorical",
-    "encoding-version": "0.2.0",
-    "ordered": False,
-}
+_VERSION: Final = {"encoding-version": "0.2.0"}  # anndata's
+_FRAME: Final = {"encoding-type": "dataframe", **_VERSION, "_index": _INDEX}
+_CATEGORICAL: Final = {"encoding-type": "categorical", **_VERSION, "ordered": False}
+
+type Groups = Mapping[str, list[str]]  # columns of obs, and their categories
+type Parts = Sequence[str]
 
 
 class Piece(NamedTuple):
@@ -48,7 +50,7 @@ class Piece(NamedTuple):
     row: int
 
 
-def pieces(corpus: Corpus, parts: Sequence[str], start: int, stop: int) -> Iterator[Piece]:
+def pieces(corpus: Corpus, parts: Parts, start: int, stop: int) -> Iterator[Piece]:
     """Rows `start` to `stop` of the parts, put one after the other."""
     before = 0
     for part in parts:
@@ -59,11 +61,12 @@ def pieces(corpus: Corpus, parts: Sequence[str], start: int, stop: int) -> Itera
         before += n
 
 
-def categories(corpus: Corpus, parts: Sequence[str]) -> dict[str, list[str]]:
+def categories(corpus: Corpus, parts: Parts) -> dict[str, list[str]]:
     """Columns of `obs` that are groups of cells, and the groups."""
-    donors = sorted({donor for names in corpus.record["donors"].values() for donor in names})
+    donors = sorted(set(chain(*corpus.record["donors"].values())))
     files = [source["file"] for source in corpus.record["sources"]]
-    columns = {name: kinds for name, kinds in corpus.obs_columns.items() if kinds is not None}
+    kinds = corpus.obs_columns.items()
+    columns = {name: names for name, names in kinds if names is not None}
     return {_keys.DONOR: donors, SOURCE: files, PART: list(parts), **columns}
 
 
@@ -73,7 +76,8 @@ class Results:
 
     width: int
     classes: Sequence[str] = ()
-    names: Sequence[str] = ()  # of predictions: classes, and "unassigned" where that may be
+    # of predictions: classes, and "unassigned" where that may be
+    names: Sequence[str] = ()
     tables: Sequence[str] = ()  # of probabilities
 
     @property
@@ -82,11 +86,16 @@ class Results:
         return _names.keys(self.classes, "Classes")
 
     @property
+    def numbers(self) -> list[str]:
+        """Where in the store the embedding and the probabilities lie."""
+        score = [f"obs/{_keys.SCORE}"] if self.classes else []
+        tables = [f"obsm/{one}/{name}" for one in self.tables for name in self.columns]
+        return [_LATENT, *score, *tables]
+
+    @property
     def arrays(self) -> list[str]:
         """Where in the store the results lie."""
-        prediction = [f"obs/{_keys.PRED}/codes", f"obs/{_keys.SCORE}"] if self.classes else []
-        tables = [f"obsm/{table}/{name}" for table in self.tables for name in self.columns]
-        return [f"obsm/{_keys.X_SCBERT}", *prediction, *tables]
+        return [*([f"obs/{_keys.PRED}/codes"] if self.classes else []), *self.numbers]
 
     def bytes_per_cell(self) -> int:
         """Size on disk, about."""
@@ -94,19 +103,15 @@ class Results:
         return 4 * (self.width + n_tables * len(self.classes) + 2) + 16 * (1 + n_tables)
 
 
+@dataclass(frozen=True)
 class Store:
-    """The zarr store.
+    """The zarr store."""
 
-    Parameters
-    ----------
-    folder
-        Where it is, or will be.
-    window
-        Cells in a chunk.
-    """
-
-    def __init__(self, folder: Path, window: int) -> None:
-        self.folder, self.window = folder, window
+    folder: Path  # where it is, or will be
+    window: int  # cells in a chunk
+    corpus: Corpus
+    parts: Parts
+    results: Results
 
     @property
     def group(self) -> Any:
@@ -115,27 +120,21 @@ class Store:
 
         return zarr.open_group(self.folder, mode="a", zarr_format=3)
 
-    def create(
-        self, corpus: Corpus, parts: Sequence[str], results: Results, call: str
-    ) -> list[str]:
+    def create(self, call: str) -> list[str]:
         """Lay everything out, with the `obs` that the corpus has.
 
         The store appears when that is done and its files are listed.
         """
-        aside = Store(self.folder.with_name(f"{self.folder.name}.new"), self.window)
+        aside = replace(self, folder=self.folder.with_name(f"{self.folder.name}.new"))
         shutil.rmtree(aside.folder, ignore_errors=True)
-        write_elem(aside.group, "/", AnnData(var=pd.DataFrame(index=corpus.genes)))
-        n, groups = corpus.n_cells(*parts), categories(corpus, parts)
-        aside._lay_obs(n, groups, list(corpus.obs_columns), results)
-        aside._lay_obsm(n, results)
-        frames = ["obs", *(f"obsm/{name}" for name in results.tables)]
-        for row, obs in _obs(corpus, parts):
-            aside._write_obs(row, obs, frames, groups)
+        groups = categories(self.corpus, self.parts)
+        aside._lay(groups)
+        aside._write_obs(groups)
         aside.group.attrs[_FORMAT] = {
             "format_version": _FORMAT_VERSION,
             "versions": versions(*_WRITERS),
         }
-        sums = aside._sums(aside.folder)
+        sums = aside.sums([aside.folder])
         write_note(self._laid, {"files": sums}, call)
         put_in_place(aside.folder, self.folder)
         return list(sums)
@@ -146,40 +145,19 @@ class Store:
 
     def laid(self, call: str) -> list[str] | None:
         """Files that this call laid out; None where they are not there as they were."""
-        note = read_note(self._laid, call)
-        is_whole = note is not None and self.are_whole(note["files"])
-        return list(note["files"]) if note is not None and is_whole else None
+        files = (read_note(self._laid, call) or {}).get("files")
+        return list(files) if files and are_whole(self.folder, files) else None
 
-    def are_whole(self, sums: Mapping[str, str]) -> bool:
-        """Whether files of the store are as they were written."""
-        return are_whole(self.folder, sums)
+    def chunks(self, window: int) -> list[Path]:
+        """Where the results of a window lie; no file is where no value is but the default."""
+        return [self.folder / path / "c" / str(window) for path in self.results.arrays]
 
-    def chunks(self, window: int, results: Results) -> dict[str, str]:
-        """Files that hold the results of a window, and their checksums.
-
-        Where no value is but the default, there is no file.
-        """
-        return self._sums(*self._chunks(window, results))
-
-    def clear(self, window: int, results: Results) -> None:
-        """Remove what is left of a window that was cut short.
-
-        Its cells may be written in two halves, which meet in one file.
-        """
-        for path in self._chunks(window, results):
-            remove(path)
-
-    def _chunks(self, window: int, results: Results) -> list[Path]:
-        return [self.folder / path / "c" / str(window) for path in results.arrays]
-
-    def _sums(self, *places: Path) -> dict[str, str]:
+    def sums(self, places: Sequence[Path]) -> dict[str, str]:
         """Checksums of files, also of those in folders, by their names in the store."""
-        paths = (path for place in places for path in (place, *sorted(place.rglob("*"))))
-        return {
-            path.relative_to(self.folder).as_posix(): sha256(path)
-            for path in paths
-            if path.is_file()
-        }
+        inner = ([place, *sorted(place.rglob("*"))] for place in places)
+        files = [path for path in chain(*inner) if path.is_file()]
+        names = (file.relative_to(self.folder).as_posix() for file in files)
+        return dict(zip(names, map(sha256, files), strict=True))
 
     def write(self, row: int, values: Mapping[str, np.ndarray]) -> None:
         """Put results by path, e.g. ``obsm/X_scbert``, from a row on, and read them back.
@@ -196,13 +174,7 @@ class Store:
             if not same(np.asarray(array[rows], block.dtype), block):
                 raise NotAsWrittenError(self.folder, path)
 
-    def read(self, path: str, row: int, n: int) -> np.ndarray:
-        """Some rows of an array."""
-        return np.asarray(self.group[path][row : row + n])
-
-    def finish(
-        self, slots: Mapping[str, Any], results: Results, out: Path, files: Collection[str]
-    ) -> None:
+    def finish(self, slots: Json, out: Path, files: Collection[str]) -> None:
         """Write what is of all cells together beside `files`, and put the whole into its place.
 
         What else was left goes.
@@ -211,97 +183,78 @@ class Store:
         for file in list(self.folder.rglob("*")):
             if file.is_file() and file not in listed:
                 file.unlink()
-        long = _names.long_ones(results.classes)
+        long = _names.long_ones(self.results.classes)
         elems = {
             path: _record.storable(value, long, rows=path.startswith("varm/"))
             for path, value in slots.items()
         }
-        for path, value in (elems | ({f"uns/{_names.LONG}": long} if long else {})).items():
+        elems |= {f"uns/{_names.LONG}": long} if long else {}
+        for path, value in elems.items():
             slot, name = path.split("/")
             write_elem(self.group[slot], name, value)
             if not same(plain(read_elem(self.group[path])), plain(value)):
                 raise NotAsWrittenError(self.folder, path)
         put_in_place(self.folder, out)
 
-    def _lay_obs(
-        self,
-        n: int,
-        groups: Mapping[str, Sequence[str]],
-        obs_columns: Sequence[str],
-        results: Results,
-    ) -> None:
-        columns = [_keys.DONOR, SOURCE, PART, *obs_columns]
-        prediction = [_keys.PRED, _keys.SCORE] if results.classes else []
-        del self.group["obs"]
-        self._lay_frame("obs", n, _names.keys([*columns, *prediction]))
-        for name in columns:
+    def _lay(self, groups: Groups) -> None:
+        """Every table and array, in its final size; `groups` are categories of columns."""
+        group, results = self.group, self.results
+        write_elem(group, "/", AnnData(var=pd.DataFrame(index=self.corpus.genes)))
+        del group["obs"]
+        columns = [_keys.DONOR, SOURCE, PART, *self.corpus.obs_columns]
+        prediction = {_keys.PRED: list(results.names)} if results.classes else {}
+        names = [*columns, *prediction, *([_keys.SCORE] if prediction else [])]
+        for frame in self._frames:
+            order = _names.keys(names) if frame == "obs" else results.columns
+            group.create_group(frame, attributes=_FRAME | {"column-order": order})
+            self._lay_array(f"{frame}/{_INDEX}", "str", "", _NAMES_PER_CHUNK)
+        for name, kinds in {**groups, **prediction}.items():
             path = f"obs/{_names.key(name)}"
-            if name in groups:
-                self._lay_categorical(path, n, groups[name], _NAMES_PER_CHUNK)
-            else:
-                self._lay_array(path, (n,), "float64", np.nan, _NAMES_PER_CHUNK)
-        if results.classes:
-            self._lay_categorical(f"obs/{_keys.PRED}", n, results.names, self.window)
-            self._lay_array(f"obs/{_keys.SCORE}", (n,), "float32", np.nan, self.window)
+            group.create_group(path, attributes=_CATEGORICAL)
+            write_elem(group[path], "categories", np.array(kinds, dtype=object))
+            dtype = pd.Categorical.from_codes([], pd.Index(kinds)).codes.dtype
+            rows = self.window if name in prediction else _NAMES_PER_CHUNK
+            self._lay_array(f"{path}/codes", str(dtype), -1, rows)
+        for name in set(columns).difference(groups):
+            path = f"obs/{_names.key(name)}"
+            self._lay_array(path, "float64", np.nan, _NAMES_PER_CHUNK)
+        for path in results.numbers:
+            width = [results.width] if path == _LATENT else []
+            self._lay_array(path, "float32", np.nan, self.window, *width)
 
-    def _lay_obsm(self, n: int, results: Results) -> None:
-        shape = n, results.width
-        self._lay_array(f"obsm/{_keys.X_SCBERT}", shape, "float32", np.nan, self.window)
-        for table in results.tables:
-            self._lay_frame(f"obsm/{table}", n, results.columns)
-            for name in results.columns:
-                self._lay_array(f"obsm/{table}/{name}", (n,), "float32", np.nan, self.window)
+    @property
+    def _frames(self) -> list[str]:
+        return ["obs", *(f"obsm/{name}" for name in self.results.tables)]
 
-    def _lay_frame(self, path: str, n: int, columns: Sequence[str]) -> None:
-        self.group.create_group(path, attributes=_FRAME | {"column-order": list(columns)})
-        self._lay_array(f"{path}/{_INDEX}", (n,), "str", "", _NAMES_PER_CHUNK)
-
-    def _lay_categorical(self, path: str, n: int, names: Sequence[str], rows: int) -> None:
-        self.group.create_group(path, attributes=_CATEGORICAL)
-        write_elem(self.group[path], "categories", np.array(names, dtype=object))
-        dtype = str(pd.Categorical.from_codes([], pd.Index(names)).codes.dtype)
-        self._lay_array(f"{path}/codes", (n,), dtype, -1, rows)
-
-    def _lay_array(
-        self, path: str, shape: tuple[int, ...], dtype: str, fill: float | str, rows: int
-    ) -> None:
+    def _lay_array(self, path: str, dtype: str, fill: Any, rows: int, *width: int) -> None:
+        n_cells = self.corpus.n_cells(*self.parts)
         kind = "string-array" if dtype == "str" else "array"
         self.group.create_array(
             path,
-            shape=shape,
+            shape=(n_cells, *width),
             dtype=dtype,
-            chunks=(min(rows, shape[0]), *shape[1:]),
+            chunks=(min(rows, n_cells), *width),
             fill_value=fill,
-            attributes={"encoding-type": kind, "encoding-version": "0.2.0"},
+            attributes={"encoding-type": kind, **_VERSION},
         )
 
-    def _write_obs(
-        self,
-        row: int,
-        obs: pd.DataFrame,
-        frames: Sequence[str],
-        groups: Mapping[str, Sequence[str]],
-    ) -> None:
-        values = {f"{frame}/{_INDEX}": obs.index.to_numpy(dtype=object) for frame in frames}
-        for name, column in obs.items():
-            path = f"obs/{_names.key(name)}"
-            if name in groups:
-                text = column.astype("category")
-                codes = text.cat.set_categories(groups[str(name)]).cat.codes
-                values[f"{path}/codes"] = codes.to_numpy()
-            else:
-                values[path] = column.to_numpy(dtype=float)
-        self.write(row, values)
+    def _write_obs(self, groups: Groups) -> None:
+        """The `obs` of each dataset, with its part; `groups` are categories of columns."""
+        import zarr
 
-
-def _obs(corpus: Corpus, parts: Sequence[str]) -> Iterator[tuple[int, pd.DataFrame]]:
-    """First row and `obs`, with the part, of each dataset."""
-    import zarr
-
-    row = 0
-    for part in parts:
-        for dataset in corpus.datasets(part):
+        row = 0
+        corpus, parts = self.corpus, self.parts
+        datasets = ((part, one) for part in parts for one in corpus.datasets(part))
+        for part, dataset in datasets:
             place = corpus.path / part / dataset["name"] / "obs"
             obs: Any = read_elem(zarr.open_group(place, mode="r", zarr_format=3))
-            yield row, obs.assign(**{PART: pd.Categorical([part] * len(obs))})
-            row += dataset["n_cells"]
+            names = obs.index.to_numpy(dtype=object)
+            values = {f"{frame}/{_INDEX}": names for frame in self._frames}
+            for name, column in obs.assign(**{PART: part}).items():
+                path = f"obs/{_names.key(name)}"
+                if name in groups:
+                    values[f"{path}/codes"] = pd.Categorical(column, groups[name]).codes
+                else:
+                    values[path] = column.to_numpy(dtype=float)
+            self.write(row, values)
+            row += len(obs)

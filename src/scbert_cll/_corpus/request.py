@@ -17,7 +17,7 @@ from scbert_cll._checks.paths import plain_or_folder
 from scbert_cll._checks.words import listed
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.sources import Source
-from scbert_cll._disk.formats import digest
+from scbert_cll._disk.formats import Json, digest
 from scbert_cll._settings import settings
 from scbert_cll.vocab import GeneVocab
 
@@ -26,6 +26,12 @@ from scbert_cll.vocab import GeneVocab
 _BYTES_PER_VALUE: Final = 128
 _FEWEST_VALUES, _MOST_VALUES = 2**12, 2**21
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?) *([KMGT]?)I?B?", re.IGNORECASE)
+# parameters of a scan, by their names here, and those of what comes after
+_READING: Final = (
+    *("min_matched", "min_genes", "modality", "cells"),
+    *("layer", "donor_key", "obs_columns"),
+)
+_DEALING: Final = ("val_fraction", "val_donors", "on_error", "rng", "memory")
 _STEP: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -34,7 +40,8 @@ class Request:
     """What pp.build_corpus was called with, checked."""
 
     vocab: GeneVocab
-    binning: Mapping[str, Any] | None  # as pp.bin_expression records it; None: counts stay counts
+    # as pp.bin_expression records it; None: counts stay counts
+    binning: Mapping[str, Any] | None
     cut: Callable[[sparse.csr_matrix], sparse.csr_matrix]  # counts to what is stored
     n_bins: int
     layer: str | None
@@ -64,53 +71,42 @@ class Request:
     @property
     def n_values(self) -> int:
         """Stored values of a block."""
-        return int(np.clip(self.memory // 8 // _BYTES_PER_VALUE, _FEWEST_VALUES, _MOST_VALUES))
+        n_values = self.memory // 8 // _BYTES_PER_VALUE
+        return int(np.clip(n_values, _FEWEST_VALUES, _MOST_VALUES))
 
-    def reading(self) -> dict[str, Any]:
+    def reading(self) -> Json:
         """Parameters that decide what a scan of a file finds; what is long by its checksum."""
-        edges = None if self.binning is None else self.binning["edges"]
-        cuts = None if self.binning is None else {**self.binning, "edges": _as_text(edges)}
-        names = self.aliases
-        aliases = None if names is None else {name: sorted(names[name]) for name in names}
+        cuts = aliases = None
+        if self.binning is not None:
+            edges = self.binning["edges"]
+            text = edges.to_csv() if isinstance(edges, pd.DataFrame) else edges
+            cuts = digest({**self.binning, "edges": text})
+        if self.aliases is not None:
+            names = self.aliases
+            aliases = digest({name: sorted(names[name]) for name in names})
         return {
             "binned": self.is_binned,
-            "min_matched": self.min_matched,
-            "min_genes": self.min_genes,
-            "modality": self.modality,
-            "cells": self.cells,
-            "layer": self.layer or "X",
-            "donor_key": self.donor_key,
-            "obs_columns": self.obs_columns,
+            **{name: getattr(self, name) for name in _READING},
+            "layer": self.layer or "X",  # in its place among these
             "not_donors": sorted(settings.not_donors),
             "vocab": digest(list(self.vocab.names)),
-            "binning": None if cuts is None else digest(cuts),
-            "aliases": None if aliases is None else digest(aliases),
+            "binning": cuts,
+            "aliases": aliases,
         }
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """All parameters, as the manifest has them."""
-        return {
-            **self.reading(),
-            "val_fraction": self.val_fraction,
-            "val_donors": self.val_donors,
-            "on_error": self.on_error,
-            "rng": self.rng,
-            "memory": self.memory,
-        }
+        return {**self.reading(), **{name: getattr(self, name) for name in _DEALING}}
 
     def open(self, path: Path) -> Source:
         """A file, open for reading."""
-        return Source(path, layer=self.layer, memory=self.memory, modality=self.modality)
+        return Source(path, self.layer, self.memory, self.modality)
 
-    def aligned(self, source: Source, columns: Columns, start: int, stop: int) -> sparse.csr_matrix:
+    def aligned(self, source: Source, genes: Columns, rows: slice) -> sparse.csr_matrix:
         """Counts of some cells for the vocabulary, without stored zeros; genes in any order."""
-        counts = columns.placed(source.counts(start, stop))
+        counts = genes.placed(source.counts(rows))
         counts.eliminate_zeros()
         return counts
-
-
-def _as_text(edges: Any) -> Any:
-    return edges.to_csv() if isinstance(edges, pd.DataFrame) else edges
 
 
 def memory_size(value: str | int) -> int:
@@ -133,7 +129,7 @@ def source_files(paths: Any) -> list[Path]:
         )
     files = [Path(path) for path in paths]
     if not files:
-        raise ValueError("paths names no file; expected .h5ad, .h5mu, .zarr or 10x .h5 files.")
+        raise ValueError("paths names no file; expected .h5ad, .h5mu, .zarr or 10x .h5.")
     if absent := [str(file) for file in files if not file.exists()]:
         raise FileNotFoundError(
             f"{len(absent)} of {len(files)} files are not there: {listed(absent)}."
@@ -141,7 +137,8 @@ def source_files(paths: Any) -> list[Path]:
     resolved = [plain_or_folder(file).resolve() for file in files]
     places = zip(files, resolved, strict=True)
     if twice := sorted({str(f) for f, at in places if resolved.count(at) > 1}):
-        raise ValueError(f"paths names a file more than once: {listed(twice)}. Name each once.")
+        names = listed(twice)
+        raise ValueError(f"paths names a file more than once: {names}. Name each once.")
     return files
 
 

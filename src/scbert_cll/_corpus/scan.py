@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,24 +18,17 @@ from scbert_cll._checks.words import closest_first, listed, unique
 from scbert_cll._corpus.columns import Columns
 from scbert_cll._corpus.request import Request
 from scbert_cll._corpus.sources import Source
-from scbert_cll._disk.formats import size_and_time
-from scbert_cll._disk.left_overs import read_kept, write_kept
+from scbert_cll._disk.formats import Json, size_and_time
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a file holds."""
+    """What a file holds, or why it cannot be used."""
 
-    record: dict[str, Any]
+    record: Json
     n_tokens: np.ndarray  # (cells,) stored values of each; 0: left out
     donor: np.ndarray  # (cells,) number in record["donors"]
     index: np.ndarray  # (columns,) place in the vocabulary
-
-    @classmethod
-    def refused(cls, head: dict[str, Any], reason: str) -> Scan:
-        """A scan of a file that cannot be used."""
-        nothing = np.zeros(0, np.int32)
-        return cls(head | {"reason": reason}, nothing, nothing, nothing)
 
     @property
     def reason(self) -> str | None:
@@ -47,16 +40,13 @@ class Scan:
         """Name of the file, as the manifest has it."""
         return str(self.record["file"])
 
-    def save(self, path: Path, call: str) -> None:
-        """Write all of it as one file, which says what was asked of which file."""
-        arrays = {"n_tokens": self.n_tokens, "donor": self.donor, "index": self.index}
-        write_kept(path, arrays, self.record, call)
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it but the record."""
+        return {"n_tokens": self.n_tokens, "donor": self.donor, "index": self.index}
 
-    @classmethod
-    def load(cls, path: Path, call: str) -> Scan | None:
-        """Read what `save` wrote; None where it is damaged, or of another call."""
-        parts = read_kept(path, call)
-        return None if parts is None else cls(parts[0], **parts[1])
+
+type Scans = Mapping[int, Scan]  # by the number of their file
 
 
 class _Column:
@@ -64,7 +54,7 @@ class _Column:
 
     def __init__(self) -> None:
         self.kind = "empty"  # of values
-        self.names: set[str] = set()
+        self._names: set[str] = set()
         self.order: list[str] | None = None  # of categories, in the file
 
     def add(self, column: pd.Series) -> None:
@@ -73,13 +63,19 @@ class _Column:
             is_number = is_numeric_dtype(present) and not is_bool_dtype(present)
             self.kind = "number" if is_number else "text"
         if self.kind == "text":
-            self.names.update(people.class_names(present).unique())
+            self._names.update(people.class_names(present).unique())
             if self.order is None and isinstance(column.dtype, pd.CategoricalDtype):
                 self.order = people.class_order(column, unused=True)
 
     @property
-    def categories(self) -> list[str]:
-        return people.sorted_names(self.names)
+    def names(self) -> list[str]:
+        """Of its values, sorted."""
+        return people.sorted_names(self._names)
+
+    @property
+    def categories(self) -> list[str] | None:
+        """The same, None where it holds numbers."""
+        return None if self.kind == "number" else self.names
 
 
 class _Tally:
@@ -105,39 +101,23 @@ class _Tally:
                 self.not_donors[name] = int(cells.sum())
             self.n_tokens[cells] = 0
 
-    def refuse_tokens(self, n_genes: int, n_bins: int) -> None:
-        """Refuse what looks like tokens, by the rules of :func:`~scbert_cll.pp.bin_expression`.
-
-        Over the whole file, since a block may hold small counts only.
-        """
-        shape = len(self.n_tokens), n_genes
-        if look_binned(self.largest, self.n_at_top, shape, n_bins):
-            raise ValueError(
-                f"looks binned already (its largest value is {self.largest:g}, "
-                f"n_bins={n_bins}); a corpus is built from raw counts."
-            )
-
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Json:
         """What became of the cells."""
         is_kept = self.n_tokens > 0
         per_donor = Counter(self.donor[is_kept].tolist())
+        columns = self.columns.items()
         return {
             "n_cells": len(is_kept),
             "n_kept": int(is_kept.sum()),
             "n_tokens": int(self.n_tokens.sum(dtype=np.int64)),
             "donors": {name: per_donor[code] for name, code in self.donors.items()},
             "not_donors": self.not_donors,
-            "columns": {
-                key: None if column.kind == "number" else column.categories
-                for key, column in self.columns.items()
-            },
-            "order": {
-                key: column.order or column.categories for key, column in self.columns.items()
-            },
+            "columns": {key: column.categories for key, column in columns},
+            "order": {key: column.order or column.names for key, column in columns},
         }
 
 
-def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
+def scan(path: Path, head: Json, request: Request) -> Scan:
     """Read all of a file once and say what it holds.
 
     Raises
@@ -160,10 +140,17 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
         tally = _tallied(source, columns, head["file"], request)
         if request.donor_key is not None and not source.is_10x:
             tally.leave_out_no_donors(f"obs[{request.donor_key!r}]")
-        if len(np.unique(tally.names)) < len(tally.names):  # only then are names read again
-            names = pd.Index(source.names(0, source.n_cells))
+        # only then are names read again
+        if len(np.unique(tally.names)) < len(tally.names):
+            names = pd.Index(source.names(slice(None)))
             unique(names, "obs_names", "adata.obs_names_make_unique()")
-        tally.refuse_tokens(len(vocab), request.n_bins)
+        # of all cells: a block may hold small counts only
+        shape = source.n_cells, len(vocab)
+        if look_binned(tally.largest, tally.n_at_top, shape, request.n_bins):
+            raise ValueError(
+                f"looks binned already (its largest value is {tally.largest:g}, "
+                f"n_bins={request.n_bins}); a corpus is built from raw counts."
+            )
         record = {
             **head,
             "size": size_and_time(path)[0],
@@ -178,34 +165,35 @@ def scan(path: Path, head: dict[str, Any], request: Request) -> Scan:
 def _tallied(source: Source, columns: Columns, label: str, request: Request) -> _Tally:
     """Go through the file."""
     tally, n_bins = _Tally(source.n_cells), request.n_bins
-    for start, stop in source.blocks(0, source.n_cells, request.n_values):
-        rows = slice(start, stop)
-        counts = request.aligned(source, columns, start, stop)
+    for rows in source.blocks(0, source.n_cells, request.n_values):
+        counts = request.aligned(source, columns, rows)
         n_tokens = np.diff(request.cut(counts).indptr)
-        chosen = _chosen(source, request.cells, start, stop)
+        chosen = _chosen(source, request.cells, rows)
         is_kept = chosen & (np.diff(counts.indptr) >= request.min_genes)
         tally.n_tokens[rows] = np.where(is_kept, n_tokens, 0)
         tally.largest = max(tally.largest, counts.data.max(initial=0))
         if tally.largest <= n_bins:
             tally.n_at_top += int((counts.max(axis=1) == n_bins).sum())
-        donors = _donors(source, label, request.donor_key, start, stop, chosen).astype(str)
-        names, codes = np.unique(donors, return_inverse=True)
-        numbers = [tally.donors.setdefault(str(name), len(tally.donors)) for name in names]
+        donors = _donors(source, label, request.donor_key, rows, chosen)
+        names, codes = np.unique(donors.astype(str), return_inverse=True)
+        by_name = tally.donors
+        numbers = [by_name.setdefault(str(name), len(by_name)) for name in names]
         tally.donor[rows] = np.asarray(numbers, dtype=np.int32)[codes]
-        tally.names[rows] = pd.util.hash_array(source.names(start, stop))
+        tally.names[rows] = pd.util.hash_array(source.names(rows))
         for key in request.obs_columns:
-            if (column := source.column(key, start, stop)) is not None:
+            if (column := source.column(key, rows)) is not None:
                 tally.columns.setdefault(key, _Column()).add(column)
     return tally
 
 
-def _chosen(source: Source, key: str | None, start: int, stop: int) -> np.ndarray:
+def _chosen(source: Source, key: str | None, rows: slice) -> np.ndarray:
     """Which cells a column of true and false chooses; all where none is named."""
     if key is None:
-        return np.ones(stop - start, dtype=bool)
-    column = _column(source, key, start, stop, "cells= names a column of true and false.")
+        return np.ones(rows.stop - rows.start, dtype=bool)
+    column = _column(source, key, rows, "cells= names a column of true and false.")
     kinds = column.unique()
-    if column.isna().any() or not all(isinstance(value, bool | np.bool_) for value in kinds):
+    is_bool = all(isinstance(value, bool | np.bool_) for value in kinds)
+    if column.isna().any() or not is_bool:
         raise ValueError(
             f"obs[{key!r}], which cells= names, must be true or false for every cell; found "
             f"{listed(kinds)}."
@@ -214,32 +202,33 @@ def _chosen(source: Source, key: str | None, start: int, stop: int) -> np.ndarra
 
 
 def _donors(
-    source: Source, label: str, key: str | None, start: int, stop: int, chosen: np.ndarray
+    source: Source, label: str, key: str | None, rows: slice, chosen: np.ndarray
 ) -> np.ndarray:
     """Donor of each cell; the file's name without its ending where it says nothing of donors."""
     if key is None or source.is_10x:
-        return np.full(stop - start, label.removesuffix(Path(label).suffix), dtype=object)
-    remedy = "Name the column of donors (donor_key); None takes every file for one donor."
-    column = _column(source, key, start, stop, remedy)
+        one = label.removesuffix(Path(label).suffix)
+        return np.full(len(chosen), one, dtype=object)
+    remedy = "Name the donors' column (donor_key); None takes each file for one donor."
+    column = _column(source, key, rows, remedy)
     missing = column.isna().to_numpy() & chosen
     if missing.any():
         raise ValueError(
             f"obs[{key!r}] is missing for {missing.sum()} cells "
-            f"({listed(source.names(start, stop)[missing])}); fill it or drop these cells."
+            f"({listed(source.names(rows)[missing])}); fill it or drop these cells."
         )
     return people.named(column, people.donor_name).to_numpy(dtype=object)
 
 
-def _column(source: Source, key: str, start: int, stop: int, remedy: str) -> pd.Series:
+def _column(source: Source, key: str, rows: slice, remedy: str) -> pd.Series:
     """A column of obs that the file must have."""
-    column = source.column(key, start, stop)
+    column = source.column(key, rows)
     if column is None:
         names = closest_first(key, [name for name in source.obs_columns if name != key])
         raise KeyError(f"{key!r} is not in obs; it has {listed(names, 12)}. {remedy}")
     return column
 
 
-def _genes(resolved: pd.DataFrame, columns: Columns) -> dict[str, Any]:
+def _genes(resolved: pd.DataFrame, columns: Columns) -> Json:
     """What became of the genes."""
     how = resolved["how"]
     renamed = resolved[how.isin(["genome", "ensembl", "alias", "suffix"])]

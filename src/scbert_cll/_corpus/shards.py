@@ -13,6 +13,8 @@ from scbert_cll._disk.left_overs import read_kept, read_note, write_kept, write_
 
 _PROGRESS: Final = "progress.json"
 
+type Sums = dict[str, np.ndarray]  # over cells, by what they are of
+
 
 class Shard:
     """How far one shard of the windows is.
@@ -24,7 +26,7 @@ class Shard:
     ----------
     folder
         In which all shards have theirs.
-    number, n_shards
+    number, of
         Which one it is, of how many.
     n_windows
         Windows of all shards.
@@ -32,16 +34,22 @@ class Shard:
         What every left-over of this call carries.
     """
 
-    def __init__(self, folder: Path, number: int, n_shards: int, n_windows: int, call: str) -> None:
+    def __init__(self, folder: Path, number: int, of: int, n_windows: int, call: str) -> None:
         self.folder = folder / f"share_{number}"
-        self.windows = list(range(number, n_windows, n_shards))
-        self.call = digest({"call": call, "share": number, "of": n_shards})
-        self._begin()
-
-    def _begin(self) -> None:
+        self.windows = list(range(number, n_windows, of))
+        self.call = digest({"call": call, "share": number, "of": of})
         self.n_done, self.n_without_token = 0, 0
-        self.sums: dict[str, np.ndarray] = {}
-        self._is_noted = False
+        self.sums: Sums = {}
+        note = read_note(self.folder / _PROGRESS, self.call) or {}
+        if note.get("has_sums"):
+            kept = read_kept(self._sums(note["done"]), self.call)
+            if kept is None or kept[0]["done"] != note["done"]:
+                note = {}
+            else:
+                self.sums = kept[1]
+        self._is_noted = bool(note)
+        if note:
+            self.n_done, self.n_without_token = note["done"], note["without_token"]
 
     @property
     def is_done(self) -> bool:
@@ -52,25 +60,7 @@ class Shard:
         """
         return self.n_done == len(self.windows) and self._is_noted
 
-    def load(self) -> Shard:
-        """Go on where the last note was made."""
-        self._begin()
-        note = read_note(self.folder / _PROGRESS, self.call)
-        if note is None:
-            return self
-        sums: dict[str, np.ndarray] = {}
-        if note["has_sums"]:
-            parts = read_kept(self._sums(note["done"]), self.call)
-            if parts is None or parts[0]["done"] != note["done"]:
-                return self
-            sums = parts[1]
-        self.n_done, self.n_without_token = note["done"], note["without_token"]
-        self.sums, self._is_noted = sums, True
-        return self
-
-    def add(
-        self, sums: Mapping[str, np.ndarray], n_without_token: int, files: Mapping[str, str]
-    ) -> None:
+    def add(self, sums: Sums, n_without_token: int, files: Mapping[str, str]) -> None:
         """Note that a window is done, and which files hold it."""
         window = self.windows[self.n_done]
         write_note(self._window(window), {"files": files}, self._call_of(window))
@@ -82,20 +72,18 @@ class Shard:
 
     def note(self) -> None:
         """Write down how far it is."""
+        done = {"done": self.n_done}
         if self.sums:
-            write_kept(self._sums(self.n_done), self.sums, {"done": self.n_done}, self.call)
-        note = {
-            "done": self.n_done,
-            "without_token": self.n_without_token,
-            "has_sums": bool(self.sums),
-        }
+            write_kept(self._sums(self.n_done), self.sums, done, self.call)
+        note = {**done, "without_token": self.n_without_token}
+        note["has_sums"] = bool(self.sums)
         write_note(self.folder / _PROGRESS, note, self.call)
         self._is_noted = True
 
     def files(self, window: int) -> dict[str, str] | None:
         """Files with the results of a window, and their checksums; None where no note fits."""
         note = read_note(self._window(window), self._call_of(window))
-        return None if note is None else dict(note["files"])
+        return dict(note["files"]) if note else None
 
     def _window(self, window: int) -> Path:
         return self.folder / f"window_{window}.json"
@@ -107,9 +95,6 @@ class Shard:
         return self.folder / f"sums_{done}.npz"
 
 
-def added(
-    sums: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def added(sums: Sums, others: Sums) -> Sums:
     """Sums by name, with others added to them."""
-    updated = {name: sums.get(name, 0) + values for name, values in others.items()}
-    return {**sums, **updated}
+    return sums | {name: sums.get(name, 0) + values for name, values in others.items()}

@@ -16,8 +16,8 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import key_in, listed
-from scbert_cll._corpus.elements import index_of, is_group, is_null, opened, values
-from scbert_cll._corpus.rows import Csr, Dense, Rows, rows_of
+from scbert_cll._corpus import elements
+from scbert_cll._corpus.elements import index_of, values
 from scbert_cll.vocab import GeneVocab
 
 # Reading a damaged file raises any of these, by HDF5, by anndata or by a check.
@@ -39,15 +39,15 @@ class Source:
         Modality of a MuData with the RNA; one with a usual name if not given.
     """
 
-    def __init__(
-        self, path: Path, *, layer: str | None, memory: int, modality: str | None = None
-    ) -> None:
-        self._file = opened(path)
+    def __init__(self, path: Path, layer: str | None, memory: int, modality: str | None) -> None:
+        self._file = elements.opened(path)
         self._layer, self._memory, self._modality = layer, memory, modality
         self._is_gene = np.zeros(0, dtype=bool)
-        self.n_rounded = 0  # values that float32 had left beside whole numbers, in blocks read
+        # values that float32 had left beside whole numbers, in blocks read
+        self.n_rounded = 0
         self._obs: Any = None
-        self._mudata: tuple[str, Any] | None = None  # name of the modality, and what it is part of
+        # name of the modality, and what it is part of
+        self._mudata: tuple[str, Any] | None = None
         self._shared: dict[str, pd.Series] = {}
         self._categories: dict[str, pd.Index] = {}
         try:
@@ -92,8 +92,9 @@ class Source:
 
     def resolve(self, vocab: GeneVocab, aliases: Any) -> pd.DataFrame:
         """The vocabulary gene of each column, and why, as `GeneVocab.resolve` says it."""
-        by_symbol, by_id = (names.isin(vocab.names).sum() for names in (self._genes, self._ids))
-        names = self._ids if by_id > by_symbol else self._genes
+        symbols, ids = self._genes, self._ids
+        is_by_id = ids.isin(vocab.names).sum() > symbols.isin(vocab.names).sum()
+        names = ids if is_by_id else symbols
         columns = np.flatnonzero(self._is_gene)
         resolved = vocab.resolve(names[columns], aliases=aliases, others=self.others)
         return (
@@ -103,46 +104,46 @@ class Source:
             .astype({"index": np.int64})
         )
 
-    def blocks(self, start: int, stop: int, n_values: int) -> Iterator[tuple[int, int]]:
-        """Borders of blocks of rows: at most `n_values` stored values each, at least one row."""
+    def blocks(self, start: int, stop: int, n_values: int) -> Iterator[slice]:
+        """Blocks of rows: at most `n_values` stored values each, at least one row."""
         before = self._rows.stored_before
         while start < stop:
             ends, most = range(start + 1, stop + 1), before(start) + n_values
             end = start + max(bisect_right(ends, most, key=before), 1)
-            yield start, end
+            yield slice(start, end)
             start = end
 
-    def counts(self, start: int, stop: int) -> sparse.csr_matrix:
+    def counts(self, rows: slice) -> sparse.csr_matrix:
         """Raw counts of some cells, checked."""
-        csr = _checks.counts.as_csr(self._rows.read(start, stop), "its matrix")
+        csr = _checks.counts.as_csr(self._rows.read(rows), "its matrix")
         of_genes = slice(None) if self._is_gene.all() else self._is_gene[csr.indices]
         counts = csr.data[of_genes]
         if not _checks.counts.are_finite(counts):
-            self._refuse(start, stop)
+            self._refuse(rows)
         if not _checks.counts.are_whole(counts):
             whole = _checks.counts.nearly_whole(counts)
             if whole is None:
-                self._refuse(start, stop)
+                self._refuse(rows)
             self.n_rounded += int((whole != counts).sum())
             csr.data[of_genes] = whole
         return csr
 
-    def names(self, start: int, stop: int) -> np.ndarray:
+    def names(self, rows: slice) -> np.ndarray:
         """Names of cells."""
-        return values(self._cells, slice(start, stop)).astype(str).to_numpy(dtype=object)
+        return values(self._cells, rows).astype(str).to_numpy(dtype=object)
 
-    def column(self, key: str, start: int, stop: int) -> pd.Series | None:
+    def column(self, key: str, rows: slice) -> pd.Series | None:
         """A column of `obs`, or of the MuData's own; None where the file has none of that name."""
         if self._obs is not None and key in self._obs:
-            return values(self._obs[key], slice(start, stop), self._categories)
+            return values(self._obs[key], rows, self._categories)
         if self._mudata is None:
             return None
         modality, mudata = self._mudata
         if key in mudata["obs"]:
             column = self._of_mudata(key, modality, mudata)
-            return column.iloc[start:stop].reset_index(drop=True)
+            return column.iloc[rows].reset_index(drop=True)
         bare = key.removeprefix(f"{modality}:")
-        return None if bare == key else self.column(bare, start, stop)
+        return None if bare == key else self.column(bare, rows)
 
     def _of_mudata(self, key: str, modality: str, mudata: Any) -> pd.Series:
         """A column of a MuData's own `obs` for the cells of the modality.
@@ -157,36 +158,37 @@ class Source:
             self._shared[key] = column.iloc[rows].reset_index(drop=True)
         return self._shared[key]
 
-    def _refuse(self, start: int, stop: int) -> NoReturn:
+    def _refuse(self, cells: slice) -> NoReturn:
         """Let the check of objects in memory say what is wrong, on the same cells of all slots."""
 
         def block(elem: Any) -> Any:
             try:
-                rows = rows_of(elem, self._memory)
-                matrix = rows.read(start, stop)
-                return matrix.toarray() if isinstance(rows, Dense) else matrix
+                rows = elements.rows_of(elem, self._memory)
+                matrix = rows.read(cells)
+                return matrix.toarray() if isinstance(rows, elements.Dense) else matrix
             except UNREADABLE:  # another matrix than the one that is asked for
                 return None
 
         root: Any = self._root
         var, raw = pd.DataFrame(index=self._genes), None
         if self._is_raw or self.is_10x:  # its genes are not those of X
-            X, layers = self._rows.read(start, stop), {}
+            X, layers = self._rows.read(cells), {}
         else:
             X = block(root["X"]) if "X" in root else None
-            blocks = {name: block(root["layers"][name]) for name in root.get("layers", ())}
-            layers = {name: matrix for name, matrix in blocks.items() if matrix is not None}
+            slot = root.get("layers", {})
+            layers = {name: block(slot[name]) for name in slot}
+            layers = {name: one for name, one in layers.items() if one is not None}
             raw = block(root["raw"]["X"]) if "raw" in root else None
-        obs = pd.DataFrame(index=pd.Index(self.names(start, stop)))
+        obs = pd.DataFrame(index=pd.Index(self.names(cells)))
         with warnings.catch_warnings(action="ignore"):  # gene names may repeat
-            cells = AnnData(X, obs=obs, var=var, layers=layers)
+            adata = AnnData(X, obs=obs, var=var, layers=layers)
             if raw is not None:
                 var_of_raw = pd.DataFrame(index=index_of(root["raw"]["var"]))
-                cells.raw = AnnData(raw, obs=obs, var=var_of_raw)
-            cells = cells[:, np.flatnonzero(self._is_gene)].copy()
+                adata.raw = AnnData(raw, obs=obs, var=var_of_raw)
+            adata = adata[:, np.flatnonzero(self._is_gene)].copy()
         if "log1p" in root.get("uns", ()):
-            cells.uns["log1p"] = {}
-        _checks.counts.counts(cells, None if self._is_raw else self._layer)
+            adata.uns["log1p"] = {}
+        _checks.counts.counts(adata, None if self._is_raw else self._layer)
         raise ValueError("its matrix must hold raw counts.")
 
     # ---- what the file is
@@ -227,16 +229,16 @@ class Source:
 
     def _open_10x(self, matrix: Any) -> None:
         self._root, self._cells, self._is_raw = matrix, matrix["barcodes"], False
-        name, gene_id, kind = (
-            values(matrix["features"][key], slice(None)) for key in ("name", "id", "feature_type")
-        )
-        self._genes, self._ids = pd.Index(name), pd.Index(gene_id)
-        self._take_features(pd.DataFrame({"feature_type": kind.to_numpy()}, index=self._genes))
-        n_features, n_cells = (int(n) for n in matrix["shape"][:])
-        self._rows: Rows = Csr(matrix, (n_cells, n_features))
+        keys = "name", "id", "feature_type"
+        columns = {key: values(matrix["features"][key], slice(None)) for key in keys}
+        self._genes, self._ids = pd.Index(columns["name"]), pd.Index(columns["id"])
+        kinds = {"feature_type": columns["feature_type"].to_numpy()}
+        self._take_features(pd.DataFrame(kinds, index=self._genes))
+        n_features, n_cells = map(int, matrix["shape"][:])
+        self._rows: elements.Rows = elements.Csr(matrix, (n_cells, n_features))
 
     def _open_anndata(self, group: Any) -> None:
-        if not (is_group(group["obs"]) and is_group(group["var"])):
+        if not (elements.is_group(group["obs"]) and elements.is_group(group["var"])):
             raise ValueError(
                 "was written by an anndata before 0.7; read it and write it again: "
                 "ad.read_h5ad(path).write_h5ad(path)."
@@ -256,16 +258,16 @@ class Source:
             self._is_gene = self._is_gene & in_query.to_numpy(dtype=bool)
         if self._layer is not None and not self._is_raw:
             key_in(self._layer, layers, "adata.layers")
-            self._rows = rows_of(layers[self._layer], self._memory)
+            self._rows = elements.rows_of(layers[self._layer], self._memory)
             return
-        if "X" not in slots or is_null(slots["X"]):
+        if "X" not in slots or slots["X"].attrs.get("encoding-type") == "null":
             places = [f"layer={name!r}" for name in layers]
             places += ["layer='raw' (adata.raw)"] if "raw" in group else []
             raise ValueError(
                 f"has no X. Name the layer with the raw counts; there are "
                 f"{listed(places) if places else 'none'}."
             )
-        self._rows = rows_of(slots["X"], self._memory)
+        self._rows = elements.rows_of(slots["X"], self._memory)
 
     def _take_features(self, var: pd.DataFrame) -> None:
         """Which rows are genes; some must be."""

@@ -7,6 +7,8 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,20 +20,23 @@ from scipy import sparse
 from scbert_cll import _keys
 from scbert_cll._checks.people import class_names
 from scbert_cll._corpus.columns import Columns
-from scbert_cll._corpus.format import PARTS, SOURCE
-from scbert_cll._corpus.plan import Run
+from scbert_cll._corpus.format import PARTS, SOURCE, listing
+from scbert_cll._corpus.plan import CellParts, ObsColumns, Run
 from scbert_cll._corpus.request import Request
-from scbert_cll._corpus.scan import Scan
+from scbert_cll._corpus.scan import Scans
 from scbert_cll._corpus.sources import Source
 from scbert_cll._disk.cells import differing
-from scbert_cll._disk.formats import sha256, size_and_time, write_text
+from scbert_cll._disk.formats import Json, size_and_time, write_text
 from scbert_cll._disk.in_place import written
 
 # annbatch's mark
-_COLLECTION: Final = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
+_ENCODING: Final = "annbatch-preshuffled"
+_COLLECTION: Final = {"encoding-type": _ENCODING, "encoding-version": "0.1.0"}
 _CELLS_PER_CHUNK: Final = 64
 _SHARD: Final = "256MB"
 _NAME: Final = ""  # the cells' names, among their columns
+
+type Obs = dict[str, np.ndarray]  # columns of some cells
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,14 @@ class Job:
 
     request: Request
     paths: Sequence[Path]
-    scans: Mapping[int, Scan]
+    scans: Scans
     stamps: Mapping[int, tuple[int, int]]  # of each file when it was scanned
-    parts: Mapping[int, np.ndarray]  # of each file's cells
+    parts: CellParts
     donors: Sequence[str]
-    columns: Mapping[str, list[str] | None]  # obs columns: their categories, None for numbers
+    columns: ObsColumns
 
     @property
-    def categories(self) -> dict[str, list[str] | None]:
+    def categories(self) -> ObsColumns:
         """Categories of all columns of obs, over the whole corpus."""
         files = [scanned.file for scanned in self.scans.values()]
         return {_keys.DONOR: list(self.donors), SOURCE: files, **self.columns}
@@ -68,14 +73,15 @@ class _Cells:
         for name, categories in job.categories.items():
             self.obs[name] = np.empty(n, dtype=float if categories is None else object)
 
-    def add(self, tokens: sparse.csr_matrix, obs: Mapping[str, np.ndarray], file: str) -> None:
+    def add(self, tokens: sparse.csr_matrix, obs: Obs, file: str) -> None:
         """Put cells, in the order of their runs, where they belong."""
         rows = self.order[self.n_filled : self.n_filled + tokens.shape[0]]
         self.n_filled += tokens.shape[0]
         lengths = np.diff(tokens.indptr)
         if not np.array_equal(lengths, np.diff(self.indptr)[rows]):
             raise _changed(file)
-        to = np.repeat(self.indptr[rows] - tokens.indptr[:-1], lengths) + np.arange(tokens.nnz)
+        shift = self.indptr[rows] - tokens.indptr[:-1]
+        to = np.repeat(shift, lengths) + np.arange(tokens.nnz)
         self.data[to], self.indices[to] = tokens.data, tokens.indices
         for name, values in obs.items():
             self.obs[name][rows] = values
@@ -97,21 +103,15 @@ def write_part(folder: Path) -> None:
     write_text(folder / "zarr.json", json.dumps(group, indent=2))
 
 
-def write_dataset(
-    folder: Path, part: str, number: int, runs: Sequence[Run], job: Job
-) -> dict[str, Any]:
+def write_dataset(folder: Path, part: str, number: int, runs: list[Run], job: Job) -> Json:
     """Read the cells of a dataset, write them and say what was written."""
-    adata = _gathered(part, number, sorted(runs, key=lambda run: (run.file, run.start)), job)
+    runs = sorted(runs, key=attrgetter("file", "start"))
+    adata = _gathered(part, number, runs, job)
     written(folder, lambda path: _write(path, adata), lambda path: _is(path, adata))
     matrix: Any = adata.X
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    sums = {
-        name: [files[name].stat().st_size, sha256(files[name])]
-        for name in sorted(files)
-        if files[name].is_file()
-    }
+    files = listing(folder, sorted(folder.rglob("*"), key=Path.as_posix))
     n = {"n_cells": adata.n_obs, "n_tokens": int(matrix.nnz)}
-    return {"name": folder.name, **n, "files": sums}
+    return {"name": folder.name, **n, "files": files}
 
 
 def _write(folder: Path, adata: AnnData) -> None:
@@ -142,59 +142,58 @@ def _is(folder: Path, adata: AnnData) -> bool:
     return not list(differing(zarr.open_group(folder, mode="r"), adata))
 
 
-def _gathered(part: str, number: int, runs: Sequence[Run], job: Job) -> AnnData:
+def _gathered(part: str, number: int, runs: list[Run], job: Job) -> AnnData:
     """The cells of some runs in random order."""
-    code = PARTS.index(part)
+    code, request = PARTS.index(part), job.request
     lengths = [np.zeros(0, np.int32)]
     for run in runs:
-        rows = slice(run.start, run.stop)
-        lengths.append(job.scans[run.file].n_tokens[rows][job.parts[run.file][rows] == code])
+        file, rows = run.file, slice(run.start, run.stop)
+        is_mine = job.parts[file][rows] == code
+        lengths.append(job.scans[file].n_tokens[rows][is_mine])
     n_tokens = np.concatenate(lengths)
-    order = np.random.default_rng([job.request.rng, code, number]).permutation(len(n_tokens))
+    rng = np.random.default_rng([request.rng, code, number])
+    order = rng.permutation(len(n_tokens))
     cells = _Cells(job, n_tokens, order)
-    for file in sorted({run.file for run in runs}):
-        _add_file(cells, file, [run for run in runs if run.file == file], code, job)
-    shape = len(order), len(job.request.vocab)
+    for file, of_file in groupby(runs, attrgetter("file")):
+        _add_file(cells, file, list(of_file), code, job)
+    shape = len(order), len(request.vocab)
     X = sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=shape)
     index = pd.Index(cells.obs.pop(_NAME), dtype=object)
-    categories = job.categories
-    obs = pd.DataFrame({name: _column(cells.obs[name], categories[name]) for name in cells.obs})
-    obs.index = index
-    return AnnData(X=X, obs=obs, var=pd.DataFrame(index=job.request.vocab.names))
+    obs = pd.DataFrame(cells.obs, index=index)
+    for name, categories in job.categories.items():
+        if categories is not None:
+            obs[name] = pd.Categorical(class_names(obs[name]), categories)
+    return AnnData(X=X, obs=obs, var=pd.DataFrame(index=request.vocab.names))
 
 
-def _add_file(cells: _Cells, file: int, runs: Sequence[Run], part: int, job: Job) -> None:
+def _add_file(cells: _Cells, file: int, runs: list[Run], part: int, job: Job) -> None:
     """Read the runs of one file."""
     scanned, path, request = job.scans[file], job.paths[file], job.request
-    columns = Columns(scanned.index, len(request.vocab))
+    genes, n_values = Columns(scanned.index, len(request.vocab)), request.n_values
     if size_and_time(path) != job.stamps[file]:
         raise _changed(scanned.file)
     with request.open(path) as source:
-        blocks = (
-            block for run in runs for block in source.blocks(run.start, run.stop, request.n_values)
-        )
-        for start, stop in blocks:
-            mine = np.flatnonzero(job.parts[file][start:stop] == part)
+        blocks = (source.blocks(run.start, run.stop, n_values) for run in runs)
+        for rows in chain.from_iterable(blocks):
+            mine = np.flatnonzero(job.parts[file][rows] == part)
             if len(mine):
-                tokens = request.cut(request.aligned(source, columns, start, stop)[mine])
+                tokens = request.cut(request.aligned(source, genes, rows)[mine])
                 tokens.sort_indices()
-                cells.add(tokens, _obs(source, file, start, stop, mine, job), scanned.file)
+                cells.add(tokens, _obs(source, file, rows, mine, job), scanned.file)
 
 
-def _obs(
-    source: Source, file: int, start: int, stop: int, mine: np.ndarray, job: Job
-) -> dict[str, np.ndarray]:
+def _obs(source: Source, file: int, rows: slice, mine: np.ndarray, job: Job) -> Obs:
     """Name, donor, file and the columns asked for."""
     scanned = job.scans[file]
     donors = np.array(list(scanned.record["donors"]), dtype=object)
-    names = [f"{file}:{name}" for name in source.names(start, stop)[mine]]
+    names = [f"{file}:{name}" for name in source.names(rows)[mine]]
     obs = {
         _NAME: np.array(names, dtype=object),
-        _keys.DONOR: donors[scanned.donor[start:stop][mine]],
+        _keys.DONOR: donors[scanned.donor[rows][mine]],
         SOURCE: np.full(len(mine), scanned.file, dtype=object),
     }
     for key, categories in job.columns.items():
-        column = source.column(key, start, stop)
+        column = source.column(key, rows)
         dtype: Any = float if categories is None else object
         if column is None:
             obs[key] = np.full(len(mine), np.nan, dtype=dtype)
@@ -204,10 +203,3 @@ def _obs(
             text = column.astype(object).where(column.notna(), None)
             obs[key] = text.to_numpy(dtype=object)[mine]
     return obs
-
-
-def _column(values: np.ndarray, categories: Sequence[str] | None) -> Any:
-    """A column of obs, with the categories of the whole corpus."""
-    if categories is None:
-        return values
-    return pd.Categorical(class_names(pd.Series(values, dtype=object)), categories=list(categories))

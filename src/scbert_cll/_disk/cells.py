@@ -41,9 +41,11 @@ def write_cells(path: Path, data: Any) -> None:
     NotAsWrittenError
         A slot reads back as something else. What was there is as it was.
     """
-    replace(
-        path, lambda aside: _written(aside, data), lambda aside: not differing_slots(aside, data)
-    )
+
+    def is_written(aside: Path) -> bool:
+        return not differing_slots(aside, data)
+
+    replace(path, lambda aside: _written(aside, data), is_written)
 
 
 def _written(path: Path, data: Any) -> None:
@@ -97,7 +99,8 @@ def differing(group: Any, adata: AnnData) -> Iterator[str]:
 def _of_keys(group: Any, data: Any, slot: str) -> Iterator[str]:
     """Keys that are on one side only; anndata lists X among the layers, as None."""
     expected = {str(key) for key in getattr(data, slot) if key is not None}
-    yield from (f"{slot}[{key!r}]" for key in sorted(expected ^ set(group.get(slot, {}))))
+    odd = sorted(expected ^ set(group.get(slot, {})))
+    yield from (f"{slot}[{key!r}]" for key in odd)
 
 
 def _of_table(group: Any, expected: pd.DataFrame, name: str) -> Iterator[str]:
@@ -117,9 +120,10 @@ def _same_column(column: pd.Series, expected: pd.Series) -> bool:
     present = expected.notna().to_numpy()
     if not np.array_equal(column.notna().to_numpy(), present):
         return False
+    column, expected = column[present], expected[present]
     if pd.api.types.is_numeric_dtype(expected):
-        return bool(np.array_equal(column[present].to_numpy(), expected[present].to_numpy()))
-    return column.astype(str)[present].tolist() == expected.astype(str)[present].tolist()
+        return bool(np.array_equal(column.to_numpy(), expected.to_numpy()))
+    return column.astype(str).tolist() == expected.astype(str).tolist()
 
 
 def _same_values(elem: Any, expected: Any) -> bool:
@@ -129,7 +133,8 @@ def _same_values(elem: Any, expected: Any) -> bool:
         csx: Any = expected
         shape = tuple(elem.attrs.get("shape", elem.attrs.get("h5sparse_shape", ())))
         parts = ("indptr", "indices", "data") if hasattr(csx, "indptr") else ()
-        return shape == csx.shape and all(_same_array(elem[p], getattr(csx, p)) for p in parts)
+        same = (_same_array(elem[part], getattr(csx, part)) for part in parts)
+        return shape == csx.shape and all(same)
     if isinstance(expected, np.ndarray) and hasattr(elem, "dtype"):
         return _same_array(elem, expected)
     # lazy or structured: that it opens, and its shape, is all that is compared
@@ -143,6 +148,6 @@ def _same_array(array: Any, expected: np.ndarray) -> bool:
     kind = expected.dtype.kind
     step = max(_AT_A_TIME // max(int(np.prod(expected.shape[1:])), 1), 1)
     blocks = (slice(start, start + step) for start in range(0, len(expected), step))
-    return kind not in "biufc" or all(
-        np.array_equal(array[rows], expected[rows], equal_nan=kind in "fc") for rows in blocks
-    )
+    pairs = ((array[rows], expected[rows]) for rows in blocks)
+    same = (np.array_equal(*pair, equal_nan=kind in "fc") for pair in pairs)
+    return kind not in "biufc" or all(same)

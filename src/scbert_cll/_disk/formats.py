@@ -22,6 +22,8 @@ from scbert_cll._version import __version__
 
 CHECKSUM: Final = "checksum"  # of a list or note, in itself
 
+type Json = dict[str, Any]  # an object of a JSON file, whose values are of any kind
+
 
 class FigureError(RuntimeError):
     """A figure could not be drawn; everything else is written."""
@@ -58,12 +60,14 @@ def size_and_time(path: Path) -> tuple[int, int]:
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file()]
     stats = [file.stat() for file in files]
-    return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)
+    times = [one.st_mtime_ns for one in stats]
+    return sum(one.st_size for one in stats), max(times, default=0)
 
 
 def digest(value: Any) -> str:
     """Checksum of plain values, whatever the order of their keys."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    form: Any = {"sort_keys": True, "separators": (",", ":"), "allow_nan": False}
+    text = json.dumps(plain(value), **form)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -92,9 +96,9 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(value: Mapping[str, Any]) -> Json:
     """Plain values with a checksum of themselves, which no other file's checksum covers."""
-    values: dict[str, Any] = plain({name: one for name, one in value.items() if name != CHECKSUM})
+    values: Json = plain({name: one for name, one in value.items() if name != CHECKSUM})
     return values | {CHECKSUM: digest(values)}
 
 
@@ -133,7 +137,8 @@ def same(value: Any, expected: Any) -> bool:
         return is_like and all(map(same, value, expected))
     if isinstance(expected, float):
         return isinstance(value, float) and repr(value) == repr(expected)
-    return value is expected or (type(value) is type(expected) and bool(value == expected))
+    is_like = type(value) is type(expected)
+    return value is expected or (is_like and bool(value == expected))
 
 
 def _same_arrays(array: np.ndarray, expected: np.ndarray) -> bool:
@@ -177,12 +182,19 @@ def as_json(value: Any) -> tuple[Write, Same]:
     """What writes plain values, and reads them back."""
     expected = plain(value)
     text = json.dumps(expected, indent=1, allow_nan=False) + "\n"
-    return as_text(text, lambda path: same(json.loads(path.read_text(encoding="utf-8")), expected))
+    return as_text(text, lambda path: same(json.loads(path.read_bytes()), expected))
 
 
 def as_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[Write, Same]:
     """What writes arrays by name (.npz), and reads them back."""
-    return lambda path: _savez(path, arrays), lambda path: same(read_arrays(path), dict(arrays))
+    expected = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+
+    def write(path: Path) -> None:
+        contiguous: Any = expected  # savez has parameters of its own
+        with path.open("wb") as file:
+            np.savez(file, **contiguous)
+
+    return write, lambda path: same(read_arrays(path), expected)
 
 
 def as_names(names: Iterable[str]) -> tuple[Write, Same]:
@@ -223,14 +235,6 @@ def write_json(path: Path, value: Any) -> None:
     replace(path, *as_json(value))
 
 
-def _savez(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    contiguous: dict[str, Any] = {
-        name: np.asarray(array, order="C") for name, array in arrays.items()
-    }
-    with path.open("wb") as file:
-        np.savez(file, **contiguous)
-
-
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read arrays by name; nothing is unpickled."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -250,7 +254,7 @@ def read_numbers(path: Path) -> pd.DataFrame:
     return numbers.set_axis(pd.Index(text.iloc[:, 0].astype(object)), axis=0)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Read a JSON object.
 
     Raises

@@ -183,7 +183,8 @@ def settle(path: Path) -> None:
         There is such an exchange, and this user may not end it.
     """
     place = _led_to(path)
-    if not place.exists() and any(os.path.lexists(_beside(place, what)) for what in (_OLD, _LOCK)):
+    left = [_beside(place, what) for what in (_OLD, _LOCK)]
+    if not place.exists() and any(map(os.path.lexists, left)):
         try:
             with _alone(place):
                 pass
@@ -206,7 +207,8 @@ def _alone(*places: Path) -> Iterator[None]:
     The system gives it back however the process ends. Nothing is left of dead processes.
     """
     with ExitStack() as locks:
-        for place in sorted(places):  # in one order, lest two processes wait for each other
+        # in one order, lest two processes wait for each other
+        for place in sorted(places):
             make_folder(place.parent)
             locks.enter_context(FileLock(_beside(place, _LOCK), mode=0o664))
             locks.callback(_beside(place, _LOCK).unlink, missing_ok=True)

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from scbert_cll._checks.words import bytes_in_words
 from scbert_cll._disk.formats import (
+    Json,
     as_arrays,
     is_sealed,
     read_arrays,
@@ -46,7 +47,7 @@ def write_note(path: Path, note: Mapping[str, Any], call: str) -> None:
     write_json(path, sealed({**note, "call": call}))
 
 
-def read_note(path: Path, call: str) -> dict[str, Any] | None:
+def read_note(path: Path, call: str) -> Json | None:
     """A note, if this call made it and it is whole; else None, so that it is made again."""
     try:
         note = read_json(path)
@@ -95,7 +96,7 @@ def write_kept(
     replace(path, *as_arrays({**arrays, _SEAL: text}))
 
 
-def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+def read_kept(path: Path, call: str) -> tuple[Json, dict[str, np.ndarray]] | None:
     """Note and arrays, if this call made them and they are whole.
 
     Else None, so that they are made again.
@@ -103,7 +104,8 @@ def read_kept(path: Path, call: str) -> tuple[dict[str, Any], dict[str, np.ndarr
     try:
         arrays = read_arrays(path)
         seal = json.loads(arrays.pop(_SEAL).tobytes())
-        is_right = is_sealed(seal) and seal["call"] == call and seal["arrays"] == _sums(arrays)
+        is_of_call = is_sealed(seal) and seal["call"] == call
+        is_right = is_of_call and seal["arrays"] == _sums(arrays)
     except Exception:  # noqa: BLE001
         return None
     return (seal["note"], arrays) if is_right else None
@@ -114,7 +116,8 @@ def _sums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     sums = {}
     for name, array in arrays.items():
         head = f"{array.dtype.str}{array.shape}".encode()
-        sums[name] = hashlib.sha256(head + np.asarray(array, order="C").tobytes()).hexdigest()
+        content = np.asarray(array, order="C").tobytes()
+        sums[name] = hashlib.sha256(head + content).hexdigest()
     return sums
 
 
@@ -150,10 +153,12 @@ def discard(folder: Path, *names: str) -> None:
         for name in (*names, f"{OURS}*"):
             for path in folder.glob(name):
                 remove(path)
-    if not _foreign(folder):  # the marker goes last: what is interrupted here is still ours
+    if not _foreign(folder):
+        # the marker goes last: what is interrupted here is still ours
         for name in (_LOCK, _WRITER, MARKER):
             (folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # another process has begun again, or has ended this before
+        # another process has begun again, or has ended this before
+        with suppress(OSError):
             folder.rmdir()
 
 

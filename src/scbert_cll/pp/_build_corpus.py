@@ -18,8 +18,14 @@ from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import choice, listed, number_in, share
 from scbert_cll._corpus.building import Building
 from scbert_cll._corpus.format import PARTS, SOURCE
-from scbert_cll._corpus.merge import cells_of_donors, donors_per_part, merged_columns
-from scbert_cll._corpus.plan import deal_donors, deal_runs, parts_of
+from scbert_cll._corpus.plan import (
+    cells_of_donors,
+    deal_donors,
+    deal_runs,
+    donors_per_part,
+    merged_columns,
+    parts_of,
+)
 from scbert_cll._corpus.request import Request, memory_size, source_files
 from scbert_cll._corpus.scan import Scan
 from scbert_cll._corpus.write import Job

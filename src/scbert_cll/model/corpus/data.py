@@ -17,7 +17,7 @@ from torch import Tensor
 from scbert_cll import _binning, _checks, _keys, pp
 from scbert_cll._checks.words import key_in, number_in
 from scbert_cll._corpus.format import PARTS, open_corpus
-from scbert_cll._disk.formats import digest
+from scbert_cll._disk.formats import Json, digest
 from scbert_cll._optional import require
 from scbert_cll.model.corpus.loader import CorpusLoader, WindowRows, Windows
 from scbert_cll.model.training.batches import (
@@ -96,19 +96,18 @@ class CorpusData(ResumableData):
         binning: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("chunk_size", chunk_size), ("preload_nchunks", preload_nchunks)):
-            number_in(value, name, 2, np.inf, whole=True)
+        number_in(chunk_size, "chunk_size", 2, np.inf, whole=True)
+        number_in(preload_nchunks, "preload_nchunks", 2, np.inf, whole=True)
         number_in(num_workers, "num_workers", 0, np.inf, whole=True)
         self.corpus = open_corpus(path)
         self.num_workers = num_workers
         self.chunk_size, self.preload_nchunks = chunk_size, preload_nchunks
         self.balance = [balance] if isinstance(balance, str) else list(balance)
         self._raw = self.corpus.binning is None
-        edges = np.exp2(np.arange(1.0, 6)) - 1
-        log2: dict[str, Any] = {"params": _LOG2, "edges": edges}
-        record = self.corpus.binning or binning or log2
-        params = dict(record["params"])
-        self.binning: dict[str, Any] = {"params": params, "edges": record["edges"]}
+        log2 = {"params": _LOG2, "edges": np.exp2(np.arange(1.0, 6)) - 1}
+        record: Mapping[str, Any] = self.corpus.binning or binning or log2
+        params, edges = dict(record["params"]), record["edges"]
+        self.binning: Json = {"params": params, "edges": edges}
         self.count(self.genes, _checks.counts.totals_of(self.genes))
         require("annbatch", "A corpus")
         from scbert_cll.model.corpus.reader import Reader
@@ -123,6 +122,11 @@ class CorpusData(ResumableData):
     def genes(self) -> pd.Index:
         """The vocabulary of the corpus."""
         return self.corpus.genes
+
+    @property
+    def without_cells(self) -> AnnData:
+        """The vocabulary alone."""
+        return AnnData(var=pd.DataFrame(index=self.genes))
 
     def obs(self, part: str, column: str) -> pd.Series:
         """One column of the cells of a part."""
@@ -156,13 +160,15 @@ class CorpusData(ResumableData):
 
         Without these, cells are sorted by length.
         """
-        _checks.genes.model_genes(genes, AnnData(var=pd.DataFrame(index=self.genes)))
+        _checks.genes.model_genes(genes, self.without_cells)
         self.n_train, self.n_val = (self.corpus.n_cells(part) for part in PARTS)
         self.model_genes, self.config, self.seed = genes, config, seed
         self.labels = {}
         if labels_key is not None:
-            self.labels = {part: self._codes(part, labels_key, classes) for part in PARTS}
-            self.n_train, self.n_val = (int((self.labels[part] >= 0).sum()) for part in PARTS)
+            for part in PARTS:
+                self.labels[part] = self._codes(part, labels_key, classes)
+            counts = (int((codes >= 0).sum()) for codes in self.labels.values())
+            self.n_train, self.n_val = counts
         self._lengths: dict[str, np.ndarray] = {}
         self._orders: dict[int | None, Tensor | None] = {}
         self._described = {"labels_key": labels_key, "classes": list(classes)}
@@ -188,8 +194,7 @@ class CorpusData(ResumableData):
         draw = batch["draw"]
         if draw not in self._orders:
             self._orders = {draw: gene_order(self.config, self.seed, draw)}
-        order = self._orders[draw]
-        cells = expand(batch["compact"], self.config, order)
+        cells = expand(batch["compact"], self.config, self._orders[draw])
         names = [name for name in batch if name not in ("compact", "draw")]
         return {"cells": cells, **{name: batch[name] for name in names}}
 
@@ -211,13 +216,14 @@ class CorpusData(ResumableData):
 
         Its `params` tell whether these are all; else totals are of the corpus' genes.
         """
-        if self._raw:
-            is_known = _checks.counts.totals_of(genes)["genes_digest"] == params.get("genes_digest")
-            self._counted = (
-                np.flatnonzero(self.genes.isin(genes)) if is_known else np.arange(len(self.genes))
-            )
-            totals = params if is_known else _checks.counts.totals_of(self.genes)
-            self.binning["params"] |= {name: totals[name] for name in ("n_genes", "genes_digest")}
+        if not self._raw:
+            return
+        totals = _checks.counts.totals_of(genes)
+        if totals["genes_digest"] != params.get("genes_digest"):
+            genes, totals = self.genes, _checks.counts.totals_of(self.genes)
+        self._counted = np.flatnonzero(self.genes.isin(genes))
+        for name in ("n_genes", "genes_digest"):
+            self.binning["params"][name] = totals[name]
 
     def _binned(self, csr: sparse.csr_matrix) -> sparse.csr_matrix:
         if not self._raw:
@@ -250,30 +256,29 @@ class CorpusData(ResumableData):
             chunk=self.chunk_size,
             n_chunks=self.preload_nchunks,
         )
+        is_sorted = not self.labels and self.config.tokens != "all"  # by length
+        if is_sorted and part not in self._lengths:
+            self._lengths[part] = self.readers[part].lengths()
         return CorpusLoader(
             WindowRows(windows, rows, partial(self.tokens, part)),
             self.config,
             labels=self.labels.get(part),
-            lengths=None if self.labels or self.config.tokens == "all" else self._of_length(part),
+            lengths=self._lengths[part] if is_sorted else None,
             weights=self.weights(part) if seed is not None and self.balance else None,
             num_workers=self.num_workers,
         )
-
-    def _of_length(self, part: str) -> np.ndarray:
-        if part not in self._lengths:
-            self._lengths[part] = self.readers[part].lengths()
-        return self._lengths[part]
 
     def _codes(self, part: str, labels_key: str, classes: Sequence[str]) -> np.ndarray:
         """Class of each cell, -1 without."""
         if not self.corpus.n_cells(part):
             return np.zeros(0, np.int64)
         names = _checks.people.class_names(self.obs(part, labels_key))
-        return np.asarray(pd.Categorical(names, categories=list(classes)).codes, np.int64)
+        return np.asarray(pd.Categorical(names, list(classes)).codes, np.int64)
 
     def weights(self, part: str) -> np.ndarray:
         """One over the number of cells with the same values; 0 where one is missing."""
-        values = pd.DataFrame({name: self.obs(part, name).to_numpy() for name in self.balance})
+        columns = {name: self.obs(part, name).to_numpy() for name in self.balance}
+        values = pd.DataFrame(columns)
         grouped = values.groupby(self.balance, observed=True, dropna=True)
         groups = grouped.ngroup().fillna(-1).to_numpy(np.int64)
         counts = np.bincount(groups[groups >= 0])
@@ -302,13 +307,13 @@ class CorpusData(ResumableData):
         To look at, or for :func:`~scbert_cll.tl.gene2vec`.
         """
         n = self.corpus.n_cells(part)
-        rows = np.sort(np.random.default_rng(rng).choice(n, min(n_cells, n), replace=False))
-        return self.cells(part, rows, obs=True)
+        rows = np.random.default_rng(rng).choice(n, min(n_cells, n), replace=False)
+        return self.cells(part, np.sort(rows), obs=True)
 
     def cells(self, part: str, rows: np.ndarray, *, obs: bool = False) -> AnnData:
         """Some cells in memory, binned."""
-        tokens = self._binned(self.readers[part].read(rows))
-        adata = AnnData(layers={_keys.BINNED: tokens}, var=pd.DataFrame(index=self.genes))
+        layers = {_keys.BINNED: self._binned(self.readers[part].read(rows))}
+        adata = AnnData(layers=layers, var=pd.DataFrame(index=self.genes))
         adata.uns[_keys.BINNED] = dict(self.binning)
         if obs:
             columns = [_keys.DONOR, *self.corpus.obs_columns]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,7 @@ _POOL: Final = 8  # batches whose cells are sorted by length together
 _LEAST_CHUNKS: Final = 2
 
 
+@dataclass
 class Windows:
     """The batches of an epoch over `n` cells: numbers only, so the same on every machine.
 
@@ -30,38 +32,38 @@ class Windows:
     on anywhere.
     """
 
-    def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        *,
-        seed: int | None,
-        rank: int = 0,
-        world: int = 1,
-        chunk: int = 256,
-        n_chunks: int = 16,
-    ) -> None:
+    n: int
+    batch_size: int
+    _: KW_ONLY
+    seed: int | None
+    rank: int = 0
+    world: int = 1
+    chunk: int = 256
+    n_chunks: int = 16
+
+    def __post_init__(self) -> None:
+        n, world = self.n, self.world
         if n < 2 * world:
             raise ValueError(
                 f"{n} cells are too few for {world} processes; each needs at least two."
             )
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.rank, self.world = rank, world
-        self.step = chunk * world  # neighbours of which each process reads its own
-        self.n_chunks = max(n_chunks, _LEAST_CHUNKS, -(-batch_size // self.step))
+        self.step = self.chunk * world  # neighbours of which each process reads its own
+        n_chunks = -(-self.batch_size // self.step)
+        self.n_chunks = max(self.n_chunks, _LEAST_CHUNKS, n_chunks)
         self.n_full, self.rest = divmod(n, self.step)
+        self.n_all = self.n_full + (self.rest > 0)  # chunks
 
     def __len__(self) -> int:
         """Windows in an epoch."""
-        return -(-(self.n_full + (self.rest > 0)) // self.n_chunks)
+        return -(-self.n_all // self.n_chunks)
 
     def n_batches(self, window: int) -> int:
         """Batches in a window.
 
         With a seed at least two cells for each process in every one, as BatchNorm wants.
         """
-        chunks = min(self.n_chunks, self.n_full + (self.rest > 0) - window * self.n_chunks)
-        n = chunks * self.step - (self.step - self.rest if window == 0 and self.rest else 0)
+        n = min(self.n_chunks, self.n_all - window * self.n_chunks) * self.step
+        n -= self.step - self.rest if window == 0 and self.rest else 0
         return max(1, min(round(n / self.batch_size), n // (2 * self.world)))
 
     @property
@@ -71,7 +73,8 @@ class Windows:
 
     def cells(self, epoch: int, window: int) -> np.ndarray:
         """Cells of this process in a window, in the order in which they are read."""
-        chunks = self._chunks(epoch)[window * self.n_chunks : (window + 1) * self.n_chunks]
+        first, last = window * self.n_chunks, (window + 1) * self.n_chunks
+        chunks = self._chunks(epoch)[first:last]
         return np.concatenate([self._mine(int(chunk)) for chunk in chunks])
 
     def batches(
@@ -119,25 +122,23 @@ class Windows:
         full = rng.permutation(self.n_full)
         if not self.rest:
             return full
-        return np.insert(full, int(rng.integers(min(self.n_chunks, self.n_full + 1))), self.n_full)
+        place = int(rng.integers(min(self.n_chunks, self.n_full + 1)))
+        return np.insert(full, place, self.n_full)
 
     def _mine(self, chunk: int) -> np.ndarray:
         """Share of this process in a chunk."""
         start = chunk * self.step
-        n = min(self.step, self.n - start)
-        return start + np.arange(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+        n, rank, world = min(self.step, self.n - start), self.rank, self.world
+        return start + np.arange(n * rank // world, n * (rank + 1) // world)
 
 
+@dataclass(eq=False)
 class WindowRows(Dataset[list[Tensor]]):
     """One item is a window: the tokens of its cells as the three arrays of a CSR matrix."""
 
-    def __init__(
-        self,
-        windows: Windows,
-        rows: np.ndarray | None,
-        read: Callable[[np.ndarray], sparse.csr_matrix],
-    ) -> None:
-        self.windows, self.rows, self.read = windows, rows, read
+    windows: Windows
+    rows: np.ndarray | None
+    read: Callable[[np.ndarray], sparse.csr_matrix]
 
     def cells(self, epoch: int, window: int) -> np.ndarray:
         """Which cells are in a window."""
@@ -150,24 +151,21 @@ class WindowRows(Dataset[list[Tensor]]):
         return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
 
 
+@dataclass(eq=False, repr=False)
 class CorpusLoader:
     """Batches of an epoch, one after the other; Lightning saves and restores the place.
 
     `waited` counts the seconds that training stood still for data.
     """
 
-    def __init__(
-        self,
-        rows: WindowRows,
-        config: Config,
-        *,
-        labels: np.ndarray | None,
-        lengths: np.ndarray | None,
-        weights: np.ndarray | None,
-        num_workers: int,
-    ) -> None:
-        self.data, self.config, self.num_workers = rows, config, num_workers
-        self.labels, self.lengths, self.weights = labels, lengths, weights
+    data: WindowRows
+    config: Config
+    labels: np.ndarray | None
+    lengths: np.ndarray | None
+    weights: np.ndarray | None
+    num_workers: int
+
+    def __post_init__(self) -> None:
         self.epoch, self.done, self.waited = 0, 0, 0.0
         self._from = 0
         # where Lightning looks for who wants to know the epoch
@@ -210,21 +208,19 @@ class CorpusLoader:
             if n_before + n > first:
                 left[window] = max(first - n_before, 0)
             n_before += n
-        for window, arrays in zip(left, self._read(epoch, left), strict=True):
-            values, genes, indptr = (array.numpy() for array in arrays)
-            shape = len(indptr) - 1, self.config.n_genes
-            csr = sparse.csr_matrix((values, genes, indptr), shape)
-            yield from self._batches(csr, epoch, window, left[window])
-
-    def _read(self, epoch: int, windows: Iterable[int]) -> DataLoader[list[Tensor]]:
-        return DataLoader(
+        loader = DataLoader(
             self.data,
-            sampler=[(epoch, window) for window in windows],
+            sampler=[(epoch, window) for window in left],
             batch_size=None,
             num_workers=self.num_workers,
             generator=torch.Generator(),
             prefetch_factor=1 if self.num_workers else None,
         )
+        for window, arrays in zip(left, loader, strict=True):
+            values, genes, indptr = (array.numpy() for array in arrays)
+            shape = len(indptr) - 1, self.config.n_genes
+            csr = sparse.csr_matrix((values, genes, indptr), shape)
+            yield from self._batches(csr, epoch, window, left[window])
 
     def _batches(
         self, csr: sparse.csr_matrix, epoch: int, window: int, behind: int

@@ -24,9 +24,8 @@ def opened(
 ) -> CorpusData:
     """The corpus; `binning` is for one of raw counts."""
     if isinstance(corpus, CorpusData):
-        if names := [
-            name for name, n in (("balance", len(balance)), ("num_workers", num_workers)) if n
-        ]:
+        given = {"balance": bool(balance), "num_workers": bool(num_workers)}
+        if names := [name for name, is_given in given.items() if is_given]:
             raise ValueError(
                 f"{listed(names)} belong in CorpusData(…), which was opened already; leave them "
                 f"out here."

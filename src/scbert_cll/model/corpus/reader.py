@@ -15,6 +15,7 @@ from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from scbert_cll._corpus.format import Corpus, refuse_damage
+from scbert_cll._disk.formats import Json
 
 
 class _Request(Sampler):  # type: ignore[misc]
@@ -48,7 +49,7 @@ class Reader:
         self._loader: Loader[Any, Any] | None = None
         self._request = _Request()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Json:
         return self.__dict__ | {"_loader": None, "_request": _Request()}
 
     def __len__(self) -> int:
@@ -106,7 +107,7 @@ class Reader:
         What else lies in the folder is not looked at.
         """
         folder = self.corpus.path / self.part
-        places = [folder / dataset["name"] for dataset in self.corpus.datasets(self.part)]
+        places = [folder / one["name"] for one in self.corpus.datasets(self.part)]
         return [zarr.open_group(place, mode="r", zarr_format=3) for place in places]
 
     def _obs(self) -> list[Any]:

@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import listed
+from scbert_cll._disk.formats import Json
 from scbert_cll.model import _finite, _scvi
 from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
 from scbert_cll.model._protocols import Classifier, Network
@@ -24,6 +24,9 @@ from scbert_cll.nn import Performer
 # cells that the linear part of a classifier is fitted and chosen on
 _LINEAR: Final = {_keys.TRAIN: 20_000, _keys.VAL: 5_000}
 
+# tokens, classes and weights of cells, their rows by part, their donors
+type Sample = tuple[sparse.csr_matrix, np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]
+
 
 def from_corpus[M: Network](
     cls: type[M],
@@ -34,26 +37,25 @@ def from_corpus[M: Network](
     gene_vectors: pd.DataFrame | None,
     labels_key: str | None,
     rng: int | np.random.Generator | None,
-    network: dict[str, Any],
+    network: Json,
 ) -> M:
     """A model for the cells of a corpus, with its genes and its binning."""
-    _checks.genes.known_genes(exclude_genes, AnnData(var=pd.DataFrame(index=data.genes)))
-    network = {"gene_embedding": "learned" if gene_vectors is None else "gene2vec"} | network
+    _checks.genes.known_genes(exclude_genes, data.without_cells)
+    embedding = "learned" if gene_vectors is None else "gene2vec"
+    network = {"gene_embedding": embedding, **network, "preset": preset, "rng": rng}
     if network["gene_embedding"] == "gene2vec" and gene_vectors is None:
         raise KeyError(
-            'gene_embedding="gene2vec" needs gene_vectors= where cells are read from a '
-            "corpus: sample = data.sample(20_000), "
-            'tl.gene2vec(sample), gene_vectors=sample.varm["gene2vec"]; or choose '
-            'gene_embedding="learned".'
+            'gene_embedding="gene2vec" needs gene_vectors= where cells are read from a corpus: '
+            "sample = data.sample(20_000), tl.gene2vec(sample), "
+            'gene_vectors=sample.varm["gene2vec"]; or choose gene_embedding="learned".'
         )
-    setup = {"layer": _keys.BINNED, "exclude_genes": list(exclude_genes)}
-    labels = {}
+    setup: Json = {"layer": _keys.BINNED, "exclude_genes": list(exclude_genes)}
+    labels: Json = {}
     if labels_key is not None:
         setup["labels_key"] = labels_key
         labels = {"labels_key": labels_key, "classes": data.classes(labels_key)}
-    model = _scvi.detached(
-        cls, data.genes, setup, labels, binning=data.binning, preset=preset, rng=rng, **network
-    )
+    network["binning"] = data.binning
+    model = _scvi.detached(cls, data.genes, setup, labels, **network)
     if gene_vectors is not None:
         vectors = _vectors_of(gene_vectors, model.genes)
         with seeded(as_seed(rng)):
@@ -63,12 +65,10 @@ def from_corpus[M: Network](
 
 def refuse_other_corpus(model: Network, data: CorpusData) -> None:
     """Refuse a corpus whose tokens mean something else, or that lacks most of the model's genes."""
-    hidden = pd.Index(hidden_genes(model))
-    data.count(model.genes.append(hidden.difference(model.genes)), model.binning["params"])
-    genes = AnnData(var=pd.DataFrame(index=data.genes))
-    refuse_other_tokens(
-        model, data.binning, genes, f"The corpus {data.corpus.path}", is_corpus=True
-    )
+    hidden = pd.Index(hidden_genes(model)).difference(model.genes)
+    data.count(model.genes.append(hidden), model.binning["params"])
+    where = f"The corpus {data.corpus.path}"
+    refuse_other_tokens(model, data.binning, data.without_cells, where, is_corpus=True)
 
 
 def attached(model: Network, data: CorpusData, seed: int, **labels: Any) -> CorpusData:
@@ -89,25 +89,21 @@ def labelled(
     """The corpus with its labels, and the model's linear part fitted to a sample of its cells."""
     if given := [name for name, key in in_memory.items() if key is not None]:
         raise ValueError(
-            f"{listed(given)} name columns of cells in memory; a corpus has its "
-            f"donors held out already, and "
-            "CorpusData(balance=[...]) balances it."
+            f"{listed(given)} name columns of cells in memory; a corpus has its donors held out "
+            f"already, and CorpusData(balance=[...]) balances it."
         )
     if model.combine == "residual":
         raise ValueError(
             'combine="residual" needs all cells in memory; on a corpus choose "average" or "none".'
         )
     attached(model, data, seed, labels_key=model.labels_key, classes=model.classes)
-    _checks.adata.every_class(
-        data.labels[_keys.TRAIN], model.classes, f"{model.labels_key!r} of {data.corpus.path}"
-    )
+    where = f"{model.labels_key!r} of {data.corpus.path}"
+    _checks.adata.every_class(data.labels[_keys.TRAIN], model.classes, where)
     ensemble.fit_beside(model, *_sample_for_linear(data, seed), seed)
     return data
 
 
-def _sample_for_linear(
-    data: CorpusData, seed: int
-) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]:
+def _sample_for_linear(data: CorpusData, seed: int) -> Sample:
     """Tokens, classes, weights, parts and donors of some labelled cells, in memory.
 
     For an exact solver.
@@ -116,17 +112,18 @@ def _sample_for_linear(
     for part, most in _LINEAR.items():
         rows = np.flatnonzero(data.labels[part] >= 0)
         if len(rows) > most:
-            rows = np.sort(np.random.default_rng([seed, most]).choice(rows, most, replace=False))
+            rng = np.random.default_rng([seed, most])
+            rows = np.sort(rng.choice(rows, most, replace=False))
         parts[part] = n + np.arange(len(rows))
         n += len(rows)
         if len(rows):
             is_balanced = bool(data.balance) and part == _keys.TRAIN
             weights = data.weights(part)[rows] if is_balanced else np.ones(len(rows))
             donors = data.obs(part, _keys.DONOR).to_numpy()[rows]
-            codes = data.labels[part][rows]
-            blocks.append((data.tokens(part, rows), codes, weights / weights.mean(), donors))
-    tokens, *columns = zip(*blocks, strict=True)
-    codes, weights, donors = (np.concatenate(column) for column in columns)
+            columns = data.labels[part][rows], weights / weights.mean(), donors
+            blocks.append((data.tokens(part, rows), *columns))
+    tokens, *values = zip(*blocks, strict=True)
+    codes, weights, donors = (np.concatenate(value) for value in values)
     csr = sparse.vstack(tokens, format="csr")
     return csr, codes, weights, parts, donors.astype(str)
 
@@ -139,4 +136,5 @@ def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
             f"{listed(missing)}."
         )
     values = vectors.loc[genes].to_numpy(np.float32, copy=True)
-    return torch.from_numpy(_finite.gene_vectors(values, genes, "gene_vectors", is_table=True))
+    values = _finite.gene_vectors(values, genes, "gene_vectors", is_table=True)
+    return torch.from_numpy(values)

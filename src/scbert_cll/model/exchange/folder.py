@@ -25,70 +25,81 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from scbert_cll._checks import manifests
 from scbert_cll._disk import formats
+from scbert_cll._disk.formats import Json
 from scbert_cll._disk.in_place import replace, settle, whole, written
+from scbert_cll._disk.manifests import NUMBER, Each, Format, Keys, Maybe, misfits
 from scbert_cll.model._tensors import bits, usable
 
 FORMAT: Final = "scbert_cll model"
 # 2: with the linear part; 3: its arrays lie in the order they are read in, whichever safetensors
 # wrote them; 4: config.json has a checksum of itself
 FORMAT_VERSION: Final = 4
-SEALED: Final = 4  # the first version of which that is so
 CONFIG, VOCAB, LABELS = "config.json", "vocab.txt", "labels.json"
 WEIGHTS, LINEAR = "weights.safetensors", "linear.safetensors"
 HISTORY, EDGES = "history.csv", "edges.csv"
 _NEEDED: Final = (CONFIG, VOCAB, WEIGHTS)
 # no other file is a model's
 FILES: Final = CONFIG, VOCAB, LABELS, WEIGHTS, HISTORY, EDGES, LINEAR
-_REMEDY: Final = "Restore the folder from a copy, or save the model again."
-_BINNING: Final = manifests.Keys(
-    {"params": manifests.Keys({"n_bins": int})}, {"edges": manifests.Maybe([manifests.NUMBER])}
+REMEDY: Final = "Restore the folder from a copy, or save the model again."
+_COMBINE: Final = re.compile("none|average|residual")
+_JOINED: Final = Keys({"combine": _COMBINE, "strength": NUMBER})
+_LABELS_KINDS: Final = Keys({"labels_key": str, "classes": [str]})
+_PARAMS: Final = Keys({"n_bins": int})
+_BINNING: Final = Keys({"params": _PARAMS}, {"edges": Maybe([NUMBER])})
+_CONFIG: Final = Format(
+    FORMAT,
+    "a model folder",
+    FORMAT_VERSION,
+    4,
+    Keys(
+        {
+            "format_version": int,
+            "sha256": Each(str, "|".join(map(re.escape, sorted({*FILES} - {CONFIG})))),
+            "class": str,
+            "is_trained": bool,
+            "setup": Keys({"layer": str}),
+            "network": Keys({}),
+            "binning": _BINNING,
+        },
+        {"kept_epoch": Maybe(int), "joined": Maybe(_JOINED)},
+    ),
+    REMEDY,
 )
-_JOINED: Final = manifests.Keys(
-    {"combine": re.compile("none|average|residual"), "strength": manifests.NUMBER}
+_WRITERS: Final = (
+    *("scvi-tools", "torch", "safetensors"),
+    *("numpy", "pandas", "scikit-learn"),
 )
-_LABELS_KINDS: Final = manifests.Keys({"labels_key": str, "classes": [str]})
-_KINDS: Final = manifests.Keys(
-    {
-        "format_version": int,
-        "sha256": manifests.Each(str, "|".join(sorted(map(re.escape, {*FILES} - {CONFIG})))),
-        "class": str,
-        "is_trained": bool,
-        "setup": manifests.Keys({"layer": str}),
-        "network": manifests.Keys({}),
-        "binning": _BINNING,
-    },
-    {"kept_epoch": manifests.Maybe(int), "joined": manifests.Maybe(_JOINED)},
-)
-_WRITERS: Final = ("scvi-tools", "torch", "safetensors", "numpy", "pandas", "scikit-learn")
-ORDERED: Final = 3  # the first version whose arrays are sure to lie in the order they are read in
+# the first version whose arrays are sure to lie in the order they are read in
+ORDERED: Final = 3
 MANY: Final = 3  # classes
 
 Order = Literal["C", "F"]
-Arrays = Mapping[str, Tensor] | Mapping[str, np.ndarray]
+FilePath = str | os.PathLike[str]
+Linear = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Tensor] | Linear
 
 
 @dataclass(frozen=True)
 class Saved:
     """A model as its folder holds it."""
 
-    config: dict[str, Any]
+    config: Json
     genes: list[str]
     weights: Mapping[str, Tensor]
-    labels: dict[str, Any] | None = None
+    labels: Json | None = None
     history: pd.DataFrame | None = None
     edges: pd.DataFrame | None = None  # of every gene, where they were learned
-    linear: Mapping[str, np.ndarray] | None = None
+    linear: Linear | None = None
 
     @property
-    def binning(self) -> dict[str, Any]:
+    def binning(self) -> Json:
         """Record of pp.bin_expression."""
         edges = {} if self.edges is None else {"edges": self.edges}
         return {**self.config["binning"], **edges}
 
 
-def save_folder(path: str | os.PathLike[str], model: Saved, *, overwrite: bool = False) -> None:
+def save_folder(path: FilePath, model: Saved, *, overwrite: bool = False) -> None:
     """Write a model folder aside, load it and compare, and rename it into place.
 
     A crash leaves the old one as it was.
@@ -117,7 +128,8 @@ def save_folder(path: str | os.PathLike[str], model: Saved, *, overwrite: bool =
 def _write(folder: Path, model: Saved) -> None:
     folder.mkdir()
     for name, arrays in ((WEIGHTS, model.weights), (LINEAR, model.linear)):
-        if arrays is not None:  # safetensors' save_file would make it unreadable for the group
+        if arrays is not None:
+            # safetensors' save_file would make it unreadable for the group
             (folder / name).write_bytes(serialize(_contiguous(arrays)))
     written(folder / VOCAB, *formats.as_names(model.genes))
     if model.labels is not None:
@@ -126,22 +138,23 @@ def _write(folder: Path, model: Saved) -> None:
         written(folder / HISTORY, *formats.as_numbers(model.history, "epoch"))
     if model.edges is not None:
         written(folder / EDGES, *formats.as_numbers(model.edges, "gene"))
+    files = sorted(folder.iterdir())
     head = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": formats.versions(*_WRITERS),
-        "sha256": {file.name: formats.sha256(file) for file in sorted(folder.iterdir())},
+        "sha256": {file.name: formats.sha256(file) for file in files},
     }
     written(folder / CONFIG, *formats.as_json(formats.sealed(head | model.config)))
 
 
 def _contiguous(arrays: Arrays) -> dict[str, Tensor]:
     """Arrays for safetensors, which may write memory order whatever the strides (0.8 does)."""
-    tensors = {
-        name: torch.as_tensor(np.asarray(a, order="C") if isinstance(a, np.ndarray) else a)
-        for name, a in arrays.items()
-    }
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = {}
+    for name, array in arrays.items():
+        array = np.asarray(array, order="C") if isinstance(array, np.ndarray) else array
+        tensors[name] = torch.as_tensor(array).detach().cpu().contiguous()
+    return tensors
 
 
 def _is(loaded: Saved, model: Saved) -> bool:
@@ -158,7 +171,7 @@ def _is(loaded: Saved, model: Saved) -> bool:
     return formats.same(parts(loaded), parts(model))
 
 
-def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = None) -> Saved:
+def load_folder(path: FilePath, *, linear_order: Order | None = None) -> Saved:
     """Read a model folder; its weights are on the CPU.
 
     Parameters
@@ -182,22 +195,19 @@ def load_folder(path: str | os.PathLike[str], *, linear_order: Order | None = No
 
 
 def _load(path: Path, linear_order: Order | None) -> Saved:
-    _refuse_no_model(path)
-    config = formats.read_json(path / CONFIG)
-    if config.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is not a model folder of scbert_cll: its {CONFIG} does not say format = "
-            f"{FORMAT!r}."
+    if path.is_file():
+        raise ValueError(f"{path} is a file; a model of scbert_cll is a folder.")
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no model folder {path}.")
+    if missing := [name for name in _NEEDED if not (path / name).is_file()]:
+        names = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{path} is not a whole model folder of scbert_cll: {', '.join(missing)} missing; it "
+            f"holds {names}."
         )
-    if absent := sorted(set(_KINDS.needed) - set(config)):
-        raise ValueError(f"{path / CONFIG} is damaged: it lacks {', '.join(absent)}.")
-    version = config["format_version"]
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} was written by a newer scbert_cll (format {version}, this version reads "
-            f"{FORMAT_VERSION}); upgrade scbert_cll to read it."
-        )
-    listed = _listed(path, config)
+    config = _CONFIG.read(path / CONFIG)
+    listed = config["sha256"]
+    _refuse_unlisted(path, config)
     for name, expected in listed.items():
         if not (path / name).is_file() or formats.sha256(path / name) != expected:
             raise ValueError(
@@ -216,24 +226,13 @@ def _load(path: Path, linear_order: Order | None) -> Saved:
     )
 
 
-def _listed(path: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Files of the model and their checksums, once config.json is known to be whole.
-
-    What else of a model lies there is refused.
-    """
-    is_old = config["format_version"] in range(1, SEALED) and formats.CHECKSUM not in config
-    is_whole = None if is_old else formats.is_sealed(config)
-    manifests.readable_list(config, _KINDS, path / CONFIG, is_whole=is_whole, remedy=_REMEDY)
-    listed: dict[str, str] = config["sha256"]
-    if absent := [name for name in _NEEDED if name != CONFIG and name not in listed]:
-        raise ValueError(
-            f"{path / CONFIG} is damaged: it does not list {', '.join(absent)}. {_REMEDY}"
-        )
+def _refuse_unlisted(path: Path, config: Json) -> None:
+    """Every needed file is listed, and what else of a model lies there is refused."""
+    listed = config["sha256"]
+    _CONFIG.lists(config, _NEEDED[1:], path / CONFIG)
     if LINEAR in listed and config.get("joined") is None:
-        raise ValueError(
-            f"{path / CONFIG} is damaged: it lists {LINEAR} and does not say how it is joined. "
-            f"{_REMEDY}"
-        )
+        problem = f"it lists {LINEAR} and does not say how it is joined"
+        _CONFIG.refuse([problem], path / CONFIG)
     others = {name for name in FILES if (path / name).exists()} - {CONFIG, *listed}
     if others:
         raise ValueError(
@@ -241,29 +240,26 @@ def _listed(path: Path, config: dict[str, Any]) -> dict[str, str]:
             f"model was there before, and left it. Delete what is not listed, or save the model "
             f"again."
         )
-    return listed
 
 
-def _read_labels(path: Path) -> dict[str, Any]:
+def _read_labels(path: Path) -> Json:
     """The label column and the classes, each once."""
     labels = formats.read_json(path)
-    manifests.readable_list(labels, _LABELS_KINDS, path, is_whole=None, remedy=_REMEDY)
+    _CONFIG.refuse(misfits(labels, _LABELS_KINDS), path)
     if len(set(labels["classes"])) < len(labels["classes"]):
-        raise ValueError(f"{path} is damaged: it names a class twice. {_REMEDY}")
+        _CONFIG.refuse(["it names a class twice"], path)
     return labels
 
 
-def _read_linear(
-    path: Path, config: Mapping[str, Any], order: Order | None
-) -> dict[str, np.ndarray]:
+def _read_linear(path: Path, config: Json, order: Order | None) -> Linear:
     """Coefficients (classes, genes) and intercept.
 
     Of an old folder in the order that they are known to have been written in.
     """
     tensors = _read_tensors(path / LINEAR)
-    arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    arrays: Linear = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
     if order is not None:
-        return arrays | {"coefficients": in_order(arrays["coefficients"], order)}
+        return {**arrays, "coefficients": in_order(arrays["coefficients"], order)}
     n_classes = len(arrays.get("coefficients", ()))
     if config["format_version"] < ORDERED and n_classes >= MANY:
         raise ValueError(
@@ -277,7 +273,8 @@ def _read_linear(
 
 def in_order(coefficients: np.ndarray, order: Order) -> np.ndarray:
     """Coefficients (classes, genes) whose bytes were written by row ("C") or column ("F")."""
-    return np.ascontiguousarray(coefficients.reshape(-1).reshape(coefficients.shape, order=order))
+    numbers = coefficients.reshape(-1)
+    return np.ascontiguousarray(numbers.reshape(coefficients.shape, order=order))
 
 
 def may_replace(path: Path, *, overwrite: bool) -> None:
@@ -299,19 +296,6 @@ def _refuse_others(path: Path, *, overwrite: bool) -> None:
         raise FileExistsError(
             f"{path} holds files that are not a model's ({', '.join(others[:5])}); name another "
             f"folder."
-        )
-
-
-def _refuse_no_model(path: Path) -> None:
-    if path.is_file():
-        raise ValueError(f"{path} is a file; a model of scbert_cll is a folder.")
-    if not path.is_dir():
-        raise FileNotFoundError(f"There is no model folder {path}.")
-    if missing := [name for name in _NEEDED if not (path / name).is_file()]:
-        names = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
-        raise FileNotFoundError(
-            f"{path} is not a whole model folder of scbert_cll: {', '.join(missing)} missing; it "
-            f"holds {names}."
         )
 
 

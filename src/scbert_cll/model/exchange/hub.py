@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 import numpy as np
 
 from scbert_cll._checks.words import listed
-from scbert_cll._disk.formats import read_json, write_json, write_text
+from scbert_cll._disk.formats import Json, read_json, write_json, write_text
 from scbert_cll._disk.in_place import replace, settle, whole
 from scbert_cll._optional import optional
 from scbert_cll.model import _scvi
 from scbert_cll.model._protocols import Network
 from scbert_cll.model.exchange import folder as exchange_folder
 from scbert_cll.model.exchange import saving
+from scbert_cll.model.exchange.folder import FilePath
 from scbert_cll.model.exchange.model_card import model_card
-from scbert_cll.model.exchange.privacy import nothing_private
 
 # the latter is what scvi-tools' HubModel looks for
 CARD, SCVI_METADATA = "README.md", "_scvi_required_metadata.json"
 # nothing else is ever uploaded or downloaded: text and safetensors, no pickle
 FILES: Final = exchange_folder.FILES
 _EVALUATED: Final = ("summary", "params", "classes", "unit", "n_units")
+_NAMED: Final = ("models", "baselines", "scheme")  # in an evaluation, by who made it
 _REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_WHAT: Final = "Sharing models"
+_PATH: Final = re.compile(  # within a text, too
+    r"""(?:^|[\s'"(\[<=,;|])"""
+    r"(?:~[\w.-]*[\\/]|[a-zA-Z]:[\\/](?!/)|\\\\[\w.-]+\\|\$\{?\w+\}?[\\/]|%\w+%[\\/]|"
+    r"/(?:home|Users|root|mnt|media|srv|scratch|tmp|var|opt|data)/)|\bfile:/",
+    re.IGNORECASE,
+)
+_MAIL: Final = re.compile(r"[\w.+-]+@[\w-]+\.\w[\w.-]*")
 
 
 def save_for_hub(
     model: Network,
-    dir_path: str | os.PathLike[str],
+    dir_path: FilePath,
     *,
     repo_id: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
@@ -67,27 +75,31 @@ def save_for_hub(
         `evaluation` is something else or of other classes, `repo_id` is none, or a file would
         hold paths of this machine or e-mail addresses. No folder is then left.
     """
-    _library()
+    optional("huggingface_hub", _WHAT)
     folder = Path(dir_path)
     if folder.exists():
         raise FileExistsError(
             f"{folder} exists, and a card in it may have been edited; name another folder."
         )
+    named: Json = {"genes": list(model.genes), "licence": license}
     if evaluation is not None:
         _refuse_other_evaluation(evaluation, (model.labels or {}).get("classes"))
+        params = evaluation["params"]
+        for key in _NAMED:
+            named[key] = [str(one) for one in np.ravel(params.get(key, ()))]
+        named["unit"] = str(evaluation["unit"])
     if repo_id is not None and not _REPOSITORY.fullmatch(repo_id):
         raise ValueError(
             f'repo_id must be "org/name", in letters, digits and . _ -; found {repo_id!r}.'
         )
     card = model_card(model, repo_id=repo_id, evaluation=evaluation, licence=license)
-    names = {"genes": list(model.genes), "licence": license}
-    nothing_private({**names, "evaluation": _names_in(evaluation)}, f"The model card of {folder}")
+    _nothing_private(named, f"The model card of {folder}")
 
     def write(aside: Path) -> None:
         saving.save(model, aside)
         for name in (exchange_folder.CONFIG, exchange_folder.LABELS):
             if (aside / name).exists():
-                nothing_private(read_json(aside / name), str(folder / name))
+                _nothing_private(read_json(aside / name), str(folder / name))
         write_text(aside / CARD, card)
         write_json(aside / SCVI_METADATA, _scvi.hub_metadata(type(model).__name__))
 
@@ -143,7 +155,7 @@ def push_to_hub(
     --------
     >>> model.push_to_hub("our-lab/cll-cd49d", evaluation=adata.uns["cv"], license="cc-by-4.0")
     """
-    api = _library().HfApi(token=token)
+    api = optional("huggingface_hub", _WHAT).HfApi(token=token)
     with tempfile.TemporaryDirectory() as place, _answers(repo_id, revision):
         folder = Path(place) / "model"
         save_for_hub(model, folder, repo_id=repo_id, evaluation=evaluation, license=license)
@@ -161,14 +173,13 @@ def push_to_hub(
             revision=revision,
             commit_message=commit_message,
             allow_patterns=[*FILES, CARD, SCVI_METADATA],
-            delete_patterns=list(FILES),  # those of an earlier model that this one does not have
+            # those of an earlier model that this one does not have
+            delete_patterns=list(FILES),
         )
     return str(commit.commit_url)
 
 
-def model_folder(
-    source: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
-) -> Path:
+def model_folder(source: FilePath, *, revision: str | None, token: str | None) -> Path:
     """Return a folder as it is; of a repository, the folder its model was downloaded to.
 
     Raises
@@ -182,10 +193,11 @@ def model_folder(
     is_name = isinstance(source, str) and _REPOSITORY.fullmatch(source)
     if not isinstance(source, str) or not is_name or Path(source).exists():
         return Path(source)
-    hub = _library()
+    hub = optional("huggingface_hub", _WHAT)
     with _answers(source, revision):
         chosen = {"revision": revision, "token": token}
-        folder = Path(hub.snapshot_download(source, allow_patterns=list(FILES), **chosen))
+        place = hub.snapshot_download(source, allow_patterns=list(FILES), **chosen)
+        folder = Path(place)
         if class_of(folder) is not None:
             return folder
         files = hub.HfApi().list_repo_files(source, **chosen)
@@ -211,7 +223,8 @@ def _refuse_other_evaluation(evaluation: Any, classes: Sequence[str] | None) -> 
     if not isinstance(evaluation, Mapping):
         raise TypeError(f"{expected}; found {type(evaluation).__name__}.")
     if absent := [key for key in _EVALUATED if key not in evaluation]:
-        raise ValueError(f"{expected}; it lacks {listed(absent)}, and holds {listed(evaluation)}.")
+        holds = listed(evaluation)
+        raise ValueError(f"{expected}; it lacks {listed(absent)}, and holds {holds}.")
     if classes is None:
         raise ValueError(
             "A ScBERT names no classes, so evaluation= says nothing about it. Publish it with the "
@@ -225,24 +238,40 @@ def _refuse_other_evaluation(evaluation: Any, classes: Sequence[str] | None) -> 
         )
 
 
-def _names_in(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What others named in an evaluation, and a card repeats."""
-    if evaluation is None:
-        return {}
-    params = evaluation["params"]
-    keys = ("models", "baselines", "scheme")
-    names = {key: [str(one) for one in np.ravel(params.get(key, ()))] for key in keys}
-    return {**names, "unit": str(evaluation["unit"])}
+def _nothing_private(content: Mapping[str, Any], file: str) -> None:
+    """Refuse to publish paths of this machine and e-mail addresses; name where they stand."""
+    texts = list(_texts(content))
+    kinds = ("paths of this machine", _is_path), ("e-mail addresses", _MAIL.search)
+    for what, is_private in kinds:
+        if places := dict.fromkeys(name for name, text in texts if is_private(text)):
+            raise ValueError(
+                f"{file} would publish {what}: {listed(places)}. Name layers, columns, classes and "
+                f"genes without them, and save again."
+            )
 
 
-def _library() -> Any:
-    return optional("huggingface_hub", "Sharing models")
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text with the keys that lead to it."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield f"{name}.{key}".lstrip("."), str(key)
+            yield from _texts(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, name)
+
+
+def _is_path(text: str) -> bool:
+    whole = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    return whole or _PATH.search(text) is not None
 
 
 @contextmanager
 def _answers(repo_id: str, revision: str | None) -> Iterator[None]:
     """Say what Hugging Face's answers mean here, and what to do."""
-    errors = optional("huggingface_hub.errors", "Sharing models")
+    errors = optional("huggingface_hub.errors", _WHAT)
     remedy = (
         "Remedy: check the name; for a private repository pass token=, or log in with `hf auth "
         "login`."

@@ -29,12 +29,8 @@ _TEXTS: Final = "model_card.yaml"  # of all that the page says
 _MARKER: Final = "ITGA4"  # the gene of CD49d
 _N_GENES: Final = 8  # that are named
 _TAGS: Final = (
-    "biology",
-    "genomics",
-    "single-cell",
-    "scRNA-seq",
-    "chronic-lymphocytic-leukemia",
-    "scverse",
+    *("biology", "genomics", "single-cell", "scRNA-seq"),
+    *("chronic-lymphocytic-leukemia", "scverse"),
 )
 # scvi-tools' hub looks for them
 _SCVI_TAGS: Final = {"scvi": "scvi-tools", "anndata": "anndata"}
@@ -56,14 +52,10 @@ def model_card(
     is_learned = isinstance(model.binning["edges"], pd.DataFrame)
     # excluded genes are in the totals of its cells
     hidden = "[*model.genes, *model.registry['setup_args']['exclude_genes']]"
-    names = (
-        {}
-        if labels is None
-        else {
-            "labels_key": _code([labels["labels_key"]]),
-            "classes": _code(labels["classes"]),
-        }
-    )
+    names = {
+        key: _code([value] if isinstance(value, str) else value)
+        for key, value in (labels or {}).items()
+    }
     return _filled(
         "page",
         front_matter=_front_matter(kind, name, evaluation, licence),
@@ -92,10 +84,9 @@ def model_card(
 
 
 @cache
-def _texts() -> dict[str, Any]:
+def _texts() -> Mapping[str, Any]:
     text = resources.files(__package__).joinpath(_TEXTS).read_text(encoding="utf-8")
-    texts: dict[str, Any] = yaml.safe_load(text)
-    return texts
+    return dict(yaml.safe_load(text))
 
 
 def _filled(text: str, which: str | bool | None = None, /, **values: object) -> str:
@@ -111,7 +102,7 @@ def _front_matter(
     if evaluation is not None:
         metrics = list(dict.fromkeys(map(_visible, evaluation["summary"]["metric"])))
         results = _results(evaluation)
-    scvi_tags = [f"{tag}_version:{versions[package]}" for tag, package in _SCVI_TAGS.items()]
+    scvi_tags = [f"{tag}_version:{versions[_SCVI_TAGS[tag]]}" for tag in _SCVI_TAGS]
     data = optional("huggingface_hub", "Sharing models").ModelCardData(
         library_name="scbert_cll",
         license=None if licence is None else _visible(licence),
@@ -143,7 +134,8 @@ def _history(model: Network) -> list[str]:
         if len(values) and (epoch is None or epoch in values.index):
             last[name] = float(values.iloc[-1] if epoch is None else values[epoch])
     n_epochs = max(len(values) for values in history.values())
-    which = "the last one" if epoch is None else f"epoch {epoch}, whose weights these are"
+    of_these = f"epoch {epoch}, whose weights these are"
+    which = "the last one" if epoch is None else of_these
     rows = ((name, _number(value)) for name, value in last.items())
     has_majority = "masked_accuracy_validation" in last
     return [
@@ -164,17 +156,21 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is None:
         return _filled("no_evaluation")
     summary, params = evaluation["summary"], evaluation["params"]
-    cells = {(row.model, row.metric): _with_interval(row) for row in summary.itertuples()}
-    models, metrics = (list(dict.fromkeys(summary[column])) for column in ("model", "metric"))
+    scores = summary.itertuples()
+    cells = {(row.model, row.metric): _with_interval(row) for row in scores}
+    models, metrics = summary["model"].unique(), summary["metric"].unique()
     rows = ([metric, *(cells[name, metric] for name in models)] for metric in metrics)
-    kinds = _text(", ".join(kind for kind in dict.fromkeys(summary["interval"]) if kind != NONE))
+    kinds = [kind for kind in summary["interval"].unique() if kind != NONE]
     scheme, n, unit = params["scheme"], evaluation["n_units"], _text(evaluation["unit"])
     held_out = _filled("random_cell")
     if scheme != "random_cell":
         held_out = _filled("held_out", scheme=_code([scheme]), n=n, unit=f"{unit}s")
-    intervals = _filled("intervals", kinds=kinds) if kinds else _filled("no_intervals")
+    intervals = (
+        _filled("intervals", kinds=_text(", ".join(kinds))) if kinds else _filled("no_intervals")
+    )
     baselines = _code(params["baselines"])
-    text = _filled("evaluation", held_out=held_out, intervals=intervals, baselines=baselines)
+    parts = {"held_out": held_out, "intervals": intervals, "baselines": baselines}
+    text = _filled("evaluation", **parts)
     return f"{text}\n\n{_table(['metric', *models], rows)}"
 
 
@@ -182,8 +178,9 @@ def _with_interval(row: Any) -> str:
     """Estimate and its limits; a dash where there is none."""
     if np.isnan(row.estimate):
         return "–"
-    interval = "" if np.isnan(row.low) else f" ({_number(row.low)} to {_number(row.high)})"
-    return _number(row.estimate) + interval
+    if np.isnan(row.low):
+        return _number(row.estimate)
+    return f"{_number(row.estimate)} ({_number(row.low)} to {_number(row.high)})"
 
 
 def _results(evaluation: Mapping[str, Any]) -> list[Any]:
@@ -192,9 +189,9 @@ def _results(evaluation: Mapping[str, Any]) -> list[Any]:
     None where it is not clear which of the evaluated models was published.
     """
     summary, params = evaluation["summary"], evaluation["params"]
-    baselines, models = ([str(name) for name in params[key]] for key in ("baselines", "models"))
-    parts = {f"{name}_network" for name in models}
-    published = [name for name in models if name not in {*baselines, *parts}]
+    models = list(map(str, params["models"]))
+    others = {*map(str, params["baselines"]), *(f"{name}_network" for name in models)}
+    published = [name for name in models if name not in others]
     if len(published) != 1:
         return []
     units = f"{evaluation['n_units']} {evaluation['unit']}s"
@@ -223,19 +220,18 @@ def _code(names: Iterable[Any]) -> str:
 
     Nothing in them is Markdown or HTML.
     """
-    return ", ".join(map(_one_code, names)) or "none"
-
-
-def _one_code(name: Any) -> str:
-    text = _visible(name)
-    marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    room = " " * (text.startswith("`") or text.endswith("`") or not text.strip())
-    return f"{marks}{room}{text}{room}{marks}"
+    codes = []
+    for text in map(_visible, names):
+        marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+        room = " " * (text.startswith("`") or text.endswith("`") or not text.strip())
+        codes.append(f"{marks}{room}{text}{room}{marks}")
+    return ", ".join(codes) or "none"
 
 
 def _visible(name: Any) -> str:
     """A name in one line: what cannot be printed, such as a line's end, as Python writes it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    escaped = ((c, c.encode("unicode_escape").decode()) for c in str(name))
+    return "".join(c if c.isprintable() else code for c, code in escaped)
 
 
 def _text(name: Any) -> str:
@@ -248,6 +244,6 @@ def _text(name: Any) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Markdown table; a bar within a name would end its cell."""
-    lines = [[_text(cell).replace("|", "\\|") for cell in line] for line in (head, *rows)]
+    lines = [[_text(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
     lines.insert(1, ["---"] * len(head))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

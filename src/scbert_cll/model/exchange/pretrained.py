@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from anndata import AnnData
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import UnknownArgumentError, hint, is_model, listed
+from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi
-from scbert_cll.model._inference import cells_of
+from scbert_cll.model._inference import cells_of, hidden_genes
 from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData
@@ -30,7 +31,7 @@ def ready[M: Classifier](
     accelerator: str,
     *,
     labels_key: str | None,
-    network: dict[str, Any],
+    network: Json,
 ) -> M:
     """Load a classifier that somebody trained."""
     model = load(cls, folder, adata, device_of(accelerator))
@@ -53,12 +54,12 @@ def started[M: Classifier](
     adata: AnnData | CorpusData | None,
     labels_key: str | None,
     rng: int | np.random.Generator | None,
-    network: dict[str, Any],
+    network: Json,
 ) -> M:
     """Put a new head on pretrained weights."""
     is_model(model, ("ScBERT",))
     if labels_key is None:
-        raise TypeError("A new classifier needs labels_key=, the obs column of its classes.")
+        raise TypeError("A new classifier needs labels_key=, the obs column of classes.")
     if other := sorted(set(network) - _HEAD_CHOICES):
         raise UnknownArgumentError(
             f"{listed(other)} would not fit the pretrained weights; a classifier may choose "
@@ -68,19 +69,13 @@ def started[M: Classifier](
         classes = adata.classes(labels_key)
     else:
         adata = cells_of(model, adata)
-        classes = _checks.adata.classes(_checks.adata.obs_column(adata, labels_key), labels_key)
-    excluded = model.registry["setup_args"]["exclude_genes"]
-    setup: dict[str, Any] = {"labels_key": labels_key, "layer": model.layer}
-    setup["exclude_genes"] = list(excluded)
-    new = _scvi.detached(
-        cls,
-        model.genes,
-        setup,
-        {"labels_key": labels_key, "classes": classes},
-        binning=model.binning,
-        rng=rng,
-        **choices(model.config) | network,
-    )
+        column = _checks.adata.obs_column(adata, labels_key)
+        classes = _checks.adata.classes(column, labels_key)
+    labels: Json = {"labels_key": labels_key, "classes": classes}
+    setup: Json = {"labels_key": labels_key, "layer": model.layer}
+    setup["exclude_genes"] = hidden_genes(model)
+    network = {**choices(model.config), **network, "binning": model.binning, "rng": rng}
+    new = _scvi.detached(cls, model.genes, setup, labels, **network)
     if not isinstance(adata, CorpusData):
         _scvi.attach(new, adata)
     new.module.load_state_dict(new.module.state_dict() | model.module.state_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from scipy import sparse
 
 from scbert_cll import _checks, _keys, pp
 from scbert_cll._checks.words import UnknownArgumentError, hint, listed
+from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi
 from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Network
@@ -27,6 +29,7 @@ from scbert_cll.vocab import GeneVocab, Vocabulary
 # What the layout takes for granted, and what whoever reads the file does unless told otherwise.
 _PUBLISHED: Final = {"out_bias": True, "end_token": True}
 _UNSAID: Final = {"tokens": "all", "attention": "favor", "stabilizer": "cell"}
+_OF_BINNING: Final = ("method", "target_sum")
 # everything else shapes the weights
 _CHOICES: Final = {*_UNSAID, "dropout", "n_background", "train_gene_embedding"}
 
@@ -71,9 +74,8 @@ def to_scbert_checkpoint(
     _checks.paths.new_file(path, overwrite=overwrite)
     published = _PUBLISHED | ({"head": "scbert"} if model.config.n_classes else {})
     network = {name: getattr(model.config, name) for name in published}
-    if unfit := [
-        f"{name}={network[name]!r}" for name in network if network[name] != published[name]
-    ]:
+    other = [name for name in network if network[name] != published[name]]
+    if unfit := [f"{name}={network[name]!r}" for name in other]:
         remedy = ", ".join(f"{name}={value!r}" for name, value in published.items())
         raise ValueError(
             f"A checkpoint of scBERT cannot hold this network: {listed(unfit)}. Train one with "
@@ -90,17 +92,12 @@ def to_scbert_checkpoint(
 
 def _unsaid(model: Network) -> list[str]:
     """Choices that matter, differ from scBERT's, and have no place in the file."""
-    ours = {name: getattr(model.config, name) for name in _UNSAID}
-    theirs: dict[str, Any] = dict(_UNSAID)
-    published = _binning(model.config.n_bins, model.genes)
-    for choices_made, params in ((ours, model.binning), (theirs, published)):
-        for name in ("method", "target_sum"):
-            choices_made[f"binning's {name}"] = params["params"][name]
-    return [
-        f"{name}={value!r} (scBERT: {theirs[name]!r})"
-        for name, value in ours.items()
-        if value != theirs[name]
-    ]
+    config, binning = model.config, model.binning["params"]
+    published = _binning(config.n_bins, model.genes)["params"]
+    pairs = [(name, getattr(config, name), _UNSAID[name]) for name in _UNSAID]
+    pairs += [(f"binning's {key}", binning[key], published[key]) for key in _OF_BINNING]
+    unsaid = ((name, ours, theirs) for name, ours, theirs in pairs if ours != theirs)
+    return [f"{name}={ours!r} (scBERT: {theirs!r})" for name, ours, theirs in unsaid]
 
 
 def from_checkpoint[M: Network](
@@ -112,8 +109,8 @@ def from_checkpoint[M: Network](
     *,
     layer: str,
     accelerator: str,
-    network: dict[str, Any],
-    labels: dict[str, Any] | None = None,
+    network: Json,
+    labels: Mapping[str, Any] = {},
 ) -> M:
     """What both models share of `from_scbert_checkpoint`.
 
@@ -125,15 +122,15 @@ def from_checkpoint[M: Network](
             f"{listed(other)} would not fit the checkpoint's weights; you may choose "
             f"{listed(sorted(_CHOICES), 8)}.{hint(other, _CHOICES)}"
         )
-    labels, classes = labels or {}, labels["classes"] if labels else None
     genes, checkpoint = GeneVocab.of(vocab).names, Checkpoint(path)
-    checkpoint.check(genes, gene2vec, classes)
+    checkpoint.check(genes, gene2vec, labels.get("classes"))
     config = checkpoint.config(len(genes))
-    setup: dict[str, Any] = {"layer": layer, "exclude_genes": []}
-    setup |= {name: value for name, value in labels.items() if name != "classes"}
-    binning = _binning(config.n_bins, genes)
-    model = _scvi.detached(cls, genes, setup, labels, binning=binning, **choices(config) | network)
-    model.module.load_state_dict(model.module.state_dict() | checkpoint.weights(genes, gene2vec))
+    of_labels = {name: value for name, value in labels.items() if name != "classes"}
+    setup = {"layer": layer, "exclude_genes": [], **of_labels}
+    network = {**choices(config), **network, "binning": _binning(config.n_bins, genes)}
+    model = _scvi.detached(cls, genes, setup, labels, **network)
+    weights = checkpoint.weights(genes, gene2vec)
+    model.module.load_state_dict(model.module.state_dict() | weights)
     model.module.to(place)
     model.is_trained_ = True
     if adata is not None:
@@ -167,9 +164,9 @@ def _simulated_cell(model: Network) -> AnnData:
     return AnnData(layers=layers, var=pd.DataFrame(index=model.genes), uns=uns)
 
 
-def _binning(n_bins: int, genes: pd.Index) -> dict[str, Any]:
+def _binning(n_bins: int, genes: pd.Index) -> Json:
     """What `pp.bin_expression` writes down for scBERT's tokens of these genes."""
     cell = AnnData(np.ones((1, len(genes))), var=pd.DataFrame(index=genes))
     pp.bin_expression(cell, method="log2", n_bins=n_bins, target_sum=1e4)
-    record: dict[str, Any] = cell.uns[_keys.BINNED]
+    record: Json = cell.uns[_keys.BINNED]
     return record

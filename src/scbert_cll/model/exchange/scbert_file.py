@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections import Counter
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import mode
 from typing import Any, Final
 
 import numpy as np
@@ -15,10 +16,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from scbert_cll._checks.paths import plain_file, stored_archive
+from scbert_cll._checks.paths import plain_file
 from scbert_cll._checks.words import bytes_in_words, listed, unique
 from scbert_cll.model._tensors import not_finite
-from scbert_cll.model.exchange.scbert_layout import COUNTER, GENES, layout, to_ours
+from scbert_cll.model.exchange.scbert_layout import (
+    COUNTER,
+    GENES,
+    Tensors,
+    layout,
+    to_ours,
+)
 from scbert_cll.nn import Config
 
 _KINDS: Final = {
@@ -42,24 +49,23 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.tensors = _read(self.path)
-        self.finetuned = any(name.startswith(("to_out.conv", "to_out.fc")) for name in self.tensors)
-        self.gene_vectors = GENES.theirs in self.tensors
-        layers = (re.match(r"performer\.net\.layers\.(\d+)\.", name) for name in self.tensors)
+        names, heads = list(self.tensors), ("to_out.conv", "to_out.fc")
+        self.finetuned = any(name.startswith(heads) for name in names)
+        self.gene_vectors = GENES.theirs in names
+        layers = (re.match(r"performer\.net\.layers\.(\d+)\.", name) for name in names)
         self.n_layers = len({layer[1] for layer in layers if layer}) or 1
-        self.places = layout(self.n_layers, gene_vectors=self.gene_vectors, classes=self.finetuned)
-        self.sizes = self._sizes()
-
-    def _sizes(self) -> dict[str, int]:
-        """Size of every dimension, by majority: one odd tensor is then the one that is named."""
-        counts: dict[str, Counter[int]] = {}
+        kind = {"gene_vectors": self.gene_vectors, "classes": self.finetuned}
+        self.places = layout(self.n_layers, **kind)
+        # by majority: one odd tensor is then the one that is named
+        counts: dict[str, list[int]] = {}
         for place in self.places:
-            shape = self.tensors[place.theirs].shape if place.theirs in self.tensors else ()
+            shape = getattr(self.tensors.get(place.theirs), "shape", ())
             if len(shape) == len(place.shape):
                 for name, size in zip(place.shape, shape, strict=True):
-                    counts.setdefault(str(name), Counter())[size] += 1
-        return {name: sizes.most_common(1)[0][0] for name, sizes in counts.items()}
+                    counts.setdefault(str(name), []).append(size)
+        self.sizes = {name: mode(counts[name]) for name in counts}
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> Iterator[str]:
         """Everything about the tensors that does not fit, a sentence each."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         expected: dict[str, tuple[Any, ...]] = {
@@ -68,9 +74,10 @@ class Checkpoint:
         }
         if not expected.keys() & shapes.keys():
             some = f"expected {listed(expected, 3)} …, found {listed(shapes, 3)}"
-            return [f"none of its tensors is scBERT's: {some}"]
+            yield f"none of its tensors is scBERT's: {some}"
+            return
         names = {
-            "missing": [name for name in expected if name not in shapes and name != COUNTER],
+            "missing": [name for name in expected if name not in {*shapes, COUNTER}],
             "unexpected": [name for name in shapes if name not in expected],
             "of another shape": [
                 f"{name}: expected {_shape(shape)}, found {_shape(shapes[name])}"
@@ -78,32 +85,31 @@ class Checkpoint:
                 if name in shapes and shapes[name] != shape
             ],
         }
-        wrong = [(what, some) for what, some in names.items() if some]
-        problems = [f"{what} ({len(some)}): {listed(some, 8)}" for what, some in wrong]
-        return problems or self._odd_values()
+        for what, some_names in names.items():
+            if some_names:
+                yield f"{what} ({len(some_names)}): {listed(some_names, 8)}"
+        if not any(names.values()):
+            yield from self._odd_values()
 
-    def _odd_values(self) -> list[str]:
+    def _odd_values(self) -> Iterator[str]:
         """Tensors of the right shape that still make no network."""
-        problems, sizes = [], self.sizes
+        sizes = self.sizes
         if sizes["tokens"] < 3:
-            problems.append(
+            yield (
                 f"token_emb.weight has {sizes['tokens']} rows, expected at least 3: not expressed, "
                 f"a bin and the mask"
             )
         for large, small in (("inner", "dim_head"), ("units", "width")):
             if not sizes[large] * sizes[small] or sizes[large] % sizes[small]:
-                problems.append(
-                    f"{large} ({sizes[large]}) is not a multiple of {small} ({sizes[small]})"
-                )
+                yield f"{large} ({sizes[large]}) is not a multiple of {small} ({sizes[small]})"
         if bad := not_finite(self.tensors):
-            problems.append(f"non-finite values in {listed(bad)}")
-        return problems
+            yield f"non-finite values in {listed(bad)}"
 
-    def config(self, n_genes: int | None = None) -> Config:
-        """Dimensions of the network; without positions the number of genes is not in the file."""
+    def config(self, n_genes: int) -> Config:
+        """Dimensions of the network; of the genes the file has the positions at most."""
         sizes = self.sizes
         return Config(
-            n_genes=sizes.get("positions", 1) - 1 if n_genes is None else n_genes,
+            n_genes=n_genes,
             n_bins=sizes["tokens"] - 2,
             n_hidden=sizes["width"],
             n_layers=self.n_layers,
@@ -133,7 +139,7 @@ class Checkpoint:
                 f"{self.path} holds {_KINDS[self.finetuned]}; expected {_KINDS[expected]}. Read it "
                 f"with {_DOORS[self.finetuned]}."
             )
-        problems, n_positions = self.problems(), self.sizes.get("positions")
+        problems, n_positions = list(self._problems()), self.sizes.get("positions")
         is_fixed = self.finetuned or (self.gene_vectors and gene2vec is None)
         if is_fixed and n_positions is not None and len(genes) != n_positions - 1:
             remedy = "" if self.finetuned else "; or give gene2vec= for other genes"
@@ -151,9 +157,11 @@ class Checkpoint:
                 )
         if gene2vec is not None:
             problems += self._problems_of(gene2vec, genes)
-        refuse(f"{self.path} does not fit", problems)
+        if problems:
+            lines = "\n".join(f"- {problem}." for problem in problems)
+            raise ValueError(f"{self.path} does not fit:\n{lines}")
 
-    def _problems_of(self, vectors: pd.DataFrame, genes: pd.Index) -> list[str]:
+    def _problems_of(self, vectors: pd.DataFrame, genes: pd.Index) -> Iterator[str]:
         """Genes without a vector, and vectors that do not fit the network."""
         if not isinstance(vectors, pd.DataFrame):
             raise TypeError(
@@ -161,30 +169,22 @@ class Checkpoint:
                 f"{type(vectors).__name__}."
             )
         unique(vectors.index, "the gene names of gene2vec", "keep one row per gene")
-        problems, has_vector = [], genes.isin(vectors.index)
-        if not has_vector.all():
-            missing = genes[~has_vector]
-            problems.append(
+        has_vector, n = genes.isin(vectors.index), vectors.shape[1]
+        if len(missing := genes[~has_vector]):
+            yield (
                 f"{len(missing)} of the {len(genes)} genes of vocab have no vector in gene2vec: "
                 f"{listed(missing)}"
             )
-        width = self.sizes.get("width", vectors.shape[1])
-        if vectors.shape[1] != width:
-            problems.append(
-                f"gene2vec has {vectors.shape[1]} dimensions, and the checkpoint's network is "
-                f"{width} wide"
-            )
+        if n != (width := self.sizes.get("width", n)):
+            yield f"gene2vec has {n} dimensions, and the checkpoint's network is {width} wide"
         values = vectors.loc[genes[has_vector]].apply(pd.to_numeric, errors="coerce")
         bad = values.index[~np.isfinite(values.to_numpy(float)).all(axis=1)]
         if len(bad):
-            problems.append(f"gene2vec has non-finite values for {len(bad)} genes: {listed(bad)}")
+            yield f"gene2vec has non-finite values for {len(bad)} genes: {listed(bad)}"
         if not self.gene_vectors:
-            problems.append(
-                "gene2vec is given, and the checkpoint's network does without gene vectors"
-            )
-        return problems
+            yield "gene2vec is given, and the checkpoint's network does without gene vectors"
 
-    def weights(self, genes: pd.Index, gene2vec: pd.DataFrame | None) -> dict[str, Tensor]:
+    def weights(self, genes: pd.Index, gene2vec: pd.DataFrame | None) -> Tensors:
         """Our weights.
 
         With `gene2vec` its vectors take the place of the stored ones, and the end token keeps its
@@ -192,33 +192,17 @@ class Checkpoint:
         """
         weights = to_ours(self.tensors, self.places)
         if gene2vec is not None:
-            vectors = torch.from_numpy(gene2vec.loc[genes].to_numpy(np.float32, copy=True))
+            values = gene2vec.loc[genes].to_numpy(np.float32, copy=True)
+            vectors = torch.from_numpy(values)
             weights[GENES.ours] = torch.cat([vectors, weights[GENES.ours][-1:]])
         return weights
-
-
-def read_scbert_checkpoint(path: str | os.PathLike[str]) -> tuple[Config, dict[str, Tensor]]:
-    """Read a checkpoint in the layout scBERT saves, as our `Config` and state dict.
-
-    The number of genes comes from the positions of the gene embedding, less the end token; without
-    one it is not in the file, and `n_genes` is 0.
-    """
-    checkpoint = Checkpoint(path)
-    refuse(f"{path} is no whole checkpoint of scBERT", checkpoint.problems())
-    return checkpoint.config(), to_ours(checkpoint.tensors, checkpoint.places)
-
-
-def refuse(what: str, problems: list[str]) -> None:
-    """Say everything that was found wrong, a line each."""
-    if problems:
-        raise ValueError(f"{what}:\n" + "\n".join(f"- {problem}." for problem in problems))
 
 
 def _shape(shape: tuple[Any, ...]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Tensors:
     """The tensors of a file by name."""
     if path.is_dir():
         raise ValueError(
@@ -226,7 +210,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"package is read with .load(folder)."
         )
     plain_file(path, "checkpoint")
-    stored_archive(path)
+    _refuse_compressed(path)
     # of pickles that are refused anyway, torch warns
     with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         is_pickle = file.read(1) == b"\x80"
@@ -237,21 +221,38 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise
         except Exception as error:
             raise _unreadable(path, error, is_pickle=is_pickle) from error
-    tensors = content
-    if isinstance(content, Mapping):
-        tensors = content.get("model_state_dict", content)
+    is_mapping = isinstance(content, Mapping)
+    tensors = content.get("model_state_dict", content) if is_mapping else content
     if not isinstance(tensors, Mapping) or not tensors:
         raise ValueError(
             f"{path} holds a {type(tensors).__name__}; a checkpoint of scBERT holds a dict with "
             f"tensors by name, as 'model_state_dict'."
         )
-    if other := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
+    if other := [name for name in tensors if not isinstance(tensors[name], Tensor)]:
         raise ValueError(
             f"{path} is no checkpoint of scBERT: expected a tensor for every name, found something "
             f"else for {listed(other)}."
         )
     _refuse_larger_than_the_file(tensors, path)
     return {str(name): tensor for name, tensor in tensors.items()}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a zip archive of compressed members, which torch does not write.
+
+    Members that are not compressed are never larger than the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # whoever reads it says what is wrong
+    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > size:
+        raise ValueError(
+            f"{path} holds {bytes_in_words(unpacked)} in {bytes_in_words(size)}: its members are "
+            "compressed. Write it again with torch.save, which does not compress."
+        )
 
 
 def _unreadable(path: Path, error: Exception, *, is_pickle: bool) -> ValueError:

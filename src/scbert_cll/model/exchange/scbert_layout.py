@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from scbert_cll._disk.formats import same, versions
 from scbert_cll._disk.in_place import replace
 from scbert_cll.model._tensors import bits, usable
 from scbert_cll.nn import Config
+
+type Tensors = dict[str, Tensor]
 
 
 class Place(NamedTuple):
@@ -42,7 +44,9 @@ _BLOCK: Final = (  # performer.net.layers.{i}. in theirs, blocks.{i}. in ours
     Place("0.norm.weight", "attention_norm.weight", ("width",)),
     Place("0.norm.bias", "attention_norm.bias", ("width",)),
     Place(
-        "0.fn.fast_attention.projection_matrix", "attention.projection", ("features", "dim_head")
+        "0.fn.fast_attention.projection_matrix",
+        "attention.projection",
+        ("features", "dim_head"),
     ),
     Place("0.fn.to_q.weight", "attention.qkv.weight", ("inner", "width")),
     Place("0.fn.to_k.weight", "attention.qkv.weight", ("inner", "width")),
@@ -89,7 +93,7 @@ def layout(n_layers: int, *, gene_vectors: bool, classes: bool) -> list[Place]:
     return [*places, *_NORM, *(_CLASSES if classes else _BINS)]
 
 
-def to_ours(theirs: Mapping[str, Tensor], places: Iterable[Place]) -> dict[str, Tensor]:
+def to_ours(theirs: Mapping[str, Tensor], places: Iterable[Place]) -> Tensors:
     """From scBERT's tensors to our weights."""
     parts: dict[str, list[Tensor]] = {}
     for place in places:
@@ -102,7 +106,7 @@ def to_ours(theirs: Mapping[str, Tensor], places: Iterable[Place]) -> dict[str, 
     }
 
 
-def to_theirs(ours: Mapping[str, Tensor], places: list[Place]) -> dict[str, Tensor]:
+def to_theirs(ours: Mapping[str, Tensor], places: list[Place]) -> Tensors:
     """From our weights to scBERT's tensors; none shares memory with ours."""
     theirs = {}
     for place in places:
@@ -111,31 +115,30 @@ def to_theirs(ours: Mapping[str, Tensor], places: list[Place]) -> dict[str, Tens
             stacked = [other.theirs for other in places if other.ours == place.ours]
             tensor = ours[place.ours].chunk(len(stacked))[stacked.index(place.theirs)]
         tensor = tensor[(None,) * (len(place.shape) - tensor.ndim)]
-        theirs[place.theirs] = tensor.detach().to("cpu", place.dtype, copy=True).contiguous()
+        tensor = tensor.detach().to("cpu", place.dtype, copy=True)
+        theirs[place.theirs] = tensor.contiguous()
     return theirs
 
 
-def write_scbert_checkpoint(path: Path, ours: Mapping[str, Tensor], config: Config) -> None:
+def write_scbert_checkpoint(path: Path, ours: Tensors, config: Config) -> None:
     """Write what scBERT saves: aside, read back and renamed."""
     usable(ours)
-    places = layout(
-        config.n_layers,
-        gene_vectors=config.gene_embedding != "none",
-        classes=bool(config.n_classes),
-    )
+    has_vectors, has_classes = config.gene_embedding != "none", bool(config.n_classes)
+    places = layout(config.n_layers, gene_vectors=has_vectors, classes=has_classes)
     content = {
         "epoch": 0,
         "model_state_dict": to_theirs(ours, places),
         "losses": 0.0,
-        "versions": versions("torch"),  # whoever reads the weights by their name passes this over
+        # whoever reads the weights by their name passes this over
+        "versions": versions("torch"),
     }
-    replace(path, lambda aside: _save(aside, content), lambda aside: _is(aside, content))
 
+    def write(aside: Path) -> None:
+        with aside.open("wb") as file:
+            torch.save(content, file)
 
-def _save(path: Path, content: Mapping[str, Any]) -> None:
-    with path.open("wb") as file:
-        torch.save(content, file)
+    def is_written(aside: Path) -> bool:
+        loaded = torch.load(aside, map_location="cpu", weights_only=True)
+        return same(bits(loaded), bits(content))
 
-
-def _is(path: Path, content: Mapping[str, Any]) -> bool:
-    return same(bits(torch.load(path, map_location="cpu", weights_only=True)), bits(content))
+    replace(path, write, is_written)

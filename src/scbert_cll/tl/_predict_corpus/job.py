@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -50,18 +49,8 @@ class Job:
         if self.groupby in stored:
             return stored[self.groupby]
         filled = [part for part in self.parts if self.data.corpus.n_cells(part)]
-        return people.class_order(pd.concat([self.data.obs(part, self.groupby) for part in filled]))
-
-    @property
-    def is_by_number(self) -> bool:
-        """Whether the groups are values of a column that the corpus has as numbers."""
-        columns = self.data.corpus.obs_columns
-        return self.groupby in columns and columns[self.groupby] is None
-
-    def codes(self, part: str, start: int, stop: int) -> np.ndarray:
-        """Group of some cells by their number, -1 for none."""
-        names = people.class_names(self.data.obs(part, str(self.groupby)).iloc[start:stop])
-        return np.asarray(pd.Categorical(names, categories=self.groups).codes)
+        columns = [self.data.obs(part, self.groupby) for part in filled]
+        return people.class_order(pd.concat(columns))
 
     def check(self) -> None:
         """Refuse what does not fit before anything is written.
@@ -69,7 +58,15 @@ class Job:
         Some cells are predicted to that end.
         """
         corpus = self.data.corpus
-        self._refuse_no_cells()
+        n_cells = {part: corpus.n_cells(part) for part in PARTS}
+        if not 0 < len(self.parts) == len(set(self.parts) & set(PARTS)):
+            raise ValueError(
+                f"parts must name some of {listed(PARTS)}, each once; found {listed(self.parts)}."
+            )
+        if not any(n_cells[part] for part in self.parts):
+            numbers = listed(f"{part}: {n}" for part, n in n_cells.items())
+            names = listed(self.parts)
+            raise ValueError(f"The corpus has no cell in {names}; it has {numbers}.")
         replaced = [PART, _keys.PRED, _keys.SCORE]
         if taken := [name for name in corpus.obs_columns if name in replaced]:
             raise ValueError(
@@ -94,28 +91,18 @@ class Job:
         if len(rows):
             self.predicted(cells)
 
-    def _refuse_no_cells(self) -> None:
-        n_cells = {part: self.data.corpus.n_cells(part) for part in PARTS}
-        asked = set(self.parts)
-        if not asked or len(asked) < len(self.parts) or not asked <= set(PARTS):
-            raise ValueError(
-                f"parts must name some of {listed(PARTS)}, each once; found {listed(self.parts)}."
-            )
-        if not any(n_cells[part] for part in self.parts):
-            numbers = listed(f"{part}: {n}" for part, n in n_cells.items())
-            raise ValueError(f"The corpus has no cell in {listed(self.parts)}; it has {numbers}.")
-
+    @cached_property
     def results(self) -> Results:
         """What there will be of every cell."""
         width = self.model.config.n_hidden
         if isinstance(self.model, ScBERT):
             return Results(width)
         names = _write.called(self.model, self.unassigned_below)
-        n_tables = 1 if self.model.linear_ is None else 2
-        tables = [_keys.PROBA, _keys.LINEAR_PROBA][:n_tables]
+        linear = [] if self.model.linear_ is None else [_keys.LINEAR_PROBA]
+        tables = [_keys.PROBA, *linear]
         return Results(width, self.model.classes, names, tables)
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> dict[str, object]:
         """All that decides what is written."""
         model, data = self.model, self.data
         edges = model.binning["edges"]
@@ -150,15 +137,26 @@ class Job:
 
     def predicted(self, cells: AnnData) -> dict[str, np.ndarray]:
         """What is written of these cells, by path."""
+        n = self.batch_size
         if isinstance(self.model, ScBERT):
-            latent = self.model.get_latent_representation(cells, batch_size=self.batch_size)
+            latent = self.model.get_latent_representation(cells, batch_size=n)
             return {f"obsm/{_keys.X_SCBERT}": latent}
-        parts = self.model.predict_parts(cells, batch_size=self.batch_size)
-        return _arrays(
-            _write.predictions(
-                self.model, parts, _write.Slots(), unassigned_below=self.unassigned_below
-            )
+        parts = self.model.predict_parts(cells, batch_size=n)
+        slots = _write.predictions(
+            self.model, parts, _write.Slots(), unassigned_below=self.unassigned_below
         )
+        arrays: dict[str, np.ndarray] = {}
+        paths = [(slot, key) for slot in slots for key in slots[slot]]
+        for slot, key in paths:
+            path, value = f"{slot}/{key}", slots[slot][key]
+            if isinstance(value, pd.DataFrame):
+                for name in value:
+                    arrays[f"{path}/{_names.key(name)}"] = value[name].to_numpy()
+            elif isinstance(value, pd.Categorical):
+                arrays[f"{path}/codes"] = value.codes
+            else:
+                arrays[path] = np.asarray(value)
+        return arrays
 
     def attention(self, cells: AnnData, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Attention summed over the cells of each group, and how many these are."""
@@ -173,24 +171,9 @@ class Job:
         rows = np.unique(np.linspace(0, n - 1, _FLOOR_CELLS).astype(int))
         total, n_seen = np.zeros(self.model.config.n_layers), 0
         for part, _, stop, row in pieces(self.data.corpus, self.parts, 0, n):
-            places, cells = self.cells(part, rows[(rows >= row) & (rows < row + stop)] - row)
+            is_mine = (rows >= row) & (rows < row + stop)
+            places, cells = self.cells(part, rows[is_mine] - row)
             if len(places):
                 total += len(places) * self.model.get_attention_floor(cells)
                 n_seen += len(places)
         return (total / max(n_seen, 1)).astype(np.float32)
-
-
-def _arrays(slots: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Results as they lie in the store."""
-    arrays: dict[str, np.ndarray] = {}
-    for slot, values in slots.items():
-        for name, value in values.items():
-            path = f"{slot}/{name}"
-            if isinstance(value, pd.DataFrame):
-                for column in value:
-                    arrays[f"{path}/{_names.key(column)}"] = value[column].to_numpy()
-            elif isinstance(value, pd.Categorical):
-                arrays[f"{path}/codes"] = value.codes
-            else:
-                arrays[path] = np.asarray(value)
-    return arrays

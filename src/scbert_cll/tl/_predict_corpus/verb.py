@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 
 from scbert_cll import _docs, _keys, _names, _record
@@ -22,18 +23,11 @@ from scbert_cll._checks.paths import new_folder
 from scbert_cll._checks.words import is_model, share
 from scbert_cll._corpus.format import PARTS
 from scbert_cll._corpus.predictions import Store, pieces
-from scbert_cll._corpus.shards import Shard, added
-from scbert_cll._disk.formats import digest, plain
+from scbert_cll._corpus.shards import Shard, Sums, added
+from scbert_cll._disk import left_overs
+from scbert_cll._disk.formats import Json, are_whole, digest, plain
 from scbert_cll._disk.in_place import remove
-from scbert_cll._disk.left_overs import (
-    claim,
-    discard,
-    goes_on,
-    only_writer,
-    read_note,
-    refuse_another_call,
-    write_note,
-)
+from scbert_cll._disk.left_overs import refuse_another_call
 from scbert_cll._optional import require
 from scbert_cll._process import Bar
 from scbert_cll.model import ScBERT, ScBERTClassifier
@@ -146,28 +140,22 @@ def predict_corpus(
         people.unassigned_needs_classes(getattr(model, "classes", None))
         share(unassigned_below, "unassigned_below")
         people.warn_of_a_class_called_unassigned(getattr(model, "classes", ()))
-    number, n_shards = _numbers(shard)
+    numbers = tuple(shard) if isinstance(shard, (tuple, list)) else ()
+    if [type(n) for n in numbers] != [int, int] or not 0 <= numbers[0] < numbers[1]:
+        raise ValueError(
+            f"shard must be (i, n), the share's number from 0 to n - 1 and how many there are; "
+            f"found {shard!r}."
+        )
     out = Path(out)
     new_folder(out)
     parts = [parts] if isinstance(parts, str) else list(parts)
     data = opened(corpus, binning=model.binning)
     job = Job(data, model, groupby, parts, unassigned_below, batch_size)
     job.check()
-    work = _Work(job, out, n_shards)
+    work = _Work(job, out, numbers[1])
     laid = work.begin()
-    work.do(number)
+    work.do(numbers[0])
     work.finish(laid)
-
-
-def _numbers(shard: Any) -> tuple[int, int]:
-    """Number of a shard, counted from 0, and how many there are."""
-    pair = tuple(shard) if isinstance(shard, (tuple, list)) else ()
-    if [type(n) for n in pair] != [int, int] or not 0 <= pair[0] < pair[1]:
-        raise ValueError(
-            f"shard must be (i, n), the share's number from 0 to n - 1 and how many there are; "
-            f"found {shard!r}."
-        )
-    return pair[0], pair[1]
 
 
 @dataclass(frozen=True)
@@ -183,19 +171,20 @@ class _Work:
         """Beside `out`."""
         return self.out.with_name(f"{self.out.name}.writing")
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """What will be `out`."""
-        data = self.job.data
-        return Store(self.folder / "store", data.chunk_size * data.preload_nchunks)
+        job, data = self.job, self.job.data
+        window = data.chunk_size * data.preload_nchunks
+        return Store(self.folder / "store", window, data.corpus, job.parts, job.results)
 
-    @property
+    @cached_property
     def n_cells(self) -> int:
         """Cells of all shards."""
         return self.job.data.corpus.n_cells(*self.job.parts)
 
     @cached_property
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> dict[str, object]:
         """All that decides what is written, and by how many."""
         return {**self.job.plan(), "shares": self.n_shards}
 
@@ -207,7 +196,7 @@ class _Work:
     def shard(self, number: int) -> Shard:
         """One of the shards, as far as it is."""
         n_windows = -(-self.n_cells // self.store.window)
-        return Shard(self.folder, number, self.n_shards, n_windows, self.call).load()
+        return Shard(self.folder, number, self.n_shards, n_windows, self.call)
 
     def begin(self) -> list[str]:
         """Lay the store out, or go on with the one that was, and name its files.
@@ -216,52 +205,49 @@ class _Work:
         """
         with self.one_at_a_time(), self.disk(self.n_cells):
             if self.out.exists():
-                discard(self.folder, *_OURS)
+                left_overs.discard(self.folder, *_OURS)
             new_folder(self.out)
-            note = read_note(self.folder / _PLAN, _PLAN)
+            note = left_overs.read_note(self.folder / _PLAN, _PLAN)
             if note is not None and self.store.folder.exists():
-                refuse_another_call(plain(self.plan), note["asked"], self.folder, "predictions")
+                plan, begun = plain(self.plan), note["asked"]
+                refuse_another_call(plan, begun, self.folder, "predictions")
                 if (laid := self.store.laid(self.call)) is not None:
                     return laid
             for old in (self.store.folder, *self.folder.glob("share_*")):
                 remove(old)
-            write_note(self.folder / _PLAN, {"asked": self.plan}, _PLAN)
-            job = self.job
-            return self.store.create(job.data.corpus, job.parts, job.results(), self.call)
+            left_overs.write_note(self.folder / _PLAN, {"asked": self.plan}, _PLAN)
+            return self.store.create(self.call)
 
     def do(self, number: int) -> None:
         """Every window of a shard that is not done."""
-        shard, size = self.shard(number), self.store.window
-        with only_writer(shard.folder, "the predictions"):
-            shard = shard.load()
+        size = self.store.window
+        with left_overs.only_writer(self.shard(number).folder, "the predictions"):
+            shard = self.shard(number)
             if not shard.windows:
                 shard.note()
-            n_cells = [min(size, self.n_cells - window * size) for window in shard.windows]
-            with Bar(
-                total=sum(n_cells),
-                disable=None,
-                desc="Predicting",
-                unit="cell",
-                unit_scale=True,
-                initial=sum(n_cells[: shard.n_done]),
-            ) as bar:
+            n = self.n_cells
+            n_cells = [min(size, n - window * size) for window in shard.windows]
+            shown: Any = {"disable": None, "desc": "Predicting", "unit": "cell"}
+            shown |= {"unit_scale": True, "initial": sum(n_cells[: shard.n_done])}
+            with Bar(total=sum(n_cells), **shown) as bar:
                 for window in shard.windows[shard.n_done :]:
                     with self.disk(sum(n_cells[shard.n_done :])):
-                        sums, n_without = self._window(window)
-                        files = self.store.chunks(window, self.job.results())
-                        shard.add(sums, n_without, files)
+                        shard.add(*self._window(window))
                     _give_back()
                     bar.update(n_cells[shard.n_done - 1])
 
-    def _window(self, window: int) -> tuple[dict[str, np.ndarray], int]:
+    def _window(self, window: int) -> tuple[Sums, int, dict[str, str]]:
         """Predict the cells of a window and write that.
 
-        Sums over them, and how many have no token.
+        Sums over them, how many have no token, and the files that hold the results.
         """
-        job, size = self.job, self.store.window
-        sums, n_without = dict[str, np.ndarray](), 0
-        self.store.clear(window, job.results())
-        first, last = window * size, (window + 1) * size
+        job, store = self.job, self.store
+        sums: Sums = {}
+        n_without = 0
+        # what was cut short: a file may hold cells of two pieces
+        for path in store.chunks(window):
+            remove(path)
+        first, last = window * store.window, (window + 1) * store.window
         for part, start, stop, row in pieces(job.data.corpus, job.parts, first, last):
             places, cells = job.cells(part, np.arange(start, stop))
             n_without += stop - start - len(places)
@@ -269,17 +255,21 @@ class _Work:
                 continue  # the store has no values from the start
             arrays = job.predicted(cells).items()
             n = stop - start
-            self.store.write(row, {path: _in_rows(one, places, n) for path, one in arrays})
+            store.write(row, {path: _in_rows(one, places, n) for path, one in arrays})
             if job.groupby is not None:
                 codes = self._codes(part, start, stop, row)
                 sums = added(sums, job.attention(cells, codes[places]))
-        return sums, n_without
+        return sums, n_without, store.sums(store.chunks(window))
 
     def _codes(self, part: str, start: int, stop: int, row: int) -> np.ndarray:
-        """Which group each of some cells is of."""
-        if self.job.is_by_number:
-            return self.job.codes(part, start, stop)
-        return self.store.read(f"obs/{_names.key(self.job.groupby)}/codes", row, stop - start)
+        """Which group each of some cells is of, -1 for none."""
+        job, groupby = self.job, str(self.job.groupby)
+        # of a column of groups the store has the codes
+        if job.data.corpus.obs_columns.get(groupby, []) is not None:
+            codes = self.store.group[f"obs/{_names.key(groupby)}/codes"]
+            return np.asarray(codes[row : row + stop - start])
+        names = people.class_names(job.data.obs(part, groupby).iloc[start:stop])
+        return np.asarray(pd.Categorical(names, categories=job.groups).codes)
 
     def _files(self, shards: list[Shard]) -> list[str]:
         """Every file of results.
@@ -290,9 +280,8 @@ class _Work:
         for shard in shards:
             for window in shard.windows:
                 files = shard.files(window)
-                if files is None or not self.store.are_whole(files):
-                    self._window(window)
-                    files = self.store.chunks(window, self.job.results())
+                if files is None or not are_whole(self.store.folder, files):
+                    *_, files = self._window(window)
                 names += files
         return names
 
@@ -304,15 +293,16 @@ class _Work:
         with self.one_at_a_time():
             shards = [self.shard(number) for number in range(self.n_shards)]
             n_without = sum(shard.n_without_token for shard in shards)
-            is_last = self.store.folder.exists() and all(shard.is_done for shard in shards)
+            is_done = all(shard.is_done for shard in shards)
+            is_last = is_done and self.store.folder.exists()
             if is_last:
                 slots = {f"uns/{_keys.SCBERT_PREDICT}": self._record(n_without)}
                 slots |= self._attention([shard.sums for shard in shards if shard.sums])
                 with self.disk(0):
-                    files = [*laid, *self._files(shards)]
-                    self.store.finish(slots, self.job.results(), self.out, files)
-        if self.out.exists():  # a process that waited for the last one made the folder anew
-            discard(self.folder, *_OURS)
+                    self.store.finish(slots, self.out, [*laid, *self._files(shards)])
+        # a process that waited for the last one made the folder anew
+        if self.out.exists():
+            left_overs.discard(self.folder, *_OURS)
         if is_last and _ATTENTION in slots:
             warn_if_uniform(slots[_ATTENTION]["attention_floor"])
         if is_last and n_without:
@@ -325,29 +315,24 @@ class _Work:
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         """Wait for processes that do other shards."""
-        claim(self.folder, "the predictions")
+        left_overs.claim(self.folder, "the predictions")
         with FileLock(self.folder / ".lock"):
             yield
 
     def disk(self, n_left: int) -> AbstractContextManager[None]:
         """Say what to do when the disk is full."""
-        n_bytes = n_left * self.job.results().bytes_per_cell()
-        return goes_on(self.folder, "tl.predict_corpus", n_bytes)
+        n_bytes = n_left * self.job.results.bytes_per_cell()
+        return left_overs.goes_on(self.folder, "tl.predict_corpus", n_bytes)
 
-    def _record(self, n_without: int) -> dict[str, Any]:
+    def _record(self, n_without: int) -> Json:
         job = self.job
-        params = _record.params(
-            {
-                "groupby": job.groupby,
-                "parts": job.parts,
-                "unassigned_below": job.unassigned_below,
-                "labels_key": getattr(job.model, "labels_key", None),
-            }
-        )
-        numbers = {"n_cells": self.n_cells, "n_without_token": n_without}
-        return {**_write.record(job.model, params), **numbers}
+        names = "groupby", "parts", "unassigned_below"
+        given = {name: getattr(job, name) for name in names}
+        given["labels_key"] = getattr(job.model, "labels_key", None)
+        record = _write.record(job.model, _record.params(given))
+        return {**record, "n_cells": self.n_cells, "n_without_token": n_without}
 
-    def _attention(self, sums: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    def _attention(self, sums: list[Sums]) -> Json:
         """Shares of attention by group, as :func:`~scbert_cll.tl.gene_attention` writes them."""
         if not sums:
             return {}
