@@ -32,7 +32,7 @@ from scipy import sparse
 
 import scbert_cll as sc_cll
 from benchmarks._measure import machine, spread, versions
-from scbert_cll.model.training.checkpoint_file import WholeCheckpoints, is_whole
+from scbert_cll.model.training.checkpoints import WholeCheckpoints, is_whole
 
 RESULTS = Path(__file__).parents[1] / "results" / "forcing.json"
 TARGETS = {"model": 1.3, "checkpoint": 1.3, "corpus": 1.05}  # of the time without, beside the flush

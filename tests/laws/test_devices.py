@@ -77,7 +77,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr("scbert_cll.model.training.fit.forecast", fails)
+    monkeypatch.setattr("scbert_cll.model.training.fit.Rehearsal.forecast", fails)
 
 
 @needs_none

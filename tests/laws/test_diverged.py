@@ -26,8 +26,8 @@ from scbert_cll import pp, tl
 from scbert_cll._disk.formats import sealed, sha256
 from scbert_cll.estimators import ScBERTEstimator
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
-from scbert_cll.model.training.checkpoint_file import WholeCheckpoints
-from scbert_cll.model.training.divergence import StopWhereNotFinite
+from scbert_cll.model.training.callbacks import StopWhereNotFinite
+from scbert_cll.model.training.checkpoints import WholeCheckpoints
 from scbert_cll.model.training.options import Fit
 from scbert_cll.model.training.plans import Plan
 from tests import _make
@@ -377,9 +377,9 @@ def test_a_validation_loss_that_is_not_finite(adata, monkeypatch, value, early_s
     """Early stopping would end without a word, and minus infinity would be the best of all."""
     report = Plan.report
 
-    def spoiled(self: Any, stage: str, n: int, loss: torch.Tensor, **metrics: Any) -> torch.Tensor:
+    def spoiled(self: Any, stage: str, n: int, *, loss: torch.Tensor, **metrics: Any) -> None:
         wrong = stage == "validation" and self.trainer.current_epoch == 1
-        return report(self, stage, n, loss + value if wrong else loss, **metrics)
+        report(self, stage, n, loss=loss + value if wrong else loss, **metrics)
 
     monkeypatch.setattr(Plan, "report", spoiled)
     model, error = train("ScBERTClassifier", adata, early_stopping=early_stopping)

@@ -149,7 +149,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a training began")
 
-    monkeypatch.setattr("scbert_cll.model.training.fit.forecast", fails)
+    monkeypatch.setattr("scbert_cll.model.training.fit.Rehearsal.forecast", fails)
 
 
 @pytest.mark.parametrize("name", list(OPEN))

@@ -17,7 +17,7 @@ from anndata import AnnData
 import scbert_cll as sc_cll
 from scbert_cll._disk import formats
 from scbert_cll.estimators import ScBERTEstimator
-from scbert_cll.model.training.checkpoint_file import RUN, WholeCheckpoints, written
+from scbert_cll.model.training.checkpoints import RUN, WholeCheckpoints, written
 
 SMALL: dict[str, Any] = {"n_hidden": 8, "n_heads": 2, "gene_embedding": "learned"}
 OLD: dict[str, Any] = SMALL | {"n_features": 12}

@@ -26,7 +26,7 @@ import scbert_cll as sc_cll
 from scbert_cll._disk import formats
 from scbert_cll._disk.cells import write_cells
 from scbert_cll.datasets import _download_geo_series
-from scbert_cll.model.training import checkpoint_file
+from scbert_cll.model.training import checkpoints
 from tests.laws.disk import Disk
 
 GENES = [f"G{i}" for i in range(30)]
@@ -258,13 +258,13 @@ def test_after_a_crash_the_last_checkpoint_that_was_written_counts(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(tmp_path)
-    save = checkpoint_file.WholeCheckpoints.save_checkpoint
+    save = checkpoints.WholeCheckpoints.save_checkpoint
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> None:
         save(self, *args, **kwargs)
         disk.returned += 1
 
-    monkeypatch.setattr(checkpoint_file.WholeCheckpoints, "save_checkpoint", watched)
+    monkeypatch.setattr(checkpoints.WholeCheckpoints, "save_checkpoint", watched)
     data = sc_cll.model.CorpusData(corpus, chunk_size=8, preload_nchunks=2)
     how = {
         "accelerator": "cpu",
@@ -280,7 +280,7 @@ def test_after_a_crash_the_last_checkpoint_that_was_written_counts(
         disk.lay(tree)
         folder = tmp_path / "run"
         whole = (
-            [path for path in checkpoint_file.written(folder) if checkpoint_file.is_whole(path)]
+            [path for path in checkpoints.written(folder) if checkpoints.is_whole(path)]
             if n
             else []
         )

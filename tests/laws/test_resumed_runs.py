@@ -25,8 +25,8 @@ from scipy import sparse
 
 from scbert_cll import pp, tl
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model.training import checkpoint_file
-from scbert_cll.model.training.checkpoint_file import WholeCheckpoints, is_whole, written
+from scbert_cll.model.training import checkpoints
+from scbert_cll.model.training.checkpoints import WholeCheckpoints, is_whole, written
 from scbert_cll.model.training.options import Finetuning, Pretraining
 from scbert_cll.model.training.run_settings import ELSEWHERE, FREE, compared
 
@@ -469,8 +469,8 @@ def test_nothing_in_a_checkpoint_is_executed(
     folder = tmp_path / "run"
     shutil.copytree(begun("ScBERT.train"), folder)
     content = WholeCheckpoints().load_checkpoint(written(folder)[-1])
-    parts = checkpoint_file._parts(content | {"more": Evil(tmp_path / "executed")})
-    checkpoint_file._write(folder / "step_99.ckpt", parts)
+    parts = checkpoints._parts(content | {"more": Evil(tmp_path / "executed")})
+    checkpoints._write(folder / "step_99.ckpt", parts)
     assert is_whole(folder / "step_99.ckpt")
     with pytest.raises(
         ValueError,

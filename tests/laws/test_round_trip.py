@@ -681,8 +681,8 @@ KNOWN = {  # who may write without being read back by `_files`, and why
     ("model/exchange/folder.py", "write_bytes"),  # inside a folder that is read back as a whole
     ("model/exchange/folder.py", "serialize"),
     ("model/exchange/scbert_layout.py", "torch.save"),
-    ("model/training/checkpoint_file.py", "torch.save"),  # to memory
-    ("model/training/memory.py", "write_text"),  # to the system
+    ("model/training/checkpoints.py", "torch.save"),  # to memory
+    ("model/training/devices.py", "write_text"),  # to the system
     ("vocab.py", "to_csv"),
     ("_corpus/write.py", "write_sharded"),
     ("_corpus/predictions.py", "write_elem"),  # read back array by array

@@ -8,13 +8,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from torch import Tensor
 
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import key_in
-from scbert_cll.model import _finite, _inference, _scvi
+from scbert_cll._disk.formats import Json
+from scbert_cll.model import _inference, _scvi, _tensors
 from scbert_cll.model._network import config_of
 from scbert_cll.model.corpus import start
 from scbert_cll.model.corpus.data import CorpusData
@@ -22,7 +22,7 @@ from scbert_cll.model.exchange import hub, saving, scbert
 from scbert_cll.model.explain import attention
 from scbert_cll.model.linear.regression import Combine, LinearPart
 from scbert_cll.model.training.devices import device_of, known_place
-from scbert_cll.model.training.seeds import as_seed, seeded
+from scbert_cll.model.training.options import as_seed, seeded
 from scbert_cll.nn import Config, Performer
 
 
@@ -41,23 +41,19 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
     def __init__(
         self,
         adata: AnnData | None,
-        registry: dict[str, Any] | None,
+        registry: Json | None,
         network: Mapping[str, Any],
         *,
         preset: str,
         binning: Mapping[str, Any] | None,
-        classes: Sequence[str],
+        n_classes: int = 0,
         rng: int | np.random.Generator | None,
     ) -> None:
         super().__init__(adata, registry)
         setup = self.registry["setup_args"]
         self.layer: str = setup["layer"]
-        names = pd.Index(
-            [
-                str(g)
-                for g in self.registry["field_registries"]["X"]["state_registry"]["column_names"]
-            ]
-        )
+        state = self.registry["field_registries"]["X"]["state_registry"]
+        names = pd.Index([str(name) for name in state["column_names"]])
         self.genes: pd.Index = names[~names.isin(setup["exclude_genes"])]
         if binning is None:
             if adata is None:
@@ -66,23 +62,19 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
                     "pp.bin_expression wrote."
                 )
             _, binning = _checks.counts.tokens(adata, self.layer)
-        self.binning: dict[str, Any] = {
-            "params": dict(binning["params"]),
-            "edges": binning["edges"],
-        }
-        config = config_of(len(self.genes), self.binning, preset, network, len(classes))
-        vectors = (
-            _gene_vectors(adata, self.genes)
-            if adata is not None and config.gene_embedding == "gene2vec"
-            else None
-        )
+        params, edges = dict(binning["params"]), binning["edges"]
+        self.binning: Json = {"params": params, "edges": edges}
+        config = config_of(len(self.genes), self.binning, preset, network, n_classes)
+        vectors = None
+        if adata is not None and config.gene_embedding == "gene2vec":
+            vectors = _gene_vectors(adata, self.genes)
         with seeded(as_seed(rng)):
             self.module = Performer(config, vectors)
         self.module.eval()
         self._model_summary_string = f"{type(self).__name__}: {config}"
         self.init_params_ = self._get_init_params(locals())
 
-        self.not_donors_: dict[str, Any] = {}
+        self.not_donors_: Json = {}
 
     @property
     def config(self) -> Config:
@@ -90,7 +82,7 @@ class TokenModel(_scvi.BaseModelClass):  # type: ignore[misc]
         return self.module.config
 
     @property
-    def labels(self) -> dict[str, Any] | None:
+    def labels(self) -> Json | None:
         """Label column and classes; None of a model that names none."""
         return None
 
@@ -206,4 +198,4 @@ def _gene_vectors(adata: AnnData, genes: pd.Index) -> Tensor:
     vectors = np.asarray(adata.varm[_keys.GENE2VEC], dtype=np.float32)[
         adata.var_names.get_indexer(genes)
     ]
-    return torch.from_numpy(_finite.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]"))
+    return _tensors.gene_vectors(vectors, genes, f"adata.varm[{_keys.GENE2VEC!r}]")

@@ -11,16 +11,17 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _keys
+from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel
 from scbert_cll.model._scbert import ScBERT
-from scbert_cll.model._training import finetune
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange import pretrained, scbert
 from scbert_cll.model.exchange.hub import class_of, model_folder
 from scbert_cll.model.explain import attribution, occlusion, perturbation, randomization
 from scbert_cll.model.linear import ensemble
 from scbert_cll.model.linear.regression import Combine
+from scbert_cll.model.training.fit import finetune
 from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze
 from scbert_cll.vocab import Vocabulary
 
@@ -57,7 +58,7 @@ class ScBERTClassifier(TokenModel):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: Json | None = None,
         *,
         preset: str = "small",
         binning: Mapping[str, Any] | None = None,
@@ -69,16 +70,23 @@ class ScBERTClassifier(TokenModel):
         if adata is not None:
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             labels_key = manager.registry["setup_args"]["labels_key"]
-            classes = _checks.adata.classes(_checks.adata.obs_column(adata, labels_key), labels_key)
+            column = _checks.adata.obs_column(adata, labels_key)
+            classes = _checks.adata.classes(column, labels_key)
         if labels_key is None or classes is None:
             raise ValueError("A classifier without adata needs labels_key= and classes=.")
         self.labels_key, self.classes = labels_key, list(classes)
         super().__init__(
-            adata, registry, network, preset=preset, binning=binning, classes=self.classes, rng=rng
+            adata,
+            registry,
+            network,
+            preset=preset,
+            binning=binning,
+            n_classes=len(self.classes),
+            rng=rng,
         )
 
     @property
-    def labels(self) -> dict[str, Any]:
+    def labels(self) -> Json:
         """Label column and classes."""
         return {"labels_key": self.labels_key, "classes": self.classes}
 
@@ -102,13 +110,7 @@ class ScBERTClassifier(TokenModel):
         layer, exclude_genes
             As in :meth:`ScBERT.setup_anndata`.
         """
-        setup_args = cls._get_setup_method_args(**locals())
-        _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-        _checks.counts.tokens(adata, layer)
-        _checks.adata.obs_column(adata, labels_key)
-        _checks.genes.known_genes(exclude_genes, adata)
-        setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
-        _scvi.register(cls, adata, layer, setup_args)
+        _scvi.register(cls, adata, cls._get_setup_method_args(**locals()))
 
     @classmethod
     def from_pretrained(
@@ -228,7 +230,7 @@ class ScBERTClassifier(TokenModel):
         *,
         split_key: str | None = None,
         weight_key: str | None = None,
-        donor_key: str | None = None,
+        donor_key: str | None = Finetuning.donor_key,
         protein_key: str | None = None,
         combine: Combine = Finetuning.combine,
         freeze: Freeze = Finetuning.freeze,
@@ -263,8 +265,9 @@ class ScBERTClassifier(TokenModel):
             `obs` column of :func:`~scbert_cll.pp.balance`: how much a training cell counts. None:
             all the same.
         donor_key
-            `obs` column of donors: what the linear part needs held-out cells for is then decided on
-            other donors.
+            `obs` column of donors: what the linear part needs held-out cells for is decided on
+            other donors. None: all cells count as one donor's, as they do, with a warning, for one
+            more release where the column is missing and nobody named it.
         protein_key
             `obsm` with the raw counts of all measured proteins: the network learns to predict their
             levels, too, which tells it more about a cell than its class; training cells without a

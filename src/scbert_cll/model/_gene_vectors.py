@@ -65,7 +65,8 @@ def principal_vectors(
     pca = PCA(n, svd_solver="arpack", random_state=seed).fit(scaled)
     vectors = np.zeros((len(genes), n_dims))
     vectors[:, :n] = pca.components_.T * pca.singular_values_
-    return pd.DataFrame(vectors / np.sqrt(np.mean(vectors[:, :n] ** 2)), index=names[genes])
+    scale = np.sqrt(np.mean(vectors[:, :n] ** 2))
+    return pd.DataFrame(vectors / scale, index=names[genes])
 
 
 def co_expression_vectors(
@@ -94,10 +95,9 @@ def co_expression_vectors(
             f"found in at least min_detected={options.min_detected:g} of the cells. Lower "
             f"min_detected, or give vectors=."
         )
-    seed = int(rng.integers(2**31))
-    vectors = _skip_gram(pairs, names[genes], options.n_dims, options.epochs, seed=seed)
-    n_metacells, n_pairs = len(profiles), len(pairs)
-    return vectors, {"n_cells": n_cells, "n_metacells": n_metacells, "n_pairs": n_pairs}
+    vectors = _skip_gram(pairs, names[genes], options, seed=int(rng.integers(2**31)))
+    numbers = {"n_cells": n_cells, "n_metacells": len(profiles), "n_pairs": len(pairs)}
+    return vectors, numbers
 
 
 def _detected(counts: sparse.csr_matrix) -> np.ndarray:
@@ -115,11 +115,10 @@ def _metacell_profiles(
         cells = counts[donors == donor]
         groups = _metacells(cells[:, genes], cells.sum(axis=1).A1, size)
         if len(groups) > 1:  # one metacell has nothing to be compared with
-            member = sparse.csr_matrix(
-                (np.ones(cells.shape[0]), np.concatenate(groups), np.cumsum([0, *map(len, groups)]))
-            )
-            summed = member @ cells
-            log = log_normalised(summed[:, genes], totals=summed.sum(axis=1).A1).toarray()
+            ones, starts = np.ones(cells.shape[0]), np.cumsum([0, *map(len, groups)])
+            summed = sparse.csr_matrix((ones, np.concatenate(groups), starts)) @ cells
+            totals = summed.sum(axis=1).A1
+            log = log_normalised(summed[:, genes], totals=totals).toarray()
             centred.append((log - log.mean(axis=0)).astype(np.float32))
     df = sum(len(c) - 1 for c in centred)
     if df < _MIN_DF:
@@ -136,10 +135,9 @@ def _metacells(counts: sparse.csr_matrix, totals: np.ndarray, size: int) -> list
     cells = np.arange(len(totals))
     if size == 1:
         return np.split(cells, cells[1:])
-    points = np.zeros((len(cells), 1))
-    if len(cells) >= 2 * size:
-        points = _components(counts, totals)
-    todo, done = [cells], []
+    if len(cells) < 2 * size:
+        return [cells]
+    points, todo, done = _components(counts, totals), [cells], []
     while todo:
         cells = todo.pop()
         if len(cells) < 2 * size:
@@ -156,9 +154,8 @@ def _components(counts: sparse.csr_matrix, totals: np.ndarray) -> np.ndarray:
     from sklearn.decomposition import PCA
 
     n = min(_N_COMPONENTS, *(d - 1 for d in counts.shape))
-    log = log_normalised(counts, totals=totals)
-    components: np.ndarray = PCA(n, svd_solver="arpack", random_state=0).fit_transform(log)
-    return components
+    pca = PCA(n, svd_solver="arpack", random_state=0)
+    return np.asarray(pca.fit_transform(log_normalised(counts, totals=totals)))
 
 
 def _partners(unit: np.ndarray, n_neighbors: int) -> np.ndarray:
@@ -179,23 +176,21 @@ def _partners(unit: np.ndarray, n_neighbors: int) -> np.ndarray:
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
-def _skip_gram(
-    pairs: np.ndarray, names: pd.Index, n_dims: int, epochs: int, *, seed: int
-) -> pd.DataFrame:
+def _skip_gram(pairs: np.ndarray, names: pd.Index, options: SkipGram, *, seed: int) -> pd.DataFrame:
     """Word2Vec on sentences of two genes; one worker, so that the seed decides everything."""
     models = optional("gensim.models", 'method="skip_gram"')
     words = names.astype(str).to_numpy(dtype=object)
     shuffled = np.random.default_rng(seed).permutation(pairs)
     model = models.Word2Vec(
         words[shuffled].tolist(),
-        vector_size=n_dims,
+        vector_size=options.n_dims,
         window=1,
         min_count=1,
         sg=1,
         negative=5,
         sample=0,
         workers=1,
-        epochs=epochs,
+        epochs=options.epochs,
         alpha=_ALPHA,
         seed=seed,
     )

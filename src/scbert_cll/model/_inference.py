@@ -17,11 +17,10 @@ from torch import Tensor
 from scbert_cll import _checks
 from scbert_cll._checks.words import listed, number_in
 from scbert_cll._process import Bar, calm
-from scbert_cll.model import _finite
 from scbert_cll.model._protocols import Network
 from scbert_cll.model._tensors import usable
 from scbert_cll.model.training.batches import Cells, TokenRows, in_order_of_length, take_columns
-from scbert_cll.model.training.memory import enough_memory
+from scbert_cll.model.training.devices import enough_memory
 from scbert_cll.nn.performer import mean_tokens
 
 logger = logging.getLogger(__name__)
@@ -83,7 +82,11 @@ def refuse_other_tokens(
     """Refuse tokens of other edges or totals than the model's, or without most of its genes."""
     _refuse_other_cuts(model, record, where, is_corpus=is_corpus)
     missing = _checks.genes.model_genes(model.genes, adata, is_corpus=is_corpus)
-    _tell_missing(model, missing, str(adata.obs_names[0]) if adata.n_obs else "0")
+    logged, n, n_missing = model.missing_, len(model.genes), len(missing)
+    model.missing_ = n_missing, str(adata.obs_names[0]) if adata.n_obs else "0"
+    if model.missing_ != logged:  # once for cells that are read repeatedly
+        level = logging.INFO if n_missing else logging.DEBUG
+        logger.log(level, "%d of the model's %d genes are in the data", n - n_missing, n)
     _refuse_other_totals(model, record["params"], adata.var_names, where, is_corpus=is_corpus)
 
 
@@ -197,15 +200,6 @@ def hidden_genes(model: Network) -> list[str]:
     return list(model.registry["setup_args"]["exclude_genes"])
 
 
-def _tell_missing(model: Network, missing: pd.Index, first_cell: str) -> None:
-    """Log how many of the model's genes are there, once for cells that are read repeatedly."""
-    if (len(missing), first_cell) != model.missing_:
-        model.missing_ = (len(missing), first_cell)
-        level = logging.INFO if len(missing) else logging.DEBUG
-        n = len(model.genes)
-        logger.log(level, "%d of the model's %d genes are in the data", n - len(missing), n)
-
-
 def batches(
     model: Network, data: TokenRows, batch_size: int | None, what: str
 ) -> Iterator[tuple[Cells, np.ndarray]]:
@@ -216,7 +210,9 @@ def batches(
     if batch_size is not None:
         number_in(batch_size, "batch_size", 1, np.inf, whole=True)
     config, device = model.config, model.module.device
-    width = config.n_hidden if config.attention == "favor" else 3 * config.n_heads * config.dim_head
+    width = config.n_hidden
+    if config.attention == "exact":
+        width = 3 * config.n_heads * config.dim_head
     at_a_time = _NUMBERS_PER_BATCH.get(device.type, _NUMBERS_PER_BATCH["cpu"])
     if device.type == "cpu" and config.tokens != "all":
         at_a_time = _SHORT_ON_CPU
@@ -225,8 +221,9 @@ def batches(
     model.module.eval()
     for batch in Bar(loader, desc=what, unit="batch", leave=None, disable=None):
         rows = batch["rows"].split([len(cells["tokens"]) for cells in batch["cells"]])
-        for cells, their_rows in zip(batch["cells"], rows, strict=True):
-            yield {name: tensor.to(device) for name, tensor in cells.items()}, their_rows.numpy()
+        for cells, of_cells in zip(batch["cells"], rows, strict=True):
+            on_device = {name: tensor.to(device) for name, tensor in cells.items()}
+            yield on_device, of_cells.numpy()
 
 
 @torch.inference_mode()
@@ -249,8 +246,15 @@ def collect(
                 tensors = infer(**cells)
             for values, tensor in zip(results, tensors, strict=True):
                 values[rows] = tensor.float().cpu().numpy()
+    names = pd.RangeIndex(len(data)) if names is None else names
     for values in results:
-        _finite.results(values, pd.RangeIndex(len(data)) if names is None else names)
+        bad = names[~np.isfinite(values).all(axis=1)]
+        if len(bad):
+            raise ValueError(
+                f"The network gives no finite numbers for {len(bad)} of {len(names)} cells, the "
+                f"first of them {str(bad[0])!r}: they overflow on the way. Its weights are too "
+                f"large; train it anew with a smaller lr=."
+            )
     return results
 
 
@@ -272,10 +276,8 @@ def get_latent_representation(
     float32 (cells, n_hidden).
     """
 
-    def embed(
-        tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
-    ) -> list[Tensor]:
-        return [mean_tokens(model.module.encode(tokens, genes, weight), weight)]
+    def embed(**cells: Tensor) -> list[Tensor]:
+        return [mean_tokens(model.module.encode(**cells), cells.get("weight"))]
 
     rows, names = token_rows(model, adata), cells_of(model, adata).obs_names
     return collect(model, rows, batch_size, [model.config.n_hidden], embed, names)[0]

@@ -9,10 +9,11 @@ from typing import Any, Final, get_args, get_type_hints
 import numpy as np
 
 from scbert_cll._checks.words import choice, keywords, number_in, share
+from scbert_cll._disk.formats import Json
 from scbert_cll.nn import Config
 from scbert_cll.nn.config import renamed
 
-PRESETS: Final[dict[str, dict[str, Any]]] = {
+PRESETS: Final[Mapping[str, Json]] = {
     # trains on a laptop: only expressed genes attend, their mean is classified; with a maximum per
     # head none of the heads drowns in the constant floor of the features when another one's keys
     # grow
@@ -32,10 +33,16 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 }
 _DERIVED: Final = {"n_genes", "n_bins", "n_classes"}
 _NAMES: Final = [f.name for f in fields(Config) if f.name not in _DERIVED]
-_WORDS: Final = {
-    name: list(get_args(kind)) for name, kind in get_type_hints(Config).items() if get_args(kind)
+_WORDS: Final = {name: get_args(kind) for name, kind in get_type_hints(Config).items()}
+_LEAST: Final = {  # of numbers
+    "n_hidden": 1,
+    "n_layers": 1,
+    "n_heads": 1,
+    "dim_head": 1,
+    "n_random_features": 0,
+    "n_feedforward": 1,
+    "n_background": 1,
 }
-_COUNTS: Final = {"n_hidden", "n_layers", "n_heads", "dim_head", "n_feedforward", "n_background"}
 
 
 def check_network(network: Mapping[str, Any], *others: str) -> None:
@@ -43,12 +50,11 @@ def check_network(network: Mapping[str, Any], *others: str) -> None:
     network = renamed(network)
     keywords(network, [*_NAMES, *others], "The network")
     for name, words in _WORDS.items():
-        if name in network:
+        if words and name in network:
             choice(network[name], words, name)
-    for name in _COUNTS & set(network):
-        number_in(network[name], name, 1, np.inf, whole=True)
-    if "n_random_features" in network:
-        number_in(network["n_random_features"], "n_random_features", 0, np.inf, whole=True)
+    for name, least in _LEAST.items():
+        if name in network:
+            number_in(network[name], name, least, np.inf, whole=True)
     if "dropout" in network:
         share(network["dropout"], "dropout")
 
@@ -68,7 +74,7 @@ def config_of(
     return Config(**(PRESETS[preset] | dict(network) | derived))
 
 
-def choices(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+def choices(config: Config | Mapping[str, Any]) -> Json:
     """What of a `Config` a user chooses: all but numbers of genes, bins and classes."""
     values = asdict(config) if isinstance(config, Config) else renamed(config)
     return {name: value for name, value in values.items() if name not in _DERIVED}

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys
+from scbert_cll import _keys
+from scbert_cll._disk.formats import Json
 from scbert_cll.model import _scvi
 from scbert_cll.model._base import TokenModel
-from scbert_cll.model._training import pretrain
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange import scbert
 from scbert_cll.model.exchange.hub import class_of, model_folder
-from scbert_cll.model.training.history import Logging
-from scbert_cll.model.training.options import BatchSize, Pretraining
+from scbert_cll.model.training.fit import pretrain
+from scbert_cll.model.training.options import BatchSize, Logging, Pretraining
 from scbert_cll.vocab import Vocabulary
 
 
@@ -67,16 +67,14 @@ class ScBERT(TokenModel):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: Json | None = None,
         *,
         preset: str = "small",
         binning: Mapping[str, Any] | None = None,
         rng: int | np.random.Generator | None = 0,
         **network: Any,
     ) -> None:
-        super().__init__(
-            adata, registry, network, preset=preset, binning=binning, classes=(), rng=rng
-        )
+        super().__init__(adata, registry, network, preset=preset, binning=binning, rng=rng)
 
     @classmethod
     def setup_anndata(
@@ -93,12 +91,7 @@ class ScBERT(TokenModel):
         exclude_genes
             Genes the network shall not see, e.g. ITGA4 when the labels come from its protein.
         """
-        setup_args = cls._get_setup_method_args(**locals())
-        _checks.adata.target(_checks.adata.anndata(adata), copy=False)
-        _checks.counts.tokens(adata, layer)
-        _checks.genes.known_genes(exclude_genes, adata)
-        setup_args["setup_args"] |= {"exclude_genes": list(exclude_genes)}
-        _scvi.register(cls, adata, layer, setup_args)
+        _scvi.register(cls, adata, cls._get_setup_method_args(**locals()))
 
     @classmethod
     def from_scbert_checkpoint(
@@ -212,9 +205,9 @@ class ScBERT(TokenModel):
         >>> model = ScBERT.from_pretrained("our-lab/cll-scbert")
         """
         folder = model_folder(source, revision=revision, token=token)
-        if (found := class_of(folder)) not in (None, cls.__name__):
+        if (kind := class_of(folder)) not in (None, cls.__name__):
             raise ValueError(
-                f"{source} holds a {found}, not a {cls.__name__}; use {found}.from_pretrained."
+                f"{source} holds a {kind}, not a {cls.__name__}; use {kind}.from_pretrained."
             )
         return cls.load(folder, adata, accelerator=accelerator)
 

@@ -26,25 +26,14 @@ from scvi.model import SCANVI, SCVI
 from scvi.model.base import BaseModelClass
 from scvi.train import Trainer, TrainRunner
 
+from scbert_cll import _checks
+from scbert_cll._disk.formats import Json
 from scbert_cll.model._protocols import Network
 
-__all__ = [
-    "SCVI_VERSION",
-    "BaseModelClass",
-    "TrainRunner",
-    "Trainer",
-    "attach",
-    "class_probabilities",
-    "detached",
-    "hub_metadata",
-    "latent",
-    "register",
-    "train_scanvi",
-    "train_scvi",
-]
+__all__ = ["SCVI_VERSION", "BaseModelClass", "TrainRunner", "Trainer"]  # passed on
 
 # all cells train, in the order they come: scvi-tools draws its split from a generator of its own
-_TRAINING: Final[dict[str, Any]] = {
+_TRAINING: Final[Json] = {
     "train_size": 1.0,
     "shuffle_set_split": False,
     "enable_progress_bar": False,
@@ -52,15 +41,20 @@ _TRAINING: Final[dict[str, Any]] = {
 }
 
 
-def register(
-    cls: type[BaseModelClass], adata: AnnData, layer: str, setup_args: dict[str, Any]
-) -> None:
-    """Register the token layer with scvi-tools.
+def register(cls: type[BaseModelClass], adata: AnnData, called: Json) -> None:
+    """Register the token layer with scvi-tools, as `setup_anndata` was called.
 
     Labels are read when they are needed, so that prediction needs none.
     """
-    fields = [LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
-    manager = AnnDataManager(fields=fields, setup_method_args=setup_args)
+    args = called["setup_args"]
+    _checks.adata.target(_checks.adata.anndata(adata), copy=False)
+    _checks.counts.tokens(adata, args["layer"])
+    if "labels_key" in args:
+        _checks.adata.obs_column(adata, args["labels_key"])
+    _checks.genes.known_genes(args["exclude_genes"], adata)
+    args["exclude_genes"] = list(args["exclude_genes"])
+    fields = [LayerField(REGISTRY_KEYS.X_KEY, args["layer"], is_count_data=False)]
+    manager = AnnDataManager(fields=fields, setup_method_args=called)
     manager.register_fields(adata)
     cls.register_manager(manager)
 
@@ -68,15 +62,16 @@ def register(
 def detached[M: Network](
     cls: type[M],
     genes: Sequence[str] | pd.Index,
-    setup_args: dict[str, Any],
+    setup_args: Json,
     labels: Mapping[str, Any] | None = None,
     **choices: Any,
 ) -> M:
     """A model without cells, of a folder, a corpus or another model, with a registry of its own."""
+    names, n = list(genes), len(genes)
     x = {
         "data_registry": {"attr_name": "layers", "attr_key": setup_args["layer"]},
-        "state_registry": {"n_obs": 0, "n_vars": len(genes), "column_names": list(genes)},
-        "summary_stats": {"n_vars": len(genes), "n_cells": 0},
+        "state_registry": {"n_obs": 0, "n_vars": n, "column_names": names},
+        "summary_stats": {"n_vars": n, "n_cells": 0},
     }
     registry = {
         "scvi_version": SCVI_VERSION,
@@ -93,14 +88,12 @@ def attach(model: Network, adata: AnnData | None) -> None:
     model._adata = adata  # type: ignore[attr-defined]
 
 
-def hub_metadata(class_name: str) -> dict[str, Any]:
+def hub_metadata(class_name: str) -> Json:
     """What scvi-tools' HubModel reads of a folder, to know whose `load` it calls."""
     from scvi.hub import HubMetadata  # imports much that nobody else needs
 
-    where = "scbert_cll.model"
-    return asdict(
-        HubMetadata(SCVI_VERSION, version("anndata"), class_name, model_parent_module=where)
-    )
+    room, written_by = "scbert_cll.model", version("anndata")
+    return asdict(HubMetadata(SCVI_VERSION, written_by, class_name, model_parent_module=room))
 
 
 def train_scvi(adata: AnnData, *, max_epochs: int | None, seed: int) -> SCVI:
@@ -141,9 +134,8 @@ def _quietly(seed: int) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "scvi")]
     levels, state = [log.level for log in loggers], np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Lightning on loaders, scvi-tools on labels: nothing a user could act on
+        # Lightning on loaders, scvi-tools on labels: nothing a user could act on
+        warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         for log in loggers:

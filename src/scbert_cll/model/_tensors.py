@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from scbert_cll.model import _finite
+from scbert_cll._checks.words import listed
 
 _UNUSABLE: Final = (
     "Such a network calls all cells alike. Load the model that was saved before, or train anew "
@@ -23,17 +24,41 @@ def not_finite(tensors: Mapping[str, Tensor | np.ndarray]) -> list[str]:
 
     A device is waited for once, whatever their number.
     """
-    whole = {name: torch.as_tensor(tensor).detach() for name, tensor in tensors.items()}
-    local = [one.to_local() if hasattr(one, "to_local") else one for one in whole.values()]
-    if not local:
+    if not tensors:
         return []
+    whole = [torch.as_tensor(tensor).detach() for tensor in tensors.values()]
+    local = [part.to_local() if hasattr(part, "to_local") else part for part in whole]
     fine = torch.stack([tensor.isfinite().all() for tensor in local]).tolist()
-    return [name for name, is_fine in zip(whole, fine, strict=True) if not is_fine]
+    return [name for name, is_fine in zip(tensors, fine, strict=True) if not is_fine]
 
 
-def usable(tensors: Mapping[str, Tensor | np.ndarray], what: str = "The model") -> None:
+def usable(
+    tensors: Mapping[str, Tensor | np.ndarray],
+    what: str = "The model",
+    remedy: str = _UNUSABLE,
+) -> None:
     """Refuse tensors that are not finite, by name."""
-    _finite.tensors(not_finite(tensors), what, _UNUSABLE)
+    if bad := not_finite(tensors):
+        raise ValueError(
+            f"{what} holds values that are no finite numbers in {listed(bad)}. {remedy}"
+        )
+
+
+def gene_vectors(
+    values: np.ndarray, genes: pd.Index, where: str, *, is_table: bool = False
+) -> Tensor:
+    """Vectors (genes × dimensions) of finite numbers."""
+    bad = genes[~np.isfinite(values).all(axis=1)]
+    if len(bad):
+        mended = f"np.nan_to_num({where}, posinf=0.0, neginf=0.0)"
+        if is_table:
+            mended = f"{where}.replace([np.inf, -np.inf], np.nan).fillna(0)"
+        raise ValueError(
+            f"{where} holds values that are no finite numbers for {len(bad)} genes: "
+            f"{listed(bad)}. Make it anew, or put zeros there, which a gene without a vector has: "
+            f"{where} = {mended}."
+        )
+    return torch.from_numpy(values)
 
 
 def bits(value: Any) -> Any:
@@ -46,17 +71,10 @@ def bits(value: Any) -> Any:
     return [bits(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Checksum of a network's weights."""
-    return arrays_digest(
-        {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
-    )
-
-
-def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Checksum of arrays and their names."""
+def tensors_digest(tensors: Mapping[str, Tensor | np.ndarray]) -> str:
+    """Checksum of tensors or arrays and their names."""
     checksum = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
+    for name, tensor in sorted(tensors.items()):
         checksum.update(name.encode())
-        checksum.update(array.tobytes())
+        checksum.update(torch.as_tensor(tensor).detach().cpu().numpy().tobytes())
     return checksum.hexdigest()

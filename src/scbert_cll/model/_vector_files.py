@@ -32,18 +32,22 @@ def read_vectors(vectors: Any) -> pd.DataFrame:
         table = vectors
     elif hasattr(vectors, "index_to_key"):  # gensim's KeyedVectors
         table = pd.DataFrame(vectors.vectors, index=vectors.index_to_key)
-    elif isinstance(vectors, str | PathLike) or (isinstance(vectors, tuple) and len(vectors) == 2):
-        table = _read_file(*vectors) if isinstance(vectors, tuple) else _read_file(vectors)
+    elif isinstance(vectors, str | PathLike):
+        table = _read_file(vectors)
+    elif isinstance(vectors, tuple) and len(vectors) == 2:
+        table = _read_file(*vectors)
     else:
         raise TypeError(
             f"vectors must be a file, (npy file, gene names), a gensim KeyedVectors or a DataFrame "
             f"genes x dimensions; found {type(vectors).__name__}."
         )
     unique(table.index, "the gene names of vectors", "keep one row per gene")
-    values: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(np.float32)
+    table = table.apply(pd.to_numeric, errors="coerce")
+    values: pd.DataFrame = table.astype(np.float32)
     bad = values.index[~np.isfinite(values.to_numpy()).all(axis=1)]
     if len(bad):
-        raise ValueError(f"vectors has non-finite values for {len(bad)} genes: {listed(bad)}.")
+        genes = f"{len(bad)} genes: {listed(bad)}"
+        raise ValueError(f"vectors has non-finite values for {genes}.")
     return values
 
 

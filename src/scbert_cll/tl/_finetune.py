@@ -11,11 +11,11 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
 from scbert_cll.model import ScBERT, ScBERTClassifier
-from scbert_cll.model import _training as training
 from scbert_cll.model._network import check_network
 from scbert_cll.model.corpus import opened as on_disk
 from scbert_cll.model.corpus.opened import ON_DISK, OnDisk, opened
 from scbert_cll.model.linear.regression import Combine
+from scbert_cll.model.training import fit as training
 from scbert_cll.model.training.options import BatchSize, Finetuning, Freeze
 from scbert_cll.tl import _write
 

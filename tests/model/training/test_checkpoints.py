@@ -23,7 +23,7 @@ import torch
 from scbert_cll import pp
 from scbert_cll._disk.left_overs import only_writer
 from scbert_cll.model import CorpusData, ScBERT, ScBERTClassifier
-from scbert_cll.model.training import checkpoint_file, checkpoints
+from scbert_cll.model.training import checkpoints
 
 HOW = {
     "accelerator": "cpu",
@@ -42,7 +42,7 @@ import os, signal, time
 import lightning.pytorch as L
 import torch
 from scbert_cll.model import CorpusData, ScBERT
-from scbert_cll.model.training import checkpoint_file as _checkpoint_file
+from scbert_cll.model.training import checkpoints as _checkpoints
 
 torch.set_num_threads(1)
 
@@ -58,7 +58,7 @@ class Die(L.Callback):
             time.sleep(2)
 
 
-write = _checkpoint_file._write
+write = _checkpoints._write
 
 
 def half_of_it(path, parts):
@@ -71,7 +71,7 @@ def half_of_it(path, parts):
 
 trainer_step = {"n": 0}
 if fault == "saving":
-    _checkpoint_file._write = half_of_it
+    _checkpoints._write = half_of_it
 
 data = CorpusData(corpus, **windows)
 model = ScBERT.from_corpus(data, **network)
@@ -292,7 +292,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path, uninterrupte
     """A real limit on the size of files, under which PyTorch's own writer says something of its
     own.
     """
-    write, n = checkpoint_file._write, iter(range(9))
+    write, n = checkpoints._write, iter(range(9))
 
     def full(path, parts):
         if next(n) == 0:
@@ -304,7 +304,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(corpus, tmp_path, uninterrupte
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(checkpoint_file, "_write", full)
+    monkeypatch.setattr(checkpoints, "_write", full)
     with pytest.raises(
         OSError, match=r"could not be written .File too large.; the ones before it are whole"
     ):

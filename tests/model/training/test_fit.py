@@ -11,7 +11,6 @@ import torch
 
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.training import plans
-from scbert_cll.model.training.checkpoints import StepRandom
 from scbert_cll.model.training.plans import PretrainPlan
 
 HOW: dict[str, Any] = {
@@ -60,8 +59,9 @@ def test_each_batch_has_random_numbers_of_its_own(adata, how):
     assert again.seeds == notes.seeds
 
 
-def test_each_process_has_random_numbers_of_its_own(monkeypatch):
+def test_each_process_has_random_numbers_of_its_own(scbert, monkeypatch):
     seeds: list[int] = []
+    plan = PretrainPlan(scbert.module, lr=1e-3, weight_decay=0.0, seed=7)
     monkeypatch.setattr(torch, "manual_seed", seeds.append)
 
     class Trainer:
@@ -73,7 +73,8 @@ def test_each_process_has_random_numbers_of_its_own(monkeypatch):
     for rank in range(3):
         for step in range(50):
             Trainer.global_rank, Trainer.fit_loop.total_batch_idx = rank, step
-            StepRandom(7).on_train_batch_start(Trainer, None, None, 0)
+            plan.trainer = Trainer
+            plan.on_train_batch_start(None, 0)
     assert len(set(seeds)) == 150
 
 

@@ -24,7 +24,6 @@ OTHERWISE = {
     "tl.finetune": {
         "split_key": "split",
         "weight_key": "balance_weight",
-        "donor_key": "donor",
         "combine": "average",
     },
 }

@@ -13,12 +13,12 @@ from scipy import sparse
 from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import listed
 from scbert_cll._disk.formats import Json
-from scbert_cll.model import _finite, _scvi
+from scbert_cll.model import _scvi, _tensors
 from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.linear import ensemble
-from scbert_cll.model.training.seeds import as_seed, seeded
+from scbert_cll.model.training.options import as_seed, seeded
 from scbert_cll.nn import Performer
 
 # cells that the linear part of a classifier is fitted and chosen on
@@ -136,5 +136,4 @@ def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:
             f"{listed(missing)}."
         )
     values = vectors.loc[genes].to_numpy(np.float32, copy=True)
-    values = _finite.gene_vectors(values, genes, "gene_vectors", is_table=True)
-    return torch.from_numpy(values)
+    return _tensors.gene_vectors(values, genes, "gene_vectors", is_table=True)

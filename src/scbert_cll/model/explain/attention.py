@@ -18,7 +18,7 @@ from scbert_cll._checks.words import choice
 from scbert_cll.model._inference import batches, calm_for, cells_of, token_rows
 from scbert_cll.model._protocols import Network
 from scbert_cll.model.explain.groups import coded
-from scbert_cll.model.training.memory import enough_memory
+from scbert_cll.model.training.devices import enough_memory
 
 Reduce = Literal["mean", "layers", "heads"]
 _LEVELS: Final[dict[str, tuple[str, ...]]] = {

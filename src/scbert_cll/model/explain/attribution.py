@@ -16,7 +16,7 @@ from scbert_cll._checks.words import choice
 from scbert_cll.model._inference import batches, calm_for, cells_of, token_rows
 from scbert_cll.model._protocols import Classifier
 from scbert_cll.model.explain.groups import coded, target_of
-from scbert_cll.model.training.memory import enough_memory
+from scbert_cll.model.training.devices import enough_memory
 from scbert_cll.nn import attribution
 from scbert_cll.nn.performer import Performer
 

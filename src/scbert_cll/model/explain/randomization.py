@@ -11,7 +11,7 @@ from scbert_cll._checks.words import choice
 from scbert_cll.model import _scvi
 from scbert_cll.model._network import choices
 from scbert_cll.model._protocols import Classifier
-from scbert_cll.model.training.seeds import as_seed
+from scbert_cll.model.training.options import as_seed
 
 Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {

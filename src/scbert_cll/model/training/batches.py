@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, Final, NamedTuple
 
 import lightning.pytorch as L
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from scbert_cll._keys import SPLIT_ORDER
 from scbert_cll.nn import Config
 from scbert_cll.nn.tokens import cut, tokens
 
-Cells = dict[str, Tensor]  # tokens (b, n), and where needed genes (b, n) and weight (b, n)
-Batch = dict[
-    str, Any
-]  # "cells": list of Cells; "rows" and further columns, in the order of the cells
-_OVERHEAD: Final = (
-    2**17
-)  # what a further tensor costs, as numbers of the residual stream (tokens × width × blocks)
+# tokens (b, n), and where needed genes (b, n) and weight (b, n)
+Cells = dict[str, Tensor]
+# "cells": list of Cells; "rows" and further columns, in the order of the cells
+Batch = dict[str, Any]
+# what a further tensor costs, as numbers of the residual stream (tokens × width × blocks)
+_OVERHEAD: Final = 2**17
 
 
 class Rows(NamedTuple):
@@ -43,27 +45,27 @@ class Compact(NamedTuple):
     rows: Tensor  # (b,) int64: which cells these are
     values: Tensor  # (nnz,) uint8
     genes: Tensor  # (nnz,) int32
-    lengths: list[list[int]]  # expressed genes of each cell, one list for each tensor of tokens
+    # expressed genes of each cell, one list for each tensor of tokens
+    lengths: list[list[int]]
 
 
-def compact(csr: sparse.csr_matrix, rows: Sequence[int] | np.ndarray, config: Config) -> Compact:
+def compact(csr: sparse.csr_matrix, rows: ArrayLike, config: Config) -> Compact:
     """Rows sorted by falling length, in parts of about the same length: little is padding."""
     rows = np.asarray(rows, np.int64)
     rows = rows[np.argsort(csr.indptr[rows] - csr.indptr[rows + 1], kind="stable")]
     taken = csr[rows]
     lengths = np.diff(taken.indptr)
     bounds = [0, len(rows)] if config.tokens == "all" else _bounds(lengths, config)
-    values, genes = (
-        taken.data.astype(np.uint8, copy=False),
-        taken.indices.astype(np.int32, copy=False),
-    )
+    values = torch.from_numpy(taken.data.astype(np.uint8, copy=False))
+    genes = torch.from_numpy(taken.indices.astype(np.int32, copy=False))
     parts = [lengths[start:stop].tolist() for start, stop in pairwise(bounds)]
-    return Compact(torch.from_numpy(rows), torch.from_numpy(values), torch.from_numpy(genes), parts)
+    return Compact(torch.from_numpy(rows), values, genes, parts)
 
 
 def expand(batch: Compact, config: Config, order: Tensor | None) -> list[Cells]:
     """Tokens of each part, on whichever device the batch is; `order` is `gene_order`'s."""
-    whole = tokens(batch.values, batch.genes, list(chain(*batch.lengths)), config, order)
+    lengths = list(chain(*batch.lengths))
+    whole = tokens(batch.values, batch.genes, lengths, config, order)
     return cut(whole, batch.lengths, config) if len(batch.lengths) > 1 else [whole]
 
 
@@ -92,19 +94,19 @@ class TokenRows(Dataset[Batch]):
         self, csr: sparse.csr_matrix, config: Config, *, seed: int = 0, **columns: np.ndarray
     ) -> None:
         self.csr, self.config, self.seed = csr, config, seed
-        self.columns = {name: torch.as_tensor(values) for name, values in columns.items()}
+        self.columns = {name: torch.as_tensor(column) for name, column in columns.items()}
         self._order: dict[int | None, Tensor | None] = {}
 
     def __len__(self) -> int:
         return int(self.csr.shape[0])
 
-    def __getitem__(self, asked: Rows) -> Batch:
-        batch = compact(self.csr, asked.rows, self.config)
+    def __getitem__(self, index: Rows) -> Batch:
+        batch = compact(self.csr, index.rows, self.config)
+        if index.draw not in self._order:
+            self._order = {index.draw: gene_order(self.config, self.seed, index.draw)}
+        cells = expand(batch, self.config, self._order[index.draw])
         columns = {name: values[batch.rows] for name, values in self.columns.items()}
-        return {
-            "cells": expand(batch, self.config, self._genes_in_order(asked.draw)),
-            "rows": batch.rows,
-        } | columns
+        return {"cells": cells, "rows": batch.rows, **columns}
 
     def lengths(self) -> np.ndarray:
         """Number of tokens of each cell that are not zero."""
@@ -112,17 +114,13 @@ class TokenRows(Dataset[Batch]):
 
     def n_tokens(self) -> np.ndarray:
         """Number of tokens that attend in each cell."""
-        if self.config.tokens == "all":
-            return np.full(len(self), self.config.n_positions)
-        if self.config.tokens == "expressed":
-            return self.lengths()
-        background = np.minimum(self.config.n_background, self.config.n_genes - self.lengths())
-        return np.asarray(self.lengths() + background + self.config.end_token)
-
-    def _genes_in_order(self, draw: int | None) -> Tensor | None:
-        if draw not in self._order:
-            self._order = {draw: gene_order(self.config, self.seed, draw)}
-        return self._order[draw]
+        config, lengths = self.config, self.lengths()
+        if config.tokens == "all":
+            return np.full(len(self), config.n_positions)
+        if config.tokens == "expressed":
+            return lengths
+        background = np.minimum(config.n_background, config.n_genes - lengths)
+        return np.asarray(lengths + background + config.end_token)
 
 
 def _bounds(lengths: np.ndarray, config: Config) -> list[int]:
@@ -136,6 +134,7 @@ def _bounds(lengths: np.ndarray, config: Config) -> list[int]:
     return [*bounds, len(lengths)]
 
 
+@dataclass(eq=False)
 class RowBatches(Sampler[Rows]):
     """Row numbers, batch by batch.
 
@@ -145,18 +144,13 @@ class RowBatches(Sampler[Rows]):
     the cells of all.
     """
 
-    def __init__(
-        self,
-        rows: np.ndarray,
-        batch_size: int,
-        *,
-        seed: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.rows, self.batch_size, self.seed, self.epoch = np.asarray(rows), batch_size, seed, 0
-        self.rank, self.world = rank, world
-        self.skip = 0  # batches of the next epoch that a run which is resumed has seen
+    rows: np.ndarray
+    batch_size: int
+    seed: int | None = None
+    rank: int = 0
+    world: int = 1
+    epoch: int = 0
+    skip: int = 0  # batches of the next epoch that a run which is resumed has seen
 
     def __len__(self) -> int:
         return len(self._bounds())
@@ -169,25 +163,18 @@ class RowBatches(Sampler[Rows]):
         rows, draw = self.rows, None
         skip, self.skip = self.skip, 0
         if self.seed is not None:
-            rows, draw = (
-                np.random.default_rng([self.seed, self.epoch]).permutation(rows),
-                self.epoch,
-            )
-        yield from (
-            Rows(rows[start:stop][self.rank :: self.world].tolist(), draw)
-            for start, stop in self._bounds()[skip:]
-        )
+            rows = np.random.default_rng([self.seed, self.epoch]).permutation(rows)
+            draw = self.epoch
+        for start, stop in self._bounds()[skip:]:
+            yield Rows(rows[start:stop][self.rank :: self.world].tolist(), draw)
 
     def _bounds(self) -> list[tuple[int, int]]:
-        starts = list(range(0, len(self.rows), self.batch_size))
-        if (
-            self.seed is not None
-            and len(starts) > 1
-            and len(self.rows) - starts[-1] < 2 * self.world
-        ):
+        n, is_trained = len(self.rows), self.seed is not None
+        starts = list(range(0, n, self.batch_size))
+        if is_trained and len(starts) > 1 and n - starts[-1] < 2 * self.world:
             # BatchNorm cannot train on a batch of one: the last cells join the batch before
             starts.pop()
-        return list(pairwise([*starts, len(self.rows)]))
+        return list(pairwise([*starts, n]))
 
 
 class ResumableLoader(DataLoader[Batch]):
@@ -211,12 +198,13 @@ class ResumableLoader(DataLoader[Batch]):
             yield batch
 
 
-def loader(data: TokenRows, batches: RowBatches) -> DataLoader[Batch]:
+def loader(data: TokenRows, batches: RowBatches) -> ResumableLoader:
     """Loader whose batches are exactly those of `batches`.
 
     A generator of its own leaves the user's random numbers alone.
     """
-    return ResumableLoader(data, sampler=batches, batch_size=None, generator=torch.Generator())
+    rng = torch.Generator()
+    return ResumableLoader(data, sampler=batches, batch_size=None, generator=rng)
 
 
 def in_order_of_length(data: TokenRows, batch_size: int) -> DataLoader[Batch]:
@@ -264,11 +252,11 @@ class ResumableData(L.LightningDataModule):
         self._train, self._done = train, 0
         return train
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         """For a checkpoint."""
         return {} if self._train is None else dict(self._train.state_dict())
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """From a checkpoint; a network that is shared out is read after the loaders were made."""
         if self._train is None:
             self._done = state_dict["done"]
@@ -279,27 +267,22 @@ class ResumableData(L.LightningDataModule):
 class TokenSplits(ResumableData):
     """Training and validation rows of one `TokenRows`, for Lightning."""
 
-    def __init__(
-        self,
-        data: TokenRows,
-        parts: dict[str, np.ndarray],
-        *,
-        seed: int,
-        batch_size: int = 32,
-    ) -> None:
+    def __init__(self, data: TokenRows, parts: Mapping[str, np.ndarray], *, seed: int) -> None:
         super().__init__()
-        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.data, self.batch_size, self.seed = data, 32, seed
         self.train_idx, self.val_idx, self.test_idx = (
-            parts.get(p, np.zeros(0, np.int64)) for p in ("train", "val", "test")
+            parts.get(part, np.zeros(0, np.int64)) for part in SPLIT_ORDER
         )
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
-        self.n_proteins = data.columns["proteins"].shape[1] if "proteins" in data.columns else 0
+        if "proteins" in data.columns:
+            self.n_proteins = data.columns["proteins"].shape[1]
 
     @property
     def n_labelled(self) -> int:
         """Training cells that have a label, or all where none is learned."""
-        labels = self.data.columns.get("labels")
-        return self.n_train if labels is None else int((labels[self.train_idx] >= 0).sum())
+        if "labels" not in self.data.columns:
+            return self.n_train
+        return int((self.data.columns["labels"][self.train_idx] >= 0).sum())
 
     def rehearsal(self) -> tuple[TokenRows, np.ndarray, int]:
         """The cells, which of them are trained on, and how many these are."""
@@ -310,7 +293,7 @@ class TokenSplits(ResumableData):
         csr, checksum = self.data.csr, hashlib.sha256()
         matrix = {"values": csr.data, "genes": csr.indices, "cells": csr.indptr}
         rows = {"train": self.train_idx, "val": self.val_idx}
-        for name, values in (matrix | rows | self.data.columns).items():
+        for name, values in {**matrix, **rows, **self.data.columns}.items():
             array = np.ascontiguousarray(values)
             checksum.update(f"{name} {array.dtype.str} {array.shape}".encode())
             checksum.update(array.tobytes())
@@ -318,10 +301,9 @@ class TokenSplits(ResumableData):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of training cells, of which each process gets its share."""
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        rows = RowBatches(self.train_idx, self.batch_size, seed=self.seed, rank=rank, world=world)
+        rows = RowBatches(self.train_idx, self.batch_size, seed=self.seed)
+        if self.trainer:
+            rows.rank, rows.world = self.trainer.global_rank, self.trainer.world_size
         return self.placed(loader(self.data, rows))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -329,7 +311,8 @@ class TokenSplits(ResumableData):
 
         Every process sees them all, so that all agree on the best epoch.
         """
-        return loader(self.data, RowBatches(self.val_idx, self.batch_size)) if self.n_val else []
+        rows = RowBatches(self.val_idx, self.batch_size)
+        return loader(self.data, rows) if self.n_val else []
 
 
 def random_split(n: int, fraction: float, seed: int) -> dict[str, np.ndarray]:
@@ -346,7 +329,8 @@ def take_columns(csr: sparse.csr_matrix, columns: np.ndarray) -> sparse.csr_matr
             (csr.data, csr.indices, csr.indptr), shape=(csr.shape[0], csr.shape[1] + 1)
         )
         csr = padded[:, columns]  # -1 is the added column of zeros
-    csr = sparse.csr_matrix(csr, copy=not csr.has_canonical_format or bool((csr.data == 0).any()))
+    is_clean = csr.has_canonical_format and bool(csr.data.all())
+    csr = sparse.csr_matrix(csr, copy=not is_clean)
     csr.sum_duplicates()
     csr.eliminate_zeros()
     return csr

@@ -1,37 +1,176 @@
-"""Checkpoints of a training: when they are written, and that a resumed run is the same run."""
+"""Checkpoints of a training: their files, when they are written, which run goes on from which.
+
+A file is what PyTorch writes, with a seal at its end: it says by itself whether it is whole, and of
+which run. The seal is the comment that a zip archive may end with. So the file is one that
+:func:`torch.load` reads, and there is nothing beside it that could be missing or older.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import io
 import os
+import re
 import signal
+import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import lightning.pytorch as L
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from scbert_cll._checks.words import listed
-from scbert_cll._disk.formats import versions, write_json
+from scbert_cll._disk import in_place
+from scbert_cll._disk.formats import Json, digest, same, versions, write_json
 from scbert_cll._disk.left_overs import only_writer
 from scbert_cll._process import in_main_thread
-from scbert_cll.model.training.checkpoint_file import RUN, WholeCheckpoints, is_whole, tidy, written
+from scbert_cll.model._tensors import bits
 from scbert_cll.model.training.history import History
 from scbert_cll.model.training.options import Fit
-from scbert_cll.model.training.run_settings import comparable, news, refuse_other_run
-from scbert_cll.model.training.seeds import seed_of_step
+from scbert_cll.model.training.run_settings import (
+    LIBRARIES,
+    MAY_CHANGE,
+    comparable,
+    news,
+    refuse_other_run,
+)
 from scbert_cll.nn.config import renamed
 
-RUN_FILE: Final = "run.json"  # to be read by people; a run is known by what its checkpoints hold
+RUN: Final = "run"  # the settings of the run, in a checkpoint
+# to be read by people; a run is known by what its checkpoints hold
+RUN_FILE: Final = "run.json"
+_NAME: Final = re.compile(r"step_([0-9]{1,18})\.ckpt")
+_MARK: Final = b"scbert_cll checkpoint 1 "
+_SHA256: Final = 64  # characters
+_SEALED: Final = len(_MARK) + 2 * _SHA256 + 1
+_LENGTH: Final = struct.pack("<H", _SEALED)  # in place of the length 0 of no comment
+_PART: Final = 2**20
 _KEPT: Final = 2  # should the newest be damaged, there is the one before
 _SIGNALS: Final = [
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
 ]
+
+
+# ---- the file
+
+
+def written(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, oldest first.
+
+    What has another name, or is no plain file, is none.
+    """
+    numbered = [
+        (int(match[1]), path)
+        for path in folder.iterdir()
+        if (match := _NAME.fullmatch(path.name)) and path.is_file()
+    ]
+    return [path for _, path in sorted(numbered)]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is what was written: its seal fits its content."""
+    with path.open("rb") as file:
+        n = os.fstat(file.fileno()).st_size - _SEALED - len(_LENGTH)
+        if n <= 0:
+            return False
+        checksum = hashlib.sha256()
+        while part := file.read(min(_PART, n)):
+            checksum.update(part)
+            n -= len(part)
+        end = file.read()
+    return end == _seal(checksum, end[-_SHA256:])
+
+
+def _seal(content: Any, run: bytes) -> bytes:
+    """The end of the file: mark, checksum of content and run, and the run."""
+    content.update(run)
+    checksum: str = content.hexdigest()
+    return _LENGTH + _MARK + checksum.encode() + b" " + run
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write a sealed checkpoint aside, read it back, and rename it into place.
+
+    Read nothing but tensors and plain values.
+    """
+
+    def save_checkpoint(self, checkpoint: Json, path: Any, storage_options: Any = None) -> None:
+        """Write, and leave no half of a file under the name of a whole one.
+
+        PyTorch writes to memory: to a file that it writes itself it says nothing of a full disk
+        that anybody could act on.
+        """
+        path, parts = Path(path), _parts(checkpoint)
+        try:
+            in_place.replace(
+                path, partial(_write, parts=parts), partial(self._is, checkpoint=checkpoint)
+            )
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The checkpoint could not be written ({os.strerror(error.errno or 0)}); the "
+                f"ones before it are whole. "
+                "Make room and start the same run again: it goes on from there",
+                str(path),
+            ) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> Json:
+        """Read; whatever is asked, nothing in the file is executed.
+
+        Raises
+        ------
+        ValueError
+            It holds more than tensors and plain values, or is not whole.
+        """
+        try:
+            checkpoint: Json = torch.load(path, map_location or "cpu", weights_only=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{path} is no checkpoint of a training: it is damaged, or holds more than "
+                f"tensors and plain values, of which nothing was executed. "
+                "Name another folder to start again."
+            ) from error
+        return checkpoint
+
+    def _is(self, path: Path, checkpoint: Json) -> bool:
+        """Whether a run that goes on from the file gets what this one has."""
+        content = bits(self.load_checkpoint(path)) if is_whole(path) else None
+        return same(content, bits(checkpoint))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove the file."""
+        Path(path).unlink(missing_ok=True)
+
+
+def _parts(checkpoint: Json) -> list[memoryview | bytes]:
+    """The archive, without the two bytes that say that it has no comment, and the seal."""
+    memory, settings = io.BytesIO(), checkpoint.get(RUN, {})
+    torch.save(checkpoint, memory)
+    content = memory.getbuffer()[: -len(_LENGTH)]
+    # what makes a run another run
+    run = digest({name: settings[name] for name in settings if name != MAY_CHANGE})
+    return [content, _seal(hashlib.sha256(content), run.encode())]
+
+
+def _write(path: Path, parts: Iterable[memoryview | bytes]) -> None:
+    with path.open("wb") as file:
+        for part in parts:
+            file.write(part)
+
+
+# ---- the run
 
 
 class Preempted(SystemExit):
@@ -40,47 +179,37 @@ class Preempted(SystemExit):
 
 @dataclass
 class Run:
-    """Where a training keeps its checkpoints, how often, and with which settings it was begun."""
+    """A training that keeps checkpoints: where, and with which settings it was begun."""
 
     folder: Path
-    minutes: float | None
-    steps: int | None
-    resume: bool
-    settings: dict[str, Any] = field(default_factory=dict)
+    options: Fit
+    settings: Json = field(default_factory=dict)
+    signalled: int | None = None  # what the cluster asked for
 
-    @classmethod
-    def of(cls, options: Fit) -> Run | None:
-        """The run of a training; None of one that keeps no checkpoints."""
-        if options.checkpoint_dir is None:
-            return None
-        folder = Path(options.checkpoint_dir)
-        if folder.exists() and not folder.is_dir():
+    def __post_init__(self) -> None:
+        """Refuse a file."""
+        if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(
-                f"checkpoint_dir={str(folder)!r} is a file. Name a folder, or a new name for one."
+                f"checkpoint_dir={str(self.folder)!r} is a file. Name a folder, or a new name for "
+                f"one."
             )
-        return cls(folder, options.checkpoint_minutes, options.checkpoint_steps, options.resume)
 
-    @contextlib.contextmanager
-    def begin(self, settings: dict[str, Any]) -> Iterator[Path | None]:
+    @contextmanager
+    def begin(self, settings: Json) -> Iterator[Path | None]:
         """Be the only run in the folder, with these settings.
 
         Hand over the checkpoint to go on from.
         """
         self.settings = comparable(settings)
-        with (
-            only_writer(self.folder, "the checkpoints") if _is_first() else contextlib.nullcontext()
-        ):
-            if _is_first():
-                tidy(self.folder)
-            newest = self._newest()
-            if newest is not None and not self.resume:
-                raise FileExistsError(
-                    f"{self.folder} holds checkpoints of a run ({newest.name}); pass "
-                    f"resume=True to go on with it, or name another folder."
-                )
-            if newest is not None:
+        # one of several processes
+        writes = int(getattr(rank_zero_only, "rank", 0)) == 0
+        with only_writer(self.folder, "the checkpoints") if writes else nullcontext():
+            if writes:  # halves of checkpoints, which writers that were killed left
+                for path in self.folder.glob(f"{in_place.OURS}*"):
+                    in_place.remove(path)
+            if (newest := self._newest()) is not None:
                 self._go_on(newest)
-            if _is_first() and not (self.folder / RUN_FILE).is_dir():
+            if writes and not (self.folder / RUN_FILE).is_dir():
                 write_json(self.folder / RUN_FILE, self.settings)
             yield newest
 
@@ -104,31 +233,18 @@ class Run:
 
     def _go_on(self, newest: Path) -> None:
         """Refuse another run, and say what has changed of this one."""
+        if not self.options.resume:
+            raise FileExistsError(
+                f"{self.folder} holds checkpoints of a run ({newest.name}); pass resume=True to "
+                f"go on with it, or name another folder."
+            )
         begun = WholeCheckpoints().load_checkpoint(newest).get(RUN, {})
-        begun = begun | {"network": renamed(begun.get("network", {}))}
+        begun = {**begun, "network": renamed(begun.get("network", {}))}
         refuse_other_run(self.folder, begun, self.settings)
         rank_zero_info(f"Going on from {newest}. {news(begun, self.settings)}".strip())
 
 
-@contextlib.contextmanager
-def interruptible(run: Run | None) -> Iterator[None]:
-    """Ctrl-C as Python has it: Lightning would end the process, and ignore the key from then on."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except Preempted:
-        raise
-    except SystemExit as stop:
-        signal.signal(signal.SIGINT, handler)
-        remedy = (
-            "train() goes on from it."
-            if run is None
-            else f"The same call goes on from the last checkpoint in {run.folder}."
-        )
-        raise KeyboardInterrupt(
-            f"Training was interrupted. The model has its best epoch, or is as it was where "
-            f"no epoch had ended; {remedy}"
-        ) from stop
+# ---- when they are written
 
 
 class Checkpoints(L.Callback):
@@ -141,25 +257,18 @@ class Checkpoints(L.Callback):
     """
 
     def __init__(self, run: Run) -> None:
-        self.run = run
-        self.signalled: int | None = None
-        self.due = False
+        self.run, self.due = run, False
         self._saved = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, *_: object) -> None:
         """Listen to the cluster; who listened before does so again when the training has ended."""
-        self.signalled, self.due, self._saved = None, False, time.monotonic()
+        self.run.signalled, self.due, self._saved = None, False, time.monotonic()
         if in_main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._listen)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, _: object, __: object, ___: object, batch_idx: int
     ) -> None:
         """Write what is due, if this is a place where a run can be cut."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -168,51 +277,48 @@ class Checkpoints(L.Callback):
         if self.due and stepped and not self._something_follows(trainer, batch_idx):
             self._save(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, _: object, checkpoint: Json) -> None:
         """Take the history along, and what the run was begun with."""
         checkpoint[RUN] = self.run.settings
         history = getattr(trainer.logger, "history", None) or {}
-        checkpoint["history"] = {name: frame[name].to_dict() for name, frame in history.items()}
-        checkpoint["versions"] = versions("torch", "lightning", "numpy")
+        checkpoint["history"] = {name: table[name].to_dict() for name, table in history.items()}
+        checkpoint["versions"] = versions(*LIBRARIES)
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, _: object, checkpoint: Json) -> None:
         """Go on with the history."""
         if isinstance(trainer.logger, History):
             trainer.logger.restore(checkpoint["history"])
 
     def _listen(self, number: int, frame: Any) -> None:
-        self.signalled = number
+        self.run.signalled = number
 
     def _look(self, trainer: L.Trainer) -> None:
         """Whether a checkpoint is due, for all processes alike."""
-        run = self.run
-        late = run.minutes is not None and time.monotonic() - self._saved >= 60 * run.minutes
-        mine = late or self.signalled is not None
+        options = self.run.options
+        minutes, steps = options.checkpoint_minutes, options.checkpoint_steps
+        late = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
+        mine = late or self.run.signalled is not None
         self.due |= trainer.strategy.reduce_boolean_decision(mine, all=False)
-        self.due |= run.steps is not None and trainer.global_step % run.steps == 0
+        self.due |= steps is not None and trainer.global_step % steps == 0
 
     @staticmethod
     def _something_follows(trainer: L.Trainer, batch_idx: int) -> bool:
         """The end of the epoch, or a validation: not a place to cut."""
-        if batch_idx + 1 >= trainer.num_training_batches:
+        done, every = batch_idx + 1, trainer.val_check_batch
+        if done >= trainer.num_training_batches:
             return True
-        every = trainer.val_check_batch
-        return bool(
-            trainer.enable_validation and every and every > 1 and (batch_idx + 1) % every == 0
-        )
+        return bool(trainer.enable_validation and every and every > 1 and done % every == 0)
 
     def _save(self, trainer: L.Trainer) -> None:
         path = self.run.folder / f"step_{trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path, False)  # not the weights alone: all that a run needs to go on
+        # not the weights alone: all that a run needs to go on
+        trainer.save_checkpoint(path, False)
         self.due, self._saved = False, time.monotonic()
         if trainer.is_global_zero:
             for old in written(self.run.folder)[:-_KEPT]:
                 trainer.strategy.checkpoint_io.remove_checkpoint(old)
-        if trainer.strategy.reduce_boolean_decision(self.signalled is not None, all=False):
+        is_asked = self.run.signalled is not None
+        if trainer.strategy.reduce_boolean_decision(is_asked, all=False):
             self._leave(trainer, path)
 
     def _leave(self, trainer: L.Trainer, path: Path) -> None:
@@ -221,29 +327,11 @@ class Checkpoints(L.Callback):
         Ask SLURM to start the job again where it did not say that it will.
         """
         job = os.environ.get("SLURM_JOB_ID")
-        if trainer.is_global_zero and job is not None and self.signalled != signal.SIGTERM:
+        if trainer.is_global_zero and job and self.run.signalled != signal.SIGTERM:
             if "SLURM_ARRAY_JOB_ID" in os.environ:
-                job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+                job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(os.environ)
             subprocess.run(["scontrol", "requeue", job], check=False)  # noqa: S603, S607
         rank_zero_info(
             f"Stopped on request; {path} is whole, and the same command goes on from it."
         )
         raise Preempted(128 + signal.SIGTERM)
-
-
-class StepRandom(L.Callback):
-    """Dropout's random numbers from the seed and the step, the same in a resumed run."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Seed PyTorch for this step and process."""
-        torch.manual_seed(seed_of_step(trainer, self.seed))
-
-
-def _is_first() -> bool:
-    """Whether this process is the one that writes."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any, Final
 
 import lightning.pytorch as L
@@ -17,11 +17,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from scbert_cll._checks.words import choice
+from scbert_cll.model.training.options import Logging
 
 _EVERY: Final = 10  # steps between two looks at the speed
 _LOGGED: Final = 100  # steps between two lines of a log file
-
-Logging = str | Logger | None
+Folder = str | PathLike[str] | None
+_LOGGERS: Final[Mapping[str, Callable[..., Logger]]] = {
+    "csv": CSVLogger,
+    "tensorboard": TensorBoardLogger,
+}
 
 
 class History(Logger):
@@ -35,29 +39,19 @@ class History(Logger):
 
     def __init__(self, before: Mapping[str, pd.DataFrame] | None = None) -> None:
         super().__init__()
-        self._values: dict[str, dict[int, float]] = {
-            name: dict(zip(map(int, frame.index), map(float, frame.iloc[:, 0]), strict=True))
-            for name, frame in (before or {}).items()
-        }
-        self.past = max((epoch for column in self._values.values() for epoch in column), default=0)
+        self._values: dict[str, dict[int, float]] = {}
+        for name, table in (before or {}).items():
+            epochs, values = map(int, table.index), map(float, table.iloc[:, 0])
+            self._values[name] = dict(zip(epochs, values, strict=True))
+        self.past = max((max(column) for column in self._values.values() if column), default=0)
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return "history"
-
-    @property
-    def version(self) -> int:
-        """Always the first."""
-        return 0
+    name, version = "history", 0
 
     @property
     def history(self) -> dict[str, pd.DataFrame]:
         """Tables with one column, by epoch."""
-        return {
-            name: pd.DataFrame({name: pd.Series(values, dtype=float)}).rename_axis("epoch")
-            for name, values in self._values.items()
-        }
+        columns = {name: pd.Series(one, dtype=float) for name, one in self._values.items()}
+        return {name: one.rename_axis("epoch").to_frame(name) for name, one in columns.items()}
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Hyperparameters are in the model's folder."""
@@ -83,23 +77,22 @@ class History(Logger):
         self._values = {name: dict(column) for name, column in values.items()}
 
 
-def loggers(further: Logging | Sequence[Logging], folder: Path | None) -> list[Logger]:
+def loggers(further: Logging | Sequence[Logging], folder: Folder) -> list[Logger]:
     """Loggers that were named or brought along; `folder` is that of the run."""
-    given = [further] if isinstance(further, (str, Logger)) else list(further or [])
-    named = [_named(one, folder) if isinstance(one, str) else one for one in given]
-    return [logger for logger in named if logger is not None]
+    every = [further] if isinstance(further, (str, Logger)) else list(further or [])
+    return [_logger(one, folder) for one in every if one is not None]
 
 
-def _named(name: str, folder: Path | None) -> Logger:
-    choice(name, ["csv", "tensorboard"], "logger")
+def _logger(logger: str | Logger, folder: Folder) -> Logger:
+    if isinstance(logger, Logger):
+        return logger
+    choice(logger, list(_LOGGERS), "logger")
     if folder is None:
         raise ValueError(
-            f'logger="{name}" writes into the folder of the run: name checkpoint_dir="run", '
-            f"or hand over a logger of Lightning, e.g. "
-            'CSVLogger("logs").'
+            f'logger="{logger}" writes into the folder of the run: name checkpoint_dir="run", '
+            f'or hand over a logger of Lightning, e.g. CSVLogger("logs").'
         )
-    where: dict[str, Any] = {"save_dir": folder, "name": "logs"}
-    return CSVLogger(**where) if name == "csv" else TensorBoardLogger(**where)
+    return _LOGGERS[logger](folder, name="logs")
 
 
 def step_bar() -> TQDMProgressBar:
@@ -110,28 +103,28 @@ def step_bar() -> TQDMProgressBar:
 class _StepBar(TQDMProgressBar):
     """Epochs are counted as in the history: the first one is 1."""
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
         """Begin anew, and name the epoch."""
         total = self.total_train_batches
         self.train_progress_bar.reset(None if math.isinf(total) else total)
+        epoch = f"Epoch {trainer.current_epoch + 1}"
         of = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{of}")
+        self.train_progress_bar.set_description(epoch + of)
 
 
 class Throughput(L.Callback):
     """Cells per second, and the share of the time spent waiting for data, in bar and loggers."""
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
         """Begin to count."""
         self._begin(trainer)
 
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: object) -> None:
+        """A validation is not training."""
+        self._begin(trainer)
+
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, plan: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Say how fast the last steps were."""
         self._cells += len(batch["rows"]) * trainer.world_size
@@ -139,25 +132,18 @@ class Throughput(L.Callback):
             return
         seconds = max(time.perf_counter() - self._start, 1e-9)
         waited = (_waited(trainer) - self._waited) / seconds
-        speed = {"cells_per_second": self._cells / seconds, "data_wait": min(max(waited, 0.0), 1.0)}
-        for name, value in speed.items():
-            pl_module.log(
-                name, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1
-            )
+        data_wait = min(max(waited, 0.0), 1.0)
+        speed = {"cells_per_second": self._cells / seconds, "data_wait": data_wait}
+        plan.log_dict(speed, prog_bar=True, logger=False, on_step=True, batch_size=1)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        metrics = {"train_loss_step": _loss(outputs), "learning_rate": rate, **speed}
         for logger in trainer.loggers[1:]:
-            logger.log_metrics(
-                {"train_loss_step": _loss(outputs), "learning_rate": rate, **speed},
-                trainer.global_step,
-            )
-        self._begin(trainer)
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A validation is not training."""
+            logger.log_metrics(metrics, trainer.global_step)
         self._begin(trainer)
 
     def _begin(self, trainer: L.Trainer) -> None:
-        self._start, self._cells, self._waited = time.perf_counter(), 0, _waited(trainer)
+        self._start, self._cells = time.perf_counter(), 0
+        self._waited = _waited(trainer)
 
 
 def _waited(trainer: L.Trainer) -> float:
@@ -165,5 +151,6 @@ def _waited(trainer: L.Trainer) -> float:
 
 
 def _loss(outputs: Any) -> float:
-    loss = outputs.get("train_loss", outputs["loss"]) if isinstance(outputs, dict) else outputs
-    return float(loss.detach()) if isinstance(loss, Tensor) else float("nan")
+    if isinstance(outputs, dict):
+        outputs = outputs.get("train_loss", outputs["loss"])
+    return float(outputs.detach()) if isinstance(outputs, Tensor) else float("nan")

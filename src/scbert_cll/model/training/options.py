@@ -1,30 +1,56 @@
 """Options of a training, declared once: names, types, defaults and checks.
 
-`train`, the verbs that train, the command line, records and checkpoints read them from here.
+`train`, the verbs that train, the command line, records and checkpoints read them from here. Beside
+them what a seed does.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, Self
 
 import lightning.pytorch as L
 import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger
 
 from scbert_cll._checks.words import choice, keywords, number_in, share
+from scbert_cll._keys import DONOR
 from scbert_cll.model import _scvi
 from scbert_cll.model.linear.regression import COMBINE, Combine
 from scbert_cll.model.training.devices import training_device
-from scbert_cll.model.training.history import Logging
 
+Logging = str | Logger | None
 BatchSize = int | Literal["auto"]
 Freeze = Literal["none", "encoder", "scbert"]
 _FREEZE: Final = ("none", "encoder", "scbert")
+_COLUMNS: Final = ("split_key", "weight_key", "donor_key", "protein_key")
 _NO_OPTIONS: Final = ("self", "kwargs", "trainer", "train")
 _LARGEST: Final = float(np.finfo(np.float32).max)  # what networks compute with
+one_at_a_time: Final = threading.RLock()
+
+
+def as_seed(rng: int | np.random.Generator | None) -> int:
+    """Draw an integer seed from what users pass as `rng`."""
+    if isinstance(rng, (int, np.integer)):
+        return int(rng)
+    return int(np.random.default_rng(rng).integers(2**31))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """PyTorch's random numbers from `seed`, and the user's own stream untouched.
+
+    There is one stream, so another thread waits.
+    """
+    with one_at_a_time, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +71,12 @@ class Fit:
     checkpoint_steps: int | None = None
     resume: bool = True
     logger: Logging | Sequence[Logging] = None
-    trainer: Mapping[str, Any] = field(default_factory=dict)  # what else Lightning's trainer takes
+    # what else Lightning's trainer takes
+    trainer: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls,
-        what: str,
-        named: Mapping[str, Any],
-        further: Mapping[str, Any],
-        *without: str,
+        cls, what: str, named: Mapping[str, Any], further: Mapping[str, Any], *without: str
     ) -> Self:
         """Options of a call of `what`, in which names are looked at before anything is done.
 
@@ -68,14 +91,12 @@ class Fit:
         without
             Options that are not among the further ones.
         """
-        names = [f.name for f in fields(cls) if f.name != "trainer"]
+        names = {f.name for f in fields(cls)} - {"trainer"}
         others = [name for name in named if name not in _NO_OPTIONS]
         keywords(further, [*others, *cls.names(*without)], what)
-        given = {**named, **further}
-        return cls(
-            **{name: given[name] for name in names if name in given},
-            trainer={name: value for name, value in further.items() if name not in names},
-        )
+        values = {**named, **further}
+        trainer = {name: value for name, value in further.items() if name not in names}
+        return cls(**{name: values[name] for name in names & values.keys()}, trainer=trainer)
 
     @classmethod
     def names(cls, *without: str) -> list[str]:
@@ -85,26 +106,21 @@ class Fit:
             **inspect.signature(_scvi.Trainer.__init__).parameters,
         }
         # scvi-tools' early stopping is another one, which is never switched on
-        of_lightning = [name for name in trainer if not name.startswith("early_stopping")]
-        no_names = {*_NO_OPTIONS, *without}
-        every = dict.fromkeys([*(f.name for f in fields(cls)), *of_lightning])
-        return [name for name in every if name not in no_names]
+        lightning = [name for name in trainer if not name.startswith("early_stopping")]
+        every = dict.fromkeys([*(f.name for f in fields(cls)), *lightning])
+        return [name for name in every if name not in (*_NO_OPTIONS, *without)]
 
     def __post_init__(self) -> None:
         """Refuse numbers that training cannot use, and a device that is not there."""
         number_in(self.lr, "lr", 0, _LARGEST)
         number_in(self.weight_decay, "weight_decay", 0, _LARGEST)
-        if self.trainer.get("gradient_clip_val") is not None:
-            number_in(self.trainer["gradient_clip_val"], "gradient_clip_val", 0, np.inf)
+        _number(self.trainer.get("gradient_clip_val"), "gradient_clip_val", 0)
         training_device(self.trainer)
-        if self.max_epochs is not None:
-            number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
+        _number(self.max_epochs, "max_epochs", 1, whole=True)
         if self.batch_size != "auto":  # BatchNorm needs two cells at a time
             number_in(self.batch_size, "batch_size", 2, np.inf, whole=True)
-        if self.checkpoint_minutes is not None:
-            number_in(self.checkpoint_minutes, "checkpoint_minutes", 0, np.inf)
-        if self.checkpoint_steps is not None:
-            number_in(self.checkpoint_steps, "checkpoint_steps", 1, np.inf, whole=True)
+        _number(self.checkpoint_minutes, "checkpoint_minutes", 0)
+        _number(self.checkpoint_steps, "checkpoint_steps", 1, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +136,7 @@ class Pretraining(Fit):
         super().__post_init__()
         number_in(self.max_epochs, "max_epochs", 1, np.inf, whole=True)
         share(self.mask_fraction, "mask_fraction")
-        if self.feature_redraw_interval is not None:
-            number_in(
-                self.feature_redraw_interval, "feature_redraw_interval", 1, np.inf, whole=True
-            )
+        _number(self.feature_redraw_interval, "feature_redraw_interval", 1, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +147,7 @@ class Finetuning(Fit):
     early_stopping: bool = False
     token_drop: float = 0.3
     weight_key: str | None = None
-    donor_key: str | None = None
+    donor_key: str | None = DONOR
     protein_key: str | None = None
     combine: Combine = "none"
     freeze: Freeze = "none"
@@ -148,10 +161,18 @@ class Finetuning(Fit):
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """Arguments that name what cells in memory have, and a corpus has not."""
-        names = ("split_key", "weight_key", "donor_key", "protein_key")
-        return {name: getattr(self, name) for name in names}
+        """Arguments that name what cells in memory have, and a corpus has not; None: as usual."""
+        chosen = {name: getattr(self, name) for name in _COLUMNS}
+        usual = {name: getattr(Finetuning, name) for name in _COLUMNS}
+        return {name: None if key == usual[name] else key for name, key in chosen.items()}
 
     def without_columns(self) -> Self:
         """The options of a training on a corpus, which has no such columns."""
-        return replace(self, split_key=None, weight_key=None, donor_key=None, protein_key=None)
+        no_columns: dict[str, Any] = dict.fromkeys(_COLUMNS)
+        return replace(self, **no_columns)
+
+
+def _number(value: object, name: str, least: float, *, whole: bool = False) -> None:
+    """None, or a number that is not too small."""
+    if value is not None:
+        number_in(value, name, least, np.inf, whole=whole)

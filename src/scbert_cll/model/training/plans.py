@@ -10,18 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scbert_cll._disk.formats import Json
 from scbert_cll.model.training.batches import Batch, Cells
-from scbert_cll.model.training.fsdp import is_sharded, share_out
-from scbert_cll.model.training.seeds import seed_of_step
+from scbert_cll.model.training.callbacks import is_sharded, share_out
+from scbert_cll.model.training.options import Freeze
 from scbert_cll.nn import Performer, mask_tokens
 
 _F1_OF_TRAINING: Final = "macro_f1_train"
+_IN_BAR: Final = ("train_loss", "validation_loss")  # what a progress bar shows
+_APART: Final = 1_000_003  # between the seeds of two processes
 
 
 class Plan(L.LightningModule):
     """AdamW with a linear warm-up and a cosine decay to zero, stepped per optimiser step."""
 
-    chosen: tuple[str, ...] = ("lr", "weight_decay", "warmup")  # attributes that make it this plan
+    # attributes that make it this plan
+    chosen: tuple[str, ...] = ("lr", "weight_decay", "warmup")
 
     def __init__(
         self,
@@ -35,7 +39,8 @@ class Plan(L.LightningModule):
         super().__init__()
         self.module, self.seed = module, seed
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
-        self.so_far: dict[str, Tensor] = {}  # of the epoch: sum over its cells, and their number
+        # of the epoch: sum over its cells, and their number
+        self.so_far: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
         """Share the network out where the strategy is one for that."""
@@ -44,9 +49,9 @@ class Plan(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Give vectors and biases no weight decay, as usual."""
-        trained = [p for p in self.parameters() if p.requires_grad]
+        trained, decay = [p for p in self.parameters() if p.requires_grad], self.weight_decay
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr)
@@ -56,12 +61,11 @@ class Plan(L.LightningModule):
         def factor(step: int) -> float:
             if step < rising:
                 return (step + 1) / rising
-            return 0.5 * (
-                1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total - rising)))
-            )
+            fallen = min(1.0, (step - rising) / max(1, total - rising))
+            return 0.5 * (1 + math.cos(math.pi * fallen))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one training batch, for a rehearsal."""
@@ -69,43 +73,35 @@ class Plan(L.LightningModule):
 
     def step_seed(self) -> int:
         """Seed of this step in this process, the same in a resumed run."""
-        return seed_of_step(self.trainer, self.seed)
+        step = self.trainer.fit_loop.total_batch_idx
+        return self.seed + 1 + step + _APART * self.trainer.global_rank
 
-    def report(self, stage: str, n: int, loss: Tensor, **metrics: Tensor | float) -> Tensor:
-        """Log under scvi-tools' names: train_loss, validation_loss, NAME_train, NAME_validation."""
-        if n:
-            named = {f"{name}_{stage}": value for name, value in metrics.items()}
-            self.note({f"{stage}_loss": loss, **named}, stage, n)
-        return loss
+    def on_train_batch_start(self, *_: object) -> None:
+        """Draw dropout's random numbers from the seed and the step."""
+        torch.manual_seed(self.step_seed())
 
-    def note(self, values: dict[str, Tensor | float], stage: str, n: int) -> None:
-        """Log means over the epoch, in which this batch counts as `n` cells.
+    def report(self, stage: str, n: int, **values: Tensor) -> None:
+        """Log means over the epoch, in which this batch counts as `n` cells, by scvi-tools' names.
 
-        Those of training are kept here, not by Lightning, so that a run which was interrupted goes
-        on with them.
+        These are train_loss, validation_loss, NAME_train, NAME_validation. Those of training are
+        kept here, not by Lightning, so that a run which was interrupted goes on with them.
         """
-        if stage == "train":
-            for name, value in values.items():
-                mean = torch.as_tensor(value).detach()
+        for metric, value in values.items() if n else ():
+            name = f"{stage}_loss" if metric == "loss" else f"{metric}_{stage}"
+            if stage == "train":
+                mean = value.detach()
                 self.count(name, torch.stack([mean * n, torch.full_like(mean, n)]))
-            return
-        several = self.trainer.world_size > 1
-        for name, value in values.items():
-            self.log(
-                name,
-                value,
-                prog_bar=_in_bar(name),
-                batch_size=n,
-                on_step=False,
-                on_epoch=True,
-                sync_dist=several,
-            )
+            else:
+                self._log(name, value, batch_size=n, sync_dist=self.trainer.world_size > 1)
+
+    def _log(self, name: str, value: Tensor | float, **how: Any) -> None:
+        self.log(name, value, prog_bar=name in _IN_BAR, on_step=False, on_epoch=True, **how)
 
     def count(self, name: str, sums: Tensor) -> None:
         """Add to the sums of the epoch."""
         self.so_far[name] = self.so_far[name] + sums if name in self.so_far else sums
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         """Log the training metrics of an epoch when it is over."""
         if self.trainer.is_last_batch:
             self._log_epoch()
@@ -114,31 +110,23 @@ class Plan(L.LightningModule):
         """The same of an epoch that ended in the midst."""
         self._log_epoch()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: Json) -> None:
         """For a checkpoint; of several processes what all of them found."""
         checkpoint["so_far"] = {
             name: self._of_all(sums).cpu() for name, sums in sorted(self.so_far.items())
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: Json) -> None:
         """From a checkpoint; one process goes on with what all had found."""
         if self.trainer.is_global_zero:
-            self.so_far = {
-                name: sums.to(self.device) for name, sums in checkpoint["so_far"].items()
-            }
+            sums = checkpoint["so_far"].items()
+            self.so_far = {name: one.to(self.device) for name, one in sums}
 
     def _log_epoch(self) -> None:
         sums = {name: self._of_all(one) for name, one in sorted(self.so_far.items())}
         self.so_far = {}
         for name, one in sums.items():
-            self.log(
-                name,
-                self.mean(one),
-                prog_bar=_in_bar(name),
-                batch_size=1,
-                on_step=False,
-                on_epoch=True,
-            )
+            self._log(name, self.mean(one), batch_size=1)
 
     def mean(self, sums: Tensor) -> Tensor | float:
         """What is logged of an epoch."""
@@ -164,9 +152,9 @@ class PretrainPlan(Plan):
         *,
         mask_fraction: float = 0.15,
         redraw_every: int | None = None,
-        **kwargs: Any,
+        **optimiser: Any,
     ) -> None:
-        super().__init__(module, **kwargs)
+        super().__init__(module, **optimiser)
         self.mask_fraction, self.redraw_every = mask_fraction, redraw_every
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -182,34 +170,33 @@ class PretrainPlan(Plan):
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one batch."""
-        return self._guess(batch, self.seed)[1]
+        return self._guess(batch, self.seed)[1]["loss"]
 
     def _step(self, batch: Batch, stage: str, seed: int) -> Tensor:
-        n, loss, metrics = self._guess(batch, seed)
-        return self.report(stage, n, loss, **metrics)
+        n, values = self._guess(batch, seed)
+        self.report(stage, n, **values)
+        return values["loss"]
 
-    def _guess(self, batch: Batch, seed: int) -> tuple[int, Tensor, dict[str, Tensor]]:
+    def _guess(self, batch: Batch, seed: int) -> tuple[int, dict[str, Tensor]]:
+        """Number of hidden genes, their loss, and how often the guess and the commonest hit."""
         generator = torch.Generator().manual_seed(seed)
         encodings, targets, majority = [], [], []
         for cells in batch["cells"]:
             tokens = cells["tokens"]
+            mask = self.module.config.mask_token
             seen, chosen = mask_tokens(
-                tokens,
-                self.module.config.mask_token,
-                fraction=self.mask_fraction,
-                generator=generator,
+                tokens, mask, fraction=self.mask_fraction, generator=generator
             )
-            encodings.append(self.module.encode(**cells | {"tokens": seen}, at=chosen))
+            encodings.append(self.module.encode(**{**cells, "tokens": seen}, at=chosen))
+            commonest = _commonest_bin(tokens).unsqueeze(-1).expand_as(tokens)
             targets.append(tokens[chosen])
-            majority.append(_commonest_bin(tokens).unsqueeze(-1).expand_as(tokens)[chosen])
-        logits, target = (
-            self.module.to_bins(torch.cat(encodings)),
-            torch.cat(targets),
-        )  # (hidden genes, bins)
-        accuracy = (logits.argmax(-1) == target).float().mean()
-        commonest = (torch.cat(majority) == target).float().mean()
-        loss = F.cross_entropy(logits.float(), target)
-        return len(target), loss, {"masked_accuracy": accuracy, "majority_accuracy": commonest}
+            majority.append(commonest[chosen])
+        target, logits = torch.cat(targets), self.module.to_bins(torch.cat(encodings))
+        return len(target), {  # logits: (hidden genes, bins)
+            "loss": F.cross_entropy(logits.float(), target),
+            "masked_accuracy": (logits.argmax(-1) == target).float().mean(),
+            "majority_accuracy": (torch.cat(majority) == target).float().mean(),
+        }
 
 
 class ClassifyPlan(Plan):
@@ -227,19 +214,13 @@ class ClassifyPlan(Plan):
     chosen = (*Plan.chosen, "token_drop")
 
     def __init__(
-        self,
-        module: Performer,
-        *,
-        token_drop: float = 0.0,
-        n_proteins: int = 0,
-        **kwargs: Any,
+        self, module: Performer, *, token_drop: float = 0.0, n_proteins: int = 0, **optimiser: Any
     ) -> None:
-        super().__init__(module, **kwargs)
+        super().__init__(module, **optimiser)
         self.token_drop = token_drop
         self._validated: Tensor | None = None
-        self.to_proteins = (
-            torch.nn.Linear(module.penultimate_width, n_proteins) if n_proteins else None
-        )
+        width = module.penultimate_width
+        self.to_proteins = torch.nn.Linear(width, n_proteins) if n_proteins else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step, with tokens left out.
@@ -248,9 +229,8 @@ class ClassifyPlan(Plan):
         """
         if self.token_drop:
             generator = torch.Generator().manual_seed(self.step_seed())
-            batch = batch | {
-                "cells": [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]
-            }
+            cells = [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]
+            batch = {**batch, "cells": cells}
         classes, proteins = self._step(batch, "train")
         return {"loss": classes + proteins, "train_loss": classes.detach()}
 
@@ -276,28 +256,28 @@ class ClassifyPlan(Plan):
         """Cross-entropy of the classes, and error of the proteins; each is logged."""
         logits, proteins = self._guess(batch)
         labels, weights = batch["labels"], batch["weights"]
-        losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none") * weights
+        classes = labels.clamp(min=0)
+        losses = weights * F.cross_entropy(logits, classes, reduction="none")
         # validation weights have mean 1 over all cells, so that which of them share a batch makes
         # no difference
-        loss = (
-            losses.mean() if stage == "validation" else losses.sum() / weights.sum().clamp(min=1e-6)
-        )
+        if is_trained := stage == "train":
+            loss = losses.sum() / weights.sum().clamp(min=1e-6)
+        else:
+            loss = losses.mean()
         if self.to_proteins is not None:
-            self.note({f"protein_loss_{stage}": proteins}, stage, len(labels))
+            self.report(stage, len(labels), protein_loss=proteins)
         has_label = labels >= 0
         labels, guess = labels[has_label], logits.argmax(-1)[has_label]
-        self._count_calls(stage, labels, guess)
-        right = {"accuracy": (guess == labels).float().mean()}
-        return self.report(stage, len(labels), loss, **right), proteins
-
-    def _count_calls(self, stage: str, labels: Tensor, guess: Tensor) -> None:
-        """How many cells of each class were called what, for the macro-F1 of an epoch."""
         n = self.module.config.n_classes
+        # how many cells of each class were called what, for the macro-F1 of an epoch
         calls = torch.bincount(labels * n + guess, minlength=n * n).reshape(n, n)
-        if stage == "train":
+        if is_trained:
             self.count(_F1_OF_TRAINING, calls)
         else:
-            self._validated = calls if self._validated is None else self._validated + calls
+            self._validated = calls + (0 if self._validated is None else self._validated)
+        accuracy = (guess == labels).float().mean()
+        self.report(stage, len(labels), loss=loss, accuracy=accuracy)
+        return loss, proteins
 
     def on_validation_epoch_end(self) -> None:
         """Macro-F1 of all validation cells together; every process has seen them all."""
@@ -316,11 +296,6 @@ def macro_f1(calls: Tensor) -> float:
     return float((2 * right / seen)[seen > 0].mean())
 
 
-def _in_bar(name: str) -> bool:
-    """Whether a progress bar shows it."""
-    return name in ("train_loss", "validation_loss")
-
-
 def _commonest_bin(tokens: Tensor) -> Tensor:
     """Each cell's most frequent non-zero bin (b,), which needs no knowledge of genes to guess."""
     counts = F.one_hot(tokens).sum(1)
@@ -335,5 +310,23 @@ def _drop(cells: Cells, most: float, generator: torch.Generator) -> Cells:
     tokens = cells["tokens"]
     weight = cells.get("weight", torch.ones_like(tokens, dtype=torch.float32))
     share = most * torch.rand(len(tokens), 1, generator=generator)
-    left = weight * (torch.rand(tokens.shape, generator=generator) >= share).to(weight.device)
-    return cells | {"weight": torch.where((left > 0).any(-1, keepdim=True), left, weight)}
+    stays = torch.rand(tokens.shape, generator=generator) >= share
+    left = weight * stays.to(weight.device)
+    has_any = (left > 0).any(-1, keepdim=True)
+    return {**cells, "weight": torch.where(has_any, left, weight)}
+
+
+def leave_trainable(network: Performer, freeze: Freeze) -> None:
+    """Everything, the head only, or as scBERT: head, last LayerNorm and last block but one."""
+    network.requires_grad_(freeze == "none")
+    # takes no part, which distributed training would complain about
+    network.to_bins.requires_grad_(False)
+    if network.head is not None:
+        network.head.requires_grad_(True)
+    if freeze == "scbert":
+        network.norm.requires_grad_(True)
+        network.blocks[-2 if len(network.blocks) > 1 else -1].requires_grad_(True)
+    table, config = network.gene_embedding, network.config
+    is_fixed = not config.train_gene_embedding or config.gene_embedding == "sinusoidal"
+    if table is not None and is_fixed:
+        table.weight.requires_grad_(False)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import lightning.pytorch as L
 
 from scbert_cll import _record
-from scbert_cll._disk.formats import digest, plain, versions
+from scbert_cll._disk.formats import Json, digest, plain, versions
 from scbert_cll.model._protocols import Network
-from scbert_cll.model._tensors import arrays_digest, tensors_digest
+from scbert_cll.model._tensors import tensors_digest
 from scbert_cll.model.training.batches import ResumableData
-from scbert_cll.model.training.checkpoint_file import MAY_CHANGE
-from scbert_cll.model.training.fsdp import is_sharded
+from scbert_cll.model.training.callbacks import is_sharded
 from scbert_cll.model.training.options import Fit
 from scbert_cll.model.training.plans import Plan
 
+MAY_CHANGE: Final = "may_change"  # what a run can go on without
+# on which the last digits of weights depend
+LIBRARIES: Final = ("torch", "lightning", "numpy")
 _MOST: Final = 6  # differences that are named
 
 FREE: Final[Mapping[str, str]] = {
@@ -53,26 +55,27 @@ ELSEWHERE: Final[Mapping[str, str]] = {  # what they become, under which name
 }
 
 
-def compared(options: Fit) -> dict[str, Any]:
+def compared(options: Fit) -> Json:
     """Options of a training that are compared by their own names, as plain values."""
-    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "trainer"}
-    values = _record.params(given | dict(options.trainer))
-    elsewhere = FREE.keys() | ELSEWHERE.keys()
-    return {name: value for name, value in values.items() if name not in elsewhere}
+    values = dict(vars(options))
+    trainer = values.pop("trainer")
+    values, elsewhere = _record.params({**values, **trainer}), {*FREE, *ELSEWHERE}
+    return {name: values[name] for name in values if name not in elsewhere}
 
 
 def settings_of(
     model: Network, plan: Plan, data: ResumableData, options: Fit, trainer: L.Trainer
-) -> dict[str, Any]:
+) -> Json:
     """All that decides what comes out of a training: a run with other settings is another run."""
     trained = [name for name, one in plan.named_parameters() if one.requires_grad]
+    linear = {} if model.linear_ is None else model.linear_.arrays()
     return compared(options) | {
         "class": type(model).__name__,
         "network": asdict(model.config),
         "genes_sha256": digest(list(model.genes)),
         "labels_sha256": digest(model.labels),
         "start_sha256": tensors_digest(plan.state_dict()),
-        "linear_sha256": arrays_digest({} if model.linear_ is None else model.linear_.arrays()),
+        "linear_sha256": tensors_digest(linear),
         "trained_sha256": digest(trained),
         "data_sha256": data.digest(),
         "plan": {name: getattr(plan, name) for name in plan.chosen},
@@ -85,32 +88,21 @@ def settings_of(
         "processes": trainer.world_size,
         "sharded": is_sharded(trainer.strategy),
         "seed": data.seed,
-        MAY_CHANGE: {
-            "threads": model.n_threads_,
-            "versions": versions("torch", "lightning", "numpy"),
-        },
+        MAY_CHANGE: {"threads": model.n_threads_, "versions": versions(*LIBRARIES)},
     }
 
 
-def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(settings: Json) -> Json:
     """Settings as plain values that a file can hold: what is not finite as text."""
-    return {name: _finite(value) for name, value in plain(settings).items()}
+    text = json.dumps(plain(settings))
+    values: Json = json.loads(text, parse_constant=lambda name: str(float(name)))
+    return values
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def refuse_other_run(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_other_run(folder: Path, begun: Json, now: Json) -> None:
     """Name what differs between the run that was begun and this one."""
-    differences = [
-        difference for name, difference in _differences(begun, now) if name != MAY_CHANGE
-    ]
-    if differences:
+    pairs = _differences(begun, now)
+    if differences := [words for name, words in pairs if name != MAY_CHANGE]:
         n_more = len(differences) - _MOST
         raise ValueError(
             f"{folder} holds checkpoints of another run: {'; '.join(differences[:_MOST])}"
@@ -119,23 +111,20 @@ def refuse_other_run(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
         )
 
 
-def news(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def news(begun: Json, now: Json) -> str:
     """What has changed of that which may, in a sentence; empty where nothing has."""
-    changes = [change for _, change in _differences(begun.get(MAY_CHANGE, {}), now[MAY_CHANGE])]
-    if not changes:
+    pairs = _differences(begun.get(MAY_CHANGE, {}), now[MAY_CHANGE])
+    if not (changes := ", ".join(words for _, words in pairs)):
         return ""
-    return (
-        f"Since it was written {', '.join(changes)}: the weights may differ in their last digits."
-    )
+    return f"Since it was written {changes}: the weights may differ in their last digits."
 
 
-def _differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _differences(begun: Json, now: Json) -> Iterator[tuple[str, str]]:
     """Names of what differs, and the value that was and that is; entries of dicts one by one."""
     for name in sorted(begun.keys() | now.keys()):
         was, is_now = begun.get(name), now.get(name)
         if isinstance(was, dict) and isinstance(is_now, dict):
-            for _, difference in _differences(was, is_now):
-                yield name, difference
+            yield from ((name, words) for _, words in _differences(was, is_now))
         elif was != is_now and "sha256" in name:
             yield name, f"{name} has changed"
         elif was != is_now:

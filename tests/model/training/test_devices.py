@@ -11,8 +11,9 @@ import torch
 
 from scbert_cll.model import ScBERT
 from scbert_cll.model._inference import token_rows
-from scbert_cll.model.training import fit, memory
+from scbert_cll.model.training import devices, fit
 from scbert_cll.model.training.batches import TokenRows
+from scbert_cll.model.training.devices import Rehearsal, Step, enough_memory
 from scbert_cll.model.training.plans import ClassifyPlan, PretrainPlan
 from scbert_cll.nn import Config
 
@@ -41,20 +42,19 @@ def test_a_rehearsal_leaves_the_network_and_random_numbers_as_they_were(name, re
         model.module, lr=1e-3, weight_decay=0.0
     )
     before, numbers = state(model), torch.get_rng_state()
-    found = memory.rehearse(plan, data, np.arange(120), CPU, None, 5)
-    assert found.n_cells == 5
-    assert (
-        found.n_tokens == np.sort(data.n_tokens())[-5:].sum()
-    )  # the longest cells: the worst case
-    assert found.seconds > 0
+    step = Rehearsal(plan, data, np.arange(120), CPU).step(5)
+    assert step.n_cells == 5
+    # the longest cells: the worst case
+    assert step.n_tokens == np.sort(data.n_tokens())[-5:].sum()
+    assert step.seconds > 0
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(model).items())
     assert torch.equal(torch.get_rng_state(), numbers)
     assert not model.module.training
     assert all(p.grad is None for p in model.module.parameters())
 
 
-def rehearsal(seconds: float, n_bytes: int | None = 2_000_000_000) -> memory.Rehearsal:
-    return memory.Rehearsal(n_cells=2, n_tokens=2 * 10_000, seconds=seconds, n_bytes=n_bytes)
+def rehearsal(seconds: float, n_bytes: int | None = 2_000_000_000) -> Step:
+    return Step(n_cells=2, n_tokens=2 * 10_000, seconds=seconds, n_bytes=n_bytes)
 
 
 def tokens(mode: str, **choices) -> TokenRows:
@@ -65,9 +65,9 @@ def tokens(mode: str, **choices) -> TokenRows:
     return TokenRows(csr, Config(n_genes=10_000, tokens=mode, **choices))
 
 
-def announce(data: TokenRows, found: memory.Rehearsal, max_epochs: int = 10) -> str | None:
-    return memory.announcement(
-        found, data, np.arange(100), n_cells=100, batch_size=16, max_epochs=max_epochs
+def announce(data: TokenRows, step: Step, max_epochs: int = 10) -> str | None:
+    return Rehearsal(None, data, np.arange(100), CPU).announcement(
+        step, n_cells=100, batch_size=16, max_epochs=max_epochs
     )
 
 
@@ -99,13 +99,13 @@ def test_a_short_training_is_not_announced():
     [(70, "70 seconds"), (600, "10 minutes"), (7200, "2 hours"), (12 * 86400, "12 days")],
 )
 def test_durations_are_words(seconds, words):
-    assert memory._duration(seconds) == words
+    assert devices._duration(seconds) == words
 
 
 def test_training_says_it_before_it_starts(adata, pretrain, said, monkeypatch):
     pretrain(adata, 1)
     assert said == []  # two steps of a small network
-    monkeypatch.setattr(memory, "LONG", 0.0)
+    monkeypatch.setattr(devices, "LONG", 0.0)
     pretrain(adata, 1)
     (sentence,) = said
     assert re.match(
@@ -118,13 +118,11 @@ def test_training_says_it_before_it_starts(adata, pretrain, said, monkeypatch):
 def test_the_batch_that_fits_is_a_power_of_two_within_the_free_memory(
     adata, scbert, monkeypatch, free, expected
 ):
-    monkeypatch.setattr(memory, "_free_memory", lambda device: free)
-    monkeypatch.setattr(memory, "rehearse", lambda *args: memory.Rehearsal(4, 100, 1.0, 4 * 2_000))
+    monkeypatch.setattr(devices, "_free_memory", lambda device: free)
+    monkeypatch.setattr(Rehearsal, "step", lambda *args: Step(4, 100, 1.0, 4 * 2_000))
     plan = PretrainPlan(scbert.module, lr=1e-3, weight_decay=0.0)
-    assert (
-        memory.fitting_batch_size(plan, token_rows(scbert, adata), np.arange(100), CPU, None)
-        == expected
-    )
+    rehearsal = Rehearsal(plan, token_rows(scbert, adata), np.arange(100), CPU)
+    assert rehearsal.fitting_batch_size() == expected
 
 
 def test_auto_finds_a_batch_and_trains_with_it(adata, pretrain, said):
@@ -199,7 +197,7 @@ def test_an_answer_that_runs_out_of_memory_says_what_to_change(scbert, new_cells
     ],
 )
 def test_cheaper_tokens_are_named_where_there_are_any(config, end):
-    with pytest.raises(MemoryError) as caught, memory.enough_memory(config, 4, training=True):
+    with pytest.raises(MemoryError) as caught, enough_memory(config, 4, training=True):
         raise torch.OutOfMemoryError("CUDA out of memory")
     assert str(caught.value).endswith(end)
 
@@ -207,7 +205,7 @@ def test_cheaper_tokens_are_named_where_there_are_any(config, end):
 def test_other_errors_pass():
     with (
         pytest.raises(RuntimeError, match="shapes cannot be multiplied"),
-        memory.enough_memory(Config(n_genes=5), 4, training=True),
+        enough_memory(Config(n_genes=5), 4, training=True),
     ):
         torch.ones(2, 3) @ torch.ones(2, 3)
 

@@ -1,0 +1,341 @@
+"""What watches over a training: the epoch that is kept, divergence, and weights shared out.
+
+With ``strategy="fsdp"`` each process keeps a share of the weights, of their gradients and of the
+optimiser's state. PyTorch's `fully_shard` does all of it, through Lightning's
+`ModelParallelStrategy`, which needs no GPU. What is shared out is a copy: the model's own network
+stays whole in every process, and is given the weights at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import lightning.pytorch as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+
+from scbert_cll._disk.formats import Json
+from scbert_cll.model._protocols import Network
+from scbert_cll.model._tensors import not_finite, usable
+from scbert_cll.model.training.options import Fit
+from scbert_cll.nn import Performer
+
+# what a training changes besides the network
+_STATE: Final = (
+    "is_trained_",
+    "history_",
+    "kept_epoch_",
+    "n_threads_",
+    "linear_",
+    "combine",
+    "not_donors_",
+)
+_NEVER: Final = 2**62  # a step that is not reached
+_EVERY: Final = 50  # steps between two looks at what a GPU, or other processes, found
+
+Wrong = Literal["loss", "validation loss", "weights"]
+
+
+class KeepBest(L.Callback):
+    """Remember the weights of the epoch with the lowest validation loss, and end with them.
+
+    Without `restore` it ends with them after an error only. With `start`, the validation loss
+    before training, the untrained network is among those to choose from. As long as nothing was
+    validated, the last epoch is remembered.
+    """
+
+    def __init__(
+        self, network: Performer, *, start: float = math.inf, restore: bool = True
+    ) -> None:
+        self.network, self.best, self.restore = network, start, restore
+        self.epoch = 0  # epochs count from 1
+        self.weights: dict[str, Tensor] | None = None
+
+    def state_dict(self) -> Json:
+        """For a checkpoint."""
+        return {"best": self.best, "weights": self.weights, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: Json) -> None:
+        """From a checkpoint."""
+        vars(self).update(state_dict)
+
+    def on_fit_start(self, _: L.Trainer, plan: L.LightningModule) -> None:
+        """Keep what there is before training, where that may be the best."""
+        if math.isfinite(self.best) and self.weights is None:
+            self._keep(plan, epoch=0)
+
+    def on_validation_end(self, trainer: L.Trainer, plan: L.LightningModule) -> None:
+        """Keep a copy when the loss is the lowest so far."""
+        loss = trainer.callback_metrics.get("validation_loss")
+        if loss is not None and not trainer.sanity_checking and float(loss) < self.best:
+            self.best = float(loss)
+            self._keep(plan, trainer.current_epoch + 1)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, plan: L.LightningModule) -> None:
+        """Keep a copy of every epoch as long as nothing tells which is better."""
+        if not math.isfinite(self.best):
+            self._keep(plan, trainer.current_epoch + 1)
+
+    def on_train_end(self, *_: object) -> None:
+        """Put the best weights back."""
+        if self.restore:
+            self._put_back()
+
+    def on_exception(self, *_: object) -> None:
+        """Put them back after Ctrl-C in any case."""
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self.weights is not None:
+            self.network.load_state_dict(self.weights)
+
+    def _keep(self, plan: L.LightningModule, epoch: int) -> None:
+        self.epoch, self.weights = epoch, all_weights(cast("Performer", plan.module))
+
+
+@dataclass
+class Outcome:
+    """What is left of a training that ended in an error."""
+
+    has_good: bool = False  # an epoch that the model keeps
+
+    def keep_good(self, model: Network, best: KeepBest, past: int, *, diverged: bool) -> None:
+        """Give the model the best epoch's weights, if there is one; `past` epochs were before."""
+        model.module.eval()
+        if best.weights is None or not_finite(best.weights):
+            return
+        if diverged or not_finite(model.module.state_dict()):
+            model.module.load_state_dict(best.weights)
+        model.kept_epoch_ = past + best.epoch
+        model.is_trained_ = self.has_good = True
+
+
+@contextmanager
+def trained_or_as_before(model: Network) -> Iterator[Outcome]:
+    """A training that ends in an error without a good epoch leaves the model as it was."""
+    outcome = Outcome()
+    weights = all_weights(model.module)
+    trains = {name: one.requires_grad for name, one in model.module.named_parameters()}
+    state = {name: getattr(model, name) for name in _STATE}
+    state["history_"] = copy.deepcopy(model.history_)  # scvi-tools writes to the tables
+    try:
+        yield outcome
+    except BaseException:
+        if not outcome.has_good:
+            # precision="16-true" may have changed the type
+            model.module.to(weights["token_embedding.weight"].dtype)
+            model.module.load_state_dict(weights)
+            model.module.eval()
+            for name, one in model.module.named_parameters():
+                one.requires_grad_(trains[name])
+            for name, value in state.items():
+                setattr(model, name, value)
+        raise
+
+
+class DivergedError(ValueError):
+    """A training whose loss or weights are not finite any more.
+
+    `epoch` (of the history) and `step` (of the optimiser, in this training) say where; `kept` is
+    the epoch whose weights `model` has, None where it has those from before the training.
+    """
+
+    epoch: int
+    step: int
+    kept: int | None
+    model: Network
+
+
+class NotFinite(Exception):  # noqa: N818
+    """Where a training went wrong: the step, the epoch from 0, and what."""
+
+    def __init__(self, what: Wrong, step: int, epoch: int) -> None:
+        super().__init__(f"The {what} at step {step} is not finite.")
+        self.what, self.step, self.epoch = what, step, epoch
+
+
+def diverged(
+    place: NotFinite, options: Fit, *, past: int, kept_epoch: int | None, model: Network
+) -> DivergedError:
+    """Where a training went wrong after `past` epochs of others, what is left, and what to do."""
+    lr, epoch = options.lr, past + place.epoch + 1
+    left = {
+        None: "There is no good epoch before it, and the model has the weights from before this "
+        "training",
+        0: "No epoch before it was better than the logistic regression alone, which is what the "
+        "model has",
+    }.get(
+        kept_epoch, f"The model has the weights of epoch {kept_epoch}, the best of those before it"
+    )
+    remedies = ["a smaller lr=" + f" (the default is {Fit.lr:g})" * (lr > Fit.lr)]
+    if not options.trainer.get("gradient_clip_val"):
+        remedies.append("gradient_clip_val=1.0")
+    if str(options.trainer.get("precision"))[:2] == "16":
+        remedies.append("precision=None, since half precision ends at 65,504")
+    elsewhere = ""
+    if options.checkpoint_dir is not None:
+        elsewhere = ", and with another checkpoint_dir=, since this run would come to the same end"
+    error = DivergedError(
+        f"Training diverged at step {place.step}, in epoch {epoch}: the {place.what} "
+        f"{'are' if place.what == 'weights' else 'is'} not finite (lr={lr:g}). {left}. Train anew "
+        f"with {' or '.join(remedies)}{elsewhere}."
+    )
+    error.epoch, error.step = epoch, place.step
+    error.kept, error.model = kept_epoch, model
+    return error
+
+
+class StopWhereNotFinite(L.Callback):
+    """End a training at the first loss, or after the first epoch, that is not finite.
+
+    The loss of a step is at hand, but where a GPU computes it, reading it means to wait. The step
+    is therefore noted on the device, and read every 50 steps, at the end of an epoch and before a
+    checkpoint: nothing is kept in between, and the step is still named. Weights become NaN in the
+    step whose loss does so or in the one before, so that looking at all of them once an epoch is
+    enough.
+    """
+
+    def __init__(self) -> None:
+        self._first: Tensor | None = None
+        self._step = 0
+
+    def on_train_start(self, trainer: L.Trainer, plan: L.LightningModule) -> None:
+        """Refuse to go on from a checkpoint whose weights are not finite."""
+        self._first, self._step = None, trainer.global_step
+        remedy = (
+            "It is of a training that had diverged. Name another checkpoint_dir= to start "
+            "anew, with a smaller lr=."
+        )
+        usable(plan.state_dict(), str(trainer.ckpt_path or "The network"), remedy)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        """Count the steps from 1."""
+        self._step = trainer.global_step + 1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, _: object, outputs: Any, batch: object, batch_idx: int
+    ) -> None:
+        """Note a loss that is not finite."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        if not isinstance(loss, Tensor):
+            return
+        step = torch.where(loss.detach().isfinite(), _NEVER, self._step)
+        self._first = step if self._first is None else torch.minimum(self._first, step)
+        if self._is_at_hand(trainer, loss) or (batch_idx + 1) % _EVERY == 0:
+            self._look_at_losses(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, plan: L.LightningModule) -> None:
+        """Before an epoch can be the best."""
+        if not trainer.sanity_checking:
+            self._look(trainer, plan)
+
+    def on_validation_end(self, trainer: L.Trainer, *_: object) -> None:
+        """Not the best by minus infinity, and not stopped early by NaN without a word."""
+        value = float(trainer.callback_metrics.get("validation_loss", 0))
+        if not trainer.sanity_checking and not math.isfinite(value):
+            raise NotFinite("validation loss", self._step, trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, plan: L.LightningModule) -> None:
+        """Where nothing validates, or the epoch ended in the midst."""
+        self._look(trainer, plan)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, plan: L.LightningModule, _: Json) -> None:
+        """Nothing that is not finite is written."""
+        self._look(trainer, plan)
+
+    @staticmethod
+    def _is_at_hand(trainer: L.Trainer, loss: Tensor) -> bool:
+        """Whether nobody has to be waited for."""
+        return loss.device.type == "cpu" and trainer.world_size == 1
+
+    def _look(self, trainer: L.Trainer, plan: L.LightningModule) -> None:
+        self._look_at_losses(trainer)
+        is_wrong = bool(not_finite(plan.state_dict()))
+        # processes stop together, or wait for ever
+        if trainer.strategy.reduce_boolean_decision(is_wrong, all=False):
+            raise NotFinite("weights", self._step, trainer.current_epoch)
+
+    def _look_at_losses(self, trainer: L.Trainer) -> None:
+        """The first step whose loss was not finite in any process."""
+        if self._first is None:
+            return
+        first = int(trainer.strategy.reduce(self._first, reduce_op="min"))
+        if first < _NEVER:
+            raise NotFinite("loss", first, trainer.current_epoch)
+
+
+def strategy_of(strategy: Any) -> Any:
+    """Lightning's strategy for what users pass.
+
+    Its own of the name "fsdp" needs a GPU, and wraps modules in others.
+    """
+    if strategy != "fsdp":
+        return strategy
+    return ModelParallelStrategy(save_distributed_checkpoint=False)
+
+
+def is_sharded(strategy: Any) -> bool:
+    """Whether each process holds a share of the weights."""
+    return isinstance(strategy, ModelParallelStrategy)
+
+
+def share_out(plan: L.LightningModule) -> None:
+    """Replace the plan's network by a copy that all processes hold together, block by block."""
+    from torch.distributed.device_mesh import init_device_mesh  # not in every PyTorch
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    plan.module = copy.deepcopy(cast("Performer", plan.module))
+    kind = plan.trainer.strategy.root_device.type
+    mesh = init_device_mesh(kind, (plan.trainer.world_size,))
+    for block in plan.module.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(plan, mesh=mesh)  # with what the plan itself learns
+    for step in ("training_step", "validation_step"):
+        register_fsdp_forward_method(plan, step)
+
+
+def all_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights.
+
+    Where they are shared out all processes have to ask, and all get them.
+    """
+    weights = dict(network.state_dict())
+    for name, tensor in weights.items():
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        weights[name] = whole.detach().clone()
+    return weights
+
+
+class Sharded(L.Callback):
+    """Give the whole network the weights at the end, and keep BatchNorm's means alike."""
+
+    def __init__(self, whole: Performer) -> None:
+        self.whole = whole
+
+    def on_train_batch_start(self, _: L.Trainer, plan: L.LightningModule, *__: object) -> None:
+        """As in DDP, the first process' means count."""
+        _spread_means(plan)
+
+    def on_validation_start(self, _: L.Trainer, plan: L.LightningModule) -> None:
+        """Validate with the same means everywhere."""
+        _spread_means(plan)
+
+    def on_train_end(self, _: L.Trainer, plan: L.LightningModule) -> None:
+        """Collect the shares."""
+        _spread_means(plan)
+        self.whole.load_state_dict(all_weights(cast("Performer", plan.module)))
+
+
+def _spread_means(network: nn.Module) -> None:
+    """Broadcast what BatchNorm remembers, which is no weight and so is not shared out."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            for tensor in layer.buffers():
+                dist.broadcast(tensor, src=0)
