@@ -136,7 +136,10 @@ def cll_cohort(
     number_in(n_patients, "n_patients", 20, np.inf, whole=True)
     number_in(n_planted, "n_planted", 2, np.inf, whole=True)
     number_in(hazard_ratio, "hazard_ratio", 0.01, 100)
-    signs = _placeholders(n_planted) if programme is None else _given(programme)
+    if programme is None:  # placeholders, of which every third goes down
+        planted = ["ITGA4", *(f"PLANTED{i:02d}" for i in range(1, n_planted))]
+        programme = {name: -1.0 if i % 3 == 1 else 1.0 for i, name in enumerate(planted)}
+    signs = _signs(programme)
     least = len(signs) + len(_keys.PROLIFERATION) + _MIN_ORDINARY
     number_in(n_genes, "n_genes", least, np.inf, whole=True)
     # one random stream per step, so that a change of one step leaves the others as they were
@@ -146,25 +149,16 @@ def cll_cohort(
     genes = _genes(signs, n_genes, for_genes)
     values = _expression(genes, patients, latent, for_values)
     patients = patients.join(_outcome(patients, latent, hazard_ratio, for_outcome))
-    return AnnData(
-        values,
-        obs=_with_missing(patients, for_missing),
-        var=genes[["programme", "proliferation"]],
-        uns={
-            _keys.TRUTH: _truth(genes, latent, hazard_ratio),
-            _keys.COHORT: {"outcomes": np.array(_OUTCOMES, dtype=object)},
-        },
-    )
+    for name, share in _MISSING.items():  # some tests were not done, whoever the patient is
+        patients.loc[for_missing.random(n_patients) < share, name] = np.nan
+    adata = AnnData(values, obs=patients, var=genes[["programme", "proliferation"]])
+    adata.uns[_keys.TRUTH] = _truth(genes, latent, hazard_ratio)
+    adata.uns[_keys.COHORT] = {"outcomes": np.array(_OUTCOMES, dtype=object)}
+    return adata
 
 
-def _placeholders(n: int) -> dict[str, float]:
-    """Names and signs of the planted genes; every third goes down."""
-    names = ["ITGA4", *(f"PLANTED{i:02d}" for i in range(1, n))]
-    return {name: -1.0 if i % 3 == 1 else 1.0 for i, name in enumerate(names)}
-
-
-def _given(programme: Mapping[str, float]) -> dict[str, float]:
-    """Signs of the user's genes."""
+def _signs(programme: Mapping[str, float]) -> dict[str, float]:
+    """Signs of the genes that carry the programme."""
     signs = {str(gene): float(np.sign(weight)) for gene, weight in programme.items()}
     none = [gene for gene, sign in signs.items() if sign not in (-1.0, 1.0)]
     if len(signs) < 2 or none:
@@ -231,7 +225,7 @@ def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.D
     genes["broad"] = np.where(rest, np.clip(rng.normal(0, 0.3, n), -0.6, 0.6), 0.0)
     genes["module"] = rng.integers(0, _N_MODULES, n)
     in_module = rest & (rng.random(n) < 0.5)
-    genes["own"] = in_module * rng.choice([-1, 1], n) * rng.uniform(0.2, 0.5, n)
+    genes["loading"] = in_module * rng.choice([-1, 1], n) * rng.uniform(0.2, 0.5, n)
     decoy = rng.choice(np.flatnonzero(rest), _N_DECOY, replace=False)
     genes["decoy"] = np.isin(np.arange(n), decoy)
     return genes
@@ -245,10 +239,10 @@ def _expression(
     modules = rng.normal(0, 1, (n, _N_MODULES))
     for i, status in enumerate((patients["IGHV"].cat.codes, patients["trisomy12"])):
         modules[:, i] = (status - status.mean()) / max(status.std(), 0.1)
-    factors = ["programme", "proliferation", "broad", "own"]
+    factors = ["programme", "proliferation", "broad", "loading"]
     shared = sum(np.outer(latent[f], genes[f]) for f in factors[:2])
     shared = shared + np.outer(rng.normal(0, 1, n), genes["broad"])
-    shared += modules[:, genes["module"]] * genes["own"].to_numpy()
+    shared += modules[:, genes["module"]] * genes["loading"].to_numpy()
     noise = np.sqrt(1 - np.clip((genes[factors] ** 2).sum(axis=1), 0, 0.9)).to_numpy()
     values = shared + noise * rng.normal(0, 1, shared.shape)
     return np.asarray(genes["level"].to_numpy() + genes["spread"].to_numpy() * values)
@@ -259,7 +253,10 @@ def _outcome(
 ) -> pd.DataFrame:
     """Times in years and events, of treatment with death as its competitor, and of death."""
     n = len(patients)
-    covariates = _covariates(patients).assign(proliferation=latent["proliferation"])
+    covariates = patients[["TP53", "trisomy12", "NOTCH1", "pretreated"]].astype(float)
+    covariates["IGHV: unmutated"] = patients["IGHV"].cat.codes.astype(float)
+    covariates["age (10 years)"] = patients["age"] / 10
+    covariates["proliferation"] = latent["proliferation"]
     log_ratios = np.log(np.array([_RATIOS[str(name)] for name in covariates]))
     risk = (covariates - covariates.mean()).to_numpy() @ log_ratios  # (patients, 2)
     risk[:, 0] += np.log(hazard_ratio) * latent["programme"]
@@ -277,20 +274,6 @@ def _outcome(
         "TTFT": np.where(patients["pretreated"] == 1, np.nan, patients["years_to_sample"] + ttt),
     }
     return pd.DataFrame(columns, patients.index)
-
-
-def _covariates(patients: pd.DataFrame) -> pd.DataFrame:
-    """What the hazards depend on, as numbers."""
-    plain = patients[["TP53", "trisomy12", "NOTCH1", "pretreated"]].astype(float)
-    unmutated = patients["IGHV"].cat.codes.astype(float)
-    return plain.assign(**{"IGHV: unmutated": unmutated, "age (10 years)": patients["age"] / 10})
-
-
-def _with_missing(patients: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Some tests were not done, whoever the patient is."""
-    for name, share in _MISSING.items():
-        patients.loc[rng.random(len(patients)) < share, name] = np.nan
-    return patients
 
 
 def _truth(genes: pd.DataFrame, latent: pd.DataFrame, hazard_ratio: float) -> dict[str, Any]:

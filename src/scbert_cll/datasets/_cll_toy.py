@@ -16,22 +16,18 @@ from scbert_cll.datasets._programme import Programme, acting, kind_of, switches,
 # cell). CD5, CD14 and CD19 are left to the proteins: MuData wants no name twice.
 _SYMBOLS: dict[float, str] = {
     40.0: "11: MALAT1; 15: B2M; X: TMSB4X; 5: CD74; 6: EEF1A1; MT: MT-CO1 MT-CO3",
-    18.0: "MT: MT-CO2 MT-ND1 MT-ND4 MT-CYB MT-ATP6; 22: RPL3; 16: RPL13 RPS2; 19: RPL13A RPS19 "
-    "RPL18A; 3: RPL32; "
-    "4: RPL34; 15: RPLP1; 11: RPLP2 RPS3; 6: RPS12 RPS18; 1: RPS27 RPL11; 5: RPS14; 14: "
-    "RPS29; 12: RPL41; 2: TMSB10",
-    6.0: "12: RPLP0 RPL6 RPS26 NACA HNRNPA1; 17: RPL23A; X: RPL10; 9: RPS6; 2: PTMA; 13: TPT1; 6: "
-    "HLA-DRA HLA-B HLA-C "
-    "HLA-A; 7: ACTB; 19: FTL; 11: FTH1",
-    2.0: "12: GAPDH BTG1 ARHGDIB LDHB; 11: MS4A1; 19: CD79A CD37; 17: CD79B; 6: HLA-DRB1 HLA-DPA1; "
-    "14: FOS; 1: JUN",
-    0.7: "19: CD22 FCER2; 11: CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; 1: "
-    "SELL ROR1; "
-    "4: LEF1; 10: ITGB1; 14: TCL1A",
+    18.0: "MT: MT-CO2 MT-ND1 MT-ND4 MT-CYB MT-ATP6; 22: RPL3; 16: RPL13 RPS2; "
+    "19: RPL13A RPS19 RPL18A; 3: RPL32; 4: RPL34; 15: RPLP1; 11: RPLP2 RPS3; 6: RPS12 RPS18; "
+    "1: RPS27 RPL11; 5: RPS14; 14: RPS29; 12: RPL41; 2: TMSB10",
+    6.0: "12: RPLP0 RPL6 RPS26 NACA HNRNPA1; 17: RPL23A; X: RPL10; 9: RPS6; 2: PTMA; 13: TPT1; "
+    "6: HLA-DRA HLA-B HLA-C HLA-A; 7: ACTB; 19: FTL; 11: FTH1",
+    2.0: "12: GAPDH BTG1 ARHGDIB LDHB; 11: MS4A1; 19: CD79A CD37; 17: CD79B; "
+    "6: HLA-DRB1 HLA-DPA1; 14: FOS; 1: JUN",
+    0.7: "19: CD22 FCER2; 11: CD44; 6: CD24; 12: CD27 CD69 TUBA1B TPI1 CD9 PTPN6; 2: CXCR4; "
+    "1: SELL ROR1; 4: LEF1; 10: ITGB1; 14: TCL1A",
     0.14: "2: ITGA4",
-    0.25: "2: ZAP70; 12: CCND2 CDK4 MDM2 KRAS ETV6 STAT6 PA2G4 ITGB7; 16: ITGAL; 21: ITGB2; 4: "
-    "CD38; 6: HSPA1A; 10: MKI67; "
-    "17: CCR7",
+    0.25: "2: ZAP70; 12: CCND2 CDK4 MDM2 KRAS ETV6 STAT6 PA2G4 ITGB7; 16: ITGAL; 21: ITGB2; "
+    "4: CD38; 6: HSPA1A; 10: MKI67; 17: CCR7",
 }
 _MARKERS = {
     "CLL": "CD22 CD79A CD79B MS4A1 FCER2 CD24 ROR1 TCL1A CD74 HLA-DRA HLA-DRB1 HLA-DPA1",
@@ -45,12 +41,7 @@ _N_UP, _N_DOWN, _N_MODULES = 20, 10, 8
 _MIN_GENES, _MIN_DONORS, _MIN_BIMODAL = 200, 5, 2
 _CELL_TYPES = ("CLL", "T", "monocyte")
 _CLASSES = ("CD49d-", "CD49d+")
-_SHARE_POSITIVE = {
-    "neg_homogeneous": 0.02,
-    "bimodal_low": 0.20,
-    "bimodal_high": 0.60,
-    "pos_homogeneous": 0.97,
-}
+_SHARE_POSITIVE = dict(zip(_keys.DONOR_CLASSES, (0.02, 0.20, 0.60, 0.97), strict=True))
 # Mean counts per protein: background, and what CLL cells (of CD49d: the positive ones), T cells and
 # monocytes add
 _PROTEINS = {
@@ -157,8 +148,14 @@ def cll_toy(
     cells = switches(_cells(donors, n_cells, streams[2]), kind, streams[6])
     planted = truth(genes["sign"], kind, streams[1])
     rate, change = _rates(cells, genes, donors, streams[3]), acting(cells, planted, kind)
+    dispersion, place = genes["dispersion"].to_numpy(), genes.index.get_indexer(planted["gene"])
+    counts = _negative_binomial(rate, dispersion, streams[4])
+    # the planted genes are drawn last, so that the control differs in them alone
+    counts[:, place] = _negative_binomial(
+        rate[:, place] * np.exp(change), dispersion[place], streams[4]
+    )
     rna = AnnData(
-        sparse.csr_matrix(_rna_counts(rate, genes, planted["gene"], change, streams[4])),
+        sparse.csr_matrix(counts.astype(np.float32)),
         obs=cells.drop(columns="residual"),
         var=genes[["chromosome"]].astype("category"),
         uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: _summary(donors, cells)},
@@ -173,12 +170,8 @@ def cll_toy(
 
 def _check(n_donors: int, n_cells: int, n_genes: int, n_bimodal: int) -> None:
     """Room for the programme, contaminants, both kinds of bimodal donors, and three others."""
-    limits = {
-        "n_donors": (n_donors, _MIN_DONORS),
-        "n_cells": (n_cells, 20 * n_donors),
-        "n_genes": (n_genes, _MIN_GENES),
-    }
-    for name, (n, least) in limits.items():
+    limits = {"n_donors": _MIN_DONORS, "n_cells": 20 * n_donors, "n_genes": _MIN_GENES}
+    for (name, least), n in zip(limits.items(), (n_donors, n_cells, n_genes), strict=True):
         if n < least:
             raise ValueError(
                 f"cll_toy needs {name} >= {least}, since two bimodal donors, contaminants and 30 "
@@ -231,9 +224,8 @@ def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
     other.loc[planted, "level"] = np.exp(rng.uniform(np.log(0.3), np.log(2.5), len(planted)))
     genes = pd.concat([named, other])
     genes["level"] *= np.exp(rng.normal(0, 0.2, n))
-    genes["sign"] = pd.Series(np.repeat([1, -1], [_N_UP, _N_DOWN]), planted).reindex(
-        genes.index, fill_value=0
-    )
+    genes["sign"] = 0
+    genes.loc[planted, "sign"] = np.repeat([1, -1], [_N_UP, _N_DOWN])
     for cell_type in ("T", "monocyte"):
         genes[cell_type] = rng.normal(0, 0.8, n) * (rng.random(n) < 0.3)
         genes.loc[_MARKERS["CLL"].split(), cell_type] = -3.0
@@ -252,9 +244,8 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     """
     ends = np.rint(n * donors["size"].cumsum() / donors["size"].sum()).astype(int)
     parts = []
-    for name, pattern, size in zip(
-        donors.index, donors["pattern"], np.diff(ends, prepend=0), strict=True
-    ):
+    sizes = np.diff(ends, prepend=0)
+    for name, pattern, size in zip(donors.index, donors["pattern"], sizes, strict=True):
         n_t, n_mono = max(1, round(0.05 * size)), max(1, round(0.03 * size))
         n_cll = size - n_t - n_mono
         positive = np.arange(n_cll) < round(_SHARE_POSITIVE[pattern] * n_cll)
@@ -269,9 +260,8 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     cells[_keys.DONOR] = pd.Categorical(cells[_keys.DONOR], list(donors.index))
     cells["cell_type"] = pd.Categorical(cells["cell_type"], _CELL_TYPES)
     positive = cells.pop("positive").to_numpy()
-    cells["cd49d_true"] = pd.Categorical(
-        np.where(positive, *reversed(_CLASSES)), _CLASSES, ordered=True
-    )
+    true = np.where(positive, *reversed(_CLASSES))
+    cells["cd49d_true"] = pd.Categorical(true, _CLASSES, ordered=True)
     latent = np.where(positive, 1.0 + 0.15 * cells["trisomy12"], 0.0) + rng.normal(0, 0.2, n)
     cells["cd49d_latent"] = np.where(cells["cell_type"] == "CLL", latent, np.nan).astype(np.float32)
     cells["residual"] = rng.normal(0, 1, n)
@@ -294,8 +284,8 @@ def _rates(
     log += factor[:, genes["module"]] * genes["loading"].to_numpy()
     cll = (cells["cell_type"] == "CLL").to_numpy()
     log[cll] += by_donor[donor[cll]]
-    own = cells["cd49d_latent"] + 0.8 * cells["residual"]
-    log[cll, genes.index.get_loc("ITGA4")] += own[cll]
+    tied = cells["cd49d_latent"] + 0.8 * cells["residual"]
+    log[cll, genes.index.get_loc("ITGA4")] += tied[cll]
     profile = np.exp(log, out=log)
     profile += 0.02 * profile.mean(axis=0)
     depth = 1.2 * np.exp(rng.normal(0, 0.35, len(cells)))
@@ -314,36 +304,16 @@ def _donor_effects(genes: pd.DataFrame, donors: pd.DataFrame, effects: np.ndarra
     return table.to_numpy().T
 
 
-def _rna_counts(
-    rate: np.ndarray,
-    genes: pd.DataFrame,
-    names: pd.Series,
-    change: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Negative binomial counts.
-
-    The planted genes are drawn last, so that the control differs in them alone.
-    """
-    planted = genes.index.get_indexer(pd.Index(names))
-    dispersion = genes["dispersion"].to_numpy()
-    counts = _negative_binomial(rate, dispersion, rng)
-    counts[:, planted] = _negative_binomial(
-        rate[:, planted] * np.exp(change), dispersion[planted], rng
-    )
-    return counts.astype(np.float32)
-
-
 def _protein_counts(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     """Antibody counts: background, the cell's own proteins, one staining depth per cell."""
     background, *added = np.array(list(_PROTEINS.values())).T
-    own = np.stack(added)[cells["cell_type"].cat.codes]
-    own *= np.exp(rng.normal(0, 0.2, own.shape))
-    own[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.25 * cells["residual"])
+    bound = np.stack(added)[cells["cell_type"].cat.codes]
+    bound *= np.exp(rng.normal(0, 0.2, bound.shape))
+    bound[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.25 * cells["residual"])
     donors = cells[_keys.DONOR].cat
     donor = np.exp(rng.normal(0, 0.1, (donors.categories.size, 1)))[donors.codes]
     depth = np.exp(rng.normal(0, 0.2, (len(cells), 1)))
-    return _negative_binomial(depth * (background * donor + own), 15.0, rng).astype(np.float32)
+    return _negative_binomial(depth * (background * donor + bound), 15.0, rng).astype(np.float32)
 
 
 def _negative_binomial(

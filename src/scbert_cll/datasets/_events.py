@@ -29,11 +29,8 @@ def event_meanings(values: Any) -> dict[str, int] | None:
 def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None = None) -> pd.Series:
     """Events as 0 and 1, NaN where they are unknown; 0/1, TRUE/FALSE and T/F without `meanings`."""
     words = column.dropna().astype(object).map(word_of)
-    if meanings is None:
-        known = words.map(lambda word: _YES_NO.get(word.upper(), np.nan))
-    else:
-        known = words.map(lambda word: meanings.get(word, np.nan))
-    if len(bad := words[known.isna()]):
+    codes = words.str.upper().map(_YES_NO) if meanings is None else words.map(meanings)
+    if len(bad := words[codes.isna()]):
         hint = "say what they mean: event_values={'dead': 1, 'alive': 0}"
         if set(words) <= {"1", "2"}:
             hint = "if they are R's (2 is the event): event_values={1: 0, 2: 1}"
@@ -43,7 +40,7 @@ def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None = Non
             f"{key!r} must be 0 (censored) or 1 (event); found {listed(bad.unique())}, e.g. in "
             f"{listed(bad.index, 3)}: {hint}."
         )
-    return known.astype(np.float64).reindex(column.index).rename(key)
+    return codes.astype(np.float64).reindex(column.index).rename(key)
 
 
 def are_plain(column: pd.Series) -> bool:

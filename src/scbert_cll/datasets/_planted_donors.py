@@ -94,9 +94,9 @@ def planted_donors(
     streams = np.random.default_rng(rng).spawn(3)
     genes = _genes(n_genes, n_planted, effect, streams[0])
     cells = _cells(design, effect, n_donors, n_cells, streams[1])
-    counts = _counts(genes, cells, design, effect, size, streams[2])
-    obs = cells[[_keys.DONOR, "label"]]
-    return AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=genes[["truth"]])
+    expected = _expected(genes, cells, size * _acting(genes, cells, effect), design, streams[2])
+    counts = sparse.csr_matrix(streams[2].poisson(expected).astype(np.float32))
+    return AnnData(counts, obs=cells[[_keys.DONOR, "label"]], var=genes[["truth"]])
 
 
 def _genes(n: int, n_planted: int, effect: Effect, rng: np.random.Generator) -> pd.DataFrame:
@@ -138,35 +138,30 @@ def _cells(
     donors = pd.Index([f"D{i + 1:02d}" for i in range(n_donors)])
     cells[_keys.DONOR] = pd.Categorical.from_codes(cells["code"], donors)
     codes = cells["positive"].astype(int)
+    cells["slope"] = codes * (effect == "slope")
+    cells["depth"] = 1.0 + codes * (effect == "abundance")
     cells["label"] = pd.Categorical.from_codes(codes, pd.Index(_CLASSES), ordered=True)
     return cells
 
 
-def _counts(
-    genes: pd.DataFrame,
-    cells: pd.DataFrame,
-    design: Design,
-    effect: Effect,
-    size: float,
-    rng: np.random.Generator,
+def _expected(
+    genes: pd.DataFrame, cells: pd.DataFrame, change: Any, design: Design, rng: np.random.Generator
 ) -> np.ndarray:
+    """Expected counts, cells × genes."""
     n, donor, n_donors = len(genes), cells["code"].to_numpy(), int(cells["code"].max()) + 1
     log = np.log(genes["level"].to_numpy()) + rng.normal(0, 0.25, (n_donors, n))[donor]
     factor = rng.normal(0, 1, (len(cells), _N_MODULES))
     factor += rng.normal(0, 0.3, (n_donors, _N_MODULES))[donor]
     log = log + factor[:, genes["module"]] * genes["loading"].to_numpy()
     slope = rng.normal(0, 0.5, (n_donors, n))[donor]
-    log += size * _acting(genes, cells, effect)
-    if effect == "slope":
-        log += cells["positive"].to_numpy()[:, None] * slope
+    log += change + slope * cells["slope"].to_numpy()[:, None]
     if design == "gated" and genes["truth"].any():
         log[:, 0] += 0.3 * cells["protein"].to_numpy()
     profile = np.exp(log + rng.normal(0, 0.3, log.shape))
     depth = np.exp(rng.normal(0, 0.35 if design == "paired" else 0.6, len(cells)))
-    depth *= np.where(cells["positive"] & (effect == "abundance"), 2.0, 1.0)
     if design == "gated":
         profile += _AMBIENT * profile.mean(axis=0)
-    return np.asarray(rng.poisson(depth[:, None] * profile))
+    return np.asarray((depth * cells["depth"].to_numpy())[:, None] * profile)
 
 
 def _acting(genes: pd.DataFrame, cells: pd.DataFrame, effect: Effect) -> Any:

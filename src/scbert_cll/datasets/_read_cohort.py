@@ -114,7 +114,10 @@ def read_cohort(
     {'days': [1.92, 4.0], 'state': [1, 0]}
     """
     choice(unit, list(units.PER_YEAR), "unit")
-    keys = _keys_of(time_key, event_key, entry_key, competing_key)
+    names = {"time_key": time_key, "event_key": event_key}
+    names |= {"entry_key": entry_key, "competing_key": competing_key}
+    keys = {name: key for name, key in names.items() if key}
+    _check_keys(keys)
     meanings = event_meanings(event_values)
     tables, files = _tables.read_tables(
         {"expression": expression, "clinical": clinical}, sep=sep, sha256=sha256
@@ -136,23 +139,17 @@ def read_cohort(
     return adata
 
 
-def _keys_of(
-    time_key: str | None, event_key: str | None, entry_key: str | None, competing_key: str | None
-) -> dict[str, str]:
-    """The columns that are named, by parameter."""
-    if time_key and not event_key:
+def _check_keys(keys: Mapping[str, str]) -> None:
+    """Refuse columns without those that they belong to."""
+    if "time_key" in keys and "event_key" not in keys:
         raise ValueError(
-            f"time_key={time_key!r} needs event_key=: a time alone does not say whether the event "
-            "came or was not awaited."
+            f"time_key={keys['time_key']!r} needs event_key=: a time alone does not say whether "
+            "the event came or was not awaited."
         )
-    for name, key in (("entry_key", entry_key), ("competing_key", competing_key)):
-        if key and not time_key:
-            raise ValueError(f"{name}={key!r} needs time_key= and event_key=.")
-    keys = {"time_key": time_key, "event_key": event_key}
-    keys |= {"entry_key": entry_key, "competing_key": competing_key}
-    named = {name: key for name, key in keys.items() if key}
-    distinct(list(named.values()), "The columns of the outcome")
-    return named
+    for name in ("entry_key", "competing_key"):
+        if name in keys and "time_key" not in keys:
+            raise ValueError(f"{name}={keys[name]!r} needs time_key= and event_key=.")
+    distinct(list(keys.values()), "The columns of the outcome")
 
 
 def _outcome(
@@ -176,10 +173,9 @@ def _outcome(
         competing = events(column, keys["competing_key"], None if are_plain(column) else meanings)
         one_end(outcome["event_key"], competing)
         outcome["competing_key"] = competing
+    is_time = {"time_key", "entry_key"}
     return {
-        keys[name]: column / units.PER_YEAR[unit]
-        if name in ("time_key", "entry_key")
-        else _tables.yes_or_no(column)
+        keys[name]: column / units.PER_YEAR[unit] if name in is_time else _tables.yes_or_no(column)
         for name, column in outcome.items()
     }
 
@@ -188,14 +184,11 @@ def _summary(obs: pd.DataFrame, time_key: str | None, event_key: str | None) -> 
     """How many patients have an outcome, and how long they were followed."""
     if not event_key:
         return {}
-    keys = [_tables.column_name(key) for key in (event_key, time_key) if key]
-    known = obs[keys].dropna()
-    summary: dict[str, float] = {"n": len(known), "n_events": int(known[keys[0]].sum())}
-    if time_key and len(known):
-        time = known[keys[1]]
-        summary |= {
-            "n_time_zero": int((time == 0).sum()),
-            "median": float(time.median()),
-            "maximum": float(time.max()),
-        }
-    return summary
+    columns = [_tables.column_name(key) for key in (event_key, time_key) if key]
+    complete = obs[columns].dropna()
+    summary: dict[str, float] = {"n": len(complete), "n_events": int(complete[columns[0]].sum())}
+    if not time_key or complete.empty:
+        return summary
+    time = complete[columns[1]]
+    of_time = {"n_time_zero": int((time == 0).sum()), "median": float(time.median())}
+    return summary | of_time | {"maximum": float(time.max())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from io import StringIO
-from itertools import count
+from itertools import chain, count
 from os import PathLike
 from pathlib import Path
 from typing import Final, TextIO
@@ -82,8 +82,7 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
     if len(table):
         values = _tables.expression_matrix(table, what=path.name)
     obs = _tables.columns_of_obs(_described(lines, samples))
-    var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
-    adata = AnnData(values.loc[samples].to_numpy(dtype=np.float64), obs=obs, var=var)
+    adata = _tables.as_anndata(values.loc[samples], obs)
     if not adata.n_vars:
         warnings.warn(
             f"{path.name} holds no values; series of sequencing have their counts in "
@@ -91,13 +90,13 @@ def read_geo_series(path: str | PathLike[str], *, sha256: str | None = None) -> 
             stacklevel=2,
         )
     _tables.warn_of_scale(adata, path.name)
-    series = {
-        name: np.array([cell for line in lines[_SERIES + name] for cell in line], dtype=object)
+    adata.uns[_keys.COHORT] = {
+        name: np.array(list(chain.from_iterable(lines[_SERIES + name])), dtype=object)
         for name in _OF_SERIES
         if _SERIES + name in lines
     }
-    files = pd.DataFrame({"file": [path.name], "sha256": [digest]}, dtype=object).rename(index=str)
-    adata.uns[_keys.COHORT] = series | {"files": files}
+    files = pd.DataFrame({"file": [path.name], "sha256": [digest]}, dtype=object)
+    adata.uns[_keys.COHORT]["files"] = files.rename(index=str)
     return adata
 
 
@@ -127,27 +126,26 @@ def parts(path: Path, name: str) -> tuple[dict[str, list[list[str]]], pd.DataFra
             f"{name} ends before its table does (no line {_END}), so it is not complete; get it "
             "again."
         )
-    _check_quotes(lines, odd_quotes(text), name)
-    if len(table) and (other := set(table.columns[1:]) ^ set(lines[_ACCESSION][0])):
+    samples, odd = next(iter(lines[_ACCESSION]), []), odd_quotes(text)
+    short = (
+        (len(cells), key)
+        for key, values in lines.items()
+        for cells in values
+        if key.startswith(_SAMPLE) and len(cells) != len(samples)
+    )
+    # an open quote makes one value of two, and those after it would be other samples'
+    if odd is not None and samples and (first := next(short, None)):
+        n, key = first
+        raise ValueError(
+            f"{name} has {len(samples)} samples and {n} values in a line {key}, and a quote in "
+            f"line {odd} is not closed. Get the file again, or close it."
+        )
+    if len(table) and (other := set(table.columns[1:]) ^ set(samples)):
         raise ValueError(
             f"{name}: the table and the !Sample_ lines name different samples: "
             f"{listed(sorted(other))}. Get the file again."
         )
     return lines, table
-
-
-def _check_quotes(lines: dict[str, list[list[str]]], odd: int | None, name: str) -> None:
-    """An open quote has not made one value of two: those after it would be other samples'."""
-    if odd is None or not lines[_ACCESSION]:
-        return
-    n = len(lines[_ACCESSION][0])
-    for key, values in lines.items():
-        counts = [len(cells) for cells in values if len(cells) != n]
-        if key.startswith(_SAMPLE) and counts:
-            raise ValueError(
-                f"{name} has {n} samples and {counts[0]} values in a line {key}, and a quote in "
-                f"line {odd} is not closed. Get the file again, or close it."
-            )
 
 
 def _table(file: TextIO, name: str) -> tuple[pd.DataFrame, bool]:
@@ -181,18 +179,12 @@ def _described(lines: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataF
                     key, value = field, cell
                 if (value := value.strip()) in _tables.MISSING:
                     continue
-                key = key.strip()
-                names = (key if i == 1 else f"{key}_{i}" for i in count(1))
+                names = (key.strip() if i == 1 else f"{key.strip()}_{i}" for i in count(1))
                 free = next(name for name in names if sample not in columns.get(name, {}))
                 columns.setdefault(free, {})[sample] = value
-    table = {
-        key: _numbers(pd.Series(values, dtype=object).reindex(samples))
-        for key, values in columns.items()
-    }
-    return pd.DataFrame(table, index=samples)
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    """Numbers where all of a column are."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    return column if (numbers.isna() & column.notna()).any() else numbers
+    table = pd.DataFrame(columns, index=samples, dtype=object)
+    for name, column in table.items():
+        numbers = pd.to_numeric(column, errors="coerce")
+        if numbers.isna().equals(column.isna()):
+            table[name] = numbers
+    return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,9 @@ _NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever", "pretre
 _TIMES: Final = ("OS", "TTT", "TFT")
 _EVENTS: Final = ("died", "treated", "treated_ever")
 _PROTEIN: Final = ("name", "ensembl_gene_id", "hgnc_symbol")
-_IGHV: Final = dict.fromkeys(("1", "M", "MUTATED"), "mutated") | dict.fromkeys(
-    ("0", "U", "UNMUTATED"), "unmutated"
+_STATUS: Final = ("mutated", "unmutated")
+_IGHV: Final = dict.fromkeys(("1", "M", "MUTATED"), _STATUS[0]) | dict.fromkeys(
+    ("0", "U", "UNMUTATED"), _STATUS[1]
 )
 _CLEARLY: Final = 1.96
 
@@ -144,22 +145,22 @@ def read_mofacll(
     if {"IGHV", "TTT", "treated"} <= set(obs):
         _check_ighv(obs["IGHV"], obs["TTT"], obs["treated"])
     values: pd.DataFrame | None = None
-    proteins = _Proteins.of(tables["proteome"]) if "proteome" in tables else None
-    if proteins is not None:
-        values = proteins.values
+    var, record = None, dict[str, Any]()
+    if "proteome" in tables:
+        values, var, record = _proteins(tables["proteome"])
     elif "expression" in tables:
         values = _tables.expression_matrix(tables["expression"])
     if values is not None:
         _tables.check_shared(values, obs, _PATIENT)
-    adata, record = _tables.joined(values, obs)
+    adata, of_samples = _tables.joined(values, obs)
+    if var is not None:
+        adata.var = var
     others = {
         role: np.array(sorted(set(table.index) - set(obs.index)), dtype=object)
         for role, table in clinical.items()
     }
     record |= {"files": files, "outcomes": np.array(outcomes, dtype=object), "only_in": others}
-    if proteins is not None:
-        adata.var, record = proteins.var, record | proteins.others
-    adata.uns[_keys.COHORT] = record
+    adata.uns[_keys.COHORT] = record | of_samples
     return adata
 
 
@@ -179,9 +180,9 @@ def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
     for name in seen.columns[seen.columns.isin(_EVENTS)]:
         obs[name] = _tables.yes_or_no(events(seen[name], name))
     if {"treated", "died"} <= set(obs):
-        known = obs["treated"].notna() & obs["died"].notna()
+        has_both = obs[["treated", "died"]].notna().all(axis=1)
         untreated = (obs["treated"] == 0) & (obs["died"] == 1)
-        obs["died_untreated"] = _tables.yes_or_no(untreated.astype(np.float64).where(known))
+        obs["died_untreated"] = _tables.yes_or_no(untreated.astype(np.float64).where(has_both))
     return obs
 
 
@@ -202,12 +203,12 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(
                 f"IGHV must be 1 (mutated) or 0 (unmutated), or M and U; found {listed(unknown)}."
             )
-        status = pd.CategoricalDtype(["mutated", "unmutated"], ordered=True)
+        status = pd.CategoricalDtype(list(_STATUS), ordered=True)
         obs["IGHV"] = words.map(_IGHV).reindex(table.index).astype(status)
     if {"TP53", "del17p"} <= set(obs):
         both = pd.DataFrame({name: events(table[name], name) for name in ("TP53", "del17p")})
-        known = both.notna().all(axis=1) | (both == 1).any(axis=1)
-        obs["TP53ab"] = _tables.yes_or_no(both.max(axis=1).where(known))
+        is_certain = both.notna().all(axis=1) | (both == 1).any(axis=1)
+        obs["TP53ab"] = _tables.yes_or_no(both.max(axis=1).where(is_certain))
     return obs
 
 
@@ -230,42 +231,30 @@ def _check_ighv(mutated: pd.Series, time: pd.Series, event: pd.Series) -> None:
         )
 
 
-class _Proteins(NamedTuple):
-    """One protein per symbol, the one that is measured most often."""
+def _proteins(
+    table: pd.DataFrame,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
+    """Patients × symbols, one protein of each, the one that is measured most often; and its names.
 
-    values: pd.DataFrame  # patients × symbols
-    var: pd.DataFrame  # protein, ensembl
-    others: dict[str, np.ndarray]  # names of those without a symbol, and of the less measured
-
-    @classmethod
-    def of(cls, table: pd.DataFrame) -> _Proteins:
-        """From proteins × (name, Ensembl id, symbol, patients)."""
-        _check_columns(table, _PROTEIN, "proteome")
-        patients = table.columns.drop(list(_PROTEIN))
-        _tables.check_samples(patients, "the proteome")
-        numbers = _tables.expression_numbers(table[patients], "The proteome")
-        values = pd.DataFrame(numbers, columns=patients)
-        about = table[list(_PROTEIN)].reset_index(drop=True)
-        about = about.assign(missing=values.isna().sum(axis=1), mean=values.mean(axis=1))
-        named = about[about["hgnc_symbol"].notna() & (about["hgnc_symbol"] != "")]
-        best = named.sort_values(["missing", "mean"], ascending=[True, False], kind="stable")
-        best = best.drop_duplicates("hgnc_symbol").sort_index()
-        symbols = pd.Index(best["hgnc_symbol"].astype(str), dtype=object)
-        columns = {"protein": best["name"], "ensembl": best["ensembl_gene_id"]}
-        var = pd.DataFrame(
-            {
-                key: column.fillna("").astype(str).to_numpy(dtype=object)
-                for key, column in columns.items()
-            },
-            index=symbols,
-        )
-        names = about["name"].astype(str)
-        others = {
-            "no_symbol": names[about.index.difference(named.index)],
-            "other_proteins": names[named.index.difference(best.index)],
-        }
-        return cls(
-            values.loc[best.index].T.set_axis(symbols, axis=1),
-            var,
-            {key: column.to_numpy(dtype=object) for key, column in others.items()},
-        )
+    From proteins × (name, Ensembl id, symbol, patients). Also the names of proteins without a
+    symbol, and of those that are measured less.
+    """
+    _check_columns(table, _PROTEIN, "proteome")
+    patients = table.columns.drop(list(_PROTEIN))
+    _tables.check_samples(patients, "the proteome")
+    numbers = _tables.expression_numbers(table[patients], "The proteome")
+    values = pd.DataFrame(numbers, columns=patients)
+    about = table[list(_PROTEIN)].reset_index(drop=True)
+    about = about.assign(missing=values.isna().sum(axis=1), mean=values.mean(axis=1))
+    named = about[about["hgnc_symbol"].notna() & (about["hgnc_symbol"] != "")]
+    best = named.sort_values(["missing", "mean"], ascending=[True, False], kind="stable")
+    best = best.drop_duplicates("hgnc_symbol").sort_index()
+    symbols = pd.Index(best["hgnc_symbol"].astype(str), dtype=object)
+    var = best[["name", "ensembl_gene_id"]].fillna("").astype(str).astype(object)
+    var = var.set_axis(["protein", "ensembl"], axis=1).set_axis(symbols, axis=0)
+    names = about["name"].astype(str)
+    others = {
+        "no_symbol": names[about.index.difference(named.index)].to_numpy(dtype=object),
+        "other_proteins": names[named.index.difference(best.index)].to_numpy(dtype=object),
+    }
+    return values.loc[best.index].T.set_axis(symbols, axis=1), var, others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from io import StringIO
 from os import PathLike
 from pathlib import Path
@@ -22,9 +23,8 @@ from scbert_cll._checks.words import key_in, listed, unique
 type Table = pd.DataFrame | str | PathLike[str]
 
 MISSING: Final = (
-    "",
-    *["NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "--"],
-)
+    "", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "--"
+)  # fmt: skip
 _LARGEST_LOG: Final = 50.0  # no logarithm of an intensity or a count comes near it
 
 
@@ -35,40 +35,32 @@ def read_tables(
     sha256: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """The tables by their roles, first columns as text, and their files with checksums."""
-    given: dict[str, Any] = {role: source for role, source in sources.items() if source is not None}
+    given = {role: source for role, source in sources.items() if source is not None}
+    paths, tables = dict[str, Path](), dict[str, pd.DataFrame]()
     for role, source in given.items():
-        if not isinstance(source, pd.DataFrame | str | PathLike):
-            hint = ""
-            if isinstance(source, AnnData):
-                hint = (
-                    " Of an AnnData, adata.to_df().T is the expression and adata.obs the clinical "
-                    "table."
-                )
+        if isinstance(source, pd.DataFrame):
+            tables[role] = _in_memory(source)
+        elif isinstance(source, str | PathLike):
+            paths[role] = Path(source)
+        else:
+            kind = type(source).__name__
+            hint = " Of an AnnData, adata.to_df().T is the expression, adata.obs the clinical."
             raise TypeError(
-                f"{role} must be a DataFrame or the path of a table; found "
-                f"{type(source).__name__}.{hint}"
+                f"{role} must be a DataFrame or the path of a table; found {kind}."
+                + hint * (kind == "AnnData")
             )
-    paths = {
-        role: Path(source) for role, source in given.items() if not isinstance(source, pd.DataFrame)
-    }
+    files: list[str] = [path.name for path in paths.values()]
     expected: Any = sha256 or {}
-    files = [path.name for path in paths.values()]
-    unknown = [expected] if isinstance(expected, str) else [n for n in expected if n not in files]
-    if unknown:
+    names = [expected] if isinstance(expected, str) else expected
+    if unknown := [name for name in names if name not in files]:
         raise ValueError(
             f"sha256 must map names of files ({listed(files)}) to their checksums; found "
             f"{listed(unknown)}."
         )
-    rows = [
-        (role, path.name, checked_sum(path, expected.get(path.name)))
-        for role, path in paths.items()
-    ]
-    tables = {
-        role: _in_memory(source) if isinstance(source, pd.DataFrame) else _read(Path(source), sep)
-        for role, source in given.items()
-    }
-    table = pd.DataFrame(rows, columns=["table", "file", "sha256"], dtype=object)
-    return tables, table.rename(index=str)
+    sums = [checked_sum(path, expected.get(path.name)) for path in paths.values()]
+    columns = {"table": list(paths), "file": files, "sha256": sums}
+    tables |= {role: _read(path, sep) for role, path in paths.items()}
+    return tables, pd.DataFrame(columns, dtype=object).rename(index=str)
 
 
 def checked_sum(path: Path, expected: str | None) -> str:
@@ -107,33 +99,20 @@ def _read(path: Path, sep: str | None) -> pd.DataFrame:
         )
     table.columns = pd.Index([""] * n_more + header, dtype=object)
 
-    def texts() -> pd.DataFrame:
-        return read_body(body, separator, n, dtype=str)
-
+    texts = partial(read_body, body, separator, n, as_text=True)
     return numbers_as_written(table, texts, separator, path.name)
 
 
-def read_body(
-    body: str,
-    sep: str,
-    n_columns: int,
-    dtype: Any = {0: str},  # noqa: B006
-) -> pd.DataFrame:
+def read_body(body: str, sep: str, n_columns: int, *, as_text: bool = False) -> pd.DataFrame:
     """What follows a header.
 
     The first column is text whatever it holds: 01005, and a gene called NA.
     """
-    missing: Any = {i: list(MISSING) for i in range(1, n_columns + 1)}
+    dtype = str if as_text else {0: str}
+    how: Any = {"header": None, "dtype": dtype, "keep_default_na": False, "low_memory": False}
+    how["na_values"] = {i: list(MISSING) for i in range(1, n_columns + 1)}
     try:
-        return pd.read_csv(
-            StringIO(body),
-            sep=sep,
-            header=None,
-            dtype=dtype,
-            keep_default_na=False,
-            na_values=missing,
-            low_memory=False,
-        )
+        return pd.read_csv(StringIO(body), sep=sep, **how)
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=range(n_columns))
 
@@ -215,27 +194,27 @@ def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData,
     """The samples that both have, in the order of the expression; others are left out and named."""
     if expression is None:
         expression = pd.DataFrame(index=obs.index)
-    shared = expression.index.isin(obs.index)
-    only = {
-        "only_expression": expression.index[~shared],
-        "only_clinical": obs.index[~obs.index.isin(expression.index)],
-    }
-    left_out = [
-        f"{len(names)} that are {name.replace('_', ' in the ')} table ({listed(names, 3)})"
-        for name, names in only.items()
-        if len(names)
-    ]
-    if left_out:
+    names, shared = expression.index, expression.index.isin(obs.index)
+    only = {"expression": names[~shared], "clinical": obs.index[~obs.index.isin(names)]}
+    if left_out := [
+        f"{len(others)} that are only in the {name} table ({listed(others, 3)})"
+        for name, others in only.items()
+        if len(others)
+    ]:
         warnings.warn(
             f"{shared.sum()} samples are in both tables; left out: {' and '.join(left_out)}.",
             stacklevel=3,
         )
-    values = expression[shared]
-    var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
-    adata = AnnData(values.to_numpy(dtype=np.float64), obs=obs.loc[values.index], var=var)
+    adata = as_anndata(expression[shared], obs.loc[names[shared]])
     warn_of_scale(adata, "the expression table", stacklevel=4)
-    names = {name: np.array(names, dtype=object) for name, names in only.items()}
-    return adata, names | {"n_samples": adata.n_obs}
+    record = {f"only_{name}": np.array(others, dtype=object) for name, others in only.items()}
+    return adata, record | {"n_samples": adata.n_obs}
+
+
+def as_anndata(values: pd.DataFrame, obs: pd.DataFrame) -> AnnData:
+    """Samples × genes, and what is known of the samples, in one order."""
+    var = pd.DataFrame(index=pd.Index(values.columns, dtype=object))
+    return AnnData(values.to_numpy(dtype=np.float64), obs=obs, var=var)
 
 
 def check_shared(expression: pd.DataFrame, clinical: pd.DataFrame, key: str) -> None:
@@ -247,13 +226,11 @@ def check_shared(expression: pd.DataFrame, clinical: pd.DataFrame, key: str) -> 
     if samples.isin(clinical.index).any():
         return
     n_in = {name: int(samples.isin(clinical[name].astype(str)).sum()) for name in clinical}
-    likeliest = max(n_in, key=lambda name: n_in[name], default="")
+    likeliest = max(n_in, key=n_in.__getitem__, default="")
     hint = "Use the same names in both."
     if expression.columns.isin(clinical.index).any():
-        hint = (
-            "They are named in the other direction of the expression table: transpose=True (or "
-            "not)."
-        )
+        hint = "They are named in the other direction of the expression table: transpose=True "
+        hint += "(or not)."
     elif n_in.get(likeliest):
         hint = f"The column {likeliest!r} has {n_in[likeliest]} of them: sample_key={likeliest!r}."
     raise ValueError(

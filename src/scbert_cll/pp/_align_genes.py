@@ -119,10 +119,8 @@ def align_genes(
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
     if whole is not adata:
         left_out += [name or "X" for name, _ in adata.layers.items()]
-    index = vocab.names.rename(adata.var_names.name)
-    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, index=index)
-    x = matrices.pop(None, None)
-    aligned = AnnData(x, layers=matrices, var=var, **of_cells(adata))
+    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, vocab.names.rename(adata.var_names.name))
+    aligned = AnnData(matrices.pop(None, None), layers=matrices, var=var, **of_cells(adata))
     for name in left_out:
         aligned.uns.pop(name, None)
     for name in matrices:
@@ -131,20 +129,19 @@ def align_genes(
     params |= {"aliases": aliases is not None, "vocab": f"{n_vocab} genes"} | note
     how = resolved["how"]
     is_renamed = how.isin(["genome", "ensembl", "alias", "suffix"])
-    renamed = resolved[is_renamed].drop(columns="index").drop_duplicates()
+    renamed = resolved[is_renamed].drop(columns="index").drop_duplicates(ignore_index=True)
     renamed = renamed.rename(columns={"name": "old", "gene": "new"}).astype(str)
     names: dict[str, Iterable[str]] = {
         "matched": vocab.names[is_matched],
         "missing": missing,
         "duplicated": vocab.names[columns.per_gene > 1],
-        "ambiguous": resolved.loc[how == "ambiguous", "name"].unique(),
-        "unmatched": resolved.loc[how == "unmatched", "name"].unique(),
         "left_out": left_out,
         "no_genes": others,
     }
+    names |= {kind: resolved["name"][how == kind].unique() for kind in ("ambiguous", "unmatched")}
     record = {name: np.array(list(genes), object) for name, genes in names.items()}
-    tables = {"renamed": renamed.reset_index(drop=True), "params": params}
-    _record.write(aligned, uns={_keys.ALIGN_GENES: record | tables})
+    record |= {"renamed": renamed, "params": params}
+    _record.write(aligned, uns={_keys.ALIGN_GENES: record})
     n = is_matched.sum()
     logger.info("%d of the %d genes of the vocabulary are in the data", n, n_vocab)
     return aligned
@@ -167,10 +164,7 @@ def _with_raw(adata: AnnData, layer: str | None) -> AnnData:
         return adata
     csr = _checks.counts.as_csr(source.values, source.where)
     obs: Any = adata.obs
-    whole = AnnData(csr, obs=obs, var=source.var)
-    for slot in ("obsm", "obsp", "uns"):
-        getattr(whole, slot).update(getattr(adata, slot))
-    return whole
+    return AnnData(csr, obs=obs, var=source.var, uns=dict(adata.uns))
 
 
 def _genes(adata: AnnData) -> tuple[AnnData, pd.Index]:
@@ -197,11 +191,8 @@ def _matrices(
     matrices, left_out = {}, []
     for name, values in adata.layers.items():  # X under None
         csr = _checks.counts.as_csr(values, slot_name(name))
-        if _checks.counts.is_binned(adata, name):
-            is_fit = same_totals
-        else:
-            is_fit = not columns.is_summed or _checks.counts.are_whole(csr.data)
-        if is_fit:
+        has_sums = not columns.is_summed or _checks.counts.are_whole(csr.data)
+        if same_totals if _checks.counts.is_binned(adata, name) else has_sums:
             matrices[name] = columns.moved(csr)
         else:
             left_out.append(name or "X")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,14 @@ from scbert_cll._checks.words import choice, listed
 from scbert_cll._process import calm
 from scbert_cll.pp._smote import Interpolation, neighbour_space, refuse_derived
 
-METHODS = ("weights", "oversample", "undersample", "smote")
-type _Sampler = RandomOverSampler | RandomUnderSampler | SMOTE
+Method = Literal["weights", "oversample", "undersample", "smote"]
 
 
 def balance(
     adata: AnnData,
     groupby: str | Sequence[str],
     *,
-    method: Literal["weights", "oversample", "undersample", "smote"] = "weights",
+    method: Method = "weights",
     split_key: str = _keys.SPLIT,
     use_rep: str | None = None,
     k_neighbors: int = 5,
@@ -102,30 +101,28 @@ def balance(
     """
     params = _record.params(locals())
     _checks.adata.anndata(adata)
-    choice(method, METHODS, "method")
+    choice(method, get_args(Method), "method")
     keys = [groupby] if isinstance(groupby, str) else list(groupby)
     _not_twice(adata, method)
     group = _training_groups(adata, keys, split_key)
     params["groupby"] = keys
-    if method == "weights":
+    n_before = group.value_counts().sort_index()
+    table = pd.DataFrame({"n_before": n_before}).rename_axis("group")
+    record = {"params": params, "groups": table.rename(index=str)}
+    if method == "weights":  # every group weighs the same, the mean over its cells is 1
         adata = _checks.adata.target(adata, copy=copy)
-        weight, table = _weights(group)
-        _record.write(
-            adata,
-            obs={_keys.BALANCE_WEIGHT: weight},
-            uns={_keys.BALANCE: {"params": params, "groups": table}},
-        )
+        weight = n_before.sum() / (len(n_before) * n_before)
+        record["groups"]["weight"] = weight.to_numpy()
+        weights = group.map(weight).fillna(0.0).astype(np.float32)
+        obs, uns = {_keys.BALANCE_WEIGHT: weights}, {_keys.BALANCE: record}
+        _record.write(adata, obs=obs, uns=uns)
         return adata if copy else None
     if not copy:
         _checks.adata.target(adata, copy=False)
-    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
-    samplers: dict[str, _Sampler] = {
-        "oversample": RandomOverSampler(random_state=seed),
-        "undersample": RandomUnderSampler(random_state=seed),
-        "smote": SMOTE(k_neighbors=k_neighbors, random_state=seed),
-    }
-    new = _resampled(adata, group, samplers[method], use_rep)
-    record = {"params": params, "groups": _sizes(group, new, keys)}
+    new = _resampled(adata, group, method, use_rep, k_neighbors, rng)
+    is_old = np.isin(new.obs_names, group.index[group.isna()])
+    n_after = _group_names(new, keys)[~is_old].value_counts()
+    record["groups"]["n_after"] = n_after.reindex(n_before.index).to_numpy()
     _record.write(new, uns={_keys.BALANCE: record})
     if not copy:
         _record.become(adata, new)
@@ -166,48 +163,46 @@ def _group_names(adata: AnnData, keys: list[str]) -> pd.Series:
     """The values of each cell in one text; missing where one of them is."""
     columns = [_checks.adata.obs_column(adata, key) for key in keys]
     texts = [_checks.people.class_names(column) for column in columns]
-    names = [" | ".join(map(str, values)) for values in zip(*texts, strict=True)]
-    has_all = np.all([column.notna() for column in columns], axis=0)
-    return pd.Series(names, index=adata.obs_names, dtype=object).where(has_all)
+    names = [None if None in values else " | ".join(values) for values in zip(*texts, strict=True)]
+    return pd.Series(names, index=adata.obs_names, dtype=object)
 
 
-def _weights(group: pd.Series) -> tuple[pd.Series, pd.DataFrame]:
-    """Every group weighs the same in total; the mean over its cells is 1."""
-    size = group.value_counts().sort_index()
-    weight = size.sum() / (len(size) * size)
-    table = pd.DataFrame({"n_before": size, "weight": weight}).rename_axis("group")
-    return group.map(weight).fillna(0.0).astype(np.float32), table.rename(index=str)
-
-
-def _resampled(adata: AnnData, group: pd.Series, sampler: _Sampler, use_rep: str | None) -> AnnData:
+def _resampled(
+    adata: AnnData,
+    group: pd.Series,
+    method: Method,
+    use_rep: str | None,
+    k: int,
+    rng: int | np.random.Generator | None,
+) -> AnnData:
     """A new object: originals in their order (less those dropped), new rows after them."""
+    seed = int(np.random.default_rng(rng).integers(2**31 - 1))
     rows = np.flatnonzero(group.notna())
     labels = group.iloc[rows].to_numpy(dtype=str)
-    if isinstance(sampler, RandomUnderSampler):
-        chosen = rows[_sampled(sampler, labels)]
-        new = adata[np.union1d(np.flatnonzero(group.isna()), chosen)].copy()
+    sampler = RandomOverSampler(random_state=seed)
+    if method == "undersample":
+        sampler = RandomUnderSampler(random_state=seed)
     elif adata.obsp:
         raise ValueError(
             f"adata.obsp holds {listed(adata.obsp)}: a graph over cells is wrong once cells are "
             "added. Delete it and compute it after balancing."
         )
-    elif isinstance(sampler, SMOTE):
-        new = _smote(adata, group, sampler, use_rep)
-    else:
-        new = _grown(adata, rows[_sampled(sampler, labels)[labels.size :]], "copy")
+    if method == "smote":
+        new = _smote(adata, rows, labels, SMOTE(k_neighbors=k, random_state=seed), use_rep)
+    else:  # the matrix itself need not take part
+        sampler.fit_resample(np.arange(rows.size)[:, None], labels)
+        chosen = rows[np.asarray(sampler.sample_indices_)]
+        if method == "undersample":
+            new = adata[np.union1d(np.flatnonzero(group.isna()), chosen)].copy()
+        else:
+            new = _grown(adata, chosen[rows.size :], "copy")
     new.obs[_keys.IS_SYNTHETIC] = np.arange(new.n_obs) >= adata.n_obs
     return new
 
 
-def _sampled(sampler: _Sampler, labels: np.ndarray) -> np.ndarray:
-    """Positions the sampler chose; the matrix itself need not take part."""
-    sampler.fit_resample(np.arange(labels.size)[:, None], labels)
-    return np.asarray(sampler.sample_indices_)
-
-
-def _smote(adata: AnnData, group: pd.Series, sampler: SMOTE, use_rep: str | None) -> AnnData:
-    rows = np.flatnonzero(group.notna())
-    labels = group.iloc[rows].to_numpy(dtype=str)
+def _smote(
+    adata: AnnData, rows: np.ndarray, labels: np.ndarray, sampler: SMOTE, use_rep: str | None
+) -> AnnData:
     k, seed = sampler.k_neighbors, sampler.random_state
     sizes = pd.Series(labels).value_counts().sort_index()
     if len(small := sizes[(sizes <= k) & (sizes < sizes.max())]):
@@ -229,25 +224,14 @@ def _smote(adata: AnnData, group: pd.Series, sampler: SMOTE, use_rep: str | None
 
 def _grown(adata: AnnData, extra: np.ndarray, word: str) -> AnnData:
     """The object with the rows `extra` once more at its end, under new names."""
-    taken, names = set(adata.obs_names), []
+    names = dict.fromkeys(adata.obs_names)
     for name in adata.obs_names[extra]:
         i = 1
-        while (fresh := f"{name}-{word}{i}") in taken:
+        while (fresh := f"{name}-{word}{i}") in names:
             i += 1
-        taken.add(fresh)
-        names.append(fresh)
+        names[fresh] = None
     with warnings.catch_warnings():  # names are unique with the next line
         warnings.filterwarnings("ignore", "Observation names are not unique")
         grown = adata[np.concatenate([np.arange(adata.n_obs), extra])].copy()
-    grown.obs_names = [*adata.obs_names, *names]
+    grown.obs_names = list(names)
     return grown
-
-
-def _sizes(before: pd.Series, new: AnnData, keys: list[str]) -> pd.DataFrame:
-    """Training cells per group before and after."""
-    is_added = np.asarray(new.obs[_keys.IS_SYNTHETIC], dtype=bool)
-    is_in = before.reindex(new.obs_names).notna() | is_added
-    n_before = before.value_counts().sort_index()
-    n_after = _group_names(new, keys)[is_in].value_counts().reindex(n_before.index)
-    sizes = pd.DataFrame({"n_before": n_before, "n_after": n_after})
-    return sizes.rename_axis("group").rename(index=str)
