@@ -15,7 +15,7 @@ from scbert_cll._evaluation.intervals import OutOfFold, tables
 from scbert_cll._evaluation.pairs import Pairs
 from scbert_cll._signature.report.stability import stability
 from scbert_cll._survival.added_value import _gain
-from scbert_cll.pp._donor_table import _percentage
+from scbert_cll.pp._gate import _percentage
 from scbert_cll.tl._patient_cd49d.calibration import intervals, others
 
 # estimate, low, high of each table of an evaluation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final, Literal, get_args
+
 import mudata
 import numpy as np
 import pandas as pd
@@ -9,8 +11,17 @@ from anndata import AnnData
 from scipy import sparse
 
 from scbert_cll import _docs, _keys
+from scbert_cll._checks.words import choice
 from scbert_cll._process import same_random_state
-from scbert_cll.datasets._programme import Programme, acting, kind_of, switches, truth
+
+Programme = Literal["additive", "combination", "subset"]
+
+_LOG_FC: Final = (0.45, 0.85)  # size of a planted effect, natural log units
+_COMBINED: Final = 2.0  # how much larger it is in a combination, which is far harder to see
+_SUBSET: Final = 0.3  # share of CLL cells in which the programme acts
+# every so many-th planted gene belongs to the other part
+_EVERY: Final = {"combination": 2, "subset": 5}
+_PARTS: Final = {"combination": ("first", "second"), "subset": ("programme", "marker")}
 
 # Real symbols, "chromosome: symbols", by the level a resting B cell shows them at (mean UMI per
 # cell). CD5, CD14 and CD19 are left to the proteins: MuData wants no name twice.
@@ -140,14 +151,14 @@ def cll_toy(
     {1: 20, -1: 10}
     """
     _check(n_donors, n_cells, n_genes, n_bimodal)
-    kind = kind_of(programme)
+    kind = _kind_of(programme)
     # one random stream per step, so that a change of one step leaves the others as they were
     streams = np.random.default_rng(rng).spawn(7)
     donors = _donors(n_donors, n_bimodal, streams[0])
     genes = _genes(n_genes, streams[1])
-    cells = switches(_cells(donors, n_cells, streams[2]), kind, streams[6])
-    planted = truth(genes["sign"], kind, streams[1])
-    rate, change = _rates(cells, genes, donors, streams[3]), acting(cells, planted, kind)
+    cells = _switches(_cells(donors, n_cells, streams[2]), kind, streams[6])
+    planted = _truth(genes["sign"], kind, streams[1])
+    rate, change = _rates(cells, genes, donors, streams[3]), _acting(cells, planted, kind)
     dispersion, place = genes["dispersion"].to_numpy(), genes.index.get_indexer(planted["gene"])
     counts = _negative_binomial(rate, dispersion, streams[4])
     # the planted genes are drawn last, so that the control differs in them alone
@@ -329,3 +340,49 @@ def _summary(donors: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     positive = (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True)
     table = donors[["pattern", "trisomy12", "batch", "sex"]]
     return table.assign(pct_positive=100 * positive.mean())
+
+
+def _kind_of(programme: bool | Programme) -> str:
+    """The kind by name; ``"none"`` for the control."""
+    if isinstance(programme, bool):
+        return "additive" if programme else "none"
+    return choice(programme, get_args(Programme), "programme")
+
+
+def _truth(sign: pd.Series, kind: str, rng: np.random.Generator) -> pd.DataFrame:
+    """One row per planted gene, those that go up first; no effect in the control."""
+    sign = sign[sign != 0].sort_values(ascending=False, kind="stable")
+    size = rng.uniform(*_LOG_FC, len(sign)) * (_COMBINED if kind == "combination" else 1.0)
+    acts = kind != "none"
+    parts = _PARTS.get(kind, ("programme", "programme"))
+    other = np.arange(len(sign)) % _EVERY.get(kind, 1) == _EVERY.get(kind, 1) - 1
+    columns = {"gene": sign.index, "sign": sign * acts, "log_fc": sign * size * acts}
+    part = np.where(other, *parts[::-1])
+    return pd.DataFrame(columns | {"part": part}).set_axis([str(i) for i in range(len(sign))])
+
+
+def _switches(cells: pd.DataFrame, kind: str, rng: np.random.Generator) -> pd.DataFrame:
+    """Add the hidden switch, on in some CLL cells whatever their CD49d.
+
+    An additive programme needs none.
+    """
+    if kind not in _PARTS:
+        return cells
+    on = rng.random(len(cells)) < (_SUBSET if kind == "subset" else 0.5)
+    return cells.assign(**{_keys.SWITCH: on & (cells["cell_type"] == "CLL").to_numpy()})
+
+
+def _acting(cells: pd.DataFrame, table: pd.DataFrame, kind: str) -> np.ndarray:
+    """Change of each planted gene in each cell, natural log: cells × planted genes."""
+    level = cells["cd49d_latent"].fillna(0.0).to_numpy()[:, None]
+    size = table["log_fc"].to_numpy()
+    if kind not in _PARTS:
+        return np.asarray(level * size)
+    on, other = cells[_keys.SWITCH].to_numpy(), (table["part"] == _PARTS[kind][1]).to_numpy()
+    if kind == "subset":
+        return np.asarray(on[:, None] * np.where(other, 1.0, level) * size)
+    positive = (cells["cd49d_true"] == cells["cd49d_true"].cat.categories[-1]).to_numpy()
+    cll = (cells["cell_type"] == "CLL").to_numpy()[:, None]
+    # a cell is positive where the two switches differ
+    first, second = (np.where(switch, 0.5, -0.5)[:, None] for switch in (on, on ^ positive))
+    return np.asarray(cll * np.where(other, second, first) * size)

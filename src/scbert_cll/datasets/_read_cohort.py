@@ -14,8 +14,7 @@ from scbert_cll._survival import units
 from scbert_cll._survival.outcome import distinct, entry_before_end, one_end
 from scbert_cll._survival.units import Unit
 from scbert_cll.datasets import _tables
-from scbert_cll.datasets._events import are_plain, event_meanings, events
-from scbert_cll.datasets._tables import Table
+from scbert_cll.datasets._tables import Table, are_plain, event_meanings, events
 
 
 def read_cohort(

@@ -13,8 +13,7 @@ from scbert_cll import _keys
 from scbert_cll._checks.words import listed
 from scbert_cll._survival import units
 from scbert_cll.datasets import _tables
-from scbert_cll.datasets._events import events, word_of
-from scbert_cll.datasets._tables import Table
+from scbert_cll.datasets._tables import Table, events, word_of
 
 _PATIENT: Final = "patientID"
 _NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever", "pretreat": "pretreated"}

@@ -1,4 +1,4 @@
-"""Tables as R writes them, and what readers of cohorts share: checksums, columns, joining."""
+"""Tables as R writes them, and what readers of cohorts share: checksums, columns, events."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from anndata import AnnData
 
 from scbert_cll._checks.genes import gene_names
 from scbert_cll._checks.paths import plain_file
+from scbert_cll._checks.people import donor_name
 from scbert_cll._checks.text import fields_of, numbers_as_written, open_table
 from scbert_cll._checks.words import key_in, listed, unique
 
@@ -25,6 +26,7 @@ type Table = pd.DataFrame | str | PathLike[str]
 MISSING: Final = (
     "", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>", "--"
 )  # fmt: skip
+_YES_NO: Final = {"0": 0, "1": 1, "FALSE": 0, "TRUE": 1, "F": 0, "T": 1}
 _LARGEST_LOG: Final = 50.0  # no logarithm of an intensity or a count comes near it
 
 
@@ -288,3 +290,44 @@ def _typed(column: pd.Series) -> pd.Series:
 def yes_or_no(values: pd.Series) -> pd.Series:
     """0 and 1 as whole numbers where none is missing."""
     return values if values.isna().any() else values.astype(np.int64)
+
+
+def event_meanings(values: Any) -> dict[str, int] | None:
+    """The meaning of each word of a file, as a user gives it: 0 or 1."""
+    if values is None:
+        return None
+    if not isinstance(values, Mapping) or not values or not set(values.values()) <= {0, 1}:
+        raise ValueError(
+            "event_values must map the file's words to 0 (censored) or 1 (event), e.g. "
+            f"{{'dead': 1, 'alive': 0}}; found {values!r}."
+        )
+    return {word_of(word): int(meaning) for word, meaning in values.items()}
+
+
+def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None = None) -> pd.Series:
+    """Events as 0 and 1, NaN where they are unknown; 0/1, TRUE/FALSE and T/F without `meanings`."""
+    words = column.dropna().astype(object).map(word_of)
+    codes = words.str.upper().map(_YES_NO) if meanings is None else words.map(meanings)
+    if len(bad := words[codes.isna()]):
+        hint = "say what they mean: event_values={'dead': 1, 'alive': 0}"
+        if set(words) <= {"1", "2"}:
+            hint = "if they are R's (2 is the event): event_values={1: 0, 2: 1}"
+        elif meanings is not None:
+            hint = "add them to event_values, or make them missing"
+        raise ValueError(
+            f"{key!r} must be 0 (censored) or 1 (event); found {listed(bad.unique())}, e.g. in "
+            f"{listed(bad.index, 3)}: {hint}."
+        )
+    return codes.astype(np.float64).reindex(column.index).rename(key)
+
+
+def are_plain(column: pd.Series) -> bool:
+    """Whether a column says 0 and 1, or TRUE and FALSE."""
+    return {word_of(value).upper() for value in column.dropna()} <= set(_YES_NO)
+
+
+def word_of(value: Any) -> str:
+    """A value as text; 1.0, 1 and '1' are one word."""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).upper()
+    return donor_name(value)

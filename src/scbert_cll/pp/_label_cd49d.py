@@ -16,7 +16,6 @@ from scbert_cll._process import same_random_state
 from scbert_cll._protein import cite_seq
 from scbert_cll._record import plain_strings
 from scbert_cll.pp import _gate
-from scbert_cll.pp._donor_table import donor_table
 from scbert_cll.pp._mixture import Mixture
 
 Thresholds = float | tuple[float, float] | Mapping[str, float | tuple[float, float]]
@@ -206,7 +205,7 @@ def label_cd49d(
     }
     if donor is not None:
         params |= _checks.people.left_out(donor)
-        uns["donors"] = donor_table(levels, donor, called.label, cuts.table)
+        uns["donors"] = _gate.donor_table(levels, donor, called.label, cuts.table)
     data, adata = _targets(data, rna, copy=copy)
     names = (key_added, _keys.level(key_added), _keys.score(key_added))
     columns = [column.set_axis(adata.obs_names) for column in called]
