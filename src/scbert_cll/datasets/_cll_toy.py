@@ -14,10 +14,12 @@ from scbert_cll import _docs, _keys
 from scbert_cll._checks.words import choice
 from scbert_cll._process import same_random_state
 
+type _Rng = np.random.Generator
 Programme = Literal["additive", "combination", "subset"]
 
 _LOG_FC: Final = (0.45, 0.85)  # size of a planted effect, natural log units
-_COMBINED: Final = 2.0  # how much larger it is in a combination, which is far harder to see
+# how much larger it is in a combination, which is far harder to see
+_COMBINED: Final = 2.0
 _SUBSET: Final = 0.3  # share of CLL cells in which the programme acts
 # every so many-th planted gene belongs to the other part
 _EVERY: Final = {"combination": 2, "subset": 5}
@@ -158,18 +160,22 @@ def cll_toy(
     genes = _genes(n_genes, streams[1])
     cells = _switches(_cells(donors, n_cells, streams[2]), kind, streams[6])
     planted = _truth(genes["sign"], kind, streams[1])
-    rate, change = _rates(cells, genes, donors, streams[3]), _acting(cells, planted, kind)
-    dispersion, place = genes["dispersion"].to_numpy(), genes.index.get_indexer(planted["gene"])
+    rate = _rates(cells, genes, donors, streams[3])
+    dispersion = genes["dispersion"].to_numpy()
     counts = _negative_binomial(rate, dispersion, streams[4])
     # the planted genes are drawn last, so that the control differs in them alone
-    counts[:, place] = _negative_binomial(
-        rate[:, place] * np.exp(change), dispersion[place], streams[4]
-    )
+    place = genes.index.get_indexer(planted["gene"])
+    changed = rate[:, place] * np.exp(_acting(cells, planted, kind))
+    counts[:, place] = _negative_binomial(changed, dispersion[place], streams[4])
+    cll = cells[cells["cell_type"] == "CLL"]
+    is_positive = (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True)
+    of_donors = donors[["pattern", "trisomy12", "batch", "sex"]]
+    of_donors = of_donors.assign(pct_positive=100 * is_positive.mean())
     rna = AnnData(
         sparse.csr_matrix(counts.astype(np.float32)),
         obs=cells.drop(columns="residual"),
         var=genes[["chromosome"]].astype("category"),
-        uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: _summary(donors, cells)},
+        uns={_keys.TRUTH: planted, _keys.TRUTH_DONORS: of_donors},
     )
     var = pd.DataFrame(index=list(_PROTEINS))
     prot = AnnData(_protein_counts(cells, streams[5]), obs=cells[[]], var=var)
@@ -182,7 +188,8 @@ def cll_toy(
 def _check(n_donors: int, n_cells: int, n_genes: int, n_bimodal: int) -> None:
     """Room for the programme, contaminants, both kinds of bimodal donors, and three others."""
     limits = {"n_donors": _MIN_DONORS, "n_cells": 20 * n_donors, "n_genes": _MIN_GENES}
-    for (name, least), n in zip(limits.items(), (n_donors, n_cells, n_genes), strict=True):
+    numbers = (n_donors, n_cells, n_genes)
+    for (name, least), n in zip(limits.items(), numbers, strict=True):
         if n < least:
             raise ValueError(
                 f"cll_toy needs {name} >= {least}, since two bimodal donors, contaminants and 30 "
@@ -198,41 +205,48 @@ def _check(n_donors: int, n_cells: int, n_genes: int, n_bimodal: int) -> None:
 
 def _named(text: str) -> pd.Series:
     """Chromosome of each symbol of ``"12: LYZ LDHB; 5: CD14"``."""
-    parts = [part.split(":") for part in text.split(";")]
-    return pd.Series({gene: name.strip() for name, genes in parts for gene in genes.split()})
+    parts = [part.strip().split(":") for part in text.split(";")]
+    return pd.Series({gene: name for name, genes in parts for gene in genes.split()})
 
 
-def _donors(n: int, n_bimodal: int, rng: np.random.Generator) -> pd.DataFrame:
+def _donors(n: int, n_bimodal: int, rng: _Rng) -> pd.DataFrame:
     """One row per donor, classes spread evenly over the two libraries and in random order."""
     n_positive = max(2, round(0.3 * n * (n - n_bimodal) / (n - _MIN_BIMODAL)))
     bimodal = [("bimodal_low", "bimodal_high")[i % 2] for i in range(n_bimodal)]
     patterns = bimodal + ["pos_homogeneous"] * n_positive
-    table = pd.DataFrame({"pattern": ["neg_homogeneous"] * (n - len(patterns)) + patterns})
+    patterns = ["neg_homogeneous"] * (n - len(patterns)) + patterns
+    table = pd.DataFrame({"pattern": patterns})
     table["trisomy12"] = np.arange(n) == n - 1
     table["batch"] = np.where(np.arange(n) % 2, "lib2", "lib1")
     table["sex"] = rng.permutation(np.where(np.arange(n) % 2, "F", "M"))
-    table["heavy"] = rng.choice([g for g in _named(_CLONE).index if g.startswith("IGHV")], n)
+    clone = _named(_CLONE).index
+    table["heavy"] = rng.choice(clone[clone.str.startswith("IGHV")], n)
     table["light"] = rng.choice(["IGKC", "IGLC2"], n)
     table["size"] = rng.uniform(0.75, 1.25, n)
     table = table.iloc[rng.permutation(n)]
-    return table.set_index(pd.Index([f"D{i + 1:02d}" for i in range(n)], name=_keys.DONOR))
+    names = [f"D{i + 1:02d}" for i in range(n)]
+    return table.set_index(pd.Index(names, name=_keys.DONOR))
 
 
-def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
+def _genes(n: int, rng: _Rng) -> pd.DataFrame:
     """One row per gene: chromosome, mean UMI per cell, module, dispersion.
 
     And the log effect of each cell type.
     """
     rare = [_MARKERS["T"], _MARKERS["monocyte"], _CLONE, *_SEX.values()]
     levels = [*_SYMBOLS.items(), *((0.02, text) for text in rare)]
-    named = pd.concat([_named(t).to_frame("chromosome").assign(level=level) for level, t in levels])
+    tables = [_named(text).to_frame("chromosome") for _, text in levels]
+    named = pd.concat(tables)
+    named["level"] = np.repeat([level for level, _ in levels], list(map(len, tables)))
     n_other = n - len(named)
     other = pd.DataFrame(index=[f"GENE{i + 1:04d}" for i in range(n_other)])
     other["chromosome"] = rng.choice([*map(str, range(1, 23)), "X"], n_other)
     other["level"] = np.exp(rng.normal(-1.7, 1.2, n_other))
     # what is planted must be expressed, and must not be the dosage of chromosome 12
-    planted = rng.choice(other.index[other["chromosome"] != "12"], _N_UP + _N_DOWN, replace=False)
-    other.loc[planted, "level"] = np.exp(rng.uniform(np.log(0.3), np.log(2.5), len(planted)))
+    candidates = other.index[other["chromosome"] != "12"]
+    planted = rng.choice(candidates, _N_UP + _N_DOWN, replace=False)
+    log_level = rng.uniform(np.log(0.3), np.log(2.5), len(planted))
+    other.loc[planted, "level"] = np.exp(log_level)
     genes = pd.concat([named, other])
     genes["level"] *= np.exp(rng.normal(0, 0.2, n))
     genes["sign"] = 0
@@ -248,7 +262,7 @@ def _genes(n: int, rng: np.random.Generator) -> pd.DataFrame:
     return genes
 
 
-def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
+def _cells(donors: pd.DataFrame, n: int, rng: _Rng) -> pd.DataFrame:
     """One row per cell, in random order: columns of `obs`, and what RNA and protein share.
 
     The latter is beyond the class.
@@ -273,19 +287,23 @@ def _cells(donors: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFra
     positive = cells.pop("positive").to_numpy()
     true = np.where(positive, *reversed(_CLASSES))
     cells["cd49d_true"] = pd.Categorical(true, _CLASSES, ordered=True)
-    latent = np.where(positive, 1.0 + 0.15 * cells["trisomy12"], 0.0) + rng.normal(0, 0.2, n)
-    cells["cd49d_latent"] = np.where(cells["cell_type"] == "CLL", latent, np.nan).astype(np.float32)
+    latent = np.where(positive, 1.0 + 0.15 * cells["trisomy12"], 0.0)
+    latent[cells["cell_type"] != "CLL"] = np.nan
+    cells["cd49d_latent"] = (latent + rng.normal(0, 0.2, n)).astype(np.float32)
     cells["residual"] = rng.normal(0, 1, n)
-    order = ["batch", "cell_type", "trisomy12", "cd49d_true", "cd49d_latent", "residual"]
-    return cells[[_keys.DONOR, *order]]
+    of_class = ["cd49d_true", "cd49d_latent", "residual"]
+    return cells[[_keys.DONOR, "batch", "cell_type", "trisomy12", *of_class]]
 
 
-def _rates(
-    cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: np.random.Generator
-) -> np.ndarray:
+def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: _Rng) -> np.ndarray:
     """Expected counts, cells x genes, before the programme acts."""
     n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
-    by_donor = _donor_effects(genes, donors, rng.normal(0, 0.15, (len(donors), n)))
+    # donors differ in all genes a little; in clone, sex and dosage strongly
+    by_donor = pd.DataFrame(rng.normal(0, 0.15, (len(donors), n)), columns=genes.index)
+    for i, one in enumerate(donors.itertuples()):
+        by_donor.loc[i, [one.heavy, one.light, "IGHM", "IGHD"]] += [5.0, 6.0, 4.0, 3.0]
+        by_donor.loc[i, _named(_SEX[one.sex]).index] += 3.5
+        by_donor.loc[i, (genes["chromosome"] == "12") & one.trisomy12] += np.log(1.4)
     by_batch = rng.normal(0, 0.1, (2, n))
     factor = rng.normal(0, 1, (len(cells), _N_MODULES))
     factor += rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
@@ -294,7 +312,7 @@ def _rates(
     log += by_type[cells["cell_type"].cat.codes]
     log += factor[:, genes["module"]] * genes["loading"].to_numpy()
     cll = (cells["cell_type"] == "CLL").to_numpy()
-    log[cll] += by_donor[donor[cll]]
+    log[cll] += by_donor.to_numpy()[donor[cll]]
     tied = cells["cd49d_latent"] + 0.8 * cells["residual"]
     log[cll, genes.index.get_loc("ITGA4")] += tied[cll]
     profile = np.exp(log, out=log)
@@ -304,42 +322,23 @@ def _rates(
     return np.asarray(profile * depth[:, None])
 
 
-def _donor_effects(genes: pd.DataFrame, donors: pd.DataFrame, effects: np.ndarray) -> np.ndarray:
-    """Log effect of each donor on its CLL cells: genes a little; clone, sex, dosage strongly."""
-    table = pd.DataFrame(effects.T, index=genes.index, columns=donors.index)
-    for key, donor in donors.to_dict("index").items():
-        name = str(key)
-        table.loc[[donor["heavy"], donor["light"], "IGHM", "IGHD"], name] += [5.0, 6.0, 4.0, 3.0]
-        table.loc[_named(_SEX[donor["sex"]]).index, name] += 3.5
-        table.loc[(genes["chromosome"] == "12") & donor["trisomy12"], name] += np.log(1.4)
-    return table.to_numpy().T
-
-
-def _protein_counts(cells: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+def _protein_counts(cells: pd.DataFrame, rng: _Rng) -> np.ndarray:
     """Antibody counts: background, the cell's own proteins, one staining depth per cell."""
     background, *added = np.array(list(_PROTEINS.values())).T
     bound = np.stack(added)[cells["cell_type"].cat.codes]
     bound *= np.exp(rng.normal(0, 0.2, bound.shape))
-    bound[:, 0] *= np.exp(2.6 * (cells["cd49d_latent"].fillna(1.0) - 1) + 0.25 * cells["residual"])
+    latent = cells["cd49d_latent"].fillna(1.0)
+    bound[:, 0] *= np.exp(2.6 * (latent - 1) + 0.25 * cells["residual"])
     donors = cells[_keys.DONOR].cat
     donor = np.exp(rng.normal(0, 0.1, (donors.categories.size, 1)))[donors.codes]
     depth = np.exp(rng.normal(0, 0.2, (len(cells), 1)))
-    return _negative_binomial(depth * (background * donor + bound), 15.0, rng).astype(np.float32)
+    counts = _negative_binomial(depth * (background * donor + bound), 15.0, rng)
+    return counts.astype(np.float32)
 
 
-def _negative_binomial(
-    mean: np.ndarray, dispersion: float | np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _negative_binomial(mean: np.ndarray, dispersion: float | np.ndarray, rng: _Rng) -> np.ndarray:
     """Counts of variance mean + mean² / dispersion."""
     return rng.poisson(rng.gamma(dispersion, mean / dispersion))
-
-
-def _summary(donors: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """What is true of each donor."""
-    cll = cells[cells["cell_type"] == "CLL"]
-    positive = (cll["cd49d_true"] == _CLASSES[1]).groupby(cll[_keys.DONOR], observed=True)
-    table = donors[["pattern", "trisomy12", "batch", "sex"]]
-    return table.assign(pct_positive=100 * positive.mean())
 
 
 def _kind_of(programme: bool | Programme) -> str:
@@ -349,19 +348,20 @@ def _kind_of(programme: bool | Programme) -> str:
     return choice(programme, get_args(Programme), "programme")
 
 
-def _truth(sign: pd.Series, kind: str, rng: np.random.Generator) -> pd.DataFrame:
+def _truth(sign: pd.Series, kind: str, rng: _Rng) -> pd.DataFrame:
     """One row per planted gene, those that go up first; no effect in the control."""
     sign = sign[sign != 0].sort_values(ascending=False, kind="stable")
-    size = rng.uniform(*_LOG_FC, len(sign)) * (_COMBINED if kind == "combination" else 1.0)
+    size = rng.uniform(*_LOG_FC, len(sign))
+    size *= _COMBINED if kind == "combination" else 1.0
     acts = kind != "none"
     parts = _PARTS.get(kind, ("programme", "programme"))
     other = np.arange(len(sign)) % _EVERY.get(kind, 1) == _EVERY.get(kind, 1) - 1
     columns = {"gene": sign.index, "sign": sign * acts, "log_fc": sign * size * acts}
-    part = np.where(other, *parts[::-1])
-    return pd.DataFrame(columns | {"part": part}).set_axis([str(i) for i in range(len(sign))])
+    columns["part"] = np.where(other, *parts[::-1])
+    return pd.DataFrame(columns).set_axis([str(i) for i in range(len(sign))])
 
 
-def _switches(cells: pd.DataFrame, kind: str, rng: np.random.Generator) -> pd.DataFrame:
+def _switches(cells: pd.DataFrame, kind: str, rng: _Rng) -> pd.DataFrame:
     """Add the hidden switch, on in some CLL cells whatever their CD49d.
 
     An additive programme needs none.
@@ -378,11 +378,12 @@ def _acting(cells: pd.DataFrame, table: pd.DataFrame, kind: str) -> np.ndarray:
     size = table["log_fc"].to_numpy()
     if kind not in _PARTS:
         return np.asarray(level * size)
-    on, other = cells[_keys.SWITCH].to_numpy(), (table["part"] == _PARTS[kind][1]).to_numpy()
+    on = cells[_keys.SWITCH].to_numpy()
+    other = (table["part"] == _PARTS[kind][1]).to_numpy()
     if kind == "subset":
         return np.asarray(on[:, None] * np.where(other, 1.0, level) * size)
-    positive = (cells["cd49d_true"] == cells["cd49d_true"].cat.categories[-1]).to_numpy()
+    positive = (cells["cd49d_true"] == _CLASSES[1]).to_numpy()
     cll = (cells["cell_type"] == "CLL").to_numpy()[:, None]
     # a cell is positive where the two switches differ
-    first, second = (np.where(switch, 0.5, -0.5)[:, None] for switch in (on, on ^ positive))
+    first, second = (np.where(one, 0.5, -0.5)[:, None] for one in (on, on ^ positive))
     return np.asarray(cll * np.where(other, second, first) * size)
