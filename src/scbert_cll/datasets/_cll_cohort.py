@@ -12,6 +12,7 @@ from anndata import AnnData
 from scbert_cll import _docs, _keys
 from scbert_cll._checks.words import listed, number_in
 
+type _Rng = np.random.Generator
 _OUTCOMES: Final = ("TTT", "treated", "died_untreated", "OS", "died", "TTFT")
 _N_DECOY: Final = 30
 _N_MODULES: Final = 16
@@ -138,7 +139,8 @@ def cll_cohort(
     number_in(hazard_ratio, "hazard_ratio", 0.01, 100)
     if programme is None:  # placeholders, of which every third goes down
         planted = ["ITGA4", *(f"PLANTED{i:02d}" for i in range(1, n_planted))]
-        programme = {name: -1.0 if i % 3 == 1 else 1.0 for i, name in enumerate(planted)}
+        weights = [-1.0 if i % 3 == 1 else 1.0 for i in range(n_planted)]
+        programme = dict(zip(planted, weights, strict=True))
     signs = _signs(programme)
     least = len(signs) + len(_keys.PROLIFERATION) + _MIN_ORDINARY
     number_in(n_genes, "n_genes", least, np.inf, whole=True)
@@ -149,10 +151,24 @@ def cll_cohort(
     genes = _genes(signs, n_genes, for_genes)
     values = _expression(genes, patients, latent, for_values)
     patients = patients.join(_outcome(patients, latent, hazard_ratio, for_outcome))
-    for name, share in _MISSING.items():  # some tests were not done, whoever the patient is
+    # some tests were not done, whoever the patient is
+    for name, share in _MISSING.items():
         patients.loc[for_missing.random(n_patients) < share, name] = np.nan
     adata = AnnData(values, obs=patients, var=genes[["programme", "proliferation"]])
-    adata.uns[_keys.TRUTH] = _truth(genes, latent, hazard_ratio)
+    planted, decoy = genes.index[genes["programme"] != 0], genes.index[genes["decoy"]]
+    r = genes.loc[planted, "programme"].to_numpy()
+    signature = pd.DataFrame({"gene": planted, "weight": r / (1 - r**2)})
+    ratios = _RATIOS | {"programme": (float(hazard_ratio), 1.0)}
+    rows = [(name, *pair) for name, pair in ratios.items()]
+    table = pd.DataFrame(rows, columns=["variable", "treatment", "death"])
+    adata.uns[_keys.TRUTH] = {
+        "signature": signature.rename(index=str),
+        "decoy": pd.DataFrame({"gene": decoy, "weight": 1.0}).rename(index=str),
+        "proliferation": list(_keys.PROLIFERATION),
+        "hazard_ratio": float(hazard_ratio),
+        "hazard_ratios": table.rename(index=str),
+        "patients": latent,
+    }
     adata.uns[_keys.COHORT] = {"outcomes": np.array(_OUTCOMES, dtype=object)}
     return adata
 
@@ -174,7 +190,7 @@ def _signs(programme: Mapping[str, float]) -> dict[str, float]:
     return signs
 
 
-def _patients(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _patients(n: int, rng: _Rng) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Covariates, and what is behind the expression: programme and proliferation."""
     unmutated = rng.random(n) < 0.40
     trisomy12 = rng.random(n) < 0.12 + 0.075 * unmutated
@@ -203,7 +219,7 @@ def _patients(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFr
     return pd.DataFrame(columns, names), pd.DataFrame(latent, names)
 
 
-def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.DataFrame:
+def _genes(signs: Mapping[str, float], n: int, rng: _Rng) -> pd.DataFrame:
     """One row per gene: level, spread, and the correlation with each factor.
 
     The decoy is among the ordinary ones.
@@ -216,10 +232,13 @@ def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.D
     genes["spread"] = np.exp(rng.normal(np.log(0.45), 0.25, n))
     planted, rest = genes.index.isin(list(signs)), genes.index.isin(ordinary)
     ratio = rng.uniform(0.5, 1.5, len(signs))
-    ratio *= _SIGNAL / ratio.sum()  # r² / (1 − r²) of each gene; the best weighted sum adds them up
+    # r² / (1 − r²) of each gene; the best weighted sum adds them up
+    ratio *= _SIGNAL / ratio.sum()
+    r = np.array(list(signs.values())) * np.sqrt(ratio / (1 + ratio))
     genes["programme"] = 0.0
-    genes.loc[planted, "programme"] = np.array(list(signs.values())) * np.sqrt(ratio / (1 + ratio))
-    genes["proliferation"] = np.where(rest, np.clip(rng.normal(0.24, 0.22, n), -0.5, 0.7), 0.0)
+    genes.loc[planted, "programme"] = r
+    of_others = np.clip(rng.normal(0.24, 0.22, n), -0.5, 0.7)
+    genes["proliferation"] = np.where(rest, of_others, 0.0)
     dividing = list(_keys.PROLIFERATION)
     genes.loc[dividing, "proliferation"] = rng.uniform(0.7, 0.85, len(dividing))
     genes["broad"] = np.where(rest, np.clip(rng.normal(0, 0.3, n), -0.6, 0.6), 0.0)
@@ -232,7 +251,7 @@ def _genes(signs: Mapping[str, float], n: int, rng: np.random.Generator) -> pd.D
 
 
 def _expression(
-    genes: pd.DataFrame, patients: pd.DataFrame, latent: pd.DataFrame, rng: np.random.Generator
+    genes: pd.DataFrame, patients: pd.DataFrame, latent: pd.DataFrame, rng: _Rng
 ) -> np.ndarray:
     """Log2 expression, patients × genes."""
     n = len(patients)
@@ -249,7 +268,7 @@ def _expression(
 
 
 def _outcome(
-    patients: pd.DataFrame, latent: pd.DataFrame, hazard_ratio: float, rng: np.random.Generator
+    patients: pd.DataFrame, latent: pd.DataFrame, hazard_ratio: float, rng: _Rng
 ) -> pd.DataFrame:
     """Times in years and events, of treatment with death as its competitor, and of death."""
     n = len(patients)
@@ -271,21 +290,6 @@ def _outcome(
         "died_untreated": (died & ~treated).astype(int),
         "OS": survival,
         "died": died.astype(int),
-        "TTFT": np.where(patients["pretreated"] == 1, np.nan, patients["years_to_sample"] + ttt),
+        "TTFT": (patients["years_to_sample"] + ttt).mask(patients["pretreated"] == 1),
     }
     return pd.DataFrame(columns, patients.index)
-
-
-def _truth(genes: pd.DataFrame, latent: pd.DataFrame, hazard_ratio: float) -> dict[str, Any]:
-    planted, decoy = genes.index[genes["programme"] != 0], genes.index[genes["decoy"]]
-    r = genes.loc[planted, "programme"].to_numpy()
-    ratios = _RATIOS | {"programme": (float(hazard_ratio), 1.0)}
-    table = pd.DataFrame.from_dict(ratios, orient="index", columns=["treatment", "death"])
-    return {
-        "signature": pd.DataFrame({"gene": planted, "weight": r / (1 - r**2)}).rename(index=str),
-        "decoy": pd.DataFrame({"gene": decoy, "weight": 1.0}).rename(index=str),
-        "proliferation": list(_keys.PROLIFERATION),
-        "hazard_ratio": float(hazard_ratio),
-        "hazard_ratios": table.rename_axis("variable").reset_index().rename(index=str),
-        "patients": latent,
-    }

@@ -104,8 +104,8 @@ def _noted(path: Path) -> str | None:
     """The checksum that was noted beside a file; None where none was."""
     if not path.exists():
         return None
-    text = plain_file(path, most=_AT_A_TIME).read_text(encoding="utf-8", errors="replace")
-    digest = _SUM.match(text)
+    text = plain_file(path, most=_AT_A_TIME).read_bytes()
+    digest = _SUM.match(text.decode("utf-8", "replace"))
     if digest is None:
         raise ValueError(
             f"{path} is damaged: it begins with no SHA-256. Load the file again with "
@@ -153,7 +153,8 @@ def _copy(address: str, aside: Path) -> str:
                     f"it goes on after {bytes_in_words(n)}; at most 1 GB in an hour is taken"
                 )
     if len(start) < 2:
-        raise _not_packed(address, f"it begins with {start!r}" if start else "it is empty")
+        came = f"it begins with {start!r}" if start else "it is empty"
+        raise _not_packed(address, came)
     return digest.hexdigest()
 
 
@@ -203,10 +204,11 @@ def _answer(address: str) -> Iterator[BaseHTTPResponse]:
 
 
 def _not_loaded(address: str, path: Path, error: Exception) -> ConnectionError:
-    short = next((one for one in (error, *error.args) if isinstance(one, IncompleteRead)), None)
     why = str(error)
-    if short is not None:
-        why = f"{short.partial} of {short.partial + (short.expected or 0)} bytes came"
+    for one in (error, *error.args):
+        if isinstance(one, IncompleteRead):
+            n = one.partial + (one.expected or 0)
+            why = f"{one.partial} of {n} bytes came"
     return ConnectionError(
         f"Could not load {address} ({why}). Without a network, load it elsewhere and put it at "
         f"{path}, then call this again or datasets.read_geo_series."

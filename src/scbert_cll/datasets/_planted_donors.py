@@ -12,6 +12,7 @@ from scipy import sparse
 from scbert_cll import _docs, _keys
 from scbert_cll._checks.words import choice, number_in
 
+type _Rng = np.random.Generator
 Design = Literal["paired", "gated"]
 Effect = Literal["additive", "combination", "switch", "none", "donor", "abundance", "slope"]
 
@@ -94,12 +95,13 @@ def planted_donors(
     streams = np.random.default_rng(rng).spawn(3)
     genes = _genes(n_genes, n_planted, effect, streams[0])
     cells = _cells(design, effect, n_donors, n_cells, streams[1])
-    expected = _expected(genes, cells, size * _acting(genes, cells, effect), design, streams[2])
+    change = size * _acting(genes, cells, effect)
+    expected = _expected(genes, cells, change, design, streams[2])
     counts = sparse.csr_matrix(streams[2].poisson(expected).astype(np.float32))
     return AnnData(counts, obs=cells[[_keys.DONOR, "label"]], var=genes[["truth"]])
 
 
-def _genes(n: int, n_planted: int, effect: Effect, rng: np.random.Generator) -> pd.DataFrame:
+def _genes(n: int, n_planted: int, effect: Effect, rng: _Rng) -> pd.DataFrame:
     """One row per gene: level, module, and its part in the effect."""
     names = ["ITGA4", *(f"GENE{i:04d}" for i in range(1, n))]
     genes = pd.DataFrame({"level": np.exp(rng.normal(-0.5, 1.2, n))}, index=names)
@@ -117,14 +119,13 @@ def _genes(n: int, n_planted: int, effect: Effect, rng: np.random.Generator) -> 
     return genes.assign(truth=genes["part"].map({0: 0, 1: 1, 2: second}))
 
 
-def _cells(
-    design: Design, effect: Effect, n_donors: int, n: int, rng: np.random.Generator
-) -> pd.DataFrame:
+def _cells(design: Design, effect: Effect, n_donors: int, n: int, rng: _Rng) -> pd.DataFrame:
     """One row per cell: donor, class, what the effect follows, and the hidden switches."""
     homogeneous = dict(enumerate(_HOMOGENEOUS, start=n_donors - len(_HOMOGENEOUS)))
     parts = []
     for donor in range(n_donors):
-        share = rng.uniform(0.35, 0.65) + (effect == "donor") * (0.15 if donor % 2 else -0.15)
+        shift = 0.15 if donor % 2 else -0.15
+        share = rng.uniform(0.35, 0.65) + shift * (effect == "donor")
         share = homogeneous.get(donor, share) if design == "gated" else share
         positive = rng.random(n) < share
         protein = positive + (rng.normal(0, 0.25, n) if design == "gated" else 0.0)
@@ -133,7 +134,8 @@ def _cells(
         columns = {"code": donor, "positive": label, "protein": protein, "first": first}
         parts.append(pd.DataFrame(columns | {"odd": donor % 2}))
     cells = pd.concat(parts, ignore_index=True)
-    cells["second"] = cells["first"] ^ cells["positive"]  # the class is whether the two differ
+    # the class is whether the two differ
+    cells["second"] = cells["first"] ^ cells["positive"]
     cells.index = pd.Index([f"cell{i + 1:05d}" for i in range(len(cells))])
     donors = pd.Index([f"D{i + 1:02d}" for i in range(n_donors)])
     cells[_keys.DONOR] = pd.Categorical.from_codes(cells["code"], donors)
@@ -145,10 +147,11 @@ def _cells(
 
 
 def _expected(
-    genes: pd.DataFrame, cells: pd.DataFrame, change: Any, design: Design, rng: np.random.Generator
+    genes: pd.DataFrame, cells: pd.DataFrame, change: Any, design: Design, rng: _Rng
 ) -> np.ndarray:
     """Expected counts, cells × genes."""
-    n, donor, n_donors = len(genes), cells["code"].to_numpy(), int(cells["code"].max()) + 1
+    donor, n = cells["code"].to_numpy(), len(genes)
+    n_donors = int(donor.max()) + 1
     log = np.log(genes["level"].to_numpy()) + rng.normal(0, 0.25, (n_donors, n))[donor]
     factor = rng.normal(0, 1, (len(cells), _N_MODULES))
     factor += rng.normal(0, 0.3, (n_donors, _N_MODULES))[donor]

@@ -14,7 +14,7 @@ from scbert_cll._survival import units
 from scbert_cll._survival.outcome import distinct, entry_before_end, one_end
 from scbert_cll._survival.units import Unit
 from scbert_cll.datasets import _tables
-from scbert_cll.datasets._tables import Table, are_plain, event_meanings, events
+from scbert_cll.datasets._tables import Meanings, Table, are_plain, event_meanings, events
 
 
 def read_cohort(
@@ -133,8 +133,9 @@ def read_cohort(
         obs[_tables.column_name(key)] = column
     adata, record = _tables.joined(values, obs)
     params = keys | {"unit": unit, "transpose": transpose}
-    outcome = _summary(obs.loc[adata.obs_names], time_key, event_key)
-    adata.uns[_keys.COHORT] = record | {"files": files, "outcome": outcome, "params": params}
+    outcome = _summary(obs.loc[adata.obs_names], keys)
+    record |= {"files": files, "outcome": outcome, "params": params}
+    adata.uns[_keys.COHORT] = record
     return adata
 
 
@@ -152,7 +153,7 @@ def _check_keys(keys: Mapping[str, str]) -> None:
 
 
 def _outcome(
-    seen: pd.DataFrame, keys: Mapping[str, str], unit: Unit, meanings: Mapping[str, int] | None
+    seen: pd.DataFrame, keys: Mapping[str, str], unit: Unit, meanings: Meanings | None
 ) -> dict[str, pd.Series]:
     """The columns of the outcome in years and in 0 and 1."""
     columns = {name: seen[key] for name, key in keys.items()}
@@ -167,27 +168,30 @@ def _outcome(
         if entry is not None:
             entry_before_end(entry, time)
         units.check_unit(time, unit, entry=entry)
-    if "competing_key" in columns:  # plain 0 and 1 are just that, whatever the other's words mean
+    if "competing_key" in columns:
         column = columns["competing_key"]
-        competing = events(column, keys["competing_key"], None if are_plain(column) else meanings)
+        if are_plain(column):  # they are just that, whatever the other's words mean
+            meanings = None
+        competing = events(column, keys["competing_key"], meanings)
         one_end(outcome["event_key"], competing)
         outcome["competing_key"] = competing
-    is_time = {"time_key", "entry_key"}
-    return {
-        keys[name]: column / units.PER_YEAR[unit] if name in is_time else _tables.yes_or_no(column)
-        for name, column in outcome.items()
-    }
+    for name, column in outcome.items():
+        is_time = name in ("time_key", "entry_key")
+        years = column / units.PER_YEAR[unit]
+        outcome[name] = years if is_time else _tables.yes_or_no(column)
+    return {keys[name]: column for name, column in outcome.items()}
 
 
-def _summary(obs: pd.DataFrame, time_key: str | None, event_key: str | None) -> dict[str, float]:
+def _summary(obs: pd.DataFrame, keys: Mapping[str, str]) -> dict[str, float]:
     """How many patients have an outcome, and how long they were followed."""
-    if not event_key:
+    names = [keys[name] for name in ("event_key", "time_key") if name in keys]
+    if not names:
         return {}
-    columns = [_tables.column_name(key) for key in (event_key, time_key) if key]
-    complete = obs[columns].dropna()
-    summary: dict[str, float] = {"n": len(complete), "n_events": int(complete[columns[0]].sum())}
-    if not time_key or complete.empty:
+    complete = obs[list(map(_tables.column_name, names))].dropna()
+    summary: dict[str, float] = {"n": len(complete)}
+    summary["n_events"] = int(complete.iloc[:, 0].sum())
+    if len(names) < 2 or complete.empty:
         return summary
-    time = complete[columns[1]]
+    time = complete.iloc[:, 1]
     of_time = {"n_time_zero": int((time == 0).sum()), "median": float(time.median())}
     return summary | of_time | {"maximum": float(time.max())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from io import StringIO
-from itertools import chain, count
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Final, TextIO
@@ -157,7 +157,8 @@ def _table(file: TextIO, name: str) -> tuple[pd.DataFrame, bool]:
             f"{name} has a quote that is not closed in row {line} of its table, so the rows "
             "behind it would be lost. Get the file again, or close it."
         )
-    table = _tables.read_body(body, "\t", len(header)).reindex(columns=range(len(header)))
+    table = _tables.read_body(body, "\t", len(header))
+    table = table.reindex(columns=range(len(header)))
     is_complete = bool(len(table)) and str(table.iloc[-1, 0]).startswith(_END)
     return table.iloc[:-1].set_axis(pd.Index(header, dtype=object), axis=1), is_complete
 
@@ -165,10 +166,10 @@ def _table(file: TextIO, name: str) -> tuple[pd.DataFrame, bool]:
 def _described(lines: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataFrame:
     """Samples × what their authors say of them; a name that a sample has twice gets ``_2``."""
     columns: dict[str, dict[str, str]] = {}
-    for name, rows in lines.items():
-        if not name.startswith(_SAMPLE) or name == _ACCESSION:
+    for line, rows in lines.items():
+        if not line.startswith(_SAMPLE) or line == _ACCESSION:
             continue
-        field = name.removeprefix(_SAMPLE)
+        field = line.removeprefix(_SAMPLE)
         has_keys = field.startswith(_CHARACTERISTICS)
         for cells in rows:
             if not has_keys and field != "title" and len(set(cells)) < 2:
@@ -179,9 +180,10 @@ def _described(lines: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataF
                     key, value = field, cell
                 if (value := value.strip()) in _tables.MISSING:
                     continue
-                names = (key.strip() if i == 1 else f"{key.strip()}_{i}" for i in count(1))
-                free = next(name for name in names if sample not in columns.get(name, {}))
-                columns.setdefault(free, {})[sample] = value
+                name, i = key.strip(), 1
+                while sample in columns.get(name, {}):
+                    name, i = f"{key.strip()}_{i + 1}", i + 1
+                columns.setdefault(name, {})[sample] = value
     table = pd.DataFrame(columns, index=samples, dtype=object)
     for name, column in table.items():
         numbers = pd.to_numeric(column, errors="coerce")

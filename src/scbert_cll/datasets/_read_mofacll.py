@@ -16,7 +16,7 @@ from scbert_cll.datasets import _tables
 from scbert_cll.datasets._tables import Table, events, word_of
 
 _PATIENT: Final = "patientID"
-_NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever", "pretreat": "pretreated"}
+_NAMES: Final = {"treatedAfter": "treated", "treatment": "treated_ever"}
 _TIMES: Final = ("OS", "TTT", "TFT")
 _EVENTS: Final = ("died", "treated", "treated_ever")
 _PROTEIN: Final = ("name", "ensembl_gene_id", "hgnc_symbol")
@@ -133,7 +133,8 @@ def read_mofacll(
     tables, files = _tables.read_tables(
         sources | {"expression": expression, "proteome": proteome}, sha256=sha256
     )
-    clinical = {role: _patients(tables[role], role) for role in sources if role in tables}
+    present = [role for role in sources if role in tables]
+    clinical = {role: _patients(tables[role], role) for role in present}
     obs = _outcome(clinical["survival"])
     outcomes = list(obs.columns)
     clinical["survival"] = clinical["survival"].drop(columns=outcomes, errors="ignore")
@@ -154,11 +155,11 @@ def read_mofacll(
     adata, of_samples = _tables.joined(values, obs)
     if var is not None:
         adata.var = var
-    others = {
+    record["only_in"] = {
         role: np.array(sorted(set(table.index) - set(obs.index)), dtype=object)
         for role, table in clinical.items()
     }
-    record |= {"files": files, "outcomes": np.array(outcomes, dtype=object), "only_in": others}
+    record |= {"files": files, "outcomes": np.array(outcomes, dtype=object)}
     adata.uns[_keys.COHORT] = record | of_samples
     return adata
 
@@ -166,12 +167,13 @@ def read_mofacll(
 def _patients(table: pd.DataFrame, role: str) -> pd.DataFrame:
     """One row per patient: of the column patientID, or of the first one."""
     table = _tables.named_rows(table, _PATIENT if _PATIENT in table else None, role)
-    return table.rename(columns=_NAMES)
+    return table.rename(columns=_NAMES | {"pretreat": "pretreated"})
 
 
 def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
     """Times in years, events as 0 and 1, and death before treatment."""
-    _check_columns(seen, ["TTT", "treated"] if "TTT" in seen else ["OS", "died"], "survival table")
+    needed = ["TTT", "treated"] if "TTT" in seen else ["OS", "died"]
+    _check_columns(seen, needed, "survival table")
     obs = pd.DataFrame(index=seen.index)
     for name in seen.columns[seen.columns.isin(_TIMES)]:
         obs[name] = units.times(seen[name], name)
@@ -180,8 +182,8 @@ def _outcome(seen: pd.DataFrame) -> pd.DataFrame:
         obs[name] = _tables.yes_or_no(events(seen[name], name))
     if {"treated", "died"} <= set(obs):
         has_both = obs[["treated", "died"]].notna().all(axis=1)
-        untreated = (obs["treated"] == 0) & (obs["died"] == 1)
-        obs["died_untreated"] = _tables.yes_or_no(untreated.astype(np.float64).where(has_both))
+        untreated = ((obs["treated"] == 0) & (obs["died"] == 1)).astype(np.float64)
+        obs["died_untreated"] = _tables.yes_or_no(untreated.where(has_both))
     return obs
 
 
@@ -197,7 +199,7 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
     """Columns of patients; IGHV in words, and TP53 mutated or lost."""
     obs = _tables.columns_of_obs(table)
     if "IGHV" in obs:
-        words = table["IGHV"].dropna().astype(object).map(lambda value: word_of(value).upper())
+        words = table["IGHV"].dropna().astype(object).map(word_of).str.upper()
         if unknown := sorted(set(words) - set(_IGHV)):
             raise ValueError(
                 f"IGHV must be 1 (mutated) or 0 (unmutated), or M and U; found {listed(unknown)}."
@@ -205,7 +207,7 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
         status = pd.CategoricalDtype(list(_STATUS), ordered=True)
         obs["IGHV"] = words.map(_IGHV).reindex(table.index).astype(status)
     if {"TP53", "del17p"} <= set(obs):
-        both = pd.DataFrame({name: events(table[name], name) for name in ("TP53", "del17p")})
+        both = pd.concat([events(table[name], name) for name in ("TP53", "del17p")], axis=1)
         is_certain = both.notna().all(axis=1) | (both == 1).any(axis=1)
         obs["TP53ab"] = _tables.yes_or_no(both.max(axis=1).where(is_certain))
     return obs
@@ -246,14 +248,16 @@ def _proteins(
     about = table[list(_PROTEIN)].reset_index(drop=True)
     about = about.assign(missing=values.isna().sum(axis=1), mean=values.mean(axis=1))
     named = about[about["hgnc_symbol"].notna() & (about["hgnc_symbol"] != "")]
-    best = named.sort_values(["missing", "mean"], ascending=[True, False], kind="stable")
-    best = best.drop_duplicates("hgnc_symbol").sort_index()
+    best = named.sort_values("mean", ascending=False, kind="stable")
+    best = best.sort_values("missing", kind="stable").drop_duplicates("hgnc_symbol").sort_index()
     symbols = pd.Index(best["hgnc_symbol"].astype(str), dtype=object)
     var = best[["name", "ensembl_gene_id"]].fillna("").astype(str).astype(object)
     var = var.set_axis(["protein", "ensembl"], axis=1).set_axis(symbols, axis=0)
     names = about["name"].astype(str)
-    others = {
-        "no_symbol": names[about.index.difference(named.index)].to_numpy(dtype=object),
-        "other_proteins": names[named.index.difference(best.index)].to_numpy(dtype=object),
+    no_symbol = names[about.index.difference(named.index)]
+    others = names[named.index.difference(best.index)]
+    record = {
+        "no_symbol": no_symbol.to_numpy(dtype=object),
+        "other_proteins": others.to_numpy(dtype=object),
     }
-    return values.loc[best.index].T.set_axis(symbols, axis=1), var, others
+    return values.loc[best.index].T.set_axis(symbols, axis=1), var, record

@@ -21,6 +21,8 @@ from scbert_cll._checks.people import donor_name
 from scbert_cll._checks.text import fields_of, numbers_as_written, open_table
 from scbert_cll._checks.words import key_in, listed, unique
 
+type Record = dict[str, Any]  # an entry of `uns`
+type Meanings = Mapping[str, int]  # events, 0 or 1, by the words of a file
 type Table = pd.DataFrame | str | PathLike[str]
 
 MISSING: Final = (
@@ -105,18 +107,19 @@ def _read(path: Path, sep: str | None) -> pd.DataFrame:
     return numbers_as_written(table, texts, separator, path.name)
 
 
-def read_body(body: str, sep: str, n_columns: int, *, as_text: bool = False) -> pd.DataFrame:
+def read_body(body: str, sep: str, n: int, *, as_text: bool = False) -> pd.DataFrame:
     """What follows a header.
 
     The first column is text whatever it holds: 01005, and a gene called NA.
     """
     dtype = str if as_text else {0: str}
-    how: Any = {"header": None, "dtype": dtype, "keep_default_na": False, "low_memory": False}
-    how["na_values"] = {i: list(MISSING) for i in range(1, n_columns + 1)}
+    how: Any = {"header": None, "dtype": dtype, "low_memory": False}
+    how["keep_default_na"] = False
+    how["na_values"] = {i: list(MISSING) for i in range(1, n + 1)}
     try:
         return pd.read_csv(StringIO(body), sep=sep, **how)
     except pd.errors.EmptyDataError:
-        return pd.DataFrame(columns=range(n_columns))
+        return pd.DataFrame(columns=range(n))
 
 
 def _in_memory(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,13 +134,15 @@ def _in_memory(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text(column: pd.Series) -> pd.Index:
-    return pd.Index(["" if pd.isna(value) else str(value) for value in column], dtype=object)
+    names = ["" if pd.isna(value) else str(value) for value in column]
+    return pd.Index(names, dtype=object)
 
 
 def check_samples(names: pd.Index, where: str) -> None:
     """Every sample has a name of its own."""
     if blank := int(sum(not str(name).strip() for name in names)):
-        raise ValueError(f"{blank} samples of {where} have no name; name them or leave them out.")
+        remedy = "name them or leave them out"
+        raise ValueError(f"{blank} samples of {where} have no name; {remedy}.")
     unique(names, f"Samples of {where}", "keep one sample of each patient")
 
 
@@ -192,7 +197,7 @@ def expression_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     return values
 
 
-def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData, dict[str, Any]]:
+def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData, Record]:
     """The samples that both have, in the order of the expression; others are left out and named."""
     if expression is None:
         expression = pd.DataFrame(index=obs.index)
@@ -209,8 +214,10 @@ def joined(expression: pd.DataFrame | None, obs: pd.DataFrame) -> tuple[AnnData,
         )
     adata = as_anndata(expression[shared], obs.loc[names[shared]])
     warn_of_scale(adata, "the expression table", stacklevel=4)
-    record = {f"only_{name}": np.array(others, dtype=object) for name, others in only.items()}
-    return adata, record | {"n_samples": adata.n_obs}
+    record: Record = {"n_samples": adata.n_obs}
+    for name, others in only.items():
+        record[f"only_{name}"] = np.array(others, dtype=object)
+    return adata, record
 
 
 def as_anndata(values: pd.DataFrame, obs: pd.DataFrame) -> AnnData:
@@ -227,13 +234,14 @@ def check_shared(expression: pd.DataFrame, clinical: pd.DataFrame, key: str) -> 
     samples = expression.index
     if samples.isin(clinical.index).any():
         return
-    n_in = {name: int(samples.isin(clinical[name].astype(str)).sum()) for name in clinical}
-    likeliest = max(n_in, key=n_in.__getitem__, default="")
+    in_columns = clinical.astype(str).isin(list(samples))
+    n_in = in_columns.sum()
+    likeliest = None if n_in.empty else n_in.idxmax()
     hint = "Use the same names in both."
     if expression.columns.isin(clinical.index).any():
         hint = "They are named in the other direction of the expression table: transpose=True "
         hint += "(or not)."
-    elif n_in.get(likeliest):
+    elif likeliest is not None and n_in[likeliest]:
         hint = f"The column {likeliest!r} has {n_in[likeliest]} of them: sample_key={likeliest!r}."
     raise ValueError(
         f"No sample is in both tables. The expression has {listed(samples, 3)}; {key!r} of the "
@@ -259,10 +267,13 @@ def columns_of_obs(table: pd.DataFrame) -> pd.DataFrame:
 
     No slash in a name.
     """
-    names = [column_name(name) or f"column_{i + 1}" for i, name in enumerate(table.columns)]
-    columns = {i: _typed(table.iloc[:, i]) for i in range(table.shape[1])}
-    obs = pd.DataFrame(columns, index=table.index).set_axis(pd.Index(names, dtype=object), axis=1)
-    unique(obs.columns, "Columns of the clinical table, with _ for /,", "rename one of them")
+    columns = enumerate(table.columns)
+    names = [column_name(name) or f"column_{i + 1}" for i, name in columns]
+    typed = {i: _typed(table.iloc[:, i]) for i in range(table.shape[1])}
+    obs = pd.DataFrame(typed, index=table.index)
+    obs.columns = pd.Index(names, dtype=object)
+    what = "Columns of the clinical table, with _ for /,"
+    unique(obs.columns, what, "rename one of them")
     return obs
 
 
@@ -292,11 +303,12 @@ def yes_or_no(values: pd.Series) -> pd.Series:
     return values if values.isna().any() else values.astype(np.int64)
 
 
-def event_meanings(values: Any) -> dict[str, int] | None:
+def event_meanings(values: Any) -> Meanings | None:
     """The meaning of each word of a file, as a user gives it: 0 or 1."""
     if values is None:
         return None
-    if not isinstance(values, Mapping) or not values or not set(values.values()) <= {0, 1}:
+    is_map = isinstance(values, Mapping) and len(values) > 0
+    if not is_map or not set(values.values()) <= {0, 1}:
         raise ValueError(
             "event_values must map the file's words to 0 (censored) or 1 (event), e.g. "
             f"{{'dead': 1, 'alive': 0}}; found {values!r}."
@@ -304,7 +316,7 @@ def event_meanings(values: Any) -> dict[str, int] | None:
     return {word_of(word): int(meaning) for word, meaning in values.items()}
 
 
-def events(column: pd.Series, key: str, meanings: Mapping[str, int] | None = None) -> pd.Series:
+def events(column: pd.Series, key: str, meanings: Meanings | None = None) -> pd.Series:
     """Events as 0 and 1, NaN where they are unknown; 0/1, TRUE/FALSE and T/F without `meanings`."""
     words = column.dropna().astype(object).map(word_of)
     codes = words.str.upper().map(_YES_NO) if meanings is None else words.map(meanings)
