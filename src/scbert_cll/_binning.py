@@ -13,13 +13,15 @@ from scipy import sparse
 
 from scbert_cll._checks.words import choice, listed, number_in
 
+type Csr = sparse.csr_matrix
 type Edges = np.ndarray | pd.DataFrame  # (tokens,), or genes × tokens
 
 Method = Literal["log2", "uniform", "quantile", "gene_quantile"]
 # Stored values taken at a time: small enough that a block and its intermediates stay in the
 # processor's cache.
 _BLOCK: Final = 2**16
-_FEW_EDGES: Final = 40  # up to so many, counting the edges below a value beats a binary search
+# up to so many, counting the edges below a value beats a binary search
+_FEW_EDGES: Final = 40
 _GENE_BLOCK: Final = 2**24  # stored values turned gene-wise at a time
 
 
@@ -66,14 +68,15 @@ class Scheme:
             )
         choice(scheme.method, get_args(Method), "method")
         number_in(scheme.n_bins, "n_bins", 1, 254, whole=True)
-        number_in(scheme.target_sum, "target_sum", np.finfo(float).tiny, np.finfo(float).max)
+        of_floats = np.finfo(float)
+        number_in(scheme.target_sum, "target_sum", of_floats.tiny, of_floats.max)
         return Scheme.of(of_edges)
 
     def lower_edges(
         self,
         edges: Mapping[str, Any] | None,
         genes: pd.Index,
-        counts: sparse.csr_matrix,
+        counts: Csr,
         totals: np.ndarray,
     ) -> Edges:
         """Lower edges of the tokens 1 … n_bins: of `edges`, or learned from cells that fit them."""
@@ -88,9 +91,10 @@ class Scheme:
             v = np.log2(1 + largest) * np.arange(self.n_bins) / self.n_bins
             return np.asarray(np.exp2(v) - 1)
         columns = [str(token) for token in range(1, self.n_bins + 1)]
-        return pd.DataFrame(_gene_quantiles(counts, totals, self), index=genes, columns=columns)
+        quantiles = _gene_quantiles(counts, totals, self)
+        return pd.DataFrame(quantiles, index=genes, columns=columns)
 
-    def tokens(self, counts: sparse.csr_matrix, totals: np.ndarray, lower: Edges) -> Any:
+    def tokens(self, counts: Csr, totals: np.ndarray, lower: Edges) -> Csr:
         """Cut the stored values, block by block, straight into their tokens: CSR of uint8."""
         tokens = np.empty(counts.nnz, dtype=np.uint8)
         if self.method == "quantile":
@@ -112,15 +116,16 @@ class Scheme:
         return binned
 
 
-def cut(counts: sparse.csr_matrix, record: Mapping[str, Any]) -> sparse.csr_matrix:
+def cut(counts: Csr, record: Mapping[str, Any]) -> Csr:
     """Tokens of counts without stored zeros, by a record of pp.bin_expression.
 
     A cell without counts has none.
     """
-    return Scheme.of(record["params"]).tokens(counts, totals_of_cells(counts), record["edges"])
+    scheme = Scheme.of(record["params"])
+    return scheme.tokens(counts, totals_of_cells(counts), record["edges"])
 
 
-def totals_of_cells(counts: sparse.csr_matrix) -> np.ndarray:
+def totals_of_cells(counts: Csr) -> np.ndarray:
     """Counts of each cell; exact, also where float32 would not be."""
     totals = np.zeros(counts.shape[0])
     for rows, stored in _row_blocks(counts.indptr):
@@ -156,7 +161,7 @@ def _row_blocks(indptr: np.ndarray) -> Iterator[tuple[slice, slice]]:
 
 
 def _levels(
-    counts: sparse.csr_matrix, totals: np.ndarray, target_sum: float
+    counts: Csr, totals: np.ndarray, target_sum: float
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of x = target_sum · c / N, in an order of operations that keeps a whole x exact."""
     for rows, stored in _row_blocks(counts.indptr):
@@ -193,7 +198,7 @@ def _rank_tokens(values: np.ndarray, n_bins: int) -> np.ndarray | int:
     return 1 + n_not_above * (n_bins - 1) // (len(values) - 1)
 
 
-def _gene_quantiles(counts: sparse.csr_matrix, totals: np.ndarray, scheme: Scheme) -> np.ndarray:
+def _gene_quantiles(counts: Csr, totals: np.ndarray, scheme: Scheme) -> np.ndarray:
     """Genes × tokens: 0, then the observed values at 1/n_bins … of each gene's expressed values."""
     n_bins = scheme.n_bins
     edges = np.full((counts.shape[1], n_bins), np.inf)

@@ -21,6 +21,7 @@ from scbert_cll._checks.genes import features_of, only_genes
 from scbert_cll._checks.words import key_in, listed
 from scbert_cll._keys import slot_name
 
+type Csr = sparse.csr_matrix
 RAW: Final = "raw"
 _FLOAT16_WHOLE: Final = 2048  # above this a float16 has no odd numbers
 _EPSILON: Final = 4 * float(np.finfo(np.float32).eps)
@@ -79,7 +80,7 @@ def matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     return _values(adata, slot(adata, layer))
 
 
-def counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> sparse.csr_matrix:
+def counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> Csr:
     """Raw counts of the genes as canonical CSR.
 
     With `only_x` no other slot can be chosen, and none is offered.
@@ -266,11 +267,10 @@ def _values(adata: AnnData, source: Slot) -> sparse.csr_matrix:
         is_bad, what = csr.data < 0, "negative"
     remedy = ""
     if np.isnan(csr.data).any() and not np.isinf(csr.data).any():
-        code = source.code(
-            "{0}.data = np.nan_to_num({0}.data)",
-            "{0} = np.nan_to_num(np.asarray({0}, dtype=float))",
-        )
-        remedy = f"If a gene that was not measured is to count as not expressed: {code}. "
+        for_dense = "{0} = np.nan_to_num(np.asarray({0}, dtype=float))"
+        code = source.code("{0}.data = np.nan_to_num({0}.data)", for_dense)
+        why = "If a gene that was not measured is to count as not expressed"
+        remedy = f"{why}: {code}. "
     raise ValueError(
         f"{source.where} holds {what} values, first {first_of(csr, is_bad, adata)}; expected raw "
         f"counts, zero or more. {remedy}{_elsewhere(adata, source.layer)}".rstrip()
@@ -308,7 +308,7 @@ def _warn_of_float16(source: Slot, csr: sparse.csr_matrix) -> None:
 # -- what to say where there are no counts
 
 
-def _not_counts(adata: AnnData, source: Slot, csr: sparse.csr_matrix, *, only_x: bool) -> str:
+def _not_counts(adata: AnnData, source: Slot, csr: Csr, *, only_x: bool) -> str:
     """What was found, what it looks like, and where counts are or how they are made."""
     unit = _unit_of(csr) or ("log" if "log1p" in adata.uns else "")
     is_small = not unit and csr.data.max() < _LARGEST_LOG
@@ -316,7 +316,8 @@ def _not_counts(adata: AnnData, source: Slot, csr: sparse.csr_matrix, *, only_x:
     if unit == "scaled":
         hint = " It looks scaled to a common total."
     if unit in ("", "fractions"):
-        code = source.code("{0} = {0}.rint()", "{0} = np.rint(np.asarray({0}, dtype=float))")
+        for_dense = "{0} = np.rint(np.asarray({0}, dtype=float))"
+        code = source.code("{0} = {0}.rint()", for_dense)
         hint += (
             f" {'These look like' if unit else 'If these are'} fractions of counts (SoupX, "
             f"CellBender, EM counts of Alevin or RSEM): round them, {code}."
@@ -347,7 +348,8 @@ def _slots(adata: AnnData, *, only_x: bool) -> Iterator[tuple[str, str]]:
             yield name, f"{where} holds whole numbers: {use}."
     if adata.raw is not None and _hold_counts(adata.raw.X):
         pass_it = "" if only_x or RAW in adata.layers else f"pass layer={RAW!r}, or "
-        yield "", f"adata.raw holds whole numbers: {pass_it}adata = adata.raw.to_adata()."
+        use = f"{pass_it}adata = adata.raw.to_adata()"
+        yield "", f"adata.raw holds whole numbers: {use}."
     if adata.X is not None and not only_x and _hold_counts(adata.X):
         yield "X", "adata.X holds whole numbers: leave layer out."
 

@@ -135,6 +135,7 @@ def donors(
     adata: AnnData,
     key: str,
     *,
+    column: pd.Series | None = None,
     cells: np.ndarray | None = None,
     allow_missing: bool = False,
     quiet: bool = False,
@@ -147,6 +148,8 @@ def donors(
     ----------
     adata, key
         Where the column is.
+    column
+        Its values, where they lie elsewhere in the object.
     cells
         Cells that matter, as a mask; of others nothing is said.
     allow_missing
@@ -154,24 +157,16 @@ def donors(
     quiet
         Whether the warning was given already.
     """
-    remedy = (
-        "Name the column of donors: donor_key=. If it is in the obs of a MuData: "
-        f"mdata['rna'].obs[{key!r}] = mdata.obs[{key!r}]."
-    )
-    key_in(key, adata.obs, "adata.obs", remedy)
-    column, where = cast("pd.DataFrame", adata.obs)[key], f"adata.obs[{key!r}]"
-    return donors_of(column, where, cells=cells, allow_missing=allow_missing, quiet=quiet)
-
-
-def donors_of(
-    column: pd.Series,
-    where: str,
-    *,
-    cells: np.ndarray | None = None,
-    allow_missing: bool = False,
-    quiet: bool = False,
-) -> pd.Series:
-    """:func:`donors` of a column that is called `where`."""
+    where = f"adata.obs[{key!r}]"
+    if column is None:
+        remedy = (
+            "Name the column of donors: donor_key=. If it is in the obs of a MuData: "
+            f"mdata['rna'].obs[{key!r}] = mdata.obs[{key!r}]."
+        )
+        key_in(key, adata.obs, "adata.obs", remedy)
+        column = cast("pd.DataFrame", adata.obs)[key]
+    else:
+        where = f"obs[{key!r}]"
     matters = np.ones(len(column), dtype=bool)
     if cells is not None:
         matters = np.asarray(cells, dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -18,6 +18,7 @@ from scbert_cll._checks.words import choice, closest_first, key_in, listed, uniq
 from scbert_cll._names import own_index
 from scbert_cll._protein import names as protein_names
 
+type Data = AnnData | MuData
 Normalize = Literal["clr_cell", "clr_protein", "none"]
 
 
@@ -39,14 +40,14 @@ class Protein:
         return cls(rna, sparse.csr_matrix(values), names, where)
 
 
-def find(data: AnnData | MuData, protein_key: str | None, rna_key: str | None = None) -> Protein:
+def find(data: Data, protein_key: str | None, rna_key: str | None = None) -> Protein:
     """Protein matrix of an AnnData (`obsm`) or MuData (a modality), with the cells of the RNA."""
     if isinstance(data, MuData):
         return _from_mudata(data, protein_key, rna_key)
     return _from_anndata(_checks.adata.anndata(data), protein_key)
 
 
-def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
+def column(data: Data, rna: AnnData, key: str) -> pd.Series:
     """A column of the RNA's `obs`, or else of the MuData's own, aligned to the RNA's cells.
 
     "rna:donor" is the column of the modality.
@@ -55,7 +56,8 @@ def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
         return _checks.adata.obs_column(rna, key)
     name = next(name for name, part in data.mod.items() if part is rna)
     obs = cast("pd.DataFrame", rna.obs)
-    for values in (obs.get(key), data.obs.get(key), obs.get(key.removeprefix(f"{name}:"))):
+    bare = key.removeprefix(f"{name}:")
+    for values in (obs.get(key), data.obs.get(key), obs.get(bare)):
         if values is not None:
             return values.reindex(rna.obs_names)
     where, remedy = f"mdata[{name!r}].obs", ""
@@ -68,15 +70,15 @@ def column(data: AnnData | MuData, rna: AnnData, key: str) -> pd.Series:
     )
 
 
-def donors(data: AnnData | MuData, rna: AnnData, key: str, cells: np.ndarray) -> pd.Series:
+def donors(data: Data, rna: AnnData, key: str, cells: np.ndarray) -> pd.Series:
     """Donor of each of the RNA's cells, wherever the column is; None for cells of no donor."""
     if not isinstance(data, MuData):
         return _checks.people.donors(rna, key, cells=cells)
     values = column(data, rna, key)
-    return _checks.people.donors_of(values, f"obs[{key!r}]", cells=cells)
+    return _checks.people.donors(rna, key, column=values, cells=cells)
 
 
-def mask(data: AnnData | MuData, rna: AnnData, cells: Any) -> np.ndarray:
+def mask(data: Data, rna: AnnData, cells: Any) -> np.ndarray:
     """A boolean per cell from a mask, a Series aligned by name, or a boolean `obs` column."""
     if cells is None:
         return np.ones(rna.n_obs, dtype=bool)
@@ -85,10 +87,12 @@ def mask(data: AnnData | MuData, rna: AnnData, cells: Any) -> np.ndarray:
         what, cells = f"obs[{cells!r}]", column(data, rna, cells)
     if isinstance(cells, pd.Series):
         if len(absent := rna.obs_names.difference(cells.index)):
-            raise ValueError(f"{what} says nothing about {len(absent)} cells: {listed(absent)}.")
+            n = len(absent)
+            raise ValueError(f"{what} says nothing about {n} cells: {listed(absent)}.")
         cells = cells.reindex(rna.obs_names)
         if len(absent := rna.obs_names[cells.isna()]):
-            raise ValueError(f"{what} is missing for {listed(absent)}; fill it with False.")
+            remedy = "fill it with False"
+            raise ValueError(f"{what} is missing for {listed(absent)}; {remedy}.")
     chosen = np.asarray(cells)
     are_booleans = all(isinstance(value, (bool, np.bool_)) for value in chosen.flat)
     if chosen.shape != (rna.n_obs,) or not are_booleans:
@@ -206,7 +210,7 @@ def _from_anndata(adata: AnnData, protein_key: str | None) -> Protein:
                 f"{features.selection('adata')}; data = mudata.MuData({{'rna': adata[:, "
                 "is_gene].copy(), 'prot': adata[:, ~is_gene].copy()})."
             )
-    key = _choose(protein_key, adata.obsm, "adata.obsm", "protein_key", _keys.PROTEIN_KEYS)
+    key = _choose("protein_key", protein_key, adata.obsm, "adata.obsm")
     values, where = adata.obsm[key], f"adata.obsm[{key!r}]"
     if isinstance(values, pd.DataFrame):
         names = own_index(values.columns, adata.uns)
@@ -230,9 +234,9 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
     if mdata.isbacked:
         remedy = "read it into memory first: mudata.read_h5mu(path)"
         raise ValueError(f"mdata is backed; {remedy}.")
-    prot_key = _choose(protein_key, mdata.mod, "mdata.mod", "protein_key", _keys.PROTEIN_KEYS)
+    prot_key = _choose("protein_key", protein_key, mdata.mod, "mdata.mod")
     rest = {name: part for name, part in mdata.mod.items() if name != prot_key}
-    rna_key = _choose(rna_key, rest, "mdata.mod", "rna_key", _keys.RNA_KEYS)
+    rna_key = _choose("rna_key", rna_key, rest, "mdata.mod")
     rna, prot = (_checks.adata.anndata(mdata[name]) for name in (rna_key, prot_key))
     if len(alone := rna.obs_names.symmetric_difference(prot.obs_names)):
         raise ValueError(
@@ -247,13 +251,12 @@ def _from_mudata(mdata: MuData, protein_key: str | None, rna_key: str | None) ->
     return Protein.of(rna, sparse.csr_matrix(prot.X)[order], prot.var_names, where)
 
 
-def _choose(
-    key: str | None, store: Mapping[str, Any], where: str, argument: str, usual: Sequence[str]
-) -> str:
+def _choose(argument: str, key: str | None, store: Mapping[str, Any], where: str) -> str:
     """The named key, or the only usual one that is there."""
     if key is not None:
         key_in(key, store, where, f"Choose one with {argument}=.")
         return key
+    usual = _keys.RNA_KEYS if argument == "rna_key" else _keys.PROTEIN_KEYS
     present = [name for name in usual if name in store]
     if len(present) != 1:
         why = f"{'more than one' if present else 'none'} of the usual names"

@@ -131,7 +131,8 @@ def positions(names: Sequence[str], marker: str) -> list[int]:
     panel = [name if of_mouse or not name.is_mouse else Name("") for name in panel]
     targets = {i: name for i, name in enumerate(panel) if name.is_marker}
     # nothing but case and separators differs
-    if same := [i for i, name in targets.items() if wanted.full and wanted.full == name.full]:
+    same = [i for i, name in targets.items() if wanted.full == name.full]
+    if wanted.full and same:
         return same
     for means in (_has_word, _has_synonym):
         if meant := [i for i, name in targets.items() if means(wanted, name)]:

@@ -138,9 +138,9 @@ def cll_cohort(
     number_in(n_planted, "n_planted", 2, np.inf, whole=True)
     number_in(hazard_ratio, "hazard_ratio", 0.01, 100)
     if programme is None:  # placeholders, of which every third goes down
-        planted = ["ITGA4", *(f"PLANTED{i:02d}" for i in range(1, n_planted))]
+        placeholders = ["ITGA4", *(f"PLANTED{i:02d}" for i in range(1, n_planted))]
         weights = [-1.0 if i % 3 == 1 else 1.0 for i in range(n_planted)]
-        programme = dict(zip(planted, weights, strict=True))
+        programme = dict(zip(placeholders, weights, strict=True))
     signs = _signs(programme)
     least = len(signs) + len(_keys.PROLIFERATION) + _MIN_ORDINARY
     number_in(n_genes, "n_genes", least, np.inf, whole=True)

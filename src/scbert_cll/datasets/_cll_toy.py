@@ -164,7 +164,7 @@ def cll_toy(
     dispersion = genes["dispersion"].to_numpy()
     counts = _negative_binomial(rate, dispersion, streams[4])
     # the planted genes are drawn last, so that the control differs in them alone
-    place = genes.index.get_indexer(planted["gene"])
+    place = genes.index.get_indexer(pd.Index(planted["gene"]))
     changed = rate[:, place] * np.exp(_acting(cells, planted, kind))
     counts[:, place] = _negative_binomial(changed, dispersion[place], streams[4])
     cll = cells[cells["cell_type"] == "CLL"]
@@ -299,11 +299,12 @@ def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: 
     """Expected counts, cells x genes, before the programme acts."""
     n, donor = len(genes), cells[_keys.DONOR].cat.codes.to_numpy()
     # donors differ in all genes a little; in clone, sex and dosage strongly
-    by_donor = pd.DataFrame(rng.normal(0, 0.15, (len(donors), n)), columns=genes.index)
-    for i, one in enumerate(donors.itertuples()):
-        by_donor.loc[i, [one.heavy, one.light, "IGHM", "IGHD"]] += [5.0, 6.0, 4.0, 3.0]
-        by_donor.loc[i, _named(_SEX[one.sex]).index] += 3.5
-        by_donor.loc[i, (genes["chromosome"] == "12") & one.trisomy12] += np.log(1.4)
+    by_donor = rng.normal(0, 0.15, (len(donors), n))
+    for effect, one in zip(by_donor, donors.to_dict("records"), strict=True):
+        clone = pd.Index([one["heavy"], one["light"], "IGHM", "IGHD"])
+        effect[genes.index.get_indexer(clone)] += [5.0, 6.0, 4.0, 3.0]
+        effect[genes.index.isin(_named(_SEX[one["sex"]]).index)] += 3.5
+        effect[(genes["chromosome"] == "12").to_numpy() & one["trisomy12"]] += np.log(1.4)
     by_batch = rng.normal(0, 0.1, (2, n))
     factor = rng.normal(0, 1, (len(cells), _N_MODULES))
     factor += rng.normal(0, 0.3, (len(donors), _N_MODULES))[donor]
@@ -312,7 +313,7 @@ def _rates(cells: pd.DataFrame, genes: pd.DataFrame, donors: pd.DataFrame, rng: 
     log += by_type[cells["cell_type"].cat.codes]
     log += factor[:, genes["module"]] * genes["loading"].to_numpy()
     cll = (cells["cell_type"] == "CLL").to_numpy()
-    log[cll] += by_donor.to_numpy()[donor[cll]]
+    log[cll] += by_donor[donor[cll]]
     tied = cells["cd49d_latent"] + 0.8 * cells["residual"]
     log[cll, genes.index.get_loc("ITGA4")] += tied[cll]
     profile = np.exp(log, out=log)
@@ -356,9 +357,10 @@ def _truth(sign: pd.Series, kind: str, rng: _Rng) -> pd.DataFrame:
     acts = kind != "none"
     parts = _PARTS.get(kind, ("programme", "programme"))
     other = np.arange(len(sign)) % _EVERY.get(kind, 1) == _EVERY.get(kind, 1) - 1
-    columns = {"gene": sign.index, "sign": sign * acts, "log_fc": sign * size * acts}
-    columns["part"] = np.where(other, *parts[::-1])
-    return pd.DataFrame(columns).set_axis([str(i) for i in range(len(sign))])
+    table = pd.DataFrame({"gene": sign.index, "sign": sign * acts}, index=sign.index)
+    table["log_fc"] = sign * size * acts
+    table["part"] = np.where(other, *parts[::-1])
+    return table.set_axis([str(i) for i in range(len(sign))])
 
 
 def _switches(cells: pd.DataFrame, kind: str, rng: _Rng) -> pd.DataFrame:

@@ -180,10 +180,10 @@ def _described(lines: dict[str, list[list[str]]], samples: pd.Index) -> pd.DataF
                     key, value = field, cell
                 if (value := value.strip()) in _tables.MISSING:
                     continue
-                name, i = key.strip(), 1
-                while sample in columns.get(name, {}):
-                    name, i = f"{key.strip()}_{i + 1}", i + 1
-                columns.setdefault(name, {})[sample] = value
+                free, i = key.strip(), 1
+                while sample in columns.get(free, {}):
+                    free, i = f"{key.strip()}_{i + 1}", i + 1
+                columns.setdefault(free, {})[sample] = value
     table = pd.DataFrame(columns, index=samples, dtype=object)
     for name, column in table.items():
         numbers = pd.to_numeric(column, errors="coerce")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from io import StringIO
+from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,7 @@ _LARGEST_LOG: Final = 50.0  # no logarithm of an intensity or a count comes near
 
 
 def read_tables(
-    sources: Mapping[str, Table | None],
+    sources: Mapping[str, Any],
     *,
     sep: str | None = None,
     sha256: Mapping[str, str] | None = None,
@@ -117,9 +118,10 @@ def read_body(body: str, sep: str, n: int, *, as_text: bool = False) -> pd.DataF
     how["keep_default_na"] = False
     how["na_values"] = {i: list(MISSING) for i in range(1, n + 1)}
     try:
-        return pd.read_csv(StringIO(body), sep=sep, **how)
+        table: pd.DataFrame = pd.read_csv(StringIO(body), sep=sep, **how)
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=range(n))
+    return table
 
 
 def _in_memory(table: pd.DataFrame) -> pd.DataFrame:
@@ -235,14 +237,13 @@ def check_shared(expression: pd.DataFrame, clinical: pd.DataFrame, key: str) -> 
     if samples.isin(clinical.index).any():
         return
     in_columns = clinical.astype(str).isin(list(samples))
-    n_in = in_columns.sum()
-    likeliest = None if n_in.empty else n_in.idxmax()
+    name, n = max(in_columns.sum().items(), key=itemgetter(1), default=("", 0))
     hint = "Use the same names in both."
     if expression.columns.isin(clinical.index).any():
         hint = "They are named in the other direction of the expression table: transpose=True "
         hint += "(or not)."
-    elif likeliest is not None and n_in[likeliest]:
-        hint = f"The column {likeliest!r} has {n_in[likeliest]} of them: sample_key={likeliest!r}."
+    elif n:
+        hint = f"The column {name!r} has {n} of them: sample_key={name!r}."
     raise ValueError(
         f"No sample is in both tables. The expression has {listed(samples, 3)}; {key!r} of the "
         f"clinical table has {listed(clinical.index, 3)}. {hint}"

@@ -119,8 +119,10 @@ def align_genes(
     matrices, left_out = _matrices(source, columns, is_whole=not len(others))
     if whole is not adata:
         left_out += [name or "X" for name, _ in adata.layers.items()]
-    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, vocab.names.rename(adata.var_names.name))
-    aligned = AnnData(matrices.pop(None, None), layers=matrices, var=var, **of_cells(adata))
+    var = pd.DataFrame({_keys.IN_QUERY: is_matched}, index=vocab.names)
+    x = matrices.pop(None, None)
+    aligned = AnnData(x, layers=matrices, var=var, **of_cells(adata))
+    aligned.var_names.name = adata.var_names.name
     for name in left_out:
         aligned.uns.pop(name, None)
     for name in matrices:
@@ -129,8 +131,8 @@ def align_genes(
     params |= {"aliases": aliases is not None, "vocab": f"{n_vocab} genes"} | note
     how = resolved["how"]
     is_renamed = how.isin(["genome", "ensembl", "alias", "suffix"])
-    renamed = resolved[is_renamed].drop(columns="index").drop_duplicates(ignore_index=True)
-    renamed = renamed.rename(columns={"name": "old", "gene": "new"}).astype(str)
+    renamed = resolved[is_renamed].drop(columns="index").astype(str)
+    renamed = renamed.rename(columns={"name": "old", "gene": "new"})
     names: dict[str, Iterable[str]] = {
         "matched": vocab.names[is_matched],
         "missing": missing,
@@ -138,9 +140,11 @@ def align_genes(
         "left_out": left_out,
         "no_genes": others,
     }
-    names |= {kind: resolved["name"][how == kind].unique() for kind in ("ambiguous", "unmatched")}
-    record = {name: np.array(list(genes), object) for name, genes in names.items()}
-    record |= {"renamed": renamed, "params": params}
+    for kind in ("ambiguous", "unmatched"):
+        names[kind] = resolved.loc[how == kind, "name"].unique()
+    record: dict[str, Any] = {name: np.array(list(genes), object) for name, genes in names.items()}
+    record["renamed"] = renamed.drop_duplicates(ignore_index=True)
+    record["params"] = params
     _record.write(aligned, uns={_keys.ALIGN_GENES: record})
     n = is_matched.sum()
     logger.info("%d of the %d genes of the vocabulary are in the data", n, n_vocab)

@@ -110,11 +110,12 @@ def balance(
     params["groupby"] = keys
     n_before = group.value_counts().sort_index()
     table = pd.DataFrame({"n_before": n_before}).rename_axis("group")
-    record = {"params": params, "groups": table.rename(index=str)}
+    table = table.rename(index=str)
+    record = {"params": params, "groups": table}
     if method == "weights":  # every group weighs the same, the mean over its cells is 1
         adata = _checks.adata.target(adata, copy=copy)
         weight = n_before.sum() / (len(n_before) * n_before)
-        record["groups"]["weight"] = weight.to_numpy()
+        table["weight"] = weight.to_numpy()
         weights = group.map(weight).fillna(0.0).astype(np.float32)
         obs, uns = {_keys.BALANCE_WEIGHT: weights}, {_keys.BALANCE: record}
         _record.write(adata, obs=obs, uns=uns)
@@ -124,7 +125,7 @@ def balance(
     new = _resampled(adata, group, method, use_rep, k_neighbors, rng)
     is_old = np.isin(new.obs_names, group.index[group.isna()])
     n_after = _group_names(new, keys)[~is_old].value_counts()
-    record["groups"]["n_after"] = n_after.reindex(n_before.index).to_numpy()
+    table["n_after"] = n_after.reindex(n_before.index).to_numpy()
     _record.write(new, uns={_keys.BALANCE: record})
     if not copy:
         _record.become(adata, new)
@@ -165,7 +166,8 @@ def _group_names(adata: AnnData, keys: list[str]) -> pd.Series:
     """The values of each cell in one text; missing where one of them is."""
     columns = [_checks.adata.obs_column(adata, key) for key in keys]
     texts = [_checks.people.class_names(column) for column in columns]
-    names = [None if None in values else " | ".join(values) for values in zip(*texts, strict=True)]
+    values = zip(*texts, strict=True)
+    names = [None if None in one else " | ".join(one) for one in values]
     return pd.Series(names, index=adata.obs_names, dtype=object)
 
 
@@ -190,7 +192,8 @@ def _resampled(
             "added. Delete it and compute it after balancing."
         )
     if method == "smote":
-        new = _smote(adata, rows, labels, SMOTE(k_neighbors=k, random_state=seed), use_rep)
+        smote = SMOTE(k_neighbors=k, random_state=seed)
+        new = _smote(adata, group.iloc[rows], smote, use_rep)
     else:  # the matrix itself need not take part
         sampler.fit_resample(np.arange(rows.size)[:, None], labels)
         chosen = rows[np.asarray(sampler.sample_indices_)]
@@ -202,11 +205,10 @@ def _resampled(
     return new
 
 
-def _smote(
-    adata: AnnData, rows: np.ndarray, labels: np.ndarray, sampler: SMOTE, use_rep: str | None
-) -> AnnData:
+def _smote(adata: AnnData, group: pd.Series, sampler: SMOTE, use_rep: str | None) -> AnnData:
     k, seed = sampler.k_neighbors, sampler.random_state
-    sizes = pd.Series(labels).value_counts().sort_index()
+    rows = adata.obs_names.get_indexer(group.index)
+    sizes = group.value_counts().sort_index()
     if len(small := sizes[(sizes <= k) & (sizes < sizes.max())]):
         named = ", ".join(f"{name!r} with {n}" for name, n in small.items())
         raise ValueError(
@@ -216,8 +218,8 @@ def _smote(
     _refuse_derived(adata)
     space = _neighbour_space(adata, rows, use_rep, seed)
     with calm():
-        resampled, _ = sampler.fit_resample(space, labels)
-    n = labels.size
+        resampled, _ = sampler.fit_resample(space, group.to_numpy(dtype=str))
+    n = rows.size
     parents = resampled[n:, -n:]  # (new, training cells): 1 − u and u
     new = _grown(adata, rows[np.asarray(parents.argmax(axis=1)).ravel()], "smote")
     _Interpolation(rows, parents, np.random.default_rng(seed)).fill(new, adata)

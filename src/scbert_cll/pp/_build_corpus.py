@@ -213,7 +213,7 @@ def build_corpus(
     return table
 
 
-def _cuts(genes: pd.Index, scheme: Scheme, edges: Mapping[str, Any] | None) -> dict[str, Any]:
+def _cuts(genes: pd.Index, scheme: Scheme, edges: Any) -> dict[str, Any]:
     """Record of `bin_expression` for cells that are not here yet: nothing is learned from them."""
     scheme = scheme.agreed(edges)
     if edges is None and scheme.is_learned:
@@ -223,7 +223,8 @@ def _cuts(genes: pd.Index, scheme: Scheme, edges: Mapping[str, Any] | None) -> d
             f"method={scheme.method!r}) and pass edges=sample.uns['binned']. log2 and quantile "
             f"need none."
         )
-    lower = scheme.lower_edges(edges, genes, sparse.csr_matrix((0, len(genes))), np.zeros(0))
+    no_cells = sparse.csr_matrix((0, len(genes)))
+    lower = scheme.lower_edges(edges, genes, no_cells, np.zeros(0))
     return {"edges": lower, "params": asdict(scheme) | _checks.counts.totals_of(genes)}
 
 
@@ -239,7 +240,8 @@ def _build(building: Building, out: Path) -> pd.DataFrame:
     val_donors = deal_donors(donors, request.val_fraction, request.val_donors, request.rng)
     parts = {i: parts_of(scan, val_donors) for i, scan in scans.items()}
     job = Job(request, building.paths, scans, building.stamps, parts, list(donors), columns)
-    datasets = building.write({part: deal_runs(scans, parts, part, request) for part in PARTS}, job)
+    runs = {part: deal_runs(scans, parts, part, request) for part in PARTS}
+    datasets = building.write(runs, job)
     merged = ("asked", "columns", "order")  # of each scan
     record = {
         "n_genes": len(request.vocab),
@@ -251,7 +253,7 @@ def _build(building: Building, out: Path) -> pd.DataFrame:
             {name: value for name, value in scan.record.items() if name not in merged}
             for scan in scans.values()
         ],
-        "skipped": [{"file": name, "reason": reason} for name, reason in reasons.items()],
+        "skipped": [{"file": file, "reason": why} for file, why in reasons.items()],
         "params": request.record(),
     }
     building.finish(record, out)

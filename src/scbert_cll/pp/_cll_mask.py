@@ -81,12 +81,15 @@ def cll_mask(
         )
     if exclude is None:
         names = list(protein.names)
-        excluded = [m for m in excluded if m in given or protein_names.positions(names, m)]
-    places = {marker: cite_seq.lookup(protein, marker) for marker in (*markers, *excluded)}
+        present = {m for m in excluded if protein_names.positions(names, m)}
+        excluded = [marker for marker in excluded if marker in present | given.keys()]
+    named = (*markers, *excluded)
+    places = {marker: cite_seq.lookup(protein, marker) for marker in named}
     every = np.ones(protein.rna.n_obs, dtype=bool)
     passed, used = every.copy(), dict[str, float]()
     batch = np.zeros(every.size, dtype=int)
-    for marker, is_wanted in [(m, True) for m in markers] + [(m, False) for m in excluded]:
+    gates = [*((m, True) for m in markers), *((m, False) for m in excluded)]
+    for marker, is_wanted in gates:
         levels = cite_seq.levels(protein, places[marker], normalize, batch, every)
         if marker in given:
             used[marker] = float(given[marker])
@@ -101,7 +104,7 @@ def cll_mask(
         passed &= (levels.level >= used[marker]) == is_wanted
     mask = pd.Series(passed, index=protein.rna.obs_names, name="+".join(markers))
     mask.attrs["thresholds"] = used
-    mask.attrs["proteins"] = {marker: str(protein.names[places[marker]]) for marker in used}
+    mask.attrs["proteins"] = {m: str(protein.names[places[m]]) for m in used}
     return mask
 
 

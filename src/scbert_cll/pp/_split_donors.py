@@ -10,8 +10,11 @@ from scbert_cll import _checks, _deal, _docs, _keys, _record
 from scbert_cll._checks.people import DONOR
 from scbert_cll._checks.words import choice, listed
 
+type _Rng = np.random.Generator
 _NOT_IN_TRAIN = 1e3
-_NO_PAIRS = 50.0  # test has no donor of several classes: worse than a class missing there
+# test has no donor of several classes: worse than a class missing there
+_NO_PAIRS = 50.0
+_PARTS = np.array(_keys.SPLIT_ORDER)
 
 
 @_docs.shared
@@ -104,8 +107,8 @@ def split_donors(
             "unit='donor'."
         )
     shares = np.asarray(fractions, dtype=float)
-    are_shares = shares.shape == (3,) and (shares >= 0).all() and np.isclose(shares.sum(), 1)
-    if not are_shares or shares[0] == 0:
+    are_three = shares.shape == (3,) and np.isclose(shares.sum(), 1)
+    if not are_three or (shares < 0).any() or shares[0] == 0:
         raise ValueError(
             "fractions must be three shares (train, val, test), none negative, train above 0, sum "
             f"1; found {fractions}."
@@ -132,10 +135,10 @@ def split_donors(
     if label is not None:
         _every_class_in_train(part, label, donor)
 
-    params |= {"fractions": [float(share) for share in shares], "donors_shared": unit == "cell"}
+    params |= {"fractions": shares.tolist(), "donors_shared": unit == "cell"}
     params |= _checks.people.left_out(of_all)
     adata = _checks.adata.target(adata, copy=copy)
-    parts = pd.Categorical(part.reindex(adata.obs_names), categories=list(_keys.SPLIT_ORDER))
+    parts = pd.Categorical(part.reindex(adata.obs_names), list(_keys.SPLIT_ORDER))
     record = {"params": params, "donors": _table(donor, label, part)}
     _record.write(adata, obs={key_added: parts}, uns={key_added: record})
     return adata if copy else None
@@ -145,7 +148,7 @@ def _deal_donors(
     donor: pd.Series,
     label: pd.Series | None,
     shares: np.ndarray,
-    rng: np.random.Generator,
+    rng: _Rng,
     *,
     mixed: bool,
 ) -> pd.Series:
@@ -160,7 +163,8 @@ def _deal_donors(
     cost = np.ones((used.size, 1 + len(columns)))
     cost[0, 2:] = _NOT_IN_TRAIN
     cost[:, :2] = [_deal.EMPTY, 0]
-    if mixed and present is not None and (others := present.sum(1) - present.max(1)).any():
+    others = None if present is None else present.sum(1) - present.max(1)
+    if mixed and others is not None and others.any():
         columns.append(others)
         cost = np.column_stack([cost, [1.0] * (used.size - 1) + [_NO_PAIRS]])
     dealt = _deal.deal(
@@ -169,14 +173,15 @@ def _deal_donors(
         rng,
         lacking=lambda amounts: ((amounts < 1e-9) * cost).sum((1, 2)),
     )
-    return donor.map(dict(zip(names, np.array(_keys.SPLIT_ORDER)[used[dealt]], strict=True)))
+    return donor.map(dict(zip(names, _PARTS[used[dealt]], strict=True)))
 
 
 def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -> None:
     absent = sorted(set(label.dropna()) - set(label[part == _keys.TRAIN].dropna()))
     if absent:
-        donors = {name: listed(sorted(donor[label == name].unique())) for name in absent}
-        where = "; ".join(f"{name!r} only in {found_in}" for name, found_in in donors.items())
+        donors = {name: np.sort(donor[label == name].unique()) for name in absent}
+        places = [f"{name!r} only in {listed(some)}" for name, some in donors.items()]
+        where = "; ".join(places)
         raise ValueError(
             f"Classes that cannot be in train with every part filled: {where}. Merge or drop the "
             "class, leave a part out with a share of 0, or split within donors with unit='cell' "
@@ -185,7 +190,7 @@ def _every_class_in_train(part: pd.Series, label: pd.Series, donor: pd.Series) -
 
 
 def _deal_cells(
-    donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: np.random.Generator
+    donor: pd.Series, label: pd.Series | None, shares: np.ndarray, rng: _Rng
 ) -> pd.Series:
     """Part of each cell, random within donor and class.
 
@@ -205,7 +210,7 @@ def _deal_cells(
     for i in range(len(line)):
         dealt[i] = np.argmax((i + 1) * shares - n_dealt)
         n_dealt[dealt[i]] += 1
-    return pd.Series(np.array(_keys.SPLIT_ORDER)[dealt], index=line.index).reindex(donor.index)
+    return pd.Series(_PARTS[dealt], index=line.index).reindex(donor.index)
 
 
 def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.DataFrame:
@@ -216,5 +221,6 @@ def _table(donor: pd.Series, label: pd.Series | None, part: pd.Series) -> pd.Dat
         names = {name: f"n_{name}" for name in label.dropna().unique()}
         if "cells" in names:
             names["cells"] = "n_cells (class)"
-        counts = counts.join(pd.crosstab(keys, label).rename(columns=names)).fillna(0).astype(int)
+        of_classes = pd.crosstab(keys, label).rename(columns=names)
+        counts = counts.join(of_classes).fillna(0).astype(int)
     return counts.reset_index()
