@@ -79,7 +79,7 @@ DOORS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("door", DOORS)
 def test_the_old_name_of_the_random_features(door: str) -> None:
-    with pytest.warns(FutureWarning, match="n_features is now called n_random_features"):
+    with pytest.warns(FutureWarning, match="n_features= is now n_random_features="):
         model = DOORS[door](OLD)
     assert model.config.n_random_features == 12
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from scbert_cll import pp
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.explain import attention
 from scbert_cll.nn import favor
+from scbert_cll.nn.context import Kernel
 
 
 def state(model) -> dict[str, torch.Tensor]:
@@ -502,7 +503,7 @@ def whole_matrices(model, adata: AnnData, cell: int) -> np.ndarray:
     received = np.zeros(model.config.n_positions)
     for genes, q, k, projection in queries_and_keys(model, adata, cell):
         matrix = favor.naive_attention_matrix(
-            q, k, projection, stabilizer=model.config.stabilizer
+            q, k, Kernel(projection, model.config.stabilizer)
         )  # (1, h, n, n)
         received[genes] += matrix.mean((0, 1, 2)).numpy() / model.config.n_layers
     return received
@@ -582,7 +583,7 @@ def test_attention_of_chosen_genes(model, new_cells):
             asks = np.isin(genes, model.genes.get_indexer(chosen))
             if asks.any():
                 matrix = favor.naive_attention_matrix(
-                    q, k, projection, stabilizer=model.config.stabilizer
+                    q, k, Kernel(projection, model.config.stabilizer)
                 )
                 total[genes] += matrix[0][:, asks].mean((0, 1)).numpy()
     expected = total[:60] / total[:60].sum()
@@ -612,7 +613,7 @@ def test_attention_floor_is_the_constant_share_of_the_features(model, new_cells)
     def floor(cell: int) -> list[float]:
         layers = list(queries_and_keys(model, new_cells, cell))
         features = [
-            favor.naive_features(k, p, None, model.config.stabilizer) for _, _, k, p in layers
+            favor.naive_features(k, Kernel(p, model.config.stabilizer)) for _, _, k, p in layers
         ]
         return [favor.EPSILON / phi.mean().item() for phi in features]
 

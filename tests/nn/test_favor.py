@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scbert_cll.nn import context, favor, softmax
+from scbert_cll.nn.context import Kernel
 
 STABILIZERS = ["cell", "head", "batch"]
 WEIGHTS = ["none", "padding", "background"]
 HEADS, DIM, WIDTH = 2, 8, 12
 
 
-def tensors(seed: int, *, b: int = 3, n: int = 37, r: int = 20, weights: str = "none"):
+def tensors(seed: int, *, b=3, n=37, r=20, weights="none", stabilizer="cell"):
     """Tokens, the matrix of queries, keys and values, random features, and how many genes a token
     stands for.
     """
@@ -31,7 +32,7 @@ def tensors(seed: int, *, b: int = 3, n: int = 37, r: int = 20, weights: str = "
     }[weights]
     if weight is not None:
         weight[:, 0] = 1
-    return x, qkv, context.orthogonal_features(r, DIM, generator), weight
+    return x, qkv, Kernel(context.orthogonal_features(r, DIM, generator), stabilizer), weight
 
 
 def split(x: torch.Tensor, qkv: torch.Tensor) -> list[torch.Tensor]:
@@ -45,9 +46,9 @@ def _at_a_time(request, monkeypatch):
         monkeypatch.setattr(context, "_AT_A_TIME", dict.fromkeys(("cpu", "cuda"), request.param))
 
 
-def naive_attention(x, qkv, projection, weight, stabilizer, asking):
+def naive_attention(x, qkv, kernel, weight, asking):
     (q, _, _), (_, k, v) = split(x if asking is None else asking, qkv), split(x, qkv)
-    matrix = favor.naive_attention_matrix(q, k, projection, weight, stabilizer)
+    matrix = favor.naive_attention_matrix(q, k, kernel, weight)
     return (matrix @ v.transpose(1, 2)).transpose(1, 2)
 
 
@@ -56,12 +57,12 @@ def naive_attention(x, qkv, projection, weight, stabilizer, asking):
 @pytest.mark.parametrize("some_ask", [False, True])
 @pytest.mark.usefixtures("_at_a_time")
 def test_attention_equals_its_naive_twin_gradients_included(stabilizer, weights, some_ask):
-    x, qkv, projection, weight = tensors(0, weights=weights)
+    x, qkv, kernel, weight = tensors(0, weights=weights, stabilizer=stabilizer)
     asking = x[:, 3:8] * 1.5 if some_ask else None
     results = []
     for function in (favor.attention, naive_attention):
         inputs = [None if t is None else t.clone().requires_grad_() for t in (x, qkv, asking)]
-        out = function(inputs[0], inputs[1], projection, weight, stabilizer, inputs[2])
+        out = function(inputs[0], inputs[1], kernel, weight, inputs[2])
         probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
         (out * probe).sum().backward()
         results.append([out.detach(), *(t.grad for t in inputs if t is not None)])
@@ -75,11 +76,11 @@ def test_attention_equals_its_naive_twin_gradients_included(stabilizer, weights,
 def test_gradients_reach_the_weights(stabilizer, small, monkeypatch):
     """How an output changes when a token counts a little less."""
     monkeypatch.setattr(favor, "_SMALL", 10**6 if small else 0)
-    x, qkv, projection, weight = tensors(2, weights="background")
+    x, qkv, kernel, weight = tensors(2, weights="background", stabilizer=stabilizer)
     results = []
     for function in (favor.attention, naive_attention):
         counts = weight.clone().requires_grad_()
-        out = function(x, qkv, projection, counts, stabilizer, None)
+        out = function(x, qkv, kernel, counts, None)
         probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
         (out * probe).sum().backward()
         results.append(counts.grad[weight > 0])  # a token of no weight is padding
@@ -90,14 +91,14 @@ def test_gradients_reach_the_weights(stabilizer, small, monkeypatch):
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.usefixtures("_at_a_time")
 def test_received_attention_is_the_column_mean_of_the_matrix(stabilizer, weights):
-    x, qkv, projection, weight = tensors(2, weights=weights)
+    x, qkv, kernel, weight = tensors(2, weights=weights, stabilizer=stabilizer)
     q, k, _ = split(x, qkv)
     share = favor.mean_weight(x[..., 0], weight)
-    dense = favor.naive_attention_matrix(q, k, projection, weight, stabilizer)
+    dense = favor.naive_attention_matrix(q, k, kernel, weight)
     expected = torch.einsum(
         "bi,bhij->bhj", share, dense
     )  # what all genes behind a token receive together
-    found = favor.received_attention(q, k, projection, share, weight, stabilizer)
+    found = favor.received_attention(q.__getitem__, k.__getitem__, kernel, share, weight)
     together = found if weight is None else found * weight[:, None]
     torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(together.sum(-1), torch.ones(found.shape[:2]))
@@ -106,48 +107,51 @@ def test_received_attention_is_the_column_mean_of_the_matrix(stabilizer, weights
 
 
 def test_received_attention_of_chosen_queries():
-    x, qkv, projection, _ = tensors(9)
+    x, qkv, kernel, _ = tensors(9)
     q, k, _ = split(x, qkv)
     share = torch.zeros(3, 37)
     share[:, [4, 7]] = 0.5
-    expected = favor.naive_attention_matrix(q, k, projection)[:, :, [4, 7]].mean(2)
+    expected = favor.naive_attention_matrix(q, k, kernel)[:, :, [4, 7]].mean(2)
     torch.testing.assert_close(
-        favor.received_attention(q, k, projection, share), expected, rtol=1e-5, atol=1e-8
+        favor.received_attention(q.__getitem__, k.__getitem__, kernel, share),
+        expected,
+        rtol=1e-5,
+        atol=1e-8,
     )
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), padding=st.integers(1, 40))
 def test_padding_changes_nothing(seed, padding):
-    x, qkv, projection, _ = tensors(seed, b=2, n=11)
+    x, qkv, kernel, _ = tensors(seed, b=2, n=11)
     weight = torch.ones(2, 11 + padding)
     weight[:, 11:] = 0
     loud = torch.cat([x, 50 * torch.ones(2, padding, WIDTH)], dim=1)  # would win every maximum
-    alone = favor.attention(x, qkv, projection)
+    alone = favor.attention(x, qkv, kernel)
     torch.testing.assert_close(
-        favor.attention(loud, qkv, projection, weight)[:, :11], alone, rtol=1e-4, atol=1e-5
+        favor.attention(loud, qkv, kernel, weight)[:, :11], alone, rtol=1e-4, atol=1e-5
     )
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), copies=st.integers(2, 5))
 def test_a_token_of_weight_two_is_two_tokens(seed, copies):
-    x, qkv, projection, _ = tensors(seed, b=1, n=9)
+    x, qkv, kernel, _ = tensors(seed, b=1, n=9)
     weight = torch.ones(1, 9)
     weight[0, 4] = copies
     repeated = torch.cat([x, x[:, 4:5].expand(-1, copies - 1, -1)], dim=1)
-    expected = favor.attention(repeated, qkv, projection)[:, :9]
+    expected = favor.attention(repeated, qkv, kernel)[:, :9]
     torch.testing.assert_close(
-        favor.attention(x, qkv, projection, weight), expected, rtol=1e-4, atol=1e-5
+        favor.attention(x, qkv, kernel, weight), expected, rtol=1e-4, atol=1e-5
     )
 
 
 def test_cell_stabilizer_makes_cells_independent_and_batch_stabilizer_does_not():
-    x, qkv, projection, _ = tensors(3)
+    x, qkv, kernel, _ = tensors(3)
     x[0] *= 4  # a companion with large keys
     for stabilizer, independent in (("cell", True), ("head", True), ("batch", False)):
-        together = favor.attention(x, qkv, projection, None, stabilizer)[1]
-        alone = favor.attention(x[1:2], qkv, projection, None, stabilizer)[0]
+        together = favor.attention(x, qkv, kernel._replace(stabilizer=stabilizer))[1]
+        alone = favor.attention(x[1:2], qkv, kernel._replace(stabilizer=stabilizer))[0]
         assert torch.allclose(together, alone, rtol=1e-5, atol=1e-6) == independent
 
 
@@ -161,7 +165,10 @@ def test_features_approximate_softmax_attention_better_the_more_there_are():
     for r in (16, 256, 4096):
         projection = context.orthogonal_features(r, DIM, torch.Generator().manual_seed(5))
         errors.append(
-            float((favor.naive_attention_matrix(q, k, projection) - exact).norm() / exact.norm())
+            float(
+                (favor.naive_attention_matrix(q, k, Kernel(projection)) - exact).norm()
+                / exact.norm()
+            )
         )
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.1
@@ -179,38 +186,40 @@ def test_orthogonal_features_are_orthogonal_within_a_block():
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_attention_floor_is_the_share_of_epsilon(weights):
-    x, qkv, projection, weight = tensors(7, weights=weights)
+    x, qkv, kernel, weight = tensors(7, weights=weights)
     _, k, _ = split(x, qkv)
-    features = favor.naive_features(k, projection, weight, "cell")
+    features = favor.naive_features(k, kernel, weight)
     counts = torch.ones(3, 37) if weight is None else weight
     features = features * counts[:, None, :, None]
-    expected = context.EPSILON * counts.sum(1) * HEADS * len(projection) / features.sum((1, 2, 3))
-    torch.testing.assert_close(
-        favor.attention_floor(k, projection, weight), expected, rtol=1e-4, atol=0
+    expected = (
+        context.EPSILON * counts.sum(1) * HEADS * len(kernel.projection) / features.sum((1, 2, 3))
     )
-    assert favor.attention_floor(40 * k, projection, weight).min() > expected.max()
+    torch.testing.assert_close(
+        favor.attention_floor(k, kernel, weight), expected, rtol=1e-4, atol=0
+    )
+    assert favor.attention_floor(40 * k, kernel, weight).min() > expected.max()
 
 
 @pytest.mark.parametrize("_size", ["spans"], indirect=True)
 def test_nothing_of_tokens_by_features_is_kept_for_the_gradients():
-    x, qkv, projection, _ = tensors(10, n=400)
+    x, qkv, kernel, _ = tensors(10, n=400)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.numel()) or t, lambda t: t
     ):
-        favor.attention(x.requires_grad_(), qkv.requires_grad_(), projection)
+        favor.attention(x.requires_grad_(), qkv.requires_grad_(), kernel)
     assert (
         max(kept) <= x.shape[0] * x.shape[1] * HEADS * DIM
     )  # the output; features would be 2.5 times that
 
 
 def test_bfloat16_is_float32_within_its_precision():
-    x, qkv, projection, weight = tensors(11, weights="padding")
+    x, qkv, kernel, weight = tensors(11, weights="padding")
     results = []
     for lowered in (False, True):
         inputs = [t.clone().requires_grad_() for t in (x, qkv)]
         with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
-            out = favor.attention(*inputs, projection, weight)
+            out = favor.attention(*inputs, kernel, weight)
         assert out.dtype == (torch.bfloat16 if lowered else torch.float32)
         (out.float() * torch.linspace(-1, 1, out.shape[1])[:, None, None]).sum().backward()
         results.append([out.detach().float(), *(t.grad for t in inputs)])
@@ -241,11 +250,11 @@ def test_softmax_equals_its_matrix(weights):
 
 
 def test_features_are_kept_where_they_are_few(monkeypatch):
-    x, qkv, projection, _ = tensors(14)  # 40 features per token, 111 tokens
+    x, qkv, kernel, _ = tensors(14)  # 40 features per token, 111 tokens
     for most, in_all, small in ((40, 4440, True), (39, 4440, False), (40, 4439, False)):
         monkeypatch.setattr(favor, "_SMALL", most)
         monkeypatch.setattr(favor, "_SMALL_IN_ALL", in_all)
-        assert favor.is_small(x, qkv, projection) == small
+        assert favor.is_small(x, qkv, kernel) == small
 
 
 def test_heads_are_a_linear_map_cut_in_pieces():

@@ -63,7 +63,7 @@ def token_rows(
     refuse_other_tokens(model, record, adata, f"adata.layers[{model.layer!r}]")
     csr = take_columns(csr, adata.var_names.get_indexer(model.genes))
     empty = adata.obs_names[np.diff(csr.indptr) == 0]
-    if model.config.tokens != "all" and len(empty):
+    if not model.config.every_gene and len(empty):
         raise ValueError(
             f"{len(empty)} cells have no gene above bin 0 among the model's genes in "
             f"adata.layers[{model.layer!r}] ({listed(empty)}); remove them first."
@@ -214,7 +214,7 @@ def batches(
     if config.attention == "exact":
         width = 3 * config.n_heads * config.dim_head
     at_a_time = _NUMBERS_PER_BATCH.get(device.type, _NUMBERS_PER_BATCH["cpu"])
-    if device.type == "cpu" and config.tokens != "all":
+    if device.type == "cpu" and not config.every_gene:
         at_a_time = _SHORT_ON_CPU
     n_fitting = at_a_time // (width * int(data.n_tokens().max()))
     loader = in_order_of_length(data, batch_size or int(np.clip(n_fitting, 1, 256)))

@@ -71,14 +71,10 @@ def rollout(module: Performer, cells: Cells) -> Tensor:
     the attention matrices is never made: the row vector that starts from the mean over the tokens
     goes through them one after the other, each time in linear time.
     """
-    tokens, genes, weight = cells["tokens"], cells.get("genes"), cells.get("weight")
-    x, inputs = module.embed(tokens, genes), []
-    for block in module.blocks:
-        inputs.append(x)
-        x = block(x, weight)
+    tokens, weight = cells["tokens"], cells.get("weight")
     share = favor.mean_weight(tokens, weight)
-    for block, y in zip(reversed(module.blocks), reversed(inputs), strict=True):
-        received = block.attention.received(block.attention_norm(y), share, weight).mean(1)
+    for block, x in reversed(list(module.stages(tokens, cells.get("genes"), weight))):
+        received = block.attention.received(block.attention_norm(x), share, weight).mean(1)
         share = 0.5 * (received if weight is None else received * weight) + 0.5 * share
     return share
 

@@ -37,20 +37,17 @@ def first_block(
     index, expressed
         Places of the expressed genes, padded (b, m), and which are no padding, bool (b, m).
     """
-    attention, n_heads = block.attention, block.attention.n_heads
-    projection, stabilizer = attention.projection, attention.stabilizer
+    attention = block.attention
     context, tops = _sum_of_zeros(block, baseline)
     old, new = (block.attention_norm(take(y.expand_as(x), index)) for y in (baseline, x))
     context.repeat(len(x))
     for tokens, sign in ((old, -1.0), (new, 1.0)):
         context.add(*attention.keys_values(tokens), sign * expressed.float())
     tops = tops.expand(len(x), -1, -1).clone()  # (b, n, h): largest exponent of each token's key
-    tops.scatter_(1, index.unsqueeze(-1).expand(-1, -1, n_heads), -torch.inf)
-    largest = torch.maximum(
-        tops.amax(1), largest_exponents(attention.keys(new), projection, expressed).amax(1)
-    )
-    largest = largest[..., None, None]  # (b, h, 1, 1)
-    largest = largest.amax(1, keepdim=True) if stabilizer == "cell" else largest
+    tops.scatter_(1, index.unsqueeze(-1).expand(-1, -1, attention.n_heads), -torch.inf)
+    of_new = largest_exponents(attention.keys(new), attention.kernel, expressed)
+    largest = torch.maximum(tops.amax(1), of_new.amax(1))[..., None, None]  # (b, h, 1, 1)
+    largest = largest.amax(1, keepdim=True) if attention.stabilizer == "cell" else largest
     if (context.largest - largest).max() > _MOST_LOST:
         return None
     context.finalize(largest)
@@ -60,11 +57,11 @@ def first_block(
 def _sum_of_zeros(block: Block, baseline: Tensor) -> tuple[Context, Tensor]:
     """Context of a cell that expresses nothing, and its keys' largest exponents, (1, n, h)."""
     attention = block.attention
-    context, tops = Context(attention.projection, attention.stabilizer), []
+    context, tops = Context(attention.kernel), []
     for span in _spans(block, baseline):
         k, v = attention.keys_values(block.attention_norm(baseline[:, span]))
         context.add(k, v)
-        tops.append(largest_exponents(k, attention.projection))
+        tops.append(largest_exponents(k, attention.kernel))
     return context, torch.cat(tops, dim=1)
 
 

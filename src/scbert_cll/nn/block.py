@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scbert_cll.nn import favor, softmax
 from scbert_cll.nn.config import Config
-from scbert_cll.nn.context import contexts, heads, orthogonal_features, steps, take
+from scbert_cll.nn.context import Kernel, contexts, heads, orthogonal_features, steps, take
 
 _UNITS_AT_A_TIME: Final = 2**20  # of the feed-forward layer
 
@@ -25,12 +25,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.kind, self.n_heads, self.stabilizer = (
-            config.attention,
-            config.n_heads,
-            config.stabilizer,
-        )
-        inner = config.n_heads * config.dim_head
+        self.kind, self.n_heads = config.attention, config.n_heads
+        self.stabilizer, inner = config.stabilizer, config.n_heads * config.dim_head
         self.qkv = nn.Linear(config.n_hidden, 3 * inner, bias=False)
         self.out = nn.Linear(inner, config.n_hidden, bias=config.out_bias)
         self.dropout = nn.Dropout(config.dropout)
@@ -43,11 +39,12 @@ class Attention(nn.Module):
         if self.kind == "exact":
             q = self.queries(x if query_tokens is None else query_tokens)
             return self.mix(softmax.attention(q, *self.keys_values(x), weight))
-        return self.mix(
-            favor.attention(
-                x, self.qkv.weight, self.projection, weight, self.stabilizer, query_tokens
-            )
-        )
+        return self.mix(favor.attention(x, self.qkv.weight, self.kernel, weight, query_tokens))
+
+    @property
+    def kernel(self) -> Kernel:
+        """What approximates the softmax."""
+        return Kernel(self.projection, self.stabilizer)
 
     def queries(self, x: Tensor) -> Tensor:
         """(b, n, w) -> (b, n, h, d)."""
@@ -69,18 +66,12 @@ class Attention(nn.Module):
         """Attention a gene behind each token receives from queries of `query_weight`: (b, h, n)."""
         if self.kind == "exact":
             return softmax.received_attention(self.queries(x), self.keys(x), query_weight, weight)
-        return favor.received_attention(
-            lambda *at: self.queries(x[at]),
-            lambda *at: self.keys(x[at]),
-            self.projection,
-            query_weight,
-            weight,
-            self.stabilizer,
-        )
+        query, key = (lambda at: self.queries(x[at])), (lambda at: self.keys(x[at]))
+        return favor.received_attention(query, key, self.kernel, query_weight, weight)
 
     def can_stream(self, x: Tensor) -> bool:
         """Whether going through the tokens span by span is possible, and worth it."""
-        return self.kind == "favor" and not favor.is_small(x, self.qkv.weight, self.projection)
+        return self.kind == "favor" and not favor.is_small(x, self.qkv.weight, self.kernel)
 
     def _heads(self, x: Tensor, which: int) -> Tensor:
         return heads(x, self.qkv.weight.chunk(3)[which], self.projection.shape[1])
@@ -142,8 +133,7 @@ class Block(nn.Module):
         def keys_values(*at: slice) -> tuple[Tensor, Tensor]:
             return attention.keys_values(self.attention_norm(x[at]))
 
-        parts = contexts(keys_values, x, attention.projection, weight, attention.stabilizer)
-        for cells, spans, context in parts:
+        for cells, spans, context in contexts(keys_values, x, attention.kernel, weight):
             for span in steps(source.shape[1], spans[0].stop):
                 part = source[cells, span]
                 heads, _ = context.attend(attention.queries(self.attention_norm(part)))

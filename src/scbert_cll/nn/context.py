@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,13 @@ _AT_A_TIME: Final = {"cpu": 2**20, "cuda": 2**27}
 _PAD_TO: Final = 16  # matrix kernels like round numbers
 
 
+class Kernel(NamedTuple):
+    """What approximates the softmax: random features (r, d), and the scope of their maximum."""
+
+    projection: Tensor
+    stabilizer: Stabilizer = "cell"
+
+
 def orthogonal_features(
     n_features: int, dim: int, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -42,9 +49,8 @@ def orthogonal_features(
 def contexts(
     keys_values: Callable[[slice, slice], tuple[Tensor, Tensor | None]],
     like: Tensor,
-    projection: Tensor,
+    kernel: Kernel,
     weight: Tensor | None = None,
-    stabilizer: Stabilizer = "cell",
 ) -> Iterator[tuple[slice, list[slice], Context]]:
     """Groups of cells, their spans of tokens and their context, with few features at a time.
 
@@ -52,11 +58,11 @@ def contexts(
     """
     b, n = like.shape[:2]
     n_heads = keys_values(slice(0, 1), slice(0, 1))[0].shape[2]
-    tokens = max(_PAD_TO, at_a_time(like.device) // (len(projection) * n_heads))
-    group = b if stabilizer == "batch" else max(1, tokens // n)
+    tokens = max(_PAD_TO, at_a_time(like.device) // (len(kernel.projection) * n_heads))
+    group = b if kernel.stabilizer == "batch" else max(1, tokens // n)
     spans = list(steps(n, max(_PAD_TO, tokens // group // _PAD_TO * _PAD_TO)))
     for cells in steps(b, group):
-        context = Context(projection, stabilizer)
+        context = Context(kernel)
         for span in spans:
             context.add(*keys_values(cells, span), cut(weight, cells, span))
         yield cells, spans, context.finalize()
@@ -67,10 +73,10 @@ def at_a_time(device: torch.device) -> int:
     return _AT_A_TIME.get(device.type, _AT_A_TIME["cuda"])
 
 
-def largest_exponents(k: Tensor, projection: Tensor, valid: Tensor | None = None) -> Tensor:
+def largest_exponents(k: Tensor, kernel: Kernel, valid: Tensor | None = None) -> Tensor:
     """Largest exponent of each key (b, n, h, d): (b, n, h), least where `valid` (b, n) is False."""
     with torch.autocast(k.device.type, enabled=False):
-        largest = _project(k, _features(projection)).amax(-1).transpose(1, 2)
+        largest = _project(k, _features(kernel.projection)).amax(-1).transpose(1, 2)
     return largest if valid is None else largest.masked_fill(~valid.unsqueeze(-1), LEAST)
 
 
@@ -112,10 +118,9 @@ class Context:
     values: Tensor  # (b, h, 1, d + 1): sum_j w_j [v_j, 1]
     largest: Tensor  # (b, h, 1, 1)
 
-    def __init__(self, projection: Tensor, stabilizer: Stabilizer = "cell") -> None:
-        self.features, self.n_features = _features(projection), len(projection)
-        self.stabilizer = stabilizer
-        self.empty = True
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel, self.empty = kernel, True
+        self.features, self.n_features = _features(kernel.projection), len(kernel.projection)
         self.collected: Tensor | float = 0.0  # (b, h, r, 1), see `collect`
 
     @float32
@@ -145,7 +150,7 @@ class Context:
     def finalize(self, largest: Tensor | None = None) -> Self:
         """Rescale the complete sum to the stabiliser's scope, or to a maximum that is known."""
         if largest is None:
-            scope = SCOPE[self.stabilizer]
+            scope = SCOPE[self.kernel.stabilizer]
             largest = self.largest.amax(scope, keepdim=True) if scope else self.largest
         self.total.mul_((self.largest - largest).exp_()).add_(self.values, alpha=EPSILON)
         self.total[:, :, self.n_features :] = 0  # the features that only fill up

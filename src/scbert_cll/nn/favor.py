@@ -37,7 +37,7 @@ from scbert_cll.nn.context import (
     FOLLOWS,
     LEAST,
     SCOPE,
-    Stabilizer,
+    Kernel,
     contexts,
     cut,
     heads,
@@ -48,8 +48,8 @@ from scbert_cll.nn.recomputed import Recomputed
 _SMALL: Final = 512  # features per token, heads × r
 _SMALL_IN_ALL: Final = 2**24  # features of a batch: 64 MB in float32
 
-# makes the part (cells, span, h, d) of a tensor (b, n, h, d)
-Part = Callable[[slice, slice], Tensor]
+# makes the part (cells, span, h, d) of a tensor (b, n, h, d), whose own `__getitem__` is one
+Part = Callable[[tuple[slice, slice]], Tensor]
 
 # with a larger share of `EPSILON` in the features (`attention_floor`), attention says nothing
 UNIFORM: Final = 0.9
@@ -57,20 +57,19 @@ UNIFORM: Final = 0.9
 
 def naive_features(
     x: Tensor,
-    projection: Tensor,
+    kernel: Kernel,
     weight: Tensor | None = None,
-    stabilizer: Stabilizer = "cell",
     *,
     of_keys: bool = True,
     epsilon: float = EPSILON,
 ) -> Tensor:
     """Positive features (b, h, n, r) of keys or queries x (b, n, h, d)."""
     x, scale = x.transpose(1, 2).float(), x.shape[-1] ** -0.25
-    exponent = x @ (scale * projection.float()).T
-    seen = exponent if FOLLOWS[stabilizer] else exponent.detach()
+    exponent = x @ (scale * kernel.projection.float()).T
+    seen = exponent if FOLLOWS[kernel.stabilizer] else exponent.detach()
     if of_keys:
         seen = seen if weight is None else seen.masked_fill(weight[:, None, :, None] == 0, LEAST)
-        largest = seen.amax((*SCOPE[stabilizer], 2, 3), keepdim=True)
+        largest = seen.amax((*SCOPE[kernel.stabilizer], 2, 3), keepdim=True)
     else:
         largest = seen.amax(-1, keepdim=True)
     features = torch.exp(exponent - (x.square().sum(-1, keepdim=True) * (scale**2 / 2) + largest))
@@ -78,15 +77,11 @@ def naive_features(
 
 
 def naive_attention_matrix(
-    q: Tensor,
-    k: Tensor,
-    projection: Tensor,
-    weight: Tensor | None = None,
-    stabilizer: Stabilizer = "cell",
+    q: Tensor, k: Tensor, kernel: Kernel, weight: Tensor | None = None
 ) -> Tensor:
     """The whole attention matrix (b, h, m, n), O(n²); a row sums to 1."""
-    phi_q = naive_features(q, projection, None, stabilizer, of_keys=False)
-    scores = phi_q @ naive_features(k, projection, weight, stabilizer).transpose(-1, -2)
+    phi_q = naive_features(q, kernel, of_keys=False)
+    scores = phi_q @ naive_features(k, kernel, weight).transpose(-1, -2)
     scores = scores if weight is None else scores * weight[:, None, None, :]
     return scores / scores.sum(-1, keepdim=True)
 
@@ -94,9 +89,8 @@ def naive_attention_matrix(
 def attention(
     x: Tensor,
     qkv: Tensor,
-    projection: Tensor,
+    kernel: Kernel,
     weight: Tensor | None = None,
-    stabilizer: Stabilizer = "cell",
     query_tokens: Tensor | None = None,
 ) -> Tensor:
     """Attention output (b, n, h, d) of tokens x (b, n, w), in O(n r d) time.
@@ -104,47 +98,42 @@ def attention(
     Of the `query_tokens` (b, m, w) only, where they are given: (b, m, h, d). `qkv` (3 h d, w) makes
     queries, keys and values.
     """
-    if is_small(x, qkv, projection):
-        return _kept_attention(x, qkv, projection, weight, stabilizer, query_tokens)
-    query_tokens = x if query_tokens is None else query_tokens
-    return Recomputed.apply(query_tokens, x, qkv, projection, weight, stabilizer)
+    if is_small(x, qkv, kernel):
+        return _kept_attention(x, qkv, kernel, weight, query_tokens)
+    return Recomputed.apply(x if query_tokens is None else query_tokens, x, qkv, kernel, weight)
 
 
-def is_small(x: Tensor, qkv: Tensor, projection: Tensor) -> bool:
+def is_small(x: Tensor, qkv: Tensor, kernel: Kernel) -> bool:
     """Whether the features are so few that keeping them costs less than computing them again."""
-    per_token = len(projection) * qkv.shape[0] // (3 * projection.shape[1])
+    n_features, d = kernel.projection.shape
+    per_token = n_features * qkv.shape[0] // (3 * d)
     return per_token <= _SMALL and x.shape[0] * x.shape[1] * per_token <= _SMALL_IN_ALL
 
 
 def _kept_attention(
-    x: Tensor,
-    qkv: Tensor,
-    projection: Tensor,
-    weight: Tensor | None,
-    stabilizer: Stabilizer,
-    query_tokens: Tensor | None,
+    x: Tensor, qkv: Tensor, kernel: Kernel, weight: Tensor | None, query_tokens: Tensor | None
 ) -> Tensor:
     """`attention` with its features kept for the gradients, by autograd alone."""
-    q, k, v = F.linear(x, qkv).view(*x.shape[:2], 3, -1, projection.shape[1]).unbind(2)
+    d = kernel.projection.shape[1]
+    q, k, v = F.linear(x, qkv).view(*x.shape[:2], 3, -1, d).unbind(2)
     if query_tokens is not None:
-        q = heads(query_tokens, qkv.chunk(3)[0], projection.shape[1])
+        q = heads(query_tokens, qkv.chunk(3)[0], d)
     values = with_ones(k, v)
     with torch.autocast(x.device.type, enabled=False):
         values = values if weight is None else values * weight[:, None, :, None]
-        keys = naive_features(k, projection, weight, stabilizer, epsilon=0.0)
+        keys = naive_features(k, kernel, weight, epsilon=0.0)
         total = keys.transpose(-1, -2) @ values + EPSILON * values.sum(2, keepdim=True)
-        queries = naive_features(q, projection, None, stabilizer, of_keys=False, epsilon=0.0)
+        queries = naive_features(q, kernel, of_keys=False, epsilon=0.0)
         output = queries @ total + EPSILON * total.sum(2, keepdim=True)
         return (output[..., :-1] / output[..., -1:]).transpose(1, 2).to(v.dtype)
 
 
 def received_attention(
-    q: Tensor | Part,
-    k: Tensor | Part,
-    projection: Tensor,
+    query: Part,
+    key: Part,
+    kernel: Kernel,
     query_weight: Tensor,
     weight: Tensor | None = None,
-    stabilizer: Stabilizer = "cell",
 ) -> Tensor:
     """Attention one gene behind each key receives, averaged over the queries: (b, h, n).
 
@@ -154,14 +143,12 @@ def received_attention(
     (phi(q_i) · sum_j phi(k_j)), so O(n r) time and O(r) state replace the n × n matrix. w is
     `query_weight` (b, n), which sums to 1 over a cell.
     """
-    query, key = _part_of(q), _part_of(k)
     groups = []
-    for cells, spans, context in contexts(
-        lambda *at: (key(*at), None), query_weight, projection, weight, stabilizer
-    ):
+    keys = contexts(lambda *at: (key(at), None), query_weight, kernel, weight)
+    for cells, spans, context in keys:
         for span in spans:
-            context.collect(query(cells, span), query_weight[cells, span])
-        parts = [context.received(key(cells, span), cut(weight, cells, span)) for span in spans]
+            context.collect(query((cells, span)), query_weight[cells, span])
+        parts = [context.received(key((cells, span)), cut(weight, cells, span)) for span in spans]
         groups.append(torch.cat(parts, dim=-1))
     return torch.cat(groups)
 
@@ -173,16 +160,10 @@ def mean_weight(like: Tensor, weight: Tensor | None) -> Tensor:
     return weight / weight.sum(1, keepdim=True)
 
 
-def attention_floor(
-    k: Tensor, projection: Tensor, weight: Tensor | None = None, stabilizer: Stabilizer = "cell"
-) -> Tensor:
+def attention_floor(k: Tensor, kernel: Kernel, weight: Tensor | None = None) -> Tensor:
     """Share of the keys' features that is `EPSILON` alone, (b,); near 1 attention is uniform."""
     floors = []
-    for _, _, context in contexts(lambda *at: (k[at], None), k, projection, weight, stabilizer):
+    for _, _, context in contexts(lambda *at: (k[at], None), k, kernel, weight):
         n_genes = context.values.sum((1, 2, 3))  # (cells,) genes × heads
-        floors.append(EPSILON * len(projection) * n_genes / context.total.sum((1, 2, 3)))
+        floors.append(EPSILON * len(kernel.projection) * n_genes / context.total.sum((1, 2, 3)))
     return torch.cat(floors)
-
-
-def _part_of(x: Tensor | Part) -> Part:
-    return (lambda *at: x[at]) if isinstance(x, Tensor) else x

@@ -12,7 +12,7 @@ width, h heads, d width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast
 
 import torch
@@ -54,7 +54,7 @@ class ScBERTHead(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        if config.tokens != "all":
+        if not config.every_gene:
             raise ValueError(
                 f'head="scbert" reads every gene and needs tokens="all"; with '
                 f'tokens="{config.tokens}" use head="pool".'
@@ -223,30 +223,32 @@ class Performer(nn.Module):
         """
         if query_weight is None:
             query_weight = favor.mean_weight(tokens, weight)
-        x, received = self.embed(tokens, genes), []
-        with torch.autocast(x.device.type, enabled=False):
-            for block in self.blocks:
+        received = []
+        with torch.autocast(tokens.device.type, enabled=False):
+            for block, x in self.stages(tokens, genes, weight):
                 y = x + block.attention(block.attention_norm(x), weight) if original else x
-                received.append(
-                    block.attention.received(block.attention_norm(y), query_weight, weight)
-                )
-                x = block(x, weight)
+                normed = block.attention_norm(y)
+                received.append(block.attention.received(normed, query_weight, weight))
         return torch.stack(received)
 
     def attention_floor(
         self, tokens: Tensor, genes: Tensor | None = None, weight: Tensor | None = None
     ) -> Tensor:
         """Share of each layer's key features that is the constant floor: (layers, b)."""
-        x, floors = self.embed(tokens, genes), []
-        for block in self.blocks:
-            attention, normed = block.attention, block.attention_norm(x)
-            floors.append(
-                favor.attention_floor(
-                    attention.keys(normed), attention.projection, weight, attention.stabilizer
-                )
-            )
-            x = block(x, weight)
+        floors = []
+        for block, x in self.stages(tokens, genes, weight):
+            keys = block.attention.keys(block.attention_norm(x))
+            floors.append(favor.attention_floor(keys, block.attention.kernel, weight))
         return torch.stack(floors)
+
+    def stages(
+        self, tokens: Tensor, genes: Tensor | None, weight: Tensor | None
+    ) -> Iterator[tuple[Block, Tensor]]:
+        """Each block, and the tokens (b, n, w) that enter it."""
+        x = self.embed(tokens, genes)
+        for block in self.blocks:
+            yield block, x
+            x = block(x, weight)
 
     def set_recompute(self, recompute: bool) -> None:
         """Whether training keeps only the blocks' inputs: a third more time, half of the memory."""

@@ -15,7 +15,7 @@ from scbert_cll.nn.context import (
     EPSILON,
     FOLLOWS,
     Context,
-    Stabilizer,
+    Kernel,
     contexts,
     cut,
     float32,
@@ -41,30 +41,25 @@ class Recomputed(torch.autograd.Function):
         query_tokens: Tensor,
         x: Tensor,
         qkv: Tensor,
-        projection: Tensor,
+        kernel: Kernel,
         weight: Tensor | None,
-        stabilizer: Stabilizer,
     ) -> Tensor:
         """Attention output of the query tokens; arguments as in `favor.attention`."""
-        d, (to_q, to_k, to_v) = projection.shape[1], qkv.chunk(3)
-        out, normalizers, ctx.parts = [], [], []
+        d, (to_q, to_k, to_v) = kernel.projection.shape[1], qkv.chunk(3)
+        outputs, normalizers, ctx.parts = [], [], []
 
         def keys_values(*at: slice) -> tuple[Tensor, Tensor]:
             return heads(x[at], to_k, d), heads(x[at], to_v, d)
 
-        for part in contexts(keys_values, x, projection, weight, stabilizer):
-            cells, spans, context = part
-            outputs, sums = zip(
-                *(
-                    context.attend(heads(query_tokens[cells, span], to_q, d))
-                    for span in steps(query_tokens.shape[1], spans[0].stop)
-                ),
-                strict=True,
-            )
-            out.append(torch.cat(outputs, dim=1))
-            normalizers.append(torch.cat(sums, dim=2))
-            ctx.parts.append(part)
-        result = torch.cat(out)
+        for cells, spans, context in contexts(keys_values, x, kernel, weight):
+            queries = [
+                context.attend(heads(query_tokens[cells, span], to_q, d))
+                for span in steps(query_tokens.shape[1], spans[0].stop)
+            ]
+            outputs.append(torch.cat([output for output, _ in queries], dim=1))
+            normalizers.append(torch.cat([normalizer for _, normalizer in queries], dim=2))
+            ctx.parts.append((cells, spans, context))
+        result = torch.cat(outputs)
         ctx.save_for_backward(query_tokens, x, qkv, weight, result, torch.cat(normalizers))
         ctx.autocast = torch.is_autocast_enabled(x.device.type)
         return result
@@ -91,87 +86,87 @@ class Recomputed(torch.autograd.Function):
 
         with torch.autocast(x.device.type, enabled=ctx.autocast):
             for cells, spans, context in ctx.parts:
-                dtotal = torch.zeros_like(context.total)
+                back = _Gradients(context)
                 for span in steps(query_tokens.shape[1], spans[0].stop):
-                    at, normal = (cells, span), normalizer[cells, :, span]
+                    at = cells, span
                     q = heads(query_tokens[at], matrices[0], d)
-                    dq = _query_gradient(context, dtotal, q, out[at], normal, grad[at])
+                    dq = back.of_queries(q, out[at], normalizer[cells, :, span], grad[at])
                     dquery[at] = through(0, dq, query_tokens[at])
-                dtotal[:, :, context.n_features :] = 0
-                peak = _Peak()
+                back.dtotal[:, :, context.n_features :] = 0
                 for span in spans:
-                    at = (cells, span)
+                    at = cells, span
                     k, v = (heads(x[at], matrix, d) for matrix in matrices[1:])
-                    dk, dv, dweight[at] = _key_gradients(
-                        context, dtotal, k, v, cut(weight, *at), peak, span.start
-                    )
+                    dk, dv, dweight[at] = back.of_keys(k, v, cut(weight, *at), span.start)
                     dx[at] = through(1, dk, x[at]).add_(through(2, dv, x[at]))
-                if FOLLOWS[context.stabilizer]:
-                    token, dk = peak.gradient(context)
+                if back.follows:
+                    token, dk = back.of_largest()
                     place = torch.arange(len(token), device=x.device) + cells.start, token
                     dx[place] += through(1, dk.to(grad.dtype), x[place].unsqueeze(1)).squeeze(1)
-        return dquery, dx, dqkv, None, dweight if ctx.needs_input_grad[4] else None, None
+        return dquery, dx, dqkv, None, dweight if ctx.needs_input_grad[4] else None
 
 
-@float32
-def _query_gradient(
-    context: Context, dtotal: Tensor, q: Tensor, out: Tensor, normalizer: Tensor, grad: Tensor
-) -> Tensor:
-    """Gradient of the queries (b, m, h, d); what flows to the context is added to `dtotal`."""
-    out, grad = out.transpose(1, 2).float(), grad.transpose(1, 2).float()  # (b, h, m, d)
-    dsums = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1) / normalizer
-    features, scale = context.queries(q)
-    dtotal += product(features.transpose(-1, -2), scale * dsums, q.dtype)
-    dtotal += EPSILON * dsums.sum(2, keepdim=True)
-    sums = torch.cat([out, torch.ones_like(normalizer)], dim=-1) * normalizer - context.floor
-    row_sum = (dsums * sums).sum(-1, keepdim=True)
-    largest = features.max(-1, keepdim=True).indices if FOLLOWS[context.stabilizer] else None
-    dexponent = features.mul_(product(scale * dsums, context.total.transpose(-1, -2), q.dtype))
-    if largest is not None:
-        dexponent.scatter_add_(-1, largest, -row_sum)
-    return _through_features(context, q, dexponent, row_sum)
+class _Gradients:
+    """What flows back through the context of some cells: first of all queries, then of all keys.
 
-
-@float32
-def _key_gradients(
-    context: Context,
-    dtotal: Tensor,
-    k: Tensor,
-    v: Tensor,
-    weight: Tensor | None,
-    peak: _Peak,
-    start: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of keys and values (b, n, h, d) from token `start` on, and of weights (b, n).
-
-    What flows to the maximum goes to `peak`; the maximum is of the tokens with any weight, however
-    small, so none flows to these.
+    Also where among the keys the largest exponential is, and what flows back to it.
     """
-    features, scale, _ = context.keys(k, weight, context.largest)
-    values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]
-    sums = product(features, dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
-    dvalues = sums + EPSILON * dtotal.sum(2, keepdim=True)
-    dweight = (values * dvalues).sum((1, 3))
-    if counts is not None:
-        scale, sums, dvalues = scale * counts, sums.mul_(counts), dvalues.mul_(counts)
-    row_sum = (values * sums).sum(-1, keepdim=True)
-    if FOLLOWS[context.stabilizer]:
-        peak.update(features, row_sum, start)
-    dexponent = features.mul_(product(scale * values, dtotal.transpose(-1, -2), k.dtype))
-    dk = _through_features(context, k, dexponent, row_sum)
-    return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype), dweight
 
+    def __init__(self, context: Context) -> None:
+        self.context, self.dtotal = context, torch.zeros_like(context.total)
+        self.follows = FOLLOWS[context.kernel.stabilizer]
 
-def _through_features(context: Context, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:
-    """Gradient of x (b, n, h, d) from exponents (b, h, n, r) and their row sums (b, h, n, 1)."""
-    dx = product(dexponent, context.features, x.dtype).transpose(1, 2)
-    return dx.sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()).to(x.dtype)
+    @float32
+    def of_queries(self, q: Tensor, out: Tensor, normalizer: Tensor, grad: Tensor) -> Tensor:
+        """Gradient of the queries (b, m, h, d); what flows to the context is added to `dtotal`."""
+        context = self.context
+        out, grad = out.transpose(1, 2).float(), grad.transpose(1, 2).float()  # (b, h, m, d)
+        dsums = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1) / normalizer
+        features, scale = context.queries(q)
+        self.dtotal += product(features.transpose(-1, -2), scale * dsums, q.dtype)
+        self.dtotal += EPSILON * dsums.sum(2, keepdim=True)
+        sums = torch.cat([out, torch.ones_like(normalizer)], dim=-1) * normalizer - context.floor
+        row_sum = (dsums * sums).sum(-1, keepdim=True)
+        largest = features.max(-1, keepdim=True).indices if self.follows else None
+        dexponent = features.mul_(product(scale * dsums, context.total.transpose(-1, -2), q.dtype))
+        if largest is not None:
+            dexponent.scatter_add_(-1, largest, -row_sum)
+        return self._through_features(q, dexponent, row_sum)
 
+    @float32
+    def of_keys(
+        self, k: Tensor, v: Tensor, weight: Tensor | None, start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of keys and values (b, n, h, d) from token `start` on, and of weights (b, n).
 
-class _Peak:
-    """Where among the keys of some cells the largest exponential is, and what flows back to it."""
+        The maximum is of the tokens with any weight, however small, so none flows to these from it.
+        """
+        features, scale, _ = self.context.keys(k, weight, self.context.largest)
+        values, counts = with_ones(k, v), None if weight is None else weight[:, None, :, None]
+        sums = product(features, self.dtotal, k.dtype).mul_(scale)  # (b, h, n, d + 1)
+        dvalues = sums + EPSILON * self.dtotal.sum(2, keepdim=True)
+        dweight = (values * dvalues).sum((1, 3))
+        if counts is not None:
+            scale, sums, dvalues = scale * counts, sums.mul_(counts), dvalues.mul_(counts)
+        row_sum = (values * sums).sum(-1, keepdim=True)
+        if self.follows:
+            self._look_for_largest(features, row_sum, start)
+        dexponent = features.mul_(product(scale * values, self.dtotal.transpose(-1, -2), k.dtype))
+        dk = self._through_features(k, dexponent, row_sum)
+        return dk, dvalues[..., :-1].transpose(1, 2).to(v.dtype), dweight
 
-    def update(self, features: Tensor, row_sum: Tensor, start: int) -> None:
+    def of_largest(self) -> tuple[Tensor, Tensor]:
+        """A token of each cell (b,) and its keys' gradient (b, 1, h, d), 0 but for the largest."""
+        b, h = self.value.shape
+        if self.context.kernel.stabilizer == "batch":
+            best, total = self.value.flatten().argmax().view(1), self.flows.sum().view(1)
+        else:
+            best = self.value.argmax(1) + h * torch.arange(b, device=self.value.device)
+            total = self.flows.sum(1)
+        flows = torch.zeros(b * h, device=self.value.device).index_copy_(0, best, total)
+        dk = -flows.view(b, h, 1) * self.context.features[self.feature]  # (b, h, d)
+        return self.token.flatten()[best].expand(b), dk.unsqueeze(1)
+
+    def _look_for_largest(self, features: Tensor, row_sum: Tensor, start: int) -> None:
         """Add keys from token `start` on: exponentials (b, h, n, r), gradient sums (b, h, n, 1)."""
         value, flows = features.amax((2, 3)), row_sum.sum((2, 3))  # (b, h)
         if start == 0:
@@ -179,21 +174,12 @@ class _Peak:
             self.token, self.feature = (torch.zeros_like(value, dtype=torch.long) for _ in range(2))
         self.flows += flows
         if (value > self.value).any():
-            place = features.flatten(2).argmax(-1)
-            larger = value > self.value
+            place, larger = features.flatten(2).argmax(-1), value > self.value
             self.token = torch.where(larger, start + place // features.shape[-1], self.token)
             self.feature = torch.where(larger, place % features.shape[-1], self.feature)
             self.value = torch.where(larger, value, self.value)
 
-    def gradient(self, context: Context) -> tuple[Tensor, Tensor]:
-        """A token of each cell (b,) and its keys' gradient (b, 1, h, d), 0 but for the largest."""
-        b, h = self.value.shape
-        if context.stabilizer == "batch":
-            best, total = self.value.flatten().argmax().view(1), self.flows.sum().view(1)
-        else:
-            best = self.value.argmax(1) + h * torch.arange(b, device=self.value.device)
-            total = self.flows.sum(1)
-        flows = torch.zeros(b * h, device=self.value.device).index_copy_(0, best, total)
-        token = self.token.flatten()[best].expand(b)
-        dk = -flows.view(b, h, 1) * context.features[self.feature]  # (b, h, d)
-        return token, dk.unsqueeze(1)
+    def _through_features(self, x: Tensor, dexponent: Tensor, row_sum: Tensor) -> Tensor:
+        """Gradient of x (b, n, h, d) from exponents (b, h, n, r), their row sums (b, h, n, 1)."""
+        dx = product(dexponent, self.context.features, x.dtype).transpose(1, 2)
+        return dx.sub_(row_sum.transpose(1, 2) * x.shape[-1] ** -0.5 * x.float()).to(x.dtype)

@@ -157,7 +157,7 @@ def _effects(
     first, second, together = effects[:, a], effects[:, b], effects[:, len(genes) :]
     expressed = _checks.counts.tokens(adata, model.layer)[0] > 0
     pooling: np.ndarray | float = 0.0
-    if model.config.tokens == "expressed":
+    if model.config.n_zeros == 0:
         n_tokens = np.asarray(expressed[:, adata.var_names.isin(model.genes)].sum(axis=1))
         pooling = 1 / np.maximum(n_tokens - 2, 1)
     values = np.stack([together - (1 + pooling) * (first + second), -first, -second], axis=-1)

@@ -256,7 +256,7 @@ class CorpusData(ResumableData):
             chunk=self.chunk_size,
             n_chunks=self.preload_nchunks,
         )
-        is_sorted = not self.labels and self.config.tokens != "all"  # by length
+        is_sorted = not self.labels and not self.config.every_gene  # by length
         if is_sorted and part not in self._lengths:
             self._lengths[part] = self.readers[part].lengths()
         return CorpusLoader(

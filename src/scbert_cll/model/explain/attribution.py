@@ -87,7 +87,7 @@ def get_gene_attribution(
     """
     choice(method, METHODS, "method")
     target = target_of(model, target)
-    if method in ("gradient_input", "integrated_gradients") and model.config.tokens == "expressed":
+    if method in ("gradient_input", "integrated_gradients") and model.config.n_zeros == 0:
         raise ValueError(
             f'method="{method}" starts from genes that are not expressed, and a model '
             f'with tokens="expressed" has never seen '

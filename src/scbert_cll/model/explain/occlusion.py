@@ -159,7 +159,7 @@ def _set_effects(
             members[np.repeat(of, data.lengths()[rows]), data.csr[rows].indices]
         ).ravel()
         csr = without(data.csr[rows], inside != keep)
-        can = (np.diff(csr.indptr) > 0) | (model.config.tokens != "expressed")
+        can = (np.diff(csr.indptr) > 0) | (model.config.n_zeros > 0)
         effect = np.full(len(rows), np.nan)
         if can.any():
             changed = _contrasts(model, TokenRows(csr[can], model.config), target, batch_size)

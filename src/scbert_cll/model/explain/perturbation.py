@@ -83,7 +83,7 @@ def perturb_genes(
     for name, columns in Bar(places.items(), desc="perturbation", unit="set", disable=None):
         csr = _set(whole.csr, columns, level)
         rows = np.flatnonzero(np.diff((csr != whole.csr).indptr) > 0)
-        if model.config.tokens == "expressed":
+        if model.config.n_zeros == 0:
             rows = rows[np.diff(csr.indptr)[rows] > 0]
         if not len(rows):
             yield Change(name, rows, np.empty(0), np.empty(0, np.float32))

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scbert_cll._keys import SPLIT_ORDER
-from scbert_cll.nn import Config
-from scbert_cll.nn.tokens import cut, tokens
+from scbert_cll.nn.config import Config, cut, tokens
 
 # tokens (b, n), and where needed genes (b, n) and weight (b, n)
 Cells = dict[str, Tensor]
@@ -55,7 +54,7 @@ def compact(csr: sparse.csr_matrix, rows: ArrayLike, config: Config) -> Compact:
     rows = rows[np.argsort(csr.indptr[rows] - csr.indptr[rows + 1], kind="stable")]
     taken = csr[rows]
     lengths = np.diff(taken.indptr)
-    bounds = [0, len(rows)] if config.tokens == "all" else _bounds(lengths, config)
+    bounds = [0, len(rows)] if config.every_gene else _bounds(lengths, config)
     values = torch.from_numpy(taken.data.astype(np.uint8, copy=False))
     genes = torch.from_numpy(taken.indices.astype(np.int32, copy=False))
     parts = [lengths[start:stop].tolist() for start, stop in pairwise(bounds)]
@@ -74,7 +73,7 @@ def gene_order(config: Config, seed: int, draw: int | None) -> Tensor | None:
 
     None where there is no background.
     """
-    if config.tokens != "background":
+    if not config.samples:
         return None
     rng = np.random.default_rng([0] if draw is None else [seed, draw])
     return torch.from_numpy(rng.permutation(config.n_genes))
@@ -114,13 +113,7 @@ class TokenRows(Dataset[Batch]):
 
     def n_tokens(self) -> np.ndarray:
         """Number of tokens that attend in each cell."""
-        config, lengths = self.config, self.lengths()
-        if config.tokens == "all":
-            return np.full(len(self), config.n_positions)
-        if config.tokens == "expressed":
-            return lengths
-        background = np.minimum(config.n_background, config.n_genes - lengths)
-        return np.asarray(lengths + background + config.end_token)
+        return self.config.n_tokens(self.lengths())
 
 
 def _bounds(lengths: np.ndarray, config: Config) -> list[int]:

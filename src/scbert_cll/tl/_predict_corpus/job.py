@@ -128,7 +128,7 @@ class Job:
     def cells(self, part: str, rows: np.ndarray) -> tuple[np.ndarray, AnnData]:
         """Cells with a token among the model's genes, after their places in `rows`."""
         adata = self.data.cells(part, rows)
-        if self.model.config.tokens == "all":
+        if self.model.config.every_gene:
             return np.arange(len(rows)), adata
         csr: Any = adata.layers[_keys.BINNED]
         columns = adata.var_names.get_indexer(self.model.genes)
