@@ -18,7 +18,7 @@ from scbert_cll.model._scbert import ScBERT
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.exchange import pretrained, scbert
 from scbert_cll.model.exchange.hub import class_of, model_folder
-from scbert_cll.model.explain import attribution, occlusion, perturbation, randomization
+from scbert_cll.model.explain import attribution, perturbation, randomization
 from scbert_cll.model.linear import ensemble
 from scbert_cll.model.linear.regression import Combine
 from scbert_cll.model.training.fit import finetune
@@ -318,7 +318,7 @@ class ScBERTClassifier(TokenModel):
     predict_parts = ensemble.predict_parts
 
     get_gene_attribution = attribution.get_gene_attribution
-    get_gene_occlusion = occlusion.get_gene_occlusion
-    get_set_effects = occlusion.get_set_effects
+    get_gene_occlusion = perturbation.get_gene_occlusion
+    get_set_effects = perturbation.get_set_effects
     perturb_genes = perturbation.perturb_genes
     randomized = randomization.randomized

@@ -13,9 +13,9 @@ from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _names, _record
 from scbert_cll._checks.words import choice, is_model, listed
-from scbert_cll.model.explain.attention_layers import attention_layers
+from scbert_cll.model.explain.attention import attention_layers
+from scbert_cll.model.explain.attribution import held_out_auroc
 from scbert_cll.model.explain.groups import coded, evenly_spaced
-from scbert_cll.model.explain.held_out import held_out_auroc
 
 if TYPE_CHECKING:
     from scbert_cll.model import ScBERTClassifier
@@ -267,7 +267,7 @@ def _effects(
             )
             return _Effects(effects)
         case "group_occlusion":
-            codes, names = coded(labels)
+            codes, names = coded(labels, adata)
             rows = evenly_spaced(codes, n_cells)
             change = model.get_set_effects(
                 gene_sets or {}, adata[rows], target=target, batch_size=batch_size

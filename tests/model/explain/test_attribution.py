@@ -8,7 +8,7 @@ import pytest
 
 import scbert_cll as sb
 from scbert_cll.model import ScBERTClassifier
-from scbert_cll.model.explain import occlusion
+from scbert_cll.model.explain import perturbation
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_occlusion_looks_at_some_cells_of_each_group(trained, cells):
 
 
 def test_many_changed_cells_are_told(trained, cells, monkeypatch, caplog):
-    monkeypatch.setattr(occlusion, "_MANY", 0)
+    monkeypatch.setattr(perturbation, "_MANY", 0)
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         trained.get_gene_occlusion(cells.obs["cd49d_true"], genes=["ITGA4"], n_cells=30)
     assert "n_cells= or genes= there are fewer" in caplog.text

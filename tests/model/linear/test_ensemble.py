@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scbert_cll.model import ScBERTClassifier
-from scbert_cll.model.linear.regression import STRENGTHS, fit_linear, out_of_fold_logits
+from scbert_cll.model.linear.regression import STRENGTHS, Examples, fit_linear, out_of_fold_logits
 
 
 def rows(adata, part: str) -> np.ndarray:
@@ -32,7 +32,8 @@ def fitted(simulate):
     """Tokens, class codes and the fitted linear part."""
     adata = simulate()
     tokens, y, ones = adata.layers["binned"], codes(adata), np.ones(adata.n_obs)
-    return adata, tokens, y, fit_linear(tokens, y, ones, rows(adata, "train"), rows(adata, "val"))
+    cells = Examples(tokens, y, ones, rows(adata, "train"), rows(adata, "val"))
+    return adata, tokens, y, fit_linear(cells)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +75,7 @@ def test_three_classes_and_weights(simulate) -> None:
     tokens, rng = adata.layers["binned"], np.random.default_rng(0)
     y, weights = rng.integers(0, 3, adata.n_obs), rng.uniform(0.5, 2, adata.n_obs)
     train = rows(adata, "train")
-    part = fit_linear(tokens, y, weights, train, rows(adata, "val"))
+    part = fit_linear(Examples(tokens, y, weights, train, rows(adata, "val")))
     scaler = StandardScaler(
         with_mean=False
     )  # scaled by all training cells alike, fitted with weights
@@ -90,12 +91,13 @@ def test_three_classes_and_weights(simulate) -> None:
 def test_without_validation_cells_inner_folds_choose(fitted) -> None:
     adata, tokens, y, _ = fitted
     none = np.zeros(0, np.int64)
-    part = fit_linear(tokens, y, np.ones(len(y)), rows(adata, "train"), none)
+    part = fit_linear(Examples(tokens, y, np.ones(len(y)), rows(adata, "train"), none))
     assert part.strength in STRENGTHS
     test = rows(adata, "test")
     assert roc_auc_score(y[test], part.logits(tokens)[test, 1]) > 0.9
     one = np.r_[np.flatnonzero(y == 0)[:5], np.flatnonzero(y == 1)[:1]]  # nothing to hold out
-    assert fit_linear(tokens, y, np.ones(len(y)), one, none).strength in STRENGTHS
+    few = Examples(tokens, y, np.ones(len(y)), one, none)
+    assert fit_linear(few).strength in STRENGTHS
 
 
 def test_out_of_fold_logits_of_training_cells_have_not_seen_their_labels(simulate) -> None:
@@ -106,8 +108,9 @@ def test_out_of_fold_logits_of_training_cells_have_not_seen_their_labels(simulat
     tokens, ones = adata.layers["binned"], np.ones(adata.n_obs)
     y = np.random.default_rng(3).integers(0, 2, adata.n_obs)
     train = rows(adata, "train")
-    strong = fit_linear(tokens, y, ones, train, train)  # chosen on its own cells: overfitted
-    found = out_of_fold_logits(strong, tokens, y, ones, train)
+    cells = Examples(tokens, y, ones, train, train)
+    strong = fit_linear(cells)  # chosen on its own cells: overfitted
+    found = out_of_fold_logits(strong, cells)
     assert roc_auc_score(y[train], strong.logits(tokens)[train, 1]) > 0.75
     assert roc_auc_score(y[train], found[train, 1]) < 0.65
     others = np.setdiff1d(np.arange(adata.n_obs), train)

@@ -18,6 +18,7 @@ from scbert_cll.model._inference import hidden_genes, refuse_other_tokens
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.linear import ensemble
+from scbert_cll.model.linear.regression import Examples
 from scbert_cll.model.training.options import as_seed, seeded
 from scbert_cll.nn import Performer
 
@@ -25,7 +26,6 @@ from scbert_cll.nn import Performer
 _LINEAR: Final = {_keys.TRAIN: 20_000, _keys.VAL: 5_000}
 
 # tokens, classes and weights of cells, their rows by part, their donors
-type Sample = tuple[sparse.csr_matrix, np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]
 
 
 def from_corpus[M: Network](
@@ -99,15 +99,12 @@ def labelled(
     attached(model, data, seed, labels_key=model.labels_key, classes=model.classes)
     where = f"{model.labels_key!r} of {data.corpus.path}"
     _checks.adata.every_class(data.labels[_keys.TRAIN], model.classes, where)
-    ensemble.fit_beside(model, *_sample_for_linear(data, seed), seed)
+    ensemble.fit_beside(model, _sample_for_linear(data, seed))
     return data
 
 
-def _sample_for_linear(data: CorpusData, seed: int) -> Sample:
-    """Tokens, classes, weights, parts and donors of some labelled cells, in memory.
-
-    For an exact solver.
-    """
+def _sample_for_linear(data: CorpusData, seed: int) -> Examples:
+    """Some labelled cells in memory, for an exact solver."""
     blocks, parts, n = [], {}, 0
     for part, most in _LINEAR.items():
         rows = np.flatnonzero(data.labels[part] >= 0)
@@ -124,8 +121,8 @@ def _sample_for_linear(data: CorpusData, seed: int) -> Sample:
             blocks.append((data.tokens(part, rows), *columns))
     tokens, *values = zip(*blocks, strict=True)
     codes, weights, donors = (np.concatenate(value) for value in values)
-    csr = sparse.vstack(tokens, format="csr")
-    return csr, codes, weights, parts, donors.astype(str)
+    csr, donors = sparse.vstack(tokens, format="csr"), donors.astype(str)
+    return Examples(csr, codes, weights, parts[_keys.TRAIN], parts[_keys.VAL], donors, seed)
 
 
 def _vectors_of(vectors: pd.DataFrame, genes: pd.Index) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Attention that genes receive: per group of cells, per cell, and how much of it is constant."""
+"""Attention that genes receive, by group, layer, head or cell, and how much of it is constant."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
+from scipy import sparse, stats
 from torch import Tensor
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import choice
 from scbert_cll.model._inference import batches, calm_for, cells_of, token_rows
-from scbert_cll.model._protocols import Network
-from scbert_cll.model.explain.groups import coded
+from scbert_cll.model._protocols import Classifier, Network
+from scbert_cll.model.explain.groups import coded, genes_of
 from scbert_cll.model.training.devices import enough_memory
 
 Reduce = Literal["mean", "layers", "heads"]
 _LEVELS: Final[dict[str, tuple[str, ...]]] = {
-    "mean": (),
-    "layers": ("layer",),
-    "heads": ("layer", "head"),
-}
+    "mean": (), "layers": ("layer",), "heads": ("layer", "head"),
+}  # fmt: skip
+
+MEAN: Final = "mean"  # in the place of a head: of all heads of a layer
 
 Infer = Callable[..., Tensor]
 
@@ -126,10 +126,8 @@ def _of_groups(
     batch_size: int | None,
     infer: Infer,
 ) -> pd.DataFrame:
-    choice(reduce, list(_LEVELS), "reduce")
-    _checks.adata.one_group_per_cell(groups, cells_of(model, adata))
-    codes, names = coded(groups)
-    levels = _LEVELS[reduce]
+    levels = _LEVELS[choice(reduce, list(_LEVELS), "reduce")]
+    codes, names = coded(groups, cells_of(model, adata))
     total = attention_sums(model, codes, len(names), adata, batch_size, infer, levels)
     return attention_shares(model, total, names, levels)
 
@@ -240,9 +238,34 @@ def _received(
             received = attention(**cells).transpose(0, 1)  # (b, layers, h, n)
         for axis in averaged:
             received = received.mean(axis)
-        everything = torch.ones(cells["tokens"].shape)
-        genes = cells.get("genes", everything.cumsum(1).long() - 1).cpu().numpy()
-        attends = (cells.get("weight", everything) > 0).cpu().numpy()
-        of_cells = zip(rows, genes, received.cpu().numpy(), attends, strict=True)
+        attends = (cells.get("weight", torch.ones(cells["tokens"].shape)) > 0).cpu().numpy()
+        of_cells = zip(rows, genes_of(cells), received.cpu().numpy(), attends, strict=True)
         for row, its_genes, its_attention, attending in of_cells:
             yield int(row), its_genes[attending], its_attention[..., attending]
+
+
+def attention_layers(
+    model: Classifier, adata: AnnData, groups: pd.Series, batch_size: int | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Genes × (group, layer, head), and the correlation with abundance of each of these columns.
+
+    The second is a table by group, layer and head, and the mean of a layer's heads. Abundance is
+    the mean token of a gene in the cells of the group; genes that none of them expresses are left
+    out.
+    """
+    attention = get_gene_attention(model, groups, adata, reduce="heads", batch_size=batch_size)
+    tokens, _ = _checks.counts.tokens(adata, model.layer)
+    rows = []
+    for group in attention.columns.unique("group"):
+        of_cells = tokens[(groups.astype(str) == group).to_numpy()]
+        counts = np.asarray(of_cells.sum(axis=0, dtype=np.int64)).ravel()
+        abundance = pd.Series(counts, adata.var_names).reindex(attention.index).fillna(0)
+        expressed = (abundance > 0).to_numpy()
+        for layer in range(model.config.n_layers):
+            heads = pd.DataFrame(attention.xs((group, layer), axis=1, level=("group", "layer")))
+            for head, values in heads.assign(**{MEAN: heads.mean(axis=1)}).items():
+                r = float(stats.spearmanr(values[expressed], abundance[expressed]).statistic)
+                rows.append(
+                    {"group": str(group), "layer": layer, "head": str(head), "abundance": r}
+                )
+    return attention, pd.DataFrame(rows).rename(index=str)

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from torch import Tensor
 
-from scbert_cll import _checks
+from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import choice
+from scbert_cll._evaluation.metrics import score
 from scbert_cll.model._inference import batches, calm_for, cells_of, token_rows
 from scbert_cll.model._protocols import Classifier
-from scbert_cll.model.explain.groups import coded, target_of
+from scbert_cll.model.explain.groups import code_of, coded, genes_of
+from scbert_cll.model.linear.ensemble import predict_parts
 from scbert_cll.model.training.devices import enough_memory
 from scbert_cll.nn import attribution
+from scbert_cll.nn.attribution import Cells
 from scbert_cll.nn.performer import Performer
 
 Method = Literal["gate_gradient", "gradient_input", "integrated_gradients", "rollout"]
-METHODS: Final = ("gate_gradient", "gradient_input", "integrated_gradients", "rollout")
+METHODS: Final = get_args(Method)
+_BLIND: Final = 0.6  # AUROC within donors, below which there is little to attribute
+
+# attribution of each token (b, n), and the error of each cell's sum where there is one
+type _Infer = Callable[[Performer, Cells, Tensor, int], tuple[Tensor, Tensor | None]]
+_METHODS: Final[dict[str, _Infer]] = {
+    "gate_gradient": lambda net, cells, to, _: (attribution.gate_gradient(net, cells, to), None),
+    "gradient_input": lambda net, cells, to, _: (attribution.gradient_input(net, cells, to), None),
+    "integrated_gradients": lambda net, cells, to, n: attribution.integrated_gradients(
+        net, cells, to, n
+    )[::2],
+    "rollout": lambda net, cells, *_: (attribution.rollout(net, cells), None),
+}
 
 
 class Attribution(NamedTuple):
@@ -85,74 +100,76 @@ def get_gene_attribution(
         ``"gradient_input"`` or ``"integrated_gradients"`` of a model with
         ``tokens="expressed"``, an unknown class, or not one group per cell.
     """
-    choice(method, METHODS, "method")
-    target = target_of(model, target)
+    infer = _METHODS[choice(method, METHODS, "method")]
+    contrast = attribution.contrast_of(len(model.classes), code_of(model, target))
     if method in ("gradient_input", "integrated_gradients") and model.config.n_zeros == 0:
         raise ValueError(
-            f'method="{method}" starts from genes that are not expressed, and a model '
-            f'with tokens="expressed" has never seen '
-            'one: its answer there is arbitrary. Use method="gate_gradient", or train '
-            'with network={"tokens": "background"}.'
+            f'method="{method}" starts from genes that are not expressed, and a model with '
+            f'tokens="{model.config.tokens}" has never seen one: its answer there is arbitrary. '
+            'Use method="gate_gradient", or train with network={"tokens": "background"}.'
         )
-    _checks.adata.one_group_per_cell(groups, cells_of(model, adata))
-    contrast = attribution.contrast_of(len(model.classes), model.classes.index(target))
-    return _attributed(model, groups, adata, _function(method, contrast, n_steps), batch_size)
-
-
-def _attributed(
-    model: Classifier,
-    groups: pd.Series,
-    adata: AnnData | None,
-    infer: Callable[..., tuple[Tensor, Tensor | None]],
-    batch_size: int | None,
-) -> Attribution:
-    codes, names = coded(groups)
-    total, size, n_expressing = np.zeros((3, len(names), model.config.n_positions))
-    error = np.full(len(codes), np.nan, np.float32)
+    adata = cells_of(model, adata)
+    codes, names = coded(groups, adata)
     grouped = np.flatnonzero(codes >= 0)
-    data = token_rows(
-        model, cells_of(model, adata)[grouped] if len(grouped) < len(codes) else adata
-    )
+    data = token_rows(model, adata[grouped] if len(grouped) < len(codes) else adata)
+    sums = np.zeros((3, len(names), model.config.n_positions))
+    error = np.full(len(codes), np.nan, np.float32)
     with calm_for(model):
         for cells, rows in batches(model, data, batch_size, "attribution"):
             with enough_memory(model.config, batch_size, training=True):
-                effects, off = infer(model.module, cells)
-            genes = (
-                cells.get("genes", torch.arange(effects.shape[1]).expand(effects.shape))
-                .cpu()
-                .numpy()
-            )
+                effects, off = infer(model.module, cells, contrast, n_steps)
+            effect, expressed = effects.detach().cpu().numpy(), (cells["tokens"] > 0).cpu().numpy()
+            genes = genes_of(cells)
             group = np.broadcast_to(codes[grouped[rows]][:, None], genes.shape)
-            effect, expressed = (
-                effects.detach().cpu().numpy(),
-                (cells["tokens"] > 0).cpu().numpy(),
-            )
-            np.add.at(total, (group, genes), effect)
-            np.add.at(size, (group, genes), np.abs(effect) * expressed)
-            np.add.at(n_expressing, (group, genes), expressed)
+            for total, values in zip(
+                sums, (effect, np.abs(effect) * expressed, expressed), strict=True
+            ):
+                np.add.at(total, (group, genes), values)
             if off is not None:
                 error[grouped[rows]] = off.cpu().numpy()
-    mean = total / np.bincount(codes[grouped], minlength=len(names))[:, None]
-    tables = (mean, size / np.maximum(n_expressing, 1), n_expressing)
-    values, sizes, n_cells = (
+    n_cells, (total, size, n_expressing) = np.bincount(codes[grouped], minlength=len(names)), sums
+    tables = (total / n_cells[:, None], size / np.maximum(n_expressing, 1), n_expressing)
+    values, sizes, expressing = (
         pd.DataFrame(table.T[: len(model.genes)], model.genes, names) for table in tables
     )
-    return Attribution(values, sizes, n_cells, error if np.isfinite(error).any() else None)
+    return Attribution(values, sizes, expressing, error if np.isfinite(error).any() else None)
 
 
-def _function(
-    method: Method, contrast: Tensor, n_steps: int
-) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """Attribution of each token, (b, n), and the error of each cell's sum where there is one."""
-    if method == "rollout":
-        return lambda module, cells: (attribution.rollout(module, cells), None)
-    if method == "gate_gradient":
-        return lambda module, cells: (attribution.gate_gradient(module, cells, contrast), None)
-    if method == "gradient_input":
-        return lambda module, cells: (attribution.gradient_input(module, cells, contrast), None)
+def held_out_auroc(
+    adata: AnnData,
+    model: Classifier,
+    split_key: str,
+    donors: pd.Series | None,
+    target: str | None,
+    batch_size: int | None,
+    stacklevel: int = 3,
+) -> float:
+    """AUROC of the network on cells it was not trained on, within donors where they are known.
 
-    def integrated(module: Performer, cells: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        values, _, error = attribution.integrated_gradients(module, cells, contrast, n_steps)
-        return values, error
-
-    return integrated
+    It says what an attribution is worth. Missing if it cannot be told.
+    """
+    if split_key not in adata.obs or model.labels_key not in adata.obs:
+        return float("nan")
+    parts = _checks.adata.split(adata, split_key, need=()).to_numpy()
+    labels = _checks.people.class_names(_checks.adata.obs_column(adata, model.labels_key))
+    is_known = labels.isin(model.classes).to_numpy()
+    is_known = is_known if donors is None else is_known & donors.notna().to_numpy()
+    of_parts = [is_known & (parts == part) for part in (_keys.TEST, _keys.VAL)]
+    held_out = [cells for cells in of_parts if cells.any()]
+    if not held_out:
+        return float("nan")
+    rows, target = held_out[0], target or model.classes[-1]
+    positive = (labels[rows] == target).to_numpy().astype(np.int64)
+    network = predict_parts(model, adata[rows], batch_size=batch_size).network
+    proba = network[target].to_numpy()
+    who = None if donors is None else donors[rows].to_numpy()
+    name, both = "auroc" if who is None else "auroc_within", np.column_stack([1 - proba, proba])
+    auroc = float(score(name, positive, both, ["others", "target"], donors=who).value)
+    if auroc < _BLIND:
+        warnings.warn(
+            f"On the {int(rows.sum())} cells held out the network's "
+            f"AUROC{' within donors' * (who is not None)} is {auroc:.2f}: it has learned little of "
+            f"{model.labels_key!r} that holds for other cells, and there is little to attribute.",
+            stacklevel=stacklevel,
+        )
+    return auroc

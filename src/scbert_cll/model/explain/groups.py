@@ -1,16 +1,23 @@
-"""Groups of cells as numbers, and the class that is asked about."""
+"""Groups of cells and classes as numbers, and which gene a token is."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+import torch
+from anndata import AnnData
+from torch import Tensor
 
+from scbert_cll import _checks
 from scbert_cll._checks.words import choice
 from scbert_cll.model._protocols import Classifier
 
 
-def coded(groups: pd.Series) -> tuple[np.ndarray, list[str]]:
+def coded(groups: pd.Series, cells: AnnData) -> tuple[np.ndarray, list[str]]:
     """Number of each cell's group, -1 where it has none, and the groups' names."""
+    _checks.adata.one_group_per_cell(groups, cells)
     categorical = groups.astype("category").cat.remove_unused_categories()
     return categorical.cat.codes.to_numpy(), [str(name) for name in categorical.cat.categories]
 
@@ -25,6 +32,13 @@ def evenly_spaced(codes: np.ndarray, n: int | None) -> np.ndarray:
     return np.sort(np.concatenate(members))
 
 
-def target_of(model: Classifier, target: str | None) -> str:
-    """The class that is asked about: the last one where none is named."""
-    return model.classes[-1] if target is None else choice(target, model.classes, "target")
+def code_of(model: Classifier, target: str | None) -> int:
+    """Number of the class that is asked about: the last one where none is named."""
+    classes = model.classes
+    return classes.index(classes[-1] if target is None else choice(target, classes, "target"))
+
+
+def genes_of(cells: Mapping[str, Tensor]) -> np.ndarray:
+    """Gene of each token, (b, n)."""
+    tokens = cells["tokens"]
+    return cells.get("genes", torch.arange(tokens.shape[1]).expand(tokens.shape)).cpu().numpy()

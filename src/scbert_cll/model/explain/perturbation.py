@@ -1,25 +1,202 @@
-"""What a classifier would say if genes were off, or at another level: in-silico knock-out."""
+"""What a classifier would say of cells without some genes, or with them at another level."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
+from lightning.pytorch.utilities import rank_zero_info
 from scipy import sparse
 
 from scbert_cll import _checks
 from scbert_cll._checks.words import number_in
 from scbert_cll._process import Bar
-from scbert_cll.model._inference import token_rows
+from scbert_cll.model._inference import cells_of, collect, token_rows
 from scbert_cll.model._protocols import Classifier
-from scbert_cll.model.explain.groups import target_of
-from scbert_cll.model.explain.occlusion import without
+from scbert_cll.model.explain.groups import code_of, coded, evenly_spaced
 from scbert_cll.model.linear import ensemble
 from scbert_cll.model.training.batches import TokenRows
+from scbert_cll.nn import attribution
 
-_LEAST = 1e-7  # probabilities of float32 have no logarithm closer to 0 or 1
+_AT_A_TIME: Final = 2**22  # tokens of changed cells that are held at once
+_BLOCK: Final = 1024  # cells whose changes are listed at once
+_MANY: Final = 20_000  # changed cells, from which on their number is told
+_LEAST: Final = 1e-7  # probabilities of float32 have no logarithm closer to 0 or 1
+
+
+def get_set_effects(
+    model: Classifier,
+    sets: Mapping[str, Sequence[str]],
+    adata: AnnData | None = None,
+    *,
+    keep: bool = False,
+    target: str | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Change of a class's logit when a cell does not express the genes of a set.
+
+    The logit is taken against the mean of those of the other classes.
+
+    The logit is the network's alone, without the linear part. A gene that is not expressed has
+    no token with ``tokens="expressed"``, and token 0 otherwise, which such a network was
+    trained on. Memory grows with cells × sets, by one number each.
+
+    Parameters
+    ----------
+    sets
+        Sets of genes by name; the genes of a set are dropped together.
+    adata, batch_size
+        As in :meth:`get_latent_representation`.
+    keep
+        Drop all genes but those of the set.
+    target
+        The class; None: the last one.
+
+    Returns
+    -------
+    Cells × sets, float64: logit of the changed cell less that of the whole cell, 0 where
+    nothing changes; missing where a cell would have no token left.
+
+    Raises
+    ------
+    KeyError
+        The model does not know one of the genes.
+    ValueError
+        Unknown class.
+    """
+    logit = _Contrast(model, code_of(model, target), batch_size)
+    members = sparse.lil_matrix((len(sets), len(model.genes)), dtype=bool)
+    for row, genes in enumerate(sets.values()):
+        members[row, _checks.genes.places_in_model(list(genes), model.genes)] = True
+    cells = cells_of(model, adata)
+    effects = np.zeros((cells.n_obs, len(sets)))
+    of_pairs = _set_effects(logit, token_rows(model, cells), members.tocsr(), keep=keep)
+    for rows, of, effect in of_pairs:
+        effects[rows, of] = effect
+    return pd.DataFrame(effects, index=cells.obs_names, columns=[str(name) for name in sets])
+
+
+def get_gene_occlusion(
+    model: Classifier,
+    groups: pd.Series,
+    adata: AnnData | None = None,
+    *,
+    genes: Sequence[str] | None = None,
+    n_cells: int | None = None,
+    target: str | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Mean loss of a class's logit when a gene is not expressed, gene by gene and group by group.
+
+    Every gene a cell expresses is one more cell to predict, so that all genes of a cell with
+    1,500 cost as much as predicting 1,500 cells. Where these are more than 20,000, their number
+    is logged.
+
+    Parameters
+    ----------
+    groups
+        Group of each cell, in the order of the cells; cells without one are left out.
+    adata, target, batch_size
+        As in :meth:`get_set_effects`.
+    genes
+        Genes to leave out; None: all.
+    n_cells
+        Cells of each group to look at, evenly spaced; None: all.
+
+    Returns
+    -------
+    Genes × groups, float64: logit of the whole cell less that of the cell without the gene,
+    positive if the gene speaks for the class. Zero in a cell that does not express the gene, or
+    nothing else.
+
+    Raises
+    ------
+    KeyError
+        The model does not know one of the genes.
+    ValueError
+        Unknown class, or not one group per cell.
+    """
+    logit = _Contrast(model, code_of(model, target), batch_size)
+    places = np.arange(len(model.genes))
+    if genes is not None:
+        places = _checks.genes.places_in_model(genes, model.genes)
+    cells = cells_of(model, adata)
+    codes, names = coded(groups, cells)
+    rows = evenly_spaced(codes, n_cells)
+    data, codes = token_rows(model, cells[rows]), codes[rows]
+    if (n_changed := int(np.isin(data.csr.indices, places).sum())) > _MANY:
+        rank_zero_info(
+            f"Occlusion predicts {n_changed:,} changed cells; with n_cells= or genes= "
+            f"there are fewer of them."
+        )
+    members = sparse.eye(len(model.genes), dtype=bool).tocsr()[places]
+    total = np.zeros((len(names), len(places)))
+    for changed, of, effect in _set_effects(logit, data, members):
+        np.subtract.at(total, (codes[changed], of), np.nan_to_num(effect))
+    mean = total / np.bincount(codes, minlength=len(names))[:, None]
+    return pd.DataFrame(mean.T, index=model.genes[places], columns=names)
+
+
+class _Contrast(NamedTuple):
+    """The network's logit of a class against the mean of the others."""
+
+    model: Classifier
+    code: int
+    batch_size: int | None
+
+    def of(self, csr: sparse.csr_matrix) -> np.ndarray:
+        """Of each cell, from its tokens: float64 (cells,)."""
+        model, n = self.model, len(self.model.classes)
+        (logits,) = collect(
+            model,
+            TokenRows(csr, model.config),
+            self.batch_size,
+            [n],
+            lambda **cells: [model.module(**cells).float()],
+        )
+        contrast = attribution.contrast_of(n, self.code).numpy().astype(np.float64)
+        return np.asarray(logits.astype(np.float64) @ contrast)
+
+
+def _set_effects(
+    logit: _Contrast, data: TokenRows, members: sparse.csr_matrix, *, keep: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Cells, sets (rows of `members`) and effects, of all pairs in which a token changes."""
+    whole = logit.of(data.csr)
+    for rows, of in _changing(data.csr, members, keep=keep):
+        of_tokens = np.repeat(of, data.lengths()[rows]), data.csr[rows].indices
+        csr = _without(data.csr[rows], np.asarray(members[of_tokens]).ravel() != keep)
+        can = (np.diff(csr.indptr) > 0) | (logit.model.config.n_zeros > 0)
+        effect = np.full(len(rows), np.nan)
+        if can.any():
+            effect[can] = logit.of(csr[can]) - whole[rows[can]]
+        yield rows, of, effect
+
+
+def _without(csr: sparse.csr_matrix, gone: np.ndarray) -> sparse.csr_matrix:
+    """A copy in which the entries `gone` (one truth value each) are zero."""
+    other = csr.copy()
+    other.data[gone] = 0
+    other.eliminate_zeros()
+    return other
+
+
+def _changing(
+    csr: sparse.csr_matrix, members: sparse.csr_matrix, *, keep: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of cell and set in which a token changes, as many at a time as have few tokens."""
+    lengths, sets = np.diff(csr.indptr).astype(np.int64), members.T.astype(np.int32)
+    for start in range(0, csr.shape[0], _BLOCK):
+        inside = sparse.csr_matrix(csr[start : start + _BLOCK].astype(bool).astype(np.int32) @ sets)
+        changes = inside.toarray() < lengths[start : start + _BLOCK, None] if keep else inside
+        rows, of = changes.nonzero()
+        rows = rows + start
+        bounds = np.flatnonzero(np.diff(lengths[rows].cumsum() // _AT_A_TIME)) + 1
+        if len(rows):
+            yield from zip(np.split(rows, bounds), np.split(of, bounds), strict=True)
 
 
 class Change(NamedTuple):
@@ -72,13 +249,13 @@ def perturb_genes(
     ValueError
         Unknown class, or a level that is no token.
     """
-    target = target_of(model, target)
+    code = code_of(model, target)
     number_in(level, "level", 0, model.config.n_bins, whole=True)
     places = {
         name: _checks.genes.places_in_model(list(members), model.genes)
         for name, members in genes.items()
     }
-    whole, code = token_rows(model, adata), model.classes.index(target)
+    whole = token_rows(model, adata)
     before, latent = _odds(model, whole, code, batch_size)
     for name, columns in Bar(places.items(), desc="perturbation", unit="set", disable=None):
         csr = _set(whole.csr, columns, level)
@@ -105,7 +282,7 @@ def _odds(
 
 def _set(csr: sparse.csr_matrix, columns: np.ndarray, level: int) -> sparse.csr_matrix:
     """Some columns at one level."""
-    other = without(csr, np.isin(csr.indices, columns))
+    other = _without(csr, np.isin(csr.indices, columns))
     if level:
         n = csr.shape[0]
         rows, cols = np.repeat(np.arange(n), len(columns)), np.tile(columns, n)

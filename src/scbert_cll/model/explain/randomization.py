@@ -15,10 +15,8 @@ from scbert_cll.model.training.options import as_seed
 
 Part = Literal["head", "blocks", "all"]
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "head": ("head.",),
-    "blocks": ("head.", "norm.", "blocks."),
-    "all": ("",),
-}
+    "head": ("head.",), "blocks": ("head.", "norm.", "blocks."), "all": ("",),
+}  # fmt: skip
 _OTHER: Final = 1810  # sets the draw apart from that of a classifier made with the same seed
 _GENES: Final = "gene_embedding."
 
@@ -50,14 +48,12 @@ def randomized[M: Classifier](model: M, part: Part, rng: int | np.random.Generat
     """
     anew = _PARTS[choice(part, list(_PARTS), "part")]
     new = _untrained(model, np.random.default_rng([as_seed(rng), _OTHER]))
-    trains_genes = model.config.train_gene_embedding
-    old = model.module.state_dict()
-    unchanged = {
-        name
-        for name in old
-        if not name.startswith(anew) or (name.startswith(_GENES) and not trains_genes)
-    }
-    new.module.load_state_dict(new.module.state_dict() | {name: old[name] for name in unchanged})
+    keeps_genes = not model.config.train_gene_embedding
+    weights = new.module.state_dict()
+    for name, tensor in model.module.state_dict().items():
+        if not name.startswith(anew) or (keeps_genes and name.startswith(_GENES)):
+            weights[name] = tensor
+    new.module.load_state_dict(weights)
     new.module.to(model.module.device)
     return new
 
@@ -85,10 +81,6 @@ def _untrained[M: Classifier](model: M, rng: np.random.Generator) -> M:
         **choices(model.config),
     )
     _scvi.attach(new, model.adata)
-    new.is_trained_, new.history_, new.kept_epoch_ = (
-        model.is_trained_,
-        model.history_,
-        model.kept_epoch_,
-    )
-    new.combine, new.linear_ = model.combine, model.linear_
+    for name in ("is_trained_", "history_", "kept_epoch_", "combine", "linear_"):
+        setattr(new, name, getattr(model, name))
     return new

@@ -7,7 +7,6 @@ they leave to be learned, starts from nothing, and stays there if no epoch is be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,11 +15,10 @@ from anndata import AnnData
 from scipy.special import log_softmax, softmax
 from torch import Tensor
 
-from scbert_cll import _keys
 from scbert_cll.model._inference import cells_of, collect, token_rows
 from scbert_cll.model._protocols import Classifier, Network
 from scbert_cll.model._tensors import usable
-from scbert_cll.model.linear.regression import fit_linear, joined, out_of_fold_logits
+from scbert_cll.model.linear.regression import Examples, fit_linear, out_of_fold_logits
 from scbert_cll.model.training.batches import TokenRows
 from scbert_cll.nn.performer import mean_tokens
 
@@ -136,10 +134,13 @@ def logits_and_latent(
 def joined_proba(model: Network, network: np.ndarray, linear: np.ndarray | None) -> np.ndarray:
     """Probabilities from the network's and the linear part's logits (cells, classes)."""
     if linear is None or model.combine == "none":
-        return np.asarray(softmax(network, axis=1))
-    if model.combine == "residual":
-        return np.asarray(softmax(network + linear, axis=1))
-    return joined(network, linear, _SHARE)
+        logits = network
+    elif model.combine == "residual":
+        logits = network + linear
+    else:
+        parts = (log_softmax(logits, axis=1) for logits in (network, linear))
+        logits = sum(share * part for share, part in zip((_SHARE, 1 - _SHARE), parts, strict=True))
+    return np.asarray(softmax(logits, axis=1))
 
 
 def described(model: Network) -> dict[str, Any] | None:
@@ -149,24 +150,11 @@ def described(model: Network) -> dict[str, Any] | None:
     return {"combine": model.combine, "strength": model.linear_.strength}
 
 
-def fit_beside(
-    model: Classifier,
-    tokens: Any,
-    codes: np.ndarray,
-    weights: np.ndarray,
-    parts: Mapping[str, np.ndarray],
-    groups: np.ndarray | None,
-    seed: int,
-) -> np.ndarray | None:
+def fit_beside(model: Classifier, cells: Examples) -> np.ndarray | None:
     """Fit the model's linear part; its logits for every cell where the network learns the rest."""
-    train, val = parts[_keys.TRAIN], parts[_keys.VAL]
-    model.linear_ = fit_linear(tokens, codes, weights, train, val, groups=groups, seed=seed)
+    model.linear_ = fit_linear(cells)
     usable(model.linear_.arrays(), "The logistic regression beside the network")
-    if model.combine != "residual":
-        return None
-    return out_of_fold_logits(
-        model.linear_, tokens, codes, weights, train, groups=groups, seed=seed
-    )
+    return out_of_fold_logits(model.linear_, cells) if model.combine == "residual" else None
 
 
 def loss_of_logits(logits: np.ndarray, codes: np.ndarray, weights: np.ndarray) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
@@ -43,108 +43,75 @@ class LinearPart:
         return np.asarray(softmax(self.logits(tokens), axis=1))
 
 
-def fit_linear(
-    tokens: sparse.csr_matrix,
-    codes: np.ndarray,
-    weights: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    *,
-    groups: np.ndarray | None = None,
-    seed: int = 0,
-) -> LinearPart:
+class Examples(NamedTuple):
+    """Cells with classes, of which some train and some validate."""
+
+    tokens: sparse.csr_matrix  # (cells, genes)
+    codes: np.ndarray  # class of each cell
+    weights: np.ndarray  # how much each cell counts
+    train: np.ndarray  # rows
+    val: np.ndarray  # rows
+    donors: np.ndarray | None = None
+    seed: int = 0  # of inner folds
+
+    @property
+    def can_hold_out(self) -> bool:
+        """Whether each class has a second training cell."""
+        return bool(np.bincount(self.codes[self.train]).min() > 1)
+
+    def inner_folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Rows to fit to and rows left out, of the training cells."""
+        donors = None if self.donors is None else self.donors[self.train]
+        folds = inner_folds(self.codes[self.train], donors, _INNER, self.seed)
+        return [(self.train[fit], self.train[left_out]) for fit, left_out in folds]
+
+    def fitted(self, rows: np.ndarray, strength: float) -> LinearPart:
+        """The regression fitted to some rows."""
+        model = make_pipeline(
+            StandardScaler(with_mean=False), LogisticRegression(C=strength, max_iter=2000)
+        )
+        weights = {"logisticregression__sample_weight": self.weights[rows]}
+        model.fit(self.tokens[rows].astype(np.float64), self.codes[rows], **weights)
+        scaler, regression = model[0], model[-1]
+        coefficients, intercept = regression.coef_ / scaler.scale_, regression.intercept_
+        if len(coefficients) == 1:  # scikit-learn keeps the second class' logit against the first
+            coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+            intercept = np.concatenate([[0.0], intercept])
+        return LinearPart(coefficients, intercept, strength)
+
+    def loss(self, train: np.ndarray, val: np.ndarray, strength: float) -> float:
+        """Weighted log-loss of rows that are left out."""
+        proba, classes = self.fitted(train, strength).proba(self.tokens[val]), self.codes[train]
+        weights = self.weights[val]
+        return float(
+            log_loss(self.codes[val], proba, labels=np.unique(classes), sample_weight=weights)
+        )
+
+
+def fit_linear(cells: Examples) -> LinearPart:
     """Fit to the training cells.
 
-    The L2 penalty is the one with the lowest weighted log-loss on held-out cells.
-
-    These are the validation cells where there are some of each class, else inner folds of the
-    training cells.
+    The L2 penalty is the one with the lowest weighted log-loss on held-out cells. These are the
+    validation cells where there are some of each class, else inner folds of the training cells.
     """
-    folds = [(train, val)] if len(np.unique(codes[val])) == len(np.unique(codes[train])) else []
-    if not folds and np.bincount(codes[train]).min() < 2:
-        return _fitted(tokens, codes, weights, train, _DEFAULT)
-    if not folds:
-        folds = [
-            (train[a], train[b])
-            for a, b in inner_folds(codes[train], _taken(groups, train), _INNER, seed)
-        ]
-    losses = [
-        np.mean([_loss(tokens, codes, weights, *parts, strength) for parts in folds])
-        for strength in STRENGTHS
-    ]
-    return _fitted(tokens, codes, weights, train, STRENGTHS[int(np.argmin(losses))])
+    n_classes = [len(np.unique(cells.codes[rows])) for rows in (cells.train, cells.val)]
+    folds = [(cells.train, cells.val)]
+    if n_classes[0] != n_classes[1]:
+        if not cells.can_hold_out:
+            return cells.fitted(cells.train, _DEFAULT)
+        folds = cells.inner_folds()
+    losses = [np.mean([cells.loss(*fold, strength) for fold in folds]) for strength in STRENGTHS]
+    return cells.fitted(cells.train, STRENGTHS[int(np.argmin(losses))])
 
 
-def out_of_fold_logits(
-    part: LinearPart,
-    tokens: sparse.csr_matrix,
-    codes: np.ndarray,
-    weights: np.ndarray,
-    train: np.ndarray,
-    *,
-    groups: np.ndarray | None = None,
-    seed: int = 0,
-) -> np.ndarray:
-    """Logits for every cell.
+def out_of_fold_logits(part: LinearPart, cells: Examples) -> np.ndarray:
+    """Logits for every cell, float64 (cells, classes).
 
-    Those of a training cell are from a fit that has not seen it: float64 (cells, classes).
-
-    Fitted logits of the training cells themselves would leave a network nothing to learn. Where a
-    class has one training cell there is no such fit, and all are from `part`.
+    Those of a training cell are from a fit that has not seen it: fitted logits of the training
+    cells themselves would leave a network nothing to learn. Where a class has one training cell
+    there is no such fit, and all are from `part`.
     """
-    logits = part.logits(tokens)
-    if np.bincount(codes[train]).min() < 2:
-        return logits
-    for fit, left_out in inner_folds(codes[train], _taken(groups, train), _INNER, seed):
-        fold = _fitted(tokens, codes, weights, train[fit], part.strength)
-        logits[train[left_out]] = fold.logits(tokens[train[left_out]])
+    logits = part.logits(cells.tokens)
+    for fit, left_out in cells.inner_folds() if cells.can_hold_out else []:
+        logits[left_out] = cells.fitted(fit, part.strength).logits(cells.tokens[left_out])
     return logits
-
-
-def joined(network: np.ndarray, linear: np.ndarray, share: float) -> np.ndarray:
-    """Probabilities (cells, classes) of mixed log-probabilities, `share` of them the network's."""
-    mixed = share * log_softmax(network, axis=1) + (1 - share) * log_softmax(linear, axis=1)
-    return np.asarray(softmax(mixed, axis=1))
-
-
-def _taken(groups: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if groups is None else groups[rows]
-
-
-def _fitted(
-    tokens: sparse.csr_matrix,
-    codes: np.ndarray,
-    weights: np.ndarray,
-    rows: np.ndarray,
-    strength: float,
-) -> LinearPart:
-    model = make_pipeline(
-        StandardScaler(with_mean=False), LogisticRegression(C=strength, max_iter=2000)
-    )
-    model.fit(
-        tokens[rows].astype(np.float64),
-        codes[rows],
-        logisticregression__sample_weight=weights[rows],
-    )
-    scaler, regression = model[0], model[-1]
-    coefficients, intercept = regression.coef_ / scaler.scale_, regression.intercept_
-    if (
-        len(coefficients) == 1
-    ):  # two classes: scikit-learn keeps the second one's logit against the first
-        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
-        intercept = np.concatenate([[0.0], intercept])
-    return LinearPart(coefficients, intercept, strength)
-
-
-def _loss(
-    tokens: sparse.csr_matrix,
-    codes: np.ndarray,
-    weights: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    strength: float,
-) -> float:
-    proba = _fitted(tokens, codes, weights, train, strength).proba(tokens[val])
-    return float(
-        log_loss(codes[val], proba, labels=np.unique(codes[train]), sample_weight=weights[val])
-    )

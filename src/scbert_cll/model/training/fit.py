@@ -32,6 +32,7 @@ from scbert_cll.model._tensors import not_finite, usable
 from scbert_cll.model.corpus import start
 from scbert_cll.model.corpus.data import CorpusData
 from scbert_cll.model.linear.ensemble import fit_beside, loss_of_logits
+from scbert_cll.model.linear.regression import Examples
 from scbert_cll.model.training import callbacks, checkpoints
 from scbert_cll.model.training.batches import ResumableData, TokenSplits, random_split
 from scbert_cll.model.training.devices import Rehearsal, enough_memory, training_device
@@ -134,7 +135,8 @@ def _labelled(model: Classifier, options: Finetuning, seed: int) -> tuple[TokenS
     weights = _weights(adata, options.weight_key, codes, parts)
     parts[TRAIN] = parts[TRAIN][weights[parts[TRAIN]] > 0]
     data = token_rows(model, None, seed=seed, labels=codes, weights=weights)
-    offset = fit_beside(model, data.csr, codes, weights, parts, groups, seed)
+    examples = Examples(data.csr, codes, weights, parts[TRAIN], parts[VAL], groups, seed)
+    offset = fit_beside(model, examples)
     loss = math.inf
     if offset is not None:
         data.columns["offset"] = torch.from_numpy(offset.astype(np.float32))

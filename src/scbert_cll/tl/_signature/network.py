@@ -15,7 +15,7 @@ from scbert_cll._signature.data import Source
 from scbert_cll._signature.linear_filter import threshold
 from scbert_cll._signature.moderated import paired
 from scbert_cll.model import ScBERTClassifier
-from scbert_cll.model.explain.held_out import held_out_auroc
+from scbert_cll.model.explain.attribution import held_out_auroc
 
 _LEAST_DONORS: Final = 2  # for a z
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from scbert_cll.model import ScBERTClassifier
-from scbert_cll.model.explain import occlusion
+from scbert_cll.model.explain import perturbation
 
 SETS = {
     "up": [f"G{i}" for i in range(10)],
@@ -79,7 +79,7 @@ def test_portions_do_not_matter_and_nothing_changes_where_no_gene_is_expressed(
     classifier, adata, monkeypatch
 ) -> None:
     one = classifier.get_set_effects(SETS, adata)
-    monkeypatch.setattr(occlusion, "_AT_A_TIME", 200)
+    monkeypatch.setattr(perturbation, "_AT_A_TIME", 200)
     pd.testing.assert_frame_equal(
         classifier.get_set_effects(SETS, adata[::-1, ::-1].copy())[::-1], one, atol=2e-6
     )
