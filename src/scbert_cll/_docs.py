@@ -7,6 +7,7 @@ So ``help()``, the documentation and the command line see ordinary docstrings.
 
 from __future__ import annotations
 
+import inspect
 import re
 from textwrap import indent
 from typing import Any, Final
@@ -28,6 +29,12 @@ ENTRIES: Final = {
     "no_annbatch": (
         "ImportError\n    annbatch is not installed (``pip install 'scbert-cll[corpus]'``)."
     ),
+    "training_cells": (
+        "adata\n    All cells of the training donors, raw counts in ``X``.\n"
+        "y\n    Class of each cell; missing where it is unlabelled.\n"
+        "groups\n    Donor of each cell."
+    ),
+    "raw_cells": "adata\n    Cells with raw counts in ``X``; genes in any order.",
     "rng": "rng\n    Seed or generator. The same seed gives the same object.",
     "no_such_group": "KeyError\n    There is no such result or group.",
     "adata_after": "adata\n    Cells × genes after :func:`scbert_cll.{}`.",
@@ -48,8 +55,10 @@ ENTRIES: Final = {
 
 
 def shared[T: Any](documented: T) -> T:
-    """The function or class, with whole entries in place of their names in its docstring."""
-    documented.__doc__ = expand(documented.__doc__ or "") or None
+    """The function or class, with whole entries in place of their names in its docstrings."""
+    methods = vars(documented).values() if isinstance(documented, type) else ()
+    for one in (documented, *filter(inspect.isfunction, methods)):
+        one.__doc__ = expand(one.__doc__ or "") or None
     return documented
 
 

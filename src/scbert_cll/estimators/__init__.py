@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from scbert_cll.estimators._available import available
 from scbert_cll.estimators._base import CellEstimator, OnMatrix, as_estimator, seeded
-from scbert_cll.estimators._baselines import baselines
-from scbert_cll.estimators._latent import optional_baselines
+from scbert_cll.estimators._baselines import baselines, optional_baselines
 from scbert_cll.estimators._resampled import Resampled
-from scbert_cll.estimators._scbert import ScBERTEstimator, scbert_arms, scbert_variants
+from scbert_cll.estimators._scbert import (
+    ScBERTEstimator,
+    available,
+    scbert_arms,
+    scbert_variants,
+)
 from scbert_cll.estimators._tuned import Tuned
 
 __all__ = [

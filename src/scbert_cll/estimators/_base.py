@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.dummy import DummyClassifier
 from sklearn.utils.validation import check_is_fitted
 
-from scbert_cll import _checks, pp
+from scbert_cll import _checks, _docs, pp
 from scbert_cll._checks.people import categories_of, donor_name, named
 from scbert_cll._checks.words import choice, listed
 from scbert_cll._counts import TARGET_SUM, log_normalised
@@ -20,6 +20,7 @@ from scbert_cll.estimators._inner import Calibrated, accepted
 Features = Literal["log2", "tokens"]
 
 
+@_docs.shared
 class CellEstimator(ClassifierMixin, BaseEstimator):
     """A classifier of cells: scikit-learn's verbs, with an AnnData in the place of a matrix.
 
@@ -49,12 +50,7 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        adata
-            All cells of the training donors, raw counts in ``X``.
-        y
-            Class of each cell; missing where it is unlabelled.
-        groups
-            Donor of each cell.
+        %(training_cells)s
         """
         raise NotImplementedError
 
@@ -63,8 +59,7 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        adata
-            Cells with raw counts in ``X``.
+        %(raw_cells)s
         """
         return [self.predict_proba(adata)]
 
@@ -73,8 +68,7 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        adata
-            Cells with raw counts in ``X``; genes in any order.
+        %(raw_cells)s
         """
         raise NotImplementedError
 
@@ -83,8 +77,7 @@ class CellEstimator(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        adata
-            Cells with raw counts in ``X``.
+        %(raw_cells)s
         """
         return np.asarray(self.classes_[self.predict_proba(adata).argmax(axis=1)])
 
@@ -134,6 +127,28 @@ def _one_per_cell(values: Any, adata: AnnData, what: str) -> pd.Series:
     return values
 
 
+@_docs.shared
+class MetaEstimator(CellEstimator):
+    """A classifier of cells that fits another one."""
+
+    estimator: Any
+    estimator_: CellEstimator
+
+    def check(self) -> None:
+        """Refuse parameters that cannot be, before anything is fitted."""
+        as_estimator(self.estimator).check()
+
+    def predict_proba(self, adata: AnnData) -> np.ndarray:
+        """Probability of each class (cells × ``classes_``); a cell's depends on that cell alone.
+
+        Parameters
+        ----------
+        %(raw_cells)s
+        """
+        return np.asarray(self.estimator_.predict_proba(adata))
+
+
+@_docs.shared
 class MatrixEstimator(CellEstimator):
     """Cells as rows of a matrix, and a scikit-learn classifier of the labelled ones.
 
@@ -162,12 +177,7 @@ class MatrixEstimator(CellEstimator):
 
         Parameters
         ----------
-        adata
-            All cells of the training donors, raw counts in ``X``.
-        y
-            Class of each cell; missing where it is unlabelled.
-        groups
-            Donor of each cell, for classifiers that take `groups`.
+        %(training_cells)s
         sample_weight
             Weight of each cell, for classifiers that take it.
         """
@@ -182,8 +192,7 @@ class MatrixEstimator(CellEstimator):
             return self
         model = seeded(self._classifier(), self.rng)
         arguments = accepted(model, groups=labelled.donors, sample_weight=sample_weight)
-        takes_weights = any("sample_weight" in name for name in arguments)
-        if sample_weight is not None and not takes_weights:
+        if sample_weight is not None and not any("sample_weight" in name for name in arguments):
             refuse_weights(model)
         self.estimator_ = model.fit(x, labelled.codes, **arguments)
         return self
@@ -193,8 +202,7 @@ class MatrixEstimator(CellEstimator):
 
         Parameters
         ----------
-        adata
-            Cells with raw counts in ``X``; genes in any order.
+        %(raw_cells)s
         """
         check_is_fitted(self, "estimator_")
         x = self._rows(of_genes(adata, self.genes_))
@@ -314,15 +322,20 @@ def seeded(estimator: Any, seed: int) -> Any:
 def expression(adata: AnnData, features: str) -> sparse.csr_matrix:
     """Expression as CSR float32: log2(1 + counts per 10,000), or scBERT's tokens of it."""
     choice(features, get_args(Features), "features")
+    counts, totals = counts_and_totals(adata)
+    if features == "log2":
+        return log_normalised(counts, totals=totals, base=2, dtype=np.float32)
+    cells = counts_only(adata, counts)
+    pp.bin_expression(cells, target_sum=TARGET_SUM, key_added="tokens")
+    return sparse.csr_matrix(cells.layers["tokens"], dtype=np.float32)
+
+
+def counts_and_totals(adata: AnnData) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Raw counts of ``X``, and their sum in each cell, which is above zero."""
     counts = _checks.counts.counts(adata, None, only_x=True)
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     _checks.adata.no_empty_cells(totals, adata, "adata.X")
-    if features == "log2":
-        return log_normalised(counts, totals=totals, base=2, dtype=np.float32)
-    obs, var = (pd.DataFrame(index=names) for names in (adata.obs_names, adata.var_names))
-    cells = AnnData(counts, obs=obs, var=var)
-    pp.bin_expression(cells, target_sum=TARGET_SUM, key_added="tokens")
-    return sparse.csr_matrix(cells.layers["tokens"], dtype=np.float32)
+    return counts, totals
 
 
 def of_genes(adata: AnnData, genes: pd.Index) -> AnnData:
@@ -338,10 +351,8 @@ def counts_only(adata: AnnData, counts: sparse.csr_matrix | None = None) -> AnnD
     """Raw counts (CSR float32, a copy) under the names of cells and genes; those of ``X``."""
     if counts is None:
         counts = _checks.counts.counts(adata, None, only_x=True)
-    cells = AnnData(sparse.csr_matrix(counts, dtype=np.float32, copy=True))
-    cells.obs.index = adata.obs_names.copy()
-    cells.var.index = adata.var_names.copy()
-    return cells
+    obs, var = (pd.DataFrame(index=names.copy()) for names in (adata.obs_names, adata.var_names))
+    return AnnData(sparse.csr_matrix(counts, dtype=np.float32, copy=True), obs=obs, var=var)
 
 
 def sum_to_one(proba: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -17,17 +18,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils.validation import check_is_fitted
 
 from scbert_cll import _checks
 from scbert_cll._counts import log_normalised
-from scbert_cll.estimators._base import (
-    CellEstimator,
-    Examples,
-    MatrixEstimator,
-    OnMatrix,
-    as_estimator,
-    expression,
-)
+from scbert_cll.estimators import _base
+from scbert_cll.estimators._base import CellEstimator, Examples, MatrixEstimator, OnMatrix
 from scbert_cll.estimators._inner import EarlyStopped, GridSearched, balanced_logistic
 
 # scikit-learn 1.8 chooses the penalty by l1_ratio, and deprecates its former name
@@ -35,6 +31,7 @@ _L1: Final[dict[str, Any]] = (
     {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
 )
 _CLIP: Final = 10.0
+_LABEL, _UNLABELLED = "label", "unlabelled"
 
 
 def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
@@ -113,7 +110,7 @@ def baselines(gene: str = "ITGA4") -> dict[str, CellEstimator]:
         "mlp_tokens": OnMatrix(EarlyStopped(MLPClassifier((512, 128))), features="tokens"),
         "pseudobulk": Pseudobulk(),
     }
-    return {name: as_estimator(model) for name, model in models.items()}
+    return {name: _base.as_estimator(model) for name, model in models.items()}
 
 
 def clipped(x: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -137,7 +134,7 @@ class GeneOnly(MatrixEstimator):
             warnings.warn(message, UserWarning, stacklevel=3)
 
     def _rows(self, adata: AnnData) -> np.ndarray:
-        x = expression(adata, "log2")
+        x = _base.expression(adata, "log2")
         if not self.has_gene_:
             return np.zeros((adata.n_obs, 1), np.float32)
         return np.asarray(x[:, [adata.var_names.get_loc(self.gene)]].toarray())
@@ -153,9 +150,7 @@ class LibrarySize(MatrixEstimator):
     rng: int = 0
 
     def _rows(self, adata: AnnData) -> np.ndarray:
-        counts = _checks.counts.counts(adata, None, only_x=True)
-        totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-        _checks.adata.no_empty_cells(totals, adata, "adata.X")
+        counts, totals = _base.counts_and_totals(adata)
         n_genes = np.asarray(counts.astype(bool).sum(axis=1)).ravel()
         return np.log(np.column_stack([totals, n_genes]))
 
@@ -179,7 +174,7 @@ class Pseudobulk(MatrixEstimator):
             self.weights_ = model.fit(profiles - profiles.mean(axis=0), codes).coef_.T
 
     def _rows(self, adata: AnnData) -> np.ndarray:
-        return np.asarray(expression(adata, "log2") @ self.weights_)
+        return np.asarray(_base.expression(adata, "log2") @ self.weights_)
 
     def _classifier(self) -> Any:
         return make_pipeline(StandardScaler(), balanced_logistic())
@@ -230,3 +225,95 @@ class Components(TransformerMixin, BaseEstimator):
     def transform(self, X: sparse.csr_matrix) -> np.ndarray:
         """Coordinates of cells."""
         return np.asarray(self.pca_.transform(X.astype(np.float64)))
+
+
+def optional_baselines(max_epochs: int | None = None) -> dict[str, CellEstimator]:
+    """Baselines that train a network of their own: scVI and scANVI. They take minutes per fold.
+
+    Both learn from all cells of the training donors, with or without a label. No batch is
+    registered, since the donors to be predicted are not among those of the training; their cells
+    are encoded without training.
+
+    ``scvi_logistic``
+        Class-balanced logistic regression on scVI's latent space [1]_, penalty by inner log-loss.
+    ``scanvi``
+        scANVI [2]_ on top of it.
+
+    Parameters
+    ----------
+    max_epochs
+        Epochs of scVI, and of scANVI at most; scvi-tools' own rules where not given.
+
+    Returns
+    -------
+    Unfitted estimators by name.
+
+    References
+    ----------
+    .. [1] Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature
+       Methods 15:1053, doi:10.1038/s41592-018-0229-2.
+    .. [2] Xu et al. (2021), Probabilistic harmonization and annotation of single-cell
+       transcriptomics data with deep generative models, Molecular Systems Biology 17:e9620,
+       doi:10.15252/msb.20209620.
+    """
+    return {"scvi_logistic": SCVILogistic(max_epochs), "scanvi": SCANVIClassifier(max_epochs)}
+
+
+@dataclass(eq=False, repr=False)
+class SCVILogistic(MatrixEstimator):
+    """Logistic regression on scVI's latent means."""
+
+    max_epochs: int | None = None
+    rng: int = 0
+
+    def _prepare(self, adata: AnnData, labelled: Examples) -> None:
+        cells = _base.counts_only(adata)
+        self.network_ = _scvi().train_scvi(cells, max_epochs=self.max_epochs, seed=self.rng)
+
+    def _rows(self, adata: AnnData) -> np.ndarray:
+        return np.asarray(_scvi().latent(self.network_, _base.counts_only(adata)))
+
+    def _classifier(self) -> Any:
+        model = make_pipeline(StandardScaler(), balanced_logistic())
+        return GridSearched(model, {"logisticregression__C": [1e-3, 1e-2, 1e-1, 1.0]})
+
+
+@dataclass(eq=False, repr=False)
+class SCANVIClassifier(CellEstimator):
+    """scANVI started from scVI; cells without a label are learned from as such."""
+
+    max_epochs: int | None = None
+    rng: int = 0
+
+    def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
+        """Train scVI, then scANVI."""
+        labelled = _base.examples(adata, y, groups)
+        self.genes_, self.classes_ = adata.var_names, labelled.classes
+        cells, epochs = _labelled(adata, labelled), self.max_epochs
+        self.network_ = _scvi().train_scanvi(
+            cells, _LABEL, _UNLABELLED, max_epochs=epochs, seed=self.rng
+        )
+        return self
+
+    def predict_proba(self, adata: AnnData) -> np.ndarray:
+        """Probability of each class (cells × ``classes_``)."""
+        check_is_fitted(self, "network_")
+        cells = _labelled(_base.of_genes(adata, self.genes_))
+        proba = _scvi().class_probabilities(self.network_, cells)
+        return _base.sum_to_one(proba[[str(code) for code in range(len(self.classes_))]].to_numpy())
+
+
+def _labelled(adata: AnnData, labelled: Examples | None = None) -> AnnData:
+    """The cells with a column of labels: scvi-tools writes to what it is given."""
+    cells, names = _base.counts_only(adata), np.full(adata.n_obs, _UNLABELLED, dtype=object)
+    if labelled is not None:
+        names[labelled.rows] = labelled.codes.astype(str)
+    cells.obs[_LABEL] = pd.Categorical(names)
+    return cells
+
+
+def _scvi() -> Any:
+    """The one file that imports scvi-tools, when it is needed: it takes many seconds."""
+    from scbert_cll.model import _scvi
+
+    return _scvi

@@ -9,16 +9,10 @@ import pandas as pd
 from anndata import AnnData
 from sklearn.utils.validation import has_fit_parameter
 
-from scbert_cll import _checks, _keys, pp
+from scbert_cll import _checks, _docs, _keys, pp
 from scbert_cll._checks.words import choice
-from scbert_cll.estimators._base import (
-    CellEstimator,
-    OnMatrix,
-    as_estimator,
-    examples,
-    refuse_weights,
-    seeded,
-)
+from scbert_cll.estimators import _base
+from scbert_cll.estimators._base import MetaEstimator, OnMatrix
 
 Method = Literal["none", "weights", "oversample", "undersample", "smote"]
 
@@ -26,8 +20,9 @@ _LABEL, _DONOR, _PART = "_label", "_donor", "_part"
 _NEIGHBOURS = 5
 
 
+@_docs.shared
 @dataclass(eq=False, repr=False)
-class Resampled(CellEstimator):
+class Resampled(MetaEstimator):
     """An estimator whose training cells are balanced by class, inside the fit.
 
     So each way of balancing is one call for any estimator, and no copy of a cell can be on both
@@ -59,27 +54,18 @@ class Resampled(CellEstimator):
     method: Method = "oversample"
     rng: int = 0
 
-    def check(self) -> None:
-        """Refuse parameters that cannot be, before anything is fitted."""
-        as_estimator(self.estimator).check()
-
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Balance the labelled cells by class, then learn from them.
 
         Parameters
         ----------
-        adata
-            All cells of the training donors, raw counts in ``X``.
-        y
-            Class of each cell; missing where it is unlabelled.
-        groups
-            Donor of each cell.
+        %(training_cells)s
         """
         choice(self.method, get_args(Method), "method")
-        inner = seeded(as_estimator(self.estimator), self.rng)
+        inner = _base.seeded(_base.as_estimator(self.estimator), self.rng)
         if self.method == "weights" and not has_fit_parameter(inner, "sample_weight"):
-            refuse_weights(inner)
-        labelled = examples(adata, y, groups)
+            _base.refuse_weights(inner)
+        labelled = _base.examples(adata, y, groups)
         if self.method == "none" or len(labelled.classes) == 1:
             self.estimator_ = inner.fit(adata, y, groups)
         else:
@@ -94,16 +80,6 @@ class Resampled(CellEstimator):
             self.estimator_ = inner.fit(cells, labels, donors, **weights)
         self.classes_ = self.estimator_.classes_
         return self
-
-    def predict_proba(self, adata: AnnData) -> np.ndarray:
-        """Probability of each class (cells × ``classes_``), the classes being balanced.
-
-        Parameters
-        ----------
-        adata
-            Cells with raw counts in ``X``.
-        """
-        return np.asarray(self.estimator_.predict_proba(adata))
 
     def _balanced(
         self, adata: AnnData, y: pd.Series, groups: pd.Series | None, smallest: int

@@ -16,27 +16,25 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from scbert_cll import _checks, _keys, pp
+from scbert_cll import _checks, _docs, _keys, pp
 from scbert_cll._checks.words import choice, number_in
 from scbert_cll._evaluation.folds import inner_folds
-from scbert_cll.estimators._base import (
-    CellEstimator,
-    Examples,
-    counts_only,
-    examples,
-    of_genes,
-    sum_to_one,
-)
+from scbert_cll.estimators import _base
+from scbert_cll.estimators._base import CellEstimator, Examples
+from scbert_cll.estimators._baselines import baselines, optional_baselines
 from scbert_cll.estimators._resampled import Method, donors_of_all, smote_neighbours
 
 Binning = Literal["log2", "uniform", "quantile", "gene_quantile"]
 Genes = Literal["svd", "gene2vec", "shuffled", "learned", "sinusoidal", "none"]
+
+type Choices = Mapping[str, Any]
 
 _VECTORS_OF_CELLS: Final = ("svd", "gene2vec", "shuffled")
 _VALIDATION: Final = 5  # a fifth of the training donors, where a validation is needed
 _LABEL, _DONOR, _PROTEIN = "label", "donor", "protein"
 
 
+@_docs.shared
 @dataclass(eq=False, repr=False, kw_only=True)
 class ScBERTEstimator(CellEstimator):
     """Tokens, gene vectors, pretraining where wished, and a classifier.
@@ -109,8 +107,8 @@ class ScBERTEstimator(CellEstimator):
     exclude_genes: Sequence[str] = ()
     binning: Binning = "log2"
     max_epochs: int | None = None
-    network: Mapping[str, Any] | None = None
-    train: Mapping[str, Any] | None = None
+    network: Choices | None = None
+    train: Choices | None = None
     accelerator: str = "auto"
     rng: int = 0
 
@@ -119,13 +117,11 @@ class ScBERTEstimator(CellEstimator):
 
         Parameters
         ----------
-        adata
-            All cells of the training donors, raw counts in ``X``.
-        y
-            Class of each cell; missing where it is unlabelled. Cells without one serve the gene
-            vectors, the proteins' levels and pretraining.
-        groups
-            Donor of each cell.
+        %(training_cells)s
+
+        Notes
+        -----
+        Cells without a class serve the gene vectors, the proteins' levels and pretraining.
 
         Raises
         ------
@@ -134,7 +130,7 @@ class ScBERTEstimator(CellEstimator):
             training diverged. With cells of one class only, this class is all that is predicted.
         """
         self.check()
-        labelled = examples(adata, y, groups)
+        labelled = _base.examples(adata, y, groups)
         self.genes_, self.classes_ = adata.var_names, labelled.classes
         self.members_: list[Any] = []
         if len(self.classes_) == 1:
@@ -154,8 +150,7 @@ class ScBERTEstimator(CellEstimator):
 
         Parameters
         ----------
-        adata
-            Cells with raw counts in ``X``; genes in any order.
+        %(raw_cells)s
         """
         return self.predict_parts(adata)[0]
 
@@ -164,11 +159,10 @@ class ScBERTEstimator(CellEstimator):
 
         Parameters
         ----------
-        adata
-            Cells with raw counts in ``X``; genes in any order.
+        %(raw_cells)s
         """
         check_is_fitted(self, "members_")
-        cells = counts_only(of_genes(adata, self.genes_))
+        cells = _base.counts_only(_base.of_genes(adata, self.genes_))
         names = ("joined", *self.parts)
         if not self.members_:
             return [np.ones((cells.n_obs, 1)) for _ in names]
@@ -176,7 +170,8 @@ class ScBERTEstimator(CellEstimator):
         with _quiet():
             members = [member.predict_parts(cells) for member in self.members_]
         return [
-            sum_to_one(np.mean([getattr(one, name) for one in members], axis=0)) for name in names
+            _base.sum_to_one(np.mean([getattr(one, name) for one in members], axis=0))
+            for name in names
         ]
 
     def check(self) -> None:
@@ -198,7 +193,7 @@ class ScBERTEstimator(CellEstimator):
         self, adata: AnnData, y: pd.Series, groups: pd.Series | None, labelled: Examples
     ) -> AnnData:
         """Training cells with labels, split, tokens, weights or further rows, and gene vectors."""
-        cells = counts_only(adata)
+        cells = _base.counts_only(adata)
         if self.protein_key is not None and self.protein_key in adata.obsm:
             cells.obsm[_PROTEIN] = _checks.adata.protein_counts(adata, self.protein_key)
         cells.obs[_LABEL] = pd.Categorical(y.astype(object).to_numpy(), labelled.classes)
@@ -255,12 +250,9 @@ class ScBERTEstimator(CellEstimator):
 
         cells = cells.copy()  # scvi-tools notes in it what was set up
         excluded = list(self.exclude_genes)
-        from_cells = self.gene_embedding in _VECTORS_OF_CELLS
-        network: dict[str, Any] = {
-            "gene_embedding": "gene2vec" if from_cells else self.gene_embedding,
-            **dict(self.network or {}),
-        }
-        training: dict[str, Any] = {
+        genes = "gene2vec" if self.gene_embedding in _VECTORS_OF_CELLS else self.gene_embedding
+        network: Choices = {"gene_embedding": genes, **(self.network or {})}
+        training: Choices = {
             "split_key": _keys.SPLIT,
             "rng": seed,
             "accelerator": self.accelerator,
@@ -277,22 +269,22 @@ class ScBERTEstimator(CellEstimator):
         else:
             ScBERTClassifier.setup_anndata(cells, labels_key=_LABEL, exclude_genes=excluded)
             classifier = ScBERTClassifier(cells, rng=seed, **network)
-        training.update(
-            donor_key=_DONOR,
-            combine=self.combine,
-            freeze=self.freeze,
-            protein_key=_PROTEIN if _PROTEIN in cells.obsm else None,
-            weight_key=_keys.BALANCE_WEIGHT if self.balance == "weights" else None,
-        )
-        classifier.train(self.max_epochs, **{**training, **dict(self.train or {})})
+        of_labels: Choices = {
+            "donor_key": _DONOR,
+            "combine": self.combine,
+            "freeze": self.freeze,
+            "protein_key": _PROTEIN if _PROTEIN in cells.obsm else None,
+            "weight_key": _keys.BALANCE_WEIGHT if self.balance == "weights" else None,
+        }
+        classifier.train(self.max_epochs, **{**training, **of_labels, **(self.train or {})})
         return classifier
 
     def _corpus(self, cells: AnnData, extra: AnnData) -> AnnData:
         """The training cells and the further ones, which train, too."""
-        further = counts_only(pp.align_genes(counts_only(extra), list(cells.var_names)))
+        further = _base.counts_only(pp.align_genes(_base.counts_only(extra), list(cells.var_names)))
         further = further[sparse.csr_matrix(further.X).sum(axis=1).A1 > 0].copy()
         further.obs[_keys.SPLIT] = _keys.TRAIN
-        training = counts_only(cells)  # without labels and proteins
+        training = _base.counts_only(cells)  # without labels and proteins
         training.obs[_keys.SPLIT] = np.asarray(cells.obs[_keys.SPLIT], dtype=object)
         corpus = ad.concat({"own": training, "extra": further}, index_unique="-")
         pp.bin_expression(corpus, edges=cells.uns[_keys.BINNED])
@@ -301,7 +293,7 @@ class ScBERTEstimator(CellEstimator):
 
 
 # the variants of an ablation: what each changes in the default
-VARIANTS: Final[dict[str, dict[str, Any]]] = {
+VARIANTS: Final[Mapping[str, Choices]] = {
     "scbert": {},
     "scbert_residual": {"combine": "residual"},
     "scbert_pretrained": {"pretrain_epochs": 10},
@@ -369,6 +361,23 @@ def scbert_arms(gene: str = "ITGA4") -> dict[str, ScBERTEstimator]:
         stacklevel=2,
     )
     return scbert_variants(gene)
+
+
+def available(gene: str = "ITGA4") -> dict[str, CellEstimator]:
+    """Every estimator that goes by a name, unfitted: baselines, optional ones, scBERT's variants.
+
+    Parameters
+    ----------
+    gene
+        The gene of ``"gene_only"`` and ``"scbert_without_gene"``.
+
+    Examples
+    --------
+    >>> import scbert_cll as sc_cll
+    >>> sorted(sc_cll.estimators.available())[:3]
+    ['gene_only', 'gradient_boosting', 'knn']
+    """
+    return {**baselines(gene), **optional_baselines(), **scbert_variants(gene)}
 
 
 @contextmanager

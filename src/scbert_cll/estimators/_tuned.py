@@ -8,19 +8,28 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scbert_cll import _docs
 from scbert_cll._checks.words import choice, listed, number_in
 from scbert_cll._evaluation.folds import inner_folds
 from scbert_cll._evaluation.metrics import LOWER_IS_BETTER, METRICS, score
 from scbert_cll._optional import optional
-from scbert_cll.estimators._base import CellEstimator, Examples, as_estimator, examples, seeded
+from scbert_cll.estimators._base import (
+    CellEstimator,
+    Examples,
+    MetaEstimator,
+    as_estimator,
+    examples,
+    seeded,
+)
 
 _FORMS = (
     '("float", low, high), ("float", low, high, "log"), ("int", low, high) or a list of choices'
 )
 
 
+@_docs.shared
 @dataclass(eq=False, repr=False)
-class Tuned(CellEstimator):
+class Tuned(MetaEstimator):
     """An estimator whose hyperparameters are searched for on inner folds of the training donors.
 
     Every trial is fitted once per inner fold and judged by its predictions for all held-out cells
@@ -68,21 +77,12 @@ class Tuned(CellEstimator):
     metric: str = "log_loss"
     rng: int = 0
 
-    def check(self) -> None:
-        """Refuse parameters that cannot be, before anything is fitted."""
-        as_estimator(self.estimator).check()
-
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> Self:
         """Search, then learn from the labelled cells.
 
         Parameters
         ----------
-        adata
-            All cells of the training donors, raw counts in ``X``.
-        y
-            Class of each cell; missing where it is unlabelled.
-        groups
-            Donor of each cell.
+        %(training_cells)s
         """
         base = seeded(as_estimator(self.estimator), self.rng)
         _check_space(self.space, sorted(base.get_params()))
@@ -96,16 +96,6 @@ class Tuned(CellEstimator):
         self.estimator_ = base.set_params(**self.best_params_).fit(adata, y, groups)
         self.classes_ = self.estimator_.classes_
         return self
-
-    def predict_proba(self, adata: AnnData) -> np.ndarray:
-        """Probability of each class (cells × ``classes_``) by the best setting.
-
-        Parameters
-        ----------
-        adata
-            Cells with raw counts in ``X``.
-        """
-        return np.asarray(self.estimator_.predict_proba(adata))
 
     def _search(
         self,
@@ -158,10 +148,8 @@ def _check_space(space: Mapping[str, Any], params: list[str]) -> None:
         match spec:
             case list():
                 valid = len(spec) > 0
-            case ("float", low, high) | ("float", low, high, "log"):
-                valid = low <= high and (len(spec) == 3 or low > 0)
-            case ("int", int(low), int(high)) | ("int", int(low), int(high), "log"):
-                valid = low <= high and (len(spec) == 3 or low > 0)
+            case ("float", low, high, *log) | ("int", int(low), int(high), *log):
+                valid = low <= high and (not log or (log == ["log"] and low > 0))
             case _:
                 valid = False
         if not valid:
@@ -169,10 +157,7 @@ def _check_space(space: Mapping[str, Any], params: list[str]) -> None:
 
 
 def _suggested(trial: Any, name: str, spec: Any) -> Any:
-    """A value of the space.
-
-    Choices are suggested by their place, since optuna takes plain values only.
-    """
+    """A value of the space; a choice by its place, since optuna takes plain values only."""
     if isinstance(spec, list):
         return spec[trial.suggest_categorical(name, range(len(spec)))]
     suggest = trial.suggest_float if spec[0] == "float" else trial.suggest_int
