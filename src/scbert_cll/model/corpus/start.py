@@ -25,8 +25,6 @@ from scbert_cll.nn import Performer
 # cells that the linear part of a classifier is fitted and chosen on
 _LINEAR: Final = {_keys.TRAIN: 20_000, _keys.VAL: 5_000}
 
-# tokens, classes and weights of cells, their rows by part, their donors
-
 
 def from_corpus[M: Network](
     cls: type[M],
