@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # each is a process of its own, or several
 RESULTS = [ROOT / "benchmarks" / "results", ROOT / "docs" / "_static"]
 
 
@@ -43,7 +44,6 @@ def run_quick(script: str, *arguments: str) -> dict[str, list[list[str]]]:
     return rows(done.stdout)
 
 
-@pytest.mark.slow
 def test_engine_compares_everything_it_says():
     found = run_quick("engine")
     for what in ("forward, float32", "forward, ours in bfloat16", "training step, float32"):
@@ -55,7 +55,6 @@ def test_engine_compares_everything_it_says():
     assert found["expressed"][0][5].split("%")[0] > "0"
 
 
-@pytest.mark.slow
 def test_approximation_reports_every_network_and_quantity():
     found = run_quick("engine.approximation")
     networks = {"published", "published, q and k × 2", "published, q and k × 4", "small, trained"}
@@ -68,14 +67,12 @@ def test_approximation_reports_every_network_and_quantity():
         ]
 
 
-@pytest.mark.slow
 def test_evaluation_scores_every_model():
     found = run_quick("evaluation")
     majority, linear = (float(found[name][0][1]) for name in ("majority", "logistic_sgd"))
     assert majority <= 0.5 < linear, "AUROC"
 
 
-@pytest.mark.slow
 def test_signature_finds_what_was_planted_and_nothing_where_nothing_was():
     found = run_quick("signature")
     ours, ranking = found["tl.signature"][0], found["abundance, first 24"][0]
@@ -87,7 +84,6 @@ def test_signature_finds_what_was_planted_and_nothing_where_nothing_was():
     assert mean_on_nulls[0] <= 1 < 20 < mean_on_nulls[1]
 
 
-@pytest.mark.slow
 def test_nonadditive_compares_every_method_on_a_combination():
     found = run_quick("signature.nonadditive")
     assert recall(found["difference of correlations"][0][0]) >= 0.9
@@ -105,14 +101,12 @@ def test_nonadditive_compares_every_method_on_a_combination():
     assert "pairs across against all others, size of effect" in found
 
 
-@pytest.mark.slow
 def test_attribution_times_every_method():
     found = run_quick("signature.attribution")
     assert {"gate gradient", "rollout", "attention", "attention by layer and head"} <= set(found)
     assert found["integrated gradients, 32 points"][0] == ["refused"]
 
 
-@pytest.mark.slow
 def test_prognosis_says_what_is_true_of_simulated_cohorts():
     found = run_quick("prognosis.truth")
     assert found["cohorts"] == [["1", "1", "1"], ["2"] * 5]
@@ -121,7 +115,6 @@ def test_prognosis_says_what_is_true_of_simulated_cohorts():
         assert all(-0.5 < float(value) < 0.5 for values in found[name] for value in values)
 
 
-@pytest.mark.slow
 def test_prognosis_agrees_on_every_set():
     found = run_quick("prognosis")
     for beside in ("nothing", "clinical covariates"):
@@ -145,7 +138,6 @@ def made(tmp_path_factory) -> str:
     return str(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.mark.slow
 def test_corpus_million_resumes_to_the_same_weights_and_embeds_every_cell(made):
     """The program ends where weights or embeddings differ."""
     found = run_quick("corpus", "million", "--out", made)
@@ -157,7 +149,6 @@ def test_corpus_million_resumes_to_the_same_weights_and_embeds_every_cell(made):
 
 
 @MINUTES
-@pytest.mark.slow
 def test_corpus_memory_is_that_of_every_kind_of_work(made):
     found = run_quick("corpus", "memory", "--out", made)
     assert {"1,000", "3,000", "a further cell"} <= set(found)
@@ -166,7 +157,6 @@ def test_corpus_memory_is_that_of_every_kind_of_work(made):
 
 
 @MINUTES
-@pytest.mark.slow
 def test_corpus_loading_checks_the_cells_of_every_loader(made):
     found = run_quick("corpus", "loading", "--out", made)
     loaders = {name for name in found if "Loader" in name or "CorpusData" in name}
@@ -176,7 +166,6 @@ def test_corpus_loading_checks_the_cells_of_every_loader(made):
 
 
 @MINUTES
-@pytest.mark.slow
 def test_corpus_speed_says_what_goes_into_data_and_what_a_second_process_brings(made):
     shares = run_quick("corpus", "loader-share", "--out", made)
     networks = [name for name in shares if "network, " in name]
@@ -190,7 +179,6 @@ def test_corpus_speed_says_what_goes_into_data_and_what_a_second_process_brings(
     assert not ways["2 trainings apart"][0][2], "they are what is compared with"
 
 
-@pytest.mark.slow
 def test_corpus_simulates_whole_files_and_plans(made):
     made_cells = run_quick("corpus", "simulate", "--out", made)
     assert made_cells["3,000"][0][0] == "3"
@@ -207,7 +195,6 @@ def test_corpus_simulates_whole_files_and_plans(made):
     assert costs[1] == pytest.approx([2 * cost for cost in costs[0]], abs=1)
 
 
-@pytest.mark.slow
 def test_forcing_is_compared_with_none():
     found = run_quick("corpus.forcing")
     assert {"model", "checkpoint", "corpus"} <= set(found)

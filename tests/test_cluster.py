@@ -37,7 +37,7 @@ JOB = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts two processes
 def test_the_batch_script_trains_with_two_tasks(tmp_path):
     rng = np.random.default_rng(0)
     counts = sparse.csr_matrix(rng.poisson(rng.gamma(0.6, 4, 30), (600, 30)).astype(np.float32))

@@ -80,7 +80,7 @@ def blocks_of(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a page
 @pytest.mark.parametrize("page", PAGES)
 def test_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks one after the other, on a smaller toy and for one epoch."""
@@ -123,7 +123,7 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_scores_every_model_on_held_out_donors(tutorial: dict[str, Any]) -> None:
     for key, models in (
         ("cv", tutorial["models"]),
@@ -139,13 +139,13 @@ def test_tutorial_scores_every_model_on_held_out_donors(tutorial: dict[str, Any]
         )
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_finds_the_leaks_it_makes(tutorial: dict[str, Any]) -> None:
     status = tutorial["report"].findings.set_index("check")["status"]
     assert status[["exact duplicates", "shared donors"]].tolist() == ["leak", "leak"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_works_without_a_programme_only_by_the_study(tutorial: dict[str, Any]) -> None:
     forest = tutorial["both"]["none"].loc["random_forest"]
     assert forest["study"] > 0.8
@@ -182,7 +182,7 @@ def signature(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_finds_the_planted_genes_and_few_others(signature: dict[str, Any]) -> None:
     found, planted = set(signature["found"]["gene"]), signature["planted"]
     assert len(found & planted) >= 27
@@ -194,7 +194,7 @@ def test_tutorial_finds_the_planted_genes_and_few_others(signature: dict[str, An
     assert throws["false"].max() <= 4
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_finds_nothing_but_the_marker_without_a_programme(
     signature: dict[str, Any],
 ) -> None:
@@ -208,7 +208,7 @@ def test_tutorial_finds_nothing_but_the_marker_without_a_programme(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_puts_signature_attention_and_abundance_through_the_gates(
     signature: dict[str, Any],
 ) -> None:
@@ -222,7 +222,7 @@ def test_tutorial_puts_signature_attention_and_abundance_through_the_gates(
     assert gates.loc[["permuted labels", "random network"], "attention"].tolist() == ["no", "no"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_has_the_network_agree_and_the_score_hold_in_other_donors(
     signature: dict[str, Any],
 ) -> None:
@@ -296,7 +296,7 @@ def prognosis(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_has_the_planted_ratio_in_its_interval_and_a_gain(
     prognosis: dict[str, Any],
 ) -> None:
@@ -312,7 +312,7 @@ def test_tutorial_has_the_planted_ratio_in_its_interval_and_a_gain(
     assert report.cox["ph_p"].notna().sum() == 23
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_does_not_fall_for_the_decoy(prognosis: dict[str, Any]) -> None:
     tests = prognosis["decoy"].null_tests.set_index("adjusted")
     assert tests.loc[["none", "clinical"], "naive_p"].max() < 1e-4
@@ -322,7 +322,7 @@ def test_tutorial_does_not_fall_for_the_decoy(prognosis: dict[str, Any]) -> None
     assert left["ci_low"] < 1 < left["ci_high"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_finds_nothing_where_the_programme_does_nothing(prognosis: dict[str, Any]) -> None:
     alone, beside = (
         score_of(prognosis["without"], model) for model in ("score", "clinical + score")
@@ -334,7 +334,7 @@ def test_tutorial_finds_nothing_where_the_programme_does_nothing(prognosis: dict
     assert throws.drop("planted, 1.6")["p, random"].min() > 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_shows_that_a_signature_cannot_be_judged_where_it_was_found(
     prognosis: dict[str, Any],
 ) -> None:
@@ -348,7 +348,7 @@ def test_tutorial_shows_that_a_signature_cannot_be_judged_where_it_was_found(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_falls_into_no_trap(prognosis: dict[str, Any]) -> None:
     wrong, right = (
         sc_cll.get.survival(prognosis["cohort"], "groups", key=key)
@@ -371,7 +371,7 @@ def test_tutorial_falls_into_no_trap(prognosis: dict[str, Any]) -> None:
         assert told in prognosis["said"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 def test_tutorial_joins_outcome_to_patients_by_name(prognosis: dict[str, Any]) -> None:
     patients, outcome = prognosis["patients"], prognosis["outcome"]
     assert patients.obs_names.tolist() != outcome.index.tolist()
@@ -396,7 +396,7 @@ def real_prognosis(
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 @pytest.mark.filterwarnings("ignore:46 samples are in both tables:UserWarning")
 def test_tutorial_has_the_clinical_floor_and_says_what_is_underpowered(
     real_prognosis: dict[str, Any],
@@ -419,7 +419,7 @@ def test_tutorial_has_the_clinical_floor_and_says_what_is_underpowered(
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.slow  # runs a tutorial
 @pytest.mark.filterwarnings("ignore:46 samples are in both tables:UserWarning")
 def test_tutorial_has_both_p_of_the_real_arrays(real_prognosis: dict[str, Any]) -> None:
     small = real_prognosis["small"].set_index("signature")

@@ -66,7 +66,7 @@ def with_signature() -> mudata.MuData:
     return sc_cll.datasets.cll_toy(n_donors=7, n_cells=1100, n_genes=250, n_bimodal=4, rng=1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a whole demo
 def test_demo_writes_all_and_reports_from_the_files_it_wrote(tmp_path):
     with_signature().write(tmp_path / "in.h5mu")
     extra = sc_cll.datasets.cll_toy(n_cells=300, n_genes=250, rng=5)["rna"][:, ::-1].copy()

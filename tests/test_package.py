@@ -223,6 +223,17 @@ def test_functions_are_short() -> None:
     assert statistics.median(lengths.values()) <= 10
 
 
+def test_a_slow_test_says_why() -> None:
+    lines = {
+        f"{path.name}:{n}": line
+        for path in (ROOT / "tests").rglob("*.py")
+        for n, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"\bmark\.slow\b", line)
+    }
+    assert len(lines) > 40
+    assert not [where for where, line in lines.items() if "#" not in line]
+
+
 def test_readme_says_the_line_that_ci_runs() -> None:
     """The second set-up command of the README is what `.ci/run` runs, verbatim; there are exactly
     two.

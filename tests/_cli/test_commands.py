@@ -670,7 +670,7 @@ def test_a_share_of_a_corpus_is_passed_on(
 # ---- several processes
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts two processes
 def test_two_processes_train_one_model_and_the_first_writes_it(cells: Path, tmp_path: Path) -> None:
     words = [cells, "--out", tmp_path / "m", "--devices", 2, "--strategy", "ddp", *QUICK]
     command = [sys.executable, "-m", "scbert_cll", "pretrain", *(str(word) for word in words)]

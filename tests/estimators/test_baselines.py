@@ -234,7 +234,7 @@ def test_genes_are_picked_on_the_training_cells(plant):
 # ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains scVI twice
 @pytest.mark.parametrize("name", ["scvi_logistic", "scanvi"])
 def test_scvi(name, train, test, capfd):
     state = np.random.get_state()[1].copy()  # noqa: NPY002

@@ -274,7 +274,7 @@ VERBS: dict[str, tuple[str, Callable[[AnnData, Any], Any]]] = {
 LAST, SPREAD = 16, 4
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # each verb twenty times
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_can_be_cut_at_its_last_lines_and_before(
     name: str, world: dict[str, Any]

@@ -522,7 +522,7 @@ def test_texts_have_an_end(
         read(path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # reads gigabytes
 @pytest.mark.parametrize("name", ["vocabulary", "gene sets", "GEO series", "cohort"])
 @pytest.mark.parametrize("line", [b"A" * 2**20, b"A\t" * 2**19, (b"A" * 1023 + b"\n") * 2**10])
 def test_three_gigabytes_in_thirteen_megabytes(tmp_path: Path, name: str, line: bytes) -> None:

@@ -95,7 +95,7 @@ os._exit(0)
 
 
 # a process each: HDF5 that could not write may end the process later, as a command does at once
-@pytest.mark.slow
+@pytest.mark.slow  # mounts small disks, and fills them
 @pytest.mark.parametrize(("kind", "room"), [("h5ad", 0), ("h5ad", 16384), ("h5mu", 4096)])
 def test_a_full_disk_costs_no_file_of_cells(
     kind: str,

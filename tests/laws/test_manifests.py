@@ -412,7 +412,7 @@ def test_what_a_model_needs_is_read_only_where_it_is_listed(
         sc_cll.model.ScBERT.load(tmp_path / "model")
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # every value of a file is changed in many ways
 def test_no_edit_of_a_config_is_believed(classifier: Any, tmp_path: Path) -> None:
     classifier.save(tmp_path / "model")
     load = sc_cll.model.ScBERTClassifier.load
@@ -422,7 +422,7 @@ def test_no_edit_of_a_config_is_believed(classifier: Any, tmp_path: Path) -> Non
     assert not bad, bad
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # every value of a file is changed in many ways
 @pytest.mark.parametrize("name", ["config.json", "labels.json"])
 def test_no_edit_of_a_model_with_right_checksums_ends_in_a_traceback(
     name: str, classifier: Any, tmp_path: Path
@@ -522,7 +522,7 @@ def left_of_a_build(sources: list[Path], tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # every value of a file is changed in many ways
 @pytest.mark.parametrize(
     ("which", "damage"),
     [
@@ -579,7 +579,7 @@ OTHER_CALLS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a corpus is built for every case
 @pytest.mark.parametrize("arguments", OTHER_CALLS, ids=str)
 @pytest.mark.parametrize("at", ["scans/", "done/"])
 def test_what_another_call_left_is_not_taken_over(
@@ -602,7 +602,7 @@ def test_what_another_call_left_is_not_taken_over(
     assert checksums(out) == checksums(of_many)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a corpus is built for every case
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 2), (2, 1), (2, 3), (3, 2)])
 def test_scans_of_two_calls_never_mix(
     first: int, second: int, sources: list[Path], of_many: Path, tmp_path: Path
@@ -690,7 +690,7 @@ def left_of_predictions(of_one: Path, model: Any, tmp_path_factory: pytest.TempP
     return cut_predictions(of_one, model, tmp_path_factory.mktemp("left") / "p.zarr", 5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # every value of a file is changed in many ways
 @pytest.mark.parametrize(
     ("which", "damage"),
     [
@@ -743,7 +743,7 @@ def test_a_damaged_share_of_another_process_is_made_again(
     assert checksums(tmp_path / "p.zarr") == checksums(tmp_path / "whole.zarr")
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # predicts a corpus for every case
 @pytest.mark.parametrize("what", ["share_0", "store", "laid.json"])
 @pytest.mark.parametrize("how", ["another model", "other parts", "no groups"])
 def test_what_other_predictions_left_is_not_taken_over(

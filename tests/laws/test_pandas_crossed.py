@@ -40,7 +40,7 @@ def pandas_of(python: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # every verb and command in two interpreters
 @pytest.mark.skipif(
     not OTHER, reason="needs SCBERT_CLL_OTHER_PYTHON, an interpreter with the other pandas"
 )

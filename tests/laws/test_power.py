@@ -220,7 +220,10 @@ def losses(work: Work, disk: Disk, versions: list[Any]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", [*KINDS, pytest.param("predictions", marks=pytest.mark.slow)])
+PREDICTIONS = pytest.param("predictions", marks=pytest.mark.slow)  # read from many states
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PREDICTIONS])
 def test_after_a_crash_the_old_or_the_new_is_read(
     kind: str, works: dict[str, Work], tmp_path: Path
 ) -> None:
@@ -247,7 +250,7 @@ def test_after_a_crash_the_same_call_ends_in_the_same_bytes(
     disk, (whole,) = record(work, tmp_path)
     path = next(tmp_path.rglob(work.name))
     states = list(disk.states.values())
-    for when, tree in states[:: max(len(states) // 24, 1)]:
+    for when, tree in states[:: max(len(states) // 12, 1)]:
         disk.lay(tree)
         if not path.exists():
             work.write(path, 1)

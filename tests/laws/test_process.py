@@ -63,12 +63,12 @@ def changes() -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # every public call, in a process of its own
 def test_a_call_leaves_the_process_as_it_was(changes: dict[str, list[str]]) -> None:
     assert {name: found for name, found in changes.items() if found} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # every public call, in a process of its own
 def test_every_public_function_was_called(changes: dict[str, list[str]]) -> None:
     spec: Any = importlib.util.spec_from_file_location(
         "test_api", Path(__file__).parents[1] / "test_api.py"

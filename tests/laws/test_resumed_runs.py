@@ -221,7 +221,7 @@ def test_whatever_lightning_takes_is_compared_unless_it_is_on_the_list(kind: Any
     assert not set(FREE) & set(OTHER)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # two trainings for every argument
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind in KINDS for name in own_names(kind) if name in OTHER]
 )

@@ -104,7 +104,7 @@ def file(draw: st.DrawFn, i: int) -> AnnData:
     return AnnData(matrix(X), obs=obs, var=pd.DataFrame(index=genes))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # builds twenty corpora
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_whatever_the_files_every_kept_cell_is_there_once_as_in_memory(data: st.DataObject) -> None:
@@ -654,7 +654,7 @@ def test_a_disk_that_is_clearly_too_small_is_refused_before_writing(
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that build
 def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
     genes = [f"G{i}" for i in range(100)]
     paths = [on_disk(cells(2000, genes, rng=i), tmp_path / f"m{i}.h5ad") for i in range(8)]

@@ -467,7 +467,7 @@ def test_gap_without_signal(shares: list[float], least: float) -> None:
     assert score["C"] < 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # cells of a whole study
 def test_gap_without_signal_at_the_studys_size() -> None:
     score = gap_of(no_signal(3444, 400, STUDY), 1)
     assert score["A"] > 0.65

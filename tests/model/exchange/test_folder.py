@@ -80,7 +80,7 @@ model.predict(adata, soft=True).to_csv(f"{out}/probabilities.csv")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a process
 def test_a_fresh_process_needs_the_folder_and_new_counts_only(
     scbert, published, new_cells, tmp_path
 ):

@@ -140,7 +140,7 @@ def uninterrupted(corpus):
     return _run(corpus)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that are ended
 @pytest.mark.parametrize("fault", ["step", "saving"])
 def test_a_killed_run_goes_on_to_the_same_weights(
     corpus, tmp_path, in_a_child, uninterrupted, fault
@@ -156,7 +156,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert not list(tmp_path.glob(".*.new"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that are ended
 def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
     corpus, tmp_path, in_a_child, uninterrupted, monkeypatch
 ):
@@ -197,7 +197,7 @@ def test_slurm_gets_its_machine_back_and_is_asked_to_start_again(
     _same_weights(uninterrupted, _run(corpus, tmp_path / "run"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that are ended
 def test_a_run_that_is_told_to_end_writes_a_checkpoint_first(
     corpus, tmp_path, in_a_child, uninterrupted
 ):

@@ -92,7 +92,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts two processes
 @pytest.mark.skipif(
     not torch.distributed.is_available(), reason="PyTorch without distributed training"
 )

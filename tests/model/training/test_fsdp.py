@@ -183,7 +183,7 @@ def _same(found, expected, atol):
         np.testing.assert_allclose(tensor, expected[name], rtol=0, atol=atol, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts two processes
 @pytest.mark.skipif(
     not torch.distributed.is_available(), reason="PyTorch without distributed training"
 )

@@ -227,7 +227,8 @@ def test_weighted_score_is_a_sum_of_standard_deviations(cohort: AnnData) -> None
 
 
 @pytest.mark.parametrize(
-    "method", ["ulm", "waggr", "zscore", pytest.param("aucell", marks=pytest.mark.slow)]
+    "method",
+    ["ulm", "waggr", "zscore", pytest.param("aucell", marks=pytest.mark.slow)],  # is compiled
 )
 def test_scores_of_decoupler(cohort: AnnData, method: str) -> None:
     pytest.importorskip("decoupler", reason="needs the extra score")
@@ -242,7 +243,7 @@ def test_scores_of_decoupler(cohort: AnnData, method: str) -> None:
     assert report.null_tests["n_sets"].iloc[0] == 30
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # decoupler compiles its method
 def test_gsva_takes_up_from_down(cohort: AnnData) -> None:
     pytest.importorskip("decoupler", reason="needs the extra score")
     adata = cohort[:80, :150].copy()

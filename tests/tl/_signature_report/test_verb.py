@@ -257,6 +257,7 @@ def test_what_the_network_loses_is_what_it_says_of_cells_it_was_not_trained_on(a
     assert found["note"] == "test cells"
 
 
+@pytest.mark.slow  # a second report with a network
 def test_a_model_without_a_split_is_told(asked, tmp_path) -> None:
     adata, model, _ = asked
     adata = adata.copy()
