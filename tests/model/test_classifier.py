@@ -283,6 +283,23 @@ def test_without_a_split_a_tenth_of_the_cells_validates(adata, classify):
     assert (len(model.train_indices), len(model.validation_indices)) == (108, 12)
 
 
+def test_donors_are_meant_by_default(adata, classify):
+    """A column that is missing, and that nobody named, is one donor for one more release."""
+    how = {"max_epochs": 1, "combine": "residual"}
+    by_default, named, one = (
+        classify(adata.copy(), **how, **donors).module.state_dict()
+        for donors in ({}, {"donor_key": "donor"}, {"donor_key": None})
+    )
+    assert all(torch.equal(tensor, by_default[name]) for name, tensor in named.items())
+    assert not all(torch.equal(tensor, one[name]) for name, tensor in named.items())
+    del adata.obs["donor"]
+    with pytest.warns(FutureWarning, match=r"no column 'donor'.*donor_key=None"):
+        without = classify(adata, **how).module.state_dict()
+    assert all(torch.equal(tensor, without[name]) for name, tensor in one.items())
+    with pytest.raises(KeyError, match="'person' is not in adata.obs"):
+        classify(adata, donor_key="person")
+
+
 # ---- weights
 
 
