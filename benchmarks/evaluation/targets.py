@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 import scbert_cll as sc_cll
 from benchmarks.evaluation._sets import PROTEIN, Set, load, some
-from scbert_cll.model import _classifier
+from scbert_cll.model.training import fit
 from scbert_cll.model.training.plans import ClassifyPlan
 
 HERE = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ class LevelsOnly(ScBERT):
         return ()
 
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> LevelsOnly:
-        with mock.patch.object(_classifier, "ClassifyPlan", _LevelsPlan):
+        with mock.patch.object(fit, "ClassifyPlan", _LevelsPlan):
             super().fit(adata, y, groups)
         known = y.notna().to_numpy()
         head = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
@@ -124,7 +124,7 @@ class DonorsUnlearned(ScBERT):
         return cells
 
     def fit(self, adata: AnnData, y: pd.Series, groups: pd.Series | None = None) -> DonorsUnlearned:
-        with mock.patch.object(_classifier, "ClassifyPlan", self._plan):
+        with mock.patch.object(fit, "ClassifyPlan", self._plan):
             super().fit(adata, y, groups)
         return self
 

@@ -296,7 +296,7 @@ def test_donors_are_meant_by_default(adata, classify):
     with pytest.warns(FutureWarning, match=r"no column 'donor'.*donor_key=None"):
         without = classify(adata, **how).module.state_dict()
     assert all(torch.equal(tensor, without[name]) for name, tensor in one.items())
-    with pytest.raises(KeyError, match="'person' is not in adata.obs"):
+    with pytest.raises(KeyError, match=r"'person' is not in adata\.obs"):
         classify(adata, donor_key="person")
 
 

@@ -36,6 +36,7 @@ _SMALL_WIDTH: Final = 128
 _ABOUT: Final = 0.1
 _MANY_HIDDEN: Final = 0.05  # of the genes of a total
 
+type Binning = Mapping[str, Any]  # what `pp.bin_expression` recorded
 Infer = Callable[..., Sequence[Tensor]]
 
 
@@ -73,7 +74,7 @@ def token_rows(
 
 def refuse_other_tokens(
     model: Network,
-    record: Mapping[str, Any],
+    record: Binning,
     adata: AnnData,
     where: str,
     *,
@@ -87,12 +88,10 @@ def refuse_other_tokens(
     if model.missing_ != logged:  # once for cells that are read repeatedly
         level = logging.INFO if n_missing else logging.DEBUG
         logger.log(level, "%d of the model's %d genes are in the data", n - n_missing, n)
-    _refuse_other_totals(model, record["params"], adata.var_names, where, is_corpus=is_corpus)
+    _refuse_other_totals(model, record, adata.var_names, where, is_corpus=is_corpus)
 
 
-def _refuse_other_cuts(
-    model: Network, record: Mapping[str, Any], where: str, *, is_corpus: bool
-) -> None:
+def _refuse_other_cuts(model: Network, record: Binning, where: str, *, is_corpus: bool) -> None:
     """Refuse tokens that were cut in another way than the model's training data."""
     params, expected = record["params"], model.binning["params"]
     differing = [
@@ -122,7 +121,7 @@ def _are_same_edges(edges: Any, expected: Any) -> bool:
 
 
 def _refuse_other_totals(
-    model: Network, params: Mapping[str, Any], names: pd.Index, where: str, *, is_corpus: bool
+    model: Network, record: Binning, names: pd.Index, where: str, *, is_corpus: bool
 ) -> None:
     """Refuse tokens cut from totals of other genes than the model's: the same cell has others then.
 
@@ -130,7 +129,7 @@ def _refuse_other_totals(
     their checksum is the recorded one. Cells that lack some genes of the model are right: an absent
     gene counts nothing.
     """
-    expected, digest = model.binning["params"], "genes_digest"
+    params, expected, digest = record["params"], model.binning["params"], "genes_digest"
     if digest not in params or digest not in expected:
         who = where if digest not in params else "the model"
         warnings.warn(
@@ -151,7 +150,16 @@ def _refuse_other_totals(
     if are_ours_named and are_theirs_named:
         others = names[~names.isin(whole)]
         if not len(others):
-            _warn_of_hidden([gene for gene in hidden if gene not in names], len(whole), where)
+            # genes that a model is not shown are in its totals, and easily forgotten
+            absent = [gene for gene in hidden if gene not in names]
+            if len(absent) > _MANY_HIDDEN * len(whole):
+                warnings.warn(
+                    f"The model's totals hold {len(absent)} genes that it is not shown "
+                    f"({listed(absent, 3)}), and {where} was binned without them. If they were "
+                    "measured, align to these, too: pp.align_genes(adata, [*model.genes, "
+                    "*model.registry['setup_args']['exclude_genes']]).",
+                    stacklevel=3,
+                )
             return
         why = f", {len(others)} of them not among the model's: {listed(others, 3)}"
     elif abs(n_ours - n_theirs) <= _ABOUT * n_theirs:
@@ -181,18 +189,6 @@ def _refuse_other_totals(
         f"{where} was cut from totals of {n_ours:,} genes{why}; the model's training data from "
         f"totals of {n_theirs:,} genes. The same cell gets other tokens. {remedy}"
     )
-
-
-def _warn_of_hidden(absent: Sequence[str], n: int, where: str) -> None:
-    """Genes that a model is not shown are in its totals, and easily forgotten in an alignment."""
-    if len(absent) > _MANY_HIDDEN * n:
-        warnings.warn(
-            f"The model's totals hold {len(absent)} genes that it is not shown "
-            f"({listed(absent, 3)}), and {where} was binned without them. If they were measured, "
-            "align to these, too: pp.align_genes(adata, [*model.genes, "
-            "*model.registry['setup_args']['exclude_genes']]).",
-            stacklevel=4,
-        )
 
 
 def hidden_genes(model: Network) -> list[str]:

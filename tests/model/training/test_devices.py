@@ -14,6 +14,7 @@ from scbert_cll.model._inference import token_rows
 from scbert_cll.model.training import devices, fit
 from scbert_cll.model.training.batches import TokenRows
 from scbert_cll.model.training.devices import Rehearsal, Step, enough_memory
+from scbert_cll.model.training.options import Finetuning, Pretraining
 from scbert_cll.model.training.plans import ClassifyPlan, PretrainPlan
 from scbert_cll.nn import Config
 
@@ -38,9 +39,9 @@ def test_a_rehearsal_leaves_the_network_and_random_numbers_as_they_were(name, re
     data = token_rows(
         model, adata, labels=np.zeros(120, np.int64), weights=np.ones(120, np.float32)
     )
-    plan = (PretrainPlan if name == "scbert" else ClassifyPlan)(
-        model.module, lr=1e-3, weight_decay=0.0
-    )
+    plan = PretrainPlan(model.module, Pretraining(), 0)
+    if name != "scbert":
+        plan = ClassifyPlan(model.module, Finetuning(), 0)
     before, numbers = state(model), torch.get_rng_state()
     step = Rehearsal(plan, data, np.arange(120), CPU).step(5)
     assert step.n_cells == 5
@@ -120,7 +121,7 @@ def test_the_batch_that_fits_is_a_power_of_two_within_the_free_memory(
 ):
     monkeypatch.setattr(devices, "_free_memory", lambda device: free)
     monkeypatch.setattr(Rehearsal, "step", lambda *args: Step(4, 100, 1.0, 4 * 2_000))
-    plan = PretrainPlan(scbert.module, lr=1e-3, weight_decay=0.0)
+    plan = PretrainPlan(scbert.module, Pretraining(), 0)
     rehearsal = Rehearsal(plan, token_rows(scbert, adata), np.arange(100), CPU)
     assert rehearsal.fitting_batch_size() == expected
 

@@ -11,6 +11,7 @@ import torch
 
 from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.training import plans
+from scbert_cll.model.training.options import Pretraining
 from scbert_cll.model.training.plans import PretrainPlan
 
 HOW: dict[str, Any] = {
@@ -61,7 +62,7 @@ def test_each_batch_has_random_numbers_of_its_own(adata, how):
 
 def test_each_process_has_random_numbers_of_its_own(scbert, monkeypatch):
     seeds: list[int] = []
-    plan = PretrainPlan(scbert.module, lr=1e-3, weight_decay=0.0, seed=7)
+    plan = PretrainPlan(scbert.module, Pretraining(), seed=7)
     monkeypatch.setattr(torch, "manual_seed", seeds.append)
 
     class Trainer:

@@ -154,8 +154,7 @@ def _can_compute(precision: Any, kind: str) -> None:
             f'{torch.cuda.get_device_name()} has not; take "16-mixed".'
         )
     if name.startswith("64") and kind == "mps":
-        place = "GPUs of Apple"
-        raise ValueError(f"precision={precision!r} is not for {place}; leave precision out.")
+        raise ValueError(f"precision={precision!r} is not for GPUs of Apple; leave precision out.")
 
 
 class Plan(Protocol):
@@ -240,7 +239,8 @@ class Rehearsal:
         self, step: Step, *, n_cells: int, batch_size: int, max_epochs: int
     ) -> str | None:
         """How long a training of `n_cells` takes at most, and what is cheaper; None if short."""
-        epoch = step.seconds * self.data.n_tokens()[self.rows].mean() * n_cells / step.n_tokens
+        per_cell = self.data.n_tokens()[self.rows].mean()
+        epoch = step.seconds * per_cell * n_cells / step.n_tokens
         if epoch * max_epochs < LONG:
             return None
         memory = ""
@@ -291,8 +291,8 @@ def _cheaper(config: Config, n_expressed: float | None) -> str:
     attend = {"background": n_expressed + config.n_background, "expressed": n_expressed}
     now = config.n_positions if config.tokens == "all" else attend["background"]
     shares = {name: n / now for name, n in attend.items() if n < 0.9 * now}
-    words = " and ".join(f'tokens="{name}" {share:.0%}' for name, share in shares.items())
-    return f"Of these tokens {words} would attend{head}." if shares else ""
+    modes = " and ".join(f'tokens="{name}" {n:.0%}' for name, n in shares.items())
+    return f"Of these tokens {modes} would attend{head}." if shares else ""
 
 
 def _memory(device: torch.device, *, start: bool = False) -> int | None:

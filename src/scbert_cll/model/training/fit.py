@@ -63,14 +63,7 @@ def pretrain(model: Network, options: Pretraining, corpus: CorpusData | None) ->
         data = TokenSplits(rows, _parts_of(model, options.split_key, seed), seed=seed)
     else:
         data = start.attached(model, corpus, seed)
-    plan = PretrainPlan(
-        model.module,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        seed=seed,
-        mask_fraction=options.mask_fraction,
-        redraw_every=options.feature_redraw_interval,
-    )
+    plan = PretrainPlan(model.module, options, seed)
     with callbacks.trained_or_as_before(model) as outcome:
         _Training(model, plan, data, options, outcome, options.max_epochs).run()
 
@@ -82,7 +75,8 @@ def finetune(model: Classifier, options: Finetuning, corpus: CorpusData | None) 
         model.combine = options.combine
         data: ResumableData
         if corpus is None:
-            donor_key = _checks.people.donor_key_of(cells_of(model, None), options.donor_key)
+            cells, donor_key = cells_of(model, None), options.donor_key
+            donor_key = _checks.people.donor_key_of(cells, donor_key)
             options = replace(options, donor_key=donor_key)
             data, loss = _labelled(model, options, seed)
         else:
@@ -90,14 +84,7 @@ def finetune(model: Classifier, options: Finetuning, corpus: CorpusData | None) 
             options = options.without_columns()
         leave_trainable(model.module, options.freeze)
         with seeded(seed):
-            plan = ClassifyPlan(
-                model.module,
-                lr=options.lr,
-                weight_decay=options.weight_decay,
-                seed=seed,
-                token_drop=options.token_drop,
-                n_proteins=data.n_proteins,
-            )
+            plan = ClassifyPlan(model.module, options, seed, data.n_proteins)
         # fewer passes over more cells: some hundred steps are needed, and more than 20 overfit
         usual = int(np.clip(_CELL_PASSES // max(data.n_labelled, 1), *_EPOCHS))
         max_epochs = options.max_epochs or usual
@@ -306,6 +293,7 @@ class _Training:
         """scvi-tools' runner of Lightning's trainer, with the callbacks in the order they need."""
         options, data = self.options, self.data
         is_watched = data.is_streamed or options.logger is not None
+        user = {"callbacks": (), "plugins": (), "strategy": "auto", **options.trainer}
         trainer = {
             "check_val_every_n_epoch": 1,
             "log_every_n_steps": 1,
@@ -313,10 +301,10 @@ class _Training:
             "use_distributed_sampler": False,  # the data share the cells out themselves
             **({"simple_progress_bar": False} if is_watched else {}),
             **options.trainer,
-            "strategy": callbacks.strategy_of(options.trainer.get("strategy", "auto")),
-            "plugins": [*options.trainer.get("plugins", ()), checkpoints.WholeCheckpoints()],
+            "strategy": callbacks.strategy_of(user["strategy"]),
+            "plugins": [*user["plugins"], checkpoints.WholeCheckpoints()],
         }
-        every = [*options.trainer.get("callbacks", ()), callbacks.StopWhereNotFinite(), best]
+        every = [*user["callbacks"], callbacks.StopWhereNotFinite(), best]
         # first, so that the best epoch's weights are the last word
         if callbacks.is_sharded(trainer["strategy"]):
             every.insert(0, callbacks.Sharded(self.model.module))

@@ -41,17 +41,20 @@ class History(Logger):
         super().__init__()
         self._values: dict[str, dict[int, float]] = {}
         for name, table in (before or {}).items():
-            epochs, values = map(int, table.index), map(float, table.iloc[:, 0])
-            self._values[name] = dict(zip(epochs, values, strict=True))
-        self.past = max((max(column) for column in self._values.values() if column), default=0)
+            rows = zip(table.index, table.iloc[:, 0], strict=True)
+            self._values[name] = {int(epoch): float(value) for epoch, value in rows}
+        epochs = [epoch for column in self._values.values() for epoch in column]
+        self.past = max(epochs, default=0)
 
     name, version = "history", 0
 
     @property
     def history(self) -> dict[str, pd.DataFrame]:
         """Tables with one column, by epoch."""
-        columns = {name: pd.Series(one, dtype=float) for name, one in self._values.items()}
-        return {name: one.rename_axis("epoch").to_frame(name) for name, one in columns.items()}
+        return {
+            name: pd.Series(values, dtype=float).rename_axis("epoch").to_frame(name)
+            for name, values in self._values.items()
+        }
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Hyperparameters are in the model's folder."""

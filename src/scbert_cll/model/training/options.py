@@ -91,12 +91,13 @@ class Fit:
         without
             Options that are not among the further ones.
         """
-        names = {f.name for f in fields(cls)} - {"trainer"}
+        names = cls.__dataclass_fields__.keys() - {"trainer"}
         others = [name for name in named if name not in _NO_OPTIONS]
         keywords(further, [*others, *cls.names(*without)], what)
         values = {**named, **further}
         trainer = {name: value for name, value in further.items() if name not in names}
-        return cls(**{name: values[name] for name in names & values.keys()}, trainer=trainer)
+        chosen = {name: values[name] for name in names & values.keys()}
+        return cls(**chosen, trainer=trainer)
 
     @classmethod
     def names(cls, *without: str) -> list[str]:
@@ -162,9 +163,10 @@ class Finetuning(Fit):
     @property
     def columns(self) -> dict[str, str | None]:
         """Arguments that name what cells in memory have, and a corpus has not; None: as usual."""
-        chosen = {name: getattr(self, name) for name in _COLUMNS}
-        usual = {name: getattr(Finetuning, name) for name in _COLUMNS}
-        return {name: None if key == usual[name] else key for name, key in chosen.items()}
+        keys = {name: getattr(self, name) for name in _COLUMNS}
+        if self.donor_key == DONOR:
+            keys["donor_key"] = None
+        return keys
 
     def without_columns(self) -> Self:
         """The options of a training on a corpus, which has no such columns."""

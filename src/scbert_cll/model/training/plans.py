@@ -13,7 +13,7 @@ from torch import Tensor
 from scbert_cll._disk.formats import Json
 from scbert_cll.model.training.batches import Batch, Cells
 from scbert_cll.model.training.callbacks import is_sharded, share_out
-from scbert_cll.model.training.options import Freeze
+from scbert_cll.model.training.options import Finetuning, Fit, Freeze, Pretraining
 from scbert_cll.nn import Performer, mask_tokens
 
 _F1_OF_TRAINING: Final = "macro_f1_train"
@@ -26,19 +26,12 @@ class Plan(L.LightningModule):
 
     # attributes that make it this plan
     chosen: tuple[str, ...] = ("lr", "weight_decay", "warmup")
+    warmup = 0.1
 
-    def __init__(
-        self,
-        module: Performer,
-        *,
-        lr: float,
-        weight_decay: float,
-        warmup: float = 0.1,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, module: Performer, options: Fit, seed: int) -> None:
         super().__init__()
         self.module, self.seed = module, seed
-        self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self.lr, self.weight_decay = options.lr, options.weight_decay
         # of the epoch: sum over its cells, and their number
         self.so_far: dict[str, Tensor] = {}
 
@@ -141,21 +134,15 @@ class Plan(L.LightningModule):
 class PretrainPlan(Plan):
     """Guess the bins of hidden genes: cross-entropy at the hidden genes only.
 
-    With `redraw_every` the random features are drawn anew every so many steps.
+    With `feature_redraw_interval` the random features are drawn anew every so many steps.
     """
 
     chosen = (*Plan.chosen, "mask_fraction", "redraw_every")
 
-    def __init__(
-        self,
-        module: Performer,
-        *,
-        mask_fraction: float = 0.15,
-        redraw_every: int | None = None,
-        **optimiser: Any,
-    ) -> None:
-        super().__init__(module, **optimiser)
-        self.mask_fraction, self.redraw_every = mask_fraction, redraw_every
+    def __init__(self, module: Performer, options: Pretraining, seed: int) -> None:
+        super().__init__(module, options, seed)
+        self.mask_fraction = options.mask_fraction
+        self.redraw_every = options.feature_redraw_interval
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Hide other genes in every step, and in every process."""
@@ -214,11 +201,11 @@ class ClassifyPlan(Plan):
     chosen = (*Plan.chosen, "token_drop")
 
     def __init__(
-        self, module: Performer, *, token_drop: float = 0.0, n_proteins: int = 0, **optimiser: Any
+        self, module: Performer, options: Finetuning, seed: int, n_proteins: int = 0
     ) -> None:
-        super().__init__(module, **optimiser)
-        self.token_drop = token_drop
-        self._validated: Tensor | None = None
+        super().__init__(module, options, seed)
+        self.token_drop = options.token_drop
+        self._validated: Tensor | int = 0
         width = module.penultimate_width
         self.to_proteins = torch.nn.Linear(width, n_proteins) if n_proteins else None
 
@@ -229,8 +216,8 @@ class ClassifyPlan(Plan):
         """
         if self.token_drop:
             generator = torch.Generator().manual_seed(self.step_seed())
-            cells = [_drop(cells, self.token_drop, generator) for cells in batch["cells"]]
-            batch = {**batch, "cells": cells}
+            whole, most = batch["cells"], self.token_drop
+            batch = {**batch, "cells": [_drop(cells, most, generator) for cells in whole]}
         classes, proteins = self._step(batch, "train")
         return {"loss": classes + proteins, "train_loss": classes.detach()}
 
@@ -274,16 +261,16 @@ class ClassifyPlan(Plan):
         if is_trained:
             self.count(_F1_OF_TRAINING, calls)
         else:
-            self._validated = calls + (0 if self._validated is None else self._validated)
+            self._validated = self._validated + calls
         accuracy = (guess == labels).float().mean()
         self.report(stage, len(labels), loss=loss, accuracy=accuracy)
         return loss, proteins
 
     def on_validation_epoch_end(self) -> None:
         """Macro-F1 of all validation cells together; every process has seen them all."""
-        if self._validated is not None:
+        if isinstance(self._validated, Tensor):
             self.log("macro_f1_validation", macro_f1(self._validated))
-            self._validated = None
+        self._validated = 0
 
     def mean(self, sums: Tensor) -> Tensor | float:
         """Of numbers of calls their macro-F1."""
