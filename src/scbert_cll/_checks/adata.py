@@ -190,19 +190,6 @@ def every_class(codes: np.ndarray, names: Sequence[str], where: str) -> None:
         )
 
 
-def no_resampled_rows(adata: AnnData) -> None:
-    """Refuse rows that are not cells as they were measured."""
-    if _keys.IS_SYNTHETIC not in adata.obs:
-        return
-    is_added = np.asarray(adata.obs[_keys.IS_SYNTHETIC], dtype=bool)
-    if len(added := adata.obs_names[is_added]):
-        raise ValueError(
-            f"{len(added)} cells were added by resampling ({listed(added)}); copies of a cell "
-            "would be on both sides of a fold. Start from the cells as measured; each model "
-            "balances its own training cells."
-        )
-
-
 def protein_counts(adata: AnnData, key: str) -> np.ndarray:
     """Counts of the proteins in `obsm`: (cells, proteins) float64, finite and not negative.
 

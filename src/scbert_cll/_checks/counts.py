@@ -102,13 +102,6 @@ def noted_counts(adata: AnnData, layer: str | None, *, only_x: bool = False) -> 
     return Counts(_with_data(csr, rounded), {"n_rounded": n_rounded})
 
 
-def counts_or_values(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
-    """`matrix`, rounded where the values are counts but for round-off."""
-    csr = matrix(adata, layer)
-    whole = None if are_whole(csr.data) else nearly_whole(csr.data)
-    return csr if whole is None else _with_data(csr, whole)
-
-
 def nearly_whole(values: np.ndarray) -> np.ndarray | None:
     """Whole numbers if values are off by no more than float32 loses over a logarithm; else None."""
     whole = np.rint(values)
@@ -165,7 +158,7 @@ def tokens(adata: AnnData, layer: str) -> tuple[sparse.csr_matrix, Mapping[str, 
     return csr, record
 
 
-def totals_of(genes: pd.Index) -> dict[str, Any]:
+def totals_of(genes: pd.Index) -> dict[str, int | str]:
     """Record of the genes whose counts make a cell's total: their number, and a checksum of names.
 
     The order of the names does not matter.

@@ -174,18 +174,6 @@ def vocabulary_coverage(
     )
 
 
-def enough_matched(names: pd.Index, genes: pd.Index, what: str, *, min_matched: float) -> None:
-    """Refuse data of which `what` knows too few genes by name."""
-    matched = names.isin(genes)
-    if matched.mean() < min_matched or not matched.any():
-        raise ValueError(
-            f"{matched.sum()} of {len(names)} genes of adata are in {what}, expected at least "
-            f"{min_matched:.0%}. adata has {listed(names[~matched], 3)}; {what} has "
-            f"{listed(genes[~genes.isin(names)], 3)}. Use the same kind of name on both sides "
-            "(symbols or Ensembl), or lower min_matched."
-        )
-
-
 def model_genes(genes: pd.Index, adata: AnnData, *, is_corpus: bool = False) -> pd.Index:
     """Genes of a model that are missing from the data: refused if most, warned of if many.
 

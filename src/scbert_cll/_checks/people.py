@@ -190,7 +190,7 @@ def donors(
     return names
 
 
-def left_out(donor: pd.Series) -> dict[str, Any]:
+def left_out(donor: pd.Series) -> dict[str, list[str] | list[int]]:
     """Record of the cells that :func:`donors` leaves out: the words, and the cells of each."""
     n_cells: dict[str, int] = donor.attrs.get(_LEFT_OUT, {})
     if not n_cells:

@@ -142,9 +142,10 @@ def align_genes(
     }
     for kind in ("ambiguous", "unmatched"):
         names[kind] = resolved.loc[how == kind, "name"].unique()
-    record: dict[str, Any] = {name: np.array(list(genes), object) for name, genes in names.items()}
+    record: dict[str, object] = {"params": params}
+    for name, genes in names.items():
+        record[name] = np.array(list(genes), dtype=object)
     record["renamed"] = renamed.drop_duplicates(ignore_index=True)
-    record["params"] = params
     _record.write(aligned, uns={_keys.ALIGN_GENES: record})
     n = is_matched.sum()
     logger.info("%d of the %d genes of the vocabulary are in the data", n, n_vocab)

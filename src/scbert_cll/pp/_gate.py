@@ -66,23 +66,30 @@ class Cuts:
 
 def fit(gate: Gate, levels: Levels) -> Cuts:
     """Thresholds of every batch from its gated cells; refuses a mixture with one population."""
-    rows, cuts, mixtures = {}, {}, {}
+    rows, cuts, mixtures, bad = {}, {}, {}, []
     for name in sorted(set(levels.batch[levels.gated])):
         here = levels.gated & (levels.batch == name)
-        mixture = _mixture.fit_cells(levels, here, gate.seed)
-        rows[name] = {"n_cells": int(here.sum()), **_evidence(mixture)}
-        if gate.method == "gmm" and mixture is not None:
-            mixtures[name] = mixture
-            margin = gate.margin or 0.5
-            cuts[name] = [mixture.cut(p) for p in (margin, 0.5, 1 - margin)]
-        elif gate.method == "quantile":
+        mixture, n = _mixture.fit_cells(levels, here, gate.seed), int(here.sum())
+        rows[name] = {"n_cells": n, **_evidence(mixture)}
+        if gate.method == "quantile":
             low, high = np.quantile(levels.level[here], gate.quantiles)
             cuts[name] = [low, np.nan, high]
         elif gate.method == "manual":
             cuts[name] = _given(gate.thresholds, name)
+        else:
+            reasons = _one_population(mixture, gate.margin)
+            if mixture is None or reasons:
+                bad.append(f"batch {name!r} ({n} cells): {', '.join(reasons)}")
+                continue
+            mixtures[name], margin = mixture, gate.margin or 0.5
+            cuts[name] = [mixture.cut(p) for p in (margin, 0.5, 1 - margin)]
+    if bad:
+        raise ValueError(
+            f"{gate.marker!r} does not fall into two populations, so no labels were made up. "
+            f"{'; '.join(bad)}. Alternatives: method='quantile' (outer parts of the cells), "
+            "method='manual' with thresholds=, another normalize=, or cells= to gate other cells."
+        )
     separation = pd.DataFrame.from_dict(rows, orient="index").rename_axis("batch")
-    if gate.method == "gmm":
-        _two_populations(separation["n_cells"], mixtures, gate)
     table = pd.DataFrame(cuts, index=["low", "threshold", "high"]).T
     table = table.rename_axis("batch")
     tied = table.index[table["low"] == table["high"]]
@@ -101,22 +108,6 @@ def _evidence(mixture: _mixture.Mixture | None) -> dict[str, float]:
     shape = map(float, (*mixture.means, *mixture.sds, mixture.weights[1]))
     measures = {name: getattr(mixture, name) for name in _MEASURES}
     return measures | dict(zip(_SHAPE, shape, strict=True))
-
-
-def _two_populations(
-    n_cells: pd.Series, mixtures: Mapping[str, _mixture.Mixture], gate: Gate
-) -> None:
-    """Refuse to make labels up where a batch has one population."""
-    bad = []
-    for name, n in n_cells.items():
-        if reasons := _one_population(mixtures.get(str(name)), gate.margin):
-            bad.append(f"batch {name!r} ({n} cells): {', '.join(reasons)}")
-    if bad:
-        raise ValueError(
-            f"{gate.marker!r} does not fall into two populations, so no labels were made up. "
-            f"{'; '.join(bad)}. Alternatives: method='quantile' (outer parts of the cells), "
-            "method='manual' with thresholds=, another normalize=, or cells= to gate other cells."
-        )
 
 
 def _one_population(mixture: _mixture.Mixture | None, margin: float) -> list[str]:

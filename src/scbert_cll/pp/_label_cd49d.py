@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
@@ -190,10 +190,10 @@ def label_cd49d(
 
     cuts = _gate.fit(gate, levels)
     called = _call(gate, levels, cuts)
-    n_cells = called.label.value_counts(sort=False)
+    n_cells = called["label"].value_counts(sort=False)
     params |= _record.params({"donor_key": donor_key})
     params |= {"protein": protein.names[j], "protein_matrix": protein.where}
-    params |= {"n_gated": int(gated.sum())}
+    params["n_gated"] = int(gated.sum())
     if levels.left_out:
         params["left_out"] = list(levels.left_out)
     uns = {
@@ -205,12 +205,11 @@ def label_cd49d(
     }
     if donor is not None:
         params |= _checks.people.left_out(donor)
-        uns["donors"] = _gate.donor_table(levels, donor, called.label, cuts.table)
+        uns["donors"] = _gate.donor_table(levels, donor, called["label"], cuts.table)
     data, adata = _targets(data, rna, copy=copy)
     names = (key_added, _keys.level(key_added), _keys.score(key_added))
-    columns = [column.set_axis(adata.obs_names) for column in called]
-    obs = dict(zip(names, columns, strict=True))
-    _record.write(adata, obs=obs, uns={key_added: uns})
+    called = called.set_axis(list(names), axis=1).set_axis(adata.obs_names)
+    _record.write(adata, obs=dict(called.items()), uns={key_added: uns})
     plain_strings(data)
     return data if copy else None
 
@@ -242,15 +241,8 @@ def _pool_donors(donor: pd.Series, batch: np.ndarray) -> None:
         )
 
 
-class _Called(NamedTuple):
+def _call(gate: _gate.Gate, levels: cite_seq.Levels, cuts: _gate.Cuts) -> pd.DataFrame:
     """Label, three-step level and score of every cell."""
-
-    label: pd.Series
-    level: pd.Series
-    score: pd.Series
-
-
-def _call(gate: _gate.Gate, levels: cite_seq.Levels, cuts: _gate.Cuts) -> _Called:
     level, batch, gated = levels.level, levels.batch, levels.gated
     low, high = (cuts.table[name].reindex(batch).to_numpy() for name in ("low", "high"))
     is_negative = gated & np.where(low < high, level <= low, level < low)
@@ -271,16 +263,14 @@ def _call(gate: _gate.Gate, levels: cite_seq.Levels, cuts: _gate.Cuts) -> _Calle
     is_high = is_positive & (has_band | (level >= by_batch.transform("median")))
     is_low = gated & ~is_negative & ~is_high & (has_band | is_positive)
     steps = np.select([is_negative, is_low, is_high], [0, 1, 2], -1)
-    return _Called(
-        _ordered(np.select([is_negative, is_positive], [0, 1], -1), names),
-        _ordered(steps, _keys.LEVEL_ORDER),
-        _score(levels, cuts.mixtures),
-    )
-
-
-def _ordered(codes: npt.NDArray[np.intp], categories: Sequence[str]) -> pd.Series:
-    names = pd.Index(list(categories))
-    return pd.Series(pd.Categorical.from_codes(codes, categories=names, ordered=True))
+    label = np.select([is_negative, is_positive], [0, 1], -1)
+    ordered = partial(pd.Categorical.from_codes, ordered=True)
+    columns = {
+        "label": ordered(label, pd.Index(names)),
+        "level": ordered(steps, pd.Index(_keys.LEVEL_ORDER)),
+        "score": _score(levels, cuts.mixtures),
+    }
+    return pd.DataFrame(columns)
 
 
 def _score(levels: cite_seq.Levels, mixtures: Mapping[str, Mixture]) -> pd.Series:

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scbert_cll import _checks, _docs, _keys, _record
-from scbert_cll._checks.words import choice, number_in, share
+from scbert_cll._checks.words import choice, listed, number_in, share
 from scbert_cll.model._gene_vectors import SkipGram, co_expression_vectors, principal_vectors
 from scbert_cll.model._vector_files import read_vectors, source
 
@@ -153,9 +153,15 @@ def gene2vec(
     if vectors is not None:
         share(min_matched, "min_matched")
         table = read_vectors(vectors)
-        _checks.genes.enough_matched(
-            adata.var_names, table.index, "vectors", min_matched=min_matched
-        )
+        names, genes = adata.var_names, table.index
+        is_matched = names.isin(genes)
+        if is_matched.mean() < min_matched or not is_matched.any():
+            raise ValueError(
+                f"{is_matched.sum()} of {len(names)} genes of adata are in vectors, expected at "
+                f"least {min_matched:.0%}. adata has {listed(names[~is_matched], 3)}; vectors has "
+                f"{listed(genes[~genes.isin(names)], 3)}. Use the same kind of name on both sides "
+                "(symbols or Ensembl), or lower min_matched."
+            )
         params |= {"n_dims": table.shape[1], "source": source(vectors)}
     else:
         for name, value in asdict(options).items():

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scbert_cll import _checks
+from scbert_cll import _checks, _keys
 from scbert_cll._checks.words import listed
 from scbert_cll._evaluation.folds import Fold, Scheme, outer_folds
 from scbert_cll._evaluation.intervals import OutOfFold
@@ -50,7 +50,14 @@ class Task:
         labels = _checks.adata.obs_column(adata, labels_key)
         classes = _checks.adata.classes(labels, labels_key)
         codes = _checks.adata.labels(adata, labels_key, classes, np.arange(adata.n_obs))
-        _checks.adata.no_resampled_rows(adata)
+        is_added = np.asarray(adata.obs.get(_keys.IS_SYNTHETIC, False), dtype=bool)
+        if is_added.any():
+            added = adata.obs_names[is_added]
+            raise ValueError(
+                f"{len(added)} cells were added by resampling ({listed(added)}); copies of a cell "
+                "would be on both sides of a fold. Start from the cells as measured; each model "
+                "balances its own training cells."
+            )
         groups, not_donors = None, {}
         if donor_key is not None:
             donors = _checks.people.donors(adata, donor_key)
