@@ -209,7 +209,8 @@ def label_cd49d(
     data, adata = _targets(data, rna, copy=copy)
     names = (key_added, _keys.level(key_added), _keys.score(key_added))
     called = called.set_axis(list(names), axis=1).set_axis(adata.obs_names)
-    _record.write(adata, obs=dict(called.items()), uns={key_added: uns})
+    obs = {name: called[name] for name in names}
+    _record.write(adata, obs=obs, uns={key_added: uns})
     plain_strings(data)
     return data if copy else None
 
