@@ -68,6 +68,14 @@ def cohort(n_patients: int = 120, n_genes: int = 200, *, rng: int = 0) -> AnnDat
     return datasets.cll_cohort(n_patients=n_patients, n_genes=n_genes, rng=rng)
 
 
+def counted(n_cells: int = 4, n_genes: int = 3) -> AnnData:
+    """Cells c0, c1 … × genes g0, g1 … with the counts 0, 1, 2 …, by cells."""
+    counts = np.arange(n_cells * n_genes, dtype=np.float32).reshape(n_cells, n_genes)
+    obs = pd.DataFrame(index=[f"c{i}" for i in range(n_cells)])
+    var = pd.DataFrame(index=[f"g{i}" for i in range(n_genes)])
+    return AnnData(sparse.csr_matrix(counts), obs=obs, var=var)
+
+
 def _dense(value: Any) -> Any:
     return value.toarray() if sparse.issparse(value) else value
 
