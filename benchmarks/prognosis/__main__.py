@@ -26,8 +26,8 @@ from anndata import AnnData
 from benchmarks._measure import apart, machine, measured, spread, versions
 from scbert_cll import datasets
 from scbert_cll._survival import models
+from scbert_cll._survival.likelihood import score_test
 from scbert_cll._survival.outcome import Outcome
-from scbert_cll._survival.score_test import score_test
 
 RESULTS = Path(__file__).parents[1] / "results"
 N_PATIENTS, N_GENES, N_SETS, REPEATS = 300, 1_500, 1_000, 3

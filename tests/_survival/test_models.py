@@ -13,8 +13,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from scbert_cll._survival import added_value, models, power
+from scbert_cll._survival.likelihood import proportional, score_test
 from scbert_cll._survival.outcome import Outcome
-from scbert_cll._survival.score_test import proportional, score_test
 
 
 def simulated(

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from scbert_cll._survival import curves, models
+from scbert_cll._survival.likelihood import score_test
 from scbert_cll._survival.outcome import Outcome
-from scbert_cll._survival.score_test import score_test
 
 ROSSI = ["fin", "age", "race", "wexp", "mar", "paro", "prio"]
 LUNG = ["ph.ecog", "ph.karno", "pat.karno", "wt.loss", "sex", "age", "meal.cal"]

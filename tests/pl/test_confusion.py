@@ -48,12 +48,20 @@ def test_counts_alone(adata):
     np.testing.assert_array_equal(ax.images[0].get_array(), [[4, 2], [0, 3]])
 
 
-def test_title_names_the_cells(adata):
-    assert pl.confusion(adata, show=False).get_title() == "9 test cells\n1 unlabelled left out"
-    title = pl.confusion(adata, donor_key="donor", show=False).get_title()
+def test_title_names_the_cells_and_counts_donors(adata):
+    title = pl.confusion(adata, donor_key=None, show=False).get_title()
+    assert title == "9 test cells\n1 unlabelled left out"
+    title = pl.confusion(adata, show=False).get_title()
     assert title == "9 test cells of 1 donor\n1 unlabelled left out"
     title = pl.confusion(adata, split=None, donor_key="donor", show=False).get_title()
     assert title == "27 cells of 3 donors\ntraining cells among them\n3 unlabelled left out"
+
+
+def test_donors_that_nobody_named_and_that_are_missing(adata):
+    del adata.obs["donor"]
+    with pytest.warns(FutureWarning, match="no column 'donor'.*donor_key=None"):
+        title = pl.confusion(adata, show=False).get_title()
+    assert title == "9 test cells\n1 unlabelled left out"
 
 
 def test_numbers_can_be_read_on_their_field(adata):
@@ -104,7 +112,8 @@ def test_many_classes_are_legible(legible):
     adata.obs["pred"] = pd.Categorical(
         rng.choice([*names, "unassigned"], 5000), [*names, "unassigned"]
     )
-    fig = pl.confusion(adata, labels_key="label", pred_key="pred", split=None, return_fig=True)
+    keys = {"labels_key": "label", "pred_key": "pred", "donor_key": None}
+    fig = pl.confusion(adata, **keys, split=None, return_fig=True)
     assert len(fig.axes[0].texts) == 8 * 9
     legible(fig)
 

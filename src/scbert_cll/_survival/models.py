@@ -12,8 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from scbert_cll._checks.words import listed
-from scbert_cll._survival import score_test
-from scbert_cll._survival.likelihood import maximum
+from scbert_cll._survival import likelihood
 from scbert_cll._survival.outcome import Outcome
 
 _Z: Final = float(stats.norm.ppf(0.975))
@@ -47,7 +46,7 @@ class Fit:
         table["ph_p"] = np.nan
         if self.outcome.time is not None:
             x = self.columns.to_numpy(dtype=np.float64)
-            table["ph_p"] = score_test.proportional(self.outcome, x, self.risk)
+            table["ph_p"] = likelihood.proportional(self.outcome, x, self.risk)
         table = table.rename_axis("variable").reset_index()
         return table.assign(n=len(self.columns), n_events=self.outcome.n_events)
 
@@ -80,7 +79,7 @@ def fit(outcome: Outcome, columns: pd.DataFrame) -> Fit:
         A column is constant, collinear with others, or tells exactly who has the event.
     """
     _check_design(columns)
-    best = maximum(outcome, columns.to_numpy(dtype=np.float64))
+    best = likelihood.maximum(outcome, columns.to_numpy(dtype=np.float64))
     coef, se = (pd.Series(values, columns.columns) for values in (best.coef, best.se))
     _check_separation(coef, se, columns.std(), converged=best.converged)
     return Fit(outcome, columns, coef, se, best.log_likelihood, best.log_likelihood_null)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, Final, cast
 
 import pandas as pd
@@ -102,19 +103,12 @@ def out_of_fold(
     repeats = dict.fromkeys(int(number) for _, number in runs)
     if repeat is not None and repeat not in repeats:
         raise KeyError(f"Repeat {repeat} is not in {where}; it has {listed(repeats, 12)}.")
-    classes = pd.CategoricalDtype(
-        [str(name) for name in record["classes"]], ordered=bool(record.get("ordered", False))
-    )
-    cells = _tested(adata, record["params"], classes)
-    chosen = [
-        (name, number)
-        for name in models
-        for number in repeats
-        if (name, str(number)) in runs and repeat in (None, number)
-    ]
+    names, ordered = list(map(str, record["classes"])), bool(record.get("ordered", False))
+    cells = _tested(adata, record["params"], pd.CategoricalDtype(names, ordered=ordered))
     return pd.concat(
         _run(table.loc[:, [run == (name, str(number)) for run in runs]], cells, name, number)
-        for name, number in chosen
+        for name, number in product(models, repeats)
+        if (name, str(number)) in runs and repeat in (None, number)
     )
 
 
@@ -135,12 +129,9 @@ def only(
 
 def _best_first(summary: pd.DataFrame) -> pd.DataFrame:
     """Metrics in their order, models of each from best to worst; undefined last."""
-    order = {name: i for i, name in enumerate(dict.fromkeys(summary["metric"]))}
     lower = summary["metric"].isin(list(LOWER_IS_BETTER))
-    rank = summary["estimate"].where(lower, -summary["estimate"])
-    keys = pd.DataFrame(
-        {"metric": summary["metric"].map(order).astype(int), "rank": rank}, summary.index
-    )
+    keys = pd.DataFrame({"rank": summary["estimate"].where(lower, -summary["estimate"])})
+    keys["metric"] = pd.factorize(summary["metric"])[0]
     return summary.loc[keys.sort_values(["metric", "rank"], kind="stable").index]
 
 

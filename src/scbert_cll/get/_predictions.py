@@ -1,4 +1,4 @@
-"""get.predictions: predicted classes, beside their labels."""
+"""get.predictions and get.donor_table: the classes of cells and of donors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import cast
 import pandas as pd
 from anndata import AnnData
 
-from scbert_cll import _checks, _keys, _names
+from scbert_cll import _checks, _keys, _names, _record
 from scbert_cll._checks.words import key_in
 
 
@@ -66,3 +66,30 @@ def predictions(
     if isinstance(proba, pd.DataFrame):
         table = table.join(_names.own_columns(proba, adata.uns).add_prefix("proba_"))
     return table if split is None else table[table["split"] == split]
+
+
+def donor_table(adata: AnnData, *, key: str = _keys.CD49D) -> pd.DataFrame:
+    """Cells, percentage of positive ones and class of each donor, as ``pp.label_cd49d`` wrote them.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes after :func:`scbert_cll.pp.label_cd49d` with a ``donor_key``.
+    key
+        Name under which it wrote.
+
+    Returns
+    -------
+    A copy of ``adata.uns[key]["donors"]``: one row per donor, with the number of gated cells, the
+    percentage of positive ones, whether the donor is bimodal and its clinical class; the largest
+    percentage first.
+
+    Raises
+    ------
+    KeyError
+        There is no such result, or it was made without donors.
+    """
+    remedy = "Run pp.label_cd49d with donor_key= to get a donor table."
+    record = _record.read(adata, key, "pp.label_cd49d", ["donors"], missing=remedy)
+    table: pd.DataFrame = record["donors"]
+    return table.sort_values("pct_positive", ascending=False, kind="stable")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from scbert_cll.pl._attention_layers import attention_layers
+from scbert_cll.pl._attention import attention_layers, gene_attention
 from scbert_cll.pl._cd49d import cd49d
 from scbert_cll.pl._confusion import confusion
 from scbert_cll.pl._donor_agreement import donor_agreement
-from scbert_cll.pl._evaluation import evaluation
-from scbert_cll.pl._faithfulness import faithfulness
-from scbert_cll.pl._forest import forest
-from scbert_cll.pl._gene_attention import gene_attention
+from scbert_cll.pl._evaluation import evaluation, reliability
 from scbert_cll.pl._history import history
 from scbert_cll.pl._perturb import perturb
-from scbert_cll.pl._prognosis_null import prognosis_null
-from scbert_cll.pl._reliability import reliability
+from scbert_cll.pl._prognosis import forest, prognosis_null
 from scbert_cll.pl._signature import signature
 from scbert_cll.pl._signature_heatmap import signature_heatmap
-from scbert_cll.pl._signature_report import signature_report
-from scbert_cll.pl._stability import stability
+from scbert_cll.pl._signature_report import faithfulness, signature_report, stability
 from scbert_cll.pl._survival import survival
 
 __all__ = [

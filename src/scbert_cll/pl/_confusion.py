@@ -10,7 +10,8 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
-from scbert_cll import _checks, _keys, get
+from scbert_cll import _keys, get
+from scbert_cll._checks import people
 from scbert_cll.pl import _evaluation, _style
 
 _PARTS: Final = ("training cells", "validation cells", "test cells")
@@ -25,7 +26,7 @@ def confusion(
     pred_key: str = _keys.PRED,
     split_key: str = _keys.SPLIT,
     split: str | None = _keys.TEST,
-    donor_key: str | None = None,
+    donor_key: str | None = _keys.DONOR,
     model: str | None = None,
     key: str = _keys.CV,
     normalize: bool = True,
@@ -54,7 +55,7 @@ def confusion(
     split
         Part to draw. None draws all cells, those trained on among them.
     donor_key
-        `obs` column of donors, to say in the title how many there are.
+        `obs` column of donors, to say in the title how many there are. None says nothing of them.
     model
         Model of :func:`scbert_cll.tl.cross_validate` whose out-of-fold predictions to draw: each
         cell's class by models that have not seen it, the most probable one on average over the
@@ -82,10 +83,9 @@ def confusion(
     """
     if model is None:
         columns = {"labels_key": labels_key, "pred_key": pred_key}
-        table = get.predictions(adata, split_key=split_key, split=split, **columns)
-        donors = None
-        if donor_key is not None:
-            donors = _checks.people.donors(adata, donor_key, allow_missing=True)
+        table, donors = get.predictions(adata, split_key=split_key, split=split, **columns), None
+        if (donor_key := people.donor_key_of(adata, donor_key)) is not None:
+            donors = people.donors(adata, donor_key, allow_missing=True)
         how = "training cells among them" if split is None else ""
     else:
         table, split = _evaluation.averaged(adata, model, key).reindex(adata.obs_names), None
@@ -114,9 +114,9 @@ def confusion(
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
     """Cells by label and prediction in the order of the labels, classes only predicted last."""
     both = [table["label"], table["pred"]]
-    label, pred = map(_checks.people.class_names, both)
-    rows, predicted = map(_checks.people.class_order, both)
-    order = _checks.people.class_order(table["label"], unused=True)
+    label, pred = map(people.class_names, both)
+    rows, predicted = map(people.class_order, both)
+    order = people.class_order(table["label"], unused=True)
     columns = [name for name in order if name in rows or name in predicted]
     columns += [name for name in predicted if name not in order]
     counts = confusion_matrix(label, pred, labels=columns)

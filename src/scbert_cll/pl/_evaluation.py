@@ -1,4 +1,4 @@
-"""pl.evaluation: models beside baselines, with what is uncertain about them."""
+"""pl.evaluation and pl.reliability: models beside baselines, and whether probabilities are true."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ _BASELINE, _OWN = (_style.ORANGE, "s"), (_style.BLUE, "o")
 _REPEAT, _SOME = "single repeat", "some repeats undefined"
 _LINES: Final = ("best baseline", "chance", "majority")
 _ORDER: Final = ("scBERT", "model", "baseline", _SOME, _REPEAT, *_LINES)
+_MARKERS: Final = ("o", "s", "D", "^", "v", "P")  # of models whose probabilities are compared
+_SHOWN, _MOST = 4, len(_MARKERS)
+_BARS: Final = np.linspace(0, 1, 21)
 
 
 @_style.plot
@@ -92,9 +95,8 @@ def evaluation(
     by = sort_by or names[0]
     order = list(get.evaluation(adata, key=key, metric=by, model=models)["model"])
     simple = baselines(adata, key)
-    new, n = ax is None, len(names)
+    new, n, of = ax is None, len(names), ("metric", "metrics")
     size = (max(3.3, 1.3 + 1.15 * n), 1.7 + 0.17 * max(len(order), 3))
-    of = ("metric", "metrics")
     axes = _style.panels(ax, figsize, size, n, of, n_columns=n, sharey=True)
     summary = summary.set_index("model")
     by_metric = {name: summary[summary["metric"] == name] for name in names}
@@ -133,9 +135,9 @@ def baselines(adata: AnnData, key: str) -> set[str]:
     """Models that the cross-validation names as baselines, else all but scBERT's."""
     names = adata.uns[key]["params"].get("baselines")
     models = {str(name) for name in adata.uns[key]["summary"]["model"]}
-    if names is None:
-        return {name for name in models if "scbert" not in name.lower()}
-    return models & set(map(str, names))
+    if names is not None:
+        return models & set(map(str, names))
+    return {name for name in models if "scbert" not in name.lower()}
 
 
 def chosen(
@@ -145,13 +147,12 @@ def chosen(
     summary = get.evaluation(adata, key=key, model=models)
     if models is not None:
         return [models] if isinstance(models, str) else list(dict.fromkeys(models))
-    metrics = list(dict.fromkeys(summary["metric"]))
+    metrics = list(summary["metric"])
     by = by if by in metrics else metrics[0]
     ranked = list(summary.loc[summary["metric"] == by, "model"])
     simple = baselines(adata, key)
-    best_own = [name for name in ranked if name not in simple][:1]
-    best_baseline = [name for name in ranked if name in simple][:1]
-    first = list(dict.fromkeys([*best_own, *best_baseline, *ranked]))[:most]
+    best = [[name for name in ranked if (name in simple) == kind][:1] for kind in (False, True)]
+    first = list(dict.fromkeys([*best[0], *best[1], *ranked]))[:most]
     return sorted(first, key=ranked.index)
 
 
@@ -198,10 +199,10 @@ def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series, simple: set[str]) -> No
             y = np.full(len(repeats), i + 0.31)
             ax.scatter(repeats, y, color=color, zorder=2, label=_REPEAT, **look)
         if np.isfinite(row["estimate"]):
-            all_defined = len(repeats) == row["n_repeats"]
-            label = "baseline" if name in simple else label_of_own
-            look = {"facecolor": color if all_defined else "white", "edgecolor": color}
-            look |= {"linewidth": 1, "label": label if all_defined else _SOME}
+            face, label = color, "baseline" if name in simple else label_of_own
+            if len(repeats) < row["n_repeats"]:
+                face, label = "white", _SOME
+            look = {"facecolor": face, "edgecolor": color, "linewidth": 1, "label": label}
             ax.scatter(row["estimate"], i, s=12, marker=marker, zorder=4, **look)
             ax.hlines(i, row["low"], row["high"], color=color, linewidth=1.4, zorder=3)
     ax.xaxis.set_major_locator(MaxNLocator(3))
@@ -212,21 +213,19 @@ def _rows(ax: Axes, rows: pd.DataFrame, runs: pd.Series, simple: set[str]) -> No
 def _lines(ax: Axes, rows: pd.DataFrame, simple: set[str]) -> None:
     """Chance, or the most common class, and the best baseline: what a model has to be ahead of."""
     defined, chance = rows["estimate"].dropna(), rows["chance"].dropna()  # best first
-    lines: list[tuple[float, str, str, str]] = []
-    if len(chance):
-        lines.append((chance.iloc[0], _style.GREY, ":", "chance"))
-    elif _MAJORITY in defined:
-        lines.append((defined[_MAJORITY], _style.GREY, "-.", "majority"))
-    best = [name for name in defined.index if name in simple][:1]
-    lines += [(defined[name], _style.ORANGE, "--", "best baseline") for name in best]
+    lines = [(x, _style.GREY, ":", "chance") for x in chance[:1]]
+    if not lines and _MAJORITY in defined:
+        lines = [(defined[_MAJORITY], _style.GREY, "-.", "majority")]
+    best = defined[defined.index.isin(simple)][:1]
+    lines += [(x, _style.ORANGE, "--", "best baseline") for x in best]
     for x, color, style, label in lines:
-        ax.axvline(float(x), color=color, linestyle=style, linewidth=0.9, zorder=1, label=label)
+        ax.axvline(float(x), color=color, ls=style, lw=0.9, zorder=1, label=label)
 
 
 def _undefined(ax: Axes, rows: pd.DataFrame) -> None:
     """Say in its row why a model has no value, as far as there is room."""
-    estimates = list(zip(rows["estimate"], rows["note"], strict=True))
-    missing = {i: note for i, (value, note) in enumerate(estimates) if np.isnan(value)}
+    reasons = zip(rows["estimate"], rows["note"], strict=True)
+    missing = {i: note for i, (value, note) in enumerate(reasons) if np.isnan(value)}
     if not missing:
         return
     _style.lay_out(ax)
@@ -234,6 +233,98 @@ def _undefined(ax: Axes, rows: pd.DataFrame) -> None:
     for i, note in missing.items():
         reason = f"undefined: {note.split(';')[0]}"
         lines = textwrap.wrap(reason, room, max_lines=2, placeholder="…")
-        text = _style.in_row(ax, 0.02, i, "\n".join(lines))
-        text.set(linespacing=0.9, zorder=5, in_layout=False)
+        text = _style.in_row(ax, 0.02, i, "\n".join(lines), linespacing=0.9, zorder=5)
+        text.set_in_layout(False)
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})
+
+
+@_style.plot
+def reliability(
+    adata: AnnData,
+    *,
+    models: str | Sequence[str] | None = None,
+    key: str = _keys.CV,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> _style.Drawn:
+    """Draw the observed share of the last class against its predicted probability.
+
+    Cells are put into bins of equal size by their out-of-fold probability. On the diagonal a
+    probability of 70 % comes true in 70 % of the cells; below it the model promises too much. Bars
+    are Wilson's 95 % intervals: they take cells as independent, which cells of one donor are not.
+    Below, how the probabilities are spread. Repeats are pooled. The legend gives expected
+    calibration error and Brier score (smaller is better), where they were computed.
+
+    Parameters
+    ----------
+    %(adata_after tl.cross_validate)s
+    models
+        Models to draw, at most six. By default up to four: the best own model, the best baseline,
+        and who else is ahead by the Brier score (or the first metric).
+    %(key tl.cross_validate)s
+    %(figsize)s
+    ax
+        Axes to draw in, without the probabilities below.
+    %(show)s
+
+    Returns
+    -------
+    The two axes (one if `ax` is given), None if the figure is shown, or the figure.
+
+    Raises
+    ------
+    KeyError
+        There is no such result or model; what there is is listed.
+    ValueError
+        More models than can be told apart.
+    """
+    table = get.evaluation(adata, "reliability", key=key)
+    names = chosen(adata, key, models, _SHOWN, "brier")
+    if len(names) > _MOST:
+        raise ValueError(
+            f"At most {_MOST} models can be told apart in one plot, found {len(names)}; name "
+            "fewer in models=."
+        )
+    new, size = ax is None, (3.3, 3.3 + 0.15 * len(names))
+    heights = [3, 1] if new else [1]
+    axes = _style.panels(ax, figsize, size, len(heights), sharex=True, height_ratios=heights)
+    axes[0].axline((0, 0), (1, 1), color=_style.GREY, linewidth=0.8, linestyle=":")
+    for i, name in enumerate(names):
+        _curve(axes[0], table[table["model"] == name], i, _label(adata, name, key))
+        if new:
+            _spread(axes[1], get.out_of_fold(adata, model=name, key=key).iloc[:, -1], i)
+    positive = _style.shortened(str(adata.uns[key]["classes"][-1]))
+    axes[0].set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=f"observed share of {positive}")
+    axes[-1].set_xlabel(f"predicted probability of {positive}")
+    _style.legend(axes[:1], new=new)
+    title(axes[0], unit(adata, key, interval=False), new=new)
+    return axes
+
+
+def _curve(ax: Axes, bins: pd.DataFrame, i: int, label: str) -> None:
+    """One model: a point per bin with its interval."""
+    bins = bins.sort_values("predicted")
+    observed = bins["observed"].to_numpy()
+    error = np.abs(np.stack([observed - bins["low"], bins["high"] - observed]))
+    look: _style.Look = {"color": _style.PALETTE[i], "marker": _MARKERS[i], "label": label}
+    ax.errorbar(bins["predicted"], observed, error, ms=3.5, lw=0.9, elinewidth=0.7, **look)
+
+
+def _label(adata: AnnData, model: str, key: str) -> str:
+    """Name of a model with its calibration error and Brier score, as far as computed."""
+    summary = get.evaluation(adata, key=key, model=model).set_index("metric")["estimate"]
+    values = [
+        f"{word} {'undefined' if np.isnan(summary[metric]) else f'{summary[metric]:.3f}'}"
+        for metric, word in (("ece", "ECE"), ("brier", "Brier"))
+        if metric in summary
+    ]
+    return ": ".join(filter(None, [_style.middle_cut(model), ", ".join(values)]))
+
+
+def _spread(ax: Axes, probabilities: pd.Series, i: int) -> None:
+    """Share of one model's predictions by probability of the last class, over all repeats."""
+    n, _ = np.histogram(probabilities, _BARS)
+    ax.stairs(100 * n / n.sum(), _BARS, color=_style.PALETTE[i], linewidth=0.9)
+    ax.set_ylabel("share, %")

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, cast
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure, SubFigure
@@ -116,8 +117,8 @@ def panels(
         figure_of(ax)
         return [ax]
     n_columns = min(n, n_columns)
-    shape, kwargs = (-(-n // n_columns), n_columns), kwargs | {"layout": "constrained"}
-    _, grid = plt.subplots(*shape, figsize=figsize or size, squeeze=False, **kwargs)
+    fig = plt.figure(figsize=figsize or size, layout="constrained")
+    grid = fig.subplots(-(-n // n_columns), n_columns, squeeze=False, **kwargs)
     axes: list[Axes] = list(grid.ravel())
     for empty in axes[n:]:
         empty.remove()
@@ -160,14 +161,10 @@ def lay_out(ax: Axes) -> None:
     figure_of(ax).draw_without_rendering()
 
 
-def labelled(axes: Sequence[Axes]) -> dict[str, Any]:
+def labelled(axes: Sequence[Axes]) -> dict[str, Artist]:
     """What a legend explains, by label."""
-    handles: Look = {}
-    for ax in axes:
-        handles |= {
-            label: line for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-    return handles
+    pairs = (zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes)
+    return {str(label): handle for part in pairs for handle, label in part}
 
 
 def legend(
@@ -199,13 +196,18 @@ def bar(axes: Axes | list[Axes], image: AxesImage, label: str, **place: Any) -> 
     return drawn
 
 
+def heatmap(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
+    """Values as colours, one field each."""
+    return ax.imshow(values, cmap, vmin=low, vmax=high, aspect="auto", interpolation="none")
+
+
 def note(
     ax: Axes, text: str, at: tuple[float, float], off: tuple[float, float], **look: Any
 ) -> Text:
     """A small text some points off a place in the axes, in fractions of these by default."""
-    usual: Look = {"xycoords": "axes fraction", "fontsize": SMALL}
-    look = usual | look | {"textcoords": "offset points", "annotation_clip": False}
-    return ax.annotate(text, at, off, **look)
+    usual: Look = {"xycoords": "axes fraction", "fontsize": SMALL, "annotation_clip": False}
+    look = usual | look
+    return ax.annotate(text, at, off, textcoords="offset points", **look)
 
 
 def in_row(ax: Axes, x: float, row: float, text: str, **look: Any) -> Text:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from scbert_cll._survival.likelihood import score_test
 from scbert_cll._survival.models import fit
-from scbert_cll._survival.score_test import score_test
 from scbert_cll.tl._prognosis.cohort import Cohort, Options, Patients
 from scbert_cll.tl._prognosis.names import CLINICAL, NOTHING, PROLIFERATION
 
