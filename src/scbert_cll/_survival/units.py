@@ -82,10 +82,10 @@ def check_unit(
     latest, years = float(time.max()), longest / PER_YEAR[unit]
     if np.isnan(years) or (_SHORTEST <= years <= _LONGEST and latest / PER_YEAR[unit] <= _OLDEST):
         return
-    likely = [u for u, n in PER_YEAR.items() if u != unit and _IS_LIKELY <= longest / n <= _LONGEST]
-    likely.reverse()
+    in_years = {u: longest / n for u, n in reversed(PER_YEAR.items()) if u != unit}
+    likely = {u: n for u, n in in_years.items() if _IS_LIKELY <= n <= _LONGEST}
     hint = " or ".join(
-        f"{parameter}={u!r} (then the longest is {longest / PER_YEAR[u]:.1f} years)" for u in likely
+        f"{parameter}={u!r} (then the longest is {n:.1f} years)" for u, n in likely.items()
     )
     hint = f"{hint}?" if hint else "Check the dates it comes from."
     smaller = [u for u in likely if PER_YEAR[u] > PER_YEAR[unit]]
@@ -128,15 +128,9 @@ def in_unit(result: Mapping[str, Any], unit: Unit | None) -> Mapping[str, Any]:
         return result
     choice(str(now), list(PER_YEAR), "The time_unit of the result")
     factor = PER_YEAR[choice(unit, list(PER_YEAR), "time_unit")] / PER_YEAR[now]
-    tables = {
-        name: result[name].assign(
-            **{
-                column: result[name][column] * factor
-                for column in columns
-                if column in result[name]
-            }
-        )
-        for name, columns in _TIMES.items()
-        if name in result
-    }
+    tables = {}
+    for name in [name for name in _TIMES if name in result]:
+        table = result[name]
+        scaled = {column: table[column] * factor for column in _TIMES[name] if column in table}
+        tables[name] = table.assign(**scaled)
     return {**result, **tables, "params": params | {"time_unit": unit}}

@@ -151,22 +151,9 @@ class Patients:
     proliferation: pd.DataFrame  # one column, or none
 
     @classmethod
-    def of(
-        cls,
-        cohort: Cohort,
-        included: np.ndarray,
-        proliferation: np.ndarray | None,
-        *,
-        clinical: bool,
-    ) -> Patients:
-        """Those who are included, with or without covariates."""
+    def of(cls, cohort: Cohort, included: np.ndarray, *columns: pd.DataFrame) -> Patients:
+        """Those who are included; `columns` are covariates and proliferation of all samples."""
         rows = np.flatnonzero(included)
+        clinical, proliferation = (frame.iloc[rows] for frame in columns)
         score = cohort.score.values.iloc[rows].to_frame()
-        none = pd.DataFrame(index=score.index)
-        return cls(
-            rows,
-            cohort.outcome.take(rows),
-            score,
-            design(cohort.covariates.iloc[rows]) if clinical else none,
-            none if proliferation is None else none.assign(**{PROLIFERATION: proliferation[rows]}),
-        )
+        return cls(rows, cohort.outcome.take(rows), score, design(clinical), proliferation)

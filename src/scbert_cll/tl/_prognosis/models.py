@@ -23,15 +23,15 @@ _SAME: Final = 0.999  # correlation, from which two columns cannot be told apart
 def answers(cohort: Cohort, options: Options, rng: np.random.Generator) -> dict[str, object]:
     """All tables of a prognosis but the curves."""
     for_bootstrap, for_sets, _ = rng.spawn(3)
-    attrition = cohort.attrition.branch()
-    for name in cohort.covariates:
-        attrition.require(cohort.covariates[name].notna(), f"{name} is missing")
+    attrition, covariates = cohort.attrition.branch(), cohort.covariates
+    for name in covariates:
+        attrition.require(covariates[name].notna(), f"{name} is missing")
     proliferation, notes = _proliferation(cohort, options)
-    scored = Patients.of(cohort, cohort.attrition.included, proliferation, clinical=False)
+    scored = Patients.of(cohort, cohort.attrition.included, covariates[[]], proliferation)
     complete = scored
-    if cohort.covariates.shape[1]:
+    if covariates.shape[1]:
         _check_complete_cases(cohort, attrition)
-        complete = Patients.of(cohort, attrition.included, proliferation, clinical=True)
+        complete = Patients.of(cohort, attrition.included, covariates, proliferation)
     _check_events(complete, options)
     gene, gene_notes = _single_gene(cohort, options)
     models = _models(scored, complete, gene)
@@ -96,22 +96,23 @@ def _missing(genes: pd.DataFrame) -> list[str]:
     return [note] if len(lost) else []
 
 
-def _proliferation(cohort: Cohort, options: Options) -> tuple[np.ndarray | None, list[str]]:
-    """The meta-gene of cell division, by sample."""
+def _proliferation(cohort: Cohort, options: Options) -> tuple[pd.DataFrame, list[str]]:
+    """The meta-gene of cell division, by sample; a table without columns if there is none."""
     score, genes = cohort.score, options.proliferation
+    none = pd.DataFrame(index=score.values.index)
     if score.bulk is None:
-        return None, ["There is no expression, so nothing is adjusted for cell division."]
+        return none, ["There is no expression, so nothing is adjusted for cell division."]
     meta, n_present = score.bulk.meta_gene(genes)
     if meta is None:
         note = (
             f"{n_present} of the {len(genes)} genes of cell division are there, and 2 are needed: "
             "no adjustment for it."
         )
-        return None, [note]
+        return none, [note]
     rows = cohort.attrition.included
     if abs(np.corrcoef(meta[rows], score.values[rows])[0, 1]) > _SAME:
-        return None, ["The score is cell division itself: no adjustment for it."]
-    return meta, []
+        return none, ["The score is cell division itself: no adjustment for it."]
+    return none.assign(**{names.PROLIFERATION: meta}), []
 
 
 def _single_gene(cohort: Cohort, options: Options) -> tuple[pd.Series | None, list[str]]:

@@ -52,7 +52,7 @@ class Prognosis:
     null_tests: pd.DataFrame
     null: pd.DataFrame
     flow: pd.DataFrame
-    power: dict[str, Any]
+    power: dict[str, float]
     linearity: dict[str, float]
     params: dict[str, Any]
     notes: list[str] = field(default_factory=list)
