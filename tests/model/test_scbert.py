@@ -18,6 +18,7 @@ from scbert_cll.model import ScBERT, ScBERTClassifier
 from scbert_cll.model.explain import attention
 from scbert_cll.nn import favor
 from scbert_cll.nn.context import Kernel
+from tests.nn._naive import naive_attention_matrix, naive_features
 
 
 def state(model) -> dict[str, torch.Tensor]:
@@ -502,7 +503,7 @@ def whole_matrices(model, adata: AnnData, cell: int) -> np.ndarray:
     """
     received = np.zeros(model.config.n_positions)
     for genes, q, k, projection in queries_and_keys(model, adata, cell):
-        matrix = favor.naive_attention_matrix(
+        matrix = naive_attention_matrix(
             q, k, Kernel(projection, model.config.stabilizer)
         )  # (1, h, n, n)
         received[genes] += matrix.mean((0, 1, 2)).numpy() / model.config.n_layers
@@ -582,9 +583,7 @@ def test_attention_of_chosen_genes(model, new_cells):
         for genes, q, k, projection in queries_and_keys(model, some, cell):
             asks = np.isin(genes, model.genes.get_indexer(chosen))
             if asks.any():
-                matrix = favor.naive_attention_matrix(
-                    q, k, Kernel(projection, model.config.stabilizer)
-                )
+                matrix = naive_attention_matrix(q, k, Kernel(projection, model.config.stabilizer))
                 total[genes] += matrix[0][:, asks].mean((0, 1)).numpy()
     expected = total[:60] / total[:60].sum()
     found = model.attention_to(chosen, pd.Series(["x"] * 5), some, batch_size=2)
@@ -612,9 +611,7 @@ def test_groups_of_other_cells_are_refused(scbert, new_cells):
 def test_attention_floor_is_the_constant_share_of_the_features(model, new_cells):
     def floor(cell: int) -> list[float]:
         layers = list(queries_and_keys(model, new_cells, cell))
-        features = [
-            favor.naive_features(k, Kernel(p, model.config.stabilizer)) for _, _, k, p in layers
-        ]
+        features = [naive_features(k, Kernel(p, model.config.stabilizer)) for _, _, k, p in layers]
         return [favor.EPSILON / phi.mean().item() for phi in features]
 
     found = model.get_attention_floor(new_cells)

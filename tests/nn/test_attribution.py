@@ -9,6 +9,7 @@ import torch
 from captum.attr import LayerGradientXActivation, LayerIntegratedGradients, Saliency
 
 from scbert_cll.nn import Config, Performer, attribution, favor
+from tests.nn._naive import naive_attention_matrix
 
 B, N, GENES = 3, 7, 12
 
@@ -147,7 +148,7 @@ def test_rollout_is_the_product_of_the_matrices(weights):
             attention = block.attention
             normed = block.attention_norm(x)
             q, k = attention.queries(normed), attention.keys(normed)
-            matrix = favor.naive_attention_matrix(q, k, attention.kernel, weight).mean(1)
+            matrix = naive_attention_matrix(q, k, attention.kernel, weight).mean(1)
             product = (0.5 * matrix + 0.5 * torch.eye(N)) @ product
             x = block(x, weight)
         expected = (favor.mean_weight(tokens, weight).unsqueeze(1) @ product).squeeze(1)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from scbert_cll.nn import context, favor, softmax
 from scbert_cll.nn.context import Kernel
+from tests.nn._naive import naive_attention_matrix, naive_features
 
 STABILIZERS = ["cell", "head", "batch"]
 WEIGHTS = ["none", "padding", "background"]
@@ -48,7 +49,7 @@ def _at_a_time(request, monkeypatch):
 
 def naive_attention(x, qkv, kernel, weight, asking):
     (q, _, _), (_, k, v) = split(x if asking is None else asking, qkv), split(x, qkv)
-    matrix = favor.naive_attention_matrix(q, k, kernel, weight)
+    matrix = naive_attention_matrix(q, k, kernel, weight)
     return (matrix @ v.transpose(1, 2)).transpose(1, 2)
 
 
@@ -94,7 +95,7 @@ def test_received_attention_is_the_column_mean_of_the_matrix(stabilizer, weights
     x, qkv, kernel, weight = tensors(2, weights=weights, stabilizer=stabilizer)
     q, k, _ = split(x, qkv)
     share = favor.mean_weight(x[..., 0], weight)
-    dense = favor.naive_attention_matrix(q, k, kernel, weight)
+    dense = naive_attention_matrix(q, k, kernel, weight)
     expected = torch.einsum(
         "bi,bhij->bhj", share, dense
     )  # what all genes behind a token receive together
@@ -111,7 +112,7 @@ def test_received_attention_of_chosen_queries():
     q, k, _ = split(x, qkv)
     share = torch.zeros(3, 37)
     share[:, [4, 7]] = 0.5
-    expected = favor.naive_attention_matrix(q, k, kernel)[:, :, [4, 7]].mean(2)
+    expected = naive_attention_matrix(q, k, kernel)[:, :, [4, 7]].mean(2)
     torch.testing.assert_close(
         favor.received_attention(q.__getitem__, k.__getitem__, kernel, share),
         expected,
@@ -165,10 +166,7 @@ def test_features_approximate_softmax_attention_better_the_more_there_are():
     for r in (16, 256, 4096):
         projection = context.orthogonal_features(r, DIM, torch.Generator().manual_seed(5))
         errors.append(
-            float(
-                (favor.naive_attention_matrix(q, k, Kernel(projection)) - exact).norm()
-                / exact.norm()
-            )
+            float((naive_attention_matrix(q, k, Kernel(projection)) - exact).norm() / exact.norm())
         )
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.1
@@ -188,7 +186,7 @@ def test_orthogonal_features_are_orthogonal_within_a_block():
 def test_attention_floor_is_the_share_of_epsilon(weights):
     x, qkv, kernel, weight = tensors(7, weights=weights)
     _, k, _ = split(x, qkv)
-    features = favor.naive_features(k, kernel, weight)
+    features = naive_features(k, kernel, weight)
     counts = torch.ones(3, 37) if weight is None else weight
     features = features * counts[:, None, :, None]
     expected = (

@@ -12,7 +12,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from scbert_cll.nn import Config, Performer, context, favor
+from scbert_cll.nn import Config, Performer, context
+from tests.nn._naive import naive_features
 
 GOLDEN = Path(__file__).parents[1] / "data" / "performer_pytorch_1.1.4.npz"
 
@@ -488,7 +489,7 @@ def test_attention_floor_is_that_of_the_keys_of_each_layer(weighted: bool) -> No
             keys = (
                 block.attention.qkv(block.attention_norm(x)).chunk(3, -1)[1].unflatten(-1, (2, 8))
             )  # (b, n, h, d)
-            features = favor.naive_features(keys, block.attention.kernel, weight)  # (b, h, n, r)
+            features = naive_features(keys, block.attention.kernel, weight)  # (b, h, n, r)
             each = torch.ones(3, 12) if weight is None else weight
             total = (features * each[:, None, :, None]).sum((1, 2, 3))
             floor = context.EPSILON * features.shape[-1] * features.shape[1] * each.sum(1)

@@ -191,12 +191,10 @@ def tokens(
         A background without an order.
     """
     n_expressed = torch.as_tensor(lengths, dtype=torch.long, device="cpu")
+    cells = _Expressed(values, genes, n_expressed, config)
     if config.every_gene:
-        n = config.n_positions
-        every = torch.zeros(len(n_expressed) * n, dtype=torch.long, device=values.device)
-        every.scatter_(0, _rows(n_expressed, genes) * n + genes, values.long())
-        return {"tokens": every.view(-1, n)}
-    return _without_ones(_padded(values, genes, n_expressed, config, order), n_expressed, config)
+        return cells.everything()
+    return _without_ones(cells.padded(order), n_expressed, config)
 
 
 def cut(
@@ -214,69 +212,6 @@ def cut(
     return parts
 
 
-def _padded(
-    values: Tensor, genes: Tensor, n_expressed: Tensor, config: Config, order: Tensor | None
-) -> dict[str, Tensor]:
-    """Expressed genes, the background where it is wanted, and zeros behind them."""
-    place = torch.arange(int(config.n_tokens(n_expressed).max()), device=genes.device)
-    expressed = place < _column(n_expressed, genes)  # (b, n)
-    bins = torch.zeros(expressed.shape, dtype=torch.long, device=genes.device)
-    bins.masked_scatter_(expressed, values.long())
-    # one number more than the table has places: there goes what is not wanted
-    spilling = torch.zeros(bins.numel() + 1, dtype=torch.long, device=genes.device)
-    cells = {"tokens": bins, "genes": spilling[:-1].view(bins.shape), "weight": expressed.float()}
-    cells["genes"].masked_scatter_(expressed, genes.long())
-    if config.samples:
-        _write_sample(spilling, bins.shape[1], genes, n_expressed, config, order)
-        _weigh_background(cells, place, n_expressed, config)
-    return cells
-
-
-def _write_sample(
-    spilling: Tensor,
-    n: int,
-    genes: Tensor,
-    n_expressed: Tensor,
-    config: Config,
-    order: Tensor | None,
-) -> None:
-    """Write each cell's first unexpressed genes in `order` behind its expressed ones, flat."""
-    if order is None:
-        raise ValueError('tokens="background" samples genes in one random order: pass order=….')
-    b = len(n_expressed)
-    first = order[: int(n_expressed.max()) + config.n_background].to(
-        genes.device, non_blocking=genes.is_cuda
-    )
-    m = len(first)  # whatever a cell expresses, its sample is among these
-    column = torch.full((config.n_genes,), m, device=genes.device)  # all other genes share one
-    column.scatter_(0, first, torch.arange(m, device=genes.device))
-    free = torch.ones(b, m + 1, dtype=torch.bool, device=genes.device)
-    free.view(-1).scatter_(
-        0, _rows(n_expressed, genes) * (m + 1) + column.index_select(0, genes), False
-    )
-    n_free = free.cumsum(1)  # one more at each gene that the cell does not express
-    wanted = free & (n_free <= _column(config.n_sample(n_expressed), genes))
-    at = n_free + _column(torch.arange(b) * n + n_expressed - 1, genes)
-    at = at.masked_fill_(~wanted, len(spilling) - 1)[:, :m]
-    spilling.scatter_(0, at.flatten(), first.repeat(b))
-
-
-def _weigh_background(
-    cells: dict[str, Tensor], place: Tensor, n_expressed: Tensor, config: Config
-) -> None:
-    """Weigh the sample as all unexpressed genes, and put the end token behind it."""
-    n_sample = config.n_sample(n_expressed)
-    start, end = _column(n_expressed, place), _column(n_expressed + n_sample, place)
-    # divided on the host, so that no device rounds otherwise
-    share = (config.n_genes - n_expressed).float() / n_sample.clamp(min=1)
-    cells["weight"] = torch.where(
-        (place >= start) & (place < end), _column(share, place), cells["weight"]
-    )
-    if config.end_token:
-        cells["genes"].masked_fill_(place == end, config.n_genes)
-        cells["weight"].masked_fill_(place == end, 1)
-
-
 def _without_ones(
     cells: dict[str, Tensor], n_expressed: Tensor, config: Config
 ) -> dict[str, Tensor]:
@@ -288,12 +223,74 @@ def _without_ones(
     return cells
 
 
-def _rows(n_expressed: Tensor, genes: Tensor) -> Tensor:
-    """Cell of each expressed gene, (nnz,); the size spares waiting for a device."""
-    rows = torch.arange(len(n_expressed), device=genes.device)
-    return rows.repeat_interleave(_column(n_expressed, genes).flatten(), output_size=len(genes))
+@dataclass(frozen=True)
+class _Expressed:
+    """Expressed genes of cells, one cell behind the other, and what goes with them."""
 
+    values: Tensor
+    genes: Tensor
+    n_expressed: Tensor  # (b,), on the host
+    config: Config
 
-def _column(x: Tensor, genes: Tensor) -> Tensor:
-    """Numbers of cells, moved from the host to the device of the genes: (b,) -> (b, 1)."""
-    return x.to(genes.device, non_blocking=genes.is_cuda).unsqueeze(1)
+    def everything(self) -> dict[str, Tensor]:
+        """Every gene at its place."""
+        b, n = len(self.n_expressed), self.config.n_positions
+        flat = torch.zeros(b * n, dtype=torch.long, device=self.values.device)
+        flat.scatter_(0, self.rows() * n + self.genes, self.values.long())
+        return {"tokens": flat.view(-1, n)}
+
+    def padded(self, order: Tensor | None) -> dict[str, Tensor]:
+        """Expressed genes, the background where it is wanted, and zeros behind them."""
+        n, device = int(self.config.n_tokens(self.n_expressed).max()), self.genes.device
+        place = torch.arange(n, device=device)
+        expressed = place < self.column(self.n_expressed)  # (b, n)
+        bins = torch.zeros(expressed.shape, dtype=torch.long, device=device)
+        bins.masked_scatter_(expressed, self.values.long())
+        # one number more than the table has places: there goes what is not wanted
+        spilling = torch.zeros(bins.numel() + 1, dtype=torch.long, device=device)
+        genes = spilling[:-1].view(bins.shape).masked_scatter_(expressed, self.genes.long())
+        cells = {"tokens": bins, "genes": genes, "weight": expressed.float()}
+        if self.config.samples:
+            self.write_sample(spilling, n, order)
+            self.weigh_sample(cells, place)
+        return cells
+
+    def write_sample(self, spilling: Tensor, n: int, order: Tensor | None) -> None:
+        """Write each cell's first unexpressed genes in `order` behind its expressed ones, flat."""
+        if order is None:
+            raise ValueError('tokens="background" samples genes in one random order: pass order=….')
+        genes, b = self.genes, len(self.n_expressed)
+        first = order[: int(self.n_expressed.max()) + self.config.n_background]
+        first = first.to(genes.device, non_blocking=genes.is_cuda)
+        m = len(first)  # whatever a cell expresses, its sample is among these
+        column = torch.full((self.config.n_genes,), m, device=genes.device)  # the others share one
+        column.scatter_(0, first, torch.arange(m, device=genes.device))
+        free = torch.ones(b, m + 1, dtype=torch.bool, device=genes.device)
+        free.view(-1).scatter_(0, self.rows() * (m + 1) + column.index_select(0, genes), False)
+        n_free = free.cumsum(1)  # one more at each gene that the cell does not express
+        wanted = free & (n_free <= self.column(self.config.n_sample(self.n_expressed)))
+        at = n_free + self.column(torch.arange(b) * n + self.n_expressed - 1)
+        at = at.masked_fill_(~wanted, len(spilling) - 1)[:, :m]
+        spilling.scatter_(0, at.flatten(), first.repeat(b))
+
+    def weigh_sample(self, cells: dict[str, Tensor], place: Tensor) -> None:
+        """Weigh the sample as all unexpressed genes, and put the end token behind it."""
+        n_sample = self.config.n_sample(self.n_expressed)
+        start, end = self.column(self.n_expressed), self.column(self.n_expressed + n_sample)
+        # divided on the host, so that no device rounds otherwise
+        share = (self.config.n_genes - self.n_expressed).float() / n_sample.clamp(min=1)
+        is_sample = (place >= start) & (place < end)
+        cells["weight"] = torch.where(is_sample, self.column(share), cells["weight"])
+        if self.config.end_token:
+            cells["genes"].masked_fill_(place == end, self.config.n_genes)
+            cells["weight"].masked_fill_(place == end, 1)
+
+    def rows(self) -> Tensor:
+        """Cell of each expressed gene, (nnz,); the size spares waiting for a device."""
+        rows = torch.arange(len(self.n_expressed), device=self.genes.device)
+        n_expressed = self.column(self.n_expressed).flatten()
+        return rows.repeat_interleave(n_expressed, output_size=len(self.genes))
+
+    def column(self, x: Tensor) -> Tensor:
+        """Numbers of cells, moved from the host to the device of the genes: (b,) -> (b, 1)."""
+        return x.to(self.genes.device, non_blocking=self.genes.is_cuda).unsqueeze(1)

@@ -19,8 +19,8 @@ holds them constant. So do the scopes that stand for them.
 
 No tensor of tokens × features is kept, but in small networks (`kept_attention`). `Context` sees the
 tokens a span at a time and holds O(r d) per head; `attention` is built on it, and for gradients
-computes queries, keys, values and features again, span by span. `naive_attention_matrix` is the
-plain O(n²) twin of everything here.
+computes queries, keys, values and features again, span by span. A test has the plain O(n²)
+twin of everything here.
 """
 
 from __future__ import annotations
@@ -55,15 +55,14 @@ Part = Callable[[tuple[slice, slice]], Tensor]
 UNIFORM: Final = 0.9
 
 
-def naive_features(
+def features(
     x: Tensor,
     kernel: Kernel,
     weight: Tensor | None = None,
     *,
     of_keys: bool = True,
-    epsilon: float = EPSILON,
 ) -> Tensor:
-    """Positive features (b, h, n, r) of keys or queries x (b, n, h, d)."""
+    """Exponentials (b, h, n, r) of keys or queries x (b, n, h, d): features but for `EPSILON`."""
     x, scale = x.transpose(1, 2).float(), x.shape[-1] ** -0.25
     exponent = x @ (scale * kernel.projection.float()).T
     seen = exponent if FOLLOWS[kernel.stabilizer] else exponent.detach()
@@ -72,18 +71,7 @@ def naive_features(
         largest = seen.amax((*SCOPE[kernel.stabilizer], 2, 3), keepdim=True)
     else:
         largest = seen.amax(-1, keepdim=True)
-    features = torch.exp(exponent - (x.square().sum(-1, keepdim=True) * (scale**2 / 2) + largest))
-    return features + epsilon if epsilon else features
-
-
-def naive_attention_matrix(
-    q: Tensor, k: Tensor, kernel: Kernel, weight: Tensor | None = None
-) -> Tensor:
-    """The whole attention matrix (b, h, m, n), O(n²); a row sums to 1."""
-    phi_q = naive_features(q, kernel, of_keys=False)
-    scores = phi_q @ naive_features(k, kernel, weight).transpose(-1, -2)
-    scores = scores if weight is None else scores * weight[:, None, None, :]
-    return scores / scores.sum(-1, keepdim=True)
+    return torch.exp(exponent - (x.square().sum(-1, keepdim=True) * (scale**2 / 2) + largest))
 
 
 def attention(
@@ -121,9 +109,9 @@ def _kept_attention(
     values = with_ones(k, v)
     with torch.autocast(x.device.type, enabled=False):
         values = values if weight is None else values * weight[:, None, :, None]
-        keys = naive_features(k, kernel, weight, epsilon=0.0)
+        keys = features(k, kernel, weight)
         total = keys.transpose(-1, -2) @ values + EPSILON * values.sum(2, keepdim=True)
-        queries = naive_features(q, kernel, of_keys=False, epsilon=0.0)
+        queries = features(q, kernel, of_keys=False)
         output = queries @ total + EPSILON * total.sum(2, keepdim=True)
         return (output[..., :-1] / output[..., -1:]).transpose(1, 2).to(v.dtype)
 

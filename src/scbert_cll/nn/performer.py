@@ -102,11 +102,8 @@ class Performer(nn.Module):
         self.blocks = cast("Sequence[Block]", blocks)
         self.norm = nn.LayerNorm(config.n_hidden)
         self.to_bins = nn.Linear(config.n_hidden, config.n_bins + 2)
-        self.head = (
-            {"pool": PoolHead, "scbert": ScBERTHead}[config.head](config)
-            if config.n_classes
-            else None
-        )
+        head = {"pool": PoolHead, "scbert": ScBERTHead}[config.head]
+        self.head = head(config) if config.n_classes else None
 
     @property
     def device(self) -> torch.device:
@@ -157,7 +154,7 @@ class Performer(nn.Module):
             return encodings if at is None else encodings[at]
         index, wanted = (None, None) if at is None else _index(at)
         x, blocks = self.embed(tokens, genes), list(self.blocks)
-        if self._shares_zeros(x, tokens, genes, weight):
+        if genes is None and weight is None:
             first = self._first_block(tokens, x)
             x, blocks = (x, blocks) if first is None else (first, blocks[1:])
         for block in blocks:
@@ -261,22 +258,21 @@ class Performer(nn.Module):
             features = orthogonal_features(self.config.features, self.config.dim_head, generator)
             block.attention.projection.copy_(features)
 
-    def _shares_zeros(
-        self, x: Tensor, tokens: Tensor, genes: Tensor | None, weight: Tensor | None
-    ) -> bool:
-        """Whether the first of several blocks gets several cells with all genes, no gradients."""
-        return (
-            genes is None
-            and weight is None
-            and len(tokens) >= background.MIN_CELLS
+    def _first_block(self, tokens: Tensor, x: Tensor) -> Tensor | None:
+        """The first of several blocks, of several cells with all genes, without gradients.
+
+        None where their zeros cannot be shared, or sharing them is not worth it.
+        """
+        shares = (
+            len(tokens) >= background.MIN_CELLS
             and len(self.blocks) > 1
             and self.blocks[0].attention.can_stream(x)
             and self.config.stabilizer != "batch"
             and not (torch.is_grad_enabled() or self.training)
             and bool((tokens != 0).float().mean() < _FEW)
         )
-
-    def _first_block(self, tokens: Tensor, x: Tensor) -> Tensor | None:
+        if not shares:
+            return None
         zeros = self.embed(torch.zeros_like(tokens[:1]))
         return background.first_block(self.blocks[0], zeros, x, *_index(tokens != 0))
 
